@@ -1,0 +1,103 @@
+//! The options of `#[task(..)]`, read and checked at compile time.
+
+use proc_macro2::{Span, TokenStream};
+use quote::quote;
+use syn::parse::Parser as _;
+use syn::{Error, LitInt, LitStr, Result};
+
+/// Setters to apply to the call's options, and what the registry keeps.
+#[derive(Default)]
+pub(crate) struct Options {
+    pub(crate) name: Option<String>,
+    pub(crate) queue: Option<String>,
+    pub(crate) json: bool,
+    pub(crate) idempotent: bool,
+    /// `.timeout(..).memory(..)` and so on, on a `Call`.
+    pub(crate) setters: TokenStream,
+}
+
+pub(crate) fn parse(tokens: TokenStream) -> Result<Options> {
+    let mut options = Options::default();
+    let parser = syn::meta::parser(|meta| {
+        let Some(option) = meta.path.get_ident().map(ToString::to_string) else {
+            return Err(meta.error("an option is one word"));
+        };
+        match option.as_str() {
+            "name" => options.name = Some(name(&meta.value()?.parse()?)?),
+            "queue" => options.queue = Some(name(&meta.value()?.parse()?)?),
+            "codec" => options.json = codec(&meta.value()?.parse()?)?,
+            "idempotent" => options.idempotent = true,
+            "timeout" | "queue_timeout" => {
+                let millis = duration_millis(&meta.value()?.parse()?)?;
+                let setter = syn::Ident::new(&option, Span::call_site());
+                options.setters.extend(quote!(.#setter(::core::time::Duration::from_millis(#millis))));
+            }
+            "memory" => {
+                let bytes = bytes(&meta.value()?.parse()?)?;
+                options.setters.extend(quote!(.memory(#bytes)));
+            }
+            "retries" => {
+                let retries = meta.value()?.parse::<LitInt>()?.base10_parse::<u32>()?;
+                options.setters.extend(quote!(.retries(#retries)));
+            }
+            "priority" => {
+                let priority: syn::Expr = meta.value()?.parse()?;
+                options.setters.extend(quote!(.priority(#priority)));
+            }
+            _ => {
+                return Err(meta.error(
+                    "unknown option: there are name, queue, codec, timeout, queue_timeout, memory, retries, priority and idempotent",
+                ));
+            }
+        }
+        Ok(())
+    });
+    parser.parse2(tokens)?;
+    Ok(options)
+}
+
+fn name(literal: &LitStr) -> Result<String> {
+    let name = literal.value();
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':');
+    if name.is_empty() || name.len() > 128 || !name.chars().all(fits) {
+        return Err(Error::new(literal.span(), "a name is 1 to 128 ASCII letters, digits, '_', '-', '.' or ':'"));
+    }
+    Ok(name)
+}
+
+fn codec(literal: &LitStr) -> Result<bool> {
+    match literal.value().as_str() {
+        "json" => Ok(true),
+        "postcard" => Ok(false),
+        _ => Err(Error::new(literal.span(), "codec is \"postcard\" (the default) or \"json\"")),
+    }
+}
+
+fn duration_millis(literal: &LitStr) -> Result<u64> {
+    let units = [("ms", 1.0), ("s", 1e3), ("m", 60e3), ("h", 3600e3)];
+    scaled(literal, &units, "a time such as \"250ms\", \"30s\", \"5m\" or \"1h\"")
+}
+
+fn bytes(literal: &LitStr) -> Result<u64> {
+    let units = [
+        ("KiB", 1024.0),
+        ("MiB", 1024.0 * 1024.0),
+        ("GiB", 1024.0 * 1024.0 * 1024.0),
+        ("kB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+    ];
+    scaled(literal, &units, "a size such as \"512MiB\", \"2GiB\" or \"64MB\"")
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be positive and below 2^53")]
+fn scaled(literal: &LitStr, units: &[(&str, f64)], wanted: &str) -> Result<u64> {
+    let text = literal.value();
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = units.iter().find(|(name, _)| *name == unit.trim()).map(|(_, factor)| factor);
+    match (number.trim().parse::<f64>(), factor) {
+        (Ok(number), Some(factor)) if number * factor >= 1.0 && number * factor < 9e15 => Ok((number * factor) as u64),
+        _ => Err(Error::new(literal.span(), format!("this is not {wanted}"))),
+    }
+}

@@ -1,0 +1,150 @@
+//! `#[task]`: the function becomes the description of a call, its body an entry of the registry.
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote};
+use syn::punctuated::Punctuated;
+use syn::spanned::Spanned as _;
+use syn::{
+    Attribute, Error, FnArg, GenericArgument, Ident, ItemFn, Pat, PatType, PathArguments, Result, ReturnType, Safety, Signature, Token,
+    Type,
+};
+
+use crate::options;
+
+pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    let options = options::parse(options)?;
+    let ItemFn { attrs, vis, modifiers: _, sig, block } = syn::parse2(item)?;
+    check(&sig)?;
+    let inputs = Inputs::of(&sig.inputs)?;
+    let output = Output::of(&sig.output);
+
+    let ident = &sig.ident;
+    let (docs, body_attrs): (Vec<Attribute>, Vec<Attribute>) = attrs.into_iter().partition(is_for_caller);
+    let name = options.name.unwrap_or_else(|| ident.to_string());
+    let queue = options.queue.unwrap_or_else(|| name.clone());
+    let codec = if options.json { quote!(Json) } else { quote!(Postcard) };
+    let (setters, idempotent) = (options.setters, options.idempotent);
+    let (names, types, value) = (&inputs.names, &inputs.types, &output.value);
+    let returned = if output.is_result { quote!(of_result) } else { quote!(of_value) };
+    let context = inputs.context.then(|| quote!(&cx,));
+    let kind = if sig.asyncness.is_some() { quote!(future) } else { quote!(now) };
+    let run = if sig.asyncness.is_some() {
+        quote!(async move { __p::Returned::#returned(codec, #ident(#context #(#names),*).await) })
+    } else {
+        quote!(__p::Returned::#returned(codec, #ident(#context #(#names),*)))
+    };
+
+    Ok(quote! {
+        #(#docs)*
+        #vis fn #ident(#(#names: #types),*) -> ::brigade::Call<#value> {
+            use ::brigade::__private as __p;
+
+            #(#body_attrs)* #sig #block
+
+            fn __invoke(cx: ::brigade::Context, codec: ::brigade::Codec, payload: &[u8]) -> __p::Invocation {
+                __p::Invocation::#kind(codec, payload, move |(#(#names,)*): (#(#types,)*)| #run)
+            }
+
+            #[__p::linkme::distributed_slice(__p::TASKS)]
+            #[linkme(crate = ::brigade::__private::linkme)]
+            static __TASK: __p::TaskEntry = __p::TaskEntry {
+                name: #name,
+                queue: #queue,
+                place: ::core::concat!(::core::file!(), ":", ::core::line!()),
+                codec: ::brigade::Codec::#codec,
+                idempotent: #idempotent,
+                signature: __p::signature::<(#(#types,)*), #value>,
+                invoke: __invoke,
+            };
+
+            __p::call(&__TASK, (#(#names,)*)) #setters
+        }
+    })
+}
+
+fn check(sig: &Signature) -> Result<()> {
+    let refuse = |tokens: &dyn quote::ToTokens, why: &str| Err(Error::new_spanned(tokens.to_token_stream(), why));
+    if !sig.generics.params.is_empty() {
+        return refuse(&sig.generics, "a task is found by its name, so it cannot be generic");
+    }
+    if let Safety::Unsafe(unsafety) = &sig.safety {
+        return refuse(unsafety, "a task cannot be unsafe: any caller may call it");
+    }
+    if let Some(abi) = &sig.abi {
+        return refuse(abi, "a task cannot have an ABI");
+    }
+    if let Some(variadic) = &sig.variadic {
+        return refuse(variadic, "a task cannot be variadic");
+    }
+    Ok(())
+}
+
+/// Documentation, `cfg` and lint levels belong to what the caller sees; the rest to the body.
+fn is_for_caller(attr: &Attribute) -> bool {
+    ["doc", "cfg", "deprecated", "must_use"].iter().any(|name| attr.path().is_ident(name))
+}
+
+struct Inputs {
+    context: bool,
+    names: Vec<Ident>,
+    types: Vec<Type>,
+}
+
+impl Inputs {
+    fn of(inputs: &Punctuated<FnArg, Token![,]>) -> Result<Self> {
+        let mut found = Self { context: false, names: Vec::new(), types: Vec::new() };
+        for (index, input) in inputs.iter().enumerate() {
+            let FnArg::Typed(PatType { pat, ty, .. }) = input else {
+                return Err(Error::new_spanned(input, "a task is a free function, it has no self"));
+            };
+            if index == 0 && is_context(ty) {
+                found.context = true;
+                continue;
+            }
+            if matches!(**ty, Type::Reference(_)) {
+                return Err(Error::new(ty.span(), "arguments travel to another process: take an owned type such as String"));
+            }
+            if matches!(**ty, Type::ImplTrait(_)) {
+                return Err(Error::new(ty.span(), "a task is found by its name, so it cannot be generic"));
+            }
+            found.names.push(match &**pat {
+                Pat::Ident(pat) if pat.subpat.is_none() => pat.ident.clone(),
+                _ => format_ident!("arg{index}"),
+            });
+            found.types.push((**ty).clone());
+        }
+        if found.types.len() > 12 {
+            return Err(Error::new_spanned(inputs, "a task has at most 12 arguments: use a struct"));
+        }
+        Ok(found)
+    }
+}
+
+fn is_context(ty: &Type) -> bool {
+    let Type::Reference(reference) = ty else { return false };
+    let Type::Path(path) = &*reference.elem else { return false };
+    path.path.segments.last().is_some_and(|segment| segment.ident == "Context")
+}
+
+struct Output {
+    is_result: bool,
+    value: Type,
+}
+
+impl Output {
+    /// `Result<T, ..>` under any path gives `T`; anything else is the value itself.
+    fn of(output: &ReturnType) -> Self {
+        let ReturnType::Type(_, ty) = output else {
+            return Self { is_result: false, value: syn::parse_quote!(()) };
+        };
+        if let Type::Path(path) = &**ty
+            && let Some(segment) = path.path.segments.last()
+            && segment.ident == "Result"
+            && let PathArguments::AngleBracketed(arguments) = &segment.arguments
+            && let Some(GenericArgument::Type(value)) = arguments.args.first()
+        {
+            return Self { is_result: true, value: value.clone() };
+        }
+        Self { is_result: false, value: (**ty).clone() }
+    }
+}

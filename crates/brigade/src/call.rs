@@ -1,0 +1,258 @@
+//! [`Call`]: a request that has been described and not yet made.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::address;
+use crate::codec::Codec;
+use crate::context::Context;
+use crate::error::{Error, ErrorKind};
+use crate::outcome::CallError;
+use crate::registry::{self, Invoke, TaskEntry};
+use crate::task::{Args, Function, Invocation, Returned, invoke_function};
+use crate::wire::Refused;
+
+/// A described call of a task: `add(3, 4)` with its options. Hand it to a place, `pool.call(..)`, which runs it.
+#[must_use = "a call does nothing until a pool or a broker is given it"]
+pub struct Call<T> {
+    pub(crate) request: Request,
+    output: PhantomData<fn() -> T>,
+}
+
+/// A call without its type.
+pub(crate) struct Request {
+    pub(crate) target: Target,
+    pub(crate) codec: Codec,
+    /// The arguments; why they could not be encoded, otherwise, which the caller is told when it makes the call.
+    pub(crate) payload: Result<Bytes, Error>,
+    pub(crate) options: Option<Box<CallOptions>>,
+    pub(crate) signature: Option<fn() -> &'static str>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    Task { name: Cow<'static, str> },
+    Function { offset: u64, name: &'static str },
+}
+
+/// The options of a call. `None` and zero mean what the field's setter says is the default.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CallOptions {
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) queue_timeout: Option<Duration>,
+    pub(crate) memory: Option<u64>,
+    pub(crate) priority: i32,
+    pub(crate) retries: u32,
+    pub(crate) delay: Option<Duration>,
+    pub(crate) label: Option<Box<str>>,
+    pub(crate) capture_bytes: Option<usize>,
+    pub(crate) alone: bool,
+}
+
+static DEFAULT_OPTIONS: CallOptions = CallOptions {
+    timeout: None,
+    queue_timeout: None,
+    memory: None,
+    priority: 0,
+    retries: 0,
+    delay: None,
+    label: None,
+    capture_bytes: None,
+    alone: false,
+};
+
+impl Request {
+    pub(crate) fn options(&self) -> &CallOptions {
+        self.options.as_deref().unwrap_or(&DEFAULT_OPTIONS)
+    }
+
+    pub(crate) fn task_name(&self) -> &str {
+        match &self.target {
+            Target::Task { name } => name,
+            Target::Function { name, .. } => name,
+        }
+    }
+}
+
+impl<T: DeserializeOwned> Call<T> {
+    /// A call of a named task whose arguments and result are `T`'s and `args`' own JSON: for callers that know a
+    /// task only by its name. `args` is a JSON array, one element per argument.
+    pub fn json(name: impl Into<Cow<'static, str>>, args: &(impl Serialize + ?Sized)) -> Self {
+        let payload = Codec::Json.encode(args);
+        Self::of_request(Target::Task { name: name.into() }, Codec::Json, payload, None)
+    }
+
+    /// A call of a function item or a capture-free closure of this program, which needs no registration.
+    ///
+    /// It runs only in workers that are the same build of the same program. See [`Pool::run`](crate::Pool::run).
+    pub fn of<F, A>(function: F, args: &A) -> Self
+    where
+        A: Args,
+        F: Function<A, Output = T>,
+        T: Serialize,
+    {
+        Self::of_with(Codec::Postcard, function, args)
+    }
+
+    /// As [`Call::of`], with arguments and result as JSON: for types that need a self-describing format.
+    pub fn of_json<F, A>(function: F, args: &A) -> Self
+    where
+        A: Args,
+        F: Function<A, Output = T>,
+        T: Serialize,
+    {
+        Self::of_with(Codec::Json, function, args)
+    }
+
+    fn of_with<F, A>(codec: Codec, function: F, args: &A) -> Self
+    where
+        A: Args,
+        F: Function<A, Output = T>,
+        T: Serialize,
+    {
+        // The function has no state: its type says all about it. This also refuses, at compile time, one that has.
+        let _: F = address::stateless::<F>();
+        let _ = function;
+        let invoke: Invoke = invoke_function::<F, A>;
+        let offset = address::offset_of(invoke as *const ());
+        let name = std::any::type_name::<F>();
+        let payload = offset.as_ref().map_or_else(
+            |error| Err(Error::new(error.kind(), error.to_string())),
+            |_| args.encode(codec),
+        );
+        Self::of_request(Target::Function { offset: offset.unwrap_or(0), name }, codec, payload, None)
+    }
+
+    pub(crate) fn named(name: &'static str, codec: Codec, args: &impl Args, signature: Option<fn() -> &'static str>) -> Self {
+        Self::of_request(Target::Task { name: Cow::Borrowed(name) }, codec, args.encode(codec), signature)
+    }
+
+    fn of_request(target: Target, codec: Codec, payload: Result<Vec<u8>, Error>, signature: Option<fn() -> &'static str>) -> Self {
+        let request = Request { target, codec, payload: payload.map(Into::into), options: None, signature };
+        Self { request, output: PhantomData }
+    }
+
+    /// Runs the call here, in the caller's own process, without limits: for unit tests of code that makes calls.
+    ///
+    /// # Errors
+    ///
+    /// As a pool would give, except that a crash takes the caller with it and a panic goes through it.
+    pub async fn run_here(self) -> Result<T, CallError> {
+        let payload = self.request.payload?;
+        let (invoke, name) = match &self.request.target {
+            Target::Task { name } => match registry::table()?.get(&**name) {
+                Some(entry) => (entry.invoke, entry.name),
+                None => return Err(unknown_task(name).into()),
+            },
+            Target::Function { offset, name } => (address::invoke_at(*offset)?, *name),
+        };
+        let codec = self.request.codec;
+        let context = Context::new(0, 1, name, codec).into_context();
+        let returned = match invoke(context, codec, &payload) {
+            Invocation::Now(returned) => returned,
+            Invocation::Future(future) => future.await,
+        };
+        match returned {
+            Returned::Done(bytes) => Ok(codec.decode(&bytes)?),
+            Returned::Failed(failure) => Err(CallError::Failed(failure)),
+            Returned::Passed(reason) => Err(CallError::Passed(vec![reason])),
+            Returned::Refused(refused) => Err(refused_error(name, *refused.0).into()),
+        }
+    }
+}
+
+impl<T> Call<T> {
+    fn set(mut self, set: impl FnOnce(&mut CallOptions)) -> Self {
+        set(self.request.options.get_or_insert_default());
+        self
+    }
+
+    /// Longest time one attempt may run; then it is stopped by the kill ladder. Default: no limit. Waiting for a
+    /// worker does not count.
+    pub fn timeout(self, run: Duration) -> Self {
+        self.set(|options| options.timeout = Some(run))
+    }
+
+    /// Longest time the call may wait for a worker. Default: no limit.
+    pub fn queue_timeout(self, wait: Duration) -> Self {
+        self.set(|options| options.queue_timeout = Some(wait))
+    }
+
+    /// Bytes of memory that an attempt may use beyond what its worker used before it, both as address space
+    /// and as resident memory. Default: no limit.
+    pub fn memory(self, bytes: u64) -> Self {
+        self.set(|options| options.memory = Some(bytes))
+    }
+
+    /// Calls of a higher priority leave the queue first; within one priority the order is first in, first out.
+    /// Default: 0. What runs already is not interrupted.
+    pub fn priority(self, priority: i32) -> Self {
+        self.set(|options| options.priority = priority)
+    }
+
+    /// How often to run the call again when it failed, panicked or crashed. Default: 0. See
+    /// [`Retry`](crate::Retry) for the pauses. A call that crashed runs next alone in its worker, and its second
+    /// crash is its last.
+    pub fn retries(self, retries: u32) -> Self {
+        self.set(|options| options.retries = retries)
+    }
+
+    /// Waits this long before the first attempt. Default: none.
+    pub fn delay(self, delay: Duration) -> Self {
+        self.set(|options| options.delay = Some(delay))
+    }
+
+    /// A name for people, shown in events and logs.
+    pub fn label(self, label: impl Into<Box<str>>) -> Self {
+        self.set(|options| options.label = Some(label.into()))
+    }
+
+    /// Keeps what the attempt writes to its standard output and error, up to this many bytes each, for
+    /// [`Handle::output`](crate::Handle::output), instead of passing it through. What is over is counted and
+    /// dropped. Such a call runs alone in its worker.
+    pub fn capture(self, bytes_max: usize) -> Self {
+        self.set(|options| options.capture_bytes = Some(bytes_max))
+    }
+
+    /// Runs alone in its worker even where workers have many slots, so that a stop can hurt no other call.
+    pub fn alone(self) -> Self {
+        self.set(|options| options.alone = true)
+    }
+}
+
+impl<T> fmt::Debug for Call<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("task", &self.request.task_name()).finish_non_exhaustive()
+    }
+}
+
+/// A call of a task of this program; `#[task]` writes this.
+#[doc(hidden)]
+pub fn call<A: Args, T: DeserializeOwned>(entry: &'static TaskEntry, args: A) -> Call<T> {
+    let target = Target::Task { name: Cow::Borrowed(entry.name) };
+    Call::of_request(target, entry.codec, args.encode(entry.codec), None)
+}
+
+pub(crate) fn unknown_task(name: &str) -> Error {
+    Error::new(ErrorKind::UnknownTask, format!("find a task {name:?}: the worker has none of that name"))
+}
+
+/// What the caller is told of a call that a worker did not carry.
+pub(crate) fn refused_error(task: &str, refused: Refused) -> Error {
+    match refused {
+        Refused::UnknownTask(name) => unknown_task(&name),
+        Refused::BadArguments(why) => Error::new(ErrorKind::BadArguments, format!("pass arguments to {task:?}: {why}")),
+        Refused::OtherBuild(why) => Error::new(ErrorKind::OtherBuild, why),
+        Refused::Unencodable(why) => Error::new(ErrorKind::Encode, format!("return the result of {task:?}: {why}")),
+        Refused::ResultTooLarge { bytes, max } => Error::new(
+            ErrorKind::TooLarge,
+            format!("return the result of {task:?}: it has {bytes} bytes and {max} are allowed (Builder::payload_max)"),
+        ),
+    }
+}

@@ -1,0 +1,186 @@
+//! [`Context`]: what a running task can ask and say.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::sync::Notify;
+
+use crate::codec::Codec;
+use crate::outcome::{Failure, RetryAdvice};
+use crate::sync::lock;
+
+/// A task's view of its attempt: take `&Context` as the first parameter. Cheap to clone; clones may outlive the
+/// attempt, what they say then is dropped.
+#[derive(Clone)]
+pub struct Context(Arc<Attempt>);
+
+/// State that the init hook built.
+pub(crate) type State = Arc<dyn Any + Send + Sync>;
+
+/// Where an attempt's progress goes.
+pub(crate) trait Sink: Send + Sync {
+    fn progress(&self, call: u64, fraction: f64, codec: Codec, payload: &[u8]);
+}
+
+pub(crate) struct Attempt {
+    pub(crate) call: u64,
+    pub(crate) number: u32,
+    pub(crate) worker: u32,
+    pub(crate) task: &'static str,
+    pub(crate) codec: Codec,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) state: Option<State>,
+    pub(crate) sink: Option<Arc<dyn Sink>>,
+    cancel: Cancel,
+}
+
+#[derive(Default)]
+struct Cancel {
+    asked: AtomicBool,
+    reason: OnceLock<String>,
+    listeners: Mutex<Vec<Listener>>,
+    wake: Notify,
+}
+
+type Listener = Box<dyn FnOnce(&str) + Send>;
+
+impl Context {
+    pub(crate) fn new(call: u64, number: u32, task: &'static str, codec: Codec) -> Attempt {
+        Attempt { call, number, worker: 0, task, codec, deadline: None, state: None, sink: None, cancel: Cancel::default() }
+    }
+
+    /// Id of the call within its pool.
+    pub fn call(&self) -> u64 {
+        self.0.call
+    }
+
+    /// Number of this attempt, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.0.number
+    }
+
+    /// Number of this worker within its pool, from 1; 0 in the caller's own process.
+    pub fn worker(&self) -> u32 {
+        self.0.worker
+    }
+
+    /// Name of the task.
+    pub fn task(&self) -> &str {
+        self.0.task
+    }
+
+    /// Time left until the timeout of this attempt, if it has one.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.0.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Tells the caller how far the task is: a fraction from 0 to 1 and any serde value.
+    ///
+    /// It never waits for the caller. Values come in order; a caller who does not listen keeps only the newest few.
+    /// A payload that cannot be encoded is told as a warning in the log instead.
+    pub fn progress(&self, fraction: f64, payload: impl Serialize) {
+        let Some(sink) = &self.0.sink else { return };
+        match self.0.codec.encode(&payload) {
+            Ok(payload) => sink.progress(self.0.call, fraction.clamp(0.0, 1.0), self.0.codec, &payload),
+            Err(error) => tracing::warn!(task = self.0.task, %error, "progress was dropped"),
+        }
+    }
+
+    /// Whether somebody asked this attempt to stop. Check it in long loops and return early: a task that stops
+    /// when asked keeps its worker alive and warm.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.cancel.asked.load(Ordering::Acquire)
+    }
+
+    /// Why it was asked to stop.
+    pub fn cancel_reason(&self) -> Option<&str> {
+        self.0.cancel.reason.get().map(String::as_str)
+    }
+
+    /// Waits until somebody asks this attempt to stop.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn cancelled(&self) {
+        let mut wake = std::pin::pin!(self.0.cancel.wake.notified());
+        wake.as_mut().enable();
+        if !self.is_cancelled() {
+            wake.await;
+        }
+    }
+
+    /// Registers an abort listener: it runs once, on another thread than the task, with the reason, when somebody
+    /// asks this attempt to stop; at once if that has happened already.
+    pub fn on_cancel(&self, listener: impl FnOnce(&str) + Send + 'static) {
+        let mut listeners = lock(&self.0.cancel.listeners);
+        match self.cancel_reason() {
+            None => listeners.push(Box::new(listener)),
+            Some(reason) => {
+                drop(listeners);
+                listener(reason);
+            }
+        }
+    }
+
+    /// The state that the pool's init hook built in this worker.
+    ///
+    /// # Panics
+    ///
+    /// If there is none of this type: give the pool `.init(hook, args)`. See [`Context::try_state`].
+    pub fn state<S: Send + Sync + 'static>(&self) -> &S {
+        self.try_state().unwrap_or_else(|| {
+            panic!("no worker state of type {}: build it with Pool::builder().init(..)", std::any::type_name::<S>())
+        })
+    }
+
+    /// The state that the pool's init hook built in this worker, if it is of this type.
+    pub fn try_state<S: Send + Sync + 'static>(&self) -> Option<&S> {
+        self.0.state.as_deref()?.downcast_ref()
+    }
+
+    /// An error that asks for the next attempt after this time, whatever the retry policy says:
+    /// `return Err(cx.retry_in(secs(30)).into())`.
+    pub fn retry_in(&self, after: Duration) -> Failure {
+        Failure::new(format_args!("asks for a retry in {after:?}")).with_retry(RetryAdvice::In(after))
+    }
+}
+
+impl Attempt {
+    pub(crate) fn into_context(self) -> Context {
+        Context(Arc::new(self))
+    }
+}
+
+impl Context {
+    /// Asks the attempt to stop and runs its listeners on this thread. A second time does nothing.
+    pub(crate) fn cancel(&self, reason: &str) {
+        let cancel = &self.0.cancel;
+        let listeners = {
+            let mut listeners = lock(&cancel.listeners);
+            if cancel.reason.set(reason.to_owned()).is_err() {
+                return;
+            }
+            cancel.asked.store(true, Ordering::Release);
+            std::mem::take(&mut *listeners)
+        };
+        cancel.wake.notify_waiters();
+        for listener in listeners {
+            listener(reason);
+        }
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("task", &self.0.task)
+            .field("call", &self.0.call)
+            .field("attempt", &self.0.number)
+            .finish_non_exhaustive()
+    }
+}

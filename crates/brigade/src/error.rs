@@ -1,0 +1,102 @@
+//! [`Error`]: Brigade could not do what was asked.
+//!
+//! How a task ended is not an error but an outcome, see [`CallError`](crate::CallError). `Display` prints its own level only, in lower
+//! case, so that it fits after "failed to".
+
+use std::fmt;
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// What went wrong, for a program to branch on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// This program never called `brigade::init()`, so its workers would run its `main` again.
+    NotInitialized,
+    /// Two tasks of one name.
+    DuplicateTask,
+    /// The worker has no task of that name.
+    UnknownTask,
+    /// The arguments do not fit the task's.
+    BadArguments,
+    /// A value cannot be written in the call's format.
+    Encode,
+    /// A value cannot be read in the call's format.
+    Decode,
+    /// A payload is over the limit.
+    TooLarge,
+    /// An option is out of its range or clashes with another.
+    BadOption,
+    /// The queue has no room and the caller did not want to wait.
+    QueueFull,
+    /// The pool was shut down.
+    Closed,
+    /// Workers cannot be started.
+    CannotStart,
+    /// The worker is another build of the program, so a function address means nothing to it.
+    OtherBuild,
+    /// What was asked is not possible in this place.
+    Unsupported,
+    /// It took longer than it was allowed to.
+    Timeout,
+    /// The operating system refused.
+    Os,
+    /// The peer broke the wire protocol.
+    Protocol,
+}
+
+/// Brigade could not do what was asked.
+pub struct Error {
+    kind: ErrorKind,
+    context: Box<str>,
+    source: Option<Source>,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, context: impl Into<Box<str>>) -> Self {
+        Self { kind, context: context.into(), source: None }
+    }
+
+    pub(crate) fn with_source(mut self, source: impl Into<Source>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    pub(crate) fn os(context: impl Into<Box<str>>, source: impl Into<std::io::Error>) -> Self {
+        Self::new(ErrorKind::Os, context).with_source(source.into())
+    }
+
+    /// What went wrong, for a program to branch on.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// Whether the same request may succeed later without a change.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.kind, ErrorKind::QueueFull | ErrorKind::CannotStart | ErrorKind::Timeout)
+    }
+
+    /// Whether the request may have been carried out although this error came back.
+    pub fn is_uncertain(&self) -> bool {
+        false
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.context)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.kind, self.context)?;
+        self.source.as_ref().map_or(Ok(()), |source| write!(f, ": {source}"))
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| &**source as _)
+    }
+}

@@ -1,0 +1,103 @@
+//! [`Event`]: one feed for logs, metrics and dashboards. Each change of state emits one event.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::certificate::Exit;
+
+/// Something happened in a pool. Get them from [`Pool::events`](crate::Pool::events).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A worker process is ready for calls.
+    WorkerReady {
+        /// Number of the worker.
+        worker: u32,
+        /// Its process id.
+        pid: u32,
+        /// Time from the decision to start it.
+        took: Duration,
+    },
+    /// A worker process could not be started.
+    WorkerStartFailed {
+        /// Number of the worker.
+        worker: u32,
+        /// Why, in words.
+        reason: Arc<str>,
+    },
+    /// A worker is to be replaced and gets nothing new.
+    WorkerRetiring {
+        /// Number of the worker.
+        worker: u32,
+        /// Why, in words.
+        reason: Arc<str>,
+    },
+    /// A worker process is gone.
+    WorkerGone {
+        /// Number of the worker.
+        worker: u32,
+        /// Process id it had.
+        pid: u32,
+        /// How it exited.
+        exit: Exit,
+        /// Whether its pool had told it to leave.
+        expected: bool,
+    },
+    /// Workers keep failing at start.
+    Degraded {
+        /// The last reason.
+        reason: Arc<str>,
+        /// When the next attempt is made.
+        retry_in: Duration,
+    },
+    /// A worker started again after the pool was degraded.
+    Recovered,
+    /// A thread of a worker panicked that was running no attempt.
+    StrayPanic {
+        /// Number of the worker.
+        worker: u32,
+        /// The panic's message.
+        message: Arc<str>,
+        /// `file:line:column`.
+        location: Arc<str>,
+    },
+    /// A call waits for a worker.
+    CallQueued {
+        /// Id of the call.
+        call: u64,
+        /// Name of its task.
+        task: Arc<str>,
+        /// Its label.
+        label: Option<Arc<str>>,
+    },
+    /// An attempt was given to a worker.
+    CallStarted {
+        /// Id of the call.
+        call: u64,
+        /// Name of its task.
+        task: Arc<str>,
+        /// Its label.
+        label: Option<Arc<str>>,
+        /// Number of the worker.
+        worker: u32,
+        /// Number of the attempt, from 1.
+        attempt: u32,
+    },
+    /// A call has its outcome.
+    CallEnded {
+        /// Id of the call.
+        call: u64,
+        /// Name of its task.
+        task: Arc<str>,
+        /// Its label.
+        label: Option<Arc<str>>,
+        /// How it ended, as [`CallError`](crate::CallError) names it, in lower case: `done`, `failed`, `crashed` ..
+        outcome: &'static str,
+        /// Attempts that were begun.
+        attempts: u32,
+    },
+    /// No call waits any more.
+    Drained,
+    /// The reader was too slow; this many events are missing.
+    Missed(u64),
+}

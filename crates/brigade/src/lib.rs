@@ -1,0 +1,117 @@
+//! Brigade runs functions in worker processes that may crash, hang or leak without hurting anything else.
+//!
+//! ```no_run
+//! use brigade::{Pool, task};
+//!
+//! #[task]
+//! fn add(a: i64, b: i64) -> i64 {
+//!     a + b
+//! }
+//!
+//! #[brigade::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let pool = Pool::builder().workers(4).start().await?;
+//!     assert_eq!(pool.call(add(3, 4)).await?, 7);
+//!     assert_eq!(pool.run(|a: i64, b: i64| a * b, (3, 4)).await?, 12);
+//!     pool.shutdown().await;
+//!     Ok(())
+//! }
+//! ```
+
+mod address;
+mod call;
+mod certificate;
+mod codec;
+mod context;
+mod error;
+mod event;
+mod link;
+mod outcome;
+mod payload;
+mod pool;
+mod process;
+mod registry;
+mod retry;
+mod shutdown;
+mod sync;
+mod task;
+mod wire;
+mod worker;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use brigade_macros::{main, task};
+
+pub use call::Call;
+pub use certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step};
+pub use codec::Codec;
+pub use context::Context;
+pub use error::{Error, ErrorKind};
+pub use event::Event;
+pub use outcome::{CallError, Cancelled, Failure, Pass, RetryAdvice, TimedOut};
+pub use payload::Bytes;
+pub use pool::{
+    Builder, Events, Handle, Map, Neighbours, Order, Pool, Progress, ProgressStream, Shutdown, Stats, Times, WorkerCount, WorkerInfo,
+    WorkerState,
+};
+pub use process::{Captured, GroupLimits, Output};
+pub use retry::Retry;
+pub use task::{Args, Function, Task};
+
+static WORKER_ENTRY: AtomicBool = AtomicBool::new(false);
+
+/// Turns this process into a worker if a pool started it as one; then it never returns. The first line of a `main` of
+/// your own; [`#[brigade::main]`](main) does it for you.
+///
+/// Nothing that should not happen in workers may come before it.
+pub fn init() {
+    WORKER_ENTRY.store(true, Ordering::Relaxed);
+    worker::enter_if_worker();
+}
+
+pub(crate) fn worker_entry_is_set() -> bool {
+    WORKER_ENTRY.load(Ordering::Relaxed)
+}
+
+/// Lets pools start workers in a test file, under `cargo test` and nextest alike: one line at its top level.
+///
+/// The test harness owns `main` there, so workers are entered from a constructor (`.init_array`) before it.
+#[macro_export]
+macro_rules! test_workers {
+    () => {
+        const _: () = {
+            #[used]
+            #[unsafe(link_section = ".init_array")]
+            static ENTER: extern "C" fn() = $crate::__private::enter_before_main;
+        };
+    };
+}
+
+/// What the macros use. Not part of the API.
+#[doc(hidden)]
+pub mod __private {
+    pub use linkme;
+
+    pub use crate::call::call;
+    pub use crate::registry::{Invoke, TASKS, TaskEntry};
+    pub use crate::task::{Invocation, Refusal, Returned, signature};
+
+    /// For [`test_workers!`](crate::test_workers).
+    pub extern "C" fn enter_before_main() {
+        crate::init();
+    }
+
+    /// The runtime around an async `main`.
+    ///
+    /// # Panics
+    ///
+    /// If the runtime cannot be started, as there is nothing to go on with.
+    pub fn block_on<F: Future>(current_thread: bool, worker_threads: Option<usize>, main: F) -> F::Output {
+        let mut builder =
+            if current_thread { tokio::runtime::Builder::new_current_thread() } else { tokio::runtime::Builder::new_multi_thread() };
+        if let Some(threads) = worker_threads {
+            builder.worker_threads(threads);
+        }
+        builder.enable_all().build().expect("the async runtime starts").block_on(main)
+    }
+}

@@ -1,0 +1,309 @@
+//! How a call ended when it did not end with a value, and what a task can say besides a value.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::certificate::{Certificate, Ended, Exit};
+use crate::error::{Error, ErrorKind};
+
+/// How a call ended that gave no value.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The task returned an error.
+    Failed(Box<Failure>),
+    /// The task panicked.
+    Panicked(Box<Certificate>),
+    /// The task took its worker down: signal, exit, stack overflow, out of memory.
+    Crashed(Box<Certificate>),
+    /// The call waited or ran for too long.
+    TimedOut(TimedOut),
+    /// The call was cancelled.
+    Cancelled(Cancelled),
+    /// Every worker passed the call on; their reasons, in order.
+    Passed(Vec<String>),
+    /// The worker ended for a reason that is not this call's own; the call may or may not have run.
+    Lost(Box<Certificate>),
+    /// The call never ran, or its arguments or its result could not be carried.
+    Rejected(Error),
+}
+
+/// Which clock ran out.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum TimedOut {
+    /// It waited for a worker for longer than its queue timeout; it never ran.
+    Queue(Duration),
+    /// It ran for longer than its timeout and was stopped.
+    Run(Box<Certificate>),
+}
+
+/// A call that was cancelled.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Cancelled {
+    /// Why, in the words of whoever cancelled it.
+    pub reason: String,
+    /// How its attempt was stopped; `None` if it had not started.
+    pub certificate: Option<Box<Certificate>>,
+}
+
+/// An error that a task returned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Failure {
+    /// The error's `Display`.
+    pub message: String,
+    /// The `Display` of each error below it, outermost first.
+    pub sources: Vec<String>,
+    /// Type name of the error, for people: it may change with the compiler.
+    pub type_name: String,
+    /// What the task adds for programs. An error of its own below `Failure` for the same reason as [`PassReason`].
+    note: Note,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Note {
+    /// JSON given with [`Failure::with_details`].
+    details: Option<String>,
+    retry: RetryAdvice,
+}
+
+/// What a failed task says about a retry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum RetryAdvice {
+    /// Nothing: the call's own retry policy decides.
+    #[default]
+    Policy,
+    /// Never: the same input fails again.
+    Permanent,
+    /// Not before this much time has passed.
+    In(Duration),
+}
+
+impl Failure {
+    /// An error with a message; return it from a task as `Err(Failure::new(..).into())`, or use any error type.
+    pub fn new(message: impl fmt::Display) -> Self {
+        Self {
+            message: message.to_string(),
+            sources: Vec::new(),
+            type_name: std::any::type_name::<Self>().to_owned(),
+            note: Note::default(),
+        }
+    }
+
+    /// An error that a retry cannot heal.
+    pub fn permanent(message: impl fmt::Display) -> Self {
+        Self::new(message).with_retry(RetryAdvice::Permanent)
+    }
+
+    pub(crate) fn with_retry(mut self, retry: RetryAdvice) -> Self {
+        self.note.retry = retry;
+        self
+    }
+
+    /// What the task says about a retry.
+    pub fn retry(&self) -> RetryAdvice {
+        self.note.retry
+    }
+
+    /// Adds data that the caller can read back with [`Failure::details`]. A value that is no JSON
+    /// (a map whose keys are not strings) is told in its place.
+    #[must_use]
+    pub fn with_details(mut self, details: &impl Serialize) -> Self {
+        let json = serde_json::to_string(details).or_else(|e| serde_json::to_string(&format!("details are not JSON: {e}")));
+        self.note.details = json.ok();
+        self
+    }
+
+    /// The data given with [`Failure::with_details`].
+    pub fn details(&self) -> Option<serde_json::Value> {
+        serde_json::from_str(self.note.details.as_deref()?).ok()
+    }
+
+    /// What the worker makes of any error that a task returned.
+    pub(crate) fn from_error(error: &(dyn std::error::Error + 'static), type_name: &str) -> Self {
+        Self {
+            message: error.to_string(),
+            sources: chain(error).skip(1).filter(|e| !e.is::<Note>()).map(ToString::to_string).collect(),
+            type_name: type_name.to_owned(),
+            note: chain(error).find_map(|e| e.downcast_ref::<Note>()).cloned().unwrap_or_default(),
+        }
+    }
+}
+
+/// Sources kept of one failure: an error whose `source` never ends must not hang a worker.
+const SOURCES_MAX: usize = 16;
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.note)
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.details.as_deref().unwrap_or("no details"))
+    }
+}
+
+impl std::error::Error for Note {}
+
+/// Returned by a task as `Err(Pass::new("reloading").into())`: give the call to another worker, untouched and
+/// without charge.
+#[derive(Debug)]
+pub struct Pass {
+    /// The reason, also as an error of its own below `Pass`. Wrappers such as `anyhow::Error` hide the type of
+    /// the error that they wrap but hand out its source, and that is how a pass is found again.
+    reason: PassReason,
+}
+
+#[derive(Debug)]
+struct PassReason(String);
+
+impl Pass {
+    /// Passes with a reason, which the caller sees when nobody takes the call.
+    pub fn new(reason: impl fmt::Display) -> Self {
+        Self { reason: PassReason(reason.to_string()) }
+    }
+
+    /// The reason, if `error` is a pass or wraps one.
+    pub(crate) fn find(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+        chain(error).find_map(|e| e.downcast_ref::<PassReason>()).map(|reason| reason.0.clone())
+    }
+}
+
+impl fmt::Display for Pass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "passed: {}", self.reason.0)
+    }
+}
+
+impl std::error::Error for Pass {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.reason)
+    }
+}
+
+impl fmt::Display for PassReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for PassReason {}
+
+fn chain<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |e| e.source()).take(SOURCES_MAX + 1)
+}
+
+impl CallError {
+    /// The certificate of the last attempt, if it has one.
+    pub fn certificate(&self) -> Option<&Certificate> {
+        match self {
+            Self::Panicked(certificate) | Self::Crashed(certificate) | Self::Lost(certificate) => Some(certificate),
+            Self::TimedOut(TimedOut::Run(certificate)) => Some(certificate),
+            Self::Cancelled(cancelled) => cancelled.certificate.as_deref(),
+            Self::Failed(_) | Self::Passed(_) | Self::Rejected(_) | Self::TimedOut(TimedOut::Queue(_)) => None,
+        }
+    }
+
+    /// The signal that ended the worker, if one did.
+    pub fn signal(&self) -> Option<i32> {
+        match self.certificate()?.exit? {
+            Exit::Signal(signal) => Some(signal),
+            Exit::Code(_) => None,
+        }
+    }
+
+    /// Kind of the error if Brigade could not carry the call.
+    pub fn rejected(&self) -> Option<ErrorKind> {
+        match self {
+            Self::Rejected(error) => Some(error.kind()),
+            _ => None,
+        }
+    }
+
+    /// What to say of an attempt that ended in this way on its own account.
+    pub(crate) fn from_certificate(certificate: Box<Certificate>) -> Self {
+        match certificate.ended {
+            Ended::Panicked { .. } => Self::Panicked(certificate),
+            Ended::Neighbour => Self::Lost(certificate),
+            _ => Self::Crashed(certificate),
+        }
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(failure) => write!(f, "the task failed: {failure}"),
+            Self::Panicked(certificate) => write!(f, "the task panicked: {certificate}"),
+            Self::Crashed(certificate) => write!(f, "the task crashed: {certificate}"),
+            Self::TimedOut(TimedOut::Queue(after)) => write!(f, "the call waited for {after:?} without a free worker"),
+            Self::TimedOut(TimedOut::Run(certificate)) => write!(f, "the task timed out: {certificate}"),
+            Self::Cancelled(Cancelled { reason, certificate: Some(certificate) }) => write!(f, "the call was cancelled ({reason}): {certificate}"),
+            Self::Cancelled(Cancelled { reason, certificate: None }) => write!(f, "the call was cancelled ({reason}) before it ran"),
+            Self::Passed(reasons) => write!(f, "every worker passed: {}", reasons.join("; ")),
+            Self::Lost(certificate) => write!(f, "the call was lost with its worker: {certificate}"),
+            Self::Rejected(_) => f.write_str("the call was rejected"),
+        }
+    }
+}
+
+impl std::error::Error for CallError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Failed(failure) => Some(&**failure),
+            Self::Rejected(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<Error> for CallError {
+    fn from(error: Error) -> Self {
+        Self::Rejected(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_is_found_through_wrappers() {
+        #[derive(Debug)]
+        struct Wrapper(Pass);
+        impl fmt::Display for Wrapper {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("wrapped")
+            }
+        }
+        impl std::error::Error for Wrapper {
+            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+                self.0.source()
+            }
+        }
+        assert_eq!(Pass::find(&Wrapper(Pass::new("busy"))).as_deref(), Some("busy"));
+        assert_eq!(Pass::find(&Failure::new("no")), None);
+    }
+
+    #[test]
+    fn details_come_back_and_unfit_ones_are_told() {
+        let failure = Failure::new("no").with_details(&serde_json::json!({"value": 42}));
+        assert_eq!(failure.details().unwrap()["value"], 42);
+        let unfit = std::collections::HashMap::from([((1, 2), 3)]);
+        let told = Failure::new("no").with_details(&unfit).details().unwrap();
+        assert!(told.as_str().unwrap().starts_with("details are not JSON"), "{told}");
+    }
+}

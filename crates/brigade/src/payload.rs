@@ -1,0 +1,145 @@
+//! [`Bytes`]: binary data as an argument or a result.
+//!
+//! A type of our own around [`bytes::Bytes`], for two reasons: compact formats carry it as one run of bytes and
+//! text formats as base64 (RFC 4648, with padding) instead of an array of numbers; and how it is decoded stays
+//! ours to make cheaper.
+
+use std::fmt;
+use std::ops::Deref;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::ser::{Serialize, Serializer};
+
+/// Cheaply cloned binary data, sent as one run of bytes.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Bytes(bytes::Bytes);
+
+impl Bytes {
+    /// An empty value.
+    pub const fn new() -> Self {
+        Self(bytes::Bytes::new())
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl From<&'static [u8]> for Bytes {
+    fn from(bytes: &'static [u8]) -> Self {
+        Self(bytes::Bytes::from_static(bytes))
+    }
+}
+
+impl From<bytes::Bytes> for Bytes {
+    fn from(bytes: bytes::Bytes) -> Self {
+        Self(bytes)
+    }
+}
+
+impl From<Bytes> for bytes::Bytes {
+    fn from(bytes: Bytes) -> Self {
+        bytes.0
+    }
+}
+
+impl From<Bytes> for Vec<u8> {
+    fn from(bytes: Bytes) -> Self {
+        bytes.0.into()
+    }
+}
+
+impl fmt::Debug for Bytes {
+    /// The length and the first bytes: a payload must not flood a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let head = &self.0[..self.0.len().min(16)];
+        write!(f, "Bytes({} B, {head:02x?}", self.0.len())?;
+        f.write_str(if head.len() < self.0.len() { "..)" } else { ")" })
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.serialize_str(&STANDARD.encode(&self.0))
+        } else {
+            serializer.serialize_bytes(&self.0)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            deserializer.deserialize_str(Text)
+        } else {
+            deserializer.deserialize_byte_buf(Raw)
+        }
+    }
+}
+
+struct Raw;
+
+impl Visitor<'_> for Raw {
+    type Value = Bytes;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("bytes")
+    }
+
+    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Bytes, E> {
+        Ok(bytes.to_vec().into())
+    }
+
+    fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
+        Ok(bytes.into())
+    }
+}
+
+struct Text;
+
+impl Visitor<'_> for Text {
+    type Value = Bytes;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("bytes as base64 text")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Bytes, E> {
+        STANDARD.decode(text).map(Into::into).map_err(E::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_travel_raw_in_postcard_and_as_base64_in_json() {
+        let bytes = Bytes::from(vec![0, 1, 255]);
+        let packed = postcard::to_stdvec(&bytes).unwrap();
+        assert_eq!(packed, [3, 0, 1, 255]);
+        assert_eq!(postcard::from_bytes::<Bytes>(&packed).unwrap(), bytes);
+        let text = serde_json::to_string(&bytes).unwrap();
+        assert_eq!(text, "\"AAH/\"");
+        assert_eq!(serde_json::from_str::<Bytes>(&text).unwrap(), bytes);
+        assert!(serde_json::from_str::<Bytes>("\"*\"").is_err());
+    }
+}

@@ -1,0 +1,470 @@
+//! The pool: worker processes on this machine and the calls that they run.
+//!
+//! Modules: `builder` (options), `core` (who waits, who runs what; no IO), `member` (one worker's life), `stop` (the
+//! kill ladder), `handle` and `cell` (what the caller holds), `queue`, `deadlines`, `restart`, `stats`.
+//!
+//! A call's way: `call` locks the core, which gives it to a free worker (its frame is appended to the worker's
+//! channel and written before `call` returns) or lets it wait. The answer comes to the worker's reading task, which locks the
+//! core once for all frames of one read, hands out what can be handed out, and then wakes the callers. No task stands between caller
+//! and socket.
+
+mod builder;
+mod cell;
+mod core;
+mod deadlines;
+mod handle;
+mod map;
+mod member;
+mod queue;
+mod restart;
+mod service;
+mod stats;
+mod stop;
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures_util::Stream;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{Notify, Semaphore, broadcast};
+use tokio::time::{sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use self::builder::Config;
+use self::cell::Cell;
+use self::core::{Admission, Core, Effects, Stage, TASK_NAME_BYTES_MAX};
+use crate::call::{Call, Request, Target};
+use crate::error::{Error, ErrorKind};
+use crate::event::Event;
+use crate::registry;
+use crate::shutdown::Scope;
+use crate::sync::lock;
+use crate::task::{Args, Function};
+
+pub use builder::{Builder, Neighbours, WorkerCount};
+pub use handle::{Handle, Progress, ProgressStream};
+pub use map::Map;
+pub use queue::Order;
+pub use stats::{Stats, Times, WorkerInfo, WorkerState};
+
+/// Worker processes that run calls. Cheap to clone; when the last clone is dropped, the workers are killed: call
+/// [`shutdown`](Pool::shutdown) to let them finish.
+#[derive(Clone)]
+pub struct Pool(Arc<Owner>);
+
+/// The user's side of a pool; the pool's own tasks hold only [`Shared`].
+struct Owner(Arc<Shared>);
+
+pub(crate) struct Shared {
+    config: Arc<Config>,
+    core: Mutex<Core>,
+    scope: Scope,
+    /// Places in the queue.
+    room: Semaphore,
+    events: broadcast::Sender<Event>,
+    /// Tells the clock that the first deadline changed.
+    clock: Notify,
+    /// Tells `ready`, `recycle` and `shutdown` to look again.
+    changed: Notify,
+    /// Cancelled when every worker must go at once.
+    killed: CancellationToken,
+}
+
+/// What a shutdown came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Shutdown {
+    /// Whether every accepted call could finish in time.
+    pub drained: bool,
+    /// How long it took until the last worker was gone.
+    pub took: Duration,
+}
+
+/// Events that a reader may be behind before it misses some.
+const EVENTS_MAX: usize = 4096;
+
+impl Pool {
+    /// A pool with settings of your own; `Pool::builder().start()` has the defaults.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    async fn start(config: Config) -> Result<Self, Error> {
+        if config.program == std::path::Path::new("/proc/self/exe") && !crate::worker_entry_is_set() {
+            return Err(Error::new(
+                ErrorKind::NotInitialized,
+                "start a pool: workers are this program started again, and its main never called brigade::init(); \
+                 put #[brigade::main] on main, or brigade::init() on its first line (in a test file: brigade::test_workers!();)",
+            ));
+        }
+        registry::table()?;
+        let no_runtime = || Error::new(ErrorKind::Unsupported, "start a pool outside of an async runtime (tokio)");
+        let scope = Scope::current().ok_or_else(no_runtime)?;
+        let config = Arc::new(config);
+        let (events, _) = broadcast::channel(EVENTS_MAX);
+        let shared = Arc::new(Shared {
+            core: Mutex::new(Core::new(Arc::clone(&config), events.clone())),
+            scope,
+            room: Semaphore::new(config.queue_max),
+            events,
+            clock: Notify::new(),
+            changed: Notify::new(),
+            killed: CancellationToken::new(),
+            config,
+        });
+        let pool = Self(Arc::new(Owner(Arc::clone(&shared))));
+        let clock = Arc::clone(&shared);
+        shared.scope.spawn_until_closed(async move { clock.keep_time().await });
+        // Starts the smallest number of workers.
+        shared.step(|core, effects| core.advance(Stage::Open, effects));
+        match pool.ready(shared.config.workers_min).await {
+            Ok(()) => Ok(pool),
+            Err(error) => {
+                pool.kill().await;
+                Err(error)
+            }
+        }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.0.0
+    }
+
+    /// Makes a call. It starts now: at once if a worker is free, otherwise in its turn. Where the queue is full, it
+    /// waits for room while the handle is awaited.
+    pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> Handle<T> {
+        let (shared, codec) = (self.shared(), call.request.codec);
+        let cell = Arc::new(Cell::default());
+        match shared.admit(call.request, &cell) {
+            Admission::Admitted(id) => Handle::inside(Arc::clone(shared), cell, codec, id),
+            Admission::Full(request) => Handle::outside(Arc::clone(shared), cell, request),
+            Admission::Refused(error) => Handle::refused(Arc::clone(shared), codec, error),
+        }
+    }
+
+    /// Makes a call, or refuses where the queue is full.
+    ///
+    /// # Errors
+    ///
+    /// `QueueFull`, and whatever else keeps the call from being made (`Closed`, `TooLarge`, `Encode` ..).
+    pub fn try_call<T: DeserializeOwned>(&self, call: Call<T>) -> Result<Handle<T>, Error> {
+        let (shared, codec) = (self.shared(), call.request.codec);
+        let cell = Arc::new(Cell::default());
+        match shared.admit(call.request, &cell) {
+            Admission::Admitted(id) => Ok(Handle::inside(Arc::clone(shared), cell, codec, id)),
+            Admission::Full(_) => {
+                let text = format!("queue a call: {} are waiting already (Builder::queue_max)", shared.config.queue_max);
+                Err(Error::new(ErrorKind::QueueFull, text))
+            }
+            Admission::Refused(error) => Err(error),
+        }
+    }
+
+    /// Runs any function item or capture-free closure of this program: `pool.run(mul, (3, 4)).await`.
+    ///
+    /// It needs no registration. Workers must be the same build of this program, as they are unless
+    /// [`Builder::program`] says otherwise; then the call ends as `OtherBuild`. Its values travel as postcard; for
+    /// types that need JSON, and for options, make the call with [`Call::of_json`] and [`Call::of`].
+    pub fn run<F, A>(&self, function: F, args: A) -> Handle<F::Output>
+    where
+        A: Args,
+        F: Function<A>,
+        F::Output: Serialize + DeserializeOwned,
+    {
+        self.call(Call::of(function, &args))
+    }
+
+    /// Makes a call for each item of a stream, a bounded number ahead of the reader.
+    pub fn map<S, F, T>(&self, inputs: S, call: F) -> Map<S, F>
+    where
+        S: Stream,
+        F: FnMut(S::Item) -> Call<T>,
+    {
+        let config = &self.shared().config;
+        Map::new(self.clone(), inputs, call, 2 * config.workers_max * config.slots as usize)
+    }
+
+    /// Waits until at least this many workers are ready.
+    ///
+    /// # Errors
+    ///
+    /// `CannotStart` if workers keep failing at start, `Closed` after a shutdown, `BadOption` if the pool may never have so
+    /// many.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn ready(&self, workers: usize) -> Result<(), Error> {
+        let shared = self.shared();
+        if workers > shared.config.workers_max {
+            let text = format!("wait for {workers} workers: the pool has at most {}", shared.config.workers_max);
+            return Err(Error::new(ErrorKind::BadOption, text));
+        }
+        shared.until(|core| {
+            if core.ready_count() >= workers {
+                return Some(Ok(()));
+            }
+            if core.stage() != Stage::Open {
+                return Some(Err(handle::closed()));
+            }
+            core.degraded().map(Err)
+        }).await
+    }
+
+    /// Every worker, by number.
+    pub fn workers(&self) -> Vec<WorkerInfo> {
+        self.shared().peek(Core::workers)
+    }
+
+    /// Counts and times.
+    pub fn stats(&self) -> Stats {
+        self.shared().peek(|core| core.stats())
+    }
+
+    /// What happens from now on. A reader that falls 4,096 events behind gets [`Event::Missed`].
+    pub fn events(&self) -> Events {
+        Events(self.shared().events.subscribe())
+    }
+
+    /// Cancels every call that waits; what runs is left alone. Returns how many there were.
+    pub fn cancel_waiting(&self, reason: &str) -> usize {
+        let mut count = 0;
+        self.shared().step(|core, effects| count = core.cancel_waiting(reason, effects));
+        count
+    }
+
+    /// Replaces every worker that is there now, one after the other, each when it has finished what it runs. Returns when
+    /// the last replacement is ready.
+    ///
+    /// # Errors
+    ///
+    /// As [`ready`](Pool::ready), if a replacement cannot be started.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the workers that were not reached as they are.
+    pub async fn recycle(&self) -> Result<(), Error> {
+        let shared = self.shared();
+        for (number, epoch) in shared.peek(|core| core.members()) {
+            let ready = shared.peek(|core| core.ready_count()).min(shared.config.workers_min);
+            shared.step(|core, effects| core.recycle(number, epoch, effects));
+            shared.until(|core| (!core.members().contains(&(number, epoch)) || core.stage() != Stage::Open).then_some(())).await;
+            self.ready(ready).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a shutdown has begun.
+    pub fn is_closed(&self) -> bool {
+        self.shared().peek(|core| core.stage() != Stage::Open)
+    }
+
+    /// Takes nothing new, lets accepted calls finish (waiting ones too) for as long as [`Builder::shutdown_timeout`] says, stops
+    /// the rest, ends the workers. Returns when every process is gone. Safe to call twice.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the pool closed to new calls; call it again to go on.
+    pub async fn shutdown(&self) -> Shutdown {
+        self.shutdown_within(self.shared().config.shutdown_timeout).await
+    }
+
+    /// Stops everything at once: `shutdown_within(Duration::ZERO)`. Attempts still get the steps of the kill ladder.
+    pub async fn kill(&self) -> Shutdown {
+        self.shutdown_within(Duration::ZERO).await
+    }
+
+    /// As [`shutdown`](Pool::shutdown), with this much time for accepted calls.
+    pub async fn shutdown_within(&self, time: Duration) -> Shutdown {
+        let (shared, began) = (self.shared(), Instant::now());
+        shared.step(|core, effects| core.advance(Stage::Draining, effects));
+        shared.room.close();
+        let drained = timeout(time, shared.until(|core| core.is_empty().then_some(()))).await.is_ok();
+        if !drained {
+            shared.step(Core::stop_all);
+            shared.until(|core| core.is_empty().then_some(())).await;
+        }
+        shared.step(|core, effects| {
+            core.advance(Stage::Closed, effects);
+            core.retire_all(effects);
+        });
+        shared.scope.close();
+        shared.scope.ended().await;
+        crate::process::flush_console().await;
+        Shutdown { drained, took: began.elapsed() }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let shared = &self.0;
+        shared.room.close();
+        shared.killed.cancel();
+        shared.step(|core, effects| {
+            core.advance(Stage::Closed, effects);
+            core.stop_all(effects);
+            // The workers are killed in any case.
+            effects.stops.clear();
+            core.retire_all(effects);
+        });
+        shared.scope.close();
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("workers", &self.workers().len()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Changes the core and carries out what comes of it.
+    fn step(self: &Arc<Self>, change: impl FnOnce(&mut Core, &mut Effects)) {
+        let mut effects = Effects::default();
+        change(&mut lock(&self.core), &mut effects);
+        self.carry_out(effects);
+    }
+
+    /// Asks the core.
+    fn peek<R>(&self, ask: impl FnOnce(&mut Core) -> R) -> R {
+        ask(&mut lock(&self.core))
+    }
+
+    fn admit(self: &Arc<Self>, request: Request, cell: &Arc<Cell>) -> Admission {
+        match self.check(request) {
+            Ok(request) => self.admit_checked(request, cell, false),
+            Err(error) => Admission::Refused(error),
+        }
+    }
+
+    /// Admits a call that waited for its place and has it now. If that fails the cell is told.
+    fn admit_with_place(self: &Arc<Self>, request: Request, cell: &Arc<Cell>) -> Admission {
+        let admission = self.admit_checked(request, cell, true);
+        match admission {
+            Admission::Refused(error) => {
+                self.room.add_permits(1);
+                cell.finish(Err(error.into()), None, None);
+                Admission::Refused(handle::closed())
+            }
+            admitted => admitted,
+        }
+    }
+
+    fn admit_checked(self: &Arc<Self>, request: Request, cell: &Arc<Cell>, has_place: bool) -> Admission {
+        let mut effects = Effects::default();
+        let admission = lock(&self.core).admit(request, cell, &self.room, has_place, &mut effects);
+        self.carry_out(effects);
+        admission
+    }
+
+    /// Refuses what could not run anywhere.
+    fn check(&self, mut request: Request) -> Result<Request, Error> {
+        let max = self.config.payload_bytes_max;
+        match std::mem::replace(&mut request.payload, Ok(bytes::Bytes::new())) {
+            Err(error) => return Err(error),
+            Ok(payload) if payload.len() > max => {
+                let text = format!("call {:?}: its arguments have {} bytes and {max} are allowed (Builder::payload_max)", request.task_name(), payload.len());
+                return Err(Error::new(ErrorKind::TooLarge, text));
+            }
+            Ok(payload) => request.payload = Ok(payload),
+        }
+        if let Target::Task { name } = &request.target {
+            if name.is_empty() || name.len() > TASK_NAME_BYTES_MAX {
+                let text = format!("call a task whose name has {} bytes: there are 1 to {TASK_NAME_BYTES_MAX}", name.len());
+                return Err(Error::new(ErrorKind::BadOption, text));
+            }
+            if let (Some(signature), Some(entry)) = (request.signature, registry::find(name))
+                && signature() != (entry.signature)()
+            {
+                let text = format!("call {name:?} as {}: it is {}", signature(), (entry.signature)());
+                return Err(Error::new(ErrorKind::BadArguments, text));
+            }
+        }
+        if request.options().timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(Error::new(ErrorKind::BadOption, "call with a timeout of nothing"));
+        }
+        Ok(request)
+    }
+
+    fn carry_out(self: &Arc<Self>, effects: Effects) {
+        for channel in effects.flush {
+            channel.flush();
+        }
+        if effects.room > 0 {
+            self.room.add_permits(effects.room);
+        }
+        for end in effects.ends {
+            end.cell.finish(end.outcome, end.receipt, end.output);
+        }
+        for (number, epoch) in effects.starts {
+            self.scope.spawn(member::live(Arc::clone(self), number, epoch));
+        }
+        for order in effects.stops {
+            self.scope.spawn(stop::climb(Arc::clone(self), order));
+        }
+        for (call, member, bytes_max) in effects.watches {
+            self.scope.spawn(stop::weigh(Arc::clone(self), call, member, bytes_max));
+        }
+        if effects.clock {
+            self.clock.notify_one();
+        }
+        if effects.changed {
+            self.changed.notify_waiters();
+        }
+    }
+
+    fn emit(&self, event: impl FnOnce() -> Event) {
+        if self.events.receiver_count() > 0 {
+            self.events.send(event()).ok();
+        }
+    }
+
+    /// Waits until the core gives an answer. Cancel safe.
+    async fn until<R>(&self, mut answer: impl FnMut(&mut Core) -> Option<R>) -> R {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(answer) = self.peek(&mut answer) {
+                return answer;
+            }
+            changed.await;
+        }
+    }
+
+    /// Sleeps until something falls due.
+    async fn keep_time(self: Arc<Self>) {
+        loop {
+            let next = self.peek(|core| core.next_deadline());
+            let changed = self.clock.notified();
+            match next {
+                None => changed.await,
+                Some(at) => tokio::select! {
+                    () = sleep_until(at.into()) => self.step(|core, effects| core.on_time(Instant::now(), effects)),
+                    () = changed => {}
+                },
+            }
+        }
+    }
+}
+
+/// What happens in a pool, see [`Pool::events`].
+#[derive(Debug)]
+pub struct Events(broadcast::Receiver<Event>);
+
+impl Events {
+    /// The next event; `None` when the pool is gone. Cancel safe.
+    pub async fn next(&mut self) -> Option<Event> {
+        match self.0.recv().await {
+            Ok(event) => Some(event),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Some(Event::Missed(missed)),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+
+    /// As a stream.
+    pub fn into_stream(self) -> impl Stream<Item = Event> {
+        futures_util::stream::unfold(self, |mut events| async move { Some((events.next().await?, events)) })
+    }
+}

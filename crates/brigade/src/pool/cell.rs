@@ -1,0 +1,135 @@
+//! What a call and its handle share: the outcome, once; progress while it runs; the receipt of a stop.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::task::{Poll, Waker};
+
+use bytes::Bytes;
+
+use crate::certificate::Receipt;
+use crate::codec::Codec;
+use crate::outcome::CallError;
+use crate::process::Output;
+use crate::sync::lock;
+
+/// Progress kept for a caller who is not reading it.
+const UPDATES_MAX: usize = 64;
+
+pub(crate) type Outcome = Result<Bytes, CallError>;
+
+#[derive(Default)]
+pub(crate) struct Cell(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    outcome: Option<Outcome>,
+    finished: bool,
+    waker: Option<Waker>,
+    extra: Option<Box<Extra>>,
+}
+
+/// What few calls need.
+#[derive(Default)]
+struct Extra {
+    watchers: Vec<Waker>,
+    receipt: Option<Receipt>,
+    output: Option<Output>,
+    updates: VecDeque<Update>,
+    update_waker: Option<Waker>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Update {
+    pub(crate) fraction: f64,
+    pub(crate) codec: Codec,
+    pub(crate) payload: Bytes,
+}
+
+impl Cell {
+    /// Gives the call its outcome. The one place where a call ends.
+    pub(crate) fn finish(&self, outcome: Outcome, receipt: Option<Receipt>, output: Option<Output>) {
+        let mut wakers = Vec::new();
+        let first = {
+            let mut state = lock(&self.0);
+            assert!(!state.finished, "a call ends once");
+            state.finished = true;
+            state.outcome = Some(outcome);
+            if receipt.is_some() || output.is_some() {
+                let extra = state.extra.get_or_insert_default();
+                (extra.receipt, extra.output) = (receipt, output);
+            }
+            if let Some(extra) = &mut state.extra {
+                wakers.append(&mut extra.watchers);
+                wakers.extend(extra.update_waker.take());
+            }
+            state.waker.take()
+        };
+        first.into_iter().chain(wakers).for_each(Waker::wake);
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        lock(&self.0).finished
+    }
+
+    /// Takes the outcome. Pending for ever once it was taken.
+    pub(crate) fn poll_outcome(&self, waker: &Waker) -> Poll<Outcome> {
+        let mut state = lock(&self.0);
+        match state.outcome.take() {
+            Some(outcome) => Poll::Ready(outcome),
+            None => {
+                match &mut state.waker {
+                    Some(known) => known.clone_from(waker),
+                    none => *none = Some(waker.clone()),
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Waits for the end without taking the outcome; gives the receipt if a stop ended it.
+    pub(crate) fn poll_receipt(&self, waker: &Waker) -> Poll<Option<Receipt>> {
+        let mut state = lock(&self.0);
+        if state.finished {
+            return Poll::Ready(state.extra.as_ref().and_then(|extra| extra.receipt.clone()));
+        }
+        let watchers = &mut state.extra.get_or_insert_default().watchers;
+        if !watchers.iter().any(|known| known.will_wake(waker)) {
+            watchers.push(waker.clone());
+        }
+        Poll::Pending
+    }
+
+    pub(crate) fn take_output(&self) -> Option<Output> {
+        lock(&self.0).extra.as_mut()?.output.take()
+    }
+
+    pub(crate) fn update(&self, update: Update) {
+        let waker = {
+            let mut state = lock(&self.0);
+            let extra = state.extra.get_or_insert_default();
+            if extra.updates.len() == UPDATES_MAX {
+                extra.updates.pop_front();
+            }
+            extra.updates.push_back(update);
+            extra.update_waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The next progress; `None` after the end.
+    pub(crate) fn poll_update(&self, waker: &Waker) -> Poll<Option<Update>> {
+        let mut state = lock(&self.0);
+        let finished = state.finished;
+        let extra = state.extra.get_or_insert_default();
+        match extra.updates.pop_front() {
+            Some(update) => Poll::Ready(Some(update)),
+            None if finished => Poll::Ready(None),
+            None => {
+                extra.update_waker = Some(waker.clone());
+                Poll::Pending
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The dispatcher: who waits, who is free, who runs what. State only; nothing here waits or starts anything.
+//!
+//! One [`Core`] per pool, behind a mutex, changed in small steps. A step appends frames to the channels of workers (memory
+//! only) and returns [`Effects`], which the caller carries out after the lock is released: outcomes to hand
+//! over, workers to start, attempts to stop, channels to write.
+//!
+//! Life of a call: waiting (in the queue, aside because a worker passed it, or delayed) -> running -> ended; back to waiting
+//! when it is returned, passed, or tried again. `end` is the only way out and gives the cell its outcome.
+//!
+//! Life of a seat: starting -> ready (or spare) -> retiring -> empty. A seat's *epoch* tells one process in it from the
+//! next; what comes from an old epoch is ignored.
+//!
+//! Costs: O(log n) in waiting calls and in workers for every step of a call.
+
+mod calls;
+mod endings;
+mod seats;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use slab::Slab;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use super::builder::Config;
+use super::cell::{Cell, Outcome};
+use super::deadlines::{Deadlines, Due};
+use super::member::Member;
+use super::queue::Queue;
+use super::restart::Restart;
+use super::stats::Counters;
+use crate::certificate::Receipt;
+use crate::event::Event;
+use crate::link::Channel;
+use crate::process::Output;
+
+pub(super) use calls::{Admission, Entry, Phase, StopOrder, TASK_NAME_BYTES_MAX, Why};
+pub(super) use endings::Obituary;
+pub(super) use seats::Seat;
+
+pub(super) struct Core {
+    config: Arc<Config>,
+    events: broadcast::Sender<Event>,
+    calls: Slab<Entry>,
+    /// Distinguishes the calls that had one key of the slab.
+    generation: u32,
+    queue: Queue,
+    /// Calls that a worker passed, in order, with who may not get them. Few.
+    aside: VecDeque<u64>,
+    delayed: usize,
+    /// By number minus one.
+    seats: Vec<Option<Seat>>,
+    /// Seats that can take one more attempt, by (attempts they run, number).
+    free: BTreeSet<(u32, u32)>,
+    epochs: u64,
+    deadlines: Deadlines,
+    restart: Restart,
+    stage: Stage,
+    counters: Counters,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stage {
+    Open,
+    /// Takes nothing new.
+    Draining,
+    /// Starts nothing any more.
+    Closed,
+}
+
+/// What is to be done outside of the lock.
+#[derive(Default)]
+pub(super) struct Effects {
+    pub(super) ends: Vec<End>,
+    pub(super) flush: Vec<Arc<Channel>>,
+    pub(super) starts: Vec<(u32, u64)>,
+    pub(super) stops: Vec<StopOrder>,
+    pub(super) watches: Vec<(u64, Arc<Member>, u64)>,
+    /// Places of the queue that became free.
+    pub(super) room: usize,
+    /// The first deadline is earlier than before.
+    pub(super) clock: bool,
+    /// Something that `ready`, `recycle` or `shutdown` may wait for.
+    pub(super) changed: bool,
+}
+
+pub(super) struct End {
+    pub(super) cell: Arc<Cell>,
+    pub(super) outcome: Outcome,
+    pub(super) receipt: Option<Receipt>,
+    pub(super) output: Option<Output>,
+}
+
+impl Core {
+    pub(super) fn new(config: Arc<Config>, events: broadcast::Sender<Event>) -> Self {
+        let mut deadlines = Deadlines::default();
+        deadlines.insert(Instant::now() + config.check_interval, Due::Tick);
+        Self {
+            queue: Queue::new(config.order),
+            config,
+            events,
+            calls: Slab::new(),
+            generation: 0,
+            aside: VecDeque::new(),
+            delayed: 0,
+            seats: Vec::new(),
+            free: BTreeSet::new(),
+            epochs: 0,
+            deadlines,
+            restart: Restart::default(),
+            stage: Stage::Open,
+            counters: Counters::new(),
+        }
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first()
+    }
+
+    /// Carries out what has fallen due.
+    pub(super) fn on_time(&mut self, now: Instant, effects: &mut Effects) {
+        while let Some(due) = self.deadlines.pop(now) {
+            match due {
+                Due::QueueTimeout(call) => self.on_queue_timeout(call, effects),
+                Due::RunTimeout(call) => self.stop(call, Why::Timeout, effects),
+                Due::Delay(call) => self.on_delay_over(call, effects),
+                Due::Restart => self.maintain(effects),
+                Due::Tick => self.on_tick(now, effects),
+            }
+        }
+        self.settle(effects);
+    }
+
+    /// Ends a step: hands out what can be handed out and tells the clock.
+    fn settle(&mut self, effects: &mut Effects) {
+        self.dispatch(effects);
+        self.maintain(effects);
+        effects.clock |= std::mem::take(&mut self.deadlines.hurried);
+    }
+
+    fn emit(&self, event: impl FnOnce() -> Event) {
+        if self.events.receiver_count() > 0 {
+            // Nobody listens any more: that is their choice.
+            self.events.send(event()).ok();
+        }
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// Moves on to a later stage.
+    pub(super) fn advance(&mut self, stage: Stage, effects: &mut Effects) {
+        self.stage = self.stage.max(stage);
+        self.settle(effects);
+        effects.changed = true;
+    }
+}
+
+/// Marks that an attempt has ended, for the one that is stopping it.
+pub(super) type Ended = CancellationToken;
+
+/// Whether a worker answered the last ping.
+#[derive(Default)]
+pub(super) struct Pulse {
+    awaited: AtomicBool,
+}
+
+impl Pulse {
+    /// Asks again; returns whether the last answer never came.
+    pub(super) fn ask(&self) -> bool {
+        self.awaited.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn answered(&self) {
+        self.awaited.store(false, Ordering::Release);
+    }
+}

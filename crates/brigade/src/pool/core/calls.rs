@@ -1,0 +1,484 @@
+//! Calls: admission, order, dispatch, stops.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use super::super::cell::{Cell, Outcome, Update};
+use super::super::deadlines::{Due, DueKey};
+use super::super::member::Member;
+use super::super::queue::Place;
+use super::{Core, Effects, End, Ended, Stage};
+use crate::call::{Request, Target};
+use crate::certificate::{Receipt, Step};
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind};
+use crate::event::Event;
+use crate::outcome::{CallError, Cancelled, TimedOut};
+use crate::process::Output;
+use crate::wire::{self, CallMeta, kind};
+
+/// A call that has not ended.
+pub(in super::super) struct Entry {
+    generation: u32,
+    pub(super) cell: Arc<Cell>,
+    pub(super) request: Request,
+    pub(super) phase: Phase,
+    /// Attempts that were begun.
+    pub(super) attempt: u32,
+    pub(super) crashes: u32,
+    /// Workers that passed it, by number and epoch, and why.
+    pub(super) passes: Vec<(u32, u64, String)>,
+    /// Must run alone in its worker.
+    pub(super) alone: bool,
+    has_place: bool,
+    /// When it began to wait.
+    since: Instant,
+    timer: Option<DueKey>,
+    pub(super) stop: Option<Box<Stop>>,
+    pub(super) progress: Option<(f64, String)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Phase {
+    Queued(Place),
+    Aside,
+    Delayed,
+    Running { seat: u32, index: usize, since: Instant },
+}
+
+/// Why an attempt is being stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) enum Why {
+    Timeout,
+    Cancel(String),
+    Memory,
+    Shutdown,
+}
+
+pub(in super::super) struct Stop {
+    pub(super) why: Why,
+    pub(super) step: Step,
+    pub(super) ended: Ended,
+    pub(super) asked_at: Instant,
+}
+
+/// An attempt to take up the kill ladder.
+pub(in super::super) struct StopOrder {
+    pub(in super::super) call: u64,
+    pub(in super::super) why: Why,
+    pub(in super::super) member: Arc<Member>,
+    pub(in super::super) ended: Ended,
+}
+
+/// What became of a new call.
+pub(in super::super) enum Admission {
+    Admitted(u64),
+    /// The queue is full; here is the request back.
+    Full(Request),
+    Refused(Error),
+}
+
+impl Core {
+    /// Takes a call in, if there is room for it to wait or a worker to run it now.
+    pub(in super::super) fn admit(&mut self, request: Request, cell: &Arc<Cell>, room: &Semaphore, has_place: bool, effects: &mut Effects) -> Admission {
+        if self.stage != Stage::Open {
+            return Admission::Refused(Error::new(ErrorKind::Closed, "call a pool that was shut down"));
+        }
+        if let Some(error) = self.cannot_start() {
+            return Admission::Refused(error);
+        }
+        let (delay, priority, alone) = (request.options().delay, request.options().priority, self.wants_to_be_alone(&request));
+        let now = Instant::now();
+        let at_once = delay.is_none() && self.queue.is_empty() && self.aside.is_empty() && self.pick(alone, &[]).is_some();
+        let mut has_place = has_place;
+        if !at_once && !has_place {
+            match room.try_acquire() {
+                Ok(permit) => permit.forget(),
+                Err(_) => return Admission::Full(request),
+            }
+            has_place = true;
+        }
+        self.generation = self.generation.wrapping_add(1);
+        let key = self.calls.insert(Entry {
+            generation: self.generation,
+            cell: Arc::clone(cell),
+            request,
+            phase: Phase::Delayed,
+            attempt: 0,
+            crashes: 0,
+            passes: Vec::new(),
+            alone,
+            has_place,
+            since: now,
+            timer: None,
+            stop: None,
+            progress: None,
+        });
+        let Some(call) = self.call_at(key) else { unreachable!("it was inserted above") };
+        match delay {
+            Some(delay) => self.delay(call, delay),
+            None if at_once => self.assign_new(call, alone, effects),
+            None => self.enqueue(call, priority),
+        }
+        if !at_once {
+            self.settle(effects);
+        }
+        effects.clock |= std::mem::take(&mut self.deadlines.hurried);
+        Admission::Admitted(call)
+    }
+
+    fn wants_to_be_alone(&self, request: &Request) -> bool {
+        use super::super::builder::Neighbours;
+        let options = request.options();
+        let would_hurt = options.timeout.is_some() || options.memory.is_some();
+        self.config.slots > 1
+            && (options.alone || options.capture_bytes.is_some() || options.memory.is_some() || (would_hurt && self.config.neighbours == Neighbours::Spare))
+    }
+
+    pub(super) fn entry(&mut self, call: u64) -> Option<&mut Entry> {
+        let (key, generation) = (call & 0xffff_ffff, (call >> 32) & 0xffff_ffff);
+        let entry = self.calls.get_mut(usize::try_from(key).ok()?)?;
+        (u64::from(entry.generation) == generation).then_some(entry)
+    }
+
+    /// The id of the call at this key.
+    pub(super) fn call_at(&self, key: usize) -> Option<u64> {
+        Some(u64::from(self.calls.get(key)?.generation) << 32 | key as u64)
+    }
+
+    pub(super) fn cancel_timer(&mut self, call: u64) {
+        if let Some(timer) = self.entry(call).and_then(|entry| entry.timer.take()) {
+            self.deadlines.remove(timer);
+        }
+    }
+
+    // -- waiting
+
+    fn enqueue(&mut self, call: u64, priority: i32) {
+        let place = self.queue.push(priority, call);
+        let Some(entry) = self.entry(call) else { return };
+        entry.phase = Phase::Queued(place);
+        let timeout = entry.request.options().queue_timeout;
+        let since = entry.since;
+        if let Some(timeout) = timeout {
+            let key = self.deadlines.insert(since + timeout, Due::QueueTimeout(call));
+            if let Some(entry) = self.entry(call) {
+                entry.timer = Some(key);
+            }
+        }
+        self.emit_call(call, |call, task, label| Event::CallQueued { call, task, label });
+    }
+
+    /// Puts a call back where it was, before all others of its priority. It keeps the room it had none of, so the
+    /// queue may be over its limit by what workers held.
+    pub(super) fn requeue(&mut self, call: u64) {
+        let Some(entry) = self.entry(call) else { return };
+        let priority = entry.request.options().priority;
+        entry.since = Instant::now();
+        let place = self.queue.push_front(priority, call);
+        if let Some(entry) = self.entry(call) {
+            entry.phase = Phase::Queued(place);
+        }
+    }
+
+    pub(super) fn set_aside(&mut self, call: u64) {
+        if let Some(entry) = self.entry(call) {
+            entry.phase = Phase::Aside;
+            entry.since = Instant::now();
+            self.aside.push_back(call);
+        }
+    }
+
+    pub(super) fn delay(&mut self, call: u64, delay: Duration) {
+        let key = self.deadlines.insert(Instant::now() + delay, Due::Delay(call));
+        if let Some(entry) = self.entry(call) {
+            entry.phase = Phase::Delayed;
+            entry.timer = Some(key);
+            self.delayed += 1;
+        }
+    }
+
+    pub(super) fn on_delay_over(&mut self, call: u64, effects: &mut Effects) {
+        let Some(entry) = self.entry(call) else { return };
+        entry.timer = None;
+        entry.since = Instant::now();
+        let priority = entry.request.options().priority;
+        self.delayed -= 1;
+        self.enqueue(call, priority);
+        effects.changed = true;
+    }
+
+    pub(super) fn on_queue_timeout(&mut self, call: u64, effects: &mut Effects) {
+        let Some(entry) = self.entry(call) else { return };
+        entry.timer = None;
+        let waited = entry.request.options().queue_timeout.unwrap_or_default();
+        if !matches!(entry.phase, Phase::Running { .. }) {
+            self.end(call, Err(CallError::TimedOut(TimedOut::Queue(waited))), None, effects);
+        }
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.len() + self.aside.len() + self.delayed
+    }
+
+    /// Takes a call out of wherever it waits.
+    fn leave_queue(&mut self, call: u64, effects: &mut Effects) {
+        let Some(entry) = self.entry(call) else { return };
+        let (phase, timer) = (entry.phase, entry.timer.take());
+        if std::mem::take(&mut entry.has_place) {
+            effects.room += 1;
+        }
+        if let Some(timer) = timer {
+            self.deadlines.remove(timer);
+        }
+        match phase {
+            Phase::Queued(place) => self.queue.remove(place),
+            Phase::Aside => self.aside.retain(|aside| *aside != call),
+            Phase::Delayed => self.delayed -= 1,
+            Phase::Running { .. } => {}
+        }
+    }
+
+    // -- dispatch
+
+    /// Gives waiting calls to free workers until one of the two runs out.
+    pub(super) fn dispatch(&mut self, effects: &mut Effects) {
+        if self.free.is_empty() || (self.queue.is_empty() && self.aside.is_empty()) {
+            return;
+        }
+        let mut index = 0;
+        while let Some(call) = self.aside.get(index).copied() {
+            let Some(entry) = self.entry(call) else { return };
+            let (alone, passes) = (entry.alone, std::mem::take(&mut entry.passes));
+            let seat = self.pick(alone, &passes);
+            if let Some(entry) = self.entry(call) {
+                entry.passes = passes;
+            }
+            match seat {
+                Some(seat) => self.assign(call, seat, effects),
+                None => index += 1,
+            }
+        }
+        // The first in line is never overtaken: a call that wants a worker of its own would starve otherwise.
+        while let Some(call) = self.queue.front() {
+            let alone = self.entry(call).is_some_and(|entry| entry.alone);
+            let Some(seat) = self.pick(alone, &[]) else { break };
+            self.assign(call, seat, effects);
+        }
+        if self.queue.is_empty() && self.aside.is_empty() {
+            self.emit(|| Event::Drained);
+        }
+    }
+
+    /// The least loaded seat that may take the call.
+    fn pick(&self, alone: bool, passes: &[(u32, u64, String)]) -> Option<u32> {
+        let fits = |(load, number): &&(u32, u32)| {
+            let avoided = passes.iter().any(|(passer, epoch, _)| passer == number && self.epoch(*number) == Some(*epoch));
+            !(avoided || alone && *load > 0)
+        };
+        self.free.iter().find(fits).map(|(_, number)| *number)
+    }
+
+    fn assign_new(&mut self, call: u64, alone: bool, effects: &mut Effects) {
+        // It is in no queue yet: `leave_queue` has nothing to remove for a running call.
+        if let Some(seat) = self.pick(alone, &[])
+            && let Some(entry) = self.entry(call)
+        {
+            entry.phase = Phase::Running { seat, index: 0, since: entry.since };
+            self.assign(call, seat, effects);
+        }
+    }
+
+    fn assign(&mut self, call: u64, number: u32, effects: &mut Effects) {
+        self.leave_queue(call, effects);
+        let now = Instant::now();
+        let shared = self.config.slots > 1;
+        let Some(entry) = self.entry(call) else { return };
+        entry.attempt += 1;
+        let (waited, alone, timeout) = (now - entry.since, entry.alone, entry.request.options().timeout);
+        let tell_start = timeout.is_some() && shared && !alone;
+        let Some((member, index)) = self.occupy(number, call, alone) else { return };
+        let Some(entry) = self.entry(call) else { return };
+        entry.phase = Phase::Running { seat: number, index, since: now };
+        let was_idle = index == 0;
+        if let Some(bytes_max) = entry.request.options().capture_bytes {
+            member.stdout.begin_capture(bytes_max);
+            member.stderr.begin_capture(bytes_max);
+        }
+        if let Some(memory) = entry.request.options().memory {
+            effects.watches.push((call, Arc::clone(&member), memory));
+        }
+        send(&member, call, entry, tell_start);
+        if let Some(timeout) = timeout.filter(|_| !tell_start) {
+            self.arm_run_timeout(call, now + timeout);
+        }
+        if was_idle {
+            effects.flush.push(Arc::clone(&member.data));
+        } else {
+            member.data.kick();
+        }
+        self.counters.wait.record(waited);
+        self.emit_started(call, number);
+    }
+
+    fn emit_started(&mut self, call: u64, worker: u32) {
+        let attempt = self.entry(call).map_or(0, |entry| entry.attempt);
+        self.emit_call(call, |call, task, label| Event::CallStarted { call, task, label, worker, attempt });
+    }
+
+    pub(super) fn arm_run_timeout(&mut self, call: u64, at: Instant) {
+        let key = self.deadlines.insert(at, Due::RunTimeout(call));
+        if let Some(entry) = self.entry(call) {
+            entry.timer = Some(key);
+        }
+    }
+
+    // -- stops
+
+    /// Stops a call wherever it is. If it runs, an order to take up the ladder comes out.
+    pub(in super::super) fn stop(&mut self, call: u64, why: Why, effects: &mut Effects) {
+        let Some(entry) = self.entry(call) else { return };
+        let Phase::Running { seat, .. } = entry.phase else {
+            let outcome = match why {
+                Why::Cancel(reason) => CallError::Cancelled(Cancelled { reason, certificate: None }),
+                Why::Shutdown => CallError::Rejected(Error::new(ErrorKind::Closed, "run a call: the pool was shut down before its turn")),
+                Why::Timeout | Why::Memory => return,
+            };
+            let receipt = Receipt { step: Step::NotStarted, at: std::time::SystemTime::now(), took: Duration::ZERO };
+            return self.end(call, Err(outcome), Some(receipt), effects);
+        };
+        if entry.stop.is_some() {
+            return;
+        }
+        let ended = Ended::new();
+        entry.stop = Some(Box::new(Stop { why: why.clone(), step: Step::Asked, ended: ended.clone(), asked_at: Instant::now() }));
+        if let Some(member) = self.member(seat) {
+            effects.stops.push(StopOrder { call, why, member, ended });
+        }
+    }
+
+    /// Stops every call.
+    pub(in super::super) fn stop_all(&mut self, effects: &mut Effects) {
+        let keys: Vec<usize> = self.calls.iter().map(|(key, _)| key).collect();
+        for call in keys.into_iter().filter_map(|key| self.call_at(key)).collect::<Vec<_>>() {
+            self.stop(call, Why::Shutdown, effects);
+        }
+    }
+
+    /// Stops the calls that wait; returns how many.
+    pub(in super::super) fn cancel_waiting(&mut self, reason: &str, effects: &mut Effects) -> usize {
+        let waits = |(_, entry): &(usize, &Entry)| !matches!(entry.phase, Phase::Running { .. });
+        let calls: Vec<u64> = self.calls.iter().filter(waits).filter_map(|(key, _)| self.call_at(key)).collect();
+        for call in &calls {
+            self.stop(*call, Why::Cancel(reason.to_owned()), effects);
+        }
+        self.settle(effects);
+        calls.len()
+    }
+
+    /// Notes that a harder step is being taken. `false` if the attempt has ended.
+    pub(in super::super) fn take_step(&mut self, call: u64, step: Step) -> bool {
+        let stop = self.entry(call).and_then(|entry| entry.stop.as_mut());
+        stop.map(|stop| stop.step = step).is_some()
+    }
+
+    /// Whether the call's attempt runs on that very process.
+    pub(in super::super) fn runs_on(&mut self, call: u64, epoch: u64) -> bool {
+        match self.entry(call).map(|entry| entry.phase) {
+            Some(Phase::Running { seat, .. }) => self.epoch(seat) == Some(epoch),
+            _ => false,
+        }
+    }
+
+    pub(in super::super) fn is_empty(&self) -> bool {
+        self.calls.is_empty()
+    }
+
+    // -- the end
+
+    /// Ends a call: the only way out.
+    pub(super) fn end(&mut self, call: u64, outcome: Outcome, receipt: Option<Receipt>, effects: &mut Effects) {
+        self.end_with_output(call, outcome, receipt, None, effects);
+    }
+
+    pub(super) fn end_with_output(&mut self, call: u64, outcome: Outcome, receipt: Option<Receipt>, output: Option<Output>, effects: &mut Effects) {
+        self.leave_queue(call, effects);
+        let told = outcome.as_ref().map_or_else(outcome_name, |_| "done");
+        let attempts = self.entry(call).map_or(0, |entry| entry.attempt);
+        self.emit_call(call, |call, task, label| Event::CallEnded { call, task, label, outcome: told, attempts });
+        let key = usize::try_from(call & 0xffff_ffff).unwrap_or(usize::MAX);
+        let entry = self.calls.remove(key);
+        if outcome.is_ok() {
+            self.counters.done += 1;
+        } else {
+            self.counters.failed += 1;
+        }
+        effects.changed |= self.stage != Stage::Open;
+        effects.ends.push(End { cell: entry.cell, outcome, receipt, output });
+    }
+
+    /// Passes progress on to the caller.
+    pub(super) fn on_progress(&mut self, call: u64, body: &Bytes) {
+        let Some(entry) = self.entry(call) else { return };
+        let (Some(fraction), Some(codec)) = (body.first_chunk::<8>(), body.get(8)) else { return };
+        let fraction = f64::from_le_bytes(*fraction);
+        let codec = if *codec == 0 { Codec::Postcard } else { Codec::Json };
+        let payload = body.slice(9..);
+        let text = codec.decode::<String>(&payload).unwrap_or_default();
+        entry.progress = Some((fraction, text));
+        entry.cell.update(Update { fraction, codec, payload });
+    }
+
+    fn emit_call(&mut self, call: u64, event: impl FnOnce(u64, Arc<str>, Option<Arc<str>>) -> Event) {
+        if self.events.receiver_count() == 0 {
+            return;
+        }
+        let Some(entry) = self.entry(call) else { return };
+        let task = entry.request.task_name().into();
+        let label = entry.request.options().label.as_deref().map(Into::into);
+        self.emit(|| event(call, task, label));
+    }
+}
+
+/// Appends the call to what the worker is sent.
+fn send(member: &Member, call: u64, entry: &Entry, tell_start: bool) {
+    let options = entry.request.options();
+    let target = match &entry.request.target {
+        Target::Task { name } => wire::Target::Task(Cow::Borrowed(name)),
+        Target::Function { offset, .. } => wire::Target::Function(*offset),
+    };
+    let meta = CallMeta {
+        target,
+        attempt: entry.attempt,
+        codec: entry.request.codec,
+        timeout: options.timeout,
+        memory: options.memory,
+        tell_start,
+    };
+    let mut space = [0; META_BYTES_MAX];
+    let meta = postcard::to_slice(&meta, &mut space).expect("task names are checked to be short");
+    let payload = entry.request.payload.as_ref().expect("a call that could not be encoded is not admitted");
+    member.data.append(kind::CALL, call, meta, payload);
+}
+
+/// Longest name of a task.
+pub(in super::super) const TASK_NAME_BYTES_MAX: usize = 256;
+/// Its name and a few numbers.
+const META_BYTES_MAX: usize = TASK_NAME_BYTES_MAX + 64;
+
+fn outcome_name(error: &CallError) -> &'static str {
+    match error {
+        CallError::Failed(_) => "failed",
+        CallError::Panicked(_) => "panicked",
+        CallError::Crashed(_) => "crashed",
+        CallError::TimedOut(_) => "timed out",
+        CallError::Cancelled(_) => "cancelled",
+        CallError::Passed(_) => "passed",
+        CallError::Lost(_) => "lost",
+        CallError::Rejected(_) => "rejected",
+    }
+}

@@ -1,0 +1,335 @@
+//! How attempts end: by what their worker says, or by its death.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::super::builder::Neighbours;
+use super::super::member::Member;
+use super::calls::Stop;
+use super::{Core, Effects, Phase, Why};
+use crate::call::refused_error;
+use crate::certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step};
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind};
+use crate::event::Event;
+use crate::outcome::{CallError, Cancelled, Failure, RetryAdvice, TimedOut};
+use crate::process::{Death, Output};
+use crate::wire::{Frame, LastWords, PanicNote, Refused, kind};
+
+/// What is known of a dead worker.
+pub(in super::super) struct Obituary {
+    pub(in super::super) death: Death,
+    /// What its signal handler said, and of which attempt.
+    pub(in super::super) words: Option<(u64, LastWords)>,
+    /// Its last panic, and in which attempt.
+    pub(in super::super) panic: Option<(u64, PanicNote)>,
+    /// How it broke its link, if that was why it was ended.
+    pub(in super::super) broken: Option<String>,
+    pub(in super::super) cgroup_oom: bool,
+    pub(in super::super) stderr: String,
+    pub(in super::super) expected: bool,
+}
+
+/// A call that took two workers down ends there.
+const CRASHES_MAX: u32 = 2;
+
+impl Core {
+    /// Takes what a worker says of its attempts.
+    ///
+    /// # Errors
+    ///
+    /// `Protocol` if it makes no sense; the worker must go.
+    pub(in super::super) fn on_frame(&mut self, number: u32, epoch: u64, frame: &Frame, now: Instant, effects: &mut Effects) -> Result<(), Error> {
+        if self.seat_of(number, epoch).is_none() {
+            return Ok(());
+        }
+        if frame.kind == kind::RETIRE {
+            self.retire(number, &String::from_utf8_lossy(&frame.body));
+            return Ok(());
+        }
+        let call = frame.id;
+        let runs_here = self.entry(call).is_some_and(|entry| matches!(entry.phase, Phase::Running { seat, .. } if seat == number));
+        if !runs_here {
+            return Err(Error::new(ErrorKind::Protocol, format!("it spoke of call {call}, which it does not run")));
+        }
+        match frame.kind {
+            kind::PROGRESS => self.on_progress(call, &frame.body),
+            kind::STARTED => {
+                if let Some(timeout) = self.entry(call).and_then(|entry| entry.request.options().timeout) {
+                    self.arm_run_timeout(call, now + timeout);
+                }
+            }
+            _ => self.on_answer(number, frame, now, effects)?,
+        }
+        Ok(())
+    }
+
+    /// Ends a batch of frames.
+    pub(in super::super) fn on_frames_over(&mut self, effects: &mut Effects) {
+        self.settle(effects);
+    }
+
+    fn on_answer(&mut self, number: u32, frame: &Frame, now: Instant, effects: &mut Effects) -> Result<(), Error> {
+        let call = frame.id;
+        let answer = Answer::parse(frame)?;
+        let Some(member) = self.member(number) else { return Ok(()) };
+        let output = self.captured(call, &member);
+        if let Some(seat) = self.seats[number as usize - 1].as_mut() {
+            match &answer {
+                Answer::Done(_) => seat.done += 1,
+                Answer::Returned => {}
+                _ => seat.failed += 1,
+            }
+        }
+        let wall = self.wall(call, now);
+        self.cancel_timer(call);
+        let Some(entry) = self.entry(call) else { return Ok(()) };
+        let stop = entry.stop.take();
+        self.vacate(call, now);
+        if let Some(stop) = stop {
+            stop.ended.cancel();
+            let certificate = self.certificate(call, number, &member, Ended::from_why(&stop.why), wall);
+            let (outcome, receipt) = stopped(&stop, certificate);
+            self.end_with_output(call, Err(outcome), Some(receipt), output, effects);
+            return Ok(());
+        }
+        match answer {
+            Answer::Done(result) => self.end_with_output(call, Ok(result), None, output, effects),
+            Answer::Failed(failure) => self.on_failed(call, failure, output, effects),
+            Answer::Panicked(note) => {
+                let ended = Ended::Panicked { message: note.message, location: note.location };
+                let certificate = self.certificate(call, number, &member, ended, wall);
+                self.retry_or_end(call, CallError::Panicked(certificate), RetryAdvice::Policy, output, effects);
+            }
+            Answer::Passed(reason) => self.on_passed(call, number, member.epoch, reason, effects),
+            Answer::Returned => {
+                if let Some(entry) = self.entry(call) {
+                    entry.attempt -= 1;
+                }
+                self.requeue(call);
+            }
+            Answer::Refused(refused) => {
+                let task = self.entry(call).map(|entry| entry.request.task_name().to_owned()).unwrap_or_default();
+                self.end_with_output(call, Err(refused_error(&task, refused).into()), None, output, effects);
+            }
+        }
+        Ok(())
+    }
+
+    fn on_failed(&mut self, call: u64, failure: Box<Failure>, output: Option<Output>, effects: &mut Effects) {
+        let advice = failure.retry();
+        self.retry_or_end(call, CallError::Failed(failure), advice, output, effects);
+    }
+
+    /// Gives the call to another worker. When all that are there have passed it, the caller is told.
+    fn on_passed(&mut self, call: u64, number: u32, epoch: u64, reason: String, effects: &mut Effects) {
+        let Some(entry) = self.entry(call) else { return };
+        entry.attempt -= 1;
+        entry.passes.push((number, epoch, reason));
+        let passes = entry.passes.clone();
+        let may_take = |(number, epoch): &(u32, u64)| !passes.iter().any(|(passer, passed, _)| passer == number && passed == epoch);
+        let others = self.members().iter().any(may_take);
+        if others || self.ready_count() < self.config.workers_max && self.ready_count() < passes.len() {
+            self.set_aside(call);
+        } else {
+            let reasons = passes.into_iter().map(|(.., reason)| reason).collect();
+            self.end(call, Err(CallError::Passed(reasons)), None, effects);
+        }
+    }
+
+    /// Tries again later if the call has attempts left.
+    fn retry_or_end(&mut self, call: u64, error: CallError, advice: RetryAdvice, output: Option<Output>, effects: &mut Effects) {
+        let policy = self.config.retry;
+        let Some(entry) = self.entry(call) else { return };
+        let left = entry.attempt <= entry.request.options().retries && entry.crashes < CRASHES_MAX;
+        let pause = match advice {
+            RetryAdvice::Permanent => None,
+            RetryAdvice::In(pause) => Some(pause),
+            RetryAdvice::Policy => Some(policy.pause_after(entry.attempt)),
+        };
+        match pause.filter(|_| left && self.stage == super::Stage::Open) {
+            Some(pause) => self.delay(call, pause),
+            None => self.end_with_output(call, Err(error), None, output, effects),
+        }
+    }
+
+    // -- death
+
+    /// Takes the end of a worker process.
+    pub(in super::super) fn on_gone(&mut self, number: u32, member: &Arc<Member>, obituary: &Obituary, effects: &mut Effects) {
+        let (pid, exit) = (member.pid(), obituary.death.exit);
+        self.emit(|| Event::WorkerGone { worker: number, pid, exit, expected: obituary.expected });
+        tracing::debug!(worker = number, pid, %exit, expected = obituary.expected, "worker gone");
+        effects.changed = true;
+        let Some(seat) = self.seat_of(number, member.epoch) else { return self.settle(effects) };
+        let running = seat.running.clone();
+        self.retire(number, "its process ended");
+        let culprit = self.culprit(&running, obituary);
+        let now = Instant::now();
+        for call in running {
+            self.on_attempt_died(call, number, member, culprit, obituary, now, effects);
+        }
+        // `vacate` has let the seat go if it had attempts; here if it had none.
+        if self.seat_of(number, member.epoch).is_some() {
+            self.seats[number as usize - 1] = None;
+        }
+        self.settle(effects);
+    }
+
+    /// Whether an attempt of this worker is being stopped.
+    pub(in super::super) fn is_stopping(&mut self, number: u32, epoch: u64) -> bool {
+        let Some(seat) = self.seat_of(number, epoch) else { return false };
+        let running = seat.running.clone();
+        running.iter().any(|call| self.entry(*call).is_some_and(|entry| entry.stop.is_some()))
+    }
+
+    /// Which attempt ended the worker, if that is known.
+    fn culprit(&mut self, running: &[u64], obituary: &Obituary) -> Option<u64> {
+        let told = obituary.words.map(|(call, _)| call);
+        let panicked = obituary.panic.as_ref().map(|(call, _)| *call).filter(|_| obituary.death.exit == Exit::Signal(libc::SIGABRT));
+        let forced = running.iter().copied().find(|call| {
+            let stop = self.entry(*call).and_then(|entry| entry.stop.as_ref());
+            stop.is_some_and(|stop| stop.step > Step::Asked)
+        });
+        let only = (running.len() == 1).then(|| running[0]);
+        forced.or_else(|| told.into_iter().chain(panicked).find(|call| running.contains(call))).or(only)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one dead attempt and all that is known of its worker")]
+    fn on_attempt_died(&mut self, call: u64, number: u32, member: &Arc<Member>, culprit: Option<u64>, obituary: &Obituary, now: Instant, effects: &mut Effects) {
+        let output = self.captured(call, member);
+        let wall = self.wall(call, now);
+        self.cancel_timer(call);
+        let neighbours = self.config.neighbours;
+        let Some(entry) = self.entry(call) else { return };
+        let stop = entry.stop.take();
+        let is_culprit = culprit == Some(call);
+        let run_again = stop.is_none() && !is_culprit && neighbours == Neighbours::RunAgain;
+        if run_again {
+            // Where nobody knows who it was, all are suspects: the next attempt is alone and shows it.
+            entry.alone |= culprit.is_none();
+            entry.attempt -= 1;
+        }
+        self.vacate(call, now);
+        if run_again {
+            return self.requeue(call);
+        }
+        let ended = match &stop {
+            Some(stop) => Ended::from_why(&stop.why),
+            None if is_culprit => obituary.ended(),
+            None => Ended::Neighbour,
+        };
+        let mut certificate = self.certificate(call, number, member, ended, wall);
+        certificate.exit = Some(obituary.death.exit);
+        certificate.cost = obituary.cost(wall);
+        certificate.stderr.clone_from(&obituary.stderr);
+        if let Some(stop) = stop {
+            stop.ended.cancel();
+            certificate.step = Some(stop.step);
+            let (outcome, receipt) = stopped(&stop, certificate);
+            return self.end_with_output(call, Err(outcome), Some(receipt), output, effects);
+        }
+        if is_culprit {
+            self.counters.crashed += 1;
+            let alone = self.config.slots > 1;
+            if let Some(entry) = self.entry(call) {
+                entry.crashes += 1;
+                entry.alone = alone;
+            }
+        }
+        self.retry_or_end(call, CallError::from_certificate(certificate), RetryAdvice::Policy, output, effects);
+    }
+
+    // -- certificates
+
+    fn certificate(&mut self, call: u64, worker: u32, member: &Member, ended: Ended, wall: Duration) -> Box<Certificate> {
+        let entry = self.entry(call);
+        let (task, attempt, progress) = entry
+            .map(|entry| (entry.request.task_name().to_owned(), entry.attempt, entry.progress.clone()))
+            .unwrap_or_default();
+        let cost = Cost { wall, ..Cost::default() };
+        let stderr = member.stderr.tail();
+        Box::new(Certificate { worker, pid: member.pid(), task, call, attempt, ended, exit: None, step: None, cost, progress, stderr })
+    }
+
+    fn wall(&mut self, call: u64, now: Instant) -> Duration {
+        match self.entry(call).map(|entry| entry.phase) {
+            Some(Phase::Running { since, .. }) => now.saturating_duration_since(since),
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn captured(&mut self, call: u64, member: &Member) -> Option<Output> {
+        self.entry(call)?.request.options().capture_bytes?;
+        Some(Output { stdout: member.stdout.end_capture(), stderr: member.stderr.end_capture() })
+    }
+}
+
+/// What a worker says at the end of an attempt.
+enum Answer {
+    Done(bytes::Bytes),
+    Failed(Box<Failure>),
+    Panicked(PanicNote),
+    Passed(String),
+    Returned,
+    Refused(Refused),
+}
+
+impl Answer {
+    fn parse(frame: &Frame) -> Result<Self, Error> {
+        Ok(match frame.kind {
+            kind::DONE => Self::Done(frame.body.clone()),
+            kind::FAILED => Self::Failed(Codec::Postcard.decode(&frame.body)?),
+            kind::PANICKED => Self::Panicked(Codec::Postcard.decode(&frame.body)?),
+            kind::PASSED => Self::Passed(String::from_utf8_lossy(&frame.body).into_owned()),
+            kind::RETURNED => Self::Returned,
+            kind::REFUSED => Self::Refused(Codec::Postcard.decode(&frame.body)?),
+            unknown => return Err(Error::new(ErrorKind::Protocol, format!("it sent a frame of unknown kind {unknown}"))),
+        })
+    }
+}
+
+impl Ended {
+    fn from_why(why: &Why) -> Self {
+        match why {
+            Why::Timeout => Self::TimedOut,
+            Why::Cancel(_) => Self::Cancelled,
+            Why::Memory => Self::OutOfMemory(MemoryLimit::Resident),
+            Why::Shutdown => Self::Shutdown,
+        }
+    }
+}
+
+/// The outcome and the receipt of an attempt that was stopped.
+fn stopped(stop: &Stop, mut certificate: Box<Certificate>) -> (CallError, Receipt) {
+    certificate.step = Some(stop.step);
+    let receipt = Receipt { step: stop.step, at: SystemTime::now(), took: stop.asked_at.elapsed() };
+    let outcome = match &stop.why {
+        Why::Timeout => CallError::TimedOut(TimedOut::Run(certificate)),
+        Why::Cancel(reason) => CallError::Cancelled(Cancelled { reason: reason.clone(), certificate: Some(certificate) }),
+        Why::Shutdown => CallError::Cancelled(Cancelled { reason: "the pool was shut down".to_owned(), certificate: Some(certificate) }),
+        Why::Memory => CallError::Crashed(certificate),
+    };
+    (outcome, receipt)
+}
+
+impl Obituary {
+    fn ended(&self) -> Ended {
+        let words = self.words.map(|(_, words)| words);
+        let panic = self.panic.as_ref().filter(|_| self.death.exit == Exit::Signal(libc::SIGABRT));
+        match (words, panic, self.death.exit) {
+            _ if self.cgroup_oom && self.death.exit == Exit::Signal(libc::SIGKILL) => Ended::OutOfMemory(MemoryLimit::Cgroup),
+            (Some(LastWords::StackOverflow), ..) => Ended::StackOverflow,
+            (Some(LastWords::OutOfMemory), ..) => Ended::OutOfMemory(MemoryLimit::AddressSpace),
+            (_, Some((_, note)), _) => Ended::Panicked { message: note.message.clone(), location: note.location.clone() },
+            _ if self.broken.is_some() => Ended::LinkBroken(self.broken.clone().unwrap_or_default()),
+            (.., Exit::Signal(_)) => Ended::Signalled,
+            (.., Exit::Code(_)) => Ended::Exited,
+        }
+    }
+
+    fn cost(&self, wall: Duration) -> Cost {
+        let Death { cpu_user, cpu_system, memory_peak, .. } = self.death;
+        Cost { wall, cpu_user, cpu_system, memory_peak }
+    }
+}

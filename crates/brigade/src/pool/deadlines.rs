@@ -1,0 +1,54 @@
+//! What falls due when. O(log n); one task sleeps until the first.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// A call waited too long.
+    QueueTimeout(u64),
+    /// An attempt ran too long.
+    RunTimeout(u64),
+    /// A delayed call may be queued.
+    Delay(u64),
+    /// Workers may be started again.
+    Restart,
+    /// Time to look after the workers.
+    Tick,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct DueKey(Instant, u64);
+
+#[derive(Debug, Default)]
+pub(super) struct Deadlines {
+    due: BTreeMap<DueKey, Due>,
+    count: u64,
+    /// Set when the first one changed, so that the clock must be told.
+    pub(super) hurried: bool,
+}
+
+impl Deadlines {
+    pub(super) fn insert(&mut self, at: Instant, due: Due) -> DueKey {
+        self.count += 1;
+        let key = DueKey(at, self.count);
+        self.hurried |= self.first().is_none_or(|first| at < first);
+        self.due.insert(key, due);
+        key
+    }
+
+    pub(super) fn remove(&mut self, key: DueKey) {
+        self.due.remove(&key);
+    }
+
+    pub(super) fn first(&self) -> Option<Instant> {
+        self.due.first_key_value().map(|(key, _)| key.0)
+    }
+
+    pub(super) fn pop(&mut self, now: Instant) -> Option<Due> {
+        if self.first()? > now {
+            return None;
+        }
+        self.due.pop_first().map(|(_, due)| due)
+    }
+}

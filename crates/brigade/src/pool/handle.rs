@@ -1,0 +1,220 @@
+//! [`Handle`]: a call that was made.
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use futures_util::future::poll_fn;
+use serde::de::DeserializeOwned;
+
+use super::Shared;
+use super::cell::{Cell, Update};
+use super::core::{Admission, Why};
+use crate::call::Request;
+use crate::certificate::Receipt;
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind};
+use crate::outcome::{CallError, Cancelled};
+use crate::process::Output;
+
+/// A call that was made: a future of its result. It runs whether or not it is awaited; dropping it cancels it,
+/// [`detach`](Handle::detach) lets it run on.
+///
+/// Where the pool's queue is full, the call waits for room while its handle is awaited, in order.
+///
+/// # Cancel safety
+///
+/// Await `&mut handle` in a `select!`: dropping the reference loses nothing. Dropping the handle cancels the call.
+#[must_use = "dropping a handle cancels its call; detach it to let it run on"]
+pub struct Handle<T> {
+    shared: Arc<Shared>,
+    cell: Arc<Cell>,
+    codec: Codec,
+    stage: Stage,
+    output: PhantomData<fn() -> T>,
+}
+
+enum Stage {
+    /// In the pool, under this id.
+    Inside(u64),
+    /// Waiting for room in the queue.
+    Outside(Option<Box<Request>>, Pin<Box<dyn Future<Output = bool> + Send>>),
+    /// Ended, or let go.
+    Over,
+}
+
+impl<T> Handle<T> {
+    pub(super) fn inside(shared: Arc<Shared>, cell: Arc<Cell>, codec: Codec, call: u64) -> Self {
+        Self { shared, cell, codec, stage: Stage::Inside(call), output: PhantomData }
+    }
+
+    /// A call that never came into the pool.
+    pub(super) fn refused(shared: Arc<Shared>, codec: Codec, error: Error) -> Self {
+        let cell = Arc::new(Cell::default());
+        cell.finish(Err(CallError::Rejected(error)), None, None);
+        Self { shared, cell, codec, stage: Stage::Over, output: PhantomData }
+    }
+
+    pub(super) fn outside(shared: Arc<Shared>, cell: Arc<Cell>, request: Request) -> Self {
+        let (codec, room) = (request.codec, Arc::clone(&shared));
+        let place = Box::pin(async move {
+            // Closed means that the pool was shut down, which admission tells.
+            room.room.acquire().await.map(tokio::sync::SemaphorePermit::forget).is_ok()
+        });
+        Self { shared, cell, codec, stage: Stage::Outside(Some(Box::new(request)), place), output: PhantomData }
+    }
+
+    /// Id of the call within its pool, as in events, certificates and [`Context::call`](crate::Context::call). `None` while
+    /// it waits for room in the queue, and if it was refused.
+    pub fn id(&self) -> Option<u64> {
+        match self.stage {
+            Stage::Inside(call) => Some(call),
+            Stage::Outside(..) | Stage::Over => None,
+        }
+    }
+
+    /// Whether the call has ended.
+    pub fn is_finished(&self) -> bool {
+        self.cell.is_finished()
+    }
+
+    /// Stops the call and returns when nothing of it is left: `None` if it had ended before. The handle then gives
+    /// [`CallError::Cancelled`] with the reason.
+    ///
+    /// The stop begins when this is called, not when it is awaited.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not take the stop back.
+    pub fn cancel(&mut self, reason: &str) -> impl Future<Output = Option<Receipt>> + Send + use<T> {
+        let reason = reason.to_owned();
+        if let Stage::Outside(request, _) = &mut self.stage
+            && request.take().is_some()
+        {
+            let receipt = Receipt { step: crate::Step::NotStarted, at: std::time::SystemTime::now(), took: std::time::Duration::ZERO };
+            self.cell.finish(Err(CallError::Cancelled(Cancelled { reason, certificate: None })), Some(receipt), None);
+        } else if let Stage::Inside(call) = self.stage {
+            self.shared.step(|core, effects| core.stop(call, Why::Cancel(reason), effects));
+        }
+        let cell = Arc::clone(&self.cell);
+        async move { poll_fn(|cx| cell.poll_receipt(cx.waker())).await }
+    }
+
+    /// What the running task tells with [`Context::progress`](crate::Context::progress), in order; ends with the
+    /// call. Of what nobody reads, the newest 64 are kept.
+    pub fn progress(&self) -> ProgressStream {
+        ProgressStream { cell: Arc::clone(&self.cell) }
+    }
+
+    /// What the attempt wrote, once the call has ended, if it was made with [`Call::capture`](crate::Call::capture).
+    /// Given once.
+    pub fn output(&self) -> Option<Output> {
+        self.cell.take_output()
+    }
+
+    /// Lets the call run on without its handle.
+    pub fn detach(mut self) {
+        if let Stage::Outside(request, place) = std::mem::replace(&mut self.stage, Stage::Over)
+            && let Some(request) = request
+        {
+            let (shared, cell) = (Arc::clone(&self.shared), Arc::clone(&self.cell));
+            self.shared.scope.spawn_until_closed(async move {
+                place.await;
+                shared.admit_with_place(*request, &cell);
+            });
+        }
+    }
+}
+
+impl<T: DeserializeOwned> Future for Handle<T> {
+    type Output = Result<T, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Stage::Outside(request, place) = &mut self.stage
+            && place.as_mut().poll(cx).is_ready()
+            && let Some(request) = request.take()
+        {
+            let admission = self.shared.admit_with_place(*request, &self.cell);
+            self.stage = match admission {
+                Admission::Admitted(call) => Stage::Inside(call),
+                Admission::Full(_) | Admission::Refused(_) => Stage::Over,
+            };
+        }
+        let outcome = std::task::ready!(self.cell.poll_outcome(cx.waker()));
+        self.stage = Stage::Over;
+        Poll::Ready(outcome.and_then(|bytes| Ok(self.codec.decode(&bytes)?)))
+    }
+}
+
+impl<T> Drop for Handle<T> {
+    fn drop(&mut self) {
+        if let Stage::Inside(call) = self.stage
+            && !self.cell.is_finished()
+        {
+            let why = Why::Cancel("its handle was dropped".to_owned());
+            self.shared.step(|core, effects| core.stop(call, why, effects));
+        }
+    }
+}
+
+impl<T> fmt::Debug for Handle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("id", &self.id()).field("finished", &self.is_finished()).finish_non_exhaustive()
+    }
+}
+
+/// Progress of one call, see [`Handle::progress`].
+#[derive(Clone)]
+pub struct ProgressStream {
+    cell: Arc<Cell>,
+}
+
+/// What a running task told.
+#[derive(Clone, Debug)]
+pub struct Progress(Update);
+
+impl Progress {
+    /// How far the task is, from 0 to 1.
+    pub fn fraction(&self) -> f64 {
+        self.0.fraction
+    }
+
+    /// The payload.
+    ///
+    /// # Errors
+    ///
+    /// `Decode` if it is not a `P`.
+    pub fn payload<P: DeserializeOwned>(&self) -> Result<P, Error> {
+        self.0.codec.decode(&self.0.payload)
+    }
+}
+
+impl ProgressStream {
+    /// The next progress; `None` when the call has ended. Cancel safe.
+    pub async fn next(&mut self) -> Option<Progress> {
+        poll_fn(|cx| self.cell.poll_update(cx.waker())).await.map(Progress)
+    }
+}
+
+impl Stream for ProgressStream {
+    type Item = Progress;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Progress>> {
+        self.cell.poll_update(cx.waker()).map(|update| update.map(Progress))
+    }
+}
+
+impl fmt::Debug for ProgressStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProgressStream").finish_non_exhaustive()
+    }
+}
+
+/// What an outcome that could not be read says.
+pub(super) fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "call a pool that was shut down")
+}

@@ -1,0 +1,494 @@
+//! One worker process as the pool sees it, from its start to its reaping.
+//!
+//! [`live`] tells the story. Its states are those of a seat in `core`: it moves the seat from starting to ready and, at the end,
+//! empties it. While the worker serves, the data channel has a reading and a writing task of its own, because
+//! that is where the speed is; everything rare is one event loop in `serve`.
+
+use std::ffi::OsString;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use rustix::process::Signal;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::builder::Config;
+use super::core::{Obituary, Pulse};
+use crate::address;
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind};
+use crate::event::Event;
+use crate::link::{self, Channel};
+use crate::process::{self as child, Command, Group, Pipe, Process, Spawned, TREE_VARIABLE, WORKER_VARIABLE};
+use crate::sync::lock;
+use crate::wire::{self, Decoder, Frame, Hello, LastWords, MAGIC, PanicNote, Ready, Seat, StartFailed, VERSION, kind};
+
+/// A worker that is ready.
+pub(super) struct Member {
+    pub(super) epoch: u64,
+    pub(super) process: Process,
+    pub(super) data: Arc<Channel>,
+    pub(super) control: Channel,
+    pub(super) stdout: Pipe,
+    pub(super) stderr: Pipe,
+    pub(super) group: Option<Group>,
+    /// Resident memory when it was ready, in bytes.
+    pub(super) memory_at_start: u64,
+    /// Cancelled when it has nothing more to do.
+    pub(super) retire: CancellationToken,
+    pub(super) pulse: Pulse,
+    said: Mutex<Said>,
+    /// Cancelled when it must be ended for what it did to its link.
+    broken: CancellationToken,
+}
+
+#[derive(Default)]
+struct Said {
+    words: Option<(u64, LastWords)>,
+    panic: Option<(u64, PanicNote)>,
+    broken: Option<String>,
+    /// Breaking off meant closing a channel and nothing worse.
+    closed: bool,
+}
+
+/// A control message is small; progress and results go over the data channel.
+const CONTROL_BYTES_MAX: usize = 1 << 20;
+/// What stands before a payload in a frame.
+const META_BYTES_MAX: usize = 64 << 10;
+
+impl Member {
+    pub(super) fn pid(&self) -> u32 {
+        self.process.pid.as_raw_nonzero().get().cast_unsigned()
+    }
+
+    /// Ends the worker at once because of what it did. The first reason counts.
+    pub(super) fn break_off(&self, how: &str) {
+        lock(&self.said).broken.get_or_insert_with(|| how.to_owned());
+        self.broken.cancel();
+    }
+
+    /// Ends the worker because a channel of its own ended, unless it is ending by itself.
+    fn lost(&self, channel: &str) {
+        let mut said = lock(&self.said);
+        if said.broken.is_none() {
+            said.broken = Some(format!("it closed its {channel} channel"));
+            said.closed = true;
+        }
+        self.broken.cancel();
+    }
+
+    fn listen(&self, number: u32, shared: &Shared, frame: &Frame) {
+        match frame.kind {
+            kind::PONG => self.pulse.answered(),
+            kind::LAST_WORDS => {
+                let words = frame.body.first().and_then(|byte| LastWords::from_byte(*byte));
+                let mut said = lock(&self.said);
+                // The first says why; what follows it is the default taking its course.
+                if let Some(words) = words
+                    && said.words.is_none_or(|(_, known)| known == LastWords::Signal)
+                {
+                    said.words = Some((frame.id, words));
+                }
+            }
+            kind::PANIC => {
+                let Ok(note) = Codec::Postcard.decode::<PanicNote>(&frame.body) else {
+                    return self.break_off("it garbled a control message");
+                };
+                if frame.id == 0 {
+                    tracing::warn!(worker = number, location = note.location, message = note.message, "a worker panicked outside of any call");
+                    shared.emit(|| Event::StrayPanic { worker: number, message: note.message.as_str().into(), location: note.location.as_str().into() });
+                }
+                lock(&self.said).panic = Some((frame.id, note));
+            }
+            _ => self.break_off("it sent a control message of unknown kind"),
+        }
+    }
+}
+
+/// The life of one worker: start, shake hands, serve, end, reap.
+pub(super) async fn live(shared: Arc<Shared>, number: u32, epoch: u64) {
+    let config = Arc::clone(&shared.config);
+    let member = match start(&config, number, epoch, &shared.killed).await {
+        Ok(member) => Arc::new(member),
+        Err(error) => {
+            shared.step(|core, effects| core.on_start_failed(number, epoch, &error.to_string(), effects));
+            return;
+        }
+    };
+    let reading = CancellationToken::new();
+    let read = reading.clone();
+    let (to_read, for_reading) = (Arc::clone(&member), Arc::clone(&shared));
+    shared.scope.spawn(async move {
+        read_data(&for_reading, number, &to_read).await;
+        read.cancel();
+    });
+    let writing = Arc::clone(&member);
+    shared.scope.spawn(async move {
+        writing.process.gone.run_until_cancelled(writing.data.write_loop()).await;
+    });
+    shared.step(|core, effects| core.on_ready(number, epoch, Arc::clone(&member), effects));
+
+    let expected = serve(&shared, number, &member).await;
+    finish(&shared, number, &member, &reading, expected).await;
+}
+
+// -- start
+
+async fn start(config: &Config, number: u32, epoch: u64, killed: &CancellationToken) -> Result<Member, Error> {
+    let cookie = cookie();
+    let spawned = child::spawn(command(config, number, &cookie)).await?;
+    let os = |what: &str, e| Error::os(format!("{what}: {e}"), e);
+    let Spawned { pid, pidfd, control, stdout, stderr } = spawned;
+    let process = Process::new(pid, pidfd, cookie).map_err(|e| os("watch the worker", e))?;
+    // From here on the process is ended and reaped on every way out.
+    let starting = Starting { process: Some(process) };
+    let group = match &config.group {
+        Some(limits) => {
+            let group = Group::create(&format!("brigade-{}-{number}-{epoch}", process::id()), limits)?;
+            group.add(pid.as_raw_nonzero().get().cast_unsigned()).map_err(|e| os("move the worker into its control group", e))?;
+            Some(group)
+        }
+        None => None,
+    };
+    let (ours, theirs) = UnixStream::pair().map_err(|e| os("make a socket pair", e))?;
+    let body = Codec::Postcard.encode(&Hello { magic: MAGIC, version: VERSION, build: address::build_id(), seat: seat(config, number) })?;
+    let hello = [&wire::encode(kind::HELLO, 0, body.len())[..], &body].concat();
+    link::send_with_descriptor(&control, &hello, theirs.as_fd()).map_err(|e| os("send the handshake", e))?;
+    drop(theirs);
+    let control = Channel::new(control).map_err(|e| os("register the control socket", e))?;
+    let data = Channel::new(ours).map_err(|e| os("register the data socket", e))?;
+    let stdout = Pipe::stdout(stdout).map_err(|e| os("register standard output", e))?;
+    let stderr = Pipe::stderr(stderr).map_err(|e| os("register standard error", e))?;
+
+    let outcome = tokio::select! {
+        outcome = timeout(config.start_timeout, shake_hands(&control)) => outcome,
+        () = pump(&stdout, &stderr) => unreachable!("the pumps do not end"),
+        () = killed.cancelled() => Ok(Err(Error::new(ErrorKind::Closed, "start a worker: the pool is gone"))),
+    };
+    let failed = match outcome {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some(format!("it was not ready within {:?}: does its main call brigade::init() first?", config.start_timeout)),
+    };
+    let process = match failed {
+        None => starting.keep(),
+        Some(reason) => return Err(starting.failed(&reason, &stderr).await),
+    };
+    let memory_at_start = child::resident_bytes(pid.as_raw_nonzero().get().cast_unsigned());
+    Ok(Member {
+        epoch,
+        process,
+        data: Arc::new(data),
+        control,
+        stdout,
+        stderr,
+        group,
+        memory_at_start,
+        retire: CancellationToken::new(),
+        pulse: Pulse::default(),
+        said: Mutex::default(),
+        broken: CancellationToken::new(),
+    })
+}
+
+/// A process that is not a member yet.
+struct Starting {
+    process: Option<Process>,
+}
+
+impl Starting {
+    fn keep(mut self) -> Process {
+        self.process.take().expect("a starting process is kept once")
+    }
+
+    /// Ends the process and says why it did not become a worker.
+    async fn failed(mut self, reason: &str, stderr: &Pipe) -> Error {
+        let process = self.process.take().expect("a starting process fails once");
+        // It has closed its socket or said no; a little patience shows how it ends by itself.
+        let own_end = timeout(std::time::Duration::from_millis(50), process.ended()).await.is_ok();
+        process.signal(Signal::KILL);
+        process.ended().await;
+        let death = process.reap();
+        child::sweep(&process.cookie).await;
+        process.gone.cancel();
+        let mut text = format!("start a worker: {reason}");
+        if own_end {
+            text.push_str(&format!(" ({})", death.exit));
+        }
+        let tail = stderr.tail();
+        if let Some(last) = tail.lines().rev().find(|line| !line.trim().is_empty()) {
+            text.push_str(&format!("; its last line: {last}"));
+        }
+        Error::new(ErrorKind::CannotStart, text)
+    }
+}
+
+impl Drop for Starting {
+    /// An error between spawn and handshake, or the whole pool dropped: rare, so it may block for the instant that SIGKILL
+    /// takes.
+    fn drop(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill_now();
+        }
+    }
+}
+
+async fn shake_hands(control: &Channel) -> Result<(), Error> {
+    let broke = |how: &str| Error::new(ErrorKind::CannotStart, how.to_owned());
+    let mut decoder = Decoder::new(CONTROL_BYTES_MAX);
+    loop {
+        if let Some(frame) = decoder.next()? {
+            match frame.kind {
+                // A panic of the init hook is told again in START_FAILED.
+                kind::PANIC | kind::LAST_WORDS => continue,
+                kind::START_FAILED => {
+                    let failed: StartFailed = Codec::Postcard.decode(&frame.body)?;
+                    return Err(broke(&failed.message));
+                }
+                kind::READY => {
+                    let ready: Ready = Codec::Postcard.decode(&frame.body)?;
+                    if ready.magic != MAGIC || ready.version != VERSION {
+                        return Err(broke(&format!("it speaks version {} of the protocol, this pool {VERSION}", ready.version)));
+                    }
+                    return Ok(());
+                }
+                _ => return Err(broke("its first message is not a handshake")),
+            }
+        }
+        if !matches!(control.read(&mut decoder).await, Ok(1..)) {
+            return Err(broke("it ended before it was ready"));
+        }
+    }
+}
+
+fn command(config: &Config, number: u32, cookie: &str) -> Command {
+    let mut environment: Vec<(OsString, OsString)> = config.environment.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    environment.push((WORKER_VARIABLE.into(), process::id().to_string().into()));
+    let tree = match std::env::var(TREE_VARIABLE) {
+        Ok(outer) => format!("{outer}/{cookie}"),
+        Err(_) => cookie.to_owned(),
+    };
+    environment.push((TREE_VARIABLE.into(), tree.into()));
+    Command {
+        program: config.program.clone(),
+        args: config.arguments.clone(),
+        // Padded to make room for the names of tasks.
+        title: format!("{:<96}", format!("brigade: worker {number}")),
+        environment,
+        directory: config.directory.clone(),
+    }
+}
+
+/// Unlike any other tree's on this host: a process id, its clock at the first use, a count.
+fn cookie() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("{}-{}{:09}-{count}", process::id(), now.tv_sec, now.tv_nsec)
+}
+
+fn seat(config: &Config, number: u32) -> Seat {
+    let cpu = config.pinned.then(|| allowed_cpu(number)).flatten();
+    Seat {
+        worker: number,
+        slots: config.slots,
+        payload_bytes_max: config.payload_bytes_max as u64,
+        cpu,
+        nice: config.nice,
+        init: config.init.clone(),
+        teardown: config.teardown,
+        drop_after: config.ask / 2,
+    }
+}
+
+/// The worker's CPU: one of those that this process may use, in turn.
+fn allowed_cpu(number: u32) -> Option<u32> {
+    let set = rustix::thread::sched_getaffinity(None).ok()?;
+    let allowed: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect();
+    let cpu = allowed.get((number as usize - 1) % allowed.len().max(1))?;
+    u32::try_from(*cpu).ok()
+}
+
+// -- serve
+
+async fn pump(stdout: &Pipe, stderr: &Pipe) {
+    tokio::join!(stdout.pump(), stderr.pump());
+    // Both are closed: a worker may do that, it tells nothing about its end.
+    std::future::pending::<()>().await;
+}
+
+/// What ends a worker's service.
+enum Turn {
+    Ended,
+    Broken,
+    Retired,
+    Killed,
+}
+
+/// Until the worker's process has ended, by itself or because it was told to. Returns whether it was told to.
+async fn serve(shared: &Arc<Shared>, number: u32, member: &Member) -> bool {
+    let turn = tokio::select! {
+        () = member.process.ended() => Turn::Ended,
+        () = member.broken.cancelled() => Turn::Broken,
+        () = member.retire.cancelled() => Turn::Retired,
+        () = shared.killed.cancelled() => Turn::Killed,
+        () = read_control(shared, number, member) => unreachable!("reading goes on until the process ends"),
+        () = member.control.write_loop() => unreachable!("writing goes on until the process ends"),
+        () = pump(&member.stdout, &member.stderr) => unreachable!("the pumps do not end"),
+    };
+    match turn {
+        Turn::Ended => false,
+        Turn::Retired => {
+            tokio::select! {
+                () = end_gently(&shared.config, member) => {}
+                () = pump(&member.stdout, &member.stderr) => unreachable!("the pumps do not end"),
+            }
+            true
+        }
+        Turn::Broken => {
+            // A process that is ending by itself closes its sockets a moment before it can be waited for, and then it is
+            // its end that counts.
+            if timeout(LINK_END_GRACE, member.process.ended()).await.is_err() {
+                end_by_force(member).await;
+            } else if lock(&member.said).closed {
+                lock(&member.said).broken = None;
+            }
+            false
+        }
+        Turn::Killed => {
+            end_by_force(member).await;
+            true
+        }
+    }
+}
+
+/// From the end of its link to the end of its process, for a worker that is just exiting: a core of 100 MiB is unmapped in
+/// less.
+const LINK_END_GRACE: std::time::Duration = std::time::Duration::from_millis(100);
+
+async fn end_by_force(member: &Member) {
+    if let Some(group) = &member.group {
+        group.kill();
+    }
+    member.process.signal(Signal::KILL);
+    member.process.ended().await;
+}
+
+/// Lets the worker finish: end of data, teardown, exit; then the harder steps.
+async fn end_gently(config: &Config, member: &Member) {
+    member.data.finish();
+    if timeout(config.teardown_timeout, member.process.ended()).await.is_ok() {
+        return;
+    }
+    member.process.signal(Signal::TERM);
+    if timeout(config.terminate, member.process.ended()).await.is_err() {
+        end_by_force(member).await;
+    }
+}
+
+async fn read_control(shared: &Shared, number: u32, member: &Member) {
+    let mut decoder = Decoder::new(CONTROL_BYTES_MAX);
+    while matches!(member.control.read(&mut decoder).await, Ok(1..)) {
+        hear(shared, number, member, &mut decoder);
+    }
+    member.lost("control");
+    std::future::pending::<()>().await;
+}
+
+fn hear(shared: &Shared, number: u32, member: &Member, decoder: &mut Decoder) {
+    loop {
+        match decoder.next() {
+            Ok(Some(frame)) => member.listen(number, shared, &frame),
+            Ok(None) => return,
+            Err(_) => return member.break_off("it garbled its control channel"),
+        }
+    }
+}
+
+/// Takes answers until the channel ends.
+async fn read_data(shared: &Arc<Shared>, number: u32, member: &Member) {
+    let mut decoder = Decoder::new(shared.config.payload_bytes_max + META_BYTES_MAX);
+    loop {
+        let count = tokio::select! {
+            biased;
+            count = member.data.read(&mut decoder) => count.unwrap_or(0),
+            () = member.process.gone.cancelled() => 0,
+        };
+        if !take_frames(shared, number, member, &mut decoder) {
+            break;
+        }
+        if count == 0 {
+            if !member.retire.is_cancelled() {
+                member.lost("data");
+            }
+            break;
+        }
+    }
+    // What a dying worker had written before it died counts. Its channel may stay open: a grandchild may hold it.
+    member.process.ended().await;
+    while member.data.read_now(&mut decoder) > 0 && take_frames(shared, number, member, &mut decoder) {}
+}
+
+/// Hands whole frames to the dispatcher. `false` if they make no sense.
+fn take_frames(shared: &Arc<Shared>, number: u32, member: &Member, decoder: &mut Decoder) -> bool {
+    let mut problem = None;
+    shared.step(|core, effects| {
+        let now = Instant::now();
+        loop {
+            let taken = match decoder.next() {
+                Ok(Some(frame)) => core.on_frame(number, member.epoch, &frame, now, effects),
+                Ok(None) => break,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = taken {
+                problem = Some(error);
+                break;
+            }
+        }
+        core.on_frames_over(effects);
+    });
+    if let Some(error) = &problem {
+        member.break_off(&error.to_string());
+    }
+    problem.is_none()
+}
+
+// -- the end
+
+/// Reaps the process and tells the dispatcher. All that the worker wrote before it died is taken first.
+async fn finish(shared: &Arc<Shared>, number: u32, member: &Arc<Member>, reading: &CancellationToken, expected: bool) {
+    reading.cancelled().await;
+    let mut decoder = Decoder::new(CONTROL_BYTES_MAX);
+    while member.control.read_now(&mut decoder) > 0 {
+        hear(shared, number, member, &mut decoder);
+    }
+    if let Some(group) = &member.group {
+        group.kill();
+    }
+    let death = member.process.reap();
+    let said = std::mem::take(&mut *lock(&member.said));
+    let obituary = Obituary {
+        death,
+        words: said.words,
+        panic: said.panic,
+        broken: said.broken,
+        cgroup_oom: member.group.as_ref().is_some_and(Group::was_out_of_memory),
+        stderr: member.stderr.tail(),
+        expected,
+    };
+    // Whoever stopped an attempt is told when nothing of it is left; whoever was crashed on need not wait for that.
+    let stopping = shared.peek(|core| core.is_stopping(number, member.epoch));
+    if stopping {
+        child::sweep(&member.process.cookie).await;
+    }
+    shared.step(|core, effects| core.on_gone(number, member, &obituary, effects));
+    if !stopping {
+        child::sweep(&member.process.cookie).await;
+    }
+    member.process.gone.cancel();
+}

@@ -1,0 +1,175 @@
+//! Counts and times of a pool.
+
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+/// A moment's view of a pool. Counters run from its start.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Worker processes, starting ones included.
+    pub workers: usize,
+    /// Workers that are ready and run something.
+    pub busy: usize,
+    /// Workers that are ready and run nothing.
+    pub idle: usize,
+    /// Workers on their way to being ready.
+    pub starting: usize,
+    /// Calls that wait, delayed ones included.
+    pub waiting: usize,
+    /// Calls that run.
+    pub running: usize,
+    /// Calls that gave a value.
+    pub done: u64,
+    /// Calls that ended otherwise.
+    pub failed: u64,
+    /// Attempts that took their worker down.
+    pub crashed: u64,
+    /// Worker processes that became ready.
+    pub started: u64,
+    /// Whether workers keep failing at start, and why the last one did.
+    pub degraded: Option<String>,
+    /// How long attempts waited for a worker.
+    pub wait: Times,
+    /// How long attempts ran, as the pool saw it: from being sent to being answered.
+    pub run: Times,
+    /// Share of slots that were busy since the start, from 0 to 1.
+    pub utilization: f64,
+}
+
+/// A distribution of times. Values are right to 1 %, from a microsecond to an hour; longer ones count as an hour.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Times {
+    /// How many.
+    pub count: u64,
+    /// The smallest.
+    pub min: Duration,
+    /// The mean.
+    pub mean: Duration,
+    /// The standard deviation.
+    pub deviation: Duration,
+    /// Half were at most this.
+    pub p50: Duration,
+    /// 90 % were at most this.
+    pub p90: Duration,
+    /// 99 % were at most this.
+    pub p99: Duration,
+    /// The largest.
+    pub max: Duration,
+}
+
+/// Microseconds, two significant digits, up to an hour.
+#[derive(Debug)]
+pub(super) struct Clocked(Histogram<u32>);
+
+const MICROS_MAX: u64 = 3_600_000_000;
+
+impl Clocked {
+    pub(super) fn new() -> Self {
+        Self(Histogram::new_with_max(MICROS_MAX, 2).expect("the bounds are constants that fit"))
+    }
+
+    pub(super) fn record(&mut self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(MICROS_MAX);
+        self.0.saturating_record(micros);
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounded, not negative and below an hour")]
+    pub(super) fn times(&self) -> Times {
+        if self.0.is_empty() {
+            return Times::default();
+        }
+        let at = |quantile| Duration::from_micros(self.0.value_at_quantile(quantile));
+        Times {
+            count: self.0.len(),
+            min: Duration::from_micros(self.0.min()),
+            mean: Duration::from_micros(self.0.mean().round() as u64),
+            deviation: Duration::from_micros(self.0.stdev().round() as u64),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            max: Duration::from_micros(self.0.max()),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Counters {
+    pub(super) done: u64,
+    pub(super) failed: u64,
+    pub(super) crashed: u64,
+    pub(super) started: u64,
+    pub(super) wait: Clocked,
+    pub(super) run: Clocked,
+    pub(super) busy_time: Duration,
+    pub(super) since: Instant,
+}
+
+impl Counters {
+    pub(super) fn new() -> Self {
+        Self {
+            done: 0,
+            failed: 0,
+            crashed: 0,
+            started: 0,
+            wait: Clocked::new(),
+            run: Clocked::new(),
+            busy_time: Duration::ZERO,
+            since: Instant::now(),
+        }
+    }
+}
+
+/// One worker, as [`Pool::workers`](crate::Pool::workers) lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerInfo {
+    /// Number within the pool, from 1; a replacement takes the number of the one it replaces.
+    pub id: u32,
+    /// Process id; `None` while it starts.
+    pub pid: Option<u32>,
+    /// What it is doing.
+    pub state: WorkerState,
+    /// Attempts that it may run at once.
+    pub slots: u32,
+    /// Attempts that it runs.
+    pub running: u32,
+    /// Attempts that it gave a value for.
+    pub done: u64,
+    /// Attempts that ended otherwise without ending it.
+    pub failed: u64,
+    /// Task of the attempt that it began last, while it runs.
+    pub task: Option<String>,
+    /// How long it has been there.
+    pub age: Duration,
+}
+
+/// What a worker is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WorkerState {
+    /// Its process is being started.
+    Starting,
+    /// It waits for a call.
+    Idle,
+    /// It runs at least one attempt.
+    Busy,
+    /// It stands by for a worker that dies.
+    Spare,
+    /// It gets nothing new and ends when it has finished.
+    Retiring,
+}
+
+impl std::fmt::Display for WorkerState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Starting => "starting",
+            Self::Idle => "idle",
+            Self::Busy => "busy",
+            Self::Spare => "spare",
+            Self::Retiring => "retiring",
+        })
+    }
+}

@@ -1,0 +1,39 @@
+//! One child process, from its start to its reaping.
+//!
+//! A worker is this program started again: fork and exec by `posix_spawn`, never a bare fork, from one thread that
+//! lives as long as the process (`PR_SET_PDEATHSIG` fires when the *thread* that spawned ends). The child gets
+//! a cleared environment plus a list, the control socket as its descriptor 0 and pipes as 1 and 2; it sets up the
+//! rest of itself in `worker::start` before any code of the user runs.
+//!
+//! Signals go through the pidfd, or to the process group while its leader has not been reaped, so that a reused
+//! number can never be hit. Descendants that left the group are found by an environment variable that they inherit.
+
+mod cgroup;
+mod console;
+mod exit;
+mod output;
+mod ready;
+mod spawn;
+mod tree;
+
+pub(crate) use cgroup::Group;
+pub use cgroup::GroupLimits;
+pub(crate) use console::flush as flush_console;
+pub(crate) use exit::{Death, Process};
+pub(crate) use output::Pipe;
+pub use output::{Captured, Output};
+pub(crate) use spawn::{Command, Spawned, spawn};
+pub(crate) use tree::sweep;
+
+/// Tells a child that it is a worker: the process id of its pool.
+pub(crate) const WORKER_VARIABLE: &str = "BRIGADE_WORKER";
+/// Marks a worker and all its descendants: a path of cookies, one per nested pool.
+pub(crate) const TREE_VARIABLE: &str = "BRIGADE_TREE";
+
+/// Resident memory of a process in bytes; zero if it is gone.
+pub(crate) fn resident_bytes(pid: u32) -> u64 {
+    let resident = std::fs::read_to_string(format!("/proc/{pid}/statm"))
+        .ok()
+        .and_then(|statm| statm.split(' ').nth(1)?.parse::<u64>().ok());
+    resident.unwrap_or(0) * rustix::param::page_size() as u64
+}

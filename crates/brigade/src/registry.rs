@@ -1,0 +1,69 @@
+//! The table of this program's tasks, filled at link time by `#[task]`.
+//!
+//! Names are what travels; only this process turns a name into a function. A library whose tasks no code of the
+//! program mentions is not linked and its tasks are missing: `use tasks as _;` brings it in.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::OnceLock;
+
+use linkme::distributed_slice;
+
+use crate::codec::Codec;
+use crate::context::Context;
+use crate::error::{Error, ErrorKind};
+use crate::task::Invocation;
+
+/// Runs a task: decodes its arguments, calls it, encodes what it returns.
+#[doc(hidden)]
+pub type Invoke = fn(Context, Codec, &[u8]) -> Invocation;
+
+/// What the program knows of one of its tasks. Made by `#[task]`.
+#[doc(hidden)]
+pub struct TaskEntry {
+    pub name: &'static str,
+    pub queue: &'static str,
+    pub place: &'static str,
+    pub codec: Codec,
+    pub idempotent: bool,
+    pub signature: fn() -> &'static str,
+    pub invoke: Invoke,
+}
+
+/// Every task of this program.
+#[doc(hidden)]
+#[distributed_slice]
+pub static TASKS: [TaskEntry];
+
+type Table = HashMap<&'static str, &'static TaskEntry>;
+
+static TABLE: OnceLock<Result<Table, Box<str>>> = OnceLock::new();
+
+/// The table, or which two tasks share a name.
+///
+/// # Errors
+///
+/// `DuplicateTask`, naming both places.
+pub(crate) fn table() -> Result<&'static Table, Error> {
+    let table = TABLE.get_or_init(|| {
+        let mut table = Table::with_capacity(TASKS.len());
+        for task in TASKS {
+            match table.entry(task.name) {
+                Entry::Vacant(entry) => {
+                    entry.insert(task);
+                }
+                Entry::Occupied(entry) => {
+                    let (name, one, two) = (task.name, entry.get().place, task.place);
+                    return Err(format!("register tasks: {name:?} is defined twice, at {one} and at {two}; name one of them with #[task(name = ..)]").into());
+                }
+            }
+        }
+        Ok(table)
+    });
+    table.as_ref().map_err(|text| Error::new(ErrorKind::DuplicateTask, text.clone()))
+}
+
+/// The task of this name, if this program has it.
+pub(crate) fn find(name: &str) -> Option<&'static TaskEntry> {
+    table().ok()?.get(name).copied()
+}

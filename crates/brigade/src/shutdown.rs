@@ -1,0 +1,60 @@
+//! Starting and ending the tasks and threads of this crate. The only place that spawns.
+//!
+//! A [`Scope`] owns the tasks of one pool: `close` says that they should end, `ended` waits until all have.
+
+use std::future::Future;
+use std::io;
+use std::thread;
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// The tasks of one owner.
+#[derive(Clone, Debug)]
+pub(crate) struct Scope {
+    runtime: Handle,
+    tracker: TaskTracker,
+    closing: CancellationToken,
+}
+
+impl Scope {
+    /// A scope whose tasks run on the current runtime.
+    pub(crate) fn current() -> Option<Self> {
+        let runtime = Handle::try_current().ok()?;
+        Some(Self { runtime, tracker: TaskTracker::new(), closing: CancellationToken::new() })
+    }
+
+    pub(crate) fn spawn<F>(&self, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        drop(self.tracker.spawn_on(future, &self.runtime));
+    }
+
+    /// Spawns a task that is dropped at its next await once the scope closes.
+    pub(crate) fn spawn_until_closed<F>(&self, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let closing = self.closing.clone();
+        self.spawn(async move {
+            closing.run_until_cancelled(future).await;
+        });
+    }
+
+    pub(crate) fn close(&self) {
+        self.closing.cancel();
+        self.tracker.close();
+    }
+
+    /// Waits until every task has ended. Cancel safe.
+    pub(crate) async fn ended(&self) {
+        self.tracker.wait().await;
+    }
+}
+
+/// Starts a thread that lives as long as the process or its loop.
+pub(crate) fn spawn_thread(name: &str, stack_bytes: usize, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.to_owned()).stack_size(stack_bytes).spawn(run).map(drop)
+}

@@ -1,0 +1,162 @@
+//! The messages inside frames. Control types are flat: a recursive one could overflow the stack of whoever
+//! decodes it.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::Codec;
+
+/// Kinds of frames. Below 16: to the worker on data; 16-31: to the worker on control; 32-47: from the worker on
+/// data; 48-63: from the worker on control.
+pub(crate) mod kind {
+    /// [`CallMeta`](super::CallMeta), then the arguments: run this.
+    pub(crate) const CALL: u8 = 1;
+
+    /// [`Hello`](super::Hello): who the worker is. Carries the data socket.
+    pub(crate) const HELLO: u8 = 16;
+    /// [`Cancel`](super::Cancel): ask the attempt to stop.
+    pub(crate) const CANCEL: u8 = 17;
+    /// Empty: are you there?
+    pub(crate) const PING: u8 = 18;
+
+    /// The result.
+    pub(crate) const DONE: u8 = 32;
+    /// [`Failure`](crate::Failure).
+    pub(crate) const FAILED: u8 = 33;
+    /// [`PanicNote`](super::PanicNote).
+    pub(crate) const PANICKED: u8 = 34;
+    /// The reason as text.
+    pub(crate) const PASSED: u8 = 35;
+    /// The fraction as f64, the codec as u8, then the payload.
+    pub(crate) const PROGRESS: u8 = 36;
+    /// Empty: the call was not begun; run it elsewhere.
+    pub(crate) const RETURNED: u8 = 37;
+    /// [`Refused`](super::Refused): the call cannot run here or its result cannot travel.
+    pub(crate) const REFUSED: u8 = 38;
+    /// Empty: the attempt has begun. Sent only where workers are shared and the call has a timeout.
+    pub(crate) const STARTED: u8 = 39;
+    /// The reason as text: this worker wants to be replaced and begins nothing more.
+    pub(crate) const RETIRE: u8 = 40;
+
+    /// [`Ready`](super::Ready).
+    pub(crate) const READY: u8 = 48;
+    /// Empty.
+    pub(crate) const PONG: u8 = 49;
+    /// [`LastWords`](super::LastWords) of a process about to die of a signal.
+    pub(crate) const LAST_WORDS: u8 = 50;
+    /// [`StartFailed`](super::StartFailed).
+    pub(crate) const START_FAILED: u8 = 51;
+    /// [`PanicNote`](super::PanicNote): a panic, told before it unwinds. The frame's id is the attempt's or zero.
+    pub(crate) const PANIC: u8 = 52;
+}
+
+/// The place of a worker: how it is set up.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Seat {
+    pub(crate) worker: u32,
+    pub(crate) slots: u32,
+    pub(crate) payload_bytes_max: u64,
+    pub(crate) cpu: Option<u32>,
+    pub(crate) nice: i32,
+    pub(crate) init: Option<Hook>,
+    pub(crate) teardown: Option<u64>,
+    /// Time after which an async task that was asked to stop and has not is dropped at its next await.
+    pub(crate) drop_after: Duration,
+}
+
+/// A function of this program, as its distance from a known one, and its arguments.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Hook {
+    pub(crate) offset: u64,
+    pub(crate) args: Vec<u8>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) magic: [u8; 4],
+    pub(crate) version: u16,
+    pub(crate) build: u64,
+    pub(crate) seat: Seat,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Ready {
+    pub(crate) magic: [u8; 4],
+    pub(crate) version: u16,
+    pub(crate) build: u64,
+    /// The tasks of a worker of another build; empty if it is the pool's own.
+    pub(crate) tasks: Vec<TaskSignature>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TaskSignature {
+    pub(crate) name: String,
+    pub(crate) signature: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StartFailed {
+    pub(crate) message: String,
+}
+
+/// What stands before the arguments of a call.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CallMeta<'a> {
+    #[serde(borrow)]
+    pub(crate) target: Target<'a>,
+    pub(crate) attempt: u32,
+    pub(crate) codec: Codec,
+    pub(crate) timeout: Option<Duration>,
+    /// Address space that the attempt may add to the worker's, in bytes.
+    pub(crate) memory: Option<u64>,
+    /// Whether to say when the attempt begins.
+    pub(crate) tell_start: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Target<'a> {
+    /// A registered task.
+    Task(#[serde(borrow)] Cow<'a, str>),
+    /// A function, as its distance from a known one. Honoured only between processes of one build, on the private
+    /// socket pair.
+    Function(u64),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Cancel {
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PanicNote {
+    pub(crate) message: String,
+    pub(crate) location: String,
+}
+
+/// Why a call was not carried.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Refused {
+    UnknownTask(String),
+    BadArguments(String),
+    OtherBuild(String),
+    Unencodable(String),
+    ResultTooLarge { bytes: u64, max: u64 },
+}
+
+/// What a worker says from its signal handler. Fixed size, so that it can be written there: the id of the attempt
+/// that the thread was running stands in the frame, and this byte is the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum LastWords {
+    Signal = 0,
+    StackOverflow = 1,
+    OutOfMemory = 2,
+}
+
+impl LastWords {
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Signal, Self::StackOverflow, Self::OutOfMemory].into_iter().find(|words| *words as u8 == byte)
+    }
+}

@@ -1,0 +1,220 @@
+//! One attempt, from its frame to its answer.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{self, Poll};
+use std::time::Instant;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::serve::Worker;
+use super::{hygiene, last_words, panics, title};
+use crate::address;
+use crate::codec::Codec;
+use crate::context::{Context, Sink};
+use crate::registry::{self, Invoke};
+use crate::task::{Invocation, Refusal, Returned};
+use crate::wire::{CallMeta, Frame, PanicNote, Refused, Target, kind};
+
+type Ending = Result<Returned, PanicNote>;
+
+impl Worker {
+    /// Runs what a frame asks for and answers it; an async task of a worker with many slots answers later.
+    pub(super) fn run_frame(self: &Arc<Self>, frame: &Frame) {
+        let parsed = postcard::take_from_bytes::<CallMeta<'_>>(&frame.body);
+        let (meta, payload) = match parsed {
+            Ok(parsed) if frame.kind == kind::CALL => parsed,
+            // The pool speaks nonsense: end, as if the stream had.
+            _ => std::process::abort(),
+        };
+        match self.find(&meta.target) {
+            Err(refused) => self.settle(frame.id, Ok(Returned::Refused(Refusal::new(refused)))),
+            Ok((invoke, task)) => self.begin(frame.id, &meta, invoke, task, payload),
+        }
+    }
+
+    fn begin(self: &Arc<Self>, call: u64, meta: &CallMeta<'_>, invoke: Invoke, task: &'static str, payload: &[u8]) {
+        let mut attempt = Context::new(call, meta.attempt, task, meta.codec);
+        attempt.worker = self.seat.worker;
+        attempt.deadline = meta.timeout.map(|timeout| Instant::now() + timeout);
+        attempt.state.clone_from(&self.state);
+        attempt.sink = Some(Arc::clone(self) as Arc<dyn Sink>);
+        let context = attempt.into_context();
+        if !self.register(call, &context) {
+            self.say(kind::RETURNED, call, &[]);
+            self.flush();
+            return self.end_busy();
+        }
+        if meta.tell_start {
+            self.say(kind::STARTED, call, &[]);
+            self.flush();
+        }
+        title::set_task(self.seat.worker, task);
+        let limit = meta.memory.map(MemoryLimit::set);
+        last_words::clear_errno();
+        let before = last_words::set_current(call);
+        let invoked = panics::catch(|| invoke(context.clone(), meta.codec, payload));
+        let ending = match invoked {
+            Ok(Invocation::Now(returned)) => Ok(returned),
+            Ok(Invocation::Future(future)) => match self.run_future(call, context, future) {
+                Some(ending) => ending,
+                None => {
+                    last_words::set_current(before);
+                    return;
+                }
+            },
+            Err(panic) => Err(panic),
+        };
+        last_words::set_current(before);
+        drop(limit);
+        self.settle(call, ending);
+    }
+
+    fn find(&self, target: &Target<'_>) -> Result<(Invoke, &'static str), Refused> {
+        match target {
+            Target::Task(name) => match registry::find(name) {
+                Some(entry) => Ok((entry.invoke, entry.name)),
+                None => Err(Refused::UnknownTask(Cow::clone(name).into_owned())),
+            },
+            Target::Function(_) if !self.same_build => Err(Refused::OtherBuild(
+                "run a function in a worker of another build: make it a #[task] and call it by name".to_owned(),
+            )),
+            Target::Function(offset) => match address::invoke_at(*offset) {
+                Ok(invoke) => Ok((invoke, "function")),
+                Err(error) => Err(Refused::OtherBuild(error.to_string())),
+            },
+        }
+    }
+
+    /// Runs an async task: here if the worker has one slot, otherwise among the others on its runtime.
+    fn run_future(self: &Arc<Self>, call: u64, context: Context, future: TaskFuture) -> Option<Ending> {
+        let runtime = match self.runtime() {
+            Ok(runtime) => runtime,
+            Err(e) => {
+                let panic = PanicNote { message: format!("could not start an async runtime: {e}"), location: "worker".to_owned() };
+                return Some(Err(panic));
+            }
+        };
+        let guarded = Guarded { call, future };
+        let drop_after = self.seat.drop_after;
+        let stoppable = async move {
+            tokio::select! {
+                ending = guarded => ending,
+                () = async {
+                    context.cancelled().await;
+                    tokio::time::sleep(drop_after).await;
+                } => Ok(Returned::Failed(Box::new(crate::Failure::new("dropped after it was asked to stop")))),
+            }
+        };
+        if self.seat.slots == 1 {
+            return Some(runtime.block_on(stoppable));
+        }
+        let worker = Arc::clone(self);
+        spawn_on(runtime, async move {
+            let ending = stoppable.await;
+            worker.settle(call, ending);
+            worker.flush();
+        });
+        None
+    }
+
+    fn runtime(&self) -> std::io::Result<&tokio::runtime::Runtime> {
+        if let Some(runtime) = self.runtime.get() {
+            return Ok(runtime);
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("brigade-async")
+            .on_thread_start(last_words::prepare_thread)
+            .enable_all()
+            .build()?;
+        Ok(self.runtime.get_or_init(|| runtime))
+    }
+
+    /// Answers, then looks whether the process can take another attempt.
+    fn settle(&self, call: u64, ending: Ending) {
+        match ending {
+            Ok(Returned::Done(result)) if result.len() as u64 > self.seat.payload_bytes_max => {
+                let refused = Refused::ResultTooLarge { bytes: result.len() as u64, max: self.seat.payload_bytes_max };
+                self.answer_with(kind::REFUSED, call, &refused);
+            }
+            Ok(Returned::Done(result)) => self.answer(kind::DONE, call, &result),
+            Ok(Returned::Failed(failure)) => self.answer_with(kind::FAILED, call, &*failure),
+            Ok(Returned::Passed(reason)) => self.answer(kind::PASSED, call, reason.as_bytes()),
+            Ok(Returned::Refused(refused)) => self.answer_with(kind::REFUSED, call, &*refused.0),
+            Err(panic) => self.answer_with(kind::PANICKED, call, &panic),
+        }
+        if self.seat.slots == 1
+            && let Some(what) = hygiene::changed()
+        {
+            self.retire(&format!("a task changed {what} of the process"));
+        }
+        self.end_busy();
+    }
+
+    fn answer_with(&self, kind: u8, call: u64, message: &impl serde::Serialize) {
+        match Codec::Postcard.encode(message) {
+            Ok(body) => self.answer(kind, call, &body),
+            // Our own flat types always encode.
+            Err(_) => std::process::abort(),
+        }
+    }
+}
+
+type TaskFuture = Pin<Box<dyn Future<Output = Returned> + Send>>;
+
+#[expect(clippy::disallowed_methods, reason = "an attempt is tracked by the worker's count of busy attempts, not by a scope")]
+fn spawn_on(runtime: &tokio::runtime::Runtime, future: impl Future<Output = ()> + Send + 'static) {
+    drop(runtime.spawn(future));
+}
+
+/// Polls a task with its panics caught and its thread marked.
+struct Guarded {
+    call: u64,
+    future: TaskFuture,
+}
+
+impl Future for Guarded {
+    type Output = Ending;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Ending> {
+        let before = last_words::set_current(self.call);
+        let polled = panics::catch(|| self.future.as_mut().poll(cx));
+        last_words::set_current(before);
+        match polled {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(returned)) => Poll::Ready(Ok(returned)),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    }
+}
+
+/// The address space limit of one attempt; dropping it restores the one before.
+struct MemoryLimit {
+    before: Rlimit,
+}
+
+impl MemoryLimit {
+    fn set(bytes: u64) -> Self {
+        let before = getrlimit(Resource::As);
+        let used = std::fs::read_to_string("/proc/self/statm")
+            .ok()
+            .and_then(|statm| statm.split(' ').next()?.parse::<u64>().ok())
+            .map(|pages| pages * rustix::param::page_size() as u64);
+        if let Some(used) = used {
+            let wanted = used.saturating_add(bytes);
+            let current = before.maximum.map_or(wanted, |maximum| wanted.min(maximum));
+            // Where the system refuses, the pool's watch on resident memory holds alone.
+            setrlimit(Resource::As, Rlimit { current: Some(current), maximum: before.maximum }).ok();
+        }
+        Self { before }
+    }
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        setrlimit(Resource::As, self.before.clone()).ok();
+    }
+}

@@ -1,0 +1,173 @@
+//! Signal handlers of a worker: what it says when it dies, and which signals it heeds.
+//!
+//! A fatal signal is told to the pool with what only this process can know: which attempt the thread was running,
+//! whether the stack ran over, whether memory had run out. Then the default takes its course. The handlers
+//! touch only atomics and thread-locals without destructors, and call only async-signal-safe functions
+//! (signal-safety(7)).
+//!
+//! SIGTERM counts only if the pool's process sent it: a service manager that signals every process of a service must not
+//! cut short what the pool wants to drain. SIGINT goes to a terminal's whole foreground and is ignored likewise.
+
+#![expect(unsafe_code, reason = "sigaction, sigaltstack and pthread_getattr_np, which no safe wrapper offers")]
+
+use std::cell::Cell;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, IntoRawFd};
+use std::ptr;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use libc::{c_int, c_void, siginfo_t};
+use rustix::process::Pid;
+
+use crate::wire::{HEADER_BYTES, LastWords, encode, kind};
+
+static CONTROL: AtomicI32 = AtomicI32::new(-1);
+static POOL: AtomicI32 = AtomicI32::new(0);
+
+thread_local! {
+    /// The attempt that this thread runs; zero if none.
+    static CURRENT: Cell<u64> = const { Cell::new(0) };
+    /// Lowest address of this thread's stack; zero if unknown.
+    static STACK: Cell<usize> = const { Cell::new(0) };
+}
+
+const FATAL: [c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT];
+/// Room for our handler and for the standard library's, which prints.
+const ALTERNATE_STACK_BYTES: usize = 64 << 10;
+/// A fault this far below the stack, or this little above its lowest address, is an overflow: guard pages and the kernel's
+/// stack gap are smaller.
+const GUARD_BYTES: usize = 128 << 10;
+
+pub(super) fn install(control: BorrowedFd<'_>, pool: Pid) -> io::Result<()> {
+    // A copy of its own, never closed: a handler may run at any moment.
+    CONTROL.store(control.try_clone_to_owned()?.into_raw_fd(), Ordering::Relaxed);
+    POOL.store(pool.as_raw_nonzero().get(), Ordering::Relaxed);
+    prepare_thread();
+    for signal in FATAL {
+        handle(signal, on_fatal as *const () as usize, libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESETHAND)?;
+    }
+    let heeded = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
+    handle(libc::SIGTERM, on_terminate as *const () as usize, heeded)?;
+    handle(libc::SIGHUP, on_hangup as *const () as usize, heeded)?;
+    handle(libc::SIGINT, libc::SIG_IGN, 0)?;
+    handle(libc::SIGPIPE, libc::SIG_IGN, 0)
+}
+
+/// Gives this thread a stack for handlers and notes where its own ends.
+pub(super) fn prepare_thread() {
+    // Lives as long as its thread, and worker threads live as long as the process.
+    let alternate = Box::leak(vec![0_u8; ALTERNATE_STACK_BYTES].into_boxed_slice());
+    let stack = libc::stack_t { ss_sp: alternate.as_mut_ptr().cast(), ss_flags: 0, ss_size: alternate.len() };
+    // SAFETY: the memory is never freed; replacing the stack that the standard library set up is allowed while
+    // no handler runs on it.
+    unsafe { libc::sigaltstack(&raw const stack, ptr::null_mut()) };
+    STACK.set(lowest_stack_address().unwrap_or(0));
+}
+
+/// Sets the attempt that this thread runs; returns the one before.
+pub(super) fn set_current(attempt: u64) -> u64 {
+    CURRENT.replace(attempt)
+}
+
+pub(super) fn current() -> u64 {
+    CURRENT.get()
+}
+
+/// Forgets an old failure, so that a later abort is not taken for it.
+pub(super) fn clear_errno() {
+    // SAFETY: `errno` of this thread is always there.
+    unsafe { *libc::__errno_location() = 0 };
+}
+
+fn lowest_stack_address() -> Option<usize> {
+    let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
+    let (mut address, mut size) = (ptr::null_mut(), 0);
+    // SAFETY: the attributes are initialised by the first call, read by the second and freed by the third; the
+    // results are written to locals.
+    unsafe {
+        if libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) != 0 {
+            return None;
+        }
+        let known = libc::pthread_attr_getstack(attributes.as_ptr(), &raw mut address, &raw mut size) == 0;
+        libc::pthread_attr_destroy(attributes.as_mut_ptr());
+        known.then(|| address.addr())
+    }
+}
+
+fn handle(signal: c_int, handler: usize, flags: c_int) -> io::Result<()> {
+    // SAFETY: zero is a valid `sigaction`; the handler is one of ours with the signature that the flags announce, or a
+    // constant of the C library.
+    let result = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler;
+        action.sa_flags = flags;
+        libc::sigaction(signal, &raw const action, ptr::null_mut())
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
+    // SAFETY: `errno` of this thread is always there, and the kernel passes a valid siginfo.
+    let (errno, address, sent) = unsafe { (*libc::__errno_location(), (*info).si_addr().addr(), (*info).si_code <= 0) };
+    let stack = STACK.get();
+    let overflow = matches!(signal, libc::SIGSEGV | libc::SIGBUS)
+        && !sent
+        && stack != 0
+        && (stack.saturating_sub(GUARD_BYTES)..stack + GUARD_BYTES).contains(&address);
+    let words = if overflow {
+        LastWords::StackOverflow
+    } else if signal == libc::SIGABRT && errno == libc::ENOMEM {
+        // A failed allocation leaves its mark, and nothing between it and `abort` fails.
+        LastWords::OutOfMemory
+    } else {
+        LastWords::Signal
+    };
+    say(words);
+    if overflow {
+        say_overflow();
+    }
+    // SA_RESETHAND has restored the default. A fault comes again when we return; a signal that was sent does not.
+    if sent {
+        // SAFETY: async-signal-safe.
+        unsafe { libc::raise(signal) };
+    }
+}
+
+fn say(words: LastWords) {
+    let mut frame = [0; HEADER_BYTES + 1];
+    frame[..HEADER_BYTES].copy_from_slice(&encode(kind::LAST_WORDS, CURRENT.get(), 1));
+    frame[HEADER_BYTES] = words as u8;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: `send` is async-signal-safe and reads the frame, which lives here. A frame of this size is written whole or
+    // not at all.
+    unsafe { libc::send(CONTROL.load(Ordering::Relaxed), frame.as_ptr().cast(), frame.len(), flags) };
+}
+
+/// What the standard library would say, whose handler ours replaced.
+fn say_overflow() {
+    let text = b"brigade: stack overflow in a task\n";
+    // SAFETY: `write` is async-signal-safe and reads a static.
+    unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
+}
+
+extern "C" fn on_terminate(signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
+    // SAFETY: the kernel passes a valid siginfo; `sigaction` and `raise` are async-signal-safe.
+    unsafe {
+        if (*info).si_pid() == POOL.load(Ordering::Relaxed) {
+            let mut default: libc::sigaction = std::mem::zeroed();
+            default.sa_sigaction = libc::SIG_DFL;
+            libc::sigaction(signal, &raw const default, ptr::null_mut());
+            libc::raise(signal);
+        }
+    }
+}
+
+extern "C" fn on_hangup(_signal: c_int, _info: *mut siginfo_t, _context: *mut c_void) {
+    // SAFETY: both are async-signal-safe.
+    unsafe {
+        if libc::getppid() != POOL.load(Ordering::Relaxed) {
+            libc::kill(0, libc::SIGKILL);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The monitor: the thread that reads the control channel.
+//!
+//! It hears stops while tasks hog their threads, answers pings, and when the channel ends the pool is gone: then it
+//! ends the whole process group at once. This and the parent-death signal are two independent ways to the same end.
+
+use std::io::{self, Read as _};
+use std::sync::Arc;
+
+use rustix::process::Signal;
+
+use super::last_words;
+use super::serve::Worker;
+use crate::codec::Codec;
+use crate::shutdown::spawn_thread;
+use crate::wire::{Cancel, Decoder, kind};
+
+/// Room for abort listeners of the user, which run here.
+const STACK_BYTES: usize = 1 << 20;
+/// A control message is small.
+const CONTROL_BYTES_MAX: usize = 1 << 20;
+
+pub(super) fn start(worker: &Arc<Worker>) -> io::Result<()> {
+    let worker = Arc::clone(worker);
+    spawn_thread("brigade-monitor", STACK_BYTES, move || {
+        last_words::prepare_thread();
+        listen(&worker);
+        end_group();
+    })
+}
+
+/// Returns when the pool is gone or speaks nonsense.
+fn listen(worker: &Arc<Worker>) {
+    let mut decoder = Decoder::new(CONTROL_BYTES_MAX);
+    let mut buffer = [0; 4096];
+    loop {
+        match (&worker.control).read(&mut buffer) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Ok(0) | Err(_) => return,
+            Ok(count) => decoder.buffer().extend_from_slice(&buffer[..count]),
+        }
+        loop {
+            match decoder.next() {
+                Ok(Some(frame)) if frame.kind == kind::PING => worker.tell(kind::PONG, 0, &[]),
+                Ok(Some(frame)) if frame.kind == kind::CANCEL => {
+                    let Ok(cancel) = Codec::Postcard.decode::<Cancel>(&frame.body) else { return };
+                    worker.cancel(frame.id, &cancel.reason);
+                }
+                Ok(None) => break,
+                Ok(Some(_)) | Err(_) => return,
+            }
+        }
+    }
+}
+
+fn end_group() -> ! {
+    if let Err(e) = rustix::process::kill_current_process_group(Signal::KILL) {
+        tracing::error!(error = %e, "could not end the process group");
+    }
+    std::process::abort()
+}

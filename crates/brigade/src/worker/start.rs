@@ -1,0 +1,204 @@
+//! From `exec` to ready: takes the place that the pool describes, before any code of the user runs.
+
+#![expect(unsafe_code, reason = "takes over descriptor 0, which no safe value owns")]
+
+use std::io::Write as _;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::{env, fs, io, process};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal};
+
+use super::serve::Worker;
+use super::{hygiene, last_words, monitor, panics, serve, title};
+use crate::address;
+use crate::codec::Codec;
+use crate::context::State;
+use crate::error::{Error, ErrorKind};
+use crate::link;
+use crate::outcome::Failure;
+use crate::process::WORKER_VARIABLE;
+use crate::registry;
+use crate::wire::{Decoder, HEADER_BYTES, Hello, MAGIC, Ready, Seat, StartFailed, TaskSignature, VERSION, encode, kind};
+
+/// A handshake of more than this is not ours.
+const HELLO_BYTES_MAX: usize = 1 << 20;
+/// Exit code of a worker that could not start (EX_SOFTWARE of sysexits.h).
+const EXIT_START_FAILED: i32 = 70;
+
+/// Turns this process into a worker if a pool started it as one; then it never returns.
+pub(crate) fn enter_if_worker() {
+    let Some(pool) = env::var(WORKER_VARIABLE).ok().and_then(|pid| Pid::from_raw(pid.parse().ok()?)) else { return };
+    // A program started by a task inherits the variable but is not the pool's child.
+    if rustix::process::getppid() != Some(pool) {
+        if stdin_is_socket() {
+            // The pool died before we came this far.
+            process::exit(0);
+        }
+        return;
+    }
+    match start(pool) {
+        Ok(worker) => {
+            serve::run(&worker);
+            worker.tear_down();
+            process::exit(0);
+        }
+        Err((control, error)) => {
+            let message = StartFailed { message: error.to_string() };
+            send(&control, kind::START_FAILED, &message).ok();
+            process::exit(EXIT_START_FAILED);
+        }
+    }
+}
+
+fn stdin_is_socket() -> bool {
+    rustix::net::sockopt::socket_domain(io::stdin()).is_ok()
+}
+
+fn start(pool: Pid) -> Result<Arc<Worker>, (UnixStream, Error)> {
+    let control = match take_control() {
+        Ok(control) => control,
+        Err(e) => {
+            writeln!(io::stderr(), "brigade: a worker could not take its control socket: {e}").ok();
+            process::exit(EXIT_START_FAILED);
+        }
+    };
+    set_up(&control, pool).map_err(|error| (control, error))
+}
+
+fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
+    close_inherited().map_err(|e| Error::os("close inherited descriptors", e))?;
+    last_words::install(control.as_fd(), pool).map_err(|e| Error::os("install signal handlers", e))?;
+    die_with(pool).map_err(|e| Error::os("tie the worker to its pool", e))?;
+    let (hello, data) = receive_hello(control)?;
+    check(&hello)?;
+    let same_build = hello.build == address::build_id();
+    confine(&hello.seat).map_err(|e| Error::os("confine the worker", e))?;
+    panics::install(control.as_fd());
+    title::set(&format!("brigade: worker {}", hello.seat.worker));
+    let state = build_state(&hello.seat)?;
+    let ready = Ready { magic: MAGIC, version: VERSION, build: address::build_id(), tasks: tasks(same_build)? };
+    let control_copy = control.try_clone().map_err(|e| Error::os("copy the control socket", e))?;
+    let worker = Worker::new(hello.seat, same_build, state, data, control_copy);
+    let worker = Arc::new(worker);
+    monitor::start(&worker).map_err(|e| Error::os("start the monitor thread", e))?;
+    hygiene::take_baseline();
+    send(control, kind::READY, &ready)?;
+    Ok(worker)
+}
+
+/// Moves the control socket away from descriptor 0, which becomes `/dev/null`.
+fn take_control() -> io::Result<UnixStream> {
+    // SAFETY: descriptor 0 is open for the whole life of the process: it is only ever replaced.
+    let zero = unsafe { BorrowedFd::borrow_raw(0) };
+    let control = rustix::io::fcntl_dupfd_cloexec(zero, 3)?;
+    let null = fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    Ok(UnixStream::from(control))
+}
+
+/// Closes what the pool's process left open across `exec`. What this program opened itself since then is marked
+/// close-on-exec, as everything that crossed cannot be.
+fn close_inherited() -> io::Result<()> {
+    let open: Vec<RawFd> =
+        fs::read_dir("/proc/self/fd")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2) {
+        // SAFETY: the number was open a moment ago and no other thread runs yet; if it was the directory's own, it
+        // is closed now and `fcntl` says so.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+        let inherited = rustix::io::fcntl_getfd(borrowed).is_ok_and(|flags| !flags.contains(rustix::io::FdFlags::CLOEXEC));
+        if inherited {
+            // SAFETY: it came across `exec`, so no value of this process owns it.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+    Ok(())
+}
+
+/// The kernel sends SIGHUP when the pool's process ends; the handler then ends our whole group.
+fn die_with(pool: Pid) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::HUP))?;
+    if rustix::process::getppid() == Some(pool) { Ok(()) } else { process::exit(0) }
+}
+
+fn receive_hello(control: &UnixStream) -> Result<(Hello, UnixStream), Error> {
+    let os = |e| Error::os("receive the handshake", e);
+    let mut decoder = Decoder::new(HELLO_BYTES_MAX);
+    let mut data = None;
+    loop {
+        let mut buffer = [0; 4096];
+        let (count, descriptor) = link::receive_with_descriptor(control, &mut buffer).map_err(os)?;
+        if count == 0 {
+            // The pool gave this worker up.
+            process::exit(0);
+        }
+        data = data.or(descriptor);
+        decoder.buffer().extend_from_slice(&buffer[..count]);
+        if let Some(frame) = decoder.next()? {
+            let hello: Hello = Codec::Postcard.decode(&frame.body)?;
+            let data = data.ok_or_else(|| Error::new(ErrorKind::Protocol, "receive the data socket: it did not come"))?;
+            return Ok((hello, data.into()));
+        }
+    }
+}
+
+fn check(hello: &Hello) -> Result<(), Error> {
+    if hello.magic != MAGIC || hello.version != VERSION {
+        let text = format!("agree on a protocol: the pool speaks version {} and this worker {VERSION}", hello.version);
+        return Err(Error::new(ErrorKind::Protocol, text));
+    }
+    Ok(())
+}
+
+/// Niceness, CPU, no core dumps, first choice of the OOM killer, no way to more privileges.
+fn confine(seat: &Seat) -> io::Result<()> {
+    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    // The pool must not be the victim of what its workers use. Without /proc the kernel chooses by size.
+    fs::write("/proc/self/oom_score_adj", "500").ok();
+    rustix::thread::set_no_new_privs(true)?;
+    if seat.nice != 0 {
+        rustix::process::setpriority_process(None, seat.nice)?;
+    }
+    if let Some(cpu) = seat.cpu {
+        let mut set = rustix::thread::CpuSet::new();
+        set.set(cpu as usize);
+        rustix::thread::sched_setaffinity(None, &set)?;
+    }
+    Ok(())
+}
+
+/// Runs the init hook.
+pub(crate) type InitHook = fn(&[u8]) -> Result<State, Box<Failure>>;
+
+/// Runs the teardown hook.
+pub(crate) type TeardownHook = fn(&State);
+
+fn build_state(seat: &Seat) -> Result<Option<State>, Error> {
+    let Some(init) = &seat.init else { return Ok(None) };
+    let hook: InitHook = address::hook_at(init.offset)?;
+    let built = panics::catch(|| hook(&init.args));
+    let failed = |what: String| Error::new(ErrorKind::CannotStart, format!("run the init hook: {what}"));
+    match built {
+        Ok(Ok(state)) => Ok(Some(state)),
+        Ok(Err(failure)) => Err(failed(std::iter::once(failure.message).chain(failure.sources).collect::<Vec<_>>().join(": "))),
+        Err(panic) => Err(failed(format!("it panicked at {}: {}", panic.location, panic.message))),
+    }
+}
+
+/// The tasks of this program, for a pool that cannot know them.
+fn tasks(same_build: bool) -> Result<Vec<TaskSignature>, Error> {
+    let table = registry::table()?;
+    if same_build {
+        return Ok(Vec::new());
+    }
+    Ok(table.values().map(|task| TaskSignature { name: task.name.to_owned(), signature: (task.signature)().to_owned() }).collect())
+}
+
+fn send(control: &UnixStream, kind: u8, message: &impl serde::Serialize) -> Result<(), Error> {
+    let body = Codec::Postcard.encode(message)?;
+    let mut frame = Vec::with_capacity(HEADER_BYTES + body.len());
+    frame.extend_from_slice(&encode(kind, 0, body.len()));
+    frame.extend_from_slice(&body);
+    (&*control).write_all(&frame).map_err(|e| Error::os("write to the control socket", e))
+}
