@@ -34,7 +34,8 @@ pub(crate) struct Attempt {
     pub(crate) codec: Codec,
     pub(crate) deadline: Option<Instant>,
     pub(crate) state: Option<State>,
-    pub(crate) sink: Option<Arc<dyn Sink>>,
+    /// The id that the attempt has on the wire, and who takes its progress.
+    pub(crate) sink: Option<(u64, Arc<dyn Sink>)>,
     cancel: Cancel,
 }
 
@@ -83,9 +84,9 @@ impl Context {
     /// It never waits for the caller. Values come in order; a caller who does not listen keeps only the newest few.
     /// A payload that cannot be encoded is told as a warning in the log instead.
     pub fn progress(&self, fraction: f64, payload: impl Serialize) {
-        let Some(sink) = &self.0.sink else { return };
+        let Some((call, sink)) = &self.0.sink else { return };
         match self.0.codec.encode(&payload) {
-            Ok(payload) => sink.progress(self.0.call, fraction.clamp(0.0, 1.0), self.0.codec, &payload),
+            Ok(payload) => sink.progress(*call, fraction.clamp(0.0, 1.0), self.0.codec, &payload),
             Err(error) => tracing::warn!(task = self.0.task, %error, "progress was dropped"),
         }
     }

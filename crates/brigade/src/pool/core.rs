@@ -37,7 +37,7 @@ use crate::event::Event;
 use crate::link::Channel;
 use crate::process::Output;
 
-pub(super) use calls::{Admission, Entry, Phase, StopOrder, TASK_NAME_BYTES_MAX, Why};
+pub(super) use calls::{Admission, Entry, Phase, StopOrder, TASK_NAME_BYTES_MAX, Why, number_of};
 pub(super) use endings::Obituary;
 pub(super) use seats::Seat;
 

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::Shared;
 use super::cell::{Cell, Update};
-use super::core::{Admission, Why};
+use super::core::{Admission, Why, number_of};
 use crate::call::Request;
 use crate::certificate::Receipt;
 use crate::codec::Codec;
@@ -72,7 +72,7 @@ impl<T> Handle<T> {
     /// it waits for room in the queue, and if it was refused.
     pub fn id(&self) -> Option<u64> {
         match self.stage {
-            Stage::Inside(call) => Some(call),
+            Stage::Inside(call) => Some(number_of(call)),
             Stage::Outside(..) | Stage::Over => None,
         }
     }

@@ -133,8 +133,8 @@ pub(super) async fn live(shared: Arc<Shared>, number: u32, epoch: u64) {
     });
     shared.step(|core, effects| core.on_ready(number, epoch, Arc::clone(&member), effects));
 
-    let expected = serve(&shared, number, &member).await;
-    finish(&shared, number, &member, &reading, expected).await;
+    let service = serve(&shared, number, &member).await;
+    finish(&shared, number, &member, &reading, service).await;
 }
 
 // -- start
@@ -330,8 +330,19 @@ enum Turn {
     Killed,
 }
 
-/// Until the worker's process has ended, by itself or because it was told to. Returns whether it was told to.
-async fn serve(shared: &Arc<Shared>, number: u32, member: &Member) -> bool {
+/// How a worker's service ended.
+#[derive(Clone, Copy)]
+enum Service {
+    /// By itself.
+    Left,
+    /// It was told to end.
+    LetGo,
+    /// It was killed for what it did to its link.
+    BrokenOff,
+}
+
+/// Until the worker's process has ended, by itself or because it was told to.
+async fn serve(shared: &Arc<Shared>, number: u32, member: &Member) -> Service {
     let turn = tokio::select! {
         () = member.process.ended() => Turn::Ended,
         () = member.broken.cancelled() => Turn::Broken,
@@ -342,27 +353,25 @@ async fn serve(shared: &Arc<Shared>, number: u32, member: &Member) -> bool {
         () = pump(&member.stdout, &member.stderr) => unreachable!("the pumps do not end"),
     };
     match turn {
-        Turn::Ended => false,
+        Turn::Ended => Service::Left,
         Turn::Retired => {
             tokio::select! {
                 () = end_gently(&shared.config, member) => {}
                 () = pump(&member.stdout, &member.stderr) => unreachable!("the pumps do not end"),
             }
-            true
+            Service::LetGo
         }
         Turn::Broken => {
-            // A process that is ending by itself closes its sockets a moment before it can be waited for, and then it is
-            // its end that counts.
-            if timeout(LINK_END_GRACE, member.process.ended()).await.is_err() {
-                end_by_force(member).await;
-            } else if lock(&member.said).closed {
-                lock(&member.said).broken = None;
+            // A process that is ending by itself closes its sockets a moment before it can be waited for.
+            if timeout(LINK_END_GRACE, member.process.ended()).await.is_ok() {
+                return Service::Left;
             }
-            false
+            end_by_force(member).await;
+            Service::BrokenOff
         }
         Turn::Killed => {
             end_by_force(member).await;
-            true
+            Service::LetGo
         }
     }
 }
@@ -461,7 +470,7 @@ fn take_frames(shared: &Arc<Shared>, number: u32, member: &Member, decoder: &mut
 // -- the end
 
 /// Reaps the process and tells the dispatcher. All that the worker wrote before it died is taken first.
-async fn finish(shared: &Arc<Shared>, number: u32, member: &Arc<Member>, reading: &CancellationToken, expected: bool) {
+async fn finish(shared: &Arc<Shared>, number: u32, member: &Arc<Member>, reading: &CancellationToken, service: Service) {
     reading.cancelled().await;
     let mut decoder = Decoder::new(CONTROL_BYTES_MAX);
     while member.control.read_now(&mut decoder) > 0 {
@@ -476,10 +485,11 @@ async fn finish(shared: &Arc<Shared>, number: u32, member: &Arc<Member>, reading
         death,
         words: said.words,
         panic: said.panic,
-        broken: said.broken,
+        // A process that ended by itself closed its channels by that; then its end is what counts.
+        broken: said.broken.filter(|_| matches!(service, Service::BrokenOff) || !said.closed),
         cgroup_oom: member.group.as_ref().is_some_and(Group::was_out_of_memory),
         stderr: member.stderr.tail(),
-        expected,
+        expected: matches!(service, Service::LetGo),
     };
     // Whoever stopped an attempt is told when nothing of it is left; whoever was crashed on need not wait for that.
     let stopping = shared.peek(|core| core.is_stopping(number, member.epoch));

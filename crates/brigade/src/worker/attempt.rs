@@ -36,11 +36,11 @@ impl Worker {
     }
 
     fn begin(self: &Arc<Self>, call: u64, meta: &CallMeta<'_>, invoke: Invoke, task: &'static str, payload: &[u8]) {
-        let mut attempt = Context::new(call, meta.attempt, task, meta.codec);
+        let mut attempt = Context::new(call >> 32, meta.attempt, task, meta.codec);
         attempt.worker = self.seat.worker;
         attempt.deadline = meta.timeout.map(|timeout| Instant::now() + timeout);
         attempt.state.clone_from(&self.state);
-        attempt.sink = Some(Arc::clone(self) as Arc<dyn Sink>);
+        attempt.sink = Some((call, Arc::clone(self) as Arc<dyn Sink>));
         let context = attempt.into_context();
         if !self.register(call, &context) {
             self.say(kind::RETURNED, call, &[]);

@@ -21,6 +21,11 @@ use crate::outcome::{CallError, Cancelled, TimedOut};
 use crate::process::Output;
 use crate::wire::{self, CallMeta, kind};
 
+/// The number of a call for people: what distinguishes it among four billion, without its place in the table.
+pub(in super::super) fn number_of(call: u64) -> u64 {
+    call >> 32
+}
+
 /// A call that has not ended.
 pub(in super::super) struct Entry {
     generation: u32,
@@ -440,7 +445,7 @@ impl Core {
         let Some(entry) = self.entry(call) else { return };
         let task = entry.request.task_name().into();
         let label = entry.request.options().label.as_deref().map(Into::into);
-        self.emit(|| event(call, task, label));
+        self.emit(|| event(number_of(call), task, label));
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::super::builder::Neighbours;
 use super::super::member::Member;
-use super::calls::Stop;
+use super::calls::{Stop, number_of};
 use super::{Core, Effects, Phase, Why};
 use crate::call::refused_error;
 use crate::certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step};
@@ -249,7 +249,7 @@ impl Core {
             .unwrap_or_default();
         let cost = Cost { wall, ..Cost::default() };
         let stderr = member.stderr.tail();
-        Box::new(Certificate { worker, pid: member.pid(), task, call, attempt, ended, exit: None, step: None, cost, progress, stderr })
+        Box::new(Certificate { worker, pid: member.pid(), task, call: number_of(call), attempt, ended, exit: None, step: None, cost, progress, stderr })
     }
 
     fn wall(&mut self, call: u64, now: Instant) -> Duration {
