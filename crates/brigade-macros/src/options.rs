@@ -79,14 +79,7 @@ fn duration_millis(literal: &LitStr) -> Result<u64> {
 }
 
 fn bytes(literal: &LitStr) -> Result<u64> {
-    let units = [
-        ("KiB", 1024.0),
-        ("MiB", 1024.0 * 1024.0),
-        ("GiB", 1024.0 * 1024.0 * 1024.0),
-        ("kB", 1e3),
-        ("MB", 1e6),
-        ("GB", 1e9),
-    ];
+    let units = [("KiB", 1024.0), ("MiB", 1024.0 * 1024.0), ("GiB", 1024.0 * 1024.0 * 1024.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9)];
     scaled(literal, &units, "a size such as \"512MiB\", \"2GiB\" or \"64MB\"")
 }
 

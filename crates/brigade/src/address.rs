@@ -19,7 +19,12 @@ use crate::registry::Invoke;
 ///
 /// A compile error for any other type: a closure that captures, or a function pointer, cannot travel.
 pub(crate) fn stateless<F: Copy>() -> F {
-    const { assert!(size_of::<F>() == 0, "pass a function by its name or a closure that captures nothing: captured values cannot travel, give them as arguments") };
+    const {
+        assert!(
+            size_of::<F>() == 0,
+            "pass a function by its name or a closure that captures nothing: captured values cannot travel, give them as arguments"
+        )
+    };
     // SAFETY: `F` has no bytes, so reading it reads none. It is `Copy`, so one more value cannot break its
     // invariants, and callers name an `F` of which their own caller handed in a value.
     unsafe { NonNull::<F>::dangling().read() }

@@ -122,10 +122,7 @@ impl<T: DeserializeOwned> Call<T> {
         let invoke: Invoke = invoke_function::<F, A>;
         let offset = address::offset_of(invoke as *const ());
         let name = std::any::type_name::<F>();
-        let payload = offset.as_ref().map_or_else(
-            |error| Err(Error::new(error.kind(), error.to_string())),
-            |_| args.encode(codec),
-        );
+        let payload = offset.as_ref().map_or_else(|error| Err(Error::new(error.kind(), error.to_string())), |_| args.encode(codec));
         Self::of_request(Target::Function { offset: offset.unwrap_or(0), name }, codec, payload, None)
     }
 

@@ -177,7 +177,11 @@ impl fmt::Display for Step {
 impl fmt::Display for Certificate {
     /// One line, as in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (call {}, attempt {}) on worker {}, pid {}: {}", self.task, self.call, self.attempt, self.worker, self.pid, self.ended)?;
+        write!(
+            f,
+            "{} (call {}, attempt {}) on worker {}, pid {}: {}",
+            self.task, self.call, self.attempt, self.worker, self.pid, self.ended
+        )?;
         if let Some(exit) = self.exit {
             write!(f, ", {exit}")?;
         }

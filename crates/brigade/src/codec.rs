@@ -33,10 +33,7 @@ impl Codec {
         match self {
             Self::Postcard => match postcard::take_from_bytes(bytes) {
                 Ok((value, [])) => Ok(value),
-                Ok((_, rest)) => Err(Error::new(
-                    ErrorKind::Decode,
-                    format!("decode a value: {} bytes are left over", rest.len()),
-                )),
+                Ok((_, rest)) => Err(Error::new(ErrorKind::Decode, format!("decode a value: {} bytes are left over", rest.len()))),
                 Err(postcard::Error::WontImplement) => Err(Error::new(
                     ErrorKind::Decode,
                     "decode a value from postcard: its type needs a self-describing format, \

@@ -134,9 +134,8 @@ impl Context {
     ///
     /// If there is none of this type: give the pool `.init(hook, args)`. See [`Context::try_state`].
     pub fn state<S: Send + Sync + 'static>(&self) -> &S {
-        self.try_state().unwrap_or_else(|| {
-            panic!("no worker state of type {}: build it with Pool::builder().init(..)", std::any::type_name::<S>())
-        })
+        self.try_state()
+            .unwrap_or_else(|| panic!("no worker state of type {}: build it with Pool::builder().init(..)", std::any::type_name::<S>()))
     }
 
     /// The state that the pool's init hook built in this worker, if it is of this type.

@@ -9,5 +9,5 @@ mod handover;
 mod read;
 
 pub(crate) use channel::Channel;
-pub(crate) use read::read_into;
 pub(crate) use handover::{receive_with_descriptor, send_with_descriptor};
+pub(crate) use read::read_into;

@@ -251,7 +251,9 @@ impl fmt::Display for CallError {
             Self::Crashed(certificate) => write!(f, "the task crashed: {certificate}"),
             Self::TimedOut(TimedOut::Queue(after)) => write!(f, "the call waited for {after:?} without a free worker"),
             Self::TimedOut(TimedOut::Run(certificate)) => write!(f, "the task timed out: {certificate}"),
-            Self::Cancelled(Cancelled { reason, certificate: Some(certificate) }) => write!(f, "the call was cancelled ({reason}): {certificate}"),
+            Self::Cancelled(Cancelled { reason, certificate: Some(certificate) }) => {
+                write!(f, "the call was cancelled ({reason}): {certificate}")
+            }
             Self::Cancelled(Cancelled { reason, certificate: None }) => write!(f, "the call was cancelled ({reason}) before it ran"),
             Self::Passed(reasons) => write!(f, "every worker passed: {}", reasons.join("; ")),
             Self::Lost(certificate) => write!(f, "the call was lost with its worker: {certificate}"),

@@ -87,11 +87,7 @@ impl Serialize for Bytes {
 
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        if deserializer.is_human_readable() {
-            deserializer.deserialize_str(Text)
-        } else {
-            deserializer.deserialize_byte_buf(Raw)
-        }
+        if deserializer.is_human_readable() { deserializer.deserialize_str(Text) } else { deserializer.deserialize_byte_buf(Raw) }
     }
 }
 

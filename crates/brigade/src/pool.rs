@@ -202,15 +202,17 @@ impl Pool {
             let text = format!("wait for {workers} workers: the pool has at most {}", shared.config.workers_max);
             return Err(Error::new(ErrorKind::BadOption, text));
         }
-        shared.until(|core| {
-            if core.ready_count() >= workers {
-                return Some(Ok(()));
-            }
-            if core.stage() != Stage::Open {
-                return Some(Err(handle::closed()));
-            }
-            core.degraded().map(Err)
-        }).await
+        shared
+            .until(|core| {
+                if core.ready_count() >= workers {
+                    return Some(Ok(()));
+                }
+                if core.stage() != Stage::Open {
+                    return Some(Err(handle::closed()));
+                }
+                core.degraded().map(Err)
+            })
+            .await
     }
 
     /// Every worker, by number.
@@ -365,7 +367,11 @@ impl Shared {
         match std::mem::replace(&mut request.payload, Ok(bytes::Bytes::new())) {
             Err(error) => return Err(error),
             Ok(payload) if payload.len() > max => {
-                let text = format!("call {:?}: its arguments have {} bytes and {max} are allowed (Builder::payload_max)", request.task_name(), payload.len());
+                let text = format!(
+                    "call {:?}: its arguments have {} bytes and {max} are allowed (Builder::payload_max)",
+                    request.task_name(),
+                    payload.len()
+                );
                 return Err(Error::new(ErrorKind::TooLarge, text));
             }
             Ok(payload) => request.payload = Ok(payload),

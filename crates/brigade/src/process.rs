@@ -32,8 +32,7 @@ pub(crate) const TREE_VARIABLE: &str = "BRIGADE_TREE";
 
 /// Resident memory of a process in bytes; zero if it is gone.
 pub(crate) fn resident_bytes(pid: u32) -> u64 {
-    let resident = std::fs::read_to_string(format!("/proc/{pid}/statm"))
-        .ok()
-        .and_then(|statm| statm.split(' ').nth(1)?.parse::<u64>().ok());
+    let resident =
+        std::fs::read_to_string(format!("/proc/{pid}/statm")).ok().and_then(|statm| statm.split(' ').nth(1)?.parse::<u64>().ok());
     resident.unwrap_or(0) * rustix::param::page_size() as u64
 }

@@ -54,7 +54,10 @@ pub(crate) fn table() -> Result<&'static Table, Error> {
                 }
                 Entry::Occupied(entry) => {
                     let (name, one, two) = (task.name, entry.get().place, task.place);
-                    return Err(format!("register tasks: {name:?} is defined twice, at {one} and at {two}; name one of them with #[task(name = ..)]").into());
+                    return Err(format!(
+                        "register tasks: {name:?} is defined twice, at {one} and at {two}; name one of them with #[task(name = ..)]"
+                    )
+                    .into());
                 }
             }
         }

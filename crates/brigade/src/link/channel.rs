@@ -36,12 +36,7 @@ impl Channel {
     /// Must be called within the runtime.
     pub(crate) fn new(stream: std::os::unix::net::UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self {
-            stream: UnixStream::from_std(stream)?,
-            out: Mutex::default(),
-            kicked: AtomicBool::new(false),
-            kick: Notify::new(),
-        })
+        Ok(Self { stream: UnixStream::from_std(stream)?, out: Mutex::default(), kicked: AtomicBool::new(false), kick: Notify::new() })
     }
 
     /// Appends a frame whose body is `meta` and then `body`.

@@ -77,8 +77,20 @@ pub(crate) struct Config {
 /// Variables that workers inherit unless the builder says otherwise: what programs need to find their libraries, their
 /// language and their logs.
 const INHERITED: [&str; 14] = [
-    "PATH", "HOME", "USER", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "RUST_BACKTRACE",
-    "RUST_LOG", "NO_COLOR", "LLVM_PROFILE_FILE",
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "NO_COLOR",
+    "LLVM_PROFILE_FILE",
 ];
 
 /// More workers than this are a mistake in the caller's arithmetic.

@@ -100,8 +100,17 @@ impl Member {
                     return self.break_off("it garbled a control message");
                 };
                 if frame.id == 0 {
-                    tracing::warn!(worker = number, location = note.location, message = note.message, "a worker panicked outside of any call");
-                    shared.emit(|| Event::StrayPanic { worker: number, message: note.message.as_str().into(), location: note.location.as_str().into() });
+                    tracing::warn!(
+                        worker = number,
+                        location = note.location,
+                        message = note.message,
+                        "a worker panicked outside of any call"
+                    );
+                    shared.emit(|| Event::StrayPanic {
+                        worker: number,
+                        message: note.message.as_str().into(),
+                        location: note.location.as_str().into(),
+                    });
                 }
                 lock(&self.said).panic = Some((frame.id, note));
             }

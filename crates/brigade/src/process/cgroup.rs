@@ -51,7 +51,8 @@ impl Group {
             group.unified = Some(path);
         }
         if let Some(bytes) = limits.memory {
-            (group.memory, group.memory_is_v2) = group.limit(name, mounts.memory.as_deref(), ["memory.max", "memory.limit_in_bytes"], bytes)?;
+            (group.memory, group.memory_is_v2) =
+                group.limit(name, mounts.memory.as_deref(), ["memory.max", "memory.limit_in_bytes"], bytes)?;
         }
         if let Some(count) = limits.processes {
             (group.pids, _) = group.limit(name, mounts.pids.as_deref(), ["pids.max", "pids.max"], count)?;

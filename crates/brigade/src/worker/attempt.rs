@@ -78,9 +78,9 @@ impl Worker {
                 Some(entry) => Ok((entry.invoke, entry.name)),
                 None => Err(Refused::UnknownTask(Cow::clone(name).into_owned())),
             },
-            Target::Function(_) if !self.same_build => Err(Refused::OtherBuild(
-                "run a function in a worker of another build: make it a #[task] and call it by name".to_owned(),
-            )),
+            Target::Function(_) if !self.same_build => {
+                Err(Refused::OtherBuild("run a function in a worker of another build: make it a #[task] and call it by name".to_owned()))
+            }
             Target::Function(offset) => match address::invoke_at(*offset) {
                 Ok(invoke) => Ok((invoke, "function")),
                 Err(error) => Err(Refused::OtherBuild(error.to_string())),

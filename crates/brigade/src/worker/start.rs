@@ -101,8 +101,7 @@ fn take_control() -> io::Result<UnixStream> {
 /// Closes what the pool's process left open across `exec`. What this program opened itself since then is marked
 /// close-on-exec, as everything that crossed cannot be.
 fn close_inherited() -> io::Result<()> {
-    let open: Vec<RawFd> =
-        fs::read_dir("/proc/self/fd")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    let open: Vec<RawFd> = fs::read_dir("/proc/self/fd")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     for fd in open.into_iter().filter(|fd| *fd > 2) {
         // SAFETY: the number was open a moment ago and no other thread runs yet; if it was the directory's own, it
         // is closed now and `fcntl` says so.

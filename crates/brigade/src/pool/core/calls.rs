@@ -89,7 +89,14 @@ pub(in super::super) enum Admission {
 
 impl Core {
     /// Takes a call in, if there is room for it to wait or a worker to run it now.
-    pub(in super::super) fn admit(&mut self, request: Request, cell: &Arc<Cell>, room: &Semaphore, has_place: bool, effects: &mut Effects) -> Admission {
+    pub(in super::super) fn admit(
+        &mut self,
+        request: Request,
+        cell: &Arc<Cell>,
+        room: &Semaphore,
+        has_place: bool,
+        effects: &mut Effects,
+    ) -> Admission {
         if self.stage != Stage::Open {
             return Admission::Refused(Error::new(ErrorKind::Closed, "call a pool that was shut down"));
         }
@@ -141,7 +148,10 @@ impl Core {
         let options = request.options();
         let would_hurt = options.timeout.is_some() || options.memory.is_some();
         self.config.slots > 1
-            && (options.alone || options.capture_bytes.is_some() || options.memory.is_some() || (would_hurt && self.config.neighbours == Neighbours::Spare))
+            && (options.alone
+                || options.capture_bytes.is_some()
+                || options.memory.is_some()
+                || (would_hurt && self.config.neighbours == Neighbours::Spare))
     }
 
     pub(super) fn entry(&mut self, call: u64) -> Option<&mut Entry> {
@@ -410,7 +420,14 @@ impl Core {
         self.end_with_output(call, outcome, receipt, None, effects);
     }
 
-    pub(super) fn end_with_output(&mut self, call: u64, outcome: Outcome, receipt: Option<Receipt>, output: Option<Output>, effects: &mut Effects) {
+    pub(super) fn end_with_output(
+        &mut self,
+        call: u64,
+        outcome: Outcome,
+        receipt: Option<Receipt>,
+        output: Option<Output>,
+        effects: &mut Effects,
+    ) {
         self.leave_queue(call, effects);
         let told = outcome.as_ref().map_or_else(outcome_name, |_| "done");
         let attempts = self.entry(call).map_or(0, |entry| entry.attempt);

@@ -39,7 +39,14 @@ impl Core {
     /// # Errors
     ///
     /// `Protocol` if it makes no sense; the worker must go.
-    pub(in super::super) fn on_frame(&mut self, number: u32, epoch: u64, frame: &Frame, now: Instant, effects: &mut Effects) -> Result<(), Error> {
+    pub(in super::super) fn on_frame(
+        &mut self,
+        number: u32,
+        epoch: u64,
+        frame: &Frame,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Result<(), Error> {
         if self.seat_of(number, epoch).is_none() {
             return Ok(());
         }
@@ -196,7 +203,16 @@ impl Core {
     }
 
     #[expect(clippy::too_many_arguments, reason = "one dead attempt and all that is known of its worker")]
-    fn on_attempt_died(&mut self, call: u64, number: u32, member: &Arc<Member>, culprit: Option<u64>, obituary: &Obituary, now: Instant, effects: &mut Effects) {
+    fn on_attempt_died(
+        &mut self,
+        call: u64,
+        number: u32,
+        member: &Arc<Member>,
+        culprit: Option<u64>,
+        obituary: &Obituary,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
         let output = self.captured(call, member);
         let wall = self.wall(call, now);
         self.cancel_timer(call);
@@ -244,12 +260,23 @@ impl Core {
 
     fn certificate(&mut self, call: u64, worker: u32, member: &Member, ended: Ended, wall: Duration) -> Box<Certificate> {
         let entry = self.entry(call);
-        let (task, attempt, progress) = entry
-            .map(|entry| (entry.request.task_name().to_owned(), entry.attempt, entry.progress.clone()))
-            .unwrap_or_default();
+        let (task, attempt, progress) =
+            entry.map(|entry| (entry.request.task_name().to_owned(), entry.attempt, entry.progress.clone())).unwrap_or_default();
         let cost = Cost { wall, ..Cost::default() };
         let stderr = member.stderr.tail();
-        Box::new(Certificate { worker, pid: member.pid(), task, call: number_of(call), attempt, ended, exit: None, step: None, cost, progress, stderr })
+        Box::new(Certificate {
+            worker,
+            pid: member.pid(),
+            task,
+            call: number_of(call),
+            attempt,
+            ended,
+            exit: None,
+            step: None,
+            cost,
+            progress,
+            stderr,
+        })
     }
 
     fn wall(&mut self, call: u64, now: Instant) -> Duration {

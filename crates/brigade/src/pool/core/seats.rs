@@ -464,4 +464,3 @@ impl Seat {
 fn lives(calls: u64) -> u64 {
     ((calls as f64 * jitter(0.2)).round() as u64).max(1)
 }
-
