@@ -150,7 +150,7 @@ impl<T: DeserializeOwned> Call<T> {
             Target::Function { offset, name } => (address::invoke_at(*offset)?, *name),
         };
         let codec = self.request.codec;
-        let context = Context::new(0, 1, name, codec).into_context();
+        let context = Context::attempt_of(0, 1, name, codec).into_context();
         let returned = match invoke(context, codec, &payload) {
             Invocation::Now(returned) => returned,
             Invocation::Future(future) => future.await,

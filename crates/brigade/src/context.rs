@@ -50,7 +50,7 @@ struct Cancel {
 type Listener = Box<dyn FnOnce(&str) + Send>;
 
 impl Context {
-    pub(crate) fn new(call: u64, number: u32, task: &'static str, codec: Codec) -> Attempt {
+    pub(crate) fn attempt_of(call: u64, number: u32, task: &'static str, codec: Codec) -> Attempt {
         Attempt { call, number, worker: 0, task, codec, deadline: None, state: None, sink: None, cancel: Cancel::default() }
     }
 

@@ -36,7 +36,7 @@ impl Worker {
     }
 
     fn begin(self: &Arc<Self>, call: u64, meta: &CallMeta<'_>, invoke: Invoke, task: &'static str, payload: &[u8]) {
-        let mut attempt = Context::new(call >> 32, meta.attempt, task, meta.codec);
+        let mut attempt = Context::attempt_of(call >> 32, meta.attempt, task, meta.codec);
         attempt.worker = self.seat.worker;
         attempt.deadline = meta.timeout.map(|timeout| Instant::now() + timeout);
         attempt.state.clone_from(&self.state);
@@ -112,11 +112,12 @@ impl Worker {
             return Some(runtime.block_on(stoppable));
         }
         let worker = Arc::clone(self);
-        spawn_on(runtime, async move {
+        // Tracked by the worker's count of busy attempts.
+        drop(runtime.spawn(async move {
             let ending = stoppable.await;
             worker.settle(call, ending);
             worker.flush();
-        });
+        }));
         None
     }
 
@@ -165,11 +166,6 @@ impl Worker {
 
 type TaskFuture = Pin<Box<dyn Future<Output = Returned> + Send>>;
 
-#[expect(clippy::disallowed_methods, reason = "an attempt is tracked by the worker's count of busy attempts, not by a scope")]
-fn spawn_on(runtime: &tokio::runtime::Runtime, future: impl Future<Output = ()> + Send + 'static) {
-    drop(runtime.spawn(future));
-}
-
 /// Polls a task with its panics caught and its thread marked.
 struct Guarded {
     call: u64,
@@ -215,6 +211,6 @@ impl MemoryLimit {
 
 impl Drop for MemoryLimit {
     fn drop(&mut self) {
-        setrlimit(Resource::As, self.before.clone()).ok();
+        setrlimit(Resource::As, self.before).ok();
     }
 }
