@@ -11,12 +11,16 @@ use tokio::sync::Notify;
 
 use crate::codec::Codec;
 use crate::outcome::{Failure, RetryAdvice};
+use crate::shutdown::spawn_thread;
 use crate::sync::lock;
 
 /// A task's view of its attempt: take `&Context` as the first parameter. Cheap to clone; clones may outlive the
 /// attempt, what they say then is dropped.
 #[derive(Clone)]
 pub struct Context(Arc<Attempt>);
+
+/// Progress is for telling, not for carrying results: what is kept for a slow caller stays small.
+pub(crate) const PROGRESS_BYTES_MAX: usize = 64 << 10;
 
 /// State that the init hook built.
 pub(crate) type State = Arc<dyn Any + Send + Sync>;
@@ -82,10 +86,13 @@ impl Context {
     /// Tells the caller how far the task is: a fraction from 0 to 1 and any serde value.
     ///
     /// It never waits for the caller. Values come in order; a caller who does not listen keeps only the newest few.
-    /// A payload that cannot be encoded is told as a warning in the log instead.
+    /// A payload that cannot be encoded, or is over 64 KiB, is told as a warning in the log instead.
     pub fn progress(&self, fraction: f64, payload: impl Serialize) {
         let Some((call, sink)) = &self.0.sink else { return };
         match self.0.codec.encode(&payload) {
+            Ok(payload) if payload.len() > PROGRESS_BYTES_MAX => {
+                tracing::warn!(task = self.0.task, bytes = payload.len(), "progress was dropped: it is over 64 KiB");
+            }
             Ok(payload) => sink.progress(*call, fraction.clamp(0.0, 1.0), self.0.codec, &payload),
             Err(error) => tracing::warn!(task = self.0.task, %error, "progress was dropped"),
         }
@@ -157,7 +164,8 @@ impl Attempt {
 }
 
 impl Context {
-    /// Asks the attempt to stop and runs its listeners on this thread. A second time does nothing.
+    /// Asks the attempt to stop and runs its listeners, on a thread of their own: one that hangs must not keep the
+    /// worker from hearing more. A second time does nothing.
     pub(crate) fn cancel(&self, reason: &str) {
         let cancel = &self.0.cancel;
         let listeners = {
@@ -169,11 +177,18 @@ impl Context {
             std::mem::take(&mut *listeners)
         };
         cancel.wake.notify_waiters();
-        for listener in listeners {
-            listener(reason);
+        if listeners.is_empty() {
+            return;
+        }
+        let reason = reason.to_owned();
+        let run = move || listeners.into_iter().for_each(|listener| listener(&reason));
+        if let Err(error) = spawn_thread("brigade-abort", LISTENER_STACK_BYTES, run) {
+            tracing::error!(%error, "could not run abort listeners");
         }
     }
 }
+
+const LISTENER_STACK_BYTES: usize = 1 << 20;
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -97,6 +97,7 @@ impl<T> Handle<T> {
         {
             let receipt = Receipt { step: crate::Step::NotStarted, at: std::time::SystemTime::now(), took: std::time::Duration::ZERO };
             self.cell.finish(Err(CallError::Cancelled(Cancelled { reason, certificate: None })), Some(receipt), None);
+            self.stage = Stage::Over;
         } else if let Stage::Inside(call) = self.stage {
             self.shared.step(|core, effects| core.stop(call, Why::Cancel(reason), effects));
         }

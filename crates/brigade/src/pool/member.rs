@@ -154,8 +154,7 @@ async fn start(config: &Config, number: u32, epoch: u64, killed: &CancellationTo
     let os = |what: &str, e| Error::os(format!("{what}: {e}"), e);
     let Spawned { pid, pidfd, control, stdout, stderr } = spawned;
     let process = Process::new(pid, pidfd, cookie).map_err(|e| os("watch the worker", e))?;
-    // From here on the process is ended and reaped on every way out.
-    let starting = Starting { process: Some(process) };
+    // From here on the process is ended and reaped on every way out, by its `Drop` if by nothing else.
     let group = match &config.group {
         Some(limits) => {
             let group = Group::create(&format!("brigade-{}-{number}-{epoch}", process::id()), limits)?;
@@ -179,15 +178,14 @@ async fn start(config: &Config, number: u32, epoch: u64, killed: &CancellationTo
         () = pump(&stdout, &stderr) => unreachable!("the pumps do not end"),
         () = killed.cancelled() => Ok(Err(Error::new(ErrorKind::Closed, "start a worker: the pool is gone"))),
     };
-    let failed = match outcome {
+    let problem = match outcome {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error.to_string()),
         Err(_) => Some(format!("it was not ready within {:?}: does its main call brigade::init() first?", config.start_timeout)),
     };
-    let process = match failed {
-        None => starting.keep(),
-        Some(reason) => return Err(starting.failed(&reason, &stderr).await),
-    };
+    if let Some(reason) = problem {
+        return Err(failed(process, &reason, &stderr).await);
+    }
     let memory_at_start = child::resident_bytes(pid.as_raw_nonzero().get().cast_unsigned());
     Ok(Member {
         epoch,
@@ -205,47 +203,28 @@ async fn start(config: &Config, number: u32, epoch: u64, killed: &CancellationTo
     })
 }
 
-/// A process that is not a member yet.
-struct Starting {
-    process: Option<Process>,
+/// Ends a process that did not become a worker and says why.
+async fn failed(process: Process, reason: &str, stderr: &Pipe) -> Error {
+    // It has closed its socket or said no; a little patience shows how it ends by itself.
+    let own_end = timeout(START_END_GRACE, process.ended()).await.is_ok();
+    process.signal(Signal::KILL);
+    process.ended().await;
+    let death = process.reap();
+    child::sweep(&process.cookie).await;
+    process.gone.cancel();
+    let mut text = format!("start a worker: {reason}");
+    if own_end {
+        text.push_str(&format!(" ({})", death.exit));
+    }
+    let tail = stderr.tail();
+    if let Some(last) = tail.lines().rev().find(|line| !line.trim().is_empty()) {
+        text.push_str(&format!("; its last line: {last}"));
+    }
+    Error::new(ErrorKind::CannotStart, text)
 }
 
-impl Starting {
-    fn keep(mut self) -> Process {
-        self.process.take().expect("a starting process is kept once")
-    }
-
-    /// Ends the process and says why it did not become a worker.
-    async fn failed(mut self, reason: &str, stderr: &Pipe) -> Error {
-        let process = self.process.take().expect("a starting process fails once");
-        // It has closed its socket or said no; a little patience shows how it ends by itself.
-        let own_end = timeout(std::time::Duration::from_millis(50), process.ended()).await.is_ok();
-        process.signal(Signal::KILL);
-        process.ended().await;
-        let death = process.reap();
-        child::sweep(&process.cookie).await;
-        process.gone.cancel();
-        let mut text = format!("start a worker: {reason}");
-        if own_end {
-            text.push_str(&format!(" ({})", death.exit));
-        }
-        let tail = stderr.tail();
-        if let Some(last) = tail.lines().rev().find(|line| !line.trim().is_empty()) {
-            text.push_str(&format!("; its last line: {last}"));
-        }
-        Error::new(ErrorKind::CannotStart, text)
-    }
-}
-
-impl Drop for Starting {
-    /// An error between spawn and handshake, or the whole pool dropped: rare, so it may block for the instant that SIGKILL
-    /// takes.
-    fn drop(&mut self) {
-        if let Some(process) = self.process.take() {
-            process.kill_now();
-        }
-    }
-}
+/// From a failed start to the end of the process.
+const START_END_GRACE: std::time::Duration = std::time::Duration::from_millis(50);
 
 async fn shake_hands(control: &Channel) -> Result<(), Error> {
     let broke = |how: &str| Error::new(ErrorKind::CannotStart, how.to_owned());
@@ -435,7 +414,8 @@ async fn read_data(shared: &Arc<Shared>, number: u32, member: &Member) {
         let count = tokio::select! {
             biased;
             count = member.data.read(&mut decoder) => count.unwrap_or(0),
-            () = member.process.gone.cancelled() => 0,
+            // A grandchild may hold the channel open for ever.
+            () = member.process.ended() => 0,
         };
         if !take_frames(shared, number, member, &mut decoder) {
             break;
@@ -447,7 +427,7 @@ async fn read_data(shared: &Arc<Shared>, number: u32, member: &Member) {
             break;
         }
     }
-    // What a dying worker had written before it died counts. Its channel may stay open: a grandchild may hold it.
+    // What a dying worker had written before it died counts.
     member.process.ended().await;
     while member.data.read_now(&mut decoder) > 0 && take_frames(shared, number, member, &mut decoder) {}
 }

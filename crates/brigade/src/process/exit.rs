@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
@@ -61,14 +63,6 @@ impl Process {
         }
     }
 
-    /// Ends it and waits for that, which blocks for the instant that SIGKILL takes.
-    pub(crate) fn kill_now(&self) {
-        self.signal(Signal::KILL);
-        *lock(&self.reaped) = true;
-        kill_and_reap(self.pidfd.get_ref());
-        self.gone.cancel();
-    }
-
     /// Reaps it after it ended, having killed what is left of its group: the zombie still holds the number.
     pub(crate) fn reap(&self) -> Death {
         let mut reaped = lock(&self.reaped);
@@ -79,11 +73,27 @@ impl Process {
     }
 }
 
+impl Drop for Process {
+    /// The task that owned it was dropped with its runtime, or it never became a worker: no zombie stays. Blocks for the
+    /// instant that SIGKILL takes.
+    fn drop(&mut self) {
+        if !*lock(&self.reaped) {
+            kill_process_group(self.pid, Signal::KILL).ok();
+            kill_and_reap(self.pidfd.get_ref());
+            self.gone.cancel();
+        }
+    }
+}
+
+/// How long a killed process may take to end before it is left to be a zombie: one that the kernel holds in an
+/// uninterruptible sleep cannot be waited for.
+const KILL_BOUND: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
 /// Ends a child that nobody wants and waits for it.
 pub(super) fn kill_and_reap(pidfd: &OwnedFd) {
     pidfd_send_signal(pidfd, Signal::KILL).ok();
-    let fd = rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN);
-    while let Err(rustix::io::Errno::INTR) = rustix::event::poll(&mut [fd.clone()], None) {}
+    let fd = PollFd::new(pidfd, PollFlags::IN);
+    while let Err(Errno::INTR) = poll(&mut [fd.clone()], Some(&KILL_BOUND)) {}
     wait(pidfd);
 }
 

@@ -8,10 +8,9 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::OnceLock;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Error, ErrorKind};
 use crate::shutdown::spawn_thread;
@@ -37,7 +36,7 @@ pub(crate) struct Spawned {
 
 type Order = (Command, oneshot::Sender<io::Result<Spawned>>);
 
-/// Spawns that may wait for the thread; each is one worker of one pool, so more than this is never useful.
+/// Spawns that may wait for the thread before their pools wait in turn.
 const ORDERS_MAX: usize = 64;
 
 /// Starts a child.
@@ -48,7 +47,7 @@ const ORDERS_MAX: usize = 64;
 pub(crate) async fn spawn(command: Command) -> Result<Spawned, Error> {
     let program = command.program.clone();
     let (reply, spawned) = oneshot::channel();
-    let sent = spawner()?.try_send((command, reply)).map_err(io::Error::other);
+    let sent = spawner()?.send((command, reply)).await.map_err(io::Error::other);
     let spawned = match sent {
         Ok(()) => spawned.await.unwrap_or_else(|_| Err(io::Error::other("the spawning thread is gone"))),
         Err(full) => Err(full),
@@ -56,19 +55,19 @@ pub(crate) async fn spawn(command: Command) -> Result<Spawned, Error> {
     spawned.map_err(|e| Error::new(ErrorKind::CannotStart, format!("start {}: {e}", program.display())).with_source(e))
 }
 
-fn spawner() -> Result<&'static SyncSender<Order>, Error> {
-    static SPAWNER: OnceLock<io::Result<SyncSender<Order>>> = OnceLock::new();
+fn spawner() -> Result<&'static mpsc::Sender<Order>, Error> {
+    static SPAWNER: OnceLock<io::Result<mpsc::Sender<Order>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
-        let (orders, inbox) = sync_channel::<Order>(ORDERS_MAX);
-        spawn_thread("brigade-spawner", 256 << 10, move || serve(&inbox))?;
+        let (orders, mut inbox) = mpsc::channel::<Order>(ORDERS_MAX);
+        spawn_thread("brigade-spawner", 256 << 10, move || serve(&mut inbox))?;
         Ok(orders)
     });
     spawner.as_ref().map_err(|e| Error::new(ErrorKind::CannotStart, format!("start the spawning thread: {e}")))
 }
 
 /// Lives as long as the process: the sender is never dropped.
-fn serve(inbox: &Receiver<Order>) {
-    while let Ok((command, reply)) = inbox.recv() {
+fn serve(inbox: &mut mpsc::Receiver<Order>) {
+    while let Some((command, reply)) = inbox.blocking_recv() {
         // If nobody waits for it any more, the child finds its control socket closed and ends; it is reaped here.
         if let Err(Ok(orphan)) = reply.send(start(&command)) {
             drop(orphan.control);

@@ -7,10 +7,9 @@
 use std::fs;
 use std::io;
 use std::sync::OnceLock;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::shutdown::spawn_thread;
 
@@ -26,25 +25,25 @@ const SCANS_MAX: usize = 100;
 pub(crate) async fn sweep(cookie: &str) {
     let (reply, swept) = oneshot::channel();
     let Ok(sweeper) = sweeper() else { return };
-    if sweeper.try_send((cookie.to_owned(), reply)).is_ok() {
+    if sweeper.send((cookie.to_owned(), reply)).await.is_ok() {
         swept.await.ok();
     }
 }
 
-fn sweeper() -> Result<&'static SyncSender<Order>, &'static io::Error> {
-    static SWEEPER: OnceLock<io::Result<SyncSender<Order>>> = OnceLock::new();
+fn sweeper() -> Result<&'static mpsc::Sender<Order>, &'static io::Error> {
+    static SWEEPER: OnceLock<io::Result<mpsc::Sender<Order>>> = OnceLock::new();
     let sweeper = SWEEPER.get_or_init(|| {
-        let (orders, inbox) = sync_channel::<Order>(ORDERS_MAX);
-        spawn_thread("brigade-sweeper", 256 << 10, move || serve(&inbox))?;
+        let (orders, mut inbox) = mpsc::channel::<Order>(ORDERS_MAX);
+        spawn_thread("brigade-sweeper", 256 << 10, move || serve(&mut inbox))?;
         Ok(orders)
     });
     sweeper.as_ref()
 }
 
 /// Lives as long as the process. One pass serves all that wait.
-fn serve(inbox: &Receiver<Order>) {
-    while let Ok(first) = inbox.recv() {
-        let orders: Vec<Order> = std::iter::once(first).chain(inbox.try_iter()).collect();
+fn serve(inbox: &mut mpsc::Receiver<Order>) {
+    while let Some(first) = inbox.blocking_recv() {
+        let orders: Vec<Order> = std::iter::once(first).chain(std::iter::from_fn(|| inbox.try_recv().ok())).collect();
         let cookies: Vec<&str> = orders.iter().map(|(cookie, _)| cookie.as_str()).collect();
         for _ in 0..SCANS_MAX {
             if kill_marked(&cookies) == 0 {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::future::Future;
+use std::io::Write as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{self, Poll};
@@ -136,6 +137,8 @@ impl Worker {
 
     /// Answers, then looks whether the process can take another attempt.
     fn settle(&self, call: u64, ending: Ending) {
+        // What a task printed without an end of line is its own, not the next one's.
+        std::io::stdout().flush().ok();
         match ending {
             Ok(Returned::Done(result)) if result.len() as u64 > self.seat.payload_bytes_max => {
                 let refused = Refused::ResultTooLarge { bytes: result.len() as u64, max: self.seat.payload_bytes_max };

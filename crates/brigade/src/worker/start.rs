@@ -157,7 +157,8 @@ fn confine(seat: &Seat) -> io::Result<()> {
     fs::write("/proc/self/oom_score_adj", "500").ok();
     rustix::thread::set_no_new_privs(true)?;
     if seat.nice != 0 {
-        rustix::process::setpriority_process(None, seat.nice)?;
+        let nice = rustix::process::getpriority_process(None)? + seat.nice;
+        rustix::process::setpriority_process(None, nice.min(19))?;
     }
     if let Some(cpu) = seat.cpu {
         let mut set = rustix::thread::CpuSet::new();

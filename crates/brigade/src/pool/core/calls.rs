@@ -15,6 +15,7 @@ use super::{Core, Effects, End, Ended, Stage};
 use crate::call::{Request, Target};
 use crate::certificate::{Receipt, Step};
 use crate::codec::Codec;
+use crate::context::PROGRESS_BYTES_MAX;
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::outcome::{CallError, Cancelled, TimedOut};
@@ -446,6 +447,9 @@ impl Core {
     /// Passes progress on to the caller.
     pub(super) fn on_progress(&mut self, call: u64, body: &Bytes) {
         let Some(entry) = self.entry(call) else { return };
+        if body.len() > 9 + PROGRESS_BYTES_MAX {
+            return;
+        }
         let (Some(fraction), Some(codec)) = (body.first_chunk::<8>(), body.get(8)) else { return };
         let fraction = f64::from_le_bytes(*fraction);
         let codec = if *codec == 0 { Codec::Postcard } else { Codec::Json };

@@ -56,6 +56,10 @@ impl Core {
         }
         let call = frame.id;
         let runs_here = self.entry(call).is_some_and(|entry| matches!(entry.phase, Phase::Running { seat, .. } if seat == number));
+        if !runs_here && matches!(frame.kind, kind::PROGRESS | kind::STARTED) {
+            // Another thread of the task may speak while its answer is on the way.
+            return Ok(());
+        }
         if !runs_here {
             return Err(Error::new(ErrorKind::Protocol, format!("it spoke of call {call}, which it does not run")));
         }
@@ -136,7 +140,7 @@ impl Core {
         let passes = entry.passes.clone();
         let may_take = |(number, epoch): &(u32, u64)| !passes.iter().any(|(passer, passed, _)| passer == number && passed == epoch);
         let others = self.members().iter().any(may_take);
-        if others || self.ready_count() < self.config.workers_max && self.ready_count() < passes.len() {
+        if others || self.members().len() < self.config.workers_max {
             self.set_aside(call);
         } else {
             let reasons = passes.into_iter().map(|(.., reason)| reason).collect();
