@@ -236,7 +236,7 @@ impl Core {
         }
         let ended = match &stop {
             Some(stop) => Ended::from_why(&stop.why),
-            None if is_culprit => obituary.ended(),
+            None if is_culprit => obituary.ended(call),
             None => Ended::Neighbour,
         };
         let mut certificate = self.certificate(call, number, member, ended, wall);
@@ -345,9 +345,12 @@ fn stopped(stop: &Stop, mut certificate: Box<Certificate>) -> (CallError, Receip
 }
 
 impl Obituary {
-    fn ended(&self) -> Ended {
+    /// How this attempt, which ended the worker, came to do so.
+    fn ended(&self, call: u64) -> Ended {
         let words = self.words.map(|(_, words)| words);
-        let panic = self.panic.as_ref().filter(|_| self.death.exit == Exit::Signal(libc::SIGABRT));
+        // The last panic may be an old one of another attempt: it counts only where it was the same thread that aborted.
+        let aborted = self.words.map_or(call, |(attempt, _)| attempt);
+        let panic = self.panic.as_ref().filter(|(attempt, _)| *attempt == aborted && self.death.exit == Exit::Signal(libc::SIGABRT));
         match (words, panic, self.death.exit) {
             _ if self.cgroup_oom && self.death.exit == Exit::Signal(libc::SIGKILL) => Ended::OutOfMemory(MemoryLimit::Cgroup),
             (Some(LastWords::StackOverflow), ..) => Ended::StackOverflow,
