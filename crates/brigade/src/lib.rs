@@ -115,3 +115,8 @@ pub mod __private {
         builder.enable_all().build().expect("the async runtime starts").block_on(main)
     }
 }
+
+/// The README's programs compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
