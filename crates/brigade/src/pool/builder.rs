@@ -375,7 +375,8 @@ impl Builder {
     /// # Errors
     ///
     /// `BadOption` for options out of range, `NotInitialized` if this program never called `brigade::init()`,
-    /// `DuplicateTask`, and `CannotStart` if its first workers fail to start.
+    /// `DuplicateTask`, `Unsupported` if the host does not offer what [`Builder::cgroup`] asks for, and `CannotStart` if
+    /// its first workers fail to start.
     pub async fn start(self) -> Result<Pool, Error> {
         let config = self.check()?;
         Pool::start(config).await

@@ -125,7 +125,7 @@ pub(super) async fn live(shared: Arc<Shared>, number: u32, epoch: u64) {
     let member = match start(&config, number, epoch, &shared.killed).await {
         Ok(member) => Arc::new(member),
         Err(error) => {
-            shared.step(|core, effects| core.on_start_failed(number, epoch, &error.to_string(), effects));
+            shared.step(|core, effects| core.on_start_failed(number, epoch, &error, effects));
             return;
         }
     };
