@@ -157,7 +157,8 @@ async fn start(config: &Config, number: u32, epoch: u64, killed: &CancellationTo
     // From here on the process is ended and reaped on every way out, by its `Drop` if by nothing else.
     let group = match &config.group {
         Some(limits) => {
-            let group = Group::create(&format!("brigade-{}-{number}-{epoch}", process::id()), limits)?;
+            // Numbers and epochs are each pool's own; the cookie is unlike any other on this host.
+            let group = Group::create(&format!("brigade-{}", process.cookie), limits)?;
             group.add(pid.as_raw_nonzero().get().cast_unsigned()).map_err(|e| os("move the worker into its control group", e))?;
             Some(group)
         }
