@@ -272,7 +272,8 @@ impl Builder {
     }
 
     /// Builds a state once in every worker, before its first call: `function(args..)`. Tasks read it with
-    /// [`Context::state`](crate::Context::state). If it fails or panics, the worker does not start.
+    /// [`Context::state`](crate::Context::state). If it fails or panics, the worker does not start; neither does one of
+    /// another build of this program ([`Builder::program`]), which could not find the hook.
     pub fn init<F, A, S, E>(mut self, function: F, args: &A) -> Self
     where
         A: Args,
