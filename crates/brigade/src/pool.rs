@@ -264,7 +264,8 @@ impl Pool {
     }
 
     /// Takes nothing new, lets accepted calls finish (waiting ones too) for as long as [`Builder::shutdown_timeout`] says, stops
-    /// the rest, ends the workers. Returns when every process is gone. Safe to call twice.
+    /// the rest, ends the workers; one that is still starting by then is given [`Builder::teardown_timeout`]. Returns when
+    /// every process is gone. Safe to call twice.
     ///
     /// # Cancel safety
     ///

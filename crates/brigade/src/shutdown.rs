@@ -48,6 +48,11 @@ impl Scope {
         self.tracker.close();
     }
 
+    /// Waits until the scope closes. Cancel safe.
+    pub(crate) async fn closed(&self) {
+        self.closing.cancelled().await;
+    }
+
     /// Waits until every task has ended. Cancel safe.
     pub(crate) async fn ended(&self) {
         self.tracker.wait().await;

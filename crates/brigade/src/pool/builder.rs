@@ -272,7 +272,8 @@ impl Builder {
     }
 
     /// Builds a state once in every worker, before its first call: `function(args..)`. Tasks read it with
-    /// [`Context::state`](crate::Context::state). If it fails or panics, the worker does not start.
+    /// [`Context::state`](crate::Context::state). If it fails or panics, the worker does not start; neither does one of
+    /// another build of this program ([`Builder::program`]), which could not find the hook.
     pub fn init<F, A, S, E>(mut self, function: F, args: &A) -> Self
     where
         A: Args,
@@ -375,7 +376,8 @@ impl Builder {
     /// # Errors
     ///
     /// `BadOption` for options out of range, `NotInitialized` if this program never called `brigade::init()`,
-    /// `DuplicateTask`, and `CannotStart` if its first workers fail to start.
+    /// `DuplicateTask`, `Unsupported` if the host does not offer what [`Builder::cgroup`] asks for, and `CannotStart` if
+    /// its first workers fail to start.
     pub async fn start(self) -> Result<Pool, Error> {
         let config = self.check()?;
         Pool::start(config).await

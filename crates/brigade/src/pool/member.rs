@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use rustix::process::Signal;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
@@ -122,10 +122,10 @@ impl Member {
 /// The life of one worker: start, shake hands, serve, end, reap.
 pub(super) async fn live(shared: Arc<Shared>, number: u32, epoch: u64) {
     let config = Arc::clone(&shared.config);
-    let member = match start(&config, number, epoch, &shared.killed).await {
+    let member = match start(&shared, number, epoch).await {
         Ok(member) => Arc::new(member),
         Err(error) => {
-            shared.step(|core, effects| core.on_start_failed(number, epoch, &error.to_string(), effects));
+            shared.step(|core, effects| core.on_start_failed(number, epoch, &error, effects));
             return;
         }
     };
@@ -148,7 +148,8 @@ pub(super) async fn live(shared: Arc<Shared>, number: u32, epoch: u64) {
 
 // -- start
 
-async fn start(config: &Config, number: u32, epoch: u64, killed: &CancellationToken) -> Result<Member, Error> {
+async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Member, Error> {
+    let config = &*shared.config;
     let cookie = cookie();
     let spawned = child::spawn(command(config, number, &cookie)).await?;
     let os = |what: &str, e| Error::os(format!("{what}: {e}"), e);
@@ -157,7 +158,8 @@ async fn start(config: &Config, number: u32, epoch: u64, killed: &CancellationTo
     // From here on the process is ended and reaped on every way out, by its `Drop` if by nothing else.
     let group = match &config.group {
         Some(limits) => {
-            let group = Group::create(&format!("brigade-{}-{number}-{epoch}", process::id()), limits)?;
+            // Numbers and epochs are each pool's own; the cookie is unlike any other on this host.
+            let group = Group::create(&format!("brigade-{}", process.cookie), limits)?;
             group.add(pid.as_raw_nonzero().get().cast_unsigned()).map_err(|e| os("move the worker into its control group", e))?;
             Some(group)
         }
@@ -176,7 +178,7 @@ async fn start(config: &Config, number: u32, epoch: u64, killed: &CancellationTo
     let outcome = tokio::select! {
         outcome = timeout(config.start_timeout, shake_hands(&control)) => outcome,
         () = pump(&stdout, &stderr) => unreachable!("the pumps do not end"),
-        () = killed.cancelled() => Ok(Err(Error::new(ErrorKind::Closed, "start a worker: the pool is gone"))),
+        () = given_up(shared) => Ok(Err(Error::new(ErrorKind::Closed, "start a worker: the pool is gone"))),
     };
     let problem = match outcome {
         Ok(Ok(())) => None,
@@ -201,6 +203,15 @@ async fn start(config: &Config, number: u32, epoch: u64, killed: &CancellationTo
         said: Mutex::default(),
         broken: CancellationToken::new(),
     })
+}
+
+/// Until nobody waits for a worker that is still starting: at once if the pool was dropped; in the time of a teardown after
+/// a shutdown, so that an init hook which is nearly through can be undone in good order.
+async fn given_up(shared: &Shared) {
+    tokio::select! {
+        () = shared.killed.cancelled() => {}
+        () = shared.scope.closed() => sleep(shared.config.teardown_timeout).await,
+    }
 }
 
 /// Ends a process that did not become a worker and says why.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::error::ErrorKind;
 use crate::retry::jitter;
 
 /// Failures in a row after which the pool is degraded.
@@ -18,15 +19,18 @@ pub(super) struct Restart {
     failures: u32,
     not_before: Option<Instant>,
     pub(super) reason: Option<Arc<str>>,
+    /// Why it failed is what the host does not offer, so that the caller must ask for something else.
+    pub(super) is_unsupported: bool,
 }
 
 impl Restart {
     /// Notes a failed start; returns the pause.
-    pub(super) fn failed(&mut self, now: Instant, reason: Arc<str>) -> Duration {
+    pub(super) fn failed(&mut self, now: Instant, kind: ErrorKind, reason: Arc<str>) -> Duration {
         let pause = PAUSE_FIRST.saturating_mul(1 << self.failures.min(16)).min(PAUSE_MAX).mul_f64(jitter(0.2));
         self.failures += 1;
         self.not_before = Some(now + pause);
         self.reason = Some(reason);
+        self.is_unsupported = kind == ErrorKind::Unsupported;
         pause
     }
 

@@ -24,7 +24,12 @@ pub(super) fn install(control: BorrowedFd<'_>) {
     let Ok(control) = control.try_clone_to_owned().map(UnixStream::from) else { return };
     let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        let note = note(info);
+        let mut note = note(info);
+        if is_the_runtimes_own(info)
+            && let Some(cause) = LAST.take()
+        {
+            note = PanicNote { message: format!("{} ({})", cause.message, note.message), location: cause.location };
+        }
         if let Ok(body) = Codec::Postcard.encode(&note) {
             let mut frame = encode(kind::PANIC, last_words::current(), body.len()).to_vec();
             frame.extend_from_slice(&body);
@@ -46,6 +51,12 @@ pub(super) fn catch<T>(run: impl FnOnce() -> T) -> Result<T, PanicNote> {
             location: "unknown".to_owned(),
         })
     })
+}
+
+/// Whether the language's runtime gives up because a panic cannot go on (from a drop in a panic, out of an `extern "C"`
+/// function): then the panic before it, on this thread, is what people need to know.
+fn is_the_runtimes_own(info: &PanicHookInfo<'_>) -> bool {
+    info.location().is_some_and(|location| location.file().ends_with("core/src/panicking.rs"))
 }
 
 fn note(info: &PanicHookInfo<'_>) -> PanicNote {

@@ -171,7 +171,7 @@ impl Core {
         self.settle(effects);
     }
 
-    pub(in super::super) fn on_start_failed(&mut self, number: u32, epoch: u64, reason: &str, effects: &mut Effects) {
+    pub(in super::super) fn on_start_failed(&mut self, number: u32, epoch: u64, error: &Error, effects: &mut Effects) {
         if self.seat_of(number, epoch).is_none() {
             return;
         }
@@ -180,8 +180,8 @@ impl Core {
         if self.stage == Stage::Closed {
             return;
         }
-        let (now, reason): (_, Arc<str>) = (Instant::now(), reason.into());
-        let pause = self.restart.failed(now, Arc::clone(&reason));
+        let (now, reason): (_, Arc<str>) = (Instant::now(), error.to_string().into());
+        let pause = self.restart.failed(now, error.kind(), Arc::clone(&reason));
         self.deadlines.insert(now + pause, Due::Restart);
         self.emit(|| Event::WorkerStartFailed { worker: number, reason: Arc::clone(&reason) });
         tracing::warn!(worker = number, %reason, "a worker could not be started");
@@ -199,7 +199,8 @@ impl Core {
             return None;
         }
         let reason = self.restart.reason.as_deref().unwrap_or("unknown");
-        Some(Error::new(ErrorKind::CannotStart, format!("start workers: {reason}")))
+        let kind = if self.restart.is_unsupported { ErrorKind::Unsupported } else { ErrorKind::CannotStart };
+        Some(Error::new(kind, format!("start workers: {reason}")))
     }
 
     fn reject_waiting(&mut self, effects: &mut Effects) {

@@ -1,0 +1,22 @@
+//! What the fault tests count and break with. Unpublished.
+//!
+//! [`ledger`] counts what happened to each job and says whether that is allowed; [`facts`] reads what the kernel
+//! knows of processes; [`random`] draws fault times from a seed that is printed; [`program`] runs this very test
+//! binary again as a program of its own, bounded in time, so that it can be killed and looked at from outside.
+//!
+//! Nothing here knows the library: a test kit that shared its types would share its mistakes.
+
+pub mod facts;
+pub mod ledger;
+pub mod program;
+pub mod random;
+
+/// Whether the full counts are wanted (`BRIGADE_FULL=1`) or those that take a few seconds.
+pub fn full() -> bool {
+    std::env::var_os("BRIGADE_FULL").is_some_and(|value| value == "1")
+}
+
+/// The count for a quick run, or the full one.
+pub fn count(quick: usize, whole: usize) -> usize {
+    if full() { whole } else { quick }
+}

@@ -1,0 +1,126 @@
+//! Workers that cannot be started: A13.
+
+use std::time::{Duration, Instant};
+
+use brigade::{ErrorKind, Event, Pool};
+use brigade_testkit::facts::{self, signal_child};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+
+use crate::stage::{assert_childless, directory, end, event, file, millis, scenarios, within, worker_pid};
+use crate::tasks::{add, tell};
+
+scenarios! {
+    a13_no_descriptors_left => no_descriptors,
+    a13_no_processes_left => no_processes,
+    a13_no_memory_left => no_memory,
+    a13_a_handshake_that_never_comes => no_handshake,
+    a13_programs_that_are_no_workers => no_workers,
+    a13_an_init_hook_that_fails_for_a_while => failing_hook,
+}
+
+/// From the moment when workers cannot be started until they can again.
+async fn storm(pool: Pool, lift: impl AsyncFnOnce()) {
+    let mut events = pool.events();
+    let began = Instant::now();
+    assert!(signal_child(std::process::id(), worker_pid(&pool), Signal::KILL));
+    let reason = event(&mut events, "the pool is degraded", |event| match event {
+        Event::Degraded { reason, .. } => Some(reason.to_string()),
+        _ => None,
+    });
+    println!("degraded after {:.1?}: {}", began.elapsed(), reason.await);
+    assert!(pool.stats().degraded.is_some());
+    let error = within("a call", pool.call(add(1, 2))).await.unwrap_err();
+    assert_eq!(error.rejected(), Some(ErrorKind::CannotStart), "{error}");
+
+    // It goes on trying, slower and slower, and does not spin.
+    let (ticks, since) = (facts::cpu_ticks(std::process::id()), Instant::now());
+    let mut failures = 0;
+    while tokio::time::timeout_at((since + millis(500)).into(), events.next()).await.is_ok_and(|event| {
+        failures += usize::from(matches!(event, Some(Event::WorkerStartFailed { .. })));
+        event.is_some()
+    }) {}
+    let spent = facts::cpu_ticks(std::process::id()) - ticks;
+    println!("{failures} more failures in 500 ms, {spent} ticks of CPU");
+    assert!(failures <= 5 && spent <= 20);
+
+    lift().await;
+    event(&mut events, "it recovers", |event| matches!(event, Event::Recovered).then_some(())).await;
+    assert_eq!(pool.stats().degraded, None);
+    assert_eq!(within("a call", pool.call(add(1, 2))).await.unwrap(), 3);
+    end(pool).await;
+}
+
+async fn limited(resource: Resource, limit: impl FnOnce() -> u64) {
+    let pool = Pool::builder().workers(1).start().await.unwrap();
+    let before = getrlimit(resource);
+    setrlimit(resource, Rlimit { current: Some(limit()), maximum: before.maximum }).unwrap();
+    storm(pool, async || setrlimit(resource, before).unwrap()).await;
+}
+
+async fn no_descriptors() {
+    // Those that are open and not one more.
+    limited(Resource::Nofile, || facts::open_descriptors(std::process::id()) as u64).await;
+}
+
+async fn no_memory() {
+    // Workers inherit the limit; less than the program itself needs.
+    limited(Resource::As, || 1 << 20).await;
+}
+
+/// The limit on processes does not bind root, and does not count for one process alone: hence a control group.
+async fn no_processes() {
+    let group = std::path::PathBuf::from(format!("/sys/fs/cgroup/pids/brigade-test-{}", std::process::id()));
+    let made = std::fs::create_dir(&group).and_then(|()| std::fs::write(group.join("cgroup.procs"), std::process::id().to_string()));
+    if let Err(error) = made {
+        println!("MISSING: a control group of version 1 for processes ({error}). A missing program stands in for EAGAIN.");
+        std::fs::remove_dir(&group).ok();
+        return no_workers().await;
+    }
+    let pool = Pool::builder().workers(1).start().await.unwrap();
+    within("a call", pool.call(add(1, 2))).await.unwrap();
+    // What is there now without the worker, which is to be killed, and its threads.
+    std::fs::write(group.join("pids.max"), "2").unwrap();
+    let lifted = group.clone();
+    storm(pool, async move || std::fs::write(lifted.join("pids.max"), "max").unwrap()).await;
+    std::fs::write("/sys/fs/cgroup/pids/cgroup.procs", std::process::id().to_string()).unwrap();
+    std::fs::remove_dir(group).unwrap();
+}
+
+async fn no_handshake() {
+    let builder = Pool::builder().workers(2).program("/bin/sleep", ["1000"]).start_timeout(millis(100));
+    let began = Instant::now();
+    let error = within("the start", builder.start()).await.unwrap_err();
+    println!("{error} after {:.1?}", began.elapsed());
+    assert_eq!(error.kind(), ErrorKind::CannotStart);
+    assert!(error.to_string().contains("not ready within 100ms"), "{error}");
+    assert_childless();
+}
+
+async fn no_workers() {
+    for (program, arguments, says) in [
+        ("/bin/true", vec![], "ended before it was ready"),
+        ("/bin/false", vec![], "exit code 1"),
+        ("/bin/sh", vec!["-c", "echo what am I doing here >&2; exit 3"], "what am I doing here"),
+        ("/bin/sh", vec!["-c", "head -c 100 /dev/urandom >&0; sleep 5"], ""),
+        ("/nowhere/at/all", vec![], "No such file"),
+        ("/etc/passwd", vec![], "ermission denied"),
+    ] {
+        let builder = Pool::builder().workers(1).program(program, arguments).start_timeout(Duration::from_secs(2));
+        let error = within("the start", builder.start()).await.unwrap_err();
+        println!("{program}: {error}");
+        assert_eq!(error.kind(), ErrorKind::CannotStart, "{program}");
+        assert!(error.to_string().contains(says), "{program}: {error}");
+        assert_childless();
+    }
+}
+
+fn fails_while(path: String) -> Result<(), std::io::Error> {
+    if std::fs::exists(&path)? { Err(std::io::Error::other("the database is away")) } else { Ok(()) }
+}
+
+async fn failing_hook() {
+    let path = file("away");
+    let pool = Pool::builder().workers(1).init(fails_while, &(path.clone(),)).start().await.unwrap();
+    tell(&path, "away");
+    storm(pool, async || std::fs::remove_file(directory().join("away")).unwrap()).await;
+}
