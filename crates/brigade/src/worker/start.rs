@@ -77,6 +77,10 @@ fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
     confine(&hello.seat).map_err(|e| Error::os("confine the worker", e))?;
     panics::install(control.as_fd());
     title::set(&format!("brigade: worker {}", hello.seat.worker));
+    if !same_build && (hello.seat.init.is_some() || hello.seat.teardown.is_some()) {
+        let text = "find the hooks of the pool: they are functions of another build of the program";
+        return Err(Error::new(ErrorKind::OtherBuild, text));
+    }
     let state = build_state(&hello.seat)?;
     let ready = Ready { magic: MAGIC, version: VERSION, build: address::build_id(), tasks: tasks(same_build)? };
     let control_copy = control.try_clone().map_err(|e| Error::os("copy the control socket", e))?;
