@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::builder::Config;
 use super::cell::{Cell, Outcome};
-use super::deadlines::{Deadlines, Due};
+use super::deadlines::{Deadlines, Due, after};
 use super::member::Member;
 use super::queue::Queue;
 use super::restart::Restart;
@@ -97,7 +97,7 @@ pub(super) struct End {
 impl Core {
     pub(super) fn new(config: Arc<Config>, events: broadcast::Sender<Event>) -> Self {
         let mut deadlines = Deadlines::default();
-        deadlines.insert(Instant::now() + config.check_interval, Due::Tick);
+        deadlines.insert(after(Instant::now(), config.check_interval), Due::Tick);
         Self {
             queue: Queue::new(config.order),
             config,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::super::cell::{Cell, Outcome, Update};
-use super::super::deadlines::{Due, DueKey};
+use super::super::deadlines::{Due, DueKey, after};
 use super::super::member::Member;
 use super::super::queue::Place;
 use super::{Core, Effects, End, Ended, Stage};
@@ -181,7 +181,7 @@ impl Core {
         let timeout = entry.request.options().queue_timeout;
         let since = entry.since;
         if let Some(timeout) = timeout {
-            let key = self.deadlines.insert(since + timeout, Due::QueueTimeout(call));
+            let key = self.deadlines.insert(after(since, timeout), Due::QueueTimeout(call));
             if let Some(entry) = self.entry(call) {
                 entry.timer = Some(key);
             }
@@ -210,7 +210,7 @@ impl Core {
     }
 
     pub(super) fn delay(&mut self, call: u64, delay: Duration) {
-        let key = self.deadlines.insert(Instant::now() + delay, Due::Delay(call));
+        let key = self.deadlines.insert(after(Instant::now(), delay), Due::Delay(call));
         if let Some(entry) = self.entry(call) {
             entry.phase = Phase::Delayed;
             entry.timer = Some(key);
@@ -330,7 +330,7 @@ impl Core {
         }
         send(&member, call, entry, tell_start);
         if let Some(timeout) = timeout.filter(|_| !tell_start) {
-            self.arm_run_timeout(call, now + timeout);
+            self.arm_run_timeout(call, after(now, timeout));
         }
         if was_idle {
             effects.flush.push(Arc::clone(&member.data));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::super::builder::Neighbours;
+use super::super::deadlines::after;
 use super::super::member::Member;
 use super::calls::{Stop, number_of};
 use super::{Core, Effects, Phase, Why};
@@ -67,7 +68,7 @@ impl Core {
             kind::PROGRESS => self.on_progress(call, &frame.body),
             kind::STARTED => {
                 if let Some(timeout) = self.entry(call).and_then(|entry| entry.request.options().timeout) {
-                    self.arm_run_timeout(call, now + timeout);
+                    self.arm_run_timeout(call, after(now, timeout));
                 }
             }
             _ => self.on_answer(number, frame, now, effects)?,
