@@ -15,6 +15,7 @@
 mod calls;
 mod endings;
 mod seats;
+mod stops;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -37,9 +38,10 @@ use crate::event::Event;
 use crate::link::Channel;
 use crate::process::Output;
 
-pub(super) use calls::{Admission, Entry, Phase, StopOrder, TASK_NAME_BYTES_MAX, Why, number_of};
+pub(super) use calls::{Admission, Entry, Phase, TASK_NAME_BYTES_MAX, number_of};
 pub(super) use endings::Obituary;
 pub(super) use seats::Seat;
+pub(super) use stops::{StopOrder, Why};
 
 pub(super) struct Core {
     config: Arc<Config>,
