@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::process;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -45,6 +45,8 @@ pub(super) struct Member {
     said: Mutex<Said>,
     /// Cancelled when it must be ended for what it did to its link.
     broken: CancellationToken,
+    /// Whether it died before it had read all that it was sent.
+    unread: AtomicBool,
 }
 
 #[derive(Default)]
@@ -200,6 +202,7 @@ async fn start(config: &Config, number: u32, epoch: u64, killed: &CancellationTo
         pulse: Pulse::default(),
         said: Mutex::default(),
         broken: CancellationToken::new(),
+        unread: AtomicBool::new(false),
     })
 }
 
@@ -413,7 +416,10 @@ async fn read_data(shared: &Arc<Shared>, number: u32, member: &Member) {
     loop {
         let count = tokio::select! {
             biased;
-            count = member.data.read(&mut decoder) => count.unwrap_or(0),
+            count = member.data.read(&mut decoder) => count.unwrap_or_else(|e| {
+                member.unread.fetch_or(e.kind() == std::io::ErrorKind::ConnectionReset, Ordering::Relaxed);
+                0
+            }),
             // A grandchild may hold the channel open for ever.
             () = member.process.ended() => 0,
         };
@@ -429,6 +435,7 @@ async fn read_data(shared: &Arc<Shared>, number: u32, member: &Member) {
     }
     // What a dying worker had written before it died counts.
     member.process.ended().await;
+    member.unread.fetch_or(member.data.was_left_unread(), Ordering::Relaxed);
     while member.data.read_now(&mut decoder) > 0 && take_frames(shared, number, member, &mut decoder) {}
 }
 
@@ -478,6 +485,7 @@ async fn finish(shared: &Arc<Shared>, number: u32, member: &Arc<Member>, reading
         broken: said.broken.filter(|_| matches!(service, Service::BrokenOff) || !said.closed),
         cgroup_oom: member.group.as_ref().is_some_and(Group::was_out_of_memory),
         stderr: member.stderr.tail(),
+        unread: member.unread.load(Ordering::Relaxed),
         expected: matches!(service, Service::LetGo),
     };
     // Whoever stopped an attempt is told when nothing of it is left; whoever was crashed on need not wait for that.

@@ -37,6 +37,8 @@ pub(in super::super) struct Entry {
     /// Attempts that were begun.
     pub(super) attempt: u32,
     pub(super) crashes: u32,
+    /// Workers that died before they read it.
+    pub(super) undelivered: u32,
     /// Workers that passed it, by number and epoch, and why.
     pub(super) passes: Vec<(u32, u64, String)>,
     /// Must run alone in its worker.
@@ -100,6 +102,7 @@ impl Core {
             phase: Phase::Delayed,
             attempt: 0,
             crashes: 0,
+            undelivered: 0,
             passes: Vec::new(),
             alone,
             has_place,
