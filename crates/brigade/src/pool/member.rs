@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::process;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -151,7 +151,7 @@ pub(super) async fn live(shared: Arc<Shared>, number: u32, epoch: u64) {
 // -- start
 
 async fn start(config: &Config, number: u32, epoch: u64, killed: &CancellationToken) -> Result<Member, Error> {
-    let cookie = cookie();
+    let cookie = child::cookie();
     let spawned = child::spawn(command(config, number, &cookie)).await?;
     let os = |what: &str, e| Error::os(format!("{what}: {e}"), e);
     let Spawned { pid, pidfd, control, stdout, stderr } = spawned;
@@ -168,7 +168,11 @@ async fn start(config: &Config, number: u32, epoch: u64, killed: &CancellationTo
     let (ours, theirs) = UnixStream::pair().map_err(|e| os("make a socket pair", e))?;
     let body = Codec::Postcard.encode(&Hello { magic: MAGIC, version: VERSION, build: address::build_id(), seat: seat(config, number) })?;
     let hello = [&wire::encode(kind::HELLO, 0, body.len())[..], &body].concat();
-    link::send_with_descriptor(&control, &hello, theirs.as_fd()).map_err(|e| os("send the handshake", e))?;
+    match link::send_with_descriptor(&control, &hello, theirs.as_fd()) {
+        // It has ended already, which reading its answer tells, with how and why.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
+        sent => sent.map_err(|e| os("send the handshake", e))?,
+    }
     drop(theirs);
     let control = Channel::new(control).map_err(|e| os("register the control socket", e))?;
     let data = Channel::new(ours).map_err(|e| os("register the data socket", e))?;
@@ -273,14 +277,6 @@ fn command(config: &Config, number: u32, cookie: &str) -> Command {
         environment,
         directory: config.directory.clone(),
     }
-}
-
-/// Unlike any other tree's on this host: a process id, its clock at the first use, a count.
-fn cookie() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    format!("{}-{}{:09}-{count}", process::id(), now.tv_sec, now.tv_nsec)
 }
 
 fn seat(config: &Config, number: u32) -> Seat {
