@@ -142,6 +142,8 @@ async fn pi8_a_cancelled_call_that_does_not_stop_is_not_forced_before_its_neighb
         let (pool, held, mut spins) = with_a_neighbour(Neighbours::Spare, &gate).await;
         let (arrival, before) = (gate.arrival().await, pids(&pool)[0]);
         let stopping = spins.cancel("stop");
+        let retiring = || pool.workers().iter().any(|worker| worker.state == brigade::WorkerState::Retiring);
+        crate::probe::until("it had its time to stop by itself", retiring).await;
         let elsewhere = pool.call(pid()).await.unwrap();
         assert_ne!(elsewhere, before, "the condemned worker gets nothing new, and there is another");
         assert!(!held.is_finished());
