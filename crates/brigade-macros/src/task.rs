@@ -36,6 +36,7 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
 
     Ok(quote! {
         #(#docs)*
+        #[allow(clippy::too_many_arguments)]
         #vis fn #ident(#(#names: #types),*) -> ::brigade::Call<#value> {
             use ::brigade::__private as __p;
 

@@ -23,7 +23,7 @@ pub(crate) use exit::{Death, Process};
 pub(crate) use output::Pipe;
 pub use output::{Captured, Output};
 pub(crate) use spawn::{Command, Spawned, spawn};
-pub(crate) use tree::sweep;
+pub(crate) use tree::{cookie, sweep};
 
 /// Tells a child that it is a worker: the process id of its pool.
 pub(crate) const WORKER_VARIABLE: &str = "BRIGADE_WORKER";

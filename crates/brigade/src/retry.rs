@@ -16,6 +16,9 @@ pub struct Retry {
     pub cap: Duration,
 }
 
+/// The longest times overflow when they are multiplied.
+const PAUSE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 impl Default for Retry {
     fn default() -> Self {
         Self { base: Duration::from_millis(100), cap: Duration::from_secs(30) }
@@ -31,7 +34,7 @@ impl Retry {
     /// The pause after this attempt, which is counted from 1.
     pub fn pause_after(&self, attempt: u32) -> Duration {
         let doubled = 1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
-        let full = self.base.saturating_mul(doubled).min(self.cap);
+        let full = self.base.saturating_mul(doubled).min(self.cap).min(PAUSE_MAX);
         full.mul_f64(jitter(0.5))
     }
 }
@@ -47,6 +50,11 @@ pub(crate) fn jitter(spread: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_times_do_not_overflow() {
+        assert!(Retry::exponential(Duration::MAX, Duration::MAX).pause_after(7) <= PAUSE_MAX);
+    }
 
     #[test]
     fn pauses_grow_to_the_cap_and_stay_within_their_half() {

@@ -120,6 +120,14 @@ impl Channel {
         super::read_into(&self.stream, decoder.buffer()).unwrap_or(0)
     }
 
+    /// Whether the peer, which has ended, did not read all that was sent to it. Asked before the last reads: the kernel
+    /// tells it once, as an error of the socket (unix(7)).
+    pub(crate) fn was_left_unread(&self) -> bool {
+        let out = lock(&self.out);
+        let unsent = out.broken || !out.open.is_empty() || out.sealed.iter().any(|part| !part.is_empty());
+        unsent || matches!(rustix::net::sockopt::socket_error(&self.stream), Ok(Err(rustix::io::Errno::CONNRESET)))
+    }
+
     /// Tells the peer that nothing more comes, after what was appended.
     pub(crate) fn finish(&self) {
         self.flush();

@@ -15,6 +15,7 @@
 mod calls;
 mod endings;
 mod seats;
+mod stops;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::builder::Config;
 use super::cell::{Cell, Outcome};
-use super::deadlines::{Deadlines, Due};
+use super::deadlines::{Deadlines, Due, after};
 use super::member::Member;
 use super::queue::Queue;
 use super::restart::Restart;
@@ -37,9 +38,10 @@ use crate::event::Event;
 use crate::link::Channel;
 use crate::process::Output;
 
-pub(super) use calls::{Admission, Entry, Phase, StopOrder, TASK_NAME_BYTES_MAX, Why, number_of};
+pub(super) use calls::{Admission, Entry, Phase, TASK_NAME_BYTES_MAX, number_of};
 pub(super) use endings::Obituary;
 pub(super) use seats::Seat;
+pub(super) use stops::{StopOrder, Why};
 
 pub(super) struct Core {
     config: Arc<Config>,
@@ -97,7 +99,7 @@ pub(super) struct End {
 impl Core {
     pub(super) fn new(config: Arc<Config>, events: broadcast::Sender<Event>) -> Self {
         let mut deadlines = Deadlines::default();
-        deadlines.insert(Instant::now() + config.check_interval, Due::Tick);
+        deadlines.insert(after(Instant::now(), config.check_interval), Due::Tick);
         Self {
             queue: Queue::new(config.order),
             config,

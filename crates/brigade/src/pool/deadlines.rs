@@ -1,7 +1,15 @@
 //! What falls due when. O(log n); one task sleeps until the first.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// As good as never: `Duration::MAX` is a common way to say so, and no clock can add it.
+const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// The moment this long after another.
+pub(super) fn after(moment: Instant, time: Duration) -> Instant {
+    moment + time.min(NEVER)
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::process;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -45,6 +45,8 @@ pub(super) struct Member {
     said: Mutex<Said>,
     /// Cancelled when it must be ended for what it did to its link.
     broken: CancellationToken,
+    /// Whether it died before it had read all that it was sent.
+    unread: AtomicBool,
 }
 
 #[derive(Default)]
@@ -121,7 +123,6 @@ impl Member {
 
 /// The life of one worker: start, shake hands, serve, end, reap.
 pub(super) async fn live(shared: Arc<Shared>, number: u32, epoch: u64) {
-    let config = Arc::clone(&shared.config);
     let member = match start(&shared, number, epoch).await {
         Ok(member) => Arc::new(member),
         Err(error) => {
@@ -150,7 +151,7 @@ pub(super) async fn live(shared: Arc<Shared>, number: u32, epoch: u64) {
 
 async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Member, Error> {
     let config = &*shared.config;
-    let cookie = cookie();
+    let cookie = child::cookie();
     let spawned = child::spawn(command(config, number, &cookie)).await?;
     let os = |what: &str, e| Error::os(format!("{what}: {e}"), e);
     let Spawned { pid, pidfd, control, stdout, stderr } = spawned;
@@ -168,7 +169,11 @@ async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Member, Error
     let (ours, theirs) = UnixStream::pair().map_err(|e| os("make a socket pair", e))?;
     let body = Codec::Postcard.encode(&Hello { magic: MAGIC, version: VERSION, build: address::build_id(), seat: seat(config, number) })?;
     let hello = [&wire::encode(kind::HELLO, 0, body.len())[..], &body].concat();
-    link::send_with_descriptor(&control, &hello, theirs.as_fd()).map_err(|e| os("send the handshake", e))?;
+    match link::send_with_descriptor(&control, &hello, theirs.as_fd()) {
+        // It has ended already, which reading its answer tells, with how and why.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
+        sent => sent.map_err(|e| os("send the handshake", e))?,
+    }
     drop(theirs);
     let control = Channel::new(control).map_err(|e| os("register the control socket", e))?;
     let data = Channel::new(ours).map_err(|e| os("register the data socket", e))?;
@@ -202,6 +207,7 @@ async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Member, Error
         pulse: Pulse::default(),
         said: Mutex::default(),
         broken: CancellationToken::new(),
+        unread: AtomicBool::new(false),
     })
 }
 
@@ -281,14 +287,6 @@ fn command(config: &Config, number: u32, cookie: &str) -> Command {
         environment,
         directory: config.directory.clone(),
     }
-}
-
-/// Unlike any other tree's on this host: a process id, its clock at the first use, a count.
-fn cookie() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    format!("{}-{}{:09}-{count}", process::id(), now.tv_sec, now.tv_nsec)
 }
 
 fn seat(config: &Config, number: u32) -> Seat {
@@ -424,7 +422,10 @@ async fn read_data(shared: &Arc<Shared>, number: u32, member: &Member) {
     loop {
         let count = tokio::select! {
             biased;
-            count = member.data.read(&mut decoder) => count.unwrap_or(0),
+            count = member.data.read(&mut decoder) => count.unwrap_or_else(|e| {
+                member.unread.fetch_or(e.kind() == std::io::ErrorKind::ConnectionReset, Ordering::Relaxed);
+                0
+            }),
             // A grandchild may hold the channel open for ever.
             () = member.process.ended() => 0,
         };
@@ -440,6 +441,7 @@ async fn read_data(shared: &Arc<Shared>, number: u32, member: &Member) {
     }
     // What a dying worker had written before it died counts.
     member.process.ended().await;
+    member.unread.fetch_or(member.data.was_left_unread(), Ordering::Relaxed);
     while member.data.read_now(&mut decoder) > 0 && take_frames(shared, number, member, &mut decoder) {}
 }
 
@@ -489,6 +491,7 @@ async fn finish(shared: &Arc<Shared>, number: u32, member: &Arc<Member>, reading
         broken: said.broken.filter(|_| matches!(service, Service::BrokenOff) || !said.closed),
         cgroup_oom: member.group.as_ref().is_some_and(Group::was_out_of_memory),
         stderr: member.stderr.tail(),
+        unread: member.unread.load(Ordering::Relaxed),
         expected: matches!(service, Service::LetGo),
     };
     // Whoever stopped an attempt is told when nothing of it is left; whoever was crashed on need not wait for that.

@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::{mpsc, oneshot};
@@ -20,6 +21,14 @@ const ORDERS_MAX: usize = 256;
 /// A tree that forks faster than it is killed is given up after this many scans; its group and its leader are
 /// dead by then.
 const SCANS_MAX: usize = 100;
+
+/// Unlike any other tree's on this host: a process id, its clock at the first use, a count.
+pub(crate) fn cookie() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("{}-{}{:09}-{count}", std::process::id(), now.tv_sec, now.tv_nsec)
+}
 
 /// Kills every process that carries the cookie and returns when there is none.
 pub(crate) async fn sweep(cookie: &str) {

@@ -39,7 +39,7 @@ impl Worker {
     fn begin(self: &Arc<Self>, call: u64, meta: &CallMeta<'_>, invoke: Invoke, task: &'static str, payload: &[u8]) {
         let mut attempt = Context::attempt_of(call >> 32, meta.attempt, task, meta.codec);
         attempt.worker = self.seat.worker;
-        attempt.deadline = meta.timeout.map(|timeout| Instant::now() + timeout);
+        attempt.deadline = meta.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         attempt.state.clone_from(&self.state);
         attempt.sink = Some((call, Arc::clone(self) as Arc<dyn Sink>));
         let context = attempt.into_context();

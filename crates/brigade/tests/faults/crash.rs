@@ -30,12 +30,7 @@ fn certificate(error: &CallError) -> &Certificate {
 
 async fn crashes() {
     let pool = pool(2).await;
-    let signals = [
-        (How::Segv, libc::SIGSEGV),
-        (How::Bus, libc::SIGBUS),
-        (How::Ill, libc::SIGILL),
-        (How::Abort, libc::SIGABRT),
-    ];
+    let signals = [(How::Segv, libc::SIGSEGV), (How::Bus, libc::SIGBUS), (How::Ill, libc::SIGILL), (How::Abort, libc::SIGABRT)];
     for (how, signal) in signals {
         let error = outcome(&pool, &how).await.unwrap_err();
         println!("{how:?}: {error}");

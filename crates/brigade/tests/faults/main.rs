@@ -11,8 +11,8 @@
 //! What needs root (control groups, a PID namespace) runs where it can; where it cannot, the test prints what is missing
 //! and checks that the library says so.
 
-mod crash;
 mod cgroup;
+mod crash;
 mod hostile;
 mod identity;
 mod kill;

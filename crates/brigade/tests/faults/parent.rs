@@ -143,7 +143,8 @@ async fn starting_parent() {
 async fn thread_ends() {
     // Off this runtime, whose threads are kept.
     let thread = || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_keep_alive(millis(50)).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_keep_alive(millis(50)).enable_all().build().unwrap();
         let (pool, thread, pid) = runtime.block_on(async {
             let handle = tokio::runtime::Handle::current();
             let start = move || {

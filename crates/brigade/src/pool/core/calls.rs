@@ -1,4 +1,4 @@
-//! Calls: admission, order, dispatch, stops.
+//! Calls: admission, order, dispatch, end.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,17 +8,18 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::super::cell::{Cell, Outcome, Update};
-use super::super::deadlines::{Due, DueKey};
+use super::super::deadlines::{Due, DueKey, after};
 use super::super::member::Member;
 use super::super::queue::Place;
-use super::{Core, Effects, End, Ended, Stage};
+use super::stops::Stop;
+use super::{Core, Effects, End, Stage};
 use crate::call::{Request, Target};
-use crate::certificate::{Receipt, Step};
+use crate::certificate::Receipt;
 use crate::codec::Codec;
 use crate::context::PROGRESS_BYTES_MAX;
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
-use crate::outcome::{CallError, Cancelled, TimedOut};
+use crate::outcome::{CallError, TimedOut};
 use crate::process::Output;
 use crate::wire::{self, CallMeta, kind};
 
@@ -36,6 +37,8 @@ pub(in super::super) struct Entry {
     /// Attempts that were begun.
     pub(super) attempt: u32,
     pub(super) crashes: u32,
+    /// Workers that died before they read it.
+    pub(super) undelivered: u32,
     /// Workers that passed it, by number and epoch, and why.
     pub(super) passes: Vec<(u32, u64, String)>,
     /// Must run alone in its worker.
@@ -54,30 +57,6 @@ pub(in super::super) enum Phase {
     Aside,
     Delayed,
     Running { seat: u32, index: usize, since: Instant },
-}
-
-/// Why an attempt is being stopped.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) enum Why {
-    Timeout,
-    Cancel(String),
-    Memory,
-    Shutdown,
-}
-
-pub(in super::super) struct Stop {
-    pub(super) why: Why,
-    pub(super) step: Step,
-    pub(super) ended: Ended,
-    pub(super) asked_at: Instant,
-}
-
-/// An attempt to take up the kill ladder.
-pub(in super::super) struct StopOrder {
-    pub(in super::super) call: u64,
-    pub(in super::super) why: Why,
-    pub(in super::super) member: Arc<Member>,
-    pub(in super::super) ended: Ended,
 }
 
 /// What became of a new call.
@@ -123,6 +102,7 @@ impl Core {
             phase: Phase::Delayed,
             attempt: 0,
             crashes: 0,
+            undelivered: 0,
             passes: Vec::new(),
             alone,
             has_place,
@@ -181,7 +161,7 @@ impl Core {
         let timeout = entry.request.options().queue_timeout;
         let since = entry.since;
         if let Some(timeout) = timeout {
-            let key = self.deadlines.insert(since + timeout, Due::QueueTimeout(call));
+            let key = self.deadlines.insert(after(since, timeout), Due::QueueTimeout(call));
             if let Some(entry) = self.entry(call) {
                 entry.timer = Some(key);
             }
@@ -210,7 +190,7 @@ impl Core {
     }
 
     pub(super) fn delay(&mut self, call: u64, delay: Duration) {
-        let key = self.deadlines.insert(Instant::now() + delay, Due::Delay(call));
+        let key = self.deadlines.insert(after(Instant::now(), delay), Due::Delay(call));
         if let Some(entry) = self.entry(call) {
             entry.phase = Phase::Delayed;
             entry.timer = Some(key);
@@ -330,7 +310,7 @@ impl Core {
         }
         send(&member, call, entry, tell_start);
         if let Some(timeout) = timeout.filter(|_| !tell_start) {
-            self.arm_run_timeout(call, now + timeout);
+            self.arm_run_timeout(call, after(now, timeout));
         }
         if was_idle {
             effects.flush.push(Arc::clone(&member.data));
@@ -350,63 +330,6 @@ impl Core {
         let key = self.deadlines.insert(at, Due::RunTimeout(call));
         if let Some(entry) = self.entry(call) {
             entry.timer = Some(key);
-        }
-    }
-
-    // -- stops
-
-    /// Stops a call wherever it is. If it runs, an order to take up the ladder comes out.
-    pub(in super::super) fn stop(&mut self, call: u64, why: Why, effects: &mut Effects) {
-        let Some(entry) = self.entry(call) else { return };
-        let Phase::Running { seat, .. } = entry.phase else {
-            let outcome = match why {
-                Why::Cancel(reason) => CallError::Cancelled(Cancelled { reason, certificate: None }),
-                Why::Shutdown => CallError::Rejected(Error::new(ErrorKind::Closed, "run a call: the pool was shut down before its turn")),
-                Why::Timeout | Why::Memory => return,
-            };
-            let receipt = Receipt { step: Step::NotStarted, at: std::time::SystemTime::now(), took: Duration::ZERO };
-            return self.end(call, Err(outcome), Some(receipt), effects);
-        };
-        if entry.stop.is_some() {
-            return;
-        }
-        let ended = Ended::new();
-        entry.stop = Some(Box::new(Stop { why: why.clone(), step: Step::Asked, ended: ended.clone(), asked_at: Instant::now() }));
-        if let Some(member) = self.member(seat) {
-            effects.stops.push(StopOrder { call, why, member, ended });
-        }
-    }
-
-    /// Stops every call.
-    pub(in super::super) fn stop_all(&mut self, effects: &mut Effects) {
-        let keys: Vec<usize> = self.calls.iter().map(|(key, _)| key).collect();
-        for call in keys.into_iter().filter_map(|key| self.call_at(key)).collect::<Vec<_>>() {
-            self.stop(call, Why::Shutdown, effects);
-        }
-    }
-
-    /// Stops the calls that wait; returns how many.
-    pub(in super::super) fn cancel_waiting(&mut self, reason: &str, effects: &mut Effects) -> usize {
-        let waits = |(_, entry): &(usize, &Entry)| !matches!(entry.phase, Phase::Running { .. });
-        let calls: Vec<u64> = self.calls.iter().filter(waits).filter_map(|(key, _)| self.call_at(key)).collect();
-        for call in &calls {
-            self.stop(*call, Why::Cancel(reason.to_owned()), effects);
-        }
-        self.settle(effects);
-        calls.len()
-    }
-
-    /// Notes that a harder step is being taken. `false` if the attempt has ended.
-    pub(in super::super) fn take_step(&mut self, call: u64, step: Step) -> bool {
-        let stop = self.entry(call).and_then(|entry| entry.stop.as_mut());
-        stop.map(|stop| stop.step = step).is_some()
-    }
-
-    /// Whether the call's attempt runs on that very process.
-    pub(in super::super) fn runs_on(&mut self, call: u64, epoch: u64) -> bool {
-        match self.entry(call).map(|entry| entry.phase) {
-            Some(Phase::Running { seat, .. }) => self.epoch(seat) == Some(epoch),
-            _ => false,
         }
     }
 

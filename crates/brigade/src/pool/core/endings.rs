@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::super::builder::Neighbours;
+use super::super::deadlines::after;
 use super::super::member::Member;
-use super::calls::{Stop, number_of};
+use super::calls::number_of;
+use super::stops::Stop;
 use super::{Core, Effects, Phase, Why};
 use crate::call::refused_error;
 use crate::certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step};
@@ -27,9 +29,13 @@ pub(in super::super) struct Obituary {
     pub(in super::super) broken: Option<String>,
     pub(in super::super) cgroup_oom: bool,
     pub(in super::super) stderr: String,
+    /// It died before it had read all that it was sent.
+    pub(in super::super) unread: bool,
     pub(in super::super) expected: bool,
 }
 
+/// How often a call is given to a worker that dies before it reads it.
+const UNDELIVERED_MAX: u32 = 3;
 /// A call that took two workers down ends there.
 const CRASHES_MAX: u32 = 2;
 
@@ -67,7 +73,7 @@ impl Core {
             kind::PROGRESS => self.on_progress(call, &frame.body),
             kind::STARTED => {
                 if let Some(timeout) = self.entry(call).and_then(|entry| entry.request.options().timeout) {
-                    self.arm_run_timeout(call, now + timeout);
+                    self.arm_run_timeout(call, after(now, timeout));
                 }
             }
             _ => self.on_answer(number, frame, now, effects)?,
@@ -177,7 +183,12 @@ impl Core {
         self.retire(number, "its process ended");
         let culprit = self.culprit(&running, obituary);
         let now = Instant::now();
+        // Of several calls nobody knows which of them was not read.
+        let undelivered = running.first().copied().filter(|_| obituary.unread && running.len() == 1);
         for call in running {
+            if undelivered == Some(call) && self.take_back(call, now) {
+                continue;
+            }
             self.on_attempt_died(call, number, member, culprit, obituary, now, effects);
         }
         // `vacate` has let the seat go if it had attempts; here if it had none.
@@ -185,6 +196,21 @@ impl Core {
             self.seats[number as usize - 1] = None;
         }
         self.settle(effects);
+    }
+
+    /// Puts back a call that its worker had died too early to read: it has not run. `false` if it is being stopped, or if
+    /// that has happened to it too often to be chance.
+    fn take_back(&mut self, call: u64, now: Instant) -> bool {
+        let Some(entry) = self.entry(call) else { return false };
+        if entry.stop.is_some() || entry.undelivered == UNDELIVERED_MAX {
+            return false;
+        }
+        entry.undelivered += 1;
+        entry.attempt -= 1;
+        self.cancel_timer(call);
+        self.vacate(call, now);
+        self.requeue(call);
+        true
     }
 
     /// Whether an attempt of this worker is being stopped.

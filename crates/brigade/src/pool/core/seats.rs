@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::super::deadlines::Due;
+use super::super::deadlines::{Due, after};
 use super::super::member::Member;
 use super::super::stats::{Stats, WorkerInfo, WorkerState};
 use super::{Core, Effects, Phase, Stage};
@@ -349,7 +349,7 @@ impl Core {
     // -- the tick
 
     pub(super) fn on_tick(&mut self, now: Instant, effects: &mut Effects) {
-        self.deadlines.insert(now + self.config.check_interval, Due::Tick);
+        self.deadlines.insert(after(now, self.config.check_interval), Due::Tick);
         let numbers: Vec<u32> = (1..).zip(&self.seats).filter(|(_, seat)| seat.is_some()).map(|(number, _)| number).collect();
         let mut surplus = self.ready_count().saturating_sub(self.config.workers_min);
         for number in numbers.into_iter().rev() {

@@ -1,0 +1,92 @@
+//! Stops: what becomes of a call that somebody, a clock or a limit wants to end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::member::Member;
+use super::calls::Entry;
+use super::{Core, Effects, Ended, Phase};
+use crate::certificate::{Receipt, Step};
+use crate::error::{Error, ErrorKind};
+use crate::outcome::{CallError, Cancelled};
+
+/// Why an attempt is being stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) enum Why {
+    Timeout,
+    Cancel(String),
+    Memory,
+    Shutdown,
+}
+
+pub(in super::super) struct Stop {
+    pub(super) why: Why,
+    pub(super) step: Step,
+    pub(super) ended: Ended,
+    pub(super) asked_at: Instant,
+}
+
+/// An attempt to take up the kill ladder.
+pub(in super::super) struct StopOrder {
+    pub(in super::super) call: u64,
+    pub(in super::super) why: Why,
+    pub(in super::super) member: Arc<Member>,
+    pub(in super::super) ended: Ended,
+}
+
+impl Core {
+    /// Stops a call wherever it is. If it runs, an order to take up the ladder comes out.
+    pub(in super::super) fn stop(&mut self, call: u64, why: Why, effects: &mut Effects) {
+        let Some(entry) = self.entry(call) else { return };
+        let Phase::Running { seat, .. } = entry.phase else {
+            let outcome = match why {
+                Why::Cancel(reason) => CallError::Cancelled(Cancelled { reason, certificate: None }),
+                Why::Shutdown => CallError::Rejected(Error::new(ErrorKind::Closed, "run a call: the pool was shut down before its turn")),
+                Why::Timeout | Why::Memory => return,
+            };
+            let receipt = Receipt { step: Step::NotStarted, at: std::time::SystemTime::now(), took: Duration::ZERO };
+            return self.end(call, Err(outcome), Some(receipt), effects);
+        };
+        if entry.stop.is_some() {
+            return;
+        }
+        let ended = Ended::new();
+        entry.stop = Some(Box::new(Stop { why: why.clone(), step: Step::Asked, ended: ended.clone(), asked_at: Instant::now() }));
+        if let Some(member) = self.member(seat) {
+            effects.stops.push(StopOrder { call, why, member, ended });
+        }
+    }
+
+    /// Stops every call.
+    pub(in super::super) fn stop_all(&mut self, effects: &mut Effects) {
+        let keys: Vec<usize> = self.calls.iter().map(|(key, _)| key).collect();
+        for call in keys.into_iter().filter_map(|key| self.call_at(key)).collect::<Vec<_>>() {
+            self.stop(call, Why::Shutdown, effects);
+        }
+    }
+
+    /// Stops the calls that wait; returns how many.
+    pub(in super::super) fn cancel_waiting(&mut self, reason: &str, effects: &mut Effects) -> usize {
+        let waits = |(_, entry): &(usize, &Entry)| !matches!(entry.phase, Phase::Running { .. });
+        let calls: Vec<u64> = self.calls.iter().filter(waits).filter_map(|(key, _)| self.call_at(key)).collect();
+        for call in &calls {
+            self.stop(*call, Why::Cancel(reason.to_owned()), effects);
+        }
+        self.settle(effects);
+        calls.len()
+    }
+
+    /// Notes that a harder step is being taken. `false` if the attempt has ended.
+    pub(in super::super) fn take_step(&mut self, call: u64, step: Step) -> bool {
+        let stop = self.entry(call).and_then(|entry| entry.stop.as_mut());
+        stop.map(|stop| stop.step = step).is_some()
+    }
+
+    /// Whether the call's attempt runs on that very process.
+    pub(in super::super) fn runs_on(&mut self, call: u64, epoch: u64) -> bool {
+        match self.entry(call).map(|entry| entry.phase) {
+            Some(Phase::Running { seat, .. }) => self.epoch(seat) == Some(epoch),
+            _ => false,
+        }
+    }
+}

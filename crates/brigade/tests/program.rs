@@ -1,0 +1,185 @@
+//! A whole program with a `main` of its own, started again in several roles: what cannot be seen from within a test harness.
+//!
+//! It is its own harness, so that it has a real `main`; it answers `--list` and runs single tests as nextest asks.
+
+#![expect(clippy::disallowed_methods, reason = "starts itself in several roles")]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use brigade::{Context, Pool, task};
+
+#[task]
+fn add(a: i64, b: i64) -> i64 {
+    a + b
+}
+
+#[task]
+fn spin(cx: &Context) {
+    cx.progress(0.0, "begun");
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+/// Prints, and then holds its worker for ever.
+#[task]
+fn print_and_stay() {
+    println!("printed by the task");
+    loop {
+        std::thread::park();
+    }
+}
+
+const TESTS: [(&str, fn()); 4] = [
+    ("wp42_lb10_when_the_parent_is_killed_its_workers_end_whatever_they_do", workers_end_with_their_parent),
+    ("bad_use_a_program_that_never_calls_init_is_told_and_starts_nothing", without_init),
+    ("pi43_bad_use_what_a_worker_prints_comes_out_while_the_caller_waits", output_is_passed_on),
+    ("wp1_main_runs_once_and_workers_never_reach_it", main_runs_once),
+];
+
+fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        Some("role-bare") => bare(),
+        Some("role-host") => host(),
+        Some("role-printer") => printer(),
+        Some("role-count") => count(),
+        _ => run_tests(),
+    }
+}
+
+/// As the standard harness, as far as `cargo test` and nextest need it.
+fn run_tests() -> ExitCode {
+    // A worker is this program without a role.
+    brigade::init();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
+    let wanted = |name: &str| filter.is_none_or(|filter| if has("--exact") { name == filter } else { name.contains(filter.as_str()) });
+    for (name, run) in TESTS.into_iter().filter(|(name, _)| wanted(name) && !has("--ignored")) {
+        println!("{name}: test");
+        if !has("--list") {
+            run();
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+// -- roles
+
+/// Starts a pool without having called `brigade::init()`.
+#[expect(clippy::large_futures, reason = "there is but one")]
+fn bare() -> ExitCode {
+    println!("main was reached");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    match runtime.block_on(Pool::builder().workers(1).start()) {
+        Ok(_) => println!("started"),
+        Err(error) => println!("{:?}: {error}", error.kind()),
+    }
+    ExitCode::SUCCESS
+}
+
+/// Starts a pool with a busy and an idle worker, tells their process ids and stays.
+#[brigade::main(flavor = "current_thread")]
+async fn host() -> ExitCode {
+    let pool = Pool::builder().workers(3).start().await.expect("the pool starts");
+    let busy = [pool.call(spin()), pool.call(print_and_stay())];
+    busy[0].progress().next().await;
+    let pids: Vec<String> = pool.workers().iter().filter_map(|worker| Some(worker.pid?.to_string())).collect();
+    println!("workers {}", pids.join(" "));
+    let [spins, _stays] = busy;
+    spins.await.expect_err("it never ends by itself");
+    ExitCode::SUCCESS
+}
+
+#[brigade::main]
+async fn printer() -> ExitCode {
+    let pool = Pool::builder().workers(1).start().await.expect("the pool starts");
+    pool.call(print_and_stay()).await.expect_err("it never ends by itself");
+    ExitCode::SUCCESS
+}
+
+/// Prints a line per process that reaches `main`.
+#[brigade::main(worker_threads = 1)]
+async fn count() -> ExitCode {
+    println!("main was reached");
+    let pool = Pool::builder().workers(2).start().await.expect("the pool starts");
+    let sum = pool.call(add(20, 22)).await.expect("a sum");
+    let product = pool.run(|a: i64, b: i64| a * b, (6, 7)).await.expect("a product");
+    pool.shutdown().await;
+    println!("{sum} {product}");
+    ExitCode::SUCCESS
+}
+
+// -- tests
+
+/// This program in a role; killed when dropped.
+struct Program(Child);
+
+impl Program {
+    fn start(role: &str) -> Self {
+        let program = std::env::current_exe().expect("this program");
+        Self(Command::new(program).arg(role).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("it starts"))
+    }
+
+    /// The first line that begins with this.
+    fn line(&mut self, beginning: &str) -> String {
+        let mut lines = BufReader::new(self.0.stdout.as_mut().expect("a pipe")).lines();
+        lines.find_map(|line| line.ok().filter(|line| line.starts_with(beginning))).expect("the line comes")
+    }
+
+    /// All that it prints until it ends.
+    fn output(mut self) -> String {
+        let mut text = String::new();
+        self.0.stdout.take().expect("a pipe").read_to_string(&mut text).expect("text");
+        assert!(self.0.wait().expect("it ends").success());
+        text
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+fn is_alive(pid: &str) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    !matches!(state, None | Some('Z' | 'X'))
+}
+
+fn workers_end_with_their_parent() {
+    let mut host = Program::start("role-host");
+    let line = host.line("workers ");
+    let workers: Vec<&str> = line.split(' ').skip(1).collect();
+    assert_eq!(workers.len(), 3);
+    assert!(workers.iter().all(|pid| is_alive(pid)));
+    host.0.kill().expect("SIGKILL");
+    let patience = Instant::now() + Duration::from_secs(60);
+    while workers.iter().any(|pid| is_alive(pid)) {
+        assert!(Instant::now() < patience, "workers outlive their parent: {line}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn without_init() {
+    let text = Program::start("role-bare").output();
+    let (first, rest) = text.split_once('\n').expect("two lines");
+    assert_eq!(first, "main was reached");
+    assert!(rest.starts_with("NotInitialized: ") && rest.contains("#[brigade::main]"), "{rest}");
+    assert!(!rest.contains("main was reached"), "no other process ran main");
+}
+
+fn output_is_passed_on() {
+    let mut printer = Program::start("role-printer");
+    // The task never ends, so the line comes while the caller waits.
+    assert_eq!(printer.line("printed"), "printed by the task");
+    std::io::stdout().flush().ok();
+}
+
+fn main_runs_once() {
+    assert_eq!(Program::start("role-count").output(), "main was reached\n42 42\n");
+}

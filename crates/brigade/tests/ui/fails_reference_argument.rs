@@ -1,0 +1,6 @@
+#[brigade::task]
+fn length(text: &str) -> usize {
+    text.len()
+}
+
+fn main() {}

@@ -1,0 +1,8 @@
+struct Shop;
+
+impl Shop {
+    #[brigade::task]
+    fn open(&self) {}
+}
+
+fn main() {}
