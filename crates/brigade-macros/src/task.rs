@@ -26,12 +26,12 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
     let (setters, idempotent) = (options.setters, options.idempotent);
     let (names, types, value) = (&inputs.names, &inputs.types, &output.value);
     let returned = if output.is_result { quote!(of_result) } else { quote!(of_value) };
-    let context = inputs.context.then(|| quote!(&cx,));
+    let context = inputs.context.then(|| quote!(&__cx,));
     let kind = if sig.asyncness.is_some() { quote!(future) } else { quote!(now) };
     let run = if sig.asyncness.is_some() {
-        quote!(async move { __p::Returned::#returned(codec, #ident(#context #(#names),*).await) })
+        quote!(async move { __p::Returned::#returned(__codec, #ident(#context #(#names),*).await) })
     } else {
-        quote!(__p::Returned::#returned(codec, #ident(#context #(#names),*)))
+        quote!(__p::Returned::#returned(__codec, #ident(#context #(#names),*)))
     };
 
     Ok(quote! {
@@ -42,8 +42,8 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
 
             #(#body_attrs)* #sig #block
 
-            fn __invoke(cx: ::brigade::Context, codec: ::brigade::Codec, payload: &[u8]) -> __p::Invocation {
-                __p::Invocation::#kind(codec, payload, move |(#(#names,)*): (#(#types,)*)| #run)
+            fn __invoke(__cx: ::brigade::Context, __codec: ::brigade::Codec, __payload: &[u8]) -> __p::Invocation {
+                __p::Invocation::#kind(__codec, __payload, move |(#(#names,)*): (#(#types,)*)| #run)
             }
 
             #[__p::linkme::distributed_slice(__p::TASKS)]

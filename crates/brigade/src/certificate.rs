@@ -94,8 +94,6 @@ pub enum Exit {
 pub enum Step {
     /// It had not started, so nothing had to be stopped.
     NotStarted,
-    /// It had ended before the stop came.
-    AlreadyEnded,
     /// It was asked and stopped by itself; its worker lives on.
     Asked,
     /// SIGTERM ended its process tree.
@@ -166,7 +164,6 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotStarted => "it had not started",
-            Self::AlreadyEnded => "it had already ended",
             Self::Asked => "stopped when asked",
             Self::Terminated => "stopped by SIGTERM",
             Self::Killed => "stopped by SIGKILL",

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind};
 
-/// How values are written. Set per pool with `Builder::codec` or per task with `#[task(codec = "json")]`.
+/// How values are written. Set per task with `#[task(codec = "json")]`; see also [`Call::of_json`](crate::Call::of_json).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Codec {
@@ -37,7 +37,7 @@ impl Codec {
                 Err(postcard::Error::WontImplement) => Err(Error::new(
                     ErrorKind::Decode,
                     "decode a value from postcard: its type needs a self-describing format, \
-                     use #[task(codec = \"json\")] or Builder::codec(Codec::Json)",
+                     use #[task(codec = \"json\")], or Call::of_json for a function without a name",
                 )),
                 Err(e) => Err(undecodable(self, e)),
             },

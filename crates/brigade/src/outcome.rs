@@ -110,12 +110,13 @@ impl Failure {
         self.note.retry
     }
 
-    /// Adds data that the caller can read back with [`Failure::details`]. A value that is no JSON
-    /// (a map whose keys are not strings) is told in its place.
+    /// Adds data that the caller can read back with [`Failure::details`]: up to 24 KiB as JSON. What is over that, or is no JSON (a
+    /// map whose keys are not strings), is told in its place.
     #[must_use]
     pub fn with_details(mut self, details: &impl Serialize) -> Self {
         let json = serde_json::to_string(details).or_else(|e| serde_json::to_string(&format!("details are not JSON: {e}")));
-        self.note.details = json.ok();
+        let fits = |json: String| if json.len() > DETAILS_BYTES_MAX { "\"details are over 24 KiB\"".to_owned() } else { json };
+        self.note.details = json.ok().map(fits);
         self
     }
 
@@ -126,13 +127,26 @@ impl Failure {
 
     /// What the worker makes of any error that a task returned.
     pub(crate) fn from_error(error: &(dyn std::error::Error + 'static), type_name: &str) -> Self {
+        let text = |e: &dyn std::error::Error, bytes_max| shorten(&e.to_string(), bytes_max).to_owned();
         Self {
-            message: error.to_string(),
-            sources: chain(error).skip(1).filter(|e| !e.is::<Note>()).map(ToString::to_string).collect(),
+            message: text(error, MESSAGE_BYTES_MAX),
+            sources: chain(error).skip(1).filter(|e| !e.is::<Note>()).map(|e| text(e, SOURCE_BYTES_MAX)).collect(),
             type_name: type_name.to_owned(),
             note: chain(error).find_map(|e| e.downcast_ref::<Note>()).cloned().unwrap_or_default(),
         }
     }
+}
+
+/// An error is told, not carried: all of it together stays below the 64 KiB that every frame has room for.
+const MESSAGE_BYTES_MAX: usize = 16 << 10;
+const SOURCE_BYTES_MAX: usize = 1 << 10;
+const DETAILS_BYTES_MAX: usize = 24 << 10;
+/// Reasons of passes and stops.
+pub(crate) const REASON_BYTES_MAX: usize = 8 << 10;
+
+/// The beginning of a text.
+pub(crate) fn shorten(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
 }
 
 /// Sources kept of one failure: an error whose `source` never ends must not hang a worker.

@@ -82,6 +82,8 @@ pub struct Shutdown {
     pub took: Duration,
 }
 
+/// How long a shutdown waits for workers' last output to be written.
+const CONSOLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Events that a reader may be behind before it misses some.
 const EVENTS_MAX: usize = 4096;
 
@@ -92,7 +94,7 @@ impl Pool {
     }
 
     async fn start(config: Config) -> Result<Self, Error> {
-        if config.program == std::path::Path::new("/proc/self/exe") && !crate::worker_entry_is_set() {
+        if config.runs_own_program() && !crate::worker_entry_is_set() {
             return Err(Error::new(
                 ErrorKind::NotInitialized,
                 "start a pool: workers are this program started again, and its main never called brigade::init(); \
@@ -100,6 +102,7 @@ impl Pool {
             ));
         }
         registry::table()?;
+        crate::process::check_children_are_kept()?;
         let no_runtime = || Error::new(ErrorKind::Unsupported, "start a pool outside of an async runtime (tokio)");
         let scope = Scope::current().ok_or_else(no_runtime)?;
         let config = Arc::new(config);
@@ -202,7 +205,8 @@ impl Pool {
             let text = format!("wait for {workers} workers: the pool has at most {}", shared.config.workers_max);
             return Err(Error::new(ErrorKind::BadOption, text));
         }
-        shared
+        shared.step(|core, effects| core.set_floor(workers, effects));
+        let ready = shared
             .until(|core| {
                 if core.ready_count() >= workers {
                     return Some(Ok(()));
@@ -210,9 +214,11 @@ impl Pool {
                 if core.stage() != Stage::Open {
                     return Some(Err(handle::closed()));
                 }
-                core.degraded().map(Err)
+                core.failing().map(Err)
             })
-            .await
+            .await;
+        shared.step(|core, effects| core.set_floor(0, effects));
+        ready
     }
 
     /// Every worker, by number.
@@ -295,7 +301,8 @@ impl Pool {
         });
         shared.scope.close();
         shared.scope.ended().await;
-        crate::process::flush_console().await;
+        // A terminal that takes nothing must not keep the caller.
+        timeout(CONSOLE_TIMEOUT, crate::process::flush_console()).await.ok();
         Shutdown { drained, took: began.elapsed() }
     }
 }
@@ -396,11 +403,19 @@ impl Shared {
     }
 
     fn carry_out(self: &Arc<Self>, effects: Effects) {
+        for (call, member, bytes_max) in effects.watches {
+            // Weighed before the call is written, so that nothing of what it takes is taken for its worker's own.
+            let before = crate::process::resident_bytes(member.pid());
+            self.scope.spawn(stop::weigh(Arc::clone(self), call, member, before, bytes_max));
+        }
         for channel in effects.flush {
             channel.flush();
         }
         if effects.room > 0 {
             self.room.add_permits(effects.room);
+        }
+        for (cell, update) in effects.updates {
+            cell.update(update);
         }
         for end in effects.ends {
             end.cell.finish(end.outcome, end.receipt, end.output);
@@ -410,9 +425,6 @@ impl Shared {
         }
         for order in effects.stops {
             self.scope.spawn(stop::climb(Arc::clone(self), order));
-        }
-        for (call, member, bytes_max) in effects.watches {
-            self.scope.spawn(stop::weigh(Arc::clone(self), call, member, bytes_max));
         }
         if effects.clock {
             self.clock.notify_one();
@@ -442,6 +454,7 @@ impl Shared {
 
     /// Sleeps until something falls due.
     async fn keep_time(self: Arc<Self>) {
+        let _guard = RuntimeGuard(Arc::clone(&self));
         loop {
             let next = self.peek(|core| core.next_deadline());
             let changed = self.clock.notified();
@@ -452,6 +465,20 @@ impl Shared {
                     () = changed => {}
                 },
             }
+        }
+    }
+}
+
+/// Ends every call when the runtime that the pool lives on is dropped while the pool is open: nobody would answer them.
+struct RuntimeGuard(Arc<Shared>);
+
+impl Drop for RuntimeGuard {
+    fn drop(&mut self) {
+        let shared = &self.0;
+        if !shared.scope.is_closed() {
+            shared.room.close();
+            shared.killed.cancel();
+            shared.step(Core::give_up);
         }
     }
 }

@@ -19,7 +19,7 @@ mod tree;
 pub(crate) use cgroup::Group;
 pub use cgroup::GroupLimits;
 pub(crate) use console::flush as flush_console;
-pub(crate) use exit::{Death, Process};
+pub(crate) use exit::{Death, Process, check_children_are_kept};
 pub(crate) use output::Pipe;
 pub use output::{Captured, Output};
 pub(crate) use spawn::{Command, Spawned, spawn};

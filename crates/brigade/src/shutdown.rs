@@ -53,6 +53,10 @@ impl Scope {
         self.closing.cancelled().await;
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closing.is_cancelled()
+    }
+
     /// Waits until every task has ended. Cancel safe.
     pub(crate) async fn ended(&self) {
         self.tracker.wait().await;

@@ -10,9 +10,7 @@ mod frame;
 mod message;
 
 pub(crate) use frame::{Decoder, Frame, HEADER_BYTES, encode};
-pub(crate) use message::{
-    CallMeta, Cancel, Hello, Hook, LastWords, PanicNote, Ready, Refused, Seat, StartFailed, Target, TaskSignature, kind,
-};
+pub(crate) use message::{CallMeta, Cancel, Hello, Hook, LastWords, PanicNote, Ready, Refused, Seat, StartFailed, Target, kind};
 
 /// Version of the protocol. Peers of another version refuse each other in the handshake.
 pub(crate) const VERSION: u16 = 1;

@@ -1,5 +1,6 @@
 //! How a pool is set up, and what of that is refused.
 
+use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::ops::{Bound, RangeBounds};
@@ -40,6 +41,8 @@ pub enum Neighbours {
 pub struct Builder {
     pub(super) config: Config,
     error: Option<Arc<str>>,
+    state_of_init: Option<TypeId>,
+    state_of_teardown: Option<TypeId>,
 }
 
 #[derive(Clone, Debug)]
@@ -73,6 +76,15 @@ pub(crate) struct Config {
     pub(super) retry: Retry,
     pub(super) group: Option<GroupLimits>,
 }
+
+impl Config {
+    pub(super) fn runs_own_program(&self) -> bool {
+        self.program.as_os_str() == OWN_PROGRAM
+    }
+}
+
+/// What this process runs, even if its file was replaced or deleted since.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// Variables that workers inherit unless the builder says otherwise: what programs need to find their libraries, their
 /// language and their logs.
@@ -110,7 +122,7 @@ impl Default for Builder {
             order: Order::Fifo,
             queue_max: 100_000,
             payload_bytes_max: 64 << 20,
-            program: PathBuf::from("/proc/self/exe"),
+            program: PathBuf::from(OWN_PROGRAM),
             arguments: Vec::new(),
             directory: None,
             environment,
@@ -131,7 +143,7 @@ impl Default for Builder {
             retry: Retry::default(),
             group: None,
         };
-        Self { config, error: None }
+        Self { config, error: None, state_of_init: None, state_of_teardown: None }
     }
 }
 
@@ -282,6 +294,7 @@ impl Builder {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let _ = function;
+        self.state_of_init = Some(TypeId::of::<S>());
         let hook: fn(&[u8]) -> Result<State, Box<Failure>> = run_init::<F, A, S, E>;
         match (address::offset_of(hook as *const ()), args.encode(Codec::Postcard)) {
             (Ok(offset), Ok(args)) => self.config.init = Some(Hook { offset, args }),
@@ -298,6 +311,7 @@ impl Builder {
         S: Send + Sync + 'static,
     {
         let _ = function;
+        self.state_of_teardown = Some(TypeId::of::<S>());
         let hook: fn(&State) = run_teardown::<F, S>;
         match address::offset_of(hook as *const ()) {
             Ok(offset) => self.config.teardown = Some(offset),
@@ -384,7 +398,7 @@ impl Builder {
     }
 
     fn check(self) -> Result<Config, Error> {
-        let Self { config, error } = self;
+        let Self { config, error, state_of_init, state_of_teardown } = self;
         let bad = |text: String| Err(Error::new(ErrorKind::BadOption, text));
         if let Some(text) = error {
             return Err(Error::new(ErrorKind::BadOption, &*text));
@@ -410,6 +424,9 @@ impl Builder {
         }
         if config.recycle_calls == Some(0) {
             return bad("replace a worker after 0 calls: there is at least 1".to_owned());
+        }
+        if config.teardown.is_some() && (config.init.is_none() || state_of_init != state_of_teardown) {
+            return bad("set a teardown hook without an init hook that builds the state that it takes".to_owned());
         }
         Ok(config)
     }

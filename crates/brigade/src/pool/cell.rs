@@ -35,7 +35,7 @@ struct Extra {
     receipt: Option<Receipt>,
     output: Option<Output>,
     updates: VecDeque<Update>,
-    update_waker: Option<Waker>,
+    update_wakers: Vec<Waker>,
 }
 
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ impl Cell {
             }
             if let Some(extra) = &mut state.extra {
                 wakers.append(&mut extra.watchers);
-                wakers.extend(extra.update_waker.take());
+                wakers.append(&mut extra.update_wakers);
             }
             state.waker.take()
         };
@@ -104,18 +104,16 @@ impl Cell {
     }
 
     pub(crate) fn update(&self, update: Update) {
-        let waker = {
+        let wakers = {
             let mut state = lock(&self.0);
             let extra = state.extra.get_or_insert_default();
             if extra.updates.len() == UPDATES_MAX {
                 extra.updates.pop_front();
             }
             extra.updates.push_back(update);
-            extra.update_waker.take()
+            std::mem::take(&mut extra.update_wakers)
         };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// The next progress; `None` after the end.
@@ -127,7 +125,9 @@ impl Cell {
             Some(update) => Poll::Ready(Some(update)),
             None if finished => Poll::Ready(None),
             None => {
-                extra.update_waker = Some(waker.clone());
+                if !extra.update_wakers.iter().any(|known| known.will_wake(waker)) {
+                    extra.update_wakers.push(waker.clone());
+                }
                 Poll::Pending
             }
         }

@@ -19,7 +19,7 @@ mod stops;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use slab::Slab;
@@ -27,7 +27,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use super::builder::Config;
-use super::cell::{Cell, Outcome};
+use super::cell::{Cell, Outcome, Update};
 use super::deadlines::{Deadlines, Due, after};
 use super::member::Member;
 use super::queue::Queue;
@@ -40,7 +40,7 @@ use crate::process::Output;
 
 pub(super) use calls::{Admission, Entry, Phase, TASK_NAME_BYTES_MAX, number_of};
 pub(super) use endings::Obituary;
-pub(super) use seats::Seat;
+pub(super) use seats::{Census, Seat};
 pub(super) use stops::{StopOrder, Why};
 
 pub(super) struct Core {
@@ -58,6 +58,9 @@ pub(super) struct Core {
     /// Seats that can take one more attempt, by (attempts they run, number).
     free: BTreeSet<(u32, u32)>,
     epochs: u64,
+    census: Census,
+    /// At least so many workers, because somebody waits for them.
+    floor: usize,
     deadlines: Deadlines,
     restart: Restart,
     stage: Stage,
@@ -80,6 +83,7 @@ pub(super) struct Effects {
     pub(super) flush: Vec<Arc<Channel>>,
     pub(super) starts: Vec<(u32, u64)>,
     pub(super) stops: Vec<StopOrder>,
+    pub(super) updates: Vec<(Arc<Cell>, Update)>,
     pub(super) watches: Vec<(u64, Arc<Member>, u64)>,
     /// Places of the queue that became free.
     pub(super) room: usize,
@@ -99,7 +103,8 @@ pub(super) struct End {
 impl Core {
     pub(super) fn new(config: Arc<Config>, events: broadcast::Sender<Event>) -> Self {
         let mut deadlines = Deadlines::default();
-        deadlines.insert(after(Instant::now(), config.check_interval), Due::Tick);
+        let first_tick = after(Instant::now(), config.check_interval);
+        deadlines.insert(first_tick, Due::Tick(first_tick));
         Self {
             queue: Queue::new(config.order),
             config,
@@ -111,6 +116,8 @@ impl Core {
             seats: Vec::new(),
             free: BTreeSet::new(),
             epochs: 0,
+            census: Census::default(),
+            floor: 0,
             deadlines,
             restart: Restart::default(),
             stage: Stage::Open,
@@ -130,7 +137,7 @@ impl Core {
                 Due::RunTimeout(call) => self.stop(call, Why::Timeout, effects),
                 Due::Delay(call) => self.on_delay_over(call, effects),
                 Due::Restart => self.maintain(effects),
-                Due::Tick => self.on_tick(now, effects),
+                Due::Tick(planned) => self.on_tick(planned, now, effects),
             }
         }
         self.settle(effects);
@@ -165,19 +172,17 @@ impl Core {
 /// Marks that an attempt has ended, for the one that is stopping it.
 pub(super) type Ended = CancellationToken;
 
-/// Whether a worker answered the last ping.
+/// How many pings a worker has left unanswered in a row.
 #[derive(Default)]
-pub(super) struct Pulse {
-    awaited: AtomicBool,
-}
+pub(super) struct Pulse(AtomicU32);
 
 impl Pulse {
-    /// Asks again; returns whether the last answer never came.
-    pub(super) fn ask(&self) -> bool {
-        self.awaited.swap(true, Ordering::AcqRel)
+    /// Notes one more ping; returns how many before it were not answered.
+    pub(super) fn ask(&self) -> u32 {
+        self.0.fetch_add(1, Ordering::AcqRel)
     }
 
     pub(super) fn answered(&self) {
-        self.awaited.store(false, Ordering::Release);
+        self.0.store(0, Ordering::Release);
     }
 }

@@ -22,7 +22,7 @@ pub(super) enum Due {
     /// Workers may be started again.
     Restart,
     /// Time to look after the workers.
-    Tick,
+    Tick(Instant),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::Shared;
 use super::cell::{Cell, Update};
-use super::core::{Admission, Why, number_of};
+use super::core::{Admission, number_of};
 use crate::call::Request;
 use crate::certificate::Receipt;
 use crate::codec::Codec;
@@ -99,7 +99,7 @@ impl<T> Handle<T> {
             self.cell.finish(Err(CallError::Cancelled(Cancelled { reason, certificate: None })), Some(receipt), None);
             self.stage = Stage::Over;
         } else if let Stage::Inside(call) = self.stage {
-            self.shared.step(|core, effects| core.stop(call, Why::Cancel(reason), effects));
+            self.shared.step(|core, effects| core.cancel(call, reason, effects));
         }
         let cell = Arc::clone(&self.cell);
         async move { poll_fn(|cx| cell.poll_receipt(cx.waker())).await }
@@ -123,7 +123,8 @@ impl<T> Handle<T> {
             && let Some(request) = request
         {
             let (shared, cell) = (Arc::clone(&self.shared), Arc::clone(&self.cell));
-            self.shared.scope.spawn_until_closed(async move {
+            self.shared.scope.spawn(async move {
+                // It ends at the latest when the pool closes, and then admission refuses.
                 place.await;
                 shared.admit_with_place(*request, &cell);
             });
@@ -156,8 +157,15 @@ impl<T> Drop for Handle<T> {
         if let Stage::Inside(call) = self.stage
             && !self.cell.is_finished()
         {
-            let why = Why::Cancel("its handle was dropped".to_owned());
-            self.shared.step(|core, effects| core.stop(call, why, effects));
+            let reason = "its handle was dropped".to_owned();
+            self.shared.step(|core, effects| core.cancel(call, reason, effects));
+        } else if let Stage::Outside(Some(_), _) = self.stage {
+            // Whoever reads its progress must not wait for ever.
+            self.cell.finish(
+                Err(CallError::Cancelled(Cancelled { reason: "its handle was dropped".to_owned(), certificate: None })),
+                None,
+                None,
+            );
         }
     }
 }
@@ -168,8 +176,7 @@ impl<T> fmt::Debug for Handle<T> {
     }
 }
 
-/// Progress of one call, see [`Handle::progress`].
-#[derive(Clone)]
+/// Progress of one call, see [`Handle::progress`]. Several streams of one call share it between them.
 pub struct ProgressStream {
     cell: Arc<Cell>,
 }

@@ -37,8 +37,6 @@ pub(super) struct Member {
     pub(super) stdout: Pipe,
     pub(super) stderr: Pipe,
     pub(super) group: Option<Group>,
-    /// Resident memory when it was ready, in bytes.
-    pub(super) memory_at_start: u64,
     /// Cancelled when it has nothing more to do.
     pub(super) retire: CancellationToken,
     pub(super) pulse: Pulse,
@@ -60,6 +58,8 @@ struct Said {
 
 /// A control message is small; progress and results go over the data channel.
 const CONTROL_BYTES_MAX: usize = 1 << 20;
+/// Reads of a dead worker's control channel.
+const LAST_READS_MAX: usize = 1024;
 /// What stands before a payload in a frame.
 const META_BYTES_MAX: usize = 64 << 10;
 
@@ -131,11 +131,12 @@ pub(super) async fn live(shared: Arc<Shared>, number: u32, epoch: u64) {
         }
     };
     let reading = CancellationToken::new();
-    let read = reading.clone();
+    // Also told if the reading task is dropped.
+    let read = reading.clone().drop_guard();
     let (to_read, for_reading) = (Arc::clone(&member), Arc::clone(&shared));
     shared.scope.spawn(async move {
         read_data(&for_reading, number, &to_read).await;
-        read.cancel();
+        drop(read);
     });
     let writing = Arc::clone(&member);
     shared.scope.spawn(async move {
@@ -143,8 +144,9 @@ pub(super) async fn live(shared: Arc<Shared>, number: u32, epoch: u64) {
     });
     shared.step(|core, effects| core.on_ready(number, epoch, Arc::clone(&member), effects));
 
-    let service = serve(&shared, number, &member).await;
-    finish(&shared, number, &member, &reading, service).await;
+    let mut control = Decoder::new(CONTROL_BYTES_MAX);
+    let service = serve(&shared, number, &member, &mut control).await;
+    finish(&shared, number, &member, &reading, control, service).await;
 }
 
 // -- start
@@ -181,7 +183,7 @@ async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Member, Error
     let stderr = Pipe::stderr(stderr).map_err(|e| os("register standard error", e))?;
 
     let outcome = tokio::select! {
-        outcome = timeout(config.start_timeout, shake_hands(&control)) => outcome,
+        outcome = timeout(config.start_timeout, shake_hands(&control, config.runs_own_program())) => outcome,
         () = pump(&stdout, &stderr) => unreachable!("the pumps do not end"),
         () = given_up(shared) => Ok(Err(Error::new(ErrorKind::Closed, "start a worker: the pool is gone"))),
     };
@@ -193,7 +195,6 @@ async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Member, Error
     if let Some(reason) = problem {
         return Err(failed(process, &reason, &stderr).await);
     }
-    let memory_at_start = child::resident_bytes(pid.as_raw_nonzero().get().cast_unsigned());
     Ok(Member {
         epoch,
         process,
@@ -202,7 +203,6 @@ async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Member, Error
         stdout,
         stderr,
         group,
-        memory_at_start,
         retire: CancellationToken::new(),
         pulse: Pulse::default(),
         said: Mutex::default(),
@@ -243,7 +243,7 @@ async fn failed(process: Process, reason: &str, stderr: &Pipe) -> Error {
 /// From a failed start to the end of the process.
 const START_END_GRACE: std::time::Duration = std::time::Duration::from_millis(50);
 
-async fn shake_hands(control: &Channel) -> Result<(), Error> {
+async fn shake_hands(control: &Channel, own_program: bool) -> Result<(), Error> {
     let broke = |how: &str| Error::new(ErrorKind::CannotStart, how.to_owned());
     let mut decoder = Decoder::new(CONTROL_BYTES_MAX);
     loop {
@@ -259,6 +259,10 @@ async fn shake_hands(control: &Channel) -> Result<(), Error> {
                     let ready: Ready = Codec::Postcard.decode(&frame.body)?;
                     if ready.magic != MAGIC || ready.version != VERSION {
                         return Err(broke(&format!("it speaks version {} of the protocol, this pool {VERSION}", ready.version)));
+                    }
+                    // Its executable is what this process runs, unless the builder names another.
+                    if own_program && ready.build != address::build_id() {
+                        return Err(broke("it is another build of this program, although it was started from the same file"));
                     }
                     return Ok(());
                 }
@@ -339,16 +343,19 @@ enum Service {
 }
 
 /// Until the worker's process has ended, by itself or because it was told to.
-async fn serve(shared: &Arc<Shared>, number: u32, member: &Member) -> Service {
+async fn serve(shared: &Arc<Shared>, number: u32, member: &Member, control: &mut Decoder) -> Service {
     let turn = tokio::select! {
         () = member.process.ended() => Turn::Ended,
         () = member.broken.cancelled() => Turn::Broken,
         () = member.retire.cancelled() => Turn::Retired,
         () = shared.killed.cancelled() => Turn::Killed,
-        () = read_control(shared, number, member) => unreachable!("reading goes on until the process ends"),
+        () = read_control(shared, number, member, control) => unreachable!("reading goes on until the process ends"),
         () = member.control.write_loop() => unreachable!("writing goes on until the process ends"),
         () = pump(&member.stdout, &member.stderr) => unreachable!("the pumps do not end"),
     };
+    if !matches!(turn, Turn::Retired) {
+        shared.step(|core, effects| core.on_ending(number, member.epoch, effects));
+    }
     match turn {
         Turn::Ended => Service::Left,
         Turn::Retired => {
@@ -397,10 +404,9 @@ async fn end_gently(config: &Config, member: &Member) {
     }
 }
 
-async fn read_control(shared: &Shared, number: u32, member: &Member) {
-    let mut decoder = Decoder::new(CONTROL_BYTES_MAX);
-    while matches!(member.control.read(&mut decoder).await, Ok(1..)) {
-        hear(shared, number, member, &mut decoder);
+async fn read_control(shared: &Shared, number: u32, member: &Member, decoder: &mut Decoder) {
+    while matches!(member.control.read(decoder).await, Ok(1..)) {
+        hear(shared, number, member, decoder);
     }
     member.lost("control");
     std::future::pending::<()>().await;
@@ -442,7 +448,14 @@ async fn read_data(shared: &Arc<Shared>, number: u32, member: &Member) {
     // What a dying worker had written before it died counts.
     member.process.ended().await;
     member.unread.fetch_or(member.data.was_left_unread(), Ordering::Relaxed);
-    while member.data.read_now(&mut decoder) > 0 && take_frames(shared, number, member, &mut decoder) {}
+    let mut left = shared.config.payload_bytes_max + META_BYTES_MAX;
+    while left > 0 {
+        let count = member.data.read_now(&mut decoder);
+        if count == 0 || !take_frames(shared, number, member, &mut decoder) {
+            break;
+        }
+        left = left.saturating_sub(count);
+    }
 }
 
 /// Hands whole frames to the dispatcher. `false` if they make no sense.
@@ -472,11 +485,21 @@ fn take_frames(shared: &Arc<Shared>, number: u32, member: &Member, decoder: &mut
 // -- the end
 
 /// Reaps the process and tells the dispatcher. All that the worker wrote before it died is taken first.
-async fn finish(shared: &Arc<Shared>, number: u32, member: &Arc<Member>, reading: &CancellationToken, service: Service) {
+async fn finish(
+    shared: &Arc<Shared>,
+    number: u32,
+    member: &Arc<Member>,
+    reading: &CancellationToken,
+    mut control: Decoder,
+    service: Service,
+) {
     reading.cancelled().await;
-    let mut decoder = Decoder::new(CONTROL_BYTES_MAX);
-    while member.control.read_now(&mut decoder) > 0 {
-        hear(shared, number, member, &mut decoder);
+    // A descendant that holds the socket may write for ever; a dying worker has little left to say.
+    for _ in 0..LAST_READS_MAX {
+        if member.control.read_now(&mut control) == 0 {
+            break;
+        }
+        hear(shared, number, member, &mut control);
     }
     if let Some(group) = &member.group {
         group.kill();

@@ -13,6 +13,7 @@ use super::core::{Ended, StopOrder, Why};
 use super::member::Member;
 use crate::certificate::Step;
 use crate::codec::Codec;
+use crate::outcome::{REASON_BYTES_MAX, shorten};
 use crate::process::resident_bytes;
 use crate::wire::{Cancel, kind};
 
@@ -25,11 +26,12 @@ pub(super) async fn climb(shared: Arc<Shared>, order: StopOrder) {
     // Memory that runs out leaves no time to ask.
     let ask = if why == Why::Memory { Duration::ZERO } else { shared.config.ask };
     if !ask.is_zero() {
-        let reason = match why {
-            Why::Cancel(reason) => reason,
+        let reason = match &why {
+            Why::Cancel(reason) => reason.clone(),
             Why::Timeout => "it ran out of time".to_owned(),
             Why::Memory | Why::Shutdown => "the pool is shutting down".to_owned(),
         };
+        let reason = shorten(&reason, REASON_BYTES_MAX).to_owned();
         if let Ok(body) = Codec::Postcard.encode(&Cancel { reason }) {
             member.control.append(kind::CANCEL, call, &body, &Bytes::new());
             member.control.flush();
@@ -39,12 +41,14 @@ pub(super) async fn climb(shared: Arc<Shared>, order: StopOrder) {
         }
     }
     let spare = shared.config.neighbours == Neighbours::Spare;
-    let Some(alone) = shared.peek(|core| core.condemn(call, spare)) else { return };
+    let mut alone = None;
+    shared.step(|core, effects| alone = core.condemn(call, spare, effects));
+    let Some(alone) = alone else { return };
     tokio::select! {
         _ = alone => {}
         () = ended.cancelled() => return,
     }
-    if !ask.is_zero() {
+    if why != Why::Memory {
         if !shared.peek(|core| core.take_step(call, Step::Terminated)) {
             return;
         }
@@ -66,9 +70,9 @@ async fn ended_within(bound: Duration, ended: &Ended) -> bool {
     timeout(bound, ended.cancelled()).await.is_ok()
 }
 
-/// Watches the resident memory of a limited attempt while it runs.
-pub(super) async fn weigh(shared: Arc<Shared>, call: u64, member: Arc<Member>, bytes_max: u64) {
-    let limit = member.memory_at_start.saturating_add(bytes_max);
+/// Watches the resident memory of a limited attempt while it runs, against what its worker had before it.
+pub(super) async fn weigh(shared: Arc<Shared>, call: u64, member: Arc<Member>, before: u64, bytes_max: u64) {
+    let limit = before.saturating_add(bytes_max);
     while shared.peek(|core| core.runs_on(call, member.epoch)) {
         if resident_bytes(member.pid()) > limit {
             return shared.step(|core, effects| core.stop(call, Why::Memory, effects));

@@ -15,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 
 use crate::certificate::Exit;
+use crate::error::{Error, ErrorKind};
 use crate::sync::lock;
 
 /// How a process ended and what it cost, as the kernel says.
@@ -95,6 +96,25 @@ pub(super) fn kill_and_reap(pidfd: &OwnedFd) {
     let fd = PollFd::new(pidfd, PollFlags::IN);
     while let Err(Errno::INTR) = poll(&mut [fd.clone()], Some(&KILL_BOUND)) {}
     wait(pidfd);
+}
+
+/// Whether the kernel keeps ended children until they are waited for.
+///
+/// # Errors
+///
+/// `Unsupported` if this program ignores SIGCHLD: then children vanish unseen, and their numbers may be anybody's.
+pub(crate) fn check_children_are_kept() -> Result<(), Error> {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: only reads the disposition into a local, for which zero is valid.
+    let action = unsafe {
+        libc::sigaction(libc::SIGCHLD, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    if action.sa_sigaction == libc::SIG_IGN || action.sa_flags & libc::SA_NOCLDWAIT != 0 {
+        let text = "start a pool where SIGCHLD is ignored: how workers end could not be told; set it back to its default";
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    Ok(())
 }
 
 fn wait(pidfd: &OwnedFd) -> Death {

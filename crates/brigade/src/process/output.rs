@@ -113,8 +113,8 @@ impl Pipe {
     /// Reads what is there and passes through what nobody captures.
     fn drain(&self) {
         let mut read = 0;
-        while let Ok(text) = self.read()
-            && read < LAST_BYTES_MAX
+        while read < LAST_BYTES_MAX
+            && let Ok(text) = self.read()
         {
             read += text.as_ref().map_or(1, Bytes::len);
             if let Some(text) = text {

@@ -93,7 +93,7 @@ fn start(command: &Command) -> io::Result<Spawned> {
         .spawn()?;
     let pid = Pid::from_child(&child);
     // It cannot have been reaped, so its number is still its own.
-    let pidfd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(pidfd) => pidfd,
         Err(e) => {
             child.kill()?;

@@ -61,7 +61,14 @@ impl Decoder {
             return Ok(None);
         }
         self.buffer.advance(HEADER_BYTES);
-        let body = self.buffer.split_to(length).freeze();
+        // A small body gets memory of its own: a slice would keep the whole buffer for as long as somebody keeps the result.
+        let body = if length < SMALL_BODY_BYTES {
+            let body = Bytes::copy_from_slice(&self.buffer[..length]);
+            self.buffer.advance(length);
+            body
+        } else {
+            self.buffer.split_to(length).freeze()
+        };
         Ok(Some(Frame { kind, id, body }))
     }
 
@@ -93,6 +100,8 @@ impl Decoder {
     }
 }
 
+/// Smaller bodies are copied out of the read buffer.
+const SMALL_BODY_BYTES: usize = 4 << 10;
 /// One read asks for at least this much, so that many small frames cost one system call.
 const READ_BYTES_MIN: usize = 64 << 10;
 /// A peer that announces a large frame does not make us allocate it all before the bytes come.

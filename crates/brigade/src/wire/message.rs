@@ -86,14 +86,6 @@ pub(crate) struct Ready {
     pub(crate) magic: [u8; 4],
     pub(crate) version: u16,
     pub(crate) build: u64,
-    /// The tasks of a worker of another build; empty if it is the pool's own.
-    pub(crate) tasks: Vec<TaskSignature>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct TaskSignature {
-    pub(crate) name: String,
-    pub(crate) signature: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -15,6 +15,7 @@ use super::{hygiene, last_words, panics, title};
 use crate::address;
 use crate::codec::Codec;
 use crate::context::{Context, Sink};
+use crate::outcome::{REASON_BYTES_MAX, shorten};
 use crate::registry::{self, Invoke};
 use crate::task::{Invocation, Refusal, Returned};
 use crate::wire::{CallMeta, Frame, PanicNote, Refused, Target, kind};
@@ -53,13 +54,13 @@ impl Worker {
             self.flush();
         }
         title::set_task(self.seat.worker, task);
-        let limit = meta.memory.map(MemoryLimit::set);
+        let mut limit = meta.memory.map(MemoryLimit::set);
         last_words::clear_errno();
         let before = last_words::set_current(call);
         let invoked = panics::catch(|| invoke(context.clone(), meta.codec, payload));
         let ending = match invoked {
             Ok(Invocation::Now(returned)) => Ok(returned),
-            Ok(Invocation::Future(future)) => match self.run_future(call, context, future) {
+            Ok(Invocation::Future(future)) => match self.run_future(call, context, future, &mut limit) {
                 Some(ending) => ending,
                 None => {
                     last_words::set_current(before);
@@ -90,7 +91,7 @@ impl Worker {
     }
 
     /// Runs an async task: here if the worker has one slot, otherwise among the others on its runtime.
-    fn run_future(self: &Arc<Self>, call: u64, context: Context, future: TaskFuture) -> Option<Ending> {
+    fn run_future(self: &Arc<Self>, call: u64, context: Context, future: TaskFuture, limit: &mut Option<MemoryLimit>) -> Option<Ending> {
         let runtime = match self.runtime() {
             Ok(runtime) => runtime,
             Err(e) => {
@@ -113,9 +114,11 @@ impl Worker {
             return Some(runtime.block_on(stoppable));
         }
         let worker = Arc::clone(self);
+        let limit = limit.take();
         // Tracked by the worker's count of busy attempts.
         drop(runtime.spawn(async move {
             let ending = stoppable.await;
+            drop(limit);
             worker.settle(call, ending);
             worker.flush();
         }));
@@ -146,7 +149,7 @@ impl Worker {
             }
             Ok(Returned::Done(result)) => self.answer(kind::DONE, call, &result),
             Ok(Returned::Failed(failure)) => self.answer_with(kind::FAILED, call, &*failure),
-            Ok(Returned::Passed(reason)) => self.answer(kind::PASSED, call, reason.as_bytes()),
+            Ok(Returned::Passed(reason)) => self.answer(kind::PASSED, call, shorten(&reason, REASON_BYTES_MAX).as_bytes()),
             Ok(Returned::Refused(refused)) => self.answer_with(kind::REFUSED, call, &*refused.0),
             Err(panic) => self.answer_with(kind::PANICKED, call, &panic),
         }

@@ -10,7 +10,7 @@
 
 #![expect(unsafe_code, reason = "sigaction, sigaltstack and pthread_getattr_np, which no safe wrapper offers")]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, IntoRawFd};
@@ -26,6 +26,9 @@ static CONTROL: AtomicI32 = AtomicI32::new(-1);
 static POOL: AtomicI32 = AtomicI32::new(0);
 
 thread_local! {
+    /// Keeps the stack for handlers as long as its thread.
+    static ALTERNATE: RefCell<Option<AlternateStack>> = const { RefCell::new(None) };
+
     /// The attempt that this thread runs; zero if none.
     static CURRENT: Cell<u64> = const { Cell::new(0) };
     /// Lowest address of this thread's stack; zero if unknown.
@@ -56,13 +59,30 @@ pub(super) fn install(control: BorrowedFd<'_>, pool: Pid) -> io::Result<()> {
 
 /// Gives this thread a stack for handlers and notes where its own ends.
 pub(super) fn prepare_thread() {
-    // Lives as long as its thread, and worker threads live as long as the process.
-    let alternate = Box::leak(vec![0_u8; ALTERNATE_STACK_BYTES].into_boxed_slice());
-    let stack = libc::stack_t { ss_sp: alternate.as_mut_ptr().cast(), ss_flags: 0, ss_size: alternate.len() };
-    // SAFETY: the memory is never freed; replacing the stack that the standard library set up is allowed while
-    // no handler runs on it.
-    unsafe { libc::sigaltstack(&raw const stack, ptr::null_mut()) };
+    ALTERNATE.set(Some(AlternateStack::new()));
     STACK.set(lowest_stack_address().unwrap_or(0));
+}
+
+/// A stack for signal handlers, in force on its thread until it is dropped.
+struct AlternateStack(Box<[u8]>);
+
+impl AlternateStack {
+    fn new() -> Self {
+        let mut memory = vec![0_u8; ALTERNATE_STACK_BYTES].into_boxed_slice();
+        let stack = libc::stack_t { ss_sp: memory.as_mut_ptr().cast(), ss_flags: 0, ss_size: memory.len() };
+        // SAFETY: the memory is not freed before `drop` has taken it out of force; replacing the stack that the standard
+        // library set up is allowed while no handler runs on it.
+        unsafe { libc::sigaltstack(&raw const stack, ptr::null_mut()) };
+        Self(memory)
+    }
+}
+
+impl Drop for AlternateStack {
+    fn drop(&mut self) {
+        let none = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: self.0.len() };
+        // SAFETY: this thread, which is ending, runs no handler now.
+        unsafe { libc::sigaltstack(&raw const none, ptr::null_mut()) };
+    }
 }
 
 /// Sets the attempt that this thread runs; returns the one before.

@@ -34,8 +34,8 @@ const TICKER_LINGERS: Duration = Duration::from_millis(50);
 const EAGER_FOR: Duration = Duration::from_millis(100);
 /// Answers are written at this size even if frames are waiting.
 const ANSWERS_BYTES: usize = 32 << 10;
-/// Stops that came before their call; more than one slot's worth is never waiting.
-const EARLY_CANCELS_MAX: usize = 64;
+/// Stops that came before their call are remembered up to the number of slots, but so many at least.
+const EARLY_CANCELS_MIN: usize = 64;
 
 pub(crate) struct Worker {
     pub(super) seat: Seat,
@@ -91,8 +91,6 @@ pub(super) fn run(worker: &Arc<Worker>) {
         }
     }
     worker.work();
-    worker.crew.ended.store(true, Ordering::Release);
-    worker.crew.wake.notify_all();
     // Attempts of other threads and of async tasks are still to be answered.
     while worker.crew.busy.load(Ordering::Acquire) > 0 {
         let parked = lock(&worker.crew.parked);
@@ -130,6 +128,11 @@ impl Worker {
             self.begin_busy();
             self.run_frame(&frame);
         }
+        // Whoever finds the end tells the others, which may be parked, the main thread among them.
+        let parked = lock(&self.crew.parked);
+        self.crew.ended.store(true, Ordering::Release);
+        drop(parked);
+        self.crew.wake.notify_all();
     }
 
     /// The next frame; `None` when nothing more comes. Only one thread reads at a time, the others park.
@@ -246,7 +249,7 @@ impl Worker {
             if context.is_none() {
                 // It may also have ended already; its number does not come again, so remembering it does no harm.
                 attempts.early_cancels.push_back(call);
-                if attempts.early_cancels.len() > EARLY_CANCELS_MAX {
+                if attempts.early_cancels.len() > EARLY_CANCELS_MIN.max(self.seat.slots as usize) {
                     attempts.early_cancels.pop_front();
                 }
             }
@@ -279,8 +282,9 @@ impl Worker {
 
     fn begin_busy(&self) {
         if self.is_shared() {
-            self.crew.busy.fetch_add(1, Ordering::AcqRel);
-            if self.crew.ticker_sleeps.swap(false, Ordering::AcqRel) {
+            // Against the ticker's store and load in `tick`: one of the two must see the other.
+            self.crew.busy.fetch_add(1, Ordering::SeqCst);
+            if self.crew.ticker_sleeps.swap(false, Ordering::SeqCst) {
                 drop(lock(&self.crew.ticker_lock));
                 self.crew.ticker.notify_one();
             }
@@ -327,9 +331,9 @@ impl Worker {
             if busy {
                 last_busy = now;
             } else if now - last_busy > TICKER_LINGERS {
-                self.crew.ticker_sleeps.store(true, Ordering::Release);
+                self.crew.ticker_sleeps.store(true, Ordering::SeqCst);
                 // An attempt that began just before the store is seen here; one after it wakes us.
-                if self.crew.busy.load(Ordering::Acquire) == 0 {
+                if self.crew.busy.load(Ordering::SeqCst) == 0 {
                     drop(self.crew.ticker.wait(guard));
                     continue;
                 }

@@ -20,7 +20,7 @@ use crate::link;
 use crate::outcome::Failure;
 use crate::process::WORKER_VARIABLE;
 use crate::registry;
-use crate::wire::{Decoder, HEADER_BYTES, Hello, MAGIC, Ready, Seat, StartFailed, TaskSignature, VERSION, encode, kind};
+use crate::wire::{Decoder, HEADER_BYTES, Hello, MAGIC, Ready, Seat, StartFailed, VERSION, encode, kind};
 
 /// A handshake of more than this is not ours.
 const HELLO_BYTES_MAX: usize = 1 << 20;
@@ -82,7 +82,8 @@ fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
         return Err(Error::new(ErrorKind::OtherBuild, text));
     }
     let state = build_state(&hello.seat)?;
-    let ready = Ready { magic: MAGIC, version: VERSION, build: address::build_id(), tasks: tasks(same_build)? };
+    registry::table()?;
+    let ready = Ready { magic: MAGIC, version: VERSION, build: address::build_id() };
     let control_copy = control.try_clone().map_err(|e| Error::os("copy the control socket", e))?;
     let worker = Worker::new(hello.seat, same_build, state, data, control_copy);
     let worker = Arc::new(worker);
@@ -188,15 +189,6 @@ fn build_state(seat: &Seat) -> Result<Option<State>, Error> {
         Ok(Err(failure)) => Err(failed(std::iter::once(failure.message).chain(failure.sources).collect::<Vec<_>>().join(": "))),
         Err(panic) => Err(failed(format!("it panicked at {}: {}", panic.location, panic.message))),
     }
-}
-
-/// The tasks of this program, for a pool that cannot know them.
-fn tasks(same_build: bool) -> Result<Vec<TaskSignature>, Error> {
-    let table = registry::table()?;
-    if same_build {
-        return Ok(Vec::new());
-    }
-    Ok(table.values().map(|task| TaskSignature { name: task.name.to_owned(), signature: (task.signature)().to_owned() }).collect())
 }
 
 fn send(control: &UnixStream, kind: u8, message: &impl serde::Serialize) -> Result<(), Error> {

@@ -158,15 +158,19 @@ impl Core {
         let place = self.queue.push(priority, call);
         let Some(entry) = self.entry(call) else { return };
         entry.phase = Phase::Queued(place);
-        let timeout = entry.request.options().queue_timeout;
-        let since = entry.since;
+        self.arm_queue_timeout(call);
+        self.emit_call(call, |call, task, label| Event::CallQueued { call, task, label });
+    }
+
+    fn arm_queue_timeout(&mut self, call: u64) {
+        let Some(entry) = self.entry(call) else { return };
+        let (since, timeout) = (entry.since, entry.request.options().queue_timeout);
         if let Some(timeout) = timeout {
             let key = self.deadlines.insert(after(since, timeout), Due::QueueTimeout(call));
             if let Some(entry) = self.entry(call) {
                 entry.timer = Some(key);
             }
         }
-        self.emit_call(call, |call, task, label| Event::CallQueued { call, task, label });
     }
 
     /// Puts a call back where it was, before all others of its priority. It keeps the room it had none of, so the
@@ -179,6 +183,8 @@ impl Core {
         if let Some(entry) = self.entry(call) {
             entry.phase = Phase::Queued(place);
         }
+        self.arm_queue_timeout(call);
+        self.emit_call(call, |call, task, label| Event::CallQueued { call, task, label });
     }
 
     pub(super) fn set_aside(&mut self, call: u64) {
@@ -186,6 +192,7 @@ impl Core {
             entry.phase = Phase::Aside;
             entry.since = Instant::now();
             self.aside.push_back(call);
+            self.arm_queue_timeout(call);
         }
     }
 
@@ -327,6 +334,7 @@ impl Core {
     }
 
     pub(super) fn arm_run_timeout(&mut self, call: u64, at: Instant) {
+        self.cancel_timer(call);
         let key = self.deadlines.insert(at, Due::RunTimeout(call));
         if let Some(entry) = self.entry(call) {
             entry.timer = Some(key);
@@ -368,7 +376,7 @@ impl Core {
     }
 
     /// Passes progress on to the caller.
-    pub(super) fn on_progress(&mut self, call: u64, body: &Bytes) {
+    pub(super) fn on_progress(&mut self, call: u64, body: &Bytes, effects: &mut Effects) {
         let Some(entry) = self.entry(call) else { return };
         if body.len() > 9 + PROGRESS_BYTES_MAX {
             return;
@@ -379,7 +387,7 @@ impl Core {
         let payload = body.slice(9..);
         let text = codec.decode::<String>(&payload).unwrap_or_default();
         entry.progress = Some((fraction, text));
-        entry.cell.update(Update { fraction, codec, payload });
+        effects.updates.push((Arc::clone(&entry.cell), Update { fraction, codec, payload }));
     }
 
     fn emit_call(&mut self, call: u64, event: impl FnOnce(u64, Arc<str>, Option<Arc<str>>) -> Event) {

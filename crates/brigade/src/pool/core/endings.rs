@@ -34,8 +34,12 @@ pub(in super::super) struct Obituary {
     pub(in super::super) expected: bool,
 }
 
+/// A worker that ends by itself at this age, having done nothing, counts as one that failed at start.
+const STILLBORN: Duration = Duration::from_secs(1);
 /// How often a call is given to a worker that dies before it reads it.
 const UNDELIVERED_MAX: u32 = 3;
+/// Passed calls that may wait for another worker: they hold no place in the queue.
+const ASIDE_MAX: usize = 1024;
 /// A call that took two workers down ends there.
 const CRASHES_MAX: u32 = 2;
 
@@ -70,9 +74,10 @@ impl Core {
             return Err(Error::new(ErrorKind::Protocol, format!("it spoke of call {call}, which it does not run")));
         }
         match frame.kind {
-            kind::PROGRESS => self.on_progress(call, &frame.body),
+            kind::PROGRESS => self.on_progress(call, &frame.body, effects),
             kind::STARTED => {
-                if let Some(timeout) = self.entry(call).and_then(|entry| entry.request.options().timeout) {
+                let wants = |entry: &mut super::Entry| entry.request.options().timeout.filter(|_| !entry.alone);
+                if let Some(timeout) = self.entry(call).and_then(wants).filter(|_| self.config.slots > 1) {
                     self.arm_run_timeout(call, after(now, timeout));
                 }
             }
@@ -144,9 +149,9 @@ impl Core {
         entry.attempt -= 1;
         entry.passes.push((number, epoch, reason));
         let passes = entry.passes.clone();
-        let may_take = |(number, epoch): &(u32, u64)| !passes.iter().any(|(passer, passed, _)| passer == number && passed == epoch);
-        let others = self.members().iter().any(may_take);
-        if others || self.members().len() < self.config.workers_max {
+        // A pool whose workers come and go would find a new one each time: its size is the bound.
+        let all_asked = passes.len() >= self.config.workers_max || !self.others_may_take(&passes);
+        if !all_asked && self.aside.len() < ASIDE_MAX {
             self.set_aside(call);
         } else {
             let reasons = passes.into_iter().map(|(.., reason)| reason).collect();
@@ -179,8 +184,15 @@ impl Core {
         tracing::debug!(worker = number, pid, %exit, expected = obituary.expected, "worker gone");
         effects.changed = true;
         let Some(seat) = self.seat_of(number, member.epoch) else { return self.settle(effects) };
-        let running = seat.running.clone();
+        // Newest first, so that what is put back stands in the order in which it was handed out.
+        let mut running = seat.running.clone();
+        running.sort_unstable_by_key(|call| std::cmp::Reverse(number_of(*call)));
+        let (served, age) = (seat.done + seat.failed, seat.age());
         self.retire(number, "its process ended");
+        if running.is_empty() && served == 0 && age < STILLBORN && !obituary.expected {
+            // It was ready and fell over before it had done anything: the next one would, too.
+            self.note_failed_start(&Error::new(ErrorKind::CannotStart, format!("a worker ended just after its start ({exit})")), effects);
+        }
         let culprit = self.culprit(&running, obituary);
         let now = Instant::now();
         // Of several calls nobody knows which of them was not read.
@@ -193,7 +205,7 @@ impl Core {
         }
         // `vacate` has let the seat go if it had attempts; here if it had none.
         if self.seat_of(number, member.epoch).is_some() {
-            self.seats[number as usize - 1] = None;
+            self.empty(number);
         }
         self.settle(effects);
     }
@@ -269,13 +281,18 @@ impl Core {
         certificate.exit = Some(obituary.death.exit);
         certificate.cost = obituary.cost(wall);
         certificate.stderr.clone_from(&obituary.stderr);
-        if let Some(stop) = stop {
+        let over_memory = stop.as_ref().is_some_and(|stop| stop.why == Why::Memory);
+        if let Some(mut stop) = stop {
             stop.ended.cancel();
+            // Another's stop may have taken this one along before its own came to force.
+            stop.step = stop.step.max(obituary.step());
             certificate.step = Some(stop.step);
-            let (outcome, receipt) = stopped(&stop, certificate);
-            return self.end_with_output(call, Err(outcome), Some(receipt), output, effects);
+            if !over_memory {
+                let (outcome, receipt) = stopped(&stop, certificate);
+                return self.end_with_output(call, Err(outcome), Some(receipt), output, effects);
+            }
         }
-        if is_culprit {
+        if is_culprit || over_memory {
             self.counters.crashed += 1;
             let alone = self.config.slots > 1;
             if let Some(entry) = self.entry(call) {
@@ -385,6 +402,15 @@ impl Obituary {
             _ if self.broken.is_some() => Ended::LinkBroken(self.broken.clone().unwrap_or_default()),
             (.., Exit::Signal(_)) => Ended::Signalled,
             (.., Exit::Code(_)) => Ended::Exited,
+        }
+    }
+
+    /// The step that a process ended by this signal had come to.
+    fn step(&self) -> Step {
+        match self.death.exit {
+            Exit::Signal(libc::SIGTERM) => Step::Terminated,
+            Exit::Signal(libc::SIGKILL) => Step::Killed,
+            Exit::Signal(_) | Exit::Code(_) => Step::Asked,
         }
     }
 

@@ -24,12 +24,12 @@ pub(in super::super) struct Seat {
     pub(super) member: Option<Arc<Member>>,
     /// Calls whose attempts it runs.
     pub(super) running: Vec<u64>,
-    /// Its one attempt must stay alone.
-    alone: bool,
     pub(super) done: u64,
     pub(super) failed: u64,
     /// Attempts until it is replaced.
     lives: Option<u64>,
+    /// When it is replaced for its age.
+    retire_at: Option<Instant>,
     idle_since: Instant,
     /// Told when nothing but attempts that are being stopped is left.
     pub(super) when_alone: Vec<oneshot::Sender<()>>,
@@ -69,18 +69,16 @@ impl Core {
             return;
         }
         let slots = self.config.slots as usize;
-        let (mut usable, mut starting, mut spares) = (0, 0, 0);
-        for seat in self.seats.iter().flatten() {
-            match seat.stage {
-                SeatStage::Starting => starting += 1,
-                SeatStage::Spare => spares += 1,
-                SeatStage::Ready => usable += 1,
-                SeatStage::Retiring => {}
-            }
-        }
         let queued = self.queue.len() + self.aside.len();
+        if self.census.is_fresh && (queued == 0 || self.census.usable >= self.config.workers_max) {
+            return;
+        }
+        self.count_seats();
+        let Census { mut usable, starting, mut spares, leaving, .. } = self.census;
         let wanted_for_calls = if self.free.is_empty() || queued > 0 { usable + queued.div_ceil(slots) } else { usable };
-        let wanted = wanted_for_calls.clamp(self.config.workers_min, self.config.workers_max).max(usable);
+        // While starts fail one worker is tried now and then, so that the pool notices when the fault is over.
+        let floor = self.config.workers_min.max(self.floor).max(usize::from(self.restart.is_probing()));
+        let wanted = wanted_for_calls.clamp(floor.min(self.config.workers_max), self.config.workers_max).max(usable);
         while usable < wanted && spares > 0 {
             spares -= 1;
             usable += 1;
@@ -88,12 +86,14 @@ impl Core {
         }
         let spares_wanted = if usable > 0 || self.config.workers_min > 0 { self.config.spares } else { 0 };
         let total_wanted = wanted + spares_wanted;
-        let mut missing = total_wanted.saturating_sub(usable + spares + starting);
+        let mut missing = total_wanted.saturating_sub(usable + spares + starting + leaving);
         if missing == 0 || self.stage == Stage::Draining && queued == 0 {
             return;
         }
         let now = Instant::now();
         if !self.restart.may_start(now) {
+            // Looked at again when the pause is over.
+            self.census_is_stale();
             return;
         }
         if self.restart.is_probing() {
@@ -104,7 +104,22 @@ impl Core {
         }
     }
 
+    fn count_seats(&mut self) {
+        let count = |stage| self.seats.iter().flatten().filter(|seat| seat.stage == stage).count();
+        // With one slot, a worker that is leaving still runs its one attempt, and its successor takes its seat. With many, most of
+        // its slots stand empty, so the successor is started beside it.
+        let leaving = if self.config.slots == 1 { count(SeatStage::Retiring) } else { 0 };
+        let (usable, starting, spares) = (count(SeatStage::Ready), count(SeatStage::Starting), count(SeatStage::Spare));
+        self.census = Census { usable, starting, spares, leaving, is_fresh: true };
+    }
+
+    /// To be called wherever a seat's stage changes.
+    pub(super) fn census_is_stale(&mut self) {
+        self.census.is_fresh = false;
+    }
+
     fn start_one(&mut self, now: Instant, effects: &mut Effects) {
+        self.census_is_stale();
         self.epochs += 1;
         let seat = Seat {
             epoch: self.epochs,
@@ -112,10 +127,10 @@ impl Core {
             stage: SeatStage::Starting,
             member: None,
             running: Vec::new(),
-            alone: false,
             done: 0,
             failed: 0,
             lives: self.config.recycle_calls.map(lives),
+            retire_at: self.config.recycle_age.map(|age| after(now, age.mul_f64(jitter(0.1)))),
             idle_since: now,
             when_alone: Vec::new(),
         };
@@ -138,6 +153,7 @@ impl Core {
     }
 
     fn open_for_calls(&mut self, number: u32) {
+        self.census_is_stale();
         let Some(seat) = self.seat(number) else { return };
         seat.stage = SeatStage::Ready;
         seat.idle_since = Instant::now();
@@ -157,6 +173,7 @@ impl Core {
         }
         if is_spare {
             seat.stage = SeatStage::Spare;
+            self.census_is_stale();
         } else {
             self.open_for_calls(number);
         }
@@ -175,32 +192,47 @@ impl Core {
         if self.seat_of(number, epoch).is_none() {
             return;
         }
-        self.seats[number as usize - 1] = None;
+        self.empty(number);
         effects.changed = true;
         if self.stage == Stage::Closed {
             return;
         }
+        self.emit(|| Event::WorkerStartFailed { worker: number, reason: error.to_string().into() });
+        self.note_failed_start(error, effects);
+        self.settle(effects);
+    }
+
+    /// A start came to nothing: slows the next ones down, and tells the callers if that goes on.
+    pub(super) fn note_failed_start(&mut self, error: &Error, effects: &mut Effects) {
         let (now, reason): (_, Arc<str>) = (Instant::now(), error.to_string().into());
         let pause = self.restart.failed(now, error.kind(), Arc::clone(&reason));
         self.deadlines.insert(now + pause, Due::Restart);
-        self.emit(|| Event::WorkerStartFailed { worker: number, reason: Arc::clone(&reason) });
-        tracing::warn!(worker = number, %reason, "a worker could not be started");
+        tracing::warn!(%reason, "a worker could not be started");
         if self.restart.is_degraded() {
             self.emit(|| Event::Degraded { reason, retry_in: pause });
             self.reject_waiting(effects);
         }
-        self.settle(effects);
+    }
+
+    /// Nobody sits there any more.
+    pub(super) fn empty(&mut self, number: u32) {
+        self.seats[number as usize - 1] = None;
+        self.census_is_stale();
     }
 
     /// Why no call can be taken: workers keep failing at start and none is there.
     pub(super) fn cannot_start(&self) -> Option<Error> {
-        let nobody = !self.seats.iter().flatten().any(|seat| seat.member.is_some());
+        let nobody = !self.seats.iter().flatten().any(|seat| seat.member.is_some() || seat.stage == SeatStage::Starting);
         if !(self.restart.is_degraded() && nobody) {
             return None;
         }
+        Some(self.start_error())
+    }
+
+    fn start_error(&self) -> Error {
         let reason = self.restart.reason.as_deref().unwrap_or("unknown");
         let kind = if self.restart.is_unsupported { ErrorKind::Unsupported } else { ErrorKind::CannotStart };
-        Some(Error::new(kind, format!("start workers: {reason}")))
+        Error::new(kind, format!("start workers: {reason}"))
     }
 
     fn reject_waiting(&mut self, effects: &mut Effects) {
@@ -223,7 +255,6 @@ impl Core {
         let seat = self.seat(number)?;
         let load = u32::try_from(seat.running.len()).unwrap_or(u32::MAX);
         seat.running.push(call);
-        seat.alone = alone;
         if let Some(lives) = &mut seat.lives {
             *lives = lives.saturating_sub(1);
         }
@@ -245,7 +276,6 @@ impl Core {
         let Some(seat) = self.seat(number) else { return };
         let load = u32::try_from(seat.running.len()).unwrap_or(u32::MAX);
         seat.running.swap_remove(index);
-        seat.alone = false;
         seat.idle_since = now;
         let moved = seat.running.get(index).copied();
         let open = seat.stage == SeatStage::Ready && seat.lives != Some(0);
@@ -268,8 +298,9 @@ impl Core {
     /// A seat whose attempts ended may be due to leave, or somebody waits until only stopped attempts are left.
     fn after_vacate(&mut self, number: u32) {
         let Some(seat) = self.seat(number) else { return };
-        let (running, spent) = (seat.running.clone(), seat.lives == Some(0));
-        if !seat.when_alone.is_empty() && self.all_stopping(&running) {
+        let (spent, awaited) = (seat.lives == Some(0), !seat.when_alone.is_empty());
+        let running = if awaited { seat.running.clone() } else { Vec::new() };
+        if awaited && self.all_stopping(&running) {
             let waiting = self.seat(number).map(|seat| std::mem::take(&mut seat.when_alone)).unwrap_or_default();
             for waiter in waiting {
                 waiter.send(()).ok();
@@ -293,6 +324,7 @@ impl Core {
         }
         let load = u32::try_from(seat.running.len()).unwrap_or(u32::MAX);
         seat.stage = SeatStage::Retiring;
+        self.census_is_stale();
         self.free.remove(&(load, number));
         self.emit(|| Event::WorkerRetiring { worker: number, reason: reason.into() });
         self.let_go_if_done(number);
@@ -322,66 +354,133 @@ impl Core {
             if let Some(member) = &seat.member {
                 member.retire.cancel();
             }
-            self.seats[number as usize - 1] = None;
+            self.empty(number);
         }
     }
 
     /// Gives the attempt's worker nothing new, because it is about to be ended by force. The receiver is told when
     /// it would hurt no other attempt, which is at once unless neighbours are to be spared.
-    pub(in super::super) fn condemn(&mut self, call: u64, spare_neighbours: bool) -> Option<oneshot::Receiver<()>> {
+    pub(in super::super) fn condemn(&mut self, call: u64, spare_neighbours: bool, effects: &mut Effects) -> Option<oneshot::Receiver<()>> {
         let Phase::Running { seat: number, .. } = self.entry(call)?.phase else { return None };
         let (tell, told) = oneshot::channel();
-        let load = {
-            let seat = self.seat(number)?;
-            seat.stage = SeatStage::Retiring;
-            u32::try_from(seat.running.len()).unwrap_or(u32::MAX)
-        };
-        self.free.remove(&(load, number));
+        self.close_seat(number, "an attempt has to be stopped by force");
         let running = self.seat(number)?.running.clone();
         if !spare_neighbours || self.all_stopping(&running) {
             tell.send(()).ok();
         } else {
             self.seat(number)?.when_alone.push(tell);
         }
+        // Where it has many slots, its replacement is on its way before it is gone.
+        self.settle(effects);
         Some(told)
+    }
+
+    /// Gives the seat nothing new: its process is about to end, or has ended and is not reaped yet.
+    fn close_seat(&mut self, number: u32, reason: &str) {
+        self.census_is_stale();
+        let Some(seat) = self.seat(number) else { return };
+        if seat.stage == SeatStage::Retiring {
+            return;
+        }
+        seat.stage = SeatStage::Retiring;
+        let load = u32::try_from(seat.running.len()).unwrap_or(u32::MAX);
+        self.free.remove(&(load, number));
+        self.emit(|| Event::WorkerRetiring { worker: number, reason: reason.into() });
+    }
+
+    /// The worker's process has ended or must: no call may be given to it while it is being reaped.
+    pub(in super::super) fn on_ending(&mut self, number: u32, epoch: u64, effects: &mut Effects) {
+        if self.seat_of(number, epoch).is_some() {
+            self.close_seat(number, "its process is ending");
+            self.settle(effects);
+        }
+    }
+
+    /// Whether a worker that is there or coming may take a call that these have passed, or there is room for one more.
+    pub(super) fn others_may_take(&self, passes: &[(u32, u64, String)]) -> bool {
+        let seats = (1_u32..).zip(&self.seats).filter_map(|(number, seat)| Some((number, seat.as_ref()?)));
+        let (mut usable, mut others) = (0, false);
+        for (number, seat) in seats.filter(|(_, seat)| matches!(seat.stage, SeatStage::Ready | SeatStage::Starting)) {
+            usable += 1;
+            others |= !passes.iter().any(|(passer, epoch, _)| *passer == number && *epoch == seat.epoch);
+        }
+        others || usable < self.config.workers_max
+    }
+
+    /// Keeps at least so many workers, until it is taken back.
+    pub(in super::super) fn set_floor(&mut self, workers: usize, effects: &mut Effects) {
+        self.floor = workers;
+        self.census_is_stale();
+        self.settle(effects);
+    }
+
+    /// Why workers cannot be started, if the last few could not.
+    pub(in super::super) fn failing(&self) -> Option<Error> {
+        self.restart.is_degraded().then(|| self.start_error())
     }
 
     // -- the tick
 
-    pub(super) fn on_tick(&mut self, now: Instant, effects: &mut Effects) {
-        self.deadlines.insert(after(now, self.config.check_interval), Due::Tick);
+    pub(super) fn on_tick(&mut self, planned: Instant, now: Instant, effects: &mut Effects) {
+        let next = after(now, self.config.check_interval);
+        self.deadlines.insert(next, Due::Tick(next));
+        // A tick that comes late says that this process was held up; answers may lie unread, so nobody is judged by it.
+        let in_time = now.saturating_duration_since(planned) < self.config.check_interval / 2;
         let numbers: Vec<u32> = (1..).zip(&self.seats).filter(|(_, seat)| seat.is_some()).map(|(number, _)| number).collect();
-        let mut surplus = self.ready_count().saturating_sub(self.config.workers_min);
+        let mut surplus = self.ready_count().saturating_sub(self.config.workers_min.max(self.floor));
         for number in numbers.into_iter().rev() {
-            surplus = self.look_after(number, now, surplus);
+            if !self.is_responsive(number, in_time) {
+                continue;
+            }
+            if surplus > 0 && self.send_home_if_idle(number, now) {
+                surplus -= 1;
+            } else {
+                self.retire_if_spent(number, now);
+            }
         }
         effects.changed = true;
     }
 
-    /// Looks after one worker between two calls. Returns how many may still be sent home for want of work.
-    fn look_after(&mut self, number: u32, now: Instant, surplus: usize) -> usize {
-        let config = Arc::clone(&self.config);
-        let Some(seat) = self.seat(number) else { return surplus };
-        let Some(member) = seat.member.clone() else { return surplus };
-        if !seat.running.is_empty() || !matches!(seat.stage, SeatStage::Ready | SeatStage::Spare) {
-            return surplus;
+    /// Pings a worker, and ends it if it left too many pings unanswered.
+    fn is_responsive(&mut self, number: u32, in_time: bool) -> bool {
+        let Some(seat) = self.seat(number) else { return false };
+        let (Some(member), idle) = (seat.member.clone(), seat.running.is_empty()) else { return false };
+        if seat.stage == SeatStage::Retiring {
+            return false;
         }
-        let (idle, age, spare) = (now - seat.idle_since, now - seat.since, seat.stage == SeatStage::Spare);
-        if member.pulse.ask() {
+        if !in_time {
+            member.pulse.answered();
+        }
+        let limit = if idle { MISSES_MAX_IDLE } else { MISSES_MAX_BUSY };
+        if member.pulse.ask() >= limit {
+            self.close_seat(number, "it does not answer");
             member.break_off("it did not answer a ping");
-            return surplus;
+            return false;
         }
         member.control.send(kind::PING, 0, &[]);
-        if surplus > 0 && !spare && config.idle_timeout.is_some_and(|timeout| idle >= timeout) {
+        true
+    }
+
+    fn send_home_if_idle(&mut self, number: u32, now: Instant) -> bool {
+        let Some(timeout) = self.config.idle_timeout else { return false };
+        let Some(seat) = self.seat(number) else { return false };
+        let bored = seat.stage == SeatStage::Ready && seat.running.is_empty() && now - seat.idle_since >= timeout;
+        if bored {
             self.retire(number, "it had nothing to do");
-            return surplus - 1;
         }
-        if config.recycle_age.is_some_and(|limit| age >= limit) {
+        bored
+    }
+
+    /// Replaces a worker that is old or heavy; what it runs is finished first.
+    fn retire_if_spent(&mut self, number: u32, now: Instant) {
+        let config = Arc::clone(&self.config);
+        let Some(seat) = self.seat(number) else { return };
+        let Some(member) = seat.member.clone() else { return };
+        if seat.retire_at.is_some_and(|at| at <= now) {
             self.retire(number, "it is old");
         } else if config.recycle_memory.is_some_and(|limit| resident_bytes(member.pid()) > limit) {
             self.retire(number, "it uses much memory");
         }
-        surplus
     }
 
     // -- looking
@@ -390,13 +489,10 @@ impl Core {
         self.seats.iter().flatten().filter(|seat| seat.stage == SeatStage::Ready).count()
     }
 
-    /// Numbers and epochs of all workers.
+    /// Numbers and epochs of all workers that have started.
     pub(in super::super) fn members(&self) -> Vec<(u32, u64)> {
-        (1..).zip(&self.seats).filter_map(|(number, seat)| Some((number, seat.as_ref()?.epoch))).collect()
-    }
-
-    pub(in super::super) fn degraded(&self) -> Option<Error> {
-        self.cannot_start()
+        let started = |seat: &Seat| seat.member.is_some().then_some(seat.epoch);
+        (1..).zip(&self.seats).filter_map(|(number, seat)| Some((number, started(seat.as_ref()?)?))).collect()
     }
 
     pub(in super::super) fn workers(&mut self) -> Vec<WorkerInfo> {
@@ -438,6 +534,10 @@ impl Core {
 }
 
 impl Seat {
+    pub(super) fn age(&self) -> std::time::Duration {
+        self.since.elapsed()
+    }
+
     fn info(&self, id: u32, slots: u32, task: Option<String>) -> WorkerInfo {
         let state = match self.stage {
             SeatStage::Starting => WorkerState::Starting,
@@ -459,6 +559,21 @@ impl Seat {
         }
     }
 }
+
+/// How many workers are in which stage, as far as that is decided by it how many to start. Counted anew only after a change.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in super::super) struct Census {
+    usable: usize,
+    starting: usize,
+    spares: usize,
+    leaving: usize,
+    is_fresh: bool,
+}
+
+/// An idle worker answers at once.
+const MISSES_MAX_IDLE: u32 = 1;
+/// A busy one too, since another thread of it does; but a machine under load may keep it from that for a while.
+const MISSES_MAX_BUSY: u32 = 10;
 
 /// A worker's number of calls, from the upper fifth.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an approximate number by design")]

@@ -35,6 +35,12 @@ pub(in super::super) struct StopOrder {
 }
 
 impl Core {
+    /// Stops a call because its caller wants that; who waited behind it may go on.
+    pub(in super::super) fn cancel(&mut self, call: u64, reason: String, effects: &mut Effects) {
+        self.stop(call, Why::Cancel(reason), effects);
+        self.settle(effects);
+    }
+
     /// Stops a call wherever it is. If it runs, an order to take up the ladder comes out.
     pub(in super::super) fn stop(&mut self, call: u64, why: Why, effects: &mut Effects) {
         let Some(entry) = self.entry(call) else { return };
@@ -55,6 +61,17 @@ impl Core {
         if let Some(member) = self.member(seat) {
             effects.stops.push(StopOrder { call, why, member, ended });
         }
+    }
+
+    /// Ends every call at once, because nothing of the pool will run any more.
+    pub(in super::super) fn give_up(&mut self, effects: &mut Effects) {
+        self.stage = super::Stage::Closed;
+        let keys: Vec<usize> = self.calls.iter().map(|(key, _)| key).collect();
+        for call in keys.into_iter().filter_map(|key| self.call_at(key)).collect::<Vec<_>>() {
+            let error = Error::new(ErrorKind::Closed, "run a call: the async runtime that its pool was started on has ended");
+            self.end(call, Err(CallError::Rejected(error)), None, effects);
+        }
+        effects.changed = true;
     }
 
     /// Stops every call.
