@@ -155,6 +155,8 @@ fn harm(how: How) {
                 let mut all = std::mem::zeroed();
                 libc::sigfillset(&raw mut all);
                 libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
+                // Other threads of the worker would take it.
+                libc::signal(libc::SIGTERM, libc::SIG_IGN);
                 spin()
             }
             How::Hog => hog(),
