@@ -104,6 +104,7 @@ async fn parent_without_death_signal() {
 
 /// Another process holds the parent's ends of all links, so their end never comes.
 async fn parent_whose_links_are_held() {
+    #[expect(clippy::zombie_processes, reason = "it outlives this parent on purpose; the test ends it")]
     let hold_all = || {
         let mut command = Command::new("sleep");
         command.arg("1000");

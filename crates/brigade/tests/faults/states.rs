@@ -7,7 +7,7 @@ use brigade::{Bytes, CallError, Ended, Event, Exit, Pool};
 use brigade_testkit::facts::{self, signal_child, wait_until, waits_in};
 use rustix::process::Signal;
 
-use crate::stage::{BOUND, directory, end, event, file, millis, scenarios, until, within, worker_pid, written};
+use crate::stage::{BOUND, directory, end, event, file, scenarios, until, within, worker_pid, written};
 use crate::tasks::{add, await_file, hold, length, produce, tell};
 
 scenarios! {
@@ -183,6 +183,5 @@ async fn exiting() {
     let ended = within("the shutdown", shutdown.join_all()).await;
     assert!(ended[0].drained);
     assert!(ended[0].took < Duration::from_secs(10), "it did not wait for the dead: {:?}", ended[0].took);
-    tokio::time::sleep(millis(0)).await;
     end(pool).await;
 }
