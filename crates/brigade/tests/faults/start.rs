@@ -1,6 +1,8 @@
 //! Workers that cannot be started: A13.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use brigade::{ErrorKind, Event, Pool};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -73,23 +75,45 @@ async fn no_memory() {
     limited(Resource::As, 1 << 20).await;
 }
 
+/// A control group of version 1 that holds this process. It moves out and removes the group when dropped.
+struct Pids(PathBuf);
+
+impl Pids {
+    const ROOT: &str = "/sys/fs/cgroup/pids";
+
+    fn enter() -> io::Result<Self> {
+        let group = Self(PathBuf::from(format!("{}/brigade-test-{}", Self::ROOT, std::process::id())));
+        fs::create_dir(&group.0)?;
+        fs::write(group.0.join("cgroup.procs"), std::process::id().to_string())?;
+        Ok(group)
+    }
+
+    fn limit(&self, count: &str) {
+        fs::write(self.0.join("pids.max"), count).unwrap();
+    }
+}
+
+impl Drop for Pids {
+    fn drop(&mut self) {
+        fs::write(format!("{}/cgroup.procs", Self::ROOT), std::process::id().to_string()).ok();
+        fs::remove_dir(&self.0).ok();
+    }
+}
+
 /// The limit on processes does not bind root, and does not count for one process alone: hence a control group.
 async fn no_processes() {
-    let group = std::path::PathBuf::from(format!("/sys/fs/cgroup/pids/brigade-test-{}", std::process::id()));
-    let made = std::fs::create_dir(&group).and_then(|()| std::fs::write(group.join("cgroup.procs"), std::process::id().to_string()));
-    if let Err(error) = made {
-        println!("MISSING: a control group of version 1 for processes ({error}). A missing program stands in for EAGAIN.");
-        std::fs::remove_dir(&group).ok();
-        return no_workers().await;
-    }
+    let group = match Pids::enter() {
+        Ok(group) => group,
+        Err(error) => {
+            println!("MISSING: a control group of version 1 for processes ({error}). Missing programs stand in for EAGAIN.");
+            return no_workers().await;
+        }
+    };
     let pool = Pool::builder().workers(1).start().await.unwrap();
     within("a call", pool.call(add(1, 2))).await.unwrap();
-    // What is there now without the worker, which is to be killed, and its threads.
-    std::fs::write(group.join("pids.max"), "2").unwrap();
-    let lifted = group.clone();
-    storm(pool, async move || std::fs::write(lifted.join("pids.max"), "max").unwrap()).await;
-    std::fs::write("/sys/fs/cgroup/pids/cgroup.procs", std::process::id().to_string()).unwrap();
-    std::fs::remove_dir(group).unwrap();
+    // Fewer than there are, even without the worker, which is to be killed, and its threads.
+    group.limit("2");
+    storm(pool, async || group.limit("max")).await;
 }
 
 async fn no_handshake() {
