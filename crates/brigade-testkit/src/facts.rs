@@ -123,7 +123,7 @@ mod tests {
         let own = std::process::id();
         let seen = process(own).unwrap();
         assert!(!seen.is_zombie());
-        assert_eq!(u64::from(seen.parent), rustix::process::getppid().unwrap().as_raw_nonzero().get() as u64);
+        assert_eq!(i64::from(seen.parent), i64::from(rustix::process::getppid().unwrap().as_raw_nonzero().get()));
         assert!(open_descriptors(own) >= 3 && resident_bytes(own) > 0);
         assert!(children(seen.parent).iter().any(|child| child.pid == own));
         assert!(marked("PATH", "/").contains(&own));

@@ -152,7 +152,7 @@ pub struct Bounds {
     pub dup_start: usize,
     /// Jobs that start after one that was enqueued later.
     pub reorder: usize,
-    /// How long after the last fault every job must have ended.
+    /// How long after the last fault, and after it was enqueued, every job must have ended.
     pub stuck_after: Duration,
 }
 
@@ -182,6 +182,7 @@ pub struct Counts {
 #[derive(Default)]
 struct Job {
     place: Option<usize>,
+    enqueued_nanos: u64,
     refused: bool,
     starts: Vec<u32>,
     ends: usize,
@@ -204,7 +205,7 @@ pub fn count(lines: &[Line], stuck_after: Duration) -> Counts {
                 let job = jobs.entry(line.job).or_default();
                 match event {
                     Event::Enqueued => {
-                        job.place = Some(enqueued);
+                        (job.place, job.enqueued_nanos) = (Some(enqueued), line.nanos);
                         enqueued += 1;
                     }
                     Event::Refused => job.refused = true,
@@ -229,7 +230,8 @@ pub fn count(lines: &[Line], stuck_after: Duration) -> Counts {
         overtaken
     });
     let reorder = reorder.count();
-    let bound = healed.saturating_add(u64::try_from(stuck_after.as_nanos()).unwrap_or(u64::MAX));
+    let stuck_after = u64::try_from(stuck_after.as_nanos()).unwrap_or(u64::MAX);
+    let bound = |job: &Job| healed.max(job.enqueued_nanos).saturating_add(stuck_after);
     let accepted = |job: &Job| job.outcomes.iter().filter(|(done, _)| *done).count();
     let of = |count: &dyn Fn(&Job) -> usize| jobs.values().map(count).sum::<usize>();
     Counts {
@@ -245,7 +247,7 @@ pub fn count(lines: &[Line], stuck_after: Duration) -> Counts {
         reorder,
         stuck: of(&|job| {
             let ended = job.outcomes.iter().map(|(_, nanos)| *nanos).min();
-            usize::from(job.place.is_some() && ended.is_none_or(|ended| ended > bound))
+            usize::from(job.place.is_some() && ended.is_none_or(|ended| ended > bound(job)))
         }),
         faults: faults.len(),
         jobs: enqueued,

@@ -119,8 +119,8 @@ impl Drop for Program {
         self.child.wait().ok();
         facts::wait_until(Duration::from_secs(2), || {
             let left = self.descendants();
-            // One that is gone by now is what was wanted.
-            left.iter().filter(|pid| !facts::signal(**pid, Signal::KILL)).count() == left.len()
+            let hit = left.iter().filter(|pid| facts::signal(**pid, Signal::KILL)).count();
+            hit == 0
         });
     }
 }

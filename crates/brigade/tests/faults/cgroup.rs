@@ -7,11 +7,11 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::Duration;
 
-use brigade::{Builder, CallError, Ended, ErrorKind, Exit, GroupLimits, MemoryLimit, Pool, Step};
+use brigade::{Builder, CallError, Ended, ErrorKind, Event, Exit, GroupLimits, MemoryLimit, Pool, Step};
 use brigade_testkit::facts;
 use brigade_testkit::program::Program;
 
-use crate::stage::{assert_childless, end, file, finish, millis, scenarios, until, within, written};
+use crate::stage::{assert_childless, end, event, file, finish, millis, scenarios, until, within, written};
 use crate::tasks::{How, add, family, fork_bomb, misbehave};
 
 scenarios! {
@@ -129,7 +129,15 @@ async fn bomb() {
 async fn two_pools() {
     let limits = limits(None, Some(500));
     let Some(first) = grouped(Pool::builder().workers(1), limits.clone()).await else { return };
-    let second = within("the second pool", Pool::builder().workers(1).cgroup(limits).start()).await.unwrap();
+    let second = within("the second pool", Pool::builder().workers(0..=1).cgroup(limits).start()).await.unwrap();
+    let mut events = second.events();
+    assert_eq!(within("a call", second.call(add(1, 2))).await.unwrap(), 3);
+    let started = event(&mut events, "its worker", |event| match event {
+        Event::WorkerReady { .. } => Some(true),
+        Event::WorkerStartFailed { .. } => Some(false),
+        _ => None,
+    });
+    assert!(started.await, "its group clashes with the other pool's");
     for pool in [&first, &second] {
         assert_eq!(within("a call", pool.call(add(1, 2))).await.unwrap(), 3);
     }

@@ -45,7 +45,7 @@ async fn crashes() {
         (How::Panic, "a plain panic", false),
         (How::PanicInDrop, "a panic in drop", false),
         (How::PanicWithPayloadThatPanics, "payload is not text", false),
-        (How::DoublePanic, "the first panic", true),
+        (How::DoublePanic, "a panic in drop", true),
         (How::PanicThatMayNotUnwind, "a panic that may not unwind", true),
     ];
     for (how, text, dies) in panics {

@@ -143,7 +143,7 @@ async fn race() {
     let mut random = Random::from_env();
     let pool = Pool::builder().workers(2).kill_after(Duration::from_secs(10), millis(100)).start().await.unwrap();
     let (mut done, mut cancelled) = (0, 0);
-    for number in 0..count(2_000, 100_000) as i64 {
+    for number in (0..).take(count(2_000, 100_000)) {
         let mut handle = pool.call(add(number, 1));
         let pause = random.within(0..120);
         let began = std::time::Instant::now();
@@ -177,7 +177,7 @@ async fn dropped() {
     let pool = Pool::builder().workers(2).kill_after(millis(20), millis(20)).start().await.unwrap();
     let total = count(300, 20_000);
     let mut kept = Vec::new();
-    for number in 0..total as i64 {
+    for number in (0..).take(total) {
         match random.within(0..6) {
             0 => drop(pool.call(add(number, 1))),
             1 => drop(pool.call(polite())),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use brigade::{CallError, Ended, Event, Exit, Pool, Retry, Step, TimedOut};
+use brigade::{CallError, Ended, Event, Exit, Neighbours, Pool, Retry, Step, TimedOut};
 use brigade_testkit::facts::{self, signal_child};
 use brigade_testkit::ledger::{self, Bounds, Ledger};
 use brigade_testkit::random::Random;
@@ -16,6 +16,9 @@ use crate::tasks::{add, await_file, hold, job};
 
 scenarios! {
     a1_kill_9_at_random => kill_at_random,
+    a1_kill_9_at_random_with_many_slots => kill_at_random_with_slots,
+    a1_kill_9_at_random_where_neighbours_run_again => kill_at_random_run_again,
+    a1_order_is_kept_without_faults => in_order,
     a3_a_stopped_running_worker_ends_at_its_deadline => stopped_while_running,
     a3_a_stopped_idle_worker_is_noticed_by_ping => stopped_while_idle,
     a3_a_worker_stopped_at_its_start_is_given_up => stopped_at_start,
@@ -52,11 +55,25 @@ async fn killer(pool: Pool, book: Arc<Ledger>, mut random: Random, over: Arc<Ato
 }
 
 async fn kill_at_random() {
+    killing(1, Neighbours::Spare).await;
+}
+
+async fn kill_at_random_with_slots() {
+    killing(4, Neighbours::Spare).await;
+}
+
+async fn kill_at_random_run_again() {
+    killing(4, Neighbours::RunAgain).await;
+}
+
+/// "Every handle resolves; starts beyond the first are at most the kills times the slots; four workers at the end."
+async fn killing(slots: u32, neighbours: Neighbours) {
     let (mut random, path) = (Random::from_env(), file("ledger"));
     let seed = random.seed();
-    let jobs = count(800, 10_000) as u64;
+    let jobs = count(1_500, 10_000) as u64;
     let slowest = if brigade_testkit::full() { 20_000 } else { 5_000 };
-    let pool = Pool::builder().workers(4).retry(Retry::exponential(millis(1), millis(20))).start().await.unwrap();
+    let pool = Pool::builder().workers(4).slots(slots).neighbours(neighbours).retry(Retry::exponential(millis(1), millis(20)));
+    let pool = pool.start().await.unwrap();
     let mut events = pool.events();
     let book = Arc::new(Ledger::open(&path).unwrap());
     let descriptors = facts::open_descriptors(std::process::id());
@@ -83,7 +100,7 @@ async fn kill_at_random() {
     assert!(drained.is_ok(), "{} handles never resolved, seed {seed}", open.load(Ordering::Relaxed));
     book.job(0, &ledger::Event::Healed).unwrap();
 
-    let counts = ledger::check(&path, Bounds { dup_start: hits, reorder: usize::MAX, stuck_after: BOUND }, seed);
+    let counts = ledger::check(&path, Bounds { dup_start: hits * slots as usize, reorder: usize::MAX, stuck_after: BOUND }, seed);
     assert_eq!(counts.jobs as u64, jobs);
     assert!(hits > 0, "nothing was killed");
     until("four workers again", || pool.stats().idle == 4).await;
@@ -105,6 +122,25 @@ async fn report_respawns(pool: &Pool, events: &mut brigade::Events) {
     took.sort_unstable();
     let at = |share: usize| took.get((took.len() * share / 100).min(took.len().saturating_sub(1))).copied().unwrap_or_default();
     println!("respawns {} p50 {:.1?} p99 {:.1?}; workers started {}", took.len(), at(50), at(99), pool.stats().started);
+}
+
+/// First in, first out, on one worker.
+async fn in_order() {
+    let path = file("ledger");
+    let pool = Pool::builder().workers(1).start().await.unwrap();
+    let book = Ledger::open(&path).unwrap();
+    let call = |number| {
+        let handle = pool.call(job(path.clone(), number, 100));
+        book.job(number, &ledger::Event::Enqueued).unwrap();
+        handle
+    };
+    let handles: Vec<_> = (1..=500).map(call).collect();
+    for (number, handle) in (1..).zip(handles) {
+        let outcome = within("a job", handle).await;
+        book.job(number, &name(&outcome)).unwrap();
+    }
+    ledger::check(&path, Bounds { dup_start: 0, reorder: 0, stuck_after: BOUND }, 0);
+    end(pool).await;
 }
 
 async fn stopped_while_running() {

@@ -15,7 +15,7 @@ scenarios! {
 async fn cycles() {
     let mut random = Random::from_env();
     let own = std::process::id();
-    let cycles = count(120, 100_000);
+    let cycles = count(400, 100_000);
     let warm = 40;
     let pool = Pool::builder().workers(2).start().await.unwrap();
     let mut baseline = (0, 0);

@@ -16,9 +16,10 @@ use brigade_testkit::program::{DIRECTORY_VARIABLE, Program, ROLE_VARIABLE};
 pub(crate) type Roles = &'static [(&'static str, fn())];
 
 /// Everything that this binary can be started as.
-const ROLES: [Roles; 10] = [
-    crate::crash::ROLES,
+const ROLES: [Roles; 11] = [
     crate::cgroup::ROLES,
+    crate::chaos::ROLES,
+    crate::crash::ROLES,
     crate::hostile::ROLES,
     crate::identity::ROLES,
     crate::kill::ROLES,

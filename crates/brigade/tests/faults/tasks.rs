@@ -155,6 +155,8 @@ fn harm(how: How) {
                 let mut all = std::mem::zeroed();
                 libc::sigfillset(&raw mut all);
                 libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
+                // Other threads of the worker would take it.
+                libc::signal(libc::SIGTERM, libc::SIG_IGN);
                 spin()
             }
             How::Hog => hog(),
@@ -248,6 +250,7 @@ fn flood(fd: RawFd, bytes: u64) {
 /// Starts grandchildren of every kind, tells their numbers, and heeds nothing: a plain child, one in a session of its own,
 /// a daemon forked twice, and one forked without exec that keeps all descriptors of the worker.
 #[task]
+#[expect(clippy::zombie_processes, reason = "they are the pool's to find and end")]
 pub(crate) fn family(told: String, then: How) -> i64 {
     let sleeper = || {
         let mut command = Command::new("sleep");
