@@ -69,7 +69,6 @@ fn run_tests() -> ExitCode {
 // -- roles
 
 /// Starts a pool without having called `brigade::init()`.
-#[expect(clippy::large_futures, reason = "there is but one")]
 fn bare() -> ExitCode {
     println!("main was reached");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
