@@ -93,7 +93,7 @@ fn nothing_names_a_place_on_one_machine() {
                             && after.is_some_and(char::is_alphanumeric)
                     })
                 };
-                if roots.iter().any(|name| is_place(name)) {
+                if roots.iter().any(is_place) {
                     offenders.push(format!("{}:{number}: {line}", path.display()));
                 }
             }
