@@ -368,6 +368,9 @@ impl Core {
         }
         let (idle, age, spare) = (now - seat.idle_since, now - seat.since, seat.stage == SeatStage::Spare);
         if member.pulse.ask() {
+            // It is as good as dead: a call that it got now would be killed with it.
+            seat.stage = SeatStage::Retiring;
+            self.free.remove(&(0, number));
             member.break_off("it did not answer a ping");
             return surplus;
         }
