@@ -30,7 +30,7 @@ async fn pm1_a_call_settles_once_whoever_comes_late() {
 #[tokio::test]
 async fn pm1_two_cancels_are_one() {
     soon(async {
-        let pool = pool_of(1).await;
+        let pool = Pool::builder().workers(1).kill_after(Duration::from_millis(50), Duration::from_secs(60)).start().await.unwrap();
         let mut handle = pool.call(spin());
         begun(&handle).await;
         let (first, second) = (handle.cancel("first"), handle.cancel("second"));

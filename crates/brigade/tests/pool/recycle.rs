@@ -46,7 +46,7 @@ async fn tp7_a_worker_is_replaced_after_its_number_of_calls() {
 #[tokio::test]
 async fn tp7_a_worker_that_holds_much_memory_is_replaced_between_two_calls() {
     soon(async {
-        let builder = Pool::builder().workers(1).recycle_memory(128 << 20).check_interval(Duration::from_millis(20));
+        let builder = Pool::builder().workers(1).recycle_memory(128 << 20).check_interval(Duration::from_millis(500));
         let pool = builder.start().await.unwrap();
         let mut events = pool.events();
         let before = pool.call(leak(256 << 20)).await.unwrap();
@@ -65,7 +65,7 @@ async fn tp7_a_worker_that_holds_much_memory_is_replaced_between_two_calls() {
 #[tokio::test]
 async fn tp7_a_worker_is_replaced_at_its_age() {
     soon(async {
-        let builder = Pool::builder().workers(1).recycle_age(Duration::from_millis(50)).check_interval(Duration::from_millis(20));
+        let builder = Pool::builder().workers(1).recycle_age(Duration::from_millis(50)).check_interval(Duration::from_millis(500));
         let pool = builder.start().await.unwrap();
         let before = pids(&pool)[0];
         gone(before).await;

@@ -126,8 +126,7 @@ async fn pi8_issue934_a_call_with_a_timeout_runs_alone_in_a_pool_that_drains() {
 
 /// A worker with a held call and one that spins.
 async fn with_a_neighbour(neighbours: Neighbours, gate: &Gate) -> (Pool, Handle<u32>, Handle<()>) {
-    let short = Duration::from_millis(50);
-    let builder = Pool::builder().workers(1).slots(4).neighbours(neighbours).kill_after(short, short);
+    let builder = Pool::builder().workers(1).slots(4).neighbours(neighbours).kill_after(Duration::from_millis(50), LONG);
     let pool = builder.start().await.unwrap();
     let held = pool.call(hold(gate.path(), 1));
     let spins = pool.call(spin());

@@ -31,7 +31,7 @@ async fn wp33_wx2_a_loop_that_ignores_sigterm_ends_at_its_timeout_too() {
     soon(async {
         let pool = Pool::builder().workers(1).kill_after(SHORT, SHORT).start().await.unwrap();
         let pid = pids(&pool)[0];
-        let error = pool.call(spin_without_sigterm().timeout(SHORT)).await.unwrap_err();
+        let error = pool.call(spin_without_sigterm().timeout(Duration::from_millis(400))).await.unwrap_err();
         assert_eq!(error.certificate().unwrap().step, Some(Step::Killed));
         gone(pid).await;
         assert_eq!((pool.stats().running, pool.call(add(1, 2)).await.unwrap()), (0, 3));

@@ -91,6 +91,23 @@ async fn pi40_bad_use_times_beyond_reason_are_no_panic() {
 }
 
 #[tokio::test]
+async fn pi40_bad_use_times_of_nothing_leave_no_patience_and_hang_nobody() {
+    soon(async {
+        let none = Duration::ZERO;
+        let builder = Pool::builder().workers(1).kill_after(none, none).teardown_timeout(none).shutdown_timeout(none).idle_timeout(none);
+        let pool = builder.start().await.unwrap();
+        let mut spins = pool.call(spin());
+        crate::probe::begun(&spins).await;
+        assert_eq!(spins.cancel("at once").await.unwrap().step, brigade::Step::Killed);
+        assert_eq!(pool.call(add(1, 2).delay(none)).await.unwrap(), 3);
+        let waited = pool.call(spin().queue_timeout(none));
+        assert!(!pool.shutdown().await.drained);
+        assert!(waited.await.is_err());
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn wp51_bad_use_a_variable_that_cannot_be_one_is_refused() {
     soon(async {
         for (name, value) in [("", "x"), ("A=B", "x"), ("A\0", "x"), ("A", "x\0")] {
@@ -199,7 +216,8 @@ async fn bad_use_a_result_at_the_limit_comes_and_one_past_it_does_not_and_spares
 async fn bad_use_panic_messages_and_errors_of_any_size_are_carried() {
     soon(async {
         let pool = Pool::builder().workers(1).payload_max(1024).start().await.unwrap();
-        let error = pool.run(|count: usize| -> () { panic!("{}", "x".repeat(count)) }, (1_usize << 20,)).await.unwrap_err();
+        let call = Call::of(|count: usize| -> () { panic!("{}", "x".repeat(count)) }, &(1_usize << 20,)).capture(1);
+        let error = pool.call(call).await.unwrap_err();
         assert!(matches!(error, CallError::Panicked(_)), "{error:?}");
         assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
         pool.shutdown().await;

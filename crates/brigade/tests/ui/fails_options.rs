@@ -17,4 +17,6 @@ fn bad_name() {}
 fn bad_codec() {}
 
 #[brigade::main(worker_threads = 0)]
-async fn main() {}
+async fn no_threads() {}
+
+fn main() {}

@@ -1,0 +1,187 @@
+//! From the decision to start a worker to its handshake, or to the reason why there is none.
+
+use std::ffi::OsString;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::process;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+use rustix::process::Signal;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::super::Shared;
+use super::super::builder::Config;
+use super::super::core::Pulse;
+use super::{CONTROL_BYTES_MAX, Member, pump};
+use crate::address;
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind};
+use crate::link::{self, Channel};
+use crate::process::{self as child, Command, Group, Pipe, Process, Spawned, TREE_VARIABLE, WORKER_VARIABLE};
+use crate::wire::{self, Decoder, Hello, MAGIC, Ready, Seat, StartFailed, VERSION, kind};
+
+pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Member, Error> {
+    let config = &*shared.config;
+    let cookie = child::cookie();
+    let spawned = child::spawn(command(config, number, &cookie)).await?;
+    let os = |what: &str, e| Error::os(format!("{what}: {e}"), e);
+    let Spawned { pid, pidfd, control, stdout, stderr } = spawned;
+    let process = Process::new(pid, pidfd, cookie).map_err(|e| os("watch the worker", e))?;
+    // From here on the process is ended and reaped on every way out, by its `Drop` if by nothing else.
+    let group = match &config.group {
+        Some(limits) => {
+            // Numbers and epochs are each pool's own; the cookie is unlike any other on this host.
+            let group = Group::create(&format!("brigade-{}", process.cookie), limits)?;
+            group.add(pid.as_raw_nonzero().get().cast_unsigned()).map_err(|e| os("move the worker into its control group", e))?;
+            Some(group)
+        }
+        None => None,
+    };
+    let (ours, theirs) = UnixStream::pair().map_err(|e| os("make a socket pair", e))?;
+    let body = Codec::Postcard.encode(&Hello { magic: MAGIC, version: VERSION, build: address::build_id(), seat: seat(config, number) })?;
+    let hello = [&wire::encode(kind::HELLO, 0, body.len())[..], &body].concat();
+    match link::send_with_descriptor(&control, &hello, theirs.as_fd()) {
+        // It has ended already, which reading its answer tells, with how and why.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
+        sent => sent.map_err(|e| os("send the handshake", e))?,
+    }
+    drop(theirs);
+    let control = Channel::new(control).map_err(|e| os("register the control socket", e))?;
+    let data = Channel::new(ours).map_err(|e| os("register the data socket", e))?;
+    let stdout = Pipe::stdout(stdout).map_err(|e| os("register standard output", e))?;
+    let stderr = Pipe::stderr(stderr).map_err(|e| os("register standard error", e))?;
+
+    let outcome = tokio::select! {
+        outcome = timeout(config.start_timeout, shake_hands(&control, config.runs_own_program())) => outcome,
+        () = pump(&stdout, &stderr) => unreachable!("the pumps do not end"),
+        () = given_up(shared) => Ok(Err(Error::new(ErrorKind::Closed, "start a worker: the pool is gone"))),
+    };
+    let problem = match outcome {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some(format!("it was not ready within {:?}: does its main call brigade::init() first?", config.start_timeout)),
+    };
+    if let Some(reason) = problem {
+        return Err(failed(process, &reason, &stderr).await);
+    }
+    Ok(Member {
+        epoch,
+        process,
+        data: Arc::new(data),
+        control,
+        stdout,
+        stderr,
+        group,
+        retire: CancellationToken::new(),
+        pulse: Pulse::default(),
+        said: Mutex::default(),
+        broken: CancellationToken::new(),
+        unread: AtomicBool::new(false),
+    })
+}
+
+/// Until nobody waits for a worker that is still starting: at once if the pool was dropped; in the time of a teardown after
+/// a shutdown, so that an init hook which is nearly through can be undone in good order.
+async fn given_up(shared: &Shared) {
+    tokio::select! {
+        () = shared.killed.cancelled() => {}
+        () = shared.scope.closed() => sleep(shared.config.teardown_timeout).await,
+    }
+}
+
+/// Ends a process that did not become a worker and says why.
+async fn failed(process: Process, reason: &str, stderr: &Pipe) -> Error {
+    // It has closed its socket or said no; a little patience shows how it ends by itself.
+    let own_end = timeout(START_END_GRACE, process.ended()).await.is_ok();
+    process.signal(Signal::KILL);
+    process.ended().await;
+    let death = process.reap();
+    child::sweep(&process.cookie).await;
+    process.gone.cancel();
+    let mut text = format!("start a worker: {reason}");
+    if own_end {
+        text.push_str(&format!(" ({})", death.exit));
+    }
+    let tail = stderr.tail();
+    if let Some(last) = tail.lines().rev().find(|line| !line.trim().is_empty()) {
+        text.push_str(&format!("; its last line: {last}"));
+    }
+    Error::new(ErrorKind::CannotStart, text)
+}
+
+/// From a failed start to the end of the process.
+const START_END_GRACE: std::time::Duration = std::time::Duration::from_millis(50);
+
+async fn shake_hands(control: &Channel, own_program: bool) -> Result<(), Error> {
+    let broke = |how: &str| Error::new(ErrorKind::CannotStart, how.to_owned());
+    let mut decoder = Decoder::new(CONTROL_BYTES_MAX);
+    loop {
+        if let Some(frame) = decoder.next()? {
+            match frame.kind {
+                // A panic of the init hook is told again in START_FAILED.
+                kind::PANIC | kind::LAST_WORDS => continue,
+                kind::START_FAILED => {
+                    let failed: StartFailed = Codec::Postcard.decode(&frame.body)?;
+                    return Err(broke(&failed.message));
+                }
+                kind::READY => {
+                    let ready: Ready = Codec::Postcard.decode(&frame.body)?;
+                    if ready.magic != MAGIC || ready.version != VERSION {
+                        return Err(broke(&format!("it speaks version {} of the protocol, this pool {VERSION}", ready.version)));
+                    }
+                    // Its executable is what this process runs, unless the builder names another.
+                    if own_program && ready.build != address::build_id() {
+                        return Err(broke("it is another build of this program, although it was started from the same file"));
+                    }
+                    return Ok(());
+                }
+                _ => return Err(broke("its first message is not a handshake")),
+            }
+        }
+        if !matches!(control.read(&mut decoder).await, Ok(1..)) {
+            return Err(broke("it ended before it was ready"));
+        }
+    }
+}
+
+fn command(config: &Config, number: u32, cookie: &str) -> Command {
+    let mut environment: Vec<(OsString, OsString)> = config.environment.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    environment.push((WORKER_VARIABLE.into(), process::id().to_string().into()));
+    let tree = match std::env::var(TREE_VARIABLE) {
+        Ok(outer) => format!("{outer}/{cookie}"),
+        Err(_) => cookie.to_owned(),
+    };
+    environment.push((TREE_VARIABLE.into(), tree.into()));
+    Command {
+        program: config.program.clone(),
+        args: config.arguments.clone(),
+        // Padded to make room for the names of tasks.
+        title: format!("{:<96}", format!("brigade: worker {number}")),
+        environment,
+        directory: config.directory.clone(),
+    }
+}
+
+fn seat(config: &Config, number: u32) -> Seat {
+    let cpu = config.pinned.then(|| allowed_cpu(number)).flatten();
+    Seat {
+        worker: number,
+        slots: config.slots,
+        payload_bytes_max: config.payload_bytes_max as u64,
+        cpu,
+        nice: config.nice,
+        init: config.init.clone(),
+        teardown: config.teardown,
+        drop_after: config.ask / 2,
+    }
+}
+
+/// The worker's CPU: one of those that this process may use, in turn.
+fn allowed_cpu(number: u32) -> Option<u32> {
+    let set = rustix::thread::sched_getaffinity(None).ok()?;
+    let allowed: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect();
+    let cpu = allowed.get((number as usize - 1) % allowed.len().max(1))?;
+    u32::try_from(*cpu).ok()
+}
