@@ -1,7 +1,7 @@
 //! The pool: worker processes on this machine and the calls that they run.
 //!
-//! Modules: `builder` (options), `core` (who waits, who runs what; no IO), `member` (one worker's life), `stop` (the
-//! kill ladder), `handle` and `cell` (what the caller holds), `queue`, `deadlines`, `restart`, `stats`.
+//! Modules: `builder` (options), `core` (who waits, who runs what; no IO), `shared` (carries out what the core decides), `member` (one
+//! worker's life), `stop` (the kill ladder), `handle` and `cell` (what the caller holds), `queue`, `deadlines`, `restart`, `stats`, `events`.
 //!
 //! A call's way: `call` locks the core, which gives it to a free worker (its frame is appended to the worker's
 //! channel and written before `call` returns) or lets it wait. The answer comes to the worker's reading task, which locks the
@@ -12,12 +12,14 @@ mod builder;
 mod cell;
 mod core;
 mod deadlines;
+mod events;
 mod handle;
 mod map;
 mod member;
 mod queue;
 mod restart;
 mod service;
+mod shared;
 mod stats;
 mod stop;
 
@@ -29,21 +31,21 @@ use futures_util::Stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, Semaphore, broadcast};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::builder::Config;
 use self::cell::Cell;
-use self::core::{Admission, Core, Effects, Stage, TASK_NAME_BYTES_MAX};
-use crate::call::{Call, Request, Target};
+use self::core::{Admission, Core, Stage};
+use self::shared::Shared;
+use crate::call::Call;
 use crate::error::{Error, ErrorKind};
-use crate::event::Event;
 use crate::registry;
 use crate::shutdown::Scope;
-use crate::sync::lock;
 use crate::task::{Args, Function};
 
 pub use builder::{Builder, Neighbours, WorkerCount};
+pub use events::Events;
 pub use handle::{Handle, Progress, ProgressStream};
 pub use map::Map;
 pub use queue::Order;
@@ -56,21 +58,6 @@ pub struct Pool(Arc<Owner>);
 
 /// The user's side of a pool; the pool's own tasks hold only [`Shared`].
 struct Owner(Arc<Shared>);
-
-pub(crate) struct Shared {
-    config: Arc<Config>,
-    core: Mutex<Core>,
-    scope: Scope,
-    /// Places in the queue.
-    room: Semaphore,
-    events: broadcast::Sender<Event>,
-    /// Tells the clock that the first deadline changed.
-    clock: Notify,
-    /// Tells `ready`, `recycle` and `shutdown` to look again.
-    changed: Notify,
-    /// Cancelled when every worker must go at once.
-    killed: CancellationToken,
-}
 
 /// What a shutdown came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -326,179 +313,5 @@ impl Drop for Owner {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").field("workers", &self.workers().len()).finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    /// Changes the core and carries out what comes of it.
-    fn step(self: &Arc<Self>, change: impl FnOnce(&mut Core, &mut Effects)) {
-        let mut effects = Effects::default();
-        change(&mut lock(&self.core), &mut effects);
-        self.carry_out(effects);
-    }
-
-    /// Asks the core.
-    fn peek<R>(&self, ask: impl FnOnce(&mut Core) -> R) -> R {
-        ask(&mut lock(&self.core))
-    }
-
-    fn admit(self: &Arc<Self>, request: Request, cell: &Arc<Cell>) -> Admission {
-        match self.check(request) {
-            Ok(request) => self.admit_checked(request, cell, false),
-            Err(error) => Admission::Refused(error),
-        }
-    }
-
-    /// Admits a call that waited for its place and has it now. If that fails the cell is told.
-    fn admit_with_place(self: &Arc<Self>, request: Request, cell: &Arc<Cell>) -> Admission {
-        let admission = self.admit_checked(request, cell, true);
-        match admission {
-            Admission::Refused(error) => {
-                self.room.add_permits(1);
-                cell.finish(Err(error.into()), None, None);
-                Admission::Refused(handle::closed())
-            }
-            admitted => admitted,
-        }
-    }
-
-    fn admit_checked(self: &Arc<Self>, request: Request, cell: &Arc<Cell>, has_place: bool) -> Admission {
-        let mut effects = Effects::default();
-        let admission = lock(&self.core).admit(request, cell, &self.room, has_place, &mut effects);
-        self.carry_out(effects);
-        admission
-    }
-
-    /// Refuses what could not run anywhere.
-    fn check(&self, mut request: Request) -> Result<Request, Error> {
-        let max = self.config.payload_bytes_max;
-        match std::mem::replace(&mut request.payload, Ok(bytes::Bytes::new())) {
-            Err(error) => return Err(error),
-            Ok(payload) if payload.len() > max => {
-                let text = format!(
-                    "call {:?}: its arguments have {} bytes and {max} are allowed (Builder::payload_max)",
-                    request.task_name(),
-                    payload.len()
-                );
-                return Err(Error::new(ErrorKind::TooLarge, text));
-            }
-            Ok(payload) => request.payload = Ok(payload),
-        }
-        if let Target::Task { name } = &request.target {
-            if name.is_empty() || name.len() > TASK_NAME_BYTES_MAX {
-                let text = format!("call a task whose name has {} bytes: there are 1 to {TASK_NAME_BYTES_MAX}", name.len());
-                return Err(Error::new(ErrorKind::BadOption, text));
-            }
-            if let (Some(signature), Some(entry)) = (request.signature, registry::find(name))
-                && signature() != (entry.signature)()
-            {
-                let text = format!("call {name:?} as {}: it is {}", signature(), (entry.signature)());
-                return Err(Error::new(ErrorKind::BadArguments, text));
-            }
-        }
-        if request.options().timeout.is_some_and(|timeout| timeout.is_zero()) {
-            return Err(Error::new(ErrorKind::BadOption, "call with a timeout of nothing"));
-        }
-        Ok(request)
-    }
-
-    fn carry_out(self: &Arc<Self>, effects: Effects) {
-        for (call, member, bytes_max) in effects.watches {
-            // Weighed before the call is written, so that nothing of what it takes is taken for its worker's own.
-            let before = crate::process::resident_bytes(member.pid());
-            self.scope.spawn(stop::weigh(Arc::clone(self), call, member, before, bytes_max));
-        }
-        for channel in effects.flush {
-            channel.flush();
-        }
-        if effects.room > 0 {
-            self.room.add_permits(effects.room);
-        }
-        for (cell, update) in effects.updates {
-            cell.update(update);
-        }
-        for end in effects.ends {
-            end.cell.finish(end.outcome, end.receipt, end.output);
-        }
-        for (number, epoch) in effects.starts {
-            self.scope.spawn(member::live(Arc::clone(self), number, epoch));
-        }
-        for order in effects.stops {
-            self.scope.spawn(stop::climb(Arc::clone(self), order));
-        }
-        if effects.clock {
-            self.clock.notify_one();
-        }
-        if effects.changed {
-            self.changed.notify_waiters();
-        }
-    }
-
-    fn emit(&self, event: impl FnOnce() -> Event) {
-        if self.events.receiver_count() > 0 {
-            self.events.send(event()).ok();
-        }
-    }
-
-    /// Waits until the core gives an answer. Cancel safe.
-    async fn until<R>(&self, mut answer: impl FnMut(&mut Core) -> Option<R>) -> R {
-        loop {
-            let mut changed = std::pin::pin!(self.changed.notified());
-            changed.as_mut().enable();
-            if let Some(answer) = self.peek(&mut answer) {
-                return answer;
-            }
-            changed.await;
-        }
-    }
-
-    /// Sleeps until something falls due.
-    async fn keep_time(self: Arc<Self>) {
-        let _guard = RuntimeGuard(Arc::clone(&self));
-        loop {
-            let next = self.peek(|core| core.next_deadline());
-            let changed = self.clock.notified();
-            match next {
-                None => changed.await,
-                Some(at) => tokio::select! {
-                    () = sleep_until(at.into()) => self.step(|core, effects| core.on_time(Instant::now(), effects)),
-                    () = changed => {}
-                },
-            }
-        }
-    }
-}
-
-/// Ends every call when the runtime that the pool lives on is dropped while the pool is open: nobody would answer them.
-struct RuntimeGuard(Arc<Shared>);
-
-impl Drop for RuntimeGuard {
-    fn drop(&mut self) {
-        let shared = &self.0;
-        if !shared.scope.is_closed() {
-            shared.room.close();
-            shared.killed.cancel();
-            shared.step(Core::give_up);
-        }
-    }
-}
-
-/// What happens in a pool, see [`Pool::events`].
-#[derive(Debug)]
-pub struct Events(broadcast::Receiver<Event>);
-
-impl Events {
-    /// The next event; `None` when the pool is gone. Cancel safe.
-    pub async fn next(&mut self) -> Option<Event> {
-        match self.0.recv().await {
-            Ok(event) => Some(event),
-            Err(broadcast::error::RecvError::Lagged(missed)) => Some(Event::Missed(missed)),
-            Err(broadcast::error::RecvError::Closed) => None,
-        }
-    }
-
-    /// As a stream.
-    pub fn into_stream(self) -> impl Stream<Item = Event> {
-        futures_util::stream::unfold(self, |mut events| async move { Some((events.next().await?, events)) })
     }
 }

@@ -14,8 +14,10 @@
 
 mod calls;
 mod endings;
+mod look;
 mod seats;
 mod stops;
+mod tick;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;

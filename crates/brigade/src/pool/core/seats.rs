@@ -7,19 +7,17 @@ use tokio::sync::oneshot;
 
 use super::super::deadlines::{Due, after};
 use super::super::member::Member;
-use super::super::stats::{Stats, WorkerInfo, WorkerState};
+
 use super::{Core, Effects, Phase, Stage};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::outcome::CallError;
-use crate::process::resident_bytes;
 use crate::retry::jitter;
-use crate::wire::kind;
 
 /// A place for one worker process.
 pub(in super::super) struct Seat {
     pub(super) epoch: u64,
-    since: Instant,
+    pub(super) since: Instant,
     pub(super) stage: SeatStage,
     pub(super) member: Option<Arc<Member>>,
     /// Calls whose attempts it runs.
@@ -29,8 +27,8 @@ pub(in super::super) struct Seat {
     /// Attempts until it is replaced.
     lives: Option<u64>,
     /// When it is replaced for its age.
-    retire_at: Option<Instant>,
-    idle_since: Instant,
+    pub(super) retire_at: Option<Instant>,
+    pub(super) idle_since: Instant,
     /// Told when nothing but attempts that are being stopped is left.
     pub(super) when_alone: Vec<oneshot::Sender<()>>,
 }
@@ -44,7 +42,7 @@ pub(super) enum SeatStage {
 }
 
 impl Core {
-    fn seat(&mut self, number: u32) -> Option<&mut Seat> {
+    pub(super) fn seat(&mut self, number: u32) -> Option<&mut Seat> {
         self.seats.get_mut(number as usize - 1)?.as_mut()
     }
 
@@ -376,7 +374,7 @@ impl Core {
     }
 
     /// Gives the seat nothing new: its process is about to end, or has ended and is not reaped yet.
-    fn close_seat(&mut self, number: u32, reason: &str) {
+    pub(super) fn close_seat(&mut self, number: u32, reason: &str) {
         self.census_is_stale();
         let Some(seat) = self.seat(number) else { return };
         if seat.stage == SeatStage::Retiring {
@@ -418,145 +416,11 @@ impl Core {
     pub(in super::super) fn failing(&self) -> Option<Error> {
         self.restart.is_degraded().then(|| self.start_error())
     }
-
-    // -- the tick
-
-    pub(super) fn on_tick(&mut self, planned: Instant, now: Instant, effects: &mut Effects) {
-        let next = after(now, self.config.check_interval);
-        self.deadlines.insert(next, Due::Tick(next));
-        // A tick that comes late says that this process was held up; answers may lie unread, so nobody is judged by it.
-        let in_time = now.saturating_duration_since(planned) < self.config.check_interval / 2;
-        let numbers: Vec<u32> = (1..).zip(&self.seats).filter(|(_, seat)| seat.is_some()).map(|(number, _)| number).collect();
-        let mut surplus = self.ready_count().saturating_sub(self.config.workers_min.max(self.floor));
-        for number in numbers.into_iter().rev() {
-            if !self.is_responsive(number, in_time) {
-                continue;
-            }
-            if surplus > 0 && self.send_home_if_idle(number, now) {
-                surplus -= 1;
-            } else {
-                self.retire_if_spent(number, now);
-            }
-        }
-        effects.changed = true;
-    }
-
-    /// Pings a worker, and ends it if it left too many pings unanswered.
-    fn is_responsive(&mut self, number: u32, in_time: bool) -> bool {
-        let Some(seat) = self.seat(number) else { return false };
-        let (Some(member), idle) = (seat.member.clone(), seat.running.is_empty()) else { return false };
-        if seat.stage == SeatStage::Retiring {
-            return false;
-        }
-        if !in_time {
-            member.pulse.answered();
-        }
-        let limit = if idle { MISSES_MAX_IDLE } else { MISSES_MAX_BUSY };
-        if member.pulse.ask() >= limit {
-            self.close_seat(number, "it does not answer");
-            member.break_off("it did not answer a ping");
-            return false;
-        }
-        member.control.send(kind::PING, 0, &[]);
-        true
-    }
-
-    fn send_home_if_idle(&mut self, number: u32, now: Instant) -> bool {
-        let Some(timeout) = self.config.idle_timeout else { return false };
-        let Some(seat) = self.seat(number) else { return false };
-        let bored = seat.stage == SeatStage::Ready && seat.running.is_empty() && now - seat.idle_since >= timeout;
-        if bored {
-            self.retire(number, "it had nothing to do");
-        }
-        bored
-    }
-
-    /// Replaces a worker that is old or heavy; what it runs is finished first.
-    fn retire_if_spent(&mut self, number: u32, now: Instant) {
-        let config = Arc::clone(&self.config);
-        let Some(seat) = self.seat(number) else { return };
-        let Some(member) = seat.member.clone() else { return };
-        if seat.retire_at.is_some_and(|at| at <= now) {
-            self.retire(number, "it is old");
-        } else if config.recycle_memory.is_some_and(|limit| resident_bytes(member.pid()) > limit) {
-            self.retire(number, "it uses much memory");
-        }
-    }
-
-    // -- looking
-
-    pub(in super::super) fn ready_count(&self) -> usize {
-        self.seats.iter().flatten().filter(|seat| seat.stage == SeatStage::Ready).count()
-    }
-
-    /// Numbers and epochs of all workers that have started.
-    pub(in super::super) fn members(&self) -> Vec<(u32, u64)> {
-        let started = |seat: &Seat| seat.member.is_some().then_some(seat.epoch);
-        (1..).zip(&self.seats).filter_map(|(number, seat)| Some((number, started(seat.as_ref()?)?))).collect()
-    }
-
-    pub(in super::super) fn workers(&mut self) -> Vec<WorkerInfo> {
-        let tasks: Vec<Option<String>> = (0..self.seats.len()).map(|index| self.last_task(index)).collect();
-        let slots = self.config.slots;
-        let seats = (1..).zip(&self.seats).zip(tasks);
-        seats.filter_map(|((id, seat), task)| Some(seat.as_ref()?.info(id, slots, task))).collect()
-    }
-
-    fn last_task(&mut self, index: usize) -> Option<String> {
-        let call = *self.seats[index].as_ref()?.running.last()?;
-        Some(self.entry(call)?.request.task_name().to_owned())
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "a share needs no more than 52 bits")]
-    pub(in super::super) fn stats(&self) -> Stats {
-        let count = |stage| self.seats.iter().flatten().filter(|seat| seat.stage == stage).count();
-        let idle = self.seats.iter().flatten().filter(|seat| seat.stage == SeatStage::Ready && seat.running.is_empty()).count();
-        let running: usize = self.seats.iter().flatten().map(|seat| seat.running.len()).sum();
-        let workers = self.seats.iter().flatten().count();
-        let capacity = self.counters.since.elapsed().as_secs_f64() * (workers.max(1) as f64) * f64::from(self.config.slots);
-        Stats {
-            workers,
-            busy: count(SeatStage::Ready) - idle,
-            idle,
-            starting: count(SeatStage::Starting),
-            waiting: self.waiting(),
-            running,
-            done: self.counters.done,
-            failed: self.counters.failed,
-            crashed: self.counters.crashed,
-            started: self.counters.started,
-            degraded: self.restart.reason.as_deref().filter(|_| self.restart.is_degraded()).map(str::to_owned),
-            wait: self.counters.wait.times(),
-            run: self.counters.run.times(),
-            utilization: (self.counters.busy_time.as_secs_f64() / capacity).min(1.0),
-        }
-    }
 }
 
 impl Seat {
     pub(super) fn age(&self) -> std::time::Duration {
         self.since.elapsed()
-    }
-
-    fn info(&self, id: u32, slots: u32, task: Option<String>) -> WorkerInfo {
-        let state = match self.stage {
-            SeatStage::Starting => WorkerState::Starting,
-            SeatStage::Spare => WorkerState::Spare,
-            SeatStage::Ready if self.running.is_empty() => WorkerState::Idle,
-            SeatStage::Ready => WorkerState::Busy,
-            SeatStage::Retiring => WorkerState::Retiring,
-        };
-        WorkerInfo {
-            id,
-            pid: self.member.as_ref().map(|member| member.pid()),
-            state,
-            slots,
-            running: u32::try_from(self.running.len()).unwrap_or(u32::MAX),
-            done: self.done,
-            failed: self.failed,
-            task,
-            age: Instant::now() - self.since,
-        }
     }
 }
 
@@ -569,11 +433,6 @@ pub(in super::super) struct Census {
     leaving: usize,
     is_fresh: bool,
 }
-
-/// An idle worker answers at once.
-const MISSES_MAX_IDLE: u32 = 1;
-/// A busy one too, since another thread of it does; but a machine under load may keep it from that for a while.
-const MISSES_MAX_BUSY: u32 = 10;
 
 /// A worker's number of calls, from the upper fifth.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an approximate number by design")]

@@ -1,0 +1,77 @@
+//! Looking at a pool: counts, times, workers.
+
+use super::super::stats::{Stats, WorkerInfo, WorkerState};
+use super::Core;
+use super::seats::{Seat, SeatStage};
+
+impl Core {
+    pub(in super::super) fn ready_count(&self) -> usize {
+        self.seats.iter().flatten().filter(|seat| seat.stage == SeatStage::Ready).count()
+    }
+
+    /// Numbers and epochs of all workers that have started.
+    pub(in super::super) fn members(&self) -> Vec<(u32, u64)> {
+        let started = |seat: &Seat| seat.member.is_some().then_some(seat.epoch);
+        (1..).zip(&self.seats).filter_map(|(number, seat)| Some((number, started(seat.as_ref()?)?))).collect()
+    }
+
+    pub(in super::super) fn workers(&mut self) -> Vec<WorkerInfo> {
+        let tasks: Vec<Option<String>> = (0..self.seats.len()).map(|index| self.last_task(index)).collect();
+        let slots = self.config.slots;
+        let seats = (1..).zip(&self.seats).zip(tasks);
+        seats.filter_map(|((id, seat), task)| Some(seat.as_ref()?.info(id, slots, task))).collect()
+    }
+
+    fn last_task(&mut self, index: usize) -> Option<String> {
+        let call = *self.seats[index].as_ref()?.running.last()?;
+        Some(self.entry(call)?.request.task_name().to_owned())
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a share needs no more than 52 bits")]
+    pub(in super::super) fn stats(&self) -> Stats {
+        let count = |stage| self.seats.iter().flatten().filter(|seat| seat.stage == stage).count();
+        let idle = self.seats.iter().flatten().filter(|seat| seat.stage == SeatStage::Ready && seat.running.is_empty()).count();
+        let running: usize = self.seats.iter().flatten().map(|seat| seat.running.len()).sum();
+        let workers = self.seats.iter().flatten().count();
+        let capacity = self.counters.since.elapsed().as_secs_f64() * (workers.max(1) as f64) * f64::from(self.config.slots);
+        Stats {
+            workers,
+            busy: count(SeatStage::Ready) - idle,
+            idle,
+            starting: count(SeatStage::Starting),
+            waiting: self.waiting(),
+            running,
+            done: self.counters.done,
+            failed: self.counters.failed,
+            crashed: self.counters.crashed,
+            started: self.counters.started,
+            degraded: self.restart.reason.as_deref().filter(|_| self.restart.is_degraded()).map(str::to_owned),
+            wait: self.counters.wait.times(),
+            run: self.counters.run.times(),
+            utilization: (self.counters.busy_time.as_secs_f64() / capacity).min(1.0),
+        }
+    }
+}
+
+impl Seat {
+    fn info(&self, id: u32, slots: u32, task: Option<String>) -> WorkerInfo {
+        let state = match self.stage {
+            SeatStage::Starting => WorkerState::Starting,
+            SeatStage::Spare => WorkerState::Spare,
+            SeatStage::Ready if self.running.is_empty() => WorkerState::Idle,
+            SeatStage::Ready => WorkerState::Busy,
+            SeatStage::Retiring => WorkerState::Retiring,
+        };
+        WorkerInfo {
+            id,
+            pid: self.member.as_ref().map(|member| member.pid()),
+            state,
+            slots,
+            running: u32::try_from(self.running.len()).unwrap_or(u32::MAX),
+            done: self.done,
+            failed: self.failed,
+            task,
+            age: self.age(),
+        }
+    }
+}

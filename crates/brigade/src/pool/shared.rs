@@ -1,0 +1,190 @@
+//! What the parts of a pool share, and the one way to change its state.
+//!
+//! [`Shared::step`] locks the core, changes it, and carries out what comes of that after the lock is released.
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use tokio::sync::{Notify, Semaphore, broadcast};
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+
+use super::builder::Config;
+use super::cell::Cell;
+use super::core::{Admission, Core, Effects, TASK_NAME_BYTES_MAX};
+use super::{handle, member, stop};
+use crate::call::{Request, Target};
+use crate::error::{Error, ErrorKind};
+use crate::event::Event;
+use crate::registry;
+use crate::shutdown::Scope;
+use crate::sync::lock;
+
+pub(crate) struct Shared {
+    pub(super) config: Arc<Config>,
+    pub(super) core: Mutex<Core>,
+    pub(super) scope: Scope,
+    /// Places in the queue.
+    pub(super) room: Semaphore,
+    pub(super) events: broadcast::Sender<Event>,
+    /// Tells the clock that the first deadline changed.
+    pub(super) clock: Notify,
+    /// Tells `ready`, `recycle` and `shutdown` to look again.
+    pub(super) changed: Notify,
+    /// Cancelled when every worker must go at once.
+    pub(super) killed: CancellationToken,
+}
+
+impl Shared {
+    /// Changes the core and carries out what comes of it.
+    pub(super) fn step(self: &Arc<Self>, change: impl FnOnce(&mut Core, &mut Effects)) {
+        let mut effects = Effects::default();
+        change(&mut lock(&self.core), &mut effects);
+        self.carry_out(effects);
+    }
+
+    /// Asks the core.
+    pub(super) fn peek<R>(&self, ask: impl FnOnce(&mut Core) -> R) -> R {
+        ask(&mut lock(&self.core))
+    }
+
+    pub(super) fn admit(self: &Arc<Self>, request: Request, cell: &Arc<Cell>) -> Admission {
+        match self.check(request) {
+            Ok(request) => self.admit_checked(request, cell, false),
+            Err(error) => Admission::Refused(error),
+        }
+    }
+
+    /// Admits a call that waited for its place and has it now. If that fails the cell is told.
+    pub(super) fn admit_with_place(self: &Arc<Self>, request: Request, cell: &Arc<Cell>) -> Admission {
+        let admission = self.admit_checked(request, cell, true);
+        match admission {
+            Admission::Refused(error) => {
+                self.room.add_permits(1);
+                cell.finish(Err(error.into()), None, None);
+                Admission::Refused(handle::closed())
+            }
+            admitted => admitted,
+        }
+    }
+
+    fn admit_checked(self: &Arc<Self>, request: Request, cell: &Arc<Cell>, has_place: bool) -> Admission {
+        let mut effects = Effects::default();
+        let admission = lock(&self.core).admit(request, cell, &self.room, has_place, &mut effects);
+        self.carry_out(effects);
+        admission
+    }
+
+    /// Refuses what could not run anywhere.
+    fn check(&self, mut request: Request) -> Result<Request, Error> {
+        let max = self.config.payload_bytes_max;
+        match std::mem::replace(&mut request.payload, Ok(bytes::Bytes::new())) {
+            Err(error) => return Err(error),
+            Ok(payload) if payload.len() > max => {
+                let text = format!(
+                    "call {:?}: its arguments have {} bytes and {max} are allowed (Builder::payload_max)",
+                    request.task_name(),
+                    payload.len()
+                );
+                return Err(Error::new(ErrorKind::TooLarge, text));
+            }
+            Ok(payload) => request.payload = Ok(payload),
+        }
+        if let Target::Task { name } = &request.target {
+            if name.is_empty() || name.len() > TASK_NAME_BYTES_MAX {
+                let text = format!("call a task whose name has {} bytes: there are 1 to {TASK_NAME_BYTES_MAX}", name.len());
+                return Err(Error::new(ErrorKind::BadOption, text));
+            }
+            if let (Some(signature), Some(entry)) = (request.signature, registry::find(name))
+                && signature() != (entry.signature)()
+            {
+                let text = format!("call {name:?} as {}: it is {}", signature(), (entry.signature)());
+                return Err(Error::new(ErrorKind::BadArguments, text));
+            }
+        }
+        if request.options().timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(Error::new(ErrorKind::BadOption, "call with a timeout of nothing"));
+        }
+        Ok(request)
+    }
+
+    fn carry_out(self: &Arc<Self>, effects: Effects) {
+        for (call, member, bytes_max) in effects.watches {
+            // Weighed before the call is written, so that nothing of what it takes is taken for its worker's own.
+            let before = crate::process::resident_bytes(member.pid());
+            self.scope.spawn(stop::weigh(Arc::clone(self), call, member, before, bytes_max));
+        }
+        for channel in effects.flush {
+            channel.flush();
+        }
+        if effects.room > 0 {
+            self.room.add_permits(effects.room);
+        }
+        for (cell, update) in effects.updates {
+            cell.update(update);
+        }
+        for end in effects.ends {
+            end.cell.finish(end.outcome, end.receipt, end.output);
+        }
+        for (number, epoch) in effects.starts {
+            self.scope.spawn(member::live(Arc::clone(self), number, epoch));
+        }
+        for order in effects.stops {
+            self.scope.spawn(stop::climb(Arc::clone(self), order));
+        }
+        if effects.clock {
+            self.clock.notify_one();
+        }
+        if effects.changed {
+            self.changed.notify_waiters();
+        }
+    }
+
+    pub(super) fn emit(&self, event: impl FnOnce() -> Event) {
+        if self.events.receiver_count() > 0 {
+            self.events.send(event()).ok();
+        }
+    }
+
+    /// Waits until the core gives an answer. Cancel safe.
+    pub(super) async fn until<R>(&self, mut answer: impl FnMut(&mut Core) -> Option<R>) -> R {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(answer) = self.peek(&mut answer) {
+                return answer;
+            }
+            changed.await;
+        }
+    }
+
+    /// Sleeps until something falls due.
+    pub(super) async fn keep_time(self: Arc<Self>) {
+        let _guard = RuntimeGuard(Arc::clone(&self));
+        loop {
+            let next = self.peek(|core| core.next_deadline());
+            let changed = self.clock.notified();
+            match next {
+                None => changed.await,
+                Some(at) => tokio::select! {
+                    () = sleep_until(at.into()) => self.step(|core, effects| core.on_time(Instant::now(), effects)),
+                    () = changed => {}
+                },
+            }
+        }
+    }
+}
+
+/// Ends every call when the runtime that the pool lives on is dropped while the pool is open: nobody would answer them.
+struct RuntimeGuard(Arc<Shared>);
+
+impl Drop for RuntimeGuard {
+    fn drop(&mut self) {
+        let shared = &self.0;
+        if !shared.scope.is_closed() {
+            shared.room.close();
+            shared.killed.cancel();
+            shared.step(Core::give_up);
+        }
+    }
+}
