@@ -20,7 +20,7 @@ use crate::certificate::Certificate;
 use crate::error::Error;
 use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState};
 
-pub use api::{Broker, Clock, Lease, Queue, TakenJob};
+pub use api::{Broker, Clock, Lease, Queue, TakenJob, ToJob};
 
 type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 

@@ -23,6 +23,7 @@ mod broker;
 mod call;
 mod certificate;
 mod codec;
+mod consume;
 mod context;
 mod error;
 mod event;
@@ -45,10 +46,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use brigade_macros::{main, task};
 
-pub use broker::{Broker, Capabilities, Clock, Lease, Pushed, Queue, QueueCounts, Settled, TakenJob};
+pub use broker::{Broker, Capabilities, Clock, Lease, Pushed, Queue, QueueCounts, Settled, TakenJob, ToJob};
 pub use call::Call;
 pub use certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step};
 pub use codec::Codec;
+pub use consume::{Served, Worker};
 pub use context::Context;
 pub use error::{Error, ErrorKind};
 pub use event::Event;

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use self::builder::Config;
 use self::cell::Cell;
 use self::core::{Admission, Core, Effects, Stage, TASK_NAME_BYTES_MAX};
-use crate::call::{Call, Request, Target};
+use crate::call::{Call, CallOptions, Request, Target};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::registry;
@@ -182,8 +182,7 @@ impl Pool {
         S: Stream,
         F: FnMut(S::Item) -> Call<T>,
     {
-        let config = &self.shared().config;
-        Map::new(self.clone(), inputs, call, 2 * config.workers_max * config.slots as usize)
+        Map::new(self.clone(), inputs, call, 2 * self.slots())
     }
 
     /// Waits until at least this many workers are ready.
@@ -256,6 +255,12 @@ impl Pool {
             self.ready(ready).await?;
         }
         Ok(())
+    }
+
+    /// Attempts that can run at once when all workers are there.
+    pub(crate) fn slots(&self) -> usize {
+        let config = &self.shared().config;
+        config.workers_max * config.slots as usize
     }
 
     /// Whether a shutdown has begun.
@@ -387,6 +392,13 @@ impl Shared {
                 let text = format!("call {name:?} as {}: it is {}", signature(), (entry.signature)());
                 return Err(Error::new(ErrorKind::BadArguments, text));
             }
+        }
+        let CallOptions { key, unique, keep, .. } = request.options();
+        if key.is_some() || unique.is_some() || keep.is_some() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "call a pool with a key, a unique mark or a time to keep: those are for jobs at a broker",
+            ));
         }
         if request.options().timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(Error::new(ErrorKind::BadOption, "call with a timeout of nothing"));

@@ -11,8 +11,11 @@ use serde::de::DeserializeOwned;
 use super::{
     Backend, Capabilities, Ending, LeaseAsk, Leased, Order, Ordered, Pushed, Query, QueueCounts, Settled, Settlement, Terms, View,
 };
+use crate::call::{Call, CallOptions, Target};
 use crate::error::{Error, ErrorKind};
-use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState};
+use crate::job::{AttemptKind, Job, JobId, JobInfo, JobOptions, JobState};
+use crate::outcome::{CallError, Cancelled, Failure, TimedOut};
+use crate::shutdown::Scope;
 
 /// Where jobs wait. Cheap to clone.
 #[derive(Clone)]
@@ -72,13 +75,17 @@ impl Broker {
         Queue { broker: self.clone(), name: name.into() }
     }
 
-    /// Pushes a job and returns when it is safe.
+    pub(crate) fn backend(&self) -> Arc<dyn Backend> {
+        Arc::clone(&self.backend)
+    }
+
+    /// Pushes a job, or a call of a task with its options, and returns when it is safe.
     ///
     /// # Errors
     ///
     /// `TooLarge`, `Decode` for a payload that is not JSON, and what the broker says. Then nothing was stored.
-    pub async fn push(&self, job: Job) -> Result<Pushed, Error> {
-        let mut pushed = self.push_many(vec![job]).await?;
+    pub async fn push(&self, job: impl ToJob) -> Result<Pushed, Error> {
+        let mut pushed = self.push_many(vec![job.to_job()?]).await?;
         pushed.pop().ok_or_else(|| Error::new(ErrorKind::Protocol, "push a job: the broker gave no answer"))
     }
 
@@ -101,6 +108,35 @@ impl Broker {
             check_name(&job.queue)?;
         }
         self.backend.push(jobs).await
+    }
+
+    /// Has a task run by whichever worker takes it, and waits for its result. Dropping the future cancels the call.
+    ///
+    /// # Errors
+    ///
+    /// `Failed` with the reason of its last attempt if it ended among the dead letters, `Cancelled`, `Rejected`; `TimedOut` if it waited
+    /// for longer than the call's queue timeout.
+    pub async fn call<T: DeserializeOwned>(&self, call: Call<T>) -> Result<T, CallError> {
+        let wait = call.request.options().queue_timeout;
+        let mut job = call.to_job()?;
+        job.options.keep.get_or_insert(RESULT_KEPT);
+        let id = self.push(job).await?.id().clone();
+        let guard = CancelOnDrop::new(self.clone(), id.clone());
+        let waiting = self.wait(&id);
+        let ended = match wait {
+            None => waiting.await?,
+            Some(wait) => match tokio::time::timeout(wait, waiting).await {
+                Ok(ended) => ended?,
+                Err(_) => return Err(CallError::TimedOut(TimedOut::Queue(wait))),
+            },
+        };
+        guard.disarm();
+        let ended = ended.ok_or_else(|| Error::new(ErrorKind::Protocol, "wait for a result: the job is gone"))?;
+        match ended.state {
+            JobState::Done => Ok(crate::Codec::Json.decode(ended.result.as_deref().unwrap_or("null").as_bytes())?),
+            JobState::Cancelled => Err(CallError::Cancelled(Cancelled::without_certificate(ended.reason.unwrap_or_default()))),
+            _ => Err(CallError::Failed(Box::new(Failure::new(ended.reason.unwrap_or_default())))),
+        }
     }
 
     /// One job, with its history; `None` if there is none (any more).
@@ -441,6 +477,72 @@ impl Lease {
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease").field("job", &self.leased.id).field("attempt", &self.leased.attempt).finish_non_exhaustive()
+    }
+}
+
+/// How long the result of a call stays for its caller.
+const RESULT_KEPT: Duration = Duration::from_secs(60);
+
+/// Cancels a job whose caller went away.
+struct CancelOnDrop(Option<(Broker, JobId, Option<Scope>)>);
+
+impl CancelOnDrop {
+    fn new(broker: Broker, id: JobId) -> Self {
+        Self(Some((broker, id, Scope::current())))
+    }
+
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if let Some((broker, id, Some(scope))) = self.0.take() {
+            scope.spawn(async move {
+                if let Err(error) = broker.cancel(&id, "its caller went away").await {
+                    tracing::warn!(%error, job = %id, "could not cancel a job");
+                }
+            });
+        }
+    }
+}
+
+/// What can be pushed: a [`Job`], or a [`Call`] of a task.
+pub trait ToJob {
+    /// The job.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` if the arguments are no JSON, `Unsupported` for a function without a name and for options that only a pool has.
+    fn to_job(self) -> Result<Job, Error>;
+}
+
+impl ToJob for Job {
+    fn to_job(self) -> Result<Job, Error> {
+        Ok(self)
+    }
+}
+
+impl<T> ToJob for Call<T> {
+    fn to_job(self) -> Result<Job, Error> {
+        let request = self.request;
+        let Target::Task { name } = &request.target else {
+            let text = "push a function without a name: other builds could not run it; make it a #[task]";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        };
+        let options = request.options();
+        if options.capture_bytes.is_some() {
+            return Err(Error::new(ErrorKind::Unsupported, "push a call with captured output: only a pool's handle can give it"));
+        }
+        let queue = request.queue.unwrap_or(name);
+        let mut job = Job::new(queue, Some((**name).into()), "");
+        let CallOptions { timeout, memory, priority, retries, delay, label, key, unique, keep, .. } = options.clone();
+        job.options = JobOptions { priority, retries, delay, key, unique, timeout, memory, label, keep, ..JobOptions::default() };
+        let payload = request.payload?;
+        let json = request.to_json.map_or_else(|| Ok(payload.to_vec()), |to_json| to_json(&payload))?;
+        job.payload = String::from_utf8(json).map_err(|e| Error::new(ErrorKind::Encode, "write arguments as JSON").with_source(e))?.into();
+        Ok(job)
     }
 }
 
