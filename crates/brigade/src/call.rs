@@ -25,6 +25,9 @@ pub struct Call<T> {
     output: PhantomData<fn() -> T>,
 }
 
+/// Writes an encoded payload in another format.
+pub(crate) type Recode = fn(&[u8]) -> Result<Vec<u8>, Error>;
+
 /// A call without its type.
 pub(crate) struct Request {
     pub(crate) target: Target,
@@ -33,6 +36,10 @@ pub(crate) struct Request {
     pub(crate) payload: Result<Bytes, Error>,
     pub(crate) options: Option<Box<CallOptions>>,
     pub(crate) signature: Option<fn() -> &'static str>,
+    /// Writes the payload as JSON, for places that keep it; `None` if it is JSON already.
+    pub(crate) to_json: Option<Recode>,
+    /// The queue of the task, if it is not its name.
+    pub(crate) queue: Option<&'static str>,
 }
 
 #[derive(Clone, Debug)]
@@ -53,6 +60,9 @@ pub(crate) struct CallOptions {
     pub(crate) label: Option<Box<str>>,
     pub(crate) capture_bytes: Option<usize>,
     pub(crate) alone: bool,
+    pub(crate) key: Option<Box<str>>,
+    pub(crate) unique: Option<Box<str>>,
+    pub(crate) keep: Option<Duration>,
 }
 
 static DEFAULT_OPTIONS: CallOptions = CallOptions {
@@ -65,6 +75,9 @@ static DEFAULT_OPTIONS: CallOptions = CallOptions {
     label: None,
     capture_bytes: None,
     alone: false,
+    key: None,
+    unique: None,
+    keep: None,
 };
 
 impl Request {
@@ -126,12 +139,20 @@ impl<T: DeserializeOwned> Call<T> {
         Self::of_request(Target::Function { offset: offset.unwrap_or(0), name }, codec, payload, None)
     }
 
-    pub(crate) fn named(name: &'static str, codec: Codec, args: &impl Args, signature: Option<fn() -> &'static str>) -> Self {
-        Self::of_request(Target::Task { name: Cow::Borrowed(name) }, codec, args.encode(codec), signature)
+    pub(crate) fn named<A: Args>(name: &'static str, codec: Codec, args: &A, signature: Option<fn() -> &'static str>) -> Self {
+        let mut call = Self::of_request(Target::Task { name: Cow::Borrowed(name) }, codec, args.encode(codec), signature);
+        call.request.to_json = json_writer::<A>(codec);
+        call
+    }
+
+    /// A call whose arguments are a JSON array already.
+    pub(crate) fn of_json_text(name: String, arguments: String) -> Self {
+        Self::of_request(Target::Task { name: name.into() }, Codec::Json, Ok(arguments.into_bytes()), None)
     }
 
     fn of_request(target: Target, codec: Codec, payload: Result<Vec<u8>, Error>, signature: Option<fn() -> &'static str>) -> Self {
-        let request = Request { target, codec, payload: payload.map(Into::into), options: None, signature };
+        let payload = payload.map(Into::into);
+        let request = Request { target, codec, payload, options: None, signature, to_json: None, queue: None };
         Self { request, output: PhantomData }
     }
 
@@ -217,6 +238,21 @@ impl<T> Call<T> {
         self.set(|options| options.capture_bytes = Some(bytes_max))
     }
 
+    /// For jobs at a broker: see [`Job::key`](crate::Job::key). A pool refuses it as `Unsupported`.
+    pub fn key(self, key: impl Into<Box<str>>) -> Self {
+        self.set(|options| options.key = Some(key.into()))
+    }
+
+    /// For jobs at a broker: see [`Job::unique`](crate::Job::unique). A pool refuses it as `Unsupported`.
+    pub fn unique(self, mark: impl Into<Box<str>>) -> Self {
+        self.set(|options| options.unique = Some(mark.into()))
+    }
+
+    /// For jobs at a broker: see [`Job::keep`](crate::Job::keep). A pool refuses it as `Unsupported`.
+    pub fn keep(self, time: Duration) -> Self {
+        self.set(|options| options.keep = Some(time))
+    }
+
     /// Runs alone in its worker even where workers have many slots, so that a stop can hurt no other call.
     pub fn alone(self) -> Self {
         self.set(|options| options.alone = true)
@@ -233,7 +269,18 @@ impl<T> fmt::Debug for Call<T> {
 #[doc(hidden)]
 pub fn call<A: Args, T: DeserializeOwned>(entry: &'static TaskEntry, args: A) -> Call<T> {
     let target = Target::Task { name: Cow::Borrowed(entry.name) };
-    Call::of_request(target, entry.codec, args.encode(entry.codec), None)
+    let mut call = Call::of_request(target, entry.codec, args.encode(entry.codec), None);
+    call.request.queue = Some(entry.queue);
+    call.request.to_json = json_writer::<A>(entry.codec);
+    call
+}
+
+/// Writes arguments that are encoded in another format as JSON.
+fn json_writer<A: Args>(codec: Codec) -> Option<Recode> {
+    match codec {
+        Codec::Json => None,
+        Codec::Postcard => Some(|payload| A::decode(Codec::Postcard, payload)?.encode(Codec::Json)),
+    }
 }
 
 pub(crate) fn unknown_task(name: &str) -> Error {

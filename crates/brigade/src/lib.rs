@@ -19,17 +19,21 @@
 //! ```
 
 mod address;
+mod broker;
 mod call;
 mod certificate;
 mod codec;
+mod consume;
 mod context;
 mod error;
 mod event;
+mod job;
 mod link;
 mod outcome;
 mod payload;
 mod pool;
 mod process;
+mod ready;
 mod registry;
 mod retry;
 mod shutdown;
@@ -42,12 +46,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use brigade_macros::{main, task};
 
+pub use broker::{Broker, Capabilities, Clock, Lease, Pushed, Queue, QueueCounts, Settled, TakenJob, ToJob};
 pub use call::Call;
 pub use certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step};
 pub use codec::Codec;
+pub use consume::{Served, Worker};
 pub use context::Context;
 pub use error::{Error, ErrorKind};
 pub use event::Event;
+pub use job::{AttemptKind, AttemptRecord, Job, JobId, JobInfo, JobState};
 pub use outcome::{CallError, Cancelled, Failure, Pass, RetryAdvice, TimedOut};
 pub use payload::Bytes;
 pub use pool::{

@@ -50,6 +50,12 @@ pub struct Cancelled {
     pub certificate: Option<Box<Certificate>>,
 }
 
+impl Cancelled {
+    pub(crate) fn without_certificate(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), certificate: None }
+    }
+}
+
 /// An error that a task returned.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]

@@ -172,8 +172,7 @@ impl Pool {
         S: Stream,
         F: FnMut(S::Item) -> Call<T>,
     {
-        let config = &self.shared().config;
-        Map::new(self.clone(), inputs, call, 2 * config.workers_max * config.slots as usize)
+        Map::new(self.clone(), inputs, call, 2 * self.slots())
     }
 
     /// Waits until at least this many workers are ready.
@@ -249,6 +248,12 @@ impl Pool {
             self.ready(ready).await?;
         }
         Ok(())
+    }
+
+    /// Attempts that can run at once when all workers are there.
+    pub(crate) fn slots(&self) -> usize {
+        let config = &self.shared().config;
+        config.workers_max * config.slots as usize
     }
 
     /// Whether a shutdown has begun.

@@ -3,11 +3,13 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// The pauses between attempts: exponential, with jitter and a cap.
 ///
 /// The pause after attempt n is drawn evenly from the upper half of `base * 2^(n-1)`, but never more than `cap`.
 /// Without the jitter, calls that failed together would come back together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Retry {
     /// Pause after the first attempt, at most. Default: 100 ms.

@@ -13,7 +13,7 @@ use super::builder::Config;
 use super::cell::Cell;
 use super::core::{Admission, Core, Effects, TASK_NAME_BYTES_MAX};
 use super::{handle, member, stop};
-use crate::call::{Request, Target};
+use crate::call::{CallOptions, Request, Target};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::registry;
@@ -101,6 +101,11 @@ impl Shared {
                 let text = format!("call {name:?} as {}: it is {}", signature(), (entry.signature)());
                 return Err(Error::new(ErrorKind::BadArguments, text));
             }
+        }
+        let CallOptions { key, unique, keep, .. } = request.options();
+        if key.is_some() || unique.is_some() || keep.is_some() {
+            let text = "call a pool with a key, a unique mark or a time to keep: those are for jobs at a broker";
+            return Err(Error::new(ErrorKind::Unsupported, text));
         }
         if request.options().timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(Error::new(ErrorKind::BadOption, "call with a timeout of nothing"));

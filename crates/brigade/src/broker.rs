@@ -1,0 +1,201 @@
+//! Brokers: where jobs wait. The trait that each one implements, and the API around it.
+//!
+//! A [`Backend`] is small, batch-first and object-safe: push many, lease many, settle many, and a few for looking. Its contract:
+//!
+//! - `push` returns when the jobs are safe, as far as the broker can make them so; all or none of a batch.
+//! - `lease` hands out each job to one holder at a time, highest priority first, then in the order of the pushes; a job given back is where
+//!   it was. Each lease has a token that no other lease of the job has.
+//! - `settle` does what it says only for the token that holds the job; every other gets [`Settled::Stale`] and changes nothing.
+//! - A lease that runs out is ended by the broker as *interrupted*: the job is ready again, uncharged.
+//! - A new ending is a variant of [`Ending`], never a method; a difference between brokers is data in [`Capabilities`].
+
+mod api;
+mod lease;
+mod sqlite;
+mod to_job;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use crate::certificate::Certificate;
+use crate::error::Error;
+use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState};
+
+pub use api::{Broker, Clock, Queue};
+pub use lease::{Lease, TakenJob};
+pub use to_job::ToJob;
+
+type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
+
+/// What a broker can do. The conformance suite covers all that a broker declares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// Jobs survive the end of every process.
+    pub durable: bool,
+    /// Jobs may be listed and looked at.
+    pub listing: bool,
+    /// Delays and times.
+    pub scheduling: bool,
+    /// Priorities.
+    pub priorities: bool,
+    /// Keys: strict order, one at a time.
+    pub keys: bool,
+    /// Unique marks.
+    pub unique: bool,
+    /// Results may be waited for from anywhere.
+    pub results: bool,
+    /// Largest payload in bytes.
+    pub payload_bytes_max: usize,
+}
+
+/// A broker's side of the contract above.
+pub(crate) trait Backend: Send + Sync {
+    fn capabilities(&self) -> Capabilities;
+
+    /// One answer per job, in order.
+    fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<Pushed>>;
+
+    /// Up to `ask.max` jobs; waits for the first as long as it says.
+    fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>>;
+
+    /// One answer per settlement, in order.
+    fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Settled>>;
+
+    fn look(&self, query: Query) -> Reply<'_, View>;
+
+    fn order(&self, order: Order) -> Reply<'_, Ordered>;
+
+    /// Waits until something may have changed since the last call returned. Spurious returns are allowed.
+    fn changed(&self) -> Reply<'_, ()>;
+}
+
+/// What a push came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Pushed {
+    /// The job is safe.
+    New(JobId),
+    /// A job with its unique mark is there already.
+    Duplicate(JobId),
+}
+
+impl Pushed {
+    /// The id of the job that is there now.
+    pub fn id(&self) -> &JobId {
+        match self {
+            Self::New(id) | Self::Duplicate(id) => id,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct LeaseAsk {
+    /// In the order in which they are looked through.
+    pub(crate) queues: Vec<Box<str>>,
+    pub(crate) max: usize,
+    pub(crate) terms: Terms,
+    pub(crate) wait: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Terms {
+    /// Handed out and gone.
+    Take,
+    /// Held for this long unless extended.
+    Lease(Duration),
+}
+
+/// A job that was handed out.
+#[derive(Clone, Debug)]
+pub(crate) struct Leased {
+    pub(crate) id: JobId,
+    pub(crate) token: i64,
+    pub(crate) job: Job,
+    /// From 1; passes and interruptions do not count.
+    pub(crate) attempt: u32,
+    pub(crate) crashed: u32,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Settlement {
+    pub(crate) id: JobId,
+    pub(crate) token: i64,
+    pub(crate) ending: Ending,
+}
+
+/// What a holder says of its lease.
+#[derive(Clone, Debug)]
+pub(crate) enum Ending {
+    /// Done, with the result as JSON text.
+    Ack(Option<Box<str>>),
+    /// The attempt did not end well. The job's own policy decides what becomes of it, unless `retry_in` does.
+    Fail { kind: AttemptKind, reason: String, certificate: Option<Box<Certificate>>, retry_in: Option<Duration>, permanent: bool },
+    /// Given back untouched, due again after this time.
+    GiveBack { kind: AttemptKind, reason: String, after: Duration },
+    /// Set aside.
+    DeadLetter(String),
+    /// Cancelled, as was asked.
+    Cancelled(String),
+    /// Held for this long from now on.
+    Extend(Duration),
+}
+
+/// What a settlement came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Settled {
+    /// It holds. For an extension: the reason, if somebody wants the job cancelled.
+    Accepted(Option<String>),
+    /// Somebody else has the job by now, or it has ended: nothing was changed.
+    Stale,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Query {
+    Job(JobId),
+    Jobs { queue: Option<Box<str>>, state: Option<JobState>, after: Option<JobId>, limit: usize },
+    Counts,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum View {
+    Job(Option<Box<JobInfo>>),
+    Jobs(Vec<JobInfo>),
+    Counts(Vec<QueueCounts>),
+}
+
+/// One queue at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct QueueCounts {
+    /// Its name.
+    pub queue: String,
+    /// Whether nothing is handed out.
+    pub paused: bool,
+    /// How many jobs are in each state that has any.
+    pub jobs: Vec<(JobState, u64)>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Order {
+    Cancel(JobId, String),
+    /// Dead letters back to the queue.
+    Retry(JobId),
+    Delete(JobId),
+    Purge(Box<str>),
+    Pause(Box<str>),
+    Resume(Box<str>),
+}
+
+/// What an order came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ordered {
+    /// So many jobs were changed.
+    Changed(u64),
+    /// The job is leased: its holder will hear of it.
+    Asked,
+    /// There is no such job, or it is not in a state for that.
+    Nothing,
+}

@@ -1,0 +1,373 @@
+//! What a user holds: [`Broker`], [`Queue`], [`Lease`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Backend, Capabilities, Lease, LeaseAsk, Leased, Order, Ordered, Pushed, Query, QueueCounts, TakenJob, Terms, ToJob, View};
+use crate::call::Call;
+use crate::error::{Error, ErrorKind};
+use crate::job::{Job, JobId, JobInfo, JobState};
+use crate::outcome::{CallError, Cancelled, Failure, TimedOut};
+use crate::shutdown::Scope;
+
+/// Where jobs wait. Cheap to clone.
+#[derive(Clone)]
+pub struct Broker {
+    backend: Arc<dyn Backend>,
+    clock: Clock,
+}
+
+/// The broker's clock, for tests: it can be moved forwards, and everything that waits for a time falls due.
+#[derive(Clone, Debug, Default)]
+pub struct Clock(Arc<AtomicU64>);
+
+impl Clock {
+    /// Moves this broker's time forwards, as this process sees it.
+    pub fn advance(&self, by: Duration) {
+        self.0.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX / 4), Ordering::Relaxed);
+    }
+
+    pub(crate) fn ahead(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+impl Broker {
+    /// Connects to the broker of a URL: `sqlite:jobs.db` (a file, made if it is not there), `sqlite:jobs.db?synchronous=normal`,
+    /// `sqlite::memory:` (for tests).
+    ///
+    /// # Errors
+    ///
+    /// `BadOption` for a URL that is none, `Unsupported` for a file of another program or of a later version, `Os`.
+    pub async fn connect(url: &str) -> Result<Self, Error> {
+        let clock = Clock::default();
+        match url.split_once(':') {
+            Some(("sqlite", rest)) => {
+                let backend = super::sqlite::connect(rest, clock.clone()).await?;
+                Ok(Self { backend, clock })
+            }
+            Some((scheme, _)) => {
+                Err(Error::new(ErrorKind::BadOption, format!("connect to a broker of scheme {scheme:?}: there is sqlite")))
+            }
+            None => Err(Error::new(ErrorKind::BadOption, "connect to a broker without a scheme: write sqlite:jobs.db")),
+        }
+    }
+
+    /// What this broker can do.
+    pub fn capabilities(&self) -> Capabilities {
+        self.backend.capabilities()
+    }
+
+    /// The clock of this connection, for tests.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// A queue by name; it need not be declared.
+    pub fn queue(&self, name: impl Into<Box<str>>) -> Queue {
+        Queue { broker: self.clone(), name: name.into() }
+    }
+
+    pub(crate) fn backend(&self) -> Arc<dyn Backend> {
+        Arc::clone(&self.backend)
+    }
+
+    /// Pushes a job, or a call of a task with its options, and returns when it is safe.
+    ///
+    /// # Errors
+    ///
+    /// `TooLarge`, `Decode` for a payload that is not JSON, and what the broker says. Then nothing was stored.
+    pub async fn push(&self, job: impl ToJob) -> Result<Pushed, Error> {
+        let mut pushed = self.push_many(vec![job.to_job()?]).await?;
+        pushed.pop().ok_or_else(|| Error::new(ErrorKind::Protocol, "push a job: the broker gave no answer"))
+    }
+
+    /// Pushes jobs in this order, all or none. One answer per job.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Broker::push).
+    pub async fn push_many(&self, jobs: Vec<Job>) -> Result<Vec<Pushed>, Error> {
+        let max = self.capabilities().payload_bytes_max;
+        for job in &jobs {
+            if job.payload.len() > max {
+                let text = format!("push to {:?}: the payload has {} bytes and {max} are allowed", job.queue, job.payload.len());
+                return Err(Error::new(ErrorKind::TooLarge, text));
+            }
+            if let Err(e) = serde_json::from_str::<&serde_json::value::RawValue>(&job.payload) {
+                let text = format!("push to {:?}: the payload is not JSON: {e}", job.queue);
+                return Err(Error::new(ErrorKind::Decode, text).with_source(e));
+            }
+            check_name(&job.queue)?;
+        }
+        self.backend.push(jobs).await
+    }
+
+    /// Has a task run by whichever worker takes it, and waits for its result. Dropping the future cancels the call.
+    ///
+    /// # Errors
+    ///
+    /// `Failed` with the reason of its last attempt if it ended among the dead letters, `Cancelled`, `Rejected`; `TimedOut` if it waited
+    /// for longer than the call's queue timeout.
+    pub async fn call<T: DeserializeOwned>(&self, call: Call<T>) -> Result<T, CallError> {
+        let wait = call.request.options().queue_timeout;
+        let mut job = call.to_job()?;
+        job.options.keep.get_or_insert(RESULT_KEPT);
+        let id = self.push(job).await?.id().clone();
+        let guard = CancelOnDrop::new(self.clone(), id.clone());
+        let waiting = self.wait(&id);
+        let ended = match wait {
+            None => waiting.await?,
+            Some(wait) => match tokio::time::timeout(wait, waiting).await {
+                Ok(ended) => ended?,
+                Err(_) => return Err(CallError::TimedOut(TimedOut::Queue(wait))),
+            },
+        };
+        guard.disarm();
+        let ended = ended.ok_or_else(|| Error::new(ErrorKind::Protocol, "wait for a result: the job is gone"))?;
+        match ended.state {
+            JobState::Done => Ok(crate::Codec::Json.decode(ended.result.as_deref().unwrap_or("null").as_bytes())?),
+            JobState::Cancelled => Err(CallError::Cancelled(Cancelled::without_certificate(ended.reason.unwrap_or_default()))),
+            _ => Err(CallError::Failed(Box::new(Failure::new(ended.reason.unwrap_or_default())))),
+        }
+    }
+
+    /// One job, with its history; `None` if there is none (any more).
+    ///
+    /// # Errors
+    ///
+    /// What the broker says.
+    pub async fn job(&self, id: &JobId) -> Result<Option<JobInfo>, Error> {
+        match self.backend.look(Query::Job(id.clone())).await? {
+            View::Job(job) => Ok(job.map(|job| *job)),
+            _ => Err(confused()),
+        }
+    }
+
+    /// Jobs in the order of their pushes, after one if given.
+    ///
+    /// # Errors
+    ///
+    /// What the broker says.
+    pub async fn jobs(
+        &self,
+        queue: Option<&str>,
+        state: Option<JobState>,
+        after: Option<&JobId>,
+        limit: usize,
+    ) -> Result<Vec<JobInfo>, Error> {
+        let query = Query::Jobs { queue: queue.map(Into::into), state, after: after.cloned(), limit };
+        match self.backend.look(query).await? {
+            View::Jobs(jobs) => Ok(jobs),
+            _ => Err(confused()),
+        }
+    }
+
+    /// Every queue that has jobs or is paused.
+    ///
+    /// # Errors
+    ///
+    /// What the broker says.
+    pub async fn queues(&self) -> Result<Vec<QueueCounts>, Error> {
+        match self.backend.look(Query::Counts).await? {
+            View::Counts(counts) => Ok(counts),
+            _ => Err(confused()),
+        }
+    }
+
+    /// Cancels a job, waiting or leased; a leased one is cancelled by its holder, who hears of it when it extends its lease.
+    /// `false` if there is none to cancel.
+    ///
+    /// # Errors
+    ///
+    /// What the broker says.
+    pub async fn cancel(&self, id: &JobId, reason: &str) -> Result<bool, Error> {
+        let ordered = self.backend.order(Order::Cancel(id.clone(), reason.to_owned())).await?;
+        Ok(ordered != Ordered::Nothing)
+    }
+
+    /// Gives a dead letter back to its queue, its counters at zero. `false` if it is none.
+    ///
+    /// # Errors
+    ///
+    /// What the broker says.
+    pub async fn retry(&self, id: &JobId) -> Result<bool, Error> {
+        Ok(self.backend.order(Order::Retry(id.clone())).await? != Ordered::Nothing)
+    }
+
+    /// Removes a job that is not leased. `false` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// What the broker says.
+    pub async fn delete(&self, id: &JobId) -> Result<bool, Error> {
+        Ok(self.backend.order(Order::Delete(id.clone())).await? != Ordered::Nothing)
+    }
+
+    /// Waits until a job is settled for good and gives it, or `None` if it is not there (any more): give it
+    /// [`Job::keep`], so that it stays long enough. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// What the broker says.
+    pub async fn wait(&self, id: &JobId) -> Result<Option<JobInfo>, Error> {
+        loop {
+            let changed = self.backend.changed();
+            match self.job(id).await? {
+                Some(job) if !job.state.is_terminal() => changed.await?,
+                ended => return Ok(ended),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker").field("capabilities", &self.capabilities()).finish_non_exhaustive()
+    }
+}
+
+/// A named list of jobs at a broker. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    broker: Broker,
+    name: Box<str>,
+}
+
+impl Queue {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Describes a job of this queue with any serde value as its payload, to be given options and pushed.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` if the value is no JSON.
+    pub fn job(&self, payload: &(impl Serialize + ?Sized)) -> Result<Job, Error> {
+        let text = serde_json::to_string(payload)
+            .map_err(|e| Error::new(ErrorKind::Encode, format!("write a payload as JSON: {e}")).with_source(e))?;
+        Ok(Job::new(self.name.clone(), None, text))
+    }
+
+    /// Pushes any serde value as JSON and returns when it is safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`Broker::push`].
+    pub async fn push(&self, payload: &(impl Serialize + ?Sized)) -> Result<JobId, Error> {
+        let pushed = self.broker.push(self.job(payload)?).await?;
+        Ok(pushed.id().clone())
+    }
+
+    /// The next job, removed from the queue at that moment: at most once. `None` if none comes within `wait`.
+    ///
+    /// # Errors
+    ///
+    /// What the broker says.
+    ///
+    /// # Cancel safety
+    ///
+    /// None: a job that is on its way when the future is dropped is gone. Where that matters, lease.
+    pub async fn take(&self, wait: Duration) -> Result<Option<TakenJob>, Error> {
+        Ok(self.ask(Terms::Take, 1, wait).await?.pop().map(TakenJob))
+    }
+
+    /// The next job on a lease of this time: at least once. `None` if none comes within `wait`.
+    ///
+    /// # Errors
+    ///
+    /// What the broker says.
+    ///
+    /// # Cancel safety
+    ///
+    /// A job that is on its way when the future is dropped is given back when its lease runs out.
+    pub async fn lease(&self, time: Duration, wait: Duration) -> Result<Option<Lease>, Error> {
+        let leased = self.ask(Terms::Lease(time), 1, wait).await?.pop();
+        Ok(leased.map(|leased| Lease { backend: Arc::clone(&self.broker.backend), leased }))
+    }
+
+    async fn ask(&self, terms: Terms, max: usize, wait: Duration) -> Result<Vec<Leased>, Error> {
+        check_name(&self.name)?;
+        self.broker.backend.lease(LeaseAsk { queues: vec![self.name.clone()], max, terms, wait }).await
+    }
+
+    /// Hands out nothing more, everywhere, until it is resumed.
+    ///
+    /// # Errors
+    ///
+    /// What the broker says.
+    pub async fn pause(&self) -> Result<(), Error> {
+        self.broker.backend.order(Order::Pause(self.name.clone())).await.map(drop)
+    }
+
+    /// Takes a pause back.
+    ///
+    /// # Errors
+    ///
+    /// What the broker says.
+    pub async fn resume(&self) -> Result<(), Error> {
+        self.broker.backend.order(Order::Resume(self.name.clone())).await.map(drop)
+    }
+
+    /// Removes every job that waits. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// What the broker says.
+    pub async fn purge(&self) -> Result<u64, Error> {
+        match self.broker.backend.order(Order::Purge(self.name.clone())).await? {
+            Ordered::Changed(count) => Ok(count),
+            Ordered::Asked | Ordered::Nothing => Ok(0),
+        }
+    }
+}
+
+/// How long the result of a call stays for its caller.
+const RESULT_KEPT: Duration = Duration::from_secs(60);
+
+/// Cancels a job whose caller went away.
+struct CancelOnDrop(Option<(Broker, JobId, Option<Scope>)>);
+
+impl CancelOnDrop {
+    fn new(broker: Broker, id: JobId) -> Self {
+        Self(Some((broker, id, Scope::current())))
+    }
+
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if let Some((broker, id, Some(scope))) = self.0.take() {
+            scope.spawn(async move {
+                if let Err(error) = broker.cancel(&id, "its caller went away").await {
+                    tracing::warn!(%error, job = %id, "could not cancel a job");
+                }
+            });
+        }
+    }
+}
+
+pub(super) fn confused() -> Error {
+    Error::new(ErrorKind::Protocol, "ask a broker: it answered another question")
+}
+
+/// Longest name of a queue.
+const QUEUE_NAME_BYTES_MAX: usize = 200;
+
+fn check_name(name: &str) -> Result<(), Error> {
+    if name.is_empty() || name.len() > QUEUE_NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        let text = format!("name a queue {name:?}: a name has 1 to {QUEUE_NAME_BYTES_MAX} bytes and no control characters");
+        return Err(Error::new(ErrorKind::BadOption, text));
+    }
+    Ok(())
+}

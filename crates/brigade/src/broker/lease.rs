@@ -1,0 +1,161 @@
+//! [`Lease`] and [`TakenJob`]: a job in its holder's hands.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Backend, Ending, Leased, Settled, Settlement};
+use crate::error::{Error, ErrorKind};
+use crate::job::{AttemptKind, JobId};
+
+/// A job that was taken: handed out and gone.
+#[derive(Clone, Debug)]
+pub struct TakenJob(pub(super) Leased);
+
+impl TakenJob {
+    /// Its id.
+    pub fn id(&self) -> &JobId {
+        &self.0.id
+    }
+
+    /// Its payload, JSON text.
+    pub fn json(&self) -> &str {
+        &self.0.job.payload
+    }
+
+    /// Its payload.
+    ///
+    /// # Errors
+    ///
+    /// `Decode` if it is not a `T`.
+    pub fn payload<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        crate::Codec::Json.decode(self.0.job.payload.as_bytes())
+    }
+}
+
+/// A job on a lease. Settle it; one that is dropped comes back when the lease runs out.
+#[must_use = "a lease that is not settled runs out"]
+pub struct Lease {
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) leased: Leased,
+}
+
+impl Lease {
+    /// The job's id.
+    pub fn id(&self) -> &JobId {
+        &self.leased.id
+    }
+
+    /// Number of this attempt, from 1; passes and interruptions do not count.
+    pub fn attempt(&self) -> u32 {
+        self.leased.attempt
+    }
+
+    /// The payload, JSON text.
+    pub fn json(&self) -> &str {
+        &self.leased.job.payload
+    }
+
+    /// The payload.
+    ///
+    /// # Errors
+    ///
+    /// `Decode` if it is not a `T`.
+    pub fn payload<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        crate::Codec::Json.decode(self.leased.job.payload.as_bytes())
+    }
+
+    /// Done.
+    ///
+    /// # Errors
+    ///
+    /// What the broker says; the lease still runs then. [`Settled::Stale`] is no error: somebody else has the job.
+    pub async fn ack(self) -> Result<Settled, Error> {
+        self.end(Ending::Ack(None)).await
+    }
+
+    /// Done, with a result for whoever waits; kept as long as [`Job::keep`] says.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Lease::ack), and `Encode` if the result is no JSON.
+    pub async fn ack_with(self, result: &(impl Serialize + ?Sized)) -> Result<Settled, Error> {
+        let text = serde_json::to_string(result)
+            .map_err(|e| Error::new(ErrorKind::Encode, format!("write a result as JSON: {e}")).with_source(e))?;
+        self.end(Ending::Ack(Some(text.into()))).await
+    }
+
+    /// Failed: tried again by the job's own policy, or set aside when its attempts are used up.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Lease::ack).
+    pub async fn nack(self, reason: impl fmt::Display) -> Result<Settled, Error> {
+        let reason = reason.to_string();
+        self.end(Ending::Fail { kind: AttemptKind::Failed, reason, certificate: None, retry_in: None, permanent: false }).await
+    }
+
+    /// Failed: if it has attempts left, tried again after this time.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Lease::ack).
+    pub async fn nack_later(self, reason: impl fmt::Display, after: Duration) -> Result<Settled, Error> {
+        let reason = reason.to_string();
+        self.end(Ending::Fail { kind: AttemptKind::Failed, reason, certificate: None, retry_in: Some(after), permanent: false }).await
+    }
+
+    /// Given back untouched, for another worker, without charge.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Lease::ack).
+    pub async fn pass(self, reason: impl fmt::Display) -> Result<Settled, Error> {
+        self.end(Ending::GiveBack { kind: AttemptKind::Passed, reason: reason.to_string(), after: Duration::ZERO }).await
+    }
+
+    /// Set aside for a person.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Lease::ack).
+    pub async fn dead_letter(self, reason: impl fmt::Display) -> Result<Settled, Error> {
+        self.end(Ending::DeadLetter(reason.to_string())).await
+    }
+
+    /// Holds it for this long from now on. [`Settled::Accepted`] carries the reason if somebody wants the job cancelled.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Lease::ack).
+    pub async fn extend(&self, time: Duration) -> Result<Settled, Error> {
+        self.settle(Ending::Extend(time)).await
+    }
+
+    /// Ends it as cancelled, as was asked.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Lease::ack).
+    pub async fn cancelled(self, reason: impl fmt::Display) -> Result<Settled, Error> {
+        self.end(Ending::Cancelled(reason.to_string())).await
+    }
+
+    async fn end(self, ending: Ending) -> Result<Settled, Error> {
+        self.settle(ending).await
+    }
+
+    async fn settle(&self, ending: Ending) -> Result<Settled, Error> {
+        let settlement = Settlement { id: self.leased.id.clone(), token: self.leased.token, ending };
+        self.backend.settle(vec![settlement]).await?.pop().ok_or_else(super::api::confused)
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("job", &self.leased.id).field("attempt", &self.leased.attempt).finish_non_exhaustive()
+    }
+}

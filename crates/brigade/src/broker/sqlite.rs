@@ -1,0 +1,129 @@
+//! The embedded broker: one SQLite file, any number of processes of one host.
+//!
+//! One connection on a thread of its own does everything (`lane`); what arrives while a transaction is being written goes into the next one
+//! together, so that many small pushes and settlements share one sync. Idle consumers of other processes are woken by the
+//! kernel (`wake`): SQLite appends to its write-ahead log at each commit, and inotify tells.
+//!
+//! Two clocks: the wall clock decides when a scheduled job is due; leases run on the host's boot clock, which no one sets, so a jump
+//! of the wall clock moves no lease. After a reboot all leases are void.
+
+mod lane;
+mod look;
+mod schema;
+mod settle;
+mod store;
+mod wake;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use self::lane::{Lane, Safety};
+use self::wake::Wake;
+use super::api::Clock;
+use super::{Backend, Capabilities, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement, View};
+use crate::error::{Error, ErrorKind};
+use crate::job::Job;
+
+/// Looked at in any case after this time: a filesystem without inotify, a change that no commit told.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+pub(super) struct Sqlite {
+    lane: Lane,
+    wake: Wake,
+    durable: bool,
+    payload_bytes_max: usize,
+}
+
+/// Where the database is and how safe its commits are: `sqlite:jobs.db`, `sqlite:/var/lib/x/jobs.db?synchronous=normal`,
+/// `sqlite::memory:`.
+pub(super) async fn connect(rest: &str, clock: Clock) -> Result<Arc<dyn Backend>, Error> {
+    let (path, options) = rest.split_once('?').unwrap_or((rest, ""));
+    let mut safety = Safety::Full;
+    for option in options.split('&').filter(|option| !option.is_empty()) {
+        safety = match option {
+            "synchronous=full" => Safety::Full,
+            "synchronous=normal" => Safety::Normal,
+            _ => {
+                let text = format!("open a SQLite broker with {option:?}: there are synchronous=full and synchronous=normal");
+                return Err(Error::new(ErrorKind::BadOption, text));
+            }
+        };
+    }
+    if path.is_empty() {
+        return Err(Error::new(ErrorKind::BadOption, "open a SQLite broker without a path: sqlite:jobs.db or sqlite::memory:"));
+    }
+    let path = (path != ":memory:").then(|| PathBuf::from(path));
+    let durable = path.is_some();
+    let lane = Lane::open(path.clone(), safety, clock).await?;
+    let wake = Wake::watch(path.as_deref(), lane.committed())?;
+    Ok(Arc::new(Sqlite { lane, wake, durable, payload_bytes_max: PAYLOAD_BYTES_MAX }))
+}
+
+/// Far below SQLite's own limit of 1 GB; larger data belongs in a file that the job names.
+const PAYLOAD_BYTES_MAX: usize = 16 << 20;
+
+impl Backend for Sqlite {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            durable: self.durable,
+            listing: true,
+            scheduling: true,
+            priorities: true,
+            keys: true,
+            unique: true,
+            results: true,
+            payload_bytes_max: self.payload_bytes_max,
+        }
+    }
+
+    fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<Pushed>> {
+        Box::pin(self.lane.run(move |store| jobs.iter().map(|job| store.push(job)).collect()))
+    }
+
+    fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>> {
+        Box::pin(async move {
+            let until = Instant::now() + ask.wait;
+            let ask = Arc::new(ask);
+            loop {
+                let changed = self.wake.next();
+                let asked = Arc::clone(&ask);
+                let (leased, due_in) = self.lane.run(move |store| store.lease(&asked)).await?;
+                let left = until.saturating_duration_since(Instant::now());
+                if !leased.is_empty() || left.is_zero() {
+                    return Ok(leased);
+                }
+                let pause = due_in.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN).min(left);
+                tokio::select! {
+                    () = changed => {}
+                    () = sleep(pause) => {}
+                }
+            }
+        })
+    }
+
+    fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Settled>> {
+        Box::pin(self.lane.run(move |store| settlements.iter().map(|settlement| store.settle(settlement)).collect()))
+    }
+
+    fn look(&self, query: Query) -> Reply<'_, View> {
+        Box::pin(self.lane.run(move |store| store.look(&query)))
+    }
+
+    fn order(&self, order: Order) -> Reply<'_, Ordered> {
+        Box::pin(self.lane.run(move |store| store.order(&order)))
+    }
+
+    fn changed(&self) -> Reply<'_, ()> {
+        Box::pin(async {
+            let changed = self.wake.next();
+            tokio::select! {
+                () = changed => {}
+                () = sleep(LOOK_AGAIN) => {}
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! Looking at jobs and queues.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Row, params};
+
+use super::store::{Store, code, row_id};
+use crate::broker::{Query, QueueCounts, View};
+use crate::error::Error;
+use crate::job::{JobId, JobInfo, JobOptions, JobState};
+
+const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, pushed_at, due, failed, crashed, interrupted, holder, result, reason, history";
+
+impl Store<'_> {
+    pub(super) fn look(&self, query: &Query) -> Result<View, Error> {
+        match query {
+            Query::Job(id) => {
+                let sql = format!("SELECT {COLUMNS} FROM jobs WHERE id = ?1");
+                let job = self.row("look up a job", &sql, params![row_id(id)], info)?;
+                Ok(View::Job(job.map(Box::new)))
+            }
+            Query::Jobs { queue, state, after, limit } => {
+                let sql = format!(
+                    "SELECT {COLUMNS} FROM jobs WHERE id > ?1 AND (?2 IS NULL OR queue = ?2) AND (?3 IS NULL OR state = ?3) ORDER BY id LIMIT ?4"
+                );
+                let after = after.as_ref().map_or(0, row_id);
+                let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
+                Ok(View::Jobs(self.rows("list jobs", &sql, params![after, queue, state.map(code), limit], info)?))
+            }
+            Query::Counts => self.counts().map(View::Counts),
+        }
+    }
+
+    fn counts(&self) -> Result<Vec<QueueCounts>, Error> {
+        let sql = "SELECT queue, state, count(*) FROM jobs GROUP BY queue, state ORDER BY queue, state";
+        let counts =
+            self.rows("count jobs", sql, &[], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))?;
+        let sql = "SELECT queue FROM queues WHERE paused = 1 ORDER BY queue";
+        let paused = self.rows("list paused queues", sql, &[], |row| row.get::<_, String>(0))?;
+        let mut queues: Vec<QueueCounts> = Vec::new();
+        for (queue, state, count) in counts {
+            if queues.last().is_none_or(|last| last.queue != queue) {
+                queues.push(QueueCounts { paused: paused.contains(&queue), queue, jobs: Vec::new() });
+            }
+            if let (Some(last), Some(state)) = (queues.last_mut(), state_of(state)) {
+                last.jobs.push((state, u64::try_from(count).unwrap_or(0)));
+            }
+        }
+        for queue in paused {
+            if !queues.iter().any(|known| known.queue == queue) {
+                queues.push(QueueCounts { queue, paused: true, jobs: Vec::new() });
+            }
+        }
+        Ok(queues)
+    }
+}
+
+fn state_of(number: i64) -> Option<JobState> {
+    JobState::ALL.into_iter().find(|state| code(*state) == number)
+}
+
+fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
+    let options: Option<String> = row.get(7)?;
+    let options: JobOptions = options.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    let history: Option<String> = row.get(16)?;
+    let due: i64 = row.get(9)?;
+    Ok(JobInfo {
+        id: JobId::new(row.get::<_, i64>(0)?.to_string()),
+        queue: row.get(1)?,
+        task: row.get(2)?,
+        state: state_of(row.get(3)?).unwrap_or(JobState::Dead),
+        payload: row.get(4)?,
+        priority: row.get(5)?,
+        key: row.get(6)?,
+        label: options.label.map(Into::into),
+        pushed_at: time(row.get(8)?),
+        due_at: (due > 0).then(|| time(due)),
+        failed: row.get(10)?,
+        crashed: row.get(11)?,
+        interrupted: row.get(12)?,
+        holder: row.get(13)?,
+        result: row.get(14)?,
+        reason: row.get(15)?,
+        history: history.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
+    })
+}
+
+fn time(millis: i64) -> SystemTime {
+    let offset = Duration::from_millis(millis.unsigned_abs());
+    if millis < 0 { UNIX_EPOCH - offset } else { UNIX_EPOCH + offset }
+}

@@ -1,0 +1,282 @@
+//! Pushing and handing out. Everything here runs within a transaction of `lane`.
+
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::types::ToSql;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use super::schema;
+use crate::broker::api::Clock;
+use crate::broker::{LeaseAsk, Leased, Pushed, Terms};
+use crate::error::Error;
+use crate::job::{AttemptKind, Job, JobId, JobOptions, JobState};
+
+/// The connection within a transaction, and its moment.
+pub(super) struct Store<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) now: Now,
+}
+
+/// Milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    /// Since 1970, by the wall clock.
+    pub(super) wall: i64,
+    /// Since the host was started; nobody sets this one.
+    pub(super) boot: i64,
+}
+
+impl Now {
+    pub(super) fn read(clock: &Clock) -> Self {
+        let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let ahead = millis(clock.ahead());
+        Self { wall: wall_millis(SystemTime::now()) + ahead, boot: boot.tv_sec * 1000 + boot.tv_nsec / 1_000_000 + ahead }
+    }
+}
+
+pub(super) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
+}
+
+pub(super) fn wall_millis(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or_else(|before| -millis(before.duration()), millis)
+}
+
+/// A job's state as the `state` column has it; below 5 it is not settled for good.
+pub(super) fn code(state: JobState) -> i64 {
+    match state {
+        JobState::Ready => 0,
+        JobState::Scheduled => 1,
+        JobState::Held => 2,
+        JobState::Leased => 3,
+        JobState::Retrying => 4,
+        JobState::Done => 5,
+        JobState::Dead => 6,
+        JobState::Cancelled => 7,
+    }
+}
+
+/// How many ended jobs whose time is over one lease removes.
+const REMOVALS_MAX: i64 = 1000;
+
+impl Store<'_> {
+    pub(super) fn execute(&self, what: &str, sql: &str, values: &[&dyn ToSql]) -> Result<usize, Error> {
+        let run = || self.connection.prepare_cached(sql)?.execute(values);
+        run().map_err(|e| schema::error(what, e))
+    }
+
+    pub(super) fn rows<T>(
+        &self,
+        what: &str,
+        sql: &str,
+        values: &[&dyn ToSql],
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, Error> {
+        let run = || self.connection.prepare_cached(sql)?.query_map(values, read)?.collect::<rusqlite::Result<Vec<T>>>();
+        run().map_err(|e| schema::error(what, e))
+    }
+
+    pub(super) fn row<T>(
+        &self,
+        what: &str,
+        sql: &str,
+        values: &[&dyn ToSql],
+        read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Option<T>, Error> {
+        let run = || self.connection.prepare_cached(sql)?.query_row(values, read).optional();
+        run().map_err(|e| schema::error(what, e))
+    }
+
+    // -- push
+
+    pub(super) fn push(&self, job: &Job) -> Result<Pushed, Error> {
+        if let Some(mark) = &job.options.unique {
+            let sql = "SELECT id FROM jobs WHERE queue = ?1 AND mark = ?2 AND state < 5";
+            if let Some(id) = self.row("look for a duplicate", sql, params![job.queue, mark], |row| row.get::<_, i64>(0))? {
+                return Ok(Pushed::Duplicate(JobId::new(id.to_string())));
+            }
+        }
+        let due = match (job.options.at, job.options.delay) {
+            (Some(at), _) => wall_millis(at),
+            (None, Some(delay)) => self.now.wall.saturating_add(millis(delay)),
+            (None, None) => 0,
+        };
+        let state = if due > self.now.wall { JobState::Scheduled } else { JobState::Ready };
+        let options = (job.options != JobOptions::default()).then(|| serde_json::to_string(&job.options)).transpose();
+        let options = options.map_err(|e| Error::new(crate::ErrorKind::Encode, format!("write a job's options: {e}")).with_source(e))?;
+        let sql = "INSERT INTO jobs (queue, payload, task, state, priority, due, key, mark, options, pushed_at)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+        let JobOptions { priority, key, unique, .. } = &job.options;
+        let values = params![job.queue, job.payload, job.task, code(state), priority, due, key, unique, options, self.now.wall];
+        self.execute("store a job", sql, values)?;
+        Ok(Pushed::New(JobId::new(self.connection.last_insert_rowid().to_string())))
+    }
+
+    // -- lease
+
+    /// Hands out jobs; also says in how long another falls due.
+    pub(super) fn lease(&self, ask: &LeaseAsk) -> Result<(Vec<Leased>, Option<Duration>), Error> {
+        self.expire_leases()?;
+        self.promote_due()?;
+        self.remove_ended()?;
+        let mut leased = Vec::new();
+        for queue in &ask.queues {
+            // Damaged jobs are set aside and leave room for others.
+            while leased.len() < ask.max && self.lease_from(queue, ask, &mut leased)? {}
+        }
+        if leased.is_empty() && self.release_dead_holders()? > 0 {
+            return self.lease(ask);
+        }
+        let due_in = if leased.is_empty() { self.next_due()? } else { None };
+        Ok((leased, due_in))
+    }
+
+    /// One round through a queue; `true` if another may find more.
+    fn lease_from(&self, queue: &str, ask: &LeaseAsk, leased: &mut Vec<Leased>) -> Result<bool, Error> {
+        let room = i64::try_from(ask.max - leased.len()).unwrap_or(i64::MAX);
+        let sql = "SELECT id, payload, task, options, token, failed, crashed FROM jobs
+                   WHERE queue = ?1 AND state = 0
+                     AND NOT EXISTS (SELECT 1 FROM queues WHERE queues.queue = ?1 AND paused = 1)
+                   ORDER BY priority DESC, id LIMIT ?2";
+        let found = self.rows("find ready jobs", sql, params![queue, room], |row| Found::read(queue, row))?;
+        let mut damaged = false;
+        for found in found {
+            match found.check() {
+                Ok(job) => {
+                    self.hand_out(&job, ask.terms)?;
+                    leased.push(job);
+                }
+                Err((id, why)) => {
+                    damaged = true;
+                    self.end_job(id, JobState::Dead, Some(&why), None)?;
+                }
+            }
+        }
+        Ok(damaged)
+    }
+
+    fn hand_out(&self, job: &Leased, terms: Terms) -> Result<(), Error> {
+        let id = row_id(&job.id);
+        match terms {
+            Terms::Take => self.remove_job(id),
+            Terms::Lease(time) => {
+                let until = self.now.boot.saturating_add(millis(time));
+                let sql = "UPDATE jobs SET state = 3, token = ?2, attempts = attempts + 1, lease_until = ?3, holder = ?4, cancel = NULL WHERE id = ?1";
+                self.execute("lease a job", sql, params![id, job.token, until, own_name()]).map(drop)
+            }
+        }
+    }
+
+    /// Ends leases that ran out: their holders were too late, which is charged to nobody.
+    fn expire_leases(&self) -> Result<(), Error> {
+        let sql = "SELECT id FROM jobs WHERE state = 3 AND lease_until < ?1";
+        for id in self.rows("find expired leases", sql, params![self.now.boot], |row| row.get::<_, i64>(0))? {
+            self.give_back(id, AttemptKind::Interrupted, "its lease ran out", Duration::ZERO)?;
+        }
+        Ok(())
+    }
+
+    /// Ends leases whose holder is no more: it was a process of this host.
+    fn release_dead_holders(&self) -> Result<usize, Error> {
+        let sql = "SELECT DISTINCT holder FROM jobs WHERE state = 3 AND holder IS NOT NULL";
+        let holders = self.rows("list holders", sql, &[], |row| row.get::<_, String>(0))?;
+        let mut released = 0;
+        for holder in holders.iter().filter(|holder| !is_alive(holder)) {
+            let sql = "SELECT id FROM jobs WHERE state = 3 AND holder = ?1";
+            for id in self.rows("find leases of a dead holder", sql, params![holder], |row| row.get::<_, i64>(0))? {
+                self.give_back(id, AttemptKind::Interrupted, "the process that held it ended", Duration::ZERO)?;
+                released += 1;
+            }
+        }
+        Ok(released)
+    }
+
+    fn promote_due(&self) -> Result<(), Error> {
+        let sql = "UPDATE jobs SET due = 0, state = CASE WHEN key IS NOT NULL AND EXISTS
+                     (SELECT 1 FROM jobs AS earlier WHERE earlier.queue = jobs.queue AND earlier.key = jobs.key
+                        AND earlier.state < 5 AND earlier.id < jobs.id) THEN 2 ELSE 0 END
+                   WHERE state IN (1, 4) AND due <= ?1";
+        self.execute("wake due jobs", sql, params![self.now.wall]).map(drop)
+    }
+
+    fn remove_ended(&self) -> Result<(), Error> {
+        let sql = "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE remove_at <= ?1 LIMIT ?2)";
+        self.execute("remove old jobs", sql, params![self.now.wall, REMOVALS_MAX]).map(drop)
+    }
+
+    fn next_due(&self) -> Result<Option<Duration>, Error> {
+        let sql = "SELECT min(due) FROM jobs WHERE state IN (1, 4)";
+        let due = self.row("find the next due job", sql, &[], |row| row.get::<_, Option<i64>>(0))?.flatten();
+        let sql = "SELECT min(lease_until) FROM jobs WHERE state = 3";
+        let until = self.row("find the next lease to end", sql, &[], |row| row.get::<_, Option<i64>>(0))?.flatten();
+        let left = [due.map(|due| due - self.now.wall), until.map(|until| until - self.now.boot + 1)];
+        let least = left.into_iter().flatten().min();
+        Ok(least.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(0))))
+    }
+}
+
+/// A ready job as it is stored.
+struct Found {
+    id: i64,
+    token: i64,
+    failed: u32,
+    crashed: u32,
+    options: Option<String>,
+    job: Job,
+}
+
+impl Found {
+    fn read(queue: &str, row: &Row<'_>) -> rusqlite::Result<Self> {
+        let task: Option<Box<str>> = row.get(2)?;
+        let payload: Box<str> = row.get(1)?;
+        let job = Job::new(queue, task, payload);
+        Ok(Self { id: row.get(0)?, token: row.get(4)?, failed: row.get(5)?, crashed: row.get(6)?, options: row.get(3)?, job })
+    }
+
+    /// The job, or why it can never be run: other programs write to this table too.
+    fn check(mut self) -> Result<Leased, (i64, String)> {
+        if let Err(e) = serde_json::from_str::<&serde_json::value::RawValue>(&self.job.payload) {
+            return Err((self.id, format!("its payload is not JSON: {e}")));
+        }
+        if let Some(options) = &self.options {
+            self.job.options = serde_json::from_str(options).map_err(|e| (self.id, format!("its options cannot be read: {e}")))?;
+        }
+        let attempt = self.failed + self.crashed + 1;
+        Ok(Leased { id: JobId::new(self.id.to_string()), token: self.token + 1, job: self.job, attempt, crashed: self.crashed })
+    }
+}
+
+/// The row of an id; one that no row has, if it is not a number.
+pub(super) fn row_id(id: &JobId) -> i64 {
+    id.as_str().parse().unwrap_or(-1)
+}
+
+/// This process, in a way that no later one is called: number and start time.
+fn own_name() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| {
+        let pid = std::process::id();
+        format!("{pid}-{}", started(pid).unwrap_or_default())
+    })
+}
+
+fn is_alive(holder: &str) -> bool {
+    let Some((pid, start)) = holder.split_once('-') else { return true };
+    match pid.parse::<u32>() {
+        Ok(pid) if Path::new("/proc/self").exists() => started(pid).as_deref() == Some(start),
+        // Not one of ours, or a host that does not tell: its lease will run out.
+        _ => true,
+    }
+}
+
+/// When a process was started, in ticks since boot (field 22 of proc_pid_stat(5)); `None` if it is gone or a zombie.
+fn started(pid: u32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    if fields.next()? == "Z" {
+        return None;
+    }
+    fields.nth(18).map(str::to_owned)
+}

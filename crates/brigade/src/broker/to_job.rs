@@ -1,0 +1,43 @@
+//! What can be pushed: jobs, and calls of tasks.
+
+use crate::call::{Call, CallOptions, Target};
+use crate::error::{Error, ErrorKind};
+use crate::job::{Job, JobOptions};
+
+/// What can be pushed: a [`Job`], or a [`Call`] of a task.
+pub trait ToJob {
+    /// The job.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` if the arguments are no JSON, `Unsupported` for a function without a name and for options that only a pool has.
+    fn to_job(self) -> Result<Job, Error>;
+}
+
+impl ToJob for Job {
+    fn to_job(self) -> Result<Job, Error> {
+        Ok(self)
+    }
+}
+
+impl<T> ToJob for Call<T> {
+    fn to_job(self) -> Result<Job, Error> {
+        let request = self.request;
+        let Target::Task { name } = &request.target else {
+            let text = "push a function without a name: other builds could not run it; make it a #[task]";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        };
+        let options = request.options();
+        if options.capture_bytes.is_some() {
+            return Err(Error::new(ErrorKind::Unsupported, "push a call with captured output: only a pool's handle can give it"));
+        }
+        let queue = request.queue.unwrap_or(name);
+        let mut job = Job::new(queue, Some((**name).into()), "");
+        let CallOptions { timeout, memory, priority, retries, delay, label, key, unique, keep, .. } = options.clone();
+        job.options = JobOptions { priority, retries, delay, key, unique, timeout, memory, label, keep, ..JobOptions::default() };
+        let payload = request.payload?;
+        let json = request.to_json.map_or_else(|| Ok(payload.to_vec()), |to_json| to_json(&payload))?;
+        job.payload = String::from_utf8(json).map_err(|e| Error::new(ErrorKind::Encode, "write arguments as JSON").with_source(e))?.into();
+        Ok(job)
+    }
+}

@@ -1,0 +1,250 @@
+//! Jobs: durable requests in a queue. Values only, the same for every broker.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::certificate::Certificate;
+use crate::retry::Retry;
+
+/// Names a job within its broker, for good: it is never given to another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct JobId(Box<str>);
+
+impl JobId {
+    /// An id as it was printed.
+    pub fn new(id: impl Into<Box<str>>) -> Self {
+        Self(id.into())
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// Where a job is in its life; `docs/job-lifecycle.md` shows every arrow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum JobState {
+    /// Not due yet.
+    Scheduled,
+    /// It may be handed out.
+    Ready,
+    /// An earlier job of its key is not settled.
+    Held,
+    /// Somebody has it.
+    Leased,
+    /// It failed and waits for its next attempt.
+    Retrying,
+    /// It ended well.
+    Done,
+    /// Set aside for a person.
+    Dead,
+    /// Cancelled before it ended.
+    Cancelled,
+}
+
+impl JobState {
+    /// Every state.
+    pub const ALL: [Self; 8] =
+        [Self::Scheduled, Self::Ready, Self::Held, Self::Leased, Self::Retrying, Self::Done, Self::Dead, Self::Cancelled];
+
+    /// Whether nothing more happens to the job by itself.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Done | Self::Dead | Self::Cancelled)
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Scheduled => "scheduled",
+            Self::Ready => "ready",
+            Self::Held => "held",
+            Self::Leased => "leased",
+            Self::Retrying => "retrying",
+            Self::Done => "done",
+            Self::Dead => "dead",
+            Self::Cancelled => "cancelled",
+        })
+    }
+}
+
+/// A job to push: a JSON payload for a queue, with options.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[must_use = "a job does nothing until it is pushed"]
+pub struct Job {
+    pub(crate) queue: Box<str>,
+    /// Task to run; `None` for plain data.
+    pub(crate) task: Option<Box<str>>,
+    /// JSON text.
+    pub(crate) payload: Box<str>,
+    pub(crate) options: JobOptions,
+}
+
+/// What may be set on a job.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct JobOptions {
+    pub(crate) priority: i32,
+    /// Attempts after the first.
+    pub(crate) retries: u32,
+    pub(crate) retry: Retry,
+    pub(crate) delay: Option<Duration>,
+    pub(crate) at: Option<SystemTime>,
+    pub(crate) key: Option<Box<str>>,
+    pub(crate) unique: Option<Box<str>>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) memory: Option<u64>,
+    pub(crate) label: Option<Box<str>>,
+    /// How long the job and its result stay after it is done.
+    pub(crate) keep: Option<Duration>,
+}
+
+impl Job {
+    /// A job with this JSON text as its payload.
+    pub(crate) fn new(queue: impl Into<Box<str>>, task: Option<Box<str>>, payload: impl Into<Box<str>>) -> Self {
+        Self { queue: queue.into(), task, payload: payload.into(), options: JobOptions::default() }
+    }
+
+    fn set(mut self, set: impl FnOnce(&mut JobOptions)) -> Self {
+        set(&mut self.options);
+        self
+    }
+
+    /// Higher ones are handed out first; within one priority the order is that of the pushes. Default: 0.
+    pub fn priority(self, priority: i32) -> Self {
+        self.set(|options| options.priority = priority)
+    }
+
+    /// Attempts after the first, if it fails. Default: 0.
+    pub fn retries(self, retries: u32) -> Self {
+        self.set(|options| options.retries = retries)
+    }
+
+    /// Pauses between attempts.
+    pub fn retry(self, retry: Retry) -> Self {
+        self.set(|options| options.retry = retry)
+    }
+
+    /// Not before this much time has passed.
+    pub fn delay(self, delay: Duration) -> Self {
+        self.set(|options| options.delay = Some(delay))
+    }
+
+    /// Not before this moment of the wall clock.
+    pub fn at(self, at: SystemTime) -> Self {
+        self.set(|options| options.at = Some(at))
+    }
+
+    /// Jobs of one key run strictly in the order of their pushes, one at a time; one that failed holds the later ones until
+    /// it is settled for good.
+    pub fn key(self, key: impl Into<Box<str>>) -> Self {
+        self.set(|options| options.key = Some(key.into()))
+    }
+
+    /// While a job with this mark is not settled for good, another push with it gives that job's id instead.
+    pub fn unique(self, mark: impl Into<Box<str>>) -> Self {
+        self.set(|options| options.unique = Some(mark.into()))
+    }
+
+    /// Longest time one attempt may run in a pool.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.set(|options| options.timeout = Some(timeout))
+    }
+
+    /// Memory that an attempt may use in a pool, in bytes.
+    pub fn memory(self, bytes: u64) -> Self {
+        self.set(|options| options.memory = Some(bytes))
+    }
+
+    /// A name for people.
+    pub fn label(self, label: impl Into<Box<str>>) -> Self {
+        self.set(|options| options.label = Some(label.into()))
+    }
+
+    /// Keeps the job and its result for this long after it is done. Default: it is removed at once.
+    pub fn keep(self, keep: Duration) -> Self {
+        self.set(|options| options.keep = Some(keep))
+    }
+}
+
+/// How an attempt of a job ended, as its history keeps it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct AttemptRecord {
+    /// Number of the attempt, from 1.
+    pub attempt: u32,
+    /// When it ended.
+    pub at: SystemTime,
+    /// `failed`, `crashed`, `interrupted`, `passed`, `expired`.
+    pub kind: AttemptKind,
+    /// Why, in words.
+    pub reason: String,
+    /// What is known of its worker's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Box<Certificate>>,
+}
+
+/// How an attempt of a job ended that did not end well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum AttemptKind {
+    /// Its code said so.
+    Failed,
+    /// It took its worker down.
+    Crashed,
+    /// Our shutdown, a lost host, a lease that ran out: not charged.
+    Interrupted,
+    /// Given back untouched: not charged.
+    Passed,
+}
+
+/// A job as it is now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct JobInfo {
+    /// Its id.
+    pub id: JobId,
+    /// Its queue.
+    pub queue: String,
+    /// The task, if it is a task's.
+    pub task: Option<String>,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// Its payload, JSON text.
+    pub payload: String,
+    /// Its priority.
+    pub priority: i32,
+    /// Its key.
+    pub key: Option<String>,
+    /// Its label.
+    pub label: Option<String>,
+    /// When it was pushed.
+    pub pushed_at: SystemTime,
+    /// When it is due, if it is scheduled or waits for a retry.
+    pub due_at: Option<SystemTime>,
+    /// Attempts that its code ended with an error.
+    pub failed: u32,
+    /// Attempts that took their worker down.
+    pub crashed: u32,
+    /// Attempts that were cut short without fault of its own.
+    pub interrupted: u32,
+    /// Who has it, if it is leased.
+    pub holder: Option<String>,
+    /// Its result, JSON text, if it is done.
+    pub result: Option<String>,
+    /// Why it ended, if it is dead or cancelled.
+    pub reason: Option<String>,
+    /// Its attempts that did not end well: the newest 20.
+    pub history: Vec<AttemptRecord>,
+}

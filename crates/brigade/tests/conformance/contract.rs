@@ -1,0 +1,372 @@
+//! What every broker does.
+
+use std::time::Duration;
+
+use brigade::{JobId, JobState, Pushed, Settled};
+use serde_json::{Value, json};
+
+use super::{Subject, on_every_broker};
+
+const LONG: Duration = Duration::from_secs(30);
+const NOW: Duration = Duration::ZERO;
+
+async fn state(subject: &Subject, id: &JobId) -> JobState {
+    subject.broker.job(id).await.unwrap().unwrap().state
+}
+
+#[test]
+fn take_hands_out_in_push_order_and_removes() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("emails");
+        for n in 0..100 {
+            queue.push(&json!({ "n": n })).await.unwrap();
+        }
+        for n in 0..100 {
+            let job = queue.take(NOW).await.unwrap().unwrap();
+            assert_eq!(job.payload::<Value>().unwrap()["n"], n);
+            assert!(subject.broker.job(job.id()).await.unwrap().is_none());
+        }
+        assert!(queue.take(NOW).await.unwrap().is_none());
+    });
+}
+
+#[test]
+fn a_batch_is_stored_whole_or_not_at_all() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let good: Vec<_> = (0..50).map(|n| queue.job(&n).unwrap()).collect();
+        assert_eq!(subject.broker.push_many(good).await.unwrap().len(), 50);
+        let too_large = "x".repeat(subject.broker.capabilities().payload_bytes_max);
+        let bad = vec![queue.job(&1).unwrap(), queue.job(&too_large).unwrap()];
+        assert_eq!(subject.broker.push_many(bad).await.unwrap_err().kind(), brigade::ErrorKind::TooLarge);
+        assert_eq!(queue.purge().await.unwrap(), 50);
+    });
+}
+
+#[test]
+fn a_payload_at_the_limit_fits() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let text = "x".repeat(subject.broker.capabilities().payload_bytes_max - 2);
+        queue.push(&text).await.unwrap();
+        assert_eq!(queue.take(NOW).await.unwrap().unwrap().payload::<String>().unwrap().len(), text.len());
+    });
+}
+
+#[test]
+fn a_lease_is_exclusive_and_an_ack_ends_it() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let id = queue.push(&1).await.unwrap();
+        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+        assert_eq!((lease.id(), lease.attempt()), (&id, 1));
+        assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
+        assert_eq!(state(&subject, &id).await, JobState::Leased);
+        assert_eq!(lease.ack().await.unwrap(), Settled::Accepted(None));
+        assert!(subject.broker.job(&id).await.unwrap().is_none());
+    });
+}
+
+#[test]
+fn an_expired_lease_is_fenced_and_its_job_goes_to_the_front_uncharged() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let id = queue.push(&1).await.unwrap();
+        queue.push(&2).await.unwrap();
+        let late = queue.lease(LONG, NOW).await.unwrap().unwrap();
+        subject.broker.clock().advance(LONG + Duration::from_secs(1));
+        let again = queue.lease(LONG, NOW).await.unwrap().unwrap();
+        assert_eq!((again.id(), again.attempt()), (&id, 1));
+        assert_eq!(late.extend(LONG).await.unwrap(), Settled::Stale);
+        assert_eq!(late.ack().await.unwrap(), Settled::Stale);
+        let job = subject.broker.job(&id).await.unwrap().unwrap();
+        assert_eq!((job.state, job.interrupted, job.failed), (JobState::Leased, 1, 0));
+        assert_eq!(again.ack().await.unwrap(), Settled::Accepted(None));
+    });
+}
+
+#[test]
+fn a_settle_after_expiry_is_refused_even_if_nobody_took_the_job() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        queue.push(&1).await.unwrap();
+        let late = queue.lease(LONG, NOW).await.unwrap().unwrap();
+        subject.broker.clock().advance(LONG + Duration::from_secs(1));
+        assert_eq!(late.ack().await.unwrap(), Settled::Stale);
+        assert!(queue.lease(LONG, NOW).await.unwrap().is_some());
+    });
+}
+
+#[test]
+fn extending_holds_a_job() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        queue.push(&1).await.unwrap();
+        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+        for _ in 0..4 {
+            subject.broker.clock().advance(LONG / 2);
+            assert_eq!(lease.extend(LONG).await.unwrap(), Settled::Accepted(None));
+        }
+        assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
+        assert_eq!(lease.ack().await.unwrap(), Settled::Accepted(None));
+    });
+}
+
+#[test]
+fn failures_are_retried_after_a_pause_and_end_as_a_dead_letter() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let id = subject.broker.push(queue.job(&1).unwrap().retries(2)).await.unwrap().id().clone();
+        for attempt in 1..=3 {
+            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            assert_eq!(lease.attempt(), attempt);
+            lease.nack(format!("no {attempt}")).await.unwrap();
+            if attempt < 3 {
+                assert_eq!(state(&subject, &id).await, JobState::Retrying);
+                assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
+                subject.broker.clock().advance(Duration::from_secs(60));
+            }
+        }
+        let job = subject.broker.job(&id).await.unwrap().unwrap();
+        assert_eq!((job.state, job.failed, job.reason.as_deref()), (JobState::Dead, 3, Some("no 3")));
+        assert_eq!(job.history.iter().map(|record| record.attempt).collect::<Vec<_>>(), [1, 2, 3]);
+        assert!(subject.broker.retry(&id).await.unwrap());
+        assert!(!subject.broker.retry(&id).await.unwrap());
+        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+        assert_eq!((lease.id(), lease.attempt()), (&id, 1));
+        lease.ack().await.unwrap();
+    });
+}
+
+#[test]
+fn a_pass_costs_no_attempt_and_keeps_the_place() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let id = queue.push(&1).await.unwrap();
+        queue.push(&2).await.unwrap();
+        for _ in 0..5 {
+            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            assert_eq!((lease.id(), lease.attempt()), (&id, 1));
+            lease.pass("reloading").await.unwrap();
+        }
+        let job = subject.broker.job(&id).await.unwrap().unwrap();
+        assert_eq!((job.state, job.failed, job.crashed, job.interrupted), (JobState::Ready, 0, 0, 0));
+        assert_eq!(job.history.len(), 5);
+    });
+}
+
+#[test]
+fn history_is_bounded() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let id = queue.push(&1).await.unwrap();
+        for n in 0..30 {
+            queue.lease(LONG, NOW).await.unwrap().unwrap().pass(n).await.unwrap();
+        }
+        let history = subject.broker.job(&id).await.unwrap().unwrap().history;
+        assert_eq!((history.len(), history[0].reason.as_str(), history[19].reason.as_str()), (20, "10", "29"));
+    });
+}
+
+#[test]
+fn dead_letters_wait_for_a_person() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let id = queue.push(&1).await.unwrap();
+        queue.lease(LONG, NOW).await.unwrap().unwrap().dead_letter("odd").await.unwrap();
+        assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
+        let dead = subject.broker.jobs(Some("q"), Some(JobState::Dead), None, 10).await.unwrap();
+        assert_eq!(dead.iter().map(|job| &job.id).collect::<Vec<_>>(), [&id]);
+        assert!(subject.broker.delete(&id).await.unwrap());
+        assert!(subject.broker.job(&id).await.unwrap().is_none());
+    });
+}
+
+#[test]
+fn priorities_come_first_and_order_holds_within_them() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        for (n, priority) in [(1, 0), (2, 5), (3, 0), (4, 5), (5, -1)] {
+            subject.broker.push(queue.job(&n).unwrap().priority(priority)).await.unwrap();
+        }
+        let mut order = Vec::new();
+        while let Some(job) = queue.take(NOW).await.unwrap() {
+            order.push(job.payload::<i32>().unwrap());
+        }
+        assert_eq!(order, [2, 4, 1, 3, 5]);
+    });
+}
+
+#[test]
+fn delayed_jobs_come_when_they_are_due() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let id = subject.broker.push(queue.job(&1).unwrap().delay(Duration::from_secs(3600))).await.unwrap().id().clone();
+        assert_eq!(state(&subject, &id).await, JobState::Scheduled);
+        assert!(queue.take(NOW).await.unwrap().is_none());
+        subject.broker.clock().advance(Duration::from_secs(3601));
+        assert_eq!(queue.take(NOW).await.unwrap().unwrap().id(), &id);
+    });
+}
+
+#[test]
+fn jobs_of_a_key_run_one_at_a_time_in_order() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        for n in 0..3 {
+            subject.broker.push(queue.job(&n).unwrap().key("a").retries(1)).await.unwrap();
+        }
+        queue.push(&99).await.unwrap();
+        let first = queue.lease(LONG, NOW).await.unwrap().unwrap();
+        assert_eq!(first.payload::<i32>().unwrap(), 0);
+        assert_eq!(queue.take(NOW).await.unwrap().unwrap().payload::<i32>().unwrap(), 99, "the key must not hold others");
+        assert!(queue.take(NOW).await.unwrap().is_none());
+        first.nack("again").await.unwrap();
+        assert!(queue.take(NOW).await.unwrap().is_none(), "a failure holds the key");
+        subject.broker.clock().advance(Duration::from_secs(60));
+        for n in 0..3 {
+            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            assert_eq!(lease.payload::<i32>().unwrap(), n);
+            lease.ack().await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_unique_mark_gives_the_job_that_is_there() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let push = || async { subject.broker.push(queue.job(&1).unwrap().unique("once")).await.unwrap() };
+        let first = push().await;
+        assert!(matches!(first, Pushed::New(_)));
+        assert_eq!(push().await, Pushed::Duplicate(first.id().clone()));
+        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+        assert_eq!(push().await, Pushed::Duplicate(first.id().clone()), "while it runs, too");
+        lease.ack().await.unwrap();
+        assert!(matches!(push().await, Pushed::New(_)));
+    });
+}
+
+#[test]
+fn cancel_ends_a_waiting_job_and_tells_the_holder_of_a_leased_one() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let waiting = queue.push(&1).await.unwrap();
+        assert!(subject.broker.cancel(&waiting, "not needed").await.unwrap());
+        assert!(queue.take(NOW).await.unwrap().is_none());
+        let job = subject.broker.job(&waiting).await.unwrap().unwrap();
+        assert_eq!((job.state, job.reason.as_deref()), (JobState::Cancelled, Some("not needed")));
+
+        let leased = queue.push(&2).await.unwrap();
+        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+        assert!(subject.broker.cancel(&leased, "stop").await.unwrap());
+        assert_eq!(lease.extend(LONG).await.unwrap(), Settled::Accepted(Some("stop".to_owned())));
+        lease.cancelled("stop").await.unwrap();
+        assert_eq!(state(&subject, &leased).await, JobState::Cancelled);
+        assert!(!subject.broker.cancel(&leased, "again").await.unwrap());
+    });
+}
+
+#[test]
+fn results_are_kept_as_long_as_was_asked() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let id = subject.broker.push(queue.job(&1).unwrap().keep(LONG)).await.unwrap().id().clone();
+        let waiting = subject.broker.wait(&id);
+        let working = async {
+            let lease = queue.lease(LONG, LONG).await.unwrap().unwrap();
+            lease.ack_with(&json!({"answer": 42})).await.unwrap();
+        };
+        let (job, ()) = tokio::join!(waiting, working);
+        let job = job.unwrap().unwrap();
+        assert_eq!((job.state, job.result.as_deref()), (JobState::Done, Some(r#"{"answer":42}"#)));
+        subject.broker.clock().advance(LONG + Duration::from_secs(1));
+        queue.take(NOW).await.unwrap();
+        assert!(subject.broker.job(&id).await.unwrap().is_none());
+    });
+}
+
+#[test]
+fn a_paused_queue_hands_out_nothing_and_loses_nothing() {
+    on_every_broker(|subject| async move {
+        let (queue, other) = (subject.broker.queue("q"), subject.broker.queue("other"));
+        queue.pause().await.unwrap();
+        queue.push(&1).await.unwrap();
+        other.push(&2).await.unwrap();
+        assert!(queue.take(NOW).await.unwrap().is_none());
+        assert!(other.take(NOW).await.unwrap().is_some());
+        assert!(subject.broker.queues().await.unwrap().iter().any(|counts| counts.queue == "q" && counts.paused));
+        queue.resume().await.unwrap();
+        assert!(queue.take(NOW).await.unwrap().is_some());
+    });
+}
+
+#[test]
+fn a_waiting_take_wakes_when_a_job_comes() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let waiting = tokio::spawn({
+            let queue = queue.clone();
+            async move { queue.take(LONG).await.unwrap().unwrap().payload::<i32>().unwrap() }
+        });
+        queue.push(&7).await.unwrap();
+        assert_eq!(waiting.await.unwrap(), 7);
+    });
+}
+
+#[test]
+fn counts_tell_every_state() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        for n in 0..3 {
+            queue.push(&n).await.unwrap();
+        }
+        subject.broker.push(queue.job(&9).unwrap().delay(LONG)).await.unwrap();
+        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+        let counts = subject.broker.queues().await.unwrap();
+        assert_eq!(counts.len(), 1);
+        let mut jobs = counts[0].jobs.clone();
+        jobs.sort_by_key(|(state, _)| state.to_string());
+        assert_eq!(jobs, [(JobState::Leased, 1), (JobState::Ready, 2), (JobState::Scheduled, 1)]);
+        lease.ack().await.unwrap();
+    });
+}
+
+#[test]
+fn many_consumers_get_each_job_once() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let jobs: Vec<_> = (0..500).map(|n| queue.job(&n).unwrap()).collect();
+        subject.broker.push_many(jobs).await.unwrap();
+        let consumers = (0..8).map(|_| {
+            let queue = queue.clone();
+            tokio::spawn(async move {
+                let mut mine = Vec::new();
+                while let Some(lease) = queue.lease(LONG, NOW).await.unwrap() {
+                    mine.push(lease.payload::<u32>().unwrap());
+                    assert_eq!(lease.ack().await.unwrap(), Settled::Accepted(None));
+                }
+                mine
+            })
+        });
+        let mut all = Vec::new();
+        for consumer in consumers.collect::<Vec<_>>() {
+            let mine = consumer.await.unwrap();
+            assert!(mine.is_sorted(), "each consumer sees the order of the pushes");
+            all.extend(mine);
+        }
+        all.sort_unstable();
+        assert_eq!(all, (0..500).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn names_are_checked() {
+    on_every_broker(|subject| async move {
+        for name in ["", "a\nb", &"x".repeat(201)] {
+            let error = subject.broker.queue(name).push(&1).await.unwrap_err();
+            assert_eq!(error.kind(), brigade::ErrorKind::BadOption);
+        }
+        subject.broker.queue("x".repeat(200)).push(&1).await.unwrap();
+    });
+}

@@ -1,0 +1,40 @@
+//! The conformance suite of brokers: every broker passes all of what it declares, on the real thing. No test asks which broker it
+//! runs on; what a broker cannot do is data (`Capabilities`), pinned in `capabilities`.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod contract;
+mod sqlite;
+
+use std::future::Future;
+
+use brigade::Broker;
+
+/// One broker under test, empty; dropped with what it needed.
+pub(crate) struct Subject {
+    pub(crate) broker: Broker,
+    pub(crate) url: String,
+    _directory: Option<tempfile::TempDir>,
+}
+
+/// Runs a test on every broker.
+pub(crate) fn on_every_broker<F: Future<Output = ()>>(test: impl Fn(Subject) -> F) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        for name in ["sqlite file", "sqlite memory"] {
+            eprintln!("-- {name}");
+            test(subject(name).await).await;
+        }
+    });
+}
+
+pub(crate) async fn subject(name: &str) -> Subject {
+    let directory = tempfile::tempdir().unwrap();
+    let url = match name {
+        "sqlite file" => format!("sqlite:{}", directory.path().join("jobs.db").display()),
+        "sqlite memory" => "sqlite::memory:".to_owned(),
+        unknown => panic!("there is no broker {unknown:?}"),
+    };
+    let broker = Broker::connect(&url).await.unwrap();
+    Subject { broker, url, _directory: Some(directory) }
+}

@@ -1,0 +1,114 @@
+//! What is SQLite's own: the file, other programs that write to it, other processes.
+
+use std::time::Duration;
+
+use brigade::{Broker, ErrorKind, JobState};
+use rusqlite::Connection;
+
+use super::subject;
+
+const NOW: Duration = Duration::ZERO;
+const LONG: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn capabilities_are_pinned() {
+    for (name, durable) in [("sqlite file", true), ("sqlite memory", false)] {
+        let can = subject(name).await.broker.capabilities();
+        assert_eq!(can.durable, durable);
+        assert!(can.listing && can.scheduling && can.priorities && can.keys && can.unique && can.results);
+        assert_eq!(can.payload_bytes_max, 16 << 20);
+    }
+}
+
+#[tokio::test]
+async fn other_programs_may_insert_and_nonsense_goes_to_the_dead_letters() {
+    let subject = subject("sqlite file").await;
+    let queue = subject.broker.queue("q");
+    let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
+    file.execute_batch(
+        r#"INSERT INTO jobs (queue, payload) VALUES ('q', '{"n":1}'), ('q', '{"n":'), ('q', '{"n":2}');
+           INSERT INTO jobs (queue, payload, options) VALUES ('q', '3', 'what');"#,
+    )
+    .unwrap();
+    assert_eq!(queue.take(NOW).await.unwrap().unwrap().json(), r#"{"n":1}"#);
+    assert_eq!(queue.take(NOW).await.unwrap().unwrap().json(), r#"{"n":2}"#);
+    assert!(queue.take(NOW).await.unwrap().is_none());
+    let dead = subject.broker.jobs(None, Some(JobState::Dead), None, 10).await.unwrap();
+    let reasons: Vec<_> = dead.iter().filter_map(|job| job.reason.as_deref()).collect();
+    assert!(reasons[0].starts_with("its payload is not JSON") && reasons[1].starts_with("its options cannot be read"), "{reasons:?}");
+}
+
+#[tokio::test]
+async fn a_foreign_insert_with_a_key_keeps_the_order_of_the_key() {
+    let subject = subject("sqlite file").await;
+    let queue = subject.broker.queue("q");
+    let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
+    file.execute_batch(
+        "INSERT INTO jobs (queue, payload, key) VALUES ('q', '1', 'a'); INSERT INTO jobs (queue, payload, key) VALUES ('q', '2', 'a');",
+    )
+    .unwrap();
+    let first = queue.lease(LONG, NOW).await.unwrap().unwrap();
+    assert!(queue.take(NOW).await.unwrap().is_none());
+    first.ack().await.unwrap();
+    assert_eq!(queue.take(NOW).await.unwrap().unwrap().json(), "2");
+}
+
+#[tokio::test]
+async fn another_connection_s_push_wakes_a_waiting_consumer() {
+    let subject = subject("sqlite file").await;
+    let other = Broker::connect(&subject.url).await.unwrap();
+    let waiting = tokio::spawn(async move { other.queue("q").take(LONG).await.unwrap().unwrap().json().to_owned() });
+    subject.broker.queue("q").push(&5).await.unwrap();
+    assert_eq!(waiting.await.unwrap(), "5");
+}
+
+#[tokio::test]
+async fn jobs_survive_and_leases_of_the_dead_come_back() {
+    let subject = subject("sqlite file").await;
+    let queue = subject.broker.queue("q");
+    let id = queue.push(&1).await.unwrap();
+    let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+    // As if the holder had been another process that is gone.
+    let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
+    file.execute("UPDATE jobs SET holder = '999999999-1'", []).unwrap();
+    let again = queue.lease(LONG, NOW).await.unwrap().unwrap();
+    assert_eq!(again.id(), &id);
+    assert_eq!(lease.ack().await.unwrap(), brigade::Settled::Stale);
+    drop(again);
+}
+
+#[tokio::test]
+async fn wrong_files_and_urls_are_refused_with_a_sentence() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = |name: &str| format!("sqlite:{}", directory.path().join(name).display());
+    let connect = |url: String| async move { Broker::connect(&url).await.unwrap_err() };
+
+    std::fs::write(directory.path().join("text.db"), "this is not a database, it is a text of some length").unwrap();
+    assert_eq!(connect(url("text.db")).await.kind(), ErrorKind::Os);
+
+    let foreign = Connection::open(directory.path().join("foreign.db")).unwrap();
+    foreign.execute_batch("CREATE TABLE guests (name TEXT)").unwrap();
+    let error = connect(url("foreign.db")).await;
+    assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("another program"), "{error}");
+
+    drop(Broker::connect(&url("later.db")).await.unwrap());
+    Connection::open(directory.path().join("later.db")).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
+    let error = connect(url("later.db")).await;
+    assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("version 99"), "{error}");
+
+    assert!(connect(url("none/jobs.db")).await.to_string().contains("does its directory exist?"));
+    for bad in ["sqlite:", "sqlite:x.db?synchronous=off", "nats://x", "jobs.db"] {
+        assert_eq!(connect(bad.to_owned()).await.kind(), ErrorKind::BadOption, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_locked_file_is_waited_for_and_then_told() {
+    let subject = subject("sqlite file").await;
+    let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
+    file.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let error = subject.broker.queue("q").push(&1).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Timeout && error.is_retryable(), "{error}");
+    file.execute_batch("ROLLBACK").unwrap();
+    subject.broker.queue("q").push(&1).await.unwrap();
+}

@@ -1,0 +1,200 @@
+//! The consumer: jobs of a broker run in a pool's processes.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unnecessary_wraps, reason = "tasks that may fail")]
+
+use std::time::Duration;
+
+use brigade::{Broker, CallError, Context, Failure, JobState, Pass, Pool, ToJob as _, task};
+use serde_json::json;
+
+brigade::test_workers!();
+
+const LONG: Duration = Duration::from_secs(30);
+
+#[task]
+fn add(a: i64, b: i64) -> i64 {
+    a + b
+}
+
+#[task(queue = "emails")]
+fn send(address: serde_json::Value) -> String {
+    format!("sent to {}", address["email"].as_str().unwrap_or("nobody"))
+}
+
+#[task]
+fn fails(message: String) -> Result<(), Failure> {
+    Err(Failure::new(message))
+}
+
+#[task]
+fn fails_for_good() -> Result<(), Failure> {
+    Err(Failure::permanent("never"))
+}
+
+#[task]
+fn passes_once(marker: String) -> Result<u32, Box<dyn std::error::Error + Send + Sync>> {
+    if std::fs::exists(&marker)? {
+        return Ok(7);
+    }
+    std::fs::write(&marker, "")?;
+    Err(Pass::new("reloading").into())
+}
+
+#[task]
+fn poison() {
+    std::process::abort();
+}
+
+#[task]
+fn waits_for_cancel(cx: &Context, started: String) {
+    std::fs::write(started, "").unwrap();
+    while !cx.is_cancelled() {
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+struct Setting {
+    broker: Broker,
+    pool: Pool,
+    directory: tempfile::TempDir,
+}
+
+impl Setting {
+    async fn new(workers: usize) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let broker = Broker::connect(&format!("sqlite:{}", directory.path().join("jobs.db").display())).await.unwrap();
+        let pool = Pool::builder().workers(workers).start().await.unwrap();
+        Self { broker, pool, directory }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Serves until all is settled.
+    async fn serve(&self) -> brigade::Served {
+        self.broker.worker().on(&self.pool).until_empty().run_until(std::future::pending::<()>()).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_call_through_the_broker_gives_its_value() {
+    let setting = Setting::new(2).await;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = {
+        let (broker, pool) = (setting.broker.clone(), setting.pool.clone());
+        tokio::spawn(async move { broker.worker().on(&pool).run_until(stopped).await.unwrap() })
+    };
+    assert_eq!(setting.broker.call(add(1, 2)).await.unwrap(), 3);
+    let failed = setting.broker.call(fails("no".to_owned())).await.unwrap_err();
+    assert!(matches!(&failed, CallError::Failed(failure) if failure.message == "no"), "{failed}");
+    stop.send(()).unwrap();
+    let served = serving.await.unwrap();
+    assert_eq!((served.done, served.failed), (1, 1));
+    setting.pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn plain_json_runs_the_task_of_its_queue() {
+    let setting = Setting::new(1).await;
+    let emails = setting.broker.queue("emails");
+    let job = emails.job(&json!({"email": "test1@mail.org"})).unwrap().keep(LONG);
+    let id = setting.broker.push(job).await.unwrap().id().clone();
+    assert_eq!(setting.serve().await.done, 1);
+    let job = setting.broker.job(&id).await.unwrap().unwrap();
+    assert_eq!(job.result.as_deref(), Some(r#""sent to test1@mail.org""#));
+    setting.pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn one_poison_job_among_innocents_ends_with_both_certificates() {
+    let setting = Setting::new(4).await;
+    let mut jobs: Vec<_> = (0..50).map(|n| add(n, 1).retries(3).to_job().unwrap()).collect();
+    jobs.insert(25, poison().retries(9).to_job().unwrap());
+    let pushed = setting.broker.push_many(jobs).await.unwrap();
+    let served = setting.serve().await;
+    assert_eq!((served.done, served.failed), (50, 2));
+    let dead = setting.broker.job(pushed[25].id()).await.unwrap().unwrap();
+    assert_eq!((dead.state, dead.crashed, dead.failed), (JobState::Dead, 2, 0));
+    assert_eq!(dead.history.iter().filter(|record| record.certificate.is_some()).count(), 2);
+    setting.pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn failures_passes_and_unknown_tasks_end_as_they_should() {
+    let setting = Setting::new(1).await;
+    let permanent = setting.broker.push(fails_for_good().retries(5)).await.unwrap().id().clone();
+    let passed = setting.broker.push(passes_once(setting.path("marker")).keep(LONG)).await.unwrap().id().clone();
+    let unknown = setting.broker.push(brigade::Task::<(), ()>::new("nobody").call(())).await.unwrap().id().clone();
+    let wrong = setting.broker.push(brigade::Call::<i64>::json("add", &json!(["x"]))).await.unwrap().id().clone();
+    let worker = setting.broker.worker().on(&setting.pool).until_empty();
+    let worker = ["fails_for_good", "passes_once", "nobody", "add"].into_iter().fold(worker, brigade::Worker::queue);
+    worker.run_until(std::future::pending::<()>()).await.unwrap();
+
+    let permanent = setting.broker.job(&permanent).await.unwrap().unwrap();
+    assert_eq!((permanent.state, permanent.failed), (JobState::Dead, 1));
+    let passed = setting.broker.job(&passed).await.unwrap().unwrap();
+    assert_eq!((passed.state, passed.result.as_deref(), passed.failed), (JobState::Done, Some("7"), 0));
+    for (id, word) in [(unknown, "none of that name"), (wrong, "pass arguments")] {
+        let dead = setting.broker.job(&id).await.unwrap().unwrap();
+        assert_eq!(dead.state, JobState::Dead);
+        assert!(dead.reason.as_deref().unwrap().contains(word), "{:?}", dead.reason);
+    }
+    setting.pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_running_job_is_cancelled_from_elsewhere() {
+    let setting = Setting::new(1).await;
+    let started = setting.path("started");
+    let id = setting.broker.push(waits_for_cancel(started.clone())).await.unwrap().id().clone();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let worker = setting.broker.worker().on(&setting.pool).lease(Duration::from_secs(1));
+    let serving = tokio::spawn(async move { worker.run_until(stopped).await.unwrap() });
+    while !std::fs::exists(&started).unwrap() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let elsewhere = Broker::connect(&format!("sqlite:{}", setting.path("jobs.db"))).await.unwrap();
+    assert!(elsewhere.cancel(&id, "not needed").await.unwrap());
+    let job = elsewhere.wait(&id).await.unwrap().unwrap();
+    assert_eq!((job.state, job.reason.as_deref()), (JobState::Cancelled, Some("not needed")));
+    stop.send(()).unwrap();
+    serving.await.unwrap();
+    setting.pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_stopping_worker_gives_back_what_does_not_finish() {
+    let setting = Setting::new(1).await;
+    let started = setting.path("started");
+    let id = setting.broker.push(waits_for_cancel(started.clone())).await.unwrap().id().clone();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let worker = setting.broker.worker().on(&setting.pool).drain_timeout(Duration::from_millis(50));
+    let serving = tokio::spawn(async move { worker.run_until(stopped).await.unwrap() });
+    while !std::fs::exists(&started).unwrap() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.send(()).unwrap();
+    assert_eq!(serving.await.unwrap().given_back, 1);
+    let job = setting.broker.job(&id).await.unwrap().unwrap();
+    assert_eq!((job.state, job.interrupted, job.failed, job.crashed), (JobState::Ready, 1, 0, 0));
+    setting.pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn functions_without_a_name_and_pool_options_are_refused() {
+    let broker = Broker::connect("sqlite::memory:").await.unwrap();
+    let nameless = brigade::Call::of(|| 1, &());
+    assert_eq!(broker.push(nameless).await.unwrap_err().kind(), brigade::ErrorKind::Unsupported);
+    assert_eq!(broker.push(add(1, 1).capture(10)).await.unwrap_err().kind(), brigade::ErrorKind::Unsupported);
+}
+
+#[tokio::test]
+async fn in_process_serves_without_a_pool() {
+    let broker = Broker::connect("sqlite::memory:").await.unwrap();
+    let id = broker.push(add(20, 22).keep(LONG)).await.unwrap().id().clone();
+    let served = broker.worker().until_empty().in_process().run_until(std::future::pending::<()>()).await.unwrap();
+    assert_eq!(served.done, 1);
+    assert_eq!(broker.job(&id).await.unwrap().unwrap().result.as_deref(), Some("42"));
+}
