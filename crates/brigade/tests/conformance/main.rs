@@ -2,6 +2,7 @@
 //! runs on; what a broker cannot do is data (`Capabilities`), pinned in `capabilities`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
 
 mod contract;
 mod sqlite;

@@ -1,6 +1,7 @@
 //! The consumer: jobs of a broker run in a pool's processes.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
 #![expect(clippy::unnecessary_wraps, reason = "tasks that may fail")]
 
 use std::time::Duration;
