@@ -12,7 +12,6 @@ mod cgroup;
 mod console;
 mod exit;
 mod output;
-mod ready;
 mod spawn;
 mod tree;
 
