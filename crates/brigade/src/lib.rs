@@ -33,7 +33,6 @@ mod outcome;
 mod payload;
 mod pool;
 mod process;
-mod ready;
 mod registry;
 mod retry;
 mod shutdown;

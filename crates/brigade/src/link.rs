@@ -7,7 +7,9 @@
 mod channel;
 mod handover;
 mod read;
+mod ready;
 
 pub(crate) use channel::Channel;
 pub(crate) use handover::{receive_with_descriptor, send_with_descriptor};
 pub(crate) use read::read_into;
+pub(crate) use ready::readable;

@@ -2,21 +2,31 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::net::UnixStream;
+use rustix::io::Errno;
+use rustix::net::{SendFlags, Shutdown, send, shutdown};
+use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
+use tokio::time::sleep;
 
+use super::{read_into, ready};
 use crate::sync::lock;
 use crate::wire::{self, Decoder};
 
 /// Bodies of at least this size are sent from where they are instead of being copied behind the others.
 const LARGE_BODY_BYTES: usize = 32 << 10;
+/// How often a full socket is tried where no descriptor is left to watch it with.
+const FULL_PAUSE: Duration = Duration::from_millis(1);
 
 pub(crate) struct Channel {
-    stream: UnixStream,
+    /// Watched for reading only: a Unix socket becomes writable anew with each frame that the peer takes, and a wake
+    /// for each of them would cost more than the frame does. `drain` watches for writing while it has to.
+    stream: AsyncFd<OwnedFd>,
     out: Mutex<Out>,
     /// Set while the write loop has been told that something waits.
     kicked: AtomicBool,
@@ -36,7 +46,8 @@ impl Channel {
     /// Must be called within the runtime.
     pub(crate) fn new(stream: std::os::unix::net::UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { stream: UnixStream::from_std(stream)?, out: Mutex::default(), kicked: AtomicBool::new(false), kick: Notify::new() })
+        let stream = ready::readable(stream.into())?;
+        Ok(Self { stream, out: Mutex::default(), kicked: AtomicBool::new(false), kick: Notify::new() })
     }
 
     /// Appends a frame whose body is `meta` and then `body`.
@@ -76,14 +87,13 @@ impl Channel {
     fn write_some(&self) -> bool {
         let mut out = lock(&self.out);
         while let Some(front) = out.front() {
-            match self.stream.try_write(front) {
-                Ok(written) => front.advance(written),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
+            match send(&self.stream, front, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(written) => out.advance(written),
+                Err(Errno::AGAIN) => return false,
+                Err(Errno::INTR) => {}
                 // The peer is gone. Its end is told by its pidfd and by the reading side; what was to be written
                 // has no reader any more.
-                Err(_) => {
-                    *out = Out { broken: true, ..Out::default() };
-                }
+                Err(_) => *out = Out { broken: true, ..Out::default() },
             }
         }
         true
@@ -95,10 +105,25 @@ impl Channel {
             self.kick.notified().await;
             // Cleared before writing, so that an append that comes after the write kicks again.
             self.kicked.store(false, Ordering::Release);
-            while !self.write_some() {
-                if self.stream.writable().await.is_err() {
-                    break;
-                }
+            if !self.write_some() {
+                self.drain().await;
+            }
+        }
+    }
+
+    /// Writes all that is left, whenever the peer takes some.
+    async fn drain(&self) {
+        let writable = self.stream.get_ref().try_clone().and_then(ready::writable);
+        loop {
+            match &writable {
+                Ok(writable) => match writable.writable().await {
+                    Ok(_) if self.write_some() => return,
+                    Ok(mut ready) => ready.clear_ready(),
+                    // The runtime is shutting down and takes this task with it.
+                    Err(_) => std::future::pending().await,
+                },
+                Err(_) if self.write_some() => return,
+                Err(_) => sleep(FULL_PAUSE).await,
             }
         }
     }
@@ -106,10 +131,21 @@ impl Channel {
     /// Reads once into the decoder. Returns how many bytes came; zero is the end of the stream. Cancel safe.
     pub(crate) async fn read(&self, decoder: &mut Decoder) -> io::Result<usize> {
         loop {
-            self.stream.readable().await?;
-            match self.stream.try_read_buf(decoder.buffer()) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                done => return done,
+            let mut ready = self.stream.readable().await?;
+            let buffer = decoder.buffer();
+            let room = buffer.capacity() - buffer.len();
+            match read_into(&self.stream, buffer) {
+                Ok(count) => {
+                    if (1..room).contains(&count) {
+                        // Nothing is left, so the next read waits without asking once more; what has come since we
+                        // were woken keeps it from waiting.
+                        ready.clear_ready();
+                    }
+                    return Ok(count);
+                }
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
             }
         }
     }
@@ -117,7 +153,7 @@ impl Channel {
     /// Reads what is there without waiting. Zero is the end of the stream or nothing to read.
     pub(crate) fn read_now(&self, decoder: &mut Decoder) -> usize {
         // Past tokio, whose idea of readiness may be older than the peer's death.
-        super::read_into(&self.stream, decoder.buffer()).unwrap_or(0)
+        read_into(&self.stream, decoder.buffer()).unwrap_or(0)
     }
 
     /// Whether the peer, which has ended, did not read all that was sent to it. Asked before the last reads: the kernel
@@ -131,23 +167,31 @@ impl Channel {
     /// Tells the peer that nothing more comes, after what was appended.
     pub(crate) fn finish(&self) {
         self.flush();
-        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write).ok();
+        shutdown(&self.stream, Shutdown::Write).ok();
     }
 }
 
 impl Out {
-    fn front(&mut self) -> Option<&mut Bytes> {
-        while self.sealed.front().is_some_and(Bytes::is_empty) {
-            self.sealed.pop_front();
-        }
+    /// What is to be written next.
+    fn front(&mut self) -> Option<&[u8]> {
         if self.broken {
             self.open.clear();
             self.sealed.clear();
         }
-        if self.sealed.is_empty() && !self.open.is_empty() {
-            let open = self.open.split().freeze();
-            self.sealed.push_back(open);
+        let front = self.sealed.front().map_or(&self.open[..], |sealed| sealed);
+        (!front.is_empty()).then_some(front)
+    }
+
+    /// Notes that this much of the front was written.
+    fn advance(&mut self, written: usize) {
+        match self.sealed.front_mut() {
+            None => self.open.advance(written),
+            Some(sealed) => {
+                sealed.advance(written);
+                if sealed.is_empty() {
+                    self.sealed.pop_front();
+                }
+            }
         }
-        self.sealed.front_mut()
     }
 }

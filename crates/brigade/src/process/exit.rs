@@ -41,7 +41,7 @@ pub(crate) struct Process {
 impl Process {
     /// Must be called within the runtime.
     pub(crate) fn new(pid: Pid, pidfd: OwnedFd, cookie: String) -> io::Result<Self> {
-        let pidfd = crate::ready::readable(pidfd)?;
+        let pidfd = crate::link::readable(pidfd)?;
         Ok(Self { pid, cookie, pidfd, reaped: Mutex::new(false), gone: CancellationToken::new() })
     }
 

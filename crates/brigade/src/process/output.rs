@@ -73,7 +73,7 @@ impl Pipe {
 
     fn new(stream: Stream, fd: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
-        let fd = crate::ready::readable(fd)?;
+        let fd = crate::link::readable(fd)?;
         Ok(Self { stream, fd, kept: Mutex::default() })
     }
 

@@ -196,6 +196,12 @@ impl Worker {
     pub(super) fn say(&self, kind: u8, call: u64, body: &[u8]) {
         let mut answers = lock(&self.answers);
         answers.put_slice(&encode(kind, call, body.len()));
+        if body.len() >= ANSWERS_BYTES {
+            // Written from where it is: copying it behind the others would cost more than a system call.
+            self.write(&mut answers);
+            (&self.data).write_all(body).ok();
+            return;
+        }
         answers.put_slice(body);
         let now = !self.is_shared() || answers.len() >= ANSWERS_BYTES || self.crew.eager.load(Ordering::Relaxed);
         if now {

@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
-#![expect(clippy::unnecessary_wraps, reason = "tasks that may fail")]
 
 use std::time::Duration;
 

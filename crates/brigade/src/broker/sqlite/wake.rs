@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::{Error, ErrorKind};
-use crate::ready::readable;
+use crate::link::readable;
 use crate::shutdown::Scope;
 
 pub(super) struct Wake {

@@ -10,6 +10,15 @@ use tokio::io::unix::AsyncFd;
 
 /// Watches a descriptor for being readable. Must be called within the runtime.
 pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    watch(fd, Interest::READABLE)
+}
+
+/// Watches a descriptor for being writable. Must be called within the runtime.
+pub(super) fn writable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    watch(fd, Interest::WRITABLE)
+}
+
+fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is one open descriptor for as long as it lives, and the `AsyncFd` owns it.
-    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }

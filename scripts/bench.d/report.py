@@ -1,0 +1,228 @@
+"""Makes docs/benchmarks.md and its charts of the JSON lines that the programs print.
+
+report.py --rounds N --seconds S LINES DOCS
+"""
+
+import argparse
+import html
+import json
+import os
+import pathlib
+import platform
+import re
+import statistics
+
+PEERS = [
+    ("brigade", "Brigade"),
+    ("procspawn", "procspawn"),
+    ("workerpool", "workerpool, processes"),
+    ("tinypool-process", "tinypool, processes"),
+    ("tinypool-threads", "tinypool, threads"),
+    ("piscina", "piscina, threads"),
+    ("python-executor", "ProcessPoolExecutor"),
+    ("python-pool", "multiprocessing.Pool"),
+]
+
+# Workload, title, whether more is better.
+COMPARED = [
+    ("noop-1000", "No-op, 1,000 in flight", True),
+    ("noop-1", "No-op, one in flight, median", False),
+    ("md5-3k-1", "3 KiB echo with MD5, 20 callers, one task per worker", True),
+    ("md5-3k-10", "3 KiB echo with MD5, 20 callers, ten tasks per worker", True),
+    ("echo-16m", "16 MiB echo, median", False),
+    ("cold", "From making the pool to the first answer, median", False),
+    ("recover", "From SIGKILL of one of two workers to the next answer, median", False),
+    ("recover-both", "From SIGKILL of both workers to the next answer, median", False),
+]
+
+KEPT = {"build", "crates", "binary"}  # Measured only when asked for; otherwise the last figures stay.
+
+
+class Figures:
+    def __init__(self, lines):
+        values = {}
+        self.units = {}
+        for line in lines:
+            row = json.loads(line)
+            key = (row["peer"], row["workload"])
+            values.setdefault(key, []).append(row["value"])
+            self.units[row["workload"]] = row["unit"]
+        # A round's ratio is taken within the round, so that a busy minute of the machine counts for both sides.
+        self.rounds = values
+        self.medians = {key: statistics.median(several) for key, several in values.items()}
+
+    def of(self, peer, workload):
+        return self.medians.get((peer, workload))
+
+    def ratio(self, above, below):
+        pairs = list(zip(self.rounds.get(above, []), self.rounds.get(below, [])))
+        return statistics.median(a / b for a, b in pairs) if pairs else None
+
+
+def number(value, unit=""):
+    if value is None:
+        return "-"
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f}" + (f" {unit}" if unit else "")
+
+
+def bars(figures):
+    """Rows of (bar, what, figure, wanted, reached)."""
+    ours = lambda workload: ("brigade", workload)
+    machine = lambda workload: ("machine", workload)
+
+    def at_least(bar, what, ratio, wanted):
+        return (bar, what, ratio and f"{ratio:.2f}x", f">= {wanted}x", ratio and ratio >= wanted)
+
+    def at_most(bar, what, ratio, wanted):
+        return (bar, what, ratio and f"{ratio:.2f}x", f"<= {wanted}x", ratio and ratio <= wanted)
+
+    def below(bar, what, workload, wanted, unit):
+        value = figures.of("brigade", workload)
+        return (bar, what, value is not None and number(value, unit), f"<= {number(wanted, unit)}", value is not None and value <= wanted)
+
+    yield at_least("P1", "no-op, 1,000 in flight / `spawn_blocking`", figures.ratio(ours("noop-1000"), machine("spawn_blocking-1000")), 1)
+    yield at_least(
+        "P1", "the same / `spawn_blocking` limited to two threads", figures.ratio(ours("noop-1000"), machine("spawn_blocking-1000-2")), 1
+    )
+    for peer in ("workerpool", "piscina", "python-executor"):
+        yield at_least("P1", f"the same / {dict(PEERS)[peer]}", figures.ratio(ours("noop-1000"), (peer, "noop-1000")), 30)
+    yield at_most("P2", "no-op, one in flight / raw ping-pong", figures.ratio(ours("noop-1"), machine("pingpong")), 1.15)
+    yield below("P2", "CPU of an idle pool with two workers, per second", "idle-cpu", 2000, "us")
+    yield at_least("P4", "3 KiB with MD5, one slot / MD5 of one core", figures.ratio(ours("md5-3k-1"), machine("md5-1core")), 0.3)
+    yield at_least("P4", "3 KiB with MD5, ten slots / MD5 of one core", figures.ratio(ours("md5-3k-10"), machine("md5-1core")), 0.8)
+    yield at_most("P6", "cold start of two workers / spawn of a small program", figures.ratio(ours("cold"), machine("spawn")), 3)
+    yield at_most("P6", "SIGKILL of one of two workers to next answer / spawn", figures.ratio(ours("recover"), machine("spawn")), 3)
+    yield at_most("P6", "SIGKILL of both workers to next answer / spawn", figures.ratio(ours("recover-both"), machine("spawn")), 3)
+    yield below("P6", "SIGKILL of the only worker to next answer, with a spare", "recover-spare", 1, "ms")
+    yield below("P7", "private memory of an idle worker", "idle-memory", 4096, "KiB")
+    yield below("P7", "memory of one of 100,000 waiting calls", "waiting-memory", 1024, "B")
+    yield at_most("P12", "cost of a call, 10,000 queued / 10", figures.ratio(ours("queued-10000"), ours("queued-10")), 1.5)
+    yield at_most("P12", "cost of a call, 64 workers / 1", figures.ratio(ours("workers-64"), ours("workers-1")), 1.5)
+    yield below("P14", "clean release build of a small program", "build", 90, "s")
+    yield below("P14", "crates of that build", "crates", 119, "")
+
+
+def compared_table(figures):
+    present = [(peer, name) for peer, name in PEERS if any(figures.of(peer, workload) is not None for workload, *_ in COMPARED)]
+    yield "| | " + " | ".join(name for _, name in present) + " |"
+    yield "|---|" + "---:|" * len(present)
+    for workload, title, more in COMPARED:
+        own = figures.of("brigade", workload)
+        if own is None:
+            continue
+        cells = []
+        for peer, _ in present:
+            value = figures.of(peer, workload)
+            if value is None:
+                cells.append("-")
+            elif peer == "brigade":
+                cells.append(f"**{number(value)}**")
+            else:
+                factor = own / value if more else value / own
+                cells.append(f"{number(value)} ({number(factor)}x)")
+        yield f"| {title}, {figures.units[workload]} | " + " | ".join(cells) + " |"
+
+
+def all_figures(figures):
+    yield "| workload | of | median | smallest | largest |"
+    yield "|---|---|---:|---:|---:|"
+    for (peer, workload), values in figures.rounds.items():
+        if peer in ("machine", "brigade"):
+            unit = figures.units[workload]
+            cells = " | ".join(number(value, unit) for value in (statistics.median(values), min(values), max(values)))
+            yield f"| `{workload}` | {peer} | {cells} |"
+
+
+def chart(figures, workload, title, more):
+    rows = [(name, figures.of(peer, workload), peer == "brigade") for peer, name in PEERS]
+    rows = [row for row in rows if row[1] is not None]
+    if len(rows) < 2:
+        return None
+    rows.sort(key=lambda row: row[1], reverse=more)
+    unit, most = figures.units[workload], max(value for _, value, _ in rows)
+    left, width, step, top = 190, 400, 26, 44
+    height = top + step * len(rows) + 12
+    better = "more is better" if more else "less is better"
+    text = 'font-family="system-ui, sans-serif" font-size="13"'
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {height}" width="720" height="{height}" role="img">',
+        f"<title>{html.escape(title)}</title>",
+        f'<rect width="720" height="{height}" fill="#ffffff"/>',
+        f'<text x="12" y="24" {text} font-weight="bold" fill="#222222">{html.escape(title)} ({unit}, {better})</text>',
+    ]
+    for index, (name, value, own) in enumerate(rows):
+        y = top + step * index
+        bar = max(2, width * value / most)
+        colour = "#c2410c" if own else "#9aa5b1"
+        weight = ' font-weight="bold"' if own else ""
+        parts.append(f'<text x="{left - 8}" y="{y + 14}" {text}{weight} fill="#222222" text-anchor="end">{html.escape(name)}</text>')
+        parts.append(f'<rect x="{left}" y="{y}" width="{bar:.1f}" height="18" rx="2" fill="{colour}"/>')
+        parts.append(f'<text x="{left + bar + 6:.1f}" y="{y + 14}" {text}{weight} fill="#222222">{number(value)}</text>')
+    return "\n".join(parts + ["</svg>", ""])
+
+
+def kept_lines(document):
+    """The build's figures of the last report."""
+    if not document.exists():
+        return []
+    pattern = re.compile(r"<!-- kept: (\{.*\}) -->")
+    return pattern.findall(document.read_text())
+
+
+def machine_facts():
+    memory = next(line.split()[1] for line in open("/proc/meminfo") if line.startswith("MemTotal"))
+    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+    kernel = ".".join(platform.release().split("-")[0].split(".")[:2])
+    cpus = len(os.sched_getaffinity(0))
+    return f"{cpus} CPUs ({model}), {int(memory) // (1 << 20)} GiB, Linux {kernel}"
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", required=True)
+    parser.add_argument("--seconds", required=True)
+    parser.add_argument("lines", type=pathlib.Path)
+    parser.add_argument("docs", type=pathlib.Path)
+    options = parser.parse_args()
+    document = options.docs / "benchmarks.md"
+    lines = [line for line in options.lines.read_text().splitlines() if line.startswith("{")]
+    if not any(json.loads(line)["workload"] in KEPT for line in lines):
+        lines += kept_lines(document)
+    kept = [line for line in lines if json.loads(line)["workload"] in KEPT]
+    figures = Figures(lines)
+    images = options.docs / "benchmarks"
+    images.mkdir(parents=True, exist_ok=True)
+
+    out = [
+        "# Benchmarks",
+        "",
+        f"Measured by `scripts/bench --rounds {options.rounds} --seconds {options.seconds}` on {machine_facts()}. Each round runs the",
+        "machine's own figures, Brigade and the other pools in turn; a figure is the median of the rounds, a ratio the median of the",
+        "rounds' own ratios. Every answer is checked. All pools have two workers; what else was set, and what each workload does,",
+        "stands in [`scripts/bench.d/README.md`](../scripts/bench.d/README.md). Brigade has 512 slots for the thousand no-ops and",
+        "its defaults otherwise. Absolute figures are this machine's; ratios travel better, and on a machine with two busy CPUs even",
+        "they move by a fifth from run to run.",
+        "",
+        "## Brigade and other pools",
+        "",
+        "In parentheses: how many times better Brigade is.",
+        "",
+        *compared_table(figures),
+        "",
+    ]
+    for workload, title, more in COMPARED:
+        svg = chart(figures, workload, title, more)
+        if svg:
+            (images / f"{workload}.svg").write_text(svg)
+            out += [f"![{title}](benchmarks/{workload}.svg)", ""]
+    out += ["## The bars", "", "| bar | what | figure | wanted | reached |", "|---|---|---:|---:|---|"]
+    for bar, what, figure, wanted, reached in bars(figures):
+        out.append(f"| {bar} | {what} | {figure or 'not measured'} | {wanted} | {'' if not figure else 'yes' if reached else '**no**'} |")
+    out += ["", "## Every figure of Brigade and the machine", "", *all_figures(figures), ""]
+    out += [f"<!-- kept: {line} -->" for line in kept]
+    document.write_text("\n".join(out).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()
