@@ -32,6 +32,13 @@ pub fn process(pid: u32) -> Option<Process> {
     Some(Process { pid, parent: fields.next()?.parse().ok()?, state })
 }
 
+/// The states of its threads; none if it is gone.
+pub fn threads(pid: u32) -> Vec<char> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let stats = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+    stats.filter_map(|stat| stat.rsplit_once(") ")?.1.chars().next()).collect()
+}
+
 /// All processes.
 pub fn processes() -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };

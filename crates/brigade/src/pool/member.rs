@@ -350,11 +350,11 @@ async fn finish(
     // Whoever stopped an attempt is told when nothing of it is left; whoever was crashed on need not wait for that.
     let stopping = shared.peek(|core| core.is_stopping(number, member.epoch));
     if stopping {
-        child::sweep(&member.process.cookie).await;
+        child::sweep(&member.process).await;
     }
     shared.step(|core, effects| core.on_gone(number, member, &obituary, effects));
     if !stopping {
-        child::sweep(&member.process.cookie).await;
+        child::sweep(&member.process).await;
     }
     member.process.gone.cancel();
 }

@@ -98,7 +98,7 @@ async fn failed(process: Process, reason: &str, stderr: &Pipe) -> Error {
     process.signal(Signal::KILL);
     process.ended().await;
     let death = process.reap();
-    child::sweep(&process.cookie).await;
+    child::sweep(&process).await;
     process.gone.cancel();
     let mut text = format!("start a worker: {reason}");
     if own_end {
