@@ -146,6 +146,7 @@ impl<T: DeserializeOwned> Call<T> {
     }
 
     /// A call whose arguments are a JSON array already.
+    #[cfg(feature = "sqlite")]
     pub(crate) fn of_json_text(name: String, arguments: String) -> Self {
         Self::of_request(Target::Task { name: name.into() }, Codec::Json, Ok(arguments.into_bytes()), None)
     }

@@ -19,14 +19,17 @@
 //! ```
 
 mod address;
+#[cfg(feature = "sqlite")]
 mod broker;
 mod call;
 mod certificate;
 mod codec;
+#[cfg(feature = "sqlite")]
 mod consume;
 mod context;
 mod error;
 mod event;
+#[cfg(feature = "sqlite")]
 mod job;
 mod link;
 mod outcome;
@@ -45,14 +48,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use brigade_macros::{main, task};
 
+#[cfg(feature = "sqlite")]
 pub use broker::{Broker, Capabilities, Clock, Lease, Pushed, Queue, QueueCounts, Settled, TakenJob, ToJob};
 pub use call::Call;
 pub use certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step};
 pub use codec::Codec;
+#[cfg(feature = "sqlite")]
 pub use consume::{Served, Worker};
 pub use context::Context;
 pub use error::{Error, ErrorKind};
 pub use event::Event;
+#[cfg(feature = "sqlite")]
 pub use job::{AttemptKind, AttemptRecord, Job, JobId, JobInfo, JobState};
 pub use outcome::{CallError, Cancelled, Failure, Pass, RetryAdvice, TimedOut};
 pub use payload::Bytes;
