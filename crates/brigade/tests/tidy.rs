@@ -104,7 +104,7 @@ fn nothing_names_a_place_on_one_machine() {
 
 // -- which module may know which
 
-const VALUES: [&str; 7] = ["certificate", "codec", "error", "event", "outcome", "payload", "retry"];
+const VALUES: [&str; 8] = ["certificate", "codec", "error", "event", "job", "outcome", "payload", "retry"];
 /// A lock and the one place that spawns: neither knows anything.
 const GROUND: [&str; 2] = ["shutdown", "sync"];
 const LINK: [&str; 2] = ["wire", "link"];
@@ -121,6 +121,9 @@ fn may_use(module: &str) -> Vec<&'static str> {
         "process" => [&VALUES[..], &GROUND, &LINK].concat(),
         user if USERS.contains(&user) => [&VALUES[..], &GROUND, &USERS, &["wire"]].concat(),
         "pool" | "worker" => [&VALUES[..], &GROUND, &LINK, &USERS, &["process"]].concat(),
+        // A broker keeps queues, and never knows what runs them; it watches descriptors as links do. Only the consumer knows both.
+        "broker" => [&VALUES[..], &GROUND, &USERS, &LINK].concat(),
+        "consume" => [&VALUES[..], &GROUND, &USERS, &["broker", "pool"]].concat(),
         unknown => panic!("say in tidy.rs what the module {unknown} may use"),
     }
 }
