@@ -35,6 +35,9 @@ fn listen(worker: &Arc<Worker>) {
     loop {
         match (&worker.control).read(&mut buffer) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            // A task closed our descriptors. The pool sees that by its own end of them and ends us; if we did, it would look as
+            // if somebody else had. Should the pool be gone too, the parent-death signal tells.
+            Err(e) if e.raw_os_error() == Some(libc::EBADF) => park(),
             Ok(0) | Err(_) => return,
             Ok(count) => decoder.buffer().extend_from_slice(&buffer[..count]),
         }
@@ -49,6 +52,12 @@ fn listen(worker: &Arc<Worker>) {
                 Ok(Some(_)) | Err(_) => return,
             }
         }
+    }
+}
+
+fn park() -> ! {
+    loop {
+        std::thread::park();
     }
 }
 
