@@ -153,6 +153,8 @@ impl Worker {
                 }
                 Err(TryLockError::Poisoned(_)) => return None,
                 Err(TryLockError::WouldBlock) => {
+                    // The reader may wait long for a frame; the pool may be waiting for these very answers.
+                    self.flush();
                     if !self.park() {
                         return None;
                     }
