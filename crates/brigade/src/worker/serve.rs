@@ -343,6 +343,8 @@ impl Worker {
                 // An attempt that began just before the store is seen here; one after it wakes us.
                 if self.crew.busy.load(Ordering::SeqCst) == 0 {
                     drop(self.crew.ticker.wait(guard));
+                    // The attempt that woke us may be over already, and its answer waits to be written all the same.
+                    last_busy = Instant::now();
                     continue;
                 }
             }
