@@ -199,3 +199,30 @@ async fn pi17_neighbours_of_a_crash_are_lost_and_the_culprit_is_known() {
     })
     .await;
 }
+
+/// Answers of one thread must not wait in the worker while another thread waits for the next call.
+#[tokio::test]
+async fn pi7_an_answer_never_stays_behind_in_the_worker() {
+    soon(async {
+        let (pool, gate) = (shared().await, Gate::new());
+        // Attempts that block bring in the helper threads.
+        let held: Vec<_> = (0..4).map(|id| pool.call(hold(gate.path(), id))).collect();
+        drop(gate.arrivals(4).await);
+        join_all(held).await;
+        let caller = |caller: i64| {
+            let pool = pool.clone();
+            async move {
+                for n in 0..1500 {
+                    assert_eq!(pool.call(add(caller, n)).await.unwrap(), caller + n);
+                }
+            }
+        };
+        for round in 0..4 {
+            join_all((0..4).map(|number| caller(round * 10 + number))).await;
+            // Long enough for the worker's ticker to go to sleep.
+            tokio::time::sleep(Duration::from_millis(60)).await;
+        }
+        pool.shutdown().await;
+    })
+    .await;
+}
