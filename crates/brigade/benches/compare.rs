@@ -89,22 +89,21 @@ struct Options {
 impl Options {
     fn parse() -> Result<Self> {
         let mut options = Self { time: Duration::from_secs(3), rounds: 1, wanted: Vec::new() };
-        let mut measure = false;
+        let measure = std::env::args().any(|argument| argument == "--bench");
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
-                "--bench" => measure = true,
+                "--bench" => {}
                 "--seconds" => options.time = Duration::try_from_secs_f64(arguments.next().ok_or("--seconds needs a number")?.parse()?)?,
                 "--rounds" => options.rounds = arguments.next().ok_or("--rounds needs a number")?.parse()?,
-                // A test runner asks for tests: there are none.
-                "--list" => options.rounds = 0,
                 name if WORKLOADS.iter().any(|(_, workload)| *workload == name) => options.wanted.push(name.to_owned()),
                 other if measure => return Err(format!("there is no workload {other}").into()),
-                _ => {}
+                // A test runner that asks for the tests there are, or for some of them: this is none.
+                _ => options.rounds = 0,
             }
         }
         if !measure {
-            // Run as a test: only whether it works.
+            // Run among the tests: only whether it works.
             options.time = Duration::from_millis(20);
         }
         Ok(options)

@@ -342,6 +342,9 @@ impl Worker {
                 self.crew.ticker_sleeps.store(true, Ordering::SeqCst);
                 // An attempt that began just before the store is seen here; one after it wakes us.
                 if self.crew.busy.load(Ordering::SeqCst) == 0 {
+                    // Where this thread got no CPU for so long, an attempt may have come and gone since the last flush, and
+                    // its thread may be parked.
+                    self.flush();
                     drop(self.crew.ticker.wait(guard));
                     // The attempt that woke us may be over already, and its answer waits to be written all the same.
                     last_busy = Instant::now();
