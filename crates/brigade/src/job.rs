@@ -120,6 +120,13 @@ impl Job {
         self
     }
 
+    /// Has this task run, by its name, whatever the queue: the payload is its argument, or an array of its arguments. Default: the
+    /// task that serves the queue.
+    pub fn task(mut self, name: impl Into<Box<str>>) -> Self {
+        self.task = Some(name.into());
+        self
+    }
+
     /// Higher ones are handed out first; within one priority the order is that of the pushes. Default: 0.
     pub fn priority(self, priority: i32) -> Self {
         self.set(|options| options.priority = priority)

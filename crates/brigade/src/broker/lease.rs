@@ -36,7 +36,9 @@ impl TakenJob {
     }
 }
 
-/// A job on a lease. Settle it; one that is dropped comes back when the lease runs out.
+/// A job on a lease. Settle it; one that is dropped comes back when the lease runs out. A clone is the same lease, kept to settle it once
+/// more if the broker could not be reached: only the first settlement counts.
+#[derive(Clone)]
 #[must_use = "a lease that is not settled runs out"]
 pub struct Lease {
     pub(super) backend: Arc<dyn Backend>,
@@ -114,7 +116,26 @@ impl Lease {
     ///
     /// As [`ack`](Lease::ack).
     pub async fn pass(self, reason: impl fmt::Display) -> Result<Settled, Error> {
-        self.end(Ending::GiveBack { kind: AttemptKind::Passed, reason: reason.to_string(), after: Duration::ZERO }).await
+        self.pass_later(reason, Duration::ZERO).await
+    }
+
+    /// Given back untouched, without charge, and handed out again only after this time: for a reason that will not be gone at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Lease::ack).
+    pub async fn pass_later(self, reason: impl fmt::Display, after: Duration) -> Result<Settled, Error> {
+        self.end(Ending::GiveBack { kind: AttemptKind::Passed, reason: reason.to_string(), after }).await
+    }
+
+    /// Given back because its attempt was cut short without fault of its own, as when its holder stops: uncharged, and counted as
+    /// interrupted.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Lease::ack).
+    pub async fn give_back(self, reason: impl fmt::Display) -> Result<Settled, Error> {
+        self.end(Ending::GiveBack { kind: AttemptKind::Interrupted, reason: reason.to_string(), after: Duration::ZERO }).await
     }
 
     /// Set aside for a person.

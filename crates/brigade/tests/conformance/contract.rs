@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brigade::{JobId, JobState, Pushed, Settled};
+use brigade::{AttemptKind, JobId, JobState, Pushed, Settled};
 use serde_json::{Value, json};
 
 use super::{Subject, on_every_broker};
@@ -152,6 +152,25 @@ fn a_pass_costs_no_attempt_and_keeps_the_place() {
         let job = subject.broker.job(&id).await.unwrap().unwrap();
         assert_eq!((job.state, job.failed, job.crashed, job.interrupted), (JobState::Ready, 0, 0, 0));
         assert_eq!(job.history.len(), 5);
+    });
+}
+
+#[test]
+fn what_is_passed_for_later_or_given_back_is_not_charged() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let id = queue.push(&1).await.unwrap();
+        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+        lease.clone().pass_later("reloading", LONG).await.unwrap();
+        assert_eq!(lease.ack().await.unwrap(), Settled::Stale, "a clone settles nothing twice");
+        assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
+        subject.broker.clock().advance(LONG + Duration::from_secs(1));
+        queue.lease(LONG, NOW).await.unwrap().unwrap().give_back("a deploy").await.unwrap();
+        let job = subject.broker.job(&id).await.unwrap().unwrap();
+        assert_eq!((job.state, job.failed, job.interrupted), (JobState::Ready, 0, 1));
+        let kinds: Vec<_> = job.history.iter().map(|record| record.kind).collect();
+        assert_eq!(kinds, [AttemptKind::Passed, AttemptKind::Interrupted]);
+        assert_eq!(queue.lease(LONG, NOW).await.unwrap().unwrap().attempt(), 1);
     });
 }
 
