@@ -1,18 +1,57 @@
 //! The subcommands: which there are, and nothing else.
 
+mod call;
+mod dead;
 mod demo;
+mod job;
+mod jobs;
+mod push;
+mod queues;
+mod take;
+mod work;
 
 use std::process::ExitCode;
+
+use crate::connection::Globals;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     Demo(demo::Demo),
+    Push(push::Push),
+    Take(take::Take),
+    Call(call::Call),
+    Work(work::Work),
+    Queues(queues::Queues),
+    Jobs(jobs::Jobs),
+    Job(job::Job),
+    Cancel(job::Cancel),
+    Retry(job::Retry),
+    Dead(dead::Dead),
+    Pause(queues::Pause),
+    Resume(queues::Resume),
+    Purge(queues::Purge),
+    #[command(hide = true)]
+    WorkGuard(work::WorkGuard),
 }
 
 impl Command {
-    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
         match self {
             Self::Demo(demo) => demo.run().await,
+            Self::Push(push) => push.run(globals).await,
+            Self::Take(take) => take.run(globals).await,
+            Self::Call(call) => call.run(globals).await,
+            Self::Work(work) => work.run(globals).await,
+            Self::Queues(queues) => queues.run(globals).await,
+            Self::Jobs(jobs) => jobs.run(globals).await,
+            Self::Job(job) => job.run(globals).await,
+            Self::Cancel(cancel) => cancel.run(globals).await,
+            Self::Retry(retry) => retry.run(globals).await,
+            Self::Dead(dead) => dead.run(globals).await,
+            Self::Pause(pause) => pause.run(globals).await,
+            Self::Resume(resume) => resume.run(globals).await,
+            Self::Purge(purge) => purge.run(globals).await,
+            Self::WorkGuard(guard) => guard.run(),
         }
     }
 }

@@ -1,7 +1,12 @@
 //! The `brigade` command. Each subcommand has a module of its own in `commands`.
 
 mod commands;
+mod connection;
+mod escape;
+mod exit;
+mod show;
 mod terminal;
+mod times;
 
 use std::io;
 use std::process::ExitCode;
@@ -9,26 +14,29 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::commands::Command;
+use crate::connection::Globals;
 
 /// Runs functions in worker processes that may crash, hang or leak without hurting anything else.
 #[derive(Parser)]
 #[command(name = "brigade", version, arg_required_else_help = true, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 good, 1 something went wrong, 2 wrong usage. Colour is off where NO_COLOR is set.")]
+#[command(after_help = exit::HELP)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    globals: Globals,
 }
 
 #[brigade::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match arguments.command.run().await {
+    match arguments.command.run(&arguments.globals).await {
         Ok(code) => code,
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("brigade: {error:#}");
-            ExitCode::FAILURE
+            eprintln!("brigade: {}", escape::escape(&format!("{error:#}")));
+            exit::of(&error)
         }
     }
 }

@@ -1,0 +1,159 @@
+//! `brigade dead`: jobs that were set aside for a person.
+
+use std::process::ExitCode;
+
+use brigade::{Broker, JobId, JobState};
+use clap::Subcommand;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde_json::json;
+
+use super::job::{self, nothing};
+use super::jobs::{self, Page};
+use super::queues::{is_confirmed, jobs as so_many};
+use crate::connection::Globals;
+use crate::escape::escape;
+use crate::exit::{self, usage};
+use crate::show;
+
+/// Look at dead letters, retry or delete them
+#[derive(clap::Args)]
+pub(crate) struct Dead {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// List dead letters with their reasons
+    Ls {
+        /// Only those of this queue
+        #[arg(value_name = "QUEUE")]
+        queue: Option<String>,
+        #[command(flatten)]
+        page: Page,
+    },
+    /// Show dead letters with the history of their attempts
+    Show {
+        /// Ids of dead letters
+        #[arg(value_name = "ID", required = true)]
+        ids: Vec<String>,
+    },
+    /// Give dead letters back to their queues, their counters at zero
+    Retry(Targets),
+    /// Remove dead letters for good
+    Delete {
+        #[command(flatten)]
+        targets: Targets,
+        /// Do not ask before --all
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(clap::Args)]
+struct Targets {
+    /// Ids of dead letters; with --all, a queue or nothing
+    #[arg(value_name = "ID|QUEUE", required_unless_present = "all")]
+    targets: Vec<String>,
+
+    /// All dead letters, of the given queue or of every queue
+    #[arg(long)]
+    all: bool,
+}
+
+/// What is done to each of many.
+#[derive(Clone, Copy)]
+enum Deed {
+    Retry,
+    Delete,
+}
+
+/// Dead letters in hand at once: the broker commits what comes together in one go.
+const AT_ONCE: usize = 256;
+
+impl Dead {
+    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
+        let broker = globals.connect().await?;
+        match self.action {
+            Action::Ls { queue, page } => jobs::list(&broker, queue.as_deref(), Some(JobState::Dead), &page, globals.json).await,
+            Action::Show { ids } => job::show_each(&broker, &ids, |job| job.state == JobState::Dead, globals.json).await,
+            Action::Retry(targets) if targets.all => Deed::Retry.to_all(&broker, targets.queue()?, globals.json).await,
+            Action::Retry(targets) => job::retry(&broker, &targets.targets, globals.json).await,
+            Action::Delete { targets, .. } if !targets.all => delete(&broker, &targets.targets, globals.json).await,
+            Action::Delete { targets, yes } => {
+                let queue = targets.queue()?;
+                let whose = queue.map_or("every queue".into(), escape);
+                if !yes && !is_confirmed(&format!("Remove all dead letters of {whose} for good?"))? {
+                    return Ok(ExitCode::FAILURE);
+                }
+                Deed::Delete.to_all(&broker, queue, globals.json).await
+            }
+        }
+    }
+}
+
+impl Targets {
+    /// The queue beside `--all`.
+    fn queue(&self) -> anyhow::Result<Option<&str>> {
+        match self.targets.as_slice() {
+            [] => Ok(None),
+            [queue] => Ok(Some(queue)),
+            _ => Err(usage("--all takes one queue, or none for every queue")),
+        }
+    }
+}
+
+impl Deed {
+    /// `false` if it is not a dead letter any more.
+    async fn to(self, broker: &Broker, id: &JobId) -> anyhow::Result<bool> {
+        match self {
+            Self::Retry => Ok(broker.retry(id).await?),
+            Self::Delete => delete_one(broker, id).await,
+        }
+    }
+
+    async fn to_all(self, broker: &Broker, queue: Option<&str>, json: bool) -> anyhow::Result<ExitCode> {
+        let (mut changed, mut after) = (0, None);
+        loop {
+            let page = broker.jobs(queue, Some(JobState::Dead), after.as_ref(), AT_ONCE).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.id.clone());
+            let each = stream::iter(&page).map(|job| self.to(broker, &job.id)).buffer_unordered(AT_ONCE);
+            changed += each.try_fold(0, async |count, done| Ok(count + u64::from(done))).await?;
+        }
+        let (name, sentence) = match self {
+            Self::Retry => ("retried", "retrying"),
+            Self::Delete => ("deleted", "deleted"),
+        };
+        if json {
+            show::json(&json!({ "queue": queue, name: changed }))?;
+        } else {
+            show::line(&format!("{sentence} {}", so_many(changed)))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn delete(broker: &Broker, ids: &[String], json: bool) -> anyhow::Result<ExitCode> {
+    let mut all = true;
+    for id in ids {
+        let job = JobId::new(id.as_str());
+        let deleted = delete_one(broker, &job).await?;
+        all &= deleted;
+        if json {
+            show::json(&json!({ "id": id, "deleted": deleted }))?;
+        } else if deleted {
+            show::line(&format!("deleted job {id}"))?;
+        } else {
+            let state = broker.job(&job).await?.map(|job| job.state);
+            eprintln!("brigade: not a dead letter: {}", nothing(id, state));
+        }
+    }
+    Ok(exit::found(all))
+}
+
+/// Deletes a job only if it is a dead letter: the broker would delete any that waits.
+async fn delete_one(broker: &Broker, id: &JobId) -> anyhow::Result<bool> {
+    let is_dead = broker.job(id).await?.is_some_and(|job| job.state == JobState::Dead);
+    Ok(is_dead && broker.delete(id).await?)
+}

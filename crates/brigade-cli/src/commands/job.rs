@@ -1,0 +1,166 @@
+//! `brigade job`, and what is done to single jobs: `cancel`, `retry`.
+
+use std::process::ExitCode;
+
+use brigade::{AttemptRecord, Broker, JobId, JobInfo, JobState};
+use serde_json::json;
+
+use crate::connection::Globals;
+use crate::escape::escape;
+use crate::exit;
+use crate::show::{self, JobDocument};
+use crate::times::local;
+
+/// Show a job with the history of its attempts
+#[derive(clap::Args)]
+pub(crate) struct Job {
+    /// Ids of jobs
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<String>,
+}
+
+/// Lines of standard error that are shown of one attempt; `--json` has all that was kept.
+const STDERR_LINES_MAX: usize = 20;
+
+impl Job {
+    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
+        let broker = globals.connect().await?;
+        show_each(&broker, &self.ids, |_| true, globals.json).await
+    }
+}
+
+/// Shows those that are there and fit; exit code 3 if one is not.
+pub(super) async fn show_each(broker: &Broker, ids: &[String], fits: impl Fn(&JobInfo) -> bool, json: bool) -> anyhow::Result<ExitCode> {
+    let mut all = true;
+    for (index, id) in ids.iter().enumerate() {
+        match broker.job(&JobId::new(id.as_str())).await?.filter(|job| fits(job)) {
+            None => {
+                all = false;
+                eprintln!("brigade: no such job: {}", escape(id));
+            }
+            Some(job) if json => show::json(&JobDocument::new(&job))?,
+            Some(job) => {
+                if index > 0 {
+                    show::line("")?;
+                }
+                show_one(&job)?;
+            }
+        }
+    }
+    Ok(exit::found(all))
+}
+
+fn show_one(job: &JobInfo) -> anyhow::Result<()> {
+    let field = |name: &str, value: &str| show::line(&format!("{name:<12} {value}"));
+    let text = |name: &str, value: Option<&str>| value.map_or(Ok(()), |value| field(name, &escape(value)));
+    field("job", job.id.as_str())?;
+    field("queue", &escape(&job.queue))?;
+    text("task", job.task.as_deref())?;
+    text("label", job.label.as_deref())?;
+    field("state", &job.state.to_string())?;
+    text("reason", job.reason.as_deref())?;
+    field("payload", &show::readable_json(&job.payload))?;
+    job.result.as_deref().map_or(Ok(()), |result| field("result", &show::readable_json(result)))?;
+    field("priority", &job.priority.to_string())?;
+    text("key", job.key.as_deref())?;
+    field("pushed", &local(job.pushed_at))?;
+    job.due_at.map_or(Ok(()), |due| field("due", &local(due)))?;
+    text("holder", job.holder.as_deref())?;
+    field("attempts", &format!("{} failed, {} crashed, {} interrupted", job.failed, job.crashed, job.interrupted))?;
+    if !job.history.is_empty() {
+        show::line("\nAttempts that did not end well, oldest first:")?;
+    }
+    job.history.iter().try_for_each(show_attempt)
+}
+
+fn show_attempt(record: &AttemptRecord) -> anyhow::Result<()> {
+    let kind = serde_json::to_value(record.kind)?;
+    let kind = kind.as_str().unwrap_or("ended");
+    let mut reason = record.reason.lines().map(escape);
+    show::line(&format!("{:>4}  {}  {kind}: {}", record.attempt, local(record.at), reason.next().unwrap_or_default()))?;
+    reason.try_for_each(|line| show::line(&format!("      {line}")))?;
+    let Some(certificate) = &record.certificate else { return Ok(()) };
+    show::line(&format!("      {}", escape(&certificate.to_string())))?;
+    if let Some((part, text)) = &certificate.progress {
+        show::line(&format!("      progress: {:.0} % {}", part * 100.0, escape(text)))?;
+    }
+    let lines: Vec<&str> = certificate.stderr.lines().collect();
+    for line in &lines[lines.len().saturating_sub(STDERR_LINES_MAX)..] {
+        show::line(&format!("      stderr: {}", escape(line)))?;
+    }
+    Ok(())
+}
+
+/// Cancel jobs, waiting or running
+///
+/// A waiting job ends at once. A running one is stopped by the worker that has it, which hears of it within its lease.
+#[derive(clap::Args)]
+pub(crate) struct Cancel {
+    /// Ids of jobs
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<String>,
+
+    /// Why, for the job's history
+    #[arg(long, value_name = "TEXT", default_value = "cancelled from the command line")]
+    reason: String,
+}
+
+impl Cancel {
+    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
+        let broker = globals.connect().await?;
+        let mut all = true;
+        for id in &self.ids {
+            let cancelled = broker.cancel(&JobId::new(id.as_str()), &self.reason).await?;
+            all &= cancelled;
+            let state = broker.job(&JobId::new(id.as_str())).await?.map(|job| job.state);
+            if globals.json {
+                show::json(&json!({ "id": id, "cancelled": cancelled, "state": state }))?;
+            } else if !cancelled {
+                eprintln!("brigade: nothing to cancel: {}", nothing(id, state));
+            } else if state == Some(JobState::Leased) {
+                show::line(&format!("asked the worker of job {id} to stop it"))?;
+            } else {
+                show::line(&format!("cancelled job {id}"))?;
+            }
+        }
+        Ok(exit::found(all))
+    }
+}
+
+/// Give dead letters back to their queues, their counters at zero
+#[derive(clap::Args)]
+pub(crate) struct Retry {
+    /// Ids of dead letters; `brigade dead retry --all` for all of them
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<String>,
+}
+
+impl Retry {
+    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
+        let broker = globals.connect().await?;
+        retry(&broker, &self.ids, globals.json).await
+    }
+}
+
+pub(super) async fn retry(broker: &Broker, ids: &[String], json: bool) -> anyhow::Result<ExitCode> {
+    let mut all = true;
+    for id in ids {
+        let job = JobId::new(id.as_str());
+        let retried = broker.retry(&job).await?;
+        all &= retried;
+        if json {
+            show::json(&json!({ "id": id, "retried": retried }))?;
+        } else if retried {
+            show::line(&format!("retrying job {id}"))?;
+        } else {
+            let state = broker.job(&job).await?.map(|job| job.state);
+            eprintln!("brigade: not a dead letter: {}", nothing(id, state));
+        }
+    }
+    Ok(exit::found(all))
+}
+
+/// Why nothing was done to a job.
+pub(super) fn nothing(id: &str, state: Option<JobState>) -> String {
+    state.map_or_else(|| format!("there is no job {}", escape(id)), |state| format!("job {} is {state}", escape(id)))
+}

@@ -1,0 +1,135 @@
+//! `brigade push`: one job from the command line, or many from standard input.
+
+mod bulk;
+
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use brigade::{Job, Pushed, Queue};
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use crate::connection::Globals;
+use crate::exit::usage;
+use crate::show;
+use crate::times;
+
+/// Push a job, or many from standard input
+///
+/// With JSON, pushes one job of that payload and prints its id. Without it, or with -, reads one JSON value per line from
+/// standard input, pushes them in batches of 1,000 (or fewer, as soon as no more input is there), and prints how many. A
+/// batch is pushed whole or not at all: the first bad line ends the command, and it says how many jobs were pushed before.
+#[derive(clap::Args)]
+pub(crate) struct Push {
+    /// Queue to push to
+    #[arg(value_name = "QUEUE")]
+    queue: String,
+
+    /// Payload, a JSON value; - for lines of JSON from standard input
+    #[arg(value_name = "JSON", default_value = "-", allow_negative_numbers = true)]
+    payload: String,
+
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What may be set on a job; in bulk, on each.
+#[derive(clap::Args)]
+struct Options {
+    /// Jobs of a higher priority are handed out first [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    priority: Option<i32>,
+
+    /// Not before this much time has passed (250ms, 5s, 2m, 1h30m, 3d)
+    #[arg(long, value_name = "TIME", value_parser = times::duration, conflicts_with = "at")]
+    delay: Option<Duration>,
+
+    /// Not before this moment (18:30, 2026-11-22 18:30, 2026-11-22T18:30:00Z)
+    #[arg(long, value_name = "MOMENT", value_parser = times::moment)]
+    at: Option<SystemTime>,
+
+    /// Jobs of one key run in order, one at a time
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+
+    /// Push nothing while a job with this mark is not settled; its id is printed instead
+    #[arg(long, value_name = "MARK")]
+    unique: Option<String>,
+
+    /// Attempts after the first, if it fails [default: 0]
+    #[arg(long, value_name = "N")]
+    retries: Option<u32>,
+
+    /// Task to run, for the queues of Rust workers [default: the task that serves the queue]
+    #[arg(long, value_name = "NAME")]
+    task: Option<String>,
+
+    /// Keep the job and its result for this long after it is done [default: it is removed at once]
+    #[arg(long, value_name = "TIME", value_parser = times::duration)]
+    keep: Option<Duration>,
+
+    /// A name for people
+    #[arg(long, value_name = "TEXT")]
+    label: Option<String>,
+}
+
+impl Options {
+    fn set_on(&self, mut job: Job) -> Job {
+        if let Some(priority) = self.priority {
+            job = job.priority(priority);
+        }
+        if let Some(delay) = self.delay {
+            job = job.delay(delay);
+        }
+        if let Some(at) = self.at {
+            job = job.at(at);
+        }
+        if let Some(key) = &self.key {
+            job = job.key(key.as_str());
+        }
+        if let Some(mark) = &self.unique {
+            job = job.unique(mark.as_str());
+        }
+        if let Some(retries) = self.retries {
+            job = job.retries(retries);
+        }
+        if let Some(task) = &self.task {
+            job = job.task(task.as_str());
+        }
+        if let Some(keep) = self.keep {
+            job = job.keep(keep);
+        }
+        if let Some(label) = &self.label {
+            job = job.label(label.as_str());
+        }
+        job
+    }
+}
+
+impl Push {
+    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
+        if self.payload == "-" {
+            let broker = globals.connect().await?;
+            return bulk::push(&broker, &broker.queue(self.queue), &self.options, globals.json).await;
+        }
+        let payload: &RawValue = serde_json::from_str(&self.payload)
+            .map_err(|e| usage(format!("the payload is not JSON: {e}; text has quotes of its own: '\"text\"'")))?;
+        let broker = globals.connect().await?;
+        let job = job_of(&broker.queue(self.queue), payload, &self.options)?;
+        let pushed = broker.push(job).await?;
+        let duplicate = matches!(pushed, Pushed::Duplicate(_));
+        if globals.json {
+            show::json(&json!({ "id": pushed.id(), "duplicate": duplicate }))?;
+        } else {
+            if duplicate {
+                eprintln!("brigade: nothing pushed, there is a job with this mark");
+            }
+            show::line(pushed.id().as_str())?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn job_of(queue: &Queue, payload: &RawValue, options: &Options) -> anyhow::Result<Job> {
+    Ok(options.set_on(queue.job(payload)?))
+}

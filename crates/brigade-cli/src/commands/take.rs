@@ -1,0 +1,43 @@
+//! `brigade take`: the next job, printed and gone.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::connection::Globals;
+use crate::escape::compact_json;
+use crate::exit;
+use crate::show;
+use crate::times;
+
+/// Take the next job: print its JSON and remove it from the queue
+///
+/// At most once: a job that was printed is gone, whatever becomes of it. Exit code 3 if there is none. For a job that
+/// comes back when its program fails, use `brigade work`.
+#[derive(clap::Args)]
+pub(crate) struct Take {
+    /// Queue to take from
+    #[arg(value_name = "QUEUE")]
+    queue: String,
+
+    /// Wait this long for a job [default: do not wait]
+    #[arg(long, value_name = "TIME", value_parser = times::duration, default_value = "0s", hide_default_value = true)]
+    wait: Duration,
+}
+
+impl Take {
+    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
+        let broker = globals.connect().await?;
+        let Some(job) = broker.queue(self.queue.as_str()).take(self.wait).await? else {
+            eprintln!("brigade: no job to take");
+            return Ok(exit::NOTHING.into());
+        };
+        if globals.json {
+            show::json(&json!({ "id": job.id(), "queue": self.queue, "payload": show::raw(job.json()) }))?;
+        } else {
+            show::line(&compact_json(job.json()))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,177 @@
+//! `brigade work`: any program as a worker of a queue.
+//!
+//! `slot` is the life of a job from its lease to its settlement, of which `-j` run side by side, as parts of one task. `program` is one
+//! running program and its process group, `arguments` fills in its arguments, `output` carries what it prints, `guard` ends the groups
+//! if this process is killed, `report` tells what happened.
+//!
+//! A lease is renewed only while its program runs, and a program lives only while its lease does: it is stopped before the lease can have
+//! run out, counted from before the broker was asked for it.
+
+mod arguments;
+mod guard;
+mod output;
+mod program;
+mod report;
+mod slot;
+
+use std::cell::{Cell, RefCell};
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use brigade::{Broker, Queue};
+use futures_util::future::join_all;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use self::arguments::CommandLine;
+use self::guard::Guard;
+pub(super) use self::guard::WorkGuard;
+use self::output::Console;
+use self::report::Report;
+use crate::connection::Globals;
+use crate::exit;
+use crate::times;
+
+/// Run a program for each job of a queue
+///
+/// The program gets the payload as JSON on its standard input. In its arguments, {} is replaced by the payload and {name}
+/// by that field of a JSON object, strings without their quotes; write {{}} and {{name}} for the braces themselves, and
+/// ${name} stays as it is. BRIGADE_JOB, BRIGADE_QUEUE and BRIGADE_ATTEMPT are in its environment.
+///
+/// Exit code 0 is done: the first 64 KiB of its standard output, if the job is kept, are its result, as JSON or else as a
+/// JSON string. Exit code 75 passes the job on, uncharged. Every other end is a failure, with the end of its standard error
+/// as the reason. Each program runs in a process group of its own, all of which is ended with it.
+///
+/// The first SIGINT or SIGTERM takes nothing new and lets the running programs finish; the second kills them and gives their
+/// jobs back, uncharged.
+#[derive(clap::Args)]
+pub(crate) struct Work {
+    /// Queue to serve
+    #[arg(value_name = "QUEUE")]
+    queue: String,
+
+    /// Programs that run at once
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: u16,
+
+    /// End when the queue holds nothing that will still be run; exit code 1 if a job became a dead letter
+    #[arg(long)]
+    until_empty: bool,
+
+    /// How long a job is held if this process is lost; renewed while its program runs
+    #[arg(long, value_name = "TIME", value_parser = lease_time, default_value = "30s")]
+    lease: Duration,
+
+    /// From SIGTERM to SIGKILL, for the program of a cancelled job
+    #[arg(long, value_name = "TIME", value_parser = times::duration, default_value = "5s")]
+    kill_after: Duration,
+
+    /// Program and its arguments
+    #[arg(value_name = "COMMAND", last = true, required = true, num_args = 1..)]
+    command: Vec<OsString>,
+}
+
+/// Below this, a busy moment of the broker would cost the lease.
+const LEASE_MIN: Duration = Duration::from_secs(1);
+
+fn lease_time(text: &str) -> Result<Duration, String> {
+    let time = times::duration(text)?;
+    if time < LEASE_MIN { Err(format!("a lease takes {LEASE_MIN:?} or more")) } else { Ok(time) }
+}
+
+/// What the slots share.
+struct Worker {
+    broker: Broker,
+    queue: Queue,
+    command: CommandLine,
+    lease: Duration,
+    kill_after: Duration,
+    until_empty: bool,
+    guard: Guard,
+    console: Console,
+    report: Report,
+    /// The slot that asks the broker for a job: one at a time, so that idle ones cost nothing.
+    turn: Mutex<()>,
+    /// Programs that run now.
+    running: Cell<usize>,
+    /// Take nothing new.
+    drain: CancellationToken,
+    /// Kill what runs.
+    halt: CancellationToken,
+    /// Why there is no point in going on.
+    broken: RefCell<Option<anyhow::Error>>,
+}
+
+impl Work {
+    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
+        let broker = globals.connect().await?;
+        let worker = Worker {
+            queue: broker.queue(self.queue.as_str()),
+            broker,
+            command: CommandLine::parse(&self.command),
+            lease: self.lease,
+            kill_after: self.kill_after,
+            until_empty: self.until_empty,
+            guard: Guard::start()?,
+            console: Console::new(!globals.json),
+            report: Report::new(globals.json),
+            turn: Mutex::default(),
+            running: Cell::default(),
+            drain: CancellationToken::new(),
+            halt: CancellationToken::new(),
+            broken: RefCell::default(),
+        };
+        let slots = join_all((0..self.jobs).map(|_| worker.slot()));
+        tokio::select! {
+            _ = slots => {}
+            error = worker.obey_signals() => return Err(error),
+        }
+        worker.end(self.until_empty).await
+    }
+}
+
+impl Worker {
+    /// Never returns, except with an error.
+    async fn obey_signals(&self) -> anyhow::Error {
+        let listen = || -> anyhow::Result<_> {
+            let listen = |kind| signal(kind).context("cannot listen for signals");
+            Ok((listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?))
+        };
+        let (mut interrupt, mut terminate) = match listen() {
+            Ok(signals) => signals,
+            Err(error) => return error,
+        };
+        let mut next = async || {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        next().await;
+        if self.running.get() > 0 {
+            eprintln!("brigade: {} running, waiting for the end; once more to kill and give back", self.running.get());
+        }
+        self.drain.cancel();
+        next().await;
+        self.halt.cancel();
+        std::future::pending().await
+    }
+
+    async fn end(self, until_empty: bool) -> anyhow::Result<ExitCode> {
+        self.guard.end().await;
+        if self.halt.is_cancelled() {
+            self.report.end();
+            // At once: the runtime would wait for a write to whoever does not read our output.
+            std::process::exit(exit::STOPPED.into());
+        }
+        self.console.flush().await;
+        self.report.end();
+        if let Some(error) = self.broken.into_inner() {
+            return Err(error);
+        }
+        Ok(if until_empty && self.report.has_dead() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}

@@ -1,0 +1,115 @@
+//! One running program: the leader of a process group of its own.
+//!
+//! The leader is reaped last. Until then its number, which is the group's too, belongs to nobody else, so a signal to the group can hit
+//! no stranger.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::{ExitStatus, Stdio};
+
+use brigade::Exit;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+
+pub(super) struct Program {
+    child: Child,
+    group: Pid,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+/// The ends of a program's pipes.
+pub(super) struct Pipes {
+    pub(super) stdin: ChildStdin,
+    pub(super) stdout: ChildStdout,
+    pub(super) stderr: ChildStderr,
+}
+
+/// Why a program could not be started.
+pub(super) enum Refusal {
+    /// Its arguments are too long: no worker can start it for this job.
+    Job(io::Error),
+    /// The system has no room now.
+    Later(io::Error),
+    /// There is no such program, or it may not be run.
+    Ever(io::Error),
+}
+
+impl Refusal {
+    fn of(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ArgumentListTooLong => Self::Job(error),
+            io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory | io::ErrorKind::ExecutableFileBusy => Self::Later(error),
+            _ => match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+                Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => Self::Later(error),
+                _ => Self::Ever(error),
+            },
+        }
+    }
+}
+
+impl Program {
+    pub(super) fn start<'a>(
+        program: &std::ffi::OsStr,
+        arguments: &[OsString],
+        environment: impl IntoIterator<Item = (&'a str, String)>,
+    ) -> Result<(Self, Pipes), Refusal> {
+        let mut command = Command::new(program);
+        command.args(arguments).envs(environment).process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(Refusal::of)?;
+        let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let pidfd = group.ok_or_else(|| io::Error::other("a child without a number")).and_then(watch);
+        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        match (group, pidfd, pipes) {
+            (Some(group), Ok(pidfd), (Some(stdin), Some(stdout), Some(stderr))) => {
+                Ok((Self { child, group, pidfd }, Pipes { stdin, stdout, stderr }))
+            }
+            (_, pidfd, _) => {
+                // tokio reaps what is dropped. It has hardly begun, and its job is given back.
+                child.start_kill().ok();
+                Err(Refusal::Later(pidfd.err().unwrap_or_else(|| io::Error::other("a child without pipes"))))
+            }
+        }
+    }
+
+    pub(super) fn group(&self) -> Pid {
+        self.group
+    }
+
+    /// Waits until the leader has ended. It is not reaped. Cancel safe.
+    pub(super) async fn ended(&self) {
+        if self.pidfd.ready(Interest::READABLE).await.is_err() {
+            // The runtime ends, and with it whoever waits here.
+            std::future::pending().await
+        }
+    }
+
+    /// Sends a signal to whatever is left of the group.
+    pub(super) fn signal(&self, signal: Signal) {
+        // Nobody is left.
+        kill_process_group(self.group, signal).ok();
+    }
+
+    pub(super) async fn reap(mut self) -> io::Result<Exit> {
+        self.child.wait().await.map(exit_of)
+    }
+}
+
+/// A descriptor that becomes readable when the process ends.
+#[expect(unsafe_code, reason = "the registration trusts a descriptor to stay the same")]
+fn watch(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    // SAFETY: an `OwnedFd` is one open descriptor for as long as it lives, and the `AsyncFd` owns it.
+    Ok(unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?)
+}
+
+fn exit_of(status: ExitStatus) -> Exit {
+    use std::os::unix::process::ExitStatusExt as _;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, signal) => Exit::Signal(signal.unwrap_or(0)),
+    }
+}

@@ -1,0 +1,112 @@
+//! What `brigade work` tells: what did not end well, as it happens, and the sum at the end. For people on standard error, since standard
+//! output is the programs'; as JSON on standard output, since the programs' is in their results then.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use brigade::{JobInfo, JobState, Lease};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::slot::Ending;
+use crate::escape::{compact_json, escape};
+use crate::show;
+use crate::times::local;
+
+#[derive(Clone, Copy, Default, Serialize)]
+struct Counts {
+    done: u64,
+    failed: u64,
+    dead: u64,
+    passed: u64,
+    cancelled: u64,
+    given_back: u64,
+    lost: u64,
+}
+
+pub(super) struct Report {
+    json: bool,
+    counts: Cell<Counts>,
+}
+
+/// One attempt as a document.
+#[derive(Serialize)]
+struct AttemptDocument<'a> {
+    id: &'a str,
+    attempt: u32,
+    outcome: &'a str,
+    reason: Option<&'a str>,
+    result: Option<&'a RawValue>,
+    seconds: f64,
+    /// Of the job, where there is a choice.
+    state: Option<JobState>,
+}
+
+impl Report {
+    pub(super) fn new(json: bool) -> Self {
+        Self { json, counts: Cell::default() }
+    }
+
+    /// An attempt was settled; `job` is what became of it where that is not clear.
+    pub(super) fn settled(&self, lease: &Lease, ending: &Ending, job: Option<&JobInfo>, took: Duration) {
+        let (outcome, count): (&str, fn(&mut Counts) -> &mut u64) = match ending {
+            Ending::Done(_) => ("done", |counts| &mut counts.done),
+            Ending::Failed(_) => ("failed", |counts| &mut counts.failed),
+            Ending::Dead(_) => ("dead", |counts| &mut counts.dead),
+            Ending::Passed(_) => ("passed", |counts| &mut counts.passed),
+            Ending::Cancelled(_) => ("cancelled", |counts| &mut counts.cancelled),
+            Ending::GivenBack(_) => ("given back", |counts| &mut counts.given_back),
+            Ending::Lost(_) => ("lost", |counts| &mut counts.lost),
+        };
+        let mut counts = self.counts.get();
+        *count(&mut counts) += 1;
+        let state = job.map(|job| job.state);
+        if state == Some(JobState::Dead) && !matches!(ending, Ending::Dead(_)) {
+            counts.dead += 1;
+        }
+        self.counts.set(counts);
+        let reason = ending.reason();
+        if self.json {
+            let result = if let Ending::Done(result) = ending { result.as_deref() } else { None };
+            let (id, attempt, seconds) = (lease.id().as_str(), lease.attempt(), took.as_secs_f64());
+            self.document(&AttemptDocument { id, attempt, outcome, reason, result, seconds, state });
+        } else if let Some(reason) = reason {
+            let next = match (ending, job) {
+                (Ending::Failed(_), Some(JobInfo { state: JobState::Dead, .. })) | (Ending::Dead(_), _) => {
+                    "; it is a dead letter now".into()
+                }
+                (Ending::Failed(_), Some(JobInfo { due_at: Some(due), .. })) => format!("; next attempt at {}", local(*due)),
+                _ => String::new(),
+            };
+            // A reason of many lines has them all in `brigade job`.
+            let mut lines = reason.lines();
+            let (first, last) = (lines.next().unwrap_or_default(), lines.next_back());
+            let last = last.map_or_else(String::new, |last| format!(" .. {}", escape(last)));
+            eprintln!("brigade: job {} {outcome}: {}{last}{next}", lease.id(), escape(first));
+        }
+    }
+
+    /// A document on standard output; there is nobody to tell if it is closed.
+    fn document(&self, document: &impl Serialize) {
+        if let Ok(text) = serde_json::to_string(document) {
+            show::line(&compact_json(&text)).ok();
+        }
+    }
+
+    /// Whether a job became a dead letter.
+    pub(super) fn has_dead(&self) -> bool {
+        self.counts.get().dead > 0
+    }
+
+    pub(super) fn end(&self) {
+        let counts = self.counts.get();
+        if self.json {
+            return self.document(&counts);
+        }
+        let Counts { done, failed, dead, passed, cancelled, given_back, lost } = counts;
+        let others =
+            [(failed, "failed"), (dead, "dead"), (passed, "passed"), (cancelled, "cancelled"), (given_back, "given back"), (lost, "lost")];
+        let others: String = others.iter().filter(|(count, _)| *count > 0).map(|(count, name)| format!(", {count} {name}")).collect();
+        eprintln!("brigade: {done} done{others}");
+    }
+}

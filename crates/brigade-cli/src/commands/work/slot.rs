@@ -1,0 +1,260 @@
+//! Room for one program: lease a job, run the program, settle, again and again.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use brigade::{Error, Exit, Lease, Settled};
+use futures_util::future::{join, join3};
+use rustix::process::Signal;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Worker;
+use super::output::{Head, Tail, feed};
+use super::program::{Pipes, Program, Refusal};
+
+/// What became of an attempt.
+pub(super) enum Ending {
+    Done(Option<Box<RawValue>>),
+    Failed(String),
+    /// No program can be run for this payload.
+    Dead(String),
+    Passed(String),
+    Cancelled(String),
+    /// Uncharged.
+    GivenBack(String),
+    /// The lease is: there is nothing to settle.
+    Lost(String),
+}
+
+impl Ending {
+    /// Why it did not end well.
+    pub(super) fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Done(_) => None,
+            Self::Failed(why) | Self::Dead(why) | Self::Passed(why) | Self::Cancelled(why) | Self::GivenBack(why) | Self::Lost(why) => {
+                Some(why)
+            }
+        }
+    }
+}
+
+/// A job in our hands.
+struct Held {
+    lease: Lease,
+    /// The lease holds at least until then.
+    until: Cell<Instant>,
+}
+
+/// Why a program is stopped.
+enum Stop {
+    Cancel(String),
+    Lost,
+    Halt,
+}
+
+/// `EX_TEMPFAIL` of sysexits.h.
+const PASS: i32 = 75;
+/// A job that was passed on is not handed out again for this long.
+const PASS_PAUSE: Duration = Duration::from_secs(1);
+/// After an error of the broker.
+const ERROR_PAUSE: Duration = Duration::from_millis(500);
+/// One wait for a job; then it is looked whether to stop.
+const WAIT: Duration = Duration::from_millis(500);
+/// The first look whether a queue is empty comes after so long, later ones after up to [`WAIT`].
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+/// Renewals come at least this often, since a cancel is heard of with them.
+const RENEW_MAX: Duration = Duration::from_secs(1);
+
+impl Worker {
+    pub(super) async fn slot(&self) {
+        let mut next = self.next().await;
+        while let Some(held) = next {
+            let began = Instant::now();
+            self.running.set(self.running.get() + 1);
+            let ending = self.attend(&held).await;
+            self.running.set(self.running.get() - 1);
+            // Together, so that the broker can commit both in one go.
+            ((), next) = join(self.settle(held, ending, began.elapsed()), self.next()).await;
+        }
+    }
+
+    /// The next job; `None` if there is none to wait for or this worker is to stop.
+    async fn next(&self) -> Option<Held> {
+        let _turn = self.drain.run_until_cancelled(self.turn.lock()).await?;
+        let mut wait = if self.until_empty { Duration::ZERO } else { WAIT };
+        while !self.drain.is_cancelled() {
+            let asked = Instant::now();
+            match self.queue.lease(self.lease, wait.min(self.lease / 4)).await {
+                Ok(Some(lease)) => return self.unless_stopped(Held { lease, until: Cell::new(asked + self.lease) }).await,
+                Ok(None) if self.until_empty && self.is_empty().await => return None,
+                Ok(None) if self.until_empty => wait = (wait * 2).clamp(FIRST_LOOK, WAIT),
+                Ok(None) => {}
+                Err(error) => {
+                    eprintln!("brigade: cannot lease a job, trying again: {error:#}");
+                    sleep(ERROR_PAUSE).await;
+                }
+            }
+        }
+        None
+    }
+
+    async fn unless_stopped(&self, held: Held) -> Option<Held> {
+        if !self.drain.is_cancelled() {
+            return Some(held);
+        }
+        self.settle(held, Ending::GivenBack("its worker stopped".to_owned()), Duration::ZERO).await;
+        None
+    }
+
+    /// Whether nothing of the queue will still be run, by anybody.
+    async fn is_empty(&self) -> bool {
+        let Ok(queues) = self.broker.queues().await else { return false };
+        let ours = queues.iter().filter(|counts| counts.queue == self.queue.name());
+        !ours.flat_map(|counts| &counts.jobs).any(|(state, count)| !state.is_terminal() && *count > 0)
+    }
+
+    /// Runs the program for a job.
+    async fn attend(&self, held: &Held) -> Ending {
+        let lease = &held.lease;
+        let arguments = match self.command.fill(lease.json()) {
+            Ok(arguments) => arguments,
+            Err(why) => return Ending::Dead(why),
+        };
+        let environment = [
+            ("BRIGADE_JOB", lease.id().to_string()),
+            ("BRIGADE_QUEUE", self.queue.name().to_owned()),
+            ("BRIGADE_ATTEMPT", lease.attempt().to_string()),
+        ];
+        let name = self.command.program().display();
+        match Program::start(self.command.program(), &arguments, environment) {
+            Ok((program, pipes)) => self.watch(held, program, pipes).await,
+            Err(Refusal::Job(error)) => Ending::Dead(format!("cannot start {name}: {error}")),
+            Err(Refusal::Later(error)) => Ending::Passed(format!("cannot start {name} now: {error}")),
+            Err(Refusal::Ever(error)) => {
+                let why = format!("cannot start {name}: {error}");
+                self.broken.replace(Some(anyhow::anyhow!(why.clone())));
+                self.drain.cancel();
+                Ending::GivenBack(why)
+            }
+        }
+    }
+
+    /// From the start of a program until nothing of it is left.
+    async fn watch(&self, held: &Held, program: Program, pipes: Pipes) -> Ending {
+        self.guard.add(program.group()).await;
+        let (mut out, mut err, ended) = (Head::default(), Tail::default(), CancellationToken::new());
+        let stop = {
+            let end = async {
+                program.ended().await;
+                program.signal(Signal::KILL);
+                ended.cancel();
+            };
+            let Pipes { stdin, stdout, stderr } = pipes;
+            let read = join(self.console.carry_stdout(stdout, &mut out, &ended), self.console.carry_stderr(stderr, &mut err, &ended));
+            let fed = ended.run_until_cancelled(feed(stdin, held.lease.json()));
+            let mut all = std::pin::pin!(join3(end, read, fed));
+            let stop = tokio::select! {
+                _ = &mut all => None,
+                stop = self.reason_to_stop(held) => Some(stop),
+            };
+            if let Some(stop) = &stop {
+                if let Stop::Cancel(_) = stop {
+                    program.signal(Signal::TERM);
+                    timeout(self.kill_after, &mut all).await.ok();
+                }
+                program.signal(Signal::KILL);
+                // What it wrote is of no use any more; nobody waits for whoever reads it.
+                tokio::select! { _ = &mut all => {}, () = program.ended() => {} }
+            }
+            stop
+        };
+        self.guard.remove(program.group()).await;
+        let exit = program.reap().await;
+        match stop {
+            Some(Stop::Cancel(reason)) => Ending::Cancelled(reason),
+            Some(Stop::Lost) => Ending::Lost("its lease was lost, so its program was killed".to_owned()),
+            Some(Stop::Halt) => Ending::GivenBack("its worker was stopped".to_owned()),
+            None => match exit {
+                Ok(exit) => ending_of(exit, out, &err.text()),
+                Err(error) => Ending::Failed(format!("cannot tell how its program ended: {error}")),
+            },
+        }
+    }
+
+    /// Renews the lease for as long as nothing says that the program has to end.
+    async fn reason_to_stop(&self, held: &Held) -> Stop {
+        let renewed = async {
+            let pause = (self.lease / 3).min(RENEW_MAX);
+            loop {
+                sleep(pause).await;
+                let asked = Instant::now();
+                // A cancelled one is held for as long as its end may take.
+                let time = self.lease + self.kill_after;
+                // A little before the end, so that a program is gone when the lease is.
+                let last = held.until.get() - self.lease / 6;
+                tokio::select! {
+                    extended = held.lease.extend(time) => match extended {
+                        Ok(Settled::Accepted(None)) => held.until.set(asked + time),
+                        Ok(Settled::Accepted(Some(reason))) => return Stop::Cancel(reason),
+                        Ok(_) => return Stop::Lost,
+                        Err(error) => eprintln!("brigade: cannot renew the lease of job {}: {error:#}", held.lease.id()),
+                    },
+                    () = sleep_until(last) => {}
+                }
+                if Instant::now() >= held.until.get() - self.lease / 6 {
+                    return Stop::Lost;
+                }
+            }
+        };
+        tokio::select! {
+            stop = renewed => stop,
+            () = self.halt.cancelled() => Stop::Halt,
+        }
+    }
+
+    /// Tells the broker, for as long as the lease can hold.
+    async fn settle(&self, held: Held, ending: Ending, took: Duration) {
+        let Held { lease, until } = held;
+        let settled = loop {
+            match settle_once(lease.clone(), &ending).await {
+                Ok(settled) => break settled,
+                Err(error) if Instant::now() < until.get() => {
+                    eprintln!("brigade: cannot settle job {}, trying again: {error:#}", lease.id())
+                }
+                Err(_) => break Settled::Stale,
+            }
+            sleep(ERROR_PAUSE).await;
+        };
+        let ending = match (settled, ending) {
+            (Settled::Accepted(_), ending) | (_, ending @ Ending::Lost(_)) => ending,
+            _ => Ending::Lost("its lease had run out before it was settled".to_owned()),
+        };
+        let is_open = matches!(ending, Ending::Failed(_));
+        let job = if is_open { self.broker.job(lease.id()).await.ok().flatten() } else { None };
+        self.report.settled(&lease, &ending, job.as_ref(), took);
+    }
+}
+
+async fn settle_once(lease: Lease, ending: &Ending) -> Result<Settled, Error> {
+    match ending {
+        Ending::Done(None) => lease.ack().await,
+        Ending::Done(Some(result)) => lease.ack_with(result).await,
+        Ending::Failed(why) => lease.nack(why).await,
+        Ending::Dead(why) => lease.dead_letter(why).await,
+        Ending::Passed(why) => lease.pass_later(why, PASS_PAUSE).await,
+        Ending::Cancelled(why) => lease.cancelled(why).await,
+        Ending::GivenBack(why) => lease.give_back(why).await,
+        Ending::Lost(_) => Ok(Settled::Stale),
+    }
+}
+
+fn ending_of(exit: Exit, out: Head, stderr: &str) -> Ending {
+    let why = if stderr.is_empty() { exit.to_string() } else { format!("{exit}: {stderr}") };
+    match exit {
+        Exit::Code(0) => Ending::Done(out.into_result()),
+        Exit::Code(PASS) => Ending::Passed(why),
+        _ => Ending::Failed(why),
+    }
+}

@@ -1,0 +1,122 @@
+//! Jobs on standard output: lines of JSON for programs, tables for people.
+
+use std::io::{self, IsTerminal as _, Write as _, stdout};
+use std::ops::Range;
+
+use brigade::{AttemptKind, AttemptRecord, Certificate, JobInfo, JobState};
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::escape::{compact_json, cut, escape};
+use crate::times::rfc3339;
+
+/// Characters of a payload or a reason in a table on a terminal; nothing is cut where the output goes elsewhere.
+const CELL_WIDTH: usize = 60;
+
+/// One line of text.
+pub(crate) fn line(text: &str) -> io::Result<()> {
+    writeln!(stdout().lock(), "{text}")
+}
+
+/// One JSON document on a line of its own.
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    Ok(line(&compact_json(&serde_json::to_string(value)?))?)
+}
+
+/// A table with a frame on a terminal, plain columns elsewhere. Columns in `right` are numbers.
+pub(crate) fn table<const N: usize>(header: [&str; N], right: Range<usize>, rows: impl Iterator<Item = [String; N]>) -> io::Result<()> {
+    let mut table = Table::new();
+    table.load_style(if stdout().is_terminal() { presets::UTF8_FULL_CONDENSED } else { presets::NOTHING });
+    table.set_header(header);
+    table.add_rows(rows);
+    for column in table.column_iter_mut().take(right.end).skip(right.start) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    line(&table.trim_fmt())
+}
+
+/// A cell of somebody else's text.
+pub(crate) fn cell(text: &str) -> String {
+    let text = escape(text);
+    if stdout().is_terminal() { cut(&text, CELL_WIDTH).into_owned() } else { text.into_owned() }
+}
+
+/// A cell of JSON text, which a foreign program may have got wrong.
+pub(crate) fn json_cell(text: &str) -> String {
+    cell(&readable_json(text))
+}
+
+/// JSON text for people.
+pub(crate) fn readable_json(text: &str) -> String {
+    if serde_json::from_str::<&RawValue>(text).is_ok() { compact_json(text) } else { escape(text).into_owned() }
+}
+
+/// JSON text as part of a document: itself, or a string if it is none.
+pub(crate) fn raw(text: &str) -> Box<RawValue> {
+    let parse = |text: String| RawValue::from_string(text).ok();
+    parse(text.to_owned()).or_else(|| parse(serde_json::to_string(text).ok()?)).unwrap_or_else(|| RawValue::NULL.to_owned())
+}
+
+/// A job as a document.
+#[derive(Serialize)]
+pub(crate) struct JobDocument<'a> {
+    id: &'a str,
+    queue: &'a str,
+    task: Option<&'a str>,
+    state: JobState,
+    payload: Box<RawValue>,
+    priority: i32,
+    key: Option<&'a str>,
+    label: Option<&'a str>,
+    pushed_at: String,
+    due_at: Option<String>,
+    failed: u32,
+    crashed: u32,
+    interrupted: u32,
+    holder: Option<&'a str>,
+    result: Option<Box<RawValue>>,
+    reason: Option<&'a str>,
+    history: Vec<AttemptDocument<'a>>,
+}
+
+#[derive(Serialize)]
+struct AttemptDocument<'a> {
+    attempt: u32,
+    at: String,
+    kind: AttemptKind,
+    reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<&'a Certificate>,
+}
+
+impl<'a> JobDocument<'a> {
+    pub(crate) fn new(job: &'a JobInfo) -> Self {
+        Self {
+            id: job.id.as_str(),
+            queue: &job.queue,
+            task: job.task.as_deref(),
+            state: job.state,
+            payload: raw(&job.payload),
+            priority: job.priority,
+            key: job.key.as_deref(),
+            label: job.label.as_deref(),
+            pushed_at: rfc3339(job.pushed_at),
+            due_at: job.due_at.map(rfc3339),
+            failed: job.failed,
+            crashed: job.crashed,
+            interrupted: job.interrupted,
+            holder: job.holder.as_deref(),
+            result: job.result.as_deref().map(raw),
+            reason: job.reason.as_deref(),
+            history: job.history.iter().map(AttemptDocument::new).collect(),
+        }
+    }
+}
+
+impl<'a> AttemptDocument<'a> {
+    fn new(record: &'a AttemptRecord) -> Self {
+        let AttemptRecord { attempt, at, kind, reason, certificate, .. } = record;
+        Self { attempt: *attempt, at: rfc3339(*at), kind: *kind, reason, certificate: certificate.as_deref() }
+    }
+}
