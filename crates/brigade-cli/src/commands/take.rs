@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde_json::json;
+use brigade::JobId;
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::connection::Globals;
 use crate::escape::compact_json;
@@ -26,6 +28,13 @@ pub(crate) struct Take {
     wait: Duration,
 }
 
+#[derive(Serialize)]
+struct Taken<'a> {
+    id: &'a JobId,
+    queue: &'a str,
+    payload: &'a RawValue,
+}
+
 impl Take {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
         let broker = globals.connect().await?;
@@ -34,7 +43,7 @@ impl Take {
             return Ok(exit::NOTHING.into());
         };
         if globals.json {
-            show::json(&json!({ "id": job.id(), "queue": self.queue, "payload": show::raw(job.json()) }))?;
+            show::json(&Taken { id: job.id(), queue: &self.queue, payload: &show::raw(job.json()) })?;
         } else {
             show::line(&compact_json(job.json()))?;
         }

@@ -34,7 +34,7 @@ pub(super) async fn push(broker: &Broker, queue: &Queue, options: &Options, json
     let stdin = stdin();
     let mut lines = Lines::new(&stdin, broker.capabilities().payload_bytes_max);
     let mut count = Count::default();
-    let bar = terminal::bar("{spinner} {human_pos} jobs pushed, {per_sec}");
+    let bar = terminal::bar("{spinner} {human_pos} jobs pushed");
     loop {
         let first = lines.number + 1;
         let batch = match lines.batch(queue, options) {

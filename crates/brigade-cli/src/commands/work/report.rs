@@ -82,7 +82,8 @@ impl Report {
             let mut lines = reason.lines();
             let (first, last) = (lines.next().unwrap_or_default(), lines.next_back());
             let last = last.map_or_else(String::new, |last| format!(" .. {}", escape(last)));
-            eprintln!("brigade: job {} {outcome}: {}{last}{next}", lease.id(), escape(first));
+            let word = if outcome == "dead" { "is a dead letter" } else { outcome };
+            eprintln!("brigade: job {} {word}: {}{last}{next}", lease.id(), escape(first));
         }
     }
 

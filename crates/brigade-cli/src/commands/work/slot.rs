@@ -159,11 +159,12 @@ impl Worker {
                 _ = &mut all => None,
                 stop = self.reason_to_stop(held) => Some(stop),
             };
-            if let Some(stop) = &stop {
-                if let Stop::Cancel(_) = stop {
-                    program.signal(Signal::TERM);
-                    timeout(self.kill_after, &mut all).await.ok();
-                }
+            let mut gone = stop.is_none();
+            if let Some(Stop::Cancel(_)) = &stop {
+                program.signal(Signal::TERM);
+                gone = timeout(self.kill_after, &mut all).await.is_ok();
+            }
+            if !gone {
                 program.signal(Signal::KILL);
                 // What it wrote is of no use any more; nobody waits for whoever reads it.
                 tokio::select! { _ = &mut all => {}, () = program.ended() => {} }

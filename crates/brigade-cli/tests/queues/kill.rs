@@ -1,0 +1,62 @@
+//! `work` is killed, or held up for longer than its leases.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::desk::{Desk, wait_until, wait_until_gone};
+
+#[test]
+fn programs_end_with_a_worker_that_is_killed() {
+    let desk = Desk::new();
+    let id = desk.push(&["q", "1"]);
+    let script = r#"sleep 1000 & echo $$ > "$DESK/group"; wait"#;
+    let worker = desk.start(&["work", "q", "--", "sh", "-c", script]);
+    let group = desk.wait_for_group("group");
+    worker.signal(Signal::KILL);
+    worker.end();
+    wait_until_gone(group);
+    assert_eq!(desk.ok(&["take", "q", "--wait", "60s"]), "1\n", "job {id} is handed out again");
+}
+
+#[test]
+fn nothing_is_lost_when_a_worker_is_killed_in_the_middle() {
+    const JOBS: u32 = 2_000;
+    let desk = Desk::new();
+    let lines: String = (1..=JOBS).map(|n| format!("{n}\n")).collect();
+    assert_eq!(desk.run_with(&["push", "nums", "-"], lines.as_bytes()).stdout, format!("{JOBS}\n"));
+    let arguments = ["work", "nums", "-j", "2", "--until-empty", "--", "sh", "-c", r#"echo {} >> "$DESK/ran""#];
+    let ran = || fs::read_to_string(desk.path("ran")).unwrap_or_default();
+    for kill_at in [300, 900] {
+        let worker = desk.start(&arguments);
+        wait_until("the middle", || ran().lines().count() > kill_at);
+        worker.signal(Signal::KILL);
+        assert_eq!(worker.end(), None);
+    }
+    desk.ok(&arguments);
+    let mut counts: BTreeMap<u32, u32> = BTreeMap::new();
+    for line in ran().lines() {
+        *counts.entry(line.parse().unwrap()).or_default() += 1;
+    }
+    assert!(counts.keys().copied().eq(1..=JOBS), "lost: {:?}", (1..=JOBS).filter(|n| !counts.contains_key(n)).collect::<Vec<_>>());
+    let repeated: u32 = counts.values().map(|count| count - 1).sum();
+    assert!(repeated <= 4, "two kills of two programs each explain four repeats, not {repeated}");
+    assert!(desk.ok(&["queues"]).is_empty());
+}
+
+#[test]
+fn a_worker_that_lost_its_lease_kills_its_program() {
+    let desk = Desk::new();
+    desk.push(&["q", "1"]);
+    let script = r#"echo $$ > "$DESK/group"; exec sleep 1000"#;
+    let mut worker = desk.start(&["work", "q", "--lease", "1s", "--kill-after", "0s", "--", "sh", "-c", script]);
+    let group = desk.wait_for_group("group");
+    worker.signal(Signal::STOP);
+    assert_eq!(desk.ok(&["take", "q", "--wait", "60s"]), "1\n", "its lease runs out");
+    worker.signal(Signal::CONT);
+    worker.wait_for_line("lost");
+    wait_until_gone(group);
+    assert_eq!(desk.run(&["queues", "--json"]).documents(), [json!(null); 0]);
+}

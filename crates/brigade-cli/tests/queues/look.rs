@@ -1,0 +1,157 @@
+//! Looking at jobs and queues, and deciding over them.
+
+use serde_json::{Value, json};
+
+use super::desk::Desk;
+
+/// A queue with a dead letter, `1`, a kept result, `2`, and a job that waits, `3`.
+fn desk_with_history() -> Desk {
+    let desk = Desk::new();
+    desk.push(&["q", r#"{"n": 1}"#, "--retries", "1"]);
+    let failed = desk.run(&["work", "q", "--until-empty", "--", "sh", "-c", "echo no luck >&2; exit 3"]);
+    assert_eq!(failed.code, Some(1), "{}", failed.stderr);
+    desk.push(&["q", r#"{"n": 2}"#, "--keep", "1h"]);
+    desk.ok(&["work", "q", "--until-empty", "--", "cat"]);
+    desk.push(&["q", r#"{"n": 3}"#]);
+    desk
+}
+
+#[test]
+fn a_job_tells_its_history() {
+    let desk = desk_with_history();
+    let dead = desk.job("1");
+    assert_eq!((&dead["state"], &dead["failed"], &dead["reason"]), (&json!("dead"), &json!(2), &json!("exit code 3: no luck")));
+    let attempts: Vec<&Value> = dead["history"].as_array().unwrap().iter().map(|record| &record["attempt"]).collect();
+    assert_eq!(attempts, [1, 2]);
+    let text = desk.ok(&["job", "1", "2"]);
+    for part in [
+        "state        dead",
+        "reason       exit code 3: no luck",
+        "attempts     2 failed",
+        "failed: exit code 3: no luck",
+        "state        done",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert_eq!(desk.job("2")["result"], json!({"n": 2}));
+    assert_eq!(desk.run(&["job", "77"]).code, Some(3));
+    assert_eq!(desk.run(&["job", "no such", "3"]).code, Some(3));
+}
+
+#[test]
+fn dead_letters_are_listed_retried_and_deleted() {
+    let desk = desk_with_history();
+    let listed = desk.ok(&["dead", "ls", "q"]);
+    assert!(listed.contains("exit code 3: no luck") && listed.lines().count() == 2, "{listed}");
+    assert!(desk.ok(&["dead", "show", "1"]).contains("no luck"));
+    assert_eq!(desk.run(&["dead", "show", "2"]).code, Some(3));
+    assert_eq!(desk.run(&["dead", "delete", "3"]).code, Some(3), "it waits, it is not dead");
+    assert_eq!(desk.job("3")["state"], "ready");
+
+    assert_eq!(desk.ok(&["dead", "retry", "1"]), "retrying job 1\n");
+    assert_eq!(desk.run(&["retry", "1"]).code, Some(3));
+    assert_eq!((&desk.job("1")["state"], &desk.job("1")["failed"]), (&json!("ready"), &json!(0)));
+    assert_eq!(desk.run(&["work", "q", "--until-empty", "--", "false"]).code, Some(1));
+    assert_eq!(desk.ok(&["dead", "delete", "3"]), "deleted job 3\n");
+    assert_eq!(desk.ok(&["dead", "retry", "--all", "other"]), "retrying 0 jobs\n");
+    assert_eq!(desk.ok(&["dead", "retry", "--all"]), "retrying 1 job\n");
+    assert_eq!(desk.run(&["work", "q", "--until-empty", "--", "false"]).code, Some(1));
+    assert_eq!(desk.run(&["dead", "delete", "--all"]).code, Some(2), "nobody confirmed it");
+    assert_eq!(desk.ok(&["dead", "delete", "--all", "q", "--yes"]), "deleted 1 job\n");
+    assert_eq!(desk.ok(&["dead", "ls"]), "");
+}
+
+#[test]
+fn all_dead_letters_are_retried_page_by_page() {
+    let desk = Desk::new();
+    let lines: String = (0..700).map(|n| format!("{n}\n")).collect();
+    desk.run_with(&["push", "q"], lines.as_bytes());
+    assert_eq!(desk.run(&["work", "q", "-j", "4", "--until-empty", "--", "true", "{field}"]).code, Some(1));
+    assert_eq!(desk.ok(&["dead", "retry", "--all"]), "retrying 700 jobs\n");
+    assert_eq!(desk.ok(&["purge", "q", "--yes"]), "removed 700 jobs\n");
+}
+
+#[test]
+fn a_paused_queue_hands_out_nothing() {
+    let desk = desk_with_history();
+    assert_eq!(desk.ok(&["pause", "q"]), "paused q\n");
+    assert_eq!(desk.run(&["take", "q"]).code, Some(3));
+    assert!(desk.ok(&["queues"]).contains("paused\n"));
+    assert_eq!(desk.ok(&["resume", "q"]), "resumed q\n");
+    assert_eq!(desk.ok(&["take", "q"]), "{\"n\":3}\n");
+}
+
+#[test]
+fn waiting_jobs_are_cancelled_and_purged() {
+    let desk = desk_with_history();
+    assert_eq!(desk.ok(&["cancel", "3", "--reason", "not needed"]), "cancelled job 3\n");
+    assert_eq!((&desk.job("3")["state"], &desk.job("3")["reason"]), (&json!("cancelled"), &json!("not needed")));
+    assert_eq!(desk.run(&["cancel", "3"]).code, Some(3));
+    desk.push(&["q", "4"]);
+    desk.push(&["q", "5"]);
+    assert_eq!(desk.ok(&["purge", "q", "--yes"]), "removed 2 jobs\n");
+    assert_eq!(desk.job("2")["state"], "done", "what is done stays");
+}
+
+#[test]
+fn lists_go_on_after_a_job() {
+    let desk = Desk::new();
+    desk.run_with(&["push", "q"], b"1\n2\n3\n4\n5\n");
+    let payloads = |arguments: &[&str]| -> Vec<i64> {
+        let ran = desk.run(&[&["jobs", "q", "--json"], arguments].concat());
+        ran.documents().iter().map(|job| job["payload"].as_i64().unwrap()).collect()
+    };
+    assert_eq!(payloads(&["--limit", "2"]), [1, 2]);
+    assert!(desk.run(&["jobs", "--limit", "2"]).stderr.contains("--after 2"));
+    assert_eq!(payloads(&["--after", "2"]), [3, 4, 5]);
+    assert!(!desk.run(&["jobs", "--after", "2", "--limit", "3"]).stderr.contains("--after"));
+    assert_eq!(payloads(&["--state", "dead"]), [0; 0]);
+}
+
+#[test]
+fn json_is_one_document_per_line_everywhere() {
+    let desk = desk_with_history();
+    let each: [&[&str]; 16] = [
+        &["push", "q", "9"],
+        &["queues"],
+        &["jobs"],
+        &["job", "1", "2"],
+        &["dead", "ls"],
+        &["dead", "show", "1"],
+        &["dead", "retry", "1"],
+        &["cancel", "1"],
+        &["retry", "1"],
+        &["pause", "q"],
+        &["resume", "q"],
+        &["take", "q"],
+        &["work", "q", "--until-empty", "--", "true"],
+        &["dead", "retry", "--all"],
+        &["dead", "delete", "--all", "--yes"],
+        &["purge", "q", "--yes"],
+    ];
+    for arguments in each {
+        let ran = desk.run(&[&["--json"], arguments].concat());
+        assert!(!ran.documents().is_empty(), "{arguments:?}: {ran:?}");
+        assert!(ran.documents().iter().all(Value::is_object));
+    }
+}
+
+#[test]
+fn text_of_strangers_is_harmless_on_a_terminal() {
+    let desk = Desk::new();
+    let evil = "x\u{1b}]0;owned\u{7}\u{9b}31m\u{202e}\r\n";
+    desk.push(&["q", "\"\u{9b}31m \u{202e}\"", "--label", evil, "--key", evil]);
+    assert_eq!(desk.run(&["push", "q", "2", "--retries", "0"]).code, Some(0));
+    let reason = ["cancel", "1", "--reason", evil];
+    desk.ok(&reason);
+    assert_eq!(desk.run(&["work", "q", "--until-empty", "--", "sh", "-c", "printf 'bad\\033[31m\\n' >&2; exit 1"]).code, Some(1));
+    let each: [&[&str]; 7] =
+        [&["job", "1", "2"], &["job", "1", "--json"], &["jobs"], &["jobs", "--json"], &["dead", "ls"], &["queues"], &["job", evil]];
+    for arguments in each {
+        let ran = desk.run(arguments);
+        let printed = ran.stdout + &ran.stderr;
+        let odd = printed.chars().find(|char| (char.is_control() && *char != '\n') || *char == '\u{202e}');
+        assert_eq!(odd, None, "{arguments:?}: {printed:?}");
+    }
+    assert_eq!(desk.job("1")["payload"], "\u{9b}31m \u{202e}", "the value is what it was");
+}
