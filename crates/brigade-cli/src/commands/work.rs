@@ -93,7 +93,7 @@ struct Worker {
     guard: Guard,
     console: Console,
     report: Report,
-    /// The slot that asks the broker for a job: one at a time, so that idle ones cost nothing.
+    /// The slot that waits for a job: one at a time, so that idle ones cost nothing.
     turn: Mutex<()>,
     /// Programs that run now.
     running: Cell<usize>,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, test_kill_process_group};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -152,11 +152,19 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 pub(crate) fn wait_until_gone(group: Pid) {
-    wait_until("the end of a process group", || test_kill_process_group(group).is_err());
+    wait_until("the end of a process group", || !is_alive(group));
 }
 
+/// Whether a process of the group runs. One that has ended and waits for whoever reaps orphans here does not.
 pub(crate) fn is_alive(group: Pid) -> bool {
-    test_kill_process_group(group).is_ok()
+    let group = group.as_raw_nonzero().to_string();
+    fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+        // `pid (name) state ppid pgrp ..`, see proc_pid_stat(5).
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let mut fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
+        let state = fields.next();
+        state != Some("Z") && fields.nth(1) == Some(&group)
+    })
 }
 
 pub(crate) fn exists(path: &Path) -> bool {

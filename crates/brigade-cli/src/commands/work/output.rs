@@ -45,6 +45,13 @@ impl Console {
         carry(pipe, |chunk| kept.add(chunk), Some(&self.stderr), ended).await;
     }
 
+    /// A line of our own on standard output.
+    pub(super) async fn print(&self, mut line: String) {
+        line.push('\n');
+        // Whoever read it may be gone.
+        pass_on(Some(&self.stdout), line.as_bytes()).await;
+    }
+
     pub(super) async fn flush(&self) {
         // Whoever read it is gone, then.
         self.stdout.lock().await.flush().await.ok();

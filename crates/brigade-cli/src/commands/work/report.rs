@@ -47,8 +47,9 @@ impl Report {
         Self { json, counts: Cell::default() }
     }
 
-    /// An attempt was settled; `job` is what became of it where that is not clear.
-    pub(super) fn settled(&self, lease: &Lease, ending: &Ending, job: Option<&JobInfo>, took: Duration) {
+    /// An attempt was settled; `job` is what became of it where that is not clear. Returns a line for standard output, which may have to
+    /// wait for a slow reader.
+    pub(super) fn settled(&self, lease: &Lease, ending: &Ending, job: Option<&JobInfo>, took: Duration) -> Option<String> {
         let (outcome, count): (&str, fn(&mut Counts) -> &mut u64) = match ending {
             Ending::Done(_) => ("done", |counts| &mut counts.done),
             Ending::Failed(_) => ("failed", |counts| &mut counts.failed),
@@ -69,12 +70,12 @@ impl Report {
         if self.json {
             let result = if let Ending::Done(result) = ending { result.as_deref() } else { None };
             let (id, attempt, seconds) = (lease.id().as_str(), lease.attempt(), took.as_secs_f64());
-            self.document(&AttemptDocument { id, attempt, outcome, reason, result, seconds, state });
-        } else if let Some(reason) = reason {
+            let document = AttemptDocument { id, attempt, outcome, reason, result, seconds, state };
+            return serde_json::to_string(&document).ok().map(|text| compact_json(&text));
+        }
+        if let Some(reason) = reason {
             let next = match (ending, job) {
-                (Ending::Failed(_), Some(JobInfo { state: JobState::Dead, .. })) | (Ending::Dead(_), _) => {
-                    "; it is a dead letter now".into()
-                }
+                (Ending::Failed(_), Some(JobInfo { state: JobState::Dead, .. })) => "; it is a dead letter now".to_owned(),
                 (Ending::Failed(_), Some(JobInfo { due_at: Some(due), .. })) => format!("; next attempt at {}", local(*due)),
                 _ => String::new(),
             };
@@ -85,13 +86,7 @@ impl Report {
             let word = if outcome == "dead" { "is a dead letter" } else { outcome };
             eprintln!("brigade: job {} {word}: {}{last}{next}", lease.id(), escape(first));
         }
-    }
-
-    /// A document on standard output; there is nobody to tell if it is closed.
-    fn document(&self, document: &impl Serialize) {
-        if let Ok(text) = serde_json::to_string(document) {
-            show::line(&compact_json(&text)).ok();
-        }
+        None
     }
 
     /// Whether a job became a dead letter.
@@ -102,7 +97,9 @@ impl Report {
     pub(super) fn end(&self) {
         let counts = self.counts.get();
         if self.json {
-            return self.document(&counts);
+            // Whoever read it may be gone.
+            show::json(&counts).ok();
+            return;
         }
         let Counts { done, failed, dead, passed, cancelled, given_back, lost } = counts;
         let others =

@@ -82,15 +82,20 @@ impl Worker {
 
     /// The next job; `None` if there is none to wait for or this worker is to stop.
     async fn next(&self) -> Option<Held> {
+        if self.drain.is_cancelled() {
+            return None;
+        }
+        // Without a turn, so that it goes into one commit with a settlement.
+        if let Ok(Some(held)) = self.ask(Duration::ZERO).await {
+            return self.unless_stopped(held).await;
+        }
         let _turn = self.drain.run_until_cancelled(self.turn.lock()).await?;
-        let mut wait = if self.until_empty { Duration::ZERO } else { WAIT };
+        let mut wait = if self.until_empty { FIRST_LOOK } else { WAIT };
         while !self.drain.is_cancelled() {
-            let asked = Instant::now();
-            match self.queue.lease(self.lease, wait.min(self.lease / 4)).await {
-                Ok(Some(lease)) => return self.unless_stopped(Held { lease, until: Cell::new(asked + self.lease) }).await,
+            match self.ask(wait.min(self.lease / 4)).await {
+                Ok(Some(held)) => return self.unless_stopped(held).await,
                 Ok(None) if self.until_empty && self.is_empty().await => return None,
-                Ok(None) if self.until_empty => wait = (wait * 2).clamp(FIRST_LOOK, WAIT),
-                Ok(None) => {}
+                Ok(None) => wait = (wait * 2).min(WAIT),
                 Err(error) => {
                     eprintln!("brigade: cannot lease a job, trying again: {error:#}");
                     sleep(ERROR_PAUSE).await;
@@ -98,6 +103,12 @@ impl Worker {
             }
         }
         None
+    }
+
+    async fn ask(&self, wait: Duration) -> Result<Option<Held>, Error> {
+        let asked = Instant::now();
+        let lease = self.queue.lease(self.lease, wait).await?;
+        Ok(lease.map(|lease| Held { lease, until: Cell::new(asked + self.lease) }))
     }
 
     async fn unless_stopped(&self, held: Held) -> Option<Held> {
@@ -234,7 +245,9 @@ impl Worker {
         };
         let is_open = matches!(ending, Ending::Failed(_));
         let job = if is_open { self.broker.job(lease.id()).await.ok().flatten() } else { None };
-        self.report.settled(&lease, &ending, job.as_ref(), took);
+        if let Some(line) = self.report.settled(&lease, &ending, job.as_ref(), took) {
+            self.console.print(line).await;
+        }
     }
 }
 
