@@ -8,7 +8,23 @@ use proc_macro::TokenStream;
 
 /// Makes a function a task: calling it describes a call, and a place (a pool, a broker) runs it.
 ///
-/// See the front page of the `brigade` crate.
+/// The function may be sync or async and may take `&Context` first. Its arguments are owned serde types, at most 12; its result is a serde
+/// type, or a `Result` (under that name) of one with any error that converts into `Box<dyn Error + Send + Sync>`. Afterwards `f(a, b)`
+/// gives a `Call` of its value.
+///
+/// | option | meaning | default |
+/// |---|---|---|
+/// | `name = "shop.add"` | the name it is registered under: 1 to 128 ASCII letters, digits, `_`, `-`, `.`, `:`; unique in the program | the function's name |
+/// | `queue = "emails"` | the queue of its jobs at a broker | the name |
+/// | `timeout = "30s"` | longest run of one attempt (`ms`, `s`, `m`, `h`) | none |
+/// | `queue_timeout = "5s"` | longest wait for a worker | none |
+/// | `memory = "512MiB"` | memory an attempt may add to its worker's (`KiB`, `MiB`, `GiB`, `kB`, `MB`, `GB`) | none |
+/// | `retries = 3` | attempts after the first that failed, panicked or crashed | 0 |
+/// | `priority = 10` | higher leaves the queue first | 0 |
+/// | `codec = "json"` | `"postcard"` or `"json"`, for types that need a self-describing format | `"postcard"` |
+/// | `idempotent` | it may run twice; kept with the task for workers on other hosts | no |
+///
+/// Each but `name`, `queue`, `codec` and `idempotent` is also a method of the call, which wins.
 #[proc_macro_attribute]
 pub fn task(options: TokenStream, item: TokenStream) -> TokenStream {
     task::expand(options.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()

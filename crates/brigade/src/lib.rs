@@ -1,4 +1,5 @@
-//! Brigade runs functions in worker processes that may crash, hang or leak without hurting anything else.
+//! Brigade runs functions in worker processes that may crash, hang or leak without hurting anything else. Anything that runs can be
+//! stopped, and every call that gives no value tells how it ended and what it cost.
 //!
 //! ```no_run
 //! use brigade::{Pool, task};
@@ -17,6 +18,34 @@
 //!     Ok(())
 //! }
 //! ```
+//!
+//! # What to look at
+//!
+//! | you want to | see |
+//! |---|---|
+//! | make a function callable by name | [`task`](macro@task), [`Context`] |
+//! | run any function of this program | [`Pool::run`], [`Call::of`] |
+//! | set a timeout, a memory limit, retries | [`Call`] |
+//! | size, recycle, pin, limit workers | [`Builder`] |
+//! | stop, await, watch a call | [`Handle`] |
+//! | know how it ended | [`CallError`], [`Certificate`], [`Ended`] |
+//! | run a stream of inputs | [`Pool::map`] |
+//! | build state once per worker | [`Builder::init`], [`Context::state`] |
+//! | see what happens | [`Pool::stats`], [`Pool::workers`], [`Pool::events`] |
+//! | keep jobs in a file | `Broker`, `Queue`, `Worker` (feature `sqlite`, on by default) |
+//!
+//! # How a stop works
+//!
+//! Whether by [`Handle::cancel`], a timeout, a memory limit or [`Pool::shutdown`]: the task is asked ([`Context::is_cancelled`],
+//! [`Context::on_cancel`]), then its process tree gets SIGTERM, then SIGKILL, each step with its own bound
+//! ([`Builder::kill_after`]). A task that stops when asked keeps its worker.
+//!
+//! # What workers are
+//!
+//! This program started again, by [`main`](macro@main) or [`init`]: an own process group, a clean environment
+//! ([`Builder::env`]), no inherited descriptors, no way to more privileges. They end when this process ends, however it ends. A task that changes
+//! its process (working directory, umask, environment, limits, signal handlers, locale, standard input) is the last of its worker, which
+//! is replaced.
 
 mod address;
 #[cfg(feature = "sqlite")]

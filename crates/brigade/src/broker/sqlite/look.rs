@@ -6,7 +6,7 @@ use rusqlite::{Row, params};
 
 use super::store::{Store, code, row_id};
 use crate::broker::{Query, QueueCounts, View};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobInfo, JobOptions, JobState};
 
 const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, pushed_at, due, failed, crashed, interrupted, holder, result, reason, history";
@@ -24,6 +24,9 @@ impl Store<'_> {
                     "SELECT {COLUMNS} FROM jobs WHERE id > ?1 AND (?2 IS NULL OR queue = ?2) AND (?3 IS NULL OR state = ?3) ORDER BY id LIMIT ?4"
                 );
                 let after = after.as_ref().map_or(0, row_id);
+                if after < 0 {
+                    return Err(Error::new(ErrorKind::BadOption, "list jobs after an id that is none of this broker's: they are numbers"));
+                }
                 let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
                 Ok(View::Jobs(self.rows("list jobs", &sql, params![after, queue, state.map(code), limit], info)?))
             }

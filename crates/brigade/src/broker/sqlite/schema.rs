@@ -153,5 +153,5 @@ pub(super) fn error(what: &str, source: rusqlite::Error) -> Error {
         Some(ErrorCode::CannotOpen) => (ErrorKind::Os, "the file cannot be opened; does its directory exist?"),
         _ => (ErrorKind::Os, "the database refused"),
     };
-    Error::new(kind, format!("{what}: {hint}: {source}")).with_source(source)
+    Error::new(kind, format!("{what}: {hint}")).with_source(source)
 }
