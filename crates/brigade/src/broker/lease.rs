@@ -79,7 +79,7 @@ impl Lease {
         self.end(Ending::Ack(None)).await
     }
 
-    /// Done, with a result for whoever waits; kept as long as [`Job::keep`] says.
+    /// Done, with a result for whoever waits; kept as long as [`Job::keep`](crate::Job::keep) says.
     ///
     /// # Errors
     ///

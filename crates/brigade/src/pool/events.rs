@@ -5,7 +5,7 @@ use tokio::sync::broadcast;
 
 use crate::event::Event;
 
-/// What happens in a pool, see [`Pool::events`].
+/// What happens in a pool, see [`Pool::events`](crate::Pool::events).
 #[derive(Debug)]
 pub struct Events(pub(super) broadcast::Receiver<Event>);
 
