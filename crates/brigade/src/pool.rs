@@ -217,7 +217,7 @@ impl Pool {
         self.shared().peek(|core| core.stats())
     }
 
-    /// What happens from now on. A reader that falls 4,096 events behind gets [`Event::Missed`].
+    /// What happens from now on. A reader that falls 4,096 events behind gets [`Event::Missed`](crate::Event::Missed).
     pub fn events(&self) -> Events {
         Events(self.shared().events.subscribe())
     }
