@@ -102,10 +102,10 @@ mod tests {
 
     #[test]
     fn the_data_directory_is_an_absolute_one() {
-        let home = || Some(PathBuf::from("/home/me"));
-        assert_eq!(data_directory(None, home()), Some("/home/me/.local/share/brigade".into()));
+        let home = || Some(PathBuf::from("/house/me"));
+        assert_eq!(data_directory(None, home()), Some("/house/me/.local/share/brigade".into()));
         assert_eq!(data_directory(Some("/data".into()), home()), Some("/data/brigade".into()));
-        assert_eq!(data_directory(Some("data".into()), home()), Some("/home/me/.local/share/brigade".into()));
+        assert_eq!(data_directory(Some("data".into()), home()), Some("/house/me/.local/share/brigade".into()));
         assert_eq!(data_directory(None, None), None);
     }
 }
