@@ -238,6 +238,21 @@ impl CallError {
         }
     }
 
+    /// Its name for logs and metrics, as events have it: `failed`, `panicked`, `crashed`, `timed out`, `cancelled`, `passed`, `lost` or
+    /// `rejected`.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Failed(_) => "failed",
+            Self::Panicked(_) => "panicked",
+            Self::Crashed(_) => "crashed",
+            Self::TimedOut(_) => "timed out",
+            Self::Cancelled(_) => "cancelled",
+            Self::Passed(_) => "passed",
+            Self::Lost(_) => "lost",
+            Self::Rejected(_) => "rejected",
+        }
+    }
+
     /// The signal that ended the worker, if one did.
     pub fn signal(&self) -> Option<i32> {
         match self.certificate()?.exit? {

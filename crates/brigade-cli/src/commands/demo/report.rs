@@ -157,17 +157,7 @@ impl Problems {
 
 impl Ending {
     pub(super) fn new(provoked: &'static str, error: &CallError, is_expected: bool) -> Self {
-        let outcome = match error {
-            CallError::Failed(_) => "failed",
-            CallError::Panicked(_) => "panicked",
-            CallError::Crashed(_) => "crashed",
-            CallError::TimedOut(_) => "timed out",
-            CallError::Cancelled(_) => "cancelled",
-            CallError::Passed(_) => "passed",
-            CallError::Lost(_) => "lost",
-            _ => "rejected",
-        };
-        Self { provoked, is_expected, outcome, text: error.to_string(), certificate: error.certificate().cloned() }
+        Self { provoked, is_expected, outcome: error.outcome(), text: error.to_string(), certificate: error.certificate().cloned() }
     }
 
     pub(super) fn survived(provoked: &'static str) -> Self {

@@ -361,7 +361,7 @@ impl Core {
         effects: &mut Effects,
     ) {
         self.leave_queue(call, effects);
-        let told = outcome.as_ref().map_or_else(outcome_name, |_| "done");
+        let told = outcome.as_ref().map_or_else(CallError::outcome, |_| "done");
         let attempts = self.entry(call).map_or(0, |entry| entry.attempt);
         self.emit_call(call, |call, task, label| Event::CallEnded { call, task, label, outcome: told, attempts });
         let key = usize::try_from(call & 0xffff_ffff).unwrap_or(usize::MAX);
@@ -426,16 +426,3 @@ fn send(member: &Member, call: u64, entry: &Entry, tell_start: bool) {
 pub(in super::super) const TASK_NAME_BYTES_MAX: usize = 256;
 /// Its name and a few numbers.
 const META_BYTES_MAX: usize = TASK_NAME_BYTES_MAX + 64;
-
-fn outcome_name(error: &CallError) -> &'static str {
-    match error {
-        CallError::Failed(_) => "failed",
-        CallError::Panicked(_) => "panicked",
-        CallError::Crashed(_) => "crashed",
-        CallError::TimedOut(_) => "timed out",
-        CallError::Cancelled(_) => "cancelled",
-        CallError::Passed(_) => "passed",
-        CallError::Lost(_) => "lost",
-        CallError::Rejected(_) => "rejected",
-    }
-}
