@@ -65,6 +65,8 @@ pub(super) struct Core {
     floor: usize,
     deadlines: Deadlines,
     restart: Restart,
+    /// Workers in a row that ended just after their start, having done nothing.
+    stillborn: u32,
     stage: Stage,
     counters: Counters,
 }
@@ -122,6 +124,7 @@ impl Core {
             floor: 0,
             deadlines,
             restart: Restart::default(),
+            stillborn: 0,
             stage: Stage::Open,
             counters: Counters::new(),
         }

@@ -34,8 +34,9 @@ pub(in super::super) struct Obituary {
     pub(in super::super) expected: bool,
 }
 
-/// A worker that ends by itself at this age, having done nothing, counts as one that failed at start.
+/// A worker that ends by itself at this age, having done nothing, is counted; more of them in a row count as failed starts.
 const STILLBORN: Duration = Duration::from_secs(1);
+const STILLBORN_MAX: u32 = 10;
 /// How often a call is given to a worker that dies before it reads it.
 const UNDELIVERED_MAX: u32 = 3;
 /// Passed calls that may wait for another worker: they hold no place in the queue.
@@ -95,6 +96,7 @@ impl Core {
         let call = frame.id;
         let answer = Answer::parse(frame)?;
         let Some(member) = self.member(number) else { return Ok(()) };
+        self.stillborn = 0;
         let output = self.captured(call, &member);
         if let Some(seat) = self.seats[number as usize - 1].as_mut() {
             match &answer {
@@ -190,8 +192,12 @@ impl Core {
         let (served, age) = (seat.done + seat.failed, seat.age());
         self.retire(number, "its process ended");
         if running.is_empty() && served == 0 && age < STILLBORN && !obituary.expected {
-            // It was ready and fell over before it had done anything: the next one would, too.
-            self.note_failed_start(&Error::new(ErrorKind::CannotStart, format!("a worker ended just after its start ({exit})")), effects);
+            // It was ready and fell over before it had done anything. Once may be chance; if that goes on, the next would, too.
+            self.stillborn += 1;
+            if self.stillborn > STILLBORN_MAX {
+                let text = format!("start workers: they end just after their start ({exit})");
+                self.note_failed_start(&Error::new(ErrorKind::CannotStart, text), effects);
+            }
         }
         let culprit = self.culprit(&running, obituary);
         let now = Instant::now();
