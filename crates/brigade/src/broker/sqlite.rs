@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use self::lane::{Lane, Safety};
+use self::lane::Lane;
 use self::wake::Wake;
 use super::api::Clock;
 use super::{Backend, Capabilities, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement, View};
@@ -33,33 +33,58 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Sqlite {
     lane: Lane,
     wake: Wake,
-    durable: bool,
-    payload_bytes_max: usize,
+    place: Place,
 }
 
-/// Where the database is and how safe its commits are: `sqlite:jobs.db`, `sqlite:/var/lib/x/jobs.db?synchronous=normal`,
-/// `sqlite::memory:`.
-pub(super) async fn connect(rest: &str, clock: Clock) -> Result<Arc<dyn Backend>, Error> {
-    let (path, options) = rest.split_once('?').unwrap_or((rest, ""));
-    let mut safety = Safety::Full;
-    for option in options.split('&').filter(|option| !option.is_empty()) {
-        safety = match option {
-            "synchronous=full" => Safety::Full,
-            "synchronous=normal" => Safety::Normal,
-            _ => {
-                let text = format!("open a SQLite broker with {option:?}: there are synchronous=full and synchronous=normal");
-                return Err(Error::new(ErrorKind::BadOption, text));
+/// Where the database is, and how.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// `None` for a database in memory.
+    path: Option<PathBuf>,
+    safety: Safety,
+    /// It may have tables of another program.
+    shared: bool,
+}
+
+/// What a commit survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Safety {
+    /// Power loss: each transaction is synced.
+    Full,
+    /// The end of any process; power loss takes the last transactions.
+    Normal,
+}
+
+impl Place {
+    /// `jobs.db`, `/var/lib/x/jobs.db?synchronous=normal`, `app.db?shared=true`, `:memory:`.
+    fn parse(rest: &str) -> Result<Self, Error> {
+        let (path, options) = rest.split_once('?').unwrap_or((rest, ""));
+        if path.is_empty() {
+            return Err(Error::new(ErrorKind::BadOption, "open a SQLite broker without a path: sqlite:jobs.db or sqlite::memory:"));
+        }
+        let path = (path != ":memory:").then(|| PathBuf::from(path));
+        let mut place = Self { path, safety: Safety::Full, shared: false };
+        for option in options.split('&').filter(|option| !option.is_empty()) {
+            match option {
+                "synchronous=full" => place.safety = Safety::Full,
+                "synchronous=normal" => place.safety = Safety::Normal,
+                "shared=true" => place.shared = true,
+                "shared=false" => place.shared = false,
+                _ => {
+                    let text = format!("open a SQLite broker with {option:?}: there are synchronous=full, synchronous=normal, shared=true");
+                    return Err(Error::new(ErrorKind::BadOption, text));
+                }
             }
-        };
+        }
+        Ok(place)
     }
-    if path.is_empty() {
-        return Err(Error::new(ErrorKind::BadOption, "open a SQLite broker without a path: sqlite:jobs.db or sqlite::memory:"));
-    }
-    let path = (path != ":memory:").then(|| PathBuf::from(path));
-    let durable = path.is_some();
-    let lane = Lane::open(path.clone(), safety, clock).await?;
-    let wake = Wake::watch(path.as_deref(), lane.committed())?;
-    Ok(Arc::new(Sqlite { lane, wake, durable, payload_bytes_max: PAYLOAD_BYTES_MAX }))
+}
+
+pub(super) async fn connect(rest: &str, clock: Clock) -> Result<Arc<dyn Backend>, Error> {
+    let place = Place::parse(rest)?;
+    let lane = Lane::open(place.clone(), clock).await?;
+    let wake = Wake::watch(place.path.as_deref(), lane.committed())?;
+    Ok(Arc::new(Sqlite { lane, wake, place }))
 }
 
 /// Far below SQLite's own limit of 1 GB; larger data belongs in a file that the job names.
@@ -68,14 +93,14 @@ const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 impl Backend for Sqlite {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            durable: self.durable,
+            durable: self.place.path.is_some(),
             listing: true,
             scheduling: true,
             priorities: true,
             keys: true,
             unique: true,
             results: true,
-            payload_bytes_max: self.payload_bytes_max,
+            payload_bytes_max: PAYLOAD_BYTES_MAX,
         }
     }
 

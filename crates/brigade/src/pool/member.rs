@@ -334,6 +334,7 @@ async fn finish(
     if let Some(group) = &member.group {
         group.kill();
     }
+    tokio::join!(member.stdout.rest(), member.stderr.rest());
     let death = member.process.reap();
     let said = std::mem::take(&mut *lock(&member.said));
     let obituary = Obituary {

@@ -18,14 +18,21 @@ enum Message {
 /// Chunks of at most 64 KiB that may wait for the console; then workers wait, as they would for a terminal.
 const CHUNKS_MAX: usize = 16;
 
-/// Writes to our own output. Waits while the console is behind.
-pub(super) async fn pass(stream: Stream, text: Bytes) {
-    if let Some(console) = console() {
-        console.send(Message::Text(stream, text)).await.ok();
+/// Room for one chunk: whoever has it passes text on without waiting, so that nothing is read that could get lost.
+pub(super) struct Room(mpsc::Permit<'static, Message>);
+
+/// Waits while the console is behind. `None` where there is no console.
+pub(super) async fn room() -> Option<Room> {
+    console()?.reserve().await.ok().map(Room)
+}
+
+impl Room {
+    pub(super) fn pass(self, stream: Stream, text: Bytes) {
+        self.0.send(Message::Text(stream, text));
     }
 }
 
-/// As [`pass`], where nothing can wait: dropped while the console is behind.
+/// Where nothing can wait: dropped while the console is behind.
 pub(super) fn pass_now(stream: Stream, text: Bytes) {
     if let Some(console) = console() {
         console.try_send(Message::Text(stream, text)).ok();

@@ -8,10 +8,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
+use tokio::time::timeout;
 
 use super::console;
 use crate::sync::lock;
@@ -20,6 +22,10 @@ use crate::sync::lock;
 pub(crate) const TAIL_BYTES: usize = 64 << 10;
 /// Read from a dead worker's pipe at most: a grandchild may still be writing.
 const LAST_BYTES_MAX: usize = 1 << 20;
+/// One read.
+const CHUNK_BYTES: usize = 16 << 10;
+/// How long a console that is behind may hold up the news of a worker's end.
+const LAST_WAIT: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stream {
@@ -77,17 +83,43 @@ impl Pipe {
         Ok(Self { stream, fd, kept: Mutex::default() })
     }
 
-    /// Reads until the pipe ends. Dropping it loses nothing that was not read.
+    /// Reads until the pipe ends.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing that was read is lost: text to be passed through is read only when there is room for it.
     pub(crate) async fn pump(&self) {
-        loop {
-            let Ok(mut ready) = self.fd.readable().await else { return };
-            match self.read() {
-                Ok(Some(text)) => console::pass(self.stream, text).await,
-                Ok(None) => {}
+        while let Ok(mut ready) = self.fd.readable().await {
+            match self.pass_on().await {
+                Ok(()) => {}
                 Err(Errno::AGAIN) => ready.clear_ready(),
                 Err(_) => return,
             }
         }
+    }
+
+    /// Reads what a worker that has ended left behind. It waits for the console no longer than [`LAST_WAIT`].
+    pub(crate) async fn rest(&self) {
+        let all = async {
+            for _ in 0..LAST_BYTES_MAX / CHUNK_BYTES {
+                if self.pass_on().await.is_err() {
+                    return;
+                }
+            }
+        };
+        timeout(LAST_WAIT, all).await.ok();
+    }
+
+    /// Reads once, for whoever captures or for the console.
+    async fn pass_on(&self) -> Result<(), Errno> {
+        let room = if lock(&self.kept).capture.is_some() { None } else { console::room().await };
+        match (self.read()?, room) {
+            (Some(text), Some(room)) => room.pass(self.stream, text),
+            // The capture ended in between.
+            (Some(text), None) => console::pass_now(self.stream, text),
+            (None, _) => {}
+        }
+        Ok(())
     }
 
     /// From now on, up to this many bytes are kept for an attempt instead of being passed through. What was written
@@ -125,7 +157,7 @@ impl Pipe {
 
     /// Reads once. Returns the text if it is to be passed through.
     fn read(&self) -> Result<Option<Bytes>, Errno> {
-        let mut buffer = Vec::with_capacity(16 << 10);
+        let mut buffer = Vec::with_capacity(CHUNK_BYTES);
         let mut kept = lock(&self.kept);
         let count = rustix::io::read(self.fd.get_ref(), rustix::buffer::spare_capacity(&mut buffer))?;
         if count == 0 {

@@ -26,8 +26,8 @@ async fn other_programs_may_insert_and_nonsense_goes_to_the_dead_letters() {
     let queue = subject.broker.queue("q");
     let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
     file.execute_batch(
-        r#"INSERT INTO jobs (queue, payload) VALUES ('q', '{"n":1}'), ('q', '{"n":'), ('q', '{"n":2}');
-           INSERT INTO jobs (queue, payload, options) VALUES ('q', '3', 'what');"#,
+        r#"INSERT INTO brigade_jobs (queue, payload) VALUES ('q', '{"n":1}'), ('q', '{"n":'), ('q', '{"n":2}');
+           INSERT INTO brigade_jobs (queue, payload, options) VALUES ('q', '3', 'what');"#,
     )
     .unwrap();
     assert_eq!(queue.take(NOW).await.unwrap().unwrap().json(), r#"{"n":1}"#);
@@ -44,7 +44,7 @@ async fn a_foreign_insert_with_a_key_keeps_the_order_of_the_key() {
     let queue = subject.broker.queue("q");
     let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
     file.execute_batch(
-        "INSERT INTO jobs (queue, payload, key) VALUES ('q', '1', 'a'); INSERT INTO jobs (queue, payload, key) VALUES ('q', '2', 'a');",
+        "INSERT INTO brigade_jobs (queue, payload, key) VALUES ('q', '1', 'a'); INSERT INTO brigade_jobs (queue, payload, key) VALUES ('q', '2', 'a');",
     )
     .unwrap();
     let first = queue.lease(LONG, NOW).await.unwrap().unwrap();
@@ -70,7 +70,7 @@ async fn jobs_survive_and_leases_of_the_dead_come_back() {
     let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
     // As if the holder had been another process that is gone.
     let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
-    file.execute("UPDATE jobs SET holder = '999999999-1'", []).unwrap();
+    file.execute("UPDATE brigade_jobs SET holder = '999999999-1'", []).unwrap();
     let again = queue.lease(LONG, NOW).await.unwrap().unwrap();
     assert_eq!(again.id(), &id);
     assert_eq!(lease.ack().await.unwrap(), brigade::Settled::Stale);
@@ -91,8 +91,15 @@ async fn wrong_files_and_urls_are_refused_with_a_sentence() {
     let error = connect(url("foreign.db")).await;
     assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("another program"), "{error}");
 
+    let shared = format!("{}?shared=true", url("foreign.db"));
+    Broker::connect(&shared).await.unwrap().queue("q").push(&1).await.unwrap();
+    drop(Broker::connect(&url("foreign.db")).await.unwrap());
+
     drop(Broker::connect(&url("later.db")).await.unwrap());
-    Connection::open(directory.path().join("later.db")).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
+    Connection::open(directory.path().join("later.db"))
+        .unwrap()
+        .execute("UPDATE brigade_facts SET value = '99' WHERE name = 'schema'", [])
+        .unwrap();
     let error = connect(url("later.db")).await;
     assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("version 99"), "{error}");
 

@@ -1,26 +1,16 @@
 //! The one connection and its thread: operations in, one transaction for all that are waiting, answers out after the commit.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::schema;
 use super::store::{Now, Store};
+use super::{Place, schema};
 use crate::broker::api::Clock;
 use crate::error::{Error, ErrorKind};
 use crate::shutdown::spawn_thread;
-
-/// What a commit survives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Safety {
-    /// Power loss: each transaction is synced.
-    Full,
-    /// The end of any process; power loss takes the last transactions.
-    Normal,
-}
 
 /// Operations that may wait for the thread; then their callers wait.
 const OPERATIONS_MAX: usize = 4096;
@@ -39,12 +29,12 @@ type Operation = Box<dyn FnOnce(Result<&Store<'_>, Error>) -> (bool, Tell) + Sen
 type Tell = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 impl Lane {
-    pub(super) async fn open(path: Option<PathBuf>, safety: Safety, clock: Clock) -> Result<Self, Error> {
+    pub(super) async fn open(place: Place, clock: Clock) -> Result<Self, Error> {
         let (operations, mut inbox) = mpsc::channel::<Operation>(OPERATIONS_MAX);
         let (ready, opened) = oneshot::channel();
         let committed = Arc::new(Notify::new());
         let tell = Arc::clone(&committed);
-        let run = move || match schema::open(path.as_deref(), safety, BUSY_TIMEOUT) {
+        let run = move || match schema::open(&place, BUSY_TIMEOUT) {
             Ok(connection) => {
                 if ready.send(Ok(())).is_ok() {
                     serve(&connection, &clock, &mut inbox, &tell);

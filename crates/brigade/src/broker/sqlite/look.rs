@@ -15,13 +15,13 @@ impl Store<'_> {
     pub(super) fn look(&self, query: &Query) -> Result<View, Error> {
         match query {
             Query::Job(id) => {
-                let sql = format!("SELECT {COLUMNS} FROM jobs WHERE id = ?1");
+                let sql = format!("SELECT {COLUMNS} FROM brigade_jobs WHERE id = ?1");
                 let job = self.row("look up a job", &sql, params![row_id(id)], info)?;
                 Ok(View::Job(job.map(Box::new)))
             }
             Query::Jobs { queue, state, after, limit } => {
                 let sql = format!(
-                    "SELECT {COLUMNS} FROM jobs WHERE id > ?1 AND (?2 IS NULL OR queue = ?2) AND (?3 IS NULL OR state = ?3) ORDER BY id LIMIT ?4"
+                    "SELECT {COLUMNS} FROM brigade_jobs WHERE id > ?1 AND (?2 IS NULL OR queue = ?2) AND (?3 IS NULL OR state = ?3) ORDER BY id LIMIT ?4"
                 );
                 let after = after.as_ref().map_or(0, row_id);
                 if after < 0 {
@@ -35,10 +35,10 @@ impl Store<'_> {
     }
 
     fn counts(&self) -> Result<Vec<QueueCounts>, Error> {
-        let sql = "SELECT queue, state, count(*) FROM jobs GROUP BY queue, state ORDER BY queue, state";
+        let sql = "SELECT queue, state, count(*) FROM brigade_jobs GROUP BY queue, state ORDER BY queue, state";
         let counts =
             self.rows("count jobs", sql, &[], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))?;
-        let sql = "SELECT queue FROM queues WHERE paused = 1 ORDER BY queue";
+        let sql = "SELECT queue FROM brigade_queues WHERE paused = 1 ORDER BY queue";
         let paused = self.rows("list paused queues", sql, &[], |row| row.get::<_, String>(0))?;
         let mut queues: Vec<QueueCounts> = Vec::new();
         for (queue, state, count) in counts {

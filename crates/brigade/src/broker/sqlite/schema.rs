@@ -2,20 +2,19 @@
 //!
 //! On a change: add a step to [`STEPS`], never edit one that was released, and describe the new column in `docs/brokers.md`.
 
-use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::lane::Safety;
+use super::{Place, Safety};
 use crate::error::{Error, ErrorKind};
 
-/// `BRGD`, so that the file of another program is not taken for ours (`PRAGMA application_id`).
+/// `BRGD`: tells people and file(1) what a file is that we made (`PRAGMA application_id`). An application's own file keeps its own.
 const APPLICATION_ID: i32 = 0x4252_4744;
 
 /// Each step brings the schema from its index to the next version.
 const STEPS: [&str; 1] = [r"
-CREATE TABLE jobs (
+CREATE TABLE brigade_jobs (
   id          INTEGER PRIMARY KEY AUTOINCREMENT,
   queue       TEXT    NOT NULL CHECK (queue <> ''),
   payload     TEXT    NOT NULL,
@@ -24,6 +23,7 @@ CREATE TABLE jobs (
   priority    INTEGER NOT NULL DEFAULT 0,
   due         INTEGER NOT NULL DEFAULT 0,
   key         TEXT,
+  partition   TEXT,
   mark        TEXT,
   options     TEXT,
   token       INTEGER NOT NULL DEFAULT 0,
@@ -35,44 +35,77 @@ CREATE TABLE jobs (
   interrupted INTEGER NOT NULL DEFAULT 0,
   pushed_at   INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
   remove_at   INTEGER,
+  next        INTEGER,
+  place       INTEGER,
+  waits       INTEGER NOT NULL DEFAULT 0,
+  missed      INTEGER NOT NULL DEFAULT 0,
+  gather      TEXT,
   cancel      TEXT,
   reason      TEXT,
   result      TEXT,
   history     TEXT
 ) STRICT;
-CREATE INDEX jobs_ready  ON jobs (queue, priority DESC, id) WHERE state = 0;
-CREATE INDEX jobs_due    ON jobs (due) WHERE state IN (1, 4);
-CREATE INDEX jobs_leased ON jobs (lease_until) WHERE state = 3;
-CREATE INDEX jobs_key    ON jobs (queue, key, id) WHERE key IS NOT NULL AND state < 5;
-CREATE UNIQUE INDEX jobs_mark ON jobs (queue, mark) WHERE mark IS NOT NULL AND state < 5;
-CREATE INDEX jobs_ended  ON jobs (state, id) WHERE state >= 5;
-CREATE INDEX jobs_remove ON jobs (remove_at) WHERE remove_at IS NOT NULL;
-CREATE TRIGGER jobs_hold AFTER INSERT ON jobs
+CREATE INDEX brigade_jobs_ready  ON brigade_jobs (queue, priority DESC, id) WHERE state = 0;
+CREATE INDEX brigade_jobs_turn   ON brigade_jobs (queue, partition, priority DESC, id) WHERE state = 0 AND partition IS NOT NULL;
+CREATE INDEX brigade_jobs_due    ON brigade_jobs (due) WHERE state IN (1, 4);
+CREATE INDEX brigade_jobs_leased ON brigade_jobs (lease_until) WHERE state = 3;
+CREATE INDEX brigade_jobs_cancel ON brigade_jobs (holder) WHERE state = 3 AND cancel IS NOT NULL;
+CREATE INDEX brigade_jobs_key    ON brigade_jobs (queue, key, id) WHERE key IS NOT NULL AND state < 5;
+CREATE INDEX brigade_jobs_next   ON brigade_jobs (next) WHERE next IS NOT NULL;
+CREATE UNIQUE INDEX brigade_jobs_mark ON brigade_jobs (queue, mark) WHERE mark IS NOT NULL AND state < 5;
+CREATE INDEX brigade_jobs_ended  ON brigade_jobs (state, id) WHERE state >= 5;
+CREATE INDEX brigade_jobs_remove ON brigade_jobs (remove_at) WHERE remove_at IS NOT NULL;
+CREATE TRIGGER brigade_jobs_hold AFTER INSERT ON brigade_jobs
 WHEN NEW.key IS NOT NULL AND NEW.state = 0 AND EXISTS
-  (SELECT 1 FROM jobs WHERE queue = NEW.queue AND key = NEW.key AND state < 5 AND id < NEW.id)
+  (SELECT 1 FROM brigade_jobs WHERE queue = NEW.queue AND key = NEW.key AND state < 5 AND id < NEW.id)
 BEGIN
-  UPDATE jobs SET state = 2 WHERE id = NEW.id;
+  UPDATE brigade_jobs SET state = 2 WHERE id = NEW.id;
 END;
-CREATE TABLE queues (
+CREATE TABLE brigade_queues (
   queue  TEXT PRIMARY KEY,
-  paused INTEGER NOT NULL DEFAULT 0
+  paused INTEGER NOT NULL DEFAULT 0,
+  limits TEXT,
+  turn   TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE brigade_starts (queue TEXT NOT NULL, partition TEXT NOT NULL, at INTEGER NOT NULL) STRICT;
+CREATE INDEX brigade_starts_at ON brigade_starts (queue, at);
+CREATE INDEX brigade_starts_partition ON brigade_starts (queue, partition, at);
+CREATE TABLE brigade_marks (
+  queue TEXT NOT NULL, mark TEXT NOT NULL, job INTEGER NOT NULL, until INTEGER NOT NULL,
+  PRIMARY KEY (queue, mark)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX brigade_marks_until ON brigade_marks (until);
+CREATE TABLE brigade_gathered (
+  job INTEGER NOT NULL, place INTEGER NOT NULL, result TEXT,
+  PRIMARY KEY (job, place)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE brigade_schedules (
+  name    TEXT PRIMARY KEY,
+  plan    TEXT NOT NULL,
+  job     TEXT NOT NULL,
+  next_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX brigade_schedules_next ON brigade_schedules (next_at);
+CREATE TABLE brigade_consumers (
+  queue TEXT NOT NULL, holder TEXT NOT NULL, asked_at INTEGER NOT NULL,
+  PRIMARY KEY (queue, holder)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE brigade_facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 "];
 
 /// Opens the file, makes it safe, and brings its schema up to date.
 ///
 /// # Errors
 ///
-/// `NotOurs` for a file of another program, `OtherVersion` for one of a later version, `Os` for what the system refuses.
-pub(super) fn open(path: Option<&Path>, safety: Safety, busy: Duration) -> Result<Connection, Error> {
+/// `Unsupported` for a file of a later version, `Os` for what the system refuses.
+pub(super) fn open(place: &Place, busy: Duration) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = match path {
+    let connection = match &place.path {
         Some(path) => Connection::open_with_flags(path, flags).map_err(|e| error(&format!("open {}", path.display()), e))?,
         None => Connection::open_in_memory().map_err(|e| error("open a database in memory", e))?,
     };
-    prepare(&connection, safety, busy, path.is_some())?;
-    migrate(&connection)?;
+    prepare(&connection, place.safety, busy, place.path.is_some())?;
+    migrate(&connection, place.shared)?;
     forget_old_boots(&connection)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
@@ -98,43 +131,62 @@ fn prepare(connection: &Connection, safety: Safety, busy: Duration, in_file: boo
     connection.execute_batch(&pragmas).map_err(set)
 }
 
-fn migrate(connection: &Connection) -> Result<(), Error> {
+fn migrate(connection: &Connection, shared: bool) -> Result<(), Error> {
     let read = |e| error("read the database's version", e);
     connection.execute_batch("BEGIN IMMEDIATE").map_err(read)?;
-    let migrated = migrate_within(connection);
+    let migrated = migrate_within(connection, shared);
     let end = if migrated.is_ok() { "COMMIT" } else { "ROLLBACK" };
     connection.execute_batch(end).map_err(|e| error("bring the database up to date", e))?;
     migrated
 }
 
-fn migrate_within(connection: &Connection) -> Result<(), Error> {
+fn migrate_within(connection: &Connection, shared: bool) -> Result<(), Error> {
     let read = |e| error("read the database's version", e);
-    let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0)).map_err(read);
-    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(read)?;
-    if application != APPLICATION_ID && tables > 0 {
-        return Err(Error::new(ErrorKind::Unsupported, "open a database that is not a job file: it belongs to another program"));
-    }
-    let version = usize::try_from(version).unwrap_or(usize::MAX);
+    let version = version(connection)?;
     let Some(steps) = STEPS.get(version..) else {
         let text = format!("open a job file of schema version {version}: this build knows up to {}; use a newer one", STEPS.len());
         return Err(Error::new(ErrorKind::Unsupported, text));
     };
-    for step in steps {
-        connection.execute_batch(step).map_err(|e| error("bring the database up to date", e))?;
+    let write = |e| error("bring the database up to date", e);
+    if version == 0 && tables > 0 && !shared {
+        let text = "open a database with tables of another program: to keep jobs beside them, say so: sqlite:app.db?shared=true";
+        return Err(Error::new(ErrorKind::Unsupported, text));
     }
-    let done = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {}", STEPS.len());
-    connection.execute_batch(&done).map_err(|e| error("bring the database up to date", e))
+    if tables == 0 {
+        connection.execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}")).map_err(write)?;
+    }
+    for step in steps {
+        connection.execute_batch(step).map_err(write)?;
+    }
+    connection.execute("INSERT OR REPLACE INTO brigade_facts VALUES ('schema', ?1)", [STEPS.len().to_string()]).map_err(write)?;
+    Ok(())
+}
+
+/// The version of the tables; 0 if there are none. It stands in a table of ours, because the file, and so its `user_version`, may be
+/// an application's own.
+pub(super) fn version(connection: &Connection) -> Result<usize, Error> {
+    let read = |e| error("read the database's version", e);
+    let sql = "SELECT count(*) FROM sqlite_schema WHERE name IN ('brigade_facts', 'brigade_jobs')";
+    let known: i64 = connection.query_row(sql, [], |row| row.get(0)).map_err(read)?;
+    if known == 0 {
+        return Ok(0);
+    }
+    let version = connection.query_row("SELECT value FROM brigade_facts WHERE name = 'schema'", [], |row| row.get::<_, String>(0));
+    let version = version.ok().and_then(|text| text.parse().ok()).filter(|version| *version > 0);
+    version.ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, "open a job file without a version: its brigade_ tables are not ours, or damaged")
+    })
 }
 
 /// Leases are times of the boot clock: those of an earlier boot mean nothing, and their holders are gone.
 fn forget_old_boots(connection: &Connection) -> Result<(), Error> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let forget = || {
-        let known: Option<String> = connection.query_row("SELECT value FROM facts WHERE name = 'boot'", [], |row| row.get(0)).ok();
+        let known: Option<String> = connection.query_row("SELECT value FROM brigade_facts WHERE name = 'boot'", [], |row| row.get(0)).ok();
         if known.as_deref() != Some(boot.trim()) {
-            connection.execute("UPDATE jobs SET lease_until = 0 WHERE state = 3", [])?;
-            connection.execute("INSERT OR REPLACE INTO facts VALUES ('boot', ?1)", [boot.trim()])?;
+            connection.execute("UPDATE brigade_jobs SET lease_until = 0 WHERE state = 3", [])?;
+            connection.execute("INSERT OR REPLACE INTO brigade_facts VALUES ('boot', ?1)", [boot.trim()])?;
         }
         Ok(())
     };

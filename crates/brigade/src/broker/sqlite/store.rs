@@ -93,7 +93,7 @@ impl Store<'_> {
 
     pub(super) fn push(&self, job: &Job) -> Result<Pushed, Error> {
         if let Some(mark) = &job.options.unique {
-            let sql = "SELECT id FROM jobs WHERE queue = ?1 AND mark = ?2 AND state < 5";
+            let sql = "SELECT id FROM brigade_jobs WHERE queue = ?1 AND mark = ?2 AND state < 5";
             if let Some(id) = self.row("look for a duplicate", sql, params![job.queue, mark], |row| row.get::<_, i64>(0))? {
                 return Ok(Pushed::Duplicate(JobId::new(id.to_string())));
             }
@@ -106,7 +106,7 @@ impl Store<'_> {
         let state = if due > self.now.wall { JobState::Scheduled } else { JobState::Ready };
         let options = (job.options != JobOptions::default()).then(|| serde_json::to_string(&job.options)).transpose();
         let options = options.map_err(|e| Error::new(crate::ErrorKind::Encode, format!("write a job's options: {e}")).with_source(e))?;
-        let sql = "INSERT INTO jobs (queue, payload, task, state, priority, due, key, mark, options, pushed_at)
+        let sql = "INSERT INTO brigade_jobs (queue, payload, task, state, priority, due, key, mark, options, pushed_at)
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
         let JobOptions { priority, key, unique, .. } = &job.options;
         let values = params![job.queue, job.payload, job.task, code(state), priority, due, key, unique, options, self.now.wall];
@@ -136,9 +136,9 @@ impl Store<'_> {
     /// One round through a queue; `true` if another may find more.
     fn lease_from(&self, queue: &str, ask: &LeaseAsk, leased: &mut Vec<Leased>) -> Result<bool, Error> {
         let room = i64::try_from(ask.max - leased.len()).unwrap_or(i64::MAX);
-        let sql = "SELECT id, payload, task, options, token, failed, crashed FROM jobs
+        let sql = "SELECT id, payload, task, options, token, failed, crashed FROM brigade_jobs
                    WHERE queue = ?1 AND state = 0
-                     AND NOT EXISTS (SELECT 1 FROM queues WHERE queues.queue = ?1 AND paused = 1)
+                     AND NOT EXISTS (SELECT 1 FROM brigade_queues WHERE brigade_queues.queue = ?1 AND paused = 1)
                    ORDER BY priority DESC, id LIMIT ?2";
         let found = self.rows("find ready jobs", sql, params![queue, room], |row| Found::read(queue, row))?;
         let mut damaged = false;
@@ -163,7 +163,7 @@ impl Store<'_> {
             Terms::Take => self.remove_job(id),
             Terms::Lease(time) => {
                 let until = self.now.boot.saturating_add(millis(time));
-                let sql = "UPDATE jobs SET state = 3, token = ?2, attempts = attempts + 1, lease_until = ?3, holder = ?4, cancel = NULL WHERE id = ?1";
+                let sql = "UPDATE brigade_jobs SET state = 3, token = ?2, attempts = attempts + 1, lease_until = ?3, holder = ?4, cancel = NULL WHERE id = ?1";
                 self.execute("lease a job", sql, params![id, job.token, until, own_name()]).map(drop)
             }
         }
@@ -171,7 +171,7 @@ impl Store<'_> {
 
     /// Ends leases that ran out: their holders were too late, which is charged to nobody.
     fn expire_leases(&self) -> Result<(), Error> {
-        let sql = "SELECT id FROM jobs WHERE state = 3 AND lease_until < ?1";
+        let sql = "SELECT id FROM brigade_jobs WHERE state = 3 AND lease_until < ?1";
         for id in self.rows("find expired leases", sql, params![self.now.boot], |row| row.get::<_, i64>(0))? {
             self.give_back(id, AttemptKind::Interrupted, "its lease ran out", Duration::ZERO)?;
         }
@@ -180,11 +180,11 @@ impl Store<'_> {
 
     /// Ends leases whose holder is no more: it was a process of this host.
     fn release_dead_holders(&self) -> Result<usize, Error> {
-        let sql = "SELECT DISTINCT holder FROM jobs WHERE state = 3 AND holder IS NOT NULL";
+        let sql = "SELECT DISTINCT holder FROM brigade_jobs WHERE state = 3 AND holder IS NOT NULL";
         let holders = self.rows("list holders", sql, &[], |row| row.get::<_, String>(0))?;
         let mut released = 0;
         for holder in holders.iter().filter(|holder| !is_alive(holder)) {
-            let sql = "SELECT id FROM jobs WHERE state = 3 AND holder = ?1";
+            let sql = "SELECT id FROM brigade_jobs WHERE state = 3 AND holder = ?1";
             for id in self.rows("find leases of a dead holder", sql, params![holder], |row| row.get::<_, i64>(0))? {
                 self.give_back(id, AttemptKind::Interrupted, "the process that held it ended", Duration::ZERO)?;
                 released += 1;
@@ -194,22 +194,22 @@ impl Store<'_> {
     }
 
     fn promote_due(&self) -> Result<(), Error> {
-        let sql = "UPDATE jobs SET due = 0, state = CASE WHEN key IS NOT NULL AND EXISTS
-                     (SELECT 1 FROM jobs AS earlier WHERE earlier.queue = jobs.queue AND earlier.key = jobs.key
-                        AND earlier.state < 5 AND earlier.id < jobs.id) THEN 2 ELSE 0 END
+        let sql = "UPDATE brigade_jobs SET due = 0, state = CASE WHEN key IS NOT NULL AND EXISTS
+                     (SELECT 1 FROM brigade_jobs AS earlier WHERE earlier.queue = brigade_jobs.queue AND earlier.key = brigade_jobs.key
+                        AND earlier.state < 5 AND earlier.id < brigade_jobs.id) THEN 2 ELSE 0 END
                    WHERE state IN (1, 4) AND due <= ?1";
         self.execute("wake due jobs", sql, params![self.now.wall]).map(drop)
     }
 
     fn remove_ended(&self) -> Result<(), Error> {
-        let sql = "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE remove_at <= ?1 LIMIT ?2)";
+        let sql = "DELETE FROM brigade_jobs WHERE id IN (SELECT id FROM brigade_jobs WHERE remove_at <= ?1 LIMIT ?2)";
         self.execute("remove old jobs", sql, params![self.now.wall, REMOVALS_MAX]).map(drop)
     }
 
     fn next_due(&self) -> Result<Option<Duration>, Error> {
-        let sql = "SELECT min(due) FROM jobs WHERE state IN (1, 4)";
+        let sql = "SELECT min(due) FROM brigade_jobs WHERE state IN (1, 4)";
         let due = self.row("find the next due job", sql, &[], |row| row.get::<_, Option<i64>>(0))?.flatten();
-        let sql = "SELECT min(lease_until) FROM jobs WHERE state = 3";
+        let sql = "SELECT min(lease_until) FROM brigade_jobs WHERE state = 3";
         let until = self.row("find the next lease to end", sql, &[], |row| row.get::<_, Option<i64>>(0))?.flatten();
         let left = [due.map(|due| due - self.now.wall), until.map(|until| until - self.now.boot + 1)];
         let least = left.into_iter().flatten().min();
