@@ -20,7 +20,10 @@ use std::time::Duration;
 
 use crate::certificate::Certificate;
 use crate::error::Error;
+use crate::finding::Finding;
 use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState};
+use crate::limits::Limits;
+use crate::why::Explanation;
 
 pub use api::{Broker, Clock, Queue};
 pub use lease::{Lease, TakenJob};
@@ -44,6 +47,8 @@ pub struct Capabilities {
     pub keys: bool,
     /// Unique marks.
     pub unique: bool,
+    /// Limits and turns.
+    pub limits: bool,
     /// Results may be waited for from anywhere.
     pub results: bool,
     /// Largest payload in bytes.
@@ -157,6 +162,8 @@ pub(crate) enum Query {
     Job(JobId),
     Jobs { queue: Option<Box<str>>, state: Option<JobState>, after: Option<JobId>, limit: usize },
     Counts,
+    Why(JobId),
+    Check,
 }
 
 #[derive(Clone, Debug)]
@@ -164,6 +171,8 @@ pub(crate) enum View {
     Job(Option<Box<JobInfo>>),
     Jobs(Vec<JobInfo>),
     Counts(Vec<QueueCounts>),
+    Why(Option<Box<Explanation>>),
+    Check(Vec<Finding>),
 }
 
 /// One queue at a glance.
@@ -174,6 +183,8 @@ pub struct QueueCounts {
     pub queue: String,
     /// Whether nothing is handed out.
     pub paused: bool,
+    /// What it is limited to.
+    pub limits: Option<Limits>,
     /// How many jobs are in each state that has any.
     pub jobs: Vec<(JobState, u64)>,
 }
@@ -187,6 +198,8 @@ pub(crate) enum Order {
     Purge(Box<str>),
     Pause(Box<str>),
     Resume(Box<str>),
+    /// Limits a queue, or takes its limits away.
+    Limit(Box<str>, Option<Limits>),
 }
 
 /// What an order came to.

@@ -62,6 +62,8 @@ pub(crate) struct CallOptions {
     pub(crate) alone: bool,
     pub(crate) key: Option<Box<str>>,
     pub(crate) unique: Option<Box<str>>,
+    pub(crate) unique_for: Option<Duration>,
+    pub(crate) partition: Option<Box<str>>,
     pub(crate) keep: Option<Duration>,
 }
 
@@ -77,6 +79,8 @@ static DEFAULT_OPTIONS: CallOptions = CallOptions {
     alone: false,
     key: None,
     unique: None,
+    unique_for: None,
+    partition: None,
     keep: None,
 };
 
@@ -247,6 +251,16 @@ impl<T> Call<T> {
     /// For jobs at a broker: see [`Job::unique`](crate::Job::unique). A pool refuses it as `Unsupported`.
     pub fn unique(self, mark: impl Into<Box<str>>) -> Self {
         self.set(|options| options.unique = Some(mark.into()))
+    }
+
+    /// For jobs at a broker: see [`Job::unique_for`](crate::Job::unique_for). A pool refuses it as `Unsupported`.
+    pub fn unique_for(self, mark: impl Into<Box<str>>, period: Duration) -> Self {
+        self.unique(mark).set(|options| options.unique_for = Some(period))
+    }
+
+    /// For jobs at a broker: see [`Job::partition`](crate::Job::partition). A pool refuses it as `Unsupported`.
+    pub fn partition(self, partition: impl Into<Box<str>>) -> Self {
+        self.set(|options| options.partition = Some(partition.into()))
     }
 
     /// For jobs at a broker: see [`Job::keep`](crate::Job::keep). A pool refuses it as `Unsupported`.

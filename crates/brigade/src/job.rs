@@ -101,7 +101,9 @@ pub(crate) struct JobOptions {
     pub(crate) delay: Option<Duration>,
     pub(crate) at: Option<SystemTime>,
     pub(crate) key: Option<Box<str>>,
+    pub(crate) partition: Option<Box<str>>,
     pub(crate) unique: Option<Box<str>>,
+    pub(crate) unique_for: Option<Duration>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) memory: Option<u64>,
     pub(crate) label: Option<Box<str>>,
@@ -161,6 +163,16 @@ impl Job {
     /// While a job with this mark is not settled for good, another push with it gives that job's id instead.
     pub fn unique(self, mark: impl Into<Box<str>>) -> Self {
         self.set(|options| options.unique = Some(mark.into()))
+    }
+
+    /// As [`unique`](Job::unique), and for this long after the push even if the job is settled before.
+    pub fn unique_for(self, mark: impl Into<Box<str>>, period: Duration) -> Self {
+        self.unique(mark).set(|options| options.unique_for = Some(period))
+    }
+
+    /// What it shares a part of its queue's [`Limits`](crate::Limits) with, a tenant for instance. Default: its key.
+    pub fn partition(self, partition: impl Into<Box<str>>) -> Self {
+        self.set(|options| options.partition = Some(partition.into()))
     }
 
     /// Longest time one attempt may run in a pool.
@@ -234,6 +246,8 @@ pub struct JobInfo {
     pub priority: i32,
     /// Its key.
     pub key: Option<String>,
+    /// Its partition, if it has one.
+    pub partition: Option<String>,
     /// Its label.
     pub label: Option<String>,
     /// When it was pushed.

@@ -59,7 +59,11 @@ mod context;
 mod error;
 mod event;
 #[cfg(feature = "sqlite")]
+mod finding;
+#[cfg(feature = "sqlite")]
 mod job;
+#[cfg(feature = "sqlite")]
+mod limits;
 mod link;
 mod outcome;
 mod payload;
@@ -70,6 +74,8 @@ mod retry;
 mod shutdown;
 mod sync;
 mod task;
+#[cfg(feature = "sqlite")]
+mod why;
 mod wire;
 mod worker;
 
@@ -88,7 +94,11 @@ pub use context::Context;
 pub use error::{Error, ErrorKind};
 pub use event::Event;
 #[cfg(feature = "sqlite")]
+pub use finding::{Finding, Level};
+#[cfg(feature = "sqlite")]
 pub use job::{AttemptKind, AttemptRecord, Job, JobId, JobInfo, JobState};
+#[cfg(feature = "sqlite")]
+pub use limits::{Limits, Rate};
 pub use outcome::{CallError, Cancelled, Failure, Pass, RetryAdvice, TimedOut};
 pub use payload::Bytes;
 pub use pool::{
@@ -97,7 +107,12 @@ pub use pool::{
 };
 pub use process::{Captured, GroupLimits, Output};
 pub use retry::Retry;
+/// The version of rusqlite whose connections [`ToJob::push_in`] takes.
+#[cfg(feature = "sqlite")]
+pub use rusqlite;
 pub use task::{Args, Function, Task};
+#[cfg(feature = "sqlite")]
+pub use why::{Explanation, Why};
 
 static WORKER_ENTRY: AtomicBool = AtomicBool::new(false);
 

@@ -104,7 +104,7 @@ fn nothing_names_a_place_on_one_machine() {
 
 // -- which module may know which
 
-const VALUES: [&str; 8] = ["certificate", "codec", "error", "event", "job", "outcome", "payload", "retry"];
+const VALUES: [&str; 11] = ["certificate", "codec", "error", "event", "finding", "job", "limits", "outcome", "payload", "retry", "why"];
 /// A lock and the one place that spawns: neither knows anything.
 const GROUND: [&str; 2] = ["shutdown", "sync"];
 const LINK: [&str; 2] = ["wire", "link"];

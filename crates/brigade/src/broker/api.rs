@@ -11,9 +11,12 @@ use serde::de::DeserializeOwned;
 use super::{Backend, Capabilities, Lease, LeaseAsk, Leased, Order, Ordered, Pushed, Query, QueueCounts, TakenJob, Terms, ToJob, View};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind};
+use crate::finding::Finding;
 use crate::job::{Job, JobId, JobInfo, JobState};
+use crate::limits::Limits;
 use crate::outcome::{CallError, Cancelled, Failure, TimedOut};
 use crate::shutdown::Scope;
+use crate::why::Explanation;
 
 /// Where jobs wait. Cheap to clone.
 #[derive(Clone)]
@@ -94,17 +97,7 @@ impl Broker {
     /// As [`push`](Broker::push).
     pub async fn push_many(&self, jobs: Vec<Job>) -> Result<Vec<Pushed>, Error> {
         let max = self.capabilities().payload_bytes_max;
-        for job in &jobs {
-            if job.payload.len() > max {
-                let text = format!("push to {:?}: the payload has {} bytes and {max} are allowed", job.queue, job.payload.len());
-                return Err(Error::new(ErrorKind::TooLarge, text));
-            }
-            if let Err(e) = serde_json::from_str::<&serde_json::value::RawValue>(&job.payload) {
-                let text = format!("push to {:?}: the payload is not JSON: {e}", job.queue);
-                return Err(Error::new(ErrorKind::Decode, text).with_source(e));
-            }
-            check_name(&job.queue)?;
-        }
+        jobs.iter().try_for_each(|job| check_job(job, max))?;
         self.backend.push(jobs).await
     }
 
@@ -176,6 +169,33 @@ impl Broker {
     pub async fn queues(&self) -> Result<Vec<QueueCounts>, Error> {
         match self.backend.look(Query::Counts).await? {
             View::Counts(counts) => Ok(counts),
+            _ => Err(confused()),
+        }
+    }
+
+    /// Why a job is not running, from the code that hands out jobs; `None` if there is no such job (any more).
+    ///
+    /// # Errors
+    ///
+    /// What the broker says.
+    pub async fn why(&self, id: &JobId) -> Result<Option<Explanation>, Error> {
+        match self.backend.look(Query::Why(id.clone())).await? {
+            View::Why(explanation) => Ok(explanation.map(|explanation| *explanation)),
+            _ => Err(confused()),
+        }
+    }
+
+    /// Looks for what is wrong, or weaker than it should be: the worst first. It may take a while: it reads the whole file.
+    ///
+    /// # Errors
+    ///
+    /// What the broker says.
+    pub async fn check(&self) -> Result<Vec<Finding>, Error> {
+        match self.backend.look(Query::Check).await? {
+            View::Check(mut findings) => {
+                findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+                Ok(findings)
+            }
             _ => Err(confused()),
         }
     }
@@ -316,6 +336,27 @@ impl Queue {
         self.broker.backend.order(Order::Resume(self.name.clone())).await.map(drop)
     }
 
+    /// Limits how much of it runs and starts at once, for all workers on all hosts together, in place of what limits it had. It holds from
+    /// the next hand-out on; what runs goes on.
+    ///
+    /// # Errors
+    ///
+    /// `BadOption` for limits that no job could pass, and what the broker says.
+    pub async fn limit(&self, limits: Limits) -> Result<(), Error> {
+        limits.check()?;
+        check_name(&self.name)?;
+        self.broker.backend.order(Order::Limit(self.name.clone(), Some(limits))).await.map(drop)
+    }
+
+    /// Takes its limits away.
+    ///
+    /// # Errors
+    ///
+    /// What the broker says.
+    pub async fn unlimit(&self) -> Result<(), Error> {
+        self.broker.backend.order(Order::Limit(self.name.clone(), None)).await.map(drop)
+    }
+
     /// Removes every job that waits. Returns how many.
     ///
     /// # Errors
@@ -359,6 +400,20 @@ impl Drop for CancelOnDrop {
 
 pub(super) fn confused() -> Error {
     Error::new(ErrorKind::Protocol, "ask a broker: it answered another question")
+}
+
+/// Refuses a job that could never be run.
+pub(super) fn check_job(job: &Job, payload_bytes_max: usize) -> Result<(), Error> {
+    if job.payload.len() > payload_bytes_max {
+        let (queue, bytes) = (&job.queue, job.payload.len());
+        let text = format!("push to {queue:?}: the payload has {bytes} bytes and {payload_bytes_max} are allowed");
+        return Err(Error::new(ErrorKind::TooLarge, text));
+    }
+    if let Err(e) = serde_json::from_str::<&serde_json::value::RawValue>(&job.payload) {
+        let text = format!("push to {:?}: the payload is not JSON: {e}", job.queue);
+        return Err(Error::new(ErrorKind::Decode, text).with_source(e));
+    }
+    check_name(&job.queue)
 }
 
 /// Longest name of a queue.

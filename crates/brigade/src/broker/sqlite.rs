@@ -7,12 +7,15 @@
 //! Two clocks: the wall clock decides when a scheduled job is due; leases run on the host's boot clock, which no one sets, so a jump
 //! of the wall clock moves no lease. After a reboot all leases are void.
 
+mod check;
 mod lane;
+mod limits;
 mod look;
 mod schema;
 mod settle;
 mod store;
 mod wake;
+mod why;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +24,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use self::lane::Lane;
+use self::store::{Now, Store};
 use self::wake::Wake;
 use super::api::Clock;
 use super::{Backend, Capabilities, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement, View};
@@ -87,6 +91,21 @@ pub(super) async fn connect(rest: &str, clock: Clock) -> Result<Arc<dyn Backend>
     Ok(Arc::new(Sqlite { lane, wake, place }))
 }
 
+/// Pushes within a transaction of the application's own.
+pub(super) fn push_in(connection: &rusqlite::Connection, job: &Job) -> Result<Pushed, Error> {
+    super::api::check_job(job, PAYLOAD_BYTES_MAX)?;
+    if schema::version(connection)? != schema::VERSION {
+        let text = "push within a transaction of a file without jobs of this version: open it first, with Broker::connect(\"sqlite:..\")";
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    if connection.is_autocommit() {
+        return Err(Error::new(ErrorKind::BadOption, "push within a transaction: the connection is in none"));
+    }
+    let memo = std::cell::RefCell::default();
+    let store = Store { connection, now: Now::read(&Clock::default()), memo: &memo };
+    store.push(job)
+}
+
 /// Far below SQLite's own limit of 1 GB; larger data belongs in a file that the job names.
 const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 
@@ -99,6 +118,7 @@ impl Backend for Sqlite {
             priorities: true,
             keys: true,
             unique: true,
+            limits: true,
             results: true,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
         }
@@ -134,7 +154,17 @@ impl Backend for Sqlite {
     }
 
     fn look(&self, query: Query) -> Reply<'_, View> {
-        Box::pin(self.lane.run(move |store| store.look(&query)))
+        Box::pin(async move {
+            let view = self.lane.run(move |store| store.look(&query)).await?;
+            // The rest is known outside of the database.
+            Ok(match view {
+                View::Check(mut findings) => {
+                    findings.extend(check::place(&self.place, self.wake.is_watching()));
+                    View::Check(findings)
+                }
+                view => view,
+            })
+        })
     }
 
     fn order(&self, order: Order) -> Reply<'_, Ordered> {

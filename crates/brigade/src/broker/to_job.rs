@@ -1,5 +1,6 @@
 //! What can be pushed: jobs, and calls of tasks.
 
+use super::Pushed;
 use crate::call::{Call, CallOptions, Target};
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobOptions};
@@ -12,6 +13,35 @@ pub trait ToJob {
     ///
     /// `Encode` if the arguments are no JSON, `Unsupported` for a function without a name and for options that only a pool has.
     fn to_job(self) -> Result<Job, Error>;
+
+    /// Pushes it within a transaction of the application's own, in the job file that is its database: the job is there if the
+    /// transaction is committed, and never was if it is not. Workers are woken by the commit.
+    ///
+    /// The file must have been opened once with [`Broker::connect`](crate::Broker::connect), as `sqlite:app.db?shared=true` if the
+    /// application's tables were there first.
+    ///
+    /// ```
+    /// # use brigade::{Broker, ToJob as _, task};
+    /// # #[task] fn welcome(name: String) {}
+    /// # async fn example(broker: Broker) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut app = brigade::rusqlite::Connection::open("app.db")?;
+    /// let tx = app.transaction()?;
+    /// tx.execute("INSERT INTO customers (name) VALUES (?1)", ["Ada"])?;
+    /// welcome("Ada".to_owned()).push_in(&tx)?;
+    /// tx.commit()?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Broker::push`](crate::Broker::push), and `Unsupported` if the file has no jobs or is of another version. Then nothing was
+    /// added to the transaction.
+    fn push_in(self, transaction: &rusqlite::Connection) -> Result<Pushed, Error>
+    where
+        Self: Sized,
+    {
+        super::sqlite::push_in(transaction, &self.to_job()?)
+    }
 }
 
 impl ToJob for Job {
@@ -33,8 +63,22 @@ impl<T> ToJob for Call<T> {
         }
         let queue = request.queue.unwrap_or(name);
         let mut job = Job::new(queue, Some((**name).into()), "");
-        let CallOptions { timeout, memory, priority, retries, delay, label, key, unique, keep, .. } = options.clone();
-        job.options = JobOptions { priority, retries, delay, key, unique, timeout, memory, label, keep, ..JobOptions::default() };
+        let CallOptions { timeout, memory, priority, retries, delay, label, key, unique, unique_for, partition, keep, .. } =
+            options.clone();
+        job.options = JobOptions {
+            priority,
+            retries,
+            delay,
+            key,
+            partition,
+            unique,
+            unique_for,
+            timeout,
+            memory,
+            label,
+            keep,
+            ..JobOptions::default()
+        };
         let payload = request.payload?;
         let json = request.to_json.map_or_else(|| Ok(payload.to_vec()), |to_json| to_json(&payload))?;
         job.payload = String::from_utf8(json).map_err(|e| Error::new(ErrorKind::Encode, "write arguments as JSON").with_source(e))?.into();

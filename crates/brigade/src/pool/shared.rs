@@ -102,9 +102,9 @@ impl Shared {
                 return Err(Error::new(ErrorKind::BadArguments, text));
             }
         }
-        let CallOptions { key, unique, keep, .. } = request.options();
-        if key.is_some() || unique.is_some() || keep.is_some() {
-            let text = "call a pool with a key, a unique mark or a time to keep: those are for jobs at a broker";
+        let CallOptions { key, partition, unique, keep, .. } = request.options();
+        if key.is_some() || partition.is_some() || unique.is_some() || keep.is_some() {
+            let text = "call a pool with a key, a partition, a unique mark or a time to keep: those are for jobs at a broker";
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         if request.options().timeout.is_some_and(|timeout| timeout.is_zero()) {

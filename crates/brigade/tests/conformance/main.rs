@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
 
 mod contract;
+mod limits;
 mod sqlite;
 
 use std::future::Future;

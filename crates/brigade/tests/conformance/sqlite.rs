@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brigade::{Broker, ErrorKind, JobState};
+use brigade::{Broker, ErrorKind, JobState, Level, Limits, ToJob as _};
 use rusqlite::Connection;
 
 use super::subject;
@@ -15,7 +15,7 @@ async fn capabilities_are_pinned() {
     for (name, durable) in [("sqlite file", true), ("sqlite memory", false)] {
         let can = subject(name).await.broker.capabilities();
         assert_eq!(can.durable, durable);
-        assert!(can.listing && can.scheduling && can.priorities && can.keys && can.unique && can.results);
+        assert!(can.listing && can.scheduling && can.priorities && can.keys && can.unique && can.limits && can.results);
         assert_eq!(can.payload_bytes_max, 16 << 20);
     }
 }
@@ -118,4 +118,71 @@ async fn a_locked_file_is_waited_for_and_then_told() {
     assert!(error.kind() == ErrorKind::Timeout && error.is_retryable(), "{error}");
     file.execute_batch("ROLLBACK").unwrap();
     subject.broker.queue("q").push(&1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_push_within_an_application_s_transaction_holds_if_that_does() {
+    let subject = subject("sqlite file").await;
+    let queue = subject.broker.queue("q");
+    let mut app = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
+    app.execute_batch("CREATE TABLE customers (name TEXT)").unwrap();
+    let job = |n: i32| queue.job(&n).unwrap();
+    assert_eq!(job(0).push_in(&app).unwrap_err().kind(), ErrorKind::BadOption, "without a transaction");
+
+    let waiting = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.take(LONG).await.unwrap().unwrap().json().to_owned() }
+    });
+    let transaction = app.transaction().unwrap();
+    job(1).push_in(&transaction).unwrap();
+    transaction.rollback().unwrap();
+    let transaction = app.transaction().unwrap();
+    transaction.execute("INSERT INTO customers VALUES ('Ada')", []).unwrap();
+    job(2).push_in(&transaction).unwrap();
+    transaction.commit().unwrap();
+    assert_eq!(waiting.await.unwrap(), "2");
+
+    let mut other = Connection::open_in_memory().unwrap();
+    let transaction = other.transaction().unwrap();
+    assert_eq!(job(3).push_in(&transaction).unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[tokio::test]
+async fn a_check_finds_what_is_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("jobs.db");
+    let broker = Broker::connect(&format!("sqlite:{}?synchronous=normal", path.display())).await.unwrap();
+    let queue = broker.queue("q");
+    queue.push(&1).await.unwrap();
+    queue.lease(LONG, NOW).await.unwrap().unwrap().dead_letter("odd").await.unwrap();
+    broker.queue("lonely").push(&1).await.unwrap();
+    broker.queue("paused").push(&1).await.unwrap();
+    broker.queue("paused").pause().await.unwrap();
+    let findings = broker.check().await.unwrap();
+    assert!(findings.is_sorted_by_key(|finding| std::cmp::Reverse(finding.level)), "{findings:?}");
+    let found = |level: Level, text: &str| {
+        let known = findings.iter().any(|finding| finding.level == level && finding.what.contains(text));
+        assert!(known, "{text:?} is not in {findings:#?}");
+    };
+    found(Level::Note, "queue q has 1 dead letters");
+    found(Level::Note, "power loss takes the last transactions");
+    found(Level::Warning, "1 jobs wait in queue lonely, and no worker");
+    found(Level::Warning, "queue paused is paused");
+    let memory = Broker::connect("sqlite::memory:").await.unwrap().check().await.unwrap();
+    assert!(memory[0].what.contains("in memory"), "{memory:?}");
+}
+
+#[tokio::test]
+async fn limits_hold_across_connections_and_a_settlement_wakes_the_other() {
+    let subject = subject("sqlite file").await;
+    let other = Broker::connect(&subject.url).await.unwrap();
+    let (here, there) = (subject.broker.queue("q"), other.queue("q"));
+    here.limit(Limits::new().running(1)).await.unwrap();
+    here.push(&1).await.unwrap();
+    here.push(&2).await.unwrap();
+    let lease = here.lease(LONG, NOW).await.unwrap().unwrap();
+    assert!(there.lease(LONG, NOW).await.unwrap().is_none());
+    let waiting = tokio::spawn(async move { there.lease(LONG, LONG).await.unwrap().unwrap().json().to_owned() });
+    lease.ack().await.unwrap();
+    assert_eq!(waiting.await.unwrap(), "2");
 }

@@ -1,12 +1,13 @@
 //! The one connection and its thread: operations in, one transaction for all that are waiting, answers out after the commit.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::store::{Now, Store};
+use super::store::{Memo, Now, Store};
 use super::{Place, schema};
 use crate::broker::api::Clock;
 use crate::error::{Error, ErrorKind};
@@ -82,17 +83,18 @@ fn gone() -> Error {
 
 /// Lives until the last [`Lane`] is dropped.
 fn serve(connection: &Connection, clock: &Clock, inbox: &mut mpsc::Receiver<Operation>, committed: &Notify) {
+    let memo = RefCell::default();
     while let Some(first) = inbox.blocking_recv() {
         let waiting = std::iter::once(first).chain(std::iter::from_fn(|| inbox.try_recv().ok()));
         let batch: Vec<Operation> = waiting.take(BATCH_MAX).collect();
-        transact(connection, clock, batch);
+        transact(connection, clock, &memo, batch);
         committed.notify_waiters();
     }
 }
 
 /// One transaction for the whole batch. An operation that fails is undone alone.
-fn transact(connection: &Connection, clock: &Clock, batch: Vec<Operation>) {
-    let store = Store { connection, now: Now::read(clock) };
+fn transact(connection: &Connection, clock: &Clock, memo: &RefCell<Memo>, batch: Vec<Operation>) {
+    let store = Store { connection, now: Now::read(clock), memo };
     let mut tells = Vec::with_capacity(batch.len());
     let mut problem = connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| schema::error("begin a transaction", e)).err();
     for operation in batch {

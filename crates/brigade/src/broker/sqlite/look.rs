@@ -9,7 +9,7 @@ use crate::broker::{Query, QueueCounts, View};
 use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobInfo, JobOptions, JobState};
 
-const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, pushed_at, due, failed, crashed, interrupted, holder, result, reason, history";
+const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, pushed_at, due, failed, crashed, interrupted, holder, result, reason, history, partition";
 
 impl Store<'_> {
     pub(super) fn look(&self, query: &Query) -> Result<View, Error> {
@@ -31,6 +31,8 @@ impl Store<'_> {
                 Ok(View::Jobs(self.rows("list jobs", &sql, params![after, queue, state.map(code), limit], info)?))
             }
             Query::Counts => self.counts().map(View::Counts),
+            Query::Why(id) => Ok(View::Why(self.why(id)?.map(Box::new))),
+            Query::Check => self.check().map(View::Check),
         }
     }
 
@@ -38,27 +40,29 @@ impl Store<'_> {
         let sql = "SELECT queue, state, count(*) FROM brigade_jobs GROUP BY queue, state ORDER BY queue, state";
         let counts =
             self.rows("count jobs", sql, &[], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))?;
-        let sql = "SELECT queue FROM brigade_queues WHERE paused = 1 ORDER BY queue";
-        let paused = self.rows("list paused queues", sql, &[], |row| row.get::<_, String>(0))?;
         let mut queues: Vec<QueueCounts> = Vec::new();
         for (queue, state, count) in counts {
             if queues.last().is_none_or(|last| last.queue != queue) {
-                queues.push(QueueCounts { paused: paused.contains(&queue), queue, jobs: Vec::new() });
+                queues.push(QueueCounts { queue, paused: false, limits: None, jobs: Vec::new() });
             }
             if let (Some(last), Some(state)) = (queues.last_mut(), state_of(state)) {
                 last.jobs.push((state, u64::try_from(count).unwrap_or(0)));
             }
         }
-        for queue in paused {
-            if !queues.iter().any(|known| known.queue == queue) {
-                queues.push(QueueCounts { queue, paused: true, jobs: Vec::new() });
-            }
+        let sql = "SELECT queue FROM brigade_queues WHERE paused = 1 OR limits IS NOT NULL ORDER BY queue";
+        for queue in self.rows("list queues with settings", sql, &[], |row| row.get::<_, String>(0))? {
+            let settings = self.settings(&queue)?;
+            let place = queues.iter().position(|known| known.queue == queue).unwrap_or_else(|| {
+                queues.push(QueueCounts { queue, paused: false, limits: None, jobs: Vec::new() });
+                queues.len() - 1
+            });
+            (queues[place].paused, queues[place].limits) = (settings.paused, settings.limits);
         }
         Ok(queues)
     }
 }
 
-fn state_of(number: i64) -> Option<JobState> {
+pub(super) fn state_of(number: i64) -> Option<JobState> {
     JobState::ALL.into_iter().find(|state| code(*state) == number)
 }
 
@@ -75,6 +79,7 @@ fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
         payload: row.get(4)?,
         priority: row.get(5)?,
         key: row.get(6)?,
+        partition: row.get::<_, Option<String>>(17)?.filter(|partition| !partition.is_empty()),
         label: options.label.map(Into::into),
         pushed_at: time(row.get(8)?),
         due_at: (due > 0).then(|| time(due)),
@@ -88,7 +93,7 @@ fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
     })
 }
 
-fn time(millis: i64) -> SystemTime {
+pub(super) fn time(millis: i64) -> SystemTime {
     let offset = Duration::from_millis(millis.unsigned_abs());
     if millis < 0 { UNIX_EPOCH - offset } else { UNIX_EPOCH + offset }
 }

@@ -61,10 +61,16 @@ WHEN NEW.key IS NOT NULL AND NEW.state = 0 AND EXISTS
 BEGIN
   UPDATE brigade_jobs SET state = 2 WHERE id = NEW.id;
 END;
+CREATE TRIGGER brigade_jobs_part AFTER INSERT ON brigade_jobs
+WHEN NEW.partition IS NULL AND EXISTS (SELECT 1 FROM brigade_queues WHERE queue = NEW.queue AND parted = 1)
+BEGIN
+  UPDATE brigade_jobs SET partition = coalesce(NEW.key, '') WHERE id = NEW.id;
+END;
 CREATE TABLE brigade_queues (
   queue  TEXT PRIMARY KEY,
   paused INTEGER NOT NULL DEFAULT 0,
   limits TEXT,
+  parted INTEGER NOT NULL DEFAULT 0,
   turn   TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE brigade_starts (queue TEXT NOT NULL, partition TEXT NOT NULL, at INTEGER NOT NULL) STRICT;
@@ -92,6 +98,8 @@ CREATE TABLE brigade_consumers (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE brigade_facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 "];
+
+pub(super) const VERSION: usize = STEPS.len();
 
 /// Opens the file, makes it safe, and brings its schema up to date.
 ///
@@ -145,7 +153,7 @@ fn migrate_within(connection: &Connection, shared: bool) -> Result<(), Error> {
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(read)?;
     let version = version(connection)?;
     let Some(steps) = STEPS.get(version..) else {
-        let text = format!("open a job file of schema version {version}: this build knows up to {}; use a newer one", STEPS.len());
+        let text = format!("open a job file of schema version {version}: this build knows up to {VERSION}; use a newer one");
         return Err(Error::new(ErrorKind::Unsupported, text));
     };
     let write = |e| error("bring the database up to date", e);
@@ -159,7 +167,7 @@ fn migrate_within(connection: &Connection, shared: bool) -> Result<(), Error> {
     for step in steps {
         connection.execute_batch(step).map_err(write)?;
     }
-    connection.execute("INSERT OR REPLACE INTO brigade_facts VALUES ('schema', ?1)", [STEPS.len().to_string()]).map_err(write)?;
+    connection.execute("INSERT OR REPLACE INTO brigade_facts VALUES ('schema', ?1)", [VERSION.to_string()]).map_err(write)?;
     Ok(())
 }
 
@@ -186,6 +194,7 @@ fn forget_old_boots(connection: &Connection) -> Result<(), Error> {
         let known: Option<String> = connection.query_row("SELECT value FROM brigade_facts WHERE name = 'boot'", [], |row| row.get(0)).ok();
         if known.as_deref() != Some(boot.trim()) {
             connection.execute("UPDATE brigade_jobs SET lease_until = 0 WHERE state = 3", [])?;
+            connection.execute("DELETE FROM brigade_consumers", [])?;
             connection.execute("INSERT OR REPLACE INTO brigade_facts VALUES ('boot', ?1)", [boot.trim()])?;
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! Pushing and handing out. Everything here runs within a transaction of `lane`.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,7 +19,38 @@ use crate::job::{AttemptKind, Job, JobId, JobOptions, JobState};
 pub(super) struct Store<'a> {
     pub(super) connection: &'a Connection,
     pub(super) now: Now,
+    pub(super) memo: &'a RefCell<Memo>,
 }
+
+/// What a connection remembers from one transaction to the next, to save work. Nothing here may matter if it is forgotten.
+#[derive(Default)]
+pub(super) struct Memo {
+    /// When it was last said that this process asks for jobs of a queue, boot clock.
+    said: HashMap<Box<str>, i64>,
+}
+
+impl Memo {
+    /// Whether it is time to say that a queue is asked for; then it counts as said.
+    pub(super) fn is_to_say(&mut self, queue: &str, now: i64, every: Duration) -> bool {
+        match self.said.get_mut(queue) {
+            Some(said) if now - *said < millis(every) => false,
+            Some(said) => {
+                *said = now;
+                true
+            }
+            None => {
+                // A process that asks for ever new queues says it more often than it must.
+                if self.said.len() >= QUEUES_REMEMBERED_MAX {
+                    self.said.clear();
+                }
+                self.said.insert(queue.into(), now);
+                true
+            }
+        }
+    }
+}
+
+const QUEUES_REMEMBERED_MAX: usize = 1024;
 
 /// Milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -92,11 +125,8 @@ impl Store<'_> {
     // -- push
 
     pub(super) fn push(&self, job: &Job) -> Result<Pushed, Error> {
-        if let Some(mark) = &job.options.unique {
-            let sql = "SELECT id FROM brigade_jobs WHERE queue = ?1 AND mark = ?2 AND state < 5";
-            if let Some(id) = self.row("look for a duplicate", sql, params![job.queue, mark], |row| row.get::<_, i64>(0))? {
-                return Ok(Pushed::Duplicate(JobId::new(id.to_string())));
-            }
+        if let Some(id) = self.duplicate(job)? {
+            return Ok(Pushed::Duplicate(id));
         }
         let due = match (job.options.at, job.options.delay) {
             (Some(at), _) => wall_millis(at),
@@ -106,58 +136,85 @@ impl Store<'_> {
         let state = if due > self.now.wall { JobState::Scheduled } else { JobState::Ready };
         let options = (job.options != JobOptions::default()).then(|| serde_json::to_string(&job.options)).transpose();
         let options = options.map_err(|e| Error::new(crate::ErrorKind::Encode, format!("write a job's options: {e}")).with_source(e))?;
-        let sql = "INSERT INTO brigade_jobs (queue, payload, task, state, priority, due, key, mark, options, pushed_at)
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+        let sql = "INSERT INTO brigade_jobs (queue, payload, task, state, priority, due, key, partition, mark, options, pushed_at)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
         let JobOptions { priority, key, unique, .. } = &job.options;
-        let values = params![job.queue, job.payload, job.task, code(state), priority, due, key, unique, options, self.now.wall];
+        let partition = job.options.partition.as_ref().or(key.as_ref());
+        let values = params![job.queue, job.payload, job.task, code(state), priority, due, key, partition, unique, options, self.now.wall];
         self.execute("store a job", sql, values)?;
-        Ok(Pushed::New(JobId::new(self.connection.last_insert_rowid().to_string())))
+        let id = self.connection.last_insert_rowid();
+        if let (Some(mark), Some(period)) = (unique, job.options.unique_for) {
+            let sql = "INSERT OR REPLACE INTO brigade_marks (queue, mark, job, until) VALUES (?1, ?2, ?3, ?4)";
+            let until = self.now.wall.saturating_add(millis(period));
+            self.execute("mark a job as unique", sql, params![job.queue, mark, id, until])?;
+        }
+        Ok(Pushed::New(JobId::new(id.to_string())))
+    }
+
+    /// The job that a unique mark stands for already.
+    fn duplicate(&self, job: &Job) -> Result<Option<JobId>, Error> {
+        let Some(mark) = &job.options.unique else { return Ok(None) };
+        let sql = "SELECT id FROM brigade_jobs WHERE queue = ?1 AND mark = ?2 AND state < 5
+                   UNION ALL SELECT job FROM brigade_marks WHERE queue = ?1 AND mark = ?2 AND until > ?3 LIMIT 1";
+        let id = self.row("look for a duplicate", sql, params![job.queue, mark, self.now.wall], |row| row.get::<_, i64>(0))?;
+        Ok(id.map(|id| JobId::new(id.to_string())))
     }
 
     // -- lease
 
     /// Hands out jobs; also says in how long another falls due.
     pub(super) fn lease(&self, ask: &LeaseAsk) -> Result<(Vec<Leased>, Option<Duration>), Error> {
-        self.expire_leases()?;
-        self.promote_due()?;
-        self.remove_ended()?;
+        self.bring_up_to_date()?;
+        self.say_who_asks(&ask.queues)?;
         let mut leased = Vec::new();
         for queue in &ask.queues {
+            let settings = self.settings(queue)?;
+            if settings.limits.is_some() && !settings.paused {
+                self.lease_within(queue, &settings, ask, &mut leased)?;
+            }
             // Damaged jobs are set aside and leave room for others.
-            while leased.len() < ask.max && self.lease_from(queue, ask, &mut leased)? {}
+            while !settings.paused && settings.limits.is_none() && leased.len() < ask.max && self.lease_from(queue, ask, &mut leased)? {}
         }
         if leased.is_empty() && self.release_dead_holders()? > 0 {
             return self.lease(ask);
         }
-        let due_in = if leased.is_empty() { self.next_due()? } else { None };
+        let due_in = if leased.is_empty() { self.next_due(&ask.queues)? } else { None };
         Ok((leased, due_in))
     }
 
-    /// One round through a queue; `true` if another may find more.
+    /// Everything whose time has come.
+    pub(super) fn bring_up_to_date(&self) -> Result<(), Error> {
+        self.expire_leases()?;
+        self.promote_due()?;
+        self.remove_ended()
+    }
+
+    /// One round through a queue without limits; `true` if another may find more.
     fn lease_from(&self, queue: &str, ask: &LeaseAsk, leased: &mut Vec<Leased>) -> Result<bool, Error> {
-        let room = i64::try_from(ask.max - leased.len()).unwrap_or(i64::MAX);
-        let sql = "SELECT id, payload, task, options, token, failed, crashed FROM brigade_jobs
-                   WHERE queue = ?1 AND state = 0
-                     AND NOT EXISTS (SELECT 1 FROM brigade_queues WHERE brigade_queues.queue = ?1 AND paused = 1)
-                   ORDER BY priority DESC, id LIMIT ?2";
-        let found = self.rows("find ready jobs", sql, params![queue, room], |row| Found::read(queue, row))?;
+        let sql = Found::select("queue = ?1", ask.max - leased.len());
+        let found = self.rows("find ready jobs", &sql, params![queue], |row| Found::read(queue, row))?;
         let mut damaged = false;
         for found in found {
-            match found.check() {
-                Ok(job) => {
+            match self.checked(found)? {
+                Some(job) => {
                     self.hand_out(&job, ask.terms)?;
                     leased.push(job);
                 }
-                Err((id, why)) => {
-                    damaged = true;
-                    self.end_job(id, JobState::Dead, Some(&why), None)?;
-                }
+                None => damaged = true,
             }
         }
         Ok(damaged)
     }
 
-    fn hand_out(&self, job: &Leased, terms: Terms) -> Result<(), Error> {
+    /// The job, unless it can never be run: then it is set aside.
+    pub(super) fn checked(&self, found: Found) -> Result<Option<Leased>, Error> {
+        match found.check() {
+            Ok(job) => Ok(Some(job)),
+            Err((id, why)) => self.end_job(id, JobState::Dead, Some(&why), None).map(|()| None),
+        }
+    }
+
+    pub(super) fn hand_out(&self, job: &Leased, terms: Terms) -> Result<(), Error> {
         let id = row_id(&job.id);
         match terms {
             Terms::Take => self.remove_job(id),
@@ -179,7 +236,7 @@ impl Store<'_> {
     }
 
     /// Ends leases whose holder is no more: it was a process of this host.
-    fn release_dead_holders(&self) -> Result<usize, Error> {
+    pub(super) fn release_dead_holders(&self) -> Result<usize, Error> {
         let sql = "SELECT DISTINCT holder FROM brigade_jobs WHERE state = 3 AND holder IS NOT NULL";
         let holders = self.rows("list holders", sql, &[], |row| row.get::<_, String>(0))?;
         let mut released = 0;
@@ -203,22 +260,29 @@ impl Store<'_> {
 
     fn remove_ended(&self) -> Result<(), Error> {
         let sql = "DELETE FROM brigade_jobs WHERE id IN (SELECT id FROM brigade_jobs WHERE remove_at <= ?1 LIMIT ?2)";
-        self.execute("remove old jobs", sql, params![self.now.wall, REMOVALS_MAX]).map(drop)
+        self.execute("remove old jobs", sql, params![self.now.wall, REMOVALS_MAX])?;
+        let sql = "DELETE FROM brigade_marks WHERE until <= ?1";
+        self.execute("remove old marks", sql, params![self.now.wall]).map(drop)
     }
 
-    fn next_due(&self) -> Result<Option<Duration>, Error> {
+    /// In how long a job falls due, a lease ends, or a limit opens.
+    fn next_due(&self, queues: &[Box<str>]) -> Result<Option<Duration>, Error> {
         let sql = "SELECT min(due) FROM brigade_jobs WHERE state IN (1, 4)";
         let due = self.row("find the next due job", sql, &[], |row| row.get::<_, Option<i64>>(0))?.flatten();
         let sql = "SELECT min(lease_until) FROM brigade_jobs WHERE state = 3";
         let until = self.row("find the next lease to end", sql, &[], |row| row.get::<_, Option<i64>>(0))?.flatten();
         let left = [due.map(|due| due - self.now.wall), until.map(|until| until - self.now.boot + 1)];
         let least = left.into_iter().flatten().min();
-        Ok(least.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(0))))
+        let mut least = least.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(0)));
+        for queue in queues {
+            least = least.into_iter().chain(self.next_start(queue)?).min();
+        }
+        Ok(least)
     }
 }
 
 /// A ready job as it is stored.
-struct Found {
+pub(super) struct Found {
     id: i64,
     token: i64,
     failed: u32,
@@ -228,7 +292,15 @@ struct Found {
 }
 
 impl Found {
-    fn read(queue: &str, row: &Row<'_>) -> rusqlite::Result<Self> {
+    /// The query for the first ready jobs, in the order of the hand-out.
+    pub(super) fn select(filter: &str, limit: usize) -> String {
+        format!(
+            "SELECT id, payload, task, options, token, failed, crashed FROM brigade_jobs
+             WHERE state = 0 AND {filter} ORDER BY priority DESC, id LIMIT {limit}"
+        )
+    }
+
+    pub(super) fn read(queue: &str, row: &Row<'_>) -> rusqlite::Result<Self> {
         let task: Option<Box<str>> = row.get(2)?;
         let payload: Box<str> = row.get(1)?;
         let job = Job::new(queue, task, payload);
@@ -254,7 +326,7 @@ pub(super) fn row_id(id: &JobId) -> i64 {
 }
 
 /// This process, in a way that no later one is called: number and start time.
-fn own_name() -> &'static str {
+pub(super) fn own_name() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
     NAME.get_or_init(|| {
         let pid = std::process::id();
@@ -262,7 +334,7 @@ fn own_name() -> &'static str {
     })
 }
 
-fn is_alive(holder: &str) -> bool {
+pub(super) fn is_alive(holder: &str) -> bool {
     let Some((pid, start)) = holder.split_once('-') else { return true };
     match pid.parse::<u32>() {
         Ok(pid) if Path::new("/proc/self").exists() => started(pid).as_deref() == Some(start),

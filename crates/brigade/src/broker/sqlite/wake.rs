@@ -19,14 +19,16 @@ use crate::shutdown::Scope;
 
 pub(super) struct Wake {
     changed: Arc<Notify>,
+    watching: bool,
     /// Ends the watching task.
-    _watching: DropGuard,
+    _stop: DropGuard,
 }
 
 impl Wake {
     /// Tells `changed` of other processes' commits too. Must be called within the runtime.
     pub(super) fn watch(path: Option<&Path>, changed: Arc<Notify>) -> Result<Self, Error> {
         let stop = CancellationToken::new();
+        let mut watching = true;
         if let Some(path) = path {
             let scope =
                 Scope::current().ok_or_else(|| Error::new(ErrorKind::Unsupported, "open a broker outside of an async runtime (tokio)"))?;
@@ -38,10 +40,18 @@ impl Wake {
                     });
                 }
                 // The limit of inotify instances is reached, or the filesystem has none.
-                Err(error) => tracing::warn!(%error, "cannot watch the job file: consumers look once a second"),
+                Err(error) => {
+                    watching = false;
+                    tracing::warn!(%error, "cannot watch the job file: consumers look once a second");
+                }
             }
         }
-        Ok(Self { changed, _watching: stop.drop_guard() })
+        Ok(Self { changed, watching, _stop: stop.drop_guard() })
+    }
+
+    /// Whether commits of other processes wake consumers at once.
+    pub(super) fn is_watching(&self) -> bool {
+        self.watching
     }
 
     /// A future that ends at the next change after this call, polled by then or not.

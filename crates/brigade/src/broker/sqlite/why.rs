@@ -1,0 +1,158 @@
+//! Why a job is not running, told by what hands out jobs.
+
+use std::time::Duration;
+
+use rusqlite::{Row, params};
+
+use super::look::{state_of, time};
+use super::store::{Store, row_id};
+use crate::error::Error;
+use crate::job::{AttemptRecord, JobId, JobState};
+use crate::why::{Explanation, Why};
+
+/// A worker that has not asked for this long is none.
+const ASKED_WITHIN: Duration = Duration::from_secs(60);
+/// So often a waiting worker says that it is there.
+const SAY_EVERY: Duration = Duration::from_secs(20);
+
+/// What of a job decides.
+struct Facts {
+    id: i64,
+    queue: String,
+    state: JobState,
+    priority: i64,
+    due: i64,
+    key: Option<String>,
+    partition: Option<String>,
+    lease: Option<(String, i64)>,
+    cancel: Option<String>,
+    reason: Option<String>,
+    waits: u64,
+    history: Option<String>,
+}
+
+impl Facts {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let holder: Option<String> = row.get(7)?;
+        let until: Option<i64> = row.get(8)?;
+        Ok(Self {
+            id: row.get(0)?,
+            queue: row.get(1)?,
+            state: state_of(row.get(2)?).unwrap_or(JobState::Dead),
+            priority: row.get(3)?,
+            due: row.get(4)?,
+            key: row.get(5)?,
+            partition: row.get(6)?,
+            lease: until.map(|until| (holder.unwrap_or_default(), until)),
+            cancel: row.get(9)?,
+            reason: row.get(10)?,
+            waits: row.get(11)?,
+            history: row.get(12)?,
+        })
+    }
+
+    fn last_reason(&self) -> Option<String> {
+        let history: Vec<AttemptRecord> = self.history.as_ref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        history.last().map(|record| record.reason.clone())
+    }
+}
+
+impl Store<'_> {
+    pub(super) fn why(&self, id: &JobId) -> Result<Option<Explanation>, Error> {
+        self.bring_up_to_date()?;
+        self.release_dead_holders()?;
+        let sql = "SELECT id, queue, state, priority, due, key, partition, holder, lease_until, cancel, reason, waits, history
+                   FROM brigade_jobs WHERE id = ?1";
+        let Some(job) = self.row("look up a job", sql, params![row_id(id)], Facts::read)? else { return Ok(None) };
+        let mut reasons = match job.state {
+            JobState::Leased => vec![self.running(&job)],
+            JobState::Done | JobState::Dead | JobState::Cancelled => vec![Why::Ended { reason: job.reason.clone() }],
+            JobState::Scheduled | JobState::Retrying => vec![Why::NotDue { due: time(job.due), last: job.last_reason() }],
+            JobState::Held if job.waits > 0 => vec![self.flow(&job)?],
+            JobState::Held => self.key(&job)?.into_iter().collect(),
+            JobState::Ready => self.limits(&job)?,
+        };
+        if job.state != JobState::Leased && !job.state.is_terminal() {
+            if self.settings(&job.queue)?.paused {
+                reasons.push(Why::Paused);
+            }
+            if !self.has_worker(&job.queue)? {
+                reasons.push(Why::NoWorker { since: ASKED_WITHIN });
+            }
+        }
+        Ok(Some(Explanation::new(id.clone(), job.queue, job.state, reasons)))
+    }
+
+    fn running(&self, job: &Facts) -> Why {
+        let (holder, until) = job.lease.clone().unwrap_or_default();
+        let lease_left = Duration::from_millis(u64::try_from(until - self.now.boot).unwrap_or(0));
+        Why::Running { holder, lease_left, cancel: job.cancel.clone() }
+    }
+
+    fn key(&self, job: &Facts) -> Result<Option<Why>, Error> {
+        let Some(key) = &job.key else { return Ok(None) };
+        let sql = "SELECT id, state FROM brigade_jobs WHERE queue = ?1 AND key = ?2 AND state < 5 AND id < ?3 ORDER BY id LIMIT 1";
+        let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
+        let holding = self.row("find what holds a key", sql, params![job.queue, key, job.id], read)?;
+        Ok(holding.map(|(id, state)| Why::Key {
+            key: key.clone(),
+            job: JobId::new(id.to_string()),
+            state: state_of(state).unwrap_or(JobState::Dead),
+        }))
+    }
+
+    fn flow(&self, job: &Facts) -> Result<Why, Error> {
+        let sql = "SELECT id FROM brigade_jobs WHERE next = ?1 AND state < 5 ORDER BY id LIMIT 10";
+        let jobs = self.rows("find what a job comes after", sql, params![job.id], |row| row.get::<_, i64>(0))?;
+        Ok(Why::Flow { unsettled: job.waits, jobs: jobs.into_iter().map(|id| JobId::new(id.to_string())).collect() })
+    }
+
+    fn limits(&self, job: &Facts) -> Result<Vec<Why>, Error> {
+        let limits = self.settings(&job.queue)?.limits;
+        let partition = job.partition.as_deref().unwrap_or("");
+        let mut reasons = Vec::new();
+        if let Some(limits) = &limits {
+            let gate = self.gate(&job.queue, limits)?;
+            reasons.extend(gate.queue_closed());
+            reasons.extend(gate.partition_closed(partition));
+        }
+        let turns = limits.is_some_and(|limits| limits.turns);
+        let sql = "SELECT count(*) FROM brigade_jobs WHERE queue = ?1 AND state = 0 AND (priority > ?2 OR (priority = ?2 AND id < ?3))
+                     AND (?4 IS NULL OR partition = ?4)";
+        let within = turns.then_some(partition);
+        let before = self.row("count jobs before", sql, params![job.queue, job.priority, job.id, within], |row| row.get::<_, u64>(0))?;
+        reasons.extend(before.filter(|jobs| *jobs > 0).map(|jobs| Why::Behind { jobs }));
+        Ok(reasons)
+    }
+
+    // -- who asks
+
+    /// Notes that this process asks for jobs of these queues, now and then.
+    pub(super) fn say_who_asks(&self, queues: &[Box<str>]) -> Result<(), Error> {
+        for queue in queues {
+            if !self.memo.borrow_mut().is_to_say(queue, self.now.boot, SAY_EVERY) {
+                continue;
+            }
+            let sql = "INSERT OR REPLACE INTO brigade_consumers (queue, holder, asked_at) VALUES (?1, ?2, ?3)";
+            self.execute("note a worker", sql, params![queue, super::store::own_name(), self.now.boot])?;
+            let sql = "DELETE FROM brigade_consumers WHERE asked_at < ?1";
+            self.execute("forget workers", sql, params![self.asked_since()])?;
+        }
+        Ok(())
+    }
+
+    /// Whether somebody asked for jobs of this queue lately, or has one.
+    pub(super) fn has_worker(&self, queue: &str) -> Result<bool, Error> {
+        let sql = "SELECT holder FROM brigade_consumers WHERE queue = ?1 AND asked_at >= ?2";
+        let asked = self.rows("find workers", sql, params![queue, self.asked_since()], |row| row.get::<_, String>(0))?;
+        if asked.iter().any(|holder| super::store::is_alive(holder)) {
+            return Ok(true);
+        }
+        let sql = "SELECT 1 FROM brigade_jobs INDEXED BY brigade_jobs_leased WHERE state = 3 AND queue = ?1 LIMIT 1";
+        Ok(self.row("find leases", sql, params![queue], |_| Ok(()))?.is_some())
+    }
+
+    fn asked_since(&self) -> i64 {
+        self.now.boot - super::store::millis(ASKED_WITHIN)
+    }
+}
