@@ -5,9 +5,11 @@ mod dead;
 mod demo;
 mod job;
 mod jobs;
+mod limit;
 mod push;
 mod queues;
 mod take;
+mod why;
 mod work;
 
 use std::process::ExitCode;
@@ -24,12 +26,15 @@ pub(crate) enum Command {
     Queues(queues::Queues),
     Jobs(jobs::Jobs),
     Job(job::Job),
+    Why(why::Why),
     Cancel(job::Cancel),
     Retry(job::Retry),
     Dead(dead::Dead),
     Pause(queues::Pause),
     Resume(queues::Resume),
+    Limit(limit::Limit),
     Purge(queues::Purge),
+    Check(why::Check),
     #[command(hide = true)]
     WorkGuard(work::WorkGuard),
 }
@@ -45,12 +50,15 @@ impl Command {
             Self::Queues(queues) => queues.run(globals).await,
             Self::Jobs(jobs) => jobs.run(globals).await,
             Self::Job(job) => job.run(globals).await,
+            Self::Why(why) => why.run(globals).await,
             Self::Cancel(cancel) => cancel.run(globals).await,
             Self::Retry(retry) => retry.run(globals).await,
             Self::Dead(dead) => dead.run(globals).await,
             Self::Pause(pause) => pause.run(globals).await,
             Self::Resume(resume) => resume.run(globals).await,
+            Self::Limit(limit) => limit.run(globals).await,
             Self::Purge(purge) => purge.run(globals).await,
+            Self::Check(check) => check.run(globals).await,
             Self::WorkGuard(guard) => guard.run(),
         }
     }

@@ -120,10 +120,13 @@ pub struct Receipt {
 #[non_exhaustive]
 pub struct Cost {
     /// Time from the start of the attempt to its end.
+    #[serde(with = "crate::codec::seconds")]
     pub wall: Duration,
     /// CPU time in user mode.
+    #[serde(with = "crate::codec::seconds")]
     pub cpu_user: Duration,
     /// CPU time in the kernel.
+    #[serde(with = "crate::codec::seconds")]
     pub cpu_system: Duration,
     /// Largest resident memory in bytes.
     pub memory_peak: u64,

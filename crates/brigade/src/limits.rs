@@ -1,5 +1,6 @@
 //! How much of a queue may run, and start, at once. Values only, the same for every broker.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,7 @@ use crate::error::{Error, ErrorKind};
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[must_use = "limits do nothing until they are given to a queue"]
+#[serde(default)]
 pub struct Limits {
     pub(crate) running: Option<u32>,
     pub(crate) starts: Option<Rate>,
@@ -37,7 +39,25 @@ pub struct Rate {
     /// How many.
     pub starts: u32,
     /// In what time.
+    #[serde(with = "crate::codec::seconds")]
     pub per: Duration,
+}
+
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let running = |limit: Option<u32>| limit.map(|limit| format!("{limit} running"));
+        let starts = |rate: Option<Rate>| rate.map(|rate| format!("{} started within {:?}", rate.starts, rate.per));
+        let per_partition = |text: String| format!("{text} per partition");
+        let parts = [
+            running(self.running),
+            starts(self.starts),
+            running(self.running_per_partition).map(per_partition),
+            starts(self.starts_per_partition).map(per_partition),
+            self.turns.then(|| "partitions take turns".to_owned()),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        if parts.is_empty() { f.write_str("no limits") } else { f.write_str(&parts.join(", ")) }
+    }
 }
 
 /// The broker remembers each start for its stretch of time.

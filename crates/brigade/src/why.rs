@@ -39,6 +39,7 @@ pub enum Why {
         /// Who.
         holder: String,
         /// How long the lease still holds unless it is extended.
+        #[serde(with = "crate::codec::seconds")]
         lease_left: Duration,
         /// Why it is to be cancelled, if somebody asked for that.
         cancel: Option<String>,
@@ -89,6 +90,7 @@ pub enum Why {
         /// The limit.
         rate: Rate,
         /// In how long the next may start.
+        #[serde(with = "crate::codec::seconds")]
         free_in: Duration,
     },
     /// Other ready jobs are handed out before it.
@@ -99,6 +101,7 @@ pub enum Why {
     /// No worker has asked for jobs of its queue for this long.
     NoWorker {
         /// How long it is looked back.
+        #[serde(with = "crate::codec::seconds")]
         since: Duration,
     },
 }

@@ -63,6 +63,7 @@ fn show_one(job: &JobInfo) -> anyhow::Result<()> {
     job.result.as_deref().map_or(Ok(()), |result| field("result", &show::readable_json(result)))?;
     field("priority", &job.priority.to_string())?;
     text("key", job.key.as_deref())?;
+    text("partition", job.partition.as_deref())?;
     field("pushed", &local(job.pushed_at))?;
     job.due_at.map_or(Ok(()), |due| field("due", &local(due)))?;
     text("holder", job.holder.as_deref())?;

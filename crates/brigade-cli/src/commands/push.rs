@@ -56,6 +56,14 @@ struct Options {
     #[arg(long, value_name = "MARK")]
     unique: Option<String>,
 
+    /// The mark holds for this long after the push even if the job is settled before
+    #[arg(long, value_name = "TIME", value_parser = times::duration, requires = "unique")]
+    unique_for: Option<Duration>,
+
+    /// What the job shares a part of its queue's limits with [default: its key]
+    #[arg(long, value_name = "NAME")]
+    partition: Option<String>,
+
     /// Attempts after the first, if it fails [default: 0]
     #[arg(long, value_name = "N")]
     retries: Option<u32>,
@@ -88,7 +96,13 @@ impl Options {
             job = job.key(key.as_str());
         }
         if let Some(mark) = &self.unique {
-            job = job.unique(mark.as_str());
+            job = match self.unique_for {
+                Some(period) => job.unique_for(mark.as_str(), period),
+                None => job.unique(mark.as_str()),
+            };
+        }
+        if let Some(partition) = &self.partition {
+            job = job.partition(partition.as_str());
         }
         if let Some(retries) = self.retries {
             job = job.retries(retries);

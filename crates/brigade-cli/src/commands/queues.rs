@@ -33,7 +33,7 @@ impl Queues {
         if globals.json {
             for counts in &queues {
                 let jobs: serde_json::Map<_, _> = COLUMNS.iter().map(|state| (state.to_string(), count(counts, *state).into())).collect();
-                show::json(&json!({ "queue": counts.queue, "paused": counts.paused, "jobs": jobs }))?;
+                show::json(&json!({ "queue": counts.queue, "paused": counts.paused, "limits": counts.limits, "jobs": jobs }))?;
             }
         } else if queues.is_empty() {
             eprintln!("brigade: no queue has jobs");

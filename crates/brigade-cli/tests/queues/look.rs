@@ -155,3 +155,36 @@ fn text_of_strangers_is_harmless_on_a_terminal() {
     }
     assert_eq!(desk.job("1")["payload"], "\u{9b}31m \u{202e}", "the value is what it was");
 }
+
+#[test]
+fn why_says_what_a_job_waits_for_and_check_what_is_wrong() {
+    let desk = Desk::new();
+    desk.push(&["q", "1", "--delay", "1h"]);
+    desk.push(&["q", "2", "--partition", "ann"]);
+    assert!(desk.ok(&["why", "1"]).starts_with("job 1 of queue q is scheduled: it is due in 59 min; no worker has asked"));
+    let lines = desk.ok(&["why", "1", "2", "--json"]);
+    let second: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!((&second["state"], &second["reasons"][0]["why"]), (&json!("ready"), &json!("no_worker")));
+    assert_eq!(second["reasons"][0]["since"], json!(60.0));
+    assert_eq!(desk.run(&["why", "77"]).code, Some(3));
+
+    let check = desk.run(&["check"]);
+    assert_eq!(check.code, Some(1));
+    assert!(check.stdout.contains("warning: 2 jobs wait in queue q, and no worker has asked for them"), "{}", check.stdout);
+    desk.ok(&["purge", "q", "--yes"]);
+    let findings = desk.run(&["check", "--json"]);
+    assert!(!findings.stdout.contains("queue q"), "{}", findings.stdout);
+}
+
+#[test]
+fn limits_are_set_shown_and_kept() {
+    let desk = Desk::new();
+    assert_eq!(desk.ok(&["limit", "q"]), "q: no limits\n");
+    let set = desk.ok(&["limit", "q", "--running", "1", "--rate", "5/s", "--rate-per-partition", "100/1m", "--turns"]);
+    assert_eq!(set, "q: 1 running, 5 started within 1s, 100 started within 60s per partition, partitions take turns\n");
+    let shown: Value = serde_json::from_str(&desk.ok(&["limit", "q", "--json"])).unwrap();
+    assert_eq!((&shown["limits"]["running"], &shown["limits"]["starts"]["per"]), (&json!(1), &json!(1.0)));
+    assert_eq!(desk.run(&["limit", "q", "--running", "0"]).code, Some(2));
+    assert_eq!(desk.run(&["limit", "q", "--rate", "often"]).code, Some(2));
+    assert_eq!(desk.ok(&["limit", "q", "--none"]), "q: no limits\n");
+}
