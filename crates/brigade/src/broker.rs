@@ -7,22 +7,26 @@
 //!   it was. Each lease has a token that no other lease of the job has.
 //! - `settle` does what it says only for the token that holds the job; every other gets [`Settled::Stale`] and changes nothing.
 //! - A lease that runs out is ended by the broker as *interrupted*: the job is ready again, uncharged.
+//! - `lease` also fires the schedules that are due: the jobs of a tick are pushed and its schedule's next tick is set in one atomic step,
+//!   so each tick is fired once, whoever looks.
 //! - A new ending is a variant of [`Ending`], never a method; a difference between brokers is data in [`Capabilities`].
 
 mod api;
 mod lease;
+mod schedules;
 mod sqlite;
 mod to_job;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::certificate::Certificate;
 use crate::error::Error;
 use crate::finding::Finding;
 use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState};
 use crate::limits::Limits;
+use crate::schedule::{Schedule, Scheduled};
 use crate::why::Explanation;
 
 pub use api::{Broker, Clock, Queue};
@@ -41,6 +45,8 @@ pub struct Capabilities {
     pub listing: bool,
     /// Delays and times.
     pub scheduling: bool,
+    /// Schedules: cron and plain intervals.
+    pub schedules: bool,
     /// Priorities.
     pub priorities: bool,
     /// Keys: strict order, one at a time.
@@ -164,6 +170,7 @@ pub(crate) enum Query {
     Counts,
     Why(JobId),
     Check,
+    Schedules,
 }
 
 #[derive(Clone, Debug)]
@@ -173,6 +180,7 @@ pub(crate) enum View {
     Counts(Vec<QueueCounts>),
     Why(Option<Box<Explanation>>),
     Check(Vec<Finding>),
+    Schedules(Vec<Scheduled>),
 }
 
 /// One queue at a glance.
@@ -200,6 +208,9 @@ pub(crate) enum Order {
     Resume(Box<str>),
     /// Limits a queue, or takes its limits away.
     Limit(Box<str>, Option<Limits>),
+    /// One that has the same ticks as the one of its name keeps its next tick.
+    Schedule(Box<Schedule>),
+    Unschedule(Box<str>),
 }
 
 /// What an order came to.
@@ -209,6 +220,8 @@ pub(crate) enum Ordered {
     Changed(u64),
     /// The job is leased: its holder will hear of it.
     Asked,
+    /// The schedule is there; its next tick.
+    Scheduled(SystemTime),
     /// There is no such job, or it is not in a state for that.
     Nothing,
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -65,6 +65,8 @@ pub(crate) struct CallOptions {
     pub(crate) unique_for: Option<Duration>,
     pub(crate) partition: Option<Box<str>>,
     pub(crate) keep: Option<Duration>,
+    /// The tick of a schedule that it is for.
+    pub(crate) tick: Option<SystemTime>,
 }
 
 static DEFAULT_OPTIONS: CallOptions = CallOptions {
@@ -82,6 +84,7 @@ static DEFAULT_OPTIONS: CallOptions = CallOptions {
     unique_for: None,
     partition: None,
     keep: None,
+    tick: None,
 };
 
 impl Request {
@@ -176,7 +179,9 @@ impl<T: DeserializeOwned> Call<T> {
             Target::Function { offset, name } => (address::invoke_at(*offset)?, *name),
         };
         let codec = self.request.codec;
-        let context = Context::attempt_of(0, 1, name, codec).into_context();
+        let mut attempt = Context::attempt_of(0, 1, name, codec);
+        attempt.tick = self.request.options.as_ref().and_then(|options| options.tick);
+        let context = attempt.into_context();
         let returned = match invoke(context, codec, &payload) {
             Invocation::Now(returned) => returned,
             Invocation::Future(future) => future.await,
@@ -194,6 +199,10 @@ impl<T> Call<T> {
     fn set(mut self, set: impl FnOnce(&mut CallOptions)) -> Self {
         set(self.request.options.get_or_insert_default());
         self
+    }
+
+    pub(crate) fn for_tick(self, at: SystemTime) -> Self {
+        self.set(|options| options.tick = Some(at))
     }
 
     /// Longest time one attempt may run; then it is stopped by the kill ladder. Default: no limit. Waiting for a

@@ -293,6 +293,9 @@ impl Consumer {
         if let Some(label) = &job.options.label {
             call = call.label(label.clone());
         }
+        if let Some(tick) = &job.options.tick {
+            call = call.for_tick(tick.at);
+        }
         // What took a worker down runs alone, so that it can hurt nothing else.
         Ok(if leased.crashed > 0 { call.alone() } else { call })
     }

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -37,6 +37,7 @@ pub(crate) struct Attempt {
     pub(crate) task: &'static str,
     pub(crate) codec: Codec,
     pub(crate) deadline: Option<Instant>,
+    pub(crate) tick: Option<SystemTime>,
     pub(crate) state: Option<State>,
     /// The id that the attempt has on the wire, and who takes its progress.
     pub(crate) sink: Option<(u64, Arc<dyn Sink>)>,
@@ -55,7 +56,7 @@ type Listener = Box<dyn FnOnce(&str) + Send>;
 
 impl Context {
     pub(crate) fn attempt_of(call: u64, number: u32, task: &'static str, codec: Codec) -> Attempt {
-        Attempt { call, number, worker: 0, task, codec, deadline: None, state: None, sink: None, cancel: Cancel::default() }
+        Attempt { call, number, worker: 0, task, codec, deadline: None, tick: None, state: None, sink: None, cancel: Cancel::default() }
     }
 
     /// Id of the call within its pool.
@@ -76,6 +77,11 @@ impl Context {
     /// Name of the task.
     pub fn task(&self) -> &str {
         self.0.task
+    }
+
+    /// The tick of a schedule that this run is for, whenever it came to run; `None` if no schedule pushed it.
+    pub fn tick(&self) -> Option<SystemTime> {
+        self.0.tick
     }
 
     /// Time left until the timeout of this attempt, if it has one.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::certificate::Certificate;
 use crate::retry::Retry;
+use crate::schedule::Tick;
 
 /// Names a job within its broker, for good: it is never given to another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -109,6 +110,9 @@ pub(crate) struct JobOptions {
     pub(crate) label: Option<Box<str>>,
     /// How long the job and its result stay after it is done.
     pub(crate) keep: Option<Duration>,
+    /// The tick of a schedule that it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tick: Option<Tick>,
 }
 
 impl Job {
@@ -250,6 +254,9 @@ pub struct JobInfo {
     pub partition: Option<String>,
     /// Its label.
     pub label: Option<String>,
+    /// The tick it was pushed for, if a schedule did.
+    #[serde(default)]
+    pub tick: Option<Tick>,
     /// When it was pushed.
     pub pushed_at: SystemTime,
     /// When it is due, if it is scheduled or waits for a retry.

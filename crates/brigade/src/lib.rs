@@ -33,6 +33,7 @@
 //! | build state once per worker | [`Builder::init`], [`Context::state`] |
 //! | see what happens | [`Pool::stats`], [`Pool::workers`], [`Pool::events`] |
 //! | keep jobs in a file | `Broker`, `Queue`, `Worker` (feature `sqlite`, on by default) |
+//! | push jobs by the clock | `Schedule`, `Broker::schedule` |
 //!
 //! # How a stop works
 //!
@@ -71,6 +72,8 @@ mod pool;
 mod process;
 mod registry;
 mod retry;
+#[cfg(feature = "sqlite")]
+mod schedule;
 mod shutdown;
 mod sync;
 mod task;
@@ -110,6 +113,8 @@ pub use retry::Retry;
 /// The version of rusqlite whose connections [`ToJob::push_in`] takes.
 #[cfg(feature = "sqlite")]
 pub use rusqlite;
+#[cfg(feature = "sqlite")]
+pub use schedule::{Missed, Recurrence, Schedule, Scheduled, Tick};
 pub use task::{Args, Function, Task};
 #[cfg(feature = "sqlite")]
 pub use why::{Explanation, Why};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -25,18 +25,41 @@ pub struct Broker {
     clock: Clock,
 }
 
-/// The broker's clock, for tests: it can be moved forwards, and everything that waits for a time falls due.
+/// The broker's clock, for tests: it can be moved forwards, and everything that waits for a time falls due; and its wall clock can be
+/// set, as a person would.
 #[derive(Clone, Debug, Default)]
-pub struct Clock(Arc<AtomicU64>);
+pub struct Clock(Arc<Shifts>);
+
+/// Milliseconds.
+#[derive(Debug, Default)]
+struct Shifts {
+    ahead: AtomicU64,
+    wall: AtomicI64,
+}
 
 impl Clock {
     /// Moves this broker's time forwards, as this process sees it.
     pub fn advance(&self, by: Duration) {
-        self.0.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX / 4), Ordering::Relaxed);
+        self.0.ahead.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX / 4), Ordering::Relaxed);
+    }
+
+    /// Sets the wall clock forwards, as this process sees it: no time has passed, so leases stay as they are.
+    pub fn set_forward(&self, by: Duration) {
+        self.0.wall.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX / 4), Ordering::Relaxed);
+    }
+
+    /// Sets the wall clock back, as this process sees it.
+    pub fn set_back(&self, by: Duration) {
+        self.0.wall.fetch_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX / 4), Ordering::Relaxed);
     }
 
     pub(crate) fn ahead(&self) -> Duration {
-        Duration::from_millis(self.0.load(Ordering::Relaxed))
+        Duration::from_millis(self.0.ahead.load(Ordering::Relaxed))
+    }
+
+    /// How far the wall clock is off the host's, besides.
+    pub(crate) fn wall_off_millis(&self) -> i64 {
+        self.0.wall.load(Ordering::Relaxed)
     }
 }
 
@@ -314,7 +337,7 @@ impl Queue {
     }
 
     async fn ask(&self, terms: Terms, max: usize, wait: Duration) -> Result<Vec<Leased>, Error> {
-        check_name(&self.name)?;
+        check_name("queue", &self.name)?;
         self.broker.backend.lease(LeaseAsk { queues: vec![self.name.clone()], max, terms, wait }).await
     }
 
@@ -344,7 +367,7 @@ impl Queue {
     /// `BadOption` for limits that no job could pass, and what the broker says.
     pub async fn limit(&self, limits: Limits) -> Result<(), Error> {
         limits.check()?;
-        check_name(&self.name)?;
+        check_name("queue", &self.name)?;
         self.broker.backend.order(Order::Limit(self.name.clone(), Some(limits))).await.map(drop)
     }
 
@@ -365,7 +388,7 @@ impl Queue {
     pub async fn purge(&self) -> Result<u64, Error> {
         match self.broker.backend.order(Order::Purge(self.name.clone())).await? {
             Ordered::Changed(count) => Ok(count),
-            Ordered::Asked | Ordered::Nothing => Ok(0),
+            _ => Ok(0),
         }
     }
 }
@@ -413,15 +436,15 @@ pub(super) fn check_job(job: &Job, payload_bytes_max: usize) -> Result<(), Error
         let text = format!("push to {:?}: the payload is not JSON: {e}", job.queue);
         return Err(Error::new(ErrorKind::Decode, text).with_source(e));
     }
-    check_name(&job.queue)
+    check_name("queue", &job.queue)
 }
 
-/// Longest name of a queue.
-const QUEUE_NAME_BYTES_MAX: usize = 200;
+/// Longest name of a queue or a schedule.
+const NAME_BYTES_MAX: usize = 200;
 
-fn check_name(name: &str) -> Result<(), Error> {
-    if name.is_empty() || name.len() > QUEUE_NAME_BYTES_MAX || name.chars().any(char::is_control) {
-        let text = format!("name a queue {name:?}: a name has 1 to {QUEUE_NAME_BYTES_MAX} bytes and no control characters");
+pub(super) fn check_name(what: &str, name: &str) -> Result<(), Error> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        let text = format!("name a {what} {name:?}: a name has 1 to {NAME_BYTES_MAX} bytes and no control characters");
         return Err(Error::new(ErrorKind::BadOption, text));
     }
     Ok(())

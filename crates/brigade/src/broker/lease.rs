@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use super::{Backend, Ending, Leased, Settled, Settlement};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId};
+use crate::schedule::Tick;
 
 /// A job that was taken: handed out and gone.
 #[derive(Clone, Debug)]
@@ -19,6 +20,11 @@ impl TakenJob {
     /// Its id.
     pub fn id(&self) -> &JobId {
         &self.0.id
+    }
+
+    /// The tick it was pushed for, if a schedule did.
+    pub fn tick(&self) -> Option<&Tick> {
+        self.0.job.options.tick.as_ref()
     }
 
     /// Its payload, JSON text.
@@ -54,6 +60,11 @@ impl Lease {
     /// Number of this attempt, from 1; passes and interruptions do not count.
     pub fn attempt(&self) -> u32 {
         self.leased.attempt
+    }
+
+    /// The tick it was pushed for, if a schedule did.
+    pub fn tick(&self) -> Option<&Tick> {
+        self.leased.job.options.tick.as_ref()
     }
 
     /// The payload, JSON text.

@@ -11,6 +11,7 @@ mod check;
 mod lane;
 mod limits;
 mod look;
+mod schedules;
 mod schema;
 mod settle;
 mod store;
@@ -115,6 +116,7 @@ impl Backend for Sqlite {
             durable: self.place.path.is_some(),
             listing: true,
             scheduling: true,
+            schedules: true,
             priorities: true,
             keys: true,
             unique: true,

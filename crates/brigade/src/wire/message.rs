@@ -2,7 +2,7 @@
 //! decodes it.
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +105,8 @@ pub(crate) struct CallMeta<'a> {
     pub(crate) memory: Option<u64>,
     /// Whether to say when the attempt begins.
     pub(crate) tell_start: bool,
+    /// The tick of a schedule that the call is for.
+    pub(crate) tick: Option<SystemTime>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -41,6 +41,7 @@ impl Worker {
         let mut attempt = Context::attempt_of(call >> 32, meta.attempt, task, meta.codec);
         attempt.worker = self.seat.worker;
         attempt.deadline = meta.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        attempt.tick = meta.tick;
         attempt.state.clone_from(&self.state);
         attempt.sink = Some((call, Arc::clone(self) as Arc<dyn Sink>));
         let context = attempt.into_context();

@@ -1,13 +1,12 @@
 //! Looking at jobs and queues.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use rusqlite::{Row, params};
 
 use super::store::{Store, code, row_id};
 use crate::broker::{Query, QueueCounts, View};
 use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobInfo, JobOptions, JobState};
+pub(super) use crate::schedule::time_of as time;
 
 const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, pushed_at, due, failed, crashed, interrupted, holder, result, reason, history, partition";
 
@@ -33,6 +32,7 @@ impl Store<'_> {
             Query::Counts => self.counts().map(View::Counts),
             Query::Why(id) => Ok(View::Why(self.why(id)?.map(Box::new))),
             Query::Check => self.check().map(View::Check),
+            Query::Schedules => self.schedules().map(View::Schedules),
         }
     }
 
@@ -81,6 +81,7 @@ fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
         key: row.get(6)?,
         partition: row.get::<_, Option<String>>(17)?.filter(|partition| !partition.is_empty()),
         label: options.label.map(Into::into),
+        tick: options.tick,
         pushed_at: time(row.get(8)?),
         due_at: (due > 0).then(|| time(due)),
         failed: row.get(10)?,
@@ -91,9 +92,4 @@ fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
         reason: row.get(15)?,
         history: history.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
     })
-}
-
-pub(super) fn time(millis: i64) -> SystemTime {
-    let offset = Duration::from_millis(millis.unsigned_abs());
-    if millis < 0 { UNIX_EPOCH - offset } else { UNIX_EPOCH + offset }
 }

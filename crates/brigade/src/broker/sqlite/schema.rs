@@ -89,6 +89,7 @@ CREATE TABLE brigade_schedules (
   name    TEXT PRIMARY KEY,
   plan    TEXT NOT NULL,
   job     TEXT NOT NULL,
+  tick    INTEGER NOT NULL,
   next_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX brigade_schedules_next ON brigade_schedules (next_at);

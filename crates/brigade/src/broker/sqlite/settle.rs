@@ -173,6 +173,8 @@ impl Store<'_> {
             Order::Limit(queue, limits) => self.set_limits(queue, limits.as_ref()).map(|()| Ordered::Changed(1)),
             Order::Pause(queue) => self.set_paused(queue, true),
             Order::Resume(queue) => self.set_paused(queue, false),
+            Order::Schedule(schedule) => self.schedule(schedule),
+            Order::Unschedule(name) => self.unschedule(name).map(changed),
         }
     }
 

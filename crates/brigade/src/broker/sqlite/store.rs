@@ -65,7 +65,10 @@ impl Now {
     pub(super) fn read(clock: &Clock) -> Self {
         let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let ahead = millis(clock.ahead());
-        Self { wall: wall_millis(SystemTime::now()) + ahead, boot: boot.tv_sec * 1000 + boot.tv_nsec / 1_000_000 + ahead }
+        Self {
+            wall: wall_millis(SystemTime::now()) + ahead + clock.wall_off_millis(),
+            boot: boot.tv_sec * 1000 + boot.tv_nsec / 1_000_000 + ahead,
+        }
     }
 }
 
@@ -185,6 +188,7 @@ impl Store<'_> {
     /// Everything whose time has come.
     pub(super) fn bring_up_to_date(&self) -> Result<(), Error> {
         self.expire_leases()?;
+        self.fire_schedules()?;
         self.promote_due()?;
         self.remove_ended()
     }
@@ -271,7 +275,9 @@ impl Store<'_> {
         let due = self.row("find the next due job", sql, &[], |row| row.get::<_, Option<i64>>(0))?.flatten();
         let sql = "SELECT min(lease_until) FROM brigade_jobs WHERE state = 3";
         let until = self.row("find the next lease to end", sql, &[], |row| row.get::<_, Option<i64>>(0))?.flatten();
-        let left = [due.map(|due| due - self.now.wall), until.map(|until| until - self.now.boot + 1)];
+        let tick = self.next_schedule()?;
+        let wall = [due, tick].into_iter().flatten().min();
+        let left = [wall.map(|due| due - self.now.wall), until.map(|until| until - self.now.boot + 1)];
         let least = left.into_iter().flatten().min();
         let mut least = least.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(0)));
         for queue in queues {

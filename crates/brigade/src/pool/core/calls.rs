@@ -415,6 +415,7 @@ fn send(member: &Member, call: u64, entry: &Entry, tell_start: bool) {
         timeout: options.timeout,
         memory: options.memory,
         tell_start,
+        tick: options.tick,
     };
     let mut space = [0; META_BYTES_MAX];
     let meta = postcard::to_slice(&meta, &mut space).expect("task names are checked to be short");

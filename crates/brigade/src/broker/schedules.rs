@@ -1,0 +1,92 @@
+//! Schedules as a user gives them to a broker and looks at them.
+
+use std::time::Duration;
+
+use super::api::{check_job, check_name, confused};
+use super::{Broker, Order, Ordered, Query, ToJob, View};
+use crate::error::{Error, ErrorKind};
+use crate::schedule::{Recurrence, Schedule, Scheduled};
+
+impl Schedule {
+    /// A job at each tick of a cron expression: `minute hour day-of-month month day-of-week`, with a sixth field first for the
+    /// second; or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.
+    ///
+    /// A field is `*`, a number, a range `1-5`, either with a step `*/15`, or a list of these; months and days of the week have names
+    /// too. `L` is the last day of a month, `15W` the weekday nearest to the 15th, `FRI#2` the second Friday, `FRIL` the last.
+    /// If both the day of the month and that of the week are given, either is enough, as ever with cron; `+` before the latter
+    /// asks for both.
+    ///
+    /// **Summer time.** A fixed time (one second, one minute, one hour) has one tick on each of its days: where clocks go forwards over
+    /// it, at the first moment after; where they go back, at the first of the two. Everything else follows real time: every half hour
+    /// is every half hour. A day that a time zone leaves out has no tick.
+    ///
+    /// # Errors
+    ///
+    /// What the job says ([`ToJob`]). The expression and the zone are looked at when the schedule is given to a broker.
+    pub fn cron(name: impl Into<Box<str>>, expression: &str, job: impl ToJob) -> Result<Self, Error> {
+        // Spaces make no other schedule.
+        let expression = expression.split_whitespace().collect::<Vec<_>>().join(" ");
+        Ok(Self::new(name, Recurrence::Cron { expression, zone: "UTC".to_owned() }, job.to_job()?))
+    }
+
+    /// A job at every multiple of this time since 1970 (UTC), so that all who look agree: every hour is at the full hour. From
+    /// 100 ms to ten years.
+    ///
+    /// # Errors
+    ///
+    /// As [`cron`](Schedule::cron).
+    pub fn every(name: impl Into<Box<str>>, interval: Duration, job: impl ToJob) -> Result<Self, Error> {
+        Ok(Self::new(name, Recurrence::Every(interval), job.to_job()?))
+    }
+}
+
+impl Broker {
+    /// Has a job pushed at each tick of a schedule, from the next one on, and returns when that is safe.
+    ///
+    /// There is no leader: whoever asks this broker for jobs, of whichever queue, fires what is due, each tick once. While nobody does,
+    /// ticks are missed, see [`Schedule::missed`]. The jobs say which tick they are for: [`JobInfo::tick`](crate::JobInfo::tick),
+    /// [`Context::tick`](crate::Context::tick).
+    ///
+    /// Programs may say this at each start. A schedule of this name that has the same ticks goes on: its next tick stays, even if it is
+    /// due by now, so that no deploy fires or skips one; job and policy become the new ones. One that has others begins anew.
+    ///
+    /// If the job has a unique mark, a tick that comes while one with that mark is not settled pushes nothing.
+    ///
+    /// # Errors
+    ///
+    /// `BadOption` for an expression, a zone or an interval that cannot be meant, and for an expression that no date matches: what is wrong, and
+    /// where. Else as [`push`](Broker::push).
+    pub async fn schedule(&self, schedule: Schedule) -> Result<Scheduled, Error> {
+        check_name("schedule", &schedule.name)?;
+        check_job(&schedule.job, self.capabilities().payload_bytes_max)?;
+        if schedule.job.options.at.is_some() {
+            let text = format!("schedule {:?} with a job that has a time of its own: a schedule's ticks are its times", schedule.name);
+            return Err(Error::new(ErrorKind::BadOption, text));
+        }
+        match self.backend().order(Order::Schedule(Box::new(schedule.clone()))).await? {
+            Ordered::Scheduled(next) => Ok(schedule.into_scheduled(next)),
+            _ => Err(confused()),
+        }
+    }
+
+    /// Removes a schedule; jobs that it has pushed stay. `false` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// What the broker says.
+    pub async fn unschedule(&self, name: &str) -> Result<bool, Error> {
+        Ok(self.backend().order(Order::Unschedule(name.into())).await? != Ordered::Nothing)
+    }
+
+    /// Every schedule, by name.
+    ///
+    /// # Errors
+    ///
+    /// What the broker says.
+    pub async fn schedules(&self) -> Result<Vec<Scheduled>, Error> {
+        match self.backend().look(Query::Schedules).await? {
+            View::Schedules(schedules) => Ok(schedules),
+            _ => Err(confused()),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Schedules: what is kept of them, and firing what is due. Everything here runs within a transaction of `lane`, so the jobs of a tick
+//! and the step to the next tick are stored together or not at all.
+//!
+//! `tick` is the next tick, `next_at` when somebody should look at it: the same, unless a schedule could not be fired and was
+//! put off.
+
+use std::time::Duration;
+
+use rusqlite::{Row, params};
+
+use super::store::{Store, millis};
+use crate::broker::{Ordered, Pushed};
+use crate::error::{Error, ErrorKind};
+use crate::job::Job;
+use crate::schedule::{Due, Plan, Schedule, Scheduled, time_of};
+
+/// Schedules that are fired in one transaction; others are fired in the next.
+const FIRED_MAX: usize = 100;
+/// Jobs that one transaction pushes before it leaves the rest to the next.
+const PUSHED_MAX: usize = 2_000;
+/// A schedule that cannot be fired is looked at again after this time: a later version of this library may know it.
+const PUT_OFF: Duration = Duration::from_secs(60);
+
+/// A schedule as it is stored.
+struct Stored {
+    name: Box<str>,
+    plan: String,
+    job: String,
+    tick: i64,
+}
+
+const COLUMNS: &str = "SELECT name, plan, job, tick FROM brigade_schedules";
+
+impl Stored {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self { name: row.get(0)?, plan: row.get(1)?, job: row.get(2)?, tick: row.get(3)? })
+    }
+
+    fn schedule(&self) -> Result<Schedule, Error> {
+        let unreadable = |e| Error::new(ErrorKind::Decode, format!("read the schedule {:?}: {e}", self.name)).with_source(e);
+        let (plan, job): (Plan, Job) = (parse(&self.plan).map_err(unreadable)?, parse(&self.job).map_err(unreadable)?);
+        Ok(Schedule { name: self.name.clone(), plan, job })
+    }
+}
+
+fn parse<'a, T: serde::Deserialize<'a>>(text: &'a str) -> serde_json::Result<T> {
+    serde_json::from_str(text)
+}
+
+fn write(name: &str, value: &impl serde::Serialize) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|e| Error::new(ErrorKind::Encode, format!("write the schedule {name:?}: {e}")).with_source(e))
+}
+
+impl Store<'_> {
+    /// Stores a schedule. If the ticks are those of the one that is there, its next one stays, due or not.
+    pub(super) fn schedule(&self, schedule: &Schedule) -> Result<Ordered, Error> {
+        let name = &schedule.name;
+        let found = self.row("look up a schedule", &format!("{COLUMNS} WHERE name = ?1"), params![name], Stored::read)?;
+        let same = |stored: &Stored| parse::<Plan>(&stored.plan).is_ok_and(|plan| plan.recurrence == schedule.plan.recurrence);
+        let tick = match found.filter(same) {
+            Some(stored) => stored.tick,
+            None => schedule.plan.after(self.now.wall)?,
+        };
+        let sql = "INSERT OR REPLACE INTO brigade_schedules (name, plan, job, tick, next_at) VALUES (?1, ?2, ?3, ?4, ?4)";
+        let values = params![name, write(name, &schedule.plan)?, write(name, &schedule.job)?, tick];
+        self.execute("store a schedule", sql, values)?;
+        Ok(Ordered::Scheduled(time_of(tick)))
+    }
+
+    pub(super) fn unschedule(&self, name: &str) -> Result<usize, Error> {
+        self.execute("remove a schedule", "DELETE FROM brigade_schedules WHERE name = ?1", params![name])
+    }
+
+    pub(super) fn schedules(&self) -> Result<Vec<Scheduled>, Error> {
+        let stored = self.rows("list schedules", &format!("{COLUMNS} ORDER BY name"), &[], Stored::read)?;
+        let readable = stored.iter().filter_map(|stored| match stored.schedule() {
+            Ok(schedule) => Some(schedule.into_scheduled(time_of(stored.tick))),
+            Err(error) => {
+                tracing::warn!(%error, "left a schedule out of a list");
+                None
+            }
+        });
+        Ok(readable.collect())
+    }
+
+    /// When the next schedule wants to be looked at.
+    pub(super) fn next_schedule(&self) -> Result<Option<i64>, Error> {
+        let sql = "SELECT min(next_at) FROM brigade_schedules";
+        Ok(self.row("find the next tick", sql, &[], |row| row.get::<_, Option<i64>>(0))?.flatten())
+    }
+
+    /// Pushes the jobs of all ticks that are due, as far as one transaction should go.
+    pub(super) fn fire_schedules(&self) -> Result<(), Error> {
+        let sql = "SELECT name, plan, job, tick FROM brigade_schedules WHERE next_at <= ?1 ORDER BY next_at LIMIT ?2";
+        let due = self.rows("find due schedules", sql, params![self.now.wall, FIRED_MAX as i64], Stored::read)?;
+        let mut pushed = 0;
+        for stored in due {
+            if pushed >= PUSHED_MAX {
+                break;
+            }
+            let fired = stored.schedule().and_then(|schedule| {
+                let due = schedule.plan.due(stored.tick, self.now.wall)?;
+                Ok((schedule, due))
+            });
+            match fired {
+                Ok((schedule, due)) => pushed += self.fire(&schedule, &due)?,
+                Err(error) => self.put_off(&stored.name, &error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Pushes the jobs of these ticks and moves on to the next.
+    fn fire(&self, schedule: &Schedule, due: &Due) -> Result<usize, Error> {
+        let name = &*schedule.name;
+        if let Some((first, last)) = due.late {
+            let (first, last) = (in_words(first), in_words(last));
+            tracing::warn!(schedule = name, first, last, missed = ?schedule.plan.missed, "ticks of a schedule were missed");
+        }
+        if let Some((first, last)) = due.left_out {
+            let (first, last) = (in_words(first), in_words(last));
+            tracing::error!(schedule = name, first, last, "too many ticks were missed: these are not made up for");
+        }
+        for tick in &due.fire {
+            if let Pushed::Duplicate(job) = self.push(&schedule.job_of(*tick))? {
+                let tick = in_words(*tick);
+                tracing::warn!(schedule = name, tick, %job, "skipped a tick: there is a job with its unique mark already");
+            }
+        }
+        let sql = "UPDATE brigade_schedules SET tick = ?2, next_at = ?2 WHERE name = ?1";
+        self.execute("move a schedule on", sql, params![name, due.next])?;
+        Ok(due.fire.len())
+    }
+
+    /// Leaves a schedule as it is for a while, so that it holds up nobody.
+    fn put_off(&self, name: &str, error: &Error) -> Result<(), Error> {
+        tracing::error!(schedule = name, %error, "could not fire a schedule; trying again in a minute");
+        let later = self.now.wall.saturating_add(millis(PUT_OFF));
+        self.execute("put a schedule off", "UPDATE brigade_schedules SET next_at = ?2 WHERE name = ?1", params![name, later]).map(drop)
+    }
+}
+
+/// For logs: RFC 3339.
+fn in_words(tick: i64) -> String {
+    jiff::Timestamp::from_millisecond(tick).map_or_else(|_| tick.to_string(), |tick| tick.to_string())
+}

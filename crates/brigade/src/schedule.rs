@@ -1,0 +1,266 @@
+//! Schedules: jobs that are pushed again and again, by a cron expression in a time zone or at plain intervals.
+//!
+//! Values and arithmetic, the same for every broker; all that is read is the time zone database. A broker keeps a schedule's
+//! [`Plan`], its job and its next tick, and asks [`Plan::due`] what a moment means for them. Ticks come from the plan alone, never from the
+//! moment at which somebody looked, so all processes agree on them.
+//!
+//! A time is milliseconds since 1970, as a broker stores it.
+
+mod cron;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use self::cron::Cron;
+use crate::error::{Error, ErrorKind};
+use crate::job::Job;
+
+/// A job to push at each tick, see [`Broker::schedule`](crate::Broker::schedule).
+#[derive(Clone, Debug, PartialEq)]
+#[must_use = "a schedule does nothing until a broker has it"]
+pub struct Schedule {
+    pub(crate) name: Box<str>,
+    pub(crate) plan: Plan,
+    pub(crate) job: Job,
+}
+
+/// When a schedule has its ticks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Recurrence {
+    /// By a cron expression, in a time zone of the IANA database.
+    Cron {
+        /// The expression.
+        expression: String,
+        /// The zone.
+        zone: String,
+    },
+    /// At every multiple of this time since 1970, UTC.
+    Every(Duration),
+}
+
+/// What becomes of ticks that nobody was there to fire: those that are late by more than the schedule's
+/// [grace](Schedule::grace).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Missed {
+    /// They are gone.
+    Skip,
+    /// One job makes up for all of them, at the last one's tick; none if a tick that is not late is there as well.
+    #[default]
+    Once,
+    /// Each is made up for, up to the first 1,000 of them.
+    All,
+}
+
+/// When, and what of missed ticks. Stored as it is: a new field needs a default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    pub(crate) recurrence: Recurrence,
+    #[serde(default)]
+    pub(crate) missed: Missed,
+    #[serde(default = "default_grace")]
+    pub(crate) grace: Duration,
+}
+
+/// A schedule as its broker has it.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Scheduled {
+    /// Its name.
+    pub name: String,
+    /// When it has its ticks.
+    pub recurrence: Recurrence,
+    /// What becomes of missed ticks.
+    pub missed: Missed,
+    /// How late a tick may be fired before it counts as missed.
+    pub grace: Duration,
+    /// The queue of its jobs.
+    pub queue: String,
+    /// The task of its jobs, if it is a task's.
+    pub task: Option<String>,
+    /// The payload of its jobs, JSON text.
+    pub payload: String,
+    /// Its next tick.
+    pub next: SystemTime,
+}
+
+/// The tick that a job was pushed for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Tick {
+    /// Name of the schedule.
+    pub schedule: String,
+    /// When it was due, whenever the job came to be pushed.
+    pub at: SystemTime,
+}
+
+/// What a moment means for a schedule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Due {
+    /// Ticks to push a job for, in their order.
+    pub(crate) fire: Vec<i64>,
+    /// The next tick. It may be due as well, if there are too many for one go.
+    pub(crate) next: i64,
+    /// The first and the last tick that was late.
+    pub(crate) late: Option<(i64, i64)>,
+    /// The first and the last of the late ones that [`Missed::All`] leaves out for their number.
+    pub(crate) left_out: Option<(i64, i64)>,
+}
+
+/// Ticks that are fired in one go, and late ones that are made up for.
+pub(crate) const TICKS_MAX: usize = 1_000;
+const GRACE: Duration = Duration::from_secs(60);
+const EVERY_MIN: Duration = Duration::from_millis(100);
+const EVERY_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
+fn default_grace() -> Duration {
+    GRACE
+}
+
+impl Schedule {
+    pub(crate) fn new(name: impl Into<Box<str>>, recurrence: Recurrence, job: Job) -> Self {
+        Self { name: name.into(), plan: Plan { recurrence, missed: Missed::default(), grace: GRACE }, job }
+    }
+
+    /// The time zone of its cron expression, by a name of the IANA database: `Europe/Berlin`. It says nothing for plain intervals.
+    /// Default: `UTC`.
+    pub fn zone(mut self, name: impl Into<String>) -> Self {
+        if let Recurrence::Cron { zone, .. } = &mut self.plan.recurrence {
+            *zone = name.into();
+        }
+        self
+    }
+
+    /// What becomes of ticks that nobody was there to fire. Default: [`Missed::Once`].
+    pub fn missed(mut self, missed: Missed) -> Self {
+        self.plan.missed = missed;
+        self
+    }
+
+    /// How late a tick may be fired before it counts as missed. Default: 60 s.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.plan.grace = grace;
+        self
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What its broker has.
+    pub(crate) fn into_scheduled(self, next: SystemTime) -> Scheduled {
+        let Plan { recurrence, missed, grace } = self.plan;
+        let Job { queue, task, payload, .. } = self.job;
+        let (queue, task, payload) = (queue.into(), task.map(Into::into), payload.into());
+        Scheduled { name: self.name.into(), recurrence, missed, grace, queue, task, payload, next }
+    }
+
+    /// The job of a tick.
+    pub(crate) fn job_of(&self, tick: i64) -> Job {
+        let mut job = self.job.clone();
+        job.options.tick = Some(Tick { schedule: self.name.to_string(), at: time_of(tick) });
+        job
+    }
+}
+
+/// An expression's or an interval's ticks.
+enum Ticks {
+    Cron(Box<Cron>),
+    Every(i64),
+}
+
+impl Ticks {
+    /// The first tick after a time. None is before 1970, which no clock means.
+    fn after(&self, time: i64) -> Result<i64, Error> {
+        match self {
+            Self::Cron(cron) => cron.after(time.max(0)),
+            Self::Every(interval) => Ok((time.max(0).div_euclid(*interval) + 1).saturating_mul(*interval)),
+        }
+    }
+
+    /// The last tick before a time, given one that is before it.
+    fn last_before(&self, tick: i64, time: i64) -> Result<i64, Error> {
+        // Only ever forwards, halving what is left, because there may be millions between.
+        let (mut last, mut bound) = (tick, time - 1);
+        while last < bound {
+            let middle = last + (bound - last) / 2;
+            match self.after(middle)? {
+                later if later < time => last = later,
+                _ => bound = middle,
+            }
+        }
+        Ok(last)
+    }
+}
+
+impl Plan {
+    /// The first tick after a time.
+    ///
+    /// # Errors
+    ///
+    /// `BadOption` if the plan cannot be meant: what is wrong, and where.
+    pub(crate) fn after(&self, time: i64) -> Result<i64, Error> {
+        self.ticks()?.after(time)
+    }
+
+    /// What the moment `now` means, if the next tick is this one.
+    ///
+    /// # Errors
+    ///
+    /// As [`after`](Plan::after).
+    pub(crate) fn due(&self, mut tick: i64, now: i64) -> Result<Due, Error> {
+        let ticks = self.ticks()?;
+        let mut due = Due::default();
+        let in_time = now.saturating_sub(i64::try_from(self.grace.as_millis()).unwrap_or(i64::MAX));
+        if tick < in_time {
+            let last = ticks.last_before(tick, in_time)?;
+            let next = ticks.after(last)?;
+            due.late = Some((tick, last));
+            match self.missed {
+                Missed::Skip => {}
+                Missed::Once if next <= now => {}
+                Missed::Once => due.fire.push(last),
+                Missed::All => {
+                    while tick <= last && due.fire.len() < TICKS_MAX {
+                        due.fire.push(tick);
+                        tick = ticks.after(tick)?;
+                    }
+                    due.left_out = (tick <= last).then_some((tick, last));
+                }
+            }
+            tick = next;
+        }
+        while tick <= now && due.fire.len() < TICKS_MAX {
+            due.fire.push(tick);
+            tick = ticks.after(tick)?;
+        }
+        due.next = tick;
+        Ok(due)
+    }
+
+    fn ticks(&self) -> Result<Ticks, Error> {
+        match &self.recurrence {
+            Recurrence::Cron { expression, zone } => Cron::new(expression, zone).map(Box::new).map(Ticks::Cron),
+            Recurrence::Every(interval) if (EVERY_MIN..=EVERY_MAX).contains(interval) => {
+                Ok(Ticks::Every(i64::try_from(interval.as_millis()).unwrap_or(i64::MAX)))
+            }
+            Recurrence::Every(interval) => {
+                let text = format!("schedule by an interval of {interval:?}: it is from {EVERY_MIN:?} to ten years");
+                Err(Error::new(ErrorKind::BadOption, text))
+            }
+        }
+    }
+}
+
+pub(crate) fn time_of(millis: i64) -> SystemTime {
+    let offset = Duration::from_millis(millis.unsigned_abs());
+    if millis < 0 { UNIX_EPOCH - offset } else { UNIX_EPOCH + offset }
+}
+
+#[cfg(test)]
+mod tests;
