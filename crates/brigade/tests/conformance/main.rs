@@ -16,7 +16,7 @@ use brigade::Broker;
 pub(crate) struct Subject {
     pub(crate) broker: Broker,
     pub(crate) url: String,
-    _directory: Option<tempfile::TempDir>,
+    directory: Option<tempfile::TempDir>,
 }
 
 /// Runs a test on every broker.
@@ -25,7 +25,11 @@ pub(crate) fn on_every_broker<F: Future<Output = ()>>(test: impl Fn(Subject) -> 
     runtime.block_on(async {
         for name in ["sqlite file", "sqlite memory"] {
             eprintln!("-- {name}");
-            test(subject(name).await).await;
+            let mut subject = subject(name).await;
+            // A test's `async move` takes the fields that it uses, and would let go of this one before it begins.
+            let directory = subject.directory.take();
+            test(subject).await;
+            drop(directory);
         }
     });
 }
@@ -38,5 +42,5 @@ pub(crate) async fn subject(name: &str) -> Subject {
         unknown => panic!("there is no broker {unknown:?}"),
     };
     let broker = Broker::connect(&url).await.unwrap();
-    Subject { broker, url, _directory: Some(directory) }
+    Subject { broker, url, directory: Some(directory) }
 }
