@@ -6,6 +6,8 @@
 
 mod contract;
 mod limits;
+mod log;
+mod schedules;
 mod sqlite;
 
 use std::future::Future;

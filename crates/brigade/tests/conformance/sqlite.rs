@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brigade::{Broker, ErrorKind, JobState, Level, Limits, ToJob as _};
+use brigade::{Broker, ErrorKind, JobState, Level, Limits, Schedule, ToJob as _};
 use rusqlite::Connection;
 
 use super::subject;
@@ -15,7 +15,7 @@ async fn capabilities_are_pinned() {
     for (name, durable) in [("sqlite file", true), ("sqlite memory", false)] {
         let can = subject(name).await.broker.capabilities();
         assert_eq!(can.durable, durable);
-        assert!(can.listing && can.scheduling && can.priorities && can.keys && can.unique && can.limits && can.results);
+        assert!(can.listing && can.scheduling && can.schedules && can.priorities && can.keys && can.unique && can.limits && can.results);
         assert_eq!(can.payload_bytes_max, 16 << 20);
     }
 }
@@ -185,4 +185,23 @@ async fn limits_hold_across_connections_and_a_settlement_wakes_the_other() {
     let waiting = tokio::spawn(async move { there.lease(LONG, LONG).await.unwrap().unwrap().json().to_owned() });
     lease.ack().await.unwrap();
     assert_eq!(waiting.await.unwrap(), "2");
+}
+
+#[tokio::test]
+async fn a_damaged_schedule_is_put_off_and_holds_up_nobody() {
+    let subject = subject("sqlite file").await;
+    for name in ["damaged", "good"] {
+        let job = subject.broker.queue("q").job(&name).unwrap();
+        subject.broker.schedule(Schedule::every(name, Duration::from_secs(3600), job).unwrap()).await.unwrap();
+    }
+    let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
+    file.execute("UPDATE brigade_schedules SET plan = '{\"recurrence\":{\"moon\":1}}' WHERE name = 'damaged'", []).unwrap();
+    subject.broker.clock().advance(Duration::from_secs(3600));
+    let queue = subject.broker.queue("q");
+    assert_eq!(queue.take(NOW).await.unwrap().unwrap().json(), "\"good\"");
+    assert!(queue.take(NOW).await.unwrap().is_none());
+    let put_off = "SELECT next_at - tick BETWEEN 60000 AND 7200000 FROM brigade_schedules WHERE name = 'damaged'";
+    assert!(file.query_row(put_off, [], |row| row.get::<_, bool>(0)).unwrap(), "the tick is kept, looking at it waits");
+    assert_eq!(subject.broker.schedules().await.unwrap().len(), 1);
+    assert!(subject.broker.unschedule("damaged").await.unwrap());
 }
