@@ -1,6 +1,7 @@
 //! The subcommands: which there are, and nothing else.
 
 mod call;
+mod cron;
 mod dead;
 mod demo;
 mod job;
@@ -33,6 +34,7 @@ pub(crate) enum Command {
     Pause(queues::Pause),
     Resume(queues::Resume),
     Limit(limit::Limit),
+    Cron(cron::Cron),
     Purge(queues::Purge),
     Check(why::Check),
     #[command(hide = true)]
@@ -57,6 +59,7 @@ impl Command {
             Self::Pause(pause) => pause.run(globals).await,
             Self::Resume(resume) => resume.run(globals).await,
             Self::Limit(limit) => limit.run(globals).await,
+            Self::Cron(cron) => cron.run(globals).await,
             Self::Purge(purge) => purge.run(globals).await,
             Self::Check(check) => check.run(globals).await,
             Self::WorkGuard(guard) => guard.run(),

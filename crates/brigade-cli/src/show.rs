@@ -70,6 +70,7 @@ pub(crate) struct JobDocument<'a> {
     key: Option<&'a str>,
     partition: Option<&'a str>,
     label: Option<&'a str>,
+    tick: Option<TickDocument<'a>>,
     pushed_at: String,
     due_at: Option<String>,
     failed: u32,
@@ -79,6 +80,12 @@ pub(crate) struct JobDocument<'a> {
     result: Option<Box<RawValue>>,
     reason: Option<&'a str>,
     history: Vec<AttemptDocument<'a>>,
+}
+
+#[derive(Serialize)]
+struct TickDocument<'a> {
+    schedule: &'a str,
+    at: String,
 }
 
 #[derive(Serialize)]
@@ -103,6 +110,7 @@ impl<'a> JobDocument<'a> {
             key: job.key.as_deref(),
             partition: job.partition.as_deref(),
             label: job.label.as_deref(),
+            tick: job.tick.as_ref().map(|tick| TickDocument { schedule: &tick.schedule, at: rfc3339(tick.at) }),
             pushed_at: rfc3339(job.pushed_at),
             due_at: job.due_at.map(rfc3339),
             failed: job.failed,

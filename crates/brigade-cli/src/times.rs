@@ -42,6 +42,18 @@ fn moment_after(text: &str, now: &Zoned) -> Result<SystemTime, String> {
     Ok(local(tomorrow.to_datetime(time))?.timestamp().into())
 }
 
+/// A duration as it is read: `1h 30m`.
+pub(crate) fn short(duration: Duration) -> String {
+    let mut span = Span::new();
+    let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    let parts = [seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60, i64::from(duration.subsec_millis())];
+    let set = [Span::try_days, Span::try_hours, Span::try_minutes, Span::try_seconds, Span::try_milliseconds];
+    for (part, set) in parts.into_iter().zip(set) {
+        span = set(span, part).unwrap_or(span);
+    }
+    format!("{span:#}")
+}
+
 /// For programs: RFC 3339, UTC.
 pub(crate) fn rfc3339(moment: SystemTime) -> String {
     Timestamp::try_from(moment).map_or_else(|_| "out of range".to_owned(), |moment| format!("{moment:.3}"))
@@ -63,6 +75,9 @@ mod tests {
             [("250ms", 250), ("5s", 5_000), ("2m", 120_000), ("1h", 3_600_000), ("1h30m", 5_400_000), ("3d", 259_200_000), ("0s", 0)];
         for (text, millis) in good {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["15m", "100ms", "1h 30m", "7d 1s", "36500d"] {
+            assert_eq!(short(duration(text).unwrap()), text);
         }
         for text in ["", "5", "-5s", "5 parsecs", "1 month", "s"] {
             assert!(duration(text).is_err(), "{text}");

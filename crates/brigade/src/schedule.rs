@@ -246,11 +246,11 @@ impl Plan {
     fn ticks(&self) -> Result<Ticks, Error> {
         match &self.recurrence {
             Recurrence::Cron { expression, zone } => Cron::new(expression, zone).map(Box::new).map(Ticks::Cron),
-            Recurrence::Every(interval) if (EVERY_MIN..=EVERY_MAX).contains(interval) => {
+            Recurrence::Every(interval) if (EVERY_MIN..=EVERY_MAX).contains(interval) && interval.subsec_nanos() % 1_000_000 == 0 => {
                 Ok(Ticks::Every(i64::try_from(interval.as_millis()).unwrap_or(i64::MAX)))
             }
             Recurrence::Every(interval) => {
-                let text = format!("schedule by an interval of {interval:?}: it is from {EVERY_MIN:?} to ten years");
+                let text = format!("schedule by an interval of {interval:?}: it is from {EVERY_MIN:?} to ten years, in whole milliseconds");
                 Err(Error::new(ErrorKind::BadOption, text))
             }
         }

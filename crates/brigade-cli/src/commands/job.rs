@@ -64,6 +64,9 @@ fn show_one(job: &JobInfo) -> anyhow::Result<()> {
     field("priority", &job.priority.to_string())?;
     text("key", job.key.as_deref())?;
     text("partition", job.partition.as_deref())?;
+    if let Some(tick) = &job.tick {
+        field("schedule", &format!("{}, for {}", escape(&tick.schedule), local(tick.at)))?;
+    }
     field("pushed", &local(job.pushed_at))?;
     job.due_at.map_or(Ok(()), |due| field("due", &local(due)))?;
     text("holder", job.holder.as_deref())?;

@@ -36,17 +36,24 @@ pub(crate) struct Push {
 /// What may be set on a job; in bulk, on each.
 #[derive(clap::Args)]
 struct Options {
+    /// Not before this moment (18:30, 2026-11-22 18:30, 2026-11-22T18:30:00Z)
+    #[arg(long, value_name = "MOMENT", value_parser = times::moment, conflicts_with = "delay")]
+    at: Option<SystemTime>,
+
+    #[command(flatten)]
+    other: JobOptions,
+}
+
+/// What may be set on a job however it comes to be pushed.
+#[derive(clap::Args)]
+pub(super) struct JobOptions {
     /// Jobs of a higher priority are handed out first [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     priority: Option<i32>,
 
     /// Not before this much time has passed (250ms, 5s, 2m, 1h30m, 3d)
-    #[arg(long, value_name = "TIME", value_parser = times::duration, conflicts_with = "at")]
+    #[arg(long, value_name = "TIME", value_parser = times::duration)]
     delay: Option<Duration>,
-
-    /// Not before this moment (18:30, 2026-11-22 18:30, 2026-11-22T18:30:00Z)
-    #[arg(long, value_name = "MOMENT", value_parser = times::moment)]
-    at: Option<SystemTime>,
 
     /// Jobs of one key run in order, one at a time
     #[arg(long, value_name = "KEY")]
@@ -82,15 +89,19 @@ struct Options {
 }
 
 impl Options {
-    fn set_on(&self, mut job: Job) -> Job {
+    fn set_on(&self, job: Job) -> Job {
+        let job = self.other.set_on(job);
+        if let Some(at) = self.at { job.at(at) } else { job }
+    }
+}
+
+impl JobOptions {
+    pub(super) fn set_on(&self, mut job: Job) -> Job {
         if let Some(priority) = self.priority {
             job = job.priority(priority);
         }
         if let Some(delay) = self.delay {
             job = job.delay(delay);
-        }
-        if let Some(at) = self.at {
-            job = job.at(at);
         }
         if let Some(key) = &self.key {
             job = job.key(key.as_str());
@@ -126,8 +137,7 @@ impl Push {
             let broker = globals.connect().await?;
             return bulk::push(&broker, &broker.queue(self.queue), &self.options, globals.json).await;
         }
-        let payload: &RawValue = serde_json::from_str(&self.payload)
-            .map_err(|e| usage(format!("the payload is not JSON: {e}; text has quotes of its own: '\"text\"'")))?;
+        let payload = payload(&self.payload)?;
         let broker = globals.connect().await?;
         let job = job_of(&broker.queue(self.queue), payload, &self.options)?;
         let pushed = broker.push(job).await?;
@@ -142,6 +152,11 @@ impl Push {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// A payload from the command line.
+pub(super) fn payload(text: &str) -> anyhow::Result<&RawValue> {
+    serde_json::from_str(text).map_err(|e| usage(format!("the payload is not JSON: {e}; text has quotes of its own: '\"text\"'")))
 }
 
 fn job_of(queue: &Queue, payload: &RawValue, options: &Options) -> anyhow::Result<Job> {

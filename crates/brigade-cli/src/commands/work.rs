@@ -39,7 +39,8 @@ use crate::times;
 ///
 /// The program gets the payload as JSON on its standard input. In its arguments, {} is replaced by the payload and {name}
 /// by that field of a JSON object, strings without their quotes; write {{}} and {{name}} for the braces themselves, and
-/// ${name} stays as it is. BRIGADE_JOB, BRIGADE_QUEUE and BRIGADE_ATTEMPT are in its environment.
+/// ${name} stays as it is. BRIGADE_JOB, BRIGADE_QUEUE and BRIGADE_ATTEMPT are in its environment,
+/// and BRIGADE_TICK for a job of a schedule.
 ///
 /// Exit code 0 is done: the first 64 KiB of its standard output, if the job is kept, are its result, as JSON or else as a
 /// JSON string. Exit code 75 passes the job on, uncharged. Every other end is a failure, with the end of its standard error

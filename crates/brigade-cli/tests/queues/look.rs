@@ -111,8 +111,11 @@ fn lists_go_on_after_a_job() {
 #[test]
 fn json_is_one_document_per_line_everywhere() {
     let desk = desk_with_history();
-    let each: [&[&str]; 16] = [
+    let each: [&[&str]; 19] = [
         &["push", "q", "9"],
+        &["cron", "add", "s", "@daily", "q", "1"],
+        &["cron", "ls"],
+        &["cron", "rm", "s"],
         &["queues"],
         &["jobs"],
         &["job", "1", "2"],

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 #![expect(clippy::disallowed_methods, reason = "starts the binary under test and waits for facts of the operating system")]
 
+mod cron;
 mod desk;
 mod kill;
 mod look;

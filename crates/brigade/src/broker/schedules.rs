@@ -29,8 +29,8 @@ impl Schedule {
         Ok(Self::new(name, Recurrence::Cron { expression, zone: "UTC".to_owned() }, job.to_job()?))
     }
 
-    /// A job at every multiple of this time since 1970 (UTC), so that all who look agree: every hour is at the full hour. From
-    /// 100 ms to ten years.
+    /// A job at every multiple of this time since 1970 (UTC), so that all who look agree: every hour is at the full hour. Whole
+    /// milliseconds, from 100 ms to ten years.
     ///
     /// # Errors
     ///

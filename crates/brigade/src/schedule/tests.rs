@@ -65,6 +65,7 @@ fn a_bad_zone_or_interval_is_told() {
         let error = plan("0 0 * * *", zone).after(0).expect_err("no zone");
         assert!(error.kind() == ErrorKind::BadOption && error.to_string().len() < 300, "{error}");
     }
+    assert!(every(Duration::from_micros(100_500), Missed::Once).after(0).is_err());
     for (interval, good) in [(99, false), (100, true), (316_224_000_000, true), (316_224_000_001, false)] {
         assert_eq!(every(Duration::from_millis(interval), Missed::Once).after(0).is_ok(), good, "{interval}");
     }

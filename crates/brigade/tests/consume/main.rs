@@ -54,6 +54,11 @@ fn waits_for_cancel(cx: &Context, started: String) {
     }
 }
 
+#[task]
+fn tells_its_tick(cx: &Context) -> Option<std::time::SystemTime> {
+    cx.tick()
+}
+
 struct Setting {
     broker: Broker,
     pool: Pool,
@@ -197,4 +202,21 @@ async fn in_process_serves_without_a_pool() {
     let served = broker.worker().until_empty().in_process().run_until(std::future::pending::<()>()).await.unwrap();
     assert_eq!(served.done, 1);
     assert_eq!(broker.job(&id).await.unwrap().unwrap().result.as_deref(), Some("42"));
+}
+
+#[tokio::test]
+async fn a_task_knows_the_tick_it_runs_for_in_a_pool_and_in_process() {
+    let setting = Setting::new(1).await;
+    let schedule = || brigade::Schedule::every("s", Duration::from_secs(3600), tells_its_tick().keep(LONG)).unwrap();
+    for in_pool in [true, false] {
+        let tick = setting.broker.schedule(schedule()).await.unwrap().next;
+        setting.broker.clock().advance(Duration::from_secs(3600));
+        let worker = setting.broker.worker().queue("tells_its_tick").until_empty();
+        let worker = if in_pool { worker.on(&setting.pool) } else { worker };
+        assert_eq!(worker.run_until(std::future::pending::<()>()).await.unwrap().done, 1);
+        let done = setting.broker.jobs(None, Some(JobState::Done), None, 10).await.unwrap().pop().unwrap();
+        assert_eq!(done.result, Some(serde_json::to_string(&tick).unwrap()));
+    }
+    assert_eq!(tells_its_tick().run_here().await.unwrap(), None);
+    setting.pool.shutdown().await;
 }

@@ -22,6 +22,7 @@ mod kill;
 mod leaks;
 mod load;
 mod parent;
+mod schedules;
 mod stage;
 mod start;
 mod states;

@@ -16,7 +16,7 @@ use brigade_testkit::program::{DIRECTORY_VARIABLE, Program, ROLE_VARIABLE};
 pub(crate) type Roles = &'static [(&'static str, fn())];
 
 /// Everything that this binary can be started as.
-const ROLES: [Roles; 11] = [
+const ROLES: [Roles; 12] = [
     crate::cgroup::ROLES,
     crate::chaos::ROLES,
     crate::crash::ROLES,
@@ -26,6 +26,7 @@ const ROLES: [Roles; 11] = [
     crate::leaks::ROLES,
     crate::load::ROLES,
     crate::parent::ROLES,
+    crate::schedules::ROLES,
     crate::start::ROLES,
     crate::states::ROLES,
 ];

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Worker;
 use super::output::{Head, Tail, feed};
 use super::program::{Pipes, Program, Refusal};
+use crate::times::rfc3339;
 
 /// What became of an attempt.
 pub(super) enum Ending {
@@ -133,11 +134,12 @@ impl Worker {
             Ok(arguments) => arguments,
             Err(why) => return Ending::Dead(why),
         };
-        let environment = [
+        let mut environment = vec![
             ("BRIGADE_JOB", lease.id().to_string()),
             ("BRIGADE_QUEUE", self.queue.name().to_owned()),
             ("BRIGADE_ATTEMPT", lease.attempt().to_string()),
         ];
+        environment.extend(lease.tick().map(|tick| ("BRIGADE_TICK", rfc3339(tick.at))));
         let name = self.command.program().display();
         match Program::start(self.command.program(), &arguments, environment) {
             Ok((program, pipes)) => self.watch(held, program, pipes).await,

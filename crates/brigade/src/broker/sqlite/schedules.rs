@@ -15,7 +15,7 @@ use crate::job::Job;
 use crate::schedule::{Due, Plan, Schedule, Scheduled, time_of};
 
 /// Schedules that are fired in one transaction; others are fired in the next.
-const FIRED_MAX: usize = 100;
+const FIRED_MAX: i64 = 100;
 /// Jobs that one transaction pushes before it leaves the rest to the next.
 const PUSHED_MAX: usize = 2_000;
 /// A schedule that cannot be fired is looked at again after this time: a later version of this library may know it.
@@ -92,7 +92,7 @@ impl Store<'_> {
     /// Pushes the jobs of all ticks that are due, as far as one transaction should go.
     pub(super) fn fire_schedules(&self) -> Result<(), Error> {
         let sql = "SELECT name, plan, job, tick FROM brigade_schedules WHERE next_at <= ?1 ORDER BY next_at LIMIT ?2";
-        let due = self.rows("find due schedules", sql, params![self.now.wall, FIRED_MAX as i64], Stored::read)?;
+        let due = self.rows("find due schedules", sql, params![self.now.wall, FIRED_MAX], Stored::read)?;
         let mut pushed = 0;
         for stored in due {
             if pushed >= PUSHED_MAX {
