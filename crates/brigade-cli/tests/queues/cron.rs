@@ -1,9 +1,12 @@
 //! `cron`: schedules.
 
+use std::fs;
+use std::path::PathBuf;
+
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::desk::Desk;
+use super::desk::{Desk, wait_until};
 
 #[test]
 fn schedules_are_added_listed_and_removed() {
@@ -71,4 +74,62 @@ fn a_worker_fires_what_is_due_and_its_programs_know_the_tick() {
     assert!(desk.ok(&["job", "1"]).contains("schedule     s, for 20"));
     desk.push(&["other", "1"]);
     assert_eq!(desk.job(&desk.push(&["other", "2"]))["tick"], Value::Null);
+}
+
+/// libfaketime, which gives one process a wall clock that can be set. Debian's package faketime.
+fn faketime() -> Option<PathBuf> {
+    let places = fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
+    places.map(|place| place.join("faketime/libfaketimeMT.so.1")).find(|library| library.exists())
+}
+
+#[test]
+fn h48_a_wall_clock_that_is_set_while_a_worker_runs_moves_no_lease_and_repeats_no_tick() {
+    let Some(library) = faketime() else {
+        println!("MISSING: libfaketime, so the wall clock cannot be set");
+        return;
+    };
+    let desk = Desk::new();
+    let set_clock = |by: &str| {
+        fs::write(desk.path("clock.new"), by).unwrap();
+        fs::rename(desk.path("clock.new"), desk.path("clock")).unwrap();
+    };
+    let ticks = || -> Vec<Value> {
+        let jobs = desk.run(&["jobs", "ticks", "--state", "done", "--json"]).documents();
+        jobs.iter().map(|job| job["tick"]["at"].clone()).collect()
+    };
+    desk.ok(&["cron", "add", "s", "@hourly", "ticks", "1", "--missed", "all", "--keep", "1d"]);
+    let held = desk.push(&["held", "1", "--keep", "10d"]);
+    set_clock("+0");
+    let start = |queue: &str, program: &str| {
+        let mut command = desk.command(&["work", queue, "--lease", "1s", "--", "sh", "-c", program]);
+        command.env("LD_PRELOAD", &library).env("FAKETIME_TIMESTAMP_FILE", desk.path("clock"));
+        command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        Desk::start_command(command)
+    };
+    let holding = start("held", "echo >$DESK/held; until [ -e $DESK/go ]; do sleep 0.05; done");
+    let working = start("ticks", "true");
+    desk.wait_for_file("held");
+
+    set_clock("+1h");
+    wait_until("the first tick", || !ticks().is_empty());
+    set_clock("-1d");
+    // Two jobs after each other: the worker has looked since the clock was set.
+    for _ in 0..2 {
+        let id = desk.push(&["ticks", "0", "--keep", "10d"]);
+        wait_until("a job", || desk.job(&id)["state"] == "done");
+    }
+    set_clock("+3h");
+    wait_until("two more", || ticks().iter().filter(|tick| !tick.is_null()).count() >= 3);
+
+    fs::write(desk.path("go"), "").unwrap();
+    wait_until("the job that was held", || desk.job(&held)["state"] == "done");
+    assert_eq!(desk.job(&held)["interrupted"], 0, "its lease held through all of it");
+    for worker in [holding, working] {
+        worker.signal(Signal::TERM);
+        assert_eq!(worker.end(), Some(0));
+    }
+    let ticks = ticks();
+    let hours: Vec<i64> =
+        ticks.iter().filter_map(|tick| Some(tick.as_str()?.parse::<jiff::Timestamp>().unwrap().as_second() / 3600)).collect();
+    assert!(hours.windows(2).all(|pair| pair[1] == pair[0] + 1), "each once, in order: {ticks:?}");
 }

@@ -67,7 +67,10 @@ impl Desk {
 
     /// Starts `brigade work`, which is killed in the end, if it has not ended.
     pub(crate) fn start(&self, arguments: &[&str]) -> Running {
-        let mut command = self.command(arguments);
+        Self::start_command(self.command(arguments))
+    }
+
+    pub(crate) fn start_command(mut command: Command) -> Running {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
