@@ -201,6 +201,7 @@ impl<T> Call<T> {
         self
     }
 
+    #[cfg(feature = "sqlite")]
     pub(crate) fn for_tick(self, at: SystemTime) -> Self {
         self.set(|options| options.tick = Some(at))
     }

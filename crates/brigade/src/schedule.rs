@@ -113,6 +113,8 @@ pub(crate) struct Due {
 
 /// Ticks that are fired in one go, and late ones that are made up for.
 pub(crate) const TICKS_MAX: usize = 1_000;
+/// A thousand ticks may be pushed in one go.
+pub(crate) const PAYLOAD_BYTES_MAX: usize = 64 << 10;
 const GRACE: Duration = Duration::from_secs(60);
 const EVERY_MIN: Duration = Duration::from_millis(100);
 const EVERY_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::api::{check_job, check_name, confused};
 use super::{Broker, Order, Ordered, Query, ToJob, View};
 use crate::error::{Error, ErrorKind};
-use crate::schedule::{Recurrence, Schedule, Scheduled};
+use crate::schedule::{PAYLOAD_BYTES_MAX, Recurrence, Schedule, Scheduled};
 
 impl Schedule {
     /// A job at each tick of a cron expression: `minute hour day-of-month month day-of-week`, with a sixth field first for the
@@ -52,13 +52,26 @@ impl Broker {
     ///
     /// If the job has a unique mark, a tick that comes while one with that mark is not settled pushes nothing.
     ///
+    /// ```
+    /// # use brigade::{Broker, Missed, Schedule, task};
+    /// # use std::time::Duration;
+    /// # #[task] fn report(kind: String) {}
+    /// # #[task] fn tidy_up() {}
+    /// # async fn example(broker: Broker) -> Result<(), brigade::Error> {
+    /// let nightly = Schedule::cron("nightly", "30 3 * * mon-fri", report("sales".to_owned()).retries(3))?;
+    /// let scheduled = broker.schedule(nightly.zone("Europe/Berlin").missed(Missed::All)).await?;
+    /// println!("first at {:?}", scheduled.next);
+    /// broker.schedule(Schedule::every("tidy", Duration::from_secs(900), tidy_up().unique("tidy"))?).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// `BadOption` for an expression, a zone or an interval that cannot be meant, and for an expression that no date matches: what is wrong, and
-    /// where. Else as [`push`](Broker::push).
+    /// where; `TooLarge` for a payload over 64 KiB. Else as [`push`](Broker::push).
     pub async fn schedule(&self, schedule: Schedule) -> Result<Scheduled, Error> {
         check_name("schedule", &schedule.name)?;
-        check_job(&schedule.job, self.capabilities().payload_bytes_max)?;
+        check_job(&schedule.job, PAYLOAD_BYTES_MAX.min(self.capabilities().payload_bytes_max))?;
         if schedule.job.options.at.is_some() {
             let text = format!("schedule {:?} with a job that has a time of its own: a schedule's ticks are its times", schedule.name);
             return Err(Error::new(ErrorKind::BadOption, text));

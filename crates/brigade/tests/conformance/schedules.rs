@@ -164,11 +164,12 @@ fn what_cannot_be_meant_is_refused_with_what_is_wrong() {
             let error = broker.schedule(schedule).await.unwrap_err();
             assert!(error.kind() == ErrorKind::BadOption && error.to_string().contains(why), "{error}");
         }
-        let large = broker.queue("q").job(&"x".repeat(broker.capabilities().payload_bytes_max)).unwrap();
+        let large = broker.queue("q").job(&"x".repeat((64 << 10) - 1)).unwrap();
         assert_eq!(broker.schedule(other_job(large)).await.unwrap_err().kind(), ErrorKind::TooLarge);
         assert!(broker.schedules().await.unwrap().is_empty());
         // One that is refused leaves the one of its name as it is.
-        let kept = broker.schedule(every(&broker, HOUR)).await.unwrap();
+        let at_the_limit = broker.queue("q").job(&"x".repeat((64 << 10) - 2)).unwrap();
+        let kept = broker.schedule(other_job(at_the_limit)).await.unwrap();
         broker.schedule(cron(&broker, "61 * * * *")).await.unwrap_err();
         assert_eq!(broker.schedules().await.unwrap(), [kept]);
     });
