@@ -8,6 +8,7 @@
 //! of the wall clock moves no lease. After a reboot all leases are void.
 
 mod check;
+mod key;
 mod lane;
 mod limits;
 mod look;

@@ -37,6 +37,7 @@ CREATE TABLE brigade_jobs (
   remove_at   INTEGER,
   next        INTEGER,
   place       INTEGER,
+  members     INTEGER NOT NULL DEFAULT 0,
   waits       INTEGER NOT NULL DEFAULT 0,
   missed      INTEGER NOT NULL DEFAULT 0,
   gather      TEXT,
@@ -51,6 +52,7 @@ CREATE INDEX brigade_jobs_due    ON brigade_jobs (due) WHERE state IN (1, 4);
 CREATE INDEX brigade_jobs_leased ON brigade_jobs (lease_until) WHERE state = 3;
 CREATE INDEX brigade_jobs_cancel ON brigade_jobs (holder) WHERE state = 3 AND cancel IS NOT NULL;
 CREATE INDEX brigade_jobs_key    ON brigade_jobs (queue, key, id) WHERE key IS NOT NULL AND state < 5;
+CREATE INDEX brigade_jobs_busy   ON brigade_jobs (queue, key) WHERE key IS NOT NULL AND state = 3;
 CREATE INDEX brigade_jobs_next   ON brigade_jobs (next) WHERE next IS NOT NULL;
 CREATE UNIQUE INDEX brigade_jobs_mark ON brigade_jobs (queue, mark) WHERE mark IS NOT NULL AND state < 5;
 CREATE INDEX brigade_jobs_ended  ON brigade_jobs (state, id) WHERE state >= 5;
@@ -82,7 +84,7 @@ CREATE TABLE brigade_marks (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX brigade_marks_until ON brigade_marks (until);
 CREATE TABLE brigade_gathered (
-  job INTEGER NOT NULL, place INTEGER NOT NULL, result TEXT,
+  job INTEGER NOT NULL, place INTEGER NOT NULL, result TEXT, missed TEXT,
   PRIMARY KEY (job, place)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE brigade_schedules (

@@ -7,7 +7,7 @@ use rusqlite::params;
 use super::store::{Store, code, millis, row_id};
 use crate::broker::{Ending, Order, Ordered, Settled, Settlement};
 use crate::certificate::Certificate;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, AttemptRecord, JobId, JobOptions, JobState};
 
 /// Attempts kept in a job's history.
@@ -106,8 +106,14 @@ impl Store<'_> {
     /// Ready at once, or later in the given state. Its id has not changed, so neither has its place.
     fn back_to_queue(&self, id: i64, later: JobState, after: Duration) -> Result<(), Error> {
         let (state, due) = if after.is_zero() { (JobState::Ready, 0) } else { (later, self.now.wall.saturating_add(millis(after))) };
-        let sql = "UPDATE brigade_jobs SET state = ?2, due = ?3, lease_until = NULL, holder = NULL WHERE id = ?1";
-        self.execute("give a job back", sql, params![id, code(state), due]).map(drop)
+        let sql = "UPDATE brigade_jobs SET state = ?2, due = ?3, lease_until = NULL, holder = NULL WHERE id = ?1 RETURNING queue, key";
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?));
+        let Some((queue, Some(key))) = self.row("give a job back", sql, params![id, code(state), due], read)? else { return Ok(()) };
+        if state == JobState::Ready {
+            self.make_ready(id)?;
+        }
+        // An earlier one may have come back from the dead letters while this one was leased.
+        self.release_key(&queue, &key)
     }
 
     fn cancelled(&self, id: i64, reason: &str) -> Result<(), Error> {
@@ -119,21 +125,20 @@ impl Store<'_> {
     pub(super) fn end_job(&self, id: i64, state: JobState, reason: Option<&str>, remove_at: Option<i64>) -> Result<(), Error> {
         let sql = "UPDATE brigade_jobs SET state = ?2, reason = ?3, remove_at = ?4, due = 0, lease_until = NULL, holder = NULL WHERE id = ?1 RETURNING queue, key";
         let ended = self.row("end a job", sql, params![id, code(state), reason, remove_at], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        self.release_key(ended)
+        self.told(ended)
     }
 
     pub(super) fn remove_job(&self, id: i64) -> Result<(), Error> {
         let sql = "DELETE FROM brigade_jobs WHERE id = ?1 RETURNING queue, key";
         let ended = self.row("remove a job", sql, params![id], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        self.release_key(ended)
+        self.told(ended)
     }
 
-    /// Lets the first of a key's unsettled jobs go on, if it was held.
-    fn release_key(&self, ended: Option<(String, Option<String>)>) -> Result<(), Error> {
-        let Some((queue, Some(key))) = ended else { return Ok(()) };
-        let sql = "UPDATE brigade_jobs SET state = 0 WHERE state = 2 AND id =
-                     (SELECT min(id) FROM brigade_jobs WHERE queue = ?1 AND key = ?2 AND state < 5)";
-        self.execute("release a key", sql, params![queue, key]).map(drop)
+    fn told(&self, ended: Option<(String, Option<String>)>) -> Result<(), Error> {
+        match ended {
+            Some((queue, Some(key))) => self.release_key(&queue, &key),
+            _ => Ok(()),
+        }
     }
 
     /// Adds an attempt to the job's history.
@@ -146,8 +151,8 @@ impl Store<'_> {
         history.push(AttemptRecord { attempt, at, kind, reason: reason.to_owned(), certificate });
         let over = history.len().saturating_sub(HISTORY_MAX);
         history.drain(..over);
-        let text = serde_json::to_string(&history)
-            .map_err(|e| Error::new(crate::ErrorKind::Encode, format!("write a history: {e}")).with_source(e))?;
+        let text =
+            serde_json::to_string(&history).map_err(|e| Error::new(ErrorKind::Encode, format!("write a history: {e}")).with_source(e))?;
         self.execute("write a history", "UPDATE brigade_jobs SET history = ?2 WHERE id = ?1", params![id, text]).map(drop)
     }
 
@@ -157,10 +162,7 @@ impl Store<'_> {
         let changed = |count: usize| if count == 0 { Ordered::Nothing } else { Ordered::Changed(count as u64) };
         match order {
             Order::Cancel(id, reason) => self.cancel(id, reason),
-            Order::Retry(id) => {
-                let sql = "UPDATE brigade_jobs SET state = 0, failed = 0, crashed = 0, reason = NULL, due = 0 WHERE id = ?1 AND state = 6";
-                self.execute("retry a job", sql, params![row_id(id)]).map(changed)
-            }
+            Order::Retry(id) => self.retry(row_id(id)),
             Order::Delete(id) => {
                 let sql = "SELECT 1 FROM brigade_jobs WHERE id = ?1 AND state <> 3";
                 let found = self.row("look up a job", sql, params![row_id(id)], |_| Ok(()))?;
@@ -175,6 +177,28 @@ impl Store<'_> {
             Order::Resume(queue) => self.set_paused(queue, false),
             Order::Schedule(schedule) => self.schedule(schedule),
             Order::Unschedule(name) => self.unschedule(name).map(changed),
+        }
+    }
+
+    fn retry(&self, id: i64) -> Result<Ordered, Error> {
+        let sql = "SELECT queue, mark FROM brigade_jobs WHERE id = ?1 AND state = 6";
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?));
+        let Some((queue, mark)) = self.row("look up a dead letter", sql, params![id], read)? else { return Ok(Ordered::Nothing) };
+        self.check_mark(id, &queue, mark.as_deref())?;
+        let sql = "UPDATE brigade_jobs SET failed = 0, crashed = 0, reason = NULL WHERE id = ?1";
+        self.execute("retry a job", sql, params![id])?;
+        self.make_ready(id)?;
+        Ok(Ordered::Changed(1))
+    }
+
+    /// A mark is unique among unsettled jobs: one that has ended cannot come back beside another that has taken its mark.
+    fn check_mark(&self, id: i64, queue: &str, mark: Option<&str>) -> Result<(), Error> {
+        let sql = "SELECT id FROM brigade_jobs WHERE queue = ?1 AND mark = ?2 AND state < 5";
+        match self.row("look for a duplicate", sql, params![queue, mark], |row| row.get::<_, i64>(0))? {
+            None => Ok(()),
+            Some(other) => {
+                Err(Error::new(ErrorKind::Duplicate, format!("retry job {id}: job {other} has its unique mark and is not settled")))
+            }
         }
     }
 

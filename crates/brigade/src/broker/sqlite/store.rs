@@ -255,9 +255,11 @@ impl Store<'_> {
     }
 
     fn promote_due(&self) -> Result<(), Error> {
-        let sql = "UPDATE brigade_jobs SET due = 0, state = CASE WHEN key IS NOT NULL AND EXISTS
-                     (SELECT 1 FROM brigade_jobs AS earlier WHERE earlier.queue = brigade_jobs.queue AND earlier.key = brigade_jobs.key
-                        AND earlier.state < 5 AND earlier.id < brigade_jobs.id) THEN 2 ELSE 0 END
+        let sql = "UPDATE brigade_jobs SET due = 0, state = CASE WHEN key IS NOT NULL AND
+                     (EXISTS (SELECT 1 FROM brigade_jobs AS other WHERE other.queue = brigade_jobs.queue AND other.key = brigade_jobs.key
+                                AND other.state < 5 AND other.id < brigade_jobs.id)
+                      OR EXISTS (SELECT 1 FROM brigade_jobs AS other WHERE other.queue = brigade_jobs.queue AND other.key = brigade_jobs.key
+                                AND other.state = 3)) THEN 2 ELSE 0 END
                    WHERE state IN (1, 4) AND due <= ?1";
         self.execute("wake due jobs", sql, params![self.now.wall]).map(drop)
     }
