@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal as _, Write as _, stdout};
 use std::ops::Range;
 
-use brigade::{AttemptKind, AttemptRecord, Certificate, JobInfo, JobState};
+use brigade::{AttemptKind, AttemptRecord, Certificate, JobId, JobInfo, JobState, Waits};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -79,6 +79,8 @@ pub(crate) struct JobDocument<'a> {
     holder: Option<&'a str>,
     result: Option<Box<RawValue>>,
     reason: Option<&'a str>,
+    waits: Option<&'a Waits>,
+    next: Option<&'a str>,
     history: Vec<AttemptDocument<'a>>,
 }
 
@@ -119,6 +121,8 @@ impl<'a> JobDocument<'a> {
             holder: job.holder.as_deref(),
             result: job.result.as_deref().map(raw),
             reason: job.reason.as_deref(),
+            waits: job.waits.as_ref(),
+            next: job.next.as_ref().map(JobId::as_str),
             history: job.history.iter().map(AttemptDocument::new).collect(),
         }
     }

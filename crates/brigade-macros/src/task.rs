@@ -55,6 +55,8 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
                 codec: ::brigade::Codec::#codec,
                 idempotent: #idempotent,
                 signature: __p::signature::<(#(#types,)*), #value>,
+                body: || ::core::any::type_name_of_val(&#ident),
+                options: |call| call #setters,
                 invoke: __invoke,
             };
 

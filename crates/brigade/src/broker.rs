@@ -6,6 +6,8 @@
 //! - `lease` hands out each job to one holder at a time, highest priority first, then in the order of the pushes; a job given back is where
 //!   it was. Each lease has a token that no other lease of the job has.
 //! - `settle` does what it says only for the token that holds the job; every other gets [`Settled::Stale`] and changes nothing.
+//! - Jobs of one push may be joined to a flow ([`Link`](crate::job::Link)): a job then waits for its members, and each member's end, the count
+//!   of it and the hand-over of its result are one step.
 //! - A lease that runs out is ended by the broker as *interrupted*: the job is ready again, uncharged.
 //! - `lease` also fires the schedules that are due: the jobs of a tick are pushed and its schedule's next tick is set in one atomic step,
 //!   so each tick is fired once, whoever looks.
@@ -29,6 +31,7 @@ use crate::limits::Limits;
 use crate::schedule::{Schedule, Scheduled};
 use crate::why::Explanation;
 
+pub(crate) use api::RESULT_KEPT;
 pub use api::{Broker, Clock, Queue};
 pub use lease::{Lease, TakenJob};
 pub use to_job::ToJob;
@@ -55,6 +58,8 @@ pub struct Capabilities {
     pub unique: bool,
     /// Limits and turns.
     pub limits: bool,
+    /// Flows: jobs that wait for others.
+    pub flows: bool,
     /// Results may be waited for from anywhere.
     pub results: bool,
     /// Largest payload in bytes.

@@ -40,7 +40,7 @@ pub enum JobState {
     Scheduled,
     /// It may be handed out.
     Ready,
-    /// An earlier job of its key is not settled.
+    /// An earlier job of its key is not settled, or one of its flow that it waits for.
     Held,
     /// Somebody has it.
     Leased,
@@ -90,6 +90,33 @@ pub struct Job {
     /// JSON text.
     pub(crate) payload: Box<str>,
     pub(crate) options: JobOptions,
+    /// Its place in a flow. Positions mean something within one push only, so it is never stored with the job.
+    #[serde(skip)]
+    pub(crate) link: Option<Link>,
+}
+
+/// How a job stands in a flow, by positions within its push. Whoever waits comes after those it waits for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Link {
+    /// Who waits for this one.
+    pub(crate) next: Option<usize>,
+    /// That this one waits, and for what; its members are those whose `next` it is, in their order.
+    pub(crate) gather: Option<Gather>,
+}
+
+/// What a job that waits does with its members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gather {
+    /// Runs when all are done.
+    Then,
+    /// Runs when all are done, with their results before its own arguments.
+    Front,
+    /// Runs when all are done, with one array of their results before its own arguments.
+    Collect,
+    /// Runs when all are settled for good, however they ended.
+    Finally,
+    /// Is never run: it is done with the array of their results when all are done.
+    Barrier,
 }
 
 /// What may be set on a job.
@@ -118,7 +145,7 @@ pub(crate) struct JobOptions {
 impl Job {
     /// A job with this JSON text as its payload.
     pub(crate) fn new(queue: impl Into<Box<str>>, task: Option<Box<str>>, payload: impl Into<Box<str>>) -> Self {
-        Self { queue: queue.into(), task, payload: payload.into(), options: JobOptions::default() }
+        Self { queue: queue.into(), task, payload: payload.into(), options: JobOptions::default(), link: None }
     }
 
     fn set(mut self, set: impl FnOnce(&mut JobOptions)) -> Self {
@@ -232,6 +259,20 @@ pub enum AttemptKind {
     Passed,
 }
 
+/// What a job of a flow waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Waits {
+    /// How many jobs it waits for, from the beginning.
+    pub members: u32,
+    /// Those of them that are settled for good. When all are, it goes on.
+    pub settled: u32,
+    /// Those that ended otherwise than done.
+    pub missed: u32,
+    /// Those that are not settled: the first 20.
+    pub jobs: Vec<JobId>,
+}
+
 /// A job as it is now.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -275,4 +316,8 @@ pub struct JobInfo {
     pub reason: Option<String>,
     /// Its attempts that did not end well: the newest 20.
     pub history: Vec<AttemptRecord>,
+    /// The jobs of its flow that it waits for, or waited for.
+    pub waits: Option<Waits>,
+    /// The job of its flow that waits for it.
+    pub next: Option<JobId>,
 }

@@ -32,6 +32,7 @@
 //! | run a stream of inputs | [`Pool::map`] |
 //! | build state once per worker | [`Builder::init`], [`Context::state`] |
 //! | see what happens | [`Pool::stats`], [`Pool::workers`], [`Pool::events`] |
+//! | run jobs one after another, or many and then one | `Chain`, `Group` |
 //! | keep jobs in a file | `Broker`, `Queue`, `Worker` (feature `sqlite`, on by default) |
 //! | push jobs by the clock | `Schedule`, `Broker::schedule` |
 //!
@@ -61,6 +62,8 @@ mod error;
 mod event;
 #[cfg(feature = "sqlite")]
 mod finding;
+#[cfg(feature = "sqlite")]
+mod flow;
 #[cfg(feature = "sqlite")]
 mod job;
 #[cfg(feature = "sqlite")]
@@ -99,7 +102,9 @@ pub use event::Event;
 #[cfg(feature = "sqlite")]
 pub use finding::{Finding, Level};
 #[cfg(feature = "sqlite")]
-pub use job::{AttemptKind, AttemptRecord, Job, JobId, JobInfo, JobState};
+pub use flow::{Chain, FlowStep, Following, Group, PushedFlow, ToFlow};
+#[cfg(feature = "sqlite")]
+pub use job::{AttemptKind, AttemptRecord, Job, JobId, JobInfo, JobState, Waits};
 #[cfg(feature = "sqlite")]
 pub use limits::{Limits, Rate};
 pub use outcome::{CallError, Cancelled, Failure, Pass, RetryAdvice, TimedOut};

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use linkme::distributed_slice;
 
+use crate::call::Call;
 use crate::codec::Codec;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind};
@@ -27,6 +28,10 @@ pub struct TaskEntry {
     pub codec: Codec,
     pub idempotent: bool,
     pub signature: fn() -> &'static str,
+    /// The type name of the function's body, which stands within the function that describes a call.
+    pub body: fn() -> &'static str,
+    /// Sets what the attribute says on a call.
+    pub options: fn(Call<()>) -> Call<()>,
     pub invoke: Invoke,
 }
 
@@ -69,4 +74,13 @@ pub(crate) fn table() -> Result<&'static Table, Error> {
 /// The task of this name, if this program has it.
 pub(crate) fn find(name: &str) -> Option<&'static TaskEntry> {
     table().ok()?.get(name).copied()
+}
+
+/// The task whose calls the function of this type name describes. Both names are the compiler's own, from one build.
+#[cfg(feature = "sqlite")]
+pub(crate) fn described_by(function: &str) -> Option<&'static TaskEntry> {
+    let is_it = |task: &&&TaskEntry| (task.body)().rsplit_once("::").is_some_and(|(describing, _)| describing == function);
+    let mut found = table().ok()?.values().filter(is_it);
+    // Two of one name would be a guess.
+    found.next().copied().filter(|_| found.next().is_none())
 }

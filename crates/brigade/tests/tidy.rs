@@ -121,6 +121,8 @@ fn may_use(module: &str) -> Vec<&'static str> {
         "link" => [&VALUES[..], &GROUND, &["wire"]].concat(),
         "process" => [&VALUES[..], &GROUND, &LINK].concat(),
         user if USERS.contains(&user) => [&VALUES[..], &GROUND, &USERS, &["wire"]].concat(),
+        // A broker knows how jobs are joined, not what they were made of.
+        "flow" => [&VALUES[..], &USERS, &["broker"]].concat(),
         "pool" | "worker" => [&VALUES[..], &GROUND, &LINK, &USERS, &["process"]].concat(),
         // A broker never knows a pool, nor a pool a broker; only the consumer knows both.
         "broker" => [&VALUES[..], &GROUND, &USERS, &["link"]].concat(),

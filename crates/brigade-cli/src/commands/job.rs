@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use brigade::{AttemptRecord, Broker, JobId, JobInfo, JobState};
+use brigade::{AttemptRecord, Broker, JobId, JobInfo, JobState, Waits};
 use serde_json::json;
 
 use crate::connection::Globals;
@@ -59,6 +59,8 @@ fn show_one(job: &JobInfo) -> anyhow::Result<()> {
     text("label", job.label.as_deref())?;
     field("state", &job.state.to_string())?;
     text("reason", job.reason.as_deref())?;
+    job.waits.as_ref().map_or(Ok(()), |waits| field("waits for", &waits_for(waits)))?;
+    text("then", job.next.as_ref().map(JobId::as_str))?;
     field("payload", &show::readable_json(&job.payload))?;
     job.result.as_deref().map_or(Ok(()), |result| field("result", &show::readable_json(result)))?;
     field("priority", &job.priority.to_string())?;
@@ -75,6 +77,19 @@ fn show_one(job: &JobInfo) -> anyhow::Result<()> {
         show::line("\nAttempts that did not end well, oldest first:")?;
     }
     job.history.iter().try_for_each(show_attempt)
+}
+
+/// How far the jobs are that a job waits for.
+fn waits_for(waits: &Waits) -> String {
+    let Waits { members, settled, missed, jobs, .. } = waits;
+    let open = members.saturating_sub(*settled) as usize;
+    let mut text = format!("{members} jobs, {settled} settled, {missed} of those not done");
+    if !jobs.is_empty() {
+        let ids: Vec<&str> = jobs.iter().map(JobId::as_str).collect();
+        let more = if open > ids.len() { ", .." } else { "" };
+        text.push_str(&format!("; open: {}{more}", ids.join(", ")));
+    }
+    text
 }
 
 fn show_attempt(record: &AttemptRecord) -> anyhow::Result<()> {
@@ -157,8 +172,13 @@ pub(super) async fn retry(broker: &Broker, ids: &[String], json: bool) -> anyhow
         } else if retried {
             show::line(&format!("retrying job {id}"))?;
         } else {
-            let state = broker.job(&job).await?.map(|job| job.state);
-            eprintln!("brigade: not a dead letter: {}", nothing(id, state));
+            match broker.job(&job).await? {
+                Some(dead) if dead.state == JobState::Dead => {
+                    let reason = escape(dead.reason.as_deref().unwrap_or_default()).into_owned();
+                    eprintln!("brigade: job {} waits for others, retry those: {reason}", escape(id));
+                }
+                found => eprintln!("brigade: not a dead letter: {}", nothing(id, found.map(|job| job.state))),
+            }
         }
     }
     Ok(exit::found(all))

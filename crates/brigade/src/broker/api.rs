@@ -135,6 +135,11 @@ impl Broker {
         let mut job = call.to_job()?;
         job.options.keep.get_or_insert(RESULT_KEPT);
         let id = self.push(job).await?.id().clone();
+        self.result(id, wait).await
+    }
+
+    /// The result of a job, as its caller is told it. Dropping the future cancels the job.
+    pub(crate) async fn result<T: DeserializeOwned>(&self, id: JobId, wait: Option<Duration>) -> Result<T, CallError> {
         let guard = CancelOnDrop::new(self.clone(), id.clone());
         let waiting = self.wait(&id);
         let ended = match wait {
@@ -223,8 +228,9 @@ impl Broker {
         }
     }
 
-    /// Cancels a job, waiting or leased; a leased one is cancelled by its holder, who hears of it when it extends its lease.
-    /// `false` if there is none to cancel.
+    /// Cancels a job, waiting or leased; a leased one is cancelled by its holder, who hears of it when it extends its lease. One that
+    /// waits for other jobs of its flow takes those with it, so that cancelling the last job of a flow cancels the flow. `false` if there is
+    /// none to cancel.
     ///
     /// # Errors
     ///
@@ -234,11 +240,12 @@ impl Broker {
         Ok(ordered != Ordered::Nothing)
     }
 
-    /// Gives a dead letter back to its queue, its counters at zero. `false` if it is none.
+    /// Gives a dead letter back to its queue, its counters at zero. Those of its flow that were not run because of it wait for it again.
+    /// `false` if it is none, and for one that was not run because of others: retry those.
     ///
     /// # Errors
     ///
-    /// What the broker says.
+    /// `Duplicate` if its unique mark, or that of one that would wait again, has been taken by another job; what the broker says.
     pub async fn retry(&self, id: &JobId) -> Result<bool, Error> {
         Ok(self.backend.order(Order::Retry(id.clone())).await? != Ordered::Nothing)
     }
@@ -394,7 +401,7 @@ impl Queue {
 }
 
 /// How long the result of a call stays for its caller.
-const RESULT_KEPT: Duration = Duration::from_secs(60);
+pub(crate) const RESULT_KEPT: Duration = Duration::from_secs(60);
 
 /// Cancels a job whose caller went away.
 struct CancelOnDrop(Option<(Broker, JobId, Option<Scope>)>);

@@ -8,6 +8,7 @@
 //! of the wall clock moves no lease. After a reboot all leases are void.
 
 mod check;
+mod flow;
 mod key;
 mod lane;
 mod limits;
@@ -122,13 +123,14 @@ impl Backend for Sqlite {
             keys: true,
             unique: true,
             limits: true,
+            flows: true,
             results: true,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
         }
     }
 
     fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<Pushed>> {
-        Box::pin(self.lane.run(move |store| jobs.iter().map(|job| store.push(job)).collect()))
+        Box::pin(self.lane.run(move |store| store.push_all(&jobs)))
     }
 
     fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>> {

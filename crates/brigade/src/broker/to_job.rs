@@ -7,6 +7,9 @@ use crate::job::{Job, JobOptions};
 
 /// What can be pushed: a [`Job`], or a [`Call`] of a task.
 pub trait ToJob {
+    /// What it gives when it is done; any JSON for a plain job.
+    type Output;
+
     /// The job.
     ///
     /// # Errors
@@ -45,12 +48,16 @@ pub trait ToJob {
 }
 
 impl ToJob for Job {
+    type Output = serde_json::Value;
+
     fn to_job(self) -> Result<Job, Error> {
         Ok(self)
     }
 }
 
 impl<T> ToJob for Call<T> {
+    type Output = T;
+
     fn to_job(self) -> Result<Job, Error> {
         let request = self.request;
         let Target::Task { name } = &request.target else {

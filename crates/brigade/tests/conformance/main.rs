@@ -5,6 +5,8 @@
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
 
 mod contract;
+mod flow_model;
+mod flows;
 mod limits;
 mod log;
 mod schedules;

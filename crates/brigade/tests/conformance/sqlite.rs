@@ -15,7 +15,17 @@ async fn capabilities_are_pinned() {
     for (name, durable) in [("sqlite file", true), ("sqlite memory", false)] {
         let can = subject(name).await.broker.capabilities();
         assert_eq!(can.durable, durable);
-        assert!(can.listing && can.scheduling && can.schedules && can.priorities && can.keys && can.unique && can.limits && can.results);
+        assert!(
+            can.listing
+                && can.scheduling
+                && can.schedules
+                && can.priorities
+                && can.keys
+                && can.unique
+                && can.limits
+                && can.flows
+                && can.results
+        );
         assert_eq!(can.payload_bytes_max, 16 << 20);
     }
 }
@@ -36,6 +46,32 @@ async fn other_programs_may_insert_and_nonsense_goes_to_the_dead_letters() {
     let dead = subject.broker.jobs(None, Some(JobState::Dead), None, 10).await.unwrap();
     let reasons: Vec<_> = dead.iter().filter_map(|job| job.reason.as_deref()).collect();
     assert!(reasons[0].starts_with("its payload is not JSON") && reasons[1].starts_with("its options cannot be read"), "{reasons:?}");
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_what_a_flow_gathered() {
+    let subject = subject("sqlite file").await;
+    let queue = subject.broker.queue("q");
+    let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
+    let gathered = || file.query_row("SELECT count(*) FROM brigade_gathered", [], |row| row.get::<_, i64>(0)).unwrap();
+    for ending in ["done", "cancelled", "removed", "dead and removed"] {
+        let job = || queue.job(&serde_json::json!([])).unwrap();
+        let flow = subject.broker.push_flow(brigade::Group::new([job(), job()]).collect_job(job())).await.unwrap();
+        queue.lease(LONG, NOW).await.unwrap().unwrap().ack_with(&1).await.unwrap();
+        assert_eq!(gathered(), 1, "{ending}");
+        match ending {
+            "done" => drop(queue.lease(LONG, NOW).await.unwrap().unwrap().ack_with(&2).await.unwrap()),
+            "cancelled" => assert!(subject.broker.cancel(flow.last(), "enough").await.unwrap()),
+            "removed" => assert!(subject.broker.delete(flow.last()).await.unwrap()),
+            _ => {
+                queue.lease(LONG, NOW).await.unwrap().unwrap().dead_letter("odd").await.unwrap();
+                assert_eq!(gathered(), 2);
+                assert!(subject.broker.delete(flow.last()).await.unwrap());
+            }
+        }
+        assert_eq!(gathered(), 0, "{ending}");
+        queue.purge().await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
 
+mod flows;
+
 use std::time::Duration;
 
 use brigade::{Broker, CallError, Context, Failure, JobState, Pass, Pool, ToJob as _, task};
@@ -15,6 +17,11 @@ const LONG: Duration = Duration::from_secs(30);
 #[task]
 fn add(a: i64, b: i64) -> i64 {
     a + b
+}
+
+#[task]
+fn join(a: String, b: String) -> String {
+    a + &b
 }
 
 #[task(queue = "emails")]

@@ -5,10 +5,12 @@ use rusqlite::{Row, params};
 use super::store::{Store, code, row_id};
 use crate::broker::{Query, QueueCounts, View};
 use crate::error::{Error, ErrorKind};
-use crate::job::{JobId, JobInfo, JobOptions, JobState};
+use crate::job::{JobId, JobInfo, JobOptions, JobState, Waits};
 pub(super) use crate::schedule::time_of as time;
 
-const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, pushed_at, due, failed, crashed, interrupted, holder, result, reason, history, partition";
+const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, pushed_at, due, failed, crashed, interrupted, holder, result, reason, history,
+  partition, next, members, waits, missed, CASE WHEN waits > 0 THEN (SELECT group_concat(id) FROM
+    (SELECT id FROM brigade_jobs AS member WHERE member.next = brigade_jobs.id AND member.state < 5 ORDER BY id LIMIT 20)) END";
 
 impl Store<'_> {
     pub(super) fn look(&self, query: &Query) -> Result<View, Error> {
@@ -91,5 +93,14 @@ fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
         result: row.get(14)?,
         reason: row.get(15)?,
         history: history.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
+        next: row.get::<_, Option<i64>>(18)?.map(|next| JobId::new(next.to_string())),
+        waits: waits(row)?,
     })
+}
+
+fn waits(row: &Row<'_>) -> rusqlite::Result<Option<Waits>> {
+    let (members, left, missed): (u32, u32, u32) = (row.get(19)?, row.get(20)?, row.get(21)?);
+    let jobs: Option<String> = row.get(22)?;
+    let jobs = jobs.iter().flat_map(|jobs| jobs.split(',')).map(JobId::new).collect();
+    Ok((members > 0).then(|| Waits { members, settled: members.saturating_sub(left), missed, jobs }))
 }

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use rusqlite::params;
+use rusqlite::{Row, params};
 
+use super::flow::{Ended, Fate};
 use super::store::{Store, code, millis, row_id};
 use crate::broker::{Ending, Order, Ordered, Settled, Settlement};
 use crate::certificate::Certificate;
@@ -57,10 +58,11 @@ impl Store<'_> {
     }
 
     fn done(&self, id: i64, keep: Option<Duration>, result: Option<&str>) -> Result<(), Error> {
-        let Some(keep) = keep else { return self.remove_job(id) };
+        let fate = Fate::Done(result.map(Into::into));
+        let Some(keep) = keep else { return self.remove_job(id, Some(&fate)) };
         let remove_at = self.now.wall.saturating_add(millis(keep));
         self.execute("keep a result", "UPDATE brigade_jobs SET result = ?2 WHERE id = ?1", params![id, result])?;
-        self.end_job(id, JobState::Done, None, Some(remove_at))
+        self.end_as(id, JobState::Done, None, Some(remove_at), &fate)
     }
 
     fn failed(
@@ -107,7 +109,7 @@ impl Store<'_> {
     fn back_to_queue(&self, id: i64, later: JobState, after: Duration) -> Result<(), Error> {
         let (state, due) = if after.is_zero() { (JobState::Ready, 0) } else { (later, self.now.wall.saturating_add(millis(after))) };
         let sql = "UPDATE brigade_jobs SET state = ?2, due = ?3, lease_until = NULL, holder = NULL WHERE id = ?1 RETURNING queue, key";
-        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?));
+        let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?));
         let Some((queue, Some(key))) = self.row("give a job back", sql, params![id, code(state), due], read)? else { return Ok(()) };
         if state == JobState::Ready {
             self.make_ready(id)?;
@@ -121,30 +123,31 @@ impl Store<'_> {
         self.end_job(id, JobState::Cancelled, Some(reason), Some(remove_at))
     }
 
-    /// Settles a job for good; the next of its key may run.
+    /// Settles a job for good that did not end well; whoever waits for it is told.
     pub(super) fn end_job(&self, id: i64, state: JobState, reason: Option<&str>, remove_at: Option<i64>) -> Result<(), Error> {
-        let sql = "UPDATE brigade_jobs SET state = ?2, reason = ?3, remove_at = ?4, due = 0, lease_until = NULL, holder = NULL WHERE id = ?1 RETURNING queue, key";
-        let ended = self.row("end a job", sql, params![id, code(state), reason, remove_at], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        self.told(ended)
+        self.end_as(id, state, reason, remove_at, &Fate::missed(id, state, reason))
     }
 
-    pub(super) fn remove_job(&self, id: i64) -> Result<(), Error> {
-        let sql = "DELETE FROM brigade_jobs WHERE id = ?1 RETURNING queue, key";
-        let ended = self.row("remove a job", sql, params![id], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        self.told(ended)
+    fn end_as(&self, id: i64, state: JobState, reason: Option<&str>, remove_at: Option<i64>, fate: &Fate<'_>) -> Result<(), Error> {
+        // Written out, as it is run for every job.
+        let sql =
+            "UPDATE brigade_jobs SET state = ?2, reason = ?3, remove_at = ?4, due = 0, lease_until = NULL, holder = NULL WHERE id = ?1
+                   RETURNING id, queue, key, next, place, members";
+        let ended = self.row("end a job", sql, params![id, code(state), reason, remove_at], Ended::read)?;
+        ended.map_or(Ok(()), |ended| self.ended(&ended, Some(fate)))
     }
 
-    fn told(&self, ended: Option<(String, Option<String>)>) -> Result<(), Error> {
-        match ended {
-            Some((queue, Some(key))) => self.release_key(&queue, &key),
-            _ => Ok(()),
-        }
+    /// Removes a job. `fate` is what it is to those that wait for it; `None` if they were told before, because it has ended.
+    pub(super) fn remove_job(&self, id: i64, fate: Option<&Fate<'_>>) -> Result<(), Error> {
+        let sql = "DELETE FROM brigade_jobs WHERE id = ?1 RETURNING id, queue, key, next, place, members";
+        let ended = self.row("remove a job", sql, params![id], Ended::read)?;
+        ended.map_or(Ok(()), |ended| self.ended(&ended, fate))
     }
 
     /// Adds an attempt to the job's history.
     fn note(&self, id: i64, kind: AttemptKind, reason: &str, certificate: Option<Box<Certificate>>) -> Result<(), Error> {
         let sql = "SELECT history, attempts FROM brigade_jobs WHERE id = ?1";
-        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Option<String>>(0)?, row.get::<_, u32>(1)?));
+        let read = |row: &Row<'_>| Ok((row.get::<_, Option<String>>(0)?, row.get::<_, u32>(1)?));
         let Some((history, attempt)) = self.row("read a history", sql, params![id], read)? else { return Ok(()) };
         let mut history: Vec<AttemptRecord> = history.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(self.now.wall).unwrap_or(0));
@@ -159,20 +162,20 @@ impl Store<'_> {
     // -- orders
 
     pub(super) fn order(&self, order: &Order) -> Result<Ordered, Error> {
-        let changed = |count: usize| if count == 0 { Ordered::Nothing } else { Ordered::Changed(count as u64) };
         match order {
             Order::Cancel(id, reason) => self.cancel(id, reason),
             Order::Retry(id) => self.retry(row_id(id)),
             Order::Delete(id) => {
-                let sql = "SELECT 1 FROM brigade_jobs WHERE id = ?1 AND state <> 3";
-                let found = self.row("look up a job", sql, params![row_id(id)], |_| Ok(()))?;
-                found.map_or(Ok(Ordered::Nothing), |()| self.remove_job(row_id(id)).map(|()| Ordered::Changed(1)))
-            }
-            Order::Purge(queue) => {
-                let sql = "DELETE FROM brigade_jobs WHERE queue = ?1 AND state IN (0, 1, 2, 4)";
-                self.execute("purge a queue", sql, params![queue]).map(changed)
+                let id = row_id(id);
+                let sql = "SELECT state >= 5 FROM brigade_jobs WHERE id = ?1 AND state <> 3";
+                let Some(has_ended) = self.row("look up a job", sql, params![id], |row| row.get::<_, bool>(0))? else {
+                    return Ok(Ordered::Nothing);
+                };
+                self.remove_job(id, (!has_ended).then(|| Fate::removed(id)).as_ref())?;
+                Ok(Ordered::Changed(1))
             }
             Order::Limit(queue, limits) => self.set_limits(queue, limits.as_ref()).map(|()| Ordered::Changed(1)),
+            Order::Purge(queue) => self.purge(queue),
             Order::Pause(queue) => self.set_paused(queue, true),
             Order::Resume(queue) => self.set_paused(queue, false),
             Order::Schedule(schedule) => self.schedule(schedule),
@@ -181,18 +184,32 @@ impl Store<'_> {
     }
 
     fn retry(&self, id: i64) -> Result<Ordered, Error> {
-        let sql = "SELECT queue, mark FROM brigade_jobs WHERE id = ?1 AND state = 6";
-        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?));
-        let Some((queue, mark)) = self.row("look up a dead letter", sql, params![id], read)? else { return Ok(Ordered::Nothing) };
+        // One that was not run because of others has to wait for those.
+        let sql = "SELECT queue, mark, gather FROM brigade_jobs WHERE id = ?1 AND state = 6 AND (missed = 0 OR gather = 'finally')";
+        let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?, row.get::<_, Option<String>>(2)?));
+        let Some((queue, mark, gather)) = self.row("look up a dead letter", sql, params![id], read)? else { return Ok(Ordered::Nothing) };
         self.check_mark(id, &queue, mark.as_deref())?;
+        self.take_back(id)?;
         let sql = "UPDATE brigade_jobs SET failed = 0, crashed = 0, reason = NULL WHERE id = ?1";
         self.execute("retry a job", sql, params![id])?;
-        self.make_ready(id)?;
+        self.come_back(id, gather.as_deref())?;
         Ok(Ordered::Changed(1))
     }
 
+    fn purge(&self, queue: &str) -> Result<Ordered, Error> {
+        let sql = format!(
+            "SELECT {} FROM brigade_jobs WHERE queue = ?1 AND state IN (0, 1, 2, 4) AND (next IS NOT NULL OR members > 0)",
+            Ended::COLUMNS
+        );
+        let of_flows = self.rows("look for jobs of flows", &sql, params![queue], Ended::read)?;
+        let sql = "DELETE FROM brigade_jobs WHERE queue = ?1 AND state IN (0, 1, 2, 4)";
+        let count = self.execute("purge a queue", sql, params![queue])?;
+        of_flows.iter().try_for_each(|ended| self.ended(ended, Some(&Fate::removed(ended.id))))?;
+        Ok(changed(count))
+    }
+
     /// A mark is unique among unsettled jobs: one that has ended cannot come back beside another that has taken its mark.
-    fn check_mark(&self, id: i64, queue: &str, mark: Option<&str>) -> Result<(), Error> {
+    pub(super) fn check_mark(&self, id: i64, queue: &str, mark: Option<&str>) -> Result<(), Error> {
         let sql = "SELECT id FROM brigade_jobs WHERE queue = ?1 AND mark = ?2 AND state < 5";
         match self.row("look for a duplicate", sql, params![queue, mark], |row| row.get::<_, i64>(0))? {
             None => Ok(()),
@@ -204,13 +221,24 @@ impl Store<'_> {
 
     fn cancel(&self, id: &JobId, reason: &str) -> Result<Ordered, Error> {
         let id = row_id(id);
-        let state = self.row("look up a job", "SELECT state FROM brigade_jobs WHERE id = ?1", params![id], |row| row.get::<_, i64>(0))?;
+        let sql = "SELECT state, waits FROM brigade_jobs WHERE id = ?1";
+        let found = self.row("look up a job", sql, params![id], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
+        let Some((state, waits)) = found else { return Ok(Ordered::Nothing) };
+        let ordered = self.cancel_one(id, state, reason)?;
+        if state == code(JobState::Held) && waits > 0 {
+            self.cancel_members(id, reason)?;
+        }
+        Ok(ordered)
+    }
+
+    /// Cancels a job that is in this state.
+    pub(super) fn cancel_one(&self, id: i64, state: i64, reason: &str) -> Result<Ordered, Error> {
         match state {
-            Some(3) => {
+            3 => {
                 self.execute("ask for a cancel", "UPDATE brigade_jobs SET cancel = ?2 WHERE id = ?1", params![id, reason])?;
                 Ok(Ordered::Asked)
             }
-            Some(0..5) => self.cancelled(id, reason).map(|()| Ordered::Changed(1)),
+            0..5 => self.cancelled(id, reason).map(|()| Ordered::Changed(1)),
             _ => Ok(Ordered::Nothing),
         }
     }
@@ -221,4 +249,8 @@ impl Store<'_> {
         let count = self.execute("pause or resume a queue", sql, params![queue, paused])?;
         Ok(if count == 0 { Ordered::Nothing } else { Ordered::Changed(1) })
     }
+}
+
+fn changed(count: usize) -> Ordered {
+    if count == 0 { Ordered::Nothing } else { Ordered::Changed(count as u64) }
 }

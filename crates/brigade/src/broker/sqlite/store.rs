@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use super::flow::Fate;
 use super::schema;
 use crate::broker::api::Clock;
 use crate::broker::{LeaseAsk, Leased, Pushed, Terms};
@@ -131,11 +132,7 @@ impl Store<'_> {
         if let Some(id) = self.duplicate(job)? {
             return Ok(Pushed::Duplicate(id));
         }
-        let due = match (job.options.at, job.options.delay) {
-            (Some(at), _) => wall_millis(at),
-            (None, Some(delay)) => self.now.wall.saturating_add(millis(delay)),
-            (None, None) => 0,
-        };
+        let due = due_of(&job.options, &self.now);
         let state = if due > self.now.wall { JobState::Scheduled } else { JobState::Ready };
         let options = (job.options != JobOptions::default()).then(|| serde_json::to_string(&job.options)).transpose();
         let options = options.map_err(|e| Error::new(crate::ErrorKind::Encode, format!("write a job's options: {e}")).with_source(e))?;
@@ -221,7 +218,8 @@ impl Store<'_> {
     pub(super) fn hand_out(&self, job: &Leased, terms: Terms) -> Result<(), Error> {
         let id = row_id(&job.id);
         match terms {
-            Terms::Take => self.remove_job(id),
+            // Nobody will tell how it ended.
+            Terms::Take => self.remove_job(id, Some(&Fate::Done(None))),
             Terms::Lease(time) => {
                 let until = self.now.boot.saturating_add(millis(time));
                 let sql = "UPDATE brigade_jobs SET state = 3, token = ?2, attempts = attempts + 1, lease_until = ?3, holder = ?4, cancel = NULL WHERE id = ?1";
@@ -286,6 +284,15 @@ impl Store<'_> {
             least = least.into_iter().chain(self.next_start(queue)?).min();
         }
         Ok(least)
+    }
+}
+
+/// When a job that may go on now is due; 0 if it need not wait.
+pub(super) fn due_of(options: &JobOptions, now: &Now) -> i64 {
+    match (options.at, options.delay) {
+        (Some(at), _) => wall_millis(at),
+        (None, Some(delay)) => now.wall.saturating_add(millis(delay)),
+        (None, None) => 0,
     }
 }
 
