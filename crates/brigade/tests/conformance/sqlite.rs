@@ -146,6 +146,18 @@ async fn wrong_files_and_urls_are_refused_with_a_sentence() {
 }
 
 #[tokio::test]
+async fn many_may_open_a_new_file_at_once() {
+    for _ in 0..brigade_testkit::count(20, 500) {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", directory.path().join("jobs.db").display());
+        let opening: Vec<_> = (0..8).map(|_| url.clone()).map(|url| tokio::spawn(async move { Broker::connect(&url).await })).collect();
+        for opened in opening {
+            opened.await.unwrap().unwrap();
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_locked_file_is_waited_for_and_then_told() {
     let subject = subject("sqlite file").await;
     let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! On a change: add a step to [`STEPS`], never edit one that was released, and describe the new column in `docs/brokers.md`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
@@ -126,7 +126,7 @@ fn prepare(connection: &Connection, safety: Safety, busy: Duration, in_file: boo
     let set = |e| error("set up the database", e);
     connection.busy_timeout(busy).map_err(set)?;
     if in_file {
-        let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(set)?;
+        let mode = use_wal(connection, busy).map_err(set)?;
         if !mode.eq_ignore_ascii_case("wal") {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -140,6 +140,21 @@ fn prepare(connection: &Connection, safety: Safety, busy: Duration, in_file: boo
     };
     let pragmas = format!("PRAGMA synchronous = {synchronous}; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -16384;");
     connection.execute_batch(&pragmas).map_err(set)
+}
+
+/// Turns a new file to the write-ahead log. Two that do so at once would each wait for the other's lock, so SQLite refuses one of them at once,
+/// whatever the busy timeout is; the other is done in a moment.
+fn use_wal(connection: &Connection, busy: Duration) -> rusqlite::Result<String> {
+    let until = Instant::now() + busy;
+    loop {
+        match connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)) {
+            Err(e) if e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < until => {
+                // The thread is the connection's own; SQLite waits in the same way.
+                std::thread::park_timeout(Duration::from_millis(2));
+            }
+            answer => return answer,
+        }
+    }
 }
 
 fn migrate(connection: &Connection, shared: bool) -> Result<(), Error> {
