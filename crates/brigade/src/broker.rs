@@ -78,7 +78,8 @@ pub(crate) trait Backend: Send + Sync {
 
     fn order(&self, order: Order) -> Reply<'_, Ordered>;
 
-    /// Waits until something may have changed since the last call returned. Spurious returns are allowed.
+    /// Waits until something may have changed since this was called, polled by then or not. Spurious returns are allowed, at a pace that
+    /// costs nothing.
     fn changed(&self) -> Reply<'_, ()>;
 }
 

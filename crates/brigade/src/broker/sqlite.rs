@@ -174,8 +174,9 @@ impl Backend for Sqlite {
     }
 
     fn changed(&self) -> Reply<'_, ()> {
+        // Counts from this call on, not from when it is first polled: who calls, looks and then waits misses nothing.
+        let changed = self.wake.next();
         Box::pin(async {
-            let changed = self.wake.next();
             tokio::select! {
                 () = changed => {}
                 () = sleep(LOOK_AGAIN) => {}

@@ -23,7 +23,15 @@ pub(crate) struct Subject {
 
 /// Runs a test on every broker.
 pub(crate) fn on_every_broker<F: Future<Output = ()>>(test: impl Fn(Subject) -> F) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    on(&tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap(), test);
+}
+
+/// As [`on_every_broker`], for what is measured of a thread.
+pub(crate) fn on_every_broker_in_one_thread<F: Future<Output = ()>>(test: impl Fn(Subject) -> F) {
+    on(&tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(), test);
+}
+
+fn on<F: Future<Output = ()>>(runtime: &tokio::runtime::Runtime, test: impl Fn(Subject) -> F) {
     runtime.block_on(async {
         for name in ["sqlite file", "sqlite memory"] {
             eprintln!("-- {name}");
