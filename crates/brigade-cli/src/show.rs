@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal as _, Write as _, stdout};
 use std::ops::Range;
 
-use brigade::{AttemptKind, AttemptRecord, Certificate, JobInfo, JobState};
+use brigade::{AttemptKind, AttemptRecord, Certificate, JobInfo, JobState, Receipt, Step};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -77,6 +77,7 @@ pub(crate) struct JobDocument<'a> {
     crashed: u32,
     interrupted: u32,
     holder: Option<&'a str>,
+    cancel: Option<&'a str>,
     result: Option<Box<RawValue>>,
     reason: Option<&'a str>,
     history: Vec<AttemptDocument<'a>>,
@@ -96,6 +97,22 @@ struct AttemptDocument<'a> {
     reason: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate: Option<&'a Certificate>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop: Option<StopDocument>,
+}
+
+/// How an attempt was stopped, as a document.
+#[derive(Serialize)]
+pub(crate) struct StopDocument {
+    step: Step,
+    at: String,
+    seconds: f64,
+}
+
+impl StopDocument {
+    pub(crate) fn new(receipt: &Receipt) -> Self {
+        Self { step: receipt.step, at: rfc3339(receipt.at), seconds: receipt.took.as_secs_f64() }
+    }
 }
 
 impl<'a> JobDocument<'a> {
@@ -117,6 +134,7 @@ impl<'a> JobDocument<'a> {
             crashed: job.crashed,
             interrupted: job.interrupted,
             holder: job.holder.as_deref(),
+            cancel: job.cancel.as_deref(),
             result: job.result.as_deref().map(raw),
             reason: job.reason.as_deref(),
             history: job.history.iter().map(AttemptDocument::new).collect(),
@@ -126,7 +144,8 @@ impl<'a> JobDocument<'a> {
 
 impl<'a> AttemptDocument<'a> {
     fn new(record: &'a AttemptRecord) -> Self {
-        let AttemptRecord { attempt, at, kind, reason, certificate, .. } = record;
-        Self { attempt: *attempt, at: rfc3339(*at), kind: *kind, reason, certificate: certificate.as_deref() }
+        let AttemptRecord { attempt, at, kind, reason, certificate, stop, .. } = record;
+        let (certificate, stop) = (certificate.as_deref(), stop.as_ref().map(StopDocument::new));
+        Self { attempt: *attempt, at: rfc3339(*at), kind: *kind, reason, certificate, stop }
     }
 }

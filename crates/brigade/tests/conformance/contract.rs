@@ -267,26 +267,6 @@ fn a_unique_mark_gives_the_job_that_is_there() {
 }
 
 #[test]
-fn cancel_ends_a_waiting_job_and_tells_the_holder_of_a_leased_one() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let waiting = queue.push(&1).await.unwrap();
-        assert!(subject.broker.cancel(&waiting, "not needed").await.unwrap());
-        assert!(queue.take(NOW).await.unwrap().is_none());
-        let job = subject.broker.job(&waiting).await.unwrap().unwrap();
-        assert_eq!((job.state, job.reason.as_deref()), (JobState::Cancelled, Some("not needed")));
-
-        let leased = queue.push(&2).await.unwrap();
-        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        assert!(subject.broker.cancel(&leased, "stop").await.unwrap());
-        assert_eq!(lease.extend(LONG).await.unwrap(), Settled::Accepted(Some("stop".to_owned())));
-        lease.cancelled("stop").await.unwrap();
-        assert_eq!(state(&subject, &leased).await, JobState::Cancelled);
-        assert!(!subject.broker.cancel(&leased, "again").await.unwrap());
-    });
-}
-
-#[test]
 fn results_are_kept_as_long_as_was_asked() {
     on_every_broker(|subject| async move {
         let queue = subject.broker.queue("q");

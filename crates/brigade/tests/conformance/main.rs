@@ -4,9 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
 
+mod cancel;
 mod contract;
 mod limits;
 mod log;
+mod retry;
 mod schedules;
 mod sqlite;
 

@@ -6,7 +6,7 @@ use rusqlite::params;
 
 use super::store::{Store, code, millis, row_id};
 use crate::broker::{Ending, Order, Ordered, Settled, Settlement};
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, Receipt};
 use crate::error::Error;
 use crate::job::{AttemptKind, AttemptRecord, JobId, JobOptions, JobState};
 
@@ -23,30 +23,37 @@ struct Held {
     failed: u32,
     crashed: u32,
     cancel: Option<String>,
+    begins_by: Option<i64>,
 }
 
 impl Store<'_> {
     /// Ends a lease, if the token still holds it.
     pub(super) fn settle(&self, settlement: &Settlement) -> Result<Settled, Error> {
         let id = row_id(&settlement.id);
-        let sql = "SELECT options, failed, crashed, cancel FROM brigade_jobs
+        let sql = "SELECT options, failed, crashed, cancel, begins_by FROM brigade_jobs
                    WHERE id = ?1 AND state = 3 AND token = ?2 AND lease_until >= ?3";
         let held = self.row("look up a lease", sql, params![id, settlement.token, self.now.boot], |row| {
             let options: Option<String> = row.get(0)?;
             // They were read when the job was handed out.
             let options = options.and_then(|options| serde_json::from_str(&options).ok()).unwrap_or_default();
-            Ok(Held { options, failed: row.get(1)?, crashed: row.get(2)?, cancel: row.get(3)? })
+            Ok(Held { options, failed: row.get(1)?, crashed: row.get(2)?, cancel: row.get(3)?, begins_by: row.get(4)? })
         })?;
         let Some(held) = held else { return Ok(Settled::Stale) };
         match &settlement.ending {
             Ending::Ack(result) => self.done(id, held.options.keep, result.as_deref())?,
             Ending::Fail { kind, reason, certificate, retry_in, permanent } => {
-                self.note(id, *kind, reason, certificate.clone())?;
+                self.note(id, *kind, reason, certificate.clone(), None)?;
                 self.failed(id, &held, *kind, reason, retry_in.filter(|_| !permanent), *permanent)?;
             }
             Ending::GiveBack { kind, reason, after } => self.give_back(id, *kind, reason, *after)?,
-            Ending::DeadLetter(reason) => self.end_job(id, JobState::Dead, Some(reason), None)?,
-            Ending::Cancelled(reason) => self.cancelled(id, reason)?,
+            Ending::DeadLetter(reason) => {
+                self.note(id, AttemptKind::SetAside, reason, None, None)?;
+                self.end_job(id, JobState::Dead, Some(reason), None)?;
+            }
+            Ending::Cancelled { reason, stop, certificate } => {
+                self.note(id, AttemptKind::Cancelled, reason, certificate.clone(), stop.clone())?;
+                self.cancelled(id, reason)?;
+            }
             Ending::Extend(time) => {
                 let until = self.now.boot.saturating_add(millis(*time));
                 self.execute("extend a lease", "UPDATE brigade_jobs SET lease_until = ?2 WHERE id = ?1", params![id, until])?;
@@ -85,12 +92,16 @@ impl Store<'_> {
             return self.end_job(id, JobState::Dead, Some(reason), None);
         }
         let pause = retry_in.unwrap_or_else(|| if crashed { Duration::ZERO } else { held.options.retry.pause_after(failures) });
+        if held.begins_by.is_some_and(|by| self.now.wall.saturating_add(millis(pause)) > by) {
+            let reason = format!("{reason} (and its next attempt would begin too late)");
+            return self.end_job(id, JobState::Dead, Some(&reason), None);
+        }
         self.back_to_queue(id, JobState::Retrying, pause)
     }
 
     /// Puts a job back where it was, uncharged.
     pub(super) fn give_back(&self, id: i64, kind: AttemptKind, reason: &str, after: Duration) -> Result<(), Error> {
-        self.note(id, kind, reason, None)?;
+        self.note(id, kind, reason, None, None)?;
         if kind == AttemptKind::Interrupted {
             self.execute("count an attempt", "UPDATE brigade_jobs SET interrupted = interrupted + 1 WHERE id = ?1", params![id])?;
         }
@@ -106,8 +117,14 @@ impl Store<'_> {
     /// Ready at once, or later in the given state. Its id has not changed, so neither has its place.
     fn back_to_queue(&self, id: i64, later: JobState, after: Duration) -> Result<(), Error> {
         let (state, due) = if after.is_zero() { (JobState::Ready, 0) } else { (later, self.now.wall.saturating_add(millis(after))) };
-        let sql = "UPDATE brigade_jobs SET state = ?2, due = ?3, lease_until = NULL, holder = NULL WHERE id = ?1";
-        self.execute("give a job back", sql, params![id, code(state), due]).map(drop)
+        // A dead letter of its key that stands before it may have been given back meanwhile: then it is that one's turn.
+        let sql = "UPDATE brigade_jobs SET due = ?3, lease_until = NULL, holder = NULL,
+                     state = CASE WHEN ?2 = 0 AND key IS NOT NULL AND EXISTS
+                       (SELECT 1 FROM brigade_jobs AS earlier WHERE earlier.queue = brigade_jobs.queue AND earlier.key = brigade_jobs.key
+                          AND earlier.state < 5 AND earlier.id < brigade_jobs.id) THEN 2 ELSE ?2 END
+                   WHERE id = ?1 RETURNING queue, key";
+        let job = self.row("give a job back", sql, params![id, code(state), due], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        self.release_key(job)
     }
 
     fn cancelled(&self, id: i64, reason: &str) -> Result<(), Error> {
@@ -137,13 +154,20 @@ impl Store<'_> {
     }
 
     /// Adds an attempt to the job's history.
-    fn note(&self, id: i64, kind: AttemptKind, reason: &str, certificate: Option<Box<Certificate>>) -> Result<(), Error> {
+    fn note(
+        &self,
+        id: i64,
+        kind: AttemptKind,
+        reason: &str,
+        certificate: Option<Box<Certificate>>,
+        stop: Option<Receipt>,
+    ) -> Result<(), Error> {
         let sql = "SELECT history, attempts FROM brigade_jobs WHERE id = ?1";
         let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Option<String>>(0)?, row.get::<_, u32>(1)?));
         let Some((history, attempt)) = self.row("read a history", sql, params![id], read)? else { return Ok(()) };
         let mut history: Vec<AttemptRecord> = history.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(self.now.wall).unwrap_or(0));
-        history.push(AttemptRecord { attempt, at, kind, reason: reason.to_owned(), certificate });
+        history.push(AttemptRecord { attempt, at, kind, reason: reason.to_owned(), certificate, stop });
         let over = history.len().saturating_sub(HISTORY_MAX);
         history.drain(..over);
         let text = serde_json::to_string(&history)
@@ -157,13 +181,10 @@ impl Store<'_> {
         let changed = |count: usize| if count == 0 { Ordered::Nothing } else { Ordered::Changed(count as u64) };
         match order {
             Order::Cancel(id, reason) => self.cancel(id, reason),
-            Order::Retry(id) => {
-                let sql = "UPDATE brigade_jobs SET state = 0, failed = 0, crashed = 0, reason = NULL, due = 0 WHERE id = ?1 AND state = 6";
-                self.execute("retry a job", sql, params![row_id(id)]).map(changed)
-            }
-            Order::Delete(id) => {
-                let sql = "SELECT 1 FROM brigade_jobs WHERE id = ?1 AND state <> 3";
-                let found = self.row("look up a job", sql, params![row_id(id)], |_| Ok(()))?;
+            Order::Retry(id) => self.retry(row_id(id)),
+            Order::Delete(id, only) => {
+                let sql = "SELECT 1 FROM brigade_jobs WHERE id = ?1 AND state <> 3 AND (?2 IS NULL OR state = ?2)";
+                let found = self.row("look up a job", sql, params![row_id(id), only.map(code)], |_| Ok(()))?;
                 found.map_or(Ok(Ordered::Nothing), |()| self.remove_job(row_id(id)).map(|()| Ordered::Changed(1)))
             }
             Order::Purge(queue) => {
@@ -176,6 +197,23 @@ impl Store<'_> {
             Order::Schedule(schedule) => self.schedule(schedule),
             Order::Unschedule(name) => self.unschedule(name).map(changed),
         }
+    }
+
+    /// A dead letter begins anew, with all the time that it had.
+    fn retry(&self, id: i64) -> Result<Ordered, Error> {
+        let sql = "SELECT options FROM brigade_jobs WHERE id = ?1 AND state = 6";
+        let Some(options) = self.row("look up a dead letter", sql, params![id], |row| row.get::<_, Option<String>>(0))? else {
+            return Ok(Ordered::Nothing);
+        };
+        let options: JobOptions = options.and_then(|options| serde_json::from_str(&options).ok()).unwrap_or_default();
+        // Another job of its key may be at it, or come before it.
+        let sql = "UPDATE brigade_jobs SET failed = 0, crashed = 0, reason = NULL, due = 0, begins_by = ?2,
+                     state = CASE WHEN key IS NOT NULL AND EXISTS
+                       (SELECT 1 FROM brigade_jobs AS other WHERE other.queue = brigade_jobs.queue AND other.key = brigade_jobs.key
+                          AND other.state < 5 AND (other.id < brigade_jobs.id OR other.state IN (0, 3))) THEN 2 ELSE 0 END
+                   WHERE id = ?1";
+        self.execute("retry a job", sql, params![id, self.begins_by(&options)])?;
+        Ok(Ordered::Changed(1))
     }
 
     fn cancel(&self, id: &JobId, reason: &str) -> Result<Ordered, Error> {

@@ -91,7 +91,7 @@ impl Store<'_> {
 
     fn key(&self, job: &Facts) -> Result<Option<Why>, Error> {
         let Some(key) = &job.key else { return Ok(None) };
-        let sql = "SELECT id, state FROM brigade_jobs WHERE queue = ?1 AND key = ?2 AND state < 5 AND id < ?3 ORDER BY id LIMIT 1";
+        let sql = "SELECT id, state FROM brigade_jobs WHERE queue = ?1 AND key = ?2 AND id <> ?3 AND (state IN (0, 3) OR state < 5 AND id < ?3) ORDER BY id LIMIT 1";
         let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
         let holding = self.row("find what holds a key", sql, params![job.queue, key, job.id], read)?;
         Ok(holding.map(|(id, state)| Why::Key {
