@@ -69,6 +69,7 @@ fn show_one(job: &JobInfo) -> anyhow::Result<()> {
     }
     field("pushed", &local(job.pushed_at))?;
     job.due_at.map_or(Ok(()), |due| field("due", &local(due)))?;
+    job.begins_by.map_or(Ok(()), |by| field("begins by", &local(by)))?;
     text("holder", job.holder.as_deref())?;
     text("cancel", job.cancel.as_deref())?;
     field("attempts", &format!("{} failed, {} crashed, {} interrupted", job.failed, job.crashed, job.interrupted))?;

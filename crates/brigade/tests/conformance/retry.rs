@@ -106,3 +106,17 @@ fn a_dead_letter_of_a_key_that_is_given_back_waits_for_the_one_that_runs() {
         }
     });
 }
+
+#[test]
+fn a_lease_tells_what_its_holder_has_to_keep() {
+    on_every_broker(|subject| async move {
+        let (broker, queue) = (&subject.broker, subject.broker.queue("q"));
+        let job = queue.job(&1).unwrap().task("t").timeout(SECOND).memory(1 << 20).label("a name").key("k").priority(3).retries(2);
+        broker.push(job).await.unwrap();
+        let lease = queue.lease(HOUR, NOW).await.unwrap().unwrap();
+        assert_eq!((lease.queue(), lease.task(), lease.timeout(), lease.memory()), ("q", Some("t"), Some(SECOND), Some(1 << 20)));
+        assert_eq!((lease.label(), lease.key(), lease.priority(), lease.retries()), (Some("a name"), Some("k"), 3, 2));
+        assert_eq!((lease.attempt(), lease.crashed()), (1, 0));
+        lease.ack().await.unwrap();
+    });
+}

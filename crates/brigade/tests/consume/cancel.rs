@@ -16,7 +16,7 @@ async fn a_running_job_is_stopped_from_elsewhere_at_once_and_with_a_receipt() {
     let (handle, serving) = start(setting.worker().lease(LEASE));
     setting.made("started").await;
     let began = Instant::now();
-    let stopped = setting.elsewhere().await.stop(&id, "not needed").await.unwrap().unwrap();
+    let stopped = soon(setting.elsewhere().await.stop(&id, "not needed")).await.unwrap().unwrap();
     assert!(began.elapsed() < LONG, "it was heard of long before the lease was renewed");
     assert_eq!(stopped.state, Some(JobState::Cancelled));
     assert_eq!(stopped.receipt.as_ref().map(|receipt| receipt.step), Some(Step::Asked));
@@ -29,7 +29,7 @@ async fn a_running_job_is_stopped_from_elsewhere_at_once_and_with_a_receipt() {
     assert!(record.certificate.is_some());
     assert!(setting.broker.stop(&id, "again").await.unwrap().is_none());
     handle.drain();
-    let served = serving.await.unwrap();
+    let served = soon(serving).await.unwrap();
     assert_eq!((served.cancelled, served.failed), (1, 0));
     setting.pool.shutdown().await;
 }
@@ -41,15 +41,18 @@ async fn what_does_not_listen_is_killed() {
     let (handle, serving) = start(setting.worker().lease(LEASE));
     setting.made("started").await;
     let elsewhere = setting.elsewhere().await;
-    let (stopped, asked) = tokio::join!(elsewhere.stop(&id, "enough"), async {
-        until_asked(&setting, &id).await;
-        setting.broker.job(&id).await.unwrap().unwrap()
-    });
+    let (stopped, asked) = soon(async {
+        tokio::join!(elsewhere.stop(&id, "enough"), async {
+            until_asked(&setting, &id).await;
+            setting.broker.job(&id).await.unwrap().unwrap()
+        })
+    })
+    .await;
     assert!(asked.cancel.as_deref() == Some("enough") || asked.state == JobState::Cancelled, "a job tells that it is being cancelled");
     let receipt = stopped.unwrap().unwrap().receipt.unwrap();
     assert!(receipt.step >= Step::Terminated && receipt.took < LONG, "{receipt}");
     handle.drain();
-    serving.await.unwrap();
+    soon(serving).await.unwrap();
     setting.pool.shutdown().await;
 }
 
@@ -72,13 +75,13 @@ async fn a_job_that_waits_for_a_worker_process_is_cancelled_without_having_run()
     let (handle, serving) = start(setting.worker().prefetch(2).lease(LEASE));
     setting.made("first").await;
     until("both are held", || handle.stats().held == 2).await;
-    let stopped = setting.broker.stop(&second, "not needed").await.unwrap().unwrap();
+    let stopped = soon(setting.broker.stop(&second, "not needed")).await.unwrap().unwrap();
     assert_eq!(stopped.receipt.unwrap().step, Step::NotStarted);
     assert!(!fs::exists(setting.path("second")).unwrap());
     assert_eq!(setting.broker.cancel(&first, "that neither").await.unwrap(), Cancelling::Asked);
-    setting.broker.wait(&first).await.unwrap();
+    soon(setting.broker.wait(&first)).await.unwrap();
     handle.drain();
-    assert_eq!(serving.await.unwrap().cancelled, 2);
+    assert_eq!(soon(serving).await.unwrap().cancelled, 2);
     setting.pool.shutdown().await;
 }
 
@@ -94,11 +97,11 @@ async fn many_are_cancelled_at_once() {
         setting.made(&n.to_string()).await;
     }
     let elsewhere = setting.elsewhere().await;
-    let stopped = futures_util::future::join_all(ids.iter().map(|id| elsewhere.stop(id, "all of them"))).await;
+    let stopped = soon(futures_util::future::join_all(ids.iter().map(|id| elsewhere.stop(id, "all of them")))).await;
     for stopped in stopped {
         assert_eq!(stopped.unwrap().unwrap().state, Some(JobState::Cancelled));
     }
     handle.drain();
-    assert_eq!(serving.await.unwrap().done, 0);
+    assert_eq!(soon(serving).await.unwrap().done, 0);
     setting.pool.shutdown().await;
 }

@@ -25,9 +25,9 @@ async fn a_queue_is_paused_in_one_worker_alone() {
     handle.pause("own_pid");
     setting.push(own_pid()).await;
     handle.resume("add");
-    assert_eq!(setting.broker.wait(&held_back).await.unwrap().unwrap().result.as_deref(), Some("7"));
+    assert_eq!(soon(setting.broker.wait(&held_back)).await.unwrap().unwrap().result.as_deref(), Some("7"));
     handle.drain();
-    let served = serving.await.unwrap();
+    let served = soon(serving).await.unwrap();
     assert_eq!((served.done, handle.stats().served, handle.stats().held, handle.stats().draining), (2, served, 0, true));
     setting.pool.shutdown().await;
 }
@@ -41,7 +41,7 @@ async fn a_stopping_worker_gives_back_what_does_not_finish() {
     let serving = tokio::spawn(async move { worker.run_until(stopped).await.unwrap() });
     setting.made("started").await;
     stop.send(()).unwrap();
-    assert_eq!(serving.await.unwrap().given_back, 1);
+    assert_eq!(soon(serving).await.unwrap().given_back, 1);
     let job = setting.broker.job(&id).await.unwrap().unwrap();
     assert_eq!((job.state, job.interrupted, job.failed, job.crashed), (JobState::Ready, 1, 0, 0));
     setting.pool.shutdown().await;
@@ -57,7 +57,7 @@ async fn a_draining_worker_lets_what_runs_finish_and_takes_nothing_new() {
     let next = setting.push(add(1, 2)).await;
     handle.drain();
     fs::write(setting.path("go"), "").unwrap();
-    let served = serving.await.unwrap();
+    let served = soon(serving).await.unwrap();
     assert_eq!((served.failed, served.given_back), (1, 0));
     for (id, crashed) in [(running, 1), (next, 0)] {
         let job = setting.broker.job(&id).await.unwrap().unwrap();
@@ -81,7 +81,7 @@ async fn a_kill_while_draining_is_faster_than_the_ladder() {
     let began = Instant::now();
     handle.drain();
     handle.kill();
-    assert_eq!(serving.await.unwrap().given_back, 1);
+    assert_eq!(soon(serving).await.unwrap().given_back, 1);
     assert!(began.elapsed() < LONG);
     let job = setting.broker.job(&id).await.unwrap().unwrap();
     assert_eq!((job.state, job.interrupted, job.failed, job.crashed), (JobState::Ready, 1, 0, 0));

@@ -17,12 +17,12 @@ async fn a_job_that_crashed_runs_next_in_a_worker_that_has_run_nothing() {
     }
     let used = setting.pool.call(own_pid()).await.unwrap();
     setting.broker.queue("crashes_once").resume().await.unwrap();
-    let job = setting.broker.wait(&id).await.unwrap().unwrap();
+    let job = soon(setting.broker.wait(&id)).await.unwrap().unwrap();
     assert_eq!((job.state, job.crashed), (JobState::Done, 1));
     let second: u32 = job.result.unwrap().parse().unwrap();
     assert_ne!(second, used, "its second attempt was in a worker that another call had used");
     handle.drain();
-    serving.await.unwrap();
+    soon(serving).await.unwrap();
     assert_eq!(setting.pool.workers().len(), 1);
     setting.pool.shutdown().await;
 }
@@ -41,7 +41,7 @@ async fn the_calls_behind_one_that_waits_for_a_fresh_worker_go_on() {
     let crashing = pool.call(crashes_once(started, go).retries(1));
     let others = futures_util::future::join_all((0..20).map(|_| pool.call(own_pid()))).await;
     assert!(others.into_iter().all(|pid| pid.is_ok()));
-    let second = crashing.await.unwrap();
+    let second = soon(crashing).await.unwrap();
     assert!(!before.contains(&second), "{second} is one of {before:?}, which had run something");
     pool.shutdown().await;
     setting.pool.shutdown().await;

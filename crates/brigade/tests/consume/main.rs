@@ -13,6 +13,7 @@ mod serve;
 mod users;
 
 use std::fs;
+use std::future::Future;
 use std::io::Write as _;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -165,14 +166,18 @@ fn start(worker: Worker) -> (WorkerHandle, JoinHandle<Served>) {
     (handle, tokio::spawn(async move { worker.run_until(std::future::pending::<()>()).await.unwrap() }))
 }
 
+/// Fails a test that hangs.
+async fn soon<F: Future>(what: F) -> F::Output {
+    tokio::time::timeout(2 * LONG, what).await.expect("it comes")
+}
+
 /// For facts that no event tells.
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let waiting = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(2 * LONG, waiting).await.unwrap_or_else(|_| panic!("never came: {what}"));
+    let began = std::time::Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < 2 * LONG, "never came: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 // -- programs of a test's own
