@@ -13,8 +13,11 @@
 //!   so each tick is fired once, whoever looks.
 //! - A new ending is a variant of [`Ending`], never a method; a difference between brokers is data in [`Capabilities`].
 
+mod admission;
 mod api;
+mod cancels;
 mod lease;
+mod receipt;
 mod schedules;
 mod sqlite;
 mod to_job;
@@ -23,7 +26,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
-use crate::certificate::Certificate;
+use tokio_util::sync::CancellationToken;
+
+use crate::certificate::{Certificate, Receipt};
 use crate::error::Error;
 use crate::finding::Finding;
 use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState};
@@ -33,7 +38,9 @@ use crate::why::Explanation;
 
 pub(crate) use api::RESULT_KEPT;
 pub use api::{Broker, Clock, Queue};
+pub(crate) use cancels::Cancels;
 pub use lease::{Lease, TakenJob};
+pub use receipt::{Cancelling, Stopped};
 pub use to_job::ToJob;
 
 type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
@@ -83,7 +90,8 @@ pub(crate) trait Backend: Send + Sync {
 
     fn order(&self, order: Order) -> Reply<'_, Ordered>;
 
-    /// Waits until something may have changed since the last call returned. Spurious returns are allowed.
+    /// Waits until something may have changed since this was called, polled by then or not. Spurious returns are allowed, at a pace that
+    /// costs nothing.
     fn changed(&self) -> Reply<'_, ()>;
 }
 
@@ -113,6 +121,8 @@ pub(crate) struct LeaseAsk {
     pub(crate) max: usize,
     pub(crate) terms: Terms,
     pub(crate) wait: Duration,
+    /// Ends the wait early. A job that is on its way is still given.
+    pub(crate) enough: CancellationToken,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -152,8 +162,8 @@ pub(crate) enum Ending {
     GiveBack { kind: AttemptKind, reason: String, after: Duration },
     /// Set aside.
     DeadLetter(String),
-    /// Cancelled, as was asked.
-    Cancelled(String),
+    /// Cancelled, as was asked: how its attempt was stopped, as far as the holder knows.
+    Cancelled { reason: String, stop: Option<Receipt>, certificate: Option<Box<Certificate>> },
     /// Held for this long from now on.
     Extend(Duration),
 }
@@ -171,11 +181,18 @@ pub enum Settled {
 #[derive(Clone, Debug)]
 pub(crate) enum Query {
     Job(JobId),
-    Jobs { queue: Option<Box<str>>, state: Option<JobState>, after: Option<JobId>, limit: usize },
+    Jobs {
+        queue: Option<Box<str>>,
+        state: Option<JobState>,
+        after: Option<JobId>,
+        limit: usize,
+    },
     Counts,
     Why(JobId),
     Check,
     Schedules,
+    /// The leases of this holder whose jobs somebody wants cancelled.
+    Cancels,
 }
 
 #[derive(Clone, Debug)]
@@ -186,6 +203,15 @@ pub(crate) enum View {
     Why(Option<Box<Explanation>>),
     Check(Vec<Finding>),
     Schedules(Vec<Scheduled>),
+    Cancels(Vec<AskedCancel>),
+}
+
+/// A lease whose job somebody wants cancelled.
+#[derive(Clone, Debug)]
+pub(crate) struct AskedCancel {
+    pub(crate) id: JobId,
+    pub(crate) token: i64,
+    pub(crate) reason: String,
 }
 
 /// One queue at a glance.
@@ -207,7 +233,8 @@ pub(crate) enum Order {
     Cancel(JobId, String),
     /// Dead letters back to the queue.
     Retry(JobId),
-    Delete(JobId),
+    /// Removes a job that is not leased; if a state is given, only one in that state.
+    Delete(JobId, Option<JobState>),
     Purge(Box<str>),
     Pause(Box<str>),
     Resume(Box<str>),

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, Receipt};
 use crate::retry::Retry;
 use crate::schedule::Tick;
 
@@ -170,7 +170,7 @@ impl Job {
         self.set(|options| options.retries = retries)
     }
 
-    /// Pauses between attempts.
+    /// Pauses between attempts, and until when to try.
     pub fn retry(self, retry: Retry) -> Self {
         self.set(|options| options.retry = retry)
     }
@@ -235,13 +235,16 @@ pub struct AttemptRecord {
     pub attempt: u32,
     /// When it ended.
     pub at: SystemTime,
-    /// `failed`, `crashed`, `interrupted`, `passed`, `expired`.
+    /// How, in one word.
     pub kind: AttemptKind,
     /// Why, in words.
     pub reason: String,
     /// What is known of its worker's end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<Box<Certificate>>,
+    /// How it was stopped, if it was cancelled and its holder tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<Receipt>,
 }
 
 /// How an attempt of a job ended that did not end well.
@@ -257,6 +260,11 @@ pub enum AttemptKind {
     Interrupted,
     /// Given back untouched: not charged.
     Passed,
+    /// Stopped, because somebody cancelled the job.
+    Cancelled,
+    /// Its holder set the job aside: nobody can run it.
+    #[serde(rename = "set aside")]
+    SetAside,
 }
 
 /// What a job of a flow waits for.
@@ -302,6 +310,8 @@ pub struct JobInfo {
     pub pushed_at: SystemTime,
     /// When it is due, if it is scheduled or waits for a retry.
     pub due_at: Option<SystemTime>,
+    /// No attempt begins later than this, see [`Retry::within`].
+    pub begins_by: Option<SystemTime>,
     /// Attempts that its code ended with an error.
     pub failed: u32,
     /// Attempts that took their worker down.
@@ -310,6 +320,8 @@ pub struct JobInfo {
     pub interrupted: u32,
     /// Who has it, if it is leased.
     pub holder: Option<String>,
+    /// Why it is being cancelled, if it is leased and its holder has been asked to stop it.
+    pub cancel: Option<String>,
     /// Its result, JSON text, if it is done.
     pub result: Option<String>,
     /// Why it ended, if it is dead or cancelled.

@@ -35,6 +35,7 @@
 //! | run jobs one after another, or many and then one | `Chain`, `Group` |
 //! | keep jobs in a file | `Broker`, `Queue`, `Worker` (feature `sqlite`, on by default) |
 //! | push jobs by the clock | `Schedule`, `Broker::schedule` |
+//! | test code that pushes jobs | `testing` |
 //!
 //! # How a stop works
 //!
@@ -81,6 +82,8 @@ mod shutdown;
 mod sync;
 mod task;
 #[cfg(feature = "sqlite")]
+pub mod testing;
+#[cfg(feature = "sqlite")]
 mod why;
 mod wire;
 mod worker;
@@ -90,12 +93,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use brigade_macros::{main, task};
 
 #[cfg(feature = "sqlite")]
-pub use broker::{Broker, Capabilities, Clock, Lease, Pushed, Queue, QueueCounts, Settled, TakenJob, ToJob};
+pub use broker::{Broker, Cancelling, Capabilities, Clock, Lease, Pushed, Queue, QueueCounts, Settled, Stopped, TakenJob, ToJob};
 pub use call::Call;
 pub use certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step};
 pub use codec::Codec;
 #[cfg(feature = "sqlite")]
-pub use consume::{Served, Worker};
+pub use consume::{Interrupts, Served, StopSignal, Worker, WorkerHandle, WorkerStats, ctrl_c};
 pub use context::Context;
 pub use error::{Error, ErrorKind};
 pub use event::Event;

@@ -23,6 +23,8 @@ pub type Invoke = fn(Context, Codec, &[u8]) -> Invocation;
 #[doc(hidden)]
 pub struct TaskEntry {
     pub name: &'static str,
+    /// Type name of its entry, which stands within the function that the user calls.
+    pub path: fn() -> &'static str,
     pub queue: &'static str,
     pub place: &'static str,
     pub codec: Codec,
@@ -69,6 +71,21 @@ pub(crate) fn table() -> Result<&'static Table, Error> {
         Ok(table)
     });
     table.as_ref().map_err(|text| Error::new(ErrorKind::DuplicateTask, text.clone()))
+}
+
+/// The task that a function of this type name describes calls of. `#[task]` made both the function and, within it, the entry.
+///
+/// # Errors
+///
+/// `BadOption` if it is no task.
+#[cfg(feature = "sqlite")]
+pub(crate) fn of_function(path: &str) -> Result<&'static TaskEntry, Error> {
+    let described_by = |task: &&&TaskEntry| (task.path)().rsplit_once("::").is_some_and(|(function, _)| function == path);
+    let mut tasks = table()?.values().filter(described_by);
+    match (tasks.next(), tasks.next()) {
+        (Some(task), None) => Ok(task),
+        _ => Err(Error::new(ErrorKind::BadOption, format!("serve {path}: it is no #[task] function of this program"))),
+    }
 }
 
 /// The task of this name, if this program has it.

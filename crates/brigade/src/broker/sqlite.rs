@@ -96,7 +96,7 @@ pub(super) async fn connect(rest: &str, clock: Clock) -> Result<Arc<dyn Backend>
 
 /// Pushes within a transaction of the application's own.
 pub(super) fn push_in(connection: &rusqlite::Connection, job: &Job) -> Result<Pushed, Error> {
-    super::api::check_job(job, PAYLOAD_BYTES_MAX)?;
+    super::admission::check_job(job, PAYLOAD_BYTES_MAX)?;
     if schema::version(connection)? != schema::VERSION {
         let text = "push within a transaction of a file without jobs of this version: open it first, with Broker::connect(\"sqlite:..\")";
         return Err(Error::new(ErrorKind::Unsupported, text));
@@ -137,7 +137,7 @@ impl Backend for Sqlite {
         Box::pin(async move {
             let until = Instant::now() + ask.wait;
             let ask = Arc::new(ask);
-            loop {
+            while !ask.enough.is_cancelled() {
                 let changed = self.wake.next();
                 let asked = Arc::clone(&ask);
                 let (leased, due_in) = self.lane.run(move |store| store.lease(&asked)).await?;
@@ -149,8 +149,10 @@ impl Backend for Sqlite {
                 tokio::select! {
                     () = changed => {}
                     () = sleep(pause) => {}
+                    () = ask.enough.cancelled() => {}
                 }
             }
+            Ok(Vec::new())
         })
     }
 
@@ -177,8 +179,9 @@ impl Backend for Sqlite {
     }
 
     fn changed(&self) -> Reply<'_, ()> {
+        // Counts from this call on, not from when it is first polled: who calls, looks and then waits misses nothing.
+        let changed = self.wake.next();
         Box::pin(async {
-            let changed = self.wake.next();
             tokio::select! {
                 () = changed => {}
                 () = sleep(LOOK_AGAIN) => {}

@@ -70,11 +70,12 @@ impl<T> ToJob for Call<T> {
         }
         let queue = request.queue.unwrap_or(name);
         let mut job = Job::new(queue, Some((**name).into()), "");
-        let CallOptions { timeout, memory, priority, retries, delay, label, key, unique, unique_for, partition, keep, .. } =
+        let CallOptions { timeout, memory, priority, retries, retry, delay, label, key, unique, unique_for, partition, keep, .. } =
             options.clone();
         job.options = JobOptions {
             priority,
             retries,
+            retry: retry.unwrap_or_default(),
             delay,
             key,
             partition,

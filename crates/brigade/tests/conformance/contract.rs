@@ -5,7 +5,7 @@ use std::time::Duration;
 use brigade::{AttemptKind, JobId, JobState, Pushed, Settled};
 use serde_json::{Value, json};
 
-use super::{Subject, on_every_broker};
+use super::{Subject, on_every_broker, on_every_broker_in_one_thread};
 
 const LONG: Duration = Duration::from_secs(30);
 const NOW: Duration = Duration::ZERO;
@@ -317,26 +317,6 @@ fn a_unique_mark_gives_the_job_that_is_there() {
 }
 
 #[test]
-fn cancel_ends_a_waiting_job_and_tells_the_holder_of_a_leased_one() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let waiting = queue.push(&1).await.unwrap();
-        assert!(subject.broker.cancel(&waiting, "not needed").await.unwrap());
-        assert!(queue.take(NOW).await.unwrap().is_none());
-        let job = subject.broker.job(&waiting).await.unwrap().unwrap();
-        assert_eq!((job.state, job.reason.as_deref()), (JobState::Cancelled, Some("not needed")));
-
-        let leased = queue.push(&2).await.unwrap();
-        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        assert!(subject.broker.cancel(&leased, "stop").await.unwrap());
-        assert_eq!(lease.extend(LONG).await.unwrap(), Settled::Accepted(Some("stop".to_owned())));
-        lease.cancelled("stop").await.unwrap();
-        assert_eq!(state(&subject, &leased).await, JobState::Cancelled);
-        assert!(!subject.broker.cancel(&leased, "again").await.unwrap());
-    });
-}
-
-#[test]
 fn results_are_kept_as_long_as_was_asked() {
     on_every_broker(|subject| async move {
         let queue = subject.broker.queue("q");
@@ -437,5 +417,40 @@ fn names_are_checked() {
             assert_eq!(error.kind(), brigade::ErrorKind::BadOption);
         }
         subject.broker.queue("x".repeat(200)).push(&1).await.unwrap();
+    });
+}
+
+/// How often this thread has gone to sleep.
+fn sleeps() -> u64 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+    count.trim().parse().unwrap()
+}
+
+#[test]
+fn waiting_for_a_job_costs_nothing() {
+    on_every_broker_in_one_thread(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let before = sleeps();
+        let waits = [queue.take(Duration::from_millis(300)), queue.take(Duration::from_millis(300))];
+        let took = futures_util::future::join_all(waits).await;
+        assert!(took.into_iter().all(|took| took.unwrap().is_none()));
+        let sleeps = sleeps() - before;
+        assert!(sleeps < 200, "who waits is woken {sleeps} times by nothing");
+    });
+}
+
+#[test]
+fn who_waits_for_the_end_of_a_job_hears_of_it_at_once() {
+    on_every_broker_in_one_thread(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let began = std::time::Instant::now();
+        for n in 0..20 {
+            let id = subject.broker.push(queue.job(&n).unwrap().keep(LONG)).await.unwrap().id().clone();
+            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            let (ended, settled) = tokio::join!(subject.broker.wait(&id), lease.ack());
+            assert_eq!((ended.unwrap().unwrap().state, settled.unwrap()), (JobState::Done, Settled::Accepted(None)));
+        }
+        assert!(began.elapsed() < Duration::from_secs(15), "each is heard of only when it is looked for");
     });
 }

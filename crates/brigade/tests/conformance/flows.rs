@@ -154,7 +154,7 @@ fn finally_runs_however_the_members_ended() {
         let ids = push(&broker, Group::new(members).finally(job(&broker, &json!("clean up")))).await;
         lease(&broker).await.dead_letter("odd").await.unwrap();
         run(&broker, &json!(1), &json!(null)).await;
-        assert!(broker.cancel(&ids[2], "not needed").await.unwrap());
+        assert_ne!(broker.cancel(&ids[2], "not needed").await.unwrap(), brigade::Cancelling::Nothing);
         assert_eq!(states(&broker, &ids).await, [Some(Dead), None, Some(Cancelled), Some(Ready)]);
         assert_eq!(info(&broker, &ids[3]).await.waits.unwrap().missed, 2);
         // A retry after it went on is a job by itself.
@@ -238,7 +238,7 @@ fn cancelling_the_last_job_cancels_the_flow_and_cancelling_a_member_ends_it() {
         let flow = || Group::new([Chain::new(step(0)).then_job(step(1)), Chain::new(step(2))]).collect_job(step(3)).then_job(step(4));
         let ids = push(&broker, flow()).await;
         let running = lease(&broker).await;
-        assert!(broker.cancel(&ids[4], "enough").await.unwrap());
+        assert_ne!(broker.cancel(&ids[4], "enough").await.unwrap(), brigade::Cancelling::Nothing);
         let expected = [Some(JobState::Leased), Some(Cancelled), Some(Cancelled), Some(Cancelled), Some(Cancelled)];
         assert_eq!(states(&broker, &ids).await, expected);
         // Who has one hears of it, and what comes out of it changes nothing.
@@ -247,7 +247,7 @@ fn cancelling_the_last_job_cancels_the_flow_and_cancelling_a_member_ends_it() {
         assert_eq!(states(&broker, &ids).await[1..], expected[1..]);
 
         let ids = push(&broker, flow()).await;
-        assert!(broker.cancel(&ids[2], "not this one").await.unwrap());
+        assert_ne!(broker.cancel(&ids[2], "not this one").await.unwrap(), brigade::Cancelling::Nothing);
         run(&broker, &json!([0]), &json!(0)).await;
         run(&broker, &json!([0, 1]), &json!(1)).await;
         assert_eq!(states(&broker, &ids).await, [None, None, Some(Cancelled), Some(Dead), Some(Dead)]);
@@ -424,7 +424,7 @@ fn a_long_chain_and_a_wide_group_are_no_matter() {
         let reason = info(&broker, ids.last().unwrap()).await.reason.unwrap();
         assert_eq!(reason, format!("not run: job {} before it is dead: odd", ids[0]));
         assert!(broker.retry(&ids[0]).await.unwrap());
-        assert!(broker.cancel(ids.last().unwrap(), "enough").await.unwrap());
+        assert_ne!(broker.cancel(ids.last().unwrap(), "enough").await.unwrap(), brigade::Cancelling::Nothing);
         assert_eq!(broker.jobs(None, Some(Cancelled), None, 10_000).await.unwrap().len(), ids.len());
 
         let ids = push(&broker, Group::new((0..500).map(|_| step())).collect_job(step())).await;

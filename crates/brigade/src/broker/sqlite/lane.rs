@@ -48,7 +48,7 @@ impl Lane {
         Ok(Self { operations, committed })
     }
 
-    /// Told after each commit.
+    /// Told after each commit that changed something.
     pub(super) fn committed(&self) -> Arc<Notify> {
         Arc::clone(&self.committed)
     }
@@ -87,8 +87,12 @@ fn serve(connection: &Connection, clock: &Clock, inbox: &mut mpsc::Receiver<Oper
     while let Some(first) = inbox.blocking_recv() {
         let waiting = std::iter::once(first).chain(std::iter::from_fn(|| inbox.try_recv().ok()));
         let batch: Vec<Operation> = waiting.take(BATCH_MAX).collect();
+        let before = connection.total_changes();
         transact(connection, clock, &memo, batch);
-        committed.notify_waiters();
+        // Whoever waits for a change looks again when told: a look must not tell of itself.
+        if connection.total_changes() != before {
+            committed.notify_waiters();
+        }
     }
 }
 

@@ -22,6 +22,7 @@ CREATE TABLE brigade_jobs (
   state       INTEGER NOT NULL DEFAULT 0,
   priority    INTEGER NOT NULL DEFAULT 0,
   due         INTEGER NOT NULL DEFAULT 0,
+  begins_by   INTEGER,
   key         TEXT,
   partition   TEXT,
   mark        TEXT,
@@ -49,6 +50,7 @@ CREATE TABLE brigade_jobs (
 CREATE INDEX brigade_jobs_ready  ON brigade_jobs (queue, priority DESC, id) WHERE state = 0;
 CREATE INDEX brigade_jobs_turn   ON brigade_jobs (queue, partition, priority DESC, id) WHERE state = 0 AND partition IS NOT NULL;
 CREATE INDEX brigade_jobs_due    ON brigade_jobs (due) WHERE state IN (1, 4);
+CREATE INDEX brigade_jobs_late   ON brigade_jobs (begins_by) WHERE begins_by IS NOT NULL AND state IN (0, 1, 2, 4);
 CREATE INDEX brigade_jobs_leased ON brigade_jobs (lease_until) WHERE state = 3;
 CREATE INDEX brigade_jobs_cancel ON brigade_jobs (holder) WHERE state = 3 AND cancel IS NOT NULL;
 CREATE INDEX brigade_jobs_key    ON brigade_jobs (queue, key, id) WHERE key IS NOT NULL AND state < 5;

@@ -7,7 +7,7 @@ use rusqlite::{Row, params};
 use super::flow::{Ended, Fate};
 use super::store::{Store, code, millis, row_id};
 use crate::broker::{Ending, Order, Ordered, Settled, Settlement};
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, Receipt};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, AttemptRecord, JobId, JobOptions, JobState};
 
@@ -24,30 +24,37 @@ struct Held {
     failed: u32,
     crashed: u32,
     cancel: Option<String>,
+    begins_by: Option<i64>,
 }
 
 impl Store<'_> {
     /// Ends a lease, if the token still holds it.
     pub(super) fn settle(&self, settlement: &Settlement) -> Result<Settled, Error> {
         let id = row_id(&settlement.id);
-        let sql = "SELECT options, failed, crashed, cancel FROM brigade_jobs
+        let sql = "SELECT options, failed, crashed, cancel, begins_by FROM brigade_jobs
                    WHERE id = ?1 AND state = 3 AND token = ?2 AND lease_until >= ?3";
         let held = self.row("look up a lease", sql, params![id, settlement.token, self.now.boot], |row| {
             let options: Option<String> = row.get(0)?;
             // They were read when the job was handed out.
             let options = options.and_then(|options| serde_json::from_str(&options).ok()).unwrap_or_default();
-            Ok(Held { options, failed: row.get(1)?, crashed: row.get(2)?, cancel: row.get(3)? })
+            Ok(Held { options, failed: row.get(1)?, crashed: row.get(2)?, cancel: row.get(3)?, begins_by: row.get(4)? })
         })?;
         let Some(held) = held else { return Ok(Settled::Stale) };
         match &settlement.ending {
             Ending::Ack(result) => self.done(id, held.options.keep, result.as_deref())?,
             Ending::Fail { kind, reason, certificate, retry_in, permanent } => {
-                self.note(id, *kind, reason, certificate.clone())?;
+                self.note(id, *kind, reason, certificate.clone(), None)?;
                 self.failed(id, &held, *kind, reason, retry_in.filter(|_| !permanent), *permanent)?;
             }
             Ending::GiveBack { kind, reason, after } => self.give_back(id, *kind, reason, *after)?,
-            Ending::DeadLetter(reason) => self.end_job(id, JobState::Dead, Some(reason), None)?,
-            Ending::Cancelled(reason) => self.cancelled(id, reason)?,
+            Ending::DeadLetter(reason) => {
+                self.note(id, AttemptKind::SetAside, reason, None, None)?;
+                self.end_job(id, JobState::Dead, Some(reason), None)?;
+            }
+            Ending::Cancelled { reason, stop, certificate } => {
+                self.note(id, AttemptKind::Cancelled, reason, certificate.clone(), stop.clone())?;
+                self.cancelled(id, reason)?;
+            }
             Ending::Extend(time) => {
                 let until = self.now.boot.saturating_add(millis(*time));
                 self.execute("extend a lease", "UPDATE brigade_jobs SET lease_until = ?2 WHERE id = ?1", params![id, until])?;
@@ -87,12 +94,16 @@ impl Store<'_> {
             return self.end_job(id, JobState::Dead, Some(reason), None);
         }
         let pause = retry_in.unwrap_or_else(|| if crashed { Duration::ZERO } else { held.options.retry.pause_after(failures) });
+        if held.begins_by.is_some_and(|by| self.now.wall.saturating_add(millis(pause)) > by) {
+            let reason = format!("{reason} (and its next attempt would begin too late)");
+            return self.end_job(id, JobState::Dead, Some(&reason), None);
+        }
         self.back_to_queue(id, JobState::Retrying, pause)
     }
 
     /// Puts a job back where it was, uncharged.
     pub(super) fn give_back(&self, id: i64, kind: AttemptKind, reason: &str, after: Duration) -> Result<(), Error> {
-        self.note(id, kind, reason, None)?;
+        self.note(id, kind, reason, None, None)?;
         if kind == AttemptKind::Interrupted {
             self.execute("count an attempt", "UPDATE brigade_jobs SET interrupted = interrupted + 1 WHERE id = ?1", params![id])?;
         }
@@ -145,13 +156,20 @@ impl Store<'_> {
     }
 
     /// Adds an attempt to the job's history.
-    fn note(&self, id: i64, kind: AttemptKind, reason: &str, certificate: Option<Box<Certificate>>) -> Result<(), Error> {
+    fn note(
+        &self,
+        id: i64,
+        kind: AttemptKind,
+        reason: &str,
+        certificate: Option<Box<Certificate>>,
+        stop: Option<Receipt>,
+    ) -> Result<(), Error> {
         let sql = "SELECT history, attempts FROM brigade_jobs WHERE id = ?1";
         let read = |row: &Row<'_>| Ok((row.get::<_, Option<String>>(0)?, row.get::<_, u32>(1)?));
         let Some((history, attempt)) = self.row("read a history", sql, params![id], read)? else { return Ok(()) };
         let mut history: Vec<AttemptRecord> = history.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(self.now.wall).unwrap_or(0));
-        history.push(AttemptRecord { attempt, at, kind, reason: reason.to_owned(), certificate });
+        history.push(AttemptRecord { attempt, at, kind, reason: reason.to_owned(), certificate, stop });
         let over = history.len().saturating_sub(HISTORY_MAX);
         history.drain(..over);
         let text =
@@ -165,10 +183,10 @@ impl Store<'_> {
         match order {
             Order::Cancel(id, reason) => self.cancel(id, reason),
             Order::Retry(id) => self.retry(row_id(id)),
-            Order::Delete(id) => {
+            Order::Delete(id, only) => {
                 let id = row_id(id);
-                let sql = "SELECT state >= 5 FROM brigade_jobs WHERE id = ?1 AND state <> 3";
-                let Some(has_ended) = self.row("look up a job", sql, params![id], |row| row.get::<_, bool>(0))? else {
+                let sql = "SELECT state >= 5 FROM brigade_jobs WHERE id = ?1 AND state <> 3 AND (?2 IS NULL OR state = ?2)";
+                let Some(has_ended) = self.row("look up a job", sql, params![id, only.map(code)], |row| row.get::<_, bool>(0))? else {
                     return Ok(Ordered::Nothing);
                 };
                 self.remove_job(id, (!has_ended).then(|| Fate::removed(id)).as_ref())?;
@@ -185,13 +203,18 @@ impl Store<'_> {
 
     fn retry(&self, id: i64) -> Result<Ordered, Error> {
         // One that was not run because of others has to wait for those.
-        let sql = "SELECT queue, mark, gather FROM brigade_jobs WHERE id = ?1 AND state = 6 AND (missed = 0 OR gather = 'finally')";
-        let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?, row.get::<_, Option<String>>(2)?));
-        let Some((queue, mark, gather)) = self.row("look up a dead letter", sql, params![id], read)? else { return Ok(Ordered::Nothing) };
+        let sql =
+            "SELECT queue, mark, gather, options FROM brigade_jobs WHERE id = ?1 AND state = 6 AND (missed = 0 OR gather = 'finally')";
+        let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+        let found = self.row("look up a dead letter", sql, params![id], read)?;
+        let Some((queue, mark, gather, options)) = found else { return Ok(Ordered::Nothing) };
+        let (mark, gather, options): (Option<String>, Option<String>, Option<String>) = (mark, gather, options);
         self.check_mark(id, &queue, mark.as_deref())?;
         self.take_back(id)?;
-        let sql = "UPDATE brigade_jobs SET failed = 0, crashed = 0, reason = NULL WHERE id = ?1";
-        self.execute("retry a job", sql, params![id])?;
+        // It begins anew, with all the time that it had.
+        let options: JobOptions = options.and_then(|options| serde_json::from_str(&options).ok()).unwrap_or_default();
+        let sql = "UPDATE brigade_jobs SET failed = 0, crashed = 0, reason = NULL, begins_by = ?2 WHERE id = ?1";
+        self.execute("retry a job", sql, params![id, self.begins_by(&options)])?;
         self.come_back(id, gather.as_deref())?;
         Ok(Ordered::Changed(1))
     }

@@ -136,12 +136,15 @@ impl Store<'_> {
         let state = if due > self.now.wall { JobState::Scheduled } else { JobState::Ready };
         let options = (job.options != JobOptions::default()).then(|| serde_json::to_string(&job.options)).transpose();
         let options = options.map_err(|e| Error::new(crate::ErrorKind::Encode, format!("write a job's options: {e}")).with_source(e))?;
-        let sql = "INSERT INTO brigade_jobs (queue, payload, task, state, priority, due, key, partition, mark, options, pushed_at)
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+        let sql =
+            "INSERT INTO brigade_jobs (queue, payload, task, state, priority, due, begins_by, key, partition, mark, options, pushed_at)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
         let JobOptions { priority, key, unique, .. } = &job.options;
-        let partition = job.options.partition.as_ref().or(key.as_ref());
-        let values = params![job.queue, job.payload, job.task, code(state), priority, due, key, partition, unique, options, self.now.wall];
-        self.execute("store a job", sql, values)?;
+        let (partition, begins_by) = (job.options.partition.as_ref().or(key.as_ref()), self.begins_by(&job.options));
+        let place = params![job.queue, job.payload, job.task, code(state), priority, due, begins_by];
+        let rest = params![key, partition, unique, options, self.now.wall];
+        let values: Vec<&dyn ToSql> = place.iter().chain(rest).copied().collect();
+        self.execute("store a job", sql, &values)?;
         let id = self.connection.last_insert_rowid();
         if let (Some(mark), Some(period)) = (unique, job.options.unique_for) {
             let sql = "INSERT OR REPLACE INTO brigade_marks (queue, mark, job, until) VALUES (?1, ?2, ?3, ?4)";
@@ -186,6 +189,7 @@ impl Store<'_> {
     pub(super) fn bring_up_to_date(&self) -> Result<(), Error> {
         self.expire_leases()?;
         self.fire_schedules()?;
+        self.end_late()?;
         self.promote_due()?;
         self.remove_ended()
     }
@@ -250,6 +254,25 @@ impl Store<'_> {
             }
         }
         Ok(released)
+    }
+
+    /// The latest moment for an attempt to begin, for a job whose time begins now.
+    pub(super) fn begins_by(&self, options: &JobOptions) -> Option<i64> {
+        options.retry.within.map(|within| self.now.wall.saturating_add(millis(within)))
+    }
+
+    /// Sets jobs aside that were to begin by now.
+    fn end_late(&self) -> Result<(), Error> {
+        let sql = "SELECT id, failed + crashed FROM brigade_jobs WHERE begins_by < ?1 AND state IN (0, 1, 2, 4)";
+        let late = self.rows("find jobs that are too late", sql, params![self.now.wall], |row| Ok((row.get(0)?, row.get::<_, u32>(1)?)))?;
+        for (id, attempts) in late {
+            let why = match attempts {
+                0 => "no attempt began within the time that it had".to_owned(),
+                attempts => format!("the time for its attempts is over; it has had {attempts}"),
+            };
+            self.end_job(id, JobState::Dead, Some(&why), None)?;
+        }
+        Ok(())
     }
 
     fn promote_due(&self) -> Result<(), Error> {
