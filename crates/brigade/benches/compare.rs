@@ -6,8 +6,10 @@
 //! itself can do. `scripts/bench` runs this next to the others and makes a table.
 
 mod figures;
+mod jobs;
 mod load;
 mod machine;
+mod raw;
 mod tasks;
 
 use std::time::{Duration, Instant};
@@ -20,7 +22,7 @@ use self::load::{Result, Victims, blocking_noop, digest, noop, two_workers};
 use self::machine::{Memcpy, PingPong};
 
 /// In the order in which they run: what a figure is divided by stands next to it.
-const WORKLOADS: [(&str, &str); 32] = [
+const WORKLOADS: [(&str, &str); 44] = [
     ("machine", "pingpong"),
     ("brigade", "noop-1"),
     ("brigade", "noop-1-main"),
@@ -53,6 +55,18 @@ const WORKLOADS: [(&str, &str); 32] = [
     ("brigade", "queued-10000"),
     ("brigade", "workers-1"),
     ("brigade", "workers-64"),
+    ("machine", "sqlite-commit"),
+    ("machine", "sqlite-push-64"),
+    ("brigade", "push-64"),
+    ("machine", "sqlite-push-bulk"),
+    ("brigade", "push-bulk"),
+    ("machine", "sqlite-cycle"),
+    ("brigade", "cycle-pool"),
+    ("brigade", "cycle-in-process"),
+    ("machine", "wake-and-commit"),
+    ("brigade", "idle-start"),
+    ("brigade", "jobs-10"),
+    ("brigade", "jobs-1000000"),
 ];
 
 /// Slots for a thousand no-ops on two workers.
@@ -63,6 +77,7 @@ const WAITING_MEMORY: &str = "--weigh-waiting-calls";
 fn main() -> Result<()> {
     brigade::init();
     machine::enter_if_child();
+    jobs::enter_if_child();
     let runtime = Runtime::new()?;
     if std::env::args().nth(1).as_deref() == Some(WAITING_MEMORY) {
         println!("{}", runtime.block_on(figures::waiting_memory())?);
@@ -114,6 +129,7 @@ fn run(runtime: &Runtime, workload: &str, time: Duration) -> Result<(f64, &'stat
     let us = |time: Duration| (time.as_secs_f64() * 1e6, "us");
     let ms = |time: Duration| (time.as_secs_f64() * 1e3, "ms");
     let rate = |rate: f64| (rate, "calls/s");
+    let rows = |rate: f64| (rate, "jobs/s");
     let each = |rate: f64| (1e6 / rate, "us");
     Ok(match workload {
         "pingpong" => us(pingpong(time)?),
@@ -148,8 +164,25 @@ fn run(runtime: &Runtime, workload: &str, time: Duration) -> Result<(f64, &'stat
         "queued-10000" => each(noops(runtime, two_workers().slots(5), 10_000, time)?),
         "workers-1" => each(noops(runtime, Pool::builder().workers(1).slots(8), 512, time)?),
         "workers-64" => each(noops(runtime, Pool::builder().workers(64).slots(8), 512, time)?),
+        "sqlite-commit" => rows(raw::push_rate(1, time)?),
+        "sqlite-push-64" => rows(raw::push_rate(jobs::PUSHERS, time)?),
+        "push-64" => rows(jobs::push_rate(runtime, jobs::PUSHERS, time)?),
+        "sqlite-push-bulk" => rows(raw::push_rate(jobs::BULK, time)?),
+        "push-bulk" => rows(jobs::bulk_rate(runtime, time)?),
+        "sqlite-cycle" => rows(raw::cycle_rate(jobs::PREFETCH, time)?),
+        "cycle-pool" => rows(jobs::cycle_rate(runtime, jobs::Place::Pool, time)?),
+        "cycle-in-process" => rows(jobs::cycle_rate(runtime, jobs::Place::InProcess, time)?),
+        "wake-and-commit" => us(jobs::wake_and_commit(time)?),
+        "idle-start" => us(jobs::idle_start(runtime, time)?),
+        "jobs-10" => (jobs::queued(runtime, 10, time)?, "us"),
+        "jobs-1000000" => (jobs::queued(runtime, many_jobs(time), time)?, "us"),
         unknown => return Err(format!("there is no workload {unknown}").into()),
     })
+}
+
+/// Fewer where only is looked whether it works.
+fn many_jobs(time: Duration) -> usize {
+    if time < Duration::from_millis(100) { 1000 } else { 1_000_000 }
 }
 
 fn pingpong(time: Duration) -> Result<Duration> {
