@@ -24,11 +24,11 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use self::lane::Lane;
+use self::lane::{Lane, Synced};
 use self::store::{Now, Store};
 use self::wake::Wake;
 use super::api::Clock;
-use super::{Backend, Capabilities, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement, View};
+use super::{Backend, Capabilities, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement, Terms, View};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 
@@ -127,17 +127,19 @@ impl Backend for Sqlite {
     }
 
     fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<Pushed>> {
-        Box::pin(self.lane.run(move |store| jobs.iter().map(|job| store.push(job)).collect()))
+        Box::pin(self.lane.run(Synced::Now, move |store| jobs.iter().map(|job| store.push(job)).collect()))
     }
 
     fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>> {
         Box::pin(async move {
             let until = Instant::now() + ask.wait;
+            // What is taken is gone; a lease ends with a loss of power anyway.
+            let sync = if matches!(ask.terms, Terms::Take) { Synced::Now } else { Synced::Later };
             let ask = Arc::new(ask);
             loop {
                 let changed = self.wake.next();
                 let asked = Arc::clone(&ask);
-                let (leased, due_in) = self.lane.run(move |store| store.lease(&asked)).await?;
+                let (leased, due_in) = self.lane.run(sync, move |store| store.lease(&asked)).await?;
                 let left = until.saturating_duration_since(Instant::now());
                 if !leased.is_empty() || left.is_zero() {
                     return Ok(leased);
@@ -152,12 +154,12 @@ impl Backend for Sqlite {
     }
 
     fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Settled>> {
-        Box::pin(self.lane.run(move |store| settlements.iter().map(|settlement| store.settle(settlement)).collect()))
+        Box::pin(self.lane.run(Synced::Now, move |store| settlements.iter().map(|settlement| store.settle(settlement)).collect()))
     }
 
     fn look(&self, query: Query) -> Reply<'_, View> {
         Box::pin(async move {
-            let view = self.lane.run(move |store| store.look(&query)).await?;
+            let view = self.lane.run(Synced::Later, move |store| store.look(&query)).await?;
             // The rest is known outside of the database.
             Ok(match view {
                 View::Check(mut findings) => {
@@ -170,7 +172,7 @@ impl Backend for Sqlite {
     }
 
     fn order(&self, order: Order) -> Reply<'_, Ordered> {
-        Box::pin(self.lane.run(move |store| store.order(&order)))
+        Box::pin(self.lane.run(Synced::Now, move |store| store.order(&order)))
     }
 
     fn changed(&self) -> Reply<'_, ()> {
