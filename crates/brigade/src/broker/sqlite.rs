@@ -103,8 +103,7 @@ pub(super) fn push_in(connection: &rusqlite::Connection, job: &Job) -> Result<Pu
         return Err(Error::new(ErrorKind::BadOption, "push within a transaction: the connection is in none"));
     }
     let memo = std::cell::RefCell::default();
-    let store = Store { connection, now: Now::read(&Clock::default()), memo: &memo };
-    store.push(job)
+    Store::new(connection, Now::read(&Clock::default()), &memo).push(job)
 }
 
 /// Far below SQLite's own limit of 1 GB; larger data belongs in a file that the job names.

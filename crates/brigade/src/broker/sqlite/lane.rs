@@ -224,6 +224,7 @@ impl Transactions {
         let mut done = 0;
         while let Some(operation) = batch.get_mut(done) {
             if !operation.run(&store) {
+                store.forget();
                 self.undo();
                 return Err(Undone::ByOne);
             }
@@ -252,6 +253,7 @@ impl Transactions {
         self.execute(what, "SAVEPOINT operation")?;
         if !operation.run(store) {
             self.execute(what, "ROLLBACK TO operation")?;
+            store.forget();
         }
         self.execute(what, "RELEASE operation")
     }
@@ -259,7 +261,7 @@ impl Transactions {
     fn begin(&self, sync: Synced) -> Result<Store<'_>, Error> {
         self.set_sync(sync == Synced::Now && self.safety == Safety::Full)?;
         self.execute("begin a transaction", "BEGIN IMMEDIATE")?;
-        Ok(Store { connection: &self.connection, now: Now::read(&self.clock), memo: &self.memo })
+        Ok(Store::new(&self.connection, Now::read(&self.clock), &self.memo))
     }
 
     fn commit(&self) -> Result<(), Error> {
@@ -267,8 +269,6 @@ impl Transactions {
     }
 
     fn undo(&self) {
-        // What it remembers may be part of what is undone.
-        self.memo.take();
         if !self.connection.is_autocommit() {
             // If even that fails, the next BEGIN says so.
             self.connection.execute_batch("ROLLBACK").ok();
