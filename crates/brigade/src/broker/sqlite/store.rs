@@ -152,7 +152,8 @@ impl Store<'_> {
         let state = if due > self.now.wall { JobState::Scheduled } else { JobState::Ready };
         let options = (job.options != JobOptions::default()).then(|| serde_json::to_string(&job.options)).transpose();
         let options = options.map_err(|e| Error::new(crate::ErrorKind::Encode, format!("write a job's options: {e}")).with_source(e))?;
-        let sql = "INSERT INTO brigade_jobs (queue, payload, task, state, priority, due, key, partition, mark, options, pushed_at)
+        // A failure undoes the whole operation, so SQLite need not be able to undo this statement alone: `OR FAIL`.
+        let sql = "INSERT OR FAIL INTO brigade_jobs (queue, payload, task, state, priority, due, key, partition, mark, options, pushed_at)
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
         let JobOptions { priority, key, unique, .. } = &job.options;
         let partition = job.options.partition.as_ref().or(key.as_ref());
