@@ -22,7 +22,7 @@ use self::load::{Result, Victims, blocking_noop, digest, noop, two_workers};
 use self::machine::{Memcpy, PingPong};
 
 /// In the order in which they run: what a figure is divided by stands next to it.
-const WORKLOADS: [(&str, &str); 44] = [
+const WORKLOADS: [(&str, &str); 32] = [
     ("machine", "pingpong"),
     ("brigade", "noop-1"),
     ("brigade", "noop-1-main"),
@@ -55,19 +55,20 @@ const WORKLOADS: [(&str, &str); 44] = [
     ("brigade", "queued-10000"),
     ("brigade", "workers-1"),
     ("brigade", "workers-64"),
-    ("machine", "sqlite-commit"),
-    ("machine", "sqlite-push-64"),
-    ("brigade", "push-64"),
-    ("machine", "sqlite-push-bulk"),
-    ("brigade", "push-bulk"),
-    ("machine", "sqlite-cycle"),
-    ("brigade", "cycle-pool"),
-    ("brigade", "cycle-in-process"),
-    ("machine", "wake-and-commit"),
-    ("brigade", "idle-start"),
-    ("brigade", "jobs-10"),
-    ("brigade", "jobs-1000000"),
 ];
+
+/// How often these take turns, each for its part of the time: what a disk does changes from one second to the next.
+const TURNS: u32 = 5;
+const IN_TURNS: [&[(&str, &str)]; 5] = [
+    &[("machine", "sqlite-commit")],
+    &[("machine", "sqlite-push-64"), ("brigade", "push-64")],
+    &[("machine", "sqlite-push-bulk"), ("brigade", "push-bulk")],
+    &[("machine", "sqlite-cycle"), ("brigade", "cycle-pool"), ("brigade", "cycle-in-process")],
+    &[("machine", "wake-and-commit"), ("brigade", "idle-start")],
+];
+
+/// After those.
+const LAST: [(&str, &str); 2] = [("brigade", "jobs-10"), ("brigade", "jobs-1000000")];
 
 /// Slots for a thousand no-ops on two workers.
 const MANY: u32 = 512;
@@ -85,14 +86,18 @@ fn main() -> Result<()> {
     }
     let options = Options::parse()?;
     for _ in 0..options.rounds {
-        for (peer, workload) in WORKLOADS {
-            if options.wanted.is_empty() || options.wanted.iter().any(|wanted| wanted == workload) {
-                let (value, unit) = run(&runtime, workload, options.time)?;
-                println!(r#"{{"peer":"{peer}","workload":"{workload}","value":{value:.3},"unit":"{unit}"}}"#);
-            }
+        for (workload, turns) in in_order() {
+            options.run(&runtime, workload, turns)?;
         }
     }
     Ok(())
+}
+
+/// All workloads, and how many parts of the time each has.
+fn in_order() -> impl Iterator<Item = ((&'static str, &'static str), u32)> {
+    let taking_turns = IN_TURNS.iter().flat_map(|group| (0..TURNS).flat_map(|_| group.iter().copied()));
+    let whole = |workload| (workload, 1);
+    WORKLOADS.into_iter().map(whole).chain(taking_turns.map(|workload| (workload, TURNS))).chain(LAST.into_iter().map(whole))
 }
 
 struct Options {
@@ -111,7 +116,7 @@ impl Options {
                 "--bench" => {}
                 "--seconds" => options.time = Duration::try_from_secs_f64(arguments.next().ok_or("--seconds needs a number")?.parse()?)?,
                 "--rounds" => options.rounds = arguments.next().ok_or("--rounds needs a number")?.parse()?,
-                name if WORKLOADS.iter().any(|(_, workload)| *workload == name) => options.wanted.push(name.to_owned()),
+                name if in_order().any(|((_, workload), _)| workload == name) => options.wanted.push(name.to_owned()),
                 other if measure => return Err(format!("there is no workload {other}").into()),
                 // A test runner that asks for the tests there are, or for some of them: this is none.
                 _ => options.rounds = 0,
@@ -122,6 +127,15 @@ impl Options {
             options.time = Duration::from_millis(20);
         }
         Ok(options)
+    }
+
+    /// Runs a workload for its part of the time, if it is wanted.
+    fn run(&self, runtime: &Runtime, (peer, workload): (&str, &str), turns: u32) -> Result<()> {
+        if self.wanted.is_empty() || self.wanted.iter().any(|wanted| wanted == workload) {
+            let (value, unit) = run(runtime, workload, self.time / turns)?;
+            println!(r#"{{"peer":"{peer}","workload":"{workload}","value":{value:.3},"unit":"{unit}"}}"#);
+        }
+        Ok(())
     }
 }
 
@@ -182,7 +196,7 @@ fn run(runtime: &Runtime, workload: &str, time: Duration) -> Result<(f64, &'stat
 
 /// Fewer where only is looked whether it works.
 fn many_jobs(time: Duration) -> usize {
-    if time < Duration::from_millis(100) { 1000 } else { 1_000_000 }
+    if time < Duration::from_millis(100) { 10_000 } else { 1_000_000 }
 }
 
 fn pingpong(time: Duration) -> Result<Duration> {
