@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use crate::figures::{median, rate_of};
 use crate::load::{Result, two_workers};
 use crate::machine::PingPong;
-use crate::raw::Raw;
+use crate::raw::{LOG_FULL, Raw};
 
 /// Arguments of a no-op.
 pub(crate) const PAYLOAD: &str = "[]";
@@ -147,12 +147,12 @@ pub(crate) fn queued(runtime: &Runtime, waiting: usize, time: Duration) -> Resul
 /// Between two pushes to an idle consumer: what the last one left to do is over by then.
 const IDLE: Duration = Duration::from_millis(10);
 
-/// From a push in this process to its start in another one that waits, and the machine's part of that: the wake of another process,
-/// and one commit.
+/// From a push in this process to its start in another one that waits.
 pub(crate) fn idle_start(runtime: &Runtime, time: Duration) -> Result<Duration> {
     let directory = on_disk()?;
     runtime.block_on(async {
         let broker = open(&directory, "").await?;
+        broker.push_many(noops(&broker.queue("noop"), LOG_FULL)?).await?;
         let mut consumer = Consumer::start(&directory.path().join("jobs.db"))?;
         let (end, mut times) = (Instant::now() + time, Vec::new());
         while times.len() < 6 || Instant::now() < end {
@@ -169,7 +169,7 @@ pub(crate) fn idle_start(runtime: &Runtime, time: Duration) -> Result<Duration> 
 
 /// One wake of another process and one commit of one row, as they come after a pause.
 pub(crate) fn wake_and_commit(time: Duration) -> Result<Duration> {
-    let (mut pingpong, raw) = (PingPong::start()?, Raw::open()?);
+    let (mut pingpong, raw) = (PingPong::start()?, Raw::open_worn()?);
     let (end, mut times) = (Instant::now() + time, Vec::new());
     while times.len() < 6 || Instant::now() < end {
         pause();

@@ -10,6 +10,9 @@ use tempfile::TempDir;
 use crate::jobs::{PAYLOAD, on_disk};
 use crate::load::Result;
 
+/// Jobs whose rows fill a write-ahead log.
+pub(crate) const LOG_FULL: usize = 50_000;
+
 /// One connection that syncs every commit.
 pub(crate) struct Raw {
     connection: Connection,
@@ -30,6 +33,13 @@ impl Raw {
              CREATE INDEX leased ON jobs (lease_until) WHERE state = 3;",
         )?;
         Ok(Self { connection, _directory: directory })
+    }
+
+    /// One whose write-ahead log has come to its full length, as it soon does in use: a commit no longer lengthens a file.
+    pub(crate) fn open_worn() -> Result<Self> {
+        let raw = Self::open()?;
+        raw.push(LOG_FULL)?;
+        Ok(raw)
     }
 
     fn commit<T>(&self, work: impl FnOnce() -> rusqlite::Result<T>) -> Result<T> {

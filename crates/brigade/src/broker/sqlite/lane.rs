@@ -289,3 +289,76 @@ impl Transactions {
         executed.map(drop).map_err(|e| schema::error(what, e))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn note(name: &'static str) -> impl Fn(&Store<'_>) -> Result<usize, Error> {
+        move |store| store.execute("note", "INSERT INTO brigade_facts VALUES (?1, '')", &[&name])
+    }
+
+    fn synchronous(store: &Store<'_>) -> Result<Option<i64>, Error> {
+        store.row("look", "PRAGMA synchronous", &[], |row| row.get(0))
+    }
+
+    async fn lane(directory: &tempfile::TempDir) -> Lane {
+        let place = Place { path: Some(directory.path().join("jobs.db")), safety: Safety::Full, shared: false };
+        Lane::open(place, Clock::default()).await.expect("a lane")
+    }
+
+    /// Keeps the thread busy until the sender is dropped, so that what is asked meanwhile waits together.
+    fn hold(lane: &Lane) -> (mpsc::Sender<()>, impl Future<Output = Result<(), Error>>) {
+        let (release, held) = mpsc::channel::<()>();
+        let held = std::sync::Mutex::new(held);
+        let holding = lane.run(Synced::Later, move |_| {
+            crate::sync::lock(&held).recv().ok();
+            Ok(())
+        });
+        (release, holding)
+    }
+
+    #[tokio::test]
+    async fn what_fails_is_undone_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let lane = lane(&directory).await;
+        let (release, holding) = hold(&lane);
+        let failing = lane.run(Synced::Now, |store| {
+            note("undone")(store)?;
+            note("before")(store)
+        });
+        let before = lane.run(Synced::Now, note("before"));
+        let after = lane.run(Synced::Now, note("after"));
+        let released = async {
+            tokio::task::yield_now().await;
+            drop(release);
+        };
+        let (held, before, failed, after, ()) = tokio::join!(holding, before, failing, after, released);
+        held.and(before).and(after).expect("the others hold");
+        failed.expect_err("there is one of that name already");
+        let there = lane.run(Synced::Later, |store| {
+            store.rows("look", "SELECT name FROM brigade_facts WHERE value = '' ORDER BY name", &[], |row| row.get::<_, String>(0))
+        });
+        assert_eq!(there.await.expect("a look"), ["after", "before"]);
+    }
+
+    #[tokio::test]
+    async fn only_leases_are_not_synced() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let lane = lane(&directory).await;
+        let (release, holding) = hold(&lane);
+        let lease = lane.run(Synced::Later, synchronous);
+        let push = lane.run(Synced::Now, synchronous);
+        let with_it = lane.run(Synced::Later, synchronous);
+        let released = async {
+            tokio::task::yield_now().await;
+            drop(release);
+        };
+        let (held, lease, push, with_it, ()) = tokio::join!(holding, lease, push, with_it, released);
+        held.expect("it was held");
+        let (full, normal) = (Some(2), Some(1));
+        assert_eq!([lease, push, with_it].map(|seen| seen.expect("a look")), [normal, full, full]);
+    }
+}
