@@ -310,8 +310,8 @@ mod tests {
     }
 
     /// Keeps the thread busy until the sender is dropped, so that what is asked meanwhile waits together.
-    fn hold(lane: &Lane) -> (mpsc::Sender<()>, impl Future<Output = Result<(), Error>>) {
-        let (release, held) = mpsc::channel::<()>();
+    fn hold(lane: &Lane) -> (mpsc::SyncSender<()>, impl Future<Output = Result<(), Error>>) {
+        let (release, held) = mpsc::sync_channel::<()>(0);
         let held = std::sync::Mutex::new(held);
         let holding = lane.run(Synced::Later, move |_| {
             crate::sync::lock(&held).recv().ok();
