@@ -67,8 +67,8 @@ const IN_TURNS: [&[(&str, &str)]; 5] = [
     &[("machine", "wake-and-commit"), ("brigade", "idle-start")],
 ];
 
-/// After those.
-const LAST: [(&str, &str); 2] = [("brigade", "jobs-10"), ("brigade", "jobs-1000000")];
+/// After those, in turns too, with queues that are filled once.
+const GROWTH: [&str; 2] = ["jobs-10", "jobs-1000000"];
 
 /// Slots for a thousand no-ops on two workers.
 const MANY: u32 = 512;
@@ -89,6 +89,9 @@ fn main() -> Result<()> {
         for (workload, turns) in in_order() {
             options.run(&runtime, workload, turns)?;
         }
+        if GROWTH.iter().any(|workload| options.wants(workload)) {
+            runtime.block_on(growth(options.time))?;
+        }
     }
     Ok(())
 }
@@ -97,7 +100,7 @@ fn main() -> Result<()> {
 fn in_order() -> impl Iterator<Item = ((&'static str, &'static str), u32)> {
     let taking_turns = IN_TURNS.iter().flat_map(|group| (0..TURNS).flat_map(|_| group.iter().copied()));
     let whole = |workload| (workload, 1);
-    WORKLOADS.into_iter().map(whole).chain(taking_turns.map(|workload| (workload, TURNS))).chain(LAST.into_iter().map(whole))
+    WORKLOADS.into_iter().map(whole).chain(taking_turns.map(|workload| (workload, TURNS)))
 }
 
 struct Options {
@@ -116,7 +119,9 @@ impl Options {
                 "--bench" => {}
                 "--seconds" => options.time = Duration::try_from_secs_f64(arguments.next().ok_or("--seconds needs a number")?.parse()?)?,
                 "--rounds" => options.rounds = arguments.next().ok_or("--rounds needs a number")?.parse()?,
-                name if in_order().any(|((_, workload), _)| workload == name) => options.wanted.push(name.to_owned()),
+                name if GROWTH.contains(&name) || in_order().any(|((_, workload), _)| workload == name) => {
+                    options.wanted.push(name.to_owned())
+                }
                 other if measure => return Err(format!("there is no workload {other}").into()),
                 // A test runner that asks for the tests there are, or for some of them: this is none.
                 _ => options.rounds = 0,
@@ -131,12 +136,20 @@ impl Options {
 
     /// Runs a workload for its part of the time, if it is wanted.
     fn run(&self, runtime: &Runtime, (peer, workload): (&str, &str), turns: u32) -> Result<()> {
-        if self.wanted.is_empty() || self.wanted.iter().any(|wanted| wanted == workload) {
+        if self.wants(workload) {
             let (value, unit) = run(runtime, workload, self.time / turns)?;
-            println!(r#"{{"peer":"{peer}","workload":"{workload}","value":{value:.3},"unit":"{unit}"}}"#);
+            print(peer, workload, value, unit);
         }
         Ok(())
     }
+
+    fn wants(&self, workload: &str) -> bool {
+        self.wanted.is_empty() || self.wanted.iter().any(|wanted| wanted == workload)
+    }
+}
+
+fn print(peer: &str, workload: &str, value: f64, unit: &str) {
+    println!(r#"{{"peer":"{peer}","workload":"{workload}","value":{value:.3},"unit":"{unit}"}}"#);
 }
 
 fn run(runtime: &Runtime, workload: &str, time: Duration) -> Result<(f64, &'static str)> {
@@ -188,15 +201,21 @@ fn run(runtime: &Runtime, workload: &str, time: Duration) -> Result<(f64, &'stat
         "cycle-in-process" => rows(jobs::cycle_rate(runtime, jobs::Place::InProcess, time)?),
         "wake-and-commit" => us(jobs::wake_and_commit(time)?),
         "idle-start" => us(jobs::idle_start(runtime, time)?),
-        "jobs-10" => (jobs::queued(runtime, 10, time)?, "us"),
-        "jobs-1000000" => (jobs::queued(runtime, many_jobs(time), time)?, "us"),
         unknown => return Err(format!("there is no workload {unknown}").into()),
     })
 }
 
-/// Fewer where only is looked whether it works.
-fn many_jobs(time: Duration) -> usize {
-    if time < Duration::from_millis(100) { 10_000 } else { 1_000_000 }
+/// What a job costs in a short and in a long queue.
+async fn growth(time: Duration) -> Result<()> {
+    // Fewer where only is looked whether it works.
+    let many = if time < Duration::from_millis(100) { 10_000 } else { 1_000_000 };
+    let queues = [jobs::Filled::with(10).await?, jobs::Filled::with(many).await?];
+    for _ in 0..TURNS {
+        for (workload, queue) in GROWTH.into_iter().zip(&queues) {
+            print("brigade", workload, queue.cost(time / TURNS).await?, "us");
+        }
+    }
+    Ok(())
 }
 
 fn pingpong(time: Duration) -> Result<Duration> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use brigade::{Broker, Job, Queue};
+use brigade::{Broker, Job, Queue, Settled};
 use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -111,35 +111,52 @@ pub(crate) fn cycle_rate(runtime: &Runtime, place: Place, time: Duration) -> Res
 // -- growth
 
 /// Jobs in one of its pushes, leases and acknowledgements.
-const HANDFUL: usize = 10;
+const HANDFUL: u32 = 10;
 
-/// What a job costs, from its push to its acknowledgement, in a queue of so many, in us. Without syncs, which would cover the cost
-/// of a long queue.
-pub(crate) fn queued(runtime: &Runtime, waiting: usize, time: Duration) -> Result<f64> {
-    runtime.block_on(async {
+/// A queue with so many jobs that wait.
+pub(crate) struct Filled {
+    queue: Queue,
+    broker: Broker,
+    _directory: TempDir,
+}
+
+impl Filled {
+    /// Without syncs, which would cover what a long queue costs.
+    pub(crate) async fn with(waiting: usize) -> Result<Self> {
         let directory = on_disk()?;
         let broker = open(&directory, "?synchronous=normal").await?;
         let queue = broker.queue("noop");
         for begin in (0..waiting).step_by(BULK) {
             broker.push_many(noops(&queue, BULK.min(waiting - begin))?).await?;
         }
-        let (began, mut count) = (Instant::now(), 0);
+        Ok(Self { queue, broker, _directory: directory })
+    }
+
+    /// What a job costs, from its push to its acknowledgement, in us.
+    pub(crate) async fn cost(&self, time: Duration) -> Result<f64> {
+        let (began, mut count) = (Instant::now(), 0_u32);
         while began.elapsed() < time {
-            broker.push_many(noops(&queue, HANDFUL)?).await?;
-            let mut settled = tokio::task::JoinSet::new();
-            let wait = Duration::from_secs(5);
-            for _ in 0..HANDFUL {
-                let queue = queue.clone();
-                settled.spawn(async move {
-                    let lease = queue.lease(wait, wait).await.expect("a lease").expect("a job");
-                    lease.ack().await.expect("an ack")
-                });
-            }
-            assert_eq!(settled.join_all().await.len(), HANDFUL);
-            count += 1;
+            self.handful().await?;
+            count += HANDFUL;
         }
-        Ok(began.elapsed().as_secs_f64() * 1e6 / f64::from(count) / 10.0)
-    })
+        Ok(began.elapsed().as_secs_f64() * 1e6 / f64::from(count))
+    }
+
+    async fn handful(&self) -> Result<()> {
+        self.broker.push_many(noops(&self.queue, HANDFUL as usize)?).await?;
+        let mut settled = tokio::task::JoinSet::new();
+        for _ in 0..HANDFUL {
+            let queue = self.queue.clone();
+            settled.spawn(async move {
+                let wait = Duration::from_secs(5);
+                let lease = queue.lease(wait, wait).await?.ok_or("a job waits")?;
+                let settled = lease.ack().await?;
+                assert_eq!(settled, Settled::Accepted(None));
+                Result::Ok(())
+            });
+        }
+        settled.join_all().await.into_iter().collect()
+    }
 }
 
 // -- latency
