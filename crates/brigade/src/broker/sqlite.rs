@@ -26,11 +26,11 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use self::lane::Lane;
+use self::lane::{Lane, Synced};
 use self::store::{Now, Store};
 use self::wake::Wake;
 use super::api::Clock;
-use super::{Backend, Capabilities, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement, View};
+use super::{Backend, Capabilities, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement, Terms, View};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 
@@ -105,8 +105,15 @@ pub(super) fn push_in(connection: &rusqlite::Connection, job: &Job) -> Result<Pu
         return Err(Error::new(ErrorKind::BadOption, "push within a transaction: the connection is in none"));
     }
     let memo = std::cell::RefCell::default();
-    let store = Store { connection, now: Now::read(&Clock::default()), memo: &memo };
-    store.push(job)
+    let step = |sql| connection.execute_batch(sql).map_err(|e| schema::error("push within a transaction", e));
+    // What fails leaves the application's transaction as it was.
+    step("SAVEPOINT brigade_push")?;
+    let pushed = Store::new(connection, Now::read(&Clock::default()), &memo).push(job);
+    if pushed.is_err() {
+        step("ROLLBACK TO brigade_push")?;
+    }
+    step("RELEASE brigade_push")?;
+    pushed
 }
 
 /// Far below SQLite's own limit of 1 GB; larger data belongs in a file that the job names.
@@ -130,17 +137,19 @@ impl Backend for Sqlite {
     }
 
     fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<Pushed>> {
-        Box::pin(self.lane.run(move |store| store.push_all(&jobs)))
+        Box::pin(self.lane.run(Synced::Now, move |store| store.push_all(&jobs)))
     }
 
     fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>> {
         Box::pin(async move {
             let until = Instant::now() + ask.wait;
+            // What is taken is gone; a lease ends with a loss of power anyway.
+            let sync = if matches!(ask.terms, Terms::Take) { Synced::Now } else { Synced::Later };
             let ask = Arc::new(ask);
             while !ask.enough.is_cancelled() {
                 let changed = self.wake.next();
                 let asked = Arc::clone(&ask);
-                let (leased, due_in) = self.lane.run(move |store| store.lease(&asked)).await?;
+                let (leased, due_in) = self.lane.run(sync, move |store| store.lease(&asked)).await?;
                 let left = until.saturating_duration_since(Instant::now());
                 if !leased.is_empty() || left.is_zero() {
                     return Ok(leased);
@@ -157,12 +166,12 @@ impl Backend for Sqlite {
     }
 
     fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Settled>> {
-        Box::pin(self.lane.run(move |store| settlements.iter().map(|settlement| store.settle(settlement)).collect()))
+        Box::pin(self.lane.run(Synced::Now, move |store| settlements.iter().map(|settlement| store.settle(settlement)).collect()))
     }
 
     fn look(&self, query: Query) -> Reply<'_, View> {
         Box::pin(async move {
-            let view = self.lane.run(move |store| store.look(&query)).await?;
+            let view = self.lane.run(Synced::Later, move |store| store.look(&query)).await?;
             // The rest is known outside of the database.
             Ok(match view {
                 View::Check(mut findings) => {
@@ -175,7 +184,7 @@ impl Backend for Sqlite {
     }
 
     fn order(&self, order: Order) -> Reply<'_, Ordered> {
-        Box::pin(self.lane.run(move |store| store.order(&order)))
+        Box::pin(self.lane.run(Synced::Now, move |store| store.order(&order)))
     }
 
     fn changed(&self) -> Reply<'_, ()> {

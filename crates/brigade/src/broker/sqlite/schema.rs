@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::{Place, Safety};
@@ -106,6 +107,9 @@ CREATE TABLE brigade_facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, 
 
 pub(super) const VERSION: usize = STEPS.len();
 
+/// Prepared statements that are kept: all that there are, and some.
+const STATEMENTS_MAX: usize = 256;
+
 /// Opens the file, makes it safe, and brings its schema up to date.
 ///
 /// # Errors
@@ -120,7 +124,7 @@ pub(super) fn open(place: &Place, busy: Duration) -> Result<Connection, Error> {
     prepare(&connection, place.safety, busy, place.path.is_some())?;
     migrate(&connection, place.shared)?;
     forget_old_boots(&connection)?;
-    connection.set_prepared_statement_cache_capacity(64);
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     Ok(connection)
 }
 
@@ -136,11 +140,14 @@ fn prepare(connection: &Connection, safety: Safety, busy: Duration, in_file: boo
             ));
         }
     }
+    // Otherwise a statement with a bound LIMIT is planned anew each time it runs.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(set)?;
     let synchronous = match safety {
         Safety::Full => "FULL",
         Safety::Normal => "NORMAL",
     };
-    let pragmas = format!("PRAGMA synchronous = {synchronous}; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -16384;");
+    let pragmas =
+        format!("PRAGMA synchronous = {synchronous}; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY;");
     connection.execute_batch(&pragmas).map_err(set)
 }
 

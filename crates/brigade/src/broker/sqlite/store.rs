@@ -1,6 +1,6 @@
 //! Pushing and handing out. Everything here runs within a transaction of `lane`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -21,6 +21,7 @@ pub(super) struct Store<'a> {
     pub(super) connection: &'a Connection,
     pub(super) now: Now,
     pub(super) memo: &'a RefCell<Memo>,
+    is_up_to_date: Cell<bool>,
 }
 
 /// What a connection remembers from one transaction to the next, to save work. Nothing here may matter if it is forgotten.
@@ -98,6 +99,18 @@ pub(super) fn code(state: JobState) -> i64 {
 /// How many ended jobs whose time is over one lease removes.
 const REMOVALS_MAX: i64 = 1000;
 
+impl<'a> Store<'a> {
+    pub(super) fn new(connection: &'a Connection, now: Now, memo: &'a RefCell<Memo>) -> Self {
+        Self { connection, now, memo, is_up_to_date: Cell::new(false) }
+    }
+
+    /// Forgets what may have been done by something that is undone.
+    pub(super) fn forget(&self) {
+        self.memo.take();
+        self.is_up_to_date.set(false);
+    }
+}
+
 impl Store<'_> {
     pub(super) fn execute(&self, what: &str, sql: &str, values: &[&dyn ToSql]) -> Result<usize, Error> {
         let run = || self.connection.prepare_cached(sql)?.execute(values);
@@ -136,8 +149,9 @@ impl Store<'_> {
         let state = if due > self.now.wall { JobState::Scheduled } else { JobState::Ready };
         let options = (job.options != JobOptions::default()).then(|| serde_json::to_string(&job.options)).transpose();
         let options = options.map_err(|e| Error::new(crate::ErrorKind::Encode, format!("write a job's options: {e}")).with_source(e))?;
+        // A failure undoes the whole operation, so SQLite need not be able to undo this statement alone: `OR FAIL`.
         let sql =
-            "INSERT INTO brigade_jobs (queue, payload, task, state, priority, due, begins_by, key, partition, mark, options, pushed_at)
+            "INSERT OR FAIL INTO brigade_jobs (queue, payload, task, state, priority, due, begins_by, key, partition, mark, options, pushed_at)
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
         let JobOptions { priority, key, unique, .. } = &job.options;
         let (partition, begins_by) = (job.options.partition.as_ref().or(key.as_ref()), self.begins_by(&job.options));
@@ -185,8 +199,11 @@ impl Store<'_> {
         Ok((leased, due_in))
     }
 
-    /// Everything whose time has come.
+    /// Everything whose time has come; once in a transaction, which is one moment.
     pub(super) fn bring_up_to_date(&self) -> Result<(), Error> {
+        if self.is_up_to_date.replace(true) {
+            return Ok(());
+        }
         self.expire_leases()?;
         self.fire_schedules()?;
         self.end_late()?;
@@ -196,8 +213,9 @@ impl Store<'_> {
 
     /// One round through a queue without limits; `true` if another may find more.
     fn lease_from(&self, queue: &str, ask: &LeaseAsk, leased: &mut Vec<Leased>) -> Result<bool, Error> {
-        let sql = Found::select("queue = ?1", ask.max - leased.len());
-        let found = self.rows("find ready jobs", &sql, params![queue], |row| Found::read(queue, row))?;
+        let sql = Found::select("queue = ?2");
+        let room = i64::try_from(ask.max - leased.len()).unwrap_or(i64::MAX);
+        let found = self.rows("find ready jobs", &sql, params![room, queue], |row| Found::read(queue, row))?;
         let mut damaged = false;
         for found in found {
             match self.checked(found)? {
@@ -330,11 +348,11 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// The query for the first ready jobs, in the order of the hand-out.
-    pub(super) fn select(filter: &str, limit: usize) -> String {
+    /// The query for the first ready jobs, in the order of the hand-out; its first parameter says how many.
+    pub(super) fn select(filter: &str) -> String {
         format!(
             "SELECT id, payload, task, options, token, failed, crashed FROM brigade_jobs
-             WHERE state = 0 AND {filter} ORDER BY priority DESC, id LIMIT {limit}"
+             WHERE state = 0 AND {filter} ORDER BY priority DESC, id LIMIT ?1"
         )
     }
 
