@@ -24,7 +24,7 @@ mod to_job;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
@@ -138,6 +138,8 @@ pub(crate) enum Terms {
 pub(crate) struct Leased {
     pub(crate) id: JobId,
     pub(crate) token: i64,
+    /// From when on the lease runs: a moment before the broker was asked, so that it is never trusted for too long.
+    pub(crate) since: Instant,
     pub(crate) job: Job,
     /// From 1; passes and interruptions do not count.
     pub(crate) attempt: u32,

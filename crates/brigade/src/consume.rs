@@ -202,8 +202,8 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// `BadOption` without any queue, `Unsupported` outside of a runtime. Errors of the broker are waited out and logged: serving goes
-    /// on when it is back.
+    /// `BadOption` without any queue, `Unsupported` outside of a runtime, `Closed` if the connection to the broker has ended for good. Other
+    /// errors of the broker are waited out and logged: serving goes on when it is back.
     ///
     /// # Cancel safety
     ///
@@ -221,18 +221,19 @@ impl Worker {
             });
         }
         let serving = async {
-            consumer.lease_on(&scope).await;
+            let leased = consumer.lease_on(&scope).await;
             consumer.drain().await;
+            leased
         };
-        tokio::select! {
+        let served = tokio::select! {
             biased;
             error = stop.tell(&handle) => return Err(error),
-            () = serving => {}
-        }
+            served = serving => served,
+        };
         ended.cancel();
         scope.close();
         scope.ended().await;
-        Ok(consumer.control.served())
+        served.map(|()| consumer.control.served())
     }
 }
 

@@ -31,7 +31,7 @@ pub enum ErrorKind {
     Duplicate,
     /// The queue has no room and the caller did not want to wait.
     QueueFull,
-    /// The pool was shut down.
+    /// The pool was shut down, or the connection to the broker has ended: connect again.
     Closed,
     /// Workers cannot be started.
     CannotStart,
@@ -52,15 +52,23 @@ pub struct Error {
     kind: ErrorKind,
     context: Box<str>,
     source: Option<Source>,
+    uncertain: bool,
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, context: impl Into<Box<str>>) -> Self {
-        Self { kind, context: context.into(), source: None }
+        Self { kind, context: context.into(), source: None, uncertain: false }
     }
 
     pub(crate) fn with_source(mut self, source: impl Into<Source>) -> Self {
         self.source = Some(source.into());
+        self
+    }
+
+    /// Nobody knows whether the request was carried out.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn uncertain(mut self) -> Self {
+        self.uncertain = true;
         self
     }
 
@@ -78,9 +86,9 @@ impl Error {
         matches!(self.kind, ErrorKind::QueueFull | ErrorKind::CannotStart | ErrorKind::Timeout)
     }
 
-    /// Whether the request may have been carried out although this error came back.
+    /// Whether the request may have been carried out although this error came back: a commit whose sync failed may be on the disk.
     pub fn is_uncertain(&self) -> bool {
-        false
+        self.uncertain
     }
 }
 

@@ -125,7 +125,8 @@ fn may_use(module: &str) -> Vec<&'static str> {
         "flow" => [&VALUES[..], &USERS, &["broker"]].concat(),
         "pool" | "worker" => [&VALUES[..], &GROUND, &LINK, &USERS, &["process"]].concat(),
         // A broker never knows a pool, nor a pool a broker; only the consumer knows both.
-        "broker" => [&VALUES[..], &GROUND, &USERS, &["link"]].concat(),
+        // Of processes it knows whether the holder of a lease is gone.
+        "broker" => [&VALUES[..], &GROUND, &USERS, &["link", "process"]].concat(),
         "consume" => [&VALUES[..], &GROUND, &USERS, &["broker", "pool"]].concat(),
         "testing" => [&VALUES[..], &USERS, &["broker", "consume"]].concat(),
         unknown => panic!("say in tidy.rs what the module {unknown} may use"),

@@ -13,6 +13,8 @@ mod key;
 mod lane;
 mod limits;
 mod look;
+mod refuse;
+mod room;
 mod schedules;
 mod schema;
 mod settle;
@@ -20,7 +22,7 @@ mod store;
 mod wake;
 mod why;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -114,6 +116,17 @@ pub(super) fn push_in(connection: &rusqlite::Connection, job: &Job) -> Result<Pu
     }
     step("RELEASE brigade_push")?;
     pushed
+}
+
+/// The write-ahead log of a file.
+fn log_of(path: &Path) -> PathBuf {
+    beside(path, "-wal")
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
 }
 
 /// Far below SQLite's own limit of 1 GB; larger data belongs in a file that the job names.

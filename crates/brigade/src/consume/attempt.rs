@@ -3,11 +3,12 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::ending::{Ended, Why, ending_of};
@@ -16,6 +17,7 @@ use crate::broker::{Ending, Leased, Settled, Settlement};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Cancelled, Failure};
+use crate::pool::Handle;
 use crate::shutdown::Scope;
 use crate::sync::lock;
 
@@ -23,31 +25,49 @@ use crate::sync::lock;
 pub(super) struct Held {
     pub(super) id: crate::JobId,
     pub(super) token: i64,
+    /// Until when the lease can be trusted unless it is renewed.
+    pub(super) until: Instant,
     /// Cancelled when the attempt is to be stopped; `why` says why.
     stop: CancellationToken,
     why: Why,
 }
 
+/// An attempt on its way.
+enum Attempt {
+    InPool(Handle<Box<RawValue>>),
+    Here(Box<Call<Box<RawValue>>>),
+    Refused(Error),
+}
+
 impl Consumer {
-    /// Takes a job into our hands.
+    /// Takes a job into our hands and has its attempt begin: here, so that attempts stand in the pool's queue in the order of their leases.
     pub(super) fn attend(self: &Arc<Self>, scope: &Scope, leased: Leased, permit: OwnedSemaphorePermit) {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let stop = CancellationToken::new();
         {
+            let until = leased.since + self.trusted();
             let mut held = lock(&self.held);
-            held.insert(number, Held { id: leased.id.clone(), token: leased.token, stop: stop.clone(), why: Why::No });
+            held.insert(number, Held { id: leased.id.clone(), token: leased.token, until, stop: stop.clone(), why: Why::No });
             self.control.set_held(held.len());
         }
+        let attempt = match (self.call_of(&leased), &self.pool) {
+            (Ok(call), Some(pool)) => Attempt::InPool(pool.call(call)),
+            (Ok(call), None) => Attempt::Here(Box::new(call)),
+            (Err(error), _) => Attempt::Refused(error),
+        };
         let consumer = Arc::clone(self);
         scope.spawn(async move {
-            let ended = match consumer.call_of(&leased) {
-                Ok(call) => consumer.run(call, &stop, number).await,
-                Err(error) => Ended { outcome: Err(CallError::Rejected(error)), receipt: None },
-            };
+            let ended = consumer.run(attempt, &stop, number).await;
             let why = consumer.let_go(number);
             consumer.settle(&leased, ending_of(ended, why)).await;
             drop(permit);
         });
+    }
+
+    /// How long a lease can be trusted after it was asked for. The rest is for what it takes to stop an attempt, so that nothing of it runs
+    /// beside the next one.
+    pub(super) fn trusted(&self) -> Duration {
+        self.lease * 5 / 6
     }
 
     fn let_go(&self, number: u64) -> Why {
@@ -90,19 +110,22 @@ impl Consumer {
         Ok(if leased.crashed > 0 { call.alone_in_a_fresh_worker() } else { call })
     }
 
-    async fn run(&self, call: Call<Box<RawValue>>, stop: &CancellationToken, number: u64) -> Ended {
-        let Some(pool) = &self.pool else {
-            let guarded = AssertUnwindSafe(call.run_here()).catch_unwind();
-            let outcome = tokio::select! {
-                outcome = guarded => outcome.unwrap_or_else(|_| Err(CallError::Failed(Box::new(Failure::new("it panicked"))))),
-                () = stop.cancelled() => Err(CallError::Cancelled(Cancelled::without_certificate("stopped at its next await"))),
-            };
-            return Ended { outcome, receipt: None };
+    async fn run(&self, attempt: Attempt, stop: &CancellationToken, number: u64) -> Ended {
+        let mut handle = match attempt {
+            Attempt::InPool(handle) => handle,
+            Attempt::Refused(error) => return Ended { outcome: Err(CallError::Rejected(error)), receipt: None },
+            Attempt::Here(call) => {
+                let guarded = AssertUnwindSafe(call.run_here()).catch_unwind();
+                let outcome = tokio::select! {
+                    outcome = guarded => outcome.unwrap_or_else(|_| Err(CallError::Failed(Box::new(Failure::new("it panicked"))))),
+                    () = self.stopped(number, stop) => Err(CallError::Cancelled(Cancelled::without_certificate("stopped at its next await"))),
+                };
+                return Ended { outcome, receipt: None };
+            }
         };
-        let mut handle = pool.call(call);
         tokio::select! {
             outcome = &mut handle => return Ended { outcome, receipt: None },
-            () = stop.cancelled() => {}
+            () = self.stopped(number, stop) => {}
         }
         let why = lock(&self.held).get(&number).map_or(Why::No, |held| held.why.clone());
         let receipt = handle.cancel(&why.reason());
@@ -114,6 +137,20 @@ impl Consumer {
             }
         };
         Ended { outcome, receipt: receipt.await }
+    }
+
+    /// Waits until an attempt is to be stopped: it was told so, or its lease could not be renewed and is about to be another's.
+    async fn stopped(&self, number: u64, stop: &CancellationToken) {
+        loop {
+            let until = lock(&self.held).get(&number).map(|held| held.until);
+            let Some(until) = until else { return };
+            if until <= Instant::now() {
+                return self.stop(number, Why::Lost);
+            }
+            if stop.run_until_cancelled(sleep_until(until.into())).await.is_none() {
+                return;
+            }
+        }
     }
 
     async fn settle(&self, leased: &Leased, ending: Option<Ending>) {
@@ -136,13 +173,15 @@ impl Consumer {
         let settling = async {
             loop {
                 match self.backend.settle(settlements.clone()).await {
-                    Ok(settled) => return settled,
+                    Ok(settled) => return Some(settled),
+                    // It has ended, and there will be no other.
+                    Err(error) if error.kind() == ErrorKind::Closed => return None,
                     Err(error) => tracing::warn!(%error, jobs = settlements.len(), "could not settle; trying again"),
                 }
                 sleep(PAUSE).await;
             }
         };
-        timeout(self.lease, settling).await.ok()
+        timeout(self.lease, settling).await.ok().flatten()
     }
 
     /// Has an attempt stopped; the first reason counts.

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::ending::Why;
 use super::{Consumer, PAUSE, Until};
 use crate::broker::{Ending, LeaseAsk, Leased, Settled, Settlement, Terms};
+use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobState};
 use crate::shutdown::Scope;
 use crate::sync::lock;
@@ -19,7 +20,11 @@ const LEASE_WAIT: Duration = Duration::from_secs(5);
 
 impl Consumer {
     /// Leases while there is room, until told to stop or, if so asked, until nothing is left.
-    pub(super) async fn lease_on(self: &Arc<Self>, scope: &Scope) {
+    ///
+    /// # Errors
+    ///
+    /// `Closed` if the connection to the broker has ended.
+    pub(super) async fn lease_on(self: &Arc<Self>, scope: &Scope) -> Result<(), Error> {
         let draining = &self.control.draining;
         while let Some(Ok(first)) = draining.run_until_cancelled(Arc::clone(&self.room).acquire_owned()).await {
             let mut permits = vec![first];
@@ -34,11 +39,14 @@ impl Consumer {
             }
             let changed = self.backend.changed();
             match self.backend.lease(self.ask(&queues, permits.len(), &enough)).await {
-                Ok(leased) if draining.is_cancelled() => return self.give_back(leased).await,
+                Ok(leased) if draining.is_cancelled() => {
+                    self.give_back(leased).await;
+                    break;
+                }
                 Ok(leased) if leased.is_empty() && self.until != Until::Told => {
                     drop(permits);
                     if self.is_over().await {
-                        return;
+                        break;
                     }
                     enough.run_until_cancelled(changed).await;
                 }
@@ -47,12 +55,15 @@ impl Consumer {
                     lock(&self.weights).note(&queues, &from, leased.len() < permits.len());
                     leased.into_iter().zip(permits).for_each(|(leased, permit)| self.attend(scope, leased, permit));
                 }
+                // It has ended, and there will be no other.
+                Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
                 Err(error) => {
                     tracing::warn!(%error, "could not lease; trying again");
                     enough.run_until_cancelled(sleep(PAUSE)).await;
                 }
             }
         }
+        Ok(())
     }
 
     fn ask(&self, queues: &[Box<str>], max: usize, enough: &CancellationToken) -> LeaseAsk {
@@ -99,16 +110,21 @@ impl Consumer {
                 continue;
             }
             let (numbers, settlements): (Vec<u64>, Vec<Settlement>) = held.into_iter().unzip();
+            let until = Instant::now() + self.trusted();
             match self.backend.settle(settlements).await {
-                Ok(settled) => numbers.into_iter().zip(settled).for_each(|(number, settled)| self.on_renewed(number, settled)),
+                Ok(settled) => numbers.into_iter().zip(settled).for_each(|(number, settled)| self.on_renewed(number, settled, until)),
                 Err(error) => tracing::warn!(%error, "could not renew leases"),
             }
         }
     }
 
-    fn on_renewed(&self, number: u64, settled: Settled) {
+    fn on_renewed(&self, number: u64, settled: Settled, until: Instant) {
         match settled {
-            Settled::Accepted(None) => {}
+            Settled::Accepted(None) => {
+                if let Some(held) = lock(&self.held).get_mut(&number) {
+                    held.until = until;
+                }
+            }
             Settled::Accepted(Some(reason)) => self.stop(number, Why::Cancel(reason)),
             Settled::Stale => self.stop(number, Why::Lost),
         }

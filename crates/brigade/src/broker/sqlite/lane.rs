@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::room::Room;
 use super::store::{Memo, Now, Store};
 use super::{Place, Safety, schema};
 use crate::broker::api::Clock;
@@ -92,7 +93,7 @@ impl Lane {
         let run = move || match open(&place) {
             Ok(connection) => {
                 if ready.send(Ok(())).is_ok() {
-                    serve(&Transactions::new(connection, clock, place.safety), &mut Inbox { inbox, next: None }, &tell);
+                    serve(Transactions::new(connection, clock, &place), &mut Inbox { inbox, next: None }, &tell);
                 }
             }
             Err(error) => drop(ready.send(Err(error))),
@@ -170,7 +171,7 @@ impl Inbox {
 }
 
 /// Lives until the last [`Lane`] is dropped.
-fn serve(transactions: &Transactions, inbox: &mut Inbox, committed: &Notify) {
+fn serve(transactions: Transactions, inbox: &mut Inbox, committed: &Notify) {
     while let Some(first) = inbox.first() {
         let mut batch = vec![first];
         let before = transactions.connection.total_changes();
@@ -182,12 +183,27 @@ fn serve(transactions: &Transactions, inbox: &mut Inbox, committed: &Notify) {
         if transactions.connection.total_changes() != before {
             committed.notify_waiters();
         }
+        if ended.is_err_and(|error| error.is_uncertain()) {
+            drop(transactions);
+            return refuse_all(inbox);
+        }
+    }
+}
+
+/// A sync that failed is not tried again: the kernel may have dropped what it could not write, and the next sync would say that all is well
+/// (fsync(2)). So the connection is closed, which merges what was synced before, and nothing is acknowledged any more.
+fn refuse_all(inbox: &mut Inbox) {
+    tracing::error!("the disk failed to keep a commit: this connection acknowledges nothing any more");
+    while let Some(operation) = inbox.first() {
+        let text = "ask a broker whose disk failed to keep a commit: connect again to see what was kept";
+        operation.tell(Err(Error::new(ErrorKind::Closed, text)));
     }
 }
 
 /// The same error for one more caller.
 fn copy(error: &Error) -> Error {
-    Error::new(error.kind(), error.to_string())
+    let copy = Error::new(error.kind(), error.to_string());
+    if error.is_uncertain() { copy.uncertain() } else { copy }
 }
 
 struct Transactions {
@@ -197,6 +213,7 @@ struct Transactions {
     /// Whether commits are synced now.
     syncs: Cell<bool>,
     memo: RefCell<Memo>,
+    room: Room,
 }
 
 /// Why operations that ran without savepoints were undone.
@@ -208,8 +225,9 @@ enum Undone {
 }
 
 impl Transactions {
-    fn new(connection: Connection, clock: Clock, safety: Safety) -> Self {
-        Self { connection, clock, safety, syncs: Cell::new(safety == Safety::Full), memo: RefCell::default() }
+    fn new(connection: Connection, clock: Clock, place: &Place) -> Self {
+        let (safety, room) = (place.safety, Room::of(place.path.as_deref()));
+        Self { connection, clock, safety, syncs: Cell::new(safety == Safety::Full), memo: RefCell::default(), room }
     }
 
     /// One transaction for all that wait; `Ok` when it is committed, and each operation has its own answer.
@@ -264,12 +282,16 @@ impl Transactions {
 
     fn begin(&self, sync: Synced) -> Result<Store<'_>, Error> {
         self.set_sync(sync == Synced::Now && self.safety == Safety::Full)?;
+        let tight = self.room.is_tight(&self.connection);
         self.execute("begin a transaction", "BEGIN IMMEDIATE")?;
-        Ok(Store::new(&self.connection, Now::read(&self.clock), &self.memo))
+        let mut store = Store::new(&self.connection, Now::read(&self.clock), &self.memo);
+        store.tight = tight;
+        Ok(store)
     }
 
     fn commit(&self) -> Result<(), Error> {
-        self.execute("commit", "COMMIT").inspect_err(|_| self.undo())
+        let committed = self.connection.prepare_cached("COMMIT").and_then(|mut statement| statement.execute([]));
+        committed.map(drop).map_err(schema::commit_error).inspect_err(|_| self.undo())
     }
 
     fn undo(&self) {

@@ -2,7 +2,7 @@
 
 use rusqlite::{Row, params};
 
-use super::store::{Store, code, own_name, row_id};
+use super::store::{Store, code, row_id};
 use crate::broker::{AskedCancel, Query, QueueCounts, View};
 use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobInfo, JobOptions, JobState, Waits};
@@ -41,7 +41,7 @@ impl Store<'_> {
 
     fn cancels(&self) -> Result<Vec<AskedCancel>, Error> {
         let sql = "SELECT id, token, cancel FROM brigade_jobs WHERE state = 3 AND cancel IS NOT NULL AND holder = ?1";
-        self.rows("look for cancels", sql, params![own_name()], |row| {
+        self.rows("look for cancels", sql, params![crate::process::own_name()], |row| {
             Ok(AskedCancel { id: JobId::new(row.get::<_, i64>(0)?.to_string()), token: row.get(1)?, reason: row.get(2)? })
         })
     }

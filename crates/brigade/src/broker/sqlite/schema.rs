@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::{Place, Safety};
+use super::{Place, Safety, refuse};
 use crate::error::{Error, ErrorKind};
 
 /// `BRGD`: tells people and file(1) what a file is that we made (`PRAGMA application_id`). An application's own file keeps its own.
@@ -117,6 +117,9 @@ const STATEMENTS_MAX: usize = 256;
 /// `Unsupported` for a file of a later version, `Os` for what the system refuses.
 pub(super) fn open(place: &Place, busy: Duration) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if let Some(path) = &place.path {
+        refuse::broken_set(path)?;
+    }
     let connection = match &place.path {
         Some(path) => Connection::open_with_flags(path, flags).map_err(|e| error(&format!("open {}", path.display()), e))?,
         None => Connection::open_in_memory().map_err(|e| error("open a database in memory", e))?,
@@ -188,8 +191,12 @@ fn migrate_within(connection: &Connection, shared: bool) -> Result<(), Error> {
         let text = "open a database with tables of another program: to keep jobs beside them, say so: sqlite:app.db?shared=true";
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
+    refuse::lost_tables(connection, tables)?;
     if tables == 0 {
         connection.execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}")).map_err(write)?;
+    }
+    if steps.is_empty() {
+        return Ok(());
     }
     for step in steps {
         connection.execute_batch(step).map_err(write)?;
@@ -227,6 +234,16 @@ fn forget_old_boots(connection: &Connection) -> Result<(), Error> {
         Ok(())
     };
     forget().map_err(|e| error("look for leases of an earlier boot", e))
+}
+
+/// A commit that failed. Where the disk said so, nobody knows what of it is there.
+pub(super) fn commit_error(source: rusqlite::Error) -> Error {
+    let is_uncertain = source.sqlite_error_code() == Some(ErrorCode::SystemIoFailure);
+    if is_uncertain {
+        let text = "commit: the disk failed; whether this was stored is not known, and nothing more is until the file is opened again";
+        return Error::new(ErrorKind::Os, text).with_source(source).uncertain();
+    }
+    error("commit", source)
 }
 
 /// What a person is told of an error of SQLite's.

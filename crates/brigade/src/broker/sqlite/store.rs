@@ -2,9 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::path::Path;
-use std::sync::OnceLock;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -13,14 +11,17 @@ use super::flow::Fate;
 use super::schema;
 use crate::broker::api::Clock;
 use crate::broker::{LeaseAsk, Leased, Pushed, Terms};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, Job, JobId, JobOptions, JobState};
+use crate::process::{Heirs, own_name};
 
 /// The connection within a transaction, and its moment.
 pub(super) struct Store<'a> {
     pub(super) connection: &'a Connection,
     pub(super) now: Now,
     pub(super) memo: &'a RefCell<Memo>,
+    /// There is room on the disk for what runs, and no more.
+    pub(super) tight: bool,
     is_up_to_date: Cell<bool>,
 }
 
@@ -29,9 +30,21 @@ pub(super) struct Store<'a> {
 pub(super) struct Memo {
     /// When it was last said that this process asks for jobs of a queue, boot clock.
     said: HashMap<Box<str>, i64>,
+    /// When it was last looked for holders that are dead, boot clock.
+    looked: Option<i64>,
+    heirs: Heirs,
 }
 
 impl Memo {
+    /// Whether it is time to look for holders that are dead; then it counts as done.
+    fn is_to_look(&mut self, now: i64) -> bool {
+        let is_time = self.looked.is_none_or(|looked| now - looked >= millis(LOOK_FOR_DEAD_EVERY));
+        if is_time {
+            self.looked = Some(now);
+        }
+        is_time
+    }
+
     /// Whether it is time to say that a queue is asked for; then it counts as said.
     pub(super) fn is_to_say(&mut self, queue: &str, now: i64, every: Duration) -> bool {
         match self.said.get_mut(queue) {
@@ -52,6 +65,9 @@ impl Memo {
     }
 }
 
+/// A dead holder's jobs stand before all others, so they are looked for even while there are others: at once by a process that has just
+/// begun, as it may be in the dead one's place.
+const LOOK_FOR_DEAD_EVERY: Duration = Duration::from_secs(1);
 const QUEUES_REMEMBERED_MAX: usize = 1024;
 
 /// Milliseconds.
@@ -61,15 +77,19 @@ pub(super) struct Now {
     pub(super) wall: i64,
     /// Since the host was started; nobody sets this one.
     pub(super) boot: i64,
+    /// The same moment for this process.
+    pub(super) instant: Instant,
 }
 
 impl Now {
     pub(super) fn read(clock: &Clock) -> Self {
+        let instant = Instant::now();
         let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let ahead = millis(clock.ahead());
         Self {
             wall: wall_millis(SystemTime::now()) + ahead + clock.wall_off_millis(),
             boot: boot.tv_sec * 1000 + boot.tv_nsec / 1_000_000 + ahead,
+            instant,
         }
     }
 }
@@ -101,7 +121,7 @@ const REMOVALS_MAX: i64 = 1000;
 
 impl<'a> Store<'a> {
     pub(super) fn new(connection: &'a Connection, now: Now, memo: &'a RefCell<Memo>) -> Self {
-        Self { connection, now, memo, is_up_to_date: Cell::new(false) }
+        Self { connection, now, memo, tight: false, is_up_to_date: Cell::new(false) }
     }
 
     /// Forgets what may have been done by something that is undone.
@@ -142,13 +162,16 @@ impl Store<'_> {
     // -- push
 
     pub(super) fn push(&self, job: &Job) -> Result<Pushed, Error> {
+        if self.tight {
+            return Err(no_room("store a job"));
+        }
         if let Some(id) = self.duplicate(job)? {
             return Ok(Pushed::Duplicate(id));
         }
         let due = due_of(&job.options, &self.now);
         let state = if due > self.now.wall { JobState::Scheduled } else { JobState::Ready };
         let options = (job.options != JobOptions::default()).then(|| serde_json::to_string(&job.options)).transpose();
-        let options = options.map_err(|e| Error::new(crate::ErrorKind::Encode, format!("write a job's options: {e}")).with_source(e))?;
+        let options = options.map_err(|e| Error::new(ErrorKind::Encode, format!("write a job's options: {e}")).with_source(e))?;
         // A failure undoes the whole operation, so SQLite need not be able to undo this statement alone: `OR FAIL`.
         let sql =
             "INSERT OR FAIL INTO brigade_jobs (queue, payload, task, state, priority, due, begins_by, key, partition, mark, options, pushed_at)
@@ -182,6 +205,9 @@ impl Store<'_> {
     /// Hands out jobs; also says in how long another falls due.
     pub(super) fn lease(&self, ask: &LeaseAsk) -> Result<(Vec<Leased>, Option<Duration>), Error> {
         self.bring_up_to_date()?;
+        if self.memo.borrow_mut().is_to_look(self.now.boot) {
+            self.release_dead_holders()?;
+        }
         self.say_who_asks(&ask.queues)?;
         let mut leased = Vec::new();
         for queue in &ask.queues {
@@ -231,7 +257,7 @@ impl Store<'_> {
 
     /// The job, unless it can never be run: then it is set aside.
     pub(super) fn checked(&self, found: Found) -> Result<Option<Leased>, Error> {
-        match found.check() {
+        match found.check(self.now.instant) {
             Ok(job) => Ok(Some(job)),
             Err((id, why)) => self.end_job(id, JobState::Dead, Some(&why), None).map(|()| None),
         }
@@ -259,12 +285,12 @@ impl Store<'_> {
         Ok(())
     }
 
-    /// Ends leases whose holder is no more: it was a process of this host.
+    /// Ends leases whose holder is no more, nor any worker of its: it was a process of this host.
     pub(super) fn release_dead_holders(&self) -> Result<usize, Error> {
         let sql = "SELECT DISTINCT holder FROM brigade_jobs WHERE state = 3 AND holder IS NOT NULL";
         let holders = self.rows("list holders", sql, &[], |row| row.get::<_, String>(0))?;
         let mut released = 0;
-        for holder in holders.iter().filter(|holder| !is_alive(holder)) {
+        for holder in holders.iter().filter(|holder| self.memo.borrow_mut().heirs.is_gone(holder)) {
             let sql = "SELECT id FROM brigade_jobs WHERE state = 3 AND holder = ?1";
             for id in self.rows("find leases of a dead holder", sql, params![holder], |row| row.get::<_, i64>(0))? {
                 self.give_back(id, AttemptKind::Interrupted, "the process that held it ended", Duration::ZERO)?;
@@ -364,7 +390,7 @@ impl Found {
     }
 
     /// The job, or why it can never be run: other programs write to this table too.
-    fn check(mut self) -> Result<Leased, (i64, String)> {
+    fn check(mut self, since: Instant) -> Result<Leased, (i64, String)> {
         if let Err(e) = serde_json::from_str::<&serde_json::value::RawValue>(&self.job.payload) {
             return Err((self.id, format!("its payload is not JSON: {e}")));
         }
@@ -372,39 +398,15 @@ impl Found {
             self.job.options = serde_json::from_str(options).map_err(|e| (self.id, format!("its options cannot be read: {e}")))?;
         }
         let attempt = self.failed + self.crashed + 1;
-        Ok(Leased { id: JobId::new(self.id.to_string()), token: self.token + 1, job: self.job, attempt, crashed: self.crashed })
+        Ok(Leased { id: JobId::new(self.id.to_string()), token: self.token + 1, since, job: self.job, attempt, crashed: self.crashed })
     }
+}
+
+pub(super) fn no_room(what: &str) -> Error {
+    Error::new(ErrorKind::Os, format!("{what}: the disk is full but for what running jobs need; nothing of this was stored"))
 }
 
 /// The row of an id; one that no row has, if it is not a number.
 pub(super) fn row_id(id: &JobId) -> i64 {
     id.as_str().parse().unwrap_or(-1)
-}
-
-/// This process, in a way that no later one is called: number and start time.
-pub(super) fn own_name() -> &'static str {
-    static NAME: OnceLock<String> = OnceLock::new();
-    NAME.get_or_init(|| {
-        let pid = std::process::id();
-        format!("{pid}-{}", started(pid).unwrap_or_default())
-    })
-}
-
-pub(super) fn is_alive(holder: &str) -> bool {
-    let Some((pid, start)) = holder.split_once('-') else { return true };
-    match pid.parse::<u32>() {
-        Ok(pid) if Path::new("/proc/self").exists() => started(pid).as_deref() == Some(start),
-        // Not one of ours, or a host that does not tell: its lease will run out.
-        _ => true,
-    }
-}
-
-/// When a process was started, in ticks since boot (field 22 of proc_pid_stat(5)); `None` if it is gone or a zombie.
-fn started(pid: u32) -> Option<String> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    if fields.next()? == "Z" {
-        return None;
-    }
-    fields.nth(18).map(str::to_owned)
 }
