@@ -125,11 +125,12 @@ fn drive_and_count(plan: &Plan) -> (Vec<Place>, usize) {
     if let Some(disk) = &plan.small_disk {
         std::os::unix::fs::symlink(disk.join("jobs.db"), stage.file()).unwrap();
     }
-    let mut cast = Cast { plan, stage: stage.clone(), random: Random::new(plan.seed), incarnations: 0, dead: Vec::new(), kills: 0 };
+    let mut cast =
+        Cast { plan, stage: stage.clone(), random: Random::new(plan.seed), incarnations: 0, dead: Vec::new(), kills: 0, faults: 0 };
     let mut producers: Vec<Program> = (0..plan.producers).map(|_| cast.producer()).collect();
     let mut consumers: Vec<Program> = (0..plan.consumers).map(|_| cast.consumer()).collect();
     let ballast = Ballast::of(plan);
-    while enqueued(&stage) < plan.jobs {
+    while enqueued(&stage) < plan.jobs || cast.faults < count(4, 20) {
         facts::wait_until(cast.random.time(plan.pause.clone()), || false);
         match cast.random.within(0..4) {
             0 => cast.replace_producer(&mut producers),
@@ -216,6 +217,8 @@ struct Cast<'a> {
     dead: Vec<Program>,
     /// Consumers that were killed.
     kills: usize,
+    /// All that was killed.
+    faults: usize,
 }
 
 impl Cast<'_> {
@@ -241,6 +244,7 @@ impl Cast<'_> {
         old.signal(Signal::KILL);
         old.wait(BOUND);
         self.dead.push(old);
+        self.faults += 1;
         // Those that died within a commit are replaced too.
         for program in producers {
             if program.wait(Duration::ZERO).is_some() {
@@ -264,6 +268,7 @@ impl Cast<'_> {
         let old = std::mem::replace(old, self.consumer());
         self.dead.push(old);
         self.kills += 1;
+        self.faults += 1;
     }
 
     fn hit_worker(&mut self, consumers: &[Program]) {
@@ -273,6 +278,7 @@ impl Cast<'_> {
             && facts::signal_child(consumer.pid(), *worker, Signal::KILL)
         {
             self.stage.ledger().fault(*worker).unwrap();
+            self.faults += 1;
         }
     }
 }

@@ -103,6 +103,15 @@ pub(crate) fn verdict(stage: &Stage) -> (Verdict, Vec<Place>) {
         found.starts += job.starts.len();
         found.repeats += explained;
         found.unexplained += again.len() - explained;
+        if again.len() > explained {
+            println!("unexplained: job {number} started in {:?}, of which the faults hit {explained}", job.starts);
+            lines
+                .iter()
+                .filter(|line| line.job == *number || job.starts.contains(&line.pid) && line.event == Event::Fault)
+                .for_each(|line| println!("{line:?}"));
+            let sql = "SELECT history FROM brigade_jobs WHERE payload LIKE '%,' || ?1 || ',%'";
+            println!("{:?}", file.query_row(sql, [number.to_string()], |row| row.get::<_, Option<String>>(0)));
+        }
         found.phantom += usize::from(!job.intended && !job.starts.is_empty());
         found.lost += usize::from(job.enqueued && rows.is_empty());
         found.dup_accept += job.accepted.saturating_sub(1) + rows.len().saturating_sub(1);
