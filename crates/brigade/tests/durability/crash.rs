@@ -63,6 +63,24 @@ fn d29_two_engines_on_one_file_accept_one_result_each_and_keep_the_order_but_for
     });
 }
 
+/// Each looks whether the leases in the file are of an earlier boot, and none may take another's for that.
+#[test]
+fn d29_engines_that_open_a_new_file_at_once_leave_each_other_s_leases_alone() {
+    let one = async |stage: &Stage, number: usize| {
+        let broker = connect(stage).await;
+        let queue = broker.queue(format!("q{number}"));
+        queue.push(&number).await.unwrap();
+        let lease = queue.lease(LONG, millis(0)).await.unwrap().unwrap();
+        tokio::time::sleep(millis(15)).await;
+        assert_eq!(lease.ack().await.unwrap(), Settled::Accepted(None));
+    };
+    for _ in 0..count(20, 300) {
+        let directory = tempfile::tempdir().unwrap();
+        let stage = Stage::new(directory.path());
+        block_on(join_all((0..8).map(|number| one(&stage, number))));
+    }
+}
+
 fn for_each_seed(run: impl Fn(u64)) {
     let mut random = Random::from_env();
     if std::env::var_os("BRIGADE_SEED").is_some() {

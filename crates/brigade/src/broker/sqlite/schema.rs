@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 
 use super::{Place, Safety, refuse};
 use crate::error::{Error, ErrorKind};
@@ -126,7 +126,6 @@ pub(super) fn open(place: &Place, busy: Duration) -> Result<Connection, Error> {
     };
     prepare(&connection, place.safety, busy, place.path.is_some())?;
     migrate(&connection, place.shared)?;
-    forget_old_boots(&connection)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     Ok(connection)
 }
@@ -172,7 +171,7 @@ fn use_wal(connection: &Connection, busy: Duration) -> rusqlite::Result<String> 
 fn migrate(connection: &Connection, shared: bool) -> Result<(), Error> {
     let read = |e| error("read the database's version", e);
     connection.execute_batch("BEGIN IMMEDIATE").map_err(read)?;
-    let migrated = migrate_within(connection, shared);
+    let migrated = migrate_within(connection, shared).and_then(|()| forget_old_boots(connection));
     let end = if migrated.is_ok() { "COMMIT" } else { "ROLLBACK" };
     connection.execute_batch(end).map_err(|e| error("bring the database up to date", e))?;
     migrated
@@ -221,11 +220,14 @@ pub(super) fn version(connection: &Connection) -> Result<usize, Error> {
     })
 }
 
-/// Leases are times of the boot clock: those of an earlier boot mean nothing, and their holders are gone.
+/// Leases are times of the boot clock: those of an earlier boot mean nothing, and their holders are gone. In the transaction of the migration,
+/// so that of several processes only the first does it: by the time of the others there are new leases.
 fn forget_old_boots(connection: &Connection) -> Result<(), Error> {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    // Nobody can tell an earlier boot where this cannot be read.
+    let Ok(boot) = std::fs::read_to_string("/proc/sys/kernel/random/boot_id") else { return Ok(()) };
     let forget = || {
-        let known: Option<String> = connection.query_row("SELECT value FROM brigade_facts WHERE name = 'boot'", [], |row| row.get(0)).ok();
+        let sql = "SELECT value FROM brigade_facts WHERE name = 'boot'";
+        let known = connection.query_row(sql, [], |row| row.get::<_, String>(0)).optional()?;
         if known.as_deref() != Some(boot.trim()) {
             connection.execute("UPDATE brigade_jobs SET lease_until = 0 WHERE state = 3", [])?;
             connection.execute("DELETE FROM brigade_consumers", [])?;
