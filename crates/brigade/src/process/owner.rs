@@ -14,6 +14,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// How long workers of a dead process are waited for. They are being killed, so they end within milliseconds.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// How long one that is ending is waited for, whosever it is.
+const END: Duration = Duration::from_millis(50);
 /// `PF_EXITING` among the flags of proc_pid_stat(5): the environment of such a process is gone already, so nobody can tell whose it was.
 const EXITING: u64 = 0x4;
 
@@ -62,21 +64,37 @@ impl Heirs {
 fn workers_end(parent: &str, until: Instant) -> bool {
     let Ok(processes) = fs::read_dir("/proc") else { return true };
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok()).filter(|pid| *pid != std::process::id());
-    pids.filter_map(|pid| left_over(pid, parent)).all(|process| ends(&process, until))
+    pids.filter_map(|pid| left_over(pid, parent)).all(|left| match left {
+        LeftOver::Worker(process) => ends(&process, until),
+        LeftOver::Ending(process) => {
+            ends(&process, Instant::now() + END);
+            true
+        }
+    })
 }
 
-/// The process, if it descends from a worker of this parent, or is ending and may have been one.
-fn left_over(pid: u32, parent: &str) -> Option<OwnedFd> {
+/// What may run on after its parent.
+enum LeftOver {
+    /// It descends from one of the parent's workers.
+    Worker(OwnedFd),
+    /// It is ending, and may have been one.
+    Ending(OwnedFd),
+}
+
+fn left_over(pid: u32, parent: &str) -> Option<LeftOver> {
     let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
-    let is_left_over = || {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let mut fields = stat.rsplit_once(") ").map(|(_, fields)| fields.split(' ')).into_iter().flatten();
+    let look = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
         // State and flags are fields 3 and 9.
-        let (state, flags) = (fields.next(), fields.nth(5).and_then(|flags| flags.parse::<u64>().ok()).unwrap_or(0));
-        !matches!(state, None | Some("Z" | "X")) && (flags & EXITING != 0 || is_of(pid, parent))
+        let (state, flags) = (fields.next()?, fields.nth(5)?.parse::<u64>().ok()?);
+        let make = if flags & EXITING != 0 { LeftOver::Ending } else { LeftOver::Worker };
+        (!matches!(state, "Z" | "X") && (flags & EXITING != 0 || is_of(pid, parent))).then_some(make)
     };
-    // Looked at again once a pidfd holds the number.
-    is_left_over().then(|| pidfd_open(number, PidfdFlags::empty()).ok()).flatten().filter(|_| is_left_over())
+    look()?;
+    let process = pidfd_open(number, PidfdFlags::empty()).ok()?;
+    // Looked at again now that a pidfd holds the number.
+    Some(look()?(process))
 }
 
 /// Whether a cookie of its environment was made by this process; cookies begin with the number of their maker.

@@ -1,14 +1,12 @@
 //! Flows through a real pool, and through the end of the process that serves them.
 
-#![expect(unsafe_code, reason = "a constructor, as workers are entered under a test harness")]
-
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use brigade::{Broker, CallError, Chain, Failure, Group, JobId, JobInfo, JobState, Pool, Task, task};
-use brigade_testkit::program::{DIRECTORY_VARIABLE, Program, ROLE_VARIABLE};
+use brigade_testkit::program::{DIRECTORY_VARIABLE, Program};
 use brigade_testkit::random::Random;
 use rustix::process::Signal;
 
@@ -163,20 +161,9 @@ async fn serve_until_killed() {
 
 const ROLE: &str = "serve_flows_until_killed";
 
-const _: () = {
-    #[used]
-    #[unsafe(link_section = ".init_array")]
-    static ENTER: extern "C" fn() = enter;
-
-    /// Takes the place of the test harness if this process was started in the role.
-    extern "C" fn enter() {
-        if std::env::var(ROLE_VARIABLE).is_ok_and(|role| role == ROLE) {
-            brigade::init();
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(serve_until_killed());
-            std::process::exit(0);
-        }
-    }
-};
+pub(crate) const ROLES: &[(&str, fn())] = &[(ROLE, || {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(serve_until_killed());
+})];
 
 fn serve(directory: &Path) -> Program {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
