@@ -15,6 +15,7 @@
 
 mod admission;
 mod api;
+mod called;
 mod cancels;
 mod lease;
 mod receipt;
@@ -36,8 +37,8 @@ use crate::limits::Limits;
 use crate::schedule::{Schedule, Scheduled};
 use crate::why::Explanation;
 
-pub(crate) use api::RESULT_KEPT;
 pub use api::{Broker, Clock, Queue};
+pub(crate) use called::RESULT_KEPT;
 pub(crate) use cancels::Cancels;
 pub use lease::{Lease, TakenJob};
 pub use receipt::{Cancelling, Stopped};

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::{check_job, check_name};
 use super::{
-    Backend, Cancelling, Cancels, Capabilities, Lease, LeaseAsk, Leased, Order, Ordered, Pushed, Query, QueueCounts, Stopped, TakenJob,
-    Terms, ToJob, View,
+    Backend, Cancelling, Cancels, Capabilities, Lease, LeaseAsk, Leased, Order, Ordered, Pushed, Query, QueueCounts, RESULT_KEPT, Stopped,
+    TakenJob, Terms, ToJob, View,
 };
 use crate::call::Call;
 use crate::certificate::{Receipt, Step};
@@ -20,8 +20,7 @@ use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
 use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState};
 use crate::limits::Limits;
-use crate::outcome::{CallError, Cancelled, Failure, TimedOut};
-use crate::shutdown::Scope;
+use crate::outcome::CallError;
 use crate::why::Explanation;
 
 /// Where jobs wait. Cheap to clone.
@@ -151,32 +150,8 @@ impl Broker {
         let wait = call.request.options().queue_timeout;
         let mut job = call.to_job()?;
         job.options.keep.get_or_insert(RESULT_KEPT);
-        let id = self.push(job).await?.id().clone();
-        self.result(id, wait).await
-    }
-
-    /// The result of a job, as its caller is told it. Dropping the future cancels the job.
-    pub(crate) async fn result<T: DeserializeOwned>(&self, id: JobId, wait: Option<Duration>) -> Result<T, CallError> {
-        let guard = CancelOnDrop::new(self.clone(), id.clone());
-        let waiting = self.wait(&id);
-        let ended = match wait {
-            None => waiting.await?,
-            Some(wait) => match tokio::time::timeout(wait, waiting).await {
-                Ok(ended) => ended?,
-                Err(_) => {
-                    guard.disarm();
-                    self.cancel(&id, "its caller did not wait any longer").await?;
-                    return Err(CallError::TimedOut(TimedOut::Queue(wait)));
-                }
-            },
-        };
-        guard.disarm();
-        let ended = ended.ok_or_else(|| Error::new(ErrorKind::Protocol, "wait for a result: the job is gone"))?;
-        match ended.state {
-            JobState::Done => Ok(crate::Codec::Json.decode(ended.result.as_deref().unwrap_or("null").as_bytes())?),
-            JobState::Cancelled => Err(CallError::Cancelled(Cancelled::without_certificate(ended.reason.unwrap_or_default()))),
-            _ => Err(CallError::Failed(Box::new(Failure::new(ended.reason.unwrap_or_default())))),
-        }
+        let broker = self.clone();
+        self.result_of(async move { Ok(broker.push(job).await?.id().clone()) }, wait).await
     }
 
     /// One job, with its history; `None` if there is none (any more).
@@ -455,34 +430,6 @@ impl Queue {
         match self.broker.backend.order(Order::Purge(self.name.clone())).await? {
             Ordered::Changed(count) => Ok(count),
             _ => Ok(0),
-        }
-    }
-}
-
-/// How long the result of a call stays for its caller.
-pub(crate) const RESULT_KEPT: Duration = Duration::from_secs(60);
-
-/// Cancels a job whose caller went away.
-struct CancelOnDrop(Option<(Broker, JobId, Option<Scope>)>);
-
-impl CancelOnDrop {
-    fn new(broker: Broker, id: JobId) -> Self {
-        Self(Some((broker, id, Scope::current())))
-    }
-
-    fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        if let Some((broker, id, Some(scope))) = self.0.take() {
-            scope.spawn(async move {
-                if let Err(error) = broker.cancel(&id, "its caller went away").await {
-                    tracing::warn!(%error, job = %id, "could not cancel a job");
-                }
-            });
         }
     }
 }
