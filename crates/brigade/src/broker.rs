@@ -11,9 +11,13 @@
 //!   so each tick is fired once, whoever looks.
 //! - A new ending is a variant of [`Ending`], never a method; a difference between brokers is data in [`Capabilities`].
 
+mod account;
 mod api;
 mod lease;
+#[cfg(feature = "redis")]
+mod redis;
 mod schedules;
+#[cfg(feature = "sqlite")]
 mod sqlite;
 mod to_job;
 
@@ -29,6 +33,7 @@ use crate::limits::Limits;
 use crate::schedule::{Schedule, Scheduled};
 use crate::why::Explanation;
 
+pub(crate) use account::Account;
 pub use api::{Broker, Clock, Queue};
 pub use lease::{Lease, TakenJob};
 pub use to_job::ToJob;
@@ -129,10 +134,17 @@ pub(crate) struct Leased {
     pub(crate) crashed: u32,
 }
 
+impl Leased {
+    pub(crate) fn settlement(&self, ending: Ending) -> Settlement {
+        Settlement { id: self.id.clone(), token: self.token, account: Account::of(self), ending }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Settlement {
     pub(crate) id: JobId,
     pub(crate) token: i64,
+    pub(crate) account: Account,
     pub(crate) ending: Ending,
 }
 

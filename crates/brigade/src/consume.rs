@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Backend, Broker, Ending, LeaseAsk, Leased, Settled, Settlement, Terms};
+use crate::broker::{Account, Backend, Broker, Ending, LeaseAsk, Leased, Settled, Settlement, Terms};
 use crate::call::Call;
 use crate::certificate::Certificate;
 use crate::error::{Error, ErrorKind};
@@ -172,6 +172,7 @@ struct Consumer {
 struct Held {
     id: crate::JobId,
     token: i64,
+    account: Account,
     /// Cancelled with the reason in `why` when the attempt is to be stopped.
     stop: CancellationToken,
     why: Stop,
@@ -256,7 +257,8 @@ impl Consumer {
     async fn attend(self: Arc<Self>, leased: Leased, permit: OwnedSemaphorePermit) {
         let number = self.numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let stop = CancellationToken::new();
-        let held = Held { id: leased.id.clone(), token: leased.token, stop: stop.clone(), why: Stop::No };
+        let account = Account::of(&leased);
+        let held = Held { id: leased.id.clone(), token: leased.token, account, stop: stop.clone(), why: Stop::No };
         lock(&self.held).insert(number, held);
         let outcome = match self.call_of(&leased) {
             Ok(call) => self.run(call, &stop, number).await,
@@ -332,7 +334,7 @@ impl Consumer {
             Ending::GiveBack { .. } => |served| &mut served.given_back,
             _ => |served| &mut served.failed,
         };
-        let settlement = Settlement { id: leased.id.clone(), token: leased.token, ending };
+        let settlement = leased.settlement(ending);
         // A settlement that does not come through is tried for as long as the lease can hold.
         let settled = timeout(self.options.lease, async {
             loop {
@@ -358,7 +360,8 @@ impl Consumer {
             let held: Vec<(i64, Settlement)> = lock(&self.held)
                 .iter()
                 .map(|(number, held)| {
-                    (*number, Settlement { id: held.id.clone(), token: held.token, ending: Ending::Extend(self.options.lease) })
+                    let ending = Ending::Extend(self.options.lease);
+                    (*number, Settlement { id: held.id.clone(), token: held.token, account: held.account, ending })
                 })
                 .collect();
             if held.is_empty() {

@@ -43,6 +43,10 @@ pub enum ErrorKind {
     Os,
     /// The peer broke the wire protocol.
     Protocol,
+    /// The broker cannot be reached, or is not ready yet.
+    Unreachable,
+    /// The broker refused: wrong credentials, or no right to do that.
+    Refused,
 }
 
 /// Brigade could not do what was asked.
@@ -50,15 +54,22 @@ pub struct Error {
     kind: ErrorKind,
     context: Box<str>,
     source: Option<Source>,
+    uncertain: bool,
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, context: impl Into<Box<str>>) -> Self {
-        Self { kind, context: context.into(), source: None }
+        Self { kind, context: context.into(), source: None, uncertain: false }
     }
 
     pub(crate) fn with_source(mut self, source: impl Into<Source>) -> Self {
         self.source = Some(source.into());
+        self
+    }
+
+    /// The request may have been carried out although nobody could say so.
+    pub(crate) fn uncertain(mut self) -> Self {
+        self.uncertain = true;
         self
     }
 
@@ -73,12 +84,12 @@ impl Error {
 
     /// Whether the same request may succeed later without a change.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.kind, ErrorKind::QueueFull | ErrorKind::CannotStart | ErrorKind::Timeout)
+        matches!(self.kind, ErrorKind::QueueFull | ErrorKind::CannotStart | ErrorKind::Timeout | ErrorKind::Unreachable)
     }
 
     /// Whether the request may have been carried out although this error came back.
     pub fn is_uncertain(&self) -> bool {
-        false
+        self.uncertain
     }
 }
 

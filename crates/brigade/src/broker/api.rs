@@ -73,12 +73,18 @@ impl Broker {
     pub async fn connect(url: &str) -> Result<Self, Error> {
         let clock = Clock::default();
         match url.split_once(':') {
+            #[cfg(feature = "redis")]
+            Some(("redis" | "rediss" | "redis+unix" | "unix", _)) => {
+                let backend = super::redis::connect(url, clock.clone()).await?;
+                Ok(Self { backend, clock })
+            }
+            #[cfg(feature = "sqlite")]
             Some(("sqlite", rest)) => {
                 let backend = super::sqlite::connect(rest, clock.clone()).await?;
                 Ok(Self { backend, clock })
             }
             Some((scheme, _)) => {
-                Err(Error::new(ErrorKind::BadOption, format!("connect to a broker of scheme {scheme:?}: there is sqlite")))
+                Err(Error::new(ErrorKind::BadOption, format!("connect to a broker of scheme {scheme:?}: there are {SCHEMES}")))
             }
             None => Err(Error::new(ErrorKind::BadOption, "connect to a broker without a scheme: write sqlite:jobs.db")),
         }
@@ -392,6 +398,13 @@ impl Queue {
         }
     }
 }
+
+/// What this build has.
+const SCHEMES: &str = match (cfg!(feature = "sqlite"), cfg!(feature = "redis")) {
+    (true, true) => "sqlite, redis",
+    (true, false) => "sqlite (redis is a cargo feature that is off)",
+    (false, _) => "redis (sqlite is a cargo feature that is off)",
+};
 
 /// How long the result of a call stays for its caller.
 const RESULT_KEPT: Duration = Duration::from_secs(60);

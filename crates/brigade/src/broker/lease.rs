@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Backend, Ending, Leased, Settled, Settlement};
+use super::{Backend, Ending, Leased, Settled};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId};
 use crate::schedule::Tick;
@@ -181,8 +181,7 @@ impl Lease {
     }
 
     async fn settle(&self, ending: Ending) -> Result<Settled, Error> {
-        let settlement = Settlement { id: self.leased.id.clone(), token: self.leased.token, ending };
-        self.backend.settle(vec![settlement]).await?.pop().ok_or_else(super::api::confused)
+        self.backend.settle(vec![self.leased.settlement(ending)]).await?.pop().ok_or_else(super::api::confused)
     }
 }
 

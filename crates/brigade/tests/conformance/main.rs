@@ -18,31 +18,41 @@ use brigade::Broker;
 pub(crate) struct Subject {
     pub(crate) broker: Broker,
     pub(crate) url: String,
-    directory: Option<tempfile::TempDir>,
+    needs: Option<Needs>,
+}
+
+/// What is gone with the test.
+enum Needs {
+    Directory { _of: tempfile::TempDir },
+    Server { _of: brigade_testkit::redis::Redis },
 }
 
 /// Runs a test on every broker.
 pub(crate) fn on_every_broker<F: Future<Output = ()>>(test: impl Fn(Subject) -> F) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        for name in ["sqlite file", "sqlite memory"] {
+        for name in ["sqlite file", "sqlite memory", "redis"] {
             eprintln!("-- {name}");
             let mut subject = subject(name).await;
             // A test's `async move` takes the fields that it uses, and would let go of this one before it begins.
-            let directory = subject.directory.take();
+            let needs = subject.needs.take();
             test(subject).await;
-            drop(directory);
+            drop(needs);
         }
     });
 }
 
 pub(crate) async fn subject(name: &str) -> Subject {
     let directory = tempfile::tempdir().unwrap();
-    let url = match name {
-        "sqlite file" => format!("sqlite:{}", directory.path().join("jobs.db").display()),
-        "sqlite memory" => "sqlite::memory:".to_owned(),
+    let (url, needs) = match name {
+        "sqlite file" => (format!("sqlite:{}", directory.path().join("jobs.db").display()), Needs::Directory { _of: directory }),
+        "sqlite memory" => ("sqlite::memory:".to_owned(), Needs::Directory { _of: directory }),
+        "redis" => {
+            let server = brigade_testkit::redis::Redis::start(&[]).unwrap();
+            (server.url(), Needs::Server { _of: server })
+        }
         unknown => panic!("there is no broker {unknown:?}"),
     };
     let broker = Broker::connect(&url).await.unwrap();
-    Subject { broker, url, directory: Some(directory) }
+    Subject { broker, url, needs: Some(needs) }
 }

@@ -8,41 +8,28 @@ use super::store::{Store, code, millis, row_id};
 use crate::broker::{Ending, Order, Ordered, Settled, Settlement};
 use crate::certificate::Certificate;
 use crate::error::Error;
-use crate::job::{AttemptKind, AttemptRecord, JobId, JobOptions, JobState};
+use crate::job::{AttemptKind, AttemptRecord, JobId, JobState};
 
 /// Attempts kept in a job's history.
 const HISTORY_MAX: usize = 20;
-/// A job that took two workers down is set aside.
-const CRASHES_MAX: u32 = 2;
 /// How long a cancelled job can be looked at.
 const CANCELLED_KEPT: Duration = Duration::from_secs(24 * 3600);
-
-/// What decides over a leased job.
-struct Held {
-    options: JobOptions,
-    failed: u32,
-    crashed: u32,
-    cancel: Option<String>,
-}
 
 impl Store<'_> {
     /// Ends a lease, if the token still holds it.
     pub(super) fn settle(&self, settlement: &Settlement) -> Result<Settled, Error> {
         let id = row_id(&settlement.id);
-        let sql = "SELECT options, failed, crashed, cancel FROM brigade_jobs
-                   WHERE id = ?1 AND state = 3 AND token = ?2 AND lease_until >= ?3";
-        let held = self.row("look up a lease", sql, params![id, settlement.token, self.now.boot], |row| {
-            let options: Option<String> = row.get(0)?;
-            // They were read when the job was handed out.
-            let options = options.and_then(|options| serde_json::from_str(&options).ok()).unwrap_or_default();
-            Ok(Held { options, failed: row.get(1)?, crashed: row.get(2)?, cancel: row.get(3)? })
-        })?;
-        let Some(held) = held else { return Ok(Settled::Stale) };
+        let sql = "SELECT cancel FROM brigade_jobs WHERE id = ?1 AND state = 3 AND token = ?2 AND lease_until >= ?3";
+        let values = params![id, settlement.token, self.now.boot];
+        let Some(cancel) = self.row("look up a lease", sql, values, |row| row.get::<_, Option<String>>(0))? else {
+            return Ok(Settled::Stale);
+        };
         match &settlement.ending {
-            Ending::Ack(result) => self.done(id, held.options.keep, result.as_deref())?,
+            Ending::Ack(result) => self.done(id, settlement.account.keep, result.as_deref())?,
             Ending::Fail { kind, reason, certificate, retry_in, permanent } => {
                 self.note(id, *kind, reason, certificate.clone())?;
-                self.failed(id, &held, *kind, reason, retry_in.filter(|_| !permanent), *permanent)?;
+                let pause = settlement.account.pause_after(*kind, *retry_in, *permanent);
+                self.failed(id, *kind, reason, pause)?;
             }
             Ending::GiveBack { kind, reason, after } => self.give_back(id, *kind, reason, *after)?,
             Ending::DeadLetter(reason) => self.end_job(id, JobState::Dead, Some(reason), None)?,
@@ -50,7 +37,7 @@ impl Store<'_> {
             Ending::Extend(time) => {
                 let until = self.now.boot.saturating_add(millis(*time));
                 self.execute("extend a lease", "UPDATE brigade_jobs SET lease_until = ?2 WHERE id = ?1", params![id, until])?;
-                return Ok(Settled::Accepted(held.cancel));
+                return Ok(Settled::Accepted(cancel));
             }
         }
         Ok(Settled::Accepted(None))
@@ -63,29 +50,17 @@ impl Store<'_> {
         self.end_job(id, JobState::Done, None, Some(remove_at))
     }
 
-    fn failed(
-        &self,
-        id: i64,
-        held: &Held,
-        kind: AttemptKind,
-        reason: &str,
-        retry_in: Option<Duration>,
-        permanent: bool,
-    ) -> Result<(), Error> {
-        let crashed = kind == AttemptKind::Crashed;
-        let column = if crashed {
+    fn failed(&self, id: i64, kind: AttemptKind, reason: &str, pause: Option<Duration>) -> Result<(), Error> {
+        let column = if kind == AttemptKind::Crashed {
             "UPDATE brigade_jobs SET crashed = crashed + 1 WHERE id = ?1"
         } else {
             "UPDATE brigade_jobs SET failed = failed + 1 WHERE id = ?1"
         };
         self.execute("count an attempt", column, params![id])?;
-        let (failures, crashes) = if crashed { (held.failed, held.crashed + 1) } else { (held.failed + 1, held.crashed) };
-        let spent = if crashed { crashes >= CRASHES_MAX } else { failures > held.options.retries };
-        if permanent || spent {
-            return self.end_job(id, JobState::Dead, Some(reason), None);
+        match pause {
+            Some(pause) => self.back_to_queue(id, JobState::Retrying, pause),
+            None => self.end_job(id, JobState::Dead, Some(reason), None),
         }
-        let pause = retry_in.unwrap_or_else(|| if crashed { Duration::ZERO } else { held.options.retry.pause_after(failures) });
-        self.back_to_queue(id, JobState::Retrying, pause)
     }
 
     /// Puts a job back where it was, uncharged.

@@ -1,0 +1,106 @@
+//! The broker for many hosts: Redis or Valkey, 6.2 or newer.
+//!
+//! Each transition is one script that runs alone on the server (`*.lua`, all of them begin with `common.lua`), so a job is never between two
+//! states, whichever side dies when. All keys of a queue have one hash tag, `brigade:{queue}:`, so a script needs one node of a
+//! cluster. Times are the server's.
+//!
+//! Two connections: one for scripts, which many calls share and which reconnects by itself (`link`); one that is told of changes (`wake`). A
+//! hand-out never blocks on the server, so nothing can be moved to a caller that has given up.
+
+mod link;
+mod look;
+mod queue;
+mod schedules;
+mod settle;
+mod wake;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use self::link::Link;
+use self::wake::Wake;
+use super::api::Clock;
+use super::{Backend, Capabilities, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement, View};
+use crate::error::Error;
+use crate::job::Job;
+
+/// Looked at in any case after this time: for a notification that was lost with its connection.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Far below the 512 MiB of a string: a script copies a payload several times while the server does nothing else.
+const PAYLOAD_BYTES_MAX: usize = 16 << 20;
+
+pub(super) struct Redis {
+    link: Link,
+    wake: Wake,
+}
+
+pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>, Error> {
+    let link = Link::connect(url, clock).await?;
+    let wake = Wake::start(link.client().clone())?;
+    Ok(Arc::new(Redis { link, wake }))
+}
+
+impl Backend for Redis {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            durable: true,
+            listing: true,
+            scheduling: true,
+            priorities: true,
+            keys: true,
+            unique: true,
+            limits: true,
+            schedules: true,
+            results: true,
+            payload_bytes_max: PAYLOAD_BYTES_MAX,
+        }
+    }
+
+    fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<Pushed>> {
+        Box::pin(async move { self.link.push(&jobs).await })
+    }
+
+    fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>> {
+        Box::pin(async move {
+            let until = Instant::now() + ask.wait;
+            loop {
+                let changed = self.wake.next(&ask.queues);
+                let (leased, due_in) = self.link.lease(&ask).await?;
+                let left = until.saturating_duration_since(Instant::now());
+                if !leased.is_empty() || left.is_zero() {
+                    return Ok(leased);
+                }
+                let pause = due_in.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN).min(left);
+                tokio::select! {
+                    () = changed => {}
+                    () = sleep(pause) => {}
+                }
+            }
+        })
+    }
+
+    fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Settled>> {
+        Box::pin(async move { self.link.settle(&settlements).await })
+    }
+
+    fn look(&self, query: Query) -> Reply<'_, View> {
+        Box::pin(async move { self.link.look(&query).await })
+    }
+
+    fn order(&self, order: Order) -> Reply<'_, Ordered> {
+        Box::pin(async move { self.link.order(&order).await })
+    }
+
+    fn changed(&self) -> Reply<'_, ()> {
+        Box::pin(async {
+            let changed = self.wake.next(&[]);
+            tokio::select! {
+                () = changed => {}
+                () = sleep(LOOK_AGAIN) => {}
+            }
+            Ok(())
+        })
+    }
+}

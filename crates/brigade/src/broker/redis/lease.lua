@@ -1,0 +1,137 @@
+-- Hands out jobs. ARGV: ahead, holder, how many at most, the time of the lease or 0 to take.
+-- Returns in how many milliseconds another may be ready (-1: not by time), then per job: id, token, failed, crashed, payload, task or false,
+-- options or false.
+local holder, max, time = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local SAY_EVERY = 20000
+tick()
+local said = redis.call('ZSCORE', key('consumers'), holder)
+if not said or steady - tonumber(said) >= SAY_EVERY then
+  redis.call('ZADD', key('consumers'), steady, holder)
+  redis.call('ZREMRANGEBYSCORE', key('consumers'), '-inf', text(steady - 3 * SAY_EVERY))
+end
+
+local answers = {-1}
+local count = 0
+local next_open = nil
+
+local function hand_out(id, partition)
+  local fields = redis.call('HMGET', job(id), 'token', 'failed', 'crashed', 'payload', 'task', 'options')
+  local token = tonumber(fields[1]) + 1
+  for _, value in ipairs({id, token, tonumber(fields[2]) or 0, tonumber(fields[3]) or 0, fields[4], fields[5], fields[6]}) do
+    table.insert(answers, value)
+  end
+  count = count + 1
+  if time == 0 then
+    remove_job(id)
+  else
+    leave(id, partition)
+    redis.call('HINCRBY', job(id), 'attempts', 1)
+    redis.call('HDEL', job(id), 'cancel')
+    redis.call('HSET', job(id), 'token', token, 'lease_until', text(steady + time), 'holder', holder)
+    enter(id, 'leased', steady + time)
+    if limits[7] then redis.call('ZADD', key('leased:' .. partition), steady + time, id) end
+  end
+end
+
+local function note_closed(reason)
+  if reason and reason[1] == 'rate' and (not next_open or reason[4] < next_open) then next_open = reason[4] end
+end
+
+local function first_of(partition) return redis.call('ZRANGE', key('ready:' .. partition), 0, 0, 'WITHSCORES') end
+
+-- The partition with ready jobs that comes after this one, from the beginning again after the last.
+local function next_partition(after)
+  return redis.call('ZRANGEBYLEX', key('partitions'), '(' .. after, '+', 'LIMIT', 0, 1)[1]
+    or redis.call('ZRANGE', key('partitions'), 0, 0)[1]
+end
+
+local function by_turns()
+  local turn = redis.call('HGET', key('limits'), 'turn') or ''
+  local began = turn
+  while count < max do
+    local reason = queue_closed()
+    if reason then note_closed(reason) break end
+    local after, first_closed, found = turn, nil, nil
+    while not found do
+      local partition = next_partition(after)
+      if not partition or partition == first_closed then break end
+      local shut = partition_closed(partition)
+      if shut then
+        note_closed(shut)
+        first_closed = first_closed or partition
+        after = partition
+      else
+        found = partition
+      end
+    end
+    if not found then break end
+    turn = found
+    remember_start(found)
+    hand_out(first_of(found)[1], found)
+  end
+  if turn ~= began then redis.call('HSET', key('limits'), 'turn', turn) end
+end
+
+-- In the order of priority and place, past the partitions that are closed: the first of each, the best of these.
+local function by_place()
+  local firsts = {}
+  for _, partition in ipairs(redis.call('ZRANGE', key('partitions'), 0, -1)) do
+    local shut = partition_closed(partition)
+    if shut then
+      note_closed(shut)
+    else
+      local first = first_of(partition)
+      table.insert(firsts, {tonumber(first[2]), first[1], partition})
+    end
+  end
+  while count < max and #firsts > 0 do
+    local reason = queue_closed()
+    if reason then note_closed(reason) break end
+    local best = 1
+    for index, first in ipairs(firsts) do
+      if first[1] < firsts[best][1] or (first[1] == firsts[best][1] and first[2] < firsts[best][2]) then best = index end
+    end
+    local partition = firsts[best][3]
+    remember_start(partition)
+    hand_out(firsts[best][2], partition)
+    local first = first_of(partition)
+    local shut = partition_closed(partition)
+    note_closed(shut)
+    if shut or not first[1] then
+      table.remove(firsts, best)
+    else
+      firsts[best] = {tonumber(first[2]), first[1], partition}
+    end
+  end
+end
+
+if redis.call('EXISTS', key('paused')) == 0 then
+  if limits[8] then
+    by_turns()
+  elseif limits[7] then
+    by_place()
+  else
+    for _, id in ipairs(redis.call('ZRANGE', key('ready'), 0, max - 1)) do
+      if limits[1] or limits[2] then
+        local reason = queue_closed()
+        if reason then note_closed(reason) break end
+        remember_start('')
+      end
+      hand_out(id, nil)
+    end
+  end
+end
+
+if count == 0 then
+  local least = next_open
+  for _, state in ipairs({'scheduled', 'retrying', 'leased'}) do
+    local first = redis.call('ZRANGE', key(state), 0, 0, 'WITHSCORES')[2]
+    if first then
+      local left = state == 'leased' and tonumber(first) - steady + 1 or tonumber(first) - now
+      left = math.max(left, 0)
+      if not least or left < least then least = left end
+    end
+  end
+  answers[1] = least or -1
+end
+return answers

@@ -1,0 +1,191 @@
+//! Pushing and handing out.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use redis::Value;
+
+use super::link::{Link, id_of, scripts};
+use crate::broker::{LeaseAsk, Leased, Pushed, Terms};
+use crate::error::{Error, ErrorKind};
+use crate::job::{Job, JobId, JobOptions};
+
+/// What a worker's process calls itself: its number on its host, and the host.
+pub(super) fn holder() -> &'static str {
+    static NAME: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    NAME.get_or_init(|| {
+        let system = rustix::system::uname();
+        format!("{}:{}", system.nodename().to_string_lossy(), std::process::id())
+    })
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    // Larger ones than the server's numbers can hold.
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(1 << 50)
+}
+
+impl Link {
+    /// All of one queue's jobs in one script. Jobs of several queues go to the server together, but each queue's are stored on their own.
+    pub(super) async fn push(&self, jobs: &[Job]) -> Result<Vec<Pushed>, Error> {
+        let Some(first) = jobs.first() else { return Ok(Vec::new()) };
+        if let Some(other) = jobs.iter().find(|job| job.queue != first.queue) {
+            let text =
+                format!("push jobs of {:?} and {:?} in one batch: it is stored whole only within one queue", first.queue, other.queue);
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        check_name(&first.queue)?;
+        self.list_queue(&first.queue).await?;
+        let mut arguments: Vec<Vec<u8>> = Vec::new();
+        for job in jobs {
+            write_job(job, &mut arguments)?;
+        }
+        let answers: Vec<(String, u8)> = self.run("push", scripts::push(), &first.queue, arguments).await?;
+        let told = answers.into_iter().map(|(number, is_new)| {
+            let id = id_of(&first.queue, &number);
+            if is_new == 1 { Pushed::New(id) } else { Pushed::Duplicate(id) }
+        });
+        Ok(told.collect())
+    }
+
+    /// Hands out jobs; also says in how long another falls due.
+    pub(super) async fn lease(&self, ask: &LeaseAsk) -> Result<(Vec<Leased>, Option<Duration>), Error> {
+        let mut leased = Vec::new();
+        let mut due_in = self.fire_schedules().await?;
+        for queue in &ask.queues {
+            check_name(queue)?;
+            self.list_queue(queue).await?;
+            while leased.len() < ask.max {
+                let time = match ask.terms {
+                    Terms::Take => 0,
+                    Terms::Lease(time) => millis(time).max(1),
+                };
+                let arguments = (holder(), ask.max - leased.len(), time);
+                let answer: Vec<Value> = self.run("lease", scripts::lease(), queue, arguments).await?;
+                let (found, damaged, due) = self.read_leased(queue, answer, ask.terms).await?;
+                leased.extend(found);
+                due_in = due_in.into_iter().chain(due).min();
+                // Damaged jobs were set aside and leave room for others.
+                if !damaged {
+                    break;
+                }
+            }
+        }
+        Ok((leased, due_in))
+    }
+
+    async fn read_leased(&self, queue: &str, answer: Vec<Value>, terms: Terms) -> Result<(Vec<Leased>, bool, Option<Duration>), Error> {
+        let mut values = answer.into_iter();
+        let due: i64 = read(values.next().unwrap_or(Value::Nil))?;
+        let due = u64::try_from(due).ok().map(Duration::from_millis);
+        let (mut leased, mut damaged) = (Vec::new(), false);
+        while let Some(number) = values.next() {
+            let mut next = || values.next().unwrap_or(Value::Nil);
+            let found = Found {
+                number: read(number)?,
+                token: read(next())?,
+                failed: read(next())?,
+                crashed: read(next())?,
+                payload: read(next())?,
+                task: read(next())?,
+                options: read(next())?,
+            };
+            match found.check(queue) {
+                Ok(job) => leased.push(job),
+                Err((number, token, why)) => {
+                    damaged = true;
+                    if matches!(terms, Terms::Lease(_)) {
+                        self.set_aside(queue, &number, token, &why).await?;
+                    } else {
+                        tracing::warn!(queue, why, "a job that was taken cannot be read and is gone");
+                    }
+                }
+            }
+        }
+        Ok((leased, damaged, due))
+    }
+
+    async fn set_aside(&self, queue: &str, number: &str, token: i64, why: &str) -> Result<(), Error> {
+        let arguments = (number, token, "dead", why, "", "");
+        self.run::<Value>("set a job aside", scripts::settle(), queue, arguments).await.map(drop)
+    }
+}
+
+/// A job as it is stored.
+struct Found {
+    number: String,
+    token: i64,
+    failed: u32,
+    crashed: u32,
+    payload: String,
+    task: Option<String>,
+    options: Option<String>,
+}
+
+impl Found {
+    /// The job, or why it can never be run: other programs push here too.
+    fn check(self, queue: &str) -> Result<Leased, (String, i64, String)> {
+        let Self { number, token, failed, crashed, payload, task, options } = self;
+        if let Err(e) = serde_json::from_str::<&serde_json::value::RawValue>(&payload) {
+            return Err((number, token, format!("its payload is not JSON: {e}")));
+        }
+        let mut job = Job::new(queue, task.map(Into::into), payload);
+        if let Some(options) = options {
+            match serde_json::from_str(&options) {
+                Ok(options) => job.options = options,
+                Err(e) => return Err((number, token, format!("its options cannot be read: {e}"))),
+            }
+        }
+        Ok(Leased { id: id_of(queue, &number), token, job, attempt: failed + crashed + 1, crashed })
+    }
+}
+
+pub(super) fn read<T: redis::FromRedisValue>(value: Value) -> Result<T, Error> {
+    redis::from_redis_value(value)
+        .map_err(|e| Error::new(ErrorKind::Protocol, "read an answer of Redis: it is not what a script gives").with_source(e))
+}
+
+/// What `push.lua` wants of a job.
+fn write_job(job: &Job, arguments: &mut Vec<Vec<u8>>) -> Result<(), Error> {
+    let options = &job.options;
+    let due = options.at.map_or(0, |at| at.duration_since(UNIX_EPOCH).map_or(0, millis));
+    let delay = if options.at.is_some() { 0 } else { options.delay.map_or(0, millis) };
+    let mark = options.unique.as_deref().unwrap_or("");
+    let kept = options.unique_for.map_or(0, millis);
+    let fields = fields_of(job)?;
+    for value in [&due.to_string(), &delay.to_string(), mark, &kept.to_string(), &fields.len().to_string()] {
+        arguments.push(value.as_bytes().to_vec());
+    }
+    arguments.extend(fields);
+    Ok(())
+}
+
+/// The hash of a job, names and values.
+pub(super) fn fields_of(job: &Job) -> Result<Vec<Vec<u8>>, Error> {
+    let options = &job.options;
+    let text = (*options != JobOptions::default()).then(|| serde_json::to_string(options)).transpose();
+    let text = text.map_err(|e| Error::new(ErrorKind::Encode, "write a job's options").with_source(e))?;
+    let priority = (options.priority != 0).then(|| options.priority.to_string());
+    let fields = [
+        ("payload", Some(&*job.payload)),
+        ("task", job.task.as_deref()),
+        ("priority", priority.as_deref()),
+        ("key", options.key.as_deref()),
+        ("partition", options.partition.as_deref().or(options.key.as_deref())),
+        ("mark", options.unique.as_deref()),
+        ("options", text.as_deref()),
+    ];
+    let given = fields.iter().filter_map(|(name, value)| value.map(|value| [*name, value]));
+    Ok(given.flatten().map(|text| text.as_bytes().to_vec()).collect())
+}
+
+/// A brace in a queue's name would end the hash tag of its keys.
+pub(super) fn check_name(queue: &str) -> Result<(), Error> {
+    if queue.contains(['{', '}']) {
+        return Err(Error::new(ErrorKind::BadOption, format!("name a queue {queue:?} on Redis: a name has no braces")));
+    }
+    Ok(())
+}
+
+/// An id that no job has, for what is asked about ids of other brokers.
+pub(super) fn no_such(id: &JobId) -> Error {
+    Error::new(ErrorKind::BadOption, format!("look for job {id}: ids of this broker look like emails/17"))
+}
