@@ -14,6 +14,7 @@
 mod account;
 mod api;
 mod lease;
+mod manager;
 #[cfg(feature = "redis")]
 mod redis;
 mod schedules;
@@ -36,6 +37,7 @@ use crate::why::Explanation;
 pub(crate) use account::Account;
 pub use api::{Broker, Clock, Queue};
 pub use lease::{Lease, TakenJob};
+pub use manager::Manager;
 pub use to_job::ToJob;
 
 type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
@@ -60,6 +62,8 @@ pub struct Capabilities {
     pub unique: bool,
     /// Limits and turns.
     pub limits: bool,
+    /// Plain clients are given jobs by a [`Manager`].
+    pub manager: bool,
     /// Results may be waited for from anywhere.
     pub results: bool,
     /// Largest payload in bytes.
@@ -220,6 +224,8 @@ pub(crate) enum Order {
     Resume(Box<str>),
     /// Limits a queue, or takes its limits away.
     Limit(Box<str>, Option<Limits>),
+    /// Gives jobs to plain clients, which have to collect them within this time.
+    Manage(Box<str>, Duration),
     /// One that has the same ticks as the one of its name keeps its next tick.
     Schedule(Box<Schedule>),
     Unschedule(Box<str>),
@@ -230,6 +236,8 @@ pub(crate) enum Order {
 pub(crate) enum Ordered {
     /// So many jobs were changed.
     Changed(u64),
+    /// So many jobs were given to plain clients; in how long something else falls due.
+    Managed { handed: u64, next: Option<Duration> },
     /// The job is leased: its holder will hear of it.
     Asked,
     /// The schedule is there; its next tick.

@@ -87,7 +87,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use brigade_macros::{main, task};
 
 #[cfg(feature = "broker")]
-pub use broker::{Broker, Capabilities, Clock, Lease, Pushed, Queue, QueueCounts, Settled, TakenJob, ToJob};
+pub use broker::{Broker, Capabilities, Clock, Lease, Manager, Pushed, Queue, QueueCounts, Settled, TakenJob, ToJob};
 pub use call::Call;
 pub use certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step};
 pub use codec::Codec;

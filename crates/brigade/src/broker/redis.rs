@@ -52,6 +52,7 @@ impl Backend for Redis {
             keys: true,
             unique: true,
             limits: true,
+            manager: true,
             schedules: true,
             results: true,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
@@ -90,6 +91,9 @@ impl Backend for Redis {
     }
 
     fn order(&self, order: Order) -> Reply<'_, Ordered> {
+        if let Order::Manage(queue, _) = &order {
+            drop(self.wake.next(std::slice::from_ref(queue)));
+        }
         Box::pin(async move { self.link.order(&order).await })
     }
 

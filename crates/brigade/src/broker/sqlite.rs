@@ -121,6 +121,7 @@ impl Backend for Sqlite {
             keys: true,
             unique: true,
             limits: true,
+            manager: false,
             results: true,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
         }

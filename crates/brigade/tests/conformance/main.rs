@@ -7,6 +7,7 @@
 mod contract;
 mod limits;
 mod log;
+mod redis;
 mod schedules;
 mod sqlite;
 

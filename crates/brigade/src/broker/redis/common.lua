@@ -170,9 +170,34 @@ end
 
 local BATCH = 1000
 
+-- -- plain clients: `free` is who asked, `to:<client>` what it is given, `handed:<client>` the jobs of that in the same order
+
+-- What a client has collected is gone.
+local function forget_collected(client)
+  local left = redis.call('LLEN', key('to:' .. client))
+  for _ = left + 1, redis.call('LLEN', key('handed:' .. client)) do
+    remove_job(redis.call('LPOP', key('handed:' .. client)))
+  end
+end
+
+-- Takes back what a client has not collected in time: those were handed to it in this order, so it is its first.
+local function take_back(id, client)
+  forget_collected(client)
+  if redis.call('EXISTS', job(id)) == 0 then return end
+  redis.call('LPOP', key('to:' .. client))
+  redis.call('LPOP', key('handed:' .. client))
+  redis.call('HDEL', job(id), 'client')
+  give_back(id, '"kind":"interrupted","reason":"nobody collected it"}', 'interrupted', 'scheduled', 0)
+end
+
 local function tick()
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('leased'), '-inf', '(' .. text(steady), 'LIMIT', 0, BATCH)) do
-    give_back(id, '"kind":"interrupted","reason":"its lease ran out"}', 'interrupted', 'scheduled', 0)
+    local client = get(id, 'client')
+    if client then
+      take_back(id, client)
+    else
+      give_back(id, '"kind":"interrupted","reason":"its lease ran out"}', 'interrupted', 'scheduled', 0)
+    end
   end
   for _, state in ipairs({'scheduled', 'retrying'}) do
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', key(state), '-inf', text(now), 'LIMIT', 0, BATCH)) do

@@ -1,9 +1,19 @@
--- Hands out jobs. ARGV: ahead, holder, how many at most, the time of the lease or 0 to take.
+-- Hands out jobs. ARGV: clock, holder, how many at most, the time of the lease or 0 to take; in the role of a manager, -1 and the time in which
+-- plain clients have to collect.
 -- Returns in how many milliseconds another may be ready (-1: not by time), then per job: id, token, failed, crashed, payload, task or false,
 -- options or false.
 local holder, max, time = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local manages = time == -1
 local SAY_EVERY = 20000
 tick()
+if manages then
+  time = tonumber(ARGV[5])
+  for _, id in ipairs(redis.call('ZRANGE', key('leased'), 0, BATCH - 1)) do
+    local client = get(id, 'client')
+    if client then forget_collected(client) end
+  end
+  max = math.min(max, redis.call('LLEN', key('free')))
+end
 local said = redis.call('ZSCORE', key('consumers'), holder)
 if not said or steady - tonumber(said) >= SAY_EVERY then
   redis.call('ZADD', key('consumers'), steady, holder)
@@ -14,7 +24,19 @@ local answers = {-1}
 local count = 0
 local next_open = nil
 
+-- To the plain client that has waited for longest. It asks again when it is free again, so whatever else it asked counts no more.
+local function hand_to_client(id, partition)
+  local client = redis.call('LPOP', key('free'))
+  redis.call('LREM', key('free'), 0, client)
+  forget_collected(client)
+  redis.call('RPUSH', key('to:' .. client), get(id, 'payload'))
+  redis.call('RPUSH', key('handed:' .. client), id)
+  redis.call('HSET', job(id), 'client', client)
+  return client
+end
+
 local function hand_out(id, partition)
+  if manages then holder = hand_to_client(id, partition) end
   local fields = redis.call('HMGET', job(id), 'token', 'failed', 'crashed', 'payload', 'task', 'options')
   local token = tonumber(fields[1]) + 1
   for _, value in ipairs({id, token, tonumber(fields[2]) or 0, tonumber(fields[3]) or 0, fields[4], fields[5], fields[6]}) do
@@ -48,7 +70,7 @@ end
 local function by_turns()
   local turn = redis.call('HGET', key('limits'), 'turn') or ''
   local began = turn
-  while count < max do
+  while count < max and not (manages and redis.call('EXISTS', key('free')) == 0) do
     local reason = queue_closed()
     if reason then note_closed(reason) break end
     local after, first_closed, found = turn, nil, nil
@@ -84,7 +106,7 @@ local function by_place()
       table.insert(firsts, {tonumber(first[2]), first[1], partition})
     end
   end
-  while count < max and #firsts > 0 do
+  while count < max and #firsts > 0 and not (manages and redis.call('EXISTS', key('free')) == 0) do
     local reason = queue_closed()
     if reason then note_closed(reason) break end
     local best = 1
@@ -111,7 +133,8 @@ if redis.call('EXISTS', key('paused')) == 0 then
   elseif limits[7] then
     by_place()
   else
-    for _, id in ipairs(redis.call('ZRANGE', key('ready'), 0, max - 1)) do
+    for _, id in ipairs(max > 0 and redis.call('ZRANGE', key('ready'), 0, max - 1) or {}) do
+      if manages and redis.call('EXISTS', key('free')) == 0 then break end
       if limits[1] or limits[2] then
         local reason = queue_closed()
         if reason then note_closed(reason) break end

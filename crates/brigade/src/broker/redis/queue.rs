@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use redis::Value;
 
 use super::link::{Link, id_of, scripts};
-use crate::broker::{LeaseAsk, Leased, Pushed, Terms};
+use crate::broker::{LeaseAsk, Leased, Ordered, Pushed, Terms};
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, JobOptions};
 
@@ -72,6 +72,21 @@ impl Link {
         Ok((leased, due_in))
     }
 
+    /// Hands out jobs to plain clients. What cannot be read goes to them as well: who wrote it knows.
+    pub(super) async fn manage(&self, queue: &str, collect_within: Duration) -> Result<Ordered, Error> {
+        check_name(queue)?;
+        self.list_queue(queue).await?;
+        let next_tick = self.fire_schedules().await?;
+        let arguments = (holder(), MANAGED_MAX, -1, millis(collect_within));
+        let answer: Vec<Value> = self.run("manage a queue", scripts::lease(), queue, arguments).await?;
+        let handed = (answer.len().saturating_sub(1) / LEASED_VALUES) as u64;
+        let due: i64 = read(answer.into_iter().next().unwrap_or(Value::Nil))?;
+        let due = u64::try_from(due).ok().map(Duration::from_millis);
+        // As many as fit: there may be more.
+        let next = if handed == MANAGED_MAX { Some(Duration::ZERO) } else { next_tick.into_iter().chain(due).min() };
+        Ok(Ordered::Managed { handed, next })
+    }
+
     async fn read_leased(&self, queue: &str, answer: Vec<Value>, terms: Terms) -> Result<(Vec<Leased>, bool, Option<Duration>), Error> {
         let mut values = answer.into_iter();
         let due: i64 = read(values.next().unwrap_or(Value::Nil))?;
@@ -108,6 +123,11 @@ impl Link {
         self.run::<Value>("set a job aside", scripts::settle(), queue, arguments).await.map(drop)
     }
 }
+
+/// Jobs that one script hands to plain clients.
+const MANAGED_MAX: u64 = 100;
+/// Values of a job in the answer of `lease.lua`.
+const LEASED_VALUES: usize = 7;
 
 /// A job as it is stored.
 struct Found {

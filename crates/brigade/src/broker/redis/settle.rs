@@ -55,6 +55,7 @@ impl Link {
             Order::Resume(queue) => (&**queue, vec!["resume".to_owned()]),
             Order::Schedule(schedule) => return self.schedule(schedule).await,
             Order::Unschedule(name) => return self.unschedule(name).await,
+            Order::Manage(queue, time) => return self.manage(queue, *time).await,
             Order::Limit(queue, limits) => (&**queue, limit_arguments(limits.as_ref())?),
         };
         check_name(queue)?;

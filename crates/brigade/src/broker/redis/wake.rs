@@ -1,7 +1,7 @@
 //! Waking whoever waits for a queue, without polling.
 //!
 //! The server tells one connection of each change of a few keys (`CLIENT TRACKING` in broadcasting mode, since Redis 6): the bell of a
-//! queue, which scripts ring, and its inbox, which any client may push to. A notification says only that something may have changed. When the connection
+//! queue, which scripts ring, its inbox, which any client may push to, and the list of free clients. A notification says only that something may have changed. When the connection
 //! breaks, everybody is woken once it is back, as nobody knows what was missed.
 
 use std::collections::BTreeSet;
@@ -121,7 +121,7 @@ async fn track(connection: &mut MultiplexedConnection, watched: &Watched, told: 
     let mut command = redis::cmd("CLIENT");
     command.arg("TRACKING").arg("ON").arg("BCAST");
     for queue in &new {
-        for name in ["bell", "inbox"] {
+        for name in ["bell", "inbox", "free"] {
             command.arg("PREFIX").arg(key(queue, name));
         }
     }

@@ -145,6 +145,10 @@ impl Store<'_> {
                 let sql = "DELETE FROM brigade_jobs WHERE queue = ?1 AND state IN (0, 1, 2, 4)";
                 self.execute("purge a queue", sql, params![queue]).map(changed)
             }
+            Order::Manage(..) => {
+                let text = "hand jobs to plain clients of a SQLite file: they take them with the brigade command, or from Redis";
+                Err(Error::new(crate::ErrorKind::Unsupported, text))
+            }
             Order::Limit(queue, limits) => self.set_limits(queue, limits.as_ref()).map(|()| Ordered::Changed(1)),
             Order::Pause(queue) => self.set_paused(queue, true),
             Order::Resume(queue) => self.set_paused(queue, false),
