@@ -16,6 +16,10 @@ local function job(id) return prefix .. 'job:' .. id end
 local function text(number) return string.format('%.0f', number) end
 local function get(id, field) return redis.call('HGET', job(id), field) end
 
+-- A server whose memory is full refuses a script at its first write that could need more; after one that needs none, it lets it go on. So
+-- what is there can always be handed out and settled, which frees memory; only pushes are refused.
+local function go_on_without_memory() redis.call('DEL', key('none')) end
+
 -- Changing this key wakes whoever waits for the queue.
 local function ring() redis.call('INCR', key('bell')) end
 

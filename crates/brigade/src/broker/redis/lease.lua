@@ -2,6 +2,7 @@
 -- plain clients have to collect.
 -- Returns in how many milliseconds another may be ready (-1: not by time), then per job: id, token, failed, crashed, payload, task or false,
 -- options or false.
+go_on_without_memory()
 local holder, max, time = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local manages = time == -1
 local SAY_EVERY = 20000

@@ -1,4 +1,5 @@
 -- What people ask for. ARGV: ahead, what, arguments. Returns how many jobs were changed, or -1 if a holder was asked.
+go_on_without_memory()
 local what, id = ARGV[2], ARGV[3]
 local state = id and get(id, 'state')
 

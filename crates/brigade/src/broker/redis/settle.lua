@@ -5,6 +5,7 @@
 --   cancelled: reason, record or '', ''
 --   extend: time, '', ''
 -- Returns per settlement: 0 for a lease that is not (any more), else 1, or for an extension the reason why the job is to be cancelled.
+go_on_without_memory()
 local answers = {}
 
 local function apply(id, what, first, record, counter)
