@@ -24,19 +24,35 @@ local function go_on_without_memory() redis.call('DEL', key('none')) end
 local function ring() redis.call('INCR', key('bell')) end
 
 -- What the queue is limited to.
-local limits = {}
-for index, value in ipairs(redis.call('HMGET', key('limits'), 'running', 'starts', 'per', 'running_per_partition', 'starts_per_partition', 'per_per_partition', 'by_partition', 'turns')) do
-  limits[index] = tonumber(value) or false
+local limits
+
+local function read_limits()
+  limits = {}
+  local names = {'running', 'starts', 'per', 'running_per_partition', 'starts_per_partition', 'per_per_partition', 'by_partition', 'turns'}
+  for index, value in ipairs(redis.call('HMGET', key('limits'), unpack(names))) do limits[index] = tonumber(value) or false end
+end
+
+read_limits()
+
+-- Does something in the queue whose keys begin so. Only jobs of a flow have to do with another queue than their own.
+local function within(other, act, ...)
+  if other == prefix then return act(...) end
+  local own, own_limits = prefix, limits
+  prefix = other
+  read_limits()
+  local answer = act(...)
+  prefix, limits = own, own_limits
+  return answer
 end
 
 -- -- state: each job is in the sorted set of its state
 
-local function leave(id, partition)
-  local state = get(id, 'state')
+local function leave(id)
+  local fields = redis.call('HMGET', job(id), 'state', 'key', limits[7] and 'partition' or 'state')
+  local state, partition = fields[1], fields[3]
   redis.call('ZREM', key(state), id)
-  if not limits[7] then return end
-  partition = partition or get(id, 'partition')
-  if partition then
+  if fields[2] and state == 'leased' then redis.call('HDEL', key('running'), fields[2]) end
+  if limits[7] and partition then
     if state == 'leased' then redis.call('ZREM', key('leased:' .. partition), id) end
     if state == 'ready' and redis.call('ZREM', key('ready:' .. partition), id) == 1
       and redis.call('EXISTS', key('ready:' .. partition)) == 0 then
@@ -50,16 +66,24 @@ local function enter(id, state, score)
   redis.call('ZADD', key(state), score, id)
 end
 
-local function is_first_of_key(id, name)
-  local first = redis.call('ZRANGE', key('key:' .. name), 0, 0)[1]
-  return not first or first == id
+-- Of a key's unsettled jobs at most one is ready or leased, the earliest, except while a later one is leased already: a dead letter that is
+-- retried is earlier than what ran meanwhile.
+local function may_go(id, name)
+  if redis.call('HEXISTS', key('running'), name) == 1 then return false end
+  local firsts = redis.call('ZRANGE', key('key:' .. name), 0, 1)
+  if firsts[1] ~= id then return false end
+  if firsts[2] and get(firsts[2], 'state') == 'ready' then
+    leave(firsts[2])
+    enter(firsts[2], 'held', 0)
+  end
+  return true
 end
 
--- Ready, or held if an earlier job of its key is not settled. The job is in no state's set before.
+-- Ready, or held if it has to wait for others. The job is in no state's set before.
 local function make_ready(id)
   local fields = redis.call('HMGET', job(id), 'priority', 'partition', 'key', 'waits')
   redis.call('HDEL', job(id), 'due', 'lease_until', 'holder')
-  if (tonumber(fields[4]) or 0) > 0 or (fields[3] and not is_first_of_key(id, fields[3])) then
+  if (tonumber(fields[4]) or 0) > 0 or (fields[3] and not may_go(id, fields[3])) then
     return enter(id, 'held', 0)
   end
   local score = -(tonumber(fields[1]) or 0)
@@ -83,9 +107,8 @@ local function make_due(id, state, due)
   ring()
 end
 
--- Lets the next job of a key go on.
-local function release_key(id, name)
-  redis.call('ZREM', key('key:' .. name), id)
+-- Lets the first of a key's unsettled jobs go on, if it was held.
+local function release_key(name)
   local first = redis.call('ZRANGE', key('key:' .. name), 0, 0)[1]
   if first and get(first, 'state') == 'held' then
     redis.call('ZREM', key('held'), first)
@@ -93,32 +116,168 @@ local function release_key(id, name)
   end
 end
 
--- Whatever else knows of an unsettled job.
-local function unbind(id)
-  local fields = redis.call('HMGET', job(id), 'key', 'mark', 'cancel')
-  if fields[1] then release_key(id, fields[1]) end
-  if fields[2] and redis.call('GET', key('mark:' .. fields[2])) == id then redis.call('DEL', key('mark:' .. fields[2])) end
-  if fields[3] then redis.call('SREM', key('stops'), id) end
-end
-
 local function is_settled(state) return state == 'done' or state == 'dead' or state == 'cancelled' end
 
-local function remove_job(id)
+-- -- flows: `next` of a job is the job that waits for it, in a queue whose keys begin with `next_queue`. That one is held with `waits` members that
+-- are not settled and `missed` that ended otherwise than done; 'gathered:<id>' has what they leave, by place: 'd' and a result, or 'm' and why not.
+
+local MISSED_BYTES_MAX, MISSED_NAMED_MAX, PAYLOAD_BYTES_MAX = 300, 3, 16 * 1024 * 1024
+
+-- What a job that ended is to the one that waits for it: done with a result, or missed for a reason.
+local function fate_done(result) return {done = true, text = result or 'null'} end
+local function name_of(id) return string.match(prefix, '^brigade:{(.*)}:$') .. '/' .. string.gsub(id, '^0+', '') end
+local function fate_missed(id, how, reason)
+  return {done = false, text = 'job ' .. name_of(id) .. ' before it ' .. how .. (reason and ': ' .. reason or '')}
+end
+
+local function cut(reason)
+  if #reason <= MISSED_BYTES_MAX then return reason end
+  local at = MISSED_BYTES_MAX
+  while at > 0 and string.byte(reason, at + 1) >= 128 and string.byte(reason, at + 1) < 192 do at = at - 1 end
+  return string.sub(reason, 1, at)
+end
+
+local function hands_on(gather) return gather == 'front' or gather == 'collect' or gather == 'barrier' end
+
+-- Ends that are not told yet: telling one may end another.
+local untold = {}
+local telling = false
+
+-- Whatever else knows of an unsettled job that has left its state.
+local function unbind(id)
+  local fields = redis.call('HMGET', job(id), 'key', 'mark', 'cancel', 'members')
+  if fields[1] then redis.call('ZREM', key('key:' .. fields[1]), id) end
+  if fields[2] and redis.call('GET', key('mark:' .. fields[2])) == id then redis.call('DEL', key('mark:' .. fields[2])) end
+  if fields[3] then redis.call('SREM', key('stops'), id) end
+  return fields[1]
+end
+
+local function set_aside(id, reason)
+  leave(id)
+  local name = unbind(id)
+  redis.call('HSET', job(id), 'reason', reason)
+  enter(id, 'dead', 0)
+  if name then release_key(name) end
+  ring()
+end
+
+local function gathered(id)
+  local found = redis.call('HGETALL', key('gathered:' .. id))
+  local places = {}
+  for at = 1, #found, 2 do table.insert(places, {tonumber(found[at]), string.sub(found[at + 1], 1, 1), string.sub(found[at + 1], 2)}) end
+  table.sort(places, function(one, other) return one[1] < other[1] end)
+  return places
+end
+
+-- The payload of a job that is given results, or the result of a barrier; nothing, and why.
+local function assemble(id, gather)
+  local results, bytes = {}, #get(id, 'payload') + 2
+  for _, place in ipairs(gathered(id)) do
+    table.insert(results, place[3])
+    bytes = bytes + #place[3] + 1
+  end
+  if bytes > PAYLOAD_BYTES_MAX then
+    return nil, 'the results of those it waited for have ' .. bytes .. ' bytes and ' .. PAYLOAD_BYTES_MAX .. ' are allowed'
+  end
+  local list = table.concat(results, ',')
+  if gather == 'barrier' then return '[' .. list .. ']' end
+  local rest = string.match(get(id, 'payload'), '^%s*%[(.*)$')
+  if not rest then return nil, 'its payload is no array, so no result can be put in front' end
+  local comma = string.match(rest, '^%s*%]') and '' or ','
+  if gather == 'front' then return '[' .. list .. comma .. rest end
+  return '[[' .. list .. ']' .. comma .. rest
+end
+
+local function tell(id, fate)
+  local fields = redis.call('HMGET', job(id), 'next_queue', 'next', 'place')
+  if fields[2] then table.insert(untold, {fields[1], fields[2], fields[3], fate}) end
+end
+
+-- A job goes on whose members are all settled.
+local function go_on(id)
+  local fields = redis.call('HMGET', job(id), 'gather', 'missed', 'delay', 'at', 'keep')
+  local gather = fields[1]
+  if (tonumber(fields[2]) or 0) > 0 and gather ~= 'finally' then
+    local named = {}
+    for _, place in ipairs(gathered(id)) do
+      if place[2] == 'm' and #named < MISSED_NAMED_MAX then table.insert(named, place[3]) end
+    end
+    local missed = table.concat(named, '; ')
+    if tonumber(fields[2]) > MISSED_NAMED_MAX then missed = missed .. '; and ' .. text(fields[2] - MISSED_NAMED_MAX) .. ' more' end
+    -- What was gathered stays, for when they are retried.
+    set_aside(id, 'not run: ' .. missed)
+    return tell(id, {done = false, text = missed})
+  end
+  if hands_on(gather) then
+    local whole, why = assemble(id, gather)
+    if not whole then
+      set_aside(id, why)
+      return tell(id, fate_missed(id, 'is dead', why))
+    end
+    redis.call('DEL', key('gathered:' .. id))
+    if gather == 'barrier' then
+      leave(id)
+      local name = unbind(id)
+      redis.call('HSET', job(id), 'result', whole)
+      enter(id, 'done', now + (tonumber(fields[5]) or 0))
+      if name then release_key(name) end
+      ring()
+      return tell(id, fate_done(whole))
+    end
+    redis.call('HSET', job(id), 'payload', whole)
+  end
+  redis.call('ZREM', key('held'), id)
+  local due = tonumber(fields[4]) or (fields[3] and now + tonumber(fields[3])) or 0
+  if due > now then make_due(id, 'scheduled', due) else make_ready(id) end
+end
+
+-- Counts a member that ended with the job that waits for it.
+local function count_member(id, place, fate)
+  local fields = redis.call('HMGET', job(id), 'state', 'waits', 'gather')
+  -- It may have been cancelled or removed, or have gone on without this one.
+  if fields[1] ~= 'held' or (tonumber(fields[2]) or 0) == 0 then return end
+  local waits = redis.call('HINCRBY', job(id), 'waits', -1)
+  if not fate.done then redis.call('HINCRBY', job(id), 'missed', 1) end
+  if fields[3] ~= 'finally' and (hands_on(fields[3]) or not fate.done) then
+    redis.call('HSET', key('gathered:' .. id), place, fate.done and 'd' .. fate.text or 'm' .. cut(fate.text))
+  end
+  if waits == 0 then go_on(id) end
+end
+
+local function tell_all()
+  if telling then return end
+  telling = true
+  while #untold > 0 do
+    local first = table.remove(untold, 1)
+    within(first[1], count_member, first[2], first[3], first[4])
+  end
+  telling = false
+end
+
+-- Removes a job. `fate` is what it is to the one that waits for it, which has heard of it if it was settled.
+local function remove_job(id, fate)
   local state = get(id, 'state')
   leave(id)
-  if not is_settled(state) then unbind(id) end
+  local name = not is_settled(state) and unbind(id)
+  if not is_settled(state) then tell(id, fate) end
   redis.call('ZREM', key('jobs'), id)
-  redis.call('DEL', job(id), key('history:' .. id))
+  redis.call('DEL', job(id), key('history:' .. id), key('gathered:' .. id), key('members:' .. id))
+  if name then release_key(name) end
+  tell_all()
 end
 
 -- Settles a job for good. It is removed at `remove_at`, or stays.
-local function end_job(id, state, reason, remove_at)
+local function end_job(id, state, reason, remove_at, fate)
   leave(id)
-  unbind(id)
+  local name = unbind(id)
   redis.call('HDEL', job(id), 'due', 'lease_until', 'holder', 'cancel')
+  redis.call('DEL', key('gathered:' .. id))
   if reason then redis.call('HSET', job(id), 'reason', reason) end
   enter(id, state, remove_at or 0)
+  if name then release_key(name) end
   ring()
+  tell(id, fate)
+  tell_all()
 end
 
 -- `rest` is the record without its attempt and moment, from the kind on.
@@ -129,7 +288,8 @@ local function note(id, rest)
   redis.call('LTRIM', key('history:' .. id), -HISTORY_MAX, -1)
 end
 
-local function cancelled(id, reason) end_job(id, 'cancelled', reason, now + CANCELLED_KEPT) end
+local function cancelled(id, reason) end_job(id, 'cancelled', reason, now + CANCELLED_KEPT, fate_missed(id, 'was cancelled', reason)) end
+local function dead(id, reason) end_job(id, 'dead', reason, nil, fate_missed(id, 'is dead', reason)) end
 
 -- Puts a leased job back where it was, unless somebody wants it cancelled.
 local function give_back(id, rest, counter, state, after)
@@ -139,19 +299,27 @@ local function give_back(id, rest, counter, state, after)
   if cancel then return cancelled(id, cancel) end
   leave(id)
   if after > 0 then make_due(id, state, now + after) else make_ready(id) end
+  local name = get(id, 'key')
+  if name then release_key(name) end
 end
 
 -- -- what is new
 
 -- Stores a job. Its tokens begin at the time, so that those of a job that was lost with its server's memory never hold one that
--- got its number later. `fields` are names and values of its hash.
-local function store(fields, due)
+-- got its number later. `fields` are names and values of its hash; one that waits for others is held.
+local function store(fields, due, waits)
   local id = string.format('%016.0f', redis.call('INCR', key('seq')))
   redis.call('HSET', job(id), 'attempts', 0, 'token', text(now), 'pushed_at', text(now), unpack(fields))
   redis.call('ZADD', key('jobs'), 0, id)
   local name = get(id, 'key')
   if name then redis.call('ZADD', key('key:' .. name), 0, id) end
-  if due > now then make_due(id, 'scheduled', due) else make_ready(id) end
+  if waits then
+    enter(id, 'held', 0)
+  elseif due > now then
+    make_due(id, 'scheduled', due)
+  else
+    make_ready(id)
+  end
   return id
 end
 
@@ -180,7 +348,7 @@ local BATCH = 1000
 local function forget_collected(client)
   local left = redis.call('LLEN', key('to:' .. client))
   for _ = left + 1, redis.call('LLEN', key('handed:' .. client)) do
-    remove_job(redis.call('LPOP', key('handed:' .. client)))
+    remove_job(redis.call('LPOP', key('handed:' .. client)), fate_done())
   end
 end
 

@@ -38,16 +38,18 @@ end
 
 local function hand_out(id, partition)
   if manages then holder = hand_to_client(id, partition) end
-  local fields = redis.call('HMGET', job(id), 'token', 'failed', 'crashed', 'payload', 'task', 'options')
+  local fields = redis.call('HMGET', job(id), 'token', 'failed', 'crashed', 'payload', 'task', 'options', 'key')
   local token = tonumber(fields[1]) + 1
   for _, value in ipairs({id, token, tonumber(fields[2]) or 0, tonumber(fields[3]) or 0, fields[4], fields[5], fields[6]}) do
     table.insert(answers, value)
   end
   count = count + 1
   if time == 0 then
-    remove_job(id)
+    -- Nobody will tell how it ended.
+    remove_job(id, fate_done())
   else
-    leave(id, partition)
+    leave(id)
+    if fields[7] then redis.call('HSET', key('running'), fields[7], id) end
     redis.call('HINCRBY', job(id), 'attempts', 1)
     redis.call('HDEL', job(id), 'cancel')
     redis.call('HSET', job(id), 'token', token, 'lease_until', text(steady + time), 'holder', holder)

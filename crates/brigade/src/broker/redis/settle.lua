@@ -16,12 +16,13 @@ local function apply(id, what, first, record, counter)
     return get(id, 'cancel') or 1
   end
   if what == 'done' then
+    local fate = fate_done(record ~= '' and record)
     if first == '' then
-      remove_job(id)
+      remove_job(id, fate)
       ring()
     else
       if record ~= '' then redis.call('HSET', job(id), 'result', record) end
-      end_job(id, 'done', nil, now + tonumber(first))
+      end_job(id, 'done', nil, now + tonumber(first), fate)
     end
   elseif what == 'back' then
     local state, after = string.match(first, '^(%a+):(%d+)$')
@@ -29,7 +30,7 @@ local function apply(id, what, first, record, counter)
   else
     if record ~= '' then note(id, record) end
     if counter ~= '' then redis.call('HINCRBY', job(id), counter, 1) end
-    if what == 'dead' then end_job(id, 'dead', first) else cancelled(id, first) end
+    if what == 'dead' then dead(id, first) else cancelled(id, first) end
   end
   return 1
 end
