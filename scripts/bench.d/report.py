@@ -21,6 +21,7 @@ PEERS = [
     ("piscina", "piscina, threads"),
     ("python-executor", "ProcessPoolExecutor"),
     ("python-pool", "multiprocessing.Pool"),
+    ("apalis", "apalis, SQLite"),
 ]
 
 # Workload, title, whether more is better.
@@ -35,6 +36,13 @@ COMPARED = [
     ("recover-both", "From SIGKILL of both workers to the next answer, median", False),
 ]
 
+# The same for jobs in an SQLite file, every commit synced.
+QUEUED = [
+    ("push-64", "Pushes one by one, 64 tasks", True),
+    ("push-bulk", "Pushes in bulk, 1,000 at once", True),
+    ("cycle-in-process", "Pushed, run and acknowledged, a no-op in process", True),
+]
+
 KEPT = {"build", "crates", "binary"}  # Measured only when asked for; otherwise the last figures stay.
 
 
@@ -47,7 +55,8 @@ class Figures:
             key = (row["peer"], row["workload"])
             values.setdefault(key, []).append(row["value"])
             self.units[row["workload"]] = row["unit"]
-        # A round's ratio is taken within the round, so that a busy minute of the machine counts for both sides.
+        # A round's ratio is taken within the round, so that a busy minute of the machine counts for both sides; what is measured
+        # several times in a round has as many ratios.
         self.rounds = values
         self.medians = {key: statistics.median(several) for key, several in values.items()}
 
@@ -55,7 +64,11 @@ class Figures:
         return self.medians.get((peer, workload))
 
     def ratio(self, above, below):
-        pairs = list(zip(self.rounds.get(above, []), self.rounds.get(below, [])))
+        above, below = self.rounds.get(above, []), self.rounds.get(below, [])
+        # One of them once in a round, the other several times.
+        if above and below and len(above) != len(below):
+            return statistics.median(above) / statistics.median(below)
+        pairs = list(zip(above, below))
         return statistics.median(a / b for a, b in pairs) if pairs else None
 
 
@@ -99,15 +112,25 @@ def bars(figures):
     yield below("P7", "memory of one of 100,000 waiting calls", "waiting-memory", 1024, "B")
     yield at_most("P12", "cost of a call, 10,000 queued / 10", figures.ratio(ours("queued-10000"), ours("queued-10")), 1.5)
     yield at_most("P12", "cost of a call, 64 workers / 1", figures.ratio(ours("workers-64"), ours("workers-1")), 1.5)
+    yield at_least("P8", "jobs pushed from 64 tasks / plain SQLite, 64 rows in a commit", figures.ratio(ours("push-64"), machine("sqlite-push-64")), 0.6)
+    yield at_least("P8", "jobs pushed in bulk / plain SQLite, 1,000 rows in a commit", figures.ratio(ours("push-bulk"), machine("sqlite-push-bulk")), 0.6)
+    for workload, place in (("cycle-pool", "in a pool"), ("cycle-in-process", "in process")):
+        yield at_least("P8", f"push, run a no-op {place}, ack / plain SQLite, 100 rows in a commit", figures.ratio(ours(workload), machine("sqlite-cycle")), 0.6)
+    for workload, what in (("push-64", "jobs pushed from 64 tasks"), ("cycle-in-process", "push, run a no-op in process, ack"), ("cycle-pool", "the same in a pool")):
+        peer = "push-64" if workload == "push-64" else "cycle-in-process"
+        yield at_least("P8", f"{what} / apalis", figures.ratio(ours(workload), ("apalis", peer)), 50)
+    yield at_most("P9", "push to start in another process that waits / wake of a process and a commit", figures.ratio(ours("idle-start"), machine("wake-and-commit")), 2)
+    yield below("P9", "the same, median", "idle-start", 2000, "us")
+    yield at_most("P12", "cost of a job, 1,000,000 in its queue / 10", figures.ratio(ours("jobs-1000000"), ours("jobs-10")), 1.5)
     yield below("P14", "clean release build of a small program", "build", 90, "s")
     yield below("P14", "crates of that build", "crates", 119, "")
 
 
-def compared_table(figures):
-    present = [(peer, name) for peer, name in PEERS if any(figures.of(peer, workload) is not None for workload, *_ in COMPARED)]
+def compared_table(figures, workloads):
+    present = [(peer, name) for peer, name in PEERS if any(figures.of(peer, workload) is not None for workload, *_ in workloads)]
     yield "| | " + " | ".join(name for _, name in present) + " |"
     yield "|---|" + "---:|" * len(present)
-    for workload, title, more in COMPARED:
+    for workload, title, more in workloads:
         own = figures.of("brigade", workload)
         if own is None:
             continue
@@ -208,10 +231,11 @@ def main():
         "",
         "In parentheses: how many times better Brigade is.",
         "",
-        *compared_table(figures),
+        *compared_table(figures, COMPARED),
         "",
     ]
-    for workload, title, more in COMPARED:
+    out += ["Jobs in an SQLite file:", "", *compared_table(figures, QUEUED), ""]
+    for workload, title, more in COMPARED + QUEUED:
         svg = chart(figures, workload, title, more)
         if svg:
             (images / f"{workload}.svg").write_text(svg)

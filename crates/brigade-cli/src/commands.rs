@@ -1,6 +1,7 @@
 //! The subcommands: which there are, and nothing else.
 
 mod call;
+mod cancel;
 mod cron;
 mod dead;
 mod demo;
@@ -28,7 +29,7 @@ pub(crate) enum Command {
     Jobs(jobs::Jobs),
     Job(job::Job),
     Why(why::Why),
-    Cancel(job::Cancel),
+    Cancel(cancel::Cancel),
     Retry(job::Retry),
     Dead(dead::Dead),
     Pause(queues::Pause),

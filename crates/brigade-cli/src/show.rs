@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal as _, Write as _, stdout};
 use std::ops::Range;
 
-use brigade::{AttemptKind, AttemptRecord, Certificate, JobInfo, JobState};
+use brigade::{AttemptKind, AttemptRecord, Certificate, JobId, JobInfo, JobState, Receipt, Step, Waits};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -73,12 +73,16 @@ pub(crate) struct JobDocument<'a> {
     tick: Option<TickDocument<'a>>,
     pushed_at: String,
     due_at: Option<String>,
+    begins_by: Option<String>,
     failed: u32,
     crashed: u32,
     interrupted: u32,
     holder: Option<&'a str>,
+    cancel: Option<&'a str>,
     result: Option<Box<RawValue>>,
     reason: Option<&'a str>,
+    waits: Option<&'a Waits>,
+    next: Option<&'a str>,
     history: Vec<AttemptDocument<'a>>,
 }
 
@@ -96,6 +100,22 @@ struct AttemptDocument<'a> {
     reason: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate: Option<&'a Certificate>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop: Option<StopDocument>,
+}
+
+/// How an attempt was stopped, as a document.
+#[derive(Serialize)]
+pub(crate) struct StopDocument {
+    step: Step,
+    at: String,
+    seconds: f64,
+}
+
+impl StopDocument {
+    pub(crate) fn new(receipt: &Receipt) -> Self {
+        Self { step: receipt.step, at: rfc3339(receipt.at), seconds: receipt.took.as_secs_f64() }
+    }
 }
 
 impl<'a> JobDocument<'a> {
@@ -113,12 +133,16 @@ impl<'a> JobDocument<'a> {
             tick: job.tick.as_ref().map(|tick| TickDocument { schedule: &tick.schedule, at: rfc3339(tick.at) }),
             pushed_at: rfc3339(job.pushed_at),
             due_at: job.due_at.map(rfc3339),
+            begins_by: job.begins_by.map(rfc3339),
             failed: job.failed,
             crashed: job.crashed,
             interrupted: job.interrupted,
             holder: job.holder.as_deref(),
+            cancel: job.cancel.as_deref(),
             result: job.result.as_deref().map(raw),
             reason: job.reason.as_deref(),
+            waits: job.waits.as_ref(),
+            next: job.next.as_ref().map(JobId::as_str),
             history: job.history.iter().map(AttemptDocument::new).collect(),
         }
     }
@@ -126,7 +150,8 @@ impl<'a> JobDocument<'a> {
 
 impl<'a> AttemptDocument<'a> {
     fn new(record: &'a AttemptRecord) -> Self {
-        let AttemptRecord { attempt, at, kind, reason, certificate, .. } = record;
-        Self { attempt: *attempt, at: rfc3339(*at), kind: *kind, reason, certificate: certificate.as_deref() }
+        let AttemptRecord { attempt, at, kind, reason, certificate, stop, .. } = record;
+        let (certificate, stop) = (certificate.as_deref(), stop.as_ref().map(StopDocument::new));
+        Self { attempt: *attempt, at: rfc3339(*at), kind: *kind, reason, certificate, stop }
     }
 }

@@ -20,11 +20,13 @@ use proc_macro::TokenStream;
 /// | `queue_timeout = "5s"` | longest wait for a worker | none |
 /// | `memory = "512MiB"` | memory an attempt may add to its worker's (`KiB`, `MiB`, `GiB`, `kB`, `MB`, `GB`) | none |
 /// | `retries = 3` | attempts after the first that failed, panicked or crashed | 0 |
+/// | `retry_base = "1s"`, `retry_cap = "5m"` | first and longest pause between attempts | the place's |
+/// | `retry_within = "1h"` | no attempt begins later than this after the call was made or the job pushed | no limit |
 /// | `priority = 10` | higher leaves the queue first | 0 |
 /// | `codec = "json"` | `"postcard"` or `"json"`, for types that need a self-describing format | `"postcard"` |
 /// | `idempotent` | it may run twice; kept with the task for workers on other hosts | no |
 ///
-/// Each but `name`, `queue`, `codec` and `idempotent` is also a method of the call, which wins.
+/// Each but `name`, `queue`, `codec` and `idempotent` is also a method of the call, which wins; the `retry_` ones are `retry`.
 #[proc_macro_attribute]
 pub fn task(options: TokenStream, item: TokenStream) -> TokenStream {
     task::expand(options.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()

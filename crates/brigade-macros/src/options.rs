@@ -17,7 +17,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn parse(tokens: TokenStream) -> Result<Options> {
-    let mut options = Options::default();
+    let (mut options, mut retry) = (Options::default(), TokenStream::new());
     let parser = syn::meta::parser(|meta| {
         let Some(option) = meta.path.get_ident().map(ToString::to_string) else {
             return Err(meta.error("an option is one word"));
@@ -40,19 +40,33 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Options> {
                 let retries = meta.value()?.parse::<LitInt>()?.base10_parse::<u32>()?;
                 options.setters.extend(quote!(.retries(#retries)));
             }
+            "retry_base" | "retry_cap" | "retry_within" => {
+                let millis = duration_millis(&meta.value()?.parse()?)?;
+                let field = syn::Ident::new(option.trim_start_matches("retry_"), Span::call_site());
+                let time = quote!(::core::time::Duration::from_millis(#millis));
+                let value = if option == "retry_within" { quote!(::core::option::Option::Some(#time)) } else { time };
+                retry.extend(quote!(__retry.#field = #value;));
+            }
             "priority" => {
                 let priority: syn::Expr = meta.value()?.parse()?;
                 options.setters.extend(quote!(.priority(#priority)));
             }
             _ => {
                 return Err(meta.error(
-                    "unknown option: there are name, queue, codec, timeout, queue_timeout, memory, retries, priority and idempotent",
+                    "unknown option: there are name, queue, codec, timeout, queue_timeout, memory, retries, retry_base, retry_cap, retry_within, priority and idempotent",
                 ));
             }
         }
         Ok(())
     });
     parser.parse2(tokens)?;
+    if !retry.is_empty() {
+        options.setters.extend(quote!(.retry({
+            let mut __retry = ::brigade::Retry::default();
+            #retry
+            __retry
+        })));
+    }
     Ok(options)
 }
 

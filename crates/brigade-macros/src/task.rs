@@ -50,11 +50,14 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
             #[linkme(crate = ::brigade::__private::linkme)]
             static __TASK: __p::TaskEntry = __p::TaskEntry {
                 name: #name,
+                path: || ::core::any::type_name_of_val(&__invoke),
                 queue: #queue,
                 place: ::core::concat!(::core::file!(), ":", ::core::line!()),
                 codec: ::brigade::Codec::#codec,
                 idempotent: #idempotent,
                 signature: __p::signature::<(#(#types,)*), #value>,
+                body: || ::core::any::type_name_of_val(&#ident),
+                options: |call| call #setters,
                 invoke: __invoke,
             };
 

@@ -21,8 +21,16 @@ use crate::facts;
 pub const ROLE_VARIABLE: &str = "BRIGADE_FAULT_ROLE";
 /// A directory of its own for the program and those who watch it.
 pub const DIRECTORY_VARIABLE: &str = "BRIGADE_FAULT_DIRECTORY";
+/// What the program is told, one argument per line.
+pub const ARGUMENTS_VARIABLE: &str = "BRIGADE_FAULT_ARGUMENTS";
 /// What a pool marks its workers with; it adds to what it finds, so a mark of ours is inherited by all of them.
 const MARK_VARIABLE: &str = "BRIGADE_TREE";
+
+/// What this program was told by [`Program::start_with`].
+pub fn arguments() -> Vec<String> {
+    let all = std::env::var(ARGUMENTS_VARIABLE).unwrap_or_default();
+    all.lines().map(str::to_owned).collect()
+}
 
 /// A running program. Dropping it kills it and all its descendants.
 #[derive(Debug)]
@@ -41,6 +49,32 @@ impl Program {
     #[expect(clippy::disallowed_methods, reason = "the one place of the kit that starts programs")]
     pub fn start(role: &str) -> io::Result<Self> {
         Self::start_by(Command::new(std::env::current_exe()?), role)
+    }
+
+    /// Starts this binary in a role, with arguments for it: see [`arguments`].
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says.
+    #[expect(clippy::disallowed_methods, reason = "the one place of the kit that starts programs")]
+    pub fn start_with(role: &str, arguments: &[&str]) -> io::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.env(ARGUMENTS_VARIABLE, arguments.join("\n"));
+        Self::start_by(command, role)
+    }
+
+    /// Starts this binary in a role where it may mount: in a mount namespace of its own, which ends with it, and, without root, in a
+    /// user namespace too.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says.
+    #[expect(clippy::disallowed_methods, reason = "the one place of the kit that starts programs")]
+    pub fn start_with_mounts(role: &str, arguments: &[&str]) -> io::Result<Self> {
+        let mut command = Command::new("unshare");
+        let flags: &[&str] = if rustix::process::geteuid().is_root() { &["--mount"] } else { &["--mount", "--map-root-user"] };
+        command.args(flags).arg("--").arg(std::env::current_exe()?).env(ARGUMENTS_VARIABLE, arguments.join("\n"));
+        Self::start_by(command, role)
     }
 
     /// Starts a command that ends up in this binary, or in a copy of it.

@@ -6,8 +6,10 @@
 //! itself can do. `scripts/bench` runs this next to the others and makes a table.
 
 mod figures;
+mod jobs;
 mod load;
 mod machine;
+mod raw;
 mod tasks;
 
 use std::time::{Duration, Instant};
@@ -55,6 +57,19 @@ const WORKLOADS: [(&str, &str); 32] = [
     ("brigade", "workers-64"),
 ];
 
+/// How often these take turns, each for its part of the time: what a disk does changes from one second to the next.
+const TURNS: u32 = 5;
+const IN_TURNS: [&[(&str, &str)]; 5] = [
+    &[("machine", "sqlite-commit")],
+    &[("machine", "sqlite-push-64"), ("brigade", "push-64")],
+    &[("machine", "sqlite-push-bulk"), ("brigade", "push-bulk")],
+    &[("machine", "sqlite-cycle"), ("brigade", "cycle-pool"), ("brigade", "cycle-in-process")],
+    &[("machine", "wake-and-commit"), ("brigade", "idle-start")],
+];
+
+/// After those, in turns too, with queues that are filled once.
+const GROWTH: [&str; 2] = ["jobs-10", "jobs-1000000"];
+
 /// Slots for a thousand no-ops on two workers.
 const MANY: u32 = 512;
 /// Argument of the process that weighs waiting calls: what other workloads have freed would hide their weight.
@@ -63,6 +78,7 @@ const WAITING_MEMORY: &str = "--weigh-waiting-calls";
 fn main() -> Result<()> {
     brigade::init();
     machine::enter_if_child();
+    jobs::enter_if_child();
     let runtime = Runtime::new()?;
     if std::env::args().nth(1).as_deref() == Some(WAITING_MEMORY) {
         println!("{}", runtime.block_on(figures::waiting_memory())?);
@@ -70,14 +86,21 @@ fn main() -> Result<()> {
     }
     let options = Options::parse()?;
     for _ in 0..options.rounds {
-        for (peer, workload) in WORKLOADS {
-            if options.wanted.is_empty() || options.wanted.iter().any(|wanted| wanted == workload) {
-                let (value, unit) = run(&runtime, workload, options.time)?;
-                println!(r#"{{"peer":"{peer}","workload":"{workload}","value":{value:.3},"unit":"{unit}"}}"#);
-            }
+        for (workload, turns) in in_order() {
+            options.run(&runtime, workload, turns)?;
+        }
+        if GROWTH.iter().any(|workload| options.wants(workload)) {
+            runtime.block_on(growth(options.time))?;
         }
     }
     Ok(())
+}
+
+/// All workloads, and how many parts of the time each has.
+fn in_order() -> impl Iterator<Item = ((&'static str, &'static str), u32)> {
+    let taking_turns = IN_TURNS.iter().flat_map(|group| (0..TURNS).flat_map(|_| group.iter().copied()));
+    let whole = |workload| (workload, 1);
+    WORKLOADS.into_iter().map(whole).chain(taking_turns.map(|workload| (workload, TURNS)))
 }
 
 struct Options {
@@ -96,7 +119,9 @@ impl Options {
                 "--bench" => {}
                 "--seconds" => options.time = Duration::try_from_secs_f64(arguments.next().ok_or("--seconds needs a number")?.parse()?)?,
                 "--rounds" => options.rounds = arguments.next().ok_or("--rounds needs a number")?.parse()?,
-                name if WORKLOADS.iter().any(|(_, workload)| *workload == name) => options.wanted.push(name.to_owned()),
+                name if GROWTH.contains(&name) || in_order().any(|((_, workload), _)| workload == name) => {
+                    options.wanted.push(name.to_owned())
+                }
                 other if measure => return Err(format!("there is no workload {other}").into()),
                 // A test runner that asks for the tests there are, or for some of them: this is none.
                 _ => options.rounds = 0,
@@ -108,12 +133,30 @@ impl Options {
         }
         Ok(options)
     }
+
+    /// Runs a workload for its part of the time, if it is wanted.
+    fn run(&self, runtime: &Runtime, (peer, workload): (&str, &str), turns: u32) -> Result<()> {
+        if self.wants(workload) {
+            let (value, unit) = run(runtime, workload, self.time / turns)?;
+            print(peer, workload, value, unit);
+        }
+        Ok(())
+    }
+
+    fn wants(&self, workload: &str) -> bool {
+        self.wanted.is_empty() || self.wanted.iter().any(|wanted| wanted == workload)
+    }
+}
+
+fn print(peer: &str, workload: &str, value: f64, unit: &str) {
+    println!(r#"{{"peer":"{peer}","workload":"{workload}","value":{value:.3},"unit":"{unit}"}}"#);
 }
 
 fn run(runtime: &Runtime, workload: &str, time: Duration) -> Result<(f64, &'static str)> {
     let us = |time: Duration| (time.as_secs_f64() * 1e6, "us");
     let ms = |time: Duration| (time.as_secs_f64() * 1e3, "ms");
     let rate = |rate: f64| (rate, "calls/s");
+    let rows = |rate: f64| (rate, "jobs/s");
     let each = |rate: f64| (1e6 / rate, "us");
     Ok(match workload {
         "pingpong" => us(pingpong(time)?),
@@ -148,8 +191,31 @@ fn run(runtime: &Runtime, workload: &str, time: Duration) -> Result<(f64, &'stat
         "queued-10000" => each(noops(runtime, two_workers().slots(5), 10_000, time)?),
         "workers-1" => each(noops(runtime, Pool::builder().workers(1).slots(8), 512, time)?),
         "workers-64" => each(noops(runtime, Pool::builder().workers(64).slots(8), 512, time)?),
+        "sqlite-commit" => rows(raw::push_rate(1, time)?),
+        "sqlite-push-64" => rows(raw::push_rate(jobs::PUSHERS, time)?),
+        "push-64" => rows(jobs::push_rate(runtime, jobs::PUSHERS, time)?),
+        "sqlite-push-bulk" => rows(raw::push_rate(jobs::BULK, time)?),
+        "push-bulk" => rows(jobs::bulk_rate(runtime, time)?),
+        "sqlite-cycle" => rows(raw::cycle_rate(jobs::PREFETCH, time)?),
+        "cycle-pool" => rows(jobs::cycle_rate(runtime, jobs::Place::Pool, time)?),
+        "cycle-in-process" => rows(jobs::cycle_rate(runtime, jobs::Place::InProcess, time)?),
+        "wake-and-commit" => us(jobs::wake_and_commit(time)?),
+        "idle-start" => us(jobs::idle_start(runtime, time)?),
         unknown => return Err(format!("there is no workload {unknown}").into()),
     })
+}
+
+/// What a job costs in a short and in a long queue.
+async fn growth(time: Duration) -> Result<()> {
+    // Fewer where only is looked whether it works.
+    let many = if time < Duration::from_millis(100) { 10_000 } else { 1_000_000 };
+    let queues = [jobs::Filled::with(10).await?, jobs::Filled::with(many).await?];
+    for _ in 0..TURNS {
+        for (workload, queue) in GROWTH.into_iter().zip(&queues) {
+            print("brigade", workload, queue.cost(time / TURNS).await?, "us");
+        }
+    }
+    Ok(())
 }
 
 fn pingpong(time: Duration) -> Result<Duration> {

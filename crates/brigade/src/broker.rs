@@ -6,15 +6,21 @@
 //! - `lease` hands out each job to one holder at a time, highest priority first, then in the order of the pushes; a job given back is where
 //!   it was. Each lease has a token that no other lease of the job has.
 //! - `settle` does what it says only for the token that holds the job; every other gets [`Settled::Stale`] and changes nothing.
+//! - Jobs of one push may be joined to a flow ([`Link`](crate::job::Link)): a job then waits for its members, and each member's end, the count
+//!   of it and the hand-over of its result are one step.
 //! - A lease that runs out is ended by the broker as *interrupted*: the job is ready again, uncharged.
 //! - `lease` also fires the schedules that are due: the jobs of a tick are pushed and its schedule's next tick is set in one atomic step,
 //!   so each tick is fired once, whoever looks.
 //! - A new ending is a variant of [`Ending`], never a method; a difference between brokers is data in [`Capabilities`].
 
+#[cfg(feature = "redis")]
 mod account;
+mod admission;
 mod api;
+mod cancels;
 mod lease;
 mod manager;
+mod receipt;
 #[cfg(feature = "redis")]
 mod redis;
 mod schedules;
@@ -24,9 +30,11 @@ mod to_job;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::certificate::Certificate;
+use tokio_util::sync::CancellationToken;
+
+use crate::certificate::{Certificate, Receipt};
 use crate::error::Error;
 use crate::finding::Finding;
 use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState};
@@ -34,10 +42,12 @@ use crate::limits::Limits;
 use crate::schedule::{Schedule, Scheduled};
 use crate::why::Explanation;
 
-pub(crate) use account::Account;
+pub(crate) use api::RESULT_KEPT;
 pub use api::{Broker, Clock, Queue};
+pub(crate) use cancels::Cancels;
 pub use lease::{Lease, TakenJob};
 pub use manager::Manager;
+pub use receipt::{Cancelling, Stopped};
 pub use to_job::ToJob;
 
 type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
@@ -64,6 +74,8 @@ pub struct Capabilities {
     pub limits: bool,
     /// Plain clients are given jobs by a [`Manager`].
     pub manager: bool,
+    /// Flows: jobs that wait for others.
+    pub flows: bool,
     /// Results may be waited for from anywhere.
     pub results: bool,
     /// Largest payload in bytes.
@@ -87,7 +99,8 @@ pub(crate) trait Backend: Send + Sync {
 
     fn order(&self, order: Order) -> Reply<'_, Ordered>;
 
-    /// Waits until something may have changed since the last call returned. Spurious returns are allowed.
+    /// Waits until something may have changed since this was called, polled by then or not. Spurious returns are allowed, at a pace that
+    /// costs nothing.
     fn changed(&self) -> Reply<'_, ()>;
 }
 
@@ -117,6 +130,8 @@ pub(crate) struct LeaseAsk {
     pub(crate) max: usize,
     pub(crate) terms: Terms,
     pub(crate) wait: Duration,
+    /// Ends the wait early. A job that is on its way is still given.
+    pub(crate) enough: CancellationToken,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -132,23 +147,18 @@ pub(crate) enum Terms {
 pub(crate) struct Leased {
     pub(crate) id: JobId,
     pub(crate) token: i64,
+    /// From when on the lease runs: a moment before the broker was asked, so that it is never trusted for too long.
+    pub(crate) since: Instant,
     pub(crate) job: Job,
     /// From 1; passes and interruptions do not count.
     pub(crate) attempt: u32,
     pub(crate) crashed: u32,
 }
 
-impl Leased {
-    pub(crate) fn settlement(&self, ending: Ending) -> Settlement {
-        Settlement { id: self.id.clone(), token: self.token, account: Account::of(self), ending }
-    }
-}
-
 #[derive(Clone, Debug)]
 pub(crate) struct Settlement {
     pub(crate) id: JobId,
     pub(crate) token: i64,
-    pub(crate) account: Account,
     pub(crate) ending: Ending,
 }
 
@@ -163,8 +173,8 @@ pub(crate) enum Ending {
     GiveBack { kind: AttemptKind, reason: String, after: Duration },
     /// Set aside.
     DeadLetter(String),
-    /// Cancelled, as was asked.
-    Cancelled(String),
+    /// Cancelled, as was asked: how its attempt was stopped, as far as the holder knows.
+    Cancelled { reason: String, stop: Option<Receipt>, certificate: Option<Box<Certificate>> },
     /// Held for this long from now on.
     Extend(Duration),
 }
@@ -182,11 +192,18 @@ pub enum Settled {
 #[derive(Clone, Debug)]
 pub(crate) enum Query {
     Job(JobId),
-    Jobs { queue: Option<Box<str>>, state: Option<JobState>, after: Option<JobId>, limit: usize },
+    Jobs {
+        queue: Option<Box<str>>,
+        state: Option<JobState>,
+        after: Option<JobId>,
+        limit: usize,
+    },
     Counts,
     Why(JobId),
     Check,
     Schedules,
+    /// The leases of this holder whose jobs somebody wants cancelled.
+    Cancels,
 }
 
 #[derive(Clone, Debug)]
@@ -197,6 +214,15 @@ pub(crate) enum View {
     Why(Option<Box<Explanation>>),
     Check(Vec<Finding>),
     Schedules(Vec<Scheduled>),
+    Cancels(Vec<AskedCancel>),
+}
+
+/// A lease whose job somebody wants cancelled.
+#[derive(Clone, Debug)]
+pub(crate) struct AskedCancel {
+    pub(crate) id: JobId,
+    pub(crate) token: i64,
+    pub(crate) reason: String,
 }
 
 /// One queue at a glance.
@@ -218,7 +244,8 @@ pub(crate) enum Order {
     Cancel(JobId, String),
     /// Dead letters back to the queue.
     Retry(JobId),
-    Delete(JobId),
+    /// Removes a job that is not leased; if a state is given, only one in that state.
+    Delete(JobId, Option<JobState>),
     Purge(Box<str>),
     Pause(Box<str>),
     Resume(Box<str>),

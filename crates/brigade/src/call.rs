@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::CallError;
 use crate::registry::{self, Invoke, TaskEntry};
+use crate::retry::Retry;
 use crate::task::{Args, Function, Invocation, Returned, invoke_function};
 use crate::wire::Refused;
 
@@ -56,10 +57,13 @@ pub(crate) struct CallOptions {
     pub(crate) memory: Option<u64>,
     pub(crate) priority: i32,
     pub(crate) retries: u32,
+    pub(crate) retry: Option<Retry>,
     pub(crate) delay: Option<Duration>,
     pub(crate) label: Option<Box<str>>,
     pub(crate) capture_bytes: Option<usize>,
     pub(crate) alone: bool,
+    /// In a worker that has run nothing yet.
+    pub(crate) fresh: bool,
     pub(crate) key: Option<Box<str>>,
     pub(crate) unique: Option<Box<str>>,
     pub(crate) unique_for: Option<Duration>,
@@ -75,10 +79,12 @@ static DEFAULT_OPTIONS: CallOptions = CallOptions {
     memory: None,
     priority: 0,
     retries: 0,
+    retry: None,
     delay: None,
     label: None,
     capture_bytes: None,
     alone: false,
+    fresh: false,
     key: None,
     unique: None,
     unique_for: None,
@@ -229,11 +235,16 @@ impl<T> Call<T> {
         self.set(|options| options.priority = priority)
     }
 
-    /// How often to run the call again when it failed, panicked or crashed. Default: 0. See
-    /// [`Retry`](crate::Retry) for the pauses. A call that crashed runs next alone in its worker, and its second
-    /// crash is its last.
+    /// How often to run the call again when it failed, panicked or crashed. Default: 0. See [`retry`](Call::retry) for the pauses. A
+    /// call that crashed runs next alone in a fresh worker, and its second crash is its last.
     pub fn retries(self, retries: u32) -> Self {
         self.set(|options| options.retries = retries)
+    }
+
+    /// The pauses between attempts, and until when to try. Default: the pool's, [`Builder::retry`](crate::Builder::retry); at a broker
+    /// [`Retry::default`].
+    pub fn retry(self, retry: Retry) -> Self {
+        self.set(|options| options.retry = Some(retry))
     }
 
     /// Waits this long before the first attempt. Default: none.
@@ -281,6 +292,12 @@ impl<T> Call<T> {
     /// Runs alone in its worker even where workers have many slots, so that a stop can hurt no other call.
     pub fn alone(self) -> Self {
         self.set(|options| options.alone = true)
+    }
+
+    /// Runs [alone](Call::alone), in a worker that has run nothing before it.
+    #[cfg(feature = "broker")]
+    pub(crate) fn alone_in_a_fresh_worker(self) -> Self {
+        self.alone().set(|options| options.fresh = true)
     }
 }
 

@@ -103,7 +103,7 @@ pub enum Step {
 }
 
 /// What a stop did and when.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Receipt {
     /// The step that did it.
@@ -111,7 +111,21 @@ pub struct Receipt {
     /// When nothing of the attempt was left.
     pub at: std::time::SystemTime,
     /// From the request to that moment.
+    #[serde(with = "crate::codec::seconds")]
     pub took: Duration,
+}
+
+impl Receipt {
+    /// A receipt of this moment, for a holder of a lease that has its own way to stop what it runs.
+    pub fn new(step: Step, took: Duration) -> Self {
+        Self { step, at: std::time::SystemTime::now(), took }
+    }
+}
+
+impl fmt::Display for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} after {:.1?}", self.step, self.took)
+    }
 }
 
 /// What an attempt cost. CPU and memory are those of the worker process over its whole life, as the kernel

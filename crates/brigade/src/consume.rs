@@ -1,45 +1,77 @@
 //! The consumer: lease -> attempt in a pool -> settlement. The only module that knows both brokers and pools.
 //!
-//! One task leases while there is room (prefetch), one task per leased job runs and settles it, one task renews the leases of what
-//! runs. A lease is renewed only while its attempt is in the pool's hands: waiting for a worker, or running in one that lives. A parent
-//! that dies renews nothing more.
+//! `leases` leases while there is room (prefetch), renews, and hears of cancels; `attempt` is one leased job until its settlement;
+//! `ending` says what becomes of a job; `weights` which queue is asked first; `control` what a handle tells; `stop` what ends a worker.
 //!
-//! Each ending of an attempt becomes one settlement, in [`ending_of`]; nothing else decides over a job.
+//! A lease is renewed only while its attempt is in the pool's hands: waiting for a worker, or running in one that lives. A parent
+//! that dies renews nothing more.
+
+mod attempt;
+mod control;
+mod ending;
+mod leases;
+mod stop;
+mod weights;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::future::pending;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use serde_json::value::RawValue;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Account, Backend, Broker, Ending, LeaseAsk, Leased, Settled, Settlement, Terms};
+use self::attempt::Held;
+use self::control::Control;
+use self::weights::Weights;
+use crate::broker::{Backend, Broker};
 use crate::call::Call;
-use crate::certificate::Certificate;
 use crate::error::{Error, ErrorKind};
-use crate::job::AttemptKind;
-use crate::outcome::{CallError, Cancelled, Failure, RetryAdvice, TimedOut};
 use crate::pool::Pool;
 use crate::registry;
 use crate::shutdown::Scope;
-use crate::sync::lock;
+use crate::task::Function;
+
+pub use control::{WorkerHandle, WorkerStats};
+pub use stop::{Interrupts, StopSignal, ctrl_c};
 
 /// Serves tasks from a broker, see [`Broker::worker`].
+///
+/// ```no_run
+/// # use brigade::{Broker, Pool, task};
+/// # #[task] fn hello(name: String) -> String { name }
+/// # async fn run() -> Result<(), brigade::Error> {
+/// let (broker, pool) = (Broker::connect("sqlite:jobs.db").await?, Pool::builder().start().await?);
+/// broker.worker().task(hello).weighted("mails", 3).weighted("reports", 1).on(&pool).run_until(brigade::ctrl_c()).await?;
+/// # Ok(()) }
+/// ```
 #[must_use = "a worker does nothing until it runs"]
 pub struct Worker {
     broker: Broker,
     pool: Option<Pool>,
     queues: Vec<Box<str>>,
+    weighted: Vec<(Box<str>, u32)>,
     prefetch: usize,
     lease: Duration,
     drain: Duration,
-    until_empty: bool,
+    until: Until,
+    control: Arc<Control>,
+    /// What `task` was given that is none.
+    wrong: Option<Error>,
+}
+
+/// When a worker ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// Never: it must be told.
+    Told,
+    /// When its queues hold nothing that will still be run.
+    Empty,
+    /// When its queues hold nothing that is due.
+    NothingDue,
 }
 
 /// What a worker did.
@@ -52,14 +84,14 @@ pub struct Served {
     pub failed: u64,
     /// Jobs that were given back, uncharged.
     pub given_back: u64,
+    /// Attempts that were stopped because somebody cancelled their jobs.
+    pub cancelled: u64,
     /// Settlements that came too late, because the lease had run out.
     pub stale: u64,
 }
 
 /// After a broker's error, and before a job that nobody could take is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
-/// One wait for jobs; then it is looked whether to stop.
-const LEASE_WAIT: Duration = Duration::from_secs(5);
 
 impl Broker {
     /// A worker that serves this broker's jobs.
@@ -68,18 +100,40 @@ impl Broker {
             broker: self.clone(),
             pool: None,
             queues: Vec::new(),
+            weighted: Vec::new(),
             prefetch: 0,
             lease: Duration::from_secs(30),
             drain: Duration::from_secs(30),
-            until_empty: false,
+            until: Until::Told,
+            control: Arc::default(),
+            wrong: None,
         }
     }
 }
 
 impl Worker {
-    /// Serves this queue; once per queue, looked through in this order. Default: the queues of all tasks of this program.
+    /// Serves this queue; once per queue, looked through in strict order: a later one gives jobs only while those before it have none to hand
+    /// out. Default: the queues of all tasks of this program.
     pub fn queue(mut self, name: impl Into<Box<str>>) -> Self {
         self.queues.push(name.into());
+        self
+    }
+
+    /// Serves this queue, sharing with the other weighted ones: where all have jobs, each gives by its weight, at least 1. One that is empty
+    /// holds up nobody. Those given with [`queue`](Worker::queue) and [`task`](Worker::task) come before them.
+    pub fn weighted(mut self, name: impl Into<Box<str>>, weight: u32) -> Self {
+        self.weighted.push((name.into(), weight));
+        self
+    }
+
+    /// Serves the queue of this task, as [`queue`](Worker::queue) does: `broker.worker().task(hello)`.
+    pub fn task<A, R, F: Function<A, Output = Call<R>>>(mut self, task: F) -> Self {
+        // The type says which function it is.
+        let _: F = task;
+        match registry::of_function(std::any::type_name::<F>()) {
+            Ok(entry) => self.queues.push(entry.queue.into()),
+            Err(error) => self.wrong = Some(error),
+        }
         self
     }
 
@@ -115,38 +169,71 @@ impl Worker {
         self
     }
 
-    /// Ends by itself when the queues are empty and what was leased is settled.
+    /// Ends by itself when the queues hold nothing that will still be run, by anybody, and what was leased is settled. Jobs that wait for
+    /// their time or a retry, and paused queues, are waited for.
     pub fn until_empty(mut self) -> Self {
-        self.until_empty = true;
+        self.until = Until::Empty;
         self
     }
 
-    /// Serves until `stop` resolves (a signal, a channel), then drains.
+    /// As [`until_empty`](Worker::until_empty), without waiting for what is not due.
+    pub(crate) fn until_nothing_is_due(mut self) -> Self {
+        self.until = Until::NothingDue;
+        self
+    }
+
+    /// To tell the worker what to do while it runs.
+    pub fn handle(&self) -> WorkerHandle {
+        WorkerHandle(Arc::clone(&self.control))
+    }
+
+    /// [`until_empty`](Worker::until_empty), and runs.
     ///
     /// # Errors
     ///
-    /// `BadOption` without any queue, `Unsupported` outside of a runtime. Errors of the broker are waited out and logged: serving goes
-    /// on when it is back.
-    pub async fn run_until<S>(self, stop: impl Future<Output = S>) -> Result<Served, Error> {
+    /// As [`run_until`](Worker::run_until).
+    pub async fn run_until_empty(self) -> Result<Served, Error> {
+        self.until_empty().run_until(pending::<()>()).await
+    }
+
+    /// Serves until `stop` comes (any future: a channel, a token; or [`ctrl_c()`](ctrl_c)), then takes nothing new and lets what runs
+    /// finish, within [`drain_timeout`](Worker::drain_timeout). With [`ctrl_c()`](ctrl_c), a second signal ends that at once; so does
+    /// [`WorkerHandle::kill`]. What is stopped is given back, uncharged.
+    ///
+    /// # Errors
+    ///
+    /// `BadOption` without any queue, `Unsupported` outside of a runtime, `Closed` if the connection to the broker has ended for good. Other
+    /// errors of the broker are waited out and logged: serving goes on when it is back.
+    ///
+    /// # Cancel safety
+    ///
+    /// None: what runs when the future is dropped goes on without its lease being renewed. End it with `stop`.
+    pub async fn run_until(self, stop: impl StopSignal) -> Result<Served, Error> {
         let scope = Scope::current().ok_or_else(|| Error::new(ErrorKind::Unsupported, "serve outside of an async runtime (tokio)"))?;
+        let handle = self.handle();
         let consumer = Arc::new(Consumer::new(self)?);
-        let stopping = CancellationToken::new();
-        let renewing = Arc::clone(&consumer);
-        let renewed = CancellationToken::new();
-        let renew_until = renewed.clone();
-        scope.spawn(async move {
-            renew_until.run_until_cancelled(renewing.renew()).await;
-        });
-        tokio::select! {
-            () = consumer.lease_loop(&scope, &stopping) => {}
-            _ = stop => {}
+        let ended = CancellationToken::new();
+        let beside = [Arc::clone(&consumer).renew().left_future(), Arc::clone(&consumer).hear_of_cancels().right_future()];
+        for task in beside {
+            let ended = ended.clone();
+            scope.spawn(async move {
+                ended.run_until_cancelled(task).await;
+            });
         }
-        stopping.cancel();
-        consumer.drain().await;
-        renewed.cancel();
+        let serving = async {
+            let leased = consumer.lease_on(&scope).await;
+            consumer.drain().await;
+            leased
+        };
+        let served = tokio::select! {
+            biased;
+            error = stop.tell(&handle) => return Err(error),
+            served = serving => served,
+        };
+        ended.cancel();
         scope.close();
         scope.ended().await;
-        Ok(*lock(&consumer.served))
+        served.map(|()| consumer.control.served())
     }
 }
 
@@ -156,291 +243,53 @@ impl fmt::Debug for Worker {
     }
 }
 
+/// A worker that runs.
 struct Consumer {
+    broker: Broker,
     backend: Arc<dyn Backend>,
-    options: Worker,
+    pool: Option<Pool>,
     /// The task that runs a queue's plain jobs.
     tasks: HashMap<Box<str>, &'static str>,
+    weights: Mutex<Weights>,
     prefetch: usize,
+    lease: Duration,
+    drain: Duration,
+    until: Until,
     room: Arc<Semaphore>,
-    held: Mutex<HashMap<i64, Held>>,
-    numbers: std::sync::atomic::AtomicI64,
-    served: Mutex<Served>,
-}
-
-/// A job in our hands.
-struct Held {
-    id: crate::JobId,
-    token: i64,
-    account: Account,
-    /// Cancelled with the reason in `why` when the attempt is to be stopped.
-    stop: CancellationToken,
-    why: Stop,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Stop {
-    /// Nobody asked for one.
-    No,
-    /// Somebody cancelled the job.
-    Cancel(String),
-    /// The lease is lost: what comes out does not count.
-    Lost,
-    /// This worker is ending.
-    Shutdown,
+    held: Mutex<HashMap<u64, Held>>,
+    numbers: AtomicU64,
+    control: Arc<Control>,
 }
 
 impl Consumer {
-    fn new(mut options: Worker) -> Result<Self, Error> {
-        let tasks: HashMap<Box<str>, &'static str> = registry::table()?.values().map(|task| (task.queue.into(), task.name)).collect();
-        if options.queues.is_empty() {
-            options.queues = tasks.keys().cloned().collect();
-            options.queues.sort();
+    fn new(mut worker: Worker) -> Result<Self, Error> {
+        if let Some(error) = worker.wrong {
+            return Err(error);
         }
-        if options.queues.is_empty() {
+        let tasks: HashMap<Box<str>, &'static str> = registry::table()?.values().map(|task| (task.queue.into(), task.name)).collect();
+        if worker.queues.is_empty() && worker.weighted.is_empty() {
+            worker.queues = tasks.keys().cloned().collect();
+            worker.queues.sort();
+        }
+        if worker.queues.is_empty() && worker.weighted.is_empty() {
             return Err(Error::new(ErrorKind::BadOption, "serve without a queue: name one, or define a #[task]"));
         }
-        let slots = options.pool.as_ref().map_or(1, |pool| 2 * pool.slots());
-        let prefetch = if options.prefetch == 0 { slots } else { options.prefetch };
+        let slots = worker.pool.as_ref().map_or(1, |pool| 2 * pool.slots());
+        let prefetch = if worker.prefetch == 0 { slots } else { worker.prefetch };
         Ok(Self {
-            backend: options.broker.backend(),
-            options,
+            backend: worker.broker.backend(),
+            broker: worker.broker,
+            pool: worker.pool,
             tasks,
+            weights: Mutex::new(Weights::new(worker.queues, worker.weighted)),
             prefetch,
+            lease: worker.lease,
+            drain: worker.drain,
+            until: worker.until,
             room: Arc::new(Semaphore::new(prefetch)),
             held: Mutex::default(),
-            numbers: std::sync::atomic::AtomicI64::new(0),
-            served: Mutex::default(),
+            numbers: AtomicU64::new(0),
+            control: worker.control,
         })
     }
-
-    /// Leases while there is room, until told to stop or, if so asked, until nothing is left.
-    async fn lease_loop(self: &Arc<Self>, scope: &Scope, stopping: &CancellationToken) {
-        while !stopping.is_cancelled() {
-            let Ok(first) = Arc::clone(&self.room).acquire_owned().await else { return };
-            let mut permits = vec![first];
-            while let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
-                permits.push(permit);
-            }
-            let wait = if self.options.until_empty { Duration::ZERO } else { LEASE_WAIT };
-            let ask = LeaseAsk { queues: self.options.queues.clone(), max: permits.len(), terms: Terms::Lease(self.options.lease), wait };
-            match self.backend.lease(ask).await {
-                Ok(leased) if leased.is_empty() && self.options.until_empty => {
-                    drop(permits);
-                    if self.is_all_empty().await {
-                        return;
-                    }
-                    self.backend.changed().await.ok();
-                }
-                Ok(leased) => {
-                    for (leased, permit) in leased.into_iter().zip(permits) {
-                        let consumer = Arc::clone(self);
-                        scope.spawn(async move { consumer.attend(leased, permit).await });
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "could not lease; trying again");
-                    sleep(PAUSE).await;
-                }
-            }
-        }
-    }
-
-    /// Whether the queues hold nothing that will still be run, leased by anybody or waiting for a retry included.
-    async fn is_all_empty(&self) -> bool {
-        let Ok(queues) = self.options.broker.queues().await else { return false };
-        let ours = queues.iter().filter(|counts| self.options.queues.iter().any(|queue| **queue == *counts.queue));
-        !ours.flat_map(|counts| &counts.jobs).any(|(state, count)| !state.is_terminal() && *count > 0)
-    }
-
-    /// One job from its lease to its settlement.
-    async fn attend(self: Arc<Self>, leased: Leased, permit: OwnedSemaphorePermit) {
-        let number = self.numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let stop = CancellationToken::new();
-        let account = Account::of(&leased);
-        let held = Held { id: leased.id.clone(), token: leased.token, account, stop: stop.clone(), why: Stop::No };
-        lock(&self.held).insert(number, held);
-        let outcome = match self.call_of(&leased) {
-            Ok(call) => self.run(call, &stop, number).await,
-            Err(error) => Err(CallError::Rejected(error)),
-        };
-        let why = lock(&self.held).remove(&number).map_or(Stop::No, |held| held.why);
-        self.settle(&leased, ending_of(outcome, why)).await;
-        drop(permit);
-    }
-
-    /// The call that a job asks for.
-    fn call_of(&self, leased: &Leased) -> Result<Call<Box<RawValue>>, Error> {
-        let job = &leased.job;
-        let task = match &job.task {
-            Some(task) => task.to_string(),
-            None => match self.tasks.get(&job.queue) {
-                Some(task) => (*task).to_owned(),
-                None => {
-                    let text = format!("run a job of queue {:?}: no task of this program serves it (#[task(queue = ..)])", job.queue);
-                    return Err(Error::new(ErrorKind::UnknownTask, text));
-                }
-            },
-        };
-        let payload = job.payload.trim();
-        // Arguments are an array; plain data of another shape is the one argument.
-        let arguments = if payload.starts_with('[') { payload.to_owned() } else { format!("[{payload}]") };
-        let mut call = Call::of_json_text(task, arguments);
-        if let Some(timeout) = job.options.timeout {
-            call = call.timeout(timeout);
-        }
-        if let Some(memory) = job.options.memory {
-            call = call.memory(memory);
-        }
-        if let Some(label) = &job.options.label {
-            call = call.label(label.clone());
-        }
-        if let Some(tick) = &job.options.tick {
-            call = call.for_tick(tick.at);
-        }
-        // What took a worker down runs alone, so that it can hurt nothing else.
-        Ok(if leased.crashed > 0 { call.alone() } else { call })
-    }
-
-    async fn run(&self, call: Call<Box<RawValue>>, stop: &CancellationToken, number: i64) -> Result<Box<RawValue>, CallError> {
-        let Some(pool) = &self.options.pool else {
-            let guarded = AssertUnwindSafe(call.run_here()).catch_unwind();
-            return tokio::select! {
-                outcome = guarded => outcome.unwrap_or_else(|_| Err(CallError::Failed(Box::new(Failure::new("it panicked"))))),
-                () = stop.cancelled() => Err(CallError::Cancelled(Cancelled::without_certificate("stopped at its next await"))),
-            };
-        };
-        let mut handle = pool.call(call);
-        tokio::select! {
-            outcome = &mut handle => return outcome,
-            () = stop.cancelled() => {}
-        }
-        let reason = match lock(&self.held).get(&number).map(|held| held.why.clone()) {
-            Some(Stop::Cancel(reason)) => reason,
-            Some(Stop::Lost) => "its lease was lost".to_owned(),
-            _ => "the worker is ending".to_owned(),
-        };
-        drop(handle.cancel(&reason));
-        handle.await
-    }
-
-    async fn settle(&self, leased: &Leased, ending: Option<Ending>) {
-        let Some(ending) = ending else {
-            lock(&self.served).stale += 1;
-            return;
-        };
-        let count: fn(&mut Served) -> &mut u64 = match &ending {
-            Ending::Ack(_) => |served| &mut served.done,
-            Ending::GiveBack { .. } => |served| &mut served.given_back,
-            _ => |served| &mut served.failed,
-        };
-        let settlement = leased.settlement(ending);
-        // A settlement that does not come through is tried for as long as the lease can hold.
-        let settled = timeout(self.options.lease, async {
-            loop {
-                match self.backend.settle(vec![settlement.clone()]).await {
-                    Ok(settled) => return settled,
-                    Err(error) => tracing::warn!(%error, job = %settlement.id, "could not settle; trying again"),
-                }
-                sleep(PAUSE).await;
-            }
-        })
-        .await;
-        let mut served = lock(&self.served);
-        match settled.as_deref() {
-            Ok([Settled::Accepted(_)]) => *count(&mut served) += 1,
-            _ => served.stale += 1,
-        }
-    }
-
-    /// Extends the leases of what is in our hands.
-    async fn renew(&self) {
-        loop {
-            sleep(self.options.lease / 3).await;
-            let held: Vec<(i64, Settlement)> = lock(&self.held)
-                .iter()
-                .map(|(number, held)| {
-                    let ending = Ending::Extend(self.options.lease);
-                    (*number, Settlement { id: held.id.clone(), token: held.token, account: held.account, ending })
-                })
-                .collect();
-            if held.is_empty() {
-                continue;
-            }
-            let (numbers, settlements): (Vec<i64>, Vec<Settlement>) = held.into_iter().unzip();
-            match self.backend.settle(settlements).await {
-                Ok(settled) => numbers.into_iter().zip(settled).for_each(|(number, settled)| self.on_renewed(number, settled)),
-                Err(error) => tracing::warn!(%error, "could not renew leases"),
-            }
-        }
-    }
-
-    fn on_renewed(&self, number: i64, settled: Settled) {
-        match settled {
-            Settled::Accepted(None) => {}
-            Settled::Accepted(Some(reason)) => self.stop(number, Stop::Cancel(reason)),
-            Settled::Stale => self.stop(number, Stop::Lost),
-        }
-    }
-
-    fn stop(&self, number: i64, why: Stop) {
-        if let Some(held) = lock(&self.held).get_mut(&number)
-            && held.why == Stop::No
-        {
-            held.why = why;
-            held.stop.cancel();
-        }
-    }
-
-    /// Lets what runs finish, then stops it.
-    async fn drain(&self) {
-        let all = u32::try_from(self.prefetch).unwrap_or(u32::MAX);
-        if let Ok(permits) = timeout(self.options.drain, self.room.acquire_many(all)).await {
-            drop(permits);
-            return;
-        }
-        let running: Vec<i64> = lock(&self.held).keys().copied().collect();
-        running.into_iter().for_each(|number| self.stop(number, Stop::Shutdown));
-        drop(self.room.acquire_many(all).await);
-    }
-}
-
-/// What becomes of the job; `None` if its lease is lost and there is nothing to say.
-fn ending_of(outcome: Result<Box<RawValue>, CallError>, why: Stop) -> Option<Ending> {
-    let fail = |kind, reason: String, certificate: Option<Box<Certificate>>| Ending::Fail {
-        kind,
-        reason,
-        certificate,
-        retry_in: None,
-        permanent: false,
-    };
-    let give_back = |kind, reason: String, after| Ending::GiveBack { kind, reason, after };
-    let error = match (outcome, why) {
-        (_, Stop::Lost) => return None,
-        (Ok(result), _) => return Some(Ending::Ack(Some(result.get().into()))),
-        (Err(CallError::Cancelled(_)), Stop::Cancel(reason)) => return Some(Ending::Cancelled(reason)),
-        (Err(error), _) => error,
-    };
-    let text = error.to_string();
-    Some(match error {
-        CallError::Failed(failure) => Ending::Fail {
-            kind: AttemptKind::Failed,
-            reason: failure.message.clone(),
-            certificate: None,
-            retry_in: if let RetryAdvice::In(pause) = failure.retry() { Some(pause) } else { None },
-            permanent: failure.retry() == RetryAdvice::Permanent,
-        },
-        CallError::Panicked(certificate) | CallError::TimedOut(TimedOut::Run(certificate)) => {
-            fail(AttemptKind::Failed, text, Some(certificate))
-        }
-        CallError::Crashed(certificate) => fail(AttemptKind::Crashed, text, Some(certificate)),
-        CallError::Passed(reasons) => give_back(AttemptKind::Passed, reasons.join("; "), PAUSE),
-        CallError::Cancelled(_) | CallError::Lost(_) | CallError::TimedOut(TimedOut::Queue(_)) => {
-            give_back(AttemptKind::Interrupted, text, Duration::ZERO)
-        }
-        CallError::Rejected(error) if matches!(error.kind(), ErrorKind::Closed | ErrorKind::CannotStart | ErrorKind::QueueFull) => {
-            give_back(AttemptKind::Interrupted, error.to_string(), PAUSE)
-        }
-        CallError::Rejected(error) => Ending::DeadLetter(error.to_string()),
-    })
 }

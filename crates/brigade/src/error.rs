@@ -27,9 +27,11 @@ pub enum ErrorKind {
     TooLarge,
     /// An option is out of its range or clashes with another.
     BadOption,
+    /// A job with the same unique mark is there and not settled.
+    Duplicate,
     /// The queue has no room and the caller did not want to wait.
     QueueFull,
-    /// The pool was shut down.
+    /// The pool was shut down, or the connection to the broker has ended: connect again.
     Closed,
     /// Workers cannot be started.
     CannotStart,
@@ -67,7 +69,8 @@ impl Error {
         self
     }
 
-    /// The request may have been carried out although nobody could say so.
+    /// Nobody knows whether the request was carried out.
+    #[cfg(feature = "broker")]
     pub(crate) fn uncertain(mut self) -> Self {
         self.uncertain = true;
         self
@@ -87,7 +90,7 @@ impl Error {
         matches!(self.kind, ErrorKind::QueueFull | ErrorKind::CannotStart | ErrorKind::Timeout | ErrorKind::Unreachable)
     }
 
-    /// Whether the request may have been carried out although this error came back.
+    /// Whether the request may have been carried out although this error came back: a commit whose sync failed may be on the disk.
     pub fn is_uncertain(&self) -> bool {
         self.uncertain
     }

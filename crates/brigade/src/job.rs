@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, Receipt};
 use crate::retry::Retry;
 use crate::schedule::Tick;
 
@@ -40,7 +40,7 @@ pub enum JobState {
     Scheduled,
     /// It may be handed out.
     Ready,
-    /// An earlier job of its key is not settled.
+    /// An earlier job of its key is not settled, or one of its flow that it waits for.
     Held,
     /// Somebody has it.
     Leased,
@@ -90,6 +90,33 @@ pub struct Job {
     /// JSON text.
     pub(crate) payload: Box<str>,
     pub(crate) options: JobOptions,
+    /// Its place in a flow. Positions mean something within one push only, so it is never stored with the job.
+    #[serde(skip)]
+    pub(crate) link: Option<Link>,
+}
+
+/// How a job stands in a flow, by positions within its push. Whoever waits comes after those it waits for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Link {
+    /// Who waits for this one.
+    pub(crate) next: Option<usize>,
+    /// That this one waits, and for what; its members are those whose `next` it is, in their order.
+    pub(crate) gather: Option<Gather>,
+}
+
+/// What a job that waits does with its members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gather {
+    /// Runs when all are done.
+    Then,
+    /// Runs when all are done, with their results before its own arguments.
+    Front,
+    /// Runs when all are done, with one array of their results before its own arguments.
+    Collect,
+    /// Runs when all are settled for good, however they ended.
+    Finally,
+    /// Is never run: it is done with the array of their results when all are done.
+    Barrier,
 }
 
 /// What may be set on a job.
@@ -118,7 +145,7 @@ pub(crate) struct JobOptions {
 impl Job {
     /// A job with this JSON text as its payload.
     pub(crate) fn new(queue: impl Into<Box<str>>, task: Option<Box<str>>, payload: impl Into<Box<str>>) -> Self {
-        Self { queue: queue.into(), task, payload: payload.into(), options: JobOptions::default() }
+        Self { queue: queue.into(), task, payload: payload.into(), options: JobOptions::default(), link: None }
     }
 
     fn set(mut self, set: impl FnOnce(&mut JobOptions)) -> Self {
@@ -143,7 +170,7 @@ impl Job {
         self.set(|options| options.retries = retries)
     }
 
-    /// Pauses between attempts.
+    /// Pauses between attempts, and until when to try.
     pub fn retry(self, retry: Retry) -> Self {
         self.set(|options| options.retry = retry)
     }
@@ -208,13 +235,16 @@ pub struct AttemptRecord {
     pub attempt: u32,
     /// When it ended.
     pub at: SystemTime,
-    /// `failed`, `crashed`, `interrupted`, `passed`, `expired`.
+    /// How, in one word.
     pub kind: AttemptKind,
     /// Why, in words.
     pub reason: String,
     /// What is known of its worker's end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<Box<Certificate>>,
+    /// How it was stopped, if it was cancelled and its holder tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<Receipt>,
 }
 
 /// How an attempt of a job ended that did not end well.
@@ -230,6 +260,25 @@ pub enum AttemptKind {
     Interrupted,
     /// Given back untouched: not charged.
     Passed,
+    /// Stopped, because somebody cancelled the job.
+    Cancelled,
+    /// Its holder set the job aside: nobody can run it.
+    #[serde(rename = "set aside")]
+    SetAside,
+}
+
+/// What a job of a flow waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Waits {
+    /// How many jobs it waits for, from the beginning.
+    pub members: u32,
+    /// Those of them that are settled for good. When all are, it goes on.
+    pub settled: u32,
+    /// Those that ended otherwise than done.
+    pub missed: u32,
+    /// Those that are not settled: the first 20.
+    pub jobs: Vec<JobId>,
 }
 
 /// A job as it is now.
@@ -261,6 +310,8 @@ pub struct JobInfo {
     pub pushed_at: SystemTime,
     /// When it is due, if it is scheduled or waits for a retry.
     pub due_at: Option<SystemTime>,
+    /// No attempt begins later than this, see [`Retry::within`].
+    pub begins_by: Option<SystemTime>,
     /// Attempts that its code ended with an error.
     pub failed: u32,
     /// Attempts that took their worker down.
@@ -269,10 +320,16 @@ pub struct JobInfo {
     pub interrupted: u32,
     /// Who has it, if it is leased.
     pub holder: Option<String>,
+    /// Why it is being cancelled, if it is leased and its holder has been asked to stop it.
+    pub cancel: Option<String>,
     /// Its result, JSON text, if it is done.
     pub result: Option<String>,
     /// Why it ended, if it is dead or cancelled.
     pub reason: Option<String>,
     /// Its attempts that did not end well: the newest 20.
     pub history: Vec<AttemptRecord>,
+    /// The jobs of its flow that it waits for, or waited for.
+    pub waits: Option<Waits>,
+    /// The job of its flow that waits for it.
+    pub next: Option<JobId>,
 }

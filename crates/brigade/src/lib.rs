@@ -32,8 +32,10 @@
 //! | run a stream of inputs | [`Pool::map`] |
 //! | build state once per worker | [`Builder::init`], [`Context::state`] |
 //! | see what happens | [`Pool::stats`], [`Pool::workers`], [`Pool::events`] |
+//! | run jobs one after another, or many and then one | `Chain`, `Group` |
 //! | keep jobs in a file | `Broker`, `Queue`, `Worker` (feature `sqlite`, on by default) |
 //! | push jobs by the clock | `Schedule`, `Broker::schedule` |
+//! | test code that pushes jobs | `testing` |
 //!
 //! # How a stop works
 //!
@@ -62,6 +64,8 @@ mod event;
 #[cfg(feature = "broker")]
 mod finding;
 #[cfg(feature = "broker")]
+mod flow;
+#[cfg(feature = "broker")]
 mod job;
 #[cfg(feature = "broker")]
 mod limits;
@@ -78,6 +82,8 @@ mod shutdown;
 mod sync;
 mod task;
 #[cfg(feature = "broker")]
+pub mod testing;
+#[cfg(feature = "broker")]
 mod why;
 mod wire;
 mod worker;
@@ -87,19 +93,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use brigade_macros::{main, task};
 
 #[cfg(feature = "broker")]
-pub use broker::{Broker, Capabilities, Clock, Lease, Manager, Pushed, Queue, QueueCounts, Settled, TakenJob, ToJob};
+pub use broker::{Broker, Cancelling, Capabilities, Clock, Lease, Manager, Pushed, Queue, QueueCounts, Settled, Stopped, TakenJob, ToJob};
 pub use call::Call;
 pub use certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step};
 pub use codec::Codec;
 #[cfg(feature = "broker")]
-pub use consume::{Served, Worker};
+pub use consume::{Interrupts, Served, StopSignal, Worker, WorkerHandle, WorkerStats, ctrl_c};
 pub use context::Context;
 pub use error::{Error, ErrorKind};
 pub use event::Event;
 #[cfg(feature = "broker")]
 pub use finding::{Finding, Level};
 #[cfg(feature = "broker")]
-pub use job::{AttemptKind, AttemptRecord, Job, JobId, JobInfo, JobState};
+pub use flow::{Chain, FlowStep, Following, Group, PushedFlow, ToFlow};
+#[cfg(feature = "broker")]
+pub use job::{AttemptKind, AttemptRecord, Job, JobId, JobInfo, JobState, Waits};
 #[cfg(feature = "broker")]
 pub use limits::{Limits, Rate};
 pub use outcome::{CallError, Cancelled, Failure, Pass, RetryAdvice, TimedOut};

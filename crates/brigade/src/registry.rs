@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use linkme::distributed_slice;
 
+use crate::call::Call;
 use crate::codec::Codec;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind};
@@ -22,11 +23,17 @@ pub type Invoke = fn(Context, Codec, &[u8]) -> Invocation;
 #[doc(hidden)]
 pub struct TaskEntry {
     pub name: &'static str,
+    /// Type name of its entry, which stands within the function that the user calls.
+    pub path: fn() -> &'static str,
     pub queue: &'static str,
     pub place: &'static str,
     pub codec: Codec,
     pub idempotent: bool,
     pub signature: fn() -> &'static str,
+    /// The type name of the function's body, which stands within the function that describes a call.
+    pub body: fn() -> &'static str,
+    /// Sets what the attribute says on a call.
+    pub options: fn(Call<()>) -> Call<()>,
     pub invoke: Invoke,
 }
 
@@ -66,7 +73,31 @@ pub(crate) fn table() -> Result<&'static Table, Error> {
     table.as_ref().map_err(|text| Error::new(ErrorKind::DuplicateTask, text.clone()))
 }
 
+/// The task that a function of this type name describes calls of. `#[task]` made both the function and, within it, the entry.
+///
+/// # Errors
+///
+/// `BadOption` if it is no task.
+#[cfg(feature = "broker")]
+pub(crate) fn of_function(path: &str) -> Result<&'static TaskEntry, Error> {
+    let described_by = |task: &&&TaskEntry| (task.path)().rsplit_once("::").is_some_and(|(function, _)| function == path);
+    let mut tasks = table()?.values().filter(described_by);
+    match (tasks.next(), tasks.next()) {
+        (Some(task), None) => Ok(task),
+        _ => Err(Error::new(ErrorKind::BadOption, format!("serve {path}: it is no #[task] function of this program"))),
+    }
+}
+
 /// The task of this name, if this program has it.
 pub(crate) fn find(name: &str) -> Option<&'static TaskEntry> {
     table().ok()?.get(name).copied()
+}
+
+/// The task whose calls the function of this type name describes. Both names are the compiler's own, from one build.
+#[cfg(feature = "broker")]
+pub(crate) fn described_by(function: &str) -> Option<&'static TaskEntry> {
+    let is_it = |task: &&&TaskEntry| (task.body)().rsplit_once("::").is_some_and(|(describing, _)| describing == function);
+    let mut found = table().ok()?.values().filter(is_it);
+    // Two of one name would be a guess.
+    found.next().copied().filter(|_| found.next().is_none())
 }

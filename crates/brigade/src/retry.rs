@@ -16,6 +16,10 @@ pub struct Retry {
     pub base: Duration,
     /// Longest pause. Default: 30 s.
     pub cap: Duration,
+    /// No attempt begins later than this after the call was made or the job pushed, the first one included for a job; then it has failed
+    /// for good. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<Duration>,
 }
 
 /// The longest times overflow when they are multiplied.
@@ -23,14 +27,20 @@ const PAUSE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { base: Duration::from_millis(100), cap: Duration::from_secs(30) }
+        Self { base: Duration::from_millis(100), cap: Duration::from_secs(30), within: None }
     }
 }
 
 impl Retry {
     /// A policy with this first and this longest pause.
     pub fn exponential(base: Duration, cap: Duration) -> Self {
-        Self { base, cap }
+        Self { base, cap, within: None }
+    }
+
+    /// No attempt begins later than this after the call was made or the job pushed.
+    #[must_use]
+    pub fn within(self, time: Duration) -> Self {
+        Self { within: Some(time), ..self }
     }
 
     /// The pause after this attempt, which is counted from 1.

@@ -36,6 +36,11 @@ impl<A: Args, R: DeserializeOwned> Task<A, R> {
         self
     }
 
+    #[cfg(feature = "broker")]
+    pub(crate) const fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// Describes a call of the task.
     pub fn call(&self, args: A) -> Call<R> {
         Call::named(self.name, self.codec, &args, Some(signature::<A, R>))

@@ -108,7 +108,7 @@ impl Deed {
     async fn to(self, broker: &Broker, id: &JobId) -> anyhow::Result<bool> {
         match self {
             Self::Retry => Ok(broker.retry(id).await?),
-            Self::Delete => delete_one(broker, id).await,
+            Self::Delete => Ok(broker.delete_dead(id).await?),
         }
     }
 
@@ -138,7 +138,7 @@ async fn delete(broker: &Broker, ids: &[String], json: bool) -> anyhow::Result<E
     let mut all = true;
     for id in ids {
         let job = JobId::new(id.as_str());
-        let deleted = delete_one(broker, &job).await?;
+        let deleted = broker.delete_dead(&job).await?;
         all &= deleted;
         if json {
             show::json(&json!({ "id": id, "deleted": deleted }))?;
@@ -150,10 +150,4 @@ async fn delete(broker: &Broker, ids: &[String], json: bool) -> anyhow::Result<E
         }
     }
     Ok(exit::found(all))
-}
-
-/// Deletes a job only if it is a dead letter: the broker would delete any that waits.
-async fn delete_one(broker: &Broker, id: &JobId) -> anyhow::Result<bool> {
-    let is_dead = broker.job(id).await?.is_some_and(|job| job.state == JobState::Dead);
-    Ok(is_dead && broker.delete(id).await?)
 }

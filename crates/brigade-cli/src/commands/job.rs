@@ -1,8 +1,8 @@
-//! `brigade job`, and what is done to single jobs: `cancel`, `retry`.
+//! `brigade job` and `brigade retry`.
 
 use std::process::ExitCode;
 
-use brigade::{AttemptRecord, Broker, JobId, JobInfo, JobState};
+use brigade::{AttemptRecord, Broker, JobId, JobInfo, JobState, Waits};
 use serde_json::json;
 
 use crate::connection::Globals;
@@ -59,6 +59,8 @@ fn show_one(job: &JobInfo) -> anyhow::Result<()> {
     text("label", job.label.as_deref())?;
     field("state", &job.state.to_string())?;
     text("reason", job.reason.as_deref())?;
+    job.waits.as_ref().map_or(Ok(()), |waits| field("waits for", &waits_for(waits)))?;
+    text("then", job.next.as_ref().map(JobId::as_str))?;
     field("payload", &show::readable_json(&job.payload))?;
     job.result.as_deref().map_or(Ok(()), |result| field("result", &show::readable_json(result)))?;
     field("priority", &job.priority.to_string())?;
@@ -69,12 +71,27 @@ fn show_one(job: &JobInfo) -> anyhow::Result<()> {
     }
     field("pushed", &local(job.pushed_at))?;
     job.due_at.map_or(Ok(()), |due| field("due", &local(due)))?;
+    job.begins_by.map_or(Ok(()), |by| field("begins by", &local(by)))?;
     text("holder", job.holder.as_deref())?;
+    text("cancel", job.cancel.as_deref())?;
     field("attempts", &format!("{} failed, {} crashed, {} interrupted", job.failed, job.crashed, job.interrupted))?;
     if !job.history.is_empty() {
         show::line("\nAttempts that did not end well, oldest first:")?;
     }
     job.history.iter().try_for_each(show_attempt)
+}
+
+/// How far the jobs are that a job waits for.
+fn waits_for(waits: &Waits) -> String {
+    let Waits { members, settled, missed, jobs, .. } = waits;
+    let open = members.saturating_sub(*settled) as usize;
+    let mut text = format!("{members} jobs, {settled} settled, {missed} of those not done");
+    if !jobs.is_empty() {
+        let ids: Vec<&str> = jobs.iter().map(JobId::as_str).collect();
+        let more = if open > ids.len() { ", .." } else { "" };
+        text.push_str(&format!("; open: {}{more}", ids.join(", ")));
+    }
+    text
 }
 
 fn show_attempt(record: &AttemptRecord) -> anyhow::Result<()> {
@@ -83,6 +100,9 @@ fn show_attempt(record: &AttemptRecord) -> anyhow::Result<()> {
     let mut reason = record.reason.lines().map(escape);
     show::line(&format!("{:>4}  {}  {kind}: {}", record.attempt, local(record.at), reason.next().unwrap_or_default()))?;
     reason.try_for_each(|line| show::line(&format!("      {line}")))?;
+    if let Some(stop) = &record.stop {
+        show::line(&format!("      {stop}"))?;
+    }
     let Some(certificate) = &record.certificate else { return Ok(()) };
     show::line(&format!("      {}", escape(&certificate.to_string())))?;
     if let Some((part, text)) = &certificate.progress {
@@ -93,42 +113,6 @@ fn show_attempt(record: &AttemptRecord) -> anyhow::Result<()> {
         show::line(&format!("      stderr: {}", escape(line)))?;
     }
     Ok(())
-}
-
-/// Cancel jobs, waiting or running
-///
-/// A waiting job ends at once. A running one is stopped by the worker that has it, which hears of it within its lease.
-#[derive(clap::Args)]
-pub(crate) struct Cancel {
-    /// Ids of jobs
-    #[arg(value_name = "ID", required = true)]
-    ids: Vec<String>,
-
-    /// Why, for the job's history
-    #[arg(long, value_name = "TEXT", default_value = "cancelled from the command line")]
-    reason: String,
-}
-
-impl Cancel {
-    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
-        let broker = globals.connect().await?;
-        let mut all = true;
-        for id in &self.ids {
-            let cancelled = broker.cancel(&JobId::new(id.as_str()), &self.reason).await?;
-            all &= cancelled;
-            let state = broker.job(&JobId::new(id.as_str())).await?.map(|job| job.state);
-            if globals.json {
-                show::json(&json!({ "id": id, "cancelled": cancelled, "state": state }))?;
-            } else if !cancelled {
-                eprintln!("brigade: nothing to cancel: {}", nothing(id, state));
-            } else if state == Some(JobState::Leased) {
-                show::line(&format!("asked the worker of job {id} to stop it"))?;
-            } else {
-                show::line(&format!("cancelled job {id}"))?;
-            }
-        }
-        Ok(exit::found(all))
-    }
 }
 
 /// Give dead letters back to their queues, their counters at zero
@@ -157,8 +141,13 @@ pub(super) async fn retry(broker: &Broker, ids: &[String], json: bool) -> anyhow
         } else if retried {
             show::line(&format!("retrying job {id}"))?;
         } else {
-            let state = broker.job(&job).await?.map(|job| job.state);
-            eprintln!("brigade: not a dead letter: {}", nothing(id, state));
+            match broker.job(&job).await? {
+                Some(dead) if dead.state == JobState::Dead => {
+                    let reason = escape(dead.reason.as_deref().unwrap_or_default()).into_owned();
+                    eprintln!("brigade: job {} waits for others, retry those: {reason}", escape(id));
+                }
+                found => eprintln!("brigade: not a dead letter: {}", nothing(id, found.map(|job| job.state))),
+            }
         }
     }
     Ok(exit::found(all))

@@ -5,7 +5,7 @@ mod bulk;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use brigade::{Job, Pushed, Queue};
+use brigade::{Job, Pushed, Queue, Retry};
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -75,6 +75,14 @@ pub(super) struct JobOptions {
     #[arg(long, value_name = "N")]
     retries: Option<u32>,
 
+    /// Begin no attempt later than this after the push: then it is a dead letter
+    #[arg(long, value_name = "TIME", value_parser = times::duration)]
+    within: Option<Duration>,
+
+    /// Longest time one attempt may run [default: no limit]
+    #[arg(long, value_name = "TIME", value_parser = times::duration)]
+    timeout: Option<Duration>,
+
     /// Task to run, for the queues of Rust workers [default: the task that serves the queue]
     #[arg(long, value_name = "NAME")]
     task: Option<String>,
@@ -117,6 +125,12 @@ impl JobOptions {
         }
         if let Some(retries) = self.retries {
             job = job.retries(retries);
+        }
+        if let Some(within) = self.within {
+            job = job.retry(Retry::default().within(within));
+        }
+        if let Some(timeout) = self.timeout {
+            job = job.timeout(timeout);
         }
         if let Some(task) = &self.task {
             job = job.task(task.as_str());

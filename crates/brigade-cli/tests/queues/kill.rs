@@ -23,10 +23,10 @@ fn programs_end_with_a_worker_that_is_killed() {
 
 #[test]
 fn nothing_is_lost_when_a_worker_is_killed_in_the_middle() {
-    const JOBS: u32 = 2_000;
+    let jobs = u32::try_from(brigade_testkit::count(2_000, 100_000)).unwrap();
     let desk = Desk::new();
-    let lines: String = (1..=JOBS).map(|n| format!("{n}\n")).collect();
-    assert_eq!(desk.run_with(&["push", "nums", "-"], lines.as_bytes()).stdout, format!("{JOBS}\n"));
+    let lines: String = (1..=jobs).map(|n| format!("{n}\n")).collect();
+    assert_eq!(desk.run_with(&["push", "nums", "-"], lines.as_bytes()).stdout, format!("{jobs}\n"));
     let arguments = ["work", "nums", "-j", "2", "--until-empty", "--", "sh", "-c", r#"echo {} >> "$DESK/ran""#];
     let ran = || fs::read_to_string(desk.path("ran")).unwrap_or_default();
     for kill_at in [300, 900] {
@@ -40,7 +40,7 @@ fn nothing_is_lost_when_a_worker_is_killed_in_the_middle() {
     for line in ran().lines() {
         *counts.entry(line.parse().unwrap()).or_default() += 1;
     }
-    assert!(counts.keys().copied().eq(1..=JOBS), "lost: {:?}", (1..=JOBS).filter(|n| !counts.contains_key(n)).collect::<Vec<_>>());
+    assert!(counts.keys().copied().eq(1..=jobs), "lost: {:?}", (1..=jobs).filter(|n| !counts.contains_key(n)).collect::<Vec<_>>());
     let repeated: u32 = counts.values().map(|count| count - 1).sum();
     assert!(repeated <= 4, "two kills of two programs each explain four repeats, not {repeated}");
     assert!(desk.ok(&["queues"]).is_empty());

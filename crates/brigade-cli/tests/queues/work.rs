@@ -134,6 +134,62 @@ fn a_cancelled_program_may_clean_up() {
     wait_until("the cancelled job", || desk.job(&id)["state"] == "cancelled");
 }
 
+/// A program that SIGTERM does not end.
+const STUBBORN: &str = r#"trap '' TERM; echo $$ > "$DESK/group"; while :; do sleep 0.01; done"#;
+
+#[test]
+fn who_cancels_may_wait_for_the_receipt() {
+    for (script, step, words) in [(STUBBORN, "Killed", "stopped by SIGKILL"), (PATIENT, "Terminated", "stopped by SIGTERM")] {
+        let desk = Desk::new();
+        let id = desk.push(&["q", "1"]);
+        // The lease is so long that no renewal tells the worker.
+        let _worker = desk.start(&["work", "q", "--lease", "1h", "--kill-after", "100ms", "--", "sh", "-c", script]);
+        let group = desk.wait_for_group("group");
+        let told = desk.ok(&["cancel", &id, "--wait"]);
+        assert!(told.starts_with(&format!("cancelled job {id}: {words} after ")), "{told}");
+        assert!(!is_alive(group), "nothing of it runs when the command ends");
+        let record = &desk.job(&id)["history"][0];
+        assert_eq!((&record["kind"], &record["stop"]["step"]), (&json!("cancelled"), &json!(step)));
+        assert!(desk.ok(&["job", &id]).contains(words));
+        assert_eq!(desk.run(&["cancel", &id, "--wait"]).code, Some(3), "it has ended");
+    }
+}
+
+#[test]
+fn a_cancel_is_waited_for_no_longer_than_was_asked() {
+    let desk = Desk::new();
+    let (id, waiting) = (desk.push(&["q", "1"]), desk.push(&["other", "1"]));
+    let _worker = desk.start(&["work", "q", "--kill-after", "1h", "--", "sh", "-c", STUBBORN]);
+    desk.wait_for_group("group");
+    let ran = desk.run(&["cancel", &waiting, &id, "--wait=100ms", "--json"]);
+    assert_eq!(ran.code, Some(4), "{}", ran.stderr);
+    let documents = ran.documents();
+    assert_eq!((&documents[0]["answer"], &documents[0]["stop"]["step"]), (&json!("cancelled"), &json!("NotStarted")));
+    assert_eq!((&documents[1]["answer"], &documents[1]["state"]), (&json!("asked"), &json!("leased")));
+    assert_eq!(desk.job(&id)["cancel"], "cancelled from the command line");
+}
+
+#[test]
+fn a_program_that_runs_for_too_long_is_stopped_and_has_failed() {
+    let desk = Desk::new();
+    let id = desk.push(&["q", "1", "--timeout", "50ms"]);
+    let worked = desk.run(&["work", "q", "--kill-after", "100ms", "--until-empty", "--", "sh", "-c", STUBBORN]);
+    assert_eq!(worked.code, Some(1));
+    wait_until_gone(desk.wait_for_group("group"));
+    let job = desk.job(&id);
+    assert_eq!((&job["state"], &job["failed"]), (&json!("dead"), &json!(1)));
+    assert_eq!(job["reason"], "timed out after 50ms, stopped by SIGKILL");
+}
+
+#[test]
+fn no_program_is_started_when_the_time_for_it_is_over() {
+    let desk = Desk::new();
+    let id = desk.push(&["q", "1", "--within", "0s"]);
+    wait_until("the moment after", || desk.run(&["take", "q"]).code == Some(3) && desk.job(&id)["state"] == "dead");
+    assert!(desk.job(&id)["reason"].as_str().unwrap().contains("no attempt began"));
+    assert_eq!(desk.run(&["push", "q", "1", "--within", "1s", "--delay", "1h"]).code, Some(2));
+}
+
 #[test]
 fn what_a_program_leaves_behind_is_ended_and_holds_nothing_up() {
     let desk = Desk::new();

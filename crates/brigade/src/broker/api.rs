@@ -3,16 +3,22 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
-use super::{Backend, Capabilities, Lease, LeaseAsk, Leased, Order, Ordered, Pushed, Query, QueueCounts, TakenJob, Terms, ToJob, View};
+use super::admission::{check_job, check_name};
+use super::{
+    Backend, Cancelling, Cancels, Capabilities, Lease, LeaseAsk, Leased, Order, Ordered, Pushed, Query, QueueCounts, Stopped, TakenJob,
+    Terms, ToJob, View,
+};
 use crate::call::Call;
+use crate::certificate::{Receipt, Step};
 use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
-use crate::job::{Job, JobId, JobInfo, JobState};
+use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState};
 use crate::limits::Limits;
 use crate::outcome::{CallError, Cancelled, Failure, TimedOut};
 use crate::shutdown::Scope;
@@ -23,6 +29,7 @@ use crate::why::Explanation;
 pub struct Broker {
     backend: Arc<dyn Backend>,
     clock: Clock,
+    cancels: Arc<Cancels>,
 }
 
 /// The broker's clock, for tests: it can be moved forwards, and everything that waits for a time falls due; and its wall clock can be
@@ -72,22 +79,22 @@ impl Broker {
     /// `BadOption` for a URL that is none, `Unsupported` for a file of another program or of a later version, `Os`.
     pub async fn connect(url: &str) -> Result<Self, Error> {
         let clock = Clock::default();
-        match url.split_once(':') {
+        let backend: Arc<dyn Backend> = match url.split_once(':') {
             #[cfg(feature = "redis")]
-            Some(("redis" | "rediss" | "redis+unix" | "unix", _)) => {
-                let backend = super::redis::connect(url, clock.clone()).await?;
-                Ok(Self { backend, clock })
-            }
+            Some(("redis" | "redis+unix" | "unix", _)) => super::redis::connect(url, clock.clone()).await?,
             #[cfg(feature = "sqlite")]
-            Some(("sqlite", rest)) => {
-                let backend = super::sqlite::connect(rest, clock.clone()).await?;
-                Ok(Self { backend, clock })
-            }
+            Some(("sqlite", rest)) => super::sqlite::connect(rest, clock.clone()).await?,
             Some((scheme, _)) => {
-                Err(Error::new(ErrorKind::BadOption, format!("connect to a broker of scheme {scheme:?}: there are {SCHEMES}")))
+                let text = format!("connect to a broker of scheme {scheme:?}: there are {SCHEMES}");
+                return Err(Error::new(ErrorKind::BadOption, text));
             }
-            None => Err(Error::new(ErrorKind::BadOption, "connect to a broker without a scheme: write sqlite:jobs.db")),
-        }
+            None => {
+                let text = "connect to a broker without a scheme: write sqlite:jobs.db";
+                return Err(Error::new(ErrorKind::BadOption, text));
+            }
+        };
+        let cancels = Arc::new(Cancels::new(Arc::clone(&backend)));
+        Ok(Self { backend, clock, cancels })
     }
 
     /// What this broker can do.
@@ -107,6 +114,10 @@ impl Broker {
 
     pub(crate) fn backend(&self) -> Arc<dyn Backend> {
         Arc::clone(&self.backend)
+    }
+
+    pub(crate) fn cancels(&self) -> Arc<Cancels> {
+        Arc::clone(&self.cancels)
     }
 
     /// Pushes a job, or a call of a task with its options, and returns when it is safe.
@@ -130,7 +141,12 @@ impl Broker {
         self.backend.push(jobs).await
     }
 
-    /// Has a task run by whichever worker takes it, and waits for its result. Dropping the future cancels the call.
+    /// Has a task run by whichever worker takes it, and waits for its result.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels the call, by a task of the runtime. In a program that ends at that moment the task may not get to it: the
+    /// job is run then, and its result is kept for nobody. A call whose time is over has been cancelled when this returns.
     ///
     /// # Errors
     ///
@@ -141,13 +157,22 @@ impl Broker {
         let mut job = call.to_job()?;
         job.options.keep.get_or_insert(RESULT_KEPT);
         let id = self.push(job).await?.id().clone();
+        self.result(id, wait).await
+    }
+
+    /// The result of a job, as its caller is told it. Dropping the future cancels the job.
+    pub(crate) async fn result<T: DeserializeOwned>(&self, id: JobId, wait: Option<Duration>) -> Result<T, CallError> {
         let guard = CancelOnDrop::new(self.clone(), id.clone());
         let waiting = self.wait(&id);
         let ended = match wait {
             None => waiting.await?,
             Some(wait) => match tokio::time::timeout(wait, waiting).await {
                 Ok(ended) => ended?,
-                Err(_) => return Err(CallError::TimedOut(TimedOut::Queue(wait))),
+                Err(_) => {
+                    guard.disarm();
+                    self.cancel(&id, "its caller did not wait any longer").await?;
+                    return Err(CallError::TimedOut(TimedOut::Queue(wait)));
+                }
             },
         };
         guard.disarm();
@@ -229,33 +254,73 @@ impl Broker {
         }
     }
 
-    /// Cancels a job, waiting or leased; a leased one is cancelled by its holder, who hears of it when it extends its lease.
-    /// `false` if there is none to cancel.
+    /// Cancels a job, waiting or leased. A waiting one ends at once. A leased one is stopped by its holder, wherever that is;
+    /// [`stop`](Broker::stop) waits for that. One that waits for other jobs of its flow takes those with it, so that
+    /// cancelling the last job of a flow cancels the flow.
     ///
     /// # Errors
     ///
     /// What the broker says.
-    pub async fn cancel(&self, id: &JobId, reason: &str) -> Result<bool, Error> {
-        let ordered = self.backend.order(Order::Cancel(id.clone(), reason.to_owned())).await?;
-        Ok(ordered != Ordered::Nothing)
+    pub async fn cancel(&self, id: &JobId, reason: &str) -> Result<Cancelling, Error> {
+        Ok(match self.backend.order(Order::Cancel(id.clone(), reason.to_owned())).await? {
+            Ordered::Changed(_) => Cancelling::Cancelled,
+            Ordered::Asked => Cancelling::Asked,
+            Ordered::Nothing | Ordered::Scheduled(_) | Ordered::Managed { .. } => Cancelling::Nothing,
+        })
     }
 
-    /// Gives a dead letter back to its queue, its counters at zero. `false` if it is none.
+    /// Cancels a job and waits until nothing of it is left: by which step of the kill ladder, how long it took. `None` if there was
+    /// nothing to cancel.
+    ///
+    /// A holder that neither stops nor extends its lease keeps the caller for as long as the lease runs.
     ///
     /// # Errors
     ///
     /// What the broker says.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not take the cancel back.
+    pub async fn stop(&self, id: &JobId, reason: &str) -> Result<Option<Stopped>, Error> {
+        let began = Instant::now();
+        let receipt = match self.cancel(id, reason).await? {
+            Cancelling::Nothing => return Ok(None),
+            Cancelling::Cancelled => Some(Receipt::new(Step::NotStarted, Duration::ZERO)),
+            Cancelling::Asked => None,
+        };
+        let ended = self.wait(id).await?;
+        let (state, last) = ended.map_or((None, None), |mut job| (Some(job.state), job.history.pop()));
+        let last = last.filter(|record| state == Some(JobState::Cancelled) && record.kind == AttemptKind::Cancelled);
+        let (stop, certificate) = last.map_or((None, None), |record| (record.stop, record.certificate));
+        Ok(Some(Stopped { state, receipt: receipt.or(stop), certificate, took: began.elapsed() }))
+    }
+
+    /// Gives a dead letter back to its queue, its counters at zero. Those of its flow that were not run because of it wait for it again.
+    /// `false` if it is none, and for one that was not run because of others: retry those.
+    ///
+    /// # Errors
+    ///
+    /// `Duplicate` if its unique mark, or that of one that would wait again, has been taken by another job; what the broker says.
     pub async fn retry(&self, id: &JobId) -> Result<bool, Error> {
         Ok(self.backend.order(Order::Retry(id.clone())).await? != Ordered::Nothing)
     }
 
-    /// Removes a job that is not leased. `false` if there is none.
+    /// Removes a job that is not leased, whatever its state. `false` if there is none.
     ///
     /// # Errors
     ///
     /// What the broker says.
     pub async fn delete(&self, id: &JobId) -> Result<bool, Error> {
-        Ok(self.backend.order(Order::Delete(id.clone())).await? != Ordered::Nothing)
+        Ok(self.backend.order(Order::Delete(id.clone(), None)).await? != Ordered::Nothing)
+    }
+
+    /// Removes a job if it is a dead letter at that moment. `false` if it is none.
+    ///
+    /// # Errors
+    ///
+    /// What the broker says.
+    pub async fn delete_dead(&self, id: &JobId) -> Result<bool, Error> {
+        Ok(self.backend.order(Order::Delete(id.clone(), Some(JobState::Dead))).await? != Ordered::Nothing)
     }
 
     /// Waits until a job is settled for good and gives it, or `None` if it is not there (any more): give it
@@ -339,12 +404,12 @@ impl Queue {
     /// A job that is on its way when the future is dropped is given back when its lease runs out.
     pub async fn lease(&self, time: Duration, wait: Duration) -> Result<Option<Lease>, Error> {
         let leased = self.ask(Terms::Lease(time), 1, wait).await?.pop();
-        Ok(leased.map(|leased| Lease { backend: Arc::clone(&self.broker.backend), leased }))
+        Ok(leased.map(|leased| Lease { cancels: Arc::clone(&self.broker.cancels), leased }))
     }
 
     async fn ask(&self, terms: Terms, max: usize, wait: Duration) -> Result<Vec<Leased>, Error> {
         check_name("queue", &self.name)?;
-        self.broker.backend.lease(LeaseAsk { queues: vec![self.name.clone()], max, terms, wait }).await
+        self.broker.backend.lease(LeaseAsk { queues: vec![self.name.clone()], max, terms, wait, enough: CancellationToken::new() }).await
     }
 
     /// Hands out nothing more, everywhere, until it is resumed.
@@ -407,7 +472,7 @@ const SCHEMES: &str = match (cfg!(feature = "sqlite"), cfg!(feature = "redis")) 
 };
 
 /// How long the result of a call stays for its caller.
-const RESULT_KEPT: Duration = Duration::from_secs(60);
+pub(crate) const RESULT_KEPT: Duration = Duration::from_secs(60);
 
 /// Cancels a job whose caller went away.
 struct CancelOnDrop(Option<(Broker, JobId, Option<Scope>)>);
@@ -436,29 +501,4 @@ impl Drop for CancelOnDrop {
 
 pub(super) fn confused() -> Error {
     Error::new(ErrorKind::Protocol, "ask a broker: it answered another question")
-}
-
-/// Refuses a job that could never be run.
-pub(super) fn check_job(job: &Job, payload_bytes_max: usize) -> Result<(), Error> {
-    if job.payload.len() > payload_bytes_max {
-        let (queue, bytes) = (&job.queue, job.payload.len());
-        let text = format!("push to {queue:?}: the payload has {bytes} bytes and {payload_bytes_max} are allowed");
-        return Err(Error::new(ErrorKind::TooLarge, text));
-    }
-    if let Err(e) = serde_json::from_str::<&serde_json::value::RawValue>(&job.payload) {
-        let text = format!("push to {:?}: the payload is not JSON: {e}", job.queue);
-        return Err(Error::new(ErrorKind::Decode, text).with_source(e));
-    }
-    check_name("queue", &job.queue)
-}
-
-/// Longest name of a queue or a schedule.
-const NAME_BYTES_MAX: usize = 200;
-
-pub(super) fn check_name(what: &str, name: &str) -> Result<(), Error> {
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
-        let text = format!("name a {what} {name:?}: a name has 1 to {NAME_BYTES_MAX} bytes and no control characters");
-        return Err(Error::new(ErrorKind::BadOption, text));
-    }
-    Ok(())
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Backend, Ending, Leased, Settled};
+use super::{AskedCancel, Cancels, Ending, Leased, Settled, Settlement};
+use crate::certificate::Receipt;
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId};
 use crate::schedule::Tick;
@@ -47,7 +48,7 @@ impl TakenJob {
 #[derive(Clone)]
 #[must_use = "a lease that is not settled runs out"]
 pub struct Lease {
-    pub(super) backend: Arc<dyn Backend>,
+    pub(super) cancels: Arc<Cancels>,
     pub(super) leased: Leased,
 }
 
@@ -70,6 +71,61 @@ impl Lease {
     /// The payload, JSON text.
     pub fn json(&self) -> &str {
         &self.leased.job.payload
+    }
+
+    /// The queue it came from.
+    pub fn queue(&self) -> &str {
+        &self.leased.job.queue
+    }
+
+    /// The task that it asks for, if it does.
+    pub fn task(&self) -> Option<&str> {
+        self.leased.job.task.as_deref()
+    }
+
+    /// How long this attempt may run: for the holder to keep.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.leased.job.options.timeout
+    }
+
+    /// Bytes of memory that this attempt may use: for the holder to keep.
+    pub fn memory(&self) -> Option<u64> {
+        self.leased.job.options.memory
+    }
+
+    /// Its priority.
+    pub fn priority(&self) -> i32 {
+        self.leased.job.options.priority
+    }
+
+    /// Its key.
+    pub fn key(&self) -> Option<&str> {
+        self.leased.job.options.key.as_deref()
+    }
+
+    /// Its name for people.
+    pub fn label(&self) -> Option<&str> {
+        self.leased.job.options.label.as_deref()
+    }
+
+    /// Attempts after the first that its failures may cost.
+    pub fn retries(&self) -> u32 {
+        self.leased.job.options.retries
+    }
+
+    /// Attempts before this one that took their worker down.
+    pub fn crashed(&self) -> u32 {
+        self.leased.crashed
+    }
+
+    /// Waits until somebody wants the job cancelled, and says why. Errors of the broker are waited out.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn cancel_asked(&self) -> String {
+        let is_ours = |cancel: &AskedCancel| cancel.id == self.leased.id && cancel.token == self.leased.token;
+        self.cancels.find(|| true, |cancel| is_ours(cancel).then(|| cancel.reason.clone())).await
     }
 
     /// The payload.
@@ -173,7 +229,16 @@ impl Lease {
     ///
     /// As [`ack`](Lease::ack).
     pub async fn cancelled(self, reason: impl fmt::Display) -> Result<Settled, Error> {
-        self.end(Ending::Cancelled(reason.to_string())).await
+        self.end(Ending::Cancelled { reason: reason.to_string(), stop: None, certificate: None }).await
+    }
+
+    /// Ends it as cancelled, as was asked, with how it was stopped, for [`Broker::stop`](crate::Broker::stop) and the job's history.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Lease::ack).
+    pub async fn cancelled_by(self, reason: impl fmt::Display, stop: Receipt) -> Result<Settled, Error> {
+        self.end(Ending::Cancelled { reason: reason.to_string(), stop: Some(stop), certificate: None }).await
     }
 
     async fn end(self, ending: Ending) -> Result<Settled, Error> {
@@ -181,7 +246,8 @@ impl Lease {
     }
 
     async fn settle(&self, ending: Ending) -> Result<Settled, Error> {
-        self.backend.settle(vec![self.leased.settlement(ending)]).await?.pop().ok_or_else(super::api::confused)
+        let settlement = Settlement { id: self.leased.id.clone(), token: self.leased.token, ending };
+        self.cancels.backend().settle(vec![settlement]).await?.pop().ok_or_else(super::api::confused)
     }
 }
 

@@ -52,6 +52,7 @@ impl Backend for Redis {
             keys: true,
             unique: true,
             limits: true,
+            flows: true,
             manager: true,
             schedules: true,
             results: true,
@@ -66,7 +67,7 @@ impl Backend for Redis {
     fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>> {
         Box::pin(async move {
             let until = Instant::now() + ask.wait;
-            loop {
+            while !ask.enough.is_cancelled() {
                 let changed = self.wake.next(&ask.queues);
                 let (leased, due_in) = self.link.lease(&ask).await?;
                 let left = until.saturating_duration_since(Instant::now());
@@ -77,8 +78,10 @@ impl Backend for Redis {
                 tokio::select! {
                     () = changed => {}
                     () = sleep(pause) => {}
+                    () = ask.enough.cancelled() => {}
                 }
             }
+            Ok(Vec::new())
         })
     }
 
@@ -87,7 +90,18 @@ impl Backend for Redis {
     }
 
     fn look(&self, query: Query) -> Reply<'_, View> {
-        Box::pin(async move { self.link.look(&query).await })
+        if let Query::Job(id) = &query
+            && let Some((queue, _)) = link::parts_of(id)
+        {
+            // Somebody may wait for its end.
+            drop(self.wake.next(&[queue.into()]));
+        }
+        Box::pin(async move {
+            match query {
+                Query::Cancels => self.link.cancels(&self.wake.watched()).await.map(View::Cancels),
+                query => self.link.look(&query).await,
+            }
+        })
     }
 
     fn order(&self, order: Order) -> Reply<'_, Ordered> {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::api::{check_job, check_name, confused};
+use super::admission::{check_job, check_name};
+use super::api::confused;
 use super::{Broker, Order, Ordered, Query, ToJob, View};
 use crate::error::{Error, ErrorKind};
 use crate::schedule::{PAYLOAD_BYTES_MAX, Recurrence, Schedule, Scheduled};

@@ -8,9 +8,13 @@
 //! of the wall clock moves no lease. After a reboot all leases are void.
 
 mod check;
+mod flow;
+mod key;
 mod lane;
 mod limits;
 mod look;
+mod refuse;
+mod room;
 mod schedules;
 mod schema;
 mod settle;
@@ -18,17 +22,17 @@ mod store;
 mod wake;
 mod why;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use self::lane::Lane;
+use self::lane::{Lane, Synced};
 use self::store::{Now, Store};
 use self::wake::Wake;
 use super::api::Clock;
-use super::{Backend, Capabilities, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement, View};
+use super::{Backend, Capabilities, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement, Terms, View};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 
@@ -94,7 +98,7 @@ pub(super) async fn connect(rest: &str, clock: Clock) -> Result<Arc<dyn Backend>
 
 /// Pushes within a transaction of the application's own.
 pub(super) fn push_in(connection: &rusqlite::Connection, job: &Job) -> Result<Pushed, Error> {
-    super::api::check_job(job, PAYLOAD_BYTES_MAX)?;
+    super::admission::check_job(job, PAYLOAD_BYTES_MAX)?;
     if schema::version(connection)? != schema::VERSION {
         let text = "push within a transaction of a file without jobs of this version: open it first, with Broker::connect(\"sqlite:..\")";
         return Err(Error::new(ErrorKind::Unsupported, text));
@@ -103,8 +107,26 @@ pub(super) fn push_in(connection: &rusqlite::Connection, job: &Job) -> Result<Pu
         return Err(Error::new(ErrorKind::BadOption, "push within a transaction: the connection is in none"));
     }
     let memo = std::cell::RefCell::default();
-    let store = Store { connection, now: Now::read(&Clock::default()), memo: &memo };
-    store.push(job)
+    let step = |sql| connection.execute_batch(sql).map_err(|e| schema::error("push within a transaction", e));
+    // What fails leaves the application's transaction as it was.
+    step("SAVEPOINT brigade_push")?;
+    let pushed = Store::new(connection, Now::read(&Clock::default()), &memo).push(job);
+    if pushed.is_err() {
+        step("ROLLBACK TO brigade_push")?;
+    }
+    step("RELEASE brigade_push")?;
+    pushed
+}
+
+/// The write-ahead log of a file.
+fn log_of(path: &Path) -> PathBuf {
+    beside(path, "-wal")
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
 }
 
 /// Far below SQLite's own limit of 1 GB; larger data belongs in a file that the job names.
@@ -122,23 +144,26 @@ impl Backend for Sqlite {
             unique: true,
             limits: true,
             manager: false,
+            flows: true,
             results: true,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
         }
     }
 
     fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<Pushed>> {
-        Box::pin(self.lane.run(move |store| jobs.iter().map(|job| store.push(job)).collect()))
+        Box::pin(self.lane.run(Synced::Now, move |store| store.push_all(&jobs)))
     }
 
     fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>> {
         Box::pin(async move {
             let until = Instant::now() + ask.wait;
+            // What is taken is gone; a lease ends with a loss of power anyway.
+            let sync = if matches!(ask.terms, Terms::Take) { Synced::Now } else { Synced::Later };
             let ask = Arc::new(ask);
-            loop {
+            while !ask.enough.is_cancelled() {
                 let changed = self.wake.next();
                 let asked = Arc::clone(&ask);
-                let (leased, due_in) = self.lane.run(move |store| store.lease(&asked)).await?;
+                let (leased, due_in) = self.lane.run(sync, move |store| store.lease(&asked)).await?;
                 let left = until.saturating_duration_since(Instant::now());
                 if !leased.is_empty() || left.is_zero() {
                     return Ok(leased);
@@ -147,18 +172,20 @@ impl Backend for Sqlite {
                 tokio::select! {
                     () = changed => {}
                     () = sleep(pause) => {}
+                    () = ask.enough.cancelled() => {}
                 }
             }
+            Ok(Vec::new())
         })
     }
 
     fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Settled>> {
-        Box::pin(self.lane.run(move |store| settlements.iter().map(|settlement| store.settle(settlement)).collect()))
+        Box::pin(self.lane.run(Synced::Now, move |store| settlements.iter().map(|settlement| store.settle(settlement)).collect()))
     }
 
     fn look(&self, query: Query) -> Reply<'_, View> {
         Box::pin(async move {
-            let view = self.lane.run(move |store| store.look(&query)).await?;
+            let view = self.lane.run(Synced::Later, move |store| store.look(&query)).await?;
             // The rest is known outside of the database.
             Ok(match view {
                 View::Check(mut findings) => {
@@ -171,12 +198,13 @@ impl Backend for Sqlite {
     }
 
     fn order(&self, order: Order) -> Reply<'_, Ordered> {
-        Box::pin(self.lane.run(move |store| store.order(&order)))
+        Box::pin(self.lane.run(Synced::Now, move |store| store.order(&order)))
     }
 
     fn changed(&self) -> Reply<'_, ()> {
+        // Counts from this call on, not from when it is first polled: who calls, looks and then waits misses nothing.
+        let changed = self.wake.next();
         Box::pin(async {
-            let changed = self.wake.next();
             tokio::select! {
                 () = changed => {}
                 () = sleep(LOOK_AGAIN) => {}

@@ -8,6 +8,9 @@ use crate::job::{Job, JobOptions};
 
 /// What can be pushed: a [`Job`], or a [`Call`] of a task.
 pub trait ToJob {
+    /// What it gives when it is done; any JSON for a plain job.
+    type Output;
+
     /// The job.
     ///
     /// # Errors
@@ -47,12 +50,16 @@ pub trait ToJob {
 }
 
 impl ToJob for Job {
+    type Output = serde_json::Value;
+
     fn to_job(self) -> Result<Job, Error> {
         Ok(self)
     }
 }
 
 impl<T> ToJob for Call<T> {
+    type Output = T;
+
     fn to_job(self) -> Result<Job, Error> {
         let request = self.request;
         let Target::Task { name } = &request.target else {
@@ -65,11 +72,12 @@ impl<T> ToJob for Call<T> {
         }
         let queue = request.queue.unwrap_or(name);
         let mut job = Job::new(queue, Some((**name).into()), "");
-        let CallOptions { timeout, memory, priority, retries, delay, label, key, unique, unique_for, partition, keep, .. } =
+        let CallOptions { timeout, memory, priority, retries, retry, delay, label, key, unique, unique_for, partition, keep, .. } =
             options.clone();
         job.options = JobOptions {
             priority,
             retries,
+            retry: retry.unwrap_or_default(),
             delay,
             key,
             partition,

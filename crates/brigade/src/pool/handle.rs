@@ -95,7 +95,7 @@ impl<T> Handle<T> {
         if let Stage::Outside(request, _) = &mut self.stage
             && request.take().is_some()
         {
-            let receipt = Receipt { step: crate::Step::NotStarted, at: std::time::SystemTime::now(), took: std::time::Duration::ZERO };
+            let receipt = Receipt::new(crate::Step::NotStarted, std::time::Duration::ZERO);
             self.cell.finish(Err(CallError::Cancelled(Cancelled { reason, certificate: None })), Some(receipt), None);
             self.stage = Stage::Over;
         } else if let Stage::Inside(call) = self.stage {
@@ -103,6 +103,14 @@ impl<T> Handle<T> {
         }
         let cell = Arc::clone(&self.cell);
         async move { poll_fn(|cx| cell.poll_receipt(cx.waker())).await }
+    }
+
+    /// Makes a stop that is under way take its last step at once.
+    #[cfg(feature = "broker")]
+    pub(crate) fn hurry(&self) {
+        if let Stage::Inside(call) = self.stage {
+            self.shared.peek(|core| core.hurry(call));
+        }
     }
 
     /// What the running task tells with [`Context::progress`](crate::Context::progress), in order; ends with the

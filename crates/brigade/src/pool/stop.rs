@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustix::process::Signal;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::builder::Neighbours;
@@ -22,7 +23,7 @@ const WEIGH_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Takes an attempt up the ladder until it has ended.
 pub(super) async fn climb(shared: Arc<Shared>, order: StopOrder) {
-    let StopOrder { call, why, member, ended } = order;
+    let StopOrder { call, why, member, ended, hurry } = order;
     // Memory that runs out leaves no time to ask.
     let ask = if why == Why::Memory { Duration::ZERO } else { shared.config.ask };
     if !ask.is_zero() {
@@ -36,7 +37,7 @@ pub(super) async fn climb(shared: Arc<Shared>, order: StopOrder) {
             member.control.append(kind::CANCEL, call, &body, &Bytes::new());
             member.control.flush();
         }
-        if timeout(ask, ended.cancelled()).await.is_ok() {
+        if ended_within(ask, &ended, &hurry).await {
             return;
         }
     }
@@ -48,12 +49,12 @@ pub(super) async fn climb(shared: Arc<Shared>, order: StopOrder) {
         _ = alone => {}
         () = ended.cancelled() => return,
     }
-    if why != Why::Memory {
+    if why != Why::Memory && !hurry.is_cancelled() {
         if !shared.peek(|core| core.take_step(call, Step::Terminated)) {
             return;
         }
         member.process.signal(Signal::TERM);
-        if ended_within(shared.config.terminate, &ended).await {
+        if ended_within(shared.config.terminate, &ended, &hurry).await {
             return;
         }
     }
@@ -66,8 +67,9 @@ pub(super) async fn climb(shared: Arc<Shared>, order: StopOrder) {
     }
 }
 
-async fn ended_within(bound: Duration, ended: &Ended) -> bool {
-    timeout(bound, ended.cancelled()).await.is_ok()
+/// `false` if it takes longer than that, or than somebody wants to wait.
+async fn ended_within(bound: Duration, ended: &Ended, hurry: &CancellationToken) -> bool {
+    timeout(bound, hurry.run_until_cancelled(ended.cancelled())).await.is_ok_and(|ended| ended.is_some())
 }
 
 /// Watches the resident memory of a limited attempt while it runs, against what its worker had before it.

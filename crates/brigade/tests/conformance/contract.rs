@@ -5,7 +5,7 @@ use std::time::Duration;
 use brigade::{AttemptKind, JobId, JobState, Pushed, Settled};
 use serde_json::{Value, json};
 
-use super::{Subject, on_every_broker};
+use super::{Subject, on_every_broker, on_every_broker_in_one_thread};
 
 const LONG: Duration = Duration::from_secs(30);
 const NOW: Duration = Duration::ZERO;
@@ -252,6 +252,56 @@ fn jobs_of_a_key_run_one_at_a_time_in_order() {
 }
 
 #[test]
+fn a_retried_dead_letter_waits_while_a_later_job_of_its_key_runs() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let mut ids = Vec::new();
+        for n in 1..=4 {
+            ids.push(subject.broker.push(queue.job(&n).unwrap().key("a").retries(1)).await.unwrap().id().clone());
+        }
+        let first = queue.lease(LONG, NOW).await.unwrap().unwrap();
+        let id = first.id().clone();
+        first.dead_letter("odd").await.unwrap();
+        let second = queue.lease(LONG, NOW).await.unwrap().unwrap();
+        assert!(subject.broker.retry(&id).await.unwrap());
+        assert_eq!(state(&subject, &id).await, JobState::Held);
+        assert!(queue.lease(LONG, NOW).await.unwrap().is_none(), "one at a time");
+        // The end of another one that is held changes nothing.
+        assert!(subject.broker.delete(&ids[3]).await.unwrap());
+        assert!(queue.lease(LONG, NOW).await.unwrap().is_none(), "one at a time");
+        // The second one failed and is to be tried again: now the earlier one comes first.
+        second.nack("again").await.unwrap();
+        let first = queue.lease(LONG, NOW).await.unwrap().unwrap();
+        assert_eq!(first.id(), &id);
+        subject.broker.clock().advance(Duration::from_secs(20));
+        assert!(queue.lease(LONG, NOW).await.unwrap().is_none(), "one at a time");
+        first.dead_letter("odd").await.unwrap();
+        // The second one is ready: the retried one goes before it.
+        assert!(subject.broker.retry(&id).await.unwrap());
+        for n in 1..=3 {
+            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            assert_eq!(lease.payload::<i32>().unwrap(), n);
+            assert!(queue.lease(LONG, NOW).await.unwrap().is_none(), "one at a time");
+            lease.ack().await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_dead_letter_whose_unique_mark_is_taken_is_not_retried() {
+    on_every_broker(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let push = || async { subject.broker.push(queue.job(&1).unwrap().unique("once")).await.unwrap().id().clone() };
+        let first = push().await;
+        queue.lease(LONG, NOW).await.unwrap().unwrap().dead_letter("odd").await.unwrap();
+        let second = push().await;
+        assert_eq!(subject.broker.retry(&first).await.unwrap_err().kind(), brigade::ErrorKind::Duplicate);
+        assert!(subject.broker.delete(&second).await.unwrap());
+        assert!(subject.broker.retry(&first).await.unwrap());
+    });
+}
+
+#[test]
 fn a_unique_mark_gives_the_job_that_is_there() {
     on_every_broker(|subject| async move {
         let queue = subject.broker.queue("q");
@@ -263,26 +313,6 @@ fn a_unique_mark_gives_the_job_that_is_there() {
         assert_eq!(push().await, Pushed::Duplicate(first.id().clone()), "while it runs, too");
         lease.ack().await.unwrap();
         assert!(matches!(push().await, Pushed::New(_)));
-    });
-}
-
-#[test]
-fn cancel_ends_a_waiting_job_and_tells_the_holder_of_a_leased_one() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let waiting = queue.push(&1).await.unwrap();
-        assert!(subject.broker.cancel(&waiting, "not needed").await.unwrap());
-        assert!(queue.take(NOW).await.unwrap().is_none());
-        let job = subject.broker.job(&waiting).await.unwrap().unwrap();
-        assert_eq!((job.state, job.reason.as_deref()), (JobState::Cancelled, Some("not needed")));
-
-        let leased = queue.push(&2).await.unwrap();
-        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        assert!(subject.broker.cancel(&leased, "stop").await.unwrap());
-        assert_eq!(lease.extend(LONG).await.unwrap(), Settled::Accepted(Some("stop".to_owned())));
-        lease.cancelled("stop").await.unwrap();
-        assert_eq!(state(&subject, &leased).await, JobState::Cancelled);
-        assert!(!subject.broker.cancel(&leased, "again").await.unwrap());
     });
 }
 
@@ -387,5 +417,40 @@ fn names_are_checked() {
             assert_eq!(error.kind(), brigade::ErrorKind::BadOption);
         }
         subject.broker.queue("x".repeat(200)).push(&1).await.unwrap();
+    });
+}
+
+/// How often this thread has gone to sleep.
+fn sleeps() -> u64 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+    count.trim().parse().unwrap()
+}
+
+#[test]
+fn waiting_for_a_job_costs_nothing() {
+    on_every_broker_in_one_thread(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let before = sleeps();
+        let waits = [queue.take(Duration::from_millis(300)), queue.take(Duration::from_millis(300))];
+        let took = futures_util::future::join_all(waits).await;
+        assert!(took.into_iter().all(|took| took.unwrap().is_none()));
+        let sleeps = sleeps() - before;
+        assert!(sleeps < 200, "who waits is woken {sleeps} times by nothing");
+    });
+}
+
+#[test]
+fn who_waits_for_the_end_of_a_job_hears_of_it_at_once() {
+    on_every_broker_in_one_thread(|subject| async move {
+        let queue = subject.broker.queue("q");
+        let began = std::time::Instant::now();
+        for n in 0..20 {
+            let id = subject.broker.push(queue.job(&n).unwrap().keep(LONG)).await.unwrap().id().clone();
+            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            let (ended, settled) = tokio::join!(subject.broker.wait(&id), lease.ack());
+            assert_eq!((ended.unwrap().unwrap().state, settled.unwrap()), (JobState::Done, Settled::Accepted(None)));
+        }
+        assert!(began.elapsed() < Duration::from_secs(15), "each is heard of only when it is looked for");
     });
 }

@@ -4,10 +4,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
 
+mod cancel;
 mod contract;
+mod flow_model;
+mod flows;
 mod limits;
 mod log;
 mod redis;
+mod retry;
 mod schedules;
 mod sqlite;
 
@@ -30,7 +34,15 @@ enum Needs {
 
 /// Runs a test on every broker.
 pub(crate) fn on_every_broker<F: Future<Output = ()>>(test: impl Fn(Subject) -> F) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    on(&tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap(), test);
+}
+
+/// As [`on_every_broker`], for what is measured of a thread.
+pub(crate) fn on_every_broker_in_one_thread<F: Future<Output = ()>>(test: impl Fn(Subject) -> F) {
+    on(&tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(), test);
+}
+
+fn on<F: Future<Output = ()>>(runtime: &tokio::runtime::Runtime, test: impl Fn(Subject) -> F) {
     runtime.block_on(async {
         for name in ["sqlite file", "sqlite memory", "redis"] {
             eprintln!("-- {name}");

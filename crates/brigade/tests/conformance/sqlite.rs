@@ -15,7 +15,17 @@ async fn capabilities_are_pinned() {
     for (name, durable) in [("sqlite file", true), ("sqlite memory", false)] {
         let can = subject(name).await.broker.capabilities();
         assert_eq!(can.durable, durable);
-        assert!(can.listing && can.scheduling && can.schedules && can.priorities && can.keys && can.unique && can.limits && can.results);
+        assert!(
+            can.listing
+                && can.scheduling
+                && can.schedules
+                && can.priorities
+                && can.keys
+                && can.unique
+                && can.limits
+                && can.flows
+                && can.results
+        );
         assert_eq!(can.payload_bytes_max, 16 << 20);
     }
 }
@@ -36,6 +46,32 @@ async fn other_programs_may_insert_and_nonsense_goes_to_the_dead_letters() {
     let dead = subject.broker.jobs(None, Some(JobState::Dead), None, 10).await.unwrap();
     let reasons: Vec<_> = dead.iter().filter_map(|job| job.reason.as_deref()).collect();
     assert!(reasons[0].starts_with("its payload is not JSON") && reasons[1].starts_with("its options cannot be read"), "{reasons:?}");
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_what_a_flow_gathered() {
+    let subject = subject("sqlite file").await;
+    let queue = subject.broker.queue("q");
+    let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
+    let gathered = || file.query_row("SELECT count(*) FROM brigade_gathered", [], |row| row.get::<_, i64>(0)).unwrap();
+    for ending in ["done", "cancelled", "removed", "dead and removed"] {
+        let job = || queue.job(&serde_json::json!([])).unwrap();
+        let flow = subject.broker.push_flow(brigade::Group::new([job(), job()]).collect_job(job())).await.unwrap();
+        queue.lease(LONG, NOW).await.unwrap().unwrap().ack_with(&1).await.unwrap();
+        assert_eq!(gathered(), 1, "{ending}");
+        match ending {
+            "done" => drop(queue.lease(LONG, NOW).await.unwrap().unwrap().ack_with(&2).await.unwrap()),
+            "cancelled" => assert_ne!(subject.broker.cancel(flow.last(), "enough").await.unwrap(), brigade::Cancelling::Nothing),
+            "removed" => assert!(subject.broker.delete(flow.last()).await.unwrap()),
+            _ => {
+                queue.lease(LONG, NOW).await.unwrap().unwrap().dead_letter("odd").await.unwrap();
+                assert_eq!(gathered(), 2);
+                assert!(subject.broker.delete(flow.last()).await.unwrap());
+            }
+        }
+        assert_eq!(gathered(), 0, "{ending}");
+        queue.purge().await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -70,7 +106,7 @@ async fn jobs_survive_and_leases_of_the_dead_come_back() {
     let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
     // As if the holder had been another process that is gone.
     let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
-    file.execute("UPDATE brigade_jobs SET holder = '999999999-1'", []).unwrap();
+    file.execute("UPDATE brigade_jobs SET holder = '999999999' || substr(holder, instr(holder, '-'))", []).unwrap();
     let again = queue.lease(LONG, NOW).await.unwrap().unwrap();
     assert_eq!(again.id(), &id);
     assert_eq!(lease.ack().await.unwrap(), brigade::Settled::Stale);
@@ -106,6 +142,18 @@ async fn wrong_files_and_urls_are_refused_with_a_sentence() {
     assert!(connect(url("none/jobs.db")).await.to_string().contains("does its directory exist?"));
     for bad in ["sqlite:", "sqlite:x.db?synchronous=off", "nats://x", "jobs.db"] {
         assert_eq!(connect(bad.to_owned()).await.kind(), ErrorKind::BadOption, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn many_may_open_a_new_file_at_once() {
+    for _ in 0..brigade_testkit::count(20, 500) {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", directory.path().join("jobs.db").display());
+        let opening: Vec<_> = (0..8).map(|_| url.clone()).map(|url| tokio::spawn(async move { Broker::connect(&url).await })).collect();
+        for opened in opening {
+            opened.await.unwrap().unwrap();
+        }
     }
 }
 

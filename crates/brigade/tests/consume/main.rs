@@ -2,11 +2,27 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
+#![expect(unsafe_code, reason = "a constructor, as programs of a test's own are entered under a test harness")]
 
+mod cancel;
+mod control;
+mod deploy;
+mod flows;
+mod fresh;
+mod order;
+mod serve;
+mod users;
+
+use std::fs;
+use std::future::Future;
+use std::io::Write as _;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::time::Duration;
 
-use brigade::{Broker, CallError, Context, Failure, JobState, Pass, Pool, ToJob as _, task};
-use serde_json::json;
+use brigade::{Broker, Context, Failure, JobId, Pass, Pool, Served, ToJob, Worker, WorkerHandle, task};
+use brigade_testkit::program::ROLE_VARIABLE;
+use tokio::task::JoinHandle;
 
 brigade::test_workers!();
 
@@ -15,6 +31,11 @@ const LONG: Duration = Duration::from_secs(30);
 #[task]
 fn add(a: i64, b: i64) -> i64 {
     a + b
+}
+
+#[task]
+fn join(a: String, b: String) -> String {
+    a + &b
 }
 
 #[task(queue = "emails")]
@@ -34,10 +55,10 @@ fn fails_for_good() -> Result<(), Failure> {
 
 #[task]
 fn passes_once(marker: String) -> Result<u32, Box<dyn std::error::Error + Send + Sync>> {
-    if std::fs::exists(&marker)? {
+    if fs::exists(&marker)? {
         return Ok(7);
     }
-    std::fs::write(&marker, "")?;
+    fs::write(&marker, "")?;
     Err(Pass::new("reloading").into())
 }
 
@@ -46,9 +67,10 @@ fn poison() {
     std::process::abort();
 }
 
+/// Ends when it is asked to.
 #[task]
 fn waits_for_cancel(cx: &Context, started: String) {
-    std::fs::write(started, "").unwrap();
+    fs::write(started, "").unwrap();
     while !cx.is_cancelled() {
         std::thread::park_timeout(Duration::from_millis(5));
     }
@@ -57,6 +79,48 @@ fn waits_for_cancel(cx: &Context, started: String) {
 #[task]
 fn tells_its_tick(cx: &Context) -> Option<std::time::SystemTime> {
     cx.tick()
+}
+
+/// Ends by force only.
+#[task]
+fn never_ends(started: String) {
+    fs::write(started, "").unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+#[task]
+fn own_pid() -> u32 {
+    std::process::id()
+}
+
+/// Crashes the first time, once it may go on; then gives its worker's number.
+#[task]
+fn crashes_once(started: String, go: String) -> u32 {
+    if !fs::exists(&started).unwrap() {
+        fs::write(started, "").unwrap();
+        await_file(&go);
+        std::process::abort();
+    }
+    std::process::id()
+}
+
+/// Notes its name in a file.
+#[task]
+fn notes(file: String, name: String) {
+    let mut file = fs::OpenOptions::new().create(true).append(true).open(file).unwrap();
+    file.write_all(format!("{name}\n").as_bytes()).unwrap();
+}
+
+/// Bounded, so that no worker of a failed test stays.
+fn await_file(path: &str) {
+    for _ in 0..12_000 {
+        if Path::new(path).exists() {
+            return;
+        }
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
 }
 
 struct Setting {
@@ -77,146 +141,65 @@ impl Setting {
         self.directory.path().join(name).to_str().unwrap().to_owned()
     }
 
+    async fn push(&self, job: impl ToJob) -> JobId {
+        self.broker.push(job).await.unwrap().id().clone()
+    }
+
+    /// Another connection to the same file.
+    async fn elsewhere(&self) -> Broker {
+        Broker::connect(&format!("sqlite:{}", self.path("jobs.db"))).await.unwrap()
+    }
+
+    fn worker(&self) -> Worker {
+        self.broker.worker().on(&self.pool)
+    }
+
     /// Serves until all is settled.
-    async fn serve(&self) -> brigade::Served {
-        self.broker.worker().on(&self.pool).until_empty().run_until(std::future::pending::<()>()).await.unwrap()
+    async fn serve(&self) -> Served {
+        self.worker().run_until_empty().await.unwrap()
+    }
+
+    /// Waits, bounded, until a task has made its file.
+    async fn made(&self, name: &str) {
+        let path = self.path(name);
+        until(name, || fs::exists(&path).unwrap()).await;
     }
 }
 
-#[tokio::test]
-async fn a_call_through_the_broker_gives_its_value() {
-    let setting = Setting::new(2).await;
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = {
-        let (broker, pool) = (setting.broker.clone(), setting.pool.clone());
-        tokio::spawn(async move { broker.worker().on(&pool).run_until(stopped).await.unwrap() })
-    };
-    assert_eq!(setting.broker.call(add(1, 2)).await.unwrap(), 3);
-    let failed = setting.broker.call(fails("no".to_owned())).await.unwrap_err();
-    assert!(matches!(&failed, CallError::Failed(failure) if failure.message == "no"), "{failed}");
-    stop.send(()).unwrap();
-    let served = serving.await.unwrap();
-    assert_eq!((served.done, served.failed), (1, 1));
-    setting.pool.shutdown().await;
+/// A worker that runs beside the test, until it is told to end.
+fn start(worker: Worker) -> (WorkerHandle, JoinHandle<Served>) {
+    let handle = worker.handle();
+    (handle, tokio::spawn(async move { worker.run_until(std::future::pending::<()>()).await.unwrap() }))
 }
 
-#[tokio::test]
-async fn plain_json_runs_the_task_of_its_queue() {
-    let setting = Setting::new(1).await;
-    let emails = setting.broker.queue("emails");
-    let job = emails.job(&json!({"email": "test1@mail.org"})).unwrap().keep(LONG);
-    let id = setting.broker.push(job).await.unwrap().id().clone();
-    assert_eq!(setting.serve().await.done, 1);
-    let job = setting.broker.job(&id).await.unwrap().unwrap();
-    assert_eq!(job.result.as_deref(), Some(r#""sent to test1@mail.org""#));
-    setting.pool.shutdown().await;
+/// Fails a test that hangs.
+async fn soon<F: Future>(what: F) -> F::Output {
+    tokio::time::timeout(2 * LONG, what).await.expect("it comes")
 }
 
-#[tokio::test]
-async fn one_poison_job_among_innocents_ends_with_both_certificates() {
-    let setting = Setting::new(4).await;
-    let mut jobs: Vec<_> = (0..50).map(|n| add(n, 1).retries(3).to_job().unwrap()).collect();
-    jobs.insert(25, poison().retries(9).to_job().unwrap());
-    let pushed = setting.broker.push_many(jobs).await.unwrap();
-    let served = setting.serve().await;
-    assert_eq!((served.done, served.failed), (50, 2));
-    let dead = setting.broker.job(pushed[25].id()).await.unwrap().unwrap();
-    assert_eq!((dead.state, dead.crashed, dead.failed), (JobState::Dead, 2, 0));
-    assert_eq!(dead.history.iter().filter(|record| record.certificate.is_some()).count(), 2);
-    setting.pool.shutdown().await;
-}
-
-#[tokio::test]
-async fn failures_passes_and_unknown_tasks_end_as_they_should() {
-    let setting = Setting::new(1).await;
-    let permanent = setting.broker.push(fails_for_good().retries(5)).await.unwrap().id().clone();
-    let passed = setting.broker.push(passes_once(setting.path("marker")).keep(LONG)).await.unwrap().id().clone();
-    let unknown = setting.broker.push(brigade::Task::<(), ()>::new("nobody").call(())).await.unwrap().id().clone();
-    let wrong = setting.broker.push(brigade::Call::<i64>::json("add", &json!(["x"]))).await.unwrap().id().clone();
-    let worker = setting.broker.worker().on(&setting.pool).until_empty();
-    let worker = ["fails_for_good", "passes_once", "nobody", "add"].into_iter().fold(worker, brigade::Worker::queue);
-    worker.run_until(std::future::pending::<()>()).await.unwrap();
-
-    let permanent = setting.broker.job(&permanent).await.unwrap().unwrap();
-    assert_eq!((permanent.state, permanent.failed), (JobState::Dead, 1));
-    let passed = setting.broker.job(&passed).await.unwrap().unwrap();
-    assert_eq!((passed.state, passed.result.as_deref(), passed.failed), (JobState::Done, Some("7"), 0));
-    for (id, word) in [(unknown, "none of that name"), (wrong, "pass arguments")] {
-        let dead = setting.broker.job(&id).await.unwrap().unwrap();
-        assert_eq!(dead.state, JobState::Dead);
-        assert!(dead.reason.as_deref().unwrap().contains(word), "{:?}", dead.reason);
-    }
-    setting.pool.shutdown().await;
-}
-
-#[tokio::test]
-async fn a_running_job_is_cancelled_from_elsewhere() {
-    let setting = Setting::new(1).await;
-    let started = setting.path("started");
-    let id = setting.broker.push(waits_for_cancel(started.clone())).await.unwrap().id().clone();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let worker = setting.broker.worker().on(&setting.pool).lease(Duration::from_secs(1));
-    let serving = tokio::spawn(async move { worker.run_until(stopped).await.unwrap() });
-    while !std::fs::exists(&started).unwrap() {
+/// For facts that no event tells.
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = std::time::Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < 2 * LONG, "never came: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let elsewhere = Broker::connect(&format!("sqlite:{}", setting.path("jobs.db"))).await.unwrap();
-    assert!(elsewhere.cancel(&id, "not needed").await.unwrap());
-    let job = elsewhere.wait(&id).await.unwrap().unwrap();
-    assert_eq!((job.state, job.reason.as_deref()), (JobState::Cancelled, Some("not needed")));
-    stop.send(()).unwrap();
-    serving.await.unwrap();
-    setting.pool.shutdown().await;
 }
 
-#[tokio::test]
-async fn a_stopping_worker_gives_back_what_does_not_finish() {
-    let setting = Setting::new(1).await;
-    let started = setting.path("started");
-    let id = setting.broker.push(waits_for_cancel(started.clone())).await.unwrap().id().clone();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let worker = setting.broker.worker().on(&setting.pool).drain_timeout(Duration::from_millis(50));
-    let serving = tokio::spawn(async move { worker.run_until(stopped).await.unwrap() });
-    while !std::fs::exists(&started).unwrap() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+// -- programs of a test's own
+
+const _: () = {
+    #[used]
+    #[unsafe(link_section = ".init_array")]
+    static ENTER: extern "C" fn() = enter;
+
+    /// Takes the place of the test harness if this process was started in a role.
+    extern "C" fn enter() {
+        let Ok(role) = std::env::var(ROLE_VARIABLE) else { return };
+        brigade::init();
+        let Some((_, run)) = deploy::ROLES.iter().chain(flows::ROLES).find(|(name, _)| *name == role) else { std::process::exit(2) };
+        let ended = std::panic::catch_unwind(AssertUnwindSafe(run));
+        std::io::stdout().flush().ok();
+        std::process::exit(if ended.is_ok() { 0 } else { 101 });
     }
-    stop.send(()).unwrap();
-    assert_eq!(serving.await.unwrap().given_back, 1);
-    let job = setting.broker.job(&id).await.unwrap().unwrap();
-    assert_eq!((job.state, job.interrupted, job.failed, job.crashed), (JobState::Ready, 1, 0, 0));
-    setting.pool.shutdown().await;
-}
-
-#[tokio::test]
-async fn functions_without_a_name_and_pool_options_are_refused() {
-    let broker = Broker::connect("sqlite::memory:").await.unwrap();
-    let nameless = brigade::Call::of(|| 1, &());
-    assert_eq!(broker.push(nameless).await.unwrap_err().kind(), brigade::ErrorKind::Unsupported);
-    assert_eq!(broker.push(add(1, 1).capture(10)).await.unwrap_err().kind(), brigade::ErrorKind::Unsupported);
-}
-
-#[tokio::test]
-async fn in_process_serves_without_a_pool() {
-    let broker = Broker::connect("sqlite::memory:").await.unwrap();
-    let id = broker.push(add(20, 22).keep(LONG)).await.unwrap().id().clone();
-    let served = broker.worker().until_empty().in_process().run_until(std::future::pending::<()>()).await.unwrap();
-    assert_eq!(served.done, 1);
-    assert_eq!(broker.job(&id).await.unwrap().unwrap().result.as_deref(), Some("42"));
-}
-
-#[tokio::test]
-async fn a_task_knows_the_tick_it_runs_for_in_a_pool_and_in_process() {
-    let setting = Setting::new(1).await;
-    let schedule = || brigade::Schedule::every("s", Duration::from_secs(3600), tells_its_tick().keep(LONG)).unwrap();
-    for in_pool in [true, false] {
-        let tick = setting.broker.schedule(schedule()).await.unwrap().next;
-        setting.broker.clock().advance(Duration::from_secs(3600));
-        let worker = setting.broker.worker().queue("tells_its_tick").until_empty();
-        let worker = if in_pool { worker.on(&setting.pool) } else { worker };
-        assert_eq!(worker.run_until(std::future::pending::<()>()).await.unwrap().done, 1);
-        let done = setting.broker.jobs(None, Some(JobState::Done), None, 10).await.unwrap().pop().unwrap();
-        assert_eq!(done.result, Some(serde_json::to_string(&tick).unwrap()));
-    }
-    assert_eq!(tells_its_tick().run_here().await.unwrap(), None);
-    setting.pool.shutdown().await;
-}
+};

@@ -40,6 +40,12 @@ fn fails_for_good(cx: &Context) -> Result<u32, Failure> {
     Err(Failure::permanent(format!("attempt {}", cx.attempt())))
 }
 
+/// Far more attempts than there is time for.
+#[task(retries = 1_000_000, retry_base = "1ms", retry_cap = "1ms", retry_within = "100ms")]
+fn fails_within_its_time(cx: &Context) -> Result<u32, Failure> {
+    Err(Failure::new(format!("attempt {}", cx.attempt())))
+}
+
 #[task(codec = "json", priority = 3, queue = "elsewhere", idempotent, queue_timeout = "1h")]
 fn with_everything(mut list: Vec<u8>, (a, b): (u8, u8)) -> Vec<u8> {
     list.extend([a, b]);
@@ -70,6 +76,21 @@ async fn pi34_options_of_a_task_hold_for_its_calls_and_a_call_may_override_them(
         assert!(matches!(pool.call(with_a_memory_limit()).await, Err(CallError::Crashed(_))));
         assert_eq!(pool.call(with_everything(vec![1], (2, 3))).await.unwrap(), [1, 2, 3]);
         assert_eq!(pool.call(twelve(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)).await.unwrap(), (0..12).collect::<Vec<u8>>());
+        pool.shutdown().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_attempt_begins_when_the_time_for_it_is_over() {
+    soon(async {
+        let pool = pool_of(1).await;
+        let CallError::Failed(failure) = pool.call(fails_within_its_time()).await.unwrap_err() else { panic!("it failed") };
+        assert!(failure.message.starts_with("attempt "), "{failure}");
+        // What a call is given wins, as a whole.
+        let once = brigade::Retry::exponential(Duration::ZERO, Duration::ZERO).within(Duration::ZERO);
+        let CallError::Failed(failure) = pool.call(fails_within_its_time().retry(once)).await.unwrap_err() else { panic!("it failed") };
+        assert_eq!(failure.message, "attempt 1");
         pool.shutdown().await;
     })
     .await;

@@ -14,6 +14,15 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
+/// Marks a process and all its descendants as somebody's: a path of marks, each of which begins with the number of the process that made it.
+/// If this one is killed, its jobs are given to others only when no process with its mark runs any more.
+const TREE_VARIABLE: &str = "BRIGADE_TREE";
+
+fn mark() -> String {
+    let own = format!("{}-work", std::process::id());
+    std::env::var(TREE_VARIABLE).map_or(own.clone(), |outer| format!("{outer}/{own}"))
+}
+
 pub(super) struct Program {
     child: Child,
     group: Pid,
@@ -57,7 +66,7 @@ impl Program {
         environment: impl IntoIterator<Item = (&'a str, String)>,
     ) -> Result<(Self, Pipes), Refusal> {
         let mut command = Command::new(program);
-        command.args(arguments).envs(environment).process_group(0);
+        command.args(arguments).envs(environment).env(TREE_VARIABLE, mark()).process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(Refusal::of)?;
         let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));

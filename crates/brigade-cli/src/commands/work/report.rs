@@ -55,7 +55,7 @@ impl Report {
             Ending::Failed(_) => ("failed", |counts| &mut counts.failed),
             Ending::Dead(_) => ("dead", |counts| &mut counts.dead),
             Ending::Passed(_) => ("passed", |counts| &mut counts.passed),
-            Ending::Cancelled(_) => ("cancelled", |counts| &mut counts.cancelled),
+            Ending::Cancelled(..) => ("cancelled", |counts| &mut counts.cancelled),
             Ending::GivenBack(_) => ("given back", |counts| &mut counts.given_back),
             Ending::Lost(_) => ("lost", |counts| &mut counts.lost),
         };

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use brigade::{Error, Exit, Lease, Settled};
+use brigade::{Error, Exit, Lease, Receipt, Settled, Step};
 use futures_util::future::{join, join3};
 use rustix::process::Signal;
 use serde_json::value::RawValue;
@@ -22,7 +22,7 @@ pub(super) enum Ending {
     /// No program can be run for this payload.
     Dead(String),
     Passed(String),
-    Cancelled(String),
+    Cancelled(String, Receipt),
     /// Uncharged.
     GivenBack(String),
     /// The lease is: there is nothing to settle.
@@ -34,9 +34,8 @@ impl Ending {
     pub(super) fn reason(&self) -> Option<&str> {
         match self {
             Self::Done(_) => None,
-            Self::Failed(why) | Self::Dead(why) | Self::Passed(why) | Self::Cancelled(why) | Self::GivenBack(why) | Self::Lost(why) => {
-                Some(why)
-            }
+            Self::Failed(why) | Self::Dead(why) | Self::Passed(why) | Self::Cancelled(why, _) => Some(why),
+            Self::GivenBack(why) | Self::Lost(why) => Some(why),
         }
     }
 }
@@ -51,6 +50,8 @@ struct Held {
 /// Why a program is stopped.
 enum Stop {
     Cancel(String),
+    /// It ran for longer than its job allows.
+    Timeout(Duration),
     Lost,
     Halt,
 }
@@ -65,8 +66,6 @@ const ERROR_PAUSE: Duration = Duration::from_millis(500);
 const WAIT: Duration = Duration::from_millis(500);
 /// The first look whether a queue is empty comes after so long, later ones after up to [`WAIT`].
 const FIRST_LOOK: Duration = Duration::from_millis(20);
-/// Renewals come at least this often, since a cancel is heard of with them.
-const RENEW_MAX: Duration = Duration::from_secs(1);
 
 impl Worker {
     pub(super) async fn slot(&self) {
@@ -156,9 +155,10 @@ impl Worker {
 
     /// From the start of a program until nothing of it is left.
     async fn watch(&self, held: &Held, program: Program, pipes: Pipes) -> Ending {
+        let began = Instant::now();
         self.guard.add(program.group()).await;
         let (mut out, mut err, ended) = (Head::default(), Tail::default(), CancellationToken::new());
-        let stop = {
+        let (stop, receipt) = {
             let end = async {
                 program.ended().await;
                 program.signal(Signal::KILL);
@@ -170,24 +170,27 @@ impl Worker {
             let mut all = std::pin::pin!(join3(end, read, fed));
             let stop = tokio::select! {
                 _ = &mut all => None,
-                stop = self.reason_to_stop(held) => Some(stop),
+                stop = self.reason_to_stop(held, began) => Some(stop),
             };
+            let asked = Instant::now();
             let mut gone = stop.is_none();
-            if let Some(Stop::Cancel(_)) = &stop {
+            if let Some(Stop::Cancel(_) | Stop::Timeout(_)) = &stop {
                 program.signal(Signal::TERM);
-                gone = timeout(self.kill_after, &mut all).await.is_ok();
+                gone = tokio::select! { _ = &mut all => true, () = self.grace(held) => false };
             }
+            let step = if gone { Step::Terminated } else { Step::Killed };
             if !gone {
                 program.signal(Signal::KILL);
                 // What it wrote is of no use any more; nobody waits for whoever reads it.
                 tokio::select! { _ = &mut all => {}, () = program.ended() => {} }
             }
-            stop
+            (stop, Receipt::new(step, asked.elapsed()))
         };
         self.guard.remove(program.group()).await;
         let exit = program.reap().await;
         match stop {
-            Some(Stop::Cancel(reason)) => Ending::Cancelled(reason),
+            Some(Stop::Cancel(reason)) => Ending::Cancelled(reason, receipt),
+            Some(Stop::Timeout(after)) => Ending::Failed(with_stderr(format!("timed out after {after:?}, {}", receipt.step), &err.text())),
             Some(Stop::Lost) => Ending::Lost("its lease was lost, so its program was killed".to_owned()),
             Some(Stop::Halt) => Ending::GivenBack("its worker was stopped".to_owned()),
             None => match exit {
@@ -197,12 +200,29 @@ impl Worker {
         }
     }
 
+    /// Ends when a program that was asked to end has had its time. The lease holds for so long, and a little more.
+    async fn grace(&self, held: &Held) {
+        let (asked, time) = (Instant::now(), self.lease + self.kill_after);
+        if let Ok(Ok(Settled::Accepted(_))) = timeout(self.lease / 6, held.lease.extend(time)).await {
+            held.until.set(asked + time);
+        }
+        sleep_until((asked + self.kill_after).min(held.until.get() - self.lease / 6)).await;
+    }
+
     /// Renews the lease for as long as nothing says that the program has to end.
-    async fn reason_to_stop(&self, held: &Held) -> Stop {
+    async fn reason_to_stop(&self, held: &Held, began: Instant) -> Stop {
+        let timed_out = async {
+            match held.lease.timeout() {
+                Some(time) => {
+                    sleep_until(began + time).await;
+                    time
+                }
+                None => std::future::pending().await,
+            }
+        };
         let renewed = async {
-            let pause = (self.lease / 3).min(RENEW_MAX);
             loop {
-                sleep(pause).await;
+                sleep(self.lease / 3).await;
                 let asked = Instant::now();
                 // A cancelled one is held for as long as its end may take.
                 let time = self.lease + self.kill_after;
@@ -224,6 +244,8 @@ impl Worker {
         };
         tokio::select! {
             stop = renewed => stop,
+            reason = held.lease.cancel_asked() => Stop::Cancel(reason),
+            time = timed_out => Stop::Timeout(time),
             () = self.halt.cancelled() => Stop::Halt,
         }
     }
@@ -260,17 +282,21 @@ async fn settle_once(lease: Lease, ending: &Ending) -> Result<Settled, Error> {
         Ending::Failed(why) => lease.nack(why).await,
         Ending::Dead(why) => lease.dead_letter(why).await,
         Ending::Passed(why) => lease.pass_later(why, PASS_PAUSE).await,
-        Ending::Cancelled(why) => lease.cancelled(why).await,
+        Ending::Cancelled(why, receipt) => lease.cancelled_by(why, receipt.clone()).await,
         Ending::GivenBack(why) => lease.give_back(why).await,
         Ending::Lost(_) => Ok(Settled::Stale),
     }
 }
 
 fn ending_of(exit: Exit, out: Head, stderr: &str) -> Ending {
-    let why = if stderr.is_empty() { exit.to_string() } else { format!("{exit}: {stderr}") };
+    let why = with_stderr(exit.to_string(), stderr);
     match exit {
         Exit::Code(0) => Ending::Done(out.into_result()),
         Exit::Code(PASS) => Ending::Passed(why),
         _ => Ending::Failed(why),
     }
+}
+
+fn with_stderr(why: String, stderr: &str) -> String {
+    if stderr.is_empty() { why } else { format!("{why}: {stderr}") }
 }

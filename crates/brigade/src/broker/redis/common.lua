@@ -143,9 +143,18 @@ local function hands_on(gather) return gather == 'front' or gather == 'collect' 
 local untold = {}
 local telling = false
 
+-- The time in which attempts of a job have to begin, if it is bounded, begins now.
+local function begin_time(id)
+  local within_time = get(id, 'within')
+  if not within_time then return end
+  redis.call('HSET', job(id), 'begins_by', text(now + within_time))
+  redis.call('ZADD', key('late'), now + within_time, id)
+end
+
 -- Whatever else knows of an unsettled job that has left its state.
 local function unbind(id)
-  local fields = redis.call('HMGET', job(id), 'key', 'mark', 'cancel', 'members')
+  local fields = redis.call('HMGET', job(id), 'key', 'mark', 'cancel', 'begins_by')
+  if fields[4] then redis.call('ZREM', key('late'), id) end
   if fields[1] then redis.call('ZREM', key('key:' .. fields[1]), id) end
   if fields[2] and redis.call('GET', key('mark:' .. fields[2])) == id then redis.call('DEL', key('mark:' .. fields[2])) end
   if fields[3] then redis.call('SREM', key('stops'), id) end
@@ -298,6 +307,8 @@ local function give_back(id, rest, counter, state, after)
   local cancel = get(id, 'cancel')
   if cancel then return cancelled(id, cancel) end
   leave(id)
+  local begins_by = get(id, 'begins_by')
+  if begins_by then redis.call('ZADD', key('late'), begins_by, id) end
   if after > 0 then make_due(id, state, now + after) else make_ready(id) end
   local name = get(id, 'key')
   if name then release_key(name) end
@@ -313,6 +324,7 @@ local function store(fields, due, waits)
   redis.call('ZADD', key('jobs'), 0, id)
   local name = get(id, 'key')
   if name then redis.call('ZADD', key('key:' .. name), 0, id) end
+  begin_time(id)
   if waits then
     enter(id, 'held', 0)
   elseif due > now then
@@ -369,6 +381,17 @@ local function tick()
       take_back(id, client)
     else
       give_back(id, '"kind":"interrupted","reason":"its lease ran out"}', 'interrupted', 'scheduled', 0)
+    end
+  end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('late'), '-inf', '(' .. text(now), 'LIMIT', 0, BATCH)) do
+    local fields = redis.call('HMGET', job(id), 'state', 'failed', 'crashed')
+    local attempts = (tonumber(fields[2]) or 0) + (tonumber(fields[3]) or 0)
+    if fields[1] == 'leased' then
+      -- Its attempt has begun; what comes of it is seen then.
+      redis.call('ZREM', key('late'), id)
+    else
+      dead(id, attempts == 0 and 'no attempt began within the time that it had'
+        or 'the time for its attempts is over; it has had ' .. attempts)
     end
   end
   for _, state in ipairs({'scheduled', 'retrying'}) do

@@ -10,7 +10,7 @@ use super::queue::{check_name, read};
 use crate::broker::{Query, QueueCounts, View};
 use crate::error::Error;
 use crate::finding::{Finding, Level};
-use crate::job::{AttemptRecord, JobId, JobInfo, JobOptions, JobState};
+use crate::job::{AttemptRecord, JobId, JobInfo, JobOptions, JobState, Waits};
 use crate::limits::{Limits, Rate};
 use crate::why::{Explanation, Why};
 
@@ -39,6 +39,7 @@ impl Link {
             Query::Counts => self.counts().await.map(View::Counts),
             Query::Why(id) => self.why(id).await.map(|explanation| View::Why(explanation.map(Box::new))),
             Query::Schedules => self.schedules().await,
+            Query::Cancels => Ok(View::Cancels(Vec::new())),
             Query::Check => self.check().await.map(View::Check),
         }
     }
@@ -48,8 +49,36 @@ impl Link {
         let mut pipeline = pipe();
         pipeline.cmd("HGETALL").arg(key(queue, &format!("job:{number}")));
         pipeline.cmd("LRANGE").arg(key(queue, &format!("history:{number}"))).arg(0).arg(-1);
-        let (fields, history): (HashMap<String, String>, Vec<String>) = self.ask_all("look up a job", &pipeline).await?;
-        Ok((!fields.is_empty()).then(|| info(queue, &number, &fields, &history)))
+        pipeline.cmd("LRANGE").arg(key(queue, &format!("members:{number}"))).arg(0).arg(-1);
+        let (fields, history, members): (HashMap<String, String>, Vec<String>, Vec<String>) =
+            self.ask_all("look up a job", &pipeline).await?;
+        if fields.is_empty() {
+            return Ok(None);
+        }
+        let mut job = info(queue, &number, &fields, &history);
+        if let Some(waits) = &mut job.waits
+            && waits.settled < waits.members
+        {
+            waits.jobs = self.unsettled(&members).await?;
+        }
+        Ok(Some(job))
+    }
+
+    /// Those of a job's members that are not settled, the first of them.
+    async fn unsettled(&self, members: &[String]) -> Result<Vec<JobId>, Error> {
+        let mut unsettled = Vec::new();
+        for member in members {
+            let Some((queue, number)) = member_of(member) else { continue };
+            let state: Option<String> =
+                self.ask("look up a job", cmd("HGET").arg(key(queue, &format!("job:{number}"))).arg("state")).await?;
+            if state.is_some_and(|state| !state_of(Some(&state)).is_terminal()) {
+                unsettled.push(id_of(queue, number));
+            }
+            if unsettled.len() == UNSETTLED_MAX {
+                break;
+            }
+        }
+        Ok(unsettled)
     }
 
     async fn queues(&self) -> Result<Vec<String>, Error> {
@@ -151,6 +180,11 @@ impl Link {
                 let last = job.history.last().map(|record| record.reason.clone());
                 reasons.push(Why::NotDue { due: job.due_at.unwrap_or(UNIX_EPOCH), last });
             }
+            JobState::Held if number_of(&fields, "waits") > 0 => {
+                let jobs = self.job(id).await?.and_then(|job| job.waits).map(|waits| waits.jobs).unwrap_or_default();
+                let jobs = jobs.into_iter().take(10).collect();
+                reasons.push(Why::Flow { unsettled: number_of(&fields, "waits"), jobs });
+            }
             JobState::Held => {
                 if let (Some(key), Some(first)) = (job.key.clone(), before_in_key) {
                     let state = state_of(state_of_that.as_deref());
@@ -248,6 +282,14 @@ impl Link {
 /// More than a lease's margin.
 const CLOCK_APART_MAX: Duration = Duration::from_secs(5);
 
+/// Members of a flow that are named.
+const UNSETTLED_MAX: usize = 20;
+
+/// Queue and number of a member, as a script keeps it: the beginning of its queue's keys, and its number.
+fn member_of(text: &str) -> Option<(&str, &str)> {
+    text.strip_prefix("brigade:{")?.rsplit_once("}:")
+}
+
 /// What `closed` of `common.lua` said.
 fn closed(value: Value, partition: Option<String>) -> Result<Option<Why>, Error> {
     let Value::Array(values) = value else { return Ok(None) };
@@ -268,6 +310,17 @@ fn state_of(text: Option<&str>) -> JobState {
 
 fn number_of(fields: &HashMap<String, String>, name: &str) -> u64 {
     fields.get(name).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn waits(fields: &HashMap<String, String>) -> Option<Waits> {
+    let count = |name: &str| u32::try_from(number_of(fields, name)).unwrap_or(u32::MAX);
+    let (members, left, missed) = (count("members"), count("waits"), count("missed"));
+    (members > 0).then(|| Waits { members, settled: members.saturating_sub(left), missed, jobs: Vec::new() })
+}
+
+fn next_of(fields: &HashMap<String, String>) -> Option<JobId> {
+    let queue = fields.get("next_queue")?.strip_prefix("brigade:{")?.strip_suffix("}:")?;
+    Some(id_of(queue, fields.get("next")?))
 }
 
 fn info(queue: &str, number: &str, fields: &HashMap<String, String>, history: &[String]) -> JobInfo {
@@ -292,6 +345,10 @@ fn info(queue: &str, number: &str, fields: &HashMap<String, String>, history: &[
         crashed: count("crashed"),
         interrupted: count("interrupted"),
         holder: text("holder"),
+        begins_by: (number_of(fields, "begins_by") > 0).then(|| UNIX_EPOCH + Duration::from_millis(number_of(fields, "begins_by"))),
+        cancel: text("cancel"),
+        waits: waits(fields),
+        next: next_of(fields),
         result: text("result"),
         reason: text("reason"),
         history: history.iter().filter_map(|text| serde_json::from_str::<AttemptRecord>(text).ok()).collect(),

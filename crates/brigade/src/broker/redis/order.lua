@@ -90,6 +90,8 @@ local function retry()
   leave(id)
   bind(id)
   redis.call('HDEL', job(id), 'failed', 'crashed', 'reason')
+  -- It begins anew, with all the time that it had.
+  begin_time(id)
   if redis.call('EXISTS', key('gathered:' .. id)) == 1 then
     -- It never got what its members left.
     enter(id, 'held', 0)
@@ -147,7 +149,7 @@ if what == 'cancel' then
 elseif what == 'retry' then
   return retry()
 elseif what == 'delete' then
-  if not state or state == 'leased' then return 0 end
+  if not state or state == 'leased' or (ARGV[4] and ARGV[4] ~= state) then return 0 end
   remove_job(id, fate_missed(id, 'was removed'))
   return 1
 elseif what == 'purge' then

@@ -1,13 +1,13 @@
 //! Pushing and handing out.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use redis::Value;
 
-use super::link::{Link, id_of, scripts};
+use super::link::{Link, id_of, key, scripts};
 use crate::broker::{LeaseAsk, Leased, Ordered, Pushed, Terms};
 use crate::error::{Error, ErrorKind};
-use crate::job::{Job, JobId, JobOptions};
+use crate::job::{Gather, Job, JobId, JobOptions};
 
 /// What a worker's process calls itself: its number on its host, and the host.
 pub(super) fn holder() -> &'static str {
@@ -24,23 +24,19 @@ pub(super) fn millis(duration: Duration) -> u64 {
 }
 
 impl Link {
-    /// All of one queue's jobs in one script. Jobs of several queues go to the server together, but each queue's are stored on their own.
+    /// One script for all, so all are stored or none.
     pub(super) async fn push(&self, jobs: &[Job]) -> Result<Vec<Pushed>, Error> {
         let Some(first) = jobs.first() else { return Ok(Vec::new()) };
-        if let Some(other) = jobs.iter().find(|job| job.queue != first.queue) {
-            let text =
-                format!("push jobs of {:?} and {:?} in one batch: it is stored whole only within one queue", first.queue, other.queue);
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
-        check_name(&first.queue)?;
-        self.list_queue(&first.queue).await?;
         let mut arguments: Vec<Vec<u8>> = Vec::new();
         for job in jobs {
+            check_name(&job.queue)?;
+            self.list_queue(&job.queue).await?;
             write_job(job, &mut arguments)?;
         }
-        let answers: Vec<(String, u8)> = self.run("push", scripts::push(), &first.queue, arguments).await?;
-        let told = answers.into_iter().map(|(number, is_new)| {
-            let id = id_of(&first.queue, &number);
+        let pushed = self.run::<Vec<(String, u8)>>("push", scripts::push(), &first.queue, arguments).await;
+        let answers = pushed.map_err(|e| if is_duplicate(&e) { duplicate("push a flow") } else { e })?;
+        let told = answers.into_iter().zip(jobs).map(|((number, is_new), job)| {
+            let id = id_of(&job.queue, &number);
             if is_new == 1 { Pushed::New(id) } else { Pushed::Duplicate(id) }
         });
         Ok(told.collect())
@@ -49,6 +45,7 @@ impl Link {
     /// Hands out jobs; also says in how long another falls due.
     pub(super) async fn lease(&self, ask: &LeaseAsk) -> Result<(Vec<Leased>, Option<Duration>), Error> {
         let mut leased = Vec::new();
+        let since = Instant::now();
         let mut due_in = self.fire_schedules().await?;
         for queue in &ask.queues {
             check_name(queue)?;
@@ -60,7 +57,7 @@ impl Link {
                 };
                 let arguments = (holder(), ask.max - leased.len(), time);
                 let answer: Vec<Value> = self.run("lease", scripts::lease(), queue, arguments).await?;
-                let (found, damaged, due) = self.read_leased(queue, answer, ask.terms).await?;
+                let (found, damaged, due) = self.read_leased(queue, answer, ask.terms, since).await?;
                 leased.extend(found);
                 due_in = due_in.into_iter().chain(due).min();
                 // Damaged jobs were set aside and leave room for others.
@@ -87,7 +84,13 @@ impl Link {
         Ok(Ordered::Managed { handed, next })
     }
 
-    async fn read_leased(&self, queue: &str, answer: Vec<Value>, terms: Terms) -> Result<(Vec<Leased>, bool, Option<Duration>), Error> {
+    async fn read_leased(
+        &self,
+        queue: &str,
+        answer: Vec<Value>,
+        terms: Terms,
+        since: Instant,
+    ) -> Result<(Vec<Leased>, bool, Option<Duration>), Error> {
         let mut values = answer.into_iter();
         let due: i64 = read(values.next().unwrap_or(Value::Nil))?;
         let due = u64::try_from(due).ok().map(Duration::from_millis);
@@ -103,7 +106,7 @@ impl Link {
                 task: read(next())?,
                 options: read(next())?,
             };
-            match found.check(queue) {
+            match found.check(queue, since) {
                 Ok(job) => leased.push(job),
                 Err((number, token, why)) => {
                     damaged = true;
@@ -119,7 +122,7 @@ impl Link {
     }
 
     async fn set_aside(&self, queue: &str, number: &str, token: i64, why: &str) -> Result<(), Error> {
-        let arguments = (number, token, "dead", why, "", "");
+        let arguments = (number, token, "dead", why, "", "", "");
         self.run::<Value>("set a job aside", scripts::settle(), queue, arguments).await.map(drop)
     }
 }
@@ -142,7 +145,7 @@ struct Found {
 
 impl Found {
     /// The job, or why it can never be run: other programs push here too.
-    fn check(self, queue: &str) -> Result<Leased, (String, i64, String)> {
+    fn check(self, queue: &str, since: Instant) -> Result<Leased, (String, i64, String)> {
         let Self { number, token, failed, crashed, payload, task, options } = self;
         if let Err(e) = serde_json::from_str::<&serde_json::value::RawValue>(&payload) {
             return Err((number, token, format!("its payload is not JSON: {e}")));
@@ -154,7 +157,7 @@ impl Found {
                 Err(e) => return Err((number, token, format!("its options cannot be read: {e}"))),
             }
         }
-        Ok(Leased { id: id_of(queue, &number), token, job, attempt: failed + crashed + 1, crashed })
+        Ok(Leased { id: id_of(queue, &number), token, job, attempt: failed + crashed + 1, crashed, since })
     }
 }
 
@@ -170,12 +173,36 @@ fn write_job(job: &Job, arguments: &mut Vec<Vec<u8>>) -> Result<(), Error> {
     let delay = if options.at.is_some() { 0 } else { options.delay.map_or(0, millis) };
     let mark = options.unique.as_deref().unwrap_or("");
     let kept = options.unique_for.map_or(0, millis);
+    let link = job.link.clone().unwrap_or_default();
+    let next = link.next.map_or(0, |next| next + 1).to_string();
+    let gather = link.gather.map_or("", name_of);
     let fields = fields_of(job)?;
-    for value in [&due.to_string(), &delay.to_string(), mark, &kept.to_string(), &fields.len().to_string()] {
+    let (queue, count) = (key(&job.queue, ""), fields.len().to_string());
+    for value in [&*queue, &due.to_string(), &delay.to_string(), mark, &kept.to_string(), &next, gather, &count] {
         arguments.push(value.as_bytes().to_vec());
     }
     arguments.extend(fields);
     Ok(())
+}
+
+fn name_of(gather: Gather) -> &'static str {
+    match gather {
+        Gather::Then => "then",
+        Gather::Front => "front",
+        Gather::Collect => "collect",
+        Gather::Finally => "finally",
+        Gather::Barrier => "barrier",
+    }
+}
+
+/// A script said that a unique mark is taken.
+pub(super) fn is_duplicate(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<redis::RedisError>());
+    source.is_some_and(|source| source.code() == Some("DUPLICATE"))
+}
+
+pub(super) fn duplicate(what: &str) -> Error {
+    Error::new(ErrorKind::Duplicate, format!("{what}: a unique mark stands for another job that is not settled"))
 }
 
 /// The hash of a job, names and values.
@@ -183,6 +210,7 @@ pub(super) fn fields_of(job: &Job) -> Result<Vec<Vec<u8>>, Error> {
     let options = &job.options;
     let text = (*options != JobOptions::default()).then(|| serde_json::to_string(options)).transpose();
     let text = text.map_err(|e| Error::new(ErrorKind::Encode, "write a job's options").with_source(e))?;
+    let [keep, within] = [options.keep, options.retry.within].map(|time| time.map(|time| millis(time).to_string()));
     let priority = (options.priority != 0).then(|| options.priority.to_string());
     let fields = [
         ("payload", Some(&*job.payload)),
@@ -191,6 +219,8 @@ pub(super) fn fields_of(job: &Job) -> Result<Vec<Vec<u8>>, Error> {
         ("key", options.key.as_deref()),
         ("partition", options.partition.as_deref().or(options.key.as_deref())),
         ("mark", options.unique.as_deref()),
+        ("keep", keep.as_deref()),
+        ("within", within.as_deref()),
         ("options", text.as_deref()),
     ];
     let given = fields.iter().filter_map(|(name, value)| value.map(|value| [*name, value]));

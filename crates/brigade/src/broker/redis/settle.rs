@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use redis::Value;
 
-use super::link::{Link, parts_of, scripts};
-use super::queue::{check_name, millis, read};
-use crate::broker::{Ending, Order, Ordered, Settled, Settlement};
+use super::link::{Link, id_of, key, parts_of, scripts};
+use super::queue::{check_name, duplicate, holder, is_duplicate, millis, read};
+use crate::broker::account::Account;
+use crate::broker::{AskedCancel, Ending, Order, Ordered, Settled, Settlement};
+use crate::certificate::{Certificate, Receipt};
 use crate::error::{Error, ErrorKind};
 use crate::job::AttemptKind;
 use crate::limits::Limits;
@@ -21,10 +23,14 @@ impl Link {
         for (place, settlement) in settlements.iter().enumerate() {
             // An id of another broker holds no lease here.
             let Some((queue, number)) = parts_of(&settlement.id) else { continue };
+            let account = match settlement.ending {
+                Ending::Fail { .. } => self.account(queue, &number).await?,
+                _ => Account::default(),
+            };
             let (places, arguments) = queues.entry(queue).or_default();
             places.push(place);
             arguments.extend([number.into_bytes(), settlement.token.to_string().into_bytes()]);
-            arguments.extend(write_ending(settlement)?.into_iter().map(String::into_bytes));
+            arguments.extend(write_ending(&settlement.ending, &account)?.map(String::into_bytes));
         }
         for (queue, (places, arguments)) in queues {
             let told: Vec<Value> = self.run("settle", scripts::settle(), queue, arguments).await?;
@@ -39,13 +45,42 @@ impl Link {
         Ok(answers)
     }
 
+    async fn account(&self, queue: &str, number: &str) -> Result<Account, Error> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(key(queue, &format!("job:{number}"))).arg(&["failed", "crashed", "options"]);
+        let (failed, crashed, options): (Option<u32>, Option<u32>, Option<String>) = self.ask("look up a job", &command).await?;
+        // They were read when the job was handed out.
+        let options = options.and_then(|options| serde_json::from_str(&options).ok()).unwrap_or_default();
+        Ok(Account { failed: failed.unwrap_or(0), crashed: crashed.unwrap_or(0), options })
+    }
+
+    /// The jobs of these queues that somebody wants cancelled and that are in this process's hands.
+    pub(super) async fn cancels(&self, queues: &[Box<str>]) -> Result<Vec<AskedCancel>, Error> {
+        let mut found = Vec::new();
+        for queue in queues {
+            let numbers: Vec<String> = self.ask("look for cancels", redis::cmd("SMEMBERS").arg(key(queue, "stops"))).await?;
+            for number in numbers {
+                let mut command = redis::cmd("HMGET");
+                command.arg(key(queue, &format!("job:{number}"))).arg(&["holder", "token", "cancel"]);
+                let (by, token, reason): (Option<String>, Option<i64>, Option<String>) = self.ask("look for cancels", &command).await?;
+                if let (Some(by), Some(token), Some(reason)) = (by, token, reason)
+                    && by == holder()
+                {
+                    found.push(AskedCancel { id: id_of(queue, &number), token, reason });
+                }
+            }
+        }
+        Ok(found)
+    }
+
     pub(super) async fn order(&self, order: &Order) -> Result<Ordered, Error> {
         let (queue, arguments) = match order {
-            Order::Cancel(id, _) | Order::Retry(id) | Order::Delete(id) => {
+            Order::Cancel(id, _) | Order::Retry(id) | Order::Delete(id, _) => {
                 let Some((queue, number)) = parts_of(id) else { return Ok(Ordered::Nothing) };
                 let arguments = match order {
                     Order::Cancel(_, reason) => vec!["cancel".to_owned(), number, reason.clone()],
                     Order::Retry(_) => vec!["retry".to_owned(), number],
+                    Order::Delete(_, Some(only)) => vec!["delete".to_owned(), number, only.to_string()],
                     _ => vec!["delete".to_owned(), number],
                 };
                 (queue, arguments)
@@ -60,7 +95,8 @@ impl Link {
         };
         check_name(queue)?;
         self.list_queue(queue).await?;
-        let count: i64 = self.run("change a job or a queue", scripts::order(), queue, arguments).await?;
+        let count = self.run::<i64>("change a job or a queue", scripts::order(), queue, arguments).await;
+        let count = count.map_err(|e| if is_duplicate(&e) { duplicate("retry a job") } else { e })?;
         Ok(match u64::try_from(count) {
             Err(_) => Ordered::Asked,
             Ok(0) => Ordered::Nothing,
@@ -106,42 +142,45 @@ fn limit_arguments(limits: Option<&Limits>) -> Result<Vec<String>, Error> {
     Ok(arguments)
 }
 
-/// What `settle.lua` wants of a settlement.
-fn write_ending(settlement: &Settlement) -> Result<[String; 4], Error> {
-    let word = |what: &str, first: String| Ok([what.to_owned(), first, String::new(), String::new()]);
-    match &settlement.ending {
-        Ending::Ack(result) => {
-            let keep = settlement.account.keep.map(|keep| millis(keep).to_string()).unwrap_or_default();
-            Ok(["done".to_owned(), keep, result.as_deref().unwrap_or("").to_owned(), String::new()])
+/// What `settle.lua` wants of an ending.
+fn write_ending(ending: &Ending, account: &Account) -> Result<[String; 5], Error> {
+    let words = |what: &str, first: String, record: String| [what.to_owned(), first, record, String::new(), String::new()];
+    Ok(match ending {
+        Ending::Ack(result) => words("done", result.as_deref().unwrap_or("").to_owned(), String::new()),
+        Ending::DeadLetter(reason) => words("dead", reason.clone(), record(AttemptKind::SetAside, reason, None, None)?),
+        Ending::Cancelled { reason, stop, certificate } => {
+            let record = record(AttemptKind::Cancelled, reason, certificate.as_deref(), stop.as_ref())?;
+            words("cancelled", reason.clone(), record)
         }
-        Ending::DeadLetter(reason) => word("dead", reason.clone()),
-        Ending::Cancelled(reason) => word("cancelled", reason.clone()),
-        Ending::Extend(time) => word("extend", millis(*time).to_string()),
+        Ending::Extend(time) => words("extend", millis(*time).to_string(), String::new()),
         Ending::GiveBack { kind, reason, after } => {
             let counter = if *kind == AttemptKind::Interrupted { "interrupted" } else { "" };
-            Ok(["back".to_owned(), format!("scheduled:{}", millis(*after)), record(*kind, reason, None)?, counter.to_owned()])
+            let record = record(*kind, reason, None, None)?;
+            ["back".to_owned(), format!("scheduled:{}", millis(*after)), record, counter.to_owned(), String::new()]
         }
         Ending::Fail { kind, reason, certificate, retry_in, permanent } => {
-            let record = record(*kind, reason, certificate.as_deref())?;
+            let record = record(*kind, reason, certificate.as_deref(), None)?;
             let counter = if *kind == AttemptKind::Crashed { "crashed" } else { "failed" };
-            Ok(match settlement.account.pause_after(*kind, *retry_in, *permanent) {
-                Some(pause) => ["back".to_owned(), format!("retrying:{}", millis(pause)), record, counter.to_owned()],
-                None => ["dead".to_owned(), reason.clone(), record, counter.to_owned()],
-            })
+            match account.pause_after(*kind, *retry_in, *permanent) {
+                Some(pause) => ["back".to_owned(), format!("retrying:{}", millis(pause)), record, counter.to_owned(), reason.clone()],
+                None => ["dead".to_owned(), reason.clone(), record, counter.to_owned(), String::new()],
+            }
         }
-    }
+    })
 }
 
 /// An entry of a job's history from the kind on; the script puts attempt and moment before it.
-fn record(kind: AttemptKind, reason: &str, certificate: Option<&crate::certificate::Certificate>) -> Result<String, Error> {
+fn record(kind: AttemptKind, reason: &str, certificate: Option<&Certificate>, stop: Option<&Receipt>) -> Result<String, Error> {
     #[derive(serde::Serialize)]
     struct Rest<'a> {
         kind: AttemptKind,
         reason: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
-        certificate: Option<&'a crate::certificate::Certificate>,
+        certificate: Option<&'a Certificate>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stop: Option<&'a Receipt>,
     }
-    let text = serde_json::to_string(&Rest { kind, reason, certificate })
+    let text = serde_json::to_string(&Rest { kind, reason, certificate, stop })
         .map_err(|e| Error::new(ErrorKind::Encode, "write a history").with_source(e))?;
     Ok(text.trim_start_matches('{').to_owned())
 }

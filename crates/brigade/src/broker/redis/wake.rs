@@ -51,6 +51,11 @@ impl Wake {
         Ok(Self { changed, watched, _stop: stop.drop_guard() })
     }
 
+    /// The queues that this process has to do with.
+    pub(super) fn watched(&self) -> Vec<Box<str>> {
+        lock(&self.watched.queues).iter().cloned().collect()
+    }
+
     /// A future that ends at the next change after this call, of these queues at least, polled by then or not.
     pub(super) fn next(&self, queues: &[Box<str>]) -> impl Future<Output = ()> + '_ {
         let mut watched = lock(&self.watched.queues);

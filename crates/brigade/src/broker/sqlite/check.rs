@@ -1,7 +1,5 @@
 //! Looking for what is wrong with the file, where it lies, and what waits in it for ever.
 
-use std::path::Path;
-
 use rusqlite::params;
 
 use super::store::Store;
@@ -88,16 +86,10 @@ pub(super) fn place(place: &Place, watching: bool) -> Vec<Finding> {
             findings.push(Finding::new(Level::Problem, what, "make room: when it is full, pushes are refused"));
         }
     }
-    let log = std::fs::metadata(log_of(path)).map_or(0, |log| log.len());
+    let log = std::fs::metadata(super::log_of(path)).map_or(0, |log| log.len());
     if log > LOG_BYTES_MAX {
         let what = format!("the write-ahead log has {} MiB: some process holds a read transaction open", log >> 20);
         findings.push(Finding::new(Level::Warning, what, "find and end it (fuser, lsof)"));
     }
     findings
-}
-
-fn log_of(path: &Path) -> std::path::PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-wal");
-    name.into()
 }

@@ -1,14 +1,23 @@
 //! The one connection and its thread: operations in, one transaction for all that are waiting, answers out after the commit.
+//!
+//! Group commit: the thread takes operations for as long as some are waiting, up to a limit, then commits. What arrives meanwhile goes into the
+//! next transaction. So the more callers there are, the more share one sync.
+//!
+//! Nearly always every operation of a transaction succeeds, so none has a savepoint of its own. If one fails, the transaction is undone and the
+//! same operations run once more, each in a savepoint, so that what fails is undone alone.
+//!
+//! A transaction of nothing but leases is not synced, see [`Synced::Later`].
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::room::Room;
 use super::store::{Memo, Now, Store};
-use super::{Place, schema};
+use super::{Place, Safety, schema};
 use crate::broker::api::Clock;
 use crate::error::{Error, ErrorKind};
 use crate::shutdown::spawn_thread;
@@ -17,28 +26,74 @@ use crate::shutdown::spawn_thread;
 const OPERATIONS_MAX: usize = 4096;
 /// Operations in one transaction: more would make the first wait long for its answer.
 const BATCH_MAX: usize = 1024;
+/// A transaction takes no further operation after this time, for the same reason.
+const GATHER_MAX: Duration = Duration::from_millis(5);
 /// How long another process may hold the file before an operation fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct Lane {
-    operations: mpsc::Sender<Operation>,
+    operations: mpsc::Sender<Box<dyn Operation>>,
     committed: Arc<Notify>,
 }
 
-/// Runs within the transaction; says whether it failed, and how to tell the caller once it is known whether the transaction holds.
-type Operation = Box<dyn FnOnce(Result<&Store<'_>, Error>) -> (bool, Tell) + Send>;
-type Tell = Box<dyn FnOnce(Result<(), Error>) + Send>;
+/// When what an operation did must be on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Synced {
+    /// Before its caller is told, as far as the file's `synchronous` says so.
+    Now,
+    /// With the next commit that is synced: the write-ahead log keeps their order. For leases: power loss ends all of them anyway, and
+    /// whether a job that nobody settled was ever leased makes no difference then. The end of a process loses nothing.
+    Later,
+}
+
+/// A question to the store, with its answer and whom to tell.
+trait Operation: Send {
+    fn sync(&self) -> Synced;
+
+    /// Runs within a transaction, once more if that was undone; `false` if it failed.
+    fn run(&mut self, store: &Store<'_>) -> bool;
+
+    /// Tells the caller once it is known whether the transaction holds.
+    fn tell(self: Box<Self>, committed: Result<(), Error>);
+}
+
+struct Asked<F, R> {
+    question: F,
+    sync: Synced,
+    answer: Option<Result<R, Error>>,
+    reply: oneshot::Sender<Result<R, Error>>,
+}
+
+impl<F, R> Operation for Asked<F, R>
+where
+    F: Fn(&Store<'_>) -> Result<R, Error> + Send,
+    R: Send,
+{
+    fn sync(&self) -> Synced {
+        self.sync
+    }
+
+    fn run(&mut self, store: &Store<'_>) -> bool {
+        self.answer.insert((self.question)(store)).is_ok()
+    }
+
+    fn tell(self: Box<Self>, committed: Result<(), Error>) {
+        let Self { answer, reply, .. } = *self;
+        // Whoever asked may have stopped waiting.
+        reply.send(committed.and_then(|()| answer.unwrap_or_else(|| Err(gone())))).ok();
+    }
+}
 
 impl Lane {
     pub(super) async fn open(place: Place, clock: Clock) -> Result<Self, Error> {
-        let (operations, mut inbox) = mpsc::channel::<Operation>(OPERATIONS_MAX);
+        let (operations, inbox) = mpsc::channel(OPERATIONS_MAX);
         let (ready, opened) = oneshot::channel();
         let committed = Arc::new(Notify::new());
         let tell = Arc::clone(&committed);
-        let run = move || match schema::open(&place, BUSY_TIMEOUT) {
+        let run = move || match open(&place) {
             Ok(connection) => {
                 if ready.send(Ok(())).is_ok() {
-                    serve(&connection, &clock, &mut inbox, &tell);
+                    serve(Transactions::new(connection, clock, &place), &mut Inbox { inbox, next: None }, &tell);
                 }
             }
             Err(error) => drop(ready.send(Err(error))),
@@ -48,31 +103,23 @@ impl Lane {
         Ok(Self { operations, committed })
     }
 
-    /// Told after each commit.
+    /// Told after each commit that changed something.
     pub(super) fn committed(&self) -> Arc<Notify> {
         Arc::clone(&self.committed)
     }
 
-    /// Runs an operation and returns when it is committed.
+    /// Runs an operation, perhaps twice if the first transaction is undone, and returns when it is committed.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future does not take the operation back.
     pub(super) async fn run<R: Send + 'static>(
         &self,
-        operation: impl FnOnce(&Store<'_>) -> Result<R, Error> + Send + 'static,
+        sync: Synced,
+        question: impl Fn(&Store<'_>) -> Result<R, Error> + Send + 'static,
     ) -> Result<R, Error> {
         let (reply, answer) = oneshot::channel();
-        let operation: Operation = Box::new(move |store| {
-            let result = store.and_then(operation);
-            let failed = result.is_err();
-            let tell: Tell = Box::new(move |committed| {
-                // Whoever asked may have stopped waiting.
-                reply.send(committed.and(result)).ok();
-            });
-            (failed, tell)
-        });
-        self.operations.send(operation).await.map_err(|_| gone())?;
+        self.operations.send(Box::new(Asked { question, sync, answer: None, reply })).await.map_err(|_| gone())?;
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 }
@@ -81,61 +128,263 @@ fn gone() -> Error {
     Error::new(ErrorKind::Closed, "ask a broker whose thread has ended")
 }
 
-/// Lives until the last [`Lane`] is dropped.
-fn serve(connection: &Connection, clock: &Clock, inbox: &mut mpsc::Receiver<Operation>, committed: &Notify) {
-    let memo = RefCell::default();
-    while let Some(first) = inbox.blocking_recv() {
-        let waiting = std::iter::once(first).chain(std::iter::from_fn(|| inbox.try_recv().ok()));
-        let batch: Vec<Operation> = waiting.take(BATCH_MAX).collect();
-        transact(connection, clock, &memo, batch);
-        committed.notify_waiters();
+fn open(place: &Place) -> Result<Connection, Error> {
+    let mut connection = schema::open(place, BUSY_TIMEOUT)?;
+    connection.busy_handler(Some(wait_for_lock)).map_err(|e| schema::error("set up the database", e))?;
+    Ok(connection)
+}
+
+/// Another process holds the file, mostly while a commit of its is synced. SQLite's own waits begin at a millisecond, which is
+/// several such commits.
+#[expect(clippy::disallowed_methods, reason = "the lane's own thread, which has nothing else to do")]
+fn wait_for_lock(tries: i32) -> bool {
+    const SHORT: Duration = Duration::from_micros(50);
+    const LONG: Duration = Duration::from_millis(1);
+    const SHORT_TRIES: u32 = 100;
+    let tries = tries.unsigned_abs();
+    std::thread::sleep(if tries < SHORT_TRIES { SHORT } else { LONG });
+    SHORT * tries.min(SHORT_TRIES) + LONG * tries.saturating_sub(SHORT_TRIES) < BUSY_TIMEOUT
+}
+
+/// What waits for the thread.
+struct Inbox {
+    inbox: mpsc::Receiver<Box<dyn Operation>>,
+    /// Was taken out, and did not fit.
+    next: Option<Box<dyn Operation>>,
+}
+
+impl Inbox {
+    /// Waits for an operation; `None` when there will be no more.
+    fn first(&mut self) -> Option<Box<dyn Operation>> {
+        self.next.take().or_else(|| self.inbox.blocking_recv())
+    }
+
+    /// The next one, if it waits already and a transaction of this kind may take it.
+    fn more(&mut self, sync: Synced) -> Option<Box<dyn Operation>> {
+        let next = self.next.take().or_else(|| self.inbox.try_recv().ok())?;
+        if sync == Synced::Later && next.sync() == Synced::Now {
+            self.next = Some(next);
+            return None;
+        }
+        Some(next)
     }
 }
 
-/// One transaction for the whole batch. An operation that fails is undone alone.
-fn transact(connection: &Connection, clock: &Clock, memo: &RefCell<Memo>, batch: Vec<Operation>) {
-    let store = Store { connection, now: Now::read(clock), memo };
-    let mut tells = Vec::with_capacity(batch.len());
-    let mut problem = connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| schema::error("begin a transaction", e)).err();
-    for operation in batch {
-        // Once the transaction is lost, nothing more may run outside of it.
-        let (tell, lost) = match &problem {
-            None => run_one(connection, &store, operation),
-            Some(error) => (operation(Err(copy(error))).1, None),
-        };
-        tells.push(tell);
-        problem = problem.or(lost);
+/// Lives until the last [`Lane`] is dropped.
+fn serve(transactions: Transactions, inbox: &mut Inbox, committed: &Notify) {
+    while let Some(first) = inbox.first() {
+        let mut batch = vec![first];
+        let before = transactions.connection.total_changes();
+        let ended = transactions.run(&mut batch, inbox);
+        for operation in batch {
+            operation.tell(ended.as_ref().map_or_else(|error| Err(copy(error)), |()| Ok(())));
+        }
+        // Whoever waits for a change looks again when told: a look must not tell of itself.
+        if transactions.connection.total_changes() != before {
+            committed.notify_waiters();
+        }
+        if ended.is_err_and(|error| error.is_uncertain()) {
+            drop(transactions);
+            return refuse_all(inbox);
+        }
     }
-    if problem.is_none() {
-        problem = connection.execute_batch("COMMIT").map_err(|e| schema::error("commit", e)).err();
-    }
-    if problem.is_some() && !connection.is_autocommit() {
-        // If even that fails, the next BEGIN says so.
-        connection.execute_batch("ROLLBACK").ok();
-    }
-    for tell in tells {
-        tell(problem.as_ref().map_or(Ok(()), |error| Err(copy(error))));
+}
+
+/// A sync that failed is not tried again: the kernel may have dropped what it could not write, and the next sync would say that all is well
+/// (fsync(2)). So the connection is closed, which merges what was synced before, and nothing is acknowledged any more.
+fn refuse_all(inbox: &mut Inbox) {
+    tracing::error!("the disk failed to keep a commit: this connection acknowledges nothing any more");
+    while let Some(operation) = inbox.first() {
+        let text = "ask a broker whose disk failed to keep a commit: connect again to see what was kept";
+        operation.tell(Err(Error::new(ErrorKind::Closed, text)));
     }
 }
 
 /// The same error for one more caller.
 fn copy(error: &Error) -> Error {
-    Error::new(error.kind(), error.to_string())
+    let copy = Error::new(error.kind(), error.to_string());
+    if error.is_uncertain() { copy.uncertain() } else { copy }
 }
 
-/// Runs one operation in a savepoint. An error here is the whole transaction's: SQLite may have undone all of it.
-fn run_one(connection: &Connection, store: &Store<'_>, operation: Operation) -> (Tell, Option<Error>) {
-    let savepoint = |sql: &str| connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
-    let opened = savepoint("SAVEPOINT operation");
-    let (failed, tell) = operation(Ok(store));
-    let closed = opened.and_then(|_| match failed {
-        false => savepoint("RELEASE operation"),
-        true => savepoint("ROLLBACK TO operation").and_then(|_| savepoint("RELEASE operation")),
-    });
-    let lost = match closed {
-        Ok(_) if !connection.is_autocommit() => None,
-        Ok(_) => Some(Error::new(ErrorKind::Os, "write to the database: the transaction was undone")),
-        Err(error) => Some(schema::error("write to the database", error)),
-    };
-    (tell, lost)
+struct Transactions {
+    connection: Connection,
+    clock: Clock,
+    safety: Safety,
+    /// Whether commits are synced now.
+    syncs: Cell<bool>,
+    memo: RefCell<Memo>,
+    room: Room,
+}
+
+/// Why operations that ran without savepoints were undone.
+enum Undone {
+    /// One of them failed.
+    ByOne,
+    /// All did.
+    ByAll(Error),
+}
+
+impl Transactions {
+    fn new(connection: Connection, clock: Clock, place: &Place) -> Self {
+        let (safety, room) = (place.safety, Room::of(place.path.as_deref()));
+        Self { connection, clock, safety, syncs: Cell::new(safety == Safety::Full), memo: RefCell::default(), room }
+    }
+
+    /// One transaction for all that wait; `Ok` when it is committed, and each operation has its own answer.
+    fn run(&self, batch: &mut Vec<Box<dyn Operation>>, inbox: &mut Inbox) -> Result<(), Error> {
+        match self.run_together(batch, inbox) {
+            Err(Undone::ByOne) => self.run_apart(batch),
+            Err(Undone::ByAll(error)) => Err(error),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn run_together(&self, batch: &mut Vec<Box<dyn Operation>>, inbox: &mut Inbox) -> Result<(), Undone> {
+        let sync = if batch.iter().all(|operation| operation.sync() == Synced::Later) { Synced::Later } else { Synced::Now };
+        let store = self.begin(sync).map_err(Undone::ByAll)?;
+        let began = Instant::now();
+        let mut done = 0;
+        while let Some(operation) = batch.get_mut(done) {
+            if !operation.run(&store) {
+                store.forget();
+                self.undo();
+                return Err(Undone::ByOne);
+            }
+            done += 1;
+            if done == batch.len() && done < BATCH_MAX && began.elapsed() < GATHER_MAX {
+                batch.extend(inbox.more(sync));
+            }
+        }
+        self.commit().map_err(Undone::ByAll)
+    }
+
+    /// Each in a savepoint.
+    fn run_apart(&self, batch: &mut [Box<dyn Operation>]) -> Result<(), Error> {
+        let store = self.begin(Synced::Now)?;
+        for operation in batch {
+            let ran = self.run_alone(&store, &mut **operation);
+            // SQLite may have undone all of it. Once the transaction is lost, nothing more may run outside of it.
+            let lost = || Error::new(ErrorKind::Os, "write to the database: the transaction was undone");
+            ran.and_then(|()| if self.connection.is_autocommit() { Err(lost()) } else { Ok(()) }).inspect_err(|_| self.undo())?;
+        }
+        self.commit()
+    }
+
+    fn run_alone(&self, store: &Store<'_>, operation: &mut dyn Operation) -> Result<(), Error> {
+        let what = "write to the database";
+        self.execute(what, "SAVEPOINT operation")?;
+        if !operation.run(store) {
+            self.execute(what, "ROLLBACK TO operation")?;
+            store.forget();
+        }
+        self.execute(what, "RELEASE operation")
+    }
+
+    fn begin(&self, sync: Synced) -> Result<Store<'_>, Error> {
+        self.set_sync(sync == Synced::Now && self.safety == Safety::Full)?;
+        let tight = self.room.is_tight(&self.connection);
+        self.execute("begin a transaction", "BEGIN IMMEDIATE")?;
+        let mut store = Store::new(&self.connection, Now::read(&self.clock), &self.memo);
+        store.tight = tight;
+        Ok(store)
+    }
+
+    fn commit(&self) -> Result<(), Error> {
+        let committed = self.connection.prepare_cached("COMMIT").and_then(|mut statement| statement.execute([]));
+        committed.map(drop).map_err(schema::commit_error).inspect_err(|_| self.undo())
+    }
+
+    fn undo(&self) {
+        if !self.connection.is_autocommit() {
+            // If even that fails, the next BEGIN says so.
+            self.connection.execute_batch("ROLLBACK").ok();
+        }
+    }
+
+    fn set_sync(&self, syncs: bool) -> Result<(), Error> {
+        if self.syncs.replace(syncs) != syncs {
+            // Takes effect when it is prepared, so it cannot be a cached statement.
+            let pragma = if syncs { "PRAGMA synchronous = FULL" } else { "PRAGMA synchronous = NORMAL" };
+            self.connection.execute_batch(pragma).map_err(|e| schema::error("set up a transaction", e))?;
+        }
+        Ok(())
+    }
+
+    fn execute(&self, what: &str, sql: &str) -> Result<(), Error> {
+        let executed = self.connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
+        executed.map(drop).map_err(|e| schema::error(what, e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn note(name: &'static str) -> impl Fn(&Store<'_>) -> Result<usize, Error> {
+        move |store| store.execute("note", "INSERT INTO brigade_facts VALUES (?1, '')", &[&name])
+    }
+
+    fn synchronous(store: &Store<'_>) -> Result<Option<i64>, Error> {
+        store.row("look", "PRAGMA synchronous", &[], |row| row.get(0))
+    }
+
+    async fn lane(directory: &tempfile::TempDir) -> Lane {
+        let place = Place { path: Some(directory.path().join("jobs.db")), safety: Safety::Full, shared: false };
+        Lane::open(place, Clock::default()).await.expect("a lane")
+    }
+
+    /// Keeps the thread busy until the sender is dropped, so that what is asked meanwhile waits together.
+    fn hold(lane: &Lane) -> (mpsc::SyncSender<()>, impl Future<Output = Result<(), Error>>) {
+        let (release, held) = mpsc::sync_channel::<()>(0);
+        let held = std::sync::Mutex::new(held);
+        let holding = lane.run(Synced::Later, move |_| {
+            crate::sync::lock(&held).recv().ok();
+            Ok(())
+        });
+        (release, holding)
+    }
+
+    #[tokio::test]
+    async fn what_fails_is_undone_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let lane = lane(&directory).await;
+        let (release, holding) = hold(&lane);
+        let failing = lane.run(Synced::Now, |store| {
+            note("undone")(store)?;
+            note("before")(store)
+        });
+        let before = lane.run(Synced::Now, note("before"));
+        let after = lane.run(Synced::Now, note("after"));
+        let released = async {
+            tokio::task::yield_now().await;
+            drop(release);
+        };
+        let (held, before, failed, after, ()) = tokio::join!(holding, before, failing, after, released);
+        held.and(before).and(after).expect("the others hold");
+        failed.expect_err("there is one of that name already");
+        let there = lane.run(Synced::Later, |store| {
+            store.rows("look", "SELECT name FROM brigade_facts WHERE value = '' ORDER BY name", &[], |row| row.get::<_, String>(0))
+        });
+        assert_eq!(there.await.expect("a look"), ["after", "before"]);
+    }
+
+    #[tokio::test]
+    async fn only_leases_are_not_synced() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let lane = lane(&directory).await;
+        let (release, holding) = hold(&lane);
+        let lease = lane.run(Synced::Later, synchronous);
+        let push = lane.run(Synced::Now, synchronous);
+        let with_it = lane.run(Synced::Later, synchronous);
+        let released = async {
+            tokio::task::yield_now().await;
+            drop(release);
+        };
+        let (held, lease, push, with_it, ()) = tokio::join!(holding, lease, push, with_it, released);
+        held.expect("it was held");
+        let (full, normal) = (Some(2), Some(1));
+        assert_eq!([lease, push, with_it].map(|seen| seen.expect("a look")), [normal, full, full]);
+    }
 }

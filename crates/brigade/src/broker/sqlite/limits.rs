@@ -153,8 +153,8 @@ impl Store<'_> {
     fn pick(&self, queue: &str, gate: &Gate, order: &mut Order) -> Result<Option<(Found, String)>, Error> {
         match order {
             Order::Place => {
-                let sql = Found::select("queue = ?1", 1);
-                let found = self.row("find a ready job", &sql, params![queue], |row| Found::read(queue, row))?;
+                let sql = Found::select("queue = ?2");
+                let found = self.row("find a ready job", &sql, params![1, queue], |row| Found::read(queue, row))?;
                 Ok(found.map(|found| (found, String::new())))
             }
             Order::Firsts(firsts) => {
@@ -185,8 +185,8 @@ impl Store<'_> {
     }
 
     fn first_job_of(&self, queue: &str, partition: String) -> Result<Option<(Found, String)>, Error> {
-        let sql = Found::select("queue = ?1 AND partition = ?2", 1);
-        let found = self.row("find a ready job of a partition", &sql, params![queue, partition], |row| Found::read(queue, row))?;
+        let sql = Found::select("queue = ?2 AND partition = ?3");
+        let found = self.row("find a ready job of a partition", &sql, params![1, queue, partition], |row| Found::read(queue, row))?;
         Ok(found.map(|found| (found, partition)))
     }
 

@@ -3,12 +3,14 @@
 use rusqlite::{Row, params};
 
 use super::store::{Store, code, row_id};
-use crate::broker::{Query, QueueCounts, View};
+use crate::broker::{AskedCancel, Query, QueueCounts, View};
 use crate::error::{Error, ErrorKind};
-use crate::job::{JobId, JobInfo, JobOptions, JobState};
+use crate::job::{JobId, JobInfo, JobOptions, JobState, Waits};
 pub(super) use crate::schedule::time_of as time;
 
-const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, pushed_at, due, failed, crashed, interrupted, holder, result, reason, history, partition";
+const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, pushed_at, due, failed, crashed, interrupted, holder, result, reason, history,
+  partition, cancel, begins_by, next, members, waits, missed, CASE WHEN waits > 0 THEN (SELECT group_concat(id) FROM
+    (SELECT id FROM brigade_jobs AS member WHERE member.next = brigade_jobs.id AND member.state < 5 ORDER BY id LIMIT 20)) END";
 
 impl Store<'_> {
     pub(super) fn look(&self, query: &Query) -> Result<View, Error> {
@@ -33,7 +35,15 @@ impl Store<'_> {
             Query::Why(id) => Ok(View::Why(self.why(id)?.map(Box::new))),
             Query::Check => self.check().map(View::Check),
             Query::Schedules => self.schedules().map(View::Schedules),
+            Query::Cancels => self.cancels().map(View::Cancels),
         }
+    }
+
+    fn cancels(&self) -> Result<Vec<AskedCancel>, Error> {
+        let sql = "SELECT id, token, cancel FROM brigade_jobs WHERE state = 3 AND cancel IS NOT NULL AND holder = ?1";
+        self.rows("look for cancels", sql, params![crate::process::own_name()], |row| {
+            Ok(AskedCancel { id: JobId::new(row.get::<_, i64>(0)?.to_string()), token: row.get(1)?, reason: row.get(2)? })
+        })
     }
 
     fn counts(&self) -> Result<Vec<QueueCounts>, Error> {
@@ -71,11 +81,12 @@ fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
     let options: JobOptions = options.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
     let history: Option<String> = row.get(16)?;
     let due: i64 = row.get(9)?;
+    let state = state_of(row.get(3)?).unwrap_or(JobState::Dead);
     Ok(JobInfo {
         id: JobId::new(row.get::<_, i64>(0)?.to_string()),
         queue: row.get(1)?,
         task: row.get(2)?,
-        state: state_of(row.get(3)?).unwrap_or(JobState::Dead),
+        state,
         payload: row.get(4)?,
         priority: row.get(5)?,
         key: row.get(6)?,
@@ -84,12 +95,23 @@ fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
         tick: options.tick,
         pushed_at: time(row.get(8)?),
         due_at: (due > 0).then(|| time(due)),
+        begins_by: row.get::<_, Option<i64>>(19)?.map(time),
         failed: row.get(10)?,
         crashed: row.get(11)?,
         interrupted: row.get(12)?,
         holder: row.get(13)?,
+        cancel: row.get::<_, Option<String>>(18)?.filter(|_| state == JobState::Leased),
         result: row.get(14)?,
         reason: row.get(15)?,
         history: history.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
+        next: row.get::<_, Option<i64>>(20)?.map(|next| JobId::new(next.to_string())),
+        waits: waits(row)?,
     })
+}
+
+fn waits(row: &Row<'_>) -> rusqlite::Result<Option<Waits>> {
+    let (members, left, missed): (u32, u32, u32) = (row.get(21)?, row.get(22)?, row.get(23)?);
+    let jobs: Option<String> = row.get(24)?;
+    let jobs = jobs.iter().flat_map(|jobs| jobs.split(',')).map(JobId::new).collect();
+    Ok((members > 0).then(|| Waits { members, settled: members.saturating_sub(left), missed, jobs }))
 }

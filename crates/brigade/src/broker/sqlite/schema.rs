@@ -2,11 +2,12 @@
 //!
 //! On a change: add a step to [`STEPS`], never edit one that was released, and describe the new column in `docs/brokers.md`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 
-use super::{Place, Safety};
+use super::{Place, Safety, refuse};
 use crate::error::{Error, ErrorKind};
 
 /// `BRGD`: tells people and file(1) what a file is that we made (`PRAGMA application_id`). An application's own file keeps its own.
@@ -22,6 +23,7 @@ CREATE TABLE brigade_jobs (
   state       INTEGER NOT NULL DEFAULT 0,
   priority    INTEGER NOT NULL DEFAULT 0,
   due         INTEGER NOT NULL DEFAULT 0,
+  begins_by   INTEGER,
   key         TEXT,
   partition   TEXT,
   mark        TEXT,
@@ -37,6 +39,7 @@ CREATE TABLE brigade_jobs (
   remove_at   INTEGER,
   next        INTEGER,
   place       INTEGER,
+  members     INTEGER NOT NULL DEFAULT 0,
   waits       INTEGER NOT NULL DEFAULT 0,
   missed      INTEGER NOT NULL DEFAULT 0,
   gather      TEXT,
@@ -48,9 +51,11 @@ CREATE TABLE brigade_jobs (
 CREATE INDEX brigade_jobs_ready  ON brigade_jobs (queue, priority DESC, id) WHERE state = 0;
 CREATE INDEX brigade_jobs_turn   ON brigade_jobs (queue, partition, priority DESC, id) WHERE state = 0 AND partition IS NOT NULL;
 CREATE INDEX brigade_jobs_due    ON brigade_jobs (due) WHERE state IN (1, 4);
+CREATE INDEX brigade_jobs_late   ON brigade_jobs (begins_by) WHERE begins_by IS NOT NULL AND state IN (0, 1, 2, 4);
 CREATE INDEX brigade_jobs_leased ON brigade_jobs (lease_until) WHERE state = 3;
 CREATE INDEX brigade_jobs_cancel ON brigade_jobs (holder) WHERE state = 3 AND cancel IS NOT NULL;
 CREATE INDEX brigade_jobs_key    ON brigade_jobs (queue, key, id) WHERE key IS NOT NULL AND state < 5;
+CREATE INDEX brigade_jobs_busy   ON brigade_jobs (queue, key) WHERE key IS NOT NULL AND state = 3;
 CREATE INDEX brigade_jobs_next   ON brigade_jobs (next) WHERE next IS NOT NULL;
 CREATE UNIQUE INDEX brigade_jobs_mark ON brigade_jobs (queue, mark) WHERE mark IS NOT NULL AND state < 5;
 CREATE INDEX brigade_jobs_ended  ON brigade_jobs (state, id) WHERE state >= 5;
@@ -82,7 +87,7 @@ CREATE TABLE brigade_marks (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX brigade_marks_until ON brigade_marks (until);
 CREATE TABLE brigade_gathered (
-  job INTEGER NOT NULL, place INTEGER NOT NULL, result TEXT,
+  job INTEGER NOT NULL, place INTEGER NOT NULL, result TEXT, missed TEXT,
   PRIMARY KEY (job, place)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE brigade_schedules (
@@ -102,6 +107,9 @@ CREATE TABLE brigade_facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, 
 
 pub(super) const VERSION: usize = STEPS.len();
 
+/// Prepared statements that are kept: all that there are, and some.
+const STATEMENTS_MAX: usize = 256;
+
 /// Opens the file, makes it safe, and brings its schema up to date.
 ///
 /// # Errors
@@ -109,14 +117,16 @@ pub(super) const VERSION: usize = STEPS.len();
 /// `Unsupported` for a file of a later version, `Os` for what the system refuses.
 pub(super) fn open(place: &Place, busy: Duration) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if let Some(path) = &place.path {
+        refuse::broken_set(path)?;
+    }
     let connection = match &place.path {
         Some(path) => Connection::open_with_flags(path, flags).map_err(|e| error(&format!("open {}", path.display()), e))?,
         None => Connection::open_in_memory().map_err(|e| error("open a database in memory", e))?,
     };
     prepare(&connection, place.safety, busy, place.path.is_some())?;
     migrate(&connection, place.shared)?;
-    forget_old_boots(&connection)?;
-    connection.set_prepared_statement_cache_capacity(64);
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     Ok(connection)
 }
 
@@ -124,7 +134,7 @@ fn prepare(connection: &Connection, safety: Safety, busy: Duration, in_file: boo
     let set = |e| error("set up the database", e);
     connection.busy_timeout(busy).map_err(set)?;
     if in_file {
-        let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(set)?;
+        let mode = use_wal(connection, busy).map_err(set)?;
         if !mode.eq_ignore_ascii_case("wal") {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -132,18 +142,36 @@ fn prepare(connection: &Connection, safety: Safety, busy: Duration, in_file: boo
             ));
         }
     }
+    // Otherwise a statement with a bound LIMIT is planned anew each time it runs.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(set)?;
     let synchronous = match safety {
         Safety::Full => "FULL",
         Safety::Normal => "NORMAL",
     };
-    let pragmas = format!("PRAGMA synchronous = {synchronous}; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -16384;");
+    let pragmas =
+        format!("PRAGMA synchronous = {synchronous}; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY;");
     connection.execute_batch(&pragmas).map_err(set)
+}
+
+/// Turns a new file to the write-ahead log. Two that do so at once would each wait for the other's lock, so SQLite refuses one of them at once,
+/// whatever the busy timeout is; the other is done in a moment.
+fn use_wal(connection: &Connection, busy: Duration) -> rusqlite::Result<String> {
+    let until = Instant::now() + busy;
+    loop {
+        match connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)) {
+            Err(e) if e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < until => {
+                // The thread is the connection's own; SQLite waits in the same way.
+                std::thread::park_timeout(Duration::from_millis(2));
+            }
+            answer => return answer,
+        }
+    }
 }
 
 fn migrate(connection: &Connection, shared: bool) -> Result<(), Error> {
     let read = |e| error("read the database's version", e);
     connection.execute_batch("BEGIN IMMEDIATE").map_err(read)?;
-    let migrated = migrate_within(connection, shared);
+    let migrated = migrate_within(connection, shared).and_then(|()| forget_old_boots(connection));
     let end = if migrated.is_ok() { "COMMIT" } else { "ROLLBACK" };
     connection.execute_batch(end).map_err(|e| error("bring the database up to date", e))?;
     migrated
@@ -162,8 +190,12 @@ fn migrate_within(connection: &Connection, shared: bool) -> Result<(), Error> {
         let text = "open a database with tables of another program: to keep jobs beside them, say so: sqlite:app.db?shared=true";
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
+    refuse::lost_tables(connection, tables)?;
     if tables == 0 {
         connection.execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}")).map_err(write)?;
+    }
+    if steps.is_empty() {
+        return Ok(());
     }
     for step in steps {
         connection.execute_batch(step).map_err(write)?;
@@ -188,11 +220,14 @@ pub(super) fn version(connection: &Connection) -> Result<usize, Error> {
     })
 }
 
-/// Leases are times of the boot clock: those of an earlier boot mean nothing, and their holders are gone.
+/// Leases are times of the boot clock: those of an earlier boot mean nothing, and their holders are gone. In the transaction of the migration,
+/// so that of several processes only the first does it: by the time of the others there are new leases.
 fn forget_old_boots(connection: &Connection) -> Result<(), Error> {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    // Nobody can tell an earlier boot where this cannot be read.
+    let Ok(boot) = std::fs::read_to_string("/proc/sys/kernel/random/boot_id") else { return Ok(()) };
     let forget = || {
-        let known: Option<String> = connection.query_row("SELECT value FROM brigade_facts WHERE name = 'boot'", [], |row| row.get(0)).ok();
+        let sql = "SELECT value FROM brigade_facts WHERE name = 'boot'";
+        let known = connection.query_row(sql, [], |row| row.get::<_, String>(0)).optional()?;
         if known.as_deref() != Some(boot.trim()) {
             connection.execute("UPDATE brigade_jobs SET lease_until = 0 WHERE state = 3", [])?;
             connection.execute("DELETE FROM brigade_consumers", [])?;
@@ -201,6 +236,16 @@ fn forget_old_boots(connection: &Connection) -> Result<(), Error> {
         Ok(())
     };
     forget().map_err(|e| error("look for leases of an earlier boot", e))
+}
+
+/// A commit that failed. Where the disk said so, nobody knows what of it is there.
+pub(super) fn commit_error(source: rusqlite::Error) -> Error {
+    let is_uncertain = source.sqlite_error_code() == Some(ErrorCode::SystemIoFailure);
+    if is_uncertain {
+        let text = "commit: the disk failed; whether this was stored is not known, and nothing more is until the file is opened again";
+        return Error::new(ErrorKind::Os, text).with_source(source).uncertain();
+    }
+    error("commit", source)
 }
 
 /// What a person is told of an error of SQLite's.

@@ -2,70 +2,118 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use rusqlite::params;
+use rusqlite::{Row, params};
 
+use super::flow::{Ended, Fate};
 use super::store::{Store, code, millis, row_id};
 use crate::broker::{Ending, Order, Ordered, Settled, Settlement};
-use crate::certificate::Certificate;
-use crate::error::Error;
-use crate::job::{AttemptKind, AttemptRecord, JobId, JobState};
+use crate::certificate::{Certificate, Receipt};
+use crate::error::{Error, ErrorKind};
+use crate::job::{AttemptKind, AttemptRecord, JobId, JobOptions, JobState};
 
 /// Attempts kept in a job's history.
 const HISTORY_MAX: usize = 20;
+/// A job that took two workers down is set aside.
+const CRASHES_MAX: u32 = 2;
 /// How long a cancelled job can be looked at.
 const CANCELLED_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// What decides over a leased job.
+struct Held {
+    options: JobOptions,
+    failed: u32,
+    crashed: u32,
+    cancel: Option<String>,
+    begins_by: Option<i64>,
+}
 
 impl Store<'_> {
     /// Ends a lease, if the token still holds it.
     pub(super) fn settle(&self, settlement: &Settlement) -> Result<Settled, Error> {
         let id = row_id(&settlement.id);
-        let sql = "SELECT cancel FROM brigade_jobs WHERE id = ?1 AND state = 3 AND token = ?2 AND lease_until >= ?3";
-        let values = params![id, settlement.token, self.now.boot];
-        let Some(cancel) = self.row("look up a lease", sql, values, |row| row.get::<_, Option<String>>(0))? else {
-            return Ok(Settled::Stale);
-        };
+        if matches!(settlement.ending, Ending::Ack(_)) && self.remove_plain(id, settlement.token)? {
+            return Ok(Settled::Accepted(None));
+        }
+        let sql = "SELECT options, failed, crashed, cancel, begins_by FROM brigade_jobs
+                   WHERE id = ?1 AND state = 3 AND token = ?2 AND lease_until >= ?3";
+        let held = self.row("look up a lease", sql, params![id, settlement.token, self.now.boot], |row| {
+            let options: Option<String> = row.get(0)?;
+            // They were read when the job was handed out.
+            let options = options.and_then(|options| serde_json::from_str(&options).ok()).unwrap_or_default();
+            Ok(Held { options, failed: row.get(1)?, crashed: row.get(2)?, cancel: row.get(3)?, begins_by: row.get(4)? })
+        })?;
+        let Some(held) = held else { return Ok(Settled::Stale) };
         match &settlement.ending {
-            Ending::Ack(result) => self.done(id, settlement.account.keep, result.as_deref())?,
+            Ending::Ack(result) => self.done(id, held.options.keep, result.as_deref())?,
             Ending::Fail { kind, reason, certificate, retry_in, permanent } => {
-                self.note(id, *kind, reason, certificate.clone())?;
-                let pause = settlement.account.pause_after(*kind, *retry_in, *permanent);
-                self.failed(id, *kind, reason, pause)?;
+                self.note(id, *kind, reason, certificate.clone(), None)?;
+                self.failed(id, &held, *kind, reason, retry_in.filter(|_| !permanent), *permanent)?;
             }
             Ending::GiveBack { kind, reason, after } => self.give_back(id, *kind, reason, *after)?,
-            Ending::DeadLetter(reason) => self.end_job(id, JobState::Dead, Some(reason), None)?,
-            Ending::Cancelled(reason) => self.cancelled(id, reason)?,
+            Ending::DeadLetter(reason) => {
+                self.note(id, AttemptKind::SetAside, reason, None, None)?;
+                self.end_job(id, JobState::Dead, Some(reason), None)?;
+            }
+            Ending::Cancelled { reason, stop, certificate } => {
+                self.note(id, AttemptKind::Cancelled, reason, certificate.clone(), stop.clone())?;
+                self.cancelled(id, reason)?;
+            }
             Ending::Extend(time) => {
                 let until = self.now.boot.saturating_add(millis(*time));
                 self.execute("extend a lease", "UPDATE brigade_jobs SET lease_until = ?2 WHERE id = ?1", params![id, until])?;
-                return Ok(Settled::Accepted(cancel));
+                return Ok(Settled::Accepted(held.cancel));
             }
         }
         Ok(Settled::Accepted(None))
     }
 
-    fn done(&self, id: i64, keep: Option<Duration>, result: Option<&str>) -> Result<(), Error> {
-        let Some(keep) = keep else { return self.remove_job(id) };
-        let remove_at = self.now.wall.saturating_add(millis(keep));
-        self.execute("keep a result", "UPDATE brigade_jobs SET result = ?2 WHERE id = ?1", params![id, result])?;
-        self.end_job(id, JobState::Done, None, Some(remove_at))
+    /// Most jobs that are done leave nothing behind and let no other go on: one statement removes them. `false` for any other.
+    fn remove_plain(&self, id: i64, token: i64) -> Result<bool, Error> {
+        let sql = "DELETE FROM brigade_jobs WHERE id = ?1 AND state = 3 AND token = ?2 AND lease_until >= ?3
+                     AND key IS NULL AND next IS NULL AND members = 0 AND (options IS NULL OR options ->> 'keep' IS NULL)";
+        Ok(self.execute("remove a job that is done", sql, params![id, token, self.now.boot])? > 0)
     }
 
-    fn failed(&self, id: i64, kind: AttemptKind, reason: &str, pause: Option<Duration>) -> Result<(), Error> {
-        let column = if kind == AttemptKind::Crashed {
+    fn done(&self, id: i64, keep: Option<Duration>, result: Option<&str>) -> Result<(), Error> {
+        let fate = Fate::Done(result.map(Into::into));
+        let Some(keep) = keep else { return self.remove_job(id, Some(&fate)) };
+        let remove_at = self.now.wall.saturating_add(millis(keep));
+        self.execute("keep a result", "UPDATE brigade_jobs SET result = ?2 WHERE id = ?1", params![id, result])?;
+        self.end_as(id, JobState::Done, None, Some(remove_at), &fate)
+    }
+
+    fn failed(
+        &self,
+        id: i64,
+        held: &Held,
+        kind: AttemptKind,
+        reason: &str,
+        retry_in: Option<Duration>,
+        permanent: bool,
+    ) -> Result<(), Error> {
+        let crashed = kind == AttemptKind::Crashed;
+        let column = if crashed {
             "UPDATE brigade_jobs SET crashed = crashed + 1 WHERE id = ?1"
         } else {
             "UPDATE brigade_jobs SET failed = failed + 1 WHERE id = ?1"
         };
         self.execute("count an attempt", column, params![id])?;
-        match pause {
-            Some(pause) => self.back_to_queue(id, JobState::Retrying, pause),
-            None => self.end_job(id, JobState::Dead, Some(reason), None),
+        let (failures, crashes) = if crashed { (held.failed, held.crashed + 1) } else { (held.failed + 1, held.crashed) };
+        let spent = if crashed { crashes >= CRASHES_MAX } else { failures > held.options.retries };
+        if permanent || spent {
+            return self.end_job(id, JobState::Dead, Some(reason), None);
         }
+        let pause = retry_in.unwrap_or_else(|| if crashed { Duration::ZERO } else { held.options.retry.pause_after(failures) });
+        if held.begins_by.is_some_and(|by| self.now.wall.saturating_add(millis(pause)) > by) {
+            let reason = format!("{reason} (and its next attempt would begin too late)");
+            return self.end_job(id, JobState::Dead, Some(&reason), None);
+        }
+        self.back_to_queue(id, JobState::Retrying, pause)
     }
 
     /// Puts a job back where it was, uncharged.
     pub(super) fn give_back(&self, id: i64, kind: AttemptKind, reason: &str, after: Duration) -> Result<(), Error> {
-        self.note(id, kind, reason, None)?;
+        self.note(id, kind, reason, None, None)?;
         if kind == AttemptKind::Interrupted {
             self.execute("count an attempt", "UPDATE brigade_jobs SET interrupted = interrupted + 1 WHERE id = ?1", params![id])?;
         }
@@ -81,8 +129,14 @@ impl Store<'_> {
     /// Ready at once, or later in the given state. Its id has not changed, so neither has its place.
     fn back_to_queue(&self, id: i64, later: JobState, after: Duration) -> Result<(), Error> {
         let (state, due) = if after.is_zero() { (JobState::Ready, 0) } else { (later, self.now.wall.saturating_add(millis(after))) };
-        let sql = "UPDATE brigade_jobs SET state = ?2, due = ?3, lease_until = NULL, holder = NULL WHERE id = ?1";
-        self.execute("give a job back", sql, params![id, code(state), due]).map(drop)
+        let sql = "UPDATE brigade_jobs SET state = ?2, due = ?3, lease_until = NULL, holder = NULL WHERE id = ?1 RETURNING queue, key";
+        let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?));
+        let Some((queue, Some(key))) = self.row("give a job back", sql, params![id, code(state), due], read)? else { return Ok(()) };
+        if state == JobState::Ready {
+            self.make_ready(id)?;
+        }
+        // An earlier one may have come back from the dead letters while this one was leased.
+        self.release_key(&queue, &key)
     }
 
     fn cancelled(&self, id: i64, reason: &str) -> Result<(), Error> {
@@ -90,66 +144,70 @@ impl Store<'_> {
         self.end_job(id, JobState::Cancelled, Some(reason), Some(remove_at))
     }
 
-    /// Settles a job for good; the next of its key may run.
+    /// Settles a job for good that did not end well; whoever waits for it is told.
     pub(super) fn end_job(&self, id: i64, state: JobState, reason: Option<&str>, remove_at: Option<i64>) -> Result<(), Error> {
-        let sql = "UPDATE brigade_jobs SET state = ?2, reason = ?3, remove_at = ?4, due = 0, lease_until = NULL, holder = NULL WHERE id = ?1 RETURNING queue, key";
-        let ended = self.row("end a job", sql, params![id, code(state), reason, remove_at], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        self.release_key(ended)
+        self.end_as(id, state, reason, remove_at, &Fate::missed(id, state, reason))
     }
 
-    pub(super) fn remove_job(&self, id: i64) -> Result<(), Error> {
-        let sql = "DELETE FROM brigade_jobs WHERE id = ?1 RETURNING queue, key";
-        let ended = self.row("remove a job", sql, params![id], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        self.release_key(ended)
+    fn end_as(&self, id: i64, state: JobState, reason: Option<&str>, remove_at: Option<i64>, fate: &Fate<'_>) -> Result<(), Error> {
+        // Written out, as it is run for every job.
+        let sql =
+            "UPDATE brigade_jobs SET state = ?2, reason = ?3, remove_at = ?4, due = 0, lease_until = NULL, holder = NULL WHERE id = ?1
+                   RETURNING id, queue, key, next, place, members";
+        let ended = self.row("end a job", sql, params![id, code(state), reason, remove_at], Ended::read)?;
+        ended.map_or(Ok(()), |ended| self.ended(&ended, Some(fate)))
     }
 
-    /// Lets the first of a key's unsettled jobs go on, if it was held.
-    fn release_key(&self, ended: Option<(String, Option<String>)>) -> Result<(), Error> {
-        let Some((queue, Some(key))) = ended else { return Ok(()) };
-        let sql = "UPDATE brigade_jobs SET state = 0 WHERE state = 2 AND id =
-                     (SELECT min(id) FROM brigade_jobs WHERE queue = ?1 AND key = ?2 AND state < 5)";
-        self.execute("release a key", sql, params![queue, key]).map(drop)
+    /// Removes a job. `fate` is what it is to those that wait for it; `None` if they were told before, because it has ended.
+    pub(super) fn remove_job(&self, id: i64, fate: Option<&Fate<'_>>) -> Result<(), Error> {
+        let sql = "DELETE FROM brigade_jobs WHERE id = ?1 RETURNING id, queue, key, next, place, members";
+        let ended = self.row("remove a job", sql, params![id], Ended::read)?;
+        ended.map_or(Ok(()), |ended| self.ended(&ended, fate))
     }
 
     /// Adds an attempt to the job's history.
-    fn note(&self, id: i64, kind: AttemptKind, reason: &str, certificate: Option<Box<Certificate>>) -> Result<(), Error> {
+    fn note(
+        &self,
+        id: i64,
+        kind: AttemptKind,
+        reason: &str,
+        certificate: Option<Box<Certificate>>,
+        stop: Option<Receipt>,
+    ) -> Result<(), Error> {
         let sql = "SELECT history, attempts FROM brigade_jobs WHERE id = ?1";
-        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Option<String>>(0)?, row.get::<_, u32>(1)?));
+        let read = |row: &Row<'_>| Ok((row.get::<_, Option<String>>(0)?, row.get::<_, u32>(1)?));
         let Some((history, attempt)) = self.row("read a history", sql, params![id], read)? else { return Ok(()) };
         let mut history: Vec<AttemptRecord> = history.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(self.now.wall).unwrap_or(0));
-        history.push(AttemptRecord { attempt, at, kind, reason: reason.to_owned(), certificate });
+        history.push(AttemptRecord { attempt, at, kind, reason: reason.to_owned(), certificate, stop });
         let over = history.len().saturating_sub(HISTORY_MAX);
         history.drain(..over);
-        let text = serde_json::to_string(&history)
-            .map_err(|e| Error::new(crate::ErrorKind::Encode, format!("write a history: {e}")).with_source(e))?;
+        let text =
+            serde_json::to_string(&history).map_err(|e| Error::new(ErrorKind::Encode, format!("write a history: {e}")).with_source(e))?;
         self.execute("write a history", "UPDATE brigade_jobs SET history = ?2 WHERE id = ?1", params![id, text]).map(drop)
     }
 
     // -- orders
 
     pub(super) fn order(&self, order: &Order) -> Result<Ordered, Error> {
-        let changed = |count: usize| if count == 0 { Ordered::Nothing } else { Ordered::Changed(count as u64) };
         match order {
             Order::Cancel(id, reason) => self.cancel(id, reason),
-            Order::Retry(id) => {
-                let sql = "UPDATE brigade_jobs SET state = 0, failed = 0, crashed = 0, reason = NULL, due = 0 WHERE id = ?1 AND state = 6";
-                self.execute("retry a job", sql, params![row_id(id)]).map(changed)
-            }
-            Order::Delete(id) => {
-                let sql = "SELECT 1 FROM brigade_jobs WHERE id = ?1 AND state <> 3";
-                let found = self.row("look up a job", sql, params![row_id(id)], |_| Ok(()))?;
-                found.map_or(Ok(Ordered::Nothing), |()| self.remove_job(row_id(id)).map(|()| Ordered::Changed(1)))
-            }
-            Order::Purge(queue) => {
-                let sql = "DELETE FROM brigade_jobs WHERE queue = ?1 AND state IN (0, 1, 2, 4)";
-                self.execute("purge a queue", sql, params![queue]).map(changed)
+            Order::Retry(id) => self.retry(row_id(id)),
+            Order::Delete(id, only) => {
+                let id = row_id(id);
+                let sql = "SELECT state >= 5 FROM brigade_jobs WHERE id = ?1 AND state <> 3 AND (?2 IS NULL OR state = ?2)";
+                let Some(has_ended) = self.row("look up a job", sql, params![id, only.map(code)], |row| row.get::<_, bool>(0))? else {
+                    return Ok(Ordered::Nothing);
+                };
+                self.remove_job(id, (!has_ended).then(|| Fate::removed(id)).as_ref())?;
+                Ok(Ordered::Changed(1))
             }
             Order::Manage(..) => {
                 let text = "hand jobs to plain clients of a SQLite file: they take them with the brigade command, or from Redis";
-                Err(Error::new(crate::ErrorKind::Unsupported, text))
+                Err(Error::new(ErrorKind::Unsupported, text))
             }
             Order::Limit(queue, limits) => self.set_limits(queue, limits.as_ref()).map(|()| Ordered::Changed(1)),
+            Order::Purge(queue) => self.purge(queue),
             Order::Pause(queue) => self.set_paused(queue, true),
             Order::Resume(queue) => self.set_paused(queue, false),
             Order::Schedule(schedule) => self.schedule(schedule),
@@ -157,15 +215,67 @@ impl Store<'_> {
         }
     }
 
+    fn retry(&self, id: i64) -> Result<Ordered, Error> {
+        // One that was not run because of others has to wait for those.
+        let sql =
+            "SELECT queue, mark, gather, options FROM brigade_jobs WHERE id = ?1 AND state = 6 AND (missed = 0 OR gather = 'finally')";
+        let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+        let found = self.row("look up a dead letter", sql, params![id], read)?;
+        let Some((queue, mark, gather, options)) = found else { return Ok(Ordered::Nothing) };
+        let (mark, gather, options): (Option<String>, Option<String>, Option<String>) = (mark, gather, options);
+        self.check_mark(id, &queue, mark.as_deref())?;
+        self.take_back(id)?;
+        // It begins anew, with all the time that it had.
+        let options: JobOptions = options.and_then(|options| serde_json::from_str(&options).ok()).unwrap_or_default();
+        let sql = "UPDATE brigade_jobs SET failed = 0, crashed = 0, reason = NULL, begins_by = ?2 WHERE id = ?1";
+        self.execute("retry a job", sql, params![id, self.begins_by(&options)])?;
+        self.come_back(id, gather.as_deref())?;
+        Ok(Ordered::Changed(1))
+    }
+
+    fn purge(&self, queue: &str) -> Result<Ordered, Error> {
+        let sql = format!(
+            "SELECT {} FROM brigade_jobs WHERE queue = ?1 AND state IN (0, 1, 2, 4) AND (next IS NOT NULL OR members > 0)",
+            Ended::COLUMNS
+        );
+        let of_flows = self.rows("look for jobs of flows", &sql, params![queue], Ended::read)?;
+        let sql = "DELETE FROM brigade_jobs WHERE queue = ?1 AND state IN (0, 1, 2, 4)";
+        let count = self.execute("purge a queue", sql, params![queue])?;
+        of_flows.iter().try_for_each(|ended| self.ended(ended, Some(&Fate::removed(ended.id))))?;
+        Ok(changed(count))
+    }
+
+    /// A mark is unique among unsettled jobs: one that has ended cannot come back beside another that has taken its mark.
+    pub(super) fn check_mark(&self, id: i64, queue: &str, mark: Option<&str>) -> Result<(), Error> {
+        let sql = "SELECT id FROM brigade_jobs WHERE queue = ?1 AND mark = ?2 AND state < 5";
+        match self.row("look for a duplicate", sql, params![queue, mark], |row| row.get::<_, i64>(0))? {
+            None => Ok(()),
+            Some(other) => {
+                Err(Error::new(ErrorKind::Duplicate, format!("retry job {id}: job {other} has its unique mark and is not settled")))
+            }
+        }
+    }
+
     fn cancel(&self, id: &JobId, reason: &str) -> Result<Ordered, Error> {
         let id = row_id(id);
-        let state = self.row("look up a job", "SELECT state FROM brigade_jobs WHERE id = ?1", params![id], |row| row.get::<_, i64>(0))?;
+        let sql = "SELECT state, waits FROM brigade_jobs WHERE id = ?1";
+        let found = self.row("look up a job", sql, params![id], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
+        let Some((state, waits)) = found else { return Ok(Ordered::Nothing) };
+        let ordered = self.cancel_one(id, state, reason)?;
+        if state == code(JobState::Held) && waits > 0 {
+            self.cancel_members(id, reason)?;
+        }
+        Ok(ordered)
+    }
+
+    /// Cancels a job that is in this state.
+    pub(super) fn cancel_one(&self, id: i64, state: i64, reason: &str) -> Result<Ordered, Error> {
         match state {
-            Some(3) => {
+            3 => {
                 self.execute("ask for a cancel", "UPDATE brigade_jobs SET cancel = ?2 WHERE id = ?1", params![id, reason])?;
                 Ok(Ordered::Asked)
             }
-            Some(0..5) => self.cancelled(id, reason).map(|()| Ordered::Changed(1)),
+            0..5 => self.cancelled(id, reason).map(|()| Ordered::Changed(1)),
             _ => Ok(Ordered::Nothing),
         }
     }
@@ -176,4 +286,8 @@ impl Store<'_> {
         let count = self.execute("pause or resume a queue", sql, params![queue, paused])?;
         Ok(if count == 0 { Ordered::Nothing } else { Ordered::Changed(1) })
     }
+}
+
+fn changed(count: usize) -> Ordered {
+    if count == 0 { Ordered::Nothing } else { Ordered::Changed(count as u64) }
 }

@@ -1,25 +1,28 @@
 //! Pushing and handing out. Everything here runs within a transaction of `lane`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::path::Path;
-use std::sync::OnceLock;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use super::flow::Fate;
 use super::schema;
 use crate::broker::api::Clock;
 use crate::broker::{LeaseAsk, Leased, Pushed, Terms};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, Job, JobId, JobOptions, JobState};
+use crate::process::{Heirs, own_name};
 
 /// The connection within a transaction, and its moment.
 pub(super) struct Store<'a> {
     pub(super) connection: &'a Connection,
     pub(super) now: Now,
     pub(super) memo: &'a RefCell<Memo>,
+    /// There is room on the disk for what runs, and no more.
+    pub(super) tight: bool,
+    is_up_to_date: Cell<bool>,
 }
 
 /// What a connection remembers from one transaction to the next, to save work. Nothing here may matter if it is forgotten.
@@ -27,9 +30,21 @@ pub(super) struct Store<'a> {
 pub(super) struct Memo {
     /// When it was last said that this process asks for jobs of a queue, boot clock.
     said: HashMap<Box<str>, i64>,
+    /// When it was last looked for holders that are dead, boot clock.
+    looked: Option<i64>,
+    heirs: Heirs,
 }
 
 impl Memo {
+    /// Whether it is time to look for holders that are dead; then it counts as done.
+    fn is_to_look(&mut self, now: i64) -> bool {
+        let is_time = self.looked.is_none_or(|looked| now - looked >= millis(LOOK_FOR_DEAD_EVERY));
+        if is_time {
+            self.looked = Some(now);
+        }
+        is_time
+    }
+
     /// Whether it is time to say that a queue is asked for; then it counts as said.
     pub(super) fn is_to_say(&mut self, queue: &str, now: i64, every: Duration) -> bool {
         match self.said.get_mut(queue) {
@@ -50,6 +65,9 @@ impl Memo {
     }
 }
 
+/// A dead holder's jobs stand before all others, so they are looked for even while there are others: at once by a process that has just
+/// begun, as it may be in the dead one's place.
+const LOOK_FOR_DEAD_EVERY: Duration = Duration::from_secs(1);
 const QUEUES_REMEMBERED_MAX: usize = 1024;
 
 /// Milliseconds.
@@ -59,15 +77,19 @@ pub(super) struct Now {
     pub(super) wall: i64,
     /// Since the host was started; nobody sets this one.
     pub(super) boot: i64,
+    /// The same moment for this process.
+    pub(super) instant: Instant,
 }
 
 impl Now {
     pub(super) fn read(clock: &Clock) -> Self {
+        let instant = Instant::now();
         let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let ahead = millis(clock.ahead());
         Self {
             wall: wall_millis(SystemTime::now()) + ahead + clock.wall_off_millis(),
             boot: boot.tv_sec * 1000 + boot.tv_nsec / 1_000_000 + ahead,
+            instant,
         }
     }
 }
@@ -96,6 +118,18 @@ pub(super) fn code(state: JobState) -> i64 {
 
 /// How many ended jobs whose time is over one lease removes.
 const REMOVALS_MAX: i64 = 1000;
+
+impl<'a> Store<'a> {
+    pub(super) fn new(connection: &'a Connection, now: Now, memo: &'a RefCell<Memo>) -> Self {
+        Self { connection, now, memo, tight: false, is_up_to_date: Cell::new(false) }
+    }
+
+    /// Forgets what may have been done by something that is undone.
+    pub(super) fn forget(&self) {
+        self.memo.take();
+        self.is_up_to_date.set(false);
+    }
+}
 
 impl Store<'_> {
     pub(super) fn execute(&self, what: &str, sql: &str, values: &[&dyn ToSql]) -> Result<usize, Error> {
@@ -128,23 +162,26 @@ impl Store<'_> {
     // -- push
 
     pub(super) fn push(&self, job: &Job) -> Result<Pushed, Error> {
+        if self.tight {
+            return Err(no_room("store a job"));
+        }
         if let Some(id) = self.duplicate(job)? {
             return Ok(Pushed::Duplicate(id));
         }
-        let due = match (job.options.at, job.options.delay) {
-            (Some(at), _) => wall_millis(at),
-            (None, Some(delay)) => self.now.wall.saturating_add(millis(delay)),
-            (None, None) => 0,
-        };
+        let due = due_of(&job.options, &self.now);
         let state = if due > self.now.wall { JobState::Scheduled } else { JobState::Ready };
         let options = (job.options != JobOptions::default()).then(|| serde_json::to_string(&job.options)).transpose();
-        let options = options.map_err(|e| Error::new(crate::ErrorKind::Encode, format!("write a job's options: {e}")).with_source(e))?;
-        let sql = "INSERT INTO brigade_jobs (queue, payload, task, state, priority, due, key, partition, mark, options, pushed_at)
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+        let options = options.map_err(|e| Error::new(ErrorKind::Encode, format!("write a job's options: {e}")).with_source(e))?;
+        // A failure undoes the whole operation, so SQLite need not be able to undo this statement alone: `OR FAIL`.
+        let sql =
+            "INSERT OR FAIL INTO brigade_jobs (queue, payload, task, state, priority, due, begins_by, key, partition, mark, options, pushed_at)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
         let JobOptions { priority, key, unique, .. } = &job.options;
-        let partition = job.options.partition.as_ref().or(key.as_ref());
-        let values = params![job.queue, job.payload, job.task, code(state), priority, due, key, partition, unique, options, self.now.wall];
-        self.execute("store a job", sql, values)?;
+        let (partition, begins_by) = (job.options.partition.as_ref().or(key.as_ref()), self.begins_by(&job.options));
+        let place = params![job.queue, job.payload, job.task, code(state), priority, due, begins_by];
+        let rest = params![key, partition, unique, options, self.now.wall];
+        let values: Vec<&dyn ToSql> = place.iter().chain(rest).copied().collect();
+        self.execute("store a job", sql, &values)?;
         let id = self.connection.last_insert_rowid();
         if let (Some(mark), Some(period)) = (unique, job.options.unique_for) {
             let sql = "INSERT OR REPLACE INTO brigade_marks (queue, mark, job, until) VALUES (?1, ?2, ?3, ?4)";
@@ -168,6 +205,9 @@ impl Store<'_> {
     /// Hands out jobs; also says in how long another falls due.
     pub(super) fn lease(&self, ask: &LeaseAsk) -> Result<(Vec<Leased>, Option<Duration>), Error> {
         self.bring_up_to_date()?;
+        if self.memo.borrow_mut().is_to_look(self.now.boot) {
+            self.release_dead_holders()?;
+        }
         self.say_who_asks(&ask.queues)?;
         let mut leased = Vec::new();
         for queue in &ask.queues {
@@ -185,18 +225,23 @@ impl Store<'_> {
         Ok((leased, due_in))
     }
 
-    /// Everything whose time has come.
+    /// Everything whose time has come; once in a transaction, which is one moment.
     pub(super) fn bring_up_to_date(&self) -> Result<(), Error> {
+        if self.is_up_to_date.replace(true) {
+            return Ok(());
+        }
         self.expire_leases()?;
         self.fire_schedules()?;
+        self.end_late()?;
         self.promote_due()?;
         self.remove_ended()
     }
 
     /// One round through a queue without limits; `true` if another may find more.
     fn lease_from(&self, queue: &str, ask: &LeaseAsk, leased: &mut Vec<Leased>) -> Result<bool, Error> {
-        let sql = Found::select("queue = ?1", ask.max - leased.len());
-        let found = self.rows("find ready jobs", &sql, params![queue], |row| Found::read(queue, row))?;
+        let sql = Found::select("queue = ?2");
+        let room = i64::try_from(ask.max - leased.len()).unwrap_or(i64::MAX);
+        let found = self.rows("find ready jobs", &sql, params![room, queue], |row| Found::read(queue, row))?;
         let mut damaged = false;
         for found in found {
             match self.checked(found)? {
@@ -212,7 +257,7 @@ impl Store<'_> {
 
     /// The job, unless it can never be run: then it is set aside.
     pub(super) fn checked(&self, found: Found) -> Result<Option<Leased>, Error> {
-        match found.check() {
+        match found.check(self.now.instant) {
             Ok(job) => Ok(Some(job)),
             Err((id, why)) => self.end_job(id, JobState::Dead, Some(&why), None).map(|()| None),
         }
@@ -221,7 +266,8 @@ impl Store<'_> {
     pub(super) fn hand_out(&self, job: &Leased, terms: Terms) -> Result<(), Error> {
         let id = row_id(&job.id);
         match terms {
-            Terms::Take => self.remove_job(id),
+            // Nobody will tell how it ended.
+            Terms::Take => self.remove_job(id, Some(&Fate::Done(None))),
             Terms::Lease(time) => {
                 let until = self.now.boot.saturating_add(millis(time));
                 let sql = "UPDATE brigade_jobs SET state = 3, token = ?2, attempts = attempts + 1, lease_until = ?3, holder = ?4, cancel = NULL WHERE id = ?1";
@@ -239,12 +285,12 @@ impl Store<'_> {
         Ok(())
     }
 
-    /// Ends leases whose holder is no more: it was a process of this host.
+    /// Ends leases whose holder is no more, nor any worker of its: it was a process of this host.
     pub(super) fn release_dead_holders(&self) -> Result<usize, Error> {
         let sql = "SELECT DISTINCT holder FROM brigade_jobs WHERE state = 3 AND holder IS NOT NULL";
         let holders = self.rows("list holders", sql, &[], |row| row.get::<_, String>(0))?;
         let mut released = 0;
-        for holder in holders.iter().filter(|holder| !is_alive(holder)) {
+        for holder in holders.iter().filter(|holder| self.memo.borrow_mut().heirs.is_gone(holder)) {
             let sql = "SELECT id FROM brigade_jobs WHERE state = 3 AND holder = ?1";
             for id in self.rows("find leases of a dead holder", sql, params![holder], |row| row.get::<_, i64>(0))? {
                 self.give_back(id, AttemptKind::Interrupted, "the process that held it ended", Duration::ZERO)?;
@@ -254,10 +300,31 @@ impl Store<'_> {
         Ok(released)
     }
 
+    /// The latest moment for an attempt to begin, for a job whose time begins now.
+    pub(super) fn begins_by(&self, options: &JobOptions) -> Option<i64> {
+        options.retry.within.map(|within| self.now.wall.saturating_add(millis(within)))
+    }
+
+    /// Sets jobs aside that were to begin by now.
+    fn end_late(&self) -> Result<(), Error> {
+        let sql = "SELECT id, failed + crashed FROM brigade_jobs WHERE begins_by < ?1 AND state IN (0, 1, 2, 4)";
+        let late = self.rows("find jobs that are too late", sql, params![self.now.wall], |row| Ok((row.get(0)?, row.get::<_, u32>(1)?)))?;
+        for (id, attempts) in late {
+            let why = match attempts {
+                0 => "no attempt began within the time that it had".to_owned(),
+                attempts => format!("the time for its attempts is over; it has had {attempts}"),
+            };
+            self.end_job(id, JobState::Dead, Some(&why), None)?;
+        }
+        Ok(())
+    }
+
     fn promote_due(&self) -> Result<(), Error> {
-        let sql = "UPDATE brigade_jobs SET due = 0, state = CASE WHEN key IS NOT NULL AND EXISTS
-                     (SELECT 1 FROM brigade_jobs AS earlier WHERE earlier.queue = brigade_jobs.queue AND earlier.key = brigade_jobs.key
-                        AND earlier.state < 5 AND earlier.id < brigade_jobs.id) THEN 2 ELSE 0 END
+        let sql = "UPDATE brigade_jobs SET due = 0, state = CASE WHEN key IS NOT NULL AND
+                     (EXISTS (SELECT 1 FROM brigade_jobs AS other WHERE other.queue = brigade_jobs.queue AND other.key = brigade_jobs.key
+                                AND other.state < 5 AND other.id < brigade_jobs.id)
+                      OR EXISTS (SELECT 1 FROM brigade_jobs AS other WHERE other.queue = brigade_jobs.queue AND other.key = brigade_jobs.key
+                                AND other.state = 3)) THEN 2 ELSE 0 END
                    WHERE state IN (1, 4) AND due <= ?1";
         self.execute("wake due jobs", sql, params![self.now.wall]).map(drop)
     }
@@ -287,6 +354,15 @@ impl Store<'_> {
     }
 }
 
+/// When a job that may go on now is due; 0 if it need not wait.
+pub(super) fn due_of(options: &JobOptions, now: &Now) -> i64 {
+    match (options.at, options.delay) {
+        (Some(at), _) => wall_millis(at),
+        (None, Some(delay)) => now.wall.saturating_add(millis(delay)),
+        (None, None) => 0,
+    }
+}
+
 /// A ready job as it is stored.
 pub(super) struct Found {
     id: i64,
@@ -298,11 +374,11 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// The query for the first ready jobs, in the order of the hand-out.
-    pub(super) fn select(filter: &str, limit: usize) -> String {
+    /// The query for the first ready jobs, in the order of the hand-out; its first parameter says how many.
+    pub(super) fn select(filter: &str) -> String {
         format!(
             "SELECT id, payload, task, options, token, failed, crashed FROM brigade_jobs
-             WHERE state = 0 AND {filter} ORDER BY priority DESC, id LIMIT {limit}"
+             WHERE state = 0 AND {filter} ORDER BY priority DESC, id LIMIT ?1"
         )
     }
 
@@ -314,7 +390,7 @@ impl Found {
     }
 
     /// The job, or why it can never be run: other programs write to this table too.
-    fn check(mut self) -> Result<Leased, (i64, String)> {
+    fn check(mut self, since: Instant) -> Result<Leased, (i64, String)> {
         if let Err(e) = serde_json::from_str::<&serde_json::value::RawValue>(&self.job.payload) {
             return Err((self.id, format!("its payload is not JSON: {e}")));
         }
@@ -322,39 +398,15 @@ impl Found {
             self.job.options = serde_json::from_str(options).map_err(|e| (self.id, format!("its options cannot be read: {e}")))?;
         }
         let attempt = self.failed + self.crashed + 1;
-        Ok(Leased { id: JobId::new(self.id.to_string()), token: self.token + 1, job: self.job, attempt, crashed: self.crashed })
+        Ok(Leased { id: JobId::new(self.id.to_string()), token: self.token + 1, since, job: self.job, attempt, crashed: self.crashed })
     }
+}
+
+pub(super) fn no_room(what: &str) -> Error {
+    Error::new(ErrorKind::Os, format!("{what}: the disk is full but for what running jobs need; nothing of this was stored"))
 }
 
 /// The row of an id; one that no row has, if it is not a number.
 pub(super) fn row_id(id: &JobId) -> i64 {
     id.as_str().parse().unwrap_or(-1)
-}
-
-/// This process, in a way that no later one is called: number and start time.
-pub(super) fn own_name() -> &'static str {
-    static NAME: OnceLock<String> = OnceLock::new();
-    NAME.get_or_init(|| {
-        let pid = std::process::id();
-        format!("{pid}-{}", started(pid).unwrap_or_default())
-    })
-}
-
-pub(super) fn is_alive(holder: &str) -> bool {
-    let Some((pid, start)) = holder.split_once('-') else { return true };
-    match pid.parse::<u32>() {
-        Ok(pid) if Path::new("/proc/self").exists() => started(pid).as_deref() == Some(start),
-        // Not one of ours, or a host that does not tell: its lease will run out.
-        _ => true,
-    }
-}
-
-/// When a process was started, in ticks since boot (field 22 of proc_pid_stat(5)); `None` if it is gone or a zombie.
-fn started(pid: u32) -> Option<String> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    if fields.next()? == "Z" {
-        return None;
-    }
-    fields.nth(18).map(str::to_owned)
 }

@@ -2,76 +2,121 @@
 //!
 //! Each commit appends to the write-ahead log, `jobs.db-wal`. The directory is watched, because the log comes and goes with the
 //! connections. A wake-up says only that something may have changed.
+//!
+//! Only those who wait read what the kernel tells, so that a busy process is not woken by each page that it writes itself. Whoever reads
+//! events passes them on to the others that wait.
 
-use std::future::Future;
+use std::ffi::OsString;
+use std::future::{Future, pending};
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::{Error, ErrorKind};
 use crate::link::readable;
-use crate::shutdown::Scope;
 
 pub(super) struct Wake {
+    /// Commits of this process, and what a waiter learned of those of others.
     changed: Arc<Notify>,
-    watching: bool,
-    /// Ends the watching task.
-    _stop: DropGuard,
+    others: Others,
+}
+
+/// Commits of other processes.
+enum Others {
+    /// There can be none: the database is in memory.
+    None,
+    /// They are not told.
+    Unseen,
+    Watched(Watch),
+}
+
+struct Watch {
+    fd: AsyncFd<OwnedFd>,
+    /// The file's name, with which those of its log begin.
+    name: OsString,
 }
 
 impl Wake {
-    /// Tells `changed` of other processes' commits too. Must be called within the runtime.
+    /// Tells of what `changed` tells, and of other processes' commits. Must be called within the runtime.
     pub(super) fn watch(path: Option<&Path>, changed: Arc<Notify>) -> Result<Self, Error> {
-        let stop = CancellationToken::new();
-        let mut watching = true;
-        if let Some(path) = path {
-            let scope =
-                Scope::current().ok_or_else(|| Error::new(ErrorKind::Unsupported, "open a broker outside of an async runtime (tokio)"))?;
-            match watch(path) {
-                Ok(fd) => {
-                    let (stop, changed) = (stop.clone(), Arc::clone(&changed));
-                    scope.spawn(async move {
-                        stop.run_until_cancelled(pass_on(&fd, &changed)).await;
-                    });
-                }
-                // The limit of inotify instances is reached, or the filesystem has none.
-                Err(error) => {
-                    watching = false;
-                    tracing::warn!(%error, "cannot watch the job file: consumers look once a second");
-                }
-            }
+        let Some(path) = path else { return Ok(Self { changed, others: Others::None }) };
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(Error::new(ErrorKind::Unsupported, "open a broker outside of an async runtime (tokio)"));
         }
-        Ok(Self { changed, watching, _stop: stop.drop_guard() })
+        let others = match Watch::open(path) {
+            Ok(watch) => Others::Watched(watch),
+            // The limit of inotify instances is reached, or the filesystem has none.
+            Err(error) => {
+                tracing::warn!(%error, "cannot watch the job file: consumers look once a second");
+                Others::Unseen
+            }
+        };
+        Ok(Self { changed, others })
     }
 
     /// Whether commits of other processes wake consumers at once.
     pub(super) fn is_watching(&self) -> bool {
-        self.watching
+        !matches!(self.others, Others::Unseen)
     }
 
     /// A future that ends at the next change after this call, polled by then or not.
     pub(super) fn next(&self) -> impl Future<Output = ()> + '_ {
-        self.changed.notified()
+        // What happened before is seen by whoever looks after this call.
+        self.read();
+        let changed = self.changed.notified();
+        async move {
+            tokio::select! {
+                () = changed => {}
+                () = self.by_others() => {}
+            }
+        }
+    }
+
+    async fn by_others(&self) {
+        let Others::Watched(watch) = &self.others else { return pending().await };
+        while let Ok(mut ready) = watch.fd.readable().await {
+            if self.read() {
+                return;
+            }
+            ready.clear_ready();
+        }
+        pending().await
+    }
+
+    /// Reads what the kernel has told; whether the file was among it. Then all that wait are told.
+    fn read(&self) -> bool {
+        let Others::Watched(watch) = &self.others else { return false };
+        let changed = watch.read();
+        if changed {
+            self.changed.notify_waiters();
+        }
+        changed
     }
 }
 
-fn watch(path: &Path) -> std::io::Result<AsyncFd<OwnedFd>> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-    inotify::add_watch(&fd, directory, WatchFlags::MODIFY | WatchFlags::CREATE)?;
-    readable(fd)
-}
+impl Watch {
+    fn open(path: &Path) -> std::io::Result<Self> {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        inotify::add_watch(&fd, directory, WatchFlags::MODIFY | WatchFlags::CREATE)?;
+        Ok(Self { fd: readable(fd)?, name: path.file_name().unwrap_or_default().to_owned() })
+    }
 
-async fn pass_on(fd: &AsyncFd<OwnedFd>, changed: &Notify) {
-    while let Ok(mut ready) = fd.readable().await {
-        let mut buffer = [0; 4096];
-        while rustix::io::read(fd.get_ref(), &mut buffer).is_ok_and(|count| count > 0) {}
-        ready.clear_ready();
-        changed.notify_waiters();
+    /// Reads all events; whether one was of our file.
+    fn read(&self) -> bool {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(self.fd.get_ref(), &mut buffer);
+        let mut changed = false;
+        while let Ok(event) = events.next() {
+            // Events that were dropped, as there were too many, have no name.
+            changed |= event.file_name().is_none_or(|name| name.to_bytes().starts_with(self.name.as_bytes()));
+        }
+        changed
     }
 }

@@ -91,7 +91,8 @@ impl Store<'_> {
 
     fn key(&self, job: &Facts) -> Result<Option<Why>, Error> {
         let Some(key) = &job.key else { return Ok(None) };
-        let sql = "SELECT id, state FROM brigade_jobs WHERE queue = ?1 AND key = ?2 AND state < 5 AND id < ?3 ORDER BY id LIMIT 1";
+        let sql = "SELECT id, state FROM brigade_jobs WHERE queue = ?1 AND key = ?2 AND state < 5 AND id <> ?3 AND (id < ?3 OR state = 3)
+                   ORDER BY id LIMIT 1";
         let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
         let holding = self.row("find what holds a key", sql, params![job.queue, key, job.id], read)?;
         Ok(holding.map(|(id, state)| Why::Key {
@@ -134,7 +135,7 @@ impl Store<'_> {
                 continue;
             }
             let sql = "INSERT OR REPLACE INTO brigade_consumers (queue, holder, asked_at) VALUES (?1, ?2, ?3)";
-            self.execute("note a worker", sql, params![queue, super::store::own_name(), self.now.boot])?;
+            self.execute("note a worker", sql, params![queue, crate::process::own_name(), self.now.boot])?;
             let sql = "DELETE FROM brigade_consumers WHERE asked_at < ?1";
             self.execute("forget workers", sql, params![self.asked_since()])?;
         }
@@ -145,7 +146,7 @@ impl Store<'_> {
     pub(super) fn has_worker(&self, queue: &str) -> Result<bool, Error> {
         let sql = "SELECT holder FROM brigade_consumers WHERE queue = ?1 AND asked_at >= ?2";
         let asked = self.rows("find workers", sql, params![queue, self.asked_since()], |row| row.get::<_, String>(0))?;
-        if asked.iter().any(|holder| super::store::is_alive(holder)) {
+        if asked.iter().any(|holder| crate::process::runs(holder)) {
             return Ok(true);
         }
         let sql = "SELECT 1 FROM brigade_jobs INDEXED BY brigade_jobs_leased WHERE state = 3 AND queue = ?1 LIMIT 1";

@@ -43,7 +43,11 @@ pub(in super::super) struct Entry {
     pub(super) passes: Vec<(u32, u64, String)>,
     /// Must run alone in its worker.
     pub(super) alone: bool,
+    /// Must run in a worker that has run nothing before it.
+    pub(super) fresh: bool,
     has_place: bool,
+    /// When it was made.
+    pub(super) made: Instant,
     /// When it began to wait.
     since: Instant,
     timer: Option<DueKey>,
@@ -84,8 +88,9 @@ impl Core {
             return Admission::Refused(error);
         }
         let (delay, priority, alone) = (request.options().delay, request.options().priority, self.wants_to_be_alone(&request));
+        let fresh = request.options().fresh;
         let now = Instant::now();
-        let at_once = delay.is_none() && self.queue.is_empty() && self.aside.is_empty() && self.pick(alone, &[]).is_some();
+        let at_once = delay.is_none() && self.queue.is_empty() && self.aside.is_empty() && self.pick(alone, fresh, &[]).is_some();
         let mut has_place = has_place;
         if !at_once && !has_place {
             match room.try_acquire() {
@@ -105,7 +110,9 @@ impl Core {
             undelivered: 0,
             passes: Vec::new(),
             alone,
+            fresh,
             has_place,
+            made: now,
             since: now,
             timer: None,
             stop: None,
@@ -114,7 +121,7 @@ impl Core {
         let Some(call) = self.call_at(key) else { unreachable!("it was inserted above") };
         match delay {
             Some(delay) => self.delay(call, delay),
-            None if at_once => self.assign_new(call, alone, effects),
+            None if at_once => self.assign_new(call, effects),
             None => self.enqueue(call, priority),
         }
         if !at_once {
@@ -155,6 +162,10 @@ impl Core {
     // -- waiting
 
     fn enqueue(&mut self, call: u64, priority: i32) {
+        if self.entry(call).is_some_and(|entry| entry.fresh) {
+            // Its worker may have to be started first: nobody waits behind it for that.
+            return self.set_aside(call);
+        }
         let place = self.queue.push(priority, call);
         let Some(entry) = self.entry(call) else { return };
         entry.phase = Phase::Queued(place);
@@ -177,6 +188,9 @@ impl Core {
     /// queue may be over its limit by what workers held.
     pub(super) fn requeue(&mut self, call: u64) {
         let Some(entry) = self.entry(call) else { return };
+        if entry.fresh {
+            return self.set_aside(call);
+        }
         let priority = entry.request.options().priority;
         entry.since = Instant::now();
         let place = self.queue.push_front(priority, call);
@@ -253,23 +267,29 @@ impl Core {
         if self.free.is_empty() || (self.queue.is_empty() && self.aside.is_empty()) {
             return;
         }
-        let mut index = 0;
+        let (mut index, mut fresh_wanted) = (0, 0);
         while let Some(call) = self.aside.get(index).copied() {
             let Some(entry) = self.entry(call) else { return };
-            let (alone, passes) = (entry.alone, std::mem::take(&mut entry.passes));
-            let seat = self.pick(alone, &passes);
+            let (alone, fresh, passes) = (entry.alone, entry.fresh, std::mem::take(&mut entry.passes));
+            let seat = self.pick(alone, fresh, &passes);
             if let Some(entry) = self.entry(call) {
                 entry.passes = passes;
             }
             match seat {
                 Some(seat) => self.assign(call, seat, effects),
-                None => index += 1,
+                None => {
+                    fresh_wanted += usize::from(fresh);
+                    index += 1;
+                }
             }
+        }
+        if fresh_wanted > 0 {
+            self.make_room_for_fresh(fresh_wanted);
         }
         // The first in line is never overtaken: a call that wants a worker of its own would starve otherwise.
         while let Some(call) = self.queue.front() {
             let alone = self.entry(call).is_some_and(|entry| entry.alone);
-            let Some(seat) = self.pick(alone, &[]) else { break };
+            let Some(seat) = self.pick(alone, false, &[]) else { break };
             self.assign(call, seat, effects);
         }
         if self.queue.is_empty() && self.aside.is_empty() {
@@ -278,17 +298,18 @@ impl Core {
     }
 
     /// The least loaded seat that may take the call.
-    fn pick(&self, alone: bool, passes: &[(u32, u64, String)]) -> Option<u32> {
+    fn pick(&self, alone: bool, fresh: bool, passes: &[(u32, u64, String)]) -> Option<u32> {
         let fits = |(load, number): &&(u32, u32)| {
             let avoided = passes.iter().any(|(passer, epoch, _)| passer == number && self.epoch(*number) == Some(*epoch));
-            !(avoided || alone && *load > 0)
+            !(avoided || (alone || fresh) && *load > 0 || fresh && !self.is_fresh(*number))
         };
         self.free.iter().find(fits).map(|(_, number)| *number)
     }
 
-    fn assign_new(&mut self, call: u64, alone: bool, effects: &mut Effects) {
+    fn assign_new(&mut self, call: u64, effects: &mut Effects) {
+        let Some((alone, fresh)) = self.entry(call).map(|entry| (entry.alone, entry.fresh)) else { return };
         // It is in no queue yet: `leave_queue` has nothing to remove for a running call.
-        if let Some(seat) = self.pick(alone, &[])
+        if let Some(seat) = self.pick(alone, fresh, &[])
             && let Some(entry) = self.entry(call)
         {
             entry.phase = Phase::Running { seat, index: 0, since: entry.since };

@@ -1,7 +1,7 @@
 //! How attempts end: by what their worker says, or by its death.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::super::builder::Neighbours;
 use super::super::deadlines::after;
@@ -163,15 +163,17 @@ impl Core {
 
     /// Tries again later if the call has attempts left.
     fn retry_or_end(&mut self, call: u64, error: CallError, advice: RetryAdvice, output: Option<Output>, effects: &mut Effects) {
-        let policy = self.config.retry;
+        let (default, is_open) = (self.config.retry, self.stage == super::Stage::Open);
         let Some(entry) = self.entry(call) else { return };
+        let policy = entry.request.options().retry.unwrap_or(default);
         let left = entry.attempt <= entry.request.options().retries && entry.crashes < CRASHES_MAX;
         let pause = match advice {
             RetryAdvice::Permanent => None,
             RetryAdvice::In(pause) => Some(pause),
             RetryAdvice::Policy => Some(policy.pause_after(entry.attempt)),
         };
-        match pause.filter(|_| left && self.stage == super::Stage::Open) {
+        let in_time = |pause: Duration| policy.within.is_none_or(|within| entry.made.elapsed().saturating_add(pause) <= within);
+        match pause.filter(|pause| left && is_open && in_time(*pause)) {
             Some(pause) => self.delay(call, pause),
             None => self.end_with_output(call, Err(error), None, output, effects),
         }
@@ -304,6 +306,7 @@ impl Core {
             if let Some(entry) = self.entry(call) {
                 entry.crashes += 1;
                 entry.alone = alone;
+                entry.fresh = true;
             }
         }
         self.retry_or_end(call, CallError::from_certificate(certificate), RetryAdvice::Policy, output, effects);
@@ -383,7 +386,7 @@ impl Ended {
 /// The outcome and the receipt of an attempt that was stopped.
 fn stopped(stop: &Stop, mut certificate: Box<Certificate>) -> (CallError, Receipt) {
     certificate.step = Some(stop.step);
-    let receipt = Receipt { step: stop.step, at: SystemTime::now(), took: stop.asked_at.elapsed() };
+    let receipt = Receipt::new(stop.step, stop.asked_at.elapsed());
     let outcome = match &stop.why {
         Why::Timeout => CallError::TimedOut(TimedOut::Run(certificate)),
         Why::Cancel(reason) => CallError::Cancelled(Cancelled { reason: reason.clone(), certificate: Some(certificate) }),

@@ -266,6 +266,25 @@ impl Core {
         Some((member, load as usize))
     }
 
+    /// Whether a seat's worker has run nothing yet.
+    pub(super) fn is_fresh(&self, number: u32) -> bool {
+        let seat = self.seats.get(number as usize - 1).and_then(Option::as_ref);
+        seat.is_some_and(|seat| seat.done + seat.failed == 0 && seat.running.is_empty())
+    }
+
+    /// Sees to it that workers are on their way for calls that want fresh ones: where no more may be started, the least loaded gives
+    /// up its seat.
+    pub(super) fn make_room_for_fresh(&mut self, wanted: usize) {
+        self.count_seats();
+        let Census { usable, starting, leaving, .. } = self.census;
+        let coming = (starting + leaving).max(self.config.workers_max.saturating_sub(usable));
+        for _ in coming..wanted {
+            let least = self.free.iter().map(|(_, number)| *number).find(|number| !self.is_fresh(*number));
+            let Some(number) = least else { return };
+            self.retire(number, "a call that crashed runs next in a fresh worker");
+        }
+    }
+
     /// Takes an attempt off its seat.
     pub(super) fn vacate(&mut self, call: u64, now: Instant) {
         let Some(entry) = self.entry(call) else { return };

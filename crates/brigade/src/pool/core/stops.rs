@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
 use super::super::member::Member;
 use super::calls::Entry;
 use super::{Core, Effects, Ended, Phase};
@@ -23,6 +25,8 @@ pub(in super::super) struct Stop {
     pub(super) why: Why,
     pub(super) step: Step,
     pub(super) ended: Ended,
+    /// Cancelled when nobody wants to wait for the softer steps any more.
+    hurry: CancellationToken,
     pub(super) asked_at: Instant,
 }
 
@@ -32,6 +36,7 @@ pub(in super::super) struct StopOrder {
     pub(in super::super) why: Why,
     pub(in super::super) member: Arc<Member>,
     pub(in super::super) ended: Ended,
+    pub(in super::super) hurry: CancellationToken,
 }
 
 impl Core {
@@ -50,16 +55,25 @@ impl Core {
                 Why::Shutdown => CallError::Rejected(Error::new(ErrorKind::Closed, "run a call: the pool was shut down before its turn")),
                 Why::Timeout | Why::Memory => return,
             };
-            let receipt = Receipt { step: Step::NotStarted, at: std::time::SystemTime::now(), took: Duration::ZERO };
+            let receipt = Receipt::new(Step::NotStarted, Duration::ZERO);
             return self.end(call, Err(outcome), Some(receipt), effects);
         };
         if entry.stop.is_some() {
             return;
         }
-        let ended = Ended::new();
-        entry.stop = Some(Box::new(Stop { why: why.clone(), step: Step::Asked, ended: ended.clone(), asked_at: Instant::now() }));
+        let (ended, hurry) = (Ended::new(), CancellationToken::new());
+        let stop = Stop { why: why.clone(), step: Step::Asked, ended: ended.clone(), hurry: hurry.clone(), asked_at: Instant::now() };
+        entry.stop = Some(Box::new(stop));
         if let Some(member) = self.member(seat) {
-            effects.stops.push(StopOrder { call, why, member, ended });
+            effects.stops.push(StopOrder { call, why, member, ended, hurry });
+        }
+    }
+
+    /// Makes a stop that is under way take its last step at once.
+    #[cfg(feature = "broker")]
+    pub(in super::super) fn hurry(&mut self, call: u64) {
+        if let Some(stop) = self.entry(call).and_then(|entry| entry.stop.as_ref()) {
+            stop.hurry.cancel();
         }
     }
 

@@ -1,0 +1,106 @@
+//! `brigade cancel`: ends jobs, waiting or running, and tells how.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use brigade::{Broker, Cancelling, JobId, JobState, Stopped};
+use futures_util::future::try_join_all;
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::job::nothing;
+use crate::connection::Globals;
+use crate::exit;
+use crate::show::{self, StopDocument};
+use crate::times;
+
+/// Cancel jobs, waiting or running
+///
+/// A waiting job ends at once. A running one is stopped by the worker that has it, wherever that is: asked, then SIGTERM,
+/// then SIGKILL. With --wait, the command ends when nothing of the jobs runs any more, and says how they were stopped.
+#[derive(clap::Args)]
+pub(crate) struct Cancel {
+    /// Ids of jobs
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<String>,
+
+    /// Why, for the job's history
+    #[arg(long, value_name = "TEXT", default_value = "cancelled from the command line")]
+    reason: String,
+
+    /// Wait until they have ended, for so long at most [default: no limit]; exit code 4
+    #[arg(long, value_name = "TIME", value_parser = times::duration, num_args = 0..=1, require_equals = true)]
+    wait: Option<Option<Duration>>,
+}
+
+/// What a cancel came to.
+#[derive(Clone, Debug)]
+enum Came {
+    To(Cancelling),
+    Stopped(Stopped),
+    /// It was asked, and runs on.
+    NotYet,
+}
+
+impl Cancel {
+    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
+        let broker = globals.connect().await?;
+        // All at once, so that they end side by side.
+        let came = try_join_all(self.ids.iter().map(|id| self.cancel(&broker, id))).await?;
+        for (id, came) in self.ids.iter().zip(&came) {
+            let state = broker.job(&JobId::new(id.as_str())).await?.map(|job| job.state);
+            if globals.json { came.document(id, state)? } else { came.tell(id, state)? }
+        }
+        Ok(match () {
+            () if came.iter().any(|came| matches!(came, Came::NotYet)) => exit::TIMED_OUT.into(),
+            () => exit::found(!came.iter().any(|came| matches!(came, Came::To(Cancelling::Nothing)))),
+        })
+    }
+
+    async fn cancel(&self, broker: &Broker, id: &str) -> anyhow::Result<Came> {
+        let id = JobId::new(id);
+        let Some(wait) = self.wait else { return Ok(Came::To(broker.cancel(&id, &self.reason).await?)) };
+        let stopping = broker.stop(&id, &self.reason);
+        let stopped = match wait {
+            None => stopping.await?,
+            Some(wait) => match timeout(wait, stopping).await {
+                Ok(stopped) => stopped?,
+                Err(_) => return Ok(Came::NotYet),
+            },
+        };
+        Ok(stopped.map_or(Came::To(Cancelling::Nothing), Came::Stopped))
+    }
+}
+
+impl Came {
+    fn tell(&self, id: &str, state: Option<JobState>) -> anyhow::Result<()> {
+        let line = match self {
+            Self::To(Cancelling::Asked) => format!("asked the worker of job {id} to stop it"),
+            Self::To(Cancelling::Nothing) => {
+                eprintln!("brigade: nothing to cancel: {}", nothing(id, state));
+                return Ok(());
+            }
+            Self::To(_) => format!("cancelled job {id}"),
+            Self::NotYet => {
+                eprintln!("brigade: job {id} has not ended yet; its worker is asked to stop it");
+                return Ok(());
+            }
+            Self::Stopped(stopped) => match (stopped.state, &stopped.receipt) {
+                (Some(JobState::Cancelled), Some(receipt)) => format!("cancelled job {id}: {receipt}"),
+                (Some(JobState::Cancelled), None) => format!("cancelled job {id}"),
+                (state, _) => format!("job {id} came to its own end: {}", state.unwrap_or(JobState::Done)),
+            },
+        };
+        Ok(show::line(&line)?)
+    }
+
+    fn document(&self, id: &str, state: Option<JobState>) -> anyhow::Result<()> {
+        let (answer, receipt) = match self {
+            Self::To(answer) => (*answer, None),
+            Self::NotYet => (Cancelling::Asked, None),
+            Self::Stopped(stopped) if stopped.state == Some(JobState::Cancelled) => (Cancelling::Cancelled, stopped.receipt.as_ref()),
+            Self::Stopped(_) => (Cancelling::Asked, None),
+        };
+        show::json(&json!({ "id": id, "answer": answer, "state": state, "stop": receipt.map(StopDocument::new) }))
+    }
+}

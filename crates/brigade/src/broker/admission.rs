@@ -1,0 +1,47 @@
+//! What is refused before it is stored.
+
+use std::time::SystemTime;
+
+use crate::error::{Error, ErrorKind};
+use crate::job::Job;
+
+/// Refuses a job that could never be run.
+pub(super) fn check_job(job: &Job, payload_bytes_max: usize) -> Result<(), Error> {
+    if job.payload.len() > payload_bytes_max {
+        let (queue, bytes) = (&job.queue, job.payload.len());
+        let text = format!("push to {queue:?}: the payload has {bytes} bytes and {payload_bytes_max} are allowed");
+        return Err(Error::new(ErrorKind::TooLarge, text));
+    }
+    if let Err(e) = serde_json::from_str::<&serde_json::value::RawValue>(&job.payload) {
+        let text = format!("push to {:?}: the payload is not JSON: {e}", job.queue);
+        return Err(Error::new(ErrorKind::Decode, text).with_source(e));
+    }
+    check_name("queue", &job.queue)?;
+    check_window(job)
+}
+
+/// Refuses a job that is due only when its time for attempts is over.
+fn check_window(job: &Job) -> Result<(), Error> {
+    let Some(within) = job.options.retry.within else { return Ok(()) };
+    let delay = match job.options.at {
+        Some(at) => at.duration_since(SystemTime::now()).unwrap_or_default(),
+        None => job.options.delay.unwrap_or_default(),
+    };
+    if delay <= within {
+        return Ok(());
+    }
+    let text =
+        format!("push to {:?}: it is due in {delay:?}, and no attempt may begin later than in {within:?} (Retry::within)", job.queue);
+    Err(Error::new(ErrorKind::BadOption, text))
+}
+
+/// Longest name of a queue or a schedule.
+const NAME_BYTES_MAX: usize = 200;
+
+pub(super) fn check_name(what: &str, name: &str) -> Result<(), Error> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        let text = format!("name a {what} {name:?}: a name has 1 to {NAME_BYTES_MAX} bytes and no control characters");
+        return Err(Error::new(ErrorKind::BadOption, text));
+    }
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! Cancels on their way to the holders of leases: what tells a holder well before it extends its lease.
+//!
+//! One per broker, shared by all its workers and leases. However many of them hear of a change, the broker is looked at once for all, and at
+//! most every [`LOOK_PAUSE`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{AskedCancel, Backend, Query, View, api};
+use crate::error::Error;
+
+/// Between two looks: short for whoever waits for a stop, long for the broker.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+/// After a broker's error.
+const ERROR_PAUSE: Duration = Duration::from_millis(500);
+
+pub(crate) struct Cancels {
+    backend: Arc<dyn Backend>,
+    last: Mutex<Option<Look>>,
+}
+
+struct Look {
+    /// When it was begun.
+    at: Instant,
+    found: Arc<[AskedCancel]>,
+}
+
+impl Cancels {
+    pub(super) fn new(backend: Arc<dyn Backend>) -> Self {
+        Self { backend, last: Mutex::default() }
+    }
+
+    pub(super) fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+
+    /// What is asked for now. Cancel safe.
+    pub(crate) async fn look(&self) -> Result<Arc<[AskedCancel]>, Error> {
+        let asked = Instant::now();
+        let mut last = self.last.lock().await;
+        if let Some(look) = &*last {
+            if look.at >= asked {
+                return Ok(Arc::clone(&look.found));
+            }
+            sleep_until(look.at + LOOK_PAUSE).await;
+        }
+        let at = Instant::now();
+        let View::Cancels(found) = self.backend.look(Query::Cancels).await? else { return Err(api::confused()) };
+        let found: Arc<[AskedCancel]> = found.into();
+        *last = Some(Look { at, found: Arc::clone(&found) });
+        Ok(found)
+    }
+
+    /// Goes through what is asked for, now and after each change while somebody wants to know, until one is what was looked for. Cancel
+    /// safe.
+    pub(crate) async fn find<R>(&self, wants: impl Fn() -> bool, mut pick: impl FnMut(&AskedCancel) -> Option<R>) -> R {
+        loop {
+            let changed = self.backend.changed();
+            let looked = async {
+                let found = if wants() { self.look().await?.iter().find_map(&mut pick) } else { None };
+                if found.is_none() {
+                    changed.await?;
+                }
+                Ok::<_, Error>(found)
+            };
+            match looked.await {
+                Ok(Some(found)) => return found,
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "could not look for cancels; trying again");
+                    sleep(ERROR_PAUSE).await;
+                }
+            }
+        }
+    }
+}

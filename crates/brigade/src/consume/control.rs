@@ -1,0 +1,115 @@
+//! [`WorkerHandle`]: what a running worker can be told, and what it tells.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use tokio_util::sync::CancellationToken;
+
+use super::Served;
+use crate::sync::lock;
+
+/// Tells a running [`Worker`](crate::Worker) what to do: take it with [`Worker::handle`](crate::Worker::handle) before the worker runs.
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct WorkerHandle(pub(super) Arc<Control>);
+
+/// What a worker is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerStats {
+    /// Jobs in its hands: they run, or wait for a worker process.
+    pub held: usize,
+    /// What it has done so far.
+    pub served: Served,
+    /// Queues that are paused here, by name.
+    pub paused: Vec<String>,
+    /// Whether it takes nothing new any more.
+    pub draining: bool,
+}
+
+impl WorkerHandle {
+    /// Leases nothing more from this queue, in this worker alone, until [`resume`](WorkerHandle::resume); what it has leased already
+    /// runs. [`Queue::pause`](crate::Queue::pause) pauses it everywhere.
+    pub fn pause(&self, queue: &str) {
+        let mut state = lock(&self.0.state);
+        state.paused.insert(queue.into());
+        state.ask.cancel();
+    }
+
+    /// Takes a pause of this worker back.
+    pub fn resume(&self, queue: &str) {
+        let mut state = lock(&self.0.state);
+        state.paused.remove(queue);
+        state.ask.cancel();
+    }
+
+    /// What it is doing.
+    pub fn stats(&self) -> WorkerStats {
+        let state = lock(&self.0.state);
+        WorkerStats {
+            held: state.held,
+            served: state.served,
+            paused: state.paused.iter().map(ToString::to_string).collect(),
+            draining: self.0.draining.is_cancelled(),
+        }
+    }
+
+    /// Takes nothing new and lets what runs finish, for as long as [`Worker::drain_timeout`](crate::Worker::drain_timeout) says: what the
+    /// end of the future given to [`Worker::run_until`](crate::Worker::run_until) does.
+    pub fn drain(&self) {
+        self.0.draining.cancel();
+    }
+
+    /// Takes nothing new and stops what runs at once, by SIGKILL; the jobs are given back, uncharged. In process, an attempt ends at its
+    /// next await.
+    pub fn kill(&self) {
+        self.0.draining.cancel();
+        self.0.killing.cancel();
+    }
+}
+
+impl fmt::Debug for WorkerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("WorkerHandle").field(&self.stats()).finish()
+    }
+}
+
+/// Shared by a worker and its handles.
+#[derive(Default)]
+pub(super) struct Control {
+    pub(super) draining: CancellationToken,
+    pub(super) killing: CancellationToken,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    paused: BTreeSet<Box<str>>,
+    /// Ends the ask for jobs that is under way, because it asks for the wrong queues.
+    ask: CancellationToken,
+    held: usize,
+    served: Served,
+}
+
+impl Control {
+    /// Leaves those that are not paused here. The token ends when that has changed, or nothing more is to be asked for.
+    pub(super) fn allowed(&self, queues: &mut Vec<Box<str>>) -> CancellationToken {
+        let mut state = lock(&self.state);
+        queues.retain(|queue| !state.paused.contains(queue));
+        state.ask = self.draining.child_token();
+        state.ask.clone()
+    }
+
+    pub(super) fn set_held(&self, held: usize) {
+        lock(&self.state).held = held;
+    }
+
+    pub(super) fn count(&self, count: impl FnOnce(&mut Served) -> &mut u64) {
+        *count(&mut lock(&self.state).served) += 1;
+    }
+
+    pub(super) fn served(&self) -> Served {
+        lock(&self.state).served
+    }
+}

@@ -1,0 +1,183 @@
+//! Compares what the ledger says with what the job file says in the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+
+use brigade_testkit::ledger::{self, Event};
+
+use crate::stage::{Stage, integrity};
+
+/// A job as the file has it in the end.
+#[derive(Clone, Debug)]
+struct Row {
+    number: u64,
+    state: i64,
+    result: Option<u64>,
+    crashed: u32,
+}
+
+/// How a job stood among the others when it first started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// How many that were pushed later started before it.
+    pub(crate) overtaken_by: usize,
+    /// Its attempts that took their worker down, or were taken down with it.
+    pub(crate) crashed: u32,
+}
+
+const DONE: i64 = 5;
+const DEAD: i64 = 6;
+
+#[derive(Clone, Debug, Default)]
+struct Attempts {
+    intended: bool,
+    enqueued: bool,
+    /// Process of each start.
+    starts: Vec<u32>,
+    /// Tokens that came to an end.
+    ends: BTreeSet<u64>,
+    /// Completions that a consumer was told were accepted.
+    accepted: usize,
+}
+
+/// What was counted. All but the first five must be nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) jobs: usize,
+    pub(crate) starts: usize,
+    pub(crate) faults: usize,
+    /// Starts beyond the first that a fault explains.
+    pub(crate) repeats: usize,
+    /// Dead letters whose two crashes were faults.
+    pub(crate) dead: usize,
+    /// Acknowledged, and not ended.
+    pub(crate) lost: usize,
+    /// In the file and not ended.
+    pub(crate) stuck: usize,
+    /// Run, and never pushed.
+    pub(crate) phantom: usize,
+    /// Starts beyond the first that no fault explains.
+    pub(crate) unexplained: usize,
+    /// Attempts that ran beside another one of their job.
+    pub(crate) overlaps: usize,
+    /// Results accepted beyond one, and jobs stored beyond one.
+    pub(crate) dup_accept: usize,
+    /// Results that no attempt came to.
+    pub(crate) forged: usize,
+}
+
+/// The verdict, and the place of each job, in the order of their starts.
+pub(crate) fn verdict(stage: &Stage) -> (Verdict, Vec<Place>) {
+    let lines = ledger::read(stage.path("ledger")).unwrap();
+    let file = stage.look();
+    assert_eq!(integrity(&file), "ok");
+    let rows = rows(&file);
+    let (mut jobs, mut faults, mut order) = (BTreeMap::<u64, Attempts>::new(), BTreeSet::new(), Vec::new());
+    for line in &lines {
+        let job = jobs.entry(line.job).or_default();
+        match &line.event {
+            Event::Refused => job.intended = true,
+            Event::Enqueued => job.enqueued = true,
+            Event::Start => {
+                if job.starts.is_empty() {
+                    order.push(line.job);
+                }
+                job.starts.push(line.pid);
+            }
+            Event::End => drop(job.ends.insert(line.token)),
+            Event::Outcome(_) => job.accepted += 1,
+            Event::Fault => drop(faults.insert(line.pid)),
+            Event::Effect | Event::Healed => {}
+        }
+    }
+    jobs.remove(&0);
+    let mut found = Verdict { jobs: rows.len(), faults: faults.len(), ..Verdict::default() };
+    let mut stored = BTreeMap::<u64, Vec<&Row>>::new();
+    rows.iter().for_each(|row| stored.entry(row.number).or_default().push(row));
+    for (number, job) in &jobs {
+        let rows = stored.get(number).map(Vec::as_slice).unwrap_or_default();
+        let hit = |pid: &&u32| faults.contains(*pid);
+        let again = job.starts.split_last().map(|(_, earlier)| earlier).unwrap_or_default();
+        let explained = again.iter().filter(hit).count();
+        found.starts += job.starts.len();
+        found.repeats += explained;
+        found.unexplained += again.len() - explained;
+        if again.len() > explained {
+            println!("unexplained: job {number} started in {:?}, of which the faults hit {explained}", job.starts);
+            lines
+                .iter()
+                .filter(|line| line.job == *number || job.starts.contains(&line.pid) && line.event == Event::Fault)
+                .for_each(|line| println!("{line:?}"));
+            let sql = "SELECT history FROM brigade_jobs WHERE payload LIKE '%,' || ?1 || ',%'";
+            println!("{:?}", file.query_row(sql, [number.to_string()], |row| row.get::<_, Option<String>>(0)));
+        }
+        found.phantom += usize::from(!job.intended && !job.starts.is_empty());
+        found.lost += usize::from(job.enqueued && rows.is_empty());
+        found.dup_accept += job.accepted.saturating_sub(1) + rows.len().saturating_sub(1);
+        for row in rows {
+            match row.state {
+                DONE => found.forged += usize::from(row.result.is_none_or(|token| !job.ends.contains(&token))),
+                DEAD if job.starts.iter().filter(hit).count() >= 2 => found.dead += 1,
+                DEAD => found.lost += 1,
+                _ => found.stuck += 1,
+            }
+        }
+    }
+    found.overlaps = fs::read_to_string(stage.path("overlaps")).unwrap_or_default().lines().count();
+    let places: BTreeMap<u64, usize> = rows.iter().enumerate().map(|(place, row)| (row.number, place)).collect();
+    let order: Vec<usize> = order.iter().filter_map(|number| places.get(number).copied()).collect();
+    let overtaken = displaced(&order).into_iter().zip(&order);
+    (found, overtaken.map(|(overtaken_by, row)| Place { overtaken_by, crashed: rows[*row].crashed }).collect())
+}
+
+impl Verdict {
+    /// Prints the counts and asserts that nothing is wrong.
+    pub(crate) fn check(&self, what: &str) {
+        println!("{what}: {self}");
+        let Self { jobs, starts, faults, repeats, dead, .. } = *self;
+        let right = Self { jobs, starts, faults, repeats, dead, ..Self::default() };
+        assert_eq!(*self, right, "{what}: {self}");
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { jobs, starts, faults, repeats, dead, lost, stuck, phantom, unexplained, overlaps, dup_accept, forged } = self;
+        write!(
+            f,
+            "jobs {jobs} starts {starts} faults {faults} repeats {repeats} dead {dead}: LOST {lost} STUCK {stuck} PHANTOM {phantom} \
+             UNEXPLAINED {unexplained} OVERLAP {overlaps} DUP_ACCEPT {dup_accept} FORGED {forged}"
+        )
+    }
+}
+
+/// Jobs in the order of their pushes. Their second argument is their number.
+fn rows(file: &rusqlite::Connection) -> Vec<Row> {
+    let mut rows = file.prepare("SELECT payload, state, result, crashed FROM brigade_jobs ORDER BY id").unwrap();
+    let rows = rows.query_map([], |row| {
+        let payload: Vec<serde_json::Value> = serde_json::from_str(&row.get::<_, String>(0)?).unwrap();
+        let result: Option<String> = row.get(2)?;
+        let result = result.and_then(|text| text.parse().ok());
+        Ok(Row { number: payload[1].as_u64().unwrap(), state: row.get(1)?, result, crashed: row.get(3)? })
+    });
+    rows.unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+/// For each place, in the order of starts: how many later places came before it.
+fn displaced(starts: &[usize]) -> Vec<usize> {
+    let mut before: Vec<usize> = Vec::with_capacity(starts.len());
+    let mut displaced = Vec::with_capacity(starts.len());
+    for place in starts {
+        let at = before.partition_point(|earlier| earlier < place);
+        displaced.push(before.len() - at);
+        before.insert(at, *place);
+    }
+    displaced
+}
+
+#[test]
+fn displacement_counts_later_ones_that_came_before() {
+    assert_eq!(displaced(&[0, 1, 2, 3]), [0, 0, 0, 0]);
+    assert_eq!(displaced(&[1, 2, 0, 3]), [0, 0, 2, 0]);
+}
