@@ -74,7 +74,10 @@ impl Broker {
         let clock = Clock::default();
         match url.split_once(':') {
             #[cfg(feature = "redis")]
-            Some(("redis" | "rediss" | "redis+unix" | "unix", _)) => {
+            Some((
+                "redis" | "rediss" | "redis+unix" | "unix" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "rediss+cluster",
+                _,
+            )) => {
                 let backend = super::redis::connect(url, clock.clone()).await?;
                 Ok(Self { backend, clock })
             }

@@ -38,7 +38,7 @@ impl Link {
         for job in jobs {
             write_job(job, &mut arguments)?;
         }
-        let answers: Vec<(String, u8)> = self.run("push", scripts::push(), &first.queue, arguments).await?;
+        let answers: Vec<(String, u8)> = self.run_safely("push", scripts::push(), &first.queue, arguments).await?;
         let told = answers.into_iter().map(|(number, is_new)| {
             let id = id_of(&first.queue, &number);
             if is_new == 1 { Pushed::New(id) } else { Pushed::Duplicate(id) }
