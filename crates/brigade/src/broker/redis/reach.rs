@@ -1,5 +1,6 @@
 //! Opening connections: to an address, or to the primary that the sentinels name.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::error::{Error, ErrorKind};
 use crate::shutdown::Scope;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Then the next sentinel is asked.
 const SENTINEL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -113,11 +115,18 @@ impl Reach {
                 let stream = TcpStream::connect((&**host, *port)).await.map_err(Fault::unsent)?;
                 stream.set_nodelay(true).map_err(Fault::unsent)?;
                 let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
-                let stream = tls.wrap(host, stream).await.map_err(|error| match tls::hint(&error) {
-                    Some((kind, hint)) => Fault::hinted(kind, hint, error),
-                    None => Fault::unsent(error),
-                });
-                Ok(Box::new(stream?))
+                match timeout(HANDSHAKE_TIMEOUT, tls.wrap(host, stream)).await {
+                    Ok(Ok(stream)) => Ok(Box::new(stream)),
+                    Ok(Err(error)) => Err(match tls::hint(&error) {
+                        Some((kind, hint)) => Fault::hinted(kind, hint, error),
+                        None => Fault::unsent(error),
+                    }),
+                    // A server without TLS waits for the end of a line.
+                    Err(_) => {
+                        let hint = "the server does not answer the TLS handshake; if it speaks none, write redis://";
+                        Err(Fault::hinted(ErrorKind::Unreachable, hint, io::Error::from(io::ErrorKind::TimedOut)))
+                    }
+                }
             }
         }
     }

@@ -63,7 +63,7 @@ pub(super) fn hint(error: &io::Error) -> Option<(ErrorKind, &'static str)> {
         rustls::Error::InvalidMessage(_) => {
             (ErrorKind::BadOption, "the server does not speak TLS there; write redis://, or the port of TLS")
         }
-        rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => {
+        rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer | rustls::CertificateError::BadSignature) => {
             (ErrorKind::Refused, "nobody known vouches for the server's certificate; name its authority with ?ca=file.pem")
         }
         rustls::Error::InvalidCertificate(

@@ -88,6 +88,9 @@ impl Place {
         if rest.contains('#') || query.contains('#') {
             return Err(bad("write %23 for # in a password; a URL of Redis has no fragment"));
         }
+        if query.contains('@') && !rest.contains('@') && kind != Kind::Unix {
+            return Err(bad("there is an @ behind a question mark: write %3F for a ? in a password, %40 for an @ in an option"));
+        }
         let mut options = Options::parse(query)?;
         let (authority, path) = match kind {
             Kind::Unix => ("", rest),
@@ -172,7 +175,9 @@ fn address(host: &str, default_port: u16) -> Result<Address, Error> {
     if host.contains(',') {
         return Err(bad("it has several hosts; write redis+sentinel:// or redis+cluster://"));
     }
-    // An IPv6 address has colons of its own.
+    if !host.starts_with('[') && host.matches(':').count() > 1 {
+        return Err(bad("an IPv6 address stands in brackets: [::1]:6379"));
+    }
     let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((name, rest)) => (name, rest.strip_prefix(':').or(rest.is_empty().then_some(""))),
         None => {
@@ -186,7 +191,7 @@ fn address(host: &str, default_port: u16) -> Result<Address, Error> {
     let port = match port {
         Some("") => default_port,
         port => match port.and_then(|port| port.parse().ok()) {
-            None | Some(0) => return Err(bad("a port is a number from 1 to 65535; an IPv6 address stands in [brackets]")),
+            None | Some(0) => return Err(bad("a port is a number from 1 to 65535")),
             Some(port) => port,
         },
     };

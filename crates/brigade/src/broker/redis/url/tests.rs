@@ -60,7 +60,7 @@ fn refusals_say_what_to_write_and_no_secret() {
         ("redis://:hunter2@host/-1", "number"),
         ("redis://:hun/ter2@host", "%2F"),
         ("redis://:hun#ter2@host", "%23"),
-        ("redis://:hun?ter2@host", "port"),
+        ("redis://:hun?ter2@host", "%3F"),
         ("redis://:hunter2%zz@host", "%25"),
         ("redis://:hunter2%ff@host", "UTF-8"),
         ("redis://:hunter2@one,two", "redis+cluster"),
