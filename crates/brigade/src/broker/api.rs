@@ -356,6 +356,7 @@ impl Queue {
     ///
     /// What the broker says.
     pub async fn pause(&self) -> Result<(), Error> {
+        check_name("queue", &self.name)?;
         self.broker.backend.order(Order::Pause(self.name.clone())).await.map(drop)
     }
 
@@ -365,6 +366,7 @@ impl Queue {
     ///
     /// What the broker says.
     pub async fn resume(&self) -> Result<(), Error> {
+        check_name("queue", &self.name)?;
         self.broker.backend.order(Order::Resume(self.name.clone())).await.map(drop)
     }
 
@@ -386,6 +388,7 @@ impl Queue {
     ///
     /// What the broker says.
     pub async fn unlimit(&self) -> Result<(), Error> {
+        check_name("queue", &self.name)?;
         self.broker.backend.order(Order::Limit(self.name.clone(), None)).await.map(drop)
     }
 
@@ -395,6 +398,7 @@ impl Queue {
     ///
     /// What the broker says.
     pub async fn purge(&self) -> Result<u64, Error> {
+        check_name("queue", &self.name)?;
         match self.broker.backend.order(Order::Purge(self.name.clone())).await? {
             Ordered::Changed(count) => Ok(count),
             _ => Ok(0),

@@ -111,8 +111,9 @@ impl Backend for Redis {
     }
 
     fn changed(&self) -> Reply<'_, ()> {
+        // From the call on, not from the first poll.
+        let changed = self.wake.next(&[]);
         Box::pin(async {
-            let changed = self.wake.next(&[]);
             tokio::select! {
                 () = changed => {}
                 () = sleep(LOOK_AGAIN) => {}

@@ -17,19 +17,19 @@ async fn refused(url: &str) -> Error {
 #[tokio::test]
 async fn bad_use_wrong_password_is_refused_and_never_repeated() {
     let server = Redis::start(&["--requirepass", "right-password"]).unwrap();
-    for query in ["?pass=wrong-password", "", "?user=nobody&pass=wrong-password"] {
+    for query in ["?password=wrong-password", "", "?user=nobody&password=wrong-password"] {
         let error = refused(&format!("{}{query}", server.url())).await;
         assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Refused, false), "{query}: {error:?}");
         assert!(error.to_string().contains("password"), "{query}: {error}");
         assert!(!format!("{error:?}").contains("wrong-password"), "a secret is in {error:?}");
     }
-    Broker::connect(&format!("{}?pass=right-password", server.url())).await.unwrap();
+    Broker::connect(&format!("{}?password=right-password", server.url())).await.unwrap();
 }
 
 #[tokio::test]
 async fn bad_use_a_password_that_changes_is_told_and_it_goes_on_when_it_is_right_again() {
     let server = Redis::start(&["--requirepass", "first"]).unwrap();
-    let broker = Broker::connect(&format!("{}?pass=first", server.url())).await.unwrap();
+    let broker = Broker::connect(&format!("{}?password=first", server.url())).await.unwrap();
     broker.queue("q").push(&1).await.unwrap();
     server.ask_as("first", "CONFIG SET requirepass second").unwrap();
     server.ask_as("second", "CLIENT KILL TYPE normal").unwrap();
@@ -46,7 +46,7 @@ async fn bad_use_a_password_that_changes_is_told_and_it_goes_on_when_it_is_right
 async fn bad_use_a_user_without_the_right_is_told_what_it_needs() {
     let (server, _) = start(&[]).await;
     server.ask("ACL SETUSER clerk on >clerk ~brigade:* +@read +@connection +info").unwrap();
-    let broker = Broker::connect(&format!("{}?user=clerk&pass=clerk", server.url())).await.unwrap();
+    let broker = Broker::connect(&format!("{}?user=clerk&password=clerk", server.url())).await.unwrap();
     let error = broker.queue("q").push(&1).await.unwrap_err();
     assert!(error.kind() == ErrorKind::Refused && error.to_string().contains("brigade:*"), "{error:?}");
 }
@@ -64,7 +64,7 @@ async fn bad_use_urls_that_are_none() {
     for url in ["redis://", "redis://host:port", "redis://localhost/jobs", "redis+unix://", "redis:localhost"] {
         let error = refused(url).await;
         assert_eq!(error.kind(), ErrorKind::BadOption, "{url}: {error:?}");
-        assert!(error.to_string().contains("redis://"), "{url}: {error}");
+        assert!(error.to_string().contains("URL"), "{url}: {error}");
     }
 }
 

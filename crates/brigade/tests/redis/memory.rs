@@ -27,8 +27,11 @@ async fn e34_a_full_server_refuses_pushes_cleanly_and_lets_jobs_be_done() {
     assert!(pushed > 10, "{pushed}");
     assert_eq!((error.kind(), error.is_retryable(), error.is_uncertain()), (ErrorKind::QueueFull, true, false), "{error:?}");
     assert!(error.to_string().contains("maxmemory"), "{error}");
-    // A queue that nobody has used yet.
-    assert_eq!(broker.queue("new").push(&1).await.unwrap_err().kind(), ErrorKind::QueueFull);
+    // Not by a little, so that no small thing fits either.
+    server.ask("CONFIG SET maxmemory 2mb").unwrap();
+    for queue in ["q", "new"] {
+        assert_eq!(broker.queue(queue).push(&1).await.unwrap_err().kind(), ErrorKind::QueueFull);
+    }
 
     // Whoever holds a job keeps it, and whoever asks for one gets it: by this the memory becomes free.
     assert_eq!(early.extend(LONG).await.unwrap(), Settled::Accepted(None));
@@ -46,9 +49,10 @@ async fn e34_a_full_server_refuses_pushes_cleanly_and_lets_jobs_be_done() {
 
 #[tokio::test]
 async fn e34_a_full_server_lets_jobs_be_cancelled_and_purged() {
-    let (_server, broker) = start(&["--maxmemory", "8mb", "--maxmemory-policy", "noeviction"]).await;
+    let (server, broker) = start(&["--maxmemory", "8mb", "--maxmemory-policy", "noeviction"]).await;
     let id = broker.queue("q").push(&(0, "")).await.unwrap();
     let (pushed, _) = fill(&broker).await;
+    server.ask("CONFIG SET maxmemory 2mb").unwrap();
     assert!(broker.cancel(&id, "no need").await.unwrap());
     broker.queue("q").pause().await.unwrap();
     broker.queue("q").resume().await.unwrap();

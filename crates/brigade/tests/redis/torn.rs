@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::stage::{BOUND, LONG, NOW, assert_passing, millis, start, until};
+use crate::stage::{BOUND, LONG, NOW, assert_passing, millis, start, tell, until};
 
 struct Echo {
     /// Settlements that were accepted, per job.
@@ -137,15 +137,17 @@ async fn e32_a_server_that_stands_still_keeps_nobody_from_going_on_afterwards() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e32_a_server_with_too_many_clients_is_reached_when_there_is_room() {
     let server = Redis::start(&["--requirepass", "secret"]).unwrap();
-    let url = format!("redis+unix://{}?pass=secret&db=1", server.socket().display());
+    let url = format!("redis+unix://{}?password=secret&db=1", server.socket().display());
     let broker = Broker::connect(&url).await.unwrap();
     broker.queue("q").push(&1).await.unwrap();
-    let ask = |command: &str| server.ask_as("secret", command).unwrap();
-    // Room for the one that asks alone.
-    ask("CONFIG SET maxclients 1");
-    ask("CLIENT KILL TYPE normal");
-    broker.queue("q").push(&2).await.unwrap_err();
-    broker.queue("q").push(&3).await.unwrap_err();
-    until("there is room", async || server.ask_as("secret", "CONFIG SET maxclients 100").is_ok_and(|answer| answer.contains("+OK"))).await;
+    // Room for the one that asks, and nobody else.
+    let mut admin =
+        redis::Client::open(format!("redis+unix://{}?pass=secret", server.socket().display())).unwrap().get_connection().unwrap();
+    tell::<()>(&mut admin, &["CONFIG", "SET", "maxclients", "1"]);
+    tell::<u64>(&mut admin, &["CLIENT", "KILL", "TYPE", "normal"]);
+    for number in 2..4 {
+        assert_passing(&broker.queue("q").push(&number).await.unwrap_err());
+    }
+    tell::<()>(&mut admin, &["CONFIG", "SET", "maxclients", "100"]);
     until("it is reached again", async || broker.queue("q").push(&4).await.is_ok()).await;
 }

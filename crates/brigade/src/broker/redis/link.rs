@@ -1,10 +1,10 @@
 //! Scripts and commands, each to the server that has its keys.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use redis::{Arg, Cmd, FromRedisValue, Pipeline, RedisError, Script, ToRedisArgs, Value, cmd, pipe};
+use redis::{Arg, Cmd, FromRedisValue, Pipeline, RedisError, Script, ToRedisArgs, Value, cmd};
 
 use super::fault::Fault;
 use super::nodes::{Nodes, Purpose, slot_of};
@@ -22,8 +22,8 @@ const VERSION_MIN: (u32, u32) = (6, 2);
 pub(super) struct Link {
     nodes: Arc<Nodes>,
     clock: Clock,
-    /// Queues that this process has put on the list of queues.
-    listed: Mutex<HashSet<Box<str>>>,
+    /// Queues that this process has put on the list of queues, and when.
+    listed: Mutex<HashMap<Box<str>, Instant>>,
     pub(super) next_tick: Mutex<Option<NextTick>>,
 }
 
@@ -129,10 +129,11 @@ impl Link {
         if !matches!(answers.first(), Some(Value::ServerError(error)) if error.code() == "NOSCRIPT") {
             return Ok(answers);
         }
-        let mut load = pipe();
-        load.cmd("SCRIPT").arg("LOAD").arg(script.code);
-        let loaded = self.nodes.send(key.as_bytes(), &load, purpose).await.map_err(|fault| fault.into_error(what, false))?;
-        loaded.into_iter().try_for_each(|answer| convert(what, answer, false))?;
+        // With its code this time, so that it does not matter when the server forgets it again.
+        let mut pipeline = Pipeline::with_capacity(commands.len());
+        for command in commands {
+            pipeline.add_command(with_code(command, script));
+        }
         self.nodes.send(key.as_bytes(), &pipeline, purpose).await.map_err(failed)
     }
 
@@ -182,7 +183,7 @@ impl Link {
 
     /// Sees to it that a queue is on the list of queues.
     pub(super) async fn list_queue(&self, queue: &str) -> Result<(), Error> {
-        if lock(&self.listed).contains(queue) {
+        if lock(&self.listed).get(queue).is_some_and(|when| when.elapsed() < LIST_AGAIN) {
             return Ok(());
         }
         self.ask::<u64>("list a queue", cmd("SADD").arg(QUEUES).arg(queue)).await?;
@@ -190,12 +191,38 @@ impl Link {
         if listed.len() >= LISTED_MAX {
             listed.clear();
         }
-        listed.insert(queue.into());
+        listed.insert(queue.into(), Instant::now());
         Ok(())
+    }
+
+    /// Puts a queue on the list again whose numbers have begun anew: the server has lost its list as well, then.
+    pub(super) async fn list_queue_again(&self, queue: &str) {
+        lock(&self.listed).remove(queue);
+        if let Err(error) = self.list_queue(queue).await {
+            tracing::warn!(%error, queue, "could not list a queue; trying again when it is used next");
+        }
     }
 }
 
 const LISTED_MAX: usize = 10_000;
+/// The server may lose its list, with all that it has.
+const LIST_AGAIN: Duration = Duration::from_secs(10);
+
+/// A call of a script by its hash, as one with its code.
+fn with_code(command: &Cmd, script: &Lua) -> Cmd {
+    let mut arguments = command.args_iter();
+    if !matches!(arguments.next(), Some(Arg::Simple(b"EVALSHA"))) {
+        return command.clone();
+    }
+    let mut call = cmd("EVAL");
+    call.arg(script.code);
+    for argument in arguments.skip(1) {
+        if let Arg::Simple(bytes) = argument {
+            call.arg(bytes);
+        }
+    }
+    call
+}
 
 /// What stands behind a command's name.
 fn key_of(command: &Cmd) -> &[u8] {

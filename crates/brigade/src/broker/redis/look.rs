@@ -48,7 +48,8 @@ impl Link {
         let mut pipeline = pipe();
         pipeline.cmd("HGETALL").arg(key(queue, &format!("job:{number}")));
         pipeline.cmd("LRANGE").arg(key(queue, &format!("history:{number}"))).arg(0).arg(-1);
-        let (fields, history): (HashMap<String, String>, Vec<String>) = self.ask_all("look up a job", &pipeline).await?;
+        let (fields, history): (Value, Vec<String>) = self.ask_all("look up a job", &pipeline).await?;
+        let fields = fields_of_hash(fields)?;
         Ok((!fields.is_empty()).then(|| info(queue, &number, &fields, &history)))
     }
 
@@ -82,7 +83,7 @@ impl Link {
             let values: Vec<Value> = self.ask_all("list jobs", &pipeline).await?;
             let mut values = values.into_iter();
             for number in &numbers {
-                let fields: HashMap<String, String> = read(values.next().unwrap_or(Value::Nil))?;
+                let fields = fields_of_hash(values.next().unwrap_or(Value::Nil))?;
                 let history: Vec<String> = read(values.next().unwrap_or(Value::Nil))?;
                 let fits = state.is_none_or(|state| fields.get("state").is_some_and(|known| *known == state.to_string()));
                 if !fields.is_empty() && fits && jobs.len() < limit {
@@ -129,7 +130,7 @@ impl Link {
         let Value::Array(values) = answer else { return Ok(None) };
         let mut values = values.into_iter();
         let mut next = || values.next().unwrap_or(Value::Nil);
-        let fields: HashMap<String, String> = read(next())?;
+        let fields = fields_of_hash(next())?;
         let history: Vec<String> = read(next())?;
         let (paused, asked): (bool, u64) = (read(next())?, read(next())?);
         let (before_in_key, state_of_that): (Option<String>, Option<String>) = (read(next())?, read(next())?);
@@ -268,6 +269,12 @@ fn state_of(text: Option<&str>) -> JobState {
 
 fn number_of(fields: &HashMap<String, String>, name: &str) -> u64 {
     fields.get(name).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// What other programs have pushed may be no text.
+fn fields_of_hash(value: Value) -> Result<HashMap<String, String>, Error> {
+    let fields: HashMap<String, Vec<u8>> = read(value)?;
+    Ok(fields.into_iter().map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned())).collect())
 }
 
 fn info(queue: &str, number: &str, fields: &HashMap<String, String>, history: &[String]) -> JobInfo {

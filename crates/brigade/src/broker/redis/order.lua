@@ -106,7 +106,7 @@ local function purge(at_once)
   for _, of in ipairs({'ready', 'scheduled', 'held', 'retrying'}) do
     for _, member in ipairs(redis.call('ZRANGE', key(of), 0, at_once - 1)) do
       -- It may have ended with another.
-      if get(member, 'state') == of then
+      if not is_gone(member) and get(member, 'state') == of then
         remove_job(member, fate_missed(member, 'was removed'))
         count = count + 1
       end
@@ -149,6 +149,13 @@ elseif what == 'retry' then
 elseif what == 'delete' then
   if not state or state == 'leased' then return 0 end
   remove_job(id, fate_missed(id, 'was removed'))
+  return 1
+elseif what == 'bury' then
+  -- A job that was taken and cannot be read, with its payload and the reason.
+  redis.call('HSET', job(id), 'attempts', 1, 'token', text(steady), 'pushed_at', text(now), 'payload', ARGV[4], 'reason', ARGV[5])
+  redis.call('ZADD', key('jobs'), 0, id)
+  enter(id, 'dead', 0)
+  ring()
   return 1
 elseif what == 'purge' then
   return purge(tonumber(ARGV[3]))

@@ -4,6 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use redis::Value;
 
+use super::PAYLOAD_BYTES_MAX;
 use super::link::{Link, id_of, scripts};
 use crate::broker::{LeaseAsk, Leased, Ordered, Pushed, Terms};
 use crate::error::{Error, ErrorKind};
@@ -39,6 +40,9 @@ impl Link {
             write_job(job, &mut arguments)?;
         }
         let answers: Vec<(String, u8)> = self.run_safely("push", scripts::push(), &first.queue, arguments).await?;
+        if answers.iter().any(|(number, is_new)| *is_new == 1 && number.trim_start_matches('0') == "1") {
+            self.list_queue_again(&first.queue).await;
+        }
         let told = answers.into_iter().map(|(number, is_new)| {
             let id = id_of(&first.queue, &number);
             if is_new == 1 { Pushed::New(id) } else { Pushed::Duplicate(id) }
@@ -105,12 +109,11 @@ impl Link {
             };
             match found.check(queue) {
                 Ok(job) => leased.push(job),
-                Err((number, token, why)) => {
+                Err(unreadable) => {
                     damaged = true;
-                    if matches!(terms, Terms::Lease(_)) {
-                        self.set_aside(queue, &number, token, &why).await?;
-                    } else {
-                        tracing::warn!(queue, why, "a job that was taken cannot be read and is gone");
+                    match terms {
+                        Terms::Lease(_) => self.set_aside(queue, &unreadable).await?,
+                        Terms::Take => self.bury(queue, &unreadable).await?,
                     }
                 }
             }
@@ -118,9 +121,15 @@ impl Link {
         Ok((leased, damaged, due))
     }
 
-    async fn set_aside(&self, queue: &str, number: &str, token: i64, why: &str) -> Result<(), Error> {
-        let arguments = (number, token, "dead", why, "", "");
+    async fn set_aside(&self, queue: &str, job: &Unreadable) -> Result<(), Error> {
+        let arguments = (&job.number, job.token, "dead", &job.why, "", "");
         self.run::<Value>("set a job aside", scripts::settle(), queue, arguments).await.map(drop)
+    }
+
+    /// One that was taken is not there any more.
+    async fn bury(&self, queue: &str, job: &Unreadable) -> Result<(), Error> {
+        let arguments = ("bury", &job.number, &job.payload, &job.why);
+        self.run::<Value>("set a job aside", scripts::order(), queue, arguments).await.map(drop)
     }
 }
 
@@ -135,26 +144,52 @@ struct Found {
     token: i64,
     failed: u32,
     crashed: u32,
-    payload: String,
+    payload: Vec<u8>,
     task: Option<String>,
     options: Option<String>,
 }
 
+/// A job that can never be run: other programs push here too.
+struct Unreadable {
+    number: String,
+    token: i64,
+    payload: Vec<u8>,
+    why: String,
+}
+
 impl Found {
-    /// The job, or why it can never be run: other programs push here too.
-    fn check(self, queue: &str) -> Result<Leased, (String, i64, String)> {
+    fn check(self, queue: &str) -> Result<Leased, Unreadable> {
         let Self { number, token, failed, crashed, payload, task, options } = self;
-        if let Err(e) = serde_json::from_str::<&serde_json::value::RawValue>(&payload) {
-            return Err((number, token, format!("its payload is not JSON: {e}")));
-        }
-        let mut job = Job::new(queue, task.map(Into::into), payload);
-        if let Some(options) = options {
-            match serde_json::from_str(&options) {
-                Ok(options) => job.options = options,
-                Err(e) => return Err((number, token, format!("its options cannot be read: {e}"))),
+        let options = options.map_or(Ok(JobOptions::default()), |options| serde_json::from_str(&options));
+        let (options, payload) = match (options, text_of(payload)) {
+            (Ok(options), Ok(payload)) => (options, payload),
+            (Err(e), Ok(payload)) => {
+                return Err(Unreadable { number, token, payload: payload.into(), why: format!("its options cannot be read: {e}") });
             }
-        }
+            (_, Err((payload, why))) => return Err(Unreadable { number, token, payload, why }),
+        };
+        let mut job = Job::new(queue, task.map(Into::into), payload);
+        job.options = options;
         Ok(Leased { id: id_of(queue, &number), token, job, attempt: failed + crashed + 1, crashed })
+    }
+}
+
+/// A payload as JSON text, or why it is none.
+fn text_of(payload: Vec<u8>) -> Result<String, (Vec<u8>, String)> {
+    if payload.len() > PAYLOAD_BYTES_MAX {
+        let why = format!("its payload has {} bytes and {PAYLOAD_BYTES_MAX} are allowed", payload.len());
+        return Err((payload, why));
+    }
+    let text = String::from_utf8(payload).map_err(|e| {
+        let why = format!("its payload is not UTF-8: {e}");
+        (e.into_bytes(), why)
+    })?;
+    match serde_json::from_str::<&serde_json::value::RawValue>(&text) {
+        Ok(_) => Ok(text),
+        Err(e) => {
+            let why = format!("its payload is not JSON: {e}");
+            Err((text.into_bytes(), why))
+        }
     }
 }
 

@@ -83,7 +83,7 @@ impl Reach {
 
     async fn open_at(&self, address: &Address, login: &Login, database: i64, listener: Option<Listener>) -> Result<Connection, Fault> {
         let stream = self.stream(address).await?;
-        let mut info = RedisConnectionInfo::default().set_db(database).set_lib_name("brigade", env!("CARGO_PKG_VERSION"));
+        let mut info = RedisConnectionInfo::default().set_lib_name("brigade", env!("CARGO_PKG_VERSION"));
         if let Some(user) = &login.user {
             info = info.set_username(user);
         }
@@ -105,7 +105,11 @@ impl Reach {
             until.run_until_cancelled(driver).await;
             drop(ended);
         });
-        Ok(Connection { shared, over, _ends: Arc::new(ends.drop_guard()) })
+        let connection = Connection { shared, over, _ends: Arc::new(ends.drop_guard()) };
+        if database != 0 {
+            select(&connection, database).await?;
+        }
+        Ok(connection)
     }
 
     async fn stream(&self, address: &Address) -> Result<Box<dyn Stream>, Fault> {
@@ -133,6 +137,9 @@ impl Reach {
 
     /// A fresh connection that breaks at the first word has often met the other kind of server.
     fn explain(&self, error: RedisError) -> Fault {
+        if self.tls.is_none() && error.kind() == Kind::Parse {
+            return Fault::hinted(ErrorKind::Protocol, "what answers there is not Redis; if it wants TLS, write rediss://", error);
+        }
         if matches!(error.kind(), Kind::Io | Kind::Parse) {
             return match self.tls {
                 // With TLS 1.3, a server refuses a certificate only after the handshake.
@@ -175,6 +182,19 @@ impl Reach {
         }
         Err(fault)
     }
+}
+
+/// Here, because the client keeps what the server says of it to itself.
+async fn select(connection: &Connection, database: i64) -> Result<(), Fault> {
+    let mut command = redis::cmd("SELECT");
+    command.arg(database);
+    connection.ask(command).await.map_err(|fault| match fault.source.kind() {
+        Kind::Server(redis::ServerErrorKind::ResponseError) => {
+            let hint = "the server has no database of that number; they begin at 0, and it has as many as its option `databases` says";
+            Fault::hinted(ErrorKind::BadOption, hint, fault.source)
+        }
+        _ => fault,
+    })
 }
 
 fn other(text: &'static str) -> Fault {
