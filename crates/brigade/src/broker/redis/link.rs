@@ -186,7 +186,12 @@ impl Link {
         if lock(&self.listed).get(queue).is_some_and(|when| when.elapsed() < LIST_AGAIN) {
             return Ok(());
         }
-        self.ask::<u64>("list a queue", cmd("SADD").arg(QUEUES).arg(queue)).await?;
+        match self.ask::<u64>("list a queue", cmd("SADD").arg(QUEUES).arg(queue)).await {
+            Ok(_) => {}
+            // What is there can be handed out and settled all the same; pushes are refused on their own.
+            Err(error) if error.kind() == ErrorKind::QueueFull => return Ok(()),
+            Err(error) => return Err(error),
+        }
         let mut listed = lock(&self.listed);
         if listed.len() >= LISTED_MAX {
             listed.clear();
