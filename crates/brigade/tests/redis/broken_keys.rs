@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use brigade::{Broker, ErrorKind, JobState, Settled, task};
+use brigade::{Broker, ErrorKind, JobState, Limits, Pushed, Settled, task};
 use brigade_testkit::redis::Redis;
 use tokio::time::timeout;
 
@@ -101,10 +101,16 @@ async fn e35_a_key_of_another_type_is_named_and_once_it_is_gone_all_goes_on() {
 /// A job whose hash is gone: somebody deleted it, or the server removed it because its memory was full.
 #[tokio::test]
 async fn e35_a_job_that_somebody_removed_keeps_no_other_from_being_handed_out() {
-    for state in ["ready", "scheduled", "leased", "held", "done"] {
+    let limits = [None, Some(Limits::new().running_per_partition(1)), Some(Limits::new().turns())];
+    for (state, limits) in
+        ["ready", "scheduled", "leased", "held", "done"].into_iter().flat_map(|state| limits.clone().map(|of| (state, of)))
+    {
         let (server, broker) = start(&[]).await;
         let queue = broker.queue("q");
-        let job = queue.job(&"removed").unwrap().key("a");
+        if let Some(limits) = limits {
+            queue.limit(limits).await.unwrap();
+        }
+        let job = queue.job(&"removed").unwrap().key("a").unique("m");
         let job = match state {
             "scheduled" => job.delay(millis(1)),
             "held" => {
@@ -124,7 +130,8 @@ async fn e35_a_job_that_somebody_removed_keeps_no_other_from_being_handed_out() 
         let number = id.as_str().rsplit_once('/').unwrap().1;
         assert_eq!(tell::<u64>(&mut plain(&server), &["DEL", &format!("brigade:{{q}}:job:{number:0>16}")]), 1);
         broker.clock().advance(millis(1000));
-        broker.push(queue.job(&"next").unwrap().key("a")).await.unwrap();
+        let next = broker.push(queue.job(&"next").unwrap().key("a").unique("m")).await.unwrap();
+        assert!(matches!(next, Pushed::New(_)), "{state}: its mark stands for nothing");
         broker.push(queue.job(&"other").unwrap()).await.unwrap();
         let mut handed = Vec::new();
         while let Some(lease) = queue.lease(LONG, NOW).await.unwrap() {
@@ -135,6 +142,7 @@ async fn e35_a_job_that_somebody_removed_keeps_no_other_from_being_handed_out() 
         handed.sort();
         assert_eq!(handed, ["next", "other"], "{state}");
         assert!(broker.job(&id).await.unwrap().is_none());
+        queue.unlimit().await.unwrap();
         assert_eq!(broker.queues().await.unwrap(), [], "{state}: nothing of it is left");
     }
 }
