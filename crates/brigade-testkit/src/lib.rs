@@ -8,6 +8,7 @@
 
 pub mod facts;
 pub mod ledger;
+pub mod places;
 pub mod program;
 pub mod random;
 pub mod redis;

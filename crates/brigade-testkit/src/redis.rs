@@ -65,9 +65,28 @@ impl Redis {
     ///
     /// What the operating system says.
     pub fn restart(&mut self) -> io::Result<()> {
+        self.kill()?;
+        self.start_again()
+    }
+
+    /// Kills it with SIGKILL; returns when it is gone.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says.
+    pub fn kill(&mut self) -> io::Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         fs::remove_file(self.socket()).ok();
+        Ok(())
+    }
+
+    /// Starts it, after it was killed, on what it had written.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says.
+    pub fn start_again(&mut self) -> io::Result<()> {
         self.child = spawn(self.directory.path(), &self.options)?;
         self.wait_until_it_answers()
     }
@@ -84,6 +103,20 @@ impl Redis {
         let mut buffer = vec![0; 64 << 10];
         let count = stream.read(&mut buffer)?;
         Ok(String::from_utf8_lossy(&buffer[..count]).into_owned())
+    }
+
+    /// The same with a password; the answer to that is in front.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says.
+    pub fn ask_as(&self, password: &str, command: &str) -> io::Result<String> {
+        let mut stream = UnixStream::connect(self.socket())?;
+        stream.set_read_timeout(Some(START_BOUND))?;
+        stream.write_all(format!("AUTH {password}\r\n{command}\r\nQUIT\r\n").as_bytes())?;
+        let mut answers = Vec::new();
+        stream.read_to_end(&mut answers)?;
+        Ok(String::from_utf8_lossy(&answers).into_owned())
     }
 
     fn wait_until_it_answers(&self) -> io::Result<()> {

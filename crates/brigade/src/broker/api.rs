@@ -81,7 +81,10 @@ impl Broker {
         let clock = Clock::default();
         let backend: Arc<dyn Backend> = match url.split_once(':') {
             #[cfg(feature = "redis")]
-            Some(("redis" | "redis+unix" | "unix", _)) => super::redis::connect(url, clock.clone()).await?,
+            Some((
+                "redis" | "rediss" | "redis+unix" | "unix" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "rediss+cluster",
+                _,
+            )) => super::redis::connect(url, clock.clone()).await?,
             #[cfg(feature = "sqlite")]
             Some(("sqlite", rest)) => super::sqlite::connect(rest, clock.clone()).await?,
             Some((scheme, _)) => {
@@ -418,6 +421,7 @@ impl Queue {
     ///
     /// What the broker says.
     pub async fn pause(&self) -> Result<(), Error> {
+        check_name("queue", &self.name)?;
         self.broker.backend.order(Order::Pause(self.name.clone())).await.map(drop)
     }
 
@@ -427,6 +431,7 @@ impl Queue {
     ///
     /// What the broker says.
     pub async fn resume(&self) -> Result<(), Error> {
+        check_name("queue", &self.name)?;
         self.broker.backend.order(Order::Resume(self.name.clone())).await.map(drop)
     }
 
@@ -448,6 +453,7 @@ impl Queue {
     ///
     /// What the broker says.
     pub async fn unlimit(&self) -> Result<(), Error> {
+        check_name("queue", &self.name)?;
         self.broker.backend.order(Order::Limit(self.name.clone(), None)).await.map(drop)
     }
 
@@ -457,6 +463,7 @@ impl Queue {
     ///
     /// What the broker says.
     pub async fn purge(&self) -> Result<u64, Error> {
+        check_name("queue", &self.name)?;
         match self.broker.backend.order(Order::Purge(self.name.clone())).await? {
             Ordered::Changed(count) => Ok(count),
             _ => Ok(0),

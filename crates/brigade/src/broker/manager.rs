@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::admission::check_name;
 use super::api::confused;
 use super::{Broker, Order, Ordered};
 use crate::error::Error;
@@ -48,6 +49,7 @@ impl Manager {
     ///
     /// `Unsupported` on a broker that has no such clients, `BadOption` for a bad name. Others of the broker are waited out and logged.
     pub async fn run_until<S>(self, stop: impl Future<Output = S>) -> Result<u64, Error> {
+        check_name("queue", &self.queue)?;
         let backend = self.broker.backend();
         let mut stop = std::pin::pin!(stop);
         let mut handed = 0;

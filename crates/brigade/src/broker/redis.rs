@@ -4,14 +4,27 @@
 //! states, whichever side dies when. All keys of a queue have one hash tag, `brigade:{queue}:`, so a script needs one node of a
 //! cluster. Times are the server's.
 //!
-//! Two connections: one for scripts, which many calls share and which reconnects by itself (`link`); one that is told of changes (`wake`). A
-//! hand-out never blocks on the server, so nothing can be moved to a caller that has given up.
+//! From below: `url` (where it is), `reach` and `tls` (opening a connection), `line` (one that is made again), `nodes` (which server has a key),
+//! `link` (scripts and commands), and on that what a broker does.
+//!
+//! Two connections per server: one for scripts, which many calls share; one that is told of changes (`wake`). A third if pushes wait
+//! for replicas. A hand-out never blocks on the server, so nothing can be moved to a caller that has given up.
 
+mod fault;
+mod line;
 mod link;
 mod look;
+mod nodes;
 mod queue;
+mod reach;
 mod schedules;
 mod settle;
+#[cfg(feature = "redis-tls")]
+mod tls;
+#[cfg(not(feature = "redis-tls"))]
+#[path = "redis/no_tls.rs"]
+mod tls;
+mod url;
 mod wake;
 
 use std::sync::Arc;
@@ -38,7 +51,7 @@ pub(super) struct Redis {
 
 pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>, Error> {
     let link = Link::connect(url, clock).await?;
-    let wake = Wake::start(link.client().clone())?;
+    let wake = Wake::start(Arc::clone(link.nodes()))?;
     Ok(Arc::new(Redis { link, wake }))
 }
 
@@ -112,8 +125,9 @@ impl Backend for Redis {
     }
 
     fn changed(&self) -> Reply<'_, ()> {
+        // From the call on, not from the first poll.
+        let changed = self.wake.next(&[]);
         Box::pin(async {
-            let changed = self.wake.next(&[]);
             tokio::select! {
                 () = changed => {}
                 () = sleep(LOOK_AGAIN) => {}

@@ -10,6 +10,7 @@ mod flow_model;
 mod flows;
 mod limits;
 mod log;
+#[cfg(feature = "redis")]
 mod redis;
 mod retry;
 mod schedules;
@@ -26,10 +27,21 @@ pub(crate) struct Subject {
     needs: Option<Needs>,
 }
 
+/// The brokers of this build.
+#[cfg(feature = "redis")]
+const BROKERS: &[&str] = &["sqlite file", "sqlite memory", "redis"];
+#[cfg(not(feature = "redis"))]
+const BROKERS: &[&str] = &["sqlite file", "sqlite memory"];
+
 /// What is gone with the test.
 enum Needs {
-    Directory { _of: tempfile::TempDir },
-    Server { _of: brigade_testkit::redis::Redis },
+    Directory {
+        _of: tempfile::TempDir,
+    },
+    #[cfg(feature = "redis")]
+    Server {
+        _of: brigade_testkit::redis::Redis,
+    },
 }
 
 /// Runs a test on every broker.
@@ -44,7 +56,7 @@ pub(crate) fn on_every_broker_in_one_thread<F: Future<Output = ()>>(test: impl F
 
 fn on<F: Future<Output = ()>>(runtime: &tokio::runtime::Runtime, test: impl Fn(Subject) -> F) {
     runtime.block_on(async {
-        for name in ["sqlite file", "sqlite memory", "redis"] {
+        for name in BROKERS {
             eprintln!("-- {name}");
             let mut subject = subject(name).await;
             // A test's `async move` takes the fields that it uses, and would let go of this one before it begins.
@@ -60,6 +72,7 @@ pub(crate) async fn subject(name: &str) -> Subject {
     let (url, needs) = match name {
         "sqlite file" => (format!("sqlite:{}", directory.path().join("jobs.db").display()), Needs::Directory { _of: directory }),
         "sqlite memory" => ("sqlite::memory:".to_owned(), Needs::Directory { _of: directory }),
+        #[cfg(feature = "redis")]
         "redis" => {
             let server = brigade_testkit::redis::Redis::start(&[]).unwrap();
             (server.url(), Needs::Server { _of: server })

@@ -50,8 +50,9 @@ end
 local function leave(id)
   local fields = redis.call('HMGET', job(id), 'state', 'key', limits[7] and 'partition' or 'state')
   local state, partition = fields[1], fields[3]
+  if not state then return end
   redis.call('ZREM', key(state), id)
-  if fields[2] and state == 'leased' then redis.call('HDEL', key('running'), fields[2]) end
+  if fields[2] and redis.call('HGET', key('running'), fields[2]) == id then redis.call('HDEL', key('running'), fields[2]) end
   if limits[7] and partition then
     if state == 'leased' then redis.call('ZREM', key('leased:' .. partition), id) end
     if state == 'ready' and redis.call('ZREM', key('ready:' .. partition), id) == 1
@@ -66,15 +67,52 @@ local function enter(id, state, score)
   redis.call('ZADD', key(state), score, id)
 end
 
+-- Whether somebody has removed a job, as a server does that makes room; then nothing of it stays that would hold others up.
+local function is_gone(id, partition)
+  if redis.call('HEXISTS', job(id), 'token') == 1 then return false end
+  local states = {'ready', 'scheduled', 'held', 'leased', 'retrying', 'done', 'dead', 'cancelled'}
+  for _, state in ipairs(states) do redis.call('ZREM', key(state), id) end
+  redis.call('ZREM', key('jobs'), id)
+  redis.call('SREM', key('stops'), id)
+  redis.call('DEL', job(id), key('history:' .. id), key('gathered:' .. id), key('members:' .. id))
+  if partition then
+    redis.call('ZREM', key('leased:' .. partition), id)
+    redis.call('ZREM', key('ready:' .. partition), id)
+    if redis.call('EXISTS', key('ready:' .. partition)) == 0 then redis.call('ZREM', key('partitions'), partition) end
+  end
+  return true
+end
+
+-- The first of a key's unsettled jobs, and whether others before it are gone.
+local function first_of_key(name)
+  local was_gone = false
+  while true do
+    local first = redis.call('ZRANGE', key('key:' .. name), 0, 0)[1]
+    if not first or not is_gone(first) then return first, was_gone end
+    redis.call('ZREM', key('key:' .. name), first)
+    was_gone = true
+  end
+end
+
+local release_key
+
 -- Of a key's unsettled jobs at most one is ready or leased, the earliest, except while a later one is leased already: a dead letter that is
--- retried is earlier than what ran meanwhile.
+-- retried is earlier than what ran meanwhile. 'running' has it.
 local function may_go(id, name)
-  if redis.call('HEXISTS', key('running'), name) == 1 then return false end
-  local firsts = redis.call('ZRANGE', key('key:' .. name), 0, 1)
-  if firsts[1] ~= id then return false end
-  if firsts[2] and get(firsts[2], 'state') == 'ready' then
-    leave(firsts[2])
-    enter(firsts[2], 'held', 0)
+  local runs = redis.call('HGET', key('running'), name)
+  local is_lost = runs and is_gone(runs)
+  if runs and not is_lost then return false end
+  if is_lost then redis.call('HDEL', key('running'), name) end
+  local first, was_gone = first_of_key(name)
+  if first ~= id then
+    -- What was gone will release nobody.
+    if is_lost or was_gone then release_key(name) end
+    return false
+  end
+  local second = redis.call('ZRANGE', key('key:' .. name), 1, 1)[1]
+  if second and get(second, 'state') == 'ready' then
+    leave(second)
+    enter(second, 'held', 0)
   end
   return true
 end
@@ -108,8 +146,8 @@ local function make_due(id, state, due)
 end
 
 -- Lets the first of a key's unsettled jobs go on, if it was held.
-local function release_key(name)
-  local first = redis.call('ZRANGE', key('key:' .. name), 0, 0)[1]
+function release_key(name)
+  local first = first_of_key(name)
   if first and get(first, 'state') == 'held' then
     redis.call('ZREM', key('held'), first)
     make_ready(first)
@@ -339,7 +377,7 @@ end
 local function marked(mark)
   if mark == '' then return false end
   local id = redis.call('GET', key('mark:' .. mark))
-  if id then return id end
+  if id and not is_gone(id) then return id end
   local id_of, until_ = string.match(redis.call('GET', key('period:' .. mark)) or '', '^(%d+) (%d+)$')
   return until_ and tonumber(until_) > now and id_of
 end
@@ -379,7 +417,7 @@ local function tick()
     local client = get(id, 'client')
     if client then
       take_back(id, client)
-    else
+    elseif not is_gone(id) then
       give_back(id, '"kind":"interrupted","reason":"its lease ran out"}', 'interrupted', 'scheduled', 0)
     end
   end
@@ -397,11 +435,13 @@ local function tick()
   for _, state in ipairs({'scheduled', 'retrying'}) do
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', key(state), '-inf', text(now), 'LIMIT', 0, BATCH)) do
       redis.call('ZREM', key(state), id)
-      make_ready(id)
+      if not is_gone(id) then make_ready(id) end
     end
   end
   for _, state in ipairs({'done', 'cancelled'}) do
-    for _, id in ipairs(redis.call('ZRANGEBYSCORE', key(state), 1, text(now), 'LIMIT', 0, BATCH)) do remove_job(id) end
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', key(state), 1, text(now), 'LIMIT', 0, BATCH)) do
+      if not is_gone(id) then remove_job(id) end
+    end
   end
   for _, payload in ipairs(redis.call('LPOP', key('inbox'), BATCH) or {}) do store({'payload', payload}, 0) end
 end

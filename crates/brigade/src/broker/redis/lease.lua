@@ -37,9 +37,11 @@ local function hand_to_client(id, partition)
 end
 
 local function hand_out(id, partition)
-  if manages then holder = hand_to_client(id, partition) end
   local fields = redis.call('HMGET', job(id), 'token', 'failed', 'crashed', 'payload', 'task', 'options', 'key')
-  local token = tonumber(fields[1]) + 1
+  if not fields[1] then return is_gone(id, partition) end
+  if manages then holder = hand_to_client(id, partition) end
+  -- Never one again that a holder may have from before the server fell back to an older state.
+  local token = math.max(tonumber(fields[1]) + 1, steady)
   for _, value in ipairs({id, token, tonumber(fields[2]) or 0, tonumber(fields[3]) or 0, fields[4], fields[5], fields[6]}) do
     table.insert(answers, value)
   end
@@ -136,6 +138,8 @@ if redis.call('EXISTS', key('paused')) == 0 then
   elseif limits[7] then
     by_place()
   else
+    local first
+    repeat first = redis.call('ZRANGE', key('ready'), 0, 0)[1] until not first or not is_gone(first)
     for _, id in ipairs(max > 0 and redis.call('ZRANGE', key('ready'), 0, max - 1) or {}) do
       if manages and redis.call('EXISTS', key('free')) == 0 then break end
       if limits[1] or limits[2] then

@@ -50,8 +50,8 @@ impl Link {
         pipeline.cmd("HGETALL").arg(key(queue, &format!("job:{number}")));
         pipeline.cmd("LRANGE").arg(key(queue, &format!("history:{number}"))).arg(0).arg(-1);
         pipeline.cmd("LRANGE").arg(key(queue, &format!("members:{number}"))).arg(0).arg(-1);
-        let (fields, history, members): (HashMap<String, String>, Vec<String>, Vec<String>) =
-            self.ask_all("look up a job", &pipeline).await?;
+        let (fields, history, members): (Value, Vec<String>, Vec<String>) = self.ask_all("look up a job", &pipeline).await?;
+        let fields = fields_of_hash(fields)?;
         if fields.is_empty() {
             return Ok(None);
         }
@@ -111,11 +111,18 @@ impl Link {
             let values: Vec<Value> = self.ask_all("list jobs", &pipeline).await?;
             let mut values = values.into_iter();
             for number in &numbers {
-                let fields: HashMap<String, String> = read(values.next().unwrap_or(Value::Nil))?;
+                let fields = fields_of_hash(values.next().unwrap_or(Value::Nil))?;
                 let history: Vec<String> = read(values.next().unwrap_or(Value::Nil))?;
                 let fits = state.is_none_or(|state| fields.get("state").is_some_and(|known| *known == state.to_string()));
                 if !fields.is_empty() && fits && jobs.len() < limit {
-                    jobs.push(info(queue, number, &fields, &history));
+                    let mut job = info(queue, number, &fields, &history);
+                    if let Some(waits) = &mut job.waits
+                        && waits.settled < waits.members
+                    {
+                        let members = cmd("LRANGE").arg(key(queue, &format!("members:{number}"))).arg(0).arg(-1).clone();
+                        waits.jobs = self.unsettled(&self.ask::<Vec<String>>("look up members", &members).await?).await?;
+                    }
+                    jobs.push(job);
                 }
             }
         }
@@ -158,7 +165,7 @@ impl Link {
         let Value::Array(values) = answer else { return Ok(None) };
         let mut values = values.into_iter();
         let mut next = || values.next().unwrap_or(Value::Nil);
-        let fields: HashMap<String, String> = read(next())?;
+        let fields = fields_of_hash(next())?;
         let history: Vec<String> = read(next())?;
         let (paused, asked): (bool, u64) = (read(next())?, read(next())?);
         let (before_in_key, state_of_that): (Option<String>, Option<String>) = (read(next())?, read(next())?);
@@ -321,6 +328,12 @@ fn waits(fields: &HashMap<String, String>) -> Option<Waits> {
 fn next_of(fields: &HashMap<String, String>) -> Option<JobId> {
     let queue = fields.get("next_queue")?.strip_prefix("brigade:{")?.strip_suffix("}:")?;
     Some(id_of(queue, fields.get("next")?))
+}
+
+/// What other programs have pushed may be no text.
+fn fields_of_hash(value: Value) -> Result<HashMap<String, String>, Error> {
+    let fields: HashMap<String, Vec<u8>> = read(value)?;
+    Ok(fields.into_iter().map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned())).collect())
 }
 
 fn info(queue: &str, number: &str, fields: &HashMap<String, String>, history: &[String]) -> JobInfo {

@@ -85,7 +85,7 @@ local function retry()
   local others = behind(id)
   local free = mark_is_free(id)
   for _, one in ipairs(others) do free = free and (not one.ended or within(one.queue, mark_is_free, one.id)) end
-  if not free then return redis.error_reply('DUPLICATE') end
+  if not free then return redis.error_reply('DUPLICATE mark') end
   for _, one in ipairs(others) do within(one.queue, wait_again, one) end
   leave(id)
   bind(id)
@@ -108,7 +108,7 @@ local function purge(at_once)
   for _, of in ipairs({'ready', 'scheduled', 'held', 'retrying'}) do
     for _, member in ipairs(redis.call('ZRANGE', key(of), 0, at_once - 1)) do
       -- It may have ended with another.
-      if get(member, 'state') == of then
+      if not is_gone(member) and get(member, 'state') == of then
         remove_job(member, fate_missed(member, 'was removed'))
         count = count + 1
       end
@@ -151,6 +151,13 @@ elseif what == 'retry' then
 elseif what == 'delete' then
   if not state or state == 'leased' or (ARGV[4] and ARGV[4] ~= state) then return 0 end
   remove_job(id, fate_missed(id, 'was removed'))
+  return 1
+elseif what == 'bury' then
+  -- A job that was taken and cannot be read, with its payload and the reason.
+  redis.call('HSET', job(id), 'attempts', 1, 'token', text(steady), 'pushed_at', text(now), 'payload', ARGV[4], 'reason', ARGV[5])
+  redis.call('ZADD', key('jobs'), 0, id)
+  enter(id, 'dead', 0)
+  ring()
   return 1
 elseif what == 'purge' then
   return purge(tonumber(ARGV[3]))

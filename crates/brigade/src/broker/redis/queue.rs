@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use redis::Value;
 
+use super::PAYLOAD_BYTES_MAX;
 use super::link::{Link, id_of, key, scripts};
 use crate::broker::{LeaseAsk, Leased, Ordered, Pushed, Terms};
 use crate::error::{Error, ErrorKind};
@@ -33,8 +34,12 @@ impl Link {
             self.list_queue(&job.queue).await?;
             write_job(job, &mut arguments)?;
         }
-        let pushed = self.run::<Vec<(String, u8)>>("push", scripts::push(), &first.queue, arguments).await;
+        let pushed = self.run_safely::<Vec<(String, u8)>>("push", scripts::push(), &first.queue, arguments).await;
         let answers = pushed.map_err(|e| if is_duplicate(&e) { duplicate("push a flow") } else { e })?;
+        let is_first = |(number, is_new): &(String, u8)| *is_new == 1 && number.trim_start_matches('0') == "1";
+        for (_, job) in answers.iter().zip(jobs).filter(|(answer, _)| is_first(answer)) {
+            self.list_queue_again(&job.queue).await;
+        }
         let told = answers.into_iter().zip(jobs).map(|((number, is_new), job)| {
             let id = id_of(&job.queue, &number);
             if is_new == 1 { Pushed::New(id) } else { Pushed::Duplicate(id) }
@@ -108,12 +113,11 @@ impl Link {
             };
             match found.check(queue, since) {
                 Ok(job) => leased.push(job),
-                Err((number, token, why)) => {
+                Err(unreadable) => {
                     damaged = true;
-                    if matches!(terms, Terms::Lease(_)) {
-                        self.set_aside(queue, &number, token, &why).await?;
-                    } else {
-                        tracing::warn!(queue, why, "a job that was taken cannot be read and is gone");
+                    match terms {
+                        Terms::Lease(_) => self.set_aside(queue, &unreadable).await?,
+                        Terms::Take => self.bury(queue, &unreadable).await?,
                     }
                 }
             }
@@ -121,9 +125,15 @@ impl Link {
         Ok((leased, damaged, due))
     }
 
-    async fn set_aside(&self, queue: &str, number: &str, token: i64, why: &str) -> Result<(), Error> {
-        let arguments = (number, token, "dead", why, "", "", "");
+    async fn set_aside(&self, queue: &str, job: &Unreadable) -> Result<(), Error> {
+        let arguments = (&job.number, job.token, "dead", &job.why, "", "", "");
         self.run::<Value>("set a job aside", scripts::settle(), queue, arguments).await.map(drop)
+    }
+
+    /// One that was taken is not there any more.
+    async fn bury(&self, queue: &str, job: &Unreadable) -> Result<(), Error> {
+        let arguments = ("bury", &job.number, &job.payload, &job.why);
+        self.run::<Value>("set a job aside", scripts::order(), queue, arguments).await.map(drop)
     }
 }
 
@@ -138,26 +148,52 @@ struct Found {
     token: i64,
     failed: u32,
     crashed: u32,
-    payload: String,
+    payload: Vec<u8>,
     task: Option<String>,
     options: Option<String>,
 }
 
+/// A job that can never be run: other programs push here too.
+struct Unreadable {
+    number: String,
+    token: i64,
+    payload: Vec<u8>,
+    why: String,
+}
+
 impl Found {
-    /// The job, or why it can never be run: other programs push here too.
-    fn check(self, queue: &str, since: Instant) -> Result<Leased, (String, i64, String)> {
+    fn check(self, queue: &str, since: Instant) -> Result<Leased, Unreadable> {
         let Self { number, token, failed, crashed, payload, task, options } = self;
-        if let Err(e) = serde_json::from_str::<&serde_json::value::RawValue>(&payload) {
-            return Err((number, token, format!("its payload is not JSON: {e}")));
-        }
-        let mut job = Job::new(queue, task.map(Into::into), payload);
-        if let Some(options) = options {
-            match serde_json::from_str(&options) {
-                Ok(options) => job.options = options,
-                Err(e) => return Err((number, token, format!("its options cannot be read: {e}"))),
+        let options = options.map_or(Ok(JobOptions::default()), |options| serde_json::from_str(&options));
+        let (options, payload) = match (options, text_of(payload)) {
+            (Ok(options), Ok(payload)) => (options, payload),
+            (Err(e), Ok(payload)) => {
+                return Err(Unreadable { number, token, payload: payload.into(), why: format!("its options cannot be read: {e}") });
             }
-        }
+            (_, Err((payload, why))) => return Err(Unreadable { number, token, payload, why }),
+        };
+        let mut job = Job::new(queue, task.map(Into::into), payload);
+        job.options = options;
         Ok(Leased { id: id_of(queue, &number), token, job, attempt: failed + crashed + 1, crashed, since })
+    }
+}
+
+/// A payload as JSON text, or why it is none.
+fn text_of(payload: Vec<u8>) -> Result<String, (Vec<u8>, String)> {
+    if payload.len() > PAYLOAD_BYTES_MAX {
+        let why = format!("its payload has {} bytes and {PAYLOAD_BYTES_MAX} are allowed", payload.len());
+        return Err((payload, why));
+    }
+    let text = String::from_utf8(payload).map_err(|e| {
+        let why = format!("its payload is not UTF-8: {e}");
+        (e.into_bytes(), why)
+    })?;
+    match serde_json::from_str::<&serde_json::value::RawValue>(&text) {
+        Ok(_) => Ok(text),
+        Err(e) => {
+            let why = format!("its payload is not JSON: {e}");
+            Err((text.into_bytes(), why))
+        }
     }
 }
 

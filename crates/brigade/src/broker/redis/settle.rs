@@ -33,7 +33,7 @@ impl Link {
             arguments.extend(write_ending(&settlement.ending, &account)?.map(String::into_bytes));
         }
         for (queue, (places, arguments)) in queues {
-            let told: Vec<Value> = self.run("settle", scripts::settle(), queue, arguments).await?;
+            let told: Vec<Value> = self.run_safely("settle", scripts::settle(), queue, arguments).await?;
             for (place, value) in places.into_iter().zip(told) {
                 answers[place] = match value {
                     Value::Int(0) => Settled::Stale,
