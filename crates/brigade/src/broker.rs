@@ -17,6 +17,7 @@
 mod account;
 mod admission;
 mod api;
+mod called;
 mod cancels;
 mod lease;
 mod manager;
@@ -42,8 +43,8 @@ use crate::limits::Limits;
 use crate::schedule::{Schedule, Scheduled};
 use crate::why::Explanation;
 
-pub(crate) use api::RESULT_KEPT;
 pub use api::{Broker, Clock, Queue};
+pub(crate) use called::RESULT_KEPT;
 pub(crate) use cancels::Cancels;
 pub use lease::{Lease, TakenJob};
 pub use manager::Manager;

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::{check_job, check_name};
 use super::{
-    Backend, Cancelling, Cancels, Capabilities, Lease, LeaseAsk, Leased, Order, Ordered, Pushed, Query, QueueCounts, Stopped, TakenJob,
-    Terms, ToJob, View,
+    Backend, Cancelling, Cancels, Capabilities, Lease, LeaseAsk, Leased, Order, Ordered, Pushed, Query, QueueCounts, RESULT_KEPT, Stopped,
+    TakenJob, Terms, ToJob, View,
 };
 use crate::call::Call;
 use crate::certificate::{Receipt, Step};
@@ -20,8 +20,7 @@ use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
 use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState};
 use crate::limits::Limits;
-use crate::outcome::{CallError, Cancelled, Failure, TimedOut};
-use crate::shutdown::Scope;
+use crate::outcome::CallError;
 use crate::why::Explanation;
 
 /// Where jobs wait. Cheap to clone.
@@ -159,32 +158,8 @@ impl Broker {
         let wait = call.request.options().queue_timeout;
         let mut job = call.to_job()?;
         job.options.keep.get_or_insert(RESULT_KEPT);
-        let id = self.push(job).await?.id().clone();
-        self.result(id, wait).await
-    }
-
-    /// The result of a job, as its caller is told it. Dropping the future cancels the job.
-    pub(crate) async fn result<T: DeserializeOwned>(&self, id: JobId, wait: Option<Duration>) -> Result<T, CallError> {
-        let guard = CancelOnDrop::new(self.clone(), id.clone());
-        let waiting = self.wait(&id);
-        let ended = match wait {
-            None => waiting.await?,
-            Some(wait) => match tokio::time::timeout(wait, waiting).await {
-                Ok(ended) => ended?,
-                Err(_) => {
-                    guard.disarm();
-                    self.cancel(&id, "its caller did not wait any longer").await?;
-                    return Err(CallError::TimedOut(TimedOut::Queue(wait)));
-                }
-            },
-        };
-        guard.disarm();
-        let ended = ended.ok_or_else(|| Error::new(ErrorKind::Protocol, "wait for a result: the job is gone"))?;
-        match ended.state {
-            JobState::Done => Ok(crate::Codec::Json.decode(ended.result.as_deref().unwrap_or("null").as_bytes())?),
-            JobState::Cancelled => Err(CallError::Cancelled(Cancelled::without_certificate(ended.reason.unwrap_or_default()))),
-            _ => Err(CallError::Failed(Box::new(Failure::new(ended.reason.unwrap_or_default())))),
-        }
+        let broker = self.clone();
+        self.result_of(async move { Ok(broker.push(job).await?.id().clone()) }, wait).await
     }
 
     /// One job, with its history; `None` if there is none (any more).
@@ -471,6 +446,7 @@ impl Queue {
     }
 }
 
+<<<<<<< ours
 /// What this build has.
 const SCHEMES: &str = match (cfg!(feature = "sqlite"), cfg!(feature = "redis")) {
     (true, true) => "sqlite, redis",
@@ -506,6 +482,8 @@ impl Drop for CancelOnDrop {
     }
 }
 
+=======
+>>>>>>> theirs
 pub(super) fn confused() -> Error {
     Error::new(ErrorKind::Protocol, "ask a broker: it answered another question")
 }

@@ -74,7 +74,7 @@ impl Broker {
             job.options.keep.get_or_insert(RESULT_KEPT);
             job
         });
-        let pushed = self.push_flow(flow).await?;
-        self.result(pushed.last().clone(), None).await
+        let broker = self.clone();
+        self.result_of(async move { Ok(broker.push_flow(flow).await?.last().clone()) }, None).await
     }
 }

@@ -336,6 +336,24 @@ fn results_are_kept_as_long_as_was_asked() {
 }
 
 #[test]
+fn a_call_that_is_dropped_while_it_is_pushed_is_cancelled_too() {
+    on_every_broker(|subject| async move {
+        let call = || subject.broker.call(brigade::Call::<i32>::json("q", &json!([1])));
+        // One poll sends the push; nobody takes its answer.
+        for _ in 0..5 {
+            assert!(tokio::time::timeout(NOW, call()).await.is_err());
+        }
+        let cancelled = async {
+            while subject.broker.jobs(Some("q"), Some(JobState::Cancelled), None, 10).await.unwrap().len() < 5 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(LONG, cancelled).await.expect("all are cancelled");
+        assert!(subject.broker.queue("q").take(NOW).await.unwrap().is_none());
+    });
+}
+
+#[test]
 fn a_paused_queue_hands_out_nothing_and_loses_nothing() {
     on_every_broker(|subject| async move {
         let (queue, other) = (subject.broker.queue("q"), subject.broker.queue("other"));

@@ -224,9 +224,12 @@ fn call_flow_gives_the_last_result_and_its_drop_cancels_all() {
                 () = seen => {}
             }
         }
-        while broker.jobs(None, Some(Cancelled), None, 10).await.unwrap().len() < 2 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let cancelled = async {
+            while broker.jobs(None, Some(Cancelled), None, 10).await.unwrap().len() < 2 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(LONG, cancelled).await.expect("the flow is cancelled");
         assert!(nothing_is_ready(&broker).await);
     });
 }
@@ -299,6 +302,25 @@ fn a_step_keeps_its_options_its_delay_begins_when_it_goes_on() {
         assert_eq!(states(&broker, &ids).await, [None, Some(JobState::Retrying), Some(Held)]);
         broker.clock().advance(LONG);
         lease(&broker).await.nack("and again").await.unwrap();
+        assert_eq!(states(&broker, &ids).await, [None, Some(Dead), Some(Dead)]);
+        assert!(broker.retry(&ids[1]).await.unwrap());
+        run(&broker, &json!([1]), &json!(2)).await;
+        run(&broker, &json!([2]), &json!(3)).await;
+    });
+}
+
+#[test]
+fn the_time_that_a_step_has_to_begin_in_begins_when_it_goes_on() {
+    with_flows(|Subject { broker, .. }| async move {
+        let step = || job(&broker, &json!([]));
+        let window = brigade::Retry::default().within(LONG);
+        let ids = push(&broker, Chain::new(step()).then_job(step()).with(|job| job.retry(window)).then_job(step())).await;
+        broker.clock().advance(LONG * 2);
+        assert_eq!(states(&broker, &ids).await, [Some(Ready), Some(Held), Some(Held)]);
+        run(&broker, &json!([]), &json!(1)).await;
+        assert_eq!(states(&broker, &ids).await, [None, Some(Ready), Some(Held)]);
+        broker.clock().advance(LONG * 2);
+        assert!(nothing_is_ready(&broker).await);
         assert_eq!(states(&broker, &ids).await, [None, Some(Dead), Some(Dead)]);
         assert!(broker.retry(&ids[1]).await.unwrap());
         run(&broker, &json!([1]), &json!(2)).await;

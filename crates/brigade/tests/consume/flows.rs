@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use brigade::{Broker, CallError, Chain, Failure, Group, JobId, JobInfo, JobState, Pool, Task, task};
-use brigade_testkit::program::{DIRECTORY_VARIABLE, Program};
+use brigade_testkit::program::Program;
 use brigade_testkit::random::Random;
 use rustix::process::Signal;
 
@@ -149,10 +149,9 @@ async fn served_broker(directory: &Path) -> Broker {
     Broker::connect(&format!("sqlite:{}", directory.join("flows.db").display())).await.unwrap()
 }
 
-/// Serves the directory named in `serves` until it is killed.
+/// Serves the flows of a directory until it is killed.
 async fn serve_until_killed() {
     let directory = PathBuf::from(std::env::var("FLOWS_DIRECTORY").unwrap());
-    assert!(std::env::var(DIRECTORY_VARIABLE).is_ok());
     let broker = served_broker(&directory).await;
     let pool = Pool::builder().workers(2).start().await.unwrap();
     println!("serves");

@@ -95,7 +95,9 @@ impl Store<'_> {
             }
             let (next, waits) = (link.next.map(|next| ids[next]), members[position]);
             let sql = "UPDATE brigade_jobs SET next = ?2, place = ?3, gather = ?4, members = ?5, waits = ?5,
-                         due = CASE WHEN ?4 IS NULL THEN due ELSE 0 END, state = CASE WHEN ?4 IS NULL THEN state ELSE 2 END WHERE id = ?1";
+                         due = CASE WHEN ?4 IS NULL THEN due ELSE 0 END,
+                         begins_by = CASE WHEN ?4 IS NULL THEN begins_by END, state = CASE WHEN ?4 IS NULL THEN state ELSE 2 END
+                       WHERE id = ?1";
             self.execute("join a job to its flow", sql, params![ids[position], next, place, link.gather.map(name), waits])?;
             if let (Some(gather), 0) = (link.gather, waits) {
                 empty.push(Complete { id: ids[position], missed: 0, gather });
@@ -198,6 +200,10 @@ impl Store<'_> {
                 return self.raise(id, &options, text).map(Some);
             }
             self.execute("hand results on", "UPDATE brigade_jobs SET payload = ?2 WHERE id = ?1", params![id, text])?;
+        }
+        // Its times begin now: the one it has to begin in, and its delay.
+        if let Some(by) = self.begins_by(&options) {
+            self.execute("set its time", "UPDATE brigade_jobs SET begins_by = ?2 WHERE id = ?1", params![id, by])?;
         }
         match due_of(&options, &self.now) {
             due if due > self.now.wall => self.enter(id, JobState::Scheduled, due)?,

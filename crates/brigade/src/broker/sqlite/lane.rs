@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::room::Room;
@@ -20,7 +21,7 @@ use super::store::{Memo, Now, Store};
 use super::{Place, Safety, schema};
 use crate::broker::api::Clock;
 use crate::error::{Error, ErrorKind};
-use crate::shutdown::spawn_thread;
+use crate::shutdown::{Scope, spawn_thread};
 
 /// Operations that may wait for the thread; then their callers wait.
 const OPERATIONS_MAX: usize = 4096;
@@ -28,6 +29,8 @@ const OPERATIONS_MAX: usize = 4096;
 const BATCH_MAX: usize = 1024;
 /// A transaction takes no further operation after this time, for the same reason.
 const GATHER_MAX: Duration = Duration::from_millis(5);
+/// Transactions that have ended and wait for a task to tell so; then the thread does it itself.
+const TELLS_MAX: usize = 16;
 /// How long another process may hold the file before an operation fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -88,12 +91,14 @@ impl Lane {
     pub(super) async fn open(place: Place, clock: Clock) -> Result<Self, Error> {
         let (operations, inbox) = mpsc::channel(OPERATIONS_MAX);
         let (ready, opened) = oneshot::channel();
+        let teller = teller();
         let committed = Arc::new(Notify::new());
-        let tell = Arc::clone(&committed);
+        let changed = Arc::clone(&committed);
         let run = move || match open(&place) {
             Ok(connection) => {
                 if ready.send(Ok(())).is_ok() {
-                    serve(Transactions::new(connection, clock, &place), &mut Inbox { inbox, next: None }, &tell);
+                    let transactions = Transactions::new(connection, clock, &place);
+                    serve(transactions, &mut Inbox { inbox, next: None }, teller.as_ref(), &changed);
                 }
             }
             Err(error) => drop(ready.send(Err(error))),
@@ -171,21 +176,53 @@ impl Inbox {
 }
 
 /// Lives until the last [`Lane`] is dropped.
-fn serve(transactions: Transactions, inbox: &mut Inbox, committed: &Notify) {
+fn serve(transactions: Transactions, inbox: &mut Inbox, teller: Option<&mpsc::Sender<Ended>>, changed: &Arc<Notify>) {
     while let Some(first) = inbox.first() {
         let mut batch = vec![first];
         let before = transactions.connection.total_changes();
-        let ended = transactions.run(&mut batch, inbox);
-        for operation in batch {
-            operation.tell(ended.as_ref().map_or_else(|error| Err(copy(error)), |()| Ok(())));
-        }
+        let committed = transactions.run(&mut batch, inbox);
+        let has_changed = transactions.connection.total_changes() != before;
+        let teller = teller.filter(|_| batch.len() > 1);
+        let lost = committed.as_ref().is_err_and(Error::is_uncertain);
         // Whoever waits for a change looks again when told: a look must not tell of itself.
-        if transactions.connection.total_changes() != before {
-            committed.notify_waiters();
+        let ended = Ended { batch, committed, changed: has_changed.then(|| Arc::clone(changed)) };
+        match teller {
+            // If the task is gone or far behind, it comes back and is dropped here.
+            Some(teller) => drop(teller.try_send(ended)),
+            None => drop(ended),
         }
-        if ended.is_err_and(|error| error.is_uncertain()) {
+        if lost {
             drop(transactions);
             return refuse_all(inbox);
+        }
+    }
+}
+
+/// A task that tells several callers what their transaction came to: it wakes its neighbours in the runtime for a small part of what that
+/// costs the lane's thread, which has the next transaction to see to. None in a runtime of one thread, which need not be running while
+/// others ask.
+fn teller() -> Option<mpsc::Sender<Ended>> {
+    let runtime = Handle::try_current().ok().filter(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    let scope = runtime.and_then(|_| Scope::current())?;
+    let (teller, mut told) = mpsc::channel(TELLS_MAX);
+    scope.spawn(async move { while told.recv().await.is_some() {} });
+    Some(teller)
+}
+
+/// A transaction that has ended. Whoever drops it tells the callers.
+struct Ended {
+    batch: Vec<Box<dyn Operation>>,
+    committed: Result<(), Error>,
+    changed: Option<Arc<Notify>>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        for operation in self.batch.drain(..) {
+            operation.tell(self.committed.as_ref().map_or_else(|error| Err(copy(error)), |()| Ok(())));
+        }
+        if let Some(changed) = &self.changed {
+            changed.notify_waiters();
         }
     }
 }
@@ -346,7 +383,7 @@ mod tests {
         (release, holding)
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn what_fails_is_undone_alone() {
         let directory = tempfile::tempdir().expect("a directory");
         let lane = lane(&directory).await;

@@ -1,0 +1,90 @@
+//! Jobs that somebody awaits: pushed, waited for, and cancelled if the caller goes away.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use super::Broker;
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind};
+use crate::job::{JobId, JobState};
+use crate::outcome::{CallError, Cancelled, Failure, TimedOut};
+use crate::shutdown::Scope;
+
+/// How long the result of a call stays for its caller.
+pub(crate) const RESULT_KEPT: Duration = Duration::from_secs(60);
+
+impl Broker {
+    /// The result of the job that `push` gives the id of, as its caller is told it. Dropping the future cancels the job, also while
+    /// the push is on its way.
+    pub(crate) async fn result_of<T: DeserializeOwned>(
+        &self,
+        push: impl Future<Output = Result<JobId, Error>> + Send + 'static,
+        wait: Option<Duration>,
+    ) -> Result<T, CallError> {
+        let mut caller = Caller { broker: self.clone(), scope: Scope::current(), job: Awaited::Pushing(Box::pin(push)) };
+        let id = caller.pushed().await?;
+        let waiting = self.wait(&id);
+        let ended = match wait {
+            None => waiting.await?,
+            Some(wait) => match tokio::time::timeout(wait, waiting).await {
+                Ok(ended) => ended?,
+                Err(_) => {
+                    caller.job = Awaited::Nothing;
+                    self.cancel(&id, "its caller did not wait any longer").await?;
+                    return Err(CallError::TimedOut(TimedOut::Queue(wait)));
+                }
+            },
+        };
+        caller.job = Awaited::Nothing;
+        let ended = ended.ok_or_else(|| Error::new(ErrorKind::Protocol, "wait for a result: the job is gone"))?;
+        match ended.state {
+            JobState::Done => Ok(Codec::Json.decode(ended.result.as_deref().unwrap_or("null").as_bytes())?),
+            JobState::Cancelled => Err(CallError::Cancelled(Cancelled::without_certificate(ended.reason.unwrap_or_default()))),
+            _ => Err(CallError::Failed(Box::new(Failure::new(ended.reason.unwrap_or_default())))),
+        }
+    }
+}
+
+/// Cancels a job when its caller goes away.
+struct Caller {
+    broker: Broker,
+    scope: Option<Scope>,
+    job: Awaited,
+}
+
+enum Awaited {
+    Nothing,
+    /// It may be stored already: only the end of the push tells.
+    Pushing(Pin<Box<dyn Future<Output = Result<JobId, Error>> + Send>>),
+    Pushed(JobId),
+}
+
+impl Caller {
+    async fn pushed(&mut self) -> Result<JobId, Error> {
+        let pushed = match &mut self.job {
+            Awaited::Pushing(push) => push.await,
+            Awaited::Pushed(id) => Ok(id.clone()),
+            Awaited::Nothing => Err(Error::new(ErrorKind::Protocol, "wait for a push that has ended")),
+        };
+        self.job = pushed.as_ref().map_or(Awaited::Nothing, |id| Awaited::Pushed(id.clone()));
+        pushed
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        let job = std::mem::replace(&mut self.job, Awaited::Nothing);
+        let (Some(scope), false) = (&self.scope, matches!(job, Awaited::Nothing)) else { return };
+        let mut caller = Self { broker: self.broker.clone(), scope: None, job };
+        scope.spawn(async move {
+            // A push that failed has left nothing to cancel.
+            let Ok(id) = caller.pushed().await else { return };
+            if let Err(error) = caller.broker.cancel(&id, "its caller went away").await {
+                tracing::warn!(%error, job = %id, "could not cancel a job");
+            }
+        });
+    }
+}
