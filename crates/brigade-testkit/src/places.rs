@@ -167,8 +167,8 @@ impl Cluster {
                 let (first, last) = (index * SLOTS / PRIMARIES, (index + 1) * SLOTS / PRIMARIES - 1);
                 said_ok(node, &format!("CLUSTER ADDSLOTSRANGE {first} {last}"))?;
             }
-            for other in index + 1..this.nodes.len() {
-                said_ok(node, &format!("CLUSTER MEET 127.0.0.1 {} {}", this.ports[other], buses[other]))?;
+            for (port, bus) in this.ports.iter().zip(&buses).skip(index + 1) {
+                said_ok(node, &format!("CLUSTER MEET 127.0.0.1 {port} {bus}"))?;
             }
         }
         let met = |node: &Redis| node.ask("CLUSTER NODES").is_ok_and(|nodes| nodes.matches(" connected").count() == this.nodes.len());

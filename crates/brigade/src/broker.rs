@@ -253,6 +253,7 @@ pub(crate) enum Order {
     /// Limits a queue, or takes its limits away.
     Limit(Box<str>, Option<Limits>),
     /// Gives jobs to plain clients, which have to collect them within this time.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only Redis has plain clients"))]
     Manage(Box<str>, Duration),
     /// One that has the same ticks as the one of its name keeps its next tick.
     Schedule(Box<Schedule>),
@@ -265,6 +266,7 @@ pub(crate) enum Ordered {
     /// So many jobs were changed.
     Changed(u64),
     /// So many jobs were given to plain clients; in how long something else falls due.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only Redis has plain clients"))]
     Managed { handed: u64, next: Option<Duration> },
     /// The job is leased: its holder will hear of it.
     Asked,

@@ -446,7 +446,6 @@ impl Queue {
     }
 }
 
-<<<<<<< ours
 /// What this build has.
 const SCHEMES: &str = match (cfg!(feature = "sqlite"), cfg!(feature = "redis")) {
     (true, true) => "sqlite, redis",
@@ -454,36 +453,6 @@ const SCHEMES: &str = match (cfg!(feature = "sqlite"), cfg!(feature = "redis")) 
     (false, _) => "redis (sqlite is a cargo feature that is off)",
 };
 
-/// How long the result of a call stays for its caller.
-pub(crate) const RESULT_KEPT: Duration = Duration::from_secs(60);
-
-/// Cancels a job whose caller went away.
-struct CancelOnDrop(Option<(Broker, JobId, Option<Scope>)>);
-
-impl CancelOnDrop {
-    fn new(broker: Broker, id: JobId) -> Self {
-        Self(Some((broker, id, Scope::current())))
-    }
-
-    fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        if let Some((broker, id, Some(scope))) = self.0.take() {
-            scope.spawn(async move {
-                if let Err(error) = broker.cancel(&id, "its caller went away").await {
-                    tracing::warn!(%error, job = %id, "could not cancel a job");
-                }
-            });
-        }
-    }
-}
-
-=======
->>>>>>> theirs
 pub(super) fn confused() -> Error {
     Error::new(ErrorKind::Protocol, "ask a broker: it answered another question")
 }
