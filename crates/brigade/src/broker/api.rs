@@ -143,7 +143,8 @@ impl Broker {
         self.backend.push(jobs).await
     }
 
-    /// Has a task run by whichever worker takes it, and waits for its result.
+    /// Has a task run by whichever worker takes it, and waits for its result. Where a job with its unique mark is there already, that
+    /// one's result is waited for, and that one is never cancelled.
     ///
     /// # Cancel safety
     ///
@@ -159,7 +160,7 @@ impl Broker {
         let mut job = call.to_job()?;
         job.options.keep.get_or_insert(RESULT_KEPT);
         let broker = self.clone();
-        self.result_of(async move { Ok(broker.push(job).await?.id().clone()) }, wait).await
+        self.result_of(async move { broker.push(job).await }, wait).await
     }
 
     /// One job, with its history; `None` if there is none (any more).

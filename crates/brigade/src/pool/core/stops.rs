@@ -26,6 +26,7 @@ pub(in super::super) struct Stop {
     pub(super) step: Step,
     pub(super) ended: Ended,
     /// Cancelled when nobody wants to wait for the softer steps any more.
+    #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "only workers of a broker are in such a hurry"))]
     hurry: CancellationToken,
     pub(super) asked_at: Instant,
 }
