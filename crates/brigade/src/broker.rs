@@ -13,13 +13,19 @@
 //!   so each tick is fired once, whoever looks.
 //! - A new ending is a variant of [`Ending`], never a method; a difference between brokers is data in [`Capabilities`].
 
+#[cfg(feature = "redis")]
+mod account;
 mod admission;
 mod api;
 mod called;
 mod cancels;
 mod lease;
+mod manager;
 mod receipt;
+#[cfg(feature = "redis")]
+mod redis;
 mod schedules;
+#[cfg(feature = "sqlite")]
 mod sqlite;
 mod to_job;
 
@@ -41,6 +47,7 @@ pub use api::{Broker, Clock, Queue};
 pub(crate) use called::RESULT_KEPT;
 pub(crate) use cancels::Cancels;
 pub use lease::{Lease, TakenJob};
+pub use manager::Manager;
 pub use receipt::{Cancelling, Stopped};
 pub use to_job::ToJob;
 
@@ -66,6 +73,8 @@ pub struct Capabilities {
     pub unique: bool,
     /// Limits and turns.
     pub limits: bool,
+    /// Plain clients are given jobs by a [`Manager`].
+    pub manager: bool,
     /// Flows: jobs that wait for others.
     pub flows: bool,
     /// Results may be waited for from anywhere.
@@ -243,6 +252,9 @@ pub(crate) enum Order {
     Resume(Box<str>),
     /// Limits a queue, or takes its limits away.
     Limit(Box<str>, Option<Limits>),
+    /// Gives jobs to plain clients, which have to collect them within this time.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only Redis has plain clients"))]
+    Manage(Box<str>, Duration),
     /// One that has the same ticks as the one of its name keeps its next tick.
     Schedule(Box<Schedule>),
     Unschedule(Box<str>),
@@ -253,6 +265,9 @@ pub(crate) enum Order {
 pub(crate) enum Ordered {
     /// So many jobs were changed.
     Changed(u64),
+    /// So many jobs were given to plain clients; in how long something else falls due.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only Redis has plain clients"))]
+    Managed { handed: u64, next: Option<Duration> },
     /// The job is leased: its holder will hear of it.
     Asked,
     /// The schedule is there; its next tick.

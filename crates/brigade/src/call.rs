@@ -159,7 +159,7 @@ impl<T: DeserializeOwned> Call<T> {
     }
 
     /// A call whose arguments are a JSON array already.
-    #[cfg(feature = "sqlite")]
+    #[cfg(feature = "broker")]
     pub(crate) fn of_json_text(name: String, arguments: String) -> Self {
         Self::of_request(Target::Task { name: name.into() }, Codec::Json, Ok(arguments.into_bytes()), None)
     }
@@ -207,7 +207,7 @@ impl<T> Call<T> {
         self
     }
 
-    #[cfg(feature = "sqlite")]
+    #[cfg(feature = "broker")]
     pub(crate) fn for_tick(self, at: SystemTime) -> Self {
         self.set(|options| options.tick = Some(at))
     }
@@ -295,7 +295,7 @@ impl<T> Call<T> {
     }
 
     /// Runs [alone](Call::alone), in a worker that has run nothing before it.
-    #[cfg(feature = "sqlite")]
+    #[cfg(feature = "broker")]
     pub(crate) fn alone_in_a_fresh_worker(self) -> Self {
         self.alone().set(|options| options.fresh = true)
     }

@@ -45,6 +45,10 @@ pub enum ErrorKind {
     Os,
     /// The peer broke the wire protocol.
     Protocol,
+    /// The broker cannot be reached, or is not ready yet.
+    Unreachable,
+    /// The broker refused: wrong credentials, or no right to do that.
+    Refused,
 }
 
 /// Brigade could not do what was asked.
@@ -66,7 +70,7 @@ impl Error {
     }
 
     /// Nobody knows whether the request was carried out.
-    #[cfg(feature = "sqlite")]
+    #[cfg(feature = "broker")]
     pub(crate) fn uncertain(mut self) -> Self {
         self.uncertain = true;
         self
@@ -83,7 +87,7 @@ impl Error {
 
     /// Whether the same request may succeed later without a change.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.kind, ErrorKind::QueueFull | ErrorKind::CannotStart | ErrorKind::Timeout)
+        matches!(self.kind, ErrorKind::QueueFull | ErrorKind::CannotStart | ErrorKind::Timeout | ErrorKind::Unreachable)
     }
 
     /// Whether the request may have been carried out although this error came back: a commit whose sync failed may be on the disk.

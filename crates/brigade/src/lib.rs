@@ -51,23 +51,23 @@
 //! is replaced.
 
 mod address;
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "broker")]
 mod broker;
 mod call;
 mod certificate;
 mod codec;
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "broker")]
 mod consume;
 mod context;
 mod error;
 mod event;
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "broker")]
 mod finding;
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "broker")]
 mod flow;
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "broker")]
 mod job;
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "broker")]
 mod limits;
 mod link;
 mod outcome;
@@ -76,14 +76,14 @@ mod pool;
 mod process;
 mod registry;
 mod retry;
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "broker")]
 mod schedule;
 mod shutdown;
 mod sync;
 mod task;
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "broker")]
 pub mod testing;
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "broker")]
 mod why;
 mod wire;
 mod worker;
@@ -92,23 +92,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use brigade_macros::{main, task};
 
-#[cfg(feature = "sqlite")]
-pub use broker::{Broker, Cancelling, Capabilities, Clock, Lease, Pushed, Queue, QueueCounts, Settled, Stopped, TakenJob, ToJob};
+#[cfg(feature = "broker")]
+pub use broker::{Broker, Cancelling, Capabilities, Clock, Lease, Manager, Pushed, Queue, QueueCounts, Settled, Stopped, TakenJob, ToJob};
 pub use call::Call;
 pub use certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step};
 pub use codec::Codec;
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "broker")]
 pub use consume::{Interrupts, Served, StopSignal, Worker, WorkerHandle, WorkerStats, ctrl_c};
 pub use context::Context;
 pub use error::{Error, ErrorKind};
 pub use event::Event;
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "broker")]
 pub use finding::{Finding, Level};
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "broker")]
 pub use flow::{Chain, FlowStep, Following, Group, PushedFlow, ToFlow};
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "broker")]
 pub use job::{AttemptKind, AttemptRecord, Job, JobId, JobInfo, JobState, Waits};
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "broker")]
 pub use limits::{Limits, Rate};
 pub use outcome::{CallError, Cancelled, Failure, Pass, RetryAdvice, TimedOut};
 pub use payload::Bytes;
@@ -121,10 +121,10 @@ pub use retry::Retry;
 /// The version of rusqlite whose connections [`ToJob::push_in`] takes.
 #[cfg(feature = "sqlite")]
 pub use rusqlite;
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "broker")]
 pub use schedule::{Missed, Recurrence, Schedule, Scheduled, Tick};
 pub use task::{Args, Function, Task};
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "broker")]
 pub use why::{Explanation, Why};
 
 static WORKER_ENTRY: AtomicBool = AtomicBool::new(false);

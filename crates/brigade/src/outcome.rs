@@ -50,7 +50,7 @@ pub struct Cancelled {
     pub certificate: Option<Box<Certificate>>,
 }
 
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "broker")]
 impl Cancelled {
     pub(crate) fn without_certificate(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), certificate: None }

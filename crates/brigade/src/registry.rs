@@ -78,7 +78,7 @@ pub(crate) fn table() -> Result<&'static Table, Error> {
 /// # Errors
 ///
 /// `BadOption` if it is no task.
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "broker")]
 pub(crate) fn of_function(path: &str) -> Result<&'static TaskEntry, Error> {
     let described_by = |task: &&&TaskEntry| (task.path)().rsplit_once("::").is_some_and(|(function, _)| function == path);
     let mut tasks = table()?.values().filter(described_by);
@@ -94,7 +94,7 @@ pub(crate) fn find(name: &str) -> Option<&'static TaskEntry> {
 }
 
 /// The task whose calls the function of this type name describes. Both names are the compiler's own, from one build.
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "broker")]
 pub(crate) fn described_by(function: &str) -> Option<&'static TaskEntry> {
     let is_it = |task: &&&TaskEntry| (task.body)().rsplit_once("::").is_some_and(|(describing, _)| describing == function);
     let mut found = table().ok()?.values().filter(is_it);

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use self::cron::Cron;
 use crate::error::{Error, ErrorKind};
-use crate::job::Job;
+use crate::job::{Job, JobId};
 
 /// A job to push at each tick, see [`Broker::schedule`](crate::Broker::schedule).
 #[derive(Clone, Debug, PartialEq)]
@@ -257,6 +257,30 @@ impl Plan {
             }
         }
     }
+}
+
+impl Due {
+    /// Says what was missed.
+    pub(crate) fn tell(&self, name: &str, plan: &Plan) {
+        if let Some((first, last)) = self.late {
+            let (first, last) = (in_words(first), in_words(last));
+            tracing::warn!(schedule = name, first, last, missed = ?plan.missed, "ticks of a schedule were missed");
+        }
+        if let Some((first, last)) = self.left_out {
+            let (first, last) = (in_words(first), in_words(last));
+            tracing::error!(schedule = name, first, last, "too many ticks were missed: these are not made up for");
+        }
+    }
+}
+
+pub(crate) fn tell_skipped(name: &str, tick: i64, job: &JobId) {
+    let tick = in_words(tick);
+    tracing::warn!(schedule = name, tick, %job, "skipped a tick: there is a job with its unique mark already");
+}
+
+/// For logs: RFC 3339.
+fn in_words(tick: i64) -> String {
+    jiff::Timestamp::from_millisecond(tick).map_or_else(|_| tick.to_string(), |tick| tick.to_string())
 }
 
 pub(crate) fn time_of(millis: i64) -> SystemTime {

@@ -36,7 +36,7 @@ impl<A: Args, R: DeserializeOwned> Task<A, R> {
         self
     }
 
-    #[cfg(feature = "sqlite")]
+    #[cfg(feature = "broker")]
     pub(crate) const fn name(&self) -> &'static str {
         self.name
     }

@@ -78,17 +78,25 @@ impl Broker {
     /// `BadOption` for a URL that is none, `Unsupported` for a file of another program or of a later version, `Os`.
     pub async fn connect(url: &str) -> Result<Self, Error> {
         let clock = Clock::default();
-        match url.split_once(':') {
-            Some(("sqlite", rest)) => {
-                let backend = super::sqlite::connect(rest, clock.clone()).await?;
-                let cancels = Arc::new(Cancels::new(Arc::clone(&backend)));
-                Ok(Self { backend, clock, cancels })
-            }
+        let backend: Arc<dyn Backend> = match url.split_once(':') {
+            #[cfg(feature = "redis")]
+            Some((
+                "redis" | "rediss" | "redis+unix" | "unix" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "rediss+cluster",
+                _,
+            )) => super::redis::connect(url, clock.clone()).await?,
+            #[cfg(feature = "sqlite")]
+            Some(("sqlite", rest)) => super::sqlite::connect(rest, clock.clone()).await?,
             Some((scheme, _)) => {
-                Err(Error::new(ErrorKind::BadOption, format!("connect to a broker of scheme {scheme:?}: there is sqlite")))
+                let text = format!("connect to a broker of scheme {scheme:?}: there are {SCHEMES}");
+                return Err(Error::new(ErrorKind::BadOption, text));
             }
-            None => Err(Error::new(ErrorKind::BadOption, "connect to a broker without a scheme: write sqlite:jobs.db")),
-        }
+            None => {
+                let text = "connect to a broker without a scheme: write sqlite:jobs.db";
+                return Err(Error::new(ErrorKind::BadOption, text));
+            }
+        };
+        let cancels = Arc::new(Cancels::new(Arc::clone(&backend)));
+        Ok(Self { backend, clock, cancels })
     }
 
     /// What this broker can do.
@@ -135,7 +143,8 @@ impl Broker {
         self.backend.push(jobs).await
     }
 
-    /// Has a task run by whichever worker takes it, and waits for its result.
+    /// Has a task run by whichever worker takes it, and waits for its result. Where a job with its unique mark is there already, that
+    /// one's result is waited for, and that one is never cancelled.
     ///
     /// # Cancel safety
     ///
@@ -151,7 +160,7 @@ impl Broker {
         let mut job = call.to_job()?;
         job.options.keep.get_or_insert(RESULT_KEPT);
         let broker = self.clone();
-        self.result_of(async move { Ok(broker.push(job).await?.id().clone()) }, wait).await
+        self.result_of(async move { broker.push(job).await }, wait).await
     }
 
     /// One job, with its history; `None` if there is none (any more).
@@ -235,7 +244,7 @@ impl Broker {
         Ok(match self.backend.order(Order::Cancel(id.clone(), reason.to_owned())).await? {
             Ordered::Changed(_) => Cancelling::Cancelled,
             Ordered::Asked => Cancelling::Asked,
-            Ordered::Nothing | Ordered::Scheduled(_) => Cancelling::Nothing,
+            Ordered::Nothing | Ordered::Scheduled(_) | Ordered::Managed { .. } => Cancelling::Nothing,
         })
     }
 
@@ -388,6 +397,7 @@ impl Queue {
     ///
     /// What the broker says.
     pub async fn pause(&self) -> Result<(), Error> {
+        check_name("queue", &self.name)?;
         self.broker.backend.order(Order::Pause(self.name.clone())).await.map(drop)
     }
 
@@ -397,6 +407,7 @@ impl Queue {
     ///
     /// What the broker says.
     pub async fn resume(&self) -> Result<(), Error> {
+        check_name("queue", &self.name)?;
         self.broker.backend.order(Order::Resume(self.name.clone())).await.map(drop)
     }
 
@@ -418,6 +429,7 @@ impl Queue {
     ///
     /// What the broker says.
     pub async fn unlimit(&self) -> Result<(), Error> {
+        check_name("queue", &self.name)?;
         self.broker.backend.order(Order::Limit(self.name.clone(), None)).await.map(drop)
     }
 
@@ -427,12 +439,20 @@ impl Queue {
     ///
     /// What the broker says.
     pub async fn purge(&self) -> Result<u64, Error> {
+        check_name("queue", &self.name)?;
         match self.broker.backend.order(Order::Purge(self.name.clone())).await? {
             Ordered::Changed(count) => Ok(count),
             _ => Ok(0),
         }
     }
 }
+
+/// What this build has.
+const SCHEMES: &str = match (cfg!(feature = "sqlite"), cfg!(feature = "redis")) {
+    (true, true) => "sqlite, redis",
+    (true, false) => "sqlite (redis is a cargo feature that is off)",
+    (false, _) => "redis (sqlite is a cargo feature that is off)",
+};
 
 pub(super) fn confused() -> Error {
     Error::new(ErrorKind::Protocol, "ask a broker: it answered another question")

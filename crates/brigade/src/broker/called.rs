@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::Broker;
+use super::{Broker, Pushed};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobState};
@@ -18,10 +18,10 @@ pub(crate) const RESULT_KEPT: Duration = Duration::from_secs(60);
 
 impl Broker {
     /// The result of the job that `push` gives the id of, as its caller is told it. Dropping the future cancels the job, also while
-    /// the push is on its way.
+    /// the push is on its way, unless it is another's: a job that had its unique mark already.
     pub(crate) async fn result_of<T: DeserializeOwned>(
         &self,
-        push: impl Future<Output = Result<JobId, Error>> + Send + 'static,
+        push: impl Future<Output = Result<Pushed, Error>> + Send + 'static,
         wait: Option<Duration>,
     ) -> Result<T, CallError> {
         let mut caller = Caller { broker: self.clone(), scope: Scope::current(), job: Awaited::Pushing(Box::pin(push)) };
@@ -32,8 +32,9 @@ impl Broker {
             Some(wait) => match tokio::time::timeout(wait, waiting).await {
                 Ok(ended) => ended?,
                 Err(_) => {
-                    caller.job = Awaited::Nothing;
-                    self.cancel(&id, "its caller did not wait any longer").await?;
+                    if let Awaited::Pushed(id) = std::mem::replace(&mut caller.job, Awaited::Nothing) {
+                        self.cancel(&id, "its caller did not wait any longer").await?;
+                    }
                     return Err(CallError::TimedOut(TimedOut::Queue(wait)));
                 }
             },
@@ -56,9 +57,10 @@ struct Caller {
 }
 
 enum Awaited {
+    /// It has ended, or is not ours to cancel.
     Nothing,
     /// It may be stored already: only the end of the push tells.
-    Pushing(Pin<Box<dyn Future<Output = Result<JobId, Error>> + Send>>),
+    Pushing(Pin<Box<dyn Future<Output = Result<Pushed, Error>> + Send>>),
     Pushed(JobId),
 }
 
@@ -66,11 +68,14 @@ impl Caller {
     async fn pushed(&mut self) -> Result<JobId, Error> {
         let pushed = match &mut self.job {
             Awaited::Pushing(push) => push.await,
-            Awaited::Pushed(id) => Ok(id.clone()),
+            Awaited::Pushed(id) => Ok(Pushed::New(id.clone())),
             Awaited::Nothing => Err(Error::new(ErrorKind::Protocol, "wait for a push that has ended")),
         };
-        self.job = pushed.as_ref().map_or(Awaited::Nothing, |id| Awaited::Pushed(id.clone()));
-        pushed
+        self.job = match &pushed {
+            Ok(Pushed::New(id)) => Awaited::Pushed(id.clone()),
+            Ok(Pushed::Duplicate(_)) | Err(_) => Awaited::Nothing,
+        };
+        pushed.map(|pushed| pushed.id().clone())
     }
 }
 
@@ -82,7 +87,8 @@ impl Drop for Caller {
         scope.spawn(async move {
             // A push that failed has left nothing to cancel.
             let Ok(id) = caller.pushed().await else { return };
-            if let Err(error) = caller.broker.cancel(&id, "its caller went away").await {
+            let is_ours = matches!(std::mem::replace(&mut caller.job, Awaited::Nothing), Awaited::Pushed(_));
+            if is_ours && let Err(error) = caller.broker.cancel(&id, "its caller went away").await {
                 tracing::warn!(%error, job = %id, "could not cancel a job");
             }
         });

@@ -143,6 +143,7 @@ impl Backend for Sqlite {
             keys: true,
             unique: true,
             limits: true,
+            manager: false,
             flows: true,
             results: true,
             payload_bytes_max: PAYLOAD_BYTES_MAX,

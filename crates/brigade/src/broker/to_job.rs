@@ -1,5 +1,6 @@
 //! What can be pushed: jobs, and calls of tasks.
 
+#[cfg(feature = "sqlite")]
 use super::Pushed;
 use crate::call::{Call, CallOptions, Target};
 use crate::error::{Error, ErrorKind};
@@ -39,6 +40,7 @@ pub trait ToJob {
     ///
     /// As [`Broker::push`](crate::Broker::push), and `Unsupported` if the file has no jobs or is of another version. Then nothing was
     /// added to the transaction.
+    #[cfg(feature = "sqlite")]
     fn push_in(self, transaction: &rusqlite::Connection) -> Result<Pushed, Error>
     where
         Self: Sized,

@@ -106,7 +106,7 @@ impl<T> Handle<T> {
     }
 
     /// Makes a stop that is under way take its last step at once.
-    #[cfg(feature = "sqlite")]
+    #[cfg(feature = "broker")]
     pub(crate) fn hurry(&self) {
         if let Stage::Inside(call) = self.stage {
             self.shared.peek(|core| core.hurry(call));

@@ -163,3 +163,22 @@ fn a_receipt_is_there_for_whoever_looks_later() {
         assert_eq!(elsewhere.job(&id).await.unwrap().unwrap().history[0].stop, Some(receipt));
     });
 }
+
+#[test]
+fn a_call_that_waits_for_another_s_job_does_not_cancel_it() {
+    on_every_broker(|subject| async move {
+        let (broker, queue) = (&subject.broker, subject.broker.queue("q"));
+        let call = || brigade::Call::<i32>::json("q", &[1]).unique("once");
+        let first = broker.call(call());
+        let rest = async {
+            let lease = queue.lease(LONG, LONG).await.unwrap().unwrap();
+            let late = broker.call(call().queue_timeout(Duration::from_millis(20))).await.unwrap_err();
+            assert!(matches!(late, brigade::CallError::TimedOut(_)), "{late}");
+            assert_eq!(lease.extend(LONG).await.unwrap(), Settled::Accepted(None), "nobody cancelled it");
+            let (second, settled) = tokio::join!(broker.call(call()), lease.clone().ack_with(&7));
+            assert_eq!((second.unwrap(), settled.unwrap()), (7, Settled::Accepted(None)));
+        };
+        let (first, ()) = Box::pin(soon(async { tokio::join!(first, rest) })).await;
+        assert_eq!(first.unwrap(), 7);
+    });
+}

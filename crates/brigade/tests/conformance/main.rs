@@ -10,6 +10,8 @@ mod flow_model;
 mod flows;
 mod limits;
 mod log;
+#[cfg(feature = "redis")]
+mod redis;
 mod retry;
 mod schedules;
 mod sqlite;
@@ -22,7 +24,24 @@ use brigade::Broker;
 pub(crate) struct Subject {
     pub(crate) broker: Broker,
     pub(crate) url: String,
-    directory: Option<tempfile::TempDir>,
+    needs: Option<Needs>,
+}
+
+/// The brokers of this build.
+#[cfg(feature = "redis")]
+const BROKERS: &[&str] = &["sqlite file", "sqlite memory", "redis"];
+#[cfg(not(feature = "redis"))]
+const BROKERS: &[&str] = &["sqlite file", "sqlite memory"];
+
+/// What is gone with the test.
+enum Needs {
+    Directory {
+        _of: tempfile::TempDir,
+    },
+    #[cfg(feature = "redis")]
+    Server {
+        _of: brigade_testkit::redis::Redis,
+    },
 }
 
 /// Runs a test on every broker.
@@ -37,24 +56,29 @@ pub(crate) fn on_every_broker_in_one_thread<F: Future<Output = ()>>(test: impl F
 
 fn on<F: Future<Output = ()>>(runtime: &tokio::runtime::Runtime, test: impl Fn(Subject) -> F) {
     runtime.block_on(async {
-        for name in ["sqlite file", "sqlite memory"] {
+        for name in BROKERS {
             eprintln!("-- {name}");
             let mut subject = subject(name).await;
             // A test's `async move` takes the fields that it uses, and would let go of this one before it begins.
-            let directory = subject.directory.take();
+            let needs = subject.needs.take();
             test(subject).await;
-            drop(directory);
+            drop(needs);
         }
     });
 }
 
 pub(crate) async fn subject(name: &str) -> Subject {
     let directory = tempfile::tempdir().unwrap();
-    let url = match name {
-        "sqlite file" => format!("sqlite:{}", directory.path().join("jobs.db").display()),
-        "sqlite memory" => "sqlite::memory:".to_owned(),
+    let (url, needs) = match name {
+        "sqlite file" => (format!("sqlite:{}", directory.path().join("jobs.db").display()), Needs::Directory { _of: directory }),
+        "sqlite memory" => ("sqlite::memory:".to_owned(), Needs::Directory { _of: directory }),
+        #[cfg(feature = "redis")]
+        "redis" => {
+            let server = brigade_testkit::redis::Redis::start(&[]).unwrap();
+            (server.url(), Needs::Server { _of: server })
+        }
         unknown => panic!("there is no broker {unknown:?}"),
     };
     let broker = Broker::connect(&url).await.unwrap();
-    Subject { broker, url, directory: Some(directory) }
+    Subject { broker, url, needs: Some(needs) }
 }

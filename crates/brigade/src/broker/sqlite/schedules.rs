@@ -12,7 +12,7 @@ use super::store::{Store, millis, no_room};
 use crate::broker::{Ordered, Pushed};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
-use crate::schedule::{Due, Plan, Schedule, Scheduled, time_of};
+use crate::schedule::{Due, Plan, Schedule, Scheduled, tell_skipped, time_of};
 
 /// Schedules that are fired in one transaction; others are fired in the next.
 const FIRED_MAX: i64 = 100;
@@ -115,18 +115,10 @@ impl Store<'_> {
     /// Pushes the jobs of these ticks and moves on to the next.
     fn fire(&self, schedule: &Schedule, due: &Due) -> Result<usize, Error> {
         let name = &*schedule.name;
-        if let Some((first, last)) = due.late {
-            let (first, last) = (in_words(first), in_words(last));
-            tracing::warn!(schedule = name, first, last, missed = ?schedule.plan.missed, "ticks of a schedule were missed");
-        }
-        if let Some((first, last)) = due.left_out {
-            let (first, last) = (in_words(first), in_words(last));
-            tracing::error!(schedule = name, first, last, "too many ticks were missed: these are not made up for");
-        }
+        due.tell(name, &schedule.plan);
         for tick in &due.fire {
             if let Pushed::Duplicate(job) = self.push(&schedule.job_of(*tick))? {
-                let tick = in_words(*tick);
-                tracing::warn!(schedule = name, tick, %job, "skipped a tick: there is a job with its unique mark already");
+                tell_skipped(name, *tick, &job);
             }
         }
         let sql = "UPDATE brigade_schedules SET tick = ?2, next_at = ?2 WHERE name = ?1";
@@ -140,9 +132,4 @@ impl Store<'_> {
         let later = self.now.wall.saturating_add(millis(PUT_OFF));
         self.execute("put a schedule off", "UPDATE brigade_schedules SET next_at = ?2 WHERE name = ?1", params![name, later]).map(drop)
     }
-}
-
-/// For logs: RFC 3339.
-fn in_words(tick: i64) -> String {
-    jiff::Timestamp::from_millisecond(tick).map_or_else(|_| tick.to_string(), |tick| tick.to_string())
 }

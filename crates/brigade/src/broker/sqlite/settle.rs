@@ -202,6 +202,10 @@ impl Store<'_> {
                 self.remove_job(id, (!has_ended).then(|| Fate::removed(id)).as_ref())?;
                 Ok(Ordered::Changed(1))
             }
+            Order::Manage(..) => {
+                let text = "hand jobs to plain clients of a SQLite file: they take them with the brigade command, or from Redis";
+                Err(Error::new(ErrorKind::Unsupported, text))
+            }
             Order::Limit(queue, limits) => self.set_limits(queue, limits.as_ref()).map(|()| Ordered::Changed(1)),
             Order::Purge(queue) => self.purge(queue),
             Order::Pause(queue) => self.set_paused(queue, true),

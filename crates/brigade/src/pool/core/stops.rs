@@ -26,6 +26,7 @@ pub(in super::super) struct Stop {
     pub(super) step: Step,
     pub(super) ended: Ended,
     /// Cancelled when nobody wants to wait for the softer steps any more.
+    #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "only workers of a broker are in such a hurry"))]
     hurry: CancellationToken,
     pub(super) asked_at: Instant,
 }
@@ -70,7 +71,7 @@ impl Core {
     }
 
     /// Makes a stop that is under way take its last step at once.
-    #[cfg(feature = "sqlite")]
+    #[cfg(feature = "broker")]
     pub(in super::super) fn hurry(&mut self, call: u64) {
         if let Some(stop) = self.entry(call).and_then(|entry| entry.stop.as_ref()) {
             stop.hurry.cancel();

@@ -1,0 +1,78 @@
+//! The manager: jobs for clients that know nothing but the broker.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::admission::check_name;
+use super::api::confused;
+use super::{Broker, Order, Ordered};
+use crate::error::Error;
+
+/// Gives a queue's jobs to plain clients, see [`Broker::manager`].
+#[derive(Clone, Debug)]
+#[must_use = "a manager does nothing until it runs"]
+pub struct Manager {
+    broker: Broker,
+    queue: Box<str>,
+    collect_within: Duration,
+}
+
+/// After an error of the broker.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Looked at in any case after this time.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+impl Broker {
+    /// A manager of a queue, for clients of any language that speak the broker's own protocol. On Redis a client says that it is free
+    /// with `RPUSH brigade:{emails}:free <id>` and waits for its job with `BLPOP brigade:{emails}:to:<id>`; the manager hands the jobs
+    /// to the free in the order in which they asked. What a client was given is gone once it has collected it; what it does not collect in
+    /// time goes back to the head of the queue. Several managers of one queue do no harm.
+    ///
+    /// A client that asks again before it was given a job counts once. One that wants several jobs at once asks by several ids.
+    pub fn manager(&self, queue: impl Into<Box<str>>) -> Manager {
+        Manager { broker: self.clone(), queue: queue.into(), collect_within: Duration::from_secs(60) }
+    }
+}
+
+impl Manager {
+    /// In what time a client has to collect what it was given. Default: 60 s; at least 1 s.
+    pub fn collect_within(mut self, time: Duration) -> Self {
+        self.collect_within = time.max(Duration::from_secs(1));
+        self
+    }
+
+    /// Hands out jobs until `stop` resolves. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` on a broker that has no such clients, `BadOption` for a bad name. Others of the broker are waited out and logged.
+    pub async fn run_until<S>(self, stop: impl Future<Output = S>) -> Result<u64, Error> {
+        check_name("queue", &self.queue)?;
+        let backend = self.broker.backend();
+        let mut stop = std::pin::pin!(stop);
+        let mut handed = 0;
+        loop {
+            let changed = backend.changed();
+            let pause = match backend.order(Order::Manage(self.queue.clone(), self.collect_within)).await {
+                Ok(Ordered::Managed { handed: count, next }) => {
+                    handed += count;
+                    next.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)
+                }
+                Ok(_) => return Err(confused()),
+                Err(error) if error.is_retryable() => {
+                    tracing::warn!(%error, queue = %self.queue, "could not manage a queue; trying again");
+                    sleep(PAUSE).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            tokio::select! {
+                _ = &mut stop => return Ok(handed),
+                _ = changed => {}
+                () = sleep(pause) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,480 @@
+-- What every script begins with. A script runs alone on the server and all of it or nothing; it must name no key outside of its queue.
+--
+-- KEYS[1] is 'brigade:{queue}:', the beginning of each key. All times are the server's, in milliseconds; ARGV[1] says how far a test
+-- has moved them: by how much time has passed, and by how much the wall clock was set besides. Leases do not follow the latter. Ids are numbers with leading zeros, so that members of one score are in the order of the pushes.
+
+local prefix = KEYS[1]
+local clock = redis.call('TIME')
+local passed, set = string.match(ARGV[1], '^(%d+):(-?%d+)$')
+local steady = clock[1] * 1000 + math.floor(clock[2] / 1000) + tonumber(passed)
+local now = steady + tonumber(set)
+local HISTORY_MAX = 20
+local CANCELLED_KEPT = 24 * 3600 * 1000
+
+local function key(name) return prefix .. name end
+local function job(id) return prefix .. 'job:' .. id end
+local function text(number) return string.format('%.0f', number) end
+local function get(id, field) return redis.call('HGET', job(id), field) end
+
+-- A server whose memory is full refuses a script at its first write that could need more; after one that needs none, it lets it go on. So
+-- what is there can always be handed out and settled, which frees memory; only pushes are refused.
+local function go_on_without_memory() redis.call('DEL', key('none')) end
+
+-- Changing this key wakes whoever waits for the queue.
+local function ring() redis.call('INCR', key('bell')) end
+
+-- What the queue is limited to.
+local limits
+
+local function read_limits()
+  limits = {}
+  local names = {'running', 'starts', 'per', 'running_per_partition', 'starts_per_partition', 'per_per_partition', 'by_partition', 'turns'}
+  for index, value in ipairs(redis.call('HMGET', key('limits'), unpack(names))) do limits[index] = tonumber(value) or false end
+end
+
+read_limits()
+
+-- Does something in the queue whose keys begin so. Only jobs of a flow have to do with another queue than their own.
+local function within(other, act, ...)
+  if other == prefix then return act(...) end
+  local own, own_limits = prefix, limits
+  prefix = other
+  read_limits()
+  local answer = act(...)
+  prefix, limits = own, own_limits
+  return answer
+end
+
+-- -- state: each job is in the sorted set of its state
+
+local function leave(id)
+  local fields = redis.call('HMGET', job(id), 'state', 'key', limits[7] and 'partition' or 'state')
+  local state, partition = fields[1], fields[3]
+  if not state then return end
+  redis.call('ZREM', key(state), id)
+  if fields[2] and redis.call('HGET', key('running'), fields[2]) == id then redis.call('HDEL', key('running'), fields[2]) end
+  if limits[7] and partition then
+    if state == 'leased' then redis.call('ZREM', key('leased:' .. partition), id) end
+    if state == 'ready' and redis.call('ZREM', key('ready:' .. partition), id) == 1
+      and redis.call('EXISTS', key('ready:' .. partition)) == 0 then
+      redis.call('ZREM', key('partitions'), partition)
+    end
+  end
+end
+
+local function enter(id, state, score)
+  redis.call('HSET', job(id), 'state', state)
+  redis.call('ZADD', key(state), score, id)
+end
+
+-- Whether somebody has removed a job, as a server does that makes room; then nothing of it stays that would hold others up.
+local function is_gone(id, partition)
+  if redis.call('HEXISTS', job(id), 'token') == 1 then return false end
+  local states = {'ready', 'scheduled', 'held', 'leased', 'retrying', 'done', 'dead', 'cancelled'}
+  for _, state in ipairs(states) do redis.call('ZREM', key(state), id) end
+  redis.call('ZREM', key('jobs'), id)
+  redis.call('SREM', key('stops'), id)
+  redis.call('DEL', job(id), key('history:' .. id), key('gathered:' .. id), key('members:' .. id))
+  if partition then
+    redis.call('ZREM', key('leased:' .. partition), id)
+    redis.call('ZREM', key('ready:' .. partition), id)
+    if redis.call('EXISTS', key('ready:' .. partition)) == 0 then redis.call('ZREM', key('partitions'), partition) end
+  end
+  return true
+end
+
+-- The first of a key's unsettled jobs, and whether others before it are gone.
+local function first_of_key(name)
+  local was_gone = false
+  while true do
+    local first = redis.call('ZRANGE', key('key:' .. name), 0, 0)[1]
+    if not first or not is_gone(first) then return first, was_gone end
+    redis.call('ZREM', key('key:' .. name), first)
+    was_gone = true
+  end
+end
+
+local release_key
+
+-- Of a key's unsettled jobs at most one is ready or leased, the earliest, except while a later one is leased already: a dead letter that is
+-- retried is earlier than what ran meanwhile. 'running' has it.
+local function may_go(id, name)
+  local runs = redis.call('HGET', key('running'), name)
+  local is_lost = runs and is_gone(runs)
+  if runs and not is_lost then return false end
+  if is_lost then redis.call('HDEL', key('running'), name) end
+  local first, was_gone = first_of_key(name)
+  if first ~= id then
+    -- What was gone will release nobody.
+    if is_lost or was_gone then release_key(name) end
+    return false
+  end
+  local second = redis.call('ZRANGE', key('key:' .. name), 1, 1)[1]
+  if second and get(second, 'state') == 'ready' then
+    leave(second)
+    enter(second, 'held', 0)
+  end
+  return true
+end
+
+-- Ready, or held if it has to wait for others. The job is in no state's set before.
+local function make_ready(id)
+  local fields = redis.call('HMGET', job(id), 'priority', 'partition', 'key', 'waits')
+  redis.call('HDEL', job(id), 'due', 'lease_until', 'holder')
+  if (tonumber(fields[4]) or 0) > 0 or (fields[3] and not may_go(id, fields[3])) then
+    return enter(id, 'held', 0)
+  end
+  local score = -(tonumber(fields[1]) or 0)
+  enter(id, 'ready', score)
+  if limits[7] then
+    local partition = fields[2]
+    if not partition then
+      partition = ''
+      redis.call('HSET', job(id), 'partition', '')
+    end
+    redis.call('ZADD', key('ready:' .. partition), score, id)
+    redis.call('ZADD', key('partitions'), 0, partition)
+  end
+  ring()
+end
+
+local function make_due(id, state, due)
+  redis.call('HDEL', job(id), 'lease_until', 'holder')
+  redis.call('HSET', job(id), 'due', text(due))
+  enter(id, state, due)
+  ring()
+end
+
+-- Lets the first of a key's unsettled jobs go on, if it was held.
+function release_key(name)
+  local first = first_of_key(name)
+  if first and get(first, 'state') == 'held' then
+    redis.call('ZREM', key('held'), first)
+    make_ready(first)
+  end
+end
+
+local function is_settled(state) return state == 'done' or state == 'dead' or state == 'cancelled' end
+
+-- -- flows: `next` of a job is the job that waits for it, in a queue whose keys begin with `next_queue`. That one is held with `waits` members that
+-- are not settled and `missed` that ended otherwise than done; 'gathered:<id>' has what they leave, by place: 'd' and a result, or 'm' and why not.
+
+local MISSED_BYTES_MAX, MISSED_NAMED_MAX, PAYLOAD_BYTES_MAX = 300, 3, 16 * 1024 * 1024
+
+-- What a job that ended is to the one that waits for it: done with a result, or missed for a reason.
+local function fate_done(result) return {done = true, text = result or 'null'} end
+local function name_of(id) return string.match(prefix, '^brigade:{(.*)}:$') .. '/' .. string.gsub(id, '^0+', '') end
+local function fate_missed(id, how, reason)
+  return {done = false, text = 'job ' .. name_of(id) .. ' before it ' .. how .. (reason and ': ' .. reason or '')}
+end
+
+local function cut(reason)
+  if #reason <= MISSED_BYTES_MAX then return reason end
+  local at = MISSED_BYTES_MAX
+  while at > 0 and string.byte(reason, at + 1) >= 128 and string.byte(reason, at + 1) < 192 do at = at - 1 end
+  return string.sub(reason, 1, at)
+end
+
+local function hands_on(gather) return gather == 'front' or gather == 'collect' or gather == 'barrier' end
+
+-- Ends that are not told yet: telling one may end another.
+local untold = {}
+local telling = false
+
+-- The time in which attempts of a job have to begin, if it is bounded, begins now.
+local function begin_time(id)
+  local within_time = get(id, 'within')
+  if not within_time then return end
+  redis.call('HSET', job(id), 'begins_by', text(now + within_time))
+  redis.call('ZADD', key('late'), now + within_time, id)
+end
+
+-- Whatever else knows of an unsettled job that has left its state.
+local function unbind(id)
+  local fields = redis.call('HMGET', job(id), 'key', 'mark', 'cancel', 'begins_by')
+  if fields[4] then redis.call('ZREM', key('late'), id) end
+  if fields[1] then redis.call('ZREM', key('key:' .. fields[1]), id) end
+  if fields[2] and redis.call('GET', key('mark:' .. fields[2])) == id then redis.call('DEL', key('mark:' .. fields[2])) end
+  if fields[3] then redis.call('SREM', key('stops'), id) end
+  return fields[1]
+end
+
+local function set_aside(id, reason)
+  leave(id)
+  local name = unbind(id)
+  redis.call('HSET', job(id), 'reason', reason)
+  enter(id, 'dead', 0)
+  if name then release_key(name) end
+  ring()
+end
+
+local function gathered(id)
+  local found = redis.call('HGETALL', key('gathered:' .. id))
+  local places = {}
+  for at = 1, #found, 2 do table.insert(places, {tonumber(found[at]), string.sub(found[at + 1], 1, 1), string.sub(found[at + 1], 2)}) end
+  table.sort(places, function(one, other) return one[1] < other[1] end)
+  return places
+end
+
+-- The payload of a job that is given results, or the result of a barrier; nothing, and why.
+local function assemble(id, gather)
+  local results, bytes = {}, #get(id, 'payload') + 2
+  for _, place in ipairs(gathered(id)) do
+    table.insert(results, place[3])
+    bytes = bytes + #place[3] + 1
+  end
+  if bytes > PAYLOAD_BYTES_MAX then
+    return nil, 'the results of those it waited for have ' .. bytes .. ' bytes and ' .. PAYLOAD_BYTES_MAX .. ' are allowed'
+  end
+  local list = table.concat(results, ',')
+  if gather == 'barrier' then return '[' .. list .. ']' end
+  local rest = string.match(get(id, 'payload'), '^%s*%[(.*)$')
+  if not rest then return nil, 'its payload is no array, so no result can be put in front' end
+  local comma = string.match(rest, '^%s*%]') and '' or ','
+  if gather == 'front' then return '[' .. list .. comma .. rest end
+  return '[[' .. list .. ']' .. comma .. rest
+end
+
+local function tell(id, fate)
+  local fields = redis.call('HMGET', job(id), 'next_queue', 'next', 'place')
+  if fields[2] then table.insert(untold, {fields[1], fields[2], fields[3], fate}) end
+end
+
+-- A job goes on whose members are all settled.
+local function go_on(id)
+  local fields = redis.call('HMGET', job(id), 'gather', 'missed', 'delay', 'at', 'keep')
+  local gather = fields[1]
+  if (tonumber(fields[2]) or 0) > 0 and gather ~= 'finally' then
+    local named = {}
+    for _, place in ipairs(gathered(id)) do
+      if place[2] == 'm' and #named < MISSED_NAMED_MAX then table.insert(named, place[3]) end
+    end
+    local missed = table.concat(named, '; ')
+    if tonumber(fields[2]) > MISSED_NAMED_MAX then missed = missed .. '; and ' .. text(fields[2] - MISSED_NAMED_MAX) .. ' more' end
+    -- What was gathered stays, for when they are retried.
+    set_aside(id, 'not run: ' .. missed)
+    return tell(id, {done = false, text = missed})
+  end
+  if hands_on(gather) then
+    local whole, why = assemble(id, gather)
+    if not whole then
+      set_aside(id, why)
+      return tell(id, fate_missed(id, 'is dead', why))
+    end
+    redis.call('DEL', key('gathered:' .. id))
+    if gather == 'barrier' then
+      leave(id)
+      local name = unbind(id)
+      redis.call('HSET', job(id), 'result', whole)
+      enter(id, 'done', now + (tonumber(fields[5]) or 0))
+      if name then release_key(name) end
+      ring()
+      return tell(id, fate_done(whole))
+    end
+    redis.call('HSET', job(id), 'payload', whole)
+  end
+  redis.call('ZREM', key('held'), id)
+  local due = tonumber(fields[4]) or (fields[3] and now + tonumber(fields[3])) or 0
+  if due > now then make_due(id, 'scheduled', due) else make_ready(id) end
+end
+
+-- Counts a member that ended with the job that waits for it.
+local function count_member(id, place, fate)
+  local fields = redis.call('HMGET', job(id), 'state', 'waits', 'gather')
+  -- It may have been cancelled or removed, or have gone on without this one.
+  if fields[1] ~= 'held' or (tonumber(fields[2]) or 0) == 0 then return end
+  local waits = redis.call('HINCRBY', job(id), 'waits', -1)
+  if not fate.done then redis.call('HINCRBY', job(id), 'missed', 1) end
+  if fields[3] ~= 'finally' and (hands_on(fields[3]) or not fate.done) then
+    redis.call('HSET', key('gathered:' .. id), place, fate.done and 'd' .. fate.text or 'm' .. cut(fate.text))
+  end
+  if waits == 0 then go_on(id) end
+end
+
+local function tell_all()
+  if telling then return end
+  telling = true
+  while #untold > 0 do
+    local first = table.remove(untold, 1)
+    within(first[1], count_member, first[2], first[3], first[4])
+  end
+  telling = false
+end
+
+-- Removes a job. `fate` is what it is to the one that waits for it, which has heard of it if it was settled.
+local function remove_job(id, fate)
+  local state = get(id, 'state')
+  leave(id)
+  local name = not is_settled(state) and unbind(id)
+  if not is_settled(state) then tell(id, fate) end
+  redis.call('ZREM', key('jobs'), id)
+  redis.call('DEL', job(id), key('history:' .. id), key('gathered:' .. id), key('members:' .. id))
+  if name then release_key(name) end
+  tell_all()
+end
+
+-- Settles a job for good. It is removed at `remove_at`, or stays.
+local function end_job(id, state, reason, remove_at, fate)
+  leave(id)
+  local name = unbind(id)
+  redis.call('HDEL', job(id), 'due', 'lease_until', 'holder', 'cancel')
+  redis.call('DEL', key('gathered:' .. id))
+  if reason then redis.call('HSET', job(id), 'reason', reason) end
+  enter(id, state, remove_at or 0)
+  if name then release_key(name) end
+  ring()
+  tell(id, fate)
+  tell_all()
+end
+
+-- `rest` is the record without its attempt and moment, from the kind on.
+local function note(id, rest)
+  local at = string.format('{"secs_since_epoch":%.0f,"nanos_since_epoch":%.0f}', math.floor(now / 1000), (now % 1000) * 1000000)
+  local record = '{"attempt":' .. (get(id, 'attempts') or '0') .. ',"at":' .. at .. ',' .. rest
+  redis.call('RPUSH', key('history:' .. id), record)
+  redis.call('LTRIM', key('history:' .. id), -HISTORY_MAX, -1)
+end
+
+local function cancelled(id, reason) end_job(id, 'cancelled', reason, now + CANCELLED_KEPT, fate_missed(id, 'was cancelled', reason)) end
+local function dead(id, reason) end_job(id, 'dead', reason, nil, fate_missed(id, 'is dead', reason)) end
+
+-- Puts a leased job back where it was, unless somebody wants it cancelled.
+local function give_back(id, rest, counter, state, after)
+  note(id, rest)
+  if counter ~= '' then redis.call('HINCRBY', job(id), counter, 1) end
+  local cancel = get(id, 'cancel')
+  if cancel then return cancelled(id, cancel) end
+  leave(id)
+  local begins_by = get(id, 'begins_by')
+  if begins_by then redis.call('ZADD', key('late'), begins_by, id) end
+  if after > 0 then make_due(id, state, now + after) else make_ready(id) end
+  local name = get(id, 'key')
+  if name then release_key(name) end
+end
+
+-- -- what is new
+
+-- Stores a job. Its tokens begin at the time, so that those of a job that was lost with its server's memory never hold one that
+-- got its number later. `fields` are names and values of its hash; one that waits for others is held.
+local function store(fields, due, waits)
+  local id = string.format('%016.0f', redis.call('INCR', key('seq')))
+  redis.call('HSET', job(id), 'attempts', 0, 'token', text(now), 'pushed_at', text(now), unpack(fields))
+  redis.call('ZADD', key('jobs'), 0, id)
+  local name = get(id, 'key')
+  if name then redis.call('ZADD', key('key:' .. name), 0, id) end
+  begin_time(id)
+  if waits then
+    enter(id, 'held', 0)
+  elseif due > now then
+    make_due(id, 'scheduled', due)
+  else
+    make_ready(id)
+  end
+  return id
+end
+
+-- The job that a mark stands for, if it does.
+local function marked(mark)
+  if mark == '' then return false end
+  local id = redis.call('GET', key('mark:' .. mark))
+  if id and not is_gone(id) then return id end
+  local id_of, until_ = string.match(redis.call('GET', key('period:' .. mark)) or '', '^(%d+) (%d+)$')
+  return until_ and tonumber(until_) > now and id_of
+end
+
+local function mark_job(mark, period, id)
+  if mark == '' then return end
+  redis.call('SET', key('mark:' .. mark), id)
+  if period > 0 then redis.call('SET', key('period:' .. mark), id .. ' ' .. text(now + period), 'PX', text(period)) end
+end
+
+-- -- what time does
+
+local BATCH = 1000
+
+-- -- plain clients: `free` is who asked, `to:<client>` what it is given, `handed:<client>` the jobs of that in the same order
+
+-- What a client has collected is gone.
+local function forget_collected(client)
+  local left = redis.call('LLEN', key('to:' .. client))
+  for _ = left + 1, redis.call('LLEN', key('handed:' .. client)) do
+    remove_job(redis.call('LPOP', key('handed:' .. client)), fate_done())
+  end
+end
+
+-- Takes back what a client has not collected in time: those were handed to it in this order, so it is its first.
+local function take_back(id, client)
+  forget_collected(client)
+  if redis.call('EXISTS', job(id)) == 0 then return end
+  redis.call('LPOP', key('to:' .. client))
+  redis.call('LPOP', key('handed:' .. client))
+  redis.call('HDEL', job(id), 'client')
+  give_back(id, '"kind":"interrupted","reason":"nobody collected it"}', 'interrupted', 'scheduled', 0)
+end
+
+local function tick()
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('leased'), '-inf', '(' .. text(steady), 'LIMIT', 0, BATCH)) do
+    local client = get(id, 'client')
+    if client then
+      take_back(id, client)
+    elseif not is_gone(id) then
+      give_back(id, '"kind":"interrupted","reason":"its lease ran out"}', 'interrupted', 'scheduled', 0)
+    end
+  end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('late'), '-inf', '(' .. text(now), 'LIMIT', 0, BATCH)) do
+    local fields = redis.call('HMGET', job(id), 'state', 'failed', 'crashed')
+    local attempts = (tonumber(fields[2]) or 0) + (tonumber(fields[3]) or 0)
+    if fields[1] == 'leased' then
+      -- Its attempt has begun; what comes of it is seen then.
+      redis.call('ZREM', key('late'), id)
+    else
+      dead(id, attempts == 0 and 'no attempt began within the time that it had'
+        or 'the time for its attempts is over; it has had ' .. attempts)
+    end
+  end
+  for _, state in ipairs({'scheduled', 'retrying'}) do
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', key(state), '-inf', text(now), 'LIMIT', 0, BATCH)) do
+      redis.call('ZREM', key(state), id)
+      if not is_gone(id) then make_ready(id) end
+    end
+  end
+  for _, state in ipairs({'done', 'cancelled'}) do
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', key(state), 1, text(now), 'LIMIT', 0, BATCH)) do
+      if not is_gone(id) then remove_job(id) end
+    end
+  end
+  for _, payload in ipairs(redis.call('LPOP', key('inbox'), BATCH) or {}) do store({'payload', payload}, 0) end
+end
+
+-- -- limits
+
+-- Whether nothing more may be handed out, and if so by which limit: 'running', limit, how many run; 'rate', starts, per, free in.
+local function closed(leased, starts, running_max, starts_max, per)
+  if running_max then
+    local running = redis.call('ZCARD', leased)
+    if running >= running_max then return {'running', running_max, running} end
+  end
+  if starts_max then
+    redis.call('ZREMRANGEBYSCORE', starts, '-inf', text(now - per))
+    if redis.call('ZCARD', starts) >= starts_max then
+      local first = redis.call('ZRANGE', starts, 0, 0, 'WITHSCORES')[2]
+      return {'rate', starts_max, per, math.min(tonumber(first) + per - now, per)}
+    end
+  end
+  return nil
+end
+
+local function queue_closed() return closed(key('leased'), key('starts'), limits[1], limits[2], limits[3]) end
+
+local function partition_closed(partition)
+  return closed(key('leased:' .. partition), key('starts:' .. partition), limits[4], limits[5], limits[6])
+end
+
+local function remember_start(partition)
+  local function remember(name, per)
+    redis.call('ZADD', key(name), now, text(redis.call('INCR', key('start'))))
+    redis.call('PEXPIRE', key(name), text(per + 1000))
+  end
+  if limits[2] then remember('starts', limits[3]) end
+  if limits[5] then remember('starts:' .. partition, limits[6]) end
+end

@@ -1,0 +1,167 @@
+-- Hands out jobs. ARGV: clock, holder, how many at most, the time of the lease or 0 to take; in the role of a manager, -1 and the time in which
+-- plain clients have to collect.
+-- Returns in how many milliseconds another may be ready (-1: not by time), then per job: id, token, failed, crashed, payload, task or false,
+-- options or false.
+go_on_without_memory()
+local holder, max, time = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local manages = time == -1
+local SAY_EVERY = 20000
+tick()
+if manages then
+  time = tonumber(ARGV[5])
+  for _, id in ipairs(redis.call('ZRANGE', key('leased'), 0, BATCH - 1)) do
+    local client = get(id, 'client')
+    if client then forget_collected(client) end
+  end
+  max = math.min(max, redis.call('LLEN', key('free')))
+end
+local said = redis.call('ZSCORE', key('consumers'), holder)
+if not said or steady - tonumber(said) >= SAY_EVERY then
+  redis.call('ZADD', key('consumers'), steady, holder)
+  redis.call('ZREMRANGEBYSCORE', key('consumers'), '-inf', text(steady - 3 * SAY_EVERY))
+end
+
+local answers = {-1}
+local count = 0
+local next_open = nil
+
+-- To the plain client that has waited for longest. It asks again when it is free again, so whatever else it asked counts no more.
+local function hand_to_client(id, partition)
+  local client = redis.call('LPOP', key('free'))
+  redis.call('LREM', key('free'), 0, client)
+  forget_collected(client)
+  redis.call('RPUSH', key('to:' .. client), get(id, 'payload'))
+  redis.call('RPUSH', key('handed:' .. client), id)
+  redis.call('HSET', job(id), 'client', client)
+  return client
+end
+
+local function hand_out(id, partition)
+  local fields = redis.call('HMGET', job(id), 'token', 'failed', 'crashed', 'payload', 'task', 'options', 'key')
+  if not fields[1] then return is_gone(id, partition) end
+  if manages then holder = hand_to_client(id, partition) end
+  -- Never one again that a holder may have from before the server fell back to an older state.
+  local token = math.max(tonumber(fields[1]) + 1, steady)
+  for _, value in ipairs({id, token, tonumber(fields[2]) or 0, tonumber(fields[3]) or 0, fields[4], fields[5], fields[6]}) do
+    table.insert(answers, value)
+  end
+  count = count + 1
+  if time == 0 then
+    -- Nobody will tell how it ended.
+    remove_job(id, fate_done())
+  else
+    leave(id)
+    if fields[7] then redis.call('HSET', key('running'), fields[7], id) end
+    redis.call('HINCRBY', job(id), 'attempts', 1)
+    redis.call('HDEL', job(id), 'cancel')
+    redis.call('HSET', job(id), 'token', token, 'lease_until', text(steady + time), 'holder', holder)
+    enter(id, 'leased', steady + time)
+    if limits[7] then redis.call('ZADD', key('leased:' .. partition), steady + time, id) end
+  end
+end
+
+local function note_closed(reason)
+  if reason and reason[1] == 'rate' and (not next_open or reason[4] < next_open) then next_open = reason[4] end
+end
+
+local function first_of(partition) return redis.call('ZRANGE', key('ready:' .. partition), 0, 0, 'WITHSCORES') end
+
+-- The partition with ready jobs that comes after this one, from the beginning again after the last.
+local function next_partition(after)
+  return redis.call('ZRANGEBYLEX', key('partitions'), '(' .. after, '+', 'LIMIT', 0, 1)[1]
+    or redis.call('ZRANGE', key('partitions'), 0, 0)[1]
+end
+
+local function by_turns()
+  local turn = redis.call('HGET', key('limits'), 'turn') or ''
+  local began = turn
+  while count < max and not (manages and redis.call('EXISTS', key('free')) == 0) do
+    local reason = queue_closed()
+    if reason then note_closed(reason) break end
+    local after, first_closed, found = turn, nil, nil
+    while not found do
+      local partition = next_partition(after)
+      if not partition or partition == first_closed then break end
+      local shut = partition_closed(partition)
+      if shut then
+        note_closed(shut)
+        first_closed = first_closed or partition
+        after = partition
+      else
+        found = partition
+      end
+    end
+    if not found then break end
+    turn = found
+    remember_start(found)
+    hand_out(first_of(found)[1], found)
+  end
+  if turn ~= began then redis.call('HSET', key('limits'), 'turn', turn) end
+end
+
+-- In the order of priority and place, past the partitions that are closed: the first of each, the best of these.
+local function by_place()
+  local firsts = {}
+  for _, partition in ipairs(redis.call('ZRANGE', key('partitions'), 0, -1)) do
+    local shut = partition_closed(partition)
+    if shut then
+      note_closed(shut)
+    else
+      local first = first_of(partition)
+      table.insert(firsts, {tonumber(first[2]), first[1], partition})
+    end
+  end
+  while count < max and #firsts > 0 and not (manages and redis.call('EXISTS', key('free')) == 0) do
+    local reason = queue_closed()
+    if reason then note_closed(reason) break end
+    local best = 1
+    for index, first in ipairs(firsts) do
+      if first[1] < firsts[best][1] or (first[1] == firsts[best][1] and first[2] < firsts[best][2]) then best = index end
+    end
+    local partition = firsts[best][3]
+    remember_start(partition)
+    hand_out(firsts[best][2], partition)
+    local first = first_of(partition)
+    local shut = partition_closed(partition)
+    note_closed(shut)
+    if shut or not first[1] then
+      table.remove(firsts, best)
+    else
+      firsts[best] = {tonumber(first[2]), first[1], partition}
+    end
+  end
+end
+
+if redis.call('EXISTS', key('paused')) == 0 then
+  if limits[8] then
+    by_turns()
+  elseif limits[7] then
+    by_place()
+  else
+    local first
+    repeat first = redis.call('ZRANGE', key('ready'), 0, 0)[1] until not first or not is_gone(first)
+    for _, id in ipairs(max > 0 and redis.call('ZRANGE', key('ready'), 0, max - 1) or {}) do
+      if manages and redis.call('EXISTS', key('free')) == 0 then break end
+      if limits[1] or limits[2] then
+        local reason = queue_closed()
+        if reason then note_closed(reason) break end
+        remember_start('')
+      end
+      hand_out(id, nil)
+    end
+  end
+end
+
+if count == 0 then
+  local least = next_open
+  for _, state in ipairs({'scheduled', 'retrying', 'leased'}) do
+    local first = redis.call('ZRANGE', key(state), 0, 0, 'WITHSCORES')[2]
+    if first then
+      local left = state == 'leased' and tonumber(first) - steady + 1 or tonumber(first) - now
+      left = math.max(left, 0)
+      if not least or left < least then least = left end
+    end
+  end
+  answers[1] = least or -1
+end
+return answers

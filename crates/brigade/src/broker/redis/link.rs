@@ -1,0 +1,281 @@
+//! Scripts and commands, each to the server that has its keys.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use redis::{Arg, Cmd, FromRedisValue, Pipeline, RedisError, Script, ToRedisArgs, Value, cmd};
+
+use super::fault::Fault;
+use super::nodes::{Nodes, Purpose, slot_of};
+use super::reach::Reach;
+use super::schedules::NextTick;
+use super::url::{How, Place};
+use crate::broker::api::Clock;
+use crate::error::{Error, ErrorKind};
+use crate::job::JobId;
+use crate::sync::lock;
+
+/// 6.2 has LPOP with a count and ZRANGE by all orders.
+const VERSION_MIN: (u32, u32) = (6, 2);
+
+pub(super) struct Link {
+    nodes: Arc<Nodes>,
+    clock: Clock,
+    /// Queues that this process has put on the list of queues, and when.
+    listed: Mutex<HashMap<Box<str>, Instant>>,
+    pub(super) next_tick: Mutex<Option<NextTick>>,
+}
+
+/// The list of queues, the one key that is no queue's.
+pub(super) const QUEUES: &str = "brigade:queues";
+
+/// A script, which a server knows by its hash once it was loaded.
+pub(super) struct Lua {
+    code: &'static str,
+    hash: String,
+}
+
+/// Each is loaded by the first call that finds it missing on the server.
+pub(super) mod scripts {
+    use super::{Lua, OnceLock, Script};
+
+    macro_rules! scripts {
+        ($($name:ident),*) => {
+            $(pub(in crate::broker::redis) fn $name() -> &'static Lua {
+                static SCRIPT: OnceLock<Lua> = OnceLock::new();
+                SCRIPT.get_or_init(|| {
+                    let code = concat!(include_str!("common.lua"), include_str!(concat!(stringify!($name), ".lua")));
+                    Lua { code, hash: Script::new(code).get_hash().to_owned() }
+                })
+            })*
+        };
+    }
+
+    scripts! { push, lease, settle, order, schedule, why }
+}
+
+impl Link {
+    /// Must be called within the runtime.
+    pub(super) async fn connect(url: &str, clock: Clock) -> Result<Self, Error> {
+        let nodes = Arc::new(Nodes::new(Arc::new(Reach::new(Place::parse(url)?)?)));
+        let what = "connect to Redis";
+        // Lines connect when they are first used, and try for a while; whoever connects wants to hear at once what is wrong.
+        let targets = nodes.targets().await.map_err(|fault| fault.into_error(what, false))?;
+        for target in targets {
+            let connection = nodes.reach().open(&target, None).await.map_err(|fault| fault.into_error(what, false))?;
+            let mut info = cmd("INFO");
+            info.arg("server");
+            let info: String = connection.ask(info).await.map_err(|fault| fault.into_error(what, false))?;
+            check_server(&info, &nodes.reach().place.how)?;
+        }
+        Ok(Self { nodes, clock, listed: Mutex::default(), next_tick: Mutex::default() })
+    }
+
+    pub(super) fn nodes(&self) -> &Arc<Nodes> {
+        &self.nodes
+    }
+
+    /// Runs a script on a queue.
+    pub(super) async fn run<T: FromRedisValue>(
+        &self,
+        what: &str,
+        script: &Lua,
+        queue: &str,
+        arguments: impl ToRedisArgs,
+    ) -> Result<T, Error> {
+        let mut answers = self.call(what, queue, &[self.evalsha(script, queue, arguments)], script, Purpose::Ask).await?;
+        convert(what, answers.swap_remove(0), true)
+    }
+
+    /// Runs a script on a queue; what it changed must outlive the server, where the URL says so.
+    pub(super) async fn run_safely<T: FromRedisValue>(
+        &self,
+        what: &str,
+        script: &Lua,
+        queue: &str,
+        arguments: impl ToRedisArgs,
+    ) -> Result<T, Error> {
+        let Some(wait) = self.nodes.reach().place.wait else { return self.run(what, script, queue, arguments).await };
+        let mut replicas = cmd("WAIT");
+        replicas.arg(wait.replicas).arg(super::queue::millis(wait.timeout));
+        let commands = [self.evalsha(script, queue, arguments), replicas];
+        let mut answers = self.call(what, queue, &commands, script, Purpose::Wait).await?;
+        let have: u32 = answers.pop().map_or(Ok(0), |answer| convert(what, answer, true)).map_err(Error::uncertain)?;
+        if have < wait.replicas {
+            let text =
+                format!("{what}: the server has it, but only {have} of {} replicas said so within {:?}", wait.replicas, wait.timeout);
+            return Err(Error::new(ErrorKind::Unreachable, text).uncertain());
+        }
+        convert(what, answers.swap_remove(0), true)
+    }
+
+    fn evalsha(&self, script: &Lua, queue: &str, arguments: impl ToRedisArgs) -> Cmd {
+        let (passed, set) = self.clock_moved();
+        let mut call = cmd("EVALSHA");
+        call.arg(&script.hash).arg(1).arg(key(queue, "")).arg(format!("{}:{set}", passed.as_millis())).arg(arguments);
+        call
+    }
+
+    /// All answers of commands of which the first is a script's.
+    async fn call(&self, what: &str, queue: &str, commands: &[Cmd], script: &Lua, purpose: Purpose) -> Result<Vec<Value>, Error> {
+        let key = key(queue, "");
+        let failed = |fault: Fault| fault.into_error(what, true);
+        let mut pipeline = Pipeline::with_capacity(commands.len());
+        for command in commands {
+            pipeline.add_command(command.clone());
+        }
+        let answers = self.nodes.send(key.as_bytes(), &pipeline, purpose).await.map_err(failed)?;
+        if !matches!(answers.first(), Some(Value::ServerError(error)) if error.code() == "NOSCRIPT") {
+            return Ok(answers);
+        }
+        // With its code this time, so that it does not matter when the server forgets it again.
+        let mut pipeline = Pipeline::with_capacity(commands.len());
+        for command in commands {
+            pipeline.add_command(with_code(command, script));
+        }
+        self.nodes.send(key.as_bytes(), &pipeline, purpose).await.map_err(failed)
+    }
+
+    /// The server's time, in milliseconds since 1970, as scripts see it.
+    pub(super) async fn now(&self) -> Result<i64, Error> {
+        let (seconds, micros): (i64, i64) = self.ask("ask for the time", &cmd("TIME")).await?;
+        let (passed, set) = self.clock_moved();
+        Ok(seconds * 1000 + micros / 1000 + i64::try_from(passed.as_millis()).unwrap_or(i64::MAX / 4) + set)
+    }
+
+    /// How far a test has moved the clock: time that passed, and milliseconds by which the wall clock was set.
+    pub(super) fn clock_moved(&self) -> (Duration, i64) {
+        (self.clock.ahead(), self.clock.wall_off_millis())
+    }
+
+    /// A command whose key comes first; one that has none goes to any server.
+    pub(super) async fn ask<T: FromRedisValue>(&self, what: &str, command: &Cmd) -> Result<T, Error> {
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.add_command(command.clone());
+        let mut answers = self.ask_together(what, key_of(command), &pipeline).await?;
+        convert(what, answers.pop().unwrap_or(Value::Nil), false)
+    }
+
+    /// Commands that change nothing that could not be done twice, each with its key first. Those of one server go to it together.
+    pub(super) async fn ask_all<T: FromRedisValue>(&self, what: &str, pipeline: &Pipeline) -> Result<T, Error> {
+        let is_cluster = matches!(self.nodes.reach().place.how, How::Cluster(_));
+        let mut slots: BTreeMap<u16, (Vec<usize>, Pipeline)> = BTreeMap::new();
+        for (place, command) in pipeline.cmd_iter().enumerate() {
+            let slot = if is_cluster { slot_of(key_of(command)) } else { 0 };
+            let (places, part) = slots.entry(slot).or_default();
+            places.push(place);
+            part.add_command(command.clone());
+        }
+        let mut answers = vec![Value::Nil; pipeline.len()];
+        for (places, part) in slots.into_values() {
+            let key = part.cmd_iter().next().map(key_of).unwrap_or_default();
+            for (place, answer) in places.into_iter().zip(self.ask_together(what, key, &part).await?) {
+                answers[place] = answer;
+            }
+        }
+        convert(what, Value::Array(answers), false)
+    }
+
+    async fn ask_together(&self, what: &str, key: &[u8], pipeline: &Pipeline) -> Result<Vec<Value>, Error> {
+        self.nodes.send(key, pipeline, Purpose::Ask).await.map_err(|fault| fault.into_error(what, false))
+    }
+
+    /// Sees to it that a queue is on the list of queues.
+    pub(super) async fn list_queue(&self, queue: &str) -> Result<(), Error> {
+        if lock(&self.listed).get(queue).is_some_and(|when| when.elapsed() < LIST_AGAIN) {
+            return Ok(());
+        }
+        match self.ask::<u64>("list a queue", cmd("SADD").arg(QUEUES).arg(queue)).await {
+            Ok(_) => {}
+            // What is there can be handed out and settled all the same; pushes are refused on their own.
+            Err(error) if error.kind() == ErrorKind::QueueFull => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let mut listed = lock(&self.listed);
+        if listed.len() >= LISTED_MAX {
+            listed.clear();
+        }
+        listed.insert(queue.into(), Instant::now());
+        Ok(())
+    }
+
+    /// Puts a queue on the list again whose numbers have begun anew: the server has lost its list as well, then.
+    pub(super) async fn list_queue_again(&self, queue: &str) {
+        lock(&self.listed).remove(queue);
+        if let Err(error) = self.list_queue(queue).await {
+            tracing::warn!(%error, queue, "could not list a queue; trying again when it is used next");
+        }
+    }
+}
+
+const LISTED_MAX: usize = 10_000;
+/// The server may lose its list, with all that it has.
+const LIST_AGAIN: Duration = Duration::from_secs(10);
+
+/// A call of a script by its hash, as one with its code.
+fn with_code(command: &Cmd, script: &Lua) -> Cmd {
+    let mut arguments = command.args_iter();
+    if !matches!(arguments.next(), Some(Arg::Simple(b"EVALSHA"))) {
+        return command.clone();
+    }
+    let mut call = cmd("EVAL");
+    call.arg(script.code);
+    for argument in arguments.skip(1) {
+        if let Arg::Simple(bytes) = argument {
+            call.arg(bytes);
+        }
+    }
+    call
+}
+
+/// What stands behind a command's name.
+fn key_of(command: &Cmd) -> &[u8] {
+    match command.args_iter().nth(1) {
+        Some(Arg::Simple(key)) => key,
+        _ => &[],
+    }
+}
+
+fn convert<T: FromRedisValue>(what: &str, answer: Value, writes: bool) -> Result<T, Error> {
+    let converted = answer.extract_error().and_then(|answer| Ok(redis::from_redis_value(answer)?));
+    converted.map_err(|error: RedisError| Fault::sent(error).into_error(what, writes))
+}
+
+/// Whether it is new enough, and of the kind that the URL says.
+fn check_server(info: &str, how: &How) -> Result<(), Error> {
+    let fact = |name: &str| info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')).unwrap_or_default();
+    let version = fact("redis_version");
+    let mut numbers = version.split('.').filter_map(|part| part.parse::<u32>().ok());
+    let known = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if known < VERSION_MIN {
+        let text = format!("connect to Redis {version}: it is too old; use Redis 6.2 or newer, or Valkey");
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    let hint = match (fact("redis_mode"), how) {
+        ("cluster", How::One(_) | How::Sentinel { .. }) => "the server is a node of a cluster; write redis+cluster://",
+        ("sentinel", _) => "the server is a sentinel; write redis+sentinel://host:26379/mymaster",
+        _ => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::BadOption, format!("connect to Redis: {hint}")))
+}
+
+/// A key of a queue. The braces make a cluster keep all of a queue's together.
+pub(super) fn key(queue: &str, name: &str) -> String {
+    format!("brigade:{{{queue}}}:{name}")
+}
+
+// -- ids: `emails/17` outside, the number with leading zeros within its queue
+
+const ID_DIGITS: usize = 16;
+
+pub(super) fn id_of(queue: &str, number: &str) -> JobId {
+    JobId::new(format!("{queue}/{}", number.trim_start_matches('0')))
+}
+
+/// Queue and number of an id; `None` if it is not of this broker's kind.
+pub(super) fn parts_of(id: &JobId) -> Option<(&str, String)> {
+    let (queue, number) = id.as_str().rsplit_once('/')?;
+    let is_number = !number.is_empty() && number.len() <= ID_DIGITS && number.bytes().all(|b| b.is_ascii_digit());
+    is_number.then(|| (queue, format!("{number:0>ID_DIGITS$}")))
+}

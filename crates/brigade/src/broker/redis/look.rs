@@ -1,0 +1,369 @@
+//! Looking at jobs and queues.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use redis::{Value, cmd, pipe};
+
+use super::link::{Link, QUEUES, id_of, key, parts_of, scripts};
+use super::queue::{check_name, read};
+use crate::broker::{Query, QueueCounts, View};
+use crate::error::Error;
+use crate::finding::{Finding, Level};
+use crate::job::{AttemptRecord, JobId, JobInfo, JobOptions, JobState, Waits};
+use crate::limits::{Limits, Rate};
+use crate::why::{Explanation, Why};
+
+/// Jobs that are looked at in one round trip.
+const PAGE: isize = 500;
+/// A worker that has not asked for this long is none.
+const ASKED_WITHIN: Duration = Duration::from_secs(60);
+
+impl Link {
+    pub(super) async fn look(&self, query: &Query) -> Result<View, Error> {
+        match query {
+            Query::Job(id) => self.job(id).await.map(|job| View::Job(job.map(Box::new))),
+            Query::Jobs { queue, state, after, limit } => {
+                let after = after.as_ref().map(|id| parts_of(id).ok_or_else(|| super::queue::no_such(id))).transpose()?;
+                let queues = match queue {
+                    Some(queue) => vec![queue.to_string()],
+                    None => self.queues().await?,
+                };
+                let mut jobs = Vec::new();
+                for queue in queues.iter().filter(|queue| after.as_ref().is_none_or(|(of, _)| queue.as_str() >= *of)) {
+                    let from = after.as_ref().filter(|(of, _)| queue == of).map_or("-".to_owned(), |(_, number)| format!("({number}"));
+                    self.jobs_of(queue, *state, from, *limit, &mut jobs).await?;
+                }
+                Ok(View::Jobs(jobs))
+            }
+            Query::Counts => self.counts().await.map(View::Counts),
+            Query::Why(id) => self.why(id).await.map(|explanation| View::Why(explanation.map(Box::new))),
+            Query::Schedules => self.schedules().await,
+            Query::Cancels => Ok(View::Cancels(Vec::new())),
+            Query::Check => self.check().await.map(View::Check),
+        }
+    }
+
+    async fn job(&self, id: &JobId) -> Result<Option<JobInfo>, Error> {
+        let Some((queue, number)) = parts_of(id) else { return Ok(None) };
+        let mut pipeline = pipe();
+        pipeline.cmd("HGETALL").arg(key(queue, &format!("job:{number}")));
+        pipeline.cmd("LRANGE").arg(key(queue, &format!("history:{number}"))).arg(0).arg(-1);
+        pipeline.cmd("LRANGE").arg(key(queue, &format!("members:{number}"))).arg(0).arg(-1);
+        let (fields, history, members): (Value, Vec<String>, Vec<String>) = self.ask_all("look up a job", &pipeline).await?;
+        let fields = fields_of_hash(fields)?;
+        if fields.is_empty() {
+            return Ok(None);
+        }
+        let mut job = info(queue, &number, &fields, &history);
+        if let Some(waits) = &mut job.waits
+            && waits.settled < waits.members
+        {
+            waits.jobs = self.unsettled(&members).await?;
+        }
+        Ok(Some(job))
+    }
+
+    /// Those of a job's members that are not settled, the first of them.
+    async fn unsettled(&self, members: &[String]) -> Result<Vec<JobId>, Error> {
+        let mut unsettled = Vec::new();
+        for member in members {
+            let Some((queue, number)) = member_of(member) else { continue };
+            let state: Option<String> =
+                self.ask("look up a job", cmd("HGET").arg(key(queue, &format!("job:{number}"))).arg("state")).await?;
+            if state.is_some_and(|state| !state_of(Some(&state)).is_terminal()) {
+                unsettled.push(id_of(queue, number));
+            }
+            if unsettled.len() == UNSETTLED_MAX {
+                break;
+            }
+        }
+        Ok(unsettled)
+    }
+
+    async fn queues(&self) -> Result<Vec<String>, Error> {
+        let mut queues: Vec<String> = self.ask("list queues", cmd("SMEMBERS").arg(QUEUES)).await?;
+        queues.sort();
+        Ok(queues)
+    }
+
+    /// Page after page, until there are enough.
+    async fn jobs_of(
+        &self,
+        queue: &str,
+        state: Option<JobState>,
+        mut from: String,
+        limit: usize,
+        jobs: &mut Vec<JobInfo>,
+    ) -> Result<(), Error> {
+        check_name(queue)?;
+        while jobs.len() < limit {
+            let mut page = cmd("ZRANGEBYLEX");
+            page.arg(key(queue, "jobs")).arg(&from).arg("+").arg("LIMIT").arg(0).arg(PAGE);
+            let numbers: Vec<String> = self.ask("list jobs", &page).await?;
+            let Some(last) = numbers.last() else { return Ok(()) };
+            from = format!("({last}");
+            let mut pipeline = pipe();
+            for number in &numbers {
+                pipeline.cmd("HGETALL").arg(key(queue, &format!("job:{number}")));
+                pipeline.cmd("LRANGE").arg(key(queue, &format!("history:{number}"))).arg(0).arg(-1);
+            }
+            let values: Vec<Value> = self.ask_all("list jobs", &pipeline).await?;
+            let mut values = values.into_iter();
+            for number in &numbers {
+                let fields = fields_of_hash(values.next().unwrap_or(Value::Nil))?;
+                let history: Vec<String> = read(values.next().unwrap_or(Value::Nil))?;
+                let fits = state.is_none_or(|state| fields.get("state").is_some_and(|known| *known == state.to_string()));
+                if !fields.is_empty() && fits && jobs.len() < limit {
+                    let mut job = info(queue, number, &fields, &history);
+                    if let Some(waits) = &mut job.waits
+                        && waits.settled < waits.members
+                    {
+                        let members = cmd("LRANGE").arg(key(queue, &format!("members:{number}"))).arg(0).arg(-1).clone();
+                        waits.jobs = self.unsettled(&self.ask::<Vec<String>>("look up members", &members).await?).await?;
+                    }
+                    jobs.push(job);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn counts(&self) -> Result<Vec<QueueCounts>, Error> {
+        let mut counts = Vec::new();
+        for queue in self.queues().await? {
+            let mut pipeline = pipe();
+            pipeline.cmd("EXISTS").arg(key(&queue, "paused"));
+            pipeline.cmd("HGET").arg(key(&queue, "limits")).arg("json");
+            pipeline.cmd("LLEN").arg(key(&queue, "inbox"));
+            for state in JobState::ALL {
+                pipeline.cmd("ZCARD").arg(key(&queue, &state.to_string()));
+            }
+            let values: Vec<Value> = self.ask_all("count jobs", &pipeline).await?;
+            let mut values = values.into_iter();
+            let mut next = || values.next().unwrap_or(Value::Nil);
+            let (paused, limits, inbox): (bool, Option<String>, u64) = (read(next())?, read(next())?, read(next())?);
+            let mut jobs = Vec::new();
+            for state in JobState::ALL {
+                let count: u64 = read(next())?;
+                let count = count + if state == JobState::Ready { inbox } else { 0 };
+                if count > 0 {
+                    jobs.push((state, count));
+                }
+            }
+            let limits = limits.and_then(|text| serde_json::from_str::<Limits>(&text).ok());
+            if paused || limits.is_some() || !jobs.is_empty() {
+                counts.push(QueueCounts { queue, paused, limits, jobs });
+            }
+        }
+        Ok(counts)
+    }
+
+    async fn why(&self, id: &JobId) -> Result<Option<Explanation>, Error> {
+        let Some((queue, number)) = parts_of(id) else { return Ok(None) };
+        let answer: Value = self.run("ask why", scripts::why(), queue, &number).await?;
+        let Value::Array(values) = answer else { return Ok(None) };
+        let mut values = values.into_iter();
+        let mut next = || values.next().unwrap_or(Value::Nil);
+        let fields = fields_of_hash(next())?;
+        let history: Vec<String> = read(next())?;
+        let (paused, asked): (bool, u64) = (read(next())?, read(next())?);
+        let (before_in_key, state_of_that): (Option<String>, Option<String>) = (read(next())?, read(next())?);
+        let (queue_closed, partition_closed) = (next(), next());
+        let before: u64 = read(next())?;
+        let now: String = read(next())?;
+        let job = info(queue, &number, &fields, &history);
+        let partition = fields.get("partition").cloned().unwrap_or_default();
+
+        let mut reasons = Vec::new();
+        match job.state {
+            JobState::Leased => reasons.push(Why::Running {
+                holder: job.holder.clone().unwrap_or_default(),
+                lease_left: Duration::from_millis(number_of(&fields, "lease_until").saturating_sub(now.parse().unwrap_or(0))),
+                cancel: fields.get("cancel").cloned(),
+            }),
+            JobState::Done | JobState::Dead | JobState::Cancelled => reasons.push(Why::Ended { reason: job.reason.clone() }),
+            JobState::Scheduled | JobState::Retrying => {
+                let last = job.history.last().map(|record| record.reason.clone());
+                reasons.push(Why::NotDue { due: job.due_at.unwrap_or(UNIX_EPOCH), last });
+            }
+            JobState::Held if number_of(&fields, "waits") > 0 => {
+                let jobs = self.job(id).await?.and_then(|job| job.waits).map(|waits| waits.jobs).unwrap_or_default();
+                let jobs = jobs.into_iter().take(10).collect();
+                reasons.push(Why::Flow { unsettled: number_of(&fields, "waits"), jobs });
+            }
+            JobState::Held => {
+                if let (Some(key), Some(first)) = (job.key.clone(), before_in_key) {
+                    let state = state_of(state_of_that.as_deref());
+                    reasons.push(Why::Key { key, job: id_of(queue, &first), state });
+                }
+            }
+            JobState::Ready => {
+                reasons.extend(closed(queue_closed, None)?);
+                reasons.extend(closed(partition_closed, Some(partition))?);
+                reasons.extend((before > 0).then_some(Why::Behind { jobs: before }));
+            }
+        }
+        if job.state != JobState::Leased && !job.state.is_terminal() {
+            reasons.extend(paused.then_some(Why::Paused));
+            reasons.extend((asked == 0).then_some(Why::NoWorker { since: ASKED_WITHIN }));
+        }
+        Ok(Some(Explanation::new(id.clone(), queue.to_owned(), job.state, reasons)))
+    }
+
+    async fn check(&self) -> Result<Vec<Finding>, Error> {
+        let mut findings = Vec::new();
+        let mut pipeline = pipe();
+        pipeline.cmd("INFO").arg("persistence").cmd("INFO").arg("memory").cmd("INFO").arg("replication").cmd("TIME");
+        let (persistence, memory, replication, time): (String, String, String, (u64, u64)) =
+            self.ask_all("check the server", &pipeline).await?;
+        let fact = |text: &str, name: &str| {
+            text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().to_owned()
+        };
+        let mut find = |level: Level, what: String, advice: &str| findings.push(Finding::new(level, what, advice));
+        let policy = fact(&memory, "maxmemory_policy");
+        if policy != "noeviction" {
+            let what = format!("the server removes keys when its memory is full (maxmemory-policy {policy}): jobs vanish without a trace");
+            find(Level::Problem, what, "set maxmemory-policy noeviction");
+        }
+        if fact(&memory, "maxmemory") == "0" {
+            find(
+                Level::Note,
+                "the server has no memory limit (maxmemory 0)".to_owned(),
+                "set one, so that pushes are refused before the host runs out",
+            );
+        }
+        if fact(&persistence, "aof_enabled") != "1" {
+            let what = "the server keeps no log (appendonly no): a crash loses the jobs since its last snapshot, or all".to_owned();
+            find(Level::Problem, what, "set appendonly yes, and appendfsync always where each acknowledged job matters");
+        } else {
+            let fsync: Vec<String> = self.ask("check the server", cmd("CONFIG").arg("GET").arg("appendfsync")).await.unwrap_or_default();
+            if fsync.get(1).is_some_and(|when| when != "always") {
+                let what = "the server writes its log once a second or less: a crash loses about a second of acknowledged jobs".to_owned();
+                find(Level::Warning, what, "set appendfsync always where each acknowledged job matters");
+            }
+        }
+        if fact(&replication, "role") != "master" {
+            find(Level::Problem, "this server is a replica".to_owned(), "connect to the primary, or by Sentinel");
+        }
+        let server = UNIX_EPOCH + Duration::from_secs(time.0) + Duration::from_micros(time.1);
+        let own = SystemTime::now();
+        let apart = own.duration_since(server).unwrap_or_else(|e| e.duration());
+        if apart > CLOCK_APART_MAX {
+            let what = format!("the server's clock and this host's are {} s apart", apart.as_secs());
+            find(Level::Warning, what, "the server's counts; let NTP keep both");
+        }
+        for counts in self.counts().await? {
+            self.check_queue(&counts, &mut findings).await?;
+        }
+        Ok(findings)
+    }
+
+    async fn check_queue(&self, counts: &QueueCounts, findings: &mut Vec<Finding>) -> Result<(), Error> {
+        let QueueCounts { queue, paused, jobs, .. } = counts;
+        let of = |states: &[JobState]| jobs.iter().filter(|(state, _)| states.contains(state)).map(|(_, count)| count).sum::<u64>();
+        let waiting = of(&[JobState::Ready, JobState::Scheduled, JobState::Held, JobState::Retrying]);
+        if waiting > 0 && *paused {
+            findings.push(Finding::new(Level::Warning, format!("queue {queue} is paused, and {waiting} jobs wait in it"), "resume it"));
+        } else if waiting > 0 && of(&[JobState::Leased]) == 0 {
+            let (since, _): (u64, u64) = self.ask("ask for the time", &cmd("TIME")).await?;
+            let since = since.saturating_sub(ASKED_WITHIN.as_secs()) * 1000;
+            let asked: u64 = self.ask("count workers", cmd("ZCOUNT").arg(key(queue, "consumers")).arg(since).arg("+inf")).await?;
+            if asked == 0 {
+                let what = format!("{waiting} jobs wait in queue {queue}, and no worker has asked for them in the last minute");
+                findings.push(Finding::new(Level::Warning, what, "start one, or look whether its queue is named so"));
+            }
+        }
+        let dead = of(&[JobState::Dead]);
+        if dead > 0 {
+            findings.push(Finding::new(
+                Level::Note,
+                format!("queue {queue} has {dead} dead letters"),
+                "look at them, then retry or delete them",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// More than a lease's margin.
+const CLOCK_APART_MAX: Duration = Duration::from_secs(5);
+
+/// Members of a flow that are named.
+const UNSETTLED_MAX: usize = 20;
+
+/// Queue and number of a member, as a script keeps it: the beginning of its queue's keys, and its number.
+fn member_of(text: &str) -> Option<(&str, &str)> {
+    text.strip_prefix("brigade:{")?.rsplit_once("}:")
+}
+
+/// What `closed` of `common.lua` said.
+fn closed(value: Value, partition: Option<String>) -> Result<Option<Why>, Error> {
+    let Value::Array(values) = value else { return Ok(None) };
+    let mut values = values.into_iter();
+    let mut next = || values.next().unwrap_or(Value::Nil);
+    let what: String = read(next())?;
+    Ok(Some(if what == "running" {
+        Why::RunningLimit { partition, limit: read(next())?, running: read(next())? }
+    } else {
+        let rate = Rate { starts: read(next())?, per: Duration::from_millis(read(next())?) };
+        Why::RateLimit { partition, rate, free_in: Duration::from_millis(read(next())?) }
+    }))
+}
+
+fn state_of(text: Option<&str>) -> JobState {
+    JobState::ALL.into_iter().find(|state| text == Some(state.to_string().as_str())).unwrap_or(JobState::Ready)
+}
+
+fn number_of(fields: &HashMap<String, String>, name: &str) -> u64 {
+    fields.get(name).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn waits(fields: &HashMap<String, String>) -> Option<Waits> {
+    let count = |name: &str| u32::try_from(number_of(fields, name)).unwrap_or(u32::MAX);
+    let (members, left, missed) = (count("members"), count("waits"), count("missed"));
+    (members > 0).then(|| Waits { members, settled: members.saturating_sub(left), missed, jobs: Vec::new() })
+}
+
+fn next_of(fields: &HashMap<String, String>) -> Option<JobId> {
+    let queue = fields.get("next_queue")?.strip_prefix("brigade:{")?.strip_suffix("}:")?;
+    Some(id_of(queue, fields.get("next")?))
+}
+
+/// What other programs have pushed may be no text.
+fn fields_of_hash(value: Value) -> Result<HashMap<String, String>, Error> {
+    let fields: HashMap<String, Vec<u8>> = read(value)?;
+    Ok(fields.into_iter().map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned())).collect())
+}
+
+fn info(queue: &str, number: &str, fields: &HashMap<String, String>, history: &[String]) -> JobInfo {
+    let text = |name: &str| fields.get(name).cloned();
+    let count = |name: &str| u32::try_from(number_of(fields, name)).unwrap_or(u32::MAX);
+    let options: JobOptions = fields.get("options").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let due = number_of(fields, "due");
+    JobInfo {
+        id: id_of(queue, number),
+        queue: queue.to_owned(),
+        task: text("task"),
+        state: state_of(fields.get("state").map(String::as_str)),
+        payload: text("payload").unwrap_or_default(),
+        priority: options.priority,
+        key: text("key"),
+        partition: text("partition").filter(|partition| !partition.is_empty()),
+        label: options.label.map(Into::into),
+        tick: options.tick,
+        pushed_at: UNIX_EPOCH + Duration::from_millis(number_of(fields, "pushed_at")),
+        due_at: (due > 0).then(|| UNIX_EPOCH + Duration::from_millis(due)),
+        failed: count("failed"),
+        crashed: count("crashed"),
+        interrupted: count("interrupted"),
+        holder: text("holder"),
+        begins_by: (number_of(fields, "begins_by") > 0).then(|| UNIX_EPOCH + Duration::from_millis(number_of(fields, "begins_by"))),
+        cancel: text("cancel"),
+        waits: waits(fields),
+        next: next_of(fields),
+        result: text("result"),
+        reason: text("reason"),
+        history: history.iter().filter_map(|text| serde_json::from_str::<AttemptRecord>(text).ok()).collect(),
+    }
+}

@@ -1,0 +1,173 @@
+-- What people ask for. ARGV: clock, what, arguments. Returns how many jobs were changed, or -1 if a holder was asked.
+go_on_without_memory()
+local what, id = ARGV[2], ARGV[3]
+local state = id and get(id, 'state')
+
+local function cancel(one, reason)
+  local fields = redis.call('HMGET', job(one), 'state', 'waits')
+  if fields[1] == 'leased' then
+    redis.call('HSET', job(one), 'cancel', reason)
+    redis.call('SADD', key('stops'), one)
+    ring()
+    return -1
+  end
+  if not fields[1] or is_settled(fields[1]) then return 0 end
+  -- What it waits for, however far back, goes with it.
+  local members = (tonumber(fields[2]) or 0) > 0 and redis.call('LRANGE', key('members:' .. one), 0, -1) or {}
+  cancelled(one, reason)
+  return 1, members
+end
+
+-- As `within`, for two answers.
+local function cancel_in(queue, one, reason)
+  local answers = within(queue, function() return {cancel(one, reason)} end)
+  return answers[1], answers[2]
+end
+
+local function cancel_all(first, reason)
+  local changed, waiting = cancel(first, reason)
+  while waiting and #waiting > 0 do
+    local member = table.remove(waiting)
+    local _, more = cancel_in(string.sub(member, 1, -17), string.sub(member, -16), reason)
+    for _, further in ipairs(more or {}) do table.insert(waiting, further) end
+  end
+  return changed
+end
+
+-- Whether a dead letter can have its mark back: it may stand for another job by now.
+local function mark_is_free(one)
+  local mark = get(one, 'mark')
+  return not mark or redis.call('EXISTS', key('mark:' .. mark)) == 0
+end
+
+-- A dead letter is unsettled again: its mark and its key know of it.
+local function bind(one)
+  local fields = redis.call('HMGET', job(one), 'key', 'mark')
+  if fields[2] then redis.call('SET', key('mark:' .. fields[2]), one) end
+  if fields[1] then redis.call('ZADD', key('key:' .. fields[1]), 0, one) end
+end
+
+-- Those behind a dead letter that heard of its end: queue, id, place, whether they ended for that.
+local function behind(one)
+  local found = {}
+  local member = redis.call('HMGET', job(one), 'next_queue', 'next', 'place')
+  while member[2] do
+    local fields = within(member[1], function()
+      return redis.call('HMGET', job(member[2]), 'state', 'waits', 'missed', 'gather', 'next_queue', 'next', 'place')
+    end)
+    local was_told = (tonumber(fields[3]) or 0) > 0
+      and ((fields[1] == 'held' and tonumber(fields[2]) > 0) or (fields[1] == 'dead' and fields[4] ~= 'finally'))
+    if not was_told then break end
+    table.insert(found, {queue = member[1], id = member[2], place = member[3], ended = fields[1] == 'dead'})
+    if fields[1] ~= 'dead' then break end
+    member = {fields[5], fields[6], fields[7]}
+  end
+  return found
+end
+
+local function wait_again(one)
+  if one.ended then
+    leave(one.id)
+    bind(one.id)
+    redis.call('HDEL', job(one.id), 'reason')
+  end
+  redis.call('HINCRBY', job(one.id), 'waits', 1)
+  redis.call('HINCRBY', job(one.id), 'missed', -1)
+  redis.call('HDEL', key('gathered:' .. one.id), one.place)
+  if one.ended then enter(one.id, 'held', 0) end
+end
+
+local function retry()
+  if state ~= 'dead' then return 0 end
+  local fields = redis.call('HMGET', job(id), 'gather', 'missed')
+  -- One that was not run because of others has to wait for those.
+  if (tonumber(fields[2]) or 0) > 0 and fields[1] ~= 'finally' then return 0 end
+  local others = behind(id)
+  local free = mark_is_free(id)
+  for _, one in ipairs(others) do free = free and (not one.ended or within(one.queue, mark_is_free, one.id)) end
+  if not free then return redis.error_reply('DUPLICATE mark') end
+  for _, one in ipairs(others) do within(one.queue, wait_again, one) end
+  leave(id)
+  bind(id)
+  redis.call('HDEL', job(id), 'failed', 'crashed', 'reason')
+  -- It begins anew, with all the time that it had.
+  begin_time(id)
+  if redis.call('EXISTS', key('gathered:' .. id)) == 1 then
+    -- It never got what its members left.
+    enter(id, 'held', 0)
+    go_on(id)
+    tell_all()
+  else
+    make_ready(id)
+  end
+  return 1
+end
+
+local function purge(at_once)
+  local count = 0
+  for _, of in ipairs({'ready', 'scheduled', 'held', 'retrying'}) do
+    for _, member in ipairs(redis.call('ZRANGE', key(of), 0, at_once - 1)) do
+      -- It may have ended with another.
+      if not is_gone(member) and get(member, 'state') == of then
+        remove_job(member, fate_missed(member, 'was removed'))
+        count = count + 1
+      end
+    end
+  end
+  local inbox = redis.call('LLEN', key('inbox'))
+  redis.call('DEL', key('inbox'))
+  return count + inbox
+end
+
+-- Names and values of the limits; none takes them away. What is counted by partition is counted anew.
+local function limit()
+  for _, partition in ipairs(redis.call('ZRANGE', key('partitions'), 0, -1)) do redis.call('DEL', key('ready:' .. partition)) end
+  for _, member in ipairs(redis.call('ZRANGE', key('leased'), 0, -1)) do
+    redis.call('DEL', key('leased:' .. (get(member, 'partition') or '')))
+  end
+  redis.call('DEL', key('limits'), key('partitions'))
+  if ARGV[3] then redis.call('HSET', key('limits'), unpack(ARGV, 3)) end
+  read_limits()
+  for _, of in ipairs(limits[7] and {'ready', 'leased'} or {}) do
+    local members = redis.call('ZRANGE', key(of), 0, -1, 'WITHSCORES')
+    for at = 1, #members, 2 do
+      local partition = get(members[at], 'partition')
+      if not partition then
+        partition = ''
+        redis.call('HSET', job(members[at]), 'partition', '')
+      end
+      redis.call('ZADD', key(of .. ':' .. partition), members[at + 1], members[at])
+      if of == 'ready' then redis.call('ZADD', key('partitions'), 0, partition) end
+    end
+  end
+  ring()
+  return 1
+end
+
+if what == 'cancel' then
+  return cancel_all(id, ARGV[4])
+elseif what == 'retry' then
+  return retry()
+elseif what == 'delete' then
+  if not state or state == 'leased' or (ARGV[4] and ARGV[4] ~= state) then return 0 end
+  remove_job(id, fate_missed(id, 'was removed'))
+  return 1
+elseif what == 'bury' then
+  -- A job that was taken and cannot be read, with its payload and the reason.
+  redis.call('HSET', job(id), 'attempts', 1, 'token', text(steady), 'pushed_at', text(now), 'payload', ARGV[4], 'reason', ARGV[5])
+  redis.call('ZADD', key('jobs'), 0, id)
+  enter(id, 'dead', 0)
+  ring()
+  return 1
+elseif what == 'purge' then
+  return purge(tonumber(ARGV[3]))
+elseif what == 'pause' then
+  return redis.call('SET', key('paused'), '1', 'NX') and 1 or 0
+elseif what == 'resume' then
+  local resumed = redis.call('DEL', key('paused'))
+  ring()
+  return resumed
+elseif what == 'limit' then
+  return limit()
+end
+return redis.error_reply('brigade: unknown order ' .. what)

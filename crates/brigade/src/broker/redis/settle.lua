@@ -1,0 +1,60 @@
+-- Ends leases. Per settlement seven arguments: id, token, what, and four of its own:
+--   done: the result or '', '', '', ''
+--   dead: reason, the record for its history, counter or '', ''
+--   back: state and pause as 'retrying:100', record, counter or '', reason or ''
+--   cancelled: reason, record, '', ''
+--   extend: time, '', '', ''
+-- Returns per settlement: 0 for a lease that is not (any more), else 1, or for an extension the reason why the job is to be cancelled.
+go_on_without_memory()
+local answers = {}
+
+local function done(id, result)
+  local fate, keep = fate_done(result ~= '' and result), get(id, 'keep')
+  if not keep then
+    remove_job(id, fate)
+    return ring()
+  end
+  if result ~= '' then redis.call('HSET', job(id), 'result', result) end
+  end_job(id, 'done', nil, now + tonumber(keep), fate)
+end
+
+local function back(id, where, record, counter, reason)
+  local state, after = string.match(where, '^(%a+):(%d+)$')
+  local begins_by = get(id, 'begins_by')
+  if state == 'retrying' and begins_by and now + tonumber(after) > tonumber(begins_by) then
+    note(id, record)
+    redis.call('HINCRBY', job(id), counter, 1)
+    return dead(id, reason .. ' (and its next attempt would begin too late)')
+  end
+  give_back(id, record, counter, state, tonumber(after))
+end
+
+local function apply(id, what, first, record, counter, reason)
+  if what == 'extend' then
+    local until_ = steady + tonumber(first)
+    redis.call('HSET', job(id), 'lease_until', text(until_))
+    redis.call('ZADD', key('leased'), until_, id)
+    return get(id, 'cancel') or 1
+  end
+  if what == 'done' then
+    done(id, first)
+  elseif what == 'back' then
+    back(id, first, record, counter, reason)
+  else
+    if record ~= '' then note(id, record) end
+    if counter ~= '' then redis.call('HINCRBY', job(id), counter, 1) end
+    if what == 'dead' then dead(id, first) else cancelled(id, first) end
+  end
+  return 1
+end
+
+for at = 2, #ARGV, 7 do
+  local id, token = ARGV[at], ARGV[at + 1]
+  local held = redis.call('HMGET', job(id), 'state', 'token', 'lease_until')
+  if held[1] == 'leased' and held[2] == token and tonumber(held[3]) >= steady then
+    table.insert(answers, apply(id, unpack(ARGV, at + 2, at + 6)))
+  else
+    table.insert(answers, 0)
+  end
+end
+return answers

@@ -1,0 +1,186 @@
+//! Ending leases, and orders.
+
+use std::collections::BTreeMap;
+
+use redis::Value;
+
+use super::link::{Link, id_of, key, parts_of, scripts};
+use super::queue::{check_name, duplicate, holder, is_duplicate, millis, read};
+use crate::broker::account::Account;
+use crate::broker::{AskedCancel, Ending, Order, Ordered, Settled, Settlement};
+use crate::certificate::{Certificate, Receipt};
+use crate::error::{Error, ErrorKind};
+use crate::job::AttemptKind;
+use crate::limits::Limits;
+
+/// Jobs that one script removes: the server does nothing else meanwhile.
+const PURGED_AT_ONCE: u64 = 10_000;
+
+impl Link {
+    pub(super) async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Settled>, Error> {
+        let mut answers = vec![Settled::Stale; settlements.len()];
+        let mut queues: BTreeMap<&str, (Vec<usize>, Vec<Vec<u8>>)> = BTreeMap::new();
+        for (place, settlement) in settlements.iter().enumerate() {
+            // An id of another broker holds no lease here.
+            let Some((queue, number)) = parts_of(&settlement.id) else { continue };
+            let account = match settlement.ending {
+                Ending::Fail { .. } => self.account(queue, &number).await?,
+                _ => Account::default(),
+            };
+            let (places, arguments) = queues.entry(queue).or_default();
+            places.push(place);
+            arguments.extend([number.into_bytes(), settlement.token.to_string().into_bytes()]);
+            arguments.extend(write_ending(&settlement.ending, &account)?.map(String::into_bytes));
+        }
+        for (queue, (places, arguments)) in queues {
+            let told: Vec<Value> = self.run_safely("settle", scripts::settle(), queue, arguments).await?;
+            for (place, value) in places.into_iter().zip(told) {
+                answers[place] = match value {
+                    Value::Int(0) => Settled::Stale,
+                    Value::Int(_) => Settled::Accepted(None),
+                    reason => Settled::Accepted(Some(read(reason)?)),
+                };
+            }
+        }
+        Ok(answers)
+    }
+
+    async fn account(&self, queue: &str, number: &str) -> Result<Account, Error> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(key(queue, &format!("job:{number}"))).arg(&["failed", "crashed", "options"]);
+        let (failed, crashed, options): (Option<u32>, Option<u32>, Option<String>) = self.ask("look up a job", &command).await?;
+        // They were read when the job was handed out.
+        let options = options.and_then(|options| serde_json::from_str(&options).ok()).unwrap_or_default();
+        Ok(Account { failed: failed.unwrap_or(0), crashed: crashed.unwrap_or(0), options })
+    }
+
+    /// The jobs of these queues that somebody wants cancelled and that are in this process's hands.
+    pub(super) async fn cancels(&self, queues: &[Box<str>]) -> Result<Vec<AskedCancel>, Error> {
+        let mut found = Vec::new();
+        for queue in queues {
+            let numbers: Vec<String> = self.ask("look for cancels", redis::cmd("SMEMBERS").arg(key(queue, "stops"))).await?;
+            for number in numbers {
+                let mut command = redis::cmd("HMGET");
+                command.arg(key(queue, &format!("job:{number}"))).arg(&["holder", "token", "cancel"]);
+                let (by, token, reason): (Option<String>, Option<i64>, Option<String>) = self.ask("look for cancels", &command).await?;
+                if let (Some(by), Some(token), Some(reason)) = (by, token, reason)
+                    && by == holder()
+                {
+                    found.push(AskedCancel { id: id_of(queue, &number), token, reason });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) async fn order(&self, order: &Order) -> Result<Ordered, Error> {
+        let (queue, arguments) = match order {
+            Order::Cancel(id, _) | Order::Retry(id) | Order::Delete(id, _) => {
+                let Some((queue, number)) = parts_of(id) else { return Ok(Ordered::Nothing) };
+                let arguments = match order {
+                    Order::Cancel(_, reason) => vec!["cancel".to_owned(), number, reason.clone()],
+                    Order::Retry(_) => vec!["retry".to_owned(), number],
+                    Order::Delete(_, Some(only)) => vec!["delete".to_owned(), number, only.to_string()],
+                    _ => vec!["delete".to_owned(), number],
+                };
+                (queue, arguments)
+            }
+            Order::Purge(queue) => return self.purge(queue).await,
+            Order::Pause(queue) => (&**queue, vec!["pause".to_owned()]),
+            Order::Resume(queue) => (&**queue, vec!["resume".to_owned()]),
+            Order::Schedule(schedule) => return self.schedule(schedule).await,
+            Order::Unschedule(name) => return self.unschedule(name).await,
+            Order::Manage(queue, time) => return self.manage(queue, *time).await,
+            Order::Limit(queue, limits) => (&**queue, limit_arguments(limits.as_ref())?),
+        };
+        check_name(queue)?;
+        self.list_queue(queue).await?;
+        let count = self.run::<i64>("change a job or a queue", scripts::order(), queue, arguments).await;
+        let count = count.map_err(|e| if is_duplicate(&e) { duplicate("retry a job") } else { e })?;
+        Ok(match u64::try_from(count) {
+            Err(_) => Ordered::Asked,
+            Ok(0) => Ordered::Nothing,
+            Ok(count) => Ordered::Changed(count),
+        })
+    }
+
+    async fn purge(&self, queue: &str) -> Result<Ordered, Error> {
+        check_name(queue)?;
+        let mut purged = 0;
+        loop {
+            let count: u64 = self.run("purge a queue", scripts::order(), queue, ("purge", PURGED_AT_ONCE)).await?;
+            purged += count;
+            if count == 0 {
+                return Ok(if purged == 0 { Ordered::Nothing } else { Ordered::Changed(purged) });
+            }
+        }
+    }
+}
+
+fn limit_arguments(limits: Option<&Limits>) -> Result<Vec<String>, Error> {
+    let mut arguments = vec!["limit".to_owned()];
+    let Some(limits) = limits else { return Ok(arguments) };
+    let json = serde_json::to_string(limits).map_err(|e| Error::new(ErrorKind::Encode, "write the limits of a queue").with_source(e))?;
+    let number = |number: Option<u32>| number.map(|number| number.to_string());
+    let flag = |flag: bool| flag.then(|| "1".to_owned());
+    let fields = [
+        ("json", Some(json)),
+        ("running", number(limits.running)),
+        ("starts", number(limits.starts.map(|rate| rate.starts))),
+        ("per", limits.starts.map(|rate| millis(rate.per).to_string())),
+        ("running_per_partition", number(limits.running_per_partition)),
+        ("starts_per_partition", number(limits.starts_per_partition.map(|rate| rate.starts))),
+        ("per_per_partition", limits.starts_per_partition.map(|rate| millis(rate.per).to_string())),
+        ("by_partition", flag(limits.is_by_partition())),
+        ("turns", flag(limits.turns)),
+    ];
+    for (name, value) in fields {
+        if let Some(value) = value {
+            arguments.extend([name.to_owned(), value]);
+        }
+    }
+    Ok(arguments)
+}
+
+/// What `settle.lua` wants of an ending.
+fn write_ending(ending: &Ending, account: &Account) -> Result<[String; 5], Error> {
+    let words = |what: &str, first: String, record: String| [what.to_owned(), first, record, String::new(), String::new()];
+    Ok(match ending {
+        Ending::Ack(result) => words("done", result.as_deref().unwrap_or("").to_owned(), String::new()),
+        Ending::DeadLetter(reason) => words("dead", reason.clone(), record(AttemptKind::SetAside, reason, None, None)?),
+        Ending::Cancelled { reason, stop, certificate } => {
+            let record = record(AttemptKind::Cancelled, reason, certificate.as_deref(), stop.as_ref())?;
+            words("cancelled", reason.clone(), record)
+        }
+        Ending::Extend(time) => words("extend", millis(*time).to_string(), String::new()),
+        Ending::GiveBack { kind, reason, after } => {
+            let counter = if *kind == AttemptKind::Interrupted { "interrupted" } else { "" };
+            let record = record(*kind, reason, None, None)?;
+            ["back".to_owned(), format!("scheduled:{}", millis(*after)), record, counter.to_owned(), String::new()]
+        }
+        Ending::Fail { kind, reason, certificate, retry_in, permanent } => {
+            let record = record(*kind, reason, certificate.as_deref(), None)?;
+            let counter = if *kind == AttemptKind::Crashed { "crashed" } else { "failed" };
+            match account.pause_after(*kind, *retry_in, *permanent) {
+                Some(pause) => ["back".to_owned(), format!("retrying:{}", millis(pause)), record, counter.to_owned(), reason.clone()],
+                None => ["dead".to_owned(), reason.clone(), record, counter.to_owned(), String::new()],
+            }
+        }
+    })
+}
+
+/// An entry of a job's history from the kind on; the script puts attempt and moment before it.
+fn record(kind: AttemptKind, reason: &str, certificate: Option<&Certificate>, stop: Option<&Receipt>) -> Result<String, Error> {
+    #[derive(serde::Serialize)]
+    struct Rest<'a> {
+        kind: AttemptKind,
+        reason: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        certificate: Option<&'a Certificate>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stop: Option<&'a Receipt>,
+    }
+    let text = serde_json::to_string(&Rest { kind, reason, certificate, stop })
+        .map_err(|e| Error::new(ErrorKind::Encode, "write a history").with_source(e))?;
+    Ok(text.trim_start_matches('{').to_owned())
+}
