@@ -36,7 +36,7 @@ impl Fault {
     }
 
     /// The request was not what this failed at.
-    pub(super) fn as_unsent(self) -> Self {
+    pub(super) fn into_unsent(self) -> Self {
         Self { sent: false, ..self }
     }
 

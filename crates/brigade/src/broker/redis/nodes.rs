@@ -266,7 +266,7 @@ async fn ask_for_slots(reach: Arc<Reach>, known: Vec<Address>) -> Result<Arc<Mut
                 return Err(Fault::hinted(ErrorKind::BadOption, "the server is no node of a cluster; write redis://", error.source));
             }
             // It was not asked to change anything.
-            Ok(Err(error)) => fault = error.as_unsent(),
+            Ok(Err(error)) => fault = error.into_unsent(),
             Err(_) => {}
         }
     }
