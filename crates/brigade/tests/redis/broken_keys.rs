@@ -102,9 +102,7 @@ async fn e35_a_key_of_another_type_is_named_and_once_it_is_gone_all_goes_on() {
 #[tokio::test]
 async fn e35_a_job_that_somebody_removed_keeps_no_other_from_being_handed_out() {
     let limits = [None, Some(Limits::new().running_per_partition(1)), Some(Limits::new().turns())];
-    for (state, limits) in
-        ["ready", "scheduled", "leased", "held", "done"].into_iter().flat_map(|state| limits.clone().map(|of| (state, of)))
-    {
+    for (state, limits) in ["ready", "scheduled", "leased", "held", "done"].into_iter().flat_map(|state| limits.map(|of| (state, of))) {
         let (server, broker) = start(&[]).await;
         let queue = broker.queue("q");
         if let Some(limits) = limits {
