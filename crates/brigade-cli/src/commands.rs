@@ -8,6 +8,7 @@ mod demo;
 mod job;
 mod jobs;
 mod limit;
+mod manager;
 mod push;
 mod queues;
 mod take;
@@ -36,6 +37,7 @@ pub(crate) enum Command {
     Resume(queues::Resume),
     Limit(limit::Limit),
     Cron(cron::Cron),
+    Manager(manager::Manager),
     Purge(queues::Purge),
     Check(why::Check),
     #[command(hide = true)]
@@ -61,6 +63,7 @@ impl Command {
             Self::Resume(resume) => resume.run(globals).await,
             Self::Limit(limit) => limit.run(globals).await,
             Self::Cron(cron) => cron.run(globals).await,
+            Self::Manager(manager) => manager.run(globals).await,
             Self::Purge(purge) => purge.run(globals).await,
             Self::Check(check) => check.run(globals).await,
             Self::WorkGuard(guard) => guard.run(),

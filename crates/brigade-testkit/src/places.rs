@@ -60,8 +60,11 @@ impl Replicated {
             all.extend(options);
             servers.push(start_at(free_port(), &all)?);
         }
-        let online = || servers[0].ask("INFO replication").is_ok_and(|info| info.matches("state=online").count() == replicas);
-        wait("the replicas are online", online)?;
+        // A replica that is called online acknowledges nothing for up to a second: so write something until it has said its word.
+        let acknowledge = |info: String| info.matches("state=online").count() == replicas && !info.contains(",offset=0,");
+        let have_acknowledged = || servers[0].ask("SET probe 1").is_ok() && servers[0].ask("INFO replication").is_ok_and(acknowledge);
+        wait("the replicas acknowledge", have_acknowledged)?;
+        servers[0].ask("DEL probe")?;
         Ok(Self { port, servers })
     }
 }

@@ -12,7 +12,7 @@ mod cgroup;
 mod console;
 mod exit;
 mod output;
-#[cfg(feature = "broker")]
+#[cfg(feature = "sqlite")]
 mod owner;
 mod spawn;
 mod tree;
@@ -23,7 +23,7 @@ pub(crate) use console::flush as flush_console;
 pub(crate) use exit::{Death, Process, check_children_are_kept};
 pub(crate) use output::Pipe;
 pub use output::{Captured, Output};
-#[cfg(feature = "broker")]
+#[cfg(feature = "sqlite")]
 pub(crate) use owner::{Heirs, own_name, runs};
 pub(crate) use spawn::{Command, Spawned, spawn};
 pub(crate) use tree::{cookie, sweep};

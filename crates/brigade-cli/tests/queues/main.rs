@@ -7,5 +7,6 @@ mod cron;
 mod desk;
 mod kill;
 mod look;
+mod manager;
 mod push;
 mod work;

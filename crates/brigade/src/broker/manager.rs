@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::admission::check_name;
 use super::api::confused;
@@ -50,29 +50,36 @@ impl Manager {
     /// `Unsupported` on a broker that has no such clients, `BadOption` for a bad name. Others of the broker are waited out and logged.
     pub async fn run_until<S>(self, stop: impl Future<Output = S>) -> Result<u64, Error> {
         check_name("queue", &self.queue)?;
-        let backend = self.broker.backend();
         let mut stop = std::pin::pin!(stop);
         let mut handed = 0;
         loop {
-            let changed = backend.changed();
-            let pause = match backend.order(Order::Manage(self.queue.clone(), self.collect_within)).await {
-                Ok(Ordered::Managed { handed: count, next }) => {
-                    handed += count;
-                    next.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)
-                }
-                Ok(_) => return Err(confused()),
-                Err(error) if error.is_retryable() => {
-                    tracing::warn!(%error, queue = %self.queue, "could not manage a queue; trying again");
-                    sleep(PAUSE).await;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
             tokio::select! {
+                // Each hand-out is one step of the broker: nothing is lost if it is not waited for.
                 _ = &mut stop => return Ok(handed),
-                _ = changed => {}
-                () = sleep(pause) => {}
+                count = self.hand_out() => handed += count?,
             }
+        }
+    }
+
+    /// Hands out what there is, and waits until there may be more.
+    async fn hand_out(&self) -> Result<u64, Error> {
+        let backend = self.broker.backend();
+        let changed = backend.changed();
+        match backend.order(Order::Manage(self.queue.clone(), self.collect_within)).await {
+            Ok(Ordered::Managed { handed, next }) => {
+                // Whatever was handed out is told before anything is waited for.
+                if handed == 0 {
+                    timeout(next.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN), changed).await.ok();
+                }
+                Ok(handed)
+            }
+            Ok(_) => Err(confused()),
+            Err(error) if error.is_retryable() => {
+                tracing::warn!(%error, queue = %self.queue, "could not manage a queue; trying again");
+                sleep(PAUSE).await;
+                Ok(0)
+            }
+            Err(error) => Err(error),
         }
     }
 }

@@ -467,7 +467,12 @@ end
 local function queue_closed() return closed(key('leased'), key('starts'), limits[1], limits[2], limits[3]) end
 
 local function partition_closed(partition)
-  return closed(key('leased:' .. partition), key('starts:' .. partition), limits[4], limits[5], limits[6])
+  local leased = key('leased:' .. partition)
+  if limits[4] then
+    -- What is there still although its lease is over has been removed by somebody.
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', leased, '-inf', '(' .. text(steady), 'LIMIT', 0, BATCH)) do is_gone(id, partition) end
+  end
+  return closed(leased, key('starts:' .. partition), limits[4], limits[5], limits[6])
 end
 
 local function remember_start(partition)

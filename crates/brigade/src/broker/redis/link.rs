@@ -159,10 +159,9 @@ impl Link {
 
     /// Commands that change nothing that could not be done twice, each with its key first. Those of one server go to it together.
     pub(super) async fn ask_all<T: FromRedisValue>(&self, what: &str, pipeline: &Pipeline) -> Result<T, Error> {
-        let is_cluster = matches!(self.nodes.reach().place.how, How::Cluster(_));
         let mut slots: BTreeMap<u16, (Vec<usize>, Pipeline)> = BTreeMap::new();
         for (place, command) in pipeline.cmd_iter().enumerate() {
-            let slot = if is_cluster { slot_of(key_of(command)) } else { 0 };
+            let slot = if self.is_cluster() { slot_of(key_of(command)) } else { 0 };
             let (places, part) = slots.entry(slot).or_default();
             places.push(place);
             part.add_command(command.clone());
@@ -175,6 +174,15 @@ impl Link {
             }
         }
         convert(what, Value::Array(answers), false)
+    }
+
+    /// Whether one script may use both queues.
+    pub(super) fn are_together(&self, one: &str, other: &str) -> bool {
+        one == other || !self.is_cluster() || slot_of(key(one, "").as_bytes()) == slot_of(key(other, "").as_bytes())
+    }
+
+    fn is_cluster(&self) -> bool {
+        matches!(self.nodes.reach().place.how, How::Cluster(_))
     }
 
     async fn ask_together(&self, what: &str, key: &[u8], pipeline: &Pipeline) -> Result<Vec<Value>, Error> {

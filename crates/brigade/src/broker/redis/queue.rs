@@ -28,6 +28,15 @@ impl Link {
     /// One script for all, so all are stored or none.
     pub(super) async fn push(&self, jobs: &[Job]) -> Result<Vec<Pushed>, Error> {
         let Some(first) = jobs.first() else { return Ok(Vec::new()) };
+        // A script that meets a key of another node ends in the middle.
+        if let Some(other) = jobs.iter().find(|job| !self.are_together(&first.queue, &job.queue)) {
+            let text = format!(
+                "push to queues {:?} and {:?} at once: in this cluster they are in different slots; push to each for itself, and let the jobs \
+                 of a flow share one queue",
+                first.queue, other.queue
+            );
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
         let mut arguments: Vec<Vec<u8>> = Vec::new();
         for job in jobs {
             check_name(&job.queue)?;

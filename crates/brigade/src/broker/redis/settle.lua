@@ -34,6 +34,8 @@ local function apply(id, what, first, record, counter, reason)
     local until_ = steady + tonumber(first)
     redis.call('HSET', job(id), 'lease_until', text(until_))
     redis.call('ZADD', key('leased'), until_, id)
+    local partition = limits[7] and get(id, 'partition')
+    if partition then redis.call('ZADD', key('leased:' .. partition), until_, id) end
     return get(id, 'cancel') or 1
   end
   if what == 'done' then
