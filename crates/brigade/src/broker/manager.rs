@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::admission::check_name;
 use super::api::confused;
@@ -43,43 +43,38 @@ impl Manager {
         self
     }
 
-    /// Hands out jobs until `stop` resolves. Returns how many.
+    /// Hands out jobs until `stop` resolves, what there is at once in any case. Returns how many.
     ///
     /// # Errors
     ///
     /// `Unsupported` on a broker that has no such clients, `BadOption` for a bad name. Others of the broker are waited out and logged.
     pub async fn run_until<S>(self, stop: impl Future<Output = S>) -> Result<u64, Error> {
         check_name("queue", &self.queue)?;
+        let backend = self.broker.backend();
         let mut stop = std::pin::pin!(stop);
         let mut handed = 0;
         loop {
-            tokio::select! {
-                // Each hand-out is one step of the broker: nothing is lost if it is not waited for.
-                _ = &mut stop => return Ok(handed),
-                count = self.hand_out() => handed += count?,
-            }
-        }
-    }
-
-    /// Hands out what there is, and waits until there may be more.
-    async fn hand_out(&self) -> Result<u64, Error> {
-        let backend = self.broker.backend();
-        let changed = backend.changed();
-        match backend.order(Order::Manage(self.queue.clone(), self.collect_within)).await {
-            Ok(Ordered::Managed { handed, next }) => {
-                // Whatever was handed out is told before anything is waited for.
-                if handed == 0 {
-                    timeout(next.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN), changed).await.ok();
+            let changed = backend.changed();
+            let pause = match backend.order(Order::Manage(self.queue.clone(), self.collect_within)).await {
+                Ok(Ordered::Managed { handed: count, next }) => {
+                    handed += count;
+                    next.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)
                 }
-                Ok(handed)
+                Ok(_) => return Err(confused()),
+                Err(error) if error.is_retryable() => {
+                    tracing::warn!(%error, queue = %self.queue, "could not manage a queue; trying again");
+                    tokio::select! {
+                        _ = &mut stop => return Ok(handed),
+                        () = sleep(PAUSE) => continue,
+                    }
+                }
+                Err(error) => return Err(error),
+            };
+            tokio::select! {
+                _ = &mut stop => return Ok(handed),
+                _ = changed => {}
+                () = sleep(pause) => {}
             }
-            Ok(_) => Err(confused()),
-            Err(error) if error.is_retryable() => {
-                tracing::warn!(%error, queue = %self.queue, "could not manage a queue; trying again");
-                sleep(PAUSE).await;
-                Ok(0)
-            }
-            Err(error) => Err(error),
         }
     }
 }

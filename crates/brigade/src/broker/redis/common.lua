@@ -52,7 +52,7 @@ local function leave(id)
   local state, partition = fields[1], fields[3]
   if not state then return end
   redis.call('ZREM', key(state), id)
-  if fields[2] and redis.call('HGET', key('running'), fields[2]) == id then redis.call('HDEL', key('running'), fields[2]) end
+  if fields[2] and redis.call('HGET', key('out'), fields[2]) == id then redis.call('HDEL', key('out'), fields[2]) end
   if limits[7] and partition then
     if state == 'leased' then redis.call('ZREM', key('leased:' .. partition), id) end
     if state == 'ready' and redis.call('ZREM', key('ready:' .. partition), id) == 1
@@ -72,7 +72,7 @@ local function is_gone(id, partition)
   if redis.call('HEXISTS', job(id), 'token') == 1 then return false end
   local states = {'ready', 'scheduled', 'held', 'leased', 'retrying', 'done', 'dead', 'cancelled'}
   for _, state in ipairs(states) do redis.call('ZREM', key(state), id) end
-  redis.call('ZREM', key('jobs'), id)
+  for _, set in ipairs({'jobs', 'late'}) do redis.call('ZREM', key(set), id) end
   redis.call('SREM', key('stops'), id)
   redis.call('DEL', job(id), key('history:' .. id), key('gathered:' .. id), key('members:' .. id))
   if partition then
@@ -96,23 +96,27 @@ end
 
 local release_key
 
--- Of a key's unsettled jobs at most one is ready or leased, the earliest, except while a later one is leased already: a dead letter that is
--- retried is earlier than what ran meanwhile. 'running' has it.
+-- Of a key's unsettled jobs at most one is ready or leased: 'out' has it. It is the earliest, except while a later one is leased already: a dead
+-- letter that is retried is earlier than what ran meanwhile.
+local function hold_later(id, name)
+  local out = redis.call('HGET', key('out'), name)
+  if out and out > id and get(out, 'state') == 'ready' then
+    leave(out)
+    enter(out, 'held', 0)
+  end
+end
+
 local function may_go(id, name)
-  local runs = redis.call('HGET', key('running'), name)
-  local is_lost = runs and is_gone(runs)
-  if runs and not is_lost then return false end
-  if is_lost then redis.call('HDEL', key('running'), name) end
+  hold_later(id, name)
+  local out = redis.call('HGET', key('out'), name)
+  local is_lost = out and is_gone(out)
+  if out and not is_lost then return false end
+  if is_lost then redis.call('HDEL', key('out'), name) end
   local first, was_gone = first_of_key(name)
   if first ~= id then
     -- What was gone will release nobody.
     if is_lost or was_gone then release_key(name) end
     return false
-  end
-  local second = redis.call('ZRANGE', key('key:' .. name), 1, 1)[1]
-  if second and get(second, 'state') == 'ready' then
-    leave(second)
-    enter(second, 'held', 0)
   end
   return true
 end
@@ -126,6 +130,7 @@ local function make_ready(id)
   end
   local score = -(tonumber(fields[1]) or 0)
   enter(id, 'ready', score)
+  if fields[3] then redis.call('HSET', key('out'), fields[3], id) end
   if limits[7] then
     local partition = fields[2]
     if not partition then
@@ -139,6 +144,8 @@ local function make_ready(id)
 end
 
 local function make_due(id, state, due)
+  local name = get(id, 'key')
+  if name then hold_later(id, name) end
   redis.call('HDEL', job(id), 'lease_until', 'holder')
   redis.call('HSET', job(id), 'due', text(due))
   enter(id, state, due)
@@ -274,6 +281,7 @@ local function go_on(id)
     redis.call('HSET', job(id), 'payload', whole)
   end
   redis.call('ZREM', key('held'), id)
+  begin_time(id)
   local due = tonumber(fields[4]) or (fields[3] and now + tonumber(fields[3])) or 0
   if due > now then make_due(id, 'scheduled', due) else make_ready(id) end
 end
@@ -362,13 +370,11 @@ local function store(fields, due, waits)
   redis.call('ZADD', key('jobs'), 0, id)
   local name = get(id, 'key')
   if name then redis.call('ZADD', key('key:' .. name), 0, id) end
-  begin_time(id)
   if waits then
     enter(id, 'held', 0)
-  elseif due > now then
-    make_due(id, 'scheduled', due)
   else
-    make_ready(id)
+    begin_time(id)
+    if due > now then make_due(id, 'scheduled', due) else make_ready(id) end
   end
   return id
 end
@@ -427,7 +433,7 @@ local function tick()
     if fields[1] == 'leased' then
       -- Its attempt has begun; what comes of it is seen then.
       redis.call('ZREM', key('late'), id)
-    else
+    elseif not is_gone(id) then
       dead(id, attempts == 0 and 'no attempt began within the time that it had'
         or 'the time for its attempts is over; it has had ' .. attempts)
     end

@@ -51,7 +51,7 @@ local function hand_out(id, partition)
     remove_job(id, fate_done())
   else
     leave(id)
-    if fields[7] then redis.call('HSET', key('running'), fields[7], id) end
+    if fields[7] then redis.call('HSET', key('out'), fields[7], id) end
     redis.call('HINCRBY', job(id), 'attempts', 1)
     redis.call('HDEL', job(id), 'cancel')
     redis.call('HSET', job(id), 'token', token, 'lease_until', text(steady + time), 'holder', holder)
