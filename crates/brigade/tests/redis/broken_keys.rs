@@ -155,7 +155,7 @@ fn hold_up(server: &Redis) -> tokio::task::JoinHandle<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e35_a_server_held_up_by_a_script_is_named_and_all_goes_on_when_that_is_killed() {
-    let server = Redis::start(&["--busy-reply-threshold", "20"]).unwrap();
+    let server = Redis::start(&["--lua-time-limit", "20"]).unwrap();
     // Another database than the first is chosen anew on each connection.
     let broker = Broker::connect(&format!("{}?db=3", server.url())).await.unwrap();
     let queue = broker.queue("q");
@@ -184,7 +184,7 @@ async fn e35_a_server_held_up_by_a_script_is_named_and_all_goes_on_when_that_is_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e35_who_connects_again_while_a_script_holds_the_server_up_is_served_afterwards() {
-    let server = Redis::start(&["--busy-reply-threshold", "20"]).unwrap();
+    let server = Redis::start(&["--lua-time-limit", "20"]).unwrap();
     let broker = Broker::connect(&format!("{}?db=3", server.url())).await.unwrap();
     broker.queue("q").push(&1).await.unwrap();
     server.ask("CLIENT KILL TYPE normal").unwrap();

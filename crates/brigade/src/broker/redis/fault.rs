@@ -23,7 +23,7 @@ impl Fault {
     }
 
     pub(super) fn sent(source: impl Into<RedisError>) -> Self {
-        Self { source: source.into(), hint: None, sent: true }
+        Self { source: as_its_command_said(source.into()), hint: None, sent: true }
     }
 
     /// No connection came about, for a reason that is known.
@@ -63,6 +63,21 @@ impl Fault {
         let error = Error::new(kind, format!("{what}: {hint}")).with_source(self.source.clone());
         let unknown = matches!(self.source.kind(), Kind::Io | Kind::Parse);
         if writes && self.sent && unknown { error.uncertain() } else { error }
+    }
+}
+
+/// Redis 6.2 says what a command within a script met in the text of an error of its own.
+fn as_its_command_said(error: RedisError) -> RedisError {
+    let text = match (error.kind(), error.detail()) {
+        (Kind::Server(ServerErrorKind::ResponseError), Some(text)) if text.contains("Error running script") => text.to_owned(),
+        _ => return error,
+    };
+    if text.contains("-READONLY ") {
+        return RedisError::from((Kind::Server(ServerErrorKind::ReadOnly), "within a script", text));
+    }
+    match ["OOM", "WRONGTYPE", "MISCONF", "NOREPLICAS"].into_iter().find(|code| text.contains(&format!("{code} "))) {
+        Some(code) => redis::make_extension_error(code.to_owned(), Some(text)),
+        None => error,
     }
 }
 
