@@ -71,11 +71,13 @@ impl Clock {
 
 impl Broker {
     /// Connects to the broker of a URL: `sqlite:jobs.db` (a file, made if it is not there), `sqlite:jobs.db?synchronous=normal`,
-    /// `sqlite::memory:` (for tests).
+    /// `sqlite::memory:` (for tests); with cargo feature `redis` `redis://host/`, `redis+unix:///path`, `redis+sentinel://host/name`,
+    /// `redis+cluster://host,host`. `docs/brokers.md` has all options.
     ///
     /// # Errors
     ///
-    /// `BadOption` for a URL that is none, `Unsupported` for a file of another program or of a later version, `Os`.
+    /// `BadOption` for a URL that is none, `Unsupported` for a file of another program or of a later version, or a server that is too old,
+    /// `Refused` for a wrong password, `Unreachable`, `Os`.
     pub async fn connect(url: &str) -> Result<Self, Error> {
         let clock = Clock::default();
         let backend: Arc<dyn Backend> = match url.split_once(':') {
