@@ -87,6 +87,15 @@ impl Desk {
         text.trim().to_owned()
     }
 
+    /// Whether a process has this desk in its environment.
+    pub(crate) fn is_in_use(&self) -> bool {
+        let variable = format!("DESK={}", self.directory.path().display());
+        fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+            let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|of| of == variable.as_bytes())
+        })
+    }
+
     /// Waits until the leader of a process group has written its number here.
     pub(crate) fn wait_for_group(&self, name: &str) -> Pid {
         Pid::from_raw(self.wait_for_file(name).parse().unwrap()).unwrap()

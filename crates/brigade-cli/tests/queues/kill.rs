@@ -22,6 +22,20 @@ fn programs_end_with_a_worker_that_is_killed() {
 }
 
 #[test]
+fn programs_that_have_just_started_end_with_a_worker_that_is_killed() {
+    for _ in 0..brigade_testkit::count(5, 100) {
+        let desk = Desk::new();
+        desk.run_with(&["push", "q", "-"], b"1\n2\n3\n4\n5\n6\n7\n8\n");
+        let worker = desk.start(&["work", "q", "-j", "8", "--", "sh", "-c", r#"echo $$ > "$DESK/$BRIGADE_ATTEMPT"; exec sleep 1000"#]);
+        // The others start at this moment.
+        desk.wait_for_group("1");
+        worker.signal(Signal::KILL);
+        worker.end();
+        wait_until("the end of all programs", || !desk.is_in_use());
+    }
+}
+
+#[test]
 fn nothing_is_lost_when_a_worker_is_killed_in_the_middle() {
     let jobs = u32::try_from(brigade_testkit::count(2_000, 100_000)).unwrap();
     let desk = Desk::new();

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use brigade::Exit;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
@@ -16,11 +17,16 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
 /// Marks a process and all its descendants as somebody's: a path of marks, each of which begins with the number of the process that made it.
 /// If this one is killed, its jobs are given to others only when no process with its mark runs any more.
-const TREE_VARIABLE: &str = "BRIGADE_TREE";
+pub(super) const TREE_VARIABLE: &str = "BRIGADE_TREE";
 
-fn mark() -> String {
-    let own = format!("{}-work", std::process::id());
-    std::env::var(TREE_VARIABLE).map_or(own.clone(), |outer| format!("{outer}/{own}"))
+/// The mark of one program; the last of its path.
+pub(super) fn new_mark() -> String {
+    static STARTS: AtomicU64 = AtomicU64::new(0);
+    format!("{}-work-{}", std::process::id(), STARTS.fetch_add(1, Ordering::Relaxed))
+}
+
+fn path_to(mark: &str) -> String {
+    std::env::var(TREE_VARIABLE).map_or(mark.to_owned(), |outer| format!("{outer}/{mark}"))
 }
 
 pub(super) struct Program {
@@ -64,9 +70,10 @@ impl Program {
         program: &std::ffi::OsStr,
         arguments: &[OsString],
         environment: impl IntoIterator<Item = (&'a str, String)>,
+        mark: &str,
     ) -> Result<(Self, Pipes), Refusal> {
         let mut command = Command::new(program);
-        command.args(arguments).envs(environment).env(TREE_VARIABLE, mark()).process_group(0);
+        command.args(arguments).envs(environment).env(TREE_VARIABLE, path_to(mark)).process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(Refusal::of)?;
         let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));

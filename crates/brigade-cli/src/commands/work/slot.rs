@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Worker;
 use super::output::{Head, Tail, feed};
-use super::program::{Pipes, Program, Refusal};
+use super::program::{Pipes, Program, Refusal, new_mark};
 use crate::times::rfc3339;
 
 /// What became of an attempt.
@@ -140,7 +140,11 @@ impl Worker {
         ];
         environment.extend(lease.tick().map(|tick| ("BRIGADE_TICK", rfc3339(tick.at))));
         let name = self.command.program().display();
-        match Program::start(self.command.program(), &arguments, environment) {
+        let mark = new_mark();
+        self.guard.expect(&mark).await;
+        let started = Program::start(self.command.program(), &arguments, environment, &mark);
+        self.guard.add(&mark, started.as_ref().ok().map(|(program, _)| program.group())).await;
+        match started {
             Ok((program, pipes)) => self.watch(held, program, pipes).await,
             Err(Refusal::Job(error)) => Ending::Dead(format!("cannot start {name}: {error}")),
             Err(Refusal::Later(error)) => Ending::Passed(format!("cannot start {name} now: {error}")),
@@ -156,7 +160,6 @@ impl Worker {
     /// From the start of a program until nothing of it is left.
     async fn watch(&self, held: &Held, program: Program, pipes: Pipes) -> Ending {
         let began = Instant::now();
-        self.guard.add(program.group()).await;
         let (mut out, mut err, ended) = (Head::default(), Tail::default(), CancellationToken::new());
         let (stop, receipt) = {
             let end = async {
