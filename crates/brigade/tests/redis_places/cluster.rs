@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use brigade::{Broker, ErrorKind, JobState, Pushed, Queue};
+use brigade::{Broker, ErrorKind, JobState, Pushed, Queue, Schedule};
 use brigade_testkit::places::Cluster;
 use rustix::process::Signal;
 use tokio::time::sleep;
@@ -62,9 +62,25 @@ fn queues_on_all_nodes() {
         let (kind, text) = refused(&format!("redis://127.0.0.1:{}", cluster.ports[0])).await;
         assert!(kind == ErrorKind::BadOption && text.contains("redis+cluster://"), "{text}");
 
+        ticks_are_fired_for_every_node(&broker).await;
         whoever_waits_is_woken(&broker).await;
         a_slot_moves(&cluster, &broker).await;
     });
+}
+
+/// Whoever asks for the jobs of one queue fires what is due for all.
+async fn ticks_are_fired_for_every_node(broker: &Broker) {
+    let hour = Duration::from_secs(3600);
+    for name in QUEUES {
+        broker.schedule(Schedule::every(name, hour, broker.queue(name).job(&5).unwrap()).unwrap()).await.unwrap();
+    }
+    assert_eq!(broker.schedules().await.unwrap().len(), QUEUES.len());
+    broker.clock().advance(hour + LONG);
+    assert!(broker.queue("another").take(NOW).await.unwrap().is_none());
+    for name in QUEUES {
+        assert_eq!(drain(&broker.queue(name)).await, [5], "{name}");
+        assert!(broker.unschedule(name).await.unwrap());
+    }
 }
 
 /// On every node: long before the next look in any case.
