@@ -35,10 +35,19 @@ async fn main() -> ExitCode {
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("brigade: {}", escape::escape(&format!("{error:#}")));
+            eprintln!("brigade: {}", escape::escape(&with_causes(&error)));
             exit::of(&error)
         }
     }
+}
+
+/// An error and its causes, none of them twice: some tell their cause's text as well.
+fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text {
+        _ if text.contains(&cause) => text,
+        _ if text.is_empty() => cause,
+        _ => format!("{text}: {cause}"),
+    })
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

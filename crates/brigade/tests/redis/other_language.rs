@@ -89,12 +89,10 @@ async fn a_node_program_and_brigade_push_and_take_at_the_same_time() {
     let queue = broker.queue("q");
     let stop = CancellationToken::new();
     let managing = tokio::spawn(broker.manager("q").run_until(stop.clone().cancelled_owned()));
-    let programs = [
-        Node::start(&server, &["push", "q", "node", &each.to_string()]),
-        // They stop when nothing came for a while.
-        Node::start(&server, &["take", "q", "worker-1", "all"]),
-        Node::start(&server, &["take", "q", "worker-2", "all"]),
-    ];
+    // They stop when nothing came for a while.
+    let takers = ["worker-1", "worker-2"].map(|id| Node::start(&server, &["take", "q", id, "all"]));
+    until("both have asked", async || server.ask("LLEN brigade:{q}:free").unwrap() == ":2\r\n").await;
+    let pushing = Node::start(&server, &["push", "q", "node", &each.to_string()]);
     let taking = tokio::spawn({
         let (queue, stop) = (queue.clone(), stop.clone());
         async move {
@@ -113,7 +111,7 @@ async fn a_node_program_and_brigade_push_and_take_at_the_same_time() {
         queue.push(&payload("brigade", n)).await.unwrap();
         tokio::time::sleep(millis(1)).await;
     }
-    let [pushing, one, two] = programs;
+    let [one, two] = takers;
     pushing.lines().await;
     until("all are taken", async || unsettled(&broker, &["q"]).await == 0).await;
     let (one, two) = (one.lines().await, two.lines().await);
