@@ -21,6 +21,8 @@ mod called;
 mod cancels;
 mod lease;
 mod manager;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
 mod receipt;
 #[cfg(feature = "redis")]
 mod redis;

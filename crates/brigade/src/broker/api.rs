@@ -84,6 +84,8 @@ impl Broker {
                 "redis" | "rediss" | "redis+unix" | "unix" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "rediss+cluster",
                 _,
             )) => super::redis::connect(url, clock.clone()).await?,
+            #[cfg(feature = "rabbitmq")]
+            Some(("amqp" | "amqps", _)) => super::rabbitmq::connect(url).await?,
             #[cfg(feature = "sqlite")]
             Some(("sqlite", rest)) => super::sqlite::connect(rest, clock.clone()).await?,
             Some((scheme, _)) => {
@@ -448,10 +450,14 @@ impl Queue {
 }
 
 /// What this build has.
-const SCHEMES: &str = match (cfg!(feature = "sqlite"), cfg!(feature = "redis")) {
-    (true, true) => "sqlite, redis",
-    (true, false) => "sqlite (redis is a cargo feature that is off)",
-    (false, _) => "redis (sqlite is a cargo feature that is off)",
+const SCHEMES: &str = match (cfg!(feature = "sqlite"), cfg!(feature = "redis"), cfg!(feature = "rabbitmq")) {
+    (true, true, true) => "sqlite, redis, amqp",
+    (true, true, false) => "sqlite, redis (rabbitmq is a cargo feature that is off)",
+    (true, false, true) => "sqlite, amqp (redis is a cargo feature that is off)",
+    (true, false, false) => "sqlite (redis and rabbitmq are cargo features that are off)",
+    (false, true, true) => "redis, amqp (sqlite is a cargo feature that is off)",
+    (false, true, false) => "redis (sqlite and rabbitmq are cargo features that are off)",
+    (false, false, _) => "amqp (sqlite and redis are cargo features that are off)",
 };
 
 pub(super) fn confused() -> Error {
