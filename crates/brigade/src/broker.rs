@@ -16,8 +16,10 @@
 #[cfg(feature = "redis")]
 mod account;
 mod admission;
+mod answer;
 mod api;
 mod called;
+mod calling;
 mod cancels;
 mod lease;
 mod manager;
@@ -31,22 +33,27 @@ mod schedules;
 mod sqlite;
 mod to_job;
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::certificate::{Certificate, Receipt};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
 use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState};
 use crate::limits::Limits;
+use crate::progress::Progress;
 use crate::schedule::{Schedule, Scheduled};
 use crate::why::Explanation;
 
+pub(crate) use answer::Answer;
 pub use api::{Broker, Clock, Queue};
 pub(crate) use called::RESULT_KEPT;
+pub(crate) use calling::{Answering, Caller, DirectCall};
+pub use calling::{CallProgress, Calling};
 pub(crate) use cancels::Cancels;
 pub use lease::{Lease, TakenJob};
 pub use manager::Manager;
@@ -81,6 +88,11 @@ pub struct Capabilities {
     pub flows: bool,
     /// Results may be waited for from anywhere.
     pub results: bool,
+    /// Calls are answered by the broker itself, with what is known of their end, and with progress. Elsewhere a call is a job whose result is
+    /// kept and waited for.
+    pub answers: bool,
+    /// A job that was passed goes to another worker at once, and comes back to the one that passed it only when no other takes it.
+    pub passes: bool,
     /// Largest payload in bytes.
     pub payload_bytes_max: usize,
 }
@@ -101,6 +113,14 @@ pub(crate) trait Backend: Send + Sync {
     fn look(&self, query: Query) -> Reply<'_, View>;
 
     fn order(&self, order: Order) -> Reply<'_, Ordered>;
+
+    /// Makes a call; only asked for where [`Capabilities::answers`] says so. It begins now, and dropping the future cancels it.
+    fn call(self: Arc<Self>, _call: DirectCall) -> Answering {
+        Box::pin(ready(Err(Error::new(ErrorKind::Unsupported, "make a call: this broker brings no answers").into())))
+    }
+
+    /// Tells the caller of a call how far it is. Never waits; what cannot be told at once is dropped.
+    fn tell(&self, _id: &JobId, _token: i64, _progress: Progress) {}
 
     /// Waits until something may have changed since this was called, polled by then or not. Spurious returns are allowed, at a pace that
     /// costs nothing.
@@ -156,6 +176,8 @@ pub(crate) struct Leased {
     /// From 1; passes and interruptions do not count.
     pub(crate) attempt: u32,
     pub(crate) crashed: u32,
+    /// Somebody waits for the answer, which this broker brings.
+    pub(crate) is_call: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -163,6 +185,8 @@ pub(crate) struct Settlement {
     pub(crate) id: JobId,
     pub(crate) token: i64,
     pub(crate) ending: Ending,
+    /// What the caller of a call is told if this ends it without a value.
+    pub(crate) answer: Option<Box<Answer>>,
 }
 
 /// What a holder says of its lease.

@@ -69,6 +69,8 @@ impl Backend for Redis {
             manager: true,
             schedules: true,
             results: true,
+            answers: false,
+            passes: false,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
         }
     }

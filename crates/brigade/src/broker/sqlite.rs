@@ -146,6 +146,8 @@ impl Backend for Sqlite {
             manager: false,
             flows: true,
             results: true,
+            answers: false,
+            passes: false,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
         }
     }
