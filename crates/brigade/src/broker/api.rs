@@ -82,7 +82,7 @@ impl Broker {
                 _,
             )) => super::redis::connect(url, clock.clone()).await?,
             #[cfg(feature = "rabbitmq")]
-            Some(("amqp" | "amqps", _)) => super::rabbitmq::connect(url).await?,
+            Some(("amqp" | "amqps", _)) => super::rabbitmq::connect(url, clock.clone()).await?,
             #[cfg(feature = "sqlite")]
             Some(("sqlite", rest)) => super::sqlite::connect(rest, clock.clone()).await?,
             Some((scheme, _)) => {

@@ -1,51 +1,144 @@
 //! The broker in between: RabbitMQ, 3.10 or newer.
 //!
 //! From below: `url` (where it is, and how to use it), `reach` (opening a connection), `fault` (what errors mean), `link` (the supervisor: a
-//! connection that is made again), `publish` (confirmed messages).
+//! connection that is made again), `publish` (confirmed messages), `message` (a job as a message), `topology` (queues), `store` (both together),
+//! `acks` (a channel that deliveries come by), `tap` (what takes from one queue), `held` (leases), and on that `lease` and `settle`.
 //!
 //! Two connections: one publishes, the other takes and acks. The broker stops reading from a connection that publishes while it is short of
 //! memory or disk, and acks are what relieves it.
+//!
+//! What always holds:
+//!
+//! - A push counts when the broker has confirmed it; a settlement when what becomes of the job is confirmed, and the ack of its delivery heard.
+//! - A lease is a delivery of one channel and ends with it: no token outlives its connection.
+//! - Nothing is counted by the broker's own counters of deliveries: attempts are in headers of ours, and what is given back is a new message.
 
+mod acks;
+mod answer;
 mod fault;
+mod held;
+mod lease;
 mod link;
+mod message;
 mod publish;
 mod reach;
+mod settle;
+mod store;
+mod tap;
+mod topology;
 mod url;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use self::held::Hands;
 use self::link::Link;
 use self::publish::Publisher;
-use self::url::{Place, Queues};
+use self::tap::Tap;
+use self::topology::Topology;
+use self::url::Place;
+use super::api::Clock;
 use super::{Backend, Capabilities, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement, View};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 use crate::shutdown::Scope;
+use crate::sync::lock;
 
 /// What RabbitMQ 4 allows by itself (`max_message_size`).
 const PAYLOAD_BYTES_MAX: usize = 16 << 20;
+/// What is looked at may have changed in any case after this time.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
-pub(super) struct RabbitMq {
+pub(super) struct RabbitMq(Arc<RabbitMqCore>);
+
+/// What its tasks share.
+struct RabbitMqCore {
     place: Arc<Place>,
-    /// What publishes.
-    out: Link,
-    /// What takes and acks.
-    hands: Link,
-    publisher: Publisher,
     scope: Scope,
+    /// What takes and acks.
+    hands_link: Link,
+    publisher: Publisher,
+    topology: Topology,
+    taps: Mutex<HashMap<Box<str>, Arc<Tap>>>,
+    hands: Mutex<Hands>,
+    /// A tap has something, or cannot have it.
+    news: Notify,
+    /// Something is held.
+    holding: Notify,
+    /// A lease was lost.
+    lost: Notify,
+    tokens: AtomicI64,
+    numbers: AtomicU64,
+    clock: Clock,
 }
 
-pub(super) async fn connect(url: &str) -> Result<Arc<dyn Backend>, Error> {
+pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>, Error> {
     let scope = Scope::current().ok_or_else(|| Error::new(ErrorKind::Unsupported, "open a broker outside of an async runtime (tokio)"))?;
     let place = Arc::new(Place::parse(url)?);
-    let (out, hands) = tokio::try_join!(Link::connect(&place, "publish", &scope), Link::connect(&place, "take", &scope))?;
-    let publisher = Publisher::start(&place, &out, &scope);
-    Ok(Arc::new(RabbitMq { place, out, hands, publisher, scope }))
+    let out = Link::connect(&place, "publish", &scope).await?;
+    let hands_link = Link::connect(&place, "take", &scope).await?;
+    let core = Arc::new(RabbitMqCore {
+        publisher: Publisher::start(&place, &out, &scope),
+        topology: Topology::new(&place, &out),
+        place,
+        scope: scope.clone(),
+        hands_link,
+        taps: Mutex::default(),
+        hands: Mutex::default(),
+        news: Notify::new(),
+        holding: Notify::new(),
+        lost: Notify::new(),
+        tokens: AtomicI64::new(0),
+        numbers: AtomicU64::new(0),
+        clock,
+    });
+    scope.spawn_until_closed(Arc::clone(&core).watch_leases());
+    Ok(Arc::new(RabbitMq(core)))
 }
 
 impl Drop for RabbitMq {
     fn drop(&mut self) {
-        self.scope.close();
+        self.0.scope.close();
+    }
+}
+
+impl RabbitMqCore {
+    fn tap(self: &Arc<Self>, queue: &str) -> Arc<Tap> {
+        let mut taps = lock(&self.taps);
+        if let Some(tap) = taps.get(queue) {
+            return Arc::clone(tap);
+        }
+        let tap = Tap::new(queue);
+        taps.insert(queue.into(), Arc::clone(&tap));
+        self.scope.spawn_until_closed(Arc::clone(&tap).drive(Arc::clone(self)));
+        tap
+    }
+
+    fn next_token(&self) -> i64 {
+        self.tokens.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// As tests have moved the clock.
+    fn now_after(&self, moment: Instant) -> Instant {
+        moment + self.clock.ahead()
+    }
+
+    /// The leases of this channel are lost.
+    fn lose(&self, number: u64) {
+        let count = lock(&self.hands).lose(number);
+        if count > 0 {
+            tracing::warn!(count, "leases were lost with a channel; the broker gives their jobs to others");
+            self.lost.notify_waiters();
+        }
     }
 }
 
@@ -60,40 +153,65 @@ impl Backend for RabbitMq {
             listing: false,
             scheduling: true,
             schedules: false,
-            priorities: matches!(self.place.queues, Queues::Priorities(_)),
+            priorities: self.0.place.priority_max().is_some(),
             keys: false,
             unique: false,
             limits: false,
             manager: false,
             flows: false,
             results: false,
+            answers: false,
+            passes: false,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
         }
     }
 
-    fn push(&self, _: Vec<Job>) -> Reply<'_, Vec<Pushed>> {
-        Box::pin(async { unsupported("push") })
+    fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<Pushed>> {
+        Box::pin(async move { self.0.push(jobs).await })
     }
 
-    fn lease(&self, _: LeaseAsk) -> Reply<'_, Vec<Leased>> {
-        Box::pin(async { unsupported("lease") })
+    fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>> {
+        Box::pin(async move { self.0.lease(ask).await })
     }
 
-    fn settle(&self, _: Vec<Settlement>) -> Reply<'_, Vec<Settled>> {
-        Box::pin(async { unsupported("settle") })
+    fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Settled>> {
+        Box::pin(async move { self.0.settle(settlements).await })
     }
 
-    fn look(&self, _: Query) -> Reply<'_, View> {
-        Box::pin(async { unsupported("look") })
+    fn look(&self, query: Query) -> Reply<'_, View> {
+        Box::pin(async move {
+            match query {
+                Query::Cancels => Ok(View::Cancels(lock(&self.0.hands).lost())),
+                Query::Check => unsupported("check"),
+                Query::Job(_) | Query::Jobs { .. } | Query::Counts | Query::Why(_) => unsupported("look at jobs"),
+                Query::Schedules => unsupported("look at schedules"),
+            }
+        })
     }
 
-    fn order(&self, _: Order) -> Reply<'_, Ordered> {
-        Box::pin(async { unsupported("order") })
+    fn order(&self, order: Order) -> Reply<'_, Ordered> {
+        Box::pin(async move {
+            match order {
+                Order::Purge(_) => unsupported("purge"),
+                Order::Cancel(..) => unsupported("cancel a job"),
+                Order::Retry(_) => unsupported("retry a dead letter"),
+                Order::Delete(..) => unsupported("delete a job"),
+                Order::Pause(_) | Order::Resume(_) => unsupported("pause a queue"),
+                Order::Limit(..) => unsupported("limit a queue"),
+                Order::Manage(..) => unsupported("manage a queue"),
+                Order::Schedule(_) | Order::Unschedule(_) => unsupported("change a schedule"),
+            }
+        })
     }
 
     fn changed(&self) -> Reply<'_, ()> {
+        // From the call on, not from the first poll.
+        let lost = self.0.lost.notified();
         Box::pin(async {
-            tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+            tokio::select! {
+                () = lost => {}
+                () = sleep(LOOK_AGAIN) => {}
+            }
             Ok(())
         })
     }

@@ -94,6 +94,14 @@ impl Link {
         }
     }
 
+    /// Why there is no line, if there is none.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        match &*self.state.borrow() {
+            State::Up(_) => None,
+            State::Down(fault) => Some(fault.clone()),
+        }
+    }
+
     /// Has something run on each connection in turn, for ever: again after a pause when it failed, and anew when there is a new connection.
     /// Where consumers are resumed.
     pub(super) async fn on_each_line<F: Future<Output = Result<(), Fault>>>(&self, what: &str, run: impl Fn(Line) -> F) {

@@ -14,11 +14,13 @@ use crate::error::{Error, ErrorKind};
 
 /// How long an answer may take, with all that it needs: a connection that is made again, a broker that takes nothing for a while.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Far less than what queues of delays live longer than their longest delay.
+const ANSWER_TIMEOUT_MAX: Duration = Duration::from_secs(600);
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// What RabbitMQ has by itself.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 const PORT: u16 = 5672;
-const NAMESPACE_BYTES_MAX: usize = 50;
+const NAMESPACE_BYTES_MAX: usize = 30;
 
 /// All that a URL says. Not `Debug`: it has a password.
 #[derive(Clone)]
@@ -103,12 +105,20 @@ impl Place {
                 Some("error") => Blocked::Error,
                 Some(_) => return Err(bad("blocked is wait or error: what a push does while the broker takes nothing")),
             },
-            answer_timeout: options.duration("response_timeout")?.unwrap_or(ANSWER_TIMEOUT),
+            answer_timeout: options.answer_timeout()?,
             consumer_timeout: options.duration("consumer_timeout")?.unwrap_or(CONSUMER_TIMEOUT),
             queues: options.queues()?,
         };
         options.none_left()?;
         Ok(place)
+    }
+
+    /// The highest priority, if its queues have any.
+    pub(super) fn priority_max(&self) -> Option<u8> {
+        match self.queues {
+            Queues::Priorities(highest) => Some(highest),
+            Queues::Classic | Queues::Quorum => None,
+        }
     }
 
     /// The broker's name of a queue.
@@ -194,6 +204,11 @@ impl Options {
             Some(time) => Ok(Some(time)),
             None => Err(bad(format!("{name} is a time such as 250ms or 5s, longer than none"))),
         }
+    }
+
+    fn answer_timeout(&mut self) -> Result<Duration, Error> {
+        let time = self.duration("response_timeout")?.unwrap_or(ANSWER_TIMEOUT);
+        if time <= ANSWER_TIMEOUT_MAX { Ok(time) } else { Err(bad("response_timeout is ten minutes at most")) }
     }
 
     fn heartbeat(&mut self) -> Result<Duration, Error> {
