@@ -68,7 +68,7 @@ type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 pub struct Capabilities {
     /// Jobs survive the end of every process.
     pub durable: bool,
-    /// Jobs may be listed and looked at.
+    /// Jobs may be listed, counted, looked at, and changed by their ids.
     pub listing: bool,
     /// Delays and times.
     pub scheduling: bool,
@@ -93,6 +93,21 @@ pub struct Capabilities {
     pub answers: bool,
     /// A job that was passed goes to another worker at once, and comes back to the one that passed it only when no other takes it.
     pub passes: bool,
+    /// Lowest and highest priority that a job may have; both 0 where there are no priorities.
+    pub priority_range: (i32, i32),
+    /// A batch is stored whole or not at all, whatever happens. Elsewhere, where an error is [uncertain](Error::is_uncertain), a part of it may
+    /// be there.
+    pub whole_batches: bool,
+    /// A job that is given back keeps its place. Elsewhere it goes to the end.
+    pub keeps_places: bool,
+    /// Queues may be paused everywhere.
+    pub pauses: bool,
+    /// Jobs may be cancelled by their ids, wherever they are.
+    pub cancels: bool,
+    /// Its time may be moved by [`Clock`], for tests.
+    pub clock: bool,
+    /// Dead letters of a queue are jobs of a queue of their own, which is called like it with `.dead` behind.
+    pub dead_queues: bool,
     /// Largest payload in bytes.
     pub payload_bytes_max: usize,
 }

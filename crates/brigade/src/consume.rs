@@ -202,7 +202,8 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// `BadOption` without any queue, `Unsupported` outside of a runtime, `Closed` if the connection to the broker has ended for good. Other
+    /// `BadOption` without any queue, `Unsupported` outside of a runtime, and for a worker that is to end when its queues are empty at a broker
+    /// that does not count jobs ([`Capabilities::listing`](crate::Capabilities::listing)), `Closed` if the connection to the broker has ended for good. Other
     /// errors of the broker are waited out and logged: serving goes on when it is back.
     ///
     /// # Cancel safety
@@ -210,6 +211,10 @@ impl Worker {
     /// None: what runs when the future is dropped goes on without its lease being renewed. End it with `stop`.
     pub async fn run_until(self, stop: impl StopSignal) -> Result<Served, Error> {
         let scope = Scope::current().ok_or_else(|| Error::new(ErrorKind::Unsupported, "serve outside of an async runtime (tokio)"))?;
+        if self.until != Until::Told && !self.broker.capabilities().listing {
+            let text = "serve until the queues are empty: this broker does not tell what is left in them";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
         let handle = self.handle();
         let consumer = Arc::new(Consumer::new(self)?);
         let ended = CancellationToken::new();

@@ -162,6 +162,13 @@ impl Backend for RabbitMq {
             results: false,
             answers: false,
             passes: false,
+            priority_range: (0, self.0.place.priority_max().unwrap_or(0).into()),
+            whole_batches: false,
+            keeps_places: false,
+            pauses: false,
+            cancels: false,
+            clock: false,
+            dead_queues: true,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
         }
     }
@@ -192,7 +199,7 @@ impl Backend for RabbitMq {
     fn order(&self, order: Order) -> Reply<'_, Ordered> {
         Box::pin(async move {
             match order {
-                Order::Purge(_) => unsupported("purge"),
+                Order::Purge(queue) => self.0.purge(&queue).await,
                 Order::Cancel(..) => unsupported("cancel a job"),
                 Order::Retry(_) => unsupported("retry a dead letter"),
                 Order::Delete(..) => unsupported("delete a job"),

@@ -7,7 +7,7 @@ use super::RabbitMqCore;
 use super::message::{self, Envelope};
 use super::publish::{Message, Published};
 use super::topology::{DELAY_MAX, Spot};
-use crate::broker::Pushed;
+use crate::broker::{Ordered, Pushed};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 
@@ -84,6 +84,13 @@ impl RabbitMqCore {
         let spot = Spot::Dead(queue.into());
         let message = message::dead_letter(queue, &self.topology.name(&spot), why, message)?;
         Ok((spot, message))
+    }
+
+    /// Removes what waits in a queue; what is not due yet stays.
+    pub(super) async fn purge(&self, queue: &str) -> Result<Ordered, Error> {
+        self.topology.check_name(queue)?;
+        let purged = self.topology.purge(&Spot::Jobs(queue.into())).await.map_err(|fault| fault.into_error("purge a queue"))?;
+        Ok(if purged == 0 { Ordered::Nothing } else { Ordered::Changed(purged) })
     }
 
     /// Stores messages in this order; one answer for each.

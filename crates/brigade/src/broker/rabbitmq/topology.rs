@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lapin::options::QueueDeclareOptions;
+use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::Instant;
 
@@ -131,6 +131,14 @@ impl Topology {
             }
             Err(fault) => Err(fault),
         }
+    }
+
+    pub(super) async fn purge(&self, spot: &Spot) -> Result<u64, Fault> {
+        let line = self.link.line().await?;
+        self.declare_on(&line, spot).await?;
+        let channel = line.channel().await?;
+        let name = short(&self.name(spot)).map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
+        line.answer(channel.queue_purge(name, QueuePurgeOptions::default())).await.map(u64::from)
     }
 
     fn arguments(&self, spot: &Spot) -> FieldTable {
