@@ -35,6 +35,11 @@ impl Fault {
         self.kind == ErrorKind::Unreachable
     }
 
+    /// Whether it will not pass by itself: somebody has to change something.
+    pub(super) fn is_lasting(&self) -> bool {
+        matches!(self.kind, ErrorKind::Refused | ErrorKind::Unsupported | ErrorKind::BadOption)
+    }
+
     /// `what` was asked for.
     pub(super) fn into_error(self, what: &str) -> Error {
         let error = Error::new(self.kind, format!("{what}: {}", self.hint));

@@ -115,7 +115,7 @@ impl Tap {
 
     /// Why nothing can come, if somebody has to change something first.
     pub(super) fn refusal(&self) -> Option<Fault> {
-        lock(&self.state).fault.clone().filter(|fault| !fault.is_lost())
+        lock(&self.state).fault.clone().filter(Fault::is_lasting)
     }
 
     /// Asks the broker for one job now; `false` if there is none.
@@ -223,7 +223,7 @@ impl Tap {
                 if let Some(opened) = opened.filter(|opened| !opened.is_alive()) {
                     self.end(&core, &opened);
                 }
-                sleep(if fault.is_lost() { AGAIN } else { AGAIN_REFUSED }).await;
+                sleep(if fault.is_lasting() { AGAIN_REFUSED } else { AGAIN }).await;
             }
         }
     }
