@@ -32,6 +32,7 @@ mod schedules;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod to_job;
+mod turn;
 
 use std::future::{Future, ready};
 use std::pin::Pin;
@@ -53,12 +54,13 @@ pub(crate) use answer::Answer;
 pub use api::{Broker, Clock, Queue};
 pub(crate) use called::RESULT_KEPT;
 pub(crate) use calling::{Answering, Caller, DirectCall};
-pub use calling::{CallProgress, Calling};
+pub use calling::{CallCounts, CallProgress, Calling};
 pub(crate) use cancels::Cancels;
 pub use lease::{Lease, TakenJob};
 pub use manager::Manager;
 pub use receipt::{Cancelling, Stopped};
 pub use to_job::ToJob;
+pub(crate) use turn::Turn;
 
 type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
@@ -136,6 +138,11 @@ pub(crate) trait Backend: Send + Sync {
 
     /// Tells the caller of a call how far it is. Never waits; what cannot be told at once is dropped.
     fn tell(&self, _id: &JobId, _token: i64, _progress: Progress) {}
+
+    /// Waits for the turn of a queue, which one process has at a time. `None` where that is a job with a unique mark.
+    fn turn(&self, _queue: &str) -> Option<Reply<'_, Turn>> {
+        None
+    }
 
     /// Waits until something may have changed since this was called, polled by then or not. Spurious returns are allowed, at a pace that
     /// costs nothing.

@@ -1,7 +1,7 @@
 //! The consumer: lease -> attempt in a pool -> settlement. The only module that knows both brokers and pools.
 //!
 //! `leases` leases while there is room (prefetch), renews, and hears of cancels; `attempt` is one leased job until its settlement;
-//! `ending` says what becomes of a job; `weights` which queue is asked first; `control` what a handle tells; `stop` what ends a worker.
+//! `ending` says what becomes of a job; `weights` which queue is asked first; `control` what a handle tells; `reload` how workers take turns to load; `stop` what ends a worker.
 //!
 //! A lease is renewed only while its attempt is in the pool's hands: waiting for a worker, or running in one that lives. A parent
 //! that dies renews nothing more.
@@ -10,6 +10,7 @@ mod attempt;
 mod control;
 mod ending;
 mod leases;
+mod reload;
 mod stop;
 mod weights;
 
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::attempt::Held;
 use self::control::Control;
+use self::reload::Serving;
 use self::weights::Weights;
 use crate::broker::{Backend, Broker};
 use crate::call::Call;
@@ -279,6 +281,8 @@ impl Consumer {
         if worker.queues.is_empty() && worker.weighted.is_empty() {
             return Err(Error::new(ErrorKind::BadOption, "serve without a queue: name one, or define a #[task]"));
         }
+        let all: Vec<Box<str>> = worker.queues.iter().chain(worker.weighted.iter().map(|(queue, _)| queue)).cloned().collect();
+        worker.control.serve(Serving::of(&worker.broker, all));
         let slots = worker.pool.as_ref().map_or(1, |pool| 2 * pool.slots());
         let prefetch = if worker.prefetch == 0 { slots } else { worker.prefetch };
         Ok(Self {

@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,6 +53,18 @@ pub(crate) struct Caller {
     changed: Notify,
 }
 
+/// What the calls of one connection came to, see [`Broker::call_counts`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CallCounts {
+    /// Calls that have not ended.
+    pub open: usize,
+    /// Answers that came for a call which had ended: its caller had given up, or it was answered twice.
+    pub late: u64,
+    /// Answers that were never asked for here.
+    pub foreign: u64,
+}
+
 /// Progress kept for a caller who is not reading it.
 const PROGRESS_MAX: usize = 64;
 
@@ -60,6 +72,10 @@ impl Caller {
     /// Waits until the caller wants the call cancelled, and says why. Cancel safe.
     pub(crate) async fn cancelled(&self) -> &str {
         self.cancel.cancelled().await;
+        self.reason()
+    }
+
+    pub(crate) fn reason(&self) -> &str {
         self.reason.get().map_or("", String::as_str)
     }
 
@@ -133,19 +149,7 @@ impl Broker {
             let result: Box<RawValue> = broker.result_of(async move { pushing.push(job).await }, wait, &caller).await?;
             Ok(Bytes::from(Box::<str>::from(result).into_string()))
         };
-        // It starts now, not when it is awaited.
-        let Some(scope) = Scope::current() else { return Box::pin(waiting) };
-        let (mut teller, told) = oneshot::channel();
-        scope.spawn(async move {
-            tokio::select! {
-                outcome = waiting => drop(teller.send(outcome)),
-                // Nobody waits any more, and what waits here is dropped, which cancels the job.
-                () = teller.closed() => {}
-            }
-        });
-        Box::pin(async move {
-            told.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Closed, "wait for a result: the runtime has ended").into()))
-        })
+        begun(Box::pin(waiting))
     }
 }
 
@@ -186,6 +190,24 @@ impl<T> fmt::Debug for Calling<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Calling").finish_non_exhaustive()
     }
+}
+
+/// Begins it now: its first step is taken here, the others by a task.
+fn begun(mut waiting: Answering) -> Answering {
+    let Some(scope) = Scope::current() else { return waiting };
+    if let Poll::Ready(outcome) = waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        return Box::pin(ready(outcome));
+    }
+    let (mut teller, told) = oneshot::channel();
+    scope.spawn(async move {
+        tokio::select! {
+            outcome = waiting => drop(teller.send(outcome)),
+            // Nobody waits any more, and what waits here is dropped, which cancels the job.
+            () = teller.closed() => {}
+        }
+    });
+    let ended = || Error::new(ErrorKind::Closed, "wait for a result: the runtime has ended");
+    Box::pin(async move { told.await.unwrap_or_else(|_| Err(ended().into())) })
 }
 
 /// Progress of one call, see [`Calling::progress`]. Several of one call share it between them.

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::Served;
+use super::reload::Serving;
 use crate::sync::lock;
 
 /// Tells a running [`Worker`](crate::Worker) what to do: take it with [`Worker::handle`](crate::Worker::handle) before the worker runs.
@@ -81,6 +83,8 @@ pub(super) struct Control {
     pub(super) draining: CancellationToken,
     pub(super) killing: CancellationToken,
     state: Mutex<State>,
+    /// Of `held`, `asks` and `serving`.
+    changed: Notify,
 }
 
 #[derive(Default)]
@@ -90,19 +94,69 @@ struct State {
     ask: CancellationToken,
     held: usize,
     served: Served,
+    /// Takes nothing for now: it reloads.
+    back: bool,
+    /// Whether it asks, as far as it is not full.
+    asks: bool,
+    serving: Option<Serving>,
 }
 
 impl Control {
     /// Leaves those that are not paused here. The token ends when that has changed, or nothing more is to be asked for.
     pub(super) fn allowed(&self, queues: &mut Vec<Box<str>>) -> CancellationToken {
         let mut state = lock(&self.state);
-        queues.retain(|queue| !state.paused.contains(queue));
+        queues.retain(|queue| !state.back && !state.paused.contains(queue));
+        state.asks = !state.back;
         state.ask = self.draining.child_token();
-        state.ask.clone()
+        let ask = state.ask.clone();
+        drop(state);
+        self.changed.notify_waiters();
+        ask
     }
 
     pub(super) fn set_held(&self, held: usize) {
         lock(&self.state).held = held;
+        if held == 0 {
+            self.changed.notify_waiters();
+        }
+    }
+
+    pub(super) fn serve(&self, serving: Serving) {
+        lock(&self.state).serving = Some(serving);
+        self.changed.notify_waiters();
+    }
+
+    /// Takes nothing more, or takes again.
+    pub(super) fn step_back(&self, back: bool) {
+        let mut state = lock(&self.state);
+        state.back = back;
+        state.ask.cancel();
+    }
+
+    /// What it serves, once it does.
+    pub(super) async fn serving(&self) -> Serving {
+        self.once(|state| state.serving.clone()).await
+    }
+
+    /// Waits until it neither asks for anything nor has anything.
+    pub(super) async fn is_idle(&self) {
+        self.once(|state| (!state.asks && state.held == 0).then_some(())).await;
+    }
+
+    /// Waits until it asks again.
+    pub(super) async fn takes(&self) {
+        self.once(|state| state.asks.then_some(())).await;
+    }
+
+    async fn once<R>(&self, look: impl Fn(&State) -> Option<R>) -> R {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(found) = look(&lock(&self.state)) {
+                return found;
+            }
+            changed.await;
+        }
     }
 
     pub(super) fn count(&self, count: impl FnOnce(&mut Served) -> &mut u64) {
