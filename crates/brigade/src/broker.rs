@@ -139,6 +139,10 @@ pub(crate) trait Backend: Send + Sync {
     /// Tells the caller of a call how far it is. Never waits; what cannot be told at once is dropped.
     fn tell(&self, _id: &JobId, _token: i64, _progress: Progress) {}
 
+    fn call_counts(&self) -> CallCounts {
+        CallCounts::default()
+    }
+
     /// Waits for the turn of a queue, which one process has at a time. `None` where that is a job with a unique mark.
     fn turn(&self, _queue: &str) -> Option<Reply<'_, Turn>> {
         None

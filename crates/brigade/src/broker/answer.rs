@@ -9,6 +9,7 @@ use crate::certificate::Certificate;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Cancelled, Failure, TimedOut};
 
+#[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "only RabbitMQ brings answers"))]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Answer {
     /// As [`CallError::outcome`] has it, with hyphens.
@@ -28,7 +29,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    fn new(kind: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: &str, message: impl Into<String>) -> Self {
         Self { kind: kind.replace(' ', "-"), message: message.into(), failure: None, certificate: None, reasons: Vec::new(), error: None }
     }
 
@@ -46,9 +47,9 @@ impl Answer {
         }
     }
 
-    /// Every worker passed it on.
-    pub(crate) fn passed(reasons: Vec<String>) -> Self {
-        Self::of(&CallError::Passed(reasons))
+    /// Its code said so.
+    pub(crate) fn failed(message: &str) -> Self {
+        Self::of(&CallError::Failed(Box::new(Failure::new(message))))
     }
 
     /// It was not carried.

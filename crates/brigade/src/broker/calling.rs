@@ -135,6 +135,11 @@ impl Broker {
         Calling { answering, caller, output: PhantomData }
     }
 
+    /// What the calls of this connection came to, at a broker that [answers](super::Capabilities::answers); elsewhere all zero.
+    pub fn call_counts(&self) -> CallCounts {
+        self.backend().call_counts()
+    }
+
     fn call_to_job<T>(&self, call: Call<T>) -> Result<Job, Error> {
         let job = call.to_job()?;
         check_job(&job, self.capabilities().payload_bytes_max)?;

@@ -4,6 +4,9 @@
 //! connection that is made again), `publish` (confirmed messages), `message` (a job as a message), `topology` (queues), `store` (both together),
 //! `acks` (a channel that deliveries come by), `tap` (what takes from one queue), `held` (leases), and on that `lease` and `settle`.
 //!
+//! For calls: `outbox` (requests and answers on their way), `calls` (the side of those who call), `callers` (the side of those who answer),
+//! `control` (cancels), `pass` (passing on), `turn` (who reloads).
+//!
 //! Two connections: one publishes, the other takes and acks. The broker stops reading from a connection that publishes while it is short of
 //! memory or disk, and acks are what relieves it.
 //!
@@ -14,38 +17,51 @@
 //! - Nothing is counted by the broker's own counters of deliveries: attempts are in headers of ours, and what is given back is a new message.
 
 mod acks;
-mod answer;
+mod callers;
+mod calls;
+mod control;
 mod fault;
 mod held;
 mod lease;
 mod link;
 mod message;
+mod outbox;
+mod pass;
 mod publish;
 mod reach;
 mod settle;
 mod store;
 mod tap;
 mod topology;
+mod turn;
 mod url;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use self::callers::{Answers, Callers};
+use self::calls::Calls;
+use self::control::Served;
 use self::held::Hands;
 use self::link::Link;
+use self::outbox::{Carrier, Outbox};
 use self::publish::Publisher;
 use self::tap::Tap;
 use self::topology::Topology;
 use self::url::Place;
 use super::api::Clock;
-use super::{Backend, Capabilities, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement, View};
+use super::{
+    Answering, Backend, CallCounts, Capabilities, DirectCall, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement,
+    Turn, View,
+};
 use crate::error::{Error, ErrorKind};
-use crate::job::Job;
+use crate::job::{Job, JobId};
+use crate::progress::Progress;
 use crate::shutdown::Scope;
 use crate::sync::lock;
 
@@ -60,8 +76,18 @@ pub(super) struct RabbitMq(Arc<RabbitMqCore>);
 struct RabbitMqCore {
     place: Arc<Place>,
     scope: Scope,
+    /// In the names of its consumers.
+    id: String,
+    /// What publishes.
+    out: Link,
     /// What takes and acks.
     hands_link: Link,
+    /// Calls from here.
+    calls: OnceLock<Arc<Calls>>,
+    /// Answers from here.
+    callers: Callers,
+    /// Whose cancels are heard.
+    served: Arc<Served>,
     publisher: Publisher,
     topology: Topology,
     taps: Mutex<HashMap<Box<str>, Arc<Tap>>>,
@@ -82,10 +108,18 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>,
     let place = Arc::new(Place::parse(url)?);
     let out = Link::connect(&place, "publish", &scope).await?;
     let hands_link = Link::connect(&place, "take", &scope).await?;
+    let (outbox, inbox) = Outbox::new();
+    let delivered = Arc::<Answers>::default();
+    scope.spawn_until_closed(Carrier::new(delivered, &out, &place, inbox).run());
     let core = Arc::new(RabbitMqCore {
+        id: message::random_id(),
+        calls: OnceLock::new(),
+        callers: Callers { outbox },
+        served: Arc::new(Served::new()),
         publisher: Publisher::start(&place, &out, &scope),
         topology: Topology::new(&place, &out),
         place,
+        out,
         scope: scope.clone(),
         hands_link,
         taps: Mutex::default(),
@@ -98,6 +132,9 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>,
         clock,
     });
     scope.spawn_until_closed(Arc::clone(&core).watch_leases());
+    let (hearing, served) = (Arc::clone(&core), Arc::clone(&core.served));
+    let on_cancel = move |id: &str, reason| hearing.on_cancel(id, reason);
+    scope.spawn_until_closed(control::listen(served, core.hands_link.clone(), on_cancel));
     Ok(Arc::new(RabbitMq(core)))
 }
 
@@ -114,6 +151,9 @@ impl RabbitMqCore {
             return Arc::clone(tap);
         }
         let tap = Tap::new(queue);
+        if let Ok(name) = message::short(&self.place.name_of(queue)) {
+            self.served.add(&name);
+        }
         taps.insert(queue.into(), Arc::clone(&tap));
         self.scope.spawn_until_closed(Arc::clone(&tap).drive(Arc::clone(self)));
         tap
@@ -160,8 +200,8 @@ impl Backend for RabbitMq {
             manager: false,
             flows: false,
             results: false,
-            answers: false,
-            passes: false,
+            answers: true,
+            passes: true,
             priority_range: (0, self.0.place.priority_max().unwrap_or(0).into()),
             whole_batches: false,
             keeps_places: false,
@@ -209,6 +249,23 @@ impl Backend for RabbitMq {
                 Order::Schedule(_) | Order::Unschedule(_) => unsupported("change a schedule"),
             }
         })
+    }
+
+    fn call(self: Arc<Self>, call: DirectCall) -> Answering {
+        self.0.call(call)
+    }
+
+    fn tell(&self, id: &JobId, token: i64, progress: Progress) {
+        self.0.tell_progress(id, token, progress);
+    }
+
+    fn turn(&self, queue: &str) -> Option<Reply<'_, Turn>> {
+        let queue = queue.to_owned();
+        Some(Box::pin(async move { self.0.turn(&queue).await }))
+    }
+
+    fn call_counts(&self) -> CallCounts {
+        self.0.calls.get().map(|calls| calls.counts()).unwrap_or_default()
     }
 
     fn changed(&self) -> Reply<'_, ()> {

@@ -15,6 +15,8 @@ use crate::job::JobId;
 
 /// Marks of settled messages that are remembered, in case the broker brings one again: an ack that was on its way when it died.
 const MARKS_MAX: usize = 100_000;
+/// Cancels of calls that are remembered, in case the call comes later.
+const CANCELLED_MAX: usize = 1_000;
 /// Lost leases whose holders have not heard of it.
 const LOST_MAX: usize = 10_000;
 
@@ -42,6 +44,8 @@ pub(super) struct Hands {
     marks: HashMap<(JobId, u64), i64>,
     settled: Settled,
     lost: VecDeque<AskedCancel>,
+    /// Calls that are to be cancelled and were not here when that was told: by correlation id, with the reason.
+    cancelled: VecDeque<(String, String)>,
 }
 
 #[derive(Default)]
@@ -96,16 +100,51 @@ impl Hands {
         let count = of_it.len();
         for token in of_it {
             let Some(held) = self.remove(token) else { continue };
-            if self.lost.len() == LOST_MAX {
-                self.lost.pop_front();
-            }
             let reason = "its lease was lost with the connection to the broker".to_owned();
-            self.lost.push_back(AskedCancel { id: held.envelope.id.clone(), token, reason });
+            self.ask(AskedCancel { id: held.envelope.id.clone(), token, reason });
         }
         count
     }
 
-    /// Leases whose holders do not know yet that they are lost.
+    /// What this lease is of.
+    pub(super) fn envelope(&self, id: &JobId, token: i64) -> Option<Arc<Envelope>> {
+        self.held.get(&token).filter(|held| held.envelope.id == *id).map(|held| Arc::clone(&held.envelope))
+    }
+
+    /// Somebody wants a call cancelled. Whether it is held; if not, it may be about to come.
+    pub(super) fn cancel_call(&mut self, correlation_id: &str, reason: String) -> bool {
+        let is_it = |held: &Held| held.envelope.properties.correlation_id().as_ref().is_some_and(|id| id.as_str() == correlation_id);
+        let found = self.held.iter().find(|(_, held)| is_it(held)).map(|(token, held)| (*token, held.envelope.id.clone()));
+        let Some((token, id)) = found else {
+            self.cancelled.retain(|(known, _)| known != correlation_id);
+            if self.cancelled.len() == CANCELLED_MAX {
+                self.cancelled.pop_front();
+            }
+            self.cancelled.push_back((correlation_id.to_owned(), reason));
+            return false;
+        };
+        self.ask(AskedCancel { id, token, reason });
+        true
+    }
+
+    /// Why this call, which was not handed out, is to be cancelled.
+    pub(super) fn take_cancelled(&mut self, envelope: &Envelope) -> Option<String> {
+        if self.cancelled.is_empty() {
+            return None;
+        }
+        let id = envelope.properties.correlation_id().as_ref()?;
+        let place = self.cancelled.iter().position(|(known, _)| known == id.as_str())?;
+        self.cancelled.remove(place).map(|(_, reason)| reason)
+    }
+
+    fn ask(&mut self, asked: AskedCancel) {
+        if self.lost.len() == LOST_MAX {
+            self.lost.pop_front();
+        }
+        self.lost.push_back(asked);
+    }
+
+    /// Leases whose holders do not know yet that they are lost, or wanted cancelled.
     pub(super) fn lost(&self) -> Vec<AskedCancel> {
         self.lost.iter().cloned().collect()
     }

@@ -8,7 +8,7 @@ use tokio::time::{sleep, sleep_until};
 
 use super::acks::Said;
 use super::held::{Grip, Held};
-use super::message::{Envelope, Unreadable};
+use super::message::{Envelope, Unreadable, has_caller};
 use super::publish::{Message, Published};
 use super::tap::{Ask, Tap};
 use super::topology::Spot;
@@ -86,13 +86,23 @@ impl RabbitMqCore {
     async fn hand_out(self: &Arc<Self>, tap: &Arc<Tap>, max: usize, terms: Terms) -> Vec<Leased> {
         let since = Instant::now();
         let mut leased = Vec::new();
-        for (grip, envelope) in tap.take(max) {
+        for (grip, mut envelope) in tap.take(max) {
             if !grip.opened.is_alive() {
                 continue;
             }
             if lock(&self.hands).is_copy(&envelope) {
                 tracing::info!(job = %envelope.id, "the broker brought a job once more that is settled, or held; it is dropped");
                 self.drop_copy(tap, grip);
+                continue;
+            }
+            if envelope.is_call()
+                && let Some(reason) = lock(&self.hands).take_cancelled(&envelope)
+            {
+                self.end_cancelled(tap, &grip, envelope.properties.clone(), reason);
+                continue;
+            }
+            if let Some(pause) = self.comes_back(&grip, &mut envelope).await {
+                self.aside(tap, grip, "forward it", self.parcel(envelope.next(), pause));
                 continue;
             }
             if envelope.begins_by().is_some_and(|by| by < SystemTime::now()) {
@@ -102,6 +112,7 @@ impl RabbitMqCore {
             let token = self.next_token();
             match terms {
                 Terms::Lease(time) => {
+                    self.tell_begun(&envelope.properties);
                     let held = Held { tap: Arc::clone(tap), grip, envelope: Arc::clone(&envelope), until: self.now_after(since) + time };
                     lock(&self.hands).hold(token, held);
                     self.holding.notify_one();
@@ -139,6 +150,11 @@ impl RabbitMqCore {
                     None
                 }
             },
+            Err(Unreadable { why, properties, .. }) if has_caller(&properties) => {
+                tracing::warn!(queue = tap.queue, why, "a message that is no call is refused");
+                self.refuse_call(tap, grip, properties, why);
+                None
+            }
             Err(Unreadable { why, properties, body }) => {
                 tracing::warn!(queue = tap.queue, why, "a message that is no job goes to the dead letters");
                 let message = Message { queue: "".into(), body, properties };
@@ -156,11 +172,16 @@ impl RabbitMqCore {
     }
 
     fn drop_copy(self: &Arc<Self>, tap: &Arc<Tap>, grip: Grip) {
-        let tap = Arc::clone(tap);
+        let (core, tap) = (Arc::clone(self), Arc::clone(tap));
         self.scope.spawn_until_closed(async move {
-            grip.opened.say(grip.tag, Said::Ack).await.ok();
-            tap.released(&grip);
+            core.drop_delivery(&tap, &grip).await;
         });
+    }
+
+    /// Nobody needs it any more.
+    pub(super) async fn drop_delivery(&self, tap: &Tap, grip: &Grip) {
+        grip.opened.say(grip.tag, Said::Ack).await.ok();
+        tap.released(grip);
     }
 
     /// Puts a delivery elsewhere, and acks it when it is safe there.

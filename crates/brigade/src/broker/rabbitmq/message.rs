@@ -14,6 +14,8 @@
 //! | `brigade-pushed-at` | milliseconds since 1970 |
 //! | `brigade-due` | milliseconds since 1970, if its delay was longer than the broker can keep it |
 //! | `brigade-history` | JSON: its attempts that did not end well |
+//! | `brigade-call`, `brigade-call-waits` | what the caller of a call wants besides the answer (`calls`) |
+//! | `brigade-passed-by`, `brigade-pass-..` | who passed it, and why (`pass`) |
 //! | `brigade-queue`, `brigade-reason` | of dead letters: where from, and why |
 
 use std::hash::{BuildHasher as _, RandomState};
@@ -114,7 +116,7 @@ impl Envelope {
 
     /// Somebody waits for the answer.
     pub(super) fn is_call(&self) -> bool {
-        self.properties.reply_to().as_ref().is_some_and(|to| !to.as_str().is_empty())
+        has_caller(&self.properties)
     }
 
     /// What no other message has.
@@ -148,7 +150,7 @@ impl Envelope {
         // What the broker notes of a message's way is of no use on the next one, and CC would make copies.
         let is_ours = |name: &str| name.starts_with("brigade-") || name.starts_with("x-") || name == "CC" || name == "BCC";
         let kept = self.properties.headers().iter().flat_map(|table| table.inner());
-        for (name, value) in kept.filter(|(name, _)| !is_ours(name.as_str()) || is_for_callers(name.as_str())) {
+        for (name, value) in kept.filter(|(name, _)| !is_ours(name.as_str()) || stays(name.as_str())) {
             headers.insert(name.clone(), value.clone());
         }
         let mut set = |name: &str, value: AMQPValue| {
@@ -190,9 +192,14 @@ impl Envelope {
     }
 }
 
-/// Headers that say who waits for the answer, and how: they stay with a call wherever it goes.
-fn is_for_callers(name: &str) -> bool {
-    name.strip_prefix("brigade-call").is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+/// Somebody waits for the answer to a message.
+pub(super) fn has_caller(properties: &BasicProperties) -> bool {
+    properties.reply_to().as_ref().is_some_and(|to| !to.as_str().is_empty())
+}
+
+/// Headers that say how somebody waits for the answer, and who passed it: they stay with a message wherever it goes.
+fn stays(name: &str) -> bool {
+    name.starts_with("brigade-call") || name.starts_with("brigade-pass")
 }
 
 /// The same message for the queue of dead letters.
@@ -241,6 +248,11 @@ pub(super) fn short(text: &str) -> Result<ShortString, Error> {
 
 pub(super) fn millis_since_1970(moment: SystemTime) -> u64 {
     moment.duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// What no other process has.
+pub(super) fn random_id() -> String {
+    format!("{:016x}", RandomState::new().hash_one(std::process::id()))
 }
 
 /// A number that no other job has, of which later ones come later.

@@ -60,6 +60,7 @@ impl RabbitMqCore {
 
     /// Ends these leases; one answer for each. One that could not be ended holds on, if its delivery is still there.
     pub(super) async fn end_all(self: &Arc<Self>, ends: Vec<Ends>) -> Vec<Result<(), Error>> {
+        let ends = join_all(ends.into_iter().map(|ends| self.passed_on(ends))).await;
         let (calls, jobs): (Vec<_>, Vec<_>) = ends.into_iter().enumerate().partition(|(_, (_, held, _, _))| held.envelope.is_call());
         let mut all = join_all(calls.into_iter().map(async |(place, ends)| (place, self.end_call(ends).await))).await;
         let (places, jobs): (Vec<usize>, Vec<Ends>) = jobs.into_iter().unzip();
@@ -100,6 +101,17 @@ impl RabbitMqCore {
             }
         });
         join_all(acks).await
+    }
+
+    /// It goes on as another message.
+    pub(super) async fn go_on(&self, token: i64, held: Held, parcel: (Spot, Message)) -> Result<(), Error> {
+        if let Some(Err(error)) = self.store(vec![parcel]).await.pop().map(|one| one.into_result("settle")) {
+            self.hold_again(token, held);
+            return Err(error);
+        }
+        // Two messages are there if this fails, and one of them is dropped.
+        self.ack(&held).await.ok();
+        Ok(())
     }
 
     /// The delivery needs nothing more.

@@ -39,7 +39,7 @@ impl RabbitMqCore {
     }
 
     /// What this broker cannot do is refused before anything is stored.
-    fn check(&self, job: &Job) -> Result<(), Error> {
+    pub(super) fn check(&self, job: &Job) -> Result<(), Error> {
         let options = &job.options;
         self.topology.check_name(&job.queue)?;
         let lacks = [

@@ -121,6 +121,12 @@ impl Place {
         }
     }
 
+    /// The user's name of a queue, from the broker's.
+    pub(super) fn queue_of<'a>(&self, name: &'a str) -> &'a str {
+        let own = name.strip_prefix(&*self.namespace).and_then(|rest| rest.strip_prefix('.'));
+        own.filter(|_| !self.namespace.is_empty()).unwrap_or(name)
+    }
+
     /// The broker's name of a queue.
     pub(super) fn name_of(&self, queue: &str) -> String {
         if self.namespace.is_empty() { queue.to_owned() } else { format!("{}.{queue}", self.namespace) }
