@@ -76,13 +76,13 @@ impl Consumer {
             (Ok(call), None) => Attempt::Here(Box::new(call)),
             (Err(error), _) => Attempt::Refused(error),
         };
-        let consumer = Arc::clone(self);
+        let (consumer, unsettled) = (Arc::clone(self), self.control.begin());
         scope.spawn(async move {
             let ended = consumer.run(attempt, &leased, &stop, number).await;
             let why = consumer.let_go(number);
             let answer = ended.outcome.as_ref().err().filter(|_| leased.is_call).map(|error| Box::new(Answer::of(error)));
             consumer.settle(&leased, ending_of(ended, why, consumer.pass_pause()), answer).await;
-            drop(permit);
+            drop((permit, unsettled));
         });
     }
 

@@ -77,13 +77,23 @@ impl fmt::Debug for WorkerHandle {
     }
 }
 
+/// An attempt that is not settled.
+pub(super) struct Unsettled(Arc<Control>);
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        lock(&self.0.state).unsettled -= 1;
+        self.0.changed.notify_waiters();
+    }
+}
+
 /// Shared by a worker and its handles.
 #[derive(Default)]
 pub(super) struct Control {
     pub(super) draining: CancellationToken,
     pub(super) killing: CancellationToken,
     state: Mutex<State>,
-    /// Of `held`, `asks` and `serving`.
+    /// Of `unsettled`, `asks` and `serving`.
     changed: Notify,
 }
 
@@ -93,6 +103,8 @@ struct State {
     /// Ends the ask for jobs that is under way, because it asks for the wrong queues.
     ask: CancellationToken,
     held: usize,
+    /// Attempts that are not settled.
+    unsettled: usize,
     served: Served,
     /// Takes nothing for now: it reloads.
     back: bool,
@@ -116,9 +128,12 @@ impl Control {
 
     pub(super) fn set_held(&self, held: usize) {
         lock(&self.state).held = held;
-        if held == 0 {
-            self.changed.notify_waiters();
-        }
+    }
+
+    /// An attempt has begun; it ends with what is returned.
+    pub(super) fn begin(self: &Arc<Self>) -> Unsettled {
+        lock(&self.state).unsettled += 1;
+        Unsettled(Arc::clone(self))
     }
 
     pub(super) fn serve(&self, serving: Serving) {
@@ -140,7 +155,7 @@ impl Control {
 
     /// Waits until it neither asks for anything nor has anything.
     pub(super) async fn is_idle(&self) {
-        self.once(|state| (!state.asks && state.held == 0).then_some(())).await;
+        self.once(|state| (!state.asks && state.unsettled == 0).then_some(())).await;
     }
 
     /// Waits until it asks again.

@@ -72,10 +72,11 @@ async fn a_crash_is_answered_at_once_and_tried_again_only_if_that_was_asked_for(
     let pool = pool(1).await;
     let serving = Serving::start(stage.elsewhere().await.worker().task(aborts).task(fails).on(&pool));
     assert!(matches!(soon("a crash", stage.broker.call(aborts())).await, Err(CallError::Crashed(_))));
+    until("it is counted", async || serving.handle.stats().served.failed > 0).await;
     assert_eq!(serving.handle.stats().served.failed, 1, "it ran once");
     // Poison: the second crash is its last, however many retries it has.
     assert!(matches!(soon("a crash", stage.broker.call(aborts().retries(5))).await, Err(CallError::Crashed(_))));
-    assert_eq!(serving.handle.stats().served.failed, 3);
+    until("both are counted", async || serving.handle.stats().served.failed == 3).await;
     let pause = brigade::Retry::exponential(millis(20), millis(20));
     assert!(matches!(soon("a failure", stage.broker.call(fails("no".into()).retries(2).retry(pause))).await, Err(CallError::Failed(_))));
     assert_eq!(serving.end().await.failed, 6);

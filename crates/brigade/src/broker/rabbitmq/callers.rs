@@ -13,10 +13,11 @@ use tokio::sync::oneshot;
 
 use super::calls::{BEGUN, ERROR, PROGRESS, TELL};
 use super::fault::Fault;
-use super::held::Grip;
+use super::held::{Grip, Held};
 use super::link::Line;
-use super::message::{new_id, text_of};
+use super::message::{has_caller, new_id, text_of};
 use super::outbox::{Outbox, Owner, Parcel};
+use super::publish::Message;
 use super::settle::Ends;
 use super::tap::Tap;
 use super::topology::Spot;
@@ -53,6 +54,12 @@ impl Owner for Answers {
     }
 
     fn on_returned(&self, returned: Delivery) -> Option<Parcel> {
+        if has_caller(&returned.properties) {
+            // A call that was to go on, and its queue is not there any more.
+            let asked = returned.properties;
+            let text = format!("give a call to another worker: the queue {:?} is gone", returned.routing_key.as_str());
+            return answer(&asked, Err(Answer::rejected(ErrorKind::Unreachable, text)));
+        }
         let gone = self.gone.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::debug!(caller = returned.routing_key.as_str(), gone, "a caller is gone; its answer is dropped");
         None
@@ -136,7 +143,13 @@ impl RabbitMqCore {
 
     /// Sends an answer; returns when it is on its way.
     async fn give_answer(&self, asked: &BasicProperties, outcome: Result<Box<str>, Answer>) {
-        let Some(parcel) = answer(asked, outcome) else { return };
+        if let Some(parcel) = answer(asked, outcome) {
+            self.send(parcel).await;
+        }
+    }
+
+    /// Returns when it is on its way.
+    async fn send(&self, parcel: Parcel) {
         let (tell, sent) = oneshot::channel();
         self.callers.outbox.send(parcel.telling(tell)).await;
         // If it cannot be sent, that has been told in the log.
@@ -157,17 +170,28 @@ impl RabbitMqCore {
                 // It was not asked to be run again, and may not be safe to run twice.
                 let is_last = *kind == AttemptKind::Crashed && held.envelope.job.options.retries == 0;
                 match self.afterlife(&held.envelope, &ending)? {
-                    Some(parcel) if !is_last && !matches!(parcel.0, Spot::Dead(_)) => return self.go_on(token, held, parcel).await,
+                    Some(parcel) if !is_last && !matches!(parcel.0, Spot::Dead(_)) => return self.call_goes_on(token, held, parcel).await,
                     _ => Err(answer.map_or_else(|| Answer::failed(reason), |answer| *answer)),
                 }
             }
             Ending::GiveBack { .. } | Ending::Extend(_) => {
                 let Some(parcel) = self.afterlife(&held.envelope, &ending)? else { return Ok(()) };
-                return self.go_on(token, held, parcel).await;
+                return self.call_goes_on(token, held, parcel).await;
             }
         };
         self.give_answer(&held.envelope.properties, outcome).await;
         self.ack(&held).await.map_err(|fault| fault.into_error("settle").uncertain())
+    }
+
+    /// It goes on as another message.
+    async fn call_goes_on(&self, token: i64, held: Held, (spot, message): (Spot, Message)) -> Result<(), Error> {
+        if let Spot::Later(..) = spot {
+            return self.go_on(token, held, (spot, message)).await;
+        }
+        // The broker confirms what waits in a queue only every 200 ms, and so long no worker should be kept from the next call.
+        self.send(Parcel::to(message.queue, message.body, message.properties)).await;
+        self.ack(&held).await.ok();
+        Ok(())
     }
 
     /// A message of another program that is no call is answered, so that its caller does not wait for ever.

@@ -34,13 +34,22 @@ impl RabbitMqCore {
         if ask.wait.is_zero() {
             return self.lease_now(&taps, &ask).await;
         }
-        let _asks: Vec<Ask> = taps.iter().map(|tap| tap.ask(ask.max)).collect();
+        let asks: Vec<Ask> = taps.iter().map(|tap| tap.ask(ask.max)).collect();
+        let leased = self.wait_for_some(&taps, &ask).await;
+        drop(asks);
+        if ask.enough.is_cancelled() {
+            taps.iter().for_each(|tap| tap.hurry());
+        }
+        leased
+    }
+
+    async fn wait_for_some(self: &Arc<Self>, taps: &[Arc<Tap>], ask: &LeaseAsk) -> Result<Vec<Leased>, Error> {
         let until = Instant::now() + ask.wait;
         loop {
             let mut news = std::pin::pin!(self.news.notified());
             news.as_mut().enable();
             let mut found = Vec::new();
-            for tap in &taps {
+            for tap in taps {
                 found.extend(self.hand_out(tap, ask.max - found.len(), ask.terms).await);
             }
             if !found.is_empty() || ask.enough.is_cancelled() {

@@ -113,6 +113,12 @@ impl Tap {
         state.ready.drain(..count).collect()
     }
 
+    /// Whoever asked takes nothing more for now: what nobody asks for goes back at once.
+    pub(super) fn hurry(&self) {
+        lock(&self.state).over_since = Instant::now().checked_sub(HAND_BACK);
+        self.poke.notify_one();
+    }
+
     /// Why nothing can come, if somebody has to change something first.
     pub(super) fn refusal(&self) -> Option<Fault> {
         lock(&self.state).fault.clone().filter(Fault::is_lasting)

@@ -7,7 +7,7 @@
 use futures_util::StreamExt as _;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel};
+use lapin::{BasicProperties, Channel, Consumer};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -45,18 +45,18 @@ async fn hold(link: Link, name: ShortString, over: CancellationToken, tell: ones
     loop {
         let has = async {
             let line = link.line().await?;
-            line.down.run_until_cancelled(take(&line, &name)).await.unwrap_or_else(|| Err(Fault::timeout())).map(|channel| (line, channel))
+            line.down.run_until_cancelled(take(&line, &name)).await.unwrap_or_else(|| Err(Fault::timeout())).map(|turn| (line, turn))
         };
         match over.run_until_cancelled(has).await {
             None => return,
-            Some(Ok((line, channel))) => {
+            Some(Ok((line, (channel, _consumer)))) => {
                 if tell.send(Ok(())).is_ok() {
                     tokio::select! {
                         () = over.cancelled() => {}
                         () = line.down.cancelled() => return tracing::warn!(queue = name.as_str(), "a turn was lost with the connection"),
                     }
                 }
-                // Its consumer goes with it, and the next one in the row is sent what it held.
+                // The consumer goes with it, and the next one in the row is sent what it held.
                 channel.close(200, "over".into()).await.ok();
                 return;
             }
@@ -69,8 +69,8 @@ async fn hold(link: Link, name: ShortString, over: CancellationToken, tell: ones
     }
 }
 
-/// Stands in the row of one connection until it is sent a message. The channel has the turn for as long as it is open; dropping the future closes it.
-async fn take(line: &Line, name: &ShortString) -> Result<Channel, Fault> {
+/// Stands in the row until it is sent a message. The consumer has the turn for as long as it is not dropped.
+async fn take(line: &Line, name: &ShortString) -> Result<(Channel, Consumer), Fault> {
     let channel = line.confirming_channel().await?;
     let mut arguments = FieldTable::default();
     arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
@@ -84,7 +84,7 @@ async fn take(line: &Line, name: &ShortString) -> Result<Channel, Fault> {
     let putting = async { channel.basic_publish("".into(), name.clone(), options, b"turn", BasicProperties::default()).await?.await };
     line.answer(putting).await?;
     match turns.next().await {
-        Some(Ok(_)) => Ok(channel),
+        Some(Ok(_)) => Ok((channel, turns)),
         Some(Err(error)) => Err(error.into()),
         None => Err(Fault::new(ErrorKind::Unreachable, "the queue of turns is gone")),
     }
