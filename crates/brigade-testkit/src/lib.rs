@@ -2,7 +2,7 @@
 //!
 //! [`ledger`] counts what happened to each job and says whether that is allowed; [`facts`] reads what the kernel
 //! knows of processes; [`random`] draws fault times from a seed that is printed; [`program`] runs this very test
-//! binary again as a program of its own, bounded in time, so that it can be killed and looked at from outside; [`redis`] starts servers.
+//! binary again as a program of its own, bounded in time, so that it can be killed and looked at from outside; [`redis`] and [`rabbitmq`] start servers.
 //!
 //! Nothing here knows the library: a test kit that shared its types would share its mistakes.
 
@@ -10,6 +10,7 @@ pub mod facts;
 pub mod ledger;
 pub mod places;
 pub mod program;
+pub mod rabbitmq;
 pub mod random;
 pub mod redis;
 

@@ -13,14 +13,18 @@
 //!   so each tick is fired once, whoever looks.
 //! - A new ending is a variant of [`Ending`], never a method; a difference between brokers is data in [`Capabilities`].
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "rabbitmq"))]
 mod account;
 mod admission;
+mod answer;
 mod api;
 mod called;
+mod calling;
 mod cancels;
 mod lease;
 mod manager;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
 mod receipt;
 #[cfg(feature = "redis")]
 mod redis;
@@ -28,28 +32,35 @@ mod schedules;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod to_job;
+mod turn;
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::certificate::{Certificate, Receipt};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
 use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState};
 use crate::limits::Limits;
+use crate::progress::Progress;
 use crate::schedule::{Schedule, Scheduled};
 use crate::why::Explanation;
 
+pub(crate) use answer::Answer;
 pub use api::{Broker, Clock, Queue};
 pub(crate) use called::RESULT_KEPT;
+pub(crate) use calling::{Answering, Caller, DirectCall};
+pub use calling::{CallCounts, CallProgress, Calling};
 pub(crate) use cancels::Cancels;
 pub use lease::{Lease, TakenJob};
 pub use manager::Manager;
 pub use receipt::{Cancelling, Stopped};
 pub use to_job::ToJob;
+pub(crate) use turn::Turn;
 
 type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
@@ -59,7 +70,7 @@ type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 pub struct Capabilities {
     /// Jobs survive the end of every process.
     pub durable: bool,
-    /// Jobs may be listed and looked at.
+    /// Jobs may be listed, counted, looked at, and changed by their ids.
     pub listing: bool,
     /// Delays and times.
     pub scheduling: bool,
@@ -79,6 +90,26 @@ pub struct Capabilities {
     pub flows: bool,
     /// Results may be waited for from anywhere.
     pub results: bool,
+    /// Calls are answered by the broker itself, with what is known of their end, and with progress. Elsewhere a call is a job whose result is
+    /// kept and waited for.
+    pub answers: bool,
+    /// A job that was passed goes to another worker at once, and comes back to the one that passed it only when no other takes it.
+    pub passes: bool,
+    /// Lowest and highest priority that a job may have; both 0 where there are no priorities.
+    pub priority_range: (i32, i32),
+    /// A batch is stored whole or not at all, whatever happens. Elsewhere, where an error is [uncertain](Error::is_uncertain), a part of it may
+    /// be there.
+    pub whole_batches: bool,
+    /// A job that is given back keeps its place. Elsewhere it goes to the end.
+    pub keeps_places: bool,
+    /// Queues may be paused everywhere.
+    pub pauses: bool,
+    /// Jobs may be cancelled by their ids, wherever they are.
+    pub cancels: bool,
+    /// Its time may be moved by [`Clock`], for tests.
+    pub clock: bool,
+    /// Dead letters of a queue are jobs of a queue of their own, which is called like it with `.dead` behind.
+    pub dead_queues: bool,
     /// Largest payload in bytes.
     pub payload_bytes_max: usize,
 }
@@ -99,6 +130,23 @@ pub(crate) trait Backend: Send + Sync {
     fn look(&self, query: Query) -> Reply<'_, View>;
 
     fn order(&self, order: Order) -> Reply<'_, Ordered>;
+
+    /// Makes a call; only asked for where [`Capabilities::answers`] says so. It begins now, and dropping the future cancels it.
+    fn call(self: Arc<Self>, _call: DirectCall) -> Answering {
+        Box::pin(ready(Err(Error::new(ErrorKind::Unsupported, "make a call: this broker brings no answers").into())))
+    }
+
+    /// Tells the caller of a call how far it is. Never waits; what cannot be told at once is dropped.
+    fn tell(&self, _id: &JobId, _token: i64, _progress: Progress) {}
+
+    fn call_counts(&self) -> CallCounts {
+        CallCounts::default()
+    }
+
+    /// Waits for the turn of a queue, which one process has at a time. `None` where that is a job with a unique mark.
+    fn turn(&self, _queue: &str) -> Option<Reply<'_, Turn>> {
+        None
+    }
 
     /// Waits until something may have changed since this was called, polled by then or not. Spurious returns are allowed, at a pace that
     /// costs nothing.
@@ -154,6 +202,8 @@ pub(crate) struct Leased {
     /// From 1; passes and interruptions do not count.
     pub(crate) attempt: u32,
     pub(crate) crashed: u32,
+    /// Somebody waits for the answer, which this broker brings.
+    pub(crate) is_call: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -161,6 +211,8 @@ pub(crate) struct Settlement {
     pub(crate) id: JobId,
     pub(crate) token: i64,
     pub(crate) ending: Ending,
+    /// What the caller of a call is told if this ends it without a value.
+    pub(crate) answer: Option<Box<Answer>>,
 }
 
 /// What a holder says of its lease.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::address;
 use crate::codec::Codec;
-use crate::context::Context;
+use crate::context::{Context, Sink};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::CallError;
 use crate::registry::{self, Invoke, TaskEntry};
@@ -71,6 +72,8 @@ pub(crate) struct CallOptions {
     pub(crate) keep: Option<Duration>,
     /// The tick of a schedule that it is for.
     pub(crate) tick: Option<SystemTime>,
+    /// At a broker: offered again while every worker passes.
+    pub(crate) waits_out_passes: bool,
 }
 
 static DEFAULT_OPTIONS: CallOptions = CallOptions {
@@ -91,6 +94,7 @@ static DEFAULT_OPTIONS: CallOptions = CallOptions {
     partition: None,
     keep: None,
     tick: None,
+    waits_out_passes: false,
 };
 
 impl Request {
@@ -176,6 +180,11 @@ impl<T: DeserializeOwned> Call<T> {
     ///
     /// As a pool would give, except that a crash takes the caller with it and a panic goes through it.
     pub async fn run_here(self) -> Result<T, CallError> {
+        self.run_here_telling(None).await
+    }
+
+    /// Runs the call here and tells its progress.
+    pub(crate) async fn run_here_telling(self, sink: Option<Arc<dyn Sink>>) -> Result<T, CallError> {
         let payload = self.request.payload?;
         let (invoke, name) = match &self.request.target {
             Target::Task { name } => match registry::table()?.get(&**name) {
@@ -187,6 +196,7 @@ impl<T: DeserializeOwned> Call<T> {
         let codec = self.request.codec;
         let mut attempt = Context::attempt_of(0, 1, name, codec);
         attempt.tick = self.request.options.as_ref().and_then(|options| options.tick);
+        attempt.sink = sink.map(|sink| (0, sink));
         let context = attempt.into_context();
         let returned = match invoke(context, codec, &payload) {
             Invocation::Now(returned) => returned,
@@ -287,6 +297,13 @@ impl<T> Call<T> {
     /// For jobs at a broker: see [`Job::keep`](crate::Job::keep). A pool refuses it as `Unsupported`.
     pub fn keep(self, time: Duration) -> Self {
         self.set(|options| options.keep = Some(time))
+    }
+
+    /// For calls at a broker whose workers may pass them on: if all do, the call waits, and is offered to them again until one takes it or its queue
+    /// timeout is over. Without it, it ends with [`CallError::Passed`] once all have passed and some rounds more came to nothing. A pool ignores
+    /// it.
+    pub fn wait_out_passes(self) -> Self {
+        self.set(|options| options.waits_out_passes = true)
     }
 
     /// Runs alone in its worker even where workers have many slots, so that a stop can hurt no other call.

@@ -1,7 +1,7 @@
 //! The consumer: lease -> attempt in a pool -> settlement. The only module that knows both brokers and pools.
 //!
 //! `leases` leases while there is room (prefetch), renews, and hears of cancels; `attempt` is one leased job until its settlement;
-//! `ending` says what becomes of a job; `weights` which queue is asked first; `control` what a handle tells; `stop` what ends a worker.
+//! `ending` says what becomes of a job; `weights` which queue is asked first; `control` what a handle tells; `reload` how workers take turns to load; `stop` what ends a worker.
 //!
 //! A lease is renewed only while its attempt is in the pool's hands: waiting for a worker, or running in one that lives. A parent
 //! that dies renews nothing more.
@@ -10,6 +10,7 @@ mod attempt;
 mod control;
 mod ending;
 mod leases;
+mod reload;
 mod stop;
 mod weights;
 
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::attempt::Held;
 use self::control::Control;
+use self::reload::Serving;
 use self::weights::Weights;
 use crate::broker::{Backend, Broker};
 use crate::call::Call;
@@ -202,7 +204,8 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// `BadOption` without any queue, `Unsupported` outside of a runtime, `Closed` if the connection to the broker has ended for good. Other
+    /// `BadOption` without any queue, `Unsupported` outside of a runtime, and for a worker that is to end when its queues are empty at a broker
+    /// that does not count jobs ([`Capabilities::listing`](crate::Capabilities::listing)), `Closed` if the connection to the broker has ended for good. Other
     /// errors of the broker are waited out and logged: serving goes on when it is back.
     ///
     /// # Cancel safety
@@ -210,6 +213,10 @@ impl Worker {
     /// None: what runs when the future is dropped goes on without its lease being renewed. End it with `stop`.
     pub async fn run_until(self, stop: impl StopSignal) -> Result<Served, Error> {
         let scope = Scope::current().ok_or_else(|| Error::new(ErrorKind::Unsupported, "serve outside of an async runtime (tokio)"))?;
+        if self.until != Until::Told && !self.broker.capabilities().listing {
+            let text = "serve until the queues are empty: this broker does not tell what is left in them";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
         let handle = self.handle();
         let consumer = Arc::new(Consumer::new(self)?);
         let ended = CancellationToken::new();
@@ -274,6 +281,8 @@ impl Consumer {
         if worker.queues.is_empty() && worker.weighted.is_empty() {
             return Err(Error::new(ErrorKind::BadOption, "serve without a queue: name one, or define a #[task]"));
         }
+        let all: Vec<Box<str>> = worker.queues.iter().chain(worker.weighted.iter().map(|(queue, _)| queue)).cloned().collect();
+        worker.control.serve(Serving::of(&worker.broker, all));
         let slots = worker.pool.as_ref().map_or(1, |pool| 2 * pool.slots());
         let prefetch = if worker.prefetch == 0 { slots } else { worker.prefetch };
         Ok(Self {

@@ -74,6 +74,7 @@ mod outcome;
 mod payload;
 mod pool;
 mod process;
+mod progress;
 mod registry;
 mod retry;
 #[cfg(feature = "broker")]
@@ -93,7 +94,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use brigade_macros::{main, task};
 
 #[cfg(feature = "broker")]
-pub use broker::{Broker, Cancelling, Capabilities, Clock, Lease, Manager, Pushed, Queue, QueueCounts, Settled, Stopped, TakenJob, ToJob};
+pub use broker::{
+    Broker, CallCounts, CallProgress, Calling, Cancelling, Capabilities, Clock, Lease, Manager, Pushed, Queue, QueueCounts, Settled,
+    Stopped, TakenJob, ToJob,
+};
 pub use call::Call;
 pub use certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step};
 pub use codec::Codec;
@@ -113,10 +117,10 @@ pub use limits::{Limits, Rate};
 pub use outcome::{CallError, Cancelled, Failure, Pass, RetryAdvice, TimedOut};
 pub use payload::Bytes;
 pub use pool::{
-    Builder, Events, Handle, Map, Neighbours, Order, Pool, Progress, ProgressStream, Shutdown, Stats, Times, WorkerCount, WorkerInfo,
-    WorkerState,
+    Builder, Events, Handle, Map, Neighbours, Order, Pool, ProgressStream, Shutdown, Stats, Times, WorkerCount, WorkerInfo, WorkerState,
 };
 pub use process::{Captured, GroupLimits, Output};
+pub use progress::Progress;
 pub use retry::Retry;
 /// The version of rusqlite whose connections [`ToJob::push_in`] takes.
 #[cfg(feature = "sqlite")]

@@ -36,6 +36,8 @@ pub enum CallError {
 pub enum TimedOut {
     /// It waited for a worker for longer than its queue timeout; it never ran.
     Queue(Duration),
+    /// The same, at a broker, and at the end of that time no worker was there at all.
+    NoWorker(Duration),
     /// It ran for longer than its timeout and was stopped.
     Run(Box<Certificate>),
 }
@@ -234,7 +236,7 @@ impl CallError {
             Self::Panicked(certificate) | Self::Crashed(certificate) | Self::Lost(certificate) => Some(certificate),
             Self::TimedOut(TimedOut::Run(certificate)) => Some(certificate),
             Self::Cancelled(cancelled) => cancelled.certificate.as_deref(),
-            Self::Failed(_) | Self::Passed(_) | Self::Rejected(_) | Self::TimedOut(TimedOut::Queue(_)) => None,
+            Self::Failed(_) | Self::Passed(_) | Self::Rejected(_) | Self::TimedOut(TimedOut::Queue(_) | TimedOut::NoWorker(_)) => None,
         }
     }
 
@@ -286,6 +288,7 @@ impl fmt::Display for CallError {
             Self::Panicked(certificate) => write!(f, "the task panicked: {certificate}"),
             Self::Crashed(certificate) => write!(f, "the task crashed: {certificate}"),
             Self::TimedOut(TimedOut::Queue(after)) => write!(f, "the call waited for {after:?} without a free worker"),
+            Self::TimedOut(TimedOut::NoWorker(after)) => write!(f, "the call waited for {after:?}, and no worker serves it"),
             Self::TimedOut(TimedOut::Run(certificate)) => write!(f, "the task timed out: {certificate}"),
             Self::Cancelled(Cancelled { reason, certificate: Some(certificate) }) => {
                 write!(f, "the call was cancelled ({reason}): {certificate}")

@@ -46,7 +46,7 @@ use crate::task::{Args, Function};
 
 pub use builder::{Builder, Neighbours, WorkerCount};
 pub use events::Events;
-pub use handle::{Handle, Progress, ProgressStream};
+pub use handle::{Handle, ProgressStream};
 pub use map::Map;
 pub use queue::Order;
 pub use stats::{Stats, Times, WorkerInfo, WorkerState};

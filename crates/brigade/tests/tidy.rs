@@ -104,8 +104,8 @@ fn nothing_names_a_place_on_one_machine() {
 
 // -- which module may know which
 
-const VALUES: [&str; 12] =
-    ["certificate", "codec", "error", "event", "finding", "job", "limits", "outcome", "payload", "retry", "schedule", "why"];
+const VALUES: [&str; 13] =
+    ["certificate", "codec", "error", "event", "finding", "job", "limits", "outcome", "payload", "progress", "retry", "schedule", "why"];
 /// A lock and the one place that spawns: neither knows anything.
 const GROUND: [&str; 2] = ["shutdown", "sync"];
 const LINK: [&str; 2] = ["wire", "link"];

@@ -6,21 +6,18 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{check_job, check_name};
 use super::{
-    Backend, Cancelling, Cancels, Capabilities, Lease, LeaseAsk, Leased, Order, Ordered, Pushed, Query, QueueCounts, RESULT_KEPT, Stopped,
-    TakenJob, Terms, ToJob, View,
+    Backend, Cancelling, Cancels, Capabilities, Lease, LeaseAsk, Leased, Order, Ordered, Pushed, Query, QueueCounts, Stopped, TakenJob,
+    Terms, ToJob, View,
 };
-use crate::call::Call;
 use crate::certificate::{Receipt, Step};
 use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
 use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState};
 use crate::limits::Limits;
-use crate::outcome::CallError;
 use crate::why::Explanation;
 
 /// Where jobs wait. Cheap to clone.
@@ -86,6 +83,8 @@ impl Broker {
                 "redis" | "rediss" | "redis+unix" | "unix" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "rediss+cluster",
                 _,
             )) => super::redis::connect(url, clock.clone()).await?,
+            #[cfg(feature = "rabbitmq")]
+            Some(("amqp" | "amqps", _)) => super::rabbitmq::connect(url, clock.clone()).await?,
             #[cfg(feature = "sqlite")]
             Some(("sqlite", rest)) => super::sqlite::connect(rest, clock.clone()).await?,
             Some((scheme, _)) => {
@@ -143,26 +142,6 @@ impl Broker {
         let max = self.capabilities().payload_bytes_max;
         jobs.iter().try_for_each(|job| check_job(job, max))?;
         self.backend.push(jobs).await
-    }
-
-    /// Has a task run by whichever worker takes it, and waits for its result. Where a job with its unique mark is there already, that
-    /// one's result is waited for, and that one is never cancelled.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future cancels the call, by a task of the runtime. In a program that ends at that moment the task may not get to it: the
-    /// job is run then, and its result is kept for nobody. A call whose time is over has been cancelled when this returns.
-    ///
-    /// # Errors
-    ///
-    /// `Failed` with the reason of its last attempt if it ended among the dead letters, `Cancelled`, `Rejected`; `TimedOut` if it waited
-    /// for longer than the call's queue timeout.
-    pub async fn call<T: DeserializeOwned>(&self, call: Call<T>) -> Result<T, CallError> {
-        let wait = call.request.options().queue_timeout;
-        let mut job = call.to_job()?;
-        job.options.keep.get_or_insert(RESULT_KEPT);
-        let broker = self.clone();
-        self.result_of(async move { broker.push(job).await }, wait).await
     }
 
     /// One job, with its history; `None` if there is none (any more).
@@ -450,10 +429,14 @@ impl Queue {
 }
 
 /// What this build has.
-const SCHEMES: &str = match (cfg!(feature = "sqlite"), cfg!(feature = "redis")) {
-    (true, true) => "sqlite, redis",
-    (true, false) => "sqlite (redis is a cargo feature that is off)",
-    (false, _) => "redis (sqlite is a cargo feature that is off)",
+const SCHEMES: &str = match (cfg!(feature = "sqlite"), cfg!(feature = "redis"), cfg!(feature = "rabbitmq")) {
+    (true, true, true) => "sqlite, redis, amqp",
+    (true, true, false) => "sqlite, redis (rabbitmq is a cargo feature that is off)",
+    (true, false, true) => "sqlite, amqp (redis is a cargo feature that is off)",
+    (true, false, false) => "sqlite (redis and rabbitmq are cargo features that are off)",
+    (false, true, true) => "redis, amqp (sqlite is a cargo feature that is off)",
+    (false, true, false) => "redis (sqlite and rabbitmq are cargo features that are off)",
+    (false, false, _) => "amqp (sqlite and redis are cargo features that are off)",
 };
 
 pub(super) fn confused() -> Error {

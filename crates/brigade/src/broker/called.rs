@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use super::calling::Caller;
 use super::{Broker, Pushed};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
-use crate::job::{JobId, JobState};
+use crate::job::{JobId, JobInfo, JobState};
 use crate::outcome::{CallError, Cancelled, Failure, TimedOut};
 use crate::shutdown::Scope;
 
@@ -23,10 +24,11 @@ impl Broker {
         &self,
         push: impl Future<Output = Result<Pushed, Error>> + Send + 'static,
         wait: Option<Duration>,
+        asks: &Caller,
     ) -> Result<T, CallError> {
-        let mut caller = Caller { broker: self.clone(), scope: Scope::current(), job: Awaited::Pushing(Box::pin(push)) };
+        let mut caller = Awaiting { broker: self.clone(), scope: Scope::current(), job: Awaited::Pushing(Box::pin(push)) };
         let id = caller.pushed().await?;
-        let waiting = self.wait(&id);
+        let waiting = self.wait_or_cancel(&id, asks);
         let ended = match wait {
             None => waiting.await?,
             Some(wait) => match tokio::time::timeout(wait, waiting).await {
@@ -47,10 +49,20 @@ impl Broker {
             _ => Err(CallError::Failed(Box::new(Failure::new(ended.reason.unwrap_or_default())))),
         }
     }
+
+    /// Waits for the end of a job, and cancels it if its caller wants that.
+    async fn wait_or_cancel(&self, id: &JobId, asks: &Caller) -> Result<Option<JobInfo>, Error> {
+        let mut ended = std::pin::pin!(self.wait(id));
+        tokio::select! {
+            ended = &mut ended => return ended,
+            reason = asks.cancelled() => self.cancel(id, reason).await.map(drop)?,
+        }
+        ended.await
+    }
 }
 
 /// Cancels a job when its caller goes away.
-struct Caller {
+struct Awaiting {
     broker: Broker,
     scope: Option<Scope>,
     job: Awaited,
@@ -64,7 +76,7 @@ enum Awaited {
     Pushed(JobId),
 }
 
-impl Caller {
+impl Awaiting {
     async fn pushed(&mut self) -> Result<JobId, Error> {
         let pushed = match &mut self.job {
             Awaited::Pushing(push) => push.await,
@@ -79,7 +91,7 @@ impl Caller {
     }
 }
 
-impl Drop for Caller {
+impl Drop for Awaiting {
     fn drop(&mut self) {
         let job = std::mem::replace(&mut self.job, Awaited::Nothing);
         let (Some(scope), false) = (&self.scope, matches!(job, Awaited::Nothing)) else { return };

@@ -69,6 +69,15 @@ impl Backend for Redis {
             manager: true,
             schedules: true,
             results: true,
+            answers: false,
+            passes: false,
+            priority_range: (i32::MIN, i32::MAX),
+            whole_batches: true,
+            keeps_places: true,
+            pauses: true,
+            cancels: true,
+            clock: true,
+            dead_queues: false,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
         }
     }

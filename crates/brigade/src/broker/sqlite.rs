@@ -146,6 +146,15 @@ impl Backend for Sqlite {
             manager: false,
             flows: true,
             results: true,
+            answers: false,
+            passes: false,
+            priority_range: (i32::MIN, i32::MAX),
+            whole_batches: true,
+            keeps_places: true,
+            pauses: true,
+            cancels: true,
+            clock: true,
+            dead_queues: false,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
         }
     }

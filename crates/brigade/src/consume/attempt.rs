@@ -1,10 +1,13 @@
 //! One job from its lease to its settlement.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
@@ -13,17 +16,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::ending::{Ended, Why, ending_of};
 use super::{Consumer, PAUSE, Served};
-use crate::broker::{Ending, Leased, Settled, Settlement};
+use crate::broker::{Answer, Backend, Ending, Leased, Settled, Settlement};
 use crate::call::Call;
+use crate::codec::Codec;
+use crate::context::Sink;
 use crate::error::{Error, ErrorKind};
+use crate::job::JobId;
 use crate::outcome::{CallError, Cancelled, Failure};
-use crate::pool::Handle;
+use crate::pool::{Handle, ProgressStream};
+use crate::progress::Progress;
 use crate::shutdown::Scope;
 use crate::sync::lock;
 
 /// A job in our hands.
 pub(super) struct Held {
-    pub(super) id: crate::JobId,
+    pub(super) id: JobId,
     pub(super) token: i64,
     /// Until when the lease can be trusted unless it is renewed.
     pub(super) until: Instant,
@@ -37,6 +44,20 @@ enum Attempt {
     InPool(Handle<Box<RawValue>>),
     Here(Box<Call<Box<RawValue>>>),
     Refused(Error),
+}
+
+/// Tells the caller of a call what its attempt tells, from this process.
+struct Teller {
+    backend: Arc<dyn Backend>,
+    id: JobId,
+    token: i64,
+}
+
+impl Sink for Teller {
+    fn progress(&self, _call: u64, fraction: f64, codec: Codec, payload: &[u8]) {
+        let payload = Bytes::copy_from_slice(payload);
+        self.backend.tell(&self.id, self.token, Progress { fraction, codec, payload });
+    }
 }
 
 impl Consumer {
@@ -55,12 +76,13 @@ impl Consumer {
             (Ok(call), None) => Attempt::Here(Box::new(call)),
             (Err(error), _) => Attempt::Refused(error),
         };
-        let consumer = Arc::clone(self);
+        let (consumer, unsettled) = (Arc::clone(self), self.control.begin());
         scope.spawn(async move {
-            let ended = consumer.run(attempt, &stop, number).await;
+            let ended = consumer.run(attempt, &leased, &stop, number).await;
             let why = consumer.let_go(number);
-            consumer.settle(&leased, ending_of(ended, why)).await;
-            drop(permit);
+            let answer = ended.outcome.as_ref().err().filter(|_| leased.is_call).map(|error| Box::new(Answer::of(error)));
+            consumer.settle(&leased, ending_of(ended, why, consumer.pass_pause()), answer).await;
+            drop((permit, unsettled));
         });
     }
 
@@ -110,12 +132,13 @@ impl Consumer {
         Ok(if leased.crashed > 0 { call.alone_in_a_fresh_worker() } else { call })
     }
 
-    async fn run(&self, attempt: Attempt, stop: &CancellationToken, number: u64) -> Ended {
+    async fn run(&self, attempt: Attempt, leased: &Leased, stop: &CancellationToken, number: u64) -> Ended {
         let mut handle = match attempt {
             Attempt::InPool(handle) => handle,
             Attempt::Refused(error) => return Ended { outcome: Err(CallError::Rejected(error)), receipt: None },
             Attempt::Here(call) => {
-                let guarded = AssertUnwindSafe(call.run_here()).catch_unwind();
+                let sink = leased.is_call.then(|| self.teller(leased));
+                let guarded = AssertUnwindSafe(call.run_here_telling(sink)).catch_unwind();
                 let outcome = tokio::select! {
                     outcome = guarded => outcome.unwrap_or_else(|_| Err(CallError::Failed(Box::new(Failure::new("it panicked"))))),
                     () = self.stopped(number, stop) => Err(CallError::Cancelled(Cancelled::without_certificate("stopped at its next await"))),
@@ -123,7 +146,11 @@ impl Consumer {
                 return Ended { outcome, receipt: None };
             }
         };
+        let progress = handle.progress();
         tokio::select! {
+            // In this order, so that what an attempt told last is told before its end.
+            biased;
+            never = self.tell(leased, progress), if leased.is_call => match never {},
             outcome = &mut handle => return Ended { outcome, receipt: None },
             () = self.stopped(number, stop) => {}
         }
@@ -137,6 +164,23 @@ impl Consumer {
             }
         };
         Ended { outcome, receipt: receipt.await }
+    }
+
+    /// Tells the caller of a call what its attempt tells.
+    async fn tell(&self, leased: &Leased, mut progress: ProgressStream) -> Infallible {
+        while let Some(progress) = progress.next().await {
+            self.backend.tell(&leased.id, leased.token, progress);
+        }
+        pending().await
+    }
+
+    fn teller(&self, leased: &Leased) -> Arc<dyn Sink> {
+        Arc::new(Teller { backend: Arc::clone(&self.backend), id: leased.id.clone(), token: leased.token })
+    }
+
+    /// Before a job that was passed is handed out again: a worker that passes everything must not spin.
+    fn pass_pause(&self) -> Duration {
+        if self.backend.capabilities().passes { Duration::ZERO } else { PAUSE }
     }
 
     /// Waits until an attempt is to be stopped: it was told so, or its lease could not be renewed and is about to be another's.
@@ -153,7 +197,7 @@ impl Consumer {
         }
     }
 
-    async fn settle(&self, leased: &Leased, ending: Option<Ending>) {
+    async fn settle(&self, leased: &Leased, ending: Option<Ending>, answer: Option<Box<Answer>>) {
         let Some(ending) = ending else { return self.control.count(|served| &mut served.stale) };
         let count: fn(&mut Served) -> &mut u64 = match &ending {
             Ending::Ack(_) => |served| &mut served.done,
@@ -161,7 +205,7 @@ impl Consumer {
             Ending::Cancelled { .. } => |served| &mut served.cancelled,
             _ => |served| &mut served.failed,
         };
-        let settlement = Settlement { id: leased.id.clone(), token: leased.token, ending };
+        let settlement = Settlement { id: leased.id.clone(), token: leased.token, ending, answer };
         match self.settle_all(vec![settlement]).await.as_deref() {
             Some([Settled::Accepted(_)]) => self.control.count(count),
             _ => self.control.count(|served| &mut served.stale),

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::Served;
+use super::reload::Serving;
 use crate::sync::lock;
 
 /// Tells a running [`Worker`](crate::Worker) what to do: take it with [`Worker::handle`](crate::Worker::handle) before the worker runs.
@@ -75,12 +77,24 @@ impl fmt::Debug for WorkerHandle {
     }
 }
 
+/// An attempt that is not settled.
+pub(super) struct Unsettled(Arc<Control>);
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        lock(&self.0.state).unsettled -= 1;
+        self.0.changed.notify_waiters();
+    }
+}
+
 /// Shared by a worker and its handles.
 #[derive(Default)]
 pub(super) struct Control {
     pub(super) draining: CancellationToken,
     pub(super) killing: CancellationToken,
     state: Mutex<State>,
+    /// Of `unsettled`, `asks` and `serving`.
+    changed: Notify,
 }
 
 #[derive(Default)]
@@ -89,20 +103,75 @@ struct State {
     /// Ends the ask for jobs that is under way, because it asks for the wrong queues.
     ask: CancellationToken,
     held: usize,
+    /// Attempts that are not settled.
+    unsettled: usize,
     served: Served,
+    /// Takes nothing for now: it reloads.
+    back: bool,
+    /// Whether it asks, as far as it is not full.
+    asks: bool,
+    serving: Option<Serving>,
 }
 
 impl Control {
     /// Leaves those that are not paused here. The token ends when that has changed, or nothing more is to be asked for.
     pub(super) fn allowed(&self, queues: &mut Vec<Box<str>>) -> CancellationToken {
         let mut state = lock(&self.state);
-        queues.retain(|queue| !state.paused.contains(queue));
+        queues.retain(|queue| !state.back && !state.paused.contains(queue));
+        state.asks = !state.back;
         state.ask = self.draining.child_token();
-        state.ask.clone()
+        let ask = state.ask.clone();
+        drop(state);
+        self.changed.notify_waiters();
+        ask
     }
 
     pub(super) fn set_held(&self, held: usize) {
         lock(&self.state).held = held;
+    }
+
+    /// An attempt has begun; it ends with what is returned.
+    pub(super) fn begin(self: &Arc<Self>) -> Unsettled {
+        lock(&self.state).unsettled += 1;
+        Unsettled(Arc::clone(self))
+    }
+
+    pub(super) fn serve(&self, serving: Serving) {
+        lock(&self.state).serving = Some(serving);
+        self.changed.notify_waiters();
+    }
+
+    /// Takes nothing more, or takes again.
+    pub(super) fn step_back(&self, back: bool) {
+        let mut state = lock(&self.state);
+        state.back = back;
+        state.ask.cancel();
+    }
+
+    /// What it serves, once it does.
+    pub(super) async fn serving(&self) -> Serving {
+        self.once(|state| state.serving.clone()).await
+    }
+
+    /// Waits until it neither asks for anything nor has anything.
+    pub(super) async fn is_idle(&self) {
+        self.once(|state| (!state.asks && state.unsettled == 0).then_some(())).await;
+    }
+
+    /// Waits until it asks again.
+    pub(super) async fn takes(&self) {
+        self.once(|state| state.asks.then_some(())).await;
+    }
+
+    async fn once<R>(&self, look: impl Fn(&State) -> Option<R>) -> R {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(found) = look(&lock(&self.state)) {
+                return found;
+            }
+            changed.await;
+        }
     }
 
     pub(super) fn count(&self, count: impl FnOnce(&mut Served) -> &mut u64) {

@@ -43,7 +43,7 @@ impl Why {
 }
 
 /// What to tell the broker; `None` if the lease is lost and there is nothing to say.
-pub(super) fn ending_of(ended: Ended, why: Why) -> Option<Ending> {
+pub(super) fn ending_of(ended: Ended, why: Why, pass_pause: Duration) -> Option<Ending> {
     let fail = |kind, reason: String, certificate: Option<Box<Certificate>>| Ending::Fail {
         kind,
         reason,
@@ -73,8 +73,8 @@ pub(super) fn ending_of(ended: Ended, why: Why) -> Option<Ending> {
             fail(AttemptKind::Failed, text, Some(certificate))
         }
         CallError::Crashed(certificate) => fail(AttemptKind::Crashed, text, Some(certificate)),
-        CallError::Passed(reasons) => give_back(AttemptKind::Passed, reasons.join("; "), PAUSE),
-        CallError::Cancelled(_) | CallError::Lost(_) | CallError::TimedOut(TimedOut::Queue(_)) => {
+        CallError::Passed(reasons) => give_back(AttemptKind::Passed, reasons.join("; "), pass_pause),
+        CallError::Cancelled(_) | CallError::Lost(_) | CallError::TimedOut(TimedOut::Queue(_) | TimedOut::NoWorker(_)) => {
             give_back(AttemptKind::Interrupted, text, Duration::ZERO)
         }
         CallError::Rejected(error) if matches!(error.kind(), ErrorKind::Closed | ErrorKind::CannotStart | ErrorKind::QueueFull) => {

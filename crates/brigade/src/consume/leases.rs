@@ -76,7 +76,7 @@ impl Consumer {
         let settlement = |leased: Leased| {
             let reason = "its worker is ending".to_owned();
             let ending = Ending::GiveBack { kind: AttemptKind::Interrupted, reason, after: Duration::ZERO };
-            Settlement { id: leased.id, token: leased.token, ending }
+            Settlement { id: leased.id, token: leased.token, ending, answer: None }
         };
         let settlements: Vec<Settlement> = leased.into_iter().map(settlement).collect();
         if !settlements.is_empty()
@@ -104,7 +104,9 @@ impl Consumer {
             sleep(self.lease / 3).await;
             let held: Vec<(u64, Settlement)> = lock(&self.held)
                 .iter()
-                .map(|(number, held)| (*number, Settlement { id: held.id.clone(), token: held.token, ending: Ending::Extend(self.lease) }))
+                .map(|(number, held)| {
+                    (*number, Settlement { id: held.id.clone(), token: held.token, ending: Ending::Extend(self.lease), answer: None })
+                })
                 .collect();
             if held.is_empty() {
                 continue;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::ToFlow;
-use crate::broker::{Broker, Pushed, RESULT_KEPT};
+use crate::broker::{Broker, Caller, Pushed, RESULT_KEPT};
 use crate::error::{Error, ErrorKind};
 use crate::job::{Gather, JobId};
 use crate::outcome::CallError;
@@ -75,6 +75,6 @@ impl Broker {
             job
         });
         let broker = self.clone();
-        self.result_of(async move { Ok(Pushed::New(broker.push_flow(flow).await?.last().clone())) }, None).await
+        self.result_of(async move { Ok(Pushed::New(broker.push_flow(flow).await?.last().clone())) }, None, &Caller::default()).await
     }
 }

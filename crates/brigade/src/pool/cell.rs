@@ -7,9 +7,9 @@ use std::task::{Poll, Waker};
 use bytes::Bytes;
 
 use crate::certificate::Receipt;
-use crate::codec::Codec;
 use crate::outcome::CallError;
 use crate::process::Output;
+use crate::progress::Progress;
 use crate::sync::lock;
 
 /// Progress kept for a caller who is not reading it.
@@ -34,15 +34,8 @@ struct Extra {
     watchers: Vec<Waker>,
     receipt: Option<Receipt>,
     output: Option<Output>,
-    updates: VecDeque<Update>,
+    updates: VecDeque<Progress>,
     update_wakers: Vec<Waker>,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Update {
-    pub(crate) fraction: f64,
-    pub(crate) codec: Codec,
-    pub(crate) payload: Bytes,
 }
 
 impl Cell {
@@ -103,7 +96,7 @@ impl Cell {
         lock(&self.0).extra.as_mut()?.output.take()
     }
 
-    pub(crate) fn update(&self, update: Update) {
+    pub(crate) fn update(&self, update: Progress) {
         let wakers = {
             let mut state = lock(&self.0);
             let extra = state.extra.get_or_insert_default();
@@ -117,7 +110,7 @@ impl Cell {
     }
 
     /// The next progress; `None` after the end.
-    pub(crate) fn poll_update(&self, waker: &Waker) -> Poll<Option<Update>> {
+    pub(crate) fn poll_update(&self, waker: &Waker) -> Poll<Option<Progress>> {
         let mut state = lock(&self.0);
         let finished = state.finished;
         let extra = state.extra.get_or_insert_default();

@@ -29,7 +29,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use super::builder::Config;
-use super::cell::{Cell, Outcome, Update};
+use super::cell::{Cell, Outcome};
 use super::deadlines::{Deadlines, Due, after};
 use super::member::Member;
 use super::queue::Queue;
@@ -39,6 +39,7 @@ use crate::certificate::Receipt;
 use crate::event::Event;
 use crate::link::Channel;
 use crate::process::Output;
+use crate::progress::Progress;
 
 pub(super) use calls::{Admission, Entry, Phase, TASK_NAME_BYTES_MAX, number_of};
 pub(super) use endings::Obituary;
@@ -87,7 +88,7 @@ pub(super) struct Effects {
     pub(super) flush: Vec<Arc<Channel>>,
     pub(super) starts: Vec<(u32, u64)>,
     pub(super) stops: Vec<StopOrder>,
-    pub(super) updates: Vec<(Arc<Cell>, Update)>,
+    pub(super) updates: Vec<(Arc<Cell>, Progress)>,
     pub(super) watches: Vec<(u64, Arc<Member>, u64)>,
     /// Places of the queue that became free.
     pub(super) room: usize,

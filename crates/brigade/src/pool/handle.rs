@@ -12,7 +12,7 @@ use futures_util::future::poll_fn;
 use serde::de::DeserializeOwned;
 
 use super::Shared;
-use super::cell::{Cell, Update};
+use super::cell::Cell;
 use super::core::{Admission, number_of};
 use crate::call::Request;
 use crate::certificate::Receipt;
@@ -20,6 +20,7 @@ use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Cancelled};
 use crate::process::Output;
+use crate::progress::Progress;
 
 /// A call that was made: a future of its result. It runs whether or not it is awaited; dropping it cancels it,
 /// [`detach`](Handle::detach) lets it run on.
@@ -189,30 +190,10 @@ pub struct ProgressStream {
     cell: Arc<Cell>,
 }
 
-/// What a running task told.
-#[derive(Clone, Debug)]
-pub struct Progress(Update);
-
-impl Progress {
-    /// How far the task is, from 0 to 1.
-    pub fn fraction(&self) -> f64 {
-        self.0.fraction
-    }
-
-    /// The payload.
-    ///
-    /// # Errors
-    ///
-    /// `Decode` if it is not a `P`.
-    pub fn payload<P: DeserializeOwned>(&self) -> Result<P, Error> {
-        self.0.codec.decode(&self.0.payload)
-    }
-}
-
 impl ProgressStream {
     /// The next progress; `None` when the call has ended. Cancel safe.
     pub async fn next(&mut self) -> Option<Progress> {
-        poll_fn(|cx| self.cell.poll_update(cx.waker())).await.map(Progress)
+        poll_fn(|cx| self.cell.poll_update(cx.waker())).await
     }
 }
 
@@ -220,7 +201,7 @@ impl Stream for ProgressStream {
     type Item = Progress;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Progress>> {
-        self.cell.poll_update(cx.waker()).map(|update| update.map(Progress))
+        self.cell.poll_update(cx.waker())
     }
 }
 

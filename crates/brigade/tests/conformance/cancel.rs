@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use brigade::{AttemptKind, Broker, Cancelling, JobState, Receipt, Settled, Step};
 
-use super::{Subject, on_every_broker};
+use super::{Subject, on_brokers_that};
 
 const LONG: Duration = Duration::from_secs(30);
 const NOW: Duration = Duration::ZERO;
@@ -17,119 +17,137 @@ async fn soon<F: Future>(what: F) -> F::Output {
 
 #[test]
 fn a_waiting_job_ends_at_once() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        for job in [queue.job(&1).unwrap(), queue.job(&2).unwrap().delay(LONG)] {
-            let id = subject.broker.push(job).await.unwrap().id().clone();
-            assert_eq!(subject.broker.cancel(&id, "not needed").await.unwrap(), Cancelling::Cancelled);
-            assert_eq!(subject.broker.cancel(&id, "again").await.unwrap(), Cancelling::Nothing);
-            let job = subject.broker.job(&id).await.unwrap().unwrap();
-            assert_eq!((job.state, job.reason.as_deref()), (JobState::Cancelled, Some("not needed")));
-        }
-        assert!(queue.take(NOW).await.unwrap().is_none());
-        let id = queue.push(&3).await.unwrap();
-        let stopped = subject.broker.stop(&id, "not needed").await.unwrap().unwrap();
-        assert_eq!((stopped.state, stopped.receipt.unwrap().step), (Some(JobState::Cancelled), Step::NotStarted));
-        assert!(subject.broker.stop(&id, "again").await.unwrap().is_none());
-    });
+    on_brokers_that(
+        |can| can.cancels && can.listing,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            for job in [queue.job(&1).unwrap(), queue.job(&2).unwrap().delay(LONG)] {
+                let id = subject.broker.push(job).await.unwrap().id().clone();
+                assert_eq!(subject.broker.cancel(&id, "not needed").await.unwrap(), Cancelling::Cancelled);
+                assert_eq!(subject.broker.cancel(&id, "again").await.unwrap(), Cancelling::Nothing);
+                let job = subject.broker.job(&id).await.unwrap().unwrap();
+                assert_eq!((job.state, job.reason.as_deref()), (JobState::Cancelled, Some("not needed")));
+            }
+            assert!(queue.take(NOW).await.unwrap().is_none());
+            let id = queue.push(&3).await.unwrap();
+            let stopped = subject.broker.stop(&id, "not needed").await.unwrap().unwrap();
+            assert_eq!((stopped.state, stopped.receipt.unwrap().step), (Some(JobState::Cancelled), Step::NotStarted));
+            assert!(subject.broker.stop(&id, "again").await.unwrap().is_none());
+        },
+    );
 }
 
 #[test]
 fn the_holder_hears_of_it_at_once_and_when_it_extends() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let (id, other) = (queue.push(&1).await.unwrap(), queue.push(&2).await.unwrap());
-        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        let beside = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        assert_eq!((lease.id(), beside.id()), (&id, &other));
-        let hearing = tokio::spawn({
-            let lease = lease.clone();
-            async move { lease.cancel_asked().await }
-        });
-        assert_eq!(subject.broker.cancel(&id, "stop").await.unwrap(), Cancelling::Asked);
-        assert_eq!(soon(hearing).await.unwrap(), "stop");
-        assert_eq!(soon(lease.cancel_asked()).await, "stop", "who asks later hears of it too");
-        assert_eq!(lease.extend(LONG).await.unwrap(), Settled::Accepted(Some("stop".to_owned())));
-        let asked = subject.broker.job(&id).await.unwrap().unwrap();
-        assert_eq!((asked.state, asked.cancel.as_deref()), (JobState::Leased, Some("stop")));
+    on_brokers_that(
+        |can| can.cancels && can.listing,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            let (id, other) = (queue.push(&1).await.unwrap(), queue.push(&2).await.unwrap());
+            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            let beside = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            assert_eq!((lease.id(), beside.id()), (&id, &other));
+            let hearing = tokio::spawn({
+                let lease = lease.clone();
+                async move { lease.cancel_asked().await }
+            });
+            assert_eq!(subject.broker.cancel(&id, "stop").await.unwrap(), Cancelling::Asked);
+            assert_eq!(soon(hearing).await.unwrap(), "stop");
+            assert_eq!(soon(lease.cancel_asked()).await, "stop", "who asks later hears of it too");
+            assert_eq!(lease.extend(LONG).await.unwrap(), Settled::Accepted(Some("stop".to_owned())));
+            let asked = subject.broker.job(&id).await.unwrap().unwrap();
+            assert_eq!((asked.state, asked.cancel.as_deref()), (JobState::Leased, Some("stop")));
 
-        lease.cancelled("stop").await.unwrap();
-        let job = subject.broker.job(&id).await.unwrap().unwrap();
-        assert_eq!((job.state, job.cancel, job.failed, job.interrupted), (JobState::Cancelled, None, 0, 0));
-        assert_eq!((job.history.len(), job.history[0].kind, &job.history[0].stop), (1, AttemptKind::Cancelled, &None));
-        assert!(tokio::time::timeout(Duration::from_millis(200), beside.cancel_asked()).await.is_err(), "nobody cancelled that one");
-        assert_eq!(beside.extend(LONG).await.unwrap(), Settled::Accepted(None));
-    });
+            lease.cancelled("stop").await.unwrap();
+            let job = subject.broker.job(&id).await.unwrap().unwrap();
+            assert_eq!((job.state, job.cancel, job.failed, job.interrupted), (JobState::Cancelled, None, 0, 0));
+            assert_eq!((job.history.len(), job.history[0].kind, &job.history[0].stop), (1, AttemptKind::Cancelled, &None));
+            assert!(tokio::time::timeout(Duration::from_millis(200), beside.cancel_asked()).await.is_err(), "nobody cancelled that one");
+            assert_eq!(beside.extend(LONG).await.unwrap(), Settled::Accepted(None));
+        },
+    );
 }
 
 #[test]
 fn who_stops_a_job_gets_its_holder_s_receipt() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let id = queue.push(&1).await.unwrap();
-        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        let receipt = Receipt::new(Step::Killed, Duration::from_millis(7));
-        let holding = async {
-            let reason = lease.cancel_asked().await;
-            lease.clone().cancelled_by(reason, receipt.clone()).await.unwrap()
-        };
-        let (stopped, settled) = soon(async { tokio::join!(subject.broker.stop(&id, "enough"), holding) }).await;
-        let stopped = stopped.unwrap().unwrap();
-        assert_eq!((stopped.state, stopped.receipt, settled), (Some(JobState::Cancelled), Some(receipt), Settled::Accepted(None)));
-    });
+    on_brokers_that(
+        |can| can.cancels && can.listing,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            let id = queue.push(&1).await.unwrap();
+            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            let receipt = Receipt::new(Step::Killed, Duration::from_millis(7));
+            let holding = async {
+                let reason = lease.cancel_asked().await;
+                lease.clone().cancelled_by(reason, receipt.clone()).await.unwrap()
+            };
+            let (stopped, settled) = soon(async { tokio::join!(subject.broker.stop(&id, "enough"), holding) }).await;
+            let stopped = stopped.unwrap().unwrap();
+            assert_eq!((stopped.state, stopped.receipt, settled), (Some(JobState::Cancelled), Some(receipt), Settled::Accepted(None)));
+        },
+    );
 }
 
 #[test]
 fn a_job_that_ends_first_keeps_its_end() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        for keep in [true, false] {
-            let job = queue.job(&1).unwrap();
-            let id = subject.broker.push(if keep { job.keep(LONG) } else { job }).await.unwrap().id().clone();
-            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-            let holding = async {
-                lease.cancel_asked().await;
-                lease.clone().ack().await.unwrap()
-            };
-            let (stopped, settled) = soon(async { tokio::join!(subject.broker.stop(&id, "enough"), holding) }).await;
-            let stopped = stopped.unwrap().unwrap();
-            assert_eq!((stopped.state, settled), (keep.then_some(JobState::Done), Settled::Accepted(None)));
-            assert!(stopped.receipt.is_none() && stopped.certificate.is_none());
-        }
-    });
+    on_brokers_that(
+        |can| can.cancels && can.listing,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            for keep in [true, false] {
+                let job = queue.job(&1).unwrap();
+                let id = subject.broker.push(if keep { job.keep(LONG) } else { job }).await.unwrap().id().clone();
+                let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+                let holding = async {
+                    lease.cancel_asked().await;
+                    lease.clone().ack().await.unwrap()
+                };
+                let (stopped, settled) = soon(async { tokio::join!(subject.broker.stop(&id, "enough"), holding) }).await;
+                let stopped = stopped.unwrap().unwrap();
+                assert_eq!((stopped.state, settled), (keep.then_some(JobState::Done), Settled::Accepted(None)));
+                assert!(stopped.receipt.is_none() && stopped.certificate.is_none());
+            }
+        },
+    );
 }
 
 #[test]
 fn a_cancel_of_an_earlier_lease_does_not_reach_the_next() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let id = queue.push(&1).await.unwrap();
-        let late = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        assert_eq!(subject.broker.cancel(&id, "stop").await.unwrap(), Cancelling::Asked);
-        subject.broker.clock().advance(2 * LONG);
-        assert!(queue.lease(LONG, NOW).await.unwrap().is_none(), "given back, it is not run again");
-        let job = subject.broker.job(&id).await.unwrap().unwrap();
-        assert_eq!((job.state, job.reason.as_deref()), (JobState::Cancelled, Some("stop")));
-        assert_eq!(late.cancelled("stop").await.unwrap(), Settled::Stale);
-    });
+    on_brokers_that(
+        |can| can.cancels && can.listing,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            let id = queue.push(&1).await.unwrap();
+            let late = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            assert_eq!(subject.broker.cancel(&id, "stop").await.unwrap(), Cancelling::Asked);
+            subject.broker.clock().advance(2 * LONG);
+            assert!(queue.lease(LONG, NOW).await.unwrap().is_none(), "given back, it is not run again");
+            let job = subject.broker.job(&id).await.unwrap().unwrap();
+            assert_eq!((job.state, job.reason.as_deref()), (JobState::Cancelled, Some("stop")));
+            assert_eq!(late.cancelled("stop").await.unwrap(), Settled::Stale);
+        },
+    );
 }
 
 #[test]
 fn only_what_is_not_leased_is_deleted() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let (leased, waits, dead) = (queue.push(&1).await.unwrap(), queue.push(&2).await.unwrap(), queue.push(&3).await.unwrap());
-        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        let given_back = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        queue.lease(LONG, NOW).await.unwrap().unwrap().dead_letter("odd").await.unwrap();
-        given_back.pass("not now").await.unwrap();
-        let Subject { broker, .. } = &subject;
-        assert!(!deleted(broker.delete(&leased).await) && !deleted(broker.delete_dead(&leased).await));
-        assert!(!deleted(broker.delete_dead(&waits).await), "it waits, it is not dead");
-        assert!(deleted(broker.delete(&waits).await) && !deleted(broker.delete(&waits).await));
-        assert!(deleted(broker.delete_dead(&dead).await) && !deleted(broker.delete_dead(&dead).await));
-        assert_eq!(lease.ack().await.unwrap(), Settled::Accepted(None));
-    });
+    on_brokers_that(
+        |can| can.cancels && can.listing,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            let (leased, waits, dead) = (queue.push(&1).await.unwrap(), queue.push(&2).await.unwrap(), queue.push(&3).await.unwrap());
+            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            let given_back = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            queue.lease(LONG, NOW).await.unwrap().unwrap().dead_letter("odd").await.unwrap();
+            given_back.pass("not now").await.unwrap();
+            let Subject { broker, .. } = &subject;
+            assert!(!deleted(broker.delete(&leased).await) && !deleted(broker.delete_dead(&leased).await));
+            assert!(!deleted(broker.delete_dead(&waits).await), "it waits, it is not dead");
+            assert!(deleted(broker.delete(&waits).await) && !deleted(broker.delete(&waits).await));
+            assert!(deleted(broker.delete_dead(&dead).await) && !deleted(broker.delete_dead(&dead).await));
+            assert_eq!(lease.ack().await.unwrap(), Settled::Accepted(None));
+        },
+    );
 }
 
 fn deleted(answer: Result<bool, brigade::Error>) -> bool {
@@ -138,47 +156,56 @@ fn deleted(answer: Result<bool, brigade::Error>) -> bool {
 
 #[test]
 fn what_its_holder_sets_aside_has_that_in_its_history() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let id = queue.push(&1).await.unwrap();
-        queue.lease(LONG, NOW).await.unwrap().unwrap().dead_letter("odd").await.unwrap();
-        let job = subject.broker.job(&id).await.unwrap().unwrap();
-        let record = &job.history[0];
-        assert_eq!((job.state, record.kind, record.attempt, record.reason.as_str()), (JobState::Dead, AttemptKind::SetAside, 1, "odd"));
-    });
+    on_brokers_that(
+        |can| can.cancels && can.listing,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            let id = queue.push(&1).await.unwrap();
+            queue.lease(LONG, NOW).await.unwrap().unwrap().dead_letter("odd").await.unwrap();
+            let job = subject.broker.job(&id).await.unwrap().unwrap();
+            let record = &job.history[0];
+            assert_eq!((job.state, record.kind, record.attempt, record.reason.as_str()), (JobState::Dead, AttemptKind::SetAside, 1, "odd"));
+        },
+    );
 }
 
 /// Another connection finds the same: what is told here is stored.
 #[test]
 fn a_receipt_is_there_for_whoever_looks_later() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let id = queue.push(&1).await.unwrap();
-        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        subject.broker.cancel(&id, "enough").await.unwrap();
-        let receipt = Receipt::new(Step::Terminated, LONG);
-        lease.cancelled_by("enough", receipt.clone()).await.unwrap();
-        let elsewhere =
-            if subject.broker.capabilities().durable { Broker::connect(&subject.url).await.unwrap() } else { subject.broker.clone() };
-        assert_eq!(elsewhere.job(&id).await.unwrap().unwrap().history[0].stop, Some(receipt));
-    });
+    on_brokers_that(
+        |can| can.cancels && can.listing,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            let id = queue.push(&1).await.unwrap();
+            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            subject.broker.cancel(&id, "enough").await.unwrap();
+            let receipt = Receipt::new(Step::Terminated, LONG);
+            lease.cancelled_by("enough", receipt.clone()).await.unwrap();
+            let elsewhere =
+                if subject.broker.capabilities().durable { Broker::connect(&subject.url).await.unwrap() } else { subject.broker.clone() };
+            assert_eq!(elsewhere.job(&id).await.unwrap().unwrap().history[0].stop, Some(receipt));
+        },
+    );
 }
 
 #[test]
 fn a_call_that_waits_for_another_s_job_does_not_cancel_it() {
-    on_every_broker(|subject| async move {
-        let (broker, queue) = (&subject.broker, subject.broker.queue("q"));
-        let call = || brigade::Call::<i32>::json("q", &[1]).unique("once");
-        let first = broker.call(call());
-        let rest = async {
-            let lease = queue.lease(LONG, LONG).await.unwrap().unwrap();
-            let late = broker.call(call().queue_timeout(Duration::from_millis(20))).await.unwrap_err();
-            assert!(matches!(late, brigade::CallError::TimedOut(_)), "{late}");
-            assert_eq!(lease.extend(LONG).await.unwrap(), Settled::Accepted(None), "nobody cancelled it");
-            let (second, settled) = tokio::join!(broker.call(call()), lease.clone().ack_with(&7));
-            assert_eq!((second.unwrap(), settled.unwrap()), (7, Settled::Accepted(None)));
-        };
-        let (first, ()) = Box::pin(soon(async { tokio::join!(first, rest) })).await;
-        assert_eq!(first.unwrap(), 7);
-    });
+    on_brokers_that(
+        |can| can.cancels && can.listing,
+        |subject| async move {
+            let (broker, queue) = (&subject.broker, subject.broker.queue("q"));
+            let call = || brigade::Call::<i32>::json("q", &[1]).unique("once");
+            let first = broker.call(call());
+            let rest = async {
+                let lease = queue.lease(LONG, LONG).await.unwrap().unwrap();
+                let late = broker.call(call().queue_timeout(Duration::from_millis(20))).await.unwrap_err();
+                assert!(matches!(late, brigade::CallError::TimedOut(_)), "{late}");
+                assert_eq!(lease.extend(LONG).await.unwrap(), Settled::Accepted(None), "nobody cancelled it");
+                let (second, settled) = tokio::join!(broker.call(call()), lease.clone().ack_with(&7));
+                assert_eq!((second.unwrap(), settled.unwrap()), (7, Settled::Accepted(None)));
+            };
+            let (first, ()) = Box::pin(soon(async { tokio::join!(first, rest) })).await;
+            assert_eq!(first.unwrap(), 7);
+        },
+    );
 }

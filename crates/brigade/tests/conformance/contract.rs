@@ -5,7 +5,7 @@ use std::time::Duration;
 use brigade::{AttemptKind, JobId, JobState, Pushed, Settled};
 use serde_json::{Value, json};
 
-use super::{Subject, on_every_broker, on_every_broker_in_one_thread};
+use super::{Subject, on_brokers_in_one_thread_that, on_brokers_that, on_every_broker, on_every_broker_in_one_thread};
 
 const LONG: Duration = Duration::from_secs(30);
 const NOW: Duration = Duration::ZERO;
@@ -24,7 +24,9 @@ fn take_hands_out_in_push_order_and_removes() {
         for n in 0..100 {
             let job = queue.take(NOW).await.unwrap().unwrap();
             assert_eq!(job.payload::<Value>().unwrap()["n"], n);
-            assert!(subject.broker.job(job.id()).await.unwrap().is_none());
+            if subject.broker.capabilities().listing {
+                assert!(subject.broker.job(job.id()).await.unwrap().is_none());
+            }
         }
         assert!(queue.take(NOW).await.unwrap().is_none());
     });
@@ -61,311 +63,369 @@ fn a_lease_is_exclusive_and_an_ack_ends_it() {
         let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
         assert_eq!((lease.id(), lease.attempt()), (&id, 1));
         assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
-        assert_eq!(state(&subject, &id).await, JobState::Leased);
+        let can_look = subject.broker.capabilities().listing;
+        if can_look {
+            assert_eq!(state(&subject, &id).await, JobState::Leased);
+        }
         assert_eq!(lease.ack().await.unwrap(), Settled::Accepted(None));
-        assert!(subject.broker.job(&id).await.unwrap().is_none());
+        if can_look {
+            assert!(subject.broker.job(&id).await.unwrap().is_none());
+        }
     });
 }
 
 #[test]
 fn an_expired_lease_is_fenced_and_its_job_goes_to_the_front_uncharged() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let id = queue.push(&1).await.unwrap();
-        queue.push(&2).await.unwrap();
-        let late = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        subject.broker.clock().advance(LONG + Duration::from_secs(1));
-        let again = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        assert_eq!((again.id(), again.attempt()), (&id, 1));
-        assert_eq!(late.extend(LONG).await.unwrap(), Settled::Stale);
-        assert_eq!(late.ack().await.unwrap(), Settled::Stale);
-        let job = subject.broker.job(&id).await.unwrap().unwrap();
-        assert_eq!((job.state, job.interrupted, job.failed), (JobState::Leased, 1, 0));
-        assert_eq!(again.ack().await.unwrap(), Settled::Accepted(None));
-    });
+    on_brokers_that(
+        |can| can.clock && can.listing,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            let id = queue.push(&1).await.unwrap();
+            queue.push(&2).await.unwrap();
+            let late = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            subject.broker.clock().advance(LONG + Duration::from_secs(1));
+            let again = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            assert_eq!((again.id(), again.attempt()), (&id, 1));
+            assert_eq!(late.extend(LONG).await.unwrap(), Settled::Stale);
+            assert_eq!(late.ack().await.unwrap(), Settled::Stale);
+            let job = subject.broker.job(&id).await.unwrap().unwrap();
+            assert_eq!((job.state, job.interrupted, job.failed), (JobState::Leased, 1, 0));
+            assert_eq!(again.ack().await.unwrap(), Settled::Accepted(None));
+        },
+    );
 }
 
 #[test]
 fn a_settle_after_expiry_is_refused_even_if_nobody_took_the_job() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        queue.push(&1).await.unwrap();
-        let late = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        subject.broker.clock().advance(LONG + Duration::from_secs(1));
-        assert_eq!(late.ack().await.unwrap(), Settled::Stale);
-        assert!(queue.lease(LONG, NOW).await.unwrap().is_some());
-    });
+    on_brokers_that(
+        |can| can.clock,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            queue.push(&1).await.unwrap();
+            let late = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            subject.broker.clock().advance(LONG + Duration::from_secs(1));
+            assert_eq!(late.ack().await.unwrap(), Settled::Stale);
+            assert!(queue.lease(LONG, NOW).await.unwrap().is_some());
+        },
+    );
 }
 
 #[test]
 fn extending_holds_a_job() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        queue.push(&1).await.unwrap();
-        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        for _ in 0..4 {
-            subject.broker.clock().advance(LONG / 2);
-            assert_eq!(lease.extend(LONG).await.unwrap(), Settled::Accepted(None));
-        }
-        assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
-        assert_eq!(lease.ack().await.unwrap(), Settled::Accepted(None));
-    });
+    on_brokers_that(
+        |can| can.clock,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            queue.push(&1).await.unwrap();
+            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            for _ in 0..4 {
+                subject.broker.clock().advance(LONG / 2);
+                assert_eq!(lease.extend(LONG).await.unwrap(), Settled::Accepted(None));
+            }
+            assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
+            assert_eq!(lease.ack().await.unwrap(), Settled::Accepted(None));
+        },
+    );
 }
 
 #[test]
 fn failures_are_retried_after_a_pause_and_end_as_a_dead_letter() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let id = subject.broker.push(queue.job(&1).unwrap().retries(2)).await.unwrap().id().clone();
-        for attempt in 1..=3 {
-            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-            assert_eq!(lease.attempt(), attempt);
-            lease.nack(format!("no {attempt}")).await.unwrap();
-            if attempt < 3 {
-                assert_eq!(state(&subject, &id).await, JobState::Retrying);
-                assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
-                subject.broker.clock().advance(Duration::from_secs(60));
+    on_brokers_that(
+        |can| can.clock && can.listing,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            let id = subject.broker.push(queue.job(&1).unwrap().retries(2)).await.unwrap().id().clone();
+            for attempt in 1..=3 {
+                let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+                assert_eq!(lease.attempt(), attempt);
+                lease.nack(format!("no {attempt}")).await.unwrap();
+                if attempt < 3 {
+                    assert_eq!(state(&subject, &id).await, JobState::Retrying);
+                    assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
+                    subject.broker.clock().advance(Duration::from_secs(60));
+                }
             }
-        }
-        let job = subject.broker.job(&id).await.unwrap().unwrap();
-        assert_eq!((job.state, job.failed, job.reason.as_deref()), (JobState::Dead, 3, Some("no 3")));
-        assert_eq!(job.history.iter().map(|record| record.attempt).collect::<Vec<_>>(), [1, 2, 3]);
-        assert!(subject.broker.retry(&id).await.unwrap());
-        assert!(!subject.broker.retry(&id).await.unwrap());
-        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        assert_eq!((lease.id(), lease.attempt()), (&id, 1));
-        lease.ack().await.unwrap();
-    });
+            let job = subject.broker.job(&id).await.unwrap().unwrap();
+            assert_eq!((job.state, job.failed, job.reason.as_deref()), (JobState::Dead, 3, Some("no 3")));
+            assert_eq!(job.history.iter().map(|record| record.attempt).collect::<Vec<_>>(), [1, 2, 3]);
+            assert!(subject.broker.retry(&id).await.unwrap());
+            assert!(!subject.broker.retry(&id).await.unwrap());
+            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            assert_eq!((lease.id(), lease.attempt()), (&id, 1));
+            lease.ack().await.unwrap();
+        },
+    );
 }
 
 #[test]
 fn a_pass_costs_no_attempt_and_keeps_the_place() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let id = queue.push(&1).await.unwrap();
-        queue.push(&2).await.unwrap();
-        for _ in 0..5 {
-            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-            assert_eq!((lease.id(), lease.attempt()), (&id, 1));
-            lease.pass("reloading").await.unwrap();
-        }
-        let job = subject.broker.job(&id).await.unwrap().unwrap();
-        assert_eq!((job.state, job.failed, job.crashed, job.interrupted), (JobState::Ready, 0, 0, 0));
-        assert_eq!(job.history.len(), 5);
-    });
+    on_brokers_that(
+        |can| can.listing,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            let id = queue.push(&1).await.unwrap();
+            queue.push(&2).await.unwrap();
+            for _ in 0..5 {
+                let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+                assert_eq!((lease.id(), lease.attempt()), (&id, 1));
+                lease.pass("reloading").await.unwrap();
+            }
+            let job = subject.broker.job(&id).await.unwrap().unwrap();
+            assert_eq!((job.state, job.failed, job.crashed, job.interrupted), (JobState::Ready, 0, 0, 0));
+            assert_eq!(job.history.len(), 5);
+        },
+    );
 }
 
 #[test]
 fn what_is_passed_for_later_or_given_back_is_not_charged() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let id = queue.push(&1).await.unwrap();
-        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        lease.clone().pass_later("reloading", LONG).await.unwrap();
-        assert_eq!(lease.ack().await.unwrap(), Settled::Stale, "a clone settles nothing twice");
-        assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
-        subject.broker.clock().advance(LONG + Duration::from_secs(1));
-        queue.lease(LONG, NOW).await.unwrap().unwrap().give_back("a deploy").await.unwrap();
-        let job = subject.broker.job(&id).await.unwrap().unwrap();
-        assert_eq!((job.state, job.failed, job.interrupted), (JobState::Ready, 0, 1));
-        let kinds: Vec<_> = job.history.iter().map(|record| record.kind).collect();
-        assert_eq!(kinds, [AttemptKind::Passed, AttemptKind::Interrupted]);
-        assert_eq!(queue.lease(LONG, NOW).await.unwrap().unwrap().attempt(), 1);
-    });
+    on_brokers_that(
+        |can| can.clock && can.listing,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            let id = queue.push(&1).await.unwrap();
+            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            lease.clone().pass_later("reloading", LONG).await.unwrap();
+            assert_eq!(lease.ack().await.unwrap(), Settled::Stale, "a clone settles nothing twice");
+            assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
+            subject.broker.clock().advance(LONG + Duration::from_secs(1));
+            queue.lease(LONG, NOW).await.unwrap().unwrap().give_back("a deploy").await.unwrap();
+            let job = subject.broker.job(&id).await.unwrap().unwrap();
+            assert_eq!((job.state, job.failed, job.interrupted), (JobState::Ready, 0, 1));
+            let kinds: Vec<_> = job.history.iter().map(|record| record.kind).collect();
+            assert_eq!(kinds, [AttemptKind::Passed, AttemptKind::Interrupted]);
+            assert_eq!(queue.lease(LONG, NOW).await.unwrap().unwrap().attempt(), 1);
+        },
+    );
 }
 
 #[test]
 fn history_is_bounded() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let id = queue.push(&1).await.unwrap();
-        for n in 0..30 {
-            queue.lease(LONG, NOW).await.unwrap().unwrap().pass(n).await.unwrap();
-        }
-        let history = subject.broker.job(&id).await.unwrap().unwrap().history;
-        assert_eq!((history.len(), history[0].reason.as_str(), history[19].reason.as_str()), (20, "10", "29"));
-    });
+    on_brokers_that(
+        |can| can.listing,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            let id = queue.push(&1).await.unwrap();
+            for n in 0..30 {
+                queue.lease(LONG, NOW).await.unwrap().unwrap().pass(n).await.unwrap();
+            }
+            let history = subject.broker.job(&id).await.unwrap().unwrap().history;
+            assert_eq!((history.len(), history[0].reason.as_str(), history[19].reason.as_str()), (20, "10", "29"));
+        },
+    );
 }
 
 #[test]
 fn dead_letters_wait_for_a_person() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let id = queue.push(&1).await.unwrap();
-        queue.lease(LONG, NOW).await.unwrap().unwrap().dead_letter("odd").await.unwrap();
-        assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
-        let dead = subject.broker.jobs(Some("q"), Some(JobState::Dead), None, 10).await.unwrap();
-        assert_eq!(dead.iter().map(|job| &job.id).collect::<Vec<_>>(), [&id]);
-        assert!(subject.broker.delete(&id).await.unwrap());
-        assert!(subject.broker.job(&id).await.unwrap().is_none());
-    });
+    on_brokers_that(
+        |can| can.listing,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            let id = queue.push(&1).await.unwrap();
+            queue.lease(LONG, NOW).await.unwrap().unwrap().dead_letter("odd").await.unwrap();
+            assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
+            let dead = subject.broker.jobs(Some("q"), Some(JobState::Dead), None, 10).await.unwrap();
+            assert_eq!(dead.iter().map(|job| &job.id).collect::<Vec<_>>(), [&id]);
+            assert!(subject.broker.delete(&id).await.unwrap());
+            assert!(subject.broker.job(&id).await.unwrap().is_none());
+        },
+    );
 }
 
 #[test]
 fn priorities_come_first_and_order_holds_within_them() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        for (n, priority) in [(1, 0), (2, 5), (3, 0), (4, 5), (5, -1)] {
-            subject.broker.push(queue.job(&n).unwrap().priority(priority)).await.unwrap();
-        }
-        let mut order = Vec::new();
-        while let Some(job) = queue.take(NOW).await.unwrap() {
-            order.push(job.payload::<i32>().unwrap());
-        }
-        assert_eq!(order, [2, 4, 1, 3, 5]);
-    });
+    on_brokers_that(
+        |can| can.priorities,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            let (lowest, highest) = subject.broker.capabilities().priority_range;
+            let (low, middle, high) = (lowest.max(-1), lowest.max(-1) + 1, highest.min(5));
+            for (n, priority) in [(1, middle), (2, high), (3, middle), (4, high), (5, low)] {
+                subject.broker.push(queue.job(&n).unwrap().priority(priority)).await.unwrap();
+            }
+            let mut order = Vec::new();
+            while let Some(job) = queue.take(NOW).await.unwrap() {
+                order.push(job.payload::<i32>().unwrap());
+            }
+            assert_eq!(order, [2, 4, 1, 3, 5]);
+        },
+    );
 }
 
 #[test]
 fn delayed_jobs_come_when_they_are_due() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let id = subject.broker.push(queue.job(&1).unwrap().delay(Duration::from_secs(3600))).await.unwrap().id().clone();
-        assert_eq!(state(&subject, &id).await, JobState::Scheduled);
-        assert!(queue.take(NOW).await.unwrap().is_none());
-        subject.broker.clock().advance(Duration::from_secs(3601));
-        assert_eq!(queue.take(NOW).await.unwrap().unwrap().id(), &id);
-    });
+    on_brokers_that(
+        |can| can.clock && can.listing,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            let id = subject.broker.push(queue.job(&1).unwrap().delay(Duration::from_secs(3600))).await.unwrap().id().clone();
+            assert_eq!(state(&subject, &id).await, JobState::Scheduled);
+            assert!(queue.take(NOW).await.unwrap().is_none());
+            subject.broker.clock().advance(Duration::from_secs(3601));
+            assert_eq!(queue.take(NOW).await.unwrap().unwrap().id(), &id);
+        },
+    );
 }
 
 #[test]
 fn jobs_of_a_key_run_one_at_a_time_in_order() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        for n in 0..3 {
-            subject.broker.push(queue.job(&n).unwrap().key("a").retries(1)).await.unwrap();
-        }
-        queue.push(&99).await.unwrap();
-        let first = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        assert_eq!(first.payload::<i32>().unwrap(), 0);
-        assert_eq!(queue.take(NOW).await.unwrap().unwrap().payload::<i32>().unwrap(), 99, "the key must not hold others");
-        assert!(queue.take(NOW).await.unwrap().is_none());
-        first.nack("again").await.unwrap();
-        assert!(queue.take(NOW).await.unwrap().is_none(), "a failure holds the key");
-        subject.broker.clock().advance(Duration::from_secs(60));
-        for n in 0..3 {
-            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-            assert_eq!(lease.payload::<i32>().unwrap(), n);
-            lease.ack().await.unwrap();
-        }
-    });
+    on_brokers_that(
+        |can| can.keys,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            for n in 0..3 {
+                subject.broker.push(queue.job(&n).unwrap().key("a").retries(1)).await.unwrap();
+            }
+            queue.push(&99).await.unwrap();
+            let first = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            assert_eq!(first.payload::<i32>().unwrap(), 0);
+            assert_eq!(queue.take(NOW).await.unwrap().unwrap().payload::<i32>().unwrap(), 99, "the key must not hold others");
+            assert!(queue.take(NOW).await.unwrap().is_none());
+            first.nack("again").await.unwrap();
+            assert!(queue.take(NOW).await.unwrap().is_none(), "a failure holds the key");
+            subject.broker.clock().advance(Duration::from_secs(60));
+            for n in 0..3 {
+                let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+                assert_eq!(lease.payload::<i32>().unwrap(), n);
+                lease.ack().await.unwrap();
+            }
+        },
+    );
 }
 
 #[test]
 fn a_retried_dead_letter_waits_while_a_later_job_of_its_key_runs() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let mut ids = Vec::new();
-        for n in 1..=4 {
-            ids.push(subject.broker.push(queue.job(&n).unwrap().key("a").retries(1)).await.unwrap().id().clone());
-        }
-        let first = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        let id = first.id().clone();
-        first.dead_letter("odd").await.unwrap();
-        let second = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        assert!(subject.broker.retry(&id).await.unwrap());
-        assert_eq!(state(&subject, &id).await, JobState::Held);
-        assert!(queue.lease(LONG, NOW).await.unwrap().is_none(), "one at a time");
-        // The end of another one that is held changes nothing.
-        assert!(subject.broker.delete(&ids[3]).await.unwrap());
-        assert!(queue.lease(LONG, NOW).await.unwrap().is_none(), "one at a time");
-        // The second one failed and is to be tried again: now the earlier one comes first.
-        second.nack("again").await.unwrap();
-        let first = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        assert_eq!(first.id(), &id);
-        subject.broker.clock().advance(Duration::from_secs(20));
-        assert!(queue.lease(LONG, NOW).await.unwrap().is_none(), "one at a time");
-        first.dead_letter("odd").await.unwrap();
-        // The second one is ready: the retried one goes before it.
-        assert!(subject.broker.retry(&id).await.unwrap());
-        for n in 1..=3 {
-            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-            assert_eq!(lease.payload::<i32>().unwrap(), n);
+    on_brokers_that(
+        |can| can.keys,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            let mut ids = Vec::new();
+            for n in 1..=4 {
+                ids.push(subject.broker.push(queue.job(&n).unwrap().key("a").retries(1)).await.unwrap().id().clone());
+            }
+            let first = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            let id = first.id().clone();
+            first.dead_letter("odd").await.unwrap();
+            let second = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            assert!(subject.broker.retry(&id).await.unwrap());
+            assert_eq!(state(&subject, &id).await, JobState::Held);
             assert!(queue.lease(LONG, NOW).await.unwrap().is_none(), "one at a time");
-            lease.ack().await.unwrap();
-        }
-    });
+            // The end of another one that is held changes nothing.
+            assert!(subject.broker.delete(&ids[3]).await.unwrap());
+            assert!(queue.lease(LONG, NOW).await.unwrap().is_none(), "one at a time");
+            // The second one failed and is to be tried again: now the earlier one comes first.
+            second.nack("again").await.unwrap();
+            let first = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            assert_eq!(first.id(), &id);
+            subject.broker.clock().advance(Duration::from_secs(20));
+            assert!(queue.lease(LONG, NOW).await.unwrap().is_none(), "one at a time");
+            first.dead_letter("odd").await.unwrap();
+            // The second one is ready: the retried one goes before it.
+            assert!(subject.broker.retry(&id).await.unwrap());
+            for n in 1..=3 {
+                let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+                assert_eq!(lease.payload::<i32>().unwrap(), n);
+                assert!(queue.lease(LONG, NOW).await.unwrap().is_none(), "one at a time");
+                lease.ack().await.unwrap();
+            }
+        },
+    );
 }
 
 #[test]
 fn a_dead_letter_whose_unique_mark_is_taken_is_not_retried() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let push = || async { subject.broker.push(queue.job(&1).unwrap().unique("once")).await.unwrap().id().clone() };
-        let first = push().await;
-        queue.lease(LONG, NOW).await.unwrap().unwrap().dead_letter("odd").await.unwrap();
-        let second = push().await;
-        assert_eq!(subject.broker.retry(&first).await.unwrap_err().kind(), brigade::ErrorKind::Duplicate);
-        assert!(subject.broker.delete(&second).await.unwrap());
-        assert!(subject.broker.retry(&first).await.unwrap());
-    });
+    on_brokers_that(
+        |can| can.unique,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            let push = || async { subject.broker.push(queue.job(&1).unwrap().unique("once")).await.unwrap().id().clone() };
+            let first = push().await;
+            queue.lease(LONG, NOW).await.unwrap().unwrap().dead_letter("odd").await.unwrap();
+            let second = push().await;
+            assert_eq!(subject.broker.retry(&first).await.unwrap_err().kind(), brigade::ErrorKind::Duplicate);
+            assert!(subject.broker.delete(&second).await.unwrap());
+            assert!(subject.broker.retry(&first).await.unwrap());
+        },
+    );
 }
 
 #[test]
 fn a_unique_mark_gives_the_job_that_is_there() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let push = || async { subject.broker.push(queue.job(&1).unwrap().unique("once")).await.unwrap() };
-        let first = push().await;
-        assert!(matches!(first, Pushed::New(_)));
-        assert_eq!(push().await, Pushed::Duplicate(first.id().clone()));
-        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        assert_eq!(push().await, Pushed::Duplicate(first.id().clone()), "while it runs, too");
-        lease.ack().await.unwrap();
-        assert!(matches!(push().await, Pushed::New(_)));
-    });
+    on_brokers_that(
+        |can| can.unique,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            let push = || async { subject.broker.push(queue.job(&1).unwrap().unique("once")).await.unwrap() };
+            let first = push().await;
+            assert!(matches!(first, Pushed::New(_)));
+            assert_eq!(push().await, Pushed::Duplicate(first.id().clone()));
+            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            assert_eq!(push().await, Pushed::Duplicate(first.id().clone()), "while it runs, too");
+            lease.ack().await.unwrap();
+            assert!(matches!(push().await, Pushed::New(_)));
+        },
+    );
 }
 
 #[test]
 fn results_are_kept_as_long_as_was_asked() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let id = subject.broker.push(queue.job(&1).unwrap().keep(LONG)).await.unwrap().id().clone();
-        let waiting = subject.broker.wait(&id);
-        let working = async {
-            let lease = queue.lease(LONG, LONG).await.unwrap().unwrap();
-            lease.ack_with(&json!({"answer": 42})).await.unwrap();
-        };
-        let (job, ()) = tokio::join!(waiting, working);
-        let job = job.unwrap().unwrap();
-        assert_eq!((job.state, job.result.as_deref()), (JobState::Done, Some(r#"{"answer":42}"#)));
-        subject.broker.clock().advance(LONG + Duration::from_secs(1));
-        queue.take(NOW).await.unwrap();
-        assert!(subject.broker.job(&id).await.unwrap().is_none());
-    });
+    on_brokers_that(
+        |can| can.results,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            let id = subject.broker.push(queue.job(&1).unwrap().keep(LONG)).await.unwrap().id().clone();
+            let waiting = subject.broker.wait(&id);
+            let working = async {
+                let lease = queue.lease(LONG, LONG).await.unwrap().unwrap();
+                lease.ack_with(&json!({"answer": 42})).await.unwrap();
+            };
+            let (job, ()) = tokio::join!(waiting, working);
+            let job = job.unwrap().unwrap();
+            assert_eq!((job.state, job.result.as_deref()), (JobState::Done, Some(r#"{"answer":42}"#)));
+            subject.broker.clock().advance(LONG + Duration::from_secs(1));
+            queue.take(NOW).await.unwrap();
+            assert!(subject.broker.job(&id).await.unwrap().is_none());
+        },
+    );
 }
 
 #[test]
 fn a_call_that_is_dropped_while_it_is_pushed_is_cancelled_too() {
-    on_every_broker(|subject| async move {
-        let call = || subject.broker.call(brigade::Call::<i32>::json("q", &json!([1])));
-        // One poll sends the push; nobody takes its answer.
-        for _ in 0..5 {
-            assert!(tokio::time::timeout(NOW, call()).await.is_err());
-        }
-        let cancelled = async {
-            while subject.broker.jobs(Some("q"), Some(JobState::Cancelled), None, 10).await.unwrap().len() < 5 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+    on_brokers_that(
+        |can| can.results,
+        |subject| async move {
+            let call = || subject.broker.call(brigade::Call::<i32>::json("q", &json!([1])));
+            // One poll sends the push; nobody takes its answer.
+            for _ in 0..5 {
+                assert!(tokio::time::timeout(NOW, call()).await.is_err());
             }
-        };
-        tokio::time::timeout(LONG, cancelled).await.expect("all are cancelled");
-        assert!(subject.broker.queue("q").take(NOW).await.unwrap().is_none());
-    });
+            let cancelled = async {
+                while subject.broker.jobs(Some("q"), Some(JobState::Cancelled), None, 10).await.unwrap().len() < 5 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(LONG, cancelled).await.expect("all are cancelled");
+            assert!(subject.broker.queue("q").take(NOW).await.unwrap().is_none());
+        },
+    );
 }
 
 #[test]
 fn a_paused_queue_hands_out_nothing_and_loses_nothing() {
-    on_every_broker(|subject| async move {
-        let (queue, other) = (subject.broker.queue("q"), subject.broker.queue("other"));
-        queue.pause().await.unwrap();
-        queue.push(&1).await.unwrap();
-        other.push(&2).await.unwrap();
-        assert!(queue.take(NOW).await.unwrap().is_none());
-        assert!(other.take(NOW).await.unwrap().is_some());
-        assert!(subject.broker.queues().await.unwrap().iter().any(|counts| counts.queue == "q" && counts.paused));
-        queue.resume().await.unwrap();
-        assert!(queue.take(NOW).await.unwrap().is_some());
-    });
+    on_brokers_that(
+        |can| can.pauses,
+        |subject| async move {
+            let (queue, other) = (subject.broker.queue("q"), subject.broker.queue("other"));
+            queue.pause().await.unwrap();
+            queue.push(&1).await.unwrap();
+            other.push(&2).await.unwrap();
+            assert!(queue.take(NOW).await.unwrap().is_none());
+            assert!(other.take(NOW).await.unwrap().is_some());
+            assert!(subject.broker.queues().await.unwrap().iter().any(|counts| counts.queue == "q" && counts.paused));
+            queue.resume().await.unwrap();
+            assert!(queue.take(NOW).await.unwrap().is_some());
+        },
+    );
 }
 
 #[test]
@@ -383,20 +443,23 @@ fn a_waiting_take_wakes_when_a_job_comes() {
 
 #[test]
 fn counts_tell_every_state() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        for n in 0..3 {
-            queue.push(&n).await.unwrap();
-        }
-        subject.broker.push(queue.job(&9).unwrap().delay(LONG)).await.unwrap();
-        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        let counts = subject.broker.queues().await.unwrap();
-        assert_eq!(counts.len(), 1);
-        let mut jobs = counts[0].jobs.clone();
-        jobs.sort_by_key(|(state, _)| state.to_string());
-        assert_eq!(jobs, [(JobState::Leased, 1), (JobState::Ready, 2), (JobState::Scheduled, 1)]);
-        lease.ack().await.unwrap();
-    });
+    on_brokers_that(
+        |can| can.listing,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            for n in 0..3 {
+                queue.push(&n).await.unwrap();
+            }
+            subject.broker.push(queue.job(&9).unwrap().delay(LONG)).await.unwrap();
+            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+            let counts = subject.broker.queues().await.unwrap();
+            assert_eq!(counts.len(), 1);
+            let mut jobs = counts[0].jobs.clone();
+            jobs.sort_by_key(|(state, _)| state.to_string());
+            assert_eq!(jobs, [(JobState::Leased, 1), (JobState::Ready, 2), (JobState::Scheduled, 1)]);
+            lease.ack().await.unwrap();
+        },
+    );
 }
 
 #[test]
@@ -460,15 +523,18 @@ fn waiting_for_a_job_costs_nothing() {
 
 #[test]
 fn who_waits_for_the_end_of_a_job_hears_of_it_at_once() {
-    on_every_broker_in_one_thread(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let began = std::time::Instant::now();
-        for n in 0..20 {
-            let id = subject.broker.push(queue.job(&n).unwrap().keep(LONG)).await.unwrap().id().clone();
-            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-            let (ended, settled) = tokio::join!(subject.broker.wait(&id), lease.ack());
-            assert_eq!((ended.unwrap().unwrap().state, settled.unwrap()), (JobState::Done, Settled::Accepted(None)));
-        }
-        assert!(began.elapsed() < Duration::from_secs(15), "each is heard of only when it is looked for");
-    });
+    on_brokers_in_one_thread_that(
+        |can| can.results,
+        |subject| async move {
+            let queue = subject.broker.queue("q");
+            let began = std::time::Instant::now();
+            for n in 0..20 {
+                let id = subject.broker.push(queue.job(&n).unwrap().keep(LONG)).await.unwrap().id().clone();
+                let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+                let (ended, settled) = tokio::join!(subject.broker.wait(&id), lease.ack());
+                assert_eq!((ended.unwrap().unwrap().state, settled.unwrap()), (JobState::Done, Settled::Accepted(None)));
+            }
+            assert!(began.elapsed() < Duration::from_secs(15), "each is heard of only when it is looked for");
+        },
+    );
 }

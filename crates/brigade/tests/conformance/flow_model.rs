@@ -8,7 +8,7 @@ use brigade::{Broker, Chain, Group, Job, JobId, JobInfo, JobState, Lease, Settle
 use brigade_testkit::random::Random;
 use serde_json::{Value, json};
 
-use super::on_every_broker;
+use super::on_brokers_that;
 
 const LONG: Duration = Duration::from_secs(30);
 const NOW: Duration = Duration::ZERO;
@@ -405,47 +405,53 @@ fn any_options(random: &mut Random, job: Job) -> Job {
 #[test]
 fn flows_and_keys_together_let_one_of_a_key_out_at_a_time_and_nothing_sticks() {
     let seed = Random::from_env().seed();
-    on_every_broker(|subject| async move {
-        let can = subject.broker.capabilities();
-        if !can.flows || !can.keys {
-            return;
-        }
-        let mut random = Random::new(seed);
-        for _ in 0..brigade_testkit::count(30, 1000) {
-            for _ in 0..3 {
-                let mut job = |arguments: Value| any_options(&mut random, subject.broker.queue("q").job(&arguments).unwrap());
-                let chains: Vec<_> = (0..3).map(|n| Chain::new(job(json!([n]))).then_job(job(json!([])))).collect();
-                let last = job(json!([]));
-                let group = Group::new(chains);
-                let flow = if random.within(0..2) == 0 { group.collect_job(last) } else { group.finally(last) };
-                subject.broker.push_flow(flow).await.unwrap();
-                subject.broker.push(any_options(&mut random, subject.broker.queue("q").job(&1).unwrap())).await.unwrap();
+    on_brokers_that(
+        |can| can.flows,
+        |subject| async move {
+            let can = subject.broker.capabilities();
+            if !can.flows || !can.keys {
+                return;
             }
-            let mut keyed = Keyed { broker: &subject.broker, leases: Vec::new() };
-            for _ in 0..random.within(10..100) {
-                keyed.step(&mut random).await;
+            let mut random = Random::new(seed);
+            for _ in 0..brigade_testkit::count(30, 1000) {
+                for _ in 0..3 {
+                    let mut job = |arguments: Value| any_options(&mut random, subject.broker.queue("q").job(&arguments).unwrap());
+                    let chains: Vec<_> = (0..3).map(|n| Chain::new(job(json!([n]))).then_job(job(json!([])))).collect();
+                    let last = job(json!([]));
+                    let group = Group::new(chains);
+                    let flow = if random.within(0..2) == 0 { group.collect_job(last) } else { group.finally(last) };
+                    subject.broker.push_flow(flow).await.unwrap();
+                    subject.broker.push(any_options(&mut random, subject.broker.queue("q").job(&1).unwrap())).await.unwrap();
+                }
+                let mut keyed = Keyed { broker: &subject.broker, leases: Vec::new() };
+                for _ in 0..random.within(10..100) {
+                    keyed.step(&mut random).await;
+                }
+                keyed.finish().await;
             }
-            keyed.finish().await;
-        }
-    });
+        },
+    );
 }
 
 #[test]
 fn random_flows_with_random_endings_are_what_the_model_says() {
     let seed = Random::from_env().seed();
-    on_every_broker(|subject| async move {
-        if !subject.broker.capabilities().flows {
-            return;
-        }
-        let mut random = Random::new(seed);
-        for _ in 0..brigade_testkit::count(60, 2000) {
-            let mut run = Run::push(&mut random, &subject.broker).await;
-            run.compare().await;
-            for _ in 0..random.within(0..30) {
-                run.step(&mut random, false).await;
-                run.compare().await;
+    on_brokers_that(
+        |can| can.flows,
+        |subject| async move {
+            if !subject.broker.capabilities().flows {
+                return;
             }
-            run.finish(&mut random).await;
-        }
-    });
+            let mut random = Random::new(seed);
+            for _ in 0..brigade_testkit::count(60, 2000) {
+                let mut run = Run::push(&mut random, &subject.broker).await;
+                run.compare().await;
+                for _ in 0..random.within(0..30) {
+                    run.step(&mut random, false).await;
+                    run.compare().await;
+                }
+                run.finish(&mut random).await;
+            }
+        },
+    );
 }

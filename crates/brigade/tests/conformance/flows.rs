@@ -5,22 +5,14 @@ use std::time::Duration;
 use brigade::{Broker, Call, Chain, ErrorKind, Group, Job, JobId, JobInfo, JobState, Lease, ToFlow};
 use serde_json::{Value, json};
 
-use super::{Subject, on_every_broker};
+use super::{Subject, on_brokers_that};
 
 const LONG: Duration = Duration::from_secs(30);
 const NOW: Duration = Duration::ZERO;
 
 /// Runs a test on every broker that has flows.
 fn with_flows<F: Future<Output = ()>>(test: impl Fn(Subject) -> F) {
-    on_every_broker(|subject| {
-        let has_flows = subject.broker.capabilities().flows;
-        let running = has_flows.then(|| test(subject));
-        async {
-            if let Some(running) = running {
-                running.await;
-            }
-        }
-    });
+    on_brokers_that(|can| can.flows, test);
 }
 
 fn job(broker: &Broker, arguments: &Value) -> Job {

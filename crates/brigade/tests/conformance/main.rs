@@ -10,6 +10,7 @@ mod flow_model;
 mod flows;
 mod limits;
 mod log;
+mod real_time;
 #[cfg(feature = "redis")]
 mod redis;
 mod retry;
@@ -18,7 +19,7 @@ mod sqlite;
 
 use std::future::Future;
 
-use brigade::Broker;
+use brigade::{Broker, Capabilities};
 
 /// One broker under test, empty; dropped with what it needed.
 pub(crate) struct Subject {
@@ -28,10 +29,12 @@ pub(crate) struct Subject {
 }
 
 /// The brokers of this build.
-#[cfg(feature = "redis")]
-const BROKERS: &[&str] = &["sqlite file", "sqlite memory", "redis"];
-#[cfg(not(feature = "redis"))]
-const BROKERS: &[&str] = &["sqlite file", "sqlite memory"];
+fn brokers() -> impl Iterator<Item = &'static str> {
+    let sqlite = ["sqlite file", "sqlite memory"];
+    let redis = if cfg!(feature = "redis") { &["redis"][..] } else { &[] };
+    let rabbitmq = if cfg!(feature = "rabbitmq") { &["rabbitmq", "rabbitmq with priorities", "rabbitmq quorum"][..] } else { &[] };
+    sqlite.into_iter().chain(redis.iter().copied()).chain(rabbitmq.iter().copied())
+}
 
 /// What is gone with the test.
 enum Needs {
@@ -42,23 +45,52 @@ enum Needs {
     Server {
         _of: brigade_testkit::redis::Redis,
     },
+    /// A server of all tests, in which each has names of its own.
+    #[cfg(feature = "rabbitmq")]
+    Nothing,
 }
 
 /// Runs a test on every broker.
 pub(crate) fn on_every_broker<F: Future<Output = ()>>(test: impl Fn(Subject) -> F) {
-    on(&tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap(), test);
+    on_brokers_that(|_| true, test);
+}
+
+/// Runs a test on every broker, on all of them at once: for what takes its time by waiting.
+pub(crate) fn on_every_broker_at_once<F: Future<Output = ()>>(test: impl Fn(Subject) -> F) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let on_each = brokers().map(async |name| {
+        let mut subject = subject(name).await;
+        let needs = subject.needs.take();
+        test(subject).await;
+        eprintln!("-- {name} passed");
+        drop(needs);
+    });
+    runtime.block_on(futures_util::future::join_all(on_each));
+}
+
+/// Runs a test on every broker that can do what it is about.
+pub(crate) fn on_brokers_that<F: Future<Output = ()>>(can: impl Fn(&Capabilities) -> bool, test: impl Fn(Subject) -> F) {
+    on(&tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap(), can, test);
 }
 
 /// As [`on_every_broker`], for what is measured of a thread.
 pub(crate) fn on_every_broker_in_one_thread<F: Future<Output = ()>>(test: impl Fn(Subject) -> F) {
-    on(&tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(), test);
+    on_brokers_in_one_thread_that(|_| true, test);
 }
 
-fn on<F: Future<Output = ()>>(runtime: &tokio::runtime::Runtime, test: impl Fn(Subject) -> F) {
+/// As [`on_brokers_that`], for what is measured of a thread.
+pub(crate) fn on_brokers_in_one_thread_that<F: Future<Output = ()>>(can: impl Fn(&Capabilities) -> bool, test: impl Fn(Subject) -> F) {
+    on(&tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(), can, test);
+}
+
+fn on<F: Future<Output = ()>>(runtime: &tokio::runtime::Runtime, can: impl Fn(&Capabilities) -> bool, test: impl Fn(Subject) -> F) {
     runtime.block_on(async {
-        for name in BROKERS {
-            eprintln!("-- {name}");
+        for name in brokers() {
             let mut subject = subject(name).await;
+            if !can(&subject.broker.capabilities()) {
+                continue;
+            }
+            eprintln!("-- {name}");
             // A test's `async move` takes the fields that it uses, and would let go of this one before it begins.
             let needs = subject.needs.take();
             test(subject).await;
@@ -76,6 +108,16 @@ pub(crate) async fn subject(name: &str) -> Subject {
         "redis" => {
             let server = brigade_testkit::redis::Redis::start(&[]).unwrap();
             (server.url(), Needs::Server { _of: server })
+        }
+        #[cfg(feature = "rabbitmq")]
+        "rabbitmq" | "rabbitmq with priorities" | "rabbitmq quorum" => {
+            let server = brigade_testkit::rabbitmq::RabbitMq::shared().unwrap();
+            let queues = match name {
+                "rabbitmq" => "",
+                "rabbitmq quorum" => "&queues=quorum",
+                _ => "&priorities=9",
+            };
+            (format!("{}?ns={}{queues}", server.url(), brigade_testkit::rabbitmq::namespace()), Needs::Nothing)
         }
         unknown => panic!("there is no broker {unknown:?}"),
     };

@@ -10,6 +10,7 @@ mod deploy;
 mod flows;
 mod fresh;
 mod order;
+mod reload;
 mod serve;
 mod users;
 

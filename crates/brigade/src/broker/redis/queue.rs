@@ -183,7 +183,7 @@ impl Found {
         };
         let mut job = Job::new(queue, task.map(Into::into), payload);
         job.options = options;
-        Ok(Leased { id: id_of(queue, &number), token, job, attempt: failed + crashed + 1, crashed, since })
+        Ok(Leased { id: id_of(queue, &number), token, job, attempt: failed + crashed + 1, crashed, since, is_call: false })
     }
 }
 

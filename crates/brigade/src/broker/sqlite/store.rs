@@ -398,7 +398,15 @@ impl Found {
             self.job.options = serde_json::from_str(options).map_err(|e| (self.id, format!("its options cannot be read: {e}")))?;
         }
         let attempt = self.failed + self.crashed + 1;
-        Ok(Leased { id: JobId::new(self.id.to_string()), token: self.token + 1, since, job: self.job, attempt, crashed: self.crashed })
+        Ok(Leased {
+            id: JobId::new(self.id.to_string()),
+            token: self.token + 1,
+            since,
+            job: self.job,
+            attempt,
+            crashed: self.crashed,
+            is_call: false,
+        })
     }
 }
 

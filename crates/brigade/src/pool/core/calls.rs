@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use super::super::cell::{Cell, Outcome, Update};
+use super::super::cell::{Cell, Outcome};
 use super::super::deadlines::{Due, DueKey, after};
 use super::super::member::Member;
 use super::super::queue::Place;
@@ -21,6 +21,7 @@ use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::outcome::{CallError, TimedOut};
 use crate::process::Output;
+use crate::progress::Progress;
 use crate::wire::{self, CallMeta, kind};
 
 /// The number of a call for people: what distinguishes it among four billion, without its place in the table.
@@ -408,7 +409,7 @@ impl Core {
         let payload = body.slice(9..);
         let text = codec.decode::<String>(&payload).unwrap_or_default();
         entry.progress = Some((fraction, text));
-        effects.updates.push((Arc::clone(&entry.cell), Update { fraction, codec, payload }));
+        effects.updates.push((Arc::clone(&entry.cell), Progress { fraction, codec, payload }));
     }
 
     fn emit_call(&mut self, call: u64, event: impl FnOnce(u64, Arc<str>, Option<Arc<str>>) -> Event) {

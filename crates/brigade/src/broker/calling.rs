@@ -1,0 +1,244 @@
+//! [`Calling`]: a call that was made at a broker.
+//!
+//! A broker that brings answers itself is given the call as a [`DirectCall`]. At every other one a call is a job whose result is kept and
+//! waited for (`called`). Either way a [`Caller`] stands between the two sides: what the caller wants, and what it is told meanwhile.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::{Future, ready};
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::admission::check_job;
+use super::called::RESULT_KEPT;
+use super::{Broker, ToJob};
+use crate::call::Call;
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind};
+use crate::job::Job;
+use crate::outcome::CallError;
+use crate::progress::Progress;
+use crate::shutdown::Scope;
+use crate::sync::lock;
+
+/// The result of a call as JSON.
+pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Bytes, CallError>> + Send>>;
+
+/// A call for a broker that brings the answer itself.
+pub(crate) struct DirectCall {
+    pub(crate) job: Job,
+    pub(crate) queue_timeout: Option<Duration>,
+    /// Offered again for as long as every worker passes.
+    pub(crate) waits_out_passes: bool,
+    pub(crate) caller: Arc<Caller>,
+}
+
+/// What a caller says and is told while its call is under way.
+#[derive(Default)]
+pub(crate) struct Caller {
+    cancel: CancellationToken,
+    reason: OnceLock<String>,
+    told: Mutex<VecDeque<Progress>>,
+    ended: AtomicBool,
+    changed: Notify,
+}
+
+/// What the calls of one connection came to, see [`Broker::call_counts`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CallCounts {
+    /// Calls that have not ended.
+    pub open: usize,
+    /// Answers that came for a call which had ended: its caller had given up, or it was answered twice.
+    pub late: u64,
+    /// Answers that were never asked for here.
+    pub foreign: u64,
+}
+
+/// Progress kept for a caller who is not reading it.
+const PROGRESS_MAX: usize = 64;
+
+impl Caller {
+    /// Waits until the caller wants the call cancelled, and says why. Cancel safe.
+    pub(crate) async fn cancelled(&self) -> &str {
+        self.cancel.cancelled().await;
+        self.reason()
+    }
+
+    pub(crate) fn reason(&self) -> &str {
+        self.reason.get().map_or("", String::as_str)
+    }
+
+    pub(crate) fn tell(&self, progress: Progress) {
+        let mut told = lock(&self.told);
+        if told.len() == PROGRESS_MAX {
+            told.pop_front();
+        }
+        told.push_back(progress);
+        drop(told);
+        self.changed.notify_waiters();
+    }
+
+    fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+}
+
+/// A call that was made at a broker: a future of its result. It is on its way whether or not it is awaited; dropping it cancels it,
+/// [`detach`](Calling::detach) lets it run on.
+///
+/// # Cancel safety
+///
+/// Await `&mut calling` in a `select!`: dropping the reference loses nothing. Dropping the whole cancels the call, by a task of the runtime. In a
+/// program that ends at that moment the task may not get to it: the call is run then, and its answer is nobody's.
+#[must_use = "dropping it cancels the call; detach it to let it run on"]
+pub struct Calling<T> {
+    answering: Answering,
+    caller: Arc<Caller>,
+    output: PhantomData<fn() -> T>,
+}
+
+impl Broker {
+    /// Has a task run by whichever worker takes it; awaited, it gives the result. It waits in its queue for a worker for as long as its
+    /// [queue timeout](Call::queue_timeout) says. Where a job with its unique mark is there already, that one's result is waited for, and that
+    /// one is never cancelled.
+    ///
+    /// # Errors
+    ///
+    /// What became of it. A broker that keeps results as jobs (SQLite, Redis) gives `Failed` with the reason of the last attempt if it ended among
+    /// the dead letters. `TimedOut` if it waited for longer than its queue timeout. `Rejected` if the broker could not carry it;
+    /// where that error [is uncertain](Error::is_uncertain), it may have run.
+    pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> Calling<T> {
+        let caller = Arc::<Caller>::default();
+        let (queue_timeout, waits_out_passes) = {
+            let options = call.request.options();
+            (options.queue_timeout, options.waits_out_passes)
+        };
+        let answering = match self.call_to_job(call) {
+            Err(error) => Box::pin(ready(Err(CallError::Rejected(error)))),
+            Ok(job) if self.capabilities().answers => {
+                self.backend().call(DirectCall { job, queue_timeout, waits_out_passes, caller: Arc::clone(&caller) })
+            }
+            Ok(job) => self.call_by_job(job, queue_timeout, &caller),
+        };
+        Calling { answering, caller, output: PhantomData }
+    }
+
+    /// What the calls of this connection came to, at a broker that [answers](super::Capabilities::answers); elsewhere all zero.
+    pub fn call_counts(&self) -> CallCounts {
+        self.backend().call_counts()
+    }
+
+    fn call_to_job<T>(&self, call: Call<T>) -> Result<Job, Error> {
+        let job = call.to_job()?;
+        check_job(&job, self.capabilities().payload_bytes_max)?;
+        Ok(job)
+    }
+
+    fn call_by_job(&self, mut job: Job, wait: Option<Duration>, caller: &Arc<Caller>) -> Answering {
+        job.options.keep.get_or_insert(RESULT_KEPT);
+        let (broker, caller) = (self.clone(), Arc::clone(caller));
+        let waiting = async move {
+            let pushing = broker.clone();
+            let result: Box<RawValue> = broker.result_of(async move { pushing.push(job).await }, wait, &caller).await?;
+            Ok(Bytes::from(Box::<str>::from(result).into_string()))
+        };
+        begun(Box::pin(waiting))
+    }
+}
+
+impl<T> Calling<T> {
+    /// What the running task tells with [`Context::progress`](crate::Context::progress), in order; ends with the call. Of what nobody reads, the
+    /// newest 64 are kept. Brokers that keep results as jobs (SQLite, Redis) tell none.
+    pub fn progress(&self) -> CallProgress {
+        CallProgress(Arc::clone(&self.caller))
+    }
+
+    /// Asks for the call to be stopped, wherever it is; await it to know what came of that: [`CallError::Cancelled`] with the reason and, if it ran
+    /// in a pool, with how it was stopped; or its result, if that came first. A second time does nothing.
+    pub fn cancel(&self, reason: impl Into<String>) {
+        if self.caller.reason.set(reason.into()).is_ok() {
+            self.caller.cancel.cancel();
+        }
+    }
+
+    /// Lets the call run on without its caller.
+    pub fn detach(self) {
+        if let Some(scope) = Scope::current() {
+            scope.spawn(async move { drop(self.answering.await) });
+        }
+    }
+}
+
+impl<T: DeserializeOwned> Future for Calling<T> {
+    type Output = Result<T, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = std::task::ready!(self.answering.as_mut().poll(context));
+        self.caller.end();
+        Poll::Ready(outcome.and_then(|json| Ok(Codec::Json.decode(&json)?)))
+    }
+}
+
+impl<T> fmt::Debug for Calling<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Calling").finish_non_exhaustive()
+    }
+}
+
+/// Begins it now: its first step is taken here, the others by a task.
+fn begun(mut waiting: Answering) -> Answering {
+    let Some(scope) = Scope::current() else { return waiting };
+    if let Poll::Ready(outcome) = waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        return Box::pin(ready(outcome));
+    }
+    let (mut teller, told) = oneshot::channel();
+    scope.spawn(async move {
+        tokio::select! {
+            outcome = waiting => drop(teller.send(outcome)),
+            // Nobody waits any more, and what waits here is dropped, which cancels the job.
+            () = teller.closed() => {}
+        }
+    });
+    let ended = || Error::new(ErrorKind::Closed, "wait for a result: the runtime has ended");
+    Box::pin(async move { told.await.unwrap_or_else(|_| Err(ended().into())) })
+}
+
+/// Progress of one call, see [`Calling::progress`]. Several of one call share it between them.
+pub struct CallProgress(Arc<Caller>);
+
+impl CallProgress {
+    /// The next progress; `None` when the call has ended and was awaited. Cancel safe.
+    pub async fn next(&mut self) -> Option<Progress> {
+        loop {
+            let mut changed = std::pin::pin!(self.0.changed.notified());
+            changed.as_mut().enable();
+            // In this order: what was told before the end is read before it.
+            let ended = self.0.ended.load(Ordering::Acquire);
+            if let Some(progress) = lock(&self.0.told).pop_front() {
+                return Some(progress);
+            }
+            if ended {
+                return None;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl fmt::Debug for CallProgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallProgress").finish_non_exhaustive()
+    }
+}

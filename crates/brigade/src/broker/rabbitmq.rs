@@ -1,0 +1,282 @@
+//! The broker in between: RabbitMQ, 3.10 or newer.
+//!
+//! From below: `url` (where it is, and how to use it), `reach` (opening a connection), `fault` (what errors mean), `link` (the supervisor: a
+//! connection that is made again), `publish` (confirmed messages), `message` (a job as a message), `topology` (queues), `store` (both together),
+//! `acks` (a channel that deliveries come by), `tap` (what takes from one queue), `held` (leases), and on that `lease` and `settle`.
+//!
+//! For calls: `outbox` (requests and answers on their way), `calls` (the side of those who call), `callers` (the side of those who answer),
+//! `control` (cancels), `pass` (passing on), `turn` (who reloads).
+//!
+//! Two connections: one publishes, the other takes and acks. The broker stops reading from a connection that publishes while it is short of
+//! memory or disk, and acks are what relieves it.
+//!
+//! What always holds:
+//!
+//! - A push counts when the broker has confirmed it; a settlement when what becomes of the job is confirmed, and the ack of its delivery heard.
+//! - A lease is a delivery of one channel and ends with it: no token outlives its connection.
+//! - Nothing is counted by the broker's own counters of deliveries: attempts are in headers of ours, and what is given back is a new message.
+
+mod acks;
+mod callers;
+mod calls;
+mod control;
+mod fault;
+mod held;
+mod lease;
+mod link;
+mod message;
+mod outbox;
+mod pass;
+mod publish;
+mod reach;
+mod settle;
+mod store;
+mod tap;
+mod topology;
+mod turn;
+mod url;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use self::callers::{Answers, Callers};
+use self::calls::Calls;
+use self::control::Served;
+use self::held::Hands;
+use self::link::Link;
+use self::outbox::{Carrier, Outbox};
+use self::publish::Publisher;
+use self::tap::Tap;
+use self::topology::Topology;
+use self::url::Place;
+use super::api::Clock;
+use super::{
+    Answering, Backend, CallCounts, Capabilities, DirectCall, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement,
+    Turn, View,
+};
+use crate::error::{Error, ErrorKind};
+use crate::job::{Job, JobId};
+use crate::progress::Progress;
+use crate::shutdown::Scope;
+use crate::sync::lock;
+
+/// What RabbitMQ 4 allows by itself (`max_message_size`).
+const PAYLOAD_BYTES_MAX: usize = 16 << 20;
+/// What is looked at may have changed in any case after this time.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+pub(super) struct RabbitMq(Arc<RabbitMqCore>);
+
+/// What its tasks share.
+struct RabbitMqCore {
+    place: Arc<Place>,
+    scope: Scope,
+    /// In the names of its consumers.
+    id: String,
+    /// What publishes.
+    out: Link,
+    /// What takes and acks.
+    hands_link: Link,
+    /// Calls from here.
+    calls: OnceLock<Arc<Calls>>,
+    /// Answers from here.
+    callers: Callers,
+    /// Whose cancels are heard.
+    served: Arc<Served>,
+    publisher: Publisher,
+    topology: Topology,
+    taps: Mutex<HashMap<Box<str>, Arc<Tap>>>,
+    hands: Mutex<Hands>,
+    /// A tap has something, or cannot have it.
+    news: Notify,
+    /// Something is held.
+    holding: Notify,
+    /// A lease was lost.
+    lost: Notify,
+    tokens: AtomicI64,
+    numbers: AtomicU64,
+    clock: Clock,
+}
+
+pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>, Error> {
+    let scope = Scope::current().ok_or_else(|| Error::new(ErrorKind::Unsupported, "open a broker outside of an async runtime (tokio)"))?;
+    let place = Arc::new(Place::parse(url)?);
+    let out = Link::connect(&place, "publish", &scope).await?;
+    let hands_link = Link::connect(&place, "take", &scope).await?;
+    let (outbox, inbox) = Outbox::new();
+    let delivered = Arc::<Answers>::default();
+    scope.spawn_until_closed(Carrier::new(delivered, &out, &place, inbox).run());
+    let core = Arc::new(RabbitMqCore {
+        id: message::random_id(),
+        calls: OnceLock::new(),
+        callers: Callers { outbox },
+        served: Arc::new(Served::new()),
+        publisher: Publisher::start(&place, &out, &scope),
+        topology: Topology::new(&place, &out),
+        place,
+        out,
+        scope: scope.clone(),
+        hands_link,
+        taps: Mutex::default(),
+        hands: Mutex::default(),
+        news: Notify::new(),
+        holding: Notify::new(),
+        lost: Notify::new(),
+        tokens: AtomicI64::new(0),
+        numbers: AtomicU64::new(0),
+        clock,
+    });
+    scope.spawn_until_closed(Arc::clone(&core).watch_leases());
+    let (hearing, served) = (Arc::clone(&core), Arc::clone(&core.served));
+    let on_cancel = move |id: &str, reason| hearing.on_cancel(id, reason);
+    scope.spawn_until_closed(control::listen(served, core.hands_link.clone(), on_cancel));
+    Ok(Arc::new(RabbitMq(core)))
+}
+
+impl Drop for RabbitMq {
+    fn drop(&mut self) {
+        self.0.scope.close();
+    }
+}
+
+impl RabbitMqCore {
+    fn tap(self: &Arc<Self>, queue: &str) -> Arc<Tap> {
+        let mut taps = lock(&self.taps);
+        if let Some(tap) = taps.get(queue) {
+            return Arc::clone(tap);
+        }
+        let tap = Tap::new(queue);
+        if let Ok(name) = message::short(&self.place.name_of(queue)) {
+            self.served.add(&name);
+        }
+        taps.insert(queue.into(), Arc::clone(&tap));
+        self.scope.spawn_until_closed(Arc::clone(&tap).drive(Arc::clone(self)));
+        tap
+    }
+
+    fn next_token(&self) -> i64 {
+        self.tokens.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// As tests have moved the clock.
+    fn now_after(&self, moment: Instant) -> Instant {
+        moment + self.clock.ahead()
+    }
+
+    /// The leases of this channel are lost.
+    fn lose(&self, number: u64) {
+        let count = lock(&self.hands).lose(number);
+        if count > 0 {
+            tracing::warn!(count, "leases were lost with a channel; the broker gives their jobs to others");
+            self.lost.notify_waiters();
+        }
+    }
+}
+
+fn unsupported<T>(what: &str) -> Result<T, Error> {
+    Err(Error::new(ErrorKind::Unsupported, format!("{what}: RabbitMQ cannot do that")))
+}
+
+impl Backend for RabbitMq {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            durable: true,
+            listing: false,
+            scheduling: true,
+            schedules: false,
+            priorities: self.0.place.priority_max().is_some(),
+            keys: false,
+            unique: false,
+            limits: false,
+            manager: false,
+            flows: false,
+            results: false,
+            answers: true,
+            passes: true,
+            priority_range: (0, self.0.place.priority_max().unwrap_or(0).into()),
+            whole_batches: false,
+            keeps_places: false,
+            pauses: false,
+            cancels: false,
+            clock: false,
+            dead_queues: true,
+            payload_bytes_max: PAYLOAD_BYTES_MAX,
+        }
+    }
+
+    fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<Pushed>> {
+        Box::pin(async move { self.0.push(jobs).await })
+    }
+
+    fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>> {
+        Box::pin(async move { self.0.lease(ask).await })
+    }
+
+    fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Settled>> {
+        Box::pin(async move { self.0.settle(settlements).await })
+    }
+
+    fn look(&self, query: Query) -> Reply<'_, View> {
+        Box::pin(async move {
+            match query {
+                Query::Cancels => Ok(View::Cancels(lock(&self.0.hands).lost())),
+                Query::Check => unsupported("check"),
+                Query::Job(_) | Query::Jobs { .. } | Query::Counts | Query::Why(_) => unsupported("look at jobs"),
+                Query::Schedules => unsupported("look at schedules"),
+            }
+        })
+    }
+
+    fn order(&self, order: Order) -> Reply<'_, Ordered> {
+        Box::pin(async move {
+            match order {
+                Order::Purge(queue) => self.0.purge(&queue).await,
+                Order::Cancel(..) => unsupported("cancel a job"),
+                Order::Retry(_) => unsupported("retry a dead letter"),
+                Order::Delete(..) => unsupported("delete a job"),
+                Order::Pause(_) | Order::Resume(_) => unsupported("pause a queue"),
+                Order::Limit(..) => unsupported("limit a queue"),
+                Order::Manage(..) => unsupported("manage a queue"),
+                Order::Schedule(_) | Order::Unschedule(_) => unsupported("change a schedule"),
+            }
+        })
+    }
+
+    fn call(self: Arc<Self>, call: DirectCall) -> Answering {
+        self.0.call(call)
+    }
+
+    fn tell(&self, id: &JobId, token: i64, progress: Progress) {
+        self.0.tell_progress(id, token, progress);
+    }
+
+    fn turn(&self, queue: &str) -> Option<Reply<'_, Turn>> {
+        let queue = queue.to_owned();
+        Some(Box::pin(async move { self.0.turn(&queue).await }))
+    }
+
+    fn call_counts(&self) -> CallCounts {
+        self.0.calls.get().map(|calls| calls.counts()).unwrap_or_default()
+    }
+
+    fn changed(&self) -> Reply<'_, ()> {
+        // From the call on, not from the first poll.
+        let lost = self.0.lost.notified();
+        Box::pin(async {
+            tokio::select! {
+                () = lost => {}
+                () = sleep(LOOK_AGAIN) => {}
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,184 @@
+//! A channel that deliveries come by, and what is said of them.
+//!
+//! AMQP does not confirm acks. An ack counts here when the broker has answered a request that was sent after it on the same channel: until
+//! then nobody knows whether the delivery will come again. Acks that gather while one answer is awaited share the next.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use futures_util::FutureExt as _;
+use lapin::Channel;
+use lapin::options::{BasicAckOptions, BasicNackOptions, ChannelFlowOptions};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::fault::Fault;
+use super::link::Line;
+use crate::shutdown::Scope;
+use crate::sync::lock;
+
+/// Beyond that, whoever has one more waits.
+const WAITING_MAX: usize = 4096;
+/// That share one answer.
+const TOGETHER_MAX: usize = 1024;
+
+/// A channel, for as long as it lives. Its number is never given to another.
+pub(super) struct Opened {
+    pub(super) number: u64,
+    pub(super) channel: Channel,
+    pub(super) line: Line,
+    /// Cancelled when it is over: its deliveries are another's by now.
+    pub(super) dead: CancellationToken,
+    tags: Mutex<Tags>,
+    words: mpsc::Sender<Word>,
+}
+
+/// Which deliveries there are. Tags are given from 1 on, but several readers may note them in another order.
+#[derive(Default)]
+struct Tags {
+    /// Nothing has been said of these.
+    open: BTreeSet<u64>,
+    /// All up to this one have been noted.
+    noted: u64,
+    /// Those beyond that have.
+    early: BTreeSet<u64>,
+}
+
+impl Tags {
+    fn note(&mut self, tag: u64) {
+        self.open.insert(tag);
+        self.early.insert(tag);
+        while self.early.remove(&(self.noted + 1)) {
+            self.noted += 1;
+        }
+    }
+
+    /// Takes these out; up to which tag nothing is open then, so that one ack may stand for all.
+    fn close(&mut self, tags: impl Fn(&u64) -> bool) -> u64 {
+        self.open.retain(|tag| !tags(tag));
+        self.open.first().map_or(self.noted, |lowest| self.noted.min(lowest - 1))
+    }
+}
+
+/// What is said of a delivery.
+struct Word {
+    tag: u64,
+    said: Said,
+    heard: oneshot::Sender<Result<(), Fault>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    Ack,
+    /// Back to its queue, where it was if that is possible.
+    Requeue,
+}
+
+impl Opened {
+    pub(super) fn start(number: u64, line: Line, channel: Channel, scope: &Scope) -> Arc<Self> {
+        let (words, heard) = mpsc::channel(WAITING_MAX);
+        let dead = line.down.child_token();
+        let opened = Arc::new(Self { number, channel, line, dead, tags: Mutex::default(), words });
+        let speaking = Speaker { channel: opened.channel.clone(), line: opened.line.clone(), of: Arc::downgrade(&opened) };
+        let dead = opened.dead.clone();
+        scope.spawn_until_closed(async move {
+            dead.run_until_cancelled(speaking.run(heard)).await;
+        });
+        opened
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        !self.dead.is_cancelled() && self.channel.status().connected()
+    }
+
+    /// A delivery came.
+    pub(super) fn note(&self, tag: u64) {
+        lock(&self.tags).note(tag);
+    }
+
+    /// Returns when the broker has heard it.
+    ///
+    /// # Errors
+    ///
+    /// If the channel ended before: it may have been heard or not.
+    pub(super) async fn say(&self, tag: u64, said: Said) -> Result<(), Fault> {
+        let (heard, hears) = oneshot::channel();
+        let speaking = async {
+            self.words.send(Word { tag, said, heard }).await.map_err(|_| Fault::timeout())?;
+            hears.await.map_err(|_| Fault::timeout())?
+        };
+        self.dead.run_until_cancelled(speaking).await.unwrap_or_else(|| Err(Fault::timeout()))
+    }
+}
+
+struct Speaker {
+    channel: Channel,
+    line: Line,
+    of: std::sync::Weak<Opened>,
+}
+
+impl Speaker {
+    async fn run(self, mut words: mpsc::Receiver<Word>) {
+        while let Some(first) = words.recv().await {
+            let mut together = vec![first];
+            while together.len() < TOGETHER_MAX
+                && let Ok(next) = words.try_recv()
+            {
+                together.push(next);
+            }
+            let heard = self.speak(&together).await;
+            if heard.is_err()
+                && let Some(opened) = self.of.upgrade()
+            {
+                opened.dead.cancel();
+            }
+            for word in together {
+                // Who said it may have gone.
+                word.heard.send(heard.clone()).ok();
+            }
+        }
+    }
+
+    /// Sends all of them and one request, and waits for the answer to that alone: the broker reads a channel in order.
+    async fn speak(&self, words: &[Word]) -> Result<(), Fault> {
+        let requeued: Vec<u64> = words.iter().filter(|word| word.said == Said::Requeue).map(|word| word.tag).collect();
+        let acked: BTreeSet<u64> = words.iter().filter(|word| word.said == Said::Ack).map(|word| word.tag).collect();
+        let closed = self.of.upgrade().map(|opened| lock(&opened.tags).close(|tag| acked.contains(tag) || requeued.contains(tag)));
+        let below = closed.and_then(|closed| acked.range(..=closed).next_back().copied());
+        // Requeued ones first: an ack of several would take those below it along.
+        for tag in requeued {
+            self.send(self.channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }))?;
+        }
+        let single = acked.iter().filter(|tag| below.is_none_or(|below| **tag > below));
+        if let Some(tag) = below {
+            self.send(self.channel.basic_ack(tag, BasicAckOptions { multiple: true }))?;
+        }
+        for tag in single {
+            self.send(self.channel.basic_ack(*tag, BasicAckOptions { multiple: false }))?;
+        }
+        // Says nothing new, so the broker only answers.
+        self.line.answer(self.channel.channel_flow(ChannelFlowOptions { active: true })).await.map(drop)
+    }
+
+    /// The frame is on its way when this returns; its writing need not be waited for.
+    fn send(&self, sending: impl Future<Output = lapin::Result<()>>) -> Result<(), Fault> {
+        sending.now_or_never().unwrap_or(Ok(())).map_err(Fault::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_ack_never_stands_for_a_delivery_that_was_not_noted_or_is_open() {
+        let mut tags = Tags::default();
+        [1, 2, 4, 5].into_iter().for_each(|tag| tags.note(tag));
+        assert_eq!(tags.close(|tag| [1, 2, 4].contains(tag)), 2, "3 is on its way");
+        tags.note(3);
+        assert_eq!(tags.close(|_| false), 2, "3 and 5 are open");
+        assert_eq!(tags.close(|tag| *tag == 3), 4);
+        assert_eq!(tags.close(|tag| *tag == 5), 5);
+        assert!(tags.early.is_empty() && tags.open.is_empty());
+    }
+}

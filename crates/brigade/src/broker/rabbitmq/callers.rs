@@ -1,0 +1,222 @@
+//! Those who wait for what this process holds: they are told that it has begun, how far it is, and what came of it.
+//!
+//! An answer goes out before its delivery is acked, so a crash in between has the call run once more, and never leaves it without an answer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use tokio::sync::oneshot;
+
+use super::calls::{BEGUN, ERROR, PROGRESS, TELL};
+use super::fault::Fault;
+use super::held::{Grip, Held};
+use super::link::Line;
+use super::message::{has_caller, new_id, text_of};
+use super::outbox::{Outbox, Owner, Parcel};
+use super::publish::Message;
+use super::settle::Ends;
+use super::tap::Tap;
+use super::topology::Spot;
+use super::{PAYLOAD_BYTES_MAX, RabbitMqCore};
+use crate::broker::{Answer, Ending};
+use crate::error::{Error, ErrorKind};
+use crate::job::{AttemptKind, JobId};
+use crate::outcome::{CallError, Cancelled};
+use crate::progress::Progress;
+use crate::sync::lock;
+
+/// Answers on their way to callers.
+pub(super) struct Callers {
+    pub(super) outbox: Outbox,
+}
+
+/// Whose answers they are, for the one who publishes them.
+#[derive(Default)]
+pub(super) struct Answers {
+    /// Answers to callers that are gone.
+    gone: AtomicU64,
+}
+
+impl Owner for Answers {
+    // What answers go to comes but once.
+    const ADDRESSES: bool = false;
+
+    async fn prepare(&self, _: &Line) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    async fn address(&self, _: &Line, _: &ShortString, _: &ShortString) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn on_returned(&self, returned: Delivery) -> Option<Parcel> {
+        if has_caller(&returned.properties) {
+            // A call that was to go on, and its queue is not there any more.
+            let asked = returned.properties;
+            let text = format!("give a call to another worker: the queue {:?} is gone", returned.routing_key.as_str());
+            return answer(&asked, Err(Answer::rejected(ErrorKind::Unreachable, text)));
+        }
+        let gone = self.gone.fetch_add(1, Ordering::Relaxed) + 1;
+        tracing::debug!(caller = returned.routing_key.as_str(), gone, "a caller is gone; its answer is dropped");
+        None
+    }
+
+    fn on_failed(&self, parcel: Parcel, fault: &Fault, _: bool) -> Option<Parcel> {
+        // Until there is a connection again, or room for it.
+        if fault.is_lost() || parcel.tries == 0 {
+            return Some(parcel);
+        }
+        tracing::warn!(%fault, caller = parcel.key.as_str(), "an answer could not be given");
+        None
+    }
+}
+
+/// Who asked, as far as a request says.
+fn reply(asked: &BasicProperties, headers: FieldTable, body: Bytes) -> Option<Parcel> {
+    let queue = asked.reply_to().clone().filter(|queue| !queue.as_str().is_empty())?;
+    let mut properties = BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_message_id(new_id().as_str().into())
+        .with_delivery_mode(2);
+    if !headers.inner().is_empty() {
+        properties = properties.with_headers(headers);
+    }
+    if let Some(id) = asked.correlation_id() {
+        properties = properties.with_correlation_id(id.clone());
+    }
+    Some(Parcel::to(queue, body, properties))
+}
+
+fn answer(asked: &BasicProperties, outcome: Result<Box<str>, Answer>) -> Option<Parcel> {
+    let outcome = outcome.and_then(|result| {
+        let bytes = result.len();
+        let text = || format!("return a result: it has {bytes} bytes and {PAYLOAD_BYTES_MAX} are allowed");
+        if bytes <= PAYLOAD_BYTES_MAX { Ok(result) } else { Err(Answer::rejected(ErrorKind::TooLarge, text())) }
+    });
+    let mut headers = FieldTable::default();
+    let body = match outcome {
+        Ok(result) => result.into_string().into_bytes(),
+        Err(answer) => {
+            headers.insert(ERROR.into(), AMQPValue::LongString(answer.kind.as_str().into()));
+            // What it is made of has names for keys.
+            serde_json::to_vec(&answer).unwrap_or_default()
+        }
+    };
+    reply(asked, headers, body.into())
+}
+
+/// What a request wants to be told before its answer.
+fn wants(asked: &BasicProperties) -> Option<String> {
+    text_of(asked.headers().as_ref()?, TELL)
+}
+
+impl RabbitMqCore {
+    /// Tells a caller that its call is in somebody's hands, if it wants to know.
+    pub(super) fn tell_begun(&self, asked: &BasicProperties) {
+        if wants(asked).is_some_and(|wants| wants == BEGUN) {
+            let mut headers = FieldTable::default();
+            headers.insert(BEGUN.into(), AMQPValue::Boolean(true));
+            self.tell_caller(reply(asked, headers, Bytes::new()));
+        }
+    }
+
+    /// Tells a caller how far its call is, if it wants to know.
+    pub(super) fn tell_progress(&self, id: &JobId, token: i64, progress: Progress) {
+        let Some(envelope) = lock(&self.hands).envelope(id, token) else { return };
+        if wants(&envelope.properties).is_some() {
+            let mut headers = FieldTable::default();
+            headers.insert(PROGRESS.into(), AMQPValue::Double(progress.fraction));
+            self.tell_caller(reply(&envelope.properties, headers, progress.payload));
+        }
+    }
+
+    fn tell_caller(&self, parcel: Option<Parcel>) {
+        let Some(parcel) = parcel else { return };
+        if self.callers.outbox.try_send(parcel.optional()).is_err() {
+            tracing::debug!("a caller was not told of its call's progress: too many messages wait for the broker");
+        }
+    }
+
+    /// Sends an answer; returns when it is on its way.
+    async fn give_answer(&self, asked: &BasicProperties, outcome: Result<Box<str>, Answer>) {
+        if let Some(parcel) = answer(asked, outcome) {
+            self.send(parcel).await;
+        }
+    }
+
+    /// Returns when it is on its way.
+    async fn send(&self, parcel: Parcel) {
+        let (tell, sent) = oneshot::channel();
+        self.callers.outbox.send(parcel.telling(tell)).await;
+        // If it cannot be sent, that has been told in the log.
+        sent.await.ok();
+    }
+
+    /// Ends a lease of a call.
+    pub(super) async fn end_call(&self, (token, held, ending, answer): Ends) -> Result<(), Error> {
+        let rejected = |reason: &str| Answer::rejected(ErrorKind::Unsupported, reason);
+        let outcome = match &ending {
+            Ending::Ack(result) => Ok(result.clone().unwrap_or_else(|| "null".into())),
+            Ending::Cancelled { reason, certificate, .. } => {
+                let cancelled = Cancelled { reason: reason.clone(), certificate: certificate.clone() };
+                Err(Answer::of(&CallError::Cancelled(cancelled)))
+            }
+            Ending::DeadLetter(reason) => Err(answer.map_or_else(|| rejected(reason), |answer| *answer)),
+            Ending::Fail { kind, reason, .. } => {
+                // It was not asked to be run again, and may not be safe to run twice.
+                let is_last = *kind == AttemptKind::Crashed && held.envelope.job.options.retries == 0;
+                match self.afterlife(&held.envelope, &ending)? {
+                    Some(parcel) if !is_last && !matches!(parcel.0, Spot::Dead(_)) => return self.call_goes_on(token, held, parcel).await,
+                    _ => Err(answer.map_or_else(|| Answer::failed(reason), |answer| *answer)),
+                }
+            }
+            Ending::GiveBack { .. } | Ending::Extend(_) => {
+                let Some(parcel) = self.afterlife(&held.envelope, &ending)? else { return Ok(()) };
+                return self.call_goes_on(token, held, parcel).await;
+            }
+        };
+        self.give_answer(&held.envelope.properties, outcome).await;
+        self.ack(&held).await.map_err(|fault| fault.into_error("settle").uncertain())
+    }
+
+    /// It goes on as another message.
+    async fn call_goes_on(&self, token: i64, held: Held, (spot, message): (Spot, Message)) -> Result<(), Error> {
+        if let Spot::Later(..) = spot {
+            return self.go_on(token, held, (spot, message)).await;
+        }
+        // The broker confirms what waits in a queue only every 200 ms, and so long no worker should be kept from the next call.
+        self.send(Parcel::to(message.queue, message.body, message.properties)).await;
+        self.ack(&held).await.ok();
+        Ok(())
+    }
+
+    /// A message of another program that is no call is answered, so that its caller does not wait for ever.
+    pub(super) fn refuse_call(self: &Arc<Self>, tap: &Arc<Tap>, grip: &Grip, asked: BasicProperties, why: String) {
+        let (core, tap, grip) = (Arc::clone(self), Arc::clone(tap), grip.clone());
+        self.scope.spawn_until_closed(async move {
+            core.give_answer(&asked, Err(Answer::rejected(ErrorKind::Decode, why))).await;
+            core.drop_delivery(&tap, &grip).await;
+        });
+    }
+
+    /// Somebody wants a call cancelled that may be here.
+    pub(super) fn on_cancel(&self, correlation_id: &str, reason: String) {
+        if lock(&self.hands).cancel_call(correlation_id, reason) {
+            self.lost.notify_waiters();
+        }
+    }
+
+    /// A call that was cancelled before it was handed out is answered instead.
+    pub(super) fn end_cancelled(self: &Arc<Self>, tap: &Arc<Tap>, grip: &Grip, asked: BasicProperties, reason: String) {
+        let (core, tap, grip) = (Arc::clone(self), Arc::clone(tap), grip.clone());
+        self.scope.spawn_until_closed(async move {
+            let answer = Answer::of(&CallError::Cancelled(Cancelled::without_certificate(reason)));
+            core.give_answer(&asked, Err(answer)).await;
+            core.drop_delivery(&tap, &grip).await;
+        });
+    }
+}

@@ -1,0 +1,435 @@
+//! Calls from this process: requests out, answers in.
+//!
+//! All calls of a broker share one queue for their answers, told apart by correlation ids. The queue has a name of its own and is durable,
+//! neither exclusive nor RabbitMQ's direct reply-to: both of those are gone with the connection, and the answers with them, while this one
+//! waits for us to be back; unused for [`ANSWERS_EXPIRE`], the broker removes it. Answers are acked, so one that was on its way when a
+//! connection broke comes again.
+//!
+//! A call ends in exactly one way: whoever takes its entry out of `open` ends it. What comes for a call without an entry is late, and counted.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::future::{pending, ready};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _};
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::RabbitMqCore;
+use super::control;
+use super::fault::Fault;
+use super::link::{Line, Link};
+use super::message::{Envelope, random_id};
+use super::outbox::{Carrier, Outbox, Owner, Parcel};
+use super::publish::Message;
+use super::topology::{Spot, Topology};
+use super::url::Place;
+use crate::broker::{Answer, Answering, CallCounts, Caller, DirectCall};
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind};
+use crate::job::JobId;
+use crate::outcome::{CallError, Cancelled, TimedOut};
+use crate::progress::Progress;
+use crate::shutdown::Scope;
+use crate::sync::lock;
+
+/// How long the queue of answers outlives its process, and may be without a connection.
+const ANSWERS_EXPIRE: Duration = Duration::from_secs(300);
+/// How long a caller that cancelled waits for the worker to say what it stopped: longer than the kill ladder by default.
+const CANCELLED_WITHIN: Duration = Duration::from_secs(15);
+/// Answers that are acked together.
+const ACK_MAX: usize = 256;
+/// How often a queue that vanished is made again for one call.
+const RETURNS_MAX: u32 = 2;
+/// After something failed while the connection lives.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// The header of an answer without a value: its kind.
+pub(super) const ERROR: &str = "brigade-error";
+/// The header of what is told of a running call: how far it is.
+pub(super) const PROGRESS: &str = "brigade-progress";
+/// The header of a request whose caller wants progress, or to know when it begins.
+pub(super) const TELL: &str = "brigade-call";
+/// The value of [`TELL`] in a request, and the header of the message, that says that a worker has the call.
+pub(super) const BEGUN: &str = "brigade-begun";
+
+pub(super) struct Calls {
+    link: Link,
+    topology: Topology,
+    place: Arc<Place>,
+    outbox: Outbox,
+    /// Where answers go.
+    answers: ShortString,
+    /// In front of the numbers in our correlation ids.
+    prefix: Box<str>,
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, Open>>,
+    late: AtomicU64,
+    foreign: AtomicU64,
+}
+
+type Outcome = Result<Bytes, CallError>;
+
+/// A call that has not ended.
+struct Open {
+    teller: oneshot::Sender<Outcome>,
+    caller: Arc<Caller>,
+    /// A worker has it.
+    begun: bool,
+    returns: u32,
+}
+
+impl Calls {
+    /// With the links that publish and that take. It starts with the first call: a program that makes none needs no queue.
+    pub(super) fn start(out: &Link, hands: &Link, place: &Arc<Place>, scope: &Scope) -> Arc<Self> {
+        let (outbox, inbox) = Outbox::new();
+        let id = random_id();
+        let calls = Arc::new(Self {
+            link: hands.clone(),
+            topology: Topology::new(place, out),
+            place: Arc::clone(place),
+            outbox,
+            answers: place.name_of(&format!("brigade-answers.{id}")).into(),
+            prefix: format!("{id}-").into(),
+            next: AtomicU64::new(1),
+            open: Mutex::default(),
+            late: AtomicU64::new(0),
+            foreign: AtomicU64::new(0),
+        });
+        scope.spawn_until_closed(Arc::clone(&calls).listen());
+        scope.spawn_until_closed(Carrier::new(Arc::clone(&calls), out, place, inbox).run());
+        calls
+    }
+
+    /// Notes a call that is about to be made.
+    fn begin(self: &Arc<Self>, caller: &Arc<Caller>) -> (Waiting, oneshot::Receiver<Outcome>) {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let (teller, told) = oneshot::channel();
+        lock(&self.open).insert(number, Open { teller, caller: Arc::clone(caller), begun: false, returns: 0 });
+        (Waiting { calls: Arc::clone(self), number, queue: "".into() }, told)
+    }
+
+    fn request(&self, call: &DirectCall, number: u64) -> Envelope {
+        let mut envelope = Envelope::new(call.job.clone());
+        let id = self.id_of(number);
+        let mut headers = FieldTable::default();
+        let wants = if call.queue_timeout.is_some() { BEGUN } else { PROGRESS };
+        headers.insert(TELL.into(), AMQPValue::LongString(wants.into()));
+        if call.waits_out_passes {
+            headers.insert(super::pass::WAITS.into(), AMQPValue::Boolean(true));
+        }
+        let properties =
+            BasicProperties::default().with_headers(headers).with_correlation_id(id.as_str().into()).with_reply_to(self.answers.clone());
+        envelope.properties = match call.queue_timeout {
+            None => properties,
+            Some(wait) => properties.with_expiration(wait.as_millis().max(1).to_string().into()),
+        };
+        envelope.id = JobId::new(id);
+        envelope
+    }
+
+    fn id_of(&self, number: u64) -> String {
+        let mut id = String::with_capacity(self.prefix.len() + 20);
+        id.push_str(&self.prefix);
+        // Writing to a string does not fail.
+        write!(id, "{number}").ok();
+        id
+    }
+
+    fn number_of(&self, properties: &BasicProperties) -> Option<u64> {
+        properties.correlation_id().as_ref()?.as_str().strip_prefix(&*self.prefix)?.parse().ok()
+    }
+
+    /// How many calls are open, and what came for none.
+    pub(super) fn counts(&self) -> CallCounts {
+        CallCounts { open: lock(&self.open).len(), late: self.late.load(Ordering::Relaxed), foreign: self.foreign.load(Ordering::Relaxed) }
+    }
+
+    fn end(&self, number: u64, outcome: Outcome) {
+        let open = lock(&self.open).remove(&number);
+        match open {
+            // Whoever waited may be about to go.
+            Some(open) => drop(open.teller.send(outcome)),
+            None => {
+                self.late.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Receives answers for as long as the broker is there.
+    async fn listen(self: Arc<Self>) {
+        loop {
+            match self.link.line().await {
+                Ok(line) => {
+                    if let Some(Err(fault)) = line.down.run_until_cancelled(self.listen_on(&line)).await {
+                        tracing::warn!(%fault, "could not receive answers; trying again");
+                    }
+                    sleep(AGAIN).await;
+                }
+                Err(fault) if fault.kind() == ErrorKind::Closed => return,
+                Err(fault) => self.fail_all(&fault),
+            }
+        }
+    }
+
+    async fn listen_on(&self, line: &Line) -> Result<(), Fault> {
+        let channel = line.channel().await?;
+        self.declare_answers(line, &channel).await?;
+        let tag = ShortString::from("");
+        let consuming = channel.basic_consume(self.answers.clone(), tag, BasicConsumeOptions::default(), FieldTable::default());
+        let mut answers = line.answer(consuming).await?;
+        while let Some(answer) = answers.next().await {
+            let mut last = answer?;
+            self.receive(&mut last);
+            let mut count = 1;
+            while count < ACK_MAX
+                && let Some(Some(answer)) = answers.next().now_or_never()
+            {
+                last = answer?;
+                self.receive(&mut last);
+                count += 1;
+            }
+            // This one and all before it. If the connection is gone, they come again, and are late.
+            drop(last.acker.ack(BasicAckOptions { multiple: true }).now_or_never());
+        }
+        Err(Fault::new(ErrorKind::Unreachable, "the queue of answers is gone"))
+    }
+
+    async fn declare_answers(&self, line: &Line, channel: &Channel) -> Result<(), Fault> {
+        let mut arguments = FieldTable::default();
+        let millis = i32::try_from(ANSWERS_EXPIRE.as_millis()).unwrap_or(i32::MAX);
+        arguments.insert("x-expires".into(), AMQPValue::LongInt(millis));
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        line.answer(channel.queue_declare(self.answers.clone(), options, arguments)).await.map(drop)
+    }
+
+    fn receive(&self, delivery: &mut Delivery) {
+        let properties = &delivery.properties;
+        let Some(number) = self.number_of(properties) else {
+            self.foreign.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let header = |name: &str| properties.headers().as_ref().and_then(|headers| headers.inner().get(name));
+        if header(BEGUN).is_some() {
+            if let Some(open) = lock(&self.open).get_mut(&number) {
+                open.begun = true;
+            }
+            return;
+        }
+        if let Some(fraction) = header(PROGRESS) {
+            let fraction = if let AMQPValue::Double(fraction) = fraction { *fraction } else { 0.0 };
+            let caller = lock(&self.open).get(&number).map(|open| Arc::clone(&open.caller));
+            let payload = Bytes::from(std::mem::take(&mut delivery.data));
+            return caller.into_iter().for_each(|caller| caller.tell(Progress { fraction, codec: Codec::Json, payload: payload.clone() }));
+        }
+        let outcome = match header(ERROR) {
+            None => Ok(Bytes::from(std::mem::take(&mut delivery.data))),
+            Some(kind) => Err(read_error(kind, &delivery.data)),
+        };
+        self.end(number, outcome);
+    }
+
+    /// There is no way to the broker: nobody knows what became of any call.
+    fn fail_all(&self, fault: &Fault) {
+        let all = std::mem::take(&mut *lock(&self.open));
+        for open in all.into_values() {
+            let error = fault.clone().into_error("wait for the answer of a call").uncertain();
+            drop(open.teller.send(Err(error.into())));
+        }
+    }
+
+    /// Whether no worker serves a queue, as far as can be told.
+    async fn nobody_serves(&self, queue: &ShortString) -> bool {
+        let asking = async {
+            let line = self.link.line().await?;
+            let channel = line.channel().await?;
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            line.answer(channel.queue_declare(queue.clone(), options, FieldTable::default())).await
+        };
+        asking.await.is_ok_and(|queue| queue.consumer_count() == 0)
+    }
+}
+
+impl Owner for Calls {
+    const ADDRESSES: bool = true;
+
+    async fn prepare(&self, line: &Line) -> Result<(), Fault> {
+        let channel = line.channel().await?;
+        self.declare_answers(line, &channel).await?;
+        control::declare(line).await;
+        Ok(())
+    }
+
+    async fn address(&self, line: &Line, exchange: &ShortString, key: &ShortString) -> Result<(), Fault> {
+        // A call waits for its worker, so there has to be a place to wait in.
+        if !exchange.as_str().is_empty() {
+            return Ok(());
+        }
+        let spot = Spot::Jobs(self.place.queue_of(key.as_str()).into());
+        self.topology.declare_on(line, &spot).await.map(drop)
+    }
+
+    fn on_returned(&self, returned: Delivery) -> Option<Parcel> {
+        let number = self.number_of(&returned.properties)?;
+        let is_too_often = {
+            let mut open = lock(&self.open);
+            let open = open.get_mut(&number)?;
+            open.returns += 1;
+            open.returns > RETURNS_MAX
+        };
+        if is_too_often {
+            let text = format!("make a call: the queue {:?} is not there, and cannot be made", returned.routing_key.as_str());
+            self.end(number, Err(Error::new(ErrorKind::Unreachable, text).into()));
+            return None;
+        }
+        Some(Parcel::to(returned.routing_key, returned.data.into(), returned.properties))
+    }
+
+    fn on_failed(&self, parcel: Parcel, fault: &Fault, uncertain: bool) -> Option<Parcel> {
+        // A cancel that does not get through is as if it was not made.
+        let number = self.number_of(&parcel.properties)?;
+        let error = fault.clone().into_error("make a call");
+        self.end(number, Err(if uncertain { error.uncertain() } else { error }.into()));
+        None
+    }
+}
+
+fn read_error(kind: &AMQPValue, body: &[u8]) -> CallError {
+    let answer = serde_json::from_slice::<Answer>(body);
+    let kind = match kind {
+        AMQPValue::LongString(kind) => kind.to_string(),
+        _ => "failed".to_owned(),
+    };
+    answer.unwrap_or_else(|_| Answer::new(&kind, String::from_utf8_lossy(body))).into_error()
+}
+
+impl RabbitMqCore {
+    fn calls(&self) -> &Arc<Calls> {
+        self.calls.get_or_init(|| Calls::start(&self.out, &self.hands_link, &self.place, &self.scope))
+    }
+
+    /// Makes a call; the request is on its way when this returns.
+    pub(super) fn call(self: &Arc<Self>, call: DirectCall) -> Answering {
+        let calls = self.calls();
+        let until = call.queue_timeout.map(|wait| (wait, Instant::now() + wait));
+        let (mut waiting, told) = calls.begin(&call.caller);
+        let delay = call.job.options.delay.unwrap_or_default();
+        let parcel = self.check(&call.job).and_then(|()| self.parcel(calls.request(&call, waiting.number), delay));
+        let (spot, message) = match parcel {
+            Ok(parcel) => parcel,
+            Err(error) => {
+                // Nothing of it has left.
+                lock(&calls.open).remove(&waiting.number);
+                return Box::pin(ready(Err(error.into())));
+            }
+        };
+        waiting.queue = self.topology.name(&Spot::Jobs(call.job.queue.clone())).into();
+        let left = if let Spot::Later(..) = spot {
+            self.call_later(waiting.number, (spot, message));
+            None
+        } else {
+            calls.outbox.try_send(Parcel::to(message.queue, message.body, message.properties)).err()
+        };
+        Box::pin(async move {
+            if let Some(parcel) = left {
+                waiting.calls.outbox.send(*parcel).await;
+            }
+            waiting.answer(told, until, &call.caller).await
+        })
+    }
+
+    fn call_later(self: &Arc<Self>, number: u64, parcel: (Spot, Message)) {
+        let core = Arc::clone(self);
+        self.scope.spawn_until_closed(async move {
+            if let Some(Err(error)) = core.store(vec![parcel]).await.pop().map(|stored| stored.into_result("make a call")) {
+                core.calls().end(number, Err(error.into()));
+            }
+        });
+    }
+}
+
+/// Who waits for one answer. Dropping it ends the call.
+struct Waiting {
+    calls: Arc<Calls>,
+    number: u64,
+    queue: ShortString,
+}
+
+impl Waiting {
+    async fn answer(
+        self,
+        mut told: oneshot::Receiver<Outcome>,
+        until: Option<(Duration, Instant)>,
+        caller: &Caller,
+    ) -> Result<Bytes, CallError> {
+        tokio::select! {
+            biased;
+            outcome = &mut told => return outcome.unwrap_or_else(|_| Err(dropped())),
+            late = self.waited_for_too_long(until) => return Err(late),
+            reason = caller.cancelled() => self.cancel(reason),
+        }
+        tokio::select! {
+            biased;
+            outcome = &mut told => outcome.unwrap_or_else(|_| Err(dropped())),
+            // It was waiting, or the worker is gone. Whatever takes it later finds nobody who wants the answer.
+            () = sleep(CANCELLED_WITHIN) => Err(self.cancelled(caller)),
+            () = self.did_not_begin(), if until.is_some() => Err(self.cancelled(caller)),
+        }
+    }
+
+    fn cancelled(&self, caller: &Caller) -> CallError {
+        CallError::Cancelled(Cancelled::without_certificate(caller.reason()))
+    }
+
+    /// Ends when the call has waited for its worker for too long.
+    async fn waited_for_too_long(&self, until: Option<(Duration, Instant)>) -> CallError {
+        let Some((wait, until)) = until else { return pending().await };
+        sleep_until(until).await;
+        if self.has_begun() {
+            return pending().await;
+        }
+        let nobody = self.calls.nobody_serves(&self.queue).await;
+        if self.has_begun() {
+            return pending().await;
+        }
+        CallError::TimedOut(if nobody { TimedOut::NoWorker(wait) } else { TimedOut::Queue(wait) })
+    }
+
+    /// Ends at once if no worker has said that it has the call.
+    async fn did_not_begin(&self) {
+        if self.has_begun() {
+            pending::<()>().await;
+        }
+    }
+
+    fn has_begun(&self) -> bool {
+        lock(&self.calls.open).get(&self.number).is_none_or(|open| open.begun)
+    }
+
+    fn cancel(&self, reason: &str) {
+        let parcel = control::cancel(&self.queue, &self.calls.id_of(self.number), reason);
+        if self.calls.outbox.try_send(parcel).is_err() {
+            tracing::warn!("could not cancel a call: too many messages wait for the broker");
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if lock(&self.calls.open).remove(&self.number).is_some() {
+            self.cancel("its caller went away");
+        }
+    }
+}
+
+fn dropped() -> CallError {
+    Error::new(ErrorKind::Closed, "wait for the answer of a call: the broker was dropped").into()
+}

@@ -1,0 +1,100 @@
+//! Cancels of calls, on their way to whichever process runs them.
+//!
+//! One direct exchange of the vhost, `brigade.control`. Every process that serves has an exclusive queue at it, bound by the names of the queues
+//! that it serves; a cancel is published with the name of its call's queue, so all who may have the call hear of it. Body: the reason.
+//! A cancel that is lost, because a connection broke, is as if it was not made: the call runs to its end, and its answer is nobody's.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use lapin::options::{BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, ExchangeKind};
+use tokio::sync::watch;
+
+use super::fault::Fault;
+use super::link::{Line, Link};
+use super::outbox::Parcel;
+
+pub(super) const EXCHANGE: &str = "brigade.control";
+/// The header with the correlation id of the call that is to be cancelled.
+const CANCEL: &str = "brigade-cancel";
+
+/// A cancel of a call.
+pub(super) fn cancel(queue: &ShortString, correlation_id: &str, reason: &str) -> Parcel {
+    let mut headers = FieldTable::default();
+    headers.insert(CANCEL.into(), AMQPValue::LongString(correlation_id.into()));
+    let properties = BasicProperties::default().with_headers(headers);
+    let body = reason.as_bytes().to_vec().into();
+    Parcel::to(queue.clone(), body, properties).by(EXCHANGE).optional()
+}
+
+/// Makes the exchange if it is not there. Without the right to do so, calls cannot be cancelled once they run; all else goes on.
+pub(super) async fn declare(line: &Line) {
+    let declaring = async {
+        let channel = line.channel().await?;
+        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        line.answer(channel.exchange_declare(EXCHANGE.into(), ExchangeKind::Direct, options, FieldTable::default())).await
+    };
+    if let Err(fault) = declaring.await {
+        tracing::warn!(%fault, "cannot declare the exchange {EXCHANGE}: calls that run cannot be cancelled");
+    }
+}
+
+/// The queues that this process serves: those whose cancels it hears.
+pub(super) struct Served(watch::Sender<BTreeSet<ShortString>>);
+
+impl Served {
+    pub(super) fn new() -> Self {
+        Self(watch::Sender::default())
+    }
+
+    pub(super) fn add(&self, queue: &ShortString) {
+        self.0.send_if_modified(|served| !served.contains(queue) && served.insert(queue.clone()));
+    }
+
+    /// Hears of cancels for as long as the broker is there: gives each correlation id, with the reason.
+    pub(super) async fn hear(&self, link: &Link, on_cancel: impl Fn(&str, String)) {
+        let mut served = self.0.subscribe();
+        // Most programs serve nothing.
+        if served.wait_for(|served| !served.is_empty()).await.is_ok() {
+            link.on_each_line("hear of cancels", |line| hear_on(line, self.0.subscribe(), &on_cancel)).await;
+        }
+    }
+}
+
+async fn hear_on(line: Line, mut served: watch::Receiver<BTreeSet<ShortString>>, on_cancel: &impl Fn(&str, String)) -> Result<(), Fault> {
+    declare(&line).await;
+    let channel = line.channel().await?;
+    let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+    let queue = line.answer(channel.queue_declare("".into(), options, FieldTable::default())).await?.name().clone();
+    let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    let mut cancels = line.answer(channel.basic_consume(queue.clone(), "".into(), options, FieldTable::default())).await?;
+    let mut bound = BTreeSet::new();
+    loop {
+        let wanted = served.borrow_and_update().clone();
+        for key in wanted.difference(&bound) {
+            let binding =
+                channel.queue_bind(queue.clone(), EXCHANGE.into(), key.clone(), QueueBindOptions::default(), FieldTable::default());
+            line.answer(binding).await?;
+        }
+        bound = wanted;
+        tokio::select! {
+            changed = served.changed() => if changed.is_err() { return Ok(()) },
+            cancel = cancels.next() => {
+                let Some(cancel) = cancel else { return Err(Fault::new(crate::error::ErrorKind::Unreachable, "its queue is gone")) };
+                let cancel = cancel?;
+                let headers = cancel.properties.headers();
+                if let Some(AMQPValue::LongString(id)) = headers.as_ref().and_then(|headers| headers.inner().get(CANCEL)) {
+                    on_cancel(&id.to_string(), String::from_utf8_lossy(&cancel.data).into_owned());
+                }
+            }
+        }
+    }
+}
+
+/// Hears of cancels in a task of its own.
+pub(super) async fn listen(served: Arc<Served>, link: Link, on_cancel: impl Fn(&str, String)) {
+    served.hear(&link, on_cancel).await;
+}

@@ -1,0 +1,173 @@
+//! Jobs in somebody's hands, and which messages were settled here lately.
+//!
+//! A lease is a delivery of one channel. Its token ends with that channel, with its time, or with its settlement; whatever comes later is
+//! stale. The broker gives the delivery to another as soon as the channel is gone, so a token of it must never count again.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::acks::Opened;
+use super::message::Envelope;
+use super::tap::Tap;
+use crate::broker::AskedCancel;
+use crate::job::JobId;
+
+/// Marks of settled messages that are remembered, in case the broker brings one again: an ack that was on its way when it died.
+const MARKS_MAX: usize = 100_000;
+/// Cancels of calls that are remembered, in case the call comes later.
+const CANCELLED_MAX: usize = 1_000;
+/// Lost leases whose holders have not heard of it.
+const LOST_MAX: usize = 10_000;
+
+/// A delivery.
+#[derive(Clone)]
+pub(super) struct Grip {
+    pub(super) opened: Arc<Opened>,
+    pub(super) tag: u64,
+    /// By which consumer it came; zero if it was asked for.
+    pub(super) consumer: u64,
+}
+
+/// A job in somebody's hands.
+#[derive(Clone)]
+pub(super) struct Held {
+    pub(super) tap: Arc<Tap>,
+    pub(super) grip: Grip,
+    pub(super) envelope: Arc<Envelope>,
+    pub(super) until: Instant,
+}
+
+#[derive(Default)]
+pub(super) struct Hands {
+    held: HashMap<i64, Held>,
+    marks: HashMap<(JobId, u64), i64>,
+    settled: Settled,
+    lost: VecDeque<AskedCancel>,
+    /// Calls that are to be cancelled and were not here when that was told: by correlation id, with the reason.
+    cancelled: VecDeque<(String, String)>,
+}
+
+#[derive(Default)]
+struct Settled {
+    set: HashSet<(JobId, u64)>,
+    order: VecDeque<(JobId, u64)>,
+}
+
+impl Hands {
+    pub(super) fn hold(&mut self, token: i64, held: Held) {
+        if let Some(mark) = held.envelope.mark() {
+            self.marks.insert(mark, token);
+        }
+        self.held.insert(token, held);
+    }
+
+    /// Lets go of it, if its token is good.
+    pub(super) fn let_go(&mut self, id: &JobId, token: i64, now: Instant) -> Option<Held> {
+        self.lost.retain(|lost| lost.token != token);
+        let is_good = |held: &&Held| held.envelope.id == *id && held.until > now && held.grip.opened.is_alive();
+        self.held.get(&token).filter(is_good)?;
+        self.remove(token)
+    }
+
+    fn remove(&mut self, token: i64) -> Option<Held> {
+        let held = self.held.remove(&token)?;
+        if let Some(mark) = held.envelope.mark() {
+            self.marks.remove(&mark);
+        }
+        Some(held)
+    }
+
+    /// Whether it counts for longer.
+    pub(super) fn extend(&mut self, id: &JobId, token: i64, now: Instant, time: Duration) -> bool {
+        let held = self.held.get_mut(&token).filter(|held| held.envelope.id == *id && held.until > now && held.grip.opened.is_alive());
+        held.map(|held| held.until = now + time).is_some()
+    }
+
+    /// Takes out the leases whose time is over.
+    pub(super) fn expired(&mut self, now: Instant) -> Vec<(i64, Held)> {
+        let over: Vec<i64> = self.held.iter().filter(|(_, held)| held.until <= now).map(|(token, _)| *token).collect();
+        over.into_iter().filter_map(|token| Some((token, self.remove(token)?))).collect()
+    }
+
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        self.held.values().map(|held| held.until).min()
+    }
+
+    /// The channel of that number is over: its leases are lost.
+    pub(super) fn lose(&mut self, number: u64) -> usize {
+        let of_it: Vec<i64> = self.held.iter().filter(|(_, held)| held.grip.opened.number == number).map(|(token, _)| *token).collect();
+        let count = of_it.len();
+        for token in of_it {
+            let Some(held) = self.remove(token) else { continue };
+            let reason = "its lease was lost with the connection to the broker".to_owned();
+            self.ask(AskedCancel { id: held.envelope.id.clone(), token, reason });
+        }
+        count
+    }
+
+    /// What this lease is of.
+    pub(super) fn envelope(&self, id: &JobId, token: i64) -> Option<Arc<Envelope>> {
+        self.held.get(&token).filter(|held| held.envelope.id == *id).map(|held| Arc::clone(&held.envelope))
+    }
+
+    /// Somebody wants a call cancelled. Whether it is held; if not, it may be about to come.
+    pub(super) fn cancel_call(&mut self, correlation_id: &str, reason: String) -> bool {
+        let is_it = |held: &Held| held.envelope.properties.correlation_id().as_ref().is_some_and(|id| id.as_str() == correlation_id);
+        let found = self.held.iter().find(|(_, held)| is_it(held)).map(|(token, held)| (*token, held.envelope.id.clone()));
+        let Some((token, id)) = found else {
+            self.cancelled.retain(|(known, _)| known != correlation_id);
+            if self.cancelled.len() == CANCELLED_MAX {
+                self.cancelled.pop_front();
+            }
+            self.cancelled.push_back((correlation_id.to_owned(), reason));
+            return false;
+        };
+        self.ask(AskedCancel { id, token, reason });
+        true
+    }
+
+    /// Why this call, which was not handed out, is to be cancelled.
+    pub(super) fn take_cancelled(&mut self, envelope: &Envelope) -> Option<String> {
+        if self.cancelled.is_empty() {
+            return None;
+        }
+        let id = envelope.properties.correlation_id().as_ref()?;
+        let place = self.cancelled.iter().position(|(known, _)| known == id.as_str())?;
+        self.cancelled.remove(place).map(|(_, reason)| reason)
+    }
+
+    fn ask(&mut self, asked: AskedCancel) {
+        if self.lost.len() == LOST_MAX {
+            self.lost.pop_front();
+        }
+        self.lost.push_back(asked);
+    }
+
+    /// Leases whose holders do not know yet that they are lost, or wanted cancelled.
+    pub(super) fn lost(&self) -> Vec<AskedCancel> {
+        self.lost.iter().cloned().collect()
+    }
+
+    /// This message needs nothing more.
+    pub(super) fn settled(&mut self, envelope: &Envelope) {
+        let Some(mark) = envelope.mark() else { return };
+        if !self.settled.set.insert(mark.clone()) {
+            return;
+        }
+        self.settled.order.push_back(mark);
+        if self.settled.order.len() > MARKS_MAX
+            && let Some(oldest) = self.settled.order.pop_front()
+        {
+            self.settled.set.remove(&oldest);
+        }
+    }
+
+    /// Whether this is a message once more that was settled here, or that is held: one of two that a push left whose confirm was lost, or
+    /// one whose ack was. What is held by a channel that is over does not count: then it may be the very one.
+    pub(super) fn is_copy(&self, envelope: &Envelope) -> bool {
+        let Some(mark) = envelope.mark() else { return false };
+        let is_held = || self.held.get(self.marks.get(&mark)?).map(|held| held.grip.opened.is_alive());
+        self.settled.set.contains(&mark) || is_held().unwrap_or(false)
+    }
+}

@@ -1,0 +1,221 @@
+//! The supervisor of one connection: makes it, watches over it, makes it again.
+//!
+//! ```text
+//!   up (generation n) --- it broke, no heartbeat, the broker closed it ---> down --- back-off ---> up (generation n + 1)
+//! ```
+//!
+//! Nothing lives longer than a generation: channels, consumers and delivery tags belong to one [`Line`]. Who needs them asks for the line there
+//! is ([`Link::line`]) and makes them anew ([`Link::on_each_line`]); so nothing of one connection can be taken for something of the next, and
+//! an ack can only mean the delivery that it was meant for. lapin's own recovery stays off: it hides that deliveries are another's by now.
+//!
+//! One task owns the connection and is the only one that changes the state; everybody else looks at it.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use lapin::options::ConfirmSelectOptions;
+use lapin::{Channel, Connection, Event};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::fault::Fault;
+use super::reach::{self, Opened};
+use super::url::Place;
+use crate::error::{Error, ErrorKind};
+use crate::retry::Retry;
+use crate::shutdown::Scope;
+
+/// The last of the pauses between tries to connect, so that work goes on soon after the broker is back.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// lapin tells of each end; should it forget one, it is noticed then.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// After something that runs on a connection failed while the connection lives.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// A connection that is made again when it broke. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Link {
+    place: Arc<Place>,
+    state: watch::Receiver<State>,
+}
+
+#[derive(Clone)]
+enum State {
+    Up(Line),
+    /// With the reason why it is not there.
+    Down(Fault),
+}
+
+/// One connection, for as long as it lives. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Line {
+    connection: Arc<Connection>,
+    /// From 1; no two lines of a link have the same.
+    pub(super) generation: u64,
+    /// Of the broker, if it is RabbitMQ.
+    pub(super) version: Option<Arc<str>>,
+    /// Why the broker takes nothing now, if so.
+    pub(super) blocked: watch::Receiver<Option<Arc<str>>>,
+    /// Cancelled when it is over.
+    pub(super) down: CancellationToken,
+    answer_timeout: Duration,
+}
+
+impl Link {
+    /// Connects, and keeps connected until the scope closes.
+    ///
+    /// # Errors
+    ///
+    /// That of the first try: a wrong password is not tried again and again.
+    pub(super) async fn connect(place: &Arc<Place>, purpose: &'static str, scope: &Scope) -> Result<Self, Error> {
+        let opened = reach::open(place, purpose, 0).await.map_err(|fault| fault.into_error("connect to RabbitMQ"))?;
+        let (first, blocked) = Line::new(&opened, 1, place);
+        let (state, seen) = watch::channel(State::Up(first.clone()));
+        let supervisor = Supervisor { place: Arc::clone(place), purpose, state };
+        scope.spawn_until_closed(supervisor.run(opened, first, blocked));
+        Ok(Self { place: Arc::clone(place), state: seen })
+    }
+
+    /// The line there is; waits for it as long as an answer may take. Cancel safe.
+    pub(super) async fn line(&self) -> Result<Line, Fault> {
+        let mut state = self.state.clone();
+        let waiting = state.wait_for(|state| matches!(state, State::Up(_)));
+        if let Ok(Ok(state)) = timeout(self.place.answer_timeout, waiting).await
+            && let State::Up(line) = &*state
+        {
+            return Ok(line.clone());
+        }
+        match &*self.state.borrow() {
+            State::Down(fault) => Err(fault.clone()),
+            State::Up(_) => Err(Fault::new(ErrorKind::Closed, "the broker was dropped")),
+        }
+    }
+
+    /// Why there is no line, if there is none.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        match &*self.state.borrow() {
+            State::Up(_) => None,
+            State::Down(fault) => Some(fault.clone()),
+        }
+    }
+
+    /// Has something run on each connection in turn, for ever: again after a pause when it failed, and anew when there is a new connection.
+    /// Where consumers are resumed.
+    pub(super) async fn on_each_line<F: Future<Output = Result<(), Fault>>>(&self, what: &str, run: impl Fn(Line) -> F) {
+        let mut last = 0;
+        loop {
+            if let Ok(line) = self.line().await {
+                if line.generation == last {
+                    sleep(AGAIN).await;
+                }
+                last = line.generation;
+                let down = line.down.clone();
+                match down.run_until_cancelled(run(line)).await {
+                    Some(Ok(())) => return,
+                    Some(Err(fault)) => tracing::warn!(%fault, what, "failed on this connection; trying again"),
+                    None => {}
+                }
+            }
+        }
+    }
+}
+
+impl Line {
+    fn new(opened: &Opened, generation: u64, place: &Place) -> (Self, watch::Sender<Option<Arc<str>>>) {
+        let (tell, blocked) = watch::channel(opened.connection.status().blocked().then(|| "alarm".into()));
+        let line = Self {
+            connection: Arc::clone(&opened.connection),
+            generation,
+            version: opened.version.as_deref().map(Into::into),
+            blocked,
+            down: CancellationToken::new(),
+            answer_timeout: place.answer_timeout,
+        };
+        (line, tell)
+    }
+
+    /// Opens a channel.
+    pub(super) async fn channel(&self) -> Result<Channel, Fault> {
+        self.answer(self.connection.create_channel()).await
+    }
+
+    /// Opens a channel with confirms.
+    pub(super) async fn confirming_channel(&self) -> Result<Channel, Fault> {
+        let channel = self.channel().await?;
+        self.answer(channel.confirm_select(ConfirmSelectOptions::default())).await?;
+        Ok(channel)
+    }
+
+    /// Waits for an answer no longer than one may take, nor than the connection lives.
+    pub(super) async fn answer<T>(&self, asking: impl Future<Output = lapin::Result<T>>) -> Result<T, Fault> {
+        match self.down.run_until_cancelled(timeout(self.answer_timeout, asking)).await {
+            Some(Ok(answer)) => Ok(answer?),
+            Some(Err(_)) | None => Err(Fault::timeout()),
+        }
+    }
+}
+
+/// Who owns the connection.
+struct Supervisor {
+    place: Arc<Place>,
+    purpose: &'static str,
+    state: watch::Sender<State>,
+}
+
+impl Supervisor {
+    async fn run(self, mut opened: Opened, mut line: Line, mut blocked: watch::Sender<Option<Arc<str>>>) {
+        loop {
+            let fault = watch_over(&opened, &blocked).await;
+            tracing::warn!(%fault, purpose = self.purpose, "the connection to RabbitMQ is gone; connecting again");
+            self.state.send_replace(State::Down(fault));
+            line.down.cancel();
+            opened.end.now();
+            opened = self.open_again().await;
+            (line, blocked) = Line::new(&opened, line.generation + 1, &self.place);
+            tracing::info!(purpose = self.purpose, generation = line.generation, "connected to RabbitMQ again");
+            self.state.send_replace(State::Up(line.clone()));
+        }
+    }
+
+    async fn open_again(&self) -> Opened {
+        let pauses = Retry::exponential(Duration::from_millis(50), PAUSE_MAX);
+        for attempt in 1.. {
+            sleep(pauses.pause_after(attempt)).await;
+            match reach::open(&self.place, self.purpose, usize::try_from(attempt).unwrap_or(0)).await {
+                Ok(opened) => return opened,
+                Err(fault) => {
+                    tracing::debug!(%fault, attempt, "could not connect to RabbitMQ");
+                    self.state.send_replace(State::Down(fault));
+                }
+            }
+        }
+        unreachable!("there is always a next try")
+    }
+}
+
+/// Waits for the end of a connection and says why; tells when the broker takes nothing.
+async fn watch_over(opened: &Opened, blocked: &watch::Sender<Option<Arc<str>>>) -> Fault {
+    let connection = &opened.connection;
+    let mut events = Box::pin(connection.events_listener());
+    let mut why = None;
+    while connection.status().connected() {
+        match timeout(LOOK_EVERY, events.next()).await {
+            Ok(Some(Event::ConnectionBlocked(reason))) => {
+                tracing::warn!(reason, "RabbitMQ takes nothing for now");
+                blocked.send_replace(Some(reason.into()));
+            }
+            Ok(Some(Event::ConnectionUnblocked)) => {
+                tracing::info!("RabbitMQ takes messages again");
+                blocked.send_replace(None);
+            }
+            // Of a channel, or of the connection: the next look at its state tells.
+            Ok(Some(Event::Error(error))) => why = Some(error),
+            Ok(Some(_)) | Err(_) => {}
+            Ok(None) => break,
+        }
+    }
+    why.map_or_else(|| Fault::new(ErrorKind::Unreachable, "the connection to the broker is gone"), Fault::from)
+}

@@ -1,0 +1,343 @@
+//! A job as a message, and back.
+//!
+//! The body is the payload; what other clients know too is in the properties; the rest is in headers that begin with `brigade-`. On a change: add
+//! headers, never change what one means. A message without any of them, of another program, is a job of its queue with default options.
+//!
+//! | property, header | meaning |
+//! |---|---|
+//! | `message_id` | the job's id |
+//! | `priority` | its priority |
+//! | `brigade-task` | task to run; without it, the task whose queue this is |
+//! | `brigade-options` | JSON: retries, pauses, timeout, memory, label |
+//! | `brigade-seq` | how often it was written anew: a message of one id and one number is always the same one |
+//! | `brigade-failed`, `brigade-crashed`, `brigade-interrupted` | counters |
+//! | `brigade-pushed-at` | milliseconds since 1970 |
+//! | `brigade-due` | milliseconds since 1970, if its delay was longer than the broker can keep it |
+//! | `brigade-history` | JSON: its attempts that did not end well |
+//! | `brigade-call`, `brigade-call-waits` | what the caller of a call wants besides the answer (`calls`) |
+//! | `brigade-passed-by`, `brigade-pass-..` | who passed it, and why (`pass`) |
+//! | `brigade-queue`, `brigade-reason` | of dead letters: where from, and why |
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+use super::publish::Message;
+use crate::error::{Error, ErrorKind};
+use crate::job::{AttemptRecord, Job, JobId, JobOptions};
+
+/// Attempts kept in a job's history.
+const HISTORY_MAX: usize = 20;
+/// All headers of a message have to fit into one frame of 128 KiB.
+const HISTORY_BYTES_MAX: usize = 24 << 10;
+const OPTIONS_BYTES_MAX: usize = 24 << 10;
+const REASON_BYTES_MAX: usize = 4 << 10;
+
+/// A job, and what its message has besides.
+#[derive(Clone, Debug)]
+pub(super) struct Envelope {
+    pub(super) id: JobId,
+    pub(super) job: Job,
+    /// `None` for a message of another program.
+    pub(super) seq: Option<u64>,
+    pub(super) failed: u32,
+    pub(super) crashed: u32,
+    pub(super) interrupted: u32,
+    pub(super) pushed_at: SystemTime,
+    pub(super) due: Option<SystemTime>,
+    pub(super) history: Vec<AttemptRecord>,
+    /// As it came; what we do not know goes along.
+    pub(super) properties: BasicProperties,
+}
+
+/// A message that can never be run, as it came.
+#[derive(Clone, Debug)]
+pub(super) struct Unreadable {
+    pub(super) why: String,
+    pub(super) properties: BasicProperties,
+    pub(super) body: Bytes,
+}
+
+impl Envelope {
+    /// A job that is pushed now.
+    pub(super) fn new(job: Job) -> Self {
+        Self {
+            id: new_id(),
+            job,
+            seq: Some(0),
+            failed: 0,
+            crashed: 0,
+            interrupted: 0,
+            pushed_at: SystemTime::now(),
+            due: None,
+            history: Vec::new(),
+            properties: BasicProperties::default(),
+        }
+    }
+
+    /// Reads a message of this queue.
+    pub(super) fn read(queue: &str, properties: BasicProperties, body: Vec<u8>, bytes_max: usize) -> Result<Self, Unreadable> {
+        let headers = properties.headers().clone().unwrap_or_default();
+        let text = |name: &str| text_of(&headers, name);
+        let number = |name: &str| number_of(&headers, name);
+        let count = |name: &str| number(name).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+        let moment = |name: &str| number(name).and_then(|millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis)));
+        let id = properties.message_id().as_ref().filter(|id| !id.as_str().is_empty());
+        let payload = match payload_of(body, bytes_max) {
+            Ok(payload) => payload,
+            Err((body, why)) => return Err(Unreadable { why, properties, body: body.into() }),
+        };
+        let options = text("brigade-options").map_or(Ok(JobOptions::default()), |text| serde_json::from_str(&text));
+        let options = match options {
+            Ok(options) => JobOptions { priority: properties.priority().map_or(0, i32::from), ..options },
+            Err(e) => {
+                let why = format!("its options cannot be read: {e}");
+                return Err(Unreadable { why, properties, body: payload.into_bytes().into() });
+            }
+        };
+        let mut job = Job::new(queue, text("brigade-task").map(Into::into), payload);
+        job.options = options;
+        Ok(Self {
+            id: id.map_or_else(new_id, |id| JobId::new(id.as_str())),
+            job,
+            seq: number("brigade-seq"),
+            failed: count("brigade-failed"),
+            crashed: count("brigade-crashed"),
+            interrupted: count("brigade-interrupted"),
+            pushed_at: moment("brigade-pushed-at").unwrap_or_else(SystemTime::now),
+            due: moment("brigade-due"),
+            history: text("brigade-history").and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
+            properties,
+        })
+    }
+
+    /// Somebody waits for the answer.
+    pub(super) fn is_call(&self) -> bool {
+        has_caller(&self.properties)
+    }
+
+    /// What no other message has.
+    pub(super) fn mark(&self) -> Option<(JobId, u64)> {
+        Some((self.id.clone(), self.seq?))
+    }
+
+    /// Until when an attempt has to begin.
+    pub(super) fn begins_by(&self) -> Option<SystemTime> {
+        self.pushed_at.checked_add(self.job.options.retry.within?)
+    }
+
+    /// The same, to be written anew.
+    pub(super) fn next(&self) -> Self {
+        Self { seq: Some(self.seq.map_or(1, |seq| seq + 1)), due: None, ..self.clone() }
+    }
+
+    pub(super) fn note(&mut self, record: AttemptRecord) {
+        self.history.push(record);
+        let over = self.history.len().saturating_sub(HISTORY_MAX);
+        self.history.drain(..over);
+    }
+
+    /// For the queue of that name at the broker.
+    ///
+    /// # Errors
+    ///
+    /// `Encode`; `BadOption` for options that do not fit into a header.
+    pub(super) fn write(&self, queue: &str, expires_in: Option<Duration>) -> Result<Message, Error> {
+        let mut headers = FieldTable::default();
+        // What the broker notes of a message's way is of no use on the next one, and CC would make copies.
+        let is_ours = |name: &str| name.starts_with("brigade-") || name.starts_with("x-") || name == "CC" || name == "BCC";
+        let kept = self.properties.headers().iter().flat_map(|table| table.inner());
+        for (name, value) in kept.filter(|(name, _)| !is_ours(name.as_str()) || stays(name.as_str())) {
+            headers.insert(name.clone(), value.clone());
+        }
+        let mut set = |name: &str, value: AMQPValue| {
+            headers.insert(name.into(), value);
+        };
+        if let Some(task) = &self.job.task {
+            set("brigade-task", AMQPValue::LongString((**task).into()));
+        }
+        if let Some(options) = options_of(&self.job)? {
+            set("brigade-options", AMQPValue::LongString(options.into()));
+        }
+        set("brigade-seq", whole(self.seq.unwrap_or(0)));
+        for (name, count) in [("brigade-failed", self.failed), ("brigade-crashed", self.crashed), ("brigade-interrupted", self.interrupted)]
+        {
+            if count > 0 {
+                set(name, whole(count.into()));
+            }
+        }
+        set("brigade-pushed-at", whole(millis_since_1970(self.pushed_at)));
+        if let Some(due) = self.due {
+            set("brigade-due", whole(millis_since_1970(due)));
+        }
+        if let Some(history) = history_of(&self.history)? {
+            set("brigade-history", AMQPValue::LongString(history.into()));
+        }
+        let priority = u8::try_from(self.job.options.priority).unwrap_or(0);
+        let mut properties = self.properties.clone().with_headers(headers);
+        if properties.content_type().is_none() {
+            properties = properties.with_content_type("application/json".into());
+        }
+        if priority > 0 {
+            properties = properties.with_priority(priority);
+        }
+        properties = properties.with_message_id(self.id.as_str().into()).with_delivery_mode(2);
+        if let Some(time) = expires_in {
+            properties = properties.with_expiration(time.as_millis().to_string().into());
+        }
+        Ok(Message { queue: short(queue)?, body: Bytes::copy_from_slice(self.job.payload.as_bytes()), properties })
+    }
+}
+
+/// Somebody waits for the answer to a message.
+pub(super) fn has_caller(properties: &BasicProperties) -> bool {
+    properties.reply_to().as_ref().is_some_and(|to| !to.as_str().is_empty())
+}
+
+/// Headers that say how somebody waits for the answer, and who passed it: they stay with a message wherever it goes.
+fn stays(name: &str) -> bool {
+    name.starts_with("brigade-call") || name.starts_with("brigade-pass")
+}
+
+/// The same message for the queue of dead letters.
+///
+/// # Errors
+///
+/// As [`short`].
+pub(super) fn dead_letter(queue: &str, dead: &str, why: &str, message: Message) -> Result<Message, Error> {
+    let mut headers = message.properties.headers().clone().unwrap_or_default();
+    headers.insert("brigade-queue".into(), AMQPValue::LongString(queue.into()));
+    headers.insert("brigade-reason".into(), AMQPValue::LongString(shortened(why).into()));
+    let mut properties = without_expiration(&message.properties).with_headers(headers).with_delivery_mode(2);
+    if properties.message_id().is_none() {
+        properties = properties.with_message_id(new_id().as_str().into());
+    }
+    Ok(Message { queue: short(dead)?, body: message.body, properties })
+}
+
+/// A dead letter is there for a person.
+fn without_expiration(properties: &BasicProperties) -> BasicProperties {
+    let mut kept = BasicProperties::default();
+    macro_rules! keep {
+        ($($get:ident $set:ident),*) => { $(if let Some(value) = properties.$get() { kept = kept.$set(value.clone()); })* };
+    }
+    keep!(
+        content_type with_content_type, content_encoding with_content_encoding, headers with_headers, delivery_mode with_delivery_mode,
+        priority with_priority, correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
+        timestamp with_timestamp, kind with_type, app_id with_app_id
+    );
+    kept
+}
+
+/// A reason that fits into a header.
+pub(super) fn shortened(text: &str) -> &str {
+    &text[..text.floor_char_boundary(REASON_BYTES_MAX)]
+}
+
+pub(super) fn short(text: &str) -> Result<ShortString, Error> {
+    ShortString::try_new(text).map_err(|_| {
+        Error::new(
+            ErrorKind::BadOption,
+            format!("name a queue of RabbitMQ: {:?}.. has more than 255 bytes", &text[..text.floor_char_boundary(40)]),
+        )
+    })
+}
+
+pub(super) fn millis_since_1970(moment: SystemTime) -> u64 {
+    moment.duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// What no other process has.
+pub(super) fn random_id() -> String {
+    format!("{:016x}", RandomState::new().hash_one(std::process::id()))
+}
+
+/// A number that no other job has, of which later ones come later.
+pub(super) fn new_id() -> JobId {
+    let random = || RandomState::new().hash_one(std::process::id());
+    JobId::new(format!("{:012x}-{:016x}{:08x}", millis_since_1970(SystemTime::now()), random(), random() >> 32))
+}
+
+fn whole(number: u64) -> AMQPValue {
+    AMQPValue::LongLongInt(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+pub(super) fn text_of(headers: &FieldTable, name: &str) -> Option<String> {
+    match headers.inner().get(name)? {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().map(str::to_owned),
+        AMQPValue::ShortString(text) => Some(text.to_string()),
+        _ => None,
+    }
+}
+
+/// Other clients choose the size by the value.
+pub(super) fn number_of(headers: &FieldTable, name: &str) -> Option<u64> {
+    match *headers.inner().get(name)? {
+        AMQPValue::ShortShortInt(n) => u64::try_from(n).ok(),
+        AMQPValue::ShortShortUInt(n) => Some(n.into()),
+        AMQPValue::ShortInt(n) => u64::try_from(n).ok(),
+        AMQPValue::ShortUInt(n) => Some(n.into()),
+        AMQPValue::LongInt(n) => u64::try_from(n).ok(),
+        AMQPValue::LongUInt(n) => Some(n.into()),
+        AMQPValue::LongLongInt(n) => u64::try_from(n).ok(),
+        AMQPValue::Timestamp(n) => Some(n),
+        _ => None,
+    }
+}
+
+/// JSON text, or the body as it was and why it is none.
+fn payload_of(body: Vec<u8>, bytes_max: usize) -> Result<String, (Vec<u8>, String)> {
+    if body.len() > bytes_max {
+        let why = format!("its body has {} bytes and {bytes_max} are allowed", body.len());
+        return Err((body, why));
+    }
+    let text = String::from_utf8(body).map_err(|e| {
+        let why = format!("its body is not UTF-8: {e}");
+        (e.into_bytes(), why)
+    })?;
+    match serde_json::from_str::<&serde_json::value::RawValue>(&text) {
+        Ok(_) => Ok(text),
+        Err(e) => {
+            let why = format!("its body is not JSON: {e}");
+            Err((text.into_bytes(), why))
+        }
+    }
+}
+
+fn options_of(job: &Job) -> Result<Option<String>, Error> {
+    // Its priority is a property, and its delay is over once it comes back from there.
+    let options = JobOptions { priority: 0, delay: None, at: None, ..job.options.clone() };
+    if options == JobOptions::default() {
+        return Ok(None);
+    }
+    let text = serde_json::to_string(&options)
+        .map_err(|e| Error::new(ErrorKind::Encode, format!("write the options of a job: {e}")).with_source(e))?;
+    if text.len() > OPTIONS_BYTES_MAX {
+        let text = format!("push to {:?}: its options have {} bytes and {OPTIONS_BYTES_MAX} are allowed", job.queue, text.len());
+        return Err(Error::new(ErrorKind::BadOption, text));
+    }
+    Ok(Some(text))
+}
+
+/// As much of it as fits: the older attempts lose their certificates first, then go.
+fn history_of(history: &[AttemptRecord]) -> Result<Option<String>, Error> {
+    let mut kept = history.to_vec();
+    for record in &mut kept {
+        record.reason.truncate(record.reason.floor_char_boundary(REASON_BYTES_MAX));
+    }
+    while !kept.is_empty() {
+        let text = serde_json::to_string(&kept)
+            .map_err(|e| Error::new(ErrorKind::Encode, format!("write the history of a job: {e}")).with_source(e))?;
+        if text.len() <= HISTORY_BYTES_MAX {
+            return Ok(Some(text));
+        }
+        match kept.iter_mut().find(|record| record.certificate.is_some()) {
+            Some(record) => record.certificate = None,
+            None => drop(kept.remove(0)),
+        }
+    }
+    Ok(None)
+}

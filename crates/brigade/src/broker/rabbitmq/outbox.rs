@@ -1,0 +1,313 @@
+//! Requests and answers on their way to the broker: published without waiting for one another, each kept until the broker has confirmed it, and
+//! published again on the next connection if it had not.
+//!
+//! Pushes go through `publish` instead, whose callers wait for the confirm. Here nobody does: the delivery of a call is acked as soon as its
+//! answer has been *sent*, so that a worker need not wait for the broker's disk before it is given the next call. Should the broker die in between,
+//! the answer is still here and is sent once more.
+//!
+//! What came back is told by its own content: lapin hands a returned message to whichever confirm comes next.
+
+use std::collections::{HashSet, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{join_all, poll_fn};
+use lapin::message::Delivery;
+use lapin::options::BasicPublishOptions;
+use lapin::types::ShortString;
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+
+use super::fault::Fault;
+use super::link::{Line, Link};
+use super::url::{Blocked, Place};
+use crate::error::ErrorKind;
+
+/// Parcels that wait to be published; beyond that, whoever has one more waits.
+const WAITING_MAX: usize = 1024;
+/// Published together, before the confirms are looked at.
+const BATCH_MAX: usize = 128;
+/// Sent and not confirmed.
+const UNCONFIRMED_MAX: usize = 4096;
+/// A parcel with which the broker closes the channel is not tried for ever.
+const TRIES_MAX: u32 = 3;
+/// After something failed while the connection lives.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// A message on its way.
+pub(super) struct Parcel {
+    exchange: ShortString,
+    pub(super) key: ShortString,
+    /// Told if there is no such queue.
+    mandatory: bool,
+    body: Bytes,
+    pub(super) properties: BasicProperties,
+    /// Told when it has been sent.
+    sent: Option<oneshot::Sender<()>>,
+    /// How often it was published.
+    pub(super) tries: u32,
+}
+
+impl Parcel {
+    /// To a queue, by the default exchange.
+    pub(super) fn to(queue: ShortString, body: Bytes, properties: BasicProperties) -> Self {
+        Self { exchange: "".into(), key: queue, mandatory: true, body, properties, sent: None, tries: 0 }
+    }
+
+    /// Gone if nobody takes it.
+    pub(super) fn optional(self) -> Self {
+        Self { mandatory: false, ..self }
+    }
+
+    /// By another exchange than the default one.
+    pub(super) fn by(self, exchange: &str) -> Self {
+        Self { exchange: exchange.into(), ..self }
+    }
+
+    /// Tells when it has been sent.
+    pub(super) fn telling(self, sent: oneshot::Sender<()>) -> Self {
+        Self { sent: Some(sent), ..self }
+    }
+}
+
+/// Whose parcels they are.
+pub(super) trait Owner: Send + Sync + 'static {
+    /// Whether `address` does anything.
+    const ADDRESSES: bool;
+
+    /// Runs on each new connection, before anything is published on it.
+    fn prepare(&self, line: &Line) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Runs before the first parcel with this key on a connection, and after one was returned.
+    fn address(&self, line: &Line, exchange: &ShortString, key: &ShortString) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// There is no such queue. The parcel to publish instead, if any.
+    fn on_returned(&self, returned: Delivery) -> Option<Parcel>;
+
+    /// It was not taken, or, if that is uncertain, nobody knows. Given back, it is tried again on the next connection.
+    fn on_failed(&self, parcel: Parcel, fault: &Fault, uncertain: bool) -> Option<Parcel>;
+}
+
+/// Where parcels are handed over. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Outbox(mpsc::Sender<Parcel>);
+
+impl Outbox {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Parcel>) {
+        let (sender, inbox) = mpsc::channel(WAITING_MAX);
+        (Self(sender), inbox)
+    }
+
+    /// Hands it over now.
+    ///
+    /// # Errors
+    ///
+    /// Gives it back if there is no room.
+    pub(super) fn try_send(&self, parcel: Parcel) -> Result<(), Box<Parcel>> {
+        self.0.try_send(parcel).map_err(|left| Box::new(left.into_inner()))
+    }
+
+    /// Hands it over when there is room. Nothing happens if the broker was dropped. Cancel safe: then nothing was handed over.
+    pub(super) async fn send(&self, parcel: Parcel) {
+        self.0.send(parcel).await.ok();
+    }
+}
+
+/// Who publishes them.
+pub(super) struct Carrier<O> {
+    owner: Arc<O>,
+    link: Link,
+    place: Arc<Place>,
+    inbox: mpsc::Receiver<Parcel>,
+    /// Goes first, in this order: what was handed over and, as far as is known, not taken.
+    again: VecDeque<Parcel>,
+}
+
+impl<O: Owner> Carrier<O> {
+    pub(super) fn new(owner: Arc<O>, link: &Link, place: &Arc<Place>, inbox: mpsc::Receiver<Parcel>) -> Self {
+        Self { owner, link: link.clone(), place: Arc::clone(place), inbox, again: VecDeque::new() }
+    }
+
+    /// Carries for as long as the broker is there.
+    pub(super) async fn run(mut self) {
+        while !(self.inbox.is_closed() && self.inbox.is_empty() && self.again.is_empty()) {
+            match self.link.line().await {
+                Ok(line) => {
+                    let fault = self.carry_on(&line).await;
+                    if !line.down.is_cancelled() {
+                        tracing::warn!(%fault, "could not publish; trying again");
+                        self.refuse(&fault);
+                        sleep(AGAIN).await;
+                    }
+                }
+                Err(fault) if fault.kind() == ErrorKind::Closed => return,
+                Err(fault) => self.give_up(&fault),
+            }
+        }
+    }
+
+    /// Tells the owner that there is no way to the broker.
+    fn give_up(&mut self, fault: &Fault) {
+        while self.again.len() < WAITING_MAX + UNCONFIRMED_MAX
+            && let Ok(parcel) = self.inbox.try_recv()
+        {
+            self.again.push_back(parcel);
+        }
+        let all = std::mem::take(&mut self.again);
+        self.again = all
+            .into_iter()
+            .filter_map(|parcel| {
+                let uncertain = parcel.tries > 0;
+                self.owner.on_failed(parcel, fault, uncertain)
+            })
+            .collect();
+    }
+
+    /// Gives up those with which the broker closed the channel again and again.
+    fn refuse(&mut self, fault: &Fault) {
+        let all = std::mem::take(&mut self.again);
+        let (tired, fresh): (Vec<_>, Vec<_>) = all.into_iter().partition(|parcel| parcel.tries >= TRIES_MAX);
+        self.again = fresh.into();
+        tired.into_iter().for_each(|parcel| drop(self.owner.on_failed(parcel, fault, false)));
+    }
+
+    /// Publishes on this connection until it breaks, or the broker closes the channel.
+    async fn carry_on(&mut self, line: &Line) -> Fault {
+        let opening = async {
+            self.owner.prepare(line).await?;
+            line.confirming_channel().await
+        };
+        let channel = match opening.await {
+            Ok(channel) => channel,
+            Err(fault) => return fault,
+        };
+        let mut round =
+            Round { line, channel, sending: self.again.drain(..).collect(), unconfirmed: VecDeque::new(), addressed: HashSet::new() };
+        let carrying = round.carry(&*self.owner, &self.place, &mut self.inbox);
+        let fault = line.down.run_until_cancelled(carrying).await.unwrap_or_else(Fault::timeout);
+        // Those that were sent come first.
+        self.again.extend(round.unconfirmed.into_iter().map(|(parcel, _)| parcel));
+        self.again.extend(round.sending);
+        fault
+    }
+}
+
+/// On one channel of one connection.
+struct Round<'a> {
+    line: &'a Line,
+    channel: Channel,
+    /// Not sent, as far as is known.
+    sending: Vec<Parcel>,
+    /// In the order in which they were sent.
+    unconfirmed: VecDeque<(Parcel, PublisherConfirm)>,
+    /// Keys that are known to lead somewhere.
+    addressed: HashSet<(ShortString, ShortString)>,
+}
+
+impl Round<'_> {
+    /// Nothing is lost when this is dropped at an await: what is under way is in `self`.
+    async fn carry<O: Owner>(&mut self, owner: &O, place: &Place, inbox: &mut mpsc::Receiver<Parcel>) -> Fault {
+        loop {
+            if !self.sending.is_empty()
+                && let Err(fault) = self.send(owner, place).await
+            {
+                return fault;
+            }
+            let has_room = self.unconfirmed.len() < UNCONFIRMED_MAX;
+            tokio::select! {
+                confirmed = next_confirm(&mut self.unconfirmed), if !self.unconfirmed.is_empty() => {
+                    if let Err(fault) = self.on_confirmed(owner, confirmed) {
+                        return fault;
+                    }
+                }
+                count = inbox.recv_many(&mut self.sending, BATCH_MAX), if has_room => {
+                    if count == 0 && self.unconfirmed.is_empty() {
+                        return Fault::new(ErrorKind::Closed, "the broker was dropped");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn send<O: Owner>(&mut self, owner: &O, place: &Place) -> Result<(), Fault> {
+        self.wait_until_free(owner, place).await;
+        for index in 0..self.sending.len() {
+            let parcel = &self.sending[index];
+            let address = (parcel.exchange.clone(), parcel.key.clone());
+            if O::ADDRESSES && !self.addressed.contains(&address) {
+                owner.address(self.line, &address.0, &address.1).await?;
+                self.addressed.insert(address);
+            }
+        }
+        self.sending.iter_mut().for_each(|parcel| parcel.tries += 1);
+        let publishing = self.sending.iter().map(|parcel| {
+            let options = BasicPublishOptions { mandatory: parcel.mandatory, immediate: false };
+            let (exchange, key) = (parcel.exchange.clone(), parcel.key.clone());
+            self.channel.basic_publish(exchange, key, options, &parcel.body, parcel.properties.clone())
+        });
+        let sent = join_all(publishing).await;
+        let mut fault = None;
+        let mut left = Vec::new();
+        for (mut parcel, sent) in self.sending.drain(..).zip(sent) {
+            match sent {
+                Ok(confirm) => {
+                    if let Some(sent) = parcel.sent.take() {
+                        sent.send(()).ok();
+                    }
+                    self.unconfirmed.push_back((parcel, confirm));
+                }
+                Err(error) => {
+                    fault = Some(Fault::from(error));
+                    left.push(parcel);
+                }
+            }
+        }
+        self.sending = left;
+        fault.map_or(Ok(()), Err)
+    }
+
+    /// While the broker takes nothing, those that cannot be kept waiting are told.
+    async fn wait_until_free<O: Owner>(&mut self, owner: &O, place: &Place) {
+        let mut blocked = self.line.blocked.clone();
+        while blocked.borrow().is_some() {
+            if place.blocked == Blocked::Wait && timeout(place.answer_timeout, blocked.wait_for(Option::is_none)).await.is_ok() {
+                return;
+            }
+            let fault = Fault::new(ErrorKind::QueueFull, "the broker is blocking publishers: it is short of memory or disk");
+            let all = std::mem::take(&mut self.sending);
+            self.sending = all.into_iter().filter_map(|parcel| owner.on_failed(parcel, &fault, false)).collect();
+            if self.sending.is_empty() {
+                return;
+            }
+            blocked.wait_for(Option::is_none).await.ok();
+        }
+    }
+
+    fn on_confirmed<O: Owner>(&mut self, owner: &O, confirmed: lapin::Result<Confirmation>) -> Result<(), Fault> {
+        let confirmation = confirmed?;
+        let Some((parcel, _)) = self.unconfirmed.pop_front() else { return Ok(()) };
+        if confirmation.is_nack() {
+            let fault = Fault::new(ErrorKind::QueueFull, "the broker did not take it: its queue is full, or it failed");
+            self.sending.extend(owner.on_failed(parcel, &fault, false));
+        }
+        if let Some(returned) = confirmation.take_message() {
+            let delivery = returned.delivery;
+            self.addressed.remove(&(delivery.exchange.clone(), delivery.routing_key.clone()));
+            self.sending.extend(owner.on_returned(delivery));
+        }
+        Ok(())
+    }
+}
+
+/// The confirm of the one that was sent first. Cancel safe.
+async fn next_confirm(unconfirmed: &mut VecDeque<(Parcel, PublisherConfirm)>) -> lapin::Result<Confirmation> {
+    poll_fn(|context| match unconfirmed.front_mut() {
+        Some((_, confirm)) => Pin::new(confirm).poll(context),
+        None => std::task::Poll::Pending,
+    })
+    .await
+}

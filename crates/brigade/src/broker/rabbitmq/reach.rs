@@ -1,0 +1,232 @@
+//! Opening a connection: the way to the broker, and what the broker says of itself first.
+//!
+//! lapin is given a socket of ours ([`Wire`]): so TLS is the same as for other brokers, a dead peer is noticed by TCP too, a handshake that
+//! hangs can be ended, and the broker's version is known, which lapin keeps to itself.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use async_rs::traits::Reactor;
+use async_rs::util::{DummyIO, RuntimeParts};
+use async_rs::{Runtime, Tokio};
+use futures_util::Stream;
+use futures_util::io::{AsyncRead, AsyncWrite};
+use lapin::tcp::AsyncTcpStream;
+use lapin::types::{AMQPValue, parsing};
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::{Connection, ConnectionProperties};
+use rustix::net::{Shutdown, shutdown, sockopt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
+
+use super::fault::Fault;
+use super::url::Place;
+use crate::sync::lock;
+
+/// For TCP, and again for the handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The broker's first frame is far smaller.
+const GREETING_BYTES_MAX: usize = 64 << 10;
+
+/// A connection, and what the broker said of itself.
+pub(super) struct Opened {
+    pub(super) connection: Arc<Connection>,
+    /// "3.10.8"; `None` if it is another product.
+    pub(super) version: Option<String>,
+    pub(super) end: End,
+}
+
+/// Ends a connection from outside, whatever it is doing.
+#[derive(Clone, Default)]
+pub(super) struct End(Arc<Mutex<Option<OwnedFd>>>);
+
+impl End {
+    pub(super) fn now(&self) {
+        if let Some(socket) = lock(&self.0).take() {
+            // It may have ended by itself.
+            shutdown(socket, Shutdown::Both).ok();
+        }
+    }
+}
+
+/// What only the opening knows.
+#[derive(Clone, Default)]
+struct Notes {
+    end: End,
+    greeting: Arc<Mutex<Greeting>>,
+    /// Better than what lapin makes of it.
+    fault: Arc<Mutex<Option<Fault>>>,
+}
+
+/// Connects to the first of these hosts that answers, beginning with this one.
+pub(super) async fn open(place: &Place, purpose: &str, first: usize) -> Result<Opened, Fault> {
+    let mut fault = Fault::timeout();
+    for number in 0..place.hosts.len() {
+        let (host, port) = &place.hosts[(first + number) % place.hosts.len()];
+        match open_one(place, purpose, host, *port).await {
+            Ok(opened) => return Ok(opened),
+            Err(why) => fault = why,
+        }
+    }
+    Err(fault)
+}
+
+async fn open_one(place: &Place, purpose: &str, host: &str, port: u16) -> Result<Opened, Fault> {
+    let notes = Notes::default();
+    let uri = AMQPUri {
+        scheme: AMQPScheme::AMQP,
+        authority: AMQPAuthority {
+            userinfo: AMQPUserInfo { username: place.user.clone(), password: place.password.clone() },
+            host: host.to_owned(),
+            port,
+        },
+        vhost: place.vhost.clone(),
+        query: AMQPQueryString { heartbeat: u16::try_from(place.heartbeat.as_secs()).ok(), ..AMQPQueryString::default() },
+    };
+    let name = format!("brigade {purpose} {}", std::process::id());
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let kit = Tokio::current();
+    let runtime = Runtime::new(RuntimeParts::new(kit.clone(), Sockets(kit)));
+    let making = notes.clone();
+    let make = async move |uri: AMQPUri, _: Runtime<Kit>| {
+        let wire = Wire::open(&uri.authority.host, uri.authority.port, &making).await;
+        wire.map(AsyncTcpStream::Plain).map_err(|fault| {
+            let error = io::Error::other(fault.to_string());
+            *lock(&making.fault) = Some(fault);
+            error.into()
+        })
+    };
+    let opening = Connection::connector(uri, runtime, make, properties);
+    let opened = timeout(CONNECT_TIMEOUT * 2, opening).await;
+    let known = lock(&notes.fault).take();
+    match opened {
+        Ok(Ok(connection)) => {
+            let version = lock(&notes.greeting).version.take();
+            Ok(Opened { connection: Arc::new(connection), version, end: notes.end })
+        }
+        Ok(Err(error)) => Err(known.unwrap_or_else(|| error.into())),
+        Err(_) => {
+            // Its thread would wait for ever.
+            notes.end.now();
+            Err(Fault::timeout())
+        }
+    }
+}
+
+type Kit = RuntimeParts<Tokio, Sockets>;
+
+/// tokio, but for its sockets.
+#[derive(Clone, Debug)]
+struct Sockets(Tokio);
+
+impl Reactor for Sockets {
+    type TcpStream = Wire;
+    type Sleep = tokio::time::Sleep;
+
+    fn register<H: io::Read + io::Write + Send + 'static>(&self, _: H) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+        Err::<DummyIO, _>(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sleep(&self, time: Duration) -> Self::Sleep {
+        self.0.sleep(time)
+    }
+
+    fn interval(&self, time: Duration) -> impl Stream<Item = Instant> + Send + 'static {
+        self.0.interval(time)
+    }
+
+    #[expect(clippy::manual_async_fn, reason = "the trait wants it to be 'static")]
+    fn tcp_connect_addr(&self, _: SocketAddr) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+        // Connections are made by `Wire::open` alone.
+        async { Err(io::ErrorKind::Unsupported.into()) }
+    }
+}
+
+trait Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
+
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Io for T {}
+
+/// A socket that lapin reads and writes.
+struct Wire {
+    io: Compat<Box<dyn Io>>,
+    /// Until the broker's first frame is complete.
+    greeting: Option<Arc<Mutex<Greeting>>>,
+}
+
+impl Wire {
+    async fn open(host: &str, port: u16, notes: &Notes) -> Result<Self, Fault> {
+        let connecting = timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port)));
+        let stream = connecting.await.map_err(|_| Fault::timeout())??;
+        stream.set_nodelay(true)?;
+        // What was written and is not acknowledged for so long will never be.
+        sockopt::set_tcp_user_timeout(&stream, 30_000).map_err(io::Error::from)?;
+        let socket = stream.as_fd().try_clone_to_owned()?;
+        *lock(&notes.end.0) = Some(socket);
+        let io: Box<dyn Io> = Box::new(stream);
+        Ok(Self { io: io.compat(), greeting: Some(Arc::clone(&notes.greeting)) })
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let read = Pin::new(&mut self.io).poll_read(cx, buffer);
+        if let (Poll::Ready(Ok(count)), Some(greeting)) = (&read, &self.greeting) {
+            let is_complete = lock(greeting).add(&buffer[..*count]);
+            if is_complete {
+                self.greeting = None;
+            }
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_close(cx)
+    }
+}
+
+/// The broker's first frame, `connection.start`, as it comes in.
+#[derive(Default)]
+struct Greeting {
+    bytes: Vec<u8>,
+    version: Option<String>,
+}
+
+impl Greeting {
+    /// Whether nothing more is wanted.
+    fn add(&mut self, bytes: &[u8]) -> bool {
+        self.bytes.extend_from_slice(bytes);
+        // Type, channel, size; then class, method, protocol version, and the table of the broker's properties.
+        let Some(size) = self.bytes.get(3..7).and_then(|size| size.try_into().ok()).map(u32::from_be_bytes) else { return false };
+        let whole = usize::try_from(size).unwrap_or(usize::MAX).saturating_add(7);
+        if self.bytes.len() < whole && whole <= GREETING_BYTES_MAX {
+            return false;
+        }
+        let table = self.bytes.get(7 + 6..).and_then(|rest| parsing::parse_field_table(rest).ok());
+        let version = table.and_then(|(_, table)| match table.inner().get("version") {
+            Some(AMQPValue::LongString(version)) => Some(version.to_string()),
+            _ => None,
+        });
+        *self = Self { bytes: Vec::new(), version };
+        true
+    }
+}

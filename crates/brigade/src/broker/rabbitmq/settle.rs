@@ -1,0 +1,181 @@
+//! Ending leases.
+//!
+//! What becomes of a job is stored first, confirmed, and only then is its delivery acked: a crash in between leaves two messages, never none.
+//! The two have the same id and different numbers (`brigade-seq`); whoever settled the first drops it when it comes again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::future::join_all;
+use tokio::sync::oneshot;
+
+use super::RabbitMqCore;
+use super::acks::Said;
+use super::fault::Fault;
+use super::held::Held;
+use super::message::{Envelope, shortened};
+use super::publish::{Message, Published};
+use super::topology::Spot;
+use crate::broker::account::Account;
+use crate::broker::{Answer, Ending, Settled, Settlement};
+use crate::error::{Error, ErrorKind};
+use crate::job::{AttemptKind, AttemptRecord};
+use crate::sync::lock;
+
+/// A lease that is being ended.
+pub(super) type Ends = (i64, Held, Ending, Option<Box<Answer>>);
+
+impl RabbitMqCore {
+    /// Ends or extends leases. What has been begun is done even if nobody waits for it.
+    pub(super) async fn settle(self: &Arc<Self>, settlements: Vec<Settlement>) -> Result<Vec<Settled>, Error> {
+        let now = self.now_after(Instant::now());
+        let mut answers = vec![Settled::Stale; settlements.len()];
+        let (mut places, mut ends) = (Vec::new(), Vec::new());
+        for (place, Settlement { id, token, ending, answer }) in settlements.into_iter().enumerate() {
+            if let Ending::Extend(time) = ending {
+                if lock(&self.hands).extend(&id, token, now, time) {
+                    answers[place] = Settled::Accepted(None);
+                }
+            } else if let Some(held) = lock(&self.hands).let_go(&id, token, now) {
+                places.push(place);
+                ends.push((token, held, ending, answer));
+            }
+        }
+        if ends.is_empty() {
+            return Ok(answers);
+        }
+        let (tell, told) = oneshot::channel();
+        let core = Arc::clone(self);
+        self.scope.spawn_until_closed(async move {
+            // Who asked may have gone.
+            tell.send(core.end_all(ends).await).ok();
+        });
+        let ended = told.await.map_err(|_| Error::new(ErrorKind::Closed, "settle: the broker was dropped").uncertain())?;
+        for (place, ended) in places.into_iter().zip(ended) {
+            ended?;
+            answers[place] = Settled::Accepted(None);
+        }
+        Ok(answers)
+    }
+
+    /// Ends these leases; one answer for each. One that could not be ended holds on, if its delivery is still there.
+    pub(super) async fn end_all(self: &Arc<Self>, ends: Vec<Ends>) -> Vec<Result<(), Error>> {
+        let ends = join_all(ends.into_iter().map(|ends| self.passed_on(ends))).await;
+        let (calls, jobs): (Vec<_>, Vec<_>) = ends.into_iter().enumerate().partition(|(_, (_, held, _, _))| held.envelope.is_call());
+        let mut all = join_all(calls.into_iter().map(async |(place, ends)| (place, self.end_call(ends).await))).await;
+        let (places, jobs): (Vec<usize>, Vec<Ends>) = jobs.into_iter().unzip();
+        all.extend(places.into_iter().zip(self.end_jobs(jobs).await));
+        all.sort_by_key(|(place, _)| *place);
+        all.into_iter().map(|(_, ended)| ended).collect()
+    }
+
+    async fn end_jobs(&self, ends: Vec<Ends>) -> Vec<Result<(), Error>> {
+        let (mut parcels, mut of) = (Vec::new(), Vec::new());
+        let mut outcomes: Vec<Result<(), Error>> = Vec::with_capacity(ends.len());
+        for (place, (_, held, ending, _)) in ends.iter().enumerate() {
+            match self.afterlife(&held.envelope, ending) {
+                Ok(parcel) => {
+                    outcomes.push(Ok(()));
+                    if let Some(parcel) = parcel {
+                        of.push(place);
+                        parcels.push(parcel);
+                    }
+                }
+                Err(error) => outcomes.push(Err(error)),
+            }
+        }
+        if !parcels.is_empty() {
+            for (place, stored) in of.iter().zip(self.store(parcels).await) {
+                outcomes[*place] = stored.into_result("settle");
+            }
+        }
+        let acks = ends.into_iter().zip(outcomes).enumerate().map(async |(place, ((token, held, _, _), outcome))| {
+            if outcome.is_err() {
+                self.hold_again(token, held);
+                return outcome;
+            }
+            match self.ack(&held).await {
+                // It goes on as another message, whatever comes of this one.
+                Err(_) if of.contains(&place) => Ok(()),
+                acked => acked.map_err(|fault| fault.into_error("settle").uncertain()),
+            }
+        });
+        join_all(acks).await
+    }
+
+    /// It goes on as another message.
+    pub(super) async fn go_on(&self, token: i64, held: Held, parcel: (Spot, Message)) -> Result<(), Error> {
+        if let Some(Err(error)) = self.store(vec![parcel]).await.pop().map(|one| one.into_result("settle")) {
+            self.hold_again(token, held);
+            return Err(error);
+        }
+        // Two messages are there if this fails, and one of them is dropped.
+        self.ack(&held).await.ok();
+        Ok(())
+    }
+
+    /// The delivery needs nothing more.
+    pub(super) async fn ack(&self, held: &Held) -> Result<(), Fault> {
+        lock(&self.hands).settled(&held.envelope);
+        let acked = held.grip.opened.say(held.grip.tag, Said::Ack).await;
+        held.tap.released(&held.grip);
+        acked
+    }
+
+    /// It could not be ended.
+    pub(super) fn hold_again(&self, token: i64, held: Held) {
+        if held.grip.opened.is_alive() {
+            lock(&self.hands).hold(token, held);
+            self.holding.notify_one();
+        }
+    }
+
+    /// As what a job goes on, and where; `None` if it is over.
+    pub(super) fn afterlife(&self, envelope: &Envelope, ending: &Ending) -> Result<Option<(Spot, Message)>, Error> {
+        let mut next = envelope.next();
+        let record = |kind, reason: &str, certificate| AttemptRecord {
+            attempt: envelope.failed + envelope.crashed + 1,
+            at: SystemTime::now(),
+            kind,
+            reason: shortened(reason).to_owned(),
+            certificate,
+            stop: None,
+        };
+        Ok(Some(match ending {
+            Ending::Ack(_) | Ending::Cancelled { .. } | Ending::Extend(_) => return Ok(None),
+            Ending::DeadLetter(reason) => {
+                next.note(record(AttemptKind::SetAside, reason, None));
+                self.dead(&next, reason)?
+            }
+            Ending::GiveBack { kind, reason, after } => {
+                next.note(record(*kind, reason, None));
+                next.interrupted += u32::from(*kind == AttemptKind::Interrupted);
+                self.parcel(next, *after)?
+            }
+            Ending::Fail { kind, reason, certificate, retry_in, permanent } => {
+                let options = envelope.job.options.clone();
+                let account = Account { failed: envelope.failed, crashed: envelope.crashed, options };
+                next.note(record(*kind, reason, certificate.clone()));
+                match kind {
+                    AttemptKind::Crashed => next.crashed += 1,
+                    _ => next.failed += 1,
+                }
+                let in_time = |pause: &Duration| next.begins_by().is_none_or(|by| SystemTime::now() + *pause <= by);
+                match account.pause_after(*kind, *retry_in, *permanent).filter(in_time) {
+                    Some(pause) => self.parcel(next, pause)?,
+                    None => self.dead(&next, reason)?,
+                }
+            }
+        }))
+    }
+
+    fn dead(&self, envelope: &Envelope, why: &str) -> Result<(Spot, Message), Error> {
+        tracing::warn!(job = %envelope.id, queue = %envelope.job.queue, why, "a job goes to the dead letters");
+        self.dead_parcel(&envelope.job.queue, why, envelope.write("", None)?)
+    }
+}
+
+/// For whoever has to know that what was stored is safe.
+pub(super) fn is_safe(stored: Option<&Published>) -> bool {
+    matches!(stored, Some(Published::Safe))
+}

@@ -1,0 +1,129 @@
+//! Storing jobs: published, confirmed, and their queues declared when they are not there.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use super::RabbitMqCore;
+use super::message::{self, Envelope};
+use super::publish::{Message, Published};
+use super::topology::{DELAY_MAX, Spot};
+use crate::broker::{Ordered, Pushed};
+use crate::error::{Error, ErrorKind};
+use crate::job::Job;
+
+/// Somebody may delete a queue between its declaration and what is put there, but not again and again.
+const ROUNDS_MAX: usize = 3;
+
+impl RabbitMqCore {
+    /// Pushes jobs in this order.
+    pub(super) async fn push(&self, jobs: Vec<Job>) -> Result<Vec<Pushed>, Error> {
+        let mut ids = Vec::with_capacity(jobs.len());
+        let mut parcels = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            self.check(&job)?;
+            let delay = match job.options.at {
+                Some(at) => at.duration_since(SystemTime::now()).unwrap_or_default(),
+                None => job.options.delay.unwrap_or_default(),
+            };
+            let envelope = Envelope::new(job);
+            ids.push(envelope.id.clone());
+            parcels.push(self.parcel(envelope, delay)?);
+        }
+        let stored = self.store(parcels).await;
+        let some = stored.iter().any(|one| matches!(one, Published::Safe));
+        for one in stored {
+            // The broker takes messages one by one: of a batch, a part may be there.
+            one.into_result("push").map_err(|error| if some { error.uncertain() } else { error })?;
+        }
+        Ok(ids.into_iter().map(Pushed::New).collect())
+    }
+
+    /// What this broker cannot do is refused before anything is stored.
+    pub(super) fn check(&self, job: &Job) -> Result<(), Error> {
+        let options = &job.options;
+        self.topology.check_name(&job.queue)?;
+        let lacks = [
+            (options.key.is_some(), "keys"),
+            (options.unique.is_some(), "unique marks"),
+            (options.keep.is_some(), "jobs and results that are kept"),
+            (job.link.is_some(), "flows"),
+            (options.priority != 0 && self.place.priority_max().is_none(), "priorities; ?priorities=9 in its URL gives its queues some"),
+        ];
+        if let Some((_, what)) = lacks.iter().find(|(is_asked, _)| *is_asked) {
+            let text = format!("push to {:?}: RabbitMQ has no {what}", job.queue);
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        let max = self.place.priority_max().unwrap_or(0);
+        if !(0..=i32::from(max)).contains(&options.priority) {
+            let text = format!("push to {:?}: a priority is from 0 to {max}, and this one is {}", job.queue, options.priority);
+            return Err(Error::new(ErrorKind::BadOption, text));
+        }
+        Ok(())
+    }
+
+    /// Where a job goes that is due after this time, and as what.
+    pub(super) fn parcel(&self, mut envelope: Envelope, delay: Duration) -> Result<(Spot, Message), Error> {
+        let queue = envelope.job.queue.clone();
+        // The broker counts milliseconds.
+        if delay < Duration::from_millis(1) {
+            let spot = Spot::Jobs(queue);
+            let message = envelope.write(&self.topology.name(&spot), None)?;
+            return Ok((spot, message));
+        }
+        if delay > DELAY_MAX {
+            envelope.due = SystemTime::now().checked_add(delay);
+        }
+        let delay = delay.min(DELAY_MAX);
+        let spot = Spot::Later(queue, delay);
+        let message = envelope.write(&self.topology.name(&spot), Some(delay))?;
+        Ok((spot, message))
+    }
+
+    /// A job for the queue of dead letters.
+    pub(super) fn dead_parcel(&self, queue: &str, why: &str, message: Message) -> Result<(Spot, Message), Error> {
+        let spot = Spot::Dead(queue.into());
+        let message = message::dead_letter(queue, &self.topology.name(&spot), why, message)?;
+        Ok((spot, message))
+    }
+
+    /// Removes what waits in a queue; what is not due yet stays.
+    pub(super) async fn purge(&self, queue: &str) -> Result<Ordered, Error> {
+        self.topology.check_name(queue)?;
+        let purged = self.topology.purge(&Spot::Jobs(queue.into())).await.map_err(|fault| fault.into_error("purge a queue"))?;
+        Ok(if purged == 0 { Ordered::Nothing } else { Ordered::Changed(purged) })
+    }
+
+    /// Stores messages in this order; one answer for each.
+    pub(super) async fn store(&self, parcels: Vec<(Spot, Message)>) -> Vec<Published> {
+        let mut outcomes: Vec<Published> = vec![Published::Unroutable; parcels.len()];
+        for round in 0..ROUNDS_MAX {
+            let todo: Vec<usize> = (0..parcels.len()).filter(|n| matches!(outcomes[*n], Published::Unroutable)).collect();
+            let mut declared = HashMap::new();
+            for spot in todo.iter().map(|n| &parcels[*n].0) {
+                if !declared.contains_key(spot) {
+                    // What came back has no queue; queues of delays have to be told in time that they are needed.
+                    let declaring = if round == 0 { self.topology.prepare(spot).await } else { self.topology.declare(spot).await };
+                    declared.insert(spot, declaring.err());
+                }
+            }
+            let (mut places, mut messages) = (Vec::with_capacity(todo.len()), Vec::with_capacity(todo.len()));
+            for n in todo {
+                let (spot, message) = &parcels[n];
+                match declared.get(spot) {
+                    Some(Some(fault)) => outcomes[n] = Published::Failed { fault: fault.clone(), uncertain: false },
+                    _ => {
+                        places.push(n);
+                        messages.push(message.clone());
+                    }
+                }
+            }
+            if places.is_empty() {
+                break;
+            }
+            for (n, outcome) in places.into_iter().zip(self.publisher.publish(messages).await) {
+                outcomes[n] = outcome;
+            }
+        }
+        outcomes
+    }
+}

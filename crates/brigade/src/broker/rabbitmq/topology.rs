@@ -1,0 +1,206 @@
+//! The queues there are, what they are called and how they are declared.
+//!
+//! | queue | what it is |
+//! |---|---|
+//! | `{ns}.{queue}` | the jobs. Declared as any client does it; one that is there already is used as it is |
+//! | `{ns}.{queue}.dead` | dead letters, with `brigade-queue` and `brigade-reason` |
+//! | `{ns}.{queue}.delay.{ms}` | jobs that are not due: each expires after its own time, at most these milliseconds, and goes back to `{ns}.{queue}` |
+//!
+//! The broker looks only at the head of a queue for what has expired, so jobs of different delays must not share one: each class of
+//! delays, an eighth of an octave wide, has its own, and within it one job waits for another by that much at most. The class's queue goes by
+//! itself when nothing can be left in it. They are quorum queues, because only those hand on what expired so that a crash of the broker in
+//! between loses nothing (`x-dead-letter-strategy: at-least-once`).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use tokio::time::Instant;
+
+use super::fault::Fault;
+use super::link::{Line, Link};
+use super::message::short;
+use super::url::{Place, Queues};
+use crate::error::{Error, ErrorKind};
+use crate::sync::lock;
+
+/// The broker keeps nothing for longer; what is due later comes back and is put there again.
+pub(super) const DELAY_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How much longer than its longest delay a queue of a class lives after it was last declared.
+const DELAY_MARGIN: Duration = Duration::from_secs(60 * 60);
+/// A queue of a class that was declared no longer ago than this need not be declared again before something is put there.
+const DECLARED_FOR: Duration = Duration::from_secs(10 * 60);
+/// Dead letters that are kept; then the oldest go.
+const DEAD_MAX: i64 = 100_000;
+/// Below the 255 bytes of a name, with the longest suffix.
+const NAME_BYTES_MAX: usize = 255 - ".delay.2684354560".len();
+
+/// A queue, by the name that its user gives it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Spot {
+    Jobs(Box<str>),
+    Dead(Box<str>),
+    /// Not before this time has passed, `DELAY_MAX` at most.
+    Later(Box<str>, Duration),
+}
+
+/// How a queue was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// As we declare it.
+    Ours,
+    /// With other arguments.
+    Other,
+}
+
+pub(super) struct Topology {
+    place: Arc<Place>,
+    link: Link,
+    /// The queues of delays, and when each was last declared.
+    delays: Mutex<HashMap<String, Instant>>,
+}
+
+impl Topology {
+    pub(super) fn new(place: &Arc<Place>, link: &Link) -> Self {
+        Self { place: Arc::clone(place), link: link.clone(), delays: Mutex::default() }
+    }
+
+    /// # Errors
+    ///
+    /// `BadOption` for a name that the broker cannot have.
+    pub(super) fn check_name(&self, queue: &str) -> Result<(), Error> {
+        let name = self.place.name_of(queue);
+        if name.len() > NAME_BYTES_MAX {
+            let text = format!("name a queue {queue:?}: with its namespace it has more than {NAME_BYTES_MAX} bytes");
+            return Err(Error::new(ErrorKind::BadOption, text));
+        }
+        if name.starts_with("amq.") {
+            return Err(Error::new(ErrorKind::BadOption, "name a queue: those that begin with amq. are the broker's own"));
+        }
+        Ok(())
+    }
+
+    /// The broker's name of it.
+    pub(super) fn name(&self, spot: &Spot) -> String {
+        match spot {
+            Spot::Jobs(queue) => self.place.name_of(queue),
+            Spot::Dead(queue) => format!("{}.dead", self.place.name_of(queue)),
+            Spot::Later(queue, delay) => format!("{}.delay.{}", self.place.name_of(queue), class_of(*delay).as_millis()),
+        }
+    }
+
+    /// Sees to it that a queue of a class of delays will be there for as long as something that is put there now. Others are declared when
+    /// something that was published came back.
+    pub(super) async fn prepare(&self, spot: &Spot) -> Result<(), Fault> {
+        if !matches!(spot, Spot::Later(..)) {
+            return Ok(());
+        }
+        let is_fresh = lock(&self.delays).get(&self.name(spot)).is_some_and(|at| at.elapsed() < DECLARED_FOR);
+        if is_fresh { Ok(()) } else { self.declare(spot).await }
+    }
+
+    pub(super) async fn declare(&self, spot: &Spot) -> Result<(), Fault> {
+        let line = self.link.line().await?;
+        let name = self.name(spot);
+        let at = Instant::now();
+        self.declare_on(&line, spot).await?;
+        if let Spot::Later(..) = spot {
+            let mut delays = lock(&self.delays);
+            delays.retain(|_, at| at.elapsed() < DECLARED_FOR);
+            delays.insert(name, at);
+        }
+        Ok(())
+    }
+
+    /// Declares a queue, on a channel of its own: the broker closes that one if the queue is there with other arguments.
+    pub(super) async fn declare_on(&self, line: &Line, spot: &Spot) -> Result<Found, Fault> {
+        let name = self.name(spot);
+        let declare = async |options: QueueDeclareOptions, arguments: FieldTable| {
+            let channel = line.channel().await?;
+            let name = short(&name).map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
+            line.answer(channel.queue_declare(name, options, arguments)).await
+        };
+        match declare(QueueDeclareOptions::durable(), self.arguments(spot)).await {
+            Ok(_) => Ok(Found::Ours),
+            Err(fault) if fault.kind() == ErrorKind::Unsupported => {
+                declare(QueueDeclareOptions::default().passive(), FieldTable::default()).await?;
+                tracing::debug!(queue = name, "the queue is there with other arguments; it is used as it is");
+                Ok(Found::Other)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    pub(super) async fn purge(&self, spot: &Spot) -> Result<u64, Fault> {
+        let line = self.link.line().await?;
+        self.declare_on(&line, spot).await?;
+        let channel = line.channel().await?;
+        let name = short(&self.name(spot)).map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
+        line.answer(channel.queue_purge(name, QueuePurgeOptions::default())).await.map(u64::from)
+    }
+
+    fn arguments(&self, spot: &Spot) -> FieldTable {
+        let mut table = FieldTable::default();
+        let text = |text: &str| AMQPValue::LongString(text.into());
+        let mut set = |name: &str, value: AMQPValue| {
+            table.insert(name.into(), value);
+        };
+        match spot {
+            Spot::Jobs(queue) => match self.place.queues {
+                Queues::Classic => {}
+                Queues::Priorities(highest) => set("x-max-priority", AMQPValue::LongInt(highest.into())),
+                Queues::Quorum => {
+                    set("x-queue-type", text("quorum"));
+                    // Should the broker ever give up a job by itself, it is kept.
+                    set("x-dead-letter-exchange", text(""));
+                    set("x-dead-letter-routing-key", text(&self.name(&Spot::Dead(queue.clone()))));
+                }
+            },
+            Spot::Dead(_) => {
+                set("x-max-length", AMQPValue::LongLongInt(DEAD_MAX));
+                if self.place.queues == Queues::Quorum {
+                    set("x-queue-type", text("quorum"));
+                }
+            }
+            Spot::Later(queue, delay) => {
+                let lifetime = class_of(*delay) + DELAY_MARGIN;
+                set("x-queue-type", text("quorum"));
+                set("x-dead-letter-exchange", text(""));
+                set("x-dead-letter-routing-key", text(&self.place.name_of(queue)));
+                set("x-dead-letter-strategy", text("at-least-once"));
+                // Without it the broker falls back to at most once.
+                set("x-overflow", text("reject-publish"));
+                set("x-expires", AMQPValue::LongLongInt(i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX)));
+            }
+        }
+        table
+    }
+}
+
+/// The class of a delay: the next number of milliseconds of which only the four highest bits are set.
+fn class_of(delay: Duration) -> Duration {
+    let millis = u64::try_from(delay.min(DELAY_MAX).as_millis()).unwrap_or(u64::MAX).max(16);
+    let step = 1_u64 << (millis.ilog2() - 3);
+    Duration::from_millis(millis.next_multiple_of(step))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_few_and_no_shorter_than_their_delays() {
+        let class = |millis| u64::try_from(class_of(Duration::from_millis(millis)).as_millis()).unwrap();
+        let mut classes = std::collections::BTreeSet::new();
+        for millis in (1..100_000).chain([3_600_000, 86_400_000, 2_592_000_000]) {
+            let class = class(millis);
+            assert!(class >= millis && (class <= millis + millis / 8 + 1 || millis < 16), "{millis}: {class}");
+            classes.insert(class);
+        }
+        assert!(classes.len() < 130, "{}", classes.len());
+        assert_eq!((class(100), class(1000), class(0)), (104, 1024, 16));
+        assert!(class(u64::MAX) < 1 << 32, "the broker counts no further");
+    }
+}

@@ -1,0 +1,91 @@
+//! Turns: a queue with a single active consumer.
+//!
+//! Whoever wants the turn consumes from the queue and puts a message there. The broker sends messages to one consumer at a time, in the order in
+//! which they came, so whoever is sent one has the turn, until its consumer is gone: because it gives the turn back, or because it died. Nobody
+//! polls. What is left in the queue does no harm, and goes with it a minute after the last turn.
+
+use futures_util::StreamExt as _;
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel, Consumer};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::RabbitMqCore;
+use super::fault::Fault;
+use super::link::{Line, Link};
+use super::message::short;
+use crate::broker::Turn;
+use crate::error::{Error, ErrorKind};
+
+/// How long the queue is kept when nobody wants a turn, in milliseconds.
+const EXPIRES: i32 = 60_000;
+/// After something failed.
+const AGAIN: std::time::Duration = std::time::Duration::from_millis(200);
+
+impl RabbitMqCore {
+    /// Waits for the turn of a queue. Dropping the future leaves the row.
+    pub(super) async fn turn(&self, queue: &str) -> Result<Turn, Error> {
+        let name = short(&self.place.name_of(&format!("brigade-turn.{queue}")))?;
+        let over = CancellationToken::new();
+        let turn = Turn::until(over.clone());
+        let (tell, told) = oneshot::channel();
+        self.scope.spawn_until_closed(hold(self.hands_link.clone(), name, over, tell));
+        match told.await {
+            Ok(Ok(())) => Ok(turn),
+            Ok(Err(fault)) => Err(fault.into_error("wait for a turn")),
+            Err(_) => Err(Error::new(ErrorKind::Closed, "wait for a turn: the broker was dropped")),
+        }
+    }
+}
+
+/// Waits for the turn, tells of it, and has it until it is over or the connection breaks.
+async fn hold(link: Link, name: ShortString, over: CancellationToken, tell: oneshot::Sender<Result<(), Fault>>) {
+    loop {
+        let has = async {
+            let line = link.line().await?;
+            line.down.run_until_cancelled(take(&line, &name)).await.unwrap_or_else(|| Err(Fault::timeout())).map(|turn| (line, turn))
+        };
+        match over.run_until_cancelled(has).await {
+            None => return,
+            Some(Ok((line, (channel, _consumer)))) => {
+                if tell.send(Ok(())).is_ok() {
+                    tokio::select! {
+                        () = over.cancelled() => {}
+                        () = line.down.cancelled() => return tracing::warn!(queue = name.as_str(), "a turn was lost with the connection"),
+                    }
+                }
+                // The consumer goes with it, and the next one in the row is sent what it held.
+                channel.close(200, "over".into()).await.ok();
+                return;
+            }
+            Some(Err(fault)) if !fault.is_lost() => return drop(tell.send(Err(fault))),
+            Some(Err(fault)) => {
+                tracing::debug!(%fault, queue = name.as_str(), "still waiting for a turn");
+                sleep(AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Stands in the row until it is sent a message. The consumer has the turn for as long as it is not dropped.
+async fn take(line: &Line, name: &ShortString) -> Result<(Channel, Consumer), Fault> {
+    let channel = line.confirming_channel().await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    arguments.insert("x-expires".into(), AMQPValue::LongInt(EXPIRES));
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    line.answer(channel.queue_declare(name.clone(), options, arguments)).await?;
+    line.answer(channel.basic_qos(1, BasicQosOptions::default())).await?;
+    let consuming = channel.basic_consume(name.clone(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+    let mut turns = line.answer(consuming).await?;
+    let options = BasicPublishOptions::default();
+    let putting = async { channel.basic_publish("".into(), name.clone(), options, b"turn", BasicProperties::default()).await?.await };
+    line.answer(putting).await?;
+    match turns.next().await {
+        Some(Ok(_)) => Ok((channel, turns)),
+        Some(Err(error)) => Err(error.into()),
+        None => Err(Fault::new(ErrorKind::Unreachable, "the queue of turns is gone")),
+    }
+}

@@ -1,0 +1,251 @@
+//! The URLs of RabbitMQ: where it is, and how to use it.
+//!
+//! ```text
+//! amqp://[user:password@]host[:5672][,host[:5672]..][/vhost][?options]
+//! ```
+//!
+//! With several hosts, which are one cluster, the next one is tried when one cannot be reached. Errors say which part is wrong and what to
+//! write, but never quote the URL: with one character out of place, any part may be a password.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind};
+
+/// How long an answer may take, with all that it needs: a connection that is made again, a broker that takes nothing for a while.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Far less than what queues of delays live longer than their longest delay.
+const ANSWER_TIMEOUT_MAX: Duration = Duration::from_secs(600);
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// What RabbitMQ has by itself.
+const CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+const PORT: u16 = 5672;
+const NAMESPACE_BYTES_MAX: usize = 30;
+
+/// All that a URL says. Not `Debug`: it has a password.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub(super) hosts: Vec<(String, u16)>,
+    pub(super) user: String,
+    pub(super) password: String,
+    pub(super) vhost: String,
+    /// In front of the names of all queues.
+    pub(super) namespace: String,
+    pub(super) heartbeat: Duration,
+    pub(super) blocked: Blocked,
+    pub(super) answer_timeout: Duration,
+    /// After which the broker takes a delivery back that nobody settled.
+    pub(super) consumer_timeout: Duration,
+    pub(super) queues: Queues,
+}
+
+/// What a push does while the broker takes nothing, because it is short of memory or disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blocked {
+    /// It waits, for as long as an answer may take.
+    Wait,
+    /// It fails at once.
+    Error,
+}
+
+/// How queues are declared that are not there yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Queues {
+    /// As any client declares them, so that programs in other languages may declare them, too.
+    Classic,
+    /// With priorities from 0 to this.
+    Priorities(u8),
+    /// Replicated.
+    Quorum,
+}
+
+impl Place {
+    /// # Errors
+    ///
+    /// `BadOption`, with what to write.
+    pub(super) fn parse(url: &str) -> Result<Self, Error> {
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| bad("write amqp://host, with two slashes"))?;
+        if scheme != "amqp" {
+            return Err(bad("the scheme is amqp"));
+        }
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        if rest.contains('#') || query.contains('#') {
+            return Err(bad("write %23 for # in a password; a URL of RabbitMQ has no fragment"));
+        }
+        if query.contains('@') && !rest.contains('@') {
+            return Err(bad("there is an @ behind a question mark: write %3F for a ? in a password, %40 for an @ in an option"));
+        }
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if path.contains('@') {
+            return Err(bad("there is an @ behind a slash: write %2F for a slash in a password, %40 for an @"));
+        }
+        let (user, password, hosts) = match authority.rsplit_once('@') {
+            None => ("guest".to_owned(), "guest".to_owned(), authority),
+            Some((login, hosts)) => {
+                let (user, password) = login.split_once(':').ok_or_else(|| bad("write user:password@ before the host"))?;
+                (decode(user)?, decode(password)?, hosts)
+            }
+        };
+        let hosts = hosts.split(',').map(|host| address(host, PORT)).collect::<Result<_, _>>()?;
+        let vhost = match path {
+            "" => "/".to_owned(),
+            path if path.contains('/') => return Err(bad("write %2F for a slash in the name of a vhost")),
+            path => decode(path)?,
+        };
+        let mut options = Options::parse(query)?;
+        let place = Self {
+            hosts,
+            user,
+            password,
+            vhost,
+            namespace: options.namespace()?,
+            heartbeat: options.heartbeat()?,
+            blocked: match options.take("blocked").as_deref() {
+                None | Some("wait") => Blocked::Wait,
+                Some("error") => Blocked::Error,
+                Some(_) => return Err(bad("blocked is wait or error: what a push does while the broker takes nothing")),
+            },
+            answer_timeout: options.answer_timeout()?,
+            consumer_timeout: options.duration("consumer_timeout")?.unwrap_or(CONSUMER_TIMEOUT),
+            queues: options.queues()?,
+        };
+        options.none_left()?;
+        Ok(place)
+    }
+
+    /// The highest priority, if its queues have any.
+    pub(super) fn priority_max(&self) -> Option<u8> {
+        match self.queues {
+            Queues::Priorities(highest) => Some(highest),
+            Queues::Classic | Queues::Quorum => None,
+        }
+    }
+
+    /// The user's name of a queue, from the broker's.
+    pub(super) fn queue_of<'a>(&self, name: &'a str) -> &'a str {
+        let own = name.strip_prefix(&*self.namespace).and_then(|rest| rest.strip_prefix('.'));
+        own.filter(|_| !self.namespace.is_empty()).unwrap_or(name)
+    }
+
+    /// The broker's name of a queue.
+    pub(super) fn name_of(&self, queue: &str) -> String {
+        if self.namespace.is_empty() { queue.to_owned() } else { format!("{}.{queue}", self.namespace) }
+    }
+}
+
+fn bad(text: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::BadOption, format!("read the URL of RabbitMQ: {text}"))
+}
+
+fn address(host: &str, default_port: u16) -> Result<(String, u16), Error> {
+    if !host.starts_with('[') && host.matches(':').count() > 1 {
+        return Err(bad("an IPv6 address stands in brackets: [::1]:5672"));
+    }
+    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((name, rest)) => (name, rest.strip_prefix(':').or(rest.is_empty().then_some(""))),
+        None => {
+            let (name, port) = host.split_once(':').unwrap_or((host, ""));
+            (name, Some(port))
+        }
+    };
+    if name.is_empty() {
+        return Err(bad("a host is missing"));
+    }
+    let port = match port {
+        Some("") => default_port,
+        port => match port.and_then(|port| port.parse().ok()) {
+            None | Some(0) => return Err(bad("a port is a number from 1 to 65535")),
+            Some(port) => port,
+        },
+    };
+    Ok((name.to_owned(), port))
+}
+
+/// Undoes `%2F` and the like.
+fn decode(text: &str) -> Result<String, Error> {
+    let wrong = || bad("behind a % stand two hexadecimal digits; write %25 for a % itself");
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut parts = text.split('%');
+    bytes.extend_from_slice(parts.next().unwrap_or_default().as_bytes());
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2).ok_or_else(wrong)?;
+        let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| is_hex).ok_or_else(wrong)?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).map_err(|_| bad("it is not UTF-8 once the % are undone"))
+}
+
+/// What stands behind the `?`; taken out one by one.
+struct Options(BTreeMap<String, String>);
+
+impl Options {
+    fn parse(query: &str) -> Result<Self, Error> {
+        let mut options = BTreeMap::new();
+        for option in query.split('&').filter(|option| !option.is_empty()) {
+            let (name, value) = option.split_once('=').unwrap_or((option, ""));
+            if options.insert(name.to_owned(), decode(value)?).is_some() {
+                return Err(bad("an option stands there twice"));
+            }
+        }
+        Ok(Self(options))
+    }
+
+    fn take(&mut self, name: &str) -> Option<String> {
+        self.0.remove(name)
+    }
+
+    fn namespace(&mut self) -> Result<String, Error> {
+        let name = self.take("ns").unwrap_or_default();
+        if name.len() > NAMESPACE_BYTES_MAX || name.chars().any(char::is_control) {
+            return Err(bad(format!("ns has at most {NAMESPACE_BYTES_MAX} bytes and no control characters")));
+        }
+        Ok(name)
+    }
+
+    fn duration(&mut self, name: &str) -> Result<Option<Duration>, Error> {
+        let Some(text) = self.take(name) else { return Ok(None) };
+        let time = text.parse::<jiff::SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
+        match time.filter(|time| !time.is_zero()) {
+            Some(time) => Ok(Some(time)),
+            None => Err(bad(format!("{name} is a time such as 250ms or 5s, longer than none"))),
+        }
+    }
+
+    fn answer_timeout(&mut self) -> Result<Duration, Error> {
+        let time = self.duration("response_timeout")?.unwrap_or(ANSWER_TIMEOUT);
+        if time <= ANSWER_TIMEOUT_MAX { Ok(time) } else { Err(bad("response_timeout is ten minutes at most")) }
+    }
+
+    fn heartbeat(&mut self) -> Result<Duration, Error> {
+        let time = self.duration("heartbeat")?.unwrap_or(HEARTBEAT);
+        // In whole seconds on the wire.
+        if time.subsec_nanos() == 0 && time.as_secs() <= 3600 {
+            Ok(time)
+        } else {
+            Err(bad("heartbeat is whole seconds, an hour at most: after twice this time without a sign of it the broker is gone"))
+        }
+    }
+
+    fn queues(&mut self) -> Result<Queues, Error> {
+        let kind = self.take("queues");
+        let priorities = self.take("priorities");
+        match (kind.as_deref(), priorities) {
+            (None | Some("classic"), None) => Ok(Queues::Classic),
+            (None | Some("classic"), Some(text)) => match text.parse() {
+                Ok(highest) if highest > 0 => Ok(Queues::Priorities(highest)),
+                _ => Err(bad("priorities is the highest priority, from 1 to 255; 9 is plenty")),
+            },
+            (Some("quorum"), None) => Ok(Queues::Quorum),
+            (Some("quorum"), Some(_)) => Err(bad("quorum queues have no priorities; leave one of them out")),
+            (Some(_), _) => Err(bad("queues is classic or quorum: how queues are declared that are not there yet")),
+        }
+    }
+
+    fn none_left(&self) -> Result<(), Error> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        Err(bad("it has an option that is none of ns, heartbeat, blocked, response_timeout, consumer_timeout, queues, priorities"))
+    }
+}

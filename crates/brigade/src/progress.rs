@@ -1,0 +1,31 @@
+//! [`Progress`]: what a running task told.
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use crate::codec::Codec;
+use crate::error::Error;
+
+/// What a running task told with [`Context::progress`](crate::Context::progress).
+#[derive(Clone, Debug)]
+pub struct Progress {
+    pub(crate) fraction: f64,
+    pub(crate) codec: Codec,
+    pub(crate) payload: Bytes,
+}
+
+impl Progress {
+    /// How far the task is, from 0 to 1.
+    pub fn fraction(&self) -> f64 {
+        self.fraction
+    }
+
+    /// The payload.
+    ///
+    /// # Errors
+    ///
+    /// `Decode` if it is not a `P`.
+    pub fn payload<P: DeserializeOwned>(&self) -> Result<P, Error> {
+        self.codec.decode(&self.payload)
+    }
+}

@@ -1,0 +1,163 @@
+//! The broker is killed while jobs are pushed and run: what was acknowledged is there, and counts once.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use brigade::{Broker, Settled};
+use brigade_testkit::ledger::{self, Bounds, Event, Ledger};
+use brigade_testkit::rabbitmq::RabbitMq;
+use brigade_testkit::random::Random;
+
+use crate::stage::{BOUND, LONG, connect, millis, until};
+
+/// What takes part.
+struct Load {
+    broker: Broker,
+    ledger: Ledger,
+    pushed: AtomicU64,
+    done: AtomicU64,
+    /// Settlements of which nobody knows whether they were heard.
+    uncertain: AtomicU64,
+    stop_pushing: AtomicBool,
+    stop: AtomicBool,
+}
+
+impl Load {
+    async fn push(self: Arc<Self>, lane: u64) {
+        for number in 1.. {
+            if self.stop_pushing.load(Ordering::Relaxed) {
+                return;
+            }
+            let job = lane * 1_000_000 + number;
+            let queue = self.broker.queue("q");
+            let described = queue.job(&job).unwrap().retries(3);
+            // Some go by way of a queue of delays.
+            let described = if job % 7 == 0 { described.delay(millis(job % 300)) } else { described };
+            match self.broker.push(described).await {
+                Ok(_) => {
+                    self.ledger.job(job, &Event::Enqueued).unwrap();
+                    self.pushed.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    assert!(error.is_retryable(), "{error:?}");
+                    self.ledger.job(job, &Event::Refused).unwrap();
+                }
+            }
+            tokio::time::sleep(millis(2)).await;
+        }
+    }
+
+    async fn work(self: Arc<Self>, worker: u32) {
+        let queue = self.broker.queue("q");
+        while !self.stop.load(Ordering::Relaxed) {
+            let Ok(Some(lease)) = queue.lease(LONG, millis(500)).await else { continue };
+            let (job, attempt) = (lease.payload::<u64>().unwrap(), lease.attempt());
+            let note = |event| self.ledger.attempt(job, attempt, 0, worker, &event).unwrap();
+            note(Event::Start);
+            tokio::time::sleep(millis(job % 5)).await;
+            note(Event::Effect);
+            // Every tenth fails at first.
+            let fails = job % 10 == 0 && attempt == 1;
+            let settled = if fails {
+                // The next attempt is none that has to be explained.
+                self.ledger.fault(std::process::id()).unwrap();
+                lease.nack_later("at first", millis(20)).await
+            } else {
+                note(Event::End);
+                lease.ack().await
+            };
+            match settled {
+                Ok(Settled::Accepted(_)) if !fails => {
+                    self.ledger.job(job, &Event::Outcome("done".into())).unwrap();
+                    self.done.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    assert!(error.is_retryable(), "{error:?}");
+                    if error.is_uncertain() && !fails {
+                        self.ledger.job(job, &Event::Outcome("uncertain".into())).unwrap();
+                        self.uncertain.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Pushed, and without an outcome.
+fn missing(lines: &[ledger::Line]) -> Vec<u64> {
+    let with = |is: fn(&Event) -> bool| lines.iter().filter(move |line| is(&line.event)).map(|line| line.job);
+    let done: BTreeSet<u64> = with(|event| matches!(event, Event::Outcome(_))).collect();
+    with(|event| *event == Event::Enqueued).filter(|job| !done.contains(job)).collect()
+}
+
+async fn kill_under_load(options: &str) {
+    let mut random = Random::from_env();
+    let kills = brigade_testkit::count(2, 10);
+    let mut server = tokio::task::block_in_place(|| RabbitMq::start(&[])).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let load = Arc::new(Load {
+        broker: connect(&server, &format!("ns=f36&response_timeout=40s{options}")).await,
+        ledger: Ledger::open(file.path()).unwrap(),
+        pushed: AtomicU64::new(0),
+        done: AtomicU64::new(0),
+        uncertain: AtomicU64::new(0),
+        stop_pushing: AtomicBool::new(false),
+        stop: AtomicBool::new(false),
+    });
+    let pushing: Vec<_> = (1..=4).map(|lane| tokio::spawn(Arc::clone(&load).push(lane))).collect();
+    let working: Vec<_> = (1..=8).map(|worker| tokio::spawn(Arc::clone(&load).work(worker))).collect();
+    let done = || load.done.load(Ordering::Relaxed);
+    until("the load has begun", async || done() > 20).await;
+    let mut longest = Duration::ZERO;
+    for _ in 0..kills {
+        tokio::time::sleep(random.time(millis(100)..millis(700))).await;
+        tokio::task::block_in_place(|| server.kill()).unwrap();
+        load.ledger.fault(std::process::id()).unwrap();
+        let before = done();
+        tokio::task::block_in_place(|| server.start_again()).unwrap();
+        let back = Instant::now();
+        until("jobs are run again", async || done() > before).await;
+        longest = longest.max(back.elapsed());
+    }
+    load.stop_pushing.store(true, Ordering::Relaxed);
+    for task in pushing {
+        tokio::time::timeout(BOUND, task).await.unwrap().unwrap();
+    }
+    load.ledger.job(0, &Event::Healed).unwrap();
+    // What was uncertain may have been heard, or be done by now.
+    let settled = || done() + load.uncertain.load(Ordering::Relaxed);
+    let all_done = until("every job is done", async || settled() >= load.pushed.load(Ordering::Relaxed));
+    if tokio::time::timeout(BOUND * 2 / 3, all_done).await.is_err() {
+        let columns = ["list_queues", "name", "messages_ready", "messages_unacknowledged", "consumers", "state"];
+        let queues = tokio::task::block_in_place(|| server.ctl(&columns));
+        let missing: Vec<u64> = missing(&ledger::read(file.path()).unwrap());
+        panic!("{} of {} jobs are done; not {missing:?}; the broker has {queues:?}", settled(), load.pushed.load(Ordering::Relaxed));
+    }
+    tokio::time::sleep(millis(800)).await;
+    load.stop.store(true, Ordering::Relaxed);
+    for task in working {
+        tokio::time::timeout(BOUND, task).await.unwrap().unwrap();
+    }
+    println!(
+        "kills {kills}, longest until the first job after the server was back: {longest:?}, uncertain {}",
+        load.uncertain.load(Ordering::Relaxed)
+    );
+    // In hand when the server died: 8 at a time; and one of each that was pushed twice because its confirm was lost.
+    let bounds = Bounds { dup_start: usize::MAX, reorder: usize::MAX, stuck_after: BOUND };
+    let counts = ledger::check(file.path(), bounds, random.seed());
+    assert!(counts.jobs > 50, "{counts}");
+    assert!(longest < BOUND / 2, "{longest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f36_a_broker_killed_under_load_loses_nothing_and_takes_nothing_twice() {
+    kill_under_load("").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f36_the_same_with_quorum_queues() {
+    kill_under_load("&queues=quorum").await;
+}
