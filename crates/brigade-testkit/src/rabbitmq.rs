@@ -234,6 +234,7 @@ impl Place {
             .env("RABBITMQ_MNESIA_BASE", file("data"))
             .env("RABBITMQ_LOG_BASE", file("log"))
             .env("RABBITMQ_CONFIG_FILE", file("rabbitmq"))
+            .env("RABBITMQ_ADVANCED_CONFIG_FILE", file("advanced.config"))
             .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", file("plugins"))
             .env("RABBITMQ_PID_FILE", file("own-pid"))
@@ -288,6 +289,8 @@ fn prepare_and_start(directory: &Path, lines: &[&str], own: bool) -> io::Result<
     }
     let place = Place { directory: directory.to_owned(), ports: [free_port(), free_port(), free_port()] };
     fs::write(directory.join("plugins"), "[].")?;
+    // What a crash interrupted of the handing on of expired messages is tried again after this time: three minutes by default.
+    fs::write(directory.join("advanced.config"), "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 2000}]}].")?;
     File::create(directory.join("users"))?;
     let mut config = format!("listeners.tcp.1 = 127.0.0.1:{}\ndisk_free_limit.absolute = 1MB\n", place.ports[0]);
     lines.iter().for_each(|line| config.extend([line, "\n"]));

@@ -151,7 +151,12 @@ impl Line {
 
     /// Waits for an answer no longer than one may take, nor than the connection lives.
     pub(super) async fn answer<T>(&self, asking: impl Future<Output = lapin::Result<T>>) -> Result<T, Fault> {
-        match self.down.run_until_cancelled(timeout(self.answer_timeout, asking)).await {
+        self.answer_within(self.answer_timeout, asking).await
+    }
+
+    /// The same for a shorter time: for what may be asked again on another channel.
+    pub(super) async fn answer_within<T>(&self, time: Duration, asking: impl Future<Output = lapin::Result<T>>) -> Result<T, Fault> {
+        match self.down.run_until_cancelled(timeout(time.min(self.answer_timeout), asking)).await {
             Some(Ok(answer)) => Ok(answer?),
             Some(Err(_)) | None => Err(Fault::timeout()),
         }

@@ -102,7 +102,12 @@ impl RabbitMqCore {
             for spot in todo.iter().map(|n| &parcels[*n].0) {
                 if !declared.contains_key(spot) {
                     // What came back has no queue; queues of delays have to be told in time that they are needed.
-                    let declaring = if round == 0 { self.topology.prepare(spot).await } else { self.topology.declare(spot).await };
+                    let declaring = if round == 0 {
+                        self.topology.prepare(spot).await
+                    } else {
+                        self.topology.forget(spot);
+                        self.topology.declare(spot).await
+                    };
                     declared.insert(spot, declaring.err());
                 }
             }

@@ -24,7 +24,7 @@ use super::acks::{Opened, Said};
 use super::fault::Fault;
 use super::held::Grip;
 use super::message::{Envelope, short};
-use super::topology::Spot;
+use super::topology::{PATIENCE, Spot};
 use crate::error::ErrorKind;
 use crate::sync::lock;
 
@@ -34,6 +34,8 @@ pub(super) const HAND_BACK: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_millis(200);
 /// After the broker refused: somebody has to change something.
 const AGAIN_REFUSED: Duration = Duration::from_secs(2);
+/// Patience grows with the failures, up to half a minute.
+const FAILURES_MAX: u32 = 12;
 /// Far longer than any attempt: for brokers that let a consumer say so (3.12 and newer).
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(24 * 24 * 60 * 60);
 
@@ -58,6 +60,8 @@ struct State {
     over_since: Option<Instant>,
     /// Why nothing comes.
     fault: Option<Fault>,
+    /// Tries to begin taking, since one that went well.
+    failures: u32,
 }
 
 struct Consumer {
@@ -262,13 +266,14 @@ impl Tap {
     async fn consume(self: &Arc<Self>, core: &Arc<RabbitMqCore>, room: usize) -> Result<(), Fault> {
         let opened = self.opened(core).await?;
         let prefetch = u16::try_from(room).unwrap_or(u16::MAX);
-        let (number, tag) = {
+        let (number, tag, patience) = {
             let mut state = lock(&self.state);
             state.next_number += 1;
+            state.failures = (state.failures + 1).min(FAILURES_MAX);
             let number = state.next_number;
             let tag: ShortString = format!("brigade-{}-{}-{number}", std::process::id(), opened.number).into();
             state.consumers.push(Consumer { number, tag: tag.clone(), room: prefetch.into(), taken: 0, is_open: true });
-            (number, tag)
+            (number, tag, state.failures)
         };
         let name = short(&core.topology.name(&Spot::Jobs(self.queue.clone()))).map_err(|_| too_long())?;
         let mut arguments = FieldTable::default();
@@ -276,10 +281,13 @@ impl Tap {
         arguments.insert("x-consumer-timeout".into(), AMQPValue::LongLongInt(timeout));
         let consuming = async {
             opened.line.answer(opened.channel.basic_qos(prefetch, BasicQosOptions { global: false })).await?;
-            opened.line.answer(opened.channel.basic_consume(name, tag, BasicConsumeOptions::default(), arguments)).await
+            // As a declaration, it may hang.
+            let consuming = opened.channel.basic_consume(name, tag, BasicConsumeOptions::default(), arguments);
+            opened.line.answer_within(PATIENCE * patience, consuming).await
         };
         match consuming.await {
             Ok(deliveries) => {
+                lock(&self.state).failures = 0;
                 let (tap, core) = (Arc::clone(self), Arc::clone(core));
                 let scope = core.scope.clone();
                 scope.spawn_until_closed(async move { tap.read(&core, &opened, number, deliveries).await });
