@@ -53,7 +53,7 @@ pub(crate) async fn serve(url: &str, safe: bool) -> Result<()> {
     let mut requests = taking.basic_consume("sum".into(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
     let serving = async {
         while let Some(Ok(request)) = requests.next().await {
-            let answering = answering.clone();
+            let (answering, taking) = (answering.clone(), taking.clone());
             tokio::spawn(async move {
                 let (a, b): (i64, i64) = serde_json::from_slice(&request.data).expect("two numbers");
                 let body = serde_json::to_vec(&(a + b)).expect("a number");
@@ -61,7 +61,7 @@ pub(crate) async fn serve(url: &str, safe: bool) -> Result<()> {
                 let properties = persistent(safe).with_correlation_id(id.unwrap_or_default());
                 let options = BasicPublishOptions { mandatory: safe, immediate: false };
                 let sent = answering.basic_publish("".into(), to.unwrap_or_default(), options, &body, properties).await;
-                request.acker.ack(BasicAckOptions::default()).await.ok();
+                taking.basic_ack(request.delivery_tag, BasicAckOptions::default()).await.ok();
                 if let (true, Ok(confirm)) = (safe, sent) {
                     confirm.await.ok();
                 }
@@ -105,7 +105,7 @@ impl Caller {
         let options = BasicConsumeOptions { no_ack: !safe, ..BasicConsumeOptions::default() };
         let consumer = taking.basic_consume(answers.clone(), "".into(), options, FieldTable::default()).await?;
         let open = Open::default();
-        tokio::spawn(receive(consumer, Arc::clone(&open), safe));
+        tokio::spawn(receive(taking.clone(), consumer, Arc::clone(&open), safe));
         Ok(Arc::new(Self { channel, answers, open, next: AtomicI64::new(0), safe, _connection: connection }))
     }
 
@@ -123,17 +123,18 @@ impl Caller {
             let properties = persistent(caller.safe).with_correlation_id(id.to_string().into()).with_reply_to(caller.answers.clone());
             let options = BasicPublishOptions { mandatory: caller.safe, immediate: false };
             let sent = caller.channel.basic_publish("".into(), "sum".into(), options, &body, properties).await;
-            if let (true, Ok(confirm)) = (caller.safe, sent) {
-                confirm.await.ok();
+            let confirm = sent.expect("a request is sent");
+            if caller.safe {
+                confirm.await.expect("a request is confirmed");
             }
         });
         Box::pin(told)
     }
 }
 
-async fn receive(mut answers: lapin::Consumer, open: Open, safe: bool) {
-    while let Some(Ok(answer)) = answers.next().await {
-        let mut last = answer;
+async fn receive(channel: Channel, mut answers: lapin::Consumer, open: Open, safe: bool) {
+    while let Some(answer) = answers.next().await {
+        let mut last = answer.expect("the connection holds");
         loop {
             let id = last.properties.correlation_id().as_ref().and_then(|id| id.as_str().parse().ok()).expect("one of ours");
             let teller = open.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
@@ -141,12 +142,12 @@ async fn receive(mut answers: lapin::Consumer, open: Open, safe: bool) {
                 teller.send(serde_json::from_slice(&last.data).expect("a number")).ok();
             }
             match answers.next().now_or_never() {
-                Some(Some(Ok(answer))) => last = answer,
+                Some(Some(answer)) => last = answer.expect("the connection holds"),
                 _ => break,
             }
         }
         if safe {
-            drop(last.acker.ack(BasicAckOptions { multiple: true }).now_or_never());
+            drop(channel.basic_ack(last.delivery_tag, BasicAckOptions { multiple: true }).now_or_never());
         }
     }
 }
@@ -204,7 +205,8 @@ pub(crate) async fn consume(url: &str, queue: &str, prefetch: usize, count: u64)
         let Some(job) = jobs.next().await else { break };
         let job = job?;
         let _: i64 = serde_json::from_slice(&job.data)?;
-        acks.spawn(async move { job.acker.ack(BasicAckOptions::default()).await });
+        let channel = channel.clone();
+        acks.spawn(async move { channel.basic_ack(job.delivery_tag, BasicAckOptions::default()).await });
         while acks.try_join_next().is_some() {}
     }
     while acks.join_next().await.is_some() {}

@@ -197,8 +197,9 @@ impl Calls {
                 self.receive(&mut last);
                 count += 1;
             }
-            // This one and all before it. If the connection is gone, they come again, and are late.
-            drop(last.acker.ack(BasicAckOptions { multiple: true }).now_or_never());
+            // This one and all before it. If the connection is gone, they come again, and are late. By the channel itself: a delivery's own ack goes
+            // through a task, so that a later one may overtake it.
+            drop(channel.basic_ack(last.delivery_tag, BasicAckOptions { multiple: true }).now_or_never());
         }
         Err(Fault::new(ErrorKind::Unreachable, "the queue of answers is gone"))
     }
