@@ -18,6 +18,7 @@ use brigade_testkit::rabbitmq::RabbitMq;
 use tokio::runtime::Runtime;
 
 use self::lines::{Figure, Window};
+use self::raw_rabbitmq::Promise;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -28,7 +29,7 @@ const PREFETCH: usize = 250;
 /// Parts of the time of each.
 const TURNS: u32 = 5;
 const WORKLOADS: [&str; 4] = ["rpc-256", "rpc-1", "push-256", "consume-250"];
-const PEERS: [&str; 4] = ["brigade", "lapin", "lapin-light", "amqplib"];
+const PEERS: [&str; 6] = ["brigade", "lapin", "brigade-durable", "lapin-durable", "lapin-light", "amqplib"];
 
 #[task]
 fn sum(a: i64, b: i64) -> i64 {
@@ -55,7 +56,10 @@ fn main() -> Result<()> {
     for _ in 0..options.rounds {
         for workload in WORKLOADS.iter().filter(|workload| options.wants(workload)) {
             for _ in 0..TURNS {
-                PEERS.iter().filter(|peer| options.has(peer)).try_for_each(|peer| options.run(peer, workload))?;
+                PEERS
+                    .iter()
+                    .filter(|peer| options.has(peer) && Options::is_for(peer, workload))
+                    .try_for_each(|peer| options.run(peer, workload))?;
             }
         }
     }
@@ -104,6 +108,11 @@ impl Options {
         self.names(&PEERS, peer) && (peer != "amqplib" || self.peers.is_some())
     }
 
+    /// Jobs are durable for everybody.
+    fn is_for(peer: &str, workload: &str) -> bool {
+        workload.starts_with("rpc") || matches!(peer, "brigade" | "lapin" | "amqplib")
+    }
+
     /// Runs both sides in processes of their own.
     fn run(&self, peer: &str, workload: &str) -> Result<()> {
         let serves = workload.starts_with("rpc");
@@ -149,20 +158,21 @@ impl Drop for Side {
 async fn side(role: &str, peer: &str, workload: &str, url: &str, time: Duration) -> Result<()> {
     let figure = Figure::new(peer, workload);
     match (role, peer, workload) {
-        ("--serve", "brigade", _) => {
+        ("--serve", "brigade" | "brigade-durable", _) => {
             let broker = Broker::connect(url).await?;
             broker.worker().task(sum).prefetch(IN_FLIGHT).in_process().run_until(lines::end_of_input()).await?;
         }
-        ("--serve", kind, _) => raw_rabbitmq::serve(url, kind == "lapin").await?,
-        (_, "brigade", "rpc-256" | "rpc-1") => {
-            let broker = Broker::connect(url).await?;
+        ("--serve", kind, _) => raw_rabbitmq::serve(url, Promise::of(kind)).await?,
+        (_, "brigade" | "brigade-durable", "rpc-256" | "rpc-1") => {
+            let calls = if peer == "brigade" { "transient" } else { "durable" };
+            let broker = Broker::connect(&format!("{url}/?calls={calls}")).await?;
             let window = if workload == "rpc-1" { 1 } else { IN_FLIGHT };
             let call = |n: i64| broker.call(SUM.call((n, 1)));
             figure.calls(Window::new(window, time).run(call).await);
         }
         (_, kind, "rpc-256" | "rpc-1") => {
             let window = if workload == "rpc-1" { 1 } else { IN_FLIGHT };
-            let caller = raw_rabbitmq::Caller::connect(url, kind == "lapin").await?;
+            let caller = raw_rabbitmq::Caller::connect(url, Promise::of(kind)).await?;
             figure.calls(Window::new(window, time).run(|n| caller.call(n)).await);
         }
         (_, "brigade", "push-256") => {

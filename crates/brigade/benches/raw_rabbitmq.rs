@@ -1,7 +1,8 @@
 //! Plain `lapin` as somebody writes it who knows it: nothing is awaited that need not be, acks go together.
 //!
-//! `lapin` promises what Brigade promises: persistent requests and answers, confirmed; answers in a queue that outlives its connection, acked.
-//! `lapin-light` does as many programs do: nothing is persistent or confirmed, and answers come by an exclusive queue without acks.
+//! `lapin` promises what Brigade promises: requests and answers are confirmed, and answers wait in a queue that outlives its connection, acked.
+//! `lapin-durable` has them persistent besides, as Brigade with `calls=durable`. `lapin-light` does as many programs do: nothing is confirmed, and
+//! answers come by an exclusive queue without acks.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -37,6 +38,19 @@ async fn declare(channel: &Channel, queue: &str) -> Result<()> {
     Ok(())
 }
 
+/// What a peer promises.
+#[derive(Clone, Copy)]
+pub(crate) struct Promise {
+    safe: bool,
+    durable: bool,
+}
+
+impl Promise {
+    pub(crate) fn of(peer: &str) -> Self {
+        Self { safe: peer != "lapin-light", durable: peer == "lapin-durable" }
+    }
+}
+
 fn persistent(is_persistent: bool) -> BasicProperties {
     let properties = BasicProperties::default().with_content_type("application/json".into());
     if is_persistent { properties.with_delivery_mode(2) } else { properties }
@@ -44,7 +58,7 @@ fn persistent(is_persistent: bool) -> BasicProperties {
 
 /// Adds two numbers for whoever asks, until standard input ends.
 #[expect(clippy::disallowed_methods, reason = "a benchmark spawns as its user would")]
-pub(crate) async fn serve(url: &str, safe: bool) -> Result<()> {
+pub(crate) async fn serve(url: &str, Promise { safe, durable }: Promise) -> Result<()> {
     let connection = connect(url).await?;
     let taking = connection.create_channel().await?;
     let answering = if safe { confirming(&connection).await? } else { taking.clone() };
@@ -58,7 +72,7 @@ pub(crate) async fn serve(url: &str, safe: bool) -> Result<()> {
                 let (a, b): (i64, i64) = serde_json::from_slice(&request.data).expect("two numbers");
                 let body = serde_json::to_vec(&(a + b)).expect("a number");
                 let (to, id) = (request.properties.reply_to().clone(), request.properties.correlation_id().clone());
-                let properties = persistent(safe).with_correlation_id(id.unwrap_or_default());
+                let properties = persistent(durable).with_correlation_id(id.unwrap_or_default());
                 let options = BasicPublishOptions { mandatory: safe, immediate: false };
                 let sent = answering.basic_publish("".into(), to.unwrap_or_default(), options, &body, properties).await;
                 taking.basic_ack(request.delivery_tag, BasicAckOptions::default()).await.ok();
@@ -82,13 +96,14 @@ pub(crate) struct Caller {
     answers: ShortString,
     open: Open,
     next: AtomicI64,
-    safe: bool,
+    promise: Promise,
     _connection: Connection,
 }
 
 impl Caller {
     #[expect(clippy::disallowed_methods, reason = "a benchmark spawns as its user would")]
-    pub(crate) async fn connect(url: &str, safe: bool) -> Result<Arc<Self>> {
+    pub(crate) async fn connect(url: &str, promise: Promise) -> Result<Arc<Self>> {
+        let safe = promise.safe;
         let connection = connect(url).await?;
         let taking = connection.create_channel().await?;
         let channel = if safe { confirming(&connection).await? } else { taking.clone() };
@@ -106,7 +121,7 @@ impl Caller {
         let consumer = taking.basic_consume(answers.clone(), "".into(), options, FieldTable::default()).await?;
         let open = Open::default();
         tokio::spawn(receive(taking.clone(), consumer, Arc::clone(&open), safe));
-        Ok(Arc::new(Self { channel, answers, open, next: AtomicI64::new(0), safe, _connection: connection }))
+        Ok(Arc::new(Self { channel, answers, open, next: AtomicI64::new(0), promise, _connection: connection }))
     }
 
     #[expect(clippy::disallowed_methods, reason = "a benchmark spawns as its user would")]
@@ -120,11 +135,12 @@ impl Caller {
         let caller = Arc::clone(self);
         tokio::spawn(async move {
             let body = serde_json::to_vec(&(n, 1)).expect("two numbers");
-            let properties = persistent(caller.safe).with_correlation_id(id.to_string().into()).with_reply_to(caller.answers.clone());
-            let options = BasicPublishOptions { mandatory: caller.safe, immediate: false };
+            let properties =
+                persistent(caller.promise.durable).with_correlation_id(id.to_string().into()).with_reply_to(caller.answers.clone());
+            let options = BasicPublishOptions { mandatory: caller.promise.safe, immediate: false };
             let sent = caller.channel.basic_publish("".into(), "sum".into(), options, &body, properties).await;
             let confirm = sent.expect("a request is sent");
-            if caller.safe {
+            if caller.promise.safe {
                 confirm.await.expect("a request is confirmed");
             }
         });
