@@ -14,18 +14,21 @@ async fn off<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R 
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
-/// F36 for calls: each ends with its value or a typed outcome, and serving goes on soon after the server is back.
+/// F36 for calls: each ends with its value or a typed outcome, durable ones with their values, and serving goes on soon after the server is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f36_calls_end_with_a_value_or_a_typed_outcome_when_the_server_is_killed() {
     let mut server = off(|| RabbitMq::start(&[]).unwrap()).await;
     let url = format!("{}/?ns=shop", server.url());
     let broker = Broker::connect(&url).await.unwrap();
+    let durable = Broker::connect(&format!("{url}&calls=durable&response_timeout=60s")).await.unwrap();
     let workers = [Broker::connect(&url).await.unwrap(), Broker::connect(&url).await.unwrap()];
     let workers = workers.map(|worker| Serving::start(worker.worker().task(add).prefetch(8).in_process()));
     let over = Arc::new(AtomicBool::new(false));
     let (good, told) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let callers: Vec<_> = (0..16)
-        .map(|_| {
+        .map(|caller| {
+            let is_durable = caller % 2 == 0;
+            let broker = if is_durable { &durable } else { &broker };
             let (broker, over, good, told) = (broker.clone(), Arc::clone(&over), Arc::clone(&good), Arc::clone(&told));
             tokio::spawn(async move {
                 for n in 0.. {
@@ -37,7 +40,8 @@ async fn f36_calls_end_with_a_value_or_a_typed_outcome_when_the_server_is_killed
                             assert_eq!(sum, n + 1);
                             good.fetch_add(1, Ordering::Relaxed);
                         }
-                        Err(CallError::Rejected(error)) if error.kind() == ErrorKind::Unreachable => {
+                        Err(CallError::Rejected(error)) if error.kind() == ErrorKind::Unreachable && !is_durable => {
+                            assert!(error.is_uncertain(), "{error:?}");
                             told.fetch_add(1, Ordering::Relaxed);
                         }
                         Err(other) => panic!("{other:?}"),
@@ -62,11 +66,11 @@ async fn f36_calls_end_with_a_value_or_a_typed_outcome_when_the_server_is_killed
     for caller in callers {
         soon("a caller", caller).await.unwrap();
     }
-    assert_eq!(broker.call_counts().open, 0);
+    assert_eq!((broker.call_counts().open, durable.call_counts().open), (0, 0));
     for worker in workers {
         assert!(worker.end().await.done > 0);
     }
-    println!("{good:?} answered, {told:?} told that nobody knows, {:?}", broker.call_counts());
+    println!("{good:?} answered, {told:?} told that nobody knows, {:?}, {:?}", broker.call_counts(), durable.call_counts());
 }
 
 /// F37 for calls: nobody waits for ever for a server that stands still.
@@ -86,4 +90,25 @@ async fn f37_a_server_that_stands_still_is_told_and_not_waited_for() {
     let error = soon("its end", broker.call(add(3, 4))).await.unwrap_err();
     assert_eq!(error.rejected(), Some(ErrorKind::Unreachable), "{error:?}");
     server.cont();
+}
+
+/// A connection that breaks loses no call, transient as it is: what was on its way comes again.
+#[tokio::test]
+async fn a_connection_that_breaks_while_the_server_lives_loses_no_call() {
+    let mut server = off(|| RabbitMq::start(&[]).unwrap()).await;
+    let url = format!("{}/?ns=shop", server.url());
+    let broker = Broker::connect(&url).await.unwrap();
+    let serving = Serving::start(Broker::connect(&url).await.unwrap().worker().task(add).prefetch(8).in_process());
+    for _ in 0..3 {
+        let calls: Vec<_> = (0..200).map(|n| broker.call(add(n, 1))).collect();
+        server = off(move || {
+            server.ctl(&["close_all_connections", "a test"]).unwrap();
+            server
+        })
+        .await;
+        for (n, call) in (0..).zip(calls) {
+            assert_eq!(soon("its answer", call).await.unwrap(), n + 1);
+        }
+    }
+    serving.end().await;
 }

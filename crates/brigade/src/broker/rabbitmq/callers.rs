@@ -53,6 +53,8 @@ impl Owner for Answers {
         Ok(())
     }
 
+    fn on_confirmed(&self, _: &Parcel) {}
+
     fn on_returned(&self, returned: Delivery) -> Option<Parcel> {
         if has_caller(&returned.properties) {
             // A call that was to go on, and its queue is not there any more.
@@ -78,10 +80,11 @@ impl Owner for Answers {
 /// Who asked, as far as a request says.
 fn reply(asked: &BasicProperties, headers: FieldTable, body: Bytes) -> Option<Parcel> {
     let queue = asked.reply_to().clone().filter(|queue| !queue.as_str().is_empty())?;
-    let mut properties = BasicProperties::default()
-        .with_content_type("application/json".into())
-        .with_message_id(new_id().as_str().into())
-        .with_delivery_mode(2);
+    let mut properties = BasicProperties::default().with_content_type("application/json".into()).with_message_id(new_id().as_str().into());
+    // As safe as the request was.
+    if let Some(mode) = asked.delivery_mode() {
+        properties = properties.with_delivery_mode(*mode);
+    }
     if !headers.inner().is_empty() {
         properties = properties.with_headers(headers);
     }
@@ -189,7 +192,8 @@ impl RabbitMqCore {
             return self.go_on(token, held, (spot, message)).await;
         }
         // The broker confirms what waits in a queue only every 200 ms, and so long no worker should be kept from the next call.
-        self.send(Parcel::to(message.queue, message.body, message.properties)).await;
+        let mode = held.envelope.properties.delivery_mode().unwrap_or(1);
+        self.send(Parcel::to(message.queue, message.body, message.properties.with_delivery_mode(mode))).await;
         self.ack(&held).await.ok();
         Ok(())
     }

@@ -5,19 +5,24 @@
 //! waits for us to be back; unused for [`ANSWERS_EXPIRE`], the broker removes it. Answers are acked, so one that was on its way when a
 //! connection broke comes again.
 //!
+//! Requests and answers are transient: written to disk, a call costs the broker twice as much. So a restart of the broker loses them, and then every
+//! call that it had confirmed ends as uncertain. A restart is told from a connection that broke by a transient message that lies in a
+//! durable queue of ours, where nobody takes it (`alive`): after a restart it is gone. With `calls=durable` all is persistent, and calls outlive
+//! a restart.
+//!
 //! A call ends in exactly one way: whoever takes its entry out of `open` ends it. What comes for a call without an entry is late, and counted.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::future::{pending, ready};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, QueueDeclareOptions};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 use tokio::sync::oneshot;
@@ -68,6 +73,10 @@ pub(super) struct Calls {
     outbox: Outbox,
     /// Where answers go.
     answers: ShortString,
+    /// Where a message lies that a restart of the broker takes.
+    alive: ShortString,
+    /// It has been put there.
+    is_marked: AtomicBool,
     /// In front of the numbers in our correlation ids.
     prefix: Box<str>,
     next: AtomicU64,
@@ -82,6 +91,8 @@ type Outcome = Result<Bytes, CallError>;
 struct Open {
     teller: oneshot::Sender<Outcome>,
     caller: Arc<Caller>,
+    /// The broker has it.
+    confirmed: bool,
     /// A worker has it.
     begun: bool,
     returns: u32,
@@ -98,6 +109,8 @@ impl Calls {
             place: Arc::clone(place),
             outbox,
             answers: place.name_of(&format!("brigade-answers.{id}")).into(),
+            alive: place.name_of(&format!("brigade-alive.{id}")).into(),
+            is_marked: AtomicBool::new(false),
             prefix: format!("{id}-").into(),
             next: AtomicU64::new(1),
             open: Mutex::default(),
@@ -113,7 +126,7 @@ impl Calls {
     fn begin(self: &Arc<Self>, caller: &Arc<Caller>) -> (Waiting, oneshot::Receiver<Outcome>) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (teller, told) = oneshot::channel();
-        lock(&self.open).insert(number, Open { teller, caller: Arc::clone(caller), begun: false, returns: 0 });
+        lock(&self.open).insert(number, Open { teller, caller: Arc::clone(caller), confirmed: false, begun: false, returns: 0 });
         (Waiting { calls: Arc::clone(self), number, queue: "".into() }, told)
     }
 
@@ -175,7 +188,7 @@ impl Calls {
                     sleep(AGAIN).await;
                 }
                 Err(fault) if fault.kind() == ErrorKind::Closed => return,
-                Err(fault) => self.fail_all(&fault),
+                Err(fault) => self.fail(&fault, |_| true),
             }
         }
     }
@@ -186,7 +199,14 @@ impl Calls {
         let tag = ShortString::from("");
         let consuming = channel.basic_consume(self.answers.clone(), tag, BasicConsumeOptions::default(), FieldTable::default());
         let mut answers = line.answer(consuming).await?;
-        while let Some(answer) = answers.next().await {
+        let mut keeping = std::pin::pin!(self.keep_mark(line, &channel));
+        loop {
+            let answer = tokio::select! {
+                biased;
+                answer = answers.next() => answer,
+                fault = &mut keeping => return Err(fault),
+            };
+            let Some(answer) = answer else { return Err(Fault::new(ErrorKind::Unreachable, "the queue of answers is gone")) };
             let mut last = answer?;
             self.receive(&mut last);
             let mut count = 1;
@@ -197,18 +217,46 @@ impl Calls {
                 self.receive(&mut last);
                 count += 1;
             }
-            // This one and all before it. If the connection is gone, they come again, and are late.
-            drop(last.acker.ack(BasicAckOptions { multiple: true }).now_or_never());
+            // This one and all before it. If the connection is gone, they come again, and are late. By the channel itself: a delivery's own ack goes
+            // through a task, so that a later one may overtake it.
+            drop(channel.basic_ack(last.delivery_tag, BasicAckOptions { multiple: true }).now_or_never());
         }
-        Err(Fault::new(ErrorKind::Unreachable, "the queue of answers is gone"))
     }
 
     async fn declare_answers(&self, line: &Line, channel: &Channel) -> Result<(), Fault> {
-        let mut arguments = FieldTable::default();
-        let millis = i32::try_from(ANSWERS_EXPIRE.as_millis()).unwrap_or(i32::MAX);
-        arguments.insert("x-expires".into(), AMQPValue::LongInt(millis));
-        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        line.answer(channel.queue_declare(self.answers.clone(), options, arguments)).await.map(drop)
+        declare(line, channel, &self.answers).await.map(drop)
+    }
+
+    /// Notices that the broker was restarted, and ends the calls that were lost with that.
+    async fn look_for_restart(&self, line: &Line) -> Result<(), Fault> {
+        if self.place.durable_calls {
+            return Ok(());
+        }
+        let channel = line.confirming_channel().await?;
+        if declare(line, &channel, &self.alive).await? > 0 {
+            return Ok(());
+        }
+        if self.is_marked.load(Ordering::Relaxed) {
+            let fault =
+                Fault::new(ErrorKind::Unreachable, "the broker was restarted, and the call may have been lost (calls=durable keeps them)");
+            self.fail(&fault, |open| open.confirmed);
+        }
+        let options = BasicPublishOptions::default();
+        let marking =
+            async { channel.basic_publish("".into(), self.alive.clone(), options, b"alive", BasicProperties::default()).await?.await };
+        line.answer(marking).await?;
+        self.is_marked.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Keeps the queue with the mark, which nobody uses.
+    async fn keep_mark(&self, line: &Line, channel: &Channel) -> Fault {
+        loop {
+            sleep(ANSWERS_EXPIRE / 3).await;
+            if let Err(fault) = declare(line, channel, &self.alive).await {
+                return fault;
+            }
+        }
     }
 
     fn receive(&self, delivery: &mut Delivery) {
@@ -237,10 +285,10 @@ impl Calls {
         self.end(number, outcome);
     }
 
-    /// There is no way to the broker: nobody knows what became of any call.
-    fn fail_all(&self, fault: &Fault) {
-        let all = std::mem::take(&mut *lock(&self.open));
-        for open in all.into_values() {
+    /// Nobody knows what became of these calls.
+    fn fail(&self, fault: &Fault, which: impl Fn(&Open) -> bool) {
+        let failed: Vec<Open> = lock(&self.open).extract_if(|_, open| which(open)).map(|(_, open)| open).collect();
+        for open in failed {
             let error = fault.clone().into_error("wait for the answer of a call").uncertain();
             drop(open.teller.send(Err(error.into())));
         }
@@ -264,6 +312,7 @@ impl Owner for Calls {
     async fn prepare(&self, line: &Line) -> Result<(), Fault> {
         let channel = line.channel().await?;
         self.declare_answers(line, &channel).await?;
+        self.look_for_restart(line).await?;
         control::declare(line).await;
         Ok(())
     }
@@ -275,6 +324,12 @@ impl Owner for Calls {
         }
         let spot = Spot::Jobs(self.place.queue_of(key.as_str()).into());
         self.topology.declare_on(line, &spot).await.map(drop)
+    }
+
+    fn on_confirmed(&self, parcel: &Parcel) {
+        if let Some(open) = lock(&self.open).get_mut(&parcel.number) {
+            open.confirmed = true;
+        }
     }
 
     fn on_returned(&self, returned: Delivery) -> Option<Parcel> {
@@ -290,7 +345,7 @@ impl Owner for Calls {
             self.end(number, Err(Error::new(ErrorKind::Unreachable, text).into()));
             return None;
         }
-        Some(Parcel::to(returned.routing_key, returned.data.into(), returned.properties))
+        Some(Parcel::to(returned.routing_key, returned.data.into(), returned.properties).numbered(number))
     }
 
     fn on_failed(&self, parcel: Parcel, fault: &Fault, uncertain: bool) -> Option<Parcel> {
@@ -300,6 +355,15 @@ impl Owner for Calls {
         self.end(number, Err(if uncertain { error.uncertain() } else { error }.into()));
         None
     }
+}
+
+/// A durable queue that goes when nobody has used it for long. How many messages are in it.
+async fn declare(line: &Line, channel: &Channel, queue: &ShortString) -> Result<u32, Fault> {
+    let mut arguments = FieldTable::default();
+    let millis = i32::try_from(ANSWERS_EXPIRE.as_millis()).unwrap_or(i32::MAX);
+    arguments.insert("x-expires".into(), AMQPValue::LongInt(millis));
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    line.answer(channel.queue_declare(queue.clone(), options, arguments)).await.map(|queue| queue.message_count())
 }
 
 fn read_error(kind: &AMQPValue, body: &[u8]) -> CallError {
@@ -336,7 +400,9 @@ impl RabbitMqCore {
             self.call_later(waiting.number, (spot, message));
             None
         } else {
-            calls.outbox.try_send(Parcel::to(message.queue, message.body, message.properties)).err()
+            let mode = if self.place.durable_calls { 2 } else { 1 };
+            let properties = message.properties.with_delivery_mode(mode);
+            calls.outbox.try_send(Parcel::to(message.queue, message.body, properties).numbered(waiting.number)).err()
         };
         Box::pin(async move {
             if let Some(parcel) = left {

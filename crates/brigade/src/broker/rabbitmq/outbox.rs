@@ -48,6 +48,8 @@ pub(super) struct Parcel {
     pub(super) properties: BasicProperties,
     /// Told when it has been sent.
     sent: Option<oneshot::Sender<()>>,
+    /// By which its owner knows it; zero if it need not.
+    pub(super) number: u64,
     /// How often it was published.
     pub(super) tries: u32,
 }
@@ -55,7 +57,7 @@ pub(super) struct Parcel {
 impl Parcel {
     /// To a queue, by the default exchange.
     pub(super) fn to(queue: ShortString, body: Bytes, properties: BasicProperties) -> Self {
-        Self { exchange: "".into(), key: queue, mandatory: true, body, properties, sent: None, tries: 0 }
+        Self { exchange: "".into(), key: queue, mandatory: true, body, properties, sent: None, number: 0, tries: 0 }
     }
 
     /// Gone if nobody takes it.
@@ -66,6 +68,10 @@ impl Parcel {
     /// By another exchange than the default one.
     pub(super) fn by(self, exchange: &str) -> Self {
         Self { exchange: exchange.into(), ..self }
+    }
+
+    pub(super) fn numbered(self, number: u64) -> Self {
+        Self { number, ..self }
     }
 
     /// Tells when it has been sent.
@@ -84,6 +90,9 @@ pub(super) trait Owner: Send + Sync + 'static {
 
     /// Runs before the first parcel with this key on a connection, and after one was returned.
     fn address(&self, line: &Line, exchange: &ShortString, key: &ShortString) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// The broker has it, or has returned it.
+    fn on_confirmed(&self, parcel: &Parcel);
 
     /// There is no such queue. The parcel to publish instead, if any.
     fn on_returned(&self, returned: Delivery) -> Option<Parcel>;
@@ -293,6 +302,8 @@ impl Round<'_> {
         if confirmation.is_nack() {
             let fault = Fault::new(ErrorKind::QueueFull, "the broker did not take it: its queue is full, or it failed");
             self.sending.extend(owner.on_failed(parcel, &fault, false));
+        } else {
+            owner.on_confirmed(&parcel);
         }
         if let Some(returned) = confirmation.take_message() {
             let delivery = returned.delivery;

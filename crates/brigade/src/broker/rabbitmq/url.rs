@@ -37,6 +37,8 @@ pub(super) struct Place {
     /// After which the broker takes a delivery back that nobody settled.
     pub(super) consumer_timeout: Duration,
     pub(super) queues: Queues,
+    /// Calls from here outlive a restart of the broker.
+    pub(super) durable_calls: bool,
 }
 
 /// What a push does while the broker takes nothing, because it is short of memory or disk.
@@ -108,6 +110,11 @@ impl Place {
             answer_timeout: options.answer_timeout()?,
             consumer_timeout: options.duration("consumer_timeout")?.unwrap_or(CONSUMER_TIMEOUT),
             queues: options.queues()?,
+            durable_calls: match options.take("calls").as_deref() {
+                None | Some("transient") => false,
+                Some("durable") => true,
+                Some(_) => return Err(bad("calls is transient or durable: whether they outlive a restart of the broker")),
+            },
         };
         options.none_left()?;
         Ok(place)
@@ -246,6 +253,6 @@ impl Options {
         if self.0.is_empty() {
             return Ok(());
         }
-        Err(bad("it has an option that is none of ns, heartbeat, blocked, response_timeout, consumer_timeout, queues, priorities"))
+        Err(bad("it has an option that is none of ns, heartbeat, blocked, response_timeout, consumer_timeout, queues, priorities, calls"))
     }
 }
