@@ -75,6 +75,8 @@ mod payload;
 mod pool;
 mod process;
 mod registry;
+#[cfg(feature = "remote")]
+pub mod remote;
 mod retry;
 #[cfg(feature = "broker")]
 mod schedule;

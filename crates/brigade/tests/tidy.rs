@@ -127,6 +127,8 @@ fn may_use(module: &str) -> Vec<&'static str> {
         // A broker never knows a pool, nor a pool a broker; only the consumer knows both.
         // Of processes it knows whether the holder of a lease is gone.
         "broker" => [&VALUES[..], &GROUND, &USERS, &["link", "process"]].concat(),
+        // The door to other hosts is a byte stream; what is said through it is of the link.
+        "remote" => [&VALUES[..], &GROUND, &LINK].concat(),
         "consume" => [&VALUES[..], &GROUND, &USERS, &["broker", "pool"]].concat(),
         "testing" => [&VALUES[..], &USERS, &["broker", "consume"]].concat(),
         unknown => panic!("say in tidy.rs what the module {unknown} may use"),
