@@ -5,4 +5,4 @@
 #[doc(hidden)]
 pub mod door;
 
-pub use door::{Credentials, Identity, Peer, Refusals};
+pub use door::{Credentials, Identity, Peer, Pem, Refusals};

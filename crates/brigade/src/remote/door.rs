@@ -17,11 +17,17 @@ mod credentials;
 mod crowd;
 mod hello;
 mod listener;
+mod pem;
 mod place;
 mod record;
 mod refusals;
 mod socket;
 mod stream;
+#[cfg(feature = "remote-tls")]
+mod tls;
+#[cfg(not(feature = "remote-tls"))]
+#[path = "door/no_tls.rs"]
+mod tls;
 
 use std::fmt;
 use std::time::Duration;
@@ -30,7 +36,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 pub use credentials::Credentials;
-pub use listener::{Limits, Listener};
+pub use listener::{Limits, Listener, RefusalCount};
+pub use pem::Pem;
 pub use record::Damage;
 pub use refusals::Refusals;
 pub use socket::Peer;
@@ -100,7 +107,7 @@ impl fmt::Debug for Authenticated {
 /// Dropping it closes the connection.
 pub async fn connect(url: &str, credentials: &Credentials) -> Result<Authenticated, Error> {
     let place = Place::parse(url)?;
-    credentials.check(&place)?;
+    credentials.check(&place, Side::Connects)?;
     let connecting = timeout(CONNECT_TIMEOUT, socket::connect(&place, credentials)).await;
     let raw = connecting.unwrap_or_else(|_| Err(unreachable("connect to the listener: nobody answers")))?;
     let shaking = timeout(HANDSHAKE_TIMEOUT, greet(raw, &place, credentials)).await;
@@ -108,20 +115,21 @@ pub async fn connect(url: &str, credentials: &Credentials) -> Result<Authenticat
 }
 
 async fn greet(raw: Raw, place: &Place, credentials: &Credentials) -> Result<Authenticated, Error> {
-    if place.is_tls() {
-        return Err(no_tls());
-    }
     let peer = raw.peer().map_err(|error| Error::new(ErrorKind::Unreachable, "connect to the listener").with_source(error))?;
     if !peer.is_own_user() {
         return Err(Error::new(ErrorKind::Refused, "believe the listener: it is a process of another user"));
     }
-    let mut stream = raw.into_stream();
-    let keys = hello::connecting(&mut stream, credentials.secret(), &[0; 32]).await.map_err(|gone| gone.explain(Side::Connects))?;
-    Ok(Authenticated { stream: stream::sealed(stream, keys), peer, identity: Identity::Key })
-}
-
-fn no_tls() -> Error {
-    Error::new(ErrorKind::Unsupported, "speak TLS: this program was built without the feature `remote-tls`")
+    let mut socket = raw.into_stream();
+    let Place::Net { host, tls: true, .. } = place else {
+        let keys = hello::connecting(&mut socket, credentials.secret(), &[0; 32]).await;
+        let keys = keys.map_err(|gone| gone.explain(Side::Connects))?;
+        return Ok(Authenticated { stream: stream::sealed(socket, keys), peer, identity: Identity::Key });
+    };
+    let (mut stream, binding, identity) = tls::connect(credentials, host, socket).await?;
+    let keys = hello::connecting(&mut stream, credentials.secret(), &binding).await;
+    // With TLS 1.3 the listener tells only now that it does not accept a certificate.
+    keys.map_err(|gone| gone.explain_over_tls(Side::Connects))?;
+    Ok(Authenticated { stream, peer, identity: identity.unwrap_or(Identity::Key) })
 }
 
 fn unreachable(text: &'static str) -> Error {

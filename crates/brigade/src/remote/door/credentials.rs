@@ -1,34 +1,40 @@
 //! What a side proves itself with.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::hello::Side;
+use super::pem::{self, Pem};
 use super::place::Place;
 use crate::error::{Error, ErrorKind};
 
 /// A shorter key could be found by trying.
 const KEY_BYTES_MIN: usize = 16;
-/// No key is that long; a file that is was named by mistake.
-const KEY_BYTES_MAX: usize = 4 << 10;
 
 /// What a side of a connection between hosts proves itself with: a shared key, certificates, or both.
 ///
 /// Both sides need the same kinds. Nothing in it shows in `Debug`, logs or errors.
 ///
 /// ```
-/// use brigade::remote::Credentials;
+/// use brigade::remote::{Credentials, Pem};
 ///
-/// let credentials = Credentials::key("4ePsiXy0uZGRaTgnVYbnFw")?;
-/// assert!(!format!("{credentials:?}").contains("4eP"));
+/// // A key that both sides have: for tcp:// and unix://, and beside certificates.
+/// let shared = Credentials::key("4ePsiXy0uZGRaTgnVYbnFw")?;
+/// assert!(!format!("{shared:?}").contains("4eP"));
+///
+/// // Certificates of both sides, for tls://. Whom the authority vouches for is let in.
+/// let host = Credentials::tls()
+///     .authority(Pem::file("/etc/brigade/ca.pem"))
+///     .certificate(Pem::file("/etc/brigade/host.pem"), Pem::file("/etc/brigade/host.key"));
 /// # Ok::<(), brigade::Error>(())
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Credentials {
     secret: Option<Arc<[u8]>>,
+    identity: Option<(Pem, Pem)>,
+    authority: Option<Pem>,
+    server_name: Option<String>,
     is_insecure: bool,
 }
 
@@ -39,33 +45,25 @@ impl Credentials {
     ///
     /// `BadOption` if it is shorter.
     pub fn key(secret: impl AsRef<[u8]>) -> Result<Self, Error> {
-        Self { secret: None, is_insecure: false }.with_key(secret)
+        Self::default().with_key(secret)
     }
 
-    /// A key from a file that only its owner may read. White space around it does not count.
+    /// A key from a file that not everybody may read. White space around it does not count.
     ///
     /// # Errors
     ///
-    /// `BadOption` if others may read the file, if the key is shorter than 16 bytes or the file longer than 4 KiB; `Os` if it cannot be read.
+    /// `BadOption` if everybody may read the file, if the key is shorter than 16 bytes or the file longer than 1 MiB; `Os` if it cannot be read.
     pub fn key_file(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let path = path.as_ref();
-        let what = format!("read the key file {}", path.display());
-        let file = File::open(path).map_err(|error| Error::os(&*what, error))?;
-        // Of the open file: the name may lead to another one by now.
-        let mode = file.metadata().map_err(|error| Error::os(&*what, error))?.mode();
-        if mode & 0o077 != 0 {
-            return Err(Error::new(ErrorKind::BadOption, format!("{what}: others may read it; chmod 600")));
-        }
-        let mut text = Vec::new();
-        let read = file.take(KEY_BYTES_MAX as u64 + 1).read_to_end(&mut text);
-        read.map_err(|error| Error::os(&*what, error))?;
-        if text.len() > KEY_BYTES_MAX {
-            return Err(Error::new(ErrorKind::BadOption, format!("{what}: it is no key, being longer than 4 KiB")));
-        }
-        Self::key(text.trim_ascii())
+        Self::key(pem::read_secret_file(path.as_ref())?.trim_ascii())
     }
 
-    /// Adds a key, see [`key`](Self::key), to certificates: the peer must have both.
+    /// Credentials for `tls://`, to be filled. A listener needs a [`certificate`](Self::certificate), and an [`authority`](Self::authority) that
+    /// vouches for who connects or a [key](Self::with_key); who connects needs an authority that vouches for the listener, and a certificate or a key.
+    pub fn tls() -> Self {
+        Self::default()
+    }
+
+    /// Adds a key, see [`key`](Self::key): the peer must have it besides what TLS asks for.
     ///
     /// # Errors
     ///
@@ -79,8 +77,30 @@ impl Credentials {
         Ok(self)
     }
 
-    /// Allows another host without TLS: what is said can be read on the way, though not changed, and nobody gets in without the key.
-    /// `?insecure` at the end of the URL is the same.
+    /// This side's certificate, with those between it and the authority behind it, and its private key. Files are read when a listener begins and
+    /// at each connect; everybody's right to read a private key is refused.
+    #[must_use]
+    pub fn certificate(mut self, certificate: Pem, key: Pem) -> Self {
+        self.identity = Some((certificate, key));
+        self
+    }
+
+    /// Certificates of the authorities that vouch for the other side. With it a listener demands a certificate of who connects.
+    #[must_use]
+    pub fn authority(mut self, authority: Pem) -> Self {
+        self.authority = Some(authority);
+        self
+    }
+
+    /// The name that the listener's certificate must have. Default: the host of the URL.
+    #[must_use]
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into());
+        self
+    }
+
+    /// Allows another host without TLS: what is said can be read on the way, and nobody gets in without the key. `?insecure` at the end of
+    /// the URL is the same.
     #[must_use]
     pub fn insecure(mut self) -> Self {
         self.is_insecure = true;
@@ -95,18 +115,50 @@ impl Credentials {
         self.secret.as_deref()
     }
 
-    /// Whether they are enough for this place.
-    pub(super) fn check(&self, place: &Place) -> Result<(), Error> {
-        if !place.is_tls() && self.secret.is_none() {
-            return Err(Error::new(ErrorKind::BadOption, "use certificates without TLS: write tls://, or give a key"));
-        }
-        Ok(())
+    #[cfg_attr(not(feature = "remote-tls"), expect(dead_code, reason = "of TLS"))]
+    pub(super) fn identity(&self) -> Option<(&Pem, &Pem)> {
+        self.identity.as_ref().map(|(certificate, key)| (certificate, key))
+    }
+
+    #[cfg_attr(not(feature = "remote-tls"), expect(dead_code, reason = "of TLS"))]
+    pub(super) fn trusted(&self) -> Option<&Pem> {
+        self.authority.as_ref()
+    }
+
+    #[cfg_attr(not(feature = "remote-tls"), expect(dead_code, reason = "of TLS"))]
+    pub(super) fn expected_name(&self) -> Option<&str> {
+        self.server_name.as_deref()
+    }
+
+    /// Whether they are enough for this place: nobody listens without a proof of who comes, nor connects without one of who listens.
+    pub(super) fn check(&self, place: &Place, side: Side) -> Result<(), Error> {
+        let has_certificates = self.identity.is_some() || self.authority.is_some() || self.server_name.is_some();
+        let missing = match (place.is_tls(), side) {
+            (false, _) if has_certificates => "use certificates without TLS: write tls://",
+            (false, _) if self.secret.is_none() => "go without a key: give one with `Credentials::key`",
+            (true, Side::Listens) if self.identity.is_none() => "listen with TLS without a certificate",
+            (true, Side::Listens) if self.authority.is_none() && self.secret.is_none() => {
+                "let in anybody: give an authority that vouches for who connects, or a key"
+            }
+            (true, Side::Connects) if self.authority.is_none() => "believe anybody: give an authority that vouches for the listener",
+            (true, Side::Connects) if self.identity.is_none() && self.secret.is_none() => {
+                "connect without a proof: give a certificate, or a key"
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::new(ErrorKind::BadOption, missing))
     }
 }
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let secret = self.secret.as_ref().map(|_| format_args!("***"));
-        f.debug_struct("Credentials").field("key", &secret).field("insecure", &self.is_insecure).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("key", &secret)
+            .field("certificate", &self.identity.as_ref().map(|(certificate, _)| certificate))
+            .field("authority", &self.authority)
+            .field("server_name", &self.server_name)
+            .field("insecure", &self.is_insecure)
+            .finish()
     }
 }

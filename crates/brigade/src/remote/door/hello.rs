@@ -22,6 +22,7 @@ use sha2::Sha256;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::refusals::Reason;
+use super::tls;
 use crate::error::{Error, ErrorKind};
 
 /// Version of the door. Sides of another version refuse each other.
@@ -227,6 +228,16 @@ impl Gone {
                 Error::new(ErrorKind::Unreachable, text)
             }
             Self::Broken(error) => Error::new(ErrorKind::Unreachable, format!("greet {peer}")).with_source(error),
+        }
+    }
+}
+
+impl Gone {
+    /// The same where TLS is below and may be what failed.
+    pub(super) fn explain_over_tls(self, side: Side) -> Error {
+        match self {
+            Self::Broken(error) => tls::explain(error, side),
+            other => other.explain(side),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -16,8 +16,10 @@ use super::hello::{self, Side};
 use super::place::Place;
 use super::refusals::{Reason, Refusals, Report};
 use super::socket::{Doorway, Peer, Raw};
+use super::tls::Listening;
 use super::{Authenticated, Credentials, HANDSHAKE_TIMEOUT, Identity, stream};
 use crate::error::{Error, ErrorKind};
+use crate::sync::lock;
 
 /// The first pause after accepting failed for want of descriptors or memory; each further one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -51,7 +53,7 @@ pub struct Listener {
     door: Arc<Door>,
     crowd: Crowd,
     shaking: FuturesUnordered<Shaking>,
-    report: Report,
+    report: Arc<Mutex<Report>>,
     /// No descriptor or no memory was left: nothing is accepted until then.
     pause_until: Option<Instant>,
     pause_next: Duration,
@@ -60,9 +62,21 @@ pub struct Listener {
 /// A handshake under way: its number in the crowd, and how it ended.
 type Shaking = Pin<Box<dyn Future<Output = (u64, Peer, Result<Authenticated, Refusal>)> + Send>>;
 
+/// A look at the refusals of a listener, which may be gone by now.
+#[derive(Clone)]
+pub struct RefusalCount(Arc<Mutex<Report>>);
+
+impl RefusalCount {
+    /// As many as there are now.
+    pub fn get(&self) -> Refusals {
+        lock(&self.0).counts()
+    }
+}
+
 /// What a handshake needs.
 struct Door {
     credentials: Credentials,
+    tls: Option<Listening>,
     timeout: Duration,
 }
 
@@ -90,19 +104,17 @@ impl Listener {
     /// without a proof of the other side; `Os` if the address or the path is taken or not allowed.
     pub async fn bind(url: &str, credentials: &Credentials, limits: Limits) -> Result<Self, Error> {
         let place = Place::parse(url)?;
-        credentials.check(&place)?;
-        if place.is_tls() {
-            return Err(super::no_tls());
-        }
+        credentials.check(&place, Side::Listens)?;
+        let tls = if place.is_tls() { Some(Listening::new(credentials)?) } else { None };
         let doorway = Doorway::open(&place, credentials).await?;
         let url = doorway.url(&place).map_err(|error| Error::os("listen", error))?;
         Ok(Self {
             doorway,
             url,
-            door: Arc::new(Door { credentials: credentials.clone(), timeout: limits.handshake }),
+            door: Arc::new(Door { credentials: credentials.clone(), tls, timeout: limits.handshake }),
             crowd: Crowd::new(limits.waiting, limits.waiting_of_one, limits.grace),
             shaking: FuturesUnordered::new(),
-            report: Report::default(),
+            report: Arc::default(),
             pause_until: None,
             pause_next: PAUSE_MIN,
         })
@@ -113,9 +125,9 @@ impl Listener {
         &self.url
     }
 
-    /// How many were not let in.
-    pub fn refusals(&self) -> Refusals {
-        self.report.counts()
+    /// Counts who was not let in, also while `accept` is awaited.
+    pub fn refusals(&self) -> RefusalCount {
+        RefusalCount(Arc::clone(&self.report))
     }
 
     /// The next peer that proved itself. Handshakes go on only while this is awaited: await it again at once.
@@ -156,7 +168,7 @@ impl Listener {
                 self.crowd.leave(number);
                 match ended {
                     Ok(authenticated) => return Some(authenticated),
-                    Err(refusal) => self.report.refused(refusal.reason, &peer, &refusal.error, now),
+                    Err(refusal) => lock(&self.report).refused(refusal.reason, &peer, &refusal.error, now),
                 }
             }
         }
@@ -168,7 +180,7 @@ impl Listener {
         // A connection that is gone already has no peer.
         let Ok(peer) = raw.peer() else { return };
         let Some(ticket) = self.crowd.admit(peer.origin(), now) else {
-            return self.report.refused(Reason::Crowded, &peer, &crowded(), now);
+            return lock(&self.report).refused(Reason::Crowded, &peer, &crowded(), now);
         };
         let door = Arc::clone(&self.door);
         self.shaking.push(Box::pin(async move {
@@ -185,7 +197,7 @@ impl Listener {
         if self.pause_next == PAUSE_MIN {
             tracing::warn!(%error, "cannot accept connections; trying again");
         }
-        self.report.pause();
+        lock(&self.report).pause();
         self.crowd.make_room(now);
         self.pause_until = Some(now + self.pause_next);
         self.pause_next = (self.pause_next * 2).min(PAUSE_MAX);
@@ -208,10 +220,17 @@ impl Door {
     }
 
     async fn greet(&self, raw: Raw, peer: Peer) -> Result<Authenticated, Refusal> {
-        let mut socket = raw.into_stream();
-        let keys = hello::listening(&mut socket, self.credentials.secret(), &[0; 32]).await;
-        let keys = keys.map_err(|gone| Refusal { reason: gone.reason(), error: gone.explain(Side::Listens) })?;
-        Ok(Authenticated { stream: stream::sealed(socket, keys), peer, identity: Identity::Key })
+        let (mut socket, secret) = (raw.into_stream(), self.credentials.secret());
+        let Some(tls) = &self.tls else {
+            let keys = hello::listening(&mut socket, secret, &[0; 32]).await;
+            let keys = keys.map_err(|gone| Refusal { reason: gone.reason(), error: gone.explain(Side::Listens) })?;
+            return Ok(Authenticated { stream: stream::sealed(socket, keys), peer, identity: Identity::Key });
+        };
+        let upon = tls.accept(socket).await;
+        let (mut stream, binding, identity) = upon.map_err(|error| Refusal { reason: Reason::Tls, error })?;
+        let keys = hello::listening(&mut stream, secret, &binding).await;
+        keys.map_err(|gone| Refusal { reason: gone.reason(), error: gone.explain_over_tls(Side::Listens) })?;
+        Ok(Authenticated { stream, peer, identity: identity.unwrap_or(Identity::Key) })
     }
 }
 

@@ -50,7 +50,6 @@ pub(super) enum Reason {
     Stranger,
     Version,
     Key,
-    #[cfg_attr(not(feature = "remote-tls"), expect(dead_code, reason = "of TLS"))]
     Tls,
     User,
     Slow,

@@ -18,7 +18,7 @@ async fn echoes(url: &str) {
     let mut heard = Vec::new();
     theirs.stream.read_to_end(&mut heard).await.unwrap();
     assert_eq!((&heard[..], theirs.identity), (&b"hello"[..], Identity::Key));
-    assert_eq!(listener.refusals(), Refusals::default());
+    assert_eq!(listener.refusals().get(), Refusals::default());
 }
 
 #[tokio::test]
