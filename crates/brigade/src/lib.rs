@@ -65,6 +65,8 @@ mod event;
 mod finding;
 #[cfg(feature = "broker")]
 mod flow;
+#[cfg(test)]
+mod fuzz;
 #[cfg(feature = "broker")]
 mod job;
 #[cfg(feature = "broker")]

@@ -129,6 +129,8 @@ fn may_use(module: &str) -> Vec<&'static str> {
         "broker" => [&VALUES[..], &GROUND, &USERS, &["link", "process"]].concat(),
         // The door to other hosts is a byte stream; what is said through it is of the link.
         "remote" => [&VALUES[..], &GROUND, &LINK].concat(),
+        // A test of all that decodes.
+        "fuzz" => [&VALUES[..], &LINK].concat(),
         "consume" => [&VALUES[..], &GROUND, &USERS, &["broker", "pool"]].concat(),
         "testing" => [&VALUES[..], &USERS, &["broker", "consume"]].concat(),
         unknown => panic!("say in tidy.rs what the module {unknown} may use"),

@@ -15,6 +15,8 @@
 
 mod credentials;
 mod crowd;
+#[cfg(test)]
+mod fuzz;
 mod hello;
 mod listener;
 mod pem;
