@@ -67,6 +67,8 @@ mod finding;
 mod flow;
 #[cfg(test)]
 mod fuzz;
+#[cfg(feature = "remote")]
+mod host;
 #[cfg(feature = "broker")]
 mod job;
 #[cfg(feature = "broker")]
