@@ -228,7 +228,9 @@ impl Session {
         self.outbox.close(kind::ANSWER);
         lock(&self.state).down = Some(Instant::now());
         match end {
-            End::Told => self.forget_all("its master has let this host go"),
+            // The farewell and the end of the connection may come together.
+            _ if master.over.is_cancelled() => self.forget_all("its master has let this host go"),
+            End::Told => {}
             End::Cut(how) => tracing::debug!(url = self.url, how, "the connection to the master is down"),
             End::Nonsense(error) => tracing::warn!(url = self.url, %error, "the master speaks nonsense"),
         }

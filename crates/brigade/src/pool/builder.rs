@@ -417,7 +417,8 @@ impl Builder {
     /// its first workers fail to start.
     pub async fn start(self) -> Result<Pool, Error> {
         let config = self.check()?;
-        Pool::start(config).await
+        // On the heap: most of it is settings, and it lives within the futures of callers.
+        Box::pin(Pool::start(config)).await
     }
 
     fn check(self) -> Result<Config, Error> {

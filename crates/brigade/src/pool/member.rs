@@ -66,12 +66,13 @@ impl Member {
         }
     }
 
-    /// Whether it has the task of a request and the labels that it asks for. Our own workers are asked elsewhere.
-    #[cfg(feature = "remote")]
-    pub(super) fn can_run(&self, request: &Request) -> bool {
+    /// Whether a host has the task of a request and the labels that it asks for. What our own workers have is no matter of one of them.
+    pub(super) fn can_run(&self, request: &Request) -> Option<bool> {
+        let _ = request;
         match self {
-            Self::Child(_) => true,
-            Self::Guest(guest) => guest.can_run(request),
+            Self::Child(_) => None,
+            #[cfg(feature = "remote")]
+            Self::Guest(guest) => Some(guest.can_run(request)),
         }
     }
 

@@ -3,7 +3,6 @@
 //! Seats that can take one more attempt stand in `free`, ranked; whatever changes a seat's load or stage offers it anew or takes it off.
 //! Without hosts that join all workers are alike and only passes, loneliness and freshness decide.
 
-use super::super::member::Member;
 use super::super::queue::LaneName;
 use super::Core;
 use super::calls::Entry;
@@ -108,11 +107,9 @@ impl Core {
         if !self.config.may_have_guests() {
             return true;
         }
-        match self.seats.get(number as usize - 1).and_then(Option::as_ref).and_then(|seat| seat.member.as_ref()) {
-            #[cfg(feature = "remote")]
-            Some(member @ Member::Guest(_)) => member.can_run(request),
-            _ => self.may_run_here(request),
-        }
+        let seat = self.seats.get(number as usize - 1).and_then(Option::as_ref);
+        let elsewhere = seat.and_then(|seat| seat.member.as_ref()?.can_run(request));
+        elsewhere.unwrap_or_else(|| self.may_run_here(request))
     }
 
     /// Whether our own workers have them. Of those that run another program it is not known which tasks they have.

@@ -201,7 +201,8 @@ impl Core {
         let Some(guest) = seat.member.as_ref().and_then(|member| member.guest().cloned()) else { return };
         let mut running = seat.running.clone();
         running.sort_unstable_by_key(|call| Reverse(number_of(*call)));
-        self.close_seat(number, reason);
+        seat.stage = SeatStage::Lost;
+        self.take_off(number);
         let mut lost = 0;
         for call in running {
             if !self.move_on(call, &guest) {
@@ -210,9 +211,7 @@ impl Core {
             }
         }
         guest.leave.cancel();
-        if self.seat_of(number, epoch).is_some() {
-            self.empty(number);
-        }
+        self.empty(number);
         tracing::warn!(worker = number, host = &*guest.name, reason, lost, "host lost");
         self.emit(|| Event::HostLeft { worker: number, host: (*guest.name).into(), reason: reason.into(), lost });
         effects.changed = true;

@@ -49,7 +49,6 @@ impl Core {
         Some(self.entry(call)?.request.task_name().to_owned())
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a share needs no more than 52 bits")]
     pub(in super::super) fn stats(&self) -> Stats {
         let count = |stage| self.seats.iter().flatten().filter(|seat| seat.stage == stage).count();
         let idle = self.seats.iter().flatten().filter(|seat| seat.stage == SeatStage::Ready && seat.running.is_empty()).count();
@@ -85,6 +84,8 @@ impl Seat {
             SeatStage::Ready if self.running.is_empty() => WorkerState::Idle,
             SeatStage::Ready => WorkerState::Busy,
             SeatStage::Retiring => WorkerState::Retiring,
+            #[cfg(feature = "remote")]
+            SeatStage::Lost => WorkerState::Away,
         };
         WorkerInfo {
             id,

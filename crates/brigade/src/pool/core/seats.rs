@@ -49,6 +49,9 @@ pub(super) enum SeatStage {
     Spare,
     Ready,
     Retiring,
+    /// Its host is lost and its calls are being seen to, within one step.
+    #[cfg(feature = "remote")]
+    Lost,
 }
 
 impl Seat {
@@ -411,10 +414,13 @@ impl Core {
     fn let_go_if_done(&mut self, number: u32) {
         let Some(seat) = self.seat(number) else { return };
         if seat.stage == SeatStage::Retiring && seat.running.is_empty() && seat.when_alone.is_empty() {
-            if let Some(member) = &seat.member {
-                member.let_go();
-            }
+            let member = seat.member.clone();
             self.empty(number);
+            let Some(member) = member else { return };
+            member.let_go();
+            if let Some(host) = member.host() {
+                self.emit(|| Event::HostLeft { worker: number, host: host.into(), reason: "it was let go".into(), lost: 0 });
+            }
         }
     }
 
