@@ -53,13 +53,14 @@ const _: () = {
 
     /// Takes the place of the test harness if this process was started in a role.
     extern "C" fn enter() {
-        if std::env::var(ROLE_VARIABLE).is_err() {
-            return;
-        }
+        let Ok(role) = std::env::var(ROLE_VARIABLE) else { return };
         brigade::init();
         let ended = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-            runtime.block_on(Box::pin(serve()));
+            match role.as_str() {
+                "seeded" => runtime.block_on(Box::pin(crate::faults::seeded())),
+                _ => runtime.block_on(Box::pin(serve())),
+            }
         }));
         std::io::stdout().flush().ok();
         std::process::exit(if ended.is_ok() { 0 } else { 101 });
