@@ -4,7 +4,7 @@ use std::process::{Child, Command};
 
 use brigade::Pool;
 use brigade::remote::{self, Credentials};
-use tokio::runtime::Runtime;
+use tokio::runtime::Builder;
 
 use crate::load::Result;
 
@@ -19,7 +19,8 @@ pub(crate) fn enter_if_host() -> Result<()> {
         let (url, slots) = (arguments.next().ok_or("a url")?, arguments.next().ok_or("slots")?.parse()?);
         let credentials = Credentials::key(KEY)?;
         let host = remote::serve(url, credentials).workers(2).slots(slots);
-        Runtime::new()?.block_on(host.run())?;
+        // One thread is enough for what a host does itself, and wakes nobody.
+        Builder::new_current_thread().enable_all().build()?.block_on(host.run())?;
         std::process::exit(0);
     }
     Ok(())

@@ -63,6 +63,7 @@ fn messages() -> Vec<Vec<u8>> {
         memory: Some(1 << 20),
         tell_start: true,
         tick: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
+        number: Some(1 << 33),
     };
     vec![
         packed(&Hello { magic: wire::MAGIC, version: wire::VERSION, build: 7, seat }),
@@ -76,6 +77,88 @@ fn messages() -> Vec<Vec<u8>> {
         packed(&Refused::UnknownTask("hello".to_owned())),
         packed(&Failure::new("it failed")),
     ]
+}
+
+/// What hosts and pools say to each other.
+#[cfg(feature = "remote")]
+fn messages_between_hosts() -> Vec<Vec<u8>> {
+    use wire::remote::{Answer, Ending, Join, Refusal, Run, Stop, TaskLine, TurnedAway, Welcome, Written};
+    let (magic, version, brigade) = (wire::remote::MAGIC, wire::remote::VERSION, "0.1.0".to_owned());
+    let task = TaskLine { name: "add".to_owned(), signature: "fn((i64, i64)) -> i64".to_owned(), idempotent: true };
+    let join = Join {
+        magic,
+        version,
+        brigade: brigade.clone(),
+        build: 7,
+        session: [7; 16],
+        pool: Some([8; 16]),
+        held: vec![1, 1 << 40],
+        name: "far".to_owned(),
+        pid: 7,
+        slots: 40,
+        labels: vec!["gpu".to_owned()],
+        functions: false,
+        leaving: true,
+        tasks: vec![task],
+    };
+    let welcome = Welcome {
+        magic,
+        version,
+        brigade: brigade.clone(),
+        build: 7,
+        pool: [8; 16],
+        worker: 3,
+        resumed: true,
+        drop: vec![1 << 40],
+        payload_bytes_max: 1 << 30,
+        beat: Duration::from_secs(1),
+        keep: Duration::from_secs(30),
+    };
+    let run = Run {
+        target: Target::Task("thumbnail".into()),
+        number: 9,
+        attempt: 2,
+        codec: Codec::Json,
+        timeout: Some(Duration::from_secs(30)),
+        memory: None,
+        capture: Some(1 << 16),
+        alone: true,
+        fresh: false,
+        ahead: true,
+        tick: Some(SystemTime::UNIX_EPOCH),
+    };
+    let written = Written { stdout: (b"out".to_vec(), 0), stderr: (b"err".to_vec(), 7) };
+    let endings = [
+        Ending::Done,
+        Ending::Failed(Box::new(Failure::new("no"))),
+        Ending::Stopped { certificate: None, step: crate::certificate::Step::Killed },
+        Ending::Passed(vec!["busy".to_owned()]),
+        Ending::Refused { why: Refusal::TooLarge, text: "too large".to_owned() },
+    ];
+    let mut all = vec![packed(&join), packed(&welcome), packed(&run), packed(&Stop { reason: "user left".into(), hurry: false })];
+    all.push(packed(&TurnedAway { magic, version, brigade, reason: "no".to_owned() }));
+    all.push(packed(&Answer { ending: Ending::Returned, output: Some(Box::new(written)) }));
+    all.extend(endings.map(|ending| packed(&Answer { ending, output: None })));
+    all
+}
+
+#[cfg(feature = "remote")]
+#[test]
+fn i50_messages_between_hosts() {
+    use wire::remote::{Answer, Join, Run, Stop, TurnedAway, Welcome};
+    feed(messages_between_hosts(), (20_000, 2_000_000), |bytes| {
+        let codec = Codec::Postcard;
+        there_and_back::<Join>(codec, bytes);
+        there_and_back::<Welcome>(codec, bytes);
+        there_and_back::<TurnedAway>(codec, bytes);
+        there_and_back::<Answer>(codec, bytes);
+        if let Ok((run, _)) = postcard::take_from_bytes::<Run<'_>>(bytes) {
+            packed(&run);
+        }
+        if let Ok(stop) = postcard::from_bytes::<Stop<'_>>(bytes) {
+            packed(&stop);
+        }
+    });
 }
 
 /// Each message decoder, whatever the bytes were meant to be.

@@ -34,7 +34,7 @@ fn ending(error: CallError, receipt: Option<&Receipt>) -> Ending {
         CallError::Crashed(certificate) => Ending::Crashed(certificate),
         CallError::Lost(certificate) => Ending::Lost(certificate),
         CallError::TimedOut(TimedOut::Run(certificate)) => Ending::TimedOut(certificate),
-        // It was made without such a limit.
+        // It was sent ahead of its turn, and that did not come.
         CallError::TimedOut(TimedOut::Queue(_)) => Ending::Returned,
         CallError::Cancelled(cancelled) => {
             let step = receipt.map_or(Step::NotStarted, |receipt| receipt.step);

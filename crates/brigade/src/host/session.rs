@@ -34,6 +34,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
 /// What stands before a payload.
 const META_BYTES_MAX: usize = 64 << 10;
+/// What was sent ahead of its turn is given back if that does not come within this time.
+const AHEAD_WAIT: Duration = Duration::from_millis(20);
 /// Stops that came before their call are remembered up to the number of slots, but so many at least.
 const EARLY_STOPS_MIN: usize = 64;
 
@@ -305,7 +307,7 @@ impl Session {
                 if state.calls.contains_key(&call) {
                     continue;
                 }
-                if early.is_some() || draining || state.begun >= self.slots {
+                if early.is_some() || draining || state.begun >= self.slots.saturating_mul(2) {
                     self.say(call, Ending::Returned);
                     continue;
                 }
@@ -362,6 +364,7 @@ impl Session {
             capture_bytes: run.capture.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
             alone: run.alone,
             fresh: run.fresh,
+            queue_timeout: run.ahead.then_some(AHEAD_WAIT),
             tick: run.tick,
             origin: Some(Origin { call: run.number, attempt: run.attempt }),
             ..CallOptions::default()

@@ -27,6 +27,16 @@ pub(super) enum Member {
     Guest(Arc<Guest>),
 }
 
+/// What a worker is told with a call.
+#[derive(Clone, Copy)]
+pub(super) struct Giving {
+    /// To say when the attempt begins.
+    pub(super) tell_start: bool,
+    /// All its slots are taken.
+    #[cfg_attr(not(feature = "remote"), expect(dead_code, reason = "only hosts are given more"))]
+    pub(super) ahead: bool,
+}
+
 /// Longest name of a task.
 pub(super) const TASK_NAME_BYTES_MAX: usize = 256;
 /// Its name and a few numbers.
@@ -95,11 +105,20 @@ impl Member {
     }
 
     /// Appends a call to what it is sent.
-    pub(super) fn give(&self, call: u64, entry: &Entry, tell_start: bool) {
+    pub(super) fn give(&self, call: u64, entry: &Entry, how: Giving) {
         match self {
-            Self::Child(child) => give_child(child, call, entry, tell_start),
+            Self::Child(child) => give_child(child, call, entry, how.tell_start),
             #[cfg(feature = "remote")]
-            Self::Guest(guest) => guest.give(call, entry),
+            Self::Guest(guest) => guest.give(call, entry, how.ahead),
+        }
+    }
+
+    /// How many calls it may be given beyond its slots.
+    pub(super) fn ahead(&self) -> u32 {
+        match self {
+            Self::Child(_) => 0,
+            #[cfg(feature = "remote")]
+            Self::Guest(guest) => guest.ahead(),
         }
     }
 

@@ -38,6 +38,9 @@ pub(super) struct LaneName {
     pub(super) is_foreign: bool,
 }
 
+/// The lane of calls that any worker may take.
+const UNNAMED: usize = 0;
+
 #[derive(Debug)]
 pub(super) struct Queue {
     order: Order,
@@ -57,7 +60,10 @@ struct Lane {
 
 impl Queue {
     pub(super) fn new(order: Order) -> Self {
-        Self { order, lanes: Slab::new(), named: HashMap::new(), len: 0, back: 0, front: 0 }
+        let mut lanes = Slab::new();
+        // The lane without a name, which stays.
+        assert_eq!(lanes.insert(Lane::default()), UNNAMED, "a new slab counts from 0");
+        Self { order, lanes, named: HashMap::new(), len: 0, back: 0, front: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -92,7 +98,8 @@ impl Queue {
     }
 
     fn insert(&mut self, name: LaneName, priority: Reverse<i32>, position: i64, call: u64) -> Place {
-        let lane = match self.named.get(&name.name) {
+        let known = if name.name.is_empty() { Some(&UNNAMED) } else { self.named.get(&name.name) };
+        let lane = match known {
             Some(lane) => *lane,
             None => {
                 let lane = self.lanes.insert(Lane { name: name.clone(), waiting: BTreeMap::new() });
@@ -116,8 +123,7 @@ impl Queue {
     pub(super) fn remove(&mut self, place: Place) {
         let Some(lane) = self.lanes.get_mut(place.lane) else { return };
         self.len -= usize::from(lane.waiting.remove(&place).is_some());
-        // One without a name is the only one, and used again at once.
-        if lane.waiting.is_empty() && !lane.name.name.is_empty() {
+        if lane.waiting.is_empty() && place.lane != UNNAMED {
             let lane = self.lanes.remove(place.lane);
             self.named.remove(&lane.name.name);
         }

@@ -13,7 +13,7 @@ use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Notify;
 
@@ -54,15 +54,16 @@ struct Large {
     kind: u8,
     id: u64,
     length: usize,
-    /// What is left of it.
-    rest: VecDeque<Bytes>,
+    /// What is left of it, in two pieces.
+    head: Bytes,
+    body: Bytes,
 }
 
-/// What goes out in one turn: `block`, then `parts`.
+/// What goes out in one turn: whole frames, then a part of a large message, which may lie in two places.
 #[derive(Default)]
 struct Turn {
     block: Vec<u8>,
-    parts: Vec<Bytes>,
+    part: [Bytes; 3],
     relieved: bool,
 }
 
@@ -91,7 +92,7 @@ impl Outbox {
     pub(crate) fn close(&self, of_kind: u8) -> Vec<u64> {
         let state = std::mem::take(&mut *lock(&self.state));
         let mut ids: Vec<u64> = state.small.iter().flat_map(|block| ids(block, of_kind)).collect();
-        let untouched = |large: &&Large| large.kind == of_kind && large.rest.iter().map(Bytes::len).sum::<usize>() == large.length;
+        let untouched = |large: &&Large| large.kind == of_kind && large.head.len() + large.body.len() == large.length;
         ids.extend(state.large.iter().filter(untouched).map(|large| large.id));
         ids
     }
@@ -109,7 +110,8 @@ impl Outbox {
         self.kick();
     }
 
-    /// Appends a message whose body is `head` and then `body`. The writer is told by [`kick`](Self::kick).
+    /// Appends a message whose body is `head` and then `body`. The writer is told by [`kick`](Self::kick), or takes it along with what is
+    /// said next: there is a beat before long.
     pub(crate) fn append(&self, kind: u8, id: u64, head: &[u8], body: &Bytes) {
         let mut state = lock(&self.state);
         if !state.open {
@@ -119,8 +121,7 @@ impl Outbox {
         if length <= SMALL_BYTES {
             state.append_small(kind, id, head, body);
         } else {
-            let rest = [Bytes::copy_from_slice(head), body.clone()].into_iter().filter(|part| !part.is_empty()).collect();
-            state.large.push_back(Large { kind, id, length, rest });
+            state.large.push_back(Large { kind, id, length, head: Bytes::copy_from_slice(head), body: body.clone() });
         }
         state.bytes += HEADER_BYTES + length;
         state.congested |= state.bytes > CONGESTED_BYTES;
@@ -181,12 +182,12 @@ impl Outbox {
                 state.keep(block);
             }
         }
-        turn.parts = state.take_part();
+        turn.part = state.take_part();
         if state.congested && state.bytes < RELIEVED_BYTES {
             state.congested = false;
             turn.relieved = true;
         }
-        (!turn.block.is_empty() || !turn.parts.is_empty()).then_some(turn)
+        (!turn.block.is_empty() || !turn.part[0].is_empty()).then_some(turn)
     }
 
     fn give_back(&self, block: Vec<u8>) {
@@ -195,13 +196,10 @@ impl Outbox {
 }
 
 async fn write(stream: &mut (impl AsyncWrite + Unpin), turn: &Turn) -> io::Result<()> {
-    if !turn.block.is_empty() {
-        stream.write_all(&turn.block).await?;
-    }
-    for part in &turn.parts {
-        stream.write_all(part).await?;
-    }
-    Ok(())
+    let [header, first, second] = &turn.part;
+    // In one write, where the stream can.
+    let mut all = turn.block.as_slice().chain(&header[..]).chain(&first[..]).chain(&second[..]);
+    stream.write_all_buf(&mut all).await
 }
 
 impl State {
@@ -217,33 +215,23 @@ impl State {
         }
     }
 
-    /// The next part of the large message whose turn it is, which then goes behind the others.
-    fn take_part(&mut self) -> Vec<Bytes> {
-        let Some(mut large) = self.large.pop_front() else { return Vec::new() };
-        let mut part = vec![Bytes::new()];
-        let mut room = PART_BYTES;
-        while room > 0
-            && let Some(mut first) = large.rest.pop_front()
-        {
-            let some = first.split_to(room.min(first.len()));
-            room -= some.len();
-            part.push(some);
-            if !first.is_empty() {
-                large.rest.push_front(first);
-            }
-        }
-        let taken = PART_BYTES - room;
-        self.bytes = self.bytes.saturating_sub(taken + if large.rest.is_empty() { HEADER_BYTES } else { 0 });
+    /// The next part of the large message whose turn it is, which then goes behind the others: its header, and its bytes.
+    fn take_part(&mut self) -> [Bytes; 3] {
+        let Some(mut large) = self.large.pop_front() else { return Default::default() };
+        let head = large.head.split_to(PART_BYTES.min(large.head.len()));
+        let body = large.body.split_to((PART_BYTES - head.len()).min(large.body.len()));
+        let taken = head.len() + body.len();
+        let is_last = large.head.is_empty() && large.body.is_empty();
+        self.bytes = self.bytes.saturating_sub(taken + if is_last { HEADER_BYTES } else { 0 });
         let length = u32::try_from(large.length).expect("payload limits are below 4 GiB");
         let mut header = Vec::with_capacity(HEADER_BYTES + 5);
         header.extend_from_slice(&encode(kind::PART, large.id, 5 + taken));
         header.push(large.kind);
         header.extend_from_slice(&length.to_le_bytes());
-        part[0] = header.into();
-        if !large.rest.is_empty() {
+        if !is_last {
             self.large.push_back(large);
         }
-        part
+        [header.into(), head, body]
     }
 
     fn keep(&mut self, mut block: Vec<u8>) {

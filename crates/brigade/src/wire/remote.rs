@@ -19,7 +19,7 @@ pub(crate) const VERSION: u16 = 1;
 /// First field of the handshake.
 pub(crate) const MAGIC: [u8; 4] = *b"BRGR";
 /// A longer message is cut into parts of this size.
-pub(crate) const PART_BYTES: usize = 64 << 10;
+pub(crate) const PART_BYTES: usize = 60 << 10;
 /// Longest body of a frame: a part and what stands before it, or a whole message.
 pub(crate) const FRAME_BYTES_MAX: usize = PART_BYTES + (4 << 10);
 /// A message of the handshake.
@@ -135,6 +135,8 @@ pub(crate) struct Run<'a> {
     pub(crate) capture: Option<u64>,
     pub(crate) alone: bool,
     pub(crate) fresh: bool,
+    /// All slots are taken: it is sent ahead of its turn, and given back if that does not come soon.
+    pub(crate) ahead: bool,
     pub(crate) tick: Option<SystemTime>,
 }
 

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::super::cell::{Cell, Outcome, Update};
 use super::super::deadlines::{Due, DueKey, after};
+use super::super::member::Giving;
 use super::super::queue::Place;
 use super::choice::Want;
 use super::stops::Stop;
@@ -319,6 +320,7 @@ impl Core {
         let now = Instant::now();
         // A host looks after the time of its attempts by itself.
         let is_guest = self.is_guest(number);
+        let slots = self.seat(number).map_or(0, |seat| seat.slots as usize);
         let shared = self.config.slots > 1;
         let Some(entry) = self.entry(call) else { return };
         entry.attempt += 1;
@@ -334,7 +336,7 @@ impl Core {
         if let (Some(memory), Some(child)) = (entry.request.options().memory, member.child()) {
             effects.watches.push((call, Arc::clone(child), memory));
         }
-        member.give(call, entry, tell_start);
+        member.give(call, entry, Giving { tell_start, ahead: index >= slots });
         if let Some(timeout) = timeout.filter(|_| !tell_start) {
             self.arm_run_timeout(call, after(now, timeout));
         }

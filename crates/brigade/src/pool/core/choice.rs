@@ -3,6 +3,7 @@
 //! Seats that can take one more attempt stand in `free`, ranked; whatever changes a seat's load or stage offers it anew or takes it off.
 //! Without hosts that join all workers are alike and only passes, loneliness and freshness decide.
 
+use super::super::member::Member;
 use super::super::queue::LaneName;
 use super::Core;
 use super::calls::Entry;
@@ -13,7 +14,7 @@ use crate::registry;
 /// Where a seat stands among those that can take one more attempt: the emptiest first, then the nearest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
-    /// How much of its slots is taken, in parts of [`LOAD_FULL`].
+    /// How much of its slots is taken, in parts of [`LOAD_FULL`]; more than that, if it is given calls ahead of their turn.
     pub(super) load: u32,
     distance: u8,
     pub(super) number: u32,
@@ -43,8 +44,9 @@ impl Core {
         self.take_off(number);
         let Some(seat) = self.seat(number) else { return };
         let load = seat.load();
-        let open = seat.stage == SeatStage::Ready && seat.lives != Some(0) && load < seat.slots && !seat.is_away();
-        let Some(member) = seat.member.as_ref().filter(|member| open && !member.is_congested()) else { return };
+        let open = seat.stage == SeatStage::Ready && seat.lives != Some(0) && !seat.is_away();
+        let fits = |member: &&Member| load < seat.slots + member.ahead() && !member.is_congested();
+        let Some(member) = seat.member.as_ref().filter(|_| open).filter(fits) else { return };
         let share = u64::from(load) * LOAD_FULL / u64::from(seat.slots);
         let rank = Rank { load: u32::try_from(share).unwrap_or(u32::MAX), distance: member.distance(), number };
         seat.rank = Some(rank);

@@ -312,6 +312,9 @@ impl Core {
             }
         }
         let wall = self.wall(call, now);
+        if let Some(guest) = member.guest() {
+            guest.took(wall);
+        }
         self.cancel_timer(call);
         let Some(stop) = self.entry(call).map(|entry| entry.stop.take()) else { return };
         self.vacate(call, now);

@@ -34,6 +34,14 @@ const META_BYTES_MAX: usize = 256 << 10;
 /// Tasks of one host.
 const TASKS_MAX: usize = 10_000;
 const LABELS_MAX: usize = 256;
+/// An answer of at least this is acknowledged at once.
+const LARGE_BYTES: usize = 64 << 10;
+/// Calls sent ahead of their turn, beyond the slots.
+const AHEAD_MAX: u32 = 16;
+/// Attempts that take longer than this gain nothing by it.
+const AHEAD_TIME: Duration = Duration::from_millis(2);
+/// Answers by which it is known how long attempts take.
+const AHEAD_ANSWERS_MIN: u32 = 32;
 /// Answers that one frame acknowledges.
 const ACKS_MAX: usize = 4096;
 
@@ -51,6 +59,9 @@ pub(in super::super) struct Guest {
     pub(in super::super) leave: CancellationToken,
     /// The last time there and back; 0 while none was taken.
     latency_micros: AtomicU32,
+    /// How many answers came, and how long attempts took of late, the way there and back included.
+    answers: AtomicU32,
+    usual_micros: AtomicU32,
     /// Ends the connection that is up.
     cut: Mutex<CancellationToken>,
     /// Held by the connection that is up.
@@ -72,6 +83,8 @@ impl Guest {
             outbox: Outbox::new(),
             leave: CancellationToken::new(),
             latency_micros: AtomicU32::new(0),
+            answers: AtomicU32::new(0),
+            usual_micros: AtomicU32::new(0),
             cut: Mutex::default(),
             line: tokio::sync::Mutex::default(),
         }
@@ -95,6 +108,22 @@ impl Guest {
         (micros > 0).then(|| Duration::from_micros(micros.into()))
     }
 
+    /// Notes how long an attempt took. With the dispatcher locked.
+    pub(in super::super) fn took(&self, wall: Duration) {
+        let (micros, usual) = (u32::try_from(wall.as_micros()).unwrap_or(u32::MAX), self.usual_micros.load(Ordering::Relaxed));
+        let answers = self.answers.load(Ordering::Relaxed).saturating_add(1);
+        self.answers.store(answers, Ordering::Relaxed);
+        self.usual_micros.store(usual - usual / 8 + micros / 8, Ordering::Relaxed);
+    }
+
+    /// How many calls it may be sent beyond its slots, so that it has the next one when one ends. Only where attempts are so short that
+    /// the way there and back counts, and the host gives back what it cannot begin soon.
+    pub(in super::super) fn ahead(&self) -> u32 {
+        let usual = Duration::from_micros(self.usual_micros.load(Ordering::Relaxed).into());
+        let is_short = usual < AHEAD_TIME.max(2 * self.latency().unwrap_or_default());
+        if is_short && self.answers.load(Ordering::Relaxed) >= AHEAD_ANSWERS_MIN { self.slots.min(AHEAD_MAX) } else { 0 }
+    }
+
     /// At least 1; one more for each doubling of the time there and back.
     pub(in super::super) fn distance(&self) -> u8 {
         let doublings = u32::BITS - (self.latency_micros.load(Ordering::Relaxed) / 64).leading_zeros();
@@ -102,7 +131,7 @@ impl Guest {
     }
 
     /// Appends a call to what it is sent.
-    pub(super) fn give(&self, call: u64, entry: &Entry) {
+    pub(super) fn give(&self, call: u64, entry: &Entry, ahead: bool) {
         let options = entry.request.options();
         let run = Run {
             target: target_of(&entry.request),
@@ -114,6 +143,7 @@ impl Guest {
             capture: options.capture_bytes.map(|bytes| bytes as u64),
             alone: entry.alone,
             fresh: entry.fresh,
+            ahead,
             tick: options.tick,
         };
         let mut space = [0; TASK_NAME_BYTES_MAX + 128];
@@ -269,7 +299,7 @@ struct Host<'a> {
 impl Ear for Host<'_> {
     fn hear(&self, messages: &mut Messages<'_>) -> Result<(), Error> {
         let Some(first) = messages.next()? else { return Ok(()) };
-        let (mut answered, mut problem) = (Vec::new(), None);
+        let (mut answered, mut was_large, mut problem) = (Vec::new(), false, None);
         self.shared.step(|core, effects| {
             let (now, mut next) = (Instant::now(), Some(first));
             while let Some(frame) = next {
@@ -277,6 +307,7 @@ impl Ear for Host<'_> {
                 match taken.and_then(|is_answer| Ok((is_answer, messages.next()?))) {
                     Ok((is_answer, following)) => {
                         answered.extend(is_answer.then_some(frame.id));
+                        was_large |= frame.body.len() > LARGE_BYTES;
                         next = following;
                     }
                     Err(error) => {
@@ -291,7 +322,8 @@ impl Ear for Host<'_> {
             let ids: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
             self.guest.outbox.append(kind::ACK, 0, &ids, &Bytes::new());
         }
-        if !answered.is_empty() {
+        // The next call takes it along; only what keeps much memory occupied there is told at once.
+        if was_large {
             self.guest.outbox.kick();
         }
         problem.map_or(Ok(()), Err)
@@ -310,3 +342,6 @@ impl Ear for Host<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
