@@ -55,7 +55,7 @@ pub enum Event {
         slots: u32,
         /// Whether it was known and goes on with what it ran.
         resumed: bool,
-        /// Calls that it still held and the pool has given up in the meantime: their results are refused.
+        /// Calls that it still held of a session that is over, because it was away for too long: their results are refused.
         stale: usize,
     },
     /// The connection to a host is down. What it runs is waited for.

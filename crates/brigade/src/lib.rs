@@ -34,6 +34,7 @@
 //! | see what happens | [`Pool::stats`], [`Pool::workers`], [`Pool::events`] |
 //! | run jobs one after another, or many and then one | `Chain`, `Group` |
 //! | keep jobs in a file | `Broker`, `Queue`, `Worker` (feature `sqlite`, on by default) |
+//! | let workers of other hosts join | `Builder::listen`, `remote` (feature `remote`) |
 //! | push jobs by the clock | `Schedule`, `Broker::schedule` |
 //! | test code that pushes jobs | `testing` |
 //!

@@ -36,7 +36,7 @@ async fn a_crash_ends_one_child_there_and_its_certificate_travels_back() {
         let id = handle.id();
         let CallError::Crashed(certificate) = handle.await.unwrap_err() else { panic!("it crashed") };
         assert_eq!((certificate.exit, &certificate.ended), (Some(Exit::Signal(libc::SIGABRT)), &Ended::Signalled));
-        assert_eq!((Some(certificate.call), certificate.attempt, certificate.task.as_str()), (id.map(u64::from), 1, "crash"));
+        assert_eq!((Some(certificate.call), certificate.attempt, certificate.task.as_str()), (id, 1, "crash"));
         assert!(certificate.stderr.contains("the last words"), "{}", certificate.stderr);
         assert!(certificate.cost.memory_peak > 0 && certificate.pid != host.pid(), "{certificate}");
         assert!(certificate.to_string().contains(" on far"), "{certificate}");

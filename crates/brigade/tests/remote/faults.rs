@@ -68,7 +68,7 @@ fn start(proxy: &Proxy, name: &str) -> Program {
 
 pub(crate) async fn seeded() {
     let mut random = Random::from_env();
-    let calls = brigade_testkit::count(2_000, 100_000);
+    let calls = brigade_testkit::count(8_000, 100_000);
     let directory = tempfile::tempdir().unwrap();
     let ledger = directory.path().join("ledger").to_str().unwrap().to_owned();
     let pool = fleet().heartbeat(millis(100)).lost_after(LOST_AFTER).start().await.unwrap();
@@ -82,18 +82,19 @@ pub(crate) async fn seeded() {
 
     let began = Instant::now();
     let over = Arc::new(AtomicBool::new(false));
-    let calling = {
+    let mut calling = tokio::task::JoinSet::new();
+    {
         let (pool, ledger, seen, over) = (pool.clone(), ledger.clone(), Arc::clone(&seen), Arc::clone(&over));
-        tokio::spawn(async move {
+        calling.spawn(async move {
             make_calls(&pool, &ledger, 200..calls, &seen).await;
             over.store(true, Ordering::Release);
-        })
-    };
+        });
+    }
     let mut kills = 0;
-    while !over.load(Ordering::Acquire) {
+    while !over.load(Ordering::Acquire) && calling.try_join_next().is_none() {
         kills += usize::from(hurt(&mut random, &mut hosts).await);
     }
-    calling.await.unwrap();
+    calling.join_all().await;
     println!("{calls} calls in {:.1?}, {kills} hosts killed", began.elapsed());
 
     all_there(&pool).await;
@@ -211,7 +212,7 @@ async fn hurt(random: &mut Random, hosts: &mut [Far]) -> bool {
             tokio::time::sleep(2 * time).await;
             proxy.close_to_new(false);
         }
-        _ if random.draw().is_multiple_of(3) => {
+        _ if random.draw().is_multiple_of(2) => {
             far.program.signal(Signal::KILL);
             far.program = start(&far.proxy, &far.name);
             tokio::time::sleep(time).await;

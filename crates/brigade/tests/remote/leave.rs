@@ -12,15 +12,11 @@ use crate::tasks::*;
 
 /// Waits until a host program has said that it left, and ended.
 async fn ended(mut program: Program) {
-    tokio::task::spawn_blocking(move || {
-        assert!(program.wait(BOUND).expect("it ends").success(), "{}", program.log());
-        assert!(program.log().contains("left\n"), "{}", program.log());
-    })
-    .await
-    .unwrap();
+    let status = tokio::task::block_in_place(|| program.wait(BOUND));
+    assert!(status.expect("it ends").success() && program.log().contains("left\n"), "{}", program.log());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn sigterm_drains_what_runs_is_finished_and_nothing_new_comes() {
     soon(async {
         let gate = Gate::new();
@@ -43,7 +39,7 @@ async fn sigterm_drains_what_runs_is_finished_and_nothing_new_comes() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_finish_in_time_is_stopped_and_run_elsewhere_if_it_may() {
     soon(async {
         let gate = Gate::new();
@@ -64,7 +60,7 @@ async fn what_does_not_finish_in_time_is_stopped_and_run_elsewhere_if_it_may() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_of_a_fleet_loses_and_fails_no_call() {
     soon(async {
         let fleet = fleet().start().await.unwrap();
@@ -73,18 +69,18 @@ async fn a_rolling_restart_of_a_fleet_loses_and_fails_no_call() {
         let mut hosts = vec![start("a"), start("b")];
         fleet.ready(2).await.unwrap();
         let over = Arc::new(AtomicBool::new(false));
-        let callers = (0..8_i64).map(|caller| {
+        let mut callers = tokio::task::JoinSet::new();
+        for caller in 0..8_i64 {
             let (fleet, over) = (fleet.clone(), Arc::clone(&over));
-            tokio::spawn(async move {
+            callers.spawn(async move {
                 let mut made = 0;
                 while !over.load(Ordering::Relaxed) {
                     assert_eq!(fleet.call(add(caller, made)).await.unwrap(), caller + made);
                     made += 1;
                 }
                 made
-            })
-        });
-        let callers: Vec<_> = callers.collect();
+            });
+        }
         for round in 0..4 {
             let old = hosts.remove(0);
             assert!(old.signal(Signal::TERM));
@@ -94,10 +90,7 @@ async fn a_rolling_restart_of_a_fleet_loses_and_fails_no_call() {
             tokio::time::sleep(millis(20)).await;
         }
         over.store(true, Ordering::Relaxed);
-        let mut made = 0;
-        for caller in callers {
-            made += caller.await.unwrap();
-        }
+        let made: i64 = callers.join_all().await.into_iter().sum();
         let stats = fleet.stats();
         println!("{made} calls; {stats:?}");
         assert_eq!((stats.done, stats.failed), (u64::try_from(made).unwrap(), 0));

@@ -87,8 +87,8 @@ async fn serve() {
             (Some(host), "payload") => host.pool(|builder| builder.payload_max(value.parse::<usize>().unwrap() << 20)),
             (Some(host), "drain") => host.drain_timeout(millis(value.parse().unwrap())),
             (Some(host), "ladder") => {
-                let step = millis(value.parse().unwrap());
-                host.pool(|builder| builder.kill_after(step, step))
+                let ask = millis(value.parse().unwrap());
+                host.pool(|builder| builder.kill_after(ask, BOUND))
             }
             _ => panic!("an unknown word: {word}"),
         });

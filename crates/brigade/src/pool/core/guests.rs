@@ -110,7 +110,8 @@ impl Core {
             self.deadlines.remove(away);
         }
         let drop: Vec<u64> = arrival.held.iter().copied().filter(|call| !running.contains(call)).collect();
-        let stale = drop.len();
+        // Of a session that goes on, what is not running was answered, and the host has yet to hear that its answer came.
+        let stale = if is_new { drop.len() } else { 0 };
         guest.welcome(number, &self.config, !is_new, drop);
         if is_new {
             self.counters.started += 1;
