@@ -17,8 +17,8 @@ use crate::outcome::Failure;
 use crate::payload::Bytes;
 use crate::wire::{self, CallMeta, Cancel, Decoder, Hello, Hook, LastWords, PanicNote, Ready, Refused, Seat, StartFailed, Target};
 
-/// What all of it together may take, whatever lengths are announced.
-const MEMORY_BYTES_MAX: u64 = 64 << 20;
+/// What all of it together may take, with what other tests of this process take; lengths of gigabytes are announced.
+const MEMORY_BYTES_MAX: u64 = 256 << 20;
 
 /// Feeds inputs, and looks at the memory.
 fn feed(corpus: Vec<Vec<u8>>, inputs: (usize, usize), mut decode: impl FnMut(&[u8])) {

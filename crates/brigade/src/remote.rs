@@ -28,6 +28,7 @@ pub mod door;
 mod inbox;
 mod line;
 mod outbox;
+mod printable;
 
 use std::fs::File;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hasher as _};
@@ -43,6 +44,7 @@ use crate::wire::remote::Mark;
 
 pub(crate) use line::{Ear, End, Line, Messages};
 pub(crate) use outbox::Outbox;
+pub(crate) use printable::printable;
 
 /// A number that no other pool or session has.
 pub(crate) fn mark() -> Result<Mark, Error> {

@@ -18,14 +18,15 @@ use super::answer::{answer, refused};
 use crate::call::{CallOptions, Origin, Request, Target};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
+use crate::outcome::REASON_BYTES_MAX;
 use crate::pool::{Outcome, Pool, Relay, RelayedCell, Tag, Update};
 use crate::process::Output;
 use crate::registry;
-use crate::remote::{Credentials, Ear, End, Line, Messages, Outbox, build, door, mark};
+use crate::remote::{Credentials, Ear, End, Line, Messages, Outbox, build, door, mark, printable};
 use crate::retry::jitter;
 use crate::sync::lock;
 use crate::wire::remote::{Answer, Ending, Join, MAGIC, Mark, Run, Stop, TaskLine, TurnedAway, VERSION, Welcome, kind};
-use crate::wire::{self, Frame};
+use crate::wire::{self, Frame, remote as between_hosts};
 
 /// The first pause before connecting again, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -197,11 +198,20 @@ impl Session {
             return Err(Error::new(ErrorKind::Protocol, "join a pool: what answers is none"));
         };
         let told = match frame.kind {
-            kind::TURNED_AWAY if magic == MAGIC => Codec::Postcard.decode::<TurnedAway>(&frame.body).map(|told| told.reason).ok(),
-            kind::WELCOME if magic == MAGIC && version == VERSION => return Codec::Postcard.decode(&frame.body),
+            kind::TURNED_AWAY if magic == MAGIC => {
+                let told = Codec::Postcard.decode::<TurnedAway>(&frame.body);
+                told.map(|told| printable(&told.reason, REASON_BYTES_MAX)).ok()
+            }
+            kind::WELCOME if magic == MAGIC && version == VERSION => {
+                let welcome: Welcome = Codec::Postcard.decode(&frame.body)?;
+                return match between_hosts::check_times(welcome.beat, welcome.keep) {
+                    Ok(()) => Ok(welcome),
+                    Err(what) => Err(Error::new(ErrorKind::Protocol, format!("join a pool that would {what}"))),
+                };
+            }
             _ => None,
         };
-        let own = env!("CARGO_PKG_VERSION");
+        let (own, brigade) = (env!("CARGO_PKG_VERSION"), printable(&brigade, REASON_BYTES_MAX));
         let text = told.unwrap_or_else(|| {
             format!("it speaks version {version} of the protocol (brigade {brigade}), this host {VERSION} (brigade {own})")
         });

@@ -9,7 +9,7 @@ use super::{Pool, Shared};
 use crate::error::{Error, ErrorKind};
 use crate::remote::door::{Limits, Listener};
 use crate::remote::{Credentials, mark};
-use crate::wire::remote::Mark;
+use crate::wire::remote::{Mark, check_times};
 
 /// What a pool wants of hosts that join it.
 #[derive(Clone, Debug)]
@@ -27,9 +27,6 @@ impl Default for Hosts {
     }
 }
 
-/// Shorter beats than this are a mistake.
-const BEAT_MIN: Duration = Duration::from_millis(10);
-
 impl Builder {
     /// Lets workers of other hosts join ([`remote::serve`](crate::remote::serve)) at `tcp://host:port`, `tls://host:port` or
     /// `unix:///path`, with the same credentials. May be given several times, and with [`workers(0)`](Builder::workers) there are no others.
@@ -42,13 +39,13 @@ impl Builder {
     }
 
     /// How often a host and the pool tell each other that they are there. A connection of which nothing is heard four times in a row counts as
-    /// gone. Default: 1 s; at least 10 ms.
+    /// gone. Default: 1 s; 10 ms to 1 hour.
     pub fn heartbeat(self, interval: Duration) -> Self {
         self.set(|config| config.hosts.beat = interval)
     }
 
     /// How long a host may be away, its connection down, before what it ran ends as [`Lost`](crate::CallError::Lost), or is run elsewhere if
-    /// its task is `idempotent`. The host stops it after the same time. Default: 30 s.
+    /// its task is `idempotent`. The host stops it after the same time. Default: 30 s; from one heartbeat to a year.
     pub fn lost_after(self, time: Duration) -> Self {
         self.set(|config| config.hosts.keep = time)
     }
@@ -56,14 +53,7 @@ impl Builder {
 
 impl Hosts {
     pub(super) fn check(&self) -> Result<(), Error> {
-        let bad = |text: &str| Err(Error::new(ErrorKind::BadOption, text));
-        if self.beat < BEAT_MIN {
-            return bad("set a heartbeat of less than 10 ms");
-        }
-        if self.keep < self.beat {
-            return bad("give hosts up that are away for less than one heartbeat");
-        }
-        Ok(())
+        check_times(self.beat, self.keep).map_err(|what| Error::new(ErrorKind::BadOption, what))
     }
 
     pub(super) async fn bind(&mut self) -> Result<Vec<Listener>, Error> {

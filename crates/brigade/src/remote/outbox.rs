@@ -29,6 +29,8 @@ const SMALL_BYTES: usize = 16 << 10;
 const CONGESTED_BYTES: usize = 1 << 20;
 /// With less than this it does again.
 const RELIEVED_BYTES: usize = CONGESTED_BYTES / 4;
+/// Urgent frames are signs of life, and one of them is as good as many: a peer that asks and does not read gets no more of them.
+const URGENT_BYTES_MAX: usize = 4 << 10;
 
 pub(crate) struct Outbox {
     state: Mutex<State>,
@@ -101,7 +103,7 @@ impl Outbox {
     pub(crate) fn urgent(&self, kind: u8, id: u64, body: &[u8]) {
         {
             let mut state = lock(&self.state);
-            if !state.open {
+            if !state.open || state.urgent.len() >= URGENT_BYTES_MAX {
                 return;
             }
             state.urgent.extend_from_slice(&encode(kind, id, body.len()));

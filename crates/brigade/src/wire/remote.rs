@@ -25,6 +25,23 @@ pub(crate) const FRAME_BYTES_MAX: usize = PART_BYTES + (4 << 10);
 /// A message of the handshake.
 pub(crate) const HANDSHAKE_BYTES_MAX: usize = 1 << 20;
 
+/// Shorter beats than this are a mistake, and longer ones notice nothing.
+const BEAT_MIN: Duration = Duration::from_millis(10);
+const BEAT_MAX: Duration = Duration::from_secs(3600);
+/// Nobody waits longer for a host.
+const KEEP_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Whether these times of a pool, its beat and how long it waits for a host, make sense to both sides. Otherwise what they would do.
+pub(crate) fn check_times(beat: Duration, keep: Duration) -> Result<(), &'static str> {
+    match () {
+        () if beat < BEAT_MIN => Err("set a heartbeat of less than 10 ms"),
+        () if beat > BEAT_MAX => Err("set a heartbeat of more than an hour"),
+        () if keep < beat => Err("give hosts up that are away for less than one heartbeat"),
+        () if keep > KEEP_MAX => Err("wait for a host for more than a year"),
+        () => Ok(()),
+    }
+}
+
 /// Identifies a session or a pool, by chance.
 pub(crate) type Mark = [u8; 16];
 

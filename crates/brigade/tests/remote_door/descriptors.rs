@@ -1,30 +1,15 @@
 //! G47: no descriptors are left.
 
-use brigade_testkit::program::{Program, ROLE_VARIABLE};
+use brigade_testkit::program::Program;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::*;
 
-const ROLE: &str = "few_descriptors";
 const STRANGERS: usize = 200;
 
-/// Entered before the harness: this binary may have been started as a program of its own.
-const _: () = {
-    #[used]
-    #[unsafe(link_section = ".init_array")]
-    static ENTER: extern "C" fn() = enter;
-
-    extern "C" fn enter() {
-        if std::env::var(ROLE_VARIABLE).is_ok_and(|role| role == ROLE) {
-            run(few_descriptors());
-            std::process::exit(0);
-        }
-    }
-};
-
 /// A listener with 64 descriptors: first 200 strangers come, who get a bounded part of them, then the program's own files take all.
-async fn few_descriptors() {
+pub(super) async fn few_descriptors() {
     let hard = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum: hard }).unwrap();
     let mut door = Door::plain().await;
@@ -63,7 +48,7 @@ fn cpu() -> Duration {
 
 #[test]
 fn g47_without_descriptors_it_waits_and_does_not_spin() {
-    let mut program = Program::start(ROLE).unwrap();
+    let mut program = Program::start("few_descriptors").unwrap();
     let line = |beginning: &str| program.line(beginning, BOUND).unwrap_or_else(|| panic!("no {beginning}: {}", program.log()));
     let url = line("listens at ");
     let address: SocketAddr = url.strip_prefix("tcp://").unwrap().parse().unwrap();

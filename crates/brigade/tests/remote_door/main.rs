@@ -7,6 +7,7 @@
 mod crowds;
 mod descriptors;
 mod logs;
+mod peers;
 mod strangers;
 mod streams;
 #[cfg(feature = "remote-tls")]
@@ -19,11 +20,43 @@ use std::time::Duration;
 
 use brigade::remote::door::{Authenticated, Limits, Listener, RefusalCount, connect};
 use brigade::remote::{Credentials, Refusals};
+use brigade_testkit::program::{Program, ROLE_VARIABLE};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+
+brigade::test_workers!();
+
+/// Programs of their own, since they count descriptors or memory.
+const ROLES: [(&str, fn()); 3] = [
+    ("few_descriptors", || run(descriptors::few_descriptors())),
+    ("beats_without_end", || run(peers::beats_without_end())),
+    ("messages_without_end", || run(peers::messages_without_end())),
+];
+
+const _: () = {
+    #[used]
+    #[unsafe(link_section = ".init_array")]
+    static ENTER: extern "C" fn() = enter;
+
+    /// Takes the place of the test harness if this process was started in a role.
+    extern "C" fn enter() {
+        let Ok(role) = std::env::var(ROLE_VARIABLE) else { return };
+        let Some((_, act)) = ROLES.iter().find(|(name, _)| *name == role) else { std::process::exit(2) };
+        brigade::init();
+        let ended = std::panic::catch_unwind(act);
+        std::process::exit(if ended.is_ok() { 0 } else { 101 });
+    }
+};
+
+/// Runs a role to its end.
+fn alone(role: &str) {
+    let mut program = Program::start(role).unwrap();
+    let ended = program.wait(BOUND * 2);
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?}: {}", program.log());
+}
 
 /// Far beyond what anything here takes.
 const BOUND: Duration = Duration::from_secs(60);

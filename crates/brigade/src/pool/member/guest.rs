@@ -23,7 +23,7 @@ use crate::event::Event;
 use crate::outcome::{REASON_BYTES_MAX, shorten};
 use crate::registry;
 use crate::remote::door::Authenticated;
-use crate::remote::{Ear, End, Line, Messages, Outbox, build};
+use crate::remote::{Ear, End, Line, Messages, Outbox, build, printable};
 use crate::sync::lock;
 use crate::wire::remote::{Join, MAGIC, Mark, Run, Stop, TaskLine, TurnedAway, VERSION, Welcome, kind};
 
@@ -44,6 +44,9 @@ const AHEAD_TIME: Duration = Duration::from_millis(2);
 const AHEAD_ANSWERS_MIN: u32 = 32;
 /// Answers that one frame acknowledges.
 const ACKS_MAX: usize = 4096;
+/// What is repeated to people of what a host says of itself.
+const WORD_BYTES_MAX: usize = 64;
+const SIGNATURE_BYTES_MAX: usize = 1024;
 
 pub(in super::super) struct Guest {
     pub(in super::super) epoch: u64,
@@ -257,7 +260,7 @@ async fn introduce(line: &mut Line) -> Result<(Newcomer, Arrival), Error> {
         return refuse("it does not introduce itself".to_owned());
     }
     if version != VERSION {
-        let own = env!("CARGO_PKG_VERSION");
+        let (own, brigade) = (env!("CARGO_PKG_VERSION"), printable(&brigade, WORD_BYTES_MAX));
         return refuse(format!("it speaks version {version} of the protocol (brigade {brigade}), this pool {VERSION} (brigade {own})"));
     }
     let join: Join = Codec::Postcard.decode(&frame.body)?;
@@ -268,12 +271,13 @@ async fn introduce(line: &mut Line) -> Result<(Newcomer, Arrival), Error> {
         return refuse("it names too many tasks, labels or calls".to_owned());
     }
     if let Some((task, own)) = join.tasks.iter().find_map(other_signature) {
-        let text = format!("its task {:?} is {}, this pool's is {own}: build both from the same source", task.name, task.signature);
+        let theirs = printable(&task.signature, SIGNATURE_BYTES_MAX);
+        let text = format!("its task {:?} is {theirs}, this pool's is {own}: build both from the same source", task.name);
         return refuse(text);
     }
     let newcomer = Newcomer {
         session: join.session,
-        name: shorten(&join.name, TASK_NAME_BYTES_MAX).into(),
+        name: printable(&join.name, TASK_NAME_BYTES_MAX).into(),
         pid: join.pid,
         slots: join.slots,
         labels: join.labels.into_iter().map(Into::into).collect(),
