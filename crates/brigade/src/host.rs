@@ -5,6 +5,7 @@
 
 mod answer;
 mod session;
+mod welcome;
 
 use std::fmt;
 use std::future::Future;

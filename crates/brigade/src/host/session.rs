@@ -15,18 +15,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::Offer;
 use super::answer::{answer, refused};
+use super::welcome;
 use crate::call::{CallOptions, Origin, Request, Target};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
-use crate::outcome::REASON_BYTES_MAX;
 use crate::pool::{Outcome, Pool, Relay, RelayedCell, Tag, Update};
 use crate::process::Output;
 use crate::registry;
-use crate::remote::{Credentials, Ear, End, Line, Messages, Outbox, build, door, mark, printable};
+use crate::remote::{Credentials, Ear, End, Line, Messages, Outbox, build, door, mark};
 use crate::retry::jitter;
 use crate::sync::lock;
-use crate::wire::remote::{Answer, Ending, Join, MAGIC, Mark, Run, Stop, TaskLine, TurnedAway, VERSION, Welcome, kind};
-use crate::wire::{self, Frame, remote as between_hosts};
+use crate::wire::remote::{Answer, Ending, Join, MAGIC, Mark, Run, Stop, TaskLine, VERSION, Welcome, kind};
+use crate::wire::{self, Frame};
 
 /// The first pause before connecting again, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -161,7 +161,7 @@ impl Session {
         let shaking = async {
             line.say(kind::JOIN, &self.introduction(leaving)?).await?;
             let frame = line.listen().await?;
-            self.read_welcome(&frame)
+            welcome::read(&frame, &self.url)
         };
         let late = |_| Err(Error::new(ErrorKind::Unreachable, "join a pool: it does not answer in time"));
         let welcome = timeout(WELCOME_TIMEOUT, shaking).await.unwrap_or_else(late)?;
@@ -191,31 +191,6 @@ impl Session {
             leaving,
             tasks: registry::table()?.values().map(task).collect(),
         })
-    }
-
-    fn read_welcome(&self, frame: &Frame) -> Result<Welcome, Error> {
-        let Ok(((magic, version, brigade), _)) = postcard::take_from_bytes::<([u8; 4], u16, String)>(&frame.body) else {
-            return Err(Error::new(ErrorKind::Protocol, "join a pool: what answers is none"));
-        };
-        let told = match frame.kind {
-            kind::TURNED_AWAY if magic == MAGIC => {
-                let told = Codec::Postcard.decode::<TurnedAway>(&frame.body);
-                told.map(|told| printable(&told.reason, REASON_BYTES_MAX)).ok()
-            }
-            kind::WELCOME if magic == MAGIC && version == VERSION => {
-                let welcome: Welcome = Codec::Postcard.decode(&frame.body)?;
-                return match between_hosts::check_times(welcome.beat, welcome.keep) {
-                    Ok(()) => Ok(welcome),
-                    Err(what) => Err(Error::new(ErrorKind::Protocol, format!("join a pool that would {what}"))),
-                };
-            }
-            _ => None,
-        };
-        let (own, brigade) = (env!("CARGO_PKG_VERSION"), printable(&brigade, REASON_BYTES_MAX));
-        let text = told.unwrap_or_else(|| {
-            format!("it speaks version {version} of the protocol (brigade {brigade}), this host {VERSION} (brigade {own})")
-        });
-        Err(Error::new(ErrorKind::Refused, format!("join the pool at {}: {text}", self.url)))
     }
 
     // -- a connection
