@@ -118,6 +118,8 @@ impl Pool {
             killed: CancellationToken::new(),
             #[cfg(feature = "remote")]
             listening: listeners.iter().map(|listener| listener.url().to_owned()).collect(),
+            #[cfg(feature = "remote")]
+            refusals: listeners.iter().map(crate::remote::door::Listener::refusals).collect(),
             config,
         });
         let pool = Self(Arc::new(Owner(Arc::clone(&shared))));

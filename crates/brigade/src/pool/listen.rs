@@ -8,7 +8,7 @@ use super::member::guest;
 use super::{Pool, Shared};
 use crate::error::{Error, ErrorKind};
 use crate::remote::door::{Limits, Listener};
-use crate::remote::{Credentials, mark};
+use crate::remote::{Credentials, Refusals, mark};
 use crate::wire::remote::{Mark, check_times};
 
 /// What a pool wants of hosts that join it.
@@ -70,6 +70,12 @@ impl Pool {
     /// Where the pool listens for hosts, with the ports that the system chose, in the order in which they were asked for.
     pub fn listening(&self) -> Vec<String> {
         self.shared().listening.clone()
+    }
+
+    /// How many connections were not let in, of all listeners: they proved nothing, or the wrong thing. Hosts that proved themselves and were
+    /// turned away for another reason are [events](crate::Event::HostRefused).
+    pub fn refusals(&self) -> Refusals {
+        self.shared().refusals.iter().fold(Refusals::default(), |all, one| all.plus(&one.get()))
     }
 }
 

@@ -37,6 +37,9 @@ pub(crate) struct Shared {
     /// Where hosts may join.
     #[cfg(feature = "remote")]
     pub(super) listening: Vec<String>,
+    /// Who was not let in there.
+    #[cfg(feature = "remote")]
+    pub(super) refusals: Vec<crate::remote::door::RefusalCount>,
 }
 
 impl Shared {

@@ -195,7 +195,15 @@ fn bad_use_absurd_introductions_are_turned_away() {
             talker.writing.flush().await.unwrap();
             talker.is_ended().await;
         }
-        assert_eq!(pool.workers().len(), 0);
+        assert_eq!((pool.workers().len(), pool.refusals().total()), (0, 0));
+        let other = Credentials::key("another key of enough bytes").unwrap();
+        connect(&pool.listening()[0], &other).await.unwrap_err();
+        let counted = async {
+            while pool.refusals().keys == 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        timeout(BOUND, counted).await.unwrap();
 
         // A name may be odd, but not long, and terminals do not obey it.
         let mut talker = Talker::at(&pool).await;

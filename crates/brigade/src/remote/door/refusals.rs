@@ -43,6 +43,20 @@ impl Refusals {
         let Self { strangers, versions, keys, tls, users, slow, left, crowded, pauses: _ } = self;
         strangers + versions + keys + tls + users + slow + left + crowded
     }
+
+    pub(crate) fn plus(&self, other: &Self) -> Self {
+        Self {
+            strangers: self.strangers + other.strangers,
+            versions: self.versions + other.versions,
+            keys: self.keys + other.keys,
+            tls: self.tls + other.tls,
+            users: self.users + other.users,
+            slow: self.slow + other.slow,
+            left: self.left + other.left,
+            crowded: self.crowded + other.crowded,
+            pauses: self.pauses + other.pauses,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
