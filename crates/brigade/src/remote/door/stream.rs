@@ -135,10 +135,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Sealed<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_checked(cx))?;
-        let count = this.checked.min(buffer.remaining());
-        buffer.put_slice(&this.input[..count]);
-        this.input.advance(count);
-        this.checked -= count;
+        // All records that are there go out together: what is behind this does more at once then.
+        while this.checked > 0 {
+            let count = this.checked.min(buffer.remaining());
+            buffer.put_slice(&this.input[..count]);
+            this.input.advance(count);
+            this.checked -= count;
+            if this.checked == 0
+                && let Err(damage) = this.check()
+            {
+                // Told by the next read, behind what was good.
+                this.over = Over::Damaged(damage);
+            } else if buffer.remaining() == 0 {
+                break;
+            }
+        }
         Poll::Ready(Ok(()))
     }
 }

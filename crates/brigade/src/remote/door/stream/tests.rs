@@ -112,6 +112,19 @@ async fn g45_records_in_another_order_are_an_error() {
 }
 
 #[tokio::test]
+async fn one_read_gives_all_records_that_are_there() {
+    let bytes = [written(&[b"some", b"more"], false).await, vec![0x5a; 64]].concat();
+    let (mut raw, socket) = duplex(1 << 10);
+    raw.write_all(&bytes).await.unwrap();
+    let mut sealed = Sealed::new(socket, keys(1, 2));
+    let mut heard = [0; 6];
+    assert_eq!(sealed.read(&mut heard).await.unwrap(), 6);
+    assert_eq!(&heard, b"somemo");
+    assert_eq!(sealed.read(&mut heard).await.unwrap(), 2, "what is good before the noise");
+    assert_eq!(damage(sealed.read(&mut heard).await), Some(Damage::Changed));
+}
+
+#[tokio::test]
 async fn the_other_direction_has_another_key() {
     let ours = written(&[b"some"], true).await;
     let (mut raw, socket) = duplex(1 << 10);
