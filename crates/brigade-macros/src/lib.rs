@@ -23,8 +23,9 @@ use proc_macro::TokenStream;
 /// | `retry_base = "1s"`, `retry_cap = "5m"` | first and longest pause between attempts | the place's |
 /// | `retry_within = "1h"` | no attempt begins later than this after the call was made or the job pushed | no limit |
 /// | `priority = 10` | higher leaves the queue first | 0 |
+/// | `labels = ["gpu"]` | only workers that were given all of these run it | none |
 /// | `codec = "json"` | `"postcard"` or `"json"`, for types that need a self-describing format | `"postcard"` |
-/// | `idempotent` | it may run twice; kept with the task for workers on other hosts | no |
+/// | `idempotent` | it may run twice: if the host that runs it is lost, another one does | no |
 ///
 /// Each but `name`, `queue`, `codec` and `idempotent` is also a method of the call, which wins; the `retry_` ones are `retry`.
 #[proc_macro_attribute]

@@ -47,13 +47,17 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Options> {
                 let value = if option == "retry_within" { quote!(::core::option::Option::Some(#time)) } else { time };
                 retry.extend(quote!(__retry.#field = #value;));
             }
+            "labels" => {
+                let labels: syn::ExprArray = meta.value()?.parse()?;
+                options.setters.extend(quote!(.labels(#labels)));
+            }
             "priority" => {
                 let priority: syn::Expr = meta.value()?.parse()?;
                 options.setters.extend(quote!(.priority(#priority)));
             }
             _ => {
                 return Err(meta.error(
-                    "unknown option: there are name, queue, codec, timeout, queue_timeout, memory, retries, retry_base, retry_cap, retry_within, priority and idempotent",
+                    "unknown option: there are name, queue, codec, timeout, queue_timeout, memory, retries, retry_base, retry_cap, retry_within, priority, labels and idempotent",
                 ));
             }
         }

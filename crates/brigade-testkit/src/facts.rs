@@ -79,6 +79,13 @@ pub fn resident_bytes(pid: u32) -> u64 {
     pages * rustix::param::page_size() as u64
 }
 
+/// The most resident memory that the process ever had, in bytes; zero if it is gone.
+pub fn peak_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    peak.unwrap_or(0) * 1024
+}
+
 /// CPU time that the process has used, in clock ticks.
 pub fn cpu_ticks(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -131,7 +138,7 @@ mod tests {
         let seen = process(own).unwrap();
         assert!(!seen.is_zombie());
         assert_eq!(i64::from(seen.parent), i64::from(rustix::process::getppid().unwrap().as_raw_nonzero().get()));
-        assert!(open_descriptors(own) >= 3 && resident_bytes(own) > 0);
+        assert!(open_descriptors(own) >= 3 && resident_bytes(own) > 0 && peak_bytes(own) >= resident_bytes(own) / 2);
         assert!(children(seen.parent).iter().any(|child| child.pid == own));
         assert!(marked("PATH", "/").contains(&own));
         assert_eq!(process(u32::MAX), None);

@@ -2,14 +2,17 @@
 //!
 //! [`ledger`] counts what happened to each job and says whether that is allowed; [`facts`] reads what the kernel
 //! knows of processes; [`random`] draws fault times from a seed that is printed; [`program`] runs this very test
-//! binary again as a program of its own, bounded in time, so that it can be killed and looked at from outside; [`redis`] and [`rabbitmq`] start servers.
+//! binary again as a program of its own, bounded in time, so that it can be killed and looked at from outside; [`redis`] and [`rabbitmq`] start servers;
+//! [`proxy`] stands between two sockets and breaks what goes through; [`mutate`] damages bytes for decoders.
 //!
 //! Nothing here knows the library: a test kit that shared its types would share its mistakes.
 
 pub mod facts;
 pub mod ledger;
+pub mod mutate;
 pub mod places;
 pub mod program;
+pub mod proxy;
 pub mod rabbitmq;
 pub mod random;
 pub mod redis;

@@ -1,9 +1,13 @@
 //! The benchmark of the pool, each figure next to what the machine itself can do in the same run.
 //!
-//!     cargo bench -p brigade --bench pool [-- filter]
+//!     cargo bench -p brigade --bench pool [--features remote] [-- filter]
+//!
+//! With the feature, the workloads that P13 compares are also run on a host that joined over loopback TCP.
 //!
 //! `scripts/bench` compares with other pools.
 
+#[cfg(feature = "remote")]
+mod elsewhere;
 mod load;
 mod machine;
 mod tasks;
@@ -25,6 +29,8 @@ const ECHOES: [(&str, usize); 3] = [("64 KiB", 64 << 10), ("1 MiB", 1 << 20), ("
 fn main() -> Result<()> {
     brigade::init();
     machine::enter_if_child();
+    #[cfg(feature = "remote")]
+    elsewhere::enter_if_host()?;
     let runtime = Runtime::new()?;
     let mut criterion = Criterion::default().configure_from_args();
     latency(&mut criterion, &runtime)?;
@@ -85,6 +91,15 @@ fn digests(criterion: &mut Criterion, runtime: &Runtime) -> Result<()> {
         let pool = runtime.block_on(two_workers().slots(slots).start())?;
         group.bench_function(name, |b| b.iter_custom(|calls| runtime.block_on(shared_out(20, calls, digest(&pool)))));
         runtime.block_on(pool.shutdown());
+        #[cfg(feature = "remote")]
+        {
+            let (pool, mut host) = runtime.block_on(elsewhere::two_workers(slots))?;
+            let name = format!("{name}, over TCP");
+            group.bench_function(name, |b| b.iter_custom(|calls| runtime.block_on(shared_out(20, calls, digest(&pool)))));
+            runtime.block_on(pool.shutdown());
+            host.kill()?;
+            host.wait()?;
+        }
     }
     Ok(())
 }

@@ -74,6 +74,17 @@ pub(crate) struct CallOptions {
     pub(crate) tick: Option<SystemTime>,
     /// At a broker: offered again while every worker passes.
     pub(crate) waits_out_passes: bool,
+    /// What its worker must have been given.
+    pub(crate) labels: Vec<Box<str>>,
+    /// The call of another pool that it is an attempt of.
+    pub(crate) origin: Option<Origin>,
+}
+
+/// An attempt, as the pool knows it that asked for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    pub(crate) call: u64,
+    pub(crate) attempt: u32,
 }
 
 static DEFAULT_OPTIONS: CallOptions = CallOptions {
@@ -95,6 +106,8 @@ static DEFAULT_OPTIONS: CallOptions = CallOptions {
     keep: None,
     tick: None,
     waits_out_passes: false,
+    labels: Vec::new(),
+    origin: None,
 };
 
 impl Request {
@@ -262,9 +275,15 @@ impl<T> Call<T> {
         self.set(|options| options.delay = Some(delay))
     }
 
-    /// A name for people, shown in events and logs.
+    /// A name for people, shown in events and logs. Where a call may run is said by [`labels`](Call::labels).
     pub fn label(self, label: impl Into<Box<str>>) -> Self {
         self.set(|options| options.label = Some(label.into()))
+    }
+
+    /// Runs only where all of these are: labels that a worker host was given (`brigade::remote::serve(..).labels(["gpu"])`), or the pool's own
+    /// workers ([`Builder::labels`](crate::Builder::labels)). Default: anywhere that has the task.
+    pub fn labels<L: Into<Box<str>>>(self, labels: impl IntoIterator<Item = L>) -> Self {
+        self.set(|options| options.labels = labels.into_iter().map(Into::into).collect())
     }
 
     /// Keeps what the attempt writes to its standard output and error, up to this many bytes each, for

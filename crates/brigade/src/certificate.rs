@@ -16,6 +16,9 @@ pub struct Certificate {
     pub worker: u32,
     /// Process id the worker had.
     pub pid: u32,
+    /// Name of the host that it ran on, if that was another one that joined the pool; the process id is one of that host.
+    #[serde(default)]
+    pub host: Option<String>,
     /// Name of the task.
     pub task: String,
     /// Id of the call within its pool.
@@ -65,6 +68,8 @@ pub enum Ended {
     LinkBroken(String),
     /// The worker was ended because of another attempt that shared it.
     Neighbour,
+    /// The host that ran it was away for too long, or forgot it; the text says how. It may have run to its end.
+    HostLost(String),
 }
 
 /// Which memory limit was hit.
@@ -161,6 +166,7 @@ impl fmt::Display for Ended {
             Self::Shutdown => f.write_str("stopped by shutdown"),
             Self::LinkBroken(how) => write!(f, "broke its link: {how}"),
             Self::Neighbour => f.write_str("its worker ended because of another attempt"),
+            Self::HostLost(how) => write!(f, "lost with its host: {how}"),
         }
     }
 }
@@ -191,11 +197,11 @@ impl fmt::Display for Step {
 impl fmt::Display for Certificate {
     /// One line, as in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} (call {}, attempt {}) on worker {}, pid {}: {}",
-            self.task, self.call, self.attempt, self.worker, self.pid, self.ended
-        )?;
+        write!(f, "{} (call {}, attempt {}) on worker {}, pid {}", self.task, self.call, self.attempt, self.worker, self.pid)?;
+        if let Some(host) = &self.host {
+            write!(f, " on {host}")?;
+        }
+        write!(f, ": {}", self.ended)?;
         if let Some(exit) = self.exit {
             write!(f, ", {exit}")?;
         }

@@ -43,6 +43,48 @@ pub enum Event {
         /// Whether its pool had told it to leave.
         expected: bool,
     },
+    /// A host joined the pool, or is back after its connection was down.
+    HostJoined {
+        /// Number of the host among the workers.
+        worker: u32,
+        /// Its name.
+        host: Arc<str>,
+        /// Process id of the program there.
+        pid: u32,
+        /// Attempts that it may run at once.
+        slots: u32,
+        /// Whether it was known and goes on with what it ran.
+        resumed: bool,
+        /// Calls that it still held of a session that is over, because it was away for too long: their results are refused.
+        stale: usize,
+    },
+    /// The connection to a host is down. What it runs is waited for.
+    HostAway {
+        /// Number of the host among the workers.
+        worker: u32,
+        /// Its name.
+        host: Arc<str>,
+        /// What happened, in words.
+        reason: Arc<str>,
+    },
+    /// A host is no worker of the pool any more.
+    HostLeft {
+        /// Number that it had.
+        worker: u32,
+        /// Its name.
+        host: Arc<str>,
+        /// Why, in words.
+        reason: Arc<str>,
+        /// Calls that were lost with it.
+        lost: usize,
+    },
+    /// Somebody who had the right to join was turned away.
+    HostRefused {
+        /// Where it came from.
+        peer: Arc<str>,
+        /// Why, in words.
+        reason: Arc<str>,
+    },
     /// Workers keep failing at start.
     Degraded {
         /// The last reason.

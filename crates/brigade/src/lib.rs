@@ -34,6 +34,7 @@
 //! | see what happens | [`Pool::stats`], [`Pool::workers`], [`Pool::events`] |
 //! | run jobs one after another, or many and then one | `Chain`, `Group` |
 //! | keep jobs in a file | `Broker`, `Queue`, `Worker` (feature `sqlite`, on by default) |
+//! | let workers of other hosts join | `Builder::listen`, `remote` (feature `remote`) |
 //! | push jobs by the clock | `Schedule`, `Broker::schedule` |
 //! | test code that pushes jobs | `testing` |
 //!
@@ -65,6 +66,10 @@ mod event;
 mod finding;
 #[cfg(feature = "broker")]
 mod flow;
+#[cfg(test)]
+mod fuzz;
+#[cfg(feature = "remote")]
+mod host;
 #[cfg(feature = "broker")]
 mod job;
 #[cfg(feature = "broker")]
@@ -76,6 +81,8 @@ mod pool;
 mod process;
 mod progress;
 mod registry;
+#[cfg(feature = "remote")]
+pub mod remote;
 mod retry;
 #[cfg(feature = "broker")]
 mod schedule;

@@ -275,7 +275,7 @@ impl CallError {
     pub(crate) fn from_certificate(certificate: Box<Certificate>) -> Self {
         match certificate.ended {
             Ended::Panicked { .. } => Self::Panicked(certificate),
-            Ended::Neighbour => Self::Lost(certificate),
+            Ended::Neighbour | Ended::HostLost(_) => Self::Lost(certificate),
             _ => Self::Crashed(certificate),
         }
     }

@@ -14,9 +14,13 @@ mod core;
 mod deadlines;
 mod events;
 mod handle;
+#[cfg(feature = "remote")]
+mod listen;
 mod map;
 mod member;
 mod queue;
+#[cfg(feature = "remote")]
+mod relay;
 mod restart;
 mod service;
 mod shared;
@@ -43,6 +47,9 @@ use crate::error::{Error, ErrorKind};
 use crate::registry;
 use crate::shutdown::Scope;
 use crate::task::{Args, Function};
+
+#[cfg(feature = "remote")]
+pub(crate) use cell::{Cell as RelayedCell, Outcome, Relay, Tag};
 
 pub use builder::{Builder, Neighbours, WorkerCount};
 pub use events::Events;
@@ -71,6 +78,9 @@ pub struct Shutdown {
 
 /// How long a shutdown waits for workers' last output to be written.
 const CONSOLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// What callers that fill a pool suppose of hosts that have not joined yet.
+#[cfg(feature = "remote")]
+const SLOTS_OF_HOSTS_MIN: usize = 8;
 /// Events that a reader may be behind before it misses some.
 const EVENTS_MAX: usize = 4096;
 
@@ -80,8 +90,10 @@ impl Pool {
         Builder::default()
     }
 
-    async fn start(config: Config) -> Result<Self, Error> {
-        if config.runs_own_program() && !crate::worker_entry_is_set() {
+    async fn start(
+        #[cfg_attr(not(feature = "remote"), expect(unused_mut, reason = "with hosts that join"))] mut config: Config,
+    ) -> Result<Self, Error> {
+        if config.workers_max > 0 && config.runs_own_program() && !crate::worker_entry_is_set() {
             return Err(Error::new(
                 ErrorKind::NotInitialized,
                 "start a pool: workers are this program started again, and its main never called brigade::init(); \
@@ -92,6 +104,8 @@ impl Pool {
         crate::process::check_children_are_kept()?;
         let no_runtime = || Error::new(ErrorKind::Unsupported, "start a pool outside of an async runtime (tokio)");
         let scope = Scope::current().ok_or_else(no_runtime)?;
+        #[cfg(feature = "remote")]
+        let listeners = config.hosts.bind().await?;
         let config = Arc::new(config);
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let shared = Arc::new(Shared {
@@ -102,6 +116,10 @@ impl Pool {
             clock: Notify::new(),
             changed: Notify::new(),
             killed: CancellationToken::new(),
+            #[cfg(feature = "remote")]
+            listening: listeners.iter().map(|listener| listener.url().to_owned()).collect(),
+            #[cfg(feature = "remote")]
+            refusals: listeners.iter().map(crate::remote::door::Listener::refusals).collect(),
             config,
         });
         let pool = Self(Arc::new(Owner(Arc::clone(&shared))));
@@ -109,6 +127,10 @@ impl Pool {
         shared.scope.spawn_until_closed(async move { clock.keep_time().await });
         // Starts the smallest number of workers.
         shared.step(|core, effects| core.advance(Stage::Open, effects));
+        #[cfg(feature = "remote")]
+        for listener in listeners {
+            shared.scope.spawn_until_closed(listen::open(Arc::clone(&shared), listener));
+        }
         match pool.ready(shared.config.workers_min).await {
             Ok(()) => Ok(pool),
             Err(error) => {
@@ -175,7 +197,7 @@ impl Pool {
         Map::new(self.clone(), inputs, call, 2 * self.slots())
     }
 
-    /// Waits until at least this many workers are ready.
+    /// Waits until at least this many workers are ready. A host that joined counts as one, whatever it offers.
     ///
     /// # Errors
     ///
@@ -187,7 +209,7 @@ impl Pool {
     /// Dropping the future loses nothing.
     pub async fn ready(&self, workers: usize) -> Result<(), Error> {
         let shared = self.shared();
-        if workers > shared.config.workers_max {
+        if workers > shared.config.workers_max && !shared.config.may_have_guests() {
             let text = format!("wait for {workers} workers: the pool has at most {}", shared.config.workers_max);
             return Err(Error::new(ErrorKind::BadOption, text));
         }
@@ -229,7 +251,7 @@ impl Pool {
         count
     }
 
-    /// Replaces every worker that is there now, one after the other, each when it has finished what it runs. Returns when
+    /// Replaces every worker process of its own that is there now, one after the other, each when it has finished what it runs. Returns when
     /// the last replacement is ready.
     ///
     /// # Errors
@@ -241,19 +263,24 @@ impl Pool {
     /// Dropping the future leaves the workers that were not reached as they are.
     pub async fn recycle(&self) -> Result<(), Error> {
         let shared = self.shared();
-        for (number, epoch) in shared.peek(|core| core.members()) {
+        for (number, epoch) in shared.peek(|core| core.children()) {
             let ready = shared.peek(|core| core.ready_count()).min(shared.config.workers_min);
             shared.step(|core, effects| core.recycle(number, epoch, effects));
-            shared.until(|core| (!core.members().contains(&(number, epoch)) || core.stage() != Stage::Open).then_some(())).await;
+            shared.until(|core| (!core.children().contains(&(number, epoch)) || core.stage() != Stage::Open).then_some(())).await;
             self.ready(ready).await?;
         }
         Ok(())
     }
 
-    /// Attempts that can run at once when all workers are there.
+    /// Attempts that can run at once when all workers are there. Of hosts those count that have joined by now; where none has, a few.
     pub(crate) fn slots(&self) -> usize {
         let config = &self.shared().config;
-        config.workers_max * config.slots as usize
+        let own = config.workers_max * config.slots as usize;
+        #[cfg(feature = "remote")]
+        if config.may_have_guests() {
+            return (own + self.shared().peek(|core| core.slots_of_guests())).max(SLOTS_OF_HOSTS_MIN);
+        }
+        own
     }
 
     /// Whether a shutdown has begun.

@@ -40,11 +40,18 @@ examples! {
     unit_tests: ["here: 2 words", "in workers: 3 words"],
 }
 
+/// Its hosts need a feature.
+#[cfg(feature = "remote")]
+#[test]
+fn fleet() {
+    run("fleet", &["hosts: 2", "one: ", "two: ", "digests, all right; failed: 0"]);
+}
+
 #[test]
 fn every_example_is_run() {
     let sources = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")).unwrap();
     let found: BTreeSet<String> = sources.map(|source| source.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned()).collect();
-    assert_eq!(found, NAMES.iter().map(|name| (*name).to_owned()).collect());
+    assert_eq!(found, NAMES.iter().chain(&["fleet"]).map(|name| (*name).to_owned()).collect());
 }
 
 fn run(name: &str, lines: &[&str]) {

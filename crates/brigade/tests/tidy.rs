@@ -123,10 +123,18 @@ fn may_use(module: &str) -> Vec<&'static str> {
         user if USERS.contains(&user) => [&VALUES[..], &GROUND, &USERS, &["wire"]].concat(),
         // A broker knows how jobs are joined, not what they were made of.
         "flow" => [&VALUES[..], &USERS, &["broker"]].concat(),
-        "pool" | "worker" => [&VALUES[..], &GROUND, &LINK, &USERS, &["process"]].concat(),
+        // A pool takes in hosts that join; a worker is a child of its pool and knows of none.
+        "pool" => [&VALUES[..], &GROUND, &LINK, &USERS, &["process", "remote"]].concat(),
+        "worker" => [&VALUES[..], &GROUND, &LINK, &USERS, &["process"]].concat(),
+        // A host is a pool that runs what others send.
+        "host" => [&VALUES[..], &GROUND, &LINK, &USERS, &["pool", "process", "remote"]].concat(),
         // A broker never knows a pool, nor a pool a broker; only the consumer knows both.
         // Of processes it knows whether the holder of a lease is gone.
         "broker" => [&VALUES[..], &GROUND, &USERS, &["link", "process"]].concat(),
+        // A test of all that decodes.
+        "fuzz" => [&VALUES[..], &LINK].concat(),
+        // The door to other hosts is a byte stream; what is said through it is of the link. `host` is named there once, for the page of the API that both are on.
+        "remote" => [&VALUES[..], &GROUND, &LINK, &["host"]].concat(),
         "consume" => [&VALUES[..], &GROUND, &USERS, &["broker", "pool"]].concat(),
         "testing" => [&VALUES[..], &USERS, &["broker", "consume"]].concat(),
         unknown => panic!("say in tidy.rs what the module {unknown} may use"),

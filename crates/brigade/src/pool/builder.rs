@@ -75,11 +75,26 @@ pub(crate) struct Config {
     pub(super) check_interval: Duration,
     pub(super) retry: Retry,
     pub(super) group: Option<GroupLimits>,
+    pub(super) labels: Vec<Box<str>>,
+    #[cfg(feature = "remote")]
+    pub(super) hosts: super::listen::Hosts,
 }
 
 impl Config {
     pub(super) fn runs_own_program(&self) -> bool {
         self.program.as_os_str() == OWN_PROGRAM
+    }
+
+    /// Whether workers may join from elsewhere.
+    #[cfg(feature = "remote")]
+    pub(super) fn may_have_guests(&self) -> bool {
+        !self.hosts.listeners.is_empty()
+    }
+
+    #[cfg(not(feature = "remote"))]
+    #[expect(clippy::unused_self, reason = "as with hosts that join")]
+    pub(super) fn may_have_guests(&self) -> bool {
+        false
     }
 }
 
@@ -107,7 +122,7 @@ const INHERITED: [&str; 14] = [
 
 /// More workers than this are a mistake in the caller's arithmetic.
 const WORKERS_MAX: usize = 4096;
-const SLOTS_MAX: u32 = 65_536;
+pub(super) const SLOTS_MAX: u32 = 65_536;
 
 impl Default for Builder {
     fn default() -> Self {
@@ -142,6 +157,9 @@ impl Default for Builder {
             check_interval: Duration::from_secs(1),
             retry: Retry::default(),
             group: None,
+            labels: Vec::new(),
+            #[cfg(feature = "remote")]
+            hosts: super::listen::Hosts::default(),
         };
         Self { config, error: None, state_of_init: None, state_of_teardown: None }
     }
@@ -182,7 +200,7 @@ macro_rules! ranges {
 ranges!(std::ops::Range<usize>, std::ops::RangeInclusive<usize>, std::ops::RangeFrom<usize>, std::ops::RangeToInclusive<usize>);
 
 impl Builder {
-    fn set(mut self, set: impl FnOnce(&mut Config)) -> Self {
+    pub(super) fn set(mut self, set: impl FnOnce(&mut Config)) -> Self {
         set(&mut self.config);
         self
     }
@@ -192,7 +210,7 @@ impl Builder {
     }
 
     /// How many worker processes: `4`, or `1..=8` to grow and shrink with the load. Default: none at first, up to one per
-    /// CPU that this process may use (cgroup quotas count). At most 4,096.
+    /// CPU that this process may use (cgroup quotas count). At most 4,096; at least 1, unless workers may join from other hosts.
     pub fn workers(self, count: impl WorkerCount) -> Self {
         let (min, max) = count.bounds();
         self.set(|config| {
@@ -385,6 +403,11 @@ impl Builder {
         self.set(|config| config.group = Some(limits))
     }
 
+    /// Labels of the pool's own workers, for calls that ask for some ([`Call::labels`](crate::Call::labels)). Default: none.
+    pub fn labels<L: Into<Box<str>>>(self, labels: impl IntoIterator<Item = L>) -> Self {
+        self.set(|config| config.labels = labels.into_iter().map(Into::into).collect())
+    }
+
     /// Starts the pool, and the smallest number of its workers, on the current async runtime.
     ///
     /// # Errors
@@ -394,7 +417,8 @@ impl Builder {
     /// its first workers fail to start.
     pub async fn start(self) -> Result<Pool, Error> {
         let config = self.check()?;
-        Pool::start(config).await
+        // On the heap: most of it is settings, and it lives within the futures of callers.
+        Box::pin(Pool::start(config)).await
     }
 
     fn check(self) -> Result<Config, Error> {
@@ -404,7 +428,7 @@ impl Builder {
             return Err(Error::new(ErrorKind::BadOption, &*text));
         }
         let (min, max) = (config.workers_min, config.workers_max);
-        if max == 0 || max > WORKERS_MAX || min > max || config.spares > WORKERS_MAX {
+        if max == 0 && !config.may_have_guests() || max > WORKERS_MAX || min > max || config.spares > WORKERS_MAX {
             return bad(format!("start {min} to {max} workers and {} spares: there are 1 to {WORKERS_MAX}", config.spares));
         }
         if config.slots == 0 || config.slots > SLOTS_MAX {
@@ -422,6 +446,8 @@ impl Builder {
         if config.start_timeout.is_zero() || config.check_interval < Duration::from_millis(10) {
             return bad("set a start timeout of nothing or a check interval below 10 ms".to_owned());
         }
+        #[cfg(feature = "remote")]
+        config.hosts.check()?;
         if config.recycle_calls == Some(0) {
             return bad("replace a worker after 0 calls: there is at least 1".to_owned());
         }

@@ -1,7 +1,7 @@
 //! What a call and its handle share: the outcome, once; progress while it runs; the receipt of a stop.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
 use bytes::Bytes;
@@ -18,7 +18,25 @@ const UPDATES_MAX: usize = 64;
 pub(crate) type Outcome = Result<Bytes, CallError>;
 
 #[derive(Default)]
-pub(crate) struct Cell(Mutex<State>);
+pub(crate) struct Cell {
+    state: Mutex<State>,
+    /// Who is told instead of a handle.
+    relay: Option<Relayed>,
+}
+
+/// Takes what becomes of a call that was made for somebody else.
+pub(crate) trait Relay: Send + Sync {
+    /// The call ended.
+    fn ended(&self, tag: Tag, outcome: Outcome, receipt: Option<Receipt>, output: Option<Output>);
+
+    /// The call told how far it is.
+    fn told(&self, tag: Tag, update: Progress);
+}
+
+/// How a relay knows a call: two numbers of its own.
+pub(crate) type Tag = (u64, u64);
+
+type Relayed = (Arc<dyn Relay>, Tag);
 
 #[derive(Default)]
 struct State {
@@ -39,13 +57,23 @@ struct Extra {
 }
 
 impl Cell {
+    /// A call whose end a relay is told.
+    #[cfg(feature = "remote")]
+    pub(crate) fn relayed(relay: Arc<dyn Relay>, tag: Tag) -> Self {
+        Self { state: Mutex::default(), relay: Some((relay, tag)) }
+    }
+
     /// Gives the call its outcome. The one place where a call ends.
     pub(crate) fn finish(&self, outcome: Outcome, receipt: Option<Receipt>, output: Option<Output>) {
         let mut wakers = Vec::new();
         let first = {
-            let mut state = lock(&self.0);
+            let mut state = lock(&self.state);
             assert!(!state.finished, "a call ends once");
             state.finished = true;
+            if let Some((relay, tag)) = &self.relay {
+                drop(state);
+                return relay.ended(*tag, outcome, receipt, output);
+            }
             state.outcome = Some(outcome);
             if receipt.is_some() || output.is_some() {
                 let extra = state.extra.get_or_insert_default();
@@ -61,12 +89,12 @@ impl Cell {
     }
 
     pub(crate) fn is_finished(&self) -> bool {
-        lock(&self.0).finished
+        lock(&self.state).finished
     }
 
     /// Takes the outcome. Pending for ever once it was taken.
     pub(crate) fn poll_outcome(&self, waker: &Waker) -> Poll<Outcome> {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         match state.outcome.take() {
             Some(outcome) => Poll::Ready(outcome),
             None => {
@@ -81,7 +109,7 @@ impl Cell {
 
     /// Waits for the end without taking the outcome; gives the receipt if a stop ended it.
     pub(crate) fn poll_receipt(&self, waker: &Waker) -> Poll<Option<Receipt>> {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         if state.finished {
             return Poll::Ready(state.extra.as_ref().and_then(|extra| extra.receipt.clone()));
         }
@@ -93,12 +121,15 @@ impl Cell {
     }
 
     pub(crate) fn take_output(&self) -> Option<Output> {
-        lock(&self.0).extra.as_mut()?.output.take()
+        lock(&self.state).extra.as_mut()?.output.take()
     }
 
     pub(crate) fn update(&self, update: Progress) {
+        if let Some((relay, tag)) = &self.relay {
+            return relay.told(*tag, update);
+        }
         let wakers = {
-            let mut state = lock(&self.0);
+            let mut state = lock(&self.state);
             let extra = state.extra.get_or_insert_default();
             if extra.updates.len() == UPDATES_MAX {
                 extra.updates.pop_front();
@@ -111,7 +142,7 @@ impl Cell {
 
     /// The next progress; `None` after the end.
     pub(crate) fn poll_update(&self, waker: &Waker) -> Poll<Option<Progress>> {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         let finished = state.finished;
         let extra = state.extra.get_or_insert_default();
         match extra.updates.pop_front() {

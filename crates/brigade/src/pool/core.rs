@@ -8,12 +8,16 @@
 //! when it is returned, passed, or tried again. `end` is the only way out and gives the cell its outcome.
 //!
 //! Life of a seat: starting -> ready (or spare) -> retiring -> empty. A seat's *epoch* tells one process in it from the
-//! next; what comes from an old epoch is ignored.
+//! next; what comes from an old epoch is ignored. In a seat sits a process of ours or a host that joined; the latter may be *away* in any
+//! stage, while its connection is down (`guests`).
 //!
 //! Costs: O(log n) in waiting calls and in workers for every step of a call.
 
 mod calls;
+mod choice;
 mod endings;
+#[cfg(feature = "remote")]
+mod guests;
 mod look;
 mod seats;
 mod stops;
@@ -31,18 +35,20 @@ use tokio_util::sync::CancellationToken;
 use super::builder::Config;
 use super::cell::{Cell, Outcome};
 use super::deadlines::{Deadlines, Due, after};
-use super::member::Member;
+use super::member::{Child, Member};
 use super::queue::Queue;
 use super::restart::Restart;
 use super::stats::Counters;
 use crate::certificate::Receipt;
 use crate::event::Event;
-use crate::link::Channel;
 use crate::process::Output;
 use crate::progress::Progress;
 
-pub(super) use calls::{Admission, Entry, Phase, TASK_NAME_BYTES_MAX, number_of};
+pub(super) use calls::{Admission, Entry, Phase, number_of};
+use choice::Rank;
 pub(super) use endings::Obituary;
+#[cfg(feature = "remote")]
+pub(super) use guests::{Arrival, Newcomer};
 pub(super) use seats::{Census, Seat};
 pub(super) use stops::{StopOrder, Why};
 
@@ -58,8 +64,8 @@ pub(super) struct Core {
     delayed: usize,
     /// By number minus one.
     seats: Vec<Option<Seat>>,
-    /// Seats that can take one more attempt, by (attempts they run, number).
-    free: BTreeSet<(u32, u32)>,
+    /// Seats that can take one more attempt.
+    free: BTreeSet<Rank>,
     epochs: u64,
     census: Census,
     /// At least so many workers, because somebody waits for them.
@@ -85,11 +91,11 @@ pub(super) enum Stage {
 #[derive(Default)]
 pub(super) struct Effects {
     pub(super) ends: Vec<End>,
-    pub(super) flush: Vec<Arc<Channel>>,
+    pub(super) flush: Vec<Member>,
     pub(super) starts: Vec<(u32, u64)>,
     pub(super) stops: Vec<StopOrder>,
     pub(super) updates: Vec<(Arc<Cell>, Progress)>,
-    pub(super) watches: Vec<(u64, Arc<Member>, u64)>,
+    pub(super) watches: Vec<(u64, Arc<Child>, u64)>,
     /// Places of the queue that became free.
     pub(super) room: usize,
     /// The first deadline is earlier than before.
@@ -144,6 +150,8 @@ impl Core {
                 Due::Delay(call) => self.on_delay_over(call, effects),
                 Due::Restart => self.maintain(effects),
                 Due::Tick(planned) => self.on_tick(planned, now, effects),
+                #[cfg(feature = "remote")]
+                Due::HostLost(number, epoch) => self.on_host_lost(number, epoch, effects),
             }
         }
         self.settle(effects);

@@ -23,6 +23,9 @@ pub(super) enum Due {
     Restart,
     /// Time to look after the workers.
     Tick(Instant),
+    /// The host in this seat, of this epoch, has been away for too long.
+    #[cfg(feature = "remote")]
+    HostLost(u32, u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

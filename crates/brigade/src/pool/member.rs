@@ -1,361 +1,215 @@
-//! One worker process as the pool sees it, from its start to its reaping.
+//! A worker as the dispatcher sees it: a process of ours ([`Child`]), or a host that joined (`Guest`).
 //!
-//! [`live`] tells the story. Its states are those of a seat in `core`: it moves the seat from starting to ready and, at the end,
-//! empties it. While the worker serves, the data channel has a reading and a writing task of its own, because
-//! that is where the speed is; everything rare is one event loop in `serve`.
+//! What both have in common is here, and all that the dispatcher needs of either: to give it a call, to ask it to stop one, to let it go.
+//! How each lives is its own: `child` tells of a process from its start to its reaping, `guest` of a host from its handshake to its leave.
 
-mod start;
+pub(super) mod child;
+#[cfg(feature = "remote")]
+pub(super) mod guest;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
 
-use rustix::process::Signal;
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use super::core::Entry;
+use crate::call::{Request, Target};
+use crate::process::Output;
+use crate::wire::{self, CallMeta, kind};
 
-use super::Shared;
-use super::builder::Config;
-use super::core::{Obituary, Pulse};
-use crate::codec::Codec;
-use crate::event::Event;
-use crate::link::Channel;
-use crate::process::{self as child, Group, Pipe, Process};
-use crate::sync::lock;
-use crate::wire::{Decoder, Frame, LastWords, PanicNote, kind};
+pub(super) use child::Child;
+#[cfg(feature = "remote")]
+pub(super) use guest::Guest;
 
-/// A worker that is ready.
-pub(super) struct Member {
-    pub(super) epoch: u64,
-    pub(super) process: Process,
-    pub(super) data: Arc<Channel>,
-    pub(super) control: Channel,
-    pub(super) stdout: Pipe,
-    pub(super) stderr: Pipe,
-    pub(super) group: Option<Group>,
-    /// Cancelled when it has nothing more to do.
-    pub(super) retire: CancellationToken,
-    pub(super) pulse: Pulse,
-    said: Mutex<Said>,
-    /// Cancelled when it must be ended for what it did to its link.
-    broken: CancellationToken,
-    /// Whether it died before it had read all that it was sent.
-    unread: AtomicBool,
+#[derive(Clone)]
+pub(super) enum Member {
+    Child(Arc<Child>),
+    #[cfg(feature = "remote")]
+    Guest(Arc<Guest>),
 }
 
-#[derive(Default)]
-struct Said {
-    words: Option<(u64, LastWords)>,
-    panic: Option<(u64, PanicNote)>,
-    broken: Option<String>,
-    /// Breaking off meant closing a channel and nothing worse.
-    closed: bool,
+/// What a worker is told with a call.
+#[derive(Clone, Copy)]
+pub(super) struct Giving {
+    /// To say when the attempt begins.
+    pub(super) tell_start: bool,
+    /// All its slots are taken.
+    #[cfg_attr(not(feature = "remote"), expect(dead_code, reason = "only hosts are given more"))]
+    pub(super) ahead: bool,
 }
 
-/// A control message is small; progress and results go over the data channel.
-const CONTROL_BYTES_MAX: usize = 1 << 20;
-/// Reads of a dead worker's control channel.
-const LAST_READS_MAX: usize = 1024;
-/// What stands before a payload in a frame.
-const META_BYTES_MAX: usize = 64 << 10;
+/// Longest name of a task.
+pub(super) const TASK_NAME_BYTES_MAX: usize = 256;
+/// Its name and a few numbers.
+const META_BYTES_MAX: usize = TASK_NAME_BYTES_MAX + 64;
 
 impl Member {
+    pub(super) fn epoch(&self) -> u64 {
+        match self {
+            Self::Child(child) => child.epoch,
+            #[cfg(feature = "remote")]
+            Self::Guest(guest) => guest.epoch,
+        }
+    }
+
     pub(super) fn pid(&self) -> u32 {
-        self.process.pid.as_raw_nonzero().get().cast_unsigned()
-    }
-
-    /// Ends the worker at once because of what it did. The first reason counts.
-    pub(super) fn break_off(&self, how: &str) {
-        lock(&self.said).broken.get_or_insert_with(|| how.to_owned());
-        self.broken.cancel();
-    }
-
-    /// Ends the worker because a channel of its own ended, unless it is ending by itself.
-    fn lost(&self, channel: &str) {
-        let mut said = lock(&self.said);
-        if said.broken.is_none() {
-            said.broken = Some(format!("it closed its {channel} channel"));
-            said.closed = true;
+        match self {
+            Self::Child(child) => child.pid(),
+            #[cfg(feature = "remote")]
+            Self::Guest(guest) => guest.pid,
         }
-        self.broken.cancel();
     }
 
-    fn listen(&self, number: u32, shared: &Shared, frame: &Frame) {
-        match frame.kind {
-            kind::PONG => self.pulse.answered(),
-            kind::LAST_WORDS => {
-                let words = frame.body.first().and_then(|byte| LastWords::from_byte(*byte));
-                let mut said = lock(&self.said);
-                // The first says why; what follows it is the default taking its course.
-                if let Some(words) = words
-                    && said.words.is_none_or(|(_, known)| known == LastWords::Signal)
-                {
-                    said.words = Some((frame.id, words));
-                }
-            }
-            kind::PANIC => {
-                let Ok(note) = Codec::Postcard.decode::<PanicNote>(&frame.body) else {
-                    return self.break_off("it garbled a control message");
-                };
-                if frame.id == 0 {
-                    tracing::warn!(
-                        worker = number,
-                        location = note.location,
-                        message = note.message,
-                        "a worker panicked outside of any call"
-                    );
-                    shared.emit(|| Event::StrayPanic {
-                        worker: number,
-                        message: note.message.as_str().into(),
-                        location: note.location.as_str().into(),
-                    });
-                }
-                lock(&self.said).panic = Some((frame.id, note));
-            }
-            _ => self.break_off("it sent a control message of unknown kind"),
+    /// The process, if it is one of ours.
+    pub(super) fn child(&self) -> Option<&Arc<Child>> {
+        match self {
+            Self::Child(child) => Some(child),
+            #[cfg(feature = "remote")]
+            Self::Guest(_) => None,
+        }
+    }
+
+    #[cfg(feature = "remote")]
+    pub(super) fn guest(&self) -> Option<&Arc<Guest>> {
+        match self {
+            Self::Child(_) => None,
+            Self::Guest(guest) => Some(guest),
+        }
+    }
+
+    /// Whether a host has the task of a request and the labels that it asks for. What our own workers have is no matter of one of them.
+    pub(super) fn can_run(&self, request: &Request) -> Option<bool> {
+        let _ = request;
+        match self {
+            Self::Child(_) => None,
+            #[cfg(feature = "remote")]
+            Self::Guest(guest) => Some(guest.can_run(request)),
+        }
+    }
+
+    /// How far away it is: 0 for a process of ours, then more with each doubling of the time there and back.
+    pub(super) fn distance(&self) -> u8 {
+        match self {
+            Self::Child(_) => 0,
+            #[cfg(feature = "remote")]
+            Self::Guest(guest) => guest.distance(),
+        }
+    }
+
+    /// The time there and back, of a host.
+    pub(super) fn latency(&self) -> Option<Duration> {
+        match self {
+            Self::Child(_) => None,
+            #[cfg(feature = "remote")]
+            Self::Guest(guest) => guest.latency(),
+        }
+    }
+
+    /// Appends a call to what it is sent.
+    pub(super) fn give(&self, call: u64, entry: &Entry, how: Giving) {
+        match self {
+            Self::Child(child) => give_child(child, call, entry, how.tell_start),
+            #[cfg(feature = "remote")]
+            Self::Guest(guest) => guest.give(call, entry, how.ahead),
+        }
+    }
+
+    /// How many calls it may be given beyond its slots.
+    pub(super) fn ahead(&self) -> u32 {
+        match self {
+            Self::Child(_) => 0,
+            #[cfg(feature = "remote")]
+            Self::Guest(guest) => guest.ahead(),
+        }
+    }
+
+    /// Whether it should get nothing more until it has read what it was sent.
+    pub(super) fn is_congested(&self) -> bool {
+        match self {
+            // Bounded by its slots.
+            Self::Child(_) => false,
+            #[cfg(feature = "remote")]
+            Self::Guest(guest) => guest.outbox.is_congested(),
+        }
+    }
+
+    /// Writes what was appended, now if that is possible.
+    pub(super) fn flush(&self) {
+        match self {
+            Self::Child(child) => child.data.flush(),
+            #[cfg(feature = "remote")]
+            Self::Guest(guest) => guest.outbox.kick(),
+        }
+    }
+
+    /// Has what was appended written soon, together with what is appended until then.
+    pub(super) fn kick(&self) {
+        match self {
+            Self::Child(child) => child.data.kick(),
+            #[cfg(feature = "remote")]
+            Self::Guest(guest) => guest.outbox.kick(),
+        }
+    }
+
+    /// Lets it go: it has nothing more to do.
+    pub(super) fn let_go(&self) {
+        match self {
+            Self::Child(child) => child.retire.cancel(),
+            #[cfg(feature = "remote")]
+            Self::Guest(guest) => guest.leave.cancel(),
+        }
+    }
+
+    /// Keeps what an attempt writes that is alone in it.
+    pub(super) fn begin_capture(&self, bytes_max: usize) {
+        if let Some(child) = self.child() {
+            child.stdout.begin_capture(bytes_max);
+            child.stderr.begin_capture(bytes_max);
+        }
+    }
+
+    pub(super) fn end_capture(&self) -> Option<Output> {
+        let child = self.child()?;
+        Some(Output { stdout: child.stdout.end_capture(), stderr: child.stderr.end_capture() })
+    }
+
+    /// The last that it wrote to its standard error, as far as that is known here.
+    pub(super) fn stderr_tail(&self) -> String {
+        self.child().map(|child| child.stderr.tail()).unwrap_or_default()
+    }
+
+    /// The host it is on, if that is another one.
+    pub(super) fn host(&self) -> Option<&str> {
+        match self {
+            Self::Child(_) => None,
+            #[cfg(feature = "remote")]
+            Self::Guest(guest) => Some(&guest.name),
         }
     }
 }
 
-/// The life of one worker: start, shake hands, serve, end, reap.
-pub(super) async fn live(shared: Arc<Shared>, number: u32, epoch: u64) {
-    let member = match start::start(&shared, number, epoch).await {
-        Ok(member) => Arc::new(member),
-        Err(error) => {
-            shared.step(|core, effects| core.on_start_failed(number, epoch, &error, effects));
-            return;
-        }
+/// What a request asks for, as it travels.
+pub(super) fn target_of(request: &Request) -> wire::Target<'_> {
+    match &request.target {
+        Target::Task { name } => wire::Target::Task(Cow::Borrowed(name)),
+        Target::Function { offset, .. } => wire::Target::Function(*offset),
+    }
+}
+
+fn give_child(child: &Child, call: u64, entry: &Entry, tell_start: bool) {
+    let options = entry.request.options();
+    let origin = options.origin;
+    let meta = CallMeta {
+        target: target_of(&entry.request),
+        attempt: origin.map_or(entry.attempt, |origin| origin.attempt),
+        codec: entry.request.codec,
+        timeout: options.timeout,
+        memory: options.memory,
+        tell_start,
+        tick: options.tick,
+        number: origin.map(|origin| origin.call),
     };
-    let reading = CancellationToken::new();
-    // Also told if the reading task is dropped.
-    let read = reading.clone().drop_guard();
-    let (to_read, for_reading) = (Arc::clone(&member), Arc::clone(&shared));
-    shared.scope.spawn(async move {
-        read_data(&for_reading, number, &to_read).await;
-        drop(read);
-    });
-    let writing = Arc::clone(&member);
-    shared.scope.spawn(async move {
-        writing.process.gone.run_until_cancelled(writing.data.write_loop()).await;
-    });
-    shared.step(|core, effects| core.on_ready(number, epoch, Arc::clone(&member), effects));
-
-    let mut control = Decoder::new(CONTROL_BYTES_MAX);
-    let service = serve(&shared, number, &member, &mut control).await;
-    finish(&shared, number, &member, &reading, control, service).await;
-}
-
-// -- serve
-
-async fn pump(stdout: &Pipe, stderr: &Pipe) {
-    tokio::join!(stdout.pump(), stderr.pump());
-    // Both are closed: a worker may do that, it tells nothing about its end.
-    std::future::pending::<()>().await;
-}
-
-/// What ends a worker's service.
-enum Turn {
-    Ended,
-    Broken,
-    Retired,
-    Killed,
-}
-
-/// How a worker's service ended.
-#[derive(Clone, Copy)]
-enum Service {
-    /// By itself.
-    Left,
-    /// It was told to end.
-    LetGo,
-    /// It was killed for what it did to its link.
-    BrokenOff,
-}
-
-/// Until the worker's process has ended, by itself or because it was told to.
-async fn serve(shared: &Arc<Shared>, number: u32, member: &Member, control: &mut Decoder) -> Service {
-    let turn = tokio::select! {
-        () = member.process.ended() => Turn::Ended,
-        () = member.broken.cancelled() => Turn::Broken,
-        () = member.retire.cancelled() => Turn::Retired,
-        () = shared.killed.cancelled() => Turn::Killed,
-        () = read_control(shared, number, member, control) => unreachable!("reading goes on until the process ends"),
-        () = member.control.write_loop() => unreachable!("writing goes on until the process ends"),
-        () = pump(&member.stdout, &member.stderr) => unreachable!("the pumps do not end"),
-    };
-    if !matches!(turn, Turn::Retired) {
-        shared.step(|core, effects| core.on_ending(number, member.epoch, effects));
-    }
-    match turn {
-        Turn::Ended => Service::Left,
-        Turn::Retired => {
-            tokio::select! {
-                () = end_gently(&shared.config, member) => {}
-                () = pump(&member.stdout, &member.stderr) => unreachable!("the pumps do not end"),
-            }
-            Service::LetGo
-        }
-        Turn::Broken => {
-            // A process that is ending by itself closes its sockets a moment before it can be waited for.
-            if timeout(LINK_END_GRACE, member.process.ended()).await.is_ok() {
-                return Service::Left;
-            }
-            end_by_force(member).await;
-            Service::BrokenOff
-        }
-        Turn::Killed => {
-            end_by_force(member).await;
-            Service::LetGo
-        }
-    }
-}
-
-/// From the end of its link to the end of its process, for a worker that is just exiting: a core of 100 MiB is unmapped in
-/// less.
-const LINK_END_GRACE: std::time::Duration = std::time::Duration::from_millis(100);
-
-async fn end_by_force(member: &Member) {
-    if let Some(group) = &member.group {
-        group.kill();
-    }
-    member.process.signal(Signal::KILL);
-    member.process.ended().await;
-}
-
-/// Lets the worker finish: end of data, teardown, exit; then the harder steps.
-async fn end_gently(config: &Config, member: &Member) {
-    member.data.finish();
-    if timeout(config.teardown_timeout, member.process.ended()).await.is_ok() {
-        return;
-    }
-    member.process.signal(Signal::TERM);
-    if timeout(config.terminate, member.process.ended()).await.is_err() {
-        end_by_force(member).await;
-    }
-}
-
-async fn read_control(shared: &Shared, number: u32, member: &Member, decoder: &mut Decoder) {
-    while matches!(member.control.read(decoder).await, Ok(1..)) {
-        hear(shared, number, member, decoder);
-    }
-    member.lost("control");
-    std::future::pending::<()>().await;
-}
-
-fn hear(shared: &Shared, number: u32, member: &Member, decoder: &mut Decoder) {
-    loop {
-        match decoder.next() {
-            Ok(Some(frame)) => member.listen(number, shared, &frame),
-            Ok(None) => return,
-            Err(_) => return member.break_off("it garbled its control channel"),
-        }
-    }
-}
-
-/// Takes answers until the channel ends.
-async fn read_data(shared: &Arc<Shared>, number: u32, member: &Member) {
-    let mut decoder = Decoder::new(shared.config.payload_bytes_max + META_BYTES_MAX);
-    loop {
-        let count = tokio::select! {
-            biased;
-            count = member.data.read(&mut decoder) => count.unwrap_or_else(|e| {
-                member.unread.fetch_or(e.kind() == std::io::ErrorKind::ConnectionReset, Ordering::Relaxed);
-                0
-            }),
-            // A grandchild may hold the channel open for ever.
-            () = member.process.ended() => 0,
-        };
-        if !take_frames(shared, number, member, &mut decoder) {
-            break;
-        }
-        if count == 0 {
-            if !member.retire.is_cancelled() {
-                member.lost("data");
-            }
-            break;
-        }
-    }
-    // What a dying worker had written before it died counts.
-    member.process.ended().await;
-    member.unread.fetch_or(member.data.was_left_unread(), Ordering::Relaxed);
-    let mut left = shared.config.payload_bytes_max + META_BYTES_MAX;
-    while left > 0 {
-        let count = member.data.read_now(&mut decoder);
-        if count == 0 || !take_frames(shared, number, member, &mut decoder) {
-            break;
-        }
-        left = left.saturating_sub(count);
-    }
-}
-
-/// Hands whole frames to the dispatcher. `false` if they make no sense.
-fn take_frames(shared: &Arc<Shared>, number: u32, member: &Member, decoder: &mut Decoder) -> bool {
-    let mut problem = None;
-    shared.step(|core, effects| {
-        let now = Instant::now();
-        loop {
-            let taken = match decoder.next() {
-                Ok(Some(frame)) => core.on_frame(number, member.epoch, &frame, now, effects),
-                Ok(None) => break,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = taken {
-                problem = Some(error);
-                break;
-            }
-        }
-        core.on_frames_over(effects);
-    });
-    if let Some(error) = &problem {
-        member.break_off(&error.to_string());
-    }
-    problem.is_none()
-}
-
-// -- the end
-
-/// Reaps the process and tells the dispatcher. All that the worker wrote before it died is taken first.
-async fn finish(
-    shared: &Arc<Shared>,
-    number: u32,
-    member: &Arc<Member>,
-    reading: &CancellationToken,
-    mut control: Decoder,
-    service: Service,
-) {
-    reading.cancelled().await;
-    // A descendant that holds the socket may write for ever; a dying worker has little left to say.
-    for _ in 0..LAST_READS_MAX {
-        if member.control.read_now(&mut control) == 0 {
-            break;
-        }
-        hear(shared, number, member, &mut control);
-    }
-    if let Some(group) = &member.group {
-        group.kill();
-    }
-    tokio::join!(member.stdout.rest(), member.stderr.rest());
-    let death = member.process.reap();
-    let said = std::mem::take(&mut *lock(&member.said));
-    let obituary = Obituary {
-        death,
-        words: said.words,
-        panic: said.panic,
-        // A process that ended by itself closed its channels by that; then its end is what counts.
-        broken: said.broken.filter(|_| matches!(service, Service::BrokenOff) || !said.closed),
-        cgroup_oom: member.group.as_ref().is_some_and(Group::was_out_of_memory),
-        stderr: member.stderr.tail(),
-        unread: member.unread.load(Ordering::Relaxed),
-        expected: matches!(service, Service::LetGo),
-    };
-    // Whoever stopped an attempt is told when nothing of it is left; whoever was crashed on need not wait for that.
-    let stopping = shared.peek(|core| core.is_stopping(number, member.epoch));
-    if stopping {
-        child::sweep(&member.process).await;
-    }
-    shared.step(|core, effects| core.on_gone(number, member, &obituary, effects));
-    if !stopping {
-        child::sweep(&member.process).await;
-    }
-    member.process.gone.cancel();
+    let mut space = [0; META_BYTES_MAX];
+    let meta = postcard::to_slice(&meta, &mut space).expect("task names are checked to be short");
+    let payload = entry.request.payload.as_ref().expect("a call that could not be encoded is not admitted");
+    child.data.append(kind::CALL, call, meta, payload);
 }

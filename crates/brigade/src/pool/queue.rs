@@ -1,9 +1,14 @@
 //! The line of waiting calls: by priority, then first in, first out (or last in, where asked).
 //!
-//! Every operation is O(log n).
+//! Where workers differ in what they can run, calls that may go to the same ones wait in a lane of their own, so that those which nobody
+//! can take for now hold up none of the others. All lanes count their places together.
+//!
+//! Every operation is O(log n) in calls; looking for the first is O(n) in lanes, of which there are few.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+
+use slab::Slab;
 
 /// In which order calls of one priority leave the queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,59 +26,113 @@ pub(super) struct Place {
     priority: Reverse<i32>,
     /// Counts up for arrivals at the back and down for what goes back to the front.
     position: i64,
+    lane: usize,
 }
 
-#[derive(Debug, Default)]
+/// Who may take a call, as far as that decides where it waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct LaneName {
+    /// Empty where all workers are alike.
+    pub(super) name: String,
+    /// Only for workers that joined from elsewhere.
+    pub(super) is_foreign: bool,
+}
+
+/// The lane of calls that any worker may take.
+const UNNAMED: usize = 0;
+
+#[derive(Debug)]
 pub(super) struct Queue {
     order: Order,
-    waiting: BTreeMap<Place, u64>,
+    lanes: Slab<Lane>,
+    /// Those that have a name. Kept only while somebody waits there.
+    named: HashMap<String, usize>,
+    len: usize,
     back: i64,
     front: i64,
 }
 
+#[derive(Debug, Default)]
+struct Lane {
+    name: LaneName,
+    waiting: BTreeMap<Place, u64>,
+}
+
 impl Queue {
     pub(super) fn new(order: Order) -> Self {
-        Self { order, ..Self::default() }
+        let mut lanes = Slab::new();
+        // The lane without a name, which stays.
+        assert_eq!(lanes.insert(Lane::default()), UNNAMED, "a new slab counts from 0");
+        Self { order, lanes, named: HashMap::new(), len: 0, back: 0, front: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.waiting.len()
+        self.len
+    }
+
+    /// How many wait that our own workers may take.
+    pub(super) fn len_of_ours(&self) -> usize {
+        self.lanes.iter().filter(|(_, lane)| !lane.name.is_foreign).map(|(_, lane)| lane.waiting.len()).sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.len == 0
     }
 
-    pub(super) fn push(&mut self, priority: i32, call: u64) -> Place {
+    pub(super) fn push(&mut self, lane: LaneName, priority: i32, call: u64) -> Place {
         match self.order {
-            Order::Fifo => self.push_back(priority, call),
-            Order::Lifo => self.push_front(priority, call),
+            Order::Fifo => self.push_back(lane, priority, call),
+            Order::Lifo => self.push_front(lane, priority, call),
         }
     }
 
     /// Puts a call that had left back where it was: before all others of its priority.
-    pub(super) fn push_front(&mut self, priority: i32, call: u64) -> Place {
+    pub(super) fn push_front(&mut self, lane: LaneName, priority: i32, call: u64) -> Place {
         self.front -= 1;
-        self.insert(Place { priority: Reverse(priority), position: self.front }, call)
+        self.insert(lane, Reverse(priority), self.front, call)
     }
 
-    fn push_back(&mut self, priority: i32, call: u64) -> Place {
+    fn push_back(&mut self, lane: LaneName, priority: i32, call: u64) -> Place {
         self.back += 1;
-        self.insert(Place { priority: Reverse(priority), position: self.back }, call)
+        self.insert(lane, Reverse(priority), self.back, call)
     }
 
-    fn insert(&mut self, place: Place, call: u64) -> Place {
-        let before = self.waiting.insert(place, call);
+    fn insert(&mut self, name: LaneName, priority: Reverse<i32>, position: i64, call: u64) -> Place {
+        let known = if name.name.is_empty() { Some(&UNNAMED) } else { self.named.get(&name.name) };
+        let lane = match known {
+            Some(lane) => *lane,
+            None => {
+                let lane = self.lanes.insert(Lane { name: name.clone(), waiting: BTreeMap::new() });
+                self.named.insert(name.name, lane);
+                lane
+            }
+        };
+        let place = Place { priority, position, lane };
+        let before = self.lanes[lane].waiting.insert(place, call);
         assert!(before.is_none(), "two calls in one place of the queue");
+        self.len += 1;
         place
     }
 
-    pub(super) fn front(&self) -> Option<u64> {
-        self.waiting.first_key_value().map(|(_, call)| *call)
+    /// The first in line of all lanes but these.
+    pub(super) fn first_beside(&self, passed_over: &[usize]) -> Option<(Place, u64)> {
+        let fronts = self.lanes.iter().filter(|(lane, _)| !passed_over.contains(lane));
+        fronts.filter_map(|(_, lane)| lane.waiting.first_key_value()).min().map(|(place, call)| (*place, *call))
     }
 
     pub(super) fn remove(&mut self, place: Place) {
-        self.waiting.remove(&place);
+        let Some(lane) = self.lanes.get_mut(place.lane) else { return };
+        self.len -= usize::from(lane.waiting.remove(&place).is_some());
+        if lane.waiting.is_empty() && place.lane != UNNAMED {
+            let lane = self.lanes.remove(place.lane);
+            self.named.remove(&lane.name.name);
+        }
+    }
+}
+
+impl Place {
+    pub(super) fn lane(self) -> usize {
+        self.lane
     }
 }
 
@@ -81,29 +140,57 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn drained(queue: Queue) -> Vec<u64> {
-        queue.waiting.into_values().collect()
+    fn drained(mut queue: Queue) -> Vec<u64> {
+        let mut calls = Vec::new();
+        while let Some((place, call)) = queue.first_beside(&[]) {
+            queue.remove(place);
+            calls.push(call);
+        }
+        assert!(queue.is_empty());
+        calls
+    }
+
+    fn any() -> LaneName {
+        LaneName::default()
+    }
+
+    fn lane(name: &str) -> LaneName {
+        LaneName { name: name.to_owned(), is_foreign: true }
     }
 
     #[test]
     fn wp27_fifo_lifo_priority_front_and_remove() {
         let mut queue = Queue::new(Order::Fifo);
-        assert!(queue.is_empty() && queue.front().is_none());
-        let one = queue.push(0, 1);
-        queue.push(0, 2);
-        queue.push(5, 3);
-        queue.push(-5, 4);
-        queue.push_front(0, 5);
-        assert_eq!((queue.len(), queue.front()), (5, Some(3)));
+        assert!(queue.is_empty() && queue.first_beside(&[]).is_none());
+        let one = queue.push(any(), 0, 1);
+        queue.push(any(), 0, 2);
+        queue.push(any(), 5, 3);
+        queue.push(any(), -5, 4);
+        queue.push_front(any(), 0, 5);
+        assert_eq!((queue.len(), queue.first_beside(&[]).map(|(_, call)| call)), (5, Some(3)));
         queue.remove(one);
         queue.remove(one);
         assert_eq!(drained(queue), [3, 5, 2, 4]);
 
         let mut queue = Queue::new(Order::Lifo);
         for call in 1..=3 {
-            queue.push(0, call);
+            queue.push(any(), 0, call);
         }
-        queue.push(1, 9);
+        queue.push(any(), 1, 9);
         assert_eq!(drained(queue), [9, 3, 2, 1]);
+    }
+
+    #[test]
+    fn lanes_keep_one_order_and_one_is_passed_over_without_the_others() {
+        let mut queue = Queue::new(Order::Fifo);
+        for (call, name) in [(1, "a"), (2, "b"), (3, "a"), (4, "b")] {
+            queue.push(lane(name), 0, call);
+        }
+        queue.push(any(), 0, 5);
+        assert_eq!((queue.len(), queue.len_of_ours()), (5, 1));
+        let (place, call) = queue.first_beside(&[]).unwrap();
+        assert_eq!(call, 1);
+        assert_eq!(queue.first_beside(&[place.lane()]).unwrap().1, 2);
+        assert_eq!(drained(queue), [1, 2, 3, 4, 5]);
     }
 }

@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::builder::Config;
 use super::cell::Cell;
-use super::core::{Admission, Core, Effects, TASK_NAME_BYTES_MAX};
-use super::{handle, member, stop};
+use super::core::{Admission, Core, Effects};
+use super::member::{TASK_NAME_BYTES_MAX, child};
+use super::{handle, stop};
 use crate::call::{CallOptions, Request, Target};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
@@ -33,6 +34,12 @@ pub(crate) struct Shared {
     pub(super) changed: Notify,
     /// Cancelled when every worker must go at once.
     pub(super) killed: CancellationToken,
+    /// Where hosts may join.
+    #[cfg(feature = "remote")]
+    pub(super) listening: Vec<String>,
+    /// Who was not let in there.
+    #[cfg(feature = "remote")]
+    pub(super) refusals: Vec<crate::remote::door::RefusalCount>,
 }
 
 impl Shared {
@@ -75,6 +82,23 @@ impl Shared {
         admission
     }
 
+    /// Admits many calls in one step.
+    #[cfg(feature = "remote")]
+    pub(super) fn admit_all(self: &Arc<Self>, calls: Vec<(Request, Arc<Cell>)>) -> Vec<Admission> {
+        let checked: Vec<_> = calls.into_iter().map(|(request, cell)| (self.check(request), cell)).collect();
+        let mut effects = Effects::default();
+        let admissions = {
+            let mut core = lock(&self.core);
+            let admit = |(request, cell): (Result<Request, Error>, Arc<Cell>)| match request {
+                Ok(request) => core.admit(request, &cell, &self.room, false, &mut effects),
+                Err(error) => Admission::Refused(error),
+            };
+            checked.into_iter().map(admit).collect()
+        };
+        self.carry_out(effects);
+        admissions
+    }
+
     /// Refuses what could not run anywhere.
     fn check(&self, mut request: Request) -> Result<Request, Error> {
         let max = self.config.payload_bytes_max;
@@ -107,6 +131,12 @@ impl Shared {
             let text = "call a pool with a key, a partition, a unique mark or a time to keep: those are for jobs at a broker";
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
+        if let Some(label) =
+            request.options().labels.iter().find(|label| !self.config.may_have_guests() && !self.config.labels.contains(label))
+        {
+            let text = format!("call {:?} where {label:?} is: no worker of this pool may ever have that label", request.task_name());
+            return Err(Error::new(ErrorKind::BadOption, text));
+        }
         if request.options().timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(Error::new(ErrorKind::BadOption, "call with a timeout of nothing"));
         }
@@ -114,13 +144,13 @@ impl Shared {
     }
 
     fn carry_out(self: &Arc<Self>, effects: Effects) {
-        for (call, member, bytes_max) in effects.watches {
+        for (call, child, bytes_max) in effects.watches {
             // Weighed before the call is written, so that nothing of what it takes is taken for its worker's own.
-            let before = crate::process::resident_bytes(member.pid());
-            self.scope.spawn(stop::weigh(Arc::clone(self), call, member, before, bytes_max));
+            let before = crate::process::resident_bytes(child.pid());
+            self.scope.spawn(stop::weigh(Arc::clone(self), call, child, before, bytes_max));
         }
-        for channel in effects.flush {
-            channel.flush();
+        for member in effects.flush {
+            member.flush();
         }
         if effects.room > 0 {
             self.room.add_permits(effects.room);
@@ -132,7 +162,7 @@ impl Shared {
             end.cell.finish(end.outcome, end.receipt, end.output);
         }
         for (number, epoch) in effects.starts {
-            self.scope.spawn(member::live(Arc::clone(self), number, epoch));
+            self.scope.spawn(child::live(Arc::clone(self), number, epoch));
         }
         for order in effects.stops {
             self.scope.spawn(stop::climb(Arc::clone(self), order));

@@ -1,6 +1,6 @@
 //! Counts and times of a pool.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use hdrhistogram::Histogram;
 
@@ -128,7 +128,9 @@ impl Counters {
 pub struct WorkerInfo {
     /// Number within the pool, from 1; a replacement takes the number of the one it replaces.
     pub id: u32,
-    /// Process id; `None` while it starts.
+    /// Name of its host, if it is another one that joined the pool.
+    pub host: Option<String>,
+    /// Process id; `None` while it starts. That of a host that joined is one of that host.
     pub pid: Option<u32>,
     /// What it is doing.
     pub state: WorkerState,
@@ -142,6 +144,10 @@ pub struct WorkerInfo {
     pub failed: u64,
     /// Task of the attempt that it began last, while it runs.
     pub task: Option<String>,
+    /// How long the way to its host and back takes, as measured last; `None` for a process of this host.
+    pub latency: Option<Duration>,
+    /// Since when it has been there.
+    pub since: SystemTime,
     /// How long it has been there.
     pub age: Duration,
 }
@@ -160,6 +166,8 @@ pub enum WorkerState {
     Spare,
     /// It gets nothing new and ends when it has finished.
     Retiring,
+    /// The connection to its host is down: it gets nothing until it is back, and what it runs is waited for.
+    Away,
 }
 
 impl std::fmt::Display for WorkerState {
@@ -170,6 +178,7 @@ impl std::fmt::Display for WorkerState {
             Self::Busy => "busy",
             Self::Spare => "spare",
             Self::Retiring => "retiring",
+            Self::Away => "away",
         })
     }
 }

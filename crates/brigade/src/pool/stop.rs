@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use rustix::process::Signal;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -11,32 +10,41 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::builder::Neighbours;
 use super::core::{Ended, StopOrder, Why};
-use super::member::Member;
+#[cfg(feature = "remote")]
+use super::member::Guest;
+use super::member::{Child, Member};
 use crate::certificate::Step;
-use crate::codec::Codec;
-use crate::outcome::{REASON_BYTES_MAX, shorten};
 use crate::process::resident_bytes;
-use crate::wire::{Cancel, kind};
 
 /// How often a limited attempt is weighed.
 const WEIGH_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Takes an attempt up the ladder until it has ended.
 pub(super) async fn climb(shared: Arc<Shared>, order: StopOrder) {
-    let StopOrder { call, why, member, ended, hurry } = order;
+    match order.member.clone() {
+        Member::Child(child) => climb_here(shared, order, &child).await,
+        #[cfg(feature = "remote")]
+        Member::Guest(guest) => climb_there(order, &guest).await,
+    }
+}
+
+/// The host climbs; its answer says which step did it. What it does not hear, because its connection is down, it is told when it is back.
+#[cfg(feature = "remote")]
+async fn climb_there(order: StopOrder, guest: &Guest) {
+    let StopOrder { call, why, ended, hurry, .. } = order;
+    guest.stop(call, why.told(), hurry.is_cancelled());
+    tokio::select! {
+        () = ended.cancelled() => {}
+        () = hurry.cancelled() => guest.stop(call, why.told(), true),
+    }
+}
+
+async fn climb_here(shared: Arc<Shared>, order: StopOrder, child: &Child) {
+    let StopOrder { call, why, ended, hurry, .. } = order;
     // Memory that runs out leaves no time to ask.
     let ask = if why == Why::Memory { Duration::ZERO } else { shared.config.ask };
     if !ask.is_zero() {
-        let reason = match &why {
-            Why::Cancel(reason) => reason.clone(),
-            Why::Timeout => "it ran out of time".to_owned(),
-            Why::Memory | Why::Shutdown => "the pool is shutting down".to_owned(),
-        };
-        let reason = shorten(&reason, REASON_BYTES_MAX).to_owned();
-        if let Ok(body) = Codec::Postcard.encode(&Cancel { reason }) {
-            member.control.append(kind::CANCEL, call, &body, &Bytes::new());
-            member.control.flush();
-        }
+        child.ask_to_stop(call, why.told());
         if ended_within(ask, &ended, &hurry).await {
             return;
         }
@@ -53,16 +61,16 @@ pub(super) async fn climb(shared: Arc<Shared>, order: StopOrder) {
         if !shared.peek(|core| core.take_step(call, Step::Terminated)) {
             return;
         }
-        member.process.signal(Signal::TERM);
+        child.process.signal(Signal::TERM);
         if ended_within(shared.config.terminate, &ended, &hurry).await {
             return;
         }
     }
     if shared.peek(|core| core.take_step(call, Step::Killed)) {
-        if let Some(group) = &member.group {
+        if let Some(group) = &child.group {
             group.kill();
         }
-        member.process.signal(Signal::KILL);
+        child.process.signal(Signal::KILL);
         ended.cancelled().await;
     }
 }
@@ -73,15 +81,15 @@ async fn ended_within(bound: Duration, ended: &Ended, hurry: &CancellationToken)
 }
 
 /// Watches the resident memory of a limited attempt while it runs, against what its worker had before it.
-pub(super) async fn weigh(shared: Arc<Shared>, call: u64, member: Arc<Member>, before: u64, bytes_max: u64) {
+pub(super) async fn weigh(shared: Arc<Shared>, call: u64, child: Arc<Child>, before: u64, bytes_max: u64) {
     let limit = before.saturating_add(bytes_max);
-    while shared.peek(|core| core.runs_on(call, member.epoch)) {
-        if resident_bytes(member.pid()) > limit {
+    while shared.peek(|core| core.runs_on(call, child.epoch)) {
+        if resident_bytes(child.pid()) > limit {
             return shared.step(|core, effects| core.stop(call, Why::Memory, effects));
         }
         tokio::select! {
             () = sleep(WEIGH_INTERVAL) => {}
-            () = member.process.gone.cancelled() => return,
+            () = child.process.gone.cancelled() => return,
         }
     }
 }

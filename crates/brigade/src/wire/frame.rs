@@ -72,6 +72,18 @@ impl Decoder {
         Ok(Some(Frame { kind, id, body }))
     }
 
+    /// Changes the limit for what comes next.
+    #[cfg(feature = "remote")]
+    pub(crate) fn limit(&mut self, body_bytes_max: usize) {
+        self.body_bytes_max = body_bytes_max;
+    }
+
+    /// Whether a whole frame is there.
+    #[cfg(feature = "remote")]
+    pub(crate) fn has_frame(&self) -> bool {
+        matches!(self.header(), Ok(Some((length, ..))) if self.buffer.len() >= HEADER_BYTES + length)
+    }
+
     /// Whether a frame has begun and not ended.
     pub(crate) fn is_inside_frame(&self) -> bool {
         !self.buffer.is_empty()

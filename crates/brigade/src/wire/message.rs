@@ -107,6 +107,8 @@ pub(crate) struct CallMeta<'a> {
     pub(crate) tell_start: bool,
     /// The tick of a schedule that the call is for.
     pub(crate) tick: Option<SystemTime>,
+    /// Number of the call where it was made, if that is another pool.
+    pub(crate) number: Option<u64>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -38,7 +38,7 @@ impl Worker {
     }
 
     fn begin(self: &Arc<Self>, call: u64, meta: &CallMeta<'_>, invoke: Invoke, task: &'static str, payload: &[u8]) {
-        let mut attempt = Context::attempt_of(call >> 32, meta.attempt, task, meta.codec);
+        let mut attempt = Context::attempt_of(meta.number.unwrap_or(call >> 32), meta.attempt, task, meta.codec);
         attempt.worker = self.seat.worker;
         attempt.deadline = meta.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         attempt.tick = meta.tick;

@@ -16,8 +16,9 @@ async fn wp39_lb5_a_worker_killed_from_outside_takes_its_call_with_it_and_is_rep
         pool.call(say(String::new(), "its last words".to_owned())).await.unwrap();
         let pid = pids(&pool)[0];
         let handle = pool.call(hold(gate.path(), 1));
-        let _arrival = gate.arrival().await;
+        let arrival = gate.arrival().await;
         kill(pid);
+        arrival.gone().await;
         let error = handle.await.unwrap_err();
         assert_eq!(error.signal(), Some(libc::SIGKILL));
         let CallError::Crashed(certificate) = error else { panic!("it crashed: {error}") };

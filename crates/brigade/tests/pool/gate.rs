@@ -16,7 +16,7 @@ pub(crate) struct Gate {
 /// Somebody at the gate; dropping it lets them through.
 pub(crate) struct Arrival {
     pub(crate) id: u32,
-    _stream: tokio::net::UnixStream,
+    stream: tokio::net::UnixStream,
 }
 
 impl Gate {
@@ -33,7 +33,7 @@ impl Gate {
     pub(crate) async fn arrival(&self) -> Arrival {
         let (mut stream, _) = self.listener.accept().await.expect("a visitor");
         let id = stream.read_u32_le().await.expect("its id");
-        Arrival { id, _stream: stream }
+        Arrival { id, stream }
     }
 
     /// That many arrivals, in order.
@@ -43,6 +43,14 @@ impl Gate {
             arrivals.push(self.arrival().await);
         }
         arrivals
+    }
+}
+
+impl Arrival {
+    /// Waits until whoever it is has been killed.
+    pub(crate) async fn gone(mut self) {
+        // Its end of the socket closes, one way or the other.
+        self.stream.read_to_end(&mut Vec::new()).await.ok();
     }
 }
 

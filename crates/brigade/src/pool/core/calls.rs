@@ -1,6 +1,5 @@
 //! Calls: admission, order, dispatch, end.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,11 +8,12 @@ use tokio::sync::Semaphore;
 
 use super::super::cell::{Cell, Outcome};
 use super::super::deadlines::{Due, DueKey, after};
-use super::super::member::Member;
+use super::super::member::Giving;
 use super::super::queue::Place;
+use super::choice::Want;
 use super::stops::Stop;
 use super::{Core, Effects, End, Stage};
-use crate::call::{Request, Target};
+use crate::call::Request;
 use crate::certificate::Receipt;
 use crate::codec::Codec;
 use crate::context::PROGRESS_BYTES_MAX;
@@ -22,7 +22,6 @@ use crate::event::Event;
 use crate::outcome::{CallError, TimedOut};
 use crate::process::Output;
 use crate::progress::Progress;
-use crate::wire::{self, CallMeta, kind};
 
 /// The number of a call for people: what distinguishes it among four billion, without its place in the table.
 pub(in super::super) fn number_of(call: u64) -> u64 {
@@ -33,19 +32,19 @@ pub(in super::super) fn number_of(call: u64) -> u64 {
 pub(in super::super) struct Entry {
     generation: u32,
     pub(super) cell: Arc<Cell>,
-    pub(super) request: Request,
+    pub(in super::super) request: Request,
     pub(super) phase: Phase,
     /// Attempts that were begun.
-    pub(super) attempt: u32,
+    pub(in super::super) attempt: u32,
     pub(super) crashes: u32,
-    /// Workers that died before they read it.
+    /// Workers that died before they read it, and hosts that were lost with it.
     pub(super) undelivered: u32,
     /// Workers that passed it, by number and epoch, and why.
     pub(super) passes: Vec<(u32, u64, String)>,
     /// Must run alone in its worker.
-    pub(super) alone: bool,
+    pub(in super::super) alone: bool,
     /// Must run in a worker that has run nothing before it.
-    pub(super) fresh: bool,
+    pub(in super::super) fresh: bool,
     has_place: bool,
     /// When it was made.
     pub(super) made: Instant,
@@ -91,7 +90,8 @@ impl Core {
         let (delay, priority, alone) = (request.options().delay, request.options().priority, self.wants_to_be_alone(&request));
         let fresh = request.options().fresh;
         let now = Instant::now();
-        let at_once = delay.is_none() && self.queue.is_empty() && self.aside.is_empty() && self.pick(alone, fresh, &[]).is_some();
+        let want = Want { request: &request, alone, fresh, passes: &[] };
+        let at_once = delay.is_none() && self.queue.is_empty() && self.aside.is_empty() && self.pick(&want).is_some();
         let mut has_place = has_place;
         if !at_once && !has_place {
             match room.try_acquire() {
@@ -149,6 +149,11 @@ impl Core {
         (u64::from(entry.generation) == generation).then_some(entry)
     }
 
+    pub(super) fn entry_ref(&self, call: u64) -> Option<&Entry> {
+        let entry = self.calls.get(usize::try_from(call & 0xffff_ffff).ok()?)?;
+        (u64::from(entry.generation) == call >> 32).then_some(entry)
+    }
+
     /// The id of the call at this key.
     pub(super) fn call_at(&self, key: usize) -> Option<u64> {
         Some(u64::from(self.calls.get(key)?.generation) << 32 | key as u64)
@@ -167,7 +172,8 @@ impl Core {
             // Its worker may have to be started first: nobody waits behind it for that.
             return self.set_aside(call);
         }
-        let place = self.queue.push(priority, call);
+        let lane = self.lane_of(call);
+        let place = self.queue.push(lane, priority, call);
         let Some(entry) = self.entry(call) else { return };
         entry.phase = Phase::Queued(place);
         self.arm_queue_timeout(call);
@@ -194,7 +200,8 @@ impl Core {
         }
         let priority = entry.request.options().priority;
         entry.since = Instant::now();
-        let place = self.queue.push_front(priority, call);
+        let lane = self.lane_of(call);
+        let place = self.queue.push_front(lane, priority, call);
         if let Some(entry) = self.entry(call) {
             entry.phase = Phase::Queued(place);
         }
@@ -270,13 +277,9 @@ impl Core {
         }
         let (mut index, mut fresh_wanted) = (0, 0);
         while let Some(call) = self.aside.get(index).copied() {
-            let Some(entry) = self.entry(call) else { return };
-            let (alone, fresh, passes) = (entry.alone, entry.fresh, std::mem::take(&mut entry.passes));
-            let seat = self.pick(alone, fresh, &passes);
-            if let Some(entry) = self.entry(call) {
-                entry.passes = passes;
-            }
-            match seat {
+            let Some(entry) = self.entry_ref(call) else { return };
+            let fresh = entry.fresh;
+            match self.pick(&entry.want()) {
                 Some(seat) => self.assign(call, seat, effects),
                 None => {
                     fresh_wanted += usize::from(fresh);
@@ -287,30 +290,25 @@ impl Core {
         if fresh_wanted > 0 {
             self.make_room_for_fresh(fresh_wanted);
         }
-        // The first in line is never overtaken: a call that wants a worker of its own would starve otherwise.
-        while let Some(call) = self.queue.front() {
-            let alone = self.entry(call).is_some_and(|entry| entry.alone);
-            let Some(seat) = self.pick(alone, false, &[]) else { break };
-            self.assign(call, seat, effects);
+        let mut passed_over = Vec::new();
+        while let Some((place, call)) = self.queue.first_beside(&passed_over) {
+            let Some(entry) = self.entry_ref(call) else { break };
+            let want = Want { passes: &[], ..entry.want() };
+            match self.pick(&want) {
+                Some(seat) => self.assign(call, seat, effects),
+                // The first in line is never overtaken by others of the same workers: a call that wants one of its own would starve otherwise.
+                None if self.pick(&Want { alone: false, ..want }).is_some() => break,
+                None => passed_over.push(place.lane()),
+            }
         }
         if self.queue.is_empty() && self.aside.is_empty() {
             self.emit(|| Event::Drained);
         }
     }
 
-    /// The least loaded seat that may take the call.
-    fn pick(&self, alone: bool, fresh: bool, passes: &[(u32, u64, String)]) -> Option<u32> {
-        let fits = |(load, number): &&(u32, u32)| {
-            let avoided = passes.iter().any(|(passer, epoch, _)| passer == number && self.epoch(*number) == Some(*epoch));
-            !(avoided || (alone || fresh) && *load > 0 || fresh && !self.is_fresh(*number))
-        };
-        self.free.iter().find(fits).map(|(_, number)| *number)
-    }
-
     fn assign_new(&mut self, call: u64, effects: &mut Effects) {
-        let Some((alone, fresh)) = self.entry(call).map(|entry| (entry.alone, entry.fresh)) else { return };
         // It is in no queue yet: `leave_queue` has nothing to remove for a running call.
-        if let Some(seat) = self.pick(alone, fresh, &[])
+        if let Some(seat) = self.entry_ref(call).and_then(|entry| self.pick(&entry.want()))
             && let Some(entry) = self.entry(call)
         {
             entry.phase = Phase::Running { seat, index: 0, since: entry.since };
@@ -321,30 +319,35 @@ impl Core {
     fn assign(&mut self, call: u64, number: u32, effects: &mut Effects) {
         self.leave_queue(call, effects);
         let now = Instant::now();
+        // A host looks after the time of its attempts by itself.
+        let is_guest = self.is_guest(number);
+        let slots = self.seat(number).map_or(0, |seat| seat.slots as usize);
         let shared = self.config.slots > 1;
         let Some(entry) = self.entry(call) else { return };
         entry.attempt += 1;
         let (waited, alone, timeout) = (now - entry.since, entry.alone, entry.request.options().timeout);
-        let tell_start = timeout.is_some() && shared && !alone;
+        let tell_start = timeout.is_some() && (shared && !alone || is_guest);
         let Some((member, index)) = self.occupy(number, call, alone) else { return };
         let Some(entry) = self.entry(call) else { return };
         entry.phase = Phase::Running { seat: number, index, since: now };
         let was_idle = index == 0;
         if let Some(bytes_max) = entry.request.options().capture_bytes {
-            member.stdout.begin_capture(bytes_max);
-            member.stderr.begin_capture(bytes_max);
+            member.begin_capture(bytes_max);
         }
-        if let Some(memory) = entry.request.options().memory {
-            effects.watches.push((call, Arc::clone(&member), memory));
+        if let (Some(memory), Some(child)) = (entry.request.options().memory, member.child()) {
+            effects.watches.push((call, Arc::clone(child), memory));
         }
-        send(&member, call, entry, tell_start);
+        member.give(call, entry, Giving { tell_start, ahead: index >= slots });
         if let Some(timeout) = timeout.filter(|_| !tell_start) {
             self.arm_run_timeout(call, after(now, timeout));
         }
+        if member.is_congested() {
+            self.take_off(number);
+        }
         if was_idle {
-            effects.flush.push(Arc::clone(&member.data));
+            effects.flush.push(member);
         } else {
-            member.data.kick();
+            member.kick();
         }
         self.counters.wait.record(waited);
         self.emit_started(call, number);
@@ -422,30 +425,3 @@ impl Core {
         self.emit(|| event(number_of(call), task, label));
     }
 }
-
-/// Appends the call to what the worker is sent.
-fn send(member: &Member, call: u64, entry: &Entry, tell_start: bool) {
-    let options = entry.request.options();
-    let target = match &entry.request.target {
-        Target::Task { name } => wire::Target::Task(Cow::Borrowed(name)),
-        Target::Function { offset, .. } => wire::Target::Function(*offset),
-    };
-    let meta = CallMeta {
-        target,
-        attempt: entry.attempt,
-        codec: entry.request.codec,
-        timeout: options.timeout,
-        memory: options.memory,
-        tell_start,
-        tick: options.tick,
-    };
-    let mut space = [0; META_BYTES_MAX];
-    let meta = postcard::to_slice(&meta, &mut space).expect("task names are checked to be short");
-    let payload = entry.request.payload.as_ref().expect("a call that could not be encoded is not admitted");
-    member.data.append(kind::CALL, call, meta, payload);
-}
-
-/// Longest name of a task.
-pub(in super::super) const TASK_NAME_BYTES_MAX: usize = 256;
-/// Its name and a few numbers.
-const META_BYTES_MAX: usize = TASK_NAME_BYTES_MAX + 64;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::super::builder::Neighbours;
 use super::super::deadlines::after;
-use super::super::member::Member;
+use super::super::member::{Child, Member};
 use super::calls::number_of;
 use super::stops::Stop;
 use super::{Core, Effects, Phase, Why};
@@ -38,7 +38,7 @@ pub(in super::super) struct Obituary {
 const STILLBORN: Duration = Duration::from_secs(1);
 const STILLBORN_MAX: u32 = 10;
 /// How often a call is given to a worker that dies before it reads it.
-const UNDELIVERED_MAX: u32 = 3;
+pub(super) const UNDELIVERED_MAX: u32 = 3;
 /// Passed calls that may wait for another worker: they hold no place in the queue.
 const ASIDE_MAX: usize = 1024;
 /// A call that took two workers down ends there.
@@ -98,7 +98,7 @@ impl Core {
         let Some(member) = self.member(number) else { return Ok(()) };
         self.stillborn = 0;
         let output = self.captured(call, &member);
-        if let Some(seat) = self.seats[number as usize - 1].as_mut() {
+        if let Some(seat) = self.seat(number) {
             match &answer {
                 Answer::Done(_) => seat.done += 1,
                 Answer::Returned => {}
@@ -125,7 +125,7 @@ impl Core {
                 let certificate = self.certificate(call, number, &member, ended, wall);
                 self.retry_or_end(call, CallError::Panicked(certificate), RetryAdvice::Policy, output, effects);
             }
-            Answer::Passed(reason) => self.on_passed(call, number, member.epoch, reason, effects),
+            Answer::Passed(reason) => self.on_passed(call, number, member.epoch(), vec![reason], effects),
             Answer::Returned => {
                 if let Some(entry) = self.entry(call) {
                     entry.attempt -= 1;
@@ -140,19 +140,20 @@ impl Core {
         Ok(())
     }
 
-    fn on_failed(&mut self, call: u64, failure: Box<Failure>, output: Option<Output>, effects: &mut Effects) {
+    pub(super) fn on_failed(&mut self, call: u64, failure: Box<Failure>, output: Option<Output>, effects: &mut Effects) {
         let advice = failure.retry();
         self.retry_or_end(call, CallError::Failed(failure), advice, output, effects);
     }
 
     /// Gives the call to another worker. When all that are there have passed it, the caller is told.
-    fn on_passed(&mut self, call: u64, number: u32, epoch: u64, reason: String, effects: &mut Effects) {
+    pub(super) fn on_passed(&mut self, call: u64, number: u32, epoch: u64, reasons: Vec<String>, effects: &mut Effects) {
+        let bound = self.config.workers_max + self.guests();
         let Some(entry) = self.entry(call) else { return };
         entry.attempt -= 1;
-        entry.passes.push((number, epoch, reason));
+        entry.passes.push((number, epoch, reasons.join("; ")));
         let passes = entry.passes.clone();
         // A pool whose workers come and go would find a new one each time: its size is the bound.
-        let all_asked = passes.len() >= self.config.workers_max || !self.others_may_take(&passes);
+        let all_asked = passes.len() >= bound || !self.others_may_take(call, &passes);
         if !all_asked && self.aside.len() < ASIDE_MAX {
             self.set_aside(call);
         } else {
@@ -162,7 +163,7 @@ impl Core {
     }
 
     /// Tries again later if the call has attempts left.
-    fn retry_or_end(&mut self, call: u64, error: CallError, advice: RetryAdvice, output: Option<Output>, effects: &mut Effects) {
+    pub(super) fn retry_or_end(&mut self, call: u64, error: CallError, advice: RetryAdvice, output: Option<Output>, effects: &mut Effects) {
         let (default, is_open) = (self.config.retry, self.stage == super::Stage::Open);
         let Some(entry) = self.entry(call) else { return };
         let policy = entry.request.options().retry.unwrap_or(default);
@@ -182,12 +183,12 @@ impl Core {
     // -- death
 
     /// Takes the end of a worker process.
-    pub(in super::super) fn on_gone(&mut self, number: u32, member: &Arc<Member>, obituary: &Obituary, effects: &mut Effects) {
-        let (pid, exit) = (member.pid(), obituary.death.exit);
+    pub(in super::super) fn on_gone(&mut self, number: u32, child: &Arc<Child>, obituary: &Obituary, effects: &mut Effects) {
+        let (pid, exit, epoch) = (child.pid(), obituary.death.exit, child.epoch);
         self.emit(|| Event::WorkerGone { worker: number, pid, exit, expected: obituary.expected });
         tracing::debug!(worker = number, pid, %exit, expected = obituary.expected, "worker gone");
         effects.changed = true;
-        let Some(seat) = self.seat_of(number, member.epoch) else { return self.settle(effects) };
+        let Some(seat) = self.seat_of(number, epoch) else { return self.settle(effects) };
         // Newest first, so that what is put back stands in the order in which it was handed out.
         let mut running = seat.running.clone();
         running.sort_unstable_by_key(|call| std::cmp::Reverse(number_of(*call)));
@@ -209,10 +210,10 @@ impl Core {
             if undelivered == Some(call) && self.take_back(call, now) {
                 continue;
             }
-            self.on_attempt_died(call, number, member, culprit, obituary, now, effects);
+            self.on_attempt_died(call, number, &Member::Child(Arc::clone(child)), culprit, obituary, now, effects);
         }
         // `vacate` has let the seat go if it had attempts; here if it had none.
-        if self.seat_of(number, member.epoch).is_some() {
+        if self.seat_of(number, epoch).is_some() {
             self.empty(number);
         }
         self.settle(effects);
@@ -257,7 +258,7 @@ impl Core {
         &mut self,
         call: u64,
         number: u32,
-        member: &Arc<Member>,
+        member: &Member,
         culprit: Option<u64>,
         obituary: &Obituary,
         now: Instant,
@@ -314,15 +315,16 @@ impl Core {
 
     // -- certificates
 
-    fn certificate(&mut self, call: u64, worker: u32, member: &Member, ended: Ended, wall: Duration) -> Box<Certificate> {
+    pub(super) fn certificate(&mut self, call: u64, worker: u32, member: &Member, ended: Ended, wall: Duration) -> Box<Certificate> {
         let entry = self.entry(call);
         let (task, attempt, progress) =
             entry.map(|entry| (entry.request.task_name().to_owned(), entry.attempt, entry.progress.clone())).unwrap_or_default();
         let cost = Cost { wall, ..Cost::default() };
-        let stderr = member.stderr.tail();
+        let stderr = member.stderr_tail();
         Box::new(Certificate {
             worker,
             pid: member.pid(),
+            host: member.host().map(str::to_owned),
             task,
             call: number_of(call),
             attempt,
@@ -335,7 +337,7 @@ impl Core {
         })
     }
 
-    fn wall(&mut self, call: u64, now: Instant) -> Duration {
+    pub(super) fn wall(&mut self, call: u64, now: Instant) -> Duration {
         match self.entry(call).map(|entry| entry.phase) {
             Some(Phase::Running { since, .. }) => now.saturating_duration_since(since),
             _ => Duration::ZERO,
@@ -344,7 +346,7 @@ impl Core {
 
     fn captured(&mut self, call: u64, member: &Member) -> Option<Output> {
         self.entry(call)?.request.options().capture_bytes?;
-        Some(Output { stdout: member.stdout.end_capture(), stderr: member.stderr.end_capture() })
+        member.end_capture()
     }
 }
 
@@ -373,7 +375,7 @@ impl Answer {
 }
 
 impl Ended {
-    fn from_why(why: &Why) -> Self {
+    pub(super) fn from_why(why: &Why) -> Self {
         match why {
             Why::Timeout => Self::TimedOut,
             Why::Cancel(_) => Self::Cancelled,
@@ -384,7 +386,7 @@ impl Ended {
 }
 
 /// The outcome and the receipt of an attempt that was stopped.
-fn stopped(stop: &Stop, mut certificate: Box<Certificate>) -> (CallError, Receipt) {
+pub(super) fn stopped(stop: &Stop, mut certificate: Box<Certificate>) -> (CallError, Receipt) {
     certificate.step = Some(stop.step);
     let receipt = Receipt::new(stop.step, stop.asked_at.elapsed());
     let outcome = match &stop.why {

@@ -1,12 +1,35 @@
 //! Looking at a pool: counts, times, workers.
 
+use std::time::SystemTime;
+
+use super::super::member::Member;
 use super::super::stats::{Stats, WorkerInfo, WorkerState};
 use super::Core;
 use super::seats::{Seat, SeatStage};
 
 impl Core {
     pub(in super::super) fn ready_count(&self) -> usize {
-        self.seats.iter().flatten().filter(|seat| seat.stage == SeatStage::Ready).count()
+        self.seats.iter().flatten().filter(|seat| seat.stage == SeatStage::Ready && !seat.is_away()).count()
+    }
+
+    pub(super) fn ready_count_of_ours(&self) -> usize {
+        self.own_seats().filter(|seat| seat.stage == SeatStage::Ready).count()
+    }
+
+    /// How many hosts have joined, those that are away included.
+    pub(super) fn guests(&self) -> usize {
+        self.seats.iter().flatten().filter(|seat| seat.is_guest()).count()
+    }
+
+    /// Attempts that the hosts which are there can run at once.
+    #[cfg(feature = "remote")]
+    pub(in super::super) fn slots_of_guests(&self) -> usize {
+        self.seats.iter().flatten().filter(|seat| seat.is_guest()).map(|seat| seat.slots as usize).sum()
+    }
+
+    /// Numbers and epochs of all processes of ours that have started.
+    pub(in super::super) fn children(&self) -> Vec<(u32, u64)> {
+        self.members().into_iter().filter(|(number, _)| !self.is_guest(*number)).collect()
     }
 
     /// Numbers and epochs of all workers that have started.
@@ -17,9 +40,8 @@ impl Core {
 
     pub(in super::super) fn workers(&mut self) -> Vec<WorkerInfo> {
         let tasks: Vec<Option<String>> = (0..self.seats.len()).map(|index| self.last_task(index)).collect();
-        let slots = self.config.slots;
         let seats = (1..).zip(&self.seats).zip(tasks);
-        seats.filter_map(|((id, seat), task)| Some(seat.as_ref()?.info(id, slots, task))).collect()
+        seats.filter_map(|((id, seat), task)| Some(seat.as_ref()?.info(id, task))).collect()
     }
 
     fn last_task(&mut self, index: usize) -> Option<String> {
@@ -27,13 +49,13 @@ impl Core {
         Some(self.entry(call)?.request.task_name().to_owned())
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a share needs no more than 52 bits")]
     pub(in super::super) fn stats(&self) -> Stats {
         let count = |stage| self.seats.iter().flatten().filter(|seat| seat.stage == stage).count();
         let idle = self.seats.iter().flatten().filter(|seat| seat.stage == SeatStage::Ready && seat.running.is_empty()).count();
         let running: usize = self.seats.iter().flatten().map(|seat| seat.running.len()).sum();
         let workers = self.seats.iter().flatten().count();
-        let capacity = self.counters.since.elapsed().as_secs_f64() * (workers.max(1) as f64) * f64::from(self.config.slots);
+        let slots: f64 = self.seats.iter().flatten().map(|seat| f64::from(seat.slots)).sum();
+        let capacity = self.counters.since.elapsed().as_secs_f64() * slots.max(1.0);
         Stats {
             workers,
             busy: count(SeatStage::Ready) - idle,
@@ -54,23 +76,29 @@ impl Core {
 }
 
 impl Seat {
-    fn info(&self, id: u32, slots: u32, task: Option<String>) -> WorkerInfo {
+    fn info(&self, id: u32, task: Option<String>) -> WorkerInfo {
         let state = match self.stage {
+            _ if self.is_away() => WorkerState::Away,
             SeatStage::Starting => WorkerState::Starting,
             SeatStage::Spare => WorkerState::Spare,
             SeatStage::Ready if self.running.is_empty() => WorkerState::Idle,
             SeatStage::Ready => WorkerState::Busy,
             SeatStage::Retiring => WorkerState::Retiring,
+            #[cfg(feature = "remote")]
+            SeatStage::Lost => WorkerState::Away,
         };
         WorkerInfo {
             id,
+            host: self.member.as_ref().and_then(|member| member.host().map(str::to_owned)),
             pid: self.member.as_ref().map(|member| member.pid()),
             state,
-            slots,
+            slots: self.slots,
             running: u32::try_from(self.running.len()).unwrap_or(u32::MAX),
             done: self.done,
             failed: self.failed,
             task,
+            latency: self.member.as_ref().and_then(Member::latency),
+            since: SystemTime::now() - self.age(),
             age: self.age(),
         }
     }

@@ -5,27 +5,37 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+#[cfg(feature = "remote")]
+use super::super::deadlines::DueKey;
 use super::super::deadlines::{Due, after};
-use super::super::member::Member;
+use super::super::member::{Child, Member};
 
+use super::choice::Rank;
 use super::{Core, Effects, Phase, Stage};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::outcome::CallError;
 use crate::retry::jitter;
 
-/// A place for one worker process.
+/// A place for one worker: a process of ours, or a host that joined.
 pub(in super::super) struct Seat {
     pub(super) epoch: u64,
     pub(super) since: Instant,
     pub(super) stage: SeatStage,
-    pub(super) member: Option<Arc<Member>>,
+    pub(super) member: Option<Member>,
+    /// Attempts that it may run at once.
+    pub(super) slots: u32,
+    /// How it stands among those that can take one more attempt, while it can.
+    pub(super) rank: Option<Rank>,
+    /// Since when its connection has been down, and when it is given up.
+    #[cfg(feature = "remote")]
+    pub(super) away: Option<DueKey>,
     /// Calls whose attempts it runs.
     pub(super) running: Vec<u64>,
     pub(super) done: u64,
     pub(super) failed: u64,
     /// Attempts until it is replaced.
-    lives: Option<u64>,
+    pub(super) lives: Option<u64>,
     /// When it is replaced for its age.
     pub(super) retire_at: Option<Instant>,
     pub(super) idle_since: Instant,
@@ -39,9 +49,59 @@ pub(super) enum SeatStage {
     Spare,
     Ready,
     Retiring,
+    /// Its host is lost and its calls are being seen to, within one step.
+    #[cfg(feature = "remote")]
+    Lost,
+}
+
+impl Seat {
+    pub(super) fn new(epoch: u64, slots: u32, now: Instant) -> Self {
+        Self {
+            epoch,
+            since: now,
+            stage: SeatStage::Starting,
+            member: None,
+            slots,
+            rank: None,
+            #[cfg(feature = "remote")]
+            away: None,
+            running: Vec::new(),
+            done: 0,
+            failed: 0,
+            lives: None,
+            retire_at: None,
+            idle_since: now,
+            when_alone: Vec::new(),
+        }
+    }
+
+    /// How many attempts it runs.
+    pub(super) fn load(&self) -> u32 {
+        u32::try_from(self.running.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether a host sits there.
+    pub(super) fn is_guest(&self) -> bool {
+        self.member.as_ref().is_some_and(|member| member.child().is_none())
+    }
+
+    #[cfg(feature = "remote")]
+    pub(super) fn is_away(&self) -> bool {
+        self.away.is_some()
+    }
+
+    #[cfg(not(feature = "remote"))]
+    pub(super) fn is_away(&self) -> bool {
+        false
+    }
 }
 
 impl Core {
+    /// Seats of our own processes.
+    pub(super) fn own_seats(&self) -> impl Iterator<Item = &Seat> {
+        self.seats.iter().flatten().filter(|seat| !seat.is_guest())
+    }
+
     pub(super) fn seat(&mut self, number: u32) -> Option<&mut Seat> {
         self.seats.get_mut(number as usize - 1)?.as_mut()
     }
@@ -55,7 +115,7 @@ impl Core {
         Some(self.seats.get(number as usize - 1)?.as_ref()?.epoch)
     }
 
-    pub(super) fn member(&self, number: u32) -> Option<Arc<Member>> {
+    pub(super) fn member(&self, number: u32) -> Option<Member> {
         self.seats.get(number as usize - 1)?.as_ref()?.member.clone()
     }
 
@@ -67,7 +127,7 @@ impl Core {
             return;
         }
         let slots = self.config.slots as usize;
-        let queued = self.queue.len() + self.aside.len();
+        let queued = self.queue.len_of_ours() + self.aside.len();
         if self.census.is_fresh && (queued == 0 || self.census.usable >= self.config.workers_max) {
             return;
         }
@@ -103,7 +163,7 @@ impl Core {
     }
 
     fn count_seats(&mut self) {
-        let count = |stage| self.seats.iter().flatten().filter(|seat| seat.stage == stage).count();
+        let count = |stage| self.own_seats().filter(|seat| seat.stage == stage).count();
         // With one slot, a worker that is leaving still runs its one attempt, and its successor takes its seat. With many, most of
         // its slots stand empty, so the successor is started beside it.
         let leaving = if self.config.slots == 1 { count(SeatStage::Retiring) } else { 0 };
@@ -119,27 +179,22 @@ impl Core {
     fn start_one(&mut self, now: Instant, effects: &mut Effects) {
         self.census_is_stale();
         self.epochs += 1;
-        let seat = Seat {
-            epoch: self.epochs,
-            since: now,
-            stage: SeatStage::Starting,
-            member: None,
-            running: Vec::new(),
-            done: 0,
-            failed: 0,
-            lives: self.config.recycle_calls.map(lives),
-            retire_at: self.config.recycle_age.map(|age| after(now, age.mul_f64(jitter(0.1)))),
-            idle_since: now,
-            when_alone: Vec::new(),
-        };
+        let mut seat = Seat::new(self.epochs, self.config.slots, now);
+        seat.lives = self.config.recycle_calls.map(lives);
+        seat.retire_at = self.config.recycle_age.map(|age| after(now, age.mul_f64(jitter(0.1))));
+        let number = self.seat_down(seat);
+        effects.starts.push((number, self.epochs));
+        effects.changed = true;
+    }
+
+    /// Puts a seat where none is. Returns its number.
+    pub(super) fn seat_down(&mut self, seat: Seat) -> u32 {
         let index = self.seats.iter().position(Option::is_none).unwrap_or_else(|| {
             self.seats.push(None);
             self.seats.len() - 1
         });
         self.seats[index] = Some(seat);
-        let number = u32::try_from(index + 1).expect("the number of workers is limited");
-        effects.starts.push((number, self.epochs));
-        effects.changed = true;
+        u32::try_from(index + 1).expect("the number of workers is limited")
     }
 
     fn promote_spare(&mut self, effects: &mut Effects) {
@@ -150,24 +205,24 @@ impl Core {
         }
     }
 
-    fn open_for_calls(&mut self, number: u32) {
+    pub(super) fn open_for_calls(&mut self, number: u32) {
         self.census_is_stale();
         let Some(seat) = self.seat(number) else { return };
         seat.stage = SeatStage::Ready;
         seat.idle_since = Instant::now();
-        self.free.insert((0, number));
+        self.offer(number);
     }
 
-    pub(in super::super) fn on_ready(&mut self, number: u32, epoch: u64, member: Arc<Member>, effects: &mut Effects) {
+    pub(in super::super) fn on_ready(&mut self, number: u32, epoch: u64, child: Arc<Child>, effects: &mut Effects) {
         let (wanted, closed) = (self.config.workers_max, self.stage == Stage::Closed);
-        let usable = self.seats.iter().flatten().filter(|seat| seat.stage == SeatStage::Ready).count();
-        let demand = self.config.workers_min.max(usable + self.queue.len() + self.aside.len()).min(wanted);
+        let usable = self.own_seats().filter(|seat| seat.stage == SeatStage::Ready).count();
+        let demand = self.config.workers_min.max(usable + self.queue.len_of_ours() + self.aside.len()).min(wanted);
         let is_spare = self.config.spares > 0 && usable >= demand.max(1);
-        let Some(seat) = self.seat_of(number, epoch) else { return member.retire.cancel() };
-        let (pid, took) = (member.pid(), seat.since.elapsed());
-        seat.member = Some(Arc::clone(&member));
+        let Some(seat) = self.seat_of(number, epoch) else { return child.retire.cancel() };
+        let (pid, took) = (child.pid(), seat.since.elapsed());
+        seat.member = Some(Member::Child(Arc::clone(&child)));
         if closed {
-            return member.retire.cancel();
+            return child.retire.cancel();
         }
         if is_spare {
             seat.stage = SeatStage::Spare;
@@ -214,6 +269,7 @@ impl Core {
 
     /// Nobody sits there any more.
     pub(super) fn empty(&mut self, number: u32) {
+        self.take_off(number);
         self.seats[number as usize - 1] = None;
         self.census_is_stale();
     }
@@ -248,22 +304,20 @@ impl Core {
     // -- who runs what
 
     /// Gives the seat one more attempt. Returns its member and the attempt's index there.
-    pub(super) fn occupy(&mut self, number: u32, call: u64, alone: bool) -> Option<(Arc<Member>, usize)> {
-        let slots = self.config.slots;
+    pub(super) fn occupy(&mut self, number: u32, call: u64, alone: bool) -> Option<(Member, usize)> {
         let seat = self.seat(number)?;
-        let load = u32::try_from(seat.running.len()).unwrap_or(u32::MAX);
+        let index = seat.running.len();
         seat.running.push(call);
         if let Some(lives) = &mut seat.lives {
             *lives = lives.saturating_sub(1);
         }
-        let spent = seat.lives == Some(0);
-        let member = seat.member.clone()?;
-        let room = !alone && load + 1 < slots && !spent;
-        self.free.remove(&(load, number));
-        if room {
-            self.free.insert((load + 1, number));
+        let (member, is_guest) = (seat.member.clone()?, seat.is_guest());
+        if alone && !is_guest {
+            self.take_off(number);
+        } else {
+            self.offer(number);
         }
-        Some((member, load as usize))
+        Some((member, index))
     }
 
     /// Whether a seat's worker has run nothing yet.
@@ -279,7 +333,8 @@ impl Core {
         let Census { usable, starting, leaving, .. } = self.census;
         let coming = (starting + leaving).max(self.config.workers_max.saturating_sub(usable));
         for _ in coming..wanted {
-            let least = self.free.iter().map(|(_, number)| *number).find(|number| !self.is_fresh(*number));
+            let used = |number: &u32| !self.is_guest(*number) && !self.is_fresh(*number);
+            let least = self.free.iter().map(|rank| rank.number).find(used);
             let Some(number) = least else { return };
             self.retire(number, "a call that crashed runs next in a fresh worker");
         }
@@ -289,24 +344,16 @@ impl Core {
     pub(super) fn vacate(&mut self, call: u64, now: Instant) {
         let Some(entry) = self.entry(call) else { return };
         let Phase::Running { seat: number, index, since } = entry.phase else { return };
-        let slots = self.config.slots;
         let Some(seat) = self.seat(number) else { return };
-        let load = u32::try_from(seat.running.len()).unwrap_or(u32::MAX);
         seat.running.swap_remove(index);
         seat.idle_since = now;
         let moved = seat.running.get(index).copied();
-        let open = seat.stage == SeatStage::Ready && seat.lives != Some(0);
         if let Some(moved) = moved
             && let Some(Phase::Running { index: moved_index, .. }) = self.entry(moved).map(|entry| &mut entry.phase)
         {
             *moved_index = index;
         }
-        if open {
-            self.free.remove(&(load, number));
-            if load - 1 < slots {
-                self.free.insert((load - 1, number));
-            }
-        }
+        self.offer(number);
         self.counters.run.record(now - since);
         self.counters.busy_time += now - since;
         self.after_vacate(number);
@@ -339,10 +386,9 @@ impl Core {
         if seat.stage == SeatStage::Retiring || seat.member.is_none() {
             return;
         }
-        let load = u32::try_from(seat.running.len()).unwrap_or(u32::MAX);
         seat.stage = SeatStage::Retiring;
         self.census_is_stale();
-        self.free.remove(&(load, number));
+        self.take_off(number);
         self.emit(|| Event::WorkerRetiring { worker: number, reason: reason.into() });
         self.let_go_if_done(number);
     }
@@ -368,10 +414,13 @@ impl Core {
     fn let_go_if_done(&mut self, number: u32) {
         let Some(seat) = self.seat(number) else { return };
         if seat.stage == SeatStage::Retiring && seat.running.is_empty() && seat.when_alone.is_empty() {
-            if let Some(member) = &seat.member {
-                member.retire.cancel();
-            }
+            let member = seat.member.clone();
             self.empty(number);
+            let Some(member) = member else { return };
+            member.let_go();
+            if let Some(host) = member.host() {
+                self.emit(|| Event::HostLeft { worker: number, host: host.into(), reason: "it was let go".into(), lost: 0 });
+            }
         }
     }
 
@@ -400,8 +449,7 @@ impl Core {
             return;
         }
         seat.stage = SeatStage::Retiring;
-        let load = u32::try_from(seat.running.len()).unwrap_or(u32::MAX);
-        self.free.remove(&(load, number));
+        self.take_off(number);
         self.emit(|| Event::WorkerRetiring { worker: number, reason: reason.into() });
     }
 
@@ -411,17 +459,6 @@ impl Core {
             self.close_seat(number, "its process is ending");
             self.settle(effects);
         }
-    }
-
-    /// Whether a worker that is there or coming may take a call that these have passed, or there is room for one more.
-    pub(super) fn others_may_take(&self, passes: &[(u32, u64, String)]) -> bool {
-        let seats = (1_u32..).zip(&self.seats).filter_map(|(number, seat)| Some((number, seat.as_ref()?)));
-        let (mut usable, mut others) = (0, false);
-        for (number, seat) in seats.filter(|(_, seat)| matches!(seat.stage, SeatStage::Ready | SeatStage::Starting)) {
-            usable += 1;
-            others |= !passes.iter().any(|(passer, epoch, _)| *passer == number && *epoch == seat.epoch);
-        }
-        others || usable < self.config.workers_max
     }
 
     /// Keeps at least so many workers, until it is taken back.

@@ -1,6 +1,5 @@
 //! Stops: what becomes of a call that somebody, a clock or a limit wants to end.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -21,13 +20,27 @@ pub(in super::super) enum Why {
     Shutdown,
 }
 
+impl Why {
+    /// What an attempt is told that is asked to stop.
+    pub(in super::super) fn told(&self) -> &str {
+        match self {
+            Self::Cancel(reason) => reason,
+            Self::Timeout => "it ran out of time",
+            Self::Memory | Self::Shutdown => "the pool is shutting down",
+        }
+    }
+}
+
 pub(in super::super) struct Stop {
     pub(super) why: Why,
     pub(super) step: Step,
     pub(super) ended: Ended,
     /// Cancelled when nobody wants to wait for the softer steps any more.
-    #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "only workers of a broker are in such a hurry"))]
-    hurry: CancellationToken,
+    #[cfg_attr(
+        not(any(feature = "broker", feature = "remote")),
+        expect(dead_code, reason = "only workers of a broker and hosts are in such a hurry")
+    )]
+    pub(super) hurry: CancellationToken,
     pub(super) asked_at: Instant,
 }
 
@@ -35,7 +48,7 @@ pub(in super::super) struct Stop {
 pub(in super::super) struct StopOrder {
     pub(in super::super) call: u64,
     pub(in super::super) why: Why,
-    pub(in super::super) member: Arc<Member>,
+    pub(in super::super) member: Member,
     pub(in super::super) ended: Ended,
     pub(in super::super) hurry: CancellationToken,
 }
@@ -62,6 +75,12 @@ impl Core {
         if entry.stop.is_some() {
             return;
         }
+        #[cfg(feature = "remote")]
+        if why == Why::Shutdown && self.is_away(seat) {
+            // Nobody is there to be asked, and the pool ends before it may come back.
+            return self.lose(call, "the pool was shut down while it was away", effects);
+        }
+        let Some(entry) = self.entry(call) else { return };
         let (ended, hurry) = (Ended::new(), CancellationToken::new());
         let stop = Stop { why: why.clone(), step: Step::Asked, ended: ended.clone(), hurry: hurry.clone(), asked_at: Instant::now() };
         entry.stop = Some(Box::new(stop));
@@ -71,7 +90,7 @@ impl Core {
     }
 
     /// Makes a stop that is under way take its last step at once.
-    #[cfg(feature = "broker")]
+    #[cfg(any(feature = "broker", feature = "remote"))]
     pub(in super::super) fn hurry(&mut self, call: u64) {
         if let Some(stop) = self.entry(call).and_then(|entry| entry.stop.as_ref()) {
             stop.hurry.cancel();

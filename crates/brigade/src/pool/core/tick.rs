@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::deadlines::{Due, after};
+use super::super::member::Member;
 use super::seats::SeatStage;
 use super::{Core, Effects};
 use crate::process::resident_bytes;
@@ -21,7 +22,7 @@ impl Core {
         // A tick that comes late says that this process was held up; answers may lie unread, so nobody is judged by it.
         let in_time = now.saturating_duration_since(planned) < self.config.check_interval / 2;
         let numbers: Vec<u32> = (1..).zip(&self.seats).filter(|(_, seat)| seat.is_some()).map(|(number, _)| number).collect();
-        let mut surplus = self.ready_count().saturating_sub(self.config.workers_min.max(self.floor));
+        let mut surplus = self.ready_count_of_ours().saturating_sub(self.config.workers_min.max(self.floor));
         for number in numbers.into_iter().rev() {
             if !self.is_responsive(number, in_time) {
                 continue;
@@ -38,20 +39,21 @@ impl Core {
     /// Pings a worker, and ends it if it left too many pings unanswered.
     fn is_responsive(&mut self, number: u32, in_time: bool) -> bool {
         let Some(seat) = self.seat(number) else { return false };
-        let (Some(member), idle) = (seat.member.clone(), seat.running.is_empty()) else { return false };
+        // A host has a beat of its own.
+        let (Some(child), idle) = (seat.member.as_ref().and_then(Member::child).cloned(), seat.running.is_empty()) else { return false };
         if seat.stage == SeatStage::Retiring {
             return false;
         }
         if !in_time {
-            member.pulse.answered();
+            child.pulse.answered();
         }
         let limit = if idle { MISSES_MAX_IDLE } else { MISSES_MAX_BUSY };
-        if member.pulse.ask() >= limit {
+        if child.pulse.ask() >= limit {
             self.close_seat(number, "it does not answer");
-            member.break_off("it did not answer a ping");
+            child.break_off("it did not answer a ping");
             return false;
         }
-        member.control.send(kind::PING, 0, &[]);
+        child.control.send(kind::PING, 0, &[]);
         true
     }
 
@@ -69,10 +71,10 @@ impl Core {
     fn retire_if_spent(&mut self, number: u32, now: Instant) {
         let config = Arc::clone(&self.config);
         let Some(seat) = self.seat(number) else { return };
-        let Some(member) = seat.member.clone() else { return };
+        let Some(child) = seat.member.as_ref().and_then(Member::child).cloned() else { return };
         if seat.retire_at.is_some_and(|at| at <= now) {
             self.retire(number, "it is old");
-        } else if config.recycle_memory.is_some_and(|limit| resident_bytes(member.pid()) > limit) {
+        } else if config.recycle_memory.is_some_and(|limit| resident_bytes(child.pid()) > limit) {
             self.retire(number, "it uses much memory");
         }
     }

@@ -11,10 +11,10 @@ use rustix::process::Signal;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::super::Shared;
-use super::super::builder::Config;
-use super::super::core::Pulse;
-use super::{CONTROL_BYTES_MAX, Member, pump};
+use super::super::super::Shared;
+use super::super::super::builder::Config;
+use super::super::super::core::Pulse;
+use super::{CONTROL_BYTES_MAX, Child, pump};
 use crate::address;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
@@ -22,7 +22,7 @@ use crate::link::{self, Channel};
 use crate::process::{self as child, Command, Group, Pipe, Process, Spawned, TREE_VARIABLE, WORKER_VARIABLE};
 use crate::wire::{self, Decoder, Hello, MAGIC, Ready, Seat, StartFailed, VERSION, kind};
 
-pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Member, Error> {
+pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Child, Error> {
     let config = &*shared.config;
     let cookie = child::cookie();
     let spawned = child::spawn(command(config, number, &cookie)).await?;
@@ -66,7 +66,7 @@ pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Me
     if let Some(reason) = problem {
         return Err(failed(process, &reason, &stderr).await);
     }
-    Ok(Member {
+    Ok(Child {
         epoch,
         process,
         data: Arc::new(data),

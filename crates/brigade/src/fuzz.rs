@@ -1,0 +1,323 @@
+//! I50: what decodes meets damaged bytes. It says what is wrong or gives a value, in bounded memory; it never panics and never ends the process.
+//!
+//! A loop over inputs of a seed (`BRIGADE_SEED` repeats a run), some ten thousand by default and half a million under `BRIGADE_FULL=1`.
+//! What is behind `remote::door` has loops of its own beside it.
+
+use std::time::{Duration, SystemTime};
+
+use brigade_testkit::mutate::Mutator;
+use brigade_testkit::random::Random;
+use brigade_testkit::{count, facts};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::certificate::Certificate;
+use crate::codec::Codec;
+use crate::outcome::Failure;
+use crate::payload::Bytes;
+use crate::wire::{self, CallMeta, Cancel, Decoder, Hello, Hook, LastWords, PanicNote, Ready, Refused, Seat, StartFailed, Target};
+
+/// What all of it together may take, with what other tests of this process take; lengths of gigabytes are announced.
+const MEMORY_BYTES_MAX: u64 = 256 << 20;
+
+/// Feeds inputs, and looks at the memory.
+fn feed(corpus: Vec<Vec<u8>>, inputs: (usize, usize), mut decode: impl FnMut(&[u8])) {
+    let mut mutator = Mutator::new(Random::from_env(), corpus);
+    let peak = || facts::peak_bytes(std::process::id());
+    let before = peak();
+    for _ in 0..count(inputs.0, inputs.1) {
+        decode(&mutator.draw());
+    }
+    let grown = peak().saturating_sub(before);
+    assert!(grown < MEMORY_BYTES_MAX, "{grown} bytes more than before");
+}
+
+fn packed(value: &impl Serialize) -> Vec<u8> {
+    Codec::Postcard.encode(value).unwrap()
+}
+
+/// Decodes; what was decoded can be encoded again and comes out the same, but for the last digits of a number in JSON.
+fn there_and_back<T: Serialize + DeserializeOwned>(codec: Codec, bytes: &[u8]) {
+    if let Ok(value) = codec.decode::<T>(bytes) {
+        let again = codec.encode(&value).expect("what was decoded can be encoded");
+        let once_more = codec.encode(&codec.decode::<T>(&again).expect("and decoded again"));
+        assert!(codec == Codec::Json || once_more.ok() == Some(again));
+    }
+}
+
+fn messages() -> Vec<Vec<u8>> {
+    let seat = Seat {
+        worker: 3,
+        slots: 10,
+        payload_bytes_max: 1 << 30,
+        cpu: Some(1),
+        nice: -5,
+        init: Some(Hook { offset: 4096, args: vec![1, 2, 3] }),
+        teardown: None,
+        drop_after: Duration::from_millis(1500),
+    };
+    let call = CallMeta {
+        target: Target::Task("thumbnail".into()),
+        attempt: 1,
+        codec: Codec::Json,
+        timeout: Some(Duration::from_secs(30)),
+        memory: Some(1 << 20),
+        tell_start: true,
+        tick: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
+        number: Some(1 << 33),
+    };
+    vec![
+        packed(&Hello { magic: wire::MAGIC, version: wire::VERSION, build: 7, seat }),
+        packed(&Ready { magic: wire::MAGIC, version: wire::VERSION, build: 7 }),
+        packed(&StartFailed { message: "no".to_owned() }),
+        packed(&call),
+        packed(&CallMeta { target: Target::Function(1 << 40), ..call }),
+        packed(&Cancel { reason: "user left".to_owned() }),
+        packed(&PanicNote { message: "boom".to_owned(), location: "main.rs:1:1".to_owned() }),
+        packed(&Refused::ResultTooLarge { bytes: 1 << 40, max: 1 << 30 }),
+        packed(&Refused::UnknownTask("hello".to_owned())),
+        packed(&Failure::new("it failed")),
+    ]
+}
+
+/// What hosts and pools say to each other.
+#[cfg(feature = "remote")]
+fn messages_between_hosts() -> Vec<Vec<u8>> {
+    use wire::remote::{Answer, Ending, Join, Refusal, Run, Stop, TaskLine, TurnedAway, Welcome, Written};
+    let (magic, version, brigade) = (wire::remote::MAGIC, wire::remote::VERSION, "0.1.0".to_owned());
+    let task = TaskLine { name: "add".to_owned(), signature: "fn((i64, i64)) -> i64".to_owned(), idempotent: true };
+    let join = Join {
+        magic,
+        version,
+        brigade: brigade.clone(),
+        build: 7,
+        session: [7; 16],
+        pool: Some([8; 16]),
+        held: vec![1, 1 << 40],
+        name: "far".to_owned(),
+        pid: 7,
+        slots: 40,
+        labels: vec!["gpu".to_owned()],
+        functions: false,
+        leaving: true,
+        tasks: vec![task],
+    };
+    let welcome = Welcome {
+        magic,
+        version,
+        brigade: brigade.clone(),
+        build: 7,
+        pool: [8; 16],
+        worker: 3,
+        resumed: true,
+        drop: vec![1 << 40],
+        payload_bytes_max: 1 << 30,
+        beat: Duration::from_secs(1),
+        keep: Duration::from_secs(30),
+    };
+    let run = Run {
+        target: Target::Task("thumbnail".into()),
+        number: 9,
+        attempt: 2,
+        codec: Codec::Json,
+        timeout: Some(Duration::from_secs(30)),
+        memory: None,
+        capture: Some(1 << 16),
+        alone: true,
+        fresh: false,
+        ahead: true,
+        tick: Some(SystemTime::UNIX_EPOCH),
+    };
+    let written = Written { stdout: (b"out".to_vec(), 0), stderr: (b"err".to_vec(), 7) };
+    let endings = [
+        Ending::Done,
+        Ending::Failed(Box::new(Failure::new("no"))),
+        Ending::Stopped { certificate: None, step: crate::certificate::Step::Killed },
+        Ending::Passed(vec!["busy".to_owned()]),
+        Ending::Refused { why: Refusal::TooLarge, text: "too large".to_owned() },
+    ];
+    let mut all = vec![packed(&join), packed(&welcome), packed(&run), packed(&Stop { reason: "user left".into(), hurry: false })];
+    all.push(packed(&TurnedAway { magic, version, brigade, reason: "no".to_owned() }));
+    all.push(packed(&Answer { ending: Ending::Returned, output: Some(Box::new(written)) }));
+    all.extend(endings.map(|ending| packed(&Answer { ending, output: None })));
+    all
+}
+
+#[cfg(feature = "remote")]
+#[test]
+fn i50_messages_between_hosts() {
+    use wire::remote::{Answer, Join, Run, Stop, TurnedAway, Welcome};
+    feed(messages_between_hosts(), (20_000, 2_000_000), |bytes| {
+        let codec = Codec::Postcard;
+        there_and_back::<Join>(codec, bytes);
+        there_and_back::<Welcome>(codec, bytes);
+        there_and_back::<TurnedAway>(codec, bytes);
+        there_and_back::<Answer>(codec, bytes);
+        if let Ok((run, _)) = postcard::take_from_bytes::<Run<'_>>(bytes) {
+            packed(&run);
+        }
+        if let Ok(stop) = postcard::from_bytes::<Stop<'_>>(bytes) {
+            packed(&stop);
+        }
+    });
+}
+
+/// Each message decoder, whatever the bytes were meant to be.
+fn decode_messages(bytes: &[u8]) {
+    let codec = Codec::Postcard;
+    there_and_back::<Hello>(codec, bytes);
+    there_and_back::<Ready>(codec, bytes);
+    there_and_back::<StartFailed>(codec, bytes);
+    there_and_back::<Cancel>(codec, bytes);
+    there_and_back::<PanicNote>(codec, bytes);
+    there_and_back::<Refused>(codec, bytes);
+    there_and_back::<Failure>(codec, bytes);
+    there_and_back::<Certificate>(codec, bytes);
+    there_and_back::<Vec<(String, Option<u64>)>>(codec, bytes);
+    there_and_back::<Bytes>(codec, bytes);
+    bytes.first().copied().map(LastWords::from_byte);
+    if let Ok((call, rest)) = postcard::take_from_bytes::<CallMeta<'_>>(bytes) {
+        assert!(rest.len() < bytes.len());
+        packed(&call);
+    }
+}
+
+#[test]
+fn i50_control_messages() {
+    feed(messages(), (20_000, 500_000), decode_messages);
+}
+
+#[test]
+fn i50_frames() {
+    let frame = |kind, id, body: &[u8]| [&wire::encode(kind, id, body.len())[..], body].concat();
+    let mut corpus: Vec<_> = messages().iter().zip(1..).map(|(body, kind)| frame(kind, 7, body)).collect();
+    corpus.push(corpus.concat());
+    let mut random = Random::new(7);
+    feed(corpus, (20_000, 500_000), |bytes| {
+        let mut decoder = Decoder::new(4096);
+        // However the stream is cut.
+        for chunk in bytes.chunks(usize::try_from(random.within(1..100)).unwrap()) {
+            decoder.buffer().extend_from_slice(chunk);
+            loop {
+                match decoder.next() {
+                    Ok(Some(frame)) => assert!(frame.body.len() <= 4096),
+                    Ok(None) => break,
+                    Err(_) => return,
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn i50_a_length_of_4_gib_takes_no_memory() {
+    let before = facts::peak_bytes(std::process::id());
+    for (limit, is_refused) in [(1 << 30, true), (usize::MAX, false)] {
+        let mut decoder = Decoder::new(limit);
+        decoder.buffer().extend_from_slice(&[&[0xff; 4][..], &[1, 0, 0, 0], &[0; 8]].concat());
+        assert_eq!(decoder.next().is_err(), is_refused);
+        assert!(decoder.buffer().capacity() <= 8 << 20);
+    }
+    let length = packed(&(u64::from(u32::MAX)));
+    assert!(Codec::Postcard.decode::<Vec<u8>>(&length).is_err());
+    assert!(Codec::Postcard.decode::<Vec<String>>(&length).is_err());
+    assert!(Codec::Postcard.decode::<String>(&length).is_err());
+    assert!(Codec::Postcard.decode::<Bytes>(&length).is_err());
+    // Values without bytes are counted, not kept.
+    let units = packed(&3_000_000_u64);
+    assert_eq!(Codec::Postcard.decode::<Vec<()>>(&units).unwrap().len(), 3_000_000);
+    assert!(facts::peak_bytes(std::process::id()) - before < MEMORY_BYTES_MAX);
+}
+
+/// Nested as deep as the bytes say.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+enum Nested {
+    Leaf,
+    Pair(Vec<serde_json::Value>),
+}
+
+#[test]
+fn i50_a_million_brackets_are_an_error() {
+    for (open, close, depth) in [("[", "]", 1_000_000), ("{\"a\":", "}", 100_000), ("{\"Pair\":[", "]}", 100_000)] {
+        let begun = open.repeat(depth);
+        let whole = format!("{begun}0{}", close.repeat(depth));
+        for text in [&begun, &whole] {
+            assert!(Codec::Json.decode::<serde_json::Value>(text.as_bytes()).is_err());
+            assert!(Codec::Json.decode::<Nested>(text.as_bytes()).is_err());
+            assert!(Codec::Json.decode::<Vec<Vec<u8>>>(text.as_bytes()).is_err());
+        }
+        // A payload is kept as text and not built, so that its depth does not matter.
+        assert!(serde_json::from_str::<&serde_json::value::RawValue>(&begun).is_err());
+        assert!(serde_json::from_str::<&serde_json::value::RawValue>(&whole).is_ok());
+    }
+}
+
+#[test]
+fn i50_values_in_json() {
+    let corpus =
+        [r#"{"name":"a","list":[1,2.5,-3e7],"deep":{"x":[[[]]]},"text":"\u00e9\ud83d\ude00\n"}"#, "[1,\"2\",null,true]", "\"YWJj\""];
+    feed(corpus.iter().map(|text| text.as_bytes().to_vec()).collect(), (20_000, 500_000), |bytes| {
+        there_and_back::<serde_json::Value>(Codec::Json, bytes);
+        there_and_back::<(i64, String, Option<u8>, bool)>(Codec::Json, bytes);
+        there_and_back::<Bytes>(Codec::Json, bytes);
+    });
+}
+
+#[cfg(feature = "broker")]
+mod broker {
+    use super::*;
+    use crate::job::{AttemptKind, AttemptRecord, Job};
+    use crate::limits::Limits;
+    use crate::schedule::{Plan, Recurrence, Schedule};
+
+    fn json(value: &impl Serialize) -> Vec<u8> {
+        serde_json::to_vec(value).unwrap()
+    }
+
+    #[test]
+    fn i50_jobs_limits_and_histories_in_json() {
+        let job = Job::new("emails", Some("send".into()), r#"["a@b.c"]"#).priority(-3).retries(5).delay(Duration::from_secs(3600));
+        let (at, kind) = (SystemTime::UNIX_EPOCH, AttemptKind::Crashed);
+        let record = AttemptRecord { attempt: 1, at, kind, reason: "no".to_owned(), certificate: None, stop: None };
+        let limits = r#"{"running":3,"rate":{"starts":10,"per":1.0}}"#;
+        feed(vec![json(&job), json(&record), limits.into()], (20_000, 500_000), |bytes| {
+            there_and_back::<Job>(Codec::Json, bytes);
+            there_and_back::<Limits>(Codec::Json, bytes);
+            there_and_back::<AttemptRecord>(Codec::Json, bytes);
+        });
+    }
+
+    #[test]
+    fn i50_schedules_and_cron() {
+        let job = || Job::new("emails", None, "null");
+        let plans: Vec<_> = [
+            Schedule::cron("nightly", "0 3 * * *", job()).unwrap().zone("Europe/Berlin"),
+            Schedule::cron("odd", "*/7 0-5,22 L * MON-FRI#2", job())
+                .unwrap_or_else(|_| Schedule::cron("odd", "*/7 0-5 1 2 *", job()).unwrap()),
+            Schedule::every("often", Duration::from_secs(90), job()).unwrap(),
+        ]
+        .iter()
+        .map(|schedule| json(&schedule.plan))
+        .collect();
+        let mut random = Random::new(7);
+        // Each may look through years of a calendar.
+        feed(plans, (1_000, 50_000), |bytes| {
+            let time = match random.within(0..4) {
+                0 => random.draw().cast_signed(),
+                _ => i64::try_from(random.within(0..4_000_000_000_000)).unwrap(),
+            };
+            if let Ok(plan) = Codec::Json.decode::<Plan>(bytes) {
+                if let Ok(next) = plan.after(time) {
+                    assert!(next > time, "{plan:?} after {time}: {next}");
+                }
+                plan.due(time, time.saturating_add(i64::try_from(random.within(0..1_000_000_000)).unwrap())).ok();
+                if let Recurrence::Cron { expression, zone } = &plan.recurrence {
+                    Schedule::cron("again", expression.as_str(), job()).map(|schedule| schedule.zone(zone.as_str())).ok();
+                }
+            }
+            if let Ok(text) = std::str::from_utf8(bytes) {
+                Schedule::cron("text", text, job()).ok();
+            }
+        });
+    }
+}

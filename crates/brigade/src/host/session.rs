@@ -1,0 +1,483 @@
+//! What goes on between a host and one master, over all their connections.
+//!
+//! [`Session::live`] tells the story: connect, introduce, serve, and again. What is *held* outlives a connection: calls that run, and answers
+//! that the master has not acknowledged. Each is dropped when the master says so, or when the session is over: the master does not know it
+//! any more, says farewell, or has been away for as long as it said that it would wait for us. What a dropped call brings later counts
+//! for nothing: its place is gone (`key`).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::time::{sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Offer;
+use super::answer::{answer, refused};
+use super::welcome;
+use crate::call::{CallOptions, Origin, Request, Target};
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind};
+use crate::pool::{Outcome, Pool, Relay, RelayedCell, Tag};
+use crate::process::Output;
+use crate::progress::Progress;
+use crate::registry;
+use crate::remote::{Credentials, Ear, End, Line, Messages, Outbox, build, door, mark};
+use crate::retry::jitter;
+use crate::sync::lock;
+use crate::wire::remote::{Answer, Ending, Join, MAGIC, Mark, Run, Stop, TaskLine, VERSION, Welcome, kind};
+use crate::wire::{self, Frame};
+
+/// The first pause before connecting again, and the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// From the introduction to the welcome.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
+/// What stands before a payload.
+const META_BYTES_MAX: usize = 64 << 10;
+/// What was sent ahead of its turn is given back if that does not come within this time.
+const AHEAD_WAIT: Duration = Duration::from_millis(20);
+/// Stops that came before their call are remembered up to the number of slots, but so many at least.
+const EARLY_STOPS_MIN: usize = 64;
+
+pub(super) struct Session {
+    url: String,
+    credentials: Credentials,
+    pool: Pool,
+    offer: Arc<Offer>,
+    slots: u32,
+    mark: Mark,
+    outbox: Outbox,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The pool that it was last welcome at.
+    pool: Option<Mark>,
+    calls: HashMap<u64, Held>,
+    begun: u32,
+    keys: u64,
+    early_stops: VecDeque<u64>,
+    result_bytes_max: u64,
+    /// Whether plain functions of that pool mean the same here.
+    functions: bool,
+    keep: Duration,
+    /// Since when no connection has been up.
+    down: Option<Instant>,
+}
+
+enum Held {
+    /// `local` is its id in the pool of this host, once it has one.
+    Begun {
+        key: u64,
+        local: Option<u64>,
+    },
+    Ended {
+        head: Bytes,
+        result: Bytes,
+    },
+}
+
+/// Masters that refused this host for good at the first time.
+#[derive(Default)]
+pub(super) struct Failures {
+    pub(super) came: CancellationToken,
+    first: Mutex<Option<Error>>,
+}
+
+impl Failures {
+    pub(super) fn first(&self) -> Option<Error> {
+        lock(&self.first).take()
+    }
+
+    fn add(&self, error: Error) {
+        lock(&self.first).get_or_insert(error);
+        self.came.cancel();
+    }
+}
+
+impl Session {
+    pub(super) fn new(url: String, credentials: Credentials, pool: Pool, offer: Arc<Offer>) -> Result<Arc<Self>, Error> {
+        let slots = pool.own_slots();
+        Ok(Arc::new(Self { url, credentials, pool, offer, slots, mark: mark()?, outbox: Outbox::new(), state: Mutex::default() }))
+    }
+
+    /// Connects and serves, again and again, until it drains and holds nothing any more.
+    pub(super) async fn live(self: &Arc<Self>, drain: &CancellationToken, failures: &Failures) {
+        let mut pause = PAUSE_MIN;
+        while !(drain.is_cancelled() && self.is_idle()) {
+            let joined = tokio::select! {
+                joined = self.join(drain.is_cancelled()) => joined,
+                () = self.expired() => continue,
+            };
+            match joined {
+                Ok((line, welcome)) => {
+                    pause = PAUSE_MIN;
+                    self.serve(line, welcome, drain).await;
+                    continue;
+                }
+                Err(error) => {
+                    let is_first = lock(&self.state).pool.is_none();
+                    if is_first && is_final(&error) {
+                        return failures.add(error);
+                    }
+                    tracing::debug!(url = self.url, %error, "cannot join; trying again");
+                }
+            }
+            tokio::select! {
+                () = sleep(pause.mul_f64(jitter(0.5))) => {}
+                () = self.expired() => {}
+                () = drain.cancelled(), if !drain.is_cancelled() => {}
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        lock(&self.state).calls.is_empty()
+    }
+
+    /// Ends the session when no connection has been up for as long as the master waits. Never returns while there is nothing to end.
+    async fn expired(&self) {
+        let at = {
+            let state = lock(&self.state);
+            state.down.filter(|_| !state.calls.is_empty()).map(|down| down + state.keep)
+        };
+        match at {
+            None => std::future::pending().await,
+            Some(at) => {
+                sleep_until(at.into()).await;
+                self.forget_all("its master was away for too long");
+            }
+        }
+    }
+
+    // -- the handshake
+
+    async fn join(&self, leaving: bool) -> Result<(Line, Welcome), Error> {
+        let connection = door::connect(&self.url, &self.credentials).await?;
+        let mut line = Line::new(connection.stream);
+        let shaking = async {
+            line.say(kind::JOIN, &self.introduction(leaving)?).await?;
+            let frame = line.listen().await?;
+            welcome::read(&frame, &self.url)
+        };
+        let late = |_| Err(Error::new(ErrorKind::Unreachable, "join a pool: it does not answer in time"));
+        let welcome = timeout(WELCOME_TIMEOUT, shaking).await.unwrap_or_else(late)?;
+        Ok((line, welcome))
+    }
+
+    fn introduction(&self, leaving: bool) -> Result<Join, Error> {
+        let state = lock(&self.state);
+        let task = |task: &&registry::TaskEntry| TaskLine {
+            name: task.name.to_owned(),
+            signature: (task.signature)().to_owned(),
+            idempotent: task.idempotent,
+        };
+        Ok(Join {
+            magic: MAGIC,
+            version: VERSION,
+            brigade: env!("CARGO_PKG_VERSION").to_owned(),
+            build: build(),
+            session: self.mark,
+            pool: state.pool,
+            held: state.calls.keys().copied().collect(),
+            name: self.offer.name.clone(),
+            pid: std::process::id(),
+            slots: self.slots,
+            labels: self.offer.labels.clone(),
+            functions: self.offer.functions,
+            leaving,
+            tasks: registry::table()?.values().map(task).collect(),
+        })
+    }
+
+    // -- a connection
+
+    async fn serve(self: &Arc<Self>, mut line: Line, welcome: Welcome, drain: &CancellationToken) {
+        line.admit(self.slots.saturating_mul(2), usize::try_from(u32::MAX).unwrap_or(usize::MAX).min(MESSAGE_BYTES_MAX));
+        let beat = welcome.beat;
+        self.on_welcome(welcome);
+        let master = Master { session: self, draining: drain, over: CancellationToken::new() };
+        let until = async {
+            tokio::select! {
+                () = master.over.cancelled() => {}
+                () = async {
+                    drain.cancelled().await;
+                    self.outbox.append(kind::LEAVING, 0, &[], &Bytes::new());
+                    self.outbox.kick();
+                    std::future::pending().await
+                } => {}
+            }
+        };
+        let end = line.run(&self.outbox, beat, &master, until).await;
+        self.outbox.close(kind::ANSWER);
+        lock(&self.state).down = Some(Instant::now());
+        match end {
+            // The farewell and the end of the connection may come together.
+            _ if master.over.is_cancelled() => self.forget_all("its master has let this host go"),
+            End::Told => {}
+            End::Cut(how) => tracing::debug!(url = self.url, how, "the connection to the master is down"),
+            End::Nonsense(error) => tracing::warn!(url = self.url, %error, "the master speaks nonsense"),
+        }
+        if master.over.is_cancelled() && !drain.is_cancelled() {
+            // It may be on its way down; knocking at once would not help.
+            sleep(PAUSE_MIN.mul_f64(jitter(0.5))).await;
+        }
+    }
+
+    /// Takes up what the master still knows, and hands over what finished meanwhile.
+    fn on_welcome(&self, welcome: Welcome) {
+        let known = welcome.resumed && lock(&self.state).pool == Some(welcome.pool);
+        if known {
+            welcome.drop.iter().for_each(|call| self.forget(*call));
+        } else {
+            self.forget_all("its master does not know it any more");
+        }
+        let mut state = lock(&self.state);
+        state.pool = Some(welcome.pool);
+        state.result_bytes_max = welcome.payload_bytes_max;
+        state.functions = self.offer.functions && welcome.build != 0 && welcome.build == build();
+        (state.keep, state.down) = (welcome.keep, None);
+        // With the state locked, so that each answer is said once: here, or by whoever comes to its end.
+        self.outbox.open_silently();
+        for (call, held) in &state.calls {
+            if let Held::Ended { head, result } = held {
+                self.outbox.append(kind::ANSWER, *call, head, result);
+            }
+        }
+        self.outbox.kick();
+    }
+
+    /// Drops what is held of a call and stops it.
+    fn forget(&self, call: u64) {
+        let local = lock(&self.state).remove(call);
+        if let Some(local) = local {
+            self.pool.stop_relayed(local, "its master has given it up", false);
+        }
+    }
+
+    fn forget_all(&self, reason: &str) {
+        let begun: Vec<u64> = {
+            let mut state = lock(&self.state);
+            state.begun = 0;
+            state.early_stops.clear();
+            let calls = std::mem::take(&mut state.calls);
+            calls.into_values().filter_map(|held| held.local()).collect()
+        };
+        if !begun.is_empty() {
+            tracing::warn!(url = self.url, calls = begun.len(), reason, "stopping what runs for nobody");
+        }
+        for local in begun {
+            self.pool.stop_relayed(local, reason, false);
+        }
+    }
+
+    // -- calls
+
+    /// Begins calls, in one step.
+    fn begin(self: &Arc<Self>, runs: &mut Vec<(u64, Request)>, draining: bool) {
+        if runs.is_empty() {
+            return;
+        }
+        let (mut tags, mut calls) = (Vec::with_capacity(runs.len()), Vec::with_capacity(runs.len()));
+        {
+            let mut state = lock(&self.state);
+            for (call, request) in runs.drain(..) {
+                let early = state.early_stops.iter().position(|early| *early == call);
+                if let Some(index) = early {
+                    state.early_stops.remove(index);
+                }
+                if state.calls.contains_key(&call) {
+                    continue;
+                }
+                if early.is_some() || draining || state.begun >= self.slots.saturating_mul(2) {
+                    self.say(call, Ending::Returned);
+                    continue;
+                }
+                state.keys += 1;
+                let key = state.keys;
+                state.begun += 1;
+                state.calls.insert(call, Held::Begun { key, local: None });
+                tags.push((call, key));
+                let relay = Arc::clone(self) as Arc<dyn Relay>;
+                calls.push((request, Arc::new(RelayedCell::relayed(relay, (call, key)))));
+            }
+        }
+        for (tag, taken) in tags.into_iter().zip(self.pool.relay(calls)) {
+            match taken {
+                Ok(id) => {
+                    if let Some(Held::Begun { local, .. }) = lock(&self.state).begun(tag) {
+                        *local = Some(id);
+                    }
+                }
+                Err(error) => self.not_taken(tag, error.as_ref()),
+            }
+        }
+    }
+
+    fn not_taken(&self, tag: Tag, error: Option<&Error>) {
+        let mut state = lock(&self.state);
+        if state.begun(tag).is_some() {
+            state.remove(tag.0);
+            self.say(tag.0, error.map_or(Ending::Returned, refused));
+        }
+    }
+
+    /// Answers a call of which nothing is held.
+    fn say(&self, call: u64, ending: Ending) {
+        let head = postcard::to_stdvec(&Answer { ending, output: None }).expect("flat types of our own always encode");
+        self.outbox.append(kind::ANSWER, call, &head, &Bytes::new());
+        self.outbox.kick();
+    }
+
+    fn request(&self, frame: &Frame) -> Result<Request, Error> {
+        let garbled = |e| Error::new(ErrorKind::Protocol, "read a call").with_source(e);
+        let (run, rest) = postcard::take_from_bytes::<Run<'_>>(&frame.body).map_err(garbled)?;
+        let payload = frame.body.slice(frame.body.len() - rest.len()..);
+        let target = match run.target {
+            wire::Target::Task(name) => Target::Task { name: name.into_owned().into() },
+            wire::Target::Function(offset) if lock(&self.state).functions => Target::Function { offset, name: "function" },
+            wire::Target::Function(_) => {
+                return Err(Error::new(ErrorKind::Protocol, "read a call: of a plain function, which this host did not offer to run"));
+            }
+        };
+        let options = CallOptions {
+            timeout: run.timeout,
+            memory: run.memory,
+            capture_bytes: run.capture.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+            alone: run.alone,
+            fresh: run.fresh,
+            queue_timeout: run.ahead.then_some(AHEAD_WAIT),
+            tick: run.tick,
+            origin: Some(Origin { call: run.number, attempt: run.attempt }),
+            ..CallOptions::default()
+        };
+        let options = Some(Box::new(options));
+        Ok(Request { target, codec: run.codec, payload: Ok(payload), options, signature: None, to_json: None, queue: None })
+    }
+
+    fn stop(&self, call: u64, stop: &Stop<'_>) {
+        let local = {
+            let mut state = lock(&self.state);
+            match state.calls.get(&call) {
+                Some(Held::Begun { local, .. }) => *local,
+                Some(Held::Ended { .. }) => None,
+                None => {
+                    // It may also have ended already; its number does not come again, so remembering it does no harm.
+                    state.early_stops.push_back(call);
+                    if state.early_stops.len() > EARLY_STOPS_MIN.max(self.slots as usize) {
+                        state.early_stops.pop_front();
+                    }
+                    None
+                }
+            }
+        };
+        if let Some(local) = local {
+            self.pool.stop_relayed(local, &stop.reason, stop.hurry);
+        }
+    }
+}
+
+/// Longest message from a master: the largest payload that a pool may allow.
+const MESSAGE_BYTES_MAX: usize = (1 << 30) + META_BYTES_MAX;
+
+impl State {
+    /// A call that was begun, if it is that very one.
+    fn begun(&mut self, (call, key): Tag) -> Option<&mut Held> {
+        self.calls.get_mut(&call).filter(|held| matches!(held, Held::Begun { key: own, .. } if *own == key))
+    }
+
+    /// Drops what is held of a call. Its id in the pool of this host, if it was begun and has not ended.
+    fn remove(&mut self, call: u64) -> Option<u64> {
+        let held = self.calls.remove(&call)?;
+        if matches!(held, Held::Begun { .. }) {
+            self.begun -= 1;
+        }
+        held.local()
+    }
+}
+
+impl Held {
+    fn local(&self) -> Option<u64> {
+        match self {
+            Self::Begun { local, .. } => *local,
+            Self::Ended { .. } => None,
+        }
+    }
+}
+
+impl Relay for Session {
+    fn ended(&self, tag: Tag, outcome: Outcome, receipt: Option<crate::certificate::Receipt>, output: Option<Output>) {
+        let mut state = lock(&self.state);
+        if state.begun(tag).is_none() {
+            return;
+        }
+        let (head, result) = answer(outcome, receipt.as_ref(), output, state.result_bytes_max);
+        self.outbox.append(kind::ANSWER, tag.0, &head, &result);
+        state.begun -= 1;
+        state.calls.insert(tag.0, Held::Ended { head, result });
+        drop(state);
+        self.outbox.kick();
+    }
+
+    fn told(&self, tag: Tag, update: Progress) {
+        // Progress never waits; on a connection that is slow it is left out.
+        if lock(&self.state).begun(tag).is_none() || self.outbox.is_congested() {
+            return;
+        }
+        let mut head = [0; 9];
+        head[..8].copy_from_slice(&update.fraction.to_le_bytes());
+        head[8] = u8::from(update.codec == Codec::Json);
+        self.outbox.append(kind::PROGRESS, tag.0, &head, &update.payload);
+        self.outbox.kick();
+    }
+}
+
+/// A connection, as the host hears it.
+struct Master<'a> {
+    session: &'a Arc<Session>,
+    draining: &'a CancellationToken,
+    /// The master has said farewell.
+    over: CancellationToken,
+}
+
+impl Ear for Master<'_> {
+    fn hear(&self, messages: &mut Messages<'_>) -> Result<(), Error> {
+        let (session, mut runs) = (self.session, Vec::new());
+        while let Some(frame) = messages.next()? {
+            if frame.kind == kind::RUN {
+                runs.push((frame.id, session.request(&frame)?));
+                continue;
+            }
+            // What comes behind a call may be about it.
+            session.begin(&mut runs, self.draining.is_cancelled());
+            match frame.kind {
+                kind::STOP => {
+                    let garbled = |e| Error::new(ErrorKind::Protocol, "read a stop").with_source(e);
+                    session.stop(frame.id, &postcard::from_bytes(&frame.body).map_err(garbled)?);
+                }
+                kind::ACK => {
+                    let mut state = lock(&session.state);
+                    for id in frame.body.as_chunks::<8>().0 {
+                        let call = u64::from_le_bytes(*id);
+                        if matches!(state.calls.get(&call), Some(Held::Ended { .. })) {
+                            state.calls.remove(&call);
+                        }
+                    }
+                }
+                kind::BYE => self.over.cancel(),
+                unknown => return Err(Error::new(ErrorKind::Protocol, format!("read a frame of unknown kind {unknown}"))),
+            }
+        }
+        session.begin(&mut runs, self.draining.is_cancelled());
+        Ok(())
+    }
+}
+
+/// Whether trying again is of no use until somebody changes something.
+fn is_final(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Refused | ErrorKind::Protocol | ErrorKind::BadOption | ErrorKind::Unsupported)
+}

@@ -1,0 +1,37 @@
+//! What a pool answers to a host that introduces itself.
+
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind};
+use crate::outcome::REASON_BYTES_MAX;
+use crate::remote::printable;
+use crate::wire::Frame;
+use crate::wire::remote::{MAGIC, TurnedAway, VERSION, Welcome, check_times, kind};
+
+/// The welcome, if it is one that this host can live with.
+///
+/// # Errors
+///
+/// `Refused` with the pool's words or with both versions; `Protocol` for what makes no sense.
+pub(super) fn read(frame: &Frame, url: &str) -> Result<Welcome, Error> {
+    let Ok(((magic, version, brigade), _)) = postcard::take_from_bytes::<([u8; 4], u16, String)>(&frame.body) else {
+        return Err(Error::new(ErrorKind::Protocol, "join a pool: what answers is none"));
+    };
+    let told = match frame.kind {
+        kind::TURNED_AWAY if magic == MAGIC => {
+            let told = Codec::Postcard.decode::<TurnedAway>(&frame.body);
+            told.map(|told| printable(&told.reason, REASON_BYTES_MAX)).ok()
+        }
+        kind::WELCOME if magic == MAGIC && version == VERSION => {
+            let welcome: Welcome = Codec::Postcard.decode(&frame.body)?;
+            return match check_times(welcome.beat, welcome.keep) {
+                Ok(()) => Ok(welcome),
+                Err(what) => Err(Error::new(ErrorKind::Protocol, format!("join a pool that would {what}"))),
+            };
+        }
+        _ => None,
+    };
+    let (own, brigade) = (env!("CARGO_PKG_VERSION"), printable(&brigade, REASON_BYTES_MAX));
+    let text = told
+        .unwrap_or_else(|| format!("it speaks version {version} of the protocol (brigade {brigade}), this host {VERSION} (brigade {own})"));
+    Err(Error::new(ErrorKind::Refused, format!("join the pool at {}: {text}", url)))
+}

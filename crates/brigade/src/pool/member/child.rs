@@ -1,0 +1,370 @@
+//! One worker process of ours, from its start to its reaping.
+//!
+//! [`live`] tells the story. Its states are those of a seat in `core`: it moves the seat from starting to ready and, at the end,
+//! empties it. While the worker serves, the data channel has a reading and a writing task of its own, because
+//! that is where the speed is; everything rare is one event loop in `serve`.
+
+mod start;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use rustix::process::Signal;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::super::Shared;
+use super::super::builder::Config;
+use super::super::core::{Obituary, Pulse};
+use crate::codec::Codec;
+use crate::event::Event;
+use crate::link::Channel;
+use crate::outcome::{REASON_BYTES_MAX, shorten};
+use crate::process::{self as child, Group, Pipe, Process};
+use crate::sync::lock;
+use crate::wire::{Cancel, Decoder, Frame, LastWords, PanicNote, kind};
+
+/// A worker process that is ready.
+pub(in super::super) struct Child {
+    pub(in super::super) epoch: u64,
+    pub(in super::super) process: Process,
+    pub(in super::super) data: Arc<Channel>,
+    pub(in super::super) control: Channel,
+    pub(in super::super) stdout: Pipe,
+    pub(in super::super) stderr: Pipe,
+    pub(in super::super) group: Option<Group>,
+    /// Cancelled when it has nothing more to do.
+    pub(in super::super) retire: CancellationToken,
+    pub(in super::super) pulse: Pulse,
+    said: Mutex<Said>,
+    /// Cancelled when it must be ended for what it did to its link.
+    broken: CancellationToken,
+    /// Whether it died before it had read all that it was sent.
+    unread: AtomicBool,
+}
+
+#[derive(Default)]
+struct Said {
+    words: Option<(u64, LastWords)>,
+    panic: Option<(u64, PanicNote)>,
+    broken: Option<String>,
+    /// Breaking off meant closing a channel and nothing worse.
+    closed: bool,
+}
+
+/// A control message is small; progress and results go over the data channel.
+const CONTROL_BYTES_MAX: usize = 1 << 20;
+/// Reads of a dead worker's control channel.
+const LAST_READS_MAX: usize = 1024;
+/// What stands before a payload in a frame.
+const META_BYTES_MAX: usize = 64 << 10;
+
+impl Child {
+    pub(in super::super) fn pid(&self) -> u32 {
+        self.process.pid.as_raw_nonzero().get().cast_unsigned()
+    }
+
+    /// Asks an attempt to stop.
+    pub(in super::super) fn ask_to_stop(&self, call: u64, reason: &str) {
+        let reason = shorten(reason, REASON_BYTES_MAX).to_owned();
+        if let Ok(body) = Codec::Postcard.encode(&Cancel { reason }) {
+            self.control.send(kind::CANCEL, call, &body);
+        }
+    }
+
+    /// Ends the worker at once because of what it did. The first reason counts.
+    pub(in super::super) fn break_off(&self, how: &str) {
+        lock(&self.said).broken.get_or_insert_with(|| how.to_owned());
+        self.broken.cancel();
+    }
+
+    /// Ends the worker because a channel of its own ended, unless it is ending by itself.
+    fn lost(&self, channel: &str) {
+        let mut said = lock(&self.said);
+        if said.broken.is_none() {
+            said.broken = Some(format!("it closed its {channel} channel"));
+            said.closed = true;
+        }
+        self.broken.cancel();
+    }
+
+    fn listen(&self, number: u32, shared: &Shared, frame: &Frame) {
+        match frame.kind {
+            kind::PONG => self.pulse.answered(),
+            kind::LAST_WORDS => {
+                let words = frame.body.first().and_then(|byte| LastWords::from_byte(*byte));
+                let mut said = lock(&self.said);
+                // The first says why; what follows it is the default taking its course.
+                if let Some(words) = words
+                    && said.words.is_none_or(|(_, known)| known == LastWords::Signal)
+                {
+                    said.words = Some((frame.id, words));
+                }
+            }
+            kind::PANIC => {
+                let Ok(note) = Codec::Postcard.decode::<PanicNote>(&frame.body) else {
+                    return self.break_off("it garbled a control message");
+                };
+                if frame.id == 0 {
+                    tracing::warn!(
+                        worker = number,
+                        location = note.location,
+                        message = note.message,
+                        "a worker panicked outside of any call"
+                    );
+                    shared.emit(|| Event::StrayPanic {
+                        worker: number,
+                        message: note.message.as_str().into(),
+                        location: note.location.as_str().into(),
+                    });
+                }
+                lock(&self.said).panic = Some((frame.id, note));
+            }
+            _ => self.break_off("it sent a control message of unknown kind"),
+        }
+    }
+}
+
+/// The life of one worker: start, shake hands, serve, end, reap.
+pub(in super::super) async fn live(shared: Arc<Shared>, number: u32, epoch: u64) {
+    let member = match start::start(&shared, number, epoch).await {
+        Ok(member) => Arc::new(member),
+        Err(error) => {
+            shared.step(|core, effects| core.on_start_failed(number, epoch, &error, effects));
+            return;
+        }
+    };
+    let reading = CancellationToken::new();
+    // Also told if the reading task is dropped.
+    let read = reading.clone().drop_guard();
+    let (to_read, for_reading) = (Arc::clone(&member), Arc::clone(&shared));
+    shared.scope.spawn(async move {
+        read_data(&for_reading, number, &to_read).await;
+        drop(read);
+    });
+    let writing = Arc::clone(&member);
+    shared.scope.spawn(async move {
+        writing.process.gone.run_until_cancelled(writing.data.write_loop()).await;
+    });
+    shared.step(|core, effects| core.on_ready(number, epoch, Arc::clone(&member), effects));
+
+    let mut control = Decoder::new(CONTROL_BYTES_MAX);
+    let service = serve(&shared, number, &member, &mut control).await;
+    finish(&shared, number, &member, &reading, control, service).await;
+}
+
+// -- serve
+
+async fn pump(stdout: &Pipe, stderr: &Pipe) {
+    tokio::join!(stdout.pump(), stderr.pump());
+    // Both are closed: a worker may do that, it tells nothing about its end.
+    std::future::pending::<()>().await;
+}
+
+/// What ends a worker's service.
+enum Turn {
+    Ended,
+    Broken,
+    Retired,
+    Killed,
+}
+
+/// How a worker's service ended.
+#[derive(Clone, Copy)]
+enum Service {
+    /// By itself.
+    Left,
+    /// It was told to end.
+    LetGo,
+    /// It was killed for what it did to its link.
+    BrokenOff,
+}
+
+/// Until the worker's process has ended, by itself or because it was told to.
+async fn serve(shared: &Arc<Shared>, number: u32, member: &Child, control: &mut Decoder) -> Service {
+    let turn = tokio::select! {
+        () = member.process.ended() => Turn::Ended,
+        () = member.broken.cancelled() => Turn::Broken,
+        () = member.retire.cancelled() => Turn::Retired,
+        () = shared.killed.cancelled() => Turn::Killed,
+        () = read_control(shared, number, member, control) => unreachable!("reading goes on until the process ends"),
+        () = member.control.write_loop() => unreachable!("writing goes on until the process ends"),
+        () = pump(&member.stdout, &member.stderr) => unreachable!("the pumps do not end"),
+    };
+    if !matches!(turn, Turn::Retired) {
+        shared.step(|core, effects| core.on_ending(number, member.epoch, effects));
+    }
+    match turn {
+        Turn::Ended => Service::Left,
+        Turn::Retired => {
+            tokio::select! {
+                () = end_gently(&shared.config, member) => {}
+                () = pump(&member.stdout, &member.stderr) => unreachable!("the pumps do not end"),
+            }
+            Service::LetGo
+        }
+        Turn::Broken => {
+            // A process that is ending by itself closes its sockets a moment before it can be waited for.
+            if timeout(LINK_END_GRACE, member.process.ended()).await.is_ok() {
+                return Service::Left;
+            }
+            end_by_force(member).await;
+            Service::BrokenOff
+        }
+        Turn::Killed => {
+            end_by_force(member).await;
+            Service::LetGo
+        }
+    }
+}
+
+/// From the end of its link to the end of its process, for a worker that is just exiting: a core of 100 MiB is unmapped in
+/// less.
+const LINK_END_GRACE: std::time::Duration = std::time::Duration::from_millis(100);
+
+async fn end_by_force(member: &Child) {
+    if let Some(group) = &member.group {
+        group.kill();
+    }
+    member.process.signal(Signal::KILL);
+    member.process.ended().await;
+}
+
+/// Lets the worker finish: end of data, teardown, exit; then the harder steps.
+async fn end_gently(config: &Config, member: &Child) {
+    member.data.finish();
+    if timeout(config.teardown_timeout, member.process.ended()).await.is_ok() {
+        return;
+    }
+    member.process.signal(Signal::TERM);
+    if timeout(config.terminate, member.process.ended()).await.is_err() {
+        end_by_force(member).await;
+    }
+}
+
+async fn read_control(shared: &Shared, number: u32, member: &Child, decoder: &mut Decoder) {
+    while matches!(member.control.read(decoder).await, Ok(1..)) {
+        hear(shared, number, member, decoder);
+    }
+    member.lost("control");
+    std::future::pending::<()>().await;
+}
+
+fn hear(shared: &Shared, number: u32, member: &Child, decoder: &mut Decoder) {
+    loop {
+        match decoder.next() {
+            Ok(Some(frame)) => member.listen(number, shared, &frame),
+            Ok(None) => return,
+            Err(_) => return member.break_off("it garbled its control channel"),
+        }
+    }
+}
+
+/// Takes answers until the channel ends.
+async fn read_data(shared: &Arc<Shared>, number: u32, member: &Child) {
+    let mut decoder = Decoder::new(shared.config.payload_bytes_max + META_BYTES_MAX);
+    loop {
+        let count = tokio::select! {
+            biased;
+            count = member.data.read(&mut decoder) => count.unwrap_or_else(|e| {
+                member.unread.fetch_or(e.kind() == std::io::ErrorKind::ConnectionReset, Ordering::Relaxed);
+                0
+            }),
+            // A grandchild may hold the channel open for ever.
+            () = member.process.ended() => 0,
+        };
+        if !take_frames(shared, number, member, &mut decoder) {
+            break;
+        }
+        if count == 0 {
+            if !member.retire.is_cancelled() {
+                member.lost("data");
+            }
+            break;
+        }
+    }
+    // What a dying worker had written before it died counts.
+    member.process.ended().await;
+    member.unread.fetch_or(member.data.was_left_unread(), Ordering::Relaxed);
+    let mut left = shared.config.payload_bytes_max + META_BYTES_MAX;
+    while left > 0 {
+        let count = member.data.read_now(&mut decoder);
+        if count == 0 || !take_frames(shared, number, member, &mut decoder) {
+            break;
+        }
+        left = left.saturating_sub(count);
+    }
+}
+
+/// Hands whole frames to the dispatcher. `false` if they make no sense.
+fn take_frames(shared: &Arc<Shared>, number: u32, member: &Child, decoder: &mut Decoder) -> bool {
+    let mut problem = None;
+    shared.step(|core, effects| {
+        let now = Instant::now();
+        loop {
+            let taken = match decoder.next() {
+                Ok(Some(frame)) => core.on_frame(number, member.epoch, &frame, now, effects),
+                Ok(None) => break,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = taken {
+                problem = Some(error);
+                break;
+            }
+        }
+        core.on_frames_over(effects);
+    });
+    if let Some(error) = &problem {
+        member.break_off(&error.to_string());
+    }
+    problem.is_none()
+}
+
+// -- the end
+
+/// Reaps the process and tells the dispatcher. All that the worker wrote before it died is taken first.
+async fn finish(
+    shared: &Arc<Shared>,
+    number: u32,
+    member: &Arc<Child>,
+    reading: &CancellationToken,
+    mut control: Decoder,
+    service: Service,
+) {
+    reading.cancelled().await;
+    // A descendant that holds the socket may write for ever; a dying worker has little left to say.
+    for _ in 0..LAST_READS_MAX {
+        if member.control.read_now(&mut control) == 0 {
+            break;
+        }
+        hear(shared, number, member, &mut control);
+    }
+    if let Some(group) = &member.group {
+        group.kill();
+    }
+    tokio::join!(member.stdout.rest(), member.stderr.rest());
+    let death = member.process.reap();
+    let said = std::mem::take(&mut *lock(&member.said));
+    let obituary = Obituary {
+        death,
+        words: said.words,
+        panic: said.panic,
+        // A process that ended by itself closed its channels by that; then its end is what counts.
+        broken: said.broken.filter(|_| matches!(service, Service::BrokenOff) || !said.closed),
+        cgroup_oom: member.group.as_ref().is_some_and(Group::was_out_of_memory),
+        stderr: member.stderr.tail(),
+        unread: member.unread.load(Ordering::Relaxed),
+        expected: matches!(service, Service::LetGo),
+    };
+    // Whoever stopped an attempt is told when nothing of it is left; whoever was crashed on need not wait for that.
+    let stopping = shared.peek(|core| core.is_stopping(number, member.epoch));
+    if stopping {
+        child::sweep(&member.process).await;
+    }
+    shared.step(|core, effects| core.on_gone(number, member, &obituary, effects));
+    if !stopping {
+        child::sweep(&member.process).await;
+    }
+    member.process.gone.cancel();
+}

@@ -1,0 +1,351 @@
+//! A host that joined: its handshake, its connections, its leave.
+//!
+//! [`receive`] tells the story of one connection. The seat in `core` and this [`Guest`] outlive it: the next connection of the same session
+//! takes the place of the one before, which has ended by then (`line`).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::super::Shared;
+use super::super::builder::{Config, SLOTS_MAX};
+use super::super::core::{Arrival, Entry, Newcomer};
+use super::{TASK_NAME_BYTES_MAX, target_of};
+use crate::call::{Request, Target};
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind};
+use crate::event::Event;
+use crate::outcome::{REASON_BYTES_MAX, shorten};
+use crate::registry;
+use crate::remote::door::Authenticated;
+use crate::remote::{Ear, End, Line, Messages, Outbox, build, printable};
+use crate::sync::lock;
+use crate::wire::remote::{Join, MAGIC, Mark, Run, Stop, TaskLine, TurnedAway, VERSION, Welcome, kind};
+
+/// From the connection to the introduction.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// What stands before a payload: certificates have 64 KiB of output, and an attempt may have to bring more.
+const META_BYTES_MAX: usize = 256 << 10;
+/// Tasks of one host.
+const TASKS_MAX: usize = 10_000;
+const LABELS_MAX: usize = 256;
+/// An answer of at least this is acknowledged at once.
+const LARGE_BYTES: usize = 64 << 10;
+/// Calls sent ahead of their turn, beyond the slots.
+const AHEAD_MAX: u32 = 16;
+/// Attempts that take longer than this gain nothing by it.
+const AHEAD_TIME: Duration = Duration::from_millis(2);
+/// Answers by which it is known how long attempts take.
+const AHEAD_ANSWERS_MIN: u32 = 32;
+/// Answers that one frame acknowledges.
+const ACKS_MAX: usize = 4096;
+/// What is repeated to people of what a host says of itself.
+const WORD_BYTES_MAX: usize = 64;
+const SIGNATURE_BYTES_MAX: usize = 1024;
+
+pub(in super::super) struct Guest {
+    pub(in super::super) epoch: u64,
+    pub(in super::super) session: Mark,
+    pub(in super::super) name: Box<str>,
+    pub(in super::super) pid: u32,
+    pub(in super::super) slots: u32,
+    labels: Vec<Box<str>>,
+    functions: bool,
+    tasks: HashMap<Box<str>, bool>,
+    pub(in super::super) outbox: Outbox,
+    /// Cancelled when its session is over.
+    pub(in super::super) leave: CancellationToken,
+    /// The last time there and back; 0 while none was taken.
+    latency_micros: AtomicU32,
+    /// How many answers came, and how long attempts took of late, the way there and back included.
+    answers: AtomicU32,
+    usual_micros: AtomicU32,
+    /// Ends the connection that is up.
+    cut: Mutex<CancellationToken>,
+    /// Held by the connection that is up.
+    line: tokio::sync::Mutex<()>,
+}
+
+impl Guest {
+    pub(in super::super) fn new(epoch: u64, newcomer: Newcomer) -> Self {
+        let Newcomer { session, name, pid, slots, labels, functions, tasks } = newcomer;
+        Self {
+            epoch,
+            session,
+            name,
+            pid,
+            slots,
+            labels,
+            functions,
+            tasks,
+            outbox: Outbox::new(),
+            leave: CancellationToken::new(),
+            latency_micros: AtomicU32::new(0),
+            answers: AtomicU32::new(0),
+            usual_micros: AtomicU32::new(0),
+            cut: Mutex::default(),
+            line: tokio::sync::Mutex::default(),
+        }
+    }
+
+    pub(in super::super) fn can_run(&self, request: &Request) -> bool {
+        let known = match &request.target {
+            Target::Task { name } => self.tasks.contains_key(&**name),
+            Target::Function { .. } => self.functions,
+        };
+        known && request.options().labels.iter().all(|label| self.labels.contains(label))
+    }
+
+    /// Whether the task may run twice, as the host knows it.
+    pub(in super::super) fn is_idempotent(&self, task: &str) -> bool {
+        self.tasks.get(task).copied().unwrap_or(false)
+    }
+
+    pub(in super::super) fn latency(&self) -> Option<Duration> {
+        let micros = self.latency_micros.load(Ordering::Relaxed);
+        (micros > 0).then(|| Duration::from_micros(micros.into()))
+    }
+
+    /// Notes how long an attempt took. With the dispatcher locked.
+    pub(in super::super) fn took(&self, wall: Duration) {
+        let (micros, usual) = (u32::try_from(wall.as_micros()).unwrap_or(u32::MAX), self.usual_micros.load(Ordering::Relaxed));
+        let answers = self.answers.load(Ordering::Relaxed).saturating_add(1);
+        self.answers.store(answers, Ordering::Relaxed);
+        self.usual_micros.store(usual - usual / 8 + micros / 8, Ordering::Relaxed);
+    }
+
+    /// How many calls it may be sent beyond its slots, so that it has the next one when one ends. Only where attempts are so short that
+    /// the way there and back counts, and the host gives back what it cannot begin soon.
+    pub(in super::super) fn ahead(&self) -> u32 {
+        let usual = Duration::from_micros(self.usual_micros.load(Ordering::Relaxed).into());
+        let is_short = usual < AHEAD_TIME.max(2 * self.latency().unwrap_or_default());
+        if is_short && self.answers.load(Ordering::Relaxed) >= AHEAD_ANSWERS_MIN { self.slots.min(AHEAD_MAX) } else { 0 }
+    }
+
+    /// At least 1; one more for each doubling of the time there and back.
+    pub(in super::super) fn distance(&self) -> u8 {
+        let doublings = u32::BITS - (self.latency_micros.load(Ordering::Relaxed) / 64).leading_zeros();
+        u8::try_from(1 + doublings).unwrap_or(u8::MAX)
+    }
+
+    /// Appends a call to what it is sent.
+    pub(super) fn give(&self, call: u64, entry: &Entry, ahead: bool) {
+        let options = entry.request.options();
+        let run = Run {
+            target: target_of(&entry.request),
+            number: call >> 32,
+            attempt: entry.attempt,
+            codec: entry.request.codec,
+            timeout: options.timeout,
+            memory: options.memory,
+            capture: options.capture_bytes.map(|bytes| bytes as u64),
+            alone: entry.alone,
+            fresh: entry.fresh,
+            ahead,
+            tick: options.tick,
+        };
+        let mut space = [0; TASK_NAME_BYTES_MAX + 128];
+        let run = postcard::to_slice(&run, &mut space).expect("task names are checked to be short");
+        let payload = entry.request.payload.as_ref().expect("a call that could not be encoded is not admitted");
+        self.outbox.append(kind::RUN, call, run, payload);
+    }
+
+    /// Has it stop an attempt.
+    pub(in super::super) fn stop(&self, call: u64, reason: &str, hurry: bool) {
+        let stop = Stop { reason: shorten(reason, REASON_BYTES_MAX).into(), hurry };
+        if let Ok(body) = Codec::Postcard.encode(&stop) {
+            self.outbox.append(kind::STOP, call, &body, &Bytes::new());
+            self.outbox.kick();
+        }
+    }
+
+    /// The first that is said on a connection.
+    pub(in super::super) fn welcome(&self, number: u32, config: &Config, resumed: bool, drop: Vec<u64>) {
+        let welcome = Welcome {
+            magic: MAGIC,
+            version: VERSION,
+            brigade: env!("CARGO_PKG_VERSION").to_owned(),
+            build: build(),
+            pool: config.hosts.mark,
+            worker: number,
+            resumed,
+            drop,
+            payload_bytes_max: config.payload_bytes_max as u64,
+            beat: config.hosts.beat,
+            keep: config.hosts.keep,
+        };
+        if let Ok(body) = Codec::Postcard.encode(&welcome) {
+            self.outbox.open(kind::WELCOME, &body);
+        }
+    }
+}
+
+/// One connection of a host: introduction, seat, service, end.
+pub(in super::super) async fn receive(shared: Arc<Shared>, peer: Authenticated) {
+    let from = peer.peer.to_string();
+    let mut line = Line::new(peer.stream);
+    let joined = match timeout(JOIN_TIMEOUT, introduce(&mut line)).await {
+        // It said nothing in time.
+        Err(_) => return,
+        Ok(joined) => joined,
+    };
+    let found = joined.and_then(|(newcomer, arrival)| {
+        let mut seated = Err(String::new());
+        shared.step(|core, effects| seated = core.receive(newcomer, effects));
+        let (number, guest) = seated.map_err(|text| Error::new(ErrorKind::Refused, text))?;
+        Ok((guest, Arrival { number, ..arrival }))
+    });
+    let (guest, arrival) = match found {
+        Ok(found) => found,
+        Err(error) => return turn_away(&shared, line, &from, &error).await,
+    };
+    // What is left of the connection before this one ends first, so that nothing is written to it any more.
+    let cut = CancellationToken::new();
+    std::mem::replace(&mut *lock(&guest.cut), cut.clone()).cancel();
+    let _up = guest.line.lock().await;
+    let mut is_up = false;
+    shared.step(|core, effects| is_up = core.on_host_up(&arrival, &guest, effects));
+    if is_up {
+        serve(&shared, arrival.number, &guest, line, &cut).await;
+    }
+}
+
+/// Carries a connection until it ends, and tells the dispatcher how.
+async fn serve(shared: &Arc<Shared>, number: u32, guest: &Arc<Guest>, mut line: Line, cut: &CancellationToken) {
+    // An answer may be acknowledged and its slot used again while another is still on its way.
+    line.admit(guest.slots.saturating_mul(2), shared.config.payload_bytes_max + META_BYTES_MAX);
+    let host = Host { shared, number, guest };
+    let until = async {
+        tokio::select! {
+            () = guest.leave.cancelled() => {}
+            () = shared.killed.cancelled() => {}
+            // A newer one has nothing to say on this one.
+            () = cut.cancelled() => return,
+        }
+        guest.outbox.urgent(kind::BYE, 0, b"the pool has let it go");
+    };
+    let end = line.run(&guest.outbox, shared.config.hosts.beat, &host, until).await;
+    let unseen = guest.outbox.close(kind::RUN);
+    shared.step(|core, effects| match end {
+        End::Nonsense(error) => core.part_with(number, guest.epoch, &error.to_string(), effects),
+        End::Told if shared.killed.is_cancelled() => core.part_with(number, guest.epoch, "the pool was dropped", effects),
+        End::Told => core.on_host_down(number, guest, "it connected anew", &unseen, effects),
+        End::Cut(how) => core.on_host_down(number, guest, &how, &unseen, effects),
+    });
+}
+
+async fn turn_away(shared: &Shared, mut line: Line, from: &str, error: &Error) {
+    let reason = error.to_string();
+    tracing::warn!(peer = from, reason, "a host was turned away");
+    shared.emit(|| Event::HostRefused { peer: from.into(), reason: reason.as_str().into() });
+    let told = TurnedAway { magic: MAGIC, version: VERSION, brigade: env!("CARGO_PKG_VERSION").to_owned(), reason };
+    timeout(JOIN_TIMEOUT, line.say(kind::TURNED_AWAY, &told)).await.ok();
+    line.close().await;
+}
+
+/// Reads how a host introduces itself, and checks what can be checked of that.
+async fn introduce(line: &mut Line) -> Result<(Newcomer, Arrival), Error> {
+    let refuse = |text: String| Err(Error::new(ErrorKind::Refused, text));
+    let frame = line.listen().await?;
+    // What both versions have in common comes first.
+    let Ok(((magic, version, brigade), _)) = postcard::take_from_bytes::<([u8; 4], u16, String)>(&frame.body) else {
+        return refuse("it does not introduce itself".to_owned());
+    };
+    if frame.kind != kind::JOIN || magic != MAGIC {
+        return refuse("it does not introduce itself".to_owned());
+    }
+    if version != VERSION {
+        let (own, brigade) = (env!("CARGO_PKG_VERSION"), printable(&brigade, WORD_BYTES_MAX));
+        return refuse(format!("it speaks version {version} of the protocol (brigade {brigade}), this pool {VERSION} (brigade {own})"));
+    }
+    let join: Join = Codec::Postcard.decode(&frame.body)?;
+    if join.slots == 0 || join.slots > SLOTS_MAX {
+        return refuse(format!("it offers {} slots: there are 1 to {SLOTS_MAX}", join.slots));
+    }
+    if join.tasks.len() > TASKS_MAX || join.labels.len() > LABELS_MAX || join.held.len() > 2 * SLOTS_MAX as usize {
+        return refuse("it names too many tasks, labels or calls".to_owned());
+    }
+    if let Some((task, own)) = join.tasks.iter().find_map(other_signature) {
+        let theirs = printable(&task.signature, SIGNATURE_BYTES_MAX);
+        let text = format!("its task {:?} is {theirs}, this pool's is {own}: build both from the same source", task.name);
+        return refuse(text);
+    }
+    let newcomer = Newcomer {
+        session: join.session,
+        name: printable(&join.name, TASK_NAME_BYTES_MAX).into(),
+        pid: join.pid,
+        slots: join.slots,
+        labels: join.labels.into_iter().map(Into::into).collect(),
+        functions: join.functions && join.build == build(),
+        tasks: join.tasks.into_iter().map(|task| (task.name.into(), task.idempotent)).collect(),
+    };
+    Ok((newcomer, Arrival { number: 0, held: join.held, leaving: join.leaving }))
+}
+
+/// A task that this program has too, and whose types are others here.
+fn other_signature(task: &TaskLine) -> Option<(&TaskLine, &'static str)> {
+    let own = (registry::find(&task.name)?.signature)();
+    (own != task.signature).then_some((task, own))
+}
+
+/// A connection, as the pool hears it.
+struct Host<'a> {
+    shared: &'a Arc<Shared>,
+    number: u32,
+    guest: &'a Guest,
+}
+
+impl Ear for Host<'_> {
+    fn hear(&self, messages: &mut Messages<'_>) -> Result<(), Error> {
+        let Some(first) = messages.next()? else { return Ok(()) };
+        let (mut answered, mut was_large, mut problem) = (Vec::new(), false, None);
+        self.shared.step(|core, effects| {
+            let (now, mut next) = (Instant::now(), Some(first));
+            while let Some(frame) = next {
+                let taken = core.on_word((self.number, self.guest.epoch), &frame, now, effects);
+                match taken.and_then(|is_answer| Ok((is_answer, messages.next()?))) {
+                    Ok((is_answer, following)) => {
+                        answered.extend(is_answer.then_some(frame.id));
+                        was_large |= frame.body.len() > LARGE_BYTES;
+                        next = following;
+                    }
+                    Err(error) => {
+                        problem = Some(error);
+                        break;
+                    }
+                }
+            }
+            core.on_frames_over(effects);
+        });
+        for ids in answered.chunks(ACKS_MAX) {
+            let ids: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+            self.guest.outbox.append(kind::ACK, 0, &ids, &Bytes::new());
+        }
+        // The next call takes it along; only what keeps much memory occupied there is told at once.
+        if was_large {
+            self.guest.outbox.kick();
+        }
+        problem.map_or(Ok(()), Err)
+    }
+
+    fn relieved(&self) {
+        self.shared.step(|core, effects| core.on_relieved(self.number, self.guest.epoch, effects));
+    }
+
+    fn echoed(&self, after: Duration) {
+        let micros = u32::try_from(after.as_micros()).unwrap_or(u32::MAX).max(1);
+        let before = self.guest.distance();
+        self.guest.latency_micros.store(micros, Ordering::Relaxed);
+        if self.guest.distance() != before {
+            self.relieved();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

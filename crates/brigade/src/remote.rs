@@ -1,0 +1,77 @@
+//! Workers on other hosts: they connect to a pool that listens, and are links like local ones.
+//!
+//! The master listens, any number of worker hosts join:
+//!
+//! ```no_run
+//! # use brigade::{Pool, remote::Credentials};
+//! # async fn run() -> Result<(), brigade::Error> {
+//! let credentials = Credentials::key_file("brigade.key")?;
+//! let fleet = Pool::builder().workers(0).listen("tcp://127.0.0.1:7000", credentials).start().await?;
+//! fleet.ready(2).await?; // until two hosts are there
+//! # Ok(()) }
+//! ```
+//!
+//! A worker host is any program that has the tasks:
+//!
+//! ```no_run
+//! # use brigade::remote::{self, Credentials};
+//! # async fn run() -> Result<(), brigade::Error> {
+//! remote::serve("tcp://127.0.0.1:7000", Credentials::key_file("brigade.key")?).workers(4).slots(10).labels(["gpu"]).run().await
+//! # }
+//! ```
+//!
+//! [`Credentials`] are what both sides show each other before anything else is said. What is said then is the business of `line`, `inbox` and
+//! `outbox` here, of `pool` on one side and of `host` on the other.
+
+#[doc(hidden)]
+pub mod door;
+mod inbox;
+mod line;
+mod outbox;
+mod printable;
+
+use std::fs::File;
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hasher as _};
+use std::io::Read as _;
+use std::sync::OnceLock;
+
+pub use door::{Credentials, Identity, Peer, Pem, Refusals};
+
+pub use crate::host::{Host, HostHandle, serve};
+
+use crate::error::Error;
+use crate::wire::remote::Mark;
+
+pub(crate) use line::{Ear, End, Line, Messages};
+pub(crate) use outbox::Outbox;
+pub(crate) use printable::printable;
+
+/// A number that no other pool or session has.
+pub(crate) fn mark() -> Result<Mark, Error> {
+    let mut mark = Mark::default();
+    let os = |e| Error::os("draw a random number", e);
+    let drawn = rustix::rand::getrandom(&mut mark, rustix::rand::GetRandomFlags::empty()).map_err(os)?;
+    debug_assert_eq!(drawn, mark.len(), "so few bytes come at once (getrandom(2))");
+    Ok(mark)
+}
+
+/// Identifies this build on every host: a hash of the program's file. 0, which equals no other, if it cannot be read.
+///
+/// A peer that has proved itself has no need to forge it; equal hashes of unequal files are as likely as a bit that flips in memory.
+pub(crate) fn build() -> u64 {
+    static BUILD: OnceLock<u64> = OnceLock::new();
+    *BUILD.get_or_init(|| hash_of_program().unwrap_or(0))
+}
+
+fn hash_of_program() -> Option<u64> {
+    let mut file = File::open("/proc/self/exe").ok()?;
+    // Without keys of its own: the same in every process of one build.
+    let mut hasher = BuildHasherDefault::<DefaultHasher>::default().build_hasher();
+    let mut block = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut block).ok()? {
+            0 => return Some(hasher.finish().max(1)),
+            count => hasher.write(&block[..count]),
+        }
+    }
+}

@@ -1,0 +1,30 @@
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::*;
+use crate::remote::door::connect;
+
+fn key() -> Credentials {
+    Credentials::key("correct horse battery staple").unwrap()
+}
+
+async fn echoes(url: &str) {
+    let mut listener = Listener::bind(url, &key(), Limits::default()).await.unwrap();
+    let url = listener.url().to_owned();
+    let credentials = key();
+    let (mut theirs, ours) = tokio::join!(listener.accept(), connect(&url, &credentials));
+    let mut ours = ours.unwrap();
+    ours.stream.write_all(b"hello").await.unwrap();
+    ours.stream.shutdown().await.unwrap();
+    let mut heard = Vec::new();
+    theirs.stream.read_to_end(&mut heard).await.unwrap();
+    assert_eq!((&heard[..], theirs.identity), (&b"hello"[..], Identity::Key));
+    assert_eq!(listener.refusals().get(), Refusals::default());
+}
+
+#[tokio::test]
+async fn peers_with_the_key_come_in() {
+    echoes("tcp://127.0.0.1:0").await;
+    echoes("tcp://localhost:0").await;
+    let directory = tempfile::tempdir().unwrap();
+    echoes(&format!("unix://{}/door", directory.path().display())).await;
+}

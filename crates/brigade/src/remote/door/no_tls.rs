@@ -1,0 +1,39 @@
+//! In the place of `tls` where the feature `remote-tls` is off: says so.
+
+use std::convert::Infallible;
+use std::io;
+
+use super::credentials::Credentials;
+use super::hello::{Binding, Side};
+use super::{Identity, Stream};
+use crate::error::{Error, ErrorKind};
+
+pub(super) type Upon = (Box<dyn Stream>, Binding, Option<Identity>);
+
+/// There is none.
+pub(super) struct Listening(Infallible);
+
+impl Listening {
+    pub(super) fn new(_: &Credentials) -> Result<Self, Error> {
+        Err(without())
+    }
+
+    #[expect(clippy::unused_async, reason = "as it is with TLS")]
+    pub(super) async fn accept(&self, _: Box<dyn Stream>) -> Result<Upon, Error> {
+        match self.0 {}
+    }
+}
+
+#[expect(clippy::unused_async, reason = "as it is with TLS")]
+pub(super) async fn connect(_: &Credentials, _: &str, _: Box<dyn Stream>) -> Result<Upon, Error> {
+    Err(without())
+}
+
+pub(super) fn explain(error: io::Error, _: Side) -> Error {
+    Error::new(ErrorKind::Unreachable, "shake hands").with_source(error)
+}
+
+fn without() -> Error {
+    let text = "speak TLS: this program was built without; turn on the feature remote-tls of the crate brigade";
+    Error::new(ErrorKind::Unsupported, text)
+}

@@ -1,0 +1,160 @@
+//! Counting who was not let in, and saying it once per origin and minute.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::socket::{Origin, Peer};
+use crate::error::Error;
+
+/// One line per origin in this time.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// Origins that are remembered; when there are more, the rest share one line.
+const ORIGINS_MAX: usize = 1024;
+/// A full table is not looked through for each stranger.
+const PURGE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many connections a listener did not let in, since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refusals {
+    /// What they said was not Brigade's handshake: scanners, browsers, noise.
+    pub strangers: u64,
+    /// Another version of the handshake.
+    pub versions: u64,
+    /// They do not have the key, or have one where none is wanted.
+    pub keys: u64,
+    /// The TLS handshake failed: no TLS, an old version of it, or a certificate that does not hold.
+    pub tls: u64,
+    /// Another user of this host, at a Unix socket.
+    pub users: u64,
+    /// They took longer than 5 seconds.
+    pub slow: u64,
+    /// They left before they had proved themselves, or the connection broke.
+    pub left: u64,
+    /// They were sent away for others, since too many were in their handshakes.
+    pub crowded: u64,
+    /// Not connections: how often accepting paused since no descriptor or no memory was left.
+    pub pauses: u64,
+}
+
+impl Refusals {
+    /// All connections that were refused.
+    pub fn total(&self) -> u64 {
+        let Self { strangers, versions, keys, tls, users, slow, left, crowded, pauses: _ } = self;
+        strangers + versions + keys + tls + users + slow + left + crowded
+    }
+
+    pub(crate) fn plus(&self, other: &Self) -> Self {
+        Self {
+            strangers: self.strangers + other.strangers,
+            versions: self.versions + other.versions,
+            keys: self.keys + other.keys,
+            tls: self.tls + other.tls,
+            users: self.users + other.users,
+            slow: self.slow + other.slow,
+            left: self.left + other.left,
+            crowded: self.crowded + other.crowded,
+            pauses: self.pauses + other.pauses,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    Stranger,
+    Version,
+    Key,
+    Tls,
+    User,
+    Slow,
+    Closed,
+    Crowded,
+}
+
+/// What a listener tells of its refusals.
+#[derive(Default)]
+pub(super) struct Report {
+    counts: Refusals,
+    told: HashMap<Option<Origin>, Told>,
+    /// The table was full then, and what was old in it thrown out.
+    purged: Option<Instant>,
+}
+
+struct Told {
+    at: Instant,
+    /// Refused since then.
+    more: u64,
+}
+
+impl Report {
+    pub(super) fn counts(&self) -> Refusals {
+        self.counts
+    }
+
+    pub(super) fn pause(&mut self) {
+        self.counts.pauses += 1;
+    }
+
+    pub(super) fn refused(&mut self, reason: Reason, peer: &Peer, error: &Error, now: Instant) {
+        let count = match reason {
+            Reason::Stranger => &mut self.counts.strangers,
+            Reason::Version => &mut self.counts.versions,
+            Reason::Key => &mut self.counts.keys,
+            Reason::Tls => &mut self.counts.tls,
+            Reason::User => &mut self.counts.users,
+            Reason::Slow => &mut self.counts.slow,
+            Reason::Closed => &mut self.counts.left,
+            Reason::Crowded => &mut self.counts.crowded,
+        };
+        *count += 1;
+        if let Some(more) = self.due(peer.origin(), now) {
+            tracing::warn!(%peer, %error, more, "refused a connection");
+        }
+    }
+
+    /// Whether it is told now, and how many were not since the last time.
+    fn due(&mut self, origin: Origin, now: Instant) -> Option<u64> {
+        let is_full = self.told.len() >= ORIGINS_MAX && !self.told.contains_key(&Some(origin));
+        if is_full && self.purged.is_none_or(|purged| purged + PURGE_INTERVAL <= now) {
+            self.purged = Some(now);
+            self.told.retain(|_, told| told.at + INTERVAL > now);
+        }
+        let is_known = self.told.contains_key(&Some(origin)) || self.told.len() < ORIGINS_MAX;
+        let told = self.told.entry(is_known.then_some(origin)).or_insert_with(|| Told { at: now - INTERVAL, more: 0 });
+        if told.at + INTERVAL > now {
+            told.more += 1;
+            return None;
+        }
+        told.at = now;
+        Some(std::mem::take(&mut told.more))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(number: u32) -> Origin {
+        Origin::V4(number.to_be_bytes())
+    }
+
+    #[test]
+    fn one_line_per_origin_and_interval() {
+        let (mut report, start) = (Report::default(), Instant::now() + INTERVAL);
+        assert_eq!(report.due(origin(1), start), Some(0));
+        assert_eq!(report.due(origin(1), start), None);
+        assert_eq!(report.due(origin(1), start), None);
+        assert_eq!(report.due(origin(2), start), Some(0));
+        assert_eq!(report.due(origin(1), start + INTERVAL), Some(2));
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_the_rest_share_a_line() {
+        let (mut report, start) = (Report::default(), Instant::now() + INTERVAL);
+        let lines = (0..100_000).filter(|number| report.due(origin(*number), start).is_some()).count();
+        assert_eq!(lines, ORIGINS_MAX + 1);
+        assert_eq!(report.told.len(), ORIGINS_MAX + 1);
+        assert_eq!(report.due(origin(200_000), start + INTERVAL), Some(0), "there is room again");
+        assert_eq!(report.told.len(), 1);
+    }
+}

@@ -1,0 +1,254 @@
+//! The sockets below: TCP and Unix, and who is at their other end.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
+
+use super::place::Place;
+use super::{Credentials, Stream};
+use crate::error::{Error, ErrorKind};
+
+/// A peer that went away without a word is noticed after about half a minute, even where nobody asks for signs of life.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_COUNT: u32 = 3;
+/// What was sent and not acknowledged for so long ends the connection (tcp(7), `TCP_USER_TIMEOUT`).
+const UNACKNOWLEDGED_MS: u32 = 20_000;
+/// Connections that wait to be accepted; the kernel holds it to `net.core.somaxconn`.
+const BACKLOG: i32 = 1024;
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Peer {
+    /// Another end of a TCP connection.
+    Net(SocketAddr),
+    /// A process of this host.
+    Unix {
+        /// Its user.
+        user: u32,
+        /// Its number, as it connected.
+        process: u32,
+    },
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Net(address) => address.fmt(f),
+            Self::Unix { user, process } => write!(f, "process {process} of user {user}"),
+        }
+    }
+}
+
+/// What limits and logs take as one: an address, or the network of 64 bits that one host of IPv6 has to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Origin {
+    V4([u8; 4]),
+    V6([u16; 4]),
+    Unix(u32),
+}
+
+impl Peer {
+    pub(super) fn origin(&self) -> Origin {
+        match self {
+            Self::Unix { user, .. } => Origin::Unix(*user),
+            Self::Net(address) => match address.ip().to_canonical() {
+                IpAddr::V4(address) => Origin::V4(address.octets()),
+                IpAddr::V6(address) => {
+                    let [a, b, c, d, ..] = address.segments();
+                    Origin::V6([a, b, c, d])
+                }
+            },
+        }
+    }
+
+    /// Of a Unix socket, only the own user may be there: the file's mode says so, and this says it of the process.
+    pub(super) fn is_own_user(&self) -> bool {
+        match self {
+            Self::Unix { user, .. } => *user == rustix::process::geteuid().as_raw(),
+            Self::Net(_) => true,
+        }
+    }
+}
+
+/// A connection of which nothing is known.
+pub(super) enum Raw {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+impl Raw {
+    pub(super) fn peer(&self) -> io::Result<Peer> {
+        match self {
+            Self::Tcp(_, address) => Ok(Peer::Net(*address)),
+            Self::Unix(stream) => {
+                let credentials = sockopt::socket_peercred(stream)?;
+                let process = u32::try_from(credentials.pid.as_raw_nonzero().get()).unwrap_or(0);
+                Ok(Peer::Unix { user: credentials.uid.as_raw(), process })
+            }
+        }
+    }
+
+    pub(super) fn into_stream(self) -> Box<dyn Stream> {
+        match self {
+            Self::Tcp(stream, _) => Box::new(stream),
+            Self::Unix(stream) => Box::new(stream),
+        }
+    }
+
+    fn tcp(stream: TcpStream, address: SocketAddr) -> Self {
+        // They fail only where the peer is gone already, which the first read tells.
+        set_options(&stream).ok();
+        Self::Tcp(stream, address)
+    }
+}
+
+fn set_options(stream: &TcpStream) -> Result<(), rustix::io::Errno> {
+    sockopt::set_tcp_nodelay(stream, true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_COUNT)?;
+    sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED_MS)
+}
+
+/// Connects to a place, without a word.
+pub(super) async fn connect(place: &Place, credentials: &Credentials) -> Result<Raw, Error> {
+    let unreachable = |error| Error::new(ErrorKind::Unreachable, "connect to the listener").with_source(error);
+    match place {
+        Place::Unix(path) => Ok(Raw::Unix(UnixStream::connect(path).await.map_err(unreachable)?)),
+        Place::Net { .. } => {
+            let mut last = io::Error::from(io::ErrorKind::NotFound);
+            for address in addresses(place, credentials).await? {
+                match TcpStream::connect(address).await {
+                    Ok(stream) => return Ok(Raw::tcp(stream, address)),
+                    Err(error) => last = error,
+                }
+            }
+            Err(unreachable(last))
+        }
+    }
+}
+
+/// The addresses of a place, all of which are allowed.
+async fn addresses(place: &Place, credentials: &Credentials) -> Result<Vec<SocketAddr>, Error> {
+    let Place::Net { host, port, tls, insecure } = place else { return Ok(Vec::new()) };
+    let found = lookup_host((&**host, *port)).await;
+    let found: Vec<_> = found.map_err(|error| Error::new(ErrorKind::Unreachable, "find the listener's host").with_source(error))?.collect();
+    let is_allowed = *tls || *insecure || credentials.is_insecure();
+    if !is_allowed && found.iter().any(|address| !address.ip().to_canonical().is_loopback()) {
+        let text = "speak to other hosts without TLS: what is said could be read on the way; write tls://, or say `insecure`";
+        return Err(Error::new(ErrorKind::BadOption, text));
+    }
+    Ok(found)
+}
+
+/// A socket that listens.
+pub(super) enum Doorway {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+impl Doorway {
+    pub(super) async fn open(place: &Place, credentials: &Credentials) -> Result<Self, Error> {
+        let what = |error| Error::new(ErrorKind::Os, "listen").with_source(error);
+        if let Place::Unix(path) = place {
+            let (socket, file) = SocketFile::listen(path)?;
+            return Ok(Self::Unix(UnixListener::from_std(socket).map_err(what)?, file));
+        }
+        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for address in addresses(place, credentials).await? {
+            match TcpListener::bind(address).await {
+                Ok(listener) => return Ok(Self::Tcp(listener)),
+                Err(error) => last = error,
+            }
+        }
+        Err(what(last))
+    }
+
+    /// Where it listens, with the port that the system chose.
+    pub(super) fn url(&self, place: &Place) -> io::Result<String> {
+        match self {
+            Self::Tcp(listener) => {
+                let scheme = if place.is_tls() { "tls" } else { "tcp" };
+                Ok(format!("{scheme}://{}", listener.local_addr()?))
+            }
+            Self::Unix(_, file) => Ok(format!("unix://{}", file.path.display())),
+        }
+    }
+
+    /// Cancel safe.
+    pub(super) async fn accept(&self) -> io::Result<Raw> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok(Raw::tcp(stream, address))
+            }
+            Self::Unix(listener, _) => Ok(Raw::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// The file of a Unix socket. A lock on a file beside it says that its listener lives, so that a file without one is stale; the lock's
+/// file stays, since removing it would let two hold it.
+pub(super) struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+    _lock: File,
+}
+
+impl SocketFile {
+    fn listen(path: &Path) -> Result<(std::os::unix::net::UnixListener, Self), Error> {
+        let os = |error: io::Error| Error::os(format!("listen at {}", path.display()), error);
+        let lock = lock(path)?;
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.file_type().is_socket() => fs::remove_file(path).map_err(os)?,
+            Ok(_) => {
+                let text = format!("listen at {}: something else is there that is no socket", path.display());
+                return Err(Error::new(ErrorKind::BadOption, text));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(os(error)),
+        }
+        let address = SocketAddrUnix::new(path).map_err(|error| os(error.into()))?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(|error| os(error.into()))?;
+        bind(&socket, &address).map_err(|error| os(error.into()))?;
+        // Nobody can connect before it listens.
+        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(os)?;
+        listen(&socket, BACKLOG).map_err(|error| os(error.into()))?;
+        let inode = fs::symlink_metadata(path).map_err(os)?.ino();
+        Ok((socket.into(), Self { path: path.to_owned(), inode, _lock: lock }))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Somebody may have put another one there.
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            fs::remove_file(&self.path).ok();
+        }
+    }
+}
+
+fn lock(path: &Path) -> Result<File, Error> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let no_follow = OFlags::NOFOLLOW.bits().cast_signed();
+    let file = OpenOptions::new().write(true).create(true).mode(0o600).custom_flags(no_follow).open(&name);
+    let file = file.map_err(|error| Error::os(format!("open the lock of {}", path.display()), error))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+        let text = format!("listen at {}: another listener is there", path.display());
+        Error::new(ErrorKind::Os, text).with_source(io::Error::from(error))
+    })?;
+    Ok(file)
+}

@@ -1,0 +1,196 @@
+//! A byte stream over records.
+//!
+//! Each write becomes one record, so gather what goes together; `write_vectored` makes one record of all its parts. Memory is bounded: a
+//! write waits while more than [`OUT_BYTES_MAX`] wait for the socket, and reading holds one record and what one read brought behind it.
+
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+
+use super::Stream;
+use super::hello::Keys;
+use super::record::{BYTES_MAX, Damage, HEAD_BYTES, Line};
+
+/// A write waits for the socket from here on.
+const OUT_BYTES_MAX: usize = 256 << 10;
+/// One read asks for at least this much, so that many small records cost one system call.
+const READ_BYTES: usize = 128 << 10;
+
+struct Sealed<S> {
+    socket: S,
+    send: Line,
+    out: BytesMut,
+    /// The record that ends the stream was written.
+    is_finished: bool,
+    receive: Line,
+    input: BytesMut,
+    /// How many bytes at the front of the input were checked and not handed out.
+    checked: usize,
+    over: Over,
+}
+
+/// Whether more can be read.
+#[derive(Clone, Copy)]
+enum Over {
+    No,
+    /// The peer ended the stream.
+    Ended,
+    /// It stays so, whatever comes.
+    Damaged(Damage),
+}
+
+/// Puts records upon a socket.
+pub(super) fn sealed(socket: Box<dyn Stream>, keys: Keys) -> Box<dyn Stream> {
+    Box::new(Sealed::new(socket, keys))
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Sealed<S> {
+    fn new(socket: S, keys: Keys) -> Self {
+        let (send, receive) = (Line::new(&keys.send), Line::new(&keys.receive));
+        let (out, input) = (BytesMut::new(), BytesMut::new());
+        Self { socket, send, out, is_finished: false, receive, input, checked: 0, over: Over::No }
+    }
+
+    /// Checks the record at the front of the input, if it is there as a whole.
+    fn check(&mut self) -> Result<(), Damage> {
+        let Some((head, rest)) = self.input.split_first_chunk::<HEAD_BYTES>() else { return Ok(()) };
+        let length = self.receive.length(head)?;
+        let Some(bytes) = rest.get(..length) else { return Ok(()) };
+        self.receive.open(head, bytes)?;
+        self.input.advance(HEAD_BYTES);
+        self.checked = length;
+        if length == 0 {
+            self.over = Over::Ended;
+        }
+        Ok(())
+    }
+
+    /// Reads until there are checked bytes or the stream is over.
+    fn poll_checked(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.checked == 0 {
+            match self.over {
+                Over::Ended => return Poll::Ready(Ok(())),
+                Over::Damaged(damage) => return Poll::Ready(Err(damage.into())),
+                Over::No => {}
+            }
+            if let Err(damage) = self.check() {
+                self.over = Over::Damaged(damage);
+            } else if self.checked == 0 && matches!(self.over, Over::No) {
+                self.input.reserve(READ_BYTES);
+                // This future has no state of its own, so that it may be dropped after each poll.
+                let count = ready!(pin!(self.socket.read_buf(&mut self.input)).poll(cx))?;
+                if count == 0 {
+                    self.over = Over::Damaged(Damage::Cut);
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes until nothing is left.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            let count = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.out))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.out.advance(count);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Makes a record of these parts and writes what the socket takes of it.
+    fn poll_record(&mut self, cx: &mut Context<'_>, parts: &[&[u8]]) -> Poll<io::Result<usize>> {
+        if self.is_finished {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        if self.out.len() >= OUT_BYTES_MAX {
+            ready!(self.poll_drain(cx))?;
+        }
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        if bytes == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        self.append(parts);
+        match self.poll_drain(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            // What is left goes with the next write or flush.
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(bytes)),
+        }
+    }
+
+    fn append(&mut self, parts: &[&[u8]]) {
+        let head = self.send.seal(parts);
+        self.out.extend_from_slice(&head);
+        for part in parts {
+            self.out.extend_from_slice(part);
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Sealed<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_checked(cx))?;
+        // All records that are there go out together: what is behind this does more at once then.
+        while this.checked > 0 {
+            let count = this.checked.min(buffer.remaining());
+            buffer.put_slice(&this.input[..count]);
+            this.input.advance(count);
+            this.checked -= count;
+            if this.checked == 0
+                && let Err(damage) = this.check()
+            {
+                // Told by the next read, behind what was good.
+                this.over = Over::Damaged(damage);
+            } else if buffer.remaining() == 0 {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Sealed<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let count = bytes.len().min(BYTES_MAX);
+        self.get_mut().poll_record(cx, &[&bytes[..count]])
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let mut room = BYTES_MAX;
+        let mut taken = Vec::with_capacity(parts.len());
+        for part in parts {
+            let count = part.len().min(room);
+            taken.push(&part[..count]);
+            room -= count;
+        }
+        self.get_mut().poll_record(cx, &taken)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_drain(cx))?;
+        Pin::new(&mut this.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.is_finished {
+            this.append(&[]);
+            this.is_finished = true;
+        }
+        ready!(this.poll_drain(cx))?;
+        Pin::new(&mut this.socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;

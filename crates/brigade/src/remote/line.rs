@@ -1,0 +1,192 @@
+//! One connection between a pool and a host, from its handshake to its end. Both sides use it.
+//!
+//! [`Line::run`] reads, writes and beats until the connection ends, one way or another. It never waits for what the other side does with
+//! what it is told; whoever takes the messages ([`Ear`]) does not wait either.
+
+use std::future::Future;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::door::Stream;
+use super::inbox::Inbox;
+use super::outbox::Outbox;
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind};
+use crate::wire::remote::kind;
+use crate::wire::{Frame, encode};
+
+/// Beats without a sign of life after which a connection counts as gone.
+const SILENT_BEATS_MAX: u32 = 4;
+/// For the last words on a connection that is being given up.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub(crate) struct Line {
+    reading: ReadHalf<Box<dyn Stream>>,
+    writing: WriteHalf<Box<dyn Stream>>,
+    inbox: Inbox,
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// It broke, or the peer closed it.
+    Cut(String),
+    /// The peer said what makes no sense.
+    Nonsense(Error),
+    /// This side ended it.
+    Told,
+}
+
+/// Who takes what comes over a line.
+pub(crate) trait Ear {
+    /// Takes the messages that are there.
+    fn hear(&self, messages: &mut Messages<'_>) -> Result<(), Error>;
+
+    /// What was congested is not any more.
+    fn relieved(&self) {}
+
+    /// The way there and back takes so long.
+    fn echoed(&self, _after: Duration) {}
+}
+
+/// The messages that one read gave, without those about the connection itself.
+pub(crate) struct Messages<'a> {
+    inbox: &'a mut Inbox,
+    outbox: &'a Outbox,
+    echo: Option<u64>,
+}
+
+impl Messages<'_> {
+    /// The next whole message.
+    ///
+    /// # Errors
+    ///
+    /// `Protocol` if the stream makes no sense; it cannot be read on.
+    pub(crate) fn next(&mut self) -> Result<Option<Frame>, Error> {
+        while let Some(frame) = self.inbox.next()? {
+            match frame.kind {
+                kind::BEAT => self.outbox.urgent(kind::ECHO, frame.id, &[]),
+                kind::ECHO => self.echo = Some(frame.id),
+                _ => return Ok(Some(frame)),
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Line {
+    pub(crate) fn new(stream: Box<dyn Stream>) -> Self {
+        let (reading, writing) = tokio::io::split(stream);
+        Self { reading, writing, inbox: Inbox::new() }
+    }
+
+    /// Says one message of the handshake.
+    pub(crate) async fn say(&mut self, kind: u8, message: &impl Serialize) -> Result<(), Error> {
+        let body = Codec::Postcard.encode(message)?;
+        let frame = [&encode(kind, 0, body.len())[..], &body].concat();
+        let sent = async {
+            self.writing.write_all(&frame).await?;
+            self.writing.flush().await
+        };
+        sent.await.map_err(|e| cut("write the handshake", e))
+    }
+
+    /// The next message of the handshake.
+    pub(crate) async fn listen(&mut self) -> Result<Frame, Error> {
+        loop {
+            if let Some(frame) = self.inbox.next()? {
+                return Ok(frame);
+            }
+            match self.reading.read_buf(self.inbox.buffer()).await {
+                Ok(1..) => {}
+                Ok(0) => return Err(cut("read the handshake", io::ErrorKind::UnexpectedEof.into())),
+                Err(e) => return Err(cut("read the handshake", e)),
+            }
+        }
+    }
+
+    /// From here on so many long messages, of at most so many bytes, may be on their way at once.
+    pub(crate) fn admit(&mut self, messages: u32, message_bytes_max: usize) {
+        self.inbox.admit(messages as usize, message_bytes_max);
+    }
+
+    /// Closes the connection after what was said, within a second.
+    pub(crate) async fn close(mut self) {
+        timeout(LAST_WORDS_TIMEOUT, self.writing.shutdown()).await.ok();
+    }
+
+    /// Carries what `outbox` holds and hands what comes to `ear`, until the connection ends or `until` does; then says what is left to say.
+    pub(crate) async fn run(mut self, outbox: &Outbox, beat: Duration, ear: &(impl Ear + Sync), until: impl Future<Output = ()>) -> End {
+        let pulse = Pulse { outbox, ear, began: Instant::now(), heard: AtomicBool::new(false) };
+        let end = tokio::select! {
+            end = pulse.read(&mut self.reading, &mut self.inbox) => end,
+            error = outbox.write_to(&mut self.writing, || ear.relieved()) => End::Cut(format!("it could not be written to: {error}")),
+            () = pulse.beat(beat) => End::Cut(format!("nothing was heard for {:?}", beat * SILENT_BEATS_MAX)),
+            () = until => End::Told,
+        };
+        if matches!(end, End::Told) {
+            let farewell = async {
+                outbox.write_rest(&mut self.writing).await?;
+                self.writing.shutdown().await
+            };
+            // Who cannot be told finds out by the end of the connection.
+            timeout(LAST_WORDS_TIMEOUT, farewell).await.ok();
+        }
+        end
+    }
+}
+
+/// What the parts of a line's task share.
+struct Pulse<'a, E> {
+    outbox: &'a Outbox,
+    ear: &'a E,
+    began: Instant,
+    heard: AtomicBool,
+}
+
+impl<E: Ear> Pulse<'_, E> {
+    async fn read(&self, reading: &mut ReadHalf<Box<dyn Stream>>, inbox: &mut Inbox) -> End {
+        loop {
+            // Before the first read, too: something may have come with the handshake.
+            let mut messages = Messages { inbox, outbox: self.outbox, echo: None };
+            if let Err(error) = self.ear.hear(&mut messages) {
+                return End::Nonsense(error);
+            }
+            if let Some(sent) = messages.echo {
+                self.ear.echoed(Duration::from_micros(self.micros().saturating_sub(sent)));
+            }
+            match reading.read_buf(inbox.buffer()).await {
+                Ok(0) => return End::Cut("it was closed".to_owned()),
+                Ok(count) if inbox.came(count) => self.heard.store(true, Ordering::Relaxed),
+                Ok(_) => {}
+                Err(error) => return End::Cut(error.to_string()),
+            }
+        }
+    }
+
+    /// Until nothing was heard for too long.
+    async fn beat(&self, beat: Duration) {
+        let mut ticks = interval(beat);
+        // A process that was held up does not catch up on what it missed, and judges nobody by it.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut silent = 0;
+        while silent < SILENT_BEATS_MAX {
+            ticks.tick().await;
+            self.outbox.urgent(kind::BEAT, self.micros(), &[]);
+            silent = if self.heard.swap(false, Ordering::Relaxed) { 0 } else { silent + 1 };
+        }
+    }
+
+    fn micros(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+fn cut(what: &'static str, source: io::Error) -> Error {
+    Error::new(ErrorKind::Unreachable, what).with_source(source)
+}

@@ -1,0 +1,166 @@
+//! The door to other hosts: who comes in, who does not, and what the stream behind it bears.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
+#![expect(unsafe_code, reason = "a constructor takes the place of the harness where this binary is a program of its own")]
+
+mod crowds;
+mod descriptors;
+mod logs;
+mod peers;
+mod strangers;
+mod streams;
+#[cfg(feature = "remote-tls")]
+mod tls;
+mod unix;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use brigade::remote::door::{Authenticated, Limits, Listener, RefusalCount, connect};
+use brigade::remote::{Credentials, Refusals};
+use brigade_testkit::program::{Program, ROLE_VARIABLE};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+brigade::test_workers!();
+
+/// Programs of their own, since they count descriptors or memory.
+const ROLES: [(&str, fn()); 3] = [
+    ("few_descriptors", || run(descriptors::few_descriptors())),
+    ("beats_without_end", || run(peers::beats_without_end())),
+    ("messages_without_end", || run(peers::messages_without_end())),
+];
+
+const _: () = {
+    #[used]
+    #[unsafe(link_section = ".init_array")]
+    static ENTER: extern "C" fn() = enter;
+
+    /// Takes the place of the test harness if this process was started in a role.
+    extern "C" fn enter() {
+        let Ok(role) = std::env::var(ROLE_VARIABLE) else { return };
+        let Some((_, act)) = ROLES.iter().find(|(name, _)| *name == role) else { std::process::exit(2) };
+        brigade::init();
+        let ended = std::panic::catch_unwind(act);
+        std::process::exit(if ended.is_ok() { 0 } else { 101 });
+    }
+};
+
+/// Runs a role to its end.
+fn alone(role: &str) {
+    let mut program = Program::start(role).unwrap();
+    let ended = program.wait(BOUND * 2);
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?}: {}", program.log());
+}
+
+/// Far beyond what anything here takes.
+const BOUND: Duration = Duration::from_secs(60);
+const KEY: &str = "correct horse battery staple";
+
+fn run<F: Future>(test: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async { timeout(BOUND * 2, test).await.expect("it ends in time") })
+}
+
+fn key() -> Credentials {
+    Credentials::key(KEY).unwrap()
+}
+
+/// A listener whose peers are handed out.
+struct Door {
+    url: String,
+    refusals: RefusalCount,
+    peers: mpsc::Receiver<Authenticated>,
+    task: JoinHandle<()>,
+}
+
+impl Door {
+    async fn open(url: &str, credentials: &Credentials, limits: Limits) -> Self {
+        let mut listener = Listener::bind(url, credentials, limits).await.unwrap();
+        let (url, refusals) = (listener.url().to_owned(), listener.refusals());
+        let (sender, peers) = mpsc::channel(64);
+        let task = tokio::spawn(async move {
+            loop {
+                let peer = listener.accept().await;
+                if sender.send(peer).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Self { url, refusals, peers, task }
+    }
+
+    /// On a port of this host, with a key.
+    async fn plain() -> Self {
+        Self::open("tcp://127.0.0.1:0", &key(), Limits::default()).await
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.url.split_once("://").unwrap().1.parse().unwrap()
+    }
+
+    /// A connection without a word.
+    async fn knock(&self) -> TcpStream {
+        TcpStream::connect(self.address()).await.unwrap()
+    }
+
+    async fn next(&mut self) -> Authenticated {
+        timeout(BOUND, self.peers.recv()).await.expect("a peer comes").unwrap()
+    }
+
+    /// Waits until the refusals are as wanted.
+    async fn until(&self, wanted: impl Fn(Refusals) -> bool) -> Refusals {
+        let counts = timeout(BOUND, async {
+            loop {
+                let counts = self.refusals.get();
+                if wanted(counts) {
+                    return counts;
+                }
+                // A count has no event.
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+        counts.await.unwrap_or_else(|_| panic!("refusals stay at {:?}", self.refusals.get()))
+    }
+
+    /// Somebody with these credentials comes in and is heard.
+    async fn lets_in(&mut self, credentials: &Credentials) -> Authenticated {
+        let url = self.url.clone();
+        let mut ours = connect(&url, credentials).await.unwrap();
+        let mut theirs = self.next().await;
+        talk(&mut ours, &mut theirs).await;
+        theirs
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Both hear each other.
+async fn talk(ours: &mut Authenticated, theirs: &mut Authenticated) {
+    says(ours, theirs, b"ping").await;
+    says(theirs, ours, b"pong").await;
+}
+
+async fn says(from: &mut Authenticated, to: &mut Authenticated, word: &[u8; 4]) {
+    from.stream.write_all(word).await.unwrap();
+    from.stream.flush().await.unwrap();
+    let mut heard = [0; 4];
+    timeout(BOUND, to.stream.read_exact(&mut heard)).await.unwrap().unwrap();
+    assert_eq!(&heard, word);
+}
+
+/// All that comes until the other side ends the connection, in whichever way.
+async fn rest_of(stream: &mut TcpStream) -> Vec<u8> {
+    let mut heard = Vec::new();
+    timeout(BOUND, stream.read_to_end(&mut heard)).await.expect("the connection is ended").ok();
+    heard
+}

@@ -1,0 +1,390 @@
+//! Who has the key and behaves badly all the same: hosts at a pool, and a pool at a host. They speak for themselves here, byte by byte.
+
+use brigade::{Call, CallError, ErrorKind, Event, Pool};
+use brigade_testkit::{count, facts};
+use serde::Serialize;
+use tokio::io::{ReadHalf, WriteHalf, split};
+
+use super::*;
+
+// Kinds of frames.
+const JOIN: u8 = 64;
+const ANSWER: u8 = 65;
+const PROGRESS: u8 = 66;
+const WELCOME: u8 = 80;
+const TURNED_AWAY: u8 = 81;
+const RUN: u8 = 82;
+const ACK: u8 = 84;
+const BEAT: u8 = 96;
+const ECHO: u8 = 97;
+const PART: u8 = 98;
+
+type Stream = Box<dyn brigade::remote::door::Stream>;
+
+/// One side of a conversation in frames.
+struct Talker {
+    reading: ReadHalf<Stream>,
+    writing: WriteHalf<Stream>,
+}
+
+/// How a host introduces itself.
+#[derive(Clone, Serialize)]
+struct Join {
+    magic: [u8; 4],
+    version: u16,
+    brigade: String,
+    build: u64,
+    session: [u8; 16],
+    pool: Option<[u8; 16]>,
+    held: Vec<u64>,
+    name: String,
+    pid: u32,
+    slots: u32,
+    labels: Vec<String>,
+    functions: bool,
+    leaving: bool,
+    tasks: Vec<(String, String, bool)>,
+}
+
+fn join() -> Join {
+    static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let number = u128::from(COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+    Join {
+        magic: *b"BRGR",
+        version: 1,
+        brigade: "0.1.0".to_owned(),
+        build: 7,
+        session: number.to_le_bytes(),
+        pool: None,
+        held: Vec::new(),
+        name: "stranger".to_owned(),
+        pid: 7,
+        slots: 4,
+        labels: Vec::new(),
+        functions: false,
+        leaving: false,
+        tasks: vec![("double".to_owned(), "of another language".to_owned(), false)],
+    }
+}
+
+fn packed(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_stdvec(value).unwrap()
+}
+
+fn header(length: u32, kind: u8, id: u64) -> Vec<u8> {
+    [&length.to_le_bytes()[..], &[kind, 0, 0, 0], &id.to_le_bytes()].concat()
+}
+
+impl Talker {
+    fn new(stream: Stream) -> Self {
+        let (reading, writing) = split(stream);
+        Self { reading, writing }
+    }
+
+    async fn at(pool: &Pool) -> Self {
+        Self::new(connect(&pool.listening()[0], &key()).await.unwrap().stream)
+    }
+
+    /// A host that was let in.
+    async fn joined(pool: &Pool) -> Self {
+        let mut talker = Self::at(pool).await;
+        talker.say(JOIN, 0, &packed(&join())).await;
+        assert_eq!(talker.hear().await.unwrap().0, WELCOME);
+        talker
+    }
+
+    /// The other side may have gone already.
+    async fn say(&mut self, kind: u8, id: u64, body: &[u8]) {
+        let frame = [&header(u32::try_from(body.len()).unwrap(), kind, id)[..], body].concat();
+        self.writing.write_all(&frame).await.ok();
+        self.writing.flush().await.ok();
+    }
+
+    /// The next frame that is no heartbeat and no receipt; `None` at the end of the connection.
+    async fn hear(&mut self) -> Option<(u8, u64, Vec<u8>)> {
+        loop {
+            let mut head = [0; 16];
+            timeout(BOUND, self.reading.read_exact(&mut head)).await.expect("it answers or ends").ok()?;
+            let [l0, l1, l2, l3, kind, _, _, _, id @ ..] = head;
+            let mut body = vec![0; u32::from_le_bytes([l0, l1, l2, l3]) as usize];
+            timeout(BOUND, self.reading.read_exact(&mut body)).await.expect("it says all of it").ok()?;
+            let id = u64::from_le_bytes(id);
+            match kind {
+                BEAT => self.say(ECHO, id, &[]).await,
+                ECHO | ACK => {}
+                _ => return Some((kind, id, body)),
+            }
+        }
+    }
+
+    /// All that still comes is heard, until the connection ends.
+    async fn is_ended(&mut self) {
+        while self.hear().await.is_some() {}
+    }
+
+    /// Waits for a call and answers it as `result` says, in JSON.
+    async fn answers(&mut self, result: &str) {
+        let (kind, id, _) = self.hear().await.unwrap();
+        assert_eq!(kind, RUN);
+        // Ending 0 is done, and no output.
+        self.say(ANSWER, id, &[&[0, 0][..], result.as_bytes()].concat()).await;
+    }
+}
+
+async fn fleet() -> Pool {
+    Pool::builder().workers(0).listen("tcp://127.0.0.1:0", key()).start().await.unwrap()
+}
+
+fn call() -> Call<i64> {
+    Call::json("double", &[21])
+}
+
+/// The pool still works: an honest host comes and answers.
+async fn still_works(pool: &Pool) {
+    let mut honest = Talker::joined(pool).await;
+    let handle = pool.call(call());
+    honest.answers("42").await;
+    assert_eq!(timeout(BOUND, handle).await.unwrap().unwrap(), 42);
+}
+
+/// Why the next host goes.
+async fn leaves(events: &mut brigade::Events) -> String {
+    let leaving = async {
+        loop {
+            if let Event::HostLeft { reason, .. } = events.next().await.unwrap() {
+                return reason.to_string();
+            }
+        }
+    };
+    timeout(BOUND, leaving).await.expect("it leaves")
+}
+
+#[test]
+fn bad_use_absurd_introductions_are_turned_away() {
+    run(async {
+        let pool = fleet().await;
+        let escape = "\x1b[31m\r\nforged: yes\0";
+        let many = |count: usize| (0..count).map(|number| (format!("task {number}"), String::new(), false)).collect();
+        let joins = [
+            Join { slots: 1_000_000, ..join() },
+            Join { slots: 0, ..join() },
+            Join { slots: u32::MAX, ..join() },
+            Join { tasks: many(10_001), ..join() },
+            Join { labels: vec![String::new(); 300], ..join() },
+            Join { version: 9, brigade: escape.repeat(1000), ..join() },
+            Join { magic: *b"HTTP", ..join() },
+        ];
+        for absurd in joins {
+            let mut talker = Talker::at(&pool).await;
+            talker.say(JOIN, 0, &packed(&absurd)).await;
+            let (kind, _, body) = talker.hear().await.expect("it is told why");
+            let reason = String::from_utf8_lossy(&body[7..]).into_owned();
+            assert_eq!(kind, TURNED_AWAY, "{reason:.200}");
+            assert!(reason.len() < 2048 && !reason.contains(['\x1b', '\n', '\r']), "{reason:.200?}");
+            talker.is_ended().await;
+        }
+        for garbage in [&[][..], &[0xff; 64], &packed(&join())[..30], b"GET / HTTP/1.1\r\n\r\n"] {
+            let mut talker = Talker::at(&pool).await;
+            talker.say(JOIN, 0, garbage).await;
+            talker.is_ended().await;
+        }
+        // A frame over the limit of an introduction is not waited for.
+        for length in [(1 << 20) + 1, u32::MAX] {
+            let mut talker = Talker::at(&pool).await;
+            talker.writing.write_all(&header(length, JOIN, 0)).await.unwrap();
+            talker.writing.flush().await.unwrap();
+            talker.is_ended().await;
+        }
+        assert_eq!((pool.workers().len(), pool.refusals().total()), (0, 0));
+        let other = Credentials::key("another key of enough bytes").unwrap();
+        connect(&pool.listening()[0], &other).await.unwrap_err();
+        let counted = async {
+            while pool.refusals().keys == 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        timeout(BOUND, counted).await.unwrap();
+
+        // A name may be odd, but not long, and terminals do not obey it.
+        let mut talker = Talker::at(&pool).await;
+        talker.say(JOIN, 0, &packed(&Join { name: format!("{escape}{}", "x".repeat(500_000)), ..join() })).await;
+        assert_eq!(talker.hear().await.unwrap().0, WELCOME);
+        let host = pool.workers()[0].host.as_deref().unwrap().to_owned();
+        assert!(host.len() < 1024 && host.contains("forged") && !host.contains(char::is_control), "{host:?}");
+        drop(talker);
+        still_works(&pool).await;
+    });
+}
+
+#[test]
+fn bad_use_answers_to_calls_that_it_was_not_given_end_its_session() {
+    run(async {
+        let pool = fleet().await;
+        let mut events = pool.events();
+        for body in [&[0, 0, b'4', b'2'][..], &[], &[0xff; 40]] {
+            let mut talker = Talker::joined(&pool).await;
+            talker.say(ANSWER, 12_345, body).await;
+            talker.is_ended().await;
+            assert!(leaves(&mut events).await.contains("12345"));
+        }
+        // Twice the same answer.
+        let mut talker = Talker::joined(&pool).await;
+        let handle = pool.call(call());
+        let (kind, id, _) = talker.hear().await.unwrap();
+        assert_eq!(kind, RUN);
+        talker.say(ANSWER, id, &[0, 0, b'4', b'2']).await;
+        talker.say(ANSWER, id, &[0, 0, b'4', b'3']).await;
+        assert_eq!(timeout(BOUND, handle).await.unwrap().unwrap(), 42);
+        assert!(leaves(&mut events).await.contains("does not run"));
+        // Another's call.
+        let (mut honest, mut thief) = (Talker::joined(&pool).await, None);
+        let handle = pool.call(call());
+        let (_, id, _) = honest.hear().await.unwrap();
+        thief.insert(Talker::joined(&pool).await).say(ANSWER, id, &[0, 0, b'6', b'6']).await;
+        assert!(leaves(&mut events).await.contains("does not run"));
+        honest.say(ANSWER, id, &[0, 0, b'4', b'2']).await;
+        assert_eq!(timeout(BOUND, handle).await.unwrap().unwrap(), 42);
+    });
+}
+
+#[test]
+fn bad_use_garbled_answers_and_unknown_kinds_lose_only_its_own_calls() {
+    run(async {
+        let pool = fleet().await;
+        let mut events = pool.events();
+        for (kind, body) in [(ANSWER, &[0xff; 40][..]), (ANSWER, &[]), (JOIN, &[0; 8]), (200, &[]), (PART, &[1, 2]), (WELCOME, &[])] {
+            let mut talker = Talker::joined(&pool).await;
+            let handle = pool.call(call());
+            let (_, id, _) = talker.hear().await.unwrap();
+            talker.say(kind, id, body).await;
+            let lost = timeout(BOUND, handle).await.unwrap().unwrap_err();
+            assert!(matches!(lost, CallError::Lost(_)), "{lost:?}");
+            talker.is_ended().await;
+            leaves(&mut events).await;
+        }
+        // A result that is not what the caller expects is the caller's to hear of; the host stays.
+        let mut talker = Talker::joined(&pool).await;
+        for result in ["\"a text\"", "[[[[", "", "\u{0}"] {
+            let handle = pool.call(call());
+            talker.answers(result).await;
+            let CallError::Rejected(error) = timeout(BOUND, handle).await.unwrap().unwrap_err() else { panic!("an error") };
+            assert_eq!(error.kind(), ErrorKind::Decode);
+        }
+        let handle = pool.call(call());
+        talker.answers("42").await;
+        assert_eq!(handle.await.unwrap(), 42);
+    });
+}
+
+#[test]
+fn bad_use_progress_for_nobody_and_beats_without_end_cost_nothing() {
+    alone("beats_without_end");
+}
+
+pub(super) async fn beats_without_end() {
+    let pool = fleet().await;
+    let mut talker = Talker::joined(&pool).await;
+    let before = facts::peak_bytes(std::process::id());
+    let progress: Vec<u8> = (0..1000).flat_map(|id| [header(10, PROGRESS, id), vec![0; 10]].concat()).collect();
+    for _ in 0..50 {
+        talker.writing.write_all(&progress).await.unwrap();
+    }
+    // Nothing is read while a million are asked to be answered.
+    let beats: Vec<u8> = (0..10_000).flat_map(|id| header(0, BEAT, id)).collect();
+    for _ in 0..count(100, 1000) {
+        talker.writing.write_all(&beats).await.unwrap();
+    }
+    talker.writing.flush().await.unwrap();
+    let handle = pool.call(call());
+    talker.answers("42").await;
+    assert_eq!(timeout(BOUND, handle).await.unwrap().unwrap(), 42);
+    let grown = facts::peak_bytes(std::process::id()) - before;
+    assert!(grown < 8 << 20, "{grown} bytes more than before");
+}
+
+#[test]
+fn bad_use_long_messages_that_never_end_take_a_bounded_room() {
+    alone("messages_without_end");
+}
+
+pub(super) async fn messages_without_end() {
+    let pool = fleet().await;
+    let mut events = pool.events();
+    let before = facts::peak_bytes(std::process::id());
+    let mut talker = Talker::joined(&pool).await;
+    // As many as its slots allow, each announced as large as one may be, and a byte of it.
+    let part = |length: u32| [&[ANSWER][..], &length.to_le_bytes(), &[0]].concat();
+    for id in 0..8 {
+        talker.say(PART, id, &part(1 << 20)).await;
+    }
+    talker.say(PART, 8, &part(1 << 20)).await;
+    assert!(leaves(&mut events).await.contains("on their way"));
+    let mut talker = Talker::joined(&pool).await;
+    talker.say(PART, 1, &part(u32::MAX)).await;
+    assert!(leaves(&mut events).await.contains("announced"));
+    let mut talker = Talker::joined(&pool).await;
+    talker.writing.write_all(&header(u32::MAX, ANSWER, 1)).await.unwrap();
+    talker.writing.flush().await.unwrap();
+    assert!(leaves(&mut events).await.contains("announced"));
+    let grown = facts::peak_bytes(std::process::id()) - before;
+    assert!(grown < 64 << 20, "{grown} bytes more than before");
+    still_works(&pool).await;
+}
+
+/// What a pool says to a host that it lets in.
+#[derive(Serialize)]
+struct Welcome {
+    magic: [u8; 4],
+    version: u16,
+    brigade: String,
+    build: u64,
+    pool: [u8; 16],
+    worker: u32,
+    resumed: bool,
+    drop: Vec<u64>,
+    payload_bytes_max: u64,
+    beat: Duration,
+    keep: Duration,
+}
+
+#[test]
+fn bad_use_a_pool_that_asks_for_absurd_beats_is_left_alone() {
+    run(async {
+        let mut door = Door::plain().await;
+        let host = brigade::remote::serve(door.url.clone(), key()).workers(1);
+        let handle = host.handle();
+        let serving = tokio::spawn(host.run());
+        let second = Duration::from_secs(1);
+        // A host gives up at what it meets first; later it goes on trying.
+        for (beat, keep) in [(second, second), (Duration::ZERO, second), (Duration::MAX, second), (second, Duration::MAX), (second, second)]
+        {
+            let mut talker = Talker::new(door.next().await.stream);
+            assert_eq!(talker.hear().await.unwrap().0, JOIN);
+            let (magic, pool) = (*b"BRGR", [9; 16]);
+            let welcome = Welcome {
+                magic,
+                version: 1,
+                brigade: "0.1.0".to_owned(),
+                build: 7,
+                pool,
+                worker: 1,
+                resumed: false,
+                drop: vec![1, 2, 3],
+                payload_bytes_max: u64::MAX,
+                beat,
+                keep,
+            };
+            talker.say(WELCOME, 0, &packed(&welcome)).await;
+            if beat == keep {
+                // This one is a pool as any other, until it talks nonsense.
+                talker.say(BEAT, 7, &[]).await;
+                talker.say(200, 0, &[]).await;
+            }
+            talker.is_ended().await;
+        }
+        // It goes on trying.
+        door.next().await;
+        handle.kill();
+        timeout(BOUND, serving).await.unwrap().unwrap().ok();
+    });
+}

@@ -1,0 +1,212 @@
+//! Who does not know the handshake, or not the key.
+
+use brigade::ErrorKind;
+use brigade_testkit::random::Random;
+
+use super::*;
+
+const HELLO_BYTES: usize = 40;
+
+/// A hello as the side that connects would say it.
+fn hello(version: u8, flags: u8, side: u8) -> Vec<u8> {
+    [&b"BRGD"[..], &[version, 0, flags, side], &[0x5a; 32]].concat()
+}
+
+#[test]
+fn strangers_get_no_word_and_are_counted() {
+    run(async {
+        let mut door = Door::plain().await;
+        let mut random = Random::from_env();
+        let noise: Vec<u8> = (0..4096).map(|_| random.draw().to_le_bytes()[0]).collect();
+        let openings: [(&str, Vec<u8>); 7] = [
+            ("an HTTP client", b"GET / HTTP/1.1\r\nHost: pool\r\n\r\n".to_vec()),
+            ("TLS", [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], &[7; 500]].concat()),
+            ("random bytes", noise),
+            ("a listener", hello(1, 1, 1)),
+            ("a frame over the limit", [&[0xff; 4][..], &[1, 0, 0, 0], &[0; 8]].concat()),
+            ("a million zeros", vec![0; 1 << 20]),
+            ("a call without a handshake", [&[5, 0, 0, 0, 1, 0, 0, 0][..], &[0; 8], b"hello"].concat()),
+        ];
+        for (index, (what, opening)) in openings.iter().enumerate() {
+            let mut stranger = door.knock().await;
+            // It may be gone before all is written.
+            stranger.write_all(opening).await.ok();
+            assert_eq!(rest_of(&mut stranger).await, b"", "{what}");
+            let counts = door.until(|counts| counts.total() > index as u64).await;
+            assert_eq!(counts.strangers, index as u64 + 1, "{what}");
+        }
+        door.lets_in(&key()).await;
+    });
+}
+
+#[test]
+fn a_port_scanner_is_counted() {
+    run(async {
+        let door = Door::plain().await;
+        for _ in 0..10 {
+            drop(door.knock().await);
+        }
+        door.until(|counts| counts.left == 10 && counts.total() == 10).await;
+    });
+}
+
+#[test]
+fn another_key_is_refused_on_both_sides() {
+    run(async {
+        let mut door = Door::plain().await;
+        let other = Credentials::key("another key of enough bytes").unwrap();
+        let error = connect(&door.url, &other).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Refused && error.to_string().contains("keys differ"), "{error}");
+        door.until(|counts| counts.keys == 1 && counts.total() == 1).await;
+        // The listener gave away no proof on which a key could be tried.
+        let mut stranger = door.knock().await;
+        stranger.write_all(&hello(1, 1, 0)).await.unwrap();
+        stranger.write_all(&[0; 32]).await.unwrap();
+        assert_eq!(rest_of(&mut stranger).await.len(), HELLO_BYTES);
+        door.until(|counts| counts.keys == 2).await;
+        // Nor does it take part without one.
+        let mut stranger = door.knock().await;
+        stranger.write_all(&hello(1, 0, 0)).await.unwrap();
+        assert_eq!(rest_of(&mut stranger).await.len(), HELLO_BYTES);
+        door.until(|counts| counts.keys == 3).await;
+        door.lets_in(&key()).await;
+    });
+}
+
+#[test]
+fn g46_an_older_or_newer_version_is_named() {
+    run(async {
+        let door = Door::plain().await;
+        for version in [0, 2, 255] {
+            let mut stranger = door.knock().await;
+            stranger.write_all(&hello(version, 1, 0)).await.unwrap();
+            let answer = rest_of(&mut stranger).await;
+            assert!(answer.len() == HELLO_BYTES && answer[4..6] == [1, 0], "it learns the listener's version");
+        }
+        door.until(|counts| counts.versions == 3 && counts.total() == 3).await;
+
+        // The other way round: a listener of another version.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("tcp://{}", listener.local_addr().unwrap());
+        let answers = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(&hello(7, 1, 1)).await.unwrap();
+            rest_of(&mut stream).await
+        };
+        let credentials = key();
+        let (said, connected) = tokio::join!(answers, connect(&url, &credentials));
+        let error = connected.unwrap_err();
+        assert!(error.kind() == ErrorKind::Protocol && error.to_string().contains("version 7"), "{error}");
+        assert_eq!(said.len(), HELLO_BYTES, "no proof to whom speaks another version");
+    });
+}
+
+#[test]
+fn a_replayed_handshake_is_refused() {
+    run(async {
+        let mut door = Door::plain().await;
+        // What somebody with the key says, as somebody on the way writes it down.
+        let recorder = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("tcp://{}", recorder.local_addr().unwrap());
+        let mut to_door = door.knock().await;
+        let recorded = async {
+            let (mut from_peer, _) = recorder.accept().await.unwrap();
+            let mut said = vec![0; HELLO_BYTES + 32];
+            let mut heard = [0; HELLO_BYTES];
+            from_peer.read_exact(&mut said[..HELLO_BYTES]).await.unwrap();
+            to_door.write_all(&said[..HELLO_BYTES]).await.unwrap();
+            to_door.read_exact(&mut heard).await.unwrap();
+            from_peer.write_all(&heard).await.unwrap();
+            from_peer.read_exact(&mut said[HELLO_BYTES..]).await.unwrap();
+            to_door.write_all(&said[HELLO_BYTES..]).await.unwrap();
+            let mut proof = [0; 32];
+            to_door.read_exact(&mut proof).await.unwrap();
+            from_peer.write_all(&proof).await.unwrap();
+            said
+        };
+        let credentials = key();
+        let (said, connected) = tokio::join!(recorded, connect(&url, &credentials));
+        connected.unwrap();
+        door.next().await;
+
+        let mut stranger = door.knock().await;
+        stranger.write_all(&said).await.unwrap();
+        assert_eq!(rest_of(&mut stranger).await.len(), HELLO_BYTES);
+        door.until(|counts| counts.keys == 1 && counts.total() == 1).await;
+        // Its own hello sent back to it is worth nothing either.
+        let mut stranger = door.knock().await;
+        stranger.write_all(&hello(1, 1, 0)).await.unwrap();
+        let mut heard = [0; HELLO_BYTES];
+        stranger.read_exact(&mut heard).await.unwrap();
+        let mut mirror = door.knock().await;
+        mirror.write_all(&heard).await.unwrap();
+        assert_eq!(rest_of(&mut mirror).await, b"");
+        door.until(|counts| counts.strangers == 1).await;
+    });
+}
+
+#[test]
+fn g47_a_slow_handshake_ends_at_its_deadline() {
+    run(async {
+        let limits = Limits { handshake: Duration::from_millis(300), ..Limits::default() };
+        let mut door = Door::open("tcp://127.0.0.1:0", &key(), limits).await;
+        let (mut silent, mut slow) = (door.knock().await, door.knock().await);
+        let drips = async {
+            // A byte now and then does not extend it.
+            for byte in hello(1, 1, 0) {
+                if slow.write_all(&[byte]).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            rest_of(&mut slow).await
+        };
+        let (of_slow, of_silent) = tokio::join!(drips, rest_of(&mut silent));
+        assert_eq!((of_slow, of_silent), (vec![], vec![]));
+        door.until(|counts| counts.slow == 2 && counts.total() == 2).await;
+        door.lets_in(&key()).await;
+    });
+}
+
+#[test]
+fn listeners_want_a_credential_and_other_hosts_tls() {
+    run(async {
+        let refused = async |url: &str, credentials: &Credentials| {
+            let listening = Listener::bind(url, credentials, Limits::default()).await.err().expect("not a listener");
+            let connecting = connect(url, credentials).await.unwrap_err();
+            assert_eq!((listening.kind(), connecting.kind()), (ErrorKind::BadOption, ErrorKind::BadOption), "{url}");
+            format!("{listening}; {connecting}")
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let unix = format!("unix://{}/door", directory.path().display());
+        for url in ["tcp://127.0.0.1:0", &unix] {
+            assert!(refused(url, &Credentials::tls()).await.contains("key"));
+        }
+        assert_eq!(Credentials::key("fifteen bytes..").unwrap_err().kind(), ErrorKind::BadOption);
+        assert!(Credentials::key("sixteen bytes...").is_ok());
+        for url in ["tcp://0.0.0.0:0", "tcp://[::]:0", "tcp://192.0.2.1:0"] {
+            assert!(refused(url, &key()).await.contains("insecure"), "{url}");
+        }
+        for (url, credentials) in [("tcp://0.0.0.0:0?insecure", key()), ("tcp://0.0.0.0:0", key().insecure())] {
+            let listener = Listener::bind(url, &credentials, Limits::default()).await.unwrap();
+            assert!(listener.url().starts_with("tcp://0.0.0.0:") && !listener.url().ends_with(":0"));
+        }
+    });
+}
+
+#[test]
+fn a_key_file_is_for_few() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("  {KEY}\n")).unwrap();
+    let mode = |mode| std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o644);
+    let error = Credentials::key_file(file.path()).unwrap_err();
+    assert!(error.kind() == ErrorKind::BadOption && error.to_string().contains("chmod 600"), "{error}");
+    mode(0o600);
+    let credentials = Credentials::key_file(file.path()).unwrap();
+    run(async {
+        Door::plain().await.lets_in(&credentials).await;
+    });
+    assert_eq!(Credentials::key_file("nowhere").unwrap_err().kind(), ErrorKind::Os);
+}
