@@ -5,7 +5,7 @@
 //! `acks` (a channel that deliveries come by), `tap` (what takes from one queue), `held` (leases), and on that `lease` and `settle`.
 //!
 //! For calls: `outbox` (requests and answers on their way), `calls` (the side of those who call), `callers` (the side of those who answer),
-//! `control` (cancels), `pass` (passing on), `turn` (who reloads).
+//! `control` (cancels), `pass` (passing on), `turn` (who reloads). `check` looks for what is wrong.
 //!
 //! Two connections: one publishes, the other takes and acks. The broker stops reading from a connection that publishes while it is short of
 //! memory or disk, and acks are what relieves it.
@@ -19,6 +19,7 @@
 mod acks;
 mod callers;
 mod calls;
+mod check;
 mod control;
 mod fault;
 mod held;
@@ -229,7 +230,7 @@ impl Backend for RabbitMq {
         Box::pin(async move {
             match query {
                 Query::Cancels => Ok(View::Cancels(lock(&self.0.hands).lost())),
-                Query::Check => unsupported("check"),
+                Query::Check => check::check(&self.0).await.map(View::Check),
                 Query::Job(_) | Query::Jobs { .. } | Query::Counts | Query::Why(_) => unsupported("look at jobs"),
                 Query::Schedules => unsupported("look at schedules"),
             }

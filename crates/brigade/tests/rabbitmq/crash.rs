@@ -34,7 +34,7 @@ impl Load {
             let queue = self.broker.queue("q");
             let described = queue.job(&job).unwrap().retries(3);
             // Some go by way of a queue of delays.
-            let described = if job % 7 == 0 { described.delay(millis(job % 300)) } else { described };
+            let described = if job.is_multiple_of(7) { described.delay(millis(job % 300)) } else { described };
             match self.broker.push(described).await {
                 Ok(_) => {
                     self.ledger.job(job, &Event::Enqueued).unwrap();

@@ -161,12 +161,12 @@ impl RabbitMqCore {
             },
             Err(Unreadable { why, properties, .. }) if has_caller(&properties) => {
                 tracing::warn!(queue = tap.queue, why, "a message that is no call is refused");
-                self.refuse_call(tap, grip, properties, why);
+                self.refuse_call(tap, grip, *properties, why);
                 None
             }
             Err(Unreadable { why, properties, body }) => {
                 tracing::warn!(queue = tap.queue, why, "a message that is no job goes to the dead letters");
-                let message = Message { queue: "".into(), body, properties };
+                let message = Message { queue: "".into(), body, properties: *properties };
                 self.aside(tap, grip.clone(), "set it aside", self.dead_parcel(&tap.queue, &why, message));
                 None
             }

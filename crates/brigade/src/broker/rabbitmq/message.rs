@@ -57,7 +57,7 @@ pub(super) struct Envelope {
 #[derive(Clone, Debug)]
 pub(super) struct Unreadable {
     pub(super) why: String,
-    pub(super) properties: BasicProperties,
+    pub(super) properties: Box<BasicProperties>,
     pub(super) body: Bytes,
 }
 
@@ -88,14 +88,14 @@ impl Envelope {
         let id = properties.message_id().as_ref().filter(|id| !id.as_str().is_empty());
         let payload = match payload_of(body, bytes_max) {
             Ok(payload) => payload,
-            Err((body, why)) => return Err(Unreadable { why, properties, body: body.into() }),
+            Err((body, why)) => return Err(Unreadable { why, properties: Box::new(properties), body: body.into() }),
         };
         let options = text("brigade-options").map_or(Ok(JobOptions::default()), |text| serde_json::from_str(&text));
         let options = match options {
             Ok(options) => JobOptions { priority: properties.priority().map_or(0, i32::from), ..options },
             Err(e) => {
                 let why = format!("its options cannot be read: {e}");
-                return Err(Unreadable { why, properties, body: payload.into_bytes().into() });
+                return Err(Unreadable { why, properties: Box::new(properties), body: payload.into_bytes().into() });
             }
         };
         let mut job = Job::new(queue, text("brigade-task").map(Into::into), payload);

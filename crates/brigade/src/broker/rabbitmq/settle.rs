@@ -14,7 +14,7 @@ use super::acks::Said;
 use super::fault::Fault;
 use super::held::Held;
 use super::message::{Envelope, shortened};
-use super::publish::{Message, Published};
+use super::publish::Message;
 use super::topology::Spot;
 use crate::broker::account::Account;
 use crate::broker::{Answer, Ending, Settled, Settlement};
@@ -173,9 +173,4 @@ impl RabbitMqCore {
         tracing::warn!(job = %envelope.id, queue = %envelope.job.queue, why, "a job goes to the dead letters");
         self.dead_parcel(&envelope.job.queue, why, envelope.write("", None)?)
     }
-}
-
-/// For whoever has to know that what was stored is safe.
-pub(super) fn is_safe(stored: Option<&Published>) -> bool {
-    matches!(stored, Some(Published::Safe))
 }

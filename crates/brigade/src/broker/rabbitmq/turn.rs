@@ -47,7 +47,7 @@ async fn hold(link: Link, name: ShortString, over: CancellationToken, tell: ones
             let line = link.line().await?;
             line.down.run_until_cancelled(take(&line, &name)).await.unwrap_or_else(|| Err(Fault::timeout())).map(|turn| (line, turn))
         };
-        match over.run_until_cancelled(has).await {
+        match over.run_until_cancelled(Box::pin(has)).await {
             None => return,
             Some(Ok((line, (channel, _consumer)))) => {
                 if tell.send(Ok(())).is_ok() {
