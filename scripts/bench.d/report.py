@@ -22,6 +22,10 @@ PEERS = [
     ("python-executor", "ProcessPoolExecutor"),
     ("python-pool", "multiprocessing.Pool"),
     ("apalis", "apalis, SQLite"),
+    ("bullmq", "BullMQ"),
+    ("bullmq-rust", "BullMQ, Rust"),
+    ("bee-queue", "bee-queue"),
+    ("apalis-redis", "apalis, Redis"),
 ]
 
 # Workload, title, whether more is better.
@@ -41,6 +45,13 @@ QUEUED = [
     ("push-64", "Pushes one by one, 64 tasks", True),
     ("push-bulk", "Pushes in bulk, 1,000 at once", True),
     ("cycle-in-process", "Pushed, run and acknowledged, a no-op in process", True),
+]
+
+# On a Redis server that keeps nothing on disk.
+ON_REDIS = [
+    ("redis-push-64", "Redis: pushes one by one, 64 tasks", True),
+    ("redis-push-bulk", "Redis: pushes in bulk, 1,000 at once", True),
+    ("redis-cycle-in-process", "Redis: pushed, run and acknowledged, a no-op in process", True),
 ]
 
 KEPT = {"build", "crates", "binary"}  # Measured only when asked for; otherwise the last figures stay.
@@ -122,6 +133,18 @@ def bars(figures):
     yield at_most("P9", "push to start in another process that waits / wake of a process and a commit", figures.ratio(ours("idle-start"), machine("wake-and-commit")), 2)
     yield below("P9", "the same, median", "idle-start", 2000, "us")
     yield at_most("P12", "cost of a job, 1,000,000 in its queue / 10", figures.ratio(ours("jobs-1000000"), ours("jobs-10")), 1.5)
+    on_redis = {
+        "redis-push-64": ("scripts-push-64", "jobs pushed to Redis from 64 tasks"),
+        "redis-push-bulk": ("scripts-push-bulk", "jobs pushed to Redis in bulk"),
+        "redis-cycle-pool": ("scripts-cycle", "push to Redis, run a no-op in a pool, ack"),
+        "redis-cycle-in-process": ("scripts-cycle", "push to Redis, run a no-op in process, ack"),
+    }
+    for workload, (raw, what) in on_redis.items():
+        yield at_least("P10", f"{what} / plain scripts", figures.ratio(ours(workload), machine(raw)), 0.6)
+        peer = workload.replace("pool", "in-process")
+        for name, wanted in (("bullmq", 5), ("bullmq-rust", 5), ("bee-queue", 3)):
+            yield at_least("P10", f"{what} / {dict(PEERS)[name]}", figures.ratio(ours(workload), (name, peer)), wanted)
+    yield at_most("P12", "cost of a job on Redis, 1,000,000 in its queue / 10", figures.ratio(ours("redis-jobs-1000000"), ours("redis-jobs-10")), 1.5)
     yield below("P14", "clean release build of a small program", "build", 90, "s")
     yield below("P14", "crates of that build", "crates", 119, "")
 
@@ -235,7 +258,8 @@ def main():
         "",
     ]
     out += ["Jobs in an SQLite file:", "", *compared_table(figures, QUEUED), ""]
-    for workload, title, more in COMPARED + QUEUED:
+    out += ["Jobs on Redis, all on servers that keep nothing on disk:", "", *compared_table(figures, ON_REDIS), ""]
+    for workload, title, more in COMPARED + QUEUED + ON_REDIS:
         svg = chart(figures, workload, title, more)
         if svg:
             (images / f"{workload}.svg").write_text(svg)

@@ -10,6 +10,8 @@ mod jobs;
 mod load;
 mod machine;
 mod raw;
+mod raw_redis;
+mod server;
 mod tasks;
 
 use std::time::{Duration, Instant};
@@ -18,6 +20,7 @@ use brigade::{Bytes, Pool};
 use tokio::runtime::Runtime;
 
 use self::figures::{median, rate_ahead, rate_of};
+use self::jobs::{Filled, Kept, Place};
 use self::load::{Result, Victims, blocking_noop, digest, noop, two_workers};
 use self::machine::{Memcpy, PingPong};
 
@@ -59,16 +62,20 @@ const WORKLOADS: [(&str, &str); 32] = [
 
 /// How often these take turns, each for its part of the time: what a disk does changes from one second to the next.
 const TURNS: u32 = 5;
-const IN_TURNS: [&[(&str, &str)]; 5] = [
+const IN_TURNS: [&[(&str, &str)]; 8] = [
     &[("machine", "sqlite-commit")],
     &[("machine", "sqlite-push-64"), ("brigade", "push-64")],
     &[("machine", "sqlite-push-bulk"), ("brigade", "push-bulk")],
     &[("machine", "sqlite-cycle"), ("brigade", "cycle-pool"), ("brigade", "cycle-in-process")],
     &[("machine", "wake-and-commit"), ("brigade", "idle-start")],
+    &[("machine", "scripts-push-64"), ("brigade", "redis-push-64")],
+    &[("machine", "scripts-push-bulk"), ("brigade", "redis-push-bulk")],
+    &[("machine", "scripts-cycle"), ("brigade", "redis-cycle-pool"), ("brigade", "redis-cycle-in-process")],
 ];
 
 /// After those, in turns too, with queues that are filled once.
-const GROWTH: [&str; 2] = ["jobs-10", "jobs-1000000"];
+const GROWTH: [(Kept, [&str; 2]); 2] =
+    [(Kept::Unsynced, ["jobs-10", "jobs-1000000"]), (Kept::Redis, ["redis-jobs-10", "redis-jobs-1000000"])];
 
 /// Slots for a thousand no-ops on two workers.
 const MANY: u32 = 512;
@@ -85,12 +92,15 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let options = Options::parse()?;
+    let _server = server::Server::start()?;
     for _ in 0..options.rounds {
         for (workload, turns) in in_order() {
             options.run(&runtime, workload, turns)?;
         }
-        if GROWTH.iter().any(|workload| options.wants(workload)) {
-            runtime.block_on(growth(options.time))?;
+        for (kept, workloads) in GROWTH {
+            if workloads.iter().any(|workload| options.wants(workload)) {
+                runtime.block_on(growth(kept, workloads, options.time))?;
+            }
         }
     }
     Ok(())
@@ -119,7 +129,9 @@ impl Options {
                 "--bench" => {}
                 "--seconds" => options.time = Duration::try_from_secs_f64(arguments.next().ok_or("--seconds needs a number")?.parse()?)?,
                 "--rounds" => options.rounds = arguments.next().ok_or("--rounds needs a number")?.parse()?,
-                name if GROWTH.contains(&name) || in_order().any(|((_, workload), _)| workload == name) => {
+                name if GROWTH.iter().any(|(_, workloads)| workloads.contains(&name))
+                    || in_order().any(|((_, workload), _)| workload == name) =>
+                {
                     options.wanted.push(name.to_owned())
                 }
                 other if measure => return Err(format!("there is no workload {other}").into()),
@@ -193,12 +205,19 @@ fn run(runtime: &Runtime, workload: &str, time: Duration) -> Result<(f64, &'stat
         "workers-64" => each(noops(runtime, Pool::builder().workers(64).slots(8), 512, time)?),
         "sqlite-commit" => rows(raw::push_rate(1, time)?),
         "sqlite-push-64" => rows(raw::push_rate(jobs::PUSHERS, time)?),
-        "push-64" => rows(jobs::push_rate(runtime, jobs::PUSHERS, time)?),
+        "push-64" => rows(jobs::push_rate(runtime, Kept::Disk, jobs::PUSHERS, time)?),
         "sqlite-push-bulk" => rows(raw::push_rate(jobs::BULK, time)?),
-        "push-bulk" => rows(jobs::bulk_rate(runtime, time)?),
+        "push-bulk" => rows(jobs::bulk_rate(runtime, Kept::Disk, time)?),
         "sqlite-cycle" => rows(raw::cycle_rate(jobs::PREFETCH, time)?),
-        "cycle-pool" => rows(jobs::cycle_rate(runtime, jobs::Place::Pool, time)?),
-        "cycle-in-process" => rows(jobs::cycle_rate(runtime, jobs::Place::InProcess, time)?),
+        "cycle-pool" => rows(jobs::cycle_rate(runtime, Kept::Disk, Place::Pool, time)?),
+        "cycle-in-process" => rows(jobs::cycle_rate(runtime, Kept::Disk, Place::InProcess, time)?),
+        "scripts-push-64" => rows(runtime.block_on(raw_redis::push_rate(jobs::PUSHERS, time))?),
+        "redis-push-64" => rows(jobs::push_rate(runtime, Kept::Redis, jobs::PUSHERS, time)?),
+        "scripts-push-bulk" => rows(runtime.block_on(raw_redis::bulk_rate(jobs::BULK, time))?),
+        "redis-push-bulk" => rows(jobs::bulk_rate(runtime, Kept::Redis, time)?),
+        "scripts-cycle" => rows(runtime.block_on(raw_redis::cycle_rate(jobs::PREFETCH, time))?),
+        "redis-cycle-pool" => rows(jobs::cycle_rate(runtime, Kept::Redis, Place::Pool, time)?),
+        "redis-cycle-in-process" => rows(jobs::cycle_rate(runtime, Kept::Redis, Place::InProcess, time)?),
         "wake-and-commit" => us(jobs::wake_and_commit(time)?),
         "idle-start" => us(jobs::idle_start(runtime, time)?),
         unknown => return Err(format!("there is no workload {unknown}").into()),
@@ -206,12 +225,12 @@ fn run(runtime: &Runtime, workload: &str, time: Duration) -> Result<(f64, &'stat
 }
 
 /// What a job costs in a short and in a long queue.
-async fn growth(time: Duration) -> Result<()> {
+async fn growth(kept: Kept, workloads: [&str; 2], time: Duration) -> Result<()> {
     // Fewer where only is looked whether it works.
     let many = if time < Duration::from_millis(100) { 10_000 } else { 1_000_000 };
-    let queues = [jobs::Filled::with(10).await?, jobs::Filled::with(many).await?];
+    let queues = [Filled::with(kept, 10).await?, Filled::with(kept, many).await?];
     for _ in 0..TURNS {
-        for (workload, queue) in GROWTH.into_iter().zip(&queues) {
+        for (workload, queue) in workloads.into_iter().zip(&queues) {
             print("brigade", workload, queue.cost(time / TURNS).await?, "us");
         }
     }

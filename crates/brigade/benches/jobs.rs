@@ -1,4 +1,4 @@
-//! Jobs through the SQLite broker, on a real disk, with its own defaults: every push and settlement is synced.
+//! Jobs through the brokers: SQLite on a real disk, with its own defaults, so every push and settlement is synced; Redis.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -14,6 +14,7 @@ use crate::figures::{median, rate_of};
 use crate::load::{Result, two_workers};
 use crate::machine::PingPong;
 use crate::raw::{LOG_FULL, Raw};
+use crate::server;
 
 /// Arguments of a no-op.
 pub(crate) const PAYLOAD: &str = "[]";
@@ -31,6 +32,42 @@ pub(crate) fn on_disk() -> io::Result<TempDir> {
     tempfile::tempdir_in(place)
 }
 
+/// Where jobs are kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kept {
+    Disk,
+    /// On disk without syncs, which would cover what else it costs.
+    Unsynced,
+    Redis,
+}
+
+/// An empty broker.
+struct Stage {
+    broker: Broker,
+    /// Goes with it.
+    _directory: Option<TempDir>,
+}
+
+impl Stage {
+    async fn open(kept: Kept) -> Result<Self> {
+        let options = match kept {
+            Kept::Disk => "",
+            Kept::Unsynced => "?synchronous=normal",
+            Kept::Redis => {
+                server::connect_to_empty().await?;
+                return Self::on_redis().await;
+            }
+        };
+        let directory = on_disk()?;
+        Ok(Self { broker: open(&directory, options).await?, _directory: Some(directory) })
+    }
+
+    /// With what there is.
+    async fn on_redis() -> Result<Self> {
+        Ok(Self { broker: Broker::connect(&server::url()?).await?, _directory: None })
+    }
+}
+
 async fn open(directory: &TempDir, options: &str) -> Result<Broker> {
     Ok(Broker::connect(&format!("sqlite:{}{options}", directory.path().join("jobs.db").display())).await?)
 }
@@ -42,10 +79,10 @@ fn noops(queue: &Queue, count: usize) -> Result<Vec<Job>> {
 // -- rates
 
 /// Pushes per second, one by one.
-pub(crate) fn push_rate(runtime: &Runtime, pushers: usize, time: Duration) -> Result<f64> {
+pub(crate) fn push_rate(runtime: &Runtime, kept: Kept, pushers: usize, time: Duration) -> Result<f64> {
     runtime.block_on(async {
-        let directory = on_disk()?;
-        let queue = open(&directory, "").await?.queue("noop");
+        let stage = Stage::open(kept).await?;
+        let queue = stage.broker.queue("noop");
         let rate = rate_of(pushers, time, move |_| {
             let queue = queue.clone();
             async move { queue.push(&NOTHING).await.map(drop) }
@@ -56,11 +93,10 @@ pub(crate) fn push_rate(runtime: &Runtime, pushers: usize, time: Duration) -> Re
 
 /// Jobs per second, pushed in bulk by one task.
 #[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth")]
-pub(crate) fn bulk_rate(runtime: &Runtime, time: Duration) -> Result<f64> {
+pub(crate) fn bulk_rate(runtime: &Runtime, kept: Kept, time: Duration) -> Result<f64> {
     runtime.block_on(async {
-        let directory = on_disk()?;
-        let broker = open(&directory, "").await?;
-        let (began, count) = push_for(&broker, BULK, time).await?;
+        let stage = Stage::open(kept).await?;
+        let (began, count) = push_for(&stage.broker, BULK, time).await?;
         Ok(count as f64 / began.elapsed().as_secs_f64())
     })
 }
@@ -84,15 +120,15 @@ pub(crate) enum Place {
 
 /// Jobs per second: all are pushed, a hundred at once, then run and acknowledged by a worker that holds up to a hundred.
 #[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth")]
-pub(crate) fn cycle_rate(runtime: &Runtime, place: Place, time: Duration) -> Result<f64> {
+pub(crate) fn cycle_rate(runtime: &Runtime, kept: Kept, place: Place, time: Duration) -> Result<f64> {
     runtime.block_on(async {
-        let directory = on_disk()?;
-        let broker = open(&directory, "").await?;
+        let stage = Stage::open(kept).await?;
+        let broker = &stage.broker;
         let pool = match place {
             Place::InProcess => None,
             Place::Pool => Some(two_workers().slots(50).start().await?),
         };
-        let (began, count) = push_for(&broker, PREFETCH, time / 3).await?;
+        let (began, count) = push_for(broker, PREFETCH, time / 3).await?;
         let worker = broker.worker().queue("noop").prefetch(PREFETCH).until_empty();
         let worker = match &pool {
             Some(pool) => worker.on(pool),
@@ -116,20 +152,19 @@ const HANDFUL: u32 = 10;
 /// A queue with so many jobs that wait.
 pub(crate) struct Filled {
     queue: Queue,
-    broker: Broker,
-    _directory: TempDir,
+    stage: Stage,
 }
 
 impl Filled {
-    /// Without syncs, which would cover what a long queue costs.
-    pub(crate) async fn with(waiting: usize) -> Result<Self> {
-        let directory = on_disk()?;
-        let broker = open(&directory, "?synchronous=normal").await?;
-        let queue = broker.queue("noop");
+    pub(crate) async fn with(kept: Kept, waiting: usize) -> Result<Self> {
+        // The server has the other queue as well.
+        let stage = if matches!(kept, Kept::Redis) { Stage::on_redis().await? } else { Stage::open(kept).await? };
+        let queue = stage.broker.queue(format!("noop-{waiting}"));
+        queue.purge().await?;
         for begin in (0..waiting).step_by(BULK) {
-            broker.push_many(noops(&queue, BULK.min(waiting - begin))?).await?;
+            stage.broker.push_many(noops(&queue, BULK.min(waiting - begin))?).await?;
         }
-        Ok(Self { queue, broker, _directory: directory })
+        Ok(Self { queue, stage })
     }
 
     /// What a job costs, from its push to its acknowledgement, in us.
@@ -143,7 +178,7 @@ impl Filled {
     }
 
     async fn handful(&self) -> Result<()> {
-        self.broker.push_many(noops(&self.queue, HANDFUL as usize)?).await?;
+        self.stage.broker.push_many(noops(&self.queue, HANDFUL as usize)?).await?;
         let mut settled = tokio::task::JoinSet::new();
         for _ in 0..HANDFUL {
             let queue = self.queue.clone();

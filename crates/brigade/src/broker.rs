@@ -21,6 +21,7 @@ mod api;
 mod called;
 mod calling;
 mod cancels;
+mod convoy;
 mod lease;
 mod manager;
 #[cfg(feature = "rabbitmq")]
@@ -56,6 +57,7 @@ pub(crate) use called::RESULT_KEPT;
 pub(crate) use calling::{Answering, Caller, DirectCall};
 pub use calling::{CallCounts, CallProgress, Calling};
 pub(crate) use cancels::Cancels;
+pub(crate) use convoy::Convoy;
 pub use lease::{Lease, TakenJob};
 pub use manager::Manager;
 pub use receipt::{Cancelling, Stopped};

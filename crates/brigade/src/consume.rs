@@ -1,7 +1,8 @@
 //! The consumer: lease -> attempt in a pool -> settlement. The only module that knows both brokers and pools.
 //!
 //! `leases` leases while there is room (prefetch), renews, and hears of cancels; `attempt` is one leased job until its settlement;
-//! `ending` says what becomes of a job; `weights` which queue is asked first; `control` what a handle tells; `reload` how workers take turns to load; `stop` what ends a worker.
+//! `ending` says what becomes of a job, `settling` tells the broker; `weights` which queue is asked first; `control` what a handle
+//! tells; `reload` how workers take turns to load; `stop` what ends a worker.
 //!
 //! A lease is renewed only while its attempt is in the pool's hands: waiting for a worker, or running in one that lives. A parent
 //! that dies renews nothing more.
@@ -11,6 +12,7 @@ mod control;
 mod ending;
 mod leases;
 mod reload;
+mod settling;
 mod stop;
 mod weights;
 
@@ -22,12 +24,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::attempt::Held;
 use self::control::Control;
 use self::reload::Serving;
+use self::settling::Settling;
 use self::weights::Weights;
 use crate::broker::{Backend, Broker};
 use crate::call::Call;
@@ -218,7 +221,7 @@ impl Worker {
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         let handle = self.handle();
-        let consumer = Arc::new(Consumer::new(self)?);
+        let consumer = Arc::new(Consumer::new(self, &scope)?);
         let ended = CancellationToken::new();
         let beside = [Arc::clone(&consumer).renew().left_future(), Arc::clone(&consumer).hear_of_cancels().right_future()];
         for task in beside {
@@ -227,15 +230,20 @@ impl Worker {
                 ended.run_until_cancelled(task).await;
             });
         }
-        let serving = async {
-            let leased = consumer.lease_on(&scope).await;
-            consumer.drain().await;
-            leased
-        };
+        let alive = CancellationToken::new();
+        let _serves_no_longer = alive.clone().drop_guard();
+        let (tell, served) = oneshot::channel();
+        let serving = serve(Arc::clone(&consumer), scope.clone());
+        // A task of its own: whoever awaits this may be a thread beside the runtime's, which would be woken for each lease.
+        scope.spawn(async move {
+            if let Some(served) = alive.run_until_cancelled(serving).await {
+                tell.send(served).ok();
+            }
+        });
         let served = tokio::select! {
             biased;
             error = stop.tell(&handle) => return Err(error),
-            served = serving => served,
+            served = served => served.map_err(|_| Error::new(ErrorKind::Closed, "serve in a runtime that has ended"))?,
         };
         ended.cancel();
         scope.close();
@@ -248,6 +256,13 @@ impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker").field("queues", &self.queues).field("prefetch", &self.prefetch).finish_non_exhaustive()
     }
+}
+
+/// Leases and drains.
+async fn serve(consumer: Arc<Consumer>, scope: Scope) -> Result<(), Error> {
+    let leased = consumer.lease_on(&scope).await;
+    consumer.drain().await;
+    leased
 }
 
 /// A worker that runs.
@@ -265,11 +280,12 @@ struct Consumer {
     room: Arc<Semaphore>,
     held: Mutex<HashMap<u64, Held>>,
     numbers: AtomicU64,
+    settling: Settling,
     control: Arc<Control>,
 }
 
 impl Consumer {
-    fn new(mut worker: Worker) -> Result<Self, Error> {
+    fn new(mut worker: Worker, scope: &Scope) -> Result<Self, Error> {
         if let Some(error) = worker.wrong {
             return Err(error);
         }
@@ -285,8 +301,10 @@ impl Consumer {
         worker.control.serve(Serving::of(&worker.broker, all));
         let slots = worker.pool.as_ref().map_or(1, |pool| 2 * pool.slots());
         let prefetch = if worker.prefetch == 0 { slots } else { worker.prefetch };
+        let backend = worker.broker.backend();
         Ok(Self {
-            backend: worker.broker.backend(),
+            settling: Settling::new(scope, Arc::clone(&backend), worker.lease),
+            backend,
             broker: worker.broker,
             pool: worker.pool,
             tasks,

@@ -76,6 +76,13 @@ impl Error {
         self
     }
 
+    /// The same for one more who waited for what failed; of its source, what that says.
+    #[cfg(feature = "broker")]
+    pub(crate) fn copy(&self) -> Self {
+        let source = self.source.as_ref().map(|source| source.to_string().into());
+        Self { kind: self.kind, context: self.context.clone(), source, uncertain: self.uncertain }
+    }
+
     pub(crate) fn os(context: impl Into<Box<str>>, source: impl Into<std::io::Error>) -> Self {
         Self::new(ErrorKind::Os, context).with_source(source.into())
     }

@@ -10,11 +10,13 @@
 //! Two connections per server: one for scripts, which many calls share; one that is told of changes (`wake`). A third if pushes wait
 //! for replicas. A hand-out never blocks on the server, so nothing can be moved to a caller that has given up.
 
+mod arguments;
 mod fault;
 mod line;
 mod link;
 mod look;
 mod nodes;
+mod push;
 mod queue;
 mod reach;
 mod schedules;
@@ -30,29 +32,52 @@ mod wake;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use redis::Value;
 use tokio::time::sleep;
 
 use self::link::Link;
+use self::push::{Push, Stored};
+use self::settle::{Endings, settled};
 use self::wake::Wake;
 use super::api::Clock;
-use super::{Backend, Capabilities, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement, View};
-use crate::error::Error;
+use super::{Backend, Capabilities, Convoy, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement, View};
+use crate::error::{Error, ErrorKind};
 use crate::job::Job;
+use crate::shutdown::Scope;
 
 /// Looked at in any case after this time: for a notification that was lost with its connection.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Far below the 512 MiB of a string: a script copies a payload several times while the server does nothing else.
 const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 
+/// Scripts of a kind under way for a queue: one is written while the other is answered.
+const SCRIPTS_MAX: usize = 2;
+/// What one script stores or settles at most, in bytes of arguments: a few milliseconds in which the server does nothing else. More only if one caller
+/// asks for more.
+const SCRIPT_WEIGHT_MAX: usize = 256 << 10;
+
 pub(super) struct Redis {
-    link: Link,
+    link: Arc<Link>,
     wake: Wake,
+    /// By queue.
+    pushes: Convoy<Push, Result<Stored, Error>>,
+    endings: Convoy<Endings, Result<Vec<Value>, Error>>,
 }
 
 pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>, Error> {
-    let link = Link::connect(url, clock).await?;
+    let link = Arc::new(Link::connect(url, clock).await?);
     let wake = Wake::start(Arc::clone(link.nodes()))?;
-    Ok(Arc::new(Redis { link, wake }))
+    let scope = Scope::current().ok_or_else(|| Error::new(ErrorKind::Unsupported, "open a broker outside of an async runtime (tokio)"))?;
+    let (to_push, to_settle) = (Arc::clone(&link), Arc::clone(&link));
+    let pushes = Convoy::new(scope.clone(), SCRIPTS_MAX, SCRIPT_WEIGHT_MAX, move |queue, pushes| {
+        let link = Arc::clone(&to_push);
+        async move { link.push_together(&queue, &pushes).await }
+    });
+    let endings = Convoy::new(scope, SCRIPTS_MAX, SCRIPT_WEIGHT_MAX, move |queue, endings| {
+        let link = Arc::clone(&to_settle);
+        async move { link.settle_together(&queue, &endings).await }
+    });
+    Ok(Arc::new(Redis { link, wake, pushes, endings }))
 }
 
 impl Backend for Redis {
@@ -83,7 +108,13 @@ impl Backend for Redis {
     }
 
     fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<Pushed>> {
-        Box::pin(async move { self.link.push(&jobs).await })
+        Box::pin(async move {
+            let Some(first) = jobs.first() else { return Ok(Vec::new()) };
+            let push = self.link.prepare(&first.queue, &jobs).await?;
+            let weight = push.weight();
+            let stored = self.pushes.ask(&first.queue, push, weight).await??;
+            Ok(self.link.told(&jobs, stored).await)
+        })
     }
 
     fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>> {
@@ -108,7 +139,17 @@ impl Backend for Redis {
     }
 
     fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Settled>> {
-        Box::pin(async move { self.link.settle(&settlements).await })
+        Box::pin(async move {
+            let mut answers = vec![Settled::Stale; settlements.len()];
+            for (queue, endings) in self.link.sort(&settlements).await? {
+                let (places, weight) = (endings.places.clone(), endings.weight());
+                let told = self.endings.ask(queue, endings, weight).await??;
+                for (place, answer) in places.into_iter().zip(told) {
+                    answers[place] = settled(answer)?;
+                }
+            }
+            Ok(answers)
+        })
     }
 
     fn look(&self, query: Query) -> Reply<'_, View> {

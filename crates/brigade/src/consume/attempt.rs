@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use super::ending::{Ended, Why, ending_of};
@@ -81,8 +81,8 @@ impl Consumer {
             let ended = consumer.run(attempt, &leased, &stop, number).await;
             let why = consumer.let_go(number);
             let answer = ended.outcome.as_ref().err().filter(|_| leased.is_call).map(|error| Box::new(Answer::of(error)));
-            consumer.settle(&leased, ending_of(ended, why, consumer.pass_pause()), answer).await;
-            drop((permit, unsettled));
+            consumer.settle(&leased, ending_of(ended, why, consumer.pass_pause()), answer, permit).await;
+            drop(unsettled);
         });
     }
 
@@ -140,6 +140,7 @@ impl Consumer {
                 let sink = leased.is_call.then(|| self.teller(leased));
                 let guarded = AssertUnwindSafe(call.run_here_telling(sink)).catch_unwind();
                 let outcome = tokio::select! {
+                    biased;
                     outcome = guarded => outcome.unwrap_or_else(|_| Err(CallError::Failed(Box::new(Failure::new("it panicked"))))),
                     () = self.stopped(number, stop) => Err(CallError::Cancelled(Cancelled::without_certificate("stopped at its next await"))),
                 };
@@ -197,7 +198,7 @@ impl Consumer {
         }
     }
 
-    async fn settle(&self, leased: &Leased, ending: Option<Ending>, answer: Option<Box<Answer>>) {
+    async fn settle(&self, leased: &Leased, ending: Option<Ending>, answer: Option<Box<Answer>>, permit: OwnedSemaphorePermit) {
         let Some(ending) = ending else { return self.control.count(|served| &mut served.stale) };
         let count: fn(&mut Served) -> &mut u64 = match &ending {
             Ending::Ack(_) => |served| &mut served.done,
@@ -206,26 +207,10 @@ impl Consumer {
             _ => |served| &mut served.failed,
         };
         let settlement = Settlement { id: leased.id.clone(), token: leased.token, ending, answer };
-        match self.settle_all(vec![settlement]).await.as_deref() {
-            Some([Settled::Accepted(_)]) => self.control.count(count),
+        match self.settling.settle(settlement, Some(permit)).await {
+            Some(Settled::Accepted(_)) => self.control.count(count),
             _ => self.control.count(|served| &mut served.stale),
         }
-    }
-
-    /// A settlement that does not come through is tried for as long as the lease can hold.
-    pub(super) async fn settle_all(&self, settlements: Vec<Settlement>) -> Option<Vec<Settled>> {
-        let settling = async {
-            loop {
-                match self.backend.settle(settlements.clone()).await {
-                    Ok(settled) => return Some(settled),
-                    // It has ended, and there will be no other.
-                    Err(error) if error.kind() == ErrorKind::Closed => return None,
-                    Err(error) => tracing::warn!(%error, jobs = settlements.len(), "could not settle; trying again"),
-                }
-                sleep(PAUSE).await;
-            }
-        };
-        timeout(self.lease, settling).await.ok().flatten()
     }
 
     /// Has an attempt stopped; the first reason counts.

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -73,17 +74,15 @@ impl Consumer {
 
     /// What was on its way when this worker was told to stop is another's.
     async fn give_back(&self, leased: Vec<Leased>) {
-        let settlement = |leased: Leased| {
+        let settle = async |leased: Leased| {
             let reason = "its worker is ending".to_owned();
             let ending = Ending::GiveBack { kind: AttemptKind::Interrupted, reason, after: Duration::ZERO };
-            Settlement { id: leased.id, token: leased.token, ending, answer: None }
+            let settlement = Settlement { id: leased.id, token: leased.token, ending, answer: None };
+            if self.settling.settle(settlement, None).await.is_some() {
+                self.control.count(|served| &mut served.given_back);
+            }
         };
-        let settlements: Vec<Settlement> = leased.into_iter().map(settlement).collect();
-        if !settlements.is_empty()
-            && let Some(settled) = self.settle_all(settlements).await
-        {
-            settled.iter().for_each(|_| self.control.count(|served| &mut served.given_back));
-        }
+        join_all(leased.into_iter().map(settle)).await;
     }
 
     /// Whether the queues hold nothing to wait for, in anybody's hands.

@@ -16,6 +16,7 @@ mod redis;
 mod retry;
 mod schedules;
 mod sqlite;
+mod together;
 
 use std::future::Future;
 

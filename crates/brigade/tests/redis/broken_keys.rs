@@ -98,6 +98,26 @@ async fn e35_a_key_of_another_type_is_named_and_once_it_is_gone_all_goes_on() {
     timeout(BOUND, serving).await.unwrap().unwrap().unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e35_a_key_of_another_type_refuses_the_push_that_needs_it_and_none_beside_it() {
+    let (server, broker) = start(&[]).await;
+    tell::<()>(&mut plain(&server), &["XADD", "brigade:{q}:mark:broken", "*", "of", "another program"]);
+    let push = |number: u32| {
+        let job = broker.queue("q").job(&number).unwrap();
+        let job = if number.is_multiple_of(4) { job.unique("broken") } else { job };
+        broker.push(job)
+    };
+    for (number, told) in (0..100_u32).zip(futures_util::future::join_all((0..100).map(push)).await) {
+        match told {
+            Ok(pushed) => assert!(!number.is_multiple_of(4), "{pushed:?}"),
+            Err(error) => {
+                assert!(number.is_multiple_of(4) && error.kind() == ErrorKind::Unsupported && !error.is_uncertain(), "{number}: {error:?}");
+            }
+        }
+    }
+    assert_eq!(all_jobs(&broker, "q").await.len(), 75);
+}
+
 /// A job whose hash is gone: somebody deleted it, or the server removed it because its memory was full.
 #[tokio::test]
 async fn e35_a_job_that_somebody_removed_keeps_no_other_from_being_handed_out() {

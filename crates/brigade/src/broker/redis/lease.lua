@@ -1,11 +1,12 @@
 -- Hands out jobs. ARGV: clock, holder, how many at most, the time of the lease or 0 to take; in the role of a manager, -1 and the time in which
 -- plain clients have to collect.
--- Returns in how many milliseconds another may be ready (-1: not by time), then per job: id, token, failed, crashed, payload, task or false,
+-- Returns in how many milliseconds another may be ready (-1: not by time), then per job: id, token, failed and crashed in one text, payload, task or false,
 -- options or false.
 go_on_without_memory()
 local holder, max, time = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local manages = time == -1
 local SAY_EVERY = 20000
+local LEASED_VALUES = 4
 tick()
 if manages then
   time = tonumber(ARGV[5])
@@ -36,28 +37,73 @@ local function hand_to_client(id, partition)
   return client
 end
 
+-- What is not there is looked for in the whole hash, so not for what a plain job has not.
+local function read(id)
+  local fields = redis.call('HMGET', job(id), 'token', 'attempts', 'plain', 'payload', 'task', 'options')
+  if fields[1] and not fields[3] then
+    for place, value in ipairs(redis.call('HMGET', job(id), 'failed', 'crashed', 'key', 'cancel')) do fields[6 + place] = value end
+  end
+  return fields
+end
+
+-- Puts a job into the answer; gives its token.
+local function answer(id, fields)
+  -- Never one again that a holder may have from before the server fell back to an older state.
+  local token = text(math.max(fields[1] + 1, steady))
+  local at = LEASED_VALUES * count
+  count = count + 1
+  answers[at + 2] = id .. ' ' .. token .. ' ' .. (fields[7] or '0') .. ' ' .. (fields[8] or '0')
+  answers[at + 3], answers[at + 4], answers[at + 5] = fields[4], fields[5], fields[6]
+  return token
+end
+
+local lease_until = text(steady + time)
+
+local function write_lease(id, fields, token)
+  redis.call('HSET', job(id), 'state', 'leased', 'token', token, 'attempts', text((fields[2] or 0) + 1), 'lease_until', lease_until,
+    'holder', holder)
+  if fields[10] then redis.call('HDEL', job(id), 'cancel') end
+  if fields[9] then redis.call('HSET', key('out'), fields[9], id) end
+end
+
 local function hand_out(id, partition)
-  local fields = redis.call('HMGET', job(id), 'token', 'failed', 'crashed', 'payload', 'task', 'options', 'key')
+  local fields = read(id)
   if not fields[1] then return is_gone(id, partition) end
   if manages then holder = hand_to_client(id, partition) end
-  -- Never one again that a holder may have from before the server fell back to an older state.
-  local token = math.max(tonumber(fields[1]) + 1, steady)
-  for _, value in ipairs({id, token, tonumber(fields[2]) or 0, tonumber(fields[3]) or 0, fields[4], fields[5], fields[6]}) do
-    table.insert(answers, value)
-  end
-  count = count + 1
+  local token = answer(id, fields)
   if time == 0 then
     -- Nobody will tell how it ended.
-    remove_job(id, fate_done())
-  else
-    leave(id)
-    if fields[7] then redis.call('HSET', key('out'), fields[7], id) end
-    redis.call('HINCRBY', job(id), 'attempts', 1)
-    redis.call('HDEL', job(id), 'cancel')
-    redis.call('HSET', job(id), 'token', token, 'lease_until', text(steady + time), 'holder', holder)
-    enter(id, 'leased', steady + time)
-    if limits[7] then redis.call('ZADD', key('leased:' .. partition), steady + time, id) end
+    return remove_job(id, fate_done())
   end
+  leave(id)
+  write_lease(id, fields, token)
+  redis.call('ZADD', key('leased'), lease_until, id)
+  if limits[7] then redis.call('ZADD', key('leased:' .. partition), lease_until, id) end
+end
+
+-- Many at once, where nothing limits how many.
+local function hand_out_all(ids)
+  local leased, from, taken = {}, {}, {}
+  for _, id in ipairs(ids) do
+    local fields = read(id)
+    if not fields[1] then
+      is_gone(id)
+    else
+      local token = answer(id, fields)
+      if time > 0 then
+        write_lease(id, fields, token)
+        from[#from + 1] = id
+        leased[#leased + 1], leased[#leased + 2] = lease_until, id
+      elseif fields[3] then
+        table.insert(taken, id)
+      else
+        remove_job(id, fate_done())
+      end
+    end
+  end
+  call_with('ZADD', key('leased'), leased)
+  call_with('ZREM', key('ready'), from)
+  remove_plain(taken, 'ready')
 end
 
 local function note_closed(reason)
@@ -137,18 +183,23 @@ if redis.call('EXISTS', key('paused')) == 0 then
     by_turns()
   elseif limits[7] then
     by_place()
-  else
+  elseif manages or limits[1] or limits[2] then
     local first
     repeat first = redis.call('ZRANGE', key('ready'), 0, 0)[1] until not first or not is_gone(first)
     for _, id in ipairs(max > 0 and redis.call('ZRANGE', key('ready'), 0, max - 1) or {}) do
       if manages and redis.call('EXISTS', key('free')) == 0 then break end
-      if limits[1] or limits[2] then
-        local reason = queue_closed()
-        if reason then note_closed(reason) break end
-        remember_start('')
-      end
+      local reason = queue_closed()
+      if reason then note_closed(reason) break end
+      remember_start('')
       hand_out(id, nil)
     end
+  elseif max > 0 then
+    local ids
+    repeat
+      ids = redis.call('ZRANGE', key('ready'), 0, max - 1)
+      hand_out_all(ids)
+      -- Those of no job are gone now.
+    until count > 0 or #ids == 0
   end
 end
 

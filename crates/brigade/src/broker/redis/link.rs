@@ -41,18 +41,18 @@ pub(super) mod scripts {
     use super::{Lua, OnceLock, Script};
 
     macro_rules! scripts {
-        ($($name:ident),*) => {
+        ($($name:ident: $($part:literal)*),*) => {
             $(pub(in crate::broker::redis) fn $name() -> &'static Lua {
                 static SCRIPT: OnceLock<Lua> = OnceLock::new();
                 SCRIPT.get_or_init(|| {
-                    let code = concat!(include_str!("common.lua"), include_str!(concat!(stringify!($name), ".lua")));
+                    let code = concat!(include_str!("common.lua"), $(include_str!($part),)* include_str!(concat!(stringify!($name), ".lua")));
                     Lua { code, hash: Script::new(code).get_hash().to_owned() }
                 })
             })*
         };
     }
 
-    scripts! { push, lease, settle, order, schedule, why }
+    scripts! { push: "plain.lua", lease: "plain.lua" "time.lua", settle: "plain.lua", order:, schedule:, why: "time.lua" }
 }
 
 impl Link {
@@ -84,30 +84,41 @@ impl Link {
         queue: &str,
         arguments: impl ToRedisArgs,
     ) -> Result<T, Error> {
-        let mut answers = self.call(what, queue, &[self.evalsha(script, queue, arguments)], script, Purpose::Ask).await?;
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.add_command(self.evalsha(script, queue, arguments));
+        let mut answers = self.call(what, queue, pipeline, script, Purpose::Ask).await?;
         convert(what, answers.swap_remove(0), true)
     }
 
-    /// Runs a script on a queue; what it changed must outlive the server, where the URL says so.
-    pub(super) async fn run_safely<T: FromRedisValue>(
+    /// Runs a script on a queue for several callers; what it changed must outlive the server, where the URL says so. What it answers to
+    /// each; an error may be among that.
+    pub(super) async fn run_for_all(
         &self,
         what: &str,
         script: &Lua,
         queue: &str,
         arguments: impl ToRedisArgs,
-    ) -> Result<T, Error> {
-        let Some(wait) = self.nodes.reach().place.wait else { return self.run(what, script, queue, arguments).await };
-        let mut replicas = cmd("WAIT");
-        replicas.arg(wait.replicas).arg(super::queue::millis(wait.timeout));
-        let commands = [self.evalsha(script, queue, arguments), replicas];
-        let mut answers = self.call(what, queue, &commands, script, Purpose::Wait).await?;
-        let have: u32 = answers.pop().map_or(Ok(0), |answer| convert(what, answer, true)).map_err(Error::uncertain)?;
-        if have < wait.replicas {
-            let text =
-                format!("{what}: the server has it, but only {have} of {} replicas said so within {:?}", wait.replicas, wait.timeout);
-            return Err(Error::new(ErrorKind::Unreachable, text).uncertain());
+    ) -> Result<Vec<Value>, Error> {
+        let wait = self.nodes.reach().place.wait;
+        let mut pipeline = Pipeline::with_capacity(2);
+        pipeline.add_command(self.evalsha(script, queue, arguments));
+        if let Some(wait) = wait {
+            pipeline.cmd("WAIT").arg(wait.replicas).arg(super::queue::millis(wait.timeout));
         }
-        convert(what, answers.swap_remove(0), true)
+        let purpose = if wait.is_some() { Purpose::Wait } else { Purpose::Ask };
+        let mut answers = self.call(what, queue, pipeline, script, purpose).await?;
+        if let Some(wait) = wait {
+            let have: u32 = answers.pop().map_or(Ok(0), |answer| convert(what, answer, true)).map_err(Error::uncertain)?;
+            if have < wait.replicas {
+                let text =
+                    format!("{what}: the server has it, but only {have} of {} replicas said so within {:?}", wait.replicas, wait.timeout);
+                return Err(Error::new(ErrorKind::Unreachable, text).uncertain());
+            }
+        }
+        match answers.swap_remove(0) {
+            Value::Array(answers) => Ok(answers),
+            answer => convert(what, answer, true),
+        }
     }
 
     fn evalsha(&self, script: &Lua, queue: &str, arguments: impl ToRedisArgs) -> Cmd {
@@ -118,23 +129,19 @@ impl Link {
     }
 
     /// All answers of commands of which the first is a script's.
-    async fn call(&self, what: &str, queue: &str, commands: &[Cmd], script: &Lua, purpose: Purpose) -> Result<Vec<Value>, Error> {
+    async fn call(&self, what: &str, queue: &str, pipeline: Pipeline, script: &Lua, purpose: Purpose) -> Result<Vec<Value>, Error> {
         let key = key(queue, "");
         let failed = |fault: Fault| fault.into_error(what, true);
-        let mut pipeline = Pipeline::with_capacity(commands.len());
-        for command in commands {
-            pipeline.add_command(command.clone());
-        }
         let answers = self.nodes.send(key.as_bytes(), &pipeline, purpose).await.map_err(failed)?;
         if !matches!(answers.first(), Some(Value::ServerError(error)) if error.code() == "NOSCRIPT") {
             return Ok(answers);
         }
         // With its code this time, so that it does not matter when the server forgets it again.
-        let mut pipeline = Pipeline::with_capacity(commands.len());
-        for command in commands {
-            pipeline.add_command(with_code(command, script));
+        let mut again = Pipeline::with_capacity(pipeline.len());
+        for command in pipeline.cmd_iter() {
+            again.add_command(with_code(command, script));
         }
-        self.nodes.send(key.as_bytes(), &pipeline, purpose).await.map_err(failed)
+        self.nodes.send(key.as_bytes(), &again, purpose).await.map_err(failed)
     }
 
     /// The server's time, in milliseconds since 1970, as scripts see it.
@@ -245,7 +252,7 @@ fn key_of(command: &Cmd) -> &[u8] {
     }
 }
 
-fn convert<T: FromRedisValue>(what: &str, answer: Value, writes: bool) -> Result<T, Error> {
+pub(super) fn convert<T: FromRedisValue>(what: &str, answer: Value, writes: bool) -> Result<T, Error> {
     let converted = answer.extract_error().and_then(|answer| Ok(redis::from_redis_value(answer)?));
     converted.map_err(|error: RedisError| Fault::sent(error).into_error(what, writes))
 }

@@ -7,6 +7,7 @@ local function cancel(one, reason)
   local fields = redis.call('HMGET', job(one), 'state', 'waits')
   if fields[1] == 'leased' then
     redis.call('HSET', job(one), 'cancel', reason)
+    redis.call('HDEL', job(one), 'plain')
     redis.call('SADD', key('stops'), one)
     ring()
     return -1

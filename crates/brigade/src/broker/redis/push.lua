@@ -1,33 +1,19 @@
--- Pushes jobs, which may be of several queues and joined to flows. Per job: the beginning of its queue's keys, due or 0, delay or 0, mark or '', how long the mark
--- holds or 0, the position of the job that waits for it or 0, what it does with its members if it waits or '', the number of names and values, those.
--- Returns per job: its id, and 1 if it is new.
-local jobs, is_flow, members = {}, false, {}
-local at = 2
-while at <= #ARGV do
+-- Stores what several callers push at the same time. ARGV: clock; the number of plain jobs, and of each the number of names and values, those; then per push of
+-- others the number of its jobs, which may be of several queues and joined to flows, and per job: the beginning of its queue's keys, due or 0, delay or 0, mark
+-- or '', how long the mark holds or 0, the position of the job that waits for it or 0, what it does with its members if it waits or '', the number of names and values, those.
+-- Returns the number of the first plain job, the others follow, or 0 if there is none; and per push a list of the id of each job and 1 if it is new. An
+-- error stands in the place of what it is about, and nothing of that is stored.
+local function read_job(at)
   local one = {
     queue = ARGV[at], due = tonumber(ARGV[at + 1]), delay = tonumber(ARGV[at + 2]), mark = ARGV[at + 3], mark_kept = tonumber(ARGV[at + 4]),
-    next = tonumber(ARGV[at + 5]), gather = ARGV[at + 6], fields = {},
+    next = tonumber(ARGV[at + 5]), gather = ARGV[at + 6],
   }
-  local count = tonumber(ARGV[at + 7])
-  at = at + 8
-  for index = at, at + count - 1 do table.insert(one.fields, ARGV[index]) end
-  at = at + count
-  table.insert(jobs, one)
-  is_flow = is_flow or one.next > 0 or one.gather ~= ''
-  if one.next > 0 then members[one.next] = (members[one.next] or 0) + 1 end
+  local rest = at + 8 + ARGV[at + 7]
+  one.fields = {unpack(ARGV, at + 8, rest - 1)}
+  return one, rest
 end
 
--- A flow is stored whole or not at all, so this comes before the first write.
-if is_flow then
-  local seen = {}
-  for _, one in ipairs(jobs) do
-    local known = within(one.queue, marked, one.mark) or (one.mark ~= '' and seen[one.queue .. one.mark])
-    if known then return redis.error_reply('DUPLICATE ' .. one.mark) end
-    seen[one.queue .. one.mark] = true
-  end
-end
-
-local function push(one, waits)
+local function push_one(one, waits)
   local known = marked(one.mark)
   if known then return {known, 0} end
   if one.gather ~= '' then
@@ -47,15 +33,17 @@ local function push(one, waits)
   return {id, 1}
 end
 
-local answers, ids = {}, {}
-for position, one in ipairs(jobs) do
-  local pushed = within(one.queue, push, one, members[position] or 0)
-  ids[position] = pushed[1]
-  table.insert(answers, pushed[1])
-  table.insert(answers, pushed[2])
+-- Whichever mark of a flow stands for another job: it is stored whole or not at all.
+local function taken_mark(jobs)
+  local seen = {}
+  for _, one in ipairs(jobs) do
+    local known = within(one.queue, marked, one.mark) or (one.mark ~= '' and seen[one.queue .. one.mark])
+    if known then return one.mark end
+    seen[one.queue .. one.mark] = true
+  end
 end
 
-if is_flow then
+local function join(jobs, ids, members)
   local places = {}
   for position, one in ipairs(jobs) do
     if one.next > 0 then
@@ -73,5 +61,40 @@ if is_flow then
     if one.gather ~= '' and not members[position] then within(one.queue, go_on, ids[position]) end
   end
   tell_all()
+end
+
+local function push(jobs)
+  local is_flow, members = false, {}
+  for _, one in ipairs(jobs) do
+    is_flow = is_flow or one.next > 0 or one.gather ~= ''
+    if one.next > 0 then members[one.next] = (members[one.next] or 0) + 1 end
+  end
+  local taken = is_flow and taken_mark(jobs)
+  if taken then return redis.error_reply('DUPLICATE ' .. taken) end
+  local answers, ids = {}, {}
+  for position, one in ipairs(jobs) do
+    local pushed = within(one.queue, push_one, one, members[position] or 0)
+    ids[position] = pushed[1]
+    table.insert(answers, pushed[1])
+    table.insert(answers, pushed[2])
+  end
+  if is_flow then join(jobs, ids, members) end
+  return answers
+end
+
+-- The first write: what the server refuses now, it refuses for all, and nothing of it is stored.
+ring()
+local plain, at = tonumber(ARGV[2]), 3
+local answers = {0}
+if plain > 0 then
+  local begins
+  begins, at = find_plain(at, plain)
+  answers[1] = apart(store_plain, begins)
+end
+while at <= #ARGV do
+  local jobs, count = {}, tonumber(ARGV[at])
+  at = at + 1
+  for position = 1, count do jobs[position], at = read_job(at) end
+  table.insert(answers, apart(push, jobs))
 end
 return answers

@@ -1,14 +1,14 @@
-//! Pushing and handing out.
+//! Handing out.
 
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use redis::Value;
 
 use super::PAYLOAD_BYTES_MAX;
-use super::link::{Link, id_of, key, scripts};
-use crate::broker::{LeaseAsk, Leased, Ordered, Pushed, Terms};
+use super::link::{Link, id_of, scripts};
+use crate::broker::{LeaseAsk, Leased, Ordered, Terms};
 use crate::error::{Error, ErrorKind};
-use crate::job::{Gather, Job, JobId, JobOptions};
+use crate::job::{Job, JobId, JobOptions};
 
 /// What a worker's process calls itself: its number on its host, and the host.
 pub(super) fn holder() -> &'static str {
@@ -25,37 +25,6 @@ pub(super) fn millis(duration: Duration) -> u64 {
 }
 
 impl Link {
-    /// One script for all, so all are stored or none.
-    pub(super) async fn push(&self, jobs: &[Job]) -> Result<Vec<Pushed>, Error> {
-        let Some(first) = jobs.first() else { return Ok(Vec::new()) };
-        // A script that meets a key of another node ends in the middle.
-        if let Some(other) = jobs.iter().find(|job| !self.are_together(&first.queue, &job.queue)) {
-            let text = format!(
-                "push to queues {:?} and {:?} at once: in this cluster they are in different slots; push to each for itself, and let the jobs \
-                 of a flow share one queue",
-                first.queue, other.queue
-            );
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
-        let mut arguments: Vec<Vec<u8>> = Vec::new();
-        for job in jobs {
-            check_name(&job.queue)?;
-            self.list_queue(&job.queue).await?;
-            write_job(job, &mut arguments)?;
-        }
-        let pushed = self.run_safely::<Vec<(String, u8)>>("push", scripts::push(), &first.queue, arguments).await;
-        let answers = pushed.map_err(|e| if is_duplicate(&e) { duplicate("push a flow") } else { e })?;
-        let is_first = |(number, is_new): &(String, u8)| *is_new == 1 && number.trim_start_matches('0') == "1";
-        for (_, job) in answers.iter().zip(jobs).filter(|(answer, _)| is_first(answer)) {
-            self.list_queue_again(&job.queue).await;
-        }
-        let told = answers.into_iter().zip(jobs).map(|((number, is_new), job)| {
-            let id = id_of(&job.queue, &number);
-            if is_new == 1 { Pushed::New(id) } else { Pushed::Duplicate(id) }
-        });
-        Ok(told.collect())
-    }
-
     /// Hands out jobs; also says in how long another falls due.
     pub(super) async fn lease(&self, ask: &LeaseAsk) -> Result<(Vec<Leased>, Option<Duration>), Error> {
         let mut leased = Vec::new();
@@ -109,17 +78,9 @@ impl Link {
         let due: i64 = read(values.next().unwrap_or(Value::Nil))?;
         let due = u64::try_from(due).ok().map(Duration::from_millis);
         let (mut leased, mut damaged) = (Vec::new(), false);
-        while let Some(number) = values.next() {
+        while let Some(head) = values.next() {
             let mut next = || values.next().unwrap_or(Value::Nil);
-            let found = Found {
-                number: read(number)?,
-                token: read(next())?,
-                failed: read(next())?,
-                crashed: read(next())?,
-                payload: read(next())?,
-                task: read(next())?,
-                options: read(next())?,
-            };
+            let found = Found::read(&read::<String>(head)?, read(next())?, read(next())?, read(next())?)?;
             match found.check(queue, since) {
                 Ok(job) => leased.push(job),
                 Err(unreadable) => {
@@ -135,7 +96,7 @@ impl Link {
     }
 
     async fn set_aside(&self, queue: &str, job: &Unreadable) -> Result<(), Error> {
-        let arguments = (&job.number, job.token, "dead", &job.why, "", "", "");
+        let arguments = (&job.number, job.token, "dead", &job.why, "", "");
         self.run::<Value>("set a job aside", scripts::settle(), queue, arguments).await.map(drop)
     }
 
@@ -149,7 +110,7 @@ impl Link {
 /// Jobs that one script hands to plain clients.
 const MANAGED_MAX: u64 = 100;
 /// Values of a job in the answer of `lease.lua`.
-const LEASED_VALUES: usize = 7;
+const LEASED_VALUES: usize = 4;
 
 /// A job as it is stored.
 struct Found {
@@ -171,6 +132,24 @@ struct Unreadable {
 }
 
 impl Found {
+    fn read(head: &str, payload: Vec<u8>, task: Option<String>, options: Option<String>) -> Result<Self, Error> {
+        let mut words = head.split(' ');
+        let found = (|| {
+            let number = words.next()?.to_owned();
+            let [token, failed, crashed] = [words.next()?, words.next()?, words.next()?];
+            Some(Self {
+                number,
+                token: token.parse().ok()?,
+                failed: failed.parse().ok()?,
+                crashed: crashed.parse().ok()?,
+                payload,
+                task,
+                options,
+            })
+        })();
+        found.ok_or_else(|| Error::new(ErrorKind::Protocol, format!("read an answer of Redis: {head:?} is not what a script gives")))
+    }
+
     fn check(self, queue: &str, since: Instant) -> Result<Leased, Unreadable> {
         let Self { number, token, failed, crashed, payload, task, options } = self;
         let options = options.map_or(Ok(JobOptions::default()), |options| serde_json::from_str(&options));
@@ -209,67 +188,6 @@ fn text_of(payload: Vec<u8>) -> Result<String, (Vec<u8>, String)> {
 pub(super) fn read<T: redis::FromRedisValue>(value: Value) -> Result<T, Error> {
     redis::from_redis_value(value)
         .map_err(|e| Error::new(ErrorKind::Protocol, "read an answer of Redis: it is not what a script gives").with_source(e))
-}
-
-/// What `push.lua` wants of a job.
-fn write_job(job: &Job, arguments: &mut Vec<Vec<u8>>) -> Result<(), Error> {
-    let options = &job.options;
-    let due = options.at.map_or(0, |at| at.duration_since(UNIX_EPOCH).map_or(0, millis));
-    let delay = if options.at.is_some() { 0 } else { options.delay.map_or(0, millis) };
-    let mark = options.unique.as_deref().unwrap_or("");
-    let kept = options.unique_for.map_or(0, millis);
-    let link = job.link.clone().unwrap_or_default();
-    let next = link.next.map_or(0, |next| next + 1).to_string();
-    let gather = link.gather.map_or("", name_of);
-    let fields = fields_of(job)?;
-    let (queue, count) = (key(&job.queue, ""), fields.len().to_string());
-    for value in [&*queue, &due.to_string(), &delay.to_string(), mark, &kept.to_string(), &next, gather, &count] {
-        arguments.push(value.as_bytes().to_vec());
-    }
-    arguments.extend(fields);
-    Ok(())
-}
-
-fn name_of(gather: Gather) -> &'static str {
-    match gather {
-        Gather::Then => "then",
-        Gather::Front => "front",
-        Gather::Collect => "collect",
-        Gather::Finally => "finally",
-        Gather::Barrier => "barrier",
-    }
-}
-
-/// A script said that a unique mark is taken.
-pub(super) fn is_duplicate(error: &Error) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<redis::RedisError>());
-    source.is_some_and(|source| source.code() == Some("DUPLICATE"))
-}
-
-pub(super) fn duplicate(what: &str) -> Error {
-    Error::new(ErrorKind::Duplicate, format!("{what}: a unique mark stands for another job that is not settled"))
-}
-
-/// The hash of a job, names and values.
-pub(super) fn fields_of(job: &Job) -> Result<Vec<Vec<u8>>, Error> {
-    let options = &job.options;
-    let text = (*options != JobOptions::default()).then(|| serde_json::to_string(options)).transpose();
-    let text = text.map_err(|e| Error::new(ErrorKind::Encode, "write a job's options").with_source(e))?;
-    let [keep, within] = [options.keep, options.retry.within].map(|time| time.map(|time| millis(time).to_string()));
-    let priority = (options.priority != 0).then(|| options.priority.to_string());
-    let fields = [
-        ("payload", Some(&*job.payload)),
-        ("task", job.task.as_deref()),
-        ("priority", priority.as_deref()),
-        ("key", options.key.as_deref()),
-        ("partition", options.partition.as_deref().or(options.key.as_deref())),
-        ("mark", options.unique.as_deref()),
-        ("keep", keep.as_deref()),
-        ("within", within.as_deref()),
-        ("options", text.as_deref()),
-    ];
-    let given = fields.iter().filter_map(|(name, value)| value.map(|value| [*name, value]));
-    Ok(given.flatten().map(|text| text.as_bytes().to_vec()).collect())
 }
 
 /// A brace in a queue's name would end the hash tag of its keys.

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use redis::{Value, cmd, pipe};
 
+use super::arguments::Arguments;
 use super::link::{Link, id_of, key, scripts};
-use super::queue::{check_name, fields_of, read};
+use super::push::write_fields;
+use super::queue::{check_name, read};
 use crate::broker::{Ordered, View};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
@@ -163,14 +165,17 @@ impl Link {
     /// Puts a schedule in the place of the one that was seen, and pushes jobs; `None` if it is another by now.
     async fn change(&self, name: &str, seen: Option<&Stored>, new: Option<&Stored>, jobs: &[Job]) -> Result<Option<Vec<String>>, Error> {
         let Some(queue) = new.or(seen).map(|stored| stored.queue.as_str()) else { return Ok(None) };
-        let text = |of: Option<&Stored>, part: fn(&Stored) -> &str| of.map_or(Vec::new(), |stored| part(stored).as_bytes().to_vec());
-        let mut arguments = vec![name.as_bytes().to_vec(), text(seen, |it| &it.plan), text(seen, |it| &it.tick)];
-        arguments.extend([text(new, |it| &it.plan), text(new, |it| &it.job), text(new, |it| &it.tick)]);
+        let mut arguments = Arguments::default();
+        arguments.push(name);
+        let mut push = |of: Option<&Stored>, part: fn(&Stored) -> &str| arguments.push(of.map_or("", part));
+        push(seen, |it| &it.plan);
+        push(seen, |it| &it.tick);
+        push(new, |it| &it.plan);
+        push(new, |it| &it.job);
+        push(new, |it| &it.tick);
         for job in jobs {
-            let fields = fields_of(job)?;
-            arguments.push(job.options.unique.as_deref().unwrap_or("").as_bytes().to_vec());
-            arguments.push(fields.len().to_string().into_bytes());
-            arguments.extend(fields);
+            arguments.push(job.options.unique.as_deref().unwrap_or(""));
+            write_fields(job, true, &mut arguments)?;
         }
         // The hint first: if all ends here, it leads to a schedule that is not due, or to none, and is put right.
         if let Some(new) = new {

@@ -1,11 +1,12 @@
--- Ends leases. Per settlement seven arguments: id, token, what, and four of its own:
---   done: the result or '', '', '', ''
---   dead: reason, the record for its history, counter or '', ''
+-- Ends leases. Per settlement: id, token, what, and so many of its own:
+--   done: the result or ''
+--   dead: reason, the record for its history, counter or ''
 --   back: state and pause as 'retrying:100', record, counter or '', reason or ''
---   cancelled: reason, record, '', ''
---   extend: time, '', '', ''
--- Returns per settlement: 0 for a lease that is not (any more), else 1, or for an extension the reason why the job is to be cancelled.
+--   cancelled: reason, record
+--   extend: time
+-- Returns per settlement: 0 for a lease that is not (any more), else 1, or for an extension the reason why the job is to be cancelled; or its error.
 go_on_without_memory()
+local VALUES = {done = 1, dead = 3, back = 4, cancelled = 2, extend = 1}
 local answers = {}
 
 local function done(id, result)
@@ -44,19 +45,38 @@ local function apply(id, what, first, record, counter, reason)
     back(id, first, record, counter, reason)
   else
     if record ~= '' then note(id, record) end
-    if counter ~= '' then redis.call('HINCRBY', job(id), counter, 1) end
+    if (counter or '') ~= '' then redis.call('HINCRBY', job(id), counter, 1) end
     if what == 'dead' then dead(id, first) else cancelled(id, first) end
   end
   return 1
 end
 
-for at = 2, #ARGV, 7 do
-  local id, token = ARGV[at], ARGV[at + 1]
-  local held = redis.call('HMGET', job(id), 'state', 'token', 'lease_until')
-  if held[1] == 'leased' and held[2] == token and tonumber(held[3]) >= steady then
-    table.insert(answers, apply(id, unpack(ARGV, at + 2, at + 6)))
-  else
-    table.insert(answers, 0)
+-- Plain jobs that are done.
+local plain, is_removed = {}, {}
+
+local function settle(at, rest)
+  local id, what = ARGV[at], ARGV[at + 2]
+  if is_removed[id] then return 0 end
+  local held = redis.pcall('HMGET', job(id), 'state', 'token', 'lease_until', 'plain')
+  if held.err then return held end
+  if held[1] ~= 'leased' or held[2] ~= ARGV[at + 1] or tonumber(held[3]) < steady then return 0 end
+  if what == 'done' and held[4] and not limits[7] then
+    plain[#plain + 1] = id
+    is_removed[id] = true
+    return 1
   end
+  return apart(apply, id, what, unpack(ARGV, at + 3, rest - 1))
+end
+
+local at, count = 2, 0
+while at <= #ARGV do
+  local rest = at + 3 + VALUES[ARGV[at + 2]]
+  count = count + 1
+  answers[count] = settle(at, rest)
+  at = rest
+end
+if #plain > 0 then
+  remove_plain(plain, 'leased')
+  ring()
 end
 return answers

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use redis::Value;
 
-use super::link::{Link, id_of, key, parts_of, scripts};
-use super::queue::{check_name, duplicate, holder, is_duplicate, millis, read};
+use super::arguments::Arguments;
+use super::link::{Link, convert, id_of, key, parts_of, scripts};
+use super::push::{duplicate, is_duplicate};
+use super::queue::{check_name, holder, millis};
 use crate::broker::account::Account;
 use crate::broker::{AskedCancel, Ending, Order, Ordered, Settled, Settlement};
 use crate::certificate::{Certificate, Receipt};
@@ -16,33 +18,54 @@ use crate::limits::Limits;
 /// Jobs that one script removes: the server does nothing else meanwhile.
 const PURGED_AT_ONCE: u64 = 10_000;
 
+/// What the script costs of itself for a settlement, in bytes of arguments that it reads in that time.
+const SETTLEMENT_WEIGHT: usize = 200;
+
+/// What one caller settles in a queue, as `settle.lua` wants it.
+#[derive(Default)]
+pub(super) struct Endings {
+    /// The place of each among the caller's settlements.
+    pub(super) places: Vec<usize>,
+    arguments: Arguments,
+}
+
+impl Endings {
+    /// For how much of a script it is.
+    pub(super) fn weight(&self) -> usize {
+        self.arguments.bytes() + self.places.len() * SETTLEMENT_WEIGHT
+    }
+}
+
 impl Link {
-    pub(super) async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Settled>, Error> {
-        let mut answers = vec![Settled::Stale; settlements.len()];
-        let mut queues: BTreeMap<&str, (Vec<usize>, Vec<Vec<u8>>)> = BTreeMap::new();
+    /// Settlements by their queues. An id of another broker holds no lease here, and is left out.
+    pub(super) async fn sort<'a>(&self, settlements: &'a [Settlement]) -> Result<BTreeMap<&'a str, Endings>, Error> {
+        let mut queues: BTreeMap<&str, Endings> = BTreeMap::new();
         for (place, settlement) in settlements.iter().enumerate() {
-            // An id of another broker holds no lease here.
             let Some((queue, number)) = parts_of(&settlement.id) else { continue };
             let account = match settlement.ending {
                 Ending::Fail { .. } => self.account(queue, &number).await?,
                 _ => Account::default(),
             };
-            let (places, arguments) = queues.entry(queue).or_default();
-            places.push(place);
-            arguments.extend([number.into_bytes(), settlement.token.to_string().into_bytes()]);
-            arguments.extend(write_ending(&settlement.ending, &account)?.map(String::into_bytes));
+            let endings = queues.entry(queue).or_default();
+            endings.places.push(place);
+            endings.arguments.push(&number);
+            endings.arguments.push_number(settlement.token);
+            write_ending(&settlement.ending, &account, &mut endings.arguments)?;
         }
-        for (queue, (places, arguments)) in queues {
-            let told: Vec<Value> = self.run_safely("settle", scripts::settle(), queue, arguments).await?;
-            for (place, value) in places.into_iter().zip(told) {
-                answers[place] = match value {
-                    Value::Int(0) => Settled::Stale,
-                    Value::Int(_) => Settled::Accepted(None),
-                    reason => Settled::Accepted(Some(read(reason)?)),
-                };
+        Ok(queues)
+    }
+
+    /// One script for all that is settled in a queue. To each its answers.
+    pub(super) async fn settle_together(&self, queue: &str, all: &[Endings]) -> Vec<Result<Vec<Value>, Error>> {
+        let mut arguments = Arguments::default();
+        all.iter().for_each(|endings| arguments.append(&endings.arguments));
+        match self.run_for_all("settle", scripts::settle(), queue, arguments).await {
+            Ok(answers) => {
+                let mut answers = answers.into_iter();
+                all.iter().map(|endings| Ok(answers.by_ref().take(endings.places.len()).collect())).collect()
             }
+            Err(error) => all.iter().map(|_| Err(error.copy())).collect(),
         }
-        Ok(answers)
     }
 
     async fn account(&self, queue: &str, number: &str) -> Result<Account, Error> {
@@ -142,31 +165,39 @@ fn limit_arguments(limits: Option<&Limits>) -> Result<Vec<String>, Error> {
     Ok(arguments)
 }
 
+/// An answer of the script.
+pub(super) fn settled(answer: Value) -> Result<Settled, Error> {
+    Ok(match answer {
+        Value::Int(0) => Settled::Stale,
+        Value::Int(_) => Settled::Accepted(None),
+        reason => Settled::Accepted(Some(convert("settle", reason, true)?)),
+    })
+}
+
 /// What `settle.lua` wants of an ending.
-fn write_ending(ending: &Ending, account: &Account) -> Result<[String; 5], Error> {
-    let words = |what: &str, first: String, record: String| [what.to_owned(), first, record, String::new(), String::new()];
-    Ok(match ending {
-        Ending::Ack(result) => words("done", result.as_deref().unwrap_or("").to_owned(), String::new()),
-        Ending::DeadLetter(reason) => words("dead", reason.clone(), record(AttemptKind::SetAside, reason, None, None)?),
+fn write_ending(ending: &Ending, account: &Account, arguments: &mut Arguments) -> Result<(), Error> {
+    let mut write = |words: &[&str]| words.iter().for_each(|word| arguments.push(word));
+    match ending {
+        Ending::Ack(result) => write(&["done", result.as_deref().unwrap_or("")]),
+        Ending::DeadLetter(reason) => write(&["dead", reason, &record(AttemptKind::SetAside, reason, None, None)?, ""]),
         Ending::Cancelled { reason, stop, certificate } => {
-            let record = record(AttemptKind::Cancelled, reason, certificate.as_deref(), stop.as_ref())?;
-            words("cancelled", reason.clone(), record)
+            write(&["cancelled", reason, &record(AttemptKind::Cancelled, reason, certificate.as_deref(), stop.as_ref())?]);
         }
-        Ending::Extend(time) => words("extend", millis(*time).to_string(), String::new()),
+        Ending::Extend(time) => write(&["extend", &millis(*time).to_string()]),
         Ending::GiveBack { kind, reason, after } => {
             let counter = if *kind == AttemptKind::Interrupted { "interrupted" } else { "" };
-            let record = record(*kind, reason, None, None)?;
-            ["back".to_owned(), format!("scheduled:{}", millis(*after)), record, counter.to_owned(), String::new()]
+            write(&["back", &format!("scheduled:{}", millis(*after)), &record(*kind, reason, None, None)?, counter, ""]);
         }
         Ending::Fail { kind, reason, certificate, retry_in, permanent } => {
             let record = record(*kind, reason, certificate.as_deref(), None)?;
             let counter = if *kind == AttemptKind::Crashed { "crashed" } else { "failed" };
             match account.pause_after(*kind, *retry_in, *permanent) {
-                Some(pause) => ["back".to_owned(), format!("retrying:{}", millis(pause)), record, counter.to_owned(), reason.clone()],
-                None => ["dead".to_owned(), reason.clone(), record, counter.to_owned(), String::new()],
+                Some(pause) => write(&["back", &format!("retrying:{}", millis(pause)), &record, counter, reason]),
+                None => write(&["dead", reason, &record, counter]),
             }
         }
-    })
+    }
+    Ok(())
 }
 
 /// An entry of a job's history from the kind on; the script puts attempt and moment before it.

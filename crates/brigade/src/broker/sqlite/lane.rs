@@ -219,7 +219,7 @@ struct Ended {
 impl Drop for Ended {
     fn drop(&mut self) {
         for operation in self.batch.drain(..) {
-            operation.tell(self.committed.as_ref().map_or_else(|error| Err(copy(error)), |()| Ok(())));
+            operation.tell(self.committed.as_ref().map_or_else(|error| Err(error.copy()), |()| Ok(())));
         }
         if let Some(changed) = &self.changed {
             changed.notify_waiters();
@@ -235,12 +235,6 @@ fn refuse_all(inbox: &mut Inbox) {
         let text = "ask a broker whose disk failed to keep a commit: connect again to see what was kept";
         operation.tell(Err(Error::new(ErrorKind::Closed, text)));
     }
-}
-
-/// The same error for one more caller.
-fn copy(error: &Error) -> Error {
-    let copy = Error::new(error.kind(), error.to_string());
-    if error.is_uncertain() { copy.uncertain() } else { copy }
 }
 
 struct Transactions {

@@ -1,0 +1,77 @@
+-- -- many at once
+--
+-- A plain job has a field that says so: it has to do with no other job, has no key, mark, result to be kept nor time in which to begin, and nothing is
+-- known of it yet but what is in its hash, in `jobs` and in the set of its state. So many are stored, handed out and removed together, with few commands.
+-- Whatever makes it known elsewhere takes the field away.
+
+-- A command with many values; Lua can unpack only so many at once. Even, as some values are pairs.
+local VALUES_MAX = 2000
+local function call_with(command, name, values)
+  for from = 1, #values, VALUES_MAX do
+    redis.call(command, name, unpack(values, from, math.min(from + VALUES_MAX - 1, #values)))
+  end
+end
+
+-- Where plain jobs begin in ARGV, each with the number of its names and values, and where the last one ends.
+local function find_plain(at, count)
+  local begins = {}
+  for place = 1, count do
+    begins[place] = at
+    at = at + ARGV[at] + 1
+  end
+  begins[count + 1] = at
+  return begins, at
+end
+
+-- Stores them; gives the number of the first, which those of the others follow.
+local function store_plain(begins)
+  local count = #begins - 1
+  if limits[7] then
+    local first
+    for place = 1, count do
+      local id = store({'plain', '1', unpack(ARGV, begins[place] + 1, begins[place + 1] - 1)}, 0)
+      first = first or id
+    end
+    return first
+  end
+  local before, began = redis.call('INCRBY', key('seq'), count) - count, text(now)
+  local ids, ready, all = {}, {}, {}
+  for place = 1, count do
+    local id, first = string.format('%016d', before + place), begins[place] + 1
+    ids[place] = id
+    -- A priority comes first.
+    ready[2 * place - 1], ready[2 * place] = ARGV[first] == 'priority' and text(-ARGV[first + 1]) or '0', id
+    all[2 * place - 1], all[2 * place] = '0', id
+  end
+  -- Before the first job: where a key of another program is in the way, none is stored.
+  call_with('ZADD', key('ready'), ready)
+  call_with('ZADD', key('jobs'), all)
+  for place = 1, count do
+    redis.call('HSET', job(ids[place]), 'state', 'ready', 'token', began, 'attempts', '0', 'plain', '1', 'pushed_at', began,
+      unpack(ARGV, begins[place] + 1, begins[place + 1] - 1))
+  end
+  ring()
+  return ids[1]
+end
+
+-- Removes plain jobs.
+local function remove_plain(ids, state)
+  if #ids == 0 then return end
+  call_with('ZREM', key(state), ids)
+  call_with('ZREM', key('jobs'), ids)
+  local hashes = {}
+  for place, id in ipairs(ids) do hashes[place] = job(id) end
+  for from = 1, #hashes, VALUES_MAX do redis.call('DEL', unpack(hashes, from, math.min(from + VALUES_MAX - 1, #hashes))) end
+end
+
+-- Does what has nothing to do with the rest of a script; its error is its answer.
+local function apart(act, ...)
+  local done, answer = pcall(act, ...)
+  if done then return answer end
+  prefix, telling, untold = KEYS[1], false, {}
+  read_limits()
+  if type(answer) == 'table' then return answer end
+  -- Some servers put the place in the script before it.
+  return redis.error_reply((string.gsub(answer, '^[^ ]*: %d+: %-?', '')))
+end
+
