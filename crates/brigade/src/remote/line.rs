@@ -8,6 +8,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -22,6 +23,8 @@ use crate::wire::{Frame, encode};
 
 /// Beats without a sign of life after which a connection counts as gone.
 const SILENT_BEATS_MAX: u32 = 4;
+/// Reads of what is there at once.
+const READS_MAX: usize = 8;
 /// For the last words on a connection that is being given up.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -160,12 +163,30 @@ impl<E: Ear> Pulse<'_, E> {
             if let Some(sent) = messages.echo {
                 self.ear.echoed(Duration::from_micros(self.micros().saturating_sub(sent)));
             }
-            match reading.read_buf(inbox.buffer()).await {
-                Ok(0) => return End::Cut("it was closed".to_owned()),
-                Ok(count) if inbox.came(count) => self.heard.store(true, Ordering::Relaxed),
-                Ok(_) => {}
-                Err(error) => return End::Cut(error.to_string()),
+            if let Some(end) = self.take(reading.read_buf(inbox.buffer()).await, inbox) {
+                return end;
             }
+            // Whatever else is there already is taken in the same step.
+            for _ in 0..READS_MAX {
+                let Some(read) = reading.read_buf(inbox.buffer()).now_or_never() else { break };
+                if let Some(end) = self.take(read, inbox) {
+                    return end;
+                }
+            }
+        }
+    }
+
+    /// Takes what a read came to. How the connection ended, if it did.
+    fn take(&self, read: io::Result<usize>, inbox: &mut Inbox) -> Option<End> {
+        match read {
+            Ok(0) => Some(End::Cut("it was closed".to_owned())),
+            Ok(count) => {
+                if inbox.came(count) {
+                    self.heard.store(true, Ordering::Relaxed);
+                }
+                None
+            }
+            Err(error) => Some(End::Cut(error.to_string())),
         }
     }
 
