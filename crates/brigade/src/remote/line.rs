@@ -154,8 +154,9 @@ struct Pulse<'a, E> {
 
 impl<E: Ear> Pulse<'_, E> {
     async fn read(&self, reading: &mut ReadHalf<Box<dyn Stream>>, inbox: &mut Inbox) -> End {
+        let mut end = None;
         loop {
-            // Before the first read, too: something may have come with the handshake.
+            // Before the first read, too: something may have come with the handshake. And before the end: what came before it counts.
             let mut messages = Messages { inbox, outbox: self.outbox, echo: None };
             if let Err(error) = self.ear.hear(&mut messages) {
                 return End::Nonsense(error);
@@ -163,14 +164,15 @@ impl<E: Ear> Pulse<'_, E> {
             if let Some(sent) = messages.echo {
                 self.ear.echoed(Duration::from_micros(self.micros().saturating_sub(sent)));
             }
-            if let Some(end) = self.take(reading.read_buf(inbox.buffer()).await, inbox) {
+            if let Some(end) = end {
                 return end;
             }
+            end = self.take(reading.read_buf(inbox.buffer()).await, inbox);
             // Whatever else is there already is taken in the same step.
             for _ in 0..READS_MAX {
-                let Some(read) = reading.read_buf(inbox.buffer()).now_or_never() else { break };
-                if let Some(end) = self.take(read, inbox) {
-                    return end;
+                match reading.read_buf(inbox.buffer()).now_or_never() {
+                    Some(read) if end.is_none() => end = self.take(read, inbox),
+                    _ => break,
                 }
             }
         }
