@@ -92,6 +92,8 @@ pub(super) enum Stage {
 pub(super) struct Effects {
     pub(super) ends: Vec<End>,
     pub(super) flush: Vec<Member>,
+    /// Many calls come in one step: each worker is written to once, at its end, and nobody is woken for it.
+    pub(super) at_once: bool,
     pub(super) starts: Vec<(u32, u64)>,
     pub(super) stops: Vec<StopOrder>,
     pub(super) updates: Vec<(Arc<Cell>, Progress)>,

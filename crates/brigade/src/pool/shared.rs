@@ -86,7 +86,7 @@ impl Shared {
     #[cfg(feature = "remote")]
     pub(super) fn admit_all(self: &Arc<Self>, calls: Vec<(Request, Arc<Cell>)>) -> Vec<Admission> {
         let checked: Vec<_> = calls.into_iter().map(|(request, cell)| (self.check(request), cell)).collect();
-        let mut effects = Effects::default();
+        let mut effects = Effects { at_once: true, ..Effects::default() };
         let admissions = {
             let mut core = lock(&self.core);
             let admit = |(request, cell): (Result<Request, Error>, Arc<Cell>)| match request {

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -22,6 +23,8 @@ use crate::wire::{Frame, encode};
 
 /// Beats without a sign of life after which a connection counts as gone.
 const SILENT_BEATS_MAX: u32 = 4;
+/// Reads of what is there at once.
+const READS_MAX: usize = 8;
 /// For the last words on a connection that is being given up.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -151,8 +154,9 @@ struct Pulse<'a, E> {
 
 impl<E: Ear> Pulse<'_, E> {
     async fn read(&self, reading: &mut ReadHalf<Box<dyn Stream>>, inbox: &mut Inbox) -> End {
+        let mut end = None;
         loop {
-            // Before the first read, too: something may have come with the handshake.
+            // Before the first read, too: something may have come with the handshake. And before the end: what came before it counts.
             let mut messages = Messages { inbox, outbox: self.outbox, echo: None };
             if let Err(error) = self.ear.hear(&mut messages) {
                 return End::Nonsense(error);
@@ -160,12 +164,31 @@ impl<E: Ear> Pulse<'_, E> {
             if let Some(sent) = messages.echo {
                 self.ear.echoed(Duration::from_micros(self.micros().saturating_sub(sent)));
             }
-            match reading.read_buf(inbox.buffer()).await {
-                Ok(0) => return End::Cut("it was closed".to_owned()),
-                Ok(count) if inbox.came(count) => self.heard.store(true, Ordering::Relaxed),
-                Ok(_) => {}
-                Err(error) => return End::Cut(error.to_string()),
+            if let Some(end) = end {
+                return end;
             }
+            end = self.take(reading.read_buf(inbox.buffer()).await, inbox);
+            // Whatever else is there already is taken in the same step.
+            for _ in 0..READS_MAX {
+                match reading.read_buf(inbox.buffer()).now_or_never() {
+                    Some(read) if end.is_none() => end = self.take(read, inbox),
+                    _ => break,
+                }
+            }
+        }
+    }
+
+    /// Takes what a read came to. How the connection ended, if it did.
+    fn take(&self, read: io::Result<usize>, inbox: &mut Inbox) -> Option<End> {
+        match read {
+            Ok(0) => Some(End::Cut("it was closed".to_owned())),
+            Ok(count) => {
+                if inbox.came(count) {
+                    self.heard.store(true, Ordering::Relaxed);
+                }
+                None
+            }
+            Err(error) => Some(End::Cut(error.to_string())),
         }
     }
 

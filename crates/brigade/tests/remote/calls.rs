@@ -139,7 +139,8 @@ async fn large_arguments_and_results_come_back_whole_while_small_calls_go_on() {
             let bytes = Bytes::from((0..length).map(|index| u8::try_from(index % 251).unwrap()).collect::<Vec<u8>>());
             assert!(fleet.call(echo(bytes.clone())).await.unwrap() == bytes, "{length} bytes");
         }
-        let mut large = Box::pin(async { fleet.call(zeros(256 << 20)).await.unwrap().len() });
+        let much = brigade_testkit::count(64 << 20, 256 << 20);
+        let mut large = Box::pin(async { fleet.call(zeros(much)).await.unwrap().len() });
         let mut small = 0;
         let length = loop {
             tokio::select! {
@@ -147,7 +148,7 @@ async fn large_arguments_and_results_come_back_whole_while_small_calls_go_on() {
                 sum = fleet.call(add(1, 2)) => small += i64::from(sum.unwrap() == 3),
             }
         };
-        assert_eq!(length, 256 << 20);
+        assert_eq!(length, much);
         assert!(small > 0);
         assert!(fleet.workers().iter().all(is_there), "the beat went on: {:?}", fleet.workers());
         fleet.shutdown().await;

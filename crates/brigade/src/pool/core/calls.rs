@@ -344,7 +344,7 @@ impl Core {
         if member.is_congested() {
             self.take_off(number);
         }
-        if was_idle {
+        if was_idle || effects.at_once {
             effects.flush.push(member);
         } else {
             member.kick();
