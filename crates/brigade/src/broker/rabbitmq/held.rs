@@ -42,6 +42,8 @@ pub(super) struct Held {
 pub(super) struct Hands {
     held: HashMap<i64, Held>,
     marks: HashMap<(JobId, u64), i64>,
+    /// Marks of messages that are being settled.
+    settling: HashMap<(JobId, u64), usize>,
     settled: Settled,
     lost: VecDeque<AskedCancel>,
     /// Calls that are to be cancelled and were not here when that was told: by correlation id, with the reason.
@@ -147,6 +149,29 @@ impl Hands {
     /// Leases whose holders do not know yet that they are lost, or wanted cancelled.
     pub(super) fn lost(&self) -> Vec<AskedCancel> {
         self.lost.iter().cloned().collect()
+    }
+
+    /// Settling these has begun.
+    pub(super) fn begin(&mut self, marks: &[(JobId, u64)]) {
+        for mark in marks {
+            *self.settling.entry(mark.clone()).or_default() += 1;
+        }
+    }
+
+    pub(super) fn finish(&mut self, marks: &[(JobId, u64)]) {
+        for mark in marks {
+            if let Some(count) = self.settling.get_mut(mark) {
+                *count -= 1;
+                if *count == 0 {
+                    self.settling.remove(mark);
+                }
+            }
+        }
+    }
+
+    /// Whether this message is being settled, by whoever held it when its channel broke.
+    pub(super) fn is_being_settled(&self, envelope: &Envelope) -> bool {
+        envelope.mark().is_some_and(|mark| self.settling.contains_key(&mark))
     }
 
     /// This message needs nothing more.

@@ -95,8 +95,15 @@ impl RabbitMqCore {
     async fn hand_out(self: &Arc<Self>, tap: &Arc<Tap>, max: usize, terms: Terms) -> Vec<Leased> {
         let since = Instant::now();
         let mut leased = Vec::new();
-        for (grip, mut envelope) in tap.take(max) {
+        let mut rest = tap.take(max);
+        while let Some((grip, mut envelope)) = rest.first() {
+            let pause = self.comes_back(&grip, &mut envelope).await;
+            rest.drop_first();
             if !grip.opened.is_alive() {
+                continue;
+            }
+            if lock(&self.hands).is_being_settled(&envelope) {
+                self.requeue_later(tap, grip);
                 continue;
             }
             if lock(&self.hands).is_copy(&envelope) {
@@ -110,7 +117,7 @@ impl RabbitMqCore {
                 self.end_cancelled(tap, &grip, envelope.properties.clone(), reason);
                 continue;
             }
-            if let Some(pause) = self.comes_back(&grip, &mut envelope).await {
+            if let Some(pause) = pause {
                 self.aside(tap, grip, "forward it", self.parcel(envelope.next(), pause));
                 continue;
             }
@@ -178,6 +185,16 @@ impl RabbitMqCore {
         let why = if attempts == 0 { "no attempt began within the time that it had" } else { "the time for its attempts is over" };
         let dead = envelope.next().write("", None).and_then(|message| self.dead_parcel(&tap.queue, why, message));
         self.aside(tap, grip, "set it aside", dead);
+    }
+
+    /// What its holder's settlement comes to is known soon; until then it is neither to be run nor to be dropped.
+    fn requeue_later(self: &Arc<Self>, tap: &Arc<Tap>, grip: Grip) {
+        let tap = Arc::clone(tap);
+        self.scope.spawn_until_closed(async move {
+            sleep(AGAIN).await;
+            grip.opened.say(grip.tag, Said::Requeue).await.ok();
+            tap.released(&grip);
+        });
     }
 
     fn drop_copy(self: &Arc<Self>, tap: &Arc<Tap>, grip: Grip) {

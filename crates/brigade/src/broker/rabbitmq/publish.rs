@@ -26,6 +26,8 @@ use crate::shutdown::Scope;
 
 /// Enough that one gathers while the other waits for its confirms.
 const LANES: usize = 2;
+/// And one for what may wait, so that nothing else waits behind it.
+const SLOW_LANE: usize = LANES;
 /// Requests that wait for a lane; beyond that, their callers wait.
 const REQUESTS_MAX: usize = 1024;
 /// Of one batch: below what lapin and the broker have under way in any case.
@@ -79,7 +81,7 @@ struct Request {
 
 impl Publisher {
     pub(super) fn start(place: &Arc<Place>, link: &Link, scope: &Scope) -> Self {
-        let lanes = (0..LANES).map(|_| {
+        let lanes = (0..=SLOW_LANE).map(|_| {
             let (sender, requests) = mpsc::channel(REQUESTS_MAX);
             let lane = Lane { link: link.clone(), place: Arc::clone(place), open: None };
             scope.spawn_until_closed(lane.run(requests));
@@ -94,12 +96,20 @@ impl Publisher {
     ///
     /// What was handed over is published even if nobody waits for the answer.
     pub(super) async fn publish(&self, messages: Vec<Message>) -> Vec<Published> {
+        self.publish_by(self.turn.fetch_add(1, Ordering::Relaxed) % LANES, messages).await
+    }
+
+    /// The same, beside the rest: for queues whose confirms may take their time.
+    pub(super) async fn publish_slowly(&self, messages: Vec<Message>) -> Vec<Published> {
+        self.publish_by(SLOW_LANE, messages).await
+    }
+
+    async fn publish_by(&self, lane: usize, messages: Vec<Message>) -> Vec<Published> {
         let count = messages.len();
         let closed = || Published::Failed { fault: Fault::new(ErrorKind::Closed, "the broker was dropped"), uncertain: false };
         let (answer, answered) = oneshot::channel();
-        let lane = &self.lanes[self.turn.fetch_add(1, Ordering::Relaxed) % self.lanes.len()];
         let request = Request { messages, until: Instant::now() + self.place.answer_timeout, answer };
-        if lane.send(request).await.is_err() {
+        if self.lanes[lane].send(request).await.is_err() {
             return vec![closed(); count];
         }
         answered.await.unwrap_or_else(|_| vec![closed(); count])

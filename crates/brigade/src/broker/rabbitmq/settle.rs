@@ -60,6 +60,14 @@ impl RabbitMqCore {
 
     /// Ends these leases; one answer for each. One that could not be ended holds on, if its delivery is still there.
     pub(super) async fn end_all(self: &Arc<Self>, ends: Vec<Ends>) -> Vec<Result<(), Error>> {
+        let marks: Vec<_> = ends.iter().filter_map(|(_, held, _, _)| held.envelope.mark()).collect();
+        lock(&self.hands).begin(&marks);
+        let ended = self.end_each(ends).await;
+        lock(&self.hands).finish(&marks);
+        ended
+    }
+
+    async fn end_each(self: &Arc<Self>, ends: Vec<Ends>) -> Vec<Result<(), Error>> {
         let ends = join_all(ends.into_iter().map(|ends| self.passed_on(ends))).await;
         let (calls, jobs): (Vec<_>, Vec<_>) = ends.into_iter().enumerate().partition(|(_, (_, held, _, _))| held.envelope.is_call());
         let mut all = join_all(calls.into_iter().map(async |(place, ends)| (place, self.end_call(ends).await))).await;

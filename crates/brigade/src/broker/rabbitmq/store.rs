@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::join;
+
 use super::RabbitMqCore;
 use super::message::{self, Envelope};
 use super::publish::{Message, Published};
@@ -111,23 +113,25 @@ impl RabbitMqCore {
                     declared.insert(spot, declaring.err());
                 }
             }
-            let (mut places, mut messages) = (Vec::with_capacity(todo.len()), Vec::with_capacity(todo.len()));
+            let (mut now, mut later) = (Vec::with_capacity(todo.len()), Vec::new());
             for n in todo {
-                let (spot, message) = &parcels[n];
-                match declared.get(spot) {
-                    Some(Some(fault)) => outcomes[n] = Published::Failed { fault: fault.clone(), uncertain: false },
-                    _ => {
-                        places.push(n);
-                        messages.push(message.clone());
-                    }
+                match (declared.get(&parcels[n].0), &parcels[n].0) {
+                    (Some(Some(fault)), _) => outcomes[n] = Published::Failed { fault: fault.clone(), uncertain: false },
+                    (_, Spot::Later(..)) => later.push(n),
+                    _ => now.push(n),
                 }
             }
-            if places.is_empty() {
+            if now.is_empty() && later.is_empty() {
                 break;
             }
-            for (n, outcome) in places.into_iter().zip(self.publisher.publish(messages).await) {
-                outcomes[n] = outcome;
-            }
+            let messages = |places: &[usize]| places.iter().map(|n| parcels[*n].1.clone()).collect::<Vec<Message>>();
+            let publishing =
+                join(async { if now.is_empty() { Vec::new() } else { self.publisher.publish(messages(&now)).await } }, async {
+                    if later.is_empty() { Vec::new() } else { self.publisher.publish_slowly(messages(&later)).await }
+                });
+            let (published, published_later) = publishing.await;
+            let all = now.into_iter().chain(later).zip(published.into_iter().chain(published_later));
+            all.for_each(|(n, outcome)| outcomes[n] = outcome);
         }
         outcomes
     }

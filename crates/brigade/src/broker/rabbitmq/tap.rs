@@ -82,6 +82,40 @@ enum Plan {
     HandBack,
 }
 
+/// What was taken to be handed out; what is left of it when whoever took it goes away is here again.
+pub(super) struct Taken {
+    tap: Arc<Tap>,
+    left: VecDeque<(Grip, Arc<Envelope>)>,
+}
+
+impl Taken {
+    pub(super) fn first(&self) -> Option<(Grip, Arc<Envelope>)> {
+        self.left.front().cloned()
+    }
+
+    /// It is another's to care for.
+    pub(super) fn drop_first(&mut self) {
+        self.left.pop_front();
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if self.left.is_empty() {
+            return;
+        }
+        let mut state = lock(&self.tap.state);
+        for one in self.left.drain(..).rev() {
+            // With its channel, it is another's by now.
+            if one.0.opened.is_alive() {
+                state.ready.push_front(one);
+            }
+        }
+        drop(state);
+        self.tap.poke.notify_one();
+    }
+}
+
 /// An ask, for as long as it lives.
 pub(super) struct Ask {
     tap: Arc<Tap>,
@@ -111,10 +145,10 @@ impl Tap {
     }
 
     /// What is here already.
-    pub(super) fn take(&self, max: usize) -> Vec<(Grip, Arc<Envelope>)> {
+    pub(super) fn take(self: &Arc<Self>, max: usize) -> Taken {
         let mut state = lock(&self.state);
         let count = max.min(state.ready.len());
-        state.ready.drain(..count).collect()
+        Taken { tap: Arc::clone(self), left: state.ready.drain(..count).collect() }
     }
 
     /// Whoever asked takes nothing more for now: what nobody asks for goes back at once.

@@ -64,13 +64,13 @@ pub(super) enum Found {
 pub(super) struct Topology {
     place: Arc<Place>,
     link: Link,
-    /// The queues of delays, and when each was last declared.
-    delays: Mutex<HashMap<String, Instant>>,
+    /// The quorum queues that were put to use, with when and on which connection each was last declared.
+    known: Mutex<HashMap<String, (Instant, u64)>>,
 }
 
 impl Topology {
     pub(super) fn new(place: &Arc<Place>, link: &Link) -> Self {
-        Self { place: Arc::clone(place), link: link.clone(), delays: Mutex::default() }
+        Self { place: Arc::clone(place), link: link.clone(), known: Mutex::default() }
     }
 
     /// # Errors
@@ -97,14 +97,20 @@ impl Topology {
         }
     }
 
-    /// Sees to it that a queue of a class of delays will be there for as long as something that is put there now. Others are declared when
-    /// something that was published came back.
+    /// Sees to it that a quorum queue takes what is put there: that a queue of a class of delays lives long enough, and that the queue has a leader.
+    /// Soon after the start of a broker it has none, and what is published to it then is confirmed half a minute later. Other queues are declared
+    /// when something that was published came back.
     pub(super) async fn prepare(&self, spot: &Spot) -> Result<(), Fault> {
-        if !matches!(spot, Spot::Later(..)) {
+        let is_quorum = matches!(spot, Spot::Later(..)) || self.place.queues == Queues::Quorum;
+        if !is_quorum {
             return Ok(());
         }
-        let is_fresh = lock(&self.delays).get(&self.name(spot)).is_some_and(|at| at.elapsed() < DECLARED_FOR);
-        if is_fresh { Ok(()) } else { self.declare(spot).await }
+        let line = self.link.line().await?;
+        let known = lock(&self.known).get(&self.name(spot)).copied();
+        match known {
+            Some((at, generation)) if generation == line.generation && at.elapsed() < DECLARED_FOR => Ok(()),
+            _ => self.declare(spot).await,
+        }
     }
 
     pub(super) async fn declare(&self, spot: &Spot) -> Result<(), Fault> {
@@ -112,20 +118,18 @@ impl Topology {
         let name = self.name(spot);
         let at = Instant::now();
         self.declare_on(&line, spot).await?;
-        if let Spot::Later(..) = spot {
-            if !lock(&self.delays).contains_key(&name) {
-                sleep(NEW_FOR).await;
-            }
-            let mut delays = lock(&self.delays);
-            delays.retain(|_, at| at.elapsed() < DELAY_MARGIN);
-            delays.insert(name, at);
+        if matches!(spot, Spot::Later(..)) && !lock(&self.known).contains_key(&name) {
+            sleep(NEW_FOR).await;
         }
+        let mut known = lock(&self.known);
+        known.retain(|_, (at, _)| at.elapsed() < DELAY_MARGIN);
+        known.insert(name, (at, line.generation));
         Ok(())
     }
 
     /// A queue that came back as unroutable is new when it is declared again.
     pub(super) fn forget(&self, spot: &Spot) {
-        lock(&self.delays).remove(&self.name(spot));
+        lock(&self.known).remove(&self.name(spot));
     }
 
     /// Declares a queue.
