@@ -135,6 +135,7 @@ pub(crate) fn rate_since(began: Instant) -> f64 {
 }
 
 /// Waits for the end of standard input.
+#[expect(clippy::disallowed_methods, reason = "a benchmark spawns as its user would")]
 pub(crate) async fn end_of_input() {
     tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink())).await.expect("it is read").expect("it ends");
 }

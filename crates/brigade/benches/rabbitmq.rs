@@ -6,6 +6,8 @@
 //! Each side of a workload is a process of its own: the one that serves is started first and told to end when the other is done.
 //! The peers take turns, each for its part of the time.
 
+#![expect(clippy::disallowed_methods, reason = "each side of a workload is a process of its own")]
+
 mod lines;
 mod raw_rabbitmq;
 

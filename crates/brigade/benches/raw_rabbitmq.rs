@@ -209,7 +209,6 @@ pub(crate) async fn fill(url: &str, queue: &str, count: u64) -> Result<()> {
 
 /// Jobs taken and acked per second, each ack by itself, as whoever runs them beside one another acks them.
 #[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth")]
-#[expect(clippy::disallowed_methods, reason = "a benchmark spawns as its user would")]
 pub(crate) async fn consume(url: &str, queue: &str, prefetch: usize, count: u64) -> Result<f64> {
     let connection = connect(url).await?;
     let channel = connection.create_channel().await?;

@@ -3,6 +3,8 @@
 //!     cargo run --example calls
 //!     cargo run --features rabbitmq --example calls -- amqp://localhost/?ns=example
 
+#![expect(clippy::disallowed_methods, reason = "a program spawns its own tasks")]
+
 use std::future::pending;
 use std::sync::Mutex;
 
