@@ -141,10 +141,7 @@ impl Calls {
         }
         let properties =
             BasicProperties::default().with_headers(headers).with_correlation_id(id.as_str().into()).with_reply_to(self.answers.clone());
-        envelope.properties = match call.queue_timeout {
-            None => properties,
-            Some(wait) => properties.with_expiration(wait.as_millis().max(1).to_string().into()),
-        };
+        envelope.properties = properties;
         envelope.id = JobId::new(id);
         envelope
     }
@@ -402,7 +399,10 @@ impl RabbitMqCore {
         } else {
             let mode = if self.place.durable_calls { 2 } else { 1 };
             let properties = message.properties.with_delivery_mode(mode);
-            calls.outbox.try_send(Parcel::to(message.queue, message.body, properties).numbered(waiting.number)).err()
+            calls
+                .outbox
+                .try_send(Parcel::to(message.queue, message.body, properties).numbered(waiting.number).until(until.map(|(_, until)| until)))
+                .err()
         };
         Box::pin(async move {
             if let Some(parcel) = left {

@@ -6,12 +6,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use lapin::options::{BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, ExchangeKind};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::fault::Fault;
 use super::link::{Line, Link};
@@ -20,6 +22,9 @@ use super::outbox::Parcel;
 pub(super) const EXCHANGE: &str = "brigade.control";
 /// The header with the correlation id of the call that is to be cancelled.
 const CANCEL: &str = "brigade-cancel";
+
+/// Far longer than it takes to be told of cancels.
+const HEARD_WITHIN: Duration = Duration::from_secs(2);
 
 /// A cancel of a call.
 pub(super) fn cancel(queue: &ShortString, correlation_id: &str, reason: &str) -> Parcel {
@@ -43,29 +48,68 @@ pub(super) async fn declare(line: &Line) {
 }
 
 /// The queues that this process serves: those whose cancels it hears.
-pub(super) struct Served(watch::Sender<BTreeSet<ShortString>>);
+#[derive(Default)]
+pub(super) struct Served {
+    wanted: watch::Sender<BTreeSet<ShortString>>,
+    heard: watch::Sender<Heard>,
+}
+
+/// Whose cancels are heard now.
+#[derive(Clone, Debug)]
+enum Heard {
+    Of(BTreeSet<ShortString>),
+    /// They cannot be heard, and that is no reason not to serve.
+    None,
+}
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self::Of(BTreeSet::new())
+    }
+}
 
 impl Served {
-    pub(super) fn new() -> Self {
-        Self(watch::Sender::default())
+    pub(super) fn add(&self, queue: &ShortString) {
+        self.wanted.send_if_modified(|served| !served.contains(queue) && served.insert(queue.clone()));
     }
 
-    pub(super) fn add(&self, queue: &ShortString) {
-        self.0.send_if_modified(|served| !served.contains(queue) && served.insert(queue.clone()));
+    /// Waits, bounded, until cancels for this queue are heard: before anything is taken from it.
+    pub(super) async fn is_heard(&self, queue: &ShortString) {
+        let mut heard = self.heard.subscribe();
+        let is_so = heard.wait_for(|heard| match heard {
+            Heard::Of(queues) => queues.contains(queue),
+            Heard::None => true,
+        });
+        drop(timeout(HEARD_WITHIN, is_so).await);
     }
 
     /// Hears of cancels for as long as the broker is there: gives each correlation id, with the reason.
     pub(super) async fn hear(&self, link: &Link, on_cancel: impl Fn(&str, String)) {
-        let mut served = self.0.subscribe();
+        let mut wanted = self.wanted.subscribe();
         // Most programs serve nothing.
-        if served.wait_for(|served| !served.is_empty()).await.is_ok() {
-            link.on_each_line("hear of cancels", |line| hear_on(line, self.0.subscribe(), &on_cancel)).await;
+        if wanted.wait_for(|wanted| !wanted.is_empty()).await.is_ok() {
+            let hear = async |line: Line| {
+                self.heard.send_replace(Heard::default());
+                let heard = hear_on(&line, self.wanted.subscribe(), &self.heard, &on_cancel).await;
+                if let Err(fault) = &heard
+                    && !fault.is_lost()
+                {
+                    self.heard.send_replace(Heard::None);
+                }
+                heard
+            };
+            link.on_each_line("hear of cancels", hear).await;
         }
     }
 }
 
-async fn hear_on(line: Line, mut served: watch::Receiver<BTreeSet<ShortString>>, on_cancel: &impl Fn(&str, String)) -> Result<(), Fault> {
-    declare(&line).await;
+async fn hear_on(
+    line: &Line,
+    mut served: watch::Receiver<BTreeSet<ShortString>>,
+    heard: &watch::Sender<Heard>,
+    on_cancel: &impl Fn(&str, String),
+) -> Result<(), Fault> {
+    declare(line).await;
     let channel = line.channel().await?;
     let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
     let queue = line.answer(channel.queue_declare("".into(), options, FieldTable::default())).await?.name().clone();
@@ -79,7 +123,8 @@ async fn hear_on(line: Line, mut served: watch::Receiver<BTreeSet<ShortString>>,
                 channel.queue_bind(queue.clone(), EXCHANGE.into(), key.clone(), QueueBindOptions::default(), FieldTable::default());
             line.answer(binding).await?;
         }
-        bound = wanted;
+        bound.clone_from(&wanted);
+        heard.send_replace(Heard::Of(wanted));
         tokio::select! {
             changed = served.changed() => if changed.is_err() { return Ok(()) },
             cancel = cancels.next() => {

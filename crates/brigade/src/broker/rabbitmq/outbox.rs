@@ -20,7 +20,7 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::fault::Fault;
 use super::link::{Line, Link};
@@ -48,6 +48,8 @@ pub(super) struct Parcel {
     pub(super) properties: BasicProperties,
     /// Told when it has been sent.
     sent: Option<oneshot::Sender<()>>,
+    /// Of no use after this.
+    until: Option<Instant>,
     /// By which its owner knows it; zero if it need not.
     pub(super) number: u64,
     /// How often it was published.
@@ -57,7 +59,7 @@ pub(super) struct Parcel {
 impl Parcel {
     /// To a queue, by the default exchange.
     pub(super) fn to(queue: ShortString, body: Bytes, properties: BasicProperties) -> Self {
-        Self { exchange: "".into(), key: queue, mandatory: true, body, properties, sent: None, number: 0, tries: 0 }
+        Self { exchange: "".into(), key: queue, mandatory: true, body, properties, sent: None, until: None, number: 0, tries: 0 }
     }
 
     /// Gone if nobody takes it.
@@ -68,6 +70,19 @@ impl Parcel {
     /// By another exchange than the default one.
     pub(super) fn by(self, exchange: &str) -> Self {
         Self { exchange: exchange.into(), ..self }
+    }
+
+    /// Nobody may take it later than this.
+    pub(super) fn until(self, until: Option<Instant>) -> Self {
+        Self { until, ..self }
+    }
+
+    /// What the broker counts is the time from when it has it.
+    fn expire(&mut self) {
+        if let Some(until) = self.until {
+            let left = until.saturating_duration_since(Instant::now()).as_millis();
+            self.properties = std::mem::take(&mut self.properties).with_expiration(left.to_string().into());
+        }
     }
 
     pub(super) fn numbered(self, number: u64) -> Self {
@@ -252,7 +267,10 @@ impl Round<'_> {
                 self.addressed.insert(address);
             }
         }
-        self.sending.iter_mut().for_each(|parcel| parcel.tries += 1);
+        self.sending.iter_mut().for_each(|parcel| {
+            parcel.tries += 1;
+            parcel.expire();
+        });
         let publishing = self.sending.iter().map(|parcel| {
             let options = BasicPublishOptions { mandatory: parcel.mandatory, immediate: false };
             let (exchange, key) = (parcel.exchange.clone(), parcel.key.clone());

@@ -197,6 +197,9 @@ impl Tap {
         }
         let line = core.hands_link.line().await?;
         core.topology.declare_on(&line, &Spot::Jobs(self.queue.clone())).await?;
+        if let Ok(name) = short(&core.topology.name(&Spot::Jobs(self.queue.clone()))) {
+            core.served.is_heard(&name).await;
+        }
         let channel = line.channel().await?;
         let opened = Opened::start(core.next_number(), line, channel, &core.scope);
         let before = lock(&self.state).opened.replace(Arc::clone(&opened));
