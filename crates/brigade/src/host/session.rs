@@ -290,7 +290,8 @@ impl Session {
                 if let Some(index) = early {
                     state.early_stops.remove(index);
                 }
-                if state.calls.contains_key(&call) {
+                // Of a call that runs here there is no other. One that ended here may come again, once its answer was acknowledged.
+                if let Some(Held::Begun { .. }) = state.calls.get(&call) {
                     continue;
                 }
                 if early.is_some() || draining || state.begun >= self.slots.saturating_mul(2) {

@@ -320,12 +320,13 @@ impl Ear for Host<'_> {
                     }
                 }
             }
+            // Before calls are handed out: one that came back may go there again, and what is acknowledged must be the answer before that.
+            for ids in answered.chunks(ACKS_MAX) {
+                let ids: Vec<u8> = ids.iter().flat_map(|id: &u64| id.to_le_bytes()).collect();
+                self.guest.outbox.append(kind::ACK, 0, &ids, &Bytes::new());
+            }
             core.on_frames_over(effects);
         });
-        for ids in answered.chunks(ACKS_MAX) {
-            let ids: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-            self.guest.outbox.append(kind::ACK, 0, &ids, &Bytes::new());
-        }
         // The next call takes it along; only what keeps much memory occupied there is told at once.
         if was_large {
             self.guest.outbox.kick();
