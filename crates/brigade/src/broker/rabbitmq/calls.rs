@@ -12,9 +12,11 @@
 //!
 //! A call ends in exactly one way: whoever takes its entry out of `open` ends it. What comes for a call without an entry is late, and counted.
 
+mod waiting;
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::future::{pending, ready};
+use std::future::ready;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -26,8 +28,9 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, 
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
+use self::waiting::Waiting;
 use super::RabbitMqCore;
 use super::control;
 use super::fault::Fault;
@@ -41,15 +44,13 @@ use crate::broker::{Answer, Answering, CallCounts, Caller, DirectCall};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::job::JobId;
-use crate::outcome::{CallError, Cancelled, TimedOut};
+use crate::outcome::CallError;
 use crate::progress::Progress;
 use crate::shutdown::Scope;
 use crate::sync::lock;
 
 /// How long the queue of answers outlives its process, and may be without a connection.
 const ANSWERS_EXPIRE: Duration = Duration::from_secs(300);
-/// How long a caller that cancelled waits for the worker to say what it stopped: longer than the kill ladder by default.
-const CANCELLED_WITHIN: Duration = Duration::from_secs(15);
 /// Answers that are acked together.
 const ACK_MAX: usize = 256;
 /// How often a queue that vanished is made again for one call.
@@ -420,82 +421,4 @@ impl RabbitMqCore {
             }
         });
     }
-}
-
-/// Who waits for one answer. Dropping it ends the call.
-struct Waiting {
-    calls: Arc<Calls>,
-    number: u64,
-    queue: ShortString,
-}
-
-impl Waiting {
-    async fn answer(
-        self,
-        mut told: oneshot::Receiver<Outcome>,
-        until: Option<(Duration, Instant)>,
-        caller: &Caller,
-    ) -> Result<Bytes, CallError> {
-        tokio::select! {
-            biased;
-            outcome = &mut told => return outcome.unwrap_or_else(|_| Err(dropped())),
-            late = self.waited_for_too_long(until) => return Err(late),
-            reason = caller.cancelled() => self.cancel(reason),
-        }
-        tokio::select! {
-            biased;
-            outcome = &mut told => outcome.unwrap_or_else(|_| Err(dropped())),
-            // It was waiting, or the worker is gone. Whatever takes it later finds nobody who wants the answer.
-            () = sleep(CANCELLED_WITHIN) => Err(self.cancelled(caller)),
-            () = self.did_not_begin(), if until.is_some() => Err(self.cancelled(caller)),
-        }
-    }
-
-    fn cancelled(&self, caller: &Caller) -> CallError {
-        CallError::Cancelled(Cancelled::without_certificate(caller.reason()))
-    }
-
-    /// Ends when the call has waited for its worker for too long.
-    async fn waited_for_too_long(&self, until: Option<(Duration, Instant)>) -> CallError {
-        let Some((wait, until)) = until else { return pending().await };
-        sleep_until(until).await;
-        if self.has_begun() {
-            return pending().await;
-        }
-        let nobody = self.calls.nobody_serves(&self.queue).await;
-        if self.has_begun() {
-            return pending().await;
-        }
-        CallError::TimedOut(if nobody { TimedOut::NoWorker(wait) } else { TimedOut::Queue(wait) })
-    }
-
-    /// Ends at once if no worker has said that it has the call.
-    async fn did_not_begin(&self) {
-        if self.has_begun() {
-            pending::<()>().await;
-        }
-    }
-
-    fn has_begun(&self) -> bool {
-        lock(&self.calls.open).get(&self.number).is_none_or(|open| open.begun)
-    }
-
-    fn cancel(&self, reason: &str) {
-        let parcel = control::cancel(&self.queue, &self.calls.id_of(self.number), reason);
-        if self.calls.outbox.try_send(parcel).is_err() {
-            tracing::warn!("could not cancel a call: too many messages wait for the broker");
-        }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if lock(&self.calls.open).remove(&self.number).is_some() {
-            self.cancel("its caller went away");
-        }
-    }
-}
-
-fn dropped() -> CallError {
-    Error::new(ErrorKind::Closed, "wait for the answer of a call: the broker was dropped").into()
 }

@@ -240,7 +240,7 @@ mod tests {
         let (time, passes) = all_pass(&["a"]);
         assert!(passes == 32 && time < Duration::from_secs(10), "{passes} in {time:?}");
         let (time, passes) = all_pass(&["a", "b", "c"]);
-        assert!((32..40).contains(&passes) && time < Duration::from_secs(3), "{passes} in {time:?}");
+        assert!((32..40).contains(&passes) && time < Duration::from_secs(10), "{passes} in {time:?}");
         // Everybody is asked once, however many there are.
         let many: Vec<String> = (0..100).map(|number| number.to_string()).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
