@@ -8,6 +8,7 @@ mod cancel;
 mod contract;
 mod flow_model;
 mod flows;
+mod keys;
 mod limits;
 mod log;
 mod real_time;

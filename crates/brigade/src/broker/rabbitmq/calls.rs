@@ -7,8 +7,7 @@
 //!
 //! Requests and answers are transient: written to disk, a call costs the broker twice as much. So a restart of the broker loses them, and then every
 //! call that it had confirmed ends as uncertain. A restart is told from a connection that broke by a transient message that lies in a
-//! durable queue of ours, where nobody takes it (`alive`): after a restart it is gone. With `calls=durable` all is persistent, and calls outlive
-//! a restart.
+//! durable queue of ours, where nobody takes it (`alive`): after a restart it is gone. With `calls=durable` all is persistent and outlives it.
 //!
 //! A call ends in exactly one way: whoever takes its entry out of `open` ends it. What comes for a call without an entry is late, and counted.
 

@@ -36,6 +36,9 @@ const HISTORY_BYTES_MAX: usize = 24 << 10;
 const OPTIONS_BYTES_MAX: usize = 24 << 10;
 const REASON_BYTES_MAX: usize = 4 << 10;
 
+/// The header that makes a dead letter.
+const REASON: &str = "brigade-reason";
+
 /// A job, and what its message has besides.
 #[derive(Clone, Debug)]
 pub(super) struct Envelope {
@@ -92,7 +95,14 @@ impl Envelope {
         };
         let options = text("brigade-options").map_or(Ok(JobOptions::default()), |text| serde_json::from_str(&text));
         let options = match options {
-            Ok(options) => JobOptions { priority: properties.priority().map_or(0, i32::from), ..options },
+            Ok(mut options) => {
+                options.priority = properties.priority().map_or(0, i32::from);
+                // A dead letter is there for a person, who takes it when there is time.
+                if headers.contains_key(REASON) {
+                    options.retry.within = None;
+                }
+                options
+            }
             Err(e) => {
                 let why = format!("its options cannot be read: {e}");
                 return Err(Unreadable { why, properties: Box::new(properties), body: payload.into_bytes().into() });
@@ -210,7 +220,7 @@ fn stays(name: &str) -> bool {
 pub(super) fn dead_letter(queue: &str, dead: &str, why: &str, message: Message) -> Result<Message, Error> {
     let mut headers = message.properties.headers().clone().unwrap_or_default();
     headers.insert("brigade-queue".into(), AMQPValue::LongString(queue.into()));
-    headers.insert("brigade-reason".into(), AMQPValue::LongString(shortened(why).into()));
+    headers.insert(REASON.into(), AMQPValue::LongString(shortened(why).into()));
     let mut properties = without_expiration(&message.properties).with_headers(headers).with_delivery_mode(2);
     if properties.message_id().is_none() {
         properties = properties.with_message_id(new_id().as_str().into());

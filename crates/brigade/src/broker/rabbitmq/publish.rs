@@ -49,6 +49,8 @@ pub(super) enum Published {
     Safe,
     /// There is no such queue.
     Unroutable,
+    /// The broker said that it does not take it now.
+    Declined,
     /// The broker did not take it; or, if it is uncertain, nobody knows.
     Failed { fault: Fault, uncertain: bool },
 }
@@ -59,6 +61,10 @@ impl Published {
         match self {
             Self::Safe => Ok(()),
             Self::Unroutable => Err(Error::new(ErrorKind::Unreachable, format!("{what}: the queue is not there"))),
+            Self::Declined => {
+                let text = format!("{what}: the broker did not take it: its queue is full, or it failed");
+                Err(Error::new(ErrorKind::QueueFull, text))
+            }
             Self::Failed { fault, uncertain } => {
                 let error = fault.into_error(what);
                 Err(if uncertain { error.uncertain() } else { error })
@@ -106,6 +112,9 @@ impl Publisher {
 
     async fn publish_by(&self, lane: usize, messages: Vec<Message>) -> Vec<Published> {
         let count = messages.len();
+        if count == 0 {
+            return Vec::new();
+        }
         let closed = || Published::Failed { fault: Fault::new(ErrorKind::Closed, "the broker was dropped"), uncertain: false };
         let (answer, answered) = oneshot::channel();
         let request = Request { messages, until: Instant::now() + self.place.answer_timeout, answer };
@@ -287,14 +296,14 @@ async fn publish_round(line: &Line, channel: &Channel, items: &mut [&mut Item], 
             }
             Ok(Confirmation::Nack(other)) => {
                 returned.extend(other.and_then(|message| message.delivery.properties.message_id().clone()));
-                item.refuse(&Fault::new(ErrorKind::QueueFull, "the broker did not take it: its queue is full, or it failed"));
+                item.outcome = Some(Published::Declined);
             }
             Ok(Confirmation::NotRequested) => item.fail(&Fault::new(ErrorKind::Protocol, "the channel has no confirms")),
             Err(why) => fault = Some(why),
         }
     }
     for item in items {
-        if matches!(&item.outcome, Some(Published::Safe))
+        if matches!(&item.outcome, Some(Published::Safe | Published::Declined))
             && item.message.properties.message_id().as_ref().is_some_and(|id| returned.contains(id))
         {
             item.outcome = Some(Published::Unroutable);

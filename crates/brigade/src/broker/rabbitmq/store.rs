@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join;
+use tokio::time::sleep;
 
 use super::RabbitMqCore;
 use super::message::{self, Envelope};
@@ -14,7 +15,8 @@ use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 
 /// Somebody may delete a queue between its declaration and what is put there, but not again and again.
-const ROUNDS_MAX: usize = 3;
+const ROUNDS_MAX: usize = 4;
+const DECLINED_PAUSE: Duration = Duration::from_millis(150);
 
 impl RabbitMqCore {
     /// Pushes jobs in this order.
@@ -99,12 +101,17 @@ impl RabbitMqCore {
     pub(super) async fn store(&self, parcels: Vec<(Spot, Message)>) -> Vec<Published> {
         let mut outcomes: Vec<Published> = vec![Published::Unroutable; parcels.len()];
         for round in 0..ROUNDS_MAX {
-            let todo: Vec<usize> = (0..parcels.len()).filter(|n| matches!(outcomes[*n], Published::Unroutable)).collect();
+            let is_open = |n: &usize| matches!(outcomes[*n], Published::Unroutable | Published::Declined);
+            let todo: Vec<usize> = (0..parcels.len()).filter(is_open).collect();
+            if todo.iter().any(|n| matches!(outcomes[*n], Published::Declined)) {
+                // A quorum queue declines until it has a leader, which takes a moment after its declaration.
+                sleep(DECLINED_PAUSE * u32::try_from(round).unwrap_or(1)).await;
+            }
             let mut declared = HashMap::new();
             for spot in todo.iter().map(|n| &parcels[*n].0) {
                 if !declared.contains_key(spot) {
                     // What came back has no queue; queues of delays have to be told in time that they are needed.
-                    let declaring = if round == 0 {
+                    let declaring = if round == 0 || !came_back(&outcomes, &parcels, spot) {
                         self.topology.prepare(spot).await
                     } else {
                         self.topology.forget(spot);
@@ -125,14 +132,16 @@ impl RabbitMqCore {
                 break;
             }
             let messages = |places: &[usize]| places.iter().map(|n| parcels[*n].1.clone()).collect::<Vec<Message>>();
-            let publishing =
-                join(async { if now.is_empty() { Vec::new() } else { self.publisher.publish(messages(&now)).await } }, async {
-                    if later.is_empty() { Vec::new() } else { self.publisher.publish_slowly(messages(&later)).await }
-                });
+            let publishing = join(self.publisher.publish(messages(&now)), self.publisher.publish_slowly(messages(&later)));
             let (published, published_later) = publishing.await;
             let all = now.into_iter().chain(later).zip(published.into_iter().chain(published_later));
             all.for_each(|(n, outcome)| outcomes[n] = outcome);
         }
         outcomes
     }
+}
+
+/// Whether something for this queue came back.
+fn came_back(outcomes: &[Published], parcels: &[(Spot, Message)], spot: &Spot) -> bool {
+    outcomes.iter().zip(parcels).any(|(outcome, (to, _))| to == spot && matches!(outcome, Published::Unroutable))
 }
