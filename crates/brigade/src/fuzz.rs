@@ -93,7 +93,7 @@ fn messages_between_hosts() -> Vec<Vec<u8>> {
         build: 7,
         session: [7; 16],
         pool: Some([8; 16]),
-        held: vec![1, 1 << 40],
+        held: vec![(1, 1), (1 << 40, 2)],
         name: "far".to_owned(),
         pid: 7,
         slots: 40,

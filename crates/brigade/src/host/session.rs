@@ -72,9 +72,11 @@ enum Held {
     /// `local` is its id in the pool of this host, once it has one.
     Begun {
         key: u64,
+        attempt: u32,
         local: Option<u64>,
     },
     Ended {
+        attempt: u32,
         head: Bytes,
         result: Bytes,
     },
@@ -183,7 +185,7 @@ impl Session {
             build: build(),
             session: self.mark,
             pool: state.pool,
-            held: state.calls.keys().copied().collect(),
+            held: state.calls.iter().map(|(call, held)| (*call, held.attempt())).collect(),
             name: self.offer.name.clone(),
             pid: std::process::id(),
             slots: self.slots,
@@ -244,7 +246,7 @@ impl Session {
         // With the state locked, so that each answer is said once: here, or by whoever comes to its end.
         self.outbox.open_silently();
         for (call, held) in &state.calls {
-            if let Held::Ended { head, result } = held {
+            if let Held::Ended { head, result, .. } = held {
                 self.outbox.append(kind::ANSWER, *call, head, result);
             }
         }
@@ -301,7 +303,8 @@ impl Session {
                 state.keys += 1;
                 let key = state.keys;
                 state.begun += 1;
-                state.calls.insert(call, Held::Begun { key, local: None });
+                let attempt = request.options().origin.map_or(0, |origin| origin.attempt);
+                state.calls.insert(call, Held::Begun { key, attempt, local: None });
                 tags.push((call, key));
                 let relay = Arc::clone(self) as Arc<dyn Relay>;
                 calls.push((request, Arc::new(RelayedCell::relayed(relay, (call, key)))));
@@ -402,6 +405,12 @@ impl State {
 }
 
 impl Held {
+    fn attempt(&self) -> u32 {
+        match self {
+            Self::Begun { attempt, .. } | Self::Ended { attempt, .. } => *attempt,
+        }
+    }
+
     fn local(&self) -> Option<u64> {
         match self {
             Self::Begun { local, .. } => *local,
@@ -413,13 +422,11 @@ impl Held {
 impl Relay for Session {
     fn ended(&self, tag: Tag, outcome: Outcome, receipt: Option<crate::certificate::Receipt>, output: Option<Output>) {
         let mut state = lock(&self.state);
-        if state.begun(tag).is_none() {
-            return;
-        }
+        let Some(attempt) = state.begun(tag).map(|held| held.attempt()) else { return };
         let (head, result) = answer(outcome, receipt.as_ref(), output, state.result_bytes_max);
         self.outbox.append(kind::ANSWER, tag.0, &head, &result);
         state.begun -= 1;
-        state.calls.insert(tag.0, Held::Ended { head, result });
+        state.calls.insert(tag.0, Held::Ended { attempt, head, result });
         drop(state);
         self.outbox.kick();
     }

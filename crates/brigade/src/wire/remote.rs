@@ -23,7 +23,7 @@ pub(crate) const PART_BYTES: usize = 60 << 10;
 /// Longest body of a frame: a part and what stands before it, or a whole message.
 pub(crate) const FRAME_BYTES_MAX: usize = PART_BYTES + (4 << 10);
 /// A message of the handshake.
-pub(crate) const HANDSHAKE_BYTES_MAX: usize = 1 << 20;
+pub(crate) const HANDSHAKE_BYTES_MAX: usize = 4 << 20;
 
 /// Shorter beats than this are a mistake, and longer ones notice nothing.
 const BEAT_MIN: Duration = Duration::from_millis(10);
@@ -88,8 +88,8 @@ pub(crate) struct Join {
     pub(crate) session: Mark,
     /// The pool that it was last welcome at.
     pub(crate) pool: Option<Mark>,
-    /// Calls that it runs for that pool, or has answers of.
-    pub(crate) held: Vec<u64>,
+    /// Calls that it runs for that pool, or has answers of, and which attempt of each.
+    pub(crate) held: Vec<(u64, u32)>,
     pub(crate) name: String,
     pub(crate) pid: u32,
     /// Attempts that it may run at once.

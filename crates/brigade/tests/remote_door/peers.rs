@@ -36,7 +36,7 @@ struct Join {
     build: u64,
     session: [u8; 16],
     pool: Option<[u8; 16]>,
-    held: Vec<u64>,
+    held: Vec<(u64, u32)>,
     name: String,
     pid: u32,
     slots: u32,

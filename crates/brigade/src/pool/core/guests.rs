@@ -48,8 +48,8 @@ pub(in super::super) struct Newcomer {
 /// What a host brings when its connection is up.
 pub(in super::super) struct Arrival {
     pub(in super::super) number: u32,
-    /// Calls that it holds.
-    pub(in super::super) held: Vec<u64>,
+    /// Calls that it holds, each with its attempt.
+    pub(in super::super) held: Vec<(u64, u32)>,
     /// It begins nothing more.
     pub(in super::super) leaving: bool,
 }
@@ -105,11 +105,14 @@ impl Core {
         let number = arrival.number;
         let Some(seat) = self.seat_of(number, guest.epoch) else { return false };
         let (away, is_new) = (seat.away.take(), seat.stage == SeatStage::Starting);
-        let running: HashSet<u64> = seat.running.iter().copied().collect();
+        let running = seat.running.clone();
         if let Some(away) = away {
             self.deadlines.remove(away);
         }
-        let drop: Vec<u64> = arrival.held.iter().copied().filter(|call| !running.contains(call)).collect();
+        // An earlier attempt of a call that runs there again is not that one: its answer came, and was not acknowledged.
+        let attempt = |call: &u64| Some((*call, self.entry_ref(*call)?.attempt));
+        let expected: HashSet<(u64, u32)> = running.iter().filter_map(attempt).collect();
+        let drop: Vec<u64> = arrival.held.iter().filter(|held| !expected.contains(held)).map(|(call, _)| *call).collect();
         // Of a session that goes on, what is not running was answered, and the host has yet to hear that its answer came.
         let stale = if is_new { drop.len() } else { 0 };
         guest.welcome(number, &self.config, !is_new, drop);
@@ -117,8 +120,8 @@ impl Core {
             self.counters.started += 1;
             self.open_for_calls(number);
         }
-        let held: HashSet<u64> = arrival.held.iter().copied().collect();
-        self.put_back(running.into_iter().filter(|call| !held.contains(call)).collect(), effects);
+        let held: HashSet<(u64, u32)> = arrival.held.iter().copied().collect();
+        self.put_back(expected.difference(&held).map(|(call, _)| *call).collect(), effects);
         self.stop_again(number, guest);
         self.offer(number);
         let (host, pid, slots) = (&*guest.name, guest.pid, guest.slots);

@@ -267,7 +267,7 @@ async fn introduce(line: &mut Line) -> Result<(Newcomer, Arrival), Error> {
     if join.slots == 0 || join.slots > SLOTS_MAX {
         return refuse(format!("it offers {} slots: there are 1 to {SLOTS_MAX}", join.slots));
     }
-    if join.tasks.len() > TASKS_MAX || join.labels.len() > LABELS_MAX || join.held.len() > 2 * SLOTS_MAX as usize {
+    if join.tasks.len() > TASKS_MAX || join.labels.len() > LABELS_MAX || join.held.len() > 4 * SLOTS_MAX as usize {
         return refuse("it names too many tasks, labels or calls".to_owned());
     }
     if let Some((task, own)) = join.tasks.iter().find_map(other_signature) {

@@ -63,8 +63,8 @@ fn task(signature: &str) -> TaskLine {
 #[tokio::test]
 async fn who_fits_is_let_in() {
     let own = (SQUARE.signature)();
-    let (newcomer, arrival) = introduced(kind::JOIN, &Join { held: vec![3], tasks: vec![task(own)], ..join() }).await.unwrap();
-    assert_eq!((newcomer.slots, newcomer.tasks.get(SQUARE.name), &*arrival.held), (4, Some(&true), &[3][..]));
+    let (newcomer, arrival) = introduced(kind::JOIN, &Join { held: vec![(3, 1)], tasks: vec![task(own)], ..join() }).await.unwrap();
+    assert_eq!((newcomer.slots, newcomer.tasks.get(SQUARE.name), &*arrival.held), (4, Some(&true), &[(3, 1)][..]));
     assert!(!newcomer.functions, "its build is another");
 }
 
