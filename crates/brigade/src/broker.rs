@@ -214,6 +214,7 @@ pub(crate) struct Settlement {
     pub(crate) token: i64,
     pub(crate) ending: Ending,
     /// What the caller of a call is told if this ends it without a value.
+    #[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "only RabbitMQ brings answers"))]
     pub(crate) answer: Option<Box<Answer>>,
 }
 

@@ -9,7 +9,6 @@ use crate::certificate::Certificate;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Cancelled, Failure, TimedOut};
 
-#[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "only RabbitMQ brings answers"))]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Answer {
     /// As [`CallError::outcome`] has it, with hyphens.
@@ -48,15 +47,18 @@ impl Answer {
     }
 
     /// Its code said so.
+    #[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "only RabbitMQ brings answers"))]
     pub(crate) fn failed(message: &str) -> Self {
         Self::of(&CallError::Failed(Box::new(Failure::new(message))))
     }
 
     /// It was not carried.
+    #[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "only RabbitMQ brings answers"))]
     pub(crate) fn rejected(kind: ErrorKind, message: impl Into<Box<str>>) -> Self {
         Self::of(&CallError::Rejected(Error::new(kind, message)))
     }
 
+    #[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "only RabbitMQ brings answers"))]
     pub(crate) fn into_error(self) -> CallError {
         let (message, certificate) = (self.message, self.certificate);
         match (self.kind.as_str(), certificate) {

@@ -35,6 +35,7 @@ use crate::sync::lock;
 pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Bytes, CallError>> + Send>>;
 
 /// A call for a broker that brings the answer itself.
+#[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "only RabbitMQ brings answers"))]
 pub(crate) struct DirectCall {
     pub(crate) job: Job,
     pub(crate) queue_timeout: Option<Duration>,
@@ -79,6 +80,7 @@ impl Caller {
         self.reason.get().map_or("", String::as_str)
     }
 
+    #[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "only RabbitMQ brings answers"))]
     pub(crate) fn tell(&self, progress: Progress) {
         let mut told = lock(&self.told);
         if told.len() == PROGRESS_MAX {
