@@ -241,6 +241,8 @@ impl Place {
             // The script becomes the server instead of waiting for it; its shell is kept from reading by the arguments.
             .env("RABBITMQ_ALLOW_INPUT", "1")
             .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-noinput -start_epmd false")
+            // Nor do its tools start a port mapper that nobody would end.
+            .env("RABBITMQ_CTL_ERL_ARGS", "-start_epmd false")
             // As by default, but its threads are not bound to cores: other servers and the tests are there as well.
             .env("RABBITMQ_SERVER_ERL_ARGS", "+P 1048576 +t 5000000 +sbwt none +sbwtdcpu none +sbwtdio none");
     }
