@@ -15,6 +15,8 @@
 
 #[cfg(any(feature = "redis", feature = "rabbitmq"))]
 mod account;
+#[cfg(any(feature = "redis", feature = "rabbitmq"))]
+mod address;
 mod admission;
 mod answer;
 mod api;

@@ -7,9 +7,9 @@
 //! With several hosts, which are one cluster, the next one is tried when one cannot be reached. Errors say which part is wrong and what to
 //! write, but never quote the URL: with one character out of place, any part may be a password.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::super::address;
 use crate::error::{Error, ErrorKind};
 
 /// How long an answer may take, with all that it needs: a connection that is made again, a broker that takes nothing for a while.
@@ -88,7 +88,7 @@ impl Place {
                 (decode(user)?, decode(password)?, hosts)
             }
         };
-        let hosts = hosts.split(',').map(|host| address(host, PORT)).collect::<Result<_, _>>()?;
+        let hosts = hosts.split(',').map(host_and_port).collect::<Result<_, _>>()?;
         let vhost = match path {
             "" => "/".to_owned(),
             path if path.contains('/') => return Err(bad("write %2F for a slash in the name of a vhost")),
@@ -144,62 +144,24 @@ fn bad(text: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::BadOption, format!("read the URL of RabbitMQ: {text}"))
 }
 
-fn address(host: &str, default_port: u16) -> Result<(String, u16), Error> {
-    if !host.starts_with('[') && host.matches(':').count() > 1 {
-        return Err(bad("an IPv6 address stands in brackets: [::1]:5672"));
-    }
-    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((name, rest)) => (name, rest.strip_prefix(':').or(rest.is_empty().then_some(""))),
-        None => {
-            let (name, port) = host.split_once(':').unwrap_or((host, ""));
-            (name, Some(port))
-        }
-    };
-    if name.is_empty() {
-        return Err(bad("a host is missing"));
-    }
-    let port = match port {
-        Some("") => default_port,
-        port => match port.and_then(|port| port.parse().ok()) {
-            None | Some(0) => return Err(bad("a port is a number from 1 to 65535")),
-            Some(port) => port,
-        },
-    };
-    Ok((name.to_owned(), port))
+fn host_and_port(host: &str) -> Result<(String, u16), Error> {
+    address::host_and_port(host, PORT).map(|(host, port)| (host.to_owned(), port)).map_err(bad)
 }
 
-/// Undoes `%2F` and the like.
 fn decode(text: &str) -> Result<String, Error> {
-    let wrong = || bad("behind a % stand two hexadecimal digits; write %25 for a % itself");
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut parts = text.split('%');
-    bytes.extend_from_slice(parts.next().unwrap_or_default().as_bytes());
-    for part in parts {
-        let (digits, rest) = part.split_at_checked(2).ok_or_else(wrong)?;
-        let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-        bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| is_hex).ok_or_else(wrong)?);
-        bytes.extend_from_slice(rest.as_bytes());
-    }
-    String::from_utf8(bytes).map_err(|_| bad("it is not UTF-8 once the % are undone"))
+    address::decode(text).map_err(bad)
 }
 
 /// What stands behind the `?`; taken out one by one.
-struct Options(BTreeMap<String, String>);
+struct Options(address::Options);
 
 impl Options {
     fn parse(query: &str) -> Result<Self, Error> {
-        let mut options = BTreeMap::new();
-        for option in query.split('&').filter(|option| !option.is_empty()) {
-            let (name, value) = option.split_once('=').unwrap_or((option, ""));
-            if options.insert(name.to_owned(), decode(value)?).is_some() {
-                return Err(bad("an option stands there twice"));
-            }
-        }
-        Ok(Self(options))
+        address::Options::parse(query).map(Self).map_err(bad)
     }
 
     fn take(&mut self, name: &str) -> Option<String> {
-        self.0.remove(name)
+        self.0.take(name)
     }
 
     fn namespace(&mut self) -> Result<String, Error> {
@@ -211,12 +173,7 @@ impl Options {
     }
 
     fn duration(&mut self, name: &str) -> Result<Option<Duration>, Error> {
-        let Some(text) = self.take(name) else { return Ok(None) };
-        let time = text.parse::<jiff::SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
-        match time.filter(|time| !time.is_zero()) {
-            Some(time) => Ok(Some(time)),
-            None => Err(bad(format!("{name} is a time such as 250ms or 5s, longer than none"))),
-        }
+        self.0.duration(name).map_err(bad)
     }
 
     fn answer_timeout(&mut self) -> Result<Duration, Error> {
@@ -250,7 +207,7 @@ impl Options {
     }
 
     fn none_left(&self) -> Result<(), Error> {
-        if self.0.is_empty() {
+        if self.0.left().is_none() {
             return Ok(());
         }
         Err(bad("it has an option that is none of ns, heartbeat, blocked, response_timeout, consumer_timeout, queues, priorities, calls"))

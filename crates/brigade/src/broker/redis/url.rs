@@ -9,10 +9,10 @@
 //!
 //! Errors say which part is wrong and what to write, but never quote the URL: with one character out of place, any part may be a password.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::super::address;
 use crate::error::{Error, ErrorKind};
 
 /// How long the server may take for an answer before the call ends as uncertain.
@@ -175,27 +175,7 @@ fn address(host: &str, default_port: u16) -> Result<Address, Error> {
     if host.contains(',') {
         return Err(bad("it has several hosts; write redis+sentinel:// or redis+cluster://"));
     }
-    if !host.starts_with('[') && host.matches(':').count() > 1 {
-        return Err(bad("an IPv6 address stands in brackets: [::1]:6379"));
-    }
-    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((name, rest)) => (name, rest.strip_prefix(':').or(rest.is_empty().then_some(""))),
-        None => {
-            let (name, port) = host.split_once(':').unwrap_or((host, ""));
-            (name, Some(port))
-        }
-    };
-    if name.is_empty() {
-        return Err(bad("a host is missing"));
-    }
-    let port = match port {
-        Some("") => default_port,
-        port => match port.and_then(|port| port.parse().ok()) {
-            None | Some(0) => return Err(bad("a port is a number from 1 to 65535")),
-            Some(port) => port,
-        },
-    };
-    Ok(Address::Tcp(name.into(), port))
+    address::host_and_port(host, default_port).map(|(host, port)| Address::Tcp(host.into(), port)).map_err(bad)
 }
 
 fn database(path: &str) -> Result<i64, Error> {
@@ -205,47 +185,24 @@ fn database(path: &str) -> Result<i64, Error> {
     path.parse::<u32>().map(i64::from).map_err(|_| bad("a database is a number, 0 if it is left out"))
 }
 
-/// Undoes `%2F` and the like.
 fn decode(text: &str) -> Result<String, Error> {
-    let wrong = || bad("behind a % stand two hexadecimal digits; write %25 for a % itself");
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut parts = text.split('%');
-    bytes.extend_from_slice(parts.next().unwrap_or_default().as_bytes());
-    for part in parts {
-        let (digits, rest) = part.split_at_checked(2).ok_or_else(wrong)?;
-        let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-        bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| is_hex).ok_or_else(wrong)?);
-        bytes.extend_from_slice(rest.as_bytes());
-    }
-    String::from_utf8(bytes).map_err(|_| bad("it is not UTF-8 once the % are undone"))
+    address::decode(text).map_err(bad)
 }
 
 /// What stands behind the `?`; taken out one by one.
-struct Options(BTreeMap<String, String>);
+struct Options(address::Options);
 
 impl Options {
     fn parse(query: &str) -> Result<Self, Error> {
-        let mut options = BTreeMap::new();
-        for option in query.split('&').filter(|option| !option.is_empty()) {
-            let (name, value) = option.split_once('=').unwrap_or((option, ""));
-            if options.insert(name.to_owned(), decode(value)?).is_some() {
-                return Err(bad("an option stands there twice"));
-            }
-        }
-        Ok(Self(options))
+        address::Options::parse(query).map(Self).map_err(bad)
     }
 
     fn take(&mut self, name: &str) -> Option<String> {
-        self.0.remove(name)
+        self.0.take(name)
     }
 
     fn duration(&mut self, name: &str) -> Result<Option<Duration>, Error> {
-        let Some(text) = self.take(name) else { return Ok(None) };
-        let time = text.parse::<jiff::SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
-        match time.filter(|time| !time.is_zero()) {
-            Some(time) => Ok(Some(time)),
-            None => Err(bad(format!("{name} is a time such as 250ms or 5s, longer than none"))),
-        }
+        self.0.duration(name).map_err(bad)
     }
 
     fn wait(&mut self, answer_timeout: Duration) -> Result<Option<Wait>, Error> {
@@ -281,8 +238,8 @@ impl Options {
     }
 
     fn none_left(&self, kind: Kind, is_tls: bool) -> Result<(), Error> {
-        let Some(name) = self.0.keys().next() else { return Ok(()) };
-        Err(match name.as_str() {
+        let Some(name) = self.0.left() else { return Ok(()) };
+        Err(match name {
             "insecure" | "ca" | "cert" | "key" if !is_tls => bad("insecure, ca, cert and key are for TLS: write rediss://"),
             "user" | "password" | "db" if kind != Kind::Unix => {
                 bad("write user:password@ before the host and the database behind it; only redis+unix has them as options")

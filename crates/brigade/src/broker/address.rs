@@ -1,0 +1,80 @@
+//! Parts of a broker's URL. Errors are sentences for whoever wrote it; they never quote it, as any part may be a password.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+type Parsed<T> = Result<T, String>;
+
+/// `host[:port]`, an IPv6 address in brackets.
+pub(super) fn host_and_port(text: &str, default_port: u16) -> Parsed<(&str, u16)> {
+    if !text.starts_with('[') && text.matches(':').count() > 1 {
+        return Err(format!("an IPv6 address stands in brackets: [::1]:{default_port}"));
+    }
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, rest)) => (host, rest.strip_prefix(':').or(rest.is_empty().then_some(""))),
+        None => {
+            let (host, port) = text.split_once(':').unwrap_or((text, ""));
+            (host, Some(port))
+        }
+    };
+    if host.is_empty() {
+        return Err("a host is missing".to_owned());
+    }
+    let port = match port {
+        Some("") => default_port,
+        port => match port.and_then(|port| port.parse().ok()) {
+            None | Some(0) => return Err("a port is a number from 1 to 65535".to_owned()),
+            Some(port) => port,
+        },
+    };
+    Ok((host, port))
+}
+
+/// Undoes `%2F` and the like.
+pub(super) fn decode(text: &str) -> Parsed<String> {
+    let wrong = || "behind a % stand two hexadecimal digits; write %25 for a % itself".to_owned();
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut parts = text.split('%');
+    bytes.extend_from_slice(parts.next().unwrap_or_default().as_bytes());
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2).ok_or_else(wrong)?;
+        let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| is_hex).ok_or_else(wrong)?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).map_err(|_| "it is not UTF-8 once the % are undone".to_owned())
+}
+
+/// What stands behind the `?`; taken out one by one.
+pub(super) struct Options(BTreeMap<String, String>);
+
+impl Options {
+    pub(super) fn parse(query: &str) -> Parsed<Self> {
+        let mut options = BTreeMap::new();
+        for option in query.split('&').filter(|option| !option.is_empty()) {
+            let (name, value) = option.split_once('=').unwrap_or((option, ""));
+            if options.insert(name.to_owned(), decode(value)?).is_some() {
+                return Err("an option stands there twice".to_owned());
+            }
+        }
+        Ok(Self(options))
+    }
+
+    pub(super) fn take(&mut self, name: &str) -> Option<String> {
+        self.0.remove(name)
+    }
+
+    pub(super) fn duration(&mut self, name: &str) -> Parsed<Option<Duration>> {
+        let Some(text) = self.take(name) else { return Ok(None) };
+        let time = text.parse::<jiff::SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
+        match time.filter(|time| !time.is_zero()) {
+            Some(time) => Ok(Some(time)),
+            None => Err(format!("{name} is a time such as 250ms or 5s, longer than none")),
+        }
+    }
+
+    /// The name of one that nobody took.
+    pub(super) fn left(&self) -> Option<&str> {
+        self.0.keys().next().map(String::as_str)
+    }
+}
