@@ -157,19 +157,22 @@ impl Cluster {
         for _ in 0..PRIMARIES * (1 + replicas) {
             let (port, bus) = (free_port(), free_port());
             let bus_text = bus.to_string();
-            let mut all = vec!["--cluster-enabled", "yes", "--cluster-port", &bus_text, "--cluster-node-timeout", "1000"];
+            let mut all = vec!["--cluster-enabled", "yes", "--cluster-port", &bus_text, "--cluster-node-timeout", "2000"];
             all.extend(options);
             nodes.push(start_at(port, &all)?);
             ports.push(port);
             buses.push(bus);
         }
         let this = Self { ports, nodes };
+        // All of it before any of them meet: a node that knows another takes no epoch any more.
         for (index, node) in this.nodes.iter().enumerate() {
             said_ok(node, &format!("CLUSTER SET-CONFIG-EPOCH {}", index + 1))?;
             if index < PRIMARIES {
                 let (first, last) = (index * SLOTS / PRIMARIES, (index + 1) * SLOTS / PRIMARIES - 1);
                 said_ok(node, &format!("CLUSTER ADDSLOTSRANGE {first} {last}"))?;
             }
+        }
+        for (index, node) in this.nodes.iter().enumerate() {
             for (port, bus) in this.ports.iter().zip(&buses).skip(index + 1) {
                 said_ok(node, &format!("CLUSTER MEET 127.0.0.1 {port} {bus}"))?;
             }
