@@ -128,8 +128,8 @@ pub(crate) trait Backend: Send + Sync {
     /// Up to `ask.max` jobs; waits for the first as long as it says.
     fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>>;
 
-    /// One answer per settlement, in order.
-    fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Settled>>;
+    /// One answer per settlement, in order; an error instead of them all if nothing of it was done.
+    fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Result<Settled, Error>>>;
 
     fn look(&self, query: Query) -> Reply<'_, View>;
 

@@ -247,7 +247,7 @@ impl Lease {
 
     async fn settle(&self, ending: Ending) -> Result<Settled, Error> {
         let settlement = Settlement { id: self.leased.id.clone(), token: self.leased.token, ending, answer: None };
-        self.cancels.backend().settle(vec![settlement]).await?.pop().ok_or_else(super::api::confused)
+        self.cancels.backend().settle(vec![settlement]).await?.pop().ok_or_else(super::api::confused)?
     }
 }
 

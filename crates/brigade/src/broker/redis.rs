@@ -32,6 +32,7 @@ mod wake;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use redis::Value;
 use tokio::time::sleep;
 
@@ -138,14 +139,18 @@ impl Backend for Redis {
         })
     }
 
-    fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Settled>> {
+    fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Result<Settled, Error>>> {
         Box::pin(async move {
-            let mut answers = vec![Settled::Stale; settlements.len()];
-            for (queue, endings) in self.link.sort(&settlements).await? {
+            let mut answers: Vec<_> = settlements.iter().map(|_| Ok(Settled::Stale)).collect();
+            let queues = self.link.sort(&settlements).await?;
+            let tell = queues.into_iter().map(async |(queue, endings)| {
                 let (places, weight) = (endings.places.clone(), endings.weight());
-                let told = self.endings.ask(queue, endings, weight).await??;
-                for (place, answer) in places.into_iter().zip(told) {
-                    answers[place] = settled(answer)?;
+                (places, self.endings.ask(queue, endings, weight).await.flatten())
+            });
+            for (places, told) in join_all(tell).await {
+                match told {
+                    Ok(told) => places.into_iter().zip(told).for_each(|(place, answer)| answers[place] = settled(answer)),
+                    Err(error) => places.into_iter().for_each(|place| answers[place] = Err(error.copy())),
                 }
             }
             Ok(answers)

@@ -188,8 +188,10 @@ impl Backend for Sqlite {
         })
     }
 
-    fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Settled>> {
-        Box::pin(self.lane.run(Synced::Now, move |store| settlements.iter().map(|settlement| store.settle(settlement)).collect()))
+    fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Result<Settled, Error>>> {
+        // All in one transaction, so an error is one of them all.
+        let settle = move |store: &Store<'_>| settlements.iter().map(|settlement| store.settle(settlement).map(Ok)).collect();
+        Box::pin(self.lane.run(Synced::Now, settle))
     }
 
     fn look(&self, query: Query) -> Reply<'_, View> {

@@ -113,21 +113,22 @@ impl Consumer {
             let (numbers, settlements): (Vec<u64>, Vec<Settlement>) = held.into_iter().unzip();
             let until = Instant::now() + self.trusted();
             match self.backend.settle(settlements).await {
-                Ok(settled) => numbers.into_iter().zip(settled).for_each(|(number, settled)| self.on_renewed(number, settled, until)),
+                Ok(renewed) => numbers.into_iter().zip(renewed).for_each(|(number, renewed)| self.on_renewed(number, renewed, until)),
                 Err(error) => tracing::warn!(%error, "could not renew leases"),
             }
         }
     }
 
-    fn on_renewed(&self, number: u64, settled: Settled, until: Instant) {
-        match settled {
-            Settled::Accepted(None) => {
+    fn on_renewed(&self, number: u64, renewed: Result<Settled, Error>, until: Instant) {
+        match renewed {
+            Err(error) => tracing::warn!(%error, "could not renew a lease"),
+            Ok(Settled::Accepted(None)) => {
                 if let Some(held) = lock(&self.held).get_mut(&number) {
                     held.until = until;
                 }
             }
-            Settled::Accepted(Some(reason)) => self.stop(number, Why::Cancel(reason)),
-            Settled::Stale => self.stop(number, Why::Lost),
+            Ok(Settled::Accepted(Some(reason))) => self.stop(number, Why::Cancel(reason)),
+            Ok(Settled::Stale) => self.stop(number, Why::Lost),
         }
     }
 

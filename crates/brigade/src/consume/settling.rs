@@ -41,19 +41,20 @@ impl Settling {
 
 async fn settle_together(backend: Arc<dyn Backend>, lease: Duration, ended: Vec<Ended>) -> Vec<Option<Settled>> {
     let settlements: Vec<Settlement> = ended.iter().map(|ended| ended.settlement.clone()).collect();
-    match backend.settle(settlements).await {
-        Ok(settled) => {
-            free_together(ended);
-            settled.into_iter().map(Some).collect()
-        }
-        // It has ended, and there will be no other.
-        Err(error) if error.kind() == ErrorKind::Closed => ended.iter().map(|_| None).collect(),
-        Err(error) => {
-            note(&error, ended.len());
-            // Whatever is wrong with one must not hold up the others.
-            join_all(ended.into_iter().map(|one| settle_alone(&*backend, lease, one))).await
-        }
+    let answers = match backend.settle(settlements).await {
+        Ok(answers) => answers,
+        Err(error) => ended.iter().map(|_| Err(error.copy())).collect(),
+    };
+    if answers.iter().all(Result::is_ok) {
+        free_together(ended);
+        return answers.into_iter().map(Result::ok).collect();
     }
+    let failed: Vec<&Error> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
+    if let Some(error) = failed.iter().find(|error| error.kind() != ErrorKind::Closed) {
+        note(error, failed.len());
+    }
+    // Whatever is wrong with one must not hold up the others.
+    join_all(ended.into_iter().zip(answers).map(|(one, answer)| settle_alone(&*backend, lease, one, answer))).await
 }
 
 /// At once, so that one lease fills all of it.
@@ -65,15 +66,21 @@ fn free_together(ended: Vec<Ended>) {
     drop(ended.into_iter().filter_map(|ended| ended.room).reduce(merge));
 }
 
-/// One that does not come through is tried for as long as the lease can hold.
-async fn settle_alone(backend: &dyn Backend, lease: Duration, ended: Ended) -> Option<Settled> {
+/// One that does not come through is tried for as long as the lease can hold, unless the broker has ended: there will be no other.
+async fn settle_alone(backend: &dyn Backend, lease: Duration, ended: Ended, mut answer: Result<Settled, Error>) -> Option<Settled> {
     let settling = async {
         loop {
-            sleep(PAUSE).await;
-            match backend.settle(vec![ended.settlement.clone()]).await {
-                Ok(mut settled) => return settled.pop(),
+            match answer {
+                Ok(settled) => return Some(settled),
                 Err(error) if error.kind() == ErrorKind::Closed => return None,
-                Err(error) => note(&error, 1),
+                Err(_) => sleep(PAUSE).await,
+            }
+            answer = match backend.settle(vec![ended.settlement.clone()]).await {
+                Ok(mut answers) => answers.pop()?,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = &answer {
+                note(error, 1);
             }
         }
     };

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use brigade::{Broker, ErrorKind, JobState, Limits, Pushed, Settled, task};
 use brigade_testkit::redis::Redis;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::stage::{BOUND, LONG, NOW, all_jobs, millis, plain, start, tell, unsettled, until};
@@ -12,6 +13,19 @@ use crate::stage::{BOUND, LONG, NOW, all_jobs, millis, plain, start, tell, unset
 #[task(queue = "served")]
 fn doubled(number: i64) -> i64 {
     2 * number
+}
+
+/// Closed until all jobs are in hand.
+static GATE: Semaphore = Semaphore::const_new(0);
+
+#[task(queue = "fine")]
+async fn waits_in_fine(_number: u32) {
+    GATE.acquire().await.unwrap().forget();
+}
+
+#[task(queue = "torn")]
+async fn waits_in_torn(_number: u32) {
+    GATE.acquire().await.unwrap().forget();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -69,11 +83,12 @@ async fn e35_a_key_of_another_type_is_named_and_once_it_is_gone_all_goes_on() {
     let serving = tokio::spawn(broker.worker().queue("served").in_process().run_until(stop.clone().cancelled_owned()));
     for name in ["ready", "leased", "scheduled", "retrying", "done", "inbox", "limits", "jobs", "seq", "bell", "consumers"] {
         let key = format!("brigade:{{served}}:{name}");
-        tell::<()>(&mut connection, &["DEL", &key]);
         if name == "ready" || name == "jobs" || name == "leased" {
             tell::<()>(&mut connection, &["SET", &key, "of another program"]);
         } else {
-            tell::<()>(&mut connection, &["XADD", &key, "*", "of", "another program"]);
+            // At once, or the worker is there first with a key of its own.
+            let script = "redis.call('DEL', KEYS[1]) redis.call('XADD', KEYS[1], '*', 'of', 'another program')";
+            tell::<()>(&mut connection, &["EVAL", script, "1", &key]);
         }
         let queue = broker.queue("served");
         let told = async { (queue.push(&1).await.err(), queue.lease(LONG, NOW).await.err(), broker.queues().await.err()) };
@@ -96,6 +111,37 @@ async fn e35_a_key_of_another_type_is_named_and_once_it_is_gone_all_goes_on() {
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
     stop.cancel();
     timeout(BOUND, serving).await.unwrap().unwrap().unwrap();
+}
+
+/// Attempts that end together are settled together, and those that came through are not told again: they would be taken for too late.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e35_a_queue_that_cannot_be_settled_makes_no_other_stale() {
+    const EACH: u32 = 20;
+    let (server, broker) = start(&[]).await;
+    for number in 0..EACH {
+        broker.queue("fine").push(&number).await.unwrap();
+        broker.queue("torn").push(&number).await.unwrap();
+    }
+    let stop = tokio_util::sync::CancellationToken::new();
+    let worker = broker.worker().queue("fine").queue("torn").in_process().prefetch(2 * EACH as usize);
+    let serving = tokio::spawn(worker.run_until(stop.clone().cancelled_owned()));
+    let leased = async || -> u64 {
+        let counts = broker.queues().await.unwrap();
+        counts.iter().flat_map(|queue| &queue.jobs).filter(|(state, _)| *state == JobState::Leased).map(|(_, count)| count).sum()
+    };
+    until("all are in hand", async || leased().await == u64::from(2 * EACH)).await;
+
+    let mut connection = plain(&server);
+    let (key, aside) = ("brigade:{torn}:leased", "{torn}:aside");
+    tell::<()>(&mut connection, &["RENAME", key, aside]);
+    tell::<()>(&mut connection, &["SET", key, "of another program"]);
+    GATE.add_permits(2 * EACH as usize);
+    until("the one that can be is settled", async || tell::<u64>(&mut plain(&server), &["ZCARD", "brigade:{fine}:leased"]) == 0).await;
+    tell::<()>(&mut connection, &["RENAME", aside, key]);
+    until("the other is settled too", async || leased().await == 0).await;
+    stop.cancel();
+    let served = timeout(BOUND, serving).await.unwrap().unwrap().unwrap();
+    assert_eq!((served.done, served.stale), (u64::from(2 * EACH), 0), "{served:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -27,14 +27,14 @@ pub(super) type Ends = (i64, Held, Ending, Option<Box<Answer>>);
 
 impl RabbitMqCore {
     /// Ends or extends leases. What has been begun is done even if nobody waits for it.
-    pub(super) async fn settle(self: &Arc<Self>, settlements: Vec<Settlement>) -> Result<Vec<Settled>, Error> {
+    pub(super) async fn settle(self: &Arc<Self>, settlements: Vec<Settlement>) -> Result<Vec<Result<Settled, Error>>, Error> {
         let now = self.now_after(Instant::now());
-        let mut answers = vec![Settled::Stale; settlements.len()];
+        let mut answers: Vec<_> = settlements.iter().map(|_| Ok(Settled::Stale)).collect();
         let (mut places, mut ends) = (Vec::new(), Vec::new());
         for (place, Settlement { id, token, ending, answer }) in settlements.into_iter().enumerate() {
             if let Ending::Extend(time) = ending {
                 if lock(&self.hands).extend(&id, token, now, time) {
-                    answers[place] = Settled::Accepted(None);
+                    answers[place] = Ok(Settled::Accepted(None));
                 }
             } else if let Some(held) = lock(&self.hands).let_go(&id, token, now) {
                 places.push(place);
@@ -52,8 +52,7 @@ impl RabbitMqCore {
         });
         let ended = told.await.map_err(|_| Error::new(ErrorKind::Closed, "settle: the broker was dropped").uncertain())?;
         for (place, ended) in places.into_iter().zip(ended) {
-            ended?;
-            answers[place] = Settled::Accepted(None);
+            answers[place] = ended.map(|()| Settled::Accepted(None));
         }
         Ok(answers)
     }
