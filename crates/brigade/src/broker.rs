@@ -34,6 +34,11 @@ mod redis;
 mod schedules;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(any(feature = "redis-tls", feature = "rabbitmq-tls"))]
+mod tls;
+#[cfg(all(any(feature = "redis", feature = "rabbitmq"), not(any(feature = "redis-tls", feature = "rabbitmq-tls"))))]
+#[path = "broker/no_tls.rs"]
+mod tls;
 mod to_job;
 mod turn;
 

@@ -1,6 +1,7 @@
 //! Parts of a broker's URL. Errors are sentences for whoever wrote it; they never quote it, as any part may be a password.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 type Parsed<T> = Result<T, String>;
@@ -45,6 +46,26 @@ pub(super) fn decode(text: &str) -> Parsed<String> {
     String::from_utf8(bytes).map_err(|_| "it is not UTF-8 once the % are undone".to_owned())
 }
 
+/// How a server that speaks TLS is verified, and what it may want of this side.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct TlsOptions {
+    /// Believe any certificate.
+    pub(super) insecure: bool,
+    /// Authorities to believe, instead of the system's.
+    pub(super) ca: Option<PathBuf>,
+    /// This side's certificate and its key.
+    pub(super) identity: Option<(PathBuf, PathBuf)>,
+    /// The name that the server's certificate must have, if it is not the host of the URL.
+    pub(super) server_name: Option<String>,
+}
+
+impl TlsOptions {
+    /// Whether this is the name of one of them.
+    pub(super) fn has(name: &str) -> bool {
+        matches!(name, "insecure" | "ca" | "cert" | "key" | "server_name")
+    }
+}
+
 /// What stands behind the `?`; taken out one by one.
 pub(super) struct Options(BTreeMap<String, String>);
 
@@ -71,6 +92,25 @@ impl Options {
             Some(time) => Ok(Some(time)),
             None => Err(format!("{name} is a time such as 250ms or 5s, longer than none")),
         }
+    }
+
+    pub(super) fn tls(&mut self) -> Parsed<TlsOptions> {
+        let insecure = match self.take("insecure").as_deref() {
+            None => false,
+            Some("" | "true" | "1") => true,
+            Some(_) => return Err("insecure has no value: it says that any certificate is believed".to_owned()),
+        };
+        let ca = self.take("ca").map(PathBuf::from);
+        let identity = match (self.take("cert"), self.take("key")) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
+            _ => return Err("cert and key go together: a certificate of this side and its key, two PEM files".to_owned()),
+        };
+        let server_name = self.take("server_name");
+        if insecure && (ca.is_some() || server_name.is_some()) {
+            return Err("insecure believes any certificate, so ca and server_name say nothing; leave them out".to_owned());
+        }
+        Ok(TlsOptions { insecure, ca, identity, server_name })
     }
 
     /// The name of one that nobody took.

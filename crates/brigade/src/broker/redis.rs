@@ -4,7 +4,7 @@
 //! states, whichever side dies when. All keys of a queue have one hash tag, `brigade:{queue}:`, so a script needs one node of a
 //! cluster. Times are the server's.
 //!
-//! From below: `url` (where it is), `reach` and `tls` (opening a connection), `line` (one that is made again), `nodes` (which server has a key),
+//! From below: `url` (where it is), `reach` (opening a connection), `line` (one that is made again), `nodes` (which server has a key),
 //! `link` (scripts and commands), and on that what a broker does.
 //!
 //! Two connections per server: one for scripts, which many calls share; one that is told of changes (`wake`). A third if pushes wait
@@ -21,11 +21,6 @@ mod queue;
 mod reach;
 mod schedules;
 mod settle;
-#[cfg(feature = "redis-tls")]
-mod tls;
-#[cfg(not(feature = "redis-tls"))]
-#[path = "redis/no_tls.rs"]
-mod tls;
 mod url;
 mod wake;
 

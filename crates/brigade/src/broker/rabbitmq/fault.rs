@@ -21,6 +21,10 @@ impl Fault {
         Self { kind, hint, source: None }
     }
 
+    pub(super) fn with_source(kind: ErrorKind, hint: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self { kind, hint, source: Some(Arc::new(source)) }
+    }
+
     /// The answer did not come in time.
     pub(super) fn timeout() -> Self {
         Self::new(ErrorKind::Unreachable, "the broker does not answer")
@@ -82,7 +86,7 @@ impl From<lapin::Error> for Fault {
 
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
-        Self { kind: ErrorKind::Unreachable, hint: "the broker cannot be reached", source: Some(Arc::new(error)) }
+        Self::with_source(ErrorKind::Unreachable, "the broker cannot be reached", error)
     }
 }
 

@@ -27,10 +27,13 @@ use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
 
 use super::fault::Fault;
 use super::url::Place;
+use crate::broker::tls::{self, Tls};
+use crate::error::ErrorKind;
 use crate::sync::lock;
 
 /// For TCP, and again for the handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const TLS_TIMEOUT: Duration = Duration::from_secs(3);
 /// The broker's first frame is far smaller.
 const GREETING_BYTES_MAX: usize = 64 << 10;
 
@@ -94,8 +97,10 @@ async fn open_one(place: &Place, purpose: &str, host: &str, port: u16) -> Result
     let kit = Tokio::current();
     let runtime = Runtime::new(RuntimeParts::new(kit.clone(), Sockets(kit)));
     let making = notes.clone();
+    // Read for each connection anew: certificates are renewed while programs run.
+    let tls = place.tls()?;
     let make = async move |uri: AMQPUri, _: Runtime<Kit>| {
-        let wire = Wire::open(&uri.authority.host, uri.authority.port, &making).await;
+        let wire = Wire::open(&uri.authority.host, uri.authority.port, tls.as_ref(), &making).await;
         wire.map(AsyncTcpStream::Plain).map_err(|fault| {
             let error = io::Error::other(fault.to_string());
             *lock(&making.fault) = Some(fault);
@@ -155,12 +160,13 @@ impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Io for T {}
 /// A socket that lapin reads and writes.
 struct Wire {
     io: Compat<Box<dyn Io>>,
+    is_tls: bool,
     /// Until the broker's first frame is complete.
-    greeting: Option<Arc<Mutex<Greeting>>>,
+    notes: Option<Notes>,
 }
 
 impl Wire {
-    async fn open(host: &str, port: u16, notes: &Notes) -> Result<Self, Fault> {
+    async fn open(host: &str, port: u16, tls: Option<&Tls>, notes: &Notes) -> Result<Self, Fault> {
         let connecting = timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port)));
         let stream = connecting.await.map_err(|_| Fault::timeout())??;
         stream.set_nodelay(true)?;
@@ -168,18 +174,56 @@ impl Wire {
         sockopt::set_tcp_user_timeout(&stream, 30_000).map_err(io::Error::from)?;
         let socket = stream.as_fd().try_clone_to_owned()?;
         *lock(&notes.end.0) = Some(socket);
-        let io: Box<dyn Io> = Box::new(stream);
-        Ok(Self { io: io.compat(), greeting: Some(Arc::clone(&notes.greeting)) })
+        let io: Box<dyn Io> = match tls {
+            None => Box::new(stream),
+            Some(tls) => match timeout(TLS_TIMEOUT, tls.wrap(host, stream)).await {
+                Ok(Ok(stream)) => Box::new(stream),
+                Ok(Err(error)) => return Err(tls_fault(error)),
+                Err(_) => {
+                    let hint = "the broker does not answer the TLS handshake; if it speaks none there, write amqp://";
+                    return Err(Fault::new(ErrorKind::Unreachable, hint));
+                }
+            },
+        };
+        Ok(Self { io: io.compat(), is_tls: tls.is_some(), notes: Some(notes.clone()) })
+    }
+
+    /// What this says of a connection on which the broker has not introduced itself yet: that has often met the other kind of server.
+    fn look(&self, read: &io::Result<usize>, bytes: &[u8], notes: &Notes) -> Option<Fault> {
+        const TLS_ALERT: u8 = 0x15;
+        match read {
+            // With TLS 1.3, a broker refuses a certificate only after the handshake.
+            Err(_) | Ok(0) if self.is_tls => {
+                let known = read.as_ref().err().and_then(|error| tls::hint(error, NO_TLS));
+                let hint = "the broker ended the connection; it may want a certificate of this side: ?cert=file.pem&key=file.pem";
+                let (kind, hint) = known.unwrap_or((ErrorKind::Unreachable, hint));
+                Some(Fault::new(kind, hint))
+            }
+            Err(_) | Ok(0) => Some(Fault::new(
+                ErrorKind::Unreachable,
+                "the broker ended the connection at the first word; if it wants TLS, write amqps://",
+            )),
+            Ok(_) if !self.is_tls && bytes.first() == Some(&TLS_ALERT) && lock(&notes.greeting).bytes.is_empty() => {
+                Some(Fault::new(ErrorKind::BadOption, "the broker wants TLS there; write amqps://, or the port without TLS"))
+            }
+            _ => None,
+        }
     }
 }
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let read = Pin::new(&mut self.io).poll_read(cx, buffer);
-        if let (Poll::Ready(Ok(count)), Some(greeting)) = (&read, &self.greeting) {
-            let is_complete = lock(greeting).add(&buffer[..*count]);
-            if is_complete {
-                self.greeting = None;
+        if let (Poll::Ready(read), Some(notes)) = (&read, &self.notes) {
+            let bytes = &buffer[..read.as_ref().map_or(0, |count| *count)];
+            let fault = self.look(read, bytes, notes);
+            let is_over = fault.is_some();
+            if is_over {
+                *lock(&notes.fault) = fault;
+            }
+            let is_complete = lock(&notes.greeting).add(bytes);
+            if is_complete || is_over {
+                self.notes = None;
             }
         }
         read
@@ -201,6 +245,15 @@ impl AsyncWrite for Wire {
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_close(cx)
+    }
+}
+
+const NO_TLS: &str = "the broker does not speak TLS there; write amqp://, or the port of TLS, which is 5671";
+
+fn tls_fault(error: io::Error) -> Fault {
+    match tls::hint(&error, NO_TLS) {
+        Some((kind, hint)) => Fault::with_source(kind, hint, error),
+        None => error.into(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The URLs of RabbitMQ: where it is, and how to use it.
 //!
 //! ```text
-//! amqp://[user:password@]host[:5672][,host[:5672]..][/vhost][?options]
+//! amqp://[user:password@]host[:5672][,host[:5672]..][/vhost][?options]    amqps:// with TLS: port 5671
 //! ```
 //!
 //! With several hosts, which are one cluster, the next one is tried when one cannot be reached. Errors say which part is wrong and what to
@@ -9,7 +9,9 @@
 
 use std::time::Duration;
 
-use super::super::address;
+use super::super::address::{self, TlsOptions};
+use super::fault::Fault;
+use crate::broker::tls::Tls;
 use crate::error::{Error, ErrorKind};
 
 /// How long an answer may take, with all that it needs: a connection that is made again, a broker that takes nothing for a while.
@@ -20,6 +22,7 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 /// What RabbitMQ has by itself.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 const PORT: u16 = 5672;
+const TLS_PORT: u16 = 5671;
 const NAMESPACE_BYTES_MAX: usize = 30;
 
 /// All that a URL says. Not `Debug`: it has a password.
@@ -29,6 +32,7 @@ pub(super) struct Place {
     pub(super) user: String,
     pub(super) password: String,
     pub(super) vhost: String,
+    tls: Option<TlsOptions>,
     /// In front of the names of all queues.
     pub(super) namespace: String,
     pub(super) heartbeat: Duration,
@@ -67,9 +71,11 @@ impl Place {
     /// `BadOption`, with what to write.
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
         let (scheme, rest) = url.split_once("://").ok_or_else(|| bad("write amqp://host, with two slashes"))?;
-        if scheme != "amqp" {
-            return Err(bad("the scheme is amqp"));
-        }
+        let is_tls = match scheme {
+            "amqp" => false,
+            "amqps" => true,
+            _ => return Err(bad("the schemes are amqp and amqps, which is with TLS")),
+        };
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         if rest.contains('#') || query.contains('#') {
             return Err(bad("write %23 for # in a password; a URL of RabbitMQ has no fragment"));
@@ -88,7 +94,7 @@ impl Place {
                 (decode(user)?, decode(password)?, hosts)
             }
         };
-        let hosts = hosts.split(',').map(host_and_port).collect::<Result<_, _>>()?;
+        let hosts = hosts.split(',').map(|host| host_and_port(host, if is_tls { TLS_PORT } else { PORT })).collect::<Result<_, _>>()?;
         let vhost = match path {
             "" => "/".to_owned(),
             path if path.contains('/') => return Err(bad("write %2F for a slash in the name of a vhost")),
@@ -100,6 +106,7 @@ impl Place {
             user,
             password,
             vhost,
+            tls: if is_tls { Some(options.0.tls().map_err(bad)?) } else { None },
             namespace: options.namespace()?,
             heartbeat: options.heartbeat()?,
             blocked: match options.take("blocked").as_deref() {
@@ -116,8 +123,19 @@ impl Place {
                 Some(_) => return Err(bad("calls is transient or durable: whether they outlive a restart of the broker")),
             },
         };
-        options.none_left()?;
+        options.none_left(is_tls)?;
+        // Here, so that it is told as it is.
+        place.read_tls()?;
         Ok(place)
+    }
+
+    /// Reads the certificates.
+    fn read_tls(&self) -> Result<Option<Tls>, Error> {
+        self.tls.as_ref().map(|options| Tls::new(options, "rabbitmq-tls")).transpose()
+    }
+
+    pub(super) fn tls(&self) -> Result<Option<Tls>, Fault> {
+        self.read_tls().map_err(|error| Fault::with_source(error.kind(), "the certificates of the URL cannot be used any more", error))
     }
 
     /// The highest priority, if its queues have any.
@@ -144,8 +162,8 @@ fn bad(text: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::BadOption, format!("read the URL of RabbitMQ: {text}"))
 }
 
-fn host_and_port(host: &str) -> Result<(String, u16), Error> {
-    address::host_and_port(host, PORT).map(|(host, port)| (host.to_owned(), port)).map_err(bad)
+fn host_and_port(host: &str, port: u16) -> Result<(String, u16), Error> {
+    address::host_and_port(host, port).map(|(host, port)| (host.to_owned(), port)).map_err(bad)
 }
 
 fn decode(text: &str) -> Result<String, Error> {
@@ -206,10 +224,14 @@ impl Options {
         }
     }
 
-    fn none_left(&self) -> Result<(), Error> {
-        if self.0.left().is_none() {
-            return Ok(());
-        }
-        Err(bad("it has an option that is none of ns, heartbeat, blocked, response_timeout, consumer_timeout, queues, priorities, calls"))
+    fn none_left(&self, is_tls: bool) -> Result<(), Error> {
+        Err(bad(match self.0.left() {
+            None => return Ok(()),
+            Some(name) if TlsOptions::has(name) && !is_tls => "insecure, ca, cert, key and server_name are for TLS: write amqps://",
+            Some(_) => {
+                "it has an option that is none of ns, heartbeat, blocked, response_timeout, consumer_timeout, queues, priorities, calls, with TLS \
+                 insecure, ca, cert, key, server_name"
+            }
+        }))
     }
 }

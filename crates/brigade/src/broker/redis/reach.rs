@@ -12,8 +12,8 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::fault::Fault;
-use super::tls::{self, Tls};
 use super::url::{Address, How, Login, Place};
+use crate::broker::tls::{self, Tls};
 use crate::error::{Error, ErrorKind};
 use crate::shutdown::Scope;
 
@@ -56,7 +56,7 @@ impl Reach {
     pub(super) fn new(place: Place) -> Result<Self, Error> {
         let scope =
             Scope::current().ok_or_else(|| Error::new(ErrorKind::Unsupported, "open a broker outside of an async runtime (tokio)"))?;
-        let tls = place.tls.as_ref().map(Tls::new).transpose()?;
+        let tls = place.tls.as_ref().map(|options| Tls::new(options, "redis-tls")).transpose()?;
         Ok(Self { place, tls, scope })
     }
 
@@ -121,10 +121,12 @@ impl Reach {
                 let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
                 match timeout(HANDSHAKE_TIMEOUT, tls.wrap(host, stream)).await {
                     Ok(Ok(stream)) => Ok(Box::new(stream)),
-                    Ok(Err(error)) => Err(match tls::hint(&error) {
-                        Some((kind, hint)) => Fault::hinted(kind, hint, error),
-                        None => Fault::unsent(error),
-                    }),
+                    Ok(Err(error)) => {
+                        Err(match tls::hint(&error, "the server does not speak TLS there; write redis://, or the port of TLS") {
+                            Some((kind, hint)) => Fault::hinted(kind, hint, error),
+                            None => Fault::unsent(error),
+                        })
+                    }
                     // A server without TLS waits for the end of a line.
                     Err(_) => {
                         let hint = "the server does not answer the TLS handshake; if it speaks none, write redis://";

@@ -12,7 +12,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::super::address;
+use super::super::address::{self, TlsOptions};
 use crate::error::{Error, ErrorKind};
 
 /// How long the server may take for an answer before the call ends as uncertain.
@@ -50,16 +50,6 @@ pub(super) enum Address {
 pub(super) struct Login {
     pub(super) user: Option<String>,
     pub(super) password: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct TlsOptions {
-    /// Believe any certificate.
-    pub(super) insecure: bool,
-    /// Authorities to believe, instead of the system's.
-    pub(super) ca: Option<PathBuf>,
-    /// This side's certificate and its key.
-    pub(super) identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// How many replicas must have a push or a settlement before it counts.
@@ -220,34 +210,20 @@ impl Options {
     }
 
     fn tls(&mut self) -> Result<TlsOptions, Error> {
-        let insecure = match self.take("insecure").as_deref() {
-            None => false,
-            Some("" | "true" | "1") => true,
-            Some(_) => return Err(bad("insecure has no value: it says that any certificate is believed")),
-        };
-        let ca = self.take("ca").map(PathBuf::from);
-        let identity = match (self.take("cert"), self.take("key")) {
-            (None, None) => None,
-            (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
-            _ => return Err(bad("cert and key go together: a certificate of this side and its key, two PEM files")),
-        };
-        if insecure && ca.is_some() {
-            return Err(bad("insecure believes any certificate, so ca says nothing; leave one of them out"));
-        }
-        Ok(TlsOptions { insecure, ca, identity })
+        self.0.tls().map_err(bad)
     }
 
     fn none_left(&self, kind: Kind, is_tls: bool) -> Result<(), Error> {
         let Some(name) = self.0.left() else { return Ok(()) };
         Err(match name {
-            "insecure" | "ca" | "cert" | "key" if !is_tls => bad("insecure, ca, cert and key are for TLS: write rediss://"),
+            name if TlsOptions::has(name) && !is_tls => bad("insecure, ca, cert, key and server_name are for TLS: write rediss://"),
             "user" | "password" | "db" if kind != Kind::Unix => {
                 bad("write user:password@ before the host and the database behind it; only redis+unix has them as options")
             }
             "sentinel_user" | "sentinel_password" => bad("sentinel_user and sentinel_password are for redis+sentinel://"),
             _ => bad(
-                "it has an option that is none of wait, wait_timeout, response_timeout, with TLS insecure, ca, cert, key, with a socket user, \
-                 password, db, with sentinels sentinel_user, sentinel_password",
+                "it has an option that is none of wait, wait_timeout, response_timeout, with TLS insecure, ca, cert, key, server_name, with a \
+                 socket user, password, db, with sentinels sentinel_user, sentinel_password",
             ),
         })
     }

@@ -25,7 +25,7 @@ fn urls_say_where_and_how() {
     let place = parsed("rediss://:secret@redis.example?ca=/etc/a%20b.pem&cert=c.pem&key=k.pem");
     assert_eq!((place.login.user, place.login.password.as_deref()), (None, Some("secret")));
     let identity = Some(("c.pem".into(), "k.pem".into()));
-    assert_eq!(place.tls, Some(TlsOptions { insecure: false, ca: Some("/etc/a b.pem".into()), identity }));
+    assert_eq!(place.tls, Some(TlsOptions { ca: Some("/etc/a b.pem".into()), identity, ..TlsOptions::default() }));
     assert_eq!(parsed("rediss://host?insecure").tls, Some(TlsOptions { insecure: true, ..TlsOptions::default() }));
 
     for scheme in ["redis+unix", "unix"] {
@@ -68,7 +68,8 @@ fn refusals_say_what_to_write_and_no_secret() {
         ("redis://host?password=hunter2", "before the host"),
         ("redis://host?insecure", "rediss://"),
         ("rediss://host?insecure=hunter2", "no value"),
-        ("rediss://host?insecure&ca=a", "leave one"),
+        ("rediss://host?insecure&ca=a", "leave them out"),
+        ("redis://host?server_name=a", "rediss://"),
         ("rediss://host?cert=a", "go together"),
         ("redis+unix://run/redis.sock", "three slashes"),
         ("redis+unix:///run/redis.sock?password=hunter2&password=hunter2", "twice"),

@@ -1,11 +1,11 @@
-//! In the place of `tls` where the feature `redis-tls` is off: says so.
+//! In the place of `tls` where the features with TLS are off: says so.
 
 use std::convert::Infallible;
 use std::io;
 
 use tokio::net::TcpStream;
 
-use super::url::TlsOptions;
+use super::address::TlsOptions;
 use crate::error::{Error, ErrorKind};
 
 /// There is none.
@@ -13,8 +13,8 @@ use crate::error::{Error, ErrorKind};
 pub(super) struct Tls(Infallible);
 
 impl Tls {
-    pub(super) fn new(_: &TlsOptions) -> Result<Self, Error> {
-        let text = "connect to Redis with TLS: this program was built without; turn on the feature redis-tls of the crate brigade";
+    pub(super) fn new(_: &TlsOptions, feature: &'static str) -> Result<Self, Error> {
+        let text = format!("connect with TLS: this program was built without; turn on the feature {feature} of the crate brigade");
         Err(Error::new(ErrorKind::Unsupported, text))
     }
 
@@ -24,6 +24,6 @@ impl Tls {
     }
 }
 
-pub(super) fn hint(_: &io::Error) -> Option<(ErrorKind, &'static str)> {
+pub(super) fn hint(_: &io::Error, _: &'static str) -> Option<(ErrorKind, &'static str)> {
     None
 }

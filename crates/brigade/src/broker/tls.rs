@@ -1,4 +1,4 @@
-//! TLS, with a provider of its own: nothing is installed for the whole process.
+//! TLS to brokers, with a provider of its own: nothing is installed for the whole process.
 
 use std::fs;
 use std::io;
@@ -14,11 +14,15 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::url::TlsOptions;
+use super::address::TlsOptions;
 use crate::error::{Error, ErrorKind};
 
 #[derive(Clone)]
-pub(super) struct Tls(TlsConnector);
+pub(super) struct Tls {
+    connector: TlsConnector,
+    /// The name that the server's certificate must have, if it is not the host of the URL.
+    server_name: Option<Box<str>>,
+}
 
 impl Tls {
     /// Reads the certificates.
@@ -26,7 +30,7 @@ impl Tls {
     /// # Errors
     ///
     /// `BadOption` for files that are not what they should be, `Os` where the system has no certificates.
-    pub(super) fn new(options: &TlsOptions) -> Result<Self, Error> {
+    pub(super) fn new(options: &TlsOptions, _: &'static str) -> Result<Self, Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
         let config = config.map_err(|e| bad("set up TLS", e))?;
@@ -47,28 +51,36 @@ impl Tls {
                 config.with_client_auth_cert(chain, key_der).map_err(|e| bad("use the certificate and the key of the URL", e))?
             }
         };
-        Ok(Self(TlsConnector::from(Arc::new(config))))
+        let server_name = options.server_name.as_deref().map(Into::into);
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), server_name })
     }
 
     pub(super) async fn wrap(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let name = ServerName::try_from(host.to_owned()).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
-        self.0.connect(name, stream).await
+        let name = self.server_name.as_deref().unwrap_or(host).to_owned();
+        let name = ServerName::try_from(name).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        self.connector.connect(name, stream).await
     }
 }
 
-/// What a person can do about a handshake that failed.
-pub(super) fn hint(error: &io::Error) -> Option<(ErrorKind, &'static str)> {
+/// What a person can do about a handshake that failed; `plain`: if the server speaks no TLS.
+pub(super) fn hint(error: &io::Error, plain: &'static str) -> Option<(ErrorKind, &'static str)> {
+    use rustls::CertificateError as Wrong;
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(match error {
-        rustls::Error::InvalidMessage(_) => {
-            (ErrorKind::BadOption, "the server does not speak TLS there; write redis://, or the port of TLS")
-        }
-        rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer | rustls::CertificateError::BadSignature) => {
+        rustls::Error::InvalidMessage(_) => (ErrorKind::BadOption, plain),
+        rustls::Error::InvalidCertificate(Wrong::UnknownIssuer | Wrong::BadSignature) => {
             (ErrorKind::Refused, "nobody known vouches for the server's certificate; name its authority with ?ca=file.pem")
         }
-        rustls::Error::InvalidCertificate(
-            rustls::CertificateError::NotValidForName | rustls::CertificateError::NotValidForNameContext { .. },
-        ) => (ErrorKind::Refused, "the server's certificate is for another name; write the host as the certificate has it"),
+        rustls::Error::InvalidCertificate(Wrong::NotValidForName | Wrong::NotValidForNameContext { .. }) => {
+            let hint = "the server's certificate is for another name; write the host as the certificate has it, or ?server_name=..";
+            (ErrorKind::Refused, hint)
+        }
+        rustls::Error::InvalidCertificate(Wrong::Expired | Wrong::ExpiredContext { .. }) => {
+            (ErrorKind::Refused, "the server's certificate has expired, or the clock of this host is wrong; give the server a new one")
+        }
+        rustls::Error::InvalidCertificate(Wrong::NotValidYet | Wrong::NotValidYetContext { .. }) => {
+            (ErrorKind::Refused, "the server's certificate is not valid yet, or the clock of this host is wrong")
+        }
         rustls::Error::InvalidCertificate(_) => (ErrorKind::Refused, "the server's certificate is not valid"),
         rustls::Error::AlertReceived(_) => {
             (ErrorKind::Refused, "the server refused the handshake; it may want a certificate of this side: ?cert=file.pem&key=file.pem")
