@@ -51,6 +51,11 @@
 //! its process (working directory, umask, environment, limits, signal handlers, locale, standard input) is the last of its worker, which
 //! is replaced.
 
+#![cfg_attr(
+    all(feature = "rabbitmq", not(any(feature = "redis", feature = "sqlite"))),
+    expect(dead_code, reason = "RabbitMQ lists, schedules and joins no jobs")
+)]
+
 mod address;
 #[cfg(feature = "broker")]
 mod broker;
