@@ -225,6 +225,8 @@ impl Place {
         let file = |name: &str| self.directory.join(name);
         command
             .env_remove("NOTIFY_SOCKET")
+            // One that is ended while it starts leaves no dump where the test was started.
+            .env("ERL_CRASH_DUMP_SECONDS", "0")
             .env("SCRIPTS", SCRIPTS)
             .env("HOME", &self.directory)
             .env("ERL_EPMD_PORT", mapper.to_string())
