@@ -2,7 +2,8 @@
 //!
 //! From below: `url` (where it is, and how to use it), `reach` (opening a connection), `fault` (what errors mean), `link` (the supervisor: a
 //! connection that is made again), `publish` (confirmed messages), `message` (a job as a message), `topology` (queues), `store` (both together),
-//! `acks` (a channel that deliveries come by), `tap` (what takes from one queue), `held` (leases), and on that `lease` and `settle`.
+//! `acks` (a channel that deliveries come by), `tap` (what takes from one queue), `held` (leases), and on that `lease`, `settle`, and `park` for what
+//! is held for long.
 //!
 //! For calls: `outbox` (requests and answers on their way), `calls` (the side of those who call), `callers` (the side of those who answer),
 //! `control` (cancels), `pass` (passing on), `turn` (who reloads). `check` looks for what is wrong.
@@ -13,7 +14,7 @@
 //! What always holds:
 //!
 //! - A push counts when the broker has confirmed it; a settlement when what becomes of the job is confirmed, and the ack of its delivery heard.
-//! - A lease is a delivery of one channel and ends with it: no token outlives its connection.
+//! - A lease is a delivery of one channel and ends with it: no token outlives its connection. One that grows old is exchanged for a fresh one (`park`).
 //! - Nothing is counted by the broker's own counters of deliveries: attempts are in headers of ours, and what is given back is a new message.
 
 mod acks;
@@ -27,6 +28,7 @@ mod lease;
 mod link;
 mod message;
 mod outbox;
+mod park;
 mod pass;
 mod publish;
 mod reach;
@@ -51,6 +53,7 @@ use self::control::Served;
 use self::held::Hands;
 use self::link::Link;
 use self::outbox::{Carrier, Outbox};
+use self::park::Parks;
 use self::publish::Publisher;
 use self::tap::Tap;
 use self::topology::Topology;
@@ -91,6 +94,9 @@ struct RabbitMqCore {
     served: Arc<Served>,
     publisher: Publisher,
     topology: Topology,
+    parks: Parks,
+    /// The broker's `consumer_timeout` in milliseconds, once it has named it.
+    learnt_timeout: AtomicU64,
     taps: Mutex<HashMap<Box<str>, Arc<Tap>>>,
     hands: Mutex<Hands>,
     /// A tap has something, or cannot have it.
@@ -119,6 +125,8 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>,
         served: Arc::default(),
         publisher: Publisher::start(&place, &out, &scope),
         topology: Topology::new(&place, &out),
+        parks: Parks::default(),
+        learnt_timeout: AtomicU64::new(u64::MAX),
         place,
         out,
         scope: scope.clone(),

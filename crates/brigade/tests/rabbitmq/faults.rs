@@ -61,21 +61,6 @@ async fn f37_a_queue_that_is_deleted_under_its_consumer_is_declared_again() {
     assert_eq!(next.ack().await.unwrap(), Settled::Accepted(None));
 }
 
-/// The broker takes back what nobody settled in its time, and closes the channel.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f38_what_the_broker_took_back_is_another_s_and_the_first_result_is_refused() {
-    let server = start(&["consumer_timeout = 1000"]);
-    ctl(&server, &["eval", "application:set_env(rabbit, channel_tick_interval, 300)."]).await;
-    let (first, second) = (connect(&server, "ns=f38").await, connect(&server, "ns=f38").await);
-    first.queue("q").push(&1).await.unwrap();
-    let held = first.queue("q").lease(LONG, LONG).await.unwrap().unwrap();
-    let again = second.queue("q").lease(LONG, BOUND).await.unwrap().unwrap();
-    assert_eq!((again.id(), again.attempt()), (held.id(), 1));
-    assert_eq!(again.ack().await.unwrap(), Settled::Accepted(None));
-    assert_eq!(held.extend(LONG).await.unwrap(), Settled::Stale);
-    assert_eq!(held.ack().await.unwrap(), Settled::Stale);
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f41_a_broker_that_blocks_publishers_is_told_and_acks_go_on() {
     let server = start(&[]);

@@ -10,6 +10,7 @@
 mod bad_use;
 mod crash;
 mod faults;
+mod patience;
 mod stage;
 
 brigade::test_workers!();

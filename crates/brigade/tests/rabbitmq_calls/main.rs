@@ -11,6 +11,7 @@ mod answers;
 mod cancel;
 mod other_language;
 mod pass;
+mod patience;
 mod reload;
 mod server;
 mod stage;

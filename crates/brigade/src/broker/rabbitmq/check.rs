@@ -43,11 +43,13 @@ pub(super) async fn check(core: &RabbitMqCore) -> Result<Vec<Finding>, Error> {
             Err(fault) => return Err(fault.into_error("check")),
         }
     }
-    let limit = core.place.consumer_timeout;
+    let limit = core.consumer_timeout();
     find(
         Level::Note,
-        format!("the broker takes back what a worker has held for {limit:?} (consumer_timeout), as far as this URL says"),
-        "set it above the longest time that a task may run, there and in the URL",
+        format!(
+            "the broker lets a delivery be held for {limit:?} (consumer_timeout), as far as is known; what is held for longer is exchanged in time"
+        ),
+        "if the broker has less, say so in the URL: ?consumer_timeout=10min",
     );
     find(
         Level::Note,

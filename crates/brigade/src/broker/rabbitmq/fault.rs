@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lapin::ErrorKind as Kind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
@@ -44,6 +45,16 @@ impl Fault {
         matches!(self.kind, ErrorKind::Refused | ErrorKind::Unsupported | ErrorKind::BadOption)
     }
 
+    /// The broker's `consumer_timeout`, if that is why it closed a channel. It names it nowhere but in the text for people: so this only makes
+    /// deliveries be exchanged earlier, and nothing else depends on it.
+    pub(super) fn consumer_timeout(&self) -> Option<Duration> {
+        let error = self.source.as_ref()?.downcast_ref::<lapin::Error>()?;
+        let Kind::ProtocolError(error) = error.kind() else { return None };
+        let is_it = matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED));
+        let (_, rest) = error.get_message().as_str().split_once("imeout value used: ").filter(|_| is_it)?;
+        rest.split(' ').next()?.parse().ok().map(Duration::from_millis)
+    }
+
     /// `what` was asked for.
     pub(super) fn into_error(self, what: &str) -> Error {
         let error = Error::new(self.kind, format!("{what}: {}", self.hint));
@@ -80,7 +91,13 @@ impl std::error::Error for Shared {
 impl From<lapin::Error> for Fault {
     fn from(error: lapin::Error) -> Self {
         let (kind, hint) = meaning(error.kind());
-        Self { kind, hint, source: Some(Arc::new(error)) }
+        let fault = Self::with_source(kind, hint, error);
+        match fault.consumer_timeout() {
+            None => fault,
+            Some(_) => {
+                Self { kind: ErrorKind::Unreachable, hint: "a job was held for longer than the broker allows (consumer_timeout)", ..fault }
+            }
+        }
     }
 }
 

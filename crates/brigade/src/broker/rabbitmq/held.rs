@@ -1,7 +1,8 @@
 //! Jobs in somebody's hands, and which messages were settled here lately.
 //!
-//! A lease is a delivery of one channel. Its token ends with that channel, with its time, or with its settlement; whatever comes later is
-//! stale. The broker gives the delivery to another as soon as the channel is gone, so a token of it must never count again.
+//! A lease is a delivery of one channel, which may be exchanged for another of the same message (`park`). Its token ends with that channel, with
+//! its time, or with its settlement; whatever comes later is stale. The broker gives the delivery to another as soon as the channel is gone, so a
+//! token of it must never count again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -27,6 +28,14 @@ pub(super) struct Grip {
     pub(super) tag: u64,
     /// By which consumer it came; zero if it was asked for.
     pub(super) consumer: u64,
+    /// From when on the broker counts the time that it may be held.
+    since: Instant,
+}
+
+impl Grip {
+    pub(super) fn new(opened: &Arc<Opened>, tag: u64, consumer: u64) -> Self {
+        Self { opened: Arc::clone(opened), tag, consumer, since: Instant::now() }
+    }
 }
 
 /// A job in somebody's hands.
@@ -45,6 +54,8 @@ pub(super) struct Hands {
     /// Marks of messages that are being settled.
     settling: HashMap<(JobId, u64), usize>,
     settled: Settled,
+    /// Whose deliveries are being exchanged.
+    exchanging: HashSet<i64>,
     lost: VecDeque<AskedCancel>,
     /// Calls that are to be cancelled and were not here when that was told: by correlation id, with the reason.
     cancelled: VecDeque<(String, String)>,
@@ -84,6 +95,28 @@ impl Hands {
     pub(super) fn extend(&mut self, id: &JobId, token: i64, now: Instant, time: Duration) -> bool {
         let held = self.held.get_mut(&token).filter(|held| held.envelope.id == *id && held.until > now && held.grip.opened.is_alive());
         held.map(|held| held.until = now + time).is_some()
+    }
+
+    /// The leases whose deliveries are older than this; they are being exchanged from now on.
+    pub(super) fn older_than(&mut self, age: Duration) -> Vec<(i64, Held)> {
+        let is_old = |held: &Held| held.grip.since.elapsed() >= age && held.grip.opened.is_alive();
+        let old = self.held.iter().filter(|(token, held)| is_old(held) && !self.exchanging.contains(token));
+        let old: Vec<(i64, Held)> = old.map(|(token, held)| (*token, held.clone())).collect();
+        self.exchanging.extend(old.iter().map(|(token, _)| *token));
+        old
+    }
+
+    /// Has a lease hold by another delivery; gives the one before. `None` if it is over.
+    pub(super) fn exchange(&mut self, token: i64, id: &str, new: &Grip) -> Option<Grip> {
+        let held = self.held.get_mut(&token).filter(|held| held.envelope.id.as_str() == id && held.grip.opened.is_alive())?;
+        Some(std::mem::replace(&mut held.grip, new.clone()))
+    }
+
+    /// It has been tried.
+    pub(super) fn exchanged(&mut self, tokens: &[i64]) {
+        for token in tokens {
+            self.exchanging.remove(token);
+        }
     }
 
     /// Takes out the leases whose time is over.

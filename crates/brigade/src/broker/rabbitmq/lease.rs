@@ -128,6 +128,7 @@ impl RabbitMqCore {
             let token = self.next_token();
             match terms {
                 Terms::Lease(time) => {
+                    self.warn_of_time(tap, &envelope);
                     self.tell_begun(&envelope.properties);
                     let held = Held { tap: Arc::clone(tap), grip, envelope: Arc::clone(&envelope), until: self.now_after(since) + time };
                     lock(&self.hands).hold(token, held);
@@ -240,8 +241,9 @@ impl RabbitMqCore {
                 None => self.holding.notified().await,
                 Some(end) => {
                     let left = end.saturating_duration_since(self.now_after(Instant::now()));
-                    sleep(left.min(LOOK_EVERY)).await;
+                    sleep(left.min(LOOK_EVERY).min(self.consumer_timeout() / 20)).await;
                     self.end_expired().await;
+                    self.exchange_old();
                 }
             }
         }

@@ -17,6 +17,7 @@
 //! | `brigade-call`, `brigade-call-waits` | what the caller of a call wants besides the answer (`calls`) |
 //! | `brigade-passed-by`, `brigade-pass-..` | who passed it, and why (`pass`) |
 //! | `brigade-queue`, `brigade-reason` | of dead letters: where from, and why |
+//! | `brigade-held` | whose lease it is, in the queue of what is held for long (`park`) |
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -228,8 +229,8 @@ pub(super) fn dead_letter(queue: &str, dead: &str, why: &str, message: Message) 
     Ok(Message { queue: short(dead)?, body: message.body, properties })
 }
 
-/// A dead letter is there for a person.
-fn without_expiration(properties: &BasicProperties) -> BasicProperties {
+/// For what is no longer to go by itself.
+pub(super) fn without_expiration(properties: &BasicProperties) -> BasicProperties {
     let mut kept = BasicProperties::default();
     macro_rules! keep {
         ($($get:ident $set:ident),*) => { $(if let Some(value) = properties.$get() { kept = kept.$set(value.clone()); })* };

@@ -8,6 +8,7 @@
 //! One task per tap changes its consumers (`drive`); everybody may look at the state and poke it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -36,13 +37,15 @@ const AGAIN: Duration = Duration::from_millis(200);
 const AGAIN_REFUSED: Duration = Duration::from_secs(2);
 /// Patience grows with the failures, up to half a minute.
 const FAILURES_MAX: u32 = 12;
-/// Far longer than any attempt: for brokers that let a consumer say so (3.12 and newer).
+/// Far longer than any attempt.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(24 * 24 * 60 * 60);
 
 pub(super) struct Tap {
     pub(super) queue: Box<str>,
     state: Mutex<State>,
     poke: Notify,
+    /// It was said that its jobs may run for longer than the broker lets a delivery be held.
+    warned_of_time: AtomicBool,
     /// Held while a channel is opened.
     opening: AsyncMutex<()>,
 }
@@ -131,7 +134,13 @@ impl Drop for Ask {
 
 impl Tap {
     pub(super) fn new(queue: &str) -> Arc<Self> {
-        Arc::new(Self { queue: queue.into(), state: Mutex::default(), poke: Notify::new(), opening: AsyncMutex::default() })
+        Arc::new(Self {
+            queue: queue.into(),
+            state: Mutex::default(),
+            poke: Notify::new(),
+            warned_of_time: AtomicBool::new(false),
+            opening: AsyncMutex::default(),
+        })
     }
 
     pub(super) fn ask(self: &Arc<Self>, count: usize) -> Ask {
@@ -212,6 +221,7 @@ impl Tap {
     /// Something went wrong on a channel: it is over.
     fn fail(&self, core: &RabbitMqCore, opened: &Arc<Opened>, fault: &Fault) {
         tracing::warn!(%fault, queue = self.queue, "a channel that took jobs failed");
+        core.learn(fault);
         self.end(core, opened);
     }
 
@@ -238,6 +248,24 @@ impl Tap {
         }
         drop(state);
         self.poke.notify_one();
+    }
+
+    /// Ends the consumer that this came by, so that nothing is sent in its stead when it is acked.
+    pub(super) async fn close_consumer(&self, grip: &Grip) {
+        let tag = {
+            let mut state = lock(&self.state);
+            let consumer = state.consumers.iter_mut().find(|consumer| consumer.number == grip.consumer);
+            consumer.and_then(|consumer| std::mem::take(&mut consumer.is_open).then(|| consumer.tag.clone()))
+        };
+        let Some(tag) = tag else { return };
+        let cancelling = grip.opened.channel.basic_cancel(tag, BasicCancelOptions { nowait: false });
+        // It ends with its channel in any case.
+        grip.opened.line.answer(cancelling).await.ok();
+    }
+
+    /// Whether to say it: once.
+    pub(super) fn warns_of_time(&self) -> bool {
+        !self.warned_of_time.swap(true, Ordering::Relaxed)
     }
 
     /// Keeps as many deliveries coming as are asked for, for ever.
@@ -313,13 +341,10 @@ impl Tap {
             (number, tag, state.failures)
         };
         let name = short(&core.topology.name(&Spot::Jobs(self.queue.clone()))).map_err(|_| too_long())?;
-        let mut arguments = FieldTable::default();
-        let timeout = i64::try_from(CONSUMER_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
-        arguments.insert("x-consumer-timeout".into(), AMQPValue::LongLongInt(timeout));
         let consuming = async {
             opened.line.answer(opened.channel.basic_qos(prefetch, BasicQosOptions { global: false })).await?;
             // As a declaration, it may hang.
-            let consuming = opened.channel.basic_consume(name, tag, BasicConsumeOptions::default(), arguments);
+            let consuming = opened.channel.basic_consume(name, tag, BasicConsumeOptions::default(), hold_long());
             opened.line.answer_within(PATIENCE * patience, consuming).await
         };
         match consuming.await {
@@ -365,7 +390,7 @@ impl Tap {
 
     fn arrived(self: &Arc<Self>, core: &Arc<RabbitMqCore>, opened: &Arc<Opened>, consumer: u64, delivery: Delivery) {
         opened.note(delivery.delivery_tag);
-        let grip = Grip { opened: Arc::clone(opened), tag: delivery.delivery_tag, consumer };
+        let grip = Grip::new(opened, delivery.delivery_tag, consumer);
         {
             let mut state = lock(&self.state);
             if let Some(consumer) = state.consumers.iter_mut().find(|one| one.number == consumer) {
@@ -405,6 +430,14 @@ impl Tap {
         });
         join_all(back).await.into_iter().collect()
     }
+}
+
+/// What a consumer asks for: to hold for far longer than any attempt takes. Brokers before 3.11.15 do not hear it, see `park`.
+pub(super) fn hold_long() -> FieldTable {
+    let mut arguments = FieldTable::default();
+    let timeout = i64::try_from(CONSUMER_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
+    arguments.insert("x-consumer-timeout".into(), AMQPValue::LongLongInt(timeout));
+    arguments
 }
 
 fn too_long() -> Fault {

@@ -5,10 +5,11 @@
 //! | `{ns}.{queue}` | the jobs. Declared as any client does it; one that is there already is used as it is |
 //! | `{ns}.{queue}.dead` | dead letters, with `brigade-queue` and `brigade-reason` |
 //! | `{ns}.{queue}.delay.{ms}` | jobs that are not due: each expires after its own time, at most these milliseconds, and goes back to `{ns}.{queue}` |
+//! | `{ns}.{queue}.held.{id}` | what one process holds for long (`park`); if that is gone, it goes back to `{ns}.{queue}` |
 //!
 //! The broker looks only at the head of a queue for what has expired, so jobs of different delays must not share one: each class of
 //! delays, an eighth of an octave wide, has its own, and within it one job waits for another by that much at most. The class's queue goes by
-//! itself when nothing can be left in it. They are quorum queues, because only those hand on what expired so that a crash of the broker in
+//! itself when nothing can be left in it. They and those of what is held are quorum queues, because only those hand on what expired so that a crash of the broker in
 //! between loses nothing (`x-dead-letter-strategy: at-least-once`).
 
 use std::collections::HashMap;
@@ -36,12 +37,14 @@ const DECLARED_FOR: Duration = Duration::from_secs(10 * 60);
 /// confirmed to be in it: the registry of such queues is written every 500 ms (`names.dets`; seen with 3.10.8). So nothing is put into a new one
 /// before this time has passed.
 const NEW_FOR: Duration = Duration::from_secs(1);
+/// What is held is with whoever holds it at once; when that one is gone and so long has passed since it was put there, it goes back to its queue.
+const HELD_FOR: Duration = Duration::from_secs(5);
 /// With the first try of what may hang.
 pub(super) const PATIENCE: Duration = Duration::from_millis(2500);
 /// Dead letters that are kept; then the oldest go.
 const DEAD_MAX: i64 = 100_000;
 /// Below the 255 bytes of a name, with the longest suffix.
-const NAME_BYTES_MAX: usize = 255 - ".delay.2684354560".len();
+const NAME_BYTES_MAX: usize = 255 - ".held.0123456789abcdef".len();
 
 /// A queue, by the name that its user gives it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -50,6 +53,15 @@ pub(super) enum Spot {
     Dead(Box<str>),
     /// Not before this time has passed, `DELAY_MAX` at most.
     Later(Box<str>, Duration),
+    /// What a channel of this name holds for long.
+    Held(Box<str>, Box<str>),
+}
+
+impl Spot {
+    /// It is ours alone, and whatever is in it goes back to its queue when its time is over.
+    fn is_detour(&self) -> bool {
+        matches!(self, Self::Later(..) | Self::Held(..))
+    }
 }
 
 /// How a queue was found.
@@ -94,6 +106,7 @@ impl Topology {
             Spot::Jobs(queue) => self.place.name_of(queue),
             Spot::Dead(queue) => format!("{}.dead", self.place.name_of(queue)),
             Spot::Later(queue, delay) => format!("{}.delay.{}", self.place.name_of(queue), class_of(*delay).as_millis()),
+            Spot::Held(queue, id) => format!("{}.held.{id}", self.place.name_of(queue)),
         }
     }
 
@@ -101,7 +114,7 @@ impl Topology {
     /// Soon after the start of a broker it has none, and what is published to it then is confirmed half a minute later. Other queues are declared
     /// when something that was published came back.
     pub(super) async fn prepare(&self, spot: &Spot) -> Result<(), Fault> {
-        let is_quorum = matches!(spot, Spot::Later(..)) || self.place.queues == Queues::Quorum;
+        let is_quorum = spot.is_detour() || self.place.queues == Queues::Quorum;
         if !is_quorum {
             return Ok(());
         }
@@ -118,7 +131,7 @@ impl Topology {
         let name = self.name(spot);
         let at = Instant::now();
         self.declare_on(&line, spot).await?;
-        if matches!(spot, Spot::Later(..)) && !lock(&self.known).contains_key(&name) {
+        if spot.is_detour() && !lock(&self.known).contains_key(&name) {
             sleep(NEW_FOR).await;
         }
         let mut known = lock(&self.known);
@@ -192,15 +205,22 @@ impl Topology {
                     set("x-queue-type", text("quorum"));
                 }
             }
-            Spot::Later(queue, delay) => {
-                let lifetime = class_of(*delay) + DELAY_MARGIN;
+            Spot::Later(queue, _) | Spot::Held(queue, _) => {
+                let millis = |time: Duration| AMQPValue::LongLongInt(i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+                let lifetime = match spot {
+                    Spot::Later(_, delay) => class_of(*delay) + DELAY_MARGIN,
+                    _ => {
+                        set("x-message-ttl", millis(HELD_FOR));
+                        DELAY_MARGIN
+                    }
+                };
                 set("x-queue-type", text("quorum"));
                 set("x-dead-letter-exchange", text(""));
                 set("x-dead-letter-routing-key", text(&self.place.name_of(queue)));
                 set("x-dead-letter-strategy", text("at-least-once"));
                 // Without it the broker falls back to at most once.
                 set("x-overflow", text("reject-publish"));
-                set("x-expires", AMQPValue::LongLongInt(i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX)));
+                set("x-expires", millis(lifetime));
             }
         }
         table
