@@ -95,8 +95,17 @@ impl RabbitMq {
     ///
     /// What the operating system says, above all that there is no `rabbitmq-server`.
     pub fn start(lines: &[&str]) -> io::Result<Self> {
+        Self::start_with(&[], lines)
+    }
+
+    /// The same with plugins.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](RabbitMq::start).
+    pub fn start_with(plugins: &[&str], lines: &[&str]) -> io::Result<Self> {
         let directory = tempfile::Builder::new().prefix("brigade-rabbitmq-").tempdir()?;
-        let (place, guardian) = prepare_and_start(directory.path(), lines, true)?;
+        let (place, guardian) = prepare_and_start(directory.path(), plugins, lines, true)?;
         // From here on the guardian removes it, also if this process is killed.
         let _path = directory.keep();
         Ok(Self { place, guardian: Some(guardian), is_shared: false })
@@ -287,12 +296,12 @@ impl Place {
     }
 }
 
-fn prepare_and_start(directory: &Path, lines: &[&str], own: bool) -> io::Result<(Place, Child)> {
+fn prepare_and_start(directory: &Path, plugins: &[&str], lines: &[&str], own: bool) -> io::Result<(Place, Child)> {
     if !Path::new(SCRIPTS).join("rabbitmq-server").exists() {
         return Err(io::Error::other(format!("there is no rabbitmq-server in {SCRIPTS}: install Debian's package of that name")));
     }
     let place = Place { directory: directory.to_owned(), ports: [free_port(), free_port(), free_port()] };
-    fs::write(directory.join("plugins"), "[].")?;
+    fs::write(directory.join("plugins"), format!("[{}].", plugins.join(",")))?;
     // What a crash interrupted of the handing on of expired messages is tried again after this time: three minutes by default.
     fs::write(directory.join("advanced.config"), "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 2000}]}].")?;
     File::create(directory.join("users"))?;
@@ -321,7 +330,7 @@ fn share() -> io::Result<(RabbitMq, File)> {
     let directory = tempfile::Builder::new().prefix("server-").tempdir_in(&base)?;
     let users = File::create(directory.path().join("users"))?;
     flock(&users, FlockOperation::LockShared)?;
-    let (place, guardian) = prepare_and_start(directory.path(), &[], false)?;
+    let (place, guardian) = prepare_and_start(directory.path(), &[], &[], false)?;
     let [client, distribution, mapper] = place.ports;
     fs::write(base.join("current"), format!("{}\n{client}\n{distribution}\n{mapper}\n", place.directory.display()))?;
     let _path = directory.keep();

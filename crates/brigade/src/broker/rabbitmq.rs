@@ -6,7 +6,7 @@
 //! is held for long.
 //!
 //! For calls: `outbox` (requests and answers on their way), `calls` (the side of those who call), `callers` (the side of those who answer),
-//! `control` (cancels), `pass` (passing on), `turn` (who reloads). `check` looks for what is wrong.
+//! `control` (cancels), `pass` (passing on), `turn` (who reloads). `check` looks for what is wrong, with `management`.
 //!
 //! Two connections: one publishes, the other takes and acks. The broker stops reading from a connection that publishes while it is short of
 //! memory or disk, and acks are what relieves it.
@@ -26,6 +26,7 @@ mod fault;
 mod held;
 mod lease;
 mod link;
+mod management;
 mod message;
 mod outbox;
 mod park;

@@ -8,6 +8,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
 
 mod bad_use;
+mod check;
 mod crash;
 mod faults;
 mod patience;

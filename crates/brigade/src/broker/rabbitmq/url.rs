@@ -23,6 +23,8 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 const PORT: u16 = 5672;
 const TLS_PORT: u16 = 5671;
+const MANAGEMENT_PORT: u16 = 15672;
+const MANAGEMENT_TLS_PORT: u16 = 15671;
 const NAMESPACE_BYTES_MAX: usize = 30;
 
 /// All that a URL says. Not `Debug`: it has a password.
@@ -40,9 +42,18 @@ pub(super) struct Place {
     pub(super) answer_timeout: Duration,
     /// After which the broker takes a delivery back that nobody settled.
     pub(super) consumer_timeout: Duration,
+    pub(super) management: Option<Management>,
     pub(super) queues: Queues,
     /// Calls from here outlive a restart of the broker.
     pub(super) durable_calls: bool,
+}
+
+/// Where the management API is, for `check`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Management {
+    pub(super) host: String,
+    pub(super) port: u16,
+    is_tls: bool,
 }
 
 /// What a push does while the broker takes nothing, because it is short of memory or disk.
@@ -116,6 +127,7 @@ impl Place {
             },
             answer_timeout: options.answer_timeout()?,
             consumer_timeout: options.duration("consumer_timeout")?.unwrap_or(CONSUMER_TIMEOUT),
+            management: options.management()?,
             queues: options.queues()?,
             durable_calls: match options.take("calls").as_deref() {
                 None | Some("transient") => false,
@@ -136,6 +148,13 @@ impl Place {
 
     pub(super) fn tls(&self) -> Result<Option<Tls>, Fault> {
         self.read_tls().map_err(|error| Fault::with_source(error.kind(), "the certificates of the URL cannot be used any more", error))
+    }
+
+    /// For the management API, if it is with TLS.
+    pub(super) fn tls_of(&self, management: &Management) -> Result<Option<Tls>, Fault> {
+        let options = management.is_tls.then(|| self.tls.clone().unwrap_or_default());
+        let tls = options.map(|options| Tls::new(&options, "rabbitmq-tls")).transpose();
+        tls.map_err(|error| Fault::with_source(error.kind(), "TLS to it cannot be set up", error))
     }
 
     /// The highest priority, if its queues have any.
@@ -209,6 +228,18 @@ impl Options {
         }
     }
 
+    fn management(&mut self) -> Result<Option<Management>, Error> {
+        let Some(text) = self.take("management") else { return Ok(None) };
+        let (is_tls, rest) = match text.split_once("://") {
+            Some(("http", rest)) => (false, rest),
+            Some(("https", rest)) => (true, rest),
+            _ => return Err(bad("management is where the management API is: http://host:15672 or https://host:15671")),
+        };
+        let port = if is_tls { MANAGEMENT_TLS_PORT } else { MANAGEMENT_PORT };
+        let (host, port) = host_and_port(rest.trim_end_matches('/'), port)?;
+        Ok(Some(Management { host, port, is_tls }))
+    }
+
     fn queues(&mut self) -> Result<Queues, Error> {
         let kind = self.take("queues");
         let priorities = self.take("priorities");
@@ -229,8 +260,8 @@ impl Options {
             None => return Ok(()),
             Some(name) if TlsOptions::has(name) && !is_tls => "insecure, ca, cert, key and server_name are for TLS: write amqps://",
             Some(_) => {
-                "it has an option that is none of ns, heartbeat, blocked, response_timeout, consumer_timeout, queues, priorities, calls, with TLS \
-                 insecure, ca, cert, key, server_name"
+                "it has an option that is none of ns, heartbeat, blocked, response_timeout, consumer_timeout, management, queues, priorities, calls, \
+                 with TLS insecure, ca, cert, key, server_name"
             }
         }))
     }
