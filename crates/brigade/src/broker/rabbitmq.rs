@@ -1,9 +1,9 @@
 //! The broker in between: RabbitMQ, 3.10 or newer.
 //!
 //! From below: `url` (where it is, and how to use it), `reach` (opening a connection), `fault` (what errors mean), `link` (the supervisor: a
-//! connection that is made again), `publish` (confirmed messages), `message` (a job as a message), `topology` (queues), `store` (both together),
-//! `acks` (a channel that deliveries come by), `tap` (what takes from one queue), `held` (leases), and on that `lease`, `settle`, and `park` for what
-//! is held for long.
+//! connection that is made again), `publish` (confirmed messages), `scout` (the first to a queue), `message` (a job as a message), `topology` (queues),
+//! `store` (these together), `acks` (a channel that deliveries come by), `tap` (what takes from one queue), `held` (leases), and on that `lease`,
+//! `settle`, and `park` for what is held for long.
 //!
 //! For calls: `outbox` (requests and answers on their way), `calls` (the side of those who call), `callers` (the side of those who answer),
 //! `control` (cancels), `pass` (passing on), `turn` (who reloads). `check` looks for what is wrong, with `management`.
@@ -33,6 +33,7 @@ mod park;
 mod pass;
 mod publish;
 mod reach;
+mod scout;
 mod settle;
 mod store;
 mod tap;
@@ -56,6 +57,7 @@ use self::link::Link;
 use self::outbox::{Carrier, Outbox};
 use self::park::Parks;
 use self::publish::Publisher;
+use self::scout::Scout;
 use self::tap::Tap;
 use self::topology::Topology;
 use self::url::Place;
@@ -94,6 +96,7 @@ struct RabbitMqCore {
     /// Whose cancels are heard.
     served: Arc<Served>,
     publisher: Publisher,
+    scout: Scout,
     topology: Topology,
     parks: Parks,
     /// The broker's `consumer_timeout` in milliseconds, once it has named it.
@@ -118,13 +121,14 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>,
     let hands_link = Link::connect(&place, "take", &scope).await?;
     let (outbox, inbox) = Outbox::new();
     let delivered = Arc::<Answers>::default();
-    scope.spawn_until_closed(Carrier::new(delivered, &out, &place, inbox).run());
+    scope.spawn_until_closed(Carrier::new(Arc::clone(&delivered), &out, &place, inbox).run());
     let core = Arc::new(RabbitMqCore {
         id: message::random_id(),
         calls: OnceLock::new(),
         callers: Callers { outbox },
         served: Arc::default(),
         publisher: Publisher::start(&place, &out, &scope),
+        scout: Scout::new(&place, &out),
         topology: Topology::new(&place, &out),
         parks: Parks::default(),
         learnt_timeout: AtomicU64::new(u64::MAX),
@@ -141,6 +145,7 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>,
         numbers: AtomicU64::new(0),
         clock,
     });
+    drop(delivered.core.set(Arc::downgrade(&core)));
     scope.spawn_until_closed(Arc::clone(&core).watch_leases());
     let (hearing, served) = (Arc::clone(&core), Arc::clone(&core.served));
     let on_cancel = move |id: &str, reason| hearing.on_cancel(id, reason);

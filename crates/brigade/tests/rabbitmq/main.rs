@@ -11,7 +11,9 @@ mod bad_use;
 mod check;
 mod crash;
 mod faults;
+mod load;
 mod patience;
+mod probe;
 mod stage;
 
 brigade::test_workers!();

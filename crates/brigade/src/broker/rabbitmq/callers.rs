@@ -2,8 +2,8 @@
 //!
 //! An answer goes out before its delivery is acked, so a crash in between has the call run once more, and never leaves it without an answer.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use lapin::BasicProperties;
@@ -39,6 +39,7 @@ pub(super) struct Callers {
 pub(super) struct Answers {
     /// Answers to callers that are gone.
     gone: AtomicU64,
+    pub(super) core: OnceLock<Weak<RabbitMqCore>>,
 }
 
 impl Owner for Answers {
@@ -51,6 +52,13 @@ impl Owner for Answers {
 
     async fn address(&self, _: &Line, _: &ShortString, _: &ShortString) -> Result<(), Fault> {
         Ok(())
+    }
+
+    fn detour(&self, parcel: Parcel) -> Option<Parcel> {
+        match self.core.get().and_then(Weak::upgrade) {
+            Some(core) => core.detour(parcel),
+            None => Some(parcel),
+        }
     }
 
     fn on_confirmed(&self, _: &Parcel) {}

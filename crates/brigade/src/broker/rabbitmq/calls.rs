@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::future::ready;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,7 +45,6 @@ use crate::error::{Error, ErrorKind};
 use crate::job::JobId;
 use crate::outcome::CallError;
 use crate::progress::Progress;
-use crate::shutdown::Scope;
 use crate::sync::lock;
 
 /// How long the queue of answers outlives its process, and may be without a connection.
@@ -67,6 +66,7 @@ pub(super) const TELL: &str = "brigade-call";
 pub(super) const BEGUN: &str = "brigade-begun";
 
 pub(super) struct Calls {
+    core: Weak<RabbitMqCore>,
     link: Link,
     topology: Topology,
     place: Arc<Place>,
@@ -100,10 +100,12 @@ struct Open {
 
 impl Calls {
     /// With the links that publish and that take. It starts with the first call: a program that makes none needs no queue.
-    pub(super) fn start(out: &Link, hands: &Link, place: &Arc<Place>, scope: &Scope) -> Arc<Self> {
+    fn start(core: &Arc<RabbitMqCore>) -> Arc<Self> {
+        let RabbitMqCore { out, hands_link: hands, place, scope, .. } = &**core;
         let (outbox, inbox) = Outbox::new();
         let id = random_id();
         let calls = Arc::new(Self {
+            core: Arc::downgrade(core),
             link: hands.clone(),
             topology: Topology::new(place, out),
             place: Arc::clone(place),
@@ -163,7 +165,7 @@ impl Calls {
         CallCounts { open: lock(&self.open).len(), late: self.late.load(Ordering::Relaxed), foreign: self.foreign.load(Ordering::Relaxed) }
     }
 
-    fn end(&self, number: u64, outcome: Outcome) {
+    pub(super) fn end(&self, number: u64, outcome: Outcome) {
         let open = lock(&self.open).remove(&number);
         match open {
             // Whoever waited may be about to go.
@@ -323,6 +325,13 @@ impl Owner for Calls {
         self.topology.declare_on(line, &spot).await.map(drop)
     }
 
+    fn detour(&self, parcel: Parcel) -> Option<Parcel> {
+        match self.core.upgrade() {
+            Some(core) => core.detour(parcel),
+            None => Some(parcel),
+        }
+    }
+
     fn on_confirmed(&self, parcel: &Parcel) {
         if let Some(open) = lock(&self.open).get_mut(&parcel.number) {
             open.confirmed = true;
@@ -373,8 +382,8 @@ fn read_error(kind: &AMQPValue, body: &[u8]) -> CallError {
 }
 
 impl RabbitMqCore {
-    fn calls(&self) -> &Arc<Calls> {
-        self.calls.get_or_init(|| Calls::start(&self.out, &self.hands_link, &self.place, &self.scope))
+    fn calls(self: &Arc<Self>) -> &Arc<Calls> {
+        self.calls.get_or_init(|| Calls::start(self))
     }
 
     /// Makes a call; the request is on its way when this returns.

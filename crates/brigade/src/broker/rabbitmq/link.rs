@@ -29,7 +29,7 @@ use crate::retry::Retry;
 use crate::shutdown::Scope;
 
 /// The last of the pauses between tries to connect, so that work goes on soon after the broker is back.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// lapin tells of each end; should it forget one, it is noticed then.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After something that runs on a connection failed while the connection lives.
@@ -91,6 +91,14 @@ impl Link {
         match &*self.state.borrow() {
             State::Down(fault) => Err(fault.clone()),
             State::Up(_) => Err(Fault::new(ErrorKind::Closed, "the broker was dropped")),
+        }
+    }
+
+    /// Of the line there is now.
+    pub(super) fn generation(&self) -> Option<u64> {
+        match &*self.state.borrow() {
+            State::Up(line) => Some(line.generation),
+            State::Down(_) => None,
         }
     }
 

@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::fault::Fault;
 use super::link::{Line, Link};
+use super::publish::Message;
 use super::url::{Blocked, Place};
 use crate::error::ErrorKind;
 
@@ -78,7 +79,7 @@ impl Parcel {
     }
 
     /// What the broker counts is the time from when it has it.
-    fn expire(&mut self) {
+    pub(super) fn expire(&mut self) {
         if let Some(until) = self.until {
             let left = until.saturating_duration_since(Instant::now()).as_millis();
             self.properties = std::mem::take(&mut self.properties).with_expiration(left.to_string().into());
@@ -87,6 +88,19 @@ impl Parcel {
 
     pub(super) fn numbered(self, number: u64) -> Self {
         Self { number, ..self }
+    }
+
+    /// To send it in another way.
+    pub(super) fn message(&self) -> Message {
+        Message { queue: self.key.clone(), body: self.body.clone(), properties: self.properties.clone() }
+    }
+
+    /// It has been sent.
+    pub(super) fn sent(&mut self) {
+        if let Some(sent) = self.sent.take() {
+            // Who wanted to know may have gone.
+            sent.send(()).ok();
+        }
     }
 
     /// Tells when it has been sent.
@@ -105,6 +119,9 @@ pub(super) trait Owner: Send + Sync + 'static {
 
     /// Runs before the first parcel with this key on a connection, and after one was returned.
     fn address(&self, line: &Line, exchange: &ShortString, key: &ShortString) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Takes a parcel that is not to go with the others, as its queue may stand still; gives it back if it may go with them.
+    fn detour(&self, parcel: Parcel) -> Option<Parcel>;
 
     /// The broker has it, or has returned it.
     fn on_confirmed(&self, parcel: &Parcel);
@@ -259,6 +276,7 @@ impl Round<'_> {
 
     async fn send<O: Owner>(&mut self, owner: &O, place: &Place) -> Result<(), Fault> {
         self.wait_until_free(owner, place).await;
+        self.sending = self.sending.drain(..).filter_map(|parcel| owner.detour(parcel)).collect();
         for index in 0..self.sending.len() {
             let parcel = &self.sending[index];
             let address = (parcel.exchange.clone(), parcel.key.clone());
@@ -282,9 +300,7 @@ impl Round<'_> {
         for (mut parcel, sent) in self.sending.drain(..).zip(sent) {
             match sent {
                 Ok(confirm) => {
-                    if let Some(sent) = parcel.sent.take() {
-                        sent.send(()).ok();
-                    }
+                    parcel.sent();
                     self.unconfirmed.push_back((parcel, confirm));
                 }
                 Err(error) => {

@@ -56,6 +56,14 @@ pub(super) enum Published {
 }
 
 impl Published {
+    /// What became of one that was to follow this one, and was not sent.
+    pub(super) fn not_sent(self) -> Self {
+        match self {
+            Self::Failed { fault, .. } => Self::Failed { fault, uncertain: false },
+            other => other,
+        }
+    }
+
     /// What a caller is told who wanted it safe.
     pub(super) fn into_result(self, what: &str) -> Result<(), Error> {
         match self {
@@ -242,7 +250,7 @@ impl Lane {
     }
 }
 
-fn blocking() -> Fault {
+pub(super) fn blocking() -> Fault {
     Fault::new(ErrorKind::QueueFull, "the broker is blocking publishers: it is short of memory or disk")
 }
 

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::join;
-use tokio::time::sleep;
+use futures_util::future::{join, join_all};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::RabbitMqCore;
+use super::fault::Fault;
 use super::message::{self, Envelope};
 use super::publish::{Message, Published};
 use super::topology::{DELAY_MAX, Spot};
@@ -103,6 +104,9 @@ impl RabbitMqCore {
         for round in 0..ROUNDS_MAX {
             let is_open = |n: &usize| matches!(outcomes[*n], Published::Unroutable | Published::Declined);
             let todo: Vec<usize> = (0..parcels.len()).filter(is_open).collect();
+            if todo.is_empty() {
+                break;
+            }
             if todo.iter().any(|n| matches!(outcomes[*n], Published::Declined)) {
                 // A quorum queue declines until it has a leader, which takes a moment after its declaration.
                 sleep(DECLINED_PAUSE * u32::try_from(round).unwrap_or(1)).await;
@@ -120,16 +124,17 @@ impl RabbitMqCore {
                     declared.insert(spot, declaring.err());
                 }
             }
+            let scouted = self.scout_all(&parcels, &todo, &declared).await;
             let (mut now, mut later) = (Vec::with_capacity(todo.len()), Vec::new());
             for n in todo {
-                match (declared.get(&parcels[n].0), &parcels[n].0) {
+                let spot = &parcels[n].0;
+                match (declared.get(spot), scouted.get(spot)) {
                     (Some(Some(fault)), _) => outcomes[n] = Published::Failed { fault: fault.clone(), uncertain: false },
-                    (_, Spot::Later(..)) => later.push(n),
+                    (_, Some((first, outcome))) if *first == n => outcomes[n] = outcome.clone(),
+                    (_, Some((_, outcome))) if !matches!(outcome, Published::Safe) => outcomes[n] = outcome.clone().not_sent(),
+                    _ if matches!(spot, Spot::Later(..)) => later.push(n),
                     _ => now.push(n),
                 }
-            }
-            if now.is_empty() && later.is_empty() {
-                break;
             }
             let messages = |places: &[usize]| places.iter().map(|n| parcels[*n].1.clone()).collect::<Vec<Message>>();
             let publishing = join(self.publisher.publish(messages(&now)), self.publisher.publish_slowly(messages(&later)));
@@ -138,6 +143,36 @@ impl RabbitMqCore {
             all.for_each(|(n, outcome)| outcomes[n] = outcome);
         }
         outcomes
+    }
+
+    /// Sends the first message for each queue that was declared and is not known to take any on this connection; which one, and what became of it.
+    async fn scout_all<'a>(
+        &self,
+        parcels: &'a [(Spot, Message)],
+        todo: &[usize],
+        declared: &HashMap<&'a Spot, Option<Fault>>,
+    ) -> HashMap<&'a Spot, (usize, Published)> {
+        let unknown = declared.iter().filter(|(spot, fault)| fault.is_none() && !self.topology.is_reached(spot));
+        let firsts = unknown.filter_map(|(spot, _)| todo.iter().find(|n| parcels[**n].0 == **spot).map(|n| (*spot, *n)));
+        let scouting = firsts.map(async |(spot, n)| Some((spot, (n, self.scout(spot, &parcels[n].1).await?))));
+        join_all(scouting).await.into_iter().flatten().collect()
+    }
+
+    /// `None` if another one went first.
+    async fn scout(&self, spot: &Spot, message: &Message) -> Option<Published> {
+        let until = Instant::now() + self.place.answer_timeout;
+        let scouting = self.topology.scouting(spot);
+        let Ok(_alone) = timeout_at(until, scouting.lock()).await else {
+            return Some(Published::Failed { fault: Fault::timeout(), uncertain: false });
+        };
+        if self.topology.is_reached(spot) {
+            return None;
+        }
+        let (published, generation) = self.scout.publish(message, until).await;
+        if let (Published::Safe, Some(generation)) = (&published, generation) {
+            self.topology.reached(spot, generation);
+        }
+        Some(published)
     }
 }
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep};
 
 use super::fault::Fault;
@@ -40,7 +41,7 @@ const NEW_FOR: Duration = Duration::from_secs(1);
 /// What is held is with whoever holds it at once; when that one is gone and so long has passed since it was put there, it goes back to its queue.
 const HELD_FOR: Duration = Duration::from_secs(5);
 /// With the first try of what may hang.
-pub(super) const PATIENCE: Duration = Duration::from_millis(2500);
+pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
 /// Dead letters that are kept; then the oldest go.
 const DEAD_MAX: i64 = 100_000;
 /// Below the 255 bytes of a name, with the longest suffix.
@@ -76,8 +77,18 @@ pub(super) enum Found {
 pub(super) struct Topology {
     place: Arc<Place>,
     link: Link,
-    /// The quorum queues that were put to use, with when and on which connection each was last declared.
-    known: Mutex<HashMap<String, (Instant, u64)>>,
+    /// The quorum queues that were put to use.
+    known: Mutex<HashMap<String, Known>>,
+}
+
+/// What is known of a quorum queue.
+struct Known {
+    /// When it was last declared, and on which connection.
+    declared: (Instant, u64),
+    /// On which connection a message was confirmed to be in it, if on any.
+    reached: u64,
+    /// Held while the first message is on its way.
+    scouting: Arc<AsyncMutex<()>>,
 }
 
 impl Topology {
@@ -110,20 +121,41 @@ impl Topology {
         }
     }
 
-    /// Sees to it that a quorum queue takes what is put there: that a queue of a class of delays lives long enough, and that the queue has a leader.
-    /// Soon after the start of a broker it has none, and what is published to it then is confirmed half a minute later. Other queues are declared
-    /// when something that was published came back.
+    /// Sees to it that a quorum queue is there: that a queue of a class of delays lives long enough. Other queues are declared when something that was
+    /// published came back.
     pub(super) async fn prepare(&self, spot: &Spot) -> Result<(), Fault> {
-        let is_quorum = spot.is_detour() || self.place.queues == Queues::Quorum;
-        if !is_quorum {
+        if !self.is_quorum(spot) {
             return Ok(());
         }
         let line = self.link.line().await?;
-        let known = lock(&self.known).get(&self.name(spot)).copied();
-        match known {
+        let declared = lock(&self.known).get(&self.name(spot)).map(|known| known.declared);
+        match declared {
             Some((at, generation)) if generation == line.generation && at.elapsed() < DECLARED_FOR => Ok(()),
             _ => self.declare(spot).await,
         }
+    }
+
+    /// Whether it is known to be a quorum queue.
+    fn is_quorum(&self, spot: &Spot) -> bool {
+        spot.is_detour() || self.place.queues == Queues::Quorum
+    }
+
+    /// Whether the next message for it may go together with others: it is no quorum queue, or has taken one on this connection.
+    pub(super) fn is_reached(&self, spot: &Spot) -> bool {
+        let is_so = || lock(&self.known).get(&self.name(spot)).is_some_and(|known| Some(known.reached) == self.link.generation());
+        !self.is_quorum(spot) || is_so()
+    }
+
+    /// It took a message on this connection.
+    pub(super) fn reached(&self, spot: &Spot, generation: u64) {
+        if let Some(known) = lock(&self.known).get_mut(&self.name(spot)) {
+            known.reached = generation;
+        }
+    }
+
+    /// Held by whoever sends the first message to it.
+    pub(super) fn scouting(&self, spot: &Spot) -> Arc<AsyncMutex<()>> {
+        lock(&self.known).get(&self.name(spot)).map(|known| Arc::clone(&known.scouting)).unwrap_or_default()
     }
 
     pub(super) async fn declare(&self, spot: &Spot) -> Result<(), Fault> {
@@ -135,8 +167,10 @@ impl Topology {
             sleep(NEW_FOR).await;
         }
         let mut known = lock(&self.known);
-        known.retain(|_, (at, _)| at.elapsed() < DELAY_MARGIN);
-        known.insert(name, (at, line.generation));
+        known.retain(|_, known| known.declared.0.elapsed() < DELAY_MARGIN);
+        let declared = (at, line.generation);
+        let new = || Known { declared, reached: 0, scouting: Arc::default() };
+        known.entry(name).or_insert_with(new).declared = declared;
         Ok(())
     }
 
