@@ -133,10 +133,11 @@ impl Load {
             let job = self.first + lane * 1_000_000 + number;
             let described = self.broker.queue("q").job(&job).unwrap().retries(3);
             // Some go by way of a queue of delays.
-            let described = if job.is_multiple_of(7) { described.delay(millis(job % 300)) } else { described };
+            let described = if job.is_multiple_of(7) { described.delay(millis(100 * (1 + job % 3))) } else { described };
             match self.broker.push(described).await {
                 Ok(_) => self.ledger.job(job, &Event::Enqueued).unwrap(),
                 Err(error) => {
+                    println!("job {job}: {error:?}");
                     assert!(error.is_retryable(), "{error:?}");
                     self.ledger.job(job, &Event::Refused).unwrap();
                 }

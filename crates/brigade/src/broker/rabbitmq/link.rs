@@ -18,7 +18,7 @@ use futures_util::StreamExt as _;
 use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Connection, Event};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::fault::Fault;
@@ -82,15 +82,25 @@ impl Link {
     /// The line there is; waits for it as long as an answer may take. Cancel safe.
     pub(super) async fn line(&self) -> Result<Line, Fault> {
         let mut state = self.state.clone();
-        let waiting = state.wait_for(|state| matches!(state, State::Up(_)));
-        if let Ok(Ok(state)) = timeout(self.place.answer_timeout, waiting).await
-            && let State::Up(line) = &*state
-        {
-            return Ok(line.clone());
+        // A connection may have broken and its supervisor not know yet.
+        let waiting = state.wait_for(|state| matches!(state, State::Up(line) if line.is_up()));
+        match timeout(self.place.answer_timeout, waiting).await.map(|state| state.map(|state| state.clone())) {
+            Ok(Ok(State::Up(line))) => return Ok(line),
+            Ok(Err(_)) => return Err(Fault::new(ErrorKind::Closed, "the broker was dropped")),
+            Ok(Ok(State::Down(_))) | Err(_) => {}
         }
-        match &*self.state.borrow() {
-            State::Down(fault) => Err(fault.clone()),
-            State::Up(_) => Err(Fault::new(ErrorKind::Closed, "the broker was dropped")),
+        Err(self.fault().unwrap_or_else(Fault::timeout))
+    }
+
+    /// Asks on the line there is, and once more on the next one if it broke meanwhile: for what may be asked twice.
+    pub(super) async fn ask<T, F: Future<Output = Result<T, Fault>>>(&self, ask: impl Fn(Line) -> F) -> Result<T, Fault> {
+        let until = Instant::now() + self.place.answer_timeout;
+        loop {
+            let line = self.line().await?;
+            match ask(line.clone()).await {
+                Err(fault) if fault.is_lost() && !line.is_up() && Instant::now() < until => {}
+                answered => return answered,
+            }
         }
     }
 
@@ -143,6 +153,17 @@ impl Line {
             answer_timeout: place.answer_timeout,
         };
         (line, tell)
+    }
+
+    /// Whether the connection has not broken, as far as is known.
+    fn is_up(&self) -> bool {
+        !self.down.is_cancelled() && self.connection.status().connected()
+    }
+
+    /// Opens a channel with confirms.
+    pub(super) async fn with_confirming_channel(self) -> Result<(Self, Channel), Fault> {
+        let channel = self.confirming_channel().await?;
+        Ok((self, channel))
     }
 
     /// Opens a channel.

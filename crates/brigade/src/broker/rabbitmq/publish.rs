@@ -229,11 +229,7 @@ impl Lane {
         let open = match self.open.as_ref().filter(is_open) {
             Some(open) => open.clone(),
             None => {
-                let opening = async {
-                    let line = self.link.line().await?;
-                    let channel = line.confirming_channel().await?;
-                    Ok::<_, Fault>((line, channel))
-                };
+                let opening = self.link.ask(Line::with_confirming_channel);
                 timeout_at(until, opening).await.map_err(|_| Fault::timeout())??
             }
         };

@@ -49,12 +49,18 @@ impl Scout {
                 // Nothing was sent this time.
                 Err(fault) => return (Published::Failed { fault, uncertain }, None),
                 Ok((line, channel)) => match publish(&line, &channel, message, until.min(Instant::now() + patience)).await {
+                    // An earlier one may be there.
+                    Ok(Published::Declined) if uncertain => {
+                        sleep(AGAIN).await;
+                        Fault::new(ErrorKind::QueueFull, "the broker did not take it")
+                    }
                     Ok(published) => return (published, Some(line.generation)),
                     Err(fault) => fault,
                 },
             };
             uncertain |= fault.is_lost();
-            if !fault.is_lost() || Instant::now() >= until {
+            let is_over = !uncertain || Instant::now() >= until;
+            if is_over {
                 return (Published::Failed { fault, uncertain }, None);
             }
             patience *= 2;
@@ -63,7 +69,8 @@ impl Scout {
 
     /// A new channel of a connection that takes messages.
     async fn ready_channel(&self, until: Instant) -> Result<(Line, Channel), Fault> {
-        let line = self.link.line().await?;
+        let opening = self.link.ask(Line::with_confirming_channel);
+        let (line, channel) = timeout_at(until, opening).await.map_err(|_| Fault::timeout())??;
         let mut blocked = line.blocked.clone();
         if blocked.borrow().is_some() {
             let is_free = blocked.wait_for(Option::is_none);
@@ -72,7 +79,6 @@ impl Scout {
                 Blocked::Wait => drop(timeout_at(until, is_free).await.map_err(|_| blocking())?),
             }
         }
-        let channel = timeout_at(until, line.confirming_channel()).await.map_err(|_| Fault::timeout())??;
         Ok((line, channel))
     }
 }

@@ -159,16 +159,18 @@ impl Topology {
     }
 
     pub(super) async fn declare(&self, spot: &Spot) -> Result<(), Fault> {
-        let line = self.link.line().await?;
         let name = self.name(spot);
-        let at = Instant::now();
-        self.declare_on(&line, spot).await?;
+        let declaring = |line: Line| async move {
+            let at = Instant::now();
+            self.declare_on(&line, spot).await.map(|_| (at, line.generation))
+        };
+        let (at, generation) = self.link.ask(declaring).await?;
         if spot.is_detour() && !lock(&self.known).contains_key(&name) {
             sleep(NEW_FOR).await;
         }
         let mut known = lock(&self.known);
         known.retain(|_, known| known.declared.0.elapsed() < DELAY_MARGIN);
-        let declared = (at, line.generation);
+        let declared = (at, generation);
         let new = || Known { declared, reached: 0, scouting: Arc::default() };
         known.entry(name).or_insert_with(new).declared = declared;
         Ok(())
