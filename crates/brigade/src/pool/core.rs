@@ -139,8 +139,9 @@ impl Core {
         }
     }
 
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.first()
+    /// When the clock is to wake up.
+    pub(super) fn next_deadline(&mut self) -> Option<Instant> {
+        self.deadlines.awake_at()
     }
 
     /// Carries out what has fallen due.

@@ -35,7 +35,9 @@ pub(super) struct DueKey(Instant, u64);
 pub(super) struct Deadlines {
     due: BTreeMap<DueKey, Due>,
     count: u64,
-    /// Set when the first one changed, so that the clock must be told.
+    /// When the clock wakes up next.
+    awake_at: Option<Instant>,
+    /// Set when something falls due before that, so that the clock must be told.
     pub(super) hurried: bool,
 }
 
@@ -43,7 +45,7 @@ impl Deadlines {
     pub(super) fn insert(&mut self, at: Instant, due: Due) -> DueKey {
         self.count += 1;
         let key = DueKey(at, self.count);
-        self.hurried |= self.first().is_none_or(|first| at < first);
+        self.hurried |= self.awake_at.is_none_or(|awake_at| at < awake_at);
         self.due.insert(key, due);
         key
     }
@@ -52,7 +54,13 @@ impl Deadlines {
         self.due.remove(&key);
     }
 
-    pub(super) fn first(&self) -> Option<Instant> {
+    /// The first, for the clock, which wakes up then, even if that one is gone by then: what comes and goes before does not wake it.
+    pub(super) fn awake_at(&mut self) -> Option<Instant> {
+        self.awake_at = self.first();
+        self.awake_at
+    }
+
+    fn first(&self) -> Option<Instant> {
         self.due.first_key_value().map(|(key, _)| key.0)
     }
 
