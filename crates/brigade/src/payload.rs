@@ -4,6 +4,7 @@
 //! text formats as base64 (RFC 4648, with padding) instead of an array of numbers; and how it is decoded stays
 //! ours to make cheaper.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::Deref;
 
@@ -11,6 +12,36 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::ser::{Serialize, Serializer};
+
+/// Binary data of at least this is not copied out of what it is decoded from. Of less, a copy costs little, and a part could keep far more
+/// memory than its own.
+const SHARED_BYTES_MIN: usize = 64 << 10;
+
+thread_local! {
+    /// What is being decoded on this thread. Serde passes a slice of it and nothing to share it by.
+    static SOURCE: RefCell<bytes::Bytes> = const { RefCell::new(bytes::Bytes::new()) };
+}
+
+/// Decodes with `decode`; large [`Bytes`] in the value then share the memory of `source`.
+pub(crate) fn sharing<R>(source: &bytes::Bytes, decode: impl FnOnce(&[u8]) -> R) -> R {
+    struct Restore(bytes::Bytes);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            SOURCE.set(std::mem::take(&mut self.0));
+        }
+    }
+    let _restore = Restore(SOURCE.replace(source.clone()));
+    decode(source)
+}
+
+/// The part of what is being decoded that lies at these bytes, if they are worth it and do.
+fn shared(bytes: &[u8]) -> Option<bytes::Bytes> {
+    let within = |source: &bytes::Bytes| {
+        let (whole, part) = (source.as_ptr_range(), bytes.as_ptr_range());
+        (whole.start <= part.start && part.end <= whole.end).then(|| source.slice_ref(bytes))
+    };
+    (bytes.len() >= SHARED_BYTES_MIN).then(|| SOURCE.with_borrow(within)).flatten()
+}
 
 /// Cheaply cloned binary data, sent as one run of bytes.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
@@ -101,7 +132,7 @@ impl Visitor<'_> for Raw {
     }
 
     fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Bytes, E> {
-        Ok(bytes.to_vec().into())
+        Ok(Bytes(shared(bytes).unwrap_or_else(|| bytes.to_vec().into())))
     }
 
     fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
@@ -126,6 +157,20 @@ impl Visitor<'_> for Text {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn large_bytes_share_the_memory_that_they_are_decoded_from_and_small_ones_do_not() {
+        for (length, is_shared) in [(SHARED_BYTES_MIN - 1, false), (SHARED_BYTES_MIN, true)] {
+            let value = (7_u8, Bytes::from(vec![3; length]), 9_u8);
+            let packed = bytes::Bytes::from(postcard::to_stdvec(&value).unwrap());
+            let decoded = sharing(&packed, |packed| postcard::from_bytes::<(u8, Bytes, u8)>(packed).unwrap());
+            assert!(decoded == value);
+            assert_eq!(packed.as_ptr_range().contains(&decoded.1.as_ptr()), is_shared);
+            // What is decoded elsewhere or later is not taken for a part of it.
+            let other = postcard::from_bytes::<(u8, Bytes, u8)>(&packed).unwrap();
+            assert!(other == value && !packed.as_ptr_range().contains(&other.1.as_ptr()));
+        }
+    }
 
     #[test]
     fn bytes_travel_raw_in_postcard_and_as_base64_in_json() {

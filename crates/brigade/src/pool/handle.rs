@@ -19,6 +19,7 @@ use crate::certificate::Receipt;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Cancelled};
+use crate::payload::sharing;
 use crate::process::Output;
 use crate::progress::Progress;
 
@@ -157,7 +158,7 @@ impl<T: DeserializeOwned> Future for Handle<T> {
         }
         let outcome = std::task::ready!(self.cell.poll_outcome(cx.waker()));
         self.stage = Stage::Over;
-        Poll::Ready(outcome.and_then(|bytes| Ok(self.codec.decode(&bytes)?)))
+        Poll::Ready(outcome.and_then(|bytes| Ok(sharing(&bytes, |bytes| self.codec.decode(bytes))?)))
     }
 }
 
