@@ -9,19 +9,20 @@ mod welcome;
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::session::{Failures, Session};
+use self::session::Session;
 use crate::error::{Error, ErrorKind};
 use crate::pool::{Builder, Pool, WorkerCount};
 use crate::registry;
 use crate::remote::Credentials;
 use crate::shutdown::Scope;
+use crate::sync::lock;
 
 /// A worker host, see [`serve`].
 #[must_use = "a host does nothing until it runs"]
@@ -45,6 +46,24 @@ struct Offer {
 struct Control {
     drain: CancellationToken,
     kill: CancellationToken,
+}
+
+/// Masters that refused this host for good at the first time.
+#[derive(Default)]
+struct Failures {
+    came: CancellationToken,
+    first: Mutex<Option<Error>>,
+}
+
+impl Failures {
+    fn first(&self) -> Option<Error> {
+        lock(&self.first).take()
+    }
+
+    fn add(&self, error: Error) {
+        lock(&self.first).get_or_insert(error);
+        self.came.cancel();
+    }
 }
 
 /// Tells a running [`Host`] what to do.

@@ -9,6 +9,9 @@ use crate::wire::remote::{Answer, Ending, Refusal, Written};
 
 use bytes::Bytes;
 
+/// The head of the usual answer: a result and nothing beside.
+const DONE: &[u8] = &[0, 0];
+
 /// The head of an answer, encoded, and the result that stands behind it.
 pub(super) fn answer(outcome: Outcome, receipt: Option<&Receipt>, output: Option<Output>, result_bytes_max: u64) -> (Bytes, Bytes) {
     let (ending, result) = match outcome {
@@ -23,6 +26,9 @@ pub(super) fn answer(outcome: Outcome, receipt: Option<&Receipt>, output: Option
         let Output { stdout, stderr } = output;
         Box::new(Written { stdout: (stdout.text, stdout.dropped), stderr: (stderr.text, stderr.dropped) })
     });
+    if let (Ending::Done, None) = (&ending, &output) {
+        return (Bytes::from_static(DONE), result);
+    }
     let head = postcard::to_stdvec(&Answer { ending, output }).expect("flat types of our own always encode");
     (head.into(), result)
 }
@@ -59,4 +65,14 @@ pub(super) fn refused(error: &Error) -> Ending {
         _ => Refusal::Other,
     };
     Ending::Refused { why, text: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_head_is_what_encoding_it_gives() {
+        assert_eq!(postcard::to_stdvec(&Answer { ending: Ending::Done, output: None }).unwrap(), DONE);
+    }
 }

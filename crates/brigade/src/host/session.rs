@@ -13,9 +13,9 @@ use bytes::Bytes;
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Offer;
 use super::answer::{answer, refused};
 use super::welcome;
+use super::{Failures, Offer};
 use crate::call::{CallOptions, Origin, Request, Target};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
@@ -26,7 +26,7 @@ use crate::registry;
 use crate::remote::{Credentials, Ear, End, Line, Messages, Outbox, build, door, mark};
 use crate::retry::jitter;
 use crate::sync::lock;
-use crate::wire::remote::{Answer, Ending, Join, MAGIC, Mark, Run, Stop, TaskLine, VERSION, Welcome, kind};
+use crate::wire::remote::{Answer, Ending, Join, MAGIC, Mark, Run, Stop, TaskLine, VERSION, Welcome, ahead_max, kind};
 use crate::wire::{self, Frame};
 
 /// The first pause before connecting again, and the longest.
@@ -58,6 +58,8 @@ struct State {
     pool: Option<Mark>,
     calls: HashMap<u64, Held>,
     begun: u32,
+    /// Answers that wait for others to come along.
+    gathered: u32,
     keys: u64,
     early_stops: VecDeque<u64>,
     result_bytes_max: u64,
@@ -80,24 +82,6 @@ enum Held {
         head: Bytes,
         result: Bytes,
     },
-}
-
-/// Masters that refused this host for good at the first time.
-#[derive(Default)]
-pub(super) struct Failures {
-    pub(super) came: CancellationToken,
-    first: Mutex<Option<Error>>,
-}
-
-impl Failures {
-    pub(super) fn first(&self) -> Option<Error> {
-        lock(&self.first).take()
-    }
-
-    fn add(&self, error: Error) {
-        lock(&self.first).get_or_insert(error);
-        self.came.cancel();
-    }
 }
 
 impl Session {
@@ -199,7 +183,7 @@ impl Session {
     // -- a connection
 
     async fn serve(self: &Arc<Self>, mut line: Line, welcome: Welcome, drain: &CancellationToken) {
-        line.admit(self.slots.saturating_mul(2), usize::try_from(u32::MAX).unwrap_or(usize::MAX).min(MESSAGE_BYTES_MAX));
+        line.admit(2 * self.room(), usize::try_from(u32::MAX).unwrap_or(usize::MAX).min(MESSAGE_BYTES_MAX));
         let beat = welcome.beat;
         self.on_welcome(welcome);
         let master = Master { session: self, draining: drain, over: CancellationToken::new() };
@@ -279,6 +263,11 @@ impl Session {
 
     // -- calls
 
+    /// Calls that it may hold at once.
+    fn room(&self) -> u32 {
+        self.slots.saturating_add(ahead_max(self.slots))
+    }
+
     /// Begins calls, in one step.
     fn begin(self: &Arc<Self>, runs: &mut Vec<(u64, Request)>, draining: bool) {
         if runs.is_empty() {
@@ -296,7 +285,7 @@ impl Session {
                 if let Some(Held::Begun { .. }) = state.calls.get(&call) {
                     continue;
                 }
-                if early.is_some() || draining || state.begun >= self.slots.saturating_mul(2) {
+                if early.is_some() || draining || state.begun >= self.room() {
                     self.say(call, Ending::Returned);
                     continue;
                 }
@@ -427,8 +416,15 @@ impl Relay for Session {
         self.outbox.append(kind::ANSWER, tag.0, &head, &result);
         state.begun -= 1;
         state.calls.insert(tag.0, Held::Ended { attempt, head, result });
+        // While calls wait here ahead of their turn no slot stands empty for want of news, so answers may gather: as many as there are
+        // such calls.
+        state.gathered += 1;
+        let may_wait = state.gathered < state.begun.saturating_sub(self.slots);
+        if !may_wait {
+            state.gathered = 0;
+        }
         drop(state);
-        self.outbox.kick();
+        if may_wait { self.outbox.kick_soon() } else { self.outbox.kick() }
     }
 
     fn told(&self, tag: Tag, update: Progress) {

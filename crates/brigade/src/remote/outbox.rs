@@ -12,10 +12,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::sync::lock;
 use crate::wire::remote::{PART_BYTES, kind};
@@ -29,6 +31,8 @@ const SMALL_BYTES: usize = 16 << 10;
 const CONGESTED_BYTES: usize = 1 << 20;
 /// With less than this it does again.
 const RELIEVED_BYTES: usize = CONGESTED_BYTES / 4;
+/// What nobody waits for in particular waits so long for company.
+const COMPANY_TIME: Duration = Duration::from_millis(1);
 /// Urgent frames are signs of life, and one of them is as good as many: a peer that asks and does not read gets no more of them.
 const URGENT_BYTES_MAX: usize = 4 << 10;
 
@@ -36,6 +40,8 @@ pub(crate) struct Outbox {
     state: Mutex<State>,
     /// Set while the writer has been told that something waits.
     kicked: AtomicBool,
+    /// Set while it has been told that something does which may wait for company.
+    nudged: AtomicBool,
     kick: Notify,
 }
 
@@ -71,7 +77,7 @@ struct Turn {
 
 impl Outbox {
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::default(), kicked: AtomicBool::new(false), kick: Notify::new() }
+        Self { state: Mutex::default(), kicked: AtomicBool::new(false), nudged: AtomicBool::new(false), kick: Notify::new() }
     }
 
     /// Begins to take what is said, and says this before anything else, in one piece. It was empty since it was closed.
@@ -141,11 +147,30 @@ impl Outbox {
         }
     }
 
+    /// Lets the writer write within about a millisecond, together with what is appended until then. At once, if there is much already.
+    pub(crate) fn kick_soon(&self) {
+        if lock(&self.state).bytes >= BLOCK_BYTES {
+            self.kick();
+        } else if !self.nudged.swap(true, Ordering::AcqRel) {
+            self.kick.notify_one();
+        }
+    }
+
+    async fn until_kicked(&self) {
+        self.kick.notified().await;
+        while !self.kicked.load(Ordering::Acquire) {
+            if timeout(COMPANY_TIME, self.kick.notified()).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Writes what is appended, for as long as the stream takes it. `relieved` is told when congestion is over.
     pub(crate) async fn write_to(&self, stream: &mut (impl AsyncWrite + Unpin), relieved: impl Fn()) -> io::Error {
         loop {
             // Cleared before looking, so that an append that comes after the look kicks again.
             self.kicked.store(false, Ordering::Release);
+            self.nudged.store(false, Ordering::Release);
             let mut wrote = false;
             while let Some(turn) = self.take() {
                 wrote = true;
@@ -160,7 +185,7 @@ impl Outbox {
             if wrote && let Err(error) = stream.flush().await {
                 return error;
             }
-            self.kick.notified().await;
+            self.until_kicked().await;
             // Who is about to say something may do so first: one write for all of them costs less than the wait.
             tokio::task::yield_now().await;
         }

@@ -25,6 +25,11 @@ pub(crate) const FRAME_BYTES_MAX: usize = PART_BYTES + (4 << 10);
 /// A message of the handshake.
 pub(crate) const HANDSHAKE_BYTES_MAX: usize = 4 << 20;
 
+/// Calls that a host of so many slots is sent ahead of their turn, at most.
+pub(crate) fn ahead_max(slots: u32) -> u32 {
+    slots.saturating_mul(4).min(16)
+}
+
 /// Shorter beats than this are a mistake, and longer ones notice nothing.
 const BEAT_MIN: Duration = Duration::from_millis(10);
 const BEAT_MAX: Duration = Duration::from_secs(3600);

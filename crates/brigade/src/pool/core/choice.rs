@@ -45,7 +45,7 @@ impl Core {
         let Some(seat) = self.seat(number) else { return };
         let load = seat.load();
         let open = seat.stage == SeatStage::Ready && seat.lives != Some(0) && !seat.is_away();
-        let fits = |member: &&Member| load < seat.slots + member.ahead() && !member.is_congested();
+        let fits = |member: &&Member| (load < seat.slots || load < seat.slots + member.ahead()) && !member.is_congested();
         let Some(member) = seat.member.as_ref().filter(|_| open).filter(fits) else { return };
         let share = u64::from(load) * LOAD_FULL / u64::from(seat.slots);
         let rank = Rank { load: u32::try_from(share).unwrap_or(u32::MAX), distance: member.distance(), number };

@@ -9,7 +9,7 @@
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -334,16 +334,15 @@ impl Core {
             let (outcome, receipt) = stopped(&stop, certificate);
             return self.end_with_output(call, Err(outcome), Some(receipt), output, effects);
         }
-        let own = self.certificate(call, number, &member, Ended::HostLost("its host stopped it".to_owned()), wall);
         match ending {
             Ending::Done => self.end_with_output(call, Ok(result), None, output, effects),
             Ending::Failed(failure) => self.on_failed(call, failure, output, effects),
             Ending::Panicked(told) | Ending::Crashed(told) | Ending::Lost(told) => {
-                let certificate = sign(call, &own, told);
+                let certificate = self.signed(call, number, &member, told, wall);
                 self.on_attempt_died_there(call, certificate, output, effects);
             }
             Ending::TimedOut(told) => {
-                let certificate = sign(call, &own, told);
+                let certificate = self.signed(call, number, &member, told, wall);
                 let receipt = crate::certificate::Receipt::new(certificate.step.unwrap_or(Step::Asked), certificate.cost.wall);
                 let outcome = CallError::TimedOut(TimedOut::Run(certificate));
                 self.end_with_output(call, Err(outcome), Some(receipt), output, effects);
@@ -357,8 +356,8 @@ impl Core {
             }
             // Nobody here asked for that: the host had to, because it ends.
             Ending::Stopped { certificate: Some(told), .. } => {
-                let mut certificate = sign(call, &own, told);
-                certificate.ended.clone_from(&own.ended);
+                let mut certificate = self.signed(call, number, &member, told, wall);
+                certificate.ended = Ended::HostLost("its host stopped it".to_owned());
                 self.on_interrupted(call, certificate, &member, effects);
             }
             Ending::Refused { why, text } => {
@@ -366,6 +365,12 @@ impl Core {
                 self.end_with_output(call, Err(error.into()), None, output, effects);
             }
         }
+    }
+
+    /// What a host says of an attempt, with what this pool knows better.
+    fn signed(&mut self, call: u64, number: u32, member: &Member, told: Box<Certificate>, wall: Duration) -> Box<Certificate> {
+        let own = self.certificate(call, number, member, told.ended.clone(), wall);
+        sign(call, &own, told)
     }
 
     fn on_attempt_died_there(&mut self, call: u64, certificate: Box<Certificate>, output: Option<Output>, effects: &mut Effects) {

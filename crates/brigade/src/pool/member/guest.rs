@@ -25,7 +25,7 @@ use crate::registry;
 use crate::remote::door::Authenticated;
 use crate::remote::{Ear, End, Line, Messages, Outbox, build, printable};
 use crate::sync::lock;
-use crate::wire::remote::{Join, MAGIC, Mark, Run, Stop, TaskLine, TurnedAway, VERSION, Welcome, kind};
+use crate::wire::remote::{Join, MAGIC, Mark, Run, Stop, TaskLine, TurnedAway, VERSION, Welcome, ahead_max, kind};
 
 /// From the connection to the introduction.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,10 +36,8 @@ const TASKS_MAX: usize = 10_000;
 const LABELS_MAX: usize = 256;
 /// An answer of at least this is acknowledged at once.
 const LARGE_BYTES: usize = 64 << 10;
-/// Calls sent ahead of their turn, beyond the slots.
-const AHEAD_MAX: u32 = 16;
 /// Attempts that take longer than this gain nothing by it.
-const AHEAD_TIME: Duration = Duration::from_millis(2);
+const AHEAD_MICROS: u32 = 2000;
 /// Answers by which it is known how long attempts take.
 const AHEAD_ANSWERS_MIN: u32 = 32;
 /// Answers that one frame acknowledges.
@@ -119,12 +117,18 @@ impl Guest {
         self.usual_micros.store(usual - usual / 8 + micros / 8, Ordering::Relaxed);
     }
 
-    /// How many calls it may be sent beyond its slots, so that it has the next one when one ends. Only where attempts are so short that
-    /// the way there and back counts, and the host gives back what it cannot begin soon.
+    /// How many calls it may be sent beyond its slots, so that it has the next ones when some end. Only where attempts are so short that
+    /// the way there and back counts, and the host gives back what it cannot begin soon. The longer they take, and the longer what was
+    /// sent ahead waits there, the fewer.
     pub(in super::super) fn ahead(&self) -> u32 {
-        let usual = Duration::from_micros(self.usual_micros.load(Ordering::Relaxed).into());
-        let is_short = usual < AHEAD_TIME.max(2 * self.latency().unwrap_or_default());
-        if is_short && self.answers.load(Ordering::Relaxed) >= AHEAD_ANSWERS_MIN { self.slots.min(AHEAD_MAX) } else { 0 }
+        if self.answers.load(Ordering::Relaxed) < AHEAD_ANSWERS_MIN {
+            return 0;
+        }
+        let latency = self.latency_micros.load(Ordering::Relaxed);
+        let usual = self.usual_micros.load(Ordering::Relaxed).saturating_sub(latency);
+        let most = AHEAD_MICROS.max(latency.saturating_mul(2));
+        let share = u64::from(most.saturating_sub(usual)) * u64::from(ahead_max(self.slots)) / u64::from(most);
+        u32::try_from(share).expect("a part of a small number")
     }
 
     /// At least 1; one more for each doubling of the time there and back.
@@ -218,7 +222,7 @@ pub(in super::super) async fn receive(shared: Arc<Shared>, peer: Authenticated) 
 /// Carries a connection until it ends, and tells the dispatcher how.
 async fn serve(shared: &Arc<Shared>, number: u32, guest: &Arc<Guest>, mut line: Line, cut: &CancellationToken) {
     // An answer may be acknowledged and its slot used again while another is still on its way.
-    line.admit(guest.slots.saturating_mul(2), shared.config.payload_bytes_max + META_BYTES_MAX);
+    line.admit(2 * (guest.slots + ahead_max(guest.slots)), shared.config.payload_bytes_max + META_BYTES_MAX);
     let host = Host { shared, number, guest };
     let until = async {
         tokio::select! {
