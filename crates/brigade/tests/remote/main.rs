@@ -11,8 +11,10 @@ mod endings;
 mod faults;
 #[path = "../pool/gate.rs"]
 mod gate;
+mod large;
 mod leave;
 mod link;
+mod mismatch;
 mod place;
 mod stage;
 mod tasks;

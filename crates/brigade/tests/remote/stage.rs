@@ -59,6 +59,7 @@ const _: () = {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             match role.as_str() {
                 "seeded" => runtime.block_on(Box::pin(crate::faults::seeded())),
+                "large" => runtime.block_on(Box::pin(crate::large::master())),
                 _ => runtime.block_on(Box::pin(serve())),
             }
         }));
