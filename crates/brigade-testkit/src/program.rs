@@ -85,12 +85,14 @@ impl Program {
     pub fn start_by(mut command: Command, role: &str) -> io::Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let directory = tempfile::Builder::new().prefix("brigade-fault-").tempdir()?;
+        // Behind the mark of the program that starts it, if that is one of these: who ends that one ends this one too.
+        let outer = std::env::var(MARK_VARIABLE).unwrap_or_default();
         let mark = format!("mark-{}-{}-{role}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let log = File::create(directory.path().join("log"))?;
         let child = command
             .env(ROLE_VARIABLE, role)
             .env(DIRECTORY_VARIABLE, directory.path())
-            .env(MARK_VARIABLE, &mark)
+            .env(MARK_VARIABLE, format!("{outer}/{mark}"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

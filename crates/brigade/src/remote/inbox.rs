@@ -21,6 +21,8 @@ pub(crate) struct Inbox {
     message_bytes_max: usize,
     /// Bytes that came since the last sign of life.
     unheard: usize,
+    /// Bytes that ever came.
+    heard_bytes: u64,
 }
 
 struct Partial {
@@ -32,7 +34,7 @@ impl Inbox {
     /// For the handshake.
     pub(crate) fn new() -> Self {
         let decoder = Decoder::new(HANDSHAKE_BYTES_MAX);
-        Self { decoder, partial: HashMap::new(), partial_max: 0, message_bytes_max: 0, unheard: 0 }
+        Self { decoder, partial: HashMap::new(), partial_max: 0, message_bytes_max: 0, unheard: 0, heard_bytes: 0 }
     }
 
     /// For what comes after it.
@@ -49,11 +51,17 @@ impl Inbox {
     /// Notes that so many bytes came. Whether that is a sign of life.
     pub(crate) fn came(&mut self, bytes: usize) -> bool {
         self.unheard += bytes;
+        self.heard_bytes += bytes as u64;
         let heard = self.unheard >= LIFE_BYTES || self.decoder.has_frame();
         if heard {
             self.unheard = 0;
         }
         heard
+    }
+
+    /// How many bytes ever came.
+    pub(crate) fn heard_bytes(&self) -> u64 {
+        self.heard_bytes
     }
 
     /// The next whole message.

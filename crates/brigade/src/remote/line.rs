@@ -25,6 +25,8 @@ use crate::wire::{Frame, encode};
 const SILENT_BEATS_MAX: u32 = 4;
 /// Reads of what is there at once.
 const READS_MAX: usize = 8;
+/// So much is read before others have their turn.
+const YIELD_BYTES: u64 = 512 << 10;
 /// For the last words on a connection that is being given up.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -154,7 +156,7 @@ struct Pulse<'a, E> {
 
 impl<E: Ear> Pulse<'_, E> {
     async fn read(&self, reading: &mut ReadHalf<Box<dyn Stream>>, inbox: &mut Inbox) -> End {
-        let mut end = None;
+        let (mut end, mut unyielded) = (None, 0);
         loop {
             // Before the first read, too: something may have come with the handshake. And before the end: what came before it counts.
             let mut messages = Messages { inbox, outbox: self.outbox, echo: None };
@@ -167,6 +169,12 @@ impl<E: Ear> Pulse<'_, E> {
             if let Some(end) = end {
                 return end;
             }
+            if unyielded > YIELD_BYTES {
+                // A peer that sends without a pause would keep this task from writing and beating.
+                unyielded = 0;
+                tokio::task::yield_now().await;
+            }
+            let before = inbox.heard_bytes();
             end = self.take(reading.read_buf(inbox.buffer()).await, inbox);
             // Whatever else is there already is taken in the same step.
             for _ in 0..READS_MAX {
@@ -175,6 +183,7 @@ impl<E: Ear> Pulse<'_, E> {
                     _ => break,
                 }
             }
+            unyielded += inbox.heard_bytes() - before;
         }
     }
 

@@ -31,6 +31,8 @@ const SMALL_BYTES: usize = 16 << 10;
 const CONGESTED_BYTES: usize = 1 << 20;
 /// With less than this it does again.
 const RELIEVED_BYTES: usize = CONGESTED_BYTES / 4;
+/// Turns in a row before others have theirs.
+const TURNS_MAX: usize = 8;
 /// What nobody waits for in particular waits so long for company.
 const COMPANY_TIME: Duration = Duration::from_millis(1);
 /// Urgent frames are signs of life, and one of them is as good as many: a peer that asks and does not read gets no more of them.
@@ -171,9 +173,9 @@ impl Outbox {
             // Cleared before looking, so that an append that comes after the look kicks again.
             self.kicked.store(false, Ordering::Release);
             self.nudged.store(false, Ordering::Release);
-            let mut wrote = false;
+            let mut turns = 0_usize;
             while let Some(turn) = self.take() {
-                wrote = true;
+                turns += 1;
                 if let Err(error) = write(stream, &turn).await {
                     return error;
                 }
@@ -181,8 +183,14 @@ impl Outbox {
                     relieved();
                 }
                 self.give_back(turn.block);
+                if turns.is_multiple_of(TURNS_MAX) {
+                    // A stream that takes all at once would keep this task from reading and beating.
+                    tokio::task::yield_now().await;
+                }
             }
-            if wrote && let Err(error) = stream.flush().await {
+            if turns > 0
+                && let Err(error) = stream.flush().await
+            {
                 return error;
             }
             self.until_kicked().await;
