@@ -6,8 +6,8 @@
 //! The workload of P4 and P13, local and over TCP in turns: twenty callers, 3 KiB and its MD5, two workers.
 
 mod elsewhere;
+#[expect(dead_code, reason = "workloads of other benches")]
 mod load;
-mod machine;
 mod tasks;
 
 use std::fs;
@@ -22,7 +22,6 @@ const WARM_UP: Duration = Duration::from_millis(300);
 
 fn main() -> Result<()> {
     brigade::init();
-    machine::enter_if_child();
     elsewhere::enter_if_host()?;
     let mut arguments = std::env::args().skip(1);
     // Run among the tests: only whether it works.
