@@ -150,7 +150,8 @@ async fn make_call(pool: &Pool, ledger: &str, number: u64, seen: &Seen) {
             let bytes = Bytes::from(vec![number.to_le_bytes()[0]; 300 << 10]);
             pool.call(echo(bytes.clone())).await.map(|answer| assert!(answer == bytes, "other bytes came back"))
         }
-        2..10 => pool.call(fail_first(ledger.to_owned(), number).retries(2)).await.map(|attempt| assert_eq!(attempt, 2)),
+        // The second attempt may end with a neighbour that crashes; so may the first, before it fails.
+        2..10 => pool.call(fail_first(ledger.to_owned(), number).retries(2)).await.map(|attempt| assert!(attempt == 2 || attempt == 3)),
         60..64 => pool.call(fail(number.to_string())).await,
         10..50 => pool.call(append_id(ledger.to_owned(), number)).await.map(|answer| assert_eq!(answer, number)),
         50..60 => pool.call(append_id_again(ledger.to_owned(), number)).await.map(|answer| assert_eq!(answer, number)),
@@ -234,7 +235,7 @@ fn check(ledger: &str, calls: usize) {
     for (number, times) in &begun {
         assert!(*number < calls as u64, "{number} was never asked for");
         let most = match number % 100 {
-            2..10 => 2,
+            2..10 => 3,
             50..60 => u32::MAX,
             _ => 1,
         };

@@ -18,6 +18,8 @@ const ACK: u8 = 84;
 const BEAT: u8 = 96;
 const ECHO: u8 = 97;
 const PART: u8 = 98;
+/// Long messages that a host of four slots may send at once: twice its slots and the sixteen calls that may go ahead of their turn.
+const MOST: u64 = 2 * (4 + 16);
 
 type Stream = Box<dyn brigade::remote::door::Stream>;
 
@@ -312,12 +314,12 @@ pub(super) async fn messages_without_end() {
     let mut events = pool.events();
     let before = facts::peak_bytes(std::process::id());
     let mut talker = Talker::joined(&pool).await;
-    // As many as its slots allow, each announced as large as one may be, and a byte of it.
+    // As many as its slots and what may go ahead of its turn allow, each announced as large as one may be, and a byte of it.
     let part = |length: u32| [&[ANSWER][..], &length.to_le_bytes(), &[0]].concat();
-    for id in 0..8 {
+    for id in 0..MOST {
         talker.say(PART, id, &part(1 << 20)).await;
     }
-    talker.say(PART, 8, &part(1 << 20)).await;
+    talker.say(PART, MOST, &part(1 << 20)).await;
     assert!(leaves(&mut events).await.contains("on their way"));
     let mut talker = Talker::joined(&pool).await;
     talker.say(PART, 1, &part(u32::MAX)).await;
