@@ -58,7 +58,7 @@ impl Answer {
         Self::of(&CallError::Rejected(Error::new(kind, message)))
     }
 
-    #[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "only RabbitMQ brings answers"))]
+    #[cfg_attr(not(any(feature = "rabbitmq", test)), expect(dead_code, reason = "only RabbitMQ brings answers"))]
     pub(crate) fn into_error(self) -> CallError {
         let (message, certificate) = (self.message, self.certificate);
         match (self.kind.as_str(), certificate) {
