@@ -12,9 +12,11 @@ use tokio::time::{sleep, timeout};
 use crate::stage::BOUND;
 
 /// A step that hangs is begun anew after this time.
-const STEP: Duration = Duration::from_secs(1);
+const STEP: Duration = Duration::from_secs(2);
 /// Between steps that failed.
 const AGAIN: Duration = Duration::from_millis(20);
+/// A try that was given up may hold one until the server hears of it.
+const STOCK: usize = 60;
 const KINDS: [&str; 2] = ["classic", "quorum"];
 
 /// When each was possible for the first time.
@@ -34,7 +36,7 @@ async fn connect(url: &str) -> Option<Connection> {
     timeout(STEP, connecting).await.ok()?.ok()
 }
 
-/// Makes its queues, with a message in each that it never acks.
+/// Makes its queues, with messages that it never acks: one for each try.
 pub(crate) async fn prepare(server: &RabbitMq) {
     let connection = connect(&server.url()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
@@ -44,26 +46,28 @@ pub(crate) async fn prepare(server: &RabbitMq) {
         arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
         channel.queue_declare(kind.into(), QueueDeclareOptions::durable(), arguments).await.unwrap();
         let properties = BasicProperties::default().with_delivery_mode(2);
-        let publishing = channel.basic_publish("".into(), kind.into(), BasicPublishOptions::default(), b"1", properties);
-        publishing.await.unwrap().await.unwrap();
+        for _ in 0..STOCK {
+            let publishing = channel.basic_publish("".into(), kind.into(), BasicPublishOptions::default(), b"1", properties.clone());
+            publishing.await.unwrap().await.unwrap();
+        }
     }
 }
 
 /// Tries until all of it was possible.
 pub(crate) async fn watch(url: String) -> Back {
-    let watching = async {
-        let connection = loop {
+    let connecting = async {
+        loop {
             match connect(&url).await {
                 Some(connection) => break connection,
                 None => sleep(AGAIN).await,
             }
-        };
-        let open = Instant::now();
-        let [classic, quorum] = KINDS.map(|kind| consumed(&connection, kind));
-        let (classic, quorum) = tokio::join!(classic, quorum);
-        Back { open, classic, quorum }
+        }
     };
-    timeout(BOUND, watching).await.unwrap()
+    let connection = timeout(BOUND, connecting).await.expect("a plain client can connect again");
+    let open = Instant::now();
+    let [classic, quorum] = KINDS.map(|kind| timeout(BOUND, consumed(&connection, kind)));
+    let (classic, quorum) = tokio::join!(classic, quorum);
+    Back { open, classic: classic.expect("it is sent messages of a classic queue"), quorum: quorum.expect("and of a quorum queue") }
 }
 
 async fn consumed(connection: &Connection, queue: &str) -> Instant {
