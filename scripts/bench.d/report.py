@@ -26,6 +26,9 @@ PEERS = [
     ("bullmq-rust", "BullMQ, Rust"),
     ("bee-queue", "bee-queue"),
     ("apalis-redis", "apalis, Redis"),
+    ("lapin", "lapin"),
+    ("lapin-light", "lapin, nothing confirmed"),
+    ("amqplib", "amqplib"),
 ]
 
 # Workload, title, whether more is better.
@@ -52,6 +55,14 @@ ON_REDIS = [
     ("redis-push-64", "Redis: pushes one by one, 64 tasks", True),
     ("redis-push-bulk", "Redis: pushes in bulk, 1,000 at once", True),
     ("redis-cycle-in-process", "Redis: pushed, run and acknowledged, a no-op in process", True),
+]
+
+# On a RabbitMQ server with durable queues; calls are not persistent.
+ON_RABBITMQ = [
+    ("rpc-256", "RabbitMQ: calls, 256 in flight", True),
+    ("rpc-1-median", "RabbitMQ: a call, one in flight, median", False),
+    ("push-256", "RabbitMQ: confirmed pushes one by one, 256 tasks", True),
+    ("consume-250", "RabbitMQ: run and acknowledged, a no-op in process, 250 held", True),
 ]
 
 KEPT = {"build", "crates", "binary"}  # Measured only when asked for; otherwise the last figures stay.
@@ -144,6 +155,16 @@ def bars(figures):
         peer = workload.replace("pool", "in-process")
         for name, wanted in (("bullmq", 5), ("bullmq-rust", 5), ("bee-queue", 3)):
             yield at_least("P10", f"{what} / {dict(PEERS)[name]}", figures.ratio(ours(workload), (name, peer)), wanted)
+    on_rabbitmq = {
+        "rpc-256": "calls over RabbitMQ, 256 in flight",
+        "push-256": "confirmed pushes to RabbitMQ, 256 tasks",
+        "consume-250": "run and acknowledged from RabbitMQ, 250 held",
+    }
+    for workload, what in on_rabbitmq.items():
+        yield at_least("P11", f"{what} / plain lapin", figures.ratio(ours(workload), ("lapin", workload)), 0.85)
+    durable = figures.ratio(("brigade-durable", "rpc-256"), ("lapin-durable", "rpc-256"))
+    yield at_least("P11", "durable calls over RabbitMQ, 256 in flight / plain lapin, persistent too", durable, 0.85)
+    yield at_least("P11", "calls over RabbitMQ, 256 in flight / amqplib, which confirms nothing", figures.ratio(ours("rpc-256"), ("amqplib", "rpc-256")), 1.5)
     yield at_most("P12", "cost of a job on Redis, 1,000,000 in its queue / 10", figures.ratio(ours("redis-jobs-1000000"), ours("redis-jobs-10")), 1.5)
     yield below("P14", "clean release build of a small program", "build", 90, "s")
     yield below("P14", "crates of that build", "crates", 119, "")
@@ -174,7 +195,7 @@ def all_figures(figures):
     yield "| workload | of | median | smallest | largest |"
     yield "|---|---|---:|---:|---:|"
     for (peer, workload), values in figures.rounds.items():
-        if peer in ("machine", "brigade"):
+        if peer in ("machine", "brigade", "brigade-durable", "lapin-durable") or peer == "lapin" and workload.endswith("cpu"):
             unit = figures.units[workload]
             cells = " | ".join(number(value, unit) for value in (statistics.median(values), min(values), max(values)))
             yield f"| `{workload}` | {peer} | {cells} |"
@@ -259,7 +280,8 @@ def main():
     ]
     out += ["Jobs in an SQLite file:", "", *compared_table(figures, QUEUED), ""]
     out += ["Jobs on Redis, all on servers that keep nothing on disk:", "", *compared_table(figures, ON_REDIS), ""]
-    for workload, title, more in COMPARED + QUEUED + ON_REDIS:
+    out += ["Jobs and calls over RabbitMQ, each side a process of its own:", "", *compared_table(figures, ON_RABBITMQ), ""]
+    for workload, title, more in COMPARED + QUEUED + ON_REDIS + ON_RABBITMQ:
         svg = chart(figures, workload, title, more)
         if svg:
             (images / f"{workload}.svg").write_text(svg)

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 /// Before anything is counted.
 const WARM_UP: Duration = Duration::from_millis(300);
 
+/// In front of how many were made in all, which is no figure.
+pub(crate) const MADE: &str = "made ";
+
 pub(crate) struct Figure {
     peer: String,
     workload: String,
@@ -21,6 +24,11 @@ impl Figure {
         println!(r#"{{"peer":"{}","workload":"{workload}","value":{value:.3},"unit":"{unit}"}}"#, self.peer);
     }
 
+    /// Something else of the same.
+    pub(crate) fn part(&self, part: &str, value: f64, unit: &str) {
+        self.print(&format!("{}-{part}", self.workload), value, unit);
+    }
+
     pub(crate) fn rate(&self, rate: f64) {
         self.print(&self.workload, rate, "jobs/s");
     }
@@ -28,7 +36,7 @@ impl Figure {
     /// The rate, and the median of the times.
     pub(crate) fn calls(&self, (rate, median): (f64, Duration)) {
         self.print(&self.workload, rate, "calls/s");
-        self.print(&format!("{}-median", self.workload), median.as_secs_f64() * 1e6, "us");
+        self.part("median", median.as_secs_f64() * 1e6, "us");
     }
 }
 
@@ -59,9 +67,11 @@ impl Window {
         let mut flying = VecDeque::new();
         (0..self.size).for_each(|_| made(&mut flying));
         let mut times = Vec::new();
+        let mut count = 0_u64;
         while let Some((n, began, first)) = flying.pop_front() {
             let sum = first.await.expect("a call is answered");
             assert!(sum == n + 1, "it is the right answer");
+            count += 1;
             let now = Instant::now();
             if now < end {
                 made(&mut flying);
@@ -70,6 +80,7 @@ impl Window {
                 }
             }
         }
+        println!("{MADE}{count}");
         times.sort_unstable();
         (times.len() as f64 / self.time.as_secs_f64(), times.get(times.len() / 2).copied().unwrap_or_default())
     }
@@ -89,23 +100,27 @@ pub(crate) async fn rate<F: Future<Output = ()> + Send + 'static>(
         .map(|_| {
             let what = what.clone();
             tokio::spawn(async move {
-                let mut count = 0_u64;
+                let (mut count, mut all) = (0_u64, 0_u64);
                 for n in 0.. {
                     what(n).await;
+                    all += 1;
                     let now = Instant::now();
                     if now >= end {
                         break;
                     }
                     count += u64::from(now >= begin);
                 }
-                count
+                (count, all)
             })
         })
         .collect();
-    let mut count = 0;
+    let (mut count, mut all) = (0, 0);
     for task in tasks {
-        count += task.await.expect("a task ends");
+        let made = task.await.expect("a task ends");
+        count += made.0;
+        all += made.1;
     }
+    println!("{MADE}{all}");
     count as f64 / time.as_secs_f64()
 }
 

@@ -117,14 +117,27 @@ impl Options {
 
     /// Runs both sides in processes of their own.
     fn run(&self, peer: &str, workload: &str) -> Result<()> {
+        if workload.starts_with("consume") {
+            let url = self.server.url();
+            Runtime::new()?.block_on(raw_rabbitmq::fill(&url, "consumed", lines::enough(self.time / TURNS)))?;
+        }
+        let spent = Spent::until_now(&self.server)?;
         let serves = workload.starts_with("rpc");
         let server = if serves { Some(Side(self.side("--serve", peer, workload)?.stdin(Stdio::piped()).spawn()?)) } else { None };
         let mut driver = self.side("--drive", peer, workload)?.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let mut count = 0.0;
         for line in BufReader::new(driver.stdout.take().ok_or("no output")?).lines() {
-            println!("{}", line?);
+            let line = line?;
+            match line.strip_prefix(lines::MADE) {
+                Some(made) => count = made.parse()?,
+                None => println!("{line}"),
+            }
         }
         let ended = driver.wait()?;
         drop(server);
+        if count > 0.0 {
+            Spent::until_now(&self.server)?.since(&spent).print(&Figure::new(peer, workload), count);
+        }
         for queue in ["sum", "pushed", "consumed"] {
             // It may not be there.
             self.server.ctl(&["delete_queue", queue]).ok();
@@ -145,6 +158,38 @@ impl Options {
         command.args([role, peer, workload, &self.server.url(), &seconds]);
         Ok(command)
     }
+}
+
+/// CPU time, which other programs on the same CPUs change little.
+struct Spent {
+    /// Of both sides.
+    sides: Duration,
+    broker: Duration,
+}
+
+impl Spent {
+    fn until_now(server: &RabbitMq) -> Result<Self> {
+        Ok(Self { sides: cpu_time("self", 15)?, broker: cpu_time(&server.pid().to_string(), 13)? })
+    }
+
+    fn since(self, before: &Self) -> Self {
+        Self { sides: self.sides.saturating_sub(before.sides), broker: self.broker.saturating_sub(before.broker) }
+    }
+
+    fn print(&self, figure: &Figure, count: f64) {
+        figure.part("cpu", self.sides.as_secs_f64() * 1e6 / count, "us");
+        figure.part("broker-cpu", self.broker.as_secs_f64() * 1e6 / count, "us");
+    }
+}
+
+/// Of a process: two fields of its line, see proc(5), counted from zero: 13 and 14 are its own, 15 and 16 those of its ended children.
+fn cpu_time(process: &str, first_field: usize) -> Result<Duration> {
+    let line = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // Its name may have spaces.
+    let (_, fields) = line.rsplit_once(')').ok_or("no name")?;
+    let ticks = fields.split_whitespace().skip(first_field - 2).take(2).map(str::parse::<u64>).sum::<std::result::Result<u64, _>>()?;
+    // A hundred per second, on all platforms of Linux.
+    Ok(Duration::from_millis(ticks * 10))
 }
 
 /// Ends with its standard input.
@@ -189,16 +234,16 @@ async fn side(role: &str, peer: &str, workload: &str, url: &str, time: Duration)
         }
         (_, _, "push-256") => figure.rate(raw_rabbitmq::push(url, IN_FLIGHT, time).await?),
         (_, "brigade", _) => {
-            raw_rabbitmq::fill(url, "consumed", lines::enough(time)).await?;
             let broker = Broker::connect(url).await?;
             let worker = broker.worker().task(consumed).prefetch(PREFETCH).in_process();
             let began = Instant::now();
             worker.run_until(lines::counted(lines::enough(time), time * 4)).await?;
             figure.rate(lines::rate_since(began));
+            println!("{}{}", lines::MADE, lines::enough(time));
         }
         _ => {
-            raw_rabbitmq::fill(url, "consumed", lines::enough(time)).await?;
             figure.rate(raw_rabbitmq::consume(url, "consumed", PREFETCH, lines::enough(time)).await?);
+            println!("{}{}", lines::MADE, lines::enough(time));
         }
     }
     Ok(())

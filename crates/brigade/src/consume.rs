@@ -289,7 +289,9 @@ impl Consumer {
         if let Some(error) = worker.wrong {
             return Err(error);
         }
-        let tasks: HashMap<Box<str>, &'static str> = registry::table()?.values().map(|task| (task.queue.into(), task.name)).collect();
+        let mut tasks: HashMap<Box<str>, &'static str> = registry::table()?.values().map(|task| (task.queue.into(), task.name)).collect();
+        // Of several in one queue, it is that which has its name.
+        tasks.extend(registry::table()?.values().filter(|task| task.queue == task.name).map(|task| (task.queue.into(), task.name)));
         if worker.queues.is_empty() && worker.weighted.is_empty() {
             worker.queues = tasks.keys().cloned().collect();
             worker.queues.sort();

@@ -42,15 +42,18 @@ async function calls(channel, window) {
   const begin = performance.now() + WARM_UP;
   const end = begin + time;
   const times = [];
+  let made = 0;
   await Promise.all(Array.from({ length: window }, async () => {
     for (let n = 0; ; n++) {
       const began = performance.now();
       if ((await call(n)) !== n + 1) throw new Error('a wrong answer');
+      made++;
       const now = performance.now();
       if (now >= end) return;
       if (now >= begin) times.push(now - began);
     }
   }));
+  console.log(`made ${made}`);
   times.sort((a, b) => a - b);
   print(workload, times.length / (time / 1000), 'calls/s');
   print(`${workload}-median`, times[times.length >> 1] * 1000, 'us');
@@ -65,26 +68,22 @@ async function push(connection) {
   const begin = performance.now() + WARM_UP;
   const end = begin + time;
   let count = 0;
+  let made = 0;
   await Promise.all(Array.from({ length: 256 }, async () => {
     for (let n = 0; ; n++) {
       await one(n);
+      made++;
       const now = performance.now();
       if (now >= end) return;
       if (now >= begin) count++;
     }
   }));
+  console.log(`made ${made}`);
   print(workload, count / (time / 1000), 'jobs/s');
 }
 
 async function consume(connection) {
   const count = Math.floor(50 * time);
-  const filling = await connection.createConfirmChannel();
-  await filling.assertQueue('consumed', { durable: true });
-  for (let n = 0; n < count; n++) {
-    filling.sendToQueue('consumed', Buffer.from(`${n}`), { persistent: true });
-    if (n % 1000 === 999) await filling.waitForConfirms();
-  }
-  await filling.waitForConfirms();
   const channel = await connection.createChannel();
   await channel.prefetch(250);
   const began = performance.now();
@@ -97,6 +96,7 @@ async function consume(connection) {
     });
   });
   print(workload, count / ((performance.now() - began) / 1000), 'jobs/s');
+  console.log(`made ${count}`);
 }
 
 const connection = await amqp.connect(url, { noDelay: true });

@@ -60,9 +60,9 @@ impl Tags {
     }
 }
 
-/// What is said of a delivery.
+/// What is said of some deliveries.
 struct Word {
-    tag: u64,
+    tags: Vec<u64>,
     said: Said,
     heard: oneshot::Sender<Result<(), Fault>>,
 }
@@ -101,10 +101,10 @@ impl Opened {
     /// # Errors
     ///
     /// If the channel ended before: it may have been heard or not.
-    pub(super) async fn say(&self, tag: u64, said: Said) -> Result<(), Fault> {
+    pub(super) async fn say(&self, tags: Vec<u64>, said: Said) -> Result<(), Fault> {
         let (heard, hears) = oneshot::channel();
         let speaking = async {
-            self.words.send(Word { tag, said, heard }).await.map_err(|_| Fault::timeout())?;
+            self.words.send(Word { tags, said, heard }).await.map_err(|_| Fault::timeout())?;
             hears.await.map_err(|_| Fault::timeout())?
         };
         self.dead.run_until_cancelled(speaking).await.unwrap_or_else(|| Err(Fault::timeout()))
@@ -141,8 +141,9 @@ impl Speaker {
 
     /// Sends all of them and one request, and waits for the answer to that alone: the broker reads a channel in order.
     async fn speak(&self, words: &[Word]) -> Result<(), Fault> {
-        let requeued: Vec<u64> = words.iter().filter(|word| word.said == Said::Requeue).map(|word| word.tag).collect();
-        let acked: BTreeSet<u64> = words.iter().filter(|word| word.said == Said::Ack).map(|word| word.tag).collect();
+        let of = |said| words.iter().filter(move |word| word.said == said).flat_map(|word| word.tags.iter().copied());
+        let requeued: Vec<u64> = of(Said::Requeue).collect();
+        let acked: BTreeSet<u64> = of(Said::Ack).collect();
         let closed = self.of.upgrade().map(|opened| lock(&opened.tags).close(|tag| acked.contains(tag) || requeued.contains(tag)));
         let below = closed.and_then(|closed| acked.range(..=closed).next_back().copied());
         // Requeued ones first: an ack of several would take those below it along.

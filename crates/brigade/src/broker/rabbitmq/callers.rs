@@ -15,7 +15,7 @@ use super::calls::{BEGUN, ERROR, PROGRESS, TELL};
 use super::fault::Fault;
 use super::held::{Grip, Held};
 use super::link::Line;
-use super::message::{has_caller, new_id, text_of};
+use super::message::{has_caller, is_ours, text_of};
 use super::outbox::{Outbox, Owner, Parcel};
 use super::publish::Message;
 use super::settle::Ends;
@@ -50,7 +50,7 @@ impl Owner for Answers {
         Ok(())
     }
 
-    async fn address(&self, _: &Line, _: &ShortString, _: &ShortString) -> Result<(), Fault> {
+    async fn address(&self, _: &Line, _: &ShortString) -> Result<(), Fault> {
         Ok(())
     }
 
@@ -88,7 +88,7 @@ impl Owner for Answers {
 /// Who asked, as far as a request says.
 fn reply(asked: &BasicProperties, headers: FieldTable, body: Bytes) -> Option<Parcel> {
     let queue = asked.reply_to().clone().filter(|queue| !queue.as_str().is_empty())?;
-    let mut properties = BasicProperties::default().with_content_type("application/json".into()).with_message_id(new_id().as_str().into());
+    let mut properties = BasicProperties::default().with_content_type("application/json".into());
     // As safe as the request was.
     if let Some(mode) = asked.delivery_mode() {
         properties = properties.with_delivery_mode(*mode);
@@ -99,7 +99,10 @@ fn reply(asked: &BasicProperties, headers: FieldTable, body: Bytes) -> Option<Pa
     if let Some(id) = asked.correlation_id() {
         properties = properties.with_correlation_id(id.clone());
     }
-    Some(Parcel::to(queue, body, properties))
+    // The broker hands these straight to their callers, and says of each that there is no such queue.
+    let is_direct = queue.as_str().starts_with("amq.rabbitmq.reply-to.");
+    let parcel = Parcel::to(queue, body, properties);
+    Some(if is_direct { parcel.optional() } else { parcel })
 }
 
 fn answer(asked: &BasicProperties, outcome: Result<Box<str>, Answer>) -> Option<Parcel> {
@@ -122,7 +125,8 @@ fn answer(asked: &BasicProperties, outcome: Result<Box<str>, Answer>) -> Option<
 
 /// What a request wants to be told before its answer.
 fn wants(asked: &BasicProperties) -> Option<String> {
-    text_of(asked.headers().as_ref()?, TELL)
+    let said = asked.headers().as_ref().and_then(|headers| text_of(headers, TELL));
+    said.or_else(|| is_ours(asked).then(|| PROGRESS.to_owned()))
 }
 
 impl RabbitMqCore {
@@ -167,8 +171,30 @@ impl RabbitMqCore {
         sent.await.ok();
     }
 
+    /// Ends the leases of calls that gave a value; one answer for each.
+    pub(super) async fn end_answered(&self, answered: Vec<(Held, Option<Box<str>>)>) -> Vec<Result<(), Error>> {
+        let mut all_sent = Vec::with_capacity(answered.len());
+        let mut all_held = Vec::with_capacity(answered.len());
+        for (held, result) in answered {
+            if let Some(parcel) = answer(&held.envelope.properties, Ok(result.unwrap_or_else(|| "null".into()))) {
+                let (tell, sent) = oneshot::channel();
+                self.callers.outbox.send(parcel.telling(tell)).await;
+                all_sent.push(sent);
+            }
+            all_held.push(held);
+        }
+        for sent in all_sent {
+            // If it cannot be sent, that has been told in the log.
+            sent.await.ok();
+        }
+        let acked = self.ack_all(&all_held).await;
+        acked.into_iter().map(|acked| acked.map_err(|fault| fault.into_error("settle").uncertain())).collect()
+    }
+
     /// Ends a lease of a call.
-    pub(super) async fn end_call(&self, (token, held, ending, answer): Ends) -> Result<(), Error> {
+    pub(super) async fn end_call(&self, mut ends: Ends) -> Result<(), Error> {
+        self.pass_on(&mut ends).await;
+        let (token, held, ending, answer) = ends;
         let rejected = |reason: &str| Answer::rejected(ErrorKind::Unsupported, reason);
         let outcome = match &ending {
             Ending::Ack(result) => Ok(result.clone().unwrap_or_else(|| "null".into())),

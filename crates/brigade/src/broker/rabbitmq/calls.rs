@@ -60,7 +60,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 pub(super) const ERROR: &str = "brigade-error";
 /// The header of what is told of a running call: how far it is.
 pub(super) const PROGRESS: &str = "brigade-progress";
-/// The header of a request whose caller wants progress, or to know when it begins.
+/// The header of a request whose caller wants to be told more than the answer. Ours want progress without saying so.
 pub(super) const TELL: &str = "brigade-call";
 /// The value of [`TELL`] in a request, and the header of the message, that says that a worker has the call.
 pub(super) const BEGUN: &str = "brigade-begun";
@@ -133,18 +133,19 @@ impl Calls {
     }
 
     fn request(&self, call: &DirectCall, number: u64) -> Envelope {
-        let mut envelope = Envelope::new(call.job.clone());
         let id = self.id_of(number);
+        let mut envelope = Envelope::new(JobId::new(id.as_str()), call.job.clone());
         let mut headers = FieldTable::default();
-        let wants = if call.queue_timeout.is_some() { BEGUN } else { PROGRESS };
-        headers.insert(TELL.into(), AMQPValue::LongString(wants.into()));
+        if call.queue_timeout.is_some() {
+            headers.insert(TELL.into(), AMQPValue::LongString(BEGUN.into()));
+        }
         if call.waits_out_passes {
             headers.insert(super::pass::WAITS.into(), AMQPValue::Boolean(true));
         }
-        let properties =
-            BasicProperties::default().with_headers(headers).with_correlation_id(id.as_str().into()).with_reply_to(self.answers.clone());
-        envelope.properties = properties;
-        envelope.id = JobId::new(id);
+        envelope.properties = BasicProperties::default().with_correlation_id(id.into()).with_reply_to(self.answers.clone());
+        if !headers.inner().is_empty() {
+            envelope.properties = std::mem::take(&mut envelope.properties).with_headers(headers);
+        }
         envelope
     }
 
@@ -316,12 +317,9 @@ impl Owner for Calls {
         Ok(())
     }
 
-    async fn address(&self, line: &Line, exchange: &ShortString, key: &ShortString) -> Result<(), Fault> {
+    async fn address(&self, line: &Line, queue: &ShortString) -> Result<(), Fault> {
         // A call waits for its worker, so there has to be a place to wait in.
-        if !exchange.as_str().is_empty() {
-            return Ok(());
-        }
-        let spot = Spot::Jobs(self.place.queue_of(key.as_str()).into());
+        let spot = Spot::Jobs(self.place.queue_of(queue.as_str()).into());
         self.topology.declare_on(line, &spot).await.map(drop)
     }
 

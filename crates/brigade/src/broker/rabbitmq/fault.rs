@@ -26,6 +26,16 @@ impl Fault {
         Self { kind, hint, source: Some(Arc::new(source)) }
     }
 
+    /// The broker takes no messages.
+    pub(super) fn blocking() -> Self {
+        Self::new(ErrorKind::QueueFull, "the broker is blocking publishers: it is short of memory or disk")
+    }
+
+    /// The broker said no to a message.
+    pub(super) fn declined() -> Self {
+        Self::new(ErrorKind::QueueFull, "the broker did not take it")
+    }
+
     /// The answer did not come in time.
     pub(super) fn timeout() -> Self {
         Self::new(ErrorKind::Unreachable, "the broker does not answer")

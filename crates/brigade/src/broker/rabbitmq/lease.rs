@@ -136,7 +136,7 @@ impl RabbitMqCore {
                 }
                 Terms::Take => {
                     lock(&self.hands).settled(&envelope);
-                    let acked = grip.opened.say(grip.tag, Said::Ack).await;
+                    let acked = grip.opened.say(vec![grip.tag], Said::Ack).await;
                     tap.released(&grip);
                     if acked.is_err() {
                         // It may come again: then it is a copy, and as gone as it would be now.
@@ -193,7 +193,7 @@ impl RabbitMqCore {
         let tap = Arc::clone(tap);
         self.scope.spawn_until_closed(async move {
             sleep(AGAIN).await;
-            grip.opened.say(grip.tag, Said::Requeue).await.ok();
+            grip.opened.say(vec![grip.tag], Said::Requeue).await.ok();
             tap.released(&grip);
         });
     }
@@ -207,7 +207,7 @@ impl RabbitMqCore {
 
     /// Nobody needs it any more.
     pub(super) async fn drop_delivery(&self, tap: &Tap, grip: &Grip) {
-        grip.opened.say(grip.tag, Said::Ack).await.ok();
+        grip.opened.say(vec![grip.tag], Said::Ack).await.ok();
         tap.released(grip);
     }
 
@@ -223,7 +223,7 @@ impl RabbitMqCore {
             while grip.opened.is_alive() {
                 match core.store(vec![parcel.clone()]).await.pop() {
                     Some(Published::Safe) => {
-                        grip.opened.say(grip.tag, Said::Ack).await.ok();
+                        grip.opened.say(vec![grip.tag], Said::Ack).await.ok();
                         return tap.released(&grip);
                     }
                     outcome => tracing::warn!(?outcome, what, "could not store a message; trying again"),

@@ -18,12 +18,12 @@ use futures_util::StreamExt as _;
 use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Connection, Event};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::fault::Fault;
 use super::reach::{self, Opened};
-use super::url::Place;
+use super::url::{Blocked, Place};
 use crate::error::{Error, ErrorKind};
 use crate::retry::Retry;
 use crate::shutdown::Scope;
@@ -104,6 +104,19 @@ impl Link {
         }
     }
 
+    /// A new channel with confirms, of a connection that takes messages.
+    pub(super) async fn ready_channel(&self, until: Instant) -> Result<(Line, Channel), Fault> {
+        let choice = self.place.blocked;
+        let open = |line: Line| async move {
+            // First: a broker that takes nothing opens no channel either.
+            line.free(choice, until).await?;
+            let late = |_| if line.blocked.borrow().is_some() { Fault::blocking() } else { Fault::timeout() };
+            let channel = timeout_at(until, line.confirming_channel()).await.map_err(late)??;
+            Ok((line, channel))
+        };
+        timeout_at(until, self.ask(open)).await.map_err(|_| Fault::timeout())?
+    }
+
     /// Of the line there is now.
     pub(super) fn generation(&self) -> Option<u64> {
         match &*self.state.borrow() {
@@ -160,10 +173,17 @@ impl Line {
         !self.down.is_cancelled() && self.connection.status().connected()
     }
 
-    /// Opens a channel with confirms.
-    pub(super) async fn with_confirming_channel(self) -> Result<(Self, Channel), Fault> {
-        let channel = self.confirming_channel().await?;
-        Ok((self, channel))
+    /// Returns when the broker takes messages from it, or says why not. Cancel safe.
+    pub(super) async fn free(&self, choice: Blocked, until: Instant) -> Result<(), Fault> {
+        let mut blocked = self.blocked.clone();
+        if blocked.borrow().is_none() {
+            return Ok(());
+        }
+        match choice {
+            Blocked::Error => Err(Fault::blocking()),
+            // Whoever told of it is gone with its connection, which is noticed next.
+            Blocked::Wait => timeout_at(until, blocked.wait_for(Option::is_none)).await.map(drop).map_err(|_| Fault::blocking()),
+        }
     }
 
     /// Opens a channel.

@@ -5,13 +5,14 @@
 //!
 //! | property, header | meaning |
 //! |---|---|
-//! | `message_id` | the job's id |
+//! | `message_id` | the job's id; a call of ours has none but its `correlation_id` |
 //! | `priority` | its priority |
-//! | `brigade-task` | task to run; without it, the task whose queue this is |
+//! | `app_id` | `brigade` if we wrote it. What has no `brigade-seq` then has 0: most have no headers, as the broker takes them apart |
+//! | `brigade-task` | task to run; without it, the task whose queue this is. A call has it only if that is another one |
 //! | `brigade-options` | JSON: retries, pauses, timeout, memory, label |
 //! | `brigade-seq` | how often it was written anew: a message of one id and one number is always the same one |
 //! | `brigade-failed`, `brigade-crashed`, `brigade-interrupted` | counters |
-//! | `brigade-pushed-at` | milliseconds since 1970 |
+//! | `brigade-pushed-at` | milliseconds since 1970, if attempts have to begin within some time |
 //! | `brigade-due` | milliseconds since 1970, if its delay was longer than the broker can keep it |
 //! | `brigade-history` | JSON: its attempts that did not end well |
 //! | `brigade-call`, `brigade-call-waits` | what the caller of a call wants besides the answer (`calls`) |
@@ -37,6 +38,8 @@ const HISTORY_BYTES_MAX: usize = 24 << 10;
 const OPTIONS_BYTES_MAX: usize = 24 << 10;
 const REASON_BYTES_MAX: usize = 4 << 10;
 
+/// The `app_id` of our messages.
+const OURS: &str = "brigade";
 /// The header that makes a dead letter.
 const REASON: &str = "brigade-reason";
 
@@ -67,9 +70,9 @@ pub(super) struct Unreadable {
 
 impl Envelope {
     /// A job that is pushed now.
-    pub(super) fn new(job: Job) -> Self {
+    pub(super) fn new(id: JobId, job: Job) -> Self {
         Self {
-            id: new_id(),
+            id,
             job,
             seq: Some(0),
             failed: 0,
@@ -84,12 +87,15 @@ impl Envelope {
 
     /// Reads a message of this queue.
     pub(super) fn read(queue: &str, properties: BasicProperties, body: Vec<u8>, bytes_max: usize) -> Result<Self, Unreadable> {
-        let headers = properties.headers().clone().unwrap_or_default();
-        let text = |name: &str| text_of(&headers, name);
-        let number = |name: &str| number_of(&headers, name);
+        let none = FieldTable::default();
+        let headers = properties.headers().as_ref().unwrap_or(&none);
+        let text = |name: &str| text_of(headers, name);
+        let number = |name: &str| number_of(headers, name);
         let count = |name: &str| number(name).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
         let moment = |name: &str| number(name).and_then(|millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis)));
+        let is_ours = is_ours(&properties);
         let id = properties.message_id().as_ref().filter(|id| !id.as_str().is_empty());
+        let id = id.or_else(|| properties.correlation_id().as_ref().filter(|_| is_ours && has_caller(&properties)));
         let payload = match payload_of(body, bytes_max) {
             Ok(payload) => payload,
             Err((body, why)) => return Err(Unreadable { why, properties: Box::new(properties), body: body.into() }),
@@ -114,7 +120,7 @@ impl Envelope {
         Ok(Self {
             id: id.map_or_else(new_id, |id| JobId::new(id.as_str())),
             job,
-            seq: number("brigade-seq"),
+            seq: number("brigade-seq").or(is_ours.then_some(0)),
             failed: count("brigade-failed"),
             crashed: count("brigade-crashed"),
             interrupted: count("brigade-interrupted"),
@@ -167,20 +173,25 @@ impl Envelope {
         let mut set = |name: &str, value: AMQPValue| {
             headers.insert(name.into(), value);
         };
-        if let Some(task) = &self.job.task {
+        let is_call = self.is_call();
+        if let Some(task) = self.job.task.as_ref().filter(|task| !(is_call && **task == self.job.queue)) {
             set("brigade-task", AMQPValue::LongString((**task).into()));
         }
         if let Some(options) = options_of(&self.job)? {
             set("brigade-options", AMQPValue::LongString(options.into()));
         }
-        set("brigade-seq", whole(self.seq.unwrap_or(0)));
+        if self.seq != Some(0) {
+            set("brigade-seq", whole(self.seq.unwrap_or(0)));
+        }
         for (name, count) in [("brigade-failed", self.failed), ("brigade-crashed", self.crashed), ("brigade-interrupted", self.interrupted)]
         {
             if count > 0 {
                 set(name, whole(count.into()));
             }
         }
-        set("brigade-pushed-at", whole(millis_since_1970(self.pushed_at)));
+        if self.job.options.retry.within.is_some() {
+            set("brigade-pushed-at", whole(millis_since_1970(self.pushed_at)));
+        }
         if let Some(due) = self.due {
             set("brigade-due", whole(millis_since_1970(due)));
         }
@@ -188,19 +199,33 @@ impl Envelope {
             set("brigade-history", AMQPValue::LongString(history.into()));
         }
         let priority = u8::try_from(self.job.options.priority).unwrap_or(0);
-        let mut properties = self.properties.clone().with_headers(headers);
+        let mut properties = self.properties.clone();
+        if !headers.inner().is_empty() || properties.headers().is_some() {
+            properties = properties.with_headers(headers);
+        }
+        if self.seq == Some(0) {
+            properties = properties.with_app_id(OURS.into());
+        }
         if properties.content_type().is_none() {
             properties = properties.with_content_type("application/json".into());
         }
         if priority > 0 {
             properties = properties.with_priority(priority);
         }
-        properties = properties.with_message_id(self.id.as_str().into()).with_delivery_mode(2);
+        if !is_call || properties.correlation_id().as_ref().is_none_or(|id| id.as_str() != self.id.as_str()) {
+            properties = properties.with_message_id(self.id.as_str().into());
+        }
+        properties = properties.with_delivery_mode(2);
         if let Some(time) = expires_in {
             properties = properties.with_expiration(time.as_millis().to_string().into());
         }
         Ok(Message { queue: short(queue)?, body: Bytes::copy_from_slice(self.job.payload.as_bytes()), properties })
     }
+}
+
+/// Whether this library wrote it, not another program.
+pub(super) fn is_ours(properties: &BasicProperties) -> bool {
+    properties.app_id().as_ref().is_some_and(|app| app.as_str() == OURS)
 }
 
 /// Somebody waits for the answer to a message.

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::{join_all, poll_fn};
+use futures_util::FutureExt as _;
+use futures_util::future::poll_fn;
 use lapin::message::Delivery;
 use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
@@ -117,8 +118,8 @@ pub(super) trait Owner: Send + Sync + 'static {
     /// Runs on each new connection, before anything is published on it.
     fn prepare(&self, line: &Line) -> impl Future<Output = Result<(), Fault>> + Send;
 
-    /// Runs before the first parcel with this key on a connection, and after one was returned.
-    fn address(&self, line: &Line, exchange: &ShortString, key: &ShortString) -> impl Future<Output = Result<(), Fault>> + Send;
+    /// Runs before the first parcel to this queue on a connection, and after one was returned.
+    fn address(&self, line: &Line, queue: &ShortString) -> impl Future<Output = Result<(), Fault>> + Send;
 
     /// Takes a parcel that is not to go with the others, as its queue may stand still; gives it back if it may go with them.
     fn detour(&self, parcel: Parcel) -> Option<Parcel>;
@@ -245,8 +246,8 @@ struct Round<'a> {
     sending: Vec<Parcel>,
     /// In the order in which they were sent.
     unconfirmed: VecDeque<(Parcel, PublisherConfirm)>,
-    /// Keys that are known to lead somewhere.
-    addressed: HashSet<(ShortString, ShortString)>,
+    /// Queues that are known to be there.
+    addressed: HashSet<ShortString>,
 }
 
 impl Round<'_> {
@@ -279,10 +280,10 @@ impl Round<'_> {
         self.sending = self.sending.drain(..).filter_map(|parcel| owner.detour(parcel)).collect();
         for index in 0..self.sending.len() {
             let parcel = &self.sending[index];
-            let address = (parcel.exchange.clone(), parcel.key.clone());
-            if O::ADDRESSES && !self.addressed.contains(&address) {
-                owner.address(self.line, &address.0, &address.1).await?;
-                self.addressed.insert(address);
+            if O::ADDRESSES && parcel.exchange.as_str().is_empty() && !self.addressed.contains(&parcel.key) {
+                let queue = parcel.key.clone();
+                owner.address(self.line, &queue).await?;
+                self.addressed.insert(queue);
             }
         }
         self.sending.iter_mut().for_each(|parcel| {
@@ -294,7 +295,7 @@ impl Round<'_> {
             let (exchange, key) = (parcel.exchange.clone(), parcel.key.clone());
             self.channel.basic_publish(exchange, key, options, &parcel.body, parcel.properties.clone())
         });
-        let sent = join_all(publishing).await;
+        let sent = begin_all(publishing).await;
         let mut fault = None;
         let mut left = Vec::new();
         for (mut parcel, sent) in self.sending.drain(..).zip(sent) {
@@ -341,11 +342,29 @@ impl Round<'_> {
         }
         if let Some(returned) = confirmation.take_message() {
             let delivery = returned.delivery;
-            self.addressed.remove(&(delivery.exchange.clone(), delivery.routing_key.clone()));
+            self.addressed.remove(&delivery.routing_key);
             self.sending.extend(owner.on_returned(delivery));
         }
         Ok(())
     }
+}
+
+/// Begins all of these in this order, then waits for one after the other: they end in this order too, so most have when the first has.
+async fn begin_all<F: Future>(all: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut begun = Vec::with_capacity(BATCH_MAX);
+    for one in all {
+        let mut one = Box::pin(one);
+        let ended = one.as_mut().now_or_never();
+        begun.push((one, ended));
+    }
+    let mut outputs = Vec::with_capacity(begun.len());
+    for (one, ended) in begun {
+        outputs.push(match ended {
+            Some(output) => output,
+            None => one.await,
+        });
+    }
+    outputs
 }
 
 /// The confirm of the one that was sent first. Cancel safe.

@@ -124,7 +124,7 @@ impl RabbitMqCore {
         let name = self.topology.name(&park.spot);
         let copies = old.iter().map(|(token, held)| copy(&held.envelope, *token, &name)).collect::<Result<Vec<_>, _>>();
         let copies = copies.map_err(|error| Fault::with_source(error.kind(), "a held job cannot be written anew", error))?;
-        for published in self.publisher.publish_slowly(copies).await {
+        for published in self.publisher.publish_slowly(copies.into_iter().map(Arc::new).collect()).await {
             match published {
                 Published::Safe => {}
                 Published::Failed { fault, .. } => return Err(fault),
@@ -191,12 +191,12 @@ impl RabbitMqCore {
             Some(old) => {
                 // Its room is nobody's to fill: the attempt runs on.
                 tap.close_consumer(&old).await;
-                if old.opened.say(old.tag, Said::Ack).await.is_err() {
+                if old.opened.say(vec![old.tag], Said::Ack).await.is_err() {
                     tracing::warn!(job = id, "a job that is held may be run by another as well: its old delivery could not be acked");
                 }
                 tap.released(&old);
             }
-            None => drop(opened.say(new.tag, Said::Ack).await),
+            None => drop(opened.say(vec![new.tag], Said::Ack).await),
         }
     }
 }
@@ -208,5 +208,7 @@ fn copy(envelope: &Envelope, token: i64, queue: &str) -> Result<Message, Error> 
     headers.insert(TOKEN.into(), AMQPValue::LongLongInt(token));
     // What it had to begin in is over: it has begun.
     let properties = message::without_expiration(&message.properties).with_headers(headers);
+    // A call need not have one.
+    let properties = properties.with_message_id(envelope.id.as_str().into());
     Ok(Message { properties, ..message })
 }

@@ -157,8 +157,8 @@ impl Passes {
 
 impl RabbitMqCore {
     /// What a worker passed goes on as its passes say. What was fetched by hand has no worker, and nothing spins with it but that hand.
-    pub(super) async fn passed_on(&self, (token, mut held, mut ending, mut answer): Ends) -> Ends {
-        if let Ending::GiveBack { kind: AttemptKind::Passed, reason, after } = &mut ending
+    pub(super) async fn pass_on(&self, (_, held, ending, answer): &mut Ends) {
+        if let Ending::GiveBack { kind: AttemptKind::Passed, reason, after } = ending
             && held.grip.consumer != 0
         {
             let mut passes = Passes::of(&held.envelope);
@@ -170,12 +170,11 @@ impl RabbitMqCore {
                 }
                 Next::Over(reasons) => {
                     let error = CallError::Passed(reasons);
-                    answer = Some(Box::new(Answer::of(&error)));
-                    ending = Ending::DeadLetter(error.to_string());
+                    *answer = Some(Box::new(Answer::of(&error)));
+                    *ending = Ending::DeadLetter(error.to_string());
                 }
             }
         }
-        (token, held, ending, answer)
     }
 
     /// After which time a message goes on to another worker, as the one to whom it came has passed it; `None` if it stays.

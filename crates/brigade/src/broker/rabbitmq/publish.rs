@@ -3,15 +3,18 @@
 //! A message is told as safe only when the broker has confirmed it. What was not confirmed when the connection broke is published again on the
 //! next one, with the same message id, so that whoever takes it can tell; if no connection comes about in time, it is told as uncertain.
 //!
-//! Lanes carry the messages, each with one batch under way: whatever gathers while the broker confirms goes into the next batch together. lapin
-//! hands a returned message to whichever confirm comes next, so which messages of a batch came back is known when all of it is confirmed.
+//! Two lanes carry the messages, each on a channel of its own, and do not wait for one confirm before they send the next message.
+//! Messages are told of in the order in which they were sent. That says which of them came back: the broker returns them in that order,
+//! each before its confirm, and lapin hands the oldest of those that came back to whichever confirm comes next; so it has been handed out
+//! when all up to its own have come.
 
-use std::collections::HashSet;
+use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use futures_util::future::ready;
 use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation};
@@ -20,21 +23,17 @@ use tokio::time::{Instant, timeout_at};
 
 use super::fault::Fault;
 use super::link::{Line, Link};
-use super::url::{Blocked, Place};
+use super::url::Place;
 use crate::error::{Error, ErrorKind};
 use crate::shutdown::Scope;
 
-/// Enough that one gathers while the other waits for its confirms.
-const LANES: usize = 2;
-/// And one for what may wait, so that nothing else waits behind it.
-const SLOW_LANE: usize = LANES;
 /// Requests that wait for a lane; beyond that, their callers wait.
 const REQUESTS_MAX: usize = 1024;
-/// Of one batch: below what lapin and the broker have under way in any case.
-const BATCH_MESSAGES_MAX: usize = 512;
-const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Of one lane, sent and not confirmed.
+const UNCONFIRMED_MAX: usize = 1024;
+const UNCONFIRMED_BYTES_MAX: usize = 8 << 20;
 
-/// What to publish, to the queue of that name, by the default exchange. It has a message id.
+/// What to publish, to the queue of that name, by the default exchange. It has a message id, or as a call a correlation id.
 #[derive(Clone, Debug)]
 pub(super) struct Message {
     pub(super) queue: ShortString,
@@ -82,54 +81,54 @@ impl Published {
 }
 
 pub(super) struct Publisher {
-    lanes: Vec<mpsc::Sender<Request>>,
-    turn: AtomicUsize,
+    lane: mpsc::Sender<Request>,
+    /// For what may wait, so that nothing else waits behind it.
+    slow_lane: mpsc::Sender<Request>,
     place: Arc<Place>,
 }
 
 struct Request {
-    messages: Vec<Message>,
+    messages: Vec<Arc<Message>>,
     until: Instant,
     answer: oneshot::Sender<Vec<Published>>,
 }
 
 impl Publisher {
     pub(super) fn start(place: &Arc<Place>, link: &Link, scope: &Scope) -> Self {
-        let lanes = (0..=SLOW_LANE).map(|_| {
+        let lane = || {
             let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-            let lane = Lane { link: link.clone(), place: Arc::clone(place), open: None };
-            scope.spawn_until_closed(lane.run(requests));
+            scope.spawn_until_closed(Lane::new(place, link).run(requests));
             sender
-        });
-        Self { lanes: lanes.collect(), turn: AtomicUsize::new(0), place: Arc::clone(place) }
+        };
+        Self { lane: lane(), slow_lane: lane(), place: Arc::clone(place) }
     }
 
-    /// Publishes these in this order; one answer for each. Messages of one call that follows the end of another come after those of that one.
+    /// Publishes these in this order; one answer for each. What is handed over later is sent later.
     ///
     /// # Cancel safety
     ///
     /// What was handed over is published even if nobody waits for the answer.
-    pub(super) async fn publish(&self, messages: Vec<Message>) -> Vec<Published> {
-        self.publish_by(self.turn.fetch_add(1, Ordering::Relaxed) % LANES, messages).await
+    pub(super) async fn publish(&self, messages: Vec<Arc<Message>>) -> Vec<Published> {
+        self.publish_by(&self.lane, messages).await
     }
 
     /// The same, beside the rest: for queues whose confirms may take their time.
-    pub(super) async fn publish_slowly(&self, messages: Vec<Message>) -> Vec<Published> {
-        self.publish_by(SLOW_LANE, messages).await
+    pub(super) async fn publish_slowly(&self, messages: Vec<Arc<Message>>) -> Vec<Published> {
+        self.publish_by(&self.slow_lane, messages).await
     }
 
-    async fn publish_by(&self, lane: usize, messages: Vec<Message>) -> Vec<Published> {
+    async fn publish_by(&self, lane: &mpsc::Sender<Request>, messages: Vec<Arc<Message>>) -> Vec<Published> {
         let count = messages.len();
         if count == 0 {
             return Vec::new();
         }
-        let closed = || Published::Failed { fault: Fault::new(ErrorKind::Closed, "the broker was dropped"), uncertain: false };
+        let closed = |uncertain| Published::Failed { fault: Fault::new(ErrorKind::Closed, "the broker was dropped"), uncertain };
         let (answer, answered) = oneshot::channel();
         let request = Request { messages, until: Instant::now() + self.place.answer_timeout, answer };
-        if self.lanes[lane].send(request).await.is_err() {
-            return vec![closed(); count];
+        if lane.send(request).await.is_err() {
+            return vec![closed(false); count];
         }
-        answered.await.unwrap_or_else(|_| vec![closed(); count])
+        answered.await.unwrap_or_else(|_| vec![closed(true); count])
     }
 }
 
@@ -137,181 +136,245 @@ struct Lane {
     link: Link,
     place: Arc<Place>,
     /// With confirms; of one connection.
-    open: Option<(Line, Channel)>,
+    open: Option<(Line, Arc<Channel>)>,
+    /// Handed over, or to be sent again: in this order, and after those that are unconfirmed.
+    unsent: VecDeque<Item>,
+    /// In the order in which they were sent.
+    unconfirmed: VecDeque<(Item, Confirming)>,
+    /// Of all of these.
+    bytes: usize,
+    /// So many are sent one at a time: the broker closed the channel because of one of them.
+    suspects: usize,
+    /// Queues and ids of messages that came back and have not been told of.
+    returned: Vec<(ShortString, ShortString)>,
+    /// Who is to be told of them, in the same order.
+    askers: VecDeque<Asker>,
 }
+
+type Confirming = Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>>;
 
 /// A message on its way.
 struct Item {
-    message: Message,
-    outcome: Option<Published>,
+    message: Arc<Message>,
+    until: Instant,
     /// It may be there already.
     uncertain: bool,
+    /// It was so before it was sent this time.
+    again: bool,
+}
+
+/// Who handed over some messages.
+struct Asker {
+    count: usize,
+    outcomes: Vec<Published>,
+    answer: oneshot::Sender<Vec<Published>>,
 }
 
 impl Lane {
+    fn new(place: &Arc<Place>, link: &Link) -> Self {
+        Self {
+            link: link.clone(),
+            place: Arc::clone(place),
+            open: None,
+            unsent: VecDeque::new(),
+            unconfirmed: VecDeque::new(),
+            bytes: 0,
+            suspects: 0,
+            returned: Vec::new(),
+            askers: VecDeque::new(),
+        }
+    }
+
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
-        while let Some(first) = requests.recv().await {
-            let (mut messages, mut bytes) = (first.messages.len(), size(&first));
-            let mut batch = vec![first];
-            while messages < BATCH_MESSAGES_MAX
-                && bytes < BATCH_BYTES_MAX
-                && let Ok(next) = requests.try_recv()
-            {
-                messages += next.messages.len();
-                bytes += size(&next);
-                batch.push(next);
-            }
-            self.carry(batch).await;
-        }
-    }
-
-    async fn carry(&mut self, batch: Vec<Request>) {
-        let until = batch.iter().map(|request| request.until).min().unwrap_or_else(Instant::now);
-        let item = |message| Item { message, outcome: None, uncertain: false };
-        let mut askers = Vec::with_capacity(batch.len());
-        let mut items = Vec::new();
-        for request in batch {
-            askers.push((request.messages.len(), request.answer));
-            items.extend(request.messages.into_iter().map(item));
-        }
-        self.publish_all(&mut items, until).await;
-        let mut outcomes = items.into_iter().map(|item| item.outcome.unwrap_or(Published::Unroutable));
-        for (count, answer) in askers {
-            // Who asked may have gone.
-            answer.send(outcomes.by_ref().take(count).collect()).ok();
-        }
-    }
-
-    /// Publishes what has no outcome until everything has one.
-    async fn publish_all(&mut self, items: &mut [Item], until: Instant) {
-        let mut one_by_one = false;
         loop {
-            let mut todo: Vec<&mut Item> = items.iter_mut().filter(|item| item.outcome.is_none()).collect();
-            if todo.is_empty() {
-                return;
+            if !self.unsent.is_empty() && self.may_send() {
+                self.send().await;
+                continue;
             }
-            if one_by_one {
-                todo.truncate(1);
-            }
-            let fault = match self.ready_channel(until).await {
-                Ok((line, channel)) => {
-                    let fault = publish_round(&line, &channel, &mut todo, until).await;
-                    if fault.is_some() {
-                        // Late confirms would be taken for those of the next batch.
-                        self.open = None;
+            tokio::select! {
+                confirmed = self.next_confirm(), if !self.unconfirmed.is_empty() => self.on_confirmed(confirmed),
+                request = requests.recv(), if self.has_room() => {
+                    let Some(request) = request else { return };
+                    self.take(request);
+                    while self.has_room_for_more() && let Ok(request) = requests.try_recv() {
+                        self.take(request);
                     }
-                    fault
                 }
-                Err(fault) => {
-                    todo.into_iter().for_each(|item| item.fail(&fault));
-                    if one_by_one {
-                        continue;
-                    }
-                    return;
-                }
-            };
-            let Some(fault) = fault else { continue };
-            if Instant::now() >= until {
-                items.iter_mut().filter(|item| item.outcome.is_none()).for_each(|item| item.fail(&fault));
-            } else if !fault.is_lost() {
-                // The broker closed the channel because of one of them.
-                if one_by_one || items.iter().filter(|item| item.outcome.is_none()).count() == 1 {
-                    items.iter_mut().find(|item| item.outcome.is_none()).into_iter().for_each(|item| item.refuse(&fault));
-                }
-                one_by_one = true;
             }
+        }
+    }
+
+    /// What is to be sent again goes first.
+    fn has_room(&self) -> bool {
+        self.unsent.is_empty() && self.has_room_for_more()
+    }
+
+    fn has_room_for_more(&self) -> bool {
+        self.unsent.len() + self.unconfirmed.len() < UNCONFIRMED_MAX && self.bytes < UNCONFIRMED_BYTES_MAX
+    }
+
+    fn take(&mut self, request: Request) {
+        let Request { messages, until, answer } = request;
+        self.askers.push_back(Asker { count: messages.len(), outcomes: Vec::with_capacity(messages.len()), answer });
+        self.bytes += messages.iter().map(|message| message.body.len()).sum::<usize>();
+        self.unsent.extend(messages.into_iter().map(|message| Item { message, until, uncertain: false, again: false }));
+    }
+
+    /// Whether those that are unconfirmed need not come to their end first.
+    fn may_send(&self) -> bool {
+        let is_free = |(line, _): &(Line, Arc<Channel>)| line.blocked.borrow().is_none();
+        self.unconfirmed.is_empty() || self.suspects == 0 && self.usable().is_some_and(is_free)
+    }
+
+    fn usable(&self) -> Option<&(Line, Arc<Channel>)> {
+        self.open.as_ref().filter(|(line, channel)| !line.down.is_cancelled() && channel.status().connected())
+    }
+
+    async fn send(&mut self) {
+        let Some(until) = self.unsent.front().map(|item| item.until) else { return };
+        let ready = match self.usable() {
+            Some((_, channel)) if !self.unconfirmed.is_empty() => Ok(Arc::clone(channel)),
+            None if !self.unconfirmed.is_empty() => return,
+            _ => self.ready_channel(until).await,
+        };
+        let channel = match ready {
+            Ok(channel) => channel,
+            Err(fault) if Instant::now() >= until => return self.fail_while(&fault, |item| item.until <= Instant::now()),
+            Err(fault) => return self.fail_while(&fault, |_| true),
+        };
+        let count = if self.suspects > 0 { 1 } else { self.unsent.len() };
+        for mut item in self.unsent.drain(..count) {
+            item.again = std::mem::replace(&mut item.uncertain, true);
+            let confirming = send(Arc::clone(&channel), Arc::clone(&item.message));
+            self.unconfirmed.push_back((item, confirming));
         }
     }
 
     /// A channel of a connection that takes messages.
-    async fn ready_channel(&mut self, until: Instant) -> Result<(Line, Channel), Fault> {
-        let is_open = |(line, channel): &&(Line, Channel)| !line.down.is_cancelled() && channel.status().connected();
-        let open = match self.open.as_ref().filter(is_open) {
-            Some(open) => open.clone(),
-            None => {
-                let opening = self.link.ask(Line::with_confirming_channel);
-                timeout_at(until, opening).await.map_err(|_| Fault::timeout())??
-            }
-        };
-        self.open = Some(open.clone());
-        let mut blocked = open.0.blocked.clone();
-        if blocked.borrow().is_some() {
-            let is_free = blocked.wait_for(Option::is_none);
-            match self.place.blocked {
-                Blocked::Error => return Err(blocking()),
-                Blocked::Wait => drop(timeout_at(until, is_free).await.map_err(|_| blocking())?),
+    async fn ready_channel(&mut self, until: Instant) -> Result<Arc<Channel>, Fault> {
+        if let Some((line, channel)) = self.usable().cloned() {
+            line.free(self.place.blocked, until).await?;
+            if self.usable().is_some() {
+                return Ok(channel);
             }
         }
-        Ok(open)
-    }
-}
-
-pub(super) fn blocking() -> Fault {
-    Fault::new(ErrorKind::QueueFull, "the broker is blocking publishers: it is short of memory or disk")
-}
-
-fn size(request: &Request) -> usize {
-    request.messages.iter().map(|message| message.body.len()).sum()
-}
-
-impl Item {
-    fn fail(&mut self, fault: &Fault) {
-        self.outcome = Some(Published::Failed { fault: fault.clone(), uncertain: self.uncertain });
+        let (line, channel) = self.link.ready_channel(until).await?;
+        let channel = Arc::new(channel);
+        self.open = Some((line, Arc::clone(&channel)));
+        Ok(channel)
     }
 
-    /// The broker said no to this very message.
-    fn refuse(&mut self, fault: &Fault) {
-        self.outcome = Some(Published::Failed { fault: fault.clone(), uncertain: false });
-    }
-}
-
-/// Publishes these on a channel and waits for their confirms. What has no outcome afterwards is unknown, for the reason that is given.
-async fn publish_round(line: &Line, channel: &Channel, items: &mut [&mut Item], until: Instant) -> Option<Fault> {
-    let options = BasicPublishOptions { mandatory: true, immediate: false };
-    let mut publishing: Vec<_> = items
-        .iter()
-        .map(|item| {
-            let message = item.message.clone();
-            let channel = channel.clone();
-            Box::pin(async move {
-                let confirm = channel.basic_publish("".into(), message.queue, options, &message.body, message.properties).await?;
-                confirm.await
-            })
-        })
-        .collect();
-    let mut fault = None;
-    let mut returned = HashSet::new();
-    // Each is sent when it is first polled: in this order, and without waiting for one another.
-    let begun: Vec<_> = publishing.iter_mut().map(|one| one.now_or_never()).collect();
-    for ((item, one), begun) in items.iter_mut().zip(publishing).zip(begun) {
-        item.uncertain = true;
-        let confirmed = match begun {
-            Some(ended) => Ok(ended),
-            None => match line.down.run_until_cancelled(timeout_at(until, one)).await {
-                Some(Ok(ended)) => Ok(ended),
-                Some(Err(_)) if line.blocked.borrow().is_some() => Err(blocking()),
-                Some(Err(_)) | None => Err(Fault::timeout()),
-            },
+    /// What the broker says to the one that was sent first. Cancel safe.
+    async fn next_confirm(&mut self) -> Result<Confirmation, Fault> {
+        let (Some((line, _)), Some((item, confirming))) = (&self.open, self.unconfirmed.front_mut()) else {
+            return Err(Fault::timeout());
         };
-        match confirmed.and_then(|ended| ended.map_err(Fault::from)) {
-            Ok(Confirmation::Ack(other)) => {
-                returned.extend(other.and_then(|message| message.delivery.properties.message_id().clone()));
-                item.outcome = Some(Published::Safe);
-            }
-            Ok(Confirmation::Nack(other)) => {
-                returned.extend(other.and_then(|message| message.delivery.properties.message_id().clone()));
-                item.outcome = Some(Published::Declined);
-            }
-            Ok(Confirmation::NotRequested) => item.fail(&Fault::new(ErrorKind::Protocol, "the channel has no confirms")),
-            Err(why) => fault = Some(why),
+        match line.down.run_until_cancelled(timeout_at(item.until, confirming)).await {
+            Some(Ok(ended)) => ended.map_err(Fault::from),
+            Some(Err(_)) if line.blocked.borrow().is_some() => Err(Fault::blocking()),
+            Some(Err(_)) | None => Err(Fault::timeout()),
         }
     }
-    for item in items {
-        if matches!(&item.outcome, Some(Published::Safe | Published::Declined))
-            && item.message.properties.message_id().as_ref().is_some_and(|id| returned.contains(id))
+
+    /// What came with it is there by now, and needs no waiting.
+    fn on_confirmed(&mut self, first: Result<Confirmation, Fault>) {
+        let mut next = Some(first);
+        while let Some(confirmed) = next {
+            let confirmation = match confirmed {
+                Ok(confirmation) => confirmation,
+                Err(fault) => return self.on_fault(&fault),
+            };
+            let Some((item, _)) = self.unconfirmed.pop_front() else { return };
+            self.suspects = self.suspects.saturating_sub(1);
+            let outcome = self.outcome(&item, confirmation);
+            self.tell(&item, outcome);
+            next =
+                self.unconfirmed.front_mut().and_then(|(_, confirming)| confirming.now_or_never()).map(|ended| ended.map_err(Fault::from));
+        }
+    }
+
+    fn outcome(&mut self, item: &Item, confirmation: Confirmation) -> Published {
+        let outcome = match &confirmation {
+            Confirmation::Ack(_) => Published::Safe,
+            // The one that was sent before may be there.
+            Confirmation::Nack(_) if item.again => Published::Failed { fault: Fault::declined(), uncertain: true },
+            Confirmation::Nack(_) => Published::Declined,
+            Confirmation::NotRequested => {
+                return Published::Failed { fault: Fault::new(ErrorKind::Protocol, "the channel has no confirms"), uncertain: true };
+            }
+        };
+        if let Some(returned) = confirmation.take_message() {
+            self.returned.push((returned.delivery.routing_key, id_of(&returned.delivery.properties)));
+        }
+        let is_it = |(queue, id): &(ShortString, ShortString)| *queue == item.message.queue && *id == id_of(&item.message.properties);
+        match self.returned.iter().position(is_it) {
+            Some(place) => {
+                self.returned.swap_remove(place);
+                Published::Unroutable
+            }
+            None => outcome,
+        }
+    }
+
+    /// What has no outcome is unknown, and sent again on another channel: late confirms would be taken for those of what comes next.
+    fn on_fault(&mut self, fault: &Fault) {
+        self.open = None;
+        self.returned.clear();
+        let sent = self.unconfirmed.len();
+        for (item, _) in self.unconfirmed.drain(..).rev() {
+            self.unsent.push_front(item);
+        }
+        let now = Instant::now();
+        if self.unsent.front().is_some_and(|item| item.until <= now) {
+            self.fail_while(fault, |item| item.until <= now);
+        } else if !fault.is_lost() {
+            // The broker closed the channel because of one of them.
+            self.suspects = sent;
+            if sent == 1
+                && let Some(item) = self.unsent.pop_front()
+            {
+                self.suspects = 0;
+                self.tell(&item, Published::Failed { fault: fault.clone(), uncertain: item.again });
+            }
+        }
+    }
+
+    /// Those that are to be sent next, for as long as they are such.
+    fn fail_while(&mut self, fault: &Fault, such: impl Fn(&Item) -> bool) {
+        while let Some(item) = self.unsent.pop_front_if(|item| such(item)) {
+            self.suspects = self.suspects.saturating_sub(1);
+            self.tell(&item, Published::Failed { fault: fault.clone(), uncertain: item.uncertain });
+        }
+    }
+
+    /// Tells of the oldest.
+    fn tell(&mut self, item: &Item, outcome: Published) {
+        self.bytes -= item.message.body.len();
+        let Some(asker) = self.askers.front_mut() else { return };
+        asker.outcomes.push(outcome);
+        if asker.outcomes.len() == asker.count
+            && let Some(asker) = self.askers.pop_front()
         {
-            item.outcome = Some(Published::Unroutable);
+            // Who asked may have gone.
+            asker.answer.send(asker.outcomes).ok();
         }
     }
-    fault
+}
+
+/// By which a message is known: a call has the one of its answer alone.
+fn id_of(properties: &BasicProperties) -> ShortString {
+    properties.message_id().as_ref().or(properties.correlation_id().as_ref()).cloned().unwrap_or_default()
+}
+
+/// The message is on its way when this returns, after those that were sent before.
+fn send(channel: Arc<Channel>, message: Arc<Message>) -> Confirming {
+    let mut confirming: Confirming = Box::pin(async move {
+        let options = BasicPublishOptions { mandatory: true, immediate: false };
+        let confirm = channel.basic_publish("".into(), message.queue.clone(), options, &message.body, message.properties.clone()).await?;
+        confirm.await
+    });
+    match confirming.as_mut().now_or_never() {
+        Some(ended) => Box::pin(ready(ended)),
+        None => confirming,
+    }
 }

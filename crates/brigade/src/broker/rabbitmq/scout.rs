@@ -21,9 +21,9 @@ use super::fault::Fault;
 use super::link::{Line, Link};
 use super::message::has_caller;
 use super::outbox::{Owner as _, Parcel};
-use super::publish::{Message, Published, blocking};
+use super::publish::{Message, Published};
 use super::topology::Spot;
-use super::url::{Blocked, Place, Queues};
+use super::url::Queues;
 use crate::error::ErrorKind;
 
 /// For the first confirm; doubled each time. An election takes some hundred milliseconds.
@@ -32,27 +32,26 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const AGAIN: Duration = Duration::from_millis(200);
 
 pub(super) struct Scout {
-    place: Arc<Place>,
     link: Link,
 }
 
 impl Scout {
-    pub(super) fn new(place: &Arc<Place>, link: &Link) -> Self {
-        Self { place: Arc::clone(place), link: link.clone() }
+    pub(super) fn new(link: &Link) -> Self {
+        Self { link: link.clone() }
     }
 
     /// Publishes it; and on which connection that was, if it is safe.
     pub(super) async fn publish(&self, message: &Message, until: Instant) -> (Published, Option<u64>) {
         let (mut patience, mut uncertain) = (PATIENCE, false);
         loop {
-            let fault = match self.ready_channel(until).await {
+            let fault = match self.link.ready_channel(until).await {
                 // Nothing was sent this time.
                 Err(fault) => return (Published::Failed { fault, uncertain }, None),
                 Ok((line, channel)) => match publish(&line, &channel, message, until.min(Instant::now() + patience)).await {
                     // An earlier one may be there.
                     Ok(Published::Declined) if uncertain => {
                         sleep(AGAIN).await;
-                        Fault::new(ErrorKind::QueueFull, "the broker did not take it")
+                        Fault::declined()
                     }
                     Ok(published) => return (published, Some(line.generation)),
                     Err(fault) => fault,
@@ -65,21 +64,6 @@ impl Scout {
             }
             patience *= 2;
         }
-    }
-
-    /// A new channel of a connection that takes messages.
-    async fn ready_channel(&self, until: Instant) -> Result<(Line, Channel), Fault> {
-        let opening = self.link.ask(Line::with_confirming_channel);
-        let (line, channel) = timeout_at(until, opening).await.map_err(|_| Fault::timeout())??;
-        let mut blocked = line.blocked.clone();
-        if blocked.borrow().is_some() {
-            let is_free = blocked.wait_for(Option::is_none);
-            match self.place.blocked {
-                Blocked::Error => return Err(blocking()),
-                Blocked::Wait => drop(timeout_at(until, is_free).await.map_err(|_| blocking())?),
-            }
-        }
-        Ok((line, channel))
     }
 }
 

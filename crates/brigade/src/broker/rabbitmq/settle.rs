@@ -3,14 +3,15 @@
 //! What becomes of a job is stored first, confirmed, and only then is its delivery acked: a crash in between leaves two messages, never none.
 //! The two have the same id and different numbers (`brigade-seq`); whoever settled the first drops it when it comes again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, join3};
 use tokio::sync::oneshot;
 
 use super::RabbitMqCore;
-use super::acks::Said;
+use super::acks::{Opened, Said};
 use super::fault::Fault;
 use super::held::Held;
 use super::message::{Envelope, shortened};
@@ -67,16 +68,33 @@ impl RabbitMqCore {
     }
 
     async fn end_each(self: &Arc<Self>, ends: Vec<Ends>) -> Vec<Result<(), Error>> {
-        let ends = join_all(ends.into_iter().map(|ends| self.passed_on(ends))).await;
-        let (calls, jobs): (Vec<_>, Vec<_>) = ends.into_iter().enumerate().partition(|(_, (_, held, _, _))| held.envelope.is_call());
-        let mut all = join_all(calls.into_iter().map(async |(place, ends)| (place, self.end_call(ends).await))).await;
-        let (places, jobs): (Vec<usize>, Vec<Ends>) = jobs.into_iter().unzip();
-        all.extend(places.into_iter().zip(self.end_jobs(jobs).await));
+        let (mut answered, mut calls, mut jobs) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, ends) in ends.into_iter().enumerate() {
+            match ends {
+                (_, held, Ending::Ack(result), _) if held.envelope.is_call() => answered.push((place, (held, result))),
+                (_, ref held, ..) if held.envelope.is_call() => calls.push((place, ends)),
+                _ => jobs.push((place, ends)),
+            }
+        }
+        let answering = async {
+            let (places, answered): (Vec<usize>, Vec<_>) = answered.into_iter().unzip();
+            places.into_iter().zip(self.end_answered(answered).await).collect::<Vec<_>>()
+        };
+        let ending = join_all(calls.into_iter().map(async |(place, ends)| (place, self.end_call(ends).await)));
+        let finishing = async {
+            let (places, jobs): (Vec<usize>, Vec<_>) = jobs.into_iter().unzip();
+            places.into_iter().zip(self.end_jobs(jobs).await).collect::<Vec<_>>()
+        };
+        let (mut all, ended, finished) = join3(answering, ending, finishing).await;
+        all.extend(ended.into_iter().chain(finished));
         all.sort_by_key(|(place, _)| *place);
         all.into_iter().map(|(_, ended)| ended).collect()
     }
 
-    async fn end_jobs(&self, ends: Vec<Ends>) -> Vec<Result<(), Error>> {
+    async fn end_jobs(&self, mut ends: Vec<Ends>) -> Vec<Result<(), Error>> {
+        for one in &mut ends {
+            self.pass_on(one).await;
+        }
         let (mut parcels, mut of) = (Vec::new(), Vec::new());
         let mut outcomes: Vec<Result<(), Error>> = Vec::with_capacity(ends.len());
         for (place, (_, held, ending, _)) in ends.iter().enumerate() {
@@ -96,18 +114,22 @@ impl RabbitMqCore {
                 outcomes[*place] = stored.into_result("settle");
             }
         }
-        let acks = ends.into_iter().zip(outcomes).enumerate().map(async |(place, ((token, held, _, _), outcome))| {
-            if outcome.is_err() {
+        let mut over = Vec::with_capacity(ends.len());
+        for (place, (token, held, _, _)) in ends.into_iter().enumerate() {
+            if outcomes[place].is_err() {
                 self.hold_again(token, held);
-                return outcome;
+            } else {
+                over.push((place, held));
             }
-            match self.ack(&held).await {
-                // It goes on as another message, whatever comes of this one.
-                Err(_) if of.contains(&place) => Ok(()),
-                acked => acked.map_err(|fault| fault.into_error("settle").uncertain()),
+        }
+        let acked = self.ack_all(over.iter().map(|(_, held)| held)).await;
+        for ((place, _), acked) in over.into_iter().zip(acked) {
+            // What goes on as another message does so whatever comes of this one.
+            if of.binary_search(&place).is_err() {
+                outcomes[place] = acked.map_err(|fault| fault.into_error("settle").uncertain());
             }
-        });
-        join_all(acks).await
+        }
+        outcomes
     }
 
     /// It goes on as another message.
@@ -123,10 +145,25 @@ impl RabbitMqCore {
 
     /// The delivery needs nothing more.
     pub(super) async fn ack(&self, held: &Held) -> Result<(), Fault> {
-        lock(&self.hands).settled(&held.envelope);
-        let acked = held.grip.opened.say(held.grip.tag, Said::Ack).await;
-        held.tap.released(&held.grip);
-        acked
+        self.ack_all([held]).await.pop().unwrap_or(Ok(()))
+    }
+
+    /// The same for several; one answer for each.
+    pub(super) async fn ack_all<'a>(&self, all: impl IntoIterator<Item = &'a Held>) -> Vec<Result<(), Fault>> {
+        let all: Vec<&Held> = all.into_iter().collect();
+        let mut channels: BTreeMap<u64, (&Opened, Vec<u64>)> = BTreeMap::new();
+        {
+            let mut hands = lock(&self.hands);
+            for held in &all {
+                hands.settled(&held.envelope);
+                let opened = &*held.grip.opened;
+                channels.entry(opened.number).or_insert_with(|| (opened, Vec::new())).1.push(held.grip.tag);
+            }
+        }
+        let saying = channels.into_iter().map(async |(number, (opened, tags))| (number, opened.say(tags, Said::Ack).await));
+        let heard: BTreeMap<u64, Result<(), Fault>> = join_all(saying).await.into_iter().collect();
+        all.iter().for_each(|held| held.tap.released(&held.grip));
+        all.iter().map(|held| heard.get(&held.grip.opened.number).cloned().unwrap_or(Ok(()))).collect()
     }
 
     /// It could not be ended.

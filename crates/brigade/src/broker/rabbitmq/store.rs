@@ -1,6 +1,7 @@
 //! Storing jobs: published, confirmed, and their queues declared when they are not there.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::{join, join_all};
@@ -30,7 +31,7 @@ impl RabbitMqCore {
                 Some(at) => at.duration_since(SystemTime::now()).unwrap_or_default(),
                 None => job.options.delay.unwrap_or_default(),
             };
-            let envelope = Envelope::new(job);
+            let envelope = Envelope::new(message::new_id(), job);
             ids.push(envelope.id.clone());
             parcels.push(self.parcel(envelope, delay)?);
         }
@@ -100,6 +101,7 @@ impl RabbitMqCore {
 
     /// Stores messages in this order; one answer for each.
     pub(super) async fn store(&self, parcels: Vec<(Spot, Message)>) -> Vec<Published> {
+        let parcels: Vec<(Spot, Arc<Message>)> = parcels.into_iter().map(|(spot, message)| (spot, Arc::new(message))).collect();
         let mut outcomes: Vec<Published> = vec![Published::Unroutable; parcels.len()];
         for round in 0..ROUNDS_MAX {
             let is_open = |n: &usize| matches!(outcomes[*n], Published::Unroutable | Published::Declined);
@@ -136,7 +138,7 @@ impl RabbitMqCore {
                     _ => now.push(n),
                 }
             }
-            let messages = |places: &[usize]| places.iter().map(|n| parcels[*n].1.clone()).collect::<Vec<Message>>();
+            let messages = |places: &[usize]| places.iter().map(|n| Arc::clone(&parcels[*n].1)).collect::<Vec<Arc<Message>>>();
             let publishing = join(self.publisher.publish(messages(&now)), self.publisher.publish_slowly(messages(&later)));
             let (published, published_later) = publishing.await;
             let all = now.into_iter().chain(later).zip(published.into_iter().chain(published_later));
@@ -148,7 +150,7 @@ impl RabbitMqCore {
     /// Sends the first message for each queue that was declared and is not known to take any on this connection; which one, and what became of it.
     async fn scout_all<'a>(
         &self,
-        parcels: &'a [(Spot, Message)],
+        parcels: &'a [(Spot, Arc<Message>)],
         todo: &[usize],
         declared: &HashMap<&'a Spot, Option<Fault>>,
     ) -> HashMap<&'a Spot, (usize, Published)> {
@@ -177,6 +179,6 @@ impl RabbitMqCore {
 }
 
 /// Whether something for this queue came back.
-fn came_back(outcomes: &[Published], parcels: &[(Spot, Message)], spot: &Spot) -> bool {
+fn came_back(outcomes: &[Published], parcels: &[(Spot, Arc<Message>)], spot: &Spot) -> bool {
     outcomes.iter().zip(parcels).any(|(outcome, (to, _))| to == spot && matches!(outcome, Published::Unroutable))
 }

@@ -424,7 +424,7 @@ impl Tap {
             state.ready.drain(asked..).collect()
         };
         let back = surplus.iter().map(async |(grip, _)| {
-            let said = grip.opened.say(grip.tag, Said::Requeue).await;
+            let said = grip.opened.say(vec![grip.tag], Said::Requeue).await;
             self.released(grip);
             said
         });
