@@ -15,7 +15,7 @@ use super::calls::{BEGUN, ERROR, PROGRESS, TELL};
 use super::fault::Fault;
 use super::held::{Grip, Held};
 use super::link::Line;
-use super::message::{has_caller, is_ours, text_of};
+use super::message::{Envelope, has_caller, is_ours, text_of};
 use super::outbox::{Outbox, Owner, Parcel};
 use super::publish::Message;
 use super::settle::Ends;
@@ -230,6 +230,16 @@ impl RabbitMqCore {
         self.send(Parcel::to(message.queue, message.body, message.properties.with_delivery_mode(mode))).await;
         self.ack(&held).await.ok();
         Ok(())
+    }
+
+    /// The same for one that was not handed out: the longer its delivery is held, the likelier it comes again when this worker ends.
+    pub(super) fn forward_call(self: &Arc<Self>, tap: &Arc<Tap>, grip: Grip, envelope: &Envelope, message: Message) {
+        let (core, tap) = (Arc::clone(self), Arc::clone(tap));
+        let mode = envelope.properties.delivery_mode().unwrap_or(1);
+        self.scope.spawn_until_closed(async move {
+            core.send(Parcel::to(message.queue, message.body, message.properties.with_delivery_mode(mode))).await;
+            core.drop_delivery(&tap, &grip).await;
+        });
     }
 
     /// A message of another program that is no call is answered, so that its caller does not wait for ever.

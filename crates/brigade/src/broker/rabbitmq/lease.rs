@@ -118,7 +118,10 @@ impl RabbitMqCore {
                 continue;
             }
             if let Some(pause) = pause {
-                self.aside(tap, grip, "forward it", self.parcel(envelope.next(), pause));
+                match self.parcel(envelope.next(), pause) {
+                    Ok((Spot::Jobs(_), message)) if envelope.is_call() => self.forward_call(tap, grip, &envelope, message),
+                    parcel => self.aside(tap, grip, "forward it", parcel),
+                }
                 continue;
             }
             if envelope.begins_by().is_some_and(|by| by < SystemTime::now()) {
