@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use brigade::{Broker, Context, Failure, Pass, Pool, Served, Worker, WorkerHandle, task};
 use brigade_testkit::rabbitmq::{RabbitMq, namespace};
-use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions};
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use tokio::task::JoinHandle;
@@ -134,6 +134,8 @@ impl Plain {
         let runtime = lapin::runtime::default_runtime().unwrap();
         let connection = Connection::connect_with_runtime(&url, ConnectionProperties::default(), runtime).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
+        // What is published is there when that returns: before whatever another connection publishes next.
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         Self { channel, connection }
     }
 
