@@ -20,7 +20,7 @@ use crate::sync::lock;
 pub struct Context(Arc<Attempt>);
 
 /// Progress is for telling, not for carrying results: what is kept for a slow caller stays small.
-pub(crate) const PROGRESS_BYTES_MAX: usize = 64 << 10;
+pub(crate) const PROGRESS_BYTES_MAX: usize = 56 << 10;
 
 /// State that the init hook built.
 pub(crate) type State = Arc<dyn Any + Send + Sync>;
@@ -92,12 +92,12 @@ impl Context {
     /// Tells the caller how far the task is: a fraction from 0 to 1 and any serde value.
     ///
     /// It never waits for the caller. Values come in order; a caller who does not listen keeps only the newest few.
-    /// A payload that cannot be encoded, or is over 64 KiB, is told as a warning in the log instead.
+    /// A payload that cannot be encoded, or is over 56 KiB, is told as a warning in the log instead.
     pub fn progress(&self, fraction: f64, payload: impl Serialize) {
         let Some((call, sink)) = &self.0.sink else { return };
         match self.0.codec.encode(&payload) {
             Ok(payload) if payload.len() > PROGRESS_BYTES_MAX => {
-                tracing::warn!(task = self.0.task, bytes = payload.len(), "progress was dropped: it is over 64 KiB");
+                tracing::warn!(task = self.0.task, bytes = payload.len(), "progress was dropped: it is over 56 KiB");
             }
             Ok(payload) => sink.progress(*call, fraction.clamp(0.0, 1.0), self.0.codec, &payload),
             Err(error) => tracing::warn!(task = self.0.task, %error, "progress was dropped"),

@@ -13,8 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::ser::{Serialize, Serializer};
 
-/// Binary data of at least this is not copied out of what it is decoded from. Of less, a copy costs little, and a part could keep far more
-/// memory than its own.
+/// Binary data of at least this, and of a quarter of what it is decoded from, is not copied out of that. Of less, a copy costs little, and a part
+/// could keep far more memory than its own.
 const SHARED_BYTES_MIN: usize = 64 << 10;
 
 thread_local! {
@@ -38,7 +38,8 @@ pub(crate) fn sharing<R>(source: &bytes::Bytes, decode: impl FnOnce(&[u8]) -> R)
 fn shared(bytes: &[u8]) -> Option<bytes::Bytes> {
     let within = |source: &bytes::Bytes| {
         let (whole, part) = (source.as_ptr_range(), bytes.as_ptr_range());
-        (whole.start <= part.start && part.end <= whole.end).then(|| source.slice_ref(bytes))
+        let is_within = whole.start <= part.start && part.end <= whole.end;
+        (is_within && bytes.len() >= source.len() / 4).then(|| source.slice_ref(bytes))
     };
     (bytes.len() >= SHARED_BYTES_MIN).then(|| SOURCE.with_borrow(within)).flatten()
 }

@@ -47,7 +47,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
 
 use self::callers::{Answers, Callers};
 use self::calls::Calls;
@@ -76,6 +77,8 @@ use crate::sync::lock;
 const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 /// What is looked at may have changed in any case after this time.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// For what is being put elsewhere when the broker is dropped.
+const MOVING_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) struct RabbitMq(Arc<RabbitMqCore>);
 
@@ -103,6 +106,8 @@ struct RabbitMqCore {
     learnt_timeout: AtomicU64,
     taps: Mutex<HashMap<Box<str>, Arc<Tap>>>,
     hands: Mutex<Hands>,
+    /// Messages that are being put elsewhere.
+    moving: TaskTracker,
     /// A tap has something, or cannot have it.
     news: Notify,
     /// Something is held.
@@ -138,6 +143,7 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>,
         hands_link,
         taps: Mutex::default(),
         hands: Mutex::default(),
+        moving: TaskTracker::new(),
         news: Notify::new(),
         holding: Notify::new(),
         lost: Notify::new(),
@@ -155,7 +161,17 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>,
 
 impl Drop for RabbitMq {
     fn drop(&mut self) {
-        self.0.scope.close();
+        let core = Arc::clone(&self.0);
+        core.moving.close();
+        if core.moving.is_empty() {
+            return core.scope.close();
+        }
+        // A message that has been put elsewhere, and whose delivery is not acked yet, would be there twice.
+        let scope = core.scope.clone();
+        scope.spawn(async move {
+            timeout(MOVING_TIMEOUT, core.moving.wait()).await.ok();
+            core.scope.close();
+        });
     }
 }
 

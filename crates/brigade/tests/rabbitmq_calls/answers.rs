@@ -162,6 +162,16 @@ async fn f39_a_caller_that_is_gone_is_nobodys_trouble() {
     until("nothing is left", async || plain.counts(&stage.name("add")).await == (0, 0)).await;
 }
 
+#[tokio::test]
+async fn a_call_whose_broker_is_dropped_ends() {
+    let stage = Stage::new().await;
+    let broker = stage.elsewhere().await;
+    let calling = broker.call(add(1, 2));
+    drop(broker);
+    let CallError::Rejected(error) = soon("its end", calling).await.unwrap_err() else { panic!("rejected") };
+    assert!(error.kind() == ErrorKind::Closed && error.is_uncertain(), "{error:?}");
+}
+
 /// What other programs may send.
 #[tokio::test]
 async fn nonsense_is_answered_with_the_reason() {

@@ -80,6 +80,11 @@ impl Owner for Answers {
         if fault.is_lost() || parcel.tries == 0 {
             return Some(parcel);
         }
+        if has_caller(&parcel.properties) {
+            // A call that was to go on.
+            let text = format!("give a call to another worker: {fault}");
+            return answer(&parcel.properties, Err(Answer::rejected(fault.kind(), text)));
+        }
         tracing::warn!(%fault, caller = parcel.key.as_str(), "an answer could not be given");
         None
     }
@@ -236,10 +241,10 @@ impl RabbitMqCore {
     pub(super) fn forward_call(self: &Arc<Self>, tap: &Arc<Tap>, grip: Grip, envelope: &Envelope, message: Message) {
         let (core, tap) = (Arc::clone(self), Arc::clone(tap));
         let mode = envelope.properties.delivery_mode().unwrap_or(1);
-        self.scope.spawn_until_closed(async move {
+        self.scope.spawn_until_closed(self.moving.track_future(async move {
             core.send(Parcel::to(message.queue, message.body, message.properties.with_delivery_mode(mode))).await;
             core.drop_delivery(&tap, &grip).await;
-        });
+        }));
     }
 
     /// A message of another program that is no call is answered, so that its caller does not wait for ever.

@@ -121,7 +121,23 @@ impl Calls {
         });
         scope.spawn_until_closed(Arc::clone(&calls).listen());
         scope.spawn_until_closed(Carrier::new(Arc::clone(&calls), out, place, inbox).run());
+        let (until, ending) = (scope.clone(), Arc::downgrade(&calls));
+        scope.spawn(async move {
+            until.closed().await;
+            if let Some(calls) = ending.upgrade() {
+                calls.end_all();
+            }
+        });
         calls
+    }
+
+    /// Nobody is there any more to hear answers.
+    fn end_all(&self) {
+        for open in std::mem::take(&mut *lock(&self.open)).into_values() {
+            let error = Error::new(ErrorKind::Closed, "make a call: the broker was dropped").uncertain();
+            // Whoever waited may be about to go.
+            open.teller.send(Err(error.into())).ok();
+        }
     }
 
     /// Notes a call that is about to be made.

@@ -33,7 +33,7 @@ impl Fault {
 
     /// The broker said no to a message.
     pub(super) fn declined() -> Self {
-        Self::new(ErrorKind::QueueFull, "the broker did not take it")
+        Self::new(ErrorKind::QueueFull, "the broker did not take it: its queue is full, or it failed")
     }
 
     /// The answer did not come in time.

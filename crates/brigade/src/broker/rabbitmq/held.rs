@@ -85,7 +85,8 @@ impl Hands {
 
     fn remove(&mut self, token: i64) -> Option<Held> {
         let held = self.held.remove(&token)?;
-        if let Some(mark) = held.envelope.mark() {
+        // A copy of the same message may be another lease by now.
+        if let Some(mark) = held.envelope.mark().filter(|mark| self.marks.get(mark) == Some(&token)) {
             self.marks.remove(&mark);
         }
         Some(held)
@@ -108,8 +109,19 @@ impl Hands {
 
     /// Has a lease hold by another delivery; gives the one before. `None` if it is over.
     pub(super) fn exchange(&mut self, token: i64, id: &str, new: &Grip) -> Option<Grip> {
-        let held = self.held.get_mut(&token).filter(|held| held.envelope.id.as_str() == id && held.grip.opened.is_alive())?;
+        let is_it = |held: &&mut Held| held.envelope.id.as_str() == id && held.grip.opened.is_alive() && new.opened.is_alive();
+        let held = self.held.get_mut(&token).filter(is_it)?;
         Some(std::mem::replace(&mut held.grip, new.clone()))
+    }
+
+    /// Whether a lease still holds by this delivery.
+    pub(super) fn holds(&self, token: i64, grip: &Grip) -> bool {
+        self.held.get(&token).is_some_and(|held| held.grip.tag == grip.tag && held.grip.opened.number == grip.opened.number)
+    }
+
+    /// Whether any lease holds by the channel of that number.
+    pub(super) fn holds_by(&self, number: u64) -> bool {
+        self.held.values().any(|held| held.grip.opened.number == number)
     }
 
     /// It has been tried.
@@ -119,10 +131,11 @@ impl Hands {
         }
     }
 
-    /// Takes out the leases whose time is over.
+    /// Takes out the leases whose time is over. Those whose channels are over are another's already, and only go.
     pub(super) fn expired(&mut self, now: Instant) -> Vec<(i64, Held)> {
         let over: Vec<i64> = self.held.iter().filter(|(_, held)| held.until <= now).map(|(token, _)| *token).collect();
-        over.into_iter().filter_map(|token| Some((token, self.remove(token)?))).collect()
+        let taken = over.into_iter().filter_map(|token| Some((token, self.remove(token)?)));
+        taken.filter(|(_, held)| held.grip.opened.is_alive()).collect()
     }
 
     pub(super) fn next_end(&self) -> Option<Instant> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use lapin::message::Delivery;
+use tokio::sync::oneshot;
 use tokio::time::{sleep, sleep_until};
 
 use super::acks::Said;
@@ -22,6 +23,8 @@ use crate::sync::lock;
 const AGAIN: Duration = Duration::from_secs(1);
 /// Leases are looked at so often at least.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// And no more often than this.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
 impl RabbitMqCore {
     /// Hands out jobs; waits for the first as long as the ask says.
@@ -217,7 +220,7 @@ impl RabbitMqCore {
     /// Puts a delivery elsewhere, and acks it when it is safe there.
     fn aside(self: &Arc<Self>, tap: &Arc<Tap>, grip: Grip, what: &'static str, parcel: Result<(Spot, Message), Error>) {
         let (core, tap) = (Arc::clone(self), Arc::clone(tap));
-        self.scope.spawn_until_closed(async move {
+        self.scope.spawn_until_closed(self.moving.track_future(async move {
             let parcel = match parcel {
                 Ok(parcel) => parcel,
                 // It stays where it is, and comes again with the next connection.
@@ -233,7 +236,7 @@ impl RabbitMqCore {
                 }
                 sleep(AGAIN).await;
             }
-        });
+        }));
     }
 
     /// Ends leases when their time is over, for ever.
@@ -244,7 +247,8 @@ impl RabbitMqCore {
                 None => self.holding.notified().await,
                 Some(end) => {
                     let left = end.saturating_duration_since(self.now_after(Instant::now()));
-                    sleep(left.min(LOOK_EVERY).min(self.consumer_timeout() / 20)).await;
+                    // One that could not be ended is tried again, but not at once.
+                    sleep(left.min(LOOK_EVERY).min(self.consumer_timeout() / 20).max(LOOK_PAUSE)).await;
                     self.end_expired().await;
                     self.exchange_old();
                 }
@@ -252,12 +256,21 @@ impl RabbitMqCore {
         }
     }
 
-    /// Gives back what was held for too long.
+    /// Gives back what was held for too long. What has been begun is done even if nobody waits for it.
     async fn end_expired(self: &Arc<Self>) {
         let now = self.now_after(Instant::now());
         let expired = lock(&self.hands).expired(now);
         let ending = || Ending::GiveBack { kind: AttemptKind::Interrupted, reason: "its lease ran out".to_owned(), after: Duration::ZERO };
-        let expired = expired.into_iter().map(|(token, held)| (token, held, ending(), None)).collect();
-        self.end_all(expired).await;
+        let expired: Vec<_> = expired.into_iter().map(|(token, held)| (token, held, ending(), None)).collect();
+        if expired.is_empty() {
+            return;
+        }
+        let (tell, told) = oneshot::channel::<()>();
+        let core = Arc::clone(self);
+        self.scope.spawn_until_closed(async move {
+            core.end_all(expired).await;
+            drop(tell);
+        });
+        told.await.ok();
     }
 }

@@ -74,8 +74,15 @@ impl Link {
         let opened = reach::open(place, purpose, 0).await.map_err(|fault| fault.into_error("connect to RabbitMQ"))?;
         let (first, blocked) = Line::new(&opened, 1, place);
         let (state, seen) = watch::channel(State::Up(first.clone()));
-        let supervisor = Supervisor { place: Arc::clone(place), purpose, state };
-        scope.spawn_until_closed(supervisor.run(opened, first, blocked));
+        let mut supervisor = Supervisor { place: Arc::clone(place), purpose, state, opened };
+        let until = scope.clone();
+        scope.spawn(async move {
+            tokio::select! {
+                () = until.closed() => {}
+                () = supervisor.run(first, blocked) => {}
+            }
+            supervisor.opened.close().await;
+        });
         Ok(Self { place: Arc::clone(place), state: seen })
     }
 
@@ -217,18 +224,19 @@ struct Supervisor {
     place: Arc<Place>,
     purpose: &'static str,
     state: watch::Sender<State>,
+    opened: Opened,
 }
 
 impl Supervisor {
-    async fn run(self, mut opened: Opened, mut line: Line, mut blocked: watch::Sender<Option<Arc<str>>>) {
+    async fn run(&mut self, mut line: Line, mut blocked: watch::Sender<Option<Arc<str>>>) {
         loop {
-            let fault = watch_over(&opened, &blocked).await;
+            let fault = watch_over(&self.opened, &blocked).await;
             tracing::warn!(%fault, purpose = self.purpose, "the connection to RabbitMQ is gone; connecting again");
             self.state.send_replace(State::Down(fault));
             line.down.cancel();
-            opened.end.now();
-            opened = self.open_again().await;
-            (line, blocked) = Line::new(&opened, line.generation + 1, &self.place);
+            self.opened.end.now();
+            self.opened = self.open_again().await;
+            (line, blocked) = Line::new(&self.opened, line.generation + 1, &self.place);
             tracing::info!(purpose = self.purpose, generation = line.generation, "connected to RabbitMQ again");
             self.state.send_replace(State::Up(line.clone()));
         }

@@ -148,7 +148,9 @@ impl Envelope {
 
     /// The same, to be written anew.
     pub(super) fn next(&self) -> Self {
-        Self { seq: Some(self.seq.map_or(1, |seq| seq + 1)), due: None, ..self.clone() }
+        // Other programs may give the same id to several messages, so the numbers of theirs begin anywhere.
+        let seq = self.seq.map_or_else(|| RandomState::new().hash_one(0) >> 2, |seq| seq + 1);
+        Self { seq: Some(seq), due: None, ..self.clone() }
     }
 
     pub(super) fn note(&mut self, record: AttemptRecord) {
@@ -199,7 +201,7 @@ impl Envelope {
             set("brigade-history", AMQPValue::LongString(history.into()));
         }
         let priority = u8::try_from(self.job.options.priority).unwrap_or(0);
-        let mut properties = self.properties.clone();
+        let mut properties = without_user(&self.properties);
         if !headers.inner().is_empty() || properties.headers().is_some() {
             properties = properties.with_headers(headers);
         }
@@ -254,7 +256,7 @@ pub(super) fn dead_letter(queue: &str, dead: &str, why: &str, message: Message) 
     Ok(Message { queue: short(dead)?, body: message.body, properties })
 }
 
-/// For what is no longer to go by itself.
+/// For what is no longer to go by itself; without `user_id` and `cluster_id`, too.
 pub(super) fn without_expiration(properties: &BasicProperties) -> BasicProperties {
     let mut kept = BasicProperties::default();
     macro_rules! keep {
@@ -266,6 +268,15 @@ pub(super) fn without_expiration(properties: &BasicProperties) -> BasicPropertie
         timestamp with_timestamp, kind with_type, app_id with_app_id
     );
     kept
+}
+
+/// The broker takes a `user_id` from nobody but that user.
+fn without_user(properties: &BasicProperties) -> BasicProperties {
+    let kept = without_expiration(properties);
+    match properties.expiration() {
+        Some(time) => kept.with_expiration(time.clone()),
+        None => kept,
+    }
 }
 
 /// A reason that fits into a header.

@@ -35,8 +35,6 @@ const WAITING_MAX: usize = 1024;
 const BATCH_MAX: usize = 128;
 /// Sent and not confirmed.
 const UNCONFIRMED_MAX: usize = 4096;
-/// A parcel with which the broker closes the channel is not tried for ever.
-const TRIES_MAX: u32 = 3;
 /// After something failed while the connection lives.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -167,11 +165,13 @@ pub(super) struct Carrier<O> {
     inbox: mpsc::Receiver<Parcel>,
     /// Goes first, in this order: what was handed over and, as far as is known, not taken.
     again: VecDeque<Parcel>,
+    /// So many of these go one at a time: the broker closed the channel because of one of them.
+    suspects: usize,
 }
 
 impl<O: Owner> Carrier<O> {
     pub(super) fn new(owner: Arc<O>, link: &Link, place: &Arc<Place>, inbox: mpsc::Receiver<Parcel>) -> Self {
-        Self { owner, link: link.clone(), place: Arc::clone(place), inbox, again: VecDeque::new() }
+        Self { owner, link: link.clone(), place: Arc::clone(place), inbox, again: VecDeque::new(), suspects: 0 }
     }
 
     /// Carries for as long as the broker is there.
@@ -182,7 +182,6 @@ impl<O: Owner> Carrier<O> {
                     let fault = self.carry_on(&line).await;
                     if !line.down.is_cancelled() {
                         tracing::warn!(%fault, "could not publish; trying again");
-                        self.refuse(&fault);
                         sleep(AGAIN).await;
                     }
                 }
@@ -209,14 +208,6 @@ impl<O: Owner> Carrier<O> {
             .collect();
     }
 
-    /// Gives up those with which the broker closed the channel again and again.
-    fn refuse(&mut self, fault: &Fault) {
-        let all = std::mem::take(&mut self.again);
-        let (tired, fresh): (Vec<_>, Vec<_>) = all.into_iter().partition(|parcel| parcel.tries >= TRIES_MAX);
-        self.again = fresh.into();
-        tired.into_iter().for_each(|parcel| drop(self.owner.on_failed(parcel, fault, false)));
-    }
-
     /// Publishes on this connection until it breaks, or the broker closes the channel.
     async fn carry_on(&mut self, line: &Line) -> Fault {
         let opening = async {
@@ -225,15 +216,34 @@ impl<O: Owner> Carrier<O> {
         };
         let channel = match opening.await {
             Ok(channel) => channel,
-            Err(fault) => return fault,
+            Err(fault) => {
+                if fault.is_lasting() {
+                    self.give_up(&fault);
+                }
+                return fault;
+            }
         };
-        let mut round =
-            Round { line, channel, sending: self.again.drain(..).collect(), unconfirmed: VecDeque::new(), addressed: HashSet::new() };
+        let sending = self.again.drain(..).collect();
+        let suspects = std::mem::take(&mut self.suspects);
+        let mut round = Round { line, channel, sending, suspects, unconfirmed: VecDeque::new(), addressed: HashSet::new(), alone: false };
         let carrying = round.carry(&*self.owner, &self.place, &mut self.inbox);
         let fault = line.down.run_until_cancelled(carrying).await.unwrap_or_else(Fault::timeout);
+        let alone = round.alone;
+        self.suspects = round.suspects;
         // Those that were sent come first.
         self.again.extend(round.unconfirmed.into_iter().map(|(parcel, _)| parcel));
+        let sent = self.again.len();
         self.again.extend(round.sending);
+        if sent > 0 && !line.down.is_cancelled() && !fault.is_lost() {
+            if alone {
+                if let Some(parcel) = self.again.pop_front() {
+                    let uncertain = parcel.tries > 1;
+                    self.again.extend(self.owner.on_failed(parcel, &fault, uncertain));
+                }
+            } else {
+                self.suspects = sent;
+            }
+        }
         fault
     }
 }
@@ -244,6 +254,10 @@ struct Round<'a> {
     channel: Channel,
     /// Not sent, as far as is known.
     sending: Vec<Parcel>,
+    /// So many of these go one at a time.
+    suspects: usize,
+    /// What was sent last was, so nothing else is unconfirmed.
+    alone: bool,
     /// In the order in which they were sent.
     unconfirmed: VecDeque<(Parcel, PublisherConfirm)>,
     /// Queues that are known to be there.
@@ -255,11 +269,12 @@ impl Round<'_> {
     async fn carry<O: Owner>(&mut self, owner: &O, place: &Place, inbox: &mut mpsc::Receiver<Parcel>) -> Fault {
         loop {
             if !self.sending.is_empty()
+                && (self.suspects == 0 && !self.alone || self.unconfirmed.is_empty())
                 && let Err(fault) = self.send(owner, place).await
             {
                 return fault;
             }
-            let has_room = self.unconfirmed.len() < UNCONFIRMED_MAX;
+            let has_room = self.sending.is_empty() && self.unconfirmed.len() < UNCONFIRMED_MAX;
             tokio::select! {
                 confirmed = next_confirm(&mut self.unconfirmed), if !self.unconfirmed.is_empty() => {
                     if let Err(fault) = self.on_confirmed(owner, confirmed) {
@@ -278,14 +293,12 @@ impl Round<'_> {
     async fn send<O: Owner>(&mut self, owner: &O, place: &Place) -> Result<(), Fault> {
         self.wait_until_free(owner, place).await;
         self.sending = self.sending.drain(..).filter_map(|parcel| owner.detour(parcel)).collect();
-        for index in 0..self.sending.len() {
-            let parcel = &self.sending[index];
-            if O::ADDRESSES && parcel.exchange.as_str().is_empty() && !self.addressed.contains(&parcel.key) {
-                let queue = parcel.key.clone();
-                owner.address(self.line, &queue).await?;
-                self.addressed.insert(queue);
-            }
+        if O::ADDRESSES {
+            self.address(owner).await?;
         }
+        let later = if self.suspects > 0 { self.sending.split_off(self.sending.len().min(1)) } else { Vec::new() };
+        self.alone = self.suspects > 0;
+        self.suspects = self.suspects.saturating_sub(1);
         self.sending.iter_mut().for_each(|parcel| {
             parcel.tries += 1;
             parcel.expire();
@@ -310,8 +323,33 @@ impl Round<'_> {
                 }
             }
         }
+        left.extend(later);
         self.sending = left;
         fault.map_or(Ok(()), Err)
+    }
+
+    /// Sees to it that their queues are there. What cannot have one is refused, and holds up nothing else.
+    async fn address<O: Owner>(&mut self, owner: &O) -> Result<(), Fault> {
+        let mut index = 0;
+        while let Some(parcel) = self.sending.get(index) {
+            let is_known = !parcel.exchange.as_str().is_empty() || self.addressed.contains(&parcel.key);
+            let queue = parcel.key.clone();
+            if !is_known {
+                match owner.address(self.line, &queue).await {
+                    Ok(()) => drop(self.addressed.insert(queue)),
+                    Err(fault) if fault.is_lasting() => {
+                        let parcel = self.sending.remove(index);
+                        let uncertain = parcel.tries > 0;
+                        drop(owner.on_failed(parcel, &fault, uncertain));
+                        self.suspects = self.suspects.saturating_sub(usize::from(index < self.suspects));
+                        continue;
+                    }
+                    Err(fault) => return Err(fault),
+                }
+            }
+            index += 1;
+        }
+        Ok(())
     }
 
     /// While the broker takes nothing, those that cannot be kept waiting are told.
@@ -321,9 +359,13 @@ impl Round<'_> {
             if place.blocked == Blocked::Wait && timeout(place.answer_timeout, blocked.wait_for(Option::is_none)).await.is_ok() {
                 return;
             }
-            let fault = Fault::new(ErrorKind::QueueFull, "the broker is blocking publishers: it is short of memory or disk");
+            let fault = Fault::blocking();
             let all = std::mem::take(&mut self.sending);
-            self.sending = all.into_iter().filter_map(|parcel| owner.on_failed(parcel, &fault, false)).collect();
+            let failed = |parcel: Parcel| {
+                let uncertain = parcel.tries > 0;
+                owner.on_failed(parcel, &fault, uncertain)
+            };
+            self.sending = all.into_iter().filter_map(failed).collect();
             if self.sending.is_empty() {
                 return;
             }
@@ -335,8 +377,10 @@ impl Round<'_> {
         let confirmation = confirmed?;
         let Some((parcel, _)) = self.unconfirmed.pop_front() else { return Ok(()) };
         if confirmation.is_nack() {
-            let fault = Fault::new(ErrorKind::QueueFull, "the broker did not take it: its queue is full, or it failed");
-            self.sending.extend(owner.on_failed(parcel, &fault, false));
+            let fault = Fault::declined();
+            // The one that was sent before may be there.
+            let uncertain = parcel.tries > 1;
+            self.sending.extend(owner.on_failed(parcel, &fault, uncertain));
         } else {
             owner.on_confirmed(&parcel);
         }

@@ -122,7 +122,9 @@ impl RabbitMqCore {
         let Some((_, first)) = old.first() else { return Ok(()) };
         let park = self.park(&first.tap).await?;
         let name = self.topology.name(&park.spot);
-        let copies = old.iter().map(|(token, held)| copy(&held.envelope, *token, &name)).collect::<Result<Vec<_>, _>>();
+        // Some may have been settled meanwhile: a copy of these would be another's.
+        let still: Vec<_> = old.iter().filter(|(token, held)| lock(&self.hands).holds(*token, &held.grip)).collect();
+        let copies = still.into_iter().map(|(token, held)| copy(&held.envelope, *token, &name)).collect::<Result<Vec<_>, _>>();
         let copies = copies.map_err(|error| Fault::with_source(error.kind(), "a held job cannot be written anew", error))?;
         for published in self.publisher.publish_slowly(copies.into_iter().map(Arc::new).collect()).await {
             match published {

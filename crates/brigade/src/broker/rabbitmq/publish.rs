@@ -231,6 +231,11 @@ impl Lane {
     }
 
     async fn send(&mut self) {
+        if self.unconfirmed.is_empty() {
+            // What is too late takes no other along.
+            let now = Instant::now();
+            self.fail_while(&Fault::timeout(), |item| item.until <= now);
+        }
         let Some(until) = self.unsent.front().map(|item| item.until) else { return };
         let ready = match self.usable() {
             Some((_, channel)) if !self.unconfirmed.is_empty() => Ok(Arc::clone(channel)),

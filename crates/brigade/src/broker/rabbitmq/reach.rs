@@ -34,6 +34,7 @@ use crate::sync::lock;
 /// For TCP, and again for the handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TLS_TIMEOUT: Duration = Duration::from_secs(3);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The broker's first frame is far smaller.
 const GREETING_BYTES_MAX: usize = 64 << 10;
 
@@ -55,6 +56,14 @@ impl End {
             // It may have ended by itself.
             shutdown(socket, Shutdown::Both).ok();
         }
+    }
+}
+
+impl Opened {
+    /// Says goodbye, and leaves in any case: what of it somebody still holds keeps no consumer there.
+    pub(super) async fn close(self) {
+        timeout(CLOSE_TIMEOUT, self.connection.close(200, "".into())).await.ok();
+        self.end.now();
     }
 }
 

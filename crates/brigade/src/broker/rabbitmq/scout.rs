@@ -49,10 +49,7 @@ impl Scout {
                 Err(fault) => return (Published::Failed { fault, uncertain }, None),
                 Ok((line, channel)) => match publish(&line, &channel, message, until.min(Instant::now() + patience)).await {
                     // An earlier one may be there.
-                    Ok(Published::Declined) if uncertain => {
-                        sleep(AGAIN).await;
-                        Fault::declined()
-                    }
+                    Ok(Published::Declined) if uncertain => Fault::declined(),
                     Ok(published) => return (published, Some(line.generation)),
                     Err(fault) => fault,
                 },
@@ -61,6 +58,9 @@ impl Scout {
             let is_over = !uncertain || Instant::now() >= until;
             if is_over {
                 return (Published::Failed { fault, uncertain }, None);
+            }
+            if !fault.is_lost() {
+                sleep(AGAIN).await;
             }
             patience *= 2;
         }
@@ -84,7 +84,10 @@ impl RabbitMqCore {
             let calls = core.calls.get().filter(|_| parcel.number != 0);
             match (stored, calls) {
                 (Ok(()), Some(calls)) => calls.on_confirmed(&parcel),
-                (Err(error), Some(calls)) => calls.end(parcel.number, Err(error.into())),
+                (Err(error), Some(calls)) => {
+                    let error = if parcel.tries > 0 { error.uncertain() } else { error };
+                    calls.end(parcel.number, Err(error.into()));
+                }
                 (Ok(()), None) => parcel.sent(),
                 // A call that is passed on has nobody else who cares for it.
                 (Err(error), None) => {

@@ -345,7 +345,9 @@ impl Tap {
             opened.line.answer(opened.channel.basic_qos(prefetch, BasicQosOptions { global: false })).await?;
             // As a declaration, it may hang.
             let consuming = opened.channel.basic_consume(name, tag, BasicConsumeOptions::default(), hold_long());
-            opened.line.answer_within(PATIENCE * patience, consuming).await
+            // What is held by this channel would be lost with it.
+            let held = lock(&core.hands).holds_by(opened.number);
+            opened.line.answer_within(if held { Duration::MAX } else { PATIENCE * patience }, consuming).await
         };
         match consuming.await {
             Ok(deliveries) => {

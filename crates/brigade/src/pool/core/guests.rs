@@ -317,7 +317,11 @@ impl Core {
         }
         let wall = self.wall(call, now);
         if let Some(guest) = member.guest() {
-            guest.took(wall);
+            match &ending {
+                // Those before it take long: nothing more goes ahead until it is known how long.
+                Ending::Returned => guest.turned_back(),
+                _ => guest.took(wall),
+            }
         }
         self.cancel_timer(call);
         let Some(stop) = self.entry(call).map(|entry| entry.stop.take()) else { return };

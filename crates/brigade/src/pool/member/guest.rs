@@ -117,6 +117,11 @@ impl Guest {
         self.usual_micros.store(usual - usual / 8 + micros / 8, Ordering::Relaxed);
     }
 
+    /// A call that went ahead of its turn came back.
+    pub(in super::super) fn turned_back(&self) {
+        self.answers.store(0, Ordering::Relaxed);
+    }
+
     /// How many calls it may be sent beyond its slots, so that it has the next ones when some end. Only where attempts are so short that
     /// the way there and back counts, and the host gives back what it cannot begin soon. The longer they take, and the longer what was
     /// sent ahead waits there, the fewer.
