@@ -11,6 +11,7 @@
 mod cgroup;
 mod console;
 mod exit;
+mod mark;
 mod output;
 #[cfg(feature = "sqlite")]
 mod owner;

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::mark::mark_of;
+
 /// How long workers of a dead process are waited for. They are being killed, so they end within milliseconds.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// How long one that is ending is waited for, whosever it is.
@@ -99,12 +101,7 @@ fn left_over(pid: u32, parent: &str) -> Option<LeftOver> {
 
 /// Whether a cookie of its environment was made by this process; cookies begin with the number of their maker.
 fn is_of(pid: u32, parent: &str) -> bool {
-    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    let mark = environment.split(|byte| *byte == 0).find_map(|variable| {
-        let value = variable.strip_prefix(super::TREE_VARIABLE.as_bytes())?.strip_prefix(b"=")?;
-        std::str::from_utf8(value).ok()
-    });
-    mark.is_some_and(|mark| mark.split('/').any(|cookie| cookie.split('-').next() == Some(parent)))
+    mark_of(pid).is_some_and(|mark| mark.split('/').any(|cookie| cookie.split('-').next() == Some(parent)))
 }
 
 fn ends(process: &OwnedFd, until: Instant) -> bool {

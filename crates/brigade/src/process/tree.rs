@@ -14,6 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::exit::Process;
+use super::mark::mark_of;
 use crate::shutdown::spawn_thread;
 
 /// A worker's descendants.
@@ -116,10 +117,5 @@ fn is_in_group(pid: u32, trees: &[Tree]) -> bool {
 }
 
 fn is_marked(pid: u32, trees: &[Tree]) -> bool {
-    let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
-    let mark = environment.split(|byte| *byte == 0).find_map(|variable| {
-        let value = variable.strip_prefix(super::TREE_VARIABLE.as_bytes())?.strip_prefix(b"=")?;
-        std::str::from_utf8(value).ok()
-    });
-    mark.is_some_and(|mark| mark.split('/').any(|cookie| trees.iter().any(|tree| tree.cookie == cookie)))
+    mark_of(pid).is_some_and(|mark| mark.split('/').any(|cookie| trees.iter().any(|tree| tree.cookie == cookie)))
 }
