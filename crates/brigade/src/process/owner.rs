@@ -147,14 +147,22 @@ mod tests {
     #[test]
     #[expect(clippy::disallowed_methods, reason = "starts what a worker may leave behind")]
     fn what_a_worker_left_is_waited_for_once() {
-        let gone = format!("4000000001-1-{}", namespace());
+        struct Left(std::process::Child);
+        impl Drop for Left {
+            fn drop(&mut self) {
+                self.0.kill().ok();
+                self.0.wait().ok();
+            }
+        }
+        // Above any process's number, and no other run's.
+        let parent = 4_000_000_000 + std::process::id();
+        let gone = format!("{parent}-1-{}", namespace());
         let mut heirs = Heirs::default();
         assert!(heirs.is_gone(&gone));
-        let mut left =
-            std::process::Command::new("sleep").arg("1000").env(super::super::TREE_VARIABLE, "7-1-0/4000000001-2-0").spawn().unwrap();
+        let mut command = std::process::Command::new("sleep");
+        let left = Left(command.arg("1000").env(super::super::TREE_VARIABLE, format!("7-1-0/{parent}-2-0")).spawn().unwrap());
         assert!(!heirs.is_gone(&gone) && !heirs.is_gone(&gone));
-        left.kill().unwrap();
-        left.wait().unwrap();
+        drop(left);
         assert!(heirs.is_gone(&gone));
     }
 }

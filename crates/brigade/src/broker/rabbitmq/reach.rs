@@ -201,22 +201,34 @@ impl Wire {
     fn look(&self, read: &io::Result<usize>, bytes: &[u8], notes: &Notes) -> Option<Fault> {
         const TLS_ALERT: u8 = 0x15;
         match read {
-            // With TLS 1.3, a broker refuses a certificate only after the handshake.
-            Err(_) | Ok(0) if self.is_tls => {
-                let known = read.as_ref().err().and_then(|error| tls::hint(error, NO_TLS));
-                let hint = "the broker ended the connection; it may want a certificate of this side: ?cert=file.pem&key=file.pem";
-                let (kind, hint) = known.unwrap_or((ErrorKind::Unreachable, hint));
-                Some(Fault::new(kind, hint))
-            }
-            Err(_) | Ok(0) => Some(Fault::new(
-                ErrorKind::Unreachable,
-                "the broker ended the connection at the first word; if it wants TLS, write amqps://",
-            )),
+            Err(error) => Some(self.ended(Some(error))),
+            Ok(0) => Some(self.ended(None)),
             Ok(_) if !self.is_tls && bytes.first() == Some(&TLS_ALERT) && lock(&notes.greeting).bytes.is_empty() => {
                 Some(Fault::new(ErrorKind::BadOption, "the broker wants TLS there; write amqps://, or the port without TLS"))
             }
-            _ => None,
+            Ok(_) => None,
         }
+    }
+
+    /// Why the broker may have ended it at the first word.
+    fn ended(&self, error: Option<&io::Error>) -> Fault {
+        if !self.is_tls {
+            let hint = "the broker ended the connection at the first word; if it wants TLS, write amqps://";
+            return Fault::new(ErrorKind::Unreachable, hint);
+        }
+        // With TLS 1.3, a broker refuses a certificate only after the handshake.
+        let hint = "the broker ended the connection; it may want a certificate of this side: ?cert=file.pem&key=file.pem";
+        let known = error.and_then(|error| tls::hint(error, NO_TLS));
+        let (kind, hint) = known.unwrap_or((ErrorKind::Unreachable, hint));
+        Fault::new(kind, hint)
+    }
+
+    /// The end may be met by writing first. What is read then says more.
+    fn written<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let (Poll::Ready(Err(error)), Some(notes)) = (&written, &self.notes) {
+            lock(&notes.fault).get_or_insert_with(|| self.ended(Some(error)));
+        }
+        written
     }
 }
 
@@ -241,15 +253,18 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.written(written)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bytes);
+        self.written(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let written = Pin::new(&mut self.io).poll_flush(cx);
+        self.written(written)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
