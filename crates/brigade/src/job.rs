@@ -119,6 +119,20 @@ pub(crate) enum Gather {
     Barrier,
 }
 
+impl Gather {
+    /// As brokers store it.
+    #[cfg(any(feature = "redis", feature = "sqlite"))]
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Then => "then",
+            Self::Front => "front",
+            Self::Collect => "collect",
+            Self::Finally => "finally",
+            Self::Barrier => "barrier",
+        }
+    }
+}
+
 /// What may be set on a job.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct JobOptions {

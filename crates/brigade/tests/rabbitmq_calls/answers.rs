@@ -1,6 +1,6 @@
 //! What a caller is told.
 
-use brigade::{Call, CallError, ErrorKind, TimedOut};
+use brigade::{Broker, Call, CallError, ErrorKind, TimedOut};
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use lapin::BasicProperties;
@@ -160,6 +160,35 @@ async fn f39_a_caller_that_is_gone_is_nobodys_trouble() {
     assert_eq!(soon("a sum", stage.broker.call(add(5, 6))).await.unwrap(), 11);
     assert_eq!(serving.end().await.done, 3);
     until("nothing is left", async || plain.counts(&stage.name("add")).await == (0, 0)).await;
+}
+
+/// The broker closes the channel by which a cancel without that right comes, with all that is under way there.
+#[tokio::test]
+async fn bad_use_a_cancel_that_is_not_allowed_takes_no_call_along() {
+    let stage = Stage::new().await;
+    let clerk = format!("clerk-{}", stage.namespace);
+    let server = stage.server;
+    let user = clerk.clone();
+    let allow = move || {
+        server.ctl(&["add_user", &user, "secret"])?;
+        server.ctl(&["set_permissions", &user, ".*", "^(?!brigade\\.control$)", ".*"])
+    };
+    tokio::task::spawn_blocking(allow).await.unwrap().unwrap();
+    let url = format!("{}/?ns={}", stage.server.url().replace("amqp://", &format!("amqp://{clerk}:secret@")), stage.namespace);
+    let broker = Broker::connect(&url).await.unwrap();
+    let calls: Vec<_> = (0..40)
+        .map(|n| {
+            if n % 8 == 0 {
+                drop(broker.call(add(n, 0)));
+            }
+            broker.call(add(n, 1))
+        })
+        .collect();
+    let serving = Serving::start(stage.elsewhere().await.worker().task(add).in_process());
+    for (n, call) in (0..).zip(calls) {
+        assert_eq!(soon("a sum", call).await.unwrap(), n + 1);
+    }
+    serving.end().await;
 }
 
 #[tokio::test]

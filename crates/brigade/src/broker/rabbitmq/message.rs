@@ -388,3 +388,29 @@ fn history_of(history: &[AttemptRecord]) -> Result<Option<String>, Error> {
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn foreign() -> Envelope {
+        let properties = BasicProperties::default()
+            .with_user_id("somebody".into())
+            .with_cluster_id("theirs".into())
+            .with_message_id("order-7".into())
+            .with_expiration("1000".into());
+        Envelope::read("orders", properties, b"[7]".to_vec(), 100).unwrap()
+    }
+
+    #[test]
+    fn a_message_of_another_program_is_written_anew_by_us() {
+        let next = foreign().next();
+        let written = next.write("shop.orders", None).unwrap().properties;
+        assert!(written.user_id().is_none() && written.cluster_id().is_none(), "the broker takes a user's id from that user alone");
+        assert_eq!(written.expiration().as_ref().map(|time| time.as_str()), Some("1000"));
+        assert_eq!(written.message_id().as_ref().map(|id| id.as_str()), Some("order-7"));
+        // Another message of the same id is no copy of it.
+        assert!(foreign().mark().is_none() && next.mark() != foreign().next().mark());
+        assert_eq!(next.next().mark().map(|mark| mark.1), next.mark().map(|mark| mark.1 + 1));
+    }
+}

@@ -135,17 +135,7 @@ fn write_header(job: &Job, arguments: &mut Arguments) {
     arguments.push(options.unique.as_deref().unwrap_or(""));
     arguments.push_number(options.unique_for.map_or(0, millis));
     arguments.push_number(link.next.map_or(0, |next| next as u64 + 1));
-    arguments.push(link.gather.map_or("", name_of));
-}
-
-fn name_of(gather: Gather) -> &'static str {
-    match gather {
-        Gather::Then => "then",
-        Gather::Front => "front",
-        Gather::Collect => "collect",
-        Gather::Finally => "finally",
-        Gather::Barrier => "barrier",
-    }
+    arguments.push(link.gather.map_or("", Gather::name));
 }
 
 /// The hash of a job, the number of names and values before it, its priority first. `says_plain`: it says so if the job is plain.

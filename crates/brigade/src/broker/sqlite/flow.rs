@@ -98,7 +98,7 @@ impl Store<'_> {
                          due = CASE WHEN ?4 IS NULL THEN due ELSE 0 END,
                          begins_by = CASE WHEN ?4 IS NULL THEN begins_by END, state = CASE WHEN ?4 IS NULL THEN state ELSE 2 END
                        WHERE id = ?1";
-            self.execute("join a job to its flow", sql, params![ids[position], next, place, link.gather.map(name), waits])?;
+            self.execute("join a job to its flow", sql, params![ids[position], next, place, link.gather.map(Gather::name), waits])?;
             if let (Some(gather), 0) = (link.gather, waits) {
                 empty.push(Complete { id: ids[position], missed: 0, gather });
             }
@@ -301,17 +301,7 @@ fn hands_on(gather: Gather) -> bool {
     matches!(gather, Gather::Front | Gather::Collect | Gather::Barrier)
 }
 
-fn name(gather: Gather) -> &'static str {
-    match gather {
-        Gather::Then => "then",
-        Gather::Front => "front",
-        Gather::Collect => "collect",
-        Gather::Finally => "finally",
-        Gather::Barrier => "barrier",
-    }
-}
-
 fn gather_of(text: Option<&str>) -> Gather {
     let all = [Gather::Front, Gather::Collect, Gather::Finally, Gather::Barrier];
-    all.into_iter().find(|gather| text == Some(name(*gather))).unwrap_or(Gather::Then)
+    all.into_iter().find(|gather| text == Some(gather.name())).unwrap_or(Gather::Then)
 }
