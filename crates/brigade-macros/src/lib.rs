@@ -15,6 +15,7 @@ use proc_macro::TokenStream;
 /// | option | meaning | default |
 /// |---|---|---|
 /// | `name = "shop.add"` | the name it is registered under: 1 to 128 ASCII letters, digits, `_`, `-`, `.`, `:`; unique in the program | the function's name |
+/// | `aliases = ["plus"]` | names that it had before: calls and jobs by them run it, and the queues of these names are served too; no other task may have them | none |
 /// | `queue = "emails"` | the queue of its jobs at a broker | the name |
 /// | `timeout = "30s"` | longest run of one attempt (`ms`, `s`, `m`, `h`) | none |
 /// | `queue_timeout = "5s"` | longest wait for a worker | none |
@@ -27,7 +28,7 @@ use proc_macro::TokenStream;
 /// | `codec = "json"` | `"postcard"` or `"json"`, for types that need a self-describing format | `"postcard"` |
 /// | `idempotent` | it may run twice: if the host that runs it is lost, another one does | no |
 ///
-/// Each but `name`, `queue`, `codec` and `idempotent` is also a method of the call, which wins; the `retry_` ones are `retry`.
+/// Each but `name`, `aliases`, `queue`, `codec` and `idempotent` is also a method of the call, which wins; the `retry_` ones are `retry`.
 #[proc_macro_attribute]
 pub fn task(options: TokenStream, item: TokenStream) -> TokenStream {
     task::expand(options.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()

@@ -9,6 +9,7 @@ use syn::{Error, LitInt, LitStr, Result};
 #[derive(Default)]
 pub(crate) struct Options {
     pub(crate) name: Option<String>,
+    pub(crate) aliases: Vec<String>,
     pub(crate) queue: Option<String>,
     pub(crate) json: bool,
     pub(crate) idempotent: bool,
@@ -24,6 +25,7 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Options> {
         };
         match option.as_str() {
             "name" => options.name = Some(name(&meta.value()?.parse()?)?),
+            "aliases" => options.aliases = names(&meta.value()?.parse()?)?,
             "queue" => options.queue = Some(name(&meta.value()?.parse()?)?),
             "codec" => options.json = codec(&meta.value()?.parse()?)?,
             "idempotent" => options.idempotent = true,
@@ -57,7 +59,7 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Options> {
             }
             _ => {
                 return Err(meta.error(
-                    "unknown option: there are name, queue, codec, timeout, queue_timeout, memory, retries, retry_base, retry_cap, retry_within, priority, labels and idempotent",
+                    "unknown option: there are name, aliases, queue, codec, timeout, queue_timeout, memory, retries, retry_base, retry_cap, retry_within, priority, labels and idempotent",
                 ));
             }
         }
@@ -81,6 +83,22 @@ fn name(literal: &LitStr) -> Result<String> {
         return Err(Error::new(literal.span(), "a name is 1 to 128 ASCII letters, digits, '_', '-', '.' or ':'"));
     }
     Ok(name)
+}
+
+/// Former names: literals, each a name, none twice.
+fn names(array: &syn::ExprArray) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for element in &array.elems {
+        let syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(literal), .. }) = element else {
+            return Err(Error::new_spanned(element, "a former name is text: aliases = [\"old_name\"]"));
+        };
+        let name = name(literal)?;
+        if names.contains(&name) {
+            return Err(Error::new(literal.span(), "this former name is there twice"));
+        }
+        names.push(name);
+    }
+    Ok(names)
 }
 
 fn codec(literal: &LitStr) -> Result<bool> {

@@ -21,6 +21,10 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
     let ident = &sig.ident;
     let (docs, body_attrs): (Vec<Attribute>, Vec<Attribute>) = attrs.into_iter().partition(is_for_caller);
     let name = options.name.unwrap_or_else(|| ident.to_string());
+    let aliases = options.aliases;
+    if aliases.contains(&name) {
+        return Err(Error::new(ident.span(), format!("{name:?} is the task's name now: leave it out of its former names (aliases)")));
+    }
     let queue = options.queue.unwrap_or_else(|| name.clone());
     let codec = if options.json { quote!(Json) } else { quote!(Postcard) };
     let (setters, idempotent) = (options.setters, options.idempotent);
@@ -50,6 +54,7 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
             #[linkme(crate = ::brigade::__private::linkme)]
             static __TASK: __p::TaskEntry = __p::TaskEntry {
                 name: #name,
+                aliases: &[#(#aliases),*],
                 path: || ::core::any::type_name_of_val(&__invoke),
                 queue: #queue,
                 place: ::core::concat!(::core::file!(), ":", ::core::line!()),

@@ -200,10 +200,10 @@ impl<T: DeserializeOwned> Call<T> {
     pub(crate) async fn run_here_telling(self, sink: Option<Arc<dyn Sink>>) -> Result<T, CallError> {
         let payload = self.request.payload?;
         let (invoke, name) = match &self.request.target {
-            Target::Task { name } => match registry::table()?.get(&**name) {
-                Some(entry) => (entry.invoke, entry.name),
-                None => return Err(unknown_task(name).into()),
-            },
+            Target::Task { name } => {
+                let entry = registry::named(name)?;
+                (entry.invoke, entry.name)
+            }
             Target::Function { offset, name } => (address::invoke_at(*offset)?, *name),
         };
         let codec = self.request.codec;

@@ -136,7 +136,7 @@ impl Worker {
         // The type says which function it is.
         let _: F = task;
         match registry::of_function(std::any::type_name::<F>()) {
-            Ok(entry) => self.queues.push(entry.queue.into()),
+            Ok(entry) => self.queues.extend(entry.queues().map(Into::into)),
             Err(error) => self.wrong = Some(error),
         }
         self
@@ -289,9 +289,7 @@ impl Consumer {
         if let Some(error) = worker.wrong {
             return Err(error);
         }
-        let mut tasks: HashMap<Box<str>, &'static str> = registry::table()?.values().map(|task| (task.queue.into(), task.name)).collect();
-        // Of several in one queue, it is that which has its name.
-        tasks.extend(registry::table()?.values().filter(|task| task.queue == task.name).map(|task| (task.queue.into(), task.name)));
+        let tasks = registry::by_queue()?;
         if worker.queues.is_empty() && worker.weighted.is_empty() {
             worker.queues = tasks.keys().cloned().collect();
             worker.queues.sort();

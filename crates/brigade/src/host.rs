@@ -182,7 +182,7 @@ impl Host {
         let Self { masters, builder, offer, drain, control } = self;
         let no_runtime = || Error::new(ErrorKind::Unsupported, "serve outside of an async runtime (tokio)");
         let scope = Scope::current().ok_or_else(no_runtime)?;
-        registry::table()?;
+        registry::check()?;
         let pool = builder.start().await?;
         let end = CancellationToken::new();
         let _end_if_dropped: DropGuard = end.clone().drop_guard();

@@ -100,7 +100,7 @@ impl Pool {
                  put #[brigade::main] on main, or brigade::init() on its first line (in a test file: brigade::test_workers!();)",
             ));
         }
-        registry::table()?;
+        registry::check()?;
         crate::process::check_children_are_kept()?;
         let no_runtime = || Error::new(ErrorKind::Unsupported, "start a pool outside of an async runtime (tokio)");
         let scope = Scope::current().ok_or_else(no_runtime)?;

@@ -2,6 +2,8 @@
 //!
 //! Names are what travels; only this process turns a name into a function. A library whose tasks no code of the
 //! program mentions is not linked and its tasks are missing: `use tasks as _;` brings it in.
+//!
+//! A task may have former names (`aliases`). Each finds it as its name does, and each is a name of its own in the table: no other task may have it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -9,7 +11,7 @@ use std::sync::OnceLock;
 
 use linkme::distributed_slice;
 
-use crate::call::Call;
+use crate::call::{Call, unknown_task};
 use crate::codec::Codec;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind};
@@ -23,6 +25,8 @@ pub type Invoke = fn(Context, Codec, &[u8]) -> Invocation;
 #[doc(hidden)]
 pub struct TaskEntry {
     pub name: &'static str,
+    /// Names that it had before.
+    pub aliases: &'static [&'static str],
     /// Type name of its entry, which stands within the function that the user calls.
     pub path: fn() -> &'static str,
     pub queue: &'static str,
@@ -42,35 +46,95 @@ pub struct TaskEntry {
 #[distributed_slice]
 pub static TASKS: [TaskEntry];
 
+/// Every name and former name, and whose it is.
 type Table = HashMap<&'static str, &'static TaskEntry>;
 
 static TABLE: OnceLock<Result<Table, Box<str>>> = OnceLock::new();
 
-/// The table, or which two tasks share a name.
+impl TaskEntry {
+    /// Every name by which it is called, its own first.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(self.name).chain(self.aliases.iter().copied())
+    }
+
+    /// The queues where its jobs may wait: its own, and those that its former names gave it.
+    #[cfg(feature = "broker")]
+    pub(crate) fn queues(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(self.queue).chain(self.aliases.iter().copied().filter(|alias| *alias != self.queue))
+    }
+}
+
+/// The table by name and former name, or which two tasks share one.
 ///
 /// # Errors
 ///
 /// `DuplicateTask`, naming both places.
-pub(crate) fn table() -> Result<&'static Table, Error> {
-    let table = TABLE.get_or_init(|| {
-        let mut table = Table::with_capacity(TASKS.len());
-        for task in TASKS {
-            match table.entry(task.name) {
-                Entry::Vacant(entry) => {
-                    entry.insert(task);
-                }
-                Entry::Occupied(entry) => {
-                    let (name, one, two) = (task.name, entry.get().place, task.place);
-                    return Err(format!(
-                        "register tasks: {name:?} is defined twice, at {one} and at {two}; name one of them with #[task(name = ..)]"
-                    )
-                    .into());
-                }
-            }
-        }
-        Ok(table)
-    });
+fn table() -> Result<&'static Table, Error> {
+    let table = TABLE.get_or_init(|| table_of(&TASKS));
     table.as_ref().map_err(|text| Error::new(ErrorKind::DuplicateTask, text.clone()))
+}
+
+fn table_of(tasks: &'static [TaskEntry]) -> Result<Table, Box<str>> {
+    let mut table = Table::with_capacity(tasks.len());
+    for (name, task) in tasks.iter().flat_map(|task| task.names().map(move |name| (name, task))) {
+        match table.entry(name) {
+            Entry::Vacant(entry) => {
+                entry.insert(task);
+            }
+            Entry::Occupied(entry) => return Err(twice(name, entry.get(), task)),
+        }
+    }
+    Ok(table)
+}
+
+fn twice(name: &str, one: &TaskEntry, two: &TaskEntry) -> Box<str> {
+    let (place_one, place_two) = (one.place, two.place);
+    let is_alias = |task: &TaskEntry| task.name != name;
+    let help = match (is_alias(one), is_alias(two)) {
+        (false, false) => "name one of them with #[task(name = ..)]",
+        _ => "a former name (#[task(aliases = [..])]) belongs to one task and is no other task's name: take it out of one of them",
+    };
+    format!("register tasks: {name:?} is defined twice, at {place_one} and at {place_two}; {help}").into()
+}
+
+/// Refuses a program in which two tasks share a name.
+///
+/// # Errors
+///
+/// `DuplicateTask`, naming both places.
+pub(crate) fn check() -> Result<(), Error> {
+    table().map(|_| ())
+}
+
+/// Every task, once.
+///
+/// # Errors
+///
+/// As [`check`].
+pub(crate) fn tasks() -> Result<impl Iterator<Item = &'static TaskEntry>, Error> {
+    check().map(|()| TASKS.iter())
+}
+
+/// Which task runs the plain jobs of a queue, for each queue that a task has. Of several tasks in one queue it is that which has the queue's name,
+/// or had it.
+///
+/// # Errors
+///
+/// As [`check`].
+#[cfg(feature = "broker")]
+pub(crate) fn by_queue() -> Result<HashMap<Box<str>, &'static str>, Error> {
+    let lines = |task: &'static TaskEntry| task.queues().map(move |queue| (queue, task));
+    let (namesakes, others): (Vec<_>, Vec<_>) = tasks()?.flat_map(lines).partition(|(queue, task)| task.names().any(|name| name == *queue));
+    Ok(others.into_iter().chain(namesakes).map(|(queue, task)| (queue.into(), task.name)).collect())
+}
+
+/// The task that is called by this name, or had it before.
+///
+/// # Errors
+///
+/// As [`check`], and `UnknownTask`.
+pub(crate) fn named(name: &str) -> Result<&'static TaskEntry, Error> {
+    table()?.get(name).copied().ok_or_else(|| unknown_task(name))
 }
 
 /// The task that a function of this type name describes calls of. `#[task]` made both the function and, within it, the entry.
@@ -80,15 +144,15 @@ pub(crate) fn table() -> Result<&'static Table, Error> {
 /// `BadOption` if it is no task.
 #[cfg(feature = "broker")]
 pub(crate) fn of_function(path: &str) -> Result<&'static TaskEntry, Error> {
-    let described_by = |task: &&&TaskEntry| (task.path)().rsplit_once("::").is_some_and(|(function, _)| function == path);
-    let mut tasks = table()?.values().filter(described_by);
+    let described_by = |task: &&TaskEntry| (task.path)().rsplit_once("::").is_some_and(|(function, _)| function == path);
+    let mut tasks = tasks()?.filter(described_by);
     match (tasks.next(), tasks.next()) {
         (Some(task), None) => Ok(task),
         _ => Err(Error::new(ErrorKind::BadOption, format!("serve {path}: it is no #[task] function of this program"))),
     }
 }
 
-/// The task of this name, if this program has it.
+/// The task that is called by this name, or had it before, if this program has it.
 pub(crate) fn find(name: &str) -> Option<&'static TaskEntry> {
     table().ok()?.get(name).copied()
 }
@@ -96,8 +160,48 @@ pub(crate) fn find(name: &str) -> Option<&'static TaskEntry> {
 /// The task whose calls the function of this type name describes. Both names are the compiler's own, from one build.
 #[cfg(feature = "broker")]
 pub(crate) fn described_by(function: &str) -> Option<&'static TaskEntry> {
-    let is_it = |task: &&&TaskEntry| (task.body)().rsplit_once("::").is_some_and(|(describing, _)| describing == function);
-    let mut found = table().ok()?.values().filter(is_it);
+    let is_it = |task: &&TaskEntry| (task.body)().rsplit_once("::").is_some_and(|(describing, _)| describing == function);
+    let mut found = tasks().ok()?.filter(is_it);
     // Two of one name would be a guess.
-    found.next().copied().filter(|_| found.next().is_none())
+    found.next().filter(|_| found.next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{Invocation, Returned};
+
+    const fn task(name: &'static str, aliases: &'static [&'static str], place: &'static str) -> TaskEntry {
+        TaskEntry {
+            name,
+            aliases,
+            path: || "",
+            queue: name,
+            place,
+            codec: Codec::Json,
+            idempotent: false,
+            signature: || "",
+            body: || "",
+            options: |call| call,
+            invoke: |_, _, _| Invocation::Now(Returned::Passed(String::new())),
+        }
+    }
+
+    #[test]
+    fn a_task_is_found_by_each_of_its_names() {
+        static TASKS: [TaskEntry; 2] = [task("add", &["plus", "sum"], "a.rs:1"), task("sub", &[], "a.rs:2")];
+        let table = table_of(&TASKS).unwrap();
+        assert_eq!(table.len(), 4);
+        assert!(["add", "plus", "sum"].iter().all(|name| table[name].name == "add"));
+    }
+
+    #[test]
+    fn a_former_name_that_is_another_task_s_is_refused_with_both_places() {
+        static NAMES: [TaskEntry; 2] = [task("add", &[], "a.rs:1"), task("sub", &["add"], "b.rs:2")];
+        static FORMER: [TaskEntry; 2] = [task("one", &["old"], "a.rs:1"), task("two", &["old"], "b.rs:2")];
+        for tasks in [&NAMES, &FORMER] {
+            let text = table_of(tasks).err().unwrap();
+            assert!(["a.rs:1", "b.rs:2", "aliases"].iter().all(|part| text.contains(part)), "{text}");
+        }
+    }
 }

@@ -157,11 +157,12 @@ impl Session {
 
     fn introduction(&self, leaving: bool) -> Result<Join, Error> {
         let state = lock(&self.state);
-        let task = |task: &&registry::TaskEntry| TaskLine {
-            name: task.name.to_owned(),
+        let line = |name: &str, task: &registry::TaskEntry| TaskLine {
+            name: name.to_owned(),
             signature: (task.signature)().to_owned(),
             idempotent: task.idempotent,
         };
+        let lines = |task: &'static registry::TaskEntry| task.names().map(move |name| line(name, task));
         Ok(Join {
             magic: MAGIC,
             version: VERSION,
@@ -176,7 +177,7 @@ impl Session {
             labels: self.offer.labels.clone(),
             functions: self.offer.functions,
             leaving,
-            tasks: registry::table()?.values().map(task).collect(),
+            tasks: registry::tasks()?.flat_map(lines).collect(),
         })
     }
 

@@ -82,7 +82,7 @@ fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
         return Err(Error::new(ErrorKind::OtherBuild, text));
     }
     let state = build_state(&hello.seat)?;
-    registry::table()?;
+    registry::check()?;
     let ready = Ready { magic: MAGIC, version: VERSION, build: address::build_id() };
     let control_copy = control.try_clone().map_err(|e| Error::os("copy the control socket", e))?;
     let worker = Worker::new(hello.seat, same_build, state, data, control_copy);

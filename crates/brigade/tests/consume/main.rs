@@ -44,6 +44,12 @@ fn send(address: serde_json::Value) -> String {
     format!("sent to {}", address["email"].as_str().unwrap_or("nobody"))
 }
 
+/// It was called otherwise before.
+#[task(aliases = ["hail", "salute"])]
+fn greet(name: String) -> String {
+    format!("hello {name}")
+}
+
 #[task]
 fn fails(message: String) -> Result<(), Failure> {
     Err(Failure::new(message))

@@ -35,6 +35,22 @@ async fn plain_json_runs_the_task_of_its_queue() {
 }
 
 #[tokio::test]
+async fn jobs_and_calls_by_a_task_s_former_names_run_it_from_the_queues_of_these_names() {
+    let setting = Setting::new(1).await;
+    let before = brigade::Task::<(String,), String>::new("hail");
+    let plain = setting.broker.queue("salute").job(&"Ada").unwrap().keep(LONG);
+    let ids = [setting.push(before.call(("Bob".to_owned(),)).keep(LONG)).await, setting.push(plain).await];
+    // Its own queue and those of its former names.
+    assert_eq!(setting.worker().task(greet).run_until_empty().await.unwrap().done, 2);
+    for (id, result) in ids.iter().zip([r#""hello Bob""#, r#""hello Ada""#]) {
+        let job = setting.broker.job(id).await.unwrap().unwrap();
+        assert_eq!(job.result.as_deref(), Some(result), "{:?}", job.reason);
+    }
+    assert_eq!(setting.pool.call(before.call(("Eve".to_owned(),))).await.unwrap(), "hello Eve");
+    setting.pool.shutdown().await;
+}
+
+#[tokio::test]
 async fn one_poison_job_among_innocents_ends_with_both_certificates() {
     let setting = Setting::new(4).await;
     let mut jobs: Vec<_> = (0..50).map(|n| add(n, 1).retries(3).to_job().unwrap()).collect();

@@ -16,6 +16,7 @@ pub(crate) const OTHER_SOURCE: &str = "other source";
 #[linkme(crate = linkme)]
 static WEIGH: TaskEntry = TaskEntry {
     name: "weigh",
+    aliases: &[],
     path: || "",
     queue: "",
     place: "",

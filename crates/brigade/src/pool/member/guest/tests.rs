@@ -12,6 +12,7 @@ use crate::task::{Invocation, Returned};
 #[distributed_slice(TASKS)]
 static SQUARE: TaskEntry = TaskEntry {
     name: "square of these tests",
+    aliases: &[],
     path: || "",
     queue: "",
     place: "",
