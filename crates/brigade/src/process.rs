@@ -25,7 +25,7 @@ pub(crate) use exit::{Death, Process, check_children_are_kept};
 pub(crate) use output::Pipe;
 pub use output::{Captured, Output};
 #[cfg(feature = "sqlite")]
-pub(crate) use owner::{Heirs, own_name, runs};
+pub(crate) use owner::{Heirs, Left, boot, own_name, runs};
 pub(crate) use spawn::{Command, Spawned, spawn};
 pub(crate) use tree::{cookie, sweep};
 

@@ -1,113 +1,161 @@
-//! A process that owns something other processes can see, by a name that no later one has: is it, or a worker of its, still there?
+//! A process that owns something other processes can see, by a name that no later one has: is it, or one of its workers, still there?
+//!
+//! A name is `pid-start-namespace-boot-user`. A process is gone if the kernel has no process of its number (`ESRCH`), or if that
+//! number has another start time by now. Everything else counts as running, above all what cannot be seen: a process of another PID namespace,
+//! host or boot; one that `/proc` hides (`hidepid`, `ProtectProc=`); any process where `/proc` belongs to another PID namespace, so
+//! that its numbers mean other processes. The lease then ends by its time.
 //!
 //! A parent that is killed takes its workers with it (`PR_SET_PDEATHSIG`), but not in the same instant: for a moment they run on, and
-//! what they do must not be given to others yet. They are found as `tree` finds them, by the environment that they inherited.
+//! what they do must not be given to others yet. They are found as `tree` finds them, by the environment that they inherited. Nothing
+//! here waits: who asks holds a lock that others need.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::io::Errno;
+use rustix::process::{Pid, geteuid, test_kill_process};
 
 use super::mark::mark_of;
 
-/// How long workers of a dead process are waited for. They are being killed, so they end within milliseconds.
-const PATIENCE: Duration = Duration::from_millis(300);
-/// How long one that is ending is waited for, whosever it is.
-const END: Duration = Duration::from_millis(50);
+/// For so long after an owner was found gone, any process that is ending may be one of its workers.
+const END: Duration = Duration::from_millis(100);
 /// `PF_EXITING` among the flags of proc_pid_stat(5): the environment of such a process is gone already, so nobody can tell whose it was.
 const EXITING: u64 = 0x4;
+/// Hexadecimal digits of the boot id in a name.
+const BOOT_DIGITS: usize = 8;
 
-/// This process: its number, when it was started, and the namespace that its number is of.
+/// This process.
 pub(crate) fn own_name() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
     NAME.get_or_init(|| {
-        let pid = std::process::id();
-        format!("{pid}-{}-{}", started(pid).unwrap_or_default(), namespace())
+        let start = stat("self").map(|stat| stat.start).unwrap_or_default();
+        format!("{}-{start}-{}-{}-{}", std::process::id(), namespace(), boot().unwrap_or_default(), geteuid().as_raw())
     })
 }
 
-/// Whether the process of this name runs. One of another container or host cannot be seen, and counts as running.
+/// The beginning of this boot's id; `None` where it cannot be read.
+pub(crate) fn boot() -> Option<&'static str> {
+    static BOOT: OnceLock<Option<String>> = OnceLock::new();
+    let read = || {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let digits: String = id.chars().filter(char::is_ascii_hexdigit).take(BOOT_DIGITS).collect();
+        (digits.len() == BOOT_DIGITS).then_some(digits)
+    };
+    BOOT.get_or_init(read).as_deref()
+}
+
+/// Whether the process of this name runs. One that cannot be seen counts as running.
 pub(crate) fn runs(name: &str) -> bool {
-    let mut parts = name.split('-');
-    let (pid, start) = (parts.next().and_then(|pid| pid.parse().ok()), parts.next());
-    match (pid, start) {
-        (Some(pid), Some(start)) if parts.next() == Some(namespace()) => started(pid).as_deref() == Some(start),
-        _ => true,
+    Owner::parse(name).is_none_or(|owner| owner.runs())
+}
+
+/// A name taken apart, of a process whose number means the same here.
+struct Owner<'a> {
+    pid: Pid,
+    start: &'a str,
+    user: u32,
+}
+
+impl<'a> Owner<'a> {
+    /// `None` for what cannot be seen from here.
+    fn parse(name: &'a str) -> Option<Self> {
+        let [pid, start, space, booted, user] = name.split('-').collect::<Vec<_>>()[..] else { return None };
+        let is_near = !space.is_empty() && space == namespace() && booted == boot().unwrap_or_default();
+        let pid = pid.parse::<i32>().ok().and_then(Pid::from_raw)?;
+        is_near.then_some(Self { pid, start, user: user.parse().ok()? })
     }
+
+    fn runs(&self) -> bool {
+        // Only this error says that there is none. `EPERM` says that there is one.
+        if test_kill_process(self.pid) == Err(Errno::SRCH) {
+            return false;
+        }
+        let pid = self.pid.as_raw_nonzero();
+        match proc_is_ours().then(|| stat(&pid.to_string())).flatten() {
+            Some(stat) => !stat.is_dead() && (self.start.is_empty() || stat.start == self.start),
+            None => true,
+        }
+    }
+}
+
+/// What is left of an owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// It runs, or nobody can tell.
+    Runs,
+    /// It ended, and one of its workers may be ending still. Ask again soon.
+    Workers,
+    /// What it owned can be given to others.
+    Nothing,
 }
 
 /// Tells whether what a process owns can be given to others: neither it nor a worker of its runs.
 #[derive(Default)]
 pub(crate) struct Heirs {
-    /// Those whose workers were waited for once; what is left of them then goes on by itself.
-    waited_for: HashSet<Box<str>>,
+    /// When an owner was first found gone, while workers of it may be left.
+    ended: HashMap<Box<str>, Instant>,
 }
 
 impl Heirs {
-    /// Whether nothing of this process is left. The first time that only workers are, this waits for their end, which is near.
-    pub(crate) fn is_gone(&mut self, name: &str) -> bool {
-        if runs(name) {
-            return false;
+    /// What is left of this process. Never waits.
+    pub(crate) fn left(&mut self, name: &str) -> Left {
+        let Some(owner) = Owner::parse(name).filter(|owner| !owner.runs()) else {
+            self.ended.remove(name);
+            return Left::Runs;
+        };
+        let since = *self.ended.entry(name.into()).or_insert_with(Instant::now);
+        let left = owner.workers_left(since.elapsed());
+        if left != Left::Workers {
+            self.ended.remove(name);
         }
-        let bound = if self.waited_for.insert(name.into()) { PATIENCE } else { Duration::ZERO };
-        let pid = name.split('-').next().unwrap_or_default();
-        let is_gone = workers_end(pid, Instant::now() + bound);
-        if is_gone {
-            self.waited_for.remove(name);
-        }
-        is_gone
+        left
+    }
+
+    /// Forgets all but these.
+    pub(crate) fn keep_only(&mut self, names: &[String]) {
+        self.ended.retain(|name, _| names.iter().any(|known| **known == **name));
     }
 }
 
-fn workers_end(parent: &str, until: Instant) -> bool {
-    let Ok(processes) = fs::read_dir("/proc") else { return true };
-    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok()).filter(|pid| *pid != std::process::id());
-    pids.filter_map(|pid| left_over(pid, parent)).all(|left| match left {
-        LeftOver::Worker(process) => ends(&process, until),
-        LeftOver::Ending(process) => {
-            ends(&process, Instant::now() + END);
-            true
+impl Owner<'_> {
+    fn workers_left(&self, ended_for: Duration) -> Left {
+        // A worker has its owner's user, or cannot be looked at by another one than root.
+        let is_foreign = self.user != geteuid().as_raw();
+        let hides = is_foreign && !Path::new("/proc/1/stat").exists();
+        let Some(processes) = fs::read_dir("/proc").ok().filter(|_| proc_is_ours() && !hides) else { return Left::Runs };
+        let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let mut left = Left::Nothing;
+        for pid in pids.filter(|pid| *pid != std::process::id()) {
+            let Some(stat) = stat(&pid.to_string()).filter(|stat| !stat.is_dead()) else { continue };
+            if stat.flags & EXITING != 0 {
+                left = if ended_for < END { Left::Workers } else { left };
+            } else if self.has_made(pid) {
+                return Left::Workers;
+            } else if is_foreign && is_unreadable(pid) {
+                return Left::Runs;
+            }
         }
-    })
+        left
+    }
+
+    /// Whether a cookie of a process's environment was made by this one; cookies begin with the number of their maker.
+    fn has_made(&self, pid: u32) -> bool {
+        let maker = self.pid.as_raw_nonzero().to_string();
+        mark_of(pid).is_some_and(|mark| mark.split('/').any(|cookie| cookie.split('-').next() == Some(&*maker)))
+    }
 }
 
-/// What may run on after its parent.
-enum LeftOver {
-    /// It descends from one of the parent's workers.
-    Worker(OwnedFd),
-    /// It is ending, and may have been one.
-    Ending(OwnedFd),
+fn is_unreadable(pid: u32) -> bool {
+    fs::File::open(format!("/proc/{pid}/environ")).is_err_and(|e| e.kind() == ErrorKind::PermissionDenied)
 }
 
-fn left_over(pid: u32, parent: &str) -> Option<LeftOver> {
-    let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
-    let look = || {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-        // State and flags are fields 3 and 9.
-        let (state, flags) = (fields.next()?, fields.nth(5)?.parse::<u64>().ok()?);
-        let make = if flags & EXITING != 0 { LeftOver::Ending } else { LeftOver::Worker };
-        (!matches!(state, "Z" | "X") && (flags & EXITING != 0 || is_of(pid, parent))).then_some(make)
-    };
-    look()?;
-    let process = pidfd_open(number, PidfdFlags::empty()).ok()?;
-    // Looked at again now that a pidfd holds the number.
-    Some(look()?(process))
-}
-
-/// Whether a cookie of its environment was made by this process; cookies begin with the number of their maker.
-fn is_of(pid: u32, parent: &str) -> bool {
-    mark_of(pid).is_some_and(|mark| mark.split('/').any(|cookie| cookie.split('-').next() == Some(parent)))
-}
-
-fn ends(process: &OwnedFd, until: Instant) -> bool {
-    let left = until.saturating_duration_since(Instant::now());
-    let left = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
-    poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&left)).is_ok_and(|ended| ended > 0)
+/// Whether numbers in `/proc` are those of this process's own PID namespace: one may be mounted from another.
+fn proc_is_ours() -> bool {
+    fs::read_link("/proc/self").is_ok_and(|link| link.to_str() == Some(&*std::process::id().to_string()))
 }
 
 /// The namespace of process numbers; empty where there is no `/proc`.
@@ -120,49 +168,91 @@ fn namespace() -> &'static str {
     })
 }
 
-/// When a process was started, in ticks since boot (field 22 of proc_pid_stat(5)); `None` if it is gone or a zombie.
-fn started(pid: u32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    if fields.next()? == "Z" {
-        return None;
+/// What proc_pid_stat(5) says of a process.
+struct Stat {
+    state: String,
+    flags: u64,
+    threads: u64,
+    /// In ticks since boot.
+    start: String,
+}
+
+impl Stat {
+    /// A zombie whose other threads run is none: its first thread ended.
+    fn is_dead(&self) -> bool {
+        self.state == "X" || self.state == "Z" && self.threads < 2
     }
-    fields.nth(18).map(str::to_owned)
+}
+
+/// `None` if it is gone, or hidden.
+fn stat(pid: &str) -> Option<Stat> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // From field 3 on: the name before it may have spaces and brackets.
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    Some(Stat { state: (*fields.first()?).to_owned(), flags: number(9)?, threads: number(20)?, start: number(22)?.to_string() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// A name like this process's own, with other parts.
+    fn name(change: impl FnOnce(&mut Vec<String>)) -> String {
+        let mut parts: Vec<String> = own_name().split('-').map(str::to_owned).collect();
+        change(&mut parts);
+        parts.join("-")
+    }
+
+    /// Above any process's number.
+    const NOBODY: u32 = 900_000_000;
+
     #[test]
     fn a_name_is_of_one_process_and_of_what_can_be_seen() {
-        assert!(runs(own_name()) && !Heirs::default().is_gone(own_name()));
-        let [pid, start, namespace] = own_name().split('-').collect::<Vec<_>>()[..] else { panic!("{}", own_name()) };
-        assert!(!runs(&format!("{pid}-{start}1-{namespace}")), "a later process of this number");
-        assert!(!runs(&format!("4000000000-{start}-{namespace}")));
-        assert!(runs(&format!("4000000000-{start}-1")), "of another container");
+        assert!(runs(own_name()) && Heirs::default().left(own_name()) == Left::Runs);
+        assert!(!runs(&name(|parts| parts[1].push('1'))), "a later process of this number");
+        assert!(!runs(&name(|parts| parts[0] = NOBODY.to_string())));
+        let elsewhere = |part: usize| name(|parts| (parts[0], parts[part]) = (NOBODY.to_string(), "1".to_owned()));
+        assert!(runs(&elsewhere(2)), "of another container");
+        assert!(runs(&elsewhere(3)), "of another boot or host");
+        assert!(runs(&name(|parts| (parts[0], parts[2]) = (NOBODY.to_string(), String::new()))), "of a place without /proc");
         assert!(runs("host7"), "of a holder that is none of ours");
     }
 
     #[test]
+    fn a_process_without_a_known_start_is_gone_only_by_its_number() {
+        assert!(runs(&name(|parts| parts[1].clear())));
+        assert!(!runs(&name(|parts| (parts[0], parts[1]) = (NOBODY.to_string(), String::new()))));
+    }
+
+    #[test]
     #[expect(clippy::disallowed_methods, reason = "starts what a worker may leave behind")]
-    fn what_a_worker_left_is_waited_for_once() {
-        struct Left(std::process::Child);
-        impl Drop for Left {
+    fn what_a_worker_left_is_waited_for() {
+        struct Running(std::process::Child);
+        impl Drop for Running {
             fn drop(&mut self) {
                 self.0.kill().ok();
                 self.0.wait().ok();
             }
         }
-        // Above any process's number, and no other run's.
-        let parent = 4_000_000_000 + std::process::id();
-        let gone = format!("{parent}-1-{}", namespace());
+        let parent = NOBODY + std::process::id();
+        let gone = name(|parts| parts[0] = parent.to_string());
         let mut heirs = Heirs::default();
-        assert!(heirs.is_gone(&gone));
+        let until = |heirs: &mut Heirs, wanted: Left| {
+            // Another process that is ending may have been one of its workers.
+            let bound = Instant::now() + Duration::from_secs(30);
+            while heirs.left(&gone) != wanted {
+                assert!(Instant::now() < bound, "{wanted:?}");
+                std::thread::yield_now();
+            }
+        };
+        until(&mut heirs, Left::Nothing);
         let mut command = std::process::Command::new("sleep");
-        let left = Left(command.arg("1000").env(super::super::TREE_VARIABLE, format!("7-1-0/{parent}-2-0")).spawn().unwrap());
-        assert!(!heirs.is_gone(&gone) && !heirs.is_gone(&gone));
-        drop(left);
-        assert!(heirs.is_gone(&gone));
+        let running = Running(command.arg("1000").env(super::super::TREE_VARIABLE, format!("7-1-0/{parent}-2-0")).spawn().unwrap());
+        assert!(heirs.left(&gone) == Left::Workers && heirs.left(&gone) == Left::Workers);
+        heirs.keep_only(&[]);
+        assert!(heirs.ended.is_empty());
+        drop(running);
+        until(&mut heirs, Left::Nothing);
     }
 }

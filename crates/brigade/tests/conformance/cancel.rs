@@ -209,3 +209,44 @@ fn a_call_that_waits_for_another_s_job_does_not_cancel_it() {
         },
     );
 }
+
+/// However the attempt ends but well: the job is not run again, and is no dead letter.
+#[test]
+fn an_accepted_cancel_holds_however_the_attempt_ends() {
+    on_brokers_that(
+        |can| can.cancels && can.listing,
+        |subject| async move {
+            let (broker, queue) = (&subject.broker, subject.broker.queue("q"));
+            let endings = ["nack", "nack later", "last nack", "pass", "give back", "dead letter", "expiry", "too late for another"];
+            for ending in endings {
+                let job = match ending {
+                    "last nack" => queue.job(&1).unwrap(),
+                    "too late for another" => queue.job(&1).unwrap().retries(3).retry(brigade::Retry::default().within(LONG)),
+                    _ => queue.job(&1).unwrap().retries(3),
+                };
+                let id = broker.push(job).await.unwrap().id().clone();
+                let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+                assert_eq!(broker.cancel(&id, "stop").await.unwrap(), Cancelling::Asked, "{ending}");
+                let settled = match ending {
+                    "nack" | "last nack" => lease.nack("odd").await,
+                    "nack later" => lease.nack_later("odd", LONG).await,
+                    "too late for another" => lease.nack_later("odd", 2 * LONG).await,
+                    "pass" => lease.pass("busy").await,
+                    "give back" => lease.give_back("stopping").await,
+                    "dead letter" => lease.dead_letter("odd").await,
+                    _ => {
+                        broker.clock().advance(2 * LONG);
+                        assert!(queue.lease(LONG, NOW).await.unwrap().is_none(), "{ending}");
+                        lease.nack("odd").await
+                    }
+                };
+                let expected = if ending == "expiry" { Settled::Stale } else { Settled::Accepted(None) };
+                assert_eq!(settled.unwrap(), expected, "{ending}");
+                let job = broker.job(&id).await.unwrap().unwrap();
+                assert_eq!((job.state, job.reason.as_deref(), job.cancel), (JobState::Cancelled, Some("stop"), None), "{ending}");
+                assert_eq!(job.history.len(), 1, "{ending}: how the attempt ended is kept");
+                assert!(queue.lease(LONG, NOW).await.unwrap().is_none(), "{ending}: not run again");
+            }
+        },
+    );
+}

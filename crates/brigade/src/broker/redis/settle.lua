@@ -22,7 +22,7 @@ end
 local function back(id, where, record, counter, reason)
   local state, after = string.match(where, '^(%a+):(%d+)$')
   local begins_by = get(id, 'begins_by')
-  if state == 'retrying' and begins_by and now + tonumber(after) > tonumber(begins_by) then
+  if state == 'retrying' and begins_by and not get(id, 'cancel') and now + tonumber(after) > tonumber(begins_by) then
     note(id, record)
     redis.call('HINCRBY', job(id), counter, 1)
     return dead(id, reason .. ' (and its next attempt would begin too late)')
@@ -46,7 +46,9 @@ local function apply(id, what, first, record, counter, reason)
   else
     if record ~= '' then note(id, record) end
     if (counter or '') ~= '' then redis.call('HINCRBY', job(id), counter, 1) end
-    if what == 'dead' then dead(id, first) else cancelled(id, first) end
+    -- A cancel that was accepted holds, however the attempt ended but well.
+    local cancel = get(id, 'cancel')
+    if what == 'dead' and not cancel then dead(id, first) else cancelled(id, what == 'dead' and cancel or first) end
   end
   return 1
 end

@@ -52,7 +52,7 @@ impl Store<'_> {
             Ending::GiveBack { kind, reason, after } => self.give_back(id, *kind, reason, *after)?,
             Ending::DeadLetter(reason) => {
                 self.note(id, AttemptKind::SetAside, reason, None, None)?;
-                self.end_job(id, JobState::Dead, Some(reason), None)?;
+                self.dead_unless_cancelled(id, &held, reason)?;
             }
             Ending::Cancelled { reason, stop, certificate } => {
                 self.note(id, AttemptKind::Cancelled, reason, certificate.clone(), stop.clone())?;
@@ -100,8 +100,8 @@ impl Store<'_> {
         self.execute("count an attempt", column, params![id])?;
         let (failures, crashes) = if crashed { (held.failed, held.crashed + 1) } else { (held.failed + 1, held.crashed) };
         let spent = if crashed { crashes >= CRASHES_MAX } else { failures > held.options.retries };
-        if permanent || spent {
-            return self.end_job(id, JobState::Dead, Some(reason), None);
+        if permanent || spent || held.cancel.is_some() {
+            return self.dead_unless_cancelled(id, held, reason);
         }
         let pause = retry_in.unwrap_or_else(|| if crashed { Duration::ZERO } else { held.options.retry.pause_after(failures) });
         if held.begins_by.is_some_and(|by| self.now.wall.saturating_add(millis(pause)) > by) {
@@ -109,6 +109,14 @@ impl Store<'_> {
             return self.end_job(id, JobState::Dead, Some(&reason), None);
         }
         self.back_to_queue(id, JobState::Retrying, pause)
+    }
+
+    /// A cancel that was accepted while the job was leased holds, however its attempt ended but well.
+    fn dead_unless_cancelled(&self, id: i64, held: &Held, reason: &str) -> Result<(), Error> {
+        match &held.cancel {
+            Some(cancel) => self.cancelled(id, cancel),
+            None => self.end_job(id, JobState::Dead, Some(reason), None),
+        }
     }
 
     /// Puts a job back where it was, uncharged.

@@ -13,7 +13,7 @@ use crate::broker::api::Clock;
 use crate::broker::{LeaseAsk, Leased, Pushed, Terms};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, Job, JobId, JobOptions, JobState};
-use crate::process::{Heirs, own_name};
+use crate::process::{Heirs, Left, own_name};
 
 /// The connection within a transaction, and its moment.
 pub(super) struct Store<'a> {
@@ -290,7 +290,7 @@ impl Store<'_> {
         let sql = "SELECT DISTINCT holder FROM brigade_jobs WHERE state = 3 AND holder IS NOT NULL";
         let holders = self.rows("list holders", sql, &[], |row| row.get::<_, String>(0))?;
         let mut released = 0;
-        for holder in holders.iter().filter(|holder| self.memo.borrow_mut().heirs.is_gone(holder)) {
+        for holder in holders.iter().filter(|holder| self.memo.borrow_mut().heirs.left(holder) == Left::Nothing) {
             let sql = "SELECT id FROM brigade_jobs WHERE state = 3 AND holder = ?1";
             for id in self.rows("find leases of a dead holder", sql, params![holder], |row| row.get::<_, i64>(0))? {
                 self.give_back(id, AttemptKind::Interrupted, "the process that held it ended", Duration::ZERO)?;
