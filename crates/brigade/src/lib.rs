@@ -47,7 +47,8 @@
 //! # What workers are
 //!
 //! This program started again, by [`main`](macro@main) or [`init`]: an own process group, a clean environment
-//! ([`Builder::env`]), no inherited descriptors, no way to more privileges. They end when this process ends, however it ends. A task that changes
+//! ([`Builder::env`]), no inherited descriptors, no arguments of this process ([`Builder::program`]), no way to more privileges. They end when this
+//! process ends, however it ends. A setuid, setgid or file-capability program is never a worker. A task that changes
 //! its process (working directory, umask, environment, limits, signal handlers, locale, standard input) is the last of its worker, which
 //! is replaced.
 
@@ -148,7 +149,11 @@ static WORKER_ENTRY: AtomicBool = AtomicBool::new(false);
 /// Turns this process into a worker if a pool started it as one; then it never returns. The first line of a `main` of
 /// your own; [`#[brigade::main]`](main) does it for you.
 ///
-/// Nothing that should not happen in workers may come before it.
+/// Code before it runs in every worker too. Within an async runtime (`#[tokio::main]`) it works, and the worker leaves the threads of that runtime
+/// idle; [`main`](macro@main) starts none.
+///
+/// A program that a pool started as a worker, and which may not be one (it is setuid, setgid or has file capabilities, or its pool runs as
+/// another user), ends here with code 70 and a line on standard error.
 pub fn init() {
     WORKER_ENTRY.store(true, Ordering::Relaxed);
     worker::enter_if_worker();

@@ -15,6 +15,7 @@ mod mark;
 mod output;
 #[cfg(feature = "sqlite")]
 mod owner;
+mod posix_spawn;
 mod spawn;
 mod tree;
 
@@ -29,7 +30,8 @@ pub(crate) use owner::{Heirs, Left, boot, own_name, runs};
 pub(crate) use spawn::{Command, Spawned, spawn};
 pub(crate) use tree::{cookie, sweep};
 
-/// Tells a child that it is a worker: the process id of its pool.
+/// Tells a child that it is a worker: the process id of its pool, then blanks. The worker removes it from its environment and writes its
+/// title over the memory, see `worker::title`.
 pub(crate) const WORKER_VARIABLE: &str = "BRIGADE_WORKER";
 /// Marks a worker and all its descendants: a path of cookies, one per nested pool.
 pub(crate) const TREE_VARIABLE: &str = "BRIGADE_TREE";

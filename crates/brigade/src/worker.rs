@@ -9,6 +9,7 @@
 
 mod attempt;
 mod hygiene;
+mod identity;
 mod last_words;
 mod monitor;
 mod panics;
@@ -16,4 +17,5 @@ mod serve;
 mod start;
 mod title;
 
+pub(crate) use identity::check_pool_rights;
 pub(crate) use start::enter_if_worker;

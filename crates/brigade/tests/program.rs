@@ -32,7 +32,15 @@ fn print_and_stay() {
     }
 }
 
-const TESTS: [(&str, fn()); 4] = [
+/// The user that a worker has the rights of.
+#[task]
+fn effective_user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+const TESTS: [(&str, fn()); 6] = [
+    ("a_setuid_program_never_obeys_whoever_starts_it_as_a_worker", setuid_copy_is_attacked),
+    ("a_program_that_calls_init_within_an_async_runtime_runs_async_tasks", init_within_a_runtime),
     ("wp42_lb10_when_the_parent_is_killed_its_workers_end_whatever_they_do", workers_end_with_their_parent),
     ("bad_use_a_program_that_never_calls_init_is_told_and_starts_nothing", without_init),
     ("pi43_bad_use_what_a_worker_prints_comes_out_while_the_caller_waits", output_is_passed_on),
@@ -45,6 +53,8 @@ fn main() -> ExitCode {
         Some("role-host") => host(),
         Some("role-printer") => printer(),
         Some("role-count") => count(),
+        Some("role-attacker") => attacker(),
+        Some("role-late-init") => late_init(),
         _ => run_tests(),
     }
 }
@@ -108,6 +118,37 @@ async fn count() -> ExitCode {
     let product = pool.run(|a: i64, b: i64| a * b, (6, 7)).await.expect("a product");
     pool.shutdown().await;
     println!("{sum} {product}");
+    ExitCode::SUCCESS
+}
+
+/// Runs a task in the program that the second argument names, or in this one.
+#[brigade::main(flavor = "current_thread")]
+async fn attacker() -> ExitCode {
+    let mut builder = Pool::builder().workers(1);
+    if let Some(program) = std::env::args_os().nth(2) {
+        builder = builder.program(program, [""; 0]);
+    }
+    match builder.start().await {
+        Ok(pool) => println!("ran as {}", pool.call(effective_user()).await.expect("it runs")),
+        Err(error) => println!("{:?}: {error}", error.kind()),
+    }
+    ExitCode::SUCCESS
+}
+
+#[task]
+async fn add_later(a: i64, b: i64) -> i64 {
+    tokio::task::yield_now().await;
+    tokio::spawn(async move { a + b }).await.expect("it does not panic")
+}
+
+#[tokio::main]
+async fn late_init() -> ExitCode {
+    brigade::init();
+    for slots in [1, 4] {
+        let pool = Pool::builder().workers(1).slots(slots).start().await.expect("the pool starts");
+        println!("{:?} {:?}", pool.call(add(3, 4)).await, pool.call(add_later(3, 4)).await);
+        pool.shutdown().await;
+    }
     ExitCode::SUCCESS
 }
 
@@ -181,4 +222,43 @@ fn output_is_passed_on() {
 
 fn main_runs_once() {
     assert_eq!(Program::start("role-count").output(), "main was reached\n42 42\n");
+}
+
+/// The user who attacks, and the owner of the program. Neither needs to be in any list.
+const ATTACKER: u32 = 44_242;
+const OWNER: u32 = 44_243;
+
+fn setuid_copy_is_attacked() {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::process::CommandExt as _;
+
+    assert!(rustix::process::geteuid().is_root(), "this test makes a setuid program of another user, for which it must run as root");
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let copy = |name: &str, mode: u32| {
+        let path = directory.path().join(name);
+        std::fs::copy(std::env::current_exe().expect("this program"), &path).expect("a copy");
+        std::os::unix::fs::chown(&path, Some(OWNER), Some(OWNER)).expect("root may");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("root may");
+        path
+    };
+    let plain = copy("plain", 0o755);
+    let run = |program: &std::path::Path, arguments: &[&std::path::Path]| {
+        let mut command = Command::new(program);
+        command.arg("role-attacker").args(arguments).uid(ATTACKER).gid(ATTACKER).current_dir("/").stdin(Stdio::null());
+        String::from_utf8(command.output().expect("it starts").stdout).expect("text")
+    };
+    assert_eq!(run(&plain, &[&plain]), format!("ran as {ATTACKER}\n"), "the attack works where there is nothing to gain");
+    for mode in [0o4755, 0o2755, 0o6755] {
+        let target = copy("target", mode);
+        let text = run(&plain, &[&target]);
+        assert!(text.starts_with("CannotStart: ") && text.contains("setuid, setgid or file-capability program"), "{mode:o}: {text}");
+        // As a host it says so at once, and starts nothing.
+        let text = run(&target, &[]);
+        assert!(text.starts_with("Unsupported: ") && text.contains("AmbientCapabilities"), "{mode:o}: {text}");
+    }
+}
+
+fn init_within_a_runtime() {
+    assert_eq!(Program::start("role-late-init").output(), "Ok(7) Ok(7)\nOk(7) Ok(7)\n");
 }

@@ -85,6 +85,12 @@ impl Config {
         self.program.as_os_str() == OWN_PROGRAM
     }
 
+    /// A worker's first argument: as this program was started, or the path of another program.
+    pub(super) fn argv0(&self) -> OsString {
+        let own = if self.runs_own_program() { std::env::args_os().next() } else { None };
+        own.unwrap_or_else(|| self.program.clone().into())
+    }
+
     /// Whether workers may join from elsewhere.
     #[cfg(feature = "remote")]
     pub(super) fn may_have_guests(&self) -> bool {
@@ -253,7 +259,8 @@ impl Builder {
     }
 
     /// Runs another program as the worker, with these arguments: one that calls `brigade::init()` and has the tasks.
-    /// Default: this program itself.
+    /// Default: this program itself, without arguments: workers do not get those of this process, which a task must be given in its own
+    /// arguments, by [`Builder::init`] or by [`Builder::env`]. The first argument, `argv[0]`, is as this program was started.
     pub fn program<A: Into<OsString>>(self, program: impl Into<PathBuf>, arguments: impl IntoIterator<Item = A>) -> Self {
         self.set(|config| {
             config.program = program.into();
@@ -413,7 +420,8 @@ impl Builder {
     /// # Errors
     ///
     /// `BadOption` for options out of range, `NotInitialized` if this program never called `brigade::init()`,
-    /// `DuplicateTask`, `Unsupported` if the host does not offer what [`Builder::cgroup`] asks for, and `CannotStart` if
+    /// `DuplicateTask`, `Unsupported` if the host does not offer what [`Builder::cgroup`] asks for, or in a
+    /// setuid, setgid or file-capability program, which is never a worker, and `CannotStart` if
     /// its first workers fail to start.
     pub async fn start(self) -> Result<Pool, Error> {
         let config = self.check()?;
@@ -454,6 +462,7 @@ impl Builder {
         if config.teardown.is_some() && (config.init.is_none() || state_of_init != state_of_teardown) {
             return bad("set a teardown hook without an init hook that builds the state that it takes".to_owned());
         }
+        crate::worker::check_pool_rights(config.runs_own_program())?;
         Ok(config)
     }
 }

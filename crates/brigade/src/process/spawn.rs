@@ -4,14 +4,14 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::OnceLock;
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 use tokio::sync::{mpsc, oneshot};
 
+use super::posix_spawn::{Standard, posix_spawn};
 use crate::error::{Error, ErrorKind};
 use crate::shutdown::spawn_thread;
 
@@ -19,8 +19,9 @@ use crate::shutdown::spawn_thread;
 #[derive(Clone, Debug)]
 pub(crate) struct Command {
     pub(crate) program: PathBuf,
+    /// The program's own name for itself: a Python interpreter finds its virtual environment by it.
+    pub(crate) argv0: OsString,
     pub(crate) args: Vec<OsString>,
-    pub(crate) title: String,
     pub(crate) environment: Vec<(OsString, OsString)>,
     pub(crate) directory: Option<PathBuf>,
 }
@@ -76,33 +77,18 @@ fn serve(inbox: &mut mpsc::Receiver<Order>) {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that starts programs")]
 fn start(command: &Command) -> io::Result<Spawned> {
-    let (control, child_end) = UnixStream::pair()?;
-    // No pre_exec hook, so that the standard library uses posix_spawn, whose cost does not grow with our memory.
-    let mut child = std::process::Command::new(&command.program)
-        .arg0(&command.title)
-        .args(&command.args)
-        .env_clear()
-        .envs(command.environment.iter().map(|(name, value)| (name, value)))
-        .current_dir(command.directory.as_deref().unwrap_or(std::path::Path::new(".")))
-        .process_group(0)
-        .stdin(Stdio::from(OwnedFd::from(child_end)))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let pid = Pid::from_child(&child);
+    let (control, stdin) = UnixStream::pair()?;
+    let (stdout, child_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (stderr, child_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+    let pid = posix_spawn(command, &Standard { stdin: stdin.into(), stdout: child_stdout, stderr: child_stderr })?;
     // It cannot have been reaped, so its number is still its own.
-    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => pidfd,
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => Ok(Spawned { pid, pidfd, control, stdout, stderr }),
         Err(e) => {
-            child.kill()?;
-            child.wait()?;
-            return Err(e.into());
+            kill_process(pid, Signal::KILL)?;
+            waitpid(Some(pid), WaitOptions::empty())?;
+            Err(e.into())
         }
-    };
-    match (child.stdout.take(), child.stderr.take()) {
-        (Some(stdout), Some(stderr)) => Ok(Spawned { pid, pidfd, control, stdout: stdout.into(), stderr: stderr.into() }),
-        _ => Err(io::Error::other("the child has no pipes")),
     }
 }

@@ -55,7 +55,7 @@ fn listen(worker: &Arc<Worker>) {
     }
 }
 
-fn park() -> ! {
+pub(super) fn park() -> ! {
     loop {
         std::thread::park();
     }

@@ -366,7 +366,7 @@ impl Worker {
 }
 
 /// As the main thread's usual stack, so that a task behaves alike on every slot.
-const SLOT_STACK_BYTES: usize = 8 << 20;
+pub(super) const SLOT_STACK_BYTES: usize = 8 << 20;
 
 /// Progress goes out with the answers, in order.
 impl Sink for Worker {

@@ -1,25 +1,27 @@
 //! From `exec` to ready: takes the place that the pool describes, before any code of the user runs.
+//!
+//! `identity` decides whether this process is a worker at all.
 
 #![expect(unsafe_code, reason = "takes over descriptor 0, which no safe value owns")]
 
 use std::io::Write as _;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::{env, fs, io, process};
+use std::{fs, io, process};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 use super::serve::Worker;
-use super::{hygiene, last_words, monitor, panics, serve, title};
+use super::{hygiene, identity, last_words, monitor, panics, serve, title};
 use crate::address;
 use crate::codec::Codec;
 use crate::context::State;
 use crate::error::{Error, ErrorKind};
 use crate::link;
 use crate::outcome::Failure;
-use crate::process::WORKER_VARIABLE;
 use crate::registry;
+use crate::shutdown::spawn_thread;
 use crate::wire::{Decoder, HEADER_BYTES, Hello, MAGIC, Ready, Seat, StartFailed, VERSION, encode, kind};
 
 /// A handshake of more than this is not ours.
@@ -29,22 +31,30 @@ const EXIT_START_FAILED: i32 = 70;
 
 /// Turns this process into a worker if a pool started it as one; then it never returns.
 pub(crate) fn enter_if_worker() {
-    let Some(pool) = env::var(WORKER_VARIABLE).ok().and_then(|pid| Pid::from_raw(pid.parse().ok()?)) else { return };
-    // A program started by a task inherits the variable but is not the pool's child.
-    if rustix::process::getppid() != Some(pool) {
-        if stdin_is_socket() {
-            // The pool died before we came this far.
-            process::exit(0);
-        }
-        return;
+    let Some(pool) = identity::claimed_pool() else { return };
+    title::prepare();
+    if tokio::runtime::Handle::try_current().is_err() {
+        live(pool);
     }
-    match start(pool) {
+    // `init` was called within an async runtime, whose threads must not block on another one, as async tasks do.
+    let started = spawn_thread("brigade-main", serve::SLOT_STACK_BYTES, move || live(pool));
+    if let Err(e) = started {
+        give_up(&format!("a worker could not start its main thread: {e}"));
+    }
+    monitor::park()
+}
+
+/// The life of a worker.
+fn live(pool: Pid) -> ! {
+    let control = take_control().unwrap_or_else(|e| give_up(&format!("a worker could not take its control socket: {e}")));
+    let refused = identity::check_parent(pool, &control);
+    match refused.and_then(|()| set_up(&control, pool)) {
         Ok(worker) => {
             serve::run(&worker);
             worker.tear_down();
             process::exit(0);
         }
-        Err((control, error)) => {
+        Err(error) => {
             let message = StartFailed { message: error.to_string() };
             send(&control, kind::START_FAILED, &message).ok();
             process::exit(EXIT_START_FAILED);
@@ -52,23 +62,13 @@ pub(crate) fn enter_if_worker() {
     }
 }
 
-fn stdin_is_socket() -> bool {
-    rustix::net::sockopt::socket_domain(io::stdin()).is_ok()
-}
-
-fn start(pool: Pid) -> Result<Arc<Worker>, (UnixStream, Error)> {
-    let control = match take_control() {
-        Ok(control) => control,
-        Err(e) => {
-            writeln!(io::stderr(), "brigade: a worker could not take its control socket: {e}").ok();
-            process::exit(EXIT_START_FAILED);
-        }
-    };
-    set_up(&control, pool).map_err(|error| (control, error))
+/// Ends a process that cannot be a worker and should not go on as anything else.
+pub(super) fn give_up(text: &str) -> ! {
+    writeln!(io::stderr(), "brigade: {text}").ok();
+    process::exit(EXIT_START_FAILED);
 }
 
 fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
-    close_inherited().map_err(|e| Error::os("close inherited descriptors", e))?;
     last_words::install(control.as_fd(), pool).map_err(|e| Error::os("install signal handlers", e))?;
     die_with(pool).map_err(|e| Error::os("tie the worker to its pool", e))?;
     let (hello, data) = receive_hello(control)?;
@@ -101,23 +101,6 @@ fn take_control() -> io::Result<UnixStream> {
     let null = fs::File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     Ok(UnixStream::from(control))
-}
-
-/// Closes what the pool's process left open across `exec`. What this program opened itself since then is marked
-/// close-on-exec, as everything that crossed cannot be.
-fn close_inherited() -> io::Result<()> {
-    let open: Vec<RawFd> = fs::read_dir("/proc/self/fd")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
-    for fd in open.into_iter().filter(|fd| *fd > 2) {
-        // SAFETY: the number was open a moment ago and no other thread runs yet; if it was the directory's own, it
-        // is closed now and `fcntl` says so.
-        let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-        let inherited = rustix::io::fcntl_getfd(borrowed).is_ok_and(|flags| !flags.contains(rustix::io::FdFlags::CLOEXEC));
-        if inherited {
-            // SAFETY: it came across `exec`, so no value of this process owns it.
-            drop(unsafe { OwnedFd::from_raw_fd(fd) });
-        }
-    }
-    Ok(())
 }
 
 /// The kernel sends SIGHUP when the pool's process ends; the handler then ends our whole group.

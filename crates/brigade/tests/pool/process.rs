@@ -148,3 +148,97 @@ async fn lb17_two_pools_of_one_process_do_not_meet() {
     })
     .await;
 }
+
+/// Opens a descriptor before `init` does anything, as constructors of C libraries do: without close-on-exec.
+mod constructor {
+    use std::os::fd::IntoRawFd as _;
+    use std::sync::atomic::{AtomicI32, Ordering};
+
+    static OPENED: AtomicI32 = AtomicI32::new(-1);
+
+    extern "C" fn open() {
+        let Ok(file) = rustix::fs::memfd_create(c"constructor", rustix::fs::MemfdFlags::empty()) else { return };
+        OPENED.store(file.into_raw_fd(), Ordering::Relaxed);
+    }
+
+    // Sorted before the constructor of `test_workers!`, which has no priority.
+    #[used]
+    #[expect(unsafe_code, reason = "a constructor")]
+    #[unsafe(link_section = ".init_array.00101")]
+    static ENTER: extern "C" fn() = open;
+
+    /// What this process's descriptor leads to now.
+    pub(super) fn opened() -> String {
+        let path = format!("/proc/self/fd/{}", OPENED.load(Ordering::Relaxed));
+        std::fs::read_link(path).map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+}
+
+#[brigade::task]
+fn opened_by_the_constructor() -> String {
+    constructor::opened()
+}
+
+#[tokio::test]
+async fn a_worker_keeps_descriptors_that_its_own_constructors_opened() {
+    soon(async {
+        assert!(constructor::opened().starts_with("/memfd:constructor"), "the constructor runs: {}", constructor::opened());
+        let pool = pool_of(1).await;
+        for _ in 0..2 {
+            let opened = pool.call(opened_by_the_constructor()).await.unwrap();
+            assert!(opened.starts_with("/memfd:constructor"), "closed and reused: {opened:?}");
+        }
+        pool.shutdown().await;
+    })
+    .await;
+}
+
+#[brigade::task]
+fn own_arguments() -> Vec<String> {
+    std::env::args().collect()
+}
+
+#[tokio::test]
+async fn a_worker_has_the_name_of_the_program_and_its_first_argument() {
+    soon(async {
+        let pool = pool_of(1).await;
+        let comm = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+        let own: String = std::path::Path::new(&std::env::args().next().unwrap()).file_name().unwrap().to_str().unwrap().into();
+        assert_eq!(comm(&pids(&pool)[0].to_string()).trim_end(), &own[..own.len().min(15)]);
+        for _ in 0..2 {
+            // Also after the title was written over the arguments' memory.
+            assert_eq!(pool.call(own_arguments()).await.unwrap(), [std::env::args().next().unwrap()]);
+        }
+        pool.shutdown().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_task_starts_does_not_take_itself_for_a_worker() {
+    soon(async {
+        let pool = pool_of(1).await;
+        assert!(!pool.call(environment()).await.unwrap().contains_key("BRIGADE_WORKER"));
+        pool.shutdown().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_program_between_pool_and_worker_is_named() {
+    soon(async {
+        // The shell stays, as the program is not its last command.
+        let script = "\"$0\"; exit $?";
+        let own = std::env::current_exe().unwrap();
+        let builder = Pool::builder().workers(1).program("/bin/sh", ["-c".into(), script.into(), own.into_os_string()]);
+        let error = builder.start().await.unwrap_err().to_string();
+        assert!(error.contains("(sh), not its pool") && error.contains("by exec"), "{error}");
+        // With exec it works.
+        let own = std::env::current_exe().unwrap();
+        let builder = Pool::builder().workers(1).program("/bin/sh", ["-c".into(), "exec \"$0\"".into(), own.into_os_string()]);
+        let pool = builder.start().await.unwrap();
+        assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
+        pool.shutdown().await;
+    })
+    .await;
+}

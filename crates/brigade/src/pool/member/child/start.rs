@@ -25,7 +25,7 @@ use crate::wire::{self, Decoder, Hello, MAGIC, Ready, Seat, StartFailed, VERSION
 pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Child, Error> {
     let config = &*shared.config;
     let cookie = child::cookie();
-    let spawned = child::spawn(command(config, number, &cookie)).await?;
+    let spawned = child::spawn(command(config, &cookie)).await?;
     let os = |what: &str, e| Error::os(format!("{what}: {e}"), e);
     let Spawned { pid, pidfd, control, stdout, stderr } = spawned;
     let process = Process::new(pid, pidfd, cookie).map_err(|e| os("watch the worker", e))?;
@@ -146,9 +146,10 @@ async fn shake_hands(control: &Channel, own_program: bool) -> Result<(), Error> 
     }
 }
 
-fn command(config: &Config, number: u32, cookie: &str) -> Command {
-    let mut environment: Vec<(OsString, OsString)> = config.environment.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-    environment.push((WORKER_VARIABLE.into(), process::id().to_string().into()));
+fn command(config: &Config, cookie: &str) -> Command {
+    // First, because its memory follows the arguments', and padded, so that the worker's title has room there.
+    let mut environment: Vec<(OsString, OsString)> = vec![(WORKER_VARIABLE.into(), format!("{:<96}", process::id()).into())];
+    environment.extend(config.environment.iter().map(|(name, value)| (name.clone(), value.clone())));
     let tree = match std::env::var(TREE_VARIABLE) {
         Ok(outer) => format!("{outer}/{cookie}"),
         Err(_) => cookie.to_owned(),
@@ -156,9 +157,8 @@ fn command(config: &Config, number: u32, cookie: &str) -> Command {
     environment.push((TREE_VARIABLE.into(), tree.into()));
     Command {
         program: config.program.clone(),
+        argv0: config.argv0(),
         args: config.arguments.clone(),
-        // Padded to make room for the names of tasks.
-        title: format!("{:<96}", format!("brigade: worker {number}")),
         environment,
         directory: config.directory.clone(),
     }
