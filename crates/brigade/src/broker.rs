@@ -8,7 +8,10 @@
 //! - `settle` does what it says only for the token that holds the job; every other gets [`Settled::Stale`] and changes nothing.
 //! - Jobs of one push may be joined to a flow ([`Link`](crate::job::Link)): a job then waits for its members, and each member's end, the count
 //!   of it and the hand-over of its result are one step.
-//! - A lease that runs out is ended by the broker as *interrupted*: the job is ready again, uncharged.
+//! - A lease that runs out, or whose holder is known to be dead, is ended by the broker as *interrupted*: the job is ready again, uncharged, and
+//!   counted as *lost* (as far as the broker can count).
+//! - A job given back as [`AttemptKind::Unserved`] counts how often since when, until an attempt fails or crashes; records of that kind in a row are
+//!   one in its history.
 //! - `lease` also fires the schedules that are due: the jobs of a tick are pushed and its schedule's next tick is set in one atomic step,
 //!   so each tick is fired once, whoever looks.
 //! - A new ending is a variant of [`Ending`], never a method; a difference between brokers is data in [`Capabilities`].
@@ -26,6 +29,7 @@ mod cancels;
 mod convoy;
 mod lease;
 mod manager;
+mod queues;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
 mod receipt;
@@ -45,14 +49,15 @@ mod turn;
 use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::certificate::{Certificate, Receipt};
+use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
-use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState};
+use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState, Unserved};
 use crate::limits::Limits;
 use crate::progress::Progress;
 use crate::schedule::{Schedule, Scheduled};
@@ -67,6 +72,7 @@ pub(crate) use cancels::Cancels;
 pub(crate) use convoy::Convoy;
 pub use lease::{Lease, TakenJob};
 pub use manager::Manager;
+pub(crate) use queues::{QueueSet, Queues};
 pub use receipt::{Cancelling, Stopped};
 pub use to_job::ToJob;
 pub(crate) use turn::Turn;
@@ -183,8 +189,9 @@ impl Pushed {
 
 #[derive(Clone, Debug)]
 pub(crate) struct LeaseAsk {
-    /// In the order in which they are looked through.
-    pub(crate) queues: Vec<Box<str>>,
+    /// Looked through in their order: a later one gives jobs only while those before it have none to hand out. The asker sees to it that queues which
+    /// take turns come first in turn. There may be 10,000, so a store asks for what it knows to have jobs, and sorts that by [`Queues::rank`].
+    pub(crate) queues: Queues,
     pub(crate) max: usize,
     pub(crate) terms: Terms,
     pub(crate) wait: Duration,
@@ -206,11 +213,15 @@ pub(crate) struct Leased {
     pub(crate) id: JobId,
     pub(crate) token: i64,
     /// From when on the lease runs: a moment before the broker was asked, so that it is never trusted for too long.
-    pub(crate) since: Instant,
+    pub(crate) since: BootTime,
     pub(crate) job: Job,
     /// From 1; passes and interruptions do not count.
     pub(crate) attempt: u32,
     pub(crate) crashed: u32,
+    /// Leases of it that ended without a word of their holders: it died, or hung.
+    pub(crate) lost: u32,
+    /// Given back lately because no consumer that got it could run it.
+    pub(crate) unserved: Option<Unserved>,
     /// Somebody waits for the answer, which this broker brings.
     pub(crate) is_call: bool,
 }

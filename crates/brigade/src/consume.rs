@@ -1,7 +1,7 @@
 //! The consumer: lease -> attempt in a pool -> settlement. The only module that knows both brokers and pools.
 //!
 //! `leases` leases while there is room (prefetch), renews, and hears of cancels; `attempt` is one leased job until its settlement;
-//! `ending` says what becomes of a job, `settling` tells the broker; `weights` which queue is asked first; `control` what a handle
+//! `ending` says what becomes of a job, `settling` tells the broker; `turns` which queue is asked first; `control` what a handle
 //! tells; `reload` how workers take turns to load; `stop` what ends a worker.
 //!
 //! A lease is renewed only while its attempt is in the pool's hands: waiting for a worker, or running in one that lives. A parent
@@ -14,7 +14,7 @@ mod leases;
 mod reload;
 mod settling;
 mod stop;
-mod weights;
+mod turns;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -31,7 +31,7 @@ use self::attempt::Held;
 use self::control::Control;
 use self::reload::Serving;
 use self::settling::Settling;
-use self::weights::Weights;
+use self::turns::Turns;
 use crate::broker::{Backend, Broker};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind};
@@ -117,26 +117,27 @@ impl Broker {
 }
 
 impl Worker {
-    /// Serves this queue; once per queue, looked through in strict order: a later one gives jobs only while those before it have none to hand
-    /// out. Default: the queues of all tasks of this program.
+    /// Serves this queue in strict order: of the queues that are named so, a later one gives jobs only while those before it have none to hand out, and
+    /// all that take turns come after them. Default: the queues of all tasks of this program, in equal turns.
     pub fn queue(mut self, name: impl Into<Box<str>>) -> Self {
         self.queues.push(name.into());
         self
     }
 
-    /// Serves this queue, sharing with the other weighted ones: where all have jobs, each gives by its weight, at least 1. One that is empty
-    /// holds up nobody. Those given with [`queue`](Worker::queue) and [`task`](Worker::task) come before them.
+    /// Serves this queue in turn with the others that take turns: where all have jobs, each gives by its weight, at least 1. One that is empty
+    /// holds up no other. Those of [`task`](Worker::task) have weight 1; those of [`queue`](Worker::queue) come before them.
     pub fn weighted(mut self, name: impl Into<Box<str>>, weight: u32) -> Self {
         self.weighted.push((name.into(), weight));
         self
     }
 
-    /// Serves the queue of this task, as [`queue`](Worker::queue) does: `broker.worker().task(hello)`.
+    /// Serves the queue of this task: `broker.worker().task(hello)`. Several tasks take equal turns, whatever their order here, as with
+    /// [`weighted`](Worker::weighted) and weight 1. Where the order is to count, name the queues: [`queue`](Worker::queue).
     pub fn task<A, R, F: Function<A, Output = Call<R>>>(mut self, task: F) -> Self {
         // The type says which function it is.
         let _: F = task;
         match registry::of_function(std::any::type_name::<F>()) {
-            Ok(entry) => self.queues.extend(entry.queues().map(Into::into)),
+            Ok(entry) => self.weighted.extend(entry.queues().map(|queue| (queue.into(), 1))),
             Err(error) => self.wrong = Some(error),
         }
         self
@@ -272,7 +273,7 @@ struct Consumer {
     pool: Option<Pool>,
     /// The task that runs a queue's plain jobs.
     tasks: HashMap<Box<str>, &'static str>,
-    weights: Mutex<Weights>,
+    turns: Mutex<Turns>,
     prefetch: usize,
     lease: Duration,
     drain: Duration,
@@ -291,14 +292,14 @@ impl Consumer {
         }
         let tasks = registry::by_queue()?;
         if worker.queues.is_empty() && worker.weighted.is_empty() {
-            worker.queues = tasks.keys().cloned().collect();
-            worker.queues.sort();
+            worker.weighted = tasks.keys().map(|queue| (queue.clone(), 1)).collect();
+            worker.weighted.sort();
         }
         if worker.queues.is_empty() && worker.weighted.is_empty() {
             return Err(Error::new(ErrorKind::BadOption, "serve without a queue: name one, or define a #[task]"));
         }
-        let all: Vec<Box<str>> = worker.queues.iter().chain(worker.weighted.iter().map(|(queue, _)| queue)).cloned().collect();
-        worker.control.serve(Serving::of(&worker.broker, all));
+        let turns = Turns::new(worker.queues, worker.weighted);
+        worker.control.serve(Serving::of(&worker.broker, turns.all().names().to_vec()));
         let slots = worker.pool.as_ref().map_or(1, |pool| 2 * pool.slots());
         let prefetch = if worker.prefetch == 0 { slots } else { worker.prefetch };
         let backend = worker.broker.backend();
@@ -308,7 +309,7 @@ impl Consumer {
             broker: worker.broker,
             pool: worker.pool,
             tasks,
-            weights: Mutex::new(Weights::new(worker.queues, worker.weighted)),
+            turns: Mutex::new(turns),
             prefetch,
             lease: worker.lease,
             drain: worker.drain,

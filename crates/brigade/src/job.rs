@@ -279,6 +279,48 @@ pub enum AttemptKind {
     /// Its holder set the job aside: nobody can run it.
     #[serde(rename = "set aside")]
     SetAside,
+    /// Given back because its consumer cannot run it: it does not know the task, or the arguments do not fit. Not charged.
+    Unserved,
+}
+
+/// How often a job was given back because its consumer could not run it, see [`AttemptKind::Unserved`]. An attempt that fails or crashes ends the
+/// count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Unserved {
+    /// How often.
+    pub times: u32,
+    /// When it was given back first.
+    pub since: SystemTime,
+}
+
+impl Unserved {
+    /// Once more.
+    pub(crate) fn again(before: Option<Self>, now: SystemTime) -> Self {
+        before.map_or(Self { times: 1, since: now }, |before| Self { times: before.times.saturating_add(1), ..before })
+    }
+
+    /// How an attempt changes it that ended so.
+    #[cfg(any(feature = "rabbitmq", feature = "sqlite"))]
+    pub(crate) fn after(before: Option<Self>, kind: AttemptKind, now: SystemTime) -> Option<Self> {
+        match kind {
+            AttemptKind::Unserved => Some(Self::again(before, now)),
+            AttemptKind::Failed | AttemptKind::Crashed => None,
+            _ => before,
+        }
+    }
+}
+
+/// Adds an attempt to a history of so many records at most. Those that were unserved in a row are one.
+#[cfg(any(feature = "rabbitmq", feature = "sqlite"))]
+pub(crate) fn note(history: &mut Vec<AttemptRecord>, record: AttemptRecord, max: usize) {
+    let is_unserved = |record: &AttemptRecord| record.kind == AttemptKind::Unserved;
+    if is_unserved(&record) && history.last().is_some_and(is_unserved) {
+        history.pop();
+    }
+    history.push(record);
+    let over = history.len().saturating_sub(max);
+    history.drain(..over);
 }
 
 /// What a job of a flow waits for.
@@ -332,6 +374,12 @@ pub struct JobInfo {
     pub crashed: u32,
     /// Attempts that were cut short without fault of its own.
     pub interrupted: u32,
+    /// Those of the interrupted whose holder said no word: its process died, or it hung.
+    #[serde(default)]
+    pub lost: u32,
+    /// How often it was given back because no consumer that got it could run it.
+    #[serde(default)]
+    pub unserved: Option<Unserved>,
     /// Who has it, if it is leased.
     pub holder: Option<String>,
     /// Why it is being cancelled, if it is leased and its holder has been asked to stop it.

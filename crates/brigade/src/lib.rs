@@ -62,6 +62,7 @@ mod address;
 mod broker;
 mod call;
 mod certificate;
+mod clock;
 mod codec;
 #[cfg(feature = "broker")]
 mod consume;
@@ -124,7 +125,7 @@ pub use finding::{Finding, Level};
 #[cfg(feature = "broker")]
 pub use flow::{Chain, FlowStep, Following, Group, PushedFlow, ToFlow};
 #[cfg(feature = "broker")]
-pub use job::{AttemptKind, AttemptRecord, Job, JobId, JobInfo, JobState, Waits};
+pub use job::{AttemptKind, AttemptRecord, Job, JobId, JobInfo, JobState, Unserved, Waits};
 #[cfg(feature = "broker")]
 pub use limits::{Limits, Rate};
 pub use outcome::{CallError, Cancelled, Failure, Pass, RetryAdvice, TimedOut};

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::{JobId, JobState};
+use crate::job::{JobId, JobState, Unserved};
 use crate::limits::Rate;
 
 /// The answer of [`Broker::why`](crate::Broker::why): what stands between a job and its next attempt, now. `Display` says it in words,
@@ -98,6 +98,13 @@ pub enum Why {
         /// How many of higher priority, or of the same and pushed before it.
         jobs: u64,
     },
+    /// No consumer that got it could run it, so far: they did not know its task, or its arguments did not fit. It is offered again until a consumer can,
+    /// or until its time for that is over ([`Worker::unserved_timeout`](crate::Worker::unserved_timeout)).
+    Unserved {
+        /// How often it was given back, since when.
+        #[serde(flatten)]
+        given_back: Unserved,
+    },
     /// No worker has asked for jobs of its queue for this long.
     NoWorker {
         /// How long it is looked back.
@@ -159,13 +166,28 @@ impl fmt::Display for Why {
             }
             Self::Behind { jobs: 1 } => f.write_str("1 ready job comes before it"),
             Self::Behind { jobs } => write!(f, "{jobs} ready jobs come before it"),
+            Self::Unserved { given_back } => write!(f, "no consumer that got it could run it: {given_back}"),
             Self::NoWorker { since } => write!(f, "no worker has asked for jobs of its queue in the last {}", short(*since)),
         }
     }
 }
 
+impl fmt::Display for Unserved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let times = if self.times == 1 { "once".to_owned() } else { format!("{} times", self.times) };
+        write!(f, "given back {times} since {}", moment(self.since))
+    }
+}
+
+/// A moment as people and programs read it, to the second.
+pub(crate) fn moment(time: SystemTime) -> String {
+    let second = Duration::from_secs(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs());
+    let time = SystemTime::UNIX_EPOCH.checked_add(second).and_then(|time| jiff::Timestamp::try_from(time).ok());
+    time.map_or_else(|| "a time that no calendar has".to_owned(), |time| time.to_string())
+}
+
 /// A duration to the digit that matters.
-fn short(duration: Duration) -> String {
+pub(crate) fn short(duration: Duration) -> String {
     match duration.as_secs() {
         0 => format!("{} ms", duration.as_millis()),
         seconds @ 1..120 => format!("{seconds} s"),

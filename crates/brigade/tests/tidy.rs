@@ -106,8 +106,8 @@ fn nothing_names_a_place_on_one_machine() {
 
 const VALUES: [&str; 13] =
     ["certificate", "codec", "error", "event", "finding", "job", "limits", "outcome", "payload", "progress", "retry", "schedule", "why"];
-/// A lock and the one place that spawns: neither knows anything.
-const GROUND: [&str; 2] = ["shutdown", "sync"];
+/// Clocks, a lock and the one place that spawns: none knows anything.
+const GROUND: [&str; 3] = ["clock", "shutdown", "sync"];
 const LINK: [&str; 2] = ["wire", "link"];
 /// What a user writes: it says what runs, and never where.
 const USERS: [&str; 5] = ["address", "call", "context", "registry", "task"];
@@ -115,7 +115,7 @@ const USERS: [&str; 5] = ["address", "call", "context", "registry", "task"];
 /// What a module may use besides itself.
 fn may_use(module: &str) -> Vec<&'static str> {
     match module {
-        "shutdown" | "sync" => vec![],
+        "clock" | "shutdown" | "sync" => vec![],
         values if VALUES.contains(&values) => VALUES.to_vec(),
         "wire" => VALUES.to_vec(),
         "link" => [&VALUES[..], &GROUND, &["wire"]].concat(),

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::{check_job, check_name};
 use super::{
-    Backend, Cancelling, Cancels, Capabilities, Lease, LeaseAsk, Leased, Order, Ordered, Pushed, Query, QueueCounts, Stopped, TakenJob,
+    Backend, Cancelling, Cancels, Capabilities, Lease, LeaseAsk, Leased, Order, Ordered, Pushed, Query, QueueCounts, Queues, Stopped, TakenJob,
     Terms, ToJob, View,
 };
 use crate::certificate::{Receipt, Step};
@@ -369,7 +369,7 @@ impl Queue {
 
     async fn ask(&self, terms: Terms, max: usize, wait: Duration) -> Result<Vec<Leased>, Error> {
         check_name("queue", &self.name)?;
-        self.broker.backend.lease(LeaseAsk { queues: vec![self.name.clone()], max, terms, wait, enough: CancellationToken::new() }).await
+        self.broker.backend.lease(LeaseAsk { queues: Queues::one(self.name.clone()), max, terms, wait, enough: CancellationToken::new() }).await
     }
 
     /// Hands out nothing more, everywhere, until it is resumed.

@@ -117,7 +117,7 @@ impl Backend for Redis {
         Box::pin(async move {
             let until = Instant::now() + ask.wait;
             while !ask.enough.is_cancelled() {
-                let changed = self.wake.next(&ask.queues);
+                let changed = self.wake.next(ask.queues.names());
                 let (leased, due_in) = self.link.lease(&ask).await?;
                 let left = until.saturating_duration_since(Instant::now());
                 if !leased.is_empty() || left.is_zero() {

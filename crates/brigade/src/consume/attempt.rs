@@ -5,19 +5,20 @@ use std::future::pending;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::sleep_until;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::ending::{Ended, Why, ending_of};
 use super::{Consumer, PAUSE, Served};
 use crate::broker::{Answer, Backend, Ending, Leased, Settled, Settlement};
 use crate::call::Call;
+use crate::clock::BootTime;
 use crate::codec::Codec;
 use crate::context::Sink;
 use crate::error::{Error, ErrorKind};
@@ -28,12 +29,15 @@ use crate::progress::Progress;
 use crate::shutdown::Scope;
 use crate::sync::lock;
 
+/// So often it is looked whether a lease can still be trusted: no timer of a process runs while its host is suspended.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
 /// A job in our hands.
 pub(super) struct Held {
     pub(super) id: JobId,
     pub(super) token: i64,
     /// Until when the lease can be trusted unless it is renewed.
-    pub(super) until: Instant,
+    pub(super) until: BootTime,
     /// Cancelled when the attempt is to be stopped; `why` says why.
     stop: CancellationToken,
     why: Why,
@@ -66,7 +70,7 @@ impl Consumer {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let stop = CancellationToken::new();
         {
-            let until = leased.since + self.trusted();
+            let until = leased.since.later(self.trusted());
             let mut held = lock(&self.held);
             held.insert(number, Held { id: leased.id.clone(), token: leased.token, until, stop: stop.clone(), why: Why::No });
             self.control.set_held(held.len());
@@ -189,10 +193,11 @@ impl Consumer {
         loop {
             let until = lock(&self.held).get(&number).map(|held| held.until);
             let Some(until) = until else { return };
-            if until <= Instant::now() {
+            let left = until.left();
+            if left.is_zero() {
                 return self.stop(number, Why::Lost);
             }
-            if stop.run_until_cancelled(sleep_until(until.into())).await.is_none() {
+            if stop.run_until_cancelled(sleep(left.min(LOOK_EVERY))).await.is_none() {
                 return;
             }
         }

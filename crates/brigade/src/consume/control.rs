@@ -1,6 +1,5 @@
 //! [`WorkerHandle`]: what a running worker can be told, and what it tells.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
@@ -9,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Served;
 use super::reload::Serving;
+use super::turns::Paused;
 use crate::sync::lock;
 
 /// Tells a running [`Worker`](crate::Worker) what to do: take it with [`Worker::handle`](crate::Worker::handle) before the worker runs.
@@ -35,14 +35,14 @@ impl WorkerHandle {
     /// runs. [`Queue::pause`](crate::Queue::pause) pauses it everywhere.
     pub fn pause(&self, queue: &str) {
         let mut state = lock(&self.0.state);
-        state.paused.insert(queue.into());
+        Arc::make_mut(&mut state.paused).insert(queue.into());
         state.ask.cancel();
     }
 
     /// Takes a pause of this worker back.
     pub fn resume(&self, queue: &str) {
         let mut state = lock(&self.0.state);
-        state.paused.remove(queue);
+        Arc::make_mut(&mut state.paused).remove(queue);
         state.ask.cancel();
     }
 
@@ -99,7 +99,7 @@ pub(super) struct Control {
 
 #[derive(Default)]
 struct State {
-    paused: BTreeSet<Box<str>>,
+    paused: Paused,
     /// Ends the ask for jobs that is under way, because it asks for the wrong queues.
     ask: CancellationToken,
     held: usize,
@@ -114,16 +114,16 @@ struct State {
 }
 
 impl Control {
-    /// Leaves those that are not paused here. The token ends when that has changed, or nothing more is to be asked for.
-    pub(super) fn allowed(&self, queues: &mut Vec<Box<str>>) -> CancellationToken {
+    /// The queues that are paused here; `None` if none may be asked. The token ends when that has changed, or nothing more is to be asked for.
+    pub(super) fn paused(&self) -> (Option<Paused>, CancellationToken) {
         let mut state = lock(&self.state);
-        queues.retain(|queue| !state.back && !state.paused.contains(queue));
+        let paused = (!state.back).then(|| Arc::clone(&state.paused));
         state.asks = !state.back;
         state.ask = self.draining.child_token();
         let ask = state.ask.clone();
         drop(state);
         self.changed.notify_waiters();
-        ask
+        (paused, ask)
     }
 
     pub(super) fn set_held(&self, held: usize) {

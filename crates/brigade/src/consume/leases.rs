@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::ending::Why;
 use super::{Consumer, PAUSE, Until};
-use crate::broker::{Ending, LeaseAsk, Leased, Settled, Settlement, Terms};
+use crate::broker::{Ending, LeaseAsk, Leased, Queues, Settled, Settlement, Terms};
+use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobState};
 use crate::shutdown::Scope;
@@ -32,12 +33,12 @@ impl Consumer {
             while let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
                 permits.push(permit);
             }
-            let mut queues = lock(&self.weights).order();
-            let enough = self.control.allowed(&mut queues);
-            if queues.is_empty() {
+            let (paused, enough) = self.control.paused();
+            let queues = paused.map(|paused| lock(&self.turns).order(&paused)).filter(|queues| queues.len() > 0);
+            let Some(queues) = queues else {
                 enough.cancelled().await;
                 continue;
-            }
+            };
             let changed = self.backend.changed();
             match self.backend.lease(self.ask(&queues, permits.len(), &enough)).await {
                 Ok(leased) if draining.is_cancelled() => {
@@ -53,7 +54,7 @@ impl Consumer {
                 }
                 Ok(leased) => {
                     let from: Vec<&str> = leased.iter().map(|leased| &*leased.job.queue).collect();
-                    lock(&self.weights).note(&queues, &from, leased.len() < permits.len());
+                    lock(&self.turns).note(&queues, &from, leased.len() < permits.len());
                     leased.into_iter().zip(permits).for_each(|(leased, permit)| self.attend(scope, leased, permit));
                 }
                 // It has ended, and there will be no other.
@@ -67,9 +68,9 @@ impl Consumer {
         Ok(())
     }
 
-    fn ask(&self, queues: &[Box<str>], max: usize, enough: &CancellationToken) -> LeaseAsk {
+    fn ask(&self, queues: &Queues, max: usize, enough: &CancellationToken) -> LeaseAsk {
         let wait = if self.until == Until::Told { LEASE_WAIT } else { Duration::ZERO };
-        LeaseAsk { queues: queues.to_vec(), max, terms: Terms::Lease(self.lease), wait, enough: enough.clone() }
+        LeaseAsk { queues: queues.clone(), max, terms: Terms::Lease(self.lease), wait, enough: enough.clone() }
     }
 
     /// What was on its way when this worker was told to stop is another's.
@@ -92,8 +93,8 @@ impl Consumer {
             _ => !state.is_terminal(),
         };
         let Ok(queues) = self.broker.queues().await else { return false };
-        let weights = lock(&self.weights);
-        let ours = queues.iter().filter(|counts| weights.all().any(|queue| queue == counts.queue));
+        let all = Arc::clone(lock(&self.turns).all());
+        let ours = queues.iter().filter(|counts| all.place(&counts.queue).is_some());
         !ours.flat_map(|counts| &counts.jobs).any(|(state, count)| is_awaited(*state) && *count > 0)
     }
 
@@ -111,7 +112,7 @@ impl Consumer {
                 continue;
             }
             let (numbers, settlements): (Vec<u64>, Vec<Settlement>) = held.into_iter().unzip();
-            let until = Instant::now() + self.trusted();
+            let until = BootTime::now().later(self.trusted());
             match self.backend.settle(settlements).await {
                 Ok(renewed) => numbers.into_iter().zip(renewed).for_each(|(number, renewed)| self.on_renewed(number, renewed, until)),
                 Err(error) => tracing::warn!(%error, "could not renew leases"),
@@ -119,7 +120,7 @@ impl Consumer {
         }
     }
 
-    fn on_renewed(&self, number: u64, renewed: Result<Settled, Error>, until: Instant) {
+    fn on_renewed(&self, number: u64, renewed: Result<Settled, Error>, until: BootTime) {
         match renewed {
             Err(error) => tracing::warn!(%error, "could not renew a lease"),
             Ok(Settled::Accepted(None)) => {

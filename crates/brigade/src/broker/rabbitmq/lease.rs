@@ -15,6 +15,7 @@ use super::tap::{Ask, Tap};
 use super::topology::Spot;
 use super::{PAYLOAD_BYTES_MAX, RabbitMqCore};
 use crate::broker::{Ending, LeaseAsk, Leased, Terms};
+use crate::clock::BootTime;
 use crate::error::Error;
 use crate::job::AttemptKind;
 use crate::sync::lock;
@@ -29,7 +30,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(10);
 impl RabbitMqCore {
     /// Hands out jobs; waits for the first as long as the ask says.
     pub(super) async fn lease(self: &Arc<Self>, ask: LeaseAsk) -> Result<Vec<Leased>, Error> {
-        for queue in &ask.queues {
+        for queue in ask.queues.iter() {
             self.topology.check_name(queue)?;
         }
         self.end_expired().await;
@@ -96,7 +97,7 @@ impl RabbitMqCore {
 
     /// Hands out what a tap has.
     async fn hand_out(self: &Arc<Self>, tap: &Arc<Tap>, max: usize, terms: Terms) -> Vec<Leased> {
-        let since = Instant::now();
+        let (since, since_boot) = (Instant::now(), BootTime::now());
         let mut leased = Vec::new();
         let mut rest = tap.take(max);
         while let Some((grip, mut envelope)) = rest.first() {
@@ -153,9 +154,11 @@ impl RabbitMqCore {
             leased.push(Leased {
                 id: envelope.id.clone(),
                 token,
-                since,
+                since: since_boot,
                 attempt: envelope.failed + envelope.crashed + 1,
                 crashed: envelope.crashed,
+                lost: envelope.lost,
+                unserved: envelope.unserved,
                 is_call: envelope.is_call(),
                 job: envelope.job.clone(),
             });
@@ -261,7 +264,11 @@ impl RabbitMqCore {
         let now = self.now_after(Instant::now());
         let expired = lock(&self.hands).expired(now);
         let ending = || Ending::GiveBack { kind: AttemptKind::Interrupted, reason: "its lease ran out".to_owned(), after: Duration::ZERO };
-        let expired: Vec<_> = expired.into_iter().map(|(token, held)| (token, held, ending(), None)).collect();
+        let lost = |(token, mut held): (i64, Held)| {
+            Arc::make_mut(&mut held.envelope).lost += 1;
+            (token, held, ending(), None)
+        };
+        let expired: Vec<_> = expired.into_iter().map(lost).collect();
         if expired.is_empty() {
             return;
         }

@@ -11,7 +11,8 @@
 //! | `brigade-task` | task to run; without it, the task whose queue this is. A call has it only if that is another one |
 //! | `brigade-options` | JSON: retries, pauses, timeout, memory, label |
 //! | `brigade-seq` | how often it was written anew: a message of one id and one number is always the same one |
-//! | `brigade-failed`, `brigade-crashed`, `brigade-interrupted` | counters |
+//! | `brigade-failed`, `brigade-crashed`, `brigade-interrupted`, `brigade-lost` | counters |
+//! | `brigade-unserved`, `brigade-unserved-at` | how often no consumer could run it, since when: milliseconds since 1970 |
 //! | `brigade-pushed-at` | milliseconds since 1970, if attempts have to begin within some time |
 //! | `brigade-due` | milliseconds since 1970, if its delay was longer than the broker can keep it |
 //! | `brigade-history` | JSON: its attempts that did not end well |
@@ -29,7 +30,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::publish::Message;
 use crate::error::{Error, ErrorKind};
-use crate::job::{AttemptRecord, Job, JobId, JobOptions};
+use crate::job::{self, AttemptRecord, Job, JobId, JobOptions, Unserved};
 
 /// Attempts kept in a job's history.
 const HISTORY_MAX: usize = 20;
@@ -53,6 +54,8 @@ pub(super) struct Envelope {
     pub(super) failed: u32,
     pub(super) crashed: u32,
     pub(super) interrupted: u32,
+    pub(super) lost: u32,
+    pub(super) unserved: Option<Unserved>,
     pub(super) pushed_at: SystemTime,
     pub(super) due: Option<SystemTime>,
     pub(super) history: Vec<AttemptRecord>,
@@ -78,6 +81,8 @@ impl Envelope {
             failed: 0,
             crashed: 0,
             interrupted: 0,
+            lost: 0,
+            unserved: None,
             pushed_at: SystemTime::now(),
             due: None,
             history: Vec::new(),
@@ -124,6 +129,8 @@ impl Envelope {
             failed: count("brigade-failed"),
             crashed: count("brigade-crashed"),
             interrupted: count("brigade-interrupted"),
+            lost: count("brigade-lost"),
+            unserved: moment("brigade-unserved-at").map(|since| Unserved { times: count("brigade-unserved"), since }),
             pushed_at: moment("brigade-pushed-at").unwrap_or_else(SystemTime::now),
             due: moment("brigade-due"),
             history: text("brigade-history").and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
@@ -154,9 +161,8 @@ impl Envelope {
     }
 
     pub(super) fn note(&mut self, record: AttemptRecord) {
-        self.history.push(record);
-        let over = self.history.len().saturating_sub(HISTORY_MAX);
-        self.history.drain(..over);
+        self.unserved = Unserved::after(self.unserved, record.kind, record.at);
+        job::note(&mut self.history, record, HISTORY_MAX);
     }
 
     /// For the queue of that name at the broker.
@@ -185,14 +191,23 @@ impl Envelope {
         if self.seq != Some(0) {
             set("brigade-seq", whole(self.seq.unwrap_or(0)));
         }
-        for (name, count) in [("brigade-failed", self.failed), ("brigade-crashed", self.crashed), ("brigade-interrupted", self.interrupted)]
-        {
+        let counts = [
+            ("brigade-failed", self.failed),
+            ("brigade-crashed", self.crashed),
+            ("brigade-interrupted", self.interrupted),
+            ("brigade-lost", self.lost),
+            ("brigade-unserved", self.unserved.map_or(0, |unserved| unserved.times)),
+        ];
+        for (name, count) in counts {
             if count > 0 {
                 set(name, whole(count.into()));
             }
         }
         if self.job.options.retry.within.is_some() {
             set("brigade-pushed-at", whole(millis_since_1970(self.pushed_at)));
+        }
+        if let Some(unserved) = self.unserved {
+            set("brigade-unserved-at", whole(millis_since_1970(unserved.since)));
         }
         if let Some(due) = self.due {
             set("brigade-due", whole(millis_since_1970(due)));

@@ -66,6 +66,13 @@ pub(super) enum Next {
     Over(Vec<String>),
 }
 
+/// How often all workers are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rounds {
+    One,
+    Many,
+}
+
 impl Passes {
     pub(super) fn read(headers: &FieldTable) -> Self {
         let number = |name: &str| match headers.inner().get(name) {
@@ -126,7 +133,7 @@ impl Passes {
     }
 
     /// This worker passes it, while so many are present.
-    pub(super) fn on_pass(&mut self, me: &str, reason: &str, present: usize) -> Next {
+    pub(super) fn on_pass(&mut self, me: &str, reason: &str, present: usize, rounds: Rounds) -> Next {
         self.hops = self.hops.saturating_add(1);
         self.forwards = 0;
         if self.reasons.len() == REASONS_MAX {
@@ -142,7 +149,7 @@ impl Passes {
         if self.by.len() < present.min(BY_MAX) {
             return Next::Again(Duration::ZERO);
         }
-        if self.hops >= HOPS_MAX && !self.waits {
+        if (self.hops >= HOPS_MAX || rounds == Rounds::One) && !self.waits {
             return Next::Over(std::mem::take(&mut self.reasons));
         }
         self.rounds = self.rounds.saturating_add(1);
@@ -158,17 +165,25 @@ impl Passes {
 impl RabbitMqCore {
     /// What a worker passed goes on as its passes say. What was fetched by hand has no worker, and nothing spins with it but that hand.
     pub(super) async fn pass_on(&self, (_, held, ending, answer): &mut Ends) {
-        if let Ending::GiveBack { kind: AttemptKind::Passed, reason, after } = ending
+        let is_call = held.envelope.is_call();
+        if let Ending::GiveBack { kind, reason, after } = ending
+            && (*kind == AttemptKind::Passed || (*kind == AttemptKind::Unserved && is_call))
             && held.grip.consumer != 0
         {
             let mut passes = Passes::of(&held.envelope);
             let present = self.present(&held.grip, &held.envelope).await;
-            match passes.on_pass(&self.name_of(&held.grip), reason, present) {
+            // Who cannot run it now cannot later.
+            let rounds = if *kind == AttemptKind::Unserved { Rounds::One } else { Rounds::Many };
+            match passes.on_pass(&self.name_of(&held.grip), reason, present, rounds) {
                 Next::Again(pause) => {
                     *after = pause.max(*after);
                     passes.put_on(&mut held.envelope);
                 }
                 Next::Over(reasons) => {
+                    if *kind == AttemptKind::Unserved && answer.is_some() {
+                        *ending = Ending::DeadLetter(std::mem::take(reason));
+                        return;
+                    }
                     let error = CallError::Passed(reasons);
                     *answer = Some(Box::new(Answer::of(&error)));
                     *ending = Ending::DeadLetter(error.to_string());
@@ -223,7 +238,7 @@ mod tests {
             let mut headers = FieldTable::default();
             passes.write(&mut headers);
             assert_eq!(Passes::read(&headers), passes);
-            match passes.on_pass(workers[turn % workers.len()], "no", workers.len()) {
+            match passes.on_pass(workers[turn % workers.len()], "no", workers.len(), Rounds::Many) {
                 Next::Again(pause) => time += pause,
                 Next::Over(reasons) => {
                     assert_eq!(reasons.len(), REASONS_MAX.min(turn + 1));
@@ -251,7 +266,7 @@ mod tests {
         let mut passes = Passes { waits: true, ..Passes::default() };
         let mut time = Duration::ZERO;
         for _ in 0..1_000 {
-            let Next::Again(pause) = passes.on_pass("a", "no", 1) else { panic!("it waits") };
+            let Next::Again(pause) = passes.on_pass("a", "no", 1, Rounds::Many) else { panic!("it waits") };
             time += pause;
         }
         assert!(time > Duration::from_secs(300), "{time:?}");
@@ -261,14 +276,16 @@ mod tests {
     #[test]
     fn who_passed_it_gets_it_again_only_when_nobody_else_is_there() {
         let mut passes = Passes::default();
-        assert_eq!(passes.on_pass("a", "no", 2), Next::Again(Duration::ZERO));
+        assert_eq!(passes.on_pass("a", "no", 2, Rounds::Many), Next::Again(Duration::ZERO));
         assert!(passes.is_by("a") && !passes.is_by("b"));
         let pauses: Vec<u128> = (0..9).filter_map(|_| passes.on_return(2)).map(|pause| pause.as_millis()).collect();
         assert_eq!(pauses, [0, 10, 20, 40, 80, 160, 320, 500, 500]);
         // The other one has gone.
         assert_eq!(passes.on_return(1), None);
+        // What nobody can run ends with the round.
+        assert_eq!(passes.clone().on_pass("b", "no", 2, Rounds::One), Next::Over(vec!["no".to_owned(); 2]));
         // A round is over when all have passed; the next begins with the others.
-        assert_eq!(passes.on_pass("b", "no", 2), Next::Again(Duration::ZERO));
+        assert_eq!(passes.on_pass("b", "no", 2, Rounds::Many), Next::Again(Duration::ZERO));
         assert!(passes.is_by("b") && !passes.is_by("a"));
     }
 

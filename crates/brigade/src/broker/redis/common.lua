@@ -345,6 +345,12 @@ local function note(id, rest)
   redis.call('HDEL', job(id), 'plain')
   local at = string.format('{"secs_since_epoch":%.0f,"nanos_since_epoch":%.0f}', math.floor(now / 1000), (now % 1000) * 1000000)
   local record = '{"attempt":' .. (get(id, 'attempts') or '0') .. ',"at":' .. at .. ',' .. rest
+  -- Those that no consumer could run in a row are one.
+  local unserved = '"kind":"unserved"'
+  if string.sub(rest, 1, #unserved) == unserved then
+    local last = redis.call('LRANGE', key('history:' .. id), -1, -1)[1]
+    if last and string.find(last, unserved, 1, true) then redis.call('RPOP', key('history:' .. id)) end
+  end
   redis.call('RPUSH', key('history:' .. id), record)
   redis.call('LTRIM', key('history:' .. id), -HISTORY_MAX, -1)
 end
@@ -352,10 +358,20 @@ end
 local function cancelled(id, reason) end_job(id, 'cancelled', reason, now + CANCELLED_KEPT, fate_missed(id, 'was cancelled', reason)) end
 local function dead(id, reason) end_job(id, 'dead', reason, nil, fate_missed(id, 'is dead', reason)) end
 
+local function count_attempt(id, counter)
+  if (counter or '') == '' then return end
+  redis.call('HINCRBY', job(id), counter, 1)
+  if counter == 'unserved' then
+    redis.call('HSETNX', job(id), 'unserved_at', text(now))
+  elseif counter ~= 'interrupted' then
+    redis.call('HDEL', job(id), 'unserved', 'unserved_at')
+  end
+end
+
 -- Puts a leased job back where it was, unless somebody wants it cancelled.
 local function give_back(id, rest, counter, state, after)
   note(id, rest)
-  if counter ~= '' then redis.call('HINCRBY', job(id), counter, 1) end
+  count_attempt(id, counter)
   local cancel = get(id, 'cancel')
   if cancel then return cancelled(id, cancel) end
   leave(id)

@@ -1,6 +1,6 @@
 -- Hands out jobs. ARGV: clock, holder, how many at most, the time of the lease or 0 to take; in the role of a manager, -1 and the time in which
 -- plain clients have to collect.
--- Returns in how many milliseconds another may be ready (-1: not by time), then per job: id, token, failed and crashed in one text, payload, task or false,
+-- Returns in how many milliseconds another may be ready (-1: not by time), then per job: id, token, failed, crashed, lost, unserved and its first moment in one text, payload, task or false,
 -- options or false.
 go_on_without_memory()
 local holder, max, time = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -41,7 +41,7 @@ end
 local function read(id)
   local fields = redis.call('HMGET', job(id), 'token', 'attempts', 'plain', 'payload', 'task', 'options')
   if fields[1] and not fields[3] then
-    for place, value in ipairs(redis.call('HMGET', job(id), 'failed', 'crashed', 'key', 'cancel')) do fields[6 + place] = value end
+    for place, value in ipairs(redis.call('HMGET', job(id), 'failed', 'crashed', 'key', 'cancel', 'lost', 'unserved', 'unserved_at')) do fields[6 + place] = value end
   end
   return fields
 end
@@ -53,6 +53,7 @@ local function answer(id, fields)
   local at = LEASED_VALUES * count
   count = count + 1
   answers[at + 2] = id .. ' ' .. token .. ' ' .. (fields[7] or '0') .. ' ' .. (fields[8] or '0')
+    .. ' ' .. (fields[11] or '0') .. ' ' .. (fields[12] or '0') .. ' ' .. (fields[13] or '0')
   answers[at + 3], answers[at + 4], answers[at + 5] = fields[4], fields[5], fields[6]
   return token
 end

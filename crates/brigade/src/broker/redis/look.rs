@@ -10,7 +10,7 @@ use super::queue::{check_name, read};
 use crate::broker::{Query, QueueCounts, View};
 use crate::error::Error;
 use crate::finding::{Finding, Level};
-use crate::job::{AttemptRecord, JobId, JobInfo, JobOptions, JobState, Waits};
+use crate::job::{AttemptRecord, JobId, JobInfo, JobOptions, JobState, Unserved, Waits};
 use crate::limits::{Limits, Rate};
 use crate::why::{Explanation, Why};
 
@@ -205,6 +205,7 @@ impl Link {
             }
         }
         if job.state != JobState::Leased && !job.state.is_terminal() {
+            reasons.extend(job.unserved.map(|given_back| Why::Unserved { given_back }));
             reasons.extend(paused.then_some(Why::Paused));
             reasons.extend((asked == 0).then_some(Why::NoWorker { since: ASKED_WITHIN }));
         }
@@ -357,6 +358,9 @@ fn info(queue: &str, number: &str, fields: &HashMap<String, String>, history: &[
         failed: count("failed"),
         crashed: count("crashed"),
         interrupted: count("interrupted"),
+        lost: count("lost"),
+        unserved: (count("unserved") > 0)
+            .then(|| Unserved { times: count("unserved"), since: UNIX_EPOCH + Duration::from_millis(number_of(fields, "unserved_at")) }),
         holder: text("holder"),
         begins_by: (number_of(fields, "begins_by") > 0).then(|| UNIX_EPOCH + Duration::from_millis(number_of(fields, "begins_by"))),
         cancel: text("cancel"),

@@ -90,7 +90,7 @@ local function retry()
   for _, one in ipairs(others) do within(one.queue, wait_again, one) end
   leave(id)
   bind(id)
-  redis.call('HDEL', job(id), 'failed', 'crashed', 'reason')
+  redis.call('HDEL', job(id), 'failed', 'crashed', 'lost', 'unserved', 'unserved_at', 'reason')
   -- It begins anew, with all the time that it had.
   begin_time(id)
   if redis.call('EXISTS', key('gathered:' .. id)) == 1 then

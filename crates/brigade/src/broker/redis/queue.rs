@@ -1,14 +1,15 @@
 //! Handing out.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, UNIX_EPOCH};
 
 use redis::Value;
 
 use super::PAYLOAD_BYTES_MAX;
 use super::link::{Link, id_of, scripts};
 use crate::broker::{LeaseAsk, Leased, Ordered, Terms};
+use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
-use crate::job::{Job, JobId, JobOptions};
+use crate::job::{Job, JobId, JobOptions, Unserved};
 
 /// What a worker's process calls itself: its number on its host, and the host.
 pub(super) fn holder() -> &'static str {
@@ -28,9 +29,9 @@ impl Link {
     /// Hands out jobs; also says in how long another falls due.
     pub(super) async fn lease(&self, ask: &LeaseAsk) -> Result<(Vec<Leased>, Option<Duration>), Error> {
         let mut leased = Vec::new();
-        let since = Instant::now();
+        let since = BootTime::now();
         let mut due_in = self.fire_schedules().await?;
-        for queue in &ask.queues {
+        for queue in ask.queues.iter() {
             check_name(queue)?;
             self.list_queue(queue).await?;
             while leased.len() < ask.max {
@@ -72,7 +73,7 @@ impl Link {
         queue: &str,
         answer: Vec<Value>,
         terms: Terms,
-        since: Instant,
+        since: BootTime,
     ) -> Result<(Vec<Leased>, bool, Option<Duration>), Error> {
         let mut values = answer.into_iter();
         let due: i64 = read(values.next().unwrap_or(Value::Nil))?;
@@ -118,6 +119,8 @@ struct Found {
     token: i64,
     failed: u32,
     crashed: u32,
+    lost: u32,
+    unserved: Option<Unserved>,
     payload: Vec<u8>,
     task: Option<String>,
     options: Option<String>,
@@ -136,12 +139,15 @@ impl Found {
         let mut words = head.split(' ');
         let found = (|| {
             let number = words.next()?.to_owned();
-            let [token, failed, crashed] = [words.next()?, words.next()?, words.next()?];
+            let [token, failed, crashed, lost] = [words.next()?, words.next()?, words.next()?, words.next()?];
+            let (times, since): (u32, u64) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
             Some(Self {
                 number,
                 token: token.parse().ok()?,
                 failed: failed.parse().ok()?,
                 crashed: crashed.parse().ok()?,
+                lost: lost.parse().ok()?,
+                unserved: (times > 0).then(|| Unserved { times, since: UNIX_EPOCH + Duration::from_millis(since) }),
                 payload,
                 task,
                 options,
@@ -150,8 +156,8 @@ impl Found {
         found.ok_or_else(|| Error::new(ErrorKind::Protocol, format!("read an answer of Redis: {head:?} is not what a script gives")))
     }
 
-    fn check(self, queue: &str, since: Instant) -> Result<Leased, Unreadable> {
-        let Self { number, token, failed, crashed, payload, task, options } = self;
+    fn check(self, queue: &str, since: BootTime) -> Result<Leased, Unreadable> {
+        let Self { number, token, failed, crashed, lost, unserved, payload, task, options } = self;
         let options = options.map_or(Ok(JobOptions::default()), |options| serde_json::from_str(&options));
         let (options, payload) = match (options, text_of(payload)) {
             (Ok(options), Ok(payload)) => (options, payload),
@@ -162,7 +168,8 @@ impl Found {
         };
         let mut job = Job::new(queue, task.map(Into::into), payload);
         job.options = options;
-        Ok(Leased { id: id_of(queue, &number), token, job, attempt: failed + crashed + 1, crashed, since, is_call: false })
+        let id = id_of(queue, &number);
+        Ok(Leased { id, token, job, attempt: failed + crashed + 1, crashed, lost, unserved, since, is_call: false })
     }
 }
 

@@ -24,7 +24,7 @@ local function back(id, where, record, counter, reason)
   local begins_by = get(id, 'begins_by')
   if state == 'retrying' and begins_by and not get(id, 'cancel') and now + tonumber(after) > tonumber(begins_by) then
     note(id, record)
-    redis.call('HINCRBY', job(id), counter, 1)
+    count_attempt(id, counter)
     return dead(id, reason .. ' (and its next attempt would begin too late)')
   end
   give_back(id, record, counter, state, tonumber(after))
@@ -45,7 +45,7 @@ local function apply(id, what, first, record, counter, reason)
     back(id, first, record, counter, reason)
   else
     if record ~= '' then note(id, record) end
-    if (counter or '') ~= '' then redis.call('HINCRBY', job(id), counter, 1) end
+    count_attempt(id, counter)
     -- A cancel that was accepted holds, however the attempt ended but well.
     local cancel = get(id, 'cancel')
     if what == 'dead' and not cancel then dead(id, first) else cancelled(id, what == 'dead' and cancel or first) end

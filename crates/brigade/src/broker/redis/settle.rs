@@ -185,7 +185,11 @@ fn write_ending(ending: &Ending, account: &Account, arguments: &mut Arguments) -
         }
         Ending::Extend(time) => write(&["extend", &millis(*time).to_string()]),
         Ending::GiveBack { kind, reason, after } => {
-            let counter = if *kind == AttemptKind::Interrupted { "interrupted" } else { "" };
+            let counter = match kind {
+                AttemptKind::Interrupted => "interrupted",
+                AttemptKind::Unserved => "unserved",
+                _ => "",
+            };
             write(&["back", &format!("scheduled:{}", millis(*after)), &record(*kind, reason, None, None)?, counter, ""]);
         }
         Ending::Fail { kind, reason, certificate, retry_in, permanent } => {

@@ -28,6 +28,7 @@ local function tick()
     if client then
       take_back(id, client)
     elseif not is_gone(id) then
+      redis.call('HINCRBY', job(id), 'lost', 1)
       give_back(id, '"kind":"interrupted","reason":"its lease ran out"}', 'interrupted', 'scheduled', 0)
     end
   end

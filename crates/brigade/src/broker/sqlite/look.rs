@@ -5,11 +5,11 @@ use rusqlite::{Row, params};
 use super::store::{Store, code, row_id};
 use crate::broker::{AskedCancel, Query, QueueCounts, View};
 use crate::error::{Error, ErrorKind};
-use crate::job::{JobId, JobInfo, JobOptions, JobState, Waits};
+use crate::job::{JobId, JobInfo, JobOptions, JobState, Unserved, Waits};
 pub(super) use crate::schedule::time_of as time;
 
 const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, pushed_at, due, failed, crashed, interrupted, holder, result, reason, history,
-  partition, cancel, begins_by, next, members, waits, missed, CASE WHEN waits > 0 THEN (SELECT group_concat(id) FROM
+  partition, cancel, begins_by, next, members, waits, missed, lost, unserved, unserved_at, CASE WHEN waits > 0 THEN (SELECT group_concat(id) FROM
     (SELECT id FROM brigade_jobs AS member WHERE member.next = brigade_jobs.id AND member.state < 5 ORDER BY id LIMIT 20)) END";
 
 impl Store<'_> {
@@ -99,6 +99,8 @@ fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
         failed: row.get(10)?,
         crashed: row.get(11)?,
         interrupted: row.get(12)?,
+        lost: row.get(24)?,
+        unserved: unserved(row.get(25)?, row.get(26)?),
         holder: row.get(13)?,
         cancel: row.get::<_, Option<String>>(18)?.filter(|_| state == JobState::Leased),
         result: row.get(14)?,
@@ -109,9 +111,14 @@ fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
     })
 }
 
+/// From its columns.
+pub(super) fn unserved(times: u32, since: Option<i64>) -> Option<Unserved> {
+    since.filter(|_| times > 0).map(|since| Unserved { times, since: time(since) })
+}
+
 fn waits(row: &Row<'_>) -> rusqlite::Result<Option<Waits>> {
     let (members, left, missed): (u32, u32, u32) = (row.get(21)?, row.get(22)?, row.get(23)?);
-    let jobs: Option<String> = row.get(24)?;
+    let jobs: Option<String> = row.get(27)?;
     let jobs = jobs.iter().flat_map(|jobs| jobs.split(',')).map(JobId::new).collect();
     Ok((members > 0).then(|| Waits { members, settled: members.saturating_sub(left), missed, jobs }))
 }

@@ -9,7 +9,7 @@ use super::store::{Store, code, millis, row_id};
 use crate::broker::{Ending, Order, Ordered, Settled, Settlement};
 use crate::certificate::{Certificate, Receipt};
 use crate::error::{Error, ErrorKind};
-use crate::job::{AttemptKind, AttemptRecord, JobId, JobOptions, JobState};
+use crate::job::{self, AttemptKind, AttemptRecord, JobId, JobOptions, JobState};
 
 /// Attempts kept in a job's history.
 const HISTORY_MAX: usize = 20;
@@ -93,9 +93,9 @@ impl Store<'_> {
     ) -> Result<(), Error> {
         let crashed = kind == AttemptKind::Crashed;
         let column = if crashed {
-            "UPDATE brigade_jobs SET crashed = crashed + 1 WHERE id = ?1"
+            "UPDATE brigade_jobs SET crashed = crashed + 1, unserved = 0, unserved_at = NULL WHERE id = ?1"
         } else {
-            "UPDATE brigade_jobs SET failed = failed + 1 WHERE id = ?1"
+            "UPDATE brigade_jobs SET failed = failed + 1, unserved = 0, unserved_at = NULL WHERE id = ?1"
         };
         self.execute("count an attempt", column, params![id])?;
         let (failures, crashes) = if crashed { (held.failed, held.crashed + 1) } else { (held.failed + 1, held.crashed) };
@@ -119,9 +119,19 @@ impl Store<'_> {
         }
     }
 
+    /// Puts a job back whose holder said no word.
+    pub(super) fn lose(&self, id: i64, reason: &str) -> Result<(), Error> {
+        self.execute("count an attempt", "UPDATE brigade_jobs SET lost = lost + 1 WHERE id = ?1", params![id])?;
+        self.give_back(id, AttemptKind::Interrupted, reason, Duration::ZERO)
+    }
+
     /// Puts a job back where it was, uncharged.
     pub(super) fn give_back(&self, id: i64, kind: AttemptKind, reason: &str, after: Duration) -> Result<(), Error> {
         self.note(id, kind, reason, None, None)?;
+        if kind == AttemptKind::Unserved {
+            let sql = "UPDATE brigade_jobs SET unserved = unserved + 1, unserved_at = coalesce(unserved_at, ?2) WHERE id = ?1";
+            self.execute("count an attempt", sql, params![id, self.now.wall])?;
+        }
         if kind == AttemptKind::Interrupted {
             self.execute("count an attempt", "UPDATE brigade_jobs SET interrupted = interrupted + 1 WHERE id = ?1", params![id])?;
         }
@@ -187,9 +197,7 @@ impl Store<'_> {
         let Some((history, attempt)) = self.row("read a history", sql, params![id], read)? else { return Ok(()) };
         let mut history: Vec<AttemptRecord> = history.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(self.now.wall).unwrap_or(0));
-        history.push(AttemptRecord { attempt, at, kind, reason: reason.to_owned(), certificate, stop });
-        let over = history.len().saturating_sub(HISTORY_MAX);
-        history.drain(..over);
+        job::note(&mut history, AttemptRecord { attempt, at, kind, reason: reason.to_owned(), certificate, stop }, HISTORY_MAX);
         let text =
             serde_json::to_string(&history).map_err(|e| Error::new(ErrorKind::Encode, format!("write a history: {e}")).with_source(e))?;
         self.execute("write a history", "UPDATE brigade_jobs SET history = ?2 WHERE id = ?1", params![id, text]).map(drop)
@@ -235,7 +243,8 @@ impl Store<'_> {
         self.take_back(id)?;
         // It begins anew, with all the time that it had.
         let options: JobOptions = options.and_then(|options| serde_json::from_str(&options).ok()).unwrap_or_default();
-        let sql = "UPDATE brigade_jobs SET failed = 0, crashed = 0, reason = NULL, begins_by = ?2 WHERE id = ?1";
+        let sql = "UPDATE brigade_jobs SET failed = 0, crashed = 0, lost = 0, unserved = 0, unserved_at = NULL, reason = NULL, begins_by = ?2
+                   WHERE id = ?1";
         self.execute("retry a job", sql, params![id, self.begins_by(&options)])?;
         self.come_back(id, gather.as_deref())?;
         Ok(Ordered::Changed(1))

@@ -2,17 +2,19 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::flow::Fate;
+use super::look::unserved;
 use super::schema;
 use crate::broker::api::Clock;
-use crate::broker::{LeaseAsk, Leased, Pushed, Terms};
+use crate::broker::{LeaseAsk, Leased, Pushed, Queues, Terms};
+use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
-use crate::job::{AttemptKind, Job, JobId, JobOptions, JobState};
+use crate::job::{Job, JobId, JobOptions, JobState, Unserved};
 use crate::process::{Heirs, Left, own_name};
 
 /// The connection within a transaction, and its moment.
@@ -78,18 +80,18 @@ pub(super) struct Now {
     /// Since the host was started; nobody sets this one.
     pub(super) boot: i64,
     /// The same moment for this process.
-    pub(super) instant: Instant,
+    pub(super) since: BootTime,
 }
 
 impl Now {
     pub(super) fn read(clock: &Clock) -> Self {
-        let instant = Instant::now();
+        let since = BootTime::now();
         let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let ahead = millis(clock.ahead());
         Self {
             wall: wall_millis(SystemTime::now()) + ahead + clock.wall_off_millis(),
             boot: boot.tv_sec * 1000 + boot.tv_nsec / 1_000_000 + ahead,
-            instant,
+            since,
         }
     }
 }
@@ -210,7 +212,7 @@ impl Store<'_> {
         }
         self.say_who_asks(&ask.queues)?;
         let mut leased = Vec::new();
-        for queue in &ask.queues {
+        for queue in ask.queues.iter() {
             let settings = self.settings(queue)?;
             if settings.limits.is_some() && !settings.paused {
                 self.lease_within(queue, &settings, ask, &mut leased)?;
@@ -257,7 +259,7 @@ impl Store<'_> {
 
     /// The job, unless it can never be run: then it is set aside.
     pub(super) fn checked(&self, found: Found) -> Result<Option<Leased>, Error> {
-        match found.check(self.now.instant) {
+        match found.check(self.now.since) {
             Ok(job) => Ok(Some(job)),
             Err((id, why)) => self.end_job(id, JobState::Dead, Some(&why), None).map(|()| None),
         }
@@ -280,7 +282,7 @@ impl Store<'_> {
     fn expire_leases(&self) -> Result<(), Error> {
         let sql = "SELECT id FROM brigade_jobs WHERE state = 3 AND lease_until < ?1";
         for id in self.rows("find expired leases", sql, params![self.now.boot], |row| row.get::<_, i64>(0))? {
-            self.give_back(id, AttemptKind::Interrupted, "its lease ran out", Duration::ZERO)?;
+            self.lose(id, "its lease ran out")?;
         }
         Ok(())
     }
@@ -293,7 +295,7 @@ impl Store<'_> {
         for holder in holders.iter().filter(|holder| self.memo.borrow_mut().heirs.left(holder) == Left::Nothing) {
             let sql = "SELECT id FROM brigade_jobs WHERE state = 3 AND holder = ?1";
             for id in self.rows("find leases of a dead holder", sql, params![holder], |row| row.get::<_, i64>(0))? {
-                self.give_back(id, AttemptKind::Interrupted, "the process that held it ended", Duration::ZERO)?;
+                self.lose(id, "the process that held it ended")?;
                 released += 1;
             }
         }
@@ -337,7 +339,7 @@ impl Store<'_> {
     }
 
     /// In how long a job falls due, a lease ends, or a limit opens.
-    fn next_due(&self, queues: &[Box<str>]) -> Result<Option<Duration>, Error> {
+    fn next_due(&self, queues: &Queues) -> Result<Option<Duration>, Error> {
         let sql = "SELECT min(due) FROM brigade_jobs WHERE state IN (1, 4)";
         let due = self.row("find the next due job", sql, &[], |row| row.get::<_, Option<i64>>(0))?.flatten();
         let sql = "SELECT min(lease_until) FROM brigade_jobs WHERE state = 3";
@@ -347,7 +349,7 @@ impl Store<'_> {
         let left = [wall.map(|due| due - self.now.wall), until.map(|until| until - self.now.boot + 1)];
         let least = left.into_iter().flatten().min();
         let mut least = least.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(0)));
-        for queue in queues {
+        for queue in queues.iter() {
             least = least.into_iter().chain(self.next_start(queue)?).min();
         }
         Ok(least)
@@ -369,6 +371,8 @@ pub(super) struct Found {
     token: i64,
     failed: u32,
     crashed: u32,
+    lost: u32,
+    unserved: Option<Unserved>,
     options: Option<String>,
     job: Job,
 }
@@ -377,7 +381,7 @@ impl Found {
     /// The query for the first ready jobs, in the order of the hand-out; its first parameter says how many.
     pub(super) fn select(filter: &str) -> String {
         format!(
-            "SELECT id, payload, task, options, token, failed, crashed FROM brigade_jobs
+            "SELECT id, payload, task, options, token, failed, crashed, lost, unserved, unserved_at FROM brigade_jobs
              WHERE state = 0 AND {filter} ORDER BY priority DESC, id LIMIT ?1"
         )
     }
@@ -386,11 +390,20 @@ impl Found {
         let task: Option<Box<str>> = row.get(2)?;
         let payload: Box<str> = row.get(1)?;
         let job = Job::new(queue, task, payload);
-        Ok(Self { id: row.get(0)?, token: row.get(4)?, failed: row.get(5)?, crashed: row.get(6)?, options: row.get(3)?, job })
+        Ok(Self {
+            id: row.get(0)?,
+            token: row.get(4)?,
+            failed: row.get(5)?,
+            crashed: row.get(6)?,
+            lost: row.get(7)?,
+            unserved: unserved(row.get(8)?, row.get(9)?),
+            options: row.get(3)?,
+            job,
+        })
     }
 
     /// The job, or why it can never be run: other programs write to this table too.
-    fn check(mut self, since: Instant) -> Result<Leased, (i64, String)> {
+    fn check(mut self, since: BootTime) -> Result<Leased, (i64, String)> {
         if let Err(e) = serde_json::from_str::<&serde_json::value::RawValue>(&self.job.payload) {
             return Err((self.id, format!("its payload is not JSON: {e}")));
         }
@@ -405,6 +418,8 @@ impl Found {
             job: self.job,
             attempt,
             crashed: self.crashed,
+            lost: self.lost,
+            unserved: self.unserved,
             is_call: false,
         })
     }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use rusqlite::{Row, params};
 
-use super::look::{state_of, time};
+use super::look::{state_of, time, unserved};
 use super::store::{Store, row_id};
+use crate::broker::Queues;
 use crate::error::Error;
-use crate::job::{AttemptRecord, JobId, JobState};
+use crate::job::{AttemptRecord, JobId, JobState, Unserved};
 use crate::why::{Explanation, Why};
 
 /// A worker that has not asked for this long is none.
@@ -29,6 +30,7 @@ struct Facts {
     reason: Option<String>,
     waits: u64,
     history: Option<String>,
+    unserved: Option<Unserved>,
 }
 
 impl Facts {
@@ -48,6 +50,7 @@ impl Facts {
             reason: row.get(10)?,
             waits: row.get(11)?,
             history: row.get(12)?,
+            unserved: unserved(row.get(13)?, row.get(14)?),
         })
     }
 
@@ -61,7 +64,7 @@ impl Store<'_> {
     pub(super) fn why(&self, id: &JobId) -> Result<Option<Explanation>, Error> {
         self.bring_up_to_date()?;
         self.release_dead_holders()?;
-        let sql = "SELECT id, queue, state, priority, due, key, partition, holder, lease_until, cancel, reason, waits, history
+        let sql = "SELECT id, queue, state, priority, due, key, partition, holder, lease_until, cancel, reason, waits, history, unserved, unserved_at
                    FROM brigade_jobs WHERE id = ?1";
         let Some(job) = self.row("look up a job", sql, params![row_id(id)], Facts::read)? else { return Ok(None) };
         let mut reasons = match job.state {
@@ -73,6 +76,7 @@ impl Store<'_> {
             JobState::Ready => self.limits(&job)?,
         };
         if job.state != JobState::Leased && !job.state.is_terminal() {
+            reasons.extend(job.unserved.map(|given_back| Why::Unserved { given_back }));
             if self.settings(&job.queue)?.paused {
                 reasons.push(Why::Paused);
             }
@@ -129,8 +133,8 @@ impl Store<'_> {
     // -- who asks
 
     /// Notes that this process asks for jobs of these queues, now and then.
-    pub(super) fn say_who_asks(&self, queues: &[Box<str>]) -> Result<(), Error> {
-        for queue in queues {
+    pub(super) fn say_who_asks(&self, queues: &Queues) -> Result<(), Error> {
+        for queue in queues.iter() {
             if !self.memo.borrow_mut().is_to_say(queue, self.now.boot, SAY_EVERY) {
                 continue;
             }

@@ -1,0 +1,152 @@
+//! Which queues an ask for jobs is for, and in which order they are looked through.
+//!
+//! A consumer may serve 10,000 queues and ask many times a second. So the names are made once ([`QueueSet`]) and shared; an ask only says where in
+//! them to begin. A store that knows which queues have jobs need not go through all of them: [`Queues::rank`] says, in constant time, whether an
+//! ask is for a queue and what is asked before it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The queues that a consumer serves: those in strict order, then those that take turns. No name twice.
+#[derive(Debug)]
+pub(crate) struct QueueSet {
+    names: Vec<Box<str>>,
+    places: HashMap<Box<str>, usize>,
+    strict: usize,
+}
+
+impl QueueSet {
+    /// Of a name that comes twice, the first counts.
+    pub(crate) fn new(strict: impl IntoIterator<Item = Box<str>>, turns: impl IntoIterator<Item = Box<str>>) -> Self {
+        let mut set = Self { names: Vec::new(), places: HashMap::new(), strict: 0 };
+        strict.into_iter().for_each(|name| set.add(name));
+        set.strict = set.names.len();
+        turns.into_iter().for_each(|name| set.add(name));
+        set
+    }
+
+    fn add(&mut self, name: Box<str>) {
+        if !self.places.contains_key(&name) {
+            self.places.insert(name.clone(), self.names.len());
+            self.names.push(name);
+        }
+    }
+
+    /// Every name, the strict ones first.
+    pub(crate) fn names(&self) -> &[Box<str>] {
+        &self.names
+    }
+
+    /// Where a queue stands among the names.
+    pub(crate) fn place(&self, queue: &str) -> Option<usize> {
+        self.places.get(queue).copied()
+    }
+
+    /// How many of the names are in strict order.
+    pub(crate) fn strict(&self) -> usize {
+        self.strict
+    }
+}
+
+/// The queues of one ask, in its order. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Queues {
+    set: Arc<QueueSet>,
+    turn: Turn,
+}
+
+/// In which order those that take turns are looked through.
+#[derive(Clone, Debug)]
+enum Turn {
+    /// As they are named, from this place on and once round.
+    From(usize),
+    /// Names by rank, and ranks by name; both of all queues.
+    Sorted(Arc<[usize]>, Arc<[usize]>),
+}
+
+impl Queues {
+    /// One queue alone.
+    pub(crate) fn one(name: impl Into<Box<str>>) -> Self {
+        Self::from(&Arc::new(QueueSet::new([name.into()], [])), 0)
+    }
+
+    /// Those that take turns begin with the one at this place among all names, and go once round.
+    pub(crate) fn from(set: &Arc<QueueSet>, place: usize) -> Self {
+        let turns = set.strict..set.names.len();
+        let place = if turns.contains(&place) { place } else { turns.start };
+        Self { set: Arc::clone(set), turn: Turn::From(place) }
+    }
+
+    /// Those that take turns come in the order of these places among all names: each of them once.
+    pub(crate) fn sorted(set: &Arc<QueueSet>, turns: impl IntoIterator<Item = usize>) -> Self {
+        let order: Vec<usize> = (0..set.strict).chain(turns).collect();
+        let mut ranks = vec![0; set.names.len()];
+        order.iter().enumerate().for_each(|(rank, place)| ranks[*place] = rank);
+        Self { set: Arc::clone(set), turn: Turn::Sorted(order.into(), ranks.into()) }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.set.names.len()
+    }
+
+    /// Every queue, in no order that means something; the same slice for each ask of a consumer, while none is paused or resumed.
+    pub(crate) fn names(&self) -> &[Box<str>] {
+        &self.set.names
+    }
+
+    /// Every queue, in the order in which they are to be looked through.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Box<str>> {
+        (0..self.len()).map(|rank| &self.set.names[self.place(rank)])
+    }
+
+    /// Which place a queue has in the order of [`iter`](Queues::iter); `None` if it is not asked for.
+    pub(crate) fn rank(&self, queue: &str) -> Option<usize> {
+        let place = self.set.place(queue)?;
+        Some(match &self.turn {
+            _ if place < self.set.strict => place,
+            Turn::Sorted(_, ranks) => ranks[place],
+            Turn::From(from) if place >= *from => self.set.strict + place - from,
+            Turn::From(from) => self.len() - (from - place),
+        })
+    }
+
+    /// The place among all names of the one with this rank.
+    pub(crate) fn place(&self, rank: usize) -> usize {
+        let (strict, turns) = (self.set.strict, self.len() - self.set.strict);
+        match &self.turn {
+            _ if rank < strict => rank,
+            Turn::Sorted(order, _) => order[rank],
+            Turn::From(from) => strict + (from - strict + rank - strict) % turns,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set() -> Arc<QueueSet> {
+        let names = |text: &str| text.chars().map(|c| Box::from(c.to_string())).collect::<Vec<Box<str>>>();
+        Arc::new(QueueSet::new(names("xyx"), names("abycd")))
+    }
+
+    fn order(queues: &Queues) -> String {
+        for (rank, name) in queues.iter().enumerate() {
+            assert_eq!(queues.rank(name), Some(rank));
+            assert_eq!(*queues.names()[queues.place(rank)], **name);
+        }
+        queues.iter().map(|name| &**name).collect()
+    }
+
+    #[test]
+    fn strict_ones_come_first_and_turns_begin_anywhere() {
+        let set = set();
+        assert_eq!(order(&Queues::from(&set, 0)), "xyabcd");
+        assert_eq!(order(&Queues::from(&set, 4)), "xycdab");
+        assert_eq!(order(&Queues::from(&set, 5)), "xydabc");
+        assert_eq!(order(&Queues::from(&set, 9)), "xyabcd");
+        assert_eq!(order(&Queues::sorted(&set, [3, 5, 2, 4])), "xybdac");
+        assert_eq!(Queues::from(&set, 2).rank("elsewhere"), None);
+        assert_eq!(order(&Queues::one("q")), "q");
+    }
+}
