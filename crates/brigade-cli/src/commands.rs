@@ -7,6 +7,7 @@ mod dead;
 mod demo;
 mod job;
 mod jobs;
+mod key;
 mod limit;
 mod manager;
 mod push;
@@ -38,6 +39,7 @@ pub(crate) enum Command {
     Limit(limit::Limit),
     Cron(cron::Cron),
     Manager(manager::Manager),
+    Key(key::Key),
     Purge(queues::Purge),
     Check(why::Check),
     #[command(hide = true)]
@@ -64,6 +66,7 @@ impl Command {
             Self::Limit(limit) => limit.run(globals).await,
             Self::Cron(cron) => cron.run(globals).await,
             Self::Manager(manager) => manager.run(globals).await,
+            Self::Key(key) => key.run(),
             Self::Purge(purge) => purge.run(globals).await,
             Self::Check(check) => check.run(globals).await,
             Self::WorkGuard(guard) => guard.run(),

@@ -1,6 +1,6 @@
 //! Workers on other hosts: a master that listens, hosts that join, calls that do not care where they run.
 //!
-//! Without arguments all of it runs on this machine. `fleet master URL` and `fleet host URL NAME` are its parts; `fleet.sh` starts them in
+//! Without arguments all of it runs on this machine. `fleet master URL`, `fleet host URL NAME` and `fleet key` are its parts; `fleet.sh` starts them in
 //! network namespaces of their own, and cuts one host off for a while. Both sides read their key from the variable `FLEET_KEY`.
 
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ fn digest(bytes: Bytes) -> (Bytes, [u8; 16]) {
     (bytes, digest)
 }
 
-/// Whoever has this may join, and be sent work. Made anew for each fleet, here; yours comes from a file: `Credentials::key_file`.
+/// A host with this key may join and is sent work. Here each fleet has a new one; yours comes from a file: `Credentials::key_file`.
 fn credentials() -> Result<Credentials> {
     Ok(Credentials::key(std::env::var("FLEET_KEY")?)?)
 }
@@ -29,15 +29,19 @@ async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["host", url, name] => host(url, name).await,
-        ["master", url] => master(url, credentials()?.insecure()).await,
+        ["master", url] => master(url, credentials()?).await,
+        ["key"] => {
+            println!("{}", remote::generate_key()?);
+            Ok(())
+        }
         [] => all_here().await,
-        _ => Err("fleet [master URL | host URL NAME]".into()),
+        _ => Err("fleet [master URL | host URL NAME | key]".into()),
     }
 }
 
 /// Ends at SIGTERM or Ctrl-C, when what it runs is finished.
 async fn host(url: &str, name: &str) -> Result<()> {
-    Ok(remote::serve(url, credentials()?.insecure()).workers(2).slots(10).name(name).run().await?)
+    Ok(remote::serve(url, credentials()?).workers(2).slots(10).name(name).run().await?)
 }
 
 /// Keeps the fleet busy for a few seconds and says what happens to it.
@@ -89,7 +93,7 @@ async fn work(fleet: &Pool, end: Instant, events: &mut brigade::Events) -> Resul
 /// A master and two hosts on one machine.
 #[expect(clippy::disallowed_methods, reason = "the hosts are programs of their own")]
 async fn all_here() -> Result<()> {
-    let key = format!("{:?}", std::hash::RandomState::new()) + &format!("{:?} {}", Instant::now(), std::process::id());
+    let key = remote::generate_key()?;
     let fleet = Pool::builder().workers(0).listen("tcp://127.0.0.1:0", Credentials::key(&key)?).start().await?;
     let mut events = fleet.events();
     let host = |name| {

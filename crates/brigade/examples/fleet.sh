@@ -6,7 +6,7 @@
 set -euo pipefail
 program=$(realpath "${1:?say where the example was built}")
 mark="fleet$$"
-FLEET_KEY=$(head -c 24 /dev/urandom | base64)
+FLEET_KEY=$("$program" key)
 export FLEET_KEY
 
 hosts=()

@@ -172,8 +172,9 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// As [`Builder::start`]. `Refused`, `Protocol` or `BadOption` if the first connection to a pool is refused for good: for the
-    /// credentials, the version, or a task that has other types there. Later it tries again, for ever.
+    /// As [`Builder::start`]. `BadOption` or `Unsupported` for a URL or credentials that cannot be used; `Refused` or `Protocol` if a pool that has
+    /// proved itself refuses the first introduction: for the version, or a task that has other types there. Whatever else answers at the
+    /// address, with another key or none, is tried again for ever, and logged as a warning once per cause.
     ///
     /// # Cancel safety
     ///

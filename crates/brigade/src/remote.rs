@@ -35,7 +35,7 @@ use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hasher as _
 use std::io::Read as _;
 use std::sync::OnceLock;
 
-pub use door::{Credentials, Identity, Peer, Pem, Refusals};
+pub use door::{Credentials, Identity, Peer, Pem, Refusals, generate_key};
 
 pub use crate::host::{Host, HostHandle, serve};
 

@@ -5,6 +5,7 @@
 
 mod cron;
 mod desk;
+mod key;
 mod kill;
 mod look;
 mod manager;

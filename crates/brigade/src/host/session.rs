@@ -92,7 +92,7 @@ impl Session {
 
     /// Connects and serves, again and again, until it drains and holds nothing any more.
     pub(super) async fn live(self: &Arc<Self>, drain: &CancellationToken, failures: &Failures) {
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut told) = (PAUSE_MIN, String::new());
         while !(drain.is_cancelled() && self.is_idle()) {
             let joined = tokio::select! {
                 joined = self.join(drain.is_cancelled()) => joined,
@@ -101,15 +101,22 @@ impl Session {
             match joined {
                 Ok((line, welcome)) => {
                     pause = PAUSE_MIN;
+                    told.clear();
                     self.serve(line, welcome, drain).await;
                     continue;
                 }
-                Err(error) => {
-                    let is_first = lock(&self.state).pool.is_none();
-                    if is_first && is_final(&error) {
+                Err(NotJoined { error, is_final }) => {
+                    if is_final && lock(&self.state).pool.is_none() {
                         return failures.add(error);
                     }
-                    tracing::debug!(url = self.url, %error, "cannot join; trying again");
+                    // Once per cause: the same one comes with each try.
+                    let text = error.to_string();
+                    if text == told {
+                        tracing::debug!(url = self.url, %error, "cannot join the pool; trying again");
+                    } else {
+                        tracing::warn!(url = self.url, %error, "cannot join the pool; trying again");
+                        told = text;
+                    }
                 }
             }
             tokio::select! {
@@ -142,8 +149,8 @@ impl Session {
 
     // -- the handshake
 
-    async fn join(&self, leaving: bool) -> Result<(Line, Welcome), Error> {
-        let connection = door::connect(&self.url, &self.credentials).await?;
+    async fn join(&self, leaving: bool) -> Result<(Line, Welcome), NotJoined> {
+        let connection = door::connect(&self.url, &self.credentials).await.map_err(NotJoined::at_the_door)?;
         let mut line = Line::new(connection.stream);
         let shaking = async {
             line.say(kind::JOIN, &self.introduction(leaving)?).await?;
@@ -151,7 +158,7 @@ impl Session {
             welcome::read(&frame, &self.url)
         };
         let late = |_| Err(Error::new(ErrorKind::Unreachable, "join a pool: it does not answer in time"));
-        let welcome = timeout(WELCOME_TIMEOUT, shaking).await.unwrap_or_else(late)?;
+        let welcome = timeout(WELCOME_TIMEOUT, shaking).await.unwrap_or_else(late).map_err(NotJoined::by_the_pool)?;
         Ok((line, welcome))
     }
 
@@ -482,7 +489,23 @@ impl Ear for Master<'_> {
     }
 }
 
-/// Whether trying again is of no use until somebody changes something.
-fn is_final(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Refused | ErrorKind::Protocol | ErrorKind::BadOption | ErrorKind::Unsupported)
+/// Why a connection did not come to a welcome.
+struct NotJoined {
+    error: Error,
+    /// Trying again is of no use until a person changes something.
+    is_final: bool,
+}
+
+impl NotJoined {
+    /// Before the other side has proved itself. Anything may answer at that address, so only what is wrong on this side is final.
+    fn at_the_door(error: Error) -> Self {
+        let is_final = matches!(error.kind(), ErrorKind::BadOption | ErrorKind::Unsupported);
+        Self { error, is_final }
+    }
+
+    /// The answer of a pool that has proved itself.
+    fn by_the_pool(error: Error) -> Self {
+        let is_final = matches!(error.kind(), ErrorKind::Refused | ErrorKind::Protocol | ErrorKind::BadOption | ErrorKind::Unsupported);
+        Self { error, is_final }
+    }
 }

@@ -1,15 +1,15 @@
-//! The door between hosts: an authenticated, ordered byte stream whose bytes nobody changed, before any other message.
+//! The door between hosts: an authenticated, ordered byte stream whose bytes nobody read or changed, before any other message.
 //!
 //! [`Listener`] accepts and [`connect`] connects; both give an [`Authenticated`]. Three layers, each of which ends the connection when it
 //! does not hold:
 //!
 //! 1. a socket: TCP or a Unix socket (`socket`); with `tls://`, TLS 1.3 upon it (`tls`);
-//! 2. the handshake (`hello`): each side proves that it has the key, over fresh numbers of both, so that the key is never sent, a
+//! 2. the handshake (`hello`): each side proves that it has the key, by the Noise protocol with a shared key. The key is never sent, a
 //!    recording is worth nothing, and neither side can be taken for the other;
-//! 3. without TLS, records (`record`, `stream`): each carries a keyed hash over its number, its length and its bytes. Duplicated, dropped,
-//!    reordered, cut or changed bytes are an error of the stream, never other bytes.
+//! 3. without TLS, records (`record`, `stream`), encrypted by the keys of that handshake. Duplicated, dropped, reordered, cut or changed bytes
+//!    are an error of the stream, never other bytes.
 //!
-//! The listening side sends nothing but its hello before the peer has proved itself. Who owns what: a `Listener` owns the handshakes under
+//! The listening side sends nothing but its opening before the peer has proved itself. Who owns what: a `Listener` owns the handshakes under
 //! way and drives them while `accept` is awaited; nothing here spawns. It does not know what is said through the stream, does not
 //! connect again, and keeps no list of those it let in.
 
@@ -18,6 +18,7 @@ mod crowd;
 #[cfg(test)]
 mod fuzz;
 mod hello;
+mod key;
 mod listener;
 mod pem;
 mod place;
@@ -38,6 +39,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 pub use credentials::Credentials;
+pub use key::generate_key;
 pub use listener::{Limits, Listener, RefusalCount};
 pub use pem::Pem;
 pub use record::Damage;
@@ -100,7 +102,7 @@ impl fmt::Debug for Authenticated {
 ///
 /// # Errors
 ///
-/// `BadOption` for a URL or credentials that cannot be used, such as another host without TLS and without `insecure`; `Unreachable` if
+/// `BadOption` for a URL or credentials that cannot be used; `Unreachable` if
 /// nobody answers there or the listener is too busy; `Refused` if one side's proof does not hold, or the two sides do not want the same
 /// proofs; `Protocol` if what answers is no listener or one of another version.
 ///
@@ -110,7 +112,7 @@ impl fmt::Debug for Authenticated {
 pub async fn connect(url: &str, credentials: &Credentials) -> Result<Authenticated, Error> {
     let place = Place::parse(url)?;
     credentials.check(&place, Side::Connects)?;
-    let connecting = timeout(CONNECT_TIMEOUT, socket::connect(&place, credentials)).await;
+    let connecting = timeout(CONNECT_TIMEOUT, socket::connect(&place)).await;
     let raw = connecting.unwrap_or_else(|_| Err(unreachable("connect to the listener: nobody answers")))?;
     let shaking = timeout(HANDSHAKE_TIMEOUT, greet(raw, &place, credentials)).await;
     shaking.unwrap_or_else(|_| Err(unreachable("greet the listener: it does not answer in time")))
@@ -123,14 +125,14 @@ async fn greet(raw: Raw, place: &Place, credentials: &Credentials) -> Result<Aut
     }
     let mut socket = raw.into_stream();
     let Place::Net { host, tls: true, .. } = place else {
-        let keys = hello::connecting(&mut socket, credentials.secret(), &[0; 32]).await;
-        let keys = keys.map_err(|gone| gone.explain(Side::Connects))?;
-        return Ok(Authenticated { stream: stream::sealed(socket, keys), peer, identity: Identity::Key });
+        let session = hello::connecting(&mut socket, credentials.secret(), &[0; 32]).await;
+        let session = session.map_err(|gone| gone.explain(Side::Connects))?;
+        return Ok(Authenticated { stream: stream::sealed(socket, session), peer, identity: Identity::Key });
     };
     let (mut stream, binding, identity) = tls::connect(credentials, host, socket).await?;
-    let keys = hello::connecting(&mut stream, credentials.secret(), &binding).await;
-    // With TLS 1.3 the listener tells only now that it does not accept a certificate.
-    keys.map_err(|gone| gone.explain_over_tls(Side::Connects))?;
+    let session = hello::connecting(&mut stream, credentials.secret(), &binding).await;
+    // With TLS 1.3 the listener tells only now that it does not accept a certificate. TLS encrypts, so the session is not needed further.
+    session.map_err(|gone| gone.explain_over_tls(Side::Connects))?;
     Ok(Authenticated { stream, peer, identity: identity.unwrap_or(Identity::Key) })
 }
 

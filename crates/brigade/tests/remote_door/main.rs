@@ -60,7 +60,9 @@ fn alone(role: &str) {
 
 /// Far beyond what anything here takes.
 const BOUND: Duration = Duration::from_secs(60);
-const KEY: &str = "correct horse battery staple";
+const KEY: &str = "brigade-key-WYMOvDpBhBEFZr8aKQ0IRz39y9SSzkmLFM0aXi-i5EHbLvbq";
+/// Another one.
+const OTHER_KEY: &str = "brigade-key-AduR0GAyzGQWLBb441clsOYyvuvd6LLCRZl50E-x4gyZpKZE";
 
 fn run<F: Future>(test: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

@@ -198,7 +198,7 @@ fn bad_use_absurd_introductions_are_turned_away() {
             talker.is_ended().await;
         }
         assert_eq!((pool.workers().len(), pool.refusals().total()), (0, 0));
-        let other = Credentials::key("another key of enough bytes").unwrap();
+        let other = Credentials::key(OTHER_KEY).unwrap();
         connect(&pool.listening()[0], &other).await.unwrap_err();
         let counted = async {
             while pool.refusals().keys == 0 {

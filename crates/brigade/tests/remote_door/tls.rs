@@ -95,7 +95,7 @@ fn a_key_may_stand_for_the_certificate_or_beside_it() {
         let mut door = open(&listener).await;
         let peer = door.lets_in(&key().authority(authority.ca())).await;
         assert_eq!(peer.identity, Identity::Key);
-        let wrong = Credentials::key("another key of enough bytes").unwrap().authority(authority.ca());
+        let wrong = Credentials::key(OTHER_KEY).unwrap().authority(authority.ca());
         refused(&door, &wrong, ErrorKind::Refused, "keys differ").await;
         assert_eq!(door.refusals.get().keys, 1);
 
@@ -136,6 +136,24 @@ fn g46_certificates_that_do_not_hold_are_refused_at_once() {
             let door = open(&authority.with(authority.vouches("127.0.0.1", change))).await;
             refused(&door, &authority.credentials("host"), ErrorKind::Refused, text).await;
         }
+    });
+}
+
+/// A certificate says who a host is; `allow_names` says who may join.
+#[test]
+fn a_host_whose_name_is_not_allowed_is_refused_and_counted() {
+    run(async {
+        let authority = Authority::new();
+        let listener = authority.credentials("127.0.0.1").allow_names(["gpu-1.example", "*.fleet.example"]);
+        let mut door = open(&listener).await;
+        for name in ["gpu-1.example", "seven.fleet.example"] {
+            assert_eq!(door.lets_in(&authority.credentials(name)).await.identity, Identity::Certificate(vec![name.to_owned()]));
+        }
+        let error = connect(&door.url, &authority.credentials("stranger.example")).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Refused && error.to_string().contains("allows none of the names"), "{error}");
+        door.until(|counts| counts.names == 1 && counts.total() == 1).await;
+        let error = connect(&door.url, &authority.credentials("host").allow_names(["127.0.0.1"])).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::BadOption && error.to_string().contains("server_name"), "{error}");
     });
 }
 
@@ -265,7 +283,10 @@ fn certificates_come_from_files_too() {
         mode(0o644);
         let error = Listener::bind("tls://127.0.0.1:0", &credentials, Limits::default()).await.err().unwrap();
         assert!(error.to_string().contains("chmod 600"), "{error}");
-        mode(0o640);
+        mode(0o660);
+        let error = Listener::bind("tls://127.0.0.1:0", &credentials, Limits::default()).await.err().unwrap();
+        assert!(error.to_string().contains("a group may use"), "{error}");
+        mode(0o600);
         let mut door = open(&credentials).await;
         door.lets_in(&authority.credentials("host")).await;
     });

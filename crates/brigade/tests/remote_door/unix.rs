@@ -30,7 +30,7 @@ fn the_socket_is_its_owners_and_goes_with_its_listener() {
         let own = rustix::process::geteuid().as_raw();
         assert!(matches!(peer, Peer::Unix { user, process, .. } if user == own && process == std::process::id()), "{peer:?}");
         assert!(peer.to_string().contains(&format!("user {own}")));
-        let other = Credentials::key("another key of enough bytes").unwrap();
+        let other = Credentials::key(OTHER_KEY).unwrap();
         assert_eq!(connect(&door.url, &other).await.unwrap_err().kind(), ErrorKind::Refused);
         door.task.abort();
         (&mut door.task).await.unwrap_err();

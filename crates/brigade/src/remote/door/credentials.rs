@@ -4,13 +4,11 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::hello::Side;
+use super::hello::{Key, Side};
+use super::key;
 use super::pem::{self, Pem};
 use super::place::Place;
 use crate::error::{Error, ErrorKind};
-
-/// A shorter key could be found by trying.
-const KEY_BYTES_MIN: usize = 16;
 
 /// What a side of a connection between hosts proves itself with: a shared key, certificates, or both.
 ///
@@ -19,9 +17,10 @@ const KEY_BYTES_MIN: usize = 16;
 /// ```
 /// use brigade::remote::{Credentials, Pem};
 ///
-/// // A key that both sides have: for tcp:// and unix://, and beside certificates.
-/// let shared = Credentials::key("4ePsiXy0uZGRaTgnVYbnFw")?;
-/// assert!(!format!("{shared:?}").contains("4eP"));
+/// // A generated key that both sides have: for tcp:// and unix://, and together with certificates.
+/// let key = brigade::remote::generate_key()?;
+/// let shared = Credentials::key(&key)?;
+/// assert!(!format!("{shared:?}").contains(&key[12..]));
 ///
 /// // Certificates of both sides, for tls://. Whom the authority vouches for is let in.
 /// let host = Credentials::tls()
@@ -31,28 +30,28 @@ const KEY_BYTES_MIN: usize = 16;
 /// ```
 #[derive(Clone, Default)]
 pub struct Credentials {
-    secret: Option<Arc<[u8]>>,
+    secret: Option<Key>,
     identity: Option<(Pem, Pem)>,
     authority: Option<Pem>,
     server_name: Option<String>,
-    is_insecure: bool,
+    names: Option<Arc<[String]>>,
 }
 
 impl Credentials {
-    /// A key that both sides have: at least 16 bytes, of a generator of passwords. It is never sent: each side proves that it has it.
+    /// A key that both sides have, made by [`generate_key`](super::generate_key) or `brigade key`. It is never sent: each side proves that it has it.
     ///
     /// # Errors
     ///
-    /// `BadOption` if it is shorter.
+    /// `BadOption` for any other text: a password could be guessed.
     pub fn key(secret: impl AsRef<[u8]>) -> Result<Self, Error> {
         Self::default().with_key(secret)
     }
 
-    /// A key from a file that not everybody may read. White space around it does not count.
+    /// A key from a file. White space around it does not count.
     ///
     /// # Errors
     ///
-    /// `BadOption` if everybody may read the file, if the key is shorter than 16 bytes or the file longer than 1 MiB; `Os` if it cannot be read.
+    /// `BadOption` if the file is another user's, if others may read or change it, or if it holds no generated key; `Os` if it cannot be read.
     pub fn key_file(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::key(pem::read_secret_file(path.as_ref())?.trim_ascii())
     }
@@ -67,13 +66,9 @@ impl Credentials {
     ///
     /// # Errors
     ///
-    /// `BadOption` if it is shorter than 16 bytes.
+    /// `BadOption` if it is no generated key.
     pub fn with_key(mut self, secret: impl AsRef<[u8]>) -> Result<Self, Error> {
-        let secret = secret.as_ref();
-        if secret.len() < KEY_BYTES_MIN {
-            return Err(Error::new(ErrorKind::BadOption, "use a key of fewer than 16 bytes: it could be found by trying"));
-        }
-        self.secret = Some(secret.into());
+        self.secret = Some(key::parse(secret.as_ref())?);
         Ok(self)
     }
 
@@ -99,20 +94,22 @@ impl Credentials {
         self
     }
 
-    /// Allows another host without TLS: what is said can be read on the way, and nobody gets in without the key. `?insecure` at the end of
-    /// the URL is the same.
+    /// Lets in only hosts whose certificate has one of these DNS names; `*.example.org` stands for one label in its place. Default: every certificate
+    /// that the authority vouches for. For listeners with an [`authority`](Self::authority).
     #[must_use]
-    pub fn insecure(mut self) -> Self {
-        self.is_insecure = true;
+    pub fn allow_names<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.names = Some(names.into_iter().map(|name| name.into().to_ascii_lowercase()).collect());
         self
     }
 
-    pub(super) fn is_insecure(&self) -> bool {
-        self.is_insecure
+    pub(super) fn secret(&self) -> Option<&Key> {
+        self.secret.as_ref()
     }
 
-    pub(super) fn secret(&self) -> Option<&[u8]> {
-        self.secret.as_deref()
+    /// Whether a certificate with these names may join.
+    pub(super) fn allows(&self, theirs: &[String]) -> bool {
+        let Some(allowed) = &self.names else { return true };
+        theirs.iter().any(|name| allowed.iter().any(|allowed| is_name(allowed, &name.to_ascii_lowercase())))
     }
 
     #[cfg_attr(not(feature = "remote-tls"), expect(dead_code, reason = "of TLS"))]
@@ -134,6 +131,10 @@ impl Credentials {
     pub(super) fn check(&self, place: &Place, side: Side) -> Result<(), Error> {
         let has_certificates = self.identity.is_some() || self.authority.is_some() || self.server_name.is_some();
         let missing = match (place.is_tls(), side) {
+            (_, Side::Connects) if self.names.is_some() => "allow names when connecting: the listener's name is `server_name`",
+            (_, Side::Listens) if self.names.is_some() && self.authority.is_none() => {
+                "allow names without an authority that vouches for them"
+            }
             (false, _) if has_certificates => "use certificates without TLS: write tls://",
             (false, _) if self.secret.is_none() => "go without a key: give one with `Credentials::key`",
             (true, Side::Listens) if self.identity.is_none() => "listen with TLS without a certificate",
@@ -158,7 +159,38 @@ impl fmt::Debug for Credentials {
             .field("certificate", &self.identity.as_ref().map(|(certificate, _)| certificate))
             .field("authority", &self.authority)
             .field("server_name", &self.server_name)
-            .field("insecure", &self.is_insecure)
+            .field("names", &self.names)
             .finish()
+    }
+}
+
+/// Whether a name is the allowed one, or one label in the place of its star.
+fn is_name(allowed: &str, name: &str) -> bool {
+    match allowed.strip_prefix("*.") {
+        Some(rest) => name.split_once('.').is_some_and(|(label, parent)| !label.is_empty() && parent == rest),
+        None => allowed == name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_one_label() {
+        let credentials = Credentials::tls().allow_names(["gpu-1.example.org", "*.Fleet.example.org"]);
+        for (names, is_allowed) in [
+            (&["gpu-1.example.org"][..], true),
+            (&["other.example.org", "GPU-1.example.org"], true),
+            (&["a.fleet.example.org"], true),
+            (&["a.b.fleet.example.org"], false),
+            (&["fleet.example.org", ".fleet.example.org"], false),
+            (&["evil-gpu-1.example.org"], false),
+            (&[], false),
+        ] {
+            let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+            assert_eq!(credentials.allows(&names), is_allowed, "{names:?}");
+        }
+        assert!(Credentials::tls().allows(&[]));
     }
 }

@@ -1,41 +1,48 @@
-//! The handshake: who connects says hello, who listens says hello, then each proves that it has the key, who connects first.
+//! The handshake: both sides say an opening, then run the Noise pattern `NNpsk0` over the shared key.
 //!
 //! ```text
-//! 0        4         6       7      8                 40
-//! | "BRGD" | version | flags | side | number (random) |     hello, from each side
+//! 0        4         6       7      8
+//! | "BRGD" | version | flags | side |        an opening, from each side
 //! ```
 //!
-//! then 32 bytes from each side: HMAC-SHA-256 with the shared key over a label that names the side, what binds the connection (32 bytes: the
-//! exporter of TLS, else zeros), and both hellos, of the side that connects first. Since both random numbers are in it a recording proves nothing;
-//! since the label is in it a proof sent back proves nothing. The keys of the records are the same computation with labels of their own.
-//! Without a key (TLS with certificates of both sides) the messages are the same and made with a key of no bytes.
+//! The side that connects says its opening and the first Noise message, the side that listens its opening and the second, the side that connects a
+//! confirmation: an empty transport message. Noise gives what is promised: each side proves that it has the key, over fresh Diffie-Hellman keys of
+//! both; a recording proves nothing, which the confirmation shows; the key is never sent, and a key that is lost later does not open what was
+//! recorded before. The prologue has the version, the flags and what binds the handshake to the connection below it (32 bytes: the exporter of TLS,
+//! else zeros). Without a key (TLS with certificates of both sides) the messages are the same and made with a key of zeros.
 //!
-//! Who does not have the key learns the listener's hello and no more; above all no proof on which guesses of the key could be tried.
+//! A peer without the key gets the listener's opening and no more. The first message would let an impostor on the listener's port try keys
+//! offline, so keys are generated, with 256 bits (`credentials`).
 //!
-//! `docs/wire-protocol.md` has it byte by byte. When it changes: raise [`VERSION`], and change that chapter and the vectors in the tests.
+//! `docs/wire-protocol.md` has it byte by byte. When it changes: raise [`VERSION`], and change that chapter.
 
 use std::io;
 
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use rustix::rand::{GetRandomFlags, getrandom};
-use sha2::Sha256;
+use snow::{Builder, HandshakeState, TransportState};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use super::key::KEY_BYTES;
+use super::record::TAG_BYTES;
 use super::refusals::Reason;
 use super::tls;
 use crate::error::{Error, ErrorKind};
 
 /// Version of the door. Sides of another version refuse each other.
-pub(super) const VERSION: u16 = 1;
+pub(super) const VERSION: u16 = 2;
 const MAGIC: [u8; 4] = *b"BRGD";
 /// The side proves a key. Both must, or neither.
 const FLAG_KEY: u8 = 1;
-const HELLO_BYTES: usize = 40;
-/// As much of a hello as tells a stranger.
+/// The listener does not let in the names of the peer's certificate.
+const FLAG_NAME: u8 = 2;
 const OPENING_BYTES: usize = 8;
-const PROOF_BYTES: usize = 32;
+/// X25519 and AES-GCM, since processors have instructions for it.
+const PATTERN: &str = "Noise_NNpsk0_25519_AESGCM_SHA256";
+/// An X25519 key and the tag of an empty payload.
+const MESSAGE_BYTES: usize = 32 + TAG_BYTES;
 /// What binds the handshake to the connection below it.
 pub(super) type Binding = [u8; 32];
+/// A shared key.
+pub(super) type Key = [u8; KEY_BYTES];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
@@ -43,141 +50,139 @@ pub(super) enum Side {
     Listens = 1,
 }
 
-/// The keys of the records in each direction.
-pub(super) struct Keys {
-    pub(super) send: [u8; 32],
-    pub(super) receive: [u8; 32],
-}
-
 /// Why a handshake did not come to its end.
 #[derive(Debug)]
 pub(super) enum Gone {
-    /// What came is no hello. Its first bytes.
+    /// What came is no opening. Its first bytes.
     Stranger([u8; OPENING_BYTES]),
     Version(u16),
     /// One side proves a key and the other does not. Whether the peer does.
     OneKey {
         theirs: bool,
     },
+    /// The listener does not allow the names of this side's certificate.
+    Name,
     /// The peer's proof does not hold.
     Proof,
-    /// The peer ended the connection before it said hello, or after.
+    /// The peer ended the connection before it said its opening, or after.
     Closed {
-        after_hello: bool,
+        after_opening: bool,
     },
     Broken(io::Error),
-}
-
-struct Hello([u8; HELLO_BYTES]);
-
-/// What is said of the peer in the hello, once it is known to be one.
-fn ours(side: Side, key: Option<&[u8]>) -> io::Result<Hello> {
-    let mut hello = [0; HELLO_BYTES];
-    hello[..4].copy_from_slice(&MAGIC);
-    hello[4..6].copy_from_slice(&VERSION.to_le_bytes());
-    hello[6] = if key.is_some() { FLAG_KEY } else { 0 };
-    hello[7] = side as u8;
-    let mut filled = OPENING_BYTES;
-    while filled < HELLO_BYTES {
-        filled += getrandom(&mut hello[filled..], GetRandomFlags::empty())?;
-    }
-    Ok(Hello(hello))
+    /// This side cannot take part.
+    Unable(snow::Error),
 }
 
 /// The handshake of the side that connects.
-pub(super) async fn connecting<S>(stream: &mut S, key: Option<&[u8]>, binding: &Binding) -> Result<Keys, Gone>
+pub(super) async fn connecting<S>(stream: &mut S, key: Option<&Key>, binding: &Binding) -> Result<TransportState, Gone>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mine = ours(Side::Connects, key)?;
-    send(stream, &mine.0).await?;
-    let theirs = receive_hello(stream, Side::Listens).await?;
-    theirs.check(key)?;
-    let talk = Talk { key: key.unwrap_or_default(), binding, hellos: [&mine, &theirs] };
-    send(stream, &talk.say(PROOF_OF_CONNECTING)).await?;
-    talk.check_proof(stream, PROOF_OF_LISTENING).await?;
-    Ok(Keys { send: talk.say(RECORDS_OF_CONNECTING), receive: talk.say(RECORDS_OF_LISTENING) })
+    let mut noise = builder(key, binding, |builder| builder.build_initiator())?;
+    let mut message = [0; MESSAGE_BYTES];
+    noise.write_message(&[], &mut message)?;
+    send(stream, &[&opening(Side::Connects, key)[..], &message].concat()).await?;
+    check(receive_opening(stream, Side::Listens).await?, key)?;
+    receive(stream, &mut noise).await?;
+    let mut session = noise.into_transport_mode()?;
+    let mut confirmation = [0; TAG_BYTES];
+    session.write_message(&[], &mut confirmation)?;
+    send(stream, &confirmation).await?;
+    Ok(session)
 }
 
 /// The handshake of the side that listens.
-pub(super) async fn listening<S>(stream: &mut S, key: Option<&[u8]>, binding: &Binding) -> Result<Keys, Gone>
+pub(super) async fn listening<S>(stream: &mut S, key: Option<&Key>, binding: &Binding) -> Result<TransportState, Gone>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let theirs = receive_hello(stream, Side::Connects).await?;
-    let mine = ours(Side::Listens, key)?;
+    let theirs = receive_opening(stream, Side::Connects).await?;
     // Also to a side of another version, which learns from it what this one speaks.
-    send(stream, &mine.0).await?;
-    theirs.check(key)?;
-    let talk = Talk { key: key.unwrap_or_default(), binding, hellos: [&theirs, &mine] };
-    talk.check_proof(stream, PROOF_OF_CONNECTING).await?;
-    send(stream, &talk.say(PROOF_OF_LISTENING)).await?;
-    Ok(Keys { send: talk.say(RECORDS_OF_LISTENING), receive: talk.say(RECORDS_OF_CONNECTING) })
+    send(stream, &opening(Side::Listens, key)).await?;
+    check(theirs, key)?;
+    let mut noise = builder(key, binding, |builder| builder.build_responder())?;
+    receive(stream, &mut noise).await?;
+    let mut message = [0; MESSAGE_BYTES];
+    noise.write_message(&[], &mut message)?;
+    send(stream, &message).await?;
+    let mut session = noise.into_transport_mode()?;
+    let mut confirmation = [0; TAG_BYTES];
+    stream.read_exact(&mut confirmation).await.map_err(|error| Gone::reading(error, true))?;
+    // Of a recorded first message its sender does not have the fresh key, so it ends here.
+    session.read_message(&confirmation, &mut []).map_err(|_| Gone::Proof)?;
+    Ok(session)
 }
 
-const PROOF_OF_CONNECTING: &str = "brigade door 1: the side that connects has the key";
-const PROOF_OF_LISTENING: &str = "brigade door 1: the side that listens has the key";
-const RECORDS_OF_CONNECTING: &str = "brigade door 1: records of the side that connects";
-const RECORDS_OF_LISTENING: &str = "brigade door 1: records of the side that listens";
-
-/// What both sides know once both have said hello.
-struct Talk<'a> {
-    key: &'a [u8],
-    binding: &'a Binding,
-    /// Of the side that connects first.
-    hellos: [&'a Hello; 2],
+/// Says to a peer whose certificate holds that none of its names is allowed.
+pub(super) async fn turn_away<S>(stream: &mut S, key: Option<&Key>) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut opening = opening(Side::Listens, key);
+    opening[6] |= FLAG_NAME;
+    send(stream, &opening).await?;
+    stream.shutdown().await
 }
 
-impl Talk<'_> {
-    fn mac(&self, label: &str) -> Hmac<Sha256> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.key).expect("HMAC takes keys of any length");
-        mac.update(label.as_bytes());
-        mac.update(self.binding);
-        mac.update(&self.hellos[0].0);
-        mac.update(&self.hellos[1].0);
-        mac
-    }
-
-    fn say(&self, label: &str) -> [u8; PROOF_BYTES] {
-        self.mac(label).finalize().into_bytes().into()
-    }
-
-    async fn check_proof<S: AsyncRead + Unpin>(&self, stream: &mut S, label: &str) -> Result<(), Gone> {
-        let mut proof = [0; PROOF_BYTES];
-        stream.read_exact(&mut proof).await.map_err(|error| Gone::reading(error, true))?;
-        // In constant time.
-        self.mac(label).verify_slice(&proof).map_err(|_| Gone::Proof)
-    }
+fn builder(
+    key: Option<&Key>,
+    binding: &Binding,
+    build: impl FnOnce(Builder<'_>) -> Result<HandshakeState, snow::Error>,
+) -> Result<HandshakeState, Gone> {
+    let prologue = [&MAGIC[..], &VERSION.to_le_bytes(), &[flags(key)], binding].concat();
+    let pattern = PATTERN.parse()?;
+    Ok(build(Builder::new(pattern).prologue(&prologue)?.psk(0, key.unwrap_or(&[0; KEY_BYTES]))?)?)
 }
 
-impl Hello {
-    fn check(&self, key: Option<&[u8]>) -> Result<(), Gone> {
-        let [_, _, _, _, v0, v1, flags, ..] = self.0;
-        let version = u16::from_le_bytes([v0, v1]);
-        if version != VERSION {
-            return Err(Gone::Version(version));
-        }
-        let theirs = flags & FLAG_KEY != 0;
-        if theirs == key.is_some() { Ok(()) } else { Err(Gone::OneKey { theirs }) }
-    }
+fn flags(key: Option<&Key>) -> u8 {
+    if key.is_some() { FLAG_KEY } else { 0 }
 }
 
-async fn receive_hello<S: AsyncRead + Unpin>(stream: &mut S, side: Side) -> Result<Hello, Gone> {
-    let mut hello = [0; HELLO_BYTES];
-    let (opening, rest) = hello.split_at_mut(OPENING_BYTES);
+fn opening(side: Side, key: Option<&Key>) -> [u8; OPENING_BYTES] {
+    let ([m0, m1, m2, m3], [v0, v1]) = (MAGIC, VERSION.to_le_bytes());
+    [m0, m1, m2, m3, v0, v1, flags(key), side as u8]
+}
+
+fn check(theirs: [u8; OPENING_BYTES], key: Option<&Key>) -> Result<(), Gone> {
+    let [.., v0, v1, flags, _] = theirs;
+    let version = u16::from_le_bytes([v0, v1]);
+    if version != VERSION {
+        return Err(Gone::Version(version));
+    }
+    if flags & FLAG_NAME != 0 {
+        return Err(Gone::Name);
+    }
+    let theirs = flags & FLAG_KEY != 0;
+    if theirs == key.is_some() { Ok(()) } else { Err(Gone::OneKey { theirs }) }
+}
+
+async fn receive_opening<S: AsyncRead + Unpin>(stream: &mut S, side: Side) -> Result<[u8; OPENING_BYTES], Gone> {
+    let mut opening = [0; OPENING_BYTES];
     // Strangers often say little and then wait for an answer.
-    stream.read_exact(opening).await.map_err(|error| Gone::reading(error, false))?;
+    stream.read_exact(&mut opening).await.map_err(|error| Gone::reading(error, false))?;
     if opening[..4] != MAGIC || opening[7] != side as u8 {
-        let [a, b, c, d, e, f, g, h, ..] = hello;
-        return Err(Gone::Stranger([a, b, c, d, e, f, g, h]));
+        return Err(Gone::Stranger(opening));
     }
-    stream.read_exact(rest).await.map_err(|error| Gone::reading(error, false))?;
-    Ok(Hello(hello))
+    Ok(opening)
+}
+
+/// Reads the peer's message of the pattern.
+async fn receive<S: AsyncRead + Unpin>(stream: &mut S, noise: &mut HandshakeState) -> Result<(), Gone> {
+    let mut message = [0; MESSAGE_BYTES];
+    stream.read_exact(&mut message).await.map_err(|error| Gone::reading(error, true))?;
+    noise.read_message(&message, &mut []).map_err(|_| Gone::Proof)?;
+    Ok(())
 }
 
 async fn send<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes).await?;
     stream.flush().await
+}
+
+impl From<snow::Error> for Gone {
+    fn from(error: snow::Error) -> Self {
+        Self::Unable(error)
+    }
 }
 
 impl From<io::Error> for Gone {
@@ -187,9 +192,9 @@ impl From<io::Error> for Gone {
 }
 
 impl Gone {
-    fn reading(error: io::Error, after_hello: bool) -> Self {
+    fn reading(error: io::Error, after_opening: bool) -> Self {
         match error.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Closed { after_hello },
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Closed { after_opening },
             _ => Self::Broken(error),
         }
     }
@@ -199,8 +204,9 @@ impl Gone {
         match self {
             Self::Stranger(_) => Reason::Stranger,
             Self::Version(_) => Reason::Version,
+            Self::Name => Reason::Name,
             Self::OneKey { .. } | Self::Proof => Reason::Key,
-            Self::Closed { .. } | Self::Broken(_) => Reason::Closed,
+            Self::Closed { .. } | Self::Broken(_) | Self::Unable(_) => Reason::Closed,
         }
     }
 
@@ -221,13 +227,17 @@ impl Gone {
             }
             Self::OneKey { theirs: true } => refused(format!("prove the key: {peer} wants one and {this} have none")),
             Self::OneKey { theirs: false } => refused(format!("prove the key: {peer} has none and {this} have one")),
+            Self::Name => {
+                refused(format!("join {peer}: it allows none of the names in this side's certificate (Credentials::allow_names)"))
+            }
             Self::Proof => refused(format!("believe {peer}: its key is another one")),
-            Self::Closed { after_hello: true } => refused(format!("prove the key: {peer} ended the connection; the keys differ")),
-            Self::Closed { after_hello: false } => {
+            Self::Closed { after_opening: true } => refused(format!("prove the key: {peer} ended the connection; the keys differ")),
+            Self::Closed { after_opening: false } => {
                 let text = format!("read {peer}'s hello: it ended the connection; it is busy, or wants TLS (tls://)");
                 Error::new(ErrorKind::Unreachable, text)
             }
             Self::Broken(error) => Error::new(ErrorKind::Unreachable, format!("greet {peer}")).with_source(error),
+            Self::Unable(error) => Error::new(ErrorKind::Unsupported, format!("encrypt the connection to {peer}")).with_source(error),
         }
     }
 }
@@ -251,4 +261,4 @@ fn protocol(text: String) -> Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -11,6 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use rustix::process::{Resource, getrlimit};
 use tokio::time::{sleep_until, timeout};
 
+use super::super::printable::printable;
 use super::crowd::{Crowd, Ticket};
 use super::hello::{self, Side};
 use super::place::Place;
@@ -100,13 +101,12 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// `BadOption` for a URL or credentials that cannot be used: another address than loopback without TLS and without `insecure`, TLS
-    /// without a proof of the other side; `Os` if the address or the path is taken or not allowed.
+    /// `BadOption` for a URL or credentials that cannot be used, such as TLS without a proof of the other side; `Os` if the address or the path is taken or not allowed.
     pub async fn bind(url: &str, credentials: &Credentials, limits: Limits) -> Result<Self, Error> {
         let place = Place::parse(url)?;
         credentials.check(&place, Side::Listens)?;
         let tls = if place.is_tls() { Some(Listening::new(credentials)?) } else { None };
-        let doorway = Doorway::open(&place, credentials).await?;
+        let doorway = Doorway::open(&place).await?;
         let url = doorway.url(&place).map_err(|error| Error::os("listen", error))?;
         Ok(Self {
             doorway,
@@ -222,14 +222,23 @@ impl Door {
     async fn greet(&self, raw: Raw, peer: Peer) -> Result<Authenticated, Refusal> {
         let (mut socket, secret) = (raw.into_stream(), self.credentials.secret());
         let Some(tls) = &self.tls else {
-            let keys = hello::listening(&mut socket, secret, &[0; 32]).await;
-            let keys = keys.map_err(|gone| Refusal { reason: gone.reason(), error: gone.explain(Side::Listens) })?;
-            return Ok(Authenticated { stream: stream::sealed(socket, keys), peer, identity: Identity::Key });
+            let session = hello::listening(&mut socket, secret, &[0; 32]).await;
+            let session = session.map_err(|gone| Refusal { reason: gone.reason(), error: gone.explain(Side::Listens) })?;
+            return Ok(Authenticated { stream: stream::sealed(socket, session), peer, identity: Identity::Key });
         };
         let upon = tls.accept(socket).await;
         let (mut stream, binding, identity) = upon.map_err(|error| Refusal { reason: Reason::Tls, error })?;
-        let keys = hello::listening(&mut stream, secret, &binding).await;
-        keys.map_err(|gone| Refusal { reason: gone.reason(), error: gone.explain_over_tls(Side::Listens) })?;
+        if let Some(Identity::Certificate(names)) = &identity
+            && !self.credentials.allows(names)
+        {
+            let names = printable(&names.join(", "), 200);
+            // Whether it hears that or not, it is refused.
+            hello::turn_away(&mut stream, secret).await.ok();
+            let text = format!("let in a host whose certificate is for {names}: none of these names is allowed (Credentials::allow_names)");
+            return Err(Refusal { reason: Reason::Name, error: Error::new(ErrorKind::Refused, text) });
+        }
+        let session = hello::listening(&mut stream, secret, &binding).await;
+        session.map_err(|gone| Refusal { reason: gone.reason(), error: gone.explain_over_tls(Side::Listens) })?;
         Ok(Authenticated { stream, peer, identity: identity.unwrap_or(Identity::Key) })
     }
 }

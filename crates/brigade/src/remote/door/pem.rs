@@ -1,7 +1,7 @@
 //! Certificates and keys, from files or from memory.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ impl Pem {
     }
 }
 
-/// Reads a file that not everybody may read.
+/// Reads a file that nobody else may read or change, see [`check_secret`].
 pub(super) fn read_secret_file(path: &Path) -> Result<Vec<u8>, Error> {
     read(path, true)
 }
@@ -60,9 +60,9 @@ fn read(path: &Path, is_secret: bool) -> Result<Vec<u8>, Error> {
     let os = |error| Error::os(&*what, error);
     let file = File::open(path).map_err(os)?;
     // Of the open file: the name may lead to another one by now.
-    let mode = file.metadata().map_err(os)?.mode();
-    if is_secret && mode & 0o007 != 0 {
-        return Err(Error::new(ErrorKind::BadOption, format!("{what}: everybody may read this secret; chmod 600")));
+    if is_secret {
+        check_secret(&file.metadata().map_err(os)?, rustix::process::geteuid().as_raw())
+            .map_err(|problem| Error::new(ErrorKind::BadOption, format!("{what}: {problem}")))?;
     }
     let mut text = Vec::new();
     file.take(BYTES_MAX as u64 + 1).read_to_end(&mut text).map_err(os)?;
@@ -70,6 +70,21 @@ fn read(path: &Path, is_secret: bool) -> Result<Vec<u8>, Error> {
         return Err(Error::new(ErrorKind::BadOption, format!("{what}: it is longer than 1 MiB, so it is something else")));
     }
     Ok(text)
+}
+
+/// Whether a file is fit to hold a secret of this user. Root may have written it, also for a group to read, as deployments do that hand out secrets.
+fn check_secret(file: &Metadata, user: u32) -> Result<(), &'static str> {
+    let (owner, mode) = (file.uid(), file.mode());
+    if owner != user && owner != 0 {
+        return Err("another user owns this secret and could change it; chown it to the user of this program");
+    }
+    if mode & 0o007 != 0 {
+        return Err("everybody may use this secret; chmod 600");
+    }
+    if mode & 0o020 != 0 || (mode & 0o050 != 0 && owner != 0) {
+        return Err("a group may use this secret; chmod 600, or let root own it for a group to read (chmod 640)");
+    }
+    Ok(())
 }
 
 impl fmt::Display for Pem {
@@ -84,5 +99,34 @@ impl fmt::Display for Pem {
 impl fmt::Debug for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+
+    use super::*;
+
+    #[test]
+    fn a_secret_is_its_users_alone_or_roots() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let refusal = |mode, user| {
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            check_secret(&file.as_file().metadata().unwrap(), user).err().unwrap_or_default()
+        };
+        let owner = file.as_file().metadata().unwrap().uid();
+        assert_eq!(refusal(0o600, owner), "");
+        assert!(refusal(0o604, owner).contains("everybody"));
+        assert!(refusal(0o620, owner).contains("a group"));
+        if owner == 0 {
+            // Of root, other users take it, too, and a group may read it.
+            assert_eq!((refusal(0o640, 1000), refusal(0o400, 1000)), ("", ""));
+            chown(file.path(), Some(65_534), None).unwrap();
+            assert!(refusal(0o600, 0).contains("another user"));
+            assert!(refusal(0o600, 1000).contains("another user"));
+            assert_eq!(refusal(0o600, 65_534), "");
+            assert!(refusal(0o640, 65_534).contains("a group"));
+        }
     }
 }

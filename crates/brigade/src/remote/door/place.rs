@@ -6,13 +6,7 @@ use crate::error::{Error, ErrorKind};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    Net {
-        host: Box<str>,
-        port: u16,
-        tls: bool,
-        /// `?insecure`: another host without TLS is meant.
-        insecure: bool,
-    },
+    Net { host: Box<str>, port: u16, tls: bool },
     Unix(PathBuf),
 }
 
@@ -29,11 +23,9 @@ impl Place {
             "tls" => true,
             _ => return Err(bad("it must begin with tcp://, tls:// or unix://")),
         };
-        let insecure = match query {
-            "" => false,
-            "insecure" if !tls => true,
-            _ => return Err(bad("its only option is ?insecure, of tcp://")),
-        };
+        if !query.is_empty() {
+            return Err(bad("it takes no options"));
+        }
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['@', '/', '#']) {
             return Err(bad("it must be a host and a port; keys belong into the credentials"));
@@ -45,7 +37,7 @@ impl Place {
             return Err(bad("it needs a host, with an IPv6 address in brackets, as in tcp://[::1]:7000"));
         }
         let host = host.trim_start_matches('[').trim_end_matches(']').into();
-        Ok(Self::Net { host, port, tls, insecure })
+        Ok(Self::Net { host, port, tls })
     }
 
     pub(super) fn is_tls(&self) -> bool {
@@ -63,11 +55,11 @@ mod tests {
 
     #[test]
     fn urls_are_read_or_refused_and_never_repeated() {
-        let net = |host: &str, port, tls, insecure| Place::Net { host: host.into(), port, tls, insecure };
-        assert_eq!(Place::parse("tcp://127.0.0.1:0").unwrap(), net("127.0.0.1", 0, false, false));
-        assert_eq!(Place::parse("tcp://[::1]:70/").unwrap(), net("::1", 70, false, false));
-        assert_eq!(Place::parse("tcp://10.0.0.1:70?insecure").unwrap(), net("10.0.0.1", 70, false, true));
-        assert_eq!(Place::parse("tls://pool.example:7000").unwrap(), net("pool.example", 7000, true, false));
+        let net = |host: &str, port, tls| Place::Net { host: host.into(), port, tls };
+        assert_eq!(Place::parse("tcp://127.0.0.1:0").unwrap(), net("127.0.0.1", 0, false));
+        assert_eq!(Place::parse("tcp://[::1]:70/").unwrap(), net("::1", 70, false));
+        assert_eq!(Place::parse("tcp://10.0.0.1:70").unwrap(), net("10.0.0.1", 70, false));
+        assert_eq!(Place::parse("tls://pool.example:7000").unwrap(), net("pool.example", 7000, true));
         assert_eq!(Place::parse("unix:///run/pool").unwrap(), Place::Unix("/run/pool".into()));
         for url in [
             "",
@@ -83,6 +75,7 @@ mod tests {
             "tcp://user:sesame@host:70",
             "tcp://host:70/sesame",
             "tls://host:70?insecure",
+            "tcp://host:70?insecure",
             "tcp://host:70?key=sesame",
             "unix://sesame",
             "unix:///sesame/",

@@ -1,37 +1,29 @@
-//! Records: what a byte stream without TLS is cut into. No IO.
+//! Records: what a byte stream without TLS is cut into, encrypted. No IO.
 //!
 //! ```text
-//! 0        4         8         16
-//! | length | head    | body    | bytes ..
-//! |        | check   | check   |
+//! 0        2
+//! | length | sealed bytes (length) ..
 //! ```
 //!
-//! Little endian. Both checks are HighwayHash-64 with the key of the connection and the direction, over one block of 32 bytes: the number of
-//! the record (u64, from 0, counted by both sides and not sent), the length (u32), what is checked (u8: 1 the head, 2 the body) and
-//! zeros; for the body, then its bytes. The head's check is the lower half of its hash. It comes first so that a changed length is noticed
-//! at once instead of being waited for. A record without bytes ends the stream: an end of the connection without it is a cut.
+//! `length` is a u16, little endian. The sealed bytes are one transport message of the Noise session: the plain bytes, encrypted, and a tag of 16
+//! bytes. The number of the record is the nonce: both sides count it and it is not sent, so a record that was repeated, left out, moved or changed
+//! does not open. A record without plain bytes ends the stream: a connection that ends without it was cut.
 //!
-//! HighwayHash is fast and no attack on it is known, but it is no standard: it keeps a connection that is not encrypted in order, and
-//! whoever needs more has `tls://`.
+//! The length itself is not sealed. A changed length makes the reader open other bytes than were sealed, which fails, or wait for bytes that do
+//! not come, which ends by the heartbeat; it never gives out other bytes.
 
 use std::fmt;
 use std::io;
 
-use highway::{HighwayHash as _, HighwayHasher, Key};
+use bytes::BytesMut;
+use snow::TransportState;
 
-/// Bytes of a record before its own.
-pub(super) const HEAD_BYTES: usize = 16;
-/// Most bytes of a record: enough to make its head free, and small beside the memory of a connection.
-pub(super) const BYTES_MAX: usize = 64 << 10;
-
-const HEAD: u8 = 1;
-const BODY: u8 = 2;
-
-/// One direction of a connection: the key and the number of the next record.
-pub(super) struct Line {
-    key: Key,
-    number: u64,
-}
+/// Bytes of a record before its sealed ones.
+pub(super) const HEAD_BYTES: usize = 2;
+/// By how much a record is longer than what is in it (Noise specification, section 3).
+pub(super) const TAG_BYTES: usize = 16;
+/// Most plain bytes of a record: a Noise message has at most 65,535 bytes, the tag included.
+pub(super) const BYTES_MAX: usize = 65_535 - TAG_BYTES;
 
 /// What was wrong with the bytes of a connection. It is the source of the stream's [`io::Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,67 +35,31 @@ pub enum Damage {
     Cut,
 }
 
-impl Line {
-    pub(super) fn new(key: &[u8; 32]) -> Self {
-        let mut words = [0; 4];
-        for (word, bytes) in words.iter_mut().zip(key.as_chunks::<8>().0) {
-            *word = u64::from_le_bytes(*bytes);
-        }
-        Self { key: Key(words), number: 0 }
-    }
+/// Appends a record of these bytes, at most [`BYTES_MAX`].
+///
+/// # Errors
+///
+/// When the session has used up its nonces, after 2^64 records.
+pub(super) fn seal(session: &mut TransportState, plain: &[u8], out: &mut BytesMut) -> io::Result<()> {
+    let start = out.len();
+    let sealed_bytes = plain.len() + TAG_BYTES;
+    let length = u16::try_from(sealed_bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    out.extend_from_slice(&length.to_le_bytes());
+    out.resize(start + HEAD_BYTES + sealed_bytes, 0);
+    session.write_message(plain, &mut out[start + HEAD_BYTES..]).map_err(io::Error::other)?;
+    Ok(())
+}
 
-    /// The head of the next record.
-    pub(super) fn seal(&mut self, parts: &[&[u8]]) -> [u8; HEAD_BYTES] {
-        let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        let length = u32::try_from(bytes).expect("a record is short");
-        let mut head = [0; HEAD_BYTES];
-        head[..4].copy_from_slice(&length.to_le_bytes());
-        head[4..8].copy_from_slice(&self.head_check(length));
-        head[8..].copy_from_slice(&self.body_check(length, parts));
-        self.number += 1;
-        head
-    }
+/// How many sealed bytes the record has that begins so.
+pub(super) fn sealed_bytes(head: [u8; HEAD_BYTES]) -> Result<usize, Damage> {
+    let length = usize::from(u16::from_le_bytes(head));
+    if length < TAG_BYTES { Err(Damage::Changed) } else { Ok(length) }
+}
 
-    /// How many bytes the record has that begins so.
-    pub(super) fn length(&self, head: &[u8; HEAD_BYTES]) -> Result<usize, Damage> {
-        let [l0, l1, l2, l3, c0, c1, c2, c3, ..] = *head;
-        let length = u32::from_le_bytes([l0, l1, l2, l3]);
-        let bytes = length as usize;
-        if self.head_check(length) == [c0, c1, c2, c3] && bytes <= BYTES_MAX { Ok(bytes) } else { Err(Damage::Changed) }
-    }
-
-    /// Whether this is the next record. After an error the connection is of no use.
-    pub(super) fn open(&mut self, head: &[u8; HEAD_BYTES], bytes: &[u8]) -> Result<(), Damage> {
-        let length = u32::try_from(bytes.len()).map_err(|_| Damage::Changed)?;
-        if self.body_check(length, &[bytes]) != head[8..] {
-            return Err(Damage::Changed);
-        }
-        self.number += 1;
-        Ok(())
-    }
-
-    fn head_check(&self, length: u32) -> [u8; 4] {
-        let [c0, c1, c2, c3, ..] = self.begin(length, HEAD).finalize64().to_le_bytes();
-        [c0, c1, c2, c3]
-    }
-
-    fn body_check(&self, length: u32, parts: &[&[u8]]) -> [u8; 8] {
-        let mut hasher = self.begin(length, BODY);
-        for part in parts {
-            hasher.append(part);
-        }
-        hasher.finalize64().to_le_bytes()
-    }
-
-    fn begin(&self, length: u32, what: u8) -> HighwayHasher {
-        let mut block = [0; 32];
-        block[..8].copy_from_slice(&self.number.to_le_bytes());
-        block[8..12].copy_from_slice(&length.to_le_bytes());
-        block[12] = what;
-        let mut hasher = HighwayHasher::new(Key(self.key.0));
-        hasher.append(&block);
-        hasher
-    }
+/// Opens the sealed bytes of the next record into `plain`, of at least [`BYTES_MAX`] bytes, and says how many there are. After an error the
+/// connection is of no use.
+pub(super) fn open(session: &mut TransportState, sealed: &[u8], plain: &mut [u8]) -> Result<usize, Damage> {
+    session.read_message(sealed, plain).map_err(|_| Damage::Changed)
 }
 
 impl From<Damage> for io::Error {
@@ -129,60 +85,61 @@ impl std::error::Error for Damage {}
 
 #[cfg(test)]
 mod tests {
+    use super::super::hello::tests::{sessions, sessions_of};
     use super::*;
 
-    const KEY: [u8; 32] = [7; 32];
-
-    fn sealed(line: &mut Line, bytes: &[u8]) -> Vec<u8> {
-        [&line.seal(&[bytes])[..], bytes].concat()
+    fn sealed(session: &mut TransportState, bytes: &[u8]) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        seal(session, bytes, &mut out).unwrap();
+        out.to_vec()
     }
 
-    fn open(line: &mut Line, record: &[u8]) -> Result<Vec<u8>, Damage> {
-        let (head, bytes) = record.split_first_chunk().unwrap();
-        if line.length(head)? != bytes.len() {
-            return Err(Damage::Changed);
-        }
-        line.open(head, bytes).map(|()| bytes.to_vec())
+    fn opened(session: &mut TransportState, record: &[u8]) -> Result<Vec<u8>, Damage> {
+        let (head, rest) = record.split_first_chunk().unwrap();
+        assert_eq!(sealed_bytes(*head)?, rest.len());
+        let mut plain = vec![0; BYTES_MAX];
+        open(session, rest, &mut plain).map(|bytes| plain[..bytes].to_vec())
     }
 
     #[test]
     fn records_open_in_their_order_only() {
-        let (mut ours, mut theirs) = (Line::new(&KEY), Line::new(&KEY));
+        let (mut ours, mut theirs) = sessions();
         let first = sealed(&mut ours, b"one");
         let second = sealed(&mut ours, b"two");
-        assert_eq!(open(&mut Line::new(&KEY), &second), Err(Damage::Changed), "one was left out");
-        assert_eq!(open(&mut theirs, &first).unwrap(), b"one");
-        assert_eq!(open(&mut theirs, &first), Err(Damage::Changed), "one came twice");
-        assert_eq!(open(&mut theirs, &second).unwrap(), b"two");
-        assert_eq!(open(&mut Line::new(&[8; 32]), &first), Err(Damage::Changed), "another key");
+        assert_eq!(opened(&mut theirs, &second), Err(Damage::Changed), "one was left out");
+        assert_eq!(opened(&mut theirs, &first).unwrap(), b"one");
+        assert_eq!(opened(&mut theirs, &first), Err(Damage::Changed), "one came twice");
+        assert_eq!(opened(&mut theirs, &second).unwrap(), b"two");
+        assert_eq!(opened(&mut sessions_of(2).1, &first), Err(Damage::Changed), "another session");
+        assert_eq!(opened(&mut ours, &sealed(&mut sessions().0, b"one")), Err(Damage::Changed), "the other direction");
     }
 
     #[test]
-    fn parts_are_one_record() {
-        let (mut one, mut other) = (Line::new(&KEY), Line::new(&KEY));
-        assert_eq!(one.seal(&[b"he", b"", b"llo"]), other.seal(&[b"hello"]));
+    fn nothing_in_a_record_is_readable() {
+        let record = sealed(&mut sessions().0, b"attack at dawn");
+        assert!(!record.windows(6).any(|window| window == b"attack"));
     }
 
     #[test]
     fn each_bit_counts() {
-        let record = sealed(&mut Line::new(&KEY), b"some bytes");
-        for bit in 0..record.len() * 8 {
+        let (mut ours, mut theirs) = sessions();
+        let record = sealed(&mut ours, b"some bytes");
+        // The length is read before it is checked, so the sealed bytes alone.
+        for bit in HEAD_BYTES * 8..record.len() * 8 {
             let mut flipped = record.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(open(&mut Line::new(&KEY), &flipped), Err(Damage::Changed), "bit {bit}");
+            assert_eq!(opened(&mut theirs, &flipped), Err(Damage::Changed), "bit {bit}");
         }
+        assert_eq!(opened(&mut theirs, &record).unwrap(), b"some bytes");
     }
 
     #[test]
     fn the_limit_holds_at_the_edge_and_one_past_it() {
-        let line = Line::new(&KEY);
-        let head = |length: u32| {
-            let mut head = [0; HEAD_BYTES];
-            head[..4].copy_from_slice(&length.to_le_bytes());
-            head[4..8].copy_from_slice(&line.head_check(length));
-            head
-        };
-        assert_eq!(line.length(&head(64 << 10)), Ok(BYTES_MAX));
-        assert_eq!(line.length(&head((64 << 10) + 1)), Err(Damage::Changed));
+        let (mut ours, mut theirs) = sessions();
+        let longest = vec![7; BYTES_MAX];
+        assert_eq!(opened(&mut theirs, &sealed(&mut ours, &longest)).unwrap(), longest);
+        assert!(seal(&mut ours, &vec![7; BYTES_MAX + 1], &mut BytesMut::new()).is_err());
+        assert_eq!(sealed_bytes([16, 0]), Ok(TAG_BYTES));
+        assert_eq!(sealed_bytes([15, 0]), Err(Damage::Changed));
     }
 }

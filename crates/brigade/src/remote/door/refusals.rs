@@ -25,6 +25,8 @@ pub struct Refusals {
     pub keys: u64,
     /// The TLS handshake failed: no TLS, an old version of it, or a certificate that does not hold.
     pub tls: u64,
+    /// The certificate holds and none of its names is allowed ([`Credentials::allow_names`](super::Credentials::allow_names)).
+    pub names: u64,
     /// Another user of this host, at a Unix socket.
     pub users: u64,
     /// They took longer than 5 seconds.
@@ -40,8 +42,8 @@ pub struct Refusals {
 impl Refusals {
     /// All connections that were refused.
     pub fn total(&self) -> u64 {
-        let Self { strangers, versions, keys, tls, users, slow, left, crowded, pauses: _ } = self;
-        strangers + versions + keys + tls + users + slow + left + crowded
+        let Self { strangers, versions, keys, tls, names, users, slow, left, crowded, pauses: _ } = self;
+        strangers + versions + keys + tls + names + users + slow + left + crowded
     }
 
     pub(crate) fn plus(&self, other: &Self) -> Self {
@@ -50,6 +52,7 @@ impl Refusals {
             versions: self.versions + other.versions,
             keys: self.keys + other.keys,
             tls: self.tls + other.tls,
+            names: self.names + other.names,
             users: self.users + other.users,
             slow: self.slow + other.slow,
             left: self.left + other.left,
@@ -65,6 +68,7 @@ pub(super) enum Reason {
     Version,
     Key,
     Tls,
+    Name,
     User,
     Slow,
     Closed,
@@ -101,6 +105,7 @@ impl Report {
             Reason::Version => &mut self.counts.versions,
             Reason::Key => &mut self.counts.keys,
             Reason::Tls => &mut self.counts.tls,
+            Reason::Name => &mut self.counts.names,
             Reason::User => &mut self.counts.users,
             Reason::Slow => &mut self.counts.slow,
             Reason::Closed => &mut self.counts.left,

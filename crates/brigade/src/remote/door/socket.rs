@@ -12,8 +12,8 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
 
+use super::Stream;
 use super::place::Place;
-use super::{Credentials, Stream};
 use crate::error::{Error, ErrorKind};
 
 /// A peer that went away without a word is noticed after about half a minute, even where nobody asks for signs of life.
@@ -122,13 +122,13 @@ fn set_options(stream: &TcpStream) -> Result<(), rustix::io::Errno> {
 }
 
 /// Connects to a place, without a word.
-pub(super) async fn connect(place: &Place, credentials: &Credentials) -> Result<Raw, Error> {
+pub(super) async fn connect(place: &Place) -> Result<Raw, Error> {
     let unreachable = |error| Error::new(ErrorKind::Unreachable, "connect to the listener").with_source(error);
     match place {
         Place::Unix(path) => Ok(Raw::Unix(UnixStream::connect(path).await.map_err(unreachable)?)),
         Place::Net { .. } => {
             let mut last = io::Error::from(io::ErrorKind::NotFound);
-            for address in addresses(place, credentials).await? {
+            for address in addresses(place).await? {
                 match TcpStream::connect(address).await {
                     Ok(stream) => return Ok(Raw::tcp(stream, address)),
                     Err(error) => last = error,
@@ -139,17 +139,11 @@ pub(super) async fn connect(place: &Place, credentials: &Credentials) -> Result<
     }
 }
 
-/// The addresses of a place, all of which are allowed.
-async fn addresses(place: &Place, credentials: &Credentials) -> Result<Vec<SocketAddr>, Error> {
-    let Place::Net { host, port, tls, insecure } = place else { return Ok(Vec::new()) };
+/// The addresses of a place.
+async fn addresses(place: &Place) -> Result<Vec<SocketAddr>, Error> {
+    let Place::Net { host, port, .. } = place else { return Ok(Vec::new()) };
     let found = lookup_host((&**host, *port)).await;
-    let found: Vec<_> = found.map_err(|error| Error::new(ErrorKind::Unreachable, "find the listener's host").with_source(error))?.collect();
-    let is_allowed = *tls || *insecure || credentials.is_insecure();
-    if !is_allowed && found.iter().any(|address| !address.ip().to_canonical().is_loopback()) {
-        let text = "speak to other hosts without TLS: what is said could be read on the way; write tls://, or say `insecure`";
-        return Err(Error::new(ErrorKind::BadOption, text));
-    }
-    Ok(found)
+    Ok(found.map_err(|error| Error::new(ErrorKind::Unreachable, "find the listener's host").with_source(error))?.collect())
 }
 
 /// A socket that listens.
@@ -159,14 +153,14 @@ pub(super) enum Doorway {
 }
 
 impl Doorway {
-    pub(super) async fn open(place: &Place, credentials: &Credentials) -> Result<Self, Error> {
+    pub(super) async fn open(place: &Place) -> Result<Self, Error> {
         let what = |error| Error::new(ErrorKind::Os, "listen").with_source(error);
         if let Place::Unix(path) = place {
             let (socket, file) = SocketFile::listen(path)?;
             return Ok(Self::Unix(UnixListener::from_std(socket).map_err(what)?, file));
         }
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for address in addresses(place, credentials).await? {
+        for address in addresses(place).await? {
             match TcpListener::bind(address).await {
                 Ok(listener) => return Ok(Self::Tcp(listener)),
                 Err(error) => last = error,

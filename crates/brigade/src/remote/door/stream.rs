@@ -1,18 +1,19 @@
-//! A byte stream over records.
+//! A byte stream over encrypted records.
 //!
 //! Each write becomes one record, so gather what goes together; `write_vectored` makes one record of all its parts. Memory is bounded: a
-//! write waits while more than [`OUT_BYTES_MAX`] wait for the socket, and reading holds one record and what one read brought behind it.
+//! write waits while more than [`OUT_BYTES_MAX`] wait for the socket, and reading holds one opened record and what one read brought behind it.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, BytesMut};
+use snow::TransportState;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::Stream;
-use super::hello::Keys;
-use super::record::{BYTES_MAX, Damage, HEAD_BYTES, Line};
+use super::record::{self, BYTES_MAX, Damage, HEAD_BYTES};
 
 /// A write waits for the socket from here on.
 const OUT_BYTES_MAX: usize = 256 << 10;
@@ -21,14 +22,16 @@ const READ_BYTES: usize = 128 << 10;
 
 struct Sealed<S> {
     socket: S,
-    send: Line,
+    session: TransportState,
     out: BytesMut,
+    /// Where the parts of a record are gathered.
+    gathered: Vec<u8>,
     /// The record that ends the stream was written.
     is_finished: bool,
-    receive: Line,
     input: BytesMut,
-    /// How many bytes at the front of the input were checked and not handed out.
-    checked: usize,
+    /// The last record that was opened, [`BYTES_MAX`] bytes, and which of them were not handed out.
+    plain: Box<[u8]>,
+    unread: Range<usize>,
     over: Over,
 }
 
@@ -43,42 +46,50 @@ enum Over {
 }
 
 /// Puts records upon a socket.
-pub(super) fn sealed(socket: Box<dyn Stream>, keys: Keys) -> Box<dyn Stream> {
-    Box::new(Sealed::new(socket, keys))
+pub(super) fn sealed(socket: Box<dyn Stream>, session: TransportState) -> Box<dyn Stream> {
+    Box::new(Sealed::new(socket, session))
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Sealed<S> {
-    fn new(socket: S, keys: Keys) -> Self {
-        let (send, receive) = (Line::new(&keys.send), Line::new(&keys.receive));
-        let (out, input) = (BytesMut::new(), BytesMut::new());
-        Self { socket, send, out, is_finished: false, receive, input, checked: 0, over: Over::No }
+    fn new(socket: S, session: TransportState) -> Self {
+        Self {
+            socket,
+            session,
+            out: BytesMut::new(),
+            gathered: Vec::new(),
+            is_finished: false,
+            input: BytesMut::new(),
+            plain: vec![0; BYTES_MAX].into(),
+            unread: 0..0,
+            over: Over::No,
+        }
     }
 
-    /// Checks the record at the front of the input, if it is there as a whole.
-    fn check(&mut self) -> Result<(), Damage> {
+    /// Opens the record at the front of the input, if it is there as a whole.
+    fn open(&mut self) -> Result<(), Damage> {
         let Some((head, rest)) = self.input.split_first_chunk::<HEAD_BYTES>() else { return Ok(()) };
-        let length = self.receive.length(head)?;
-        let Some(bytes) = rest.get(..length) else { return Ok(()) };
-        self.receive.open(head, bytes)?;
-        self.input.advance(HEAD_BYTES);
-        self.checked = length;
-        if length == 0 {
+        let length = record::sealed_bytes(*head)?;
+        let Some(sealed) = rest.get(..length) else { return Ok(()) };
+        let bytes = record::open(&mut self.session, sealed, &mut self.plain)?;
+        self.input.advance(HEAD_BYTES + length);
+        self.unread = 0..bytes;
+        if bytes == 0 {
             self.over = Over::Ended;
         }
         Ok(())
     }
 
-    /// Reads until there are checked bytes or the stream is over.
-    fn poll_checked(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.checked == 0 {
+    /// Reads until there are opened bytes or the stream is over.
+    fn poll_opened(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.unread.is_empty() {
             match self.over {
                 Over::Ended => return Poll::Ready(Ok(())),
                 Over::Damaged(damage) => return Poll::Ready(Err(damage.into())),
                 Over::No => {}
             }
-            if let Err(damage) = self.check() {
+            if let Err(damage) = self.open() {
                 self.over = Over::Damaged(damage);
-            } else if self.checked == 0 && matches!(self.over, Over::No) {
+            } else if self.unread.is_empty() && matches!(self.over, Over::No) {
                 self.input.reserve(READ_BYTES);
                 // This future has no state of its own, so that it may be dropped after each poll.
                 let count = ready!(pin!(self.socket.read_buf(&mut self.input)).poll(cx))?;
@@ -114,7 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sealed<S> {
         if bytes == 0 {
             return Poll::Ready(Ok(0));
         }
-        self.append(parts);
+        self.append(parts)?;
         match self.poll_drain(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             // What is left goes with the next write or flush.
@@ -122,27 +133,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sealed<S> {
         }
     }
 
-    fn append(&mut self, parts: &[&[u8]]) {
-        let head = self.send.seal(parts);
-        self.out.extend_from_slice(&head);
-        for part in parts {
-            self.out.extend_from_slice(part);
+    fn append(&mut self, parts: &[&[u8]]) -> io::Result<()> {
+        if let [part] = parts {
+            return record::seal(&mut self.session, part, &mut self.out);
         }
+        self.gathered.clear();
+        for part in parts {
+            self.gathered.extend_from_slice(part);
+        }
+        record::seal(&mut self.session, &self.gathered, &mut self.out)
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Sealed<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.poll_checked(cx))?;
+        ready!(this.poll_opened(cx))?;
         // All records that are there go out together: what is behind this does more at once then.
-        while this.checked > 0 {
-            let count = this.checked.min(buffer.remaining());
-            buffer.put_slice(&this.input[..count]);
-            this.input.advance(count);
-            this.checked -= count;
-            if this.checked == 0
-                && let Err(damage) = this.check()
+        while !this.unread.is_empty() {
+            let count = this.unread.len().min(buffer.remaining());
+            buffer.put_slice(&this.plain[this.unread.start..this.unread.start + count]);
+            this.unread.start += count;
+            if this.unread.is_empty()
+                && let Err(damage) = this.open()
             {
                 // Told by the next read, behind what was good.
                 this.over = Over::Damaged(damage);
@@ -184,7 +197,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Sealed<S> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.is_finished {
-            this.append(&[]);
+            this.append(&[])?;
             this.is_finished = true;
         }
         ready!(this.poll_drain(cx))?;

@@ -3,14 +3,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::*;
 use crate::remote::door::connect;
 
-fn key() -> Credentials {
-    Credentials::key("correct horse battery staple").unwrap()
-}
-
 async fn echoes(url: &str) {
-    let mut listener = Listener::bind(url, &key(), Limits::default()).await.unwrap();
+    let credentials = Credentials::key(super::super::generate_key().unwrap()).unwrap();
+    let mut listener = Listener::bind(url, &credentials, Limits::default()).await.unwrap();
     let url = listener.url().to_owned();
-    let credentials = key();
     let (mut theirs, ours) = tokio::join!(listener.accept(), connect(&url, &credentials));
     let mut ours = ours.unwrap();
     ours.stream.write_all(b"hello").await.unwrap();

@@ -1,0 +1,34 @@
+//! `brigade key`: makes a shared key for a pool and the hosts that join it.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use brigade::remote::generate_key;
+
+/// Make a shared key for a pool that listens and the hosts that join it
+///
+/// Both sides read it with `Credentials::key_file`. Without FILE it is printed.
+#[derive(clap::Args)]
+pub(crate) struct Key {
+    /// Where to write it, for its owner alone; the file must not exist yet
+    file: Option<PathBuf>,
+}
+
+impl Key {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        let key = generate_key()?;
+        match self.file {
+            None => writeln!(io::stdout(), "{key}")?,
+            Some(path) => {
+                let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+                let mut file = file.with_context(|| format!("create {}", path.display()))?;
+                writeln!(file, "{key}").and_then(|()| file.sync_all()).with_context(|| format!("write {}", path.display()))?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
