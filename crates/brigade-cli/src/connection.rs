@@ -1,20 +1,24 @@
-//! Which broker, and how it is told in errors: without its password.
+//! Which broker, and how it is named in errors: without its password.
 
 use std::env;
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs::{DirBuilder, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use brigade::Broker;
+use rustix::process::geteuid;
 
 use crate::exit::usage;
+
+/// Where a URL is found that is not on the command line.
+pub(crate) const URL_VARIABLE: &str = "BRIGADE_URL";
 
 /// Options of every command that talks to a broker.
 #[derive(clap::Args)]
 pub(crate) struct Globals {
     /// Broker to use, e.g. sqlite:jobs.db [default: an SQLite file in your data directory]
-    #[arg(long, global = true, value_name = "URL", env = "BRIGADE_URL", hide_env_values = true)]
+    #[arg(long, global = true, value_name = "URL", env = URL_VARIABLE, hide_env_values = true)]
     broker: Option<String>,
 
     /// Print JSON, one document per line
@@ -24,21 +28,29 @@ pub(crate) struct Globals {
 
 impl Globals {
     pub(crate) async fn connect(&self) -> anyhow::Result<Broker> {
-        let url = match self.broker.as_deref().filter(|url| !url.is_empty()) {
-            Some(url) => url.to_owned(),
-            None => default_url()?,
-        };
-        let connected = Broker::connect(&url).await;
-        let secrets = secrets(&url);
-        if secrets.is_empty() {
-            return connected.with_context(|| format!("cannot use the broker {url}"));
-        }
-        // What a client library says of its address may hold the password too.
-        connected.map_err(|error| {
-            let (kind, text) = (error.kind(), hide(&format!("cannot use the broker {url}: {error}"), &secrets));
-            if kind == brigade::ErrorKind::BadOption { usage(text) } else { anyhow::anyhow!(text) }
-        })
+        let url = self.url()?;
+        Broker::connect(&url).await.with_context(|| format!("cannot use the broker {}", Broker::redacted_url(&url)))
     }
+
+    /// The broker's URL, with its password.
+    pub(crate) fn url(&self) -> anyhow::Result<String> {
+        match self.broker.as_deref().filter(|url| !url.is_empty()) {
+            Some(url) => Ok(url.to_owned()),
+            None => default_url(),
+        }
+    }
+}
+
+/// A text in which arguments of this process may be quoted: URLs among them without their passwords.
+pub(crate) fn without_passwords(text: String) -> String {
+    let arguments = env::args_os().skip(1).filter_map(|argument| argument.into_string().ok());
+    let urls = arguments.map(|argument| match argument.split_once('=') {
+        Some((option, url)) if option.starts_with('-') => url.to_owned(),
+        _ => argument,
+    });
+    // JSON is none.
+    let is_url = |url: &String| url.contains(['@', '/', '?']) && !url.starts_with(['{', '[', '"']);
+    urls.filter(is_url).fold(text, |text, url| text.replace(&url, &Broker::redacted_url(&url)))
 }
 
 /// The file of a user who named none; its directory is made, for this user alone.
@@ -50,11 +62,28 @@ fn default_url() -> anyhow::Result<String> {
         .mode(0o700)
         .create(&directory)
         .with_context(|| format!("cannot make the directory {}", directory.display()))?;
+    keep_private(&directory)?;
     let file = directory.join("jobs.db");
     match file.to_str() {
         Some(path) if !path.contains('?') => Ok(format!("sqlite:{path}")),
         _ => Err(usage(format!("{} cannot be written as a URL: name a broker with --broker or BRIGADE_URL", file.display()))),
     }
+}
+
+/// The directory may have been there before: it must be this user's, and for this user alone.
+fn keep_private(directory: &Path) -> anyhow::Result<()> {
+    let cannot = || format!("cannot use the directory {}", directory.display());
+    // All by one descriptor, so that no other directory can come in between.
+    let open = File::open(directory).with_context(cannot)?;
+    let metadata = open.metadata().with_context(cannot)?;
+    if metadata.uid() != geteuid().as_raw() {
+        let owner = metadata.uid();
+        return Err(usage(format!("{}: it belongs to user {owner}; name a broker with --broker or BRIGADE_URL", cannot())));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        open.set_permissions(Permissions::from_mode(0o700)).with_context(|| format!("{}: others may read it", cannot()))?;
+    }
+    Ok(())
 }
 
 /// By the XDG base directory specification, which has relative paths ignored.
@@ -64,41 +93,9 @@ fn data_directory(xdg: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf
     base.map(|base| base.join("brigade"))
 }
 
-/// What in a URL nobody may read: the password of `scheme://user:password@host`, and options that look like one.
-fn secrets(url: &str) -> Vec<&str> {
-    let mut secrets = Vec::new();
-    let (address, options) = url.split_once('?').unwrap_or((url, ""));
-    if let Some((_, rest)) = address.split_once("://")
-        && let Some((user, _)) = rest.rsplit_once('@')
-        && let Some((_, password)) = user.split_once(':')
-    {
-        secrets.push(password);
-    }
-    for (name, value) in options.split('&').filter_map(|option| option.split_once('=')) {
-        if ["pass", "secret", "token"].iter().any(|word| name.to_ascii_lowercase().contains(word)) {
-            secrets.push(value);
-        }
-    }
-    secrets.retain(|secret| !secret.is_empty());
-    secrets
-}
-
-fn hide(text: &str, secrets: &[&str]) -> String {
-    secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn passwords_are_hidden() {
-        let hidden = |url: &str| hide(url, &secrets(url));
-        assert_eq!(hidden("amqp://me:s3:cr@t@host/x"), "amqp://me:***@host/x");
-        assert_eq!(hidden("redis://:geheim@host"), "redis://:***@host");
-        assert_eq!(hidden("redis://host/0?password=geheim&a=b"), "redis://host/0?password=***&a=b");
-        assert_eq!(hidden("sqlite:a@b:c.db?synchronous=full"), "sqlite:a@b:c.db?synchronous=full");
-    }
 
     #[test]
     fn the_data_directory_is_an_absolute_one() {

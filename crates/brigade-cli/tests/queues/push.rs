@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 
 use serde_json::json;
@@ -122,37 +121,4 @@ fn a_call_that_nobody_answers_is_cancelled() {
     let ran = desk.run(&["call", "nobody", "1", "--timeout", "50ms"]);
     assert_eq!((ran.code, &*ran.stdout), (Some(4), ""));
     assert_eq!(desk.job("1")["state"], "cancelled");
-}
-
-#[test]
-fn the_job_file_is_in_the_data_directory_unless_told_otherwise() {
-    let desk = Desk::new();
-    let push = |url: Option<&str>, arguments: &[&str]| {
-        let mut command = desk.command(&[&["push", "q", "1"], arguments].concat());
-        command.env("XDG_DATA_HOME", desk.path("data")).env_remove("BRIGADE_URL");
-        if let Some(url) = url {
-            command.env("BRIGADE_URL", url);
-        }
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-    };
-    push(None, &[]);
-    let directory = desk.path("data/brigade");
-    assert!(directory.join("jobs.db").is_file());
-    assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
-    let url = |name: &str| format!("sqlite:{}", desk.path(name).display());
-    push(Some(&url("of_env")), &[]);
-    push(Some(&url("never")), &["--broker", &url("of_option")]);
-    assert!(desk.path("of_env").is_file() && desk.path("of_option").is_file() && !desk.path("never").exists());
-}
-
-#[test]
-fn passwords_are_never_printed() {
-    let desk = Desk::new();
-    let url = "redis://me:geheim@localhost/0?token=geheimer";
-    for arguments in [&["queues"][..], &["--help"], &["help", "push"], &["push", "--nonsense"]] {
-        let output = desk.command(arguments).env("BRIGADE_URL", url).output().unwrap();
-        let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-        assert!(!printed.is_empty() && !printed.contains("geheim"), "{printed}");
-    }
 }

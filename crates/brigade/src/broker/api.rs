@@ -9,6 +9,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{check_job, check_name};
+use super::redact::{redact, split_scheme};
 use super::{
     Backend, Cancelling, Cancels, Capabilities, Lease, LeaseAsk, Leased, Order, Ordered, Pushed, Query, QueueCounts, Queues, Stopped, TakenJob,
     Terms, ToJob, View,
@@ -87,17 +88,21 @@ impl Broker {
             Some(("amqp" | "amqps", _)) => super::rabbitmq::connect(url, clock.clone()).await?,
             #[cfg(feature = "sqlite")]
             Some(("sqlite", rest)) => super::sqlite::connect(rest, clock.clone()).await?,
-            Some((scheme, _)) => {
-                let text = format!("connect to a broker of scheme {scheme:?}: there are {SCHEMES}");
-                return Err(Error::new(ErrorKind::BadOption, text));
-            }
-            None => {
-                let text = "connect to a broker without a scheme: write sqlite:jobs.db";
-                return Err(Error::new(ErrorKind::BadOption, text));
-            }
+            _ => return Err(unknown_scheme(url)),
         };
         let cancels = Arc::new(Cancels::new(Arc::clone(&backend)));
         Ok(Self { backend, clock, cancels })
+    }
+
+    /// A broker's URL for logs and people: passwords, and whatever could be one in a mistyped URL, are `***`. Any text is allowed. The errors of
+    /// [`connect`](Broker::connect) have no passwords in them either.
+    ///
+    /// ```
+    /// assert_eq!(brigade::Broker::redacted_url("redis://me:secret@host/1"), "redis://me:***@host/1");
+    /// assert_eq!(brigade::Broker::redacted_url("redis:/me:secret@host"), "redis:***@host");
+    /// ```
+    pub fn redacted_url(url: &str) -> String {
+        redact(url)
     }
 
     /// What this broker can do.
@@ -438,6 +443,15 @@ const SCHEMES: &str = match (cfg!(feature = "sqlite"), cfg!(feature = "redis"), 
     (false, true, false) => "redis (sqlite and rabbitmq are cargo features that are off)",
     (false, false, _) => "amqp (sqlite and redis are cargo features that are off)",
 };
+
+/// Quotes no more of the text than a scheme: any other part may be a password.
+fn unknown_scheme(url: &str) -> Error {
+    let text = match split_scheme(url) {
+        Some((scheme, _)) => format!("connect to a broker of scheme {scheme:?}: there are {SCHEMES}"),
+        None => format!("connect to a broker by a text that has no scheme: write sqlite:jobs.db or redis://host; there are {SCHEMES}"),
+    };
+    Error::new(ErrorKind::BadOption, text)
+}
 
 pub(super) fn confused() -> Error {
     Error::new(ErrorKind::Protocol, "ask a broker: it answered another question")

@@ -71,6 +71,11 @@ impl Place {
         if path.is_empty() {
             return Err(Error::new(ErrorKind::BadOption, "open a SQLite broker without a path: sqlite:jobs.db or sqlite::memory:"));
         }
+        if path.starts_with("//") && path.contains('@') {
+            // Not quoted: it may be the URL of another broker, with its password.
+            let text = "open a SQLite broker with a user: SQLite has none, and its URL has no slashes before the path: sqlite:jobs.db";
+            return Err(Error::new(ErrorKind::BadOption, text));
+        }
         let path = (path != ":memory:").then(|| PathBuf::from(path));
         let mut place = Self { path, safety: Safety::Full, shared: false };
         for option in options.split('&').filter(|option| !option.is_empty()) {
@@ -80,7 +85,8 @@ impl Place {
                 "shared=true" => place.shared = true,
                 "shared=false" => place.shared = false,
                 _ => {
-                    let text = format!("open a SQLite broker with {option:?}: there are synchronous=full, synchronous=normal, shared=true");
+                    // Not quoted: a value may be a password that belongs to another broker.
+                    let text = "open a SQLite broker with an unknown option: there are synchronous=full, synchronous=normal, shared=true";
                     return Err(Error::new(ErrorKind::BadOption, text));
                 }
             }

@@ -26,6 +26,17 @@ async fn bad_use_wrong_password_is_refused_and_never_repeated() {
     Broker::connect(&format!("{}?password=right-password", server.url())).await.unwrap();
 }
 
+/// A server quotes the arguments of a command that it does not know.
+#[tokio::test]
+async fn bad_use_a_password_that_the_server_quotes_is_not_repeated() {
+    for command in ["AUTH", "HELLO"] {
+        let server = Redis::start(&["--rename-command", command, "", "--requirepass", "other"]).unwrap();
+        let error = refused(&format!("{}?user=me&password=geheim", server.url())).await;
+        let chain = format!("{error:?} {:?} {error}", std::error::Error::source(&error));
+        assert!(!chain.contains("geheim"), "{chain}");
+    }
+}
+
 #[tokio::test]
 async fn bad_use_a_password_that_changes_is_told_and_it_goes_on_when_it_is_right_again() {
     let server = Redis::start(&["--requirepass", "first"]).unwrap();

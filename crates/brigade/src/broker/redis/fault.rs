@@ -4,6 +4,7 @@ use std::io;
 
 use redis::{ErrorKind as Kind, RedisError, ServerErrorKind};
 
+use crate::broker::redact::scrub;
 use crate::error::{Error, ErrorKind};
 
 /// Why there is no answer.
@@ -38,6 +39,16 @@ impl Fault {
     /// The request was not what this failed at.
     pub(super) fn into_unsent(self) -> Self {
         Self { sent: false, ..self }
+    }
+
+    /// The same without these passwords: a server quotes the arguments of a command that it does not know, such as a renamed AUTH.
+    pub(super) fn without(self, passwords: &[&str]) -> Self {
+        let text = self.source.to_string();
+        let scrubbed = scrub(&text, passwords);
+        if scrubbed == text {
+            return self;
+        }
+        Self { source: RedisError::from((self.source.kind(), "the server said", scrubbed)), ..self }
     }
 
     /// Whether the server said that it did not do it, and that it, or another, may soon.

@@ -78,7 +78,7 @@ impl Reach {
             }
         };
         let opened = timeout(CONNECT_TIMEOUT, opening).await.unwrap_or_else(|_| Err(Fault::timeout()));
-        opened.map_err(Fault::into_unsent)
+        opened.map_err(|fault| fault.into_unsent().without(&self.place.passwords()))
     }
 
     async fn open_at(&self, address: &Address, login: &Login, database: i64, listener: Option<Listener>) -> Result<Connection, Fault> {

@@ -125,6 +125,12 @@ impl Place {
     }
 }
 
+impl Place {
+    pub(super) fn passwords(&self) -> Vec<&str> {
+        [&self.login, &self.sentinel_login].into_iter().filter_map(|login| login.password.as_deref()).collect()
+    }
+}
+
 fn bad(text: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::BadOption, format!("read the URL of Redis: {text}"))
 }
