@@ -8,13 +8,16 @@ mod show;
 mod terminal;
 mod times;
 
-use std::io;
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::commands::Command;
 use crate::connection::Globals;
+use crate::show::note;
 
 /// Runs functions in worker processes that may crash, hang or leak without hurting anything else.
 #[derive(Parser)]
@@ -29,16 +32,36 @@ struct Arguments {
 
 #[brigade::main]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return tell_usage(&error),
+    };
     match arguments.command.run(&arguments.globals).await {
         Ok(code) => code,
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("brigade: {}", escape::escape(&with_causes(&error)));
+            note!("{}", with_causes(&error));
             exit::of(&error)
         }
     }
+}
+
+/// Help, or what is wrong with the command line. It quotes arguments, and a URL may have got among them.
+fn tell_usage(error: &clap::Error) -> ExitCode {
+    let is_url = |argument: OsString| argument.to_string_lossy().contains(['@', '/', '?']);
+    if !error.use_stderr() || !env::args_os().skip(1).any(is_url) {
+        // The same as clap's own exit, but for the type of the code. Whoever read it may be gone.
+        error.print().ok();
+    } else {
+        eprint_all(&connection::without_passwords(error.render().to_string()));
+    }
+    u8::try_from(error.exit_code()).unwrap_or(exit::USAGE).into()
+}
+
+fn eprint_all(text: &str) {
+    // Whoever reads it may be gone.
+    io::stderr().lock().write_all(text.as_bytes()).ok();
 }
 
 /// An error and its causes, none of them twice: some tell their cause's text as well.

@@ -1,6 +1,6 @@
 //! Jobs on standard output: lines of JSON for programs, tables for people.
 
-use std::io::{self, IsTerminal as _, Write as _, stdout};
+use std::io::{self, IsTerminal as _, Write as _, stderr, stdout};
 use std::ops::Range;
 
 use brigade::{AttemptKind, AttemptRecord, Certificate, JobId, JobInfo, JobState, Receipt, Step, Waits};
@@ -14,14 +14,32 @@ use crate::times::rfc3339;
 /// Characters of a payload or a reason in a table on a terminal; nothing is cut where the output goes elsewhere.
 const CELL_WIDTH: usize = 60;
 
-/// One line of text.
+/// A line for whoever watches, on standard error; see `note!`.
+pub(crate) fn write_note(text: &str) {
+    // Nothing depends on it: the reader of standard error may be gone, as with a terminal that was closed.
+    writeln!(stderr().lock(), "brigade: {}", escape(text)).ok();
+}
+
+/// Writes a line for whoever watches on standard error, harmless for a terminal whatever is in it. Unlike `eprintln!`, it does not panic when
+/// standard error is gone.
+macro_rules! note {
+    ($($text:tt)*) => { $crate::show::write_note(&format!($($text)*)) };
+}
+pub(crate) use note;
+
+/// One line of text, harmless for a terminal whatever is in it.
 pub(crate) fn line(text: &str) -> io::Result<()> {
+    block(&escape(text))
+}
+
+/// Text of several lines, or with colours, whose foreign parts are harmless already.
+pub(crate) fn block(text: &str) -> io::Result<()> {
     writeln!(stdout().lock(), "{text}")
 }
 
 /// One JSON document on a line of its own.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    Ok(line(&compact_json(&serde_json::to_string(value)?))?)
+    Ok(block(&compact_json(&serde_json::to_string(value)?))?)
 }
 
 /// A table with a frame on a terminal, plain columns elsewhere. Columns in `right` are numbers.
@@ -29,11 +47,11 @@ pub(crate) fn table<const N: usize>(header: [&str; N], right: Range<usize>, rows
     let mut table = Table::new();
     table.load_style(if stdout().is_terminal() { presets::UTF8_FULL_CONDENSED } else { presets::NOTHING });
     table.set_header(header);
-    table.add_rows(rows);
+    table.add_rows(rows.map(|row| row.map(|cell| escape(&cell).into_owned())));
     for column in table.column_iter_mut().take(right.end).skip(right.start) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    line(&table.trim_fmt())
+    block(&table.trim_fmt())
 }
 
 /// A cell of somebody else's text.

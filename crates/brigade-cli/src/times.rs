@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use jiff::civil::{DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{Span, SpanRelativeTo, Timestamp, Zoned};
+use tokio::time::Instant;
 
 /// `250ms`, `5s`, `2m`, `1h30m`, `3d`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -12,6 +13,13 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let span: Span = text.trim().parse().map_err(|_| help())?;
     let signed = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| help())?;
     Duration::try_from(signed).map_err(|_| "a time cannot be negative".to_owned())
+}
+
+/// A moment so much later, or the latest that the clock has room for.
+pub(crate) fn later(moment: Instant, duration: Duration) -> Instant {
+    // As far as tokio's own sleep goes when it is given too long a time.
+    const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+    moment.checked_add(duration).unwrap_or_else(|| moment + FAR)
 }
 
 /// `2026-11-22T18:30:00Z`, with any offset or `[Zone/Name]`; `2026-11-22 18:30` and `18:30` (the next one) of the local time zone.

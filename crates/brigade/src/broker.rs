@@ -33,6 +33,7 @@ mod queues;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
 mod receipt;
+mod redact;
 #[cfg(feature = "redis")]
 mod redis;
 mod schedules;

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use crate::connection::Globals;
 use crate::escape::compact_json;
 use crate::exit;
-use crate::show::{self, JobDocument};
+use crate::show::{self, JobDocument, note};
 use crate::times;
 
 /// Call a task and print its result
@@ -59,12 +59,12 @@ impl Call {
             Waited::Ended(Some(job)) => tell(&self.task, &job, globals.json),
             Waited::TimedOut(after) => {
                 broker.cancel(&id, "its caller did not wait any longer").await?;
-                eprintln!("brigade: no result within {after:?}; job {id} is cancelled");
+                note!("no result within {after:?}; job {id} is cancelled");
                 Ok(exit::TIMED_OUT.into())
             }
             Waited::Interrupted => {
                 broker.cancel(&id, "its caller was interrupted").await?;
-                eprintln!("brigade: interrupted; job {id} is cancelled");
+                note!("interrupted; job {id} is cancelled");
                 Ok(exit::STOPPED.into())
             }
         }

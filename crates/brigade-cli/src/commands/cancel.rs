@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::job::nothing;
 use crate::connection::Globals;
 use crate::exit;
-use crate::show::{self, StopDocument};
+use crate::show::{self, StopDocument, note};
 use crate::times;
 
 /// Cancel jobs, waiting or running
@@ -77,12 +77,12 @@ impl Came {
         let line = match self {
             Self::To(Cancelling::Asked) => format!("asked the worker of job {id} to stop it"),
             Self::To(Cancelling::Nothing) => {
-                eprintln!("brigade: nothing to cancel: {}", nothing(id, state));
+                note!("nothing to cancel: {}", nothing(id, state));
                 return Ok(());
             }
             Self::To(_) => format!("cancelled job {id}"),
             Self::NotYet => {
-                eprintln!("brigade: job {id} has not ended yet; its worker is asked to stop it");
+                note!("job {id} has not ended yet; its worker is asked to stop it");
                 return Ok(());
             }
             Self::Stopped(stopped) => match (stopped.state, &stopped.receipt) {

@@ -13,7 +13,7 @@ use super::push::{self, JobOptions};
 use crate::connection::Globals;
 use crate::escape::escape;
 use crate::exit::{self, usage};
-use crate::show;
+use crate::show::{self, note};
 use crate::times::{self, local, rfc3339};
 
 /// Push jobs by the clock: list, add and remove schedules
@@ -128,7 +128,7 @@ async fn list(broker: &Broker, json: bool) -> anyhow::Result<ExitCode> {
     if json {
         schedules.iter().try_for_each(|schedule| show::json(&ScheduleDocument::new(schedule)))?;
     } else if schedules.is_empty() {
-        eprintln!("brigade: no schedules");
+        note!("no schedules");
     } else {
         let rows = schedules.iter().map(|schedule| {
             let (when, zone) = when(&schedule.recurrence);
@@ -150,7 +150,7 @@ async fn remove(broker: &Broker, names: &[String], json: bool) -> anyhow::Result
         } else if removed {
             show::line(&format!("removed {}", escape(name)))?;
         } else {
-            eprintln!("brigade: there is no schedule {}", escape(name));
+            note!("there is no schedule {}", escape(name));
         }
     }
     Ok(exit::found(all))

@@ -13,7 +13,7 @@ use super::queues::{is_confirmed, jobs as so_many};
 use crate::connection::Globals;
 use crate::escape::escape;
 use crate::exit::{self, usage};
-use crate::show;
+use crate::show::{self, note};
 
 /// Look at dead letters, retry or delete them
 #[derive(clap::Args)]
@@ -146,7 +146,7 @@ async fn delete(broker: &Broker, ids: &[String], json: bool) -> anyhow::Result<E
             show::line(&format!("deleted job {id}"))?;
         } else {
             let state = broker.job(&job).await?.map(|job| job.state);
-            eprintln!("brigade: not a dead letter: {}", nothing(id, state));
+            note!("not a dead letter: {}", nothing(id, state));
         }
     }
     Ok(exit::found(all))

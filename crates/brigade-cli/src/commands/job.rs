@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::connection::Globals;
 use crate::escape::escape;
 use crate::exit;
-use crate::show::{self, JobDocument};
+use crate::show::{self, JobDocument, note};
 use crate::times::local;
 
 /// Show a job with the history of its attempts
@@ -36,7 +36,7 @@ pub(super) async fn show_each(broker: &Broker, ids: &[String], fits: impl Fn(&Jo
         match broker.job(&JobId::new(id.as_str())).await?.filter(|job| fits(job)) {
             None => {
                 all = false;
-                eprintln!("brigade: no such job: {}", escape(id));
+                note!("no such job: {}", escape(id));
             }
             Some(job) if json => show::json(&JobDocument::new(&job))?,
             Some(job) => {
@@ -76,7 +76,7 @@ fn show_one(job: &JobInfo) -> anyhow::Result<()> {
     text("cancel", job.cancel.as_deref())?;
     field("attempts", &format!("{} failed, {} crashed, {} interrupted", job.failed, job.crashed, job.interrupted))?;
     if !job.history.is_empty() {
-        show::line("\nAttempts that did not end well, oldest first:")?;
+        show::block("\nAttempts that did not end well, oldest first:")?;
     }
     job.history.iter().try_for_each(show_attempt)
 }
@@ -144,9 +144,9 @@ pub(super) async fn retry(broker: &Broker, ids: &[String], json: bool) -> anyhow
             match broker.job(&job).await? {
                 Some(dead) if dead.state == JobState::Dead => {
                     let reason = escape(dead.reason.as_deref().unwrap_or_default()).into_owned();
-                    eprintln!("brigade: job {} waits for others, retry those: {reason}", escape(id));
+                    note!("job {} waits for others, retry those: {reason}", escape(id));
                 }
-                found => eprintln!("brigade: not a dead letter: {}", nothing(id, found.map(|job| job.state))),
+                found => note!("not a dead letter: {}", nothing(id, found.map(|job| job.state))),
             }
         }
     }

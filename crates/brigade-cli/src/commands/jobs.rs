@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use brigade::{Broker, JobId, JobInfo, JobState};
 
 use crate::connection::Globals;
-use crate::show::{self, JobDocument};
+use crate::show::{self, JobDocument, note};
 use crate::times::local;
 
 /// List jobs in the order of their pushes
@@ -76,7 +76,7 @@ pub(super) async fn list(
         }
     }
     if !json && shown.is_empty() {
-        eprintln!("brigade: no such jobs");
+        note!("no such jobs");
     } else if !json {
         let what = if state == Some(JobState::Dead) { "reason" } else { "due" };
         show::table(["id", "queue", "state", "failed", "crashed", "pushed", what, "payload"], 3..5, shown.into_iter())?;
@@ -85,7 +85,7 @@ pub(super) async fn list(
         && let Some(last) = &after
         && !broker.jobs(queue, state, Some(last), 1).await?.is_empty()
     {
-        eprintln!("brigade: there are more; go on with --after {last}");
+        note!("there are more; go on with --after {last}");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::connection::Globals;
 use crate::escape::escape;
 use crate::exit::usage;
-use crate::show;
+use crate::show::{self, note};
 use crate::times;
 
 /// Hand jobs to plain Redis clients, in the order in which they asked
@@ -47,7 +47,7 @@ impl Manager {
             manager.run_until(stop.clone().cancelled_owned())
         });
         let mut managers = std::pin::pin!(try_join_all(managers));
-        eprintln!("brigade: managing {}", escape(&self.queues.join(", ")));
+        note!("managing {}", escape(&self.queues.join(", ")));
         let handed = tokio::select! {
             ended = &mut managers => ended?,
             _ = async { tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} } } => {

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::connection::Globals;
 use crate::exit::usage;
-use crate::show;
+use crate::show::{self, note};
 use crate::times;
 
 /// Push a job, or many from standard input
@@ -160,7 +160,7 @@ impl Push {
             show::json(&json!({ "id": pushed.id(), "duplicate": duplicate }))?;
         } else {
             if duplicate {
-                eprintln!("brigade: nothing pushed, there is a job with this mark");
+                note!("nothing pushed, there is a job with this mark");
             }
             show::line(pushed.id().as_str())?;
         }

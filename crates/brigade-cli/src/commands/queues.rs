@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::connection::Globals;
 use crate::escape::escape;
 use crate::exit::usage;
-use crate::show;
+use crate::show::{self, note};
 
 /// List the queues and how many jobs are in each state
 #[derive(clap::Args)]
@@ -36,7 +36,7 @@ impl Queues {
                 show::json(&json!({ "queue": counts.queue, "paused": counts.paused, "limits": counts.limits, "jobs": jobs }))?;
             }
         } else if queues.is_empty() {
-            eprintln!("brigade: no queue has jobs");
+            note!("no queue has jobs");
         } else {
             let header = ["queue", "scheduled", "ready", "held", "leased", "retrying", "done", "dead", "cancelled", "paused"];
             let rows = queues.iter().map(|counts| {

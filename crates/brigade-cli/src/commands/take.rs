@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use crate::connection::Globals;
 use crate::escape::compact_json;
 use crate::exit;
-use crate::show;
+use crate::show::{self, note};
 use crate::times;
 
 /// Take the next job: print its JSON and remove it from the queue
@@ -39,7 +39,7 @@ impl Take {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
         let broker = globals.connect().await?;
         let Some(job) = broker.queue(self.queue.as_str()).take(self.wait).await? else {
-            eprintln!("brigade: no job to take");
+            note!("no job to take");
             return Ok(exit::NOTHING.into());
         };
         if globals.json {

@@ -7,7 +7,7 @@ use brigade::{JobId, Level};
 use crate::connection::Globals;
 use crate::escape::escape;
 use crate::exit;
-use crate::show;
+use crate::show::{self, note};
 
 /// Say why jobs are not running
 ///
@@ -27,7 +27,7 @@ impl Why {
             match broker.why(&JobId::new(id.as_str())).await? {
                 None => {
                     all = false;
-                    eprintln!("brigade: no such job: {}", escape(id));
+                    note!("no such job: {}", escape(id));
                 }
                 Some(explanation) if globals.json => show::json(&explanation)?,
                 Some(explanation) => show::line(&escape(&explanation.to_string()))?,
@@ -53,7 +53,7 @@ impl Check {
             }
         }
         if findings.is_empty() && !globals.json {
-            eprintln!("brigade: nothing to say against it");
+            note!("nothing to say against it");
         }
         let is_good = findings.iter().all(|finding| finding.level == Level::Note);
         Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -2,37 +2,40 @@
 //!
 //! `slot` is the life of a job from its lease to its settlement, of which `-j` run side by side, as parts of one task. `program` is one
 //! running program and its process group, `arguments` fills in its arguments, `output` carries what it prints, `guard` ends the groups
-//! if this process is killed, `report` tells what happened.
+//! if this process is killed, `stop` are the signals that stop this process, `orphans` reaps what a container leaves to it, `report` tells
+//! what happened.
 //!
 //! A lease is renewed only while its program runs, and a program lives only while its lease does: it is stopped before the lease can have
 //! run out, counted from before the broker was asked for it.
 
 mod arguments;
 mod guard;
+mod orphans;
 mod output;
 mod program;
 mod report;
 mod slot;
+mod stop;
 
 use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use brigade::{Broker, Queue};
 use futures_util::future::join_all;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
-use tokio_util::sync::CancellationToken;
 
 use self::arguments::CommandLine;
 use self::guard::Guard;
 pub(super) use self::guard::WorkGuard;
+use self::orphans::Orphans;
 use self::output::Console;
 use self::report::Report;
+use self::stop::{Listener, Stop};
 use crate::connection::Globals;
 use crate::exit;
+use crate::show::note;
 use crate::times;
 
 /// Run a program for each job of a queue
@@ -47,7 +50,7 @@ use crate::times;
 /// as the reason. Each program runs in a process group of its own, all of which is ended with it.
 ///
 /// The first SIGINT or SIGTERM takes nothing new and lets the running programs finish; the second kills them and gives their
-/// jobs back, uncharged.
+/// jobs back, uncharged. A program that the same signal ends too is interrupted: its job is given back, uncharged.
 #[derive(clap::Args)]
 pub(crate) struct Work {
     /// Queue to serve
@@ -70,6 +73,10 @@ pub(crate) struct Work {
     #[arg(long, value_name = "TIME", value_parser = times::duration, default_value = "5s")]
     kill_after: Duration,
 
+    /// Give the programs the URL of the broker as BRIGADE_URL, with its password [default: they do not have that variable]
+    #[arg(long)]
+    pass_broker_url: bool,
+
     /// Program and its arguments
     #[arg(value_name = "COMMAND", last = true, required = true, num_args = 1..)]
     command: Vec<OsString>,
@@ -91,6 +98,8 @@ struct Worker {
     lease: Duration,
     kill_after: Duration,
     until_empty: bool,
+    /// For the programs, if they are to have it.
+    url: Option<String>,
     guard: Guard,
     console: Console,
     report: Report,
@@ -98,16 +107,16 @@ struct Worker {
     turn: Mutex<()>,
     /// Programs that run now.
     running: Cell<usize>,
-    /// Take nothing new.
-    drain: CancellationToken,
-    /// Kill what runs.
-    halt: CancellationToken,
+    stop: Stop,
+    orphans: Orphans,
     /// Why there is no point in going on.
     broken: RefCell<Option<anyhow::Error>>,
 }
 
 impl Work {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
+        // Before anything starts that a signal to all of us could hit.
+        let signals = Listener::new()?;
         let broker = globals.connect().await?;
         let worker = Worker {
             queue: broker.queue(self.queue.as_str()),
@@ -116,54 +125,35 @@ impl Work {
             lease: self.lease,
             kill_after: self.kill_after,
             until_empty: self.until_empty,
-            guard: Guard::start()?,
+            url: if self.pass_broker_url { Some(globals.url()?) } else { None },
+            guard: Guard::start().await?,
             console: Console::new(!globals.json),
             report: Report::new(globals.json),
             turn: Mutex::default(),
             running: Cell::default(),
-            drain: CancellationToken::new(),
-            halt: CancellationToken::new(),
+            stop: Stop::new(),
+            orphans: Orphans::new(),
             broken: RefCell::default(),
         };
+        worker.guard.pid().into_iter().for_each(|guard| worker.orphans.leave(guard));
         let slots = join_all((0..self.jobs).map(|_| worker.slot()));
+        let tell = || match worker.running.get() {
+            0 => {}
+            running => note!("{running} running, waiting for the end; once more to kill and give back"),
+        };
         tokio::select! {
             _ = slots => {}
-            error = worker.obey_signals() => return Err(error),
+            () = worker.stop.obey(signals, tell) => {}
+            error = worker.orphans.watch() => return Err(error),
         }
         worker.end(self.until_empty).await
     }
 }
 
 impl Worker {
-    /// Never returns, except with an error.
-    async fn obey_signals(&self) -> anyhow::Error {
-        let listen = || -> anyhow::Result<_> {
-            let listen = |kind| signal(kind).context("cannot listen for signals");
-            Ok((listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?))
-        };
-        let (mut interrupt, mut terminate) = match listen() {
-            Ok(signals) => signals,
-            Err(error) => return error,
-        };
-        let mut next = async || {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        };
-        next().await;
-        if self.running.get() > 0 {
-            eprintln!("brigade: {} running, waiting for the end; once more to kill and give back", self.running.get());
-        }
-        self.drain.cancel();
-        next().await;
-        self.halt.cancel();
-        std::future::pending().await
-    }
-
     async fn end(self, until_empty: bool) -> anyhow::Result<ExitCode> {
         self.guard.end().await;
-        if self.halt.is_cancelled() {
+        if self.stop.halt.is_cancelled() {
             self.report.end();
             // At once: the runtime would wait for a write to whoever does not read our output.
             std::process::exit(exit::STOPPED.into());

@@ -132,6 +132,17 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// The process that ends its programs if it is killed.
+    pub(crate) fn guard(&self) -> Pid {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).unwrap();
+        let is_guard = |pid: &&str| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.windows(10).any(|at| at == b"work-guard"));
+        Pid::from_raw(children.split_whitespace().find(is_guard).unwrap().parse().unwrap()).unwrap()
+    }
+
     /// Waits for a line of its standard error.
     pub(crate) fn wait_for_line(&mut self, with: &str) {
         let mut line = String::new();

@@ -5,9 +5,12 @@
 
 mod cron;
 mod desk;
+mod guard;
 mod key;
 mod kill;
 mod look;
 mod manager;
 mod push;
+mod signals;
+mod url;
 mod work;

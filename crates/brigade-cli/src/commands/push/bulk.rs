@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::{Options, job_of};
 use crate::escape::escape;
-use crate::show;
+use crate::show::{self, note};
 use crate::terminal;
 
 /// Jobs in one batch: enough that the broker's sync is a small part of it.
@@ -29,7 +29,7 @@ struct Count {
 
 pub(super) async fn push(broker: &Broker, queue: &Queue, options: &Options, json: bool) -> anyhow::Result<ExitCode> {
     if stdin().is_terminal() {
-        eprintln!("brigade: reading JSON from the terminal, one value per line; Ctrl-D ends");
+        note!("reading JSON from the terminal, one value per line; Ctrl-D ends");
     }
     let stdin = stdin();
     let mut lines = Lines::new(&stdin, broker.capabilities().payload_bytes_max);
@@ -54,7 +54,7 @@ pub(super) async fn push(broker: &Broker, queue: &Queue, options: &Options, json
         show::json(&json!({ "pushed": count.pushed, "duplicates": count.duplicates }))?;
     } else {
         if count.duplicates > 0 {
-            eprintln!("brigade: {} more were not pushed, there is a job with this mark", HumanCount(count.duplicates));
+            note!("{} more were not pushed, there is a job with this mark", HumanCount(count.duplicates));
         }
         show::line(&count.pushed.to_string())?;
     }

@@ -9,6 +9,8 @@ use tokio::sync::Mutex;
 use tokio::time::{Duration, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::show::note;
+
 /// Of a program's standard output, for the result.
 const RESULT_BYTES_MAX: usize = 64 << 10;
 /// Of a program's standard error, for the reason.
@@ -68,7 +70,7 @@ pub(super) async fn feed(mut pipe: ChildStdin, payload: &str) {
     if let Err(error) = write.await
         && error.kind() != io::ErrorKind::BrokenPipe
     {
-        eprintln!("brigade: cannot give a program its payload: {error}");
+        note!("cannot give a program its payload: {error}");
     }
 }
 

@@ -7,22 +7,27 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::{ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use brigade::Exit;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, setpgid};
+use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+
+use super::stop::Signals;
+use crate::connection::URL_VARIABLE;
 
 /// Marks a process and all its descendants as somebody's: a path of marks, each of which begins with the number of the process that made it.
 /// If this one is killed, its jobs are given to others only when no process with its mark runs any more.
 pub(super) const TREE_VARIABLE: &str = "BRIGADE_TREE";
 
-/// The mark of one program; the last of its path.
-pub(super) fn new_mark() -> String {
-    static STARTS: AtomicU64 = AtomicU64::new(0);
-    format!("{}-work-{}", std::process::id(), STARTS.fetch_add(1, Ordering::Relaxed))
+/// The mark of one program; the last of its path. It is random, so that no other process can have it.
+pub(super) fn new_mark() -> io::Result<String> {
+    let mut random = [0; 16];
+    // So few bytes come whole.
+    getrandom(&mut random, GetRandomFlags::empty())?;
+    Ok(format!("{}-work-{:032x}", std::process::id(), u128::from_ne_bytes(random)))
 }
 
 fn path_to(mark: &str) -> String {
@@ -73,8 +78,9 @@ impl Program {
         mark: &str,
     ) -> Result<(Self, Pipes), Refusal> {
         let mut command = Command::new(program);
-        command.args(arguments).envs(environment).env(TREE_VARIABLE, path_to(mark)).process_group(0);
+        command.args(arguments).env_remove(URL_VARIABLE).envs(environment).env(TREE_VARIABLE, path_to(mark));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        lead_a_group(&mut command);
         let mut child = command.spawn().map_err(Refusal::of)?;
         let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         let pidfd = group.ok_or_else(|| io::Error::other("a child without a number")).and_then(watch);
@@ -103,6 +109,11 @@ impl Program {
         }
     }
 
+    /// The signals that the leader handles, or handled until its end.
+    pub(super) fn handled_signals(&self) -> Signals {
+        Signals::handled_by(self.group)
+    }
+
     /// Sends a signal to whatever is left of the group.
     pub(super) fn signal(&self, signal: Signal) {
         // Nobody is left.
@@ -112,6 +123,16 @@ impl Program {
     pub(super) async fn reap(mut self) -> io::Result<Exit> {
         self.child.wait().await.map(exit_of)
     }
+}
+
+/// Has the program lead a process group of its own from its first instruction on.
+///
+/// A signal to our own group in the moment between fork and setpgid is not the program's: the child still has our handlers then, which do
+/// nothing in it. `process_group` would make it a `posix_spawn`, which resets the handlers first, and such a signal would kill the program.
+#[expect(unsafe_code, reason = "there is no other way to run code between fork and exec")]
+fn lead_a_group(command: &mut Command) {
+    // SAFETY: setpgid is a bare system call: it takes no lock and allocates nothing.
+    unsafe { command.pre_exec(|| Ok(setpgid(None, None)?)) };
 }
 
 /// A descriptor that becomes readable when the process ends.

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::slot::Ending;
 use crate::escape::{compact_json, escape};
-use crate::show;
+use crate::show::{self, note};
 use crate::times::local;
 
 #[derive(Clone, Copy, Default, Serialize)]
@@ -84,7 +84,7 @@ impl Report {
             let (first, last) = (lines.next().unwrap_or_default(), lines.next_back());
             let last = last.map_or_else(String::new, |last| format!(" .. {}", escape(last)));
             let word = if outcome == "dead" { "is a dead letter" } else { outcome };
-            eprintln!("brigade: job {} {word}: {}{last}{next}", lease.id(), escape(first));
+            note!("job {} {word}: {}{last}{next}", lease.id(), escape(first));
         }
         None
     }
@@ -105,6 +105,6 @@ impl Report {
         let others =
             [(failed, "failed"), (dead, "dead"), (passed, "passed"), (cancelled, "cancelled"), (given_back, "given back"), (lost, "lost")];
         let others: String = others.iter().filter(|(count, _)| *count > 0).map(|(count, name)| format!(", {count} {name}")).collect();
-        eprintln!("brigade: {done} done{others}");
+        note!("{done} done{others}");
     }
 }

@@ -13,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::Worker;
 use super::output::{Head, Tail, feed};
 use super::program::{Pipes, Program, Refusal, new_mark};
-use crate::times::rfc3339;
+use crate::connection::URL_VARIABLE;
+use crate::show::note;
+use crate::times::{later, rfc3339};
 
 /// What became of an attempt.
 pub(super) enum Ending {
@@ -48,7 +50,7 @@ struct Held {
 }
 
 /// Why a program is stopped.
-enum Stop {
+enum Cause {
     Cancel(String),
     /// It ran for longer than its job allows.
     Timeout(Duration),
@@ -82,22 +84,22 @@ impl Worker {
 
     /// The next job; `None` if there is none to wait for or this worker is to stop.
     async fn next(&self) -> Option<Held> {
-        if self.drain.is_cancelled() {
+        if self.stop.drain.is_cancelled() {
             return None;
         }
         // Without a turn, so that it goes into one commit with a settlement.
         if let Ok(Some(held)) = self.ask(Duration::ZERO).await {
             return self.unless_stopped(held).await;
         }
-        let _turn = self.drain.run_until_cancelled(self.turn.lock()).await?;
+        let _turn = self.stop.drain.run_until_cancelled(self.turn.lock()).await?;
         let mut wait = if self.until_empty { FIRST_LOOK } else { WAIT };
-        while !self.drain.is_cancelled() {
+        while !self.stop.drain.is_cancelled() {
             match self.ask(wait.min(self.lease / 4)).await {
                 Ok(Some(held)) => return self.unless_stopped(held).await,
                 Ok(None) if self.until_empty && self.is_empty().await => return None,
                 Ok(None) => wait = (wait * 2).min(WAIT),
                 Err(error) => {
-                    eprintln!("brigade: cannot lease a job, trying again: {error:#}");
+                    note!("cannot lease a job, trying again: {error:#}");
                     sleep(ERROR_PAUSE).await;
                 }
             }
@@ -108,11 +110,11 @@ impl Worker {
     async fn ask(&self, wait: Duration) -> Result<Option<Held>, Error> {
         let asked = Instant::now();
         let lease = self.queue.lease(self.lease, wait).await?;
-        Ok(lease.map(|lease| Held { lease, until: Cell::new(asked + self.lease) }))
+        Ok(lease.map(|lease| Held { lease, until: Cell::new(later(asked, self.lease)) }))
     }
 
     async fn unless_stopped(&self, held: Held) -> Option<Held> {
-        if !self.drain.is_cancelled() {
+        if !self.stop.drain.is_cancelled() {
             return Some(held);
         }
         self.settle(held, Ending::GivenBack("its worker stopped".to_owned()), Duration::ZERO).await;
@@ -139,10 +141,17 @@ impl Worker {
             ("BRIGADE_ATTEMPT", lease.attempt().to_string()),
         ];
         environment.extend(lease.tick().map(|tick| ("BRIGADE_TICK", rfc3339(tick.at))));
+        environment.extend(self.url.iter().map(|url| (URL_VARIABLE, url.clone())));
         let name = self.command.program().display();
-        let mark = new_mark();
+        let mark = match new_mark() {
+            Ok(mark) => mark,
+            Err(error) => return Ending::GivenBack(format!("cannot start {name} now: {error}")),
+        };
         self.guard.expect(&mark).await;
         let started = Program::start(self.command.program(), &arguments, environment, &mark);
+        if let Ok((program, _)) = &started {
+            self.orphans.leave(program.group());
+        }
         self.guard.add(&mark, started.as_ref().ok().map(|(program, _)| program.group())).await;
         match started {
             Ok((program, pipes)) => self.watch(held, program, pipes).await,
@@ -151,7 +160,7 @@ impl Worker {
             Err(Refusal::Ever(error)) => {
                 let why = format!("cannot start {name}: {error}");
                 self.broken.replace(Some(anyhow::anyhow!(why.clone())));
-                self.drain.cancel();
+                self.stop.drain.cancel();
                 Ending::GivenBack(why)
             }
         }
@@ -177,7 +186,7 @@ impl Worker {
             };
             let asked = Instant::now();
             let mut gone = stop.is_none();
-            if let Some(Stop::Cancel(_) | Stop::Timeout(_)) = &stop {
+            if let Some(Cause::Cancel(_) | Cause::Timeout(_)) = &stop {
                 program.signal(Signal::TERM);
                 gone = tokio::select! { _ = &mut all => true, () = self.grace(held) => false };
             }
@@ -189,14 +198,20 @@ impl Worker {
             }
             (stop, Receipt::new(step, asked.elapsed()))
         };
-        self.guard.remove(program.group()).await;
+        let (group, handled) = (program.group(), program.handled_signals());
+        self.guard.remove(group).await;
         let exit = program.reap().await;
+        self.orphans.reaped(group);
         match stop {
-            Some(Stop::Cancel(reason)) => Ending::Cancelled(reason, receipt),
-            Some(Stop::Timeout(after)) => Ending::Failed(with_stderr(format!("timed out after {after:?}, {}", receipt.step), &err.text())),
-            Some(Stop::Lost) => Ending::Lost("its lease was lost, so its program was killed".to_owned()),
-            Some(Stop::Halt) => Ending::GivenBack("its worker was stopped".to_owned()),
+            Some(Cause::Cancel(reason)) => Ending::Cancelled(reason, receipt),
+            Some(Cause::Timeout(after)) => Ending::Failed(with_stderr(format!("timed out after {after:?}, {}", receipt.step), &err.text())),
+            Some(Cause::Lost) => Ending::Lost("its lease was lost, so its program was killed".to_owned()),
+            Some(Cause::Halt) => Ending::GivenBack("its worker was stopped".to_owned()),
             None => match exit {
+                Ok(exit) if self.stop.took(exit, handled).await => Ending::GivenBack(with_stderr(
+                    format!("interrupted: the signal that stopped its worker stopped its program too ({exit})"),
+                    &err.text(),
+                )),
                 Ok(exit) => ending_of(exit, out, &err.text()),
                 Err(error) => Ending::Failed(format!("cannot tell how its program ended: {error}")),
             },
@@ -205,19 +220,19 @@ impl Worker {
 
     /// Ends when a program that was asked to end has had its time. The lease holds for so long, and a little more.
     async fn grace(&self, held: &Held) {
-        let (asked, time) = (Instant::now(), self.lease + self.kill_after);
+        let (asked, time) = (Instant::now(), self.lease.saturating_add(self.kill_after));
         if let Ok(Ok(Settled::Accepted(_))) = timeout(self.lease / 6, held.lease.extend(time)).await {
-            held.until.set(asked + time);
+            held.until.set(later(asked, time));
         }
-        sleep_until((asked + self.kill_after).min(held.until.get() - self.lease / 6)).await;
+        sleep_until(later(asked, self.kill_after).min(held.until.get() - self.lease / 6)).await;
     }
 
     /// Renews the lease for as long as nothing says that the program has to end.
-    async fn reason_to_stop(&self, held: &Held, began: Instant) -> Stop {
+    async fn reason_to_stop(&self, held: &Held, began: Instant) -> Cause {
         let timed_out = async {
             match held.lease.timeout() {
                 Some(time) => {
-                    sleep_until(began + time).await;
+                    sleep_until(later(began, time)).await;
                     time
                 }
                 None => std::future::pending().await,
@@ -228,28 +243,28 @@ impl Worker {
                 sleep(self.lease / 3).await;
                 let asked = Instant::now();
                 // A cancelled one is held for as long as its end may take.
-                let time = self.lease + self.kill_after;
+                let time = self.lease.saturating_add(self.kill_after);
                 // A little before the end, so that a program is gone when the lease is.
                 let last = held.until.get() - self.lease / 6;
                 tokio::select! {
                     extended = held.lease.extend(time) => match extended {
-                        Ok(Settled::Accepted(None)) => held.until.set(asked + time),
-                        Ok(Settled::Accepted(Some(reason))) => return Stop::Cancel(reason),
-                        Ok(_) => return Stop::Lost,
-                        Err(error) => eprintln!("brigade: cannot renew the lease of job {}: {error:#}", held.lease.id()),
+                        Ok(Settled::Accepted(None)) => held.until.set(later(asked, time)),
+                        Ok(Settled::Accepted(Some(reason))) => return Cause::Cancel(reason),
+                        Ok(_) => return Cause::Lost,
+                        Err(error) => note!("cannot renew the lease of job {}: {error:#}", held.lease.id()),
                     },
                     () = sleep_until(last) => {}
                 }
                 if Instant::now() >= held.until.get() - self.lease / 6 {
-                    return Stop::Lost;
+                    return Cause::Lost;
                 }
             }
         };
         tokio::select! {
             stop = renewed => stop,
-            reason = held.lease.cancel_asked() => Stop::Cancel(reason),
-            time = timed_out => Stop::Timeout(time),
-            () = self.halt.cancelled() => Stop::Halt,
+            reason = held.lease.cancel_asked() => Cause::Cancel(reason),
+            time = timed_out => Cause::Timeout(time),
+            () = self.stop.halt.cancelled() => Cause::Halt,
         }
     }
 
@@ -260,7 +275,7 @@ impl Worker {
             match settle_once(lease.clone(), &ending).await {
                 Ok(settled) => break settled,
                 Err(error) if Instant::now() < until.get() => {
-                    eprintln!("brigade: cannot settle job {}, trying again: {error:#}", lease.id())
+                    note!("cannot settle job {}, trying again: {error:#}", lease.id())
                 }
                 Err(_) => break Settled::Stale,
             }
