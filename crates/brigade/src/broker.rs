@@ -55,7 +55,7 @@ use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 
 use crate::certificate::{Certificate, Receipt};
-use crate::clock::BootTime;
+use crate::clock::{BootTime, FAR};
 use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
 use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState, Unserved};
@@ -208,6 +208,16 @@ pub(crate) enum Terms {
     Lease(Duration),
 }
 
+impl Terms {
+    /// No lease runs longer than [`FAR`].
+    fn bounded(self) -> Self {
+        match self {
+            Self::Take => Self::Take,
+            Self::Lease(time) => Self::Lease(time.min(FAR)),
+        }
+    }
+}
+
 /// A job that was handed out.
 #[derive(Clone, Debug)]
 pub(crate) struct Leased {
@@ -252,6 +262,20 @@ pub(crate) enum Ending {
     Cancelled { reason: String, stop: Option<Receipt>, certificate: Option<Box<Certificate>> },
     /// Held for this long from now on.
     Extend(Duration),
+}
+
+impl Ending {
+    /// No pause and no lease is longer than [`FAR`].
+    pub(crate) fn bounded(self) -> Self {
+        match self {
+            Self::Fail { kind, reason, certificate, retry_in, permanent } => {
+                Self::Fail { kind, reason, certificate, retry_in: retry_in.map(|pause| pause.min(FAR)), permanent }
+            }
+            Self::GiveBack { kind, reason, after } => Self::GiveBack { kind, reason, after: after.min(FAR) },
+            Self::Extend(time) => Self::Extend(time.min(FAR)),
+            other => other,
+        }
+    }
 }
 
 /// What a settlement came to.

@@ -193,11 +193,11 @@ impl<T: DeserializeOwned> Call<T> {
     ///
     /// As a pool would give, except that a crash takes the caller with it and a panic goes through it.
     pub async fn run_here(self) -> Result<T, CallError> {
-        self.run_here_telling(None).await
+        self.run_here_as(None, |_| {}).await
     }
 
-    /// Runs the call here and tells its progress.
-    pub(crate) async fn run_here_telling(self, sink: Option<Arc<dyn Sink>>) -> Result<T, CallError> {
+    /// Runs the call here and tells its progress. `begun` is given its context.
+    pub(crate) async fn run_here_as(self, sink: Option<Arc<dyn Sink>>, begun: impl FnOnce(&Context)) -> Result<T, CallError> {
         let payload = self.request.payload?;
         let (invoke, name) = match &self.request.target {
             Target::Task { name } => {
@@ -211,6 +211,7 @@ impl<T: DeserializeOwned> Call<T> {
         attempt.tick = self.request.options.as_ref().and_then(|options| options.tick);
         attempt.sink = sink.map(|sink| (0, sink));
         let context = attempt.into_context();
+        begun(&context);
         let returned = match invoke(context, codec, &payload) {
             Invocation::Now(returned) => returned,
             Invocation::Future(future) => future.await,

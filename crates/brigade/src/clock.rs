@@ -16,11 +16,9 @@ pub(crate) fn later(from: Instant, by: Duration) -> Instant {
 }
 
 /// A moment of the host's boot clock. Unlike `Instant`, it goes on while the host is suspended: leases do so too.
-#[cfg(feature = "broker")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct BootTime(Duration);
 
-#[cfg(feature = "broker")]
 impl BootTime {
     pub(crate) fn now() -> Self {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -50,8 +48,7 @@ mod tests {
         assert_eq!(later(now, Duration::from_secs(5)), now + Duration::from_secs(5));
     }
 
-    #[cfg(feature = "broker")]
-    #[test]
+        #[test]
     fn the_boot_clock_saturates() {
         let now = BootTime::now();
         assert!(now.later(Duration::MAX) > now && now.later(Duration::MAX).left() > FAR);

@@ -1,47 +1,41 @@
 //! The consumer: lease -> attempt in a pool -> settlement. The only module that knows both brokers and pools.
 //!
-//! `leases` leases while there is room (prefetch), renews, and hears of cancels; `attempt` is one leased job until its settlement;
-//! `ending` says what becomes of a job, `settling` tells the broker; `turns` which queue is asked first; `control` what a handle
-//! tells; `reload` how workers take turns to load; `stop` what ends a worker.
+//! `consumer` is one that runs, and the story of its life. `leases` leases while there is room (prefetch), renews, and hears of cancels; `attempt` is one
+//! leased job until its settlement, `here` its attempt in this process; `ending` says what becomes of a job, `settling` tells the broker; `turns` which
+//! queue is asked first; `control` what a handle tells; `reload` how workers take turns to load.
 //!
-//! A lease is renewed only while its attempt is in the pool's hands: waiting for a worker, or running in one that lives. A parent
-//! that dies renews nothing more.
+//! A lease is renewed only while its attempt is in the pool's hands: waiting for a worker, or running in one that lives; and while the broker is being
+//! told how it ended. A parent that dies renews nothing more. Attempts in this process have threads of their own, so that renewals depend on no code of
+//! users.
 
 mod attempt;
+mod consumer;
 mod control;
 mod ending;
+mod here;
 mod leases;
 mod reload;
 mod settling;
-mod stop;
 mod turns;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::future::pending;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::future::{Future, pending};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use tokio::sync::{Semaphore, oneshot};
-use tokio_util::sync::CancellationToken;
-
-use self::attempt::Held;
+use self::consumer::Running;
 use self::control::Control;
-use self::reload::Serving;
-use self::settling::Settling;
-use self::turns::Turns;
-use crate::broker::{Backend, Broker};
+use crate::broker::Broker;
 use crate::call::Call;
-use crate::error::{Error, ErrorKind};
+use crate::clock::FAR;
+use crate::error::Error;
 use crate::pool::Pool;
 use crate::registry;
-use crate::shutdown::Scope;
+use crate::retry::jitter;
+use crate::stop;
 use crate::task::Function;
 
 pub use control::{WorkerHandle, WorkerStats};
-pub use stop::{Interrupts, StopSignal, ctrl_c};
 
 /// Serves tasks from a broker, see [`Broker::worker`].
 ///
@@ -50,22 +44,33 @@ pub use stop::{Interrupts, StopSignal, ctrl_c};
 /// # #[task] fn hello(name: String) -> String { name }
 /// # async fn run() -> Result<(), brigade::Error> {
 /// let (broker, pool) = (Broker::connect("sqlite:jobs.db").await?, Pool::builder().start().await?);
-/// broker.worker().task(hello).weighted("mails", 3).weighted("reports", 1).on(&pool).run_until(brigade::ctrl_c()).await?;
+/// broker.worker().task(hello).weighted("mails", 3).weighted("reports", 1).on(&pool).run_until(brigade::stop_signal()).await?;
 /// # Ok(()) }
 /// ```
 #[must_use = "a worker does nothing until it runs"]
 pub struct Worker {
     broker: Broker,
-    pool: Option<Pool>,
+    place: Place,
     queues: Vec<Box<str>>,
     weighted: Vec<(Box<str>, u32)>,
     prefetch: usize,
     lease: Duration,
     drain: Duration,
     until: Until,
+    unserved_timeout: Duration,
+    losses_max: u32,
     control: Arc<Control>,
     /// What `task` was given that is none.
     wrong: Option<Error>,
+}
+
+/// Where attempts run.
+#[derive(Clone)]
+enum Place {
+    /// In processes of a pool that the worker starts and ends.
+    OwnPool,
+    Pool(Pool),
+    InProcess,
 }
 
 /// When a worker ends by itself.
@@ -97,19 +102,30 @@ pub struct Served {
 
 /// After a broker's error, and before a job that nobody could take is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long a job is offered to other consumers when none that got it could run it.
+const UNSERVED_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// A job whose holders fell silent so often is set aside.
+const LOSSES_MAX: u32 = 5;
+
+/// [`PAUSE`], a little different each time: consumers that were disturbed together do not come back together.
+fn pause() -> Duration {
+    PAUSE.mul_f64(jitter(0.5))
+}
 
 impl Broker {
     /// A worker that serves this broker's jobs.
     pub fn worker(&self) -> Worker {
         Worker {
             broker: self.clone(),
-            pool: None,
+            place: Place::OwnPool,
             queues: Vec::new(),
             weighted: Vec::new(),
             prefetch: 0,
             lease: Duration::from_secs(30),
             drain: Duration::from_secs(30),
             until: Until::Told,
+            unserved_timeout: UNSERVED_TIMEOUT,
+            losses_max: LOSSES_MAX,
             control: Arc::default(),
             wrong: None,
         }
@@ -143,28 +159,33 @@ impl Worker {
         self
     }
 
-    /// Runs the attempts in this pool's processes, where each can be stopped and none can hurt this one.
+    /// Runs the attempts in this pool's processes, where each can be stopped and none can hurt this one. Default: a pool of the worker's own, with up to
+    /// one process per CPU, which ends with the worker; the program's `main` begins with [`init`](crate::init) then, or is
+    /// [`#[brigade::main]`](macro@crate::main).
     pub fn on(mut self, pool: &Pool) -> Self {
-        self.pool = Some(pool.clone());
+        self.place = Place::Pool(pool.clone());
         self
     }
 
-    /// Runs the attempts in this very process: faster for tiny tasks, and all that `on` protects from is lost. A task that hangs
-    /// cannot be stopped, one that crashes takes this process with it. The default, if no pool is given.
+    /// Runs the attempts in this very process, each on a thread of its own: faster for tiny tasks, and all that a pool protects from is given up. One that
+    /// crashes (a signal, a stack overflow, no memory left) takes this process with it, and with that all that runs beside it. One that hangs cannot be
+    /// stopped: it keeps its lease and its place for as long as this process lives. A timeout or a cancel only asks
+    /// ([`Context::is_cancelled`](crate::Context::is_cancelled)) and takes effect at the next await; limits of memory are ignored. What it leaks, and what it
+    /// changes of the process, stays.
     pub fn in_process(mut self) -> Self {
-        self.pool = None;
+        self.place = Place::InProcess;
         self
     }
 
-    /// The most jobs held at once. Default: twice the pool's slots; 1 in process.
+    /// The most jobs held at once. Default: twice the pool's slots; 1 in process. At most 1,048,576.
     pub fn prefetch(mut self, jobs: usize) -> Self {
         self.prefetch = jobs.max(1);
         self
     }
 
-    /// How long a lease runs; it is renewed three times in that time. Default: 30 s; at least 1 s.
+    /// How long a lease runs; it is renewed three times in that time. Default: 30 s; at least 1 s, at most 100 years.
     pub fn lease(mut self, time: Duration) -> Self {
-        self.lease = time.max(Duration::from_secs(1));
+        self.lease = time.clamp(Duration::from_secs(1), FAR);
         self
     }
 
@@ -175,8 +196,25 @@ impl Worker {
         self
     }
 
+    /// How long a job is given back, for other consumers to take, because this program does not know its task or its arguments do not fit: in a deploy,
+    /// an old program meets jobs of the new one and the other way round. The time begins when a first consumer could not run it. A job that is given back
+    /// waits for 1 s, then for twice as long each time, up to 60 s. When the time is over, the next consumer that cannot run it makes it a dead letter that
+    /// says so. Default: 1 day; with zero it is a dead letter at once. The caller of a call over RabbitMQ is told once all workers of its queue were asked.
+    pub fn unserved_timeout(mut self, time: Duration) -> Self {
+        self.unserved_timeout = time;
+        self
+    }
+
+    /// How often the holder of a job may fall silent, its process dead or hung, until the job is a dead letter: it may be what kills its consumers. After the
+    /// second time it runs with nothing beside it, so that it takes no other job along. What ends in good order (a deploy, a lost host) is not
+    /// counted. Default: 5; at least 1. RabbitMQ tells this of hung holders only; its quorum queues have a delivery limit for the others.
+    pub fn losses_max(mut self, times: u32) -> Self {
+        self.losses_max = times.max(1);
+        self
+    }
+
     /// Ends by itself when the queues hold nothing that will still be run, by anybody, and what was leased is settled. Jobs that wait for
-    /// their time or a retry, and paused queues, are waited for.
+    /// their time or a retry, also those that only another program can run, and paused queues, are waited for.
     pub fn until_empty(mut self) -> Self {
         self.until = Until::Empty;
         self
@@ -202,122 +240,42 @@ impl Worker {
         self.until_empty().run_until(pending::<()>()).await
     }
 
-    /// Serves until `stop` comes (any future: a channel, a token; or [`ctrl_c()`](ctrl_c)), then takes nothing new and lets what runs
-    /// finish, within [`drain_timeout`](Worker::drain_timeout). With [`ctrl_c()`](ctrl_c), a second signal ends that at once; so does
+    /// Serves until `stop` comes (any future: a channel, a token; or [`stop_signal()`](crate::stop_signal)), then takes nothing new and lets what runs
+    /// finish, within [`drain_timeout`](Worker::drain_timeout). The second signal after [`stop_signal()`](crate::stop_signal) ends that at once; so does
     /// [`WorkerHandle::kill`]. What is stopped is given back, uncharged.
     ///
     /// # Errors
     ///
     /// `BadOption` without any queue, `Unsupported` outside of a runtime, and for a worker that is to end when its queues are empty at a broker
-    /// that does not count jobs ([`Capabilities::listing`](crate::Capabilities::listing)), `Closed` if the connection to the broker has ended for good. Other
-    /// errors of the broker are waited out and logged: serving goes on when it is back.
+    /// that does not count jobs ([`Capabilities::listing`](crate::Capabilities::listing)), those of [`Builder::start`](crate::Builder::start) if it starts a pool of
+    /// its own, `Closed` if the connection to the broker has ended for good. Other errors of the broker are waited out and logged: serving goes on when it
+    /// is back.
     ///
     /// # Cancel safety
     ///
-    /// None: what runs when the future is dropped goes on without its lease being renewed. End it with `stop`.
-    pub async fn run_until(self, stop: impl StopSignal) -> Result<Served, Error> {
-        let scope = Scope::current().ok_or_else(|| Error::new(ErrorKind::Unsupported, "serve outside of an async runtime (tokio)"))?;
-        if self.until != Until::Told && !self.broker.capabilities().listing {
-            let text = "serve until the queues are empty: this broker does not tell what is left in them";
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
-        let handle = self.handle();
-        let consumer = Arc::new(Consumer::new(self, &scope)?);
-        let ended = CancellationToken::new();
-        let beside = [Arc::clone(&consumer).renew().left_future(), Arc::clone(&consumer).hear_of_cancels().right_future()];
-        for task in beside {
-            let ended = ended.clone();
-            scope.spawn(async move {
-                ended.run_until_cancelled(task).await;
-            });
-        }
-        let alive = CancellationToken::new();
-        let _serves_no_longer = alive.clone().drop_guard();
-        let (tell, served) = oneshot::channel();
-        let serving = serve(Arc::clone(&consumer), scope.clone());
-        // A task of its own: whoever awaits this may be a thread beside the runtime's, which would be woken for each lease.
-        scope.spawn(async move {
-            if let Some(served) = alive.run_until_cancelled(serving).await {
-                tell.send(served).ok();
-            }
-        });
-        let served = tokio::select! {
-            biased;
-            error = stop.tell(&handle) => return Err(error),
-            served = served => served.map_err(|_| Error::new(ErrorKind::Closed, "serve in a runtime that has ended"))?,
+    /// Dropping the future is a [`kill`](WorkerHandle::kill) in the background: nothing more is leased, attempts are stopped and their jobs given back.
+    /// Where the runtime ends before that is done, their leases run out. To let attempts finish, end it with `stop`.
+    pub async fn run_until(self, stop: impl Future) -> Result<Served, Error> {
+        let control = Arc::clone(&self.control);
+        let mut running = Running::begin(self).await?;
+        let told = async {
+            stop.await;
+            control.draining.cancel();
+            stop::second_signal().await;
+            tracing::info!("a second signal: what runs is killed and given back");
+            control.kill();
+            pending().await
         };
-        ended.cancel();
-        scope.close();
-        scope.ended().await;
-        served.map(|()| consumer.control.served())
+        tokio::select! {
+            biased;
+            never = told => never,
+            served = running.ended() => served,
+        }
     }
 }
 
 impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker").field("queues", &self.queues).field("prefetch", &self.prefetch).finish_non_exhaustive()
-    }
-}
-
-/// Leases and drains.
-async fn serve(consumer: Arc<Consumer>, scope: Scope) -> Result<(), Error> {
-    let leased = consumer.lease_on(&scope).await;
-    consumer.drain().await;
-    leased
-}
-
-/// A worker that runs.
-struct Consumer {
-    broker: Broker,
-    backend: Arc<dyn Backend>,
-    pool: Option<Pool>,
-    /// The task that runs a queue's plain jobs.
-    tasks: HashMap<Box<str>, &'static str>,
-    turns: Mutex<Turns>,
-    prefetch: usize,
-    lease: Duration,
-    drain: Duration,
-    until: Until,
-    room: Arc<Semaphore>,
-    held: Mutex<HashMap<u64, Held>>,
-    numbers: AtomicU64,
-    settling: Settling,
-    control: Arc<Control>,
-}
-
-impl Consumer {
-    fn new(mut worker: Worker, scope: &Scope) -> Result<Self, Error> {
-        if let Some(error) = worker.wrong {
-            return Err(error);
-        }
-        let tasks = registry::by_queue()?;
-        if worker.queues.is_empty() && worker.weighted.is_empty() {
-            worker.weighted = tasks.keys().map(|queue| (queue.clone(), 1)).collect();
-            worker.weighted.sort();
-        }
-        if worker.queues.is_empty() && worker.weighted.is_empty() {
-            return Err(Error::new(ErrorKind::BadOption, "serve without a queue: name one, or define a #[task]"));
-        }
-        let turns = Turns::new(worker.queues, worker.weighted);
-        worker.control.serve(Serving::of(&worker.broker, turns.all().names().to_vec()));
-        let slots = worker.pool.as_ref().map_or(1, |pool| 2 * pool.slots());
-        let prefetch = if worker.prefetch == 0 { slots } else { worker.prefetch };
-        let backend = worker.broker.backend();
-        Ok(Self {
-            settling: Settling::new(scope, Arc::clone(&backend), worker.lease),
-            backend,
-            broker: worker.broker,
-            pool: worker.pool,
-            tasks,
-            turns: Mutex::new(turns),
-            prefetch,
-            lease: worker.lease,
-            drain: worker.drain,
-            until: worker.until,
-            room: Arc::new(Semaphore::new(prefetch)),
-            held: Mutex::default(),
-            numbers: AtomicU64::new(0),
-            control: worker.control,
-        })
     }
 }

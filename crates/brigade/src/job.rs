@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::certificate::{Certificate, Receipt};
+use crate::clock::FAR;
 use crate::retry::Retry;
 use crate::schedule::Tick;
 
@@ -133,6 +134,28 @@ impl Gather {
     }
 }
 
+impl JobOptions {
+    /// With no time longer than [`FAR`], nor a moment further away: nothing overflows that is computed with them, here or at a broker.
+    pub(crate) fn bounded(self) -> Self {
+        let time = |time: Option<Duration>| time.map(|time| time.min(FAR));
+        let latest = || SystemTime::now().checked_add(FAR);
+        Self {
+            retry: Retry { base: self.retry.base.min(FAR), cap: self.retry.cap.min(FAR), within: time(self.retry.within) },
+            delay: time(self.delay),
+            at: self.at.map(|at| latest().map_or(at, |latest| at.min(latest))),
+            unique_for: time(self.unique_for),
+            timeout: time(self.timeout),
+            keep: time(self.keep),
+            ..self
+        }
+    }
+}
+
+/// A time of at most [`FAR`]: other programs write options too.
+fn bounded<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    Option::<Duration>::deserialize(deserializer).map(|time| time.map(|time| time.min(FAR)))
+}
+
 /// What may be set on a job.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct JobOptions {
@@ -140,16 +163,20 @@ pub(crate) struct JobOptions {
     /// Attempts after the first.
     pub(crate) retries: u32,
     pub(crate) retry: Retry,
+    #[serde(default, deserialize_with = "bounded")]
     pub(crate) delay: Option<Duration>,
     pub(crate) at: Option<SystemTime>,
     pub(crate) key: Option<Box<str>>,
     pub(crate) partition: Option<Box<str>>,
     pub(crate) unique: Option<Box<str>>,
+    #[serde(default, deserialize_with = "bounded")]
     pub(crate) unique_for: Option<Duration>,
+    #[serde(default, deserialize_with = "bounded")]
     pub(crate) timeout: Option<Duration>,
     pub(crate) memory: Option<u64>,
     pub(crate) label: Option<Box<str>>,
     /// How long the job and its result stay after it is done.
+    #[serde(default, deserialize_with = "bounded")]
     pub(crate) keep: Option<Duration>,
     /// The tick of a schedule that it is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -164,6 +191,7 @@ impl Job {
 
     fn set(mut self, set: impl FnOnce(&mut JobOptions)) -> Self {
         set(&mut self.options);
+        self.options = self.options.bounded();
         self
     }
 

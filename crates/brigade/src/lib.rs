@@ -62,6 +62,7 @@ mod address;
 mod broker;
 mod call;
 mod certificate;
+#[cfg(feature = "broker")]
 mod clock;
 mod codec;
 #[cfg(feature = "broker")]
@@ -94,6 +95,7 @@ mod retry;
 #[cfg(feature = "broker")]
 mod schedule;
 mod shutdown;
+mod stop;
 mod sync;
 mod task;
 #[cfg(feature = "broker")]
@@ -116,7 +118,7 @@ pub use call::Call;
 pub use certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step};
 pub use codec::Codec;
 #[cfg(feature = "broker")]
-pub use consume::{Interrupts, Served, StopSignal, Worker, WorkerHandle, WorkerStats, ctrl_c};
+pub use consume::{Served, Worker, WorkerHandle, WorkerStats};
 pub use context::Context;
 pub use error::{Error, ErrorKind};
 pub use event::Event;
@@ -141,6 +143,7 @@ pub use retry::Retry;
 pub use rusqlite;
 #[cfg(feature = "broker")]
 pub use schedule::{Missed, Recurrence, Schedule, Scheduled, Tick};
+pub use stop::{StopSignal, stop_signal};
 pub use task::{Args, Function, Task};
 #[cfg(feature = "broker")]
 pub use why::{Explanation, Why};

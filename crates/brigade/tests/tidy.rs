@@ -116,7 +116,8 @@ const USERS: [&str; 5] = ["address", "call", "context", "registry", "task"];
 fn may_use(module: &str) -> Vec<&'static str> {
     match module {
         "clock" | "shutdown" | "sync" => vec![],
-        values if VALUES.contains(&values) => VALUES.to_vec(),
+        "stop" => vec!["shutdown"],
+        values if VALUES.contains(&values) => [&VALUES[..], &["clock"]].concat(),
         "wire" => VALUES.to_vec(),
         "link" => [&VALUES[..], &GROUND, &["wire"]].concat(),
         "process" => [&VALUES[..], &GROUND, &LINK].concat(),
@@ -135,7 +136,7 @@ fn may_use(module: &str) -> Vec<&'static str> {
         "fuzz" => [&VALUES[..], &LINK].concat(),
         // The door to other hosts is a byte stream; what is said through it is of the link. `host` is named there once, for the page of the API that both are on.
         "remote" => [&VALUES[..], &GROUND, &LINK, &["host"]].concat(),
-        "consume" => [&VALUES[..], &GROUND, &USERS, &["broker", "pool"]].concat(),
+        "consume" => [&VALUES[..], &GROUND, &USERS, &["broker", "pool", "stop"]].concat(),
         "testing" => [&VALUES[..], &USERS, &["broker", "consume"]].concat(),
         unknown => panic!("say in tidy.rs what the module {unknown} may use"),
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,7 @@ use super::{
     Terms, ToJob, View,
 };
 use crate::certificate::{Receipt, Step};
+use crate::clock::FAR;
 use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
 use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState};
@@ -44,17 +45,27 @@ struct Shifts {
 impl Clock {
     /// Moves this broker's time forwards, as this process sees it.
     pub fn advance(&self, by: Duration) {
-        self.0.ahead.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX / 4), Ordering::Relaxed);
+        let add = |ahead: u64| Some(ahead.saturating_add(bounded_millis(by)).min(bounded_millis(FAR)));
+        // It is always some.
+        self.0.ahead.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok();
     }
 
     /// Sets the wall clock forwards, as this process sees it: no time has passed, so leases stay as they are.
     pub fn set_forward(&self, by: Duration) {
-        self.0.wall.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX / 4), Ordering::Relaxed);
+        self.0.wall.fetch_add(bounded_millis(by).cast_signed(), Ordering::Relaxed);
     }
 
     /// Sets the wall clock back, as this process sees it.
     pub fn set_back(&self, by: Duration) {
-        self.0.wall.fetch_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX / 4), Ordering::Relaxed);
+        self.0.wall.fetch_sub(bounded_millis(by).cast_signed(), Ordering::Relaxed);
+    }
+
+    /// The wall clock, as moved.
+    pub(crate) fn now(&self) -> SystemTime {
+        let (now, wall) = (SystemTime::now() + self.ahead(), self.wall_off_millis());
+        let set = Duration::from_millis(wall.unsigned_abs());
+        let moved = if wall < 0 { now.checked_sub(set) } else { now.checked_add(set) };
+        moved.unwrap_or(now)
     }
 
     pub(crate) fn ahead(&self) -> Duration {
@@ -65,6 +76,11 @@ impl Clock {
     pub(crate) fn wall_off_millis(&self) -> i64 {
         self.0.wall.load(Ordering::Relaxed)
     }
+}
+
+/// Milliseconds of a time that is at most [`FAR`].
+fn bounded_millis(time: Duration) -> u64 {
+    u64::try_from(time.min(FAR).as_millis()).unwrap_or(0)
 }
 
 impl Broker {
@@ -374,6 +390,7 @@ impl Queue {
 
     async fn ask(&self, terms: Terms, max: usize, wait: Duration) -> Result<Vec<Leased>, Error> {
         check_name("queue", &self.name)?;
+        let (terms, wait) = (terms.bounded(), wait.min(FAR));
         self.broker.backend.lease(LeaseAsk { queues: Queues::one(self.name.clone()), max, terms, wait, enough: CancellationToken::new() }).await
     }
 

@@ -113,6 +113,11 @@ impl Lease {
         self.leased.job.options.retries
     }
 
+    /// Leases of it before this one that ended without a word of their holder: its process died, or it hung. The job may be what kills its holders.
+    pub fn lost(&self) -> u32 {
+        self.leased.lost
+    }
+
     /// Attempts before this one that took their worker down.
     pub fn crashed(&self) -> u32 {
         self.leased.crashed
@@ -246,6 +251,7 @@ impl Lease {
     }
 
     async fn settle(&self, ending: Ending) -> Result<Settled, Error> {
+        let ending = ending.bounded();
         let settlement = Settlement { id: self.leased.id.clone(), token: self.leased.token, ending, answer: None };
         self.cancels.backend().settle(vec![settlement]).await?.pop().ok_or_else(super::api::confused)?
     }

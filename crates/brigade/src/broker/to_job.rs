@@ -88,7 +88,8 @@ impl<T> ToJob for Call<T> {
             label,
             keep,
             ..JobOptions::default()
-        };
+        }
+        .bounded();
         let payload = request.payload?;
         let json = request.to_json.map_or_else(|| Ok(payload.to_vec()), |to_json| to_json(&payload))?;
         job.payload = String::from_utf8(json).map_err(|e| Error::new(ErrorKind::Encode, "write arguments as JSON").with_source(e))?.into();

@@ -1,11 +1,18 @@
 //! One job from its lease to its settlement.
+//!
+//! ```text
+//!   leased --- attend ---> held, its attempt in the pool's hands ---> ended: what becomes of the job is decided (`ending`)
+//!                                                                     ---> being settled, still held and renewed (`settling`) ---> let go
+//! ```
+//!
+//! A panic of ours on that way ends this job as a crash of its attempt, so that it cannot take the consumer down, or come back for ever.
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::future::pending;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -14,11 +21,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::consumer::Consumer;
 use super::ending::{Ended, Why, ending_of};
-use super::{Consumer, PAUSE, Served};
-use crate::broker::{Answer, Backend, Ending, Leased, Settled, Settlement};
+use super::here::Here;
+use crate::broker::{Answer, Backend, Leased};
 use crate::call::Call;
-use crate::clock::BootTime;
+use crate::clock::{BootTime, FAR};
 use crate::codec::Codec;
 use crate::context::Sink;
 use crate::error::{Error, ErrorKind};
@@ -26,28 +34,55 @@ use crate::job::JobId;
 use crate::outcome::{CallError, Cancelled, Failure};
 use crate::pool::{Handle, ProgressStream};
 use crate::progress::Progress;
-use crate::shutdown::Scope;
 use crate::sync::lock;
 
-/// So often it is looked whether a lease can still be trusted: no timer of a process runs while its host is suspended.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A job whose holders fell silent so often runs with nothing beside it.
+const LOSSES_BESIDE_OTHERS: u32 = 2;
 
 /// A job in our hands.
 pub(super) struct Held {
     pub(super) id: JobId,
     pub(super) token: i64,
+    pub(super) queue: Box<str>,
     /// Until when the lease can be trusted unless it is renewed.
     pub(super) until: BootTime,
+    /// Its attempt has ended, and the broker is being told.
+    pub(super) is_ended: bool,
     /// Cancelled when the attempt is to be stopped; `why` says why.
     stop: CancellationToken,
+    /// Cancelled when the lease is over: the job may be another's.
+    lost: CancellationToken,
     why: Why,
+}
+
+/// A held job: let go when this is dropped.
+pub(super) struct Hold {
+    consumer: Arc<Consumer>,
+    pub(super) number: u64,
+    pub(super) stop: CancellationToken,
+    pub(super) lost: CancellationToken,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut held = lock(&self.consumer.held);
+        held.remove(&self.number);
+        self.consumer.control.set_held(held.len());
+    }
 }
 
 /// An attempt on its way.
 enum Attempt {
     InPool(Handle<Box<RawValue>>),
     Here(Box<Call<Box<RawValue>>>),
+    /// Begins when nothing else is held here; one at a time.
+    Alone(Box<Call<Box<RawValue>>>, OwnedSemaphorePermit),
+    /// It has to be alone, and another has to be too.
+    NotNow,
     Refused(Error),
+    /// It is not run again.
+    SetAside(String),
+    Panicked(String),
 }
 
 /// Tells the caller of a call what its attempt tells, from this process.
@@ -66,41 +101,56 @@ impl Sink for Teller {
 
 impl Consumer {
     /// Takes a job into our hands and has its attempt begin: here, so that attempts stand in the pool's queue in the order of their leases.
-    pub(super) fn attend(self: &Arc<Self>, scope: &Scope, leased: Leased, permit: OwnedSemaphorePermit) {
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let stop = CancellationToken::new();
-        {
-            let until = leased.since.later(self.trusted());
-            let mut held = lock(&self.held);
-            held.insert(number, Held { id: leased.id.clone(), token: leased.token, until, stop: stop.clone(), why: Why::No });
-            self.control.set_held(held.len());
-        }
-        let attempt = match (self.call_of(&leased), &self.pool) {
-            (Ok(call), Some(pool)) => Attempt::InPool(pool.call(call)),
-            (Ok(call), None) => Attempt::Here(Box::new(call)),
-            (Err(error), _) => Attempt::Refused(error),
-        };
-        let (consumer, unsettled) = (Arc::clone(self), self.control.begin());
-        scope.spawn(async move {
-            let ended = consumer.run(attempt, &leased, &stop, number).await;
-            let why = consumer.let_go(number);
-            let answer = ended.outcome.as_ref().err().filter(|_| leased.is_call).map(|error| Box::new(Answer::of(error)));
-            consumer.settle(&leased, ending_of(ended, why, consumer.pass_pause()), answer, permit).await;
+    pub(super) fn attend(self: &Arc<Self>, leased: Leased, permit: OwnedSemaphorePermit) {
+        let (hold, unsettled) = (self.hold(&leased), self.control.begin());
+        let attempt = catch_unwind(AssertUnwindSafe(|| self.begin(&leased))).unwrap_or_else(|panic| Attempt::Panicked(text_of(&*panic)));
+        let consumer = Arc::clone(self);
+        self.scope.spawn(async move {
+            consumer.see_through(attempt, leased, hold, permit).await;
             drop(unsettled);
         });
     }
 
-    /// How long a lease can be trusted after it was asked for. The rest is for what it takes to stop an attempt, so that nothing of it runs
-    /// beside the next one.
-    pub(super) fn trusted(&self) -> Duration {
-        self.lease * 5 / 6
+    fn hold(self: &Arc<Self>, leased: &Leased) -> Hold {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let (stop, lost) = (CancellationToken::new(), CancellationToken::new());
+        let held = Held {
+            id: leased.id.clone(),
+            token: leased.token,
+            queue: leased.job.queue.clone(),
+            until: leased.since.later(self.trusted()),
+            is_ended: false,
+            stop: stop.clone(),
+            lost: lost.clone(),
+            why: Why::No,
+        };
+        let mut all = lock(&self.held);
+        all.insert(number, held);
+        self.control.set_held(all.len());
+        drop(all);
+        self.holding.notify_one();
+        Hold { consumer: Arc::clone(self), number, stop, lost }
     }
 
-    fn let_go(&self, number: u64) -> Why {
-        let mut held = lock(&self.held);
-        let why = held.remove(&number).map_or(Why::No, |held| held.why);
-        self.control.set_held(held.len());
-        why
+    /// How long a lease can be trusted after it was asked for. The rest is for what it takes to stop an attempt, so that nothing of it runs
+    /// beside the next one.
+    pub(super) fn trusted(&self) -> std::time::Duration {
+        self.lease - self.lease / 6
+    }
+
+    fn begin(&self, leased: &Leased) -> Attempt {
+        if leased.lost >= self.losses_max {
+            let text = format!("its lease ended {} times without a word of its holder, which died or hung: it is not run again", leased.lost);
+            return Attempt::SetAside(text);
+        }
+        match (self.call_of(leased), &self.pool) {
+            (Err(error), _) => Attempt::Refused(error),
+            (Ok(call), _) if leased.lost >= LOSSES_BESIDE_OTHERS => {
+                Arc::clone(&self.alone).try_acquire_owned().map_or(Attempt::NotNow, |alone| Attempt::Alone(Box::new(call), alone))
+            }
+            (Ok(call), Some(pool)) => Attempt::InPool(pool.call(call)),
+            (Ok(call), None) => Attempt::Here(Box::new(call)),
+        }
     }
 
     /// The call that a job asks for.
@@ -132,35 +182,70 @@ impl Consumer {
         if let Some(tick) = &job.options.tick {
             call = call.for_tick(tick.at);
         }
-        // What took a worker down can hurt nothing else, and nothing that ran before can be at fault.
-        Ok(if leased.crashed > 0 { call.alone_in_a_fresh_worker() } else { call })
+        // What took a worker down, or its consumer, can hurt nothing else, and nothing that ran before can be at fault.
+        let is_suspect = leased.crashed > 0 || leased.lost >= LOSSES_BESIDE_OTHERS;
+        Ok(if is_suspect { call.alone_in_a_fresh_worker() } else { call })
     }
 
-    async fn run(&self, attempt: Attempt, leased: &Leased, stop: &CancellationToken, number: u64) -> Ended {
-        let mut handle = match attempt {
-            Attempt::InPool(handle) => handle,
-            Attempt::Refused(error) => return Ended { outcome: Err(CallError::Rejected(error)), receipt: None },
-            Attempt::Here(call) => {
-                let sink = leased.is_call.then(|| self.teller(leased));
-                let guarded = AssertUnwindSafe(call.run_here_telling(sink)).catch_unwind();
-                let outcome = tokio::select! {
-                    biased;
-                    outcome = guarded => outcome.unwrap_or_else(|_| Err(CallError::Failed(Box::new(Failure::new("it panicked"))))),
-                    () = self.stopped(number, stop) => Err(CallError::Cancelled(Cancelled::without_certificate("stopped at its next await"))),
+    async fn see_through(self: &Arc<Self>, attempt: Attempt, leased: Leased, hold: Hold, mut permit: OwnedSemaphorePermit) {
+        let running = AssertUnwindSafe(self.run(attempt, &leased, &hold, &mut permit)).catch_unwind().await;
+        let ended = running.unwrap_or_else(|panic| Ended::panicked(text_of(&*panic)));
+        let why = self.note_end(hold.number);
+        let answer = ended.outcome.as_ref().err().filter(|_| leased.is_call).map(|error| Box::new(Answer::of(error)));
+        self.settle(&leased, &hold, ending_of(ended, why, &self.policy(&leased)), answer, permit).await;
+    }
+
+    fn note_end(&self, number: u64) -> Why {
+        lock(&self.held).get_mut(&number).map_or(Why::No, |held| {
+            held.is_ended = true;
+            held.why.clone()
+        })
+    }
+
+    async fn run(&self, attempt: Attempt, leased: &Leased, hold: &Hold, permit: &mut OwnedSemaphorePermit) -> Ended {
+        match attempt {
+            Attempt::InPool(handle) => self.run_in_pool(handle, leased, hold).await,
+            Attempt::Here(call) => self.run_here(*call, leased, hold).await,
+            Attempt::Alone(call, alone) => {
+                let ended = match (self.wait_for_all_room(hold, permit).await, &self.pool) {
+                    (false, _) => Ended::cancelled("before it ran"),
+                    (true, Some(pool)) => self.run_in_pool(pool.call(*call), leased, hold).await,
+                    (true, None) => self.run_here(*call, leased, hold).await,
                 };
-                return Ended { outcome, receipt: None };
+                drop(alone);
+                ended
             }
-        };
+            Attempt::NotNow => Ended::not_now(),
+            Attempt::Refused(error) => Ended::of(Err(CallError::Rejected(error))),
+            Attempt::SetAside(reason) => Ended::set_aside(reason),
+            Attempt::Panicked(text) => Ended::panicked(text),
+        }
+    }
+
+    /// Waits until nothing else is held here, and lets nothing begin: what this job takes along would count as lost too. `false` if it is not to run
+    /// any more.
+    async fn wait_for_all_room(&self, hold: &Hold, permit: &mut OwnedSemaphorePermit) -> bool {
+        // Given back first: another job that waits for the same would wait for this one.
+        drop(permit.split(permit.num_permits()));
+        let all = u32::try_from(self.prefetch).unwrap_or(u32::MAX);
+        tokio::select! {
+            biased;
+            () = self.control.draining.cancelled() => false,
+            () = hold.stop.cancelled() => false,
+            whole = Arc::clone(&self.room).acquire_many_owned(all) => whole.map(|whole| permit.merge(whole)).is_ok(),
+        }
+    }
+
+    async fn run_in_pool(&self, mut handle: Handle<Box<RawValue>>, leased: &Leased, hold: &Hold) -> Ended {
         let progress = handle.progress();
         tokio::select! {
             // In this order, so that what an attempt told last is told before its end.
             biased;
             never = self.tell(leased, progress), if leased.is_call => match never {},
-            outcome = &mut handle => return Ended { outcome, receipt: None },
-            () = self.stopped(number, stop) => {}
+            outcome = &mut handle => return Ended::of(outcome),
+            () = hold.stop.cancelled() => {}
         }
-        let why = lock(&self.held).get(&number).map_or(Why::No, |held| held.why.clone());
-        let receipt = handle.cancel(&why.reason());
+        let receipt = handle.cancel(&self.why(hold.number).reason());
         let outcome = tokio::select! {
             outcome = &mut handle => outcome,
             () = self.control.killing.cancelled() => {
@@ -168,7 +253,42 @@ impl Consumer {
                 handle.await
             }
         };
-        Ended { outcome, receipt: receipt.await }
+        Ended::stopped(outcome, receipt.await)
+    }
+
+    /// On a thread of its own, so that neither renewals nor anything else of this process waits for it.
+    async fn run_here(&self, call: Call<Box<RawValue>>, leased: &Leased, hold: &Hold) -> Ended {
+        let sink = leased.is_call.then(|| self.teller(leased));
+        let mut here = match Here::begin(call, sink) {
+            Ok(here) => here,
+            Err(error) => return Ended::of(Err(CallError::Rejected(error))),
+        };
+        let timeout = leased.job.options.timeout.unwrap_or(FAR);
+        let instead = tokio::select! {
+            biased;
+            outcome = here.ended() => return Ended::of(outcome),
+            () = hold.stop.cancelled() => CallError::Cancelled(Cancelled::without_certificate("stopped at its next await")),
+            () = sleep(timeout) => {
+                CallError::Failed(Box::new(Failure::new(format_args!("it ran for longer than its timeout of {timeout:?}"))))
+            }
+        };
+        here.stop(&match &instead {
+            CallError::Failed(failure) => failure.message.clone(),
+            _ => self.why(hold.number).reason(),
+        });
+        tokio::select! {
+            biased;
+            // Whatever it says: it may have left half of its work.
+            _ = here.ended() => Ended::of(Err(instead)),
+            () = self.abandoning.cancelled() => {
+                tracing::warn!(job = %leased.id, "an attempt in this process does not end: it is left alone, and so is its lease");
+                Ended::abandoned()
+            }
+        }
+    }
+
+    fn why(&self, number: u64) -> Why {
+        lock(&self.held).get(&number).map_or(Why::No, |held| held.why.clone())
     }
 
     /// Tells the caller of a call what its attempt tells.
@@ -183,48 +303,22 @@ impl Consumer {
         Arc::new(Teller { backend: Arc::clone(&self.backend), id: leased.id.clone(), token: leased.token })
     }
 
-    /// Before a job that was passed is handed out again: a worker that passes everything must not spin.
-    fn pass_pause(&self) -> Duration {
-        if self.backend.capabilities().passes { Duration::ZERO } else { PAUSE }
-    }
-
-    /// Waits until an attempt is to be stopped: it was told so, or its lease could not be renewed and is about to be another's.
-    async fn stopped(&self, number: u64, stop: &CancellationToken) {
-        loop {
-            let until = lock(&self.held).get(&number).map(|held| held.until);
-            let Some(until) = until else { return };
-            let left = until.left();
-            if left.is_zero() {
-                return self.stop(number, Why::Lost);
-            }
-            if stop.run_until_cancelled(sleep(left.min(LOOK_EVERY))).await.is_none() {
-                return;
-            }
-        }
-    }
-
-    async fn settle(&self, leased: &Leased, ending: Option<Ending>, answer: Option<Box<Answer>>, permit: OwnedSemaphorePermit) {
-        let Some(ending) = ending else { return self.control.count(|served| &mut served.stale) };
-        let count: fn(&mut Served) -> &mut u64 = match &ending {
-            Ending::Ack(_) => |served| &mut served.done,
-            Ending::GiveBack { .. } => |served| &mut served.given_back,
-            Ending::Cancelled { .. } => |served| &mut served.cancelled,
-            _ => |served| &mut served.failed,
-        };
-        let settlement = Settlement { id: leased.id.clone(), token: leased.token, ending, answer };
-        match self.settling.settle(settlement, Some(permit)).await {
-            Some(Settled::Accepted(_)) => self.control.count(count),
-            _ => self.control.count(|served| &mut served.stale),
-        }
-    }
-
     /// Has an attempt stopped; the first reason counts.
     pub(super) fn stop(&self, number: u64, why: Why) {
-        if let Some(held) = lock(&self.held).get_mut(&number)
-            && held.why == Why::No
-        {
-            held.why = why;
-            held.stop.cancel();
+        if let Some(held) = lock(&self.held).get_mut(&number) {
+            if why == Why::Lost {
+                held.lost.cancel();
+            }
+            if held.why == Why::No && !held.is_ended {
+                held.why = why;
+                held.stop.cancel();
+            }
         }
     }
+}
+
+/// What a panic says.
+pub(super) fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a panic without a message").to_owned()
 }

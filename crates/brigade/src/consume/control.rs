@@ -64,10 +64,9 @@ impl WorkerHandle {
     }
 
     /// Takes nothing new and stops what runs at once, by SIGKILL; the jobs are given back, uncharged. In process, an attempt ends at its
-    /// next await.
+    /// next await; one that does not come to one within a second is left alone, and its job comes back when its lease runs out.
     pub fn kill(&self) {
-        self.0.draining.cancel();
-        self.0.killing.cancel();
+        self.0.kill();
     }
 }
 
@@ -114,6 +113,11 @@ struct State {
 }
 
 impl Control {
+    pub(super) fn kill(&self) {
+        self.draining.cancel();
+        self.killing.cancel();
+    }
+
     /// The queues that are paused here; `None` if none may be asked. The token ends when that has changed, or nothing more is to be asked for.
     pub(super) fn paused(&self) -> (Option<Paused>, CancellationToken) {
         let mut state = lock(&self.state);
@@ -156,6 +160,11 @@ impl Control {
     /// Waits until it neither asks for anything nor has anything.
     pub(super) async fn is_idle(&self) {
         self.once(|state| (!state.asks && state.unsettled == 0).then_some(())).await;
+    }
+
+    /// Waits until no attempt is left that is not settled.
+    pub(super) async fn is_settled(&self) {
+        self.once(|state| (state.unsettled == 0).then_some(())).await;
     }
 
     /// Waits until it asks again.

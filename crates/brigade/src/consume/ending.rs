@@ -1,21 +1,78 @@
 //! What becomes of a job when its attempt has ended. Nothing else decides over a job.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::value::RawValue;
 
-use super::PAUSE;
-use crate::broker::Ending;
+use super::pause;
+use crate::broker::{Ending, Leased};
 use crate::certificate::{Certificate, Receipt};
-use crate::error::ErrorKind;
-use crate::job::AttemptKind;
-use crate::outcome::{CallError, RetryAdvice, TimedOut};
+use crate::error::{Error, ErrorKind};
+use crate::job::{AttemptKind, Unserved};
+use crate::outcome::{CallError, Cancelled, RetryAdvice, TimedOut};
+use crate::retry::{Retry, jitter};
+
+/// Pauses of a job that no consumer can run, so far: the others get it meanwhile, and nobody spins with it.
+const UNSERVED_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Pause of a job that has to run alone while another does.
+const NOT_NOW_PAUSE: Duration = Duration::from_secs(2);
 
 /// How an attempt ended.
 pub(super) struct Ended {
     pub(super) outcome: Result<Box<RawValue>, CallError>,
     /// How it was stopped, if it was.
-    pub(super) receipt: Option<Receipt>,
+    receipt: Option<Receipt>,
+    how: How,
+}
+
+/// What an outcome cannot say.
+enum How {
+    ByItself,
+    /// Our own code panicked; what it said.
+    Panicked(String),
+    /// It was not run, for this reason, and is not to be.
+    SetAside(String),
+    /// It was not run, and is to be a little later.
+    NotNow,
+    /// It still runs, and nobody waits for it any longer.
+    Abandoned,
+}
+
+impl Ended {
+    pub(super) fn of(outcome: Result<Box<RawValue>, CallError>) -> Self {
+        Self { outcome, receipt: None, how: How::ByItself }
+    }
+
+    /// It was stopped, and how.
+    pub(super) fn stopped(outcome: Result<Box<RawValue>, CallError>, receipt: Option<Receipt>) -> Self {
+        Self { receipt, ..Self::of(outcome) }
+    }
+
+    pub(super) fn cancelled(reason: &str) -> Self {
+        Self::of(Err(CallError::Cancelled(Cancelled::without_certificate(reason))))
+    }
+
+    pub(super) fn panicked(text: String) -> Self {
+        tracing::error!(text, "the consumer's own code panicked for one job; please report this");
+        Self { how: How::Panicked(text), ..Self::rejected("run a job: the consumer's own code panicked") }
+    }
+
+    pub(super) fn set_aside(reason: String) -> Self {
+        Self { how: How::SetAside(reason), ..Self::rejected("run a job that took its consumers down") }
+    }
+
+    pub(super) fn not_now() -> Self {
+        Self { how: How::NotNow, ..Self::rejected("run a job beside another that has to be alone") }
+    }
+
+    pub(super) fn abandoned() -> Self {
+        Self { how: How::Abandoned, ..Self::cancelled("it does not end") }
+    }
+
+    fn rejected(text: &str) -> Self {
+        Self::of(Err(CallError::Rejected(Error::new(ErrorKind::Unsupported, text))))
+    }
 }
 
 /// Why an attempt is to be stopped.
@@ -42,23 +99,34 @@ impl Why {
     }
 }
 
+/// What decides besides the end of the attempt.
+pub(super) struct Policy<'a> {
+    pub(super) leased: &'a Leased,
+    /// The broker itself sees to it that what is passed goes to another.
+    pub(super) passes: bool,
+    pub(super) unserved_timeout: Duration,
+    /// By the broker's clock.
+    pub(super) now: SystemTime,
+}
+
 /// What to tell the broker; `None` if the lease is lost and there is nothing to say.
-pub(super) fn ending_of(ended: Ended, why: Why, pass_pause: Duration) -> Option<Ending> {
-    let fail = |kind, reason: String, certificate: Option<Box<Certificate>>| Ending::Fail {
-        kind,
-        reason,
-        certificate,
-        retry_in: None,
-        permanent: false,
-    };
+pub(super) fn ending_of(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<Ending> {
     let give_back = |kind, reason: String, after| Ending::GiveBack { kind, reason, after };
-    let error = match (ended.outcome, why) {
-        (_, Why::Lost) => return None,
-        (Ok(result), _) => return Some(Ending::Ack(Some(result.get().into()))),
-        (Err(CallError::Cancelled(cancelled)), Why::Cancel(reason)) => {
+    let error = match (ended.outcome, why, ended.how) {
+        (_, Why::Lost, _) | (_, _, How::Abandoned) => return None,
+        (_, _, How::Panicked(text)) => {
+            return Some(fail(AttemptKind::Crashed, format!("the consumer's own code panicked: {text}"), None));
+        }
+        (_, _, How::NotNow) => {
+            let reason = "its holders fell silent before, so it runs alone, and another such job does just now".to_owned();
+            return Some(give_back(AttemptKind::Interrupted, reason, NOT_NOW_PAUSE.mul_f64(jitter(0.5))));
+        }
+        (_, _, How::SetAside(reason)) => return Some(Ending::DeadLetter(reason)),
+        (Ok(result), ..) => return Some(Ending::Ack(Some(result.get().into()))),
+        (Err(CallError::Cancelled(cancelled)), Why::Cancel(reason), _) => {
             return Some(Ending::Cancelled { reason, stop: ended.receipt, certificate: cancelled.certificate });
         }
-        (Err(error), _) => error,
+        (Err(error), ..) => error,
     };
     let text = error.to_string();
     Some(match error {
@@ -73,13 +141,44 @@ pub(super) fn ending_of(ended: Ended, why: Why, pass_pause: Duration) -> Option<
             fail(AttemptKind::Failed, text, Some(certificate))
         }
         CallError::Crashed(certificate) => fail(AttemptKind::Crashed, text, Some(certificate)),
-        CallError::Passed(reasons) => give_back(AttemptKind::Passed, reasons.join("; "), pass_pause),
+        CallError::Passed(reasons) => {
+            // A worker that passes everything must not spin.
+            let after = if policy.passes { Duration::ZERO } else { pause() };
+            give_back(AttemptKind::Passed, reasons.join("; "), after)
+        }
         CallError::Cancelled(_) | CallError::Lost(_) | CallError::TimedOut(TimedOut::Queue(_) | TimedOut::NoWorker(_)) => {
             give_back(AttemptKind::Interrupted, text, Duration::ZERO)
         }
-        CallError::Rejected(error) if matches!(error.kind(), ErrorKind::Closed | ErrorKind::CannotStart | ErrorKind::QueueFull) => {
-            give_back(AttemptKind::Interrupted, error.to_string(), PAUSE)
-        }
-        CallError::Rejected(error) => Ending::DeadLetter(error.to_string()),
+        CallError::Rejected(error) => match error.kind() {
+            ErrorKind::Closed | ErrorKind::CannotStart | ErrorKind::QueueFull => {
+                give_back(AttemptKind::Interrupted, error.to_string(), pause())
+            }
+            ErrorKind::UnknownTask | ErrorKind::BadArguments => unserved(&error, policy),
+            _ => Ending::DeadLetter(error.to_string()),
+        },
     })
+}
+
+fn fail(kind: AttemptKind, reason: String, certificate: Option<Box<Certificate>>) -> Ending {
+    Ending::Fail { kind, reason, certificate, retry_in: None, permanent: false }
+}
+
+/// This program cannot run the job; another may, as during a deploy there are old ones and new ones.
+fn unserved(error: &Error, policy: &Policy<'_>) -> Ending {
+    let (leased, now) = (policy.leased, policy.now);
+    let what = match (error.kind(), &leased.job.task) {
+        (ErrorKind::UnknownTask, Some(task)) => format!("no consumer that asked knows task {task:?}"),
+        (ErrorKind::UnknownTask, None) => format!("no consumer that asked has a task for queue {:?}", leased.job.queue),
+        _ => format!("no consumer that asked takes its arguments: {error}"),
+    };
+    let before = leased.unserved;
+    let waited = before.map_or(Duration::ZERO, |before| now.duration_since(before.since).unwrap_or_default());
+    if waited >= policy.unserved_timeout && !(leased.is_call && policy.passes) {
+        let told = before.map_or(String::new(), |before| format!("; {before}"));
+        return Ending::DeadLetter(format!("{what}{told}"));
+    }
+    let after = Unserved::again(before, now);
+    // The caller of a call waits: the next worker has it at once, and when all have passed it the caller is told.
+    let pause = if leased.is_call { Duration::ZERO } else { Retry::exponential(UNSERVED_PAUSES.0, UNSERVED_PAUSES.1).pause_after(after.times) };
+    Ending::GiveBack { kind: AttemptKind::Unserved, reason: format!("{what}; {after}"), after: pause }
 }

@@ -1,21 +1,29 @@
 //! Leasing, renewing, hearing of cancels, draining: what a consumer does besides running attempts.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::consumer::Consumer;
 use super::ending::Why;
-use super::{Consumer, PAUSE, Until};
-use crate::broker::{Ending, LeaseAsk, Leased, Queues, Settled, Settlement, Terms};
+use super::{Until, pause};
+use crate::broker::{Ending, LeaseAsk, Queues, Settled, Settlement, Terms};
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
-use crate::job::{AttemptKind, JobState};
-use crate::shutdown::Scope;
+use crate::job::JobState;
+use crate::retry::jitter;
 use crate::sync::lock;
+
+/// How long attempts in this process may take to end once they were asked to, when the consumer ends.
+const ABANDON_AFTER: Duration = Duration::from_secs(1);
+/// So often it is looked whether leases can still be trusted, at least and at most: no timer of a process runs while its host is suspended.
+const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// One wait for jobs.
 const LEASE_WAIT: Duration = Duration::from_secs(5);
@@ -26,10 +34,12 @@ impl Consumer {
     /// # Errors
     ///
     /// `Closed` if the connection to the broker has ended.
-    pub(super) async fn lease_on(self: &Arc<Self>, scope: &Scope) -> Result<(), Error> {
+    pub(super) async fn lease_on(self: &Arc<Self>) -> Result<(), Error> {
         let draining = &self.control.draining;
         while let Some(Ok(first)) = draining.run_until_cancelled(Arc::clone(&self.room).acquire_owned()).await {
             let mut permits = vec![first];
+            // What ends at this moment makes room too, so that one ask fills all of it.
+            yield_now().await;
             while let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
                 permits.push(permit);
             }
@@ -55,13 +65,13 @@ impl Consumer {
                 Ok(leased) => {
                     let from: Vec<&str> = leased.iter().map(|leased| &*leased.job.queue).collect();
                     lock(&self.turns).note(&queues, &from, leased.len() < permits.len());
-                    leased.into_iter().zip(permits).for_each(|(leased, permit)| self.attend(scope, leased, permit));
+                    leased.into_iter().zip(permits).for_each(|(leased, permit)| self.attend(leased, permit));
                 }
                 // It has ended, and there will be no other.
                 Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
                 Err(error) => {
                     tracing::warn!(%error, "could not lease; trying again");
-                    enough.run_until_cancelled(sleep(PAUSE)).await;
+                    enough.run_until_cancelled(sleep(pause())).await;
                 }
             }
         }
@@ -71,19 +81,6 @@ impl Consumer {
     fn ask(&self, queues: &Queues, max: usize, enough: &CancellationToken) -> LeaseAsk {
         let wait = if self.until == Until::Told { LEASE_WAIT } else { Duration::ZERO };
         LeaseAsk { queues: queues.clone(), max, terms: Terms::Lease(self.lease), wait, enough: enough.clone() }
-    }
-
-    /// What was on its way when this worker was told to stop is another's.
-    async fn give_back(&self, leased: Vec<Leased>) {
-        let settle = async |leased: Leased| {
-            let reason = "its worker is ending".to_owned();
-            let ending = Ending::GiveBack { kind: AttemptKind::Interrupted, reason, after: Duration::ZERO };
-            let settlement = Settlement { id: leased.id, token: leased.token, ending, answer: None };
-            if self.settling.settle(settlement, None).await.is_some() {
-                self.control.count(|served| &mut served.given_back);
-            }
-        };
-        join_all(leased.into_iter().map(settle)).await;
     }
 
     /// Whether the queues hold nothing to wait for, in anybody's hands.
@@ -98,24 +95,56 @@ impl Consumer {
         !ours.flat_map(|counts| &counts.jobs).any(|(state, count)| is_awaited(*state) && *count > 0)
     }
 
-    /// Extends the leases of what is in our hands.
+    /// Extends the leases of what is in our hands, each queue's by itself: one that does not answer keeps no other's from being renewed.
     pub(super) async fn renew(self: Arc<Self>) -> Infallible {
+        let usual = || (self.lease / 3).mul_f64(jitter(0.1));
+        let mut next = usual();
         loop {
-            sleep(self.lease / 3).await;
-            let held: Vec<(u64, Settlement)> = lock(&self.held)
-                .iter()
-                .map(|(number, held)| {
-                    (*number, Settlement { id: held.id.clone(), token: held.token, ending: Ending::Extend(self.lease), answer: None })
-                })
-                .collect();
-            if held.is_empty() {
-                continue;
+            sleep(next).await;
+            let mut queues: HashMap<Box<str>, (Vec<u64>, Vec<Settlement>)> = HashMap::new();
+            for (number, held) in &*lock(&self.held) {
+                let (numbers, settlements) = queues.entry(held.queue.clone()).or_default();
+                numbers.push(*number);
+                let ending = Ending::Extend(self.lease);
+                settlements.push(Settlement { id: held.id.clone(), token: held.token, ending, answer: None });
             }
-            let (numbers, settlements): (Vec<u64>, Vec<Settlement>) = held.into_iter().unzip();
-            let until = BootTime::now().later(self.trusted());
-            match self.backend.settle(settlements).await {
-                Ok(renewed) => numbers.into_iter().zip(renewed).for_each(|(number, renewed)| self.on_renewed(number, renewed, until)),
-                Err(error) => tracing::warn!(%error, "could not renew leases"),
+            let renewing = join_all(queues.into_values().map(|(numbers, settlements)| self.renew_together(numbers, settlements)));
+            let renewed = timeout(self.lease / 3, renewing).await;
+            let is_well = renewed.is_ok_and(|queues| queues.into_iter().all(|is_well| is_well));
+            next = if is_well { usual() } else { (self.lease / 10).mul_f64(jitter(0.5)) };
+        }
+    }
+
+    /// `false` if another try soon may come to more.
+    async fn renew_together(&self, numbers: Vec<u64>, settlements: Vec<Settlement>) -> bool {
+        let until = BootTime::now().later(self.trusted());
+        match self.backend.settle(settlements).await {
+            Ok(renewed) => {
+                let is_well = renewed.iter().all(Result::is_ok);
+                numbers.into_iter().zip(renewed).for_each(|(number, renewed)| self.on_renewed(number, renewed, until));
+                is_well
+            }
+            Err(error) => {
+                tracing::warn!(%error, "could not renew leases");
+                false
+            }
+        }
+    }
+
+    /// Stops what may be another's by now: its lease could not be renewed in time.
+    pub(super) async fn watch_leases(self: Arc<Self>) -> Infallible {
+        loop {
+            let holding = self.holding.notified();
+            let over: Vec<u64> = {
+                let held = lock(&self.held);
+                held.iter().filter(|(_, held)| held.until.left().is_zero()).map(|(number, _)| *number).collect()
+            };
+            over.into_iter().for_each(|number| self.stop(number, Why::Lost));
+            let holds_any = !lock(&self.held).is_empty();
+            if holds_any {
+                sleep((self.lease / 20).clamp(LOOK_EVERY.0, LOOK_EVERY.1)).await;
+            } else {
+                holding.await;
             }
         }
     }
@@ -129,6 +158,8 @@ impl Consumer {
                 }
             }
             Ok(Settled::Accepted(Some(reason))) => self.stop(number, Why::Cancel(reason)),
+            // What is being settled hears of it by that.
+            Ok(Settled::Stale) if lock(&self.held).get(&number).is_some_and(|held| held.is_ended) => {}
             Ok(Settled::Stale) => self.stop(number, Why::Lost),
         }
     }
@@ -148,17 +179,19 @@ impl Consumer {
         find.await
     }
 
-    /// Lets what runs finish, then stops it.
+    /// Lets what runs finish, then stops it. What cannot be stopped, in this process, is left alone.
     pub(super) async fn drain(&self) {
-        self.control.draining.cancel();
-        let all = u32::try_from(self.prefetch).unwrap_or(u32::MAX);
-        let time = self.control.killing.run_until_cancelled(timeout(self.drain, self.room.acquire_many(all)));
-        if let Some(Ok(permits)) = time.await {
-            drop(permits);
+        let control = &self.control;
+        control.draining.cancel();
+        let time = control.killing.run_until_cancelled(timeout(self.drain, control.is_settled())).await;
+        if matches!(time, Some(Ok(()))) {
             return;
         }
         let running: Vec<u64> = lock(&self.held).keys().copied().collect();
         running.into_iter().for_each(|number| self.stop(number, Why::Shutdown));
-        drop(self.room.acquire_many(all).await);
+        if self.pool.is_none() && timeout(ABANDON_AFTER, control.is_settled()).await.is_err() {
+            self.abandoning.cancel();
+        }
+        control.is_settled().await;
     }
 }

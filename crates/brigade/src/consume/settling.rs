@@ -1,92 +1,161 @@
-//! Telling the broker how attempts ended. Those that end at about the same time are told together, and each attempt hears of its own.
+//! Telling the broker how an attempt ended.
+//!
+//! Each settlement goes to the broker at once and by itself; stores put together what arrives at about the same time. One that does not come through is
+//! tried again for as long as its lease can be kept: it stays held, so it is renewed, and it gives up its place, so that other jobs go on. Tries of one
+//! consumer fall on the same moments, so that their store sees them together.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
-use super::PAUSE;
-use crate::broker::{Backend, Convoy, Settled, Settlement};
+use super::attempt::Hold;
+use super::consumer::Consumer;
+use super::{PAUSE, Served, pause};
+use crate::broker::{Answer, Ending, Leased, Settled, Settlement};
 use crate::error::{Error, ErrorKind};
-use crate::shutdown::Scope;
+use crate::job::AttemptKind;
 
-/// Settlements that go together.
-const TOGETHER_MAX: usize = 1024;
-/// Of these at the same time, so that the broker has the next when it has done one.
-const UNDER_WAY_MAX: usize = 2;
-/// There is one lane, for all queues.
-const LANE: &str = "";
+/// A broker that takes longer for one settlement does not keep a place from other jobs.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The longest pause between two tries.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-pub(super) struct Settling(Convoy<Ended, Option<Settled>>);
-
-struct Ended {
-    settlement: Settlement,
-    /// Its place in this worker, free again when the broker was told.
-    room: Option<OwnedSemaphorePermit>,
+/// What a settlement holds until the broker was told.
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    /// It is a job's place, which other jobs wait for.
+    is_room: bool,
 }
 
-impl Settling {
-    /// `lease`: how long it is worth while to try.
-    pub(super) fn new(scope: &Scope, backend: Arc<dyn Backend>, lease: Duration) -> Self {
-        Self(Convoy::new(scope.clone(), UNDER_WAY_MAX, TOGETHER_MAX, move |_, ended| settle_together(Arc::clone(&backend), lease, ended)))
+impl Consumer {
+    pub(super) async fn settle(
+        &self,
+        leased: &Leased,
+        hold: &Hold,
+        ending: Option<Ending>,
+        answer: Option<Box<Answer>>,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let Some(ending) = ending else { return self.control.count(|served| &mut served.stale) };
+        let count: fn(&mut Served) -> &mut u64 = match &ending {
+            Ending::Ack(_) => |served| &mut served.done,
+            Ending::GiveBack { .. } => |served| &mut served.given_back,
+            Ending::Cancelled { .. } => |served| &mut served.cancelled,
+            _ => |served| &mut served.failed,
+        };
+        let settlement = Settlement { id: leased.id.clone(), token: leased.token, ending: ending.bounded(), answer };
+        match self.tell_broker(settlement, hold, permit).await {
+            Some(Settled::Accepted(_)) => self.control.count(count),
+            _ => self.control.count(|served| &mut served.stale),
+        }
     }
 
-    /// `None` if the broker cannot be told. `room` comes free before this returns.
-    pub(super) async fn settle(&self, settlement: Settlement, room: Option<OwnedSemaphorePermit>) -> Option<Settled> {
-        self.0.ask(LANE, Ended { settlement, room }, 1).await.ok().flatten()
-    }
-}
-
-async fn settle_together(backend: Arc<dyn Backend>, lease: Duration, ended: Vec<Ended>) -> Vec<Option<Settled>> {
-    let settlements: Vec<Settlement> = ended.iter().map(|ended| ended.settlement.clone()).collect();
-    let answers = match backend.settle(settlements).await {
-        Ok(answers) => answers,
-        Err(error) => ended.iter().map(|_| Err(error.copy())).collect(),
-    };
-    if answers.iter().all(Result::is_ok) {
-        free_together(ended);
-        return answers.into_iter().map(Result::ok).collect();
-    }
-    let failed: Vec<&Error> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
-    if let Some(error) = failed.iter().find(|error| error.kind() != ErrorKind::Closed) {
-        note(error, failed.len());
-    }
-    // Whatever is wrong with one must not hold up the others.
-    join_all(ended.into_iter().zip(answers).map(|(one, answer)| settle_alone(&*backend, lease, one, answer))).await
-}
-
-/// At once, so that one lease fills all of it.
-fn free_together(ended: Vec<Ended>) {
-    let merge = |mut all: OwnedSemaphorePermit, one| {
-        all.merge(one);
-        all
-    };
-    drop(ended.into_iter().filter_map(|ended| ended.room).reduce(merge));
-}
-
-/// One that does not come through is tried for as long as the lease can hold, unless the broker has ended: there will be no other.
-async fn settle_alone(backend: &dyn Backend, lease: Duration, ended: Ended, mut answer: Result<Settled, Error>) -> Option<Settled> {
-    let settling = async {
+    /// `None` if the broker cannot be told.
+    async fn tell_broker(&self, mut settlement: Settlement, hold: &Hold, permit: OwnedSemaphorePermit) -> Option<Settled> {
+        let mut place = Place { _permit: permit, is_room: true };
+        let (mut failures, mut give_up_at) = (0, None);
         loop {
-            match answer {
-                Ok(settled) => return Some(settled),
-                Err(error) if error.kind() == ErrorKind::Closed => return None,
-                Err(_) => sleep(PAUSE).await,
-            }
-            answer = match backend.settle(vec![ended.settlement.clone()]).await {
-                Ok(mut answers) => answers.pop()?,
-                Err(error) => Err(error),
+            let told = tokio::select! {
+                biased;
+                told = self.try_to_tell(&settlement, &mut place) => told,
+                () = hold.lost.cancelled() => return None,
             };
-            if let Err(error) = &answer {
-                note(error, 1);
+            let error = match told {
+                Ok(settled) => return Some(settled),
+                // It has ended, and there will be no other.
+                Err(error) if error.kind() == ErrorKind::Closed => return None,
+                Err(error) => error,
+            };
+            if is_for_good(&error) {
+                tracing::error!(job = %settlement.id, %error, "the broker does not take how a job ended");
+                settlement = Settlement { ending: instead(settlement.ending, &error)?, answer: None, ..settlement };
+                continue;
+            }
+            if failures == 0 {
+                tracing::warn!(job = %settlement.id, %error, "could not settle; trying again");
+            }
+            failures += 1;
+            self.make_room(&mut place);
+            if self.control.draining.is_cancelled() {
+                // Nothing is held for ever by a consumer that ends.
+                let give_up_at = give_up_at.get_or_insert_with(|| crate::clock::later(Instant::now(), self.lease));
+                if Instant::now() >= *give_up_at {
+                    return None;
+                }
+            }
+            let again = PAUSE.saturating_mul(1 << failures.min(8)).min(PAUSE_MAX).min(self.lease / 8);
+            tokio::select! {
+                () = sleep(until_together(again)) => {}
+                () = hold.lost.cancelled() => return None,
             }
         }
-    };
-    timeout(lease, settling).await.ok().flatten()
+    }
+
+    async fn try_to_tell(&self, settlement: &Settlement, place: &mut Place) -> Result<Settled, Error> {
+        let mut telling = self.backend.settle(vec![settlement.clone()]);
+        let told = match timeout(PATIENCE, &mut telling).await {
+            Ok(told) => told,
+            Err(_) => {
+                self.make_room(place);
+                telling.await
+            }
+        };
+        told?.pop().unwrap_or_else(|| Err(Error::new(ErrorKind::Protocol, "settle a job: the broker gave no answer")))
+    }
+
+    /// Other jobs go on meanwhile, within bounds.
+    fn make_room(&self, place: &mut Place) {
+        if place.is_room
+            && let Ok(waiting) = Arc::clone(&self.untold).try_acquire_owned()
+        {
+            *place = Place { _permit: waiting, is_room: false };
+        }
+    }
+
+    /// What was on its way when this worker was told to stop is another's.
+    pub(super) async fn give_back(&self, leased: Vec<Leased>) {
+        let settle = async |leased: Leased| {
+            let reason = "its worker is ending".to_owned();
+            let ending = Ending::GiveBack { kind: AttemptKind::Interrupted, reason, after: Duration::ZERO };
+            let settlement = Settlement { id: leased.id, token: leased.token, ending, answer: None };
+            loop {
+                match self.backend.settle(vec![settlement.clone()]).await {
+                    Ok(_) => return self.control.count(|served| &mut served.given_back),
+                    Err(error) if error.kind() == ErrorKind::Closed => return,
+                    Err(_) => sleep(pause()).await,
+                }
+            }
+        };
+        // After that they are given back by themselves.
+        timeout(self.lease, join_all(leased.into_iter().map(settle))).await.ok();
+    }
 }
 
-fn note(error: &Error, jobs: usize) {
-    tracing::warn!(%error, jobs, "could not settle; trying again");
+/// Whether another try cannot come to anything else.
+fn is_for_good(error: &Error) -> bool {
+    let kinds = [ErrorKind::TooLarge, ErrorKind::Encode, ErrorKind::Decode, ErrorKind::BadOption];
+    kinds.contains(&error.kind()) && !error.is_uncertain()
+}
+
+/// What to tell a broker that does not take an ending, as that is too large for it.
+fn instead(ending: Ending, error: &Error) -> Option<Ending> {
+    match ending {
+        Ending::Ack(Some(_)) => Some(Ending::DeadLetter(format!("it is done, but its result could not be stored: {error}"))),
+        Ending::Fail { kind, reason, certificate: Some(_), retry_in, permanent } => {
+            Some(Ending::Fail { kind, reason, certificate: None, retry_in, permanent })
+        }
+        _ => None,
+    }
+}
+
+/// How long it is until the first moment after this pause that all tries of this process share.
+fn until_together(pause: Duration) -> Duration {
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    let began = BEGAN.get_or_init(Instant::now);
+    let step = PAUSE.as_nanos();
+    let late = ((began.elapsed() + pause).as_nanos() % step).min(step - 1);
+    pause + Duration::from_nanos(u64::try_from(step - late).unwrap_or(0))
 }

@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
 
 mod cancel;
+mod consumers;
 mod contract;
 mod flow_model;
 mod flows;

@@ -25,7 +25,7 @@ async fn consumer() {
     let broker = Broker::connect(&format!("sqlite:{directory}/jobs.db")).await.unwrap();
     let pool = Pool::builder().workers(4).start().await.unwrap();
     let drain = Duration::from_millis(std::env::var(DRAIN).unwrap().parse().unwrap());
-    let signals = brigade::ctrl_c();
+    let signals = brigade::stop_signal();
     println!("serving");
     let worker = broker.worker().task(long).on(&pool).drain_timeout(drain);
     let handle = worker.handle();

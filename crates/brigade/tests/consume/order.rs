@@ -26,6 +26,22 @@ async fn queues_are_strict_or_share_by_weight() {
     fill(&setting, "weighted", &[("b", 4), ("a", 6), ("s", 2)]).await;
     let weighted = order(&setting, |worker| worker.weighted("a", 3).weighted("b", 1).queue("s"), "weighted").await;
     assert_eq!(weighted, "ssaabaaababb", "what is strict comes first, and an empty queue holds up nobody");
+
+    fill(&setting, "equal", &[("b", 3), ("a", 3), ("c", 1), ("s", 2)]).await;
+    let equal = order(&setting, |worker| worker.weighted("a", 1).weighted("b", 1).weighted("c", 1).queue("s"), "equal").await;
+    assert_eq!(equal, "ssabcabab", "equal weights take turns");
+    setting.pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_queues_of_all_tasks_and_of_given_tasks_take_equal_turns() {
+    let setting = Setting::new(1).await;
+    let queues = [("add", 3), ("join", 3), ("own_pid", 1)];
+    fill(&setting, "default", &queues).await;
+    assert_eq!(order(&setting, |worker| worker, "default").await, "addjoinown_pidaddjoinaddjoin");
+    fill(&setting, "given", &queues).await;
+    let given = order(&setting, |worker| worker.task(own_pid).task(join).task(add), "given").await;
+    assert_eq!(given, "own_pidjoinaddjoinaddjoinadd");
     setting.pool.shutdown().await;
 }
 

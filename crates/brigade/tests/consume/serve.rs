@@ -71,14 +71,15 @@ async fn failures_passes_and_unknown_tasks_end_as_they_should() {
     let passed = setting.broker.push(passes_once(setting.path("marker")).keep(LONG)).await.unwrap().id().clone();
     let unknown = setting.broker.push(brigade::Task::<(), ()>::new("nobody").call(())).await.unwrap().id().clone();
     let wrong = setting.broker.push(brigade::Call::<i64>::json("add", &json!(["x"]))).await.unwrap().id().clone();
-    let worker = ["fails_for_good", "passes_once", "nobody", "add"].into_iter().fold(setting.worker(), brigade::Worker::queue);
+    let worker = setting.worker().unserved_timeout(Duration::ZERO);
+    let worker = ["fails_for_good", "passes_once", "nobody", "add"].into_iter().fold(worker, brigade::Worker::queue);
     worker.run_until_empty().await.unwrap();
 
     let permanent = setting.broker.job(&permanent).await.unwrap().unwrap();
     assert_eq!((permanent.state, permanent.failed), (JobState::Dead, 1));
     let passed = setting.broker.job(&passed).await.unwrap().unwrap();
     assert_eq!((passed.state, passed.result.as_deref(), passed.failed), (JobState::Done, Some("7"), 0));
-    for (id, word) in [(unknown, "none of that name"), (wrong, "pass arguments")] {
+    for (id, word) in [(unknown, "knows task \"nobody\""), (wrong, "pass arguments")] {
         let dead = setting.broker.job(&id).await.unwrap().unwrap();
         assert_eq!(dead.state, JobState::Dead);
         assert!(dead.reason.as_deref().unwrap().contains(word), "{:?}", dead.reason);
@@ -107,7 +108,7 @@ async fn in_process_serves_without_a_pool() {
 async fn what_cannot_be_run_tells_so_in_its_history() {
     let setting = Setting::new(1).await;
     let id = setting.push(brigade::Call::<i64>::json("add", &json!(["x"]))).await;
-    setting.serve().await;
+    setting.worker().unserved_timeout(Duration::ZERO).run_until_empty().await.unwrap();
     let history = setting.broker.job(&id).await.unwrap().unwrap().history;
     assert!(history.len() == 1 && history[0].kind == brigade::AttemptKind::SetAside && history[0].reason.contains("pass arguments"));
     setting.pool.shutdown().await;
@@ -130,7 +131,7 @@ async fn a_task_knows_the_tick_it_runs_for_in_a_pool_and_in_process() {
         let tick = setting.broker.schedule(schedule()).await.unwrap().next;
         setting.broker.clock().advance(Duration::from_secs(3600));
         let worker = setting.broker.worker().queue("tells_its_tick");
-        let worker = if in_pool { worker.on(&setting.pool) } else { worker };
+        let worker = if in_pool { worker.on(&setting.pool) } else { worker.in_process() };
         assert_eq!(worker.run_until_empty().await.unwrap().done, 1);
         let done = setting.broker.jobs(None, Some(JobState::Done), None, 10).await.unwrap().pop().unwrap();
         assert_eq!(done.result, Some(serde_json::to_string(&tick).unwrap()));

@@ -1,0 +1,195 @@
+//! A consumer that runs: what it has, and the story of its life.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::attempt::Held;
+use super::control::Control;
+use super::ending::Policy;
+use super::reload::Serving;
+use super::turns::Turns;
+use super::{Place, Served, Until, Worker};
+use crate::broker::{Backend, Broker, Leased};
+use crate::error::{Error, ErrorKind};
+use crate::pool::Pool;
+use crate::registry;
+use crate::shutdown::Scope;
+
+/// Settlements that the broker does not take at the moment and that hold no place in the consumer any more. Further ones keep theirs, so that what is not
+/// settled is bounded.
+const UNTOLD_MAX: usize = 1024;
+
+/// A worker that runs.
+pub(super) struct Consumer {
+    pub(super) broker: Broker,
+    pub(super) backend: Arc<dyn Backend>,
+    /// Where attempts run; `None` for this very process.
+    pub(super) pool: Option<Pool>,
+    /// The task that runs a queue's plain jobs.
+    pub(super) tasks: HashMap<Box<str>, &'static str>,
+    pub(super) turns: Mutex<Turns>,
+    pub(super) prefetch: usize,
+    pub(super) lease: Duration,
+    pub(super) drain: Duration,
+    pub(super) until: Until,
+    pub(super) unserved_timeout: Duration,
+    pub(super) losses_max: u32,
+    pub(super) room: Arc<Semaphore>,
+    pub(super) untold: Arc<Semaphore>,
+    /// For the one job that has to run with nothing beside it.
+    pub(super) alone: Arc<Semaphore>,
+    pub(super) held: Mutex<HashMap<u64, Held>>,
+    /// Told when something is held that was not.
+    pub(super) holding: Notify,
+    pub(super) numbers: AtomicU64,
+    pub(super) control: Arc<Control>,
+    /// Nothing waits any longer for attempts in this process that do not end.
+    pub(super) abandoning: CancellationToken,
+    pub(super) scope: Scope,
+}
+
+/// A consumer that runs beside whoever began it. Dropping this kills it: attempts are stopped and their jobs given back, in the background.
+pub(super) struct Running {
+    control: Arc<Control>,
+    served: oneshot::Receiver<Result<Served, Error>>,
+}
+
+impl Running {
+    /// # Errors
+    ///
+    /// As [`Worker::run_until`].
+    pub(super) async fn begin(worker: Worker) -> Result<Self, Error> {
+        let here = || Scope::current().ok_or_else(|| Error::new(ErrorKind::Unsupported, "serve outside of an async runtime (tokio)"));
+        let (scope, beside) = (here()?, here()?);
+        let (pool, is_own) = match &worker.place {
+            Place::OwnPool => (Some(own_pool().await?), true),
+            Place::Pool(pool) => (Some(pool.clone()), false),
+            Place::InProcess => (None, false),
+        };
+        let own = pool.clone().filter(|_| is_own);
+        let consumer = match Consumer::new(worker, pool, scope) {
+            Ok(consumer) => Arc::new(consumer),
+            Err(error) => {
+                if let Some(own) = own {
+                    own.shutdown().await;
+                }
+                return Err(error);
+            }
+        };
+        let control = Arc::clone(&consumer.control);
+        let (tell, served) = oneshot::channel();
+        // A task of its own: whoever awaits it may be a thread beside the runtime's, which would be woken for each lease, and may stop awaiting it.
+        beside.spawn(async move {
+            let served = consumer.live().await;
+            if let Some(own) = own {
+                own.shutdown().await;
+            }
+            // Whoever began it may have gone.
+            tell.send(served).ok();
+        });
+        Ok(Self { control, served })
+    }
+
+    /// Waits until it has ended. Cancel safe.
+    pub(super) async fn ended(&mut self) -> Result<Served, Error> {
+        (&mut self.served).await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Closed, "serve in a runtime that has ended")))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.control.kill();
+    }
+}
+
+async fn own_pool() -> Result<Pool, Error> {
+    Pool::builder().start().await.map_err(|error| {
+        let text = format!("start worker processes for a consumer (.on(&pool) takes yours, .in_process() needs none): {error}");
+        Error::new(error.kind(), text).with_source(error)
+    })
+}
+
+impl Consumer {
+    fn new(mut worker: Worker, pool: Option<Pool>, scope: Scope) -> Result<Self, Error> {
+        if let Some(error) = worker.wrong {
+            return Err(error);
+        }
+        if worker.until != Until::Told && !worker.broker.capabilities().listing {
+            let text = "serve until the queues are empty: this broker does not tell what is left in them";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        let tasks = registry::by_queue()?;
+        if worker.queues.is_empty() && worker.weighted.is_empty() {
+            worker.weighted = tasks.keys().map(|queue| (queue.clone(), 1)).collect();
+            worker.weighted.sort();
+        }
+        if worker.queues.is_empty() && worker.weighted.is_empty() {
+            return Err(Error::new(ErrorKind::BadOption, "serve without a queue: name one, or define a #[task]"));
+        }
+        let turns = Turns::new(worker.queues, worker.weighted);
+        worker.control.serve(Serving::of(&worker.broker, turns.all().names().to_vec()));
+        let slots = pool.as_ref().map_or(1, |pool| 2 * pool.slots());
+        let prefetch = if worker.prefetch == 0 { slots } else { worker.prefetch.min(PREFETCH_MAX) };
+        let backend = worker.broker.backend();
+        Ok(Self {
+            backend,
+            broker: worker.broker,
+            pool,
+            tasks,
+            turns: Mutex::new(turns),
+            prefetch,
+            lease: worker.lease,
+            drain: worker.drain,
+            until: worker.until,
+            unserved_timeout: worker.unserved_timeout,
+            losses_max: worker.losses_max,
+            room: Arc::new(Semaphore::new(prefetch)),
+            untold: Arc::new(Semaphore::new(UNTOLD_MAX)),
+            alone: Arc::new(Semaphore::new(1)),
+            held: Mutex::default(),
+            holding: Notify::new(),
+            numbers: AtomicU64::new(0),
+            control: worker.control,
+            abandoning: CancellationToken::new(),
+            scope,
+        })
+    }
+
+    /// Leases and runs, then drains. When it returns nothing of it is left, but attempts in this process that would not end.
+    async fn live(self: Arc<Self>) -> Result<Served, Error> {
+        let ended = CancellationToken::new();
+        let ends = ended.clone().drop_guard();
+        let beside = [
+            Arc::clone(&self).renew().boxed(),
+            Arc::clone(&self).hear_of_cancels().boxed(),
+            Arc::clone(&self).watch_leases().boxed(),
+        ];
+        for task in beside {
+            let ended = ended.clone();
+            self.scope.spawn(async move {
+                ended.run_until_cancelled(task).await;
+            });
+        }
+        let leased = self.lease_on().await;
+        self.drain().await;
+        drop(ends);
+        self.scope.close();
+        self.scope.ended().await;
+        leased.map(|()| self.control.served())
+    }
+
+    /// What decides over this job when its attempt has ended.
+    pub(super) fn policy<'a>(&self, leased: &'a Leased) -> Policy<'a> {
+        let (passes, now) = (self.backend.capabilities().passes, self.broker.clock().now());
+        Policy { leased, passes, unserved_timeout: self.unserved_timeout, now }
+    }
+}
+
+/// As many permits as a semaphore gives at once.
+const PREFETCH_MAX: usize = 1 << 20;
