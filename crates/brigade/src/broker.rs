@@ -29,6 +29,7 @@ mod cancels;
 mod convoy;
 mod lease;
 mod manager;
+mod percent;
 mod queues;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;

@@ -33,17 +33,7 @@ pub(super) fn host_and_port(text: &str, default_port: u16) -> Parsed<(&str, u16)
 
 /// Undoes `%2F` and the like.
 pub(super) fn decode(text: &str) -> Parsed<String> {
-    let wrong = || "behind a % stand two hexadecimal digits; write %25 for a % itself".to_owned();
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut parts = text.split('%');
-    bytes.extend_from_slice(parts.next().unwrap_or_default().as_bytes());
-    for part in parts {
-        let (digits, rest) = part.split_at_checked(2).ok_or_else(wrong)?;
-        let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-        bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| is_hex).ok_or_else(wrong)?);
-        bytes.extend_from_slice(rest.as_bytes());
-    }
-    String::from_utf8(bytes).map_err(|_| "it is not UTF-8 once the % are undone".to_owned())
+    String::from_utf8(super::percent::decode(text)?).map_err(|_| "it is not UTF-8 once the % are undone".to_owned())
 }
 
 /// How a server that speaks TLS is verified, and what it may want of this side.

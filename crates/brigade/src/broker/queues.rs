@@ -5,6 +5,7 @@
 //! ask is for a queue and what is asked before it.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 /// The queues that a consumer serves: those in strict order, then those that take turns. No name twice.
@@ -13,12 +14,13 @@ pub(crate) struct QueueSet {
     names: Vec<Box<str>>,
     places: HashMap<Box<str>, usize>,
     strict: usize,
+    number: u64,
 }
 
 impl QueueSet {
     /// Of a name that comes twice, the first counts.
     pub(crate) fn new(strict: impl IntoIterator<Item = Box<str>>, turns: impl IntoIterator<Item = Box<str>>) -> Self {
-        let mut set = Self { names: Vec::new(), places: HashMap::new(), strict: 0 };
+        let mut set = Self { names: Vec::new(), places: HashMap::new(), strict: 0, number: 0 };
         strict.into_iter().for_each(|name| set.add(name));
         set.strict = set.names.len();
         turns.into_iter().for_each(|name| set.add(name));
@@ -27,6 +29,9 @@ impl QueueSet {
 
     fn add(&mut self, name: Box<str>) {
         if !self.places.contains_key(&name) {
+            let mut hasher = DefaultHasher::new();
+            name.hash(&mut hasher);
+            self.number = self.number.wrapping_add(hasher.finish());
             self.places.insert(name.clone(), self.names.len());
             self.names.push(name);
         }
@@ -92,6 +97,12 @@ impl Queues {
     /// Every queue, in no order that means something; the same slice for each ask of a consumer, while none is paused or resumed.
     pub(crate) fn names(&self) -> &[Box<str>] {
         &self.set.names
+    }
+
+    /// Stands for the names, whatever their order: the same in each process of this build.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn number(&self) -> u64 {
+        self.set.number
     }
 
     /// Every queue, in the order in which they are to be looked through.

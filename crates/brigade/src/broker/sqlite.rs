@@ -7,99 +7,68 @@
 //! Two clocks: the wall clock decides when a scheduled job is due; leases run on the host's boot clock, which no one sets, so a jump
 //! of the wall clock moves no lease. After a reboot all leases are void.
 
+mod asks;
 mod check;
+mod file;
 mod flow;
+mod hand_out;
 mod key;
 mod lane;
 mod limits;
 mod look;
+mod pace;
+mod place;
 mod refuse;
 mod room;
 mod schedules;
 mod schema;
 mod settle;
+mod steps;
 mod store;
+mod sweep;
+mod transactions;
 mod wake;
 mod why;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use self::lane::{Lane, Synced};
+use self::lane::{Access, Lane, Synced};
+use self::pace::Pace;
+use self::place::Place;
 use self::store::{Now, Store};
+use self::sweep::STEP_PAUSE;
 use self::wake::Wake;
 use super::api::Clock;
 use super::{Backend, Capabilities, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement, Terms, View};
+use crate::clock::later;
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
+use crate::retry::jitter;
 
 /// Looked at in any case after this time: a filesystem without inotify, a change that no commit told.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Steps of a sweep that an explanation waits for.
+const WHY_STEPS_MAX: usize = 20;
 
 pub(super) struct Sqlite {
     lane: Lane,
     wake: Wake,
     place: Place,
-}
-
-/// Where the database is, and how.
-#[derive(Clone, Debug)]
-pub(super) struct Place {
-    /// `None` for a database in memory.
-    path: Option<PathBuf>,
-    safety: Safety,
-    /// It may have tables of another program.
-    shared: bool,
-}
-
-/// What a commit survives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Safety {
-    /// Power loss: each transaction is synced.
-    Full,
-    /// The end of any process; power loss takes the last transactions.
-    Normal,
-}
-
-impl Place {
-    /// `jobs.db`, `/var/lib/x/jobs.db?synchronous=normal`, `app.db?shared=true`, `:memory:`.
-    fn parse(rest: &str) -> Result<Self, Error> {
-        let (path, options) = rest.split_once('?').unwrap_or((rest, ""));
-        if path.is_empty() {
-            return Err(Error::new(ErrorKind::BadOption, "open a SQLite broker without a path: sqlite:jobs.db or sqlite::memory:"));
-        }
-        if path.starts_with("//") && path.contains('@') {
-            // Not quoted: it may be the URL of another broker, with its password.
-            let text = "open a SQLite broker with a user: SQLite has none, and its URL has no slashes before the path: sqlite:jobs.db";
-            return Err(Error::new(ErrorKind::BadOption, text));
-        }
-        let path = (path != ":memory:").then(|| PathBuf::from(path));
-        let mut place = Self { path, safety: Safety::Full, shared: false };
-        for option in options.split('&').filter(|option| !option.is_empty()) {
-            match option {
-                "synchronous=full" => place.safety = Safety::Full,
-                "synchronous=normal" => place.safety = Safety::Normal,
-                "shared=true" => place.shared = true,
-                "shared=false" => place.shared = false,
-                _ => {
-                    // Not quoted: a value may be a password that belongs to another broker.
-                    let text = "open a SQLite broker with an unknown option: there are synchronous=full, synchronous=normal, shared=true";
-                    return Err(Error::new(ErrorKind::BadOption, text));
-                }
-            }
-        }
-        Ok(place)
-    }
+    pace: Pace,
+    /// The last ask was given jobs: the next is likely to be, too.
+    is_busy: AtomicBool,
 }
 
 pub(super) async fn connect(rest: &str, clock: Clock) -> Result<Arc<dyn Backend>, Error> {
     let place = Place::parse(rest)?;
     let lane = Lane::open(place.clone(), clock).await?;
     let wake = Wake::watch(place.path.as_deref(), lane.committed())?;
-    Ok(Arc::new(Sqlite { lane, wake, place }))
+    Ok(Arc::new(Sqlite { lane, wake, place, pace: Pace::new(), is_busy: AtomicBool::new(true) }))
 }
 
 /// Pushes within a transaction of the application's own.
@@ -166,56 +135,29 @@ impl Backend for Sqlite {
     }
 
     fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<Pushed>> {
-        Box::pin(self.lane.run(Synced::Now, move |store| store.push_all(&jobs)))
+        Box::pin(self.lane.run(Access::Write(Synced::Now), move |store| store.push_all(&jobs)))
     }
 
     fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>> {
-        Box::pin(async move {
-            let until = Instant::now() + ask.wait;
-            // What is taken is gone; a lease ends with a loss of power anyway.
-            let sync = if matches!(ask.terms, Terms::Take) { Synced::Now } else { Synced::Later };
-            let ask = Arc::new(ask);
-            while !ask.enough.is_cancelled() {
-                let changed = self.wake.next();
-                let asked = Arc::clone(&ask);
-                let (leased, due_in) = self.lane.run(sync, move |store| store.lease(&asked)).await?;
-                let left = until.saturating_duration_since(Instant::now());
-                if !leased.is_empty() || left.is_zero() {
-                    return Ok(leased);
-                }
-                let pause = due_in.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN).min(left);
-                tokio::select! {
-                    () = changed => {}
-                    () = sleep(pause) => {}
-                    () = ask.enough.cancelled() => {}
-                }
-            }
-            Ok(Vec::new())
-        })
+        Box::pin(self.lease_patiently(Arc::new(ask)))
     }
 
     fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Result<Settled, Error>>> {
-        // All in one transaction, so an error is one of them all.
-        let settle = move |store: &Store<'_>| settlements.iter().map(|settlement| store.settle(settlement).map(Ok)).collect();
-        Box::pin(self.lane.run(Synced::Now, settle))
+        Box::pin(self.lane.run(Access::Write(Synced::Now), move |store| store.settle_all(&settlements)))
     }
 
     fn look(&self, query: Query) -> Reply<'_, View> {
         Box::pin(async move {
-            let view = self.lane.run(Synced::Later, move |store| store.look(&query)).await?;
-            // The rest is known outside of the database.
-            Ok(match view {
-                View::Check(mut findings) => {
-                    findings.extend(check::place(&self.place, self.wake.is_watching()));
-                    View::Check(findings)
-                }
-                view => view,
-            })
+            match query {
+                Query::Why(id) => self.explain(id).await,
+                Query::Check => self.check().await,
+                query => self.lane.run(Access::Look, move |store| store.look(&query)).await,
+            }
         })
     }
 
     fn order(&self, order: Order) -> Reply<'_, Ordered> {
-        Box::pin(self.lane.run(Synced::Now, move |store| store.order(&order)))
+        Box::pin(self.order_in_steps(order))
     }
 
     fn changed(&self) -> Reply<'_, ()> {
@@ -228,5 +170,63 @@ impl Backend for Sqlite {
             }
             Ok(())
         })
+    }
+}
+
+impl Sqlite {
+    /// Waits for jobs: for a change, for what falls due, for another step of a sweep.
+    async fn lease_patiently(&self, ask: Arc<LeaseAsk>) -> Result<Vec<Leased>, Error> {
+        let until = later(Instant::now(), ask.wait);
+        // What is taken is gone; a lease ends with a loss of power anyway.
+        let sync = if matches!(ask.terms, Terms::Take) { Synced::Now } else { Synced::Later };
+        let at_once = ask.wait.is_zero();
+        while !ask.enough.is_cancelled() {
+            let (changed, asked, began) = (self.wake.next(), Arc::clone(&ask), Instant::now());
+            let access = Access::HandOut { sync, looks_first: !self.is_busy.load(Ordering::Relaxed), at_once };
+            let came = self.lane.run(access, move |store| store.lease(&asked)).await?;
+            let found = !came.leased.is_empty();
+            self.is_busy.store(found, Ordering::Relaxed);
+            self.pace.note(found, began.elapsed());
+            let left = until.saturating_duration_since(Instant::now());
+            if found || left.is_zero() && came.again_in.is_none() {
+                return Ok(came.leased);
+            }
+            if let Some(pause) = came.again_in {
+                sleep(pause).await;
+                continue;
+            }
+            // Not all at the same moment.
+            let pause = came.due_in.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN.mul_f64(jitter(0.2))).min(left);
+            tokio::select! {
+                () = changed => drop(ask.enough.run_until_cancelled(sleep(self.pace.pause().min(left))).await),
+                () = sleep(pause) => {}
+                () = ask.enough.cancelled() => {}
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    async fn explain(&self, id: crate::job::JobId) -> Result<View, Error> {
+        // What has come due is seen to first, as far as that is not too much.
+        for _ in 0..WHY_STEPS_MAX {
+            let access = Access::HandOut { sync: Synced::Later, looks_first: false, at_once: true };
+            if !self.lane.run(access, |store| store.sweep()).await? {
+                break;
+            }
+            sleep(STEP_PAUSE).await;
+        }
+        self.lane.run(Access::Look, move |store| store.look(&Query::Why(id.clone()))).await
+    }
+
+    async fn check(&self) -> Result<View, Error> {
+        let view = self.lane.run(Access::Look, |store| store.look(&Query::Check)).await;
+        let mut findings = match view {
+            Ok(View::Check(findings)) => findings,
+            Err(error) if self.lane.is_file_lost() => vec![check::lost_file(&error)],
+            other => return other,
+        };
+        // The rest is known outside of the database.
+        findings.extend(check::place(&self.place, self.wake.is_watching()));
+        Ok(View::Check(findings))
     }
 }

@@ -87,8 +87,8 @@ impl<'a> Owner<'a> {
 pub(crate) enum Left {
     /// It runs, or nobody can tell.
     Runs,
-    /// It ended, and one of its workers may be ending still. Ask again soon.
-    Workers,
+    /// It was first found gone so long ago, and one of its workers may be ending still. Ask again soon.
+    Workers(Duration),
     /// What it owned can be given to others.
     Nothing,
 }
@@ -109,7 +109,7 @@ impl Heirs {
         };
         let since = *self.ended.entry(name.into()).or_insert_with(Instant::now);
         let left = owner.workers_left(since.elapsed());
-        if left != Left::Workers {
+        if !matches!(left, Left::Workers(_)) {
             self.ended.remove(name);
         }
         left
@@ -132,9 +132,9 @@ impl Owner<'_> {
         for pid in pids.filter(|pid| *pid != std::process::id()) {
             let Some(stat) = stat(&pid.to_string()).filter(|stat| !stat.is_dead()) else { continue };
             if stat.flags & EXITING != 0 {
-                left = if ended_for < END { Left::Workers } else { left };
+                left = if ended_for < END { Left::Workers(ended_for) } else { left };
             } else if self.has_made(pid) {
-                return Left::Workers;
+                return Left::Workers(ended_for);
             } else if is_foreign && is_unreadable(pid) {
                 return Left::Runs;
             }
@@ -249,7 +249,7 @@ mod tests {
         until(&mut heirs, Left::Nothing);
         let mut command = std::process::Command::new("sleep");
         let running = Running(command.arg("1000").env(super::super::TREE_VARIABLE, format!("7-1-0/{parent}-2-0")).spawn().unwrap());
-        assert!(heirs.left(&gone) == Left::Workers && heirs.left(&gone) == Left::Workers);
+        assert!(matches!(heirs.left(&gone), Left::Workers(_)) && matches!(heirs.left(&gone), Left::Workers(_)));
         heirs.keep_only(&[]);
         assert!(heirs.ended.is_empty());
         drop(running);

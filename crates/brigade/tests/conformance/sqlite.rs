@@ -106,7 +106,9 @@ async fn jobs_survive_and_leases_of_the_dead_come_back() {
     let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
     // As if the holder had been another process that is gone.
     let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
-    file.execute("UPDATE brigade_jobs SET holder = '999999999' || substr(holder, instr(holder, '-'))", []).unwrap();
+    for table in ["brigade_jobs", "brigade_holders"] {
+        file.execute(&format!("UPDATE {table} SET holder = '999999999' || substr(holder, instr(holder, '-'))"), []).unwrap();
+    }
     let again = queue.lease(LONG, NOW).await.unwrap().unwrap();
     assert_eq!(again.id(), &id);
     assert_eq!(lease.ack().await.unwrap(), brigade::Settled::Stale);

@@ -1,9 +1,11 @@
 //! Looking for what is wrong with the file, where it lies, and what waits in it for ever.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use rusqlite::params;
 
 use super::store::Store;
-use super::{Place, Safety};
+use super::place::{Place, Safety};
 use crate::error::Error;
 use crate::finding::{Finding, Level};
 
@@ -14,8 +16,8 @@ const REMOTE: [(u64, &str); 6] =
 const VOLATILE: [(u64, &str); 2] = [(0x0102_1994, "tmpfs"), (0x8584_58f6, "ramfs")];
 /// Below this pushes will soon fail.
 const FREE_BYTES_MIN: u64 = 256 << 20;
-/// A log of this size was not merged into the file for long: somebody reads without end.
-const LOG_BYTES_MAX: u64 = 256 << 20;
+/// Several times the size at which a log is merged into the file: somebody reads without end.
+const LOG_BYTES_MAX: u64 = 4 * super::file::LOG_BYTES_MAX;
 /// Lines of SQLite's own check that are shown.
 const FAULTS_MAX: usize = 10;
 
@@ -28,10 +30,11 @@ impl Store<'_> {
             findings.push(Finding::new(Level::Problem, format!("the file is damaged: {fault}"), advice));
         }
         let sql = "SELECT queue, count(*) FROM brigade_jobs WHERE state IN (0, 1, 2, 4) GROUP BY queue ORDER BY queue";
+        let served = self.queues_with_consumers()?;
         for (queue, jobs) in self.rows("count waiting jobs", sql, &[], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?)))? {
             if self.settings(&queue)?.paused {
                 findings.push(Finding::new(Level::Warning, format!("queue {queue} is paused, and {jobs} jobs wait in it"), "resume it"));
-            } else if !self.has_worker(&queue)? {
+            } else if !served.contains(&queue) {
                 let what = format!("{jobs} jobs wait in queue {queue}, and no worker has asked for them in the last minute");
                 findings.push(Finding::new(Level::Warning, what, "start one, or look whether its queue is named so"));
             }
@@ -51,6 +54,11 @@ impl Store<'_> {
     }
 }
 
+/// The file of this very connection is not where it was.
+pub(super) fn lost_file(error: &Error) -> Finding {
+    Finding::new(Level::Problem, error.to_string(), "stop this process, put the file back where it was, and start it again")
+}
+
 /// What is to be said of the place where the file lies.
 pub(super) fn place(place: &Place, watching: bool) -> Vec<Finding> {
     let Some(path) = &place.path else {
@@ -64,6 +72,13 @@ pub(super) fn place(place: &Place, watching: bool) -> Vec<Finding> {
     if !watching {
         let what = "the file cannot be watched, so idle workers look only once a second";
         findings.push(Finding::new(Level::Warning, what, "raise fs.inotify.max_user_instances, or use a local filesystem"));
+    }
+    for name in [path.clone(), super::log_of(path), super::beside(path, "-shm")] {
+        let mode = std::fs::metadata(&name).map_or(0, |file| file.permissions().mode() & 0o777);
+        if mode & 0o077 != 0 {
+            let what = format!("{} is open to other users (mode {mode:03o}): jobs and their payloads are there", name.display());
+            findings.push(Finding::new(Level::Warning, what, "chmod 600, unless several users are to share it"));
+        }
     }
     if let Ok(stat) = rustix::fs::statfs(path) {
         let kind = u64::from_ne_bytes(stat.f_type.to_ne_bytes()) & 0xffff_ffff;

@@ -278,22 +278,6 @@ impl Store<'_> {
             None => self.make_ready(id),
         }
     }
-
-    /// What a job waits for, however far back: whoever cancels it cancels those.
-    pub(super) fn cancel_members(&self, id: i64, reason: &str) -> Result<(), Error> {
-        let mut waiting = vec![id];
-        while let Some(id) = waiting.pop() {
-            let sql = "SELECT id, state, waits FROM brigade_jobs WHERE next = ?1 AND state < 5";
-            let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
-            for (member, state, waits) in self.rows("look for members", sql, params![id], read)? {
-                self.cancel_one(member, state, reason)?;
-                if waits > 0 {
-                    waiting.push(member);
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Whether it is given the results of its members.

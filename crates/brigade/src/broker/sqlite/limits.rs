@@ -10,11 +10,15 @@ use std::time::Duration;
 
 use rusqlite::{Row, params};
 
-use super::store::{Found, Store, millis};
+use super::hand_out::Found;
+use super::store::{Store, millis};
 use crate::broker::{LeaseAsk, Leased, Terms};
 use crate::error::{Error, ErrorKind};
 use crate::limits::{Limits, Rate};
 use crate::why::Why;
+
+/// Starts that are forgotten at once: more than one hand-out adds.
+const STARTS_AT_ONCE: i64 = 2000;
 
 /// What is set for a queue.
 #[derive(Default)]
@@ -100,7 +104,7 @@ impl Store<'_> {
         Ok(Settings { paused, limits, turn })
     }
 
-    /// Limits a queue, or takes its limits away.
+    /// Limits a queue, or takes its limits away. Where they go by partition, its jobs have theirs already.
     pub(super) fn set_limits(&self, queue: &str, limits: Option<&Limits>) -> Result<(), Error> {
         let by_partition = limits.is_some_and(Limits::is_by_partition);
         let text = limits.map(serde_json::to_string).transpose();
@@ -108,12 +112,20 @@ impl Store<'_> {
         let sql = "INSERT INTO brigade_queues (queue, limits, parted) VALUES (?1, ?2, ?3)
                    ON CONFLICT (queue) DO UPDATE SET limits = ?2, parted = ?3";
         self.execute("limit a queue", sql, params![queue, text, by_partition])?;
-        if by_partition {
-            // From now on a trigger sees to it that each job of the queue has a partition.
-            let sql = "UPDATE brigade_jobs SET partition = coalesce(key, '') WHERE queue = ?1 AND partition IS NULL AND state < 5";
-            self.execute("sort jobs by partition", sql, params![queue])?;
-        }
-        Ok(())
+        self.forget_plain_queue(queue)
+    }
+
+    /// Removes starts of a queue without rates; whether there may be more.
+    pub(super) fn forget_all_starts(&self, queue: &str) -> Result<bool, Error> {
+        let sql = "DELETE FROM brigade_starts WHERE rowid IN (SELECT rowid FROM brigade_starts WHERE queue = ?1 LIMIT ?2)";
+        let count = self.execute("forget starts", sql, params![queue, STARTS_AT_ONCE])?;
+        Ok(i64::try_from(count).is_ok_and(|count| count >= STARTS_AT_ONCE))
+    }
+
+    /// A queue that is neither paused nor limited has no row.
+    pub(super) fn forget_plain_queue(&self, queue: &str) -> Result<(), Error> {
+        let sql = "DELETE FROM brigade_queues WHERE queue = ?1 AND paused = 0 AND limits IS NULL";
+        self.execute("forget a queue", sql, params![queue]).map(drop)
     }
 
     /// Hands out as many jobs of a queue as its limits allow.
@@ -127,6 +139,7 @@ impl Store<'_> {
             (false, false) => Order::Place,
         };
         while leased.len() < ask.max
+            && !self.has_set_aside_enough()
             && gate.queue_closed().is_none()
             && let Some((found, partition)) = self.pick(queue, &gate, &mut order)?
         {
@@ -268,11 +281,11 @@ impl Store<'_> {
     /// Removes the starts that no rate looks back to.
     fn forget_starts(&self, queue: &str, limits: &Limits) -> Result<(), Error> {
         let Some(longest) = limits.rates().map(|rate| rate.per).max() else { return Ok(()) };
-        let sql = "DELETE FROM brigade_starts WHERE queue = ?1 AND at <= ?2";
-        self.execute("forget old starts", sql, params![queue, self.now.wall.saturating_sub(millis(longest))])?;
+        let sql = "DELETE FROM brigade_starts WHERE rowid IN (SELECT rowid FROM brigade_starts WHERE queue = ?1 AND at <= ?2 LIMIT ?3)";
+        self.execute("forget old starts", sql, params![queue, self.now.wall.saturating_sub(millis(longest)), STARTS_AT_ONCE])?;
         // The clock was set back: no start may count for longer than its rate says.
-        let sql = "UPDATE brigade_starts SET at = ?2 WHERE queue = ?1 AND at > ?2";
-        self.execute("correct starts", sql, params![queue, self.now.wall]).map(drop)
+        let sql = "UPDATE brigade_starts SET at = ?2 WHERE rowid IN (SELECT rowid FROM brigade_starts WHERE queue = ?1 AND at > ?2 LIMIT ?3)";
+        self.execute("correct starts", sql, params![queue, self.now.wall, STARTS_AT_ONCE]).map(drop)
     }
 
     /// In how long a start of this queue stops counting.
@@ -283,7 +296,7 @@ impl Store<'_> {
             let sql = "SELECT min(at) FROM brigade_starts WHERE queue = ?1 AND at > ?2";
             let since = self.now.wall.saturating_sub(millis(rate.per));
             let first = self.row("find the next start", sql, params![queue, since], |row| row.get::<_, Option<i64>>(0))?.flatten();
-            let left = first.map(|first| Duration::from_millis(u64::try_from(first - since).unwrap_or(0)));
+            let left = first.map(|first| Duration::from_millis(u64::try_from(first.saturating_sub(since)).unwrap_or(0)));
             least = least.into_iter().chain(left).min();
         }
         Ok(least)

@@ -17,7 +17,7 @@ use crate::schedule::{Due, Plan, Schedule, Scheduled, tell_skipped, time_of};
 /// Schedules that are fired in one transaction; others are fired in the next.
 const FIRED_MAX: i64 = 100;
 /// Jobs that one transaction pushes before it leaves the rest to the next.
-const PUSHED_MAX: usize = 2_000;
+const PUSHED_MAX: usize = 500;
 /// A schedule that cannot be fired is looked at again after this time: a later version of this library may know it.
 const PUT_OFF: Duration = Duration::from_secs(60);
 
@@ -90,12 +90,15 @@ impl Store<'_> {
     }
 
     /// Pushes the jobs of all ticks that are due, as far as one transaction should go.
-    pub(super) fn fire_schedules(&self) -> Result<(), Error> {
+    /// Says whether more is due.
+    pub(super) fn fire_schedules(&self) -> Result<bool, Error> {
         let sql = "SELECT name, plan, job, tick FROM brigade_schedules WHERE next_at <= ?1 ORDER BY next_at LIMIT ?2";
         let due = self.rows("find due schedules", sql, params![self.now.wall, FIRED_MAX], Stored::read)?;
+        let mut more = i64::try_from(due.len()).is_ok_and(|count| count >= FIRED_MAX);
         let mut pushed = 0;
         for stored in due {
             if pushed >= PUSHED_MAX {
+                more = true;
                 break;
             }
             let fired = stored.schedule().and_then(|schedule| {
@@ -109,7 +112,7 @@ impl Store<'_> {
                 Err(error) => self.put_off(&stored.name, &error)?,
             }
         }
-        Ok(())
+        Ok(more)
     }
 
     /// Pushes the jobs of these ticks and moves on to the next.

@@ -2,12 +2,16 @@
 //!
 //! On a change: add a step to [`STEPS`], never edit one that was released, and describe the new column in `docs/brokers.md`.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
+use rustix::fs::{FileType, Mode};
 
-use super::{Place, Safety, refuse};
+use super::file::LOG_BYTES_MAX;
+use super::place::{Place, Safety};
+use super::refuse;
 use crate::error::{Error, ErrorKind};
 
 /// `BRGD`: tells people and file(1) what a file is that we made (`PRAGMA application_id`). An application's own file keeps its own.
@@ -54,6 +58,7 @@ CREATE TABLE brigade_jobs (
 CREATE INDEX brigade_jobs_ready  ON brigade_jobs (queue, priority DESC, id) WHERE state = 0;
 CREATE INDEX brigade_jobs_turn   ON brigade_jobs (queue, partition, priority DESC, id) WHERE state = 0 AND partition IS NOT NULL;
 CREATE INDEX brigade_jobs_due    ON brigade_jobs (due) WHERE state IN (1, 4);
+CREATE INDEX brigade_jobs_waiting ON brigade_jobs (queue) WHERE state IN (1, 2, 4);
 CREATE INDEX brigade_jobs_late   ON brigade_jobs (begins_by) WHERE begins_by IS NOT NULL AND state IN (0, 1, 2, 4);
 CREATE INDEX brigade_jobs_leased ON brigade_jobs (lease_until) WHERE state = 3;
 CREATE INDEX brigade_jobs_cancel ON brigade_jobs (holder) WHERE state = 3 AND cancel IS NOT NULL;
@@ -102,14 +107,18 @@ CREATE TABLE brigade_schedules (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX brigade_schedules_next ON brigade_schedules (next_at);
 CREATE TABLE brigade_consumers (
-  queue TEXT NOT NULL, holder TEXT NOT NULL, asked_at INTEGER NOT NULL,
-  PRIMARY KEY (queue, holder)
-) STRICT, WITHOUT ROWID;
+  holder TEXT NOT NULL, asks INTEGER NOT NULL, asked_at INTEGER NOT NULL, queues TEXT NOT NULL,
+  PRIMARY KEY (holder, asks)
+) STRICT;
+CREATE TABLE brigade_holders (holder TEXT PRIMARY KEY, seen INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE brigade_cancels (job INTEGER PRIMARY KEY, after INTEGER NOT NULL, reason TEXT NOT NULL) STRICT;
 CREATE TABLE brigade_facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 "];
 
 pub(super) const VERSION: usize = STEPS.len();
 
+/// Leases of an earlier boot that are ended in one transaction.
+const FORGOTTEN_AT_ONCE: i64 = 1000;
 /// Prepared statements that are kept: all that there are, and some.
 const STATEMENTS_MAX: usize = 256;
 
@@ -122,6 +131,7 @@ pub(super) fn open(place: &Place, busy: Duration) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     if let Some(path) = &place.path {
         refuse::broken_set(path)?;
+        make_private(path);
     }
     let connection = match &place.path {
         Some(path) => Connection::open_with_flags(path, flags).map_err(|e| error(&format!("open {}", path.display()), e))?,
@@ -131,6 +141,14 @@ pub(super) fn open(place: &Place, busy: Duration) -> Result<Connection, Error> {
     migrate(&connection, place.shared)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     Ok(connection)
+}
+
+/// Makes a new file that only its owner can read, and so its log and index, to which SQLite gives the same mode. One that is there keeps the
+/// mode that it has. It is made without being opened: closing it would give up the locks of another connection of this process.
+fn make_private(path: &Path) {
+    let mode = Mode::RUSR | Mode::WUSR;
+    // What is wrong, if it is not there already, SQLite says better.
+    rustix::fs::mknodat(rustix::fs::CWD, path, FileType::RegularFile, mode, 0).ok();
 }
 
 fn prepare(connection: &Connection, safety: Safety, busy: Duration, in_file: bool) -> Result<(), Error> {
@@ -152,7 +170,7 @@ fn prepare(connection: &Connection, safety: Safety, busy: Duration, in_file: boo
         Safety::Normal => "NORMAL",
     };
     let pragmas =
-        format!("PRAGMA synchronous = {synchronous}; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY;");
+        format!("PRAGMA synchronous = {synchronous}; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY; PRAGMA journal_size_limit = {LOG_BYTES_MAX};");
     connection.execute_batch(&pragmas).map_err(set)
 }
 
@@ -174,10 +192,11 @@ fn use_wal(connection: &Connection, busy: Duration) -> rusqlite::Result<String> 
 fn migrate(connection: &Connection, shared: bool) -> Result<(), Error> {
     let read = |e| error("read the database's version", e);
     connection.execute_batch("BEGIN IMMEDIATE").map_err(read)?;
-    let migrated = migrate_within(connection, shared).and_then(|()| forget_old_boots(connection));
+    let migrated = migrate_within(connection, shared);
     let end = if migrated.is_ok() { "COMMIT" } else { "ROLLBACK" };
     connection.execute_batch(end).map_err(|e| error("bring the database up to date", e))?;
-    migrated
+    migrated?;
+    forget_old_boots(connection)
 }
 
 fn migrate_within(connection: &Connection, shared: bool) -> Result<(), Error> {
@@ -223,19 +242,22 @@ pub(super) fn version(connection: &Connection) -> Result<usize, Error> {
     })
 }
 
-/// Leases are times of the boot clock: those of an earlier boot mean nothing, and their holders are gone. In the transaction of the migration,
-/// so that of several processes only the first does it: by the time of the others there are new leases.
+/// Leases are times of the boot clock: those of an earlier boot mean nothing, and their holders are gone. Each names its holder's boot, so that
+/// this ends none that another process has meanwhile been given; the last step says that it is done.
 fn forget_old_boots(connection: &Connection) -> Result<(), Error> {
     // Nobody can tell an earlier boot where this cannot be read.
-    let Ok(boot) = std::fs::read_to_string("/proc/sys/kernel/random/boot_id") else { return Ok(()) };
+    let Some(boot) = crate::process::boot() else { return Ok(()) };
     let forget = || {
         let sql = "SELECT value FROM brigade_facts WHERE name = 'boot'";
         let known = connection.query_row(sql, [], |row| row.get::<_, String>(0)).optional()?;
-        if known.as_deref() != Some(boot.trim()) {
-            connection.execute("UPDATE brigade_jobs SET lease_until = 0 WHERE state = 3", [])?;
-            connection.execute("DELETE FROM brigade_consumers", [])?;
-            connection.execute("INSERT OR REPLACE INTO brigade_facts VALUES ('boot', ?1)", [boot.trim()])?;
+        if known.as_deref() == Some(boot) {
+            return Ok(());
         }
+        let sql = "UPDATE brigade_jobs SET lease_until = 0 WHERE id IN (SELECT id FROM brigade_jobs INDEXED BY brigade_jobs_leased
+                     WHERE state = 3 AND lease_until > 0 AND instr(coalesce(holder, ''), '-' || ?1 || '-') = 0 LIMIT ?2)";
+        while connection.execute(sql, (boot, FORGOTTEN_AT_ONCE))? > 0 {}
+        connection.execute("DELETE FROM brigade_consumers WHERE instr(holder, '-' || ?1 || '-') = 0", [boot])?;
+        connection.execute("INSERT OR REPLACE INTO brigade_facts VALUES ('boot', ?1)", [boot])?;
         Ok(())
     };
     forget().map_err(|e| error("look for leases of an earlier boot", e))

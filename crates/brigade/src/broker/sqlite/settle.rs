@@ -28,8 +28,38 @@ struct Held {
 }
 
 impl Store<'_> {
+    /// Ends leases. Each has its own answer: one that cannot be settled holds up no other.
+    pub(super) fn settle_all(&self, settlements: &[Settlement]) -> Result<Vec<Result<Settled, Error>>, Error> {
+        let what = "settle jobs";
+        self.execute(what, "SAVEPOINT settlements", &[])?;
+        let together: Result<Vec<_>, Error> = settlements.iter().map(|settlement| self.settle(settlement).map(Ok)).collect();
+        let answers = match together {
+            Ok(answers) => answers,
+            // What lost the whole transaction is told to them all.
+            Err(error) if self.connection.is_autocommit() => return Err(error),
+            Err(_) => {
+                self.execute(what, "ROLLBACK TO settlements", &[])?;
+                settlements.iter().map(|settlement| self.settle_alone(settlement)).collect::<Result<_, Error>>()?
+            }
+        };
+        self.execute(what, "RELEASE settlements", &[])?;
+        Ok(answers)
+    }
+
+    /// One settlement in a savepoint; an error outside of its answer is one of the transaction.
+    fn settle_alone(&self, settlement: &Settlement) -> Result<Result<Settled, Error>, Error> {
+        let what = "settle a job";
+        self.execute(what, "SAVEPOINT settlement", &[])?;
+        let answer = self.settle(settlement);
+        if answer.is_err() {
+            self.execute(what, "ROLLBACK TO settlement", &[])?;
+        }
+        self.execute(what, "RELEASE settlement", &[])?;
+        Ok(answer)
+    }
+
     /// Ends a lease, if the token still holds it.
-    pub(super) fn settle(&self, settlement: &Settlement) -> Result<Settled, Error> {
+    fn settle(&self, settlement: &Settlement) -> Result<Settled, Error> {
         let id = row_id(&settlement.id);
         if matches!(settlement.ending, Ending::Ack(_)) && self.remove_plain(id, settlement.token)? {
             return Ok(Settled::Accepted(None));
@@ -223,7 +253,7 @@ impl Store<'_> {
                 Err(Error::new(ErrorKind::Unsupported, text))
             }
             Order::Limit(queue, limits) => self.set_limits(queue, limits.as_ref()).map(|()| Ordered::Changed(1)),
-            Order::Purge(queue) => self.purge(queue),
+            Order::Purge(_) => Err(Error::new(ErrorKind::Protocol, "purge a queue in one step")),
             Order::Pause(queue) => self.set_paused(queue, true),
             Order::Resume(queue) => self.set_paused(queue, false),
             Order::Schedule(schedule) => self.schedule(schedule),
@@ -250,18 +280,6 @@ impl Store<'_> {
         Ok(Ordered::Changed(1))
     }
 
-    fn purge(&self, queue: &str) -> Result<Ordered, Error> {
-        let sql = format!(
-            "SELECT {} FROM brigade_jobs WHERE queue = ?1 AND state IN (0, 1, 2, 4) AND (next IS NOT NULL OR members > 0)",
-            Ended::COLUMNS
-        );
-        let of_flows = self.rows("look for jobs of flows", &sql, params![queue], Ended::read)?;
-        let sql = "DELETE FROM brigade_jobs WHERE queue = ?1 AND state IN (0, 1, 2, 4)";
-        let count = self.execute("purge a queue", sql, params![queue])?;
-        of_flows.iter().try_for_each(|ended| self.ended(ended, Some(&Fate::removed(ended.id))))?;
-        Ok(changed(count))
-    }
-
     /// A mark is unique among unsettled jobs: one that has ended cannot come back beside another that has taken its mark.
     pub(super) fn check_mark(&self, id: i64, queue: &str, mark: Option<&str>) -> Result<(), Error> {
         let sql = "SELECT id FROM brigade_jobs WHERE queue = ?1 AND mark = ?2 AND state < 5";
@@ -280,7 +298,7 @@ impl Store<'_> {
         let Some((state, waits)) = found else { return Ok(Ordered::Nothing) };
         let ordered = self.cancel_one(id, state, reason)?;
         if state == code(JobState::Held) && waits > 0 {
-            self.cancel_members(id, reason)?;
+            self.cancel_members_of(id, reason)?;
         }
         Ok(ordered)
     }
@@ -301,6 +319,7 @@ impl Store<'_> {
         let sql =
             "INSERT INTO brigade_queues (queue, paused) VALUES (?1, ?2) ON CONFLICT (queue) DO UPDATE SET paused = ?2 WHERE paused <> ?2";
         let count = self.execute("pause or resume a queue", sql, params![queue, paused])?;
+        self.forget_plain_queue(queue)?;
         Ok(if count == 0 { Ordered::Nothing } else { Ordered::Changed(1) })
     }
 }

@@ -21,6 +21,14 @@ use tokio::sync::Notify;
 use crate::error::{Error, ErrorKind};
 use crate::link::readable;
 
+/// Commits; and that the file or its directory is not where it was, which the next look finds.
+const EVENTS: WatchFlags = WatchFlags::MODIFY
+    .union(WatchFlags::CREATE)
+    .union(WatchFlags::DELETE)
+    .union(WatchFlags::MOVE)
+    .union(WatchFlags::DELETE_SELF)
+    .union(WatchFlags::MOVE_SELF);
+
 pub(super) struct Wake {
     /// Commits of this process, and what a waiter learned of those of others.
     changed: Arc<Notify>,
@@ -104,7 +112,7 @@ impl Watch {
     fn open(path: &Path) -> std::io::Result<Self> {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&fd, directory, WatchFlags::MODIFY | WatchFlags::CREATE)?;
+        inotify::add_watch(&fd, directory, EVENTS)?;
         Ok(Self { fd: readable(fd)?, name: path.file_name().unwrap_or_default().to_owned() })
     }
 

@@ -6,15 +6,9 @@ use rusqlite::{Row, params};
 
 use super::look::{state_of, time, unserved};
 use super::store::{Store, row_id};
-use crate::broker::Queues;
 use crate::error::Error;
 use crate::job::{AttemptRecord, JobId, JobState, Unserved};
 use crate::why::{Explanation, Why};
-
-/// A worker that has not asked for this long is none.
-const ASKED_WITHIN: Duration = Duration::from_secs(60);
-/// So often a waiting worker says that it is there.
-const SAY_EVERY: Duration = Duration::from_secs(20);
 
 /// What of a job decides.
 struct Facts {
@@ -62,8 +56,6 @@ impl Facts {
 
 impl Store<'_> {
     pub(super) fn why(&self, id: &JobId) -> Result<Option<Explanation>, Error> {
-        self.bring_up_to_date()?;
-        self.release_dead_holders()?;
         let sql = "SELECT id, queue, state, priority, due, key, partition, holder, lease_until, cancel, reason, waits, history, unserved, unserved_at
                    FROM brigade_jobs WHERE id = ?1";
         let Some(job) = self.row("look up a job", sql, params![row_id(id)], Facts::read)? else { return Ok(None) };
@@ -80,8 +72,8 @@ impl Store<'_> {
             if self.settings(&job.queue)?.paused {
                 reasons.push(Why::Paused);
             }
-            if !self.has_worker(&job.queue)? {
-                reasons.push(Why::NoWorker { since: ASKED_WITHIN });
+            if !self.has_consumer(&job.queue)? {
+                reasons.push(Why::NoWorker { since: super::asks::ASKED_WITHIN });
             }
         }
         Ok(Some(Explanation::new(id.clone(), job.queue, job.state, reasons)))
@@ -128,36 +120,5 @@ impl Store<'_> {
         let before = self.row("count jobs before", sql, params![job.queue, job.priority, job.id, within], |row| row.get::<_, u64>(0))?;
         reasons.extend(before.filter(|jobs| *jobs > 0).map(|jobs| Why::Behind { jobs }));
         Ok(reasons)
-    }
-
-    // -- who asks
-
-    /// Notes that this process asks for jobs of these queues, now and then.
-    pub(super) fn say_who_asks(&self, queues: &Queues) -> Result<(), Error> {
-        for queue in queues.iter() {
-            if !self.memo.borrow_mut().is_to_say(queue, self.now.boot, SAY_EVERY) {
-                continue;
-            }
-            let sql = "INSERT OR REPLACE INTO brigade_consumers (queue, holder, asked_at) VALUES (?1, ?2, ?3)";
-            self.execute("note a worker", sql, params![queue, crate::process::own_name(), self.now.boot])?;
-            let sql = "DELETE FROM brigade_consumers WHERE asked_at < ?1";
-            self.execute("forget workers", sql, params![self.asked_since()])?;
-        }
-        Ok(())
-    }
-
-    /// Whether somebody asked for jobs of this queue lately, or has one.
-    pub(super) fn has_worker(&self, queue: &str) -> Result<bool, Error> {
-        let sql = "SELECT holder FROM brigade_consumers WHERE queue = ?1 AND asked_at >= ?2";
-        let asked = self.rows("find workers", sql, params![queue, self.asked_since()], |row| row.get::<_, String>(0))?;
-        if asked.iter().any(|holder| crate::process::runs(holder)) {
-            return Ok(true);
-        }
-        let sql = "SELECT 1 FROM brigade_jobs INDEXED BY brigade_jobs_leased WHERE state = 3 AND queue = ?1 LIMIT 1";
-        Ok(self.row("find leases", sql, params![queue], |_| Ok(()))?.is_some())
-    }
-
-    fn asked_since(&self) -> i64 {
-        self.now.boot - super::store::millis(ASKED_WITHIN)
     }
 }

@@ -1,0 +1,96 @@
+//! The file under a connection: whether it is still where it was opened, and how large its log has grown.
+//!
+//! A connection goes on in a file that was moved, and no other process would see what it writes. So each transaction looks whether the names still
+//! stand for the files that were opened. They are looked at by name and never opened: closing any descriptor of a file gives up this process's
+//! locks on it (fcntl(2)).
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::log_of;
+use crate::error::{Error, ErrorKind};
+
+/// A log of this size is merged into the file and emptied. SQLite merges as often, and begins the log anew, but never makes it shorter.
+pub(super) const LOG_BYTES_MAX: u64 = 16 << 20;
+/// Before the same is tried again while a reader needs the log.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Which file a name stands for: its device and its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity(u64, u64);
+
+impl Identity {
+    /// `None` if there is no such file; what else cannot be looked at is an error.
+    fn of(path: &Path) -> io::Result<Option<Self>> {
+        match fs::metadata(path) {
+            Ok(file) => Ok(Some(Self(file.dev(), file.ino()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+pub(super) struct File {
+    /// The file and its log as they were opened. None for a database in memory.
+    opened: Vec<(PathBuf, Identity)>,
+    log: Option<PathBuf>,
+    not_before: Option<Instant>,
+}
+
+impl File {
+    /// Of a connection that has just been opened.
+    pub(super) fn of(path: Option<&Path>) -> Self {
+        let names = path.map(|path| [path.to_owned(), log_of(path)]);
+        let identify = |name: PathBuf| Identity::of(&name).ok().flatten().map(|identity| (name, identity));
+        let opened = names.clone().into_iter().flatten().filter_map(identify).collect();
+        Self { opened, log: names.map(|[_, log]| log), not_before: None }
+    }
+
+    /// Whether the names still stand for the files that were opened.
+    ///
+    /// # Errors
+    ///
+    /// `Closed`, if they do not.
+    pub(super) fn check_place(&self) -> Result<(), Error> {
+        for (name, identity) in &self.opened {
+            let what = match Identity::of(name) {
+                Ok(None) => "was moved or deleted",
+                Ok(Some(other)) if other != *identity => "was replaced by another file",
+                _ => continue,
+            };
+            let text = format!("use a broker whose file {} {what} since it was opened: connect again to use what is there now", name.display());
+            return Err(Error::new(ErrorKind::Closed, text));
+        }
+        Ok(())
+    }
+
+    /// Merges the log into the file and empties it, if it has grown and no reader needs it.
+    pub(super) fn keep_log_small(&mut self, connection: &mut Connection) {
+        let Some(log) = &self.log else { return };
+        if self.not_before.is_some_and(|time| Instant::now() < time) || fs::metadata(log).map_or(0, |log| log.len()) <= LOG_BYTES_MAX {
+            return;
+        }
+        // The first takes no lock from writers; the second, which does, has little left to do. Neither waits for readers for long.
+        connection.busy_handler(Some(wait_shortly)).ok();
+        let merged = merge(connection, "PRAGMA wal_checkpoint(PASSIVE)") && merge(connection, "PRAGMA wal_checkpoint(TRUNCATE)");
+        connection.busy_handler(Some(super::lane::wait_for_lock)).ok();
+        self.not_before = (!merged).then(|| Instant::now() + AGAIN);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the lane's own thread")]
+fn wait_shortly(tries: i32) -> bool {
+    std::thread::sleep(Duration::from_micros(50));
+    tries < 100
+}
+
+/// Whether it came to the end.
+fn merge(connection: &Connection, pragma: &str) -> bool {
+    let busy = connection.query_row(pragma, [], |row| row.get::<_, i64>(0));
+    matches!(busy, Ok(0))
+}
