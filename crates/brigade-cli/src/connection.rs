@@ -65,7 +65,7 @@ fn default_url() -> anyhow::Result<String> {
     keep_private(&directory)?;
     let file = directory.join("jobs.db");
     match file.to_str() {
-        Some(path) if !path.contains('?') => Ok(format!("sqlite:{path}")),
+        Some(path) => Ok(format!("sqlite:{}", path.replace('%', "%25").replace('?', "%3F"))),
         _ => Err(usage(format!("{} cannot be written as a URL: name a broker with --broker or BRIGADE_URL", file.display()))),
     }
 }
