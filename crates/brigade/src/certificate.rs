@@ -19,6 +19,10 @@ pub struct Certificate {
     /// Name of the host that it ran on, if that was another one that joined the pool; the process id is one of that host.
     #[serde(default)]
     pub host: Option<String>,
+    /// Name of the thread that overflowed its stack or got a fatal signal, as far as the worker could report it; at most 15 bytes, `main` for the
+    /// first thread.
+    #[serde(default)]
+    pub thread: Option<String>,
     /// Name of the task.
     pub task: String,
     /// Id of the call within its pool.
@@ -202,6 +206,9 @@ impl fmt::Display for Certificate {
             write!(f, " on {host}")?;
         }
         write!(f, ": {}", self.ended)?;
+        if let (Some(thread), Ended::StackOverflow) = (&self.thread, &self.ended) {
+            write!(f, " in thread \"{thread}\"")?;
+        }
         if let Some(exit) = self.exit {
             write!(f, ", {exit}")?;
         }

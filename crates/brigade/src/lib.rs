@@ -48,9 +48,9 @@
 //!
 //! This program started again, by [`main`](macro@main) or [`init`]: an own process group, a clean environment
 //! ([`Builder::env`]), no inherited descriptors, no arguments of this process ([`Builder::program`]), no way to more privileges. They end when this
-//! process ends, however it ends. A setuid, setgid or file-capability program is never a worker. A task that changes
-//! its process (working directory, umask, environment, limits, signal handlers, locale, standard input) is the last of its worker, which
-//! is replaced.
+//! process ends, however it ends. A setuid, setgid or file-capability program is never a worker. A task that changes its
+//! process (timers, standard streams, working directory, umask, environment, limits, signals, user, scheduling, namespaces and more) is the last of
+//! its worker, which is replaced; `docs/workers.md` has the whole table.
 
 #![cfg_attr(
     all(feature = "rabbitmq", not(any(feature = "redis", feature = "sqlite"))),

@@ -16,6 +16,7 @@ mod output;
 #[cfg(feature = "sqlite")]
 mod owner;
 mod posix_spawn;
+mod rights;
 mod spawn;
 mod tree;
 
@@ -27,6 +28,7 @@ pub(crate) use output::Pipe;
 pub use output::{Captured, Output};
 #[cfg(feature = "sqlite")]
 pub(crate) use owner::{Heirs, Left, boot, own_name, runs};
+pub(crate) use rights::{check_pool_rights, is_secure};
 pub(crate) use spawn::{Command, Spawned, spawn};
 pub(crate) use tree::{cookie, sweep};
 

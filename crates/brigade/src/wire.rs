@@ -16,7 +16,7 @@ pub(crate) use frame::{Decoder, Frame, HEADER_BYTES, encode};
 pub(crate) use message::{CallMeta, Cancel, Hello, Hook, LastWords, PanicNote, Ready, Refused, Seat, StartFailed, Target, kind};
 
 /// Version of the protocol. Peers of another version refuse each other in the handshake.
-pub(crate) const VERSION: u16 = 2;
+pub(crate) const VERSION: u16 = 3;
 
 /// First field of the handshake, so that a stray peer is told from an old version.
 pub(crate) const MAGIC: [u8; 4] = *b"BRGD";

@@ -17,5 +17,4 @@ mod serve;
 mod start;
 mod title;
 
-pub(crate) use identity::check_pool_rights;
 pub(crate) use start::enter_if_worker;

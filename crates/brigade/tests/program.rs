@@ -38,8 +38,9 @@ fn effective_user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-const TESTS: [(&str, fn()); 6] = [
+const TESTS: [(&str, fn()); 7] = [
     ("a_setuid_program_never_obeys_whoever_starts_it_as_a_worker", setuid_copy_is_attacked),
+    ("a_stack_overflow_is_told_in_whichever_thread_and_names_it", overflows_are_told),
     ("a_program_that_calls_init_within_an_async_runtime_runs_async_tasks", init_within_a_runtime),
     ("wp42_lb10_when_the_parent_is_killed_its_workers_end_whatever_they_do", workers_end_with_their_parent),
     ("bad_use_a_program_that_never_calls_init_is_told_and_starts_nothing", without_init),
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Some("role-printer") => printer(),
         Some("role-count") => count(),
         Some("role-attacker") => attacker(),
+        Some("role-overflow") => overflow(),
         Some("role-late-init") => late_init(),
         _ => run_tests(),
     }
@@ -148,6 +150,47 @@ async fn late_init() -> ExitCode {
         let pool = Pool::builder().workers(1).slots(slots).start().await.expect("the pool starts");
         println!("{:?} {:?}", pool.call(add(3, 4)).await, pool.call(add_later(3, 4)).await);
         pool.shutdown().await;
+    }
+    ExitCode::SUCCESS
+}
+
+fn descend(depth: u64) -> u64 {
+    let frame = std::hint::black_box([depth; 64]);
+    if depth == u64::MAX { 0 } else { descend(depth + 1) + frame[0] }
+}
+
+/// Frames of 2 MiB, which step over any guard page.
+fn descend_in_leaps(depth: u64) -> u64 {
+    let frame = std::hint::black_box([1_u8; 2 << 20]);
+    if depth == 0 { 0 } else { descend_in_leaps(depth - 1) + u64::from(frame[17]) }
+}
+
+#[task]
+fn overflow_in(place: String) -> u64 {
+    let threads = || std::thread::Builder::new().name("parser".to_owned());
+    match place.as_str() {
+        "main" => descend(0),
+        "parser" => threads().stack_size(64 << 20).spawn(|| descend(0)).expect("a thread").join().expect("it never ends"),
+        "leaps" => threads().spawn(|| descend_in_leaps(9)).expect("a thread").join().expect("it never ends"),
+        _ => descend_in_leaps(9),
+    }
+}
+
+#[task]
+async fn overflow_in_a_blocking_thread() -> u64 {
+    tokio::task::spawn_blocking(|| descend(0)).await.expect("it never ends")
+}
+
+#[brigade::main(flavor = "current_thread")]
+async fn overflow() -> ExitCode {
+    let pool = Pool::builder().workers(1).start().await.expect("the pool starts");
+    let mut calls: Vec<_> = ["main", "main leaps", "parser", "leaps"].map(|place| overflow_in(place.to_owned())).into();
+    calls.push(overflow_in_a_blocking_thread());
+    for call in calls {
+        let error = pool.call(call).await.expect_err("it overflows");
+        let certificate = error.certificate().expect("the process ended");
+        let said = certificate.stderr.contains("has overflowed its stack");
+        println!("{}, {:?}, {said}", certificate.ended, certificate.thread.as_deref().unwrap_or_default());
     }
     ExitCode::SUCCESS
 }
@@ -261,4 +304,10 @@ fn setuid_copy_is_attacked() {
 
 fn init_within_a_runtime() {
     assert_eq!(Program::start("role-late-init").output(), "Ok(7) Ok(7)\nOk(7) Ok(7)\n");
+}
+
+fn overflows_are_told() {
+    let threads = ["main", "main", "parser", "parser", "brigade-async"];
+    let expected: String = threads.map(|thread| format!("stack overflow, {thread:?}, true\n")).concat();
+    assert_eq!(Program::start("role-overflow").output(), expected);
 }

@@ -462,7 +462,7 @@ impl Builder {
         if config.teardown.is_some() && (config.init.is_none() || state_of_init != state_of_teardown) {
             return bad("set a teardown hook without an init hook that builds the state that it takes".to_owned());
         }
-        crate::worker::check_pool_rights(config.runs_own_program())?;
+        crate::process::check_pool_rights(config.runs_own_program())?;
         Ok(config)
     }
 }

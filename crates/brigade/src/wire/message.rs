@@ -142,7 +142,7 @@ pub(crate) enum Refused {
 }
 
 /// What a worker says from its signal handler. Fixed size, so that it can be written there: the id of the attempt
-/// that the thread was running stands in the frame, and this byte is the body.
+/// that the thread was running stands in the frame; this byte and 16 bytes of the thread's name are the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum LastWords {

@@ -55,13 +55,17 @@ impl Worker {
             self.flush();
         }
         title::set_task(self.seat.worker, task);
+        if !self.is_shared() {
+            hygiene::begin();
+        }
         let mut limit = meta.memory.map(MemoryLimit::set);
         last_words::clear_errno();
         let before = last_words::set_current(call);
-        let invoked = panics::catch(|| invoke(context.clone(), meta.codec, payload));
+        let since = panics::moment();
+        let invoked = panics::catch(since, || invoke(context.clone(), meta.codec, payload));
         let ending = match invoked {
             Ok(Invocation::Now(returned)) => Ok(returned),
-            Ok(Invocation::Future(future)) => match self.run_future(call, context, future, &mut limit) {
+            Ok(Invocation::Future(future)) => match self.run_future(Guarded { call, since, future }, context, &mut limit) {
                 Some(ending) => ending,
                 None => {
                     last_words::set_current(before);
@@ -92,15 +96,15 @@ impl Worker {
     }
 
     /// Runs an async task: here if the worker has one slot, otherwise among the others on its runtime.
-    fn run_future(self: &Arc<Self>, call: u64, context: Context, future: TaskFuture, limit: &mut Option<MemoryLimit>) -> Option<Ending> {
-        let runtime = match self.runtime() {
+    fn run_future(self: &Arc<Self>, guarded: Guarded, context: Context, limit: &mut Option<MemoryLimit>) -> Option<Ending> {
+        let call = guarded.call;
+        let runtime = match self.runtime(limit) {
             Ok(runtime) => runtime,
             Err(e) => {
                 let panic = PanicNote { message: format!("could not start an async runtime: {e}"), location: "worker".to_owned() };
                 return Some(Err(panic));
             }
         };
-        let guarded = Guarded { call, future };
         let drop_after = self.seat.drop_after;
         let stoppable = async move {
             tokio::select! {
@@ -126,17 +130,23 @@ impl Worker {
         None
     }
 
-    fn runtime(&self) -> std::io::Result<&tokio::runtime::Runtime> {
+    /// The runtime of async tasks. What it takes is the worker's own, so it is made outside of an attempt's limit.
+    fn runtime(&self, limit: &mut Option<MemoryLimit>) -> std::io::Result<&tokio::runtime::Runtime> {
         if let Some(runtime) = self.runtime.get() {
             return Ok(runtime);
         }
+        let bytes = limit.take().map(|limit| limit.bytes);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("brigade-async")
             .on_thread_start(last_words::prepare_thread)
             .enable_all()
             .build()?;
-        Ok(self.runtime.get_or_init(|| runtime))
+        // Its thread has started and has memory of its own once it has run something.
+        drop(runtime.block_on(runtime.spawn(async { drop(vec![0_u8; 1 << 10]) })));
+        let runtime = self.runtime.get_or_init(|| runtime);
+        *limit = bytes.map(MemoryLimit::set);
+        Ok(runtime)
     }
 
     /// Answers, then looks whether the process can take another attempt.
@@ -154,10 +164,10 @@ impl Worker {
             Ok(Returned::Refused(refused)) => self.answer_with(kind::REFUSED, call, &*refused.0),
             Err(panic) => self.answer_with(kind::PANICKED, call, &panic),
         }
-        if self.seat.slots == 1
-            && let Some(what) = hygiene::changed()
+        if !self.is_shared()
+            && let Some(reason) = hygiene::changed()
         {
-            self.retire(&format!("a task changed {what} of the process"));
+            self.retire(&reason);
         }
         self.end_busy();
     }
@@ -176,6 +186,8 @@ type TaskFuture = Pin<Box<dyn Future<Output = Returned> + Send>>;
 /// Polls a task with its panics caught and its thread marked.
 struct Guarded {
     call: u64,
+    /// When the attempt began, as `panics` counts.
+    since: u64,
     future: TaskFuture,
 }
 
@@ -184,7 +196,8 @@ impl Future for Guarded {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Ending> {
         let before = last_words::set_current(self.call);
-        let polled = panics::catch(|| self.future.as_mut().poll(cx));
+        let since = self.since;
+        let polled = panics::catch(since, || self.future.as_mut().poll(cx));
         last_words::set_current(before);
         match polled {
             Ok(Poll::Pending) => Poll::Pending,
@@ -196,6 +209,7 @@ impl Future for Guarded {
 
 /// The address space limit of one attempt; dropping it restores the one before.
 struct MemoryLimit {
+    bytes: u64,
     before: Rlimit,
 }
 
@@ -212,7 +226,7 @@ impl MemoryLimit {
             // Where the system refuses, the pool's watch on resident memory holds alone.
             setrlimit(Resource::As, Rlimit { current: Some(current), maximum: before.maximum }).ok();
         }
-        Self { before }
+        Self { bytes, before }
     }
 }
 

@@ -1,141 +1,89 @@
 //! Whether a task left the process as it found it.
 //!
-//! Checked after each attempt of a worker with one slot, once the result is on its way: working directory, umask,
-//! environment, resource limits, signal handlers and mask, locale, standard input, niceness. A worker that was changed
-//! begins nothing more and is replaced, so the next task never sees it. Workers with many slots are not
-//! checked: there, attempts share the process by choice.
+//! After each attempt of a worker with one slot, once its answer is on its way, the state of the process is compared with that before the
+//! first attempt. A worker that was changed begins nothing more and is replaced, so that no later task sees the change. The table "What a
+//! task may change" in `docs/workers.md` lists what is compared. Workers with many slots are not checked: there, attempts share the
+//! process by choice.
+//!
+//! A full look costs about 25 us, a quick one 6. The pool needs about as long for the next call, so a full look costs a caller nothing while
+//! attempts come one after another. Only in a burst of short attempts that follow each other at once does it add up. There, after
+//! [`BURST`] attempts, quick looks alternate with a full one each [`FULL_EVERY`].
 
-#![expect(unsafe_code, reason = "asks the C library for signal handlers, environment and locale")]
+#![expect(unsafe_code, reason = "asks the C library and the kernel for what no safe wrapper offers")]
 
-use std::ffi::CStr;
-use std::mem::MaybeUninit;
-use std::ptr;
-use std::sync::OnceLock;
+mod full;
+mod quick;
 
-use rustix::process::{Resource, Rlimit};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
-static BASELINE: OnceLock<State> = OnceLock::new();
+use full::Full;
+use quick::Quick;
 
-const RESOURCES: [Resource; 6] = [Resource::Nofile, Resource::As, Resource::Stack, Resource::Cpu, Resource::Fsize, Resource::Data];
+use super::panics;
+use crate::sync::lock;
 
-/// Signals whose handlers matter to the worker or that tasks commonly take.
-const SIGNALS: [libc::c_int; 10] = [
-    libc::SIGTERM,
-    libc::SIGINT,
-    libc::SIGHUP,
-    libc::SIGSEGV,
-    libc::SIGBUS,
-    libc::SIGABRT,
-    libc::SIGCHLD,
-    libc::SIGPIPE,
-    libc::SIGALRM,
-    libc::SIGUSR1,
-];
+/// An attempt that takes longer always gets a full look.
+const SHORT: Duration = Duration::from_micros(50);
+/// A pool that gives the next call within this time after an answer is in a hurry.
+const AT_ONCE: Duration = Duration::from_micros(60);
+/// So many short attempts at once are a burst.
+const BURST: u32 = 64;
+/// Longest time without a full look in a burst.
+const FULL_EVERY: Duration = Duration::from_millis(1);
 
-#[derive(PartialEq)]
-struct State {
-    directory: Option<(u64, u64)>,
-    umask: u32,
-    environment: u64,
-    limits: [(Option<u64>, Option<u64>); RESOURCES.len()],
-    handlers: [usize; SIGNALS.len()],
-    blocked: u64,
-    locale: u64,
-    stdin: Option<(u64, u64)>,
-    nice: Option<i32>,
+static HYGIENE: Mutex<Option<Hygiene>> = Mutex::new(None);
+
+struct Hygiene {
+    quick: Quick,
+    full: Full,
+    began: Instant,
+    answered: Instant,
+    last_full: Instant,
+    /// Short attempts that followed each other at once.
+    in_a_row: u32,
 }
 
+/// Notes the state before the first attempt. Called by the thread that runs attempts.
 pub(super) fn take_baseline() {
-    BASELINE.get_or_init(State::now);
+    let now = Instant::now();
+    let hygiene = Hygiene { quick: Quick::new(), full: Full::new(), began: now, answered: now, last_full: now, in_a_row: 0 };
+    *lock(&HYGIENE) = Some(hygiene);
 }
 
-/// What the last task changed, if anything.
-pub(super) fn changed() -> Option<&'static str> {
-    let (before, now) = (BASELINE.get()?, State::now());
-    let differences = [
-        (before.directory != now.directory, "the working directory"),
-        (before.umask != now.umask, "the umask"),
-        (before.environment != now.environment, "the environment"),
-        (before.limits != now.limits, "a resource limit"),
-        (before.handlers != now.handlers, "a signal handler"),
-        (before.blocked != now.blocked, "the signal mask"),
-        (before.locale != now.locale, "the locale"),
-        (before.stdin != now.stdin, "standard input"),
-        (before.nice != now.nice, "the niceness"),
-    ];
-    differences.into_iter().find_map(|(differs, what)| differs.then_some(what))
-}
-
-impl State {
-    fn now() -> Self {
-        Self {
-            directory: rustix::fs::stat(c".").ok().map(|file| (file.st_dev, file.st_ino)),
-            umask: umask(),
-            environment: environment(),
-            limits: RESOURCES.map(|resource| {
-                let Rlimit { current, maximum } = rustix::process::getrlimit(resource);
-                (current, maximum)
-            }),
-            handlers: SIGNALS.map(handler),
-            blocked: blocked(),
-            locale: locale(),
-            stdin: rustix::fs::fstat(std::io::stdin()).ok().map(|file| (file.st_dev, file.st_ino)),
-            nice: rustix::process::getpriority_process(None).ok(),
-        }
+/// An attempt begins.
+pub(super) fn begin() {
+    if let Some(hygiene) = lock(&HYGIENE).as_mut() {
+        hygiene.began = Instant::now();
     }
 }
 
-/// There is no way to read it but to set it; another thread that creates a file in between gets the stricter one.
-fn umask() -> u32 {
-    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    rustix::process::umask(mask);
-    mask.as_raw_mode()
+/// An attempt was answered: what it changed, if anything, as a reason to replace the worker.
+pub(super) fn changed() -> Option<String> {
+    let mut hygiene = lock(&HYGIENE);
+    let hygiene = hygiene.as_mut()?;
+    let now = Instant::now();
+    let short = now - hygiene.began < SHORT && hygiene.began.saturating_duration_since(hygiene.answered) < AT_ONCE;
+    hygiene.in_a_row = if short { hygiene.in_a_row.saturating_add(1) } else { 0 };
+    hygiene.answered = now;
+    let quick = if panics::is_ours() { hygiene.quick.changed() } else { Some("the panic hook") };
+    let what = quick.or_else(|| {
+        let is_due = hygiene.in_a_row < BURST || now - hygiene.last_full >= FULL_EVERY;
+        is_due.then(|| {
+            hygiene.last_full = now;
+            hygiene.full.changed()
+        })?
+    });
+    what.map(|what| format!("a task changed {what} of the process"))
 }
 
-/// `setenv` puts a new string in the table, so its addresses tell.
-fn environment() -> u64 {
-    unsafe extern "C" {
-        static environ: *const *const libc::c_char;
-    }
-    let mut hash = 0;
-    // SAFETY: the table ends with a null; no thread of a worker with one slot changes it between attempts.
-    unsafe {
-        let mut entry = environ;
-        while !entry.is_null() && !(*entry).is_null() {
-            hash = mix(hash, (*entry).addr() as u64);
-            entry = entry.add(1);
-        }
-    }
-    hash
-}
-
-fn handler(signal: libc::c_int) -> usize {
-    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: only reads the handler into a local, for which zero is valid.
-    unsafe {
-        libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
-        action.assume_init().sa_sigaction
-    }
-}
-
-fn blocked() -> u64 {
-    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: only reads the mask into a local, for which zero is valid, and asks it about valid signals.
-    unsafe {
-        libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), set.as_mut_ptr());
-        let set = set.assume_init();
-        (1..=31).fold(0, |mask, signal| mask | u64::from(libc::sigismember(&raw const set, signal) == 1) << signal)
-    }
-}
-
-fn locale() -> u64 {
-    // SAFETY: asks for the name, which stays valid until the next `setlocale` and is read at once.
-    unsafe {
-        let name = libc::setlocale(libc::LC_ALL, ptr::null());
-        if name.is_null() { 0 } else { CStr::from_ptr(name).to_bytes().iter().fold(0, |hash, byte| mix(hash, u64::from(*byte))) }
-    }
-}
-
+/// One step of a hash that only has to tell two states of one process apart (FNV-1a, with a rotation).
 fn mix(hash: u64, part: u64) -> u64 {
     (hash ^ part).wrapping_mul(0x0100_0000_01b3).rotate_left(5)
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut words = bytes.chunks_exact(8);
+    let hash = words.by_ref().fold(0, |hash, word| mix(hash, word.iter().fold(0, |word, byte| word << 8 | u64::from(*byte))));
+    words.remainder().iter().fold(hash, |hash, byte| mix(hash, u64::from(*byte)))
 }

@@ -15,11 +15,11 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::{env, io, mem, process};
 
-use rustix::process::{Pid, getegid, geteuid, getgid, getppid, getuid};
+use rustix::process::{Pid, geteuid, getppid, getuid};
 
 use super::start::give_up;
 use crate::error::{Error, ErrorKind};
-use crate::process::WORKER_VARIABLE;
+use crate::process::{WORKER_VARIABLE, is_secure};
 
 /// The pool that started this process as a worker; `None` if it is none. Ends the process where the pool may not command it.
 pub(super) fn claimed_pool() -> Option<Pid> {
@@ -44,28 +44,6 @@ pub(super) fn claimed_pool() -> Option<Pid> {
         give_up(&format!("this worker runs as user {user}, but its pool as user {}: start both as the same user", peer.uid));
     }
     Some(pool)
-}
-
-/// Whether workers of this process could be workers.
-///
-/// # Errors
-///
-/// `Unsupported` in a program with more rights than the process that started it: its workers would refuse.
-pub(crate) fn check_pool_rights(runs_own_program: bool) -> Result<(), Error> {
-    let differs = getuid() != geteuid() || getgid() != getegid();
-    if differs || runs_own_program && is_secure() {
-        let text = "start a pool in a setuid, setgid or file-capability program: such a program is never a worker, because whoever started it \
-                    could use its rights for tasks; give it rights in another way (a service manager's User= or AmbientCapabilities=), or name \
-                    a file without these rights with Builder::program";
-        return Err(Error::new(ErrorKind::Unsupported, text));
-    }
-    Ok(())
-}
-
-/// Whether this program has rights that the process which started it does not have.
-fn is_secure() -> bool {
-    // SAFETY: reads a number that the kernel gave with the program.
-    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
 /// Whether the pool is the parent: the only process whose end the kernel reports to this one.

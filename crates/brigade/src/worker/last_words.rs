@@ -1,9 +1,12 @@
 //! Signal handlers of a worker: what it says when it dies, and which signals it heeds.
 //!
 //! A fatal signal is told to the pool with what only this process can know: which attempt the thread was running,
-//! whether the stack ran over, whether memory had run out. Then the default takes its course. The handlers
+//! the thread's name, whether the stack ran over, whether memory had run out. Then the default takes its course. The handlers
 //! touch only atomics and thread-locals without destructors, and call only async-signal-safe functions
 //! (signal-safety(7)).
+//!
+//! A stack overflow is known by the stack pointer, so also in threads that a task started. The standard library's own handler, which ours
+//! replaced, then prints its message.
 //!
 //! SIGTERM counts only if the pool's process sent it: a service manager that signals every process of a service must not
 //! cut short what the pool wants to drain. SIGINT goes to a terminal's whole foreground and is ignored likewise.
@@ -15,7 +18,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, IntoRawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use libc::{c_int, c_void, siginfo_t};
 use rustix::process::Pid;
@@ -24,6 +27,9 @@ use crate::wire::{HEADER_BYTES, LastWords, encode, kind};
 
 static CONTROL: AtomicI32 = AtomicI32::new(-1);
 static POOL: AtomicI32 = AtomicI32::new(0);
+
+/// The handlers of SIGSEGV and SIGBUS before ours, which are the standard library's; zero if there were none.
+static BEFORE: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 
 thread_local! {
     /// Keeps the stack for handlers as long as its thread.
@@ -41,12 +47,19 @@ const ALTERNATE_STACK_BYTES: usize = 64 << 10;
 /// A fault this far below the stack, or this little above its lowest address, is an overflow: guard pages and the kernel's
 /// stack gap are smaller.
 const GUARD_BYTES: usize = 128 << 10;
+/// An access that is not allowed, this near to the stack pointer, can only be beyond the stack's end.
+const NEAR_BYTES: usize = 64 << 10;
+/// The kernel's limit for names of threads, with the NUL.
+const NAME_BYTES: usize = 16;
 
 pub(super) fn install(control: BorrowedFd<'_>, pool: Pid) -> io::Result<()> {
     // A copy of its own, never closed: a handler may run at any moment.
     CONTROL.store(control.try_clone_to_owned()?.into_raw_fd(), Ordering::Relaxed);
     POOL.store(pool.as_raw_nonzero().get(), Ordering::Relaxed);
     prepare_thread();
+    for (signal, before) in [libc::SIGSEGV, libc::SIGBUS].into_iter().zip(&BEFORE) {
+        before.store(handler_with_context(signal), Ordering::Relaxed);
+    }
     for signal in FATAL {
         handle(signal, on_fatal as *const () as usize, libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESETHAND)?;
     }
@@ -127,14 +140,22 @@ fn handle(signal: c_int, handler: usize, flags: c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
+/// The handler of a signal, if it takes a context.
+fn handler_with_context(signal: c_int) -> usize {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: only reads the disposition into a local, for which zero is valid.
+    let action = unsafe {
+        libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    let takes = action.sa_flags & libc::SA_SIGINFO != 0 && ![libc::SIG_DFL, libc::SIG_IGN].contains(&action.sa_sigaction);
+    if takes { action.sa_sigaction } else { 0 }
+}
+
+extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     // SAFETY: `errno` of this thread is always there, and the kernel passes a valid siginfo.
     let (errno, address, sent) = unsafe { (*libc::__errno_location(), (*info).si_addr().addr(), (*info).si_code <= 0) };
-    let stack = STACK.get();
-    let overflow = matches!(signal, libc::SIGSEGV | libc::SIGBUS)
-        && !sent
-        && stack != 0
-        && (stack.saturating_sub(GUARD_BYTES)..stack + GUARD_BYTES).contains(&address);
+    let overflow = matches!(signal, libc::SIGSEGV | libc::SIGBUS) && !sent && is_overflow(address, context);
     let words = if overflow {
         LastWords::StackOverflow
     } else if signal == libc::SIGABRT && errno == libc::ENOMEM {
@@ -143,9 +164,10 @@ extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, _context: *mut c_voi
     } else {
         LastWords::Signal
     };
-    say(words);
+    let name = thread_name();
+    say(words, &name);
     if overflow {
-        say_overflow();
+        say_overflow(signal, info, context, &name);
     }
     // SA_RESETHAND has restored the default. A fault comes again when we return; a signal that was sent does not.
     if sent {
@@ -154,21 +176,77 @@ extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, _context: *mut c_voi
     }
 }
 
-fn say(words: LastWords) {
-    let mut frame = [0; HEADER_BYTES + 1];
-    frame[..HEADER_BYTES].copy_from_slice(&encode(kind::LAST_WORDS, CURRENT.get(), 1));
+/// Whether a fault at this address is one of a stack that ran over.
+fn is_overflow(address: usize, context: *mut c_void) -> bool {
+    let lowest = STACK.get();
+    let near = |place: usize, reach: usize| (place.saturating_sub(reach)..place.saturating_add(reach)).contains(&address);
+    let Some(pointer) = stack_pointer(context) else { return lowest != 0 && near(lowest, GUARD_BYTES) };
+    lowest != 0 && near(lowest, GUARD_BYTES) || near(pointer, NEAR_BYTES) || !is_readable(pointer)
+}
+
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), expect(unused_variables, reason = "no registers known"))]
+fn stack_pointer(context: *mut c_void) -> Option<usize> {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the kernel passes the context of the thread, in this form, to handlers with SA_SIGINFO.
+    let pointer = unsafe { Some((*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_RSP as usize] as usize) };
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    let pointer = unsafe { Some((*context.cast::<libc::ucontext_t>()).uc_mcontext.sp as usize) };
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let pointer = None;
+    pointer
+}
+
+/// Whether there is memory at an address. A large frame may put the stack pointer far below the stack's end.
+fn is_readable(address: usize) -> bool {
+    // SAFETY: async-signal-safe. The kernel takes the address for a path and says EFAULT if it cannot read it; access(2) changes nothing.
+    unsafe {
+        *libc::__errno_location() = 0;
+        libc::access(ptr::with_exposed_provenance(address), libc::F_OK) == 0 || *libc::__errno_location() != libc::EFAULT
+    }
+}
+
+/// The name of this thread, up to the first zero.
+fn thread_name() -> [u8; NAME_BYTES] {
+    let mut name = [0; NAME_BYTES];
+    // SAFETY: a system call that writes at most 16 bytes.
+    unsafe {
+        if libc::syscall(libc::SYS_gettid) == libc::c_long::from(libc::getpid()) {
+            name[..4].copy_from_slice(b"main");
+        } else {
+            libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr());
+        }
+    }
+    name
+}
+
+fn say(words: LastWords, name: &[u8; NAME_BYTES]) {
+    let mut frame = [0; HEADER_BYTES + 1 + NAME_BYTES];
+    frame[..HEADER_BYTES].copy_from_slice(&encode(kind::LAST_WORDS, CURRENT.get(), 1 + NAME_BYTES));
     frame[HEADER_BYTES] = words as u8;
+    frame[HEADER_BYTES + 1..].copy_from_slice(name);
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: `send` is async-signal-safe and reads the frame, which lives here. A frame of this size is written whole or
     // not at all.
     unsafe { libc::send(CONTROL.load(Ordering::Relaxed), frame.as_ptr().cast(), frame.len(), flags) };
 }
 
-/// What the standard library would say, whose handler ours replaced.
-fn say_overflow() {
-    let text = b"brigade: stack overflow in a task\n";
-    // SAFETY: `write` is async-signal-safe and reads a static.
-    unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
+type HandlerWithContext = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
+
+/// Lets the standard library tell of an overflow, which then ends the process. It knows only its own threads, and not those of a program
+/// whose workers are entered before `main`; the others are told of here.
+fn say_overflow(signal: c_int, info: *mut siginfo_t, context: *mut c_void, name: &[u8; NAME_BYTES]) {
+    let before = BEFORE[usize::from(signal == libc::SIGBUS)].load(Ordering::Relaxed);
+    if before != 0 {
+        // SAFETY: it was installed as a handler of this signature, and never ends.
+        let handler = unsafe { std::mem::transmute::<*const (), HandlerWithContext>(ptr::with_exposed_provenance(before)) };
+        handler(signal, info, context);
+    }
+    let length = name.iter().position(|byte| *byte == 0).unwrap_or(NAME_BYTES);
+    for part in [b"\nthread '".as_slice(), &name[..length], b"' has overflowed its stack\n"] {
+        // SAFETY: `write` is async-signal-safe and reads what lives here.
+        unsafe { libc::write(2, part.as_ptr().cast(), part.len()) };
+    }
 }
 
 extern "C" fn on_terminate(signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {

@@ -119,7 +119,7 @@ impl Worker {
         }
     }
 
-    fn is_shared(&self) -> bool {
+    pub(super) fn is_shared(&self) -> bool {
         self.seat.slots > 1
     }
 
@@ -282,7 +282,7 @@ impl Worker {
                 Err(error) => return tracing::error!(%error, "could not find the teardown hook"),
             };
             // A panic has been told by the hook of `panics`; this process ends in any case.
-            super::panics::catch(|| hook(state)).ok();
+            super::panics::catch(super::panics::moment(), || hook(state)).ok();
         }
     }
 

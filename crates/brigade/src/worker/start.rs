@@ -75,7 +75,7 @@ fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
     check(&hello)?;
     let same_build = hello.build == address::build_id();
     confine(&hello.seat).map_err(|e| Error::os("confine the worker", e))?;
-    panics::install(control.as_fd());
+    panics::install(control.as_fd(), hello.seat.slots > 1);
     title::set(&format!("brigade: worker {}", hello.seat.worker));
     if !same_build && (hello.seat.init.is_some() || hello.seat.teardown.is_some()) {
         let text = "run the pool's hooks: this worker is another build of the program, where their addresses mean nothing";
@@ -165,7 +165,10 @@ pub(crate) type TeardownHook = fn(&State);
 fn build_state(seat: &Seat) -> Result<Option<State>, Error> {
     let Some(init) = &seat.init else { return Ok(None) };
     let hook: InitHook = address::hook_at(init.offset)?;
-    let built = panics::catch(|| hook(&init.args));
+    let built = panics::catch(panics::moment(), || hook(&init.args));
+    if !panics::is_ours() {
+        panics::put_first();
+    }
     let failed = |what: String| Error::new(ErrorKind::CannotStart, format!("run the init hook: {what}"));
     match built {
         Ok(Ok(state)) => Ok(Some(state)),

@@ -16,6 +16,7 @@
 mod cgroup;
 mod chaos;
 mod crash;
+mod damage;
 mod hostile;
 mod identity;
 mod kill;

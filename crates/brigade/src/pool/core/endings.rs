@@ -23,6 +23,8 @@ pub(in super::super) struct Obituary {
     pub(in super::super) death: Death,
     /// What its signal handler said, and of which attempt.
     pub(in super::super) words: Option<(u64, LastWords)>,
+    /// The thread whose handler it was.
+    pub(in super::super) thread: Option<String>,
     /// Its last panic, and in which attempt.
     pub(in super::super) panic: Option<(u64, PanicNote)>,
     /// How it broke its link, if that was why it was ended.
@@ -290,6 +292,9 @@ impl Core {
         certificate.exit = Some(obituary.death.exit);
         certificate.cost = obituary.cost(wall);
         certificate.stderr.clone_from(&obituary.stderr);
+        if is_culprit {
+            certificate.thread.clone_from(&obituary.thread);
+        }
         let over_memory = stop.as_ref().is_some_and(|stop| stop.why == Why::Memory);
         if let Some(mut stop) = stop {
             stop.ended.cancel();
@@ -325,6 +330,7 @@ impl Core {
             worker,
             pid: member.pid(),
             host: member.host().map(str::to_owned),
+            thread: None,
             task,
             call: number_of(call),
             attempt,

@@ -47,6 +47,8 @@ pub(in super::super) struct Child {
 #[derive(Default)]
 struct Said {
     words: Option<(u64, LastWords)>,
+    /// Name of the thread that said them.
+    thread: Option<String>,
     panic: Option<(u64, PanicNote)>,
     broken: Option<String>,
     /// Breaking off meant closing a channel and nothing worse.
@@ -100,6 +102,7 @@ impl Child {
                     && said.words.is_none_or(|(_, known)| known == LastWords::Signal)
                 {
                     said.words = Some((frame.id, words));
+                    said.thread = thread_name(&frame.body[1..]);
                 }
             }
             kind::PANIC => {
@@ -124,6 +127,13 @@ impl Child {
             _ => self.break_off("it sent a control message of unknown kind"),
         }
     }
+}
+
+/// The name of a thread as a worker sends it: up to the first zero, printable.
+fn thread_name(bytes: &[u8]) -> Option<String> {
+    let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    let name: String = String::from_utf8_lossy(name).chars().filter(|char| !char.is_control()).take(16).collect();
+    (!name.is_empty()).then_some(name)
 }
 
 /// The life of one worker: start, shake hands, serve, end, reap.
@@ -349,6 +359,7 @@ async fn finish(
     let obituary = Obituary {
         death,
         words: said.words,
+        thread: said.thread,
         panic: said.panic,
         // A process that ended by itself closed its channels by that; then its end is what counts.
         broken: said.broken.filter(|_| matches!(service, Service::BrokenOff) || !said.closed),

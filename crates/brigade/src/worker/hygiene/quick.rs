@@ -1,0 +1,188 @@
+//! What is compared after every attempt: what costs a fraction of a microsecond, or would hurt the next task at once.
+
+use std::ffi::CStr;
+use std::mem::MaybeUninit;
+use std::ptr;
+
+use libc::c_int;
+
+use super::{hash, mix};
+
+/// The kernel's `struct sched_attr` (sched_setattr(2)).
+const SCHED_BYTES: usize = 56;
+/// Signals with a number that a program may use; the C library keeps 32 and 33 for itself.
+const SIGNAL_MAX: c_int = 64;
+const SIGNALS_OF_LIBC: [c_int; 2] = [32, 33];
+/// Bits of MXCSR that say what happened, and not what should.
+#[cfg(target_arch = "x86_64")]
+const MXCSR_EVENTS: u32 = 0x3f;
+
+pub(super) struct Quick {
+    before: State,
+    /// Signals that were not at their default, with their handlers. Others are compared by `Full`.
+    handlers: Vec<(c_int, usize)>,
+}
+
+#[derive(PartialEq)]
+struct State {
+    directory: Option<(u64, u64)>,
+    umask: u32,
+    environment: u64,
+    blocked: u64,
+    locale: u64,
+    standard: [Option<(u64, u64)>; 3],
+    cpus: u64,
+    user: [u32; 3],
+    scheduling: [u8; SCHED_BYTES],
+    alarm: bool,
+    rounding: u64,
+}
+
+impl Quick {
+    pub(super) fn new() -> Self {
+        let signals = (1..=SIGNAL_MAX).filter(|signal| !SIGNALS_OF_LIBC.contains(signal));
+        let handlers = signals.map(|signal| (signal, handler(signal))).filter(|(_, handler)| *handler != libc::SIG_DFL);
+        Self { handlers: handlers.collect(), before: State::now() }
+    }
+
+    pub(super) fn changed(&self) -> Option<&'static str> {
+        let (before, now) = (&self.before, State::now());
+        let differences = [
+            (before.alarm != now.alarm, "a timer"),
+            (before.directory != now.directory, "the working directory"),
+            (before.umask != now.umask, "the umask"),
+            (before.environment != now.environment, "the environment"),
+            (before.blocked != now.blocked, "the signal mask"),
+            (before.locale != now.locale, "the locale"),
+            (before.standard[0] != now.standard[0], "standard input"),
+            (before.standard[1] != now.standard[1], "standard output"),
+            (before.standard[2] != now.standard[2], "standard error"),
+            (before.cpus != now.cpus, "the CPU affinity"),
+            (before.user != now.user, "the user"),
+            (before.scheduling != now.scheduling, "the niceness or scheduling policy"),
+            (before.rounding != now.rounding, "the floating point mode"),
+            (self.handlers.iter().any(|(signal, before)| handler(*signal) != *before), "a signal handler"),
+        ];
+        differences.into_iter().find_map(|(differs, what)| differs.then_some(what))
+    }
+}
+
+impl State {
+    fn now() -> Self {
+        let file = |file: rustix::fs::Stat| (file.st_dev, file.st_ino);
+        Self {
+            directory: rustix::fs::stat(c".").ok().map(file),
+            umask: umask(),
+            environment: environment(),
+            blocked: blocked(),
+            locale: locale(),
+            standard: [
+                rustix::fs::fstat(rustix::stdio::stdin()).ok().map(file),
+                rustix::fs::fstat(rustix::stdio::stdout()).ok().map(file),
+                rustix::fs::fstat(rustix::stdio::stderr()).ok().map(file),
+            ],
+            cpus: cpus(),
+            user: user(),
+            scheduling: scheduling(),
+            alarm: timer_is_set(libc::ITIMER_REAL),
+            rounding: rounding(),
+        }
+    }
+}
+
+/// There is no way to read it but to set it; another thread that creates a file in between gets the stricter one.
+fn umask() -> u32 {
+    let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    rustix::process::umask(umask);
+    umask.bits()
+}
+
+/// Addresses of the variables: a variable that is set anew is at another address. Texts changed in place are compared by `Full`.
+fn environment() -> u64 {
+    let mut hash = 0;
+    super::full::each_variable(|variable| hash = mix(hash, variable.addr() as u64));
+    hash
+}
+
+fn handler(signal: c_int) -> usize {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: only reads the handler into a local, for which zero is valid.
+    unsafe {
+        libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
+        action.assume_init().sa_sigaction
+    }
+}
+
+/// The mask of this thread.
+fn blocked() -> u64 {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: only reads the mask into a local, for which zero is valid, and asks it about valid signals.
+    unsafe {
+        libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), set.as_mut_ptr());
+        let set = set.assume_init();
+        (1..SIGNAL_MAX).fold(0, |mask, signal| mask | u64::from(libc::sigismember(&raw const set, signal) == 1) << signal)
+    }
+}
+
+fn locale() -> u64 {
+    // SAFETY: asks for the name, which stays valid until the next `setlocale` and is read at once.
+    unsafe {
+        let name = libc::setlocale(libc::LC_ALL, ptr::null());
+        if name.is_null() { 0 } else { hash(CStr::from_ptr(name).to_bytes()) }
+    }
+}
+
+fn cpus() -> u64 {
+    let mut set = [0_u64; 16];
+    // SAFETY: writes at most the size of the array.
+    let length = unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, size_of_val(&set), set.as_mut_ptr()) };
+    // Sets of more than 1,024 CPUs do not fit, and are compared by `Full`.
+    if length < 0 { 0 } else { set.into_iter().fold(0, mix) }
+}
+
+/// Real, effective and saved user.
+fn user() -> [u32; 3] {
+    let mut ids = [0; 3];
+    let [real, effective, saved] = &mut ids;
+    // SAFETY: writes three locals.
+    unsafe { libc::getresuid(real, effective, saved) };
+    ids
+}
+
+/// Policy, niceness, priority and the rest of this thread's scheduling.
+fn scheduling() -> [u8; SCHED_BYTES] {
+    let mut attributes = [0; SCHED_BYTES];
+    // SAFETY: writes at most the given size.
+    unsafe { libc::syscall(libc::SYS_sched_getattr, 0, attributes.as_mut_ptr(), SCHED_BYTES, 0) };
+    attributes
+}
+
+pub(super) fn timer_is_set(which: c_int) -> bool {
+    let mut timer = MaybeUninit::<libc::itimerval>::zeroed();
+    // SAFETY: writes a local, for which zero is valid.
+    let timer = unsafe {
+        libc::getitimer(which, timer.as_mut_ptr());
+        timer.assume_init()
+    };
+    timer.it_value.tv_sec != 0 || timer.it_value.tv_usec != 0
+}
+
+/// How this thread rounds and treats tiny numbers: changed, it changes the results of the next task.
+fn rounding() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let mut mode = 0_u32;
+        // SAFETY: stores a register in a local.
+        unsafe { std::arch::asm!("stmxcsr [{}]", in(reg) &raw mut mode, options(nostack)) };
+        u64::from(mode & !MXCSR_EVENTS)
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        let mode: u64;
+        // SAFETY: reads a register.
+        unsafe { std::arch::asm!("mrs {}, fpcr", out(reg) mode, options(nomem, nostack)) };
+        mode
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    0
+}
