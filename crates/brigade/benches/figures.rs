@@ -107,7 +107,7 @@ pub(crate) async fn idle_memory() -> Result<f64> {
 pub(crate) async fn waiting_memory() -> Result<f64> {
     const CALLS: usize = 100_000;
     let pool = Pool::builder().workers(1).queue_max(CALLS).start().await?;
-    let mut holding = pool.call(tasks::hold());
+    let holding = pool.call(tasks::hold());
     let before = resident_bytes()?;
     let calls: Vec<_> = (0..CALLS).map(|_| pool.call(tasks::noop())).collect();
     let after = resident_bytes()?;

@@ -27,13 +27,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (ask, terminate) = (Duration::from_millis(200), Duration::from_millis(200));
     let pool = Pool::builder().workers(2).kill_after(ask, terminate).start().await?;
 
-    let mut call = pool.call(polite());
+    let call = pool.call(polite());
     call.progress().next().await;
     if let Some(receipt) = call.cancel("the user left").await {
         println!("polite: {} within {:.0?}", receipt.step, receipt.took);
     }
 
-    let mut call = pool.call(stubborn());
+    let call = pool.call(stubborn());
     call.progress().next().await;
     if let Some(receipt) = call.cancel("the user left").await {
         println!("stubborn: {} within {:.0?}", receipt.step, receipt.took);

@@ -8,6 +8,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "remote")]
+use crate::context::PROGRESS_BYTES_MAX;
+use crate::printable::one_line;
+#[cfg(feature = "remote")]
+use crate::process::TAIL_BYTES;
+
 /// How an attempt ended that did not end by its own return, what it cost and what it said last.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -41,6 +47,10 @@ pub struct Certificate {
     pub progress: Option<(f64, String)>,
     /// The last 64 KiB that the worker wrote to its standard error.
     pub stderr: String,
+    /// What kept the worker from running when it was ended: the name of the signal that had stopped it (SIGTTIN and SIGTTOU are a terminal's), or
+    /// `a debugger`. `None` if nothing did.
+    #[serde(default)]
+    pub stopped_by: Option<String>,
 }
 
 /// How an attempt ended.
@@ -74,6 +84,8 @@ pub enum Ended {
     Neighbour,
     /// The host that ran it was away for too long, or forgot it; the text says how. It may have run to its end.
     HostLost(String),
+    /// The process ended, and how is not known: see [`Exit::Unknown`].
+    Unknown,
 }
 
 /// Which memory limit was hit.
@@ -90,11 +102,17 @@ pub enum MemoryLimit {
 
 /// How a process exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Exit {
     /// It returned this code.
     Code(i32),
     /// This signal ended it.
     Signal(i32),
+    /// It has ended, and how is not known: another part of the host program waited for it (`waitpid(-1)`, or SIGCHLD ignored). What it cost
+    /// is not known either, but for a peak that was seen before.
+    Unknown,
+    /// It could not be ended and may still run: it runs as a user whom the host program may not signal, or the kernel holds it.
+    Alive,
 }
 
 /// A step of the kill ladder.
@@ -137,8 +155,8 @@ impl fmt::Display for Receipt {
     }
 }
 
-/// What an attempt cost. CPU and memory are those of the worker process over its whole life, as the kernel
-/// counted them when the process ended (`wait4(2)`); they are zero while it lives on.
+/// What an attempt cost. CPU and memory are those of the worker process over its whole life; they are zero while it lives on. CPU time
+/// is as the kernel counted it when the process ended (`wait4(2)`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Cost {
@@ -151,14 +169,18 @@ pub struct Cost {
     /// CPU time in the kernel.
     #[serde(with = "crate::codec::seconds")]
     pub cpu_system: Duration,
-    /// Largest resident memory in bytes.
+    /// Largest resident memory in bytes of the worker itself (`VmHWM`), as it said at its end. Where it could not (SIGKILL, `_exit`), the
+    /// kernel's count (`ru_maxrss`) if that is more than what the host program had when it started the worker, which the count begins with;
+    /// otherwise the largest that was seen: at each [`check_interval`](crate::Builder::check_interval) and before each signal.
     pub memory_peak: u64,
 }
 
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Panicked { message, location } => write!(f, "panicked at {location}: {message}"),
+            Self::Panicked { message, location } => {
+                write!(f, "panicked at {}: {}", one_line(location, NAME_BYTES_MAX), one_line(message, TEXT_BYTES_MAX))
+            }
             Self::Exited => f.write_str("exited in the middle of the task"),
             Self::Signalled => f.write_str("killed by a signal"),
             Self::StackOverflow => f.write_str("stack overflow"),
@@ -168,9 +190,10 @@ impl fmt::Display for Ended {
             Self::TimedOut => f.write_str("timed out"),
             Self::Cancelled => f.write_str("cancelled"),
             Self::Shutdown => f.write_str("stopped by shutdown"),
-            Self::LinkBroken(how) => write!(f, "broke its link: {how}"),
+            Self::LinkBroken(how) => write!(f, "broke its link: {}", one_line(how, TEXT_BYTES_MAX)),
             Self::Neighbour => f.write_str("its worker ended because of another attempt"),
-            Self::HostLost(how) => write!(f, "lost with its host: {how}"),
+            Self::HostLost(how) => write!(f, "lost with its host: {}", one_line(how, TEXT_BYTES_MAX)),
+            Self::Unknown => f.write_str("its process ended"),
         }
     }
 }
@@ -183,6 +206,8 @@ impl fmt::Display for Exit {
                 Some(name) => write!(f, "{name}"),
                 None => write!(f, "signal {signal}"),
             },
+            Self::Unknown => f.write_str("how is not known: another part of the host program reaped it (a wait for any child)"),
+            Self::Alive => f.write_str("the process could not be ended and may still run"),
         }
     }
 }
@@ -199,32 +224,107 @@ impl fmt::Display for Step {
 }
 
 impl fmt::Display for Certificate {
-    /// One line, as in a log.
+    /// One line, as in a log, whatever the strings hold.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (call {}, attempt {}) on worker {}, pid {}", self.task, self.call, self.attempt, self.worker, self.pid)?;
-        if let Some(host) = &self.host {
-            write!(f, " on {host}")?;
-        }
-        write!(f, ": {}", self.ended)?;
-        if let (Some(thread), Ended::StackOverflow) = (&self.thread, &self.ended) {
-            write!(f, " in thread \"{thread}\"")?;
-        }
-        if let Some(exit) = self.exit {
-            write!(f, ", {exit}")?;
-        }
-        if let Some(step) = self.step {
-            write!(f, ", {step}")?;
-        }
-        write!(f, " after {:.1?}", self.cost.wall)?;
-        if self.exit.is_some() {
-            let mib = self.cost.memory_peak / (1 << 20);
-            write!(f, ", cpu {:.1?}, peak memory {mib} MiB", self.cost.cpu_user + self.cost.cpu_system)?;
-        }
-        Ok(())
+        self.write(f, true)
     }
 }
 
-fn signal_name(signal: i32) -> Option<&'static str> {
+/// A certificate whose reader knows already that the attempt timed out, was cancelled or panicked.
+pub(crate) struct Known<'a>(pub(crate) &'a Certificate);
+
+impl fmt::Display for Known<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write(f, false)
+    }
+}
+
+impl Certificate {
+    fn write(&self, f: &mut fmt::Formatter<'_>, tell_end: bool) -> fmt::Result {
+        let task = one_line(&self.task, NAME_BYTES_MAX);
+        write!(f, "{task} (call {}, attempt {}) on worker {}, pid {}", self.call, self.attempt, self.worker, self.pid)?;
+        if let Some(host) = &self.host {
+            write!(f, " on {}", one_line(host, NAME_BYTES_MAX))?;
+        }
+        f.write_str(": ")?;
+        match (&self.ended, self.exit) {
+            (Ended::Panicked { message, location }, _) if !tell_end => {
+                write!(f, "{} (at {})", one_line(message, TEXT_BYTES_MAX), one_line(location, NAME_BYTES_MAX))?;
+            }
+            (Ended::Signalled, Some(exit @ Exit::Signal(_))) => write!(f, "killed by {exit}")?,
+            (ended, _) if tell_end || self.step.is_none() => write!(f, "{ended}")?,
+            _ => {}
+        }
+        if let (Some(thread), Ended::StackOverflow) = (&self.thread, &self.ended) {
+            write!(f, " in thread \"{}\"", one_line(thread, NAME_BYTES_MAX))?;
+        }
+        // The signal of a step says nothing that the step does not.
+        let told = match (&self.ended, self.step, self.exit) {
+            (Ended::Signalled, _, Some(Exit::Signal(_))) | (Ended::OutOfMemory(MemoryLimit::Cgroup), ..) => None,
+            (_, Some(Step::Terminated), Some(Exit::Signal(libc::SIGTERM))) | (_, Some(Step::Killed), Some(Exit::Signal(libc::SIGKILL))) => None,
+            (.., exit) => exit,
+        };
+        let has_end = tell_end || self.step.is_none() || !matches!(self.ended, Ended::TimedOut | Ended::Cancelled | Ended::Shutdown);
+        let comma = |first: bool| if first { "" } else { ", " };
+        if let Some(step) = self.step {
+            write!(f, "{}{step}", comma(!has_end))?;
+        }
+        if let Some(exit) = told {
+            write!(f, "{}{exit}", comma(!has_end && self.step.is_none()))?;
+        }
+        write!(f, " after {:.1?}", self.cost.wall)?;
+        if let Some(by) = &self.stopped_by {
+            write!(f, ", while it was stopped by {}", one_line(by, NAME_BYTES_MAX))?;
+        }
+        if self.exit.is_some() {
+            let mib = self.cost.memory_peak / (1 << 20);
+            write!(f, ", cpu {:.1?}, peak memory {mib} MiB", self.cost.cpu())?;
+        }
+        Ok(())
+    }
+
+    /// Cuts what another host says to what could be true of one of ours.
+    #[cfg(feature = "remote")]
+    pub(crate) fn bounded(mut self: Box<Self>) -> Box<Self> {
+        let cut = |text: &mut String, bytes_max| text.truncate(text.floor_char_boundary(bytes_max));
+        for time in [&mut self.cost.wall, &mut self.cost.cpu_user, &mut self.cost.cpu_system] {
+            *time = (*time).min(TIME_MAX);
+        }
+        cut(&mut self.stderr, TAIL_BYTES);
+        if let Some((_, text)) = &mut self.progress {
+            cut(text, PROGRESS_BYTES_MAX);
+        }
+        for name in [&mut self.stopped_by, &mut self.thread].into_iter().flatten() {
+            cut(name, NAME_BYTES_MAX);
+        }
+        match &mut self.ended {
+            Ended::Panicked { message, location } => {
+                cut(message, TEXT_BYTES_MAX);
+                cut(location, NAME_BYTES_MAX);
+            }
+            Ended::LinkBroken(how) | Ended::HostLost(how) => cut(how, TEXT_BYTES_MAX),
+            _ => {}
+        }
+        self
+    }
+}
+
+impl Cost {
+    /// User and kernel mode together.
+    pub fn cpu(&self) -> Duration {
+        self.cpu_user.saturating_add(self.cpu_system)
+    }
+}
+
+/// Names of tasks, hosts and places in a line.
+const NAME_BYTES_MAX: usize = 256;
+/// Messages in a line.
+const TEXT_BYTES_MAX: usize = 16 << 10;
+/// No attempt lasts longer: a century.
+#[cfg(feature = "remote")]
+const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+pub(crate) fn signal_name(signal: i32) -> Option<&'static str> {
     Some(match signal {
         libc::SIGHUP => "SIGHUP",
         libc::SIGINT => "SIGINT",
@@ -241,6 +341,10 @@ fn signal_name(signal: i32) -> Option<&'static str> {
         libc::SIGPIPE => "SIGPIPE",
         libc::SIGALRM => "SIGALRM",
         libc::SIGTERM => "SIGTERM",
+        libc::SIGSTOP => "SIGSTOP",
+        libc::SIGTSTP => "SIGTSTP",
+        libc::SIGTTIN => "SIGTTIN",
+        libc::SIGTTOU => "SIGTTOU",
         libc::SIGXCPU => "SIGXCPU",
         libc::SIGXFSZ => "SIGXFSZ",
         libc::SIGSYS => "SIGSYS",

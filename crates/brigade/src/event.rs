@@ -43,6 +43,13 @@ pub enum Event {
         /// Whether its pool had told it to leave.
         expected: bool,
     },
+    /// Processes of a worker that is over could not be ended: they run as a user whom this program may not signal, or the kernel holds them.
+    ProcessesLeft {
+        /// Number that the worker had.
+        worker: u32,
+        /// Their process ids.
+        pids: Arc<[u32]>,
+    },
     /// A host joined the pool, or is back after its connection was down.
     HostJoined {
         /// Number of the host among the workers.

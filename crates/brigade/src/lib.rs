@@ -86,6 +86,7 @@ mod link;
 mod outcome;
 mod payload;
 mod pool;
+mod printable;
 mod process;
 mod progress;
 mod registry;

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::certificate::{Certificate, Ended, Exit};
+use crate::certificate::{Certificate, Ended, Exit, Known};
 use crate::error::{Error, ErrorKind};
+use crate::printable::one_line;
 
 /// How a call ended that gave no value.
 #[derive(Debug)]
@@ -134,6 +135,18 @@ impl Failure {
         serde_json::from_str(self.note.details.as_deref()?).ok()
     }
 
+    /// Cuts what another host says to what a worker of ours could have said.
+    #[cfg(feature = "remote")]
+    pub(crate) fn bounded(mut self: Box<Self>) -> Box<Self> {
+        let cut = |text: &mut String, bytes_max| text.truncate(text.floor_char_boundary(bytes_max));
+        cut(&mut self.message, MESSAGE_BYTES_MAX);
+        cut(&mut self.type_name, SOURCE_BYTES_MAX);
+        self.sources.truncate(SOURCES_MAX);
+        self.sources.iter_mut().for_each(|source| cut(source, SOURCE_BYTES_MAX));
+        self.note.details.take_if(|details| details.len() > DETAILS_BYTES_MAX);
+        self
+    }
+
     /// What the worker makes of any error that a task returned.
     pub(crate) fn from_error(error: &(dyn std::error::Error + 'static), type_name: &str) -> Self {
         let text = |e: &dyn std::error::Error, bytes_max| shorten(&e.to_string(), bytes_max).to_owned();
@@ -163,7 +176,8 @@ const SOURCES_MAX: usize = 16;
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        // In a line of somebody's log; the field has it as it was.
+        f.write_str(&one_line(&self.message, MESSAGE_BYTES_MAX))
     }
 }
 
@@ -255,11 +269,36 @@ impl CallError {
         }
     }
 
+    /// What happened, in one line for somebody outside, as in the answer to an HTTP request. `Display` has more, for a log: this leaves out
+    /// process ids, hosts, places in the source and what the program wrote.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Failed(failure) => format!("the task failed: {failure}"),
+            Self::Panicked(certificate) => match &certificate.ended {
+                Ended::Panicked { message, .. } => format!("the task panicked: {}", one_line(message, MESSAGE_BYTES_MAX)),
+                _ => "the task panicked".to_owned(),
+            },
+            Self::Crashed(certificate) => match (&certificate.ended, certificate.exit) {
+                (Ended::Signalled, Some(exit @ Exit::Signal(_))) => format!("the task crashed: killed by {exit}"),
+                (Ended::Exited, Some(exit @ Exit::Code(_))) => format!("the task crashed: it ended its process with {exit}"),
+                (Ended::LinkBroken(_), _) => "the task crashed: its process closed or garbled its connection".to_owned(),
+                (ended, _) => format!("the task crashed: {ended}"),
+            },
+            Self::TimedOut(TimedOut::Run(certificate)) => format!("the task timed out after {:.1?}", certificate.cost.wall),
+            Self::TimedOut(TimedOut::Queue(_) | TimedOut::NoWorker(_)) | Self::Passed(_) => self.to_string(),
+            Self::Cancelled(Cancelled { reason, .. }) => format!("the call was cancelled: {}", one_line(reason, REASON_BYTES_MAX)),
+            Self::Lost(_) => "the call was lost with its worker, for a reason that is not its own; it may have run".to_owned(),
+            // What keeps workers from starting is the program's own affair.
+            Self::Rejected(error) if error.kind() == ErrorKind::CannotStart => "no worker can be started".to_owned(),
+            Self::Rejected(error) => format!("the call was rejected: {}", one_line(&error.to_string(), MESSAGE_BYTES_MAX)),
+        }
+    }
+
     /// The signal that ended the worker, if one did.
     pub fn signal(&self) -> Option<i32> {
         match self.certificate()?.exit? {
             Exit::Signal(signal) => Some(signal),
-            Exit::Code(_) => None,
+            Exit::Code(_) | Exit::Unknown | Exit::Alive => None,
         }
     }
 
@@ -285,16 +324,18 @@ impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Failed(failure) => write!(f, "the task failed: {failure}"),
-            Self::Panicked(certificate) => write!(f, "the task panicked: {certificate}"),
+            Self::Panicked(certificate) => write!(f, "the task panicked: {}", Known(certificate)),
             Self::Crashed(certificate) => write!(f, "the task crashed: {certificate}"),
             Self::TimedOut(TimedOut::Queue(after)) => write!(f, "the call waited for {after:?} without a free worker"),
             Self::TimedOut(TimedOut::NoWorker(after)) => write!(f, "the call waited for {after:?}, and no worker serves it"),
-            Self::TimedOut(TimedOut::Run(certificate)) => write!(f, "the task timed out: {certificate}"),
+            Self::TimedOut(TimedOut::Run(certificate)) => write!(f, "the task timed out: {}", Known(certificate)),
             Self::Cancelled(Cancelled { reason, certificate: Some(certificate) }) => {
-                write!(f, "the call was cancelled ({reason}): {certificate}")
+                write!(f, "the call was cancelled ({}): {}", one_line(reason, REASON_BYTES_MAX), Known(certificate))
             }
-            Self::Cancelled(Cancelled { reason, certificate: None }) => write!(f, "the call was cancelled ({reason}) before it ran"),
-            Self::Passed(reasons) => write!(f, "every worker passed: {}", reasons.join("; ")),
+            Self::Cancelled(Cancelled { reason, certificate: None }) => {
+                write!(f, "the call was cancelled ({}) before it ran", one_line(reason, REASON_BYTES_MAX))
+            }
+            Self::Passed(reasons) => write!(f, "every worker passed: {}", one_line(&reasons.join("; "), MESSAGE_BYTES_MAX)),
             Self::Lost(certificate) => write!(f, "the call was lost with its worker: {certificate}"),
             Self::Rejected(_) => f.write_str("the call was rejected"),
         }

@@ -67,13 +67,19 @@ pub struct Pool(Arc<Owner>);
 struct Owner(Arc<Shared>);
 
 /// What a shutdown came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Shutdown {
     /// Whether every accepted call could finish in time.
     pub drained: bool,
     /// How long it took until the last worker was gone.
     pub took: Duration,
+    /// Processes of workers that could not be ended in the life of this pool, up to 1,024: they run as a user whom this program may not signal,
+    /// or the kernel holds them.
+    pub left: Vec<u32>,
+    /// Descendants that left their worker's process group could not be looked for, because `/proc` does not show the processes of this PID
+    /// namespace. Otherwise nothing but [`left`](Shutdown::left) is left.
+    pub left_unseen: bool,
 }
 
 /// How long a shutdown waits for workers' last output to be written.
@@ -108,10 +114,11 @@ impl Pool {
         let listeners = config.hosts.bind().await?;
         let config = Arc::new(config);
         let (events, _) = broadcast::channel(EVENTS_MAX);
+        let room = Arc::new(Semaphore::new(config.queue_max));
         let shared = Arc::new(Shared {
-            core: Mutex::new(Core::new(Arc::clone(&config), events.clone())),
+            core: Mutex::new(Core::new(Arc::clone(&config), events.clone(), Arc::clone(&room))),
             scope,
-            room: Semaphore::new(config.queue_max),
+            room,
             events,
             clock: Notify::new(),
             changed: Notify::new(),
@@ -322,7 +329,8 @@ impl Pool {
         shared.scope.ended().await;
         // A terminal that takes nothing must not keep the caller.
         timeout(CONSOLE_TIMEOUT, crate::process::flush_console()).await.ok();
-        Shutdown { drained, took: began.elapsed() }
+        let (left, left_unseen) = shared.peek(|core| core.left());
+        Shutdown { drained, took: began.elapsed(), left, left_unseen }
     }
 }
 

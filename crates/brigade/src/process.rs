@@ -6,7 +6,8 @@
 //! rest of itself in `worker::start` before any code of the user runs.
 //!
 //! Signals go through the pidfd, or to the process group while its leader has not been reaped, so that a reused
-//! number can never be hit. Descendants that left the group are found by an environment variable that they inherit.
+//! number can never be hit. Where we may not signal a worker (this program gave up its privileges after it had started it) the worker is asked to
+//! end itself. Descendants that left the group are found by an environment variable that they inherit.
 
 mod cgroup;
 mod console;
@@ -16,31 +17,28 @@ mod output;
 #[cfg(feature = "sqlite")]
 mod owner;
 mod posix_spawn;
+pub(crate) mod proc_fs;
 mod rights;
 mod spawn;
 mod tree;
+mod watch;
 
 pub(crate) use cgroup::Group;
 pub use cgroup::GroupLimits;
 pub(crate) use console::flush as flush_console;
 pub(crate) use exit::{Death, Process, check_children_are_kept};
 pub(crate) use output::Pipe;
+#[cfg(feature = "remote")]
+pub(crate) use output::TAIL_BYTES;
 pub use output::{Captured, Output};
 #[cfg(feature = "sqlite")]
 pub(crate) use owner::{Heirs, Left, boot, own_name, runs};
 pub(crate) use rights::{check_pool_rights, is_secure};
 pub(crate) use spawn::{Command, Spawned, spawn};
-pub(crate) use tree::{cookie, sweep};
+pub(crate) use tree::{cookie, end_own_strays, sweep};
 
 /// Tells a child that it is a worker: the process id of its pool, then blanks. The worker removes it from its environment and writes its
 /// title over the memory, see `worker::title`.
 pub(crate) const WORKER_VARIABLE: &str = "BRIGADE_WORKER";
 /// Marks a worker and all its descendants: a path of cookies, one per nested pool.
 pub(crate) const TREE_VARIABLE: &str = "BRIGADE_TREE";
-
-/// Resident memory of a process in bytes; zero if it is gone.
-pub(crate) fn resident_bytes(pid: u32) -> u64 {
-    let resident =
-        std::fs::read_to_string(format!("/proc/{pid}/statm")).ok().and_then(|statm| statm.split(' ').nth(1)?.parse::<u64>().ok());
-    resident.unwrap_or(0) * rustix::param::page_size() as u64
-}

@@ -28,7 +28,6 @@ pub mod door;
 mod inbox;
 mod line;
 mod outbox;
-mod printable;
 
 use std::fs::File;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hasher as _};
@@ -44,7 +43,7 @@ use crate::wire::remote::Mark;
 
 pub(crate) use line::{Ear, End, Line, Messages};
 pub(crate) use outbox::Outbox;
-pub(crate) use printable::printable;
+pub(crate) use crate::printable::printable;
 
 /// A number that no other pool or session has.
 pub(crate) fn mark() -> Result<Mark, Error> {

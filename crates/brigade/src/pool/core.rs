@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use slab::Slab;
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use super::builder::Config;
@@ -55,6 +55,10 @@ pub(super) use stops::{StopOrder, Why};
 pub(super) struct Core {
     config: Arc<Config>,
     events: broadcast::Sender<Event>,
+    /// Free places of the queue.
+    room: Arc<Semaphore>,
+    /// Places that calls hold beyond those that there are: they ran before and wait again.
+    places_owed: usize,
     calls: Slab<Entry>,
     /// Distinguishes the calls that had one key of the slab.
     generation: u32,
@@ -76,6 +80,10 @@ pub(super) struct Core {
     stillborn: u32,
     stage: Stage,
     counters: Counters,
+    /// Processes that could not be ended.
+    left: Vec<u32>,
+    /// Descendants could not be looked for.
+    left_unseen: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,7 +122,7 @@ pub(super) struct End {
 }
 
 impl Core {
-    pub(super) fn new(config: Arc<Config>, events: broadcast::Sender<Event>) -> Self {
+    pub(super) fn new(config: Arc<Config>, events: broadcast::Sender<Event>, room: Arc<Semaphore>) -> Self {
         let mut deadlines = Deadlines::default();
         let first_tick = after(Instant::now(), config.check_interval);
         deadlines.insert(first_tick, Due::Tick(first_tick));
@@ -122,6 +130,8 @@ impl Core {
             queue: Queue::new(config.order),
             config,
             events,
+            room,
+            places_owed: 0,
             calls: Slab::new(),
             generation: 0,
             aside: VecDeque::new(),
@@ -136,6 +146,8 @@ impl Core {
             stillborn: 0,
             stage: Stage::Open,
             counters: Counters::new(),
+            left: Vec::new(),
+            left_unseen: false,
         }
     }
 
@@ -172,6 +184,11 @@ impl Core {
             // Nobody listens any more: that is their choice.
             self.events.send(event()).ok();
         }
+    }
+
+    /// Processes of this pool that could not be ended, and whether there may be others that could not be looked for.
+    pub(super) fn left(&self) -> (Vec<u32>, bool) {
+        (self.left.clone(), self.left_unseen)
     }
 
     pub(super) fn stage(&self) -> Stage {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
@@ -22,6 +22,7 @@ use crate::outcome::{CallError, Cancelled};
 use crate::payload::sharing;
 use crate::process::Output;
 use crate::progress::Progress;
+use crate::sync::lock;
 
 /// A call that was made: a future of its result. It runs whether or not it is awaited; dropping it cancels it,
 /// [`detach`](Handle::detach) lets it run on.
@@ -43,10 +44,16 @@ pub struct Handle<T> {
 enum Stage {
     /// In the pool, under this id.
     Inside(u64),
-    /// Waiting for room in the queue.
-    Outside(Option<Box<Request>>, Pin<Box<dyn Future<Output = bool> + Send>>),
+    /// Waiting for room in the queue, until it is cancelled.
+    Outside(Mutex<Option<Waiting>>),
     /// Ended, or let go.
     Over,
+}
+
+/// A call that waits for room.
+struct Waiting {
+    request: Box<Request>,
+    place: Pin<Box<dyn Future<Output = bool> + Send>>,
 }
 
 impl<T> Handle<T> {
@@ -67,7 +74,8 @@ impl<T> Handle<T> {
             // Closed means that the pool was shut down, which admission tells.
             room.room.acquire().await.map(tokio::sync::SemaphorePermit::forget).is_ok()
         });
-        Self { shared, cell, codec, stage: Stage::Outside(Some(Box::new(request)), place), output: PhantomData }
+        let waiting = Waiting { request: Box::new(request), place };
+        Self { shared, cell, codec, stage: Stage::Outside(Mutex::new(Some(waiting))), output: PhantomData }
     }
 
     /// Id of the call within its pool, as in events, certificates and [`Context::call`](crate::Context::call). `None` while
@@ -92,16 +100,17 @@ impl<T> Handle<T> {
     /// # Cancel safety
     ///
     /// Dropping the future does not take the stop back.
-    pub fn cancel(&mut self, reason: &str) -> impl Future<Output = Option<Receipt>> + Send + use<T> {
+    pub fn cancel(&self, reason: &str) -> impl Future<Output = Option<Receipt>> + Send + use<T> {
         let reason = reason.to_owned();
-        if let Stage::Outside(request, _) = &mut self.stage
-            && request.take().is_some()
-        {
-            let receipt = Receipt::new(crate::Step::NotStarted, std::time::Duration::ZERO);
-            self.cell.finish(Err(CallError::Cancelled(Cancelled { reason, certificate: None })), Some(receipt), None);
-            self.stage = Stage::Over;
-        } else if let Stage::Inside(call) = self.stage {
-            self.shared.step(|core, effects| core.cancel(call, reason, effects));
+        match &self.stage {
+            Stage::Inside(call) => self.shared.step(|core, effects| core.cancel(*call, reason, effects)),
+            Stage::Outside(waiting) => {
+                if lock(waiting).take().is_some() {
+                    let receipt = Receipt::new(crate::Step::NotStarted, std::time::Duration::ZERO);
+                    self.cell.finish(Err(CallError::Cancelled(Cancelled { reason, certificate: None })), Some(receipt), None);
+                }
+            }
+            Stage::Over => {}
         }
         let cell = Arc::clone(&self.cell);
         async move { poll_fn(|cx| cell.poll_receipt(cx.waker())).await }
@@ -129,8 +138,8 @@ impl<T> Handle<T> {
 
     /// Lets the call run on without its handle.
     pub fn detach(mut self) {
-        if let Stage::Outside(request, place) = std::mem::replace(&mut self.stage, Stage::Over)
-            && let Some(request) = request
+        if let Stage::Outside(waiting) = std::mem::replace(&mut self.stage, Stage::Over)
+            && let Some(Waiting { request, place }) = lock(&waiting).take()
         {
             let (shared, cell) = (Arc::clone(&self.shared), Arc::clone(&self.cell));
             self.shared.scope.spawn(async move {
@@ -146,10 +155,11 @@ impl<T: DeserializeOwned> Future for Handle<T> {
     type Output = Result<T, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Stage::Outside(request, place) = &mut self.stage
-            && place.as_mut().poll(cx).is_ready()
-            && let Some(request) = request.take()
-        {
+        let request = match &self.stage {
+            Stage::Outside(waiting) => has_room(&mut lock(waiting), cx),
+            Stage::Inside(_) | Stage::Over => None,
+        };
+        if let Some(request) = request {
             let admission = self.shared.admit_with_place(*request, &self.cell);
             self.stage = match admission {
                 Admission::Admitted(call) => Stage::Inside(call),
@@ -162,6 +172,12 @@ impl<T: DeserializeOwned> Future for Handle<T> {
     }
 }
 
+/// The request, once there is room for it.
+fn has_room(waiting: &mut Option<Waiting>, cx: &mut Context<'_>) -> Option<Box<Request>> {
+    let is_ready = waiting.as_mut()?.place.as_mut().poll(cx).is_ready();
+    waiting.take_if(|_| is_ready).map(|waiting| waiting.request)
+}
+
 impl<T> Drop for Handle<T> {
     fn drop(&mut self) {
         if let Stage::Inside(call) = self.stage
@@ -169,7 +185,9 @@ impl<T> Drop for Handle<T> {
         {
             let reason = "its handle was dropped".to_owned();
             self.shared.step(|core, effects| core.cancel(call, reason, effects));
-        } else if let Stage::Outside(Some(_), _) = self.stage {
+        } else if let Stage::Outside(waiting) = &self.stage
+            && lock(waiting).take().is_some()
+        {
             // Whoever reads its progress must not wait for ever.
             self.cell.finish(
                 Err(CallError::Cancelled(Cancelled { reason: "its handle was dropped".to_owned(), certificate: None })),

@@ -26,7 +26,7 @@ pub(crate) struct Shared {
     pub(super) core: Mutex<Core>,
     pub(super) scope: Scope,
     /// Places in the queue.
-    pub(super) room: Semaphore,
+    pub(super) room: Arc<Semaphore>,
     pub(super) events: broadcast::Sender<Event>,
     /// Tells the clock that the first deadline changed.
     pub(super) clock: Notify,
@@ -77,7 +77,7 @@ impl Shared {
 
     fn admit_checked(self: &Arc<Self>, request: Request, cell: &Arc<Cell>, has_place: bool) -> Admission {
         let mut effects = Effects::default();
-        let admission = lock(&self.core).admit(request, cell, &self.room, has_place, &mut effects);
+        let admission = lock(&self.core).admit(request, cell, has_place, &mut effects);
         self.carry_out(effects);
         admission
     }
@@ -90,7 +90,7 @@ impl Shared {
         let admissions = {
             let mut core = lock(&self.core);
             let admit = |(request, cell): (Result<Request, Error>, Arc<Cell>)| match request {
-                Ok(request) => core.admit(request, &cell, &self.room, false, &mut effects),
+                Ok(request) => core.admit(request, &cell, false, &mut effects),
                 Err(error) => Admission::Refused(error),
             };
             checked.into_iter().map(admit).collect()
@@ -146,7 +146,7 @@ impl Shared {
     fn carry_out(self: &Arc<Self>, effects: Effects) {
         for (call, child, bytes_max) in effects.watches {
             // Weighed before the call is written, so that nothing of what it takes is taken for its worker's own.
-            let before = crate::process::resident_bytes(child.pid());
+            let before = crate::process::proc_fs::resident_bytes(child.shown);
             self.scope.spawn(stop::weigh(Arc::clone(self), call, child, before, bytes_max));
         }
         for member in effects.flush {

@@ -14,7 +14,7 @@ use super::core::{Ended, StopOrder, Why};
 use super::member::Guest;
 use super::member::{Child, Member};
 use crate::certificate::Step;
-use crate::process::resident_bytes;
+use crate::process::proc_fs::resident_bytes;
 
 /// How often a limited attempt is weighed.
 const WEIGH_INTERVAL: Duration = Duration::from_millis(10);
@@ -61,16 +61,14 @@ async fn climb_here(shared: Arc<Shared>, order: StopOrder, child: &Child) {
         if !shared.peek(|core| core.take_step(call, Step::Terminated)) {
             return;
         }
-        child.process.signal(Signal::TERM);
+        child.signal(Signal::TERM);
         if ended_within(shared.config.terminate, &ended, &hurry).await {
             return;
         }
     }
     if shared.peek(|core| core.take_step(call, Step::Killed)) {
-        if let Some(group) = &child.group {
-            group.kill();
-        }
-        child.process.signal(Signal::KILL);
+        // Where even that does not end it, it is given up, and the attempt ends with it.
+        child.kill().await;
         ended.cancelled().await;
     }
 }
@@ -84,7 +82,7 @@ async fn ended_within(bound: Duration, ended: &Ended, hurry: &CancellationToken)
 pub(super) async fn weigh(shared: Arc<Shared>, call: u64, child: Arc<Child>, before: u64, bytes_max: u64) {
     let limit = before.saturating_add(bytes_max);
     while shared.peek(|core| core.runs_on(call, child.epoch)) {
-        if resident_bytes(child.pid()) > limit {
+        if resident_bytes(child.shown) > limit {
             return shared.step(|core, effects| core.stop(call, Why::Memory, effects));
         }
         tokio::select! {

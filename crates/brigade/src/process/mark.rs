@@ -8,9 +8,9 @@ use std::time::Duration;
 const LOOKS: u32 = 10;
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// The cookies that a process carries, outermost first, with `/` between them.
+/// The cookies that a process carries, by its number in `/proc`, outermost first, with `/` between them.
 #[expect(clippy::disallowed_methods, reason = "execve(2) tells nobody when it is done")]
-pub(super) fn mark_of(pid: u32) -> Option<String> {
+pub(super) fn mark_of(pid: &str) -> Option<String> {
     let mut environment = environment(pid)?;
     for _ in 0..LOOKS {
         // execve(2) takes a process's memory away before it has put the new environment there. Threads of the kernel, and what has ended, have no
@@ -27,6 +27,6 @@ pub(super) fn mark_of(pid: u32) -> Option<String> {
     })
 }
 
-fn environment(pid: u32) -> Option<Vec<u8>> {
+fn environment(pid: &str) -> Option<Vec<u8>> {
     fs::read(format!("/proc/{pid}/environ")).ok()
 }

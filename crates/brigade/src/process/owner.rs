@@ -145,7 +145,7 @@ impl Owner<'_> {
     /// Whether a cookie of a process's environment was made by this one; cookies begin with the number of their maker.
     fn has_made(&self, pid: u32) -> bool {
         let maker = self.pid.as_raw_nonzero().to_string();
-        mark_of(pid).is_some_and(|mark| mark.split('/').any(|cookie| cookie.split('-').next() == Some(&*maker)))
+        mark_of(&pid.to_string()).is_some_and(|mark| mark.split('/').any(|cookie| cookie.split('-').next() == Some(&*maker)))
     }
 }
 

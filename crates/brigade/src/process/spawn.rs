@@ -4,14 +4,16 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tokio::sync::{mpsc, oneshot};
 
 use super::posix_spawn::{Standard, posix_spawn};
+use super::watch::Watch;
 use crate::error::{Error, ErrorKind};
 use crate::shutdown::spawn_thread;
 
@@ -29,7 +31,7 @@ pub(crate) struct Command {
 /// A child that has just been started. Whoever drops it without reaping leaves a zombie.
 pub(crate) struct Spawned {
     pub(crate) pid: Pid,
-    pub(crate) pidfd: OwnedFd,
+    pub(crate) watch: Watch,
     pub(crate) control: UnixStream,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
@@ -46,14 +48,35 @@ const ORDERS_MAX: usize = 64;
 ///
 /// `CannotStart` with the system's reason.
 pub(crate) async fn spawn(command: Command) -> Result<Spawned, Error> {
-    let program = command.program.clone();
+    let (program, directory) = (command.program.clone(), command.directory.clone());
     let (reply, spawned) = oneshot::channel();
     let sent = spawner()?.send((command, reply)).await.map_err(io::Error::other);
     let spawned = match sent {
         Ok(()) => spawned.await.unwrap_or_else(|_| Err(io::Error::other("the spawning thread is gone"))),
         Err(full) => Err(full),
     };
-    spawned.map_err(|e| Error::new(ErrorKind::CannotStart, format!("start {}: {e}", program.display())).with_source(e))
+    spawned.map_err(|e| Error::new(ErrorKind::CannotStart, failure(&program, directory.as_deref(), &e)).with_source(e))
+}
+
+/// What keeps a program from being started, of which the system gives but a number.
+fn failure(program: &Path, directory: Option<&Path>, error: &io::Error) -> String {
+    let may_enter = |directory: &Path| accessat(CWD, directory, Access::EXEC_OK, AtFlags::EACCESS);
+    if let Some(directory) = directory
+        && let Some(e) = may_enter(directory).err().or_else(|| (!directory.is_dir()).then_some(rustix::io::Errno::NOTDIR))
+    {
+        return format!("enter the working directory {} (Builder::directory): {}", directory.display(), io::Error::from(e));
+    }
+    let is_own = program.starts_with("/proc/self");
+    match error.kind() {
+        io::ErrorKind::NotFound if is_own && !Path::new("/proc/self").exists() => {
+            "start this program again by /proc/self/exe: /proc is not mounted; mount it, or name the program with Builder::program".to_owned()
+        }
+        io::ErrorKind::PermissionDenied if is_own => {
+            let file = std::fs::read_link(program).unwrap_or_default();
+            format!("start this program again ({}): {error}; the user that this process runs as may not execute it", file.display())
+        }
+        _ => format!("start {}: {error}", program.display()),
+    }
 }
 
 fn spawner() -> Result<&'static mpsc::Sender<Order>, Error> {
@@ -72,7 +95,7 @@ fn serve(inbox: &mut mpsc::Receiver<Order>) {
         // If nobody waits for it any more, the child finds its control socket closed and ends; it is reaped here.
         if let Err(Ok(orphan)) = reply.send(start(&command)) {
             drop(orphan.control);
-            super::exit::kill_and_reap(&orphan.pidfd);
+            super::exit::kill_and_reap(orphan.pid, orphan.watch);
         }
     }
 }
@@ -82,13 +105,15 @@ fn start(command: &Command) -> io::Result<Spawned> {
     let (stdout, child_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
     let (stderr, child_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
     let pid = posix_spawn(command, &Standard { stdin: stdin.into(), stdout: child_stdout, stderr: child_stderr })?;
-    // It cannot have been reaped, so its number is still its own.
-    match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => Ok(Spawned { pid, pidfd, control, stdout, stderr }),
+    match Watch::open(pid) {
+        Ok(watch) => Ok(Spawned { pid, watch, control, stdout, stderr }),
         Err(e) => {
-            kill_process(pid, Signal::KILL)?;
-            waitpid(Some(pid), WaitOptions::empty())?;
-            Err(e.into())
+            // Not where it is no child of ours any more.
+            if matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(None)) {
+                kill_process(pid, Signal::KILL)?;
+                waitpid(Some(pid), WaitOptions::empty())?;
+            }
+            Err(e)
         }
     }
 }

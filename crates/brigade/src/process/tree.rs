@@ -2,19 +2,23 @@
 //! inherited.
 //!
 //! A process that also replaces its whole environment cannot be found in this way; a control group
-//! (`Builder::cgroup`) holds those too. Scanning `/proc` blocks for a millisecond or so, hence a thread of its own.
+//! (`Builder::cgroup`) holds those too. Scanning `/proc` blocks for a millisecond or so, hence a thread of its own. Only the environment of
+//! processes that are younger than the worker is read: no other can descend from it.
 
-use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, pidfd_send_signal, waitid};
 use tokio::sync::{mpsc, oneshot};
 
 use super::exit::Process;
 use super::mark::mark_of;
+use super::proc_fs::{self, Stat, View};
 use crate::shutdown::spawn_thread;
 
 /// A worker's descendants.
@@ -22,15 +26,31 @@ struct Tree {
     cookie: String,
     /// The worker's process group, which has been killed.
     group: i32,
+    /// When the worker was started, in ticks since boot.
+    since: u64,
+    /// What is in the group is somebody else's affair.
+    spare_group: bool,
 }
 
-type Order = (Tree, oneshot::Sender<()>);
+/// What a sweep came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Swept {
+    /// Processes that could not be ended: they run as another user, or the kernel holds them.
+    pub(crate) left: Vec<u32>,
+    /// `/proc` does not show the processes of this namespace, so nobody knows what is left.
+    pub(crate) is_unknown: bool,
+}
+
+type Order = (Tree, oneshot::Sender<Swept>);
 
 /// Scans that may wait; a pool that ends more workers at once waits in turn.
 const ORDERS_MAX: usize = 256;
-/// A tree that forks faster than it is killed is given up after this many scans; its group and its leader are
+/// A tree that forks faster than it is killed is given up after this many scans, or this much time; its group and its leader are
 /// dead by then.
 const SCANS_MAX: usize = 100;
+const SWEEP_BOUND: Duration = Duration::from_secs(5);
+/// Processes that are told of as left.
+const LEFT_MAX: usize = 64;
 
 /// Unlike any other tree's on this host: a process id, its clock at the first use, a count.
 pub(crate) fn cookie() -> String {
@@ -40,14 +60,25 @@ pub(crate) fn cookie() -> String {
     format!("{}-{}{:09}-{count}", std::process::id(), now.tv_sec, now.tv_nsec)
 }
 
-/// Kills every descendant of a worker that has been reaped, and returns when there is none.
-pub(crate) async fn sweep(process: &Process) {
+/// Kills every descendant of a worker that has been reaped, and returns when there is none, or with those that could not be ended.
+pub(crate) async fn sweep(process: &Process) -> Swept {
+    let unknown = Swept { is_unknown: true, ..Swept::default() };
     let (reply, swept) = oneshot::channel();
-    let Ok(sweeper) = sweeper() else { return };
-    let tree = Tree { cookie: process.cookie.clone(), group: process.pid.as_raw_nonzero().get() };
-    if sweeper.send((tree, reply)).await.is_ok() {
-        swept.await.ok();
+    let Ok(sweeper) = sweeper() else { return unknown };
+    let tree = Tree { cookie: process.cookie.clone(), group: process.pid.as_raw_nonzero().get(), since: process.started, spare_group: false };
+    match sweeper.send((tree, reply)).await {
+        Ok(()) => swept.await.unwrap_or(unknown),
+        Err(_) => unknown,
     }
+}
+
+/// Kills the descendants of this process, a worker, that carry its own cookie and are in other groups: its pool may not signal those of other
+/// users.
+pub(crate) fn end_own_strays() {
+    let Some(mark) = mark_of("self") else { return };
+    let Some(cookie) = mark.rsplit('/').next() else { return };
+    let group = rustix::process::getpgrp().as_raw_nonzero().get();
+    kill_all(&[Tree { cookie: cookie.to_owned(), group, since: 0, spare_group: true }]);
 }
 
 fn sweeper() -> Result<&'static mpsc::Sender<Order>, &'static io::Error> {
@@ -65,57 +96,148 @@ fn serve(inbox: &mut mpsc::Receiver<Order>) {
     while let Some(first) = inbox.blocking_recv() {
         let orders: Vec<Order> = std::iter::once(first).chain(std::iter::from_fn(|| inbox.try_recv().ok())).collect();
         let (trees, replies): (Vec<Tree>, Vec<_>) = orders.into_iter().unzip();
-        for _ in 0..SCANS_MAX {
-            if kill_marked(&trees) == 0 {
-                break;
-            }
+        let mut swept: Vec<Swept> = trees.iter().map(|_| Swept::default()).collect();
+        match kill_all(&trees) {
+            Some(left) => left.into_iter().for_each(|(tree, pid)| swept[tree].left.push(pid)),
+            None => swept.iter_mut().for_each(|swept| swept.is_unknown = true),
         }
-        for reply in replies {
-            reply.send(()).ok();
+        for (reply, swept) in replies.into_iter().zip(swept) {
+            reply.send(swept).ok();
         }
     }
+}
+
+/// Kills what carries the cookies. Returns what is left, with the index of its tree; `None` if that cannot be seen.
+fn kill_all(trees: &[Tree]) -> Option<Vec<(usize, u32)>> {
+    if proc_fs::view() == View::Unusable {
+        return None;
+    }
+    let until = Instant::now() + SWEEP_BOUND;
+    let mut left = Vec::new();
+    for _ in 0..SCANS_MAX {
+        let scan = kill_marked(trees, until)?;
+        left = scan.left;
+        if scan.killed == 0 || Instant::now() >= until {
+            break;
+        }
+    }
+    Some(left)
+}
+
+/// What one pass did.
+#[derive(Default)]
+struct Scan {
+    killed: usize,
+    left: Vec<(usize, u32)>,
 }
 
 /// One pass: kills what carries a cookie and waits until that, and what a signal to a group is ending already, is dead.
-/// Returns how many were killed.
-fn kill_marked(trees: &[Tree]) -> usize {
-    let Ok(processes) = fs::read_dir("/proc") else { return 0 };
+fn kill_marked(trees: &[Tree], until: Instant) -> Option<Scan> {
     let own = std::process::id();
-    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok()).filter(|pid| *pid != own);
-    let (mut ending, mut killed) = (Vec::new(), 0);
-    for pid in pids {
-        let marked = is_marked(pid, trees);
-        if !marked && !is_in_group(pid, trees) {
+    let oldest = trees.iter().map(|tree| tree.since).min().unwrap_or(0);
+    let (mut scan, mut ending) = (Scan::default(), Vec::new());
+    for shown in proc_fs::all()? {
+        let Some(found) = find(shown, trees, oldest) else { continue };
+        let Some(pid) = proc_fs::to_own(shown).filter(|pid| *pid != own) else { continue };
+        let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { continue };
+        let handle = Handle::open(number);
+        if matches!(handle, Handle::Gone) {
             continue;
         }
-        let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { continue };
-        let Ok(pidfd) = pidfd_open(number, PidfdFlags::empty()) else { continue };
         // Looked at again now that a pidfd holds the number. The environment of a process that is ending is empty.
-        if marked && is_marked(pid, trees) && pidfd_send_signal(&pidfd, Signal::KILL).is_ok() {
-            killed += 1;
+        if found.is_marked && find(shown, trees, oldest).is_some_and(|again| again.is_marked) {
+            match handle.kill() {
+                Ok(()) => scan.killed += 1,
+                Err(Errno::SRCH) => continue,
+                Err(_) => {
+                    scan.left.push((found.tree, pid));
+                    continue;
+                }
+            }
         }
-        ending.push(pidfd);
+        ending.push((handle, found.tree, pid, shown));
     }
-    for pidfd in ending {
+    for (handle, tree, pid, shown) in ending {
         // A killed process lives on for a moment, and whoever waits for us counts on its being gone.
-        poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&END_BOUND)).ok();
+        if !handle.ends(shown, until) && scan.left.len() < LEFT_MAX {
+            scan.left.push((tree, pid));
+        }
     }
-    killed
+    Some(scan)
 }
 
 /// How long a killed process may take to end before it is left alone: one in an uninterruptible sleep cannot be waited for.
-const END_BOUND: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+const END_BOUND: Duration = Duration::from_secs(1);
 
-/// Whether it belongs to the process group of a tree's worker, which has been killed, and is not a zombie yet.
-fn is_in_group(pid: u32, trees: &[Tree]) -> bool {
-    // The state and the group are fields 3 and 5, after the name in parentheses (proc_pid_stat(5)).
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    let Some((_, fields)) = stat.rsplit_once(") ") else { return false };
-    let mut fields = fields.split(' ');
-    let (state, group) = (fields.next(), fields.nth(1).and_then(|group| group.parse::<i32>().ok()));
-    !matches!(state, Some("Z" | "X")) && trees.iter().any(|tree| Some(tree.group) == group)
+/// A process that is to end.
+enum Handle {
+    Pidfd(OwnedFd),
+    /// Where a sandbox forbids `pidfd_open`.
+    Number(Pid),
+    Gone,
 }
 
-fn is_marked(pid: u32, trees: &[Tree]) -> bool {
-    mark_of(pid).is_some_and(|mark| mark.split('/').any(|cookie| trees.iter().any(|tree| tree.cookie == cookie)))
+impl Handle {
+    fn open(pid: Pid) -> Self {
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => Self::Pidfd(pidfd),
+            Err(Errno::PERM | Errno::NOSYS | Errno::ACCESS) => Self::Number(pid),
+            Err(_) => Self::Gone,
+        }
+    }
+
+    fn kill(&self) -> Result<(), Errno> {
+        match self {
+            Self::Pidfd(pidfd) => pidfd_send_signal(pidfd, Signal::KILL),
+            Self::Number(pid) => kill_process(*pid, Signal::KILL),
+            Self::Gone => Err(Errno::SRCH),
+        }
+    }
+
+    /// Waits for its end, and reaps it if it was orphaned to us (the first process of a container, or a subreaper).
+    #[expect(clippy::disallowed_methods, reason = "without a pidfd, the end of a process that is no child of ours tells nobody")]
+    fn ends(&self, shown: u32, until: Instant) -> bool {
+        let until = until.min(Instant::now() + END_BOUND);
+        match self {
+            Self::Pidfd(pidfd) => {
+                let left = until.saturating_duration_since(Instant::now());
+                let left = Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(0), tv_nsec: i64::from(left.subsec_nanos()) };
+                let ended = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left)).is_ok_and(|ended| ended > 0);
+                if ended {
+                    use std::os::fd::AsFd as _;
+                    waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG).ok();
+                }
+                ended
+            }
+            Self::Number(_) => loop {
+                if Stat::of(shown).is_none_or(|stat| stat.is_over()) {
+                    break true;
+                }
+                if Instant::now() >= until {
+                    break false;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            },
+            Self::Gone => true,
+        }
+    }
+}
+
+/// A process that belongs to a tree.
+struct Found {
+    tree: usize,
+    /// It carries the cookie. Otherwise it is in the group of the tree's worker, which is dead, and being ended with it.
+    is_marked: bool,
+}
+
+fn find(shown: u32, trees: &[Tree], oldest: u64) -> Option<Found> {
+    let stat = Stat::of(shown).filter(|stat| !stat.is_over() && stat.started >= oldest)?;
+    // The number of a group is one of our namespace only where those of `/proc` are.
+    let is_in_group = |tree: &Tree| proc_fs::view() == View::Own && tree.group == stat.group;
+    let found = match mark_of(&shown.to_string()) {
+        Some(mark) => trees.iter().position(|tree| mark.split('/').any(|cookie| tree.cookie == cookie)).map(|tree| (tree, true)),
+        None => None,
+    };
+    let (tree, is_marked) = found.or_else(|| trees.iter().position(is_in_group).map(|tree| (tree, false)))?;
+    (!(trees[tree].spare_group && is_in_group(&trees[tree]))).then_some(Found { tree, is_marked })
 }

@@ -20,6 +20,8 @@ pub(crate) mod kind {
     pub(crate) const CANCEL: u8 = 17;
     /// Empty: are you there?
     pub(crate) const PING: u8 = 18;
+    /// The number of a signal as u8: end your process tree as that signal would. For a pool that may not signal its worker.
+    pub(crate) const END: u8 = 19;
 
     /// The result.
     pub(crate) const DONE: u8 = 32;
@@ -50,6 +52,8 @@ pub(crate) mod kind {
     pub(crate) const START_FAILED: u8 = 51;
     /// [`PanicNote`](super::PanicNote): a panic, told before it unwinds. The frame's id is the attempt's or zero.
     pub(crate) const PANIC: u8 = 52;
+    /// The largest resident memory that this process has had, in bytes as u64: told when it exits or dies of a signal.
+    pub(crate) const PEAK: u8 = 53;
 }
 
 /// The place of a worker: how it is set up.
@@ -142,7 +146,7 @@ pub(crate) enum Refused {
 }
 
 /// What a worker says from its signal handler. Fixed size, so that it can be written there: the id of the attempt
-/// that the thread was running stands in the frame; this byte and 16 bytes of the thread's name are the body.
+/// that the thread was running stands in the frame; this byte, the number of the signal as another, and 16 bytes of the thread's name are the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum LastWords {

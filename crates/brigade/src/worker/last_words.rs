@@ -67,7 +67,10 @@ pub(super) fn install(control: BorrowedFd<'_>, pool: Pid) -> io::Result<()> {
     handle(libc::SIGTERM, on_terminate as *const () as usize, heeded)?;
     handle(libc::SIGHUP, on_hangup as *const () as usize, heeded)?;
     handle(libc::SIGINT, libc::SIG_IGN, 0)?;
-    handle(libc::SIGPIPE, libc::SIG_IGN, 0)
+    handle(libc::SIGPIPE, libc::SIG_IGN, 0)?;
+    // SAFETY: registers a function that lives as long as the program.
+    unsafe { libc::atexit(on_exit) };
+    Ok(())
 }
 
 /// Gives this thread a stack for handlers and notes where its own ends.
@@ -164,8 +167,9 @@ extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, context: *mut c_void
     } else {
         LastWords::Signal
     };
+    say_peak();
     let name = thread_name();
-    say(words, &name);
+    say(words, signal, &name);
     if overflow {
         say_overflow(signal, info, context, &name);
     }
@@ -220,15 +224,72 @@ fn thread_name() -> [u8; NAME_BYTES] {
     name
 }
 
-fn say(words: LastWords, name: &[u8; NAME_BYTES]) {
-    let mut frame = [0; HEADER_BYTES + 1 + NAME_BYTES];
-    frame[..HEADER_BYTES].copy_from_slice(&encode(kind::LAST_WORDS, CURRENT.get(), 1 + NAME_BYTES));
+fn say(words: LastWords, signal: c_int, name: &[u8; NAME_BYTES]) {
+    let mut frame = [0; HEADER_BYTES + 2 + NAME_BYTES];
+    frame[..HEADER_BYTES].copy_from_slice(&encode(kind::LAST_WORDS, CURRENT.get(), 2 + NAME_BYTES));
     frame[HEADER_BYTES] = words as u8;
-    frame[HEADER_BYTES + 1..].copy_from_slice(name);
+    frame[HEADER_BYTES + 1] = u8::try_from(signal).unwrap_or(0);
+    frame[HEADER_BYTES + 2..].copy_from_slice(name);
+    send(&frame);
+}
+
+fn send(frame: &[u8]) {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: `send` is async-signal-safe and reads the frame, which lives here. A frame of this size is written whole or
     // not at all.
     unsafe { libc::send(CONTROL.load(Ordering::Relaxed), frame.as_ptr().cast(), frame.len(), flags) };
+}
+
+/// Tells this process's own peak of memory, which nobody can ask for once it has ended: the kernel's count (`ru_maxrss`) began with
+/// that of the process which spawned it.
+fn say_peak() {
+    let Some(bytes) = own_peak() else { return };
+    let mut frame = [0; HEADER_BYTES + 8];
+    frame[..HEADER_BYTES].copy_from_slice(&encode(kind::PEAK, 0, 8));
+    frame[HEADER_BYTES..].copy_from_slice(&bytes.to_le_bytes());
+    send(&frame);
+}
+
+/// `VmHWM` of proc_pid_status(5), with nothing but async-signal-safe calls and no allocation.
+fn own_peak() -> Option<u64> {
+    let mut buffer = [0_u8; 4096];
+    let mut length = 0;
+    // SAFETY: `open`, `read` and `close` are async-signal-safe; the buffer lives here and is written within its bounds.
+    unsafe {
+        let fd = libc::open(c"/proc/self/status".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        if fd < 0 {
+            return None;
+        }
+        while length < buffer.len() {
+            match libc::read(fd, buffer.as_mut_ptr().add(length).cast(), buffer.len() - length) {
+                ..=0 => break,
+                count => length += count.unsigned_abs(),
+            }
+        }
+        libc::close(fd);
+    }
+    let mut lines = buffer.get(..length)?.split(|byte| *byte == b'\n');
+    let digits = lines.find_map(|line| line.strip_prefix(b"VmHWM:"))?.iter().filter(|byte| byte.is_ascii_digit());
+    Some(digits.fold(0_u64, |kib, digit| kib.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'))).wrapping_mul(1024))
+}
+
+/// Runs when the process exits in whatever way but `_exit`.
+extern "C" fn on_exit() {
+    say_peak();
+}
+
+/// Ends the process group as SIGTERM from the pool would: by the default action, unless a task has taken the signal.
+pub(super) fn terminate_group() {
+    // SAFETY: zero is a valid `sigaction`; only reads the action into a local, and restores the default where the handler is ours.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(libc::SIGTERM, ptr::null(), &raw mut action);
+        if action.sa_sigaction == on_terminate as *const () as usize {
+            let default: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(libc::SIGTERM, &raw const default, ptr::null_mut());
+        }
+        libc::kill(0, libc::SIGTERM);
+    }
 }
 
 type HandlerWithContext = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);

@@ -1,6 +1,6 @@
 //! The monitor: the thread that reads the control channel.
 //!
-//! It hears stops while tasks hog their threads, answers pings, and when the channel ends the pool is gone: then it
+//! It hears stops while tasks hog their threads, answers pings, ends the process tree for a pool that may not signal it, and when the channel ends the pool is gone: then it
 //! ends the whole process group at once. This and the parent-death signal are two independent ways to the same end.
 
 use std::io::{self, Read as _};
@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use super::last_words;
 use super::serve::Worker;
 use crate::codec::Codec;
+use crate::process::end_own_strays;
 use crate::shutdown::spawn_thread;
 use crate::wire::{Cancel, Decoder, kind};
 
@@ -47,6 +48,14 @@ fn listen(worker: &Arc<Worker>) {
                 Ok(Some(frame)) if frame.kind == kind::CANCEL => {
                     let Ok(cancel) = Codec::Postcard.decode::<Cancel>(&frame.body) else { return };
                     worker.cancel(frame.id, &cancel.reason);
+                }
+                Ok(Some(frame)) if frame.kind == kind::END => {
+                    end_own_strays();
+                    if frame.body.first().copied().map(i32::from) == Some(libc::SIGTERM) {
+                        last_words::terminate_group();
+                    } else {
+                        end_group();
+                    }
                 }
                 Ok(None) => break,
                 Ok(Some(_)) | Err(_) => return,

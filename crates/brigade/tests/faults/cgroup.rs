@@ -154,7 +154,7 @@ fn numbers(text: &str) -> Vec<u32> {
 async fn cancelled_family() {
     let pool = Pool::builder().workers(1).kill_after(millis(50), millis(50)).start().await.unwrap();
     for how in [How::Spin, How::SpinWithSignalsBlocked] {
-        let mut handle = pool.call(family(file("family"), how));
+        let handle = pool.call(family(file("family"), how));
         let family = numbers(&written("family").await);
         assert!(family.iter().all(|pid| facts::is_alive(*pid)), "{family:?}");
         let receipt = within("the cancel", handle.cancel("enough")).await.unwrap();

@@ -157,7 +157,7 @@ async fn shared_race() {
         for _ in 0..random.within(0..20) {
             tokio::task::yield_now().await;
         }
-        for mut handle in asked {
+        for handle in asked {
             let receipt = within("a receipt", handle.cancel("asked")).await.unwrap();
             assert!(receipt.step <= brigade::Step::Asked, "{receipt:?}");
         }

@@ -144,7 +144,7 @@ async fn race() {
     let pool = Pool::builder().workers(2).kill_after(Duration::from_secs(10), millis(100)).start().await.unwrap();
     let (mut done, mut cancelled) = (0, 0);
     for number in (0..).take(count(2_000, 100_000)) {
-        let mut handle = pool.call(add(number, 1));
+        let handle = pool.call(add(number, 1));
         let pause = random.within(0..120);
         let began = std::time::Instant::now();
         while began.elapsed() < Duration::from_micros(pause) {
@@ -241,7 +241,7 @@ fn slow_start(told: String, go: String) -> Result<(), std::io::Error> {
 
 async fn cancel_at_start() {
     let pool = Pool::builder().workers(0..=1).init(slow_start, &(file("starts"), file("go"))).start().await.unwrap();
-    let mut handle = pool.call(own_pid());
+    let handle = pool.call(own_pid());
     let pid: u32 = written("starts").await.parse().unwrap();
     let receipt = within("the cancel", handle.cancel("too slow")).await.unwrap();
     assert_eq!(receipt.step, brigade::Step::NotStarted);
@@ -279,7 +279,7 @@ async fn full_queue() {
     let waiting = pool.call(add(1, 2));
     for _ in 0..3 {
         assert_eq!(pool.try_call(add(1, 2)).unwrap_err().kind(), ErrorKind::QueueFull);
-        let mut outside = pool.call(add(1, 2));
+        let outside = pool.call(add(1, 2));
         within("the cancel", outside.cancel("no room")).await;
         assert!(matches!(within("the outcome", outside).await, Err(CallError::Cancelled(_))));
         // Waits for room, then gives up.

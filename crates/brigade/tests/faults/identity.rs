@@ -60,7 +60,7 @@ async fn reused_numbers() {
     let pool = Pool::builder().workers(1).kill_after(millis(300), millis(100)).start().await.unwrap();
     // A handle of a call that crashed.
     let pid = worker_pid(&pool);
-    let mut handle = pool.call(misbehave(How::Segv));
+    let handle = pool.call(misbehave(How::Segv));
     until("it is reaped", || facts::process(pid).is_none()).await;
     until("its replacement is there", || pool.stats().idle == 1).await;
     let child = innocent(pid);
@@ -70,7 +70,7 @@ async fn reused_numbers() {
     check_innocent(child, pid);
 
     // A ladder that is being climbed when the worker ends by another hand.
-    let mut handle = pool.call(hold(file("runs"), file("never")));
+    let handle = pool.call(hold(file("runs"), file("never")));
     let pid: u32 = written("runs").await.parse().unwrap();
     let receipt = handle.cancel("enough");
     assert!(signal_child(std::process::id(), pid, Signal::KILL));

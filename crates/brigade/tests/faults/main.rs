@@ -17,6 +17,7 @@ mod cgroup;
 mod chaos;
 mod crash;
 mod damage;
+mod host;
 mod hostile;
 mod identity;
 mod kill;

@@ -16,11 +16,12 @@ use brigade_testkit::program::{DIRECTORY_VARIABLE, Program, ROLE_VARIABLE};
 pub(crate) type Roles = &'static [(&'static str, fn())];
 
 /// Everything that this binary can be started as.
-const ROLES: [Roles; 13] = [
+const ROLES: [Roles; 14] = [
     crate::cgroup::ROLES,
     crate::chaos::ROLES,
     crate::crash::ROLES,
     crate::damage::ROLES,
+    crate::host::ROLES,
     crate::hostile::ROLES,
     crate::identity::ROLES,
     crate::kill::ROLES,

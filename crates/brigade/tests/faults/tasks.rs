@@ -176,6 +176,14 @@ fn harm(how: How) {
     }
 }
 
+/// Has so much memory for a moment, then misbehaves.
+#[task]
+pub(crate) fn grow(mib: usize, then: How) -> i64 {
+    drop(std::hint::black_box(vec![1_u8; mib << 20]));
+    harm(then);
+    42
+}
+
 struct PanicsWhenDropped;
 
 impl Drop for PanicsWhenDropped {

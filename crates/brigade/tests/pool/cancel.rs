@@ -10,7 +10,7 @@ use crate::probe::{begun, event, gone, is_alive, pids, pool_of, soon};
 use crate::tasks::*;
 
 /// Cancels a call and returns the receipt and what its handle gives.
-async fn cancelled<T: serde::de::DeserializeOwned + std::fmt::Debug>(mut handle: Handle<T>) -> (Receipt, Cancelled) {
+async fn cancelled<T: serde::de::DeserializeOwned + std::fmt::Debug>(handle: Handle<T>) -> (Receipt, Cancelled) {
     let receipt = handle.cancel("not wanted").await.expect("it had not ended");
     let CallError::Cancelled(cancelled) = handle.await.unwrap_err() else { panic!("it was cancelled") };
     assert_eq!(cancelled.reason, "not wanted");
@@ -78,9 +78,9 @@ async fn pi10_a_waiting_call_is_cancelled_before_it_runs_and_hurts_nobody() {
 async fn issue805_cancel_a_waiting_call_then_the_running_one_and_the_third_runs() {
     soon(async {
         let pool = Pool::builder().workers(1).kill_after(Duration::from_millis(20), Duration::from_secs(30)).start().await.unwrap();
-        let mut running = pool.call(spin());
+        let running = pool.call(spin());
         begun(&running).await;
-        let mut waiting = pool.call(add(1, 1));
+        let waiting = pool.call(add(1, 1));
         let third = pool.call(add(1, 2));
         let (second, first) = (waiting.cancel("no"), running.cancel("no"));
         let (second, first) = tokio::join!(second, first);
@@ -95,7 +95,7 @@ async fn issue805_cancel_a_waiting_call_then_the_running_one_and_the_third_runs(
 async fn wp32_a_worker_that_is_being_stopped_gets_no_new_call() {
     soon(async {
         let pool = Pool::builder().workers(0..=2).kill_after(Duration::from_millis(200), Duration::from_secs(30)).start().await.unwrap();
-        let mut handle = pool.call(spin());
+        let handle = pool.call(spin());
         begun(&handle).await;
         let pid = pids(&pool)[0];
         let stopping = handle.cancel("no");
@@ -188,7 +188,7 @@ async fn wp36_an_async_task_that_stops_when_its_time_is_over_keeps_its_worker() 
 async fn is_replaced(call: Call<()>, cancels: bool) -> CallError {
     let pool = Pool::builder().workers(1).kill_after(SHORT, Duration::from_secs(30)).start().await.unwrap();
     let (mut events, before) = (pool.events(), pids(&pool)[0]);
-    let mut handle = pool.call(call);
+    let handle = pool.call(call);
     begun(&handle).await;
     if cancels {
         drop(handle.cancel("stop"));
@@ -221,7 +221,7 @@ async fn wp37_an_abort_listener_that_never_returns_ends_its_worker_when_its_time
 async fn wp38_what_an_abort_listener_tells_and_prints_still_arrives() {
     soon(async {
         let pool = patient_pool().await;
-        let mut handle = pool.call(last_report().capture(1024));
+        let handle = pool.call(last_report().capture(1024));
         let mut progress = handle.progress();
         assert_eq!(progress.next().await.unwrap().payload::<String>().unwrap(), "begun");
         assert_eq!(handle.cancel("enough").await.unwrap().step, Step::Asked);
@@ -242,7 +242,7 @@ async fn pi13_a_listener_is_gone_when_its_attempt_has_ended() {
         for _ in 0..50 {
             pool.call(leaves_a_listener(path.clone())).await.unwrap();
         }
-        let mut handle = pool.call(polite(gate.path()));
+        let handle = pool.call(polite(gate.path()));
         begun(&handle).await;
         let stopping = handle.cancel("stop");
         drop(gate.arrival().await);

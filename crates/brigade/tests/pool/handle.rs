@@ -31,7 +31,7 @@ async fn pm1_a_call_settles_once_whoever_comes_late() {
 async fn pm1_two_cancels_are_one() {
     soon(async {
         let pool = Pool::builder().workers(1).kill_after(Duration::from_millis(50), Duration::from_secs(60)).start().await.unwrap();
-        let mut handle = pool.call(spin());
+        let handle = pool.call(spin());
         begun(&handle).await;
         let (first, second) = (handle.cancel("first"), handle.cancel("second"));
         let (first, second) = tokio::join!(first, second);
@@ -166,7 +166,7 @@ async fn pi11_a_call_that_was_cancelled_while_it_waited_for_room_never_comes_in(
         let first = pool.call(hold(gate.path(), 1));
         let arrival = gate.arrival().await;
         let second = pool.call(add(1, 1));
-        let mut third = pool.call(add(2, 2));
+        let third = pool.call(add(2, 2));
         assert_eq!(third.cancel("not wanted").await.unwrap().step, Step::NotStarted);
         let CallError::Cancelled(cancelled) = third.await.unwrap_err() else { panic!("it was cancelled") };
         assert!(cancelled.certificate.is_none());
@@ -185,6 +185,56 @@ async fn pm5_the_outcome_of_a_refused_call_comes_from_its_handle() {
         let handle = pool.call(add(1, 2).timeout(Duration::ZERO));
         assert_eq!(handle.id(), None);
         assert_eq!(handle.await.unwrap_err().rejected(), Some(ErrorKind::BadOption));
+        pool.shutdown().await;
+    })
+    .await;
+}
+
+/// A handle is cancelled through a shared reference: while another part of the program awaits it, or by several.
+#[tokio::test]
+async fn a_shared_handle_is_cancelled_wherever_its_call_is() {
+    soon(async {
+        let pool = Pool::builder().workers(1).queue_max(1).start().await.unwrap();
+        let handles: Vec<std::sync::Arc<brigade::Handle<()>>> = (0..3).map(|_| std::sync::Arc::new(pool.call(spin()))).collect();
+        // The first runs, the second waits in the queue, the third for room there.
+        for handle in handles.into_iter().rev() {
+            let other = std::sync::Arc::clone(&handle);
+            assert!(tokio::spawn(async move { other.cancel("enough").await }).await.unwrap().is_some());
+            assert!(handle.cancel("again").await.is_some(), "what it was stopped by stays");
+            let error = std::sync::Arc::into_inner(handle).unwrap().await.unwrap_err();
+            assert!(matches!(&error, CallError::Cancelled(cancelled) if cancelled.reason == "enough"), "{error}");
+        }
+        pool.shutdown().await;
+    })
+    .await;
+}
+
+/// What an HTTP server may answer.
+#[tokio::test]
+async fn a_reason_tells_nothing_of_the_program_s_inside() {
+    soon(async {
+        let pool = Pool::builder().workers(1).kill_after(std::time::Duration::from_millis(50), std::time::Duration::from_millis(50));
+        let pool = pool.start().await.unwrap();
+        let timed_out = pool.call(spin().timeout(std::time::Duration::from_millis(100))).await.unwrap_err();
+        let errors = [
+            (timed_out, "the task timed out after"),
+            (pool.call(panic_with("left\n  right".to_owned())).await.unwrap_err(), "the task panicked: left; right"),
+            (pool.call(segfault()).await.unwrap_err(), "the task crashed: killed by SIGSEGV"),
+            (pool.call(exit_with(3)).await.unwrap_err(), "the task crashed: it ended its process with exit code 3"),
+            (pool.call(fail_with_details()).await.unwrap_err(), "the task failed: "),
+            (pool.call(brigade::Call::<i64>::json("no_such_task", &[1])).await.unwrap_err(), "the call was rejected: "),
+        ];
+        for (error, reason) in errors {
+            let told = error.reason();
+            assert!(told.starts_with(reason), "{told:?} is not {reason:?}");
+            assert!(!told.contains("pid") && !told.contains(".rs") && !told.contains("worker 1") && !told.contains('\n'), "{told}");
+            // The whole says nothing twice.
+            let whole = error.to_string();
+            println!("{whole}");
+            for word in ["timed out", "panicked", "SIGTERM", "SIGKILL", "SIGSEGV"] {
+                assert!(whole.matches(word).count() <= 1, "{whole}");
+            }
+        }
         pool.shutdown().await;
     })
     .await;

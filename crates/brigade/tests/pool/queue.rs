@@ -111,7 +111,7 @@ async fn wp30_wp31_pi29_calls_leave_the_line_from_anywhere_and_the_rest_keeps_it
         let (gate, directory) = (Gate::new(), tempfile::tempdir().unwrap());
         let path = directory.path().join("order").to_str().unwrap().to_owned();
         let (pool, held, arrival) = busy(Pool::builder(), &gate).await;
-        let mut calls: Vec<_> = (0..9).map(|n| pool.call(write_line(path.clone(), n.to_string()))).collect();
+        let calls: Vec<_> = (0..9).map(|n| pool.call(write_line(path.clone(), n.to_string()))).collect();
         for (left, leaver) in [(8, 8), (7, 4), (6, 0)] {
             let receipt = calls[leaver].cancel("leaves the line").await.unwrap();
             assert_eq!(receipt.step, Step::NotStarted);
@@ -215,6 +215,64 @@ async fn lb4_calls_that_wait_for_a_worker_that_dies_run_on_its_replacement() {
         for (n, end) in (0..).zip(join_all(waiting).await) {
             assert_eq!(end.unwrap(), 2 * n);
         }
+        pool.shutdown().await;
+    })
+    .await;
+}
+
+/// A call that was handed out and waits again (for its retry, or because it was passed or its worker is gone) counts towards the limit.
+#[tokio::test]
+async fn retries_that_wait_hold_places_in_the_queue() {
+    soon(async {
+        const QUEUE_MAX: usize = 3;
+        let pool = Pool::builder().workers(1).queue_max(QUEUE_MAX).start().await.unwrap();
+        let mut handles = Vec::new();
+        for _ in 0..20 {
+            match pool.try_call(fail_and_wait(3600).retries(1)) {
+                Ok(handle) => handles.push(handle),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::QueueFull),
+            }
+            // Until it is in the line, or failed and waits.
+            while pool.stats().running > 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let waiting = pool.stats().waiting;
+        assert!((QUEUE_MAX..=QUEUE_MAX + 1).contains(&waiting), "{waiting} wait where {QUEUE_MAX} may, and one worker held one more");
+        assert_eq!(handles.len(), waiting);
+        // What is owed is paid before there is room again.
+        pool.cancel_waiting("enough");
+        for handle in handles {
+            assert!(matches!(handle.await, Err(CallError::Cancelled(_))));
+        }
+        let more: Vec<_> = (0..QUEUE_MAX).map(|_| pool.try_call(add(1, 2).delay(Duration::from_secs(3600))).unwrap()).collect();
+        assert_eq!(pool.try_call(add(1, 2).delay(Duration::from_secs(3600))).unwrap_err().kind(), ErrorKind::QueueFull);
+        drop(more);
+        pool.shutdown().await;
+    })
+    .await;
+}
+
+/// Names that callers give (of tasks, labels, keys) leave nothing behind in the pool.
+#[tokio::test]
+async fn a_pool_keeps_nothing_of_names_that_it_was_given_once() {
+    soon(async {
+        let pool = Pool::builder().workers(1).start().await.unwrap();
+        let call = async |number: usize| {
+            let name = format!("no_such_task_{number:0>200}");
+            let error = pool.call(brigade::Call::<i64>::json(name.clone(), &[1]).label(name.clone())).await.unwrap_err();
+            assert_eq!(error.rejected(), Some(ErrorKind::UnknownTask), "{error}");
+        };
+        for number in 0..500 {
+            call(number).await;
+        }
+        let before = brigade_testkit::facts::resident_bytes(std::process::id());
+        for number in 500..10_500 {
+            call(number).await;
+        }
+        let grown = brigade_testkit::facts::resident_bytes(std::process::id()).saturating_sub(before);
+        // 10,000 names of 200 bytes, kept twice, would be 4 MB.
+        assert!(grown < 3 << 20, "{grown} bytes");
         pool.shutdown().await;
     })
     .await;

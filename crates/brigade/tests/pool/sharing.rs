@@ -138,7 +138,7 @@ async fn with_a_neighbour(neighbours: Neighbours, gate: &Gate) -> (Pool, Handle<
 async fn pi8_a_cancelled_call_that_does_not_stop_is_not_forced_before_its_neighbours_have_finished() {
     soon(async {
         let gate = Gate::new();
-        let (pool, held, mut spins) = with_a_neighbour(Neighbours::Spare, &gate).await;
+        let (pool, held, spins) = with_a_neighbour(Neighbours::Spare, &gate).await;
         let (arrival, before) = (gate.arrival().await, pids(&pool)[0]);
         let stopping = spins.cancel("stop");
         let retiring = || pool.workers().iter().any(|worker| worker.state == brigade::WorkerState::Retiring);
@@ -158,7 +158,7 @@ async fn pi8_a_cancelled_call_that_does_not_stop_is_not_forced_before_its_neighb
 async fn pi8_neighbours_are_lost_when_the_builder_says_so() {
     soon(async {
         let gate = Gate::new();
-        let (pool, held, mut spins) = with_a_neighbour(Neighbours::Lose, &gate).await;
+        let (pool, held, spins) = with_a_neighbour(Neighbours::Lose, &gate).await;
         let _arrival = gate.arrival().await;
         assert_eq!(spins.cancel("stop").await.unwrap().step, Step::Terminated);
         let CallError::Lost(certificate) = held.await.unwrap_err() else { panic!("it was lost") };
@@ -172,7 +172,7 @@ async fn pi8_neighbours_are_lost_when_the_builder_says_so() {
 async fn pi8_neighbours_run_again_when_the_builder_says_so() {
     soon(async {
         let gate = Gate::new();
-        let (pool, held, mut spins) = with_a_neighbour(Neighbours::RunAgain, &gate).await;
+        let (pool, held, spins) = with_a_neighbour(Neighbours::RunAgain, &gate).await;
         let first = gate.arrival().await;
         assert_eq!(spins.cancel("stop").await.unwrap().step, Step::Terminated);
         drop(first);

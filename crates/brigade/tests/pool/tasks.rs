@@ -160,6 +160,12 @@ pub(crate) fn fail_endlessly() -> Result<(), Endless> {
     Err(Endless)
 }
 
+/// Fails, and wants to be tried again so much later.
+#[task]
+pub(crate) fn fail_and_wait(cx: &Context, seconds: u64) -> Result<i64, Failure> {
+    Err(cx.retry_in(std::time::Duration::from_secs(seconds)))
+}
+
 #[task]
 pub(crate) fn panic_with(text: String) {
     panic!("{text}");

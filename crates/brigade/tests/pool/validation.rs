@@ -96,7 +96,7 @@ async fn pi40_bad_use_times_of_nothing_leave_no_patience_and_hang_nobody() {
         let none = Duration::ZERO;
         let builder = Pool::builder().workers(1).kill_after(none, none).teardown_timeout(none).shutdown_timeout(none).idle_timeout(none);
         let pool = builder.start().await.unwrap();
-        let mut spins = pool.call(spin());
+        let spins = pool.call(spin());
         crate::probe::begun(&spins).await;
         assert_eq!(spins.cancel("at once").await.unwrap().step, brigade::Step::Killed);
         assert_eq!(pool.call(add(1, 2).delay(none)).await.unwrap(), 3);

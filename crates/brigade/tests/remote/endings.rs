@@ -67,7 +67,7 @@ async fn a_cancel_climbs_the_ladder_there_and_brings_its_receipt() {
     soon(async {
         let fleet = fleet().start().await.unwrap();
         let host = host(&[&url_of(&fleet), "ladder=100"]);
-        let mut handle = fleet.call(patient());
+        let handle = fleet.call(patient());
         handle.progress().next().await.unwrap();
         let receipt = handle.cancel("not wanted").await.unwrap();
         assert_eq!(receipt.step, Step::Asked);
@@ -75,7 +75,7 @@ async fn a_cancel_climbs_the_ladder_there_and_brings_its_receipt() {
         assert_eq!(cancelled.reason, "not wanted");
         let warm = fleet.call(pid()).await.unwrap();
 
-        let mut handle = fleet.call(spin());
+        let handle = fleet.call(spin());
         handle.progress().next().await.unwrap();
         let receipt = handle.cancel("not wanted").await.unwrap();
         assert_eq!(receipt.step, Step::Terminated);

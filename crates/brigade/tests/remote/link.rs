@@ -59,7 +59,7 @@ async fn a_stop_that_did_not_arrive_is_told_again() {
         let fleet = fleet().start().await.unwrap();
         let mut events = fleet.events();
         let (proxy, _host) = through_proxy(&fleet, &["ladder=50"]);
-        let mut handle = fleet.call(spin());
+        let handle = fleet.call(spin());
         handle.progress().next().await.unwrap();
         proxy.close_to_new(true);
         proxy.cut(Cut::Reset);

@@ -283,7 +283,7 @@ impl Writer {
             "\n  worker {}, pid {}, call {}, attempt {}",
             certificate.worker, certificate.pid, certificate.call, certificate.attempt
         )?;
-        writeln!(out, "  ran {:.1?}; its worker used {:.1?} of CPU and {peak} of memory", cost.wall, cost.cpu_user + cost.cpu_system)?;
+        writeln!(out, "  ran {:.1?}; its worker used {:.1?} of CPU and {peak} of memory", cost.wall, cost.cpu())?;
         let is_telling = |line: &&str| !line.trim().is_empty() && !line.starts_with("stack backtrace:") && !line.starts_with("note: ");
         let lines: Vec<&str> = certificate.stderr.lines().filter(is_telling).collect();
         for line in &lines[lines.len().saturating_sub(STDERR_LINES_MAX)..] {

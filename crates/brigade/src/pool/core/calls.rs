@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 
 use super::super::cell::{Cell, Outcome};
 use super::super::deadlines::{Due, DueKey, after};
@@ -77,7 +76,6 @@ impl Core {
         &mut self,
         request: Request,
         cell: &Arc<Cell>,
-        room: &Semaphore,
         has_place: bool,
         effects: &mut Effects,
     ) -> Admission {
@@ -91,10 +89,15 @@ impl Core {
         let fresh = request.options().fresh;
         let now = Instant::now();
         let want = Want { request: &request, alone, fresh, passes: &[] };
-        let at_once = delay.is_none() && self.queue.is_empty() && self.aside.is_empty() && self.pick(&want).is_some();
+        let at_once = delay.is_none()
+            && self.queue.is_empty()
+            && self.aside.is_empty()
+            // What runs may wait again: it would owe one more.
+            && (has_place || self.places_owed == 0)
+            && self.pick(&want).is_some();
         let mut has_place = has_place;
         if !at_once && !has_place {
-            match room.try_acquire() {
+            match self.room.try_acquire() {
                 Ok(permit) => permit.forget(),
                 Err(_) => return Admission::Full(request),
             }
@@ -191,9 +194,29 @@ impl Core {
         }
     }
 
-    /// Puts a call back where it was, before all others of its priority. It keeps the room it had none of, so the
-    /// queue may be over its limit by what workers held.
+    /// Has a call that waits again take a place of the queue, as it gave its own up when it began to run. Where none is free it owes one: the
+    /// queue may be over its limit by what workers held, and nothing new comes in before that is paid.
+    fn take_place(&mut self, call: u64) {
+        let Some(entry) = self.entry(call) else { return };
+        if std::mem::replace(&mut entry.has_place, true) {
+            return;
+        }
+        match self.room.try_acquire() {
+            Ok(place) => place.forget(),
+            Err(_) => self.places_owed += 1,
+        }
+    }
+
+    fn give_place_back(&mut self, effects: &mut Effects) {
+        match self.places_owed.checked_sub(1) {
+            Some(left) => self.places_owed = left,
+            None => effects.room += 1,
+        }
+    }
+
+    /// Puts a call back where it was, before all others of its priority.
     pub(super) fn requeue(&mut self, call: u64) {
+        self.take_place(call);
         let Some(entry) = self.entry(call) else { return };
         if entry.fresh {
             return self.set_aside(call);
@@ -210,6 +233,7 @@ impl Core {
     }
 
     pub(super) fn set_aside(&mut self, call: u64) {
+        self.take_place(call);
         if let Some(entry) = self.entry(call) {
             entry.phase = Phase::Aside;
             entry.since = Instant::now();
@@ -219,6 +243,7 @@ impl Core {
     }
 
     pub(super) fn delay(&mut self, call: u64, delay: Duration) {
+        self.take_place(call);
         let key = self.deadlines.insert(after(Instant::now(), delay), Due::Delay(call));
         if let Some(entry) = self.entry(call) {
             entry.phase = Phase::Delayed;
@@ -254,11 +279,12 @@ impl Core {
     fn leave_queue(&mut self, call: u64, effects: &mut Effects) {
         let Some(entry) = self.entry(call) else { return };
         let (phase, timer) = (entry.phase, entry.timer.take());
-        if std::mem::take(&mut entry.has_place) {
-            effects.room += 1;
-        }
+        let had_place = std::mem::take(&mut entry.has_place);
         if let Some(timer) = timer {
             self.deadlines.remove(timer);
+        }
+        if had_place {
+            self.give_place_back(effects);
         }
         match phase {
             Phase::Queued(place) => self.queue.remove(place),

@@ -25,6 +25,8 @@ pub(in super::super) struct Obituary {
     pub(in super::super) words: Option<(u64, LastWords)>,
     /// The thread whose handler it was.
     pub(in super::super) thread: Option<String>,
+    /// What kept it from running when it was ended.
+    pub(in super::super) stopped_by: Option<String>,
     /// Its last panic, and in which attempt.
     pub(in super::super) panic: Option<(u64, PanicNote)>,
     /// How it broke its link, if that was why it was ended.
@@ -41,10 +43,12 @@ const STILLBORN: Duration = Duration::from_secs(1);
 const STILLBORN_MAX: u32 = 10;
 /// How often a call is given to a worker that dies before it reads it.
 pub(super) const UNDELIVERED_MAX: u32 = 3;
-/// Passed calls that may wait for another worker: they hold no place in the queue.
+/// Passed calls that may wait for another worker: all of them are looked at for each worker that becomes free.
 const ASIDE_MAX: usize = 1024;
 /// A call that took two workers down ends there.
 const CRASHES_MAX: u32 = 2;
+/// Processes that could not be ended and are told of by a shutdown.
+const LEFT_MAX: usize = 1024;
 
 impl Core {
     /// Takes what a worker says of its attempts.
@@ -236,6 +240,20 @@ impl Core {
         true
     }
 
+    /// Notes processes that could not be ended, for whoever shuts the pool down.
+    pub(in super::super) fn note_left(&mut self, number: u32, pids: &[u32], is_unknown: bool) {
+        if is_unknown && !std::mem::replace(&mut self.left_unseen, true) {
+            tracing::warn!("descendants of workers cannot be looked for: /proc is not mounted, or is that of another PID namespace");
+        }
+        if pids.is_empty() {
+            return;
+        }
+        tracing::warn!(worker = number, ?pids, "processes of a worker could not be ended: they run as another user, or the kernel holds them");
+        self.emit(|| Event::ProcessesLeft { worker: number, pids: pids.into() });
+        let room = LEFT_MAX.saturating_sub(self.left.len());
+        self.left.extend(pids.iter().take(room));
+    }
+
     /// Whether an attempt of this worker is being stopped.
     pub(in super::super) fn is_stopping(&mut self, number: u32, epoch: u64) -> bool {
         let Some(seat) = self.seat_of(number, epoch) else { return false };
@@ -295,6 +313,7 @@ impl Core {
         if is_culprit {
             certificate.thread.clone_from(&obituary.thread);
         }
+        certificate.stopped_by.clone_from(&obituary.stopped_by);
         let over_memory = stop.as_ref().is_some_and(|stop| stop.why == Why::Memory);
         if let Some(mut stop) = stop {
             stop.ended.cancel();
@@ -340,6 +359,7 @@ impl Core {
             cost,
             progress,
             stderr,
+            stopped_by: None,
         })
     }
 
@@ -412,13 +432,14 @@ impl Obituary {
         let aborted = self.words.map_or(call, |(attempt, _)| attempt);
         let panic = self.panic.as_ref().filter(|(attempt, _)| *attempt == aborted && self.death.exit == Exit::Signal(libc::SIGABRT));
         match (words, panic, self.death.exit) {
-            _ if self.cgroup_oom && self.death.exit == Exit::Signal(libc::SIGKILL) => Ended::OutOfMemory(MemoryLimit::Cgroup),
+            _ if self.cgroup_oom && matches!(self.death.exit, Exit::Signal(libc::SIGKILL) | Exit::Unknown) => Ended::OutOfMemory(MemoryLimit::Cgroup),
             (Some(LastWords::StackOverflow), ..) => Ended::StackOverflow,
             (Some(LastWords::OutOfMemory), ..) => Ended::OutOfMemory(MemoryLimit::AddressSpace),
             (_, Some((_, note)), _) => Ended::Panicked { message: note.message.clone(), location: note.location.clone() },
             _ if self.broken.is_some() => Ended::LinkBroken(self.broken.clone().unwrap_or_default()),
-            (.., Exit::Signal(_)) => Ended::Signalled,
+            (Some(LastWords::Signal), ..) | (.., Exit::Signal(_)) => Ended::Signalled,
             (.., Exit::Code(_)) => Ended::Exited,
+            (.., Exit::Unknown | Exit::Alive) => Ended::Unknown,
         }
     }
 
@@ -426,8 +447,8 @@ impl Obituary {
     fn step(&self) -> Step {
         match self.death.exit {
             Exit::Signal(libc::SIGTERM) => Step::Terminated,
-            Exit::Signal(libc::SIGKILL) => Step::Killed,
-            Exit::Signal(_) | Exit::Code(_) => Step::Asked,
+            Exit::Signal(libc::SIGKILL) | Exit::Alive => Step::Killed,
+            Exit::Signal(_) | Exit::Code(_) | Exit::Unknown => Step::Asked,
         }
     }
 

@@ -23,7 +23,8 @@ use crate::call::Target;
 use crate::certificate::{Certificate, Ended, Step};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
-use crate::outcome::{CallError, RetryAdvice, TimedOut};
+use crate::outcome::{CallError, REASON_BYTES_MAX, RetryAdvice, TimedOut};
+use crate::printable::printable;
 use crate::process::{Captured, Output};
 use crate::registry;
 use crate::wire::Frame;
@@ -307,6 +308,7 @@ impl Core {
     fn on_answer_of_guest(&mut self, number: u32, call: u64, answer: Answer, result: Bytes, now: Instant, effects: &mut Effects) {
         let Some(member) = self.member(number) else { return };
         let Answer { ending, output } = answer;
+        let ending = ending.bounded();
         let output = output.map(|written| Output::from(*written));
         if let Some(seat) = self.seat(number) {
             match &ending {
@@ -422,7 +424,28 @@ fn sign(call: u64, own: &Certificate, mut told: Box<Certificate>) -> Box<Certifi
     told
 }
 
+/// Reasons of one pass: each worker of a host has one.
+const REASONS_MAX: usize = 64;
+
 impl Ending {
+    /// Cuts what a host says to what could be true.
+    fn bounded(self) -> Self {
+        match self {
+            Self::Failed(failure) => Self::Failed(failure.bounded()),
+            Self::Panicked(certificate) => Self::Panicked(certificate.bounded()),
+            Self::Crashed(certificate) => Self::Crashed(certificate.bounded()),
+            Self::TimedOut(certificate) => Self::TimedOut(certificate.bounded()),
+            Self::Lost(certificate) => Self::Lost(certificate.bounded()),
+            Self::Stopped { certificate, step } => Self::Stopped { certificate: certificate.map(Certificate::bounded), step },
+            Self::Passed(reasons) => {
+                let reasons = reasons.iter().take(REASONS_MAX);
+                Self::Passed(reasons.map(|reason| printable(reason, REASON_BYTES_MAX)).collect())
+            }
+            Self::Refused { why, text } => Self::Refused { why, text: printable(&text, REASON_BYTES_MAX) },
+            Self::Done | Self::Returned => self,
+        }
+    }
+
     /// What an ending tells of an attempt that was stopped: its certificate, and which step did it.
     fn stopped(self) -> (Option<Box<Certificate>>, Option<Step>) {
         match self {

@@ -16,6 +16,11 @@ impl Core {
         self.own_seats().filter(|seat| seat.stage == SeatStage::Ready).count()
     }
 
+    /// Whether that very worker runs something.
+    pub(in super::super) fn is_running(&mut self, number: u32, epoch: u64) -> bool {
+        self.seat_of(number, epoch).is_some_and(|seat| !seat.running.is_empty())
+    }
+
     /// How many hosts have joined, those that are away included.
     pub(super) fn guests(&self) -> usize {
         self.seats.iter().flatten().filter(|seat| seat.is_guest()).count()

@@ -7,7 +7,7 @@ use super::super::deadlines::{Due, after};
 use super::super::member::Member;
 use super::seats::SeatStage;
 use super::{Core, Effects};
-use crate::process::resident_bytes;
+use crate::process::proc_fs::resident_bytes;
 use crate::wire::kind;
 
 /// An idle worker answers at once.
@@ -74,7 +74,7 @@ impl Core {
         let Some(child) = seat.member.as_ref().and_then(Member::child).cloned() else { return };
         if seat.retire_at.is_some_and(|at| at <= now) {
             self.retire(number, "it is old");
-        } else if config.recycle_memory.is_some_and(|limit| resident_bytes(child.pid()) > limit) {
+        } else if config.recycle_memory.is_some_and(|limit| resident_bytes(child.shown) > limit) {
             self.retire(number, "it uses much memory");
         }
     }

@@ -11,12 +11,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use rustix::process::Signal;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::super::Shared;
 use super::super::builder::Config;
 use super::super::core::{Obituary, Pulse};
+use crate::certificate::Exit;
 use crate::codec::Codec;
 use crate::event::Event;
 use crate::link::Channel;
@@ -29,6 +30,8 @@ use crate::wire::{Cancel, Decoder, Frame, LastWords, PanicNote, kind};
 pub(in super::super) struct Child {
     pub(in super::super) epoch: u64,
     pub(in super::super) process: Process,
+    /// The worker's own number in `/proc`, if that shows it. Another one than that of `process` where a program stands between (a shell, strace).
+    pub(in super::super) shown: Option<u32>,
     pub(in super::super) data: Arc<Channel>,
     pub(in super::super) control: Channel,
     pub(in super::super) stdout: Pipe,
@@ -49,6 +52,10 @@ struct Said {
     words: Option<(u64, LastWords)>,
     /// Name of the thread that said them.
     thread: Option<String>,
+    /// The signal that it said it dies of.
+    signal: Option<i32>,
+    /// What kept it from running when it was to be ended.
+    stopped_by: Option<String>,
     panic: Option<(u64, PanicNote)>,
     broken: Option<String>,
     /// Breaking off meant closing a channel and nothing worse.
@@ -75,6 +82,35 @@ impl Child {
         }
     }
 
+    /// Takes a step of the kill ladder: signals the worker's process tree, or has the worker do it where we may not.
+    pub(in super::super) fn signal(&self, signal: Signal) {
+        self.note_state();
+        if self.process.signal(signal).is_err() {
+            self.ask_to_end(signal);
+        }
+    }
+
+    /// Ends the worker by SIGKILL. `false` if that did not end it in time, and it was given up.
+    pub(in super::super) async fn kill(&self) -> bool {
+        self.note_state();
+        if let Some(group) = &self.group {
+            group.kill();
+        }
+        self.process.kill(|| self.ask_to_end(Signal::KILL)).await
+    }
+
+    fn ask_to_end(&self, signal: Signal) {
+        self.control.send(kind::END, 0, &[u8::try_from(signal.as_raw()).unwrap_or(0)]);
+    }
+
+    /// Notes what cannot be asked for once it has ended.
+    fn note_state(&self) {
+        self.process.look_at_peak(self.shown);
+        if let Some(held) = self.process.held() {
+            lock(&self.said).stopped_by.get_or_insert_with(|| held.to_string());
+        }
+    }
+
     /// Ends the worker at once because of what it did. The first reason counts.
     pub(in super::super) fn break_off(&self, how: &str) {
         lock(&self.said).broken.get_or_insert_with(|| how.to_owned());
@@ -97,12 +133,18 @@ impl Child {
             kind::LAST_WORDS => {
                 let words = frame.body.first().and_then(|byte| LastWords::from_byte(*byte));
                 let mut said = lock(&self.said);
+                said.signal = said.signal.or(frame.body.get(1).map(|signal| i32::from(*signal)));
                 // The first says why; what follows it is the default taking its course.
                 if let Some(words) = words
                     && said.words.is_none_or(|(_, known)| known == LastWords::Signal)
                 {
                     said.words = Some((frame.id, words));
-                    said.thread = thread_name(&frame.body[1..]);
+                    said.thread = frame.body.get(2..).and_then(thread_name);
+                }
+            }
+            kind::PEAK => {
+                if let Some(bytes) = frame.body.first_chunk() {
+                    self.process.tell_peak(u64::from_le_bytes(*bytes));
                 }
             }
             kind::PANIC => {
@@ -172,6 +214,16 @@ async fn pump(stdout: &Pipe, stderr: &Pipe) {
     std::future::pending::<()>().await;
 }
 
+/// Looks at the worker's memory now and then while it runs something: of a process that has ended nobody can tell its peak.
+async fn look_at_peak(shared: &Shared, number: u32, member: &Child) {
+    loop {
+        sleep(shared.config.check_interval).await;
+        if shared.peek(|core| core.is_running(number, member.epoch)) {
+            member.process.look_at_peak(member.shown);
+        }
+    }
+}
+
 /// What ends a worker's service.
 enum Turn {
     Ended,
@@ -201,6 +253,7 @@ async fn serve(shared: &Arc<Shared>, number: u32, member: &Child, control: &mut 
         () = read_control(shared, number, member, control) => unreachable!("reading goes on until the process ends"),
         () = member.control.write_loop() => unreachable!("writing goes on until the process ends"),
         () = pump(&member.stdout, &member.stderr) => unreachable!("the pumps do not end"),
+        () = look_at_peak(shared, number, member) => unreachable!("looking goes on until the process ends"),
     };
     if !matches!(turn, Turn::Retired) {
         shared.step(|core, effects| core.on_ending(number, member.epoch, effects));
@@ -219,11 +272,11 @@ async fn serve(shared: &Arc<Shared>, number: u32, member: &Child, control: &mut 
             if timeout(LINK_END_GRACE, member.process.ended()).await.is_ok() {
                 return Service::Left;
             }
-            end_by_force(member).await;
+            member.kill().await;
             Service::BrokenOff
         }
         Turn::Killed => {
-            end_by_force(member).await;
+            member.kill().await;
             Service::LetGo
         }
     }
@@ -233,23 +286,15 @@ async fn serve(shared: &Arc<Shared>, number: u32, member: &Child, control: &mut 
 /// less.
 const LINK_END_GRACE: std::time::Duration = std::time::Duration::from_millis(100);
 
-async fn end_by_force(member: &Child) {
-    if let Some(group) = &member.group {
-        group.kill();
-    }
-    member.process.signal(Signal::KILL);
-    member.process.ended().await;
-}
-
 /// Lets the worker finish: end of data, teardown, exit; then the harder steps.
 async fn end_gently(config: &Config, member: &Child) {
     member.data.finish();
     if timeout(config.teardown_timeout, member.process.ended()).await.is_ok() {
         return;
     }
-    member.process.signal(Signal::TERM);
+    member.signal(Signal::TERM);
     if timeout(config.terminate, member.process.ended()).await.is_err() {
-        end_by_force(member).await;
+        member.kill().await;
     }
 }
 
@@ -354,12 +399,17 @@ async fn finish(
         group.kill();
     }
     tokio::join!(member.stdout.rest(), member.stderr.rest());
-    let death = member.process.reap();
+    let mut death = member.process.reap();
     let said = std::mem::take(&mut *lock(&member.said));
+    if let Some(signal) = said.signal.filter(|signal| tells_more(death.exit, *signal)) {
+        death.exit = Exit::Signal(signal);
+    }
+    let is_alive = death.exit == Exit::Alive;
     let obituary = Obituary {
         death,
         words: said.words,
         thread: said.thread,
+        stopped_by: said.stopped_by,
         panic: said.panic,
         // A process that ended by itself closed its channels by that; then its end is what counts.
         broken: said.broken.filter(|_| matches!(service, Service::BrokenOff) || !said.closed),
@@ -370,12 +420,22 @@ async fn finish(
     };
     // Whoever stopped an attempt is told when nothing of it is left; whoever was crashed on need not wait for that.
     let stopping = shared.peek(|core| core.is_stopping(number, member.epoch));
-    if stopping {
-        child::sweep(&member.process).await;
-    }
+    let swept = if stopping { Some(child::sweep(&member.process).await) } else { None };
     shared.step(|core, effects| core.on_gone(number, member, &obituary, effects));
-    if !stopping {
-        child::sweep(&member.process).await;
+    let swept = match swept {
+        Some(swept) => swept,
+        None => child::sweep(&member.process).await,
+    };
+    let mut left = swept.left;
+    if is_alive && !left.contains(&member.pid()) {
+        left.push(member.pid());
     }
+    shared.peek(|core| core.note_left(number, &left, swept.is_unknown));
     member.process.gone.cancel();
+}
+
+/// Whether the signal that a worker said it dies of tells more than what the system says of the process that we started: where another part
+/// of this program reaped it, or where that process is a program between (a shell exits with 128 and the signal).
+fn tells_more(exit: Exit, signal: i32) -> bool {
+    exit == Exit::Unknown || exit == Exit::Code(128 + signal)
 }

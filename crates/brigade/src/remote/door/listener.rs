@@ -11,7 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use rustix::process::{Resource, getrlimit};
 use tokio::time::{sleep_until, timeout};
 
-use super::super::printable::printable;
+use crate::printable::printable;
 use super::crowd::{Crowd, Ticket};
 use super::hello::{self, Side};
 use super::place::Place;

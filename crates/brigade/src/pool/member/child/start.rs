@@ -7,7 +7,6 @@ use std::process;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use rustix::process::Signal;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -27,8 +26,8 @@ pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Ch
     let cookie = child::cookie();
     let spawned = child::spawn(command(config, &cookie)).await?;
     let os = |what: &str, e| Error::os(format!("{what}: {e}"), e);
-    let Spawned { pid, pidfd, control, stdout, stderr } = spawned;
-    let process = Process::new(pid, pidfd, cookie).map_err(|e| os("watch the worker", e))?;
+    let Spawned { pid, watch, control, stdout, stderr } = spawned;
+    let process = Process::new(pid, watch, cookie).map_err(|e| os("watch the worker", e))?;
     // From here on the process is ended and reaped on every way out, by its `Drop` if by nothing else.
     let group = match &config.group {
         Some(limits) => {
@@ -64,11 +63,14 @@ pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Ch
         Err(_) => Some(format!("it was not ready within {:?}: does its main call brigade::init() first?", config.start_timeout)),
     };
     if let Some(reason) = problem {
-        return Err(failed(process, &reason, &stderr).await);
+        return Err(failed(process, &control, &reason, &stderr).await);
     }
+    let shown = process.shown;
+    process.look_at_peak(shown);
     Ok(Child {
         epoch,
         process,
+        shown,
         data: Arc::new(data),
         control,
         stdout,
@@ -92,11 +94,10 @@ async fn given_up(shared: &Shared) {
 }
 
 /// Ends a process that did not become a worker and says why.
-async fn failed(process: Process, reason: &str, stderr: &Pipe) -> Error {
+async fn failed(process: Process, control: &Channel, reason: &str, stderr: &Pipe) -> Error {
     // It has closed its socket or said no; a little patience shows how it ends by itself.
     let own_end = timeout(START_END_GRACE, process.ended()).await.is_ok();
-    process.signal(Signal::KILL);
-    process.ended().await;
+    process.kill(|| control.send(kind::END, 0, &[libc::SIGKILL.to_le_bytes()[0]])).await;
     let death = process.reap();
     child::sweep(&process).await;
     process.gone.cancel();

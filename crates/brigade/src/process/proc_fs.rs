@@ -1,0 +1,159 @@
+//! What `/proc` says of other processes, and whether its numbers are ours.
+//!
+//! A `/proc` that was mounted in another PID namespace (a container that was given its host's, `unshare --pid` without a mount of its own)
+//! has other numbers than `kill` and `pidfd_open` take: a look-up by number would find a stranger, or nobody. `/proc/self` is right in
+//! any case. [`view`] tells which it is; every look-up by number goes through here.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::OnceLock;
+
+/// Whose numbers `/proc` has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    /// Those of this process's namespace.
+    Own,
+    /// Those of a namespace around ours; ours is so many levels below it.
+    Outer(usize),
+    /// Nothing can be looked up: it is not mounted, or is that of a namespace which does not hold this process.
+    Unusable,
+}
+
+/// As it was when it was first asked for.
+pub(crate) fn view() -> View {
+    static VIEW: OnceLock<View> = OnceLock::new();
+    *VIEW.get_or_init(|| {
+        let shown = fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse::<u32>().ok());
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        view_of(shown, std::process::id(), &numbers(&status))
+    })
+}
+
+fn view_of(shown: Option<u32>, own: u32, numbers: &[u32]) -> View {
+    match shown {
+        Some(shown) if shown == own && numbers.len() <= 1 => View::Own,
+        Some(_) if numbers.len() > 1 && numbers.last() == Some(&own) => View::Outer(numbers.len() - 1),
+        _ => View::Unusable,
+    }
+}
+
+/// The numbers that a process has in the namespaces from that of `/proc` to its own (`NSpid` of proc_pid_status(5)).
+fn numbers(status: &str) -> Vec<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    line.unwrap_or_default().split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect()
+}
+
+/// Every process that `/proc` shows, by its number there.
+pub(crate) fn all() -> Option<impl Iterator<Item = u32>> {
+    let processes = fs::read_dir("/proc").ok()?;
+    Some(processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
+}
+
+/// The number that the kernel takes for what `/proc` shows under this one; `None` if it is not of our namespace.
+pub(crate) fn to_own(shown: u32) -> Option<u32> {
+    match view() {
+        View::Own => Some(shown),
+        View::Outer(level) => numbers(&fs::read_to_string(format!("/proc/{shown}/status")).ok()?).get(level).copied(),
+        View::Unusable => None,
+    }
+}
+
+/// The number under which `/proc` shows a process of ours that a pidfd is open on.
+pub(crate) fn shown(own: u32, pidfd: Option<impl AsFd>) -> Option<u32> {
+    match view() {
+        View::Own => Some(own),
+        View::Outer(_) => {
+            let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd?.as_fd().as_raw_fd())).ok()?;
+            info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+        }
+        View::Unusable => None,
+    }
+}
+
+/// What `stat` says of a process (proc_pid_stat(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) state: char,
+    pub(crate) parent: i32,
+    pub(crate) group: i32,
+    /// When it was started, in ticks since boot.
+    pub(crate) started: u64,
+}
+
+impl Stat {
+    /// `None` if nothing is shown under this number.
+    pub(crate) fn of(shown: u32) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{shown}/stat")).ok()?)
+    }
+
+    pub(super) fn parse(stat: &str) -> Option<Self> {
+        // The name, in parentheses, may hold anything; the state, field 3, follows the last of them.
+        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+        let state = fields.next()?.chars().next()?;
+        let (parent, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        Some(Self { state, parent, group, started: fields.nth(16)?.parse().ok()? })
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.state, 'Z' | 'X')
+    }
+}
+
+/// Resident memory in bytes of a process by its number in `/proc`; zero if it is gone or cannot be seen.
+pub(crate) fn resident_bytes(shown: Option<u32>) -> u64 {
+    let statm = shown.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/statm")).ok());
+    let pages = statm.and_then(|statm| statm.split(' ').nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0).saturating_mul(rustix::param::page_size() as u64)
+}
+
+/// The largest resident memory in bytes that a process has had since its `execve`; zero if it is gone or cannot be seen.
+pub(crate) fn peak_bytes(shown: Option<u32>) -> u64 {
+    let status = shown.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
+    status.as_deref().map_or(0, peak_in)
+}
+
+/// As [`peak_bytes`], of this process; `None` where `/proc` does not say.
+pub(super) fn own_peak_bytes() -> Option<u64> {
+    fs::read_to_string("/proc/self/status").ok().as_deref().map(peak_in).filter(|peak| *peak > 0)
+}
+
+fn peak_in(status: &str) -> u64 {
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0).saturating_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proc_of_another_namespace_is_known_by_its_numbers() {
+        assert_eq!(view_of(Some(7), 7, &[7]), View::Own);
+        assert_eq!(view_of(Some(7), 7, &[]), View::Own, "kernels before 4.1 do not tell");
+        assert_eq!(view_of(Some(4711), 7, &[4711, 7]), View::Outer(1));
+        // The same number by chance.
+        assert_eq!(view_of(Some(7), 7, &[7, 7]), View::Outer(1));
+        assert_eq!(view_of(None, 7, &[]), View::Unusable);
+        assert_eq!(view_of(Some(8), 7, &[]), View::Unusable);
+        assert_eq!(numbers("Name:\tx\nNSpid:\t4711\t7\n"), [4711, 7]);
+    }
+
+    #[test]
+    fn this_process_is_seen_under_its_number() {
+        let own = std::process::id();
+        if view() == View::Own {
+            assert_eq!(to_own(own), Some(own));
+            assert_eq!(shown(own, None::<std::os::fd::OwnedFd>), Some(own));
+            let stat = Stat::of(own).unwrap();
+            assert!(!stat.is_over() && stat.started > 0 && stat.parent > 0, "{stat:?}");
+        }
+        assert!(peak_bytes(shown(own, None::<std::os::fd::OwnedFd>)) >= resident_bytes(shown(own, None::<std::os::fd::OwnedFd>)) / 2);
+    }
+
+    #[test]
+    fn a_name_with_parentheses_does_not_move_the_fields() {
+        let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 0";
+        let stat = Stat::parse(&format!("9 (a) (b c) {tail}")).unwrap();
+        assert_eq!((stat.state, stat.parent, stat.group, stat.started), ('S', 1, 2, 4242));
+    }
+}
