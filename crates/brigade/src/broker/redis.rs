@@ -14,6 +14,7 @@ mod arguments;
 mod fault;
 mod line;
 mod link;
+mod listing;
 mod look;
 mod nodes;
 mod push;
@@ -21,13 +22,16 @@ mod queue;
 mod reach;
 mod schedules;
 mod settle;
+mod stage;
 mod url;
 mod wake;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use redis::Value;
 use tokio::time::sleep;
 
@@ -36,16 +40,24 @@ use self::push::{Push, Stored};
 use self::settle::{Endings, settled};
 use self::wake::Wake;
 use super::api::Clock;
-use super::{Backend, Capabilities, Convoy, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement, View};
+use super::{Backend, Capabilities, Convoy, Ending, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement, View};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 use crate::shutdown::Scope;
 
+/// Longer than any process lives.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// Looked at in any case after this time: for a notification that was lost with its connection.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Between two looks in any case, also if something is due that nothing can be done about.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
 /// Far below the 512 MiB of a string: a script copies a payload several times while the server does nothing else.
 const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 
+/// A push that has to wait until a large one is in its queue helps with that, and tries again so often.
+const TRIES: usize = 100;
+/// By so much the extension of a lease may be slower than those of other queues, before its holder goes on without the answer.
+const SLOWER_BY_MAX: Duration = Duration::from_secs(1);
 /// Scripts of a kind under way for a queue: one is written while the other is answered.
 const SCRIPTS_MAX: usize = 2;
 /// What one script stores or settles at most, in bytes of arguments: a few milliseconds in which the server does nothing else. More only if one caller
@@ -58,6 +70,8 @@ pub(super) struct Redis {
     /// By queue.
     pushes: Convoy<Push, Result<Stored, Error>>,
     endings: Convoy<Endings, Result<Vec<Value>, Error>>,
+    /// Extensions of leases. They wait for no replica: one that is away must not end long attempts.
+    extensions: Convoy<Endings, Result<Vec<Value>, Error>>,
 }
 
 pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>, Error> {
@@ -69,11 +83,15 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>,
         let link = Arc::clone(&to_push);
         async move { link.push_together(&queue, &pushes).await }
     });
-    let endings = Convoy::new(scope, SCRIPTS_MAX, SCRIPT_WEIGHT_MAX, move |queue, endings| {
+    let settle = |waits: bool| {
         let link = Arc::clone(&to_settle);
-        async move { link.settle_together(&queue, &endings).await }
-    });
-    Ok(Arc::new(Redis { link, wake, pushes, endings }))
+        Convoy::new(scope.clone(), SCRIPTS_MAX, SCRIPT_WEIGHT_MAX, move |queue, endings: Vec<Endings>| {
+            let link = Arc::clone(&link);
+            async move { link.settle_together(&queue, &endings, waits).await }
+        })
+    };
+    let (endings, extensions) = (settle(true), settle(false));
+    Ok(Arc::new(Redis { link, wake, pushes, endings, extensions }))
 }
 
 impl Backend for Redis {
@@ -106,16 +124,26 @@ impl Backend for Redis {
     fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<Pushed>> {
         Box::pin(async move {
             let Some(first) = jobs.first() else { return Ok(Vec::new()) };
-            let push = self.link.prepare(&first.queue, &jobs).await?;
-            let weight = push.weight();
-            let stored = self.pushes.ask(&first.queue, push, weight).await??;
-            Ok(self.link.told(&jobs, stored).await)
+            if stage::is_large(&jobs) {
+                return self.link.push_large(&jobs).await;
+            }
+            let mut tries = 0;
+            loop {
+                tries += 1;
+                let push = self.link.prepare(&first.queue, &jobs).await?;
+                let weight = push.weight();
+                match self.pushes.ask(&first.queue, push, weight).await? {
+                    Err(error) if push::is_incoming(&error) && tries < TRIES => self.link.merge_all(&jobs).await?,
+                    stored => return stored.map(|stored| Link::told(&jobs, stored)),
+                }
+            }
         })
     }
 
     fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>> {
         Box::pin(async move {
-            let until = Instant::now() + ask.wait;
+            // One that no clock can express is as good as for ever.
+            let until = Instant::now().checked_add(ask.wait).unwrap_or_else(|| Instant::now() + FOR_EVER);
             while !ask.enough.is_cancelled() {
                 let changed = self.wake.next(ask.queues.names());
                 let (leased, due_in) = self.link.lease(&ask).await?;
@@ -123,7 +151,7 @@ impl Backend for Redis {
                 if !leased.is_empty() || left.is_zero() {
                     return Ok(leased);
                 }
-                let pause = due_in.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN).min(left);
+                let pause = due_in.unwrap_or(LOOK_AGAIN).clamp(PAUSE_MIN, LOOK_AGAIN).min(left);
                 tokio::select! {
                     () = changed => {}
                     () = sleep(pause) => {}
@@ -137,16 +165,37 @@ impl Backend for Redis {
     fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Result<Settled, Error>>> {
         Box::pin(async move {
             let mut answers: Vec<_> = settlements.iter().map(|_| Ok(Settled::Stale)).collect();
+            let only_extends = settlements.iter().all(|settlement| matches!(settlement.ending, Ending::Extend(_)));
+            let convoy = if only_extends { &self.extensions } else { &self.endings };
             let queues = self.link.sort(&settlements).await?;
-            let tell = queues.into_iter().map(async |(queue, endings)| {
-                let (places, weight) = (endings.places.clone(), endings.weight());
-                (places, self.endings.ask(queue, endings, weight).await.flatten())
-            });
-            for (places, told) in join_all(tell).await {
+            let mut open: BTreeSet<usize> = queues.values().flat_map(|endings| endings.places.iter().copied()).collect();
+            let mut telling: FuturesUnordered<_> = queues
+                .into_iter()
+                .map(async |(queue, endings)| {
+                    let (places, weight) = (endings.places.clone(), endings.weight());
+                    (places, convoy.ask(queue, endings, weight).await.flatten())
+                })
+                .collect();
+            let mut bound = Box::pin(sleep(FOR_EVER));
+            loop {
+                let told = tokio::select! {
+                    told = telling.next() => told,
+                    () = &mut bound => break,
+                };
+                let Some((places, told)) = told else { return Ok(answers) };
+                open.retain(|place| !places.contains(place));
                 match told {
                     Ok(told) => places.into_iter().zip(told).for_each(|(place, answer)| answers[place] = settled(answer)),
                     Err(error) => places.into_iter().for_each(|place| answers[place] = Err(error.copy())),
                 }
+                if only_extends {
+                    // Those of one server must not wait for another's.
+                    bound = Box::pin(sleep(SLOWER_BY_MAX));
+                }
+            }
+            for place in open {
+                let text = "extend a lease: its server has not answered yet, those of other queues have";
+                answers[place] = Err(Error::new(ErrorKind::Unreachable, text).uncertain());
             }
             Ok(answers)
         })
@@ -162,6 +211,7 @@ impl Backend for Redis {
         Box::pin(async move {
             match query {
                 Query::Cancels => self.link.cancels(&self.wake.watched()).await.map(View::Cancels),
+                Query::Counts => self.link.counts(&self.wake.watched()).await.map(View::Counts),
                 query => self.link.look(&query).await,
             }
         })

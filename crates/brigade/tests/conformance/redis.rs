@@ -132,8 +132,12 @@ async fn nothing_is_left_in_the_keys_of_a_queue_that_is_done() {
     }
     broker.clock().advance(LONG * 10);
     assert!(queue.take(NOW).await.unwrap().is_none());
-    let keys = server.ask("KEYS brigade:{q}:*").unwrap();
+    let keys = server.ask("KEYS brigade:*").unwrap();
     let mut left: Vec<&str> = keys.lines().filter(|line| line.starts_with("brigade:")).collect();
     left.sort_unstable();
-    assert_eq!(left, ["brigade:{q}:bell", "brigade:{q}:consumers", "brigade:{q}:seq"]);
+    assert_eq!(left, ["brigade:bell:{q}", "brigade:{q}:consumers"]);
+    for key in left {
+        let goes_in: i64 = server.ask(&format!("PTTL {key}")).unwrap().trim().trim_start_matches(':').parse().unwrap();
+        assert!((1..=60_000).contains(&goes_in), "{key} goes by itself: {goes_in}");
+    }
 }

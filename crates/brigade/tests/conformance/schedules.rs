@@ -361,3 +361,37 @@ fn h49_two_schedulers_fire_each_tick_once() {
         },
     );
 }
+
+#[test]
+fn a_schedule_that_moves_to_another_queue_keeps_its_due_tick() {
+    on_brokers_that(
+        |can| can.schedules && can.clock,
+        async |Subject { broker, .. }| {
+            broker.schedule(every(&broker, HOUR)).await.unwrap();
+            broker.clock().advance(HOUR + MINUTE);
+            // A deploy comes before anything has looked.
+            let moved = Schedule::every("s", HOUR, broker.queue("other").job(&2).unwrap()).unwrap();
+            broker.schedule(moved).await.unwrap();
+            assert_eq!(broker.queue("other").take(NOW).await.unwrap().expect("its due tick").json(), "2");
+            assert!(broker.queue("other").take(NOW).await.unwrap().is_none(), "it comes once");
+            assert!(broker.queue("q").take(NOW).await.unwrap().is_none());
+            assert_eq!(broker.schedules().await.unwrap().len(), 1);
+        },
+    );
+}
+
+#[test]
+fn a_schedule_that_cannot_be_fired_holds_up_no_hand_out() {
+    // Its job's mark stands for another: nothing is pushed. What each broker refuses of itself is among its own tests.
+    on_brokers_that(
+        |can| can.schedules && can.clock && can.unique,
+        async |Subject { broker, .. }| {
+            let unique = broker.queue("q").job(&1).unwrap().unique("only one");
+            broker.push(broker.queue("held").job(&0).unwrap()).await.unwrap();
+            broker.push(unique.clone().delay(DAY)).await.unwrap();
+            broker.schedule(Schedule::every("s", HOUR, unique).unwrap()).await.unwrap();
+            broker.clock().advance(HOUR + MINUTE);
+            assert_eq!(broker.queue("held").take(NOW).await.unwrap().expect("another queue goes on").json(), "0");
+        },
+    );
+}

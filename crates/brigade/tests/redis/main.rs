@@ -14,6 +14,8 @@ mod gives_up;
 mod lost_server;
 mod memory;
 mod other_language;
+mod pieces;
+mod schedules;
 mod stage;
 mod torn;
 

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use redis::{RedisWrite, ToRedisArgs};
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Arguments {
     bytes: Vec<u8>,
     /// Where each ends.

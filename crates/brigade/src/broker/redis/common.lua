@@ -1,9 +1,9 @@
 -- What every script begins with. A script runs alone on the server and all of it or nothing; it must name no key outside of its queue.
 --
--- KEYS[1] is 'brigade:{queue}:', the beginning of each key. All times are the server's, in milliseconds; ARGV[1] says how far a test
+-- KEYS[1] is 'brigade:{queue}:', the beginning of each key; KEYS[2] the list of queues, unless a cluster may have that elsewhere. All times are the server's, in milliseconds; ARGV[1] says how far a test
 -- has moved them: by how much time has passed, and by how much the wall clock was set besides. Leases do not follow the latter. Ids are numbers with leading zeros, so that members of one score are in the order of the pushes.
 
-local prefix = KEYS[1]
+local prefix, LIST = KEYS[1], KEYS[2]
 local clock = redis.call('TIME')
 local passed, set = string.match(ARGV[1], '^(%d+):(-?%d+)$')
 local steady = clock[1] * 1000 + math.floor(clock[2] / 1000) + tonumber(passed)
@@ -15,17 +15,50 @@ local function key(name) return prefix .. name end
 local function job(id) return prefix .. 'job:' .. id end
 local function text(number) return string.format('%.0f', number) end
 local function get(id, field) return redis.call('HGET', job(id), field) end
+local function number(value) return tonumber(value) or 0 end
+local function queue_name() return string.match(prefix, '^brigade:{(.*)}:$') end
 
 -- A server whose memory is full refuses a script at its first write that could need more; after one that needs none, it lets it go on. So
 -- what is there can always be handed out and settled, which frees memory; only pushes are refused.
 local function go_on_without_memory() redis.call('DEL', key('none')) end
 
--- Changing this key wakes whoever waits for the queue, once the script has ended.
+-- What one script does at most of what may be many: so the server is never held up for long. What is left is the next one's.
+local PIECE = 500
+local budget = PIECE
+local function spend(count)
+  budget = budget - count
+  return count
+end
+
+-- Changing this key wakes the consumers that wait for the queue, once the script has ended. It goes by itself.
+local BELL_KEPT = 30000
 local rung = {}
 local function ring()
   if rung[prefix] then return end
   rung[prefix] = true
-  redis.call('INCR', key('bell'))
+  redis.call('SET', 'brigade:bell:{' .. queue_name() .. '}', '1', 'PX', BELL_KEPT)
+end
+
+-- Puts the queue on the list of queues. It is taken off when it is empty, see `tidy`.
+local function list() if LIST then redis.call('SADD', LIST, queue_name()) end end
+
+-- A command that meets a key of another type ends the script, and what the script did before stays done. So a script reads the keys that it is
+-- going to change before its first write: such a read fails as the write would.
+local SETS = {'ready', 'scheduled', 'held', 'leased', 'retrying', 'done', 'dead', 'cancelled', 'jobs', 'late'}
+local checked = {}
+local function check_sets(names) for _, name in ipairs(names) do redis.call('ZCARD', key(name)) end end
+local function check_numbers()
+  local last = redis.call('GET', key('seq'))
+  if last and not tonumber(last) then redis.call('HLEN', key('seq')) end
+  if LIST then redis.call('SISMEMBER', LIST, '') end
+end
+local function check_queue()
+  if checked[prefix] then return end
+  checked[prefix] = true
+  check_sets(SETS)
+  redis.call('HLEN', key('out'))
+  redis.call('SCARD', key('stops'))
+  check_numbers()
 end
 
 -- What the queue is limited to.
@@ -72,14 +105,46 @@ local function enter(id, state, score)
   redis.call('ZADD', key(state), score, id)
 end
 
--- Whether somebody has removed a job, as a server does that makes room; then nothing of it stays that would hold others up.
+-- The keys of one job: what a transition of it, and of the one that comes after it in its key, may change.
+local function check_job(id)
+  check_queue()
+  local fields = redis.call('HMGET', job(id), 'key', 'mark', 'partition', 'gather')
+  redis.call('LLEN', key('history:' .. id))
+  if fields[4] then
+    redis.call('HLEN', key('gathered:' .. id))
+    redis.call('LLEN', key('members:' .. id))
+  end
+  if fields[1] then
+    for _, other in ipairs(redis.call('ZRANGE', key('key:' .. fields[1]), 0, 1)) do redis.pcall('HLEN', job(other)) end
+  end
+  if fields[2] then redis.call('STRLEN', key('mark:' .. fields[2])) end
+  if limits[7] and fields[3] then check_sets({'ready:' .. fields[3], 'leased:' .. fields[3]}) end
+end
+
+-- Those that hear of a job's end: the one that waits for it, and those behind that, as far as they end with it. `missed`: it does not end well.
+local CHAIN_MAX = 50
+local function check_behind(id, missed, depth)
+  local member = redis.call('HMGET', job(id), 'next_queue', 'next')
+  if not member[2] or depth == CHAIN_MAX then return end
+  within(member[1], function()
+    check_job(member[2])
+    local fields = redis.call('HMGET', job(member[2]), 'waits', 'gather')
+    if fields[1] == '1' and (missed or fields[2] == 'barrier') then check_behind(member[2], missed, depth + 1) end
+  end)
+end
+
+-- Whether somebody has removed a job, as a server does that makes room, or has put something else in its place; then nothing of it stays that would
+-- hold others up.
 local function is_gone(id, partition)
-  if redis.call('HEXISTS', job(id), 'token') == 1 then return false end
+  local has_token = redis.pcall('HEXISTS', job(id), 'token')
+  if has_token == 1 then return false end
+  local is_foreign = has_token ~= 0
   local states = {'ready', 'scheduled', 'held', 'leased', 'retrying', 'done', 'dead', 'cancelled'}
   for _, state in ipairs(states) do redis.call('ZREM', key(state), id) end
   for _, set in ipairs({'jobs', 'late'}) do redis.call('ZREM', key(set), id) end
   redis.call('SREM', key('stops'), id)
-  redis.call('DEL', job(id), key('history:' .. id), key('gathered:' .. id), key('members:' .. id))
+  redis.call('UNLINK', key('history:' .. id), key('gathered:' .. id), key('members:' .. id))
+  if not is_foreign then redis.call('UNLINK', job(id)) end
   if partition then
     redis.call('ZREM', key('leased:' .. partition), id)
     redis.call('ZREM', key('ready:' .. partition), id)
@@ -175,7 +240,7 @@ local MISSED_BYTES_MAX, MISSED_NAMED_MAX, PAYLOAD_BYTES_MAX = 300, 3, 16 * 1024 
 
 -- What a job that ended is to the one that waits for it: done with a result, or missed for a reason.
 local function fate_done(result) return {done = true, text = result or 'null'} end
-local function name_of(id) return string.match(prefix, '^brigade:{(.*)}:$') .. '/' .. string.gsub(id, '^0+', '') end
+local function name_of(id) return queue_name() .. '/' .. string.gsub(id, '^0+', '') end
 local function fate_missed(id, how, reason)
   return {done = false, text = 'job ' .. name_of(id) .. ' before it ' .. how .. (reason and ': ' .. reason or '')}
 end
@@ -222,9 +287,17 @@ end
 
 local function gathered(id)
   local found = redis.call('HGETALL', key('gathered:' .. id))
+  local by_place, last = {}, -1
+  for at = 1, #found, 2 do
+    local place = tonumber(found[at])
+    by_place[place] = found[at + 1]
+    last = math.max(last, place)
+  end
   local places = {}
-  for at = 1, #found, 2 do table.insert(places, {tonumber(found[at]), string.sub(found[at + 1], 1, 1), string.sub(found[at + 1], 2)}) end
-  table.sort(places, function(one, other) return one[1] < other[1] end)
+  for place = 0, last do
+    local left = by_place[place]
+    if left then places[#places + 1] = {place, string.sub(left, 1, 1), string.sub(left, 2)} end
+  end
   return places
 end
 
@@ -273,7 +346,7 @@ local function go_on(id)
       set_aside(id, why)
       return tell(id, fate_missed(id, 'is dead', why))
     end
-    redis.call('DEL', key('gathered:' .. id))
+    redis.call('UNLINK', key('gathered:' .. id))
     if gather == 'barrier' then
       leave(id)
       local name = unbind(id)
@@ -321,9 +394,16 @@ local function remove_job(id, fate)
   local name = not is_settled(state) and unbind(id)
   if not is_settled(state) then tell(id, fate) end
   redis.call('ZREM', key('jobs'), id)
-  redis.call('DEL', job(id), key('history:' .. id), key('gathered:' .. id), key('members:' .. id))
+  redis.call('UNLINK', job(id), key('history:' .. id), key('gathered:' .. id), key('members:' .. id))
   if name then release_key(name) end
   tell_all()
+end
+
+-- A queue that is empty leaves nothing behind: its numbers need no memory, as they are times.
+local function tidy()
+  if redis.call('EXISTS', key('jobs'), key('inbox'), key('incoming'), key('paused'), key('limits'), key('plans')) > 0 then return end
+  redis.call('DEL', key('seq'))
+  if LIST then redis.call('SREM', LIST, queue_name()) end
 end
 
 -- Settles a job for good. It is removed at `remove_at`, or stays.
@@ -331,7 +411,7 @@ local function end_job(id, state, reason, remove_at, fate)
   leave(id)
   local name = unbind(id)
   redis.call('HDEL', job(id), 'due', 'lease_until', 'holder', 'cancel')
-  redis.call('DEL', key('gathered:' .. id))
+  redis.call('UNLINK', key('gathered:' .. id))
   if reason then redis.call('HSET', job(id), 'reason', reason) end
   enter(id, state, remove_at or 0)
   if name then release_key(name) end
@@ -384,10 +464,19 @@ end
 
 -- -- what is new
 
+-- So many numbers; gives the first. They are the microseconds of the server's clock, or go on from the last if that is ahead: so none comes again
+-- after the server has lost what it knew, or the queue was empty.
+local function take_numbers(count)
+  local first = math.max(number(redis.call('GET', key('seq'))) + 1, clock[1] * 1000000 + clock[2])
+  redis.call('SET', key('seq'), text(first + count - 1))
+  return first
+end
+local function id_text(value) return string.format('%016.0f', value) end
+
 -- Stores a job. Its tokens begin at the time, so that those of a job that was lost with its server's memory never hold one that
--- got its number later. `fields` are names and values of its hash; one that waits for others is held.
-local function store(fields, due, waits)
-  local id = string.format('%016.0f', redis.call('INCR', key('seq')))
+-- got its number later. `fields` are names and values of its hash; one that waits for others is held. Its id is given, if it has one already.
+local function store(fields, due, waits, given)
+  local id = given or id_text(take_numbers(1))
   redis.call('HSET', job(id), 'attempts', 0, 'token', text(now), 'pushed_at', text(now), unpack(fields))
   redis.call('ZADD', key('jobs'), 0, id)
   local name = get(id, 'key')
@@ -399,6 +488,16 @@ local function store(fields, due, waits)
     if due > now then make_due(id, 'scheduled', due) else make_ready(id) end
   end
   return id
+end
+
+-- What a job that is to be stored will change.
+local function check_new(fields)
+  check_queue()
+  for at = 1, #fields, 2 do
+    if fields[at] == 'key' then redis.call('ZCARD', key('key:' .. fields[at + 1])) end
+    if fields[at] == 'mark' then redis.call('STRLEN', key('mark:' .. fields[at + 1])) end
+    if limits[7] and fields[at] == 'partition' then redis.call('ZCARD', key('ready:' .. fields[at + 1])) end
+  end
 end
 
 -- The job that a mark stands for, if it does.

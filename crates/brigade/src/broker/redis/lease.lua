@@ -1,16 +1,18 @@
 -- Hands out jobs. ARGV: clock, holder, how many at most, the time of the lease or 0 to take; in the role of a manager, -1 and the time in which
 -- plain clients have to collect.
 -- Returns in how many milliseconds another may be ready (-1: not by time), then per job: id, token, failed, crashed, lost, unserved and its first moment in one text, payload, task or false,
--- options or false.
+-- options or false. At most PIECE of them.
 go_on_without_memory()
-local holder, max, time = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local holder, max, time = ARGV[2], math.min(tonumber(ARGV[3]), PIECE), tonumber(ARGV[4])
 local manages = time == -1
 local SAY_EVERY = 20000
 local LEASED_VALUES = 4
+check_queue()
+redis.call('ZCARD', key('consumers'))
 tick()
 if manages then
   time = tonumber(ARGV[5])
-  for _, id in ipairs(redis.call('ZRANGE', key('leased'), 0, BATCH - 1)) do
+  for _, id in ipairs(redis.call('ZRANGE', key('leased'), 0, PIECE - 1)) do
     local client = get(id, 'client')
     if client then forget_collected(client) end
   end
@@ -19,6 +21,7 @@ end
 local said = redis.call('ZSCORE', key('consumers'), holder)
 if not said or steady - tonumber(said) >= SAY_EVERY then
   redis.call('ZADD', key('consumers'), steady, holder)
+  redis.call('PEXPIRE', key('consumers'), 3 * SAY_EVERY)
   redis.call('ZREMRANGEBYSCORE', key('consumers'), '-inf', text(steady - 3 * SAY_EVERY))
 end
 
@@ -49,7 +52,7 @@ end
 -- Puts a job into the answer; gives its token.
 local function answer(id, fields)
   -- Never one again that a holder may have from before the server fell back to an older state.
-  local token = text(math.max(fields[1] + 1, steady))
+  local token = text(math.max(number(fields[1]) + 1, steady))
   local at = LEASED_VALUES * count
   count = count + 1
   answers[at + 2] = id .. ' ' .. token .. ' ' .. (fields[7] or '0') .. ' ' .. (fields[8] or '0')
@@ -61,15 +64,40 @@ end
 local lease_until = text(steady + time)
 
 local function write_lease(id, fields, token)
-  redis.call('HSET', job(id), 'state', 'leased', 'token', token, 'attempts', text((fields[2] or 0) + 1), 'lease_until', lease_until,
+  redis.call('HSET', job(id), 'state', 'leased', 'token', token, 'attempts', text(number(fields[2]) + 1), 'lease_until', lease_until,
     'holder', holder)
   if fields[10] then redis.call('HDEL', job(id), 'cancel') end
   if fields[9] then redis.call('HSET', key('out'), fields[9], id) end
 end
 
+-- A member of a job that was cancelled goes with it, if that was too much for one script.
+local is_doomed_queue = redis.call('EXISTS', key('doomed')) == 1
+local function goes_with_another(id)
+  if not is_doomed_queue then return false end
+  local member = redis.call('HMGET', job(id), 'next_queue', 'next')
+  if not member[2] then return false end
+  local fields = within(member[1], function() return redis.call('HMGET', job(member[2]), 'state', 'reason') end)
+  if fields[1] ~= 'cancelled' then return false end
+  cancel(id, fields[2] or 'cancelled')
+  return true
+end
+
+-- A job whose keys are in part of another program is a dead letter, and keeps no other from its turn.
+local function is_broken(id, partition)
+  if pcall(check_job, id) then return false end
+  redis.call('ZREM', key('ready'), id)
+  if partition then
+    redis.pcall('ZREM', key('ready:' .. partition), id)
+    if redis.call('EXISTS', key('ready:' .. partition)) == 0 then redis.call('ZREM', key('partitions'), partition) end
+  end
+  redis.call('HSET', job(id), 'reason', 'a key of another program is in its way')
+  enter(id, 'dead', 0)
+  return true
+end
+
 local function hand_out(id, partition)
+  if is_gone(id, partition) or goes_with_another(id) or is_broken(id, partition) then return end
   local fields = read(id)
-  if not fields[1] then return is_gone(id, partition) end
   if manages then holder = hand_to_client(id, partition) end
   local token = answer(id, fields)
   if time == 0 then
@@ -84,12 +112,18 @@ end
 
 -- Many at once, where nothing limits how many.
 local function hand_out_all(ids)
-  local leased, from, taken = {}, {}, {}
+  local leased, from, taken, all = {}, {}, {}, {}
   for _, id in ipairs(ids) do
-    local fields = read(id)
-    if not fields[1] then
+    local read_it, fields = pcall(read, id)
+    if not read_it or not fields[1] then
       is_gone(id)
-    else
+    elseif fields[3] or not (goes_with_another(id) or is_broken(id)) then
+      all[id] = fields
+    end
+  end
+  for _, id in ipairs(ids) do
+    local fields = all[id]
+    if fields then
       local token = answer(id, fields)
       if time > 0 then
         write_lease(id, fields, token)
@@ -98,6 +132,7 @@ local function hand_out_all(ids)
       elseif fields[3] then
         table.insert(taken, id)
       else
+        check_behind(id, false, 0)
         remove_job(id, fate_done())
       end
     end
@@ -204,7 +239,11 @@ if redis.call('EXISTS', key('paused')) == 0 then
   end
 end
 
-if count == 0 then
+if time == 0 then tidy() end
+if count == 0 and redis.call('EXISTS', key('paused')) == 0 and (budget <= 0 or redis.call('EXISTS', key('incoming'), key('doomed')) > 0) then
+  -- There is more to do than one script does.
+  answers[1] = 0
+elseif count == 0 then
   local least = next_open
   for _, state in ipairs({'scheduled', 'retrying', 'leased'}) do
     local first = redis.call('ZRANGE', key(state), 0, 0, 'WITHSCORES')[2]

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::Shared;
@@ -17,6 +17,8 @@ use super::fault::Fault;
 use super::reach::{Connection, Reach, Target};
 use crate::sync::lock;
 
+/// A server that could not be reached is not tried again by callers that have other servers to turn to, for this long.
+const AWAY: Duration = Duration::from_secs(1);
 /// Before each further try to connect; then the call ends as unreachable, and the next one begins anew.
 const PAUSES: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(300)];
 
@@ -66,15 +68,50 @@ pub(super) struct Line {
     reach: Arc<Reach>,
     target: Target,
     connection: Renewed<Connection>,
+    /// Until when the server is taken to be away, since the last request failed.
+    away: Mutex<Option<Instant>>,
 }
 
 impl Line {
     pub(super) fn new(reach: Arc<Reach>, target: Target) -> Self {
-        Self { reach, target, connection: Renewed::default() }
+        Self { reach, target, connection: Renewed::default(), away: Mutex::default() }
+    }
+
+    /// Whether the last request could not reach the server, and nothing has reached it since.
+    pub(super) fn is_away(&self) -> bool {
+        lock(&self.away).is_some()
+    }
+
+    /// Whether it is time to try a server that is away again; says so to one caller.
+    pub(super) fn is_to_be_tried(&self) -> bool {
+        let mut away = lock(&self.away);
+        match &mut *away {
+            Some(until) if *until <= Instant::now() => {
+                *until = Instant::now() + AWAY;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Connects, if it is not connected.
+    pub(super) async fn try_again(&self) {
+        let opened = self.connection.get(|| open(Arc::clone(&self.reach), self.target.clone())).await;
+        self.note(opened.as_ref().err());
+    }
+
+    fn note(&self, fault: Option<&Fault>) {
+        *lock(&self.away) = fault.filter(|fault| fault.ends_connection()).map(|_| Instant::now() + AWAY);
     }
 
     /// All answers, errors among them. Fails if the connection broke, or could not be made.
     pub(super) async fn send(&self, pipeline: &redis::Pipeline) -> Result<Vec<Value>, Fault> {
+        let answers = self.send_once(pipeline).await;
+        self.note(answers.as_ref().err());
+        answers
+    }
+
+    async fn send_once(&self, pipeline: &redis::Pipeline) -> Result<Vec<Value>, Fault> {
         let get = || self.connection.get(|| open(Arc::clone(&self.reach), self.target.clone()));
         let (mut number, mut connection) = get().await?;
         if connection.is_over() {

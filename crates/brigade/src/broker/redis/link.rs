@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use redis::{Arg, Cmd, FromRedisValue, Pipeline, RedisError, Script, ToRedisArgs, Value, cmd};
 
 use super::fault::Fault;
+use super::listing::Listed;
 use super::nodes::{Nodes, Purpose, slot_of};
 use super::reach::Reach;
 use super::schedules::NextTick;
@@ -14,7 +15,6 @@ use super::url::{How, Place};
 use crate::broker::api::Clock;
 use crate::error::{Error, ErrorKind};
 use crate::job::JobId;
-use crate::sync::lock;
 
 /// 6.2 has LPOP with a count and ZRANGE by all orders.
 const VERSION_MIN: (u32, u32) = (6, 2);
@@ -22,9 +22,10 @@ const VERSION_MIN: (u32, u32) = (6, 2);
 pub(super) struct Link {
     nodes: Arc<Nodes>,
     clock: Clock,
-    /// Queues that this process has put on the list of queues, and when.
-    listed: Mutex<HashMap<Box<str>, Instant>>,
+    pub(super) listed: Listed,
     pub(super) next_tick: Mutex<Option<NextTick>>,
+    /// Schedules that could not be fired, and until when they are left alone.
+    pub(super) put_off: Mutex<HashMap<Box<str>, Instant>>,
 }
 
 /// The list of queues, the one key that is no queue's.
@@ -52,7 +53,10 @@ pub(super) mod scripts {
         };
     }
 
-    scripts! { push: "plain.lua", lease: "plain.lua" "time.lua", settle: "plain.lua", order:, schedule:, why: "time.lua" }
+    scripts! {
+        push: "plain.lua" "chores.lua", lease: "plain.lua" "chores.lua" "time.lua", settle: "plain.lua", order: "chores.lua", schedule:,
+        why: "chores.lua" "time.lua", commit:, merge: "chores.lua"
+    }
 }
 
 impl Link {
@@ -62,14 +66,27 @@ impl Link {
         let what = "connect to Redis";
         // Lines connect when they are first used, and try for a while; whoever connects wants to hear at once what is wrong.
         let targets = nodes.targets().await.map_err(|fault| fault.into_error(what, false))?;
+        let (mut reached, mut away) = (false, None);
         for target in targets {
-            let connection = nodes.reach().open(&target, None).await.map_err(|fault| fault.into_error(what, false))?;
+            let connection = match nodes.reach().open(&target, None).await {
+                Ok(connection) => connection,
+                // The queues of its other nodes can be used.
+                Err(fault) if fault.is_passing() && matches!(nodes.reach().place.how, How::Cluster(_)) => {
+                    away = Some(fault);
+                    continue;
+                }
+                Err(fault) => return Err(fault.into_error(what, false)),
+            };
+            reached = true;
             let mut info = cmd("INFO");
             info.arg("server");
             let info: String = connection.ask(info).await.map_err(|fault| fault.into_error(what, false))?;
             check_server(&info, &nodes.reach().place.how)?;
         }
-        Ok(Self { nodes, clock, listed: Mutex::default(), next_tick: Mutex::default() })
+        if let Some(fault) = away.filter(|_| !reached) {
+            return Err(fault.into_error(what, false));
+        }
+        Ok(Self { nodes, clock, listed: Listed::default(), next_tick: Mutex::default(), put_off: Mutex::default() })
     }
 
     pub(super) fn nodes(&self) -> &Arc<Nodes> {
@@ -98,8 +115,9 @@ impl Link {
         script: &Lua,
         queue: &str,
         arguments: impl ToRedisArgs,
+        waits: bool,
     ) -> Result<Vec<Value>, Error> {
-        let wait = self.nodes.reach().place.wait;
+        let wait = self.nodes.reach().place.wait.filter(|_| waits);
         let mut pipeline = Pipeline::with_capacity(2);
         pipeline.add_command(self.evalsha(script, queue, arguments));
         if let Some(wait) = wait {
@@ -124,7 +142,13 @@ impl Link {
     fn evalsha(&self, script: &Lua, queue: &str, arguments: impl ToRedisArgs) -> Cmd {
         let (passed, set) = self.clock_moved();
         let mut call = cmd("EVALSHA");
-        call.arg(&script.hash).arg(1).arg(key(queue, "")).arg(format!("{}:{set}", passed.as_millis())).arg(arguments);
+        call.arg(&script.hash);
+        if self.is_cluster() {
+            call.arg(1).arg(key(queue, ""))
+        } else {
+            call.arg(2).arg(key(queue, "")).arg(QUEUES)
+        };
+        call.arg(format!("{}:{set}", passed.as_millis())).arg(arguments);
         call
     }
 
@@ -146,7 +170,19 @@ impl Link {
 
     /// The server's time, in milliseconds since 1970, as scripts see it.
     pub(super) async fn now(&self) -> Result<i64, Error> {
-        let (seconds, micros): (i64, i64) = self.ask("ask for the time", &cmd("TIME")).await?;
+        self.now_of(&[]).await
+    }
+
+    /// The time of the server that has a queue.
+    pub(super) async fn now_at(&self, queue: &str) -> Result<i64, Error> {
+        self.now_of(key(queue, "").as_bytes()).await
+    }
+
+    async fn now_of(&self, at: &[u8]) -> Result<i64, Error> {
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.cmd("TIME");
+        let mut answers = self.ask_together("ask for the time", at, &pipeline).await?;
+        let (seconds, micros): (i64, i64) = convert("ask for the time", answers.pop().unwrap_or(Value::Nil), false)?;
         let (passed, set) = self.clock_moved();
         Ok(seconds * 1000 + micros / 1000 + i64::try_from(passed.as_millis()).unwrap_or(i64::MAX / 4) + set)
     }
@@ -188,45 +224,14 @@ impl Link {
         one == other || !self.is_cluster() || slot_of(key(one, "").as_bytes()) == slot_of(key(other, "").as_bytes())
     }
 
-    fn is_cluster(&self) -> bool {
+    pub(super) fn is_cluster(&self) -> bool {
         matches!(self.nodes.reach().place.how, How::Cluster(_))
     }
 
     async fn ask_together(&self, what: &str, key: &[u8], pipeline: &Pipeline) -> Result<Vec<Value>, Error> {
         self.nodes.send(key, pipeline, Purpose::Ask).await.map_err(|fault| fault.into_error(what, false))
     }
-
-    /// Sees to it that a queue is on the list of queues.
-    pub(super) async fn list_queue(&self, queue: &str) -> Result<(), Error> {
-        if lock(&self.listed).get(queue).is_some_and(|when| when.elapsed() < LIST_AGAIN) {
-            return Ok(());
-        }
-        match self.ask::<u64>("list a queue", cmd("SADD").arg(QUEUES).arg(queue)).await {
-            Ok(_) => {}
-            // What is there can be handed out and settled all the same; pushes are refused on their own.
-            Err(error) if error.kind() == ErrorKind::QueueFull => return Ok(()),
-            Err(error) => return Err(error),
-        }
-        let mut listed = lock(&self.listed);
-        if listed.len() >= LISTED_MAX {
-            listed.clear();
-        }
-        listed.insert(queue.into(), Instant::now());
-        Ok(())
-    }
-
-    /// Puts a queue on the list again whose numbers have begun anew: the server has lost its list as well, then.
-    pub(super) async fn list_queue_again(&self, queue: &str) {
-        lock(&self.listed).remove(queue);
-        if let Err(error) = self.list_queue(queue).await {
-            tracing::warn!(%error, queue, "could not list a queue; trying again when it is used next");
-        }
-    }
 }
-
-const LISTED_MAX: usize = 10_000;
-/// The server may lose its list, with all that it has.
-const LIST_AGAIN: Duration = Duration::from_secs(10);
 
 /// A call of a script by its hash, as one with its code.
 fn with_code(command: &Cmd, script: &Lua) -> Cmd {
@@ -267,7 +272,9 @@ fn check_server(info: &str, how: &How) -> Result<(), Error> {
         let text = format!("connect to Redis {version}: it is too old; use Redis 6.2 or newer, or Valkey");
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
-    let hint = match (fact("redis_mode"), how) {
+    // Valkey calls it otherwise.
+    let mode = [fact("redis_mode"), fact("server_mode")].into_iter().find(|mode| !mode.is_empty()).unwrap_or_default();
+    let hint = match (mode, how) {
         ("cluster", How::One(_) | How::Sentinel { .. }) => "the server is a node of a cluster; write redis+cluster://",
         ("sentinel", _) => "the server is a sentinel; write redis+sentinel://host:26379/mymaster",
         _ => return Ok(()),

@@ -36,7 +36,7 @@ impl Link {
                 }
                 Ok(View::Jobs(jobs))
             }
-            Query::Counts => self.counts().await.map(View::Counts),
+            Query::Counts => self.counts(&[]).await.map(View::Counts),
             Query::Why(id) => self.why(id).await.map(|explanation| View::Why(explanation.map(Box::new))),
             Query::Schedules => self.schedules().await,
             Query::Cancels => Ok(View::Cancels(Vec::new())),
@@ -49,8 +49,14 @@ impl Link {
         let mut pipeline = pipe();
         pipeline.cmd("HGETALL").arg(key(queue, &format!("job:{number}")));
         pipeline.cmd("LRANGE").arg(key(queue, &format!("history:{number}"))).arg(0).arg(-1);
-        pipeline.cmd("LRANGE").arg(key(queue, &format!("members:{number}"))).arg(0).arg(-1);
-        let (fields, history, members): (Value, Vec<String>, Vec<String>) = self.ask_all("look up a job", &pipeline).await?;
+        pipeline.cmd("LRANGE").arg(key(queue, &format!("members:{number}"))).arg(0).arg(MEMBERS_MAX);
+        pipeline.cmd("EXISTS").arg(key(queue, "incoming"));
+        let mut looked: (Value, Vec<String>, Vec<String>, u64) = self.ask_all("look up a job", &pipeline).await?;
+        if looked.3 > 0 {
+            self.merge(queue).await?;
+            looked = self.ask_all("look up a job", &pipeline).await?;
+        }
+        let (fields, history, members, _) = looked;
         let fields = fields_of_hash(fields)?;
         if fields.is_empty() {
             return Ok(None);
@@ -67,14 +73,18 @@ impl Link {
     /// Those of a job's members that are not settled, the first of them.
     async fn unsettled(&self, members: &[String]) -> Result<Vec<JobId>, Error> {
         let mut unsettled = Vec::new();
-        for member in members {
-            let Some((queue, number)) = member_of(member) else { continue };
-            let state: Option<String> =
-                self.ask("look up a job", cmd("HGET").arg(key(queue, &format!("job:{number}"))).arg("state")).await?;
-            if state.is_some_and(|state| !state_of(Some(&state)).is_terminal()) {
-                unsettled.push(id_of(queue, number));
+        for page in members.chunks(MEMBERS_PAGE) {
+            let members: Vec<_> = page.iter().filter_map(|member| member_of(member)).collect();
+            let mut pipeline = pipe();
+            for (queue, number) in &members {
+                pipeline.cmd("HGET").arg(key(queue, &format!("job:{number}"))).arg("state");
             }
-            if unsettled.len() == UNSETTLED_MAX {
+            let states: Vec<Option<String>> = self.ask_all("look up jobs", &pipeline).await?;
+            let is_open = |state: &Option<String>| state.as_deref().is_some_and(|state| !state_of(Some(state)).is_terminal());
+            unsettled
+                .extend(members.iter().zip(&states).filter(|(_, state)| is_open(state)).map(|((queue, number), _)| id_of(queue, number)));
+            if unsettled.len() >= UNSETTLED_MAX {
+                unsettled.truncate(UNSETTLED_MAX);
                 break;
             }
         }
@@ -97,6 +107,7 @@ impl Link {
         jobs: &mut Vec<JobInfo>,
     ) -> Result<(), Error> {
         check_name(queue)?;
+        self.merge_if_needed(queue).await?;
         while jobs.len() < limit {
             let mut page = cmd("ZRANGEBYLEX");
             page.arg(key(queue, "jobs")).arg(&from).arg("+").arg("LIMIT").arg(0).arg(PAGE);
@@ -129,38 +140,52 @@ impl Link {
         Ok(())
     }
 
-    async fn counts(&self) -> Result<Vec<QueueCounts>, Error> {
+    /// Those on the list, and these: any client may push to the inbox of a queue that is on none.
+    pub(super) async fn counts(&self, others: &[Box<str>]) -> Result<Vec<QueueCounts>, Error> {
         let mut counts = Vec::new();
-        for queue in self.queues().await? {
-            let mut pipeline = pipe();
-            pipeline.cmd("EXISTS").arg(key(&queue, "paused"));
-            pipeline.cmd("HGET").arg(key(&queue, "limits")).arg("json");
-            pipeline.cmd("LLEN").arg(key(&queue, "inbox"));
-            for state in JobState::ALL {
-                pipeline.cmd("ZCARD").arg(key(&queue, &state.to_string()));
-            }
-            let values: Vec<Value> = self.ask_all("count jobs", &pipeline).await?;
-            let mut values = values.into_iter();
-            let mut next = || values.next().unwrap_or(Value::Nil);
-            let (paused, limits, inbox): (bool, Option<String>, u64) = (read(next())?, read(next())?, read(next())?);
-            let mut jobs = Vec::new();
-            for state in JobState::ALL {
-                let count: u64 = read(next())?;
-                let count = count + if state == JobState::Ready { inbox } else { 0 };
-                if count > 0 {
-                    jobs.push((state, count));
+        let mut queues = self.queues().await?;
+        queues.extend(others.iter().map(ToString::to_string));
+        queues.sort();
+        queues.dedup();
+        for page in queues.chunks(QUEUES_PAGE) {
+            let mut values = self.count_page(page).await?.into_iter();
+            for queue in page {
+                let values: Vec<Value> = values.by_ref().take(COUNTS).collect();
+                let is_incoming = values.last() == Some(&Value::Int(1));
+                let values = if is_incoming {
+                    self.merge(queue).await?;
+                    self.count_page(std::slice::from_ref(queue)).await?
+                } else {
+                    values
+                };
+                let found = counts_of(queue, values)?;
+                if found.paused || found.limits.is_some() || !found.jobs.is_empty() {
+                    counts.push(found);
+                } else if !others.contains(&queue.as_str().into()) {
+                    self.unlist_queue(queue).await;
                 }
-            }
-            let limits = limits.and_then(|text| serde_json::from_str::<Limits>(&text).ok());
-            if paused || limits.is_some() || !jobs.is_empty() {
-                counts.push(QueueCounts { queue, paused, limits, jobs });
             }
         }
         Ok(counts)
     }
 
+    async fn count_page(&self, queues: &[String]) -> Result<Vec<Value>, Error> {
+        let mut pipeline = pipe();
+        for queue in queues {
+            pipeline.cmd("EXISTS").arg(key(queue, "paused"));
+            pipeline.cmd("HGET").arg(key(queue, "limits")).arg("json");
+            pipeline.cmd("LLEN").arg(key(queue, "inbox"));
+            for state in JobState::ALL {
+                pipeline.cmd("ZCARD").arg(key(queue, &state.to_string()));
+            }
+            pipeline.cmd("EXISTS").arg(key(queue, "incoming"));
+        }
+        self.ask_all("count jobs", &pipeline).await
+    }
+
     async fn why(&self, id: &JobId) -> Result<Option<Explanation>, Error> {
         let Some((queue, number)) = parts_of(id) else { return Ok(None) };
+        self.merge_if_needed(queue).await?;
         let answer: Value = self.run("ask why", scripts::why(), queue, &number).await?;
         let Value::Array(values) = answer else { return Ok(None) };
         let mut values = values.into_iter();
@@ -254,7 +279,7 @@ impl Link {
             let what = format!("the server's clock and this host's are {} s apart", apart.as_secs());
             find(Level::Warning, what, "the server's counts; let NTP keep both");
         }
-        for counts in self.counts().await? {
+        for counts in self.counts(&[]).await? {
             self.check_queue(&counts, &mut findings).await?;
         }
         Ok(findings)
@@ -287,9 +312,33 @@ impl Link {
     }
 }
 
+/// Queues that are counted in one round trip.
+const QUEUES_PAGE: usize = 200;
+/// Values of each.
+const COUNTS: usize = JobState::ALL.len() + 4;
+
+fn counts_of(queue: &str, values: Vec<Value>) -> Result<QueueCounts, Error> {
+    let mut values = values.into_iter();
+    let mut next = || values.next().unwrap_or(Value::Nil);
+    let (paused, limits, inbox): (bool, Option<String>, u64) = (read(next())?, read(next())?, read(next())?);
+    let mut jobs = Vec::new();
+    for state in JobState::ALL {
+        let count: u64 = read(next())?;
+        let count = count + if state == JobState::Ready { inbox } else { 0 };
+        if count > 0 {
+            jobs.push((state, count));
+        }
+    }
+    let limits = limits.and_then(|text| serde_json::from_str::<Limits>(&text).ok());
+    Ok(QueueCounts { queue: queue.to_owned(), paused, limits, jobs })
+}
+
 /// More than a lease's margin.
 const CLOCK_APART_MAX: Duration = Duration::from_secs(5);
 
+/// Members of a flow that are looked at for those that are not settled, so many at once.
+const MEMBERS_MAX: isize = 100_000;
+const MEMBERS_PAGE: usize = 500;
 /// Members of a flow that are named.
 const UNSETTLED_MAX: usize = 20;
 

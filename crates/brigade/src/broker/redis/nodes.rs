@@ -140,6 +140,21 @@ impl Nodes {
         Ok(answers.into_iter().skip(1).step_by(2).collect())
     }
 
+    /// Whether the server that has a key is known to be away, so that whoever can do without it need not wait for it. It is tried
+    /// again in the background.
+    pub(super) async fn is_away(&self, key: &[u8]) -> bool {
+        if !matches!(self.reach.place.how, How::Cluster(_)) {
+            return false;
+        }
+        let Ok(target) = self.target_of(key).await else { return true };
+        let line = self.line(target, Purpose::Ask);
+        if line.is_to_be_tried() {
+            let line = Arc::clone(&line);
+            self.reach.spawn(async move { line.try_again().await });
+        }
+        line.is_away()
+    }
+
     fn line(&self, target: Target, purpose: Purpose) -> Arc<Line> {
         let make = || Arc::new(Line::new(Arc::clone(&self.reach), target.clone()));
         Arc::clone(lock(&self.lines).entry((target.clone(), purpose)).or_insert_with(make))

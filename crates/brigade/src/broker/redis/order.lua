@@ -3,34 +3,12 @@ go_on_without_memory()
 local what, id = ARGV[2], ARGV[3]
 local state = id and get(id, 'state')
 
-local function cancel(one, reason)
-  local fields = redis.call('HMGET', job(one), 'state', 'waits')
-  if fields[1] == 'leased' then
-    redis.call('HSET', job(one), 'cancel', reason)
-    redis.call('HDEL', job(one), 'plain')
-    redis.call('SADD', key('stops'), one)
-    ring()
-    return -1
-  end
-  if not fields[1] or is_settled(fields[1]) then return 0 end
-  -- What it waits for, however far back, goes with it.
-  local members = (tonumber(fields[2]) or 0) > 0 and redis.call('LRANGE', key('members:' .. one), 0, -1) or {}
-  cancelled(one, reason)
-  return 1, members
-end
-
--- As `within`, for two answers.
-local function cancel_in(queue, one, reason)
-  local answers = within(queue, function() return {cancel(one, reason)} end)
-  return answers[1], answers[2]
-end
-
+-- What it waits for, however far back, goes with it: `chores.lua`, the first of it now.
 local function cancel_all(first, reason)
-  local changed, waiting = cancel(first, reason)
-  while waiting and #waiting > 0 do
-    local member = table.remove(waiting)
-    local _, more = cancel_in(string.sub(member, 1, -17), string.sub(member, -16), reason)
-    for _, further in ipairs(more or {}) do table.insert(waiting, further) end
+  local changed, waits = cancel(first, reason)
+  if waits then
+    redis.call('RPUSH', key('doomed'), prefix .. first)
+    cancel_doomed(budget)
   end
   return changed
 end
@@ -87,6 +65,8 @@ local function retry()
   local free = mark_is_free(id)
   for _, one in ipairs(others) do free = free and (not one.ended or within(one.queue, mark_is_free, one.id)) end
   if not free then return redis.error_reply('DUPLICATE mark') end
+  check_job(id)
+  for _, one in ipairs(others) do within(one.queue, check_job, one.id) end
   for _, one in ipairs(others) do within(one.queue, wait_again, one) end
   leave(id)
   bind(id)
@@ -104,20 +84,35 @@ local function retry()
   return 1
 end
 
-local function purge(at_once)
-  local count = 0
-  for _, of in ipairs({'ready', 'scheduled', 'held', 'retrying'}) do
-    for _, member in ipairs(redis.call('ZRANGE', key(of), 0, at_once - 1)) do
-      -- It may have ended with another.
-      if not is_gone(member) and get(member, 'state') == of then
-        remove_job(member, fate_missed(member, 'was removed'))
-        count = count + 1
-      end
-    end
+-- Removes what waits, in pieces: of the jobs up to a number, after another, and of the inbox so many. What was pushed since is not meant. Without them it
+-- says where to begin. Returns how many were removed, then what to go on with; nothing of that if it is over.
+local function purge(last, after, inbox)
+  if not last then
+    local newest = redis.call('ZREVRANGEBYLEX', key('jobs'), '+', '-', 'LIMIT', 0, 1)[1]
+    return {0, newest or '0', '', redis.call('LLEN', key('inbox'))}
   end
-  local inbox = redis.call('LLEN', key('inbox'))
-  redis.call('DEL', key('inbox'))
-  return count + inbox
+  local count = 0
+  local members = redis.call('ZRANGEBYLEX', key('jobs'), after == '' and '-' or '(' .. after, '[' .. last, 'LIMIT', 0, PIECE)
+  for _, member in ipairs(members) do
+    local waits = ({ready = true, scheduled = true, held = true, retrying = true})[redis.pcall('HGET', job(member), 'state')]
+    if waits and not is_gone(member) then
+      check_job(member)
+      check_behind(member, true, 0)
+      remove_job(member, fate_missed(member, 'was removed'))
+      count = count + 1
+    end
+    after = member
+  end
+  inbox = tonumber(inbox)
+  if inbox > 0 then
+    local at_once = math.min(inbox, redis.call('LLEN', key('inbox')), 20 * PIECE)
+    redis.call('LTRIM', key('inbox'), at_once, -1)
+    count, inbox = count + at_once, at_once > 0 and inbox - at_once or 0
+  end
+  if count > 0 then ring() end
+  tidy()
+  if #members < PIECE and inbox == 0 then return {count} end
+  return {count, last, after, inbox}
 end
 
 -- Names and values of the limits; none takes them away. What is counted by partition is counted anew.
@@ -151,22 +146,29 @@ elseif what == 'retry' then
   return retry()
 elseif what == 'delete' then
   if not state or state == 'leased' or (ARGV[4] and ARGV[4] ~= state) then return 0 end
+  check_job(id)
+  check_behind(id, true, 0)
   remove_job(id, fate_missed(id, 'was removed'))
+  tidy()
   return 1
 elseif what == 'bury' then
   -- A job that was taken and cannot be read, with its payload and the reason.
+  check_queue()
+  list()
   redis.call('HSET', job(id), 'attempts', 1, 'token', text(steady), 'pushed_at', text(now), 'payload', ARGV[4], 'reason', ARGV[5])
   redis.call('ZADD', key('jobs'), 0, id)
   enter(id, 'dead', 0)
   ring()
   return 1
 elseif what == 'purge' then
-  return purge(tonumber(ARGV[3]))
+  return purge(ARGV[3], ARGV[4], ARGV[5])
 elseif what == 'pause' then
+  list()
   return redis.call('SET', key('paused'), '1', 'NX') and 1 or 0
 elseif what == 'resume' then
   local resumed = redis.call('DEL', key('paused'))
   ring()
+  tidy()
   return resumed
 elseif what == 'limit' then
   return limit()

@@ -26,6 +26,9 @@ end
 -- Stores them; gives the number of the first, which those of the others follow.
 local function store_plain(begins)
   local count = #begins - 1
+  check_numbers()
+  check_sets({'ready', 'jobs'})
+  if limits[7] then check_queue() end
   if limits[7] then
     local first
     for place = 1, count do
@@ -34,16 +37,15 @@ local function store_plain(begins)
     end
     return first
   end
-  local before, began = redis.call('INCRBY', key('seq'), count) - count, text(now)
+  local before, began = take_numbers(count) - 1, text(now)
   local ids, ready, all = {}, {}, {}
   for place = 1, count do
-    local id, first = string.format('%016d', before + place), begins[place] + 1
+    local id, first = id_text(before + place), begins[place] + 1
     ids[place] = id
     -- A priority comes first.
     ready[2 * place - 1], ready[2 * place] = ARGV[first] == 'priority' and text(-ARGV[first + 1]) or '0', id
     all[2 * place - 1], all[2 * place] = '0', id
   end
-  -- Before the first job: where a key of another program is in the way, none is stored.
   call_with('ZADD', key('ready'), ready)
   call_with('ZADD', key('jobs'), all)
   for place = 1, count do
@@ -57,11 +59,12 @@ end
 -- Removes plain jobs.
 local function remove_plain(ids, state)
   if #ids == 0 then return end
+  check_sets({state, 'jobs'})
   call_with('ZREM', key(state), ids)
   call_with('ZREM', key('jobs'), ids)
   local hashes = {}
   for place, id in ipairs(ids) do hashes[place] = job(id) end
-  for from = 1, #hashes, VALUES_MAX do redis.call('DEL', unpack(hashes, from, math.min(from + VALUES_MAX - 1, #hashes))) end
+  for from = 1, #hashes, VALUES_MAX do redis.call('UNLINK', unpack(hashes, from, math.min(from + VALUES_MAX - 1, #hashes))) end
 end
 
 -- Does what has nothing to do with the rest of a script; its error is its answer.

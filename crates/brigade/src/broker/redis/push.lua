@@ -2,7 +2,7 @@
 -- others the number of its jobs, which may be of several queues and joined to flows, and per job: the beginning of its queue's keys, due or 0, delay or 0, mark
 -- or '', how long the mark holds or 0, the position of the job that waits for it or 0, what it does with its members if it waits or '', the number of names and values, those.
 -- Returns the number of the first plain job, the others follow, or 0 if there is none; and per push a list of the id of each job and 1 if it is new. An
--- error stands in the place of what it is about, and nothing of that is stored.
+-- error stands in the place of what it is about, and nothing of that is stored: INCOMING if a large push of the queue has to be moved into it first.
 local function read_job(at)
   local one = {
     queue = ARGV[at], due = tonumber(ARGV[at + 1]), delay = tonumber(ARGV[at + 2]), mark = ARGV[at + 3], mark_kept = tonumber(ARGV[at + 4]),
@@ -17,20 +17,22 @@ local function push_one(one, waits)
   local known = marked(one.mark)
   if known then return {known, 0} end
   if one.gather ~= '' then
-    for _, value in ipairs({'gather', one.gather, 'members', waits, 'waits', waits, 'missed', 0}) do table.insert(one.fields, value) end
-    if one.due > 0 then
-      table.insert(one.fields, 'at')
-      table.insert(one.fields, one.due)
-    elseif one.delay > 0 then
-      table.insert(one.fields, 'delay')
-      table.insert(one.fields, one.delay)
-    end
+    waiting_fields(one.fields, one.gather, waits, one.due, one.delay)
     one.due, one.delay = 0, 0
   end
   local due = one.delay > 0 and now + one.delay or one.due
   local id = store(one.fields, due, one.gather ~= '')
   mark_job(one.mark, one.mark_kept, id)
+  list()
   return {id, 1}
+end
+
+-- What comes in piece by piece came first: a job with a key or a mark has to wait for it.
+local function has_to_wait(one)
+  if redis.call('EXISTS', key('incoming')) == 0 then return false end
+  if one.mark ~= '' then return true end
+  for at = 1, #one.fields, 2 do if one.fields[at] == 'key' then return true end end
+  return false
 end
 
 -- Whichever mark of a flow stands for another job: it is stored whole or not at all.
@@ -69,6 +71,10 @@ local function push(jobs)
     is_flow = is_flow or one.next > 0 or one.gather ~= ''
     if one.next > 0 then members[one.next] = (members[one.next] or 0) + 1 end
   end
+  for _, one in ipairs(jobs) do
+    if within(one.queue, has_to_wait, one) then return redis.error_reply('INCOMING ' .. one.queue) end
+    within(one.queue, check_new, one.fields)
+  end
   local taken = is_flow and taken_mark(jobs)
   if taken then return redis.error_reply('DUPLICATE ' .. taken) end
   local answers, ids = {}, {}
@@ -83,7 +89,9 @@ local function push(jobs)
 end
 
 -- The first write: what the server refuses now, it refuses for all, and nothing of it is stored.
+check_numbers()
 ring()
+list()
 local plain, at = tonumber(ARGV[2]), 3
 local answers = {0}
 if plain > 0 then

@@ -1,5 +1,6 @@
 //! Pushing. What several callers push at the same time goes in one script, each push whole or not at all.
 
+use std::borrow::Cow;
 use std::time::UNIX_EPOCH;
 
 use redis::Value;
@@ -54,6 +55,12 @@ impl Push {
 impl Link {
     /// Checks jobs, the first of which is of this queue, and writes them down.
     pub(super) async fn prepare(&self, queue: &str, jobs: &[Job]) -> Result<Push, Error> {
+        self.admit(queue, jobs).await?;
+        Push::write(jobs)
+    }
+
+    /// Checks that jobs may be pushed together, and that their queues are listed.
+    pub(super) async fn admit(&self, queue: &str, jobs: &[Job]) -> Result<(), Error> {
         // A script that meets a key of another node ends in the middle.
         if let Some(other) = jobs.iter().find(|job| !self.are_together(queue, &job.queue)) {
             let text = format!(
@@ -68,7 +75,7 @@ impl Link {
             check_name(&job.queue)?;
             self.list_queue(&job.queue).await?;
         }
-        Push::write(jobs)
+        Ok(())
     }
 
     /// One script for all that is pushed to a queue.
@@ -81,7 +88,7 @@ impl Link {
             arguments.push_number(push.jobs as u64);
             arguments.append(&push.arguments);
         }
-        let answers = match self.run_for_all("push", scripts::push(), queue, arguments).await {
+        let answers = match self.run_for_all("push", scripts::push(), queue, arguments, true).await {
             Ok(answers) => answers,
             Err(error) => return pushes.iter().map(|_| Err(error.copy())).collect(),
         };
@@ -100,8 +107,8 @@ impl Link {
     }
 
     /// The ids that jobs were given.
-    pub(super) async fn told(&self, jobs: &[Job], stored: Stored) -> Vec<Pushed> {
-        let pushed: Vec<Pushed> = match stored {
+    pub(super) fn told(jobs: &[Job], stored: Stored) -> Vec<Pushed> {
+        match stored {
             Stored::From(first) => (first..).zip(jobs).map(|(number, job)| Pushed::New(id_of(&job.queue, &number.to_string()))).collect(),
             Stored::Each(each) => {
                 let told = each.into_iter().zip(jobs).map(|((number, is_new), job)| {
@@ -110,12 +117,7 @@ impl Link {
                 });
                 told.collect()
             }
-        };
-        let is_first = |pushed: &Pushed| matches!(pushed, Pushed::New(id) if id.as_str().ends_with("/1"));
-        for (_, job) in pushed.iter().zip(jobs).filter(|(pushed, _)| is_first(pushed)) {
-            self.list_queue_again(&job.queue).await;
         }
-        pushed
     }
 }
 
@@ -140,33 +142,55 @@ fn write_header(job: &Job, arguments: &mut Arguments) {
 
 /// The hash of a job, the number of names and values before it, its priority first. `says_plain`: it says so if the job is plain.
 pub(super) fn write_fields(job: &Job, says_plain: bool, arguments: &mut Arguments) -> Result<(), Error> {
+    let fields = fields_of(job, says_plain)?;
+    arguments.push_number(2 * fields.len() as u64);
+    fields.iter().for_each(|(name, value)| {
+        arguments.push(name);
+        arguments.push(value);
+    });
+    Ok(())
+}
+
+fn given(text: Option<&str>) -> Option<Cow<'_, str>> {
+    text.map(Cow::Borrowed)
+}
+
+/// The names and values of a job's hash.
+pub(super) fn fields_of(job: &Job, says_plain: bool) -> Result<Vec<(&'static str, Cow<'_, str>)>, Error> {
     let options = &job.options;
     let text = (*options != JobOptions::default()).then(|| serde_json::to_string(options)).transpose();
     let text = text.map_err(|e| Error::new(ErrorKind::Encode, "write a job's options").with_source(e))?;
     let [keep, within] = [options.keep, options.retry.within].map(|time| time.map(|time| millis(time).to_string()));
     let priority = (options.priority != 0).then(|| options.priority.to_string());
     let fields = [
-        ("priority", priority.as_deref()),
-        ("plain", (says_plain && is_plain(job)).then_some("1")),
-        ("payload", Some(&*job.payload)),
-        ("task", job.task.as_deref()),
-        ("key", options.key.as_deref()),
-        ("partition", options.partition.as_deref().or(options.key.as_deref())),
-        ("mark", options.unique.as_deref()),
-        ("keep", keep.as_deref()),
-        ("within", within.as_deref()),
-        ("options", text.as_deref()),
+        ("priority", priority.map(Cow::Owned)),
+        ("plain", (says_plain && is_plain(job)).then_some(Cow::Borrowed("1"))),
+        ("payload", Some(Cow::Borrowed(&*job.payload))),
+        ("task", given(job.task.as_deref())),
+        ("key", given(options.key.as_deref())),
+        ("partition", given(options.partition.as_deref().or(options.key.as_deref()))),
+        ("mark", given(options.unique.as_deref())),
+        ("keep", keep.map(Cow::Owned)),
+        ("within", within.map(Cow::Owned)),
+        ("options", text.map(Cow::Owned)),
     ];
-    let given = || fields.iter().filter_map(|(name, value)| value.map(|value| [*name, value])).flatten();
-    arguments.push_number(given().count() as u64);
-    given().for_each(|text| arguments.push(text));
-    Ok(())
+    Ok(fields.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect())
 }
 
 /// A script said that a unique mark is taken.
 pub(super) fn is_duplicate(error: &Error) -> bool {
+    has_code(error, "DUPLICATE")
+}
+
+/// A script said that a large push has to be moved into its queue first.
+pub(super) fn is_incoming(error: &Error) -> bool {
+    has_code(error, "INCOMING")
+}
+
+/// Whether an error is one of the scripts' own.
+pub(super) fn has_code(error: &Error, code: &str) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<redis::RedisError>());
-    source.is_some_and(|source| source.code() == Some("DUPLICATE"))
+    source.is_some_and(|source| source.code() == Some(code))
 }
 
 pub(super) fn duplicate(what: &str) -> Error {

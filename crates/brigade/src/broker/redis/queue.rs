@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use redis::Value;
 
 use super::PAYLOAD_BYTES_MAX;
-use super::link::{Link, id_of, scripts};
+use super::link::{Link, QUEUES, id_of, key, scripts};
 use crate::broker::{LeaseAsk, Leased, Ordered, Terms};
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
@@ -28,36 +28,64 @@ pub(super) fn millis(duration: Duration) -> u64 {
 impl Link {
     /// Hands out jobs; also says in how long another falls due.
     pub(super) async fn lease(&self, ask: &LeaseAsk) -> Result<(Vec<Leased>, Option<Duration>), Error> {
+        ask.queues.iter().try_for_each(|queue| check_name(queue))?;
         let mut leased = Vec::new();
-        let since = BootTime::now();
-        let mut due_in = self.fire_schedules().await?;
+        let mut due_in = self.fire_schedules().await;
+        let mut failed = None;
         for queue in ask.queues.iter() {
-            check_name(queue)?;
-            self.list_queue(queue).await?;
-            while leased.len() < ask.max {
-                let time = match ask.terms {
-                    Terms::Take => 0,
-                    Terms::Lease(time) => millis(time).max(1),
-                };
-                let arguments = (holder(), ask.max - leased.len(), time);
-                let answer: Vec<Value> = self.run("lease", scripts::lease(), queue, arguments).await?;
-                let (found, damaged, due) = self.read_leased(queue, answer, ask.terms, since).await?;
-                leased.extend(found);
-                due_in = due_in.into_iter().chain(due).min();
-                // Damaged jobs were set aside and leave room for others.
-                if !damaged {
-                    break;
+            if leased.len() >= ask.max {
+                break;
+            }
+            if ask.queues.len() > 1 && self.nodes().is_away(key(queue, "").as_bytes()).await {
+                continue;
+            }
+            match self.lease_from(queue, ask, &mut leased).await {
+                Ok(due) => due_in = due_in.into_iter().chain(due).min(),
+                Err(error) => {
+                    tracing::debug!(%error, %queue, "could not lease from a queue");
+                    failed = failed.or(Some(error));
                 }
             }
         }
-        Ok((leased, due_in))
+        // What was handed out is in this process's hands, whatever became of the other queues.
+        match failed {
+            Some(error) if leased.is_empty() => Err(error),
+            _ => Ok((leased, due_in)),
+        }
+    }
+
+    /// Hands out jobs of one queue, and adds them to these.
+    async fn lease_from(&self, queue: &str, ask: &LeaseAsk, leased: &mut Vec<Leased>) -> Result<Option<Duration>, Error> {
+        self.list_queue_if_possible(queue).await;
+        if self.is_cluster() && self.nodes().is_away(QUEUES.as_bytes()).await {
+            self.fire_of(queue).await?;
+        }
+        let mut due_in = None;
+        while leased.len() < ask.max {
+            let time = match ask.terms {
+                Terms::Take => 0,
+                Terms::Lease(time) => millis(time).max(1),
+            };
+            let since = BootTime::now();
+            let wanted = (ask.max - leased.len()).min(AT_ONCE_MAX);
+            let answer: Vec<Value> = self.run("lease", scripts::lease(), queue, (holder(), wanted, time)).await?;
+            let (found, damaged, due) = self.read_leased(queue, answer, ask.terms, since).await?;
+            let is_all = found.len() < wanted;
+            leased.extend(found);
+            due_in = due;
+            // Damaged jobs were set aside and leave room for others.
+            if is_all && !damaged {
+                break;
+            }
+        }
+        Ok(due_in)
     }
 
     /// Hands out jobs to plain clients. What cannot be read goes to them as well: who wrote it knows.
     pub(super) async fn manage(&self, queue: &str, collect_within: Duration) -> Result<Ordered, Error> {
         check_name(queue)?;
-        self.list_queue(queue).await?;
-        let next_tick = self.fire_schedules().await?;
+        self.list_queue_if_possible(queue).await;
+        let next_tick = self.fire_schedules().await;
         let arguments = (holder(), MANAGED_MAX, -1, millis(collect_within));
         let answer: Vec<Value> = self.run("manage a queue", scripts::lease(), queue, arguments).await?;
         let handed = (answer.len().saturating_sub(1) / LEASED_VALUES) as u64;
@@ -86,9 +114,13 @@ impl Link {
                 Ok(job) => leased.push(job),
                 Err(unreadable) => {
                     damaged = true;
-                    match terms {
-                        Terms::Lease(_) => self.set_aside(queue, &unreadable).await?,
-                        Terms::Take => self.bury(queue, &unreadable).await?,
+                    let set_aside = match terms {
+                        Terms::Lease(_) => self.set_aside(queue, &unreadable).await,
+                        Terms::Take => self.bury(queue, &unreadable).await,
+                    };
+                    if let Err(error) = set_aside {
+                        // What else was handed out must reach its caller. On a lease this one comes again.
+                        tracing::error!(%error, queue, job = unreadable.number, "could not set a job aside that cannot be read");
                     }
                 }
             }
@@ -108,6 +140,8 @@ impl Link {
     }
 }
 
+/// Jobs that one script hands out.
+const AT_ONCE_MAX: usize = 500;
 /// Jobs that one script hands to plain clients.
 const MANAGED_MAX: u64 = 100;
 /// Values of a job in the answer of `lease.lua`.

@@ -1,5 +1,6 @@
 //! Opening connections: to an address, or to the primary that the sentinels name.
 
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +59,11 @@ impl Reach {
             Scope::current().ok_or_else(|| Error::new(ErrorKind::Unsupported, "open a broker outside of an async runtime (tokio)"))?;
         let tls = place.tls.as_ref().map(|options| Tls::new(options, "redis-tls")).transpose()?;
         Ok(Self { place, tls, scope })
+    }
+
+    /// Does something beside the calls, for as long as the runtime runs.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.scope.spawn(work);
     }
 
     /// Opens a connection. With a listener, the server may send what nobody asked for.

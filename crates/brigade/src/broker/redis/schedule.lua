@@ -1,32 +1,47 @@
 -- Stores a schedule, removes it, or pushes the jobs of its ticks and moves it on; all of it only if it still is what the caller looked at.
--- ARGV: clock, name, the plan and the tick that the caller saw (both '' for none), the new plan (or '' to remove it), job and tick, then per job to push: its
--- mark or '', the number of names and values, those. Returns 0 if it is another by now, else 1, and per job the one that is
--- there already for its mark, or ''.
-local name = ARGV[2]
-local plans, jobs, ticks = key('plans'), key('planned'), key('ticks')
-if (redis.call('HGET', plans, name) or '') ~= ARGV[3] or (redis.call('ZSCORE', ticks, name) or '') ~= ARGV[4] then return {0} end
-if ARGV[5] == '' then
-  redis.call('HDEL', plans, name)
-  redis.call('HDEL', jobs, name)
-  redis.call('ZREM', ticks, name)
+-- ARGV: clock, name, the beginning of the keys of the queue in which the caller saw it, the plan and the tick that the caller saw (both '' for none), the new
+-- plan (or '' to remove it), job and tick, then per job to push: its mark or '', the number of names and values, those. The new one is of this queue.
+-- Returns 0 if it is another by now, else 1, and per job the one that is there already for its mark, or ''.
+local name, seen_in = ARGV[2], ARGV[3]
+local function seen() return {redis.call('HGET', key('plans'), name) or '', redis.call('ZSCORE', key('ticks'), name) or ''} end
+local found = within(seen_in, seen)
+if found[1] ~= ARGV[4] or found[2] ~= ARGV[5] then return {0} end
+redis.call('HLEN', key('plans'))
+redis.call('HLEN', key('planned'))
+redis.call('ZCARD', key('ticks'))
+
+local function remove()
+  redis.call('HLEN', key('planned'))
+  redis.call('HDEL', key('plans'), name)
+  redis.call('HDEL', key('planned'), name)
+  redis.call('ZREM', key('ticks'), name)
+  tidy()
+end
+if ARGV[6] == '' then
+  within(seen_in, remove)
   return {1}
 end
-redis.call('HSET', plans, name, ARGV[5])
-redis.call('HSET', jobs, name, ARGV[6])
-redis.call('ZADD', ticks, ARGV[7], name)
-local answers = {1}
-local at = 8
+
+local jobs, at = {}, 9
 while at <= #ARGV do
-  local mark, count = ARGV[at], tonumber(ARGV[at + 1])
-  at = at + 2
-  local known = marked(mark)
-  table.insert(answers, known or '')
-  if not known then
-    local fields = {}
-    for index = at, at + count - 1 do table.insert(fields, ARGV[index]) end
-    mark_job(mark, 0, store(fields, 0))
-  end
-  at = at + count
+  local rest = at + 2 + ARGV[at + 1]
+  local one = {mark = ARGV[at], fields = {unpack(ARGV, at + 2, rest - 1)}}
+  check_new(one.fields)
+  if one.mark ~= '' and redis.call('EXISTS', key('incoming')) == 1 then return redis.error_reply('INCOMING ' .. prefix) end
+  table.insert(jobs, one)
+  at = rest
 end
+if seen_in ~= prefix and found[1] ~= '' then within(seen_in, remove) end
+-- What the server refuses now, it refuses for all.
+redis.call('HSET', key('plans'), name, ARGV[6])
+redis.call('HSET', key('planned'), name, ARGV[7])
+local answers = {1}
+for _, one in ipairs(jobs) do
+  local known = marked(one.mark)
+  table.insert(answers, known or '')
+  if not known then mark_job(one.mark, 0, store(one.fields, 0)) end
+end
+redis.call('ZADD', key('ticks'), ARGV[8], name)
+list()
 ring()
 return answers

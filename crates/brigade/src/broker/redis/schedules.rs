@@ -1,13 +1,14 @@
 //! Schedules: each is with its queue, so that its jobs and its step to the next tick are one script. Two keys of no queue help to find
 //! them: which queue a schedule is of, and when each wants to be looked at. They are hints: what counts is with the queue.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use redis::{Value, cmd, pipe};
 
 use super::arguments::Arguments;
 use super::link::{Link, id_of, key, scripts};
-use super::push::write_fields;
+use super::push::{is_incoming, write_fields};
 use super::queue::{check_name, read};
 use crate::broker::{Ordered, View};
 use crate::error::{Error, ErrorKind};
@@ -24,7 +25,10 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 /// Schedules that one look fires; others are fired by the next.
 const FIRED_MAX: usize = 100;
 /// A schedule that cannot be fired is looked at again after this time: a later version of this library may know it.
-const PUT_OFF_MILLIS: i64 = 60_000;
+const PUT_OFF: Duration = Duration::from_secs(60);
+/// The same where the reason may go by itself, as when the server's memory is full.
+const PUT_OFF_SHORT: Duration = Duration::from_secs(2);
+const PUT_OFF_MAX: usize = 10_000;
 
 /// What was heard of the next tick.
 #[derive(Clone, Copy)]
@@ -68,10 +72,6 @@ impl Link {
         check_name(&schedule.job.queue)?;
         loop {
             let known = self.stored(name).await?;
-            if let Some(other) = known.as_ref().filter(|known| known.queue != *schedule.job.queue) {
-                self.change(name, Some(other), None, &[]).await?;
-                continue;
-            }
             let same =
                 known.as_ref().filter(|known| known.schedule(name).is_ok_and(|known| known.plan.recurrence == schedule.plan.recurrence));
             let tick = match same {
@@ -84,7 +84,15 @@ impl Link {
                 job: write(name, &schedule.job)?,
                 tick: tick.to_string(),
             };
-            if self.change(name, known.as_ref(), Some(&new), &[]).await?.is_some() {
+            let apart = known.as_ref().filter(|known| !self.are_together(&known.queue, &new.queue));
+            let changed = match apart {
+                // No script can do both.
+                Some(other) => {
+                    self.change(name, Some(other), None, &[]).await?.is_some() && self.change(name, None, Some(&new), &[]).await?.is_some()
+                }
+                None => self.change(name, known.as_ref(), Some(&new), &[]).await?.is_some(),
+            };
+            if changed {
                 self.list_queue(&new.queue).await?;
                 return Ok(Ordered::Scheduled(time_of(tick)));
             }
@@ -114,47 +122,99 @@ impl Link {
         Ok(View::Schedules(schedules))
     }
 
-    /// Pushes the jobs of all ticks that are due; also says in how long another is.
-    pub(super) async fn fire_schedules(&self) -> Result<Option<Duration>, Error> {
+    /// Pushes the jobs of all ticks that are due; also says in how long another is. What is wrong with a schedule, or with the list of them,
+    /// keeps no other and no hand-out from going on: it is tried again later.
+    pub(super) async fn fire_schedules(&self) -> Option<Duration> {
         let clock = self.clock_moved();
         if let Some(NextTick { asked, moved, next }) = *lock(&self.next_tick)
             && moved == clock
             && asked.elapsed() < next.unwrap_or(ASK_EVERY).min(ASK_EVERY)
         {
-            return Ok(next.map(|next| next.saturating_sub(asked.elapsed())));
+            return next.map(|next| next.saturating_sub(asked.elapsed()));
         }
-        let now = self.now().await?;
-        let mut due = cmd("ZRANGEBYSCORE");
-        due.arg(TICKS).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(FIRED_MAX);
-        let due: Vec<String> = self.ask("find due schedules", &due).await?;
-        for name in &due {
-            self.fire(name, now).await?;
-        }
-        let first: Vec<(String, i64)> = self.ask("find the next tick", cmd("ZRANGE").arg(TICKS).arg(0).arg(0).arg("WITHSCORES")).await?;
-        let next = first.first().map(|(_, at)| Duration::from_millis(u64::try_from(at - now).unwrap_or(0)));
+        let next = if self.nodes().is_away(TICKS.as_bytes()).await {
+            None
+        } else {
+            self.fire_due().await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "could not look for due schedules; trying again");
+                None
+            })
+        };
         *lock(&self.next_tick) = Some(NextTick { asked: Instant::now(), moved: clock, next });
-        Ok(next)
+        next
+    }
+
+    async fn fire_due(&self) -> Result<Option<Duration>, Error> {
+        let now = self.now().await?;
+        let put_off: HashMap<Box<str>, Instant> = {
+            let mut put_off = lock(&self.put_off);
+            put_off.retain(|_, until| *until > Instant::now());
+            put_off.clone()
+        };
+        let mut due = cmd("ZRANGEBYSCORE");
+        due.arg(TICKS).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(FIRED_MAX + put_off.len());
+        let due: Vec<String> = self.ask("find due schedules", &due).await?;
+        for name in due.iter().filter(|name| !put_off.contains_key(name.as_str())).take(FIRED_MAX) {
+            if let Err(error) = self.fire(name, now).await {
+                self.put_off(name, &error);
+                if error.kind() == ErrorKind::Unreachable && !self.is_cluster() {
+                    return Err(error);
+                }
+            }
+        }
+        let mut next = cmd("ZRANGEBYSCORE");
+        next.arg(TICKS).arg(format!("({now}")).arg("+inf").arg("WITHSCORES").arg("LIMIT").arg(0).arg(1);
+        let next: Vec<(String, i64)> = self.ask("find the next tick", &next).await?;
+        Ok(if due.len() > FIRED_MAX + put_off.len() {
+            Some(Duration::ZERO)
+        } else {
+            next.first().map(|(_, at)| Duration::from_millis(u64::try_from(at - now).unwrap_or(0)))
+        })
+    }
+
+    /// Has a schedule that cannot be fired wait.
+    fn put_off(&self, name: &str, error: &Error) {
+        let pause = if error.is_retryable() { PUT_OFF_SHORT } else { PUT_OFF };
+        tracing::error!(schedule = name, %error, "could not fire a schedule; trying again in {pause:?}");
+        let mut put_off = lock(&self.put_off);
+        if put_off.len() < PUT_OFF_MAX {
+            put_off.insert(name.into(), Instant::now() + pause);
+        }
+    }
+
+    /// Fires the schedules of a queue whose ticks are due, for a cluster whose list of schedules is away.
+    pub(super) async fn fire_of(&self, queue: &str) -> Result<(), Error> {
+        let now = self.now_at(queue).await?;
+        let mut due = cmd("ZRANGEBYSCORE");
+        due.arg(key(queue, "ticks")).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(FIRED_MAX);
+        let due: Vec<String> = self.ask("find due schedules", &due).await?;
+        for name in due.iter().filter(|name| !lock(&self.put_off).contains_key(name.as_str())) {
+            let fired = match self.stored_in(queue, name).await {
+                Ok(Some(stored)) => self.fire_stored(name, stored, now).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = fired {
+                self.put_off(name, &error);
+            }
+        }
+        Ok(())
     }
 
     async fn fire(&self, name: &str, now: i64) -> Result<(), Error> {
-        let Some(stored) = self.stored(name).await? else {
-            return self.ask("forget a schedule", cmd("ZREM").arg(TICKS).arg(name)).await;
-        };
-        let due = stored.schedule(name).and_then(|schedule| {
-            let due = schedule.plan.due(stored.tick(), now)?;
-            Ok((schedule, due))
-        });
-        let (schedule, due) = match due {
-            Ok(due) => due,
-            Err(error) => {
-                tracing::error!(schedule = name, %error, "could not fire a schedule; trying again in a minute");
-                return self.ask("put a schedule off", cmd("ZADD").arg(TICKS).arg(now + PUT_OFF_MILLIS).arg(name)).await;
-            }
-        };
+        match self.stored(name).await? {
+            Some(stored) => self.fire_stored(name, stored, now).await,
+            None => self.ask("forget a schedule", cmd("ZREM").arg(TICKS).arg(name)).await,
+        }
+    }
+
+    async fn fire_stored(&self, name: &str, stored: Stored, now: i64) -> Result<(), Error> {
+        let schedule = stored.schedule(name)?;
+        let due = schedule.plan.due(stored.tick(), now)?;
         due.tell(name, &schedule.plan);
         let jobs: Vec<Job> = due.fire.iter().map(|tick| schedule.job_of(*tick)).collect();
         let next = Stored { tick: due.next.to_string(), plan: stored.plan.clone(), job: stored.job.clone(), queue: stored.queue.clone() };
-        // Somebody else has fired it, or it was changed: then the next look finds it as it is.
+        // Another process has fired it, or it was changed: then the next look finds it as it is.
         let known = self.change(name, Some(&stored), Some(&next), &jobs).await?.unwrap_or_default();
         for (tick, number) in due.fire.iter().zip(known).filter(|(_, number)| !number.is_empty()) {
             tell_skipped(name, *tick, &id_of(&stored.queue, &number));
@@ -167,6 +227,7 @@ impl Link {
         let Some(queue) = new.or(seen).map(|stored| stored.queue.as_str()) else { return Ok(None) };
         let mut arguments = Arguments::default();
         arguments.push(name);
+        arguments.push(&key(seen.map_or(queue, |seen| &seen.queue), ""));
         let mut push = |of: Option<&Stored>, part: fn(&Stored) -> &str| arguments.push(of.map_or("", part));
         push(seen, |it| &it.plan);
         push(seen, |it| &it.tick);
@@ -185,7 +246,13 @@ impl Link {
                 self.ask_all::<()>("store a schedule", &pipeline).await?;
             }
         }
-        let answer: Vec<Value> = self.run("change a schedule", scripts::schedule(), queue, arguments).await?;
+        let answer: Vec<Value> = match self.run("change a schedule", scripts::schedule(), queue, arguments.clone()).await {
+            Err(error) if is_incoming(&error) => {
+                self.merge(queue).await?;
+                self.run("change a schedule", scripts::schedule(), queue, arguments).await?
+            }
+            answer => answer?,
+        };
         let mut answer = answer.into_iter();
         let is_done: i64 = read(answer.next().unwrap_or(Value::Nil))?;
         let mut pipeline = pipe();
@@ -193,12 +260,16 @@ impl Link {
             _ if is_done == 0 => {}
             Some(new) => {
                 pipeline.hset(SCHEDULES, name, queue).zadd(TICKS, name, new.tick());
-                self.ask_all::<()>("store a schedule", &pipeline).await?;
             }
             None => {
                 pipeline.hdel(SCHEDULES, name).zrem(TICKS, name);
-                self.ask_all::<()>("remove a schedule", &pipeline).await?;
             }
+        }
+        if is_done == 1
+            && let Err(error) = self.ask_all::<()>("note a schedule", &pipeline).await
+        {
+            // The schedule itself is as it should be. A hint that is behind is put right by the next look.
+            tracing::warn!(%error, schedule = name, "could not note when a schedule is due");
         }
         *lock(&self.next_tick) = None;
         if is_done == 0 {
@@ -213,12 +284,18 @@ impl Link {
 
     async fn stored(&self, name: &str) -> Result<Option<Stored>, Error> {
         let queue: Option<String> = self.ask("look up a schedule", cmd("HGET").arg(SCHEDULES).arg(name)).await?;
-        let Some(queue) = queue else { return Ok(None) };
+        match queue {
+            Some(queue) => self.stored_in(&queue, name).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn stored_in(&self, queue: &str, name: &str) -> Result<Option<Stored>, Error> {
         let mut pipeline = pipe();
-        pipeline.hget(key(&queue, "plans"), name).hget(key(&queue, "planned"), name).zscore(key(&queue, "ticks"), name);
+        pipeline.hget(key(queue, "plans"), name).hget(key(queue, "planned"), name).zscore(key(queue, "ticks"), name);
         let (plan, job, tick): (Option<String>, Option<String>, Option<String>) = self.ask_all("look up a schedule", &pipeline).await?;
         Ok(match (plan, job, tick) {
-            (Some(plan), Some(job), Some(tick)) => Some(Stored { queue, plan, job, tick }),
+            (Some(plan), Some(job), Some(tick)) => Some(Stored { queue: queue.to_owned(), plan, job, tick }),
             _ => None,
         })
     }

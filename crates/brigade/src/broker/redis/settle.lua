@@ -31,6 +31,7 @@ local function back(id, where, record, counter, reason)
 end
 
 local function apply(id, what, first, record, counter, reason)
+  check_job(id)
   if what == 'extend' then
     local until_ = steady + tonumber(first)
     redis.call('HSET', job(id), 'lease_until', text(until_))
@@ -39,6 +40,7 @@ local function apply(id, what, first, record, counter, reason)
     if partition then redis.call('ZADD', key('leased:' .. partition), until_, id) end
     return get(id, 'cancel') or 1
   end
+  check_behind(id, what ~= 'done', 0)
   if what == 'done' then
     done(id, first)
   elseif what == 'back' then
@@ -81,4 +83,5 @@ if #plain > 0 then
   remove_plain(plain, 'leased')
   ring()
 end
+tidy()
 return answers

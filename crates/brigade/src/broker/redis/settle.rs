@@ -1,6 +1,6 @@
 //! Ending leases, and orders.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use redis::Value;
 
@@ -15,11 +15,8 @@ use crate::error::{Error, ErrorKind};
 use crate::job::AttemptKind;
 use crate::limits::Limits;
 
-/// Jobs that one script removes: the server does nothing else meanwhile.
-const PURGED_AT_ONCE: u64 = 10_000;
-
 /// What the script costs of itself for a settlement, in bytes of arguments that it reads in that time.
-const SETTLEMENT_WEIGHT: usize = 200;
+const SETTLEMENT_WEIGHT: usize = 512;
 
 /// What one caller settles in a queue, as `settle.lua` wants it.
 #[derive(Default)]
@@ -40,12 +37,10 @@ impl Link {
     /// Settlements by their queues. An id of another broker holds no lease here, and is left out.
     pub(super) async fn sort<'a>(&self, settlements: &'a [Settlement]) -> Result<BTreeMap<&'a str, Endings>, Error> {
         let mut queues: BTreeMap<&str, Endings> = BTreeMap::new();
+        let mut accounts = self.accounts(settlements).await?;
         for (place, settlement) in settlements.iter().enumerate() {
             let Some((queue, number)) = parts_of(&settlement.id) else { continue };
-            let account = match settlement.ending {
-                Ending::Fail { .. } => self.account(queue, &number).await?,
-                _ => Account::default(),
-            };
+            let account = accounts.remove(&place).unwrap_or_default();
             let endings = queues.entry(queue).or_default();
             endings.places.push(place);
             endings.arguments.push(&number);
@@ -55,11 +50,11 @@ impl Link {
         Ok(queues)
     }
 
-    /// One script for all that is settled in a queue. To each its answers.
-    pub(super) async fn settle_together(&self, queue: &str, all: &[Endings]) -> Vec<Result<Vec<Value>, Error>> {
+    /// One script for all that is settled in a queue. To each its answers. `waits`: it counts only once replicas have it, where the URL says so.
+    pub(super) async fn settle_together(&self, queue: &str, all: &[Endings], waits: bool) -> Vec<Result<Vec<Value>, Error>> {
         let mut arguments = Arguments::default();
         all.iter().for_each(|endings| arguments.append(&endings.arguments));
-        match self.run_for_all("settle", scripts::settle(), queue, arguments).await {
+        match self.run_for_all("settle", scripts::settle(), queue, arguments, waits).await {
             Ok(answers) => {
                 let mut answers = answers.into_iter();
                 all.iter().map(|endings| Ok(answers.by_ref().take(endings.places.len()).collect())).collect()
@@ -68,13 +63,26 @@ impl Link {
         }
     }
 
-    async fn account(&self, queue: &str, number: &str) -> Result<Account, Error> {
-        let mut command = redis::cmd("HMGET");
-        command.arg(key(queue, &format!("job:{number}"))).arg(&["failed", "crashed", "options"]);
-        let (failed, crashed, options): (Option<u32>, Option<u32>, Option<String>) = self.ask("look up a job", &command).await?;
-        // They were read when the job was handed out.
-        let options = options.and_then(|options| serde_json::from_str(&options).ok()).unwrap_or_default();
-        Ok(Account { failed: failed.unwrap_or(0), crashed: crashed.unwrap_or(0), options })
+    /// What is known of the jobs whose attempts failed, by the places of their settlements.
+    async fn accounts(&self, settlements: &[Settlement]) -> Result<HashMap<usize, Account>, Error> {
+        let mut pipeline = redis::pipe();
+        let mut places = Vec::new();
+        for (place, settlement) in settlements.iter().enumerate() {
+            if let (Ending::Fail { .. }, Some((queue, number))) = (&settlement.ending, parts_of(&settlement.id)) {
+                pipeline.cmd("HMGET").arg(key(queue, &format!("job:{number}"))).arg(&["failed", "crashed", "options"]);
+                places.push(place);
+            }
+        }
+        if places.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let answers: Vec<(Option<u32>, Option<u32>, Option<String>)> = self.ask_all("look up jobs", &pipeline).await?;
+        let account = |(failed, crashed, options): (Option<u32>, Option<u32>, Option<String>)| {
+            // They were read when the job was handed out.
+            let options = options.and_then(|options| serde_json::from_str(&options).ok()).unwrap_or_default();
+            Account { failed: failed.unwrap_or(0), crashed: crashed.unwrap_or(0), options }
+        };
+        Ok(places.into_iter().zip(answers.into_iter().map(account)).collect())
     }
 
     /// The jobs of these queues that somebody wants cancelled and that are in this process's hands.
@@ -118,10 +126,15 @@ impl Link {
         };
         check_name(queue)?;
         self.list_queue(queue).await?;
+        self.merge_if_needed(queue).await?;
         let count = self.run::<i64>("change a job or a queue", scripts::order(), queue, arguments).await;
         let count = count.map_err(|e| if is_duplicate(&e) { duplicate("retry a job") } else { e })?;
         Ok(match u64::try_from(count) {
             Err(_) => Ordered::Asked,
+            Ok(_) if matches!(order, Order::Cancel(..)) && self.merge_if_needed(queue).await.is_err() => {
+                // The cancel was made; others go on with what was to end with it.
+                Ordered::Changed(1)
+            }
             Ok(0) => Ordered::Nothing,
             Ok(count) => Ordered::Changed(count),
         })
@@ -129,11 +142,15 @@ impl Link {
 
     async fn purge(&self, queue: &str) -> Result<Ordered, Error> {
         check_name(queue)?;
+        self.merge_if_needed(queue).await?;
         let mut purged = 0;
+        // What the script said to go on with.
+        let mut rest: Vec<String> = Vec::new();
         loop {
-            let count: u64 = self.run("purge a queue", scripts::order(), queue, ("purge", PURGED_AT_ONCE)).await?;
-            purged += count;
-            if count == 0 {
+            let mut answer: Vec<String> = self.run("purge a queue", scripts::order(), queue, ("purge", rest)).await?;
+            rest = answer.split_off(1.min(answer.len()));
+            purged += answer.first().and_then(|count| count.parse().ok()).unwrap_or(0);
+            if rest.is_empty() {
                 return Ok(if purged == 0 { Ordered::Nothing } else { Ordered::Changed(purged) });
             }
         }

@@ -1,7 +1,5 @@
 -- -- what time does
 
-local BATCH = 1000
-
 -- -- plain clients: `free` is who asked, `to:<client>` what it is given, `handed:<client>` the jobs of that in the same order
 
 -- What a client has collected is gone.
@@ -22,41 +20,84 @@ local function take_back(id, client)
   give_back(id, '"kind":"interrupted","reason":"nobody collected it"}', 'interrupted', 'scheduled', 0)
 end
 
+-- What is wrong with one job keeps no other from its turn: it is looked at again after this time.
+local PUT_OFF = 60000
+
+-- Does something with each member of a set whose score is at most this, as far as the budget goes.
+local function each_due(set, least, most, act)
+  if budget <= 0 then return end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key(set), least, most, 'LIMIT', 0, budget)) do
+    budget = budget - 1
+    local own = prefix
+    if not pcall(act, id) then
+      prefix, telling, untold = own, false, {}
+      read_limits()
+      redis.call('ZADD', key(set), 'XX', text((set == 'leased' and steady or now) + PUT_OFF), id)
+    end
+  end
+end
+
+local function end_lease(id)
+  local client = not is_gone(id) and get(id, 'client')
+  if client then return take_back(id, client) end
+  if is_gone(id) then return end
+  check_job(id)
+  check_behind(id, true, 0)
+  redis.call('HINCRBY', job(id), 'lost', 1)
+  give_back(id, '"kind":"interrupted","reason":"its lease ran out"}', 'interrupted', 'scheduled', 0)
+end
+
+local function end_late(id)
+  if is_gone(id) then return end
+  local fields = redis.call('HMGET', job(id), 'state', 'failed', 'crashed')
+  local attempts = number(fields[2]) + number(fields[3])
+  if fields[1] == 'leased' then
+    -- Its attempt has begun; what comes of it is seen then.
+    redis.call('ZREM', key('late'), id)
+    return
+  end
+  check_job(id)
+  check_behind(id, true, 0)
+  dead(id, attempts == 0 and 'no attempt began within the time that it had' or 'the time for its attempts is over; it has had ' .. attempts)
+end
+
+local function promote(state)
+  return function(id)
+    if is_gone(id) then return end
+    check_job(id)
+    redis.call('ZREM', key(state), id)
+    make_ready(id)
+  end
+end
+
+local function forget_ended(id)
+  if is_gone(id) then return end
+  check_job(id)
+  remove_job(id)
+end
+
+-- Any client may push to the inbox.
+local function take_in()
+  if budget <= 0 or redis.call('LLEN', key('inbox')) == 0 then return end
+  check_queue()
+  list()
+  for _, payload in ipairs(redis.call('LPOP', key('inbox'), spend(budget)) or {}) do store({'payload', payload}, 0) end
+end
+
+-- Does a piece of what has fallen due; the next script does the next.
 local function tick()
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('leased'), '-inf', '(' .. text(steady), 'LIMIT', 0, BATCH)) do
-    local client = get(id, 'client')
-    if client then
-      take_back(id, client)
-    elseif not is_gone(id) then
-      redis.call('HINCRBY', job(id), 'lost', 1)
-      give_back(id, '"kind":"interrupted","reason":"its lease ran out"}', 'interrupted', 'scheduled', 0)
-    end
-  end
+  each_due('leased', '-inf', '(' .. text(steady), end_lease)
   -- Mostly there is nothing else that could fall due.
-  if redis.call('EXISTS', key('late'), key('scheduled'), key('retrying'), key('done'), key('cancelled'), key('inbox')) == 0 then return end
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('late'), '-inf', '(' .. text(now), 'LIMIT', 0, BATCH)) do
-    local fields = redis.call('HMGET', job(id), 'state', 'failed', 'crashed')
-    local attempts = (tonumber(fields[2]) or 0) + (tonumber(fields[3]) or 0)
-    if fields[1] == 'leased' then
-      -- Its attempt has begun; what comes of it is seen then.
-      redis.call('ZREM', key('late'), id)
-    elseif not is_gone(id) then
-      dead(id, attempts == 0 and 'no attempt began within the time that it had'
-        or 'the time for its attempts is over; it has had ' .. attempts)
-    end
-  end
-  for _, state in ipairs({'scheduled', 'retrying'}) do
-    for _, id in ipairs(redis.call('ZRANGEBYSCORE', key(state), '-inf', text(now), 'LIMIT', 0, BATCH)) do
-      redis.call('ZREM', key(state), id)
-      if not is_gone(id) then make_ready(id) end
-    end
-  end
-  for _, state in ipairs({'done', 'cancelled'}) do
-    for _, id in ipairs(redis.call('ZRANGEBYSCORE', key(state), 1, text(now), 'LIMIT', 0, BATCH)) do
-      if not is_gone(id) then remove_job(id) end
-    end
-  end
-  for _, payload in ipairs(redis.call('LPOP', key('inbox'), BATCH) or {}) do store({'payload', payload}, 0) end
+  local others = redis.call('EXISTS', key('late'), key('scheduled'), key('retrying'), key('done'), key('cancelled'), key('inbox'), key('incoming'),
+    key('doomed'))
+  if others == 0 then return end
+  do_chores(PIECE / 2)
+  each_due('late', '-inf', '(' .. text(now), end_late)
+  each_due('scheduled', '-inf', text(now), promote('scheduled'))
+  each_due('retrying', '-inf', text(now), promote('retrying'))
+  each_due('done', 1, text(now), forget_ended)
+  each_due('cancelled', 1, text(now), forget_ended)
+  take_in()
 end
 
 -- -- limits
@@ -71,7 +112,7 @@ local function closed(leased, starts, running_max, starts_max, per)
     redis.call('ZREMRANGEBYSCORE', starts, '-inf', text(now - per))
     if redis.call('ZCARD', starts) >= starts_max then
       local first = redis.call('ZRANGE', starts, 0, 0, 'WITHSCORES')[2]
-      return {'rate', starts_max, per, math.min(tonumber(first) + per - now, per)}
+      return {'rate', starts_max, per, math.max(math.min(number(first) + per - now, per), 0)}
     end
   end
   return nil
@@ -83,7 +124,7 @@ local function partition_closed(partition)
   local leased = key('leased:' .. partition)
   if limits[4] then
     -- What is there still although its lease is over has been removed by somebody.
-    for _, id in ipairs(redis.call('ZRANGEBYSCORE', leased, '-inf', '(' .. text(steady), 'LIMIT', 0, BATCH)) do is_gone(id, partition) end
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', leased, '-inf', '(' .. text(steady), 'LIMIT', 0, PIECE)) do is_gone(id, partition) end
   end
   return closed(leased, key('starts:' .. partition), limits[4], limits[5], limits[6])
 end

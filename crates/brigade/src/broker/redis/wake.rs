@@ -161,6 +161,11 @@ impl Ear {
     }
 }
 
+/// The key that scripts change when somebody should look at a queue.
+fn bell(queue: &str) -> String {
+    format!("brigade:bell:{{{queue}}}")
+}
+
 /// Has the server tell of the queues that it does not tell of yet; whether there were any.
 async fn track(connection: &Connection, queues: &Queues, told: &mut Queues) -> Result<bool, Fault> {
     let new: Vec<Box<str>> = queues.difference(told).cloned().collect();
@@ -170,7 +175,8 @@ async fn track(connection: &Connection, queues: &Queues, told: &mut Queues) -> R
     let mut command = redis::cmd("CLIENT");
     command.arg("TRACKING").arg("ON").arg("BCAST");
     for queue in &new {
-        for name in ["bell", "inbox", "free"] {
+        command.arg("PREFIX").arg(bell(queue));
+        for name in ["inbox", "free"] {
             command.arg("PREFIX").arg(key(queue, name));
         }
     }

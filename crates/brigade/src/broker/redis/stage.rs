@@ -1,0 +1,264 @@
+//! Large pushes, which no single script could store in a time that others would not notice.
+//!
+//! Such a push is staged in pieces, where it shows nowhere; then one cheap script makes it, all or nothing; then it is moved into its queues in
+//! pieces, by its producer or, if that ends, by the next one who has to do with the queue (`chores.lua`). A flow's last job is moved first, so
+//! no member can end before the job that waits for it is there.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::{Duration, UNIX_EPOCH};
+
+use redis::{Value, cmd, pipe};
+
+use super::arguments::Arguments;
+use super::link::{Link, convert, id_of, key, scripts};
+use super::push::{duplicate, fields_of, has_code, is_duplicate, is_incoming};
+use super::queue::millis;
+use crate::broker::Pushed;
+use crate::error::{Error, ErrorKind};
+use crate::job::{Gather, Job};
+
+/// More jobs than this, or more bytes, are no matter of one script.
+const JOBS_MAX: usize = 500;
+const BYTES_MAX: usize = 4 << 20;
+/// What is staged at once.
+const PIECE_JOBS: usize = 1000;
+const PIECE_BYTES: usize = 1 << 20;
+/// A stage whose producer has ended goes by itself.
+const STAGED_FOR: Duration = Duration::from_secs(600);
+/// A producer that finds others in front moves those first, so often.
+const TRIES: usize = 100;
+
+pub(super) fn is_large(jobs: &[Job]) -> bool {
+    jobs.len() > JOBS_MAX || (jobs.len() > 1 && jobs.iter().map(|job| job.payload.len()).sum::<usize>() > BYTES_MAX)
+}
+
+/// Where a job stands in a large push.
+struct Spot {
+    /// The beginning of its queue's keys, and its place among the jobs of that queue.
+    queue: String,
+    offset: usize,
+    /// Its place among the members of the job that waits for it.
+    place: usize,
+    /// How many it waits for.
+    members: usize,
+}
+
+fn spots(jobs: &[Job]) -> Vec<Spot> {
+    let mut offsets: HashMap<&str, usize> = HashMap::new();
+    let mut spots: Vec<Spot> = jobs
+        .iter()
+        .map(|job| {
+            let next = offsets.entry(&job.queue).or_default();
+            *next += 1;
+            Spot { queue: key(&job.queue, ""), offset: *next - 1, place: 0, members: 0 }
+        })
+        .collect();
+    for (position, job) in jobs.iter().enumerate() {
+        if let Some(next) = next_of(job) {
+            spots[position].place = spots[next].members;
+            spots[next].members += 1;
+        }
+    }
+    spots
+}
+
+fn next_of(job: &Job) -> Option<usize> {
+    job.link.as_ref().and_then(|link| link.next)
+}
+
+fn is_in_flow(job: &Job) -> bool {
+    job.link.as_ref().is_some_and(|link| link.next.is_some() || link.gather.is_some())
+}
+
+/// In which order they are moved: each behind the one that waits for it, and else as they are handed out, so that what is there already is always
+/// what comes first.
+fn order_of(jobs: &[Job]) -> Vec<usize> {
+    let mut members: HashMap<usize, Vec<usize>> = HashMap::new();
+    let mut order = Vec::with_capacity(jobs.len());
+    for (position, job) in jobs.iter().enumerate() {
+        match next_of(job) {
+            Some(next) => members.entry(next).or_default().push(position),
+            None => order.push(position),
+        }
+    }
+    order.sort_by_key(|position| std::cmp::Reverse(jobs[*position].options.priority));
+    let mut at = 0;
+    while at < order.len() {
+        if let Some(more) = members.remove(&order[at]) {
+            order.extend(more);
+        }
+        at += 1;
+    }
+    order
+}
+
+/// An element of a stage: a JSON list of texts, as `read_staged` of `chores.lua` reads it.
+fn element(job: &Job, spots: &[Spot], position: usize) -> Result<String, Error> {
+    let (options, spot) = (&job.options, &spots[position]);
+    let at = options.at.map_or(0, |at| at.duration_since(UNIX_EPOCH).map_or(0, millis));
+    let delay = if options.at.is_some() { 0 } else { options.delay.map_or(0, millis) };
+    let next = next_of(job).map(|next| &spots[next]);
+    let gather = job.link.as_ref().and_then(|link| link.gather).map_or("", Gather::name);
+    let numbers = [at, delay, options.unique_for.map_or(0, millis)].map(|number| number.to_string());
+    let (offset, place, members) = (spot.offset.to_string(), spot.place.to_string(), spot.members.to_string());
+    let next_offset = next.map_or(String::new(), |next| next.offset.to_string());
+    let next_queue = next.map_or("", |next| next.queue.as_str());
+    let mut words = vec![&spot.queue, &offset, &numbers[0], &numbers[1], options.unique.as_deref().unwrap_or(""), &numbers[2]];
+    words.extend([next_queue, &next_offset, &place, gather, &members]);
+    let fields = fields_of(job, true)?;
+    words.extend(fields.iter().flat_map(|(name, value)| [*name, value]));
+    serde_json::to_string(&words).map_err(|e| Error::new(ErrorKind::Encode, "write a job").with_source(e))
+}
+
+/// A large push that is being made.
+struct Batch<'a> {
+    name: String,
+    /// Of the first job: this one has the stage.
+    home: &'a str,
+    jobs: &'a [Job],
+    spots: Vec<Spot>,
+}
+
+impl<'a> Batch<'a> {
+    fn new(home: &'a str, jobs: &'a [Job]) -> Self {
+        let random = || RandomState::new().hash_one(jobs.len());
+        Self { name: format!("{:016x}{:016x}", random(), random()), home, jobs, spots: spots(jobs) }
+    }
+
+    fn key(&self, name: &str) -> String {
+        key(self.home, &format!("{name}:{}", self.name))
+    }
+
+    /// How many jobs each queue gets.
+    fn queues(&self) -> BTreeMap<&str, u64> {
+        let mut queues = BTreeMap::new();
+        self.jobs.iter().for_each(|job| *queues.entry(&*job.queue).or_default() += 1);
+        queues
+    }
+
+    fn has_marks(&self) -> bool {
+        self.jobs.iter().any(|job| job.options.unique.is_some())
+    }
+
+    /// What `commit.lua` wants. A flow is made only if none of its marks is taken; other jobs are duplicates of what is there.
+    fn commit(&self) -> Result<Arguments, Error> {
+        let is_flow = self.jobs.iter().any(is_in_flow);
+        let marks: Vec<_> = self.jobs.iter().filter_map(|job| Some((&*job.queue, job.options.unique.as_deref()?))).collect();
+        let marks = if is_flow { marks } else { Vec::new() };
+        if marks.iter().collect::<HashSet<_>>().len() < marks.len() {
+            return Err(duplicate("push a flow"));
+        }
+        let mut arguments = Arguments::default();
+        arguments.push(&self.name);
+        arguments.push_number(self.jobs.len() as u64);
+        arguments.push_number(marks.len() as u64);
+        for (queue, mark) in marks {
+            arguments.push(&key(queue, ""));
+            arguments.push(mark);
+        }
+        for (queue, count) in self.queues() {
+            arguments.push(&key(queue, ""));
+            arguments.push_number(count);
+        }
+        Ok(arguments)
+    }
+}
+
+impl Link {
+    /// Pushes jobs of which there are too many for one script.
+    pub(super) async fn push_large(&self, jobs: &[Job]) -> Result<Vec<Pushed>, Error> {
+        let Some(first) = jobs.first() else { return Ok(Vec::new()) };
+        self.admit(&first.queue, jobs).await?;
+        let batch = Batch::new(&first.queue, jobs);
+        let made = match self.stage(&batch).await {
+            Ok(()) => self.commit(&batch).await,
+            Err(error) => Err(error),
+        };
+        let firsts = match made {
+            Ok(firsts) => firsts,
+            Err(error) => {
+                if !error.is_uncertain() {
+                    // It would go by itself, later.
+                    self.ask::<u64>("remove what was staged", cmd("UNLINK").arg(batch.key("stage"))).await.ok();
+                }
+                return Err(error);
+            }
+        };
+        let mut moved = Ok(());
+        for queue in batch.queues().keys() {
+            moved = moved.and(self.merge(queue).await);
+        }
+        match moved {
+            Ok(()) => {}
+            // Which of its jobs were there already is not known.
+            Err(error) if batch.has_marks() => return Err(error.uncertain()),
+            // The push was made; others go on with it.
+            Err(error) => tracing::warn!(%error, queue = batch.home, "a large push is moved into its queue by those who use that"),
+        }
+        let known = if batch.has_marks() { self.duplicates(&batch).await.map_err(Error::uncertain)? } else { HashMap::new() };
+        let told = jobs.iter().zip(&batch.spots).map(|(job, spot)| match known.get(&format!("{}{}", spot.queue, spot.offset)) {
+            Some(number) => Pushed::Duplicate(id_of(&job.queue, number)),
+            None => Pushed::New(id_of(&job.queue, &(firsts.get(&*job.queue).copied().unwrap_or(0) + spot.offset as u64).to_string())),
+        });
+        Ok(told.collect())
+    }
+
+    async fn stage(&self, batch: &Batch<'_>) -> Result<(), Error> {
+        let stage = batch.key("stage");
+        let send = async |elements: &[String]| {
+            let mut pipeline = pipe();
+            pipeline.cmd("RPUSH").arg(&stage).arg(elements);
+            pipeline.cmd("PEXPIRE").arg(&stage).arg(millis(STAGED_FOR));
+            self.ask_all::<Vec<Value>>("push", &pipeline).await.map(drop)
+        };
+        let (mut elements, mut bytes) = (Vec::new(), 0);
+        for position in order_of(batch.jobs) {
+            let next = element(&batch.jobs[position], &batch.spots, position)?;
+            bytes += next.len();
+            elements.push(next);
+            if elements.len() == PIECE_JOBS || bytes >= PIECE_BYTES {
+                send(&elements).await?;
+                (elements, bytes) = (Vec::new(), 0);
+            }
+        }
+        if elements.is_empty() { Ok(()) } else { send(&elements).await }
+    }
+
+    /// From here on the push has been made. Gives the first number of each queue.
+    async fn commit<'a>(&self, batch: &Batch<'a>) -> Result<HashMap<&'a str, u64>, Error> {
+        let mut tries = 0;
+        let answers = loop {
+            tries += 1;
+            match self.run_for_all("push", scripts::commit(), batch.home, batch.commit()?, true).await {
+                Err(error) if is_incoming(&error) && tries < TRIES => self.merge(batch.home).await?,
+                Err(error) if is_duplicate(&error) => return Err(duplicate("push a flow")),
+                Err(error) if has_code(&error, "UNSTAGED") => {
+                    let text =
+                        format!("push {} jobs: nothing was stored, as writing them took longer than {STAGED_FOR:?}", batch.jobs.len());
+                    return Err(Error::new(ErrorKind::Unreachable, text));
+                }
+                answers => break answers?,
+            }
+        };
+        let firsts = batch.jobs.iter().map(|job| &*job.queue).collect::<std::collections::BTreeSet<_>>().into_iter();
+        firsts.zip(answers).map(|(queue, first)| Ok((queue, convert::<u64>("push", first, true)?))).collect()
+    }
+
+    /// Jobs that were there already for their marks: by queue and place, the id of the other.
+    async fn duplicates(&self, batch: &Batch<'_>) -> Result<HashMap<String, String>, Error> {
+        let (of, mut found, mut cursor) = (batch.key("duplicates"), HashMap::new(), 0_u64);
+        loop {
+            let mut scan = cmd("HSCAN");
+            scan.arg(&of).arg(cursor).arg("COUNT").arg(PIECE_JOBS);
+            let (next, some): (u64, Vec<(String, String)>) = self.ask("push", &scan).await?;
+            found.extend(some);
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+        self.ask::<u64>("push", cmd("UNLINK").arg(&of)).await?;
+        Ok(found)
+    }
+}
