@@ -48,7 +48,7 @@ mod tests {
         assert_eq!(later(now, Duration::from_secs(5)), now + Duration::from_secs(5));
     }
 
-        #[test]
+    #[test]
     fn the_boot_clock_saturates() {
         let now = BootTime::now();
         assert!(now.later(Duration::MAX) > now && now.later(Duration::MAX).left() > FAR);

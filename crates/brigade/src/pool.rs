@@ -11,6 +11,7 @@
 mod builder;
 mod cell;
 mod core;
+mod count;
 mod deadlines;
 mod events;
 mod handle;
@@ -51,7 +52,8 @@ use crate::task::{Args, Function};
 #[cfg(feature = "remote")]
 pub(crate) use cell::{Cell as RelayedCell, Outcome, Relay, Tag};
 
-pub use builder::{Builder, Neighbours, WorkerCount};
+pub use builder::{Builder, Neighbours};
+pub use count::WorkerCount;
 pub use events::Events;
 pub use handle::{Handle, ProgressStream};
 pub use map::Map;

@@ -42,7 +42,8 @@ pub struct StopSignal(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
 /// # });
 /// ```
 pub fn stop_signal() -> StopSignal {
-    let signals = SIGNALS.get_or_init(|| listen().inspect_err(|error| tracing::error!(%error, "cannot listen for SIGINT and SIGTERM")).ok());
+    let signals =
+        SIGNALS.get_or_init(|| listen().inspect_err(|error| tracing::error!(%error, "cannot listen for SIGINT and SIGTERM")).ok());
     StopSignal(Box::pin(count_of(signals.clone(), 1)))
 }
 

@@ -38,9 +38,12 @@ fn effective_user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-const TESTS: [(&str, fn()); 7] = [
+const TESTS: [(&str, fn()); 10] = [
     ("a_setuid_program_never_obeys_whoever_starts_it_as_a_worker", setuid_copy_is_attacked),
     ("a_stack_overflow_is_told_in_whichever_thread_and_names_it", overflows_are_told),
+    ("lines_of_several_workers_are_passed_on_whole_and_none_is_lost_where_our_output_is_non_blocking", lines_stay_whole),
+    ("a_prompt_without_an_end_of_line_is_seen", prompt_is_seen),
+    ("the_output_of_workers_may_go_to_standard_error", output_goes_to_stderr),
     ("a_program_that_calls_init_within_an_async_runtime_runs_async_tasks", init_within_a_runtime),
     ("wp42_lb10_when_the_parent_is_killed_its_workers_end_whatever_they_do", workers_end_with_their_parent),
     ("bad_use_a_program_that_never_calls_init_is_told_and_starts_nothing", without_init),
@@ -56,6 +59,9 @@ fn main() -> ExitCode {
         Some("role-count") => count(),
         Some("role-attacker") => attacker(),
         Some("role-overflow") => overflow(),
+        Some("role-lines") => lines(),
+        Some("role-prompt") => prompt(),
+        Some("role-stderr") => stderr(),
         Some("role-late-init") => late_init(),
         _ => run_tests(),
     }
@@ -195,6 +201,61 @@ async fn overflow() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Prints lines of several lengths, at times in two pieces.
+#[task]
+fn chat(who: usize) {
+    let mut out = std::io::stdout().lock();
+    for number in 0..LINES {
+        let line = format!("<{who}:{number}:{}>", "x".repeat(WIDTHS[number % WIDTHS.len()]));
+        let (one, two) = line.split_at(line.len() / 2);
+        out.write_all(one.as_bytes()).expect("it is read");
+        if number % 5 == 0 {
+            out.flush().expect("it is read");
+        }
+        writeln!(out, "{two}").expect("it is read");
+    }
+}
+
+const TALKERS: usize = 4;
+const LINES: usize = 400;
+const WIDTHS: [usize; 4] = [3, 90, 700, 20_000];
+
+#[brigade::main(flavor = "current_thread")]
+async fn lines() -> ExitCode {
+    let pool = Pool::builder().workers(TALKERS).start().await.expect("the pool starts");
+    let calls: Vec<_> = (0..TALKERS).map(|who| pool.call(chat(who))).collect();
+    for call in calls {
+        call.await.expect("it prints");
+    }
+    pool.shutdown().await;
+    ExitCode::SUCCESS
+}
+
+#[task]
+fn ask_and_stay() {
+    print!("your name? ");
+    std::io::stdout().flush().expect("it is read");
+    loop {
+        std::thread::park();
+    }
+}
+
+#[brigade::main(flavor = "current_thread")]
+async fn prompt() -> ExitCode {
+    let pool = Pool::builder().workers(1).start().await.expect("the pool starts");
+    pool.call(ask_and_stay()).await.expect_err("it never ends by itself");
+    ExitCode::SUCCESS
+}
+
+#[brigade::main(flavor = "current_thread")]
+async fn stderr() -> ExitCode {
+    let pool = Pool::builder().workers(1).stdout_to_stderr(true).start().await.expect("the pool starts");
+    pool.run(|| print!("half a line"), ()).await.expect("it prints");
+    println!("{{\"protocol\": 1}}");
+    pool.shutdown().await;
+    ExitCode::SUCCESS
+}
+
 // -- tests
 
 /// This program in a role; killed when dropped.
@@ -310,4 +371,41 @@ fn overflows_are_told() {
     let threads = ["main", "main", "parser", "parser", "brigade-async"];
     let expected: String = threads.map(|thread| format!("stack overflow, {thread:?}, true\n")).concat();
     assert_eq!(Program::start("role-overflow").output(), expected);
+}
+
+fn lines_stay_whole() {
+    for blocking in [true, false] {
+        let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
+        rustix::io::ioctl_fionbio(&theirs, !blocking).expect("it is ours");
+        let program = std::env::current_exe().expect("this program");
+        let mut command = Command::new(program);
+        let mut child = Program(command.arg("role-lines").stdin(Stdio::null()).stdout(Stdio::from(theirs)).spawn().expect("it starts"));
+        drop(command);
+        let mut next = [0; TALKERS];
+        for line in BufReader::new(std::fs::File::from(ours)).lines() {
+            let line = line.expect("text");
+            let fields: Vec<&str> = line.split([':', '<', '>']).collect();
+            let ["", who, number, text, ""] = fields[..] else { panic!("a line is cut: {:.200}", line) };
+            let who: usize = who.parse().expect("a number");
+            assert_eq!(number, next[who].to_string(), "of {who}, in order");
+            assert!(text == "x".repeat(WIDTHS[next[who] % WIDTHS.len()]), "whole");
+            next[who] += 1;
+        }
+        assert_eq!(next, [LINES; TALKERS], "blocking: {blocking}");
+        assert!(child.0.wait().expect("it ends").success());
+    }
+}
+
+fn prompt_is_seen() {
+    let mut program = Program::start("role-prompt");
+    let mut seen = [0; 11];
+    program.0.stdout.as_mut().expect("a pipe").read_exact(&mut seen).expect("it is printed");
+    assert_eq!(&seen, b"your name? ");
+}
+
+fn output_goes_to_stderr() {
+    let program = std::env::current_exe().expect("this program");
+    let output = Command::new(program).arg("role-stderr").stdin(Stdio::null()).output().expect("it runs");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "{\"protocol\": 1}\n");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "half a line");
 }

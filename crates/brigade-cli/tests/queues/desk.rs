@@ -139,7 +139,8 @@ impl Running {
     /// The process that ends its programs if it is killed.
     pub(crate) fn guard(&self) -> Pid {
         let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).unwrap();
-        let is_guard = |pid: &&str| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.windows(10).any(|at| at == b"work-guard"));
+        let is_guard =
+            |pid: &&str| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.windows(10).any(|at| at == b"work-guard"));
         Pid::from_raw(children.split_whitespace().find(is_guard).unwrap().parse().unwrap()).unwrap()
     }
 

@@ -35,7 +35,8 @@ fn passwords_are_never_printed() {
             assert!(!printed.is_empty() && !printed.contains("geheim"), "{url}: {printed}");
         }
         // As an option, and where there is no place for it.
-        for arguments in [&["queues", "--broker", url][..], &["queues", &format!("--brokr={url}")], &["queues", url], &["job", "--x", url]] {
+        for arguments in [&["queues", "--broker", url][..], &["queues", &format!("--brokr={url}")], &["queues", url], &["job", "--x", url]]
+        {
             let ran = desk.command(arguments).current_dir(desk.path("")).output().unwrap();
             let printed = String::from_utf8([ran.stdout, ran.stderr].concat()).unwrap();
             assert!(!printed.contains("geheim"), "{arguments:?}: {printed}");

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::admission::{check_job, check_name};
 use super::redact::{redact, split_scheme};
 use super::{
-    Backend, Cancelling, Cancels, Capabilities, Lease, LeaseAsk, Leased, Order, Ordered, Pushed, Query, QueueCounts, Queues, Stopped, TakenJob,
-    Terms, ToJob, View,
+    Backend, Cancelling, Cancels, Capabilities, Lease, LeaseAsk, Leased, Order, Ordered, Pushed, Query, QueueCounts, Queues, Stopped,
+    TakenJob, Terms, ToJob, View,
 };
 use crate::certificate::{Receipt, Step};
 use crate::clock::FAR;
@@ -391,7 +391,10 @@ impl Queue {
     async fn ask(&self, terms: Terms, max: usize, wait: Duration) -> Result<Vec<Leased>, Error> {
         check_name("queue", &self.name)?;
         let (terms, wait) = (terms.bounded(), wait.min(FAR));
-        self.broker.backend.lease(LeaseAsk { queues: Queues::one(self.name.clone()), max, terms, wait, enough: CancellationToken::new() }).await
+        self.broker
+            .backend
+            .lease(LeaseAsk { queues: Queues::one(self.name.clone()), max, terms, wait, enough: CancellationToken::new() })
+            .await
     }
 
     /// Hands out nothing more, everywhere, until it is resumed.

@@ -56,8 +56,8 @@ pub(super) fn redact(url: &str) -> String {
 /// The scheme of a URL: a known one, or one that at least looks like one.
 pub(super) fn split_scheme(url: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = url.split_once(':')?;
-    let is_name = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+.-".contains(&b));
+    let is_name =
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+.-".contains(&b));
     let is_known = matches!(scheme, "sqlite" | "redis" | "rediss" | "amqp" | "amqps" | "unix");
     (is_name && (is_known || rest.starts_with("//"))).then_some((scheme, rest))
 }
@@ -172,7 +172,10 @@ mod tests {
             ("redis://geheim@host", "redis://***@host"),
             ("redis://geheim:@host", "redis://***@host"),
             ("redis+unix:///run/redis.sock?password=geheim&db=1", "redis+unix:///run/redis.sock?password=***&db=1"),
-            ("redis+sentinel://me:geheim@a:1,b:2/name/1?sentinel_password=geheim", "redis+sentinel://me:***@a:1,b:2/name/1?sentinel_password=***"),
+            (
+                "redis+sentinel://me:geheim@a:1,b:2/name/1?sentinel_password=geheim",
+                "redis+sentinel://me:***@a:1,b:2/name/1?sentinel_password=***",
+            ),
             ("amqps://me:geheim@[::1]:5671/%2F?ns=shop&heartbeat=5s", "amqps://me:***@[::1]:5671/%2F?ns=shop&heartbeat=5s"),
             ("sqlite:a@b:c.db?synchronous=full", "sqlite:a@b:c.db?synchronous=full"),
             ("sqlite::memory:", "sqlite::memory:"),
@@ -205,7 +208,8 @@ mod tests {
             for index in 0..url.len() {
                 let (before, after) = url.split_at(index);
                 let rest = &after[1..];
-                let mut wrong = vec![format!("{before}{rest}"), format!("{before}{}{after}", &after[..1]), before.to_owned(), after.to_owned()];
+                let mut wrong =
+                    vec![format!("{before}{rest}"), format!("{before}{}{after}", &after[..1]), before.to_owned(), after.to_owned()];
                 wrong.extend(others.iter().flat_map(|c| [format!("{before}{c}{rest}"), format!("{before}{c}{after}")]));
                 if let Some(next) = rest.get(..1) {
                     wrong.push(format!("{before}{next}{}{}", &after[..1], &rest[1..]));

@@ -140,7 +140,8 @@ impl Consumer {
 
     fn begin(&self, leased: &Leased) -> Attempt {
         if leased.lost >= self.losses_max {
-            let text = format!("its lease ended {} times without a word of its holder, which died or hung: it is not run again", leased.lost);
+            let text =
+                format!("its lease ended {} times without a word of its holder, which died or hung: it is not run again", leased.lost);
             return Attempt::SetAside(text);
         }
         match (self.call_of(leased), &self.pool) {

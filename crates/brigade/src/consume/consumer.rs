@@ -165,11 +165,8 @@ impl Consumer {
     async fn live(self: Arc<Self>) -> Result<Served, Error> {
         let ended = CancellationToken::new();
         let ends = ended.clone().drop_guard();
-        let beside = [
-            Arc::clone(&self).renew().boxed(),
-            Arc::clone(&self).hear_of_cancels().boxed(),
-            Arc::clone(&self).watch_leases().boxed(),
-        ];
+        let beside =
+            [Arc::clone(&self).renew().boxed(), Arc::clone(&self).hear_of_cancels().boxed(), Arc::clone(&self).watch_leases().boxed()];
         for task in beside {
             let ended = ended.clone();
             self.scope.spawn(async move {

@@ -179,6 +179,7 @@ fn unserved(error: &Error, policy: &Policy<'_>) -> Ending {
     }
     let after = Unserved::again(before, now);
     // The caller of a call waits: the next worker has it at once, and when all have passed it the caller is told.
-    let pause = if leased.is_call { Duration::ZERO } else { Retry::exponential(UNSERVED_PAUSES.0, UNSERVED_PAUSES.1).pause_after(after.times) };
+    let pause =
+        if leased.is_call { Duration::ZERO } else { Retry::exponential(UNSERVED_PAUSES.0, UNSERVED_PAUSES.1).pause_after(after.times) };
     Ending::GiveBack { kind: AttemptKind::Unserved, reason: format!("{what}; {after}"), after: pause }
 }

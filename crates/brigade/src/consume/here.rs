@@ -65,12 +65,7 @@ impl Here {
     }
 }
 
-async fn run(
-    call: Call<Box<RawValue>>,
-    sink: Option<Arc<dyn Sink>>,
-    stop: &CancellationToken,
-    context: &OnceLock<Context>,
-) -> Outcome {
+async fn run(call: Call<Box<RawValue>>, sink: Option<Arc<dyn Sink>>, stop: &CancellationToken, context: &OnceLock<Context>) -> Outcome {
     let run = call.run_here_as(sink, |begun| {
         // It begins once.
         context.set(begun.clone()).ok();

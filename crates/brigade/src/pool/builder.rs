@@ -3,12 +3,12 @@
 use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::ops::{Bound, RangeBounds};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pool;
+use super::count::WorkerCount;
 use super::queue::Order;
 use crate::address;
 use crate::codec::Codec;
@@ -59,6 +59,7 @@ pub(crate) struct Config {
     pub(super) arguments: Vec<OsString>,
     pub(super) directory: Option<PathBuf>,
     pub(super) environment: BTreeMap<OsString, OsString>,
+    pub(super) stdout_to_stderr: bool,
     pub(super) pinned: bool,
     pub(super) nice: i32,
     pub(super) init: Option<Hook>,
@@ -147,6 +148,7 @@ impl Default for Builder {
             arguments: Vec::new(),
             directory: None,
             environment,
+            stdout_to_stderr: false,
             pinned: false,
             nice: 0,
             init: None,
@@ -170,40 +172,6 @@ impl Default for Builder {
         Self { config, error: None, state_of_init: None, state_of_teardown: None }
     }
 }
-
-/// How many workers: a number, or a range of them.
-pub trait WorkerCount {
-    #[doc(hidden)]
-    fn bounds(self) -> (usize, Option<usize>);
-}
-
-impl WorkerCount for usize {
-    fn bounds(self) -> (usize, Option<usize>) {
-        (self, Some(self))
-    }
-}
-
-macro_rules! ranges {
-    ($($range:ty),*) => {
-        $(impl WorkerCount for $range {
-            fn bounds(self) -> (usize, Option<usize>) {
-                let start = match self.start_bound() {
-                    Bound::Included(start) => *start,
-                    Bound::Excluded(start) => start + 1,
-                    Bound::Unbounded => 0,
-                };
-                let end = match self.end_bound() {
-                    Bound::Included(end) => Some(*end),
-                    Bound::Excluded(end) => Some(end.saturating_sub(1)),
-                    Bound::Unbounded => None,
-                };
-                (start, end)
-            }
-        })*
-    };
-}
-
-ranges!(std::ops::Range<usize>, std::ops::RangeInclusive<usize>, std::ops::RangeFrom<usize>, std::ops::RangeToInclusive<usize>);
 
 impl Builder {
     pub(super) fn set(mut self, set: impl FnOnce(&mut Config)) -> Self {
@@ -296,6 +264,12 @@ impl Builder {
     /// Starts workers with no variables but those set after this.
     pub fn clear_env(self) -> Self {
         self.set(|config| config.environment.clear())
+    }
+
+    /// Passes the workers' standard output on to this program's standard error, for programs whose standard output is a protocol or data.
+    /// What [`Call::capture`](crate::Call::capture) keeps is not affected. Default: no.
+    pub fn stdout_to_stderr(self, redirected: bool) -> Self {
+        self.set(|config| config.stdout_to_stderr = redirected)
     }
 
     /// Keeps each worker on one of the CPUs that this process may use, in turn. Default: no.

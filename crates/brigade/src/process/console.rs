@@ -1,10 +1,15 @@
 //! Passing a worker's output on to our own, on a thread of its own: a terminal that is stopped must not stop
 //! the pool.
+//!
+//! Each text is written whole before the next one, and under the locks of `std::io`, so that lines of this program are not cut either. Only where
+//! our own output is non-blocking and full, another thread of this program may come in between.
 
 use std::io::{self, Write as _};
 use std::sync::OnceLock;
 
 use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
 
 use super::output::Stream;
@@ -64,10 +69,49 @@ fn console() -> Option<&'static mpsc::Sender<Message>> {
 }
 
 fn write(message: Message) {
-    // Where the console is closed there is nobody to tell.
     match message {
-        Message::Text(Stream::Stdout, text) => io::stdout().write_all(&text).and_then(|()| io::stdout().flush()).ok(),
-        Message::Text(Stream::Stderr, text) => io::stderr().write_all(&text).ok(),
-        Message::Flush(reply) => reply.send(()).ok(),
+        Message::Text(stream, text) => write_all(stream, &text),
+        Message::Flush(reply) => drop(reply.send(())),
+    }
+}
+
+/// Our output may be non-blocking: whoever started us may share it, and have set that. Then `Write::write_all` would give up halfway.
+fn write_all(stream: Stream, mut text: &[u8]) {
+    while !text.is_empty() {
+        match write_once(stream, text) {
+            Ok(count) => text = &text[count..],
+            Err(Errno::AGAIN) => wait_until_writable(stream),
+            Err(Errno::INTR) => {}
+            // Where the console is closed there is nobody to tell.
+            Err(_) => return,
+        }
+    }
+}
+
+fn write_once(stream: Stream, text: &[u8]) -> Result<usize, Errno> {
+    match stream {
+        Stream::Stdout => {
+            let mut lock = io::stdout().lock();
+            // What this program printed before comes before.
+            match lock.flush() {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(Errno::AGAIN),
+                // It is closed, which the write below notices.
+                Err(_) | Ok(()) => {}
+            }
+            rustix::io::write(rustix::stdio::stdout(), text)
+        }
+        Stream::Stderr => {
+            let _lock = io::stderr().lock();
+            rustix::io::write(rustix::stdio::stderr(), text)
+        }
+    }
+}
+
+fn wait_until_writable(stream: Stream) {
+    let fd = match stream {
+        Stream::Stdout => rustix::stdio::stdout(),
+        Stream::Stderr => rustix::stdio::stderr(),
     };
+    // An error is met again by the next write.
+    poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::OUT)], None).ok();
 }

@@ -3,6 +3,9 @@
 //! Both are pipes that the pool reads all the time: passed through to our own, or kept for the attempt that asked
 //! for it. The last 64 KiB of standard error are kept in any case, for the certificate. Nothing here ever waits
 //! for the end of a pipe: a grandchild may hold it open for ever.
+//!
+//! Text is passed through in whole lines, so that those of several workers are not cut into each other. A line of more than
+//! [`LINE_BYTES_MAX`] comes in pieces, and one that has no end for [`LINE_WAIT`], such as a prompt, comes without it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::console;
 use crate::sync::lock;
@@ -24,6 +27,10 @@ pub(crate) const TAIL_BYTES: usize = 64 << 10;
 const LAST_BYTES_MAX: usize = 1 << 20;
 /// One read.
 const CHUNK_BYTES: usize = 16 << 10;
+/// A longer line is passed through in pieces.
+const LINE_BYTES_MAX: usize = 64 << 10;
+/// How long the beginning of a line waits for its end.
+const LINE_WAIT: Duration = Duration::from_millis(100);
 /// How long a console that is behind may hold up the news of a worker's end.
 const LAST_WAIT: Duration = Duration::from_millis(200);
 
@@ -56,6 +63,8 @@ pub struct Output {
 /// One of the two pipes.
 pub(crate) struct Pipe {
     stream: Stream,
+    /// Where it is passed through to.
+    target: Stream,
     fd: AsyncFd<OwnedFd>,
     kept: Mutex<Kept>,
 }
@@ -63,24 +72,27 @@ pub(crate) struct Pipe {
 #[derive(Default)]
 struct Kept {
     tail: VecDeque<u8>,
+    /// The beginning of a line that has not been passed through, and since when it waits.
+    line: Vec<u8>,
+    line_since: Option<Instant>,
     capture: Option<(Captured, usize)>,
 }
 
 impl Pipe {
     /// Must be called within the runtime.
-    pub(crate) fn stdout(fd: OwnedFd) -> io::Result<Self> {
-        Self::new(Stream::Stdout, fd)
+    pub(crate) fn stdout(fd: OwnedFd, to_stderr: bool) -> io::Result<Self> {
+        Self::new(Stream::Stdout, if to_stderr { Stream::Stderr } else { Stream::Stdout }, fd)
     }
 
     /// Must be called within the runtime.
     pub(crate) fn stderr(fd: OwnedFd) -> io::Result<Self> {
-        Self::new(Stream::Stderr, fd)
+        Self::new(Stream::Stderr, Stream::Stderr, fd)
     }
 
-    fn new(stream: Stream, fd: OwnedFd) -> io::Result<Self> {
+    fn new(stream: Stream, target: Stream, fd: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         let fd = crate::link::readable(fd)?;
-        Ok(Self { stream, fd, kept: Mutex::default() })
+        Ok(Self { stream, target, fd, kept: Mutex::default() })
     }
 
     /// Reads until the pipe ends.
@@ -89,12 +101,34 @@ impl Pipe {
     ///
     /// Nothing that was read is lost: text to be passed through is read only when there is room for it.
     pub(crate) async fn pump(&self) {
-        while let Ok(mut ready) = self.fd.readable().await {
+        loop {
+            let due = lock(&self.kept).line_since.map(|since| since + LINE_WAIT);
+            let ready = match due {
+                Some(due) if due <= Instant::now() => {
+                    self.pass_beginning().await;
+                    continue;
+                }
+                Some(due) => match timeout_at(due, self.fd.readable()).await {
+                    Ok(ready) => ready,
+                    Err(_) => continue,
+                },
+                None => self.fd.readable().await,
+            };
+            let Ok(mut ready) = ready else { return };
             match self.pass_on().await {
                 Ok(()) => {}
                 Err(Errno::AGAIN) => ready.clear_ready(),
-                Err(_) => return,
+                Err(_) => return self.pass_beginning().await,
             }
+        }
+    }
+
+    /// Passes through the beginning of a line whose end did not come.
+    async fn pass_beginning(&self) {
+        let room = console::room().await;
+        let text = lock(&self.kept).take_line();
+        if let (Some(text), Some(room)) = (text, room) {
+            room.pass(self.target, text);
         }
     }
 
@@ -103,9 +137,10 @@ impl Pipe {
         let all = async {
             for _ in 0..LAST_BYTES_MAX / CHUNK_BYTES {
                 if self.pass_on().await.is_err() {
-                    return;
+                    break;
                 }
             }
+            self.pass_beginning().await;
         };
         timeout(LAST_WAIT, all).await.ok();
     }
@@ -114,9 +149,9 @@ impl Pipe {
     async fn pass_on(&self) -> Result<(), Errno> {
         let room = if lock(&self.kept).capture.is_some() { None } else { console::room().await };
         match (self.read()?, room) {
-            (Some(text), Some(room)) => room.pass(self.stream, text),
+            (Some(text), Some(room)) => room.pass(self.target, text),
             // The capture ended in between.
-            (Some(text), None) => console::pass_now(self.stream, text),
+            (Some(text), None) => console::pass_now(self.target, text),
             (None, _) => {}
         }
         Ok(())
@@ -126,7 +161,11 @@ impl Pipe {
     /// before is not the attempt's.
     pub(crate) fn begin_capture(&self, bytes_max: usize) {
         self.drain();
-        lock(&self.kept).capture = Some((Captured::default(), bytes_max));
+        let mut kept = lock(&self.kept);
+        if let Some(text) = kept.take_line() {
+            console::pass_now(self.target, text);
+        }
+        kept.capture = Some((Captured::default(), bytes_max));
     }
 
     /// What the attempt wrote: all that is in the pipe by now is its own.
@@ -148,14 +187,14 @@ impl Pipe {
         while read < LAST_BYTES_MAX
             && let Ok(text) = self.read()
         {
-            read += text.as_ref().map_or(1, Bytes::len);
+            read += text.as_ref().map_or(CHUNK_BYTES, Bytes::len);
             if let Some(text) = text {
-                console::pass_now(self.stream, text);
+                console::pass_now(self.target, text);
             }
         }
     }
 
-    /// Reads once. Returns the text if it is to be passed through.
+    /// Reads once. Returns the lines that are to be passed through and are whole by that.
     fn read(&self) -> Result<Option<Bytes>, Errno> {
         let mut buffer = Vec::with_capacity(CHUNK_BYTES);
         let mut kept = lock(&self.kept);
@@ -175,6 +214,26 @@ impl Pipe {
             captured.dropped += (buffer.len() - room) as u64;
             return Ok(None);
         }
-        Ok(Some(buffer.into()))
+        Ok(kept.add_to_line(&buffer))
+    }
+}
+
+impl Kept {
+    /// Returns what ends with a line, and a line that is too long.
+    fn add_to_line(&mut self, text: &[u8]) -> Option<Bytes> {
+        let end = text.iter().rposition(|byte| *byte == b'\n').map(|index| self.line.len() + index + 1);
+        self.line.extend_from_slice(text);
+        if self.line_since.is_none() && !self.line.is_empty() {
+            self.line_since = Some(Instant::now());
+        }
+        let end = end.or((self.line.len() >= LINE_BYTES_MAX).then_some(self.line.len()))?;
+        let rest = self.line.split_off(end);
+        self.line_since = (!rest.is_empty()).then(Instant::now);
+        Some(std::mem::replace(&mut self.line, rest).into())
+    }
+
+    fn take_line(&mut self) -> Option<Bytes> {
+        self.line_since = None;
+        (!self.line.is_empty()).then(|| std::mem::take(&mut self.line).into())
     }
 }

@@ -78,8 +78,7 @@ fn a_job_that_no_consumer_can_run_is_a_dead_letter_when_its_time_for_that_is_ove
             let broker = &subject.broker;
             let unknown = broker.queue("doubles").job(&[1]).unwrap().task("gone");
             let unfit = broker.queue("doubles").job(&["no number"]).unwrap();
-            let ids: Vec<_> =
-                broker.push_many(vec![unknown, unfit]).await.unwrap().iter().map(|pushed| pushed.id().clone()).collect();
+            let ids: Vec<_> = broker.push_many(vec![unknown, unfit]).await.unwrap().iter().map(|pushed| pushed.id().clone()).collect();
             let worker = broker.worker().queue("doubles").in_process();
             let handle = worker.handle();
             let ended = async {
@@ -159,7 +158,8 @@ fn the_longest_times_are_stored_and_served() {
             let id = broker.push(job.to_job().unwrap()).await.unwrap().id().clone();
             if far == "nack" || far == "pass" {
                 let lease = queue.lease(LONG, LONG).await.unwrap().unwrap();
-                let settled = if far == "nack" { lease.nack_later("no", Duration::MAX).await } else { lease.pass_later("no", Duration::MAX).await };
+                let settled =
+                    if far == "nack" { lease.nack_later("no", Duration::MAX).await } else { lease.pass_later("no", Duration::MAX).await };
                 settled.unwrap();
             }
             assert!(queue.take(Duration::ZERO).await.unwrap().is_none(), "{far}");

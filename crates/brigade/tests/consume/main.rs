@@ -205,7 +205,9 @@ const _: () = {
     extern "C" fn enter() {
         let Ok(role) = std::env::var(ROLE_VARIABLE) else { return };
         brigade::init();
-        let Some((_, run)) = deploy::ROLES.iter().chain(&fate::ROLES).chain(flows::ROLES).find(|(name, _)| *name == role) else { std::process::exit(2) };
+        let Some((_, run)) = deploy::ROLES.iter().chain(&fate::ROLES).chain(flows::ROLES).find(|(name, _)| *name == role) else {
+            std::process::exit(2)
+        };
         let ended = std::panic::catch_unwind(AssertUnwindSafe(run));
         std::io::stdout().flush().ok();
         std::process::exit(if ended.is_ok() { 0 } else { 101 });

@@ -51,7 +51,8 @@ impl Store<'_> {
         let values = params![own_name(), asks, self.now.boot];
         let sql = "UPDATE brigade_consumers SET asked_at = ?3 WHERE holder = ?1 AND asks = ?2";
         if self.execute("note a consumer", sql, values)? == 0 {
-            let names = serde_json::to_string(queues.names()).map_err(|e| Error::new(ErrorKind::Encode, "write the names of queues").with_source(e))?;
+            let names = serde_json::to_string(queues.names())
+                .map_err(|e| Error::new(ErrorKind::Encode, "write the names of queues").with_source(e))?;
             let sql = "INSERT INTO brigade_consumers (holder, asks, asked_at, queues) VALUES (?1, ?2, ?3, ?4)";
             self.execute("note a consumer", sql, params![own_name(), asks, self.now.boot, names])?;
         }
@@ -135,7 +136,8 @@ impl Store<'_> {
         let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
         let asks = self.rows("list consumers", sql, params![self.asked_since()], read)?;
         let of_live = asks.iter().filter(|(holder, _)| runs(holder));
-        let mut queues: HashSet<String> = of_live.flat_map(|(_, names)| serde_json::from_str::<Vec<String>>(names).unwrap_or_default()).collect();
+        let mut queues: HashSet<String> =
+            of_live.flat_map(|(_, names)| serde_json::from_str::<Vec<String>>(names).unwrap_or_default()).collect();
         let sql = "SELECT DISTINCT queue FROM brigade_jobs INDEXED BY brigade_jobs_leased WHERE state = 3";
         queues.extend(self.rows("list queues with leases", sql, &[], |row| row.get::<_, String>(0))?);
         Ok(queues)

@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use rusqlite::params;
 
-use super::store::Store;
 use super::place::{Place, Safety};
+use super::store::Store;
 use crate::error::Error;
 use crate::finding::{Finding, Level};
 

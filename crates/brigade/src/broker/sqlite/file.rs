@@ -63,7 +63,8 @@ impl File {
                 Ok(Some(other)) if other != *identity => "was replaced by another file",
                 _ => continue,
             };
-            let text = format!("use a broker whose file {} {what} since it was opened: connect again to use what is there now", name.display());
+            let text =
+                format!("use a broker whose file {} {what} since it was opened: connect again to use what is there now", name.display());
             return Err(Error::new(ErrorKind::Closed, text));
         }
         Ok(())

@@ -111,7 +111,8 @@ impl Store<'_> {
             return Ok(found);
         }
         // There are more of them than were asked for.
-        let names = serde_json::to_string(asked.names()).map_err(|e| Error::new(ErrorKind::Encode, "write the names of queues").with_source(e))?;
+        let names =
+            serde_json::to_string(asked.names()).map_err(|e| Error::new(ErrorKind::Encode, "write the names of queues").with_source(e))?;
         let sql = "SELECT asked.value FROM json_each(?1) AS asked
                    WHERE EXISTS (SELECT 1 FROM brigade_jobs INDEXED BY brigade_jobs_ready WHERE state = 0 AND queue = asked.value)
                      AND NOT EXISTS (SELECT 1 FROM brigade_queues AS known WHERE known.queue = asked.value AND known.paused = 1)";

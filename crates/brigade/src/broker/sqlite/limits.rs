@@ -284,7 +284,8 @@ impl Store<'_> {
         let sql = "DELETE FROM brigade_starts WHERE rowid IN (SELECT rowid FROM brigade_starts WHERE queue = ?1 AND at <= ?2 LIMIT ?3)";
         self.execute("forget old starts", sql, params![queue, self.now.wall.saturating_sub(millis(longest)), STARTS_AT_ONCE])?;
         // The clock was set back: no start may count for longer than its rate says.
-        let sql = "UPDATE brigade_starts SET at = ?2 WHERE rowid IN (SELECT rowid FROM brigade_starts WHERE queue = ?1 AND at > ?2 LIMIT ?3)";
+        let sql =
+            "UPDATE brigade_starts SET at = ?2 WHERE rowid IN (SELECT rowid FROM brigade_starts WHERE queue = ?1 AND at > ?2 LIMIT ?3)";
         self.execute("correct starts", sql, params![queue, self.now.wall, STARTS_AT_ONCE]).map(drop)
     }
 

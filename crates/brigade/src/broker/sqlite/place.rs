@@ -76,7 +76,9 @@ impl Place {
                     return Err(wrong(&format!("the option {name} has a value that there is not (supported: {OPTIONS})")));
                 }
                 _ => {
-                    return Err(wrong(&format!("it has an unknown option (supported: {OPTIONS}); a ? in the name of a file is written %3F")));
+                    return Err(wrong(&format!(
+                        "it has an unknown option (supported: {OPTIONS}); a ? in the name of a file is written %3F"
+                    )));
                 }
             }
             if known.contains(&name) {

@@ -169,8 +169,9 @@ fn prepare(connection: &Connection, safety: Safety, busy: Duration, in_file: boo
         Safety::Full => "FULL",
         Safety::Normal => "NORMAL",
     };
-    let pragmas =
-        format!("PRAGMA synchronous = {synchronous}; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY; PRAGMA journal_size_limit = {LOG_BYTES_MAX};");
+    let pragmas = format!(
+        "PRAGMA synchronous = {synchronous}; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY; PRAGMA journal_size_limit = {LOG_BYTES_MAX};"
+    );
     connection.execute_batch(&pragmas).map_err(set)
 }
 

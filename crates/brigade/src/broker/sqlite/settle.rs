@@ -273,7 +273,8 @@ impl Store<'_> {
         self.take_back(id)?;
         // It begins anew, with all the time that it had.
         let options: JobOptions = options.and_then(|options| serde_json::from_str(&options).ok()).unwrap_or_default();
-        let sql = "UPDATE brigade_jobs SET failed = 0, crashed = 0, lost = 0, unserved = 0, unserved_at = NULL, reason = NULL, begins_by = ?2
+        let sql =
+            "UPDATE brigade_jobs SET failed = 0, crashed = 0, lost = 0, unserved = 0, unserved_at = NULL, reason = NULL, begins_by = ?2
                    WHERE id = ?1";
         self.execute("retry a job", sql, params![id, self.begins_by(&options)])?;
         self.come_back(id, gather.as_deref())?;

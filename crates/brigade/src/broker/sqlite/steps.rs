@@ -179,7 +179,8 @@ impl Store<'_> {
             let sql = "SELECT job, after, reason FROM brigade_cancels ORDER BY job DESC LIMIT 1";
             let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?));
             let Some((job, after, reason)) = self.row("look for flows to cancel", sql, &[], read)? else { return Ok(false) };
-            let sql = "SELECT id, state, waits FROM brigade_jobs INDEXED BY brigade_jobs_next WHERE next = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
+            let sql =
+                "SELECT id, state, waits FROM brigade_jobs INDEXED BY brigade_jobs_next WHERE next = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
             let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
             let limit = i64::try_from(room).unwrap_or(i64::MAX);
             let members = self.rows("look for members", sql, params![job, after, limit], read)?;

@@ -8,8 +8,8 @@ use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::schema;
-use crate::broker::api::Clock;
 use crate::broker::Pushed;
+use crate::broker::api::Clock;
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, JobOptions, JobState};

@@ -148,7 +148,8 @@ impl Store<'_> {
 
     /// Sets jobs aside that were to begin by now.
     fn end_late(&self) -> Result<bool, Error> {
-        let sql = "SELECT id, failed + crashed FROM brigade_jobs WHERE begins_by < ?1 AND state IN (0, 1, 2, 4) ORDER BY begins_by LIMIT ?2";
+        let sql =
+            "SELECT id, failed + crashed FROM brigade_jobs WHERE begins_by < ?1 AND state IN (0, 1, 2, 4) ORDER BY begins_by LIMIT ?2";
         let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, u32>(1)?));
         let late = self.rows("find jobs that are too late", sql, params![self.now.wall, limit()], read)?;
         for (id, attempts) in &late {

@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal, getpgid, getppid, geteuid, kill_process_group, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, geteuid, getpgid, getppid, kill_process_group, pidfd_open, pidfd_send_signal};
 
 use super::super::program::TREE_VARIABLE;
 

@@ -49,7 +49,7 @@ pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Ch
     drop(theirs);
     let control = Channel::new(control).map_err(|e| os("register the control socket", e))?;
     let data = Channel::new(ours).map_err(|e| os("register the data socket", e))?;
-    let stdout = Pipe::stdout(stdout).map_err(|e| os("register standard output", e))?;
+    let stdout = Pipe::stdout(stdout, config.stdout_to_stderr).map_err(|e| os("register standard output", e))?;
     let stderr = Pipe::stderr(stderr).map_err(|e| os("register standard error", e))?;
 
     let outcome = tokio::select! {
