@@ -342,6 +342,8 @@ pub struct QueueCounts {
 #[derive(Clone, Debug)]
 pub(crate) enum Order {
     Cancel(JobId, String),
+    /// Cancels a job of which no attempt has begun: it waits, and none failed or crashed. Any other stays as it is.
+    Withdraw(JobId, String),
     /// Dead letters back to the queue.
     Retry(JobId),
     /// Removes a job that is not leased; if a state is given, only one in that state.

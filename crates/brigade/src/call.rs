@@ -242,7 +242,8 @@ impl<T> Call<T> {
         self.set(|options| options.timeout = Some(run))
     }
 
-    /// Longest time the call may wait for a worker. Default: no limit.
+    /// Longest time the call may wait for its first attempt to begin; then it ends as timed out and is not run. An attempt that has begun is never
+    /// stopped by it: bound that with [`timeout`](Self::timeout). Default: no limit.
     pub fn queue_timeout(self, wait: Duration) -> Self {
         self.set(|options| options.queue_timeout = Some(wait))
     }

@@ -283,7 +283,12 @@ fn in_words(tick: i64) -> String {
     jiff::Timestamp::from_millisecond(tick).map_or_else(|_| tick.to_string(), |tick| tick.to_string())
 }
 
+/// The last moment that RFC 3339 can write in every time zone: 9999-12-30T22:00:00Z.
+const LAST_MILLIS: i64 = 253_402_207_200_000;
+
+/// A time as stores keep it. One that is cut to the longest there is, is shown as the last that can be written.
 pub(crate) fn time_of(millis: i64) -> SystemTime {
+    let millis = millis.clamp(-LAST_MILLIS, LAST_MILLIS);
     let offset = Duration::from_millis(millis.unsigned_abs());
     if millis < 0 { UNIX_EPOCH - offset } else { UNIX_EPOCH + offset }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::calling::Caller;
-use super::{Broker, Pushed};
+use super::{Broker, Order, Ordered, Pushed};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobInfo, JobState};
@@ -28,18 +28,14 @@ impl Broker {
     ) -> Result<T, CallError> {
         let mut caller = Awaiting { broker: self.clone(), scope: Scope::current(), job: Awaited::Pushing(Box::pin(push)) };
         let id = caller.pushed().await?;
-        let waiting = self.wait_or_cancel(&id, asks);
-        let ended = match wait {
-            None => waiting.await?,
-            Some(wait) => match tokio::time::timeout(wait, waiting).await {
-                Ok(ended) => ended?,
-                Err(_) => {
-                    if let Awaited::Pushed(id) = std::mem::replace(&mut caller.job, Awaited::Nothing) {
-                        self.cancel(&id, "its caller did not wait any longer").await?;
-                    }
-                    return Err(CallError::TimedOut(TimedOut::Queue(wait)));
-                }
-            },
+        let is_ours = matches!(caller.job, Awaited::Pushed(_));
+        let waited = self.wait_or_cancel(&id, asks, wait, is_ours).await?;
+        let ended = match (waited, wait) {
+            (Waited::Ended(ended), _) => ended,
+            (Waited::NotBegun, wait) => {
+                caller.job = Awaited::Nothing;
+                return Err(CallError::TimedOut(TimedOut::Queue(wait.unwrap_or_default())));
+            }
         };
         caller.job = Awaited::Nothing;
         let ended = ended.ok_or_else(|| Error::new(ErrorKind::Protocol, "wait for a result: the job is gone"))?;
@@ -51,14 +47,49 @@ impl Broker {
     }
 
     /// Waits for the end of a job, and cancels it if its caller wants that.
-    async fn wait_or_cancel(&self, id: &JobId, asks: &Caller) -> Result<Option<JobInfo>, Error> {
-        let mut ended = std::pin::pin!(self.wait(id));
+    async fn wait_or_cancel(&self, id: &JobId, asks: &Caller, wait: Option<Duration>, is_ours: bool) -> Result<Waited, Error> {
+        let mut waited = std::pin::pin!(self.wait_to_begin(id, wait, is_ours));
         tokio::select! {
-            ended = &mut ended => return ended,
+            waited = &mut waited => return waited,
             reason = asks.cancelled() => self.cancel(id, reason).await.map(drop)?,
         }
-        ended.await
+        waited.await
     }
+
+    /// Waits for the end of a job, as long as it takes; but no longer than `wait` for its first attempt to begin.
+    async fn wait_to_begin(&self, id: &JobId, wait: Option<Duration>, is_ours: bool) -> Result<Waited, Error> {
+        let Some(wait) = wait else { return self.wait(id).await.map(Waited::Ended) };
+        if let Ok(ended) = tokio::time::timeout(wait, self.wait(id)).await {
+            return ended.map(Waited::Ended);
+        }
+        let backend = self.backend();
+        loop {
+            let changed = backend.changed();
+            let job = match self.job(id).await? {
+                Some(job) if !job.state.is_terminal() => job,
+                ended => return Ok(Waited::Ended(ended)),
+            };
+            if job.state == JobState::Leased || job.failed + job.crashed > 0 {
+                changed.await?;
+            } else if !is_ours || self.withdraw(id).await? {
+                return Ok(Waited::NotBegun);
+            }
+        }
+    }
+
+    /// Cancels a job if no attempt of it has begun by then; whether that is so.
+    async fn withdraw(&self, id: &JobId) -> Result<bool, Error> {
+        let order = Order::Withdraw(id.clone(), "its caller did not wait any longer".to_owned());
+        Ok(self.backend().order(order).await? != Ordered::Nothing)
+    }
+}
+
+/// What a caller waited for.
+enum Waited {
+    /// The job's end; it may not be there any more.
+    Ended(Option<JobInfo>),
+    /// No attempt began in time, and none will for this caller.
+    NotBegun,
 }
 
 /// Cancels a job when its caller goes away.

@@ -271,7 +271,7 @@ impl Backend for RabbitMq {
         Box::pin(async move {
             match order {
                 Order::Purge(queue) => self.0.purge(&queue).await,
-                Order::Cancel(..) => unsupported("cancel a job"),
+                Order::Cancel(..) | Order::Withdraw(..) => unsupported("cancel a job"),
                 Order::Retry(_) => unsupported("retry a dead letter"),
                 Order::Delete(..) => unsupported("delete a job"),
                 Order::Pause(_) | Order::Resume(_) => unsupported("pause a queue"),

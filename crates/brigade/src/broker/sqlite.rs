@@ -26,6 +26,8 @@ mod settle;
 mod steps;
 mod store;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod transactions;
 mod wake;
 mod why;

@@ -194,19 +194,68 @@ fn a_call_that_waits_for_another_s_job_does_not_cancel_it() {
         |can| can.cancels && can.listing,
         |subject| async move {
             let (broker, queue) = (&subject.broker, subject.broker.queue("q"));
-            // For longer than the job: the second call may be pushed before or after its end, and is the same job either way.
-            let call = || brigade::Call::<i32>::json("q", &[1]).unique_for("once", LONG);
+            let call = || brigade::Call::<i32>::json("q", &[1]).unique("once");
             let first = broker.call(call());
             let rest = async {
-                let lease = queue.lease(LONG, LONG).await.unwrap().unwrap();
+                // It is there, and in nobody's hands.
+                queue.lease(LONG, LONG).await.unwrap().unwrap().pass("not now").await.unwrap();
                 let late = broker.call(call().queue_timeout(Duration::from_millis(20))).await.unwrap_err();
                 assert!(matches!(late, brigade::CallError::TimedOut(_)), "{late}");
+                let lease = queue.lease(LONG, LONG).await.unwrap().unwrap();
                 assert_eq!(lease.extend(LONG).await.unwrap(), Settled::Accepted(None), "nobody cancelled it");
                 let (second, settled) = tokio::join!(broker.call(call()), lease.clone().ack_with(&7));
                 assert_eq!((second.unwrap(), settled.unwrap()), (7, Settled::Accepted(None)));
             };
             let (first, ()) = Box::pin(soon(async { tokio::join!(first, rest) })).await;
             assert_eq!(first.unwrap(), 7);
+        },
+    );
+}
+
+/// How long a caller waits for its call to begin, in these tests.
+const WAIT: Duration = Duration::from_millis(300);
+
+#[test]
+fn a_queue_timeout_never_ends_an_attempt_that_has_begun() {
+    on_brokers_that(
+        |can| can.results || can.answers,
+        |subject| async move {
+            let (broker, queue) = (&subject.broker, subject.broker.queue("q"));
+            // Long enough for a holder that has to begin first.
+            const WAIT: Duration = Duration::from_secs(2);
+            let call = broker.call(brigade::Call::<i32>::json("q", &[1]).queue_timeout(WAIT));
+            let holding = async {
+                let lease = queue.lease(LONG, LONG).await.unwrap().unwrap();
+                // Its caller's patience is over while it runs.
+                tokio::time::sleep(WAIT + WAIT / 2).await;
+                assert_eq!(lease.extend(LONG).await.unwrap(), Settled::Accepted(None), "nobody cancelled it");
+                lease.ack_with(&7).await.unwrap()
+            };
+            let (result, settled) = Box::pin(soon(async { tokio::join!(call, holding) })).await;
+            assert_eq!((result.unwrap(), settled), (7, Settled::Accepted(None)));
+        },
+    );
+}
+
+#[test]
+fn a_call_that_does_not_begin_within_its_queue_timeout_is_not_run() {
+    on_brokers_that(
+        |can| can.results && can.cancels,
+        |subject| async move {
+            let (broker, queue) = (&subject.broker, subject.broker.queue("q"));
+            let call = || brigade::Call::<i32>::json("q", &[1]).queue_timeout(WAIT);
+            let error = soon(broker.call(call())).await.unwrap_err();
+            assert!(matches!(error, brigade::CallError::TimedOut(brigade::TimedOut::Queue(_))), "{error}");
+            assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
+            // What was given back untouched waits again.
+            let passing = async {
+                let lease = queue.lease(LONG, LONG).await.unwrap().unwrap();
+                tokio::time::sleep(2 * WAIT).await;
+                lease.pass("not here").await.unwrap();
+            };
+            let (error, ()) = Box::pin(soon(async { tokio::join!(broker.call(call()), passing) })).await;
+            assert!(matches!(error.unwrap_err(), brigade::CallError::TimedOut(brigade::TimedOut::Queue(_))));
+            assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
         },
     );
 }

@@ -18,6 +18,7 @@ mod redis;
 mod retry;
 mod schedules;
 mod sqlite;
+mod sqlite_file;
 mod together;
 
 use std::future::Future;

@@ -18,6 +18,7 @@ mod damaged;
 mod disk;
 mod frozen;
 mod full;
+mod hidden;
 mod locked;
 mod power;
 mod stage;

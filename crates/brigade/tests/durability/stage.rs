@@ -19,11 +19,12 @@ use rusqlite::{Connection, OpenFlags};
 pub(crate) type Roles = &'static [(&'static str, fn())];
 
 /// Everything that this binary can be started as.
-const ROLES: [Roles; 7] = [
+const ROLES: [Roles; 8] = [
     crate::commit::ROLES,
     crate::crash::ROLES,
     crate::frozen::ROLES,
     crate::full::ROLES,
+    crate::hidden::ROLES,
     crate::locked::ROLES,
     crate::power::ROLES,
     crate::steps::ROLES,

@@ -142,6 +142,11 @@ end
 
 if what == 'cancel' then
   return cancel_all(id, ARGV[4])
+elseif what == 'withdraw' then
+  -- Only before an attempt of it began.
+  local begun = redis.call('HMGET', job(id), 'failed', 'crashed')
+  if not state or state == 'leased' or is_settled(state) or (tonumber(begun[1]) or 0) + (tonumber(begun[2]) or 0) > 0 then return 0 end
+  return cancel_all(id, ARGV[4])
 elseif what == 'retry' then
   return retry()
 elseif what == 'delete' then

@@ -106,10 +106,11 @@ impl Link {
 
     pub(super) async fn order(&self, order: &Order) -> Result<Ordered, Error> {
         let (queue, arguments) = match order {
-            Order::Cancel(id, _) | Order::Retry(id) | Order::Delete(id, _) => {
+            Order::Cancel(id, _) | Order::Withdraw(id, _) | Order::Retry(id) | Order::Delete(id, _) => {
                 let Some((queue, number)) = parts_of(id) else { return Ok(Ordered::Nothing) };
                 let arguments = match order {
                     Order::Cancel(_, reason) => vec!["cancel".to_owned(), number, reason.clone()],
+                    Order::Withdraw(_, reason) => vec!["withdraw".to_owned(), number, reason.clone()],
                     Order::Retry(_) => vec!["retry".to_owned(), number],
                     Order::Delete(_, Some(only)) => vec!["delete".to_owned(), number, only.to_string()],
                     _ => vec!["delete".to_owned(), number],

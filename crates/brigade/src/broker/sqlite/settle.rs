@@ -238,6 +238,13 @@ impl Store<'_> {
     pub(super) fn order(&self, order: &Order) -> Result<Ordered, Error> {
         match order {
             Order::Cancel(id, reason) => self.cancel(id, reason),
+            Order::Withdraw(id, reason) => {
+                let sql = "SELECT 1 FROM brigade_jobs WHERE id = ?1 AND state IN (0, 1, 2, 4) AND failed = 0 AND crashed = 0";
+                match self.row("look up a job", sql, params![row_id(id)], |_| Ok(()))? {
+                    Some(()) => self.cancel(id, reason),
+                    None => Ok(Ordered::Nothing),
+                }
+            }
             Order::Retry(id) => self.retry(row_id(id)),
             Order::Delete(id, only) => {
                 let id = row_id(id);

@@ -46,7 +46,7 @@ impl Sqlite {
             Order::Limit(queue, Some(limits)) if limits.is_by_partition() => self.limit(queue, limits).await,
             Order::Limit(queue, None) => self.unlimit(queue).await,
             order => {
-                let is_cancel = matches!(order, Order::Cancel(..));
+                let is_cancel = matches!(order, Order::Cancel(..) | Order::Withdraw(..));
                 let ordered = self.lane.run(Access::Write(Synced::Now), move |store| store.order(&order)).await?;
                 // The cancel is noted as a whole: the steps that are left need no sync, and no caller.
                 while is_cancel && self.lane.run(Access::Look, |store| store.has_flows_to_cancel()).await? {

@@ -124,6 +124,8 @@ impl<'a> Store<'a> {
 
 impl Store<'_> {
     pub(super) fn execute(&self, what: &str, sql: &str, values: &[&dyn ToSql]) -> Result<usize, Error> {
+        #[cfg(test)]
+        super::tests::count_statement();
         let run = || self.connection.prepare_cached(sql)?.execute(values);
         run().map_err(|e| schema::error(what, e))
     }
@@ -135,6 +137,8 @@ impl Store<'_> {
         values: &[&dyn ToSql],
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, Error> {
+        #[cfg(test)]
+        super::tests::count_statement();
         let run = || self.connection.prepare_cached(sql)?.query_map(values, read)?.collect::<rusqlite::Result<Vec<T>>>();
         run().map_err(|e| schema::error(what, e))
     }
@@ -146,6 +150,8 @@ impl Store<'_> {
         values: &[&dyn ToSql],
         read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Option<T>, Error> {
+        #[cfg(test)]
+        super::tests::count_statement();
         let run = || self.connection.prepare_cached(sql)?.query_row(values, read).optional();
         run().map_err(|e| schema::error(what, e))
     }
