@@ -33,6 +33,8 @@ pub enum ErrorKind {
     QueueFull,
     /// The pool was shut down, or the connection to the broker has ended: connect again.
     Closed,
+    /// The async runtime that a pool was started on has ended, or nobody drives it.
+    NoRuntime,
     /// Workers cannot be started.
     CannotStart,
     /// The worker is another build of the program, so a function address means nothing to it.

@@ -19,6 +19,7 @@ mod handle;
 mod listen;
 mod map;
 mod member;
+mod outside;
 mod queue;
 #[cfg(feature = "remote")]
 mod relay;
@@ -36,13 +37,12 @@ use futures_util::Stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, Semaphore, broadcast};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::builder::Config;
 use self::cell::Cell;
 use self::core::{Admission, Core, Stage};
-use self::shared::Shared;
+use self::shared::{RuntimeGuard, Shared};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind};
 use crate::registry;
@@ -122,6 +122,7 @@ impl Pool {
             scope,
             room,
             events,
+            probe: Mutex::default(),
             clock: Notify::new(),
             changed: Notify::new(),
             killed: CancellationToken::new(),
@@ -132,8 +133,7 @@ impl Pool {
             config,
         });
         let pool = Self(Arc::new(Owner(Arc::clone(&shared))));
-        let clock = Arc::clone(&shared);
-        shared.scope.spawn_until_closed(async move { clock.keep_time().await });
+        shared.scope.spawn_until_closed(Arc::clone(&shared).keep_time(RuntimeGuard(Arc::clone(&shared))));
         // Starts the smallest number of workers.
         shared.step(|core, effects| core.advance(Stage::Open, effects));
         #[cfg(feature = "remote")]
@@ -229,13 +229,13 @@ impl Pool {
                     return Some(Ok(()));
                 }
                 if core.stage() != Stage::Open {
-                    return Some(Err(handle::closed()));
+                    return Some(Err(core.closed()));
                 }
                 core.failing().map(Err)
             })
             .await;
         shared.step(|core, effects| core.set_floor(0, effects));
-        ready
+        ready?
     }
 
     /// Every worker, by number.
@@ -275,7 +275,7 @@ impl Pool {
         for (number, epoch) in shared.peek(|core| core.children()) {
             let ready = shared.peek(|core| core.ready_count()).min(shared.config.workers_min);
             shared.step(|core, effects| core.recycle(number, epoch, effects));
-            shared.until(|core| (!core.children().contains(&(number, epoch)) || core.stage() != Stage::Open).then_some(())).await;
+            shared.until(|core| (!core.children().contains(&(number, epoch)) || core.stage() != Stage::Open).then_some(())).await?;
             self.ready(ready).await?;
         }
         Ok(())
@@ -299,7 +299,8 @@ impl Pool {
 
     /// Takes nothing new, lets accepted calls finish (waiting ones too) for as long as [`Builder::shutdown_timeout`] says, stops
     /// the rest, ends the workers; one that is still starting by then is given [`Builder::teardown_timeout`]. Returns when
-    /// every process is gone. Safe to call twice.
+    /// every process is gone, and tells of those that could not be ended ([`Shutdown::left`]). Safe to call twice, and on any executor: where nobody
+    /// drives the pool's own runtime, workers are killed at once and every call ends as [`NoRuntime`](ErrorKind::NoRuntime).
     ///
     /// # Cancel safety
     ///
@@ -318,21 +319,33 @@ impl Pool {
         let (shared, began) = (self.shared(), Instant::now());
         shared.step(|core, effects| core.advance(Stage::Draining, effects));
         shared.room.close();
-        let drained = timeout(time, shared.until(|core| core.is_empty().then_some(()))).await.is_ok();
+        let (drained, undriven) = match self.end_within(time).await {
+            Ok(drained) => (drained, Vec::new()),
+            Err(error) => (false, shared.end_undriven(&error).await),
+        };
+        // A terminal that takes nothing must not keep the caller.
+        outside::within(CONSOLE_TIMEOUT, crate::process::flush_console()).await;
+        let (mut left, left_unseen) = shared.peek(|core| core.left());
+        left.extend(undriven);
+        Shutdown { drained, took: began.elapsed(), left, left_unseen }
+    }
+
+    /// Lets accepted calls finish for so long, stops the rest and lets the workers go. Returns whether all could finish.
+    async fn end_within(&self, time: Duration) -> Result<bool, Error> {
+        let shared = self.shared();
+        let empty = || shared.until(|core| core.is_empty().then_some(()));
+        let drained = outside::within(time, empty()).await.transpose()?.is_some();
         if !drained {
             shared.step(Core::stop_all);
-            shared.until(|core| core.is_empty().then_some(())).await;
+            empty().await?;
         }
         shared.step(|core, effects| {
             core.advance(Stage::Closed, effects);
             core.retire_all(effects);
         });
         shared.scope.close();
-        shared.scope.ended().await;
-        // A terminal that takes nothing must not keep the caller.
-        timeout(CONSOLE_TIMEOUT, crate::process::flush_console()).await.ok();
-        let (left, left_unseen) = shared.peek(|core| core.left());
-        Shutdown { drained, took: began.elapsed(), left, left_unseen }
+        shared.driven(shared.scope.ended()).await?;
+        Ok(drained)
     }
 }
 

@@ -26,7 +26,7 @@ mod watch;
 pub(crate) use cgroup::Group;
 pub use cgroup::GroupLimits;
 pub(crate) use console::flush as flush_console;
-pub(crate) use exit::{Death, Process, check_children_are_kept};
+pub(crate) use exit::{Death, KILL_BOUND, Process, check_children_are_kept};
 pub(crate) use output::Pipe;
 #[cfg(feature = "remote")]
 pub(crate) use output::TAIL_BYTES;

@@ -4,6 +4,8 @@
 
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use tokio::runtime::Handle;
@@ -41,6 +43,19 @@ impl Scope {
         self.spawn(async move {
             closing.run_until_cancelled(future).await;
         });
+    }
+
+    /// Whether the caller runs on the runtime of this scope, so that it is certainly driven.
+    pub(crate) fn is_current(&self) -> bool {
+        Handle::try_current().is_ok_and(|current| current.id() == self.runtime.id())
+    }
+
+    /// A flag that is set as soon as the runtime runs anything.
+    pub(crate) fn probe(&self) -> Arc<AtomicBool> {
+        let ran = Arc::new(AtomicBool::new(false));
+        let probe = Arc::clone(&ran);
+        drop(self.runtime.spawn(async move { probe.store(true, Ordering::Release) }));
+        ran
     }
 
     pub(crate) fn close(&self) {

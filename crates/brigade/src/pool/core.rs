@@ -79,6 +79,8 @@ pub(super) struct Core {
     /// Workers in a row that ended just after their start, having done nothing.
     stillborn: u32,
     stage: Stage,
+    /// Whether the runtime that the pool lives on is there, as far as known.
+    has_runtime: bool,
     counters: Counters,
     /// Processes that could not be ended.
     left: Vec<u32>,
@@ -145,6 +147,7 @@ impl Core {
             restart: Restart::default(),
             stillborn: 0,
             stage: Stage::Open,
+            has_runtime: true,
             counters: Counters::new(),
             left: Vec::new(),
             left_unseen: false,

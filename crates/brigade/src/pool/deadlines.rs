@@ -31,6 +31,12 @@ pub(super) enum Due {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct DueKey(Instant, u64);
 
+impl DueKey {
+    pub(super) fn at(self) -> Instant {
+        self.0
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
     due: BTreeMap<DueKey, Due>,

@@ -14,10 +14,11 @@ use serde::de::DeserializeOwned;
 use super::Shared;
 use super::cell::Cell;
 use super::core::{Admission, number_of};
+use super::outside::Look;
 use crate::call::Request;
 use crate::certificate::Receipt;
 use crate::codec::Codec;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::outcome::{CallError, Cancelled};
 use crate::payload::sharing;
 use crate::process::Output;
@@ -38,6 +39,8 @@ pub struct Handle<T> {
     cell: Arc<Cell>,
     codec: Codec,
     stage: Stage,
+    /// When it is waited for outside of the pool's runtime.
+    look: Option<Look>,
     output: PhantomData<fn() -> T>,
 }
 
@@ -58,14 +61,14 @@ struct Waiting {
 
 impl<T> Handle<T> {
     pub(super) fn inside(shared: Arc<Shared>, cell: Arc<Cell>, codec: Codec, call: u64) -> Self {
-        Self { shared, cell, codec, stage: Stage::Inside(call), output: PhantomData }
+        Self { shared, cell, codec, stage: Stage::Inside(call), look: None, output: PhantomData }
     }
 
     /// A call that never came into the pool.
     pub(super) fn refused(shared: Arc<Shared>, codec: Codec, error: Error) -> Self {
         let cell = Arc::new(Cell::default());
         cell.finish(Err(CallError::Rejected(error)), None, None);
-        Self { shared, cell, codec, stage: Stage::Over, output: PhantomData }
+        Self { shared, cell, codec, stage: Stage::Over, look: None, output: PhantomData }
     }
 
     pub(super) fn outside(shared: Arc<Shared>, cell: Arc<Cell>, request: Request) -> Self {
@@ -75,7 +78,7 @@ impl<T> Handle<T> {
             room.room.acquire().await.map(tokio::sync::SemaphorePermit::forget).is_ok()
         });
         let waiting = Waiting { request: Box::new(request), place };
-        Self { shared, cell, codec, stage: Stage::Outside(Mutex::new(Some(waiting))), output: PhantomData }
+        Self { shared, cell, codec, stage: Stage::Outside(Mutex::new(Some(waiting))), look: None, output: PhantomData }
     }
 
     /// Id of the call within its pool, as in events, certificates and [`Context::call`](crate::Context::call). `None` while
@@ -151,6 +154,23 @@ impl<T> Handle<T> {
     }
 }
 
+impl<T> Handle<T> {
+    /// Looks now and then whether the pool's runtime is driven, where this is polled outside of it. If it is not the call is cancelled, for when it
+    /// is again.
+    fn look_at_runtime(&mut self, cx: &mut Context<'_>) -> Option<Error> {
+        if self.shared.scope.is_current() || !self.look.get_or_insert_with(Look::new).poll(cx) {
+            return None;
+        }
+        let call = match self.stage {
+            Stage::Inside(call) => Some(call),
+            Stage::Outside(_) | Stage::Over => None,
+        };
+        let error = self.shared.undriven(call)?;
+        drop(self.cancel("the runtime of its pool was not driven"));
+        Some(error)
+    }
+}
+
 impl<T: DeserializeOwned> Future for Handle<T> {
     type Output = Result<T, CallError>;
 
@@ -166,7 +186,13 @@ impl<T: DeserializeOwned> Future for Handle<T> {
                 Admission::Full(_) | Admission::Refused(_) => Stage::Over,
             };
         }
-        let outcome = std::task::ready!(self.cell.poll_outcome(cx.waker()));
+        let outcome = match self.cell.poll_outcome(cx.waker()) {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => match self.look_at_runtime(cx) {
+                Some(error) => Err(error.into()),
+                None => return Poll::Pending,
+            },
+        };
         self.stage = Stage::Over;
         Poll::Ready(outcome.and_then(|bytes| Ok(sharing(&bytes, |bytes| self.codec.decode(bytes))?)))
     }
@@ -228,9 +254,4 @@ impl fmt::Debug for ProgressStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ProgressStream").finish_non_exhaustive()
     }
-}
-
-/// What an outcome that could not be read says.
-pub(super) fn closed() -> Error {
-    Error::new(ErrorKind::Closed, "call a pool that was shut down")
 }

@@ -17,7 +17,7 @@ impl<T: DeserializeOwned> Service<Call<T>> for Pool {
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
         match self.is_closed() {
-            true => Poll::Ready(Err(CallError::Rejected(super::handle::closed()))),
+            true => Poll::Ready(Err(CallError::Rejected(self.shared().peek(|core| core.closed())))),
             false => Poll::Ready(Ok(())),
         }
     }

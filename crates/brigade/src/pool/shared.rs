@@ -13,7 +13,8 @@ use super::builder::Config;
 use super::cell::Cell;
 use super::core::{Admission, Core, Effects};
 use super::member::{TASK_NAME_BYTES_MAX, child};
-use super::{handle, stop};
+use super::outside::Probe;
+use super::stop;
 use crate::call::{CallOptions, Request, Target};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     /// Places in the queue.
     pub(super) room: Arc<Semaphore>,
     pub(super) events: broadcast::Sender<Event>,
+    /// Asks the runtime for a sign of life, for who waits outside of it.
+    pub(super) probe: Mutex<Probe>,
     /// Tells the clock that the first deadline changed.
     pub(super) clock: Notify,
     /// Tells `ready`, `recycle` and `shutdown` to look again.
@@ -69,7 +72,7 @@ impl Shared {
             Admission::Refused(error) => {
                 self.room.add_permits(1);
                 cell.finish(Err(error.into()), None, None);
-                Admission::Refused(handle::closed())
+                Admission::Refused(self.peek(|core| core.closed()))
             }
             admitted => admitted,
         }
@@ -182,20 +185,27 @@ impl Shared {
     }
 
     /// Waits until the core gives an answer. Cancel safe.
-    pub(super) async fn until<R>(&self, mut answer: impl FnMut(&mut Core) -> Option<R>) -> R {
-        loop {
-            let mut changed = std::pin::pin!(self.changed.notified());
-            changed.as_mut().enable();
-            if let Some(answer) = self.peek(&mut answer) {
-                return answer;
+    ///
+    /// # Errors
+    ///
+    /// `NoRuntime` if nobody drives the pool's runtime.
+    pub(super) async fn until<R>(&self, mut answer: impl FnMut(&mut Core) -> Option<R>) -> Result<R, Error> {
+        self.driven(async {
+            loop {
+                let mut changed = std::pin::pin!(self.changed.notified());
+                changed.as_mut().enable();
+                if let Some(answer) = self.peek(&mut answer) {
+                    return answer;
+                }
+                changed.await;
             }
-            changed.await;
-        }
+        })
+        .await
     }
 
     /// Sleeps until something falls due.
-    pub(super) async fn keep_time(self: Arc<Self>) {
-        let _guard = RuntimeGuard(Arc::clone(&self));
+    pub(super) async fn keep_time(self: Arc<Self>, guard: RuntimeGuard) {
+        let _guard = guard;
         loop {
             let next = self.peek(|core| core.next_deadline());
             let changed = self.clock.notified();
@@ -211,7 +221,7 @@ impl Shared {
 }
 
 /// Ends every call when the runtime that the pool lives on is dropped while the pool is open: nobody would answer them.
-struct RuntimeGuard(Arc<Shared>);
+pub(super) struct RuntimeGuard(pub(super) Arc<Shared>);
 
 impl Drop for RuntimeGuard {
     fn drop(&mut self) {
@@ -219,7 +229,7 @@ impl Drop for RuntimeGuard {
         if !shared.scope.is_closed() {
             shared.room.close();
             shared.killed.cancel();
-            shared.step(Core::give_up);
+            shared.step(|core, effects| core.give_up(&Core::runtime_ended(), effects));
         }
     }
 }

@@ -118,6 +118,12 @@ impl Process {
         }
     }
 
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut [PollFd::new(self.watch.get_ref(), PollFlags::IN)], Some(&now)).is_ok_and(|ended| ended > 0)
+    }
+
     /// Signals its process group, and itself in case it moved to another group.
     pub(crate) fn signal(&self, signal: Signal) -> Result<(), Denied> {
         let reaped = lock(&self.reaped);

@@ -15,6 +15,7 @@ mod hooks;
 mod macros;
 mod map;
 mod metrics;
+mod outside;
 mod panics;
 mod probe;
 mod process;

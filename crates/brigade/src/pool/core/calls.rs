@@ -16,7 +16,7 @@ use crate::call::Request;
 use crate::certificate::Receipt;
 use crate::codec::Codec;
 use crate::context::PROGRESS_BYTES_MAX;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::event::Event;
 use crate::outcome::{CallError, TimedOut};
 use crate::process::Output;
@@ -80,7 +80,7 @@ impl Core {
         effects: &mut Effects,
     ) -> Admission {
         if self.stage != Stage::Open {
-            return Admission::Refused(Error::new(ErrorKind::Closed, "call a pool that was shut down"));
+            return Admission::Refused(self.closed());
         }
         if let Some(error) = self.cannot_start() {
             return Admission::Refused(error);
@@ -160,6 +160,12 @@ impl Core {
     /// The id of the call at this key.
     pub(super) fn call_at(&self, key: usize) -> Option<u64> {
         Some(u64::from(self.calls.get(key)?.generation) << 32 | key as u64)
+    }
+
+    /// For how long a time of its own that a call is waited for has been over: its timeout, or that in the queue.
+    pub(in super::super) fn overdue_by(&mut self, call: u64, now: Instant) -> Duration {
+        let timer = self.entry(call).and_then(|entry| entry.timer);
+        timer.map(|timer| now.saturating_duration_since(timer.at())).unwrap_or_default()
     }
 
     pub(super) fn cancel_timer(&mut self, call: u64) {

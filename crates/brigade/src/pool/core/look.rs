@@ -1,8 +1,9 @@
 //! Looking at a pool: counts, times, workers.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::super::member::Member;
+use super::super::member::{Child, Member};
 use super::super::stats::{Stats, WorkerInfo, WorkerState};
 use super::Core;
 use super::seats::{Seat, SeatStage};
@@ -35,6 +36,11 @@ impl Core {
     /// Numbers and epochs of all processes of ours that have started.
     pub(in super::super) fn children(&self) -> Vec<(u32, u64)> {
         self.members().into_iter().filter(|(number, _)| !self.is_guest(*number)).collect()
+    }
+
+    /// All processes of ours that have started.
+    pub(in super::super) fn processes(&self) -> Vec<Arc<Child>> {
+        self.seats.iter().flatten().filter_map(|seat| seat.member.as_ref()?.child().cloned()).collect()
     }
 
     /// Numbers and epochs of all workers that have started.

@@ -98,14 +98,20 @@ impl Core {
     }
 
     /// Ends every call at once, because nothing of the pool will run any more.
-    pub(in super::super) fn give_up(&mut self, effects: &mut Effects) {
+    pub(in super::super) fn give_up(&mut self, error: &Error, effects: &mut Effects) {
         self.stage = super::Stage::Closed;
+        self.has_runtime = false;
         let keys: Vec<usize> = self.calls.iter().map(|(key, _)| key).collect();
         for call in keys.into_iter().filter_map(|key| self.call_at(key)).collect::<Vec<_>>() {
-            let error = Error::new(ErrorKind::Closed, "run a call: the async runtime that its pool was started on has ended");
+            let error = Error::new(error.kind(), error.to_string());
             self.end(call, Err(CallError::Rejected(error)), None, effects);
         }
         effects.changed = true;
+    }
+
+    /// Why nothing is taken any more.
+    pub(in super::super) fn closed(&self) -> Error {
+        if self.has_runtime { Error::new(ErrorKind::Closed, "call a pool that was shut down") } else { Self::runtime_ended() }
     }
 
     /// Stops every call.

@@ -1,0 +1,139 @@
+//! Waiting for a pool from outside of the runtime that it lives on.
+//!
+//! The pool's tasks run on the runtime that it was started on. Whoever waits on another executor may wait for something that nobody does: the
+//! runtime is a current-thread one whose `block_on` has returned, or its threads are blocked. So such a wait looks now and then, by a timer that
+//! needs no runtime, whether the pool's one runs anything; if it does not for long, the wait ends with an error that says so. Whoever waits on
+//! the pool's own runtime is proof that it is driven.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures_timer::Delay;
+use futures_util::future::{Either, select};
+
+use super::Shared;
+use super::core::Core;
+use crate::error::{Error, ErrorKind};
+use crate::sync::lock;
+
+/// How often somebody who waits outside looks.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long a runtime may run nothing: its threads may be blocked for a while by something that ends.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+/// The same for who waits for a call whose own time is over, and for so long already.
+const IDLE_MAX_OVERDUE: Duration = Duration::from_secs(1);
+
+/// Longer than any process runs.
+const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+/// Asks the runtime for a sign of life.
+#[derive(Default)]
+pub(super) struct Probe(Option<(Instant, Arc<AtomicBool>)>);
+
+/// The timer of one who waits outside.
+pub(super) struct Look(Delay);
+
+impl Look {
+    pub(super) fn new() -> Self {
+        Self(Delay::new(LOOK))
+    }
+
+    /// Whether it is time to look. Wakes the task then.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        let due = Pin::new(&mut self.0).poll(cx).is_ready();
+        if due {
+            self.0.reset(LOOK);
+            // Registers the waker for the next time.
+            if Pin::new(&mut self.0).poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
+        }
+        due
+    }
+}
+
+/// The future's output, if it comes within this time. Needs no runtime.
+pub(super) async fn within<F: Future>(time: Duration, future: F) -> Option<F::Output> {
+    match select(pin!(future), Delay::new(time.min(FAR))).await {
+        Either::Left((output, _)) => Some(output),
+        Either::Right(_) => None,
+    }
+}
+
+impl Shared {
+    /// For how long the runtime has run nothing, as far as that was looked at.
+    fn idle_for(&self) -> Duration {
+        let mut probe = lock(&self.probe);
+        match &probe.0 {
+            Some((since, ran)) if !ran.load(Ordering::Acquire) => since.elapsed(),
+            _ => {
+                probe.0 = Some((Instant::now(), self.scope.probe()));
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// Why what is waited for will not come: nobody drives the pool's runtime. For a call, sooner if its own time is over.
+    pub(super) fn undriven(&self, call: Option<u64>) -> Option<Error> {
+        let idle = self.idle_for();
+        let is_overdue = || call.is_some_and(|call| self.peek(|core| core.overdue_by(call, Instant::now())) >= LOOK);
+        if idle < IDLE_MAX_OVERDUE || idle < IDLE_MAX && !is_overdue() {
+            return None;
+        }
+        Some(Error::new(
+            ErrorKind::NoRuntime,
+            format!(
+                "wait for a pool: the async runtime that it was started on has run nothing for {idle:.1?}; calls, timeouts and stops are its work: \
+                 keep its block_on going, or start the pool on a multi-thread runtime whose threads do not block"
+            ),
+        ))
+    }
+
+    /// Waits for what tasks of the pool do.
+    pub(super) async fn driven<F: Future>(&self, future: F) -> Result<F::Output, Error> {
+        let mut future = pin!(future);
+        let mut look = None;
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            if !self.scope.is_current() && look.get_or_insert_with(Look::new).poll(cx) {
+                return self.undriven(None).map_or(Poll::Pending, |error| Poll::Ready(Err(error)));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Ends a pool whose runtime nobody drives, as far as that can be done without its tasks: kills the workers and ends all calls. Returns
+    /// the processes that are left.
+    pub(super) async fn end_undriven(self: &Arc<Self>, error: &Error) -> Vec<u32> {
+        self.killed.cancel();
+        let children = self.peek(|core| core.processes());
+        for child in &children {
+            child.signal(rustix::process::Signal::KILL);
+        }
+        self.step(|core, effects| core.give_up(error, effects));
+        self.scope.close();
+        let until = Instant::now() + crate::process::KILL_BOUND;
+        while Instant::now() < until && children.iter().any(|child| !child.process.has_ended()) {
+            Delay::new(Duration::from_millis(10)).await;
+        }
+        children.iter().filter(|child| !child.process.has_ended()).map(|child| child.pid()).collect()
+    }
+}
+
+impl Core {
+    /// What callers of a pool are told whose runtime has ended.
+    pub(super) fn runtime_ended() -> Error {
+        Error::new(
+            ErrorKind::NoRuntime,
+            "call a pool whose async runtime has ended: a pool lives on the runtime that it was started on, and each #[tokio::test] has one of its \
+             own; start it in each test, or on a runtime that outlives its users",
+        )
+    }
+}
