@@ -225,7 +225,7 @@ impl Pool {
         shared.step(|core, effects| core.set_floor(workers, effects));
         let ready = shared
             .until(|core| {
-                if core.ready_count() >= workers {
+                if core.ready_count() >= workers && core.stage() != Stage::Closed {
                     return Some(Ok(()));
                 }
                 if core.stage() != Stage::Open {

@@ -105,6 +105,8 @@ pub(super) struct Effects {
     /// Many calls come in one step: each worker is written to once, at its end, and nobody is woken for it.
     pub(super) at_once: bool,
     pub(super) starts: Vec<(u32, u64)>,
+    /// Workers that nobody looks after any more. Dropping a process may take a moment.
+    pub(super) dropped: Vec<Member>,
     pub(super) stops: Vec<StopOrder>,
     pub(super) updates: Vec<(Arc<Cell>, Progress)>,
     pub(super) watches: Vec<(u64, Arc<Child>, u64)>,

@@ -170,6 +170,7 @@ impl Shared {
         for order in effects.stops {
             self.scope.spawn(stop::climb(Arc::clone(self), order));
         }
+        drop(effects.dropped);
         if effects.clock {
             self.clock.notify_one();
         }

@@ -106,6 +106,11 @@ impl Core {
             let error = Error::new(error.kind(), error.to_string());
             self.end(call, Err(CallError::Rejected(error)), None, effects);
         }
+        // Their processes are ended and reaped when the last that holds them drops them.
+        effects.dropped.extend(self.seats.iter_mut().flatten().filter_map(|seat| seat.member.take()));
+        self.seats.clear();
+        self.free.clear();
+        self.census_is_stale();
         effects.changed = true;
     }
 
