@@ -261,7 +261,9 @@ impl Certificate {
         // The signal of a step says nothing that the step does not.
         let told = match (&self.ended, self.step, self.exit) {
             (Ended::Signalled, _, Some(Exit::Signal(_))) | (Ended::OutOfMemory(MemoryLimit::Cgroup), ..) => None,
-            (_, Some(Step::Terminated), Some(Exit::Signal(libc::SIGTERM))) | (_, Some(Step::Killed), Some(Exit::Signal(libc::SIGKILL))) => None,
+            (_, Some(Step::Terminated), Some(Exit::Signal(libc::SIGTERM))) | (_, Some(Step::Killed), Some(Exit::Signal(libc::SIGKILL))) => {
+                None
+            }
             (.., exit) => exit,
         };
         let has_end = tell_end || self.step.is_none() || !matches!(self.ended, Ended::TimedOut | Ended::Cancelled | Ended::Shutdown);

@@ -54,8 +54,10 @@ pub enum Event {
     HostJoined {
         /// Number of the host among the workers.
         worker: u32,
-        /// Its name.
+        /// Its name, as it says.
         host: Arc<str>,
+        /// As what it proved itself: `key`, or `certificate` and the names in it.
+        identity: Arc<str>,
         /// Process id of the program there.
         pid: u32,
         /// Attempts that it may run at once.

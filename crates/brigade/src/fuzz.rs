@@ -128,7 +128,7 @@ fn messages_between_hosts() -> Vec<Vec<u8>> {
         ahead: true,
         tick: Some(SystemTime::UNIX_EPOCH),
     };
-    let written = Written { stdout: (b"out".to_vec(), 0), stderr: (b"err".to_vec(), 7) };
+    let written = Written { stdout_bytes: 3, stdout_dropped: 0, stderr_bytes: 3, stderr_dropped: 7 };
     let endings = [
         Ending::Done,
         Ending::Failed(Box::new(Failure::new("no"))),
@@ -138,7 +138,7 @@ fn messages_between_hosts() -> Vec<Vec<u8>> {
     ];
     let mut all = vec![packed(&join), packed(&welcome), packed(&run), packed(&Stop { reason: "user left".into(), hurry: false })];
     all.push(packed(&TurnedAway { magic, version, brigade, reason: "no".to_owned() }));
-    all.push(packed(&Answer { ending: Ending::Returned, output: Some(Box::new(written)) }));
+    all.push(packed(&Answer { ending: Ending::Returned, output: Some(written) }));
     all.extend(endings.map(|ending| packed(&Answer { ending, output: None })));
     all
 }

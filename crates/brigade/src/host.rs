@@ -20,7 +20,7 @@ use self::session::Session;
 use crate::error::{Error, ErrorKind};
 use crate::pool::{Builder, Pool, WorkerCount};
 use crate::registry;
-use crate::remote::Credentials;
+use crate::remote::{Budget, Credentials};
 use crate::shutdown::Scope;
 use crate::sync::lock;
 
@@ -70,6 +70,8 @@ impl Failures {
 #[derive(Clone, Debug)]
 pub struct HostHandle(Arc<Control>);
 
+/// For arguments that are still coming, of all masters together; see [`Budget`] for what one of them may hold beyond it.
+const PARTIAL_BYTES_MAX: usize = 256 << 20;
 /// For answers that tell masters of what was stopped.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -189,8 +191,9 @@ impl Host {
         let _end_if_dropped: DropGuard = end.clone().drop_guard();
         let failures = Arc::new(Failures::default());
         let offer = Arc::new(offer);
-        for (url, credentials) in masters {
-            let session = Session::new(url, credentials, pool.clone(), Arc::clone(&offer))?;
+        let budget = Budget::new(PARTIAL_BYTES_MAX);
+        for master in masters {
+            let session = Session::new(master, pool.clone(), Arc::clone(&offer), budget.clone())?;
             let (failures, end, drain) = (Arc::clone(&failures), end.clone(), control.drain.clone());
             scope.spawn(async move {
                 end.run_until_cancelled(session.live(&drain, &failures)).await;

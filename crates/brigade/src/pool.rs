@@ -129,6 +129,8 @@ impl Pool {
             #[cfg(feature = "remote")]
             listening: listeners.iter().map(|listener| listener.url().to_owned()).collect(),
             #[cfg(feature = "remote")]
+            partial: crate::remote::Budget::new(listen::PARTIAL_BYTES_MAX),
+            #[cfg(feature = "remote")]
             refusals: listeners.iter().map(crate::remote::door::Listener::refusals).collect(),
             config,
         });

@@ -23,6 +23,7 @@
 //! [`Credentials`] are what both sides show each other before anything else is said. What is said then is the business of `line`, `inbox` and
 //! `outbox` here, of `pool` on one side and of `host` on the other.
 
+mod budget;
 #[doc(hidden)]
 pub mod door;
 mod inbox;
@@ -41,9 +42,10 @@ pub use crate::host::{Host, HostHandle, serve};
 use crate::error::Error;
 use crate::wire::remote::Mark;
 
+pub(crate) use crate::printable::printable;
+pub(crate) use budget::Budget;
 pub(crate) use line::{Ear, End, Line, Messages};
 pub(crate) use outbox::Outbox;
-pub(crate) use crate::printable::printable;
 
 /// A number that no other pool or session has.
 pub(crate) fn mark() -> Result<Mark, Error> {

@@ -5,14 +5,16 @@ use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, TimedOut};
 use crate::pool::Outcome;
 use crate::process::Output;
-use crate::wire::remote::{Answer, Ending, Refusal, Written};
+use crate::wire::remote::{ANSWER_HEAD_BYTES_MAX, Answer, Ending, Refusal, Written};
 
 use bytes::Bytes;
 
-/// The head of the usual answer: a result and nothing beside.
-const DONE: &[u8] = &[0, 0];
+/// What stands before the usual result: the length of an [`Answer`] that says *done* and nothing else.
+const DONE: &[u8] = &[2, 0, 0, 0, 0, 0];
+/// All reasons of passes together.
+const REASONS_BYTES_MAX: usize = 64 << 10;
 
-/// The head of an answer, encoded, and the result that stands behind it.
+/// What stands before the result of an answer, and the result.
 pub(super) fn answer(outcome: Outcome, receipt: Option<&Receipt>, output: Option<Output>, result_bytes_max: u64) -> (Bytes, Bytes) {
     let (ending, result) = match outcome {
         Ok(result) if result.len() as u64 > result_bytes_max => {
@@ -22,15 +24,51 @@ pub(super) fn answer(outcome: Outcome, receipt: Option<&Receipt>, output: Option
         Ok(result) => (Ending::Done, result),
         Err(error) => (ending(error, receipt), Bytes::new()),
     };
-    let output = output.map(|output| {
-        let Output { stdout, stderr } = output;
-        Box::new(Written { stdout: (stdout.text, stdout.dropped), stderr: (stderr.text, stderr.dropped) })
-    });
     if let (Ending::Done, None) = (&ending, &output) {
         return (Bytes::from_static(DONE), result);
     }
-    let head = postcard::to_stdvec(&Answer { ending, output }).expect("flat types of our own always encode");
-    (head.into(), result)
+    let room = result_bytes_max.saturating_sub(result.len() as u64);
+    (head(ending, output, usize::try_from(room).unwrap_or(usize::MAX)).into(), result)
+}
+
+/// An ending of which there is no output and no result.
+pub(super) fn head_of(ending: Ending) -> Vec<u8> {
+    head(ending, None, 0)
+}
+
+/// The message with its length, and the output; of that at most so many bytes.
+fn head(ending: Ending, output: Option<Output>, output_bytes_max: usize) -> Vec<u8> {
+    let output = output.map(|Output { stdout, stderr }| {
+        let stdout = stdout.cut(output_bytes_max);
+        let stderr = stderr.cut(output_bytes_max - stdout.text.len());
+        (stdout, stderr)
+    });
+    let written = output.as_ref().map(|(stdout, stderr)| Written {
+        stdout_bytes: stdout.text.len() as u64,
+        stdout_dropped: stdout.dropped,
+        stderr_bytes: stderr.text.len() as u64,
+        stderr_dropped: stderr.dropped,
+    });
+    let message = postcard::to_stdvec(&Answer { ending, output: written }).expect("flat types of our own always encode");
+    debug_assert!(message.len() <= ANSWER_HEAD_BYTES_MAX, "all that can stand in it has a limit of its own");
+    let length = u32::try_from(message.len()).expect("it is short");
+    let mut head = [&length.to_le_bytes()[..], &message].concat();
+    if let Some((stdout, stderr)) = output {
+        head.extend_from_slice(&stdout.text);
+        head.extend_from_slice(&stderr.text);
+    }
+    head
+}
+
+/// As many of these as may travel.
+fn some_of(mut reasons: Vec<String>) -> Vec<String> {
+    let mut bytes = 0;
+    let fits = reasons.iter().take_while(|reason| {
+        bytes += reason.len() + size_of::<String>();
+        bytes <= REASONS_BYTES_MAX
+    });
+    reasons.truncate(fits.count().max(1));
+    reasons
 }
 
 fn ending(error: CallError, receipt: Option<&Receipt>) -> Ending {
@@ -46,7 +84,7 @@ fn ending(error: CallError, receipt: Option<&Receipt>) -> Ending {
             let step = receipt.map_or(Step::NotStarted, |receipt| receipt.step);
             Ending::Stopped { certificate: cancelled.certificate, step }
         }
-        CallError::Passed(reasons) => Ending::Passed(reasons),
+        CallError::Passed(reasons) => Ending::Passed(some_of(reasons)),
         CallError::Rejected(error) => refused(&error),
     }
 }
@@ -73,6 +111,6 @@ mod tests {
 
     #[test]
     fn the_usual_head_is_what_encoding_it_gives() {
-        assert_eq!(postcard::to_stdvec(&Answer { ending: Ending::Done, output: None }).unwrap(), DONE);
+        assert_eq!(head_of(Ending::Done), DONE);
     }
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::answer::{answer, refused};
+use super::answer::{answer, head_of, refused};
 use super::welcome;
 use super::{Failures, Offer};
 use crate::call::{CallOptions, Origin, Request, Target};
@@ -23,10 +23,10 @@ use crate::pool::{Outcome, Pool, Relay, RelayedCell, Tag};
 use crate::process::Output;
 use crate::progress::Progress;
 use crate::registry;
-use crate::remote::{Credentials, Ear, End, Line, Messages, Outbox, build, door, mark};
+use crate::remote::{Budget, Credentials, Ear, End, Line, Messages, Outbox, build, door, mark};
 use crate::retry::jitter;
 use crate::sync::lock;
-use crate::wire::remote::{Answer, Ending, Join, MAGIC, Mark, Run, Stop, TaskLine, VERSION, Welcome, ahead_max, kind};
+use crate::wire::remote::{Ending, Join, MAGIC, Mark, Run, Stop, TaskLine, VERSION, Welcome, ahead_max, kind};
 use crate::wire::{self, Frame};
 
 /// The first pause before connecting again, and the longest.
@@ -41,6 +41,11 @@ const AHEAD_WAIT: Duration = Duration::from_millis(20);
 /// Stops that came before their call are remembered up to the number of slots, but so many at least.
 const EARLY_STOPS_MIN: usize = 64;
 
+/// Small answers that a master may leave unread while it asks for more.
+const UNREAD_BYTES_MAX: usize = 64 << 20;
+/// Calls that may be held, running or answered and not acknowledged, beyond twice those that run at once: acknowledgements come with the next calls.
+const HELD_MIN: usize = 64;
+
 pub(super) struct Session {
     url: String,
     credentials: Credentials,
@@ -49,6 +54,8 @@ pub(super) struct Session {
     slots: u32,
     mark: Mark,
     outbox: Outbox,
+    /// For unfinished messages of all masters of this host.
+    budget: Budget,
     state: Mutex<State>,
 }
 
@@ -85,9 +92,15 @@ enum Held {
 }
 
 impl Session {
-    pub(super) fn new(url: String, credentials: Credentials, pool: Pool, offer: Arc<Offer>) -> Result<Arc<Self>, Error> {
+    pub(super) fn new(
+        (url, credentials): (String, Credentials),
+        pool: Pool,
+        offer: Arc<Offer>,
+        budget: Budget,
+    ) -> Result<Arc<Self>, Error> {
         let slots = pool.own_slots();
-        Ok(Arc::new(Self { url, credentials, pool, offer, slots, mark: mark()?, outbox: Outbox::new(), state: Mutex::default() }))
+        let (mark, outbox, state) = (mark()?, Outbox::new(), Mutex::default());
+        Ok(Arc::new(Self { url, credentials, pool, offer, slots, mark, outbox, budget, state }))
     }
 
     /// Connects and serves, again and again, until it drains and holds nothing any more.
@@ -191,7 +204,8 @@ impl Session {
     // -- a connection
 
     async fn serve(self: &Arc<Self>, mut line: Line, welcome: Welcome, drain: &CancellationToken) {
-        line.admit(2 * self.room(), usize::try_from(u32::MAX).unwrap_or(usize::MAX).min(MESSAGE_BYTES_MAX));
+        let payload_bytes_max = usize::try_from(welcome.payload_bytes_max).unwrap_or(usize::MAX).min(PAYLOAD_BYTES_MAX);
+        line.admit(payload_bytes_max + META_BYTES_MAX, &self.budget);
         let beat = welcome.beat;
         self.on_welcome(welcome);
         let master = Master { session: self, draining: drain, over: CancellationToken::new() };
@@ -277,13 +291,25 @@ impl Session {
     }
 
     /// Begins calls, in one step.
-    fn begin(self: &Arc<Self>, runs: &mut Vec<(u64, Request)>, draining: bool) {
+    ///
+    /// # Errors
+    ///
+    /// `Protocol` if the master wants more than it was offered, or does not acknowledge answers: what is held for it would grow without a bound.
+    fn begin(self: &Arc<Self>, runs: &mut Vec<(u64, Request)>, draining: bool) -> Result<(), Error> {
         if runs.is_empty() {
-            return;
+            return Ok(());
         }
+        if self.outbox.small_bytes() > UNREAD_BYTES_MAX {
+            return Err(Error::new(ErrorKind::Protocol, "it asks for more and does not read what it is told"));
+        }
+        let held_max = 2 * self.room() as usize + HELD_MIN;
         let (mut tags, mut calls) = (Vec::with_capacity(runs.len()), Vec::with_capacity(runs.len()));
         {
             let mut state = lock(&self.state);
+            if state.calls.len() + runs.len() > held_max {
+                let text = format!("it has not acknowledged the answers of {} calls and sends {} more", state.calls.len(), runs.len());
+                return Err(Error::new(ErrorKind::Protocol, text));
+            }
             for (call, request) in runs.drain(..) {
                 let early = state.early_stops.iter().position(|early| *early == call);
                 if let Some(index) = early {
@@ -317,6 +343,7 @@ impl Session {
                 Err(error) => self.not_taken(tag, error.as_ref()),
             }
         }
+        Ok(())
     }
 
     fn not_taken(&self, tag: Tag, error: Option<&Error>) {
@@ -329,8 +356,7 @@ impl Session {
 
     /// Answers a call of which nothing is held.
     fn say(&self, call: u64, ending: Ending) {
-        let head = postcard::to_stdvec(&Answer { ending, output: None }).expect("flat types of our own always encode");
-        self.outbox.append(kind::ANSWER, call, &head, &Bytes::new());
+        self.outbox.append(kind::ANSWER, call, &head_of(ending), &Bytes::new());
         self.outbox.kick();
     }
 
@@ -382,8 +408,8 @@ impl Session {
     }
 }
 
-/// Longest message from a master: the largest payload that a pool may allow.
-const MESSAGE_BYTES_MAX: usize = (1 << 30) + META_BYTES_MAX;
+/// The largest payload that a pool may allow.
+const PAYLOAD_BYTES_MAX: usize = 1 << 30;
 
 impl State {
     /// A call that was begun, if it is that very one.
@@ -465,7 +491,7 @@ impl Ear for Master<'_> {
                 continue;
             }
             // What comes behind a call may be about it.
-            session.begin(&mut runs, self.draining.is_cancelled());
+            session.begin(&mut runs, self.draining.is_cancelled())?;
             match frame.kind {
                 kind::STOP => {
                     let garbled = |e| Error::new(ErrorKind::Protocol, "read a stop").with_source(e);
@@ -484,8 +510,7 @@ impl Ear for Master<'_> {
                 unknown => return Err(Error::new(ErrorKind::Protocol, format!("read a frame of unknown kind {unknown}"))),
             }
         }
-        session.begin(&mut runs, self.draining.is_cancelled());
-        Ok(())
+        session.begin(&mut runs, self.draining.is_cancelled())
     }
 }
 

@@ -11,6 +11,9 @@ use crate::remote::door::{Limits, Listener};
 use crate::remote::{Credentials, Refusals, mark};
 use crate::wire::remote::{Mark, check_times};
 
+/// For results that are still coming, of all hosts together; one host may go beyond it by four results of the longest kind.
+pub(super) const PARTIAL_BYTES_MAX: usize = 256 << 20;
+
 /// What a pool wants of hosts that join it.
 #[derive(Clone, Debug)]
 pub(super) struct Hosts {

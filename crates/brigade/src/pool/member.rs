@@ -18,7 +18,7 @@ use crate::wire::{self, CallMeta, kind};
 
 pub(super) use child::Child;
 #[cfg(feature = "remote")]
-pub(super) use guest::Guest;
+pub(super) use guest::{Guest, HostMessage};
 
 #[derive(Clone)]
 pub(super) enum Member {
@@ -65,6 +65,15 @@ impl Member {
             Self::Child(child) => Some(child),
             #[cfg(feature = "remote")]
             Self::Guest(_) => None,
+        }
+    }
+
+    /// As what a host proved itself.
+    pub(super) fn identity(&self) -> Option<&str> {
+        match self {
+            Self::Child(_) => None,
+            #[cfg(feature = "remote")]
+            Self::Guest(guest) => Some(&guest.identity),
         }
     }
 

@@ -43,6 +43,9 @@ pub(crate) struct Shared {
     /// Who was not let in there.
     #[cfg(feature = "remote")]
     pub(super) refusals: Vec<crate::remote::door::RefusalCount>,
+    /// For unfinished results of all hosts.
+    #[cfg(feature = "remote")]
+    pub(super) partial: crate::remote::Budget,
 }
 
 impl Shared {

@@ -128,8 +128,10 @@ impl Counters {
 pub struct WorkerInfo {
     /// Number within the pool, from 1; a replacement takes the number of the one it replaces.
     pub id: u32,
-    /// Name of its host, if it is another one that joined the pool.
+    /// Name of its host, as that says, if it is another one that joined the pool.
     pub host: Option<String>,
+    /// As what that host proved itself: `key`, or `certificate` and the names in it.
+    pub identity: Option<String>,
     /// Process id; `None` while it starts. That of a host that joined is one of that host.
     pub pid: Option<u32>,
     /// What it is doing.

@@ -322,14 +322,7 @@ fn wait(id: &Id<'_>) -> Death {
     // SAFETY: the raw system call, whose fifth argument the C library hides: it fills the two structures, which live
     // here and are plain data for which zero is valid.
     let (result, info, usage) = unsafe {
-        let result = libc::syscall(
-            libc::SYS_waitid,
-            kind,
-            number,
-            info.as_mut_ptr(),
-            libc::WEXITED | libc::WNOHANG,
-            usage.as_mut_ptr(),
-        );
+        let result = libc::syscall(libc::SYS_waitid, kind, number, info.as_mut_ptr(), libc::WEXITED | libc::WNOHANG, usage.as_mut_ptr());
         (result, info.assume_init(), usage.assume_init())
     };
     // SAFETY: `waitid` fills these fields of every child's siginfo; they are zero where it failed.

@@ -50,6 +50,17 @@ pub struct Captured {
     pub dropped: u64,
 }
 
+#[cfg(feature = "remote")]
+impl Captured {
+    /// At most so many bytes of it; the others count as dropped.
+    pub(crate) fn cut(mut self, bytes_max: usize) -> Self {
+        let over = self.text.len().saturating_sub(bytes_max);
+        self.text.truncate(bytes_max);
+        self.dropped = self.dropped.saturating_add(over as u64);
+        self
+    }
+}
+
 /// Standard output and error of one attempt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

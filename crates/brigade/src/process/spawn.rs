@@ -69,7 +69,8 @@ fn failure(program: &Path, directory: Option<&Path>, error: &io::Error) -> Strin
     let is_own = program.starts_with("/proc/self");
     match error.kind() {
         io::ErrorKind::NotFound if is_own && !Path::new("/proc/self").exists() => {
-            "start this program again by /proc/self/exe: /proc is not mounted; mount it, or name the program with Builder::program".to_owned()
+            "start this program again by /proc/self/exe: /proc is not mounted; mount it, or name the program with Builder::program"
+                .to_owned()
         }
         io::ErrorKind::PermissionDenied if is_own => {
             let file = std::fs::read_link(program).unwrap_or_default();

@@ -65,7 +65,8 @@ pub(crate) async fn sweep(process: &Process) -> Swept {
     let unknown = Swept { is_unknown: true, ..Swept::default() };
     let (reply, swept) = oneshot::channel();
     let Ok(sweeper) = sweeper() else { return unknown };
-    let tree = Tree { cookie: process.cookie.clone(), group: process.pid.as_raw_nonzero().get(), since: process.started, spare_group: false };
+    let tree =
+        Tree { cookie: process.cookie.clone(), group: process.pid.as_raw_nonzero().get(), since: process.started, spare_group: false };
     match sweeper.send((tree, reply)).await {
         Ok(()) => swept.await.unwrap_or(unknown),
         Err(_) => unknown,

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use bytes::{Bytes, BytesMut};
 
+use super::budget::{Budget, Share};
 use crate::error::{Error, ErrorKind};
-use crate::wire::remote::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, kind};
+use crate::wire::remote::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, LONG_MESSAGES_MAX, kind};
 use crate::wire::{Decoder, Frame};
 
 /// What a long message gets room for at first, whatever length its peer says it has.
@@ -16,8 +17,8 @@ const LIFE_BYTES: usize = 4 << 10;
 pub(crate) struct Inbox {
     decoder: Decoder,
     partial: HashMap<(u8, u64), Partial>,
-    /// Long messages that may be on their way at once.
-    partial_max: usize,
+    /// What the partial messages hold of the budget; none during the handshake, which has no long messages.
+    share: Option<Share>,
     message_bytes_max: usize,
     /// Bytes that came since the last sign of life.
     unheard: usize,
@@ -28,19 +29,21 @@ pub(crate) struct Inbox {
 struct Partial {
     bytes: Vec<u8>,
     length: usize,
+    /// What it holds of the budget: the room that it asked for.
+    room: usize,
 }
 
 impl Inbox {
     /// For the handshake.
     pub(crate) fn new() -> Self {
         let decoder = Decoder::new(HANDSHAKE_BYTES_MAX);
-        Self { decoder, partial: HashMap::new(), partial_max: 0, message_bytes_max: 0, unheard: 0, heard_bytes: 0 }
+        Self { decoder, partial: HashMap::new(), share: None, message_bytes_max: 0, unheard: 0, heard_bytes: 0 }
     }
 
     /// For what comes after it.
-    pub(crate) fn admit(&mut self, messages: usize, message_bytes_max: usize) {
+    pub(crate) fn admit(&mut self, message_bytes_max: usize, budget: &Budget) {
         self.decoder.limit(FRAME_BYTES_MAX);
-        (self.partial_max, self.message_bytes_max) = (messages, message_bytes_max);
+        (self.share, self.message_bytes_max) = (Some(budget.share()), message_bytes_max);
     }
 
     /// Where the next bytes of the stream go.
@@ -64,24 +67,24 @@ impl Inbox {
         self.heard_bytes
     }
 
-    /// The next whole message.
+    /// The next whole message. `expects` says whether a long message of this kind and id may begin.
     ///
     /// # Errors
     ///
-    /// `Protocol` if the stream makes no sense or more comes than may.
-    pub(crate) fn next(&mut self) -> Result<Option<Frame>, Error> {
+    /// `Protocol` if the stream makes no sense or more comes than may; `QueueFull` if the budget has no room for it now.
+    pub(crate) fn next(&mut self, expects: impl Fn(u8, u64) -> bool) -> Result<Option<Frame>, Error> {
         while let Some(frame) = self.decoder.next()? {
             if frame.kind != kind::PART {
                 return Ok(Some(frame));
             }
-            if let Some(whole) = self.put_together(&frame)? {
+            if let Some(whole) = self.put_together(&frame, &expects)? {
                 return Ok(Some(whole));
             }
         }
         Ok(None)
     }
 
-    fn put_together(&mut self, frame: &Frame) -> Result<Option<Frame>, Error> {
+    fn put_together(&mut self, frame: &Frame, expects: impl Fn(u8, u64) -> bool) -> Result<Option<Frame>, Error> {
         let broken = |how: String| Err(Error::new(ErrorKind::Protocol, format!("read a message in parts: {how}")));
         let Some((&[kind, l0, l1, l2, l3], bytes)) = frame.body.split_first_chunk::<5>() else {
             return broken("one is too short".to_owned());
@@ -91,24 +94,35 @@ impl Inbox {
             return broken(format!("{length} bytes are announced and {} are allowed", self.message_bytes_max));
         }
         let (count, key) = (self.partial.len(), (kind, frame.id));
-        if count >= self.partial_max && !self.partial.contains_key(&key) {
-            return broken(format!("{} are on their way already", self.partial_max));
+        if !self.partial.contains_key(&key) {
+            if count >= LONG_MESSAGES_MAX {
+                return broken(format!("{LONG_MESSAGES_MAX} are on their way already"));
+            }
+            if !expects(kind, frame.id) {
+                return broken(format!("it is of kind {kind} and about call {}, of which nothing is expected", frame.id));
+            }
         }
-        let partial = self.partial.entry(key).or_insert_with(|| Partial { bytes: Vec::new(), length });
+        let Some(share) = &mut self.share else { return broken("it begins before the handshake has ended".to_owned()) };
+        let partial = self.partial.entry(key).or_insert_with(|| Partial { bytes: Vec::new(), length, room: 0 });
         if bytes.is_empty() || partial.length != length || partial.bytes.len() + bytes.len() > length {
             return broken("they do not make one".to_owned());
         }
-        if partial.bytes.capacity() - partial.bytes.len() < bytes.len() {
+        if partial.room - partial.bytes.len() < bytes.len() {
             // Grows as the bytes come, never beyond the message.
             let held = partial.bytes.len();
             let wanted = (2 * held).max(FIRST_BYTES_MAX).max(held + bytes.len()).min(length);
+            if !share.take(wanted - partial.room) {
+                return Err(Error::new(ErrorKind::QueueFull, "read a long message: too many others are on their way"));
+            }
+            partial.room = wanted;
             partial.bytes.reserve_exact(wanted - held);
         }
         partial.bytes.extend_from_slice(bytes);
         if partial.bytes.len() < length {
             return Ok(None);
         }
-        let bytes = self.partial.remove(&key).map(|partial| partial.bytes).unwrap_or_default();
+        let Some(Partial { bytes, room, .. }) = self.partial.remove(&key) else { return Ok(None) };
+        share.give_back(room);
         Ok(Some(Frame { kind, id: frame.id, body: Bytes::from(bytes) }))
     }
 }
@@ -127,7 +141,7 @@ mod tests {
 
     fn inbox(stream: &[u8]) -> Inbox {
         let mut inbox = Inbox::new();
-        inbox.admit(2, 100);
+        inbox.admit(100, &Budget::new(1 << 20));
         inbox.buffer().extend_from_slice(stream);
         inbox
     }
@@ -143,7 +157,7 @@ mod tests {
         ];
         let mut inbox = inbox(&stream.concat());
         let mut frames = Vec::new();
-        while let Some(frame) = inbox.next().unwrap() {
+        while let Some(frame) = inbox.next(|_, _| true).unwrap() {
             frames.push((frame.kind, frame.id, frame.body));
         }
         assert_eq!(frames, [(2, 9, Bytes::from_static(b"!")), (1, 8, Bytes::from_static(b"1234")), (1, 7, Bytes::from_static(b"abcdef"))]);
@@ -152,26 +166,26 @@ mod tests {
 
     #[test]
     fn limits_hold_at_the_edge_and_one_past_it() {
-        assert!(inbox(&part(1, 1, 100, &[0; 100])).next().unwrap().is_some());
+        assert!(inbox(&part(1, 1, 100, &[0; 100])).next(|_, _| true).unwrap().is_some());
         for stream in [
             part(1, 1, 101, b"a"),
             part(1, 1, 4, b"12345"),
             part(1, 1, 4, b""),
             [part(1, 1, 4, b"1"), part(1, 1, 5, b"2")].concat(),
-            [part(1, 1, 4, b"1"), part(1, 2, 4, b"1"), part(1, 3, 4, b"1")].concat(),
+            (0..=LONG_MESSAGES_MAX as u64).flat_map(|id| part(1, id, 4, b"1")).collect(),
             [&encode(kind::PART, 1, 4)[..], &[0; 4]].concat(),
             encode(1, 1, FRAME_BYTES_MAX + 1).to_vec(),
         ] {
-            assert_eq!(inbox(&stream).next().unwrap_err().kind(), ErrorKind::Protocol, "{stream:?}");
+            assert_eq!(inbox(&stream).next(|_, _| true).unwrap_err().kind(), ErrorKind::Protocol, "{stream:?}");
         }
     }
 
     #[test]
     fn a_message_that_is_said_to_be_long_gets_room_only_as_it_comes() {
         let mut inbox = Inbox::new();
-        inbox.admit(1, usize::MAX);
+        inbox.admit(usize::MAX, &Budget::new(usize::MAX));
         inbox.buffer().extend_from_slice(&part(1, 1, u32::MAX, b"a"));
-        assert!(inbox.next().unwrap().is_none());
+        assert!(inbox.next(|_, _| true).unwrap().is_none());
         assert!(inbox.partial.values().all(|partial| partial.bytes.capacity() <= 2 * FIRST_BYTES_MAX));
     }
 
@@ -196,9 +210,31 @@ mod tests {
             let at = usize::try_from(random.within(0..stream.len() as u64)).unwrap();
             stream[at] ^= 1 << random.within(0..8);
             let mut inbox = inbox(&stream);
-            while let Ok(Some(frame)) = inbox.next() {
+            while let Ok(Some(frame)) = inbox.next(|_, _| true) {
                 assert!(frame.kind != kind::PART && frame.body.len() <= FRAME_BYTES_MAX);
             }
         }
+    }
+
+    #[test]
+    fn what_nobody_expects_and_what_is_over_the_budget_gets_no_room() {
+        let mut unexpected = inbox(&part(1, 7, 100, &[0; 50]));
+        assert_eq!(unexpected.next(|kind, id| (kind, id) != (1, 7)).unwrap_err().kind(), ErrorKind::Protocol);
+        assert!(unexpected.partial.is_empty());
+
+        let budget = Budget::new(2 * FIRST_BYTES_MAX);
+        let length = u32::try_from(2 * FIRST_BYTES_MAX).unwrap();
+        let begun = |id: u64| {
+            let mut inbox = Inbox::new();
+            inbox.admit(4 * FIRST_BYTES_MAX, &budget);
+            inbox.buffer().extend_from_slice(&part(1, id, length, b"a"));
+            let next = inbox.next(|_, _| true);
+            (inbox, next.map(|frame| assert!(frame.is_none())))
+        };
+        let ((first, one), (_second, two), (_, three)) = (begun(1), begun(2), begun(3));
+        assert!(one.is_ok() && two.is_ok());
+        assert_eq!(three.unwrap_err().kind(), ErrorKind::QueueFull);
+        drop(first);
+        assert!(begun(4).1.is_ok(), "there is room again");
     }
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::budget::Budget;
 use super::door::Stream;
 use super::inbox::Inbox;
 use super::outbox::Outbox;
@@ -52,6 +53,11 @@ pub(crate) trait Ear {
     /// Takes the messages that are there.
     fn hear(&self, messages: &mut Messages<'_>) -> Result<(), Error>;
 
+    /// Whether a long message of this kind about this call may begin.
+    fn expects(&self, _kind: u8, _call: u64) -> bool {
+        true
+    }
+
     /// What was congested is not any more.
     fn relieved(&self) {}
 
@@ -63,6 +69,7 @@ pub(crate) trait Ear {
 pub(crate) struct Messages<'a> {
     inbox: &'a mut Inbox,
     outbox: &'a Outbox,
+    expects: &'a (dyn Fn(u8, u64) -> bool + Sync),
     echo: Option<u64>,
 }
 
@@ -71,9 +78,9 @@ impl Messages<'_> {
     ///
     /// # Errors
     ///
-    /// `Protocol` if the stream makes no sense; it cannot be read on.
+    /// `Protocol` if the stream makes no sense, `QueueFull` if there is no room for it; it cannot be read on.
     pub(crate) fn next(&mut self) -> Result<Option<Frame>, Error> {
-        while let Some(frame) = self.inbox.next()? {
+        while let Some(frame) = self.inbox.next(self.expects)? {
             match frame.kind {
                 kind::BEAT => self.outbox.urgent(kind::ECHO, frame.id, &[]),
                 kind::ECHO => self.echo = Some(frame.id),
@@ -104,7 +111,7 @@ impl Line {
     /// The next message of the handshake.
     pub(crate) async fn listen(&mut self) -> Result<Frame, Error> {
         loop {
-            if let Some(frame) = self.inbox.next()? {
+            if let Some(frame) = self.inbox.next(|_, _| false)? {
                 return Ok(frame);
             }
             match self.reading.read_buf(self.inbox.buffer()).await {
@@ -115,9 +122,9 @@ impl Line {
         }
     }
 
-    /// From here on so many long messages, of at most so many bytes, may be on their way at once.
-    pub(crate) fn admit(&mut self, messages: u32, message_bytes_max: usize) {
-        self.inbox.admit(messages as usize, message_bytes_max);
+    /// From here on there may be long messages, of at most so many bytes each, as far as the budget goes.
+    pub(crate) fn admit(&mut self, message_bytes_max: usize, budget: &Budget) {
+        self.inbox.admit(message_bytes_max, budget);
     }
 
     /// Closes the connection after what was said, within a second.
@@ -154,14 +161,18 @@ struct Pulse<'a, E> {
     heard: AtomicBool,
 }
 
-impl<E: Ear> Pulse<'_, E> {
+impl<E: Ear + Sync> Pulse<'_, E> {
     async fn read(&self, reading: &mut ReadHalf<Box<dyn Stream>>, inbox: &mut Inbox) -> End {
         let (mut end, mut unyielded) = (None, 0);
         loop {
             // Before the first read, too: something may have come with the handshake. And before the end: what came before it counts.
-            let mut messages = Messages { inbox, outbox: self.outbox, echo: None };
-            if let Err(error) = self.ear.hear(&mut messages) {
-                return End::Nonsense(error);
+            let expects = |kind, call| self.ear.expects(kind, call);
+            let mut messages = Messages { inbox, outbox: self.outbox, expects: &expects, echo: None };
+            match self.ear.hear(&mut messages) {
+                Ok(()) => {}
+                // It may come again when there is room; what it is about is not lost.
+                Err(error) if error.kind() == ErrorKind::QueueFull => return End::Cut(error.to_string()),
+                Err(error) => return End::Nonsense(error),
             }
             if let Some(sent) = messages.echo {
                 self.ear.echoed(Duration::from_micros(self.micros().saturating_sub(sent)));

@@ -1,7 +1,8 @@
 //! What a link has yet to write.
 //!
 //! Anybody appends; one writer takes. Three classes, so that nothing waits behind what is long: *urgent* frames go first, *small* ones gather
-//! and go out together, *large* messages go in parts, one part of one message at a time, in turn. Messages of one class keep their order,
+//! and go out together, *large* messages go in parts, one part of one message at a time, in turn, at most
+//! [`LONG_MESSAGES_MAX`] of them at once. Messages of one class keep their order,
 //! those of different classes do not.
 //!
 //! Payloads are not copied, so what grows with a slow peer is at most a copy of small frames; who appends is told when too much waits
@@ -20,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::sync::lock;
-use crate::wire::remote::{PART_BYTES, kind};
+use crate::wire::remote::{LONG_MESSAGES_MAX, PART_BYTES, kind};
 use crate::wire::{HEADER_BYTES, encode};
 
 /// Small frames that go out in one write.
@@ -53,6 +54,9 @@ struct State {
     urgent: Vec<u8>,
     /// Whole frames, in blocks.
     small: VecDeque<Vec<u8>>,
+    /// Those of which some parts were sent, or whose turn comes next.
+    under_way: VecDeque<Large>,
+    /// Those behind them.
     large: VecDeque<Large>,
     bytes: usize,
     congested: bool,
@@ -103,7 +107,7 @@ impl Outbox {
         let state = std::mem::take(&mut *lock(&self.state));
         let mut ids: Vec<u64> = state.small.iter().flat_map(|block| ids(block, of_kind)).collect();
         let untouched = |large: &&Large| large.kind == of_kind && large.head.len() + large.body.len() == large.length;
-        ids.extend(state.large.iter().filter(untouched).map(|large| large.id));
+        ids.extend(state.under_way.iter().chain(&state.large).filter(untouched).map(|large| large.id));
         ids
     }
 
@@ -135,6 +139,11 @@ impl Outbox {
         }
         state.bytes += HEADER_BYTES + length;
         state.congested |= state.bytes > CONGESTED_BYTES;
+    }
+
+    /// Bytes of small frames that are not written yet.
+    pub(crate) fn small_bytes(&self) -> usize {
+        lock(&self.state).small.iter().map(Vec::len).sum()
     }
 
     /// Whether the peer should get no more work for now.
@@ -254,7 +263,12 @@ impl State {
 
     /// The next part of the large message whose turn it is, which then goes behind the others: its header, and its bytes.
     fn take_part(&mut self) -> [Bytes; 3] {
-        let Some(mut large) = self.large.pop_front() else { return Default::default() };
+        while self.under_way.len() < LONG_MESSAGES_MAX
+            && let Some(next) = self.large.pop_front()
+        {
+            self.under_way.push_back(next);
+        }
+        let Some(mut large) = self.under_way.pop_front() else { return Default::default() };
         let head = large.head.split_to(PART_BYTES.min(large.head.len()));
         let body = large.body.split_to((PART_BYTES - head.len()).min(large.body.len()));
         let taken = head.len() + body.len();
@@ -266,7 +280,7 @@ impl State {
         header.push(large.kind);
         header.extend_from_slice(&length.to_le_bytes());
         if !is_last {
-            self.large.push_back(large);
+            self.under_way.push_back(large);
         }
         [header.into(), head, body]
     }

@@ -15,11 +15,13 @@ use crate::codec::Codec;
 use crate::outcome::Failure;
 
 /// Version of what is said between hosts. Peers of another version refuse each other.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 /// First field of the handshake.
 pub(crate) const MAGIC: [u8; 4] = *b"BRGR";
 /// A longer message is cut into parts of this size.
 pub(crate) const PART_BYTES: usize = 60 << 10;
+/// Long messages under way at once, in each direction of a connection. What begins later waits until one of them is whole.
+pub(crate) const LONG_MESSAGES_MAX: usize = 4;
 /// Longest body of a frame: a part and what stands before it, or a whole message.
 pub(crate) const FRAME_BYTES_MAX: usize = PART_BYTES + (4 << 10);
 /// A message of the handshake.
@@ -170,12 +172,18 @@ pub(crate) struct Stop<'a> {
     pub(crate) hurry: bool,
 }
 
-/// How an attempt ended, and what it wrote if that was to be kept.
+/// How an attempt ended, and how much it wrote if that was to be kept.
+///
+/// An ANSWER is the length of this message (u32, little endian, at most [`ANSWER_HEAD_BYTES_MAX`]), the message, the standard output and error that it
+/// announces, and the result. So nothing of any length is decoded, and what is decoded has a bound.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Answer {
     pub(crate) ending: Ending,
-    pub(crate) output: Option<Box<Written>>,
+    pub(crate) output: Option<Written>,
 }
+
+/// Longest [`Answer`]. A report has 64 KiB of output and at most about as much of anything else.
+pub(crate) const ANSWER_HEAD_BYTES_MAX: usize = 256 << 10;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Ending {
@@ -212,9 +220,11 @@ pub(crate) enum Refusal {
     Other,
 }
 
-/// Standard output and error of an attempt, each with how much was dropped.
-#[derive(Debug, Serialize, Deserialize)]
+/// Standard output and error of an attempt: how many bytes of each follow, and how many were dropped.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Written {
-    pub(crate) stdout: (Vec<u8>, u64),
-    pub(crate) stderr: (Vec<u8>, u64),
+    pub(crate) stdout_bytes: u64,
+    pub(crate) stdout_dropped: u64,
+    pub(crate) stderr_bytes: u64,
+    pub(crate) stderr_dropped: u64,
 }

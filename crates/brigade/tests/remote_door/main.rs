@@ -6,6 +6,7 @@
 
 mod crowds;
 mod descriptors;
+mod hostile;
 mod logs;
 mod peers;
 mod strangers;
@@ -30,10 +31,14 @@ use tokio::time::timeout;
 brigade::test_workers!();
 
 /// Programs of their own, since they count descriptors or memory.
-const ROLES: [(&str, fn()); 3] = [
+const ROLES: [(&str, fn()); 7] = [
     ("few_descriptors", || run(descriptors::few_descriptors())),
     ("beats_without_end", || run(peers::beats_without_end())),
     ("messages_without_end", || run(peers::messages_without_end())),
+    ("many_slots", || run(hostile::many_slots())),
+    ("bomb", || run(hostile::bomb())),
+    ("hostile_host", || run(hostile::hostile_host())),
+    ("hostile_master", || run(hostile::hostile_master())),
 ];
 
 const _: () = {

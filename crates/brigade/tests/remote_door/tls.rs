@@ -139,6 +139,31 @@ fn g46_certificates_that_do_not_hold_are_refused_at_once() {
     });
 }
 
+/// The name that a host gives itself proves nothing; the table and the events have what it proved.
+#[test]
+fn a_pool_shows_as_whom_a_host_joined_and_another_cannot_take_its_session() {
+    use super::peers::{JOIN, Talker, join, packed};
+    run(async {
+        let authority = Authority::new();
+        let pool = brigade::Pool::builder().workers(0).listen("tls://127.0.0.1:0", authority.credentials("127.0.0.1"));
+        let pool = pool.start().await.unwrap();
+        let mut events = pool.events();
+        let url = pool.listening().remove(0);
+        let session = join();
+        let mut first = Talker::new(connect(&url, &authority.credentials("gpu-1.example")).await.unwrap().stream);
+        first.say(JOIN, 0, &packed(&session)).await;
+        first.hear().await.unwrap();
+        assert_eq!(pool.workers()[0].identity.as_deref(), Some("certificate gpu-1.example"));
+        let joined = timeout(BOUND, events.next()).await.unwrap().unwrap();
+        assert!(matches!(&joined, brigade::Event::HostJoined { identity, .. } if &**identity == "certificate gpu-1.example"), "{joined:?}");
+        let mut thief = Talker::new(connect(&url, &authority.credentials("gpu-2.example")).await.unwrap().stream);
+        thief.say(JOIN, 0, &packed(&session)).await;
+        let (kind, _, body) = thief.hear().await.unwrap();
+        assert!(kind == 81 && String::from_utf8_lossy(&body).contains("its session is that of certificate gpu-1.example"));
+        pool.kill().await;
+    });
+}
+
 /// A certificate says who a host is; `allow_names` says who may join.
 #[test]
 fn a_host_whose_name_is_not_allowed_is_refused_and_counted() {

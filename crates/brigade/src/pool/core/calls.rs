@@ -72,13 +72,7 @@ pub(in super::super) enum Admission {
 
 impl Core {
     /// Takes a call in, if there is room for it to wait or a worker to run it now.
-    pub(in super::super) fn admit(
-        &mut self,
-        request: Request,
-        cell: &Arc<Cell>,
-        has_place: bool,
-        effects: &mut Effects,
-    ) -> Admission {
+    pub(in super::super) fn admit(&mut self, request: Request, cell: &Arc<Cell>, has_place: bool, effects: &mut Effects) -> Admission {
         if self.stage != Stage::Open {
             return Admission::Refused(self.closed());
         }

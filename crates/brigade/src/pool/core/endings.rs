@@ -248,7 +248,11 @@ impl Core {
         if pids.is_empty() {
             return;
         }
-        tracing::warn!(worker = number, ?pids, "processes of a worker could not be ended: they run as another user, or the kernel holds them");
+        tracing::warn!(
+            worker = number,
+            ?pids,
+            "processes of a worker could not be ended: they run as another user, or the kernel holds them"
+        );
         self.emit(|| Event::ProcessesLeft { worker: number, pids: pids.into() });
         let room = LEFT_MAX.saturating_sub(self.left.len());
         self.left.extend(pids.iter().take(room));
@@ -432,7 +436,9 @@ impl Obituary {
         let aborted = self.words.map_or(call, |(attempt, _)| attempt);
         let panic = self.panic.as_ref().filter(|(attempt, _)| *attempt == aborted && self.death.exit == Exit::Signal(libc::SIGABRT));
         match (words, panic, self.death.exit) {
-            _ if self.cgroup_oom && matches!(self.death.exit, Exit::Signal(libc::SIGKILL) | Exit::Unknown) => Ended::OutOfMemory(MemoryLimit::Cgroup),
+            _ if self.cgroup_oom && matches!(self.death.exit, Exit::Signal(libc::SIGKILL) | Exit::Unknown) => {
+                Ended::OutOfMemory(MemoryLimit::Cgroup)
+            }
             (Some(LastWords::StackOverflow), ..) => Ended::StackOverflow,
             (Some(LastWords::OutOfMemory), ..) => Ended::OutOfMemory(MemoryLimit::AddressSpace),
             (_, Some((_, note)), _) => Ended::Panicked { message: note.message.clone(), location: note.location.clone() },

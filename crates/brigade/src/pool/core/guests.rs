@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::super::deadlines::{Due, after};
-use super::super::member::{Guest, Member};
+use super::super::member::{Guest, HostMessage, Member};
 use super::calls::number_of;
 use super::endings::{UNDELIVERED_MAX, stopped};
 use super::seats::{Seat, SeatStage};
@@ -23,12 +23,10 @@ use crate::call::Target;
 use crate::certificate::{Certificate, Ended, Step};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
-use crate::outcome::{CallError, REASON_BYTES_MAX, RetryAdvice, TimedOut};
-use crate::printable::printable;
-use crate::process::{Captured, Output};
+use crate::outcome::{CallError, RetryAdvice, TimedOut};
+use crate::process::Output;
 use crate::registry;
-use crate::wire::Frame;
-use crate::wire::remote::{Answer, Ending, Mark, Refusal, Written, kind};
+use crate::wire::remote::{Ending, Mark, Refusal};
 
 /// Hosts that one pool takes in.
 const GUESTS_MAX: usize = 4096;
@@ -36,6 +34,8 @@ const GUESTS_MAX: usize = 4096;
 /// A host that wants to join, as it introduced itself.
 pub(in super::super) struct Newcomer {
     pub(in super::super) session: Mark,
+    /// As what it proved itself, for people.
+    pub(in super::super) identity: Box<str>,
     pub(in super::super) name: Box<str>,
     pub(in super::super) pid: u32,
     pub(in super::super) slots: u32,
@@ -49,6 +49,8 @@ pub(in super::super) struct Newcomer {
 /// What a host brings when its connection is up.
 pub(in super::super) struct Arrival {
     pub(in super::super) number: u32,
+    /// Where its connection comes from.
+    pub(in super::super) peer: Box<str>,
     /// Calls that it holds, each with its attempt.
     pub(in super::super) held: Vec<(u64, u32)>,
     /// It begins nothing more.
@@ -69,8 +71,11 @@ impl Core {
             let guest = seat.as_ref()?.member.as_ref()?.guest()?;
             (guest.session == newcomer.session).then(|| (number, Arc::clone(guest)))
         });
-        if let Some(known) = known {
-            return Ok(known);
+        if let Some((number, guest)) = known {
+            if guest.identity != newcomer.identity {
+                return Err(format!("its session is that of {}, and it is {}", guest.identity, newcomer.identity));
+            }
+            return Ok((number, guest));
         }
         if self.stage != Stage::Open {
             return Err("the pool is shutting down".to_owned());
@@ -125,9 +130,17 @@ impl Core {
         self.put_back(expected.difference(&held).map(|(call, _)| *call).collect(), effects);
         self.stop_again(number, guest);
         self.offer(number);
-        let (host, pid, slots) = (&*guest.name, guest.pid, guest.slots);
-        tracing::debug!(worker = number, host, pid, slots, resumed = !is_new, stale, "host joined");
-        self.emit(|| Event::HostJoined { worker: number, host: host.into(), pid, slots, resumed: !is_new, stale });
+        let (host, identity, pid, slots) = (&*guest.name, &*guest.identity, guest.pid, guest.slots);
+        tracing::info!(worker = number, host, identity, peer = &*arrival.peer, pid, slots, resumed = !is_new, stale, "host joined");
+        self.emit(|| Event::HostJoined {
+            worker: number,
+            host: host.into(),
+            identity: identity.into(),
+            pid,
+            slots,
+            resumed: !is_new,
+            stale,
+        });
         if arrival.leaving {
             self.retire(number, "its host leaves");
         }
@@ -268,48 +281,54 @@ impl Core {
         }
     }
 
+    /// Whether this call runs at that host.
+    pub(in super::super) fn runs_at(&mut self, call: u64, number: u32, epoch: u64) -> bool {
+        let runs = self.entry(call).is_some_and(|entry| matches!(entry.phase, Phase::Running { seat, .. } if seat == number));
+        runs && self.seat_of(number, epoch).is_some()
+    }
+
     /// Takes what a host says. Whether it was an answer, which it may forget then.
     ///
     /// # Errors
     ///
-    /// `Protocol` if it makes no sense; the host must go.
+    /// `Protocol` if it answers what it was not asked; the host must go.
     pub(in super::super) fn on_word(
         &mut self,
         (number, epoch): (u32, u64),
-        frame: &Frame,
+        call: u64,
+        message: HostMessage,
         now: Instant,
         effects: &mut Effects,
     ) -> Result<bool, Error> {
         if self.seat_of(number, epoch).is_none() {
             return Ok(false);
         }
-        let call = frame.id;
-        let runs_here = self.entry(call).is_some_and(|entry| matches!(entry.phase, Phase::Running { seat, .. } if seat == number));
-        match frame.kind {
+        let runs_here = self.runs_at(call, number, epoch);
+        match message {
             // Progress may have been on its way when its call was given up.
-            kind::PROGRESS if !runs_here => {}
-            kind::PROGRESS => self.on_progress(call, &frame.body, effects),
-            kind::LEAVING => self.retire(number, "its host leaves"),
-            kind::ANSWER if !runs_here => {
+            HostMessage::Progress(_) if !runs_here => {}
+            HostMessage::Progress(update) => self.on_progress(call, &update, effects),
+            HostMessage::Leaving => self.retire(number, "its host leaves"),
+            HostMessage::Answer { .. } if !runs_here => {
                 return Err(Error::new(ErrorKind::Protocol, format!("it answered call {call}, which it does not run")));
             }
-            kind::ANSWER => {
-                let garbled = |e| Error::new(ErrorKind::Protocol, "read an answer").with_source(e);
-                let (answer, rest) = postcard::take_from_bytes::<Answer>(&frame.body).map_err(garbled)?;
-                let result = frame.body.slice(frame.body.len() - rest.len()..);
-                self.on_answer_of_guest(number, call, answer, result, now, effects);
+            HostMessage::Answer { ending, output, result } => {
+                self.on_answer_of_guest(number, call, (ending, output, result), now, effects);
                 return Ok(true);
             }
-            unknown => return Err(Error::new(ErrorKind::Protocol, format!("it sent a frame of unknown kind {unknown}"))),
         }
         Ok(false)
     }
 
-    fn on_answer_of_guest(&mut self, number: u32, call: u64, answer: Answer, result: Bytes, now: Instant, effects: &mut Effects) {
+    fn on_answer_of_guest(
+        &mut self,
+        number: u32,
+        call: u64,
+        (ending, output, result): (Ending, Option<Output>, Bytes),
+        now: Instant,
+        effects: &mut Effects,
+    ) {
         let Some(member) = self.member(number) else { return };
-        let Answer { ending, output } = answer;
-        let ending = ending.bounded();
-        let output = output.map(|written| Output::from(*written));
         if let Some(seat) = self.seat(number) {
             match &ending {
                 Ending::Done => seat.done += 1,
@@ -424,28 +443,7 @@ fn sign(call: u64, own: &Certificate, mut told: Box<Certificate>) -> Box<Certifi
     told
 }
 
-/// Reasons of one pass: each worker of a host has one.
-const REASONS_MAX: usize = 64;
-
 impl Ending {
-    /// Cuts what a host says to what could be true.
-    fn bounded(self) -> Self {
-        match self {
-            Self::Failed(failure) => Self::Failed(failure.bounded()),
-            Self::Panicked(certificate) => Self::Panicked(certificate.bounded()),
-            Self::Crashed(certificate) => Self::Crashed(certificate.bounded()),
-            Self::TimedOut(certificate) => Self::TimedOut(certificate.bounded()),
-            Self::Lost(certificate) => Self::Lost(certificate.bounded()),
-            Self::Stopped { certificate, step } => Self::Stopped { certificate: certificate.map(Certificate::bounded), step },
-            Self::Passed(reasons) => {
-                let reasons = reasons.iter().take(REASONS_MAX);
-                Self::Passed(reasons.map(|reason| printable(reason, REASON_BYTES_MAX)).collect())
-            }
-            Self::Refused { why, text } => Self::Refused { why, text: printable(&text, REASON_BYTES_MAX) },
-            Self::Done | Self::Returned => self,
-        }
-    }
-
     /// What an ending tells of an attempt that was stopped: its certificate, and which step did it.
     fn stopped(self) -> (Option<Box<Certificate>>, Option<Step>) {
         match self {
@@ -470,12 +468,5 @@ impl Refusal {
             Self::TooLarge => ErrorKind::TooLarge,
             Self::Other => ErrorKind::Unsupported,
         }
-    }
-}
-
-impl From<Written> for Output {
-    fn from(written: Written) -> Self {
-        let captured = |(text, dropped)| Captured { text, dropped };
-        Self { stdout: captured(written.stdout), stderr: captured(written.stderr) }
     }
 }

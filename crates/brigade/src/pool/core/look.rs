@@ -101,6 +101,7 @@ impl Seat {
         WorkerInfo {
             id,
             host: self.member.as_ref().and_then(|member| member.host().map(str::to_owned)),
+            identity: self.member.as_ref().and_then(|member| member.identity().map(str::to_owned)),
             pid: self.member.as_ref().map(|member| member.pid()),
             state,
             slots: self.slots,

@@ -43,15 +43,18 @@ const LARGE_BYTES: usize = 64 << 10;
 const AHEAD_MICROS: u32 = 2000;
 /// Answers by which it is known how long attempts take.
 const AHEAD_ANSWERS_MIN: u32 = 32;
-/// Answers that one frame acknowledges.
-const ACKS_MAX: usize = 4096;
+/// Messages that are handed to the dispatcher in one step, and the bytes of their frames.
+const BATCH_MESSAGES_MAX: usize = 1024;
+const BATCH_BYTES_MAX: usize = 256 << 10;
 /// What is repeated to people of what a host says of itself.
 const WORD_BYTES_MAX: usize = 64;
 const SIGNATURE_BYTES_MAX: usize = 1024;
+const IDENTITY_BYTES_MAX: usize = 256;
 
 pub(in super::super) struct Guest {
     pub(in super::super) epoch: u64,
     pub(in super::super) session: Mark,
+    pub(in super::super) identity: Box<str>,
     pub(in super::super) name: Box<str>,
     pub(in super::super) pid: u32,
     pub(in super::super) slots: u32,
@@ -74,10 +77,11 @@ pub(in super::super) struct Guest {
 
 impl Guest {
     pub(in super::super) fn new(epoch: u64, newcomer: Newcomer) -> Self {
-        let Newcomer { session, name, pid, slots, labels, functions, tasks } = newcomer;
+        let Newcomer { session, identity, name, pid, slots, labels, functions, tasks } = newcomer;
         Self {
             epoch,
             session,
+            identity,
             name,
             pid,
             slots,
@@ -199,9 +203,9 @@ impl Guest {
 
 /// One connection of a host: introduction, seat, service, end.
 pub(in super::super) async fn receive(shared: Arc<Shared>, peer: Authenticated) {
-    let from = peer.peer.to_string();
+    let (from, identity) = (peer.peer.to_string(), printable(&peer.identity.to_string(), IDENTITY_BYTES_MAX));
     let mut line = Line::new(peer.stream);
-    let joined = match timeout(JOIN_TIMEOUT, introduce(&mut line)).await {
+    let joined = match timeout(JOIN_TIMEOUT, introduce(&mut line, &from, &identity)).await {
         // It said nothing in time.
         Err(_) => return,
         Ok(joined) => joined,
@@ -229,8 +233,7 @@ pub(in super::super) async fn receive(shared: Arc<Shared>, peer: Authenticated) 
 
 /// Carries a connection until it ends, and tells the dispatcher how.
 async fn serve(shared: &Arc<Shared>, number: u32, guest: &Arc<Guest>, mut line: Line, cut: &CancellationToken) {
-    // An answer may be acknowledged and its slot used again while another is still on its way.
-    line.admit(2 * (guest.slots + ahead_max(guest.slots)), shared.config.payload_bytes_max + META_BYTES_MAX);
+    line.admit(shared.config.payload_bytes_max + META_BYTES_MAX, &shared.partial);
     let host = Host { shared, number, guest };
     let until = async {
         tokio::select! {
@@ -261,7 +264,7 @@ async fn turn_away(shared: &Shared, mut line: Line, from: &str, error: &Error) {
 }
 
 /// Reads how a host introduces itself, and checks what can be checked of that.
-async fn introduce(line: &mut Line) -> Result<(Newcomer, Arrival), Error> {
+async fn introduce(line: &mut Line, from: &str, identity: &str) -> Result<(Newcomer, Arrival), Error> {
     let refuse = |text: String| Err(Error::new(ErrorKind::Refused, text));
     let frame = line.listen().await?;
     // What both versions have in common comes first.
@@ -289,6 +292,7 @@ async fn introduce(line: &mut Line) -> Result<(Newcomer, Arrival), Error> {
     }
     let newcomer = Newcomer {
         session: join.session,
+        identity: identity.into(),
         name: printable(&join.name, TASK_NAME_BYTES_MAX).into(),
         pid: join.pid,
         slots: join.slots,
@@ -296,7 +300,7 @@ async fn introduce(line: &mut Line) -> Result<(Newcomer, Arrival), Error> {
         functions: join.functions && join.build == build(),
         tasks: join.tasks.into_iter().map(|task| (task.name.into(), task.idempotent)).collect(),
     };
-    Ok((newcomer, Arrival { number: 0, held: join.held, leaving: join.leaving }))
+    Ok((newcomer, Arrival { number: 0, peer: from.into(), held: join.held, leaving: join.leaving }))
 }
 
 /// A task that this program has too, and whose types are others here.
@@ -312,20 +316,47 @@ struct Host<'a> {
     guest: &'a Guest,
 }
 
-impl Ear for Host<'_> {
-    fn hear(&self, messages: &mut Messages<'_>) -> Result<(), Error> {
-        let Some(first) = messages.next()? else { return Ok(()) };
-        let (mut answered, mut was_large, mut problem) = (Vec::new(), false, None);
+/// What is handed to the dispatcher in one step. It is decoded before the dispatcher is locked, and bounded, since decoding makes more of it.
+struct Batch {
+    messages: Vec<(u64, HostMessage)>,
+    end: BatchEnd,
+}
+
+enum BatchEnd {
+    Full,
+    NothingMore,
+    /// What came before it counts.
+    Nonsense(Error),
+}
+
+impl Batch {
+    fn read(messages: &mut Messages<'_>) -> Self {
+        let (mut batch, mut bytes) = (Self { messages: Vec::new(), end: BatchEnd::Full }, 0);
+        while batch.messages.len() < BATCH_MESSAGES_MAX && bytes < BATCH_BYTES_MAX {
+            let frame = match messages.next() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Self { end: BatchEnd::NothingMore, ..batch },
+                Err(error) => return Self { end: BatchEnd::Nonsense(error), ..batch },
+            };
+            bytes += frame.body.len();
+            match HostMessage::read(&frame) {
+                Ok(message) => batch.messages.push((frame.id, message)),
+                Err(error) => return Self { end: BatchEnd::Nonsense(error), ..batch },
+            }
+        }
+        batch
+    }
+}
+
+impl Host<'_> {
+    fn take(&self, heard: Vec<(u64, HostMessage)>) -> Result<(), Error> {
+        let was_large = heard.iter().any(|(_, message)| message.result_bytes() > LARGE_BYTES);
+        let (mut answered, mut problem) = (Vec::new(), None);
         self.shared.step(|core, effects| {
-            let (now, mut next) = (Instant::now(), Some(first));
-            while let Some(frame) = next {
-                let taken = core.on_word((self.number, self.guest.epoch), &frame, now, effects);
-                match taken.and_then(|is_answer| Ok((is_answer, messages.next()?))) {
-                    Ok((is_answer, following)) => {
-                        answered.extend(is_answer.then_some(frame.id));
-                        was_large |= frame.body.len() > LARGE_BYTES;
-                        next = following;
-                    }
+            let now = Instant::now();
+            for (call, message) in heard {
+                match core.on_word((self.number, self.guest.epoch), call, message, now, effects) {
+                    Ok(is_answer) => answered.extend(is_answer.then_some(call)),
                     Err(error) => {
                         problem = Some(error);
                         break;
@@ -333,8 +364,8 @@ impl Ear for Host<'_> {
                 }
             }
             // Before calls are handed out: one that came back may go there again, and what is acknowledged must be the answer before that.
-            for ids in answered.chunks(ACKS_MAX) {
-                let ids: Vec<u8> = ids.iter().flat_map(|id: &u64| id.to_le_bytes()).collect();
+            if !answered.is_empty() {
+                let ids: Vec<u8> = answered.iter().flat_map(|id: &u64| id.to_le_bytes()).collect();
                 self.guest.outbox.append(kind::ACK, 0, &ids, &Bytes::new());
             }
             core.on_frames_over(effects);
@@ -344,6 +375,27 @@ impl Ear for Host<'_> {
             self.guest.outbox.kick();
         }
         problem.map_or(Ok(()), Err)
+    }
+}
+
+impl Ear for Host<'_> {
+    fn hear(&self, messages: &mut Messages<'_>) -> Result<(), Error> {
+        loop {
+            let batch = Batch::read(messages);
+            if !batch.messages.is_empty() {
+                self.take(batch.messages)?;
+            }
+            match batch.end {
+                BatchEnd::Full => {}
+                BatchEnd::NothingMore => return Ok(()),
+                BatchEnd::Nonsense(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Only of calls that run there.
+    fn expects(&self, kind: u8, call: u64) -> bool {
+        kind == kind::ANSWER && self.shared.peek(|core| core.runs_at(call, self.number, self.guest.epoch))
     }
 
     fn relieved(&self) {
@@ -360,5 +412,8 @@ impl Ear for Host<'_> {
     }
 }
 
+mod message;
 #[cfg(test)]
 mod tests;
+
+pub(in super::super) use message::HostMessage;

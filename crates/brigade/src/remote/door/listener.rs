@@ -11,7 +11,6 @@ use futures_util::stream::FuturesUnordered;
 use rustix::process::{Resource, getrlimit};
 use tokio::time::{sleep_until, timeout};
 
-use crate::printable::printable;
 use super::crowd::{Crowd, Ticket};
 use super::hello::{self, Side};
 use super::place::Place;
@@ -20,6 +19,7 @@ use super::socket::{Doorway, Peer, Raw};
 use super::tls::Listening;
 use super::{Authenticated, Credentials, HANDSHAKE_TIMEOUT, Identity, stream};
 use crate::error::{Error, ErrorKind};
+use crate::printable::printable;
 use crate::sync::lock;
 
 /// The first pause after accepting failed for want of descriptors or memory; each further one is twice as long.

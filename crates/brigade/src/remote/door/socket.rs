@@ -1,14 +1,14 @@
 //! The sockets below: TCP and Unix, and who is at their other end.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
 
@@ -216,9 +216,9 @@ impl SocketFile {
         let address = SocketAddrUnix::new(path).map_err(|error| os(error.into()))?;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(|error| os(error.into()))?;
+        // Of the socket, not of its name, which could be another file's by then: the file gets what the socket has (less the umask).
+        fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(|error| os(error.into()))?;
         bind(&socket, &address).map_err(|error| os(error.into()))?;
-        // Nobody can connect before it listens.
-        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(os)?;
         listen(&socket, BACKLOG).map_err(|error| os(error.into()))?;
         let inode = fs::symlink_metadata(path).map_err(os)?.ino();
         Ok((socket.into(), Self { path: path.to_owned(), inode, _lock: lock }))

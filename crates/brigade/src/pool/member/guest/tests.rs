@@ -48,7 +48,7 @@ async fn introduced(kind: u8, join: &impl serde::Serialize) -> Result<(Newcomer,
     let (ours, theirs) = tokio::io::duplex(2 << 20);
     let mut host = Line::new(Box::new(theirs));
     host.say(kind, join).await.unwrap();
-    introduce(&mut Line::new(Box::new(ours))).await
+    introduce(&mut Line::new(Box::new(ours)), "127.0.0.1:1", "key").await
 }
 
 async fn refused(join: &impl serde::Serialize) -> String {
