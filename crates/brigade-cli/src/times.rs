@@ -62,15 +62,21 @@ pub(crate) fn short(duration: Duration) -> String {
     format!("{span:#}")
 }
 
-/// For programs: RFC 3339, UTC.
+/// For programs: RFC 3339, UTC. That has no year after 9999, so a later moment is the end of that year, and one before the year 0 its
+/// beginning.
 pub(crate) fn rfc3339(moment: SystemTime) -> String {
-    Timestamp::try_from(moment).map_or_else(|_| "out of range".to_owned(), |moment| format!("{moment:.3}"))
+    const YEAR_0: i64 = -62_167_219_200_000;
+    match Timestamp::try_from(moment) {
+        Ok(moment) if moment.as_millisecond() >= YEAR_0 => format!("{moment:.3}"),
+        Err(_) if moment > SystemTime::UNIX_EPOCH => "9999-12-31T23:59:59.999Z".to_owned(),
+        _ => "0000-01-01T00:00:00.000Z".to_owned(),
+    }
 }
 
 /// For people: local time, to the second.
 pub(crate) fn local(moment: SystemTime) -> String {
     Timestamp::try_from(moment)
-        .map_or_else(|_| "out of range".to_owned(), |moment| moment.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string())
+        .map_or_else(|_| "after the year 9999".to_owned(), |moment| moment.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string())
 }
 
 #[cfg(test)]

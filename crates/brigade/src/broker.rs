@@ -27,6 +27,8 @@ mod called;
 mod calling;
 mod cancels;
 mod convoy;
+#[cfg(feature = "rabbitmq")]
+mod foreign;
 mod lease;
 mod manager;
 mod percent;

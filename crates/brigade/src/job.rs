@@ -28,7 +28,11 @@ impl JobId {
 
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        // Ids may come from other programs, and this is what logs and terminals are given.
+        match self.0.contains(char::is_control) {
+            false => f.pad(&self.0),
+            true => f.pad(&self.0.escape_default().to_string()),
+        }
     }
 }
 
@@ -135,14 +139,12 @@ impl Gather {
 }
 
 impl JobOptions {
-    /// With no time longer than [`FAR`], nor a moment further away: nothing overflows that is computed with them, here or at a broker.
+    /// With no time longer than [`FAR`]: nothing overflows that is computed with them, here or at a broker. When a job is due stays what it is:
+    /// admission refuses what is too far away.
     pub(crate) fn bounded(self) -> Self {
         let time = |time: Option<Duration>| time.map(|time| time.min(FAR));
-        let latest = || SystemTime::now().checked_add(FAR);
         Self {
             retry: Retry { base: self.retry.base.min(FAR), cap: self.retry.cap.min(FAR), within: time(self.retry.within) },
-            delay: time(self.delay),
-            at: self.at.map(|at| latest().map_or(at, |latest| at.min(latest))),
             unique_for: time(self.unique_for),
             timeout: time(self.timeout),
             keep: time(self.keep),

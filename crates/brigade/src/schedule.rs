@@ -290,7 +290,36 @@ const LAST_MILLIS: i64 = 253_402_207_200_000;
 pub(crate) fn time_of(millis: i64) -> SystemTime {
     let millis = millis.clamp(-LAST_MILLIS, LAST_MILLIS);
     let offset = Duration::from_millis(millis.unsigned_abs());
-    if millis < 0 { UNIX_EPOCH - offset } else { UNIX_EPOCH + offset }
+    // A `SystemTime` of Linux has room for more than milliseconds can say.
+    let moment = if millis < 0 { UNIX_EPOCH.checked_sub(offset) } else { UNIX_EPOCH.checked_add(offset) };
+    moment.unwrap_or(UNIX_EPOCH)
+}
+
+/// Moments as RFC 3339 text, UTC, in whole milliseconds. One past the year 9999, which that cannot write, is the end of that year.
+pub(crate) mod rfc3339 {
+    use std::time::SystemTime;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    const LATEST: &str = "9999-12-31T23:59:59.999Z";
+
+    pub(crate) fn text(moment: SystemTime) -> String {
+        match jiff::Timestamp::try_from(moment) {
+            Ok(moment) if moment.as_millisecond() < -62_167_219_200_000 => "0000-01-01T00:00:00.000Z".to_owned(),
+            Ok(moment) => format!("{moment:.3}"),
+            Err(_) if moment < SystemTime::UNIX_EPOCH => "0000-01-01T00:00:00.000Z".to_owned(),
+            Err(_) => LATEST.to_owned(),
+        }
+    }
+
+    pub(crate) fn serialize<S: Serializer>(moment: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&text(*moment))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        let text = std::borrow::Cow::<'_, str>::deserialize(deserializer)?;
+        text.parse::<jiff::Timestamp>().map(Into::into).map_err(D::Error::custom)
+    }
 }
 
 #[cfg(test)]

@@ -51,7 +51,8 @@ pub enum Why {
     },
     /// Its time has not come.
     NotDue {
-        /// When it does.
+        /// When it does; RFC 3339 where this is JSON.
+        #[serde(with = "crate::schedule::rfc3339")]
         due: SystemTime,
         /// What its last attempt ended with, if it waits for the next.
         last: Option<String>,

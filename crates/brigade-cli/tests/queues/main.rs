@@ -5,6 +5,7 @@
 
 mod cron;
 mod desk;
+mod escapes;
 mod guard;
 mod key;
 mod kill;
@@ -12,5 +13,6 @@ mod look;
 mod manager;
 mod push;
 mod signals;
+mod times;
 mod url;
 mod work;

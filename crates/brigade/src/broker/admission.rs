@@ -1,6 +1,6 @@
 //! What is refused before it is stored.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
@@ -17,7 +17,26 @@ pub(super) fn check_job(job: &Job, payload_bytes_max: usize) -> Result<(), Error
         return Err(Error::new(ErrorKind::Decode, text).with_source(e));
     }
     check_name("queue", &job.queue)?;
+    check_date(job)?;
     check_window(job)
+}
+
+/// The first moment that cannot be written as RFC 3339: the year 10000.
+const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
+
+/// Refuses a job whose date cannot be stored and shown.
+fn check_date(job: &Job) -> Result<(), Error> {
+    let options = &job.options;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let refuse = |what: String| {
+        let text = format!("push to {:?}: {what}; it has to be before the year 10000", job.queue);
+        Err(Error::new(ErrorKind::BadOption, text))
+    };
+    match (options.at, options.delay) {
+        (Some(at), _) if at.duration_since(UNIX_EPOCH).is_ok_and(|since| since >= YEAR_10000) => refuse("its time is too far away".to_owned()),
+        (None, Some(delay)) if now.saturating_add(delay) >= YEAR_10000 => refuse(format!("it is due in {delay:?}, which is too far away")),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a job that is due only when its time for attempts is over.

@@ -10,12 +10,12 @@ use crate::schedule::{PAYLOAD_BYTES_MAX, Recurrence, Schedule, Scheduled};
 
 impl Schedule {
     /// A job at each tick of a cron expression: `minute hour day-of-month month day-of-week`, with a sixth field first for the
-    /// second; or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.
+    /// second; or `@hourly`, `@daily` (`@midnight`), `@weekly`, `@monthly`, `@yearly` (`@annually`).
     ///
     /// A field is `*`, a number, a range `1-5`, either with a step `*/15`, or a list of these; months and days of the week have names
     /// too. `L` is the last day of a month, `15W` the weekday nearest to the 15th, `FRI#2` the second Friday, `FRIL` the last.
-    /// If both the day of the month and that of the week are given, either is enough, as ever with cron; `+` before the latter
-    /// asks for both.
+    /// If both the day of the month and that of the week are given, either is enough, as in Vixie cron; `+` before the latter
+    /// asks for both. So does a `*` at the beginning of one of them: `0 0 */2 * mon` is each Monday that is an odd day.
     ///
     /// **Summer time.** A fixed time (one second, one minute, one hour) has one tick on each of its days: where clocks go forwards over
     /// it, at the first moment after; where they go back, at the first of the two. Everything else follows real time: every half hour

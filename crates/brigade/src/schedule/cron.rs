@@ -1,7 +1,7 @@
 //! A cron expression in a time zone.
 //!
 //! The rules of Vixie cron, by croner: an expression with one second, one minute and one hour (a *fixed time*) has one tick on each day
-//! that it names. Where clocks go forwards over that time, the tick is the first moment after; where they go back, the first of the two.
+//! that it names; a day counts by both of its fields if one of them begins with `*` (also `*/2`), else by either. Where clocks go forwards over that time, the tick is the first moment after; where they go back, the first of the two.
 //! Every other expression follows real time: it skips what the clocks skip and has the hour that comes twice twice. A day that a
 //! zone leaves out has no tick.
 
@@ -53,7 +53,7 @@ impl Cron {
         if let Some(why) = first_fault(expression) {
             return Err(refuse(why));
         }
-        let pattern = parser().parse(expression).map_err(|e| refuse(e.to_string()).with_source(e))?;
+        let pattern = parser().parse(&as_vixie_means(expression)).map_err(|e| refuse(e.to_string()).with_source(e))?;
         Ok(Self { expression: expression.into(), pattern, zone: find_zone(zone)? })
     }
 
@@ -114,6 +114,26 @@ fn parser() -> CronParser {
     CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build()
 }
 
+/// The expression as croner says what Vixie cron means by it.
+///
+/// For Vixie cron, a field of a day that begins with `*` is one that is not given, even with a step: a day then has to match both fields.
+/// croner knows that only of a plain `*`; its `+` before the day of the week asks for both.
+fn as_vixie_means(expression: &str) -> Cow<'_, str> {
+    if expression.trim().eq_ignore_ascii_case("@midnight") {
+        return "@daily".into();
+    }
+    let mut fields: Vec<&str> = expression.split_whitespace().collect();
+    let [.., day, _, weekday] = fields[..] else { return expression.into() };
+    let is_stepped = |field: &str| field.starts_with('*') && field != "*";
+    if weekday.starts_with('+') || !(is_stepped(day) || is_stepped(weekday)) {
+        return expression.into();
+    }
+    let both = format!("+{weekday}");
+    fields.pop();
+    fields.push(&both);
+    fields.join(" ").into()
+}
+
 /// Of the system, which is kept up to date, or else the one in this program: a slim container has none, and some systems
 /// leave out old names.
 fn find_zone(name: &str) -> Result<TimeZone, Error> {
@@ -137,8 +157,7 @@ fn no_zone(name: &str) -> Error {
 /// What is wrong, and where: the parser says neither which field nor what it may hold, and takes names in any field.
 fn first_fault(expression: &str) -> Option<String> {
     if expression.trim_start().starts_with('@') {
-        let is_known = croner::Cron::from_str(expression).is_ok();
-        return (!is_known).then(|| "there are @hourly, @daily, @weekly, @monthly and @yearly".to_owned());
+        return fault_of_name(expression.trim());
     }
     let given: Vec<&str> = expression.split_whitespace().collect();
     let fields = match given.len() {
@@ -153,7 +172,21 @@ fn first_fault(expression: &str) -> Option<String> {
     };
     let wrong = given.iter().zip(fields).enumerate().find(|(_, (text, field))| !field.takes(text))?;
     let (index, (text, Field { name, range, .. })) = wrong;
-    Some(format!("its field {}, {text:?}, is no {name}: {range}, joined by , - and /, or *", index + 1))
+    let part = text.split(',').find(|part| !fields[index].takes(part)).filter(|part| part != text);
+    let part = part.map_or_else(String::new, |part| format!("{part:?} is none, there are "));
+    Some(format!("its field {}, {text:?}, is no {name}: {part}{range}, joined by , - and /, or *", index + 1))
+}
+
+/// Those of Vixie cron, but for the one that a broker cannot have.
+fn fault_of_name(name: &str) -> Option<String> {
+    if name.eq_ignore_ascii_case("@reboot") {
+        return Some("a broker is no host that boots: @reboot has no time; push a job when your program starts".to_owned());
+    }
+    if name.eq_ignore_ascii_case("@midnight") || croner::Cron::from_str(name).is_ok() {
+        return None;
+    }
+    let every = if name.to_ascii_lowercase().starts_with("@every") { "; an interval is Schedule::every" } else { "" };
+    Some(format!("there are @hourly, @daily or @midnight, @weekly, @monthly and @yearly or @annually{every}"))
 }
 
 impl Field {

@@ -42,6 +42,10 @@ fn a_bad_expression_is_told_with_its_place() {
         ("a b c d e", r#"its field 1, "a", is no minute"#),
         ("\u{1F980} * * * *", "is no minute"),
         ("@fortnightly", "there are @hourly"),
+        ("@reboot", "@reboot has no time"),
+        ("@every 5m", "Schedule::every"),
+        ("0 0 1,32 * *", r#"its field 3, "1,32", is no day of the month: "32" is none, there are 1 to 31"#),
+        ("0 1-3,22-25 * * *", r#"is no hour: "22-25" is none, there are 0 to 23"#),
         ("@hourly @daily", "there are @hourly"),
         ("0 0 30 2 *", "no date ever matches"),
         ("0 0 31 4,6,9,11 *", "no date ever matches"),
@@ -77,6 +81,15 @@ fn what_cron_knows_is_understood() {
     let cases = [
         ("@hourly", "2026-11-21T13:00:00Z"),
         ("@daily", "2026-11-22T00:00:00Z"),
+        ("@midnight", "2026-11-22T00:00:00Z"),
+        ("@Midnight", "2026-11-22T00:00:00Z"),
+        ("@annually", "2027-01-01T00:00:00Z"),
+        // A field that begins with * is not given, for Vixie cron: then both have to match.
+        ("0 0 */2 * mon", "2026-11-23T00:00:00Z"),
+        ("0 0 */10 * wed", "2027-03-31T00:00:00Z"),
+        ("0 0 13 * */5", "2026-12-13T00:00:00Z"),
+        ("0 0 24 * mon", "2026-11-23T00:00:00Z"),
+        ("0 0 0 */10 * wed", "2027-03-31T00:00:00Z"),
         ("@weekly", "2026-11-22T00:00:00Z"),
         ("@monthly", "2026-12-01T00:00:00Z"),
         ("@Yearly", "2027-01-01T00:00:00Z"),
@@ -267,5 +280,19 @@ fn every_tick_is_fired_once_however_time_goes_on() {
         }));
         assert_eq!(expected.pop(), Some(next), "{expression} {zone}");
         assert_eq!(fired, expected, "{expression} {zone}");
+    }
+}
+
+#[test]
+fn moments_of_any_size_are_rfc_3339() {
+    for (millis, text) in [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (253_402_300_799_999, "9999-12-31T23:59:59.999Z"),
+        (253_402_300_800_000, "9999-12-31T23:59:59.999Z"),
+        (i64::MAX, "9999-12-31T23:59:59.999Z"),
+        (-62_167_219_200_001, "0000-01-01T00:00:00.000Z"),
+        (i64::MIN, "0000-01-01T00:00:00.000Z"),
+    ] {
+        assert_eq!(rfc3339::text(time_of(millis)), text, "{millis}");
     }
 }

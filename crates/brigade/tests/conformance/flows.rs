@@ -374,9 +374,10 @@ fn a_delayed_step_that_falls_due_waits_for_a_later_job_of_its_key_that_runs() {
 fn a_flow_is_stored_whole_or_not_at_all() {
     with_flows(|Subject { broker, .. }| async move {
         let step = |n: i32| job(&broker, &json!([n]));
-        broker.push(step(0).unique("once")).await.unwrap();
+        let first = broker.push(step(0).unique("once")).await.unwrap();
         let error = broker.push_flow(Chain::new(step(1)).then_job(step(2)).with(|job| job.unique("once"))).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Duplicate);
+        assert!(error.to_string().contains(&format!("job {} has the unique mark", first.id())), "{error}");
         let too_large = "x".repeat(broker.capabilities().payload_bytes_max);
         let error = broker.push_flow(Chain::new(step(1)).then_job(job(&broker, &json!([too_large])))).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TooLarge);

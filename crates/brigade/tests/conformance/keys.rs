@@ -85,7 +85,9 @@ fn a_dead_letter_whose_unique_mark_is_taken_is_not_retried() {
             let first = push().await;
             queue.lease(LONG, NOW).await.unwrap().unwrap().dead_letter("odd").await.unwrap();
             let second = push().await;
-            assert_eq!(subject.broker.retry(&first).await.unwrap_err().kind(), brigade::ErrorKind::Duplicate);
+            let error = subject.broker.retry(&first).await.unwrap_err();
+            assert_eq!(error.kind(), brigade::ErrorKind::Duplicate);
+            assert!(error.to_string().contains(&format!("job {second} has ")), "{error}");
             assert!(subject.broker.delete(&second).await.unwrap());
             assert!(subject.broker.retry(&first).await.unwrap());
         },

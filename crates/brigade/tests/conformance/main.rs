@@ -7,6 +7,7 @@
 mod cancel;
 mod consumers;
 mod contract;
+mod far;
 mod flow_model;
 mod flows;
 mod keys;

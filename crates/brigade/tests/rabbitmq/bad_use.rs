@@ -112,7 +112,7 @@ async fn bad_use_a_body_that_is_not_json_goes_to_the_dead_letters_with_the_reaso
     }
     found.sort();
     assert_eq!((found[0].0.as_str(), found[1].0.as_str(), found[0].2.as_str()), ("[7]", "{odd", "q"));
-    assert!(found[0].1.contains("options") && found[1].1.contains("not JSON"), "{found:?}");
+    assert!(found[0].1.contains("options cannot be read: they are no JSON object") && found[1].1.contains("not JSON"), "{found:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -60,7 +60,8 @@ pub(super) enum Refusal {
 impl Refusal {
     fn of(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::ArgumentListTooLong => Self::Job(error),
+            // NUL in the name of its queue or in its id.
+            io::ErrorKind::ArgumentListTooLong | io::ErrorKind::InvalidInput => Self::Job(error),
             io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory | io::ErrorKind::ExecutableFileBusy => Self::Later(error),
             _ => match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
                 Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => Self::Later(error),

@@ -136,7 +136,7 @@ impl Worker {
             Err(why) => return Ending::Dead(why),
         };
         let mut environment = vec![
-            ("BRIGADE_JOB", lease.id().to_string()),
+            ("BRIGADE_JOB", lease.id().as_str().to_owned()),
             ("BRIGADE_QUEUE", self.queue.name().to_owned()),
             ("BRIGADE_ATTEMPT", lease.attempt().to_string()),
         ];

@@ -30,6 +30,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::publish::Message;
 use crate::error::{Error, ErrorKind};
+use crate::broker::foreign::read_options;
 use crate::job::{self, AttemptRecord, Job, JobId, JobOptions, Unserved};
 
 /// Attempts kept in a job's history.
@@ -105,7 +106,10 @@ impl Envelope {
             Ok(payload) => payload,
             Err((body, why)) => return Err(Unreadable { why, properties: Box::new(properties), body: body.into() }),
         };
-        let options = text("brigade-options").map_or(Ok(JobOptions::default()), |text| serde_json::from_str(&text));
+        let options = text("brigade-options").map_or(Ok(JobOptions::default()), |text| match is_ours {
+            true => serde_json::from_str(&text).map_err(|e| e.to_string()),
+            false => read_options(&text),
+        });
         let options = match options {
             Ok(mut options) => {
                 options.priority = properties.priority().map_or(0, i32::from);

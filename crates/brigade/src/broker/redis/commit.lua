@@ -5,7 +5,8 @@ local batch, count, marks = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local at = 5
 if marks > 0 and redis.call('EXISTS', key('incoming')) == 1 then return redis.error_reply('INCOMING ' .. prefix) end
 for _ = 1, marks do
-  if within(ARGV[at], marked, ARGV[at + 1]) then return redis.error_reply('DUPLICATE ' .. ARGV[at + 1]) end
+  local known = within(ARGV[at], marked, ARGV[at + 1])
+  if known then return redis.error_reply('DUPLICATE ' .. within(ARGV[at], name_of, known)) end
   at = at + 2
 end
 if redis.call('LLEN', key('stage:' .. batch)) ~= count then return redis.error_reply('UNSTAGED the push took too long') end

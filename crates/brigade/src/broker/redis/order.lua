@@ -13,11 +13,13 @@ local function cancel_all(first, reason)
   return changed
 end
 
--- Whether a dead letter can have its mark back: it may stand for another job by now.
-local function mark_is_free(one)
-  local mark = get(one, 'mark')
-  return not mark or redis.call('EXISTS', key('mark:' .. mark)) == 0
+-- The job that a mark stands for by now, so that a dead letter cannot have it back.
+local function taken(mark)
+  local other = mark and redis.call('GET', key('mark:' .. mark))
+  return other and name_of(other)
 end
+
+local function taken_of(one) return taken(get(one, 'mark')) end
 
 -- A dead letter is unsettled again: its mark and its key know of it.
 local function bind(one)
@@ -62,9 +64,9 @@ local function retry()
   -- One that was not run because of others has to wait for those.
   if (tonumber(fields[2]) or 0) > 0 and fields[1] ~= 'finally' then return 0 end
   local others = behind(id)
-  local free = mark_is_free(id)
-  for _, one in ipairs(others) do free = free and (not one.ended or within(one.queue, mark_is_free, one.id)) end
-  if not free then return redis.error_reply('DUPLICATE mark') end
+  local other = taken_of(id)
+  for _, one in ipairs(others) do other = other or (one.ended and within(one.queue, taken_of, one.id)) end
+  if other then return redis.error_reply('DUPLICATE ' .. other) end
   check_job(id)
   for _, one in ipairs(others) do within(one.queue, check_job, one.id) end
   for _, one in ipairs(others) do within(one.queue, wait_again, one) end

@@ -40,7 +40,7 @@ local function taken_mark(jobs)
   local seen = {}
   for _, one in ipairs(jobs) do
     local known = within(one.queue, marked, one.mark) or (one.mark ~= '' and seen[one.queue .. one.mark])
-    if known then return one.mark end
+    if known then return type(known) == 'string' and within(one.queue, name_of, known) or 'another job of this push' end
     seen[one.queue .. one.mark] = true
   end
 end

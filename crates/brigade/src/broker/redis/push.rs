@@ -97,7 +97,7 @@ impl Link {
         let stored = pushes.iter().map(|push| {
             if !push.is_plain {
                 let stored = convert("push", answers.next().unwrap_or(Value::Nil), true).map(Stored::Each);
-                return stored.map_err(|e| if is_duplicate(&e) { duplicate("push a flow") } else { e });
+                return stored.map_err(|e| if is_duplicate(&e) { duplicate("push a flow", &e) } else { e });
             }
             let place = before;
             before += push.jobs as u64;
@@ -193,6 +193,9 @@ pub(super) fn has_code(error: &Error, code: &str) -> bool {
     source.is_some_and(|source| source.code() == Some(code))
 }
 
-pub(super) fn duplicate(what: &str) -> Error {
-    Error::new(ErrorKind::Duplicate, format!("{what}: a unique mark stands for another job that is not settled"))
+/// The script names the job.
+pub(super) fn duplicate(what: &str, error: &Error) -> Error {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<redis::RedisError>());
+    let job = source.and_then(|source| source.detail()).unwrap_or("another");
+    Error::new(ErrorKind::Duplicate, format!("{what}: job {job} has the unique mark and is not settled"))
 }

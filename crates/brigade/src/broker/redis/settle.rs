@@ -129,7 +129,7 @@ impl Link {
         self.list_queue(queue).await?;
         self.merge_if_needed(queue).await?;
         let count = self.run::<i64>("change a job or a queue", scripts::order(), queue, arguments).await;
-        let count = count.map_err(|e| if is_duplicate(&e) { duplicate("retry a job") } else { e })?;
+        let count = count.map_err(|e| if is_duplicate(&e) { duplicate("retry a job", &e) } else { e })?;
         Ok(match u64::try_from(count) {
             Err(_) => Ordered::Asked,
             Ok(_) if matches!(order, Order::Cancel(..)) && self.merge_if_needed(queue).await.is_err() => {

@@ -147,7 +147,7 @@ impl<'a> Batch<'a> {
         let marks: Vec<_> = self.jobs.iter().filter_map(|job| Some((&*job.queue, job.options.unique.as_deref()?))).collect();
         let marks = if is_flow { marks } else { Vec::new() };
         if marks.iter().collect::<HashSet<_>>().len() < marks.len() {
-            return Err(duplicate("push a flow"));
+            return Err(Error::new(ErrorKind::Duplicate, "push a flow: another job of this push has the unique mark of one of its jobs"));
         }
         let mut arguments = Arguments::default();
         arguments.push(&self.name);
@@ -232,7 +232,7 @@ impl Link {
             tries += 1;
             match self.run_for_all("push", scripts::commit(), batch.home, batch.commit()?, true).await {
                 Err(error) if is_incoming(&error) && tries < TRIES => self.merge(batch.home).await?,
-                Err(error) if is_duplicate(&error) => return Err(duplicate("push a flow")),
+                Err(error) if is_duplicate(&error) => return Err(duplicate("push a flow", &error)),
                 Err(error) if has_code(&error, "UNSTAGED") => {
                     let text =
                         format!("push {} jobs: nothing was stored, as writing them took longer than {STAGED_FOR:?}", batch.jobs.len());
