@@ -55,6 +55,7 @@ fn messages() -> Vec<Vec<u8>> {
         init: Some(Hook { offset: 4096, args: vec![1, 2, 3] }),
         teardown: None,
         drop_after: Duration::from_millis(1500),
+        log_level: 3,
     };
     let call = CallMeta {
         target: Target::Task("thumbnail".into()),

@@ -17,6 +17,7 @@ mod events;
 mod handle;
 #[cfg(feature = "remote")]
 mod listen;
+mod logs;
 mod map;
 mod member;
 mod outside;

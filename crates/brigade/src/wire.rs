@@ -8,11 +8,13 @@
 //! When a message changes: raise [`VERSION`], change `docs/wire-protocol.md` and the test vectors below it.
 
 mod frame;
+mod log;
 mod message;
 #[cfg(feature = "remote")]
 pub(crate) mod remote;
 
 pub(crate) use frame::{Decoder, Frame, HEADER_BYTES, encode};
+pub(crate) use log::{FIELDS_MAX, LogEvent, LogRecord, LogValue, NAME_BYTES_MAX, VALUE_BYTES_MAX};
 pub(crate) use message::{CallMeta, Cancel, Hello, Hook, LastWords, PanicNote, Ready, Refused, Seat, StartFailed, Target, kind};
 
 /// Version of the protocol. Peers of another version refuse each other in the handshake.

@@ -11,6 +11,7 @@ mod attempt;
 mod hygiene;
 mod identity;
 mod last_words;
+mod logs;
 mod monitor;
 mod panics;
 mod serve;

@@ -123,6 +123,8 @@ async fn count() -> ExitCode {
     println!("main was reached");
     let pool = Pool::builder().workers(2).start().await.expect("the pool starts");
     let sum = pool.call(add(20, 22)).await.expect("a sum");
+    let listens = pool.run(|| tracing::enabled!(tracing::Level::ERROR), ()).await.expect("an answer");
+    assert!(!listens, "where the host listens to nothing, its workers have no subscriber");
     let product = pool.run(|a: i64, b: i64| a * b, (6, 7)).await.expect("a product");
     pool.shutdown().await;
     println!("{sum} {product}");

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::level_filters::LevelFilter;
+
 use super::Pool;
 use super::count::WorkerCount;
 use super::queue::Order;
@@ -59,6 +61,7 @@ pub(crate) struct Config {
     pub(super) arguments: Vec<OsString>,
     pub(super) directory: Option<PathBuf>,
     pub(super) environment: BTreeMap<OsString, OsString>,
+    pub(super) logs: LevelFilter,
     pub(super) stdout_to_stderr: bool,
     pub(super) pinned: bool,
     pub(super) nice: i32,
@@ -148,6 +151,7 @@ impl Default for Builder {
             arguments: Vec::new(),
             directory: None,
             environment,
+            logs: LevelFilter::INFO,
             stdout_to_stderr: false,
             pinned: false,
             nice: 0,
@@ -270,6 +274,16 @@ impl Builder {
     /// What [`Call::capture`](crate::Call::capture) keeps is not affected. Default: no.
     pub fn stdout_to_stderr(self, redirected: bool) -> Self {
         self.set(|config| config.stdout_to_stderr = redirected)
+    }
+
+    /// Most detailed level of `tracing` events that workers send to this program's subscriber. Default: info. `LevelFilter::OFF` for none.
+    ///
+    /// Such an event has its own level, target, place and fields, and the fields `worker`, `call`, `task` and `attempt`. This program's subscriber
+    /// filters it as any other. Workers that start while no subscriber is set send nothing. A subscriber that the init hook or a task sets in the
+    /// worker takes the events instead. Spans are not sent, and neither are events of threads that a task starts itself. A worker sends up to
+    /// 1,000 events per second and 4 KiB per value; how many it dropped is a warning.
+    pub fn logs(self, most: impl Into<LevelFilter>) -> Self {
+        self.set(|config| config.logs = most.into())
     }
 
     /// Keeps each worker on one of the CPUs that this process may use, in turn. Default: no.

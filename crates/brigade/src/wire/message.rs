@@ -41,6 +41,8 @@ pub(crate) mod kind {
     pub(crate) const STARTED: u8 = 39;
     /// The reason as text: this worker wants to be replaced and begins nothing more.
     pub(crate) const RETIRE: u8 = 40;
+    /// [`LogRecord`](super::super::LogRecord): an event of `tracing`; id is the attempt or zero.
+    pub(crate) const LOG: u8 = 41;
 
     /// [`Ready`](super::Ready).
     pub(crate) const READY: u8 = 48;
@@ -68,6 +70,8 @@ pub(crate) struct Seat {
     pub(crate) teardown: Option<u64>,
     /// Time after which an async task that was asked to stop and has not is dropped at its next await.
     pub(crate) drop_after: Duration,
+    /// Most detailed level of log events that it sends: 0 none, 1 errors, 5 all.
+    pub(crate) log_level: u8,
 }
 
 /// A function of this program, as its distance from a known one, and its arguments.

@@ -11,7 +11,7 @@ use std::time::Instant;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::serve::Worker;
-use super::{hygiene, last_words, panics, title};
+use super::{hygiene, last_words, logs, panics, title};
 use crate::address;
 use crate::codec::Codec;
 use crate::context::{Context, Sink};
@@ -58,6 +58,7 @@ impl Worker {
         if !self.is_shared() {
             hygiene::begin();
         }
+        let _logs = logs::enter();
         let mut limit = meta.memory.map(MemoryLimit::set);
         last_words::clear_errno();
         let before = last_words::set_current(call);
@@ -139,7 +140,11 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("brigade-async")
-            .on_thread_start(last_words::prepare_thread)
+            .on_thread_start(|| {
+                last_words::prepare_thread();
+                logs::enter_thread();
+            })
+            .on_thread_unpark(logs::look_again)
             .enable_all()
             .build()?;
         // Its thread has started and has memory of its own once it has run something.
@@ -151,6 +156,7 @@ impl Worker {
 
     /// Answers, then looks whether the process can take another attempt.
     fn settle(&self, call: u64, ending: Ending) {
+        logs::report_dropped(call);
         // What a task printed without an end of line is its own, not the next one's.
         std::io::stdout().flush().ok();
         match ending {

@@ -233,6 +233,21 @@ impl Worker {
         (&self.control).write_all(&frame).ok();
     }
 
+    /// The call that runs, if it is only one.
+    pub(super) fn only_call(&self) -> Option<u64> {
+        let attempts = lock(&self.attempts);
+        match &attempts.running[..] {
+            [(call, _)] => Some(*call),
+            _ => None,
+        }
+    }
+
+    /// Task and number of a running attempt.
+    pub(super) fn attempt_of(&self, call: u64) -> Option<(String, u32)> {
+        let attempts = lock(&self.attempts);
+        attempts.running.iter().find(|(running, _)| *running == call).map(|(_, context)| (context.task().to_owned(), context.attempt()))
+    }
+
     // -- stops
 
     /// Registers an attempt before it begins. `false` if it was stopped already or this worker begins nothing more.

@@ -13,7 +13,7 @@ use std::{fs, io, process};
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 use super::serve::Worker;
-use super::{hygiene, identity, last_words, monitor, panics, serve, title};
+use super::{hygiene, identity, last_words, logs, monitor, panics, serve, title};
 use crate::address;
 use crate::codec::Codec;
 use crate::context::State;
@@ -51,7 +51,9 @@ fn live(pool: Pid) -> ! {
     match refused.and_then(|()| set_up(&control, pool)) {
         Ok(worker) => {
             serve::run(&worker);
+            let logs = logs::enter();
             worker.tear_down();
+            drop(logs);
             process::exit(0);
         }
         Err(error) => {
@@ -81,7 +83,11 @@ fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
         let text = "run the pool's hooks: this worker is another build of the program, where their addresses mean nothing";
         return Err(Error::new(ErrorKind::OtherBuild, text));
     }
-    let state = build_state(&hello.seat)?;
+    logs::install(hello.seat.log_level);
+    let state = {
+        let _logs = logs::enter();
+        build_state(&hello.seat)?
+    };
     registry::check()?;
     let ready = Ready { magic: MAGIC, version: VERSION, build: address::build_id() };
     let control_copy = control.try_clone().map_err(|e| Error::os("copy the control socket", e))?;
@@ -90,6 +96,7 @@ fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
     monitor::start(&worker).map_err(|e| Error::os("start the monitor thread", e))?;
     hygiene::take_baseline();
     send(control, kind::READY, &ready)?;
+    logs::connect(&worker);
     Ok(worker)
 }
 

@@ -12,6 +12,7 @@ mod crash;
 mod gate;
 mod handle;
 mod hooks;
+mod logs;
 mod macros;
 mod map;
 mod metrics;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::super::Shared;
 use super::super::super::builder::Config;
 use super::super::super::core::Pulse;
+use super::super::super::logs;
 use super::{CONTROL_BYTES_MAX, Child, pump};
 use crate::address;
 use crate::codec::Codec;
@@ -39,7 +40,9 @@ pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Ch
         None => None,
     };
     let (ours, theirs) = UnixStream::pair().map_err(|e| os("make a socket pair", e))?;
-    let body = Codec::Postcard.encode(&Hello { magic: MAGIC, version: VERSION, build: address::build_id(), seat: seat(config, number) })?;
+    let seat = seat(config, number);
+    let logs = seat.log_level > 0;
+    let body = Codec::Postcard.encode(&Hello { magic: MAGIC, version: VERSION, build: address::build_id(), seat })?;
     let hello = [&wire::encode(kind::HELLO, 0, body.len())[..], &body].concat();
     match link::send_with_descriptor(&control, &hello, theirs.as_fd()) {
         // It has ended already, which reading its answer tells, with how and why.
@@ -81,6 +84,7 @@ pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Ch
         said: Mutex::default(),
         broken: CancellationToken::new(),
         unread: AtomicBool::new(false),
+        logs,
     })
 }
 
@@ -176,6 +180,7 @@ fn seat(config: &Config, number: u32) -> Seat {
         init: config.init.clone(),
         teardown: config.teardown,
         drop_after: config.ask / 2,
+        log_level: logs::level(config.logs),
     }
 }
 
