@@ -25,7 +25,7 @@ use proc_macro::TokenStream;
 /// | `retry_within = "1h"` | no attempt begins later than this after the call was made or the job pushed | no limit |
 /// | `priority = 10` | higher leaves the queue first | 0 |
 /// | `labels = ["gpu"]` | only workers that were given all of these run it | none |
-/// | `codec = "json"` | `"postcard"` or `"json"`, for types that need a self-describing format | `"postcard"` |
+/// | `codec = "json"` | how values travel: `"messagepack"`, which carries any serde type, `"json"`, or `"postcard"`, which is the most compact and does not (see `Codec`) | `"messagepack"` |
 /// | `idempotent` | it may run twice: if the host that runs it is lost, another one does | no |
 ///
 /// Each but `name`, `aliases`, `queue`, `codec` and `idempotent` is also a method of the call, which wins; the `retry_` ones are `retry`.

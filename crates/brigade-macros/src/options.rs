@@ -11,7 +11,8 @@ pub(crate) struct Options {
     pub(crate) name: Option<String>,
     pub(crate) aliases: Vec<String>,
     pub(crate) queue: Option<String>,
-    pub(crate) json: bool,
+    /// The variant of `Codec`, if one is named.
+    pub(crate) codec: Option<&'static str>,
     pub(crate) idempotent: bool,
     /// `.timeout(..).memory(..)` and so on, on a `Call`.
     pub(crate) setters: TokenStream,
@@ -27,7 +28,7 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Options> {
             "name" => options.name = Some(name(&meta.value()?.parse()?)?),
             "aliases" => options.aliases = names(&meta.value()?.parse()?)?,
             "queue" => options.queue = Some(name(&meta.value()?.parse()?)?),
-            "codec" => options.json = codec(&meta.value()?.parse()?)?,
+            "codec" => options.codec = Some(codec(&meta.value()?.parse()?)?),
             "idempotent" => options.idempotent = true,
             "timeout" | "queue_timeout" => {
                 let millis = duration_millis(&meta.value()?.parse()?)?;
@@ -101,11 +102,13 @@ fn names(array: &syn::ExprArray) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn codec(literal: &LitStr) -> Result<bool> {
+/// The variant of `Codec`.
+fn codec(literal: &LitStr) -> Result<&'static str> {
     match literal.value().as_str() {
-        "json" => Ok(true),
-        "postcard" => Ok(false),
-        _ => Err(Error::new(literal.span(), "codec is \"postcard\" (the default) or \"json\"")),
+        "messagepack" => Ok("MessagePack"),
+        "json" => Ok("Json"),
+        "postcard" => Ok("Postcard"),
+        _ => Err(Error::new(literal.span(), "codec is \"messagepack\" (the default), \"json\" or \"postcard\"")),
     }
 }
 

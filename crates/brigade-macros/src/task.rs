@@ -1,7 +1,7 @@
 //! `#[task]`: the function becomes the description of a call, its body an entry of the registry.
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use quote::{format_ident, quote, quote_spanned};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned as _;
 use syn::{
@@ -16,7 +16,7 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
     let ItemFn { attrs, vis, modifiers: _, sig, block } = syn::parse2(item)?;
     check(&sig)?;
     let inputs = Inputs::of(&sig.inputs)?;
-    let output = Output::of(&sig.output);
+    let output = Output::of(&sig.output)?;
 
     let ident = &sig.ident;
     let (docs, body_attrs): (Vec<Attribute>, Vec<Attribute>) = attrs.into_iter().partition(is_for_caller);
@@ -26,17 +26,21 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
         return Err(Error::new(ident.span(), format!("{name:?} is the task's name now: leave it out of its former names (aliases)")));
     }
     let queue = options.queue.unwrap_or_else(|| name.clone());
-    let codec = if options.json { quote!(Json) } else { quote!(Postcard) };
+    let codec = format_ident!("{}", options.codec.unwrap_or("MessagePack"));
     let (setters, idempotent) = (options.setters, options.idempotent);
     let (names, types, value) = (&inputs.names, &inputs.types, &output.value);
     let returned = if output.is_result { quote!(of_result) } else { quote!(of_value) };
+    // Names of our own: one of the user's may be that of the function.
+    let values: Vec<Ident> = (0..names.len()).map(|index| format_ident!("__argument{index}")).collect();
     let context = inputs.context.then(|| quote!(&__cx,));
     let kind = if sig.asyncness.is_some() { quote!(future) } else { quote!(now) };
     let run = if sig.asyncness.is_some() {
-        quote!(async move { __p::Returned::#returned(__codec, #ident(#context #(#names),*).await) })
+        quote!(async move { __p::Returned::#returned(__codec, #ident(#context #(#values),*).await) })
     } else {
-        quote!(__p::Returned::#returned(__codec, #ident(#context #(#names),*)))
+        quote!(__p::Returned::#returned(__codec, #ident(#context #(#values),*)))
     };
+
+    let checks = checks(ident, &inputs, &values, &output, sig.asyncness.is_some());
 
     Ok(quote! {
         #(#docs)*
@@ -46,8 +50,10 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
 
             #(#body_attrs)* #sig #block
 
+            #checks
+
             fn __invoke(__cx: ::brigade::Context, __codec: ::brigade::Codec, __payload: &[u8]) -> __p::Invocation {
-                __p::Invocation::#kind(__codec, __payload, move |(#(#names,)*): (#(#types,)*)| #run)
+                __p::Invocation::#kind(__codec, __payload, move |(#(#values,)*): (#(#types,)*)| #run)
             }
 
             #[__p::linkme::distributed_slice(__p::TASKS)]
@@ -69,6 +75,33 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
             __p::call(&__TASK, (#(#names,)*)) #setters
         }
     })
+}
+
+/// What only the compiler's types can tell: that a result hides behind no alias, and that a future may go to another thread.
+fn checks(ident: &Ident, inputs: &Inputs, values: &[Ident], output: &Output, is_async: bool) -> TokenStream {
+    let mut checks = TokenStream::new();
+    if let Some(ty) = &output.unnamed {
+        let text = "this type is another name of a Result: write Result<T, E>, io::Result<T> or anyhow::Result<T>, so that an error is seen to be one";
+        checks.extend(quote_spanned!(ty.span()=> const _: () = {
+            #[allow(unused_imports)]
+            use ::brigade::__private::NoResult as _;
+            ::core::assert!(!::brigade::__private::IsResult::<#ty>::YES, #text);
+        };));
+    }
+    if is_async {
+        let types = &inputs.types;
+        let context = inputs.context.then(|| quote!(__cx,));
+        let probe = quote_spanned!(ident.span()=> __p::future_of_a_task((&&__p::Probe(&#ident(#context #(#values),*))).told()));
+        checks.extend(quote! {
+            fn __check(__cx: &::brigade::Context, #(#values: #types),*) {
+                #[allow(unused_imports)]
+                use ::brigade::__private::{MaySend as _, MayNotSend as _};
+                let _ = __cx;
+                #probe;
+            }
+        });
+    }
+    checks
 }
 
 fn check(sig: &Signature) -> Result<()> {
@@ -138,22 +171,63 @@ fn is_context(ty: &Type) -> bool {
 struct Output {
     is_result: bool,
     value: Type,
+    /// The type as it stands there, if it has another name than `Result`.
+    unnamed: Option<Type>,
 }
 
 impl Output {
-    /// `Result<T, ..>` under any path gives `T`; anything else is the value itself.
-    fn of(output: &ReturnType) -> Self {
+    /// `Result<T, ..>` under any path gives `T`, `fmt::Result` and alike give nothing; anything else is the value itself.
+    fn of(output: &ReturnType) -> Result<Self> {
         let ReturnType::Type(_, ty) = output else {
-            return Self { is_result: false, value: syn::parse_quote!(()) };
+            return Ok(Self { is_result: false, value: syn::parse_quote!(()), unnamed: None });
         };
+        travels(ty)?;
         if let Type::Path(path) = &**ty
             && let Some(segment) = path.path.segments.last()
             && segment.ident == "Result"
-            && let PathArguments::AngleBracketed(arguments) = &segment.arguments
-            && let Some(GenericArgument::Type(value)) = arguments.args.first()
         {
-            return Self { is_result: true, value: value.clone() };
+            let first = match &segment.arguments {
+                PathArguments::AngleBracketed(arguments) => arguments.args.first(),
+                _ => None,
+            };
+            let value = match first {
+                Some(GenericArgument::Type(value)) => value.clone(),
+                _ => syn::parse_quote!(()),
+            };
+            return Ok(Self { is_result: true, value, unnamed: None });
         }
-        Self { is_result: false, value: (**ty).clone() }
+        Ok(Self { is_result: false, value: (**ty).clone(), unnamed: Some((**ty).clone()) })
+    }
+}
+
+/// Refuses a result whose type says that it cannot travel.
+fn travels(ty: &Type) -> Result<()> {
+    let refuse = |why: &str| Err(Error::new(ty.span(), why));
+    match ty {
+        Type::Reference(_) => refuse("a result travels to another process: return an owned type, a String instead of &str for instance"),
+        Type::ImplTrait(_) => refuse("a result travels to another process: return a type with a name, a Vec instead of impl Iterator for instance"),
+        Type::Never(_) => refuse(
+            "a task gives a result or ends without one: return nothing instead of `!`, and end when the context says so (cx.is_cancelled())",
+        ),
+        Type::TraitObject(_) => refuse("a result travels to another process: return the type itself, or an enum of the types that it may be"),
+        Type::Ptr(_) => refuse("a result travels to another process, where an address means nothing: return the value itself"),
+        Type::FnPtr(_) => refuse("a result travels to another process, where an address means nothing: return a value"),
+        Type::Tuple(tuple) => tuple.elems.iter().try_for_each(travels),
+        Type::Array(array) => travels(&array.elem),
+        Type::Paren(paren) => travels(&paren.elem),
+        Type::Group(group) => travels(&group.elem),
+        Type::Path(path) => {
+            let Some(PathArguments::AngleBracketed(arguments)) = path.path.segments.last().map(|segment| &segment.arguments) else {
+                return Ok(());
+            };
+            let is_result = path.path.segments.last().is_some_and(|segment| segment.ident == "Result");
+            // An error is told, not carried: it may be a Box<dyn Error>.
+            let carried = if is_result { 1 } else { arguments.args.len() };
+            arguments.args.iter().take(carried).try_for_each(|argument| match argument {
+                GenericArgument::Type(ty) => travels(ty),
+                _ => Ok(()),
+            })
+        }
+        _ => Ok(()),
     }
 }

@@ -61,7 +61,7 @@ use crate::certificate::{Certificate, Receipt};
 use crate::clock::{BootTime, FAR};
 use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
-use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState, Unserved};
+use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState, RetryPolicy, Unserved};
 use crate::limits::Limits;
 use crate::progress::Progress;
 use crate::schedule::{Schedule, Scheduled};
@@ -255,8 +255,15 @@ pub(crate) struct Settlement {
 pub(crate) enum Ending {
     /// Done, with the result as JSON text.
     Ack(Option<Box<str>>),
-    /// The attempt did not end well. The job's own policy decides what becomes of it, unless `retry_in` does.
-    Fail { kind: AttemptKind, reason: String, certificate: Option<Box<Certificate>>, retry_in: Option<Duration>, permanent: bool },
+    /// The attempt did not end well. The job's own policy decides what becomes of it, unless `retry_in` does; `policy` for what the job does not say.
+    Fail {
+        kind: AttemptKind,
+        reason: String,
+        certificate: Option<Box<Certificate>>,
+        retry_in: Option<Duration>,
+        permanent: bool,
+        policy: RetryPolicy,
+    },
     /// Given back untouched, due again after this time.
     GiveBack { kind: AttemptKind, reason: String, after: Duration },
     /// Set aside.
@@ -271,8 +278,8 @@ impl Ending {
     /// No pause and no lease is longer than [`FAR`].
     pub(crate) fn bounded(self) -> Self {
         match self {
-            Self::Fail { kind, reason, certificate, retry_in, permanent } => {
-                Self::Fail { kind, reason, certificate, retry_in: retry_in.map(|pause| pause.min(FAR)), permanent }
+            Self::Fail { kind, reason, certificate, retry_in, permanent, policy } => {
+                Self::Fail { kind, reason, certificate, retry_in: retry_in.map(|pause| pause.min(FAR)), permanent, policy }
             }
             Self::GiveBack { kind, reason, after } => Self::GiveBack { kind, reason, after: after.min(FAR) },
             Self::Extend(time) => Self::Extend(time.min(FAR)),

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::address;
 use crate::codec::Codec;
-use crate::context::{Context, Sink};
+use crate::context::{Context, JobContext, Sink};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::CallError;
 use crate::registry::{self, Invoke, TaskEntry};
@@ -50,14 +50,14 @@ pub(crate) enum Target {
     Function { offset: u64, name: &'static str },
 }
 
-/// The options of a call. `None` and zero mean what the field's setter says is the default.
+/// The options of a call. `None`: what the task's registration says where the call runs, and otherwise what the field's setter says is the default.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CallOptions {
     pub(crate) timeout: Option<Duration>,
     pub(crate) queue_timeout: Option<Duration>,
     pub(crate) memory: Option<u64>,
-    pub(crate) priority: i32,
-    pub(crate) retries: u32,
+    pub(crate) priority: Option<i32>,
+    pub(crate) retries: Option<u32>,
     pub(crate) retry: Option<Retry>,
     pub(crate) delay: Option<Duration>,
     pub(crate) label: Option<Box<str>>,
@@ -78,6 +78,8 @@ pub(crate) struct CallOptions {
     pub(crate) labels: Vec<Box<str>>,
     /// The call of another pool that it is an attempt of.
     pub(crate) origin: Option<Origin>,
+    /// The job that it is an attempt of.
+    pub(crate) job: Option<Arc<JobContext>>,
 }
 
 /// An attempt, as the pool knows it that asked for it.
@@ -91,8 +93,8 @@ static DEFAULT_OPTIONS: CallOptions = CallOptions {
     timeout: None,
     queue_timeout: None,
     memory: None,
-    priority: 0,
-    retries: 0,
+    priority: None,
+    retries: None,
     retry: None,
     delay: None,
     label: None,
@@ -108,11 +110,40 @@ static DEFAULT_OPTIONS: CallOptions = CallOptions {
     waits_out_passes: false,
     labels: Vec::new(),
     origin: None,
+    job: None,
 };
 
 impl Request {
     pub(crate) fn options(&self) -> &CallOptions {
         self.options.as_deref().unwrap_or(&DEFAULT_OPTIONS)
+    }
+
+    /// What the call does not say, the task's registration says here, where it is to run. Nothing else decides that, wherever the call comes from: from
+    /// another program or language, from a queue, from another host, whose pool decides over retries and where it waits.
+    pub(crate) fn fill(&mut self, task: &TaskEntry) {
+        // A caller who has the task's code has said all of it with the call.
+        if self.queue.is_some() {
+            return;
+        }
+        let Some(of_task) = task.call_options() else { return };
+        let options = self.options.get_or_insert_default();
+        options.timeout = options.timeout.or(of_task.timeout);
+        options.memory = options.memory.or(of_task.memory);
+        if options.origin.is_some() {
+            return;
+        }
+        options.queue_timeout = options.queue_timeout.or(of_task.queue_timeout);
+        options.priority = options.priority.or(of_task.priority);
+        options.retries = options.retries.or(of_task.retries);
+        options.retry = options.retry.or(of_task.retry);
+        if options.labels.is_empty() {
+            options.labels = of_task.labels;
+        }
+    }
+
+    /// Number of the attempt that is the given one of this call, from 1: a job may have had others before.
+    pub(crate) fn attempt(&self, of_call: u32) -> u32 {
+        self.options().job.as_ref().map_or(of_call, |job| job.nth(of_call))
     }
 
     pub(crate) fn task_name(&self) -> &str {
@@ -140,10 +171,10 @@ impl<T: DeserializeOwned> Call<T> {
         F: Function<A, Output = T>,
         T: Serialize,
     {
-        Self::of_with(Codec::Postcard, function, args)
+        Self::of_with(Codec::default(), function, args)
     }
 
-    /// As [`Call::of`], with arguments and result as JSON: for types that need a self-describing format.
+    /// As [`Call::of`], with arguments and result as JSON.
     pub fn of_json<F, A>(function: F, args: &A) -> Self
     where
         A: Args,
@@ -198,6 +229,7 @@ impl<T: DeserializeOwned> Call<T> {
 
     /// Runs the call here and tells its progress. `begun` is given its context.
     pub(crate) async fn run_here_as(self, sink: Option<Arc<dyn Sink>>, begun: impl FnOnce(&Context)) -> Result<T, CallError> {
+        let number = self.request.attempt(1);
         let payload = self.request.payload?;
         let (invoke, name) = match &self.request.target {
             Target::Task { name } => {
@@ -207,8 +239,10 @@ impl<T: DeserializeOwned> Call<T> {
             Target::Function { offset, name } => (address::invoke_at(*offset)?, *name),
         };
         let codec = self.request.codec;
-        let mut attempt = Context::attempt_of(0, 1, name, codec);
-        attempt.tick = self.request.options.as_ref().and_then(|options| options.tick);
+        let mut attempt = Context::attempt_of(0, number, name, codec);
+        if let Some(options) = self.request.options {
+            (attempt.tick, attempt.job) = (options.tick, options.job);
+        }
         attempt.sink = sink.map(|sink| (0, sink));
         let context = attempt.into_context();
         begun(&context);
@@ -222,6 +256,13 @@ impl<T: DeserializeOwned> Call<T> {
             Returned::Passed(reason) => Err(CallError::Passed(vec![reason])),
             Returned::Refused(refused) => Err(refused_error(name, *refused.0).into()),
         }
+    }
+}
+
+impl Call<()> {
+    /// A call without arguments, for its options.
+    pub(crate) fn blank(name: &'static str) -> Self {
+        Self::of_request(Target::Task { name: Cow::Borrowed(name) }, Codec::Json, Ok(Vec::new()), None)
     }
 }
 
@@ -257,13 +298,13 @@ impl<T> Call<T> {
     /// Calls of a higher priority leave the queue first; within one priority the order is first in, first out.
     /// Default: 0. What runs already is not interrupted.
     pub fn priority(self, priority: i32) -> Self {
-        self.set(|options| options.priority = priority)
+        self.set(|options| options.priority = Some(priority))
     }
 
     /// How often to run the call again when it failed, panicked or crashed. Default: 0. See [`retry`](Call::retry) for the pauses. A
     /// call that crashed runs next alone in a fresh worker, and its second crash is its last.
     pub fn retries(self, retries: u32) -> Self {
-        self.set(|options| options.retries = retries)
+        self.set(|options| options.retries = Some(retries))
     }
 
     /// The pauses between attempts, and until when to try. Default: the pool's, [`Builder::retry`](crate::Builder::retry); at a broker
@@ -332,6 +373,15 @@ impl<T> Call<T> {
         self.set(|options| options.alone = true)
     }
 
+    /// It is an attempt of this job, whose broker decides over retries.
+    #[cfg(feature = "broker")]
+    pub(crate) fn for_job(self, job: JobContext) -> Self {
+        self.set(|options| {
+            options.retries = Some(0);
+            options.job = Some(Arc::new(job));
+        })
+    }
+
     /// Runs [alone](Call::alone), in a worker that has run nothing before it.
     #[cfg(feature = "broker")]
     pub(crate) fn alone_in_a_fresh_worker(self) -> Self {
@@ -360,6 +410,7 @@ fn json_writer<A: Args>(codec: Codec) -> Option<Recode> {
     match codec {
         Codec::Json => None,
         Codec::Postcard => Some(|payload| A::decode(Codec::Postcard, payload)?.encode(Codec::Json)),
+        Codec::MessagePack => Some(|payload| A::decode(Codec::MessagePack, payload)?.encode(Codec::Json)),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::codec::Codec;
@@ -38,6 +38,7 @@ pub(crate) struct Attempt {
     pub(crate) codec: Codec,
     pub(crate) deadline: Option<Instant>,
     pub(crate) tick: Option<SystemTime>,
+    pub(crate) job: Option<Arc<JobContext>>,
     pub(crate) state: Option<State>,
     /// The id that the attempt has on the wire, and who takes its progress.
     pub(crate) sink: Option<(u64, Arc<dyn Sink>)>,
@@ -56,7 +57,19 @@ type Listener = Box<dyn FnOnce(&str) + Send>;
 
 impl Context {
     pub(crate) fn attempt_of(call: u64, number: u32, task: &'static str, codec: Codec) -> Attempt {
-        Attempt { call, number, worker: 0, task, codec, deadline: None, tick: None, state: None, sink: None, cancel: Cancel::default() }
+        Attempt {
+            call,
+            number,
+            worker: 0,
+            task,
+            codec,
+            deadline: None,
+            tick: None,
+            job: None,
+            state: None,
+            sink: None,
+            cancel: Cancel::default(),
+        }
     }
 
     /// Id of the call within its pool.
@@ -64,9 +77,25 @@ impl Context {
         self.0.call
     }
 
-    /// Number of this attempt, from 1.
+    /// Number of this attempt, from 1. Of a job: as its history counts, where passes and interruptions do not count.
     pub fn attempt(&self) -> u32 {
         self.0.number
+    }
+
+    /// The job that this is an attempt of, wherever it runs; `None` for a call that is no job. Its id is the same for every attempt, so it can be the
+    /// key by which another service knows that it has done something already:
+    ///
+    /// ```
+    /// # use brigade::{Context, Failure, task};
+    /// # struct Bank; impl Bank { fn pay(&self, key: &str, cents: u64) -> Result<(), Failure> { Ok(()) } }
+    /// #[task(retries = 5)]
+    /// fn pay(cx: &Context, cents: u64) -> Result<(), Failure> {
+    ///     let job = cx.job().ok_or_else(|| Failure::permanent("a payment is a job"))?;
+    ///     Bank.pay(&job.id, cents)
+    /// }
+    /// ```
+    pub fn job(&self) -> Option<&JobContext> {
+        self.0.job.as_deref()
     }
 
     /// Number of this worker within its pool, from 1; 0 in the caller's own process.
@@ -160,6 +189,32 @@ impl Context {
     /// `return Err(cx.retry_in(secs(30)).into())`.
     pub fn retry_in(&self, after: Duration) -> Failure {
         Failure::new(format_args!("asks for a retry in {after:?}")).with_retry(RetryAdvice::In(after))
+    }
+}
+
+/// A job, as an attempt of it is told: see [`Context::job`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct JobContext {
+    /// Its id at its broker, the same for every attempt; also of the jobs that calls are at brokers which keep results as jobs.
+    pub id: String,
+    /// The queue that it was handed out from.
+    pub queue: String,
+    /// Its key, see `Job::key`.
+    pub key: Option<String>,
+    /// Its name for people.
+    pub label: Option<String>,
+    /// Number of this attempt, from 1; passes and interruptions do not count.
+    pub attempt: u32,
+    /// How many attempts before this one did not end well: those that failed or crashed, and those whose holder was lost without a word. Any of them
+    /// may have done a part of the work.
+    pub history: u32,
+}
+
+impl JobContext {
+    /// Number of the attempt that is the given one of a call which was made for this job.
+    pub(crate) fn nth(&self, of_call: u32) -> u32 {
+        self.attempt.saturating_add(of_call.saturating_sub(1))
     }
 }
 

@@ -3,6 +3,7 @@
 //! A loop over inputs of a seed (`BRIGADE_SEED` repeats a run), some ten thousand by default and half a million under `BRIGADE_FULL=1`.
 //! What is behind `remote::door` has loops of its own beside it.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use brigade_testkit::mutate::Mutator;
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::certificate::Certificate;
 use crate::codec::Codec;
+use crate::context::JobContext;
 use crate::outcome::Failure;
 use crate::payload::Bytes;
 use crate::wire::{self, CallMeta, Cancel, Decoder, Hello, Hook, LastWords, PanicNote, Ready, Refused, Seat, StartFailed, Target};
@@ -45,6 +47,10 @@ fn there_and_back<T: Serialize + DeserializeOwned>(codec: Codec, bytes: &[u8]) {
     }
 }
 
+fn job_context() -> JobContext {
+    JobContext { id: "emails/7".to_owned(), queue: "emails".to_owned(), key: Some("k".to_owned()), label: None, attempt: 2, history: 1 }
+}
+
 fn messages() -> Vec<Vec<u8>> {
     let seat = Seat {
         worker: 3,
@@ -66,6 +72,7 @@ fn messages() -> Vec<Vec<u8>> {
         tell_start: true,
         tick: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
         number: Some(1 << 33),
+        job: Some(Cow::Owned(job_context())),
     };
     vec![
         packed(&Hello { magic: wire::MAGIC, version: wire::VERSION, build: 7, seat }),
@@ -86,7 +93,13 @@ fn messages() -> Vec<Vec<u8>> {
 fn messages_between_hosts() -> Vec<Vec<u8>> {
     use wire::remote::{Answer, Ending, Join, Refusal, Run, Stop, TaskLine, TurnedAway, Welcome, Written};
     let (magic, version, brigade) = (wire::remote::MAGIC, wire::remote::VERSION, "0.1.0".to_owned());
-    let task = TaskLine { name: "add".to_owned(), signature: "fn((i64, i64)) -> i64".to_owned(), idempotent: true };
+    let task = TaskLine {
+        name: "add".to_owned(),
+        signature: "fn((i64, i64)) -> i64".to_owned(),
+        idempotent: true,
+        retries: Some(3),
+        retry: Some(crate::Retry::default().into()),
+    };
     let join = Join {
         magic,
         version,
@@ -128,6 +141,7 @@ fn messages_between_hosts() -> Vec<Vec<u8>> {
         fresh: false,
         ahead: true,
         tick: Some(SystemTime::UNIX_EPOCH),
+        job: Some(Cow::Owned(job_context())),
     };
     let written = Written { stdout_bytes: 3, stdout_dropped: 0, stderr_bytes: 3, stderr_dropped: 7 };
     let endings = [

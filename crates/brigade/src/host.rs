@@ -124,7 +124,8 @@ impl Host {
         self
     }
 
-    /// Whether it also runs plain functions ([`Pool::run`](crate::Pool::run)), which only pools of the very same build can ask for. Default: no.
+    /// Whether it also runs plain functions ([`Pool::run`](crate::Pool::run)) that the program lists with [`functions!`](crate::functions), which only
+    /// pools of the very same build can ask for. Default: no.
     pub fn functions(mut self, allowed: bool) -> Self {
         self.offer.functions = allowed;
         self

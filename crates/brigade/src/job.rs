@@ -144,7 +144,7 @@ impl JobOptions {
     pub(crate) fn bounded(self) -> Self {
         let time = |time: Option<Duration>| time.map(|time| time.min(FAR));
         Self {
-            retry: Retry { base: self.retry.base.min(FAR), cap: self.retry.cap.min(FAR), within: time(self.retry.within) },
+            retry: self.retry.map(|retry| Retry { base: retry.base.min(FAR), cap: retry.cap.min(FAR), within: time(retry.within) }),
             unique_for: time(self.unique_for),
             timeout: time(self.timeout),
             keep: time(self.keep),
@@ -163,8 +163,8 @@ fn bounded<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<D
 pub(crate) struct JobOptions {
     pub(crate) priority: i32,
     /// Attempts after the first.
-    pub(crate) retries: u32,
-    pub(crate) retry: Retry,
+    pub(crate) retries: Option<u32>,
+    pub(crate) retry: Option<Retry>,
     #[serde(default, deserialize_with = "bounded")]
     pub(crate) delay: Option<Duration>,
     pub(crate) at: Option<SystemTime>,
@@ -183,6 +183,30 @@ pub(crate) struct JobOptions {
     /// The tick of a schedule that it is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tick: Option<Tick>,
+}
+
+/// When a job is tried again, as far as somebody says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct RetryPolicy {
+    pub(crate) retries: Option<u32>,
+    pub(crate) retry: Option<Retry>,
+}
+
+impl JobOptions {
+    /// With what the task's registration says, where the job ran, of what the job does not say itself.
+    pub(crate) fn or(mut self, task: RetryPolicy) -> Self {
+        self.retries = self.retries.or(task.retries);
+        self.retry = self.retry.or(task.retry);
+        self
+    }
+
+    pub(crate) fn retries(&self) -> u32 {
+        self.retries.unwrap_or(0)
+    }
+
+    pub(crate) fn retry(&self) -> Retry {
+        self.retry.unwrap_or_default()
+    }
 }
 
 impl Job {
@@ -209,14 +233,15 @@ impl Job {
         self.set(|options| options.priority = priority)
     }
 
-    /// Attempts after the first, if it fails. Default: 0.
+    /// Attempts after the first, if it fails. Default: what its task's registration says where it runs, and otherwise 0.
     pub fn retries(self, retries: u32) -> Self {
-        self.set(|options| options.retries = retries)
+        self.set(|options| options.retries = Some(retries))
     }
 
-    /// Pauses between attempts, and until when to try.
+    /// Pauses between attempts, and until when to try. Default: what its task's registration says where it runs (but not until when: that counts from
+    /// the push), and otherwise [`Retry::default`].
     pub fn retry(self, retry: Retry) -> Self {
-        self.set(|options| options.retry = retry)
+        self.set(|options| options.retry = Some(retry))
     }
 
     /// Not before this much time has passed.
@@ -250,12 +275,12 @@ impl Job {
         self.set(|options| options.partition = Some(partition.into()))
     }
 
-    /// Longest time one attempt may run in a pool.
+    /// Longest time one attempt may run in a pool. Default: what its task's registration says where it runs.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.set(|options| options.timeout = Some(timeout))
     }
 
-    /// Memory that an attempt may use in a pool, in bytes.
+    /// Memory that an attempt may use in a pool, in bytes. Default: what its task's registration says where it runs.
     pub fn memory(self, bytes: u64) -> Self {
         self.set(|options| options.memory = Some(bytes))
     }

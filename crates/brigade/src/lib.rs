@@ -62,6 +62,7 @@ mod address;
 mod broker;
 mod call;
 mod certificate;
+mod checks;
 #[cfg(feature = "broker")]
 mod clock;
 mod codec;
@@ -120,7 +121,7 @@ pub use certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step
 pub use codec::Codec;
 #[cfg(feature = "broker")]
 pub use consume::{Served, Worker, WorkerHandle, WorkerStats};
-pub use context::Context;
+pub use context::{Context, JobContext};
 pub use error::{Error, ErrorKind};
 pub use event::Event;
 #[cfg(feature = "broker")]
@@ -182,13 +183,34 @@ macro_rules! test_workers {
     };
 }
 
+/// Names plain functions that other hosts may be asked for, with [`Pool::run`] or [`Call::of`]: the pool's program and the hosts' must be the same build,
+/// and the hosts allow it (`brigade::remote::serve(..).functions(true)`). What travels is a function's place in this list, so that a host runs nothing
+/// else. Workers of the pool itself run any function.
+///
+/// ```
+/// fn total(prices: Vec<u64>) -> u64 { prices.iter().sum() }
+/// fn mul(a: i64, b: i64) -> i64 { a * b }
+/// brigade::functions!(total, mul);
+/// ```
+#[macro_export]
+macro_rules! functions {
+    ($($function:path),+ $(,)?) => {
+        $(const _: () = {
+            #[$crate::__private::linkme::distributed_slice($crate::__private::FUNCTIONS)]
+            #[linkme(crate = $crate::__private::linkme)]
+            static FUNCTION: $crate::__private::FunctionEntry = $crate::__private::function($function);
+        };)+
+    };
+}
+
 /// What the macros use. Not part of the API.
 #[doc(hidden)]
 pub mod __private {
     pub use linkme;
 
     pub use crate::call::call;
-    pub use crate::registry::{Invoke, TASKS, TaskEntry};
+    pub use crate::checks::{IsResult, MayNotSend, MaySend, NoResult, Probe, future_of_a_task};
+    pub use crate::registry::{FUNCTIONS, FunctionEntry, Invoke, TASKS, TaskEntry, function};
     pub use crate::task::{Invocation, Refusal, Returned, signature};
 
     /// For [`test_workers!`](crate::test_workers).

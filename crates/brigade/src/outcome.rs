@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::certificate::{Certificate, Ended, Exit, Known};
+use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::printable::one_line;
 
@@ -120,11 +121,11 @@ impl Failure {
         self.note.retry
     }
 
-    /// Adds data that the caller can read back with [`Failure::details`]: up to 24 KiB as JSON. What is over that, or is no JSON (a
-    /// map whose keys are not strings), is told in its place.
+    /// Adds data that the caller can read back with [`Failure::details`]: up to 24 KiB as JSON. What is over that, or is no JSON (NaN, a
+    /// map whose keys are lists), is told in its place.
     #[must_use]
     pub fn with_details(mut self, details: &impl Serialize) -> Self {
-        let json = serde_json::to_string(details).or_else(|e| serde_json::to_string(&format!("details are not JSON: {e}")));
+        let json = Codec::json_text(details).or_else(|e| Codec::json_text(&format!("details are not JSON: {e}")));
         let fits = |json: String| if json.len() > DETAILS_BYTES_MAX { "\"details are over 24 KiB\"".to_owned() } else { json };
         self.note.details = json.ok().map(fits);
         self

@@ -3,8 +3,11 @@
 //! A type of our own around [`bytes::Bytes`], for two reasons: compact formats carry it as one run of bytes and
 //! text formats as base64 (RFC 4648, with padding) instead of an array of numbers; and how it is decoded stays
 //! ours to make cheaper.
+//!
+//! Which of the two it is says the format. MessagePack calls itself human readable (see `codec::write`) and carries raw bytes all the same, so there
+//! they travel as a newtype whose name says that (`codec::RAW`).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::Deref;
 
@@ -13,6 +16,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::ser::{Serialize, Serializer};
 
+use crate::codec::RAW;
+
 /// Binary data of at least this, and of a quarter of what it is decoded from, is not copied out of that. Of less, a copy costs little, and a part
 /// could keep far more memory than its own.
 const SHARED_BYTES_MIN: usize = 64 << 10;
@@ -20,6 +25,21 @@ const SHARED_BYTES_MIN: usize = 64 << 10;
 thread_local! {
     /// What is being decoded on this thread. Serde passes a slice of it and nothing to share it by.
     static SOURCE: RefCell<bytes::Bytes> = const { RefCell::new(bytes::Bytes::new()) };
+    /// Whether it is a format in which texts are never binary data.
+    static PACKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Decodes from a format in which binary data is never a text. Where serde keeps values in between (`untagged`, ..) it does not say which format
+/// they are from, and a text that happens to be base64 would be taken for binary data.
+pub(crate) fn packed<R>(decode: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            PACKED.set(self.0);
+        }
+    }
+    let _restore = Restore(PACKED.replace(true));
+    decode()
 }
 
 /// Decodes with `decode`; large [`Bytes`] in the value then share the memory of `source`.
@@ -52,6 +72,16 @@ impl Bytes {
     /// An empty value.
     pub const fn new() -> Self {
         Self(bytes::Bytes::new())
+    }
+
+    /// Data that lives as long as the program, without a copy.
+    pub const fn from_static(bytes: &'static [u8]) -> Self {
+        Self(bytes::Bytes::from_static(bytes))
+    }
+
+    /// A copy of these bytes.
+    pub fn copy_from_slice(bytes: &[u8]) -> Self {
+        Self(bytes::Bytes::copy_from_slice(bytes))
     }
 }
 
@@ -109,27 +139,35 @@ impl fmt::Debug for Bytes {
 
 impl Serialize for Bytes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() {
-            serializer.serialize_str(&STANDARD.encode(&self.0))
-        } else {
-            serializer.serialize_bytes(&self.0)
-        }
+        serializer.serialize_newtype_struct(RAW, &Inner(&self.0))
+    }
+}
+
+struct Inner<'a>(&'a [u8]);
+
+impl Serialize for Inner<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() { serializer.serialize_str(&STANDARD.encode(self.0)) } else { serializer.serialize_bytes(self.0) }
     }
 }
 
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        if deserializer.is_human_readable() { deserializer.deserialize_str(Text) } else { deserializer.deserialize_byte_buf(Raw) }
+        deserializer.deserialize_newtype_struct(RAW, RawOrText)
     }
 }
 
-struct Raw;
+struct RawOrText;
 
-impl Visitor<'_> for Raw {
+impl<'de> Visitor<'de> for RawOrText {
     type Value = Bytes;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("bytes")
+        f.write_str("bytes, which are base64 in text formats")
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Bytes, D::Error> {
+        if deserializer.is_human_readable() { deserializer.deserialize_str(self) } else { deserializer.deserialize_byte_buf(self) }
     }
 
     fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Bytes, E> {
@@ -139,18 +177,11 @@ impl Visitor<'_> for Raw {
     fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
         Ok(bytes.into())
     }
-}
-
-struct Text;
-
-impl Visitor<'_> for Text {
-    type Value = Bytes;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("bytes as base64 text")
-    }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Bytes, E> {
+        if PACKED.get() {
+            return Err(E::invalid_type(de::Unexpected::Str(text), &self));
+        }
         STANDARD.decode(text).map(Into::into).map_err(E::custom)
     }
 }

@@ -189,8 +189,8 @@ impl Pool {
     /// Runs any function item or capture-free closure of this program: `pool.run(mul, (3, 4)).await`.
     ///
     /// It needs no registration. Workers must be the same build of this program, as they are unless
-    /// [`Builder::program`] says otherwise; then the call ends as `OtherBuild`. Its values travel as postcard; for
-    /// types that need JSON, and for options, make the call with [`Call::of_json`] and [`Call::of`].
+    /// [`Builder::program`] says otherwise; then the call ends as `OtherBuild`. For options, or values
+    /// in another format, make the call with [`Call::of`] and [`Call::of_json`].
     pub fn run<F, A>(&self, function: F, args: A) -> Handle<F::Output>
     where
         A: Args,

@@ -10,12 +10,15 @@ use std::collections::hash_map::Entry;
 use std::sync::OnceLock;
 
 use linkme::distributed_slice;
+use serde::Serialize;
 
-use crate::call::{Call, unknown_task};
+use crate::call::{Call, CallOptions, unknown_task};
 use crate::codec::Codec;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind};
-use crate::task::Invocation;
+#[cfg(feature = "broker")]
+use crate::job::RetryPolicy;
+use crate::task::{Args, Function, Invocation, invoke_function};
 
 /// Runs a task: decodes its arguments, calls it, encodes what it returns.
 #[doc(hidden)]
@@ -46,12 +49,61 @@ pub struct TaskEntry {
 #[distributed_slice]
 pub static TASKS: [TaskEntry];
 
+/// A plain function that other hosts may ask for. Made by [`functions!`](crate::functions).
+#[doc(hidden)]
+pub struct FunctionEntry {
+    name: fn() -> &'static str,
+    invoke: Invoke,
+}
+
+/// What [`functions!`](crate::functions) puts into the table.
+#[doc(hidden)]
+pub const fn function<F, A>(_: F) -> FunctionEntry
+where
+    A: Args,
+    F: Function<A>,
+    F::Output: Serialize,
+{
+    FunctionEntry { name: std::any::type_name::<F>, invoke: invoke_function::<F, A> }
+}
+
+/// The functions of this program that other hosts may ask for. Their order is the linker's: the same in every process of one build.
+#[doc(hidden)]
+#[distributed_slice]
+pub static FUNCTIONS: [FunctionEntry];
+
+/// The place of a function in the table, by its type name; `None` if it is not there, or there for certain.
+#[cfg(feature = "remote")]
+pub(crate) fn function_number(name: &str) -> Option<u32> {
+    let mut found = (0..).zip(FUNCTIONS.iter()).filter(|(_, function)| (function.name)() == name);
+    let (number, _) = found.next()?;
+    found.next().is_none().then_some(number)
+}
+
+/// The function at this place of the table.
+#[cfg(feature = "remote")]
+pub(crate) fn function_at(number: u32) -> Option<(Invoke, &'static str)> {
+    let function = FUNCTIONS.get(usize::try_from(number).ok()?)?;
+    Some((function.invoke, (function.name)()))
+}
+
 /// Every name and former name, and whose it is.
 type Table = HashMap<&'static str, &'static TaskEntry>;
 
 static TABLE: OnceLock<Result<Table, Box<str>>> = OnceLock::new();
 
 impl TaskEntry {
+    /// What the attribute says of its calls.
+    pub(crate) fn call_options(&self) -> Option<Box<CallOptions>> {
+        (self.options)(Call::blank(self.name)).request.options
+    }
+
+    /// What the attribute says of retries.
+    #[cfg(feature = "broker")]
+    pub(crate) fn policy(&self) -> RetryPolicy {
+        self.call_options().map_or_else(RetryPolicy::default, |options| RetryPolicy { retries: options.retries, retry: options.retry })
+    }
+
     /// Every name by which it is called, its own first.
     pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
         std::iter::once(self.name).chain(self.aliases.iter().copied())

@@ -30,15 +30,11 @@ mod inbox;
 mod line;
 mod outbox;
 
-use std::fs::File;
-use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hasher as _};
-use std::io::Read as _;
-use std::sync::OnceLock;
-
 pub use door::{Credentials, Identity, Peer, Pem, Refusals, generate_key};
 
 pub use crate::host::{Host, HostHandle, serve};
 
+use crate::address;
 use crate::error::Error;
 use crate::wire::remote::Mark;
 
@@ -60,19 +56,5 @@ pub(crate) fn mark() -> Result<Mark, Error> {
 ///
 /// A peer that has proved itself has no need to forge it; equal hashes of unequal files are as likely as a bit that flips in memory.
 pub(crate) fn build() -> u64 {
-    static BUILD: OnceLock<u64> = OnceLock::new();
-    *BUILD.get_or_init(|| hash_of_program().unwrap_or(0))
-}
-
-fn hash_of_program() -> Option<u64> {
-    let mut file = File::open("/proc/self/exe").ok()?;
-    // Without keys of its own: the same in every process of one build.
-    let mut hasher = BuildHasherDefault::<DefaultHasher>::default().build_hasher();
-    let mut block = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut block).ok()? {
-            0 => return Some(hasher.finish().max(1)),
-            count => hasher.write(&block[..count]),
-        }
-    }
+    address::build_id()
 }

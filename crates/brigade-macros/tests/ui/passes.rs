@@ -10,6 +10,27 @@ async fn everything(_cx: &Context, list: Vec<u8>) -> Result<usize, std::io::Erro
     Ok(list.len())
 }
 
+/// An argument of the function's name.
+#[task]
+fn double(double: i64) -> i64 {
+    2 * double
+}
+
+#[task]
+async fn reads(_cx: &Context, reads: String) -> std::io::Result<usize> {
+    Ok(reads.len())
+}
+
+#[task]
+fn writes(text: String) -> std::fmt::Result {
+    if text.is_empty() { Err(std::fmt::Error) } else { Ok(()) }
+}
+
+#[task]
+fn boxed(text: String) -> Result<Box<[u8]>, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(text.into_bytes().into())
+}
+
 #[brigade::main]
 async fn main() {
     let pool = Pool::builder().workers(0..=1).start().await.unwrap();
@@ -17,4 +38,8 @@ async fn main() {
     let length: usize = pool.call(everything(vec![1])).await.unwrap();
     let product: i64 = pool.run(|a: i64, b: i64| a * b, (3, 4)).await.unwrap();
     assert_eq!((sum, length, product), (3, 1, 12));
+    assert_eq!(pool.call(double(4)).await.unwrap(), 8);
+    assert_eq!(pool.call(reads("four".to_owned())).await.unwrap(), 4);
+    assert!(pool.call(writes(String::new())).await.is_err());
+    assert_eq!(pool.call(boxed("a".to_owned())).await.unwrap(), b"a"[..].into());
 }

@@ -19,11 +19,11 @@ impl Account {
     /// The pause before the next attempt after one that ended so; `None` if there is none left.
     pub(super) fn pause_after(&self, kind: AttemptKind, retry_in: Option<Duration>, permanent: bool) -> Option<Duration> {
         let crashed = kind == AttemptKind::Crashed;
-        let spent = if crashed { self.crashed + 1 >= CRASHES_MAX } else { self.failed >= self.options.retries };
+        let spent = if crashed { self.crashed + 1 >= CRASHES_MAX } else { self.failed >= self.options.retries() };
         if permanent || spent {
             return None;
         }
-        let own = || if crashed { Duration::ZERO } else { self.options.retry.pause_after(self.failed + 1) };
+        let own = || if crashed { Duration::ZERO } else { self.options.retry().pause_after(self.failed + 1) };
         Some(retry_in.unwrap_or_else(own))
     }
 }

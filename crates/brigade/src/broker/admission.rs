@@ -41,7 +41,7 @@ fn check_date(job: &Job) -> Result<(), Error> {
 
 /// Refuses a job that is due only when its time for attempts is over.
 fn check_window(job: &Job) -> Result<(), Error> {
-    let Some(within) = job.options.retry.within else { return Ok(()) };
+    let Some(within) = job.options.retry().within else { return Ok(()) };
     let delay = match job.options.at {
         Some(at) => at.duration_since(SystemTime::now()).unwrap_or_default(),
         None => job.options.delay.unwrap_or_default(),

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::certificate::{Receipt, Step};
 use crate::clock::FAR;
+use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
 use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState};
@@ -346,9 +347,7 @@ impl Queue {
     ///
     /// `Encode` if the value is no JSON.
     pub fn job(&self, payload: &(impl Serialize + ?Sized)) -> Result<Job, Error> {
-        let text = serde_json::to_string(payload)
-            .map_err(|e| Error::new(ErrorKind::Encode, format!("write a payload as JSON: {e}")).with_source(e))?;
-        Ok(Job::new(self.name.clone(), None, text))
+        Ok(Job::new(self.name.clone(), None, Codec::json_text(payload)?))
     }
 
     /// Pushes any serde value as JSON and returns when it is safe.

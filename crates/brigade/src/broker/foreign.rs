@@ -20,17 +20,18 @@ pub(super) fn read_options(text: &str) -> Result<JobOptions, String> {
         match name.as_str() {
             // As if it were not there.
             _ if value.is_null() => {}
-            "retries" => options.retries = whole(name, value)?,
+            "retries" => options.retries = Some(whole(name, value)?),
             "memory" => options.memory = Some(whole(name, value)?),
             "timeout" => options.timeout = Some(time(name, value)?),
             "label" => options.label = Some(value.as_str().ok_or_else(|| wrong(name, value, "a text"))?.into()),
             "retry" => {
                 let pauses = value.as_object().ok_or_else(|| wrong(name, value, "an object with base, cap and within"))?;
+                let retry = options.retry.get_or_insert_default();
                 for (name, value) in pauses.iter().filter(|(_, value)| !value.is_null()) {
                     match name.as_str() {
-                        "base" => options.retry.base = time(name, value)?,
-                        "cap" => options.retry.cap = time(name, value)?,
-                        "within" => options.retry.within = Some(time(name, value)?),
+                        "base" => retry.base = time(name, value)?,
+                        "cap" => retry.cap = time(name, value)?,
+                        "within" => retry.within = Some(time(name, value)?),
                         _ => return Err(format!("retry has an unknown field {name:?}; there are base, cap, within")),
                     }
                 }
@@ -70,8 +71,8 @@ mod tests {
                 "label": "nightly", "other": null}"#,
         );
         let options = options.unwrap();
-        assert_eq!((options.retries, options.timeout, options.memory), (3, Some(Duration::from_secs(2)), Some(1 << 20)));
-        let times = (options.retry.base, options.retry.cap, options.retry.within);
+        assert_eq!((options.retries, options.timeout, options.memory), (Some(3), Some(Duration::from_secs(2)), Some(1 << 20)));
+        let times = (options.retry().base, options.retry().cap, options.retry().within);
         assert_eq!(times, (Duration::from_millis(250), Duration::from_secs(60), Some(Duration::from_secs(5_400))));
         assert_eq!(options.label.as_deref(), Some("nightly"));
         assert_eq!(read_options("{}").unwrap(), JobOptions::default());

@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 
 use super::{AskedCancel, Cancels, Ending, Leased, Settled, Settlement};
 use crate::certificate::Receipt;
-use crate::error::{Error, ErrorKind};
-use crate::job::{AttemptKind, JobId};
+use crate::codec::Codec;
+use crate::error::Error;
+use crate::job::{AttemptKind, JobId, RetryPolicy};
 use crate::schedule::Tick;
 
 /// A job that was taken: handed out and gone.
@@ -39,7 +40,7 @@ impl TakenJob {
     ///
     /// `Decode` if it is not a `T`.
     pub fn payload<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        crate::Codec::Json.decode(self.0.job.payload.as_bytes())
+        Codec::Json.decode(self.0.job.payload.as_bytes())
     }
 }
 
@@ -108,9 +109,9 @@ impl Lease {
         self.leased.job.options.label.as_deref()
     }
 
-    /// Attempts after the first that its failures may cost.
+    /// Attempts after the first that its failures may cost; 0 if the job does not say it.
     pub fn retries(&self) -> u32 {
-        self.leased.job.options.retries
+        self.leased.job.options.retries()
     }
 
     /// Leases of it before this one that ended without a word of their holder: its process died, or it hung. The job may be what kills its holders.
@@ -139,7 +140,7 @@ impl Lease {
     ///
     /// `Decode` if it is not a `T`.
     pub fn payload<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        crate::Codec::Json.decode(self.leased.job.payload.as_bytes())
+        Codec::Json.decode(self.leased.job.payload.as_bytes())
     }
 
     /// Done.
@@ -155,11 +156,9 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// As [`ack`](Lease::ack), and `Encode` if the result is no JSON.
+    /// As [`ack`](Lease::ack), and `Encode` if JSON has no form of the result: NaN and infinity, `Some(None)`, keys of maps that are lists or alike.
     pub async fn ack_with(self, result: &(impl Serialize + ?Sized)) -> Result<Settled, Error> {
-        let text = serde_json::to_string(result)
-            .map_err(|e| Error::new(ErrorKind::Encode, format!("write a result as JSON: {e}")).with_source(e))?;
-        self.end(Ending::Ack(Some(text.into()))).await
+        self.end(Ending::Ack(Some(Codec::json_text(result)?.into()))).await
     }
 
     /// Failed: tried again by the job's own policy, or set aside when its attempts are used up.
@@ -169,7 +168,15 @@ impl Lease {
     /// As [`ack`](Lease::ack).
     pub async fn nack(self, reason: impl fmt::Display) -> Result<Settled, Error> {
         let reason = reason.to_string();
-        self.end(Ending::Fail { kind: AttemptKind::Failed, reason, certificate: None, retry_in: None, permanent: false }).await
+        self.end(Ending::Fail {
+            kind: AttemptKind::Failed,
+            reason,
+            certificate: None,
+            retry_in: None,
+            permanent: false,
+            policy: RetryPolicy::default(),
+        })
+        .await
     }
 
     /// Failed: if it has attempts left, tried again after this time.
@@ -179,7 +186,15 @@ impl Lease {
     /// As [`ack`](Lease::ack).
     pub async fn nack_later(self, reason: impl fmt::Display, after: Duration) -> Result<Settled, Error> {
         let reason = reason.to_string();
-        self.end(Ending::Fail { kind: AttemptKind::Failed, reason, certificate: None, retry_in: Some(after), permanent: false }).await
+        self.end(Ending::Fail {
+            kind: AttemptKind::Failed,
+            reason,
+            certificate: None,
+            retry_in: Some(after),
+            permanent: false,
+            policy: RetryPolicy::default(),
+        })
+        .await
     }
 
     /// Given back untouched, for another worker, without charge.

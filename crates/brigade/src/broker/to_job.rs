@@ -75,9 +75,9 @@ impl<T> ToJob for Call<T> {
         let CallOptions { timeout, memory, priority, retries, retry, delay, label, key, unique, unique_for, partition, keep, .. } =
             options.clone();
         job.options = JobOptions {
-            priority,
+            priority: priority.unwrap_or(0),
             retries,
-            retry: retry.unwrap_or_default(),
+            retry,
             delay,
             key,
             partition,

@@ -28,12 +28,13 @@ use crate::broker::{Answer, Backend, Leased};
 use crate::call::Call;
 use crate::clock::{BootTime, FAR};
 use crate::codec::Codec;
-use crate::context::Sink;
+use crate::context::{JobContext, Sink};
 use crate::error::{Error, ErrorKind};
-use crate::job::JobId;
+use crate::job::{Job, JobId, RetryPolicy};
 use crate::outcome::{CallError, Cancelled, Failure};
 use crate::pool::{Handle, ProgressStream};
 use crate::progress::Progress;
+use crate::registry::{self, TaskEntry};
 use crate::sync::lock;
 
 /// A job whose holders fell silent so often runs with nothing beside it.
@@ -154,23 +155,28 @@ impl Consumer {
         }
     }
 
+    /// The task that a job asks for, by its name or by its queue.
+    fn task_of<'a>(&'a self, job: &'a Job) -> Option<&'a str> {
+        job.task.as_deref().or_else(|| self.tasks.get(&job.queue).copied())
+    }
+
+    /// What the registration of a job's task says of retries.
+    pub(super) fn retries_of(&self, job: &Job) -> RetryPolicy {
+        self.task_of(job).and_then(registry::find).map_or_else(RetryPolicy::default, TaskEntry::policy)
+    }
+
     /// The call that a job asks for.
     fn call_of(&self, leased: &Leased) -> Result<Call<Box<RawValue>>, Error> {
         let job = &leased.job;
-        let task = match &job.task {
-            Some(task) => task.to_string(),
-            None => match self.tasks.get(&job.queue) {
-                Some(task) => (*task).to_owned(),
-                None => {
-                    let text = format!("run a job of queue {:?}: no task of this program serves it (#[task(queue = ..)])", job.queue);
-                    return Err(Error::new(ErrorKind::UnknownTask, text));
-                }
-            },
+        let Some(task) = self.task_of(job).map(str::to_owned) else {
+            let text = format!("run a job of queue {:?}: no task of this program serves it (#[task(queue = ..)])", job.queue);
+            return Err(Error::new(ErrorKind::UnknownTask, text));
         };
+        let entry = registry::find(&task);
         let payload = job.payload.trim();
         // Arguments are an array; plain data of another shape is the one argument.
         let arguments = if payload.starts_with('[') { payload.to_owned() } else { format!("[{payload}]") };
-        let mut call = Call::of_json_text(task, arguments);
+        let mut call = Call::of_json_text(task, arguments).for_job(job_context(leased)?);
         if let Some(timeout) = job.options.timeout {
             call = call.timeout(timeout);
         }
@@ -182,6 +188,10 @@ impl Consumer {
         }
         if let Some(tick) = &job.options.tick {
             call = call.for_tick(tick.at);
+        }
+        // A pool does that for what it runs.
+        if let Some(entry) = entry.filter(|_| self.pool.is_none()) {
+            call.request.fill(entry);
         }
         // What took a worker down, or its consumer, can hurt nothing else, and nothing that ran before can be at fault.
         let is_suspect = leased.crashed > 0 || leased.lost >= LOSSES_BESIDE_OTHERS;
@@ -259,12 +269,12 @@ impl Consumer {
 
     /// On a thread of its own, so that neither renewals nor anything else of this process waits for it.
     async fn run_here(&self, call: Call<Box<RawValue>>, leased: &Leased, hold: &Hold) -> Ended {
+        let timeout = call.request.options().timeout.map_or(FAR, |timeout| timeout.min(FAR));
         let sink = leased.is_call.then(|| self.teller(leased));
         let mut here = match Here::begin(call, sink) {
             Ok(here) => here,
             Err(error) => return Ended::of(Err(CallError::Rejected(error))),
         };
-        let timeout = leased.job.options.timeout.unwrap_or(FAR);
         let instead = tokio::select! {
             biased;
             outcome = here.ended() => return Ended::of(outcome),
@@ -323,3 +333,23 @@ pub(super) fn text_of(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("a panic without a message").to_owned()
 }
+
+/// What an attempt is told of its job. It stands before the arguments, for which there is a limit of its own.
+fn job_context(leased: &Leased) -> Result<JobContext, Error> {
+    let (options, owned) = (&leased.job.options, |text: &Option<Box<str>>| text.as_deref().map(str::to_owned));
+    let bytes = [&options.key, &options.label].into_iter().flatten().map(|text| text.len()).sum::<usize>();
+    if bytes > JOB_BYTES_MAX {
+        let text = format!("run a job whose key and label have {bytes} bytes: {JOB_BYTES_MAX} are allowed");
+        return Err(Error::new(ErrorKind::BadOption, text));
+    }
+    Ok(JobContext {
+        id: leased.id.to_string(),
+        queue: leased.job.queue.to_string(),
+        key: owned(&options.key),
+        label: owned(&options.label),
+        attempt: leased.attempt,
+        history: leased.attempt - 1 + leased.lost,
+    })
+}
+
+const JOB_BYTES_MAX: usize = 32 << 10;

@@ -184,7 +184,7 @@ impl Consumer {
     /// What decides over this job when its attempt has ended.
     pub(super) fn policy<'a>(&self, leased: &'a Leased) -> Policy<'a> {
         let (passes, now) = (self.backend.capabilities().passes, self.broker.clock().now());
-        Policy { leased, passes, unserved_timeout: self.unserved_timeout, now }
+        Policy { leased, retries: self.retries_of(&leased.job), passes, unserved_timeout: self.unserved_timeout, now }
     }
 }
 

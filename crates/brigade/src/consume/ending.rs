@@ -8,7 +8,7 @@ use super::pause;
 use crate::broker::{Ending, Leased};
 use crate::certificate::{Certificate, Receipt};
 use crate::error::{Error, ErrorKind};
-use crate::job::{AttemptKind, Unserved};
+use crate::job::{AttemptKind, RetryPolicy, Unserved};
 use crate::outcome::{CallError, Cancelled, RetryAdvice, TimedOut};
 use crate::retry::{Retry, jitter};
 
@@ -102,6 +102,8 @@ impl Why {
 /// What decides besides the end of the attempt.
 pub(super) struct Policy<'a> {
     pub(super) leased: &'a Leased,
+    /// What the registration of its task says of retries.
+    pub(super) retries: RetryPolicy,
     /// The broker itself sees to it that what is passed goes to another.
     pub(super) passes: bool,
     pub(super) unserved_timeout: Duration,
@@ -115,7 +117,7 @@ pub(super) fn ending_of(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<E
     let error = match (ended.outcome, why, ended.how) {
         (_, Why::Lost, _) | (_, _, How::Abandoned) => return None,
         (_, _, How::Panicked(text)) => {
-            return Some(fail(AttemptKind::Crashed, format!("the consumer's own code panicked: {text}"), None));
+            return Some(fail(AttemptKind::Crashed, format!("the consumer's own code panicked: {text}"), None, policy.retries));
         }
         (_, _, How::NotNow) => {
             let reason = "its holders fell silent before, so it runs alone, and another such job does just now".to_owned();
@@ -136,11 +138,12 @@ pub(super) fn ending_of(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<E
             certificate: None,
             retry_in: if let RetryAdvice::In(pause) = failure.retry() { Some(pause) } else { None },
             permanent: failure.retry() == RetryAdvice::Permanent,
+            policy: policy.retries,
         },
         CallError::Panicked(certificate) | CallError::TimedOut(TimedOut::Run(certificate)) => {
-            fail(AttemptKind::Failed, text, Some(certificate))
+            fail(AttemptKind::Failed, text, Some(certificate), policy.retries)
         }
-        CallError::Crashed(certificate) => fail(AttemptKind::Crashed, text, Some(certificate)),
+        CallError::Crashed(certificate) => fail(AttemptKind::Crashed, text, Some(certificate), policy.retries),
         CallError::Passed(reasons) => {
             // A worker that passes everything must not spin.
             let after = if policy.passes { Duration::ZERO } else { pause() };
@@ -159,8 +162,8 @@ pub(super) fn ending_of(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<E
     })
 }
 
-fn fail(kind: AttemptKind, reason: String, certificate: Option<Box<Certificate>>) -> Ending {
-    Ending::Fail { kind, reason, certificate, retry_in: None, permanent: false }
+fn fail(kind: AttemptKind, reason: String, certificate: Option<Box<Certificate>>, policy: RetryPolicy) -> Ending {
+    Ending::Fail { kind, reason, certificate, retry_in: None, permanent: false, policy }
 }
 
 /// This program cannot run the job; another may, as during a deploy there are old ones and new ones.

@@ -144,8 +144,8 @@ fn is_for_good(error: &Error) -> bool {
 fn instead(ending: Ending, error: &Error) -> Option<Ending> {
     match ending {
         Ending::Ack(Some(_)) => Some(Ending::DeadLetter(format!("it is done, but its result could not be stored: {error}"))),
-        Ending::Fail { kind, reason, certificate: Some(_), retry_in, permanent } => {
-            Some(Ending::Fail { kind, reason, certificate: None, retry_in, permanent })
+        Ending::Fail { kind, reason, certificate: Some(_), retry_in, permanent, policy } => {
+            Some(Ending::Fail { kind, reason, certificate: None, retry_in, permanent, policy })
         }
         _ => None,
     }

@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::answer::{answer, head_of, refused};
 use super::welcome;
 use super::{Failures, Offer};
+use crate::address;
 use crate::call::{CallOptions, Origin, Request, Target};
-use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::pool::{Outcome, Pool, Relay, RelayedCell, Tag};
 use crate::process::Output;
@@ -181,6 +181,8 @@ impl Session {
             name: name.to_owned(),
             signature: (task.signature)().to_owned(),
             idempotent: task.idempotent,
+            retries: task.call_options().and_then(|options| options.retries),
+            retry: task.call_options().and_then(|options| options.retry).map(Into::into),
         };
         let lines = |task: &'static registry::TaskEntry| task.names().map(move |name| line(name, task));
         Ok(Join {
@@ -366,10 +368,17 @@ impl Session {
         let payload = frame.body.slice(frame.body.len() - rest.len()..);
         let target = match run.target {
             wire::Target::Task(name) => Target::Task { name: name.into_owned().into() },
-            wire::Target::Function(offset) if lock(&self.state).functions => Target::Function { offset, name: "function" },
-            wire::Target::Function(_) => {
+            wire::Target::Listed(number) if lock(&self.state).functions => {
+                let function = registry::function_at(number);
+                let (invoke, name) =
+                    function.ok_or_else(|| Error::new(ErrorKind::Protocol, "read a call: of a function that is not in the list"))?;
+                Target::Function { offset: address::offset_of(invoke as *const ())?, name }
+            }
+            wire::Target::Listed(_) => {
                 return Err(Error::new(ErrorKind::Protocol, "read a call: of a plain function, which this host did not offer to run"));
             }
+            // Another host may not choose what code runs here, whichever build it says that it is.
+            wire::Target::Function(_) => return Err(Error::new(ErrorKind::Protocol, "read a call: of a function by its address")),
         };
         let options = CallOptions {
             timeout: run.timeout,
@@ -379,6 +388,7 @@ impl Session {
             fresh: run.fresh,
             queue_timeout: run.ahead.then_some(AHEAD_WAIT),
             tick: run.tick,
+            job: run.job.map(|job| Arc::new(job.into_owned())),
             origin: Some(Origin { call: run.number, attempt: run.attempt }),
             ..CallOptions::default()
         };
@@ -468,7 +478,7 @@ impl Relay for Session {
         }
         let mut head = [0; 9];
         head[..8].copy_from_slice(&update.fraction.to_le_bytes());
-        head[8] = u8::from(update.codec == Codec::Json);
+        head[8] = update.codec.number();
         self.outbox.append(kind::PROGRESS, tag.0, &head, &update.payload);
         self.outbox.kick();
     }

@@ -309,7 +309,7 @@ impl Builder {
         let _ = function;
         self.state_of_init = Some(TypeId::of::<S>());
         let hook: fn(&[u8]) -> Result<State, Box<Failure>> = run_init::<F, A, S, E>;
-        match (address::offset_of(hook as *const ()), args.encode(Codec::Postcard)) {
+        match (address::offset_of(hook as *const ()), args.encode(Codec::default())) {
             (Ok(offset), Ok(args)) => self.config.init = Some(Hook { offset, args }),
             (Err(error), _) | (_, Err(error)) => self.refuse(format!("set the init hook: {error}")),
         }
@@ -462,7 +462,7 @@ where
     S: Send + Sync + 'static,
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let args = A::decode(Codec::Postcard, args).map_err(|e| Box::new(Failure::new(e)))?;
+    let args = A::decode(Codec::default(), args).map_err(|e| Box::new(Failure::new(e)))?;
     match address::stateless::<F>().apply(args) {
         Ok(state) => Ok(Arc::new(state)),
         Err(error) => {

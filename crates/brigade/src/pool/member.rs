@@ -11,14 +11,16 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::core::Entry;
-use crate::call::{Request, Target};
+use crate::call::{CallOptions, Request, Target};
 use crate::process::Output;
 use crate::wire::{self, CallMeta, kind};
 
 pub(super) use child::Child;
 #[cfg(feature = "remote")]
-pub(super) use guest::{Guest, HostMessage};
+pub(super) use guest::{Guest, HostMessage, TaskFacts};
 
 #[derive(Clone)]
 pub(super) enum Member {
@@ -92,6 +94,16 @@ impl Member {
             Self::Child(_) => None,
             #[cfg(feature = "remote")]
             Self::Guest(guest) => Some(guest.can_run(request)),
+        }
+    }
+
+    /// Puts into a request what it does not say and the worker says of its task. What our own say is known before.
+    pub(super) fn fill(&self, request: &mut Request) {
+        let _ = &request;
+        match self {
+            Self::Child(_) => {}
+            #[cfg(feature = "remote")]
+            Self::Guest(guest) => guest.fill(request),
         }
     }
 
@@ -204,6 +216,14 @@ pub(super) fn target_of(request: &Request) -> wire::Target<'_> {
     }
 }
 
+/// What stands before the arguments of a call: in the space that is there, unless it tells of a job, too, whose texts are of any length.
+pub(super) fn written<'a>(meta: &impl Serialize, options: &CallOptions, space: &'a mut [u8]) -> Cow<'a, [u8]> {
+    if options.job.is_some() {
+        return Cow::Owned(postcard::to_stdvec(meta).expect("flat types of our own always encode"));
+    }
+    Cow::Borrowed(postcard::to_slice(meta, space).expect("task names are checked to be short"))
+}
+
 fn give_child(child: &Child, call: u64, entry: &Entry, tell_start: bool) {
     let options = entry.request.options();
     let origin = options.origin;
@@ -216,9 +236,10 @@ fn give_child(child: &Child, call: u64, entry: &Entry, tell_start: bool) {
         tell_start,
         tick: options.tick,
         number: origin.map(|origin| origin.call),
+        job: options.job.as_deref().map(Cow::Borrowed),
     };
     let mut space = [0; META_BYTES_MAX];
-    let meta = postcard::to_slice(&meta, &mut space).expect("task names are checked to be short");
+    let meta = written(&meta, options, &mut space);
     let payload = entry.request.payload.as_ref().expect("a call that could not be encoded is not admitted");
-    child.data.append(kind::CALL, call, meta, payload);
+    child.data.append(kind::CALL, call, &meta, payload);
 }

@@ -21,6 +21,7 @@ use crate::event::Event;
 use crate::registry;
 use crate::shutdown::Scope;
 use crate::sync::lock;
+use crate::task;
 
 pub(crate) struct Shared {
     pub(super) config: Arc<Config>,
@@ -126,11 +127,25 @@ impl Shared {
                 return Err(Error::new(ErrorKind::BadOption, text));
             }
             if let (Some(signature), Some(entry)) = (request.signature, registry::find(name))
-                && signature() != (entry.signature)()
+                && !task::fits(signature(), (entry.signature)())
             {
                 let text = format!("call {name:?} as {}: it is {}", signature(), (entry.signature)());
                 return Err(Error::new(ErrorKind::BadArguments, text));
             }
+        }
+        if let Target::Task { name } = &request.target
+            && self.config.runs_own_program()
+            && let Some(task) = registry::find(name)
+        {
+            request.fill(task);
+        }
+        #[cfg(feature = "remote")]
+        if let Target::Function { name, .. } = &request.target
+            && self.config.workers_max == 0
+            && registry::function_number(name).is_none()
+        {
+            let text = format!("run {name} on another host: list it with brigade::functions!({name}), or make it a #[task]");
+            return Err(Error::new(ErrorKind::Unsupported, text));
         }
         let CallOptions { key, partition, unique, keep, .. } = request.options();
         if key.is_some() || partition.is_some() || unique.is_some() || keep.is_some() {

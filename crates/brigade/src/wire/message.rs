@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::Codec;
+use crate::context::JobContext;
 
 /// Kinds of frames. Below 16: to the worker on data; 16-31: to the worker on control; 32-47: from the worker on
 /// data; 48-63: from the worker on control.
@@ -117,6 +118,8 @@ pub(crate) struct CallMeta<'a> {
     pub(crate) tick: Option<SystemTime>,
     /// Number of the call where it was made, if that is another pool.
     pub(crate) number: Option<u64>,
+    /// The job that the call is an attempt of.
+    pub(crate) job: Option<Cow<'a, JobContext>>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -124,8 +127,10 @@ pub(crate) enum Target<'a> {
     /// A registered task.
     Task(#[serde(borrow)] Cow<'a, str>),
     /// A function, as its distance from a known one. Honoured only between processes of one build, on the private
-    /// socket pair.
+    /// socket pair: never from another host.
     Function(u64),
+    /// A function by its place in the list of those that other hosts may ask for.
+    Listed(u32),
 }
 
 #[derive(Debug, Serialize, Deserialize)]

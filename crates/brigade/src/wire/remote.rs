@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::Target;
 use crate::certificate::{Certificate, Step};
 use crate::codec::Codec;
+use crate::context::JobContext;
 use crate::outcome::Failure;
+use crate::retry::Retry;
 
 /// Version of what is said between hosts. Peers of another version refuse each other.
 pub(crate) const VERSION: u16 = 2;
@@ -115,6 +117,29 @@ pub(crate) struct TaskLine {
     pub(crate) name: String,
     pub(crate) signature: String,
     pub(crate) idempotent: bool,
+    /// What its registration there says of retries, for calls that do not say it.
+    pub(crate) retries: Option<u32>,
+    pub(crate) retry: Option<RetryLine>,
+}
+
+/// A [`Retry`], which has no form of its own without names of fields.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct RetryLine {
+    base: Duration,
+    cap: Duration,
+    within: Option<Duration>,
+}
+
+impl From<Retry> for RetryLine {
+    fn from(retry: Retry) -> Self {
+        Self { base: retry.base, cap: retry.cap, within: retry.within }
+    }
+}
+
+impl From<RetryLine> for Retry {
+    fn from(line: RetryLine) -> Self {
+        Self { within: line.within, ..Self::exponential(line.base, line.cap) }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -162,6 +187,8 @@ pub(crate) struct Run<'a> {
     /// All slots are taken: it is sent ahead of its turn, and given back if that does not come soon.
     pub(crate) ahead: bool,
     pub(crate) tick: Option<SystemTime>,
+    /// The job that the call is an attempt of.
+    pub(crate) job: Option<Cow<'a, JobContext>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

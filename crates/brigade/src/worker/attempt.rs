@@ -14,7 +14,7 @@ use super::serve::Worker;
 use super::{hygiene, last_words, logs, panics, title};
 use crate::address;
 use crate::codec::Codec;
-use crate::context::{Context, Sink};
+use crate::context::{Context, JobContext, Sink};
 use crate::outcome::{REASON_BYTES_MAX, shorten};
 use crate::registry::{self, Invoke};
 use crate::task::{Invocation, Refusal, Returned};
@@ -38,7 +38,9 @@ impl Worker {
     }
 
     fn begin(self: &Arc<Self>, call: u64, meta: &CallMeta<'_>, invoke: Invoke, task: &'static str, payload: &[u8]) {
-        let mut attempt = Context::attempt_of(meta.number.unwrap_or(call >> 32), meta.attempt, task, meta.codec);
+        let number = meta.job.as_ref().map_or(meta.attempt, |job| job.nth(meta.attempt));
+        let mut attempt = Context::attempt_of(meta.number.unwrap_or(call >> 32), number, task, meta.codec);
+        attempt.job = meta.job.as_deref().map(|job| Arc::new(JobContext { attempt: number, ..job.clone() }));
         attempt.worker = self.seat.worker;
         attempt.deadline = meta.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         attempt.tick = meta.tick;
@@ -89,6 +91,7 @@ impl Worker {
             Target::Function(_) if !self.same_build => {
                 Err(Refused::OtherBuild("run a function in a worker of another build: make it a #[task] and call it by name".to_owned()))
             }
+            Target::Listed(_) => Err(Refused::OtherBuild("run a function by its place in a list: its pool asks by address".to_owned())),
             Target::Function(offset) => match address::invoke_at(*offset) {
                 Ok(invoke) => Ok((invoke, "function")),
                 Err(error) => Err(Refused::OtherBuild(error.to_string())),

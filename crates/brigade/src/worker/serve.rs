@@ -392,10 +392,7 @@ impl Sink for Worker {
         }
         let mut body = Vec::with_capacity(9 + payload.len());
         body.extend_from_slice(&fraction.to_le_bytes());
-        body.push(match codec {
-            Codec::Postcard => 0,
-            Codec::Json => 1,
-        });
+        body.push(codec.number());
         body.extend_from_slice(payload);
         self.say(kind::PROGRESS, call, &body);
         if self.is_shared() {

@@ -18,6 +18,7 @@ mod real_time;
 mod redis;
 mod retry;
 mod schedules;
+mod served;
 mod sqlite;
 mod sqlite_file;
 mod together;
@@ -25,6 +26,8 @@ mod together;
 use std::future::Future;
 
 use brigade::{Broker, Capabilities};
+
+brigade::test_workers!();
 
 /// One broker under test, empty; dropped with what it needed.
 pub(crate) struct Subject {

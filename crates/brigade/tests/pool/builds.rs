@@ -1,4 +1,4 @@
-//! Workers of another build: a copy of this program is one, for it is another file.
+//! Workers of another build, and of the same one in another file.
 
 use std::path::PathBuf;
 
@@ -8,11 +8,33 @@ use tempfile::TempDir;
 use crate::probe::soon;
 use crate::tasks::*;
 
-fn other_build() -> (TempDir, PathBuf) {
+fn copy() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let copy = directory.path().join("copy");
     std::fs::copy("/proc/self/exe", &copy).expect("a copy of this program");
     (directory, copy)
+}
+
+/// A copy that says to be another build: a byte of the linker's build id (elf(5), a note of type 3 by "GNU") is another.
+fn other_build() -> (TempDir, PathBuf) {
+    let (directory, program) = copy();
+    let mut bytes = std::fs::read(&program).expect("it can be read");
+    let note = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+    let at = bytes.windows(note.len()).position(|window| window == note).expect("the linker writes a build id");
+    bytes[at + note.len()] ^= 1;
+    std::fs::write(&program, bytes).expect("it can be written");
+    (directory, program)
+}
+
+#[tokio::test]
+async fn a_function_runs_in_the_same_build_wherever_its_file_lies() {
+    soon(async {
+        let (_directory, program) = copy();
+        let pool = Pool::builder().workers(1).program(program, [""; 0]).start().await.unwrap();
+        assert_eq!(pool.run(|a: i64| a, (1,)).await.unwrap(), 1);
+        pool.shutdown().await;
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -30,3 +30,4 @@ mod strays;
 mod tasks;
 mod timeout;
 mod validation;
+mod values;

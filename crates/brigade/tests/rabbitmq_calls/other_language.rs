@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use brigade::{Call, CallError};
+use brigade::{Call, CallError, Pool};
 use brigade_testkit::count;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -83,12 +83,17 @@ async fn rust_and_node_workers_serve_rust_and_node_callers_on_the_same_queue() {
 #[tokio::test]
 async fn a_node_caller_is_told_why_by_a_rust_worker() {
     let stage = Stage::new().await;
-    let serving = Serving::start(stage.elsewhere().await.worker().task(fails).task(add).in_process());
+    let pool = Pool::builder().workers(1).start().await.unwrap();
+    let serving = Serving::start(stage.elsewhere().await.worker().task(fails).task(add).task(spins_for_a_moment).on(&pool));
     let plain = stage.plain().await;
     until("it serves", async || plain.counts(&stage.name("fails")).await.1 == 1).await;
     let told = Node::start(&stage, &["ask", &stage.name("fails"), r#"["no"]"#]).await.lines().await;
     assert_eq!((&told[0]["error"], &told[0]["body"]["message"]), (&json!("failed"), &json!("no")));
     let told = Node::start(&stage, &["ask", &stage.name("add"), "[1, 2, 3]"]).await.lines().await;
     assert_eq!((&told[0]["error"], &told[0]["body"]["error"]), (&json!("rejected"), &json!("bad-arguments")));
+    // It says nothing of time: the task does.
+    let told = Node::start(&stage, &["ask", &stage.name("spins_for_a_moment"), "[]"]).await.lines().await;
+    assert_eq!(told[0]["error"], json!("timed-out"), "{told:?}");
     serving.end().await;
+    pool.shutdown().await;
 }

@@ -47,6 +47,14 @@ pub(crate) fn spins() {
     }
 }
 
+/// As `spins`, for callers who can say nothing of time.
+#[task(timeout = "200ms")]
+pub(crate) fn spins_for_a_moment() {
+    loop {
+        std::thread::park_timeout(Duration::from_secs(1));
+    }
+}
+
 #[task]
 pub(crate) fn large(bytes: usize) -> String {
     "x".repeat(bytes)

@@ -1,6 +1,6 @@
 //! Ordinary use: calls, progress, values, names, large payloads.
 
-use brigade::{Bytes, Call, Pool, Task, WorkerState};
+use brigade::{Bytes, Call, ErrorKind, Pool, Task, WorkerState};
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 
@@ -118,7 +118,9 @@ async fn plain_functions_run_only_where_the_host_allows_them() {
         let fleet = fleet().start().await.unwrap();
         let _closed = host(&[&url_of(&fleet), "name=closed"]);
         fleet.ready(1).await.unwrap();
-        let waiting = fleet.run(|a: i64, b: i64| a * b, (6, 7));
+        let unlisted = fleet.run(|a: i64, b: i64| a * b, (6, 7)).await.unwrap_err();
+        assert_eq!(unlisted.rejected(), Some(ErrorKind::Unsupported), "only what the program lists: {unlisted:?}");
+        let waiting = fleet.run(mul, (6, 7));
         assert_eq!(fleet.call(add(1, 2)).await.unwrap(), 3);
         assert!(!waiting.is_finished());
         let _open = host(&[&url_of(&fleet), "name=open", "functions=yes"]);

@@ -15,6 +15,7 @@ mod large;
 mod leave;
 mod link;
 mod mismatch;
+mod own_options;
 mod place;
 mod stage;
 mod tasks;

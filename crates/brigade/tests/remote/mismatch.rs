@@ -35,6 +35,8 @@ static WEIGH: TaskEntry = TaskEntry {
 const JOIN: u8 = 64;
 const WELCOME: u8 = 80;
 const TURNED_AWAY: u8 = 81;
+const RUN: u8 = 82;
+const ANSWER: u8 = 65;
 /// A version that nobody speaks, and whose brigade that is.
 const VERSION: u16 = 60_000;
 const BRIGADE: &str = "99.1.2";
@@ -109,6 +111,48 @@ async fn a_pool_of_another_version_is_not_joined_and_the_host_names_both_version
         let words = error_of(&host);
         assert!(words.starts_with("Refused ") && words.contains(&format!("this host {own} ")), "{words}");
         assert!(words.contains(&VERSION.to_string()) && words.contains(BRIGADE), "{words}");
+    })
+    .await;
+}
+
+/// As a master writes it.
+#[derive(serde::Serialize)]
+enum Target {
+    #[expect(dead_code, reason = "it comes before the others")]
+    Task(String),
+    Function(u64),
+    Listed(u32),
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_asks_for_code_by_an_address_or_beyond_the_list_is_cut_off_and_nothing_runs() {
+    soon(async {
+        // It says that it is the same build, which anybody can.
+        for target in [Target::Function(0), Target::Function(64), Target::Listed(u32::MAX)] {
+            let mut listener = Listener::bind("tcp://127.0.0.1:0", &credentials(), Limits::default()).await.unwrap();
+            let host = host(&[listener.url(), "functions=yes"]);
+            let mut peer = listener.accept().await;
+            let (kind, body) = hear(&mut peer).await;
+            let ((_, version, _, build), _) = postcard::take_from_bytes::<([u8; 4], u16, String, u64)>(&body).unwrap();
+            assert_eq!(kind, JOIN);
+            let (beat, keep) = ((60_u64, 0_u32), (60_u64, 0_u32));
+            let drop = Vec::<u64>::new();
+            say(&mut peer, WELCOME, &((*b"BRGR", version, BRIGADE, build), [7_u8; 16], 1_u32, false, drop, 1_u64 << 20, beat, keep)).await;
+            let nothing = (None::<(u64, u32)>, None::<u64>, None::<u64>);
+            let rest = (false, false, false, None::<(u64, u32)>, None::<u8>);
+            say(&mut peer, RUN, &(target, 1_u64, 1_u32, 2_u8, nothing, rest)).await;
+            // Whatever it says, it is no answer, and then it is gone.
+            let mut header = [0; 16];
+            while peer.stream.read_exact(&mut header).await.is_ok() {
+                assert_ne!(header[4], ANSWER);
+                let [l0, l1, l2, l3, ..] = header;
+                let mut body = vec![0; u32::from_le_bytes([l0, l1, l2, l3]) as usize];
+                if peer.stream.read_exact(&mut body).await.is_err() {
+                    break;
+                }
+            }
+            assert!(brigade_testkit::facts::is_alive(host.pid()));
+        }
     })
     .await;
 }

@@ -136,3 +136,10 @@ fn append(path: &str, id: u64) -> u64 {
     file.write_all(format!("{id}\n").as_bytes()).expect("a line");
     id
 }
+
+/// A plain function that other hosts may be asked for.
+pub(crate) fn mul(a: i64, b: i64) -> i64 {
+    a * b
+}
+
+brigade::functions!(mul);

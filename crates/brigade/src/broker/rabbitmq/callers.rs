@@ -208,9 +208,9 @@ impl RabbitMqCore {
                 Err(Answer::of(&CallError::Cancelled(cancelled)))
             }
             Ending::DeadLetter(reason) => Err(answer.map_or_else(|| rejected(reason), |answer| *answer)),
-            Ending::Fail { kind, reason, .. } => {
+            Ending::Fail { kind, reason, policy, .. } => {
                 // It was not asked to be run again, and may not be safe to run twice.
-                let is_last = *kind == AttemptKind::Crashed && held.envelope.job.options.retries == 0;
+                let is_last = *kind == AttemptKind::Crashed && held.envelope.job.options.clone().or(*policy).retries() == 0;
                 match self.afterlife(&held.envelope, &ending)? {
                     Some(parcel) if !is_last && !matches!(parcel.0, Spot::Dead(_)) => return self.call_goes_on(token, held, parcel).await,
                     _ => Err(answer.map_or_else(|| Answer::failed(reason), |answer| *answer)),

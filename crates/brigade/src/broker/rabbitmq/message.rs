@@ -32,6 +32,7 @@ use super::publish::Message;
 use crate::error::{Error, ErrorKind};
 use crate::broker::foreign::read_options;
 use crate::job::{self, AttemptRecord, Job, JobId, JobOptions, Unserved};
+use crate::retry::Retry;
 
 /// Attempts kept in a job's history.
 const HISTORY_MAX: usize = 20;
@@ -115,7 +116,7 @@ impl Envelope {
                 options.priority = properties.priority().map_or(0, i32::from);
                 // A dead letter is there for a person, who takes it when there is time.
                 if headers.contains_key(REASON) {
-                    options.retry.within = None;
+                    options.retry = options.retry.map(|retry| Retry { within: None, ..retry });
                 }
                 options
             }
@@ -154,7 +155,7 @@ impl Envelope {
 
     /// Until when an attempt has to begin.
     pub(super) fn begins_by(&self) -> Option<SystemTime> {
-        self.pushed_at.checked_add(self.job.options.retry.within?)
+        self.pushed_at.checked_add(self.job.options.retry().within?)
     }
 
     /// The same, to be written anew.
@@ -207,7 +208,7 @@ impl Envelope {
                 set(name, whole(count.into()));
             }
         }
-        if self.job.options.retry.within.is_some() {
+        if self.job.options.retry().within.is_some() {
             set("brigade-pushed-at", whole(millis_since_1970(self.pushed_at)));
         }
         if let Some(unserved) = self.unserved {

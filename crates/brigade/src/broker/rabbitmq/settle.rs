@@ -196,8 +196,8 @@ impl RabbitMqCore {
                 next.interrupted += u32::from(*kind == AttemptKind::Interrupted);
                 self.parcel(next, *after)?
             }
-            Ending::Fail { kind, reason, certificate, retry_in, permanent } => {
-                let options = envelope.job.options.clone();
+            Ending::Fail { kind, reason, certificate, retry_in, permanent, policy } => {
+                let options = envelope.job.options.clone().or(*policy);
                 let account = Account { failed: envelope.failed, crashed: envelope.crashed, options };
                 next.note(record(*kind, reason, certificate.clone()));
                 match kind {

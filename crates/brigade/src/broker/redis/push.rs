@@ -124,7 +124,7 @@ impl Link {
 /// Whether a job has to do with no other, and leaves nothing behind; see `common.lua`.
 fn is_plain(job: &Job) -> bool {
     let JobOptions { key, unique, keep, retry, .. } = &job.options;
-    job.link.is_none() && key.is_none() && unique.is_none() && keep.is_none() && retry.within.is_none()
+    job.link.is_none() && key.is_none() && unique.is_none() && keep.is_none() && retry.is_none_or(|retry| retry.within.is_none())
 }
 
 /// What stands before a job that is not stored as a plain one.
@@ -160,7 +160,7 @@ pub(super) fn fields_of(job: &Job, says_plain: bool) -> Result<Vec<(&'static str
     let options = &job.options;
     let text = (*options != JobOptions::default()).then(|| serde_json::to_string(options)).transpose();
     let text = text.map_err(|e| Error::new(ErrorKind::Encode, "write a job's options").with_source(e))?;
-    let [keep, within] = [options.keep, options.retry.within].map(|time| time.map(|time| millis(time).to_string()));
+    let [keep, within] = [options.keep, options.retry().within].map(|time| time.map(|time| millis(time).to_string()));
     let priority = (options.priority != 0).then(|| options.priority.to_string());
     let fields = [
         ("priority", priority.map(Cow::Owned)),

@@ -12,7 +12,7 @@ use crate::broker::account::Account;
 use crate::broker::{AskedCancel, Ending, Order, Ordered, Settled, Settlement};
 use crate::certificate::{Certificate, Receipt};
 use crate::error::{Error, ErrorKind};
-use crate::job::AttemptKind;
+use crate::job::{AttemptKind, JobOptions, RetryPolicy};
 use crate::limits::Limits;
 
 /// What the script costs of itself for a settlement, in bytes of arguments that it reads in that time.
@@ -68,21 +68,21 @@ impl Link {
         let mut pipeline = redis::pipe();
         let mut places = Vec::new();
         for (place, settlement) in settlements.iter().enumerate() {
-            if let (Ending::Fail { .. }, Some((queue, number))) = (&settlement.ending, parts_of(&settlement.id)) {
+            if let (Ending::Fail { policy, .. }, Some((queue, number))) = (&settlement.ending, parts_of(&settlement.id)) {
                 pipeline.cmd("HMGET").arg(key(queue, &format!("job:{number}"))).arg(&["failed", "crashed", "options"]);
-                places.push(place);
+                places.push((place, *policy));
             }
         }
         if places.is_empty() {
             return Ok(HashMap::new());
         }
         let answers: Vec<(Option<u32>, Option<u32>, Option<String>)> = self.ask_all("look up jobs", &pipeline).await?;
-        let account = |(failed, crashed, options): (Option<u32>, Option<u32>, Option<String>)| {
+        let account = |((place, policy), (failed, crashed, options)): ((usize, RetryPolicy), (Option<u32>, Option<u32>, Option<String>))| {
             // They were read when the job was handed out.
-            let options = options.and_then(|options| serde_json::from_str(&options).ok()).unwrap_or_default();
-            Account { failed: failed.unwrap_or(0), crashed: crashed.unwrap_or(0), options }
+            let options = options.and_then(|options| serde_json::from_str::<JobOptions>(&options).ok()).unwrap_or_default();
+            (place, Account { failed: failed.unwrap_or(0), crashed: crashed.unwrap_or(0), options: options.or(policy) })
         };
-        Ok(places.into_iter().zip(answers.into_iter().map(account)).collect())
+        Ok(places.into_iter().zip(answers).map(account).collect())
     }
 
     /// The jobs of these queues that somebody wants cancelled and that are in this process's hands.
@@ -210,7 +210,7 @@ fn write_ending(ending: &Ending, account: &Account, arguments: &mut Arguments) -
             };
             write(&["back", &format!("scheduled:{}", millis(*after)), &record(*kind, reason, None, None)?, counter, ""]);
         }
-        Ending::Fail { kind, reason, certificate, retry_in, permanent } => {
+        Ending::Fail { kind, reason, certificate, retry_in, permanent, .. } => {
             let record = record(*kind, reason, certificate.as_deref(), None)?;
             let counter = if *kind == AttemptKind::Crashed { "crashed" } else { "failed" };
             match account.pause_after(*kind, *retry_in, *permanent) {

@@ -75,7 +75,8 @@ impl Store<'_> {
         let Some(held) = held else { return Ok(Settled::Stale) };
         match &settlement.ending {
             Ending::Ack(result) => self.done(id, held.options.keep, result.as_deref())?,
-            Ending::Fail { kind, reason, certificate, retry_in, permanent } => {
+            Ending::Fail { kind, reason, certificate, retry_in, permanent, policy } => {
+                let held = Held { options: held.options.or(*policy), ..held };
                 self.note(id, *kind, reason, certificate.clone(), None)?;
                 self.failed(id, &held, *kind, reason, retry_in.filter(|_| !permanent), *permanent)?;
             }
@@ -129,11 +130,11 @@ impl Store<'_> {
         };
         self.execute("count an attempt", column, params![id])?;
         let (failures, crashes) = if crashed { (held.failed, held.crashed + 1) } else { (held.failed + 1, held.crashed) };
-        let spent = if crashed { crashes >= CRASHES_MAX } else { failures > held.options.retries };
+        let spent = if crashed { crashes >= CRASHES_MAX } else { failures > held.options.retries() };
         if permanent || spent || held.cancel.is_some() {
             return self.dead_unless_cancelled(id, held, reason);
         }
-        let pause = retry_in.unwrap_or_else(|| if crashed { Duration::ZERO } else { held.options.retry.pause_after(failures) });
+        let pause = retry_in.unwrap_or_else(|| if crashed { Duration::ZERO } else { held.options.retry().pause_after(failures) });
         if held.begins_by.is_some_and(|by| self.now.wall.saturating_add(millis(pause)) > by) {
             let reason = format!("{reason} (and its next attempt would begin too late)");
             return self.end_job(id, JobState::Dead, Some(&reason), None);

@@ -143,7 +143,7 @@ impl Store<'_> {
 
     /// The latest moment for an attempt to begin, for a job whose time begins now.
     pub(super) fn begins_by(&self, options: &crate::job::JobOptions) -> Option<i64> {
-        options.retry.within.map(|within| self.now.wall.saturating_add(millis(within)))
+        options.retry().within.map(|within| self.now.wall.saturating_add(millis(within)))
     }
 
     /// Sets jobs aside that were to begin by now.

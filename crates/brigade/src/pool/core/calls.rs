@@ -79,7 +79,7 @@ impl Core {
         if let Some(error) = self.cannot_start() {
             return Admission::Refused(error);
         }
-        let (delay, priority, alone) = (request.options().delay, request.options().priority, self.wants_to_be_alone(&request));
+        let (delay, priority, alone) = (request.options().delay, request.options().priority.unwrap_or(0), self.wants_to_be_alone(&request));
         let fresh = request.options().fresh;
         let now = Instant::now();
         let want = Want { request: &request, alone, fresh, passes: &[] };
@@ -221,7 +221,7 @@ impl Core {
         if entry.fresh {
             return self.set_aside(call);
         }
-        let priority = entry.request.options().priority;
+        let priority = entry.request.options().priority.unwrap_or(0);
         entry.since = Instant::now();
         let lane = self.lane_of(call);
         let place = self.queue.push_front(lane, priority, call);
@@ -256,7 +256,7 @@ impl Core {
         let Some(entry) = self.entry(call) else { return };
         entry.timer = None;
         entry.since = Instant::now();
-        let priority = entry.request.options().priority;
+        let priority = entry.request.options().priority.unwrap_or(0);
         self.delayed -= 1;
         self.enqueue(call, priority);
         effects.changed = true;
@@ -347,9 +347,13 @@ impl Core {
         let now = Instant::now();
         // A host looks after the time of its attempts by itself.
         let is_guest = self.is_guest(number);
+        let member = self.member(number);
         let slots = self.seat(number).map_or(0, |seat| seat.slots as usize);
         let shared = self.config.slots > 1;
         let Some(entry) = self.entry(call) else { return };
+        if let Some(member) = member {
+            member.fill(&mut entry.request);
+        }
         entry.attempt += 1;
         let (waited, alone, timeout) = (now - entry.since, entry.alone, entry.request.options().timeout);
         let tell_start = timeout.is_some() && (shared && !alone || is_guest);
@@ -434,7 +438,7 @@ impl Core {
         }
         let (Some(fraction), Some(codec)) = (body.first_chunk::<8>(), body.get(8)) else { return };
         let fraction = f64::from_le_bytes(*fraction);
-        let codec = if *codec == 0 { Codec::Postcard } else { Codec::Json };
+        let Some(codec) = Codec::of_number(*codec) else { return };
         let payload = body.slice(9..);
         let text = codec.decode::<String>(&payload).unwrap_or_default();
         entry.progress = Some((fraction, text));

@@ -85,7 +85,7 @@ impl Core {
         let labels = entry.request.options().labels.join("\n");
         let name = match &entry.request.target {
             Target::Task { name } => format!("{name}\n{labels}"),
-            Target::Function { .. } => format!("\n{labels}"),
+            Target::Function { name, .. } => format!("fn {name}\n{labels}"),
         };
         LaneName { name, is_foreign: !self.may_run_here(&entry.request) }
     }

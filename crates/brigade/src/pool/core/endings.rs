@@ -173,7 +173,7 @@ impl Core {
         let (default, is_open) = (self.config.retry, self.stage == super::Stage::Open);
         let Some(entry) = self.entry(call) else { return };
         let policy = entry.request.options().retry.unwrap_or(default);
-        let left = entry.attempt <= entry.request.options().retries && entry.crashes < CRASHES_MAX;
+        let left = entry.attempt <= entry.request.options().retries.unwrap_or(0) && entry.crashes < CRASHES_MAX;
         let pause = match advice {
             RetryAdvice::Permanent => None,
             RetryAdvice::In(pause) => Some(pause),
@@ -345,8 +345,9 @@ impl Core {
 
     pub(super) fn certificate(&mut self, call: u64, worker: u32, member: &Member, ended: Ended, wall: Duration) -> Box<Certificate> {
         let entry = self.entry(call);
-        let (task, attempt, progress) =
-            entry.map(|entry| (entry.request.task_name().to_owned(), entry.attempt, entry.progress.clone())).unwrap_or_default();
+        let (task, attempt, progress) = entry
+            .map(|entry| (entry.request.task_name().to_owned(), entry.request.attempt(entry.attempt), entry.progress.clone()))
+            .unwrap_or_default();
         let cost = Cost { wall, ..Cost::default() };
         let stderr = member.stderr_tail();
         Box::new(Certificate {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::super::deadlines::{Due, after};
-use super::super::member::{Guest, HostMessage, Member};
+use super::super::member::{Guest, HostMessage, Member, TaskFacts};
 use super::calls::number_of;
 use super::endings::{UNDELIVERED_MAX, stopped};
 use super::seats::{Seat, SeatStage};
@@ -42,8 +42,8 @@ pub(in super::super) struct Newcomer {
     pub(in super::super) labels: Vec<Box<str>>,
     /// Whether it runs plain functions of this build.
     pub(in super::super) functions: bool,
-    /// The tasks that it has, and whether each may run twice.
-    pub(in super::super) tasks: HashMap<Box<str>, bool>,
+    /// The tasks that it has.
+    pub(in super::super) tasks: HashMap<Box<str>, TaskFacts>,
 }
 
 /// What a host brings when its connection is up.

@@ -3,6 +3,7 @@
 //! [`receive`] tells the story of one connection. The seat in `core` and this [`Guest`] outlive it: the next connection of the same session
 //! takes the place of the one before, which has ended by then (`line`).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::Shared;
 use super::super::builder::{Config, SLOTS_MAX};
 use super::super::core::{Arrival, Entry, Newcomer};
-use super::{TASK_NAME_BYTES_MAX, target_of};
+use super::{TASK_NAME_BYTES_MAX, target_of, written};
 use crate::call::{Request, Target};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
@@ -24,7 +25,10 @@ use crate::outcome::{REASON_BYTES_MAX, shorten};
 use crate::registry;
 use crate::remote::door::Authenticated;
 use crate::remote::{Ear, End, Line, Messages, Outbox, build, printable};
+use crate::retry::Retry;
 use crate::sync::lock;
+use crate::task;
+use crate::wire;
 use crate::wire::remote::{Join, MAGIC, Mark, Run, Stop, TaskLine, TurnedAway, VERSION, Welcome, ahead_max, kind};
 
 /// Progress with its fraction and codec goes in one part: parts of two messages of one call and kind would be taken for one message.
@@ -60,7 +64,7 @@ pub(in super::super) struct Guest {
     pub(in super::super) slots: u32,
     labels: Vec<Box<str>>,
     functions: bool,
-    tasks: HashMap<Box<str>, bool>,
+    tasks: HashMap<Box<str>, TaskFacts>,
     pub(in super::super) outbox: Outbox,
     /// Cancelled when its session is over.
     pub(in super::super) leave: CancellationToken,
@@ -73,6 +77,14 @@ pub(in super::super) struct Guest {
     cut: Mutex<CancellationToken>,
     /// Held by the connection that is up.
     line: tokio::sync::Mutex<()>,
+}
+
+/// What a host says of a task.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct TaskFacts {
+    idempotent: bool,
+    retries: Option<u32>,
+    retry: Option<Retry>,
 }
 
 impl Guest {
@@ -101,14 +113,26 @@ impl Guest {
     pub(in super::super) fn can_run(&self, request: &Request) -> bool {
         let known = match &request.target {
             Target::Task { name } => self.tasks.contains_key(&**name),
-            Target::Function { .. } => self.functions,
+            Target::Function { name, .. } => self.functions && registry::function_number(name).is_some(),
         };
         known && request.options().labels.iter().all(|label| self.labels.contains(label))
     }
 
+    /// What its registration there says of retries, of what a call does not say. The host says the rest itself.
+    pub(in super::super) fn fill(&self, request: &mut Request) {
+        let Target::Task { name } = &request.target else { return };
+        let Some(task) = self.tasks.get(&**name).filter(|task| request.queue.is_none() && (task.retries.is_some() || task.retry.is_some()))
+        else {
+            return;
+        };
+        let options = request.options.get_or_insert_default();
+        options.retries = options.retries.or(task.retries);
+        options.retry = options.retry.or(task.retry);
+    }
+
     /// Whether the task may run twice, as the host knows it.
     pub(in super::super) fn is_idempotent(&self, task: &str) -> bool {
-        self.tasks.get(task).copied().unwrap_or(false)
+        self.tasks.get(task).is_some_and(|task| task.idempotent)
     }
 
     pub(in super::super) fn latency(&self) -> Option<Duration> {
@@ -153,7 +177,7 @@ impl Guest {
     pub(super) fn give(&self, call: u64, entry: &Entry, ahead: bool) {
         let options = entry.request.options();
         let run = Run {
-            target: target_of(&entry.request),
+            target: listed(&entry.request),
             number: call >> 32,
             attempt: entry.attempt,
             codec: entry.request.codec,
@@ -164,11 +188,12 @@ impl Guest {
             fresh: entry.fresh,
             ahead,
             tick: options.tick,
+            job: options.job.as_deref().map(Cow::Borrowed),
         };
         let mut space = [0; TASK_NAME_BYTES_MAX + 128];
-        let run = postcard::to_slice(&run, &mut space).expect("task names are checked to be short");
+        let run = written(&run, options, &mut space);
         let payload = entry.request.payload.as_ref().expect("a call that could not be encoded is not admitted");
-        self.outbox.append(kind::RUN, call, run, payload);
+        self.outbox.append(kind::RUN, call, &run, payload);
     }
 
     /// Has it stop an attempt.
@@ -198,6 +223,14 @@ impl Guest {
         if let Ok(body) = Codec::Postcard.encode(&welcome) {
             self.outbox.open(kind::WELCOME, &body);
         }
+    }
+}
+
+/// What a request asks for, as another host is told it: a function only by its place in the list, which `can_run` found there.
+fn listed(request: &Request) -> wire::Target<'_> {
+    match &request.target {
+        Target::Function { name, .. } => wire::Target::Listed(registry::function_number(name).unwrap_or(u32::MAX)),
+        Target::Task { .. } => target_of(request),
     }
 }
 
@@ -298,15 +331,21 @@ async fn introduce(line: &mut Line, from: &str, identity: &str) -> Result<(Newco
         slots: join.slots,
         labels: join.labels.into_iter().map(Into::into).collect(),
         functions: join.functions && join.build == build(),
-        tasks: join.tasks.into_iter().map(|task| (task.name.into(), task.idempotent)).collect(),
+        tasks: join
+            .tasks
+            .into_iter()
+            .map(|task| {
+                (task.name.into(), TaskFacts { idempotent: task.idempotent, retries: task.retries, retry: task.retry.map(Retry::from) })
+            })
+            .collect(),
     };
     Ok((newcomer, Arrival { number: 0, peer: from.into(), held: join.held, leaving: join.leaving }))
 }
 
-/// A task that this program has too, and whose types are others here.
+/// A task that this program has too, and whose types are others here: calls of this program would not fit there.
 fn other_signature(task: &TaskLine) -> Option<(&TaskLine, &'static str)> {
     let own = (registry::find(&task.name)?.signature)();
-    (own != task.signature).then_some((task, own))
+    (!task::fits(own, &task.signature)).then_some((task, own))
 }
 
 /// A connection, as the pool hears it.

@@ -58,14 +58,17 @@ async fn refused(join: &impl serde::Serialize) -> String {
 }
 
 fn task(signature: &str) -> TaskLine {
-    TaskLine { name: SQUARE.name.to_owned(), signature: signature.to_owned(), idempotent: true }
+    TaskLine { name: SQUARE.name.to_owned(), signature: signature.to_owned(), idempotent: true, retries: None, retry: None }
 }
 
 #[tokio::test]
 async fn who_fits_is_let_in() {
     let own = (SQUARE.signature)();
     let (newcomer, arrival) = introduced(kind::JOIN, &Join { held: vec![(3, 1)], tasks: vec![task(own)], ..join() }).await.unwrap();
-    assert_eq!((newcomer.slots, newcomer.tasks.get(SQUARE.name), &*arrival.held), (4, Some(&true), &[(3, 1)][..]));
+    assert_eq!(
+        (newcomer.slots, newcomer.tasks.get(SQUARE.name).map(|task| task.idempotent), &*arrival.held),
+        (4, Some(true), &[(3, 1)][..])
+    );
     assert!(!newcomer.functions, "its build is another");
 }
 
