@@ -25,6 +25,15 @@ pub enum Event {
         /// Why, in words.
         reason: Arc<str>,
     },
+    /// A worker does not answer because something keeps its process from running. It is replaced if that goes on, unless a debugger has it.
+    WorkerStopped {
+        /// Number of the worker.
+        worker: u32,
+        /// Its process id.
+        pid: u32,
+        /// The signal (SIGTTIN and SIGTTOU are a terminal's), or `a debugger`.
+        by: Arc<str>,
+    },
     /// A worker is to be replaced and gets nothing new.
     WorkerRetiring {
         /// Number of the worker.

@@ -14,7 +14,10 @@ mod console;
 mod exit;
 mod mark;
 mod output;
-#[cfg(feature = "sqlite")]
+#[cfg_attr(
+    not(feature = "sqlite"),
+    expect(dead_code, reason = "names of processes are for control groups, too; what is left of them for jobs alone")
+)]
 mod owner;
 mod posix_spawn;
 pub(crate) mod proc_fs;
@@ -26,7 +29,7 @@ mod watch;
 pub(crate) use cgroup::Group;
 pub use cgroup::GroupLimits;
 pub(crate) use console::flush as flush_console;
-pub(crate) use exit::{Death, KILL_BOUND, Process, check_children_are_kept};
+pub(crate) use exit::{Death, Held, KILL_BOUND, Process, check_children_are_kept};
 pub(crate) use output::Pipe;
 #[cfg(feature = "remote")]
 pub(crate) use output::TAIL_BYTES;
@@ -35,7 +38,7 @@ pub use output::{Captured, Output};
 pub(crate) use owner::{Heirs, Left, boot, own_name, runs};
 pub(crate) use rights::{check_pool_rights, is_secure};
 pub(crate) use spawn::{Command, Spawned, spawn};
-pub(crate) use tree::{cookie, end_own_strays, sweep};
+pub(crate) use tree::{cookie, end_own_strays, reap_orphans, sweep};
 
 /// Tells a child that it is a worker: the process id of its pool, then blanks. The worker removes it from its environment and writes its
 /// title over the memory, see `worker::title`.

@@ -333,7 +333,8 @@ impl Builder {
         self
     }
 
-    /// How long a worker may take from its start until it is ready, the init hook included. Default: 10 s.
+    /// How long a worker may take from its start until it is ready, the init hook included. Time in which it was ready to run and no CPU was free
+    /// does not count, up to 30 times as much. Default: 10 s.
     pub fn start_timeout(self, timeout: Duration) -> Self {
         self.set(|config| config.start_timeout = timeout)
     }
@@ -380,8 +381,8 @@ impl Builder {
         self.recycle_after(1)
     }
 
-    /// How often idle workers are looked after: pinged, aged, weighed. One that does not answer until the next look is
-    /// killed and replaced. Default: 1 s; at least 10 ms.
+    /// How often idle workers are looked after: pinged, aged, weighed. One that leaves a ping unanswered for two looks, although it got to run,
+    /// is killed and replaced; one that a debugger has is left alone. Default: 1 s; at least 10 ms.
     pub fn check_interval(self, interval: Duration) -> Self {
         self.set(|config| config.check_interval = interval)
     }

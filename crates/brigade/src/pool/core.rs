@@ -211,14 +211,21 @@ impl Core {
 /// Marks that an attempt has ended, for the one that is stopping it.
 pub(super) type Ended = CancellationToken;
 
-/// How many pings a worker has left unanswered in a row.
+/// For how many looks in a row a worker has left a ping unanswered.
 #[derive(Default)]
 pub(super) struct Pulse(AtomicU32);
 
 impl Pulse {
-    /// Notes one more ping; returns how many before it were not answered.
-    pub(super) fn ask(&self) -> u32 {
+    /// Notes one more look; returns how many there were since the ping that is not answered. Zero: there is none.
+    pub(super) fn look(&self) -> u32 {
         self.0.fetch_add(1, Ordering::AcqRel)
+    }
+
+    /// Takes a look back: silence says nothing now.
+    pub(super) fn excuse(&self) {
+        // An answer may have come since.
+        let less = |looks: u32| (looks > 1).then(|| looks - 1);
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).ok();
     }
 
     pub(super) fn answered(&self) {

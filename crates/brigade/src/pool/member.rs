@@ -18,7 +18,7 @@ use crate::call::{CallOptions, Request, Target};
 use crate::process::Output;
 use crate::wire::{self, CallMeta, kind};
 
-pub(super) use child::Child;
+pub(super) use child::{Child, Silence};
 #[cfg(feature = "remote")]
 pub(super) use guest::{Guest, HostMessage, TaskFacts};
 

@@ -166,6 +166,8 @@ pub enum WorkerState {
     Busy,
     /// It stands by for a worker that dies.
     Spare,
+    /// Something keeps its process from running: a signal (SIGSTOP, a terminal's SIGTTIN or SIGTTOU), or a debugger.
+    Stopped,
     /// It gets nothing new and ends when it has finished.
     Retiring,
     /// The connection to its host is down: it gets nothing until it is back, and what it runs is waited for.
@@ -179,6 +181,7 @@ impl std::fmt::Display for WorkerState {
             Self::Idle => "idle",
             Self::Busy => "busy",
             Self::Spare => "spare",
+            Self::Stopped => "stopped",
             Self::Retiring => "retiring",
             Self::Away => "away",
         })

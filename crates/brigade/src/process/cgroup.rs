@@ -2,13 +2,19 @@
 //! processes, and a kill that no descendant escapes.
 //!
 //! Version 2 first, version 1 for the controllers that version 2 does not have on this host. Groups are made below
-//! our own and removed when their worker has ended.
+//! our own and removed when their worker has ended, or, where this program was killed before it could, by the next one that makes some.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::owner::{own_name, runs};
 use crate::error::{Error, ErrorKind};
+use crate::shutdown::spawn_thread;
 
 /// Limits of a worker's control group, see `Builder::cgroup`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,13 +36,16 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// Makes a group of this name with these limits.
+    /// Makes a group for the worker of this cookie, with these limits. The first time, those that dead hosts left are removed.
     ///
     /// # Errors
     ///
     /// `Unsupported` if the host does not let us make one that can enforce them.
-    pub(crate) fn create(name: &str, limits: &GroupLimits) -> Result<Self, Error> {
-        Self::try_create(name, limits).map_err(|e| {
+    pub(crate) fn create(cookie: &str, limits: &GroupLimits) -> Result<Self, Error> {
+        remove_left_over();
+        // Unlike any other on this host, and it tells whose it is.
+        let name = format!("{PREFIX}{}{SEPARATOR}{cookie}", own_name());
+        Self::try_create(&name, limits).map_err(|e| {
             let text = format!("make a control group: {e}; run as root or with a delegated control group, or do without Builder::cgroup");
             Error::new(ErrorKind::Unsupported, text).with_source(e)
         })
@@ -112,6 +121,56 @@ impl Drop for Group {
         for path in self.paths() {
             fs::remove_dir(path).ok();
         }
+    }
+}
+
+/// Names of groups: this, the name of the process that made it, the separator, the cookie of the worker.
+const PREFIX: &str = "brigade-";
+const SEPARATOR: char = '.';
+/// How often a group is tried that was just emptied, and the pause before that: what is killed in it takes a moment to end.
+const REMOVALS: u32 = 50;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(10);
+
+/// Removes groups beside ours whose makers are gone: killed, they could not. Once for this process, by a thread of its own.
+fn remove_left_over() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // Where no thread can be had the next program does it.
+        spawn_thread("brigade-groups", 128 << 10, || {
+            let Ok(mounts) = Mounts::read() else { return };
+            for parent in [mounts.unified, mounts.memory, mounts.pids].into_iter().flatten() {
+                let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+                entries.filter(|entry| entry.file_name().to_str().is_some_and(is_left_over)).for_each(|entry| remove(&entry.path()));
+            }
+        })
+        .ok();
+    });
+}
+
+/// Whether a group was made by a process that has ended for certain. One of another PID namespace, boot or version may be somebody's.
+fn is_left_over(name: &str) -> bool {
+    let maker = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once(SEPARATOR));
+    maker.is_some_and(|(maker, _)| !runs(maker))
+}
+
+/// Ends what is in a group and removes it.
+#[expect(clippy::disallowed_methods, reason = "a thread of its own, and nothing tells when a group is empty")]
+fn remove(path: &Path) {
+    for _ in 0..REMOVALS {
+        match fs::remove_dir(path) {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+                if fs::write(path.join("cgroup.kill"), "1").is_err() {
+                    let members = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+                    let members = members.lines().filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
+                    members.for_each(|pid| {
+                        // What ended meanwhile is as wanted.
+                        kill_process(pid, Signal::KILL).ok();
+                    });
+                }
+            }
+            _ => return,
+        }
+        std::thread::sleep(REMOVAL_PAUSE);
     }
 }
 

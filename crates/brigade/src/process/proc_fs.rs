@@ -7,6 +7,7 @@
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Whose numbers `/proc` has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,11 @@ fn view_of(shown: Option<u32>, own: u32, numbers: &[u32]) -> View {
 
 /// The numbers that a process has in the namespaces from that of `/proc` to its own (`NSpid` of proc_pid_status(5)).
 fn numbers(status: &str) -> Vec<u32> {
-    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers_in(status, "NSpid:")
+}
+
+fn numbers_in(status: &str, name: &str) -> Vec<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.unwrap_or_default().split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect()
 }
 
@@ -56,6 +61,23 @@ pub(crate) fn to_own(shown: u32) -> Option<u32> {
         View::Outer(level) => numbers(&fs::read_to_string(format!("/proc/{shown}/status")).ok()?).get(level).copied(),
         View::Unusable => None,
     }
+}
+
+/// The process group of what `/proc` shows under this number, as the kernel takes it; `None` if it is not of our namespace.
+pub(crate) fn own_group(shown: u32, stat: &Stat) -> Option<i32> {
+    match view() {
+        View::Own => Some(stat.group),
+        View::Outer(level) => {
+            let status = fs::read_to_string(format!("/proc/{shown}/status")).ok()?;
+            numbers_in(&status, "NSpgid:").get(level).and_then(|group| i32::try_from(*group).ok())
+        }
+        View::Unusable => None,
+    }
+}
+
+/// The number under which `/proc` shows this process.
+pub(crate) fn shown_self() -> Option<u32> {
+    fs::read_link("/proc/self").ok()?.to_str()?.parse().ok()
 }
 
 /// The number under which `/proc` shows a process of ours that a pidfd is open on.
@@ -76,6 +98,7 @@ pub(crate) struct Stat {
     pub(crate) state: char,
     pub(crate) parent: i32,
     pub(crate) group: i32,
+    pub(crate) session: i32,
     /// When it was started, in ticks since boot.
     pub(crate) started: u64,
 }
@@ -90,13 +113,51 @@ impl Stat {
         // The name, in parentheses, may hold anything; the state, field 3, follows the last of them.
         let mut fields = stat.rsplit_once(") ")?.1.split(' ');
         let state = fields.next()?.chars().next()?;
-        let (parent, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        Some(Self { state, parent, group, started: fields.nth(16)?.parse().ok()? })
+        let (parent, group, session) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        Some(Self { state, parent, group, session, started: fields.nth(15)?.parse().ok()? })
     }
 
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.state, 'Z' | 'X')
     }
+}
+
+/// Threads that are looked at.
+const THREADS_MAX: usize = 256;
+
+/// The number of the first thread of this name.
+pub(crate) fn thread_named(shown: u32, name: &str) -> Option<u32> {
+    threads(shown)?.find(|thread| fs::read_to_string(format!("/proc/{shown}/task/{thread}/comm")).is_ok_and(|comm| comm.trim_end() == name))
+}
+
+fn threads(shown: u32) -> Option<impl Iterator<Item = u32>> {
+    let threads = fs::read_dir(format!("/proc/{shown}/task")).ok()?;
+    Some(threads.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).take(THREADS_MAX))
+}
+
+/// What a thread got of the CPUs (proc_schedstat): how long it ran, and how long it was ready to and had to wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Share {
+    pub(crate) ran: Duration,
+    pub(crate) waited: Duration,
+}
+
+pub(crate) fn share_of(shown: u32, thread: u32) -> Option<Share> {
+    let text = fs::read_to_string(format!("/proc/{shown}/task/{thread}/schedstat")).ok()?;
+    let mut numbers = text.split_ascii_whitespace().map(|number| number.parse().map(Duration::from_nanos));
+    Some(Share { ran: numbers.next()?.ok()?, waited: numbers.next()?.ok()? })
+}
+
+/// The longest that a thread of a process has been waiting for a CPU.
+pub(crate) fn starved_for(shown: Option<u32>) -> Duration {
+    let shares = shown.and_then(|shown| Some((shown, threads(shown)?)));
+    let waited = shares.into_iter().flat_map(|(shown, threads)| threads.filter_map(move |thread| Some(share_of(shown, thread)?.waited)));
+    waited.max().unwrap_or_default()
+}
+
+/// The state of a thread.
+pub(crate) fn state_of(shown: u32, thread: u32) -> Option<char> {
+    Some(Stat::parse(&fs::read_to_string(format!("/proc/{shown}/task/{thread}/stat")).ok()?)?.state)
 }
 
 /// Resident memory in bytes of a process by its number in `/proc`; zero if it is gone or cannot be seen.

@@ -5,10 +5,11 @@
 //! (`Builder::cgroup`) holds those too. Scanning `/proc` blocks for a millisecond or so, hence a thread of its own. Only the environment of
 //! processes that are younger than the worker is read: no other can descend from it.
 
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,6 +21,7 @@ use super::exit::Process;
 use super::mark::mark_of;
 use super::proc_fs::{self, Stat, View};
 use crate::shutdown::spawn_thread;
+use crate::sync::lock;
 
 /// A worker's descendants.
 struct Tree {
@@ -41,7 +43,10 @@ pub(crate) struct Swept {
     pub(crate) is_unknown: bool,
 }
 
-type Order = (Tree, oneshot::Sender<Swept>);
+enum Order {
+    Sweep(Tree, oneshot::Sender<Swept>),
+    ReapOrphans,
+}
 
 /// Scans that may wait; a pool that ends more workers at once waits in turn.
 const ORDERS_MAX: usize = 256;
@@ -67,7 +72,7 @@ pub(crate) async fn sweep(process: &Process) -> Swept {
     let Ok(sweeper) = sweeper() else { return unknown };
     let tree =
         Tree { cookie: process.cookie.clone(), group: process.pid.as_raw_nonzero().get(), since: process.started, spare_group: false };
-    match sweeper.send((tree, reply)).await {
+    match sweeper.send(Order::Sweep(tree, reply)).await {
         Ok(()) => swept.await.unwrap_or(unknown),
         Err(_) => unknown,
     }
@@ -82,6 +87,95 @@ pub(crate) fn end_own_strays() {
     kill_all(&[Tree { cookie: cookie.to_owned(), group, since: 0, spare_group: true }]);
 }
 
+/// Has the descendants of workers reaped that were orphaned to this process and have ended, where it is the first of a container or a subreaper.
+/// Nobody else would.
+pub(crate) fn reap_orphans() {
+    if adopts_orphans()
+        && let Ok(sweeper) = sweeper()
+    {
+        // Where the sweeper is behind it does so anyway.
+        sweeper.try_send(Order::ReapOrphans).ok();
+    }
+}
+
+fn adopts_orphans() -> bool {
+    std::process::id() == 1 || matches!(rustix::process::child_subreaper(), Ok(Some(_)))
+}
+
+/// Notes the process group of a worker: what is in it, but for the worker itself, is never a child that other parts of this program started.
+pub(super) fn note_group(group: i32) {
+    note(&GROUPS, group);
+}
+
+/// Notes the session of a worker's descendant, if it made one of its own: the same goes for all of that.
+fn note_session(stat: &Stat) {
+    let own = proc_fs::shown_self().and_then(Stat::of).map(|own| own.session);
+    if own.is_some_and(|own| own != stat.session) && stat.session != 0 {
+        note(&SESSIONS, stat.session);
+    }
+}
+
+fn note(remembered: &Mutex<VecDeque<i32>>, number: i32) {
+    let mut remembered = lock(remembered);
+    if remembered.contains(&number) {
+        return;
+    }
+    if remembered.len() == REMEMBERED_MAX {
+        remembered.pop_front();
+    }
+    remembered.push_back(number);
+}
+
+static GROUPS: Mutex<VecDeque<i32>> = Mutex::new(VecDeque::new());
+/// By their numbers in `/proc`.
+static SESSIONS: Mutex<VecDeque<i32>> = Mutex::new(VecDeque::new());
+/// Groups of workers and sessions below them that are remembered: an orphan outlives its worker.
+const REMEMBERED_MAX: usize = 4096;
+/// Orphans that are remembered.
+const ORPHANS_MAX: usize = 4096;
+
+/// Children that this process did not start: descendants of workers whose parents have ended.
+#[derive(Default)]
+struct Orphans {
+    /// Those that were seen while they lived, outside of their worker's group: number and start.
+    seen: HashSet<(u32, u64)>,
+}
+
+impl Orphans {
+    /// Reaps those that have ended. What other parts of this program started is left to them.
+    fn reap(&mut self) {
+        let Some(own) = proc_fs::shown_self().filter(|_| adopts_orphans()).and_then(|own| i32::try_from(own).ok()) else { return };
+        let processes = proc_fs::all().into_iter().flatten().filter_map(|shown| Some((shown, Stat::of(shown)?)));
+        let children: Vec<(u32, Stat)> = processes.filter(|(_, stat)| stat.parent == own).collect();
+        self.seen.retain(|(seen, started)| children.iter().any(|(child, stat)| child == seen && stat.started == *started));
+        for (shown, stat) in children {
+            let Some(pid) = proc_fs::to_own(shown).and_then(|pid| i32::try_from(pid).ok()) else { continue };
+            let group = proc_fs::own_group(shown, &stat).filter(|group| lock(&GROUPS).contains(group));
+            if group == Some(pid) {
+                // A worker.
+                continue;
+            }
+            let name = (shown, stat.started);
+            if !stat.is_over() {
+                if self.seen.len() < ORPHANS_MAX && !self.seen.contains(&name) && is_descendant(shown) {
+                    note_session(&stat);
+                    self.seen.insert(name);
+                }
+            } else if (self.seen.remove(&name) || group.is_some() || lock(&SESSIONS).contains(&stat.session))
+                && let Some(pid) = Pid::from_raw(pid)
+            {
+                waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG).ok();
+            }
+        }
+    }
+}
+
+/// Whether it descends from a worker of this process: cookies begin with the number of their maker.
+fn is_descendant(shown: u32) -> bool {
+    let own = std::process::id().to_string();
+    mark_of(&shown.to_string()).is_some_and(|mark| mark.split('/').any(|cookie| cookie.split('-').next() == Some(&*own)))
+}
+
 fn sweeper() -> Result<&'static mpsc::Sender<Order>, &'static io::Error> {
     static SWEEPER: OnceLock<io::Result<mpsc::Sender<Order>>> = OnceLock::new();
     let sweeper = SWEEPER.get_or_init(|| {
@@ -94,11 +188,18 @@ fn sweeper() -> Result<&'static mpsc::Sender<Order>, &'static io::Error> {
 
 /// Lives as long as the process. One pass serves all that wait.
 fn serve(inbox: &mut mpsc::Receiver<Order>) {
+    let mut orphans = Orphans::default();
     while let Some(first) = inbox.blocking_recv() {
-        let orders: Vec<Order> = std::iter::once(first).chain(std::iter::from_fn(|| inbox.try_recv().ok())).collect();
-        let (trees, replies): (Vec<Tree>, Vec<_>) = orders.into_iter().unzip();
+        let orders = std::iter::once(first).chain(std::iter::from_fn(|| inbox.try_recv().ok()));
+        let sweeps = orders.filter_map(|order| match order {
+            Order::Sweep(tree, reply) => Some((tree, reply)),
+            Order::ReapOrphans => None,
+        });
+        let (trees, replies): (Vec<Tree>, Vec<_>) = sweeps.unzip();
         let mut swept: Vec<Swept> = trees.iter().map(|_| Swept::default()).collect();
-        match kill_all(&trees) {
+        let left = if trees.is_empty() { Some(Vec::new()) } else { kill_all(&trees) };
+        orphans.reap();
+        match left {
             Some(left) => left.into_iter().for_each(|(tree, pid)| swept[tree].left.push(pid)),
             None => swept.iter_mut().for_each(|swept| swept.is_unknown = true),
         }
@@ -233,12 +334,15 @@ struct Found {
 
 fn find(shown: u32, trees: &[Tree], oldest: u64) -> Option<Found> {
     let stat = Stat::of(shown).filter(|stat| !stat.is_over() && stat.started >= oldest)?;
-    // The number of a group is one of our namespace only where those of `/proc` are.
-    let is_in_group = |tree: &Tree| proc_fs::view() == View::Own && tree.group == stat.group;
+    let group = proc_fs::own_group(shown, &stat);
+    let is_in_group = |tree: &Tree| Some(tree.group) == group;
     let found = match mark_of(&shown.to_string()) {
         Some(mark) => trees.iter().position(|tree| mark.split('/').any(|cookie| tree.cookie == cookie)).map(|tree| (tree, true)),
         None => None,
     };
+    if found.is_some() {
+        note_session(&stat);
+    }
     let (tree, is_marked) = found.or_else(|| trees.iter().position(is_in_group).map(|tree| (tree, false)))?;
     (!(trees[tree].spare_group && is_in_group(&trees[tree]))).then_some(Found { tree, is_marked })
 }

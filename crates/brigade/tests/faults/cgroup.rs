@@ -22,6 +22,40 @@ scenarios! {
     a8_no_grandchild_outlives_a_crash => crashed_family,
     a8_two_pools_may_have_groups => two_pools;
     refused_group,
+    grouped_parent,
+    heir_of_groups,
+}
+
+/// A host that is killed cannot remove the groups of its workers; the next one does.
+#[test]
+fn a8_the_groups_of_a_killed_host_are_removed_by_the_next() {
+    let mut program = Program::start("grouped_parent").unwrap();
+    let line = program.line("workers ", crate::stage::BOUND).unwrap_or_else(|| panic!("{}", program.log()));
+    if line == "none" {
+        return finish(program);
+    }
+    let left = || groups_of(line.parse().unwrap());
+    assert!(!left().is_empty());
+    assert!(program.signal(rustix::process::Signal::KILL));
+    program.wait(crate::stage::BOUND).expect("SIGKILL ends it");
+    // It is one of a live host for as long as that may be so.
+    crate::stage::run("heir_of_groups");
+    assert_eq!(left(), Vec::<String>::new(), "groups of a dead host are left");
+}
+
+async fn grouped_parent() {
+    let Some(_pool) = grouped(Pool::builder().workers(2), limits(None, Some(500))).await else { return println!("workers none") };
+    println!("workers {}", std::process::id());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+}
+
+async fn heir_of_groups() {
+    let Some(pool) = grouped(Pool::builder().workers(1), limits(None, Some(500))).await else { return };
+    let own = std::process::id();
+    assert!(!groups_of(own).is_empty(), "its own stay");
+    until("no group of a dead host", || !all_groups().iter().any(|(pid, _)| !facts::is_alive(*pid))).await;
+    assert!(!groups_of(own).is_empty(), "its own stay");
+    end(pool).await;
 }
 
 /// Without rights to make one, a group is refused with a kind of its own.
@@ -68,14 +102,23 @@ async fn grouped(builder: Builder, limits: GroupLimits) -> Option<Pool> {
 
 /// Groups of this process that are left.
 fn groups() -> Vec<String> {
-    let own = format!("brigade-{}-", std::process::id());
+    groups_of(std::process::id())
+}
+
+fn groups_of(pid: u32) -> Vec<String> {
+    all_groups().into_iter().filter(|(maker, _)| *maker == pid).map(|(_, path)| path).collect()
+}
+
+/// All groups of workers, with the process that made each.
+fn all_groups() -> Vec<(u32, String)> {
     let mut found = Vec::new();
     let mut open = vec![std::path::PathBuf::from("/sys/fs/cgroup")];
     while let Some(directory) = open.pop() {
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                if entry.file_name().to_string_lossy().starts_with(&own) {
-                    found.push(entry.path().display().to_string());
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if let Some(maker) = name.strip_prefix("brigade-").and_then(|rest| rest.split('-').next()?.parse().ok()) {
+                    found.push((maker, entry.path().display().to_string()));
                 }
                 open.push(entry.path());
             }

@@ -176,6 +176,15 @@ fn harm(how: How) {
     }
 }
 
+/// Leaves processes to whoever adopts them, which end by themselves: in this group, and in sessions of their own.
+#[task]
+pub(crate) fn orphans() {
+    for _ in 0..3 {
+        let mut shell = Command::new("sh").args(["-c", "sleep 0.2 & setsid sleep 0.3 & true"]).stdin(Stdio::null()).spawn().unwrap();
+        shell.wait().unwrap();
+    }
+}
+
 /// Has so much memory for a moment, then misbehaves.
 #[task]
 pub(crate) fn grow(mib: usize, then: How) -> i64 {

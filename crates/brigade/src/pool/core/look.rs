@@ -90,6 +90,7 @@ impl Seat {
     fn info(&self, id: u32, task: Option<String>) -> WorkerInfo {
         let state = match self.stage {
             _ if self.is_away() => WorkerState::Away,
+            SeatStage::Ready | SeatStage::Spare if self.stopped_by.is_some() => WorkerState::Stopped,
             SeatStage::Starting => WorkerState::Starting,
             SeatStage::Spare => WorkerState::Spare,
             SeatStage::Ready if self.running.is_empty() => WorkerState::Idle,

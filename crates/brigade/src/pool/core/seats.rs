@@ -30,6 +30,8 @@ pub(in super::super) struct Seat {
     /// Since when its connection has been down, and when it is given up.
     #[cfg(feature = "remote")]
     pub(super) away: Option<DueKey>,
+    /// What keeps its process from running, as found at the last look.
+    pub(super) stopped_by: Option<String>,
     /// Calls whose attempts it runs.
     pub(super) running: Vec<u64>,
     pub(super) done: u64,
@@ -65,6 +67,7 @@ impl Seat {
             rank: None,
             #[cfg(feature = "remote")]
             away: None,
+            stopped_by: None,
             running: Vec::new(),
             done: 0,
             failed: 0,

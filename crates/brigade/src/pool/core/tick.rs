@@ -4,22 +4,24 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::deadlines::{Due, after};
-use super::super::member::Member;
+use super::super::member::{Child, Member, Silence};
 use super::seats::SeatStage;
 use super::{Core, Effects};
+use crate::event::Event;
 use crate::process::proc_fs::resident_bytes;
 use crate::wire::kind;
 
-/// An idle worker answers at once.
-const MISSES_MAX_IDLE: u32 = 1;
-/// A busy one too, since another thread of it does; but a machine under load may keep it from that for a while.
+/// An idle worker answers at once, if it gets to run at all.
+const MISSES_MAX_IDLE: u32 = 2;
+/// A busy one too, since another thread of it does; but its attempts may keep it from that for a while.
 const MISSES_MAX_BUSY: u32 = 10;
 
 impl Core {
     pub(super) fn on_tick(&mut self, planned: Instant, now: Instant, effects: &mut Effects) {
         let next = after(now, self.config.check_interval);
         self.deadlines.insert(next, Due::Tick(next));
-        // A tick that comes late says that this process was held up; answers may lie unread, so nobody is judged by it.
+        // A tick that comes late says that this process was held up; answers may lie unread, so nobody is judged by it. What a worker got of
+        // the CPUs is another question (`Child::silence`).
         let in_time = now.saturating_duration_since(planned) < self.config.check_interval / 2;
         let numbers: Vec<u32> = (1..).zip(&self.seats).filter(|(_, seat)| seat.is_some()).map(|(number, _)| number).collect();
         let mut surplus = self.ready_count_of_ours().saturating_sub(self.config.workers_min.max(self.floor));
@@ -33,10 +35,11 @@ impl Core {
                 self.retire_if_spent(number, now);
             }
         }
+        crate::process::reap_orphans();
         effects.changed = true;
     }
 
-    /// Pings a worker, and ends it if it left too many pings unanswered.
+    /// Pings a worker, and ends it if it left a ping unanswered for too long although it could have answered.
     fn is_responsive(&mut self, number: u32, in_time: bool) -> bool {
         let Some(seat) = self.seat(number) else { return false };
         // A host has a beat of its own.
@@ -44,17 +47,44 @@ impl Core {
         if seat.stage == SeatStage::Retiring {
             return false;
         }
-        if !in_time {
-            child.pulse.answered();
+        let misses = child.pulse.look();
+        if misses == 0 {
+            seat.stopped_by = None;
+            child.control.send(kind::PING, 0, &[]);
+            return true;
         }
-        let limit = if idle { MISSES_MAX_IDLE } else { MISSES_MAX_BUSY };
-        if child.pulse.ask() >= limit {
-            self.close_seat(number, "it does not answer");
-            child.break_off("it did not answer a ping");
+        let silence = child.silence();
+        self.note_stopped(number, &child, &silence);
+        let is_excused = !in_time || matches!(silence, Silence::Starved | Silence::Traced);
+        if is_excused {
+            child.pulse.excuse();
+        } else if misses >= if idle { MISSES_MAX_IDLE } else { MISSES_MAX_BUSY } {
+            let how = match silence {
+                Silence::Stopped(by) => format!("it was stopped by {by} and nothing let it go on"),
+                _ => "it did not answer a ping".to_owned(),
+            };
+            self.close_seat(number, &how);
+            child.break_off(&how);
             return false;
         }
-        child.control.send(kind::PING, 0, &[]);
         true
+    }
+
+    /// Tells that a worker is stopped, once.
+    fn note_stopped(&mut self, number: u32, child: &Child, silence: &Silence) {
+        let by = match silence {
+            Silence::Stopped(by) => Some(by.clone()),
+            Silence::Traced => Some("a debugger".to_owned()),
+            Silence::Starved | Silence::Deaf => None,
+        };
+        let Some(seat) = self.seat(number) else { return };
+        let is_new = by.is_some() && seat.stopped_by != by;
+        seat.stopped_by.clone_from(&by);
+        if let Some(by) = by.filter(|_| is_new) {
+            let pid = child.pid();
+            tracing::warn!(worker = number, pid, by, "a worker is stopped");
+            self.emit(|| Event::WorkerStopped { worker: number, pid, by: by.into() });
+        }
     }
 
     fn send_home_if_idle(&mut self, number: u32, now: Instant) -> bool {

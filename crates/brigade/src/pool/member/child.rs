@@ -6,9 +6,9 @@
 
 mod start;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tokio::time::{sleep, timeout};
@@ -24,9 +24,28 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::link::Channel;
 use crate::outcome::{REASON_BYTES_MAX, shorten};
-use crate::process::{self as child, Group, Pipe, Process};
+use crate::process::proc_fs::{share_of, state_of, thread_named};
+use crate::process::{self as child, Group, Held, Pipe, Process};
 use crate::sync::lock;
 use crate::wire::{Cancel, Decoder, Frame, LastWords, PanicNote, kind};
+
+/// Why a worker has not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) enum Silence {
+    /// Something keeps it from running, by its name.
+    Stopped(String),
+    /// A debugger has it: somebody is looking at it.
+    Traced,
+    /// It is ready to run, or waits for memory or a disk, and got no CPU to speak of.
+    Starved,
+    /// Nothing of that: it had its time.
+    Deaf,
+}
+
+/// The thread of a worker that answers pings.
+const LISTENER: &str = "brigade-monitor";
+/// CPU time in which a ping is answered many times over.
+const TIME_TO_ANSWER: Duration = Duration::from_millis(200);
 
 /// A worker process that is ready.
 pub(in super::super) struct Child {
@@ -42,6 +61,10 @@ pub(in super::super) struct Child {
     /// Cancelled when it has nothing more to do.
     pub(in super::super) retire: CancellationToken,
     pub(in super::super) pulse: Pulse,
+    /// The thread that answers pings, once it was looked for.
+    listener: OnceLock<Option<u32>>,
+    /// CPU time in nanoseconds that this thread had when a ping was first found unanswered.
+    silent_since: AtomicU64,
     said: Mutex<Said>,
     /// Cancelled when it must be ended for what it did to its link.
     broken: CancellationToken,
@@ -107,6 +130,25 @@ impl Child {
         self.control.send(kind::END, 0, &[u8::try_from(signal.as_raw()).unwrap_or(0)]);
     }
 
+    /// Why it has not answered a ping: judged by what it got to run, not by the clock. To be asked again while it is silent.
+    pub(in super::super) fn silence(&self) -> Silence {
+        match self.process.held() {
+            Some(Held::Traced) => return Silence::Traced,
+            Some(held @ Held::Stopped(_)) => return Silence::Stopped(held.to_string()),
+            None => {}
+        }
+        let Some(shown) = self.shown else { return Silence::Deaf };
+        let Some(listener) = *self.listener.get_or_init(|| thread_named(shown, LISTENER)) else { return Silence::Deaf };
+        let ran = share_of(shown, listener).map_or(0, |share| u64::try_from(share.ran.as_nanos()).unwrap_or(u64::MAX));
+        // What it had run when it was first found silent.
+        let first = self.silent_since.compare_exchange(0, ran.max(1), Ordering::Relaxed, Ordering::Relaxed).unwrap_or_else(|first| first);
+        let had_time = first != 0 && Duration::from_nanos(ran.saturating_sub(first)) >= TIME_TO_ANSWER;
+        match state_of(shown, listener) {
+            Some('R' | 'D') if !had_time => Silence::Starved,
+            _ => Silence::Deaf,
+        }
+    }
+
     /// Notes what cannot be asked for once it has ended.
     fn note_state(&self) {
         self.process.look_at_peak(self.shown);
@@ -133,7 +175,10 @@ impl Child {
 
     fn listen(&self, number: u32, shared: &Shared, frame: &Frame) {
         match frame.kind {
-            kind::PONG => self.pulse.answered(),
+            kind::PONG => {
+                self.pulse.answered();
+                self.silent_since.store(0, Ordering::Relaxed);
+            }
             kind::LAST_WORDS => {
                 let words = frame.body.first().and_then(|byte| LastWords::from_byte(*byte));
                 let mut said = lock(&self.said);

@@ -1,11 +1,15 @@
 //! From the decision to start a worker to its handshake, or to the reason why there is none.
 
 use std::ffi::OsString;
+use std::fmt;
+use std::future::Future;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
+use std::pin::pin;
 use std::process;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +23,7 @@ use crate::address;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::link::{self, Channel};
+use crate::process::proc_fs::starved_for;
 use crate::process::{self as child, Command, Group, Pipe, Process, Spawned, TREE_VARIABLE, WORKER_VARIABLE};
 use crate::wire::{self, Decoder, Hello, MAGIC, Ready, Seat, StartFailed, VERSION, kind};
 
@@ -32,8 +37,7 @@ pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Ch
     // From here on the process is ended and reaped on every way out, by its `Drop` if by nothing else.
     let group = match &config.group {
         Some(limits) => {
-            // Numbers and epochs are each pool's own; the cookie is unlike any other on this host.
-            let group = Group::create(&format!("brigade-{}", process.cookie), limits)?;
+            let group = Group::create(&process.cookie, limits)?;
             group.add(pid.as_raw_nonzero().get().cast_unsigned()).map_err(|e| os("move the worker into its control group", e))?;
             Some(group)
         }
@@ -56,14 +60,14 @@ pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Ch
     let stderr = Pipe::stderr(stderr).map_err(|e| os("register standard error", e))?;
 
     let outcome = tokio::select! {
-        outcome = timeout(config.start_timeout, shake_hands(&control, config.runs_own_program())) => outcome,
+        outcome = in_own_time(config.start_timeout, process.shown, shake_hands(&control, config.runs_own_program())) => outcome,
         () = pump(&stdout, &stderr) => unreachable!("the pumps do not end"),
         () = given_up(shared) => Ok(Err(Error::new(ErrorKind::Closed, "start a worker: the pool is gone"))),
     };
     let problem = match outcome {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error.to_string()),
-        Err(_) => Some(format!("it was not ready within {:?}: does its main call brigade::init() first?", config.start_timeout)),
+        Err(late) => Some(late.to_string()),
     };
     if let Some(reason) = problem {
         return Err(failed(process, &control, &reason, &stderr).await);
@@ -81,11 +85,64 @@ pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Ch
         group,
         retire: CancellationToken::new(),
         pulse: Pulse::default(),
+        listener: OnceLock::new(),
+        silent_since: AtomicU64::new(0),
         said: Mutex::default(),
         broken: CancellationToken::new(),
         unread: AtomicBool::new(false),
         logs,
     })
+}
+
+/// A worker that was not ready in time.
+struct Late {
+    limit: Duration,
+    took: Duration,
+    /// For how long of that it was ready to run and got no CPU.
+    starved: Duration,
+    /// Its `main` has come to `brigade::init()`.
+    entered: bool,
+}
+
+impl fmt::Display for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { limit, took, starved, entered } = self;
+        write!(f, "it was not ready within {limit:?}")?;
+        if *starved > *took / 10 {
+            write!(
+                f,
+                " of its own time: for {starved:.1?} of {took:.1?} it waited for a CPU, so the machine is busy; start fewer workers at once, or \
+                 allow more time (Builder::start_timeout)"
+            )
+        } else if *entered {
+            f.write_str(": its init hook takes longer (Builder::init); allow more time (Builder::start_timeout)")
+        } else {
+            f.write_str(": does its main call brigade::init() first?")
+        }
+    }
+}
+
+/// A worker that gets next to no CPU is given up after so many times its time.
+const STARVED_FACTOR_MAX: u32 = 30;
+/// The time of a starting worker is not cut finer.
+const START_SLICE: Duration = Duration::from_millis(20);
+
+/// Gives a starting worker its time, of which what it waited for a CPU does not count: many that load a model at once are no fault of one.
+async fn in_own_time<F: Future>(limit: Duration, shown: Option<u32>, start: F) -> Result<F::Output, Late> {
+    let (began, mut start) = (Instant::now(), pin!(start));
+    let mut slice = limit;
+    loop {
+        if let Ok(output) = timeout(slice, start.as_mut()).await {
+            return Ok(output);
+        }
+        let took = began.elapsed();
+        let starved = starved_for(shown).min(took);
+        slice = limit.saturating_sub(took - starved).max(START_SLICE);
+        if took - starved >= limit || took >= limit.saturating_mul(STARVED_FACTOR_MAX) {
+            let title = shown.and_then(|shown| std::fs::read(format!("/proc/{shown}/cmdline")).ok()).unwrap_or_default();
+            return Err(Late { limit, took, starved, entered: title.starts_with(b"brigade: worker") });
+        }
+    }
 }
 
 /// Until nobody waits for a worker that is still starting: at once if the pool was dropped; in the time of a teardown after
@@ -117,7 +174,7 @@ async fn failed(process: Process, control: &Channel, reason: &str, stderr: &Pipe
 }
 
 /// From a failed start to the end of the process.
-const START_END_GRACE: std::time::Duration = std::time::Duration::from_millis(50);
+const START_END_GRACE: Duration = Duration::from_millis(50);
 
 async fn shake_hands(control: &Channel, own_program: bool) -> Result<(), Error> {
     let broke = |how: &str| Error::new(ErrorKind::CannotStart, how.to_owned());
