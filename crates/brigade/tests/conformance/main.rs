@@ -21,6 +21,7 @@ mod schedules;
 mod served;
 mod sqlite;
 mod sqlite_file;
+mod sqlite_sweeps;
 mod together;
 
 use std::future::Future;
