@@ -148,11 +148,15 @@ fn the_longest_times_are_stored_and_served() {
         };
         let ((), served) = beside(worker, done).await;
         assert_eq!((served.done, served.stale), (1, 0), "{served:?}");
+        let never = [queue.job(&[2]).unwrap().delay(Duration::MAX), queue.job(&[2]).unwrap().at(std::time::SystemTime::now() + 1_000_000_000 * DAY)];
+        for job in never {
+            assert_eq!(broker.push(job).await.unwrap_err().kind(), brigade::ErrorKind::BadOption, "no date can be written for it");
+        }
         for far in ["delay", "at", "nack", "pass"] {
             let job = queue.job(&[2]).unwrap().retries(9);
             let job = match far {
-                "delay" => job.delay(Duration::MAX),
-                "at" => job.at(std::time::SystemTime::now() + Duration::from_secs(1 << 40)),
+                "delay" => job.delay(1_000_000 * DAY),
+                "at" => job.at(std::time::SystemTime::now() + 1_000_000 * DAY),
                 _ => job,
             };
             let id = broker.push(job.to_job().unwrap()).await.unwrap().id().clone();
