@@ -301,6 +301,8 @@ pub enum Settled {
 #[derive(Clone, Debug)]
 pub(crate) enum Query {
     Job(JobId),
+    /// The same for whoever waits for its end: as it was left, so that many may look after each change.
+    Waited(JobId),
     Jobs {
         queue: Option<Box<str>>,
         state: Option<JobState>,

@@ -314,7 +314,8 @@ impl Broker {
     pub async fn wait(&self, id: &JobId) -> Result<Option<JobInfo>, Error> {
         loop {
             let changed = self.backend.changed();
-            match self.job(id).await? {
+            let View::Job(job) = self.backend.look(Query::Waited(id.clone())).await? else { return Err(confused()) };
+            match job.map(|job| *job) {
                 Some(job) if !job.state.is_terminal() => changed.await?,
                 ended => return Ok(ended),
             }

@@ -261,7 +261,7 @@ impl Backend for RabbitMq {
             match query {
                 Query::Cancels => Ok(View::Cancels(lock(&self.0.hands).lost())),
                 Query::Check => check::check(&self.0).await.map(View::Check),
-                Query::Job(_) | Query::Jobs { .. } | Query::Counts | Query::Why(_) => unsupported("look at jobs"),
+                Query::Job(_) | Query::Waited(_) | Query::Jobs { .. } | Query::Counts | Query::Why(_) => unsupported("look at jobs"),
                 Query::Schedules => unsupported("look at schedules"),
             }
         })

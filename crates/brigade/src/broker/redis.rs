@@ -202,7 +202,7 @@ impl Backend for Redis {
     }
 
     fn look(&self, query: Query) -> Reply<'_, View> {
-        if let Query::Job(id) = &query
+        if let Query::Job(id) | Query::Waited(id) = &query
             && let Some((queue, _)) = link::parts_of(id)
         {
             // Somebody may wait for its end.

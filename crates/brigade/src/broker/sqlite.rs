@@ -54,8 +54,8 @@ use crate::retry::jitter;
 
 /// Looked at in any case after this time: a filesystem without inotify, a change that no commit told.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Steps of a sweep that an explanation waits for.
-const WHY_STEPS_MAX: usize = 20;
+/// Steps of a sweep that a look waits for.
+const LOOK_STEPS_MAX: usize = 20;
 
 pub(super) struct Sqlite {
     lane: Lane,
@@ -151,7 +151,7 @@ impl Backend for Sqlite {
     fn look(&self, query: Query) -> Reply<'_, View> {
         Box::pin(async move {
             match query {
-                Query::Why(id) => self.explain(id).await,
+                Query::Job(_) | Query::Jobs { .. } | Query::Counts | Query::Why(_) => self.look_at_now(query).await,
                 Query::Check => self.check().await,
                 query => self.lane.run(Access::Look, move |store| store.look(&query)).await,
             }
@@ -208,20 +208,25 @@ impl Sqlite {
         Ok(Vec::new())
     }
 
-    async fn explain(&self, id: crate::job::JobId) -> Result<View, Error> {
-        // What has come due is seen to first, as far as that is not too much.
-        for _ in 0..WHY_STEPS_MAX {
-            let access = Access::HandOut { sync: Synced::Later, looks_first: false, at_once: true };
-            if !self.lane.run(access, |store| store.sweep()).await? {
-                break;
+    /// What has come due is seen to first, as far as that is not too much: so all views tell of the same moment. A look that finds nothing due takes no
+    /// lock.
+    async fn look_at_now(&self, query: Query) -> Result<View, Error> {
+        let query = Arc::new(query);
+        let mut steps = 0;
+        loop {
+            let (asked, is_last) = (Arc::clone(&query), steps == LOOK_STEPS_MAX);
+            let access = Access::HandOut { sync: Synced::Later, looks_first: true, at_once: true };
+            let view = self.lane.run(access, move |store| if is_last { store.look(&asked).map(Some) } else { store.look_at_now(&asked) }).await?;
+            if let Some(view) = view {
+                return Ok(view);
             }
+            steps += 1;
             sleep(STEP_PAUSE).await;
         }
-        self.lane.run(Access::Look, move |store| store.look(&Query::Why(id.clone()))).await
     }
 
     async fn check(&self) -> Result<View, Error> {
-        let view = self.lane.run(Access::Look, |store| store.look(&Query::Check)).await;
+        let view = self.look_at_now(Query::Check).await;
         let mut findings = match view {
             Ok(View::Check(findings)) => findings,
             Err(error) if self.lane.is_file_lost() => vec![check::lost_file(&error)],

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
 
+mod agree;
 mod cancel;
 mod consumers;
 mod contract;
@@ -23,6 +24,7 @@ mod sqlite;
 mod sqlite_file;
 mod sqlite_sweeps;
 mod together;
+mod views;
 
 use std::future::Future;
 

@@ -65,6 +65,26 @@ async fn a_job_that_kills_its_consumers_is_set_aside_and_takes_no_other_along() 
     setting.pool.shutdown().await;
 }
 
+/// All views tell of the death, not only what asks for jobs.
+#[tokio::test]
+async fn after_a_kill_all_views_tell_the_same() {
+    let setting = Setting::new(1).await;
+    let (started, over) = (setting.path("started"), setting.path("over"));
+    let job = setting.broker.queue("dangerous").job(&(started, over)).unwrap().task("never_ends_here");
+    let jobs = vec![job, setting.broker.queue("dangerous").job(&(1, 2)).unwrap().task("add").delay(100 * LONG)];
+    let ids: Vec<JobId> = setting.broker.push_many(jobs).await.unwrap().iter().map(|pushed| pushed.id().clone()).collect();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env(FILE, setting.path("jobs.db"));
+    let mut program = Program::start_by(command, "in process").unwrap();
+    setting.made("started").await;
+    let scheduled = Some(JobState::Scheduled);
+    assert_eq!(agree::agree(&setting.broker, &ids, "it runs").await, [Some(JobState::Leased), scheduled]);
+    assert!(program.signal(rustix::process::Signal::KILL));
+    program.wait(BOUND).expect("it ends");
+    assert_eq!(agree::agree(&setting.broker, &ids, "its process was killed").await, [Some(JobState::Ready), scheduled]);
+    setting.pool.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_worker_without_a_pool_starts_one_of_its_own_and_ends_it() {
     let broker = Broker::connect("sqlite::memory:").await.unwrap();

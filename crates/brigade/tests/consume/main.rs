@@ -4,6 +4,8 @@
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
 #![expect(unsafe_code, reason = "a constructor, as programs of a test's own are entered under a test harness")]
 
+#[path = "../conformance/agree.rs"]
+mod agree;
 mod cancel;
 mod control;
 mod deploy;

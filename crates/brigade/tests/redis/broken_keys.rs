@@ -268,3 +268,55 @@ async fn e35_who_connects_again_while_a_script_holds_the_server_up_is_served_aft
     assert_eq!(unsettled(&broker, &["q"]).await, 2);
     assert_eq!(all_jobs(&broker, "q").await.len(), 2);
 }
+
+#[task(queue = "stuck")]
+fn fails_in_stuck(_number: u32) -> Result<(), brigade::Failure> {
+    Err(brigade::Failure::new("no"))
+}
+
+#[task(queue = "flows")]
+fn does_nothing(_number: u32) {}
+
+/// What cannot be settled keeps neither a place from other jobs, nor loses its lease meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e35_settlements_that_do_not_come_through_hold_up_no_other_and_are_kept_until_they_do() {
+    let (server, broker) = start(&[]).await;
+    let stuck: Vec<_> = {
+        let jobs = (0..2).map(|number| broker.queue("stuck").job(&number).unwrap()).collect();
+        broker.push_many(jobs).await.unwrap().iter().map(|pushed| pushed.id().clone()).collect()
+    };
+    let mut connection = plain(&server);
+    let history = |number: u32| format!("brigade:{{stuck}}:history:{:016}", number + 1);
+    for number in 0..2 {
+        tell::<()>(&mut connection, &["SET", &history(number), "of another program"]);
+    }
+    let stop = tokio_util::sync::CancellationToken::new();
+    // Both of its places are taken by what cannot be settled.
+    let worker = broker.worker().queue("stuck").queue("flows").in_process().prefetch(2).lease(millis(1000));
+    let handle = worker.handle();
+    let serving = tokio::spawn(worker.run_until(stop.clone().cancelled_owned()));
+    let held = async || {
+        let counts = broker.queues().await.unwrap();
+        counts.iter().filter(|queue| queue.queue == "stuck").flat_map(|queue| &queue.jobs).any(|jobs| *jobs == (JobState::Leased, 2))
+    };
+    until("both are held", held).await;
+    for number in 0..20_u32 {
+        broker.queue("flows").push(&number).await.unwrap();
+    }
+    until("the others go on", async || handle.stats().served.done == 20).await;
+    // For longer than their leases.
+    tokio::time::sleep(millis(2500)).await;
+    for (number, id) in (0..).zip(&stuck) {
+        let job = broker.job(id).await;
+        assert!(job.is_err() || job.unwrap().is_some_and(|job| job.state == JobState::Leased && job.interrupted == 0));
+        tell::<()>(&mut connection, &["DEL", &history(number)]);
+    }
+    until("they are settled", async || handle.stats().served.failed == 2).await;
+    for id in &stuck {
+        let job = broker.job(id).await.unwrap().unwrap();
+        assert_eq!((job.state, job.failed, job.interrupted), (JobState::Dead, 1, 0), "{job:?}");
+    }
+    stop.cancel();
+    let served = timeout(BOUND, serving).await.unwrap().unwrap().unwrap();
+    assert_eq!((served.done, served.failed, served.stale), (20, 2, 0), "{served:?}");
+}

@@ -55,7 +55,7 @@ pub(super) mod scripts {
 
     scripts! {
         push: "plain.lua" "chores.lua", lease: "plain.lua" "chores.lua" "time.lua", settle: "plain.lua", order: "chores.lua", schedule:,
-        why: "chores.lua" "time.lua", commit:, merge: "chores.lua"
+        why: "chores.lua" "time.lua", commit:, merge: "chores.lua", tick: "chores.lua" "time.lua"
     }
 }
 

@@ -1,8 +1,10 @@
 //! Looking at jobs and queues.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::future::{join, join_all};
 use redis::{Value, cmd, pipe};
 
 use super::link::{Link, QUEUES, id_of, key, parts_of, scripts};
@@ -22,7 +24,10 @@ const ASKED_WITHIN: Duration = Duration::from_secs(60);
 impl Link {
     pub(super) async fn look(&self, query: &Query) -> Result<View, Error> {
         match query {
-            Query::Job(id) => self.job(id).await.map(|job| View::Job(job.map(Box::new))),
+            Query::Job(id) | Query::Waited(id) => {
+                let is_now = matches!(query, Query::Job(_));
+                self.job(id, is_now).await.map(|job| View::Job(job.map(Box::new)))
+            }
             Query::Jobs { queue, state, after, limit } => {
                 let after = after.as_ref().map(|id| parts_of(id).ok_or_else(|| super::queue::no_such(id))).transpose()?;
                 let queues = match queue {
@@ -44,14 +49,30 @@ impl Link {
         }
     }
 
-    async fn job(&self, id: &JobId) -> Result<Option<JobInfo>, Error> {
+    /// Looks at queues as they are now: first everything happens whose time has come. What all views do, so that they tell the same. All of it goes to the
+    /// server together, in this order.
+    async fn look_at<T>(&self, queues: &[&str], look: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let ticks = queues.iter().map(|queue| self.run::<i64>("bring a queue up to date", scripts::tick(), queue, Vec::<String>::new()));
+        let (ticked, looked) = join(join_all(ticks), look).await;
+        for (queue, ticked) in queues.iter().zip(ticked) {
+            if let Err(error) = ticked {
+                // There is something to see all the same.
+                tracing::debug!(%error, queue, "looked at a queue that could not be brought up to date");
+            }
+        }
+        looked
+    }
+
+    async fn job(&self, id: &JobId, is_now: bool) -> Result<Option<JobInfo>, Error> {
         let Some((queue, number)) = parts_of(id) else { return Ok(None) };
         let mut pipeline = pipe();
         pipeline.cmd("HGETALL").arg(key(queue, &format!("job:{number}")));
         pipeline.cmd("LRANGE").arg(key(queue, &format!("history:{number}"))).arg(0).arg(-1);
         pipeline.cmd("LRANGE").arg(key(queue, &format!("members:{number}"))).arg(0).arg(MEMBERS_MAX);
         pipeline.cmd("EXISTS").arg(key(queue, "incoming"));
-        let mut looked: (Value, Vec<String>, Vec<String>, u64) = self.ask_all("look up a job", &pipeline).await?;
+        let look = self.ask_all("look up a job", &pipeline);
+        let mut looked: (Value, Vec<String>, Vec<String>, u64) =
+            if is_now { self.look_at(&[queue], look).await? } else { look.await? };
         if looked.3 > 0 {
             self.merge(queue).await?;
             looked = self.ask_all("look up a job", &pipeline).await?;
@@ -111,7 +132,7 @@ impl Link {
         while jobs.len() < limit {
             let mut page = cmd("ZRANGEBYLEX");
             page.arg(key(queue, "jobs")).arg(&from).arg("+").arg("LIMIT").arg(0).arg(PAGE);
-            let numbers: Vec<String> = self.ask("list jobs", &page).await?;
+            let numbers: Vec<String> = self.look_at(&[queue], self.ask("list jobs", &page)).await?;
             let Some(last) = numbers.last() else { return Ok(()) };
             from = format!("({last}");
             let mut pipeline = pipe();
@@ -148,7 +169,8 @@ impl Link {
         queues.sort();
         queues.dedup();
         for page in queues.chunks(QUEUES_PAGE) {
-            let mut values = self.count_page(page).await?.into_iter();
+            let names: Vec<&str> = page.iter().map(String::as_str).collect();
+            let mut values = self.look_at(&names, self.count_page(page)).await?.into_iter();
             for queue in page {
                 let values: Vec<Value> = values.by_ref().take(COUNTS).collect();
                 let is_incoming = values.last() == Some(&Value::Int(1));
@@ -213,7 +235,7 @@ impl Link {
                 reasons.push(Why::NotDue { due: job.due_at.unwrap_or(UNIX_EPOCH), last });
             }
             JobState::Held if number_of(&fields, "waits") > 0 => {
-                let jobs = self.job(id).await?.and_then(|job| job.waits).map(|waits| waits.jobs).unwrap_or_default();
+                let jobs = self.job(id, false).await?.and_then(|job| job.waits).map(|waits| waits.jobs).unwrap_or_default();
                 let jobs = jobs.into_iter().take(10).collect();
                 reasons.push(Why::Flow { unsettled: number_of(&fields, "waits"), jobs });
             }
@@ -293,7 +315,9 @@ impl Link {
             findings.push(Finding::new(Level::Warning, format!("queue {queue} is paused, and {waiting} jobs wait in it"), "resume it"));
         } else if waiting > 0 && of(&[JobState::Leased]) == 0 {
             let (since, _): (u64, u64) = self.ask("ask for the time", &cmd("TIME")).await?;
-            let since = since.saturating_sub(ASKED_WITHIN.as_secs()) * 1000;
+            // As `why.lua` counts them.
+            let moved = super::queue::millis(self.clock_moved().0);
+            let since = (since.saturating_sub(ASKED_WITHIN.as_secs()) * 1000).saturating_add(moved);
             let asked: u64 = self.ask("count workers", cmd("ZCOUNT").arg(key(queue, "consumers")).arg(since).arg("+inf")).await?;
             if asked == 0 {
                 let what = format!("{waiting} jobs wait in queue {queue}, and no worker has asked for them in the last minute");

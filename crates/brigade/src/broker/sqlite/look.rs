@@ -15,7 +15,7 @@ const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, 
 impl Store<'_> {
     pub(super) fn look(&self, query: &Query) -> Result<View, Error> {
         match query {
-            Query::Job(id) => {
+            Query::Job(id) | Query::Waited(id) => {
                 let sql = format!("SELECT {COLUMNS} FROM brigade_jobs WHERE id = ?1");
                 let job = self.row("look up a job", &sql, params![row_id(id)], info)?;
                 Ok(View::Job(job.map(Box::new)))

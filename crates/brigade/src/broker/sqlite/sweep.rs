@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rusqlite::params;
 
 use super::store::{Store, millis};
+use crate::broker::{Query, View};
 use crate::error::Error;
 use crate::job::JobState;
 use crate::process::own_name;
@@ -75,6 +76,19 @@ impl Store<'_> {
         }
         self.swept.set(Some(more));
         Ok(more)
+    }
+
+    /// Looks when nothing is due any more; `None` if more steps come first.
+    pub(super) fn look_at_now(&self, query: &Query) -> Result<Option<View>, Error> {
+        if self.is_look {
+            if !self.memo.borrow().gone.is_empty() || self.is_overdue()? {
+                self.must_write.set(true);
+                return Ok(None);
+            }
+        } else if self.sweep()? {
+            return Ok(None);
+        }
+        self.look(query).map(Some)
     }
 
     /// Whether a step would find anything, as far as no other process is at it.
