@@ -269,8 +269,12 @@ async fn e35_who_connects_again_while_a_script_holds_the_server_up_is_served_aft
     assert_eq!(all_jobs(&broker, "q").await.len(), 2);
 }
 
+/// Closed until the keys that its jobs need are another program's.
+static STUCK: Semaphore = Semaphore::const_new(0);
+
 #[task(queue = "stuck")]
-fn fails_in_stuck(_number: u32) -> Result<(), brigade::Failure> {
+async fn fails_in_stuck(_number: u32) -> Result<(), brigade::Failure> {
+    STUCK.acquire().await.unwrap().forget();
     Err(brigade::Failure::new("no"))
 }
 
@@ -287,9 +291,6 @@ async fn e35_settlements_that_do_not_come_through_hold_up_no_other_and_are_kept_
     };
     let mut connection = plain(&server);
     let history = |number: u32| format!("brigade:{{stuck}}:history:{:016}", number + 1);
-    for number in 0..2 {
-        tell::<()>(&mut connection, &["SET", &history(number), "of another program"]);
-    }
     let stop = tokio_util::sync::CancellationToken::new();
     // Both of its places are taken by what cannot be settled.
     let worker = broker.worker().queue("stuck").queue("flows").in_process().prefetch(2).lease(millis(1000));
@@ -300,6 +301,10 @@ async fn e35_settlements_that_do_not_come_through_hold_up_no_other_and_are_kept_
         counts.iter().filter(|queue| queue.queue == "stuck").flat_map(|queue| &queue.jobs).any(|jobs| *jobs == (JobState::Leased, 2))
     };
     until("both are held", held).await;
+    for number in 0..2 {
+        tell::<()>(&mut connection, &["SET", &history(number), "of another program"]);
+    }
+    STUCK.add_permits(2);
     for number in 0..20_u32 {
         broker.queue("flows").push(&number).await.unwrap();
     }
