@@ -216,7 +216,8 @@ impl Sqlite {
         loop {
             let (asked, is_last) = (Arc::clone(&query), steps == LOOK_STEPS_MAX);
             let access = Access::HandOut { sync: Synced::Later, looks_first: true, at_once: true };
-            let view = self.lane.run(access, move |store| if is_last { store.look(&asked).map(Some) } else { store.look_at_now(&asked) }).await?;
+            let view =
+                self.lane.run(access, move |store| if is_last { store.look(&asked).map(Some) } else { store.look_at_now(&asked) }).await?;
             if let Some(view) = view {
                 return Ok(view);
             }

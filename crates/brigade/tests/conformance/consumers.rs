@@ -148,7 +148,10 @@ fn the_longest_times_are_stored_and_served() {
         };
         let ((), served) = beside(worker, done).await;
         assert_eq!((served.done, served.stale), (1, 0), "{served:?}");
-        let never = [queue.job(&[2]).unwrap().delay(Duration::MAX), queue.job(&[2]).unwrap().at(std::time::SystemTime::now() + 1_000_000_000 * DAY)];
+        let never = [
+            queue.job(&[2]).unwrap().delay(Duration::MAX),
+            queue.job(&[2]).unwrap().at(std::time::SystemTime::now() + 1_000_000_000 * DAY),
+        ];
         for job in never {
             assert_eq!(broker.push(job).await.unwrap_err().kind(), brigade::ErrorKind::BadOption, "no date can be written for it");
         }

@@ -29,8 +29,8 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::publish::Message;
-use crate::error::{Error, ErrorKind};
 use crate::broker::foreign::read_options;
+use crate::error::{Error, ErrorKind};
 use crate::job::{self, AttemptRecord, Job, JobId, JobOptions, Unserved};
 use crate::retry::Retry;
 

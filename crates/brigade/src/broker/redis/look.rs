@@ -71,8 +71,7 @@ impl Link {
         pipeline.cmd("LRANGE").arg(key(queue, &format!("members:{number}"))).arg(0).arg(MEMBERS_MAX);
         pipeline.cmd("EXISTS").arg(key(queue, "incoming"));
         let look = self.ask_all("look up a job", &pipeline);
-        let mut looked: (Value, Vec<String>, Vec<String>, u64) =
-            if is_now { self.look_at(&[queue], look).await? } else { look.await? };
+        let mut looked: (Value, Vec<String>, Vec<String>, u64) = if is_now { self.look_at(&[queue], look).await? } else { look.await? };
         if looked.3 > 0 {
             self.merge(queue).await?;
             looked = self.ask_all("look up a job", &pipeline).await?;
