@@ -75,8 +75,10 @@ pub(crate) fn rfc3339(moment: SystemTime) -> String {
 
 /// For people: local time, to the second.
 pub(crate) fn local(moment: SystemTime) -> String {
-    Timestamp::try_from(moment)
-        .map_or_else(|_| "after the year 9999".to_owned(), |moment| moment.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string())
+    Timestamp::try_from(moment).map_or_else(
+        |_| "after the year 9999".to_owned(),
+        |moment| moment.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+    )
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! I50: what decodes meets damaged bytes. It says what is wrong or gives a value, in bounded memory; it never panics and never ends the process.
 //!
-//! A loop over inputs of a seed (`BRIGADE_SEED` repeats a run), some ten thousand by default and half a million under `BRIGADE_FULL=1`.
-//! What is behind `remote::door` has loops of its own beside it.
+//! The corpus of `fuzz/`, then inputs of a seed (`BRIGADE_SEED` repeats a run), some ten thousand by default and half a million under
+//! `BRIGADE_FULL=1`, through each function of [`crate::fuzzing`].
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -9,21 +9,28 @@ use std::time::{Duration, SystemTime};
 use brigade_testkit::mutate::Mutator;
 use brigade_testkit::random::Random;
 use brigade_testkit::{count, facts};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
-use crate::certificate::Certificate;
 use crate::codec::Codec;
 use crate::context::JobContext;
+use crate::fuzzing::{self, packed};
 use crate::outcome::Failure;
 use crate::payload::Bytes;
-use crate::wire::{self, CallMeta, Cancel, Decoder, Hello, Hook, LastWords, PanicNote, Ready, Refused, Seat, StartFailed, Target};
+use crate::wire::{self, CallMeta, Cancel, Decoder, Hello, Hook, PanicNote, Ready, Refused, Seat, StartFailed, Target};
 
 /// What all of it together may take, with what other tests of this process take; lengths of gigabytes are announced.
 const MEMORY_BYTES_MAX: u64 = 256 << 20;
 
-/// Feeds inputs, and looks at the memory.
-fn feed(corpus: Vec<Vec<u8>>, inputs: (usize, usize), mut decode: impl FnMut(&[u8])) {
+/// The inputs in `fuzz/corpus` for one target.
+fn corpus_of(target: &str) -> Vec<Vec<u8>> {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
+    let files = std::fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+    files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect()
+}
+
+/// Feeds inputs to a target, and looks at the memory.
+pub(crate) fn feed(target: &str, more: Vec<Vec<u8>>, inputs: (usize, usize), mut decode: impl FnMut(&[u8])) {
+    let corpus = [corpus_of(target), more].concat();
+    corpus.iter().for_each(|input| decode(input));
     let mut mutator = Mutator::new(Random::from_env(), corpus);
     let peak = || facts::peak_bytes(std::process::id());
     let before = peak();
@@ -32,19 +39,6 @@ fn feed(corpus: Vec<Vec<u8>>, inputs: (usize, usize), mut decode: impl FnMut(&[u
     }
     let grown = peak().saturating_sub(before);
     assert!(grown < MEMORY_BYTES_MAX, "{grown} bytes more than before");
-}
-
-fn packed(value: &impl Serialize) -> Vec<u8> {
-    Codec::Postcard.encode(value).unwrap()
-}
-
-/// Decodes; what was decoded can be encoded again and comes out the same, but for the last digits of a number in JSON.
-fn there_and_back<T: Serialize + DeserializeOwned>(codec: Codec, bytes: &[u8]) {
-    if let Ok(value) = codec.decode::<T>(bytes) {
-        let again = codec.encode(&value).expect("what was decoded can be encoded");
-        let once_more = codec.encode(&codec.decode::<T>(&again).expect("and decoded again"));
-        assert!(codec == Codec::Json || once_more.ok() == Some(again));
-    }
 }
 
 fn job_context() -> JobContext {
@@ -161,67 +155,42 @@ fn messages_between_hosts() -> Vec<Vec<u8>> {
 #[cfg(feature = "remote")]
 #[test]
 fn i50_messages_between_hosts() {
-    use wire::remote::{Answer, Join, Run, Stop, TurnedAway, Welcome};
-    feed(messages_between_hosts(), (20_000, 2_000_000), |bytes| {
-        let codec = Codec::Postcard;
-        there_and_back::<Join>(codec, bytes);
-        there_and_back::<Welcome>(codec, bytes);
-        there_and_back::<TurnedAway>(codec, bytes);
-        there_and_back::<Answer>(codec, bytes);
-        if let Ok((run, _)) = postcard::take_from_bytes::<Run<'_>>(bytes) {
-            packed(&run);
-        }
-        if let Ok(stop) = postcard::from_bytes::<Stop<'_>>(bytes) {
-            packed(&stop);
-        }
-    });
+    feed("host_messages", messages_between_hosts(), (20_000, 2_000_000), fuzzing::host_messages);
 }
 
-/// Each message decoder, whatever the bytes were meant to be.
-fn decode_messages(bytes: &[u8]) {
-    let codec = Codec::Postcard;
-    there_and_back::<Hello>(codec, bytes);
-    there_and_back::<Ready>(codec, bytes);
-    there_and_back::<StartFailed>(codec, bytes);
-    there_and_back::<Cancel>(codec, bytes);
-    there_and_back::<PanicNote>(codec, bytes);
-    there_and_back::<Refused>(codec, bytes);
-    there_and_back::<Failure>(codec, bytes);
-    there_and_back::<Certificate>(codec, bytes);
-    there_and_back::<Vec<(String, Option<u64>)>>(codec, bytes);
-    there_and_back::<Bytes>(codec, bytes);
-    bytes.first().copied().map(LastWords::from_byte);
-    if let Ok((call, rest)) = postcard::take_from_bytes::<CallMeta<'_>>(bytes) {
-        assert!(rest.len() < bytes.len());
-        packed(&call);
+#[cfg(feature = "remote")]
+mod door {
+    use super::*;
+    use crate::remote::door::fuzzing::recorded;
+
+    #[test]
+    fn i50_urls_of_listeners() {
+        feed("urls", Vec::new(), (20_000, 500_000), fuzzing::urls);
+    }
+
+    #[test]
+    fn i50_handshakes() {
+        feed("handshakes", Vec::new(), (5_000, 100_000), fuzzing::handshakes);
+    }
+
+    #[test]
+    fn i50_records() {
+        feed("records", vec![recorded()], (5_000, 100_000), fuzzing::records);
     }
 }
 
 #[test]
 fn i50_control_messages() {
-    feed(messages(), (20_000, 500_000), decode_messages);
+    feed("control_messages", messages(), (20_000, 500_000), fuzzing::control_messages);
 }
 
 #[test]
 fn i50_frames() {
     let frame = |kind, id, body: &[u8]| [&wire::encode(kind, id, body.len())[..], body].concat();
-    let mut corpus: Vec<_> = messages().iter().zip(1..).map(|(body, kind)| frame(kind, 7, body)).collect();
-    corpus.push(corpus.concat());
-    let mut random = Random::new(7);
-    feed(corpus, (20_000, 500_000), |bytes| {
-        let mut decoder = Decoder::new(4096);
-        // However the stream is cut.
-        for chunk in bytes.chunks(usize::try_from(random.within(1..100)).unwrap()) {
-            decoder.buffer().extend_from_slice(chunk);
-            loop {
-                match decoder.next() {
-                    Ok(Some(frame)) => assert!(frame.body.len() <= 4096),
-                    Ok(None) => break,
-                    Err(_) => return,
-                }
-            }
-        }
-    });
+    let frames: Vec<_> = messages().iter().zip(1..).map(|(body, kind)| frame(kind, 7, body)).collect();
+    let all = frames.concat();
+    let streams = frames.iter().chain([&all]).map(|stream| [&[17], &stream[..]].concat()).collect();
+    feed("frames", streams, (20_000, 500_000), fuzzing::frames);
 }
 
 #[test]
@@ -268,24 +237,20 @@ fn i50_a_million_brackets_are_an_error() {
 }
 
 #[test]
-fn i50_values_in_json() {
-    let corpus =
-        [r#"{"name":"a","list":[1,2.5,-3e7],"deep":{"x":[[[]]]},"text":"\u00e9\ud83d\ude00\n"}"#, "[1,\"2\",null,true]", "\"YWJj\""];
-    feed(corpus.iter().map(|text| text.as_bytes().to_vec()).collect(), (20_000, 500_000), |bytes| {
-        there_and_back::<serde_json::Value>(Codec::Json, bytes);
-        there_and_back::<(i64, String, Option<u8>, bool)>(Codec::Json, bytes);
-        there_and_back::<Bytes>(Codec::Json, bytes);
-    });
+fn i50_values() {
+    feed("json_values", Vec::new(), (20_000, 500_000), fuzzing::json_values);
+    let value = serde_json::json!({"name": "a", "list": [1, 2.5, -3e7], "deep": {"x": [[[]]]}});
+    let corpus = vec![Codec::default().encode(&value).unwrap(), Codec::default().encode(&(7, "a", Some(Some(7)), true)).unwrap()];
+    feed("packed_values", corpus, (20_000, 500_000), fuzzing::packed_values);
 }
 
 #[cfg(feature = "broker")]
 mod broker {
     use super::*;
     use crate::job::{AttemptKind, AttemptRecord, Job};
-    use crate::limits::Limits;
-    use crate::schedule::{Plan, Recurrence, Schedule};
+    use crate::schedule::Schedule;
 
-    fn json(value: &impl Serialize) -> Vec<u8> {
+    fn json(value: &impl serde::Serialize) -> Vec<u8> {
         serde_json::to_vec(value).unwrap()
     }
 
@@ -294,45 +259,19 @@ mod broker {
         let job = Job::new("emails", Some("send".into()), r#"["a@b.c"]"#).priority(-3).retries(5).delay(Duration::from_secs(3600));
         let (at, kind) = (SystemTime::UNIX_EPOCH, AttemptKind::Crashed);
         let record = AttemptRecord { attempt: 1, at, kind, reason: "no".to_owned(), certificate: None, stop: None };
-        let limits = r#"{"running":3,"rate":{"starts":10,"per":1.0}}"#;
-        feed(vec![json(&job), json(&record), limits.into()], (20_000, 500_000), |bytes| {
-            there_and_back::<Job>(Codec::Json, bytes);
-            there_and_back::<Limits>(Codec::Json, bytes);
-            there_and_back::<AttemptRecord>(Codec::Json, bytes);
-        });
+        feed("jobs", vec![json(&job), json(&record)], (20_000, 500_000), fuzzing::jobs);
     }
 
     #[test]
     fn i50_schedules_and_cron() {
         let job = || Job::new("emails", None, "null");
-        let plans: Vec<_> = [
+        let plans = [
             Schedule::cron("nightly", "0 3 * * *", job()).unwrap().zone("Europe/Berlin"),
-            Schedule::cron("odd", "*/7 0-5,22 L * MON-FRI#2", job())
-                .unwrap_or_else(|_| Schedule::cron("odd", "*/7 0-5 1 2 *", job()).unwrap()),
+            Schedule::cron("odd", "*/7 0-5 1 2 *", job()).unwrap(),
             Schedule::every("often", Duration::from_secs(90), job()).unwrap(),
-        ]
-        .iter()
-        .map(|schedule| json(&schedule.plan))
-        .collect();
-        let mut random = Random::new(7);
+        ];
+        let corpus = plans.iter().map(|schedule| [&1_700_000_000_000_i64.to_le_bytes()[..], &json(&schedule.plan)].concat());
         // Each may look through years of a calendar.
-        feed(plans, (1_000, 50_000), |bytes| {
-            let time = match random.within(0..4) {
-                0 => random.draw().cast_signed(),
-                _ => i64::try_from(random.within(0..4_000_000_000_000)).unwrap(),
-            };
-            if let Ok(plan) = Codec::Json.decode::<Plan>(bytes) {
-                if let Ok(next) = plan.after(time) {
-                    assert!(next > time, "{plan:?} after {time}: {next}");
-                }
-                plan.due(time, time.saturating_add(i64::try_from(random.within(0..1_000_000_000)).unwrap())).ok();
-                if let Recurrence::Cron { expression, zone } = &plan.recurrence {
-                    Schedule::cron("again", expression.as_str(), job()).map(|schedule| schedule.zone(zone.as_str())).ok();
-                }
-            }
-            if let Ok(text) = std::str::from_utf8(bytes) {
-                Schedule::cron("text", text, job()).ok();
-            }
-        });
+        feed("schedules", corpus.collect(), (1_000, 50_000), fuzzing::schedules);
     }
 }

@@ -77,6 +77,9 @@ mod finding;
 mod flow;
 #[cfg(test)]
 mod fuzz;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "remote")]
 mod host;
 #[cfg(feature = "broker")]

@@ -50,8 +50,10 @@ use crate::registry;
 use crate::shutdown::Scope;
 use crate::task::{Args, Function};
 
-#[cfg(feature = "remote")]
 pub(crate) use cell::{Cell as RelayedCell, Outcome, Relay, Tag};
+#[cfg(feature = "remote")]
+#[cfg(all(feature = "remote", any(test, fuzzing)))]
+pub(crate) use member::read_host_message;
 
 pub use builder::{Builder, Neighbours};
 pub use count::WorkerCount;

@@ -33,7 +33,9 @@ fn check_date(job: &Job) -> Result<(), Error> {
         Err(Error::new(ErrorKind::BadOption, text))
     };
     match (options.at, options.delay) {
-        (Some(at), _) if at.duration_since(UNIX_EPOCH).is_ok_and(|since| since >= YEAR_10000) => refuse("its time is too far away".to_owned()),
+        (Some(at), _) if at.duration_since(UNIX_EPOCH).is_ok_and(|since| since >= YEAR_10000) => {
+            refuse("its time is too far away".to_owned())
+        }
         (None, Some(delay)) if now.saturating_add(delay) >= YEAR_10000 => refuse(format!("it is due in {delay:?}, which is too far away")),
         _ => Ok(()),
     }

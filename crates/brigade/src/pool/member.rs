@@ -19,6 +19,8 @@ use crate::process::Output;
 use crate::wire::{self, CallMeta, kind};
 
 pub(super) use child::{Child, Silence};
+#[cfg(all(feature = "remote", any(test, fuzzing)))]
+pub(crate) use guest::read_host_message;
 #[cfg(feature = "remote")]
 pub(super) use guest::{Guest, HostMessage, TaskFacts};
 

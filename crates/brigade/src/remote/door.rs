@@ -15,8 +15,8 @@
 
 mod credentials;
 mod crowd;
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod hello;
 mod key;
 mod listener;

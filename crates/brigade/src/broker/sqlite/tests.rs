@@ -116,7 +116,12 @@ async fn a_job_that_is_too_late_is_not_handed_out_before_the_sweep_has_come_to_i
     opened.sql("INSERT INTO brigade_jobs (queue, payload) VALUES ('q', '\"good\"')").await;
     let ask = ask(Queues::one("q"), 1);
     let leased = loop {
-        let came = opened.run({ let ask = Arc::clone(&ask); move |store| store.lease(&ask) }).await;
+        let came = opened
+            .run({
+                let ask = Arc::clone(&ask);
+                move |store| store.lease(&ask)
+            })
+            .await;
         match came.leased.first() {
             Some(leased) => break leased.job.payload.clone(),
             None => assert!(came.again_in.is_some(), "there is more behind them"),
@@ -166,9 +171,11 @@ async fn ten_thousand_queues_cost_a_bounded_number_of_statements() {
 
     // All of them have one, and so have as many that are not asked for.
     opened
-        .sql("WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 9999)
+        .sql(
+            "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 9999)
               INSERT INTO brigade_jobs (queue, payload) SELECT printf('tenant-%05d', i), '2' FROM n
-              UNION ALL SELECT printf('stranger-%05d', i), '3' FROM n")
+              UNION ALL SELECT printf('stranger-%05d', i), '3' FROM n",
+        )
         .await;
     let (came, statements) = counted(&opened, looks, &ask(Queues::from(&set, 5000), 8)).await;
     assert_eq!(came.leased.iter().map(|leased| &*leased.job.queue).next(), Some("tenant-05000"));

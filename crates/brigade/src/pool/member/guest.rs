@@ -456,3 +456,5 @@ mod message;
 mod tests;
 
 pub(in super::super) use message::HostMessage;
+#[cfg(any(test, fuzzing))]
+pub(crate) use message::read_host_message;

@@ -260,5 +260,24 @@ fn protocol(text: String) -> Error {
     Error::new(ErrorKind::Protocol, text)
 }
 
+/// Both ends of a session, of the side that connects first: another one for each number and always the same one for a number, so that what was
+/// written can be changed and read again.
+#[cfg(any(test, fuzzing))]
+pub(super) fn sessions(number: u8) -> (TransportState, TransportState) {
+    let shaken = || {
+        let (key, binding) = ([7; KEY_BYTES], [0; 32]);
+        let (a, b) = ([number; 32], [number.wrapping_add(100); 32]);
+        let mut ours = builder(Some(&key), &binding, |builder| builder.fixed_ephemeral_key_for_testing_only(&a).build_initiator())?;
+        let mut theirs = builder(Some(&key), &binding, |builder| builder.fixed_ephemeral_key_for_testing_only(&b).build_responder())?;
+        let mut message = [0; MESSAGE_BYTES];
+        ours.write_message(&[], &mut message)?;
+        theirs.read_message(&message, &mut [])?;
+        theirs.write_message(&[], &mut message)?;
+        ours.read_message(&message, &mut [])?;
+        Ok::<_, Gone>((ours.into_transport_mode()?, theirs.into_transport_mode()?))
+    };
+    shaken().expect("both sides have the key")
+}
+
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;

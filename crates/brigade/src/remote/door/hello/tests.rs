@@ -21,26 +21,6 @@ async fn shake(ours: Option<&Key>, theirs: Option<&Key>, bindings: [Binding; 2])
     tokio::join!(connects, listens)
 }
 
-/// Both ends of a session, of who connects first: always the same one, so that what one wrote can be changed and read again.
-pub(in super::super) fn sessions() -> (TransportState, TransportState) {
-    sessions_of(1)
-}
-
-/// Another one for each number.
-pub(in super::super) fn sessions_of(number: u8) -> (TransportState, TransportState) {
-    let (a, b) = ([number; 32], [number.wrapping_add(100); 32]);
-    let built = builder(Some(&KEY), &[0; 32], |builder| builder.fixed_ephemeral_key_for_testing_only(&a).build_initiator());
-    let mut ours = built.unwrap();
-    let built = builder(Some(&KEY), &[0; 32], |builder| builder.fixed_ephemeral_key_for_testing_only(&b).build_responder());
-    let mut theirs = built.unwrap();
-    let mut message = [0; MESSAGE_BYTES];
-    ours.write_message(&[], &mut message).unwrap();
-    theirs.read_message(&message, &mut []).unwrap();
-    theirs.write_message(&[], &mut message).unwrap();
-    ours.read_message(&message, &mut []).unwrap();
-    (ours.into_transport_mode().unwrap(), theirs.into_transport_mode().unwrap())
-}
-
 #[tokio::test]
 async fn both_sides_understand_each_other_and_no_session_is_like_another() {
     let (ours, theirs) = shake(Some(&KEY), Some(&KEY), [[0; 32]; 2]).await;

@@ -2,11 +2,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
 use super::*;
 
-use super::super::hello::tests::sessions;
+use super::super::hello::sessions;
 
 fn pair(room: usize) -> (Sealed<DuplexStream>, Sealed<DuplexStream>) {
     let (a, b) = duplex(room);
-    let (ours, theirs) = sessions();
+    let (ours, theirs) = sessions(1);
     (Sealed::new(a, ours), Sealed::new(b, theirs))
 }
 
@@ -23,7 +23,7 @@ async fn read(bytes: &[u8], reader: TransportState) -> (Vec<u8>, io::Result<usiz
 /// The records of these chunks, and the session that reads them.
 async fn written(chunks: &[&[u8]], is_ended: bool) -> (Vec<u8>, TransportState) {
     let (socket, mut raw) = duplex(1 << 20);
-    let (writer, reader) = sessions();
+    let (writer, reader) = sessions(1);
     let mut sealed = Sealed::new(socket, writer);
     for chunk in chunks {
         sealed.write_all(chunk).await.unwrap();
@@ -132,7 +132,7 @@ async fn one_read_gives_all_records_that_are_there() {
 #[tokio::test]
 async fn a_writer_fed_with_its_own_words_does_not_take_them() {
     let (socket, mut raw) = duplex(1 << 10);
-    let mut sealed = Sealed::new(socket, sessions().0);
+    let mut sealed = Sealed::new(socket, sessions(1).0);
     sealed.write_all(b"some").await.unwrap();
     let mut record = [0; HEAD_BYTES + 4 + record::TAG_BYTES];
     raw.read_exact(&mut record).await.unwrap();

@@ -1,0 +1,65 @@
+//! The door's part of [`crate::fuzzing`].
+
+use futures_util::FutureExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+use super::hello::{self, Key, sessions};
+use super::place::Place;
+use super::stream::sealed;
+
+const KEY: Key = [7; 32];
+
+/// URLs of listeners: no error repeats a secret.
+pub fn urls(bytes: &[u8]) {
+    if let Err(error) = Place::parse(&String::from_utf8_lossy(bytes)) {
+        assert!(!error.to_string().contains("secret") && !error.to_string().contains('\x1b'), "{error}");
+    }
+}
+
+/// What a peer says in the handshake, on both sides: without the key nobody comes in.
+pub fn handshakes(bytes: &[u8]) {
+    for listens in [true, false] {
+        let (mut theirs, mut ours) = duplex(1 << 17);
+        let said = theirs.write_all(bytes).now_or_never();
+        assert!(said.is_some_and(|said| said.is_ok()), "it has room");
+        theirs.shutdown().now_or_never();
+        let shaken = if listens {
+            hello::listening(&mut ours, Some(&KEY), &[0; 32]).now_or_never()
+        } else {
+            hello::connecting(&mut ours, Some(&KEY), &[0; 32]).now_or_never()
+        };
+        assert!(shaken.expect("it ends, as the peer did").is_err());
+    }
+}
+
+/// What a reader of encrypted records is sent: never other bytes than [`RECORDED`].
+pub fn records(bytes: &[u8]) {
+    let (mut theirs, ours) = duplex(1 << 17);
+    theirs.write_all(bytes).now_or_never();
+    drop(theirs);
+    let mut heard = Vec::new();
+    let end = sealed(Box::new(ours), sessions(1).1).read_to_end(&mut heard).now_or_never();
+    assert!(end.is_some(), "it ends, as the peer did");
+    assert!(RECORDED.starts_with(&heard), "other bytes than were sent");
+}
+
+/// What the writer of [`recorded`] wrote.
+pub(crate) const RECORDED: [u8; 8000] = [0x5a; 8000];
+
+/// The records of [`RECORDED`].
+#[cfg(test)]
+pub(crate) fn recorded() -> Vec<u8> {
+    let (ours, mut raw) = duplex(1 << 20);
+    let written = async {
+        let mut stream = sealed(Box::new(ours), sessions(1).0);
+        for piece in RECORDED.chunks(700) {
+            stream.write_all(piece).await?;
+        }
+        stream.shutdown().await?;
+        drop(stream);
+        let mut whole = Vec::new();
+        raw.read_to_end(&mut whole).await?;
+        Ok::<_, std::io::Error>(whole)
+    };
+    written.now_or_never().expect("there is room").expect("nobody closes it")
+}
