@@ -41,38 +41,46 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
     };
 
     let checks = checks(ident, &inputs, &values, &output, sig.asyncness.is_some());
+    // Taken before the function stands there: within its block it would be what an argument of its name means.
+    let (given, arguments) = match names.is_empty() {
+        true => (TokenStream::new(), quote!(())),
+        false => (quote!(let __arguments = (#(#names,)*);), quote!(__arguments)),
+    };
 
     Ok(quote! {
         #(#docs)*
         #[allow(clippy::too_many_arguments)]
         #vis fn #ident(#(#names: #types),*) -> ::brigade::Call<#value> {
-            use ::brigade::__private as __p;
+            #given
+            {
+                use ::brigade::__private as __p;
 
-            #(#body_attrs)* #sig #block
+                #(#body_attrs)* #sig #block
 
-            #checks
+                #checks
 
-            fn __invoke(__cx: ::brigade::Context, __codec: ::brigade::Codec, __payload: &[u8]) -> __p::Invocation {
-                __p::Invocation::#kind(__codec, __payload, move |(#(#values,)*): (#(#types,)*)| #run)
+                fn __invoke(__cx: ::brigade::Context, __codec: ::brigade::Codec, __payload: &[u8]) -> __p::Invocation {
+                    __p::Invocation::#kind(__codec, __payload, move |(#(#values,)*): (#(#types,)*)| #run)
+                }
+
+                #[__p::linkme::distributed_slice(__p::TASKS)]
+                #[linkme(crate = ::brigade::__private::linkme)]
+                static __TASK: __p::TaskEntry = __p::TaskEntry {
+                    name: #name,
+                    aliases: &[#(#aliases),*],
+                    path: || ::core::any::type_name_of_val(&__invoke),
+                    queue: #queue,
+                    place: ::core::concat!(::core::file!(), ":", ::core::line!()),
+                    codec: ::brigade::Codec::#codec,
+                    idempotent: #idempotent,
+                    signature: __p::signature::<(#(#types,)*), #value>,
+                    body: || ::core::any::type_name_of_val(&#ident),
+                    options: |call| call #setters,
+                    invoke: __invoke,
+                };
+
+                __p::call(&__TASK, #arguments) #setters
             }
-
-            #[__p::linkme::distributed_slice(__p::TASKS)]
-            #[linkme(crate = ::brigade::__private::linkme)]
-            static __TASK: __p::TaskEntry = __p::TaskEntry {
-                name: #name,
-                aliases: &[#(#aliases),*],
-                path: || ::core::any::type_name_of_val(&__invoke),
-                queue: #queue,
-                place: ::core::concat!(::core::file!(), ":", ::core::line!()),
-                codec: ::brigade::Codec::#codec,
-                idempotent: #idempotent,
-                signature: __p::signature::<(#(#types,)*), #value>,
-                body: || ::core::any::type_name_of_val(&#ident),
-                options: |call| call #setters,
-                invoke: __invoke,
-            };
-
-            __p::call(&__TASK, (#(#names,)*)) #setters
         }
     })
 }
@@ -205,11 +213,15 @@ fn travels(ty: &Type) -> Result<()> {
     let refuse = |why: &str| Err(Error::new(ty.span(), why));
     match ty {
         Type::Reference(_) => refuse("a result travels to another process: return an owned type, a String instead of &str for instance"),
-        Type::ImplTrait(_) => refuse("a result travels to another process: return a type with a name, a Vec instead of impl Iterator for instance"),
+        Type::ImplTrait(_) => {
+            refuse("a result travels to another process: return a type with a name, a Vec instead of impl Iterator for instance")
+        }
         Type::Never(_) => refuse(
             "a task gives a result or ends without one: return nothing instead of `!`, and end when the context says so (cx.is_cancelled())",
         ),
-        Type::TraitObject(_) => refuse("a result travels to another process: return the type itself, or an enum of the types that it may be"),
+        Type::TraitObject(_) => {
+            refuse("a result travels to another process: return the type itself, or an enum of the types that it may be")
+        }
         Type::Ptr(_) => refuse("a result travels to another process, where an address means nothing: return the value itself"),
         Type::FnPtr(_) => refuse("a result travels to another process, where an address means nothing: return a value"),
         Type::Tuple(tuple) => tuple.elems.iter().try_for_each(travels),

@@ -12,8 +12,9 @@ use serde::de::DeserializeOwned;
 
 use crate::address;
 use crate::codec::Codec;
-use crate::context::{Context, JobContext, Sink};
+use crate::context::{Context, Sink};
 use crate::error::{Error, ErrorKind};
+use crate::job_context::JobContext;
 use crate::outcome::CallError;
 use crate::registry::{self, Invoke, TaskEntry};
 use crate::retry::Retry;

@@ -11,8 +11,8 @@ use brigade_testkit::random::Random;
 use brigade_testkit::{count, facts};
 
 use crate::codec::Codec;
-use crate::context::JobContext;
 use crate::fuzzing::{self, packed};
+use crate::job_context::JobContext;
 use crate::outcome::Failure;
 use crate::payload::Bytes;
 use crate::wire::{self, CallMeta, Cancel, Decoder, Hello, Hook, PanicNote, Ready, Refused, Seat, StartFailed, Target};

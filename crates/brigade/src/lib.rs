@@ -62,7 +62,6 @@ mod address;
 mod broker;
 mod call;
 mod certificate;
-mod checks;
 #[cfg(feature = "broker")]
 mod clock;
 mod codec;
@@ -84,6 +83,7 @@ pub mod fuzzing;
 mod host;
 #[cfg(feature = "broker")]
 mod job;
+mod job_context;
 #[cfg(feature = "broker")]
 mod limits;
 mod link;
@@ -124,7 +124,7 @@ pub use certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step
 pub use codec::Codec;
 #[cfg(feature = "broker")]
 pub use consume::{Served, Worker, WorkerHandle, WorkerStats};
-pub use context::{Context, JobContext};
+pub use context::Context;
 pub use error::{Error, ErrorKind};
 pub use event::Event;
 #[cfg(feature = "broker")]
@@ -133,6 +133,7 @@ pub use finding::{Finding, Level};
 pub use flow::{Chain, FlowStep, Following, Group, PushedFlow, ToFlow};
 #[cfg(feature = "broker")]
 pub use job::{AttemptKind, AttemptRecord, Job, JobId, JobInfo, JobState, Unserved, Waits};
+pub use job_context::JobContext;
 #[cfg(feature = "broker")]
 pub use limits::{Limits, Rate};
 pub use outcome::{CallError, Cancelled, Failure, Pass, RetryAdvice, TimedOut};
@@ -212,9 +213,8 @@ pub mod __private {
     pub use linkme;
 
     pub use crate::call::call;
-    pub use crate::checks::{IsResult, MayNotSend, MaySend, NoResult, Probe, future_of_a_task};
     pub use crate::registry::{FUNCTIONS, FunctionEntry, Invoke, TASKS, TaskEntry, function};
-    pub use crate::task::{Invocation, Refusal, Returned, signature};
+    pub use crate::task::{Invocation, IsResult, MayNotSend, MaySend, NoResult, Probe, Refusal, Returned, future_of_a_task, signature};
 
     /// For [`test_workers!`](crate::test_workers).
     pub extern "C" fn enter_before_main() {

@@ -34,7 +34,6 @@ pub use door::{Credentials, Identity, Peer, Pem, Refusals, generate_key};
 
 pub use crate::host::{Host, HostHandle, serve};
 
-use crate::address;
 use crate::error::Error;
 use crate::wire::remote::Mark;
 
@@ -50,11 +49,4 @@ pub(crate) fn mark() -> Result<Mark, Error> {
     let drawn = rustix::rand::getrandom(&mut mark, rustix::rand::GetRandomFlags::empty()).map_err(os)?;
     debug_assert_eq!(drawn, mark.len(), "so few bytes come at once (getrandom(2))");
     Ok(mark)
-}
-
-/// Identifies this build on every host: a hash of the program's file. 0, which equals no other, if it cannot be read.
-///
-/// A peer that has proved itself has no need to forge it; equal hashes of unequal files are as likely as a bit that flips in memory.
-pub(crate) fn build() -> u64 {
-    address::build_id()
 }

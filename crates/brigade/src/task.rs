@@ -1,5 +1,7 @@
 //! What a task is to the library: arguments in, one of a few answers out.
 
+mod checks;
+
 use std::any::type_name;
 use std::fmt;
 use std::future::Future;
@@ -15,6 +17,9 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{Failure, Pass};
 use crate::wire::Refused;
+
+#[doc(hidden)]
+pub use checks::{IsResult, MayNotSend, MaySend, NoResult, Probe, future_of_a_task};
 
 /// A task by name and types, for a caller that does not have its code:
 /// `const HELLO: Task<(i64, i64), i64> = Task::new("hello");` and `HELLO.call((1, 2))`.

@@ -104,8 +104,23 @@ fn nothing_names_a_place_on_one_machine() {
 
 // -- which module may know which
 
-const VALUES: [&str; 13] =
-    ["certificate", "codec", "error", "event", "finding", "job", "limits", "outcome", "payload", "progress", "retry", "schedule", "why"];
+const VALUES: [&str; 15] = [
+    "certificate",
+    "codec",
+    "error",
+    "event",
+    "finding",
+    "job",
+    "job_context",
+    "limits",
+    "outcome",
+    "payload",
+    "printable",
+    "progress",
+    "retry",
+    "schedule",
+    "why",
+];
 /// Clocks, a lock and the one place that spawns: none knows anything.
 const GROUND: [&str; 3] = ["clock", "shutdown", "sync"];
 const LINK: [&str; 2] = ["wire", "link"];

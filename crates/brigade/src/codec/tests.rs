@@ -173,7 +173,8 @@ fn numbers_arrive_exactly() {
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     for _ in 0..2000 {
         random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-        let (single, double) = (f32::from_bits((random >> 32) as u32), f64::from_bits(random));
+        let single = f32::from_bits(u32::try_from(random >> 32).unwrap());
+        let double = f64::from_bits(random);
         if single.is_finite() && double.is_finite() {
             for codec in ALL {
                 let back: (f32, f64) = there_and_back(codec, &(single, double)).unwrap();

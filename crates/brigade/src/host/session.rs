@@ -23,7 +23,7 @@ use crate::pool::{Outcome, Pool, Relay, RelayedCell, Tag};
 use crate::process::Output;
 use crate::progress::Progress;
 use crate::registry;
-use crate::remote::{Budget, Credentials, Ear, End, Line, Messages, Outbox, build, door, mark};
+use crate::remote::{Budget, Credentials, Ear, End, Line, Messages, Outbox, door, mark};
 use crate::retry::jitter;
 use crate::sync::lock;
 use crate::wire::remote::{Ending, Join, MAGIC, Mark, Run, Stop, TaskLine, VERSION, Welcome, ahead_max, kind};
@@ -189,7 +189,7 @@ impl Session {
             magic: MAGIC,
             version: VERSION,
             brigade: env!("CARGO_PKG_VERSION").to_owned(),
-            build: build(),
+            build: address::build_id(),
             session: self.mark,
             pool: state.pool,
             held: state.calls.iter().map(|(call, held)| (*call, held.attempt())).collect(),
@@ -249,7 +249,7 @@ impl Session {
         let mut state = lock(&self.state);
         state.pool = Some(welcome.pool);
         state.result_bytes_max = welcome.payload_bytes_max;
-        state.functions = self.offer.functions && welcome.build != 0 && welcome.build == build();
+        state.functions = self.offer.functions && welcome.build != 0 && welcome.build == address::build_id();
         (state.keep, state.down) = (welcome.keep, None);
         // With the state locked, so that each answer is said once: here, or by whoever comes to its end.
         self.outbox.open_silently();

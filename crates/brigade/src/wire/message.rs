@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::Codec;
-use crate::context::JobContext;
+use crate::job_context::JobContext;
 
 /// Kinds of frames. Below 16: to the worker on data; 16-31: to the worker on control; 32-47: from the worker on
 /// data; 48-63: from the worker on control.

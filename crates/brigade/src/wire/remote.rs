@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Target;
 use crate::certificate::{Certificate, Step};
 use crate::codec::Codec;
-use crate::context::JobContext;
+use crate::job_context::JobContext;
 use crate::outcome::Failure;
 use crate::retry::Retry;
 

@@ -76,13 +76,13 @@ impl Link {
         if places.is_empty() {
             return Ok(HashMap::new());
         }
-        let answers: Vec<(Option<u32>, Option<u32>, Option<String>)> = self.ask_all("look up jobs", &pipeline).await?;
-        let account =
-            |((place, policy), (failed, crashed, options)): ((usize, RetryPolicy), (Option<u32>, Option<u32>, Option<String>))| {
-                // They were read when the job was handed out.
-                let options = options.and_then(|options| serde_json::from_str::<JobOptions>(&options).ok()).unwrap_or_default();
-                (place, Account { failed: failed.unwrap_or(0), crashed: crashed.unwrap_or(0), options: options.or(policy) })
-            };
+        type Fields = (Option<u32>, Option<u32>, Option<String>);
+        let answers: Vec<Fields> = self.ask_all("look up jobs", &pipeline).await?;
+        let account = |((place, policy), (failed, crashed, options)): ((usize, RetryPolicy), Fields)| {
+            // They were read when the job was handed out.
+            let options = options.and_then(|options| serde_json::from_str::<JobOptions>(&options).ok()).unwrap_or_default();
+            (place, Account { failed: failed.unwrap_or(0), crashed: crashed.unwrap_or(0), options: options.or(policy) })
+        };
         Ok(places.into_iter().zip(answers).map(account).collect())
     }
 

@@ -17,6 +17,7 @@ use super::super::Shared;
 use super::super::builder::{Config, SLOTS_MAX};
 use super::super::core::{Arrival, Entry, Newcomer};
 use super::{TASK_NAME_BYTES_MAX, target_of, written};
+use crate::address;
 use crate::call::{Request, Target};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
@@ -24,7 +25,7 @@ use crate::event::Event;
 use crate::outcome::{REASON_BYTES_MAX, shorten};
 use crate::registry;
 use crate::remote::door::Authenticated;
-use crate::remote::{Ear, End, Line, Messages, Outbox, build, printable};
+use crate::remote::{Ear, End, Line, Messages, Outbox, printable};
 use crate::retry::Retry;
 use crate::sync::lock;
 use crate::task;
@@ -211,7 +212,7 @@ impl Guest {
             magic: MAGIC,
             version: VERSION,
             brigade: env!("CARGO_PKG_VERSION").to_owned(),
-            build: build(),
+            build: address::build_id(),
             pool: config.hosts.mark,
             worker: number,
             resumed,
@@ -330,7 +331,7 @@ async fn introduce(line: &mut Line, from: &str, identity: &str) -> Result<(Newco
         pid: join.pid,
         slots: join.slots,
         labels: join.labels.into_iter().map(Into::into).collect(),
-        functions: join.functions && join.build == build(),
+        functions: join.functions && join.build == address::build_id(),
         tasks: join
             .tasks
             .into_iter()
