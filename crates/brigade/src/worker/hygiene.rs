@@ -5,9 +5,9 @@
 //! task may change" in `docs/workers.md` lists what is compared. Workers with many slots are not checked: there, attempts share the
 //! process by choice.
 //!
-//! A full look costs about 25 us, a quick one 6. The pool needs about as long for the next call, so a full look costs a caller nothing while
-//! attempts come one after another. Only in a burst of short attempts that follow each other at once does it add up. There, after
-//! [`BURST`] attempts, quick looks alternate with a full one each [`FULL_EVERY`].
+//! A full look costs about 20 us, a quick one 5. That is little beside an attempt of more than [`SHORT`], and nothing where attempts are rare.
+//! Only in a burst of short attempts, without a pause of [`PAUSE`], does it add up. There, after [`BURST`] of them, a full look is taken once in
+//! [`FULL_EVERY`], and a quick one after each attempt.
 
 #![expect(unsafe_code, reason = "asks the C library and the kernel for what no safe wrapper offers")]
 
@@ -25,9 +25,9 @@ use crate::sync::lock;
 
 /// An attempt that takes longer always gets a full look.
 const SHORT: Duration = Duration::from_micros(50);
-/// A pool that gives the next call within this time after an answer is in a hurry.
-const AT_ONCE: Duration = Duration::from_micros(60);
-/// So many short attempts at once are a burst.
+/// Without an attempt for so long, a burst is over.
+const PAUSE: Duration = Duration::from_millis(5);
+/// More short attempts than this are a burst.
 const BURST: u32 = 64;
 /// Longest time without a full look in a burst.
 const FULL_EVERY: Duration = Duration::from_millis(1);
@@ -40,14 +40,14 @@ struct Hygiene {
     began: Instant,
     answered: Instant,
     last_full: Instant,
-    /// Short attempts that followed each other at once.
-    in_a_row: u32,
+    /// Short attempts without a pause.
+    short: u32,
 }
 
 /// Notes the state before the first attempt. Called by the thread that runs attempts.
 pub(super) fn take_baseline() {
     let now = Instant::now();
-    let hygiene = Hygiene { quick: Quick::new(), full: Full::new(), began: now, answered: now, last_full: now, in_a_row: 0 };
+    let hygiene = Hygiene { quick: Quick::new(), full: Full::new(), began: now, answered: now, last_full: now, short: 0 };
     *lock(&HYGIENE) = Some(hygiene);
 }
 
@@ -63,12 +63,15 @@ pub(super) fn changed() -> Option<String> {
     let mut hygiene = lock(&HYGIENE);
     let hygiene = hygiene.as_mut()?;
     let now = Instant::now();
-    let short = now - hygiene.began < SHORT && hygiene.began.saturating_duration_since(hygiene.answered) < AT_ONCE;
-    hygiene.in_a_row = if short { hygiene.in_a_row.saturating_add(1) } else { 0 };
+    let short = now - hygiene.began < SHORT;
+    if hygiene.began.saturating_duration_since(hygiene.answered) >= PAUSE {
+        hygiene.short = 0;
+    }
+    hygiene.short = hygiene.short.saturating_add(u32::from(short));
     hygiene.answered = now;
     let quick = if panics::is_ours() { hygiene.quick.changed() } else { Some("the panic hook") };
     let what = quick.or_else(|| {
-        let is_due = hygiene.in_a_row < BURST || now - hygiene.last_full >= FULL_EVERY;
+        let is_due = !short || hygiene.short <= BURST || now - hygiene.last_full >= FULL_EVERY;
         is_due.then(|| {
             hygiene.last_full = now;
             hygiene.full.changed()

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::process::{Resource, Rlimit, getrlimit};
 
-use super::quick::timer_is_set;
+use super::quick::{SCHED_BYTES, file, handler, handlers, scheduling, timer_is_set};
 use super::{hash, mix};
 
 /// Enough for `/proc/thread-self/status` with many groups and CPUs; what comes after it is not compared.
@@ -73,12 +73,16 @@ pub(super) struct Full {
     status: Option<File>,
     timers: Option<File>,
     namespaces: Option<File>,
+    /// Signals that were not at their default, with their handlers. The masks in `status` show the others.
+    handlers: Vec<(c_int, usize)>,
     before: State,
 }
 
 #[derive(PartialEq)]
 struct State {
     lines: [u64; LINES.len()],
+    stdin: Option<(u64, u64)>,
+    scheduling: [u8; SCHED_BYTES],
     limits: [(Option<u64>, Option<u64>); RESOURCES.len()],
     timers: (bool, bool, u64),
     variables: u64,
@@ -101,13 +105,16 @@ impl Full {
         let privileged = status.as_ref().is_some_and(|status| has_capability(status, SYS_ADMIN));
         let namespaces = directory.filter(|_| privileged);
         let before = State::now(status.as_ref(), timers.as_ref(), namespaces.as_ref());
-        Self { status, timers, namespaces, before }
+        Self { status, timers, namespaces, handlers: handlers(), before }
     }
 
     pub(super) fn changed(&self) -> Option<&'static str> {
         let (before, now) = (&self.before, State::now(self.status.as_ref(), self.timers.as_ref(), self.namespaces.as_ref()));
         let line = before.lines.iter().zip(&now.lines).position(|(before, now)| before != now).map(|index| LINES[index].1);
         let differences = [
+            (self.handlers.iter().any(|(signal, before)| handler(*signal) != *before), "a signal handler"),
+            (before.stdin != now.stdin, "standard input"),
+            (before.scheduling != now.scheduling, "the niceness or scheduling policy"),
             (before.limits != now.limits, "a resource limit"),
             (before.timers != now.timers, "a timer"),
             (before.variables != now.variables, "the environment"),
@@ -129,6 +136,8 @@ impl State {
     fn now(status: Option<&File>, timers: Option<&File>, namespaces: Option<&File>) -> Self {
         Self {
             lines: status.map(lines).unwrap_or_default(),
+            stdin: file(rustix::stdio::stdin()),
+            scheduling: scheduling(),
             limits: RESOURCES.map(|resource| {
                 let Rlimit { current, maximum } = getrlimit(resource);
                 (current, maximum)

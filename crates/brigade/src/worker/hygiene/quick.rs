@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::ptr;
 
 use libc::c_int;
@@ -9,7 +10,9 @@ use libc::c_int;
 use super::{hash, mix};
 
 /// The kernel's `struct sched_attr` (sched_setattr(2)).
-const SCHED_BYTES: usize = 56;
+pub(super) const SCHED_BYTES: usize = 56;
+/// Signals by which the pool, or its end, ends a worker.
+const STOPS: [c_int; 2] = [libc::SIGTERM, libc::SIGHUP];
 /// Signals with a number that a program may use; the C library keeps 32 and 33 for itself.
 const SIGNAL_MAX: c_int = 64;
 const SIGNALS_OF_LIBC: [c_int; 2] = [32, 33];
@@ -19,8 +22,8 @@ const MXCSR_EVENTS: u32 = 0x3f;
 
 pub(super) struct Quick {
     before: State,
-    /// Signals that were not at their default, with their handlers. Others are compared by `Full`.
-    handlers: Vec<(c_int, usize)>,
+    /// Handlers of the signals by which the pool ends a worker. Others are compared by `Full`.
+    handlers: [usize; STOPS.len()],
 }
 
 #[derive(PartialEq)]
@@ -30,19 +33,14 @@ struct State {
     environment: u64,
     blocked: u64,
     locale: u64,
-    standard: [Option<(u64, u64)>; 3],
-    cpus: u64,
-    user: [u32; 3],
-    scheduling: [u8; SCHED_BYTES],
+    output: [Option<(u64, u64)>; 2],
     alarm: bool,
     rounding: u64,
 }
 
 impl Quick {
     pub(super) fn new() -> Self {
-        let signals = (1..=SIGNAL_MAX).filter(|signal| !SIGNALS_OF_LIBC.contains(signal));
-        let handlers = signals.map(|signal| (signal, handler(signal))).filter(|(_, handler)| *handler != libc::SIG_DFL);
-        Self { handlers: handlers.collect(), before: State::now() }
+        Self { handlers: STOPS.map(handler), before: State::now() }
     }
 
     pub(super) fn changed(&self) -> Option<&'static str> {
@@ -54,14 +52,10 @@ impl Quick {
             (before.environment != now.environment, "the environment"),
             (before.blocked != now.blocked, "the signal mask"),
             (before.locale != now.locale, "the locale"),
-            (before.standard[0] != now.standard[0], "standard input"),
-            (before.standard[1] != now.standard[1], "standard output"),
-            (before.standard[2] != now.standard[2], "standard error"),
-            (before.cpus != now.cpus, "the CPU affinity"),
-            (before.user != now.user, "the user"),
-            (before.scheduling != now.scheduling, "the niceness or scheduling policy"),
+            (before.output[0] != now.output[0], "standard output"),
+            (before.output[1] != now.output[1], "standard error"),
             (before.rounding != now.rounding, "the floating point mode"),
-            (self.handlers.iter().any(|(signal, before)| handler(*signal) != *before), "a signal handler"),
+            (self.handlers != STOPS.map(handler), "a signal handler"),
         ];
         differences.into_iter().find_map(|(differs, what)| differs.then_some(what))
     }
@@ -69,25 +63,31 @@ impl Quick {
 
 impl State {
     fn now() -> Self {
-        let file = |file: rustix::fs::Stat| (file.st_dev, file.st_ino);
         Self {
-            directory: rustix::fs::stat(c".").ok().map(file),
+            directory: rustix::fs::stat(c".").ok().map(identity),
             umask: umask(),
             environment: environment(),
             blocked: blocked(),
             locale: locale(),
-            standard: [
-                rustix::fs::fstat(rustix::stdio::stdin()).ok().map(file),
-                rustix::fs::fstat(rustix::stdio::stdout()).ok().map(file),
-                rustix::fs::fstat(rustix::stdio::stderr()).ok().map(file),
-            ],
-            cpus: cpus(),
-            user: user(),
-            scheduling: scheduling(),
+            output: [rustix::stdio::stdout(), rustix::stdio::stderr()].map(file),
             alarm: timer_is_set(libc::ITIMER_REAL),
             rounding: rounding(),
         }
     }
+}
+
+pub(super) fn file(descriptor: BorrowedFd<'_>) -> Option<(u64, u64)> {
+    rustix::fs::fstat(descriptor).ok().map(identity)
+}
+
+fn identity(file: rustix::fs::Stat) -> (u64, u64) {
+    (file.st_dev, file.st_ino)
+}
+
+/// Signals that are not at their default, with their handlers.
+pub(super) fn handlers() -> Vec<(c_int, usize)> {
+    let signals = (1..=SIGNAL_MAX).filter(|signal| !SIGNALS_OF_LIBC.contains(signal));
+    signals.map(|signal| (signal, handler(signal))).filter(|(_, handler)| *handler != libc::SIG_DFL).collect()
 }
 
 /// There is no way to read it but to set it; another thread that creates a file in between gets the stricter one.
@@ -104,7 +104,7 @@ fn environment() -> u64 {
     hash
 }
 
-fn handler(signal: c_int) -> usize {
+pub(super) fn handler(signal: c_int) -> usize {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: only reads the handler into a local, for which zero is valid.
     unsafe {
@@ -132,25 +132,8 @@ fn locale() -> u64 {
     }
 }
 
-fn cpus() -> u64 {
-    let mut set = [0_u64; 16];
-    // SAFETY: writes at most the size of the array.
-    let length = unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, size_of_val(&set), set.as_mut_ptr()) };
-    // Sets of more than 1,024 CPUs do not fit, and are compared by `Full`.
-    if length < 0 { 0 } else { set.into_iter().fold(0, mix) }
-}
-
-/// Real, effective and saved user.
-fn user() -> [u32; 3] {
-    let mut ids = [0; 3];
-    let [real, effective, saved] = &mut ids;
-    // SAFETY: writes three locals.
-    unsafe { libc::getresuid(real, effective, saved) };
-    ids
-}
-
 /// Policy, niceness, priority and the rest of this thread's scheduling.
-fn scheduling() -> [u8; SCHED_BYTES] {
+pub(super) fn scheduling() -> [u8; SCHED_BYTES] {
     let mut attributes = [0; SCHED_BYTES];
     // SAFETY: writes at most the given size.
     unsafe { libc::syscall(libc::SYS_sched_getattr, 0, attributes.as_mut_ptr(), SCHED_BYTES, 0) };
