@@ -8,6 +8,8 @@
 //! waits for the end of its standard input, which is the end of the test's process, whichever way that ends. That of the shared one waits until no
 //! process has its lock on the file `users` any more: the kernel takes locks back, so the count of users ends at zero in any case.
 
+pub mod raw;
+
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;

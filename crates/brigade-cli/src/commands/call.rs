@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use brigade::{Broker, JobId, JobInfo, JobState};
+use brigade::{Broker, CallError, JobId, JobInfo, JobState};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::sleep;
 
@@ -36,6 +36,8 @@ pub(crate) struct Call {
     timeout: Option<Duration>,
 }
 
+/// How long it may take until a worker has stopped a call, when somebody waits at a terminal.
+const CANCELLED_WITHIN: Duration = Duration::from_secs(2);
 /// How long the result stays for us.
 const RESULT_KEPT: Duration = Duration::from_secs(60);
 
@@ -51,6 +53,9 @@ impl Call {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
         let arguments = self.arguments.iter().map(|text| argument(text)).collect::<Result<Vec<_>, _>>()?;
         let broker = globals.connect().await?;
+        if broker.capabilities().answers {
+            return self.direct(&broker, &arguments, globals.json).await;
+        }
         let queue = broker.queue(self.queue.as_deref().unwrap_or(&self.task));
         let job = queue.job(&arguments)?.task(self.task.as_str()).keep(RESULT_KEPT);
         let id = broker.push(job).await?.id().clone();
@@ -70,19 +75,51 @@ impl Call {
         }
     }
 
-    async fn wait(&self, broker: &Broker, id: &JobId) -> anyhow::Result<Waited> {
-        let time_is_over = async {
-            match self.timeout {
-                Some(timeout) => {
-                    sleep(timeout).await;
-                    timeout
+    /// The broker brings the answer itself: nothing of it is a job that is kept.
+    async fn direct(&self, broker: &Broker, arguments: &[Box<RawValue>], json: bool) -> anyhow::Result<ExitCode> {
+        let call = brigade::Call::<Box<RawValue>>::json(self.task.clone(), arguments);
+        let mut calling = broker.queue(self.queue.as_deref().unwrap_or(&self.task)).call(call);
+        let mut progress = calling.progress();
+        let mut over = std::pin::pin!(self.time_is_over());
+        let (code, why) = loop {
+            tokio::select! {
+                biased;
+                Some(progress) = progress.next() => tell_progress(&progress),
+                outcome = &mut calling => return tell_outcome(&self.task, outcome, json),
+                after = &mut over => {
+                    note!("no result within {after:?}; the call is cancelled");
+                    break (exit::TIMED_OUT, "its caller did not wait any longer");
                 }
-                None => std::future::pending().await,
+                _ = tokio::signal::ctrl_c() => {
+                    note!("interrupted; the call is cancelled");
+                    break (exit::STOPPED, "its caller was interrupted");
+                }
             }
         };
+        calling.cancel(why);
+        // Its worker hears of it, and a second signal, or a worker that is not there, ends the wait.
+        tokio::select! {
+            _ = calling => {}
+            () = sleep(CANCELLED_WITHIN) => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        Ok(code.into())
+    }
+
+    async fn time_is_over(&self) -> Duration {
+        match self.timeout {
+            Some(timeout) => {
+                sleep(timeout).await;
+                timeout
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn wait(&self, broker: &Broker, id: &JobId) -> anyhow::Result<Waited> {
         Ok(tokio::select! {
             ended = broker.wait(id) => Waited::Ended(ended?),
-            after = time_is_over => Waited::TimedOut(after),
+            after = self.time_is_over() => Waited::TimedOut(after),
             _ = tokio::signal::ctrl_c() => Waited::Interrupted,
         })
     }
@@ -90,6 +127,33 @@ impl Call {
 
 fn argument(text: &str) -> serde_json::Result<Box<RawValue>> {
     RawValue::from_string(text.to_owned()).or_else(|_| to_raw_value(text))
+}
+
+/// A line of what the running task tells.
+fn tell_progress(progress: &brigade::Progress) {
+    let percent = progress.fraction() * 100.0;
+    match progress.payload::<Box<RawValue>>() {
+        Ok(payload) if payload.get() != "null" => note!("{percent:.0} % {}", compact_json(payload.get())),
+        _ => note!("{percent:.0} %"),
+    }
+}
+
+fn tell_outcome(task: &str, outcome: Result<Box<RawValue>, CallError>, json: bool) -> anyhow::Result<ExitCode> {
+    let timed_out = matches!(outcome, Err(CallError::TimedOut(_)));
+    match outcome {
+        Ok(result) if json => show::json(&serde_json::json!({ "task": task, "outcome": "done", "result": result }))?,
+        Ok(result) => show::line(&compact_json(result.get()))?,
+        Err(error) if json => {
+            show::json(&serde_json::json!({ "task": task, "outcome": error.outcome(), "reason": error.to_string() }))?;
+            return Ok(if timed_out { exit::TIMED_OUT.into() } else { ExitCode::FAILURE });
+        }
+        Err(error) if timed_out => {
+            note!("{task}: {error}");
+            return Ok(exit::TIMED_OUT.into());
+        }
+        Err(error) => return Err(anyhow::Error::new(error).context(format!("call {task}"))),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn tell(task: &str, job: &JobInfo, json: bool) -> anyhow::Result<ExitCode> {

@@ -12,6 +12,7 @@ mod kill;
 mod look;
 mod manager;
 mod push;
+mod rabbitmq;
 mod signals;
 mod times;
 mod url;

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::certificate::Certificate;
 use crate::error::{Error, ErrorKind};
-use crate::outcome::{CallError, Cancelled, Failure, TimedOut};
+use crate::outcome::{CallError, Cancelled, Failure, TimedOut, shorten};
+
+/// Of the message of an answer that is shortened.
+const SHORT_BYTES: usize = 512;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Answer {
@@ -44,6 +47,13 @@ impl Answer {
                 Self { certificate: certificate(), ..answer }
             }
         }
+    }
+
+    /// The same without what may be large: for a broker that takes no more.
+    #[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "only RabbitMQ brings answers"))]
+    pub(crate) fn shortened(self) -> Self {
+        let message = shorten(&self.message, SHORT_BYTES).to_owned();
+        Self { message, failure: None, certificate: None, reasons: Vec::new(), ..self }
     }
 
     /// Its code said so.

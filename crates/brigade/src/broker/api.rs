@@ -337,6 +337,10 @@ pub struct Queue {
 }
 
 impl Queue {
+    pub(super) fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

@@ -19,9 +19,9 @@ use serde_json::value::RawValue;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::admission::check_job;
+use super::admission::{check_job, check_name};
 use super::called::RESULT_KEPT;
-use super::{Broker, ToJob};
+use super::{Broker, Queue, ToJob};
 use crate::call::Call;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
@@ -127,7 +127,17 @@ impl Broker {
             let options = call.request.options();
             (options.queue_timeout, options.waits_out_passes)
         };
-        let answering = match self.call_to_job(call) {
+        self.begin_call(queue_timeout, waits_out_passes, caller, self.call_to_job(call))
+    }
+
+    fn begin_call<T>(
+        &self,
+        queue_timeout: Option<Duration>,
+        waits_out_passes: bool,
+        caller: Arc<Caller>,
+        job: Result<Job, Error>,
+    ) -> Calling<T> {
+        let answering = match job {
             Err(error) => Box::pin(ready(Err(CallError::Rejected(error)))),
             Ok(job) if self.capabilities().answers => {
                 self.backend().call(DirectCall { job, queue_timeout, waits_out_passes, caller: Arc::clone(&caller) })
@@ -157,6 +167,27 @@ impl Broker {
             Ok(Bytes::from(Box::<str>::from(result).into_string()))
         };
         begun(Box::pin(waiting))
+    }
+}
+
+impl Queue {
+    /// As [`Broker::call`], through this queue instead of the task's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Broker::call`].
+    pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> Calling<T> {
+        let (queue_timeout, waits_out_passes) = {
+            let options = call.request.options();
+            (options.queue_timeout, options.waits_out_passes)
+        };
+        let to_queue = |mut job: Job| {
+            job.queue = self.name().into();
+            check_name("queue", &job.queue).map(|()| job)
+        };
+        let broker = self.broker();
+        let job = broker.call_to_job(call).and_then(to_queue);
+        broker.begin_call(queue_timeout, waits_out_passes, Arc::default(), job)
     }
 }
 

@@ -90,6 +90,12 @@ impl Queues {
         Self { set: Arc::clone(set), turn: Turn::Sorted(order.into(), ranks.into()) }
     }
 
+    /// All queues of the asker; the same for each ask of a consumer, while none is paused or resumed.
+    #[cfg(feature = "rabbitmq")]
+    pub(crate) fn set(&self) -> &Arc<QueueSet> {
+        &self.set
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.set.names.len()
     }

@@ -20,10 +20,15 @@
 mod acks;
 mod callers;
 mod calls;
+mod channels;
 mod check;
+mod checks;
 mod control;
 mod fault;
+mod fit;
+mod groups;
 mod held;
+mod incoming;
 mod lease;
 mod link;
 mod management;
@@ -31,6 +36,7 @@ mod message;
 mod outbox;
 mod park;
 mod pass;
+mod pause;
 mod publish;
 mod reach;
 mod scout;
@@ -52,7 +58,10 @@ use tokio_util::task::TaskTracker;
 
 use self::callers::{Answers, Callers};
 use self::calls::Calls;
+use self::channels::Shared;
 use self::control::Served;
+use self::fault::Fault;
+use self::groups::Groups;
 use self::held::Hands;
 use self::link::Link;
 use self::outbox::{Carrier, Outbox};
@@ -104,7 +113,12 @@ struct RabbitMqCore {
     parks: Parks,
     /// The broker's `consumer_timeout` in milliseconds, once it has named it.
     learnt_timeout: AtomicU64,
+    /// The broker's `max_message_size`, once it has named it, and on which connection.
+    learnt_size: Mutex<(u64, usize)>,
     taps: Mutex<HashMap<Box<str>, Arc<Tap>>>,
+    groups: Groups,
+    /// Channels that several taps take by.
+    shared: Shared,
     hands: Mutex<Hands>,
     /// Messages that are being put elsewhere.
     moving: TaskTracker,
@@ -137,11 +151,14 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>,
         topology: Topology::new(&place, &out),
         parks: Parks::default(),
         learnt_timeout: AtomicU64::new(u64::MAX),
+        learnt_size: Mutex::new((0, PAYLOAD_BYTES_MAX)),
         place,
         out,
         scope: scope.clone(),
         hands_link,
         taps: Mutex::default(),
+        groups: Groups::default(),
+        shared: Shared::default(),
         hands: Mutex::default(),
         moving: TaskTracker::new(),
         news: Notify::new(),
@@ -153,6 +170,7 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>,
     });
     drop(delivered.core.set(Arc::downgrade(&core)));
     scope.spawn_until_closed(Arc::clone(&core).watch_leases());
+    scope.spawn_until_closed(Arc::clone(&core).tidy());
     let (hearing, served) = (Arc::clone(&core), Arc::clone(&core.served));
     let on_cancel = move |id: &str, reason| hearing.on_cancel(id, reason);
     scope.spawn_until_closed(control::listen(served, core.hands_link.clone(), on_cancel));
@@ -203,9 +221,22 @@ impl RabbitMqCore {
         moment + self.clock.ahead()
     }
 
-    /// The leases of this channel are lost.
-    fn lose(&self, number: u64) {
-        let count = lock(&self.hands).lose(number);
+    /// The largest body that is worth sending: the broker may have named a smaller one on this connection.
+    fn payload_bytes_max(&self) -> usize {
+        let (generation, bytes) = *lock(&self.learnt_size);
+        if Some(generation) == self.out.generation() { bytes } else { PAYLOAD_BYTES_MAX }
+    }
+
+    /// The broker refused a message: if because of its size, larger ones need not be sent.
+    fn learn_size(&self, fault: &Fault) {
+        if let (Some(bytes), Some(generation)) = (fault.message_bytes_max(), self.out.generation()) {
+            *lock(&self.learnt_size) = (generation, bytes.min(PAYLOAD_BYTES_MAX));
+        }
+    }
+
+    /// The leases of this channel are lost; or those of one queue of it.
+    fn lose(&self, number: u64, queue: Option<&str>) {
+        let count = lock(&self.hands).lose(number, queue);
         if count > 0 {
             tracing::warn!(count, "leases were lost with a channel; the broker gives their jobs to others");
             self.lost.notify_waiters();

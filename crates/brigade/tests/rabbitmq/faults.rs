@@ -26,7 +26,8 @@ async fn f37_a_server_that_stands_still_is_noticed_and_told() {
     let began = Instant::now();
     let error = queue.push(&2).await.unwrap_err();
     assert!(error.is_retryable() && error.is_uncertain(), "{error:?}");
-    assert!(held.ack().await.is_err());
+    // Unanswered, or known by now to be lost.
+    assert!(!matches!(held.ack().await, Ok(brigade::Settled::Accepted(_))));
     // Noticed: from then on nothing is uncertain, as nothing is sent.
     until("the connection is given up", async || queue.push(&3).await.is_err_and(|error| !error.is_uncertain())).await;
     println!("noticed after {:?} at the latest, with a heartbeat of {heartbeat} s", began.elapsed());

@@ -7,10 +7,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
 
+mod attack;
 mod bad_use;
 mod check;
 mod crash;
 mod faults;
+mod limits;
 mod load;
 mod patience;
 mod probe;

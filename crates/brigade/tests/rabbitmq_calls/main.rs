@@ -8,6 +8,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
 
 mod answers;
+mod attack;
 mod cancel;
 mod other_language;
 mod pass;

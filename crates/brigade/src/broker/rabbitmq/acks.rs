@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use futures_util::FutureExt as _;
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicNackOptions, ChannelFlowOptions};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::fault::Fault;
@@ -29,6 +29,10 @@ pub(super) struct Opened {
     pub(super) line: Line,
     /// Cancelled when it is over: its deliveries are another's by now.
     pub(super) dead: CancellationToken,
+    /// Several queues are taken from by it.
+    pub(super) is_shared: bool,
+    /// Held from the setting of a prefetch to the start of the consumer that it is for.
+    pub(super) consuming: AsyncMutex<()>,
     tags: Mutex<Tags>,
     words: mpsc::Sender<Word>,
 }
@@ -75,10 +79,11 @@ pub(super) enum Said {
 }
 
 impl Opened {
-    pub(super) fn start(number: u64, line: Line, channel: Channel, scope: &Scope) -> Arc<Self> {
+    pub(super) fn start(number: u64, line: Line, channel: Channel, is_shared: bool, scope: &Scope) -> Arc<Self> {
         let (words, heard) = mpsc::channel(WAITING_MAX);
         let dead = line.down.child_token();
-        let opened = Arc::new(Self { number, channel, line, dead, tags: Mutex::default(), words });
+        let opened =
+            Arc::new(Self { number, channel, line, dead, is_shared, consuming: AsyncMutex::default(), tags: Mutex::default(), words });
         let speaking = Speaker { channel: opened.channel.clone(), line: opened.line.clone(), of: Arc::downgrade(&opened) };
         let dead = opened.dead.clone();
         scope.spawn_until_closed(async move {

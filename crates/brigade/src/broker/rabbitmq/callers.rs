@@ -1,18 +1,22 @@
 //! Those who wait for what this process holds: they are told that it has begun, how far it is, and what came of it.
 //!
-//! An answer goes out before its delivery is acked, so a crash in between has the call run once more, and never leaves it without an answer.
+//! An answer is confirmed before its delivery is acked, so a crash in between has the call run once more, and never leaves it without an answer.
+//! One that the broker does not take, because it is too large, is replaced by a small one that says so.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::sync::oneshot;
 
 use super::calls::{BEGUN, ERROR, PROGRESS, TELL};
+use super::checks::ANSWER;
 use super::fault::Fault;
+use super::fit::fitted;
 use super::held::{Grip, Held};
 use super::link::Line;
 use super::message::{Envelope, has_caller, is_ours, text_of};
@@ -28,6 +32,9 @@ use crate::job::{AttemptKind, JobId};
 use crate::outcome::{CallError, Cancelled};
 use crate::progress::Progress;
 use crate::sync::lock;
+
+/// An answer without a value that is no larger is not replaced by a smaller one.
+const REFUSAL_BYTES_MAX: usize = 1024;
 
 /// Answers on their way to callers.
 pub(super) struct Callers {
@@ -68,24 +75,34 @@ impl Owner for Answers {
             // A call that was to go on, and its queue is not there any more.
             let asked = returned.properties;
             let text = format!("give a call to another worker: the queue {:?} is gone", returned.routing_key.as_str());
-            return answer(&asked, Err(Answer::rejected(ErrorKind::Unreachable, text)));
+            return answer(&asked, Err(Answer::rejected(ErrorKind::Unreachable, text)), PAYLOAD_BYTES_MAX);
         }
         let gone = self.gone.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::debug!(caller = returned.routing_key.as_str(), gone, "a caller is gone; its answer is dropped");
         None
     }
 
-    fn on_failed(&self, parcel: Parcel, fault: &Fault, _: bool) -> Option<Parcel> {
+    fn on_failed(&self, mut parcel: Parcel, fault: &Fault, _: bool) -> Option<Parcel> {
+        let is_too_large = fault.kind() == ErrorKind::TooLarge;
         // Until there is a connection again, or room for it.
-        if fault.is_lost() || parcel.tries == 0 {
+        if fault.is_lost() || parcel.tries == 0 && !is_too_large {
             return Some(parcel);
         }
-        if has_caller(&parcel.properties) {
+        if let Some(core) = self.core.get().and_then(Weak::upgrade) {
+            core.learn_size(fault);
+        }
+        let instead = if has_caller(&parcel.properties) {
             // A call that was to go on.
             let text = format!("give a call to another worker: {fault}");
-            return answer(&parcel.properties, Err(Answer::rejected(fault.kind(), text)));
+            answer(&parcel.properties, Err(Answer::rejected(fault.kind(), text)), PAYLOAD_BYTES_MAX)
+        } else {
+            refusal(&parcel, fault)
+        };
+        if let Some(instead) = instead {
+            return Some(instead.instead_of(&mut parcel));
         }
         tracing::warn!(%fault, caller = parcel.key.as_str(), "an answer could not be given");
+        parcel.done();
         None
     }
 }
@@ -93,7 +110,7 @@ impl Owner for Answers {
 /// Who asked, as far as a request says.
 fn reply(asked: &BasicProperties, headers: FieldTable, body: Bytes) -> Option<Parcel> {
     let queue = asked.reply_to().clone().filter(|queue| !queue.as_str().is_empty())?;
-    let mut properties = BasicProperties::default().with_content_type("application/json".into());
+    let mut properties = BasicProperties::default().with_content_type("application/json".into()).with_type(ANSWER.into());
     // As safe as the request was.
     if let Some(mode) = asked.delivery_mode() {
         properties = properties.with_delivery_mode(*mode);
@@ -104,17 +121,37 @@ fn reply(asked: &BasicProperties, headers: FieldTable, body: Bytes) -> Option<Pa
     if let Some(id) = asked.correlation_id() {
         properties = properties.with_correlation_id(id.clone());
     }
-    // The broker hands these straight to their callers, and says of each that there is no such queue.
-    let is_direct = queue.as_str().starts_with("amq.rabbitmq.reply-to.");
+    let is_direct = is_direct(queue.as_str());
     let parcel = Parcel::to(queue, body, properties);
     Some(if is_direct { parcel.optional() } else { parcel })
 }
 
-fn answer(asked: &BasicProperties, outcome: Result<Box<str>, Answer>) -> Option<Parcel> {
+/// What a caller is told instead of an answer that the broker does not take; `None` if that was as small as this, or need not be told.
+fn refusal(parcel: &Parcel, fault: &Fault) -> Option<Parcel> {
+    let has = |name: &str| parcel.properties.headers().as_ref().is_some_and(|headers| headers.contains_key(name));
+    let is_small = has(ERROR) && parcel.body_bytes() <= REFUSAL_BYTES_MAX;
+    if has(PROGRESS) || has(BEGUN) || is_small {
+        return None;
+    }
+    let mut headers = FieldTable::default();
+    headers.insert(ERROR.into(), AMQPValue::LongString("rejected".into()));
+    let text = format!("return a result of {} bytes: {fault}", parcel.body_bytes());
+    let body = serde_json::to_vec(&Answer::rejected(fault.kind(), text)).unwrap_or_default();
+    let properties = parcel.properties.clone().with_headers(headers).with_type(ANSWER.into());
+    let instead = Parcel::to(parcel.key.clone(), body.into(), properties);
+    Some(if parcel.is_optional() { instead.optional() } else { instead })
+}
+
+/// The broker hands these straight to their callers, and says of each that there is no such queue.
+fn is_direct(queue: &str) -> bool {
+    queue.starts_with("amq.rabbitmq.reply-to.")
+}
+
+fn answer(asked: &BasicProperties, outcome: Result<Box<str>, Answer>, bytes_max: usize) -> Option<Parcel> {
     let outcome = outcome.and_then(|result| {
         let bytes = result.len();
-        let text = || format!("return a result: it has {bytes} bytes and {PAYLOAD_BYTES_MAX} are allowed");
-        if bytes <= PAYLOAD_BYTES_MAX { Ok(result) } else { Err(Answer::rejected(ErrorKind::TooLarge, text())) }
+        let text = || format!("return a result: it has {bytes} bytes and {bytes_max} are allowed");
+        if bytes <= bytes_max { Ok(result) } else { Err(Answer::rejected(ErrorKind::TooLarge, text())) }
     });
     let mut headers = FieldTable::default();
     let body = match outcome {
@@ -122,7 +159,8 @@ fn answer(asked: &BasicProperties, outcome: Result<Box<str>, Answer>) -> Option<
         Err(answer) => {
             headers.insert(ERROR.into(), AMQPValue::LongString(answer.kind.as_str().into()));
             // What it is made of has names for keys.
-            serde_json::to_vec(&answer).unwrap_or_default()
+            let body = serde_json::to_vec(&answer).unwrap_or_default();
+            if body.len() <= bytes_max { body } else { serde_json::to_vec(&answer.shortened()).unwrap_or_default() }
         }
     };
     reply(asked, headers, body.into())
@@ -149,51 +187,62 @@ impl RabbitMqCore {
         let Some(envelope) = lock(&self.hands).envelope(id, token) else { return };
         if wants(&envelope.properties).is_some() {
             let mut headers = FieldTable::default();
-            headers.insert(PROGRESS.into(), AMQPValue::Double(progress.fraction));
+            // As text, which every client can read: some have no doubles in headers.
+            headers.insert(PROGRESS.into(), AMQPValue::LongString(progress.fraction.to_string().into()));
             self.tell_caller(reply(&envelope.properties, headers, progress.payload));
         }
     }
 
     fn tell_caller(&self, parcel: Option<Parcel>) {
-        let Some(parcel) = parcel else { return };
+        let Some(parcel) = parcel.filter(|parcel| parcel.body_bytes() <= self.payload_bytes_max()) else { return };
         if self.callers.outbox.try_send(parcel.optional()).is_err() {
             tracing::debug!("a caller was not told of its call's progress: too many messages wait for the broker");
         }
     }
 
-    /// Sends an answer; returns when it is on its way.
-    async fn give_answer(&self, asked: &BasicProperties, outcome: Result<Box<str>, Answer>) {
-        if let Some(parcel) = answer(asked, outcome) {
-            self.send(parcel).await;
+    /// Gives an answer; returns when the broker has it, or nothing more can be done for it.
+    ///
+    /// # Errors
+    ///
+    /// If the broker was dropped before.
+    async fn give_answer(&self, asked: &BasicProperties, outcome: Result<Box<str>, Answer>) -> Result<(), Error> {
+        match answer(asked, outcome, self.payload_bytes_max()) {
+            Some(parcel) => self.send(parcel).await,
+            None => Ok(()),
         }
     }
 
-    /// Returns when it is on its way.
-    async fn send(&self, parcel: Parcel) {
-        let (tell, sent) = oneshot::channel();
+    /// As [`give_answer`](Self::give_answer).
+    async fn send(&self, parcel: Parcel) -> Result<(), Error> {
+        self.hand_over(parcel).await.await.map_err(|_| dropped())
+    }
+
+    /// Hands it over; what is returned tells when it is done.
+    async fn hand_over(&self, parcel: Parcel) -> oneshot::Receiver<()> {
+        let (tell, done) = oneshot::channel();
         self.callers.outbox.send(parcel.telling(tell)).await;
-        // If it cannot be sent, that has been told in the log.
-        sent.await.ok();
+        done
     }
 
     /// Ends the leases of calls that gave a value; one answer for each.
     pub(super) async fn end_answered(&self, answered: Vec<(Held, Option<Box<str>>)>) -> Vec<Result<(), Error>> {
-        let mut all_sent = Vec::with_capacity(answered.len());
-        let mut all_held = Vec::with_capacity(answered.len());
+        let mut under_way = Vec::with_capacity(answered.len());
+        let bytes_max = self.payload_bytes_max();
         for (held, result) in answered {
-            if let Some(parcel) = answer(&held.envelope.properties, Ok(result.unwrap_or_else(|| "null".into()))) {
-                let (tell, sent) = oneshot::channel();
-                self.callers.outbox.send(parcel.telling(tell)).await;
-                all_sent.push(sent);
+            let done = match answer(&held.envelope.properties, Ok(result.unwrap_or_else(|| "null".into())), bytes_max) {
+                Some(parcel) => Some(self.hand_over(parcel).await),
+                None => None,
+            };
+            under_way.push((held, done));
+        }
+        // Each is acked as soon as its own answer is confirmed; those that come together share one round trip (`acks`).
+        let ending = under_way.into_iter().map(async |(held, done)| {
+            if let Some(done) = done {
+                done.await.map_err(|_| dropped())?;
             }
-            all_held.push(held);
-        }
-        for sent in all_sent {
-            // If it cannot be sent, that has been told in the log.
-            sent.await.ok();
-        }
-        let acked = self.ack_all(&all_held).await;
-        acked.into_iter().map(|acked| acked.map_err(|fault| fault.into_error("settle").uncertain())).collect()
+            self.ack(&held).await.map_err(|fault| fault.into_error("settle").uncertain())
+        });
+        join_all(ending).await
     }
 
     /// Ends a lease of a call.
@@ -221,7 +270,7 @@ impl RabbitMqCore {
                 return self.call_goes_on(token, held, parcel).await;
             }
         };
-        self.give_answer(&held.envelope.properties, outcome).await;
+        self.give_answer(&held.envelope.properties, outcome).await?;
         self.ack(&held).await.map_err(|fault| fault.into_error("settle").uncertain())
     }
 
@@ -230,9 +279,9 @@ impl RabbitMqCore {
         if let Spot::Later(..) = spot {
             return self.go_on(token, held, (spot, message)).await;
         }
-        // The broker confirms what waits in a queue only every 200 ms, and so long no worker should be kept from the next call.
         let mode = held.envelope.properties.delivery_mode().unwrap_or(1);
-        self.send(Parcel::to(message.queue, message.body, message.properties.with_delivery_mode(mode))).await;
+        let message = fitted(message, self.out.frame_max());
+        self.send(Parcel::to(message.queue, message.body, message.properties.with_delivery_mode(mode))).await?;
         self.ack(&held).await.ok();
         Ok(())
     }
@@ -242,8 +291,9 @@ impl RabbitMqCore {
         let (core, tap) = (Arc::clone(self), Arc::clone(tap));
         let mode = envelope.properties.delivery_mode().unwrap_or(1);
         self.scope.spawn_until_closed(self.moving.track_future(async move {
-            core.send(Parcel::to(message.queue, message.body, message.properties.with_delivery_mode(mode))).await;
-            core.drop_delivery(&tap, &grip).await;
+            let message = fitted(message, core.out.frame_max());
+            let sent = core.send(Parcel::to(message.queue, message.body, message.properties.with_delivery_mode(mode))).await;
+            core.drop_delivery_if(sent, &tap, &grip).await;
         }));
     }
 
@@ -251,8 +301,8 @@ impl RabbitMqCore {
     pub(super) fn refuse_call(self: &Arc<Self>, tap: &Arc<Tap>, grip: &Grip, asked: BasicProperties, why: String) {
         let (core, tap, grip) = (Arc::clone(self), Arc::clone(tap), grip.clone());
         self.scope.spawn_until_closed(async move {
-            core.give_answer(&asked, Err(Answer::rejected(ErrorKind::Decode, why))).await;
-            core.drop_delivery(&tap, &grip).await;
+            let answered = core.give_answer(&asked, Err(Answer::rejected(ErrorKind::Decode, why))).await;
+            core.drop_delivery_if(answered, &tap, &grip).await;
         });
     }
 
@@ -268,8 +318,19 @@ impl RabbitMqCore {
         let (core, tap, grip) = (Arc::clone(self), Arc::clone(tap), grip.clone());
         self.scope.spawn_until_closed(async move {
             let answer = Answer::of(&CallError::Cancelled(Cancelled::without_certificate(reason)));
-            core.give_answer(&asked, Err(answer)).await;
-            core.drop_delivery(&tap, &grip).await;
+            let answered = core.give_answer(&asked, Err(answer)).await;
+            core.drop_delivery_if(answered, &tap, &grip).await;
         });
     }
+
+    /// Nobody needs it any more if what was said of it is with the broker.
+    async fn drop_delivery_if(&self, done: Result<(), Error>, tap: &Tap, grip: &Grip) {
+        if done.is_ok() {
+            self.drop_delivery(tap, grip).await;
+        }
+    }
+}
+
+fn dropped() -> Error {
+    Error::new(ErrorKind::Closed, "settle: the broker was dropped").uncertain()
 }

@@ -31,11 +31,13 @@ use tokio::time::{Instant, sleep};
 
 use self::waiting::Waiting;
 use super::RabbitMqCore;
+use super::checks::TIME_MAX;
 use super::control;
 use super::fault::Fault;
 use super::link::{Line, Link};
 use super::message::{Envelope, random_id};
 use super::outbox::{Carrier, Outbox, Owner, Parcel};
+use super::pause::Pauses;
 use super::publish::Message;
 use super::topology::{Spot, Topology};
 use super::url::Place;
@@ -53,9 +55,6 @@ const ANSWERS_EXPIRE: Duration = Duration::from_secs(300);
 const ACK_MAX: usize = 256;
 /// How often a queue that vanished is made again for one call.
 const RETURNS_MAX: u32 = 2;
-/// After something failed while the connection lives.
-const AGAIN: Duration = Duration::from_millis(200);
-
 /// The header of an answer without a value: its kind.
 pub(super) const ERROR: &str = "brigade-error";
 /// The header of what is told of a running call: how far it is.
@@ -195,13 +194,18 @@ impl Calls {
 
     /// Receives answers for as long as the broker is there.
     async fn listen(self: Arc<Self>) {
+        let mut pauses = Pauses::default();
         loop {
             match self.link.line().await {
                 Ok(line) => {
-                    if let Some(Err(fault)) = line.down.run_until_cancelled(self.listen_on(&line)).await {
+                    let ended = line.down.run_until_cancelled(self.listen_on(&line)).await;
+                    let fault = ended.and_then(Result::err).unwrap_or_else(Fault::timeout);
+                    if line.down.is_cancelled() {
+                        pauses.reset();
+                    } else {
                         tracing::warn!(%fault, "could not receive answers; trying again");
                     }
-                    sleep(AGAIN).await;
+                    sleep(pauses.after(&fault)).await;
                 }
                 Err(fault) if fault.kind() == ErrorKind::Closed => return,
                 Err(fault) => self.fail(&fault, |_| true),
@@ -289,7 +293,7 @@ impl Calls {
             return;
         }
         if let Some(fraction) = header(PROGRESS) {
-            let fraction = if let AMQPValue::Double(fraction) = fraction { *fraction } else { 0.0 };
+            let fraction = read_fraction(fraction);
             let caller = lock(&self.open).get(&number).map(|open| Arc::clone(&open.caller));
             let payload = Bytes::from(std::mem::take(&mut delivery.data));
             return caller.into_iter().for_each(|caller| caller.tell(Progress { fraction, codec: Codec::Json, payload: payload.clone() }));
@@ -386,6 +390,19 @@ async fn declare(line: &Line, channel: &Channel, queue: &ShortString) -> Result<
     line.answer(channel.queue_declare(queue.clone(), options, arguments)).await.map(|queue| queue.message_count())
 }
 
+/// How far a call is: text from us, a number from other clients.
+fn read_fraction(value: &AMQPValue) -> f64 {
+    let fraction = match value {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().and_then(|text| text.trim().parse().ok()),
+        AMQPValue::ShortString(text) => text.as_str().trim().parse().ok(),
+        AMQPValue::Double(fraction) => Some(*fraction),
+        AMQPValue::Float(fraction) => Some(f64::from(*fraction)),
+        AMQPValue::LongInt(whole) => Some(f64::from(*whole)),
+        _ => None,
+    };
+    fraction.filter(|fraction| fraction.is_finite()).map_or(0.0, |fraction| fraction.clamp(0.0, 1.0))
+}
+
 fn read_error(kind: &AMQPValue, body: &[u8]) -> CallError {
     let answer = serde_json::from_slice::<Answer>(body);
     let kind = match kind {
@@ -403,7 +420,7 @@ impl RabbitMqCore {
     /// Makes a call; the request is on its way when this returns.
     pub(super) fn call(self: &Arc<Self>, call: DirectCall) -> Answering {
         let calls = self.calls();
-        let until = call.queue_timeout.map(|wait| (wait, Instant::now() + wait));
+        let until = call.queue_timeout.map(|wait| (wait, Instant::now() + wait.min(TIME_MAX)));
         let (mut waiting, told) = calls.begin(&call.caller);
         let delay = call.job.options.delay.unwrap_or_default();
         let parcel = self.check(&call.job).and_then(|()| self.parcel(calls.request(&call, waiting.number), delay));

@@ -73,6 +73,10 @@ impl Served {
         self.wanted.send_if_modified(|served| !served.contains(queue) && served.insert(queue.clone()));
     }
 
+    pub(super) fn remove(&self, queue: &ShortString) {
+        self.wanted.send_if_modified(|served| served.remove(queue));
+    }
+
     /// Waits, bounded, until cancels for this queue are heard: before anything is taken from it.
     pub(super) async fn is_heard(&self, queue: &ShortString) {
         let mut heard = self.heard.subscribe();
@@ -115,13 +119,17 @@ async fn hear_on(
     let queue = line.answer(channel.queue_declare("".into(), options, FieldTable::default())).await?.name().clone();
     let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
     let mut cancels = line.answer(channel.basic_consume(queue.clone(), "".into(), options, FieldTable::default())).await?;
-    let mut bound = BTreeSet::new();
+    let mut bound = BTreeSet::<ShortString>::new();
     loop {
         let wanted = served.borrow_and_update().clone();
         for key in wanted.difference(&bound) {
             let binding =
                 channel.queue_bind(queue.clone(), EXCHANGE.into(), key.clone(), QueueBindOptions::default(), FieldTable::default());
             line.answer(binding).await?;
+        }
+        for key in bound.difference(&wanted) {
+            let unbinding = channel.queue_unbind(queue.clone(), EXCHANGE.into(), key.clone(), FieldTable::default());
+            line.answer(unbinding).await?;
         }
         bound.clone_from(&wanted);
         heard.send_replace(Heard::Of(wanted));

@@ -14,16 +14,18 @@ use crate::error::{Error, ErrorKind};
 pub(super) struct Fault {
     kind: ErrorKind,
     hint: &'static str,
+    /// A limit of a vhost, a user or the server is reached.
+    is_limit: bool,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Fault {
     pub(super) fn new(kind: ErrorKind, hint: &'static str) -> Self {
-        Self { kind, hint, source: None }
+        Self { kind, hint, is_limit: false, source: None }
     }
 
     pub(super) fn with_source(kind: ErrorKind, hint: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self { kind, hint, source: Some(Arc::new(source)) }
+        Self { kind, hint, is_limit: false, source: Some(Arc::new(source)) }
     }
 
     /// The broker takes no messages.
@@ -34,6 +36,12 @@ impl Fault {
     /// The broker said no to a message.
     pub(super) fn declined() -> Self {
         Self::new(ErrorKind::QueueFull, "the broker did not take it: its queue is full, or it failed")
+    }
+
+    /// The properties and headers of a message do not fit into a frame.
+    pub(super) fn over_frame(bytes: usize, frame_max: usize) -> Self {
+        let text = format!("its properties and headers make a frame of {bytes} bytes, and the broker allows {frame_max}");
+        Self::with_source(ErrorKind::TooLarge, "its headers are larger than the broker allows (frame_max)", io::Error::other(text))
     }
 
     /// The answer did not come in time.
@@ -52,7 +60,12 @@ impl Fault {
 
     /// Whether it will not pass by itself: somebody has to change something.
     pub(super) fn is_lasting(&self) -> bool {
-        matches!(self.kind, ErrorKind::Refused | ErrorKind::Unsupported | ErrorKind::BadOption)
+        matches!(self.kind, ErrorKind::Refused | ErrorKind::Unsupported | ErrorKind::BadOption | ErrorKind::TooLarge) || self.is_limit
+    }
+
+    /// Whether a vhost, a user or the server has as much as it may have of something.
+    pub(super) fn is_limit(&self) -> bool {
+        self.is_limit
     }
 
     /// The broker's `consumer_timeout`, if that is why it closed a channel. It names it nowhere but in the text for people: so this only makes
@@ -63,6 +76,43 @@ impl Fault {
         let is_it = matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED));
         let (_, rest) = error.get_message().as_str().split_once("imeout value used: ").filter(|_| is_it)?;
         rest.split(' ').next()?.parse().ok().map(Duration::from_millis)
+    }
+
+    /// The largest message that the broker takes (`max_message_size`), if one was refused because it is larger. It is named nowhere but in that text;
+    /// without it, such a refusal is told as any other.
+    pub(super) fn message_bytes_max(&self) -> Option<usize> {
+        let text = self.refusal()?;
+        let (_, rest) = text.split_once("max size ").filter(|_| text.contains("message size"))?;
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    }
+
+    /// What the broker said when it closed the channel, or the connection, because of what was asked.
+    fn refusal(&self) -> Option<&str> {
+        let error = self.source.as_ref()?.downcast_ref::<lapin::Error>()?;
+        let Kind::ProtocolError(error) = error.kind() else { return None };
+        Some(error.get_message().as_str())
+    }
+
+    /// A limit of a vhost or of a user, as the broker names it, and what to do.
+    fn limit(&self) -> Option<&'static str> {
+        let text = self.refusal()?;
+        let limits = [
+            (
+                "queue limit",
+                "the vhost, or the cluster, has as many queues as it may have (max-queues): raise it (rabbitmqctl set_vhost_limits), or delete some",
+            ),
+            (
+                "user connection limit",
+                "the user has as many connections as it may have (max-connections): raise it (rabbitmqctl set_user_limits)",
+            ),
+            ("node connection limit", "the server has as many connections as it may have (connection_max): raise it, or end some"),
+            (
+                "connection limit",
+                "the vhost has as many connections as it may have (max-connections): raise it (rabbitmqctl set_vhost_limits)",
+            ),
+            ("number of channels", "there are as many channels as there may be (max-channels of the user, or channel_max): raise it"),
+        ];
+        limits.iter().find(|(said, _)| text.contains(said)).map(|(_, hint)| *hint)
     }
 
     /// `what` was asked for.
@@ -102,6 +152,12 @@ impl From<lapin::Error> for Fault {
     fn from(error: lapin::Error) -> Self {
         let (kind, hint) = meaning(error.kind());
         let fault = Self::with_source(kind, hint, error);
+        if let Some(hint) = fault.limit() {
+            return Self { kind: ErrorKind::QueueFull, hint, is_limit: true, ..fault };
+        }
+        if fault.message_bytes_max().is_some() {
+            return Self { kind: ErrorKind::TooLarge, hint: "the message is larger than the broker allows (max_message_size)", ..fault };
+        }
         match fault.consumer_timeout() {
             None => fault,
             Some(_) => {

@@ -12,12 +12,15 @@ use super::acks::Opened;
 use super::message::Envelope;
 use super::tap::Tap;
 use crate::broker::AskedCancel;
+use crate::clock::later;
 use crate::job::JobId;
 
 /// Marks of settled messages that are remembered, in case the broker brings one again: an ack that was on its way when it died.
 const MARKS_MAX: usize = 100_000;
 /// Cancels of calls that are remembered, in case the call comes later.
 const CANCELLED_MAX: usize = 1_000;
+/// Messages that went back; beyond that all are forgotten, and count as lost when they come again.
+const RETURNED_MAX: usize = 10_000;
 /// Lost leases whose holders have not heard of it.
 const LOST_MAX: usize = 10_000;
 
@@ -57,6 +60,8 @@ pub(super) struct Hands {
     /// Whose deliveries are being exchanged.
     exchanging: HashSet<i64>,
     lost: VecDeque<AskedCancel>,
+    /// Messages that went back from here although nobody died, and how often.
+    returned: HashMap<(JobId, u64), u32>,
     /// Calls that are to be cancelled and were not here when that was told: by correlation id, with the reason.
     cancelled: VecDeque<(String, String)>,
 }
@@ -95,7 +100,7 @@ impl Hands {
     /// Whether it counts for longer.
     pub(super) fn extend(&mut self, id: &JobId, token: i64, now: Instant, time: Duration) -> bool {
         let held = self.held.get_mut(&token).filter(|held| held.envelope.id == *id && held.until > now && held.grip.opened.is_alive());
-        held.map(|held| held.until = now + time).is_some()
+        held.map(|held| held.until = later(now, time)).is_some()
     }
 
     /// The leases whose deliveries are older than this; they are being exchanged from now on.
@@ -142,16 +147,33 @@ impl Hands {
         self.held.values().map(|held| held.until).min()
     }
 
-    /// The channel of that number is over: its leases are lost.
-    pub(super) fn lose(&mut self, number: u64) -> usize {
-        let of_it: Vec<i64> = self.held.iter().filter(|(_, held)| held.grip.opened.number == number).map(|(token, _)| *token).collect();
+    /// The channel of that number is over: its leases are lost; or those of one queue of it.
+    pub(super) fn lose(&mut self, number: u64, queue: Option<&str>) -> usize {
+        let is_lost = |held: &Held| held.grip.opened.number == number && queue.is_none_or(|queue| *held.tap.queue == *queue);
+        let of_it: Vec<i64> = self.held.iter().filter(|(_, held)| is_lost(held)).map(|(token, _)| *token).collect();
         let count = of_it.len();
         for token in of_it {
             let Some(held) = self.remove(token) else { continue };
+            self.returns(&held.envelope);
             let reason = "its lease was lost with the connection to the broker".to_owned();
             self.ask(AskedCancel { id: held.envelope.id.clone(), token, reason });
         }
         count
+    }
+
+    /// This message goes back to the broker, whose count of it then says nothing of a holder that died.
+    pub(super) fn returns(&mut self, envelope: &Envelope) {
+        if self.returned.len() >= RETURNED_MAX {
+            self.returned.clear();
+        }
+        if let Some(mark) = envelope.mark() {
+            *self.returned.entry(mark).or_default() += 1;
+        }
+    }
+
+    /// How often it went back from here.
+    pub(super) fn returned(&self, envelope: &Envelope) -> u32 {
+        envelope.mark().and_then(|mark| self.returned.get(&mark).copied()).unwrap_or(0)
     }
 
     /// What this lease is of.

@@ -3,21 +3,24 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use lapin::BasicProperties;
 use lapin::message::Delivery;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, sleep_until};
 
 use super::acks::Said;
+use super::checks::is_unprintable;
 use super::held::{Grip, Held};
-use super::message::{Envelope, Unreadable, has_caller};
+use super::message::{Envelope, Unreadable};
 use super::publish::{Message, Published};
-use super::tap::{Ask, Tap};
+use super::tap::Tap;
 use super::topology::Spot;
 use super::{PAYLOAD_BYTES_MAX, RabbitMqCore};
 use crate::broker::{Ending, LeaseAsk, Leased, Terms};
-use crate::clock::BootTime;
+use crate::clock::{BootTime, later};
 use crate::error::Error;
 use crate::job::AttemptKind;
+use crate::registry;
 use crate::sync::lock;
 
 /// Before what could not be set aside is tried again.
@@ -30,38 +33,36 @@ const LOOK_PAUSE: Duration = Duration::from_millis(10);
 impl RabbitMqCore {
     /// Hands out jobs; waits for the first as long as the ask says.
     pub(super) async fn lease(self: &Arc<Self>, ask: LeaseAsk) -> Result<Vec<Leased>, Error> {
-        for queue in ask.queues.iter() {
-            self.topology.check_name(queue)?;
-        }
         self.end_expired().await;
-        let taps: Vec<Arc<Tap>> = ask.queues.iter().map(|queue| self.tap(queue)).collect();
-        if ask.wait.is_zero() {
-            return self.lease_now(&taps, &ask).await;
+        if ask.queues.len() != 1 {
+            return self.lease_of_several(&ask).await;
         }
-        let asks: Vec<Ask> = taps.iter().map(|tap| tap.ask(ask.max)).collect();
-        let leased = self.wait_for_some(&taps, &ask).await;
-        drop(asks);
+        let Some(queue) = ask.queues.names().first() else { return Ok(Vec::new()) };
+        self.topology.check_name(queue)?;
+        let tap = self.tap(queue);
+        if ask.wait.is_zero() {
+            return self.lease_now(&[tap], &ask).await;
+        }
+        let asking = tap.ask(ask.max);
+        let leased = self.wait_for_some(&tap, &ask).await;
+        drop(asking);
         if ask.enough.is_cancelled() {
-            taps.iter().for_each(|tap| tap.hurry());
+            tap.hurry();
         }
         leased
     }
 
-    async fn wait_for_some(self: &Arc<Self>, taps: &[Arc<Tap>], ask: &LeaseAsk) -> Result<Vec<Leased>, Error> {
-        let until = Instant::now() + ask.wait;
+    async fn wait_for_some(self: &Arc<Self>, tap: &Arc<Tap>, ask: &LeaseAsk) -> Result<Vec<Leased>, Error> {
+        let until = later(Instant::now(), ask.wait);
         loop {
             let mut news = std::pin::pin!(self.news.notified());
             news.as_mut().enable();
-            let mut found = Vec::new();
-            for tap in taps {
-                found.extend(self.hand_out(tap, ask.max - found.len(), ask.terms).await);
-            }
+            let found = self.hand_out(tap, ask.max, ask.terms).await;
             if !found.is_empty() || ask.enough.is_cancelled() {
                 return Ok(found);
             }
-            let refusal = taps.iter().find_map(|tap| tap.refusal());
             let is_over = Instant::now() >= until;
-            if let Some(fault) = refusal.or_else(|| self.hands_link.fault().filter(|_| is_over)) {
+            if let Some(fault) = tap.refusal().or_else(|| self.hands_link.fault().filter(|_| is_over)) {
                 return Err(fault.into_error("lease"));
             }
             if is_over {
@@ -76,7 +77,7 @@ impl RabbitMqCore {
     }
 
     /// What is there now, in the order of the queues.
-    async fn lease_now(self: &Arc<Self>, taps: &[Arc<Tap>], ask: &LeaseAsk) -> Result<Vec<Leased>, Error> {
+    pub(super) async fn lease_now(self: &Arc<Self>, taps: &[Arc<Tap>], ask: &LeaseAsk) -> Result<Vec<Leased>, Error> {
         let mut found = Vec::new();
         for tap in taps {
             loop {
@@ -96,7 +97,7 @@ impl RabbitMqCore {
     }
 
     /// Hands out what a tap has.
-    async fn hand_out(self: &Arc<Self>, tap: &Arc<Tap>, max: usize, terms: Terms) -> Vec<Leased> {
+    pub(super) async fn hand_out(self: &Arc<Self>, tap: &Arc<Tap>, max: usize, terms: Terms) -> Vec<Leased> {
         let (since, since_boot) = (Instant::now(), BootTime::now());
         let mut leased = Vec::new();
         let mut rest = tap.take(max);
@@ -107,7 +108,7 @@ impl RabbitMqCore {
                 continue;
             }
             if lock(&self.hands).is_being_settled(&envelope) {
-                self.requeue_later(tap, grip);
+                self.requeue_later(tap, grip, envelope);
                 continue;
             }
             if lock(&self.hands).is_copy(&envelope) {
@@ -137,25 +138,27 @@ impl RabbitMqCore {
                 Terms::Lease(time) => {
                     self.warn_of_time(tap, &envelope);
                     self.tell_begun(&envelope.properties);
-                    let held = Held { tap: Arc::clone(tap), grip, envelope: Arc::clone(&envelope), until: self.now_after(since) + time };
+                    let held =
+                        Held { tap: Arc::clone(tap), grip, envelope: Arc::clone(&envelope), until: later(self.now_after(since), time) };
                     lock(&self.hands).hold(token, held);
                     self.holding.notify_one();
                 }
                 Terms::Take => {
-                    lock(&self.hands).settled(&envelope);
                     let acked = grip.opened.say(vec![grip.tag], Said::Ack).await;
                     tap.released(&grip);
-                    if acked.is_err() {
-                        // It may come again: then it is a copy, and as gone as it would be now.
+                    if let Err(fault) = acked {
+                        // Not handed out, so it is no copy if it comes again: that is the job itself, which the broker still has.
+                        tracing::warn!(%fault, job = %envelope.id, "a job was not taken: the broker did not answer; it comes again unless it heard");
                         continue;
                     }
+                    lock(&self.hands).settled(&envelope);
                 }
             }
             leased.push(Leased {
                 id: envelope.id.clone(),
                 token,
                 since: since_boot,
-                attempt: envelope.failed + envelope.crashed + 1,
+                attempt: envelope.attempt(),
                 crashed: envelope.crashed,
                 lost: envelope.lost,
                 unserved: envelope.unserved,
@@ -168,7 +171,21 @@ impl RabbitMqCore {
 
     /// Reads what came; `None` if it is not to be handed out.
     pub(super) fn admit(self: &Arc<Self>, tap: &Arc<Tap>, grip: &Grip, delivery: Delivery) -> Option<Envelope> {
-        match Envelope::read(&tap.queue, delivery.properties, delivery.data, PAYLOAD_BYTES_MAX) {
+        let mut read = Envelope::read(&tap.queue, delivery.properties, delivery.data, PAYLOAD_BYTES_MAX);
+        if let Ok(envelope) = &mut read {
+            let returned = lock(&self.hands).returned(envelope);
+            envelope.count_losses(returned);
+        }
+        match read {
+            Ok(envelope) if envelope.properties.reply_to().as_ref().is_some_and(|to| self.is_own(to.as_str())) => {
+                let to = envelope.properties.reply_to().as_ref().map(ToString::to_string).unwrap_or_default();
+                let why = format!("its reply_to names {to:?}, a queue of jobs: its answer would be run there as a job");
+                let message = envelope.properties.clone();
+                let message =
+                    Message { queue: "".into(), body: envelope.job.payload.into_string().into_bytes().into(), properties: message };
+                self.set_aside(tap, grip, &why, message);
+                None
+            }
             Ok(envelope) => match envelope.due.and_then(|due| due.duration_since(SystemTime::now()).ok()) {
                 None => Some(envelope),
                 Some(early) => {
@@ -176,32 +193,70 @@ impl RabbitMqCore {
                     None
                 }
             },
-            Err(Unreadable { why, properties, .. }) if has_caller(&properties) => {
+            Err(Unreadable { why, properties, .. }) if self.may_answer(&properties) => {
                 tracing::warn!(queue = tap.queue, why, "a message that is no call is refused");
                 self.refuse_call(tap, grip, *properties, why);
                 None
             }
             Err(Unreadable { why, properties, body }) => {
-                tracing::warn!(queue = tap.queue, why, "a message that is no job goes to the dead letters");
-                let message = Message { queue: "".into(), body, properties: *properties };
-                self.aside(tap, grip.clone(), "set it aside", self.dead_parcel(&tap.queue, &why, message));
+                self.set_aside(tap, grip, &why, Message { queue: "".into(), body, properties: *properties });
                 None
             }
         }
     }
 
+    fn set_aside(self: &Arc<Self>, tap: &Arc<Tap>, grip: &Grip, why: &str, message: Message) {
+        tracing::warn!(queue = tap.queue, why, "a message that is no job goes to the dead letters");
+        self.aside(tap, grip.clone(), "set it aside", self.dead_parcel(&tap.queue, why, message));
+    }
+
+    /// Whether a refusal may go to whom this message names: to no queue of jobs, and to no name that cannot be one.
+    fn may_answer(&self, properties: &BasicProperties) -> bool {
+        let to = properties.reply_to().as_ref().map(|to| to.as_str()).filter(|to| !to.is_empty());
+        to.is_some_and(|to| !is_unprintable(to) && !self.is_own(to))
+    }
+
+    /// Whether this is a queue of ours that is not for answers: one that tasks of this program or this process take from, or that goes with one.
+    pub(super) fn is_own(&self, name: &str) -> bool {
+        let queue = self.place.queue_of(name);
+        if queue == name && !self.place.namespace.is_empty() {
+            return false;
+        }
+        if let Some(rest) = queue.strip_prefix("brigade-") {
+            return !rest.starts_with("answers.");
+        }
+        let base = queue
+            .strip_suffix(".dead")
+            .or_else(|| queue.rsplit_once(".delay.").or_else(|| queue.rsplit_once(".held.")).map(|(base, _)| base));
+        let is_task = |name: &str| registry::tasks().is_ok_and(|mut tasks| tasks.any(|task| task.queues().any(|queue| queue == name)));
+        let is_queue = |name: &str| lock(&self.taps).contains_key(name) || is_task(name);
+        is_queue(queue) || base.is_some_and(is_queue)
+    }
+
     fn bury(self: &Arc<Self>, tap: &Arc<Tap>, grip: Grip, envelope: &Envelope) {
-        let attempts = envelope.failed + envelope.crashed;
-        let why = if attempts == 0 { "no attempt began within the time that it had" } else { "the time for its attempts is over" };
+        let why =
+            if envelope.attempt() == 1 { "no attempt began within the time that it had" } else { "the time for its attempts is over" };
         let dead = envelope.next().write("", None).and_then(|message| self.dead_parcel(&tap.queue, why, message));
         self.aside(tap, grip, "set it aside", dead);
     }
 
+    /// Goes on as a new message, at the end of its queue.
+    pub(super) fn hand_on(self: &Arc<Self>, tap: &Arc<Tap>, grip: Grip, envelope: &Envelope) {
+        let mut next = envelope.next();
+        // Nobody died with it as often as that.
+        next.lost = next.lost.saturating_sub(u32::try_from(envelope.deliveries).unwrap_or(u32::MAX));
+        match self.parcel(next, Duration::ZERO) {
+            Ok((_, message)) if envelope.is_call() => self.forward_call(tap, grip, envelope, message),
+            parcel => self.aside(tap, grip, "hand it on", parcel),
+        }
+    }
+
     /// What its holder's settlement comes to is known soon; until then it is neither to be run nor to be dropped.
-    fn requeue_later(self: &Arc<Self>, tap: &Arc<Tap>, grip: Grip) {
-        let tap = Arc::clone(tap);
+    fn requeue_later(self: &Arc<Self>, tap: &Arc<Tap>, grip: Grip, envelope: Arc<Envelope>) {
+        let (core, tap) = (Arc::clone(self), Arc::clone(tap));
         self.scope.spawn_until_closed(async move {
             sleep(AGAIN).await;
+            lock(&core.hands).returns(&envelope);
             grip.opened.say(vec![grip.tag], Said::Requeue).await.ok();
             tap.released(&grip);
         });
@@ -265,7 +320,8 @@ impl RabbitMqCore {
         let expired = lock(&self.hands).expired(now);
         let ending = || Ending::GiveBack { kind: AttemptKind::Interrupted, reason: "its lease ran out".to_owned(), after: Duration::ZERO };
         let lost = |(token, mut held): (i64, Held)| {
-            Arc::make_mut(&mut held.envelope).lost += 1;
+            let envelope = Arc::make_mut(&mut held.envelope);
+            envelope.lost = envelope.lost.saturating_add(1);
             (token, held, ending(), None)
         };
         let expired: Vec<_> = expired.into_iter().map(lost).collect();

@@ -22,18 +22,21 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::fault::Fault;
+use super::pause::Pauses;
 use super::reach::{self, Opened};
 use super::url::{Blocked, Place};
 use crate::error::{Error, ErrorKind};
-use crate::retry::Retry;
+use crate::retry::{Retry, jitter};
 use crate::shutdown::Scope;
 
 /// The last of the pauses between tries to connect, so that work goes on soon after the broker is back.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// lapin tells of each end; should it forget one, it is noticed then.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// After something that runs on a connection failed while the connection lives.
-const AGAIN: Duration = Duration::from_millis(200);
+/// Before the next try to connect where there are as many connections as there may be.
+const LIMIT_PAUSE: Duration = Duration::from_secs(5);
+/// What RabbitMQ has by itself.
+const FRAME_MAX: usize = 128 << 10;
 
 /// A connection that is made again when it broke. Cheap to clone.
 #[derive(Clone)]
@@ -62,6 +65,8 @@ pub(super) struct Line {
     /// Cancelled when it is over.
     pub(super) down: CancellationToken,
     answer_timeout: Duration,
+    /// The most bytes of a frame, as was agreed.
+    pub(super) frame_max: usize,
 }
 
 impl Link {
@@ -132,6 +137,14 @@ impl Link {
         }
     }
 
+    /// The most bytes of a frame on the line there is now; without one, on the last or the next.
+    pub(super) fn frame_max(&self) -> usize {
+        match &*self.state.borrow() {
+            State::Up(line) => line.frame_max,
+            State::Down(_) => FRAME_MAX,
+        }
+    }
+
     /// Why there is no line, if there is none.
     pub(super) fn fault(&self) -> Option<Fault> {
         match &*self.state.borrow() {
@@ -143,18 +156,17 @@ impl Link {
     /// Has something run on each connection in turn, for ever: again after a pause when it failed, and anew when there is a new connection.
     /// Where consumers are resumed.
     pub(super) async fn on_each_line<F: Future<Output = Result<(), Fault>>>(&self, what: &str, run: impl Fn(Line) -> F) {
-        let mut last = 0;
+        let mut pauses = Pauses::default();
         loop {
             if let Ok(line) = self.line().await {
-                if line.generation == last {
-                    sleep(AGAIN).await;
-                }
-                last = line.generation;
                 let down = line.down.clone();
                 match down.run_until_cancelled(run(line)).await {
                     Some(Ok(())) => return,
-                    Some(Err(fault)) => tracing::warn!(%fault, what, "failed on this connection; trying again"),
-                    None => {}
+                    Some(Err(fault)) => {
+                        tracing::warn!(%fault, what, "failed on this connection; trying again");
+                        down.run_until_cancelled(sleep(pauses.after(&fault))).await;
+                    }
+                    None => pauses.reset(),
                 }
             }
         }
@@ -171,6 +183,7 @@ impl Line {
             blocked,
             down: CancellationToken::new(),
             answer_timeout: place.answer_timeout,
+            frame_max: usize::try_from(opened.connection.configuration().frame_max()).unwrap_or(usize::MAX),
         };
         (line, tell)
     }
@@ -250,6 +263,10 @@ impl Supervisor {
                 Ok(opened) => return opened,
                 Err(fault) => {
                     tracing::debug!(%fault, attempt, "could not connect to RabbitMQ");
+                    if fault.is_limit() {
+                        // Each try takes one of what there is too little of.
+                        sleep(LIMIT_PAUSE.mul_f64(jitter(0.5))).await;
+                    }
                     self.state.send_replace(State::Down(fault));
                 }
             }

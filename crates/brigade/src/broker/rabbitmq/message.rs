@@ -28,6 +28,7 @@ use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
+use super::checks::{check_options, check_properties, check_seq, is_unprintable, without_unprintable};
 use super::publish::Message;
 use crate::broker::foreign::read_options;
 use crate::error::{Error, ErrorKind};
@@ -61,6 +62,8 @@ pub(super) struct Envelope {
     pub(super) pushed_at: SystemTime,
     pub(super) due: Option<SystemTime>,
     pub(super) history: Vec<AttemptRecord>,
+    /// How often the broker has handed out this very message before; it counts that for quorum queues alone.
+    pub(super) deliveries: u64,
     /// As it came; what we do not know goes along.
     pub(super) properties: BasicProperties,
 }
@@ -88,6 +91,7 @@ impl Envelope {
             pushed_at: SystemTime::now(),
             due: None,
             history: Vec::new(),
+            deliveries: 0,
             properties: BasicProperties::default(),
         }
     }
@@ -100,6 +104,9 @@ impl Envelope {
         let number = |name: &str| number_of(headers, name);
         let count = |name: &str| number(name).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
         let moment = |name: &str| number(name).and_then(|millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis)));
+        if let Err(why) = check_properties(&properties) {
+            return Err(Unreadable { why, properties: Box::new(properties), body: body.into() });
+        }
         let is_ours = is_ours(&properties);
         let id = properties.message_id().as_ref().filter(|id| !id.as_str().is_empty());
         let id = id.or_else(|| properties.correlation_id().as_ref().filter(|_| is_ours && has_caller(&properties)));
@@ -107,10 +114,12 @@ impl Envelope {
             Ok(payload) => payload,
             Err((body, why)) => return Err(Unreadable { why, properties: Box::new(properties), body: body.into() }),
         };
-        let options = text("brigade-options").map_or(Ok(JobOptions::default()), |text| match is_ours {
+        let options = text("brigade-options").map_or(Ok(JobOptions::default()), |text: String| match is_ours {
             true => serde_json::from_str(&text).map_err(|e| e.to_string()),
             false => read_options(&text),
         });
+        let options = options.map_err(|why| format!("its options cannot be read: {why}"));
+        let options = options.and_then(|mut options| check_options(&mut options).map(|()| options));
         let options = match options {
             Ok(mut options) => {
                 options.priority = properties.priority().map_or(0, i32::from);
@@ -120,17 +129,17 @@ impl Envelope {
                 }
                 options
             }
-            Err(e) => {
-                let why = format!("its options cannot be read: {e}");
+            Err(why) => {
                 return Err(Unreadable { why, properties: Box::new(properties), body: payload.into_bytes().into() });
             }
         };
+        let deliveries = number("x-delivery-count").unwrap_or(0).max(number("x-acquired-count").unwrap_or(0));
         let mut job = Job::new(queue, text("brigade-task").map(Into::into), payload);
         job.options = options;
         Ok(Self {
             id: id.map_or_else(new_id, |id| JobId::new(id.as_str())),
             job,
-            seq: number("brigade-seq").or(is_ours.then_some(0)),
+            seq: check_seq(number("brigade-seq").or(is_ours.then_some(0))),
             failed: count("brigade-failed"),
             crashed: count("brigade-crashed"),
             interrupted: count("brigade-interrupted"),
@@ -139,8 +148,21 @@ impl Envelope {
             pushed_at: moment("brigade-pushed-at").unwrap_or_else(SystemTime::now),
             due: moment("brigade-due"),
             history: text("brigade-history").and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
+            deliveries,
             properties,
         })
+    }
+
+    /// From 1; passes and interruptions do not count.
+    pub(super) fn attempt(&self) -> u32 {
+        self.failed.saturating_add(self.crashed).saturating_add(1)
+    }
+
+    /// What is given back is a new message, so each time that the broker handed this one out before, its holder died with it; but for those times
+    /// when it went back from here.
+    pub(super) fn count_losses(&mut self, returned: u32) {
+        let deliveries = u32::try_from(self.deliveries).unwrap_or(u32::MAX);
+        self.lost = self.lost.saturating_add(deliveries.saturating_sub(returned));
     }
 
     /// Somebody waits for the answer.
@@ -161,8 +183,8 @@ impl Envelope {
     /// The same, to be written anew.
     pub(super) fn next(&self) -> Self {
         // Other programs may give the same id to several messages, so the numbers of theirs begin anywhere.
-        let seq = self.seq.map_or_else(|| RandomState::new().hash_one(0) >> 2, |seq| seq + 1);
-        Self { seq: Some(seq), due: None, ..self.clone() }
+        let seq = self.seq.map_or_else(|| RandomState::new().hash_one(0) >> 12, |seq| seq + 1);
+        Self { seq: Some(seq), due: None, deliveries: 0, ..self.clone() }
     }
 
     pub(super) fn note(&mut self, record: AttemptRecord) {
@@ -178,7 +200,7 @@ impl Envelope {
     pub(super) fn write(&self, queue: &str, expires_in: Option<Duration>) -> Result<Message, Error> {
         let mut headers = FieldTable::default();
         // What the broker notes of a message's way is of no use on the next one, and CC would make copies.
-        let is_ours = |name: &str| name.starts_with("brigade-") || name.starts_with("x-") || name == "CC" || name == "BCC";
+        let is_ours = |name: &str| name.starts_with("brigade-") || is_for_the_broker(name);
         let kept = self.properties.headers().iter().flat_map(|table| table.inner());
         for (name, value) in kept.filter(|(name, _)| !is_ours(name.as_str()) || stays(name.as_str())) {
             headers.insert(name.clone(), value.clone());
@@ -255,6 +277,11 @@ pub(super) fn has_caller(properties: &BasicProperties) -> bool {
     properties.reply_to().as_ref().is_some_and(|to| !to.as_str().is_empty())
 }
 
+/// Headers that the broker writes, or acts upon.
+fn is_for_the_broker(name: &str) -> bool {
+    name.starts_with("x-") || name == "CC" || name == "BCC"
+}
+
 /// Headers that say how somebody waits for the answer, and who passed it: they stay with a message wherever it goes.
 fn stays(name: &str) -> bool {
     name.starts_with("brigade-call") || name.starts_with("brigade-pass")
@@ -266,10 +293,15 @@ fn stays(name: &str) -> bool {
 ///
 /// As [`short`].
 pub(super) fn dead_letter(queue: &str, dead: &str, why: &str, message: Message) -> Result<Message, Error> {
-    let mut headers = message.properties.headers().clone().unwrap_or_default();
+    let mut headers = FieldTable::default();
+    // It may have come from another program: what tells the broker to send copies elsewhere goes.
+    let kept = message.properties.headers().iter().flat_map(|table| table.inner());
+    for (name, value) in kept.filter(|(name, _)| !is_for_the_broker(name.as_str()) && !is_unprintable(name.as_str())) {
+        headers.insert(name.clone(), value.clone());
+    }
     headers.insert("brigade-queue".into(), AMQPValue::LongString(queue.into()));
     headers.insert(REASON.into(), AMQPValue::LongString(shortened(why).into()));
-    let mut properties = without_expiration(&message.properties).with_headers(headers).with_delivery_mode(2);
+    let mut properties = without_unprintable(without_expiration(&message.properties)).with_headers(headers).with_delivery_mode(2);
     if properties.message_id().is_none() {
         properties = properties.with_message_id(new_id().as_str().into());
     }

@@ -1,9 +1,9 @@
 //! Requests and answers on their way to the broker: published without waiting for one another, each kept until the broker has confirmed it, and
 //! published again on the next connection if it had not.
 //!
-//! Pushes go through `publish` instead, whose callers wait for the confirm. Here nobody does: the delivery of a call is acked as soon as its
-//! answer has been *sent*, so that a worker need not wait for the broker's disk before it is given the next call. Should the broker die in between,
-//! the answer is still here and is sent once more.
+//! Pushes go through `publish` instead. A parcel may tell when it is *done*: the broker has confirmed it, or nothing more can be done for it (its
+//! caller is gone, the broker refused it). The delivery of a call is acked only when its answer is done, so an end of this process before leaves the
+//! call with the broker.
 //!
 //! What came back is told by its own content: lapin hands a returned message to whichever confirm comes next.
 
@@ -11,7 +11,6 @@ use std::collections::{HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -24,7 +23,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::fault::Fault;
+use super::fit;
 use super::link::{Line, Link};
+use super::pause::Pauses;
 use super::publish::Message;
 use super::url::{Blocked, Place};
 use crate::error::ErrorKind;
@@ -35,9 +36,6 @@ const WAITING_MAX: usize = 1024;
 const BATCH_MAX: usize = 128;
 /// Sent and not confirmed.
 const UNCONFIRMED_MAX: usize = 4096;
-/// After something failed while the connection lives.
-const AGAIN: Duration = Duration::from_millis(200);
-
 /// A message on its way.
 pub(super) struct Parcel {
     exchange: ShortString,
@@ -46,8 +44,8 @@ pub(super) struct Parcel {
     mandatory: bool,
     body: Bytes,
     pub(super) properties: BasicProperties,
-    /// Told when it has been sent.
-    sent: Option<oneshot::Sender<()>>,
+    /// Told when it is done.
+    done: Option<oneshot::Sender<()>>,
     /// Of no use after this.
     until: Option<Instant>,
     /// By which its owner knows it; zero if it need not.
@@ -59,7 +57,7 @@ pub(super) struct Parcel {
 impl Parcel {
     /// To a queue, by the default exchange.
     pub(super) fn to(queue: ShortString, body: Bytes, properties: BasicProperties) -> Self {
-        Self { exchange: "".into(), key: queue, mandatory: true, body, properties, sent: None, until: None, number: 0, tries: 0 }
+        Self { exchange: "".into(), key: queue, mandatory: true, body, properties, done: None, until: None, number: 0, tries: 0 }
     }
 
     /// Gone if nobody takes it.
@@ -94,17 +92,37 @@ impl Parcel {
         Message { queue: self.key.clone(), body: self.body.clone(), properties: self.properties.clone() }
     }
 
-    /// It has been sent.
-    pub(super) fn sent(&mut self) {
-        if let Some(sent) = self.sent.take() {
+    /// Nothing more is to be done for it.
+    pub(super) fn done(&mut self) {
+        if let Some(done) = self.done.take() {
             // Who wanted to know may have gone.
-            sent.send(()).ok();
+            done.send(()).ok();
         }
     }
 
-    /// Tells when it has been sent.
-    pub(super) fn telling(self, sent: oneshot::Sender<()>) -> Self {
-        Self { sent: Some(sent), ..self }
+    /// Tells when it is done.
+    pub(super) fn telling(self, done: oneshot::Sender<()>) -> Self {
+        Self { done: Some(done), ..self }
+    }
+
+    /// Goes in the place of another one: whoever waits for that waits for this.
+    pub(super) fn instead_of(self, other: &mut Self) -> Self {
+        Self { done: other.done.take(), ..self }
+    }
+
+    pub(super) fn is_optional(&self) -> bool {
+        !self.mandatory
+    }
+
+    pub(super) fn body_bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Whether the broker brought it back.
+    fn is(&self, returned: &Delivery) -> bool {
+        self.key == returned.routing_key
+            && self.properties.correlation_id() == returned.properties.correlation_id()
+            && self.properties.message_id() == returned.properties.message_id()
     }
 }
 
@@ -176,13 +194,17 @@ impl<O: Owner> Carrier<O> {
 
     /// Carries for as long as the broker is there.
     pub(super) async fn run(mut self) {
+        let mut pauses = Pauses::default();
         while !(self.inbox.is_closed() && self.inbox.is_empty() && self.again.is_empty()) {
             match self.link.line().await {
                 Ok(line) => {
-                    let fault = self.carry_on(&line).await;
+                    let (fault, confirmed) = self.carry_on(&line).await;
+                    if confirmed {
+                        pauses.reset();
+                    }
                     if !line.down.is_cancelled() {
                         tracing::warn!(%fault, "could not publish; trying again");
-                        sleep(AGAIN).await;
+                        sleep(pauses.after(&fault)).await;
                     }
                 }
                 Err(fault) if fault.kind() == ErrorKind::Closed => return,
@@ -208,8 +230,8 @@ impl<O: Owner> Carrier<O> {
             .collect();
     }
 
-    /// Publishes on this connection until it breaks, or the broker closes the channel.
-    async fn carry_on(&mut self, line: &Line) -> Fault {
+    /// Publishes on this connection until it breaks, or the broker closes the channel: why, and whether anything was confirmed before.
+    async fn carry_on(&mut self, line: &Line) -> (Fault, bool) {
         let opening = async {
             self.owner.prepare(line).await?;
             line.confirming_channel().await
@@ -220,15 +242,16 @@ impl<O: Owner> Carrier<O> {
                 if fault.is_lasting() {
                     self.give_up(&fault);
                 }
-                return fault;
+                return (fault, false);
             }
         };
         let sending = self.again.drain(..).collect();
         let suspects = std::mem::take(&mut self.suspects);
-        let mut round = Round { line, channel, sending, suspects, unconfirmed: VecDeque::new(), addressed: HashSet::new(), alone: false };
+        let mut round =
+            Round { line, channel, sending, suspects, unconfirmed: VecDeque::new(), addressed: HashSet::new(), alone: false, confirmed: 0 };
         let carrying = round.carry(&*self.owner, &self.place, &mut self.inbox);
         let fault = line.down.run_until_cancelled(carrying).await.unwrap_or_else(Fault::timeout);
-        let alone = round.alone;
+        let (alone, confirmed) = (round.alone, round.confirmed > 0);
         self.suspects = round.suspects;
         // Those that were sent come first.
         self.again.extend(round.unconfirmed.into_iter().map(|(parcel, _)| parcel));
@@ -237,14 +260,16 @@ impl<O: Owner> Carrier<O> {
         if sent > 0 && !line.down.is_cancelled() && !fault.is_lost() {
             if alone {
                 if let Some(parcel) = self.again.pop_front() {
-                    let uncertain = parcel.tries > 1;
-                    self.again.extend(self.owner.on_failed(parcel, &fault, uncertain));
+                    // What was refused for its size was refused each time.
+                    let uncertain = parcel.tries > 1 && fault.kind() != ErrorKind::TooLarge;
+                    let instead = self.owner.on_failed(parcel, &fault, uncertain);
+                    instead.into_iter().for_each(|parcel| self.again.push_front(parcel));
                 }
             } else {
                 self.suspects = sent;
             }
         }
-        fault
+        (fault, confirmed)
     }
 }
 
@@ -262,6 +287,8 @@ struct Round<'a> {
     unconfirmed: VecDeque<(Parcel, PublisherConfirm)>,
     /// Queues that are known to be there.
     addressed: HashSet<ShortString>,
+    /// So many.
+    confirmed: u64,
 }
 
 impl Round<'_> {
@@ -296,6 +323,7 @@ impl Round<'_> {
         if O::ADDRESSES {
             self.address(owner).await?;
         }
+        self.refuse_large(owner);
         let later = if self.suspects > 0 { self.sending.split_off(self.sending.len().min(1)) } else { Vec::new() };
         self.alone = self.suspects > 0;
         self.suspects = self.suspects.saturating_sub(1);
@@ -311,10 +339,9 @@ impl Round<'_> {
         let sent = begin_all(publishing).await;
         let mut fault = None;
         let mut left = Vec::new();
-        for (mut parcel, sent) in self.sending.drain(..).zip(sent) {
+        for (parcel, sent) in self.sending.drain(..).zip(sent) {
             match sent {
                 Ok(confirm) => {
-                    parcel.sent();
                     self.unconfirmed.push_back((parcel, confirm));
                 }
                 Err(error) => {
@@ -326,6 +353,23 @@ impl Round<'_> {
         left.extend(later);
         self.sending = left;
         fault.map_or(Ok(()), Err)
+    }
+
+    /// What does not fit into a frame would end the connection.
+    fn refuse_large<O: Owner>(&mut self, owner: &O) {
+        let frame_max = self.line.frame_max;
+        let mut index = 0;
+        while let Some(parcel) = self.sending.get(index) {
+            if fit::fits(&parcel.properties, frame_max) {
+                index += 1;
+                continue;
+            }
+            let parcel = self.sending.remove(index);
+            self.suspects = self.suspects.saturating_sub(usize::from(index < self.suspects));
+            let fault = Fault::over_frame(fit::frame_bytes(&parcel.properties), frame_max);
+            let instead = owner.on_failed(parcel, &fault, false);
+            self.sending.extend(instead.filter(|parcel| fit::fits(&parcel.properties, frame_max)));
+        }
     }
 
     /// Sees to it that their queues are there. What cannot have one is refused, and holds up nothing else.
@@ -375,19 +419,29 @@ impl Round<'_> {
 
     fn on_confirmed<O: Owner>(&mut self, owner: &O, confirmed: lapin::Result<Confirmation>) -> Result<(), Fault> {
         let confirmation = confirmed?;
-        let Some((parcel, _)) = self.unconfirmed.pop_front() else { return Ok(()) };
-        if confirmation.is_nack() {
+        let Some((mut parcel, _)) = self.unconfirmed.pop_front() else { return Ok(()) };
+        let is_nack = confirmation.is_nack();
+        self.confirmed += 1;
+        if let Some(returned) = confirmation.take_message() {
+            let delivery = returned.delivery;
+            self.addressed.remove(&delivery.routing_key);
+            // Told of before its own confirm, with that of an earlier one or of itself: only then is it done, and not with its confirm.
+            let mut placeholder = Parcel::to("".into(), Bytes::new(), BasicProperties::default());
+            let of = [&mut parcel].into_iter().chain(self.unconfirmed.iter_mut().map(|(parcel, _)| parcel)).find(|one| one.is(&delivery));
+            let of = of.unwrap_or(&mut placeholder);
+            match owner.on_returned(delivery) {
+                Some(instead) => self.sending.push(instead.instead_of(of)),
+                None => of.done(),
+            }
+        }
+        if is_nack {
             let fault = Fault::declined();
             // The one that was sent before may be there.
             let uncertain = parcel.tries > 1;
             self.sending.extend(owner.on_failed(parcel, &fault, uncertain));
         } else {
             owner.on_confirmed(&parcel);
-        }
-        if let Some(returned) = confirmation.take_message() {
-            let delivery = returned.delivery;
-            self.addressed.remove(&delivery.routing_key);
-            self.sending.extend(owner.on_returned(delivery));
+            parcel.done();
         }
         Ok(())
     }

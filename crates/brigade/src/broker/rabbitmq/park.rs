@@ -25,7 +25,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use lapin::message::Delivery;
@@ -37,6 +37,7 @@ use tokio::time::sleep;
 use super::RabbitMqCore;
 use super::acks::{Opened, Said};
 use super::fault::Fault;
+use super::fit::fitted;
 use super::held::{Grip, Held};
 use super::message::{self, Envelope, number_of, short};
 use super::publish::{Message, Published};
@@ -50,6 +51,8 @@ const TOKEN: &str = "brigade-held";
 /// Between tries to exchange the same delivery.
 const AGAIN_MIN: Duration = Duration::from_millis(500);
 const AGAIN_MAX: Duration = Duration::from_secs(30);
+/// A channel by which nothing is held is kept for so long.
+const UNUSED_FOR: Duration = Duration::from_secs(600);
 
 /// Where held jobs come from, by the queue that they are of.
 #[derive(Default)]
@@ -59,6 +62,7 @@ pub(super) struct Parks(AsyncMutex<HashMap<Box<str>, Park>>);
 struct Park {
     opened: Arc<Opened>,
     spot: Spot,
+    since: Instant,
 }
 
 impl RabbitMqCore {
@@ -126,7 +130,9 @@ impl RabbitMqCore {
         let still: Vec<_> = old.iter().filter(|(token, held)| lock(&self.hands).holds(*token, &held.grip)).collect();
         let copies = still.into_iter().map(|(token, held)| copy(&held.envelope, *token, &name)).collect::<Result<Vec<_>, _>>();
         let copies = copies.map_err(|error| Fault::with_source(error.kind(), "a held job cannot be written anew", error))?;
-        for published in self.publisher.publish_slowly(copies.into_iter().map(Arc::new).collect()).await {
+        for published in
+            self.publisher.publish_slowly(copies.into_iter().map(|copy| Arc::new(fitted(copy, self.out.frame_max()))).collect()).await
+        {
             match published {
                 Published::Safe => {}
                 Published::Failed { fault, .. } => return Err(fault),
@@ -148,16 +154,27 @@ impl RabbitMqCore {
         self.topology.prepare(&spot).await?;
         let line = self.hands_link.line().await?;
         let channel = line.channel().await?;
-        let opened = Opened::start(self.next_number(), line, channel, &self.scope);
+        let opened = Opened::start(self.next_number(), line, channel, false, &self.scope);
         let name = short(&self.topology.name(&spot)).map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
         // No prefetch: what comes is held already.
         let consuming = opened.channel.basic_consume(name, "".into(), BasicConsumeOptions::default(), hold_long());
         let deliveries = opened.line.answer(consuming).await?;
-        let park = Park { opened: Arc::clone(&opened), spot };
+        let park = Park { opened: Arc::clone(&opened), spot, since: Instant::now() };
         parks.insert(tap.queue.clone(), park.clone());
         let (core, tap, scope) = (Arc::clone(self), Arc::clone(tap), self.scope.clone());
         scope.spawn_until_closed(async move { core.read_park(&tap, &opened, deliveries).await });
         Ok(park)
+    }
+
+    /// Closes the channels of queues of which nothing has been held by them for a while.
+    pub(super) async fn tidy_parks(&self) {
+        self.parks.0.lock().await.retain(|_, park| {
+            let is_used = lock(&self.hands).holds_by(park.opened.number) || park.since.elapsed() < UNUSED_FOR;
+            if !is_used {
+                park.opened.dead.cancel();
+            }
+            is_used && park.opened.is_alive()
+        });
     }
 
     async fn read_park(self: &Arc<Self>, tap: &Arc<Tap>, opened: &Arc<Opened>, mut deliveries: lapin::Consumer) {
@@ -178,7 +195,7 @@ impl RabbitMqCore {
         }
         // What is held by it is another's by now, or will be as soon as the broker hears this.
         opened.dead.cancel();
-        self.lose(opened.number);
+        self.lose(opened.number, None);
         opened.channel.close(200, "over".into()).await.ok();
     }
 

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::fault::Fault;
+use super::fit;
 use super::link::{Line, Link};
 use super::url::Place;
 use crate::error::{Error, ErrorKind};
@@ -248,11 +249,26 @@ impl Lane {
             Err(fault) => return self.fail_while(&fault, |_| true),
         };
         let count = if self.suspects > 0 { 1 } else { self.unsent.len() };
+        let frame_max = self.open.as_ref().map_or(usize::MAX, |(line, _)| line.frame_max);
+        let fits = |item: &Item| fit::fits(&item.message.properties, frame_max);
+        let count = self.unsent.iter().take(count).position(|item| !fits(item)).unwrap_or(count);
+        if count == 0 && self.unconfirmed.is_empty() {
+            // It would end the connection. Those before it have been told of.
+            return self.refuse_first(frame_max);
+        }
         for mut item in self.unsent.drain(..count) {
             item.again = std::mem::replace(&mut item.uncertain, true);
             let confirming = send(Arc::clone(&channel), Arc::clone(&item.message));
             self.unconfirmed.push_back((item, confirming));
         }
+    }
+
+    /// What is to be sent next does not fit into a frame.
+    fn refuse_first(&mut self, frame_max: usize) {
+        let Some(item) = self.unsent.pop_front() else { return };
+        self.suspects = self.suspects.saturating_sub(1);
+        let fault = Fault::over_frame(fit::frame_bytes(&item.message.properties), frame_max);
+        self.tell(&item, Published::Failed { fault, uncertain: item.uncertain });
     }
 
     /// A channel of a connection that takes messages.
@@ -339,7 +355,9 @@ impl Lane {
                 && let Some(item) = self.unsent.pop_front()
             {
                 self.suspects = 0;
-                self.tell(&item, Published::Failed { fault: fault.clone(), uncertain: item.again });
+                // What was refused for its size was refused each time.
+                let uncertain = item.again && fault.kind() != ErrorKind::TooLarge;
+                self.tell(&item, Published::Failed { fault: fault.clone(), uncertain });
             }
         }
     }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use async_rs::traits::Reactor;
@@ -26,6 +26,7 @@ use tokio::time::timeout;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
 
 use super::fault::Fault;
+use super::incoming::Incoming;
 use super::url::Place;
 use crate::broker::tls::{self, Tls};
 use crate::error::ErrorKind;
@@ -37,6 +38,8 @@ const TLS_TIMEOUT: Duration = Duration::from_secs(3);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The broker's first frame is far smaller.
 const GREETING_BYTES_MAX: usize = 64 << 10;
+/// Read at once.
+const CHUNK_BYTES: usize = 64 << 10;
 
 /// A connection, and what the broker said of itself.
 pub(super) struct Opened {
@@ -172,6 +175,9 @@ struct Wire {
     is_tls: bool,
     /// Until the broker's first frame is complete.
     notes: Option<Notes>,
+    /// What came, made readable.
+    incoming: Incoming,
+    chunk: Box<[u8]>,
 }
 
 impl Wire {
@@ -194,7 +200,23 @@ impl Wire {
                 }
             },
         };
-        Ok(Self { io: io.compat(), is_tls: tls.is_some(), notes: Some(notes.clone()) })
+        let chunk = vec![0; CHUNK_BYTES].into_boxed_slice();
+        Ok(Self { io: io.compat(), is_tls: tls.is_some(), notes: Some(notes.clone()), incoming: Incoming::default(), chunk })
+    }
+
+    /// Keeps what only the beginning of a connection tells.
+    fn note(&mut self, read: &io::Result<usize>) {
+        let Some(notes) = &self.notes else { return };
+        let bytes = &self.chunk[..read.as_ref().map_or(0, |count| *count)];
+        let fault = self.look(read, bytes, notes);
+        let is_over = fault.is_some();
+        if is_over {
+            *lock(&notes.fault) = fault;
+        }
+        let is_complete = lock(&notes.greeting).add(bytes);
+        if is_complete || is_over {
+            self.notes = None;
+        }
     }
 
     /// What this says of a connection on which the broker has not introduced itself yet: that has often met the other kind of server.
@@ -234,20 +256,19 @@ impl Wire {
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let read = Pin::new(&mut self.io).poll_read(cx, buffer);
-        if let (Poll::Ready(read), Some(notes)) = (&read, &self.notes) {
-            let bytes = &buffer[..read.as_ref().map_or(0, |count| *count)];
-            let fault = self.look(read, bytes, notes);
-            let is_over = fault.is_some();
-            if is_over {
-                *lock(&notes.fault) = fault;
+        let wire = &mut *self;
+        loop {
+            let count = wire.incoming.read(buffer);
+            if count > 0 || buffer.is_empty() {
+                return Poll::Ready(Ok(count));
             }
-            let is_complete = lock(&notes.greeting).add(bytes);
-            if is_complete || is_over {
-                self.notes = None;
+            let read = ready!(Pin::new(&mut wire.io).poll_read(cx, &mut wire.chunk));
+            wire.note(&read);
+            match read? {
+                0 => return Poll::Ready(Ok(0)),
+                count => wire.incoming.push(&wire.chunk[..count])?,
             }
         }
-        read
     }
 }
 

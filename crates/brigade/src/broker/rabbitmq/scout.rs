@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::RabbitMqCore;
 use super::fault::Fault;
+use super::fit;
 use super::link::{Line, Link};
 use super::message::has_caller;
 use super::outbox::{Owner as _, Parcel};
@@ -88,7 +89,7 @@ impl RabbitMqCore {
                     let error = if parcel.tries > 0 { error.uncertain() } else { error };
                     calls.end(parcel.number, Err(error.into()));
                 }
-                (Ok(()), None) => parcel.sent(),
+                (Ok(()), None) => parcel.done(),
                 // A call that is passed on has nobody else who cares for it.
                 (Err(error), None) => {
                     tracing::warn!(%error, queue = parcel.key.as_str(), "a call could not go on; trying again");
@@ -104,6 +105,9 @@ impl RabbitMqCore {
 /// What became of it until then; nobody knows if the fault is a lost one.
 async fn publish(line: &Line, channel: &Channel, message: &Message, until: Instant) -> Result<Published, Fault> {
     let options = BasicPublishOptions { mandatory: true, immediate: false };
+    if !fit::fits(&message.properties, line.frame_max) {
+        return Err(Fault::over_frame(fit::frame_bytes(&message.properties), line.frame_max));
+    }
     let Message { queue, body, properties } = message.clone();
     let publishing = async { channel.basic_publish("".into(), queue, options, &body, properties).await?.await };
     let confirmation = match line.down.run_until_cancelled(timeout_at(until, publishing)).await {

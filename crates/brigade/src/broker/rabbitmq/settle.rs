@@ -178,7 +178,7 @@ impl RabbitMqCore {
     pub(super) fn afterlife(&self, envelope: &Envelope, ending: &Ending) -> Result<Option<(Spot, Message)>, Error> {
         let mut next = envelope.next();
         let record = |kind, reason: &str, certificate| AttemptRecord {
-            attempt: envelope.failed + envelope.crashed + 1,
+            attempt: envelope.attempt(),
             at: SystemTime::now(),
             kind,
             reason: shortened(reason).to_owned(),
@@ -193,7 +193,7 @@ impl RabbitMqCore {
             }
             Ending::GiveBack { kind, reason, after } => {
                 next.note(record(*kind, reason, None));
-                next.interrupted += u32::from(*kind == AttemptKind::Interrupted);
+                next.interrupted = next.interrupted.saturating_add(u32::from(*kind == AttemptKind::Interrupted));
                 self.parcel(next, *after)?
             }
             Ending::Fail { kind, reason, certificate, retry_in, permanent, policy } => {
@@ -201,10 +201,11 @@ impl RabbitMqCore {
                 let account = Account { failed: envelope.failed, crashed: envelope.crashed, options };
                 next.note(record(*kind, reason, certificate.clone()));
                 match kind {
-                    AttemptKind::Crashed => next.crashed += 1,
-                    _ => next.failed += 1,
+                    AttemptKind::Crashed => next.crashed = next.crashed.saturating_add(1),
+                    _ => next.failed = next.failed.saturating_add(1),
                 }
-                let in_time = |pause: &Duration| next.begins_by().is_none_or(|by| SystemTime::now() + *pause <= by);
+                let begins = |pause: &Duration| SystemTime::now().checked_add(*pause);
+                let in_time = |pause: &Duration| next.begins_by().is_none_or(|by| begins(pause).is_some_and(|begins| begins <= by));
                 match account.pause_after(*kind, *retry_in, *permanent).filter(in_time) {
                     Some(pause) => self.parcel(next, pause)?,
                     None => self.dead(&next, reason)?,

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::RabbitMqCore;
 use super::fault::Fault;
+use super::fit::fitted;
 use super::message::{self, Envelope};
 use super::publish::{Message, Published};
 use super::topology::{DELAY_MAX, Spot};
@@ -101,7 +102,9 @@ impl RabbitMqCore {
 
     /// Stores messages in this order; one answer for each.
     pub(super) async fn store(&self, parcels: Vec<(Spot, Message)>) -> Vec<Published> {
-        let parcels: Vec<(Spot, Arc<Message>)> = parcels.into_iter().map(|(spot, message)| (spot, Arc::new(message))).collect();
+        let frame_max = self.out.frame_max();
+        let fitted = |message| Arc::new(fitted(message, frame_max));
+        let parcels: Vec<(Spot, Arc<Message>)> = parcels.into_iter().map(|(spot, message)| (spot, fitted(message))).collect();
         let mut outcomes: Vec<Published> = vec![Published::Unroutable; parcels.len()];
         for round in 0..ROUNDS_MAX {
             let is_open = |n: &usize| matches!(outcomes[*n], Published::Unroutable | Published::Declined);

@@ -7,15 +7,17 @@
 //!
 //! One task per tap changes its consumers (`drive`); everybody may look at the state and poke it.
 
+mod ask;
+mod take;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
+use lapin::options::{BasicCancelOptions, BasicGetOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -23,22 +25,29 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::RabbitMqCore;
 use super::acks::{Opened, Said};
 use super::fault::Fault;
+use super::groups::Group;
 use super::held::Grip;
+use super::link::Line;
 use super::message::{Envelope, short};
-use super::topology::{PATIENCE, Spot};
+use super::pause::Pauses;
+use super::topology::Spot;
 use crate::error::ErrorKind;
 use crate::sync::lock;
 
 /// What nobody asked for stays here for so long at most: long enough for who settles a job and asks for the next.
 pub(super) const HAND_BACK: Duration = Duration::from_millis(200);
-/// After something failed.
-const AGAIN: Duration = Duration::from_millis(200);
-/// After the broker refused: somebody has to change something.
-const AGAIN_REFUSED: Duration = Duration::from_secs(2);
+/// Before it is asked again whether a queue has something that is not here yet.
+const FENCE_PAUSE: Duration = Duration::from_millis(5);
+/// What the broker has handed out so often does not go back as it is: a quorum queue that others declared may give it up after 20 times.
+const DELIVERIES_MAX: u64 = 10;
+/// The map of taps, and its task.
+const RESTING_USERS: usize = 2;
 /// Patience grows with the failures, up to half a minute.
 const FAILURES_MAX: u32 = 12;
 /// Far longer than any attempt.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(24 * 24 * 60 * 60);
+
+pub(super) use self::ask::{Ask, Taken};
 
 pub(super) struct Tap {
     pub(super) queue: Box<str>,
@@ -48,12 +57,26 @@ pub(super) struct Tap {
     warned_of_time: AtomicBool,
     /// Held while a channel is opened.
     opening: AsyncMutex<()>,
+    /// Takes by a channel of its own, whatever the others do: it broke one.
+    is_alone: AtomicBool,
+    /// Consumers of several queues that this is one of, and its place there.
+    groups: Mutex<Vec<(Weak<Group>, usize)>>,
 }
 
 #[derive(Default)]
 struct State {
-    /// How many jobs each ask still wants.
-    asks: BTreeMap<u64, usize>,
+    /// How many jobs each ask still wants; and whether it wants to know when there are none.
+    asks: BTreeMap<u64, (usize, bool)>,
+    /// One job is wanted when there is one, whoever asks then.
+    listens: bool,
+    /// Deliveries that were let go of.
+    releases: u64,
+    /// Questions in a row after which it was not known whether there are more.
+    unsure: u32,
+    /// Nobody needs this tap any more.
+    retired: bool,
+    /// Since when nobody asked.
+    idle_since: Option<Instant>,
     next_number: u64,
     /// By their place in the channel's order.
     ready: VecDeque<(Grip, Arc<Envelope>)>,
@@ -76,60 +99,18 @@ struct Consumer {
     taken: usize,
     /// Deliveries may still come.
     is_open: bool,
+    /// Whatever the queue had is here, as long as there is room left.
+    is_fenced: bool,
 }
 
 enum Plan {
+    /// Nobody needs it any more.
+    End,
     Rest,
     RestUntil(Instant),
     Consume(usize),
+    Fence,
     HandBack,
-}
-
-/// What was taken to be handed out; what is left of it when whoever took it goes away is here again.
-pub(super) struct Taken {
-    tap: Arc<Tap>,
-    left: VecDeque<(Grip, Arc<Envelope>)>,
-}
-
-impl Taken {
-    pub(super) fn first(&self) -> Option<(Grip, Arc<Envelope>)> {
-        self.left.front().cloned()
-    }
-
-    /// It is another's to care for.
-    pub(super) fn drop_first(&mut self) {
-        self.left.pop_front();
-    }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        if self.left.is_empty() {
-            return;
-        }
-        let mut state = lock(&self.tap.state);
-        for one in self.left.drain(..).rev() {
-            // With its channel, it is another's by now.
-            if one.0.opened.is_alive() {
-                state.ready.push_front(one);
-            }
-        }
-        drop(state);
-        self.tap.poke.notify_one();
-    }
-}
-
-/// An ask, for as long as it lives.
-pub(super) struct Ask {
-    tap: Arc<Tap>,
-    number: u64,
-}
-
-impl Drop for Ask {
-    fn drop(&mut self) {
-        lock(&self.tap.state).asks.remove(&self.number);
-        self.tap.poke.notify_one();
-    }
 }
 
 impl Tap {
@@ -140,17 +121,84 @@ impl Tap {
             poke: Notify::new(),
             warned_of_time: AtomicBool::new(false),
             opening: AsyncMutex::default(),
+            is_alone: AtomicBool::new(false),
+            groups: Mutex::default(),
         })
     }
 
     pub(super) fn ask(self: &Arc<Self>, count: usize) -> Ask {
+        self.ask_for(count, false)
+    }
+
+    /// The same, and wants to know when there are none.
+    pub(super) fn ask_or_know(self: &Arc<Self>, count: usize) -> Ask {
+        self.ask_for(count, true)
+    }
+
+    fn ask_for(self: &Arc<Self>, count: usize, knows: bool) -> Ask {
         let mut state = lock(&self.state);
         state.next_number += 1;
         let number = state.next_number;
-        state.asks.insert(number, count);
+        state.asks.insert(number, (count, knows));
+        state.idle_since = None;
         drop(state);
         self.poke.notify_one();
         Ask { tap: Arc::clone(self), number }
+    }
+
+    /// Has one job come as soon as there is one, or not any more.
+    pub(super) fn listen(&self, listens: bool) {
+        let mut state = lock(&self.state);
+        let is_new = std::mem::replace(&mut state.listens, listens) != listens;
+        drop(state);
+        if is_new {
+            self.poke.notify_one();
+        }
+    }
+
+    /// Whether the queue has nothing, as far as is known: what came next would be here at once.
+    pub(super) fn is_dry(&self) -> bool {
+        let state = lock(&self.state);
+        let has_room = |one: &Consumer| one.is_open && one.is_fenced && one.room > one.taken;
+        state.ready.is_empty() && state.opened.as_ref().is_some_and(|opened| opened.is_alive()) && state.consumers.iter().any(has_room)
+    }
+
+    /// Something is wrong with it, so that nobody need wait for it.
+    pub(super) fn has_failed(&self) -> bool {
+        lock(&self.state).fault.is_some()
+    }
+
+    pub(super) fn join(&self, group: &Arc<Group>, place: usize) {
+        let mut groups = lock(&self.groups);
+        groups.retain(|(group, _)| group.strong_count() > 0);
+        groups.push((Arc::downgrade(group), place));
+    }
+
+    /// There may be more than what is here.
+    fn tell_groups(&self) {
+        for (group, place) in &*lock(&self.groups) {
+            if let Some(group) = group.upgrade() {
+                group.has_some(*place);
+            }
+        }
+    }
+
+    /// Ends it if nobody has used it for so long and nobody can now: `users` are those who know it.
+    pub(super) fn retire(&self, users: usize, after: Duration) -> bool {
+        let mut state = lock(&self.state);
+        let is_idle =
+            users <= RESTING_USERS && state.asks.is_empty() && state.ready.is_empty() && state.consumers.is_empty() && !state.listens;
+        if !is_idle {
+            state.idle_since = None;
+            return false;
+        }
+        state.retired = state.idle_since.get_or_insert_with(Instant::now).elapsed() >= after;
+        let retired = state.retired;
+        drop(state);
+        if retired {
+            self.poke.notify_one();
+        }
+        retired
     }
 
     /// What is here already.
@@ -205,17 +253,21 @@ impl Tap {
             return Ok(Arc::clone(opened));
         }
         let line = core.hands_link.line().await?;
-        core.topology.declare_on(&line, &Spot::Jobs(self.queue.clone())).await?;
+        self.count(core, &line).await?;
         if let Ok(name) = short(&core.topology.name(&Spot::Jobs(self.queue.clone()))) {
             core.served.is_heard(&name).await;
         }
-        let channel = line.channel().await?;
-        let opened = Opened::start(core.next_number(), line, channel, &core.scope);
+        let opened = core.shared.open(core, line, self.is_alone.load(Ordering::Relaxed)).await?;
         let before = lock(&self.state).opened.replace(Arc::clone(&opened));
         if let Some(before) = before {
             self.end(core, &before);
         }
         Ok(opened)
+    }
+
+    /// Declares the queue; how many jobs wait in it.
+    async fn count(&self, core: &RabbitMqCore, line: &Line) -> Result<u32, Fault> {
+        core.topology.count_on(line, &Spot::Jobs(self.queue.clone())).await.map(|(_, count)| count)
     }
 
     /// Something went wrong on a channel: it is over.
@@ -236,7 +288,22 @@ impl Tap {
                 state.consumers.clear();
             }
         }
-        core.lose(opened.number);
+        core.lose(opened.number, None);
+        self.poke.notify_one();
+    }
+
+    /// The queue was deleted: what was taken from it is gone. Others that take by the same channel go on.
+    fn begin_anew(&self, core: &RabbitMqCore, opened: &Arc<Opened>) {
+        if !opened.is_shared {
+            return self.end(core, opened);
+        }
+        {
+            let mut state = lock(&self.state);
+            state.ready.retain(|(grip, _)| grip.opened.number != opened.number);
+            state.opened = None;
+            state.consumers.clear();
+        }
+        core.lose(opened.number, Some(&self.queue));
         self.poke.notify_one();
     }
 
@@ -245,7 +312,10 @@ impl Tap {
         let mut state = lock(&self.state);
         if let Some(consumer) = state.consumers.iter_mut().find(|consumer| consumer.number == grip.consumer) {
             consumer.taken = consumer.taken.saturating_sub(1);
+            // The broker may be sending the next one.
+            consumer.is_fenced = false;
         }
+        state.releases += 1;
         drop(state);
         self.poke.notify_one();
     }
@@ -270,8 +340,10 @@ impl Tap {
 
     /// Keeps as many deliveries coming as are asked for, for ever.
     pub(super) async fn drive(self: Arc<Self>, core: Arc<RabbitMqCore>) {
+        let mut pauses = Pauses::default();
         loop {
             let done = match self.plan() {
+                Plan::End => return,
                 Plan::Rest => {
                     self.poke.notified().await;
                     Ok(())
@@ -283,8 +355,17 @@ impl Tap {
                     }
                     Ok(())
                 }
-                Plan::Consume(room) => self.consume(&core, room).await,
-                Plan::HandBack => self.hand_back().await,
+                Plan::Consume(room) => {
+                    let consuming = self.consume(&core, room).await;
+                    core.news.notify_waiters();
+                    consuming.inspect(|()| pauses.reset())
+                }
+                Plan::Fence => {
+                    let fencing = self.fence(&core).await;
+                    core.news.notify_waiters();
+                    fencing
+                }
+                Plan::HandBack => self.hand_back(&core).await,
             };
             let fault = done.err();
             let is_new = fault.is_some() && lock(&self.state).fault.is_none();
@@ -298,23 +379,30 @@ impl Tap {
                 if let Some(opened) = opened.filter(|opened| !opened.is_alive()) {
                     self.end(&core, &opened);
                 }
-                sleep(if fault.is_lasting() { AGAIN_REFUSED } else { AGAIN }).await;
+                sleep(pauses.after(&fault)).await;
             }
         }
     }
 
     fn plan(&self) -> Plan {
         let mut state = lock(&self.state);
+        if state.retired {
+            return Plan::End;
+        }
         if state.opened.as_ref().is_some_and(|opened| opened.dead.is_cancelled()) {
             state.consumers.clear();
         }
         state.consumers.retain(|consumer| consumer.is_open || consumer.taken > 0);
-        let asked: usize = state.asks.values().sum();
-        let wanted = asked.saturating_sub(state.ready.len());
+        let asked: usize = state.asks.values().map(|(count, _)| count).sum();
+        let wanted = asked.max(state.listens.into()).saturating_sub(state.ready.len());
         let free: usize = state.consumers.iter().filter(|consumer| consumer.is_open).map(|one| one.room.saturating_sub(one.taken)).sum();
         if wanted > free {
             state.over_since = None;
             return Plan::Consume(wanted - free);
+        }
+        let is_unsure = state.consumers.iter().any(|one| one.is_open && !one.is_fenced && one.room > one.taken);
+        if is_unsure && state.ready.is_empty() && (state.listens || state.asks.values().any(|(_, knows)| *knows)) {
+            return Plan::Fence;
         }
         if free == wanted && state.ready.len() <= asked {
             state.over_since = None;
@@ -328,68 +416,6 @@ impl Tap {
         Plan::HandBack
     }
 
-    async fn consume(self: &Arc<Self>, core: &Arc<RabbitMqCore>, room: usize) -> Result<(), Fault> {
-        let opened = self.opened(core).await?;
-        let prefetch = u16::try_from(room).unwrap_or(u16::MAX);
-        let (number, tag, patience) = {
-            let mut state = lock(&self.state);
-            state.next_number += 1;
-            state.failures = (state.failures + 1).min(FAILURES_MAX);
-            let number = state.next_number;
-            let tag: ShortString = format!("brigade-{}-{}-{number}", std::process::id(), opened.number).into();
-            state.consumers.push(Consumer { number, tag: tag.clone(), room: prefetch.into(), taken: 0, is_open: true });
-            (number, tag, state.failures)
-        };
-        let name = short(&core.topology.name(&Spot::Jobs(self.queue.clone()))).map_err(|_| too_long())?;
-        let consuming = async {
-            opened.line.answer(opened.channel.basic_qos(prefetch, BasicQosOptions { global: false })).await?;
-            // As a declaration, it may hang.
-            let consuming = opened.channel.basic_consume(name, tag, BasicConsumeOptions::default(), hold_long());
-            // What is held by this channel would be lost with it.
-            let held = lock(&core.hands).holds_by(opened.number);
-            opened.line.answer_within(if held { Duration::MAX } else { PATIENCE * patience }, consuming).await
-        };
-        match consuming.await {
-            Ok(deliveries) => {
-                lock(&self.state).failures = 0;
-                let (tap, core) = (Arc::clone(self), Arc::clone(core));
-                let scope = core.scope.clone();
-                scope.spawn_until_closed(async move { tap.read(&core, &opened, number, deliveries).await });
-                Ok(())
-            }
-            Err(fault) => {
-                self.end(core, &opened);
-                Err(fault)
-            }
-        }
-    }
-
-    /// Reads a consumer's deliveries until there are no more.
-    async fn read(self: &Arc<Self>, core: &Arc<RabbitMqCore>, opened: &Arc<Opened>, number: u64, mut deliveries: lapin::Consumer) {
-        loop {
-            match opened.dead.run_until_cancelled(deliveries.next()).await {
-                None => return self.end(core, opened),
-                Some(Some(Ok(delivery))) => self.arrived(core, opened, number, delivery),
-                Some(Some(Err(error))) => return self.fail(core, opened, &error.into()),
-                Some(None) => break,
-            }
-        }
-        let was_asked = {
-            let mut state = lock(&self.state);
-            let consumer = state.consumers.iter_mut().find(|consumer| consumer.number == number);
-            consumer.is_none_or(|consumer| !std::mem::take(&mut consumer.is_open))
-        };
-        if !opened.is_alive() {
-            return self.end(core, opened);
-        }
-        if !was_asked {
-            tracing::error!(queue = self.queue, "the broker ended the taking from this queue: somebody deleted it; declaring it again");
-            // What was held of it is gone with it.
-            self.end(core, opened);
-        }
-        self.poke.notify_one();
-    }
-
     fn arrived(self: &Arc<Self>, core: &Arc<RabbitMqCore>, opened: &Arc<Opened>, consumer: u64, delivery: Delivery) {
         opened.note(delivery.delivery_tag);
         let grip = Grip::new(opened, delivery.delivery_tag, consumer);
@@ -398,7 +424,10 @@ impl Tap {
             if let Some(consumer) = state.consumers.iter_mut().find(|one| one.number == consumer) {
                 consumer.taken += 1;
             }
+            // There may be more.
+            state.listens = false;
         }
+        self.tell_groups();
         let Some(envelope) = core.admit(self, &grip, delivery) else { return };
         let mut state = lock(&self.state);
         let place = state.ready.iter().rposition(|(before, _)| before.tag < grip.tag).map_or(0, |place| place + 1);
@@ -408,7 +437,7 @@ impl Tap {
     }
 
     /// Ends all consumers and gives back what nobody asked for.
-    async fn hand_back(&self) -> Result<(), Fault> {
+    async fn hand_back(self: &Arc<Self>, core: &Arc<RabbitMqCore>) -> Result<(), Fault> {
         let (opened, tags) = {
             let mut state = lock(&self.state);
             let close = |consumer: &mut Consumer| std::mem::take(&mut consumer.is_open).then(|| consumer.tag.clone());
@@ -422,10 +451,17 @@ impl Tap {
         }
         let surplus: Vec<_> = {
             let mut state = lock(&self.state);
-            let asked = state.asks.values().sum::<usize>().min(state.ready.len());
+            let asked = state.asks.values().map(|(count, _)| count).sum::<usize>().min(state.ready.len());
             state.ready.drain(asked..).collect()
         };
-        let back = surplus.iter().map(async |(grip, _)| {
+        self.tell_groups();
+        let back = surplus.iter().map(async |(grip, envelope)| {
+            if envelope.deliveries >= DELIVERIES_MAX {
+                // The broker would give it up: as a new message it is counted from the beginning.
+                core.hand_on(self, grip.clone(), envelope);
+                return Ok(());
+            }
+            lock(&core.hands).returns(envelope);
             let said = grip.opened.say(vec![grip.tag], Said::Requeue).await;
             self.released(grip);
             said

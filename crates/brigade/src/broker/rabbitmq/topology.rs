@@ -42,6 +42,8 @@ const NEW_FOR: Duration = Duration::from_secs(1);
 const HELD_FOR: Duration = Duration::from_secs(5);
 /// With the first try of what may hang.
 pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
+/// How often the broker hands out a message of a quorum queue.
+const DELIVERY_LIMIT: i32 = 1_000_000;
 /// Dead letters that are kept; then the oldest go.
 const DEAD_MAX: i64 = 100_000;
 /// Below the 255 bytes of a name, with the longest suffix.
@@ -183,13 +185,18 @@ impl Topology {
 
     /// Declares a queue.
     pub(super) async fn declare_on(&self, line: &Line, spot: &Spot) -> Result<Found, Fault> {
+        self.count_on(line, spot).await.map(|(found, _)| found)
+    }
+
+    /// Declares a queue; and how many messages wait in it.
+    pub(super) async fn count_on(&self, line: &Line, spot: &Spot) -> Result<(Found, u32), Fault> {
         let name = self.name(spot);
         match self.declare_as(line, &name, QueueDeclareOptions::durable(), self.arguments(spot)).await {
-            Ok(()) => Ok(Found::Ours),
+            Ok(count) => Ok((Found::Ours, count)),
             Err(fault) if fault.kind() == ErrorKind::Unsupported => {
-                self.declare_as(line, &name, QueueDeclareOptions::default().passive(), FieldTable::default()).await?;
+                let count = self.declare_as(line, &name, QueueDeclareOptions::default().passive(), FieldTable::default()).await?;
                 tracing::debug!(queue = name, "the queue is there with other arguments; it is used as it is");
-                Ok(Found::Other)
+                Ok((Found::Other, count))
             }
             Err(fault) => Err(fault),
         }
@@ -197,7 +204,7 @@ impl Topology {
 
     /// On a channel of its own, which the broker closes if the queue is there with other arguments. Soon after the start of a broker, what is
     /// asked of a quorum queue may hang for half a minute, and be answered at once on another channel.
-    async fn declare_as(&self, line: &Line, name: &str, options: QueueDeclareOptions, arguments: FieldTable) -> Result<(), Fault> {
+    async fn declare_as(&self, line: &Line, name: &str, options: QueueDeclareOptions, arguments: FieldTable) -> Result<u32, Fault> {
         let name = short(name).map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
         let until = Instant::now() + self.place.answer_timeout;
         let mut patience = PATIENCE;
@@ -205,7 +212,7 @@ impl Topology {
             let channel = line.channel().await?;
             match line.answer_within(patience, channel.queue_declare(name.clone(), options, arguments.clone())).await {
                 Err(fault) if fault.is_lost() && !line.down.is_cancelled() && Instant::now() < until => patience *= 2,
-                declared => return declared.map(drop),
+                declared => return declared.map(|queue| queue.message_count()),
             }
         }
     }
@@ -230,6 +237,9 @@ impl Topology {
                 Queues::Priorities(highest) => set("x-max-priority", AMQPValue::LongInt(highest.into())),
                 Queues::Quorum => {
                     set("x-queue-type", text("quorum"));
+                    // With a limit, what goes back keeps its place: without one, or with the default of 4.0, it goes to the end, or after 20
+                    // times to the dead letters. None of ours comes near this one; what dies with its consumers is counted by `message`.
+                    set("x-delivery-limit", AMQPValue::LongInt(DELIVERY_LIMIT));
                     // Should the broker ever give up a job by itself, it is kept.
                     set("x-dead-letter-exchange", text(""));
                     set("x-dead-letter-routing-key", text(&self.name(&Spot::Dead(queue.clone()))));
