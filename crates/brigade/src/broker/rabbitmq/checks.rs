@@ -116,9 +116,12 @@ pub(super) fn check_options(options: &mut JobOptions) -> Result<(), String> {
             return Err(format!("the {what} in its options, {text:?}, has control characters"));
         }
     }
-    let times = [&mut options.timeout, &mut options.retry.within, &mut options.delay, &mut options.keep];
-    for time in times.into_iter().flatten().chain([&mut options.retry.base, &mut options.retry.cap]) {
-        *time = (*time).min(TIME_MAX);
+    let times = [&mut options.timeout, &mut options.delay, &mut options.keep];
+    times.into_iter().flatten().for_each(|time| *time = (*time).min(TIME_MAX));
+    if let Some(retry) = &mut options.retry {
+        retry.base = retry.base.min(TIME_MAX);
+        retry.cap = retry.cap.min(TIME_MAX);
+        retry.within = retry.within.map(|time| time.min(TIME_MAX));
     }
     Ok(())
 }
@@ -201,9 +204,9 @@ mod tests {
     #[test]
     fn enormous_times_are_capped() {
         let mut options = JobOptions { timeout: Some(Duration::MAX), keep: Some(Duration::MAX), ..JobOptions::default() };
-        options.retry.within = Some(Duration::MAX);
+        options.retry = Some(crate::retry::Retry::default().within(Duration::MAX));
         check_options(&mut options).unwrap();
-        assert_eq!((options.timeout, options.retry.within, options.keep), (Some(TIME_MAX), Some(TIME_MAX), Some(TIME_MAX)));
+        assert_eq!((options.timeout, options.retry.and_then(|retry| retry.within), options.keep), (Some(TIME_MAX), Some(TIME_MAX), Some(TIME_MAX)));
         assert_eq!((check_seq(Some(7)), check_seq(Some(u64::MAX))), (Some(7), None));
     }
 }
