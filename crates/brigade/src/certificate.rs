@@ -353,3 +353,44 @@ pub(crate) fn signal_name(signal: i32) -> Option<&'static str> {
         _ => return None,
     })
 }
+
+#[cfg(all(test, feature = "remote"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absurd_report_of_another_host_is_one_printable_line() {
+        let evil = "x\u{1b}[2J\n2026-01-01 INFO forged\r\u{202e}".to_owned();
+        let cost = Cost { wall: Duration::MAX, cpu_user: Duration::MAX, cpu_system: Duration::MAX, memory_peak: u64::MAX };
+        let report = |ended| Certificate {
+            worker: 1,
+            pid: u32::MAX,
+            host: Some(evil.clone()),
+            task: evil.clone(),
+            call: u64::MAX,
+            attempt: u32::MAX,
+            ended,
+            exit: Some(Exit::Signal(i32::MIN)),
+            step: Some(Step::Killed),
+            cost,
+            progress: Some((f64::NAN, evil.repeat(10_000))),
+            stderr: evil.repeat(100_000),
+            stopped_by: Some(evil.clone()),
+            thread: Some(evil.clone()),
+        };
+        let ends = [
+            Ended::Panicked { message: evil.clone(), location: evil.clone() },
+            Ended::LinkBroken(evil.repeat(10_000)),
+            Ended::HostLost(evil.clone()),
+            Ended::StackOverflow,
+        ];
+        for ended in ends {
+            for report in [Box::new(report(ended.clone())), Box::new(report(ended)).bounded()] {
+                let told = [report.to_string(), Known(&report).to_string(), crate::CallError::Panicked(report).to_string()];
+                assert!(told.iter().all(|line| !line.chars().any(char::is_control) && !line.contains('\u{202e}')), "{told:?}");
+            }
+        }
+        let bounded = Box::new(report(Ended::Unknown)).bounded();
+        assert!(bounded.cost.cpu() < Duration::MAX && bounded.stderr.len() <= TAIL_BYTES, "{bounded}");
+    }
+}

@@ -111,6 +111,9 @@ impl Pool {
                  put #[brigade::main] on main, or brigade::init() on its first line (in a test file: brigade::test_workers!();)",
             ));
         }
+        if config.workers_max > 0 && config.runs_own_program() {
+            check_own_program()?;
+        }
         registry::check()?;
         crate::process::check_children_are_kept()?;
         let no_runtime = || Error::new(ErrorKind::Unsupported, "start a pool outside of an async runtime (tokio)");
@@ -351,6 +354,27 @@ impl Pool {
         shared.scope.close();
         shared.driven(shared.scope.ended()).await?;
         Ok(drained)
+    }
+}
+
+/// Whether this program started again has this code.
+///
+/// # Errors
+///
+/// `Unsupported` if another program loaded it, as Python loads an extension: that program, without its arguments, would be no worker.
+fn check_own_program() -> Result<(), Error> {
+    let code = crate::process::proc_fs::file_at((check_own_program as fn() -> Result<(), Error> as *const ()).addr());
+    match (code, std::fs::read_link("/proc/self/exe")) {
+        (Some(code), Ok(program)) if code != program => {
+            let text = format!(
+                "start a pool: workers are {} started again without arguments, but this code lies in {}, which that has loaded; name a program that \
+                 loads it and calls brigade::init(), with its arguments (Builder::program)",
+                program.display(),
+                code.display()
+            );
+            Err(Error::new(ErrorKind::Unsupported, text))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -183,6 +184,18 @@ fn peak_in(status: &str) -> u64 {
     kib.unwrap_or(0).saturating_mul(1024)
 }
 
+/// The file of which this address of the process is mapped (proc_pid_maps(5)).
+pub(crate) fn file_at(address: usize) -> Option<PathBuf> {
+    let maps = fs::read_to_string("/proc/self/maps").ok()?;
+    let holds = |line: &&str| {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let number = |text| usize::from_str_radix(text, 16).unwrap_or(0);
+        range.is_some_and(|(start, end)| (number(start)..number(end)).contains(&address))
+    };
+    let line = maps.lines().find(holds)?;
+    line.find('/').map(|path| PathBuf::from(&line[path..]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,6 +222,14 @@ mod tests {
             assert!(!stat.is_over() && stat.started > 0 && stat.parent > 0, "{stat:?}");
         }
         assert!(peak_bytes(shown(own, None::<std::os::fd::OwnedFd>)) >= resident_bytes(shown(own, None::<std::os::fd::OwnedFd>)) / 2);
+    }
+
+    #[test]
+    fn the_file_of_an_address_is_found() {
+        let own = file_at((view_of as fn(Option<u32>, u32, &[u32]) -> View as *const ()).addr());
+        assert_eq!(own, fs::read_link("/proc/self/exe").ok());
+        assert_ne!(file_at((libc::getpid as *const ()).addr()), own);
+        assert_eq!(file_at(1), None);
     }
 
     #[test]

@@ -27,6 +27,7 @@ scenarios! {
     x_many_slow_starts_share_the_machine => slow_starts;
     first_process,
     foreign_proc,
+    loaded_by_another,
 }
 
 /// Runs a role in a PID namespace of its own.
@@ -55,6 +56,29 @@ fn x_a_pool_that_is_process_1_leaves_no_zombies_and_takes_no_children() {
 #[test]
 fn x_a_proc_of_another_namespace_misleads_nobody() {
     run_in_namespace(&[], "foreign_proc");
+}
+
+/// A program that another one has loaded: here the dynamic linker, started as a program; elsewhere Python.
+#[test]
+fn x_code_that_another_program_loaded_says_what_to_name() {
+    let loaders = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"];
+    let Some(loader) = loaders.into_iter().find(|loader| std::path::Path::new(loader).exists()) else {
+        return println!("MISSING: the dynamic linker of glibc");
+    };
+    let mut command = Command::new(loader);
+    command.arg(std::env::current_exe().unwrap());
+    finish(Program::start_by(command, "loaded_by_another").unwrap());
+}
+
+async fn loaded_by_another() {
+    let error = within("the start", Pool::builder().workers(1).start()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("Builder::program") && error.to_string().contains("ld-linux"), "{error}");
+    // With its name and arguments it works.
+    let builder = Pool::builder().workers(1).program(std::fs::read_link("/proc/self/exe").unwrap(), [std::env::args_os().next().unwrap()]);
+    let pool = within("the start", builder.start()).await.unwrap();
+    assert_eq!(within("a call", pool.call(add(1, 2))).await.unwrap(), 3);
+    end(pool).await;
 }
 
 async fn first_process() {
@@ -105,7 +129,7 @@ impl Drop for Load {
     fn drop(&mut self) {
         for child in &mut self.0 {
             // `timeout` passes it on.
-            drop(facts::signal(child.id(), rustix::process::Signal::TERM));
+            facts::signal(child.id(), rustix::process::Signal::TERM);
             drop(child.wait());
         }
     }
