@@ -62,13 +62,13 @@ pub(crate) fn short(duration: Duration) -> String {
     format!("{span:#}")
 }
 
-/// For programs: RFC 3339, UTC. That has no year after 9999, so a later moment is the end of that year, and one before the year 0 its
-/// beginning.
+/// For programs: RFC 3339, UTC. That has no year after 9999, so a later moment is the last that it can write in every time zone, and
+/// one before the year 0 its beginning.
 pub(crate) fn rfc3339(moment: SystemTime) -> String {
     const YEAR_0: i64 = -62_167_219_200_000;
     match Timestamp::try_from(moment) {
         Ok(moment) if moment.as_millisecond() >= YEAR_0 => format!("{moment:.3}"),
-        Err(_) if moment > SystemTime::UNIX_EPOCH => "9999-12-31T23:59:59.999Z".to_owned(),
+        Err(_) if moment > SystemTime::UNIX_EPOCH => "9999-12-30T22:00:00.000Z".to_owned(),
         _ => "0000-01-01T00:00:00.000Z".to_owned(),
     }
 }

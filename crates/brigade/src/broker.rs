@@ -27,6 +27,7 @@ mod called;
 mod calling;
 mod cancels;
 mod convoy;
+mod edit;
 #[cfg(feature = "rabbitmq")]
 mod foreign;
 mod lease;
@@ -39,6 +40,7 @@ mod receipt;
 mod redact;
 #[cfg(feature = "redis")]
 mod redis;
+mod schedule_set;
 mod schedules;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -74,10 +76,12 @@ pub(crate) use calling::{Answering, Caller, DirectCall};
 pub use calling::{CallCounts, CallProgress, Calling};
 pub(crate) use cancels::Cancels;
 pub(crate) use convoy::Convoy;
+pub use edit::Edit;
 pub use lease::{Lease, TakenJob};
 pub use manager::Manager;
 pub(crate) use queues::{QueueSet, Queues};
 pub use receipt::{Cancelling, Stopped};
+pub use schedule_set::ScheduleChanges;
 pub use to_job::ToJob;
 pub(crate) use turn::Turn;
 
@@ -356,7 +360,7 @@ pub(crate) enum Order {
     /// Cancels a job of which no attempt has begun: it waits, and none failed or crashed. Any other stays as it is.
     Withdraw(JobId, String),
     /// Dead letters back to the queue.
-    Retry(JobId),
+    Retry(JobId, Edit),
     /// Removes a job that is not leased; if a state is given, only one in that state.
     Delete(JobId, Option<JobState>),
     Purge(Box<str>),
@@ -373,8 +377,10 @@ pub(crate) enum Order {
 }
 
 /// What an order came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ordered {
+    /// The dead letter is a job again, of this id.
+    Retried(JobId),
     /// So many jobs were changed.
     Changed(u64),
     /// So many jobs were given to plain clients; in how long something else falls due.

@@ -260,12 +260,14 @@ impl Job {
         self.set(|options| options.key = Some(key.into()))
     }
 
-    /// While a job with this mark is not settled for good, another push with it gives that job's id instead.
+    /// While a job with this mark is not settled for good, another push with it gives that job's id instead. Once it is done, the next push is a
+    /// new job; where the mark is to outlive success, say [`unique_for`](Job::unique_for).
     pub fn unique(self, mark: impl Into<Box<str>>) -> Self {
         self.set(|options| options.unique = Some(mark.into()))
     }
 
-    /// As [`unique`](Job::unique), and for this long after the push even if the job is settled before.
+    /// As [`unique`](Job::unique), and for this long after the push even if the job is settled before, well or not: "once a day at most". A job
+    /// that takes longer still holds its mark until it is settled.
     pub fn unique_for(self, mark: impl Into<Box<str>>, period: Duration) -> Self {
         self.unique(mark).set(|options| options.unique_for = Some(period))
     }

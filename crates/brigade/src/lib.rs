@@ -116,8 +116,8 @@ pub use brigade_macros::{main, task};
 
 #[cfg(feature = "broker")]
 pub use broker::{
-    Broker, CallCounts, CallProgress, Calling, Cancelling, Capabilities, Clock, Lease, Manager, Pushed, Queue, QueueCounts, Settled,
-    Stopped, TakenJob, ToJob,
+    Broker, CallCounts, CallProgress, Calling, Cancelling, Capabilities, Clock, Edit, Lease, Manager, Pushed, Queue, QueueCounts,
+    ScheduleChanges, Settled, Stopped, TakenJob, ToJob,
 };
 pub use call::Call;
 pub use certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step};

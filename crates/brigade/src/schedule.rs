@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use self::cron::Cron;
 use crate::error::{Error, ErrorKind};
-use crate::job::{Job, JobId};
+use crate::job::{Job, JobId, JobOptions};
 
 /// A job to push at each tick, see [`Broker::schedule`](crate::Broker::schedule).
 #[derive(Clone, Debug, PartialEq)]
@@ -64,6 +64,9 @@ pub(crate) struct Plan {
     pub(crate) missed: Missed,
     #[serde(default = "default_grace")]
     pub(crate) grace: Duration,
+    /// Of which set it is, if it is of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<Box<str>>,
 }
 
 /// A schedule as its broker has it.
@@ -86,6 +89,17 @@ pub struct Scheduled {
     pub payload: String,
     /// Its next tick.
     pub next: SystemTime,
+    /// The group that it is of, see [`Broker::set_schedules`](crate::Broker::set_schedules).
+    pub group: Option<String>,
+    /// The options of its jobs.
+    options: JobOptions,
+}
+
+impl Scheduled {
+    /// Whether this is what a broker has of the schedule.
+    pub(crate) fn is_of(&self, schedule: &Schedule) -> bool {
+        *self == schedule.clone().into_scheduled(self.next)
+    }
 }
 
 /// The tick that a job was pushed for.
@@ -125,7 +139,7 @@ fn default_grace() -> Duration {
 
 impl Schedule {
     pub(crate) fn new(name: impl Into<Box<str>>, recurrence: Recurrence, job: Job) -> Self {
-        Self { name: name.into(), plan: Plan { recurrence, missed: Missed::default(), grace: GRACE }, job }
+        Self { name: name.into(), plan: Plan { recurrence, missed: Missed::default(), grace: GRACE, group: None }, job }
     }
 
     /// The time zone of its cron expression, by a name of the IANA database: `Europe/Berlin`. It says nothing for plain intervals.
@@ -154,12 +168,17 @@ impl Schedule {
         &self.name
     }
 
+    pub(crate) fn in_group(mut self, group: &str) -> Self {
+        self.plan.group = Some(group.into());
+        self
+    }
+
     /// What its broker has.
     pub(crate) fn into_scheduled(self, next: SystemTime) -> Scheduled {
-        let Plan { recurrence, missed, grace } = self.plan;
-        let Job { queue, task, payload, .. } = self.job;
+        let Plan { recurrence, missed, grace, group } = self.plan;
+        let Job { queue, task, payload, options, .. } = self.job;
         let (queue, task, payload) = (queue.into(), task.map(Into::into), payload.into());
-        Scheduled { name: self.name.into(), recurrence, missed, grace, queue, task, payload, next }
+        Scheduled { name: self.name.into(), recurrence, missed, grace, queue, task, payload, next, group: group.map(Into::into), options }
     }
 
     /// The job of a tick.
@@ -284,7 +303,7 @@ fn in_words(tick: i64) -> String {
 }
 
 /// The last moment that RFC 3339 can write in every time zone: 9999-12-30T22:00:00Z.
-const LAST_MILLIS: i64 = 253_402_207_200_000;
+pub(crate) const LAST_MILLIS: i64 = 253_402_207_200_000;
 
 /// A time as stores keep it. One that is cut to the longest there is, is shown as the last that can be written.
 pub(crate) fn time_of(millis: i64) -> SystemTime {
@@ -295,13 +314,14 @@ pub(crate) fn time_of(millis: i64) -> SystemTime {
     moment.unwrap_or(UNIX_EPOCH)
 }
 
-/// Moments as RFC 3339 text, UTC, in whole milliseconds. One past the year 9999, which that cannot write, is the end of that year.
+/// Moments as RFC 3339 text, UTC, in whole milliseconds. One later than that can write is the
+/// last that it can.
 pub(crate) mod rfc3339 {
     use std::time::SystemTime;
 
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
-    const LATEST: &str = "9999-12-31T23:59:59.999Z";
+    const LATEST: &str = "9999-12-30T22:00:00.000Z";
 
     pub(crate) fn text(moment: SystemTime) -> String {
         match jiff::Timestamp::try_from(moment) {

@@ -178,6 +178,7 @@ struct ScheduleDocument<'a> {
     task: Option<&'a str>,
     payload: Box<RawValue>,
     next: String,
+    group: Option<&'a str>,
 }
 
 impl<'a> ScheduleDocument<'a> {
@@ -198,6 +199,7 @@ impl<'a> ScheduleDocument<'a> {
             task: schedule.task.as_deref(),
             payload: show::raw(&schedule.payload),
             next: rfc3339(schedule.next),
+            group: schedule.group.as_deref(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use brigade::{Broker, JobId, JobState};
+use brigade::{Broker, Edit, JobId, JobState};
 use clap::Subcommand;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::json;
@@ -78,7 +78,7 @@ impl Dead {
             Action::Ls { queue, page } => jobs::list(&broker, queue.as_deref(), Some(JobState::Dead), &page, globals.json).await,
             Action::Show { ids } => job::show_each(&broker, &ids, |job| job.state == JobState::Dead, globals.json).await,
             Action::Retry(targets) if targets.all => Deed::Retry.to_all(&broker, targets.queue()?, globals.json).await,
-            Action::Retry(targets) => job::retry(&broker, &targets.targets, globals.json).await,
+            Action::Retry(targets) => job::retry(&broker, &targets.targets, &Edit::new(), globals.json).await,
             Action::Delete { targets, .. } if !targets.all => delete(&broker, &targets.targets, globals.json).await,
             Action::Delete { targets, yes } => {
                 let queue = targets.queue()?;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use brigade::{AttemptRecord, Broker, JobId, JobInfo, JobState, Waits};
+use brigade::{AttemptRecord, Broker, Edit, JobId, JobInfo, JobState, Waits};
 use serde_json::json;
 
 use crate::connection::Globals;
@@ -116,30 +116,55 @@ fn show_attempt(record: &AttemptRecord) -> anyhow::Result<()> {
 }
 
 /// Give dead letters back to their queues, their counters at zero
+///
+/// With an option, each is changed before, in the same step; what is not given stays.
 #[derive(clap::Args)]
 pub(crate) struct Retry {
     /// Ids of dead letters; `brigade dead retry --all` for all of them
     #[arg(value_name = "ID", required = true)]
     ids: Vec<String>,
+
+    /// Another payload, a JSON value
+    #[arg(long, value_name = "JSON", allow_negative_numbers = true)]
+    payload: Option<String>,
+
+    /// Another task
+    #[arg(long, value_name = "NAME")]
+    task: Option<String>,
+
+    /// Another queue; on Redis the job gets an id of that queue, which is printed
+    #[arg(long, value_name = "QUEUE")]
+    queue: Option<String>,
 }
 
 impl Retry {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
+        let mut edit = Edit::new();
+        if let Some(payload) = &self.payload {
+            edit = edit.payload(super::push::payload(payload)?)?;
+        }
+        if let Some(task) = &self.task {
+            edit = edit.task(task.as_str());
+        }
+        if let Some(queue) = &self.queue {
+            edit = edit.queue(queue.as_str());
+        }
         let broker = globals.connect().await?;
-        retry(&broker, &self.ids, globals.json).await
+        retry(&broker, &self.ids, &edit, globals.json).await
     }
 }
 
-pub(super) async fn retry(broker: &Broker, ids: &[String], json: bool) -> anyhow::Result<ExitCode> {
+pub(super) async fn retry(broker: &Broker, ids: &[String], edit: &Edit, json: bool) -> anyhow::Result<ExitCode> {
     let mut all = true;
     for id in ids {
         let job = JobId::new(id.as_str());
-        let retried = broker.retry(&job).await?;
-        all &= retried;
+        let retried = broker.retry_with(&job, edit.clone()).await?;
+        all &= retried.is_some();
         if json {
-            show::json(&json!({ "id": id, "retried": retried }))?;
-        } else if retried {
-            show::line(&format!("retrying job {id}"))?;
+            show::json(&json!({ "id": id, "retried": retried.is_some(), "job": retried }))?;
+        } else if let Some(retried) = retried {
+            let now = if retried == job { String::new() } else { format!(" as job {retried}") };
+            show::line(&format!("retrying job {id}{now}"))?;
         } else {
             match broker.job(&job).await? {
                 Some(dead) if dead.state == JobState::Dead => {

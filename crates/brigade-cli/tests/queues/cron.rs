@@ -26,7 +26,7 @@ fn schedules_are_added_listed_and_removed() {
     let next = nightly["next"].take();
     let expected = json!({
         "name": "nightly", "cron": "30 3 * * mon-fri", "zone": "Europe/Berlin", "every": null, "missed": "all", "grace": 300.0,
-        "queue": "reports", "task": "report", "payload": {"day": 1}, "next": null,
+        "queue": "reports", "task": "report", "payload": {"day": 1}, "next": null, "group": null,
     });
     assert_eq!(nightly, expected);
     assert!(next.as_str().unwrap().ends_with(":30:00.000Z"), "{next}");

@@ -191,3 +191,21 @@ fn limits_are_set_shown_and_kept() {
     assert_eq!(desk.run(&["limit", "q", "--rate", "often"]).code, Some(2));
     assert_eq!(desk.ok(&["limit", "q", "--none"]), "q: no limits\n");
 }
+
+#[test]
+fn a_dead_letter_is_changed_before_it_is_tried_again() {
+    let desk = Desk::new();
+    let id = desk.push(&["q", r#"{"to": "nobody"}"#, "--task", "old"]);
+    desk.run(&["work", "q", "--until-empty", "--", "false"]);
+    assert_eq!(desk.job(&id)["state"], "dead");
+    let wrong = desk.run(&["retry", &id, "--payload", "{"]);
+    assert!(wrong.code == Some(2) && wrong.stderr.contains("not JSON"), "{}", wrong.stderr);
+    let edit = ["--payload", r#"{"to": "ann"}"#, "--task", "new", "--queue", "other", "--json"];
+    let retried = desk.run(&[&["retry", &id], &edit[..]].concat());
+    assert_eq!(retried.documents(), [serde_json::json!({"id": id, "retried": true, "job": id})]);
+    let job = desk.job(&id);
+    assert_eq!((&job["state"], &job["queue"], &job["task"], &job["payload"]["to"]), (&"ready".into(), &"other".into(), &"new".into(), &"ann".into()));
+    let again = desk.run(&["retry", &id, "--payload", "1"]);
+    assert!(again.code == Some(3) && again.stderr.contains("is ready"), "{}", again.stderr);
+    assert_eq!(desk.ok(&["take", "other"]), "{\"to\":\"ann\"}\n");
+}

@@ -4,14 +4,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
+use crate::schedule::LAST_MILLIS;
 
 /// Refuses a job that could never be run.
 pub(super) fn check_job(job: &Job, payload_bytes_max: usize) -> Result<(), Error> {
-    if job.payload.len() > payload_bytes_max {
-        let (queue, bytes) = (&job.queue, job.payload.len());
-        let text = format!("push to {queue:?}: the payload has {bytes} bytes and {payload_bytes_max} are allowed");
-        return Err(Error::new(ErrorKind::TooLarge, text));
-    }
+    check_payload(&format!("push to {:?}", job.queue), &job.payload, payload_bytes_max)?;
     if let Err(e) = serde_json::from_str::<&serde_json::value::RawValue>(&job.payload) {
         let text = format!("push to {:?}: the payload is not JSON: {e}", job.queue);
         return Err(Error::new(ErrorKind::Decode, text).with_source(e));
@@ -21,8 +18,16 @@ pub(super) fn check_job(job: &Job, payload_bytes_max: usize) -> Result<(), Error
     check_window(job)
 }
 
-/// The first moment that cannot be written as RFC 3339: the year 10000.
-const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
+pub(super) fn check_payload(what: &str, payload: &str, payload_bytes_max: usize) -> Result<(), Error> {
+    let bytes = payload.len();
+    if bytes <= payload_bytes_max {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::TooLarge, format!("{what}: the payload has {bytes} bytes and {payload_bytes_max} are allowed")))
+}
+
+/// The first moment that cannot be written as RFC 3339 in every time zone.
+const YEAR_10000: Duration = Duration::from_millis(LAST_MILLIS.unsigned_abs());
 
 /// Refuses a job whose date cannot be stored and shown.
 fn check_date(job: &Job) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::admission::{check_job, check_name};
 use super::redact::{redact, split_scheme};
 use super::{
-    Backend, Cancelling, Cancels, Capabilities, Lease, LeaseAsk, Leased, Order, Ordered, Pushed, Query, QueueCounts, Queues, Stopped,
+    Backend, Cancelling, Cancels, Capabilities, Edit, Lease, LeaseAsk, Leased, Order, Ordered, Pushed, Query, QueueCounts, Queues, Stopped,
     TakenJob, Terms, ToJob, View,
 };
 use crate::certificate::{Receipt, Step};
@@ -247,7 +247,7 @@ impl Broker {
         Ok(match self.backend.order(Order::Cancel(id.clone(), reason.to_owned())).await? {
             Ordered::Changed(_) => Cancelling::Cancelled,
             Ordered::Asked => Cancelling::Asked,
-            Ordered::Nothing | Ordered::Scheduled(_) | Ordered::Managed { .. } => Cancelling::Nothing,
+            Ordered::Nothing | Ordered::Retried(_) | Ordered::Scheduled(_) | Ordered::Managed { .. } => Cancelling::Nothing,
         })
     }
 
@@ -277,14 +277,14 @@ impl Broker {
         Ok(Some(Stopped { state, receipt: receipt.or(stop), certificate, took: began.elapsed() }))
     }
 
-    /// Gives a dead letter back to its queue, its counters at zero. Those of its flow that were not run because of it wait for it again.
+    /// Gives a dead letter back to its queue, its counters at zero; [`retry_with`](Broker::retry_with) changes it before. Those of its flow that were not run because of it wait for it again.
     /// `false` if it is none, and for one that was not run because of others: retry those.
     ///
     /// # Errors
     ///
     /// `Duplicate` if its unique mark, or that of one that would wait again, has been taken by another job; what the broker says.
     pub async fn retry(&self, id: &JobId) -> Result<bool, Error> {
-        Ok(self.backend.order(Order::Retry(id.clone())).await? != Ordered::Nothing)
+        Ok(self.retry_with(id, Edit::new()).await?.is_some())
     }
 
     /// Removes a job that is not leased, whatever its state. `false` if there is none.

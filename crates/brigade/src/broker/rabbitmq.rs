@@ -303,7 +303,7 @@ impl Backend for RabbitMq {
             match order {
                 Order::Purge(queue) => self.0.purge(&queue).await,
                 Order::Cancel(..) | Order::Withdraw(..) => unsupported("cancel a job"),
-                Order::Retry(_) => unsupported("retry a dead letter"),
+                Order::Retry(..) => unsupported("retry a dead letter"),
                 Order::Delete(..) => unsupported("delete a job"),
                 Order::Pause(_) | Order::Resume(_) => unsupported("pause a queue"),
                 Order::Limit(..) => unsupported("limit a queue"),

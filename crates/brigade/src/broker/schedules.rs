@@ -51,6 +51,8 @@ impl Broker {
     /// Programs may say this at each start. A schedule of this name that has the same ticks goes on: its next tick stays, even if it is
     /// due by now, so that no deploy fires or skips one; job and policy become the new ones. One that has others begins anew.
     ///
+    /// It is in no group, see [`set_schedules`](Broker::set_schedules), which sets all schedules of a program.
+    ///
     /// If the job has a unique mark, a tick that comes while one with that mark is not settled pushes nothing.
     ///
     /// ```
@@ -71,16 +73,21 @@ impl Broker {
     /// `BadOption` for an expression, a zone or an interval that cannot be meant, and for an expression that no date matches: what is wrong, and
     /// where; `TooLarge` for a payload over 64 KiB. Else as [`push`](Broker::push).
     pub async fn schedule(&self, schedule: Schedule) -> Result<Scheduled, Error> {
+        self.check_schedule(&schedule)?;
+        match self.backend().order(Order::Schedule(Box::new(schedule.clone()))).await? {
+            Ordered::Scheduled(next) => Ok(schedule.into_scheduled(next)),
+            _ => Err(confused()),
+        }
+    }
+
+    pub(super) fn check_schedule(&self, schedule: &Schedule) -> Result<(), Error> {
         check_name("schedule", &schedule.name)?;
         check_job(&schedule.job, PAYLOAD_BYTES_MAX.min(self.capabilities().payload_bytes_max))?;
         if schedule.job.options.at.is_some() {
             let text = format!("schedule {:?} with a job that has a time of its own: a schedule's ticks are its times", schedule.name);
             return Err(Error::new(ErrorKind::BadOption, text));
         }
-        match self.backend().order(Order::Schedule(Box::new(schedule.clone()))).await? {
-            Ordered::Scheduled(next) => Ok(schedule.into_scheduled(next)),
-            _ => Err(confused()),
-        }
+        Ok(())
     }
 
     /// Removes a schedule; jobs that it has pushed stay. `false` if there is none.

@@ -8,6 +8,7 @@ mod agree;
 mod cancel;
 mod consumers;
 mod contract;
+mod edits;
 mod far;
 mod flow_model;
 mod flows;

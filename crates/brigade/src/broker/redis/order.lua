@@ -58,32 +58,77 @@ local function wait_again(one)
   if one.ended then enter(one.id, 'held', 0) end
 end
 
+-- Gives a dead letter, which is alone, the next number of another queue, and its place among the dead letters there.
+local function move(to)
+  local fields, history = redis.call('HGETALL', job(id)), redis.call('LRANGE', key('history:' .. id), 0, -1)
+  local number = within(to, function()
+    list()
+    local number = string.format('%016.0f', redis.call('INCR', key('seq')))
+    redis.call('HSET', job(number), unpack(fields))
+    if #history > 0 then redis.call('RPUSH', key('history:' .. number), unpack(history)) end
+    redis.call('ZADD', key('jobs'), 0, number)
+    enter(number, 'dead', 0)
+    return number
+  end)
+  leave(id)
+  redis.call('ZREM', key('jobs'), id)
+  redis.call('DEL', job(id), key('history:' .. id))
+  tidy()
+  return number
+end
+
+-- A dead letter is a job again.
+local function revive(one)
+  leave(one)
+  bind(one)
+  redis.call('HDEL', job(one), 'failed', 'crashed', 'lost', 'unserved', 'unserved_at', 'reason')
+  -- It begins anew, with all the time that it had.
+  begin_time(one)
+  if redis.call('EXISTS', key('gathered:' .. one)) == 1 then
+    -- It never got what its members left.
+    enter(one, 'held', 0)
+    go_on(one)
+    tell_all()
+  else
+    make_ready(one)
+  end
+end
+
+-- ARGV: after the id, names and values of what is changed of it before; its queue is the beginning of that queue's keys. Returns the number that it
+-- has then, or 0.
 local function retry()
   if state ~= 'dead' then return 0 end
   local fields = redis.call('HMGET', job(id), 'gather', 'missed')
   -- One that was not run because of others has to wait for those.
   if (tonumber(fields[2]) or 0) > 0 and fields[1] ~= 'finally' then return 0 end
   local others = behind(id)
-  local other = taken_of(id)
+  local edit = {}
+  for at = 4, #ARGV, 2 do edit[ARGV[at]] = ARGV[at + 1] end
+  if edit.queue and (fields[1] or get(id, 'next')) then return redis.error_reply('FLOW it stays in its queue') end
+  local mark = get(id, 'mark')
+  local other = within(edit.queue or prefix, taken, mark)
   for _, one in ipairs(others) do other = other or (one.ended and within(one.queue, taken_of, one.id)) end
   if other then return redis.error_reply('DUPLICATE ' .. other) end
   check_job(id)
   for _, one in ipairs(others) do within(one.queue, check_job, one.id) end
-  for _, one in ipairs(others) do within(one.queue, wait_again, one) end
-  leave(id)
-  bind(id)
-  redis.call('HDEL', job(id), 'failed', 'crashed', 'lost', 'unserved', 'unserved_at', 'reason')
-  -- It begins anew, with all the time that it had.
-  begin_time(id)
-  if redis.call('EXISTS', key('gathered:' .. id)) == 1 then
-    -- It never got what its members left.
-    enter(id, 'held', 0)
-    go_on(id)
-    tell_all()
-  else
-    make_ready(id)
+  local name = get(id, 'key')
+  if edit.queue then
+    within(edit.queue, function()
+      check_queue()
+      if name then redis.call('ZCARD', key('key:' .. name)) end
+    end)
   end
-  return 1
+  for _, one in ipairs(others) do within(one.queue, wait_again, one) end
+  for _, field in ipairs({'payload', 'task'}) do
+    if edit[field] then redis.call('HSET', job(id), field, edit[field]) end
+  end
+  if not edit.queue then
+    revive(id)
+    return tonumber(id)
+  end
+  local number = move(edit.queue)
+  within(edit.queue, revive, number)
+  return tonumber(number)
 end
 
 -- Removes what waits, in pieces: of the jobs up to a number, after another, and of the inbox so many. What was pushed since is not meant. Without them it

@@ -6,13 +6,14 @@ use redis::Value;
 
 use super::arguments::Arguments;
 use super::link::{Link, convert, id_of, key, parts_of, scripts};
-use super::push::{duplicate, is_duplicate};
+use super::push::{duplicate, has_code, is_duplicate};
 use super::queue::{check_name, holder, millis};
 use crate::broker::account::Account;
-use crate::broker::{AskedCancel, Ending, Order, Ordered, Settled, Settlement};
+use crate::broker::edit::stays_in_its_queue;
+use crate::broker::{AskedCancel, Edit, Ending, Order, Ordered, Settled, Settlement};
 use crate::certificate::{Certificate, Receipt};
 use crate::error::{Error, ErrorKind};
-use crate::job::{AttemptKind, JobOptions, RetryPolicy};
+use crate::job::{AttemptKind, JobId, JobOptions, RetryPolicy};
 use crate::limits::Limits;
 
 /// What the script costs of itself for a settlement, in bytes of arguments that it reads in that time.
@@ -107,12 +108,12 @@ impl Link {
 
     pub(super) async fn order(&self, order: &Order) -> Result<Ordered, Error> {
         let (queue, arguments) = match order {
-            Order::Cancel(id, _) | Order::Withdraw(id, _) | Order::Retry(id) | Order::Delete(id, _) => {
+            Order::Cancel(id, _) | Order::Withdraw(id, _) | Order::Retry(id, _) | Order::Delete(id, _) => {
                 let Some((queue, number)) = parts_of(id) else { return Ok(Ordered::Nothing) };
                 let arguments = match order {
                     Order::Cancel(_, reason) => vec!["cancel".to_owned(), number, reason.clone()],
                     Order::Withdraw(_, reason) => vec!["withdraw".to_owned(), number, reason.clone()],
-                    Order::Retry(_) => vec!["retry".to_owned(), number],
+                    Order::Retry(_, edit) => return self.retry(id, queue, number, edit).await,
                     Order::Delete(_, Some(only)) => vec!["delete".to_owned(), number, only.to_string()],
                     _ => vec!["delete".to_owned(), number],
                 };
@@ -129,8 +130,7 @@ impl Link {
         check_name(queue)?;
         self.list_queue(queue).await?;
         self.merge_if_needed(queue).await?;
-        let count = self.run::<i64>("change a job or a queue", scripts::order(), queue, arguments).await;
-        let count = count.map_err(|e| if is_duplicate(&e) { duplicate("retry a job", &e) } else { e })?;
+        let count = self.run::<i64>("change a job or a queue", scripts::order(), queue, arguments).await?;
         Ok(match u64::try_from(count) {
             Err(_) => Ordered::Asked,
             Ok(_) if matches!(order, Order::Cancel(..)) && self.merge_if_needed(queue).await.is_err() => {
@@ -139,6 +139,32 @@ impl Link {
             }
             Ok(0) => Ordered::Nothing,
             Ok(count) => Ordered::Changed(count),
+        })
+    }
+
+    async fn retry(&self, id: &JobId, queue: &str, number: String, edit: &Edit) -> Result<Ordered, Error> {
+        let other = edit.queue.as_deref().filter(|other| *other != queue);
+        let mut arguments = vec!["retry".to_owned(), number];
+        let fields = [("payload", edit.payload.as_deref().map(str::to_owned)), ("task", edit.task.as_deref().map(str::to_owned))];
+        let fields = fields.into_iter().chain([("queue", other.map(|other| key(other, "")))]);
+        for (name, value) in fields.filter_map(|(name, value)| Some((name, value?))) {
+            arguments.extend([name.to_owned(), value]);
+        }
+        for queue in [queue].into_iter().chain(other) {
+            check_name(queue)?;
+            self.list_queue(queue).await?;
+            self.merge_if_needed(queue).await?;
+        }
+        let answer = self.run::<i64>("retry a job", scripts::order(), queue, arguments).await;
+        let number = answer.map_err(|error| match () {
+            () if is_duplicate(&error) => duplicate("retry a job", &error),
+            () if has_code(&error, "FLOW") => stays_in_its_queue(id),
+            () => error,
+        })?;
+        Ok(match (number, other) {
+            (0, _) => Ordered::Nothing,
+            (number, Some(other)) => Ordered::Retried(id_of(other, &number.to_string())),
+            (_, None) => Ordered::Retried(id.clone()),
         })
     }
 

@@ -6,7 +6,8 @@ use rusqlite::{Row, params};
 
 use super::flow::{Ended, Fate};
 use super::store::{Store, code, millis, row_id};
-use crate::broker::{Ending, Order, Ordered, Settled, Settlement};
+use crate::broker::edit::stays_in_its_queue;
+use crate::broker::{Edit, Ending, Order, Ordered, Settled, Settlement};
 use crate::certificate::{Certificate, Receipt};
 use crate::error::{Error, ErrorKind};
 use crate::job::{self, AttemptKind, AttemptRecord, JobId, JobOptions, JobState};
@@ -246,7 +247,7 @@ impl Store<'_> {
                     None => Ok(Ordered::Nothing),
                 }
             }
-            Order::Retry(id) => self.retry(row_id(id)),
+            Order::Retry(id, edit) => self.retry(id, edit),
             Order::Delete(id, only) => {
                 let id = row_id(id);
                 let sql = "SELECT state >= 5 FROM brigade_jobs WHERE id = ?1 AND state <> 3 AND (?2 IS NULL OR state = ?2)";
@@ -269,7 +270,8 @@ impl Store<'_> {
         }
     }
 
-    fn retry(&self, id: i64) -> Result<Ordered, Error> {
+    fn retry(&self, job: &JobId, edit: &Edit) -> Result<Ordered, Error> {
+        let id = row_id(job);
         // One that was not run because of others has to wait for those.
         let sql =
             "SELECT queue, mark, gather, options FROM brigade_jobs WHERE id = ?1 AND state = 6 AND (missed = 0 OR gather = 'finally')";
@@ -277,7 +279,8 @@ impl Store<'_> {
         let found = self.row("look up a dead letter", sql, params![id], read)?;
         let Some((queue, mark, gather, options)) = found else { return Ok(Ordered::Nothing) };
         let (mark, gather, options): (Option<String>, Option<String>, Option<String>) = (mark, gather, options);
-        self.check_mark(id, &queue, mark.as_deref())?;
+        self.check_mark(id, edit.queue.as_deref().unwrap_or(&queue), mark.as_deref())?;
+        self.edit(job, edit)?;
         self.take_back(id)?;
         // It begins anew, with all the time that it had.
         let options: JobOptions = options.and_then(|options| serde_json::from_str(&options).ok()).unwrap_or_default();
@@ -286,7 +289,23 @@ impl Store<'_> {
                    WHERE id = ?1";
         self.execute("retry a job", sql, params![id, self.begins_by(&options)])?;
         self.come_back(id, gather.as_deref())?;
-        Ok(Ordered::Changed(1))
+        Ok(Ordered::Retried(job.clone()))
+    }
+
+    /// Changes a dead letter.
+    fn edit(&self, job: &JobId, edit: &Edit) -> Result<(), Error> {
+        let Edit { payload, task, queue } = edit;
+        let id = row_id(job);
+        let sql = "SELECT next IS NOT NULL OR members > 0 FROM brigade_jobs WHERE id = ?1 AND queue <> ?2";
+        if self.row("look up a dead letter", sql, params![id, queue], |row| row.get::<_, bool>(0))? == Some(true) {
+            return Err(stays_in_its_queue(job));
+        }
+        // One that comes to a queue with limits by partition is in one, as if it had been pushed there.
+        let sql = "UPDATE brigade_jobs SET payload = coalesce(?2, payload), task = coalesce(?3, task), queue = coalesce(?4, queue),
+                   partition = CASE WHEN partition IS NULL AND EXISTS (SELECT 1 FROM brigade_queues WHERE queue = ?4 AND parted = 1)
+                               THEN coalesce(key, '') ELSE partition END
+                   WHERE id = ?1";
+        self.execute("change a dead letter", sql, params![id, payload, task, queue]).map(drop)
     }
 
     /// A mark is unique among unsettled jobs: one that has ended cannot come back beside another that has taken its mark.
