@@ -6,6 +6,7 @@
 //! - `lease` hands out each job to one holder at a time, highest priority first, then in the order of the pushes; a job given back is where
 //!   it was. Each lease has a token that no other lease of the job has.
 //! - `settle` does what it says only for the token that holds the job; every other gets [`Settled::Stale`] and changes nothing.
+//!   So at most one result of a job is accepted, unless the broker loses what it acknowledged (a failover, a crash without `fsync`).
 //! - Jobs of one push may be joined to a flow ([`Link`](crate::job::Link)): a job then waits for its members, and each member's end, the count
 //!   of it and the hand-over of its result are one step.
 //! - A lease that runs out, or whose holder is known to be dead, is ended by the broker as *interrupted*: the job is ready again, uncharged, and

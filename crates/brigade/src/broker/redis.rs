@@ -5,17 +5,19 @@
 //! cluster. Times are the server's.
 //!
 //! From below: `url` (where it is), `reach` (opening a connection), `line` (one that is made again), `nodes` (which server has a key),
-//! `link` (scripts and commands), and on that what a broker does.
+//! `link` (scripts and commands), and on that what a broker does. What is too much for one script goes in pieces: `stage`, `listing`.
 //!
 //! Two connections per server: one for scripts, which many calls share; one that is told of changes (`wake`). A third if pushes wait
 //! for replicas. A hand-out never blocks on the server, so nothing can be moved to a caller that has given up.
 
 mod arguments;
 mod fault;
+mod heirs;
 mod line;
 mod link;
 mod listing;
 mod look;
+mod looks;
 mod nodes;
 mod push;
 mod queue;
@@ -76,7 +78,7 @@ pub(super) struct Redis {
 
 pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>, Error> {
     let link = Arc::new(Link::connect(url, clock).await?);
-    let wake = Wake::start(Arc::clone(link.nodes()))?;
+    let wake = Wake::start(Arc::clone(link.nodes()), Arc::clone(&link.looks))?;
     let scope = Scope::current().ok_or_else(|| Error::new(ErrorKind::Unsupported, "open a broker outside of an async runtime (tokio)"))?;
     let (to_push, to_settle) = (Arc::clone(&link), Arc::clone(&link));
     let pushes = Convoy::new(scope.clone(), SCRIPTS_MAX, SCRIPT_WEIGHT_MAX, move |queue, pushes| {
@@ -210,7 +212,13 @@ impl Backend for Redis {
         }
         Box::pin(async move {
             match query {
-                Query::Cancels => self.link.cancels(&self.wake.watched()).await.map(View::Cancels),
+                Query::Cancels => {
+                    let cancels = self.link.cancels(&self.wake.rung()).await;
+                    if cancels.is_err() {
+                        self.wake.ring_again();
+                    }
+                    cancels.map(View::Cancels)
+                }
                 Query::Counts => self.link.counts(&self.wake.watched()).await.map(View::Counts),
                 query => self.link.look(&query).await,
             }

@@ -57,9 +57,41 @@ async fn bad_use_a_password_that_changes_is_told_and_it_goes_on_when_it_is_right
 async fn bad_use_a_user_without_the_right_is_told_what_it_needs() {
     let (server, _) = start(&[]).await;
     server.ask("ACL SETUSER clerk on >clerk ~brigade:* +@read +@connection +info").unwrap();
+    let error = refused(&format!("{}?user=clerk&password=clerk", server.url())).await;
+    assert!(error.kind() == ErrorKind::Refused && error.to_string().contains("EVALSHA"), "{error:?}");
+    server.ask("ACL SETUSER clerk +@scripting +@write +time -zadd -hincrby").unwrap();
+    let error = refused(&format!("{}?user=clerk&password=clerk", server.url())).await;
+    assert!(error.kind() == ErrorKind::Refused && error.to_string().contains("HINCRBY, ZADD"), "{error:?}");
+}
+
+/// Rights without which jobs are done all the same are named by `check`, and what they are for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_use_a_user_without_info_config_and_client_is_served_and_told_what_is_not_known() {
+    let (server, _) = start(&["--appendonly", "yes"]).await;
+    server.ask("ACL SETUSER clerk on >clerk ~brigade:* &* +@all -info -config -client").unwrap();
     let broker = Broker::connect(&format!("{}?user=clerk&password=clerk", server.url())).await.unwrap();
-    let error = broker.queue("q").push(&1).await.unwrap_err();
-    assert!(error.kind() == ErrorKind::Refused && error.to_string().contains("brigade:*"), "{error:?}");
+    let queue = broker.queue("q");
+    let waiting = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.lease(LONG, LONG).await.unwrap().unwrap().ack().await.unwrap() }
+    });
+    queue.push(&1).await.unwrap();
+    assert_eq!(tokio::time::timeout(crate::stage::BOUND, waiting).await.unwrap().unwrap(), Settled::Accepted(None));
+    let findings = broker.check().await.unwrap();
+    for name in ["INFO may not", "CLIENT may not"] {
+        assert!(findings.iter().any(|finding| finding.what.contains(name)), "{name}: {findings:?}");
+    }
+    server.ask("ACL SETUSER clerk +info").unwrap();
+    let findings = broker.check().await.unwrap();
+    assert!(findings.iter().any(|finding| finding.what.contains("CONFIG GET may not")), "{findings:?}");
+}
+
+/// The same by the names that a server's configuration takes away.
+#[tokio::test]
+async fn bad_use_renamed_commands_are_named() {
+    let server = Redis::start(&["--rename-command", "EVALSHA", "", "--rename-command", "INFO", ""]).unwrap();
+    let error = refused(&server.url()).await;
+    assert!(error.kind() == ErrorKind::Refused && error.to_string().contains("EVALSHA"), "{error:?}");
 }
 
 #[tokio::test]
@@ -155,7 +187,9 @@ async fn bad_use_a_server_that_is_too_old_is_refused_by_its_version() {
         assert!(error.to_string().contains("6.2 or newer"), "{error}");
     }
     for version in ["6.2.0", "7.2.4", "10.0.1"] {
-        Broker::connect(&old_server(&directory, version).await).await.unwrap();
+        // It is no server that could do more than say its version.
+        let error = refused(&old_server(&directory, version).await).await;
+        assert!(error.kind() != ErrorKind::Unsupported && !error.to_string().contains("too old"), "{error:?}");
     }
 }
 

@@ -44,6 +44,8 @@ async fn e34_a_full_server_refuses_pushes_cleanly_and_lets_jobs_be_done() {
         assert_eq!(lease.ack().await.unwrap(), Settled::Accepted(None));
     }
     assert!(other.queue("q").lease(LONG, NOW).await.unwrap().is_none());
+    // With the room that was too small for all of them.
+    server.ask("CONFIG SET maxmemory 8mb").unwrap();
     broker.queue("q").push(&1).await.unwrap();
 }
 
@@ -57,6 +59,7 @@ async fn e34_a_full_server_lets_jobs_be_cancelled_and_purged() {
     broker.queue("q").pause().await.unwrap();
     broker.queue("q").resume().await.unwrap();
     assert_eq!(broker.queue("q").purge().await.unwrap(), u64::from(pushed));
+    server.ask("CONFIG SET maxmemory 8mb").unwrap();
     broker.queue("q").push(&1).await.unwrap();
 }
 

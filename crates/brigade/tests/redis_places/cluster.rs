@@ -161,3 +161,45 @@ fn a_node_dies_and_its_replica_goes_on() {
         assert_eq!(found, pushed);
     });
 }
+
+/// Each node in turn, so also the ones that have the list of queues and that of schedules.
+#[test]
+fn a_node_that_is_away_stops_no_queue_of_another() {
+    run(async {
+        for away in 0..3 {
+            let cluster = Cluster::start(0, &["--cluster-require-full-coverage", "no"]).unwrap();
+            let url = format!("redis+cluster://{}", cluster.hosts());
+            let broker = Broker::connect(&url).await.unwrap();
+            let mut healthy = Vec::new();
+            for name in QUEUES {
+                let slot = cluster.nodes[0].ask(&format!("CLUSTER KEYSLOT brigade:{{{name}}}:x")).unwrap();
+                let owner = cluster.owner(slot.trim().trim_start_matches(':').parse().unwrap()).unwrap().unwrap();
+                broker.queue(name).push(&0).await.unwrap();
+                if owner != away {
+                    healthy.push(name);
+                }
+            }
+            let hour = Duration::from_secs(3600);
+            for name in &healthy {
+                broker.schedule(Schedule::every(*name, hour, broker.queue(*name).job(&5).unwrap()).unwrap()).await.unwrap();
+            }
+            cluster.nodes[away].signal(Signal::KILL);
+            let fresh = Broker::connect(&url).await.unwrap();
+            for broker in [&broker, &fresh] {
+                for name in &healthy {
+                    broker.queue(*name).push(&1).await.unwrap();
+                }
+            }
+            // One that asks for all queues is given those of the nodes that are there.
+            for name in &healthy {
+                let lease = fresh.queue(*name).lease(LONG, NOW).await.unwrap().unwrap();
+                assert_eq!(lease.extend(LONG).await.unwrap(), brigade::Settled::Accepted(None));
+                lease.ack().await.unwrap();
+            }
+            fresh.clock().advance(hour + LONG);
+            for name in &healthy {
+                assert_eq!(drain(&fresh.queue(*name)).await, [1, 1, 5], "{name}, while {away} is away");
+            }
+        }
+    });
+}

@@ -35,3 +35,18 @@ fn a_push_that_too_few_replicas_have_is_uncertain() {
         assert!(queue.push(&3).await.unwrap_err().is_uncertain());
     });
 }
+
+/// A replica that is away ends no long attempt: its lease can be extended.
+#[test]
+fn an_extension_of_a_lease_waits_for_no_replica() {
+    run(async {
+        let place = Replicated::start(1, &[]).unwrap();
+        let broker = Broker::connect(&format!("redis://127.0.0.1:{}?wait=1&wait_timeout=200ms", place.port)).await.unwrap();
+        broker.queue("emails").push(&1).await.unwrap();
+        let lease = broker.queue("emails").lease(LONG, NOW).await.unwrap().unwrap();
+        place.servers[1].signal(Signal::STOP);
+        assert_eq!(lease.extend(LONG).await.unwrap(), Settled::Accepted(None));
+        assert!(lease.ack().await.unwrap_err().is_uncertain(), "what ends it waits as before");
+        place.servers[1].signal(Signal::CONT);
+    });
+}

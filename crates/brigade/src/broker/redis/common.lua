@@ -23,7 +23,7 @@ local function queue_name() return string.match(prefix, '^brigade:{(.*)}:$') end
 local function go_on_without_memory() redis.call('DEL', key('none')) end
 
 -- What one script does at most of what may be many: so the server is never held up for long. What is left is the next one's.
-local PIECE = 500
+local PIECE = 250
 local budget = PIECE
 local function spend(count)
   budget = budget - count
@@ -402,7 +402,7 @@ end
 -- A queue that is empty leaves nothing behind: its numbers need no memory, as they are times.
 local function tidy()
   if redis.call('EXISTS', key('jobs'), key('inbox'), key('incoming'), key('paused'), key('limits'), key('plans')) > 0 then return end
-  redis.call('DEL', key('seq'))
+  redis.call('DEL', key('seq'), key('holders'))
   if LIST then redis.call('SREM', LIST, queue_name()) end
 end
 

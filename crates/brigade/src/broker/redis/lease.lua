@@ -1,15 +1,17 @@
 -- Hands out jobs. ARGV: clock, holder, how many at most, the time of the lease or 0 to take; in the role of a manager, -1 and the time in which
--- plain clients have to collect.
+-- plain clients have to collect. Last, the name of this process, by which others know whether it is gone.
 -- Returns in how many milliseconds another may be ready (-1: not by time), then per job: id, token, failed, crashed, lost, unserved and its first moment in one text, payload, task or false,
 -- options or false. At most PIECE of them.
 go_on_without_memory()
+local owner = ARGV[#ARGV]
 local holder, max, time = ARGV[2], math.min(tonumber(ARGV[3]), PIECE), tonumber(ARGV[4])
 local manages = time == -1
-local SAY_EVERY = 20000
 local LEASED_VALUES = 4
 check_queue()
-redis.call('ZCARD', key('consumers'))
+check_sets({'consumers', 'holders'})
 tick()
+-- No more than were moved in before, so that nothing overtakes the rest of a large push.
+if redis.call('EXISTS', key('incoming')) == 1 then max = math.min(max, math.floor(PIECE / 2)) end
 if manages then
   time = tonumber(ARGV[5])
   for _, id in ipairs(redis.call('ZRANGE', key('leased'), 0, PIECE - 1)) do
@@ -18,12 +20,7 @@ if manages then
   end
   max = math.min(max, redis.call('LLEN', key('free')))
 end
-local said = redis.call('ZSCORE', key('consumers'), holder)
-if not said or steady - tonumber(said) >= SAY_EVERY then
-  redis.call('ZADD', key('consumers'), steady, holder)
-  redis.call('PEXPIRE', key('consumers'), 3 * SAY_EVERY)
-  redis.call('ZREMRANGEBYSCORE', key('consumers'), '-inf', text(steady - 3 * SAY_EVERY))
-end
+say_here(holder)
 
 local answers = {-1}
 local count = 0
@@ -63,9 +60,12 @@ end
 
 local lease_until = text(steady + time)
 
+-- Holders extend their leases, and are known for longer than the first would last.
+local HOLDERS_KEPT = 24 * 3600 * 1000
+
 local function write_lease(id, fields, token)
   redis.call('HSET', job(id), 'state', 'leased', 'token', token, 'attempts', text(number(fields[2]) + 1), 'lease_until', lease_until,
-    'holder', holder)
+    'holder', holder, 'owner', owner)
   if fields[10] then redis.call('HDEL', job(id), 'cancel') end
   if fields[9] then redis.call('HSET', key('out'), fields[9], id) end
 end
@@ -240,19 +240,17 @@ if redis.call('EXISTS', key('paused')) == 0 then
 end
 
 if time == 0 then tidy() end
+if count > 0 and time > 0 and owner ~= '' then
+  redis.call('ZADD', key('holders'), steady + time, owner)
+  redis.call('ZREMRANGEBYSCORE', key('holders'), '-inf', text(steady - HOLDERS_KEPT))
+  redis.call('PEXPIRE', key('holders'), text(time + HOLDERS_KEPT))
+end
 if count == 0 and redis.call('EXISTS', key('paused')) == 0 and (budget <= 0 or redis.call('EXISTS', key('incoming'), key('doomed')) > 0) then
   -- There is more to do than one script does.
   answers[1] = 0
 elseif count == 0 then
-  local least = next_open
-  for _, state in ipairs({'scheduled', 'retrying', 'leased'}) do
-    local first = redis.call('ZRANGE', key(state), 0, 0, 'WITHSCORES')[2]
-    if first then
-      local left = state == 'leased' and tonumber(first) - steady + 1 or tonumber(first) - now
-      left = math.max(left, 0)
-      if not least or left < least then least = left end
-    end
-  end
+  local least = next_due()
+  if next_open and (not least or next_open < least) then least = next_open end
   answers[1] = least or -1
 end
 return answers

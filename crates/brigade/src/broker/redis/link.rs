@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use redis::{Arg, Cmd, FromRedisValue, Pipeline, RedisError, Script, ToRedisArgs, Value, cmd};
 
 use super::fault::Fault;
+use super::heirs::Holders;
 use super::listing::Listed;
+use super::looks::Looks;
 use super::nodes::{Nodes, Purpose, slot_of};
-use super::reach::Reach;
+use super::reach::{Connection, Reach};
 use super::schedules::NextTick;
 use super::url::{How, Place};
+use crate::broker::AskedCancel;
 use crate::broker::api::Clock;
 use crate::error::{Error, ErrorKind};
 use crate::job::JobId;
@@ -23,13 +26,30 @@ pub(super) struct Link {
     nodes: Arc<Nodes>,
     clock: Clock,
     pub(super) listed: Listed,
+    pub(super) looks: Arc<Looks>,
+    pub(super) holders: Holders,
     pub(super) next_tick: Mutex<Option<NextTick>>,
+    /// Cancels of leases of this process, by queue, as they were seen last. Bounded by the leases.
+    pub(super) asked_cancels: Mutex<HashMap<Box<str>, Vec<AskedCancel>>>,
     /// Schedules that could not be fired, and until when they are left alone.
     pub(super) put_off: Mutex<HashMap<Box<str>, Instant>>,
 }
 
 /// The list of queues, the one key that is no queue's.
 pub(super) const QUEUES: &str = "brigade:queues";
+
+/// A queue that nobody has.
+const RIGHTS_QUEUE: &str = "brigade.rights";
+
+fn is_unknown_command(error: &Error) -> bool {
+    std::error::Error::source(error).and_then(|source| source.downcast_ref::<RedisError>()).is_some_and(is_forbidden)
+}
+
+/// Whether a command is forbidden to the user, or has another name here.
+fn is_forbidden(error: &RedisError) -> bool {
+    let is_unknown = error.detail().is_some_and(|text| text.to_ascii_lowercase().contains("unknown command"));
+    is_unknown || error.code() == Some("NOPERM")
+}
 
 /// A script, which a server knows by its hash once it was loaded.
 pub(super) struct Lua {
@@ -55,7 +75,8 @@ pub(super) mod scripts {
 
     scripts! {
         push: "plain.lua" "chores.lua", lease: "plain.lua" "chores.lua" "time.lua", settle: "plain.lua", order: "chores.lua", schedule:,
-        why: "chores.lua" "time.lua", commit:, merge: "chores.lua", tick: "chores.lua" "time.lua"
+        why: "chores.lua" "time.lua", commit:, merge: "chores.lua", tick: "chores.lua" "time.lua",
+        probe: "chores.lua" "time.lua", rights:, takeover:
     }
 }
 
@@ -78,15 +99,42 @@ impl Link {
                 Err(fault) => return Err(fault.into_error(what, false)),
             };
             reached = true;
-            let mut info = cmd("INFO");
-            info.arg("server");
-            let info: String = connection.ask(info).await.map_err(|fault| fault.into_error(what, false))?;
-            check_server(&info, &nodes.reach().place.how)?;
+            match server_facts(&connection).await {
+                Ok(facts) => check_server(&facts, &nodes.reach().place.how)?,
+                Err(fault) => return Err(fault.into_error(what, false)),
+            }
         }
-        if let Some(fault) = away.filter(|_| !reached) {
+        if let Some(fault) = away.clone().filter(|_| !reached) {
             return Err(fault.into_error(what, false));
         }
-        Ok(Self { nodes, clock, listed: Listed::default(), next_tick: Mutex::default(), put_off: Mutex::default() })
+        let link = Self { nodes, clock, listed: Listed::default(), looks: Arc::default(), holders: Holders::default(), next_tick: Mutex::default(), asked_cancels: Mutex::default(), put_off: Mutex::default() };
+        if away.is_none() {
+            link.check_rights(what).await?;
+        }
+        Ok(link)
+    }
+
+    /// Whether the scripts may do what they have to.
+    async fn check_rights(&self, what: &str) -> Result<(), Error> {
+        let refused = |text: String| Err(Error::new(ErrorKind::Refused, format!("{what}: {text}")));
+        match self.run::<Vec<String>>(what, scripts::rights(), RIGHTS_QUEUE, super::arguments::Arguments::default()).await {
+            Ok(missing) if missing.is_empty() => Ok(()),
+            Ok(missing) => refused(format!(
+                "the server refuses {} on keys brigade:*, which the scripts that store, hand out and settle jobs need; give the user \
+                 ~brigade:* and these commands, or take back their renaming",
+                missing.join(", ")
+            )),
+            Err(error) if error.kind() == ErrorKind::Refused || is_unknown_command(&error) => {
+                let text = format!(
+                    "{what}: the server refuses EVALSHA or EVAL, or TIME, HMGET and UNLINK within scripts, by which every job is stored, handed out \
+                     and settled; give the user +@scripting +@read +@write +time and ~brigade:*, or take back the renaming of these commands"
+                );
+                Err(Error::new(ErrorKind::Refused, text).with_source(error))
+            }
+            // It may be away, busy, or its memory full: that passes.
+            Err(error) if error.kind() == ErrorKind::Unsupported => Err(error),
+            Err(_) => Ok(()),
+        }
     }
 
     pub(super) fn nodes(&self) -> &Arc<Nodes> {
@@ -168,17 +216,13 @@ impl Link {
         self.nodes.send(key.as_bytes(), &again, purpose).await.map_err(failed)
     }
 
-    /// The server's time, in milliseconds since 1970, as scripts see it.
-    pub(super) async fn now(&self) -> Result<i64, Error> {
-        self.now_of(&[]).await
-    }
-
-    /// The time of the server that has a queue.
+    /// The time of the server that has a queue, in milliseconds since 1970, as scripts see it.
     pub(super) async fn now_at(&self, queue: &str) -> Result<i64, Error> {
         self.now_of(key(queue, "").as_bytes()).await
     }
 
-    async fn now_of(&self, at: &[u8]) -> Result<i64, Error> {
+    /// The same of the server that has a key.
+    pub(super) async fn now_of(&self, at: &[u8]) -> Result<i64, Error> {
         let mut pipeline = Pipeline::with_capacity(1);
         pipeline.cmd("TIME");
         let mut answers = self.ask_together("ask for the time", at, &pipeline).await?;
@@ -262,9 +306,35 @@ pub(super) fn convert<T: FromRedisValue>(what: &str, answer: Value, writes: bool
     converted.map_err(|error: RedisError| Fault::sent(error).into_error(what, writes))
 }
 
+/// What a server says of itself, as lines of a name, a colon and a value. A user that may not use INFO may use HELLO.
+async fn server_facts(connection: &Connection) -> Result<String, Fault> {
+    let mut info = cmd("INFO");
+    info.arg("server");
+    match connection.ask::<String>(info).await {
+        Err(fault) if is_forbidden(&fault.source) => {}
+        facts => return facts,
+    }
+    let mut hello = cmd("HELLO");
+    hello.arg(2);
+    match connection.ask::<Vec<Value>>(hello).await {
+        Ok(values) => {
+            let text = |value: &Value| redis::from_redis_value::<String>(value.clone()).unwrap_or_default();
+            let facts = values.chunks_exact(2).map(|pair| format!("redis_{}:{}\n", text(&pair[0]), text(&pair[1])));
+            Ok(facts.collect())
+        }
+        // Nothing can be known of it; what it cannot do shows when it is used, and `check` says so.
+        Err(fault) if is_forbidden(&fault.source) => Ok(String::new()),
+        Err(fault) => Err(fault),
+    }
+}
+
 /// Whether it is new enough, and of the kind that the URL says.
 fn check_server(info: &str, how: &How) -> Result<(), Error> {
     let fact = |name: &str| info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')).unwrap_or_default();
+    if info.is_empty() {
+        tracing::warn!("the server does not say its version: INFO and HELLO are forbidden or renamed");
+        return Ok(());
+    }
     let version = fact("redis_version");
     let mut numbers = version.split('.').filter_map(|part| part.parse::<u32>().ok());
     let known = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));

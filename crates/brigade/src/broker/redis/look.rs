@@ -260,16 +260,21 @@ impl Link {
 
     async fn check(&self) -> Result<Vec<Finding>, Error> {
         let mut findings = Vec::new();
-        let mut pipeline = pipe();
-        pipeline.cmd("INFO").arg("persistence").cmd("INFO").arg("memory").cmd("INFO").arg("replication").cmd("TIME");
-        let (persistence, memory, replication, time): (String, String, String, (u64, u64)) =
-            self.ask_all("check the server", &pipeline).await?;
+        let mut forbidden = Vec::new();
+        let (persistence, memory, replication) =
+            (self.facts("persistence", &mut forbidden).await, self.facts("memory", &mut forbidden).await, self.facts("replication", &mut forbidden).await);
+        let time: (u64, u64) = self.ask("check the server", &cmd("TIME")).await?;
+        if !forbidden.is_empty() {
+            let what = "INFO may not be used here: whether the server keeps a log, is a primary, and what it does when its memory is full is not known";
+            findings.push(Finding::new(Level::Warning, what.to_owned(), "give the user +info, or look at these yourself"));
+        }
+        self.check_client(&mut findings).await;
         let fact = |text: &str, name: &str| {
             text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().to_owned()
         };
         let mut find = |level: Level, what: String, advice: &str| findings.push(Finding::new(level, what, advice));
         let policy = fact(&memory, "maxmemory_policy");
-        if policy != "noeviction" {
+        if !memory.is_empty() && policy != "noeviction" {
             let what = format!("the server removes keys when its memory is full (maxmemory-policy {policy}): jobs vanish without a trace");
             find(Level::Problem, what, "set maxmemory-policy noeviction");
         }
@@ -280,17 +285,24 @@ impl Link {
                 "set one, so that pushes are refused before the host runs out",
             );
         }
-        if fact(&persistence, "aof_enabled") != "1" {
+        if persistence.is_empty() {
+            // Said above.
+        } else if fact(&persistence, "aof_enabled") != "1" {
             let what = "the server keeps no log (appendonly no): a crash loses the jobs since its last snapshot, or all".to_owned();
             find(Level::Problem, what, "set appendonly yes, and appendfsync always where each acknowledged job matters");
         } else {
-            let fsync: Vec<String> = self.ask("check the server", cmd("CONFIG").arg("GET").arg("appendfsync")).await.unwrap_or_default();
+            let fsync = self.ask::<Vec<String>>("check the server", cmd("CONFIG").arg("GET").arg("appendfsync")).await;
+            if fsync.is_err() {
+                let what = "CONFIG GET may not be used here: whether the server writes its log for each job (appendfsync always) is not known".to_owned();
+                find(Level::Warning, what, "give the user +config|get, or look at it yourself");
+            }
+            let fsync = fsync.unwrap_or_default();
             if fsync.get(1).is_some_and(|when| when != "always") {
                 let what = "the server writes its log once a second or less: a crash loses about a second of acknowledged jobs".to_owned();
                 find(Level::Warning, what, "set appendfsync always where each acknowledged job matters");
             }
         }
-        if fact(&replication, "role") != "master" {
+        if !replication.is_empty() && fact(&replication, "role") != "master" {
             find(Level::Problem, "this server is a replica".to_owned(), "connect to the primary, or by Sentinel");
         }
         let server = UNIX_EPOCH + Duration::from_secs(time.0) + Duration::from_micros(time.1);
@@ -304,6 +316,21 @@ impl Link {
             self.check_queue(&counts, &mut findings).await?;
         }
         Ok(findings)
+    }
+
+    /// A part of INFO; nothing where that may not be used.
+    async fn facts(&self, part: &str, forbidden: &mut Vec<Error>) -> String {
+        self.ask("check the server", cmd("INFO").arg(part)).await.unwrap_or_else(|error| {
+            forbidden.push(error);
+            String::new()
+        })
+    }
+
+    async fn check_client(&self, findings: &mut Vec<Finding>) {
+        if self.ask::<Value>("check the server", cmd("CLIENT").arg("TRACKINGINFO")).await.is_err() {
+            let what = "CLIENT may not be used here, by which the server tells consumers of new jobs: idle ones look every 2 s instead".to_owned();
+            findings.push(Finding::new(Level::Warning, what, "give the user +client|tracking and +client|trackinginfo"));
+        }
     }
 
     async fn check_queue(&self, counts: &QueueCounts, findings: &mut Vec<Finding>) -> Result<(), Error> {

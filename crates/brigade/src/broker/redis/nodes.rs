@@ -69,6 +69,11 @@ impl Nodes {
         self.locate(key).await.map(|(_, target)| target)
     }
 
+    /// Whether queues may be on different servers.
+    pub(super) fn are_many(&self) -> bool {
+        matches!(self.reach.place.how, How::Cluster(_))
+    }
+
     /// All servers that have keys.
     pub(super) async fn targets(&self) -> Result<Vec<Target>, Fault> {
         match &self.reach.place.how {

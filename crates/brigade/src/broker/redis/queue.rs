@@ -5,10 +5,12 @@ use std::time::{Duration, UNIX_EPOCH};
 use redis::Value;
 
 use super::PAYLOAD_BYTES_MAX;
-use super::link::{Link, QUEUES, id_of, key, scripts};
+use super::link::{Link, id_of, key, scripts};
+use super::looks::FEW;
 use crate::broker::{LeaseAsk, Leased, Ordered, Terms};
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
+use crate::process::own_name;
 use crate::job::{Job, JobId, JobOptions, Unserved};
 
 /// What a worker's process calls itself: its number on its host, and the host.
@@ -28,24 +30,38 @@ pub(super) fn millis(duration: Duration) -> u64 {
 impl Link {
     /// Hands out jobs; also says in how long another falls due.
     pub(super) async fn lease(&self, ask: &LeaseAsk) -> Result<(Vec<Leased>, Option<Duration>), Error> {
-        ask.queues.iter().try_for_each(|queue| check_name(queue))?;
         let mut leased = Vec::new();
         let mut due_in = self.fire_schedules().await;
         let mut failed = None;
-        for queue in ask.queues.iter() {
+        let queues = if ask.queues.len() <= FEW {
+            ask.queues.iter().cloned().collect()
+        } else {
+            let (queues, next) = self.worth_asking(&ask.queues, ask.max).await?;
+            due_in = due_in.into_iter().chain([next]).min();
+            queues
+        };
+        for queue in &queues {
             if leased.len() >= ask.max {
                 break;
             }
+            check_name(queue)?;
             if ask.queues.len() > 1 && self.nodes().is_away(key(queue, "").as_bytes()).await {
                 continue;
             }
-            match self.lease_from(queue, ask, &mut leased).await {
+            self.looks.begin(queue);
+            let leased_from = self.lease_from(queue, ask, &mut leased).await;
+            let due = leased_from.as_ref().map_or(Some(AGAIN_AFTER_ERROR), |due| *due);
+            self.looks.end(queue, leased_from.is_ok() && leased.len() >= ask.max, due);
+            match leased_from {
                 Ok(due) => due_in = due_in.into_iter().chain(due).min(),
                 Err(error) => {
                     tracing::debug!(%error, %queue, "could not lease from a queue");
                     failed = failed.or(Some(error));
                 }
             }
+        }
+        if leased.len() < ask.max {
+            self.lease_of_gone(&queues, ask, &mut leased).await;
         }
         // What was handed out is in this process's hands, whatever became of the other queues.
         match failed {
@@ -54,10 +70,30 @@ impl Link {
         }
     }
 
+    /// Hands out what processes held that are gone.
+    async fn lease_of_gone(&self, queues: &[Box<str>], ask: &LeaseAsk, leased: &mut Vec<Leased>) {
+        let with_leases;
+        let queues = if ask.queues.len() <= FEW {
+            queues
+        } else {
+            with_leases = self.looks.closed_by_time(HOLDERS_OF_MAX);
+            &with_leases
+        };
+        let taken_over = async {
+            for queue in self.take_over(queues).await?.into_iter().filter(|queue| ask.queues.rank(queue).is_some()) {
+                self.lease_from(&queue, ask, leased).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = taken_over.await {
+            tracing::debug!(%error, "could not look for holders that are gone");
+        }
+    }
+
     /// Hands out jobs of one queue, and adds them to these.
     async fn lease_from(&self, queue: &str, ask: &LeaseAsk, leased: &mut Vec<Leased>) -> Result<Option<Duration>, Error> {
         self.list_queue_if_possible(queue).await;
-        if self.is_cluster() && self.nodes().is_away(QUEUES.as_bytes()).await {
+        if self.is_cluster() && self.is_list_away().await {
             self.fire_of(queue).await?;
         }
         let mut due_in = None;
@@ -68,7 +104,7 @@ impl Link {
             };
             let since = BootTime::now();
             let wanted = (ask.max - leased.len()).min(AT_ONCE_MAX);
-            let answer: Vec<Value> = self.run("lease", scripts::lease(), queue, (holder(), wanted, time)).await?;
+            let answer: Vec<Value> = self.run("lease", scripts::lease(), queue, (holder(), wanted, time, own_name())).await?;
             let (found, damaged, due) = self.read_leased(queue, answer, ask.terms, since).await?;
             let is_all = found.len() < wanted;
             leased.extend(found);
@@ -86,7 +122,7 @@ impl Link {
         check_name(queue)?;
         self.list_queue_if_possible(queue).await;
         let next_tick = self.fire_schedules().await;
-        let arguments = (holder(), MANAGED_MAX, -1, millis(collect_within));
+        let arguments = (holder(), MANAGED_MAX, -1, millis(collect_within), "");
         let answer: Vec<Value> = self.run("manage a queue", scripts::lease(), queue, arguments).await?;
         let handed = (answer.len().saturating_sub(1) / LEASED_VALUES) as u64;
         let due: i64 = read(answer.into_iter().next().unwrap_or(Value::Nil))?;
@@ -140,8 +176,12 @@ impl Link {
     }
 }
 
+/// Queues of many whose holders are looked at.
+const HOLDERS_OF_MAX: usize = 1000;
+/// One of many queues that could not be asked is asked again.
+const AGAIN_AFTER_ERROR: Duration = Duration::from_secs(1);
 /// Jobs that one script hands out.
-const AT_ONCE_MAX: usize = 500;
+const AT_ONCE_MAX: usize = 250;
 /// Jobs that one script hands to plain clients.
 const MANAGED_MAX: u64 = 100;
 /// Values of a job in the answer of `lease.lua`.

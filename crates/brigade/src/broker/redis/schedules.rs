@@ -76,7 +76,7 @@ impl Link {
                 known.as_ref().filter(|known| known.schedule(name).is_ok_and(|known| known.plan.recurrence == schedule.plan.recurrence));
             let tick = match same {
                 Some(known) => known.tick(),
-                None => schedule.plan.after(self.now().await?)?,
+                None => schedule.plan.after(self.now_at(&schedule.job.queue).await?)?,
             };
             let new = Stored {
                 queue: schedule.job.queue.to_string(),
@@ -132,7 +132,7 @@ impl Link {
         {
             return next.map(|next| next.saturating_sub(asked.elapsed()));
         }
-        let next = if self.nodes().is_away(TICKS.as_bytes()).await {
+        let next = if self.is_list_away().await {
             None
         } else {
             self.fire_due().await.unwrap_or_else(|error| {
@@ -144,8 +144,13 @@ impl Link {
         next
     }
 
+    /// Whether the nodes of a cluster are away that say which schedules there are.
+    pub(super) async fn is_list_away(&self) -> bool {
+        self.nodes().is_away(TICKS.as_bytes()).await || self.nodes().is_away(SCHEDULES.as_bytes()).await
+    }
+
     async fn fire_due(&self) -> Result<Option<Duration>, Error> {
-        let now = self.now().await?;
+        let now = self.now_of(TICKS.as_bytes()).await?;
         let put_off: HashMap<Box<str>, Instant> = {
             let mut put_off = lock(&self.put_off);
             put_off.retain(|_, until| *until > Instant::now());
@@ -156,20 +161,25 @@ impl Link {
         let due: Vec<String> = self.ask("find due schedules", &due).await?;
         for name in due.iter().filter(|name| !put_off.contains_key(name.as_str())).take(FIRED_MAX) {
             if let Err(error) = self.fire(name, now).await {
-                self.put_off(name, &error);
-                if error.kind() == ErrorKind::Unreachable && !self.is_cluster() {
+                if error.kind() == ErrorKind::Unreachable {
+                    // Not its fault; a cluster's healthy queues have theirs fired one by one.
                     return Err(error);
                 }
+                self.put_off(name, &error);
             }
+        }
+        // One that was fired may be due again, as only so many ticks are made up for at once.
+        let put_off: Vec<Box<str>> = lock(&self.put_off).keys().cloned().collect();
+        let mut still = cmd("ZRANGEBYSCORE");
+        still.arg(TICKS).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(put_off.len() + 1);
+        let still: Vec<String> = self.ask("find due schedules", &still).await?;
+        if still.iter().any(|name| !put_off.iter().any(|put_off| **put_off == **name)) {
+            return Ok(Some(Duration::ZERO));
         }
         let mut next = cmd("ZRANGEBYSCORE");
         next.arg(TICKS).arg(format!("({now}")).arg("+inf").arg("WITHSCORES").arg("LIMIT").arg(0).arg(1);
         let next: Vec<(String, i64)> = self.ask("find the next tick", &next).await?;
-        Ok(if due.len() > FIRED_MAX + put_off.len() {
-            Some(Duration::ZERO)
-        } else {
-            next.first().map(|(_, at)| Duration::from_millis(u64::try_from(at - now).unwrap_or(0)))
-        })
+        Ok(next.first().map(|(_, at)| Duration::from_millis(u64::try_from(at - now).unwrap_or(0))))
     }
 
     /// Has a schedule that cannot be fired wait.
@@ -266,6 +276,7 @@ impl Link {
             }
         }
         if is_done == 1
+            && !self.is_list_away().await
             && let Err(error) = self.ask_all::<()>("note a schedule", &pipeline).await
         {
             // The schedule itself is as it should be. A hint that is behind is put right by the next look.

@@ -15,6 +15,10 @@ use crate::certificate::{Certificate, Receipt};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId, JobOptions, RetryPolicy};
 use crate::limits::Limits;
+use crate::sync::lock;
+
+/// Queues, or jobs, that are looked at in one round trip.
+const QUEUES_PAGE: usize = 500;
 
 /// What the script costs of itself for a settlement, in bytes of arguments that it reads in that time.
 const SETTLEMENT_WEIGHT: usize = 512;
@@ -87,19 +91,36 @@ impl Link {
         Ok(places.into_iter().zip(answers).map(account).collect())
     }
 
-    /// The jobs of these queues that somebody wants cancelled and that are in this process's hands.
+    /// The jobs that somebody wants cancelled and that are in this process's hands: what is known of it, after a look at these queues.
     pub(super) async fn cancels(&self, queues: &[Box<str>]) -> Result<Vec<AskedCancel>, Error> {
+        for page in queues.chunks(QUEUES_PAGE) {
+            let mut pipeline = redis::pipe();
+            page.iter().for_each(|queue| {
+                pipeline.cmd("SMEMBERS").arg(key(queue, "stops"));
+            });
+            let numbers: Vec<Vec<String>> = self.ask_all("look for cancels", &pipeline).await?;
+            for (queue, numbers) in page.iter().zip(numbers) {
+                let found = self.cancels_of(queue, &numbers).await?;
+                let mut asked = lock(&self.asked_cancels);
+                if found.is_empty() { asked.remove(queue) } else { asked.insert(queue.clone(), found) };
+            }
+        }
+        Ok(lock(&self.asked_cancels).values().flatten().cloned().collect())
+    }
+
+    async fn cancels_of(&self, queue: &str, numbers: &[String]) -> Result<Vec<AskedCancel>, Error> {
         let mut found = Vec::new();
-        for queue in queues {
-            let numbers: Vec<String> = self.ask("look for cancels", redis::cmd("SMEMBERS").arg(key(queue, "stops"))).await?;
-            for number in numbers {
-                let mut command = redis::cmd("HMGET");
-                command.arg(key(queue, &format!("job:{number}"))).arg(&["holder", "token", "cancel"]);
-                let (by, token, reason): (Option<String>, Option<i64>, Option<String>) = self.ask("look for cancels", &command).await?;
-                if let (Some(by), Some(token), Some(reason)) = (by, token, reason)
+        for page in numbers.chunks(QUEUES_PAGE) {
+            let mut pipeline = redis::pipe();
+            for number in page {
+                pipeline.cmd("HMGET").arg(key(queue, &format!("job:{number}"))).arg(&["holder", "token", "cancel"]);
+            }
+            let answers: Vec<(Option<String>, Option<i64>, Option<String>)> = self.ask_all("look for cancels", &pipeline).await?;
+            for (number, answer) in page.iter().zip(answers) {
+                if let (Some(by), Some(token), Some(reason)) = answer
                     && by == holder()
                 {
-                    found.push(AskedCancel { id: id_of(queue, &number), token, reason });
+                    found.push(AskedCancel { id: id_of(queue, number), token, reason });
                 }
             }
         }

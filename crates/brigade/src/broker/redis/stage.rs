@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind};
 use crate::job::{Gather, Job};
 
 /// More jobs than this, or more bytes, are no matter of one script.
-const JOBS_MAX: usize = 500;
+const JOBS_MAX: usize = 250;
 const BYTES_MAX: usize = 4 << 20;
 /// What is staged at once.
 const PIECE_JOBS: usize = 1000;

@@ -5,10 +5,11 @@
 //! watched queue is listened to, and which ones these are is looked up again whenever a queue moved. A notification says only that
 //! something may have changed. When a connection breaks, everybody is woken once it is back, as nobody knows what was missed.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::Future;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -19,36 +20,101 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::fault::Fault;
 use super::link::key;
+use super::looks::Looks;
 use super::nodes::Nodes;
 use super::reach::{Connection, Target};
 use crate::error::{Error, ErrorKind};
 use crate::shutdown::Scope;
+use crate::sync::lock;
 
 /// Before connecting again.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Before a server that does not tell of changes is asked to once more.
+const SILENT_PAUSE: Duration = Duration::from_secs(30);
 /// So often an idle connection is asked whether it still is one.
 const PING_EVERY: Duration = Duration::from_secs(2);
+
+/// A queue that nothing had to do with for this long is watched no more.
+const WATCHED_FOR: Duration = Duration::from_secs(15 * 60);
+/// Queues that are watched at most; those unused for longest go first.
+const WATCHED_MAX: usize = 100_000;
+/// The same names are not gone through for each ask.
+const TOUCH_EVERY: Duration = Duration::from_secs(30);
+/// More queues than this are watched by the one beginning that all bells have in common. The server compares each key that changes with each
+/// beginning; inboxes of so many are looked at from time to time instead.
+const NARROW_MAX: usize = 32;
 
 type Queues = BTreeSet<Box<str>>;
 
 pub(super) struct Wake {
     changed: Arc<Notify>,
     watched: watch::Sender<Queues>,
+    state: Arc<State>,
     /// Ends the watching task.
     _stop: DropGuard,
 }
 
+/// What is known of the queues that are watched.
+struct State {
+    looks: Arc<Looks>,
+    used: Mutex<HashMap<Box<str>, Instant>>,
+    /// The names that were touched last, by where they are, and when.
+    touched: Mutex<Option<(usize, usize, Instant)>>,
+    /// Queues whose bells rang since cancels were looked for; `None` for all.
+    rung: Mutex<Option<BTreeSet<Box<str>>>>,
+    /// The server tells nothing.
+    is_deaf: AtomicBool,
+}
+
+impl State {
+    /// Whether this process has to do with what changed.
+    fn note(&self, keys: Option<Vec<Vec<u8>>>) -> bool {
+        let Some(keys) = keys else {
+            self.note_all();
+            return true;
+        };
+        let used = lock(&self.used);
+        let ours: Vec<&str> = keys.iter().filter_map(|key| queue_of(key)).filter(|queue| used.contains_key(*queue)).collect();
+        drop(used);
+        self.looks.ring(ours.iter().copied());
+        if let Some(rung) = &mut *lock(&self.rung) {
+            rung.extend(ours.iter().map(|queue| Box::from(*queue)));
+        }
+        !ours.is_empty()
+    }
+
+    fn note_all(&self) {
+        *lock(&self.rung) = None;
+        self.looks.ring_all();
+    }
+}
+
+/// The queue of a key that was changed.
+fn queue_of(key: &[u8]) -> Option<&str> {
+    let key = std::str::from_utf8(key).ok()?;
+    let rest = key.strip_prefix("brigade:bell:{").or_else(|| key.strip_prefix("brigade:{"))?;
+    rest.split_once('}').map(|(queue, _)| queue)
+}
+
 impl Wake {
     /// Must be called within the runtime.
-    pub(super) fn start(nodes: Arc<Nodes>) -> Result<Self, Error> {
+    pub(super) fn start(nodes: Arc<Nodes>, looks: Arc<Looks>) -> Result<Self, Error> {
         let scope =
             Scope::current().ok_or_else(|| Error::new(ErrorKind::Unsupported, "open a broker outside of an async runtime (tokio)"))?;
         let (stop, changed, watched) = (CancellationToken::new(), Arc::new(Notify::new()), watch::Sender::default());
-        let (until, ear) = (stop.clone(), Ear { nodes, changed: Arc::clone(&changed), watched: watched.subscribe() });
+        let state = Arc::new(State {
+            looks,
+            used: Mutex::default(),
+            touched: Mutex::default(),
+            rung: Mutex::default(),
+            is_deaf: AtomicBool::new(false),
+        });
+        let ear = Ear { nodes, changed: Arc::clone(&changed), watched: watched.subscribe(), state: Arc::clone(&state) };
+        let until = stop.clone();
         scope.spawn(async move {
             until.run_until_cancelled(ear.watch()).await;
         });
-        Ok(Self { changed, watched, _stop: stop.drop_guard() })
+        Ok(Self { changed, watched, state, _stop: stop.drop_guard() })
     }
 
     /// The queues that this process has to do with.
@@ -56,12 +122,70 @@ impl Wake {
         self.watched.borrow().iter().cloned().collect()
     }
 
+    /// The watched queues in which a cancel may have been asked for since this was asked last.
+    pub(super) fn rung(&self) -> Vec<Box<str>> {
+        let rung = std::mem::replace(&mut *lock(&self.state.rung), Some(BTreeSet::new()));
+        match rung {
+            Some(rung) if !self.state.is_deaf.load(Ordering::Relaxed) => rung.into_iter().collect(),
+            _ => self.watched(),
+        }
+    }
+
+    /// They could not be looked at.
+    pub(super) fn ring_again(&self) {
+        *lock(&self.state.rung) = None;
+    }
+
     /// A future that ends at the next change after this call, of these queues at least, polled by then or not.
     pub(super) fn next(&self, queues: &[Box<str>]) -> impl Future<Output = ()> + '_ {
-        if !queues.iter().all(|queue| self.watched.borrow().contains(queue)) {
-            self.watched.send_modify(|watched| watched.extend(queues.iter().cloned()));
+        if !queues.is_empty() && !self.was_touched(queues) {
+            self.touch(queues);
         }
         self.changed.notified()
+    }
+
+    fn was_touched(&self, queues: &[Box<str>]) -> bool {
+        let (at, count) = (queues.as_ptr() as usize, queues.len());
+        let mut touched = lock(&self.state.touched);
+        let is_known = touched.is_some_and(|(known_at, known, when)| (known_at, known) == (at, count) && when.elapsed() < TOUCH_EVERY);
+        // Other names may be at the same place by now.
+        let used = lock(&self.state.used);
+        let is_known = is_known && [0, count / 2, count - 1].iter().all(|place| used.contains_key(&queues[*place]));
+        if !is_known {
+            *touched = Some((at, count, Instant::now()));
+        }
+        is_known
+    }
+
+    fn touch(&self, queues: &[Box<str>]) {
+        let (now, mut new) = (Instant::now(), Vec::new());
+        let mut used = lock(&self.state.used);
+        for queue in queues {
+            match used.get_mut(queue) {
+                Some(when) => *when = now,
+                None => {
+                    used.insert(queue.clone(), now);
+                    new.push(queue.clone());
+                }
+            }
+        }
+        if new.is_empty() {
+            return;
+        }
+        used.retain(|_, when| when.elapsed() < WATCHED_FOR);
+        if used.len() > WATCHED_MAX {
+            let mut all: Vec<_> = used.iter().map(|(queue, when)| (*when, queue.clone())).collect();
+            all.sort_unstable();
+            all.iter().take(used.len() - WATCHED_MAX).for_each(|(_, queue)| {
+                used.remove(queue);
+            });
+        }
+        let watched: Queues = used.keys().cloned().collect();
+        drop(used);
+        if let Some(rung) = &mut *lock(&self.state.rung) {
+            rung.extend(new);
+        }
+        self.watched.send_replace(watched);
     }
 }
 
@@ -70,6 +194,7 @@ struct Ear {
     nodes: Arc<Nodes>,
     changed: Arc<Notify>,
     watched: watch::Receiver<Queues>,
+    state: Arc<State>,
 }
 
 impl Ear {
@@ -81,7 +206,9 @@ impl Ear {
             let queues = watched.borrow_and_update().clone();
             moves.mark_unchanged();
             let mut is_complete = true;
-            for queue in &queues {
+            // Where there is one server, one queue speaks for all.
+            let asked = if self.nodes.are_many() { queues.len() } else { queues.len().min(1) };
+            for queue in queues.iter().take(asked) {
                 match self.nodes.target_of(key(queue, "").as_bytes()).await {
                     Ok(target) => {
                         if at.insert(target.clone()) {
@@ -119,13 +246,18 @@ impl Ear {
     async fn listen(&self, target: &Target) -> Result<(), Fault> {
         let (mut watched, mut moves) = (self.watched.clone(), self.nodes.moves());
         let broken = CancellationToken::new();
-        let (ends, tell) = (broken.clone(), Arc::clone(&self.changed));
+        let (ends, tell, state) = (broken.clone(), Arc::clone(&self.changed), Arc::clone(&self.state));
         let hear = move |push: PushInfo| match push.kind {
             PushKind::Disconnection => ends.cancel(),
-            _ => tell.notify_waiters(),
+            _ => {
+                let keys = push.data.into_iter().next().and_then(|keys| redis::from_redis_value(keys).ok());
+                if state.note(keys) {
+                    tell.notify_waiters();
+                }
+            }
         };
         let connection = self.nodes.reach().open(target, Some(Arc::new(hear))).await?;
-        let mut told = Queues::new();
+        let mut told = BTreeSet::new();
         loop {
             watched.mark_unchanged();
             moves.mark_unchanged();
@@ -133,9 +265,19 @@ impl Ear {
             if queues.is_empty() {
                 return Ok(());
             }
-            if track(&connection, &queues, &mut told).await? {
+            match track(&connection, &queues, &mut told).await {
+                Ok(false) => {}
                 // Whatever happened while nobody listened.
-                self.changed.notify_waiters();
+                Ok(true) => {
+                    self.state.is_deaf.store(false, Ordering::Relaxed);
+                    self.state.note_all();
+                    self.changed.notify_waiters();
+                }
+                Err(fault) if fault.ends_connection() => return Err(fault),
+                Err(fault) => {
+                    self.bear_silence(&fault).await;
+                    return Err(fault);
+                }
             }
             loop {
                 tokio::select! {
@@ -148,9 +290,20 @@ impl Ear {
         }
     }
 
+    /// A server that tells nothing, as its user may not ask for that, is looked at from time to time.
+    async fn bear_silence(&self, fault: &Fault) {
+        if !self.state.is_deaf.swap(true, Ordering::Relaxed) {
+            tracing::warn!(error = %fault.source, "the server may not be asked to tell of changes (CLIENT TRACKING): idle consumers look every 2 s");
+        }
+        sleep(SILENT_PAUSE).await;
+    }
+
     /// The watched queues that a server has.
     async fn queues_of(&self, target: &Target) -> Result<Queues, Fault> {
         let watched = self.watched.borrow().clone();
+        if !self.nodes.are_many() {
+            return Ok(watched);
+        }
         let mut queues = Queues::new();
         for queue in watched {
             if self.nodes.target_of(key(&queue, "").as_bytes()).await? == *target {
@@ -166,21 +319,41 @@ fn bell(queue: &str) -> String {
     format!("brigade:bell:{{{queue}}}")
 }
 
+const ALL_BELLS: &str = "brigade:bell:";
+
+/// The beginnings of the keys that the server is to tell of.
+fn beginnings(queues: &Queues) -> BTreeSet<String> {
+    if queues.len() > NARROW_MAX {
+        return BTreeSet::from([ALL_BELLS.to_owned()]);
+    }
+    let of_queue = |queue: &Box<str>| [bell(queue), key(queue, "inbox"), key(queue, "free")];
+    queues.iter().flat_map(of_queue).collect()
+}
+
 /// Has the server tell of the queues that it does not tell of yet; whether there were any.
-async fn track(connection: &Connection, queues: &Queues, told: &mut Queues) -> Result<bool, Fault> {
-    let new: Vec<Box<str>> = queues.difference(told).cloned().collect();
+async fn track(connection: &Connection, queues: &Queues, told: &mut BTreeSet<String>) -> Result<bool, Fault> {
+    let wanted = beginnings(queues);
+    let new: Vec<&String> = wanted.difference(told).collect();
     if new.is_empty() {
         return Ok(false);
     }
-    let mut command = redis::cmd("CLIENT");
-    command.arg("TRACKING").arg("ON").arg("BCAST");
-    for queue in &new {
-        command.arg("PREFIX").arg(bell(queue));
-        for name in ["inbox", "free"] {
-            command.arg("PREFIX").arg(key(queue, name));
-        }
+    let tracking = |how: &str| {
+        let mut command = redis::cmd("CLIENT");
+        command.arg("TRACKING").arg(how);
+        command
+    };
+    // It takes further beginnings, but none that contains another, nor does it forget one.
+    let is_anew = told.len() + new.len() > 6 * NARROW_MAX || wanted.contains(ALL_BELLS) || told.contains(ALL_BELLS);
+    if is_anew && !told.is_empty() {
+        connection.ask::<()>(tracking("OFF")).await?;
+        told.clear();
+    }
+    let mut command = tracking("ON");
+    command.arg("BCAST");
+    for beginning in wanted.difference(told) {
+        command.arg("PREFIX").arg(beginning);
     }
     connection.ask::<()>(command).await?;
-    told.extend(new);
+    told.extend(wanted);
     Ok(true)
 }
