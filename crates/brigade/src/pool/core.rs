@@ -228,6 +228,10 @@ impl Pulse {
         self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).ok();
     }
 
+    pub(super) fn is_answered(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 0
+    }
+
     pub(super) fn answered(&self) {
         self.0.store(0, Ordering::Release);
     }

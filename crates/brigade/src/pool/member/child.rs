@@ -145,6 +145,8 @@ impl Child {
         let had_time = first != 0 && Duration::from_nanos(ran.saturating_sub(first)) >= TIME_TO_ANSWER;
         match state_of(shown, listener) {
             Some('R' | 'D') if !had_time => Silence::Starved,
+            // It has answered, and it is this process that did not get to read that. Asked after the state, or the answer might come in between.
+            _ if self.control.has_unread() || self.pulse.is_answered() => Silence::Starved,
             _ => Silence::Deaf,
         }
     }
