@@ -20,7 +20,7 @@ use tracing_core::metadata::Kind;
 
 use crate::error::{Error, ErrorKind};
 use crate::sync::lock;
-use crate::wire::{FIELDS_MAX, Frame, LogEvent, LogRecord, LogValue, NAME_BYTES_MAX};
+use crate::wire::{Decoder, FIELDS_MAX, Frame, LogEvent, LogRecord, LogValue, NAME_BYTES_MAX, kind};
 
 /// Places whose description is kept.
 const SITES_MAX: usize = 2_048;
@@ -44,12 +44,34 @@ pub(super) fn level(most: LevelFilter) -> u8 {
     }
 }
 
+/// Gives log events to the subscriber before the dispatcher sees what came with them: its lock is not held while code of the user runs, and an
+/// event comes before the end of its call. Returns the other frames.
+pub(super) fn take(number: u32, decoder: &mut Decoder) -> Vec<Result<Option<Frame>, Error>> {
+    let mut others = Vec::new();
+    loop {
+        match decoder.next() {
+            Ok(Some(frame)) if frame.kind == kind::LOG => {
+                if let Err(error) = replay(number, &frame) {
+                    others.push(Err(error));
+                    return others;
+                }
+            }
+            Ok(None) => return others,
+            Ok(Some(frame)) => others.push(Ok(Some(frame))),
+            Err(error) => {
+                others.push(Err(error));
+                return others;
+            }
+        }
+    }
+}
+
 /// Gives what a frame holds to the subscriber.
 ///
 /// # Errors
 ///
 /// `Protocol` if it is garbled.
-pub(super) fn replay(worker: u32, frame: &Frame) -> Result<(), Error> {
+fn replay(worker: u32, frame: &Frame) -> Result<(), Error> {
     let record: LogRecord<'_> =
         postcard::from_bytes(&frame.body).map_err(|e| Error::new(ErrorKind::Protocol, "read a log event").with_source(e))?;
     if record.dropped > 0 {

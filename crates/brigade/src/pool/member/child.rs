@@ -20,7 +20,6 @@ use super::super::core::{Obituary, Pulse};
 use super::super::logs;
 use crate::certificate::Exit;
 use crate::codec::Codec;
-use crate::error::Error;
 use crate::event::Event;
 use crate::link::Channel;
 use crate::outcome::{REASON_BYTES_MAX, shorten};
@@ -406,7 +405,7 @@ async fn read_data(shared: &Arc<Shared>, number: u32, member: &Child) {
 /// Hands whole frames to the dispatcher. `false` if they make no sense.
 fn take_frames(shared: &Arc<Shared>, number: u32, member: &Child, decoder: &mut Decoder) -> bool {
     let mut problem = None;
-    let mut others = if member.logs { take_logs(number, decoder) } else { Vec::new() }.into_iter();
+    let mut others = if member.logs { logs::take(number, decoder) } else { Vec::new() }.into_iter();
     shared.step(|core, effects| {
         let now = Instant::now();
         loop {
@@ -426,28 +425,6 @@ fn take_frames(shared: &Arc<Shared>, number: u32, member: &Child, decoder: &mut 
         member.break_off(&error.to_string());
     }
     problem.is_none()
-}
-
-/// Gives log events to the subscriber before the dispatcher sees what came with them: its lock is not held while code of the user runs, and an
-/// event comes before the end of its call. Returns the other frames.
-fn take_logs(number: u32, decoder: &mut Decoder) -> Vec<Result<Option<Frame>, Error>> {
-    let mut others = Vec::new();
-    loop {
-        match decoder.next() {
-            Ok(Some(frame)) if frame.kind == kind::LOG => {
-                if let Err(error) = logs::replay(number, &frame) {
-                    others.push(Err(error));
-                    return others;
-                }
-            }
-            Ok(None) => return others,
-            Ok(Some(frame)) => others.push(Ok(Some(frame))),
-            Err(error) => {
-                others.push(Err(error));
-                return others;
-            }
-        }
-    }
 }
 
 // -- the end
