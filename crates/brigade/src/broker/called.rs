@@ -58,16 +58,16 @@ impl Broker {
 
     /// Waits for the end of a job, as long as it takes; but no longer than `wait` for its first attempt to begin.
     async fn wait_to_begin(&self, id: &JobId, wait: Option<Duration>, is_ours: bool) -> Result<Waited, Error> {
-        let Some(wait) = wait else { return self.wait(id).await.map(Waited::Ended) };
+        let Some(wait) = wait else { return self.wait(id).await.map(Waited::ended) };
         if let Ok(ended) = tokio::time::timeout(wait, self.wait(id)).await {
-            return ended.map(Waited::Ended);
+            return ended.map(Waited::ended);
         }
         let backend = self.backend();
         loop {
             let changed = backend.changed();
             let job = match self.job(id).await? {
                 Some(job) if !job.state.is_terminal() => job,
-                ended => return Ok(Waited::Ended(ended)),
+                ended => return Ok(Waited::ended(ended)),
             };
             if job.state == JobState::Leased || job.failed + job.crashed > 0 {
                 changed.await?;
@@ -87,9 +87,15 @@ impl Broker {
 /// What a caller waited for.
 enum Waited {
     /// The job's end; it may not be there any more.
-    Ended(Option<JobInfo>),
+    Ended(Option<Box<JobInfo>>),
     /// No attempt began in time, and none will for this caller.
     NotBegun,
+}
+
+impl Waited {
+    fn ended(job: Option<JobInfo>) -> Self {
+        Self::Ended(job.map(Box::new))
+    }
 }
 
 /// Cancels a job when its caller goes away.

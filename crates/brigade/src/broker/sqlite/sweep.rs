@@ -27,8 +27,11 @@ pub(super) const STEP_PAUSE: Duration = Duration::from_millis(3);
 /// A process that began to sweep and does not go on within this time is none that sweeps.
 const CLAIM: Duration = Duration::from_secs(1);
 
+/// One step of a kind; whether more is left.
+type Kind = fn(&Store<'_>) -> Result<bool, Error>;
+
 /// The kinds; each does one step and says whether more is left.
-const KINDS: [fn(&Store<'_>) -> Result<bool, Error>; 7] = [
+const KINDS: [Kind; 7] = [
     |store| store.expire_leases(),
     |store| store.fire_schedules(),
     |store| store.end_late(),

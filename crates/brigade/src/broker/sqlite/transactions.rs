@@ -102,8 +102,8 @@ impl Transactions {
     }
 
     fn run_together(&self, batch: &mut Batch, inbox: &mut Inbox) -> Result<(), Undone> {
-        let is_later = |operation: &Box<dyn Operation>| operation.access().sync() == Synced::Later;
-        let sync = if batch.iter().all(is_later) { Synced::Later } else { Synced::Now };
+        let are_later = batch.iter().all(|operation| operation.access().sync() == Synced::Later);
+        let sync = if are_later { Synced::Later } else { Synced::Now };
         let store = self.begin(sync).map_err(Undone::ByAll)?;
         let began = Instant::now();
         let mut done = 0;
