@@ -147,8 +147,9 @@ fn may_use(module: &str) -> Vec<&'static str> {
         // A broker never knows a pool, nor a pool a broker; only the consumer knows both.
         // Of processes it knows whether the holder of a lease is gone.
         "broker" => [&VALUES[..], &GROUND, &USERS, &["link", "process"]].concat(),
-        // A test of all that decodes.
-        "fuzz" => [&VALUES[..], &LINK].concat(),
+        // All that decodes bytes from outside, and its test.
+        "fuzzing" => [&VALUES[..], &LINK, &["pool", "remote"]].concat(),
+        "fuzz" => [&VALUES[..], &LINK, &["context", "fuzzing", "remote"]].concat(),
         // The door to other hosts is a byte stream; what is said through it is of the link. `host` is named there once, for the page of the API that both are on.
         "remote" => [&VALUES[..], &GROUND, &LINK, &["host"]].concat(),
         "consume" => [&VALUES[..], &GROUND, &USERS, &["broker", "pool", "stop"]].concat(),

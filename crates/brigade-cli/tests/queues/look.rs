@@ -204,7 +204,10 @@ fn a_dead_letter_is_changed_before_it_is_tried_again() {
     let retried = desk.run(&[&["retry", &id], &edit[..]].concat());
     assert_eq!(retried.documents(), [serde_json::json!({"id": id, "retried": true, "job": id})]);
     let job = desk.job(&id);
-    assert_eq!((&job["state"], &job["queue"], &job["task"], &job["payload"]["to"]), (&"ready".into(), &"other".into(), &"new".into(), &"ann".into()));
+    assert_eq!(
+        (&job["state"], &job["queue"], &job["task"], &job["payload"]["to"]),
+        (&"ready".into(), &"other".into(), &"new".into(), &"ann".into())
+    );
     let again = desk.run(&["retry", &id, "--payload", "1"]);
     assert!(again.code == Some(3) && again.stderr.contains("is ready"), "{}", again.stderr);
     assert_eq!(desk.ok(&["take", "other"]), "{\"to\":\"ann\"}\n");

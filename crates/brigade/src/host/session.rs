@@ -5,6 +5,8 @@
 //! any more, says farewell, or has been away for as long as it said that it would wait for us. What a dropped call brings later counts
 //! for nothing: its place is gone (`key`).
 
+mod master;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,6 +15,7 @@ use bytes::Bytes;
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::master::Master;
 use super::answer::{answer, head_of, refused};
 use super::welcome;
 use super::{Failures, Offer};
@@ -23,7 +26,7 @@ use crate::pool::{Outcome, Pool, Relay, RelayedCell, Tag};
 use crate::process::Output;
 use crate::progress::Progress;
 use crate::registry;
-use crate::remote::{Budget, Credentials, Ear, End, Line, Messages, Outbox, door, mark};
+use crate::remote::{Budget, Credentials, End, Line, Outbox, door, mark};
 use crate::retry::jitter;
 use crate::sync::lock;
 use crate::wire::remote::{Ending, Join, MAGIC, Mark, Run, Stop, TaskLine, VERSION, Welcome, ahead_max, kind};
@@ -481,46 +484,6 @@ impl Relay for Session {
         head[8] = update.codec.number();
         self.outbox.append(kind::PROGRESS, tag.0, &head, &update.payload);
         self.outbox.kick();
-    }
-}
-
-/// A connection, as the host hears it.
-struct Master<'a> {
-    session: &'a Arc<Session>,
-    draining: &'a CancellationToken,
-    /// The master has said farewell.
-    over: CancellationToken,
-}
-
-impl Ear for Master<'_> {
-    fn hear(&self, messages: &mut Messages<'_>) -> Result<(), Error> {
-        let (session, mut runs) = (self.session, Vec::new());
-        while let Some(frame) = messages.next()? {
-            if frame.kind == kind::RUN {
-                runs.push((frame.id, session.request(&frame)?));
-                continue;
-            }
-            // What comes behind a call may be about it.
-            session.begin(&mut runs, self.draining.is_cancelled())?;
-            match frame.kind {
-                kind::STOP => {
-                    let garbled = |e| Error::new(ErrorKind::Protocol, "read a stop").with_source(e);
-                    session.stop(frame.id, &postcard::from_bytes(&frame.body).map_err(garbled)?);
-                }
-                kind::ACK => {
-                    let mut state = lock(&session.state);
-                    for id in frame.body.as_chunks::<8>().0 {
-                        let call = u64::from_le_bytes(*id);
-                        if matches!(state.calls.get(&call), Some(Held::Ended { .. })) {
-                            state.calls.remove(&call);
-                        }
-                    }
-                }
-                kind::BYE => self.over.cancel(),
-                unknown => return Err(Error::new(ErrorKind::Protocol, format!("read a frame of unknown kind {unknown}"))),
-            }
-        }
-        session.begin(&mut runs, self.draining.is_cancelled())
     }
 }
 

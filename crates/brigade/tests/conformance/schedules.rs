@@ -401,32 +401,32 @@ fn the_schedules_of_a_program_are_set_at_once_and_what_it_does_not_name_any_more
     on_brokers_that(
         |can| can.schedules,
         |subject| async move {
-        let broker = &subject.broker;
-        let of = |name: &str, expression: &str| Schedule::cron(name, expression, job(broker)).unwrap();
-        let names = |scheduled: &[brigade::Scheduled]| scheduled.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
-        broker.schedule(of("alone", "@daily")).await.unwrap();
-        broker.set_schedules("other", [of("others", "@daily")]).await.unwrap();
-        let changes = broker.set_schedules("shop", [of("a", "@daily"), of("b", "@daily"), of("c", "@daily")]).await.unwrap();
-        assert_eq!((names(&changes.added).join(","), changes.changed.len(), changes.removed.len()), ("a,b,c".to_owned(), 0, 0));
-        // The next deploy: b has other ticks, c another job, a is gone, d is new.
-        let c = || Schedule::cron("c", "@daily", job(broker).retries(7)).unwrap();
-        let next = || [of("b", "@hourly"), c(), of("d", "@weekly"), of("alone", "@daily")];
-        let changes = broker.set_schedules("shop", next()).await.unwrap();
-        assert_eq!((names(&changes.added), changes.removed), (vec!["d".to_owned()], vec!["a".to_owned()]));
-        assert_eq!(names(&changes.changed), ["b", "c", "alone"]);
-        assert_eq!(broker.set_schedules("shop", next()).await.unwrap(), brigade::ScheduleChanges::default(), "it is as it is said");
-        assert_eq!(names(&broker.schedules().await.unwrap()), ["alone", "b", "c", "d", "others"]);
-        // What cannot be meant changes nothing.
-        for (wrong, why) in [
-            (vec![of("e", "@daily"), of("f", "0 24 * * *")], "is no hour"),
-            (vec![of("e", "@daily"), of("e", "@hourly")], "two have the name"),
-            (vec![of("e", "@daily"), of("others", "@hourly")], "is of the group"),
-        ] {
-            let error = broker.set_schedules("shop", wrong).await.unwrap_err();
-            assert!(error.kind() == ErrorKind::BadOption && error.to_string().contains(why), "{error}");
-        }
-        assert_eq!(broker.schedules().await.unwrap().len(), 5);
-        assert_eq!(broker.set_schedules("shop", []).await.unwrap().removed, ["alone", "b", "c", "d"]);
+            let broker = &subject.broker;
+            let of = |name: &str, expression: &str| Schedule::cron(name, expression, job(broker)).unwrap();
+            let names = |scheduled: &[brigade::Scheduled]| scheduled.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
+            broker.schedule(of("alone", "@daily")).await.unwrap();
+            broker.set_schedules("other", [of("others", "@daily")]).await.unwrap();
+            let changes = broker.set_schedules("shop", [of("a", "@daily"), of("b", "@daily"), of("c", "@daily")]).await.unwrap();
+            assert_eq!((names(&changes.added).join(","), changes.changed.len(), changes.removed.len()), ("a,b,c".to_owned(), 0, 0));
+            // The next deploy: b has other ticks, c another job, a is gone, d is new.
+            let c = || Schedule::cron("c", "@daily", job(broker).retries(7)).unwrap();
+            let next = || [of("b", "@hourly"), c(), of("d", "@weekly"), of("alone", "@daily")];
+            let changes = broker.set_schedules("shop", next()).await.unwrap();
+            assert_eq!((names(&changes.added), changes.removed), (vec!["d".to_owned()], vec!["a".to_owned()]));
+            assert_eq!(names(&changes.changed), ["b", "c", "alone"]);
+            assert_eq!(broker.set_schedules("shop", next()).await.unwrap(), brigade::ScheduleChanges::default(), "it is as it is said");
+            assert_eq!(names(&broker.schedules().await.unwrap()), ["alone", "b", "c", "d", "others"]);
+            // What cannot be meant changes nothing.
+            for (wrong, why) in [
+                (vec![of("e", "@daily"), of("f", "0 24 * * *")], "is no hour"),
+                (vec![of("e", "@daily"), of("e", "@hourly")], "two have the name"),
+                (vec![of("e", "@daily"), of("others", "@hourly")], "is of the group"),
+            ] {
+                let error = broker.set_schedules("shop", wrong).await.unwrap_err();
+                assert!(error.kind() == ErrorKind::BadOption && error.to_string().contains(why), "{error}");
+            }
+            assert_eq!(broker.schedules().await.unwrap().len(), 5);
+            assert_eq!(broker.set_schedules("shop", []).await.unwrap().removed, ["alone", "b", "c", "d"]);
         },
     );
 }

@@ -191,7 +191,13 @@ async fn counters_and_times_at_their_ends_do_not_overflow() {
             options.as_object_mut().unwrap().entry(name.clone()).or_insert(value.clone());
         }
         headers.insert("brigade-options".into(), AMQPValue::LongString(options.to_string().into()));
-        publish(&channel, &format!("{namespace}.q"), &n.to_string(), lapin::BasicProperties::default().with_app_id("brigade".into()).with_headers(headers)).await;
+        publish(
+            &channel,
+            &format!("{namespace}.q"),
+            &n.to_string(),
+            lapin::BasicProperties::default().with_app_id("brigade".into()).with_headers(headers),
+        )
+        .await;
         let lease = queue.lease(std::time::Duration::MAX, std::time::Duration::MAX).await.unwrap().expect("it is handed out");
         match n {
             0 => drop(lease.ack().await.unwrap()),

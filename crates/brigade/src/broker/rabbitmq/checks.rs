@@ -206,7 +206,10 @@ mod tests {
         let mut options = JobOptions { timeout: Some(Duration::MAX), keep: Some(Duration::MAX), ..JobOptions::default() };
         options.retry = Some(crate::retry::Retry::default().within(Duration::MAX));
         check_options(&mut options).unwrap();
-        assert_eq!((options.timeout, options.retry.and_then(|retry| retry.within), options.keep), (Some(TIME_MAX), Some(TIME_MAX), Some(TIME_MAX)));
+        assert_eq!(
+            (options.timeout, options.retry.and_then(|retry| retry.within), options.keep),
+            (Some(TIME_MAX), Some(TIME_MAX), Some(TIME_MAX))
+        );
         assert_eq!((check_seq(Some(7)), check_seq(Some(u64::MAX))), (Some(7), None));
     }
 }

@@ -107,7 +107,16 @@ impl Link {
         if let Some(fault) = away.clone().filter(|_| !reached) {
             return Err(fault.into_error(what, false));
         }
-        let link = Self { nodes, clock, listed: Listed::default(), looks: Arc::default(), holders: Holders::default(), next_tick: Mutex::default(), asked_cancels: Mutex::default(), put_off: Mutex::default() };
+        let link = Self {
+            nodes,
+            clock,
+            listed: Listed::default(),
+            looks: Arc::default(),
+            holders: Holders::default(),
+            next_tick: Mutex::default(),
+            asked_cancels: Mutex::default(),
+            put_off: Mutex::default(),
+        };
         if away.is_none() {
             link.check_rights(what).await?;
         }

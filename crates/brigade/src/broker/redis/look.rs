@@ -261,8 +261,11 @@ impl Link {
     async fn check(&self) -> Result<Vec<Finding>, Error> {
         let mut findings = Vec::new();
         let mut forbidden = Vec::new();
-        let (persistence, memory, replication) =
-            (self.facts("persistence", &mut forbidden).await, self.facts("memory", &mut forbidden).await, self.facts("replication", &mut forbidden).await);
+        let (persistence, memory, replication) = (
+            self.facts("persistence", &mut forbidden).await,
+            self.facts("memory", &mut forbidden).await,
+            self.facts("replication", &mut forbidden).await,
+        );
         let time: (u64, u64) = self.ask("check the server", &cmd("TIME")).await?;
         if !forbidden.is_empty() {
             let what = "INFO may not be used here: whether the server keeps a log, is a primary, and what it does when its memory is full is not known";
@@ -293,7 +296,9 @@ impl Link {
         } else {
             let fsync = self.ask::<Vec<String>>("check the server", cmd("CONFIG").arg("GET").arg("appendfsync")).await;
             if fsync.is_err() {
-                let what = "CONFIG GET may not be used here: whether the server writes its log for each job (appendfsync always) is not known".to_owned();
+                let what =
+                    "CONFIG GET may not be used here: whether the server writes its log for each job (appendfsync always) is not known"
+                        .to_owned();
                 find(Level::Warning, what, "give the user +config|get, or look at it yourself");
             }
             let fsync = fsync.unwrap_or_default();
@@ -328,7 +333,8 @@ impl Link {
 
     async fn check_client(&self, findings: &mut Vec<Finding>) {
         if self.ask::<Value>("check the server", cmd("CLIENT").arg("TRACKINGINFO")).await.is_err() {
-            let what = "CLIENT may not be used here, by which the server tells consumers of new jobs: idle ones look every 2 s instead".to_owned();
+            let what =
+                "CLIENT may not be used here, by which the server tells consumers of new jobs: idle ones look every 2 s instead".to_owned();
             findings.push(Finding::new(Level::Warning, what, "give the user +client|tracking and +client|trackinginfo"));
         }
     }

@@ -100,8 +100,7 @@ impl Known {
         if self.open.len() > FEW * 4 {
             return queues.iter().filter(|queue| self.open.contains(*queue)).filter(is_it).take(max).cloned().collect();
         }
-        let mut found: Vec<_> =
-            self.open.iter().filter(is_it).filter_map(|queue| Some((queues.rank(queue)?, queue.clone()))).collect();
+        let mut found: Vec<_> = self.open.iter().filter(is_it).filter_map(|queue| Some((queues.rank(queue)?, queue.clone()))).collect();
         found.sort_unstable();
         found.truncate(max);
         found.into_iter().map(|(_, queue)| queue).collect()

@@ -10,8 +10,8 @@ use super::looks::FEW;
 use crate::broker::{LeaseAsk, Leased, Ordered, Terms};
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
-use crate::process::own_name;
 use crate::job::{Job, JobId, JobOptions, Unserved};
+use crate::process::own_name;
 
 /// What a worker's process calls itself: its number on its host, and the host.
 pub(super) fn holder() -> &'static str {

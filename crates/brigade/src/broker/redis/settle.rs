@@ -102,7 +102,11 @@ impl Link {
             for (queue, numbers) in page.iter().zip(numbers) {
                 let found = self.cancels_of(queue, &numbers).await?;
                 let mut asked = lock(&self.asked_cancels);
-                if found.is_empty() { asked.remove(queue) } else { asked.insert(queue.clone(), found) };
+                if found.is_empty() {
+                    asked.remove(queue)
+                } else {
+                    asked.insert(queue.clone(), found)
+                };
             }
         }
         Ok(lock(&self.asked_cancels).values().flatten().cloned().collect())

@@ -79,7 +79,7 @@ mod tests {
             (format!("{PREFIX}{}", "sesame!!".repeat(6)), "characters"),
             (key[..59].to_owned(), "brigade key FILE"),
             (format!("{key}A"), "brigade key FILE"),
-            (key.replacen(&key[20..21], if &key[20..21] == "A" { "B" } else { "A" }, 1), "mistyped"),
+            (format!("{}{}{}", &key[..20], if &key[20..21] == "A" { "B" } else { "A" }, &key[21..]), "mistyped"),
             (String::new(), "begins with"),
         ] {
             let error = parse(wrong.as_bytes()).unwrap_err();

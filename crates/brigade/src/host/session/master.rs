@@ -1,0 +1,51 @@
+//! What a master says on a connection, as its host hears it.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Held, Session};
+use crate::error::{Error, ErrorKind};
+use crate::remote::{Ear, Messages};
+use crate::sync::lock;
+use crate::wire::remote::kind;
+
+/// A connection, as the host hears it.
+pub(super) struct Master<'a> {
+    pub(super) session: &'a Arc<Session>,
+    pub(super) draining: &'a CancellationToken,
+    /// The master has said farewell.
+    pub(super) over: CancellationToken,
+}
+
+impl Ear for Master<'_> {
+    fn hear(&self, messages: &mut Messages<'_>) -> Result<(), Error> {
+        let (session, mut runs) = (self.session, Vec::new());
+        while let Some(frame) = messages.next()? {
+            if frame.kind == kind::RUN {
+                runs.push((frame.id, session.request(&frame)?));
+                continue;
+            }
+            // What comes behind a call may be about it.
+            session.begin(&mut runs, self.draining.is_cancelled())?;
+            match frame.kind {
+                kind::STOP => {
+                    let garbled = |e| Error::new(ErrorKind::Protocol, "read a stop").with_source(e);
+                    session.stop(frame.id, &postcard::from_bytes(&frame.body).map_err(garbled)?);
+                }
+                kind::ACK => {
+                    let mut state = lock(&session.state);
+                    for id in frame.body.as_chunks::<8>().0 {
+                        let call = u64::from_le_bytes(*id);
+                        if matches!(state.calls.get(&call), Some(Held::Ended { .. })) {
+                            state.calls.remove(&call);
+                        }
+                    }
+                }
+                kind::BYE => self.over.cancel(),
+                unknown => return Err(Error::new(ErrorKind::Protocol, format!("read a frame of unknown kind {unknown}"))),
+            }
+        }
+        session.begin(&mut runs, self.draining.is_cancelled())
+    }
+}
