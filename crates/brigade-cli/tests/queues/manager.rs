@@ -28,7 +28,7 @@ fn plain_clients_are_given_jobs_in_the_order_in_which_they_asked() {
     for id in ["b", "a"] {
         server.ask(&format!("RPUSH brigade:{{mails}}:free {id}")).unwrap();
     }
-    assert_eq!(ok(&desk, &server, &["push", "mails", r#"{"n": 1}"#]), "mails/1\n");
+    assert!(ok(&desk, &server, &["push", "mails", r#"{"n": 1}"#]).starts_with("mails/"));
     server.ask(r#"RPUSH brigade:{mails}:inbox '{"n": 2}'"#).unwrap();
     server.ask("RPUSH brigade:{others}:free a").unwrap();
     ok(&desk, &server, &["push", "others", "[3]"]);
@@ -61,9 +61,9 @@ fn programs_work_on_the_jobs_of_a_server() {
     assert_eq!(ok(&desk, &server, &["work", "q", "--until-empty", "--", "echo", "{name}"]), "ann\n");
     let job: serde_json::Value = serde_json::from_str(&ok(&desk, &server, &["job", id.trim(), "--json"])).unwrap();
     assert_eq!((&job["state"], &job["result"]), (&json!("done"), &json!("ann")));
-    ok(&desk, &server, &["push", "q", "1"]);
+    let second = ok(&desk, &server, &["push", "q", "1"]);
     ok(&desk, &server, &["pause", "q"]);
-    assert!(ok(&desk, &server, &["why", "q/2"]).contains("paused"));
+    assert!(ok(&desk, &server, &["why", second.trim()]).contains("paused"));
     ok(&desk, &server, &["resume", "q"]);
     assert_eq!(ok(&desk, &server, &["take", "q"]), "1\n");
     assert_eq!(ok(&desk, &server, &["jobs", "q", "--state", "ready"]), "");

@@ -48,7 +48,11 @@ fn a_dead_letter_is_tried_again_in_another_queue() {
             let (queue, other) = (subject.broker.queue("q"), subject.broker.queue("other"));
             other.limit(Limits::new().running_per_partition(1)).await.unwrap();
             let id = dead_letter(&subject, queue.job(&7).unwrap().key("k").unique("m").label("mine")).await;
+            // That queue was empty before and is again: a job that moves there gets no id that another had.
+            let had = subject.broker.push(other.job(&0).unwrap()).await.unwrap().id().clone();
+            other.take(NOW).await.unwrap().unwrap();
             let id = subject.broker.retry_with(&id, Edit::new().queue("other")).await.unwrap().unwrap();
+            assert_ne!(id, had);
             let job = subject.broker.job(&id).await.unwrap().unwrap();
             assert_eq!((&*job.queue, job.state, job.label.as_deref(), job.history.len()), ("other", JobState::Ready, Some("mine"), 1));
             assert!(queue.take(NOW).await.unwrap().is_none(), "it has left its queue");

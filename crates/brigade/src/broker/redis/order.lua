@@ -63,7 +63,7 @@ local function move(to)
   local fields, history = redis.call('HGETALL', job(id)), redis.call('LRANGE', key('history:' .. id), 0, -1)
   local number = within(to, function()
     list()
-    local number = string.format('%016.0f', redis.call('INCR', key('seq')))
+    local number = id_text(take_numbers(1))
     redis.call('HSET', job(number), unpack(fields))
     if #history > 0 then redis.call('RPUSH', key('history:' .. number), unpack(history)) end
     redis.call('ZADD', key('jobs'), 0, number)
