@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::master::Master;
 use super::answer::{answer, head_of, refused};
-use super::welcome;
+use super::welcome::{self, NotJoined};
 use super::{Failures, Offer};
 use crate::address;
 use crate::call::{CallOptions, Origin, Request, Target};
@@ -484,26 +484,5 @@ impl Relay for Session {
         head[8] = update.codec.number();
         self.outbox.append(kind::PROGRESS, tag.0, &head, &update.payload);
         self.outbox.kick();
-    }
-}
-
-/// Why a connection did not come to a welcome.
-struct NotJoined {
-    error: Error,
-    /// Trying again is of no use until a person changes something.
-    is_final: bool,
-}
-
-impl NotJoined {
-    /// Before the other side has proved itself. Anything may answer at that address, so only what is wrong on this side is final.
-    fn at_the_door(error: Error) -> Self {
-        let is_final = matches!(error.kind(), ErrorKind::BadOption | ErrorKind::Unsupported);
-        Self { error, is_final }
-    }
-
-    /// The answer of a pool that has proved itself.
-    fn by_the_pool(error: Error) -> Self {
-        let is_final = matches!(error.kind(), ErrorKind::Refused | ErrorKind::Protocol | ErrorKind::BadOption | ErrorKind::Unsupported);
-        Self { error, is_final }
     }
 }

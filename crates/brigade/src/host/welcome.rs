@@ -35,3 +35,24 @@ pub(super) fn read(frame: &Frame, url: &str) -> Result<Welcome, Error> {
         .unwrap_or_else(|| format!("it speaks version {version} of the protocol (brigade {brigade}), this host {VERSION} (brigade {own})"));
     Err(Error::new(ErrorKind::Refused, format!("join the pool at {}: {text}", url)))
 }
+
+/// Why a connection did not come to a welcome.
+pub(super) struct NotJoined {
+    pub(super) error: Error,
+    /// Trying again is of no use until a person changes something.
+    pub(super) is_final: bool,
+}
+
+impl NotJoined {
+    /// Before the other side has proved itself. Anything may answer at that address, so only what is wrong on this side is final.
+    pub(super) fn at_the_door(error: Error) -> Self {
+        let is_final = matches!(error.kind(), ErrorKind::BadOption | ErrorKind::Unsupported);
+        Self { error, is_final }
+    }
+
+    /// The answer of a pool that has proved itself.
+    pub(super) fn by_the_pool(error: Error) -> Self {
+        let is_final = matches!(error.kind(), ErrorKind::Refused | ErrorKind::Protocol | ErrorKind::BadOption | ErrorKind::Unsupported);
+        Self { error, is_final }
+    }
+}

@@ -79,7 +79,7 @@ fn has_ended(control: &UnixStream) -> bool {
 /// Who made a socket (`SO_PEERCRED`).
 fn peer(socket: i32) -> io::Result<libc::ucred> {
     let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
-    let mut length = mem::size_of_val(&peer) as libc::socklen_t;
+    let mut length = libc::socklen_t::try_from(mem::size_of_val(&peer)).expect("three integers");
     // SAFETY: the option writes this structure of three integers, at most the given length.
     let result = unsafe { libc::getsockopt(socket, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut length) };
     if result == 0 { Ok(peer) } else { Err(io::Error::last_os_error()) }

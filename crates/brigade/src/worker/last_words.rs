@@ -192,10 +192,10 @@ fn is_overflow(address: usize, context: *mut c_void) -> bool {
 fn stack_pointer(context: *mut c_void) -> Option<usize> {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the kernel passes the context of the thread, in this form, to handlers with SA_SIGINFO.
-    let pointer = unsafe { Some((*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_RSP as usize] as usize) };
+    let pointer = unsafe { usize::try_from((*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_RSP as usize]).ok() };
     #[cfg(target_arch = "aarch64")]
     // SAFETY: as above.
-    let pointer = unsafe { Some((*context.cast::<libc::ucontext_t>()).uc_mcontext.sp as usize) };
+    let pointer = unsafe { usize::try_from((*context.cast::<libc::ucontext_t>()).uc_mcontext.sp).ok() };
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let pointer = None;
     pointer

@@ -35,8 +35,8 @@ impl Holders {
         if looked.len() > QUEUES_MAX {
             looked.clear();
         }
-        let is_due = |queue: &&Box<str>| looked.get(*queue).is_none_or(|when| when.elapsed() >= LOOK_EVERY);
-        let due: Vec<&str> = queues.iter().filter(is_due).map(|queue| &**queue).collect();
+        let is_due = |queue: &&str| looked.get(*queue).is_none_or(|when| when.elapsed() >= LOOK_EVERY);
+        let due: Vec<&str> = queues.iter().map(|queue| &**queue).filter(is_due).collect();
         looked.extend(due.iter().map(|queue| (Box::from(*queue), Instant::now())));
         due
     }
@@ -49,7 +49,7 @@ impl Holders {
 impl Link {
     /// Gives back what processes held that are gone; the queues in which there was anything.
     pub(super) async fn take_over(&self, queues: &[Box<str>]) -> Result<Vec<Box<str>>, Error> {
-        let mut changed = Vec::new();
+        let mut changed: Vec<Box<str>> = Vec::new();
         let due = self.holders.due(queues);
         if due.is_empty() {
             return Ok(changed);
@@ -66,7 +66,7 @@ impl Link {
                 while from >= 0 {
                     let count: u64;
                     (from, count) = self.run("take over jobs", scripts::takeover(), queue, (holder, record, from)).await?;
-                    if count > 0 && changed.last().is_none_or(|last: &Box<str>| **last != *queue) {
+                    if count > 0 && changed.last().map(AsRef::as_ref) != Some(queue) {
                         changed.push(queue.into());
                     }
                 }

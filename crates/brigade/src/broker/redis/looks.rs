@@ -96,11 +96,12 @@ impl Known {
 
     /// Of the open ones that are asked for, those in this state; in the order of the ask.
     fn asked(&self, queues: &Queues, state: State, max: usize) -> Vec<Box<str>> {
-        let is_it = |queue: &&Box<str>| self.queues.get(*queue) == Some(&state);
+        let is_it = |queue: &str| self.queues.get(queue) == Some(&state);
         if self.open.len() > FEW * 4 {
-            return queues.iter().filter(|queue| self.open.contains(*queue)).filter(is_it).take(max).cloned().collect();
+            return queues.iter().filter(|queue| self.open.contains(*queue) && is_it(queue)).take(max).cloned().collect();
         }
-        let mut found: Vec<_> = self.open.iter().filter(is_it).filter_map(|queue| Some((queues.rank(queue)?, queue.clone()))).collect();
+        let mut found: Vec<_> =
+            self.open.iter().filter(|queue| is_it(queue)).filter_map(|queue| Some((queues.rank(queue)?, queue.clone()))).collect();
         found.sort_unstable();
         found.truncate(max);
         found.into_iter().map(|(_, queue)| queue).collect()

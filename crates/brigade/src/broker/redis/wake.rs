@@ -124,7 +124,7 @@ impl Wake {
 
     /// The watched queues in which a cancel may have been asked for since this was asked last.
     pub(super) fn rung(&self) -> Vec<Box<str>> {
-        let rung = std::mem::replace(&mut *lock(&self.state.rung), Some(BTreeSet::new()));
+        let rung = lock(&self.state.rung).replace(BTreeSet::new());
         match rung {
             Some(rung) if !self.state.is_deaf.load(Ordering::Relaxed) => rung.into_iter().collect(),
             _ => self.watched(),
@@ -326,8 +326,7 @@ fn beginnings(queues: &Queues) -> BTreeSet<String> {
     if queues.len() > NARROW_MAX {
         return BTreeSet::from([ALL_BELLS.to_owned()]);
     }
-    let of_queue = |queue: &Box<str>| [bell(queue), key(queue, "inbox"), key(queue, "free")];
-    queues.iter().flat_map(of_queue).collect()
+    queues.iter().flat_map(|queue| [bell(queue), key(queue, "inbox"), key(queue, "free")]).collect()
 }
 
 /// Has the server tell of the queues that it does not tell of yet; whether there were any.
