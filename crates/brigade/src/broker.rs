@@ -27,6 +27,7 @@ mod api;
 mod called;
 mod calling;
 mod cancels;
+#[cfg(feature = "redis")]
 mod convoy;
 mod edit;
 #[cfg(feature = "rabbitmq")]
@@ -76,6 +77,7 @@ pub(crate) use called::RESULT_KEPT;
 pub(crate) use calling::{Answering, Caller, DirectCall};
 pub use calling::{CallCounts, CallProgress, Calling};
 pub(crate) use cancels::Cancels;
+#[cfg(feature = "redis")]
 pub(crate) use convoy::Convoy;
 pub use edit::Edit;
 pub use lease::{Lease, TakenJob};

@@ -50,8 +50,8 @@ use crate::registry;
 use crate::shutdown::Scope;
 use crate::task::{Args, Function};
 
-pub(crate) use cell::{Cell as RelayedCell, Outcome, Relay, Tag};
 #[cfg(feature = "remote")]
+pub(crate) use cell::{Cell as RelayedCell, Outcome, Relay, Tag};
 #[cfg(all(feature = "remote", any(test, fuzzing)))]
 pub(crate) use member::read_host_message;
 

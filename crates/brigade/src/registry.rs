@@ -52,7 +52,9 @@ pub static TASKS: [TaskEntry];
 /// A plain function that other hosts may ask for. Made by [`functions!`](crate::functions).
 #[doc(hidden)]
 pub struct FunctionEntry {
+    #[cfg_attr(not(feature = "remote"), expect(dead_code, reason = "other hosts ask for it"))]
     name: fn() -> &'static str,
+    #[cfg_attr(not(feature = "remote"), expect(dead_code, reason = "other hosts ask for it"))]
     invoke: Invoke,
 }
 
@@ -163,6 +165,7 @@ pub(crate) fn check() -> Result<(), Error> {
 /// # Errors
 ///
 /// As [`check`].
+#[cfg(any(feature = "remote", feature = "broker"))]
 pub(crate) fn tasks() -> Result<impl Iterator<Item = &'static TaskEntry>, Error> {
     check().map(|()| TASKS.iter())
 }

@@ -20,6 +20,7 @@ pub(crate) const ROLES: Roles = &[("looks_hidden", looks_hidden), ("looks_nested
 /// As the user that owns nothing.
 const NOBODY: libc::uid_t = 65_534;
 
+#[expect(clippy::disallowed_methods, reason = "the lease goes on meanwhile")]
 fn with_a_live_holder(role: &str) {
     let directory = tempfile::tempdir().unwrap();
     let stage = Stage::new(directory.path());

@@ -32,8 +32,10 @@ static HANGS_OR_FAILS: TaskEntry = TaskEntry {
     },
     invoke: |cx, codec, payload| {
         Invocation::now(codec, payload, move |(how,): (String,)| {
-            while how == "hangs" {
-                std::thread::park_timeout(Duration::from_millis(5));
+            if how == "hangs" {
+                loop {
+                    std::thread::park();
+                }
             }
             Returned::of_result(codec, Err::<i64, _>(Failure::new(format!("attempt {}", cx.attempt()))))
         })

@@ -229,10 +229,11 @@ pub(super) async fn hostile_master() {
             match left % 10 {
                 // More than it has room for, and nothing is ever acknowledged or read.
                 0 => talker.say(RUN, left as u64, &from_pools()[0][1..]).await,
-                _ => match mutator.draw().split_first() {
-                    Some((kind, body)) => talker.say(*kind, left as u64, body).await,
-                    None => {}
-                },
+                _ => {
+                    if let Some((kind, body)) = mutator.draw().split_first() {
+                        talker.say(*kind, left as u64, body).await;
+                    }
+                }
             }
         }
     }
