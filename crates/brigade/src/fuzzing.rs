@@ -10,7 +10,9 @@ use crate::certificate::Certificate;
 use crate::codec::Codec;
 use crate::outcome::Failure;
 use crate::payload::Bytes;
-use crate::wire::{self, CallMeta, Cancel, Decoder, Hello, LastWords, PanicNote, Ready, Refused, StartFailed};
+#[cfg(feature = "remote")]
+use crate::wire;
+use crate::wire::{CallMeta, Cancel, Decoder, Hello, LastWords, PanicNote, Ready, Refused, StartFailed};
 
 pub(crate) fn packed(value: &impl Serialize) -> Vec<u8> {
     Codec::Postcard.encode(value).expect("what was decoded can be encoded")

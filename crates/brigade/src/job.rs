@@ -357,6 +357,7 @@ impl Unserved {
         before.map_or(Self { times: 1, since: now }, |before| Self { times: before.times.saturating_add(1), ..before })
     }
 
+    #[cfg(feature = "rabbitmq")]
     /// How an attempt changes it that ended so.
     #[cfg(any(feature = "rabbitmq", feature = "sqlite"))]
     pub(crate) fn after(before: Option<Self>, kind: AttemptKind, now: SystemTime) -> Option<Self> {

@@ -191,6 +191,7 @@ async fn pm5_the_outcome_of_a_refused_call_comes_from_its_handle() {
 }
 
 /// A handle is cancelled through a shared reference: while another part of the program awaits it, or by several.
+#[expect(clippy::disallowed_methods, reason = "another task holds the handle")]
 #[tokio::test]
 async fn a_shared_handle_is_cancelled_wherever_its_call_is() {
     soon(async {

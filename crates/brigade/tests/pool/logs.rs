@@ -1,5 +1,7 @@
 //! Events of `tracing` in workers.
 
+#![expect(clippy::disallowed_methods, reason = "tasks spawn as users' tasks do")]
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};

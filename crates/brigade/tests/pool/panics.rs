@@ -1,5 +1,7 @@
 //! Message and place of a panic, however it reaches the end of the attempt.
 
+#![expect(clippy::disallowed_methods, reason = "tasks spawn as users' tasks do")]
+
 use std::panic::resume_unwind;
 
 use brigade::{Call, CallError, Ended, Pool, task};

@@ -122,6 +122,7 @@ async fn what_serde_attributes_make_of_a_value_arrives_equal() {
 }
 
 /// On a runtime as a server has it: its threads have 2 MiB of stack.
+#[expect(clippy::disallowed_methods, reason = "a thread of the runtime decodes")]
 #[test]
 fn a_deep_result_or_argument_is_an_error_and_host_and_worker_live() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -160,7 +161,8 @@ async fn not_a_number_is_no_null_in_json_and_the_error_says_where() {
 #[tokio::test]
 async fn an_option_that_is_missing_at_the_end_is_none_and_one_argument_too_many_is_refused() {
     const BEFORE: Task<(i64,), i64> = Task::new("adds_more");
-    const LATER: Task<(i64, Option<i64>, Option<Vec<i64>>, u8), i64> = Task::new("adds_more");
+    type Later = (i64, Option<i64>, Option<Vec<i64>>, u8);
+    const LATER: Task<Later, i64> = Task::new("adds_more");
     soon(async {
         let pool: Pool = pool_of(1).await;
         assert_eq!(pool.call(adds_more(1, Some(2), Some(vec![3]))).await.unwrap(), 6);
