@@ -34,7 +34,7 @@ examples! {
     map: ["ordered: [0, 1, 4, 9, 16, 25, 36, 49]", "the same values: true", "at most 8 inputs taken: true"],
     worker_state: ["bucket: Some(\"Eimer\")", "brigade: None", "closed after 3 words", "not started: "],
     shutdown: ["no more work", "drained: true", "refused afterwards: true", "11 chores done, 2 workers gone"],
-    crash: ["panicked at", "the task crashed: abort", "SIGABRT", "exit code 3", "stack overflow", "out of memory", "6 / 3 = 2", "attempts that crashed: 4"],
+    crash: ["attempt to divide by zero (at ", "the task crashed: abort", "SIGABRT", "exit code 3", "stack overflow", "out of memory", "6 / 3 = 2", "attempts that crashed: 4"],
     flows: ["a chain: BRIGADE", "a group, collected: 385", "a group by itself: [1, 4, 9]", "broken: dead, not run: job", "cannot read", "after one retry: done, 625", "21 jobs done"],
     calls: ["worker 1 has loaded", "worker 2 has loaded", "hello, Ada", "hello, Grace"],
     unit_tests: ["here: 2 words", "in workers: 3 words"],
