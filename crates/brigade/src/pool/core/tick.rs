@@ -1,7 +1,7 @@
 //! Looking after the workers, once in every check interval: pings, age, weight, idleness.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::super::deadlines::{Due, after};
 use super::super::member::{Child, Member, Silence};
@@ -15,6 +15,15 @@ use crate::wire::kind;
 const MISSES_MAX_IDLE: u32 = 2;
 /// A busy one too, since another thread of it does; but its attempts may keep it from that for a while.
 const MISSES_MAX_BUSY: u32 = 10;
+/// A shorter silence says nothing on a busy machine.
+const SILENCE_MIN: Duration = Duration::from_secs(1);
+
+/// How many pings a worker may leave unanswered: never so few that the thread which reads its answers could have been kept from its CPU all that time.
+fn misses_max(idle: bool, check_interval: Duration) -> u32 {
+    let looks = SILENCE_MIN.as_nanos().div_ceil(check_interval.as_nanos().max(1));
+    let looks = u32::try_from(looks).unwrap_or(u32::MAX);
+    looks.max(if idle { MISSES_MAX_IDLE } else { MISSES_MAX_BUSY })
+}
 
 impl Core {
     pub(super) fn on_tick(&mut self, planned: Instant, now: Instant, effects: &mut Effects) {
@@ -58,7 +67,7 @@ impl Core {
         let is_excused = !in_time || matches!(silence, Silence::Starved | Silence::Traced);
         if is_excused {
             child.pulse.excuse();
-        } else if misses >= if idle { MISSES_MAX_IDLE } else { MISSES_MAX_BUSY } {
+        } else if misses >= misses_max(idle, self.config.check_interval) {
             let how = match silence {
                 Silence::Stopped(by) => format!("it was stopped by {by} and nothing let it go on"),
                 _ => "it did not answer a ping".to_owned(),
