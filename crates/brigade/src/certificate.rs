@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-#[cfg(feature = "remote")]
-use crate::context::PROGRESS_BYTES_MAX;
 use crate::printable::one_line;
 #[cfg(feature = "remote")]
-use crate::process::TAIL_BYTES;
+use crate::progress::PROGRESS_BYTES_MAX;
+
+/// Standard error that is kept for a certificate.
+pub(crate) const TAIL_BYTES: usize = 64 << 10;
 
 /// How an attempt ended that did not end by its own return, what it cost and what it said last.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use crate::codec::Codec;
 use crate::job_context::JobContext;
 use crate::outcome::{Failure, RetryAdvice};
+use crate::progress::PROGRESS_BYTES_MAX;
 use crate::shutdown::spawn_thread;
 use crate::sync::lock;
 
@@ -19,9 +20,6 @@ use crate::sync::lock;
 /// attempt, what they say then is dropped.
 #[derive(Clone)]
 pub struct Context(Arc<Attempt>);
-
-/// Progress is for telling, not for carrying results: what is kept for a slow caller stays small.
-pub(crate) const PROGRESS_BYTES_MAX: usize = 56 << 10;
 
 /// State that the init hook built.
 pub(crate) type State = Arc<dyn Any + Send + Sync>;

@@ -31,8 +31,6 @@ pub use cgroup::GroupLimits;
 pub(crate) use console::flush as flush_console;
 pub(crate) use exit::{Death, Held, KILL_BOUND, Process, check_children_are_kept};
 pub(crate) use output::Pipe;
-#[cfg(feature = "remote")]
-pub(crate) use output::TAIL_BYTES;
 pub use output::{Captured, Output};
 #[cfg(feature = "sqlite")]
 pub(crate) use owner::{Heirs, Left, boot, own_name, runs};

@@ -6,6 +6,9 @@ use serde::de::DeserializeOwned;
 use crate::codec::Codec;
 use crate::error::Error;
 
+/// Progress is for telling, not for carrying results: what is kept for a slow caller stays small.
+pub(crate) const PROGRESS_BYTES_MAX: usize = 56 << 10;
+
 /// What a running task told with [`Context::progress`](crate::Context::progress).
 #[derive(Clone, Debug)]
 pub struct Progress {

@@ -19,10 +19,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::console;
+use crate::certificate::TAIL_BYTES;
 use crate::sync::lock;
 
-/// Standard error kept for a certificate.
-pub(crate) const TAIL_BYTES: usize = 64 << 10;
 /// Read from a dead worker's pipe at most: a grandchild may still be writing.
 const LAST_BYTES_MAX: usize = 1 << 20;
 /// One read.

@@ -9,7 +9,7 @@ use brigade_testkit::{count, facts};
 use tokio::sync::mpsc;
 
 use super::peers::{
-    ACK, ANSWER, JOIN, Join, PART, PROGRESS, RUN, Talker, WELCOME, Welcome, call, done, fleet, join, leaves, packed, still_works,
+    ACK, ANSWER, JOIN, Join, PART, PROGRESS, RUN, Talker, WELCOME, Welcome, call, done, fleet, join, leaves, packed, still_works, task_line,
 };
 use super::*;
 
@@ -120,7 +120,7 @@ async fn attack_pool(pool: Pool, seed: Random) {
     });
     let mut absurds = (0..absurds as u64).map(absurd);
     loop {
-        let mut talker = Talker::joined_with(&pool, Join { tasks: vec![("bait".to_owned(), String::new(), false)], ..join() }).await;
+        let mut talker = Talker::joined_with(&pool, Join { tasks: vec![task_line("bait")], ..join() }).await;
         let bait = pool.call(Call::<i64>::json("bait", &[1]));
         let Some((RUN, id, _)) = talker.hear().await else { continue };
         // What was said before the session ended is lost on the pool, so little at a time.
@@ -179,8 +179,17 @@ fn square(number: i64) -> i64 {
 /// What a pool might send to a host.
 fn from_pools() -> Vec<Vec<u8>> {
     let frame = |kind: u8, body: &[u8]| [&[kind][..], body].concat();
-    let run =
-        packed(&((0_u8, "nobody has this"), 1_u64, 1_u32, 1_u8, None::<Duration>, (None::<u64>, None::<u64>), [false; 3], None::<u64>));
+    let run = packed(&(
+        (0_u8, "nobody has this"),
+        1_u64,
+        1_u32,
+        1_u8,
+        None::<Duration>,
+        (None::<u64>, None::<u64>),
+        [false; 3],
+        None::<u64>,
+        None::<u64>,
+    ));
     vec![
         frame(RUN, &[&run[..], b"[1]"].concat()),
         frame(83, &packed(&("stop", true))),

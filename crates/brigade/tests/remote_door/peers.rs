@@ -45,7 +45,14 @@ pub(super) struct Join {
     pub(super) labels: Vec<String>,
     pub(super) functions: bool,
     pub(super) leaving: bool,
-    pub(super) tasks: Vec<(String, String, bool)>,
+    pub(super) tasks: Vec<TaskLine>,
+}
+
+/// Name, signature, whether it may run twice, retries and their pauses.
+pub(super) type TaskLine = (String, String, bool, Option<u32>, Option<()>);
+
+pub(super) fn task_line(name: &str) -> TaskLine {
+    (name.to_owned(), "of another language".to_owned(), false, None, None)
 }
 
 pub(super) fn join() -> Join {
@@ -65,7 +72,7 @@ pub(super) fn join() -> Join {
         labels: Vec::new(),
         functions: false,
         leaving: false,
-        tasks: vec![("double".to_owned(), "of another language".to_owned(), false)],
+        tasks: vec![task_line("double")],
     }
 }
 
@@ -174,7 +181,7 @@ fn bad_use_absurd_introductions_are_turned_away() {
     run(async {
         let pool = fleet().await;
         let escape = "\x1b[31m\r\nforged: yes\0";
-        let many = |count: usize| (0..count).map(|number| (format!("task {number}"), String::new(), false)).collect();
+        let many = |count: usize| (0..count).map(|number| task_line(&format!("task {number}"))).collect();
         let joins = [
             Join { slots: 1_000_000, ..join() },
             Join { slots: 0, ..join() },

@@ -15,11 +15,11 @@ use super::{Core, Effects, End, Stage};
 use crate::call::Request;
 use crate::certificate::Receipt;
 use crate::codec::Codec;
-use crate::context::PROGRESS_BYTES_MAX;
 use crate::error::Error;
 use crate::event::Event;
 use crate::outcome::{CallError, TimedOut};
 use crate::process::Output;
+use crate::progress::PROGRESS_BYTES_MAX;
 use crate::progress::Progress;
 
 /// The number of a call for people: what distinguishes it among four billion, without its place in the table.

@@ -33,7 +33,7 @@ use crate::wire;
 use crate::wire::remote::{Join, MAGIC, Mark, Run, Stop, TaskLine, TurnedAway, VERSION, Welcome, ahead_max, kind};
 
 /// Progress with its fraction and codec goes in one part: parts of two messages of one call and kind would be taken for one message.
-const _: () = assert!(crate::context::PROGRESS_BYTES_MAX + 9 <= crate::wire::remote::PART_BYTES);
+const _: () = assert!(crate::progress::PROGRESS_BYTES_MAX + 9 <= crate::wire::remote::PART_BYTES);
 
 /// From the connection to the introduction.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
