@@ -242,10 +242,7 @@ impl RabbitMqCore {
 
     /// Goes on as a new message, at the end of its queue.
     pub(super) fn hand_on(self: &Arc<Self>, tap: &Arc<Tap>, grip: Grip, envelope: &Envelope) {
-        let mut next = envelope.next();
-        // Nobody died with it as often as that.
-        next.lost = next.lost.saturating_sub(u32::try_from(envelope.deliveries).unwrap_or(u32::MAX));
-        match self.parcel(next, Duration::ZERO) {
+        match self.parcel(envelope.next(), Duration::ZERO) {
             Ok((_, message)) if envelope.is_call() => self.forward_call(tap, grip, envelope, message),
             parcel => self.aside(tap, grip, "hand it on", parcel),
         }

@@ -76,6 +76,9 @@ pub(super) struct Unreadable {
     pub(super) body: Bytes,
 }
 
+/// So many unexplained deliveries count as one holder that died with the job.
+const DELIVERIES_OF_A_LOSS: u32 = 10;
+
 impl Envelope {
     /// A job that is pushed now.
     pub(super) fn new(id: JobId, job: Job) -> Self {
@@ -158,11 +161,12 @@ impl Envelope {
         self.failed.saturating_add(self.crashed).saturating_add(1)
     }
 
-    /// What is given back is a new message, so each time that the broker handed this one out before, its holder died with it; but for those times
-    /// when it went back from here.
+    /// Counts what the broker handed out again although nothing was given back from here. That may be a holder that died with the job; it may also
+    /// be another process that stopped and gave back what it had not begun, or a connection that broke. So only many of them are taken for a
+    /// loss: no number of restarts that a fleet lives through makes a dead letter of a job that never ran.
     pub(super) fn count_losses(&mut self, returned: u32) {
         let deliveries = u32::try_from(self.deliveries).unwrap_or(u32::MAX);
-        self.lost = self.lost.saturating_add(deliveries.saturating_sub(returned));
+        self.lost = self.lost.saturating_add(deliveries.saturating_sub(returned) / DELIVERIES_OF_A_LOSS);
     }
 
     /// Somebody waits for the answer.
@@ -464,5 +468,17 @@ mod tests {
         // Another message of the same id is no copy of it.
         assert!(foreign().mark().is_none() && next.mark() != foreign().next().mark());
         assert_eq!(next.next().mark().map(|mark| mark.1), next.mark().map(|mark| mark.1 + 1));
+    }
+
+    /// Each stop of another consumer counts at the server, so a few deliveries say nothing of the job.
+    #[test]
+    fn restarts_of_a_fleet_make_no_loss_and_a_job_that_kills_each_holder_does() {
+        for (deliveries, returned, losses) in
+            [(0, 0, 0), (9, 0, 0), (12, 3, 0), (10, 0, 1), (50, 0, 5), (u64::MAX, 0, u32::MAX / 10), (3, 9, 0)]
+        {
+            let mut job = Envelope { deliveries, ..foreign() };
+            job.count_losses(returned);
+            assert_eq!(job.lost, losses, "{deliveries} deliveries, {returned} of them given back here");
+        }
     }
 }
