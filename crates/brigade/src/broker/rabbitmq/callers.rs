@@ -1,6 +1,6 @@
 //! Those who wait for what this process holds: they are told that it has begun, how far it is, and what came of it.
 //!
-//! An answer is confirmed before its delivery is acked, so a crash in between has the call run once more, and never leaves it without an answer.
+//! An answer is sent before its delivery is acked, so a crash in between has the call run once more, and never leaves it without an answer.
 //! One that the broker does not take, because it is too large, is replaced by a small one that says so.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -235,7 +235,7 @@ impl RabbitMqCore {
             };
             under_way.push((held, done));
         }
-        // Each is acked as soon as its own answer is confirmed; those that come together share one round trip (`acks`).
+        // Each is acked as soon as its own answer is sent; those that come together share one round trip (`acks`).
         let ending = under_way.into_iter().map(async |(held, done)| {
             if let Some(done) = done {
                 done.await.map_err(|_| dropped())?;

@@ -1,9 +1,10 @@
 //! Requests and answers on their way to the broker: published without waiting for one another, each kept until the broker has confirmed it, and
 //! published again on the next connection if it had not.
 //!
-//! Pushes go through `publish` instead. A parcel may tell when it is *done*: the broker has confirmed it, or nothing more can be done for it (its
-//! caller is gone, the broker refused it). The delivery of a call is acked only when its answer is done, so an end of this process before leaves the
-//! call with the broker.
+//! Pushes go through `publish` instead. A parcel may tell when it is *done*: it has been sent, or nothing more can be done for it (its caller is
+//! gone, the broker refused it). The delivery of a call is acked when its answer is done. Should the broker die in between, the answer is still here
+//! and is sent once more. To wait for the confirm instead leaves a durable call without an end when the server is killed: its answer may come back
+//! unroutable before its caller has declared the queue of its answers again.
 //!
 //! What came back is told by its own content: lapin hands a returned message to whichever confirm comes next.
 
@@ -339,9 +340,10 @@ impl Round<'_> {
         let sent = begin_all(publishing).await;
         let mut fault = None;
         let mut left = Vec::new();
-        for (parcel, sent) in self.sending.drain(..).zip(sent) {
+        for (mut parcel, sent) in self.sending.drain(..).zip(sent) {
             match sent {
                 Ok(confirm) => {
+                    parcel.done();
                     self.unconfirmed.push_back((parcel, confirm));
                 }
                 Err(error) => {
