@@ -200,7 +200,7 @@ impl RabbitMqCore {
         }
     }
 
-    /// Gives an answer; returns when the broker has it, or nothing more can be done for it.
+    /// Gives an answer; returns when it has been sent, or nothing more can be done for it.
     ///
     /// # Errors
     ///
