@@ -29,7 +29,9 @@ pub(crate) struct Globals {
 impl Globals {
     pub(crate) async fn connect(&self) -> anyhow::Result<Broker> {
         let url = self.url()?;
-        Broker::connect(&url).await.with_context(|| format!("cannot use the broker {}", Broker::redacted_url(&url)))
+        Broker::connect(&url)
+            .await
+            .with_context(|| format!("cannot use the broker {}", Broker::redacted_url(&url)))
     }
 
     /// The broker's URL, with its password.
@@ -41,22 +43,32 @@ impl Globals {
     }
 }
 
-/// A text in which arguments of this process may be quoted: URLs among them without their passwords.
+/// A text in which arguments of this process may be quoted: URLs among them without their
+/// passwords.
 pub(crate) fn without_passwords(text: String) -> String {
-    let arguments = env::args_os().skip(1).filter_map(|argument| argument.into_string().ok());
+    let arguments = env::args_os()
+        .skip(1)
+        .filter_map(|argument| argument.into_string().ok());
     let urls = arguments.map(|argument| match argument.split_once('=') {
         Some((option, url)) if option.starts_with('-') => url.to_owned(),
         _ => argument,
     });
     // JSON is none.
     let is_url = |url: &String| url.contains(['@', '/', '?']) && !url.starts_with(['{', '[', '"']);
-    urls.filter(is_url).fold(text, |text, url| text.replace(&url, &Broker::redacted_url(&url)))
+    urls.filter(is_url).fold(text, |text, url| {
+        text.replace(&url, &Broker::redacted_url(&url))
+    })
 }
 
 /// The file of a user who named none; its directory is made, for this user alone.
 fn default_url() -> anyhow::Result<String> {
-    let directory = data_directory(env::var_os("XDG_DATA_HOME").map(PathBuf::from), env::home_dir())
-        .ok_or_else(|| usage("no home directory to keep the jobs in: name a broker with --broker or BRIGADE_URL"))?;
+    let directory = data_directory(
+        env::var_os("XDG_DATA_HOME").map(PathBuf::from),
+        env::home_dir(),
+    )
+    .ok_or_else(|| {
+        usage("no home directory to keep the jobs in: name a broker with --broker or BRIGADE_URL")
+    })?;
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -65,8 +77,14 @@ fn default_url() -> anyhow::Result<String> {
     keep_private(&directory)?;
     let file = directory.join("jobs.db");
     match file.to_str() {
-        Some(path) => Ok(format!("sqlite:{}", path.replace('%', "%25").replace('?', "%3F"))),
-        _ => Err(usage(format!("{} cannot be written as a URL: name a broker with --broker or BRIGADE_URL", file.display()))),
+        Some(path) => Ok(format!(
+            "sqlite:{}",
+            path.replace('%', "%25").replace('?', "%3F")
+        )),
+        _ => Err(usage(format!(
+            "{} cannot be written as a URL: name a broker with --broker or BRIGADE_URL",
+            file.display()
+        ))),
     }
 }
 
@@ -78,10 +96,14 @@ fn keep_private(directory: &Path) -> anyhow::Result<()> {
     let metadata = open.metadata().with_context(cannot)?;
     if metadata.uid() != geteuid().as_raw() {
         let owner = metadata.uid();
-        return Err(usage(format!("{}: it belongs to user {owner}; name a broker with --broker or BRIGADE_URL", cannot())));
+        return Err(usage(format!(
+            "{}: it belongs to user {owner}; name a broker with --broker or BRIGADE_URL",
+            cannot()
+        )));
     }
     if metadata.mode() & 0o077 != 0 {
-        open.set_permissions(Permissions::from_mode(0o700)).with_context(|| format!("{}: others may read it", cannot()))?;
+        open.set_permissions(Permissions::from_mode(0o700))
+            .with_context(|| format!("{}: others may read it", cannot()))?;
     }
     Ok(())
 }
@@ -89,7 +111,10 @@ fn keep_private(directory: &Path) -> anyhow::Result<()> {
 /// By the XDG base directory specification, which has relative paths ignored.
 fn data_directory(xdg: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
     let is_given = |path: &PathBuf| path.is_absolute();
-    let base = xdg.filter(is_given).or_else(|| home.filter(is_given).map(|home| home.join(Path::new(".local/share"))));
+    let base = xdg.filter(is_given).or_else(|| {
+        home.filter(is_given)
+            .map(|home| home.join(Path::new(".local/share")))
+    });
     base.map(|base| base.join("brigade"))
 }
 
@@ -100,9 +125,18 @@ mod tests {
     #[test]
     fn the_data_directory_is_an_absolute_one() {
         let home = || Some(PathBuf::from("/house/me"));
-        assert_eq!(data_directory(None, home()), Some("/house/me/.local/share/brigade".into()));
-        assert_eq!(data_directory(Some("/data".into()), home()), Some("/data/brigade".into()));
-        assert_eq!(data_directory(Some("data".into()), home()), Some("/house/me/.local/share/brigade".into()));
+        assert_eq!(
+            data_directory(None, home()),
+            Some("/house/me/.local/share/brigade".into())
+        );
+        assert_eq!(
+            data_directory(Some("/data".into()), home()),
+            Some("/data/brigade".into())
+        );
+        assert_eq!(
+            data_directory(Some("data".into()), home()),
+            Some("/house/me/.local/share/brigade".into())
+        );
         assert_eq!(data_directory(None, None), None);
     }
 }

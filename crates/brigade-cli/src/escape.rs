@@ -1,4 +1,5 @@
-//! Text of strangers on a terminal: payloads and reasons come from anybody who may push, and a terminal obeys control characters.
+//! Text of strangers on a terminal: payloads and reasons come from anybody who may push, and a
+//! terminal obeys control characters.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -16,13 +17,17 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     }
     let mut escaped = String::with_capacity(text.len() + 16);
     for char in text.chars() {
-        if is_unsafe(char) { escaped.extend(char.escape_default()) } else { escaped.push(char) }
+        if is_unsafe(char) {
+            escaped.extend(char.escape_default())
+        } else {
+            escaped.push(char)
+        }
     }
     Cow::Owned(escaped)
 }
 
-/// The same JSON value on one line, harmless: without white space between its tokens, and with escapes in its strings. Numbers and the
-/// order of fields stay as they were written.
+/// The same JSON value on one line, harmless: without white space between its tokens, and with
+/// escapes in its strings. Numbers and the order of fields stay as they were written.
 pub(crate) fn compact_json(json: &str) -> String {
     let mut compact = String::with_capacity(json.len());
     let (mut in_string, mut after_backslash) = (false, false);
@@ -34,7 +39,8 @@ pub(crate) fn compact_json(json: &str) -> String {
             }
             continue;
         }
-        // All of them are below 0x10000, so one escape each will do; writing to a String cannot fail.
+        // All of them are below 0x10000, so one escape each will do; writing to a String cannot
+        // fail.
         if is_unsafe(char) {
             write!(compact, "\\u{:04x}", u32::from(char)).unwrap_or(())
         } else {
@@ -50,7 +56,12 @@ pub(crate) fn compact_json(json: &str) -> String {
 pub(crate) fn cut(text: &str, width: usize) -> Cow<'_, str> {
     match text.char_indices().nth(width) {
         None => Cow::Borrowed(text),
-        Some(_) => Cow::Owned(text.chars().take(width.saturating_sub(1)).chain(['…']).collect()),
+        Some(_) => Cow::Owned(
+            text.chars()
+                .take(width.saturating_sub(1))
+                .chain(['…'])
+                .collect(),
+        ),
     }
 }
 
@@ -61,14 +72,21 @@ mod tests {
     #[test]
     fn control_characters_never_come_through() {
         assert_eq!(escape("plain ü"), "plain ü");
-        assert_eq!(escape("a\x1b[31m\nb\u{9b}\u{202e}"), "a\\u{1b}[31m\\nb\\u{9b}\\u{202e}");
+        assert_eq!(
+            escape("a\x1b[31m\nb\u{9b}\u{202e}"),
+            "a\\u{1b}[31m\\nb\\u{9b}\\u{202e}"
+        );
     }
 
     #[test]
     fn json_keeps_its_value_and_loses_its_white_space() {
-        let wild = "{ \"a\\\\\" : [ 1.50 , \"x \\\" y\u{9b}\" ],\n\t\"b\" : 12345678901234567890123 }";
+        let wild =
+            "{ \"a\\\\\" : [ 1.50 , \"x \\\" y\u{9b}\" ],\n\t\"b\" : 12345678901234567890123 }";
         let compact = compact_json(wild);
-        assert_eq!(compact, "{\"a\\\\\":[1.50,\"x \\\" y\\u009b\"],\"b\":12345678901234567890123}");
+        assert_eq!(
+            compact,
+            "{\"a\\\\\":[1.50,\"x \\\" y\\u009b\"],\"b\":12345678901234567890123}"
+        );
         let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
         assert_eq!(value(wild), value(&compact));
     }

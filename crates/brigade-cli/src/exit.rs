@@ -12,7 +12,8 @@ pub(crate) const TIMED_OUT: u8 = 4;
 pub(crate) const STOPPED: u8 = 130;
 
 /// For the end of `--help`.
-pub(crate) const HELP: &str = "Exit codes: 0 good; 1 something failed; 2 wrong usage; 3 nothing there (no job to take, none of that id); \
+pub(crate) const HELP: &str = "Exit codes: 0 good; 1 something failed; 2 wrong usage; 3 nothing \
+    there (no job to take, none of that id); \
 4 not within the time given; 130 stopped by a signal. Colour is off where NO_COLOR is set.";
 
 /// An error of whoever typed the command.
@@ -35,12 +36,23 @@ pub(crate) fn usage(text: impl Into<String>) -> anyhow::Error {
 /// The code for an error that ended a command.
 pub(crate) fn of(error: &anyhow::Error) -> ExitCode {
     let is_usage = error.chain().any(|cause| {
-        cause.is::<Usage>() || cause.downcast_ref::<brigade::Error>().is_some_and(|e| e.kind() == brigade::ErrorKind::BadOption)
+        cause.is::<Usage>()
+            || cause
+                .downcast_ref::<brigade::Error>()
+                .is_some_and(|e| e.kind() == brigade::ErrorKind::BadOption)
     });
-    if is_usage { USAGE.into() } else { ExitCode::FAILURE }
+    if is_usage {
+        USAGE.into()
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Good, or that there was nothing.
 pub(crate) fn found(found: bool) -> ExitCode {
-    if found { ExitCode::SUCCESS } else { NOTHING.into() }
+    if found {
+        ExitCode::SUCCESS
+    } else {
+        NOTHING.into()
+    }
 }

@@ -21,7 +21,12 @@ use crate::show::note;
 
 /// Runs functions in worker processes that may crash, hang or leak without hurting anything else.
 #[derive(Parser)]
-#[command(name = "brigade", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(
+    name = "brigade",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
 #[command(after_help = exit::HELP)]
 struct Arguments {
     #[command(subcommand)]
@@ -47,7 +52,8 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Help, or what is wrong with the command line. It quotes arguments, and a URL may have got among them.
+/// Help, or what is wrong with the command line. It quotes arguments, and a URL may have got among
+/// them.
 fn tell_usage(error: &clap::Error) -> ExitCode {
     let is_url = |argument: OsString| argument.to_string_lossy().contains(['@', '/', '?']);
     if !error.use_stderr() || !env::args_os().skip(1).any(is_url) {
@@ -56,7 +62,9 @@ fn tell_usage(error: &clap::Error) -> ExitCode {
     } else {
         eprint_all(&connection::without_passwords(error.render().to_string()));
     }
-    u8::try_from(error.exit_code()).unwrap_or(exit::USAGE).into()
+    u8::try_from(error.exit_code())
+        .unwrap_or(exit::USAGE)
+        .into()
 }
 
 fn eprint_all(text: &str) {
@@ -66,13 +74,19 @@ fn eprint_all(text: &str) {
 
 /// An error and its causes, none of them twice: some tell their cause's text as well.
 fn with_causes(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text {
-        _ if text.contains(&cause) => text,
-        _ if text.is_empty() => cause,
-        _ => format!("{text}: {cause}"),
-    })
+    error
+        .chain()
+        .map(ToString::to_string)
+        .fold(String::new(), |text, cause| match text {
+            _ if text.contains(&cause) => text,
+            _ if text.is_empty() => cause,
+            _ => format!("{text}: {cause}"),
+        })
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+    error.chain().any(|e| {
+        e.downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    })
 }

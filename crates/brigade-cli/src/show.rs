@@ -3,7 +3,9 @@
 use std::io::{self, IsTerminal as _, Write as _, stderr, stdout};
 use std::ops::Range;
 
-use brigade::{AttemptKind, AttemptRecord, Certificate, JobId, JobInfo, JobState, Receipt, Step, Waits};
+use brigade::{
+    AttemptKind, AttemptRecord, Certificate, JobId, JobInfo, JobState, Receipt, Step, Waits,
+};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -11,17 +13,19 @@ use serde_json::value::RawValue;
 use crate::escape::{compact_json, cut, escape};
 use crate::times::rfc3339;
 
-/// Characters of a payload or a reason in a table on a terminal; nothing is cut where the output goes elsewhere.
+/// Characters of a payload or a reason in a table on a terminal; nothing is cut where the output
+/// goes elsewhere.
 const CELL_WIDTH: usize = 60;
 
 /// A line for whoever watches, on standard error; see `note!`.
 pub(crate) fn write_note(text: &str) {
-    // Nothing depends on it: the reader of standard error may be gone, as with a terminal that was closed.
+    // Nothing depends on it: the reader of standard error may be gone, as with a terminal that was
+    // closed.
     writeln!(stderr().lock(), "brigade: {}", escape(text)).ok();
 }
 
-/// Writes a line for whoever watches on standard error, harmless for a terminal whatever is in it. Unlike `eprintln!`, it does not panic when
-/// standard error is gone.
+/// Writes a line for whoever watches on standard error, harmless for a terminal whatever is in it.
+/// Unlike `eprintln!`, it does not panic when standard error is gone.
 macro_rules! note {
     ($($text:tt)*) => { $crate::show::write_note(&format!($($text)*)) };
 }
@@ -43,9 +47,17 @@ pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
 }
 
 /// A table with a frame on a terminal, plain columns elsewhere. Columns in `right` are numbers.
-pub(crate) fn table<const N: usize>(header: [&str; N], right: Range<usize>, rows: impl Iterator<Item = [String; N]>) -> io::Result<()> {
+pub(crate) fn table<const N: usize>(
+    header: [&str; N],
+    right: Range<usize>,
+    rows: impl Iterator<Item = [String; N]>,
+) -> io::Result<()> {
     let mut table = Table::new();
-    table.load_style(if stdout().is_terminal() { presets::UTF8_FULL_CONDENSED } else { presets::NOTHING });
+    table.load_style(if stdout().is_terminal() {
+        presets::UTF8_FULL_CONDENSED
+    } else {
+        presets::NOTHING
+    });
     table.set_header(header);
     table.add_rows(rows.map(|row| row.map(|cell| escape(&cell).into_owned())));
     for column in table.column_iter_mut().take(right.end).skip(right.start) {
@@ -57,7 +69,11 @@ pub(crate) fn table<const N: usize>(header: [&str; N], right: Range<usize>, rows
 /// A cell of somebody else's text.
 pub(crate) fn cell(text: &str) -> String {
     let text = escape(text);
-    if stdout().is_terminal() { cut(&text, CELL_WIDTH).into_owned() } else { text.into_owned() }
+    if stdout().is_terminal() {
+        cut(&text, CELL_WIDTH).into_owned()
+    } else {
+        text.into_owned()
+    }
 }
 
 /// A cell of JSON text, which a foreign program may have got wrong.
@@ -67,13 +83,19 @@ pub(crate) fn json_cell(text: &str) -> String {
 
 /// JSON text for people.
 pub(crate) fn readable_json(text: &str) -> String {
-    if serde_json::from_str::<&RawValue>(text).is_ok() { compact_json(text) } else { escape(text).into_owned() }
+    if serde_json::from_str::<&RawValue>(text).is_ok() {
+        compact_json(text)
+    } else {
+        escape(text).into_owned()
+    }
 }
 
 /// JSON text as part of a document: itself, or a string if it is none.
 pub(crate) fn raw(text: &str) -> Box<RawValue> {
     let parse = |text: String| RawValue::from_string(text).ok();
-    parse(text.to_owned()).or_else(|| parse(serde_json::to_string(text).ok()?)).unwrap_or_else(|| RawValue::NULL.to_owned())
+    parse(text.to_owned())
+        .or_else(|| parse(serde_json::to_string(text).ok()?))
+        .unwrap_or_else(|| RawValue::NULL.to_owned())
 }
 
 /// A job as a document.
@@ -132,7 +154,11 @@ pub(crate) struct StopDocument {
 
 impl StopDocument {
     pub(crate) fn new(receipt: &Receipt) -> Self {
-        Self { step: receipt.step, at: rfc3339(receipt.at), seconds: receipt.took.as_secs_f64() }
+        Self {
+            step: receipt.step,
+            at: rfc3339(receipt.at),
+            seconds: receipt.took.as_secs_f64(),
+        }
     }
 }
 
@@ -148,7 +174,10 @@ impl<'a> JobDocument<'a> {
             key: job.key.as_deref(),
             partition: job.partition.as_deref(),
             label: job.label.as_deref(),
-            tick: job.tick.as_ref().map(|tick| TickDocument { schedule: &tick.schedule, at: rfc3339(tick.at) }),
+            tick: job.tick.as_ref().map(|tick| TickDocument {
+                schedule: &tick.schedule,
+                at: rfc3339(tick.at),
+            }),
             pushed_at: rfc3339(job.pushed_at),
             due_at: job.due_at.map(rfc3339),
             begins_by: job.begins_by.map(rfc3339),
@@ -168,8 +197,23 @@ impl<'a> JobDocument<'a> {
 
 impl<'a> AttemptDocument<'a> {
     fn new(record: &'a AttemptRecord) -> Self {
-        let AttemptRecord { attempt, at, kind, reason, certificate, stop, .. } = record;
+        let AttemptRecord {
+            attempt,
+            at,
+            kind,
+            reason,
+            certificate,
+            stop,
+            ..
+        } = record;
         let (certificate, stop) = (certificate.as_deref(), stop.as_ref().map(StopDocument::new));
-        Self { attempt: *attempt, at: rfc3339(*at), kind: *kind, reason, certificate, stop }
+        Self {
+            attempt: *attempt,
+            at: rfc3339(*at),
+            kind: *kind,
+            reason,
+            certificate,
+            stop,
+        }
     }
 }

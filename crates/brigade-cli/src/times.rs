@@ -11,7 +11,9 @@ use tokio::time::Instant;
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let help = || "write a time as 250ms, 5s, 2m, 1h30m or 3d".to_owned();
     let span: Span = text.trim().parse().map_err(|_| help())?;
-    let signed = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| help())?;
+    let signed = span
+        .to_duration(SpanRelativeTo::days_are_24_hours())
+        .map_err(|_| help())?;
     Duration::try_from(signed).map_err(|_| "a time cannot be negative".to_owned())
 }
 
@@ -22,7 +24,8 @@ pub(crate) fn later(moment: Instant, duration: Duration) -> Instant {
     moment.checked_add(duration).unwrap_or_else(|| moment + FAR)
 }
 
-/// `2026-11-22T18:30:00Z`, with any offset or `[Zone/Name]`; `2026-11-22 18:30` and `18:30` (the next one) of the local time zone.
+/// `2026-11-22T18:30:00Z`, with any offset or `[Zone/Name]`; `2026-11-22 18:30` and `18:30` (the
+/// next one) of the local time zone.
 pub(crate) fn moment(text: &str) -> Result<SystemTime, String> {
     moment_after(text, &Zoned::now())
 }
@@ -35,7 +38,11 @@ fn moment_after(text: &str, now: &Zoned) -> Result<SystemTime, String> {
     if let Ok(moment) = text.parse::<Zoned>() {
         return Ok(moment.timestamp().into());
     }
-    let local = |moment: DateTime| moment.to_zoned(now.time_zone().clone()).map_err(|e| e.to_string());
+    let local = |moment: DateTime| {
+        moment
+            .to_zoned(now.time_zone().clone())
+            .map_err(|e| e.to_string())
+    };
     if let Ok(moment) = text.parse::<DateTime>() {
         return Ok(local(moment)?.timestamp().into());
     }
@@ -54,16 +61,28 @@ fn moment_after(text: &str, now: &Zoned) -> Result<SystemTime, String> {
 pub(crate) fn short(duration: Duration) -> String {
     let mut span = Span::new();
     let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-    let parts = [seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60, i64::from(duration.subsec_millis())];
-    let set = [Span::try_days, Span::try_hours, Span::try_minutes, Span::try_seconds, Span::try_milliseconds];
+    let parts = [
+        seconds / 86_400,
+        seconds / 3600 % 24,
+        seconds / 60 % 60,
+        seconds % 60,
+        i64::from(duration.subsec_millis()),
+    ];
+    let set = [
+        Span::try_days,
+        Span::try_hours,
+        Span::try_minutes,
+        Span::try_seconds,
+        Span::try_milliseconds,
+    ];
     for (part, set) in parts.into_iter().zip(set) {
         span = set(span, part).unwrap_or(span);
     }
     format!("{span:#}")
 }
 
-/// For programs: RFC 3339, UTC. That has no year after 9999, so a later moment is the last that it can write in every time zone, and
-/// one before the year 0 its beginning.
+/// For programs: RFC 3339, UTC. That has no year after 9999, so a later moment is the last that it
+/// can write in every time zone, and one before the year 0 its beginning.
 pub(crate) fn rfc3339(moment: SystemTime) -> String {
     const YEAR_0: i64 = -62_167_219_200_000;
     match Timestamp::try_from(moment) {
@@ -77,7 +96,12 @@ pub(crate) fn rfc3339(moment: SystemTime) -> String {
 pub(crate) fn local(moment: SystemTime) -> String {
     Timestamp::try_from(moment).map_or_else(
         |_| "after the year 9999".to_owned(),
-        |moment| moment.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        |moment| {
+            moment
+                .to_zoned(TimeZone::system())
+                .strftime("%Y-%m-%d %H:%M:%S")
+                .to_string()
+        },
     )
 }
 
@@ -87,8 +111,15 @@ mod tests {
 
     #[test]
     fn durations_as_people_write_them() {
-        let good =
-            [("250ms", 250), ("5s", 5_000), ("2m", 120_000), ("1h", 3_600_000), ("1h30m", 5_400_000), ("3d", 259_200_000), ("0s", 0)];
+        let good = [
+            ("250ms", 250),
+            ("5s", 5_000),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+            ("1h30m", 5_400_000),
+            ("3d", 259_200_000),
+            ("0s", 0),
+        ];
         for (text, millis) in good {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
@@ -111,7 +142,11 @@ mod tests {
             ("06:30", "2026-11-22T05:30:00.000Z"),
         ];
         for (text, at) in cases {
-            assert_eq!(moment_after(text, &now).map(rfc3339), Ok(at.to_owned()), "{text}");
+            assert_eq!(
+                moment_after(text, &now).map(rfc3339),
+                Ok(at.to_owned()),
+                "{text}"
+            );
         }
         for text in ["", "tomorrow", "25:00", "2026-02-30"] {
             assert!(moment_after(text, &now).is_err(), "{text}");

@@ -1,7 +1,10 @@
 //! `brigade demo` as a user runs it: the binary, on a real tree, with real crashes.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
-#![expect(clippy::disallowed_methods, reason = "starts the binary under test and waits for facts of the operating system")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "starts the binary under test and waits for facts of the operating system"
+)]
 
 use std::ffi::OsStr;
 use std::fs;
@@ -29,7 +32,10 @@ impl Run {
     fn new(arguments: &[&str]) -> Self {
         let mark = tempfile::tempdir().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_brigade"));
-        command.args(arguments).env("TMPDIR", mark.path()).env_remove("RUST_BACKTRACE");
+        command
+            .args(arguments)
+            .env("TMPDIR", mark.path())
+            .env_remove("RUST_BACKTRACE");
         Self { mark, command }
     }
 
@@ -49,17 +55,27 @@ impl Run {
     fn assert_nothing_left(&self) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while let Some(process) = self.process_left() {
-            assert!(Instant::now() < deadline, "still there: {}", process.display());
+            assert!(
+                Instant::now() < deadline,
+                "still there: {}",
+                process.display()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
     fn process_left(&self) -> Option<PathBuf> {
         let mark = self.mark.path().as_os_str().as_bytes();
-        fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()).find(|process| {
-            let environment = fs::read(process.join("environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable.strip_prefix(b"TMPDIR=") == Some(mark))
-        })
+        fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|process| {
+                let environment = fs::read(process.join("environ")).unwrap_or_default();
+                environment
+                    .split(|byte| *byte == 0)
+                    .any(|variable| variable.strip_prefix(b"TMPDIR=") == Some(mark))
+            })
     }
 }
 
@@ -73,7 +89,9 @@ fn tree() -> TempDir {
     fs::write(root.join("a/hello world"), b"hello world\n").unwrap();
     fs::write(root.join(OsStr::from_bytes(b"a/b/not \xff text")), b"bytes").unwrap();
     // Not a multiple of what is read at once.
-    let large: Vec<u8> = (0..3_000_017_u32).map(|index| index.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    let large: Vec<u8> = (0..3_000_017_u32)
+        .map(|index| index.wrapping_mul(2_654_435_761).to_be_bytes()[0])
+        .collect();
     fs::write(root.join("a/b/c/large"), large).unwrap();
     symlink(root.join("nothing"), root.join("a/link")).unwrap();
     symlink(root, root.join("a/b/loop")).unwrap();
@@ -83,15 +101,30 @@ fn tree() -> TempDir {
 
 /// `(path, bytes, MD5, SHA-256)` of every regular file, by path.
 fn expected(root: &Path) -> Vec<(String, u64, String, String)> {
-    let files = ["nothing".as_bytes(), b"a/hello world", b"a/b/not \xff text", b"a/b/c/large"];
+    let files = [
+        "nothing".as_bytes(),
+        b"a/hello world",
+        b"a/b/not \xff text",
+        b"a/b/c/large",
+    ];
     let mut expected: Vec<_> = files
         .into_iter()
         .map(|name| {
             let path = root.join(OsStr::from_bytes(name));
             let content = fs::read(&path).unwrap();
-            let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            let hex = |bytes: &[u8]| {
+                bytes
+                    .iter()
+                    .map(|byte| format!("{byte:02x}"))
+                    .collect::<String>()
+            };
             let (md5, sha256) = (hex(&Md5::digest(&content)), hex(&Sha256::digest(&content)));
-            (path.to_string_lossy().into_owned(), content.len() as u64, md5, sha256)
+            (
+                path.to_string_lossy().into_owned(),
+                content.len() as u64,
+                md5,
+                sha256,
+            )
         })
         .collect();
     expected.sort();
@@ -118,22 +151,61 @@ fn json_has_every_digest_every_certificate_and_nothing_else() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|file| (text(&file["path"]), file["bytes"].as_u64().unwrap(), text(&file["md5"]), text(&file["sha256"])))
+        .map(|file| {
+            (
+                text(&file["path"]),
+                file["bytes"].as_u64().unwrap(),
+                text(&file["md5"]),
+                text(&file["sha256"]),
+            )
+        })
         .collect();
     assert_eq!(list, expected);
     assert_eq!(digested["files"], expected.len());
-    assert_eq!(digested["bytes"], expected.iter().map(|file| file.1).sum::<u64>());
-    assert_eq!((&digested["unreadable"]["count"], &digested["lost"]["count"]), (&0.into(), &0.into()));
+    assert_eq!(
+        digested["bytes"],
+        expected.iter().map(|file| file.1).sum::<u64>()
+    );
+    assert_eq!(
+        (&digested["unreadable"]["count"], &digested["lost"]["count"]),
+        (&0.into(), &0.into())
+    );
     let shares = digested["workers"].as_array().unwrap();
-    assert_eq!(shares.iter().map(|share| share["files"].as_u64().unwrap()).sum::<u64>(), expected.len() as u64);
+    assert_eq!(
+        shares
+            .iter()
+            .map(|share| share["files"].as_u64().unwrap())
+            .sum::<u64>(),
+        expected.len() as u64
+    );
 
     let trial = &report["trial"];
-    assert_eq!((&trial["good_made"], &trial["good_right"]), (&1000.into(), &1000.into()));
-    assert_eq!((&trial["is_whole"], trial["workers"].as_array().unwrap().len()), (&true.into(), 2));
+    assert_eq!(
+        (&trial["good_made"], &trial["good_right"]),
+        (&1000.into(), &1000.into())
+    );
+    assert_eq!(
+        (
+            &trial["is_whole"],
+            trial["workers"].as_array().unwrap().len()
+        ),
+        (&true.into(), 2)
+    );
     let endings = trial["endings"].as_array().unwrap();
-    let told: Vec<_> = endings.iter().map(|ending| (text(&ending["provoked"]), text(&ending["outcome"]))).collect();
-    let wanted = [("segfault", "crashed"), ("stack overflow", "crashed"), ("endless loop", "timed out"), ("memory hog", "crashed")];
-    assert_eq!(told, wanted.map(|(provoked, outcome)| (provoked.to_owned(), outcome.to_owned())));
+    let told: Vec<_> = endings
+        .iter()
+        .map(|ending| (text(&ending["provoked"]), text(&ending["outcome"])))
+        .collect();
+    let wanted = [
+        ("segfault", "crashed"),
+        ("stack overflow", "crashed"),
+        ("endless loop", "timed out"),
+        ("memory hog", "crashed"),
+    ];
+    assert_eq!(
+        told,
+        wanted.map(|(provoked, outcome)| (provoked.to_owned(), outcome.to_owned()))
+    );
     for ending in endings {
         let certificate = &ending["certificate"];
         assert_eq!(ending["is_expected"], true, "{ending}");
@@ -171,7 +243,8 @@ fn piped_output_is_plain() {
 #[test]
 fn what_cannot_be_read_is_counted_and_named() {
     let tree = tempfile::tempdir().unwrap();
-    let chain = |name: &str| (0..14).fold(tree.path().join(name), |path, _| path.join("x".repeat(200)));
+    let chain =
+        |name: &str| (0..14).fold(tree.path().join(name), |path, _| path.join("x".repeat(200)));
     let (upper, lower) = (chain("upper"), chain("lower"));
     fs::create_dir_all(&upper).unwrap();
     fs::create_dir_all(&lower).unwrap();
@@ -180,11 +253,22 @@ fn what_cannot_be_read_is_counted_and_named() {
     fs::rename(tree.path().join("lower"), upper.join("lower")).unwrap();
 
     let output = Run::on(tree.path(), &["--json"]).output();
-    assert!(output.status.success(), "an unreadable file is not fatal: {output:?}");
+    assert!(
+        output.status.success(),
+        "an unreadable file is not fatal: {output:?}"
+    );
     let digested = &json(&output)["digested"];
-    assert_eq!((&digested["files"], &digested["unreadable"]["count"]), (&1.into(), &1.into()), "{digested}");
+    assert_eq!(
+        (&digested["files"], &digested["unreadable"]["count"]),
+        (&1.into(), &1.into()),
+        "{digested}"
+    );
     let named = &digested["unreadable"]["named"][0];
-    assert!(named["path"].as_str().unwrap().contains("/upper/") && named["reason"].as_str().unwrap().contains("too long"), "{named}");
+    assert!(
+        named["path"].as_str().unwrap().contains("/upper/")
+            && named["reason"].as_str().unwrap().contains("too long"),
+        "{named}"
+    );
 }
 
 #[test]
@@ -193,25 +277,43 @@ fn an_empty_directory_is_fine() {
     let output = Run::on(tree.path(), &["--json"]).output();
     assert!(output.status.success(), "{output:?}");
     let report = json(&output);
-    assert_eq!((&report["digested"]["files"], &report["good"]), (&0.into(), &true.into()));
+    assert_eq!(
+        (&report["digested"]["files"], &report["good"]),
+        (&0.into(), &true.into())
+    );
 }
 
 #[test]
 fn wrong_usage_is_2_and_help_is_0() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let file = file.path().to_str().unwrap();
-    for wrong in
-        [&["demo", "no such directory"][..], &["demo", file], &["demo", "--workers", "0"], &["demo", "--quick"], &["no-such-command"], &[]]
-    {
+    for wrong in [
+        &["demo", "no such directory"][..],
+        &["demo", file],
+        &["demo", "--workers", "0"],
+        &["demo", "--quick"],
+        &["no-such-command"],
+        &[],
+    ] {
         let output = Run::new(wrong).output();
         assert_eq!(output.status.code(), Some(2), "{wrong:?}: {output:?}");
-        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{wrong:?}: {output:?}");
+        assert!(
+            output.stdout.is_empty() && !output.stderr.is_empty(),
+            "{wrong:?}: {output:?}"
+        );
     }
     let version = Run::new(&["--version"]).output();
-    assert_eq!(String::from_utf8_lossy(&version.stdout), format!("brigade {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        String::from_utf8_lossy(&version.stdout),
+        format!("brigade {}\n", env!("CARGO_PKG_VERSION"))
+    );
     for help in [&["--help"][..], &["demo", "--help"]] {
         let output = Run::new(help).output();
-        assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("Usage: brigade"), "{output:?}");
+        assert!(
+            output.status.success()
+                && String::from_utf8_lossy(&output.stdout).contains("Usage: brigade"),
+            "{output:?}"
+        );
     }
 }
 
@@ -228,14 +330,22 @@ fn long_list() -> TempDir {
 fn an_interrupt_ends_it_with_1_and_leaves_no_worker() {
     let tree = long_list();
     let mut run = Run::on(tree.path(), &["--list"]);
-    let mut child = run.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = run
+        .command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap());
     lines.read_line(&mut String::new()).unwrap();
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     lines.read_to_end(&mut Vec::new()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "brigade: interrupted\n");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "brigade: interrupted\n"
+    );
     run.assert_nothing_left();
 }
 
@@ -243,7 +353,12 @@ fn an_interrupt_ends_it_with_1_and_leaves_no_worker() {
 fn a_reader_that_has_seen_enough_is_no_error() {
     let tree = long_list();
     let mut run = Run::on(tree.path(), &["--list"]);
-    let mut child = run.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = run
+        .command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap());
     lines.read_line(&mut String::new()).unwrap();
     drop(lines);

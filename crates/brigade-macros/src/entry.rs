@@ -6,13 +6,19 @@ use syn::parse::Parser as _;
 use syn::{Error, ItemFn, LitInt, LitStr, Result};
 
 pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStream> {
-    let (mut flavor, mut threads) = (String::from("multi_thread"), quote!(::core::option::Option::None));
+    let (mut flavor, mut threads) = (
+        String::from("multi_thread"),
+        quote!(::core::option::Option::None),
+    );
     let parser = syn::meta::parser(|meta| {
         if meta.path.is_ident("flavor") {
             let value: LitStr = meta.value()?.parse()?;
             flavor = value.value();
             if !matches!(flavor.as_str(), "multi_thread" | "current_thread") {
-                return Err(Error::new(value.span(), "flavor is \"multi_thread\" or \"current_thread\""));
+                return Err(Error::new(
+                    value.span(),
+                    "flavor is \"multi_thread\" or \"current_thread\"",
+                ));
             }
         } else if meta.path.is_ident("worker_threads") {
             let value: LitInt = meta.value()?.parse()?;
@@ -27,7 +33,13 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
     });
     parser.parse2(options)?;
 
-    let ItemFn { attrs, vis, modifiers: _, mut sig, block } = syn::parse2(item)?;
+    let ItemFn {
+        attrs,
+        vis,
+        modifiers: _,
+        mut sig,
+        block,
+    } = syn::parse2(item)?;
     if let Some(input) = sig.inputs.first() {
         return Err(Error::new_spanned(input, "main takes no arguments"));
     }

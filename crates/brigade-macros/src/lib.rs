@@ -1,4 +1,5 @@
-//! The attributes of Brigade: `#[task]` and `#[main]`. Use them through the `brigade` crate, which documents them.
+//! The attributes of Brigade: `#[task]` and `#[main]`. Use them through the `brigade` crate, which
+//! documents them.
 
 mod entry;
 mod options;
@@ -8,9 +9,10 @@ use proc_macro::TokenStream;
 
 /// Makes a function a task: calling it describes a call, and a place (a pool, a broker) runs it.
 ///
-/// The function may be sync or async and may take `&Context` first. Its arguments are owned serde types, at most 12; its result is a serde
-/// type, or a `Result` (under that name) of one with any error that converts into `Box<dyn Error + Send + Sync>`. Afterwards `f(a, b)`
-/// gives a `Call` of its value.
+/// The function may be sync or async and may take `&Context` first. Its arguments are owned serde
+/// types, at most 12; its result is a serde type, or a `Result` (under that name) of one with any
+/// error that converts into `Box<dyn Error + Send + Sync>`. Afterwards `f(a, b)` gives a `Call` of
+/// its value.
 ///
 /// | option | meaning | default |
 /// |---|---|---|
@@ -28,18 +30,23 @@ use proc_macro::TokenStream;
 /// | `codec = "json"` | how values travel: `"messagepack"`, which carries any serde type, `"json"`, or `"postcard"`, which is the most compact and does not (see `Codec`) | `"messagepack"` |
 /// | `idempotent` | it may run twice: if the host that runs it is lost, another one does | no |
 ///
-/// Each but `name`, `aliases`, `queue`, `codec` and `idempotent` is also a method of the call, which wins; the `retry_` ones are `retry`.
+/// Each but `name`, `aliases`, `queue`, `codec` and `idempotent` is also a method of the call,
+/// which wins; the `retry_` ones are `retry`.
 #[proc_macro_attribute]
 pub fn task(options: TokenStream, item: TokenStream) -> TokenStream {
-    task::expand(options.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
+    task::expand(options.into(), item.into())
+        .unwrap_or_else(syn::Error::into_compile_error)
+        .into()
 }
 
-/// Starts the async runtime around `main`, and turns a child process that Brigade started into a worker before
-/// `main` is reached.
+/// Starts the async runtime around `main`, and turns a child process that Brigade started into a
+/// worker before `main` is reached.
 ///
-/// Options: `flavor = "current_thread"` (default `"multi_thread"`), `worker_threads = 4` (default: one per CPU).
-/// A `main` that is not async is called without a runtime.
+/// Options: `flavor = "current_thread"` (default `"multi_thread"`), `worker_threads = 4` (default:
+/// one per CPU). A `main` that is not async is called without a runtime.
 #[proc_macro_attribute]
 pub fn main(options: TokenStream, item: TokenStream) -> TokenStream {
-    entry::expand(options.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
+    entry::expand(options.into(), item.into())
+        .unwrap_or_else(syn::Error::into_compile_error)
+        .into()
 }

@@ -33,7 +33,9 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Options> {
             "timeout" | "queue_timeout" => {
                 let millis = duration_millis(&meta.value()?.parse()?)?;
                 let setter = syn::Ident::new(&option, Span::call_site());
-                options.setters.extend(quote!(.#setter(::core::time::Duration::from_millis(#millis))));
+                options
+                    .setters
+                    .extend(quote!(.#setter(::core::time::Duration::from_millis(#millis))));
             }
             "memory" => {
                 let bytes = bytes(&meta.value()?.parse()?)?;
@@ -47,7 +49,11 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Options> {
                 let millis = duration_millis(&meta.value()?.parse()?)?;
                 let field = syn::Ident::new(option.trim_start_matches("retry_"), Span::call_site());
                 let time = quote!(::core::time::Duration::from_millis(#millis));
-                let value = if option == "retry_within" { quote!(::core::option::Option::Some(#time)) } else { time };
+                let value = if option == "retry_within" {
+                    quote!(::core::option::Option::Some(#time))
+                } else {
+                    time
+                };
                 retry.extend(quote!(__retry.#field = #value;));
             }
             "labels" => {
@@ -60,7 +66,9 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Options> {
             }
             _ => {
                 return Err(meta.error(
-                    "unknown option: there are name, aliases, queue, codec, timeout, queue_timeout, memory, retries, retry_base, retry_cap, retry_within, priority, labels and idempotent",
+                    "unknown option: there are name, aliases, queue, codec, timeout, \
+                        queue_timeout, memory, retries, retry_base, retry_cap, retry_within, \
+                        priority, labels and idempotent",
                 ));
             }
         }
@@ -81,7 +89,10 @@ fn name(literal: &LitStr) -> Result<String> {
     let name = literal.value();
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':');
     if name.is_empty() || name.len() > 128 || !name.chars().all(fits) {
-        return Err(Error::new(literal.span(), "a name is 1 to 128 ASCII letters, digits, '_', '-', '.' or ':'"));
+        return Err(Error::new(
+            literal.span(),
+            "a name is 1 to 128 ASCII letters, digits, '_', '-', '.' or ':'",
+        ));
     }
     Ok(name)
 }
@@ -90,12 +101,22 @@ fn name(literal: &LitStr) -> Result<String> {
 fn names(array: &syn::ExprArray) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for element in &array.elems {
-        let syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(literal), .. }) = element else {
-            return Err(Error::new_spanned(element, "a former name is text: aliases = [\"old_name\"]"));
+        let syn::Expr::Lit(syn::ExprLit {
+            lit: syn::Lit::Str(literal),
+            ..
+        }) = element
+        else {
+            return Err(Error::new_spanned(
+                element,
+                "a former name is text: aliases = [\"old_name\"]",
+            ));
         };
         let name = name(literal)?;
         if names.contains(&name) {
-            return Err(Error::new(literal.span(), "this former name is there twice"));
+            return Err(Error::new(
+                literal.span(),
+                "this former name is there twice",
+            ));
         }
         names.push(name);
     }
@@ -108,28 +129,57 @@ fn codec(literal: &LitStr) -> Result<&'static str> {
         "messagepack" => Ok("MessagePack"),
         "json" => Ok("Json"),
         "postcard" => Ok("Postcard"),
-        _ => Err(Error::new(literal.span(), "codec is \"messagepack\" (the default), \"json\" or \"postcard\"")),
+        _ => Err(Error::new(
+            literal.span(),
+            "codec is \"messagepack\" (the default), \"json\" or \"postcard\"",
+        )),
     }
 }
 
 fn duration_millis(literal: &LitStr) -> Result<u64> {
     let units = [("ms", 1.0), ("s", 1e3), ("m", 60e3), ("h", 3600e3)];
-    scaled(literal, &units, "a time such as \"250ms\", \"30s\", \"5m\" or \"1h\"")
+    scaled(
+        literal,
+        &units,
+        "a time such as \"250ms\", \"30s\", \"5m\" or \"1h\"",
+    )
 }
 
 fn bytes(literal: &LitStr) -> Result<u64> {
-    let units = [("KiB", 1024.0), ("MiB", 1024.0 * 1024.0), ("GiB", 1024.0 * 1024.0 * 1024.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9)];
-    scaled(literal, &units, "a size such as \"512MiB\", \"2GiB\" or \"64MB\"")
+    let units = [
+        ("KiB", 1024.0),
+        ("MiB", 1024.0 * 1024.0),
+        ("GiB", 1024.0 * 1024.0 * 1024.0),
+        ("kB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+    ];
+    scaled(
+        literal,
+        &units,
+        "a size such as \"512MiB\", \"2GiB\" or \"64MB\"",
+    )
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be positive and below 2^53")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "checked to be positive and below 2^53"
+)]
 fn scaled(literal: &LitStr, units: &[(&str, f64)], wanted: &str) -> Result<u64> {
     let text = literal.value();
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| c.is_ascii_alphabetic())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let factor = units.iter().find(|(name, _)| *name == unit.trim()).map(|(_, factor)| factor);
+    let factor = units
+        .iter()
+        .find(|(name, _)| *name == unit.trim())
+        .map(|(_, factor)| factor);
     match (number.trim().parse::<f64>(), factor) {
-        (Ok(number), Some(factor)) if number * factor >= 1.0 && number * factor < 9e15 => Ok((number * factor) as u64),
+        (Ok(number), Some(factor)) if number * factor >= 1.0 && number * factor < 9e15 => {
+            Ok((number * factor) as u64)
+        }
         _ => Err(Error::new(literal.span(), format!("this is not {wanted}"))),
     }
 }

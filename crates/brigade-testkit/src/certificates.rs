@@ -6,7 +6,8 @@ use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 
-/// An authority (`ca.pem`) and what it vouches for: `server` for the name `localhost` alone, `client`.
+/// An authority (`ca.pem`) and what it vouches for: `server` for the name `localhost` alone,
+/// `client`.
 pub struct Certificates {
     directory: tempfile::TempDir,
     issuer: Issuer<'static, KeyPair>,
@@ -19,14 +20,21 @@ impl Certificates {
     ///
     /// What the operating system says.
     pub fn new() -> io::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("brigade-certificates-").tempdir()?;
+        let directory = tempfile::Builder::new()
+            .prefix("brigade-certificates-")
+            .tempdir()?;
         let mut authority = CertificateParams::default();
-        authority.distinguished_name.push(DnType::CommonName, "an authority");
+        authority
+            .distinguished_name
+            .push(DnType::CommonName, "an authority");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().map_err(io::Error::other)?;
         let certificate = authority.self_signed(&key).map_err(io::Error::other)?;
         fs::write(directory.path().join("ca.pem"), certificate.pem())?;
-        let this = Self { directory, issuer: Issuer::new(authority, key) };
+        let this = Self {
+            directory,
+            issuer: Issuer::new(authority, key),
+        };
         this.vouch("server", "localhost")?;
         this.vouch("client", "worker")?;
         Ok(this)
@@ -63,13 +71,26 @@ impl Certificates {
         })
     }
 
-    fn write(&self, name: &str, host: &str, change: impl FnOnce(&mut CertificateParams)) -> io::Result<()> {
-        let mut certificate = CertificateParams::new(vec![host.to_owned()]).map_err(io::Error::other)?;
-        certificate.distinguished_name.push(DnType::CommonName, name);
+    fn write(
+        &self,
+        name: &str,
+        host: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> io::Result<()> {
+        let mut certificate =
+            CertificateParams::new(vec![host.to_owned()]).map_err(io::Error::other)?;
+        certificate
+            .distinguished_name
+            .push(DnType::CommonName, name);
         change(&mut certificate);
         let key = KeyPair::generate().map_err(io::Error::other)?;
-        let signed = certificate.signed_by(&key, &self.issuer).map_err(io::Error::other)?;
+        let signed = certificate
+            .signed_by(&key, &self.issuer)
+            .map_err(io::Error::other)?;
         fs::write(self.directory().join(format!("{name}.pem")), signed.pem())?;
-        fs::write(self.directory().join(format!("{name}.key")), key.serialize_pem())
+        fs::write(
+            self.directory().join(format!("{name}.key")),
+            key.serialize_pem(),
+        )
     }
 }

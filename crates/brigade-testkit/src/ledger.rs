@@ -1,9 +1,10 @@
-//! The ledger: what happened to each job, one line per event, and the checker that says whether that is allowed.
+//! The ledger: what happened to each job, one line per event, and the checker that says whether
+//! that is allowed.
 //!
-//! A line is written with a single `write(2)` on an `O_APPEND` descriptor: it survives SIGKILL of the writer, and lines of
-//! many processes never mix. Tasks write `start`, `effect` and `end`; the driver writes `enqueued` after a job was
-//! accepted (or `refused`), `outcome` for each end that it was told, `fault` for each fault that it injected and
-//! `healed` when there will be no more.
+//! A line is written with a single `write(2)` on an `O_APPEND` descriptor: it survives SIGKILL of
+//! the writer, and lines of many processes never mix. Tasks write `start`, `effect` and `end`; the
+//! driver writes `enqueued` after a job was accepted (or `refused`), `outcome` for each end that it
+//! was told, `fault` for each fault that it injected and `healed` when there will be no more.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -66,7 +67,11 @@ impl Ledger {
     ///
     /// What the operating system says.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
-        OpenOptions::new().create(true).append(true).open(path).map(Self)
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map(Self)
     }
 
     /// Writes a line about an attempt in this process.
@@ -74,7 +79,14 @@ impl Ledger {
     /// # Errors
     ///
     /// What the operating system says.
-    pub fn attempt(&self, job: u64, attempt: u32, token: u64, worker: u32, event: &Event) -> io::Result<()> {
+    pub fn attempt(
+        &self,
+        job: u64,
+        attempt: u32,
+        token: u64,
+        worker: u32,
+        event: &Event,
+    ) -> io::Result<()> {
         self.write(job, attempt, token, std::process::id(), worker, event)
     }
 
@@ -96,7 +108,15 @@ impl Ledger {
         self.write(0, 0, 0, pid, 0, &Event::Fault)
     }
 
-    fn write(&self, job: u64, attempt: u32, token: u64, pid: u32, worker: u32, event: &Event) -> io::Result<()> {
+    fn write(
+        &self,
+        job: u64,
+        attempt: u32,
+        token: u64,
+        pid: u32,
+        worker: u32,
+        event: &Event,
+    ) -> io::Result<()> {
         let name = match event {
             Event::Enqueued => "enqueued",
             Event::Refused => "refused",
@@ -107,13 +127,26 @@ impl Ledger {
             Event::Healed => "healed",
             Event::Outcome(outcome) => outcome,
         };
-        let kind = if matches!(event, Event::Outcome(_)) { "outcome:" } else { "" };
+        let kind = if matches!(event, Event::Outcome(_)) {
+            "outcome:"
+        } else {
+            ""
+        };
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let nanos = Duration::new(now.tv_sec.cast_unsigned(), u32::try_from(now.tv_nsec).unwrap_or(0)).as_nanos();
+        let nanos = Duration::new(
+            now.tv_sec.cast_unsigned(),
+            u32::try_from(now.tv_nsec).unwrap_or(0),
+        )
+        .as_nanos();
         let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
-        let line = format!("{sequence} {job} {attempt} {token} {pid} {worker} {nanos} {kind}{name}\n");
+        let line =
+            format!("{sequence} {job} {attempt} {token} {pid} {worker} {nanos} {kind}{name}\n");
         let written = (&self.0).write(line.as_bytes())?;
-        if written == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+        if written == line.len() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::WriteZero.into())
+        }
     }
 }
 
@@ -124,13 +157,24 @@ impl Ledger {
 /// What the operating system says, and `InvalidData` for a line that is none.
 pub fn read(path: impl AsRef<Path>) -> io::Result<Vec<Line>> {
     let text = fs::read_to_string(path)?;
-    text.lines().map(|line| parse(line).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, line.to_owned()))).collect()
+    text.lines()
+        .map(|line| {
+            parse(line).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, line.to_owned()))
+        })
+        .collect()
 }
 
 fn parse(line: &str) -> Option<Line> {
     let mut fields = line.split(' ').skip(1);
     let mut number = || fields.next()?.parse::<u64>().ok();
-    let (job, attempt, token, pid, worker, nanos) = (number()?, number()?, number()?, number()?, number()?, number()?);
+    let (job, attempt, token, pid, worker, nanos) = (
+        number()?,
+        number()?,
+        number()?,
+        number()?,
+        number()?,
+        number()?,
+    );
     let event = match fields.next()? {
         "enqueued" => Event::Enqueued,
         "refused" => Event::Refused,
@@ -142,7 +186,15 @@ fn parse(line: &str) -> Option<Line> {
         other => Event::Outcome(other.strip_prefix("outcome:")?.to_owned()),
     };
     let small = |number: u64| u32::try_from(number).ok();
-    Some(Line { job, attempt: small(attempt)?, token, pid: small(pid)?, worker: small(worker)?, nanos, event })
+    Some(Line {
+        job,
+        attempt: small(attempt)?,
+        token,
+        pid: small(pid)?,
+        worker: small(worker)?,
+        nanos,
+        event,
+    })
 }
 
 /// What is allowed.
@@ -242,8 +294,17 @@ pub fn count(lines: &[Line], stuck_after: Duration) -> Counts {
             (None, false) => job.starts.len(),
         }),
         dup_start: of(&|job| job.starts.len().saturating_sub(1)),
-        unexplained: of(&|job| job.starts.iter().rev().skip(1).filter(|pid| !faults.contains(pid)).count()),
-        dup_accept: of(&|job| accepted(job).saturating_sub(1) + usize::from(accepted(job) > 0 && job.ends == 0)),
+        unexplained: of(&|job| {
+            job.starts
+                .iter()
+                .rev()
+                .skip(1)
+                .filter(|pid| !faults.contains(pid))
+                .count()
+        }),
+        dup_accept: of(&|job| {
+            accepted(job).saturating_sub(1) + usize::from(accepted(job) > 0 && job.ends == 0)
+        }),
         reorder,
         stuck: of(&|job| {
             let ended = job.outcomes.iter().map(|(_, nanos)| *nanos).min();
@@ -270,17 +331,34 @@ pub fn check(path: impl AsRef<Path>, bounds: Bounds, seed: u64) -> Counts {
         && counts.reorder <= bounds.reorder
         && counts.stuck == 0;
     let verdict = if ok { "ok" } else { "FAILED" };
-    println!("{counts} bounds: DUP_START {} REORDER {} {verdict} seed={seed}", bounds.dup_start, bounds.reorder);
-    assert!(ok, "the ledger shows what is not allowed: {counts} seed={seed}");
+    println!(
+        "{counts} bounds: DUP_START {} REORDER {} {verdict} seed={seed}",
+        bounds.dup_start, bounds.reorder
+    );
+    assert!(
+        ok,
+        "the ledger shows what is not allowed: {counts} seed={seed}"
+    );
     counts
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { lost, phantom, dup_start, unexplained, dup_accept, reorder, stuck, faults, jobs } = self;
+        let Self {
+            lost,
+            phantom,
+            dup_start,
+            unexplained,
+            dup_accept,
+            reorder,
+            stuck,
+            faults,
+            jobs,
+        } = self;
         write!(
             f,
-            "jobs {jobs} faults {faults}: LOST {lost} PHANTOM {phantom} DUP_START {dup_start} (unexplained {unexplained}) \
+            "jobs {jobs} faults {faults}: LOST {lost} PHANTOM {phantom} DUP_START {dup_start} \
+                (unexplained {unexplained}) \
              DUP_ACCEPT {dup_accept} REORDER {reorder} STUCK {stuck}"
         )
     }
@@ -291,7 +369,15 @@ mod tests {
     use super::*;
 
     fn line(job: u64, pid: u32, nanos: u64, event: Event) -> Line {
-        Line { job, attempt: 1, token: 1, pid, worker: 1, nanos, event }
+        Line {
+            job,
+            attempt: 1,
+            token: 1,
+            pid,
+            worker: 1,
+            nanos,
+            event,
+        }
     }
 
     fn done() -> Event {
@@ -299,7 +385,16 @@ mod tests {
     }
 
     fn healthy() -> Vec<Line> {
-        let job = |job| [Event::Enqueued, Event::Start, Event::Effect, Event::End, done()].map(|event| line(job, 7, job, event));
+        let job = |job| {
+            [
+                Event::Enqueued,
+                Event::Start,
+                Event::Effect,
+                Event::End,
+                done(),
+            ]
+            .map(|event| line(job, 7, job, event))
+        };
         [job(1), job(2), job(3)].concat()
     }
 
@@ -310,10 +405,20 @@ mod tests {
         ledger.job(5, &Event::Enqueued).unwrap();
         ledger.attempt(5, 2, 77, 3, &Event::Start).unwrap();
         ledger.fault(42).unwrap();
-        ledger.job(5, &Event::Outcome("timed out".replace(' ', "-"))).unwrap();
+        ledger
+            .job(5, &Event::Outcome("timed out".replace(' ', "-")))
+            .unwrap();
         let lines = read(file.path()).unwrap();
         assert_eq!(lines.len(), 4);
-        assert_eq!((lines[1].job, lines[1].attempt, lines[1].token, lines[1].worker), (5, 2, 77, 3));
+        assert_eq!(
+            (
+                lines[1].job,
+                lines[1].attempt,
+                lines[1].token,
+                lines[1].worker
+            ),
+            (5, 2, 77, 3)
+        );
         assert_eq!((lines[2].pid, &lines[2].event), (42, &Event::Fault));
         assert_eq!(lines[3].event, Event::Outcome("timed-out".to_owned()));
         assert_eq!(parse("1 2 three"), None);
@@ -322,26 +427,61 @@ mod tests {
     #[test]
     fn a_healthy_ledger_counts_nothing() {
         let counts = count(&healthy(), Duration::from_secs(1));
-        assert_eq!((counts.jobs, counts.lost, counts.phantom, counts.dup_start), (3, 0, 0, 0));
-        assert_eq!((counts.dup_accept, counts.reorder, counts.stuck, counts.unexplained), (0, 0, 0, 0));
+        assert_eq!(
+            (counts.jobs, counts.lost, counts.phantom, counts.dup_start),
+            (3, 0, 0, 0)
+        );
+        assert_eq!(
+            (
+                counts.dup_accept,
+                counts.reorder,
+                counts.stuck,
+                counts.unexplained
+            ),
+            (0, 0, 0, 0)
+        );
     }
 
     #[test]
     fn each_wrong_is_counted_as_what_it_is() {
-        let with = |lines: &[Line]| count(&[&healthy()[..], lines].concat(), Duration::from_nanos(10));
+        let with =
+            |lines: &[Line]| count(&[&healthy()[..], lines].concat(), Duration::from_nanos(10));
         let lost = with(&[line(4, 7, 4, Event::Enqueued)]);
         assert_eq!((lost.lost, lost.stuck), (1, 1));
         assert_eq!(with(&[line(4, 7, 4, Event::Start)]).phantom, 1);
-        assert_eq!(with(&[line(4, 7, 4, Event::Refused), line(4, 7, 4, Event::Start)]).phantom, 0);
-        assert_eq!(with(&[line(4, 7, 4, Event::Refused), line(4, 7, 4, Event::Start), line(4, 7, 5, Event::Start)]).phantom, 1);
+        assert_eq!(
+            with(&[line(4, 7, 4, Event::Refused), line(4, 7, 4, Event::Start)]).phantom,
+            0
+        );
+        assert_eq!(
+            with(&[
+                line(4, 7, 4, Event::Refused),
+                line(4, 7, 4, Event::Start),
+                line(4, 7, 5, Event::Start)
+            ])
+            .phantom,
+            1
+        );
         let twice = with(&[line(3, 8, 4, Event::Start)]);
         assert_eq!((twice.dup_start, twice.unexplained), (1, 1));
         let hit = with(&[line(0, 7, 4, Event::Fault), line(3, 8, 4, Event::Start)]);
         assert_eq!((hit.dup_start, hit.unexplained), (1, 0));
         assert_eq!(with(&[line(3, 7, 4, done())]).dup_accept, 1);
-        assert_eq!(with(&[line(4, 7, 4, Event::Enqueued), line(4, 7, 4, done())]).dup_accept, 1, "nobody came to an end");
-        let late = [line(4, 7, 4, Event::Enqueued), line(5, 7, 4, Event::Enqueued)];
-        let swapped = [line(5, 7, 5, Event::Start), line(4, 7, 5, Event::Start), line(4, 7, 6, done()), line(5, 7, 99, done())];
+        assert_eq!(
+            with(&[line(4, 7, 4, Event::Enqueued), line(4, 7, 4, done())]).dup_accept,
+            1,
+            "nobody came to an end"
+        );
+        let late = [
+            line(4, 7, 4, Event::Enqueued),
+            line(5, 7, 4, Event::Enqueued),
+        ];
+        let swapped = [
+            line(5, 7, 5, Event::Start),
+            line(4, 7, 5, Event::Start),
+            line(4, 7, 6, done()),
+            line(5, 7, 99, done()),
+        ];
         let swapped = with(&[&late[..], &swapped].concat());
         assert_eq!((swapped.reorder, swapped.stuck), (1, 1));
     }

@@ -19,7 +19,8 @@ const NUMBERS: [u64; 12] = [
     0x8000_0000_0000_0000,
     0xffff_ffff_ffff_ffff,
 ];
-/// Texts that decoders, logs and terminals tend to stumble over: depth, ends of strings, escapes, invalid UTF-8, odd numbers.
+/// Texts that decoders, logs and terminals tend to stumble over: depth, ends of strings, escapes,
+/// invalid UTF-8, odd numbers.
 const TEXTS: [&[u8]; 18] = [
     b"[[[[[[[[[[[[[[[[",
     b"{\"a\":",
@@ -54,10 +55,13 @@ impl Mutator {
         Self { random, corpus }
     }
 
-    /// The next input: one of the corpus with some of its bytes changed, moved, left out or joined with another's; sometimes noise.
+    /// The next input: one of the corpus with some of its bytes changed, moved, left out or joined
+    /// with another's; sometimes noise.
     pub fn draw(&mut self) -> Vec<u8> {
         let mut input = match self.random.within(0..16) {
-            0 => (0..self.random.within(0..200)).map(|_| self.random.draw().to_le_bytes()[0]).collect(),
+            0 => (0..self.random.within(0..200))
+                .map(|_| self.random.draw().to_le_bytes()[0])
+                .collect(),
             _ => self.random.pick(&self.corpus).cloned().unwrap_or_default(),
         };
         for _ in 0..self.random.within(0..6) {
@@ -127,7 +131,10 @@ mod tests {
     #[test]
     fn one_seed_gives_one_sequence_and_most_of_it_differs() {
         let draw = |seed| {
-            let mut mutator = Mutator::new(Random::new(seed), vec![b"{\"name\":[1,2,3]}".to_vec(), vec![0; 40]]);
+            let mut mutator = Mutator::new(
+                Random::new(seed),
+                vec![b"{\"name\":[1,2,3]}".to_vec(), vec![0; 40]],
+            );
             (0..1000).map(|_| mutator.draw()).collect::<Vec<_>>()
         };
         let inputs = draw(7);

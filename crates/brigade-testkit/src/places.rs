@@ -1,4 +1,5 @@
-//! Several Redis servers together, on ports of the loopback: a primary with replicas, sentinels, clusters. All are gone with the test.
+//! Several Redis servers together, on ports of the loopback: a primary with replicas, sentinels,
+//! clusters. All are gone with the test.
 
 use std::collections::hash_map::RandomState;
 use std::fs;
@@ -60,9 +61,15 @@ impl Replicated {
             all.extend(options);
             servers.push(start_at(free_port(), &all)?);
         }
-        // A replica that is called online acknowledges nothing for up to a second: so write something until it has said its word.
-        let acknowledge = |info: String| info.matches("state=online").count() == replicas && !info.contains(",offset=0,");
-        let have_acknowledged = || servers[0].ask("SET probe 1").is_ok() && servers[0].ask("INFO replication").is_ok_and(acknowledge);
+        // A replica that is called online acknowledges nothing for up to a second: so write
+        // something until it has said its word.
+        let acknowledge = |info: String| {
+            info.matches("state=online").count() == replicas && !info.contains(",offset=0,")
+        };
+        let have_acknowledged = || {
+            servers[0].ask("SET probe 1").is_ok()
+                && servers[0].ask("INFO replication").is_ok_and(acknowledge)
+        };
         wait("the replicas acknowledge", have_acknowledged)?;
         servers[0].ask("DEL probe")?;
         Ok(Self { port, servers })
@@ -78,21 +85,30 @@ pub struct Sentinels {
 }
 
 impl Sentinels {
-    /// Starts three and waits until they know one another and the replicas. They take a primary for dead after half a second.
+    /// Starts three and waits until they know one another and the replicas. They take a primary for
+    /// dead after half a second.
     ///
     /// # Errors
     ///
     /// What the operating system says.
     #[expect(clippy::disallowed_methods, reason = "the kit starts servers")]
     pub fn start(primary: u16, replicas: usize) -> io::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("brigade-sentinel-").tempdir()?;
-        let mut this = Self { ports: Vec::new(), children: Vec::new(), _directory: directory };
+        let directory = tempfile::Builder::new()
+            .prefix("brigade-sentinel-")
+            .tempdir()?;
+        let mut this = Self {
+            ports: Vec::new(),
+            children: Vec::new(),
+            _directory: directory,
+        };
         for index in 0..3 {
             let port = free_port();
             let path = this._directory.path().join(format!("{index}.conf"));
             let text = format!(
-                "port {port}\nbind 127.0.0.1\nlogfile {index}.log\nsentinel monitor main 127.0.0.1 {primary} 2\n\
-                 sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\nsentinel parallel-syncs main 2\n"
+                "port {port}\nbind 127.0.0.1\nlogfile {index}.log\nsentinel monitor main 127.0.0.1 \
+                    {primary} 2\n\
+                 sentinel down-after-milliseconds main 500\nsentinel failover-timeout main \
+                 3000\nsentinel parallel-syncs main 2\n"
             );
             fs::write(&path, text)?;
             let start = |program: &str| {
@@ -111,8 +127,11 @@ impl Sentinels {
         }
         for port in &this.ports {
             let known = || {
-                let quorum = ask(*port, "SENTINEL CKQUORUM main").is_ok_and(|answer| answer.starts_with("+OK 3 usable"));
-                quorum && ask(*port, "SENTINEL REPLICAS main").is_ok_and(|answer| answer.starts_with(&format!("*{replicas}\r\n")))
+                let quorum = ask(*port, "SENTINEL CKQUORUM main")
+                    .is_ok_and(|answer| answer.starts_with("+OK 3 usable"));
+                quorum
+                    && ask(*port, "SENTINEL REPLICAS main")
+                        .is_ok_and(|answer| answer.starts_with(&format!("*{replicas}\r\n")))
             };
             wait("the sentinels know one another", known)?;
         }
@@ -146,7 +165,8 @@ pub struct Cluster {
 const SLOTS: usize = 16384;
 
 impl Cluster {
-    /// Starts three primaries that share the slots, each with so many replicas, and waits until all agree.
+    /// Starts three primaries that share the slots, each with so many replicas, and waits until all
+    /// agree.
     ///
     /// # Errors
     ///
@@ -157,7 +177,14 @@ impl Cluster {
         for _ in 0..PRIMARIES * (1 + replicas) {
             let (port, bus) = (free_port(), free_port());
             let bus_text = bus.to_string();
-            let mut all = vec!["--cluster-enabled", "yes", "--cluster-port", &bus_text, "--cluster-node-timeout", "2000"];
+            let mut all = vec![
+                "--cluster-enabled",
+                "yes",
+                "--cluster-port",
+                &bus_text,
+                "--cluster-node-timeout",
+                "2000",
+            ];
             all.extend(options);
             nodes.push(start_at(port, &all)?);
             ports.push(port);
@@ -168,7 +195,10 @@ impl Cluster {
         for (index, node) in this.nodes.iter().enumerate() {
             said_ok(node, &format!("CLUSTER SET-CONFIG-EPOCH {}", index + 1))?;
             if index < PRIMARIES {
-                let (first, last) = (index * SLOTS / PRIMARIES, (index + 1) * SLOTS / PRIMARIES - 1);
+                let (first, last) = (
+                    index * SLOTS / PRIMARIES,
+                    (index + 1) * SLOTS / PRIMARIES - 1,
+                );
                 said_ok(node, &format!("CLUSTER ADDSLOTSRANGE {first} {last}"))?;
             }
         }
@@ -177,21 +207,35 @@ impl Cluster {
                 said_ok(node, &format!("CLUSTER MEET 127.0.0.1 {port} {bus}"))?;
             }
         }
-        let met = |node: &Redis| node.ask("CLUSTER NODES").is_ok_and(|nodes| nodes.matches(" connected").count() == this.nodes.len());
+        let met = |node: &Redis| {
+            node.ask("CLUSTER NODES")
+                .is_ok_and(|nodes| nodes.matches(" connected").count() == this.nodes.len())
+        };
         wait("the nodes have met", || this.nodes.iter().all(met))?;
         for (index, node) in this.nodes.iter().enumerate().skip(PRIMARIES) {
-            said_ok(node, &format!("CLUSTER REPLICATE {}", this.id(index % PRIMARIES)?))?;
+            said_ok(
+                node,
+                &format!("CLUSTER REPLICATE {}", this.id(index % PRIMARIES)?),
+            )?;
         }
         let ok = |node: &Redis| {
-            let state = node.ask("CLUSTER INFO").is_ok_and(|info| info.contains("cluster_state:ok"));
+            let state = node
+                .ask("CLUSTER INFO")
+                .is_ok_and(|info| info.contains("cluster_state:ok"));
             state
-                && node
-                    .ask("CLUSTER NODES")
-                    .is_ok_and(|nodes| nodes.matches(" slave ").count() + nodes.matches("myself,slave ").count() == PRIMARIES * replicas)
+                && node.ask("CLUSTER NODES").is_ok_and(|nodes| {
+                    nodes.matches(" slave ").count() + nodes.matches("myself,slave ").count()
+                        == PRIMARIES * replicas
+                })
         };
         wait("the nodes agree", || this.nodes.iter().all(ok))?;
-        let online = |node: &Redis| node.ask("INFO replication").is_ok_and(|info| info.matches("state=online").count() == replicas);
-        wait("the replicas are online", || this.nodes[..PRIMARIES].iter().all(online))?;
+        let online = |node: &Redis| {
+            node.ask("INFO replication")
+                .is_ok_and(|info| info.matches("state=online").count() == replicas)
+        };
+        wait("the replicas are online", || {
+            this.nodes[..PRIMARIES].iter().all(online)
+        })?;
         Ok(this)
     }
 
@@ -202,7 +246,11 @@ impl Cluster {
     /// What the operating system says.
     pub fn id(&self, index: usize) -> io::Result<String> {
         let answer = self.nodes[index].ask("CLUSTER MYID")?;
-        answer.lines().nth(1).map(|line| line.trim().to_owned()).ok_or_else(|| io::Error::other(answer))
+        answer
+            .lines()
+            .nth(1)
+            .map(|line| line.trim().to_owned())
+            .ok_or_else(|| io::Error::other(answer))
     }
 
     /// Which node has a slot, by its place.
@@ -213,11 +261,22 @@ impl Cluster {
     pub fn owner(&self, slot: u16) -> io::Result<Option<usize>> {
         for (index, node) in self.nodes.iter().enumerate() {
             let nodes = node.ask("CLUSTER NODES").unwrap_or_default();
-            let own = nodes.lines().find(|line| line.contains("myself,master")).unwrap_or_default();
-            let has = own.split(' ').skip(8).filter(|range| !range.starts_with('[')).any(|range| {
-                let (first, last) = range.trim().split_once('-').unwrap_or((range.trim(), range.trim()));
-                first.parse().is_ok_and(|first: u16| first <= slot) && last.parse().is_ok_and(|last: u16| slot <= last)
-            });
+            let own = nodes
+                .lines()
+                .find(|line| line.contains("myself,master"))
+                .unwrap_or_default();
+            let has = own
+                .split(' ')
+                .skip(8)
+                .filter(|range| !range.starts_with('['))
+                .any(|range| {
+                    let (first, last) = range
+                        .trim()
+                        .split_once('-')
+                        .unwrap_or((range.trim(), range.trim()));
+                    first.parse().is_ok_and(|first: u16| first <= slot)
+                        && last.parse().is_ok_and(|last: u16| slot <= last)
+                });
             if has {
                 return Ok(Some(index));
             }
@@ -232,16 +291,26 @@ impl Cluster {
 }
 
 fn hosts(ports: &[u16]) -> String {
-    ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
+    ports
+        .iter()
+        .map(|port| format!("127.0.0.1:{port}"))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 fn said_ok(server: &Redis, command: &str) -> io::Result<()> {
     let answer = server.ask(command)?;
-    if answer.starts_with("+OK") { Ok(()) } else { Err(io::Error::other(format!("{command}: {answer}"))) }
+    if answer.starts_with("+OK") {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("{command}: {answer}")))
+    }
 }
 
 fn wait(what: &str, holds: impl Fn() -> bool) -> io::Result<()> {
-    facts::wait_until(BOUND, holds).map(drop).ok_or_else(|| io::Error::other(format!("it takes too long until {what}")))
+    facts::wait_until(BOUND, holds)
+        .map(drop)
+        .ok_or_else(|| io::Error::other(format!("it takes too long until {what}")))
 }
 
 /// Sends one command in the inline form to a port; what it answered.

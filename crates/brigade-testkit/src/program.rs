@@ -1,8 +1,9 @@
 //! This test binary, started again as a program of its own.
 //!
-//! What counts processes, descriptors or memory needs a process to itself, because under `cargo test` all tests of a file
-//! share one; what kills the parent needs a parent that may die. Such a program is this binary with [`ROLE_VARIABLE`] set; a
-//! constructor in the test file looks for it before the harness begins.
+//! What counts processes, descriptors or memory needs a process to itself, because under `cargo
+//! test` all tests of a file share one; what kills the parent needs a parent that may die. Such a
+//! program is this binary with [`ROLE_VARIABLE`] set; a constructor in the test file looks for it
+//! before the harness begins.
 //!
 //! All its descendants inherit a mark, by which whatever outlives it is found.
 
@@ -23,7 +24,8 @@ pub const ROLE_VARIABLE: &str = "BRIGADE_FAULT_ROLE";
 pub const DIRECTORY_VARIABLE: &str = "BRIGADE_FAULT_DIRECTORY";
 /// What the program is told, one argument per line.
 pub const ARGUMENTS_VARIABLE: &str = "BRIGADE_FAULT_ARGUMENTS";
-/// What a pool marks its workers with; it adds to what it finds, so a mark of ours is inherited by all of them.
+/// What a pool marks its workers with; it adds to what it finds, so a mark of ours is inherited by
+/// all of them.
 const MARK_VARIABLE: &str = "BRIGADE_TREE";
 
 /// What this program was told by [`Program::start_with`].
@@ -46,7 +48,10 @@ impl Program {
     /// # Errors
     ///
     /// What the operating system says.
-    #[expect(clippy::disallowed_methods, reason = "the one place of the kit that starts programs")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place of the kit that starts programs"
+    )]
     pub fn start(role: &str) -> io::Result<Self> {
         Self::start_by(Command::new(std::env::current_exe()?), role)
     }
@@ -56,24 +61,38 @@ impl Program {
     /// # Errors
     ///
     /// What the operating system says.
-    #[expect(clippy::disallowed_methods, reason = "the one place of the kit that starts programs")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place of the kit that starts programs"
+    )]
     pub fn start_with(role: &str, arguments: &[&str]) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.env(ARGUMENTS_VARIABLE, arguments.join("\n"));
         Self::start_by(command, role)
     }
 
-    /// Starts this binary in a role where it may mount: in a mount namespace of its own, which ends with it, and, without root, in a
-    /// user namespace too.
+    /// Starts this binary in a role where it may mount: in a mount namespace of its own, which ends
+    /// with it, and, without root, in a user namespace too.
     ///
     /// # Errors
     ///
     /// What the operating system says.
-    #[expect(clippy::disallowed_methods, reason = "the one place of the kit that starts programs")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place of the kit that starts programs"
+    )]
     pub fn start_with_mounts(role: &str, arguments: &[&str]) -> io::Result<Self> {
         let mut command = Command::new("unshare");
-        let flags: &[&str] = if rustix::process::geteuid().is_root() { &["--mount"] } else { &["--mount", "--map-root-user"] };
-        command.args(flags).arg("--").arg(std::env::current_exe()?).env(ARGUMENTS_VARIABLE, arguments.join("\n"));
+        let flags: &[&str] = if rustix::process::geteuid().is_root() {
+            &["--mount"]
+        } else {
+            &["--mount", "--map-root-user"]
+        };
+        command
+            .args(flags)
+            .arg("--")
+            .arg(std::env::current_exe()?)
+            .env(ARGUMENTS_VARIABLE, arguments.join("\n"));
         Self::start_by(command, role)
     }
 
@@ -84,10 +103,17 @@ impl Program {
     /// What the operating system says.
     pub fn start_by(mut command: Command, role: &str) -> io::Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let directory = tempfile::Builder::new().prefix("brigade-fault-").tempdir()?;
-        // Behind the mark of the program that starts it, if that is one of these: who ends that one ends this one too.
+        let directory = tempfile::Builder::new()
+            .prefix("brigade-fault-")
+            .tempdir()?;
+        // Behind the mark of the program that starts it, if that is one of these: who ends that one
+        // ends this one too.
         let outer = std::env::var(MARK_VARIABLE).unwrap_or_default();
-        let mark = format!("mark-{}-{}-{role}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let mark = format!(
+            "mark-{}-{}-{role}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
         let log = File::create(directory.path().join("log"))?;
         let child = command
             .env(ROLE_VARIABLE, role)
@@ -97,7 +123,11 @@ impl Program {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        Ok(Self { child, mark, directory })
+        Ok(Self {
+            child,
+            mark,
+            directory,
+        })
     }
 
     /// Its number.
@@ -121,7 +151,9 @@ impl Program {
             let log = self.log();
             // The last line may not be whole yet.
             let whole = &log[..log.rfind('\n')?];
-            whole.lines().find_map(|line| line.strip_prefix(beginning).map(str::to_owned))
+            whole
+                .lines()
+                .find_map(|line| line.strip_prefix(beginning).map(str::to_owned))
         };
         facts::wait_until(bound, || find().is_some())?;
         find()
@@ -145,7 +177,10 @@ impl Program {
     /// Its living descendants, wherever they went.
     pub fn descendants(&self) -> Vec<u32> {
         let own = self.child.id();
-        facts::marked(MARK_VARIABLE, &self.mark).into_iter().filter(|pid| *pid != own).collect()
+        facts::marked(MARK_VARIABLE, &self.mark)
+            .into_iter()
+            .filter(|pid| *pid != own)
+            .collect()
     }
 }
 
@@ -155,7 +190,10 @@ impl Drop for Program {
         self.child.wait().ok();
         facts::wait_until(Duration::from_secs(2), || {
             let left = self.descendants();
-            let hit = left.iter().filter(|pid| facts::signal(**pid, Signal::KILL)).count();
+            let hit = left
+                .iter()
+                .filter(|pid| facts::signal(**pid, Signal::KILL))
+                .count();
             hit == 0
         });
     }

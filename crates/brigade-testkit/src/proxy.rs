@@ -1,7 +1,8 @@
 //! A proxy between two sockets that delays, starves, cuts and garbles what goes through it.
 //!
-//! One thread owns all sockets and looks at the orders between two polls; an order has been carried out when its method returns.
-//! Everything random comes from the seed and the number of the connection. Dropping the proxy closes all connections and ends the thread.
+//! One thread owns all sockets and looks at the orders between two polls; an order has been carried
+//! out when its method returns. Everything random comes from the seed and the number of the
+//! connection. Dropping the proxy closes all connections and ends the thread.
 
 mod pump;
 
@@ -35,7 +36,10 @@ impl Target {
             return Ok(Self::Unix(path.into()));
         }
         let (_, address) = url.split_once("://").unwrap_or_default();
-        address.parse().map(Self::Tcp).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+        address
+            .parse()
+            .map(Self::Tcp)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
     }
 }
 
@@ -84,7 +88,16 @@ pub struct Faults {
 impl Default for Faults {
     fn default() -> Self {
         let delay = Duration::ZERO..Duration::ZERO;
-        Self { delay, bytes_per_second: None, chunk_bytes: 64 << 10, flips: 0, duplicates: 0, drops: 0, swaps: 0, cut_after: None }
+        Self {
+            delay,
+            bytes_per_second: None,
+            chunk_bytes: 64 << 10,
+            flips: 0,
+            duplicates: 0,
+            drops: 0,
+            swaps: 0,
+            cut_after: None,
+        }
     }
 }
 
@@ -153,7 +166,12 @@ impl Proxy {
         shared.lock().target = Some(target);
         let theirs = Arc::clone(&shared);
         let thread = std::thread::spawn(move || pump::run(&listener, &woken, &theirs, seed));
-        Ok(Self { address, shared, wake, thread: Some(thread) })
+        Ok(Self {
+            address,
+            shared,
+            wake,
+            thread: Some(thread),
+        })
     }
 
     /// Where it listens.
@@ -163,12 +181,19 @@ impl Proxy {
 
     /// What happens to chunks from now on, in all connections.
     pub fn set(&self, ways: impl IntoIterator<Item = Way>, faults: &Faults) {
-        self.order(|orders| ways.into_iter().for_each(|way| orders.faults[way as usize] = faults.clone()));
+        self.order(|orders| {
+            ways.into_iter()
+                .for_each(|way| orders.faults[way as usize] = faults.clone())
+        });
     }
 
-    /// Forwards no more and closes nothing, until [`thaw`](Self::thaw): connections are half open. New ones are accepted and as silent.
+    /// Forwards no more and closes nothing, until [`thaw`](Self::thaw): connections are half open.
+    /// New ones are accepted and as silent.
     pub fn freeze(&self, ways: impl IntoIterator<Item = Way>) {
-        self.order(|orders| ways.into_iter().for_each(|way| orders.frozen[way as usize] = true));
+        self.order(|orders| {
+            ways.into_iter()
+                .for_each(|way| orders.frozen[way as usize] = true)
+        });
     }
 
     /// Forwards what was held and goes on.
@@ -193,10 +218,23 @@ impl Proxy {
 
     /// What went through, so far.
     pub fn traffic(&self) -> Traffic {
-        let Shared { accepted, open, cut, garbled, bytes, .. } = &*self.shared;
+        let Shared {
+            accepted,
+            open,
+            cut,
+            garbled,
+            bytes,
+            ..
+        } = &*self.shared;
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let bytes = [read(&bytes[0]), read(&bytes[1])];
-        Traffic { accepted: read(accepted), open: open.load(Ordering::Relaxed), cut: read(cut), garbled: read(garbled), bytes }
+        Traffic {
+            accepted: read(accepted),
+            open: open.load(Ordering::Relaxed),
+            cut: read(cut),
+            garbled: read(garbled),
+            bytes,
+        }
     }
 
     /// Gives an order and waits until it has been carried out.
@@ -208,7 +246,11 @@ impl Proxy {
         // A wake that does not fit finds others that were not seen yet.
         (&self.wake).write_all(b"!").ok();
         while orders.done < given {
-            orders = self.shared.heeded.wait(orders).unwrap_or_else(PoisonError::into_inner);
+            orders = self
+                .shared
+                .heeded
+                .wait(orders)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }

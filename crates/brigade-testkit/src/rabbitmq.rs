@@ -1,12 +1,16 @@
-//! RabbitMQ servers for tests: on ports of the loopback, with everything they write in a directory of their own, and gone with the test.
+//! RabbitMQ servers for tests: on ports of the loopback, with everything they write in a directory
+//! of their own, and gone with the test.
 //!
-//! A server takes some seconds of two cores to start, so tests share one where they can ([`RabbitMq::shared`]), each in a namespace of its own
-//! ([`namespace`]), however many processes they are; one that is killed, stopped or set up in another way is a test's own
+//! A server takes some seconds of two cores to start, so tests share one where they can
+//! ([`RabbitMq::shared`]), each in a namespace of its own ([`namespace`]), however many processes
+//! they are; one that is killed, stopped or set up in another way is a test's own
 //! ([`RabbitMq::start`]).
 //!
-//! Each server is the child of a small shell, its guardian, and dies with it (parent-death signal). The guardian of a test's own server
-//! waits for the end of its standard input, which is the end of the test's process, whichever way that ends. That of the shared one waits until no
-//! process has its lock on the file `users` any more: the kernel takes locks back, so the count of users ends at zero in any case.
+//! Each server is the child of a small shell, its guardian, and dies with it (parent-death signal).
+//! The guardian of a test's own server waits for the end of its standard input, which is the end of
+//! the test's process, whichever way that ends. That of the shared one waits until no process has
+//! its lock on the file `users` any more: the kernel takes locks back, so the count of users ends
+//! at zero in any case.
 
 pub mod raw;
 
@@ -31,7 +35,8 @@ const START_BOUND: Duration = Duration::from_secs(90);
 /// Where the scripts are that start the server: the ones in `/usr/sbin` want to be another user.
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 
-/// Arguments: directory, ports of clients, of the distribution and of the port mapper, `own` or `shared`.
+/// Arguments: directory, ports of clients, of the distribution and of the port mapper, `own` or
+/// `shared`.
 const GUARDIAN: &str = r#"
 cd "$1" || exit 1
 setpriv --pdeathsig KILL epmd -port "$4" </dev/null >/dev/null 2>&1 &
@@ -73,12 +78,20 @@ struct Place {
 /// A namespace that no other test has.
 pub fn namespace() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    format!("t{}-{}-{}", std::process::id(), now.subsec_nanos(), COUNT.fetch_add(1, Ordering::Relaxed))
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    format!(
+        "t{}-{}-{}",
+        std::process::id(),
+        now.subsec_nanos(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 impl RabbitMq {
-    /// The server that all tests share that do it no harm. It is there for as long as one of their processes lives, and some seconds longer.
+    /// The server that all tests share that do it no harm. It is there for as long as one of their
+    /// processes lives, and some seconds longer.
     ///
     /// # Errors
     ///
@@ -106,11 +119,17 @@ impl RabbitMq {
     ///
     /// As [`start`](RabbitMq::start).
     pub fn start_with(plugins: &[&str], lines: &[&str]) -> io::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("brigade-rabbitmq-").tempdir()?;
+        let directory = tempfile::Builder::new()
+            .prefix("brigade-rabbitmq-")
+            .tempdir()?;
         let (place, guardian) = prepare_and_start(directory.path(), plugins, lines, true)?;
         // From here on the guardian removes it, also if this process is killed.
         let _path = directory.keep();
-        Ok(Self { place, guardian: Some(guardian), is_shared: false })
+        Ok(Self {
+            place,
+            guardian: Some(guardian),
+            is_shared: false,
+        })
     }
 
     /// Its port.
@@ -138,16 +157,26 @@ impl RabbitMq {
     /// # Errors
     ///
     /// What it wrote, if it failed.
-    #[expect(clippy::disallowed_methods, reason = "the kit starts servers and their tools")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the kit starts servers and their tools"
+    )]
     pub fn ctl(&self, arguments: &[&str]) -> io::Result<String> {
         let mut command = Command::new(format!("{SCRIPTS}/rabbitmqctl"));
         self.place.environment(&mut command);
-        let output = command.arg("--quiet").args(arguments).stdin(Stdio::null()).output()?;
+        let output = command
+            .arg("--quiet")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if output.status.success() {
             return Ok(text);
         }
-        Err(io::Error::other(format!("rabbitmqctl {arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr))))
+        Err(io::Error::other(format!(
+            "rabbitmqctl {arguments:?}: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        )))
     }
 
     /// Stops it: SIGSTOP.
@@ -200,7 +229,9 @@ impl RabbitMq {
 
     /// Has the guardian end, and waits for that.
     fn end(&mut self, word: &str) -> io::Result<()> {
-        let Some(mut guardian) = self.guardian.take() else { return Ok(()) };
+        let Some(mut guardian) = self.guardian.take() else {
+            return Ok(());
+        };
         if let Some(mut input) = guardian.stdin.take() {
             // It may be gone: then so is the server.
             input.write_all(word.as_bytes()).ok();
@@ -221,13 +252,24 @@ impl Drop for RabbitMq {
 
 impl Place {
     fn pid(&self) -> Option<u32> {
-        fs::read_to_string(self.directory.join("pid")).ok()?.trim().parse().ok()
+        fs::read_to_string(self.directory.join("pid"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     }
 
     fn log(&self) -> String {
-        let logs = fs::read_dir(self.directory.join("log")).into_iter().flatten().flatten().map(|entry| entry.path());
+        let logs = fs::read_dir(self.directory.join("log"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
         let files = [self.directory.join("start")].into_iter().chain(logs);
-        files.filter_map(|file| fs::read(file).ok()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
+        files
+            .filter_map(|file| fs::read(file).ok())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .collect()
     }
 
     /// What the server and its tools have to know.
@@ -251,23 +293,42 @@ impl Place {
             .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", file("plugins"))
             .env("RABBITMQ_PID_FILE", file("own-pid"))
-            // The script becomes the server instead of waiting for it; its shell is kept from reading by the arguments.
+            // The script becomes the server instead of waiting for it; its shell is kept from
+            // reading by the arguments.
             .env("RABBITMQ_ALLOW_INPUT", "1")
-            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-noinput -start_epmd false")
+            .env(
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+                "-noinput -start_epmd false",
+            )
             // Nor do its tools start a port mapper that nobody would end.
             .env("RABBITMQ_CTL_ERL_ARGS", "-start_epmd false")
-            // As by default, but its threads are not bound to cores: other servers and the tests are there as well.
-            .env("RABBITMQ_SERVER_ERL_ARGS", "+P 1048576 +t 5000000 +sbwt none +sbwtdcpu none +sbwtdio none");
+            // As by default, but its threads are not bound to cores: other servers and the tests
+            // are there as well.
+            .env(
+                "RABBITMQ_SERVER_ERL_ARGS",
+                "+P 1048576 +t 5000000 +sbwt none +sbwtdcpu none +sbwtdio none",
+            );
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the kit starts servers and their tools")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the kit starts servers and their tools"
+    )]
     fn spawn(&self, own: bool) -> io::Result<Child> {
         let mut command = Command::new("sh");
         self.environment(&mut command);
-        command.args(["-c", GUARDIAN, "guardian"]).arg(&self.directory).args(self.ports.map(|port| port.to_string()));
+        command
+            .args(["-c", GUARDIAN, "guardian"])
+            .arg(&self.directory)
+            .args(self.ports.map(|port| port.to_string()));
         command.arg(if own { "own" } else { "shared" });
-        // What ends the test's process group must not end the guardian, which would leave the directory.
-        command.process_group(0).stdin(if own { Stdio::piped() } else { Stdio::null() }).stdout(Stdio::null()).stderr(Stdio::null());
+        // What ends the test's process group must not end the guardian, which would leave the
+        // directory.
+        command
+            .process_group(0)
+            .stdin(if own { Stdio::piped() } else { Stdio::null() })
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         command.spawn()
     }
 
@@ -293,21 +354,44 @@ impl Place {
         if answered.is_some() && !ended {
             Ok(())
         } else {
-            Err(io::Error::other(format!("the RabbitMQ server does not answer: {}", self.log())))
+            Err(io::Error::other(format!(
+                "the RabbitMQ server does not answer: {}",
+                self.log()
+            )))
         }
     }
 }
 
-fn prepare_and_start(directory: &Path, plugins: &[&str], lines: &[&str], own: bool) -> io::Result<(Place, Child)> {
+fn prepare_and_start(
+    directory: &Path,
+    plugins: &[&str],
+    lines: &[&str],
+    own: bool,
+) -> io::Result<(Place, Child)> {
     if !Path::new(SCRIPTS).join("rabbitmq-server").exists() {
-        return Err(io::Error::other(format!("there is no rabbitmq-server in {SCRIPTS}: install Debian's package of that name")));
+        return Err(io::Error::other(format!(
+            "there is no rabbitmq-server in {SCRIPTS}: install Debian's package of that name"
+        )));
     }
-    let place = Place { directory: directory.to_owned(), ports: [free_port(), free_port(), free_port()] };
-    fs::write(directory.join("plugins"), format!("[{}].", plugins.join(",")))?;
-    // What a crash interrupted of the handing on of expired messages is tried again after this time: three minutes by default.
-    fs::write(directory.join("advanced.config"), "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 2000}]}].")?;
+    let place = Place {
+        directory: directory.to_owned(),
+        ports: [free_port(), free_port(), free_port()],
+    };
+    fs::write(
+        directory.join("plugins"),
+        format!("[{}].", plugins.join(",")),
+    )?;
+    // What a crash interrupted of the handing on of expired messages is tried again after this
+    // time: three minutes by default.
+    fs::write(
+        directory.join("advanced.config"),
+        "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 2000}]}].",
+    )?;
     File::create(directory.join("users"))?;
-    let mut config = format!("listeners.tcp.1 = 127.0.0.1:{}\ndisk_free_limit.absolute = 1MB\n", place.ports[0]);
+    let mut config = format!(
+        "listeners.tcp.1 = 127.0.0.1:{}\ndisk_free_limit.absolute = 1MB\n",
+        place.ports[0]
+    );
     lines.iter().for_each(|line| config.extend([line, "\n"]));
     fs::write(directory.join("rabbitmq.conf"), config)?;
     let mut guardian = place.spawn(own)?;
@@ -321,24 +405,46 @@ fn prepare_and_start(directory: &Path, plugins: &[&str], lines: &[&str], own: bo
 
 /// The shared server, and our lock on it.
 fn share() -> io::Result<(RabbitMq, File)> {
-    let base = std::env::temp_dir().join(format!("brigade-rabbitmq-{}", rustix::process::geteuid().as_raw()));
+    let base = std::env::temp_dir().join(format!(
+        "brigade-rabbitmq-{}",
+        rustix::process::geteuid().as_raw()
+    ));
     fs::create_dir_all(&base)?;
-    let lock = File::options().create(true).truncate(false).write(true).open(base.join("lock"))?;
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(base.join("lock"))?;
     // Until the end of this function: who comes meanwhile waits for the start.
     flock(&lock, FlockOperation::LockExclusive)?;
     if let Some(found) = find(&base.join("current")) {
         return Ok(found);
     }
-    let directory = tempfile::Builder::new().prefix("server-").tempdir_in(&base)?;
+    let directory = tempfile::Builder::new()
+        .prefix("server-")
+        .tempdir_in(&base)?;
     let users = File::create(directory.path().join("users"))?;
     flock(&users, FlockOperation::LockShared)?;
     let (place, guardian) = prepare_and_start(directory.path(), &[], &[], false)?;
     let [client, distribution, mapper] = place.ports;
-    fs::write(base.join("current"), format!("{}\n{client}\n{distribution}\n{mapper}\n", place.directory.display()))?;
+    fs::write(
+        base.join("current"),
+        format!(
+            "{}\n{client}\n{distribution}\n{mapper}\n",
+            place.directory.display()
+        ),
+    )?;
     let _path = directory.keep();
     // It outlives this process, on purpose.
     drop(guardian);
-    Ok((RabbitMq { place, guardian: None, is_shared: true }, users))
+    Ok((
+        RabbitMq {
+            place,
+            guardian: None,
+            is_shared: true,
+        },
+        users,
+    ))
 }
 
 /// The shared server that is there.
@@ -347,10 +453,20 @@ fn find(current: &Path) -> Option<(RabbitMq, File)> {
     let mut lines = text.lines();
     let directory = PathBuf::from(lines.next()?);
     let mut port = || lines.next()?.parse().ok();
-    let place = Place { directory, ports: [port()?, port()?, port()?] };
+    let place = Place {
+        directory,
+        ports: [port()?, port()?, port()?],
+    };
     let users = File::open(place.directory.join("users")).ok()?;
     flock(&users, FlockOperation::NonBlockingLockShared).ok()?;
-    place.answers().then_some((RabbitMq { place, guardian: None, is_shared: true }, users))
+    place.answers().then_some((
+        RabbitMq {
+            place,
+            guardian: None,
+            is_shared: true,
+        },
+        users,
+    ))
 }
 
 #[cfg(test)]
@@ -369,7 +485,11 @@ mod tests {
         let left = |directory: &Path| facts::marked("HOME", directory.to_str().unwrap());
         assert!(!left(&directory).is_empty());
         drop(server);
-        assert!(facts::wait_until(Duration::from_secs(10), || left(&directory).is_empty()).is_some(), "{:?}", left(&directory));
+        assert!(
+            facts::wait_until(Duration::from_secs(10), || left(&directory).is_empty()).is_some(),
+            "{:?}",
+            left(&directory)
+        );
         assert!(!directory.exists());
     }
 

@@ -13,9 +13,13 @@ pub struct Random {
 impl Random {
     /// Seeded by `BRIGADE_SEED`, or by the clock; prints the seed.
     pub fn from_env() -> Self {
-        let given = std::env::var("BRIGADE_SEED").ok().and_then(|seed| seed.parse().ok());
+        let given = std::env::var("BRIGADE_SEED")
+            .ok()
+            .and_then(|seed| seed.parse().ok());
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let seed = given.unwrap_or_else(|| mix(now.tv_nsec.cast_unsigned() ^ (u64::from(std::process::id()) << 32)) >> 16);
+        let seed = given.unwrap_or_else(|| {
+            mix(now.tv_nsec.cast_unsigned() ^ (u64::from(std::process::id()) << 32)) >> 16
+        });
         println!("BRIGADE_SEED={seed}");
         Self::new(seed)
     }
@@ -36,7 +40,8 @@ impl Random {
         mix(self.state)
     }
 
-    /// A number of the range, which must not be empty. The bias of a remainder does not matter here.
+    /// A number of the range, which must not be empty. The bias of a remainder does not matter
+    /// here.
     pub fn within(&mut self, range: Range<u64>) -> u64 {
         range.start + self.draw() % (range.end - range.start)
     }

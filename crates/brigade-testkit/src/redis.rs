@@ -1,4 +1,5 @@
-//! A Redis server of a test's own: on a socket in a directory of its own, without a port, and gone with the test.
+//! A Redis server of a test's own: on a socket in a directory of its own, without a port, and gone
+//! with the test.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -23,16 +24,24 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts a server that keeps nothing on disk, with further options as in its configuration file (`--appendonly yes`).
+    /// Starts a server that keeps nothing on disk, with further options as in its configuration
+    /// file (`--appendonly yes`).
     ///
     /// # Errors
     ///
-    /// What the operating system says, above all that there is no `redis-server` or `valkey-server`.
+    /// What the operating system says, above all that there is no `redis-server` or
+    /// `valkey-server`.
     pub fn start(options: &[&str]) -> io::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("brigade-redis-").tempdir()?;
+        let directory = tempfile::Builder::new()
+            .prefix("brigade-redis-")
+            .tempdir()?;
         let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
         let child = spawn(directory.path(), &options)?;
-        let server = Self { child, options, directory };
+        let server = Self {
+            child,
+            options,
+            directory,
+        };
         server.wait_until_it_answers()?;
         Ok(server)
     }
@@ -120,7 +129,10 @@ impl Redis {
     }
 
     fn wait_until_it_answers(&self) -> io::Result<()> {
-        let answers = || self.ask("PING").is_ok_and(|answer| answer.starts_with("+PONG") || answer.starts_with("-NOAUTH"));
+        let answers = || {
+            self.ask("PING")
+                .is_ok_and(|answer| answer.starts_with("+PONG") || answer.starts_with("-NOAUTH"))
+        };
         let answered = facts::wait_until(START_BOUND, answers);
         answered.map(drop).ok_or_else(|| {
             let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
@@ -142,7 +154,20 @@ fn spawn(directory: &Path, options: &[String]) -> io::Result<Child> {
     let start = |program: &str| {
         Command::new(program)
             .current_dir(directory)
-            .args(["--port", "0", "--unixsocket", "socket", "--save", "", "--appendonly", "no", "--logfile", "log", "--daemonize", "no"])
+            .args([
+                "--port",
+                "0",
+                "--unixsocket",
+                "socket",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--logfile",
+                "log",
+                "--daemonize",
+                "no",
+            ])
             .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

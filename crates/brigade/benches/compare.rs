@@ -1,9 +1,10 @@
-//! The pool's side of the comparison with other pools: one JSON line per result, as their programs print it.
+//! The pool's side of the comparison with other pools: one JSON line per result, as their programs
+//! print it.
 //!
 //!     cargo bench --bench compare -- [--seconds S] [--rounds N] [workload ...]
 //!
-//! runs the workloads named, or all, one after the other, N times over. The peer `machine` is what the machine
-//! itself can do. `scripts/bench` runs this next to the others and makes a table.
+//! runs the workloads named, or all, one after the other, N times over. The peer `machine` is what
+//! the machine itself can do. `scripts/bench` runs this next to the others and makes a table.
 
 mod figures;
 mod jobs;
@@ -60,26 +61,41 @@ const WORKLOADS: [(&str, &str); 32] = [
     ("brigade", "workers-64"),
 ];
 
-/// How often these take turns, each for its part of the time: what a disk does changes from one second to the next.
+/// How often these take turns, each for its part of the time: what a disk does changes from one
+/// second to the next.
 const TURNS: u32 = 5;
 const IN_TURNS: [&[(&str, &str)]; 8] = [
     &[("machine", "sqlite-commit")],
     &[("machine", "sqlite-push-64"), ("brigade", "push-64")],
     &[("machine", "sqlite-push-bulk"), ("brigade", "push-bulk")],
-    &[("machine", "sqlite-cycle"), ("brigade", "cycle-pool"), ("brigade", "cycle-in-process")],
+    &[
+        ("machine", "sqlite-cycle"),
+        ("brigade", "cycle-pool"),
+        ("brigade", "cycle-in-process"),
+    ],
     &[("machine", "wake-and-commit"), ("brigade", "idle-start")],
     &[("machine", "scripts-push-64"), ("brigade", "redis-push-64")],
-    &[("machine", "scripts-push-bulk"), ("brigade", "redis-push-bulk")],
-    &[("machine", "scripts-cycle"), ("brigade", "redis-cycle-pool"), ("brigade", "redis-cycle-in-process")],
+    &[
+        ("machine", "scripts-push-bulk"),
+        ("brigade", "redis-push-bulk"),
+    ],
+    &[
+        ("machine", "scripts-cycle"),
+        ("brigade", "redis-cycle-pool"),
+        ("brigade", "redis-cycle-in-process"),
+    ],
 ];
 
 /// After those, in turns too, with queues that are filled once.
-const GROWTH: [(Kept, [&str; 2]); 2] =
-    [(Kept::Unsynced, ["jobs-10", "jobs-1000000"]), (Kept::Redis, ["redis-jobs-10", "redis-jobs-1000000"])];
+const GROWTH: [(Kept, [&str; 2]); 2] = [
+    (Kept::Unsynced, ["jobs-10", "jobs-1000000"]),
+    (Kept::Redis, ["redis-jobs-10", "redis-jobs-1000000"]),
+];
 
 /// Slots for a thousand no-ops on two workers.
 const MANY: u32 = 512;
-/// Argument of the process that weighs waiting calls: what other workloads have freed would hide their weight.
+/// Argument of the process that weighs waiting calls: what other workloads have freed would hide
+/// their weight.
 const WAITING_MEMORY: &str = "--weigh-waiting-calls";
 
 fn main() -> Result<()> {
@@ -108,9 +124,14 @@ fn main() -> Result<()> {
 
 /// All workloads, and how many parts of the time each has.
 fn in_order() -> impl Iterator<Item = ((&'static str, &'static str), u32)> {
-    let taking_turns = IN_TURNS.iter().flat_map(|group| (0..TURNS).flat_map(|_| group.iter().copied()));
+    let taking_turns = IN_TURNS
+        .iter()
+        .flat_map(|group| (0..TURNS).flat_map(|_| group.iter().copied()));
     let whole = |workload| (workload, 1);
-    WORKLOADS.into_iter().map(whole).chain(taking_turns.map(|workload| (workload, TURNS)))
+    WORKLOADS
+        .into_iter()
+        .map(whole)
+        .chain(taking_turns.map(|workload| (workload, TURNS)))
 }
 
 struct Options {
@@ -121,21 +142,37 @@ struct Options {
 
 impl Options {
     fn parse() -> Result<Self> {
-        let mut options = Self { time: Duration::from_secs(3), rounds: 1, wanted: Vec::new() };
+        let mut options = Self {
+            time: Duration::from_secs(3),
+            rounds: 1,
+            wanted: Vec::new(),
+        };
         let measure = std::env::args().any(|argument| argument == "--bench");
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--bench" => {}
-                "--seconds" => options.time = Duration::try_from_secs_f64(arguments.next().ok_or("--seconds needs a number")?.parse()?)?,
-                "--rounds" => options.rounds = arguments.next().ok_or("--rounds needs a number")?.parse()?,
-                name if GROWTH.iter().any(|(_, workloads)| workloads.contains(&name))
+                "--seconds" => {
+                    options.time = Duration::try_from_secs_f64(
+                        arguments
+                            .next()
+                            .ok_or("--seconds needs a number")?
+                            .parse()?,
+                    )?
+                }
+                "--rounds" => {
+                    options.rounds = arguments.next().ok_or("--rounds needs a number")?.parse()?
+                }
+                name if GROWTH
+                    .iter()
+                    .any(|(_, workloads)| workloads.contains(&name))
                     || in_order().any(|((_, workload), _)| workload == name) =>
                 {
                     options.wanted.push(name.to_owned())
                 }
                 other if measure => return Err(format!("there is no workload {other}").into()),
-                // A test runner that asks for the tests there are, or for some of them: this is none.
+                // A test runner that asks for the tests there are, or for some of them: this is
+                // none.
                 _ => options.rounds = 0,
             }
         }
@@ -201,8 +238,18 @@ fn run(runtime: &Runtime, workload: &str, time: Duration) -> Result<(f64, &'stat
         "idle-cpu" => (runtime.block_on(figures::idle_cpu(time))?, "us/s"),
         "queued-10" => each(noops(runtime, two_workers().slots(5), 10, time)?),
         "queued-10000" => each(noops(runtime, two_workers().slots(5), 10_000, time)?),
-        "workers-1" => each(noops(runtime, Pool::builder().workers(1).slots(8), 512, time)?),
-        "workers-64" => each(noops(runtime, Pool::builder().workers(64).slots(8), 512, time)?),
+        "workers-1" => each(noops(
+            runtime,
+            Pool::builder().workers(1).slots(8),
+            512,
+            time,
+        )?),
+        "workers-64" => each(noops(
+            runtime,
+            Pool::builder().workers(64).slots(8),
+            512,
+            time,
+        )?),
         "sqlite-commit" => rows(raw::push_rate(1, time)?),
         "sqlite-push-64" => rows(raw::push_rate(jobs::PUSHERS, time)?),
         "push-64" => rows(jobs::push_rate(runtime, Kept::Disk, jobs::PUSHERS, time)?),
@@ -210,14 +257,24 @@ fn run(runtime: &Runtime, workload: &str, time: Duration) -> Result<(f64, &'stat
         "push-bulk" => rows(jobs::bulk_rate(runtime, Kept::Disk, time)?),
         "sqlite-cycle" => rows(raw::cycle_rate(jobs::PREFETCH, time)?),
         "cycle-pool" => rows(jobs::cycle_rate(runtime, Kept::Disk, Place::Pool, time)?),
-        "cycle-in-process" => rows(jobs::cycle_rate(runtime, Kept::Disk, Place::InProcess, time)?),
+        "cycle-in-process" => rows(jobs::cycle_rate(
+            runtime,
+            Kept::Disk,
+            Place::InProcess,
+            time,
+        )?),
         "scripts-push-64" => rows(runtime.block_on(raw_redis::push_rate(jobs::PUSHERS, time))?),
         "redis-push-64" => rows(jobs::push_rate(runtime, Kept::Redis, jobs::PUSHERS, time)?),
         "scripts-push-bulk" => rows(runtime.block_on(raw_redis::bulk_rate(jobs::BULK, time))?),
         "redis-push-bulk" => rows(jobs::bulk_rate(runtime, Kept::Redis, time)?),
         "scripts-cycle" => rows(runtime.block_on(raw_redis::cycle_rate(jobs::PREFETCH, time))?),
         "redis-cycle-pool" => rows(jobs::cycle_rate(runtime, Kept::Redis, Place::Pool, time)?),
-        "redis-cycle-in-process" => rows(jobs::cycle_rate(runtime, Kept::Redis, Place::InProcess, time)?),
+        "redis-cycle-in-process" => rows(jobs::cycle_rate(
+            runtime,
+            Kept::Redis,
+            Place::InProcess,
+            time,
+        )?),
         "wake-and-commit" => us(jobs::wake_and_commit(time)?),
         "idle-start" => us(jobs::idle_start(runtime, time)?),
         unknown => return Err(format!("there is no workload {unknown}").into()),
@@ -227,8 +284,15 @@ fn run(runtime: &Runtime, workload: &str, time: Duration) -> Result<(f64, &'stat
 /// What a job costs in a short and in a long queue.
 async fn growth(kept: Kept, workloads: [&str; 2], time: Duration) -> Result<()> {
     // Fewer where only is looked whether it works.
-    let many = if time < Duration::from_millis(100) { 10_000 } else { 1_000_000 };
-    let queues = [Filled::with(kept, 10).await?, Filled::with(kept, many).await?];
+    let many = if time < Duration::from_millis(100) {
+        10_000
+    } else {
+        1_000_000
+    };
+    let queues = [
+        Filled::with(kept, 10).await?,
+        Filled::with(kept, many).await?,
+    ];
     for _ in 0..TURNS {
         for (workload, queue) in workloads.into_iter().zip(&queues) {
             print("brigade", workload, queue.cost(time / TURNS).await?, "us");
@@ -247,20 +311,30 @@ fn pingpong(time: Duration) -> Result<Duration> {
 }
 
 /// From a task of the runtime, as services call, or from the thread that started it.
-#[expect(clippy::disallowed_methods, reason = "the caller is the user's own task")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the caller is the user's own task"
+)]
 fn latency(runtime: &Runtime, time: Duration, from_task: bool) -> Result<Duration> {
     runtime.block_on(async {
         let pool = two_workers().start().await?;
         let caller = pool.clone();
         let call = async move { figures::noop_latency(&caller, time).await };
-        let latency = if from_task { tokio::spawn(call).await? } else { call.await };
+        let latency = if from_task {
+            tokio::spawn(call).await?
+        } else {
+            call.await
+        };
         pool.shutdown().await;
         latency
     })
 }
 
 /// One caller, a task of the runtime, with a thousand calls in flight.
-#[expect(clippy::disallowed_methods, reason = "the caller is the user's own task")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the caller is the user's own task"
+)]
 fn noops_ahead(runtime: &Runtime, builder: brigade::Builder, time: Duration) -> Result<f64> {
     runtime.block_on(async {
         let pool = builder.start().await?;
@@ -271,17 +345,29 @@ fn noops_ahead(runtime: &Runtime, builder: brigade::Builder, time: Duration) -> 
     })
 }
 
-#[expect(clippy::disallowed_methods, reason = "the caller is the user's own task")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the caller is the user's own task"
+)]
 fn blocking_ahead(runtime: &Runtime, time: Duration) -> Result<f64> {
-    Ok(runtime.block_on(async { tokio::spawn(rate_ahead(1000, time, || blocking_noop(0))).await })?)
+    Ok(runtime
+        .block_on(async { tokio::spawn(rate_ahead(1000, time, || blocking_noop(0))).await })?)
 }
 
 /// As many threads as the pool has workers: tokio's own choice of 512 is in its own way.
 fn runtime_of_two_blocking_threads() -> Result<Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().max_blocking_threads(2).enable_all().build()?)
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(2)
+        .enable_all()
+        .build()?)
 }
 
-fn noops(runtime: &Runtime, builder: brigade::Builder, callers: usize, time: Duration) -> Result<f64> {
+fn noops(
+    runtime: &Runtime,
+    builder: brigade::Builder,
+    callers: usize,
+    time: Duration,
+) -> Result<f64> {
     runtime.block_on(async {
         let pool = builder.start().await?;
         let rate = rate_of(callers, time, noop(&pool)).await;
@@ -309,7 +395,10 @@ fn memcpy(length: usize, time: Duration) -> Duration {
     median_of(time, once).unwrap_or_default()
 }
 
-#[expect(clippy::disallowed_methods, reason = "the caller is the user's own task")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the caller is the user's own task"
+)]
 fn echo(runtime: &Runtime, length: usize, time: Duration) -> Result<Duration> {
     runtime.block_on(async {
         let pool = two_workers().start().await?;

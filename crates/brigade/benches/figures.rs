@@ -1,4 +1,5 @@
-//! Figures that the comparison needs and a benchmark library has no measure for: rates, medians, memory, CPU time.
+//! Figures that the comparison needs and a benchmark library has no measure for: rates, medians,
+//! memory, CPU time.
 
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -26,16 +27,30 @@ where
 {
     let (call, warm) = (Arc::new(call), Instant::now() + WARM_UP.min(time));
     let warming = Arc::clone(&call);
-    together(callers, move |caller| warming(caller), move |_| Instant::now() < warm).await;
+    together(
+        callers,
+        move |caller| warming(caller),
+        move |_| Instant::now() < warm,
+    )
+    .await;
     let began = Instant::now();
     let end = began + time;
-    let made = together(callers, move |caller| call(caller), move |_| Instant::now() < end).await;
+    let made = together(
+        callers,
+        move |caller| call(caller),
+        move |_| Instant::now() < end,
+    )
+    .await;
     made as f64 / began.elapsed().as_secs_f64()
 }
 
 /// Calls per second of one caller that keeps this many in flight and awaits them in order.
 #[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth")]
-pub(crate) async fn rate_ahead<F: Future<Output: Right> + Unpin>(window: usize, time: Duration, mut call: impl FnMut() -> F) -> f64 {
+pub(crate) async fn rate_ahead<F: Future<Output: Right> + Unpin>(
+    window: usize,
+    time: Duration,
+    mut call: impl FnMut() -> F,
+) -> f64 {
     let begin = Instant::now() + WARM_UP.min(time);
     let end = begin + time;
     let mut flying: VecDeque<_> = (0..window).map(|_| call()).collect();
@@ -122,7 +137,11 @@ pub(crate) async fn waiting_memory() -> Result<f64> {
 
 fn resident_bytes() -> Result<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm")?;
-    let pages: u64 = statm.split(' ').nth(1).ok_or("statm has a second field")?.parse()?;
+    let pages: u64 = statm
+        .split(' ')
+        .nth(1)
+        .ok_or("statm has a second field")?
+        .parse()?;
     Ok(pages * rustix::param::page_size() as u64)
 }
 
@@ -130,7 +149,11 @@ fn resident_bytes() -> Result<u64> {
 pub(crate) async fn idle_cpu(time: Duration) -> Result<f64> {
     let pool = two_workers().start().await?;
     pool.call(tasks::noop()).await?;
-    let mut pids: Vec<u32> = pool.workers().iter().filter_map(|worker| worker.pid).collect();
+    let mut pids: Vec<u32> = pool
+        .workers()
+        .iter()
+        .filter_map(|worker| worker.pid)
+        .collect();
     pids.push(std::process::id());
     // What a worker does after its last call is no idleness.
     tokio::time::sleep(WARM_UP).await;
@@ -147,15 +170,28 @@ fn cpu_nanos(pids: &[u32]) -> Result<u64> {
     for pid in pids {
         for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
             let schedstat = std::fs::read_to_string(task?.path().join("schedstat"))?;
-            sum += schedstat.split(' ').next().ok_or("schedstat has a first field")?.parse::<u64>()?;
+            sum += schedstat
+                .split(' ')
+                .next()
+                .ok_or("schedstat has a first field")?
+                .parse::<u64>()?;
         }
     }
     Ok(sum)
 }
 
 /// What this program prints when it is started with this argument: a number.
-#[expect(clippy::disallowed_methods, reason = "a workload that needs a process of its own")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a workload that needs a process of its own"
+)]
 pub(crate) fn in_fresh_process(argument: &str) -> io::Result<f64> {
-    let output = Command::new("/proc/self/exe").arg(argument).stderr(Stdio::inherit()).output()?;
-    String::from_utf8_lossy(&output.stdout).trim().parse().map_err(io::Error::other)
+    let output = Command::new("/proc/self/exe")
+        .arg(argument)
+        .stderr(Stdio::inherit())
+        .output()?;
+    String::from_utf8_lossy(&output.stdout)
+        .trim()
+        .parse()
+        .map_err(io::Error::other)
 }

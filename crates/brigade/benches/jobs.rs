@@ -1,4 +1,5 @@
-//! Jobs through the brokers: SQLite on a real disk, with its own defaults, so every push and settlement is synced; Redis.
+//! Jobs through the brokers: SQLite on a real disk, with its own defaults, so every push and
+//! settlement is synced; Redis.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -26,7 +27,8 @@ pub(crate) const PREFETCH: usize = 100;
 /// Tasks that push at the same time.
 pub(crate) const PUSHERS: usize = 64;
 
-/// A directory on the disk that the build is on, or that `BENCH_DIR` names: the system's own for such things may be in memory.
+/// A directory on the disk that the build is on, or that `BENCH_DIR` names: the system's own for
+/// such things may be in memory.
 pub(crate) fn on_disk() -> io::Result<TempDir> {
     let place = std::env::var_os("BENCH_DIR").unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into());
     tempfile::tempdir_in(place)
@@ -59,27 +61,44 @@ impl Stage {
             }
         };
         let directory = on_disk()?;
-        Ok(Self { broker: open(&directory, options).await?, _directory: Some(directory) })
+        Ok(Self {
+            broker: open(&directory, options).await?,
+            _directory: Some(directory),
+        })
     }
 
     /// With what there is.
     async fn on_redis() -> Result<Self> {
-        Ok(Self { broker: Broker::connect(&server::url()?).await?, _directory: None })
+        Ok(Self {
+            broker: Broker::connect(&server::url()?).await?,
+            _directory: None,
+        })
     }
 }
 
 async fn open(directory: &TempDir, options: &str) -> Result<Broker> {
-    Ok(Broker::connect(&format!("sqlite:{}{options}", directory.path().join("jobs.db").display())).await?)
+    Ok(Broker::connect(&format!(
+        "sqlite:{}{options}",
+        directory.path().join("jobs.db").display()
+    ))
+    .await?)
 }
 
 fn noops(queue: &Queue, count: usize) -> Result<Vec<Job>> {
-    (0..count).map(|_| Ok(queue.job(&NOTHING)?.task("noop"))).collect()
+    (0..count)
+        .map(|_| Ok(queue.job(&NOTHING)?.task("noop")))
+        .collect()
 }
 
 // -- rates
 
 /// Pushes per second, one by one.
-pub(crate) fn push_rate(runtime: &Runtime, kept: Kept, pushers: usize, time: Duration) -> Result<f64> {
+pub(crate) fn push_rate(
+    runtime: &Runtime,
+    kept: Kept,
+    pushers: usize,
+    time: Duration,
+) -> Result<f64> {
     runtime.block_on(async {
         let stage = Stage::open(kept).await?;
         let queue = stage.broker.queue("noop");
@@ -118,9 +137,15 @@ pub(crate) enum Place {
     Pool,
 }
 
-/// Jobs per second: all are pushed, a hundred at once, then run and acknowledged by a worker that holds up to a hundred.
+/// Jobs per second: all are pushed, a hundred at once, then run and acknowledged by a worker that
+/// holds up to a hundred.
 #[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth")]
-pub(crate) fn cycle_rate(runtime: &Runtime, kept: Kept, place: Place, time: Duration) -> Result<f64> {
+pub(crate) fn cycle_rate(
+    runtime: &Runtime,
+    kept: Kept,
+    place: Place,
+    time: Duration,
+) -> Result<f64> {
     runtime.block_on(async {
         let stage = Stage::open(kept).await?;
         let broker = &stage.broker;
@@ -129,7 +154,11 @@ pub(crate) fn cycle_rate(runtime: &Runtime, kept: Kept, place: Place, time: Dura
             Place::Pool => Some(two_workers().slots(50).start().await?),
         };
         let (began, count) = push_for(broker, PREFETCH, time / 3).await?;
-        let worker = broker.worker().queue("noop").prefetch(PREFETCH).until_empty();
+        let worker = broker
+            .worker()
+            .queue("noop")
+            .prefetch(PREFETCH)
+            .until_empty();
         let worker = match &pool {
             Some(pool) => worker.on(pool),
             None => worker.in_process(),
@@ -158,11 +187,18 @@ pub(crate) struct Filled {
 impl Filled {
     pub(crate) async fn with(kept: Kept, waiting: usize) -> Result<Self> {
         // The server has the other queue as well.
-        let stage = if matches!(kept, Kept::Redis) { Stage::on_redis().await? } else { Stage::open(kept).await? };
+        let stage = if matches!(kept, Kept::Redis) {
+            Stage::on_redis().await?
+        } else {
+            Stage::open(kept).await?
+        };
         let queue = stage.broker.queue(format!("noop-{waiting}"));
         queue.purge().await?;
         for begin in (0..waiting).step_by(BULK) {
-            stage.broker.push_many(noops(&queue, BULK.min(waiting - begin))?).await?;
+            stage
+                .broker
+                .push_many(noops(&queue, BULK.min(waiting - begin))?)
+                .await?;
         }
         Ok(Self { queue, stage })
     }
@@ -178,7 +214,10 @@ impl Filled {
     }
 
     async fn handful(&self) -> Result<()> {
-        self.stage.broker.push_many(noops(&self.queue, HANDFUL as usize)?).await?;
+        self.stage
+            .broker
+            .push_many(noops(&self.queue, HANDFUL as usize)?)
+            .await?;
         let mut settled = tokio::task::JoinSet::new();
         for _ in 0..HANDFUL {
             let queue = self.queue.clone();
@@ -204,7 +243,9 @@ pub(crate) fn idle_start(runtime: &Runtime, time: Duration) -> Result<Duration> 
     let directory = on_disk()?;
     runtime.block_on(async {
         let broker = open(&directory, "").await?;
-        broker.push_many(noops(&broker.queue("noop"), LOG_FULL)?).await?;
+        broker
+            .push_many(noops(&broker.queue("noop"), LOG_FULL)?)
+            .await?;
         let mut consumer = Consumer::start(&directory.path().join("jobs.db"))?;
         let (end, mut times) = (Instant::now() + time, Vec::new());
         while times.len() < 6 || Instant::now() < end {
@@ -236,31 +277,43 @@ pub(crate) fn wake_and_commit(time: Duration) -> Result<Duration> {
     Ok(median(times.split_off(3)))
 }
 
-#[expect(clippy::disallowed_methods, reason = "what is measured is a machine that was idle")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what is measured is a machine that was idle"
+)]
 fn pause() {
     std::thread::sleep(IDLE);
 }
 
 const CONSUME: &str = "--consume";
 
-/// Serves a file until its standard input ends, if this process was started for that; then it never returns.
+/// Serves a file until its standard input ends, if this process was started for that; then it never
+/// returns.
 pub(crate) fn enter_if_child() {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() != Some(CONSUME) {
         return;
     }
     let serve = async {
-        let broker = Broker::connect(&format!("sqlite:{}", arguments.next().ok_or("a path")?)).await?;
+        let broker =
+            Broker::connect(&format!("sqlite:{}", arguments.next().ok_or("a path")?)).await?;
         let (ended, stop) = tokio::sync::oneshot::channel();
         let wait = move || {
             io::copy(&mut io::stdin(), &mut io::sink()).ok();
             ended.send(()).ok();
         };
         std::thread::Builder::new().spawn(wait)?;
-        broker.worker().queue("tell_start").in_process().run_until(stop).await?;
+        broker
+            .worker()
+            .queue("tell_start")
+            .in_process()
+            .run_until(stop)
+            .await?;
         Result::Ok(())
     };
-    let served = Runtime::new().map_err(Into::into).and_then(|runtime| runtime.block_on(serve));
+    let served = Runtime::new()
+        .map_err(Into::into)
+        .and_then(|runtime| runtime.block_on(serve));
     std::process::exit(if served.is_ok() { 0 } else { 1 });
 }
 
@@ -283,7 +336,12 @@ impl Consumer {
     #[expect(clippy::disallowed_methods, reason = "a consumer in another process")]
     fn start(path: &Path) -> Result<Self> {
         let mut command = Command::new("/proc/self/exe");
-        let mut child = command.arg(CONSUME).arg(path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut child = command
+            .arg(CONSUME)
+            .arg(path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
         let starts = BufReader::new(child.stdout.take().ok_or("its output")?);
         Ok(Self { child, starts })
     }

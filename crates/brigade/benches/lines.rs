@@ -17,11 +17,17 @@ pub(crate) struct Figure {
 
 impl Figure {
     pub(crate) fn new(peer: &str, workload: &str) -> Self {
-        Self { peer: peer.to_owned(), workload: workload.to_owned() }
+        Self {
+            peer: peer.to_owned(),
+            workload: workload.to_owned(),
+        }
     }
 
     fn print(&self, workload: &str, value: f64, unit: &str) {
-        println!(r#"{{"peer":"{}","workload":"{workload}","value":{value:.3},"unit":"{unit}"}}"#, self.peer);
+        println!(
+            r#"{{"peer":"{}","workload":"{workload}","value":{value:.3},"unit":"{unit}"}}"#,
+            self.peer
+        );
     }
 
     /// Something else of the same.
@@ -53,7 +59,11 @@ impl Window {
 
     /// Calls per second, awaited in order, and the median of how long they took.
     #[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth")]
-    pub(crate) async fn run<T: PartialEq<i64>, E: std::fmt::Debug, F: Future<Output = Result<T, E>> + Unpin>(
+    pub(crate) async fn run<
+        T: PartialEq<i64>,
+        E: std::fmt::Debug,
+        F: Future<Output = Result<T, E>> + Unpin,
+    >(
         self,
         mut call: impl FnMut(i64) -> F,
     ) -> (f64, Duration) {
@@ -82,13 +92,19 @@ impl Window {
         }
         println!("{MADE}{count}");
         times.sort_unstable();
-        (times.len() as f64 / self.time.as_secs_f64(), times.get(times.len() / 2).copied().unwrap_or_default())
+        (
+            times.len() as f64 / self.time.as_secs_f64(),
+            times.get(times.len() / 2).copied().unwrap_or_default(),
+        )
     }
 }
 
 /// How often that many do something, one after the other each: per second.
 #[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth")]
-#[expect(clippy::disallowed_methods, reason = "a benchmark spawns as its user would")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a benchmark spawns as its user would"
+)]
 pub(crate) async fn rate<F: Future<Output = ()> + Send + 'static>(
     size: usize,
     time: Duration,
@@ -150,7 +166,13 @@ pub(crate) fn rate_since(began: Instant) -> f64 {
 }
 
 /// Waits for the end of standard input.
-#[expect(clippy::disallowed_methods, reason = "a benchmark spawns as its user would")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a benchmark spawns as its user would"
+)]
 pub(crate) async fn end_of_input() {
-    tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink())).await.expect("it is read").expect("it ends");
+    tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()))
+        .await
+        .expect("it is read")
+        .expect("it ends");
 }

@@ -37,9 +37,13 @@ pub(crate) fn two_workers() -> Builder {
 
 // -- many callers
 
-/// Has each caller make one call after the other for as long as it goes on after the calls that it made; returns how many
-/// all made.
-pub(crate) async fn together<C, F>(callers: usize, call: C, goes_on: impl Fn(u64) -> bool + Send + Sync + 'static) -> u64
+/// Has each caller make one call after the other for as long as it goes on after the calls that it
+/// made; returns how many all made.
+pub(crate) async fn together<C, F>(
+    callers: usize,
+    call: C,
+    goes_on: impl Fn(u64) -> bool + Send + Sync + 'static,
+) -> u64
 where
     C: Fn(usize) -> F + Send + Sync + 'static,
     F: Future<Output: Right> + Send,
@@ -68,18 +72,28 @@ pub(crate) fn noop(pool: &Pool) -> impl Fn(usize) -> Handle<()> + Send + Sync + 
 }
 
 /// The same in-process, on a thread that may block.
-#[expect(clippy::disallowed_methods, reason = "measures what the library is compared with")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "measures what the library is compared with"
+)]
 pub(crate) fn blocking_noop(_caller: usize) -> tokio::task::JoinHandle<()> {
     tokio::task::spawn_blocking(|| ())
 }
 
 /// An echo of 3 KiB with its MD5, checked.
-pub(crate) fn digest(pool: &Pool) -> impl Fn(usize) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync + use<> {
+pub(crate) fn digest(
+    pool: &Pool,
+) -> impl Fn(usize) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync + use<> {
     let (pool, samples) = (pool.clone(), tasks::samples());
     move |caller| {
         let (data, digest) = samples[caller % samples.len()].clone();
         let call = pool.call(tasks::digest(data.clone()));
-        Box::pin(async move { assert!(call.await.expect("a digest") == (data, digest), "a wrong answer") })
+        Box::pin(async move {
+            assert!(
+                call.await.expect("a digest") == (data, digest),
+                "a wrong answer"
+            )
+        })
     }
 }
 
@@ -121,11 +135,20 @@ pub(crate) async fn recover(victims: Victims) -> Result<Duration> {
         Victims::OneWithSpare => Pool::builder().workers(1).spares(1).start().await?,
     };
     if matches!(victims, Victims::OneWithSpare) {
-        until(|| pool.workers().iter().any(|worker| worker.state == WorkerState::Spare)).await;
+        until(|| {
+            pool.workers()
+                .iter()
+                .any(|worker| worker.state == WorkerState::Spare)
+        })
+        .await;
     }
     let last = pool.call(tasks::pid()).await?;
     let pids = match victims {
-        Victims::BothOfTwo => pool.workers().iter().filter_map(|worker| worker.pid).collect(),
+        Victims::BothOfTwo => pool
+            .workers()
+            .iter()
+            .filter_map(|worker| worker.pid)
+            .collect(),
         Victims::LastOfTwo | Victims::OneWithSpare => vec![last],
     };
     let (data, digest) = tasks::samples().remove(0);
@@ -154,7 +177,10 @@ fn kill(pid: u32) -> Result<()> {
 async fn until(mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
-        assert!(began.elapsed() < PATIENCE, "what was waited for did not come");
+        assert!(
+            began.elapsed() < PATIENCE,
+            "what was waited for did not come"
+        );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

@@ -1,6 +1,7 @@
 //! What the machine itself can do: the figures that those of the pool are divided by.
 //!
-//! Some need a second process, which is this program with an argument: [`enter_if_child`] comes first in `main`.
+//! Some need a second process, which is this program with an argument: [`enter_if_child`] comes
+//! first in `main`.
 
 use std::hint::black_box;
 use std::io::{self, Read as _, Write as _};
@@ -14,7 +15,8 @@ use crate::tasks;
 const PONG: &str = "--answer-pings";
 const READY: &str = "--say-ready";
 
-/// Plays the other process of a measurement, if this one was started for that; then it never returns.
+/// Plays the other process of a measurement, if this one was started for that; then it never
+/// returns.
 pub(crate) fn enter_if_child() {
     match std::env::args().nth(1).as_deref() {
         Some(PONG) => answer_pings().unwrap_or_default(),
@@ -33,18 +35,25 @@ fn answer_pings() -> io::Result<()> {
     Ok(())
 }
 
-/// Two processes that send a message of 64 bytes to and fro over a blocking socket pair: what a wake of another
-/// process costs, twice.
+/// Two processes that send a message of 64 bytes to and fro over a blocking socket pair: what a
+/// wake of another process costs, twice.
 pub(crate) struct PingPong {
     socket: UnixStream,
     child: Child,
 }
 
 impl PingPong {
-    #[expect(clippy::disallowed_methods, reason = "measures what the library is compared with")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "measures what the library is compared with"
+    )]
     pub(crate) fn start() -> io::Result<Self> {
         let (socket, theirs) = UnixStream::pair()?;
-        let child = Command::new("/proc/self/exe").arg(PONG).stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).spawn()?;
+        let child = Command::new("/proc/self/exe")
+            .arg(PONG)
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .spawn()?;
         Ok(Self { socket, child })
     }
 
@@ -73,12 +82,23 @@ pub(crate) fn spawn_self() -> io::Result<Duration> {
     spawn("/proc/self/exe", READY)
 }
 
-#[expect(clippy::disallowed_methods, reason = "measures what the library is compared with")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "measures what the library is compared with"
+)]
 fn spawn(program: &str, argument: &str) -> io::Result<Duration> {
     let began = Instant::now();
-    let mut child = Command::new(program).arg(argument).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let mut child = Command::new(program)
+        .arg(argument)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
     let mut word = [0; 6];
-    child.stdout.take().ok_or(io::ErrorKind::NotFound)?.read_exact(&mut word)?;
+    child
+        .stdout
+        .take()
+        .ok_or(io::ErrorKind::NotFound)?
+        .read_exact(&mut word)?;
     let took = began.elapsed();
     assert_eq!(&word, b"ready\n");
     child.wait()?;
@@ -93,7 +113,10 @@ pub(crate) struct Memcpy {
 
 impl Memcpy {
     pub(crate) fn new(length: usize) -> Self {
-        Self { from: tasks::bytes(length, 1), to: vec![1; length] }
+        Self {
+            from: tasks::bytes(length, 1),
+            to: vec![1; length],
+        }
     }
 
     pub(crate) fn once(&mut self) {

@@ -1,12 +1,18 @@
-//! Calls and jobs over RabbitMQ beside plain `lapin` and an `amqplib` pair on the same server (P11): one JSON line per result.
+//! Calls and jobs over RabbitMQ beside plain `lapin` and an `amqplib` pair on the same server
+//! (P11): one JSON line per result.
 //!
-//!     cargo bench --features rabbitmq --bench rabbitmq -- [--seconds S] [--rounds N] [--peers DIRECTORY] [workload ...]
+//!     cargo bench --features rabbitmq --bench rabbitmq -- [--seconds S] [--rounds N] [--peers
+//!     DIRECTORY] [workload ...]
 //!
-//! `--peers` names the directory of the Node programs of `scripts/bench.d`, with their modules; without it there is no `amqplib`.
-//! Each side of a workload is a process of its own: the one that serves is started first and told to end when the other is done.
-//! The peers take turns, each for its part of the time.
+//! `--peers` names the directory of the Node programs of `scripts/bench.d`, with their modules;
+//! without it there is no `amqplib`. Each side of a workload is a process of its own: the one that
+//! serves is started first and told to end when the other is done. The peers take turns, each for
+//! its part of the time.
 
-#![expect(clippy::disallowed_methods, reason = "each side of a workload is a process of its own")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "each side of a workload is a process of its own"
+)]
 
 mod lines;
 mod raw_rabbitmq;
@@ -31,7 +37,14 @@ const PREFETCH: usize = 250;
 /// Parts of the time of each.
 const TURNS: u32 = 5;
 const WORKLOADS: [&str; 4] = ["rpc-256", "rpc-1", "push-256", "consume-250"];
-const PEERS: [&str; 6] = ["brigade", "lapin", "brigade-durable", "lapin-durable", "lapin-light", "amqplib"];
+const PEERS: [&str; 6] = [
+    "brigade",
+    "lapin",
+    "brigade-durable",
+    "lapin-durable",
+    "lapin-light",
+    "amqplib",
+];
 
 #[task]
 fn sum(a: i64, b: i64) -> i64 {
@@ -54,7 +67,9 @@ fn main() -> Result<()> {
         let time = Duration::try_from_secs_f64(seconds.parse()?)?;
         return Runtime::new()?.block_on(side(role, peer, workload, url, time));
     }
-    let Some(options) = Options::parse(arguments)? else { return Ok(()) };
+    let Some(options) = Options::parse(arguments)? else {
+        return Ok(());
+    };
     for _ in 0..options.rounds {
         for workload in WORKLOADS.iter().filter(|workload| options.wants(workload)) {
             for _ in 0..TURNS {
@@ -83,15 +98,34 @@ impl Options {
             return Ok(None);
         }
         let server = RabbitMq::start(&[])?;
-        let mut options = Self { time: Duration::from_secs(3), rounds: 1, peers: None, wanted: Vec::new(), server };
+        let mut options = Self {
+            time: Duration::from_secs(3),
+            rounds: 1,
+            peers: None,
+            wanted: Vec::new(),
+            server,
+        };
         let mut arguments = arguments.into_iter().skip(1);
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--bench" => {}
-                "--seconds" => options.time = Duration::try_from_secs_f64(arguments.next().ok_or("--seconds needs a number")?.parse()?)?,
-                "--rounds" => options.rounds = arguments.next().ok_or("--rounds needs a number")?.parse()?,
-                "--peers" => options.peers = Some(arguments.next().ok_or("--peers needs a directory")?),
-                name if WORKLOADS.contains(&name) || PEERS.contains(&name) => options.wanted.push(name.to_owned()),
+                "--seconds" => {
+                    options.time = Duration::try_from_secs_f64(
+                        arguments
+                            .next()
+                            .ok_or("--seconds needs a number")?
+                            .parse()?,
+                    )?
+                }
+                "--rounds" => {
+                    options.rounds = arguments.next().ok_or("--rounds needs a number")?.parse()?
+                }
+                "--peers" => {
+                    options.peers = Some(arguments.next().ok_or("--peers needs a directory")?)
+                }
+                name if WORKLOADS.contains(&name) || PEERS.contains(&name) => {
+                    options.wanted.push(name.to_owned())
+                }
                 other => return Err(format!("there is no workload {other}").into()),
             }
         }
@@ -99,7 +133,11 @@ impl Options {
     }
 
     fn names(&self, all: &[&str], name: &str) -> bool {
-        !self.wanted.iter().any(|wanted| all.contains(&wanted.as_str())) || self.wanted.iter().any(|wanted| wanted == name)
+        !self
+            .wanted
+            .iter()
+            .any(|wanted| all.contains(&wanted.as_str()))
+            || self.wanted.iter().any(|wanted| wanted == name)
     }
 
     fn wants(&self, workload: &str) -> bool {
@@ -119,12 +157,28 @@ impl Options {
     fn run(&self, peer: &str, workload: &str) -> Result<()> {
         if workload.starts_with("consume") {
             let url = self.server.url();
-            Runtime::new()?.block_on(raw_rabbitmq::fill(&url, "consumed", lines::enough(self.time / TURNS)))?;
+            Runtime::new()?.block_on(raw_rabbitmq::fill(
+                &url,
+                "consumed",
+                lines::enough(self.time / TURNS),
+            ))?;
         }
         let spent = Spent::until_now(&self.server)?;
         let serves = workload.starts_with("rpc");
-        let server = if serves { Some(Side(self.side("--serve", peer, workload)?.stdin(Stdio::piped()).spawn()?)) } else { None };
-        let mut driver = self.side("--drive", peer, workload)?.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let server = if serves {
+            Some(Side(
+                self.side("--serve", peer, workload)?
+                    .stdin(Stdio::piped())
+                    .spawn()?,
+            ))
+        } else {
+            None
+        };
+        let mut driver = self
+            .side("--drive", peer, workload)?
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
         let mut count = 0.0;
         for line in BufReader::new(driver.stdout.take().ok_or("no output")?).lines() {
             let line = line?;
@@ -136,13 +190,19 @@ impl Options {
         let ended = driver.wait()?;
         drop(server);
         if count > 0.0 {
-            Spent::until_now(&self.server)?.since(&spent).print(&Figure::new(peer, workload), count);
+            Spent::until_now(&self.server)?
+                .since(&spent)
+                .print(&Figure::new(peer, workload), count);
         }
         for queue in ["sum", "pushed", "consumed"] {
             // It may not be there.
             self.server.ctl(&["delete_queue", queue]).ok();
         }
-        if ended.success() { Ok(()) } else { Err(format!("{peer} {workload} failed").into()) }
+        if ended.success() {
+            Ok(())
+        } else {
+            Err(format!("{peer} {workload} failed").into())
+        }
     }
 
     fn side(&self, role: &str, peer: &str, workload: &str) -> Result<Command> {
@@ -169,11 +229,17 @@ struct Spent {
 
 impl Spent {
     fn until_now(server: &RabbitMq) -> Result<Self> {
-        Ok(Self { sides: cpu_time("self", 15)?, broker: cpu_time(&server.pid().to_string(), 13)? })
+        Ok(Self {
+            sides: cpu_time("self", 15)?,
+            broker: cpu_time(&server.pid().to_string(), 13)?,
+        })
     }
 
     fn since(self, before: &Self) -> Self {
-        Self { sides: self.sides.saturating_sub(before.sides), broker: self.broker.saturating_sub(before.broker) }
+        Self {
+            sides: self.sides.saturating_sub(before.sides),
+            broker: self.broker.saturating_sub(before.broker),
+        }
     }
 
     fn print(&self, figure: &Figure, count: f64) {
@@ -182,12 +248,18 @@ impl Spent {
     }
 }
 
-/// Of a process: two fields of its line, see proc(5), counted from zero: 13 and 14 are its own, 15 and 16 those of its ended children.
+/// Of a process: two fields of its line, see proc(5), counted from zero: 13 and 14 are its own, 15
+/// and 16 those of its ended children.
 fn cpu_time(process: &str, first_field: usize) -> Result<Duration> {
     let line = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
     // Its name may have spaces.
     let (_, fields) = line.rsplit_once(')').ok_or("no name")?;
-    let ticks = fields.split_whitespace().skip(first_field - 2).take(2).map(str::parse::<u64>).sum::<std::result::Result<u64, _>>()?;
+    let ticks = fields
+        .split_whitespace()
+        .skip(first_field - 2)
+        .take(2)
+        .map(str::parse::<u64>)
+        .sum::<std::result::Result<u64, _>>()?;
     // A hundred per second, on all platforms of Linux.
     Ok(Duration::from_millis(ticks * 10))
 }
@@ -207,11 +279,21 @@ async fn side(role: &str, peer: &str, workload: &str, url: &str, time: Duration)
     match (role, peer, workload) {
         ("--serve", "brigade" | "brigade-durable", _) => {
             let broker = Broker::connect(url).await?;
-            broker.worker().task(sum).prefetch(IN_FLIGHT).in_process().run_until(lines::end_of_input()).await?;
+            broker
+                .worker()
+                .task(sum)
+                .prefetch(IN_FLIGHT)
+                .in_process()
+                .run_until(lines::end_of_input())
+                .await?;
         }
         ("--serve", kind, _) => raw_rabbitmq::serve(url, Promise::of(kind)).await?,
         (_, "brigade" | "brigade-durable", "rpc-256" | "rpc-1") => {
-            let calls = if peer == "brigade" { "transient" } else { "durable" };
+            let calls = if peer == "brigade" {
+                "transient"
+            } else {
+                "durable"
+            };
             let broker = Broker::connect(&format!("{url}/?calls={calls}")).await?;
             let window = if workload == "rpc-1" { 1 } else { IN_FLIGHT };
             let call = |n: i64| broker.call(SUM.call((n, 1)));
@@ -235,14 +317,21 @@ async fn side(role: &str, peer: &str, workload: &str, url: &str, time: Duration)
         (_, _, "push-256") => figure.rate(raw_rabbitmq::push(url, IN_FLIGHT, time).await?),
         (_, "brigade", _) => {
             let broker = Broker::connect(url).await?;
-            let worker = broker.worker().task(consumed).prefetch(PREFETCH).in_process();
+            let worker = broker
+                .worker()
+                .task(consumed)
+                .prefetch(PREFETCH)
+                .in_process();
             let began = Instant::now();
-            worker.run_until(lines::counted(lines::enough(time), time * 4)).await?;
+            worker
+                .run_until(lines::counted(lines::enough(time), time * 4))
+                .await?;
             figure.rate(lines::rate_since(began));
             println!("{}{}", lines::MADE, lines::enough(time));
         }
         _ => {
-            figure.rate(raw_rabbitmq::consume(url, "consumed", PREFETCH, lines::enough(time)).await?);
+            figure
+                .rate(raw_rabbitmq::consume(url, "consumed", PREFETCH, lines::enough(time)).await?);
             println!("{}{}", lines::MADE, lines::enough(time));
         }
     }

@@ -1,7 +1,9 @@
-//! Plain `lapin` as somebody writes it who knows it: nothing is awaited that need not be, acks go together.
+//! Plain `lapin` as somebody writes it who knows it: nothing is awaited that need not be, acks go
+//! together.
 //!
-//! `lapin` promises what Brigade promises: requests and answers are confirmed, and answers wait in a queue that outlives its connection, acked.
-//! `lapin-durable` has them persistent besides, as Brigade with `calls=durable`. `lapin-light` does as many programs do: nothing is confirmed, and
+//! `lapin` promises what Brigade promises: requests and answers are confirmed, and answers wait in
+//! a queue that outlives its connection, acked. `lapin-durable` has them persistent besides, as
+//! Brigade with `calls=durable`. `lapin-light` does as many programs do: nothing is confirmed, and
 //! answers come by an exclusive queue without acks.
 
 use std::collections::HashMap;
@@ -12,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+    ConfirmSelectOptions, QueueDeclareOptions,
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
@@ -23,18 +26,30 @@ use crate::lines;
 
 async fn connect(url: &str) -> Result<Connection> {
     let runtime = lapin::runtime::default_runtime()?;
-    Ok(Connection::connect_with_runtime(&format!("{url}/%2f"), ConnectionProperties::default(), runtime).await?)
+    Ok(Connection::connect_with_runtime(
+        &format!("{url}/%2f"),
+        ConnectionProperties::default(),
+        runtime,
+    )
+    .await?)
 }
 
 async fn confirming(connection: &Connection) -> Result<Channel> {
     let channel = connection.create_channel().await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await?;
     Ok(channel)
 }
 
 async fn declare(channel: &Channel, queue: &str) -> Result<()> {
-    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(queue.into(), options, FieldTable::default()).await?;
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    channel
+        .queue_declare(queue.into(), options, FieldTable::default())
+        .await?;
     Ok(())
 }
 
@@ -47,35 +62,76 @@ pub(crate) struct Promise {
 
 impl Promise {
     pub(crate) fn of(peer: &str) -> Self {
-        Self { safe: peer != "lapin-light", durable: peer == "lapin-durable" }
+        Self {
+            safe: peer != "lapin-light",
+            durable: peer == "lapin-durable",
+        }
     }
 }
 
 fn persistent(is_persistent: bool) -> BasicProperties {
     let properties = BasicProperties::default().with_content_type("application/json".into());
-    if is_persistent { properties.with_delivery_mode(2) } else { properties }
+    if is_persistent {
+        properties.with_delivery_mode(2)
+    } else {
+        properties
+    }
 }
 
 /// Adds two numbers for whoever asks, until standard input ends.
-#[expect(clippy::disallowed_methods, reason = "a benchmark spawns as its user would")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a benchmark spawns as its user would"
+)]
 pub(crate) async fn serve(url: &str, Promise { safe, durable }: Promise) -> Result<()> {
     let connection = connect(url).await?;
     let taking = connection.create_channel().await?;
-    let answering = if safe { confirming(&connection).await? } else { taking.clone() };
+    let answering = if safe {
+        confirming(&connection).await?
+    } else {
+        taking.clone()
+    };
     declare(&taking, "sum").await?;
-    taking.basic_qos(u16::try_from(crate::IN_FLIGHT)?, BasicQosOptions::default()).await?;
-    let mut requests = taking.basic_consume("sum".into(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
+    taking
+        .basic_qos(u16::try_from(crate::IN_FLIGHT)?, BasicQosOptions::default())
+        .await?;
+    let mut requests = taking
+        .basic_consume(
+            "sum".into(),
+            "".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        )
+        .await?;
     let serving = async {
         while let Some(Ok(request)) = requests.next().await {
             let (answering, taking) = (answering.clone(), taking.clone());
             tokio::spawn(async move {
-                let (a, b): (i64, i64) = serde_json::from_slice(&request.data).expect("two numbers");
+                let (a, b): (i64, i64) =
+                    serde_json::from_slice(&request.data).expect("two numbers");
                 let body = serde_json::to_vec(&(a + b)).expect("a number");
-                let (to, id) = (request.properties.reply_to().clone(), request.properties.correlation_id().clone());
+                let (to, id) = (
+                    request.properties.reply_to().clone(),
+                    request.properties.correlation_id().clone(),
+                );
                 let properties = persistent(durable).with_correlation_id(id.unwrap_or_default());
-                let options = BasicPublishOptions { mandatory: safe, immediate: false };
-                let sent = answering.basic_publish("".into(), to.unwrap_or_default(), options, &body, properties).await;
-                taking.basic_ack(request.delivery_tag, BasicAckOptions::default()).await.ok();
+                let options = BasicPublishOptions {
+                    mandatory: safe,
+                    immediate: false,
+                };
+                let sent = answering
+                    .basic_publish(
+                        "".into(),
+                        to.unwrap_or_default(),
+                        options,
+                        &body,
+                        properties,
+                    )
+                    .await;
+                taking
+                    .basic_ack(request.delivery_tag, BasicAckOptions::default())
+                    .await
+                    .ok();
                 if let (true, Ok(confirm)) = (safe, sent) {
                     confirm.await.ok();
                 }
@@ -101,44 +157,98 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    #[expect(clippy::disallowed_methods, reason = "a benchmark spawns as its user would")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a benchmark spawns as its user would"
+    )]
     pub(crate) async fn connect(url: &str, promise: Promise) -> Result<Arc<Self>> {
         let safe = promise.safe;
         let connection = connect(url).await?;
         let taking = connection.create_channel().await?;
-        let channel = if safe { confirming(&connection).await? } else { taking.clone() };
+        let channel = if safe {
+            confirming(&connection).await?
+        } else {
+            taking.clone()
+        };
         declare(&channel, "sum").await?;
         let answers: ShortString = if safe {
             let mut arguments = FieldTable::default();
-            arguments.insert("x-expires".into(), lapin::types::AMQPValue::LongInt(300_000));
-            let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-            taking.queue_declare(format!("answers-{}", std::process::id()).into(), options, arguments).await?.name().clone()
+            arguments.insert(
+                "x-expires".into(),
+                lapin::types::AMQPValue::LongInt(300_000),
+            );
+            let options = QueueDeclareOptions {
+                durable: true,
+                ..QueueDeclareOptions::default()
+            };
+            taking
+                .queue_declare(
+                    format!("answers-{}", std::process::id()).into(),
+                    options,
+                    arguments,
+                )
+                .await?
+                .name()
+                .clone()
         } else {
-            let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-            taking.queue_declare("".into(), options, FieldTable::default()).await?.name().clone()
+            let options = QueueDeclareOptions {
+                exclusive: true,
+                ..QueueDeclareOptions::default()
+            };
+            taking
+                .queue_declare("".into(), options, FieldTable::default())
+                .await?
+                .name()
+                .clone()
         };
-        let options = BasicConsumeOptions { no_ack: !safe, ..BasicConsumeOptions::default() };
-        let consumer = taking.basic_consume(answers.clone(), "".into(), options, FieldTable::default()).await?;
+        let options = BasicConsumeOptions {
+            no_ack: !safe,
+            ..BasicConsumeOptions::default()
+        };
+        let consumer = taking
+            .basic_consume(answers.clone(), "".into(), options, FieldTable::default())
+            .await?;
         let open = Open::default();
         tokio::spawn(receive(taking.clone(), consumer, Arc::clone(&open), safe));
-        Ok(Arc::new(Self { channel, answers, open, next: AtomicI64::new(0), promise, _connection: connection }))
+        Ok(Arc::new(Self {
+            channel,
+            answers,
+            open,
+            next: AtomicI64::new(0),
+            promise,
+            _connection: connection,
+        }))
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a benchmark spawns as its user would")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a benchmark spawns as its user would"
+    )]
     pub(crate) fn call(
         self: &Arc<Self>,
         n: i64,
-    ) -> Pin<Box<dyn Future<Output = std::result::Result<i64, oneshot::error::RecvError>> + Send>> {
+    ) -> Pin<Box<dyn Future<Output = std::result::Result<i64, oneshot::error::RecvError>> + Send>>
+    {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (teller, told) = oneshot::channel();
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(id, teller);
+        self.open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, teller);
         let caller = Arc::clone(self);
         tokio::spawn(async move {
             let body = serde_json::to_vec(&(n, 1)).expect("two numbers");
-            let properties =
-                persistent(caller.promise.durable).with_correlation_id(id.to_string().into()).with_reply_to(caller.answers.clone());
-            let options = BasicPublishOptions { mandatory: caller.promise.safe, immediate: false };
-            let sent = caller.channel.basic_publish("".into(), "sum".into(), options, &body, properties).await;
+            let properties = persistent(caller.promise.durable)
+                .with_correlation_id(id.to_string().into())
+                .with_reply_to(caller.answers.clone());
+            let options = BasicPublishOptions {
+                mandatory: caller.promise.safe,
+                immediate: false,
+            };
+            let sent = caller
+                .channel
+                .basic_publish("".into(), "sum".into(), options, &body, properties)
+                .await;
             let confirm = sent.expect("a request is sent");
             if caller.promise.safe {
                 confirm.await.expect("a request is confirmed");
@@ -152,10 +262,20 @@ async fn receive(channel: Channel, mut answers: lapin::Consumer, open: Open, saf
     while let Some(answer) = answers.next().await {
         let mut last = answer.expect("the connection holds");
         loop {
-            let id = last.properties.correlation_id().as_ref().and_then(|id| id.as_str().parse().ok()).expect("one of ours");
-            let teller = open.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            let id = last
+                .properties
+                .correlation_id()
+                .as_ref()
+                .and_then(|id| id.as_str().parse().ok())
+                .expect("one of ours");
+            let teller = open
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&id);
             if let Some(teller) = teller {
-                teller.send(serde_json::from_slice(&last.data).expect("a number")).ok();
+                teller
+                    .send(serde_json::from_slice(&last.data).expect("a number"))
+                    .ok();
             }
             match answers.next().now_or_never() {
                 Some(Some(answer)) => last = answer.expect("the connection holds"),
@@ -163,7 +283,11 @@ async fn receive(channel: Channel, mut answers: lapin::Consumer, open: Open, saf
             }
         }
         if safe {
-            drop(channel.basic_ack(last.delivery_tag, BasicAckOptions { multiple: true }).now_or_never());
+            drop(
+                channel
+                    .basic_ack(last.delivery_tag, BasicAckOptions { multiple: true })
+                    .now_or_never(),
+            );
         }
     }
 }
@@ -176,8 +300,19 @@ pub(crate) async fn push(url: &str, window: usize, time: Duration) -> Result<f64
     Ok(lines::rate(window, time, move |n| {
         let channel = channel.clone();
         async move {
-            let options = BasicPublishOptions { mandatory: true, immediate: false };
-            let sent = channel.basic_publish("".into(), "pushed".into(), options, n.to_string().as_bytes(), persistent(true)).await;
+            let options = BasicPublishOptions {
+                mandatory: true,
+                immediate: false,
+            };
+            let sent = channel
+                .basic_publish(
+                    "".into(),
+                    "pushed".into(),
+                    options,
+                    n.to_string().as_bytes(),
+                    persistent(true),
+                )
+                .await;
             sent.expect("it is sent").await.expect("it is confirmed");
         }
     })
@@ -192,8 +327,17 @@ pub(crate) async fn fill(url: &str, queue: &str, count: u64) -> Result<()> {
     let mut confirms = Vec::new();
     for n in 0..count {
         let body = n.to_string();
-        confirms
-            .push(channel.basic_publish("".into(), queue.into(), BasicPublishOptions::default(), body.as_bytes(), persistent(true)).await?);
+        confirms.push(
+            channel
+                .basic_publish(
+                    "".into(),
+                    queue.into(),
+                    BasicPublishOptions::default(),
+                    body.as_bytes(),
+                    persistent(true),
+                )
+                .await?,
+        );
         if confirms.len() == 1000 {
             for confirm in confirms.drain(..) {
                 confirm.await?;
@@ -207,21 +351,35 @@ pub(crate) async fn fill(url: &str, queue: &str, count: u64) -> Result<()> {
     Ok(())
 }
 
-/// Jobs taken and acked per second, each ack by itself, as whoever runs them beside one another acks them.
+/// Jobs taken and acked per second, each ack by itself, as whoever runs them beside one another
+/// acks them.
 #[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth")]
 pub(crate) async fn consume(url: &str, queue: &str, prefetch: usize, count: u64) -> Result<f64> {
     let connection = connect(url).await?;
     let channel = connection.create_channel().await?;
-    channel.basic_qos(u16::try_from(prefetch)?, BasicQosOptions::default()).await?;
+    channel
+        .basic_qos(u16::try_from(prefetch)?, BasicQosOptions::default())
+        .await?;
     let began = Instant::now();
-    let mut jobs = channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
+    let mut jobs = channel
+        .basic_consume(
+            queue.into(),
+            "".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        )
+        .await?;
     let mut acks = tokio::task::JoinSet::new();
     for _ in 0..count {
         let Some(job) = jobs.next().await else { break };
         let job = job?;
         let _: i64 = serde_json::from_slice(&job.data)?;
         let channel = channel.clone();
-        acks.spawn(async move { channel.basic_ack(job.delivery_tag, BasicAckOptions::default()).await });
+        acks.spawn(async move {
+            channel
+                .basic_ack(job.delivery_tag, BasicAckOptions::default())
+                .await
+        });
         while acks.try_join_next().is_some() {}
     }
     while acks.join_next().await.is_some() {}

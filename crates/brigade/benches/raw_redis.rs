@@ -1,6 +1,7 @@
-//! Plain scripts doing what pushing, leasing and acknowledging jobs comes down to, with nothing around it: a hash for each job, the sorted
-//! sets of what is ready and what is leased, and as many jobs under way as there are, in two scripts on one connection, so that the server
-//! need not wait for the next.
+//! Plain scripts doing what pushing, leasing and acknowledging jobs comes down to, with nothing
+//! around it: a hash for each job, the sorted sets of what is ready and what is leased, and as many
+//! jobs under way as there are, in two scripts on one connection, so that the server need not wait
+//! for the next.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -39,7 +40,8 @@ if #ids == 0 then return found end
 for i, id in ipairs(ids) do
   local job = KEYS[1] .. 'job:' .. id
   local fields = redis.call('HMGET', job, 'payload', 'task', 'token', 'attempts')
-  redis.call('HSET', job, 'state', 'leased', 'token', string.format('%.0f', fields[3] + 1), 'attempts', fields[4] + 1,
+  redis.call('HSET', job, 'state', 'leased', 'token', string.format('%.0f', fields[3] + 1), \
+  'attempts', fields[4] + 1,
     'lease_until', ARGV[2], 'holder', ARGV[3])
   found[i] = {id, string.format('%.0f', fields[3] + 1), fields[1], fields[2]}
   leased[2 * i - 1], leased[2 * i] = ARGV[2], id
@@ -78,12 +80,23 @@ impl Raw {
         let mut connection = server::connect_to_empty().await?;
         let mut load = async |script| Script::new(script).load_async(&mut connection).await;
         let (push, lease, ack) = (load(PUSH).await?, load(LEASE).await?, load(ACK).await?);
-        Ok(Self { connection, push, lease, ack })
+        Ok(Self {
+            connection,
+            push,
+            lease,
+            ack,
+        })
     }
 
     /// Under way from now on.
-    #[expect(clippy::disallowed_methods, reason = "measures what the library is compared with")]
-    fn send<T: FromRedisValue + Send + 'static>(&self, pipeline: Pipeline) -> JoinHandle<RedisResult<T>> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "measures what the library is compared with"
+    )]
+    fn send<T: FromRedisValue + Send + 'static>(
+        &self,
+        pipeline: Pipeline,
+    ) -> JoinHandle<RedisResult<T>> {
         let mut connection = self.connection.clone();
         tokio::spawn(async move { pipeline.query_async(&mut connection).await })
     }
@@ -98,13 +111,24 @@ impl Raw {
     }
 
     /// Acknowledges some jobs and leases others.
-    fn ack_and_lease(&self, done: &[Leased], jobs: usize) -> JoinHandle<RedisResult<(usize, Vec<Leased>)>> {
+    fn ack_and_lease(
+        &self,
+        done: &[Leased],
+        jobs: usize,
+    ) -> JoinHandle<RedisResult<(usize, Vec<Leased>)>> {
         let mut pipeline = Pipeline::new();
         let call = pipeline.cmd("EVALSHA").arg(&self.ack).arg(1).arg(QUEUE);
         done.iter().for_each(|(number, token, ..)| {
             call.arg(number).arg(token);
         });
-        pipeline.cmd("EVALSHA").arg(&self.lease).arg(1).arg(QUEUE).arg(jobs).arg(NOW).arg(HOLDER);
+        pipeline
+            .cmd("EVALSHA")
+            .arg(&self.lease)
+            .arg(1)
+            .arg(QUEUE)
+            .arg(jobs)
+            .arg(NOW)
+            .arg(HOLDER);
         self.send(pipeline)
     }
 
@@ -123,7 +147,11 @@ impl Raw {
 
     /// As many who push one each, and then the next.
     async fn push_on(&self, jobs: usize, time: Duration) -> Result<(Instant, usize)> {
-        let (began, mut count, mut flying) = (Instant::now(), 0, VecDeque::from([0; AHEAD].map(|_| self.push(jobs / AHEAD))));
+        let (began, mut count, mut flying) = (
+            Instant::now(),
+            0,
+            VecDeque::from([0; AHEAD].map(|_| self.push(jobs / AHEAD))),
+        );
         while let Some(first) = flying.pop_front() {
             first.await??;
             count += jobs / AHEAD;
@@ -155,11 +183,18 @@ pub(crate) async fn cycle_rate(jobs: usize, time: Duration) -> Result<f64> {
     let raw = Raw::open().await?;
     let (began, count) = raw.push_for(jobs, time / 3).await?;
     let mut left = count;
-    let mut flying: VecDeque<_> = (0..AHEAD).map(|_| raw.ack_and_lease(&[], jobs / AHEAD)).collect();
+    let mut flying: VecDeque<_> = (0..AHEAD)
+        .map(|_| raw.ack_and_lease(&[], jobs / AHEAD))
+        .collect();
     while let Some(first) = flying.pop_front() {
         let (acked, leased) = first.await??;
         left -= acked;
-        assert!(leased.iter().all(|(_, _, payload, task)| payload == PAYLOAD && task == TASK), "the jobs come back");
+        assert!(
+            leased
+                .iter()
+                .all(|(_, _, payload, task)| payload == PAYLOAD && task == TASK),
+            "the jobs come back"
+        );
         if left > 0 && (!leased.is_empty() || flying.is_empty()) {
             flying.push_back(raw.ack_and_lease(&leased, jobs / AHEAD));
         }

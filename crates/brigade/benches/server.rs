@@ -31,14 +31,19 @@ impl Server {
 }
 
 pub(crate) fn url() -> Result<String> {
-    Ok(format!("redis+unix://{}", SOCKET.get().ok_or("a server was started")?.display()))
+    Ok(format!(
+        "redis+unix://{}",
+        SOCKET.get().ok_or("a server was started")?.display()
+    ))
 }
 
 /// One connection to a server that has nothing.
 pub(crate) async fn connect_to_empty() -> Result<redis::aio::MultiplexedConnection> {
     // A busy machine is slow, which is no error.
     let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None);
-    let mut connection = redis::Client::open(url()?)?.get_multiplexed_async_connection_with_config(&patient).await?;
+    let mut connection = redis::Client::open(url()?)?
+        .get_multiplexed_async_connection_with_config(&patient)
+        .await?;
     redis::cmd("FLUSHALL").exec_async(&mut connection).await?;
     Ok(connection)
 }

@@ -24,7 +24,9 @@ fn greet(name: String) -> Result<String, Box<dyn std::error::Error + Send + Sync
 
 #[brigade::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let url = std::env::args().nth(1).unwrap_or_else(|| "sqlite::memory:".to_owned());
+    let url = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "sqlite::memory:".to_owned());
     let broker = Broker::connect(&url).await?;
     let mut workers = Vec::new();
     let mut handles = Vec::new();
@@ -37,9 +39,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // On its way from here on; the workers pass it until one can greet.
     let waiting = broker.call(greet("Ada".into()).wait_out_passes());
 
-    // In a deployment each process does this when its data has changed; the broker lets them take turns.
+    // In a deployment each process does this when its data has changed; the broker lets them take
+    // turns.
     for (number, handle) in (1..).zip(&handles) {
-        handle.reload(async { *GREETING.lock().expect("nobody panics with it") = Some("hello") }).await?;
+        handle
+            .reload(async { *GREETING.lock().expect("nobody panics with it") = Some("hello") })
+            .await?;
         println!("worker {number} has loaded");
     }
     println!("{}", waiting.await?);

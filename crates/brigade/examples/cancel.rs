@@ -1,4 +1,5 @@
-//! Anything can be stopped, and you are told how it went: the receipt of a cancel, the certificate of a kill.
+//! Anything can be stopped, and you are told how it went: the receipt of a cancel, the certificate
+//! of a kill.
 
 use std::time::Duration;
 
@@ -25,7 +26,11 @@ fn stubborn(cx: &Context) {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // How long an attempt has after it was asked, and then after SIGTERM.
     let (ask, terminate) = (Duration::from_millis(200), Duration::from_millis(200));
-    let pool = Pool::builder().workers(2).kill_after(ask, terminate).start().await?;
+    let pool = Pool::builder()
+        .workers(2)
+        .kill_after(ask, terminate)
+        .start()
+        .await?;
 
     let call = pool.call(polite());
     call.progress().next().await;
@@ -42,7 +47,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("reason: {}", cancelled.reason);
     }
 
-    if let Err(CallError::TimedOut(TimedOut::Run(certificate))) = pool.call(stubborn().timeout(Duration::from_millis(100))).await {
+    if let Err(CallError::TimedOut(TimedOut::Run(certificate))) = pool
+        .call(stubborn().timeout(Duration::from_millis(100)))
+        .await
+    {
         println!("timed out: {certificate}");
         println!("last progress: {:?}", certificate.progress);
     }

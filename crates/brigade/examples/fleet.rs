@@ -1,7 +1,9 @@
-//! Workers on other hosts: a master that listens, hosts that join, calls that do not care where they run.
+//! Workers on other hosts: a master that listens, hosts that join, calls that do not care where
+//! they run.
 //!
-//! Without arguments all of it runs on this machine. `fleet master URL`, `fleet host URL NAME` and `fleet key` are its parts; `fleet.sh` starts them in
-//! network namespaces of their own, and cuts one host off for a while. Both sides read their key from the variable `FLEET_KEY`.
+//! Without arguments all of it runs on this machine. `fleet master URL`, `fleet host URL NAME` and
+//! `fleet key` are its parts; `fleet.sh` starts them in network namespaces of their own, and cuts
+//! one host off for a while. Both sides read their key from the variable `FLEET_KEY`.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +21,8 @@ fn digest(bytes: Bytes) -> (Bytes, [u8; 16]) {
     (bytes, digest)
 }
 
-/// A host with this key may join and is sent work. Here each fleet has a new one; yours comes from a file: `Credentials::key_file`.
+/// A host with this key may join and is sent work. Here each fleet has a new one; yours comes from
+/// a file: `Credentials::key_file`.
 fn credentials() -> Result<Credentials> {
     Ok(Credentials::key(std::env::var("FLEET_KEY")?)?)
 }
@@ -41,14 +44,25 @@ async fn main() -> Result<()> {
 
 /// Ends at SIGTERM or Ctrl-C, when what it runs is finished.
 async fn host(url: &str, name: &str) -> Result<()> {
-    Ok(remote::serve(url, credentials()?).workers(2).slots(10).name(name).run().await?)
+    Ok(remote::serve(url, credentials()?)
+        .workers(2)
+        .slots(10)
+        .name(name)
+        .run()
+        .await?)
 }
 
 /// Keeps the fleet busy for a few seconds and says what happens to it.
 async fn master(url: &str, credentials: Credentials) -> Result<()> {
     // Impatient, so that there is something to see.
     let second = Duration::from_secs(1);
-    let fleet = Pool::builder().workers(0).listen(url, credentials).heartbeat(second / 4).lost_after(2 * second).start().await?;
+    let fleet = Pool::builder()
+        .workers(0)
+        .listen(url, credentials)
+        .heartbeat(second / 4)
+        .lost_after(2 * second)
+        .start()
+        .await?;
     println!("listening at {}", fleet.listening().join(", "));
     let mut events = fleet.events();
     fleet.ready(2).await?;
@@ -68,7 +82,8 @@ async fn work(fleet: &Pool, end: Instant, events: &mut brigade::Events) -> Resul
         tokio::select! {
             biased;
             Some(event) = events.next() => match event {
-                Event::HostJoined { host, resumed, slots, .. } => println!("{host} joined with {slots} slots{}", if resumed { ", again" } else { "" }),
+                Event::HostJoined { host, resumed, slots, .. } => println!("{host} joined with \
+                    {slots} slots{}", if resumed { ", again" } else { "" }),
                 Event::HostAway { host, reason, .. } => println!("{host} is away: {reason}"),
                 Event::HostLeft { host, lost, .. } => println!("{host} left; {lost} calls lost"),
                 _ => {}
@@ -86,24 +101,42 @@ async fn work(fleet: &Pool, end: Instant, events: &mut brigade::Events) -> Resul
     for worker in fleet.workers() {
         println!("{}: {} done", worker.host.unwrap_or_default(), worker.done);
     }
-    println!("{done} digests, all right; failed: {}", fleet.stats().failed);
+    println!(
+        "{done} digests, all right; failed: {}",
+        fleet.stats().failed
+    );
     Ok(())
 }
 
 /// A master and two hosts on one machine.
-#[expect(clippy::disallowed_methods, reason = "the hosts are programs of their own")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the hosts are programs of their own"
+)]
 async fn all_here() -> Result<()> {
     let key = remote::generate_key()?;
-    let fleet = Pool::builder().workers(0).listen("tcp://127.0.0.1:0", Credentials::key(&key)?).start().await?;
+    let fleet = Pool::builder()
+        .workers(0)
+        .listen("tcp://127.0.0.1:0", Credentials::key(&key)?)
+        .start()
+        .await?;
     let mut events = fleet.events();
     let host = |name| {
         let mut program = std::process::Command::new("/proc/self/exe");
-        program.args(["host", &fleet.listening()[0], name]).env("FLEET_KEY", &key).spawn()
+        program
+            .args(["host", &fleet.listening()[0], name])
+            .env("FLEET_KEY", &key)
+            .spawn()
     };
     let mut hosts = [host("one")?, host("two")?];
     fleet.ready(2).await?;
     println!("hosts: {}", fleet.workers().len());
-    work(&fleet, Instant::now() + Duration::from_millis(500), &mut events).await?;
+    work(
+        &fleet,
+        Instant::now() + Duration::from_millis(500),
+        &mut events,
+    )
+    .await?;
     fleet.shutdown().await;
     for host in &mut hosts {
         host.kill()?;

@@ -5,7 +5,9 @@ use std::time::Duration;
 use brigade::{Call, Pool};
 
 fn primes_below(limit: u32) -> Vec<u32> {
-    (2..limit).filter(|n| (2..*n).all(|divisor| n % divisor != 0)).collect()
+    (2..limit)
+        .filter(|n| (2..*n).all(|divisor| n % divisor != 0))
+        .collect()
 }
 
 #[brigade::main]
@@ -20,11 +22,21 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("6 * 7 = {product}");
 
     // A call starts when it is made, not when it is awaited: these two run at the same time.
-    let (some, more) = (pool.run(primes_below, (20_000,)), pool.run(primes_below, (10_000,)));
-    println!("below 20000: {}, below 10000: {}", some.await?.len(), more.await?.len());
+    let (some, more) = (
+        pool.run(primes_below, (20_000,)),
+        pool.run(primes_below, (10_000,)),
+    );
+    println!(
+        "below 20000: {}, below 10000: {}",
+        some.await?.len(),
+        more.await?.len()
+    );
 
     let elsewhere = pool.run(std::process::id, ()).await?;
-    println!("ran in another process: {}", elsewhere != std::process::id());
+    println!(
+        "ran in another process: {}",
+        elsewhere != std::process::id()
+    );
 
     // Options sit on the described call.
     let forever = || loop {

@@ -32,7 +32,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Ends with the call.
     while let Some(update) = progress.next().await {
         let step: Step = update.payload()?;
-        println!("{:>3.0} % {} ({} items)", 100.0 * update.fraction(), step.name, step.items);
+        println!(
+            "{:>3.0} % {} ({} items)",
+            100.0 * update.fraction(),
+            step.name,
+            step.items
+        );
     }
     println!("built {} items", call.await?);
 

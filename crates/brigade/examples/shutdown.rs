@@ -1,4 +1,5 @@
-//! A program with a `main` of its own that drains its pool on Ctrl-C or at the end of its work, and follows the events.
+//! A program with a `main` of its own that drains its pool on Ctrl-C or at the end of its work, and
+//! follows the events.
 
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
 
     for number in 0..10 {
         // Runs on without anybody waiting for it.
-        pool.call(chore(number).label(format!("chore {number}"))).detach();
+        pool.call(chore(number).label(format!("chore {number}")))
+            .detach();
     }
     tokio::select! {
         _ = tokio::signal::ctrl_c() => println!("interrupted"),
@@ -33,15 +35,25 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     // Nothing new is taken; what was accepted may finish.
     let shutdown = pool.shutdown_within(Duration::from_secs(10)).await;
     println!("drained: {}", shutdown.drained);
-    println!("refused afterwards: {}", pool.call(chore(11)).await.is_err());
+    println!(
+        "refused afterwards: {}",
+        pool.call(chore(11)).await.is_err()
+    );
 
     // The feed ends with the pool.
     drop(pool);
     let (mut done, mut gone) = (0, 0);
     while let Some(event) = events.next().await {
         match event {
-            Event::CallEnded { outcome: "done", .. } => done += 1,
-            Event::WorkerGone { worker, exit, expected, .. } => {
+            Event::CallEnded {
+                outcome: "done", ..
+            } => done += 1,
+            Event::WorkerGone {
+                worker,
+                exit,
+                expected,
+                ..
+            } => {
                 println!("worker {worker} is gone: {exit}, expected: {expected}");
                 gone += 1;
             }

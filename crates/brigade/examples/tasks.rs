@@ -27,7 +27,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     println!("by function: {}", pool.call(add(3, 4)).await?);
     println!("by constant: {}", pool.call(ADD.call((3, 4))).await?);
-    println!("by constant: {}", pool.call(SHOUT.call(("hello".to_owned(),))).await?);
+    println!(
+        "by constant: {}",
+        pool.call(SHOUT.call(("hello".to_owned(),))).await?
+    );
     let value: Value = pool.call(Call::json("add", &json!([3, 4]))).await?;
     println!("as JSON: {value}");
 
@@ -37,10 +40,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     // What does not fit is refused with a kind.
-    let unknown = pool.call(Call::<Value>::json("no_such_task", &json!([]))).await;
-    println!("unknown task refused: {}", unknown.is_err_and(|e| e.rejected() == Some(ErrorKind::UnknownTask)));
-    let misfit = pool.call(Call::<Value>::json("add", &json!(["three", 4]))).await;
-    println!("wrong types refused: {}", misfit.is_err_and(|e| e.rejected() == Some(ErrorKind::BadArguments)));
+    let unknown = pool
+        .call(Call::<Value>::json("no_such_task", &json!([])))
+        .await;
+    println!(
+        "unknown task refused: {}",
+        unknown.is_err_and(|e| e.rejected() == Some(ErrorKind::UnknownTask))
+    );
+    let misfit = pool
+        .call(Call::<Value>::json("add", &json!(["three", 4])))
+        .await;
+    println!(
+        "wrong types refused: {}",
+        misfit.is_err_and(|e| e.rejected() == Some(ErrorKind::BadArguments))
+    );
 
     pool.shutdown().await;
     Ok(())

@@ -8,7 +8,10 @@ fn word_count(text: String) -> usize {
 }
 
 async fn longest(pool: &Pool, texts: &[&str]) -> Result<usize, CallError> {
-    let calls: Vec<_> = texts.iter().map(|text| pool.call(word_count((*text).to_owned()))).collect();
+    let calls: Vec<_> = texts
+        .iter()
+        .map(|text| pool.call(word_count((*text).to_owned())))
+        .collect();
     let mut longest = 0;
     for call in calls {
         longest = longest.max(call.await?);
@@ -19,10 +22,16 @@ async fn longest(pool: &Pool, texts: &[&str]) -> Result<usize, CallError> {
 #[brigade::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Without a pool, in this process: what unit tests of a task need.
-    println!("here: {} words", word_count("one two".to_owned()).run_here().await?);
+    println!(
+        "here: {} words",
+        word_count("one two".to_owned()).run_here().await?
+    );
 
     let pool = Pool::builder().workers(2).start().await?;
-    println!("in workers: {} words", longest(&pool, &["a b c", "d e"]).await?);
+    println!(
+        "in workers: {} words",
+        longest(&pool, &["a b c", "d e"]).await?
+    );
     pool.shutdown().await;
     Ok(())
 }
@@ -36,7 +45,13 @@ mod tests {
 
     #[tokio::test]
     async fn counts_words() {
-        assert_eq!(word_count(" one  two\nthree ".to_owned()).run_here().await.unwrap(), 3);
+        assert_eq!(
+            word_count(" one  two\nthree ".to_owned())
+                .run_here()
+                .await
+                .unwrap(),
+            3
+        );
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
-//! State that each worker builds once, before its first call, and takes down when it ends in good order.
+//! State that each worker builds once, before its first call, and takes down when it ends in good
+//! order.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,13 +15,21 @@ struct Dictionary {
 /// Runs in the worker. If it fails, the worker does not start.
 fn open(language: String) -> Result<Dictionary, std::io::Error> {
     if language != "de" {
-        return Err(std::io::Error::other(format!("no dictionary for {language:?}")));
+        return Err(std::io::Error::other(format!(
+            "no dictionary for {language:?}"
+        )));
     }
-    Ok(Dictionary { words: HashMap::from([("bucket", "Eimer"), ("line", "Reihe")]), looked_up: AtomicU32::new(0) })
+    Ok(Dictionary {
+        words: HashMap::from([("bucket", "Eimer"), ("line", "Reihe")]),
+        looked_up: AtomicU32::new(0),
+    })
 }
 
 fn close(dictionary: &Dictionary) {
-    println!("closed after {} words", dictionary.looked_up.load(Ordering::Relaxed));
+    println!(
+        "closed after {} words",
+        dictionary.looked_up.load(Ordering::Relaxed)
+    );
 }
 
 #[task]
@@ -32,14 +41,24 @@ fn translate(cx: &Context, word: String) -> Option<String> {
 
 #[brigade::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let pool = Pool::builder().workers(1).init(open, &("de".to_owned(),)).teardown(close).start().await?;
+    let pool = Pool::builder()
+        .workers(1)
+        .init(open, &("de".to_owned(),))
+        .teardown(close)
+        .start()
+        .await?;
     for word in ["bucket", "line", "brigade"] {
         println!("{word}: {:?}", pool.call(translate(word.to_owned())).await?);
     }
     // What a worker prints comes out here, before this returns.
     pool.shutdown().await;
 
-    match Pool::builder().workers(1).init(open, &("fr".to_owned(),)).start().await {
+    match Pool::builder()
+        .workers(1)
+        .init(open, &("fr".to_owned(),))
+        .start()
+        .await
+    {
         Ok(_) => println!("started without its state"),
         Err(error) => println!("not started: {error}"),
     }

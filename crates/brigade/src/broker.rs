@@ -1,21 +1,28 @@
 //! Brokers: where jobs wait. The trait that each one implements, and the API around it.
 //!
-//! A [`Backend`] is small, batch-first and object-safe: push many, lease many, settle many, and a few for looking. Its contract:
+//! A [`Backend`] is small, batch-first and object-safe: push many, lease many, settle many, and a
+//! few for looking. Its contract:
 //!
-//! - `push` returns when the jobs are safe, as far as the broker can make them so; all or none of a batch.
-//! - `lease` hands out each job to one holder at a time, highest priority first, then in the order of the pushes; a job given back is where
-//!   it was. Each lease has a token that no other lease of the job has.
-//! - `settle` does what it says only for the token that holds the job; every other gets [`Settled::Stale`] and changes nothing.
-//!   So at most one result of a job is accepted, unless the broker loses what it acknowledged (a failover, a crash without `fsync`).
-//! - Jobs of one push may be joined to a flow ([`Link`](crate::job::Link)): a job then waits for its members, and each member's end, the count
-//!   of it and the hand-over of its result are one step.
-//! - A lease that runs out, or whose holder is known to be dead, is ended by the broker as *interrupted*: the job is ready again, uncharged, and
-//!   counted as *lost* (as far as the broker can count).
-//! - A job given back as [`AttemptKind::Unserved`] counts how often since when, until an attempt fails or crashes; records of that kind in a row are
-//!   one in its history.
-//! - `lease` also fires the schedules that are due: the jobs of a tick are pushed and its schedule's next tick is set in one atomic step,
-//!   so each tick is fired once, whoever looks.
-//! - A new ending is a variant of [`Ending`], never a method; a difference between brokers is data in [`Capabilities`].
+//! - `push` returns when the jobs are safe, as far as the broker can make them so; all or none of a
+//!   batch.
+//! - `lease` hands out each job to one holder at a time, highest priority first, then in the order
+//!   of the pushes; a job given back is where it was. Each lease has a token that no other lease of
+//!   the job has.
+//! - `settle` does what it says only for the token that holds the job; every other gets
+//!   [`Settled::Stale`] and changes nothing. So at most one result of a job is accepted, unless the
+//!   broker loses what it acknowledged (a failover, a crash without `fsync`).
+//! - Jobs of one push may be joined to a flow ([`Link`](crate::job::Link)): a job then waits for
+//!   its members, and each member's end, the count of it and the hand-over of its result are one
+//!   step.
+//! - A lease that runs out, or whose holder is known to be dead, is ended by the broker as
+//!   *interrupted*: the job is ready again, uncharged, and counted as *lost* (as far as the broker
+//!   can count).
+//! - A job given back as [`AttemptKind::Unserved`] counts how often since when, until an attempt
+//!   fails or crashes; records of that kind in a row are one in its history.
+//! - `lease` also fires the schedules that are due: the jobs of a tick are pushed and its
+//!   schedule's next tick is set in one atomic step, so each tick is fired once, whoever looks.
+//! - A new ending is a variant of [`Ending`], never a method; a difference between brokers is data
+//!   in [`Capabilities`].
 
 #[cfg(any(feature = "redis", feature = "rabbitmq"))]
 mod account;
@@ -48,7 +55,10 @@ mod schedules;
 mod sqlite;
 #[cfg(any(feature = "redis-tls", feature = "rabbitmq-tls"))]
 mod tls;
-#[cfg(all(any(feature = "redis", feature = "rabbitmq"), not(any(feature = "redis-tls", feature = "rabbitmq-tls"))))]
+#[cfg(all(
+    any(feature = "redis", feature = "rabbitmq"),
+    not(any(feature = "redis-tls", feature = "rabbitmq-tls"))
+))]
 #[path = "broker/no_tls.rs"]
 mod tls;
 mod to_job;
@@ -116,15 +126,16 @@ pub struct Capabilities {
     pub flows: bool,
     /// Results may be waited for from anywhere.
     pub results: bool,
-    /// Calls are answered by the broker itself, with what is known of their end, and with progress. Elsewhere a call is a job whose result is
-    /// kept and waited for.
+    /// Calls are answered by the broker itself, with what is known of their end, and with progress.
+    /// Elsewhere a call is a job whose result is kept and waited for.
     pub answers: bool,
-    /// A job that was passed goes to another worker at once, and comes back to the one that passed it only when no other takes it.
+    /// A job that was passed goes to another worker at once, and comes back to the one that passed
+    /// it only when no other takes it.
     pub passes: bool,
     /// Lowest and highest priority that a job may have; both 0 where there are no priorities.
     pub priority_range: (i32, i32),
-    /// A batch is stored whole or not at all, whatever happens. Elsewhere, where an error is [uncertain](Error::is_uncertain), a part of it may
-    /// be there.
+    /// A batch is stored whole or not at all, whatever happens. Elsewhere, where an error is
+    /// [uncertain](Error::is_uncertain), a part of it may be there.
     pub whole_batches: bool,
     /// A job that is given back keeps its place. Elsewhere it goes to the end.
     pub keeps_places: bool,
@@ -134,7 +145,8 @@ pub struct Capabilities {
     pub cancels: bool,
     /// Its time may be moved by [`Clock`], for tests.
     pub clock: bool,
-    /// Dead letters of a queue are jobs of a queue of their own, which is called like it with `.dead` behind.
+    /// Dead letters of a queue are jobs of a queue of their own, which is called like it with
+    /// `.dead` behind.
     pub dead_queues: bool,
     /// Largest payload in bytes.
     pub payload_bytes_max: usize,
@@ -157,25 +169,32 @@ pub(crate) trait Backend: Send + Sync {
 
     fn order(&self, order: Order) -> Reply<'_, Ordered>;
 
-    /// Makes a call; only asked for where [`Capabilities::answers`] says so. It begins now, and dropping the future cancels it.
+    /// Makes a call; only asked for where [`Capabilities::answers`] says so. It begins now, and
+    /// dropping the future cancels it.
     fn call(self: Arc<Self>, _call: DirectCall) -> Answering {
-        Box::pin(ready(Err(Error::new(ErrorKind::Unsupported, "make a call: this broker brings no answers").into())))
+        Box::pin(ready(Err(Error::new(
+            ErrorKind::Unsupported,
+            "make a call: this broker brings no answers",
+        )
+        .into())))
     }
 
-    /// Tells the caller of a call how far it is. Never waits; what cannot be told at once is dropped.
+    /// Tells the caller of a call how far it is. Never waits; what cannot be told at once is
+    /// dropped.
     fn tell(&self, _id: &JobId, _token: i64, _progress: Progress) {}
 
     fn call_counts(&self) -> CallCounts {
         CallCounts::default()
     }
 
-    /// Waits for the turn of a queue, which one process has at a time. `None` where that is a job with a unique mark.
+    /// Waits for the turn of a queue, which one process has at a time. `None` where that is a job
+    /// with a unique mark.
     fn turn(&self, _queue: &str) -> Option<Reply<'_, Turn>> {
         None
     }
 
-    /// Waits until something may have changed since this was called, polled by then or not. Spurious returns are allowed, at a pace that
-    /// costs nothing.
+    /// Waits until something may have changed since this was called, polled by then or not.
+    /// Spurious returns are allowed, at a pace that costs nothing.
     fn changed(&self) -> Reply<'_, ()>;
 }
 
@@ -200,8 +219,10 @@ impl Pushed {
 
 #[derive(Clone, Debug)]
 pub(crate) struct LeaseAsk {
-    /// Looked through in their order: a later one gives jobs only while those before it have none to hand out. The asker sees to it that queues which
-    /// take turns come first in turn. There may be 10,000, so a store asks for what it knows to have jobs, and sorts that by [`Queues::rank`].
+    /// Looked through in their order: a later one gives jobs only while those before it have none
+    /// to hand out. The asker sees to it that queues which take turns come first in turn. There may
+    /// be 10,000, so a store asks for what it knows to have jobs, and sorts that by
+    /// [`Queues::rank`].
     pub(crate) queues: Queues,
     pub(crate) max: usize,
     pub(crate) terms: Terms,
@@ -233,7 +254,8 @@ impl Terms {
 pub(crate) struct Leased {
     pub(crate) id: JobId,
     pub(crate) token: i64,
-    /// From when on the lease runs: a moment before the broker was asked, so that it is never trusted for too long.
+    /// From when on the lease runs: a moment before the broker was asked, so that it is never
+    /// trusted for too long.
     pub(crate) since: BootTime,
     pub(crate) job: Job,
     /// From 1; passes and interruptions do not count.
@@ -253,7 +275,10 @@ pub(crate) struct Settlement {
     pub(crate) token: i64,
     pub(crate) ending: Ending,
     /// What the caller of a call is told if this ends it without a value.
-    #[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "only RabbitMQ brings answers"))]
+    #[cfg_attr(
+        not(feature = "rabbitmq"),
+        expect(dead_code, reason = "only RabbitMQ brings answers")
+    )]
     pub(crate) answer: Option<Box<Answer>>,
 }
 
@@ -262,7 +287,8 @@ pub(crate) struct Settlement {
 pub(crate) enum Ending {
     /// Done, with the result as JSON text.
     Ack(Option<Box<str>>),
-    /// The attempt did not end well. The job's own policy decides what becomes of it, unless `retry_in` does; `policy` for what the job does not say.
+    /// The attempt did not end well. The job's own policy decides what becomes of it, unless
+    /// `retry_in` does; `policy` for what the job does not say.
     Fail {
         kind: AttemptKind,
         reason: String,
@@ -272,11 +298,19 @@ pub(crate) enum Ending {
         policy: RetryPolicy,
     },
     /// Given back untouched, due again after this time.
-    GiveBack { kind: AttemptKind, reason: String, after: Duration },
+    GiveBack {
+        kind: AttemptKind,
+        reason: String,
+        after: Duration,
+    },
     /// Set aside.
     DeadLetter(String),
     /// Cancelled, as was asked: how its attempt was stopped, as far as the holder knows.
-    Cancelled { reason: String, stop: Option<Receipt>, certificate: Option<Box<Certificate>> },
+    Cancelled {
+        reason: String,
+        stop: Option<Receipt>,
+        certificate: Option<Box<Certificate>>,
+    },
     /// Held for this long from now on.
     Extend(Duration),
 }
@@ -285,10 +319,30 @@ impl Ending {
     /// No pause and no lease is longer than [`FAR`].
     pub(crate) fn bounded(self) -> Self {
         match self {
-            Self::Fail { kind, reason, certificate, retry_in, permanent, policy } => {
-                Self::Fail { kind, reason, certificate, retry_in: retry_in.map(|pause| pause.min(FAR)), permanent, policy }
-            }
-            Self::GiveBack { kind, reason, after } => Self::GiveBack { kind, reason, after: after.min(FAR) },
+            Self::Fail {
+                kind,
+                reason,
+                certificate,
+                retry_in,
+                permanent,
+                policy,
+            } => Self::Fail {
+                kind,
+                reason,
+                certificate,
+                retry_in: retry_in.map(|pause| pause.min(FAR)),
+                permanent,
+                policy,
+            },
+            Self::GiveBack {
+                kind,
+                reason,
+                after,
+            } => Self::GiveBack {
+                kind,
+                reason,
+                after: after.min(FAR),
+            },
             Self::Extend(time) => Self::Extend(time.min(FAR)),
             other => other,
         }
@@ -308,7 +362,8 @@ pub enum Settled {
 #[derive(Clone, Debug)]
 pub(crate) enum Query {
     Job(JobId),
-    /// The same for whoever waits for its end: as it was left, so that many may look after each change.
+    /// The same for whoever waits for its end: as it was left, so that many may look after each
+    /// change.
     Waited(JobId),
     Jobs {
         queue: Option<Box<str>>,
@@ -360,7 +415,8 @@ pub struct QueueCounts {
 #[derive(Clone, Debug)]
 pub(crate) enum Order {
     Cancel(JobId, String),
-    /// Cancels a job of which no attempt has begun: it waits, and none failed or crashed. Any other stays as it is.
+    /// Cancels a job of which no attempt has begun: it waits, and none failed or crashed. Any other
+    /// stays as it is.
     Withdraw(JobId, String),
     /// Dead letters back to the queue.
     Retry(JobId, Edit),
@@ -372,7 +428,10 @@ pub(crate) enum Order {
     /// Limits a queue, or takes its limits away.
     Limit(Box<str>, Option<Limits>),
     /// Gives jobs to plain clients, which have to collect them within this time.
-    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only Redis has plain clients"))]
+    #[cfg_attr(
+        not(feature = "redis"),
+        expect(dead_code, reason = "only Redis has plain clients")
+    )]
     Manage(Box<str>, Duration),
     /// One that has the same ticks as the one of its name keeps its next tick.
     Schedule(Box<Schedule>),
@@ -387,7 +446,10 @@ pub(crate) enum Ordered {
     /// So many jobs were changed.
     Changed(u64),
     /// So many jobs were given to plain clients; in how long something else falls due.
-    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only Redis has plain clients"))]
+    #[cfg_attr(
+        not(feature = "redis"),
+        expect(dead_code, reason = "only Redis has plain clients")
+    )]
     Managed { handed: u64, next: Option<Duration> },
     /// The job is leased: its holder will hear of it.
     Asked,

@@ -21,7 +21,8 @@ use crate::retry::Retry;
 use crate::task::{Args, Function, Invocation, Returned, invoke_function};
 use crate::wire::Refused;
 
-/// A described call of a task: `add(3, 4)` with its options. Hand it to a place, `pool.call(..)`, which runs it.
+/// A described call of a task: `add(3, 4)` with its options. Hand it to a place, `pool.call(..)`,
+/// which runs it.
 #[must_use = "a call does nothing until a pool or a broker is given it"]
 pub struct Call<T> {
     pub(crate) request: Request,
@@ -35,7 +36,8 @@ pub(crate) type Recode = fn(&[u8]) -> Result<Vec<u8>, Error>;
 pub(crate) struct Request {
     pub(crate) target: Target,
     pub(crate) codec: Codec,
-    /// The arguments; why they could not be encoded, otherwise, which the caller is told when it makes the call.
+    /// The arguments; why they could not be encoded, otherwise, which the caller is told when it
+    /// makes the call.
     pub(crate) payload: Result<Bytes, Error>,
     pub(crate) options: Option<Box<CallOptions>>,
     pub(crate) signature: Option<fn() -> &'static str>,
@@ -51,7 +53,8 @@ pub(crate) enum Target {
     Function { offset: u64, name: &'static str },
 }
 
-/// The options of a call. `None`: what the task's registration says where the call runs, and otherwise what the field's setter says is the default.
+/// The options of a call. `None`: what the task's registration says where the call runs, and
+/// otherwise what the field's setter says is the default.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CallOptions {
     pub(crate) timeout: Option<Duration>,
@@ -119,14 +122,17 @@ impl Request {
         self.options.as_deref().unwrap_or(&DEFAULT_OPTIONS)
     }
 
-    /// What the call does not say, the task's registration says here, where it is to run. Nothing else decides that, wherever the call comes from: from
-    /// another program or language, from a queue, from another host, whose pool decides over retries and where it waits.
+    /// What the call does not say, the task's registration says here, where it is to run. Nothing
+    /// else decides that, wherever the call comes from: from another program or language, from a
+    /// queue, from another host, whose pool decides over retries and where it waits.
     pub(crate) fn fill(&mut self, task: &TaskEntry) {
         // A caller who has the task's code has said all of it with the call.
         if self.queue.is_some() {
             return;
         }
-        let Some(of_task) = task.call_options() else { return };
+        let Some(of_task) = task.call_options() else {
+            return;
+        };
         let options = self.options.get_or_insert_default();
         options.timeout = options.timeout.or(of_task.timeout);
         options.memory = options.memory.or(of_task.memory);
@@ -142,9 +148,13 @@ impl Request {
         }
     }
 
-    /// Number of the attempt that is the given one of this call, from 1: a job may have had others before.
+    /// Number of the attempt that is the given one of this call, from 1: a job may have had others
+    /// before.
     pub(crate) fn attempt(&self, of_call: u32) -> u32 {
-        self.options().job.as_ref().map_or(of_call, |job| job.nth(of_call))
+        self.options()
+            .job
+            .as_ref()
+            .map_or(of_call, |job| job.nth(of_call))
     }
 
     pub(crate) fn task_name(&self) -> &str {
@@ -156,16 +166,23 @@ impl Request {
 }
 
 impl<T: DeserializeOwned> Call<T> {
-    /// A call of a named task whose arguments and result are `T`'s and `args`' own JSON: for callers that know a
-    /// task only by its name. `args` is a JSON array, one element per argument.
+    /// A call of a named task whose arguments and result are `T`'s and `args`' own JSON: for
+    /// callers that know a task only by its name. `args` is a JSON array, one element per argument.
     pub fn json(name: impl Into<Cow<'static, str>>, args: &(impl Serialize + ?Sized)) -> Self {
         let payload = Codec::Json.encode(args);
-        Self::of_request(Target::Task { name: name.into() }, Codec::Json, payload, None)
+        Self::of_request(
+            Target::Task { name: name.into() },
+            Codec::Json,
+            payload,
+            None,
+        )
     }
 
-    /// A call of a function item or a capture-free closure of this program, which needs no registration.
+    /// A call of a function item or a capture-free closure of this program, which needs no
+    /// registration.
     ///
-    /// It runs only in workers that are the same build of the same program. See [`Pool::run`](crate::Pool::run).
+    /// It runs only in workers that are the same build of the same program. See
+    /// [`Pool::run`](crate::Pool::run).
     pub fn of<F, A>(function: F, args: &A) -> Self
     where
         A: Args,
@@ -191,18 +208,42 @@ impl<T: DeserializeOwned> Call<T> {
         F: Function<A, Output = T>,
         T: Serialize,
     {
-        // The function has no state: its type says all about it. This also refuses, at compile time, one that has.
+        // The function has no state: its type says all about it. This also refuses, at compile
+        // time, one that has.
         let _: F = address::stateless::<F>();
         let _ = function;
         let invoke: Invoke = invoke_function::<F, A>;
         let offset = address::offset_of(invoke as *const ());
         let name = std::any::type_name::<F>();
-        let payload = offset.as_ref().map_or_else(|error| Err(Error::new(error.kind(), error.to_string())), |_| args.encode(codec));
-        Self::of_request(Target::Function { offset: offset.unwrap_or(0), name }, codec, payload, None)
+        let payload = offset.as_ref().map_or_else(
+            |error| Err(Error::new(error.kind(), error.to_string())),
+            |_| args.encode(codec),
+        );
+        Self::of_request(
+            Target::Function {
+                offset: offset.unwrap_or(0),
+                name,
+            },
+            codec,
+            payload,
+            None,
+        )
     }
 
-    pub(crate) fn named<A: Args>(name: &'static str, codec: Codec, args: &A, signature: Option<fn() -> &'static str>) -> Self {
-        let mut call = Self::of_request(Target::Task { name: Cow::Borrowed(name) }, codec, args.encode(codec), signature);
+    pub(crate) fn named<A: Args>(
+        name: &'static str,
+        codec: Codec,
+        args: &A,
+        signature: Option<fn() -> &'static str>,
+    ) -> Self {
+        let mut call = Self::of_request(
+            Target::Task {
+                name: Cow::Borrowed(name),
+            },
+            codec,
+            args.encode(codec),
+            signature,
+        );
         call.request.to_json = json_writer::<A>(codec);
         call
     }
@@ -210,26 +251,53 @@ impl<T: DeserializeOwned> Call<T> {
     /// A call whose arguments are a JSON array already.
     #[cfg(feature = "broker")]
     pub(crate) fn of_json_text(name: String, arguments: String) -> Self {
-        Self::of_request(Target::Task { name: name.into() }, Codec::Json, Ok(arguments.into_bytes()), None)
+        Self::of_request(
+            Target::Task { name: name.into() },
+            Codec::Json,
+            Ok(arguments.into_bytes()),
+            None,
+        )
     }
 
-    fn of_request(target: Target, codec: Codec, payload: Result<Vec<u8>, Error>, signature: Option<fn() -> &'static str>) -> Self {
+    fn of_request(
+        target: Target,
+        codec: Codec,
+        payload: Result<Vec<u8>, Error>,
+        signature: Option<fn() -> &'static str>,
+    ) -> Self {
         let payload = payload.map(Into::into);
-        let request = Request { target, codec, payload, options: None, signature, to_json: None, queue: None };
-        Self { request, output: PhantomData }
+        let request = Request {
+            target,
+            codec,
+            payload,
+            options: None,
+            signature,
+            to_json: None,
+            queue: None,
+        };
+        Self {
+            request,
+            output: PhantomData,
+        }
     }
 
-    /// Runs the call here, in the caller's own process, without limits: for unit tests of code that makes calls.
+    /// Runs the call here, in the caller's own process, without limits: for unit tests of code that
+    /// makes calls.
     ///
     /// # Errors
     ///
-    /// As a pool would give, except that a crash takes the caller with it and a panic goes through it.
+    /// As a pool would give, except that a crash takes the caller with it and a panic goes through
+    /// it.
     pub async fn run_here(self) -> Result<T, CallError> {
         self.run_here_as(None, |_| {}).await
     }
 
     /// Runs the call here and tells its progress. `begun` is given its context.
-    pub(crate) async fn run_here_as(self, sink: Option<Arc<dyn Sink>>, begun: impl FnOnce(&Context)) -> Result<T, CallError> {
+    pub(crate) async fn run_here_as(
+        self,
+        sink: Option<Arc<dyn Sink>>,
+        begun: impl FnOnce(&Context),
+    ) -> Result<T, CallError> {
         let number = self.request.attempt(1);
         let payload = self.request.payload?;
         let (invoke, name) = match &self.request.target {
@@ -263,7 +331,14 @@ impl<T: DeserializeOwned> Call<T> {
 impl Call<()> {
     /// A call without arguments, for its options.
     pub(crate) fn blank(name: &'static str) -> Self {
-        Self::of_request(Target::Task { name: Cow::Borrowed(name) }, Codec::Json, Ok(Vec::new()), None)
+        Self::of_request(
+            Target::Task {
+                name: Cow::Borrowed(name),
+            },
+            Codec::Json,
+            Ok(Vec::new()),
+            None,
+        )
     }
 }
 
@@ -278,38 +353,40 @@ impl<T> Call<T> {
         self.set(|options| options.tick = Some(at))
     }
 
-    /// Longest time one attempt may run; then it is stopped by the kill ladder. Default: no limit. Waiting for a
-    /// worker does not count.
+    /// Longest time one attempt may run; then it is stopped by the kill ladder. Default: no limit.
+    /// Waiting for a worker does not count.
     pub fn timeout(self, run: Duration) -> Self {
         self.set(|options| options.timeout = Some(run))
     }
 
-    /// Longest time the call may wait for its first attempt to begin; then it ends as timed out and is not run. An attempt that has begun is never
-    /// stopped by it: bound that with [`timeout`](Self::timeout). Default: no limit.
+    /// Longest time the call may wait for its first attempt to begin; then it ends as timed out and
+    /// is not run. An attempt that has begun is never stopped by it: bound that with
+    /// [`timeout`](Self::timeout). Default: no limit.
     pub fn queue_timeout(self, wait: Duration) -> Self {
         self.set(|options| options.queue_timeout = Some(wait))
     }
 
-    /// Bytes of memory that an attempt may use beyond what its worker used before it, both as address space
-    /// and as resident memory. Default: no limit.
+    /// Bytes of memory that an attempt may use beyond what its worker used before it, both as
+    /// address space and as resident memory. Default: no limit.
     pub fn memory(self, bytes: u64) -> Self {
         self.set(|options| options.memory = Some(bytes))
     }
 
-    /// Calls of a higher priority leave the queue first; within one priority the order is first in, first out.
-    /// Default: 0. What runs already is not interrupted.
+    /// Calls of a higher priority leave the queue first; within one priority the order is first in,
+    /// first out. Default: 0. What runs already is not interrupted.
     pub fn priority(self, priority: i32) -> Self {
         self.set(|options| options.priority = Some(priority))
     }
 
-    /// How often to run the call again when it failed, panicked or crashed. Default: 0. See [`retry`](Call::retry) for the pauses. A
-    /// call that crashed runs next alone in a fresh worker, and its second crash is its last.
+    /// How often to run the call again when it failed, panicked or crashed. Default: 0. See
+    /// [`retry`](Call::retry) for the pauses. A call that crashed runs next alone in a fresh
+    /// worker, and its second crash is its last.
     pub fn retries(self, retries: u32) -> Self {
         self.set(|options| options.retries = Some(retries))
     }
 
-    /// The pauses between attempts, and until when to try. Default: the pool's, [`Builder::retry`](crate::Builder::retry); at a broker
-    /// [`Retry::default`].
+    /// The pauses between attempts, and until when to try. Default: the pool's,
+    /// [`Builder::retry`](crate::Builder::retry); at a broker [`Retry::default`].
     pub fn retry(self, retry: Retry) -> Self {
         self.set(|options| options.retry = Some(retry))
     }
@@ -319,20 +396,22 @@ impl<T> Call<T> {
         self.set(|options| options.delay = Some(delay))
     }
 
-    /// A name for people, shown in events and logs. Where a call may run is said by [`labels`](Call::labels).
+    /// A name for people, shown in events and logs. Where a call may run is said by
+    /// [`labels`](Call::labels).
     pub fn label(self, label: impl Into<Box<str>>) -> Self {
         self.set(|options| options.label = Some(label.into()))
     }
 
-    /// Runs only where all of these are: labels that a worker host was given (`brigade::remote::serve(..).labels(["gpu"])`), or the pool's own
-    /// workers ([`Builder::labels`](crate::Builder::labels)). Default: anywhere that has the task.
+    /// Runs only where all of these are: labels that a worker host was given
+    /// (`brigade::remote::serve(..).labels(["gpu"])`), or the pool's own workers
+    /// ([`Builder::labels`](crate::Builder::labels)). Default: anywhere that has the task.
     pub fn labels<L: Into<Box<str>>>(self, labels: impl IntoIterator<Item = L>) -> Self {
         self.set(|options| options.labels = labels.into_iter().map(Into::into).collect())
     }
 
-    /// Keeps what the attempt writes to its standard output and error, up to this many bytes each, for
-    /// [`Handle::output`](crate::Handle::output), instead of passing it through. What is over is counted and
-    /// dropped. Such a call runs alone in its worker.
+    /// Keeps what the attempt writes to its standard output and error, up to this many bytes each,
+    /// for [`Handle::output`](crate::Handle::output), instead of passing it through. What is over
+    /// is counted and dropped. Such a call runs alone in its worker.
     pub fn capture(self, bytes_max: usize) -> Self {
         self.set(|options| options.capture_bytes = Some(bytes_max))
     }
@@ -342,34 +421,41 @@ impl<T> Call<T> {
         self.set(|options| options.key = Some(key.into()))
     }
 
-    /// For jobs at a broker: see [`Job::unique`](crate::Job::unique). A pool refuses it as `Unsupported`.
+    /// For jobs at a broker: see [`Job::unique`](crate::Job::unique). A pool refuses it as
+    /// `Unsupported`.
     pub fn unique(self, mark: impl Into<Box<str>>) -> Self {
         self.set(|options| options.unique = Some(mark.into()))
     }
 
-    /// For jobs at a broker: see [`Job::unique_for`](crate::Job::unique_for). A pool refuses it as `Unsupported`.
+    /// For jobs at a broker: see [`Job::unique_for`](crate::Job::unique_for). A pool refuses it as
+    /// `Unsupported`.
     pub fn unique_for(self, mark: impl Into<Box<str>>, period: Duration) -> Self {
-        self.unique(mark).set(|options| options.unique_for = Some(period))
+        self.unique(mark)
+            .set(|options| options.unique_for = Some(period))
     }
 
-    /// For jobs at a broker: see [`Job::partition`](crate::Job::partition). A pool refuses it as `Unsupported`.
+    /// For jobs at a broker: see [`Job::partition`](crate::Job::partition). A pool refuses it as
+    /// `Unsupported`.
     pub fn partition(self, partition: impl Into<Box<str>>) -> Self {
         self.set(|options| options.partition = Some(partition.into()))
     }
 
-    /// For jobs at a broker: see [`Job::keep`](crate::Job::keep). A pool refuses it as `Unsupported`.
+    /// For jobs at a broker: see [`Job::keep`](crate::Job::keep). A pool refuses it as
+    /// `Unsupported`.
     pub fn keep(self, time: Duration) -> Self {
         self.set(|options| options.keep = Some(time))
     }
 
-    /// For calls at a broker whose workers may pass them on: if all do, the call waits, and is offered to them again until one takes it or its queue
-    /// timeout is over. Without it, it ends with [`CallError::Passed`] once all have passed and some rounds more came to nothing. A pool ignores
-    /// it.
+    /// For calls at a broker whose workers may pass them on: if all do, the call waits, and is
+    /// offered to them again until one takes it or its queue timeout is over. Without it, it ends
+    /// with [`CallError::Passed`] once all have passed and some rounds more came to nothing. A pool
+    /// ignores it.
     pub fn wait_out_passes(self) -> Self {
         self.set(|options| options.waits_out_passes = true)
     }
 
-    /// Runs alone in its worker even where workers have many slots, so that a stop can hurt no other call.
+    /// Runs alone in its worker even where workers have many slots, so that a stop can hurt no
+    /// other call.
     pub fn alone(self) -> Self {
         self.set(|options| options.alone = true)
     }
@@ -392,14 +478,18 @@ impl<T> Call<T> {
 
 impl<T> fmt::Debug for Call<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").field("task", &self.request.task_name()).finish_non_exhaustive()
+        f.debug_struct("Call")
+            .field("task", &self.request.task_name())
+            .finish_non_exhaustive()
     }
 }
 
 /// A call of a task of this program; `#[task]` writes this.
 #[doc(hidden)]
 pub fn call<A: Args, T: DeserializeOwned>(entry: &'static TaskEntry, args: A) -> Call<T> {
-    let target = Target::Task { name: Cow::Borrowed(entry.name) };
+    let target = Target::Task {
+        name: Cow::Borrowed(entry.name),
+    };
     let mut call = Call::of_request(target, entry.codec, args.encode(entry.codec), None);
     call.request.queue = Some(entry.queue);
     call.request.to_json = json_writer::<A>(entry.codec);
@@ -411,24 +501,38 @@ fn json_writer<A: Args>(codec: Codec) -> Option<Recode> {
     match codec {
         Codec::Json => None,
         Codec::Postcard => Some(|payload| A::decode(Codec::Postcard, payload)?.encode(Codec::Json)),
-        Codec::MessagePack => Some(|payload| A::decode(Codec::MessagePack, payload)?.encode(Codec::Json)),
+        Codec::MessagePack => {
+            Some(|payload| A::decode(Codec::MessagePack, payload)?.encode(Codec::Json))
+        }
     }
 }
 
 pub(crate) fn unknown_task(name: &str) -> Error {
-    Error::new(ErrorKind::UnknownTask, format!("find a task {name:?}: the worker has none of that name"))
+    Error::new(
+        ErrorKind::UnknownTask,
+        format!("find a task {name:?}: the worker has none of that name"),
+    )
 }
 
 /// What the caller is told of a call that a worker did not carry.
 pub(crate) fn refused_error(task: &str, refused: Refused) -> Error {
     match refused {
         Refused::UnknownTask(name) => unknown_task(&name),
-        Refused::BadArguments(why) => Error::new(ErrorKind::BadArguments, format!("pass arguments to {task:?}: {why}")),
+        Refused::BadArguments(why) => Error::new(
+            ErrorKind::BadArguments,
+            format!("pass arguments to {task:?}: {why}"),
+        ),
         Refused::OtherBuild(why) => Error::new(ErrorKind::OtherBuild, why),
-        Refused::Unencodable(why) => Error::new(ErrorKind::Encode, format!("return the result of {task:?}: {why}")),
+        Refused::Unencodable(why) => Error::new(
+            ErrorKind::Encode,
+            format!("return the result of {task:?}: {why}"),
+        ),
         Refused::ResultTooLarge { bytes, max } => Error::new(
             ErrorKind::TooLarge,
-            format!("return the result of {task:?}: it has {bytes} bytes and {max} are allowed (Builder::payload_max)"),
+            format!(
+                "return the result of {task:?}: it has {bytes} bytes and {max} are allowed \
+                    (Builder::payload_max)"
+            ),
         ),
     }
 }

@@ -1,7 +1,7 @@
 //! The death certificate: everything known about an attempt that did not end by its own return.
 //!
-//! Values only: they are stored with jobs and sent between hosts, so they serialize, and unknown endings of later
-//! versions are additions, never changes.
+//! Values only: they are stored with jobs and sent between hosts, so they serialize, and unknown
+//! endings of later versions are additions, never changes.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,15 +19,17 @@ pub(crate) const TAIL_BYTES: usize = 64 << 10;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Certificate {
-    /// Number of the worker within its pool, from 1; a replacement takes the number of the one it replaces.
+    /// Number of the worker within its pool, from 1; a replacement takes the number of the one it
+    /// replaces.
     pub worker: u32,
     /// Process id the worker had.
     pub pid: u32,
-    /// Name of the host that it ran on, if that was another one that joined the pool; the process id is one of that host.
+    /// Name of the host that it ran on, if that was another one that joined the pool; the process
+    /// id is one of that host.
     #[serde(default)]
     pub host: Option<String>,
-    /// Name of the thread that overflowed its stack or got a fatal signal, as far as the worker could report it; at most 15 bytes, `main` for the
-    /// first thread.
+    /// Name of the thread that overflowed its stack or got a fatal signal, as far as the worker
+    /// could report it; at most 15 bytes, `main` for the first thread.
     #[serde(default)]
     pub thread: Option<String>,
     /// Name of the task.
@@ -48,8 +50,8 @@ pub struct Certificate {
     pub progress: Option<(f64, String)>,
     /// The last 64 KiB that the worker wrote to its standard error.
     pub stderr: String,
-    /// What kept the worker from running when it was ended: the name of the signal that had stopped it (SIGTTIN and SIGTTOU are a terminal's), or
-    /// `a debugger`. `None` if nothing did.
+    /// What kept the worker from running when it was ended: the name of the signal that had stopped
+    /// it (SIGTTIN and SIGTTOU are a terminal's), or `a debugger`. `None` if nothing did.
     #[serde(default)]
     pub stopped_by: Option<String>,
 }
@@ -83,7 +85,8 @@ pub enum Ended {
     LinkBroken(String),
     /// The worker was ended because of another attempt that shared it.
     Neighbour,
-    /// The host that ran it was away for too long, or forgot it; the text says how. It may have run to its end.
+    /// The host that ran it was away for too long, or forgot it; the text says how. It may have run
+    /// to its end.
     HostLost(String),
     /// The process ended, and how is not known: see [`Exit::Unknown`].
     Unknown,
@@ -93,7 +96,8 @@ pub enum Ended {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum MemoryLimit {
-    /// An allocation failed at the address space limit (`RLIMIT_AS`), or for lack of memory on the host.
+    /// An allocation failed at the address space limit (`RLIMIT_AS`), or for lack of memory on the
+    /// host.
     AddressSpace,
     /// The resident memory grew past the limit and the pool killed the worker.
     Resident,
@@ -109,10 +113,12 @@ pub enum Exit {
     Code(i32),
     /// This signal ended it.
     Signal(i32),
-    /// It has ended, and how is not known: another part of the host program waited for it (`waitpid(-1)`, or SIGCHLD ignored). What it cost
-    /// is not known either, but for a peak that was seen before.
+    /// It has ended, and how is not known: another part of the host program waited for it
+    /// (`waitpid(-1)`, or SIGCHLD ignored). What it cost is not known either, but for a peak that
+    /// was seen before.
     Unknown,
-    /// It could not be ended and may still run: it runs as a user whom the host program may not signal, or the kernel holds it.
+    /// It could not be ended and may still run: it runs as a user whom the host program may not
+    /// signal, or the kernel holds it.
     Alive,
 }
 
@@ -146,7 +152,11 @@ pub struct Receipt {
 impl Receipt {
     /// A receipt of this moment, for a holder of a lease that has its own way to stop what it runs.
     pub fn new(step: Step, took: Duration) -> Self {
-        Self { step, at: std::time::SystemTime::now(), took }
+        Self {
+            step,
+            at: std::time::SystemTime::now(),
+            took,
+        }
     }
 }
 
@@ -156,8 +166,9 @@ impl fmt::Display for Receipt {
     }
 }
 
-/// What an attempt cost. CPU and memory are those of the worker process over its whole life; they are zero while it lives on. CPU time
-/// is as the kernel counted it when the process ended (`wait4(2)`).
+/// What an attempt cost. CPU and memory are those of the worker process over its whole life; they
+/// are zero while it lives on. CPU time is as the kernel counted it when the process ended
+/// (`wait4(2)`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Cost {
@@ -170,9 +181,11 @@ pub struct Cost {
     /// CPU time in the kernel.
     #[serde(with = "crate::codec::seconds")]
     pub cpu_system: Duration,
-    /// Largest resident memory in bytes of the worker itself (`VmHWM`), as it said at its end. Where it could not (SIGKILL, `_exit`), the
-    /// kernel's count (`ru_maxrss`) if that is more than what the host program had when it started the worker, which the count begins with;
-    /// otherwise the largest that was seen: at each [`check_interval`](crate::Builder::check_interval) and before each signal.
+    /// Largest resident memory in bytes of the worker itself (`VmHWM`), as it said at its end.
+    /// Where it could not (SIGKILL, `_exit`), the kernel's count (`ru_maxrss`) if that is more than
+    /// what the host program had when it started the worker, which the count begins with; otherwise
+    /// the largest that was seen: at each [`check_interval`](crate::Builder::check_interval) and
+    /// before each signal.
     pub memory_peak: u64,
 }
 
@@ -180,20 +193,33 @@ impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Panicked { message, location } => {
-                write!(f, "panicked at {}: {}", one_line(location, NAME_BYTES_MAX), one_line(message, TEXT_BYTES_MAX))
+                write!(
+                    f,
+                    "panicked at {}: {}",
+                    one_line(location, NAME_BYTES_MAX),
+                    one_line(message, TEXT_BYTES_MAX)
+                )
             }
             Self::Exited => f.write_str("exited in the middle of the task"),
             Self::Signalled => f.write_str("killed by a signal"),
             Self::StackOverflow => f.write_str("stack overflow"),
-            Self::OutOfMemory(MemoryLimit::AddressSpace) => f.write_str("out of memory (an allocation failed)"),
-            Self::OutOfMemory(MemoryLimit::Resident) => f.write_str("out of memory (resident memory over its limit)"),
-            Self::OutOfMemory(MemoryLimit::Cgroup) => f.write_str("out of memory (killed by the kernel)"),
+            Self::OutOfMemory(MemoryLimit::AddressSpace) => {
+                f.write_str("out of memory (an allocation failed)")
+            }
+            Self::OutOfMemory(MemoryLimit::Resident) => {
+                f.write_str("out of memory (resident memory over its limit)")
+            }
+            Self::OutOfMemory(MemoryLimit::Cgroup) => {
+                f.write_str("out of memory (killed by the kernel)")
+            }
             Self::TimedOut => f.write_str("timed out"),
             Self::Cancelled => f.write_str("cancelled"),
             Self::Shutdown => f.write_str("stopped by shutdown"),
             Self::LinkBroken(how) => write!(f, "broke its link: {}", one_line(how, TEXT_BYTES_MAX)),
             Self::Neighbour => f.write_str("its worker ended because of another attempt"),
-            Self::HostLost(how) => write!(f, "lost with its host: {}", one_line(how, TEXT_BYTES_MAX)),
+            Self::HostLost(how) => {
+                write!(f, "lost with its host: {}", one_line(how, TEXT_BYTES_MAX))
+            }
             Self::Unknown => f.write_str("its process ended"),
         }
     }
@@ -207,7 +233,10 @@ impl fmt::Display for Exit {
                 Some(name) => write!(f, "{name}"),
                 None => write!(f, "signal {signal}"),
             },
-            Self::Unknown => f.write_str("how is not known: another part of the host program reaped it (a wait for any child)"),
+            Self::Unknown => f.write_str(
+                "how is not known: another part of the host program \
+                reaped it (a wait for any child)",
+            ),
             Self::Alive => f.write_str("the process could not be ended and may still run"),
         }
     }
@@ -243,14 +272,23 @@ impl fmt::Display for Known<'_> {
 impl Certificate {
     fn write(&self, f: &mut fmt::Formatter<'_>, tell_end: bool) -> fmt::Result {
         let task = one_line(&self.task, NAME_BYTES_MAX);
-        write!(f, "{task} (call {}, attempt {}) on worker {}, pid {}", self.call, self.attempt, self.worker, self.pid)?;
+        write!(
+            f,
+            "{task} (call {}, attempt {}) on worker {}, pid {}",
+            self.call, self.attempt, self.worker, self.pid
+        )?;
         if let Some(host) = &self.host {
             write!(f, " on {}", one_line(host, NAME_BYTES_MAX))?;
         }
         f.write_str(": ")?;
         match (&self.ended, self.exit) {
             (Ended::Panicked { message, location }, _) if !tell_end => {
-                write!(f, "{} (at {})", one_line(message, TEXT_BYTES_MAX), one_line(location, NAME_BYTES_MAX))?;
+                write!(
+                    f,
+                    "{} (at {})",
+                    one_line(message, TEXT_BYTES_MAX),
+                    one_line(location, NAME_BYTES_MAX)
+                )?;
             }
             (Ended::Signalled, Some(exit @ Exit::Signal(_))) => write!(f, "killed by {exit}")?,
             (ended, _) if tell_end || self.step.is_none() => write!(f, "{ended}")?,
@@ -261,13 +299,18 @@ impl Certificate {
         }
         // The signal of a step says nothing that the step does not.
         let told = match (&self.ended, self.step, self.exit) {
-            (Ended::Signalled, _, Some(Exit::Signal(_))) | (Ended::OutOfMemory(MemoryLimit::Cgroup), ..) => None,
-            (_, Some(Step::Terminated), Some(Exit::Signal(libc::SIGTERM))) | (_, Some(Step::Killed), Some(Exit::Signal(libc::SIGKILL))) => {
-                None
-            }
+            (Ended::Signalled, _, Some(Exit::Signal(_)))
+            | (Ended::OutOfMemory(MemoryLimit::Cgroup), ..) => None,
+            (_, Some(Step::Terminated), Some(Exit::Signal(libc::SIGTERM)))
+            | (_, Some(Step::Killed), Some(Exit::Signal(libc::SIGKILL))) => None,
             (.., exit) => exit,
         };
-        let has_end = tell_end || self.step.is_none() || !matches!(self.ended, Ended::TimedOut | Ended::Cancelled | Ended::Shutdown);
+        let has_end = tell_end
+            || self.step.is_none()
+            || !matches!(
+                self.ended,
+                Ended::TimedOut | Ended::Cancelled | Ended::Shutdown
+            );
         let comma = |first: bool| if first { "" } else { ", " };
         if let Some(step) = self.step {
             write!(f, "{}{step}", comma(!has_end))?;
@@ -277,7 +320,11 @@ impl Certificate {
         }
         write!(f, " after {:.1?}", self.cost.wall)?;
         if let Some(by) = &self.stopped_by {
-            write!(f, ", while it was stopped by {}", one_line(by, NAME_BYTES_MAX))?;
+            write!(
+                f,
+                ", while it was stopped by {}",
+                one_line(by, NAME_BYTES_MAX)
+            )?;
         }
         if self.exit.is_some() {
             let mib = self.cost.memory_peak / (1 << 20);
@@ -290,14 +337,21 @@ impl Certificate {
     #[cfg(feature = "remote")]
     pub(crate) fn bounded(mut self: Box<Self>) -> Box<Self> {
         let cut = |text: &mut String, bytes_max| text.truncate(text.floor_char_boundary(bytes_max));
-        for time in [&mut self.cost.wall, &mut self.cost.cpu_user, &mut self.cost.cpu_system] {
+        for time in [
+            &mut self.cost.wall,
+            &mut self.cost.cpu_user,
+            &mut self.cost.cpu_system,
+        ] {
             *time = (*time).min(TIME_MAX);
         }
         cut(&mut self.stderr, TAIL_BYTES);
         if let Some((_, text)) = &mut self.progress {
             cut(text, PROGRESS_BYTES_MAX);
         }
-        for name in [&mut self.stopped_by, &mut self.thread].into_iter().flatten() {
+        for name in [&mut self.stopped_by, &mut self.thread]
+            .into_iter()
+            .flatten()
+        {
             cut(name, NAME_BYTES_MAX);
         }
         match &mut self.ended {
@@ -362,7 +416,12 @@ mod tests {
     #[test]
     fn an_absurd_report_of_another_host_is_one_printable_line() {
         let evil = "x\u{1b}[2J\n2026-01-01 INFO forged\r\u{202e}".to_owned();
-        let cost = Cost { wall: Duration::MAX, cpu_user: Duration::MAX, cpu_system: Duration::MAX, memory_peak: u64::MAX };
+        let cost = Cost {
+            wall: Duration::MAX,
+            cpu_user: Duration::MAX,
+            cpu_system: Duration::MAX,
+            memory_peak: u64::MAX,
+        };
         let report = |ended| Certificate {
             worker: 1,
             pid: u32::MAX,
@@ -380,18 +439,36 @@ mod tests {
             thread: Some(evil.clone()),
         };
         let ends = [
-            Ended::Panicked { message: evil.clone(), location: evil.clone() },
+            Ended::Panicked {
+                message: evil.clone(),
+                location: evil.clone(),
+            },
             Ended::LinkBroken(evil.repeat(10_000)),
             Ended::HostLost(evil.clone()),
             Ended::StackOverflow,
         ];
         for ended in ends {
-            for report in [Box::new(report(ended.clone())), Box::new(report(ended)).bounded()] {
-                let told = [report.to_string(), Known(&report).to_string(), crate::CallError::Panicked(report).to_string()];
-                assert!(told.iter().all(|line| !line.chars().any(char::is_control) && !line.contains('\u{202e}')), "{told:?}");
+            for report in [
+                Box::new(report(ended.clone())),
+                Box::new(report(ended)).bounded(),
+            ] {
+                let told = [
+                    report.to_string(),
+                    Known(&report).to_string(),
+                    crate::CallError::Panicked(report).to_string(),
+                ];
+                assert!(
+                    told.iter()
+                        .all(|line| !line.chars().any(char::is_control)
+                            && !line.contains('\u{202e}')),
+                    "{told:?}"
+                );
             }
         }
         let bounded = Box::new(report(Ended::Unknown)).bounded();
-        assert!(bounded.cost.cpu() < Duration::MAX && bounded.stderr.len() <= TAIL_BYTES, "{bounded}");
+        assert!(
+            bounded.cost.cpu() < Duration::MAX && bounded.stderr.len() <= TAIL_BYTES,
+            "{bounded}"
+        );
     }
 }

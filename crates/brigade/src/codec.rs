@@ -1,8 +1,10 @@
 //! The data formats of arguments, results and progress.
 //!
-//! Only data travels, never code or type names. Each message names its format, so all may be used side by side. A value arrives equal or is an
-//! error: decoding refuses bytes that are left over, too deep a value is refused by whoever writes it and by whoever reads it, and what a format
-//! has no form of is an error where it is written (`write`). The formats themselves are crates; `write` and `read` stand around them.
+//! Only data travels, never code or type names. Each message names its format, so all may be used
+//! side by side. A value arrives equal or is an error: decoding refuses bytes that are left over,
+//! too deep a value is refused by whoever writes it and by whoever reads it, and what a format has
+//! no form of is an error where it is written (`write`). The formats themselves are crates; `write`
+//! and `read` stand around them.
 
 mod at;
 mod read;
@@ -25,25 +27,32 @@ use crate::payload;
 pub(crate) use at::DEPTH_MAX;
 pub(crate) use at::RAW;
 
-/// How values are written. Set per task with `#[task(codec = "json")]`; see also [`Call::of_json`](crate::Call::of_json).
+/// How values are written. Set per task with `#[task(codec = "json")]`; see also
+/// [`Call::of_json`](crate::Call::of_json).
 ///
-/// With the default and with [`Codec::Json`] a value of any serde type arrives equal or is an error, of kind `Encode` where it was to be written
-/// or `Decode` where it was to be read. A value is nested at most 128 levels deep: lists, maps, structs, enums and `Some` within each other. A type
-/// whose own `Serialize` and `Deserialize` do not agree is not helped by any format: an untagged enum, for one, is read as the first variant that
-/// fits.
+/// With the default and with [`Codec::Json`] a value of any serde type arrives equal or is an
+/// error, of kind `Encode` where it was to be written or `Decode` where it was to be read. A value
+/// is nested at most 128 levels deep: lists, maps, structs, enums and `Some` within each other. A
+/// type whose own `Serialize` and `Deserialize` do not agree is not helped by any format: an
+/// untagged enum, for one, is read as the first variant that fits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Codec {
-    /// [postcard](https://postcard.jamesmunns.com/wire-format): the most compact, without names of fields and variants: both sides must have the very
-    /// same types. It cannot carry what changes the shape of a value: with `#[serde(skip_serializing_if)]`, or `#[serde(skip)]` on a variant that
-    /// stands before others, **other values arrive than were sent**. What needs a format that describes itself (`serde_json::Value`,
-    /// `#[serde(untagged)]`, `#[serde(flatten)]`, `#[serde(tag = ..)]`) is an error.
+    /// [postcard](https://postcard.jamesmunns.com/wire-format): the most compact, without names of
+    /// fields and variants: both sides must have the very same types. It cannot carry what changes
+    /// the shape of a value: with `#[serde(skip_serializing_if)]`, or `#[serde(skip)]` on a variant
+    /// that stands before others, **other values arrive than were sent**. What needs a format that
+    /// describes itself (`serde_json::Value`, `#[serde(untagged)]`, `#[serde(flatten)]`,
+    /// `#[serde(tag = ..)]`) is an error.
     Postcard,
-    /// JSON: for programs in other languages, and what brokers keep. It has no NaN and no infinity, no `Some(None)` and no `Some(())`, and keys of
-    /// maps are texts, numbers, booleans or variants without data: anything else is an error. [`Bytes`](crate::Bytes) are base64.
+    /// JSON: for programs in other languages, and what brokers keep. It has no NaN and no infinity,
+    /// no `Some(None)` and no `Some(())`, and keys of maps are texts, numbers, booleans or variants
+    /// without data: anything else is an error. [`Bytes`](crate::Bytes) are base64.
     Json,
-    /// [MessagePack](https://msgpack.org) with the names of fields and variants, for any serde type: the default. What it has no form of (`Some(None)`, `Some(())`,
-    /// numbers of more than 64 bits) has one of its own, which is an error within `#[serde(untagged)]`, `#[serde(flatten)]` or a tagged enum.
+    /// [MessagePack](https://msgpack.org) with the names of fields and variants, for any serde
+    /// type: the default. What it has no form of (`Some(None)`, `Some(())`, numbers of more than 64
+    /// bits) has one of its own, which is an error within `#[serde(untagged)]`, `#[serde(flatten)]`
+    /// or a tagged enum.
     #[default]
     MessagePack,
 }
@@ -51,13 +60,17 @@ pub enum Codec {
 impl Codec {
     pub(crate) fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<Vec<u8>, Error> {
         told::begin(self == Self::Postcard);
-        let part = Part { value, at: At::begin(self) };
+        let part = Part {
+            value,
+            at: At::begin(self),
+        };
         match self {
             Self::Postcard => postcard::to_stdvec(&part).map_err(|e| self.unencodable(e)),
             Self::Json => serde_json::to_vec(&part).map_err(|e| self.unencodable(e)),
             Self::MessagePack => {
                 let mut bytes = Vec::new();
-                part.serialize(&mut rmp_serde::Serializer::new(&mut bytes).with_struct_map()).map_err(|e| self.unencodable(e))?;
+                part.serialize(&mut rmp_serde::Serializer::new(&mut bytes).with_struct_map())
+                    .map_err(|e| self.unencodable(e))?;
                 Ok(bytes)
             }
         }
@@ -66,7 +79,11 @@ impl Codec {
     /// As JSON text.
     pub(crate) fn json_text<T: Serialize + ?Sized>(value: &T) -> Result<String, Error> {
         told::begin(false);
-        serde_json::to_string(&Part { value, at: At::begin(Self::Json) }).map_err(|e| Self::Json.unencodable(e))
+        serde_json::to_string(&Part {
+            value,
+            at: At::begin(Self::Json),
+        })
+        .map_err(|e| Self::Json.unencodable(e))
     }
 
     pub(crate) fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, Error> {
@@ -80,28 +97,44 @@ impl Codec {
 
     fn decode_postcard<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, Error> {
         let mut source = postcard::Deserializer::from_bytes(bytes);
-        let value = T::deserialize(Reader { inner: &mut source, at: At::begin(self) }).map_err(|told| match told.0 {
+        let value = T::deserialize(Reader {
+            inner: &mut source,
+            at: At::begin(self),
+        })
+        .map_err(|told| match told.0 {
             postcard::Error::WontImplement => Error::new(
                 ErrorKind::Decode,
-                "decode a value from postcard: its type needs a format that describes itself, use the default one or #[task(codec = \"json\")]",
+                "decode a value from postcard: its type needs a format that describes itself, use \
+                    the default one or #[task(codec = \"json\")]",
             ),
             e => self.undecodable(e),
         })?;
         match source.finalize() {
             Ok([]) => Ok(value),
-            Ok(rest) => Err(Error::new(ErrorKind::Decode, format!("decode a value: {} bytes are left over", rest.len()))),
+            Ok(rest) => Err(Error::new(
+                ErrorKind::Decode,
+                format!("decode a value: {} bytes are left over", rest.len()),
+            )),
             Err(e) => Err(self.undecodable(e)),
         }
     }
 
     fn decode_packed<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, Error> {
         let mut source = rmp_serde::Deserializer::from_read_ref(bytes);
-        let reader = Reader { inner: &mut source, at: At::begin(self) };
-        let value = payload::packed(|| T::deserialize(reader)).map_err(|told| self.undecodable(told.0))?;
-        // It does not tell where it stands: only at the end there is no other value that could begin.
+        let reader = Reader {
+            inner: &mut source,
+            at: At::begin(self),
+        };
+        let value =
+            payload::packed(|| T::deserialize(reader)).map_err(|told| self.undecodable(told.0))?;
+        // It does not tell where it stands: only at the end there is no other value that could
+        // begin.
         match (&mut source).deserialize_any(Nothing) {
             Err(PackError::InvalidMarkerRead(_)) => Ok(value),
-            _ => Err(Error::new(ErrorKind::Decode, "decode a value: bytes are left over")),
+            _ => Err(Error::new(
+                ErrorKind::Decode,
+                "decode a value: bytes are left over",
+            )),
         }
     }
 
@@ -115,15 +148,25 @@ impl Codec {
     }
 
     pub(crate) fn of_number(number: u8) -> Option<Self> {
-        [Self::Postcard, Self::Json, Self::MessagePack].into_iter().find(|codec| codec.number() == number)
+        [Self::Postcard, Self::Json, Self::MessagePack]
+            .into_iter()
+            .find(|codec| codec.number() == number)
     }
 
     fn unencodable(self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
-        Error::new(ErrorKind::Encode, format!("encode a value as {self}: {}", Self::text_of(&source))).with_source(source)
+        Error::new(
+            ErrorKind::Encode,
+            format!("encode a value as {self}: {}", Self::text_of(&source)),
+        )
+        .with_source(source)
     }
 
     fn undecodable(self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
-        Error::new(ErrorKind::Decode, format!("decode a value from {self}: {}", Self::text_of(&source))).with_source(source)
+        Error::new(
+            ErrorKind::Decode,
+            format!("decode a value from {self}: {}", Self::text_of(&source)),
+        )
+        .with_source(source)
     }
 
     /// What went wrong, in the words of the value's type if the format drops them.
@@ -159,11 +202,16 @@ pub(crate) mod seconds {
 
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
-    pub(crate) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_f64(duration.as_secs_f64())
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
         Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }

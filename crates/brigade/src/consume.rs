@@ -1,12 +1,16 @@
-//! The consumer: lease -> attempt in a pool -> settlement. The only module that knows both brokers and pools.
+//! The consumer: lease -> attempt in a pool -> settlement. The only module that knows both brokers
+//! and pools.
 //!
-//! `consumer` is one that runs, and the story of its life. `leases` leases while there is room (prefetch), renews, and hears of cancels; `attempt` is one
-//! leased job until its settlement, `here` its attempt in this process; `ending` says what becomes of a job, `settling` tells the broker; `turns` which
-//! queue is asked first; `control` what a handle tells; `reload` how workers take turns to load.
+//! `consumer` is one that runs, and the story of its life. `leases` leases while there is room
+//! (prefetch), renews, and hears of cancels; `attempt` is one leased job until its settlement,
+//! `here` its attempt in this process; `ending` says what becomes of a job, `settling` tells the
+//! broker; `turns` which queue is asked first; `control` what a handle tells; `reload` how workers
+//! take turns to load.
 //!
-//! A lease is renewed only while its attempt is in the pool's hands: waiting for a worker, or running in one that lives; and while the broker is being
-//! told how it ended. A parent that dies renews nothing more. Attempts in this process have threads of their own, so that renewals depend on no code of
-//! users.
+//! A lease is renewed only while its attempt is in the pool's hands: waiting for a worker, or
+//! running in one that lives; and while the broker is being told how it ended. A parent that dies
+//! renews nothing more. Attempts in this process have threads of their own, so that renewals depend
+//! on no code of users.
 
 mod attempt;
 mod consumer;
@@ -107,7 +111,8 @@ const UNSERVED_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// A job whose holders fell silent so often is set aside.
 const LOSSES_MAX: u32 = 5;
 
-/// [`PAUSE`], a little different each time: consumers that were disturbed together do not come back together.
+/// [`PAUSE`], a little different each time: consumers that were disturbed together do not come back
+/// together.
 fn pause() -> Duration {
     PAUSE.mul_f64(jitter(0.5))
 }
@@ -133,88 +138,104 @@ impl Broker {
 }
 
 impl Worker {
-    /// Serves this queue in strict order: of the queues that are named so, a later one gives jobs only while those before it have none to hand out, and
-    /// all that take turns come after them. Default: the queues of all tasks of this program, in equal turns.
+    /// Serves this queue in strict order: of the queues that are named so, a later one gives jobs
+    /// only while those before it have none to hand out, and all that take turns come after them.
+    /// Default: the queues of all tasks of this program, in equal turns.
     pub fn queue(mut self, name: impl Into<Box<str>>) -> Self {
         self.queues.push(name.into());
         self
     }
 
-    /// Serves this queue in turn with the others that take turns: where all have jobs, each gives by its weight, at least 1. One that is empty
-    /// holds up no other. Those of [`task`](Worker::task) have weight 1; those of [`queue`](Worker::queue) come before them.
+    /// Serves this queue in turn with the others that take turns: where all have jobs, each gives
+    /// by its weight, at least 1. One that is empty holds up no other. Those of
+    /// [`task`](Worker::task) have weight 1; those of [`queue`](Worker::queue) come before them.
     pub fn weighted(mut self, name: impl Into<Box<str>>, weight: u32) -> Self {
         self.weighted.push((name.into(), weight));
         self
     }
 
-    /// Serves the queue of this task: `broker.worker().task(hello)`. Several tasks take equal turns, whatever their order here, as with
-    /// [`weighted`](Worker::weighted) and weight 1. Where the order is to count, name the queues: [`queue`](Worker::queue).
+    /// Serves the queue of this task: `broker.worker().task(hello)`. Several tasks take equal
+    /// turns, whatever their order here, as with [`weighted`](Worker::weighted) and weight 1. Where
+    /// the order is to count, name the queues: [`queue`](Worker::queue).
     pub fn task<A, R, F: Function<A, Output = Call<R>>>(mut self, task: F) -> Self {
         // The type says which function it is.
         let _: F = task;
         match registry::of_function(std::any::type_name::<F>()) {
-            Ok(entry) => self.weighted.extend(entry.queues().map(|queue| (queue.into(), 1))),
+            Ok(entry) => self
+                .weighted
+                .extend(entry.queues().map(|queue| (queue.into(), 1))),
             Err(error) => self.wrong = Some(error),
         }
         self
     }
 
-    /// Runs the attempts in this pool's processes, where each can be stopped and none can hurt this one. Default: a pool of the worker's own, with up to
-    /// one process per CPU, which ends with the worker; the program's `main` begins with [`init`](crate::init) then, or is
+    /// Runs the attempts in this pool's processes, where each can be stopped and none can hurt this
+    /// one. Default: a pool of the worker's own, with up to one process per CPU, which ends with
+    /// the worker; the program's `main` begins with [`init`](crate::init) then, or is
     /// [`#[brigade::main]`](macro@crate::main).
     pub fn on(mut self, pool: &Pool) -> Self {
         self.place = Place::Pool(pool.clone());
         self
     }
 
-    /// Runs the attempts in this very process, each on a thread of its own: faster for tiny tasks, and all that a pool protects from is given up. One that
-    /// crashes (a signal, a stack overflow, no memory left) takes this process with it, and with that all that runs beside it. One that hangs cannot be
-    /// stopped: it keeps its lease and its place for as long as this process lives. A timeout or a cancel only asks
-    /// ([`Context::is_cancelled`](crate::Context::is_cancelled)) and takes effect at the next await; limits of memory are ignored. What it leaks, and what it
+    /// Runs the attempts in this very process, each on a thread of its own: faster for tiny tasks,
+    /// and all that a pool protects from is given up. One that crashes (a signal, a stack overflow,
+    /// no memory left) takes this process with it, and with that all that runs beside it. One that
+    /// hangs cannot be stopped: it keeps its lease and its place for as long as this process lives.
+    /// A timeout or a cancel only asks ([`Context::is_cancelled`](crate::Context::is_cancelled))
+    /// and takes effect at the next await; limits of memory are ignored. What it leaks, and what it
     /// changes of the process, stays.
     pub fn in_process(mut self) -> Self {
         self.place = Place::InProcess;
         self
     }
 
-    /// The most jobs held at once. Default: twice the pool's slots; 1 in process. At most 1,048,576.
+    /// The most jobs held at once. Default: twice the pool's slots; 1 in process. At most
+    /// 1,048,576.
     pub fn prefetch(mut self, jobs: usize) -> Self {
         self.prefetch = jobs.max(1);
         self
     }
 
-    /// How long a lease runs; it is renewed three times in that time. Default: 30 s; at least 1 s, at most 100 years.
+    /// How long a lease runs; it is renewed three times in that time. Default: 30 s; at least 1 s,
+    /// at most 100 years.
     pub fn lease(mut self, time: Duration) -> Self {
         self.lease = time.clamp(Duration::from_secs(1), FAR);
         self
     }
 
-    /// How long running attempts may take to finish when the worker stops; then they are stopped and their jobs given back. Default:
-    /// 30 s.
+    /// How long running attempts may take to finish when the worker stops; then they are stopped
+    /// and their jobs given back. Default: 30 s.
     pub fn drain_timeout(mut self, time: Duration) -> Self {
         self.drain = time;
         self
     }
 
-    /// How long a job is given back, for other consumers to take, because this program does not know its task or its arguments do not fit: in a deploy,
-    /// an old program meets jobs of the new one and the other way round. The time begins when a first consumer could not run it. A job that is given back
-    /// waits for 1 s, then for twice as long each time, up to 60 s. When the time is over, the next consumer that cannot run it makes it a dead letter that
-    /// says so. Default: 1 day; with zero it is a dead letter at once. The caller of a call over RabbitMQ is told once all workers of its queue were asked.
+    /// How long a job is given back, for other consumers to take, because this program does not
+    /// know its task or its arguments do not fit: in a deploy, an old program meets jobs of the new
+    /// one and the other way round. The time begins when a first consumer could not run it. A job
+    /// that is given back waits for 1 s, then for twice as long each time, up to 60 s. When the
+    /// time is over, the next consumer that cannot run it makes it a dead letter that says so.
+    /// Default: 1 day; with zero it is a dead letter at once. The caller of a call over RabbitMQ is
+    /// told once all workers of its queue were asked.
     pub fn unserved_timeout(mut self, time: Duration) -> Self {
         self.unserved_timeout = time;
         self
     }
 
-    /// How often the holder of a job may fall silent, its process dead or hung, until the job is a dead letter: it may be what kills its consumers. After the
-    /// second time it runs with nothing beside it, so that it takes no other job along. What ends in good order (a deploy, a lost host) is not
-    /// counted. Default: 5; at least 1. RabbitMQ tells this of hung holders only; its quorum queues have a delivery limit for the others.
+    /// How often the holder of a job may fall silent, its process dead or hung, until the job is a
+    /// dead letter: it may be what kills its consumers. After the second time it runs with nothing
+    /// beside it, so that it takes no other job along. What ends in good order (a deploy, a lost
+    /// host) is not counted. Default: 5; at least 1. RabbitMQ tells this of hung holders only; its
+    /// quorum queues have a delivery limit for the others.
     pub fn losses_max(mut self, times: u32) -> Self {
         self.losses_max = times.max(1);
         self
     }
 
-    /// Ends by itself when the queues hold nothing that will still be run, by anybody, and what was leased is settled. Jobs that wait for
-    /// their time or a retry, also those that only another program can run, and paused queues, are waited for.
+    /// Ends by itself when the queues hold nothing that will still be run, by anybody, and what was
+    /// leased is settled. Jobs that wait for their time or a retry, also those that only another
+    /// program can run, and paused queues, are waited for.
     pub fn until_empty(mut self) -> Self {
         self.until = Until::Empty;
         self
@@ -240,21 +261,26 @@ impl Worker {
         self.until_empty().run_until(pending::<()>()).await
     }
 
-    /// Serves until `stop` comes (any future: a channel, a token; or [`stop_signal()`](crate::stop_signal)), then takes nothing new and lets what runs
-    /// finish, within [`drain_timeout`](Worker::drain_timeout). The second signal after [`stop_signal()`](crate::stop_signal) ends that at once; so does
-    /// [`WorkerHandle::kill`]. What is stopped is given back, uncharged.
+    /// Serves until `stop` comes (any future: a channel, a token; or
+    /// [`stop_signal()`](crate::stop_signal)), then takes nothing new and lets what runs finish,
+    /// within [`drain_timeout`](Worker::drain_timeout). The second signal after
+    /// [`stop_signal()`](crate::stop_signal) ends that at once; so does [`WorkerHandle::kill`].
+    /// What is stopped is given back, uncharged.
     ///
     /// # Errors
     ///
-    /// `BadOption` without any queue, `Unsupported` outside of a runtime, and for a worker that is to end when its queues are empty at a broker
-    /// that does not count jobs ([`Capabilities::listing`](crate::Capabilities::listing)), those of [`Builder::start`](crate::Builder::start) if it starts a pool of
-    /// its own, `Closed` if the connection to the broker has ended for good. Other errors of the broker are waited out and logged: serving goes on when it
-    /// is back.
+    /// `BadOption` without any queue, `Unsupported` outside of a runtime, and for a worker that is
+    /// to end when its queues are empty at a broker that does not count jobs
+    /// ([`Capabilities::listing`](crate::Capabilities::listing)), those of
+    /// [`Builder::start`](crate::Builder::start) if it starts a pool of its own, `Closed` if the
+    /// connection to the broker has ended for good. Other errors of the broker are waited out and
+    /// logged: serving goes on when it is back.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future is a [`kill`](WorkerHandle::kill) in the background: nothing more is leased, attempts are stopped and their jobs given back.
-    /// Where the runtime ends before that is done, their leases run out. To let attempts finish, end it with `stop`.
+    /// Dropping the future is a [`kill`](WorkerHandle::kill) in the background: nothing more is
+    /// leased, attempts are stopped and their jobs given back. Where the runtime ends before that
+    /// is done, their leases run out. To let attempts finish, end it with `stop`.
     pub async fn run_until(self, stop: impl Future) -> Result<Served, Error> {
         let control = Arc::clone(&self.control);
         let mut running = Running::begin(self).await?;
@@ -276,6 +302,9 @@ impl Worker {
 
 impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Worker").field("queues", &self.queues).field("prefetch", &self.prefetch).finish_non_exhaustive()
+        f.debug_struct("Worker")
+            .field("queues", &self.queues)
+            .field("prefetch", &self.prefetch)
+            .finish_non_exhaustive()
     }
 }

@@ -16,8 +16,8 @@ use crate::progress::PROGRESS_BYTES_MAX;
 use crate::shutdown::spawn_thread;
 use crate::sync::lock;
 
-/// A task's view of its attempt: take `&Context` as the first parameter. Cheap to clone; clones may outlive the
-/// attempt, what they say then is dropped.
+/// A task's view of its attempt: take `&Context` as the first parameter. Cheap to clone; clones may
+/// outlive the attempt, what they say then is dropped.
 #[derive(Clone)]
 pub struct Context(Arc<Attempt>);
 
@@ -76,13 +76,15 @@ impl Context {
         self.0.call
     }
 
-    /// Number of this attempt, from 1. Of a job: as its history counts, where passes and interruptions do not count.
+    /// Number of this attempt, from 1. Of a job: as its history counts, where passes and
+    /// interruptions do not count.
     pub fn attempt(&self) -> u32 {
         self.0.number
     }
 
-    /// The job that this is an attempt of, wherever it runs; `None` for a call that is no job. Its id is the same for every attempt, so it can be the
-    /// key by which another service knows that it has done something already:
+    /// The job that this is an attempt of, wherever it runs; `None` for a call that is no job. Its
+    /// id is the same for every attempt, so it can be the key by which another service knows that
+    /// it has done something already:
     ///
     /// ```
     /// # use brigade::{Context, Failure, task};
@@ -107,33 +109,43 @@ impl Context {
         self.0.task
     }
 
-    /// The tick of a schedule that this run is for, whenever it came to run; `None` if no schedule pushed it.
+    /// The tick of a schedule that this run is for, whenever it came to run; `None` if no schedule
+    /// pushed it.
     pub fn tick(&self) -> Option<SystemTime> {
         self.0.tick
     }
 
     /// Time left until the timeout of this attempt, if it has one.
     pub fn remaining(&self) -> Option<Duration> {
-        self.0.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        self.0
+            .deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     /// Tells the caller how far the task is: a fraction from 0 to 1 and any serde value.
     ///
-    /// It never waits for the caller. Values come in order; a caller who does not listen keeps only the newest few.
-    /// A payload that cannot be encoded, or is over 56 KiB, is told as a warning in the log instead.
+    /// It never waits for the caller. Values come in order; a caller who does not listen keeps only
+    /// the newest few. A payload that cannot be encoded, or is over 56 KiB, is told as a warning in
+    /// the log instead.
     pub fn progress(&self, fraction: f64, payload: impl Serialize) {
-        let Some((call, sink)) = &self.0.sink else { return };
+        let Some((call, sink)) = &self.0.sink else {
+            return;
+        };
         match self.0.codec.encode(&payload) {
             Ok(payload) if payload.len() > PROGRESS_BYTES_MAX => {
-                tracing::warn!(task = self.0.task, bytes = payload.len(), "progress was dropped: it is over 56 KiB");
+                tracing::warn!(
+                    task = self.0.task,
+                    bytes = payload.len(),
+                    "progress was dropped: it is over 56 KiB"
+                );
             }
             Ok(payload) => sink.progress(*call, fraction.clamp(0.0, 1.0), self.0.codec, &payload),
             Err(error) => tracing::warn!(task = self.0.task, %error, "progress was dropped"),
         }
     }
 
-    /// Whether somebody asked this attempt to stop. Check it in long loops and return early: a task that stops
-    /// when asked keeps its worker alive and warm.
+    /// Whether somebody asked this attempt to stop. Check it in long loops and return early: a task
+    /// that stops when asked keeps its worker alive and warm.
     pub fn is_cancelled(&self) -> bool {
         self.0.cancel.asked.load(Ordering::Acquire)
     }
@@ -156,8 +168,8 @@ impl Context {
         }
     }
 
-    /// Registers an abort listener: it runs once, on another thread than the task, with the reason, when somebody
-    /// asks this attempt to stop; at once if that has happened already.
+    /// Registers an abort listener: it runs once, on another thread than the task, with the reason,
+    /// when somebody asks this attempt to stop; at once if that has happened already.
     pub fn on_cancel(&self, listener: impl FnOnce(&str) + Send + 'static) {
         let mut listeners = lock(&self.0.cancel.listeners);
         match self.cancel_reason() {
@@ -173,10 +185,15 @@ impl Context {
     ///
     /// # Panics
     ///
-    /// If there is none of this type: give the pool `.init(hook, args)`. See [`Context::try_state`].
+    /// If there is none of this type: give the pool `.init(hook, args)`. See
+    /// [`Context::try_state`].
     pub fn state<S: Send + Sync + 'static>(&self) -> &S {
-        self.try_state()
-            .unwrap_or_else(|| panic!("no worker state of type {}: build it with Pool::builder().init(..)", std::any::type_name::<S>()))
+        self.try_state().unwrap_or_else(|| {
+            panic!(
+                "no worker state of type {}: build it with Pool::builder().init(..)",
+                std::any::type_name::<S>()
+            )
+        })
     }
 
     /// The state that the pool's init hook built in this worker, if it is of this type.
@@ -187,7 +204,8 @@ impl Context {
     /// An error that asks for the next attempt after this time, whatever the retry policy says:
     /// `return Err(cx.retry_in(secs(30)).into())`.
     pub fn retry_in(&self, after: Duration) -> Failure {
-        Failure::new(format_args!("asks for a retry in {after:?}")).with_retry(RetryAdvice::In(after))
+        Failure::new(format_args!("asks for a retry in {after:?}"))
+            .with_retry(RetryAdvice::In(after))
     }
 }
 
@@ -198,8 +216,8 @@ impl Attempt {
 }
 
 impl Context {
-    /// Asks the attempt to stop and runs its listeners, on a thread of their own: one that hangs must not keep the
-    /// worker from hearing more. A second time does nothing.
+    /// Asks the attempt to stop and runs its listeners, on a thread of their own: one that hangs
+    /// must not keep the worker from hearing more. A second time does nothing.
     pub(crate) fn cancel(&self, reason: &str) {
         let cancel = &self.0.cancel;
         let listeners = {

@@ -1,7 +1,7 @@
 //! [`Error`]: Brigade could not do what was asked.
 //!
-//! How a task ended is not an error but an outcome, see [`CallError`](crate::CallError). `Display` prints its own level only, in lower
-//! case, so that it fits after "failed to".
+//! How a task ended is not an error but an outcome, see [`CallError`](crate::CallError). `Display`
+//! prints its own level only, in lower case, so that it fits after "failed to".
 
 use std::fmt;
 
@@ -63,7 +63,12 @@ pub struct Error {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, context: impl Into<Box<str>>) -> Self {
-        Self { kind, context: context.into(), source: None, uncertain: false }
+        Self {
+            kind,
+            context: context.into(),
+            source: None,
+            uncertain: false,
+        }
     }
 
     pub(crate) fn with_source(mut self, source: impl Into<Source>) -> Self {
@@ -82,7 +87,12 @@ impl Error {
     #[cfg(feature = "broker")]
     pub(crate) fn copy(&self) -> Self {
         let source = self.source.as_ref().map(|source| source.to_string().into());
-        Self { kind: self.kind, context: self.context.clone(), source, uncertain: self.uncertain }
+        Self {
+            kind: self.kind,
+            context: self.context.clone(),
+            source,
+            uncertain: self.uncertain,
+        }
     }
 
     pub(crate) fn os(context: impl Into<Box<str>>, source: impl Into<std::io::Error>) -> Self {
@@ -96,10 +106,17 @@ impl Error {
 
     /// Whether the same request may succeed later without a change.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.kind, ErrorKind::QueueFull | ErrorKind::CannotStart | ErrorKind::Timeout | ErrorKind::Unreachable)
+        matches!(
+            self.kind,
+            ErrorKind::QueueFull
+                | ErrorKind::CannotStart
+                | ErrorKind::Timeout
+                | ErrorKind::Unreachable
+        )
     }
 
-    /// Whether the request may have been carried out although this error came back: a commit whose sync failed may be on the disk.
+    /// Whether the request may have been carried out although this error came back: a commit whose
+    /// sync failed may be on the disk.
     pub fn is_uncertain(&self) -> bool {
         self.uncertain
     }
@@ -114,7 +131,9 @@ impl fmt::Display for Error {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}: {}", self.kind, self.context)?;
-        self.source.as_ref().map_or(Ok(()), |source| write!(f, ": {source}"))
+        self.source
+            .as_ref()
+            .map_or(Ok(()), |source| write!(f, ": {source}"))
     }
 }
 

@@ -25,7 +25,8 @@ pub enum Event {
         /// Why, in words.
         reason: Arc<str>,
     },
-    /// A worker does not answer because something keeps its process from running. It is replaced if that goes on, unless a debugger has it.
+    /// A worker does not answer because something keeps its process from running. It is replaced if
+    /// that goes on, unless a debugger has it.
     WorkerStopped {
         /// Number of the worker.
         worker: u32,
@@ -52,7 +53,8 @@ pub enum Event {
         /// Whether its pool had told it to leave.
         expected: bool,
     },
-    /// Processes of a worker that is over could not be ended: they run as a user whom this program may not signal, or the kernel holds them.
+    /// Processes of a worker that is over could not be ended: they run as a user whom this program
+    /// may not signal, or the kernel holds them.
     ProcessesLeft {
         /// Number that the worker had.
         worker: u32,
@@ -73,7 +75,8 @@ pub enum Event {
         slots: u32,
         /// Whether it was known and goes on with what it ran.
         resumed: bool,
-        /// Calls that it still held of a session that is over, because it was away for too long: their results are refused.
+        /// Calls that it still held of a session that is over, because it was away for too long:
+        /// their results are refused.
         stale: usize,
     },
     /// The connection to a host is down. What it runs is waited for.
@@ -151,7 +154,8 @@ pub enum Event {
         task: Arc<str>,
         /// Its label.
         label: Option<Arc<str>>,
-        /// How it ended, as [`CallError`](crate::CallError) names it, in lower case: `done`, `failed`, `crashed` ..
+        /// How it ended, as [`CallError`](crate::CallError) names it, in lower case: `done`,
+        /// `failed`, `crashed` ..
         outcome: &'static str,
         /// Attempts that were begun.
         attempts: u32,

@@ -30,7 +30,11 @@ pub enum Level {
 
 impl Finding {
     pub(crate) fn new(level: Level, what: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { level, what: what.into(), advice: advice.into() }
+        Self {
+            level,
+            what: what.into(),
+            advice: advice.into(),
+        }
     }
 }
 
@@ -47,6 +51,10 @@ impl fmt::Display for Level {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.level, self.what)?;
-        if self.advice.is_empty() { Ok(()) } else { write!(f, "; {}", self.advice) }
+        if self.advice.is_empty() {
+            Ok(())
+        } else {
+            write!(f, "; {}", self.advice)
+        }
     }
 }

@@ -1,10 +1,14 @@
-//! Flows: jobs that wait for others. [`Chain`] hands each result to the next job, [`Group`] waits for many.
+//! Flows: jobs that wait for others. [`Chain`] hands each result to the next job, [`Group`] waits
+//! for many.
 //!
-//! A flow is a value until it is pushed (`pushed`): it is a list of jobs of one push, joined by [`Link`]. Each job has at most one that waits for it, and whoever waits stands
-//! behind those it waits for, so a flow is a tree that runs towards its last job. A broker stores all of it at once or nothing, and hands on by
-//! itself what is to be handed on: no process has to live for a flow to go on.
+//! A flow is a value until it is pushed (`pushed`): it is a list of jobs of one push, joined by
+//! [`Link`]. Each job has at most one that waits for it, and whoever waits stands behind those it
+//! waits for, so a flow is a tree that runs towards its last job. A broker stores all of it at once
+//! or nothing, and hands on by itself what is to be handed on: no process has to live for a flow to
+//! go on.
 //!
-//! What cannot be joined (an argument that is no JSON, a function that is no task) is told by the push, as with any job.
+//! What cannot be joined (an argument that is no JSON, a function that is no task) is told by the
+//! push, as with any job.
 
 mod pushed;
 
@@ -27,8 +31,8 @@ use crate::task::{Args, Function, Task};
 
 pub use pushed::PushedFlow;
 
-/// Jobs that lead to one last job, whose result is a `T`: each is run when the one before it is done, with that one's result as its first
-/// argument.
+/// Jobs that lead to one last job, whose result is a `T`: each is run when the one before it is
+/// done, with that one's result as its first argument.
 ///
 /// ```no_run
 /// use brigade::{Broker, Chain, Task, task};
@@ -56,8 +60,8 @@ pub use pushed::PushedFlow;
 /// # }
 /// ```
 ///
-/// A step that ends otherwise than done stops the chain: the later ones become dead letters that name it, and retrying it with
-/// [`Broker::retry`](crate::Broker::retry) brings them back.
+/// A step that ends otherwise than done stops the chain: the later ones become dead letters that
+/// name it, and retrying it with [`Broker::retry`](crate::Broker::retry) brings them back.
 #[must_use = "a chain does nothing until it is pushed"]
 pub struct Chain<T> {
     flow: Flow,
@@ -71,26 +75,38 @@ impl<T> Chain<T> {
     }
 
     fn of(flow: Flow) -> Self {
-        Self { flow, output: PhantomData }
+        Self {
+            flow,
+            output: PhantomData,
+        }
     }
 
-    /// Then this task, with the result of the step before as its only argument: a function that is a `#[task]`, or a [`Task`] constant.
+    /// Then this task, with the result of the step before as its only argument: a function that is
+    /// a `#[task]`, or a [`Task`] constant.
     pub fn then<P: FlowStep<(T,)>>(self, step: P) -> Chain<P::Output> {
         Chain::of(self.flow.then(Gather::Front, step.job("[]".to_owned())))
     }
 
     /// Then this task, with the result of the step before and these further arguments, a tuple.
-    pub fn then_with<P: FlowStep<R::Args>, R: Following<T>>(self, step: P, rest: R) -> Chain<P::Output> {
-        Chain::of(self.flow.then(Gather::Front, json_of(&rest).and_then(|rest| step.job(rest))))
+    pub fn then_with<P: FlowStep<R::Args>, R: Following<T>>(
+        self,
+        step: P,
+        rest: R,
+    ) -> Chain<P::Output> {
+        Chain::of(self.flow.then(
+            Gather::Front,
+            json_of(&rest).and_then(|rest| step.job(rest)),
+        ))
     }
 
-    /// Then this job, or this call. Its payload is an array of the arguments after the first, which is the result of the step before.
+    /// Then this job, or this call. Its payload is an array of the arguments after the first, which
+    /// is the result of the step before.
     pub fn then_job<J: ToJob>(self, job: J) -> Chain<J::Output> {
         Chain::of(self.flow.then(Gather::Front, job.to_job()))
     }
 
-    /// Sets options on the step that was added last, as in `.then(store).with(|job| job.retries(5).delay(pause))`. A delay begins when the
-    /// step before is done.
+    /// Sets options on the step that was added last, as in `.then(store).with(|job|
+    /// job.retries(5).delay(pause))`. A delay begins when the step before is done.
     pub fn with(mut self, set: impl FnOnce(Job) -> Job) -> Self {
         self.flow.set_last(|job| {
             // Whatever is set, its place stays.
@@ -100,7 +116,8 @@ impl<T> Chain<T> {
         self
     }
 
-    /// Keeps the last job and its result for this long after it is done. Default: it is removed at once.
+    /// Keeps the last job and its result for this long after it is done. Default: it is removed at
+    /// once.
     pub fn keep(self, time: Duration) -> Self {
         self.with(|job| job.keep(time))
     }
@@ -108,11 +125,14 @@ impl<T> Chain<T> {
 
 impl<T> fmt::Debug for Chain<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Chain").field("jobs", &self.flow.jobs.len()).finish_non_exhaustive()
+        f.debug_struct("Chain")
+            .field("jobs", &self.flow.jobs.len())
+            .finish_non_exhaustive()
     }
 }
 
-/// Jobs that run side by side, each with a `T` as its result, and what comes after all of them. Members are calls, jobs, chains and groups.
+/// Jobs that run side by side, each with a `T` as its result, and what comes after all of them.
+/// Members are calls, jobs, chains and groups.
 ///
 /// ```no_run
 /// use brigade::{Broker, Group, task};
@@ -135,8 +155,9 @@ impl<T> fmt::Debug for Chain<T> {
 /// # }
 /// ```
 ///
-/// Pushed as it is, a group has one more job that nobody runs: it is done with the array of the results when all members are, and stays
-/// for [`keep`](Group::keep); or it is a dead letter with the reasons of those that ended otherwise.
+/// Pushed as it is, a group has one more job that nobody runs: it is done with the array of the
+/// results when all members are, and stays for [`keep`](Group::keep); or it is a dead letter with
+/// the reasons of those that ended otherwise.
 #[must_use = "a group does nothing until it is pushed"]
 pub struct Group<T> {
     /// The members' jobs, one after another.
@@ -153,7 +174,12 @@ const GROUP_QUEUE: &str = "groups";
 impl<T> Group<T> {
     /// These jobs, calls, chains or groups; results are gathered in this order.
     pub fn new<F: ToFlow<Output = T>>(members: impl IntoIterator<Item = F>) -> Self {
-        let group = Self { flow: Flow::default(), lasts: Vec::new(), keep: None, output: PhantomData };
+        let group = Self {
+            flow: Flow::default(),
+            lasts: Vec::new(),
+            keep: None,
+            output: PhantomData,
+        };
         members.into_iter().fold(group, Self::and)
     }
 
@@ -171,17 +197,26 @@ impl<T> Group<T> {
         self.close(Gather::Then, job.to_job())
     }
 
-    /// Then this task, with an array of the members' results as its only argument: a function that is a `#[task]`, or a [`Task`] constant.
+    /// Then this task, with an array of the members' results as its only argument: a function that
+    /// is a `#[task]`, or a [`Task`] constant.
     pub fn collect<P: FlowStep<(Vec<T>,)>>(self, step: P) -> Chain<P::Output> {
         self.close(Gather::Collect, step.job("[]".to_owned()))
     }
 
     /// Then this task, with an array of the members' results and these further arguments, a tuple.
-    pub fn collect_with<P: FlowStep<R::Args>, R: Following<Vec<T>>>(self, step: P, rest: R) -> Chain<P::Output> {
-        self.close(Gather::Collect, json_of(&rest).and_then(|rest| step.job(rest)))
+    pub fn collect_with<P: FlowStep<R::Args>, R: Following<Vec<T>>>(
+        self,
+        step: P,
+        rest: R,
+    ) -> Chain<P::Output> {
+        self.close(
+            Gather::Collect,
+            json_of(&rest).and_then(|rest| step.job(rest)),
+        )
     }
 
-    /// Then this job, or this call. Its payload is an array of the arguments after the first, which is the array of the members' results.
+    /// Then this job, or this call. Its payload is an array of the arguments after the first, which
+    /// is the array of the members' results.
     pub fn collect_job<J: ToJob>(self, job: J) -> Chain<J::Output> {
         self.close(Gather::Collect, job.to_job())
     }
@@ -191,8 +226,9 @@ impl<T> Group<T> {
         self.close(Gather::Finally, job.to_job())
     }
 
-    /// How long the group's own job, and with it the results, stay after it is done. Default: 1 hour; for a member of another group, which
-    /// has the results by then, not at all. Without meaning once something comes after the group.
+    /// How long the group's own job, and with it the results, stay after it is done. Default: 1
+    /// hour; for a member of another group, which has the results by then, not at all. Without
+    /// meaning once something comes after the group.
     pub fn keep(mut self, time: Duration) -> Self {
         self.keep = Some(time);
         self
@@ -205,11 +241,14 @@ impl<T> Group<T> {
 
 impl<T> fmt::Debug for Group<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Group").field("members", &self.lasts.len()).finish_non_exhaustive()
+        f.debug_struct("Group")
+            .field("members", &self.lasts.len())
+            .finish_non_exhaustive()
     }
 }
 
-/// What can be pushed as a flow and be a member of a group: a [`Chain`], a [`Group`], and whatever is a job by itself.
+/// What can be pushed as a flow and be a member of a group: a [`Chain`], a [`Group`], and whatever
+/// is a job by itself.
 pub trait ToFlow {
     /// The result of its last job.
     type Output;
@@ -243,10 +282,16 @@ impl<T> ToFlow for Group<T> {
     type Output = Vec<T>;
 
     fn to_flow(self) -> Result<Flow, Error> {
-        let queue = self.flow.jobs.first().map_or(GROUP_QUEUE.into(), |job| job.queue.clone());
+        let queue = self
+            .flow
+            .jobs
+            .first()
+            .map_or(GROUP_QUEUE.into(), |job| job.queue.clone());
         let mut barrier = Job::new(queue, None, "null");
         barrier.options.keep = self.keep;
-        self.flow.close(&self.lasts, Gather::Barrier, Ok(barrier)).checked()
+        self.flow
+            .close(&self.lasts, Gather::Barrier, Ok(barrier))
+            .checked()
     }
 }
 
@@ -258,7 +303,8 @@ impl ToFlow for Flow {
     }
 }
 
-/// A task that may stand behind others in a flow; `A` are its arguments: a function that is a `#[task]`, or a [`Task`] constant.
+/// A task that may stand behind others in a flow; `A` are its arguments: a function that is a
+/// `#[task]`, or a [`Task`] constant.
 pub trait FlowStep<A> {
     /// Its result.
     type Output;
@@ -289,7 +335,10 @@ where
     fn job(self, known: String) -> Result<Job, Error> {
         let name = type_name::<F>();
         let Some(task) = registry::described_by(name) else {
-            let text = format!("join {name} to a flow: it is no #[task]; give the task's function itself, or a Task constant");
+            let text = format!(
+                "join {name} to a flow: it is no #[task]; give the task's function itself, or a \
+                    Task constant"
+            );
             return Err(Error::new(ErrorKind::UnknownTask, text));
         };
         let mut call = Call::of_json_text(task.name.to_owned(), known);
@@ -326,7 +375,8 @@ following!(A B C D E F G H I J K);
 
 fn json_of(rest: &impl Serialize) -> Result<String, Error> {
     let json = Codec::Json.encode(rest)?;
-    String::from_utf8(json).map_err(|e| Error::new(ErrorKind::Encode, "write arguments as JSON").with_source(e))
+    String::from_utf8(json)
+        .map_err(|e| Error::new(ErrorKind::Encode, "write arguments as JSON").with_source(e))
 }
 
 /// Jobs of one push, each before the one that waits for it.
@@ -341,8 +391,14 @@ pub struct Flow {
 impl Flow {
     fn one(job: Result<Job, Error>) -> Self {
         match job {
-            Ok(job) => Self { jobs: vec![job], problem: None },
-            Err(error) => Self { jobs: Vec::new(), problem: Some(error) },
+            Ok(job) => Self {
+                jobs: vec![job],
+                problem: None,
+            },
+            Err(error) => Self {
+                jobs: Vec::new(),
+                problem: Some(error),
+            },
         }
     }
 
@@ -379,7 +435,10 @@ impl Flow {
                 for last in lasts {
                     self.jobs[*last].link.get_or_insert_default().next = Some(position);
                 }
-                job.link = Some(Link { next: None, gather: Some(gather) });
+                job.link = Some(Link {
+                    next: None,
+                    gather: Some(gather),
+                });
                 self.jobs.push(job);
             }
             Err(error) => self.problem = self.problem.or(Some(error)),
@@ -399,7 +458,11 @@ fn takes_results(job: Job, gather: Gather) -> Result<Job, Error> {
     if matches!(gather, Gather::Front | Gather::Collect)
         && let Err(e) = serde_json::from_str::<Vec<&RawValue>>(&job.payload)
     {
-        let text = format!("join a job of queue {:?} to a flow: its payload is no array, so no result can be put in front", job.queue);
+        let text = format!(
+            "join a job of queue {:?} to a flow: its payload is no array, so no result can be put \
+                in front",
+            job.queue
+        );
         return Err(Error::new(ErrorKind::BadArguments, text).with_source(e));
     }
     Ok(job)
@@ -415,9 +478,20 @@ mod tests {
 
     #[test]
     fn whoever_waits_stands_behind_those_it_waits_for() {
-        let group = Group::new([Chain::new(job("a")).then_job(job("b")), Chain::new(job("c"))]).and(job("d"));
-        let flow = Group::new([group.collect_job(job("e"))]).and(job("f")).to_flow().unwrap();
-        let links: Vec<_> = flow.jobs.iter().map(|job| (&*job.queue, job.link.clone().unwrap_or_default())).collect();
+        let group = Group::new([
+            Chain::new(job("a")).then_job(job("b")),
+            Chain::new(job("c")),
+        ])
+        .and(job("d"));
+        let flow = Group::new([group.collect_job(job("e"))])
+            .and(job("f"))
+            .to_flow()
+            .unwrap();
+        let links: Vec<_> = flow
+            .jobs
+            .iter()
+            .map(|job| (&*job.queue, job.link.clone().unwrap_or_default()))
+            .collect();
         let link = |name, next, gather| (name, Link { next, gather });
         let expected = [
             link("a", Some(1), None),
@@ -434,11 +508,18 @@ mod tests {
     #[test]
     fn what_cannot_be_joined_is_told_by_the_push() {
         let plain = Job::new("q", None, r#"{"n":1}"#);
-        let error = Chain::new(job("a")).then_job(plain.clone()).then_job(job("c")).to_flow().unwrap_err();
+        let error = Chain::new(job("a"))
+            .then_job(plain.clone())
+            .then_job(job("c"))
+            .to_flow()
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BadArguments);
         Group::new([job("a")]).then(plain).to_flow().unwrap();
         let no_task = |n: u32| Call::<u32>::json("x", &[n]);
         let error = Chain::new(no_task(1)).then(no_task).to_flow().unwrap_err();
-        assert!(error.kind() == ErrorKind::UnknownTask && error.to_string().contains("no #[task]"), "{error}");
+        assert!(
+            error.kind() == ErrorKind::UnknownTask && error.to_string().contains("no #[task]"),
+            "{error}"
+        );
     }
 }

@@ -1,7 +1,9 @@
-//! What decodes bytes from outside, one function for each decoder: it gives a value or says what is wrong, in bounded memory, and never panics.
+//! What decodes bytes from outside, one function for each decoder: it gives a value or says what is
+//! wrong, in bounded memory, and never panics.
 //!
-//! The tests feed these functions with damaged bytes of a seed (`fuzz.rs`), the targets of `fuzz/` with what a coverage-guided fuzzer finds. Both
-//! begin with the inputs in `fuzz/corpus`. A function panics where a promise is broken.
+//! The tests feed these functions with damaged bytes of a seed (`fuzz.rs`), the targets of `fuzz/`
+//! with what a coverage-guided fuzzer finds. Both begin with the inputs in `fuzz/corpus`. A
+//! function panics where a promise is broken.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,16 +14,23 @@ use crate::outcome::Failure;
 use crate::payload::Bytes;
 #[cfg(feature = "remote")]
 use crate::wire;
-use crate::wire::{CallMeta, Cancel, Decoder, Hello, LastWords, PanicNote, Ready, Refused, StartFailed};
+use crate::wire::{
+    CallMeta, Cancel, Decoder, Hello, LastWords, PanicNote, Ready, Refused, StartFailed,
+};
 
 pub(crate) fn packed(value: &impl Serialize) -> Vec<u8> {
-    Codec::Postcard.encode(value).expect("what was decoded can be encoded")
+    Codec::Postcard
+        .encode(value)
+        .expect("what was decoded can be encoded")
 }
 
-/// Decodes; what was decoded can be encoded again and comes out the same, but for the last digits of a number in JSON.
+/// Decodes; what was decoded can be encoded again and comes out the same, but for the last digits
+/// of a number in JSON.
 fn there_and_back<T: Serialize + DeserializeOwned>(codec: Codec, bytes: &[u8]) {
     if let Ok(value) = codec.decode::<T>(bytes) {
-        let again = codec.encode(&value).expect("what was decoded can be encoded");
+        let again = codec
+            .encode(&value)
+            .expect("what was decoded can be encoded");
         let once_more = codec.encode(&codec.decode::<T>(&again).expect("and decoded again"));
         assert!(codec == Codec::Json || once_more.ok() == Some(again));
     }
@@ -49,7 +58,9 @@ pub fn control_messages(bytes: &[u8]) {
 
 /// A stream of frames, however it is cut: the first byte says into pieces of which length.
 pub fn frames(bytes: &[u8]) {
-    let Some((piece, stream)) = bytes.split_first() else { return };
+    let Some((piece, stream)) = bytes.split_first() else {
+        return;
+    };
     let mut decoder = Decoder::new(4096);
     for chunk in stream.chunks(usize::from(*piece).max(1)) {
         decoder.buffer().extend_from_slice(chunk);
@@ -118,9 +129,12 @@ mod with_brokers {
         there_and_back::<AttemptRecord>(Codec::Json, bytes);
     }
 
-    /// Plans in JSON, and cron expressions: the first eight bytes are the moment at which it is asked what comes next.
+    /// Plans in JSON, and cron expressions: the first eight bytes are the moment at which it is
+    /// asked what comes next.
     pub fn schedules(bytes: &[u8]) {
-        let Some((time, text)) = bytes.split_first_chunk() else { return };
+        let Some((time, text)) = bytes.split_first_chunk() else {
+            return;
+        };
         let time = i64::from_le_bytes(*time);
         let job = || Job::new("emails", None, "null");
         if let Ok(plan) = Codec::Json.decode::<Plan>(text) {
@@ -129,7 +143,9 @@ mod with_brokers {
             }
             plan.due(time, time.saturating_add(1_000_000_000)).ok();
             if let Recurrence::Cron { expression, zone } = &plan.recurrence {
-                Schedule::cron("again", expression.as_str(), job()).map(|schedule| schedule.zone(zone.as_str())).ok();
+                Schedule::cron("again", expression.as_str(), job())
+                    .map(|schedule| schedule.zone(zone.as_str()))
+                    .ok();
             }
         }
         if let Ok(text) = std::str::from_utf8(text) {

@@ -1,7 +1,8 @@
 //! A worker host: joins pools of other hosts and runs what they send.
 //!
-//! It is itself a pool, so that a crash ends one child and the certificate travels back. `session` is what goes on between it and one master,
-//! whatever becomes of their connections; `answer` what it says of a call that ended.
+//! It is itself a pool, so that a crash ends one child and the certificate travels back. `session`
+//! is what goes on between it and one master, whatever becomes of their connections; `answer` what
+//! it says of a call that ended.
 
 mod answer;
 mod session;
@@ -70,20 +71,30 @@ impl Failures {
 #[derive(Clone, Debug)]
 pub struct HostHandle(Arc<Control>);
 
-/// For arguments that are still coming, of all masters together; see [`Budget`] for what one of them may hold beyond it.
+/// For arguments that are still coming, of all masters together; see [`Budget`] for what one of
+/// them may hold beyond it.
 const PARTIAL_BYTES_MAX: usize = 256 << 20;
 /// For answers that tell masters of what was stopped.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Joins the pool that listens at `url` (`tcp://host:port`, `tls://host:port`, `unix:///path`), with this program's tasks.
+/// Joins the pool that listens at `url` (`tcp://host:port`, `tls://host:port`, `unix:///path`),
+/// with this program's tasks.
 ///
-/// The program is one that may start workers: its `main` begins with [`init`](crate::init) or has [`#[brigade::main]`](macro@crate::main).
+/// The program is one that may start workers: its `main` begins with [`init`](crate::init) or has
+/// [`#[brigade::main]`](macro@crate::main).
 pub fn serve(url: impl Into<String>, credentials: Credentials) -> Host {
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
     Host {
         masters: vec![(url.into(), credentials)],
         builder: Pool::builder(),
-        offer: Offer { name, labels: Vec::new(), functions: false },
+        offer: Offer {
+            name,
+            labels: Vec::new(),
+            functions: false,
+        },
         drain: Duration::from_secs(30),
         control: Arc::default(),
     }
@@ -101,12 +112,14 @@ impl Host {
         self.pool(|builder| builder.workers(count))
     }
 
-    /// Attempts that one worker process may run at once, as in [`Builder::slots`]: the host offers its workers times this. Default: 1.
+    /// Attempts that one worker process may run at once, as in [`Builder::slots`]: the host offers
+    /// its workers times this. Default: 1.
     pub fn slots(self, slots: u32) -> Self {
         self.pool(|builder| builder.slots(slots))
     }
 
-    /// Changes anything else of the pool that runs the attempts: its kill ladder, its hooks, its limits.
+    /// Changes anything else of the pool that runs the attempts: its kill ladder, its hooks, its
+    /// limits.
     pub fn pool(mut self, change: impl FnOnce(Builder) -> Builder) -> Self {
         self.builder = change(self.builder);
         self
@@ -124,14 +137,16 @@ impl Host {
         self
     }
 
-    /// Whether it also runs plain functions ([`Pool::run`](crate::Pool::run)) that the program lists with [`functions!`](crate::functions), which only
-    /// pools of the very same build can ask for. Default: no.
+    /// Whether it also runs plain functions ([`Pool::run`](crate::Pool::run)) that the program
+    /// lists with [`functions!`](crate::functions), which only pools of the very same build can ask
+    /// for. Default: no.
     pub fn functions(mut self, allowed: bool) -> Self {
         self.offer.functions = allowed;
         self
     }
 
-    /// How long running attempts may take to finish when the host drains; then they are stopped. Default: 30 s.
+    /// How long running attempts may take to finish when the host drains; then they are stopped.
+    /// Default: 30 s.
     pub fn drain_timeout(mut self, time: Duration) -> Self {
         self.drain = time;
         self
@@ -142,14 +157,18 @@ impl Host {
         HostHandle(Arc::clone(&self.control))
     }
 
-    /// Serves until SIGINT (Ctrl-C) or SIGTERM, then [drains](HostHandle::drain); at the second one it [is killed](HostHandle::kill).
+    /// Serves until SIGINT (Ctrl-C) or SIGTERM, then [drains](HostHandle::drain); at the second one
+    /// it [is killed](HostHandle::kill).
     ///
     /// # Errors
     ///
     /// As [`run_until`](Host::run_until).
     pub async fn run(self) -> Result<(), Error> {
         let listen = |kind| signal(kind).map_err(|e| Error::os("listen for signals", e));
-        let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+        let (mut interrupt, mut terminate) = (
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::terminate())?,
+        );
         let mut next = async || {
             tokio::select! {
                 _ = interrupt.recv() => {}
@@ -167,24 +186,39 @@ impl Host {
         .await
     }
 
-    /// Serves until `stop` comes or [`HostHandle`] says so, then drains: begins nothing more, finishes what runs within
-    /// [`drain_timeout`](Host::drain_timeout), hands over the results, leaves.
+    /// Serves until `stop` comes or [`HostHandle`] says so, then drains: begins nothing more,
+    /// finishes what runs within [`drain_timeout`](Host::drain_timeout), hands over the results,
+    /// leaves.
     ///
-    /// While a connection is down it goes on with what it runs, connects again and again, and hands over then what finished meanwhile.
-    /// A pool that does not know it any more, or has not been there for as long as that pool said, has its calls stopped.
+    /// While a connection is down it goes on with what it runs, connects again and again, and hands
+    /// over then what finished meanwhile. A pool that does not know it any more, or has not been
+    /// there for as long as that pool said, has its calls stopped.
     ///
     /// # Errors
     ///
-    /// As [`Builder::start`]. `BadOption` or `Unsupported` for a URL or credentials that cannot be used; `Refused` or `Protocol` if a pool that has
-    /// proved itself refuses the first introduction: for the version, or a task that has other types there. Whatever else answers at the
-    /// address, with another key or none, is tried again for ever, and logged as a warning once per cause.
+    /// As [`Builder::start`]. `BadOption` or `Unsupported` for a URL or credentials that cannot be
+    /// used; `Refused` or `Protocol` if a pool that has proved itself refuses the first
+    /// introduction: for the version, or a task that has other types there. Whatever else answers
+    /// at the address, with another key or none, is tried again for ever, and logged as a warning
+    /// once per cause.
     ///
     /// # Cancel safety
     ///
     /// Dropping it kills what runs; the pools see a host that is away.
     pub async fn run_until(self, stop: impl Future) -> Result<(), Error> {
-        let Self { masters, builder, offer, drain, control } = self;
-        let no_runtime = || Error::new(ErrorKind::Unsupported, "serve outside of an async runtime (tokio)");
+        let Self {
+            masters,
+            builder,
+            offer,
+            drain,
+            control,
+        } = self;
+        let no_runtime = || {
+            Error::new(
+                ErrorKind::Unsupported,
+                "serve outside of an async runtime (tokio)",
+            )
+        };
         let scope = Scope::current().ok_or_else(no_runtime)?;
         registry::check()?;
         let pool = builder.start().await?;
@@ -195,9 +229,11 @@ impl Host {
         let budget = Budget::new(PARTIAL_BYTES_MAX);
         for master in masters {
             let session = Session::new(master, pool.clone(), Arc::clone(&offer), budget.clone())?;
-            let (failures, end, drain) = (Arc::clone(&failures), end.clone(), control.drain.clone());
+            let (failures, end, drain) =
+                (Arc::clone(&failures), end.clone(), control.drain.clone());
             scope.spawn(async move {
-                end.run_until_cancelled(session.live(&drain, &failures)).await;
+                end.run_until_cancelled(session.live(&drain, &failures))
+                    .await;
             });
         }
         scope.close();
@@ -243,6 +279,9 @@ impl HostHandle {
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let urls: Vec<&str> = self.masters.iter().map(|(url, _)| url.as_str()).collect();
-        f.debug_struct("Host").field("masters", &urls).field("offer", &self.offer).finish_non_exhaustive()
+        f.debug_struct("Host")
+            .field("masters", &urls)
+            .field("offer", &self.offer)
+            .finish_non_exhaustive()
     }
 }

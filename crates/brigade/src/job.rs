@@ -61,8 +61,16 @@ pub enum JobState {
 
 impl JobState {
     /// Every state.
-    pub const ALL: [Self; 8] =
-        [Self::Scheduled, Self::Ready, Self::Held, Self::Leased, Self::Retrying, Self::Done, Self::Dead, Self::Cancelled];
+    pub const ALL: [Self; 8] = [
+        Self::Scheduled,
+        Self::Ready,
+        Self::Held,
+        Self::Leased,
+        Self::Retrying,
+        Self::Done,
+        Self::Dead,
+        Self::Cancelled,
+    ];
 
     /// Whether nothing more happens to the job by itself.
     pub fn is_terminal(self) -> bool {
@@ -95,12 +103,14 @@ pub struct Job {
     /// JSON text.
     pub(crate) payload: Box<str>,
     pub(crate) options: JobOptions,
-    /// Its place in a flow. Positions mean something within one push only, so it is never stored with the job.
+    /// Its place in a flow. Positions mean something within one push only, so it is never stored
+    /// with the job.
     #[serde(skip)]
     pub(crate) link: Option<Link>,
 }
 
-/// How a job stands in a flow, by positions within its push. Whoever waits comes after those it waits for.
+/// How a job stands in a flow, by positions within its push. Whoever waits comes after those it
+/// waits for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Link {
     /// Who waits for this one.
@@ -139,12 +149,16 @@ impl Gather {
 }
 
 impl JobOptions {
-    /// With no time longer than [`FAR`]: nothing overflows that is computed with them, here or at a broker. When a job is due stays what it is:
-    /// admission refuses what is too far away.
+    /// With no time longer than [`FAR`]: nothing overflows that is computed with them, here or at a
+    /// broker. When a job is due stays what it is: admission refuses what is too far away.
     pub(crate) fn bounded(self) -> Self {
         let time = |time: Option<Duration>| time.map(|time| time.min(FAR));
         Self {
-            retry: self.retry.map(|retry| Retry { base: retry.base.min(FAR), cap: retry.cap.min(FAR), within: time(retry.within) }),
+            retry: self.retry.map(|retry| Retry {
+                base: retry.base.min(FAR),
+                cap: retry.cap.min(FAR),
+                within: time(retry.within),
+            }),
             unique_for: time(self.unique_for),
             timeout: time(self.timeout),
             keep: time(self.keep),
@@ -154,7 +168,9 @@ impl JobOptions {
 }
 
 /// A time of at most [`FAR`]: other programs write options too.
-fn bounded<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+fn bounded<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
     Option::<Duration>::deserialize(deserializer).map(|time| time.map(|time| time.min(FAR)))
 }
 
@@ -193,7 +209,8 @@ pub(crate) struct RetryPolicy {
 }
 
 impl JobOptions {
-    /// With what the task's registration says, where the job ran, of what the job does not say itself.
+    /// With what the task's registration says, where the job ran, of what the job does not say
+    /// itself.
     pub(crate) fn or(mut self, task: RetryPolicy) -> Self {
         self.retries = self.retries.or(task.retries);
         self.retry = self.retry.or(task.retry);
@@ -211,8 +228,18 @@ impl JobOptions {
 
 impl Job {
     /// A job with this JSON text as its payload.
-    pub(crate) fn new(queue: impl Into<Box<str>>, task: Option<Box<str>>, payload: impl Into<Box<str>>) -> Self {
-        Self { queue: queue.into(), task, payload: payload.into(), options: JobOptions::default(), link: None }
+    pub(crate) fn new(
+        queue: impl Into<Box<str>>,
+        task: Option<Box<str>>,
+        payload: impl Into<Box<str>>,
+    ) -> Self {
+        Self {
+            queue: queue.into(),
+            task,
+            payload: payload.into(),
+            options: JobOptions::default(),
+            link: None,
+        }
     }
 
     fn set(mut self, set: impl FnOnce(&mut JobOptions)) -> Self {
@@ -221,25 +248,28 @@ impl Job {
         self
     }
 
-    /// Has this task run, by its name, whatever the queue: the payload is its argument, or an array of its arguments. Default: the
-    /// task that serves the queue.
+    /// Has this task run, by its name, whatever the queue: the payload is its argument, or an array
+    /// of its arguments. Default: the task that serves the queue.
     pub fn task(mut self, name: impl Into<Box<str>>) -> Self {
         self.task = Some(name.into());
         self
     }
 
-    /// Higher ones are handed out first; within one priority the order is that of the pushes. Default: 0.
+    /// Higher ones are handed out first; within one priority the order is that of the pushes.
+    /// Default: 0.
     pub fn priority(self, priority: i32) -> Self {
         self.set(|options| options.priority = priority)
     }
 
-    /// Attempts after the first, if it fails. Default: what its task's registration says where it runs, and otherwise 0.
+    /// Attempts after the first, if it fails. Default: what its task's registration says where it
+    /// runs, and otherwise 0.
     pub fn retries(self, retries: u32) -> Self {
         self.set(|options| options.retries = Some(retries))
     }
 
-    /// Pauses between attempts, and until when to try. Default: what its task's registration says where it runs (but not until when: that counts from
-    /// the push), and otherwise [`Retry::default`].
+    /// Pauses between attempts, and until when to try. Default: what its task's registration says
+    /// where it runs (but not until when: that counts from the push), and otherwise
+    /// [`Retry::default`].
     pub fn retry(self, retry: Retry) -> Self {
         self.set(|options| options.retry = Some(retry))
     }
@@ -254,35 +284,41 @@ impl Job {
         self.set(|options| options.at = Some(at))
     }
 
-    /// Jobs of one key run strictly in the order of their pushes, one at a time; one that failed holds the later ones until
-    /// it is settled for good.
+    /// Jobs of one key run strictly in the order of their pushes, one at a time; one that failed
+    /// holds the later ones until it is settled for good.
     pub fn key(self, key: impl Into<Box<str>>) -> Self {
         self.set(|options| options.key = Some(key.into()))
     }
 
-    /// While a job with this mark is not settled for good, another push with it gives that job's id instead. Once it is done, the next push is a
-    /// new job; where the mark is to outlive success, say [`unique_for`](Job::unique_for).
+    /// While a job with this mark is not settled for good, another push with it gives that job's id
+    /// instead. Once it is done, the next push is a new job; where the mark is to outlive success,
+    /// say [`unique_for`](Job::unique_for).
     pub fn unique(self, mark: impl Into<Box<str>>) -> Self {
         self.set(|options| options.unique = Some(mark.into()))
     }
 
-    /// As [`unique`](Job::unique), and for this long after the push even if the job is settled before, well or not: "once a day at most". A job
-    /// that takes longer still holds its mark until it is settled.
+    /// As [`unique`](Job::unique), and for this long after the push even if the job is settled
+    /// before, well or not: "once a day at most". A job that takes longer still holds its mark
+    /// until it is settled.
     pub fn unique_for(self, mark: impl Into<Box<str>>, period: Duration) -> Self {
-        self.unique(mark).set(|options| options.unique_for = Some(period))
+        self.unique(mark)
+            .set(|options| options.unique_for = Some(period))
     }
 
-    /// What it shares a part of its queue's [`Limits`](crate::Limits) with, a tenant for instance. Default: its key.
+    /// What it shares a part of its queue's [`Limits`](crate::Limits) with, a tenant for instance.
+    /// Default: its key.
     pub fn partition(self, partition: impl Into<Box<str>>) -> Self {
         self.set(|options| options.partition = Some(partition.into()))
     }
 
-    /// Longest time one attempt may run in a pool. Default: what its task's registration says where it runs.
+    /// Longest time one attempt may run in a pool. Default: what its task's registration says where
+    /// it runs.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.set(|options| options.timeout = Some(timeout))
     }
 
-    /// Memory that an attempt may use in a pool, in bytes. Default: what its task's registration says where it runs.
+    /// Memory that an attempt may use in a pool, in bytes. Default: what its task's registration
+    /// says where it runs.
     pub fn memory(self, bytes: u64) -> Self {
         self.set(|options| options.memory = Some(bytes))
     }
@@ -336,12 +372,13 @@ pub enum AttemptKind {
     /// Its holder set the job aside: nobody can run it.
     #[serde(rename = "set aside")]
     SetAside,
-    /// Given back because its consumer cannot run it: it does not know the task, or the arguments do not fit. Not charged.
+    /// Given back because its consumer cannot run it: it does not know the task, or the arguments
+    /// do not fit. Not charged.
     Unserved,
 }
 
-/// How often a job was given back because its consumer could not run it, see [`AttemptKind::Unserved`]. An attempt that fails or crashes ends the
-/// count.
+/// How often a job was given back because its consumer could not run it, see
+/// [`AttemptKind::Unserved`]. An attempt that fails or crashes ends the count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Unserved {
@@ -354,7 +391,16 @@ pub struct Unserved {
 impl Unserved {
     /// Once more.
     pub(crate) fn again(before: Option<Self>, now: SystemTime) -> Self {
-        before.map_or(Self { times: 1, since: now }, |before| Self { times: before.times.saturating_add(1), ..before })
+        before.map_or(
+            Self {
+                times: 1,
+                since: now,
+            },
+            |before| Self {
+                times: before.times.saturating_add(1),
+                ..before
+            },
+        )
     }
 
     #[cfg(feature = "rabbitmq")]
@@ -369,7 +415,8 @@ impl Unserved {
     }
 }
 
-/// Adds an attempt to a history of so many records at most. Those that were unserved in a row are one.
+/// Adds an attempt to a history of so many records at most. Those that were unserved in a row are
+/// one.
 #[cfg(any(feature = "rabbitmq", feature = "sqlite"))]
 pub(crate) fn note(history: &mut Vec<AttemptRecord>, record: AttemptRecord, max: usize) {
     let is_unserved = |record: &AttemptRecord| record.kind == AttemptKind::Unserved;

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct JobContext {
-    /// Its id at its broker, the same for every attempt; also of the jobs that calls are at brokers which keep results as jobs.
+    /// Its id at its broker, the same for every attempt; also of the jobs that calls are at brokers
+    /// which keep results as jobs.
     pub id: String,
     /// The queue that it was handed out from.
     pub queue: String,
@@ -16,8 +17,8 @@ pub struct JobContext {
     pub label: Option<String>,
     /// Number of this attempt, from 1; passes and interruptions do not count.
     pub attempt: u32,
-    /// How many attempts before this one did not end well: those that failed or crashed, and those whose holder was lost without a word. Any of them
-    /// may have done a part of the work.
+    /// How many attempts before this one did not end well: those that failed or crashed, and those
+    /// whose holder was lost without a word. Any of them may have done a part of the work.
     pub history: u32,
 }
 

@@ -1,5 +1,6 @@
-//! Brigade runs functions in worker processes that may crash, hang or leak without hurting anything else. Anything that runs can be
-//! stopped, and every call that gives no value tells how it ended and what it cost.
+//! Brigade runs functions in worker processes that may crash, hang or leak without hurting anything
+//! else. Anything that runs can be stopped, and every call that gives no value tells how it ended
+//! and what it cost.
 //!
 //! ```no_run
 //! use brigade::{Pool, task};
@@ -40,17 +41,20 @@
 //!
 //! # How a stop works
 //!
-//! Whether by [`Handle::cancel`], a timeout, a memory limit or [`Pool::shutdown`]: the task is asked ([`Context::is_cancelled`],
-//! [`Context::on_cancel`]), then its process tree gets SIGTERM, then SIGKILL, each step with its own bound
-//! ([`Builder::kill_after`]). A task that stops when asked keeps its worker.
+//! Whether by [`Handle::cancel`], a timeout, a memory limit or [`Pool::shutdown`]: the task is
+//! asked ([`Context::is_cancelled`], [`Context::on_cancel`]), then its process tree gets SIGTERM,
+//! then SIGKILL, each step with its own bound ([`Builder::kill_after`]). A task that stops when
+//! asked keeps its worker.
 //!
 //! # What workers are
 //!
-//! This program started again, by [`main`](macro@main) or [`init`]: an own process group, a clean environment
-//! ([`Builder::env`]), no inherited descriptors, no arguments of this process ([`Builder::program`]), no way to more privileges. They end when this
-//! process ends, however it ends. A setuid, setgid or file-capability program is never a worker. A task that changes its
-//! process (timers, standard streams, working directory, umask, environment, limits, signals, user, scheduling, namespaces and more) is the last of
-//! its worker, which is replaced; `docs/workers.md` has the whole table.
+//! This program started again, by [`main`](macro@main) or [`init`]: an own process group, a clean
+//! environment ([`Builder::env`]), no inherited descriptors, no arguments of this process
+//! ([`Builder::program`]), no way to more privileges. They end when this process ends, however it
+//! ends. A setuid, setgid or file-capability program is never a worker. A task that changes its
+//! process (timers, standard streams, working directory, umask, environment, limits, signals, user,
+//! scheduling, namespaces and more) is the last of its worker, which is replaced; `docs/workers.md`
+//! has the whole table.
 
 #![cfg_attr(
     all(feature = "rabbitmq", not(any(feature = "redis", feature = "sqlite"))),
@@ -116,8 +120,8 @@ pub use brigade_macros::{main, task};
 
 #[cfg(feature = "broker")]
 pub use broker::{
-    Broker, CallCounts, CallProgress, Calling, Cancelling, Capabilities, Clock, Edit, Lease, Manager, Pushed, Queue, QueueCounts,
-    ScheduleChanges, Settled, Stopped, TakenJob, ToJob,
+    Broker, CallCounts, CallProgress, Calling, Cancelling, Capabilities, Clock, Edit, Lease,
+    Manager, Pushed, Queue, QueueCounts, ScheduleChanges, Settled, Stopped, TakenJob, ToJob,
 };
 pub use call::Call;
 pub use certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step};
@@ -139,7 +143,8 @@ pub use limits::{Limits, Rate};
 pub use outcome::{CallError, Cancelled, Failure, Pass, RetryAdvice, TimedOut};
 pub use payload::Bytes;
 pub use pool::{
-    Builder, Events, Handle, Map, Neighbours, Order, Pool, ProgressStream, Shutdown, Stats, Times, WorkerCount, WorkerInfo, WorkerState,
+    Builder, Events, Handle, Map, Neighbours, Order, Pool, ProgressStream, Shutdown, Stats, Times,
+    WorkerCount, WorkerInfo, WorkerState,
 };
 pub use process::{Captured, GroupLimits, Output};
 pub use progress::Progress;
@@ -156,14 +161,15 @@ pub use why::{Explanation, Why};
 
 static WORKER_ENTRY: AtomicBool = AtomicBool::new(false);
 
-/// Turns this process into a worker if a pool started it as one; then it never returns. The first line of a `main` of
-/// your own; [`#[brigade::main]`](main) does it for you.
+/// Turns this process into a worker if a pool started it as one; then it never returns. The first
+/// line of a `main` of your own; [`#[brigade::main]`](main) does it for you.
 ///
-/// Code before it runs in every worker too. Within an async runtime (`#[tokio::main]`) it works, and the worker leaves the threads of that runtime
-/// idle; [`main`](macro@main) starts none.
+/// Code before it runs in every worker too. Within an async runtime (`#[tokio::main]`) it works,
+/// and the worker leaves the threads of that runtime idle; [`main`](macro@main) starts none.
 ///
-/// A program that a pool started as a worker, and which may not be one (it is setuid, setgid or has file capabilities, or its pool runs as
-/// another user), ends here with code 70 and a line on standard error.
+/// A program that a pool started as a worker, and which may not be one (it is setuid, setgid or has
+/// file capabilities, or its pool runs as another user), ends here with code 70 and a line on
+/// standard error.
 pub fn init() {
     WORKER_ENTRY.store(true, Ordering::Relaxed);
     worker::enter_if_worker();
@@ -173,9 +179,11 @@ pub(crate) fn worker_entry_is_set() -> bool {
     WORKER_ENTRY.load(Ordering::Relaxed)
 }
 
-/// Lets pools start workers in a test file, under `cargo test` and nextest alike: one line at its top level.
+/// Lets pools start workers in a test file, under `cargo test` and nextest alike: one line at its
+/// top level.
 ///
-/// The test harness owns `main` there, so workers are entered from a constructor (`.init_array`) before it.
+/// The test harness owns `main` there, so workers are entered from a constructor (`.init_array`)
+/// before it.
 #[macro_export]
 macro_rules! test_workers {
     () => {
@@ -187,9 +195,10 @@ macro_rules! test_workers {
     };
 }
 
-/// Names plain functions that other hosts may be asked for, with [`Pool::run`] or [`Call::of`]: the pool's program and the hosts' must be the same build,
-/// and the hosts allow it (`brigade::remote::serve(..).functions(true)`). What travels is a function's place in this list, so that a host runs nothing
-/// else. Workers of the pool itself run any function.
+/// Names plain functions that other hosts may be asked for, with [`Pool::run`] or [`Call::of`]: the
+/// pool's program and the hosts' must be the same build, and the hosts allow it
+/// (`brigade::remote::serve(..).functions(true)`). What travels is a function's place in this list,
+/// so that a host runs nothing else. Workers of the pool itself run any function.
 ///
 /// ```
 /// fn total(prices: Vec<u64>) -> u64 { prices.iter().sum() }
@@ -214,7 +223,10 @@ pub mod __private {
 
     pub use crate::call::call;
     pub use crate::registry::{FUNCTIONS, FunctionEntry, Invoke, TASKS, TaskEntry, function};
-    pub use crate::task::{Invocation, IsResult, MayNotSend, MaySend, NoResult, Probe, Refusal, Returned, future_of_a_task, signature};
+    pub use crate::task::{
+        Invocation, IsResult, MayNotSend, MaySend, NoResult, Probe, Refusal, Returned,
+        future_of_a_task, signature,
+    };
 
     /// For [`test_workers!`](crate::test_workers).
     pub extern "C" fn enter_before_main() {
@@ -226,13 +238,24 @@ pub mod __private {
     /// # Panics
     ///
     /// If the runtime cannot be started, as there is nothing to go on with.
-    pub fn block_on<F: Future>(current_thread: bool, worker_threads: Option<usize>, main: F) -> F::Output {
-        let mut builder =
-            if current_thread { tokio::runtime::Builder::new_current_thread() } else { tokio::runtime::Builder::new_multi_thread() };
+    pub fn block_on<F: Future>(
+        current_thread: bool,
+        worker_threads: Option<usize>,
+        main: F,
+    ) -> F::Output {
+        let mut builder = if current_thread {
+            tokio::runtime::Builder::new_current_thread()
+        } else {
+            tokio::runtime::Builder::new_multi_thread()
+        };
         if let Some(threads) = worker_threads {
             builder.worker_threads(threads);
         }
-        builder.enable_all().build().expect("the async runtime starts").block_on(main)
+        builder
+            .enable_all()
+            .build()
+            .expect("the async runtime starts")
+            .block_on(main)
     }
 }
 

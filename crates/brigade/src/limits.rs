@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind};
 
-/// What a queue is limited to, for all its workers on all hosts together; see [`Queue::limit`](crate::Queue::limit).
+/// What a queue is limited to, for all its workers on all hosts together; see
+/// [`Queue::limit`](crate::Queue::limit).
 ///
-/// A *partition* is what jobs share a part of the limits with: a tenant, a customer, a remote API. A job's is what
-/// [`Job::partition`](crate::Job::partition) says, else its key; jobs with neither are one partition together.
+/// A *partition* is what jobs share a part of the limits with: a tenant, a customer, a remote API.
+/// A job's is what [`Job::partition`](crate::Job::partition) says, else its key; jobs with neither
+/// are one partition together.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -46,7 +48,9 @@ pub struct Rate {
 impl fmt::Display for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let running = |limit: Option<u32>| limit.map(|limit| format!("{limit} running"));
-        let starts = |rate: Option<Rate>| rate.map(|rate| format!("{} started within {:?}", rate.starts, rate.per));
+        let starts = |rate: Option<Rate>| {
+            rate.map(|rate| format!("{} started within {:?}", rate.starts, rate.per))
+        };
         let per_partition = |text: String| format!("{text} per partition");
         let parts = [
             running(self.running),
@@ -56,7 +60,11 @@ impl fmt::Display for Limits {
             self.turns.then(|| "partitions take turns".to_owned()),
         ];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
-        if parts.is_empty() { f.write_str("no limits") } else { f.write_str(&parts.join(", ")) }
+        if parts.is_empty() {
+            f.write_str("no limits")
+        } else {
+            f.write_str(&parts.join(", "))
+        }
     }
 }
 
@@ -76,8 +84,8 @@ impl Limits {
         self
     }
 
-    /// At most so many jobs handed out in any stretch of time of this length; 1 to 100,000, in 1 ms to 31 days. A job that is handed
-    /// out again counts again.
+    /// At most so many jobs handed out in any stretch of time of this length; 1 to 100,000, in 1 ms
+    /// to 31 days. A job that is handed out again counts again.
     pub fn starts(mut self, starts: u32, per: Duration) -> Self {
         self.starts = Some(Rate { starts, per });
         self
@@ -95,8 +103,9 @@ impl Limits {
         self
     }
 
-    /// Partitions that have jobs take turns, one job each, so that one with many cannot starve the rest. Within a partition, priority
-    /// and order of the pushes hold; between them only the turn does.
+    /// Partitions that have jobs take turns, one job each, so that one with many cannot starve the
+    /// rest. Within a partition, priority and order of the pushes hold; between them only the turn
+    /// does.
     pub fn turns(mut self) -> Self {
         self.turns = true;
         self
@@ -109,19 +118,32 @@ impl Limits {
 
     /// Both rates that there are.
     pub(crate) fn rates(&self) -> impl Iterator<Item = Rate> {
-        [self.starts, self.starts_per_partition].into_iter().flatten()
+        [self.starts, self.starts_per_partition]
+            .into_iter()
+            .flatten()
     }
 
     /// Refuses what no job could ever pass.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let refuse = |text: &str| Err(Error::new(ErrorKind::BadOption, format!("limit a queue: {text}")));
+        let refuse = |text: &str| {
+            Err(Error::new(
+                ErrorKind::BadOption,
+                format!("limit a queue: {text}"),
+            ))
+        };
         if self.running == Some(0) || self.running_per_partition == Some(0) {
             return refuse("0 running jobs would stop it for good; pause it instead");
         }
-        if self.rates().any(|rate| rate.starts == 0 || rate.starts > STARTS_MAX) {
+        if self
+            .rates()
+            .any(|rate| rate.starts == 0 || rate.starts > STARTS_MAX)
+        {
             return refuse("a rate has 1 to 100,000 starts");
         }
-        if self.rates().any(|rate| rate.per < Duration::from_millis(1) || rate.per > PER_MAX) {
+        if self
+            .rates()
+            .any(|rate| rate.per < Duration::from_millis(1) || rate.per > PER_MAX)
+        {
             return refuse("a rate is per 1 ms to 31 days");
         }
         Ok(())

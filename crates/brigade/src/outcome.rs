@@ -57,7 +57,10 @@ pub struct Cancelled {
 #[cfg(feature = "broker")]
 impl Cancelled {
     pub(crate) fn without_certificate(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), certificate: None }
+        Self {
+            reason: reason.into(),
+            certificate: None,
+        }
     }
 }
 
@@ -71,7 +74,8 @@ pub struct Failure {
     pub sources: Vec<String>,
     /// Type name of the error, for people: it may change with the compiler.
     pub type_name: String,
-    /// What the task adds for programs. An error of its own below `Failure` for the same reason as [`PassReason`].
+    /// What the task adds for programs. An error of its own below `Failure` for the same reason as
+    /// [`PassReason`].
     note: Note,
 }
 
@@ -96,7 +100,8 @@ pub enum RetryAdvice {
 }
 
 impl Failure {
-    /// An error with a message; return it from a task as `Err(Failure::new(..).into())`, or use any error type.
+    /// An error with a message; return it from a task as `Err(Failure::new(..).into())`, or use any
+    /// error type.
     pub fn new(message: impl fmt::Display) -> Self {
         Self {
             message: message.to_string(),
@@ -121,12 +126,19 @@ impl Failure {
         self.note.retry
     }
 
-    /// Adds data that the caller can read back with [`Failure::details`]: up to 24 KiB as JSON. What is over that, or is no JSON (NaN, a
-    /// map whose keys are lists), is told in its place.
+    /// Adds data that the caller can read back with [`Failure::details`]: up to 24 KiB as JSON.
+    /// What is over that, or is no JSON (NaN, a map whose keys are lists), is told in its place.
     #[must_use]
     pub fn with_details(mut self, details: &impl Serialize) -> Self {
-        let json = Codec::json_text(details).or_else(|e| Codec::json_text(&format!("details are not JSON: {e}")));
-        let fits = |json: String| if json.len() > DETAILS_BYTES_MAX { "\"details are over 24 KiB\"".to_owned() } else { json };
+        let json = Codec::json_text(details)
+            .or_else(|e| Codec::json_text(&format!("details are not JSON: {e}")));
+        let fits = |json: String| {
+            if json.len() > DETAILS_BYTES_MAX {
+                "\"details are over 24 KiB\"".to_owned()
+            } else {
+                json
+            }
+        };
         self.note.details = json.ok().map(fits);
         self
     }
@@ -143,24 +155,37 @@ impl Failure {
         cut(&mut self.message, MESSAGE_BYTES_MAX);
         cut(&mut self.type_name, SOURCE_BYTES_MAX);
         self.sources.truncate(SOURCES_MAX);
-        self.sources.iter_mut().for_each(|source| cut(source, SOURCE_BYTES_MAX));
-        self.note.details.take_if(|details| details.len() > DETAILS_BYTES_MAX);
+        self.sources
+            .iter_mut()
+            .for_each(|source| cut(source, SOURCE_BYTES_MAX));
+        self.note
+            .details
+            .take_if(|details| details.len() > DETAILS_BYTES_MAX);
         self
     }
 
     /// What the worker makes of any error that a task returned.
     pub(crate) fn from_error(error: &(dyn std::error::Error + 'static), type_name: &str) -> Self {
-        let text = |e: &dyn std::error::Error, bytes_max| shorten(&e.to_string(), bytes_max).to_owned();
+        let text =
+            |e: &dyn std::error::Error, bytes_max| shorten(&e.to_string(), bytes_max).to_owned();
         Self {
             message: text(error, MESSAGE_BYTES_MAX),
-            sources: chain(error).skip(1).filter(|e| !e.is::<Note>()).map(|e| text(e, SOURCE_BYTES_MAX)).collect(),
+            sources: chain(error)
+                .skip(1)
+                .filter(|e| !e.is::<Note>())
+                .map(|e| text(e, SOURCE_BYTES_MAX))
+                .collect(),
             type_name: type_name.to_owned(),
-            note: chain(error).find_map(|e| e.downcast_ref::<Note>()).cloned().unwrap_or_default(),
+            note: chain(error)
+                .find_map(|e| e.downcast_ref::<Note>())
+                .cloned()
+                .unwrap_or_default(),
         }
     }
 }
 
-/// An error is told, not carried: all of it together stays below the 64 KiB that every frame has room for.
+/// An error is told, not carried: all of it together stays below the 64 KiB that every frame has
+/// room for.
 const MESSAGE_BYTES_MAX: usize = 16 << 10;
 const SOURCE_BYTES_MAX: usize = 1 << 10;
 const DETAILS_BYTES_MAX: usize = 24 << 10;
@@ -196,12 +221,13 @@ impl fmt::Display for Note {
 
 impl std::error::Error for Note {}
 
-/// Returned by a task as `Err(Pass::new("reloading").into())`: give the call to another worker, untouched and
-/// without charge.
+/// Returned by a task as `Err(Pass::new("reloading").into())`: give the call to another worker,
+/// untouched and without charge.
 #[derive(Debug)]
 pub struct Pass {
-    /// The reason, also as an error of its own below `Pass`. Wrappers such as `anyhow::Error` hide the type of
-    /// the error that they wrap but hand out its source, and that is how a pass is found again.
+    /// The reason, also as an error of its own below `Pass`. Wrappers such as `anyhow::Error` hide
+    /// the type of the error that they wrap but hand out its source, and that is how a pass is
+    /// found again.
     reason: PassReason,
 }
 
@@ -211,12 +237,16 @@ struct PassReason(String);
 impl Pass {
     /// Passes with a reason, which the caller sees when nobody takes the call.
     pub fn new(reason: impl fmt::Display) -> Self {
-        Self { reason: PassReason(reason.to_string()) }
+        Self {
+            reason: PassReason(reason.to_string()),
+        }
     }
 
     /// The reason, if `error` is a pass or wraps one.
     pub(crate) fn find(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-        chain(error).find_map(|e| e.downcast_ref::<PassReason>()).map(|reason| reason.0.clone())
+        chain(error)
+            .find_map(|e| e.downcast_ref::<PassReason>())
+            .map(|reason| reason.0.clone())
     }
 }
 
@@ -240,7 +270,9 @@ impl fmt::Display for PassReason {
 
 impl std::error::Error for PassReason {}
 
-fn chain<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+fn chain<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |e| e.source()).take(SOURCES_MAX + 1)
 }
 
@@ -248,15 +280,20 @@ impl CallError {
     /// The certificate of the last attempt, if it has one.
     pub fn certificate(&self) -> Option<&Certificate> {
         match self {
-            Self::Panicked(certificate) | Self::Crashed(certificate) | Self::Lost(certificate) => Some(certificate),
+            Self::Panicked(certificate) | Self::Crashed(certificate) | Self::Lost(certificate) => {
+                Some(certificate)
+            }
             Self::TimedOut(TimedOut::Run(certificate)) => Some(certificate),
             Self::Cancelled(cancelled) => cancelled.certificate.as_deref(),
-            Self::Failed(_) | Self::Passed(_) | Self::Rejected(_) | Self::TimedOut(TimedOut::Queue(_) | TimedOut::NoWorker(_)) => None,
+            Self::Failed(_)
+            | Self::Passed(_)
+            | Self::Rejected(_)
+            | Self::TimedOut(TimedOut::Queue(_) | TimedOut::NoWorker(_)) => None,
         }
     }
 
-    /// Its name for logs and metrics, as events have it: `failed`, `panicked`, `crashed`, `timed out`, `cancelled`, `passed`, `lost` or
-    /// `rejected`.
+    /// Its name for logs and metrics, as events have it: `failed`, `panicked`, `crashed`, `timed
+    /// out`, `cancelled`, `passed`, `lost` or `rejected`.
     pub fn outcome(&self) -> &'static str {
         match self {
             Self::Failed(_) => "failed",
@@ -270,28 +307,56 @@ impl CallError {
         }
     }
 
-    /// What happened, in one line for somebody outside, as in the answer to an HTTP request. `Display` has more, for a log: this leaves out
-    /// process ids, hosts, places in the source and what the program wrote.
+    /// What happened, in one line for somebody outside, as in the answer to an HTTP request.
+    /// `Display` has more, for a log: this leaves out process ids, hosts, places in the source and
+    /// what the program wrote.
     pub fn reason(&self) -> String {
         match self {
             Self::Failed(failure) => format!("the task failed: {failure}"),
             Self::Panicked(certificate) => match &certificate.ended {
-                Ended::Panicked { message, .. } => format!("the task panicked: {}", one_line(message, MESSAGE_BYTES_MAX)),
+                Ended::Panicked { message, .. } => format!(
+                    "the task panicked: {}",
+                    one_line(message, MESSAGE_BYTES_MAX)
+                ),
                 _ => "the task panicked".to_owned(),
             },
             Self::Crashed(certificate) => match (&certificate.ended, certificate.exit) {
-                (Ended::Signalled, Some(exit @ Exit::Signal(_))) => format!("the task crashed: killed by {exit}"),
-                (Ended::Exited, Some(exit @ Exit::Code(_))) => format!("the task crashed: it ended its process with {exit}"),
-                (Ended::LinkBroken(_), _) => "the task crashed: its process closed or garbled its connection".to_owned(),
+                (Ended::Signalled, Some(exit @ Exit::Signal(_))) => format!(
+                    "the task crashed: \
+                    killed by {exit}"
+                ),
+                (Ended::Exited, Some(exit @ Exit::Code(_))) => format!(
+                    "the task crashed: it ended \
+                    its process with {exit}"
+                ),
+                (Ended::LinkBroken(_), _) => "the task crashed: its process closed or garbled its \
+                    connection"
+                    .to_owned(),
                 (ended, _) => format!("the task crashed: {ended}"),
             },
-            Self::TimedOut(TimedOut::Run(certificate)) => format!("the task timed out after {:.1?}", certificate.cost.wall),
-            Self::TimedOut(TimedOut::Queue(_) | TimedOut::NoWorker(_)) | Self::Passed(_) => self.to_string(),
-            Self::Cancelled(Cancelled { reason, .. }) => format!("the call was cancelled: {}", one_line(reason, REASON_BYTES_MAX)),
-            Self::Lost(_) => "the call was lost with its worker, for a reason that is not its own; it may have run".to_owned(),
+            Self::TimedOut(TimedOut::Run(certificate)) => {
+                format!("the task timed out after {:.1?}", certificate.cost.wall)
+            }
+            Self::TimedOut(TimedOut::Queue(_) | TimedOut::NoWorker(_)) | Self::Passed(_) => {
+                self.to_string()
+            }
+            Self::Cancelled(Cancelled { reason, .. }) => format!(
+                "the call was cancelled: {}",
+                one_line(reason, REASON_BYTES_MAX)
+            ),
+            Self::Lost(_) => {
+                "the call was lost with its worker, for a reason that is not its own; \
+                it may have run"
+                    .to_owned()
+            }
             // What keeps workers from starting is the program's own affair.
-            Self::Rejected(error) if error.kind() == ErrorKind::CannotStart => "no worker can be started".to_owned(),
-            Self::Rejected(error) => format!("the call was rejected: {}", one_line(&error.to_string(), MESSAGE_BYTES_MAX)),
+            Self::Rejected(error) if error.kind() == ErrorKind::CannotStart => "no worker can be \
+                started"
+                .to_owned(),
+            Self::Rejected(error) => format!(
+                "the call was rejected: {}",
+                one_line(&error.to_string(), MESSAGE_BYTES_MAX)
+            ),
         }
     }
 
@@ -327,17 +392,44 @@ impl fmt::Display for CallError {
             Self::Failed(failure) => write!(f, "the task failed: {failure}"),
             Self::Panicked(certificate) => write!(f, "the task panicked: {}", Known(certificate)),
             Self::Crashed(certificate) => write!(f, "the task crashed: {certificate}"),
-            Self::TimedOut(TimedOut::Queue(after)) => write!(f, "the call waited for {after:?} without a free worker"),
-            Self::TimedOut(TimedOut::NoWorker(after)) => write!(f, "the call waited for {after:?}, and no worker serves it"),
-            Self::TimedOut(TimedOut::Run(certificate)) => write!(f, "the task timed out: {}", Known(certificate)),
-            Self::Cancelled(Cancelled { reason, certificate: Some(certificate) }) => {
-                write!(f, "the call was cancelled ({}): {}", one_line(reason, REASON_BYTES_MAX), Known(certificate))
+            Self::TimedOut(TimedOut::Queue(after)) => {
+                write!(f, "the call waited for {after:?} without a free worker")
             }
-            Self::Cancelled(Cancelled { reason, certificate: None }) => {
-                write!(f, "the call was cancelled ({}) before it ran", one_line(reason, REASON_BYTES_MAX))
+            Self::TimedOut(TimedOut::NoWorker(after)) => {
+                write!(f, "the call waited for {after:?}, and no worker serves it")
             }
-            Self::Passed(reasons) => write!(f, "every worker passed: {}", one_line(&reasons.join("; "), MESSAGE_BYTES_MAX)),
-            Self::Lost(certificate) => write!(f, "the call was lost with its worker: {certificate}"),
+            Self::TimedOut(TimedOut::Run(certificate)) => {
+                write!(f, "the task timed out: {}", Known(certificate))
+            }
+            Self::Cancelled(Cancelled {
+                reason,
+                certificate: Some(certificate),
+            }) => {
+                write!(
+                    f,
+                    "the call was cancelled ({}): {}",
+                    one_line(reason, REASON_BYTES_MAX),
+                    Known(certificate)
+                )
+            }
+            Self::Cancelled(Cancelled {
+                reason,
+                certificate: None,
+            }) => {
+                write!(
+                    f,
+                    "the call was cancelled ({}) before it ran",
+                    one_line(reason, REASON_BYTES_MAX)
+                )
+            }
+            Self::Passed(reasons) => write!(
+                f,
+                "every worker passed: {}",
+                one_line(&reasons.join("; "), MESSAGE_BYTES_MAX)
+            ),
+            Self::Lost(certificate) => {
+                write!(f, "the call was lost with its worker: {certificate}")
+            }
             Self::Rejected(_) => f.write_str("the call was rejected"),
         }
     }
@@ -377,7 +469,10 @@ mod tests {
                 self.0.source()
             }
         }
-        assert_eq!(Pass::find(&Wrapper(Pass::new("busy"))).as_deref(), Some("busy"));
+        assert_eq!(
+            Pass::find(&Wrapper(Pass::new("busy"))).as_deref(),
+            Some("busy")
+        );
         assert_eq!(Pass::find(&Failure::new("no")), None);
     }
 
@@ -387,6 +482,9 @@ mod tests {
         assert_eq!(failure.details().unwrap()["value"], 42);
         let unfit = std::collections::HashMap::from([((1, 2), 3)]);
         let told = Failure::new("no").with_details(&unfit).details().unwrap();
-        assert!(told.as_str().unwrap().starts_with("details are not JSON"), "{told}");
+        assert!(
+            told.as_str().unwrap().starts_with("details are not JSON"),
+            "{told}"
+        );
     }
 }

@@ -1,11 +1,12 @@
 //! [`Bytes`]: binary data as an argument or a result.
 //!
-//! A type of our own around [`bytes::Bytes`], for two reasons: compact formats carry it as one run of bytes and
-//! text formats as base64 (RFC 4648, with padding) instead of an array of numbers; and how it is decoded stays
-//! ours to make cheaper.
+//! A type of our own around [`bytes::Bytes`], for two reasons: compact formats carry it as one run
+//! of bytes and text formats as base64 (RFC 4648, with padding) instead of an array of numbers; and
+//! how it is decoded stays ours to make cheaper.
 //!
-//! Which of the two it is says the format. MessagePack calls itself human readable (see `codec::write`) and carries raw bytes all the same, so there
-//! they travel as a newtype whose name says that (`codec::RAW`).
+//! Which of the two it is says the format. MessagePack calls itself human readable (see
+//! `codec::write`) and carries raw bytes all the same, so there they travel as a newtype whose name
+//! says that (`codec::RAW`).
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -18,8 +19,8 @@ use serde::ser::{Serialize, Serializer};
 
 use crate::codec::RAW;
 
-/// Binary data of at least this, and of a quarter of what it is decoded from, is not copied out of that. Of less, a copy costs little, and a part
-/// could keep far more memory than its own.
+/// Binary data of at least this, and of a quarter of what it is decoded from, is not copied out of
+/// that. Of less, a copy costs little, and a part could keep far more memory than its own.
 const SHARED_BYTES_MIN: usize = 64 << 10;
 
 thread_local! {
@@ -29,8 +30,9 @@ thread_local! {
     static PACKED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Decodes from a format in which binary data is never a text. Where serde keeps values in between (`untagged`, ..) it does not say which format
-/// they are from, and a text that happens to be base64 would be taken for binary data.
+/// Decodes from a format in which binary data is never a text. Where serde keeps values in between
+/// (`untagged`, ..) it does not say which format they are from, and a text that happens to be
+/// base64 would be taken for binary data.
 pub(crate) fn packed<R>(decode: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
@@ -61,7 +63,9 @@ fn shared(bytes: &[u8]) -> Option<bytes::Bytes> {
         let is_within = whole.start <= part.start && part.end <= whole.end;
         (is_within && bytes.len() >= source.len() / 4).then(|| source.slice_ref(bytes))
     };
-    (bytes.len() >= SHARED_BYTES_MIN).then(|| SOURCE.with_borrow(within)).flatten()
+    (bytes.len() >= SHARED_BYTES_MIN)
+        .then(|| SOURCE.with_borrow(within))
+        .flatten()
 }
 
 /// Cheaply cloned binary data, sent as one run of bytes.
@@ -133,7 +137,11 @@ impl fmt::Debug for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let head = &self.0[..self.0.len().min(16)];
         write!(f, "Bytes({} B, {head:02x?}", self.0.len())?;
-        f.write_str(if head.len() < self.0.len() { "..)" } else { ")" })
+        f.write_str(if head.len() < self.0.len() {
+            "..)"
+        } else {
+            ")"
+        })
     }
 }
 
@@ -147,7 +155,11 @@ struct Inner<'a>(&'a [u8]);
 
 impl Serialize for Inner<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() { serializer.serialize_str(&STANDARD.encode(self.0)) } else { serializer.serialize_bytes(self.0) }
+        if serializer.is_human_readable() {
+            serializer.serialize_str(&STANDARD.encode(self.0))
+        } else {
+            serializer.serialize_bytes(self.0)
+        }
     }
 }
 
@@ -166,12 +178,21 @@ impl<'de> Visitor<'de> for RawOrText {
         f.write_str("bytes, which are base64 in text formats")
     }
 
-    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Bytes, D::Error> {
-        if deserializer.is_human_readable() { deserializer.deserialize_str(self) } else { deserializer.deserialize_byte_buf(self) }
+    fn visit_newtype_struct<D: Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> Result<Bytes, D::Error> {
+        if deserializer.is_human_readable() {
+            deserializer.deserialize_str(self)
+        } else {
+            deserializer.deserialize_byte_buf(self)
+        }
     }
 
     fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Bytes, E> {
-        Ok(Bytes(shared(bytes).unwrap_or_else(|| bytes.to_vec().into())))
+        Ok(Bytes(
+            shared(bytes).unwrap_or_else(|| bytes.to_vec().into()),
+        ))
     }
 
     fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
@@ -195,9 +216,14 @@ mod tests {
         for (length, is_shared) in [(SHARED_BYTES_MIN - 1, false), (SHARED_BYTES_MIN, true)] {
             let value = (7_u8, Bytes::from(vec![3; length]), 9_u8);
             let packed = bytes::Bytes::from(postcard::to_stdvec(&value).unwrap());
-            let decoded = sharing(&packed, |packed| postcard::from_bytes::<(u8, Bytes, u8)>(packed).unwrap());
+            let decoded = sharing(&packed, |packed| {
+                postcard::from_bytes::<(u8, Bytes, u8)>(packed).unwrap()
+            });
             assert!(decoded == value);
-            assert_eq!(packed.as_ptr_range().contains(&decoded.1.as_ptr()), is_shared);
+            assert_eq!(
+                packed.as_ptr_range().contains(&decoded.1.as_ptr()),
+                is_shared
+            );
             // What is decoded elsewhere or later is not taken for a part of it.
             let other = postcard::from_bytes::<(u8, Bytes, u8)>(&packed).unwrap();
             assert!(other == value && !packed.as_ptr_range().contains(&other.1.as_ptr()));

@@ -1,12 +1,13 @@
 //! The pool: worker processes on this machine and the calls that they run.
 //!
-//! Modules: `builder` (options), `core` (who waits, who runs what; no IO), `shared` (carries out what the core decides), `member` (one
-//! worker's life), `stop` (the kill ladder), `handle` and `cell` (what the caller holds), `queue`, `deadlines`, `restart`, `stats`, `events`.
+//! Modules: `builder` (options), `core` (who waits, who runs what; no IO), `shared` (carries out
+//! what the core decides), `member` (one worker's life), `stop` (the kill ladder), `handle` and
+//! `cell` (what the caller holds), `queue`, `deadlines`, `restart`, `stats`, `events`.
 //!
-//! A call's way: `call` locks the core, which gives it to a free worker (its frame is appended to the worker's
-//! channel and written before `call` returns) or lets it wait. The answer comes to the worker's reading task, which locks the
-//! core once for all frames of one read, hands out what can be handed out, and then wakes the callers. No task stands between caller
-//! and socket.
+//! A call's way: `call` locks the core, which gives it to a free worker (its frame is appended to
+//! the worker's channel and written before `call` returns) or lets it wait. The answer comes to the
+//! worker's reading task, which locks the core once for all frames of one read, hands out what can
+//! be handed out, and then wakes the callers. No task stands between caller and socket.
 
 mod builder;
 mod cell;
@@ -63,8 +64,8 @@ pub use map::Map;
 pub use queue::Order;
 pub use stats::{Stats, Times, WorkerInfo, WorkerState};
 
-/// Worker processes that run calls. Cheap to clone; when the last clone is dropped, the workers are killed: call
-/// [`shutdown`](Pool::shutdown) to let them finish.
+/// Worker processes that run calls. Cheap to clone; when the last clone is dropped, the workers are
+/// killed: call [`shutdown`](Pool::shutdown) to let them finish.
 #[derive(Clone)]
 pub struct Pool(Arc<Owner>);
 
@@ -79,11 +80,12 @@ pub struct Shutdown {
     pub drained: bool,
     /// How long it took until the last worker was gone.
     pub took: Duration,
-    /// Processes of workers that could not be ended in the life of this pool, up to 1,024: they run as a user whom this program may not signal,
-    /// or the kernel holds them.
+    /// Processes of workers that could not be ended in the life of this pool, up to 1,024: they run
+    /// as a user whom this program may not signal, or the kernel holds them.
     pub left: Vec<u32>,
-    /// Descendants that left their worker's process group could not be looked for, because `/proc` does not show the processes of this PID
-    /// namespace. Otherwise nothing but [`left`](Shutdown::left) is left.
+    /// Descendants that left their worker's process group could not be looked for, because `/proc`
+    /// does not show the processes of this PID namespace. Otherwise nothing but
+    /// [`left`](Shutdown::left) is left.
     pub left_unseen: bool,
 }
 
@@ -102,13 +104,19 @@ impl Pool {
     }
 
     async fn start(
-        #[cfg_attr(not(feature = "remote"), expect(unused_mut, reason = "with hosts that join"))] mut config: Config,
+        #[cfg_attr(
+            not(feature = "remote"),
+            expect(unused_mut, reason = "with hosts that join")
+        )]
+        mut config: Config,
     ) -> Result<Self, Error> {
         if config.workers_max > 0 && config.runs_own_program() && !crate::worker_entry_is_set() {
             return Err(Error::new(
                 ErrorKind::NotInitialized,
-                "start a pool: workers are this program started again, and its main never called brigade::init(); \
-                 put #[brigade::main] on main, or brigade::init() on its first line (in a test file: brigade::test_workers!();)",
+                "start a pool: workers are this program started again, and its main never called \
+                    brigade::init(); \
+                 put #[brigade::main] on main, or brigade::init() on its first line (in a test \
+                 file: brigade::test_workers!();)",
             ));
         }
         if config.workers_max > 0 && config.runs_own_program() {
@@ -116,7 +124,12 @@ impl Pool {
         }
         registry::check()?;
         crate::process::check_children_are_kept()?;
-        let no_runtime = || Error::new(ErrorKind::Unsupported, "start a pool outside of an async runtime (tokio)");
+        let no_runtime = || {
+            Error::new(
+                ErrorKind::Unsupported,
+                "start a pool outside of an async runtime (tokio)",
+            )
+        };
         let scope = Scope::current().ok_or_else(no_runtime)?;
         #[cfg(feature = "remote")]
         let listeners = config.hosts.bind().await?;
@@ -124,7 +137,11 @@ impl Pool {
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let room = Arc::new(Semaphore::new(config.queue_max));
         let shared = Arc::new(Shared {
-            core: Mutex::new(Core::new(Arc::clone(&config), events.clone(), Arc::clone(&room))),
+            core: Mutex::new(Core::new(
+                Arc::clone(&config),
+                events.clone(),
+                Arc::clone(&room),
+            )),
             scope,
             room,
             events,
@@ -133,20 +150,30 @@ impl Pool {
             changed: Notify::new(),
             killed: CancellationToken::new(),
             #[cfg(feature = "remote")]
-            listening: listeners.iter().map(|listener| listener.url().to_owned()).collect(),
+            listening: listeners
+                .iter()
+                .map(|listener| listener.url().to_owned())
+                .collect(),
             #[cfg(feature = "remote")]
             partial: crate::remote::Budget::new(listen::PARTIAL_BYTES_MAX),
             #[cfg(feature = "remote")]
-            refusals: listeners.iter().map(crate::remote::door::Listener::refusals).collect(),
+            refusals: listeners
+                .iter()
+                .map(crate::remote::door::Listener::refusals)
+                .collect(),
             config,
         });
         let pool = Self(Arc::new(Owner(Arc::clone(&shared))));
-        shared.scope.spawn_until_closed(Arc::clone(&shared).keep_time(RuntimeGuard(Arc::clone(&shared))));
+        shared
+            .scope
+            .spawn_until_closed(Arc::clone(&shared).keep_time(RuntimeGuard(Arc::clone(&shared))));
         // Starts the smallest number of workers.
         shared.step(|core, effects| core.advance(Stage::Open, effects));
         #[cfg(feature = "remote")]
         for listener in listeners {
-            shared.scope.spawn_until_closed(listen::open(Arc::clone(&shared), listener));
+            shared
+                .scope
+                .spawn_until_closed(listen::open(Arc::clone(&shared), listener));
         }
         match pool.ready(shared.config.workers_min).await {
             Ok(()) => Ok(pool),
@@ -161,8 +188,8 @@ impl Pool {
         &self.0.0
     }
 
-    /// Makes a call. It starts now: at once if a worker is free, otherwise in its turn. Where the queue is full, it
-    /// waits for room while the handle is awaited.
+    /// Makes a call. It starts now: at once if a worker is free, otherwise in its turn. Where the
+    /// queue is full, it waits for room while the handle is awaited.
     pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> Handle<T> {
         let (shared, codec) = (self.shared(), call.request.codec);
         let cell = Arc::new(Cell::default());
@@ -177,25 +204,30 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// `QueueFull`, and whatever else keeps the call from being made (`Closed`, `TooLarge`, `Encode` ..).
+    /// `QueueFull`, and whatever else keeps the call from being made (`Closed`, `TooLarge`,
+    /// `Encode` ..).
     pub fn try_call<T: DeserializeOwned>(&self, call: Call<T>) -> Result<Handle<T>, Error> {
         let (shared, codec) = (self.shared(), call.request.codec);
         let cell = Arc::new(Cell::default());
         match shared.admit(call.request, &cell) {
             Admission::Admitted(id) => Ok(Handle::inside(Arc::clone(shared), cell, codec, id)),
             Admission::Full(_) => {
-                let text = format!("queue a call: {} are waiting already (Builder::queue_max)", shared.config.queue_max);
+                let text = format!(
+                    "queue a call: {} are waiting already (Builder::queue_max)",
+                    shared.config.queue_max
+                );
                 Err(Error::new(ErrorKind::QueueFull, text))
             }
             Admission::Refused(error) => Err(error),
         }
     }
 
-    /// Runs any function item or capture-free closure of this program: `pool.run(mul, (3, 4)).await`.
+    /// Runs any function item or capture-free closure of this program: `pool.run(mul, (3,
+    /// 4)).await`.
     ///
     /// It needs no registration. Workers must be the same build of this program, as they are unless
-    /// [`Builder::program`] says otherwise; then the call ends as `OtherBuild`. For options, or values
-    /// in another format, make the call with [`Call::of`] and [`Call::of_json`].
+    /// [`Builder::program`] says otherwise; then the call ends as `OtherBuild`. For options, or
+    /// values in another format, make the call with [`Call::of`] and [`Call::of_json`].
     pub fn run<F, A>(&self, function: F, args: A) -> Handle<F::Output>
     where
         A: Args,
@@ -214,12 +246,13 @@ impl Pool {
         Map::new(self.clone(), inputs, call, 2 * self.slots())
     }
 
-    /// Waits until at least this many workers are ready. A host that joined counts as one, whatever it offers.
+    /// Waits until at least this many workers are ready. A host that joined counts as one, whatever
+    /// it offers.
     ///
     /// # Errors
     ///
-    /// `CannotStart` if workers keep failing at start, `Closed` after a shutdown, `BadOption` if the pool may never have so
-    /// many.
+    /// `CannotStart` if workers keep failing at start, `Closed` after a shutdown, `BadOption` if
+    /// the pool may never have so many.
     ///
     /// # Cancel safety
     ///
@@ -227,7 +260,10 @@ impl Pool {
     pub async fn ready(&self, workers: usize) -> Result<(), Error> {
         let shared = self.shared();
         if workers > shared.config.workers_max && !shared.config.may_have_guests() {
-            let text = format!("wait for {workers} workers: the pool has at most {}", shared.config.workers_max);
+            let text = format!(
+                "wait for {workers} workers: the pool has at most {}",
+                shared.config.workers_max
+            );
             return Err(Error::new(ErrorKind::BadOption, text));
         }
         shared.step(|core, effects| core.set_floor(workers, effects));
@@ -256,7 +292,8 @@ impl Pool {
         self.shared().peek(|core| core.stats())
     }
 
-    /// What happens from now on. A reader that falls 4,096 events behind gets [`Event::Missed`](crate::Event::Missed).
+    /// What happens from now on. A reader that falls 4,096 events behind gets
+    /// [`Event::Missed`](crate::Event::Missed).
     pub fn events(&self) -> Events {
         Events(self.shared().events.subscribe())
     }
@@ -264,12 +301,13 @@ impl Pool {
     /// Cancels every call that waits; what runs is left alone. Returns how many there were.
     pub fn cancel_waiting(&self, reason: &str) -> usize {
         let mut count = 0;
-        self.shared().step(|core, effects| count = core.cancel_waiting(reason, effects));
+        self.shared()
+            .step(|core, effects| count = core.cancel_waiting(reason, effects));
         count
     }
 
-    /// Replaces every worker process of its own that is there now, one after the other, each when it has finished what it runs. Returns when
-    /// the last replacement is ready.
+    /// Replaces every worker process of its own that is there now, one after the other, each when
+    /// it has finished what it runs. Returns when the last replacement is ready.
     ///
     /// # Errors
     ///
@@ -281,21 +319,30 @@ impl Pool {
     pub async fn recycle(&self) -> Result<(), Error> {
         let shared = self.shared();
         for (number, epoch) in shared.peek(|core| core.children()) {
-            let ready = shared.peek(|core| core.ready_count()).min(shared.config.workers_min);
+            let ready = shared
+                .peek(|core| core.ready_count())
+                .min(shared.config.workers_min);
             shared.step(|core, effects| core.recycle(number, epoch, effects));
-            shared.until(|core| (!core.children().contains(&(number, epoch)) || core.stage() != Stage::Open).then_some(())).await?;
+            shared
+                .until(|core| {
+                    (!core.children().contains(&(number, epoch)) || core.stage() != Stage::Open)
+                        .then_some(())
+                })
+                .await?;
             self.ready(ready).await?;
         }
         Ok(())
     }
 
-    /// Attempts that can run at once when all workers are there. Of hosts those count that have joined by now; where none has, a few.
+    /// Attempts that can run at once when all workers are there. Of hosts those count that have
+    /// joined by now; where none has, a few.
     pub(crate) fn slots(&self) -> usize {
         let config = &self.shared().config;
         let own = config.workers_max * config.slots as usize;
         #[cfg(feature = "remote")]
         if config.may_have_guests() {
-            return (own + self.shared().peek(|core| core.slots_of_guests())).max(SLOTS_OF_HOSTS_MIN);
+            return (own + self.shared().peek(|core| core.slots_of_guests()))
+                .max(SLOTS_OF_HOSTS_MIN);
         }
         own
     }
@@ -305,19 +352,23 @@ impl Pool {
         self.shared().peek(|core| core.stage() != Stage::Open)
     }
 
-    /// Takes nothing new, lets accepted calls finish (waiting ones too) for as long as [`Builder::shutdown_timeout`] says, stops
-    /// the rest, ends the workers; one that is still starting by then is given [`Builder::teardown_timeout`]. Returns when
-    /// every process is gone, and tells of those that could not be ended ([`Shutdown::left`]). Safe to call twice, and on any executor: where nobody
-    /// drives the pool's own runtime, workers are killed at once and every call ends as [`NoRuntime`](ErrorKind::NoRuntime).
+    /// Takes nothing new, lets accepted calls finish (waiting ones too) for as long as
+    /// [`Builder::shutdown_timeout`] says, stops the rest, ends the workers; one that is still
+    /// starting by then is given [`Builder::teardown_timeout`]. Returns when every process is gone,
+    /// and tells of those that could not be ended ([`Shutdown::left`]). Safe to call twice, and on
+    /// any executor: where nobody drives the pool's own runtime, workers are killed at once and
+    /// every call ends as [`NoRuntime`](ErrorKind::NoRuntime).
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves the pool closed to new calls; call it again to go on.
     pub async fn shutdown(&self) -> Shutdown {
-        self.shutdown_within(self.shared().config.shutdown_timeout).await
+        self.shutdown_within(self.shared().config.shutdown_timeout)
+            .await
     }
 
-    /// Stops everything at once: `shutdown_within(Duration::ZERO)`. Attempts still get the steps of the kill ladder.
+    /// Stops everything at once: `shutdown_within(Duration::ZERO)`. Attempts still get the steps of
+    /// the kill ladder.
     pub async fn kill(&self) -> Shutdown {
         self.shutdown_within(Duration::ZERO).await
     }
@@ -335,10 +386,16 @@ impl Pool {
         outside::within(CONSOLE_TIMEOUT, crate::process::flush_console()).await;
         let (mut left, left_unseen) = shared.peek(|core| core.left());
         left.extend(undriven);
-        Shutdown { drained, took: began.elapsed(), left, left_unseen }
+        Shutdown {
+            drained,
+            took: began.elapsed(),
+            left,
+            left_unseen,
+        }
     }
 
-    /// Lets accepted calls finish for so long, stops the rest and lets the workers go. Returns whether all could finish.
+    /// Lets accepted calls finish for so long, stops the rest and lets the workers go. Returns
+    /// whether all could finish.
     async fn end_within(&self, time: Duration) -> Result<bool, Error> {
         let shared = self.shared();
         let empty = || shared.until(|core| core.is_empty().then_some(()));
@@ -361,13 +418,17 @@ impl Pool {
 ///
 /// # Errors
 ///
-/// `Unsupported` if another program loaded it, as Python loads an extension: that program, without its arguments, would be no worker.
+/// `Unsupported` if another program loaded it, as Python loads an extension: that program, without
+/// its arguments, would be no worker.
 fn check_own_program() -> Result<(), Error> {
-    let code = crate::process::proc_fs::file_at((check_own_program as fn() -> Result<(), Error> as *const ()).addr());
+    let code = crate::process::proc_fs::file_at(
+        (check_own_program as fn() -> Result<(), Error> as *const ()).addr(),
+    );
     match (code, std::fs::read_link("/proc/self/exe")) {
         (Some(code), Ok(program)) if code != program => {
             let text = format!(
-                "start a pool: workers are {} started again without arguments, but this code lies in {}, which that has loaded; name a program that \
+                "start a pool: workers are {} started again without arguments, but this code lies \
+                    in {}, which that has loaded; name a program that \
                  loads it and calls brigade::init(), with its arguments (Builder::program)",
                 program.display(),
                 code.display()
@@ -396,6 +457,8 @@ impl Drop for Owner {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("workers", &self.workers().len()).finish_non_exhaustive()
+        f.debug_struct("Pool")
+            .field("workers", &self.workers().len())
+            .finish_non_exhaustive()
     }
 }

@@ -1,13 +1,15 @@
 //! One child process, from its start to its reaping.
 //!
-//! A worker is this program started again: fork and exec by `posix_spawn`, never a bare fork, from one thread that
-//! lives as long as the process (`PR_SET_PDEATHSIG` fires when the *thread* that spawned ends). The child gets
-//! a cleared environment plus a list, the control socket as its descriptor 0 and pipes as 1 and 2; it sets up the
-//! rest of itself in `worker::start` before any code of the user runs.
+//! A worker is this program started again: fork and exec by `posix_spawn`, never a bare fork, from
+//! one thread that lives as long as the process (`PR_SET_PDEATHSIG` fires when the *thread* that
+//! spawned ends). The child gets a cleared environment plus a list, the control socket as its
+//! descriptor 0 and pipes as 1 and 2; it sets up the rest of itself in `worker::start` before any
+//! code of the user runs.
 //!
-//! Signals go through the pidfd, or to the process group while its leader has not been reaped, so that a reused
-//! number can never be hit. Where we may not signal a worker (this program gave up its privileges after it had started it) the worker is asked to
-//! end itself. Descendants that left the group are found by an environment variable that they inherit.
+//! Signals go through the pidfd, or to the process group while its leader has not been reaped, so
+//! that a reused number can never be hit. Where we may not signal a worker (this program gave up
+//! its privileges after it had started it) the worker is asked to end itself. Descendants that left
+//! the group are found by an environment variable that they inherit.
 
 mod cgroup;
 mod console;
@@ -16,7 +18,11 @@ mod mark;
 mod output;
 #[cfg_attr(
     not(feature = "sqlite"),
-    expect(dead_code, reason = "names of processes are for control groups, too; what is left of them for jobs alone")
+    expect(
+        dead_code,
+        reason = "names of processes are for control groups, too; what is left of them for jobs \
+            alone"
+    )
 )]
 mod owner;
 mod posix_spawn;
@@ -38,8 +44,8 @@ pub(crate) use rights::{check_pool_rights, is_secure};
 pub(crate) use spawn::{Command, Spawned, spawn};
 pub(crate) use tree::{cookie, end_own_strays, reap_orphans, sweep};
 
-/// Tells a child that it is a worker: the process id of its pool, then blanks. The worker removes it from its environment and writes its
-/// title over the memory, see `worker::title`.
+/// Tells a child that it is a worker: the process id of its pool, then blanks. The worker removes
+/// it from its environment and writes its title over the memory, see `worker::title`.
 pub(crate) const WORKER_VARIABLE: &str = "BRIGADE_WORKER";
 /// Marks a worker and all its descendants: a path of cookies, one per nested pool.
 pub(crate) const TREE_VARIABLE: &str = "BRIGADE_TREE";

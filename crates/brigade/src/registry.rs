@@ -1,9 +1,11 @@
 //! The table of this program's tasks, filled at link time by `#[task]`.
 //!
-//! Names are what travels; only this process turns a name into a function. A library whose tasks no code of the
-//! program mentions is not linked and its tasks are missing: `use tasks as _;` brings it in.
+//! Names are what travels; only this process turns a name into a function. A library whose tasks no
+//! code of the program mentions is not linked and its tasks are missing: `use tasks as _;` brings
+//! it in.
 //!
-//! A task may have former names (`aliases`). Each finds it as its name does, and each is a name of its own in the table: no other task may have it.
+//! A task may have former names (`aliases`). Each finds it as its name does, and each is a name of
+//! its own in the table: no other task may have it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -37,7 +39,8 @@ pub struct TaskEntry {
     pub codec: Codec,
     pub idempotent: bool,
     pub signature: fn() -> &'static str,
-    /// The type name of the function's body, which stands within the function that describes a call.
+    /// The type name of the function's body, which stands within the function that describes a
+    /// call.
     pub body: fn() -> &'static str,
     /// Sets what the attribute says on a call.
     pub options: fn(Call<()>) -> Call<()>,
@@ -52,9 +55,15 @@ pub static TASKS: [TaskEntry];
 /// A plain function that other hosts may ask for. Made by [`functions!`](crate::functions).
 #[doc(hidden)]
 pub struct FunctionEntry {
-    #[cfg_attr(not(feature = "remote"), expect(dead_code, reason = "other hosts ask for it"))]
+    #[cfg_attr(
+        not(feature = "remote"),
+        expect(dead_code, reason = "other hosts ask for it")
+    )]
     name: fn() -> &'static str,
-    #[cfg_attr(not(feature = "remote"), expect(dead_code, reason = "other hosts ask for it"))]
+    #[cfg_attr(
+        not(feature = "remote"),
+        expect(dead_code, reason = "other hosts ask for it")
+    )]
     invoke: Invoke,
 }
 
@@ -66,18 +75,25 @@ where
     F: Function<A>,
     F::Output: Serialize,
 {
-    FunctionEntry { name: std::any::type_name::<F>, invoke: invoke_function::<F, A> }
+    FunctionEntry {
+        name: std::any::type_name::<F>,
+        invoke: invoke_function::<F, A>,
+    }
 }
 
-/// The functions of this program that other hosts may ask for. Their order is the linker's: the same in every process of one build.
+/// The functions of this program that other hosts may ask for. Their order is the linker's: the
+/// same in every process of one build.
 #[doc(hidden)]
 #[distributed_slice]
 pub static FUNCTIONS: [FunctionEntry];
 
-/// The place of a function in the table, by its type name; `None` if it is not there, or there for certain.
+/// The place of a function in the table, by its type name; `None` if it is not there, or there for
+/// certain.
 #[cfg(feature = "remote")]
 pub(crate) fn function_number(name: &str) -> Option<u32> {
-    let mut found = (0..).zip(FUNCTIONS.iter()).filter(|(_, function)| (function.name)() == name);
+    let mut found = (0..)
+        .zip(FUNCTIONS.iter())
+        .filter(|(_, function)| (function.name)() == name);
     let (number, _) = found.next()?;
     found.next().is_none().then_some(number)
 }
@@ -103,7 +119,11 @@ impl TaskEntry {
     /// What the attribute says of retries.
     #[cfg(feature = "broker")]
     pub(crate) fn policy(&self) -> RetryPolicy {
-        self.call_options().map_or_else(RetryPolicy::default, |options| RetryPolicy { retries: options.retries, retry: options.retry })
+        self.call_options()
+            .map_or_else(RetryPolicy::default, |options| RetryPolicy {
+                retries: options.retries,
+                retry: options.retry,
+            })
     }
 
     /// Every name by which it is called, its own first.
@@ -114,7 +134,12 @@ impl TaskEntry {
     /// The queues where its jobs may wait: its own, and those that its former names gave it.
     #[cfg(feature = "broker")]
     pub(crate) fn queues(&self) -> impl Iterator<Item = &'static str> {
-        std::iter::once(self.queue).chain(self.aliases.iter().copied().filter(|alias| *alias != self.queue))
+        std::iter::once(self.queue).chain(
+            self.aliases
+                .iter()
+                .copied()
+                .filter(|alias| *alias != self.queue),
+        )
     }
 }
 
@@ -125,12 +150,17 @@ impl TaskEntry {
 /// `DuplicateTask`, naming both places.
 fn table() -> Result<&'static Table, Error> {
     let table = TABLE.get_or_init(|| table_of(&TASKS));
-    table.as_ref().map_err(|text| Error::new(ErrorKind::DuplicateTask, text.clone()))
+    table
+        .as_ref()
+        .map_err(|text| Error::new(ErrorKind::DuplicateTask, text.clone()))
 }
 
 fn table_of(tasks: &'static [TaskEntry]) -> Result<Table, Box<str>> {
     let mut table = Table::with_capacity(tasks.len());
-    for (name, task) in tasks.iter().flat_map(|task| task.names().map(move |name| (name, task))) {
+    for (name, task) in tasks
+        .iter()
+        .flat_map(|task| task.names().map(move |name| (name, task)))
+    {
         match table.entry(name) {
             Entry::Vacant(entry) => {
                 entry.insert(task);
@@ -146,9 +176,13 @@ fn twice(name: &str, one: &TaskEntry, two: &TaskEntry) -> Box<str> {
     let is_alias = |task: &TaskEntry| task.name != name;
     let help = match (is_alias(one), is_alias(two)) {
         (false, false) => "name one of them with #[task(name = ..)]",
-        _ => "a former name (#[task(aliases = [..])]) belongs to one task and is no other task's name: take it out of one of them",
+        _ => {
+            "a former name (#[task(aliases = [..])]) belongs to one task and is no other task's \
+                name: take it out of one of them"
+        }
     };
-    format!("register tasks: {name:?} is defined twice, at {place_one} and at {place_two}; {help}").into()
+    format!("register tasks: {name:?} is defined twice, at {place_one} and at {place_two}; {help}")
+        .into()
 }
 
 /// Refuses a program in which two tasks share a name.
@@ -170,8 +204,8 @@ pub(crate) fn tasks() -> Result<impl Iterator<Item = &'static TaskEntry>, Error>
     check().map(|()| TASKS.iter())
 }
 
-/// Which task runs the plain jobs of a queue, for each queue that a task has. Of several tasks in one queue it is that which has the queue's name,
-/// or had it.
+/// Which task runs the plain jobs of a queue, for each queue that a task has. Of several tasks in
+/// one queue it is that which has the queue's name, or had it.
 ///
 /// # Errors
 ///
@@ -179,8 +213,14 @@ pub(crate) fn tasks() -> Result<impl Iterator<Item = &'static TaskEntry>, Error>
 #[cfg(feature = "broker")]
 pub(crate) fn by_queue() -> Result<HashMap<Box<str>, &'static str>, Error> {
     let lines = |task: &'static TaskEntry| task.queues().map(move |queue| (queue, task));
-    let (namesakes, others): (Vec<_>, Vec<_>) = tasks()?.flat_map(lines).partition(|(queue, task)| task.names().any(|name| name == *queue));
-    Ok(others.into_iter().chain(namesakes).map(|(queue, task)| (queue.into(), task.name)).collect())
+    let (namesakes, others): (Vec<_>, Vec<_>) = tasks()?
+        .flat_map(lines)
+        .partition(|(queue, task)| task.names().any(|name| name == *queue));
+    Ok(others
+        .into_iter()
+        .chain(namesakes)
+        .map(|(queue, task)| (queue.into(), task.name))
+        .collect())
 }
 
 /// The task that is called by this name, or had it before.
@@ -189,21 +229,32 @@ pub(crate) fn by_queue() -> Result<HashMap<Box<str>, &'static str>, Error> {
 ///
 /// As [`check`], and `UnknownTask`.
 pub(crate) fn named(name: &str) -> Result<&'static TaskEntry, Error> {
-    table()?.get(name).copied().ok_or_else(|| unknown_task(name))
+    table()?
+        .get(name)
+        .copied()
+        .ok_or_else(|| unknown_task(name))
 }
 
-/// The task that a function of this type name describes calls of. `#[task]` made both the function and, within it, the entry.
+/// The task that a function of this type name describes calls of. `#[task]` made both the function
+/// and, within it, the entry.
 ///
 /// # Errors
 ///
 /// `BadOption` if it is no task.
 #[cfg(feature = "broker")]
 pub(crate) fn of_function(path: &str) -> Result<&'static TaskEntry, Error> {
-    let described_by = |task: &&TaskEntry| (task.path)().rsplit_once("::").is_some_and(|(function, _)| function == path);
+    let described_by = |task: &&TaskEntry| {
+        (task.path)()
+            .rsplit_once("::")
+            .is_some_and(|(function, _)| function == path)
+    };
     let mut tasks = tasks()?.filter(described_by);
     match (tasks.next(), tasks.next()) {
         (Some(task), None) => Ok(task),
-        _ => Err(Error::new(ErrorKind::BadOption, format!("serve {path}: it is no #[task] function of this program"))),
+        _ => Err(Error::new(
+            ErrorKind::BadOption,
+            format!("serve {path}: it is no #[task] function of this program"),
+        )),
     }
 }
 
@@ -212,10 +263,15 @@ pub(crate) fn find(name: &str) -> Option<&'static TaskEntry> {
     table().ok()?.get(name).copied()
 }
 
-/// The task whose calls the function of this type name describes. Both names are the compiler's own, from one build.
+/// The task whose calls the function of this type name describes. Both names are the compiler's
+/// own, from one build.
 #[cfg(feature = "broker")]
 pub(crate) fn described_by(function: &str) -> Option<&'static TaskEntry> {
-    let is_it = |task: &&TaskEntry| (task.body)().rsplit_once("::").is_some_and(|(describing, _)| describing == function);
+    let is_it = |task: &&TaskEntry| {
+        (task.body)()
+            .rsplit_once("::")
+            .is_some_and(|(describing, _)| describing == function)
+    };
     let mut found = tasks().ok()?.filter(is_it);
     // Two of one name would be a guess.
     found.next().filter(|_| found.next().is_none())
@@ -226,7 +282,11 @@ mod tests {
     use super::*;
     use crate::task::{Invocation, Returned};
 
-    const fn task(name: &'static str, aliases: &'static [&'static str], place: &'static str) -> TaskEntry {
+    const fn task(
+        name: &'static str,
+        aliases: &'static [&'static str],
+        place: &'static str,
+    ) -> TaskEntry {
         TaskEntry {
             name,
             aliases,
@@ -244,19 +304,35 @@ mod tests {
 
     #[test]
     fn a_task_is_found_by_each_of_its_names() {
-        static TASKS: [TaskEntry; 2] = [task("add", &["plus", "sum"], "a.rs:1"), task("sub", &[], "a.rs:2")];
+        static TASKS: [TaskEntry; 2] = [
+            task("add", &["plus", "sum"], "a.rs:1"),
+            task("sub", &[], "a.rs:2"),
+        ];
         let table = table_of(&TASKS).unwrap();
         assert_eq!(table.len(), 4);
-        assert!(["add", "plus", "sum"].iter().all(|name| table[name].name == "add"));
+        assert!(
+            ["add", "plus", "sum"]
+                .iter()
+                .all(|name| table[name].name == "add")
+        );
     }
 
     #[test]
     fn a_former_name_that_is_another_task_s_is_refused_with_both_places() {
-        static NAMES: [TaskEntry; 2] = [task("add", &[], "a.rs:1"), task("sub", &["add"], "b.rs:2")];
-        static FORMER: [TaskEntry; 2] = [task("one", &["old"], "a.rs:1"), task("two", &["old"], "b.rs:2")];
+        static NAMES: [TaskEntry; 2] =
+            [task("add", &[], "a.rs:1"), task("sub", &["add"], "b.rs:2")];
+        static FORMER: [TaskEntry; 2] = [
+            task("one", &["old"], "a.rs:1"),
+            task("two", &["old"], "b.rs:2"),
+        ];
         for tasks in [&NAMES, &FORMER] {
             let text = table_of(tasks).err().unwrap();
-            assert!(["a.rs:1", "b.rs:2", "aliases"].iter().all(|part| text.contains(part)), "{text}");
+            assert!(
+                ["a.rs:1", "b.rs:2", "aliases"]
+                    .iter()
+                    .all(|part| text.contains(part)),
+                "{text}"
+            );
         }
     }
 }

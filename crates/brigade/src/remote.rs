@@ -20,8 +20,9 @@
 //! # }
 //! ```
 //!
-//! [`Credentials`] are what both sides show each other before anything else is said. What is said then is the business of `line`, `inbox` and
-//! `outbox` here, of `pool` on one side and of `host` on the other.
+//! [`Credentials`] are what both sides show each other before anything else is said. What is said
+//! then is the business of `line`, `inbox` and `outbox` here, of `pool` on one side and of `host`
+//! on the other.
 
 mod budget;
 #[doc(hidden)]
@@ -46,7 +47,12 @@ pub(crate) use outbox::Outbox;
 pub(crate) fn mark() -> Result<Mark, Error> {
     let mut mark = Mark::default();
     let os = |e| Error::os("draw a random number", e);
-    let drawn = rustix::rand::getrandom(&mut mark, rustix::rand::GetRandomFlags::empty()).map_err(os)?;
-    debug_assert_eq!(drawn, mark.len(), "so few bytes come at once (getrandom(2))");
+    let drawn =
+        rustix::rand::getrandom(&mut mark, rustix::rand::GetRandomFlags::empty()).map_err(os)?;
+    debug_assert_eq!(
+        drawn,
+        mark.len(),
+        "so few bytes come at once (getrandom(2))"
+    );
     Ok(mark)
 }

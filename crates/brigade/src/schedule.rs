@@ -1,8 +1,10 @@
-//! Schedules: jobs that are pushed again and again, by a cron expression in a time zone or at plain intervals.
+//! Schedules: jobs that are pushed again and again, by a cron expression in a time zone or at plain
+//! intervals.
 //!
-//! Values and arithmetic, the same for every broker; all that is read is the time zone database. A broker keeps a schedule's
-//! [`Plan`], its job and its next tick, and asks [`Plan::due`] what a moment means for them. Ticks come from the plan alone, never from the
-//! moment at which somebody looked, so all processes agree on them.
+//! Values and arithmetic, the same for every broker; all that is read is the time zone database. A
+//! broker keeps a schedule's [`Plan`], its job and its next tick, and asks [`Plan::due`] what a
+//! moment means for them. Ticks come from the plan alone, never from the moment at which somebody
+//! looked, so all processes agree on them.
 //!
 //! A time is milliseconds since 1970, as a broker stores it.
 
@@ -41,15 +43,16 @@ pub enum Recurrence {
     Every(Duration),
 }
 
-/// What becomes of ticks that nobody was there to fire: those that are late by more than the schedule's
-/// [grace](Schedule::grace).
+/// What becomes of ticks that nobody was there to fire: those that are late by more than the
+/// schedule's [grace](Schedule::grace).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Missed {
     /// They are gone.
     Skip,
-    /// One job makes up for all of them, at the last one's tick; none if a tick that is not late is there as well.
+    /// One job makes up for all of them, at the last one's tick; none if a tick that is not late is
+    /// there as well.
     #[default]
     Once,
     /// Each is made up for, up to the first 1,000 of them.
@@ -139,11 +142,20 @@ fn default_grace() -> Duration {
 
 impl Schedule {
     pub(crate) fn new(name: impl Into<Box<str>>, recurrence: Recurrence, job: Job) -> Self {
-        Self { name: name.into(), plan: Plan { recurrence, missed: Missed::default(), grace: GRACE, group: None }, job }
+        Self {
+            name: name.into(),
+            plan: Plan {
+                recurrence,
+                missed: Missed::default(),
+                grace: GRACE,
+                group: None,
+            },
+            job,
+        }
     }
 
-    /// The time zone of its cron expression, by a name of the IANA database: `Europe/Berlin`. It says nothing for plain intervals.
-    /// Default: `UTC`.
+    /// The time zone of its cron expression, by a name of the IANA database: `Europe/Berlin`. It
+    /// says nothing for plain intervals. Default: `UTC`.
     pub fn zone(mut self, name: impl Into<String>) -> Self {
         if let Recurrence::Cron { zone, .. } = &mut self.plan.recurrence {
             *zone = name.into();
@@ -175,16 +187,41 @@ impl Schedule {
 
     /// What its broker has.
     pub(crate) fn into_scheduled(self, next: SystemTime) -> Scheduled {
-        let Plan { recurrence, missed, grace, group } = self.plan;
-        let Job { queue, task, payload, options, .. } = self.job;
+        let Plan {
+            recurrence,
+            missed,
+            grace,
+            group,
+        } = self.plan;
+        let Job {
+            queue,
+            task,
+            payload,
+            options,
+            ..
+        } = self.job;
         let (queue, task, payload) = (queue.into(), task.map(Into::into), payload.into());
-        Scheduled { name: self.name.into(), recurrence, missed, grace, queue, task, payload, next, group: group.map(Into::into), options }
+        Scheduled {
+            name: self.name.into(),
+            recurrence,
+            missed,
+            grace,
+            queue,
+            task,
+            payload,
+            next,
+            group: group.map(Into::into),
+            options,
+        }
     }
 
     /// The job of a tick.
     pub(crate) fn job_of(&self, tick: i64) -> Job {
         let mut job = self.job.clone();
-        job.options.tick = Some(Tick { schedule: self.name.to_string(), at: time_of(tick) });
+        job.options.tick = Some(Tick {
+            schedule: self.name.to_string(),
+            at: time_of(tick),
+        });
         job
     }
 }
@@ -200,7 +237,9 @@ impl Ticks {
     fn after(&self, time: i64) -> Result<i64, Error> {
         match self {
             Self::Cron(cron) => cron.after(time.max(0)),
-            Self::Every(interval) => Ok((time.max(0).div_euclid(*interval) + 1).saturating_mul(*interval)),
+            Self::Every(interval) => {
+                Ok((time.max(0).div_euclid(*interval) + 1).saturating_mul(*interval))
+            }
         }
     }
 
@@ -266,12 +305,22 @@ impl Plan {
 
     fn ticks(&self) -> Result<Ticks, Error> {
         match &self.recurrence {
-            Recurrence::Cron { expression, zone } => Cron::new(expression, zone).map(Box::new).map(Ticks::Cron),
-            Recurrence::Every(interval) if (EVERY_MIN..=EVERY_MAX).contains(interval) && interval.subsec_nanos() % 1_000_000 == 0 => {
-                Ok(Ticks::Every(i64::try_from(interval.as_millis()).unwrap_or(i64::MAX)))
+            Recurrence::Cron { expression, zone } => {
+                Cron::new(expression, zone).map(Box::new).map(Ticks::Cron)
+            }
+            Recurrence::Every(interval)
+                if (EVERY_MIN..=EVERY_MAX).contains(interval)
+                    && interval.subsec_nanos() % 1_000_000 == 0 =>
+            {
+                Ok(Ticks::Every(
+                    i64::try_from(interval.as_millis()).unwrap_or(i64::MAX),
+                ))
             }
             Recurrence::Every(interval) => {
-                let text = format!("schedule by an interval of {interval:?}: it is from {EVERY_MIN:?} to ten years, in whole milliseconds");
+                let text = format!(
+                    "schedule by an interval of {interval:?}: it is from {EVERY_MIN:?} to ten \
+                        years, in whole milliseconds"
+                );
                 Err(Error::new(ErrorKind::BadOption, text))
             }
         }
@@ -283,34 +332,47 @@ impl Due {
     pub(crate) fn tell(&self, name: &str, plan: &Plan) {
         if let Some((first, last)) = self.late {
             let (first, last) = (in_words(first), in_words(last));
-            tracing::warn!(schedule = name, first, last, missed = ?plan.missed, "ticks of a schedule were missed");
+            tracing::warn!(schedule = name, first, last, missed = ?plan.missed, "ticks of a \
+                schedule were missed");
         }
         if let Some((first, last)) = self.left_out {
             let (first, last) = (in_words(first), in_words(last));
-            tracing::error!(schedule = name, first, last, "too many ticks were missed: these are not made up for");
+            tracing::error!(
+                schedule = name,
+                first,
+                last,
+                "too many ticks were missed: these are not made up for"
+            );
         }
     }
 }
 
 pub(crate) fn tell_skipped(name: &str, tick: i64, job: &JobId) {
     let tick = in_words(tick);
-    tracing::warn!(schedule = name, tick, %job, "skipped a tick: there is a job with its unique mark already");
+    tracing::warn!(schedule = name, tick, %job, "skipped a tick: there is a job with its unique \
+        mark already");
 }
 
 /// For logs: RFC 3339.
 fn in_words(tick: i64) -> String {
-    jiff::Timestamp::from_millisecond(tick).map_or_else(|_| tick.to_string(), |tick| tick.to_string())
+    jiff::Timestamp::from_millisecond(tick)
+        .map_or_else(|_| tick.to_string(), |tick| tick.to_string())
 }
 
 /// The last moment that RFC 3339 can write in every time zone: 9999-12-30T22:00:00Z.
 pub(crate) const LAST_MILLIS: i64 = 253_402_207_200_000;
 
-/// A time as stores keep it. One that is cut to the longest there is, is shown as the last that can be written.
+/// A time as stores keep it. One that is cut to the longest there is, is shown as the last that can
+/// be written.
 pub(crate) fn time_of(millis: i64) -> SystemTime {
     let millis = millis.clamp(-LAST_MILLIS, LAST_MILLIS);
     let offset = Duration::from_millis(millis.unsigned_abs());
     // A `SystemTime` of Linux has room for more than milliseconds can say.
-    let moment = if millis < 0 { UNIX_EPOCH.checked_sub(offset) } else { UNIX_EPOCH.checked_add(offset) };
+    let moment = if millis < 0 {
+        UNIX_EPOCH.checked_sub(offset)
+    } else {
+        UNIX_EPOCH.checked_add(offset)
+    };
     moment.unwrap_or(UNIX_EPOCH)
 }
 
@@ -325,20 +387,29 @@ pub(crate) mod rfc3339 {
 
     pub(crate) fn text(moment: SystemTime) -> String {
         match jiff::Timestamp::try_from(moment) {
-            Ok(moment) if moment.as_millisecond() < -62_167_219_200_000 => "0000-01-01T00:00:00.000Z".to_owned(),
+            Ok(moment) if moment.as_millisecond() < -62_167_219_200_000 => {
+                "0000-01-01T00:00:00.000Z".to_owned()
+            }
             Ok(moment) => format!("{moment:.3}"),
             Err(_) if moment < SystemTime::UNIX_EPOCH => "0000-01-01T00:00:00.000Z".to_owned(),
             Err(_) => LATEST.to_owned(),
         }
     }
 
-    pub(crate) fn serialize<S: Serializer>(moment: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(
+        moment: &SystemTime,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&text(*moment))
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<SystemTime, D::Error> {
         let text = std::borrow::Cow::<'_, str>::deserialize(deserializer)?;
-        text.parse::<jiff::Timestamp>().map(Into::into).map_err(D::Error::custom)
+        text.parse::<jiff::Timestamp>()
+            .map(Into::into)
+            .map_err(D::Error::custom)
     }
 }
 

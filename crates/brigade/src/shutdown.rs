@@ -1,6 +1,7 @@
 //! Starting and ending the tasks and threads of this crate. The only place that spawns.
 //!
-//! A [`Scope`] owns the tasks of one pool: `close` says that they should end, `ended` waits until all have.
+//! A [`Scope`] owns the tasks of one pool: `close` says that they should end, `ended` waits until
+//! all have.
 
 use std::future::Future;
 use std::io;
@@ -24,7 +25,11 @@ impl Scope {
     /// A scope whose tasks run on the current runtime.
     pub(crate) fn current() -> Option<Self> {
         let runtime = Handle::try_current().ok()?;
-        Some(Self { runtime, tracker: TaskTracker::new(), closing: CancellationToken::new() })
+        Some(Self {
+            runtime,
+            tracker: TaskTracker::new(),
+            closing: CancellationToken::new(),
+        })
     }
 
     pub(crate) fn spawn<F>(&self, future: F)
@@ -54,7 +59,10 @@ impl Scope {
     pub(crate) fn probe(&self) -> Arc<AtomicBool> {
         let ran = Arc::new(AtomicBool::new(false));
         let probe = Arc::clone(&ran);
-        drop(self.runtime.spawn(async move { probe.store(true, Ordering::Release) }));
+        drop(
+            self.runtime
+                .spawn(async move { probe.store(true, Ordering::Release) }),
+        );
         ran
     }
 
@@ -79,6 +87,14 @@ impl Scope {
 }
 
 /// Starts a thread that lives as long as the process or its loop.
-pub(crate) fn spawn_thread(name: &str, stack_bytes: usize, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name.to_owned()).stack_size(stack_bytes).spawn(run).map(drop)
+pub(crate) fn spawn_thread(
+    name: &str,
+    stack_bytes: usize,
+    run: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(stack_bytes)
+        .spawn(run)
+        .map(drop)
 }

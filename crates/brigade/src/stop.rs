@@ -1,7 +1,8 @@
 //! [`stop_signal`]: the signals with which terminals and service managers end a program.
 //!
-//! One thread of the process waits for them and counts; every future looks at that count. So any number of servers and consumers of a program hear of the
-//! same signal, on whichever runtime they are, and the second one can mean "at once" to all.
+//! One thread of the process waits for them and counts; every future looks at that count. So any
+//! number of servers and consumers of a program hear of the same signal, on whichever runtime they
+//! are, and the second one can mean "at once" to all.
 
 use std::fmt;
 use std::future::{Future, pending};
@@ -23,15 +24,19 @@ static SIGNALS: OnceLock<Option<watch::Receiver<u32>>> = OnceLock::new();
 #[must_use = "it is a future: await it, or give it to Worker::run_until"]
 pub struct StopSignal(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
 
-/// Ends when this process gets its first SIGINT (Ctrl-C) or SIGTERM; at once if it has had one since this was called first. From that call on, these
-/// signals do not end the process by themselves any more. Any number of these futures may wait, on any runtime:
+/// Ends when this process gets its first SIGINT (Ctrl-C) or SIGTERM; at once if it has had one
+/// since this was called first. From that call on, these signals do not end the process by
+/// themselves any more. Any number of these futures may wait, on any runtime:
 ///
-/// - `broker.worker().run_until(brigade::stop_signal())` drains at the first signal, and at the second it [is
-///   killed](https://docs.rs/brigade/latest/brigade/struct.WorkerHandle.html#method.kill) and its jobs are given back.
+/// - `broker.worker().run_until(brigade::stop_signal())` drains at the first signal, and at the
+///   second it [is
+///   killed](https://docs.rs/brigade/latest/brigade/struct.WorkerHandle.html#method.kill) and its
+///   jobs are given back.
 /// - `axum::serve(listener, app).with_graceful_shutdown(brigade::stop_signal())`
 /// - in `tokio::select! { () = brigade::stop_signal() => .., .. }`
 ///
-/// Where the system gives no thread or pipe for it, that is logged as an error, and signals end the process as before.
+/// Where the system gives no thread or pipe for it, that is logged as an error, and signals end the
+/// process as before.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
@@ -42,8 +47,11 @@ pub struct StopSignal(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
 /// # });
 /// ```
 pub fn stop_signal() -> StopSignal {
-    let signals =
-        SIGNALS.get_or_init(|| listen().inspect_err(|error| tracing::error!(%error, "cannot listen for SIGINT and SIGTERM")).ok());
+    let signals = SIGNALS.get_or_init(|| {
+        listen()
+            .inspect_err(|error| tracing::error!(%error, "cannot listen for SIGINT and SIGTERM"))
+            .ok()
+    });
     StopSignal(Box::pin(count_of(signals.clone(), 1)))
 }
 

@@ -1,7 +1,7 @@
 //! A mutex lock that survives a panic of another holder.
 //!
-//! Every guarded section in this crate either finishes its state change or panics on a broken invariant
-//! before it begins one, so the state behind a poisoned lock is still whole.
+//! Every guarded section in this crate either finishes its state change or panics on a broken
+//! invariant before it begins one, so the state behind a poisoned lock is still whole.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -8,7 +8,9 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
 
-use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{
+    self, Deserialize, DeserializeOwned, Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor,
+};
 use serde::ser::{Serialize, SerializeSeq, Serializer};
 
 use crate::call::Call;
@@ -32,7 +34,11 @@ pub struct Task<A, R> {
 impl<A: Args, R: DeserializeOwned> Task<A, R> {
     /// The task that is registered under `name` where the call will run.
     pub const fn new(name: &'static str) -> Self {
-        Self { name, codec: Codec::MessagePack, types: PhantomData }
+        Self {
+            name,
+            codec: Codec::MessagePack,
+            types: PhantomData,
+        }
     }
 
     /// Uses another format than MessagePack.
@@ -55,8 +61,9 @@ impl<A: Args, R: DeserializeOwned> Task<A, R> {
 
 /// Positional arguments: a tuple of up to 12 owned serde types.
 ///
-/// They travel as a list. Arguments that are missing at its end are `None` where they are an `Option`, so that a task can be given one more without
-/// breaking who calls it; any other number of arguments is refused.
+/// They travel as a list. Arguments that are missing at its end are `None` where they are an
+/// `Option`, so that a task can be given one more without breaking who calls it; any other number
+/// of arguments is refused.
 pub trait Args: Serialize + DeserializeOwned + Sized + private::Sealed {
     #[doc(hidden)]
     const COUNT: usize;
@@ -109,12 +116,20 @@ impl<'de, A: Args> Visitor<'de> for Reading<A> {
     }
 
     fn visit_seq<L: SeqAccess<'de>>(self, list: L) -> Result<A, L::Error> {
-        A::read(List { list, number: 0, count: A::COUNT })
+        A::read(List {
+            list,
+            number: 0,
+            count: A::COUNT,
+        })
     }
 }
 
 fn counted(arguments: usize) -> String {
-    if arguments == 1 { "1 argument".to_owned() } else { format!("{arguments} arguments") }
+    if arguments == 1 {
+        "1 argument".to_owned()
+    } else {
+        format!("{arguments} arguments")
+    }
 }
 
 /// Arguments that are being read.
@@ -134,16 +149,29 @@ impl<'de, L: SeqAccess<'de>> List<L> {
             Ok(Some(argument)) => Ok(argument),
             Ok(None) => T::deserialize(Missing).map_err(|Absent(_)| {
                 let (given, wanted) = (number - 1, counted(count));
-                L::Error::custom(format_args!("there are {given} of {wanted}, and number {number} cannot be left out: it is no Option"))
+                L::Error::custom(format_args!(
+                    "there are {given} of {wanted}, and number {number} \
+                    cannot be left out: it is no Option"
+                ))
             }),
-            Err(error) => Err(L::Error::custom(format_args!("argument {number} of {count}: {error}"))),
+            Err(error) => Err(L::Error::custom(format_args!(
+                "argument {number} of {count}: {error}"
+            ))),
         }
     }
 
     fn end(mut self) -> Result<(), L::Error> {
         // Formats that do not describe themselves cannot skip a value, but know how many there are.
-        let more = self.list.size_hint().is_some_and(|more| more > 0) || self.list.next_element::<IgnoredAny>()?.is_some();
-        if more { Err(L::Error::custom(format_args!("there are more than {}", counted(self.count)))) } else { Ok(()) }
+        let more = self.list.size_hint().is_some_and(|more| more > 0)
+            || self.list.next_element::<IgnoredAny>()?.is_some();
+        if more {
+            Err(L::Error::custom(format_args!(
+                "there are more than {}",
+                counted(self.count)
+            )))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -272,16 +300,21 @@ pub fn signature<A, R>() -> &'static str {
     type_name::<fn(A) -> R>()
 }
 
-/// Whether a call of these types may be made of a task of those: they are the same, or the task has more arguments at its end which are all an
-/// `Option`.
+/// Whether a call of these types may be made of a task of those: they are the same, or the task has
+/// more arguments at its end which are all an `Option`.
 pub(crate) fn fits(call: &str, task: &str) -> bool {
     if call == task {
         return true;
     }
-    let (Some((given, result)), Some((wanted, result_too))) = (split(call), split(task)) else { return false };
+    let (Some((given, result)), Some((wanted, result_too))) = (split(call), split(task)) else {
+        return false;
+    };
     let (given, wanted) = (arguments(given), arguments(wanted));
-    let is_option = |argument: &&str| argument.starts_with(type_name::<Option<()>>().trim_end_matches("<()>"));
-    result == result_too && wanted.starts_with(&given) && wanted[given.len()..].iter().all(is_option)
+    let is_option =
+        |argument: &&str| argument.starts_with(type_name::<Option<()>>().trim_end_matches("<()>"));
+    result == result_too
+        && wanted.starts_with(&given)
+        && wanted[given.len()..].iter().all(is_option)
 }
 
 /// Arguments and result of `fn((A, B)) -> R`.
@@ -320,7 +353,11 @@ fn arguments(tuple: &str) -> Vec<&str> {
         before = c;
         c == ',' && depth == 0
     };
-    tuple.split(is_comma).map(str::trim).filter(|argument| !argument.is_empty()).collect()
+    tuple
+        .split(is_comma)
+        .map(str::trim)
+        .filter(|argument| !argument.is_empty())
+        .collect()
 }
 
 /// A task that has been given its arguments.
@@ -407,7 +444,9 @@ where
     F::Output: Serialize,
 {
     let function = crate::address::stateless::<F>();
-    Invocation::now(codec, payload, |args: A| Returned::of_value(codec, function.apply(args)))
+    Invocation::now(codec, payload, |args: A| {
+        Returned::of_value(codec, function.apply(args))
+    })
 }
 
 #[cfg(test)]
@@ -426,14 +465,23 @@ mod tests {
         type More = (u8, Option<String>, Option<Option<u8>>);
         for codec in ALL {
             assert_eq!(sent::<_, More>(codec, &(7_u8,)).unwrap(), (7, None, None));
-            assert_eq!(sent::<_, More>(codec, &(7_u8, Some("x".to_owned()))).unwrap(), (7, Some("x".to_owned()), None));
+            assert_eq!(
+                sent::<_, More>(codec, &(7_u8, Some("x".to_owned()))).unwrap(),
+                (7, Some("x".to_owned()), None)
+            );
             assert_eq!(sent::<_, (Option<u8>,)>(codec, &()).unwrap(), (None,));
             assert_eq!(sent::<_, ()>(codec, &()), Ok(()));
             let text = sent::<_, More>(codec, &()).unwrap_err();
-            assert!(text.contains("there are 0 of 3 arguments, and number 1 cannot be left out"), "{text}");
+            assert!(
+                text.contains("there are 0 of 3 arguments, and number 1 cannot be left out"),
+                "{text}"
+            );
             let text = sent::<_, (u8, Option<u8>, u8)>(codec, &(7_u8,)).unwrap_err();
             assert!(text.contains("number 3 cannot be left out"), "{text}");
-            assert!(sent::<_, (u8, ())>(codec, &(7_u8,)).is_err(), "a unit is no option");
+            assert!(
+                sent::<_, (u8, ())>(codec, &(7_u8,)).is_err(),
+                "a unit is no option"
+            );
         }
     }
 
@@ -458,9 +506,24 @@ mod tests {
     fn a_call_fits_a_task_that_has_more_arguments_only_if_they_are_options_at_its_end() {
         let fit = |call: fn() -> &'static str, task: fn() -> &'static str| fits(call(), task());
         type One = (std::collections::BTreeMap<u8, (u8, fn(u8) -> u8)>,);
-        type Two = (std::collections::BTreeMap<u8, (u8, fn(u8) -> u8)>, Option<(u8, u8)>);
-        assert!(fit(signature::<One, u8>, signature::<Two, u8>) && fit(signature::<(), u8>, signature::<(Option<u8>, Option<()>), u8>));
-        assert!(!fit(signature::<One, u8>, signature::<Two, u16>) && !fit(signature::<Two, u8>, signature::<One, u8>));
-        assert!(!fit(signature::<(u8,), ()>, signature::<(u8, u8), ()>) && !fit(signature::<(u8,), ()>, signature::<(Option<u8>, u8), ()>));
+        type Two = (
+            std::collections::BTreeMap<u8, (u8, fn(u8) -> u8)>,
+            Option<(u8, u8)>,
+        );
+        assert!(
+            fit(signature::<One, u8>, signature::<Two, u8>)
+                && fit(
+                    signature::<(), u8>,
+                    signature::<(Option<u8>, Option<()>), u8>
+                )
+        );
+        assert!(
+            !fit(signature::<One, u8>, signature::<Two, u16>)
+                && !fit(signature::<Two, u8>, signature::<One, u8>)
+        );
+        assert!(
+            !fit(signature::<(u8,), ()>, signature::<(u8, u8), ()>)
+                && !fit(signature::<(u8,), ()>, signature::<(Option<u8>, u8), ()>)
+        );
     }
 }

@@ -1,7 +1,8 @@
-//! For the tests of programs that push jobs: a broker with nothing to install and nothing to clean up, what was pushed, and a way to run it.
+//! For the tests of programs that push jobs: a broker with nothing to install and nothing to clean
+//! up, what was pushed, and a way to run it.
 //!
-//! The broker is the real one, SQLite, in memory: what holds in such a test holds in production. Its clock can be moved
-//! ([`Broker::clock`]), so no test waits for a delay or a retry.
+//! The broker is the real one, SQLite, in memory: what holds in such a test holds in production.
+//! Its clock can be moved ([`Broker::clock`]), so no test waits for a delay or a retry.
 //!
 //! ```standalone_crate
 //! use std::time::Duration;
@@ -37,8 +38,8 @@
 //! # });
 //! ```
 //!
-//! A test of one task alone needs no broker: [`Call::run_here`](crate::Call::run_here). A test with worker processes has
-//! [`test_workers!`](crate::test_workers) at the top of its file and ends with
+//! A test of one task alone needs no broker: [`Call::run_here`](crate::Call::run_here). A test with
+//! worker processes has [`test_workers!`](crate::test_workers) at the top of its file and ends with
 //! `broker.worker().on(&pool).run_until_empty()`.
 //!
 //! All functions here panic where something is wrong, as a test would.
@@ -61,18 +62,23 @@ use crate::job::{Job, JobInfo};
 ///
 /// Outside of an async runtime (tokio).
 pub async fn broker() -> Broker {
-    Broker::connect("sqlite::memory:").await.unwrap_or_else(|error| panic!("no broker in memory: {error}"))
+    Broker::connect("sqlite::memory:")
+        .await
+        .unwrap_or_else(|error| panic!("no broker in memory: {error}"))
 }
 
-/// Runs every job of this program's tasks that is due, in this process, and returns when none is left. What is to come later, retries too,
-/// is left alone: move the clock and drain again.
+/// Runs every job of this program's tasks that is due, in this process, and returns when none is
+/// left. What is to come later, retries too, is left alone: move the clock and drain again.
 ///
 /// # Panics
 ///
 /// If this program has no task.
 pub async fn drain(broker: &Broker) -> Served {
     let worker = broker.worker().in_process().until_nothing_is_due();
-    worker.run_until(pending::<()>()).await.unwrap_or_else(|error| panic!("could not run the jobs: {error}"))
+    worker
+        .run_until(pending::<()>())
+        .await
+        .unwrap_or_else(|error| panic!("could not run the jobs: {error}"))
 }
 
 /// A job that is at a broker.
@@ -92,7 +98,9 @@ impl PushedJob {
     /// If they are something else.
     #[track_caller]
     pub fn args<A: DeserializeOwned>(&self) -> A {
-        Codec::Json.decode(self.0.payload.as_bytes()).unwrap_or_else(|error| panic!("{self} has other arguments: {error}"))
+        Codec::Json
+            .decode(self.0.payload.as_bytes())
+            .unwrap_or_else(|error| panic!("{self} has other arguments: {error}"))
     }
 
     /// The payload as JSON.
@@ -114,16 +122,26 @@ impl PushedJob {
 /// `add [1,2] in queue "add", ready`
 impl fmt::Display for PushedJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let JobInfo { task, payload, queue, state, .. } = &self.0;
-        write!(f, "{} {payload} in queue {queue:?}, {state}", task.as_deref().unwrap_or("(no task)"))
+        let JobInfo {
+            task,
+            payload,
+            queue,
+            state,
+            ..
+        } = &self.0;
+        write!(
+            f,
+            "{} {payload} in queue {queue:?}, {state}",
+            task.as_deref().unwrap_or("(no task)")
+        )
     }
 }
 
 /// Jobs that one look fetches.
 const PAGE: usize = 1000;
 
-/// The jobs of a queue in the order of their pushes, whatever became of them since. A job that is done is there only if it is
-/// [kept](crate::Job::keep).
+/// The jobs of a queue in the order of their pushes, whatever became of them since. A job that is
+/// done is there only if it is [kept](crate::Job::keep).
 ///
 /// # Panics
 ///
@@ -136,7 +154,10 @@ async fn all(broker: &Broker, queue: Option<&str>) -> Vec<PushedJob> {
     let mut jobs: Vec<PushedJob> = Vec::new();
     loop {
         let after = jobs.last().map(|last| &last.0.id);
-        let page = broker.jobs(queue, None, after, PAGE).await.unwrap_or_else(|error| panic!("could not list jobs: {error}"));
+        let page = broker
+            .jobs(queue, None, after, PAGE)
+            .await
+            .unwrap_or_else(|error| panic!("could not list jobs: {error}"));
         let is_last = page.len() < PAGE;
         jobs.extend(page.into_iter().map(PushedJob));
         if is_last {
@@ -145,7 +166,8 @@ async fn all(broker: &Broker, queue: Option<&str>) -> Vec<PushedJob> {
     }
 }
 
-/// Asserts that this call, or job, was pushed: its queue, its task and its arguments. Its options may be others.
+/// Asserts that this call, or job, was pushed: its queue, its task and its arguments. Its options
+/// may be others.
 ///
 /// # Panics
 ///
@@ -154,20 +176,34 @@ async fn all(broker: &Broker, queue: Option<&str>) -> Vec<PushedJob> {
 pub fn assert_pushed(broker: &Broker, expected: impl ToJob) -> impl Future<Output = ()> {
     let (place, expected) = (Location::caller(), expected.to_job());
     async move {
-        let expected = expected.unwrap_or_else(|error| panic!("at {place}: this cannot be pushed: {error}"));
+        let expected =
+            expected.unwrap_or_else(|error| panic!("at {place}: this cannot be pushed: {error}"));
         let jobs = all(broker, None).await;
         if jobs.iter().any(|job| is_it(job, &expected)) {
             return;
         }
         let list: String = jobs.iter().map(|job| format!("\n  {job}")).collect();
-        let list = if list.is_empty() { "\n  nothing".to_owned() } else { list };
-        let Job { queue, task, payload, .. } = &expected;
+        let list = if list.is_empty() {
+            "\n  nothing".to_owned()
+        } else {
+            list
+        };
+        let Job {
+            queue,
+            task,
+            payload,
+            ..
+        } = &expected;
         let task = task.as_deref().unwrap_or("(no task)");
-        panic!("at {place}: not pushed: {task} {payload} in queue {queue:?}; what was pushed:{list}");
+        panic!(
+            "at {place}: not pushed: {task} {payload} in queue {queue:?}; what was pushed:{list}"
+        );
     }
 }
 
 fn is_it(job: &PushedJob, expected: &Job) -> bool {
     let value = |text: &str| serde_json::from_str::<Value>(text).ok();
-    *job.0.queue == *expected.queue && job.task() == expected.task.as_deref() && value(&job.0.payload) == value(&expected.payload)
+    *job.0.queue == *expected.queue
+        && job.task() == expected.task.as_deref()
+        && value(&job.0.payload) == value(&expected.payload)
 }

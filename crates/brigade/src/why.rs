@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::job::{JobId, JobState, Unserved};
 use crate::limits::Rate;
 
-/// The answer of [`Broker::why`](crate::Broker::why): what stands between a job and its next attempt, now. `Display` says it in words,
-/// a sentence per reason.
+/// The answer of [`Broker::why`](crate::Broker::why): what stands between a job and its next
+/// attempt, now. `Display` says it in words, a sentence per reason.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Explanation {
@@ -25,7 +25,12 @@ pub struct Explanation {
 
 impl Explanation {
     pub(crate) fn new(job: JobId, queue: String, state: JobState, reasons: Vec<Why>) -> Self {
-        Self { job, queue, state, reasons }
+        Self {
+            job,
+            queue,
+            state,
+            reasons,
+        }
     }
 }
 
@@ -99,8 +104,9 @@ pub enum Why {
         /// How many of higher priority, or of the same and pushed before it.
         jobs: u64,
     },
-    /// No consumer that got it could run it, so far: they did not know its task, or its arguments did not fit. It is offered again until a consumer can,
-    /// or until its time for that is over ([`Worker::unserved_timeout`](crate::Worker::unserved_timeout)).
+    /// No consumer that got it could run it, so far: they did not know its task, or its arguments
+    /// did not fit. It is offered again until a consumer can, or until its time for that is over
+    /// ([`Worker::unserved_timeout`](crate::Worker::unserved_timeout)).
     Unserved {
         /// How often it was given back, since when.
         #[serde(flatten)]
@@ -116,7 +122,11 @@ pub enum Why {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "job {} of queue {} is {}", self.job, self.queue, self.state)?;
+        write!(
+            f,
+            "job {} of queue {} is {}",
+            self.job, self.queue, self.state
+        )?;
         if self.reasons.is_empty() {
             return f.write_str(": the next worker that asks for jobs of its queue gets it");
         }
@@ -137,54 +147,107 @@ impl fmt::Display for Why {
             Some(partition) => format!("of its partition {partition}"),
         };
         match self {
-            Self::Running { holder, lease_left, cancel } => {
-                write!(f, "process {holder} has it, on a lease that holds for another {}", short(*lease_left))?;
-                cancel.as_ref().map_or(Ok(()), |reason| write!(f, ", and was asked to cancel it: {reason}"))
+            Self::Running {
+                holder,
+                lease_left,
+                cancel,
+            } => {
+                write!(
+                    f,
+                    "process {holder} has it, on a lease that holds for another {}",
+                    short(*lease_left)
+                )?;
+                cancel.as_ref().map_or(Ok(()), |reason| {
+                    write!(f, ", and was asked to cancel it: {reason}")
+                })
             }
-            Self::Ended { reason: Some(reason) } => f.write_str(reason),
+            Self::Ended {
+                reason: Some(reason),
+            } => f.write_str(reason),
             Self::Ended { reason: None } => f.write_str("nothing more happens to it"),
             Self::NotDue { due, last } => {
                 let left = due.duration_since(SystemTime::now()).unwrap_or_default();
                 write!(f, "it is due in {}", short(left))?;
-                last.as_ref().map_or(Ok(()), |reason| write!(f, ", after its last attempt ended with: {reason}"))
+                last.as_ref().map_or(Ok(()), |reason| {
+                    write!(f, ", after its last attempt ended with: {reason}")
+                })
             }
-            Self::Key { key, job, state } => write!(f, "job {job}, which is {state}, comes before it in its key {key}"),
+            Self::Key { key, job, state } => write!(
+                f,
+                "job {job}, which is {state}, comes before it in its key {key}"
+            ),
             Self::Flow { unsettled, jobs } => {
                 let names: Vec<&str> = jobs.iter().map(JobId::as_str).collect();
-                let more = if *unsettled > jobs.len() as u64 { ", .." } else { "" };
-                write!(f, "it comes after {unsettled} unsettled of its flow ({}{more})", names.join(", "))
+                let more = if *unsettled > jobs.len() as u64 {
+                    ", .."
+                } else {
+                    ""
+                };
+                write!(
+                    f,
+                    "it comes after {unsettled} unsettled of its flow ({}{more})",
+                    names.join(", ")
+                )
             }
             Self::Paused => f.write_str("its queue is paused"),
-            Self::RunningLimit { partition, limit, running } => write!(f, "{running} jobs {} run and {limit} may", of(partition)),
-            Self::RateLimit { partition, rate, free_in } => {
+            Self::RunningLimit {
+                partition,
+                limit,
+                running,
+            } => write!(f, "{running} jobs {} run and {limit} may", of(partition)),
+            Self::RateLimit {
+                partition,
+                rate,
+                free_in,
+            } => {
                 let (starts, per) = (rate.starts, short(rate.per));
                 write!(
                     f,
-                    "{starts} jobs {} were started within {per}, which is its limit; the next may in {}",
+                    "{starts} jobs {} were started within {per}, which is its limit; the next may \
+                        in {}",
                     of(partition),
                     short(*free_in)
                 )
             }
             Self::Behind { jobs: 1 } => f.write_str("1 ready job comes before it"),
             Self::Behind { jobs } => write!(f, "{jobs} ready jobs come before it"),
-            Self::Unserved { given_back } => write!(f, "no consumer that got it could run it: {given_back}"),
-            Self::NoWorker { since } => write!(f, "no worker has asked for jobs of its queue in the last {}", short(*since)),
+            Self::Unserved { given_back } => {
+                write!(f, "no consumer that got it could run it: {given_back}")
+            }
+            Self::NoWorker { since } => write!(
+                f,
+                "no worker has asked for jobs of its queue in the last {}",
+                short(*since)
+            ),
         }
     }
 }
 
 impl fmt::Display for Unserved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let times = if self.times == 1 { "once".to_owned() } else { format!("{} times", self.times) };
+        let times = if self.times == 1 {
+            "once".to_owned()
+        } else {
+            format!("{} times", self.times)
+        };
         write!(f, "given back {times} since {}", moment(self.since))
     }
 }
 
 /// A moment as people and programs read it, to the second.
 pub(crate) fn moment(time: SystemTime) -> String {
-    let second = Duration::from_secs(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs());
-    let time = SystemTime::UNIX_EPOCH.checked_add(second).and_then(|time| jiff::Timestamp::try_from(time).ok());
-    time.map_or_else(|| "a time that no calendar has".to_owned(), |time| time.to_string())
+    let second = Duration::from_secs(
+        time.duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs(),
+    );
+    let time = SystemTime::UNIX_EPOCH
+        .checked_add(second)
+        .and_then(|time| jiff::Timestamp::try_from(time).ok());
+    time.map_or_else(
+        || "a time that no calendar has".to_owned(),
+        |time| time.to_string(),
+    )
 }
 
 /// A duration to the digit that matters.

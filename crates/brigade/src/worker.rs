@@ -1,11 +1,13 @@
 //! The worker's side: the life of a child process that belongs to a pool.
 //!
-//! Threads: the *main* thread runs attempts; a worker with many slots adds more like it while attempts block. The
-//! *monitor* reads the control channel, so that a stop is heard while a task hogs its thread, and ends the whole
-//! process group when the pool is gone. A worker with many slots also has a *ticker*, see `serve`.
+//! Threads: the *main* thread runs attempts; a worker with many slots adds more like it while
+//! attempts block. The *monitor* reads the control channel, so that a stop is heard while a task
+//! hogs its thread, and ends the whole process group when the pool is gone. A worker with many
+//! slots also has a *ticker*, see `serve`.
 //!
-//! Invariants: a result is written before anything is read that could make the worker begin another attempt on the
-//! same slot; standard output and error belong to the tasks; an attempt is answered exactly once.
+//! Invariants: a result is written before anything is read that could make the worker begin another
+//! attempt on the same slot; standard output and error belong to the tasks; an attempt is answered
+//! exactly once.
 
 mod attempt;
 mod hygiene;

@@ -1,4 +1,5 @@
-//! A program with two tasks of one name, which is a mistake of the whole program and so needs a program of its own.
+//! A program with two tasks of one name, which is a mistake of the whole program and so needs a
+//! program of its own.
 
 brigade::test_workers!();
 
@@ -18,7 +19,11 @@ mod two {
 
 #[tokio::test]
 async fn bad_use_two_tasks_of_one_name_are_refused_with_both_places() {
-    let error = brigade::Pool::builder().workers(1).start().await.expect_err("it is refused");
+    let error = brigade::Pool::builder()
+        .workers(1)
+        .start()
+        .await
+        .expect_err("it is refused");
     assert_eq!(error.kind(), brigade::ErrorKind::DuplicateTask);
     let text = error.to_string();
     let places = text.matches(concat!(file!(), ":")).count();

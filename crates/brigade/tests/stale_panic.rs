@@ -32,10 +32,16 @@ fn panics_while_it_unwinds() {
 async fn an_abort_is_not_blamed_on_the_panic_of_an_earlier_call() {
     let pool = Pool::builder().workers(1).start().await.unwrap();
     let panicked = pool.call(panics().capture(CAPTURE_BYTES)).await;
-    assert!(matches!(panicked, Err(CallError::Panicked(_))), "{panicked:?}");
+    assert!(
+        matches!(panicked, Err(CallError::Panicked(_))),
+        "{panicked:?}"
+    );
     match pool.call(aborts().capture(CAPTURE_BYTES)).await {
         Err(CallError::Crashed(certificate)) => {
-            assert_eq!((certificate.ended, certificate.exit), (Ended::Signalled, Some(Exit::Signal(6))));
+            assert_eq!(
+                (certificate.ended, certificate.exit),
+                (Ended::Signalled, Some(Exit::Signal(6)))
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -45,10 +51,16 @@ async fn an_abort_is_not_blamed_on_the_panic_of_an_earlier_call() {
 #[tokio::test]
 async fn an_abort_by_a_panic_is_told_as_that_panic() {
     let pool = Pool::builder().workers(1).start().await.unwrap();
-    match pool.call(panics_while_it_unwinds().capture(CAPTURE_BYTES)).await {
+    match pool
+        .call(panics_while_it_unwinds().capture(CAPTURE_BYTES))
+        .await
+    {
         Err(CallError::Panicked(certificate)) => {
             assert_eq!(certificate.exit, Some(Exit::Signal(6)));
-            assert!(matches!(certificate.ended, Ended::Panicked { .. }), "{certificate:?}");
+            assert!(
+                matches!(certificate.ended, Ended::Panicked { .. }),
+                "{certificate:?}"
+            );
         }
         other => panic!("{other:?}"),
     }

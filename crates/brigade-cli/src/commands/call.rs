@@ -15,8 +15,8 @@ use crate::times;
 
 /// Call a task and print its result
 ///
-/// The task is run by whichever worker of the broker takes it. Each argument is JSON, or text if it is not JSON. A call
-/// that runs into its timeout, or is interrupted, is cancelled.
+/// The task is run by whichever worker of the broker takes it. Each argument is JSON, or text if it
+/// is not JSON. A call that runs into its timeout, or is interrupted, is cancelled.
 #[derive(clap::Args)]
 pub(crate) struct Call {
     /// Name of the task
@@ -51,19 +51,31 @@ enum Waited {
 
 impl Call {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
-        let arguments = self.arguments.iter().map(|text| argument(text)).collect::<Result<Vec<_>, _>>()?;
+        let arguments = self
+            .arguments
+            .iter()
+            .map(|text| argument(text))
+            .collect::<Result<Vec<_>, _>>()?;
         let broker = globals.connect().await?;
         if broker.capabilities().answers {
             return self.direct(&broker, &arguments, globals.json).await;
         }
         let queue = broker.queue(self.queue.as_deref().unwrap_or(&self.task));
-        let job = queue.job(&arguments)?.task(self.task.as_str()).keep(RESULT_KEPT);
+        let job = queue
+            .job(&arguments)?
+            .task(self.task.as_str())
+            .keep(RESULT_KEPT);
         let id = broker.push(job).await?.id().clone();
         match self.wait(&broker, &id).await? {
-            Waited::Ended(None) => anyhow::bail!("call {}: its job {id} was removed before it ended", self.task),
+            Waited::Ended(None) => anyhow::bail!(
+                "call {}: its job {id} was removed before it ended",
+                self.task
+            ),
             Waited::Ended(Some(job)) => tell(&self.task, &job, globals.json),
             Waited::TimedOut(after) => {
-                broker.cancel(&id, "its caller did not wait any longer").await?;
+                broker
+                    .cancel(&id, "its caller did not wait any longer")
+                    .await?;
                 note!("no result within {after:?}; job {id} is cancelled");
                 Ok(exit::TIMED_OUT.into())
             }
@@ -76,9 +88,16 @@ impl Call {
     }
 
     /// The broker brings the answer itself: nothing of it is a job that is kept.
-    async fn direct(&self, broker: &Broker, arguments: &[Box<RawValue>], json: bool) -> anyhow::Result<ExitCode> {
+    async fn direct(
+        &self,
+        broker: &Broker,
+        arguments: &[Box<RawValue>],
+        json: bool,
+    ) -> anyhow::Result<ExitCode> {
         let call = brigade::Call::<Box<RawValue>>::json(self.task.clone(), arguments);
-        let mut calling = broker.queue(self.queue.as_deref().unwrap_or(&self.task)).call(call);
+        let mut calling = broker
+            .queue(self.queue.as_deref().unwrap_or(&self.task))
+            .call(call);
         let mut progress = calling.progress();
         let mut over = std::pin::pin!(self.time_is_over());
         let (code, why) = loop {
@@ -97,7 +116,8 @@ impl Call {
             }
         };
         calling.cancel(why);
-        // Its worker hears of it, and a second signal, or a worker that is not there, ends the wait.
+        // Its worker hears of it, and a second signal, or a worker that is not there, ends the
+        // wait.
         tokio::select! {
             _ = calling => {}
             () = sleep(CANCELLED_WITHIN) => {}
@@ -133,19 +153,33 @@ fn argument(text: &str) -> serde_json::Result<Box<RawValue>> {
 fn tell_progress(progress: &brigade::Progress) {
     let percent = progress.fraction() * 100.0;
     match progress.payload::<Box<RawValue>>() {
-        Ok(payload) if payload.get() != "null" => note!("{percent:.0} % {}", compact_json(payload.get())),
+        Ok(payload) if payload.get() != "null" => {
+            note!("{percent:.0} % {}", compact_json(payload.get()))
+        }
         _ => note!("{percent:.0} %"),
     }
 }
 
-fn tell_outcome(task: &str, outcome: Result<Box<RawValue>, CallError>, json: bool) -> anyhow::Result<ExitCode> {
+fn tell_outcome(
+    task: &str,
+    outcome: Result<Box<RawValue>, CallError>,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let timed_out = matches!(outcome, Err(CallError::TimedOut(_)));
     match outcome {
-        Ok(result) if json => show::json(&serde_json::json!({ "task": task, "outcome": "done", "result": result }))?,
+        Ok(result) if json => {
+            show::json(&serde_json::json!({ "task": task, "outcome": "done", "result": result }))?
+        }
         Ok(result) => show::line(&compact_json(result.get()))?,
         Err(error) if json => {
-            show::json(&serde_json::json!({ "task": task, "outcome": error.outcome(), "reason": error.to_string() }))?;
-            return Ok(if timed_out { exit::TIMED_OUT.into() } else { ExitCode::FAILURE });
+            show::json(
+                &serde_json::json!({ "task": task, "outcome": error.outcome(), "reason": error.to_string() }),
+            )?;
+            return Ok(if timed_out {
+                exit::TIMED_OUT.into()
+            } else {
+                ExitCode::FAILURE
+            });
         }
         Err(error) if timed_out => {
             note!("{task}: {error}");
@@ -163,7 +197,16 @@ fn tell(task: &str, job: &JobInfo, json: bool) -> anyhow::Result<ExitCode> {
     } else if done {
         show::line(&compact_json(job.result.as_deref().unwrap_or("null")))?;
     } else {
-        anyhow::bail!("{task} is {} (job {}): {}", job.state, job.id, job.reason.as_deref().unwrap_or("no reason given"));
+        anyhow::bail!(
+            "{task} is {} (job {}): {}",
+            job.state,
+            job.id,
+            job.reason.as_deref().unwrap_or("no reason given")
+        );
     }
-    Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if done {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

@@ -16,8 +16,9 @@ use crate::times;
 
 /// Cancel jobs, waiting or running
 ///
-/// A waiting job ends at once. A running one is stopped by the worker that has it, wherever that is: asked, then SIGTERM,
-/// then SIGKILL. With --wait, the command ends when nothing of the jobs runs any more, and says how they were stopped.
+/// A waiting job ends at once. A running one is stopped by the worker that has it, wherever that
+/// is: asked, then SIGTERM, then SIGKILL. With --wait, the command ends when nothing of the jobs
+/// runs any more, and says how they were stopped.
 #[derive(clap::Args)]
 pub(crate) struct Cancel {
     /// Ids of jobs
@@ -25,7 +26,11 @@ pub(crate) struct Cancel {
     ids: Vec<String>,
 
     /// Why, for the job's history
-    #[arg(long, value_name = "TEXT", default_value = "cancelled from the command line")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "cancelled from the command line"
+    )]
     reason: String,
 
     /// Wait until they have ended, for so long at most [default: no limit]; exit code 4
@@ -48,18 +53,31 @@ impl Cancel {
         // All at once, so that they end side by side.
         let came = try_join_all(self.ids.iter().map(|id| self.cancel(&broker, id))).await?;
         for (id, came) in self.ids.iter().zip(&came) {
-            let state = broker.job(&JobId::new(id.as_str())).await?.map(|job| job.state);
-            if globals.json { came.document(id, state)? } else { came.tell(id, state)? }
+            let state = broker
+                .job(&JobId::new(id.as_str()))
+                .await?
+                .map(|job| job.state);
+            if globals.json {
+                came.document(id, state)?
+            } else {
+                came.tell(id, state)?
+            }
         }
         Ok(match () {
             () if came.iter().any(|came| matches!(came, Came::NotYet)) => exit::TIMED_OUT.into(),
-            () => exit::found(!came.iter().any(|came| matches!(came, Came::To(Cancelling::Nothing)))),
+            () => exit::found(
+                !came
+                    .iter()
+                    .any(|came| matches!(came, Came::To(Cancelling::Nothing))),
+            ),
         })
     }
 
     async fn cancel(&self, broker: &Broker, id: &str) -> anyhow::Result<Came> {
         let id = JobId::new(id);
-        let Some(wait) = self.wait else { return Ok(Came::To(broker.cancel(&id, &self.reason).await?)) };
+        let Some(wait) = self.wait else {
+            return Ok(Came::To(broker.cancel(&id, &self.reason).await?));
+        };
         let stopping = broker.stop(&id, &self.reason);
         let stopped = match wait {
             None => stopping.await?,
@@ -86,9 +104,14 @@ impl Came {
                 return Ok(());
             }
             Self::Stopped(stopped) => match (stopped.state, &stopped.receipt) {
-                (Some(JobState::Cancelled), Some(receipt)) => format!("cancelled job {id}: {receipt}"),
+                (Some(JobState::Cancelled), Some(receipt)) => {
+                    format!("cancelled job {id}: {receipt}")
+                }
                 (Some(JobState::Cancelled), None) => format!("cancelled job {id}"),
-                (state, _) => format!("job {id} came to its own end: {}", state.unwrap_or(JobState::Done)),
+                (state, _) => format!(
+                    "job {id} came to its own end: {}",
+                    state.unwrap_or(JobState::Done)
+                ),
             },
         };
         Ok(show::line(&line)?)
@@ -98,9 +121,13 @@ impl Came {
         let (answer, receipt) = match self {
             Self::To(answer) => (*answer, None),
             Self::NotYet => (Cancelling::Asked, None),
-            Self::Stopped(stopped) if stopped.state == Some(JobState::Cancelled) => (Cancelling::Cancelled, stopped.receipt.as_ref()),
+            Self::Stopped(stopped) if stopped.state == Some(JobState::Cancelled) => {
+                (Cancelling::Cancelled, stopped.receipt.as_ref())
+            }
             Self::Stopped(_) => (Cancelling::Asked, None),
         };
-        show::json(&json!({ "id": id, "answer": answer, "state": state, "stop": receipt.map(StopDocument::new) }))
+        show::json(
+            &json!({ "id": id, "answer": answer, "state": state, "stop": receipt.map(StopDocument::new) }),
+        )
     }
 }

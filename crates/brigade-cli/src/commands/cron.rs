@@ -38,15 +38,17 @@ enum Action {
 
 /// Push a job again and again, by a cron expression or at an interval
 ///
-/// Whoever works on a queue of this broker fires what is due, each tick once; while nobody does, ticks are missed. A schedule
-/// of the name that has the same ticks goes on with the new job and policy; one that has others begins anew.
+/// Whoever works on a queue of this broker fires what is due, each tick once; while nobody does,
+/// ticks are missed. A schedule of the name that has the same ticks goes on with the new job and
+/// policy; one that has others begins anew.
 #[derive(clap::Args)]
 struct Add {
     /// Name of the schedule
     #[arg(value_name = "NAME")]
     name: String,
 
-    /// '30 3 * * mon-fri' (minute hour day month weekday, or six fields, second first), @daily, or '@every 15m'
+    /// '30 3 * * mon-fri' (minute hour day month weekday, or six fields, second first), @daily, or
+    /// '@every 15m'
     #[arg(value_name = "WHEN")]
     when: String,
 
@@ -107,13 +109,26 @@ impl Cron {
 
 impl Add {
     async fn run(self, broker: &Broker, json: bool) -> anyhow::Result<ExitCode> {
-        let job = self.options.set_on(broker.queue(self.queue).job(push::payload(&self.payload)?)?);
+        let job = self.options.set_on(
+            broker
+                .queue(self.queue)
+                .job(push::payload(&self.payload)?)?,
+        );
         let schedule = match self.when.strip_prefix("@every ") {
-            Some(_) if self.zone.is_some() => return Err(usage("an interval has no time zone: it counts from 1970, UTC")),
-            Some(interval) => Schedule::every(self.name, times::duration(interval).map_err(usage)?, job)?,
-            None => Schedule::cron(self.name, &self.when, job)?.zone(self.zone.unwrap_or_else(|| "UTC".to_owned())),
+            Some(_) if self.zone.is_some() => {
+                return Err(usage(
+                    "an interval has no time zone: it counts from 1970, UTC",
+                ));
+            }
+            Some(interval) => {
+                Schedule::every(self.name, times::duration(interval).map_err(usage)?, job)?
+            }
+            None => Schedule::cron(self.name, &self.when, job)?
+                .zone(self.zone.unwrap_or_else(|| "UTC".to_owned())),
         };
-        let scheduled = broker.schedule(schedule.missed(self.missed.missed()).grace(self.grace)).await?;
+        let scheduled = broker
+            .schedule(schedule.missed(self.missed.missed()).grace(self.grace))
+            .await?;
         if json {
             show::json(&ScheduleDocument::new(&scheduled))?;
         } else {
@@ -126,16 +141,29 @@ impl Add {
 async fn list(broker: &Broker, json: bool) -> anyhow::Result<ExitCode> {
     let schedules = broker.schedules().await?;
     if json {
-        schedules.iter().try_for_each(|schedule| show::json(&ScheduleDocument::new(schedule)))?;
+        schedules
+            .iter()
+            .try_for_each(|schedule| show::json(&ScheduleDocument::new(schedule)))?;
     } else if schedules.is_empty() {
         note!("no schedules");
     } else {
         let rows = schedules.iter().map(|schedule| {
             let (when, zone) = when(&schedule.recurrence);
             let payload = show::json_cell(&schedule.payload);
-            [show::cell(&schedule.name), show::cell(&when), show::cell(zone), local(schedule.next), show::cell(&schedule.queue), payload]
+            [
+                show::cell(&schedule.name),
+                show::cell(&when),
+                show::cell(zone),
+                local(schedule.next),
+                show::cell(&schedule.queue),
+                payload,
+            ]
         });
-        show::table(["name", "when", "zone", "next", "queue", "payload"], 0..0, rows)?;
+        show::table(
+            ["name", "when", "zone", "next", "queue", "payload"],
+            0..0,
+            rows,
+        )?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -184,7 +212,9 @@ struct ScheduleDocument<'a> {
 impl<'a> ScheduleDocument<'a> {
     fn new(schedule: &'a Scheduled) -> Self {
         let (cron, zone, every) = match &schedule.recurrence {
-            Recurrence::Cron { expression, zone } => (Some(expression.as_str()), Some(zone.as_str()), None),
+            Recurrence::Cron { expression, zone } => {
+                (Some(expression.as_str()), Some(zone.as_str()), None)
+            }
             Recurrence::Every(interval) => (None, None, Some(interval.as_secs_f64())),
             _ => (None, None, None),
         };

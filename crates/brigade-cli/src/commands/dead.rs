@@ -75,15 +75,41 @@ impl Dead {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
         let broker = globals.connect().await?;
         match self.action {
-            Action::Ls { queue, page } => jobs::list(&broker, queue.as_deref(), Some(JobState::Dead), &page, globals.json).await,
-            Action::Show { ids } => job::show_each(&broker, &ids, |job| job.state == JobState::Dead, globals.json).await,
-            Action::Retry(targets) if targets.all => Deed::Retry.to_all(&broker, targets.queue()?, globals.json).await,
-            Action::Retry(targets) => job::retry(&broker, &targets.targets, &Edit::new(), globals.json).await,
-            Action::Delete { targets, .. } if !targets.all => delete(&broker, &targets.targets, globals.json).await,
+            Action::Ls { queue, page } => {
+                jobs::list(
+                    &broker,
+                    queue.as_deref(),
+                    Some(JobState::Dead),
+                    &page,
+                    globals.json,
+                )
+                .await
+            }
+            Action::Show { ids } => {
+                job::show_each(
+                    &broker,
+                    &ids,
+                    |job| job.state == JobState::Dead,
+                    globals.json,
+                )
+                .await
+            }
+            Action::Retry(targets) if targets.all => {
+                Deed::Retry
+                    .to_all(&broker, targets.queue()?, globals.json)
+                    .await
+            }
+            Action::Retry(targets) => {
+                job::retry(&broker, &targets.targets, &Edit::new(), globals.json).await
+            }
+            Action::Delete { targets, .. } if !targets.all => {
+                delete(&broker, &targets.targets, globals.json).await
+            }
             Action::Delete { targets, yes } => {
                 let queue = targets.queue()?;
                 let whose = queue.map_or("every queue".into(), escape);
-                if !yes && !is_confirmed(&format!("Remove all dead letters of {whose} for good?"))? {
+                if !yes && !is_confirmed(&format!("Remove all dead letters of {whose} for good?"))?
+                {
                     return Ok(ExitCode::FAILURE);
                 }
                 Deed::Delete.to_all(&broker, queue, globals.json).await
@@ -112,14 +138,25 @@ impl Deed {
         }
     }
 
-    async fn to_all(self, broker: &Broker, queue: Option<&str>, json: bool) -> anyhow::Result<ExitCode> {
+    async fn to_all(
+        self,
+        broker: &Broker,
+        queue: Option<&str>,
+        json: bool,
+    ) -> anyhow::Result<ExitCode> {
         let (mut changed, mut after) = (0, None);
         loop {
-            let page = broker.jobs(queue, Some(JobState::Dead), after.as_ref(), AT_ONCE).await?;
+            let page = broker
+                .jobs(queue, Some(JobState::Dead), after.as_ref(), AT_ONCE)
+                .await?;
             let Some(last) = page.last() else { break };
             after = Some(last.id.clone());
-            let each = stream::iter(&page).map(|job| self.to(broker, &job.id)).buffer_unordered(AT_ONCE);
-            changed += each.try_fold(0, async |count, done| Ok(count + u64::from(done))).await?;
+            let each = stream::iter(&page)
+                .map(|job| self.to(broker, &job.id))
+                .buffer_unordered(AT_ONCE);
+            changed += each
+                .try_fold(0, async |count, done| Ok(count + u64::from(done)))
+                .await?;
         }
         let (name, sentence) = match self {
             Self::Retry => ("retried", "retrying"),

@@ -1,7 +1,8 @@
-//! `brigade demo`: worker processes digest the user's own files, then survive what would end a program.
+//! `brigade demo`: worker processes digest the user's own files, then survive what would end a
+//! program.
 //!
-//! `digest` is the first half, `trial` the second with `mishaps` as its bad calls, `walk` finds the files, `report` holds the
-//! facts and writes them, for people as they come or as JSON at the end.
+//! `digest` is the first half, `trial` the second with `mishaps` as its bad calls, `walk` finds the
+//! files, `report` holds the facts and writes them, for people as they come or as JSON at the end.
 
 mod digest;
 mod mishaps;
@@ -22,10 +23,11 @@ use self::report::{Report, Writer};
 
 /// Digest every file under a directory on worker processes, then crash some of them on purpose
 ///
-/// Computes the MD5 and SHA-256 of every regular file under DIR (symbolic links are not followed; what cannot be read is
-/// counted and named). Then it provokes a segfault, a stack overflow, an endless loop and a memory hog among a
-/// thousand good calls, prints how each of them ended and what it cost, and checks that every good call gave its
-/// value and that the pool is whole again. It changes no file.
+/// Computes the MD5 and SHA-256 of every regular file under DIR (symbolic links are not followed;
+/// what cannot be read is counted and named). Then it provokes a segfault, a stack overflow, an
+/// endless loop and a memory hog among a thousand good calls, prints how each of them ended and
+/// what it cost, and checks that every good call gave its value and that the pool is whole again.
+/// It changes no file.
 #[derive(clap::Args)]
 pub(crate) struct Demo {
     /// Directory whose files to digest
@@ -58,7 +60,12 @@ impl Demo {
         let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
         let workers = self.workers.map_or_else(cpus, usize::from);
         let step = Duration::from_millis(200);
-        let pool = Pool::builder().workers(workers).kill_after(step, step).start().await.context("cannot start the workers")?;
+        let pool = Pool::builder()
+            .workers(workers)
+            .kill_after(step, step)
+            .start()
+            .await
+            .context("cannot start the workers")?;
         let shown = tokio::select! {
             shown = self.show(&pool, workers) => shown,
             _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
@@ -66,7 +73,11 @@ impl Demo {
         match shown {
             Ok(good) => {
                 pool.shutdown().await;
-                Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+                Ok(if good {
+                    ExitCode::SUCCESS
+                } else {
+                    ExitCode::FAILURE
+                })
             }
             Err(error) => {
                 pool.kill().await;

@@ -30,10 +30,19 @@ impl Job {
 }
 
 /// Shows those that are there and fit; exit code 3 if one is not.
-pub(super) async fn show_each(broker: &Broker, ids: &[String], fits: impl Fn(&JobInfo) -> bool, json: bool) -> anyhow::Result<ExitCode> {
+pub(super) async fn show_each(
+    broker: &Broker,
+    ids: &[String],
+    fits: impl Fn(&JobInfo) -> bool,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let mut all = true;
     for (index, id) in ids.iter().enumerate() {
-        match broker.job(&JobId::new(id.as_str())).await?.filter(|job| fits(job)) {
+        match broker
+            .job(&JobId::new(id.as_str()))
+            .await?
+            .filter(|job| fits(job))
+        {
             None => {
                 all = false;
                 note!("no such job: {}", escape(id));
@@ -52,29 +61,44 @@ pub(super) async fn show_each(broker: &Broker, ids: &[String], fits: impl Fn(&Jo
 
 fn show_one(job: &JobInfo) -> anyhow::Result<()> {
     let field = |name: &str, value: &str| show::line(&format!("{name:<12} {value}"));
-    let text = |name: &str, value: Option<&str>| value.map_or(Ok(()), |value| field(name, &escape(value)));
+    let text =
+        |name: &str, value: Option<&str>| value.map_or(Ok(()), |value| field(name, &escape(value)));
     field("job", job.id.as_str())?;
     field("queue", &escape(&job.queue))?;
     text("task", job.task.as_deref())?;
     text("label", job.label.as_deref())?;
     field("state", &job.state.to_string())?;
     text("reason", job.reason.as_deref())?;
-    job.waits.as_ref().map_or(Ok(()), |waits| field("waits for", &waits_for(waits)))?;
+    job.waits
+        .as_ref()
+        .map_or(Ok(()), |waits| field("waits for", &waits_for(waits)))?;
     text("then", job.next.as_ref().map(JobId::as_str))?;
     field("payload", &show::readable_json(&job.payload))?;
-    job.result.as_deref().map_or(Ok(()), |result| field("result", &show::readable_json(result)))?;
+    job.result.as_deref().map_or(Ok(()), |result| {
+        field("result", &show::readable_json(result))
+    })?;
     field("priority", &job.priority.to_string())?;
     text("key", job.key.as_deref())?;
     text("partition", job.partition.as_deref())?;
     if let Some(tick) = &job.tick {
-        field("schedule", &format!("{}, for {}", escape(&tick.schedule), local(tick.at)))?;
+        field(
+            "schedule",
+            &format!("{}, for {}", escape(&tick.schedule), local(tick.at)),
+        )?;
     }
     field("pushed", &local(job.pushed_at))?;
     job.due_at.map_or(Ok(()), |due| field("due", &local(due)))?;
-    job.begins_by.map_or(Ok(()), |by| field("begins by", &local(by)))?;
+    job.begins_by
+        .map_or(Ok(()), |by| field("begins by", &local(by)))?;
     text("holder", job.holder.as_deref())?;
     text("cancel", job.cancel.as_deref())?;
-    field("attempts", &format!("{} failed, {} crashed, {} interrupted", job.failed, job.crashed, job.interrupted))?;
+    field(
+        "attempts",
+        &format!(
+            "{} failed, {} crashed, {} interrupted",
+            job.failed, job.crashed, job.interrupted
+        ),
+    )?;
     if !job.history.is_empty() {
         show::block("\nAttempts that did not end well, oldest first:")?;
     }
@@ -83,7 +107,13 @@ fn show_one(job: &JobInfo) -> anyhow::Result<()> {
 
 /// How far the jobs are that a job waits for.
 fn waits_for(waits: &Waits) -> String {
-    let Waits { members, settled, missed, jobs, .. } = waits;
+    let Waits {
+        members,
+        settled,
+        missed,
+        jobs,
+        ..
+    } = waits;
     let open = members.saturating_sub(*settled) as usize;
     let mut text = format!("{members} jobs, {settled} settled, {missed} of those not done");
     if !jobs.is_empty() {
@@ -98,15 +128,26 @@ fn show_attempt(record: &AttemptRecord) -> anyhow::Result<()> {
     let kind = serde_json::to_value(record.kind)?;
     let kind = kind.as_str().unwrap_or("ended");
     let mut reason = record.reason.lines().map(escape);
-    show::line(&format!("{:>4}  {}  {kind}: {}", record.attempt, local(record.at), reason.next().unwrap_or_default()))?;
+    show::line(&format!(
+        "{:>4}  {}  {kind}: {}",
+        record.attempt,
+        local(record.at),
+        reason.next().unwrap_or_default()
+    ))?;
     reason.try_for_each(|line| show::line(&format!("      {line}")))?;
     if let Some(stop) = &record.stop {
         show::line(&format!("      {stop}"))?;
     }
-    let Some(certificate) = &record.certificate else { return Ok(()) };
+    let Some(certificate) = &record.certificate else {
+        return Ok(());
+    };
     show::line(&format!("      {}", escape(&certificate.to_string())))?;
     if let Some((part, text)) = &certificate.progress {
-        show::line(&format!("      progress: {:.0} % {}", part * 100.0, escape(text)))?;
+        show::line(&format!(
+            "      progress: {:.0} % {}",
+            part * 100.0,
+            escape(text)
+        ))?;
     }
     let lines: Vec<&str> = certificate.stderr.lines().collect();
     for line in &lines[lines.len().saturating_sub(STDERR_LINES_MAX)..] {
@@ -154,7 +195,12 @@ impl Retry {
     }
 }
 
-pub(super) async fn retry(broker: &Broker, ids: &[String], edit: &Edit, json: bool) -> anyhow::Result<ExitCode> {
+pub(super) async fn retry(
+    broker: &Broker,
+    ids: &[String],
+    edit: &Edit,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let mut all = true;
     for id in ids {
         let job = JobId::new(id.as_str());
@@ -163,7 +209,11 @@ pub(super) async fn retry(broker: &Broker, ids: &[String], edit: &Edit, json: bo
         if json {
             show::json(&json!({ "id": id, "retried": retried.is_some(), "job": retried }))?;
         } else if let Some(retried) = retried {
-            let now = if retried == job { String::new() } else { format!(" as job {retried}") };
+            let now = if retried == job {
+                String::new()
+            } else {
+                format!(" as job {retried}")
+            };
             show::line(&format!("retrying job {id}{now}"))?;
         } else {
             match broker.job(&job).await? {
@@ -171,7 +221,10 @@ pub(super) async fn retry(broker: &Broker, ids: &[String], edit: &Edit, json: bo
                     let reason = escape(dead.reason.as_deref().unwrap_or_default()).into_owned();
                     note!("job {} waits for others, retry those: {reason}", escape(id));
                 }
-                found => note!("not a dead letter: {}", nothing(id, found.map(|job| job.state))),
+                found => note!(
+                    "not a dead letter: {}",
+                    nothing(id, found.map(|job| job.state))
+                ),
             }
         }
     }
@@ -180,5 +233,8 @@ pub(super) async fn retry(broker: &Broker, ids: &[String], edit: &Edit, json: bo
 
 /// Why nothing was done to a job.
 pub(super) fn nothing(id: &str, state: Option<JobState>) -> String {
-    state.map_or_else(|| format!("there is no job {}", escape(id)), |state| format!("job {} is {state}", escape(id)))
+    state.map_or_else(
+        || format!("there is no job {}", escape(id)),
+        |state| format!("job {} is {state}", escape(id)),
+    )
 }

@@ -39,16 +39,26 @@ pub(super) struct Page {
 const PAGE_JOBS: usize = 1_000;
 
 fn state(text: &str) -> Result<JobState, String> {
-    JobState::ALL.into_iter().find(|state| state.to_string() == text).ok_or_else(|| {
-        let all = JobState::ALL.map(|state| state.to_string());
-        format!("the states are {}", all.join(", "))
-    })
+    JobState::ALL
+        .into_iter()
+        .find(|state| state.to_string() == text)
+        .ok_or_else(|| {
+            let all = JobState::ALL.map(|state| state.to_string());
+            format!("the states are {}", all.join(", "))
+        })
 }
 
 impl Jobs {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
         let broker = globals.connect().await?;
-        list(&broker, self.queue.as_deref(), self.state, &self.page, globals.json).await
+        list(
+            &broker,
+            self.queue.as_deref(),
+            self.state,
+            &self.page,
+            globals.json,
+        )
+        .await
     }
 }
 
@@ -69,7 +79,11 @@ pub(super) async fn list(
         left -= jobs.len();
         after = jobs.last().map(|job| job.id.clone()).or(after);
         for job in jobs {
-            if json { show::json(&JobDocument::new(&job))? } else { shown.push(row(&job, state)) }
+            if json {
+                show::json(&JobDocument::new(&job))?
+            } else {
+                shown.push(row(&job, state))
+            }
         }
         if is_last {
             break;
@@ -78,8 +92,18 @@ pub(super) async fn list(
     if !json && shown.is_empty() {
         note!("no such jobs");
     } else if !json {
-        let what = if state == Some(JobState::Dead) { "reason" } else { "due" };
-        show::table(["id", "queue", "state", "failed", "crashed", "pushed", what, "payload"], 3..5, shown.into_iter())?;
+        let what = if state == Some(JobState::Dead) {
+            "reason"
+        } else {
+            "due"
+        };
+        show::table(
+            [
+                "id", "queue", "state", "failed", "crashed", "pushed", what, "payload",
+            ],
+            3..5,
+            shown.into_iter(),
+        )?;
     }
     if left == 0
         && let Some(last) = &after

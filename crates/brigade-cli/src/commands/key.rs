@@ -24,9 +24,15 @@ impl Key {
         match self.file {
             None => writeln!(io::stdout(), "{key}")?,
             Some(path) => {
-                let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+                let file = OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(&path);
                 let mut file = file.with_context(|| format!("create {}", path.display()))?;
-                writeln!(file, "{key}").and_then(|()| file.sync_all()).with_context(|| format!("write {}", path.display()))?;
+                writeln!(file, "{key}")
+                    .and_then(|()| file.sync_all())
+                    .with_context(|| format!("write {}", path.display()))?;
             }
         }
         Ok(ExitCode::SUCCESS)

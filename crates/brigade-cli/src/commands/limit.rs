@@ -52,8 +52,15 @@ struct Starts(u32, Duration);
 fn rate(text: &str) -> Result<Starts, String> {
     let help = || "write a rate as 100/1m or 5/s".to_owned();
     let (starts, per) = text.split_once('/').ok_or_else(help)?;
-    let per = if per.starts_with(|c: char| c.is_ascii_digit()) { per.to_owned() } else { format!("1{per}") };
-    Ok(Starts(starts.trim().parse().map_err(|_| help())?, times::duration(&per).map_err(|_| help())?))
+    let per = if per.starts_with(|c: char| c.is_ascii_digit()) {
+        per.to_owned()
+    } else {
+        format!("1{per}")
+    };
+    Ok(Starts(
+        starts.trim().parse().map_err(|_| help())?,
+        times::duration(&per).map_err(|_| help())?,
+    ))
 }
 
 impl Limit {
@@ -81,9 +88,17 @@ impl Limit {
         if self.none {
             queue.unlimit().await?;
         } else if limits != Limits::new() {
-            queue.limit(limits).await.map_err(|e| usage(e.to_string()))?;
+            queue
+                .limit(limits)
+                .await
+                .map_err(|e| usage(e.to_string()))?;
         }
-        let known = broker.queues().await?.into_iter().find(|known| known.queue == self.queue).and_then(|known| known.limits);
+        let known = broker
+            .queues()
+            .await?
+            .into_iter()
+            .find(|known| known.queue == self.queue)
+            .and_then(|known| known.limits);
         if globals.json {
             show::json(&json!({ "queue": self.queue, "limits": known }))?;
         } else {

@@ -17,15 +17,17 @@ use crate::times;
 
 /// Hand jobs to plain Redis clients, in the order in which they asked
 ///
-/// A client of any language says that it is free with RPUSH brigade:{QUEUE}:free ID and waits for its job with
-/// BLPOP brigade:{QUEUE}:to:ID 0. Several managers of a queue do no harm. Ends at SIGINT or SIGTERM.
+/// A client of any language says that it is free with RPUSH brigade:{QUEUE}:free ID and waits for
+/// its job with BLPOP brigade:{QUEUE}:to:ID 0. Several managers of a queue do no harm. Ends at
+/// SIGINT or SIGTERM.
 #[derive(clap::Args)]
 pub(crate) struct Manager {
     /// Queues to manage
     #[arg(value_name = "QUEUE", required = true)]
     queues: Vec<String>,
 
-    /// In what time a client has to collect its job, which else goes back to the head of the queue; at least 1s
+    /// In what time a client has to collect its job, which else goes back to the head of the queue;
+    /// at least 1s
     #[arg(long, value_name = "TIME", value_parser = times::duration, default_value = "60s")]
     collect_within: Duration,
 }
@@ -37,13 +39,17 @@ impl Manager {
         }
         let broker = globals.connect().await?;
         if !broker.capabilities().manager {
-            return Err(usage("this broker has no plain clients: a manager is for redis://"));
+            return Err(usage(
+                "this broker has no plain clients: a manager is for redis://",
+            ));
         }
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
         let stop = CancellationToken::new();
         let managers = self.queues.iter().map(|queue| {
-            let manager = broker.manager(queue.as_str()).collect_within(self.collect_within);
+            let manager = broker
+                .manager(queue.as_str())
+                .collect_within(self.collect_within);
             manager.run_until(stop.clone().cancelled_owned())
         });
         let mut managers = std::pin::pin!(try_join_all(managers));

@@ -16,9 +16,10 @@ use crate::times;
 
 /// Push a job, or many from standard input
 ///
-/// With JSON, pushes one job of that payload and prints its id. Without it, or with -, reads one JSON value per line from
-/// standard input, pushes them in batches of 1,000 (or fewer, as soon as no more input is there), and prints how many. A
-/// batch is pushed whole or not at all: the first bad line ends the command, and it says how many jobs were pushed before.
+/// With JSON, pushes one job of that payload and prints its id. Without it, or with -, reads one
+/// JSON value per line from standard input, pushes them in batches of 1,000 (or fewer, as soon as
+/// no more input is there), and prints how many. A batch is pushed whole or not at all: the first
+/// bad line ends the command, and it says how many jobs were pushed before.
 #[derive(clap::Args)]
 pub(crate) struct Push {
     /// Queue to push to
@@ -26,7 +27,11 @@ pub(crate) struct Push {
     queue: String,
 
     /// Payload, a JSON value; - for lines of JSON from standard input
-    #[arg(value_name = "JSON", default_value = "-", allow_negative_numbers = true)]
+    #[arg(
+        value_name = "JSON",
+        default_value = "-",
+        allow_negative_numbers = true
+    )]
     payload: String,
 
     #[command(flatten)]
@@ -99,7 +104,11 @@ pub(super) struct JobOptions {
 impl Options {
     fn set_on(&self, job: Job) -> Job {
         let job = self.other.set_on(job);
-        if let Some(at) = self.at { job.at(at) } else { job }
+        if let Some(at) = self.at {
+            job.at(at)
+        } else {
+            job
+        }
     }
 }
 
@@ -149,7 +158,13 @@ impl Push {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
         if self.payload == "-" {
             let broker = globals.connect().await?;
-            return bulk::push(&broker, &broker.queue(self.queue), &self.options, globals.json).await;
+            return bulk::push(
+                &broker,
+                &broker.queue(self.queue),
+                &self.options,
+                globals.json,
+            )
+            .await;
         }
         let payload = payload(&self.payload)?;
         let broker = globals.connect().await?;
@@ -170,7 +185,11 @@ impl Push {
 
 /// A payload from the command line.
 pub(super) fn payload(text: &str) -> anyhow::Result<&RawValue> {
-    serde_json::from_str(text).map_err(|e| usage(format!("the payload is not JSON: {e}; text has quotes of its own: '\"text\"'")))
+    serde_json::from_str(text).map_err(|e| {
+        usage(format!(
+            "the payload is not JSON: {e}; text has quotes of its own: '\"text\"'"
+        ))
+    })
 }
 
 fn job_of(queue: &Queue, payload: &RawValue, options: &Options) -> anyhow::Result<Job> {

@@ -32,18 +32,53 @@ impl Queues {
         let queues = globals.connect().await?.queues().await?;
         if globals.json {
             for counts in &queues {
-                let jobs: serde_json::Map<_, _> = COLUMNS.iter().map(|state| (state.to_string(), count(counts, *state).into())).collect();
-                show::json(&json!({ "queue": counts.queue, "paused": counts.paused, "limits": counts.limits, "jobs": jobs }))?;
+                let jobs: serde_json::Map<_, _> = COLUMNS
+                    .iter()
+                    .map(|state| (state.to_string(), count(counts, *state).into()))
+                    .collect();
+                show::json(
+                    &json!({ "queue": counts.queue, "paused": counts.paused, "limits": counts.limits, "jobs": jobs }),
+                )?;
             }
         } else if queues.is_empty() {
             note!("no queue has jobs");
         } else {
-            let header = ["queue", "scheduled", "ready", "held", "leased", "retrying", "done", "dead", "cancelled", "paused"];
+            let header = [
+                "queue",
+                "scheduled",
+                "ready",
+                "held",
+                "leased",
+                "retrying",
+                "done",
+                "dead",
+                "cancelled",
+                "paused",
+            ];
             let rows = queues.iter().map(|counts| {
-                let [scheduled, ready, held, leased, retrying, done, dead, cancelled] =
-                    COLUMNS.map(|state| count(counts, state).to_string());
+                let [
+                    scheduled,
+                    ready,
+                    held,
+                    leased,
+                    retrying,
+                    done,
+                    dead,
+                    cancelled,
+                ] = COLUMNS.map(|state| count(counts, state).to_string());
                 let paused = if counts.paused { "paused" } else { "-" }.to_owned();
-                [show::cell(&counts.queue), scheduled, ready, held, leased, retrying, done, dead, cancelled, paused]
+                [
+                    show::cell(&counts.queue),
+                    scheduled,
+                    ready,
+                    held,
+                    leased,
+                    retrying,
+                    done,
+                    dead,
+                    cancelled,
+                    paused,
+                ]
             });
             show::table(header, 1..9, rows)?;
         }
@@ -52,7 +87,11 @@ impl Queues {
 }
 
 fn count(counts: &QueueCounts, state: JobState) -> u64 {
-    counts.jobs.iter().find(|(of, _)| *of == state).map_or(0, |(_, count)| *count)
+    counts
+        .jobs
+        .iter()
+        .find(|(of, _)| *of == state)
+        .map_or(0, |(_, count)| *count)
 }
 
 /// Hand out nothing more of a queue, everywhere, until it is resumed
@@ -75,14 +114,24 @@ pub(crate) struct Resume {
 
 impl Pause {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
-        globals.connect().await?.queue(self.queue.as_str()).pause().await?;
+        globals
+            .connect()
+            .await?
+            .queue(self.queue.as_str())
+            .pause()
+            .await?;
         tell_paused(&self.queue, true, globals)
     }
 }
 
 impl Resume {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
-        globals.connect().await?.queue(self.queue.as_str()).resume().await?;
+        globals
+            .connect()
+            .await?
+            .queue(self.queue.as_str())
+            .resume()
+            .await?;
         tell_paused(&self.queue, false, globals)
     }
 }
@@ -91,7 +140,11 @@ fn tell_paused(queue: &str, paused: bool, globals: &Globals) -> anyhow::Result<E
     if globals.json {
         show::json(&json!({ "queue": queue, "paused": paused }))?;
     } else {
-        show::line(&format!("{} {}", if paused { "paused" } else { "resumed" }, escape(queue)))?;
+        show::line(&format!(
+            "{} {}",
+            if paused { "paused" } else { "resumed" },
+            escape(queue)
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -113,7 +166,12 @@ pub(crate) struct Purge {
 impl Purge {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
         let broker = globals.connect().await?;
-        if !self.yes && !is_confirmed(&format!("Remove every waiting job of {}?", escape(&self.queue)))? {
+        if !self.yes
+            && !is_confirmed(&format!(
+                "Remove every waiting job of {}?",
+                escape(&self.queue)
+            ))?
+        {
             return Ok(ExitCode::FAILURE);
         }
         let purged = broker.queue(self.queue.as_str()).purge().await?;
@@ -139,5 +197,9 @@ pub(super) fn is_confirmed(question: &str) -> anyhow::Result<bool> {
 
 /// So many jobs, in words.
 pub(super) fn jobs(count: u64) -> String {
-    if count == 1 { "1 job".to_owned() } else { format!("{count} jobs") }
+    if count == 1 {
+        "1 job".to_owned()
+    } else {
+        format!("{count} jobs")
+    }
 }

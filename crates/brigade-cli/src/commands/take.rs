@@ -15,8 +15,8 @@ use crate::times;
 
 /// Take the next job: print its JSON and remove it from the queue
 ///
-/// At most once: a job that was printed is gone, whatever becomes of it. Exit code 3 if there is none. For a job that
-/// comes back when its program fails, use `brigade work`.
+/// At most once: a job that was printed is gone, whatever becomes of it. Exit code 3 if there is
+/// none. For a job that comes back when its program fails, use `brigade work`.
 #[derive(clap::Args)]
 pub(crate) struct Take {
     /// Queue to take from
@@ -43,7 +43,11 @@ impl Take {
             return Ok(exit::NOTHING.into());
         };
         if globals.json {
-            show::json(&Taken { id: job.id(), queue: &self.queue, payload: &show::raw(job.json()) })?;
+            show::json(&Taken {
+                id: job.id(),
+                queue: &self.queue,
+                payload: &show::raw(job.json()),
+            })?;
         } else {
             show::line(&compact_json(job.json()))?;
         }

@@ -56,6 +56,10 @@ impl Check {
             note!("nothing to say against it");
         }
         let is_good = findings.iter().all(|finding| finding.level == Level::Note);
-        Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if is_good {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 }

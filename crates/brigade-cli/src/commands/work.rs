@@ -1,12 +1,14 @@
 //! `brigade work`: any program as a worker of a queue.
 //!
-//! `slot` is the life of a job from its lease to its settlement, of which `-j` run side by side, as parts of one task. `program` is one
-//! running program and its process group, `arguments` fills in its arguments, `output` carries what it prints, `guard` ends the groups
-//! if this process is killed, `stop` are the signals that stop this process, `orphans` reaps what a container leaves to it, `report` tells
-//! what happened.
+//! `slot` is the life of a job from its lease to its settlement, of which `-j` run side by side, as
+//! parts of one task. `program` is one running program and its process group, `arguments` fills in
+//! its arguments, `output` carries what it prints, `guard` ends the groups if this process is
+//! killed, `stop` are the signals that stop this process, `orphans` reaps what a container leaves
+//! to it, `report` tells what happened.
 //!
-//! A lease is renewed only while its program runs, and a program lives only while its lease does: it is stopped before the lease can have
-//! run out, counted from before the broker was asked for it.
+//! A lease is renewed only while its program runs, and a program lives only while its lease does:
+//! it is stopped before the lease can have run out, counted from before the broker was asked for
+//! it.
 
 mod arguments;
 mod guard;
@@ -40,17 +42,19 @@ use crate::times;
 
 /// Run a program for each job of a queue
 ///
-/// The program gets the payload as JSON on its standard input. In its arguments, {} is replaced by the payload and {name}
-/// by that field of a JSON object, strings without their quotes; write {{}} and {{name}} for the braces themselves, and
-/// ${name} stays as it is. BRIGADE_JOB, BRIGADE_QUEUE and BRIGADE_ATTEMPT are in its environment,
-/// and BRIGADE_TICK for a job of a schedule.
+/// The program gets the payload as JSON on its standard input. In its arguments, {} is replaced by
+/// the payload and {name} by that field of a JSON object, strings without their quotes; write {{}}
+/// and {{name}} for the braces themselves, and ${name} stays as it is. BRIGADE_JOB, BRIGADE_QUEUE
+/// and BRIGADE_ATTEMPT are in its environment, and BRIGADE_TICK for a job of a schedule.
 ///
-/// Exit code 0 is done: the first 64 KiB of its standard output, if the job is kept, are its result, as JSON or else as a
-/// JSON string. Exit code 75 passes the job on, uncharged. Every other end is a failure, with the end of its standard error
-/// as the reason. Each program runs in a process group of its own, all of which is ended with it.
+/// Exit code 0 is done: the first 64 KiB of its standard output, if the job is kept, are its
+/// result, as JSON or else as a JSON string. Exit code 75 passes the job on, uncharged. Every other
+/// end is a failure, with the end of its standard error as the reason. Each program runs in a
+/// process group of its own, all of which is ended with it.
 ///
-/// The first SIGINT or SIGTERM takes nothing new and lets the running programs finish; the second kills them and gives their
-/// jobs back, uncharged. A program that the same signal ends too is interrupted: its job is given back, uncharged.
+/// The first SIGINT or SIGTERM takes nothing new and lets the running programs finish; the second
+/// kills them and gives their jobs back, uncharged. A program that the same signal ends too is
+/// interrupted: its job is given back, uncharged.
 #[derive(clap::Args)]
 pub(crate) struct Work {
     /// Queue to serve
@@ -61,7 +65,8 @@ pub(crate) struct Work {
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: u16,
 
-    /// End when the queue holds nothing that will still be run; exit code 1 if a job became a dead letter
+    /// End when the queue holds nothing that will still be run; exit code 1 if a job became a dead
+    /// letter
     #[arg(long)]
     until_empty: bool,
 
@@ -73,7 +78,8 @@ pub(crate) struct Work {
     #[arg(long, value_name = "TIME", value_parser = times::duration, default_value = "5s")]
     kill_after: Duration,
 
-    /// Give the programs the URL of the broker as BRIGADE_URL, with its password [default: they do not have that variable]
+    /// Give the programs the URL of the broker as BRIGADE_URL, with its password [default: they do
+    /// not have that variable]
     #[arg(long)]
     pass_broker_url: bool,
 
@@ -87,7 +93,11 @@ const LEASE_MIN: Duration = Duration::from_secs(1);
 
 fn lease_time(text: &str) -> Result<Duration, String> {
     let time = times::duration(text)?;
-    if time < LEASE_MIN { Err(format!("a lease takes {LEASE_MIN:?} or more")) } else { Ok(time) }
+    if time < LEASE_MIN {
+        Err(format!("a lease takes {LEASE_MIN:?} or more"))
+    } else {
+        Ok(time)
+    }
 }
 
 /// What the slots share.
@@ -125,7 +135,11 @@ impl Work {
             lease: self.lease,
             kill_after: self.kill_after,
             until_empty: self.until_empty,
-            url: if self.pass_broker_url { Some(globals.url()?) } else { None },
+            url: if self.pass_broker_url {
+                Some(globals.url()?)
+            } else {
+                None
+            },
             guard: Guard::start().await?,
             console: Console::new(!globals.json),
             report: Report::new(globals.json),
@@ -135,11 +149,17 @@ impl Work {
             orphans: Orphans::new(),
             broken: RefCell::default(),
         };
-        worker.guard.pid().into_iter().for_each(|guard| worker.orphans.leave(guard));
+        worker
+            .guard
+            .pid()
+            .into_iter()
+            .for_each(|guard| worker.orphans.leave(guard));
         let slots = join_all((0..self.jobs).map(|_| worker.slot()));
         let tell = || match worker.running.get() {
             0 => {}
-            running => note!("{running} running, waiting for the end; once more to kill and give back"),
+            running => {
+                note!("{running} running, waiting for the end; once more to kill and give back")
+            }
         };
         tokio::select! {
             _ = slots => {}
@@ -163,6 +183,10 @@ impl Worker {
         if let Some(error) = self.broken.into_inner() {
             return Err(error);
         }
-        Ok(if until_empty && self.report.has_dead() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        Ok(if until_empty && self.report.has_dead() {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        })
     }
 }

@@ -12,15 +12,43 @@ use super::desk::{Desk, wait_until};
 fn schedules_are_added_listed_and_removed() {
     let desk = Desk::new();
     assert_eq!(desk.ok(&["cron", "ls"]), "");
-    let zone = ["--zone", "Europe/Berlin", "--missed", "all", "--grace", "5m", "--task", "report"];
-    let added = desk.ok(&[&["cron", "add", "nightly", "30 3 * * mon-fri", "reports", r#"{"day": 1}"#][..], &zone].concat());
+    let zone = [
+        "--zone",
+        "Europe/Berlin",
+        "--missed",
+        "all",
+        "--grace",
+        "5m",
+        "--task",
+        "report",
+    ];
+    let added = desk.ok(&[
+        &[
+            "cron",
+            "add",
+            "nightly",
+            "30 3 * * mon-fri",
+            "reports",
+            r#"{"day": 1}"#,
+        ][..],
+        &zone,
+    ]
+    .concat());
     assert!(added.starts_with("next 20"), "{added}");
     desk.ok(&["cron", "add", "often", "@every 90s", "q", "-1"]);
 
     let listed = desk.ok(&["cron", "ls"]);
     let lines: Vec<&str> = listed.lines().collect();
-    assert!(lines.len() == 3 && lines[1].contains("30 3 * * mon-fri") && lines[1].contains("Europe/Berlin"), "{listed}");
-    assert!(lines[2].contains("@every 1m 30s") && lines[2].contains("-1"), "{listed}");
+    assert!(
+        lines.len() == 3
+            && lines[1].contains("30 3 * * mon-fri")
+            && lines[1].contains("Europe/Berlin"),
+        "{listed}"
+    );
+    assert!(
+        lines[2].contains("@every 1m 30s") && lines[2].contains("-1"),
+        "{listed}"
+    );
     let documents = desk.run(&["cron", "ls", "--json"]).documents();
     let mut nightly = documents[0].clone();
     let next = nightly["next"].take();
@@ -30,12 +58,21 @@ fn schedules_are_added_listed_and_removed() {
     });
     assert_eq!(nightly, expected);
     assert!(next.as_str().unwrap().ends_with(":30:00.000Z"), "{next}");
-    assert_eq!((&documents[1]["every"], &documents[1]["cron"]), (&json!(90.0), &Value::Null));
+    assert_eq!(
+        (&documents[1]["every"], &documents[1]["cron"]),
+        (&json!(90.0), &Value::Null)
+    );
 
     assert_eq!(desk.ok(&["cron", "rm", "often"]), "removed often\n");
     let removed = desk.run(&["--json", "cron", "rm", "often", "nightly"]);
     assert_eq!(removed.code, Some(3), "{}", removed.stderr);
-    assert_eq!(removed.documents(), [json!({"name": "often", "removed": false}), json!({"name": "nightly", "removed": true})]);
+    assert_eq!(
+        removed.documents(),
+        [
+            json!({"name": "often", "removed": false}),
+            json!({"name": "nightly", "removed": true})
+        ]
+    );
     assert_eq!(desk.ok(&["cron", "ls"]), "");
 }
 
@@ -43,18 +80,32 @@ fn schedules_are_added_listed_and_removed() {
 fn what_cannot_be_meant_is_wrong_usage() {
     let desk = Desk::new();
     let cases: [(&[&str], &str); 8] = [
-        (&["0 24 * * *", "q", "1"], r#"its field 2, "24", is no hour: 0 to 23"#),
+        (
+            &["0 24 * * *", "q", "1"],
+            r#"its field 2, "24", is no hour: 0 to 23"#,
+        ),
         (&["0 0 31 2 *", "q", "1"], "no date ever matches it"),
         (&["* * *", "q", "1"], "it has 3 fields"),
         (&["@every soon", "q", "1"], "write a time as"),
         (&["@every 1ms", "q", "1"], "from 100ms"),
-        (&["@every 1h", "q", "1", "--zone", "Asia/Tokyo"], "an interval has no time zone"),
-        (&["@daily", "q", "1", "--zone", "Mars/Olympus"], r#"time zone "Mars/Olympus""#),
+        (
+            &["@every 1h", "q", "1", "--zone", "Asia/Tokyo"],
+            "an interval has no time zone",
+        ),
+        (
+            &["@daily", "q", "1", "--zone", "Mars/Olympus"],
+            r#"time zone "Mars/Olympus""#,
+        ),
         (&["@daily", "q", "{"], "the payload is not JSON"),
     ];
     for (arguments, why) in cases {
         let ran = desk.run(&[&["cron", "add", "s"], arguments].concat());
-        assert_eq!((ran.code, ran.stderr.contains(why)), (Some(2), true), "{arguments:?}: {}", ran.stderr);
+        assert_eq!(
+            (ran.code, ran.stderr.contains(why)),
+            (Some(2), true),
+            "{arguments:?}: {}",
+            ran.stderr
+        );
     }
     assert_eq!(desk.ok(&["cron", "ls"]), "");
 }
@@ -70,7 +121,10 @@ fn a_worker_fires_what_is_due_and_its_programs_know_the_tick() {
     working.signal(Signal::TERM);
     assert_eq!(working.end(), Some(0));
     let job = desk.job("1");
-    assert_eq!((&job["tick"]["schedule"], &job["payload"]), (&json!("s"), &json!(7)));
+    assert_eq!(
+        (&job["tick"]["schedule"], &job["payload"]),
+        (&json!("s"), &json!(7))
+    );
     assert!(desk.ok(&["job", "1"]).contains("schedule     s, for 20"));
     desk.push(&["other", "1"]);
     assert_eq!(desk.job(&desk.push(&["other", "2"]))["tick"], Value::Null);
@@ -78,8 +132,13 @@ fn a_worker_fires_what_is_due_and_its_programs_know_the_tick() {
 
 /// libfaketime, which gives one process a wall clock that can be set. Debian's package faketime.
 fn faketime() -> Option<PathBuf> {
-    let places = fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
-    places.map(|place| place.join("faketime/libfaketimeMT.so.1")).find(|library| library.exists())
+    let places = fs::read_dir("/usr/lib")
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path());
+    places
+        .map(|place| place.join("faketime/libfaketimeMT.so.1"))
+        .find(|library| library.exists())
 }
 
 #[test]
@@ -94,19 +153,31 @@ fn h48_a_wall_clock_that_is_set_while_a_worker_runs_moves_no_lease_and_repeats_n
         fs::rename(desk.path("clock.new"), desk.path("clock")).unwrap();
     };
     let ticks = || -> Vec<Value> {
-        let jobs = desk.run(&["jobs", "ticks", "--state", "done", "--json"]).documents();
+        let jobs = desk
+            .run(&["jobs", "ticks", "--state", "done", "--json"])
+            .documents();
         jobs.iter().map(|job| job["tick"]["at"].clone()).collect()
     };
-    desk.ok(&["cron", "add", "s", "@hourly", "ticks", "1", "--missed", "all", "--keep", "1d"]);
+    desk.ok(&[
+        "cron", "add", "s", "@hourly", "ticks", "1", "--missed", "all", "--keep", "1d",
+    ]);
     let held = desk.push(&["held", "1", "--keep", "10d"]);
     set_clock("+0");
     let start = |queue: &str, program: &str| {
-        let mut command = desk.command(&["work", queue, "--lease", "1s", "--", "sh", "-c", program]);
-        command.env("LD_PRELOAD", &library).env("FAKETIME_TIMESTAMP_FILE", desk.path("clock"));
-        command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        let mut command =
+            desk.command(&["work", queue, "--lease", "1s", "--", "sh", "-c", program]);
+        command
+            .env("LD_PRELOAD", &library)
+            .env("FAKETIME_TIMESTAMP_FILE", desk.path("clock"));
+        command
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         Desk::start_command(command)
     };
-    let holding = start("held", "echo >$DESK/held; until [ -e $DESK/go ]; do sleep 0.05; done");
+    let holding = start(
+        "held",
+        "echo >$DESK/held; until [ -e $DESK/go ]; do sleep 0.05; done",
+    );
     let working = start("ticks", "true");
     desk.wait_for_file("held");
 
@@ -119,17 +190,38 @@ fn h48_a_wall_clock_that_is_set_while_a_worker_runs_moves_no_lease_and_repeats_n
         wait_until("a job", || desk.job(&id)["state"] == "done");
     }
     set_clock("+3h");
-    wait_until("two more", || ticks().iter().filter(|tick| !tick.is_null()).count() >= 3);
+    wait_until("two more", || {
+        ticks().iter().filter(|tick| !tick.is_null()).count() >= 3
+    });
 
     fs::write(desk.path("go"), "").unwrap();
-    wait_until("the job that was held", || desk.job(&held)["state"] == "done");
-    assert_eq!(desk.job(&held)["interrupted"], 0, "its lease held through all of it");
+    wait_until("the job that was held", || {
+        desk.job(&held)["state"] == "done"
+    });
+    assert_eq!(
+        desk.job(&held)["interrupted"],
+        0,
+        "its lease held through all of it"
+    );
     for worker in [holding, working] {
         worker.signal(Signal::TERM);
         assert_eq!(worker.end(), Some(0));
     }
     let ticks = ticks();
-    let hours: Vec<i64> =
-        ticks.iter().filter_map(|tick| Some(tick.as_str()?.parse::<jiff::Timestamp>().unwrap().as_second() / 3600)).collect();
-    assert!(hours.windows(2).all(|pair| pair[1] == pair[0] + 1), "each once, in order: {ticks:?}");
+    let hours: Vec<i64> = ticks
+        .iter()
+        .filter_map(|tick| {
+            Some(
+                tick.as_str()?
+                    .parse::<jiff::Timestamp>()
+                    .unwrap()
+                    .as_second()
+                    / 3600,
+            )
+        })
+        .collect();
+    assert!(
+        hours.windows(2).all(|pair| pair[1] == pair[0] + 1),
+        "each once, in order: {ticks:?}"
+    );
 }

@@ -19,7 +19,9 @@ pub(crate) struct Desk {
 
 impl Desk {
     pub(crate) fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap() }
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -29,8 +31,14 @@ impl Desk {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_brigade"));
         // Programs find the files of their test as $DESK.
-        command.args(arguments).env("DESK", self.directory.path()).env_remove("RUST_BACKTRACE");
-        command.env("BRIGADE_URL", format!("sqlite:{}", self.path("jobs.db").display()));
+        command
+            .args(arguments)
+            .env("DESK", self.directory.path())
+            .env_remove("RUST_BACKTRACE");
+        command.env(
+            "BRIGADE_URL",
+            format!("sqlite:{}", self.path("jobs.db").display()),
+        );
         command
     }
 
@@ -40,7 +48,10 @@ impl Desk {
 
     pub(crate) fn run_with(&self, arguments: &[&str], input: &[u8]) -> Ran {
         let mut command = self.command(arguments);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         // It may end without reading all of it.
@@ -71,7 +82,10 @@ impl Desk {
     }
 
     pub(crate) fn start_command(mut command: Command) -> Running {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         Running { child, stderr }
@@ -92,7 +106,9 @@ impl Desk {
         let variable = format!("DESK={}", self.directory.path().display());
         fs::read_dir("/proc").unwrap().flatten().any(|entry| {
             let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|of| of == variable.as_bytes())
+            environment
+                .split(|byte| *byte == 0)
+                .any(|of| of == variable.as_bytes())
         })
     }
 
@@ -113,12 +129,19 @@ pub(crate) struct Ran {
 impl Ran {
     fn new(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        Self {
+            code: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
     }
 
     /// Its output as one document per line.
     pub(crate) fn documents(&self) -> Vec<Value> {
-        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+        self.stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+            .collect()
     }
 }
 
@@ -138,10 +161,21 @@ impl Running {
 
     /// The process that ends its programs if it is killed.
     pub(crate) fn guard(&self) -> Pid {
-        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).unwrap();
-        let is_guard =
-            |pid: &&str| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.windows(10).any(|at| at == b"work-guard"));
-        Pid::from_raw(children.split_whitespace().find(is_guard).unwrap().parse().unwrap()).unwrap()
+        let children =
+            fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).unwrap();
+        let is_guard = |pid: &&str| {
+            fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.windows(10).any(|at| at == b"work-guard"))
+        };
+        Pid::from_raw(
+            children
+                .split_whitespace()
+                .find(is_guard)
+                .unwrap()
+                .parse()
+                .unwrap(),
+        )
+        .unwrap()
     }
 
     /// Waits for a line of its standard error.
@@ -149,7 +183,11 @@ impl Running {
         let mut line = String::new();
         while !line.contains(with) {
             line.clear();
-            assert_ne!(self.stderr.read_line(&mut line).unwrap(), 0, "it ended without {with:?}");
+            assert_ne!(
+                self.stderr.read_line(&mut line).unwrap(),
+                0,
+                "it ended without {with:?}"
+            );
         }
     }
 
@@ -179,13 +217,17 @@ pub(crate) fn wait_until_gone(group: Pid) {
     wait_until("the end of a process group", || !is_alive(group));
 }
 
-/// Whether a process of the group runs. One that has ended and waits for whoever reaps orphans here does not.
+/// Whether a process of the group runs. One that has ended and waits for whoever reaps orphans here
+/// does not.
 pub(crate) fn is_alive(group: Pid) -> bool {
     let group = group.as_raw_nonzero().to_string();
     fs::read_dir("/proc").unwrap().flatten().any(|entry| {
         // `pid (name) state ppid pgrp ..`, see proc_pid_stat(5).
         let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let mut fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
+        let mut fields = stat
+            .rsplit_once(") ")
+            .map_or("", |(_, rest)| rest)
+            .split(' ');
         let state = fields.next();
         state != Some("Z") && fields.nth(1) == Some(&group)
     })

@@ -8,7 +8,10 @@ const WILD: &str = "\u{1b}]0;owned\u{7}\u{1b}[31mx\nbrigade: forged\u{9b}1m\u{20
 fn assert_printable(ran: &Ran, what: &[&str]) {
     for text in [&ran.stdout, &ran.stderr] {
         let is_wild = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
-        assert!(!text.contains(is_wild) && !text.lines().any(|line| line == "brigade: forged"), "{what:?}: {text:?}");
+        assert!(
+            !text.contains(is_wild) && !text.lines().any(|line| line == "brigade: forged"),
+            "{what:?}: {text:?}"
+        );
     }
 }
 
@@ -16,9 +19,30 @@ fn assert_printable(ran: &Ran, what: &[&str]) {
 fn foreign_text_never_reaches_a_terminal_as_it_is() {
     let desk = Desk::new();
     let payload = serde_json::to_string(WILD).unwrap();
-    let id = desk.push(&["q", &payload, "--label", WILD, "--key", WILD, "--unique", WILD, "--partition", WILD, "--task", WILD]);
+    let id = desk.push(&[
+        "q",
+        &payload,
+        "--label",
+        WILD,
+        "--key",
+        WILD,
+        "--unique",
+        WILD,
+        "--partition",
+        WILD,
+        "--task",
+        WILD,
+    ]);
     desk.push(&["q\u{202e}", "1"]);
-    desk.run(&["work", "q", "--until-empty", "--", "sh", "-c", &format!("printf '%s' '{WILD}' >&2; exit 1")]);
+    desk.run(&[
+        "work",
+        "q",
+        "--until-empty",
+        "--",
+        "sh",
+        "-c",
+        &format!("printf '%s' '{WILD}' >&2; exit 1"),
+    ]);
     let bidi = "q\u{202e}";
     let commands: [&[&str]; 24] = [
         &["job", WILD],

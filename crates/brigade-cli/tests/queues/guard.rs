@@ -17,7 +17,10 @@ impl Stranger {
     /// A process group that no worker started, with this in its environment.
     fn start(mark: &str, user: Option<u32>) -> Self {
         let mut command = Command::new("sleep");
-        command.arg("1000").env("BRIGADE_TREE", mark).process_group(0);
+        command
+            .arg("1000")
+            .env("BRIGADE_TREE", mark)
+            .process_group(0);
         if let Some(user) = user {
             command.uid(user);
         }
@@ -40,9 +43,17 @@ impl Drop for Stranger {
 /// Runs a guard that hears these lines and then the end of its worker.
 fn guard_hears(worker: &str, lines: &str) {
     let mut guard = Command::new(env!("CARGO_BIN_EXE_brigade"));
-    guard.args(["work-guard", worker]).stdin(Stdio::piped()).stdout(Stdio::null());
+    guard
+        .args(["work-guard", worker])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null());
     let mut guard = guard.spawn().unwrap();
-    guard.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    guard
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(lines.as_bytes())
+        .unwrap();
     assert!(guard.wait().unwrap().success());
 }
 
@@ -51,7 +62,14 @@ fn a_guard_kills_no_group_whose_number_is_another_s_by_now() {
     let mark = format!("{}-work-{:032x}", std::process::id(), 7);
     let (stranger, ours) = (Stranger::start("", None), Stranger::start(&mark, None));
     // A worker that is gone: no number that it told can be believed.
-    guard_hears("4194304", &format!("+{mark} {}\n+{mark} {}\n", stranger.pid().as_raw_nonzero(), ours.pid().as_raw_nonzero()));
+    guard_hears(
+        "4194304",
+        &format!(
+            "+{mark} {}\n+{mark} {}\n",
+            stranger.pid().as_raw_nonzero(),
+            ours.pid().as_raw_nonzero()
+        ),
+    );
     wait_until("the end of the one with the mark", || !is_alive(ours.pid()));
     assert!(is_alive(stranger.pid()));
 }
@@ -63,7 +81,10 @@ fn a_mark_in_the_environment_of_another_user_means_nothing() {
         return;
     }
     let mark = format!("{}-work-{:032x}", std::process::id(), 8);
-    let (stranger, ours) = (Stranger::start(&mark, Some(65_534)), Stranger::start(&mark, None));
+    let (stranger, ours) = (
+        Stranger::start(&mark, Some(65_534)),
+        Stranger::start(&mark, None),
+    );
     guard_hears("4194304", &format!("?{mark}\n"));
     wait_until("the end of our own", || !is_alive(ours.pid()));
     assert!(is_alive(stranger.pid()));
@@ -73,17 +94,34 @@ fn a_mark_in_the_environment_of_another_user_means_nothing() {
 fn marks_of_programs_cannot_be_guessed() {
     let desk = Desk::new();
     desk.run_with(&["push", "q", "-"], "1\n".repeat(20).as_bytes());
-    desk.ok(&["work", "q", "--until-empty", "--", "sh", "-c", r#"echo "${BRIGADE_TREE##*/}" >> "$DESK/marks""#]);
+    desk.ok(&[
+        "work",
+        "q",
+        "--until-empty",
+        "--",
+        "sh",
+        "-c",
+        r#"echo "${BRIGADE_TREE##*/}" >> "$DESK/marks""#,
+    ]);
     let marks = fs::read_to_string(desk.path("marks")).unwrap();
-    let secrets: HashSet<&str> = marks.lines().map(|mark| mark.rsplit_once('-').unwrap().1).collect();
-    assert!(secrets.len() == 20 && secrets.iter().all(|secret| secret.len() == 32), "{marks}");
+    let secrets: HashSet<&str> = marks
+        .lines()
+        .map(|mark| mark.rsplit_once('-').unwrap().1)
+        .collect();
+    assert!(
+        secrets.len() == 20 && secrets.iter().all(|secret| secret.len() == 32),
+        "{marks}"
+    );
 }
 
 #[test]
 fn a_line_that_the_guard_does_not_know_is_no_reason_to_let_programs_run_on() {
     let mark = format!("{}-work-{:032x}", std::process::id(), 9);
     let ours = Stranger::start(&mark, None);
-    guard_hears("4194304", &format!("+{mark} {}\nnonsense\n", ours.pid().as_raw_nonzero()));
+    guard_hears(
+        "4194304",
+        &format!("+{mark} {}\nnonsense\n", ours.pid().as_raw_nonzero()),
+    );
     wait_until("its end", || !is_alive(ours.pid()));
 }
 
@@ -93,17 +131,30 @@ fn programs_do_not_have_the_url_of_the_broker_unless_it_was_asked_for() {
     for (options, expected) in [(&[][..], "none"), (&["--pass-broker-url"], "sqlite:")] {
         let desk = Desk::new();
         desk.push(&["q", "1"]);
-        let worked = desk.ok(&[&["work", "q", "--until-empty"], options, &["--", "sh", "-c", script]].concat());
+        let worked = desk.ok(&[
+            &["work", "q", "--until-empty"],
+            options,
+            &["--", "sh", "-c", script],
+        ]
+        .concat());
         assert!(worked.starts_with(expected), "{worked}");
     }
 }
 
 /// Zombies that are children of this process.
 fn zombies(parent: u32) -> usize {
-    let stats = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+    let stats = fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
     // `pid (name) state ppid ..`, see proc_pid_stat(5).
     let parent = parent.to_string();
-    stats.filter(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.split(' ').take(2).eq(["Z", &*parent]))).count()
+    stats
+        .filter(|stat| {
+            stat.rsplit_once(") ")
+                .is_some_and(|(_, rest)| rest.split(' ').take(2).eq(["Z", &*parent]))
+        })
+        .count()
 }
 
 #[test]
@@ -113,20 +164,48 @@ fn a_worker_that_is_the_first_process_of_a_container_reaps_orphans_and_nothing_e
         desk.push(&["q", &(n % 2).to_string()]);
     }
     // Each leaves children that end after it, out of its group and out of its sight.
-    let script = r#"setsid sh -c 'sleep 0.05' & setsid sh -c 'exec true' & echo {} >> "$DESK/ran"; exit {}"#;
+    let script =
+        r#"setsid sh -c 'sleep 0.05' & setsid sh -c 'exec true' & echo {} >> "$DESK/ran"; exit {}"#;
     let mut command = Command::new("unshare");
-    command.args(["--pid", "--fork", "--kill-child", env!("CARGO_BIN_EXE_brigade"), "work", "q", "-j", "4", "--", "sh", "-c", script]);
-    command.env("DESK", desk.path("")).env("BRIGADE_URL", format!("sqlite:{}", desk.path("jobs.db").display()));
-    let mut outer = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    command.args([
+        "--pid",
+        "--fork",
+        "--kill-child",
+        env!("CARGO_BIN_EXE_brigade"),
+        "work",
+        "q",
+        "-j",
+        "4",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ]);
+    command.env("DESK", desk.path("")).env(
+        "BRIGADE_URL",
+        format!("sqlite:{}", desk.path("jobs.db").display()),
+    );
+    let mut outer = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     let done = || fs::read_to_string(desk.path("ran")).is_ok_and(|ran| ran.lines().count() == 40);
     wait_until("all programs", done);
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", outer.id())).unwrap();
     let worker = children.trim().parse().unwrap();
     wait_until("the end of all zombies", || zombies(worker) == 0);
-    wait_until("the last settlement", || desk.run(&["dead", "ls", "--json"]).documents().len() == 20);
+    wait_until("the last settlement", || {
+        desk.run(&["dead", "ls", "--json"]).documents().len() == 20
+    });
     let dead = desk.run(&["dead", "ls", "--json"]).documents();
-    assert!(dead.iter().all(|job| job["payload"] == 1 && job["reason"] == "exit code 1"), "{dead:?}");
-    rustix::process::kill_process(Pid::from_raw(worker.cast_signed()).unwrap(), Signal::TERM).unwrap();
+    assert!(
+        dead.iter()
+            .all(|job| job["payload"] == 1 && job["reason"] == "exit code 1"),
+        "{dead:?}"
+    );
+    rustix::process::kill_process(Pid::from_raw(worker.cast_signed()).unwrap(), Signal::TERM)
+        .unwrap();
     assert!(outer.wait().unwrap().success());
     assert!(!desk.ok(&["queues"]).contains("ready  1"));
 }

@@ -10,7 +10,10 @@ fn a_key_is_new_each_time_private_to_its_file_and_overwrites_nothing() {
     let run = |arguments: &[&str]| desk.command(arguments).output().unwrap();
     let printed = |arguments: &[&str]| String::from_utf8(run(arguments).stdout).unwrap();
     let (one, other) = (printed(&["key"]), printed(&["key"]));
-    assert!(one.starts_with("brigade-key-") && one.trim_end().len() == 60 && one != other, "{one}");
+    assert!(
+        one.starts_with("brigade-key-") && one.trim_end().len() == 60 && one != other,
+        "{one}"
+    );
 
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("fleet.key");
@@ -21,6 +24,9 @@ fn a_key_is_new_each_time_private_to_its_file_and_overwrites_nothing() {
     assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     let again = run(&["key", file]);
     assert_eq!(again.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&again.stderr).contains("exists"), "{again:?}");
+    assert!(
+        String::from_utf8_lossy(&again.stderr).contains("exists"),
+        "{again:?}"
+    );
     assert_eq!(std::fs::read_to_string(&path).unwrap(), written);
 }

@@ -8,7 +8,15 @@ use super::desk::Desk;
 fn desk_with_history() -> Desk {
     let desk = Desk::new();
     desk.push(&["q", r#"{"n": 1}"#, "--retries", "1"]);
-    let failed = desk.run(&["work", "q", "--until-empty", "--", "sh", "-c", "echo no luck >&2; exit 3"]);
+    let failed = desk.run(&[
+        "work",
+        "q",
+        "--until-empty",
+        "--",
+        "sh",
+        "-c",
+        "echo no luck >&2; exit 3",
+    ]);
     assert_eq!(failed.code, Some(1), "{}", failed.stderr);
     desk.push(&["q", r#"{"n": 2}"#, "--keep", "1h"]);
     desk.ok(&["work", "q", "--until-empty", "--", "cat"]);
@@ -20,8 +28,16 @@ fn desk_with_history() -> Desk {
 fn a_job_tells_its_history() {
     let desk = desk_with_history();
     let dead = desk.job("1");
-    assert_eq!((&dead["state"], &dead["failed"], &dead["reason"]), (&json!("dead"), &json!(2), &json!("exit code 3: no luck")));
-    let attempts: Vec<&Value> = dead["history"].as_array().unwrap().iter().map(|record| &record["attempt"]).collect();
+    assert_eq!(
+        (&dead["state"], &dead["failed"], &dead["reason"]),
+        (&json!("dead"), &json!(2), &json!("exit code 3: no luck"))
+    );
+    let attempts: Vec<&Value> = dead["history"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|record| &record["attempt"])
+        .collect();
     assert_eq!(attempts, [1, 2]);
     let text = desk.ok(&["job", "1", "2"]);
     for part in [
@@ -42,22 +58,50 @@ fn a_job_tells_its_history() {
 fn dead_letters_are_listed_retried_and_deleted() {
     let desk = desk_with_history();
     let listed = desk.ok(&["dead", "ls", "q"]);
-    assert!(listed.contains("exit code 3: no luck") && listed.lines().count() == 2, "{listed}");
+    assert!(
+        listed.contains("exit code 3: no luck") && listed.lines().count() == 2,
+        "{listed}"
+    );
     assert!(desk.ok(&["dead", "show", "1"]).contains("no luck"));
     assert_eq!(desk.run(&["dead", "show", "2"]).code, Some(3));
-    assert_eq!(desk.run(&["dead", "delete", "3"]).code, Some(3), "it waits, it is not dead");
+    assert_eq!(
+        desk.run(&["dead", "delete", "3"]).code,
+        Some(3),
+        "it waits, it is not dead"
+    );
     assert_eq!(desk.job("3")["state"], "ready");
 
     assert_eq!(desk.ok(&["dead", "retry", "1"]), "retrying job 1\n");
     assert_eq!(desk.run(&["retry", "1"]).code, Some(3));
-    assert_eq!((&desk.job("1")["state"], &desk.job("1")["failed"]), (&json!("ready"), &json!(0)));
-    assert_eq!(desk.run(&["work", "q", "--until-empty", "--", "false"]).code, Some(1));
+    assert_eq!(
+        (&desk.job("1")["state"], &desk.job("1")["failed"]),
+        (&json!("ready"), &json!(0))
+    );
+    assert_eq!(
+        desk.run(&["work", "q", "--until-empty", "--", "false"])
+            .code,
+        Some(1)
+    );
     assert_eq!(desk.ok(&["dead", "delete", "3"]), "deleted job 3\n");
-    assert_eq!(desk.ok(&["dead", "retry", "--all", "other"]), "retrying 0 jobs\n");
+    assert_eq!(
+        desk.ok(&["dead", "retry", "--all", "other"]),
+        "retrying 0 jobs\n"
+    );
     assert_eq!(desk.ok(&["dead", "retry", "--all"]), "retrying 1 job\n");
-    assert_eq!(desk.run(&["work", "q", "--until-empty", "--", "false"]).code, Some(1));
-    assert_eq!(desk.run(&["dead", "delete", "--all"]).code, Some(2), "nobody confirmed it");
-    assert_eq!(desk.ok(&["dead", "delete", "--all", "q", "--yes"]), "deleted 1 job\n");
+    assert_eq!(
+        desk.run(&["work", "q", "--until-empty", "--", "false"])
+            .code,
+        Some(1)
+    );
+    assert_eq!(
+        desk.run(&["dead", "delete", "--all"]).code,
+        Some(2),
+        "nobody confirmed it"
+    );
+    assert_eq!(
+        desk.ok(&["dead", "delete", "--all", "q", "--yes"]),
+        "deleted 1 job\n"
+    );
     assert_eq!(desk.ok(&["dead", "ls"]), "");
 }
 
@@ -66,7 +110,20 @@ fn all_dead_letters_are_retried_page_by_page() {
     let desk = Desk::new();
     let lines: String = (0..700).map(|n| format!("{n}\n")).collect();
     desk.run_with(&["push", "q"], lines.as_bytes());
-    assert_eq!(desk.run(&["work", "q", "-j", "4", "--until-empty", "--", "true", "{field}"]).code, Some(1));
+    assert_eq!(
+        desk.run(&[
+            "work",
+            "q",
+            "-j",
+            "4",
+            "--until-empty",
+            "--",
+            "true",
+            "{field}"
+        ])
+        .code,
+        Some(1)
+    );
     assert_eq!(desk.ok(&["dead", "retry", "--all"]), "retrying 700 jobs\n");
     assert_eq!(desk.ok(&["purge", "q", "--yes"]), "removed 700 jobs\n");
 }
@@ -84,8 +141,14 @@ fn a_paused_queue_hands_out_nothing() {
 #[test]
 fn waiting_jobs_are_cancelled_and_purged() {
     let desk = desk_with_history();
-    assert_eq!(desk.ok(&["cancel", "3", "--reason", "not needed"]), "cancelled job 3\n");
-    assert_eq!((&desk.job("3")["state"], &desk.job("3")["reason"]), (&json!("cancelled"), &json!("not needed")));
+    assert_eq!(
+        desk.ok(&["cancel", "3", "--reason", "not needed"]),
+        "cancelled job 3\n"
+    );
+    assert_eq!(
+        (&desk.job("3")["state"], &desk.job("3")["reason"]),
+        (&json!("cancelled"), &json!("not needed"))
+    );
     assert_eq!(desk.run(&["cancel", "3"]).code, Some(3));
     desk.push(&["q", "4"]);
     desk.push(&["q", "5"]);
@@ -99,12 +162,24 @@ fn lists_go_on_after_a_job() {
     desk.run_with(&["push", "q"], b"1\n2\n3\n4\n5\n");
     let payloads = |arguments: &[&str]| -> Vec<i64> {
         let ran = desk.run(&[&["jobs", "q", "--json"], arguments].concat());
-        ran.documents().iter().map(|job| job["payload"].as_i64().unwrap()).collect()
+        ran.documents()
+            .iter()
+            .map(|job| job["payload"].as_i64().unwrap())
+            .collect()
     };
     assert_eq!(payloads(&["--limit", "2"]), [1, 2]);
-    assert!(desk.run(&["jobs", "--limit", "2"]).stderr.contains("--after 2"));
+    assert!(
+        desk.run(&["jobs", "--limit", "2"])
+            .stderr
+            .contains("--after 2")
+    );
     assert_eq!(payloads(&["--after", "2"]), [3, 4, 5]);
-    assert!(!desk.run(&["jobs", "--after", "2", "--limit", "3"]).stderr.contains("--after"));
+    assert!(
+        !desk
+            .run(&["jobs", "--after", "2", "--limit", "3"])
+            .stderr
+            .contains("--after")
+    );
     assert_eq!(payloads(&["--state", "dead"]), [0; 0]);
 }
 
@@ -143,20 +218,55 @@ fn json_is_one_document_per_line_everywhere() {
 fn text_of_strangers_is_harmless_on_a_terminal() {
     let desk = Desk::new();
     let evil = "x\u{1b}]0;owned\u{7}\u{9b}31m\u{202e}\r\n";
-    desk.push(&["q", "\"\u{9b}31m \u{202e}\"", "--label", evil, "--key", evil]);
-    assert_eq!(desk.run(&["push", "q", "2", "--retries", "0"]).code, Some(0));
+    desk.push(&[
+        "q",
+        "\"\u{9b}31m \u{202e}\"",
+        "--label",
+        evil,
+        "--key",
+        evil,
+    ]);
+    assert_eq!(
+        desk.run(&["push", "q", "2", "--retries", "0"]).code,
+        Some(0)
+    );
     let reason = ["cancel", "1", "--reason", evil];
     desk.ok(&reason);
-    assert_eq!(desk.run(&["work", "q", "--until-empty", "--", "sh", "-c", "printf 'bad\\033[31m\\n' >&2; exit 1"]).code, Some(1));
-    let each: [&[&str]; 7] =
-        [&["job", "1", "2"], &["job", "1", "--json"], &["jobs"], &["jobs", "--json"], &["dead", "ls"], &["queues"], &["job", evil]];
+    assert_eq!(
+        desk.run(&[
+            "work",
+            "q",
+            "--until-empty",
+            "--",
+            "sh",
+            "-c",
+            "printf 'bad\\033[31m\\n' >&2; exit 1"
+        ])
+        .code,
+        Some(1)
+    );
+    let each: [&[&str]; 7] = [
+        &["job", "1", "2"],
+        &["job", "1", "--json"],
+        &["jobs"],
+        &["jobs", "--json"],
+        &["dead", "ls"],
+        &["queues"],
+        &["job", evil],
+    ];
     for arguments in each {
         let ran = desk.run(arguments);
         let printed = ran.stdout + &ran.stderr;
-        let odd = printed.chars().find(|char| (char.is_control() && *char != '\n') || *char == '\u{202e}');
+        let odd = printed
+            .chars()
+            .find(|char| (char.is_control() && *char != '\n') || *char == '\u{202e}');
         assert_eq!(odd, None, "{arguments:?}: {printed:?}");
     }
-    assert_eq!(desk.job("1")["payload"], "\u{9b}31m \u{202e}", "the value is what it was");
+    assert_eq!(
+        desk.job("1")["payload"],
+        "\u{9b}31m \u{202e}",
+        "the value is what it was"
+    );
 }
 
 #[test]
@@ -164,16 +274,28 @@ fn why_says_what_a_job_waits_for_and_check_what_is_wrong() {
     let desk = Desk::new();
     desk.push(&["q", "1", "--delay", "1h"]);
     desk.push(&["q", "2", "--partition", "ann"]);
-    assert!(desk.ok(&["why", "1"]).starts_with("job 1 of queue q is scheduled: it is due in 59 min; no worker has asked"));
+    assert!(
+        desk.ok(&["why", "1"])
+            .starts_with("job 1 of queue q is scheduled: it is due in 59 min; no worker has asked")
+    );
     let lines = desk.ok(&["why", "1", "2", "--json"]);
     let second: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
-    assert_eq!((&second["state"], &second["reasons"][0]["why"]), (&json!("ready"), &json!("no_worker")));
+    assert_eq!(
+        (&second["state"], &second["reasons"][0]["why"]),
+        (&json!("ready"), &json!("no_worker"))
+    );
     assert_eq!(second["reasons"][0]["since"], json!(60.0));
     assert_eq!(desk.run(&["why", "77"]).code, Some(3));
 
     let check = desk.run(&["check"]);
     assert_eq!(check.code, Some(1));
-    assert!(check.stdout.contains("warning: 2 jobs wait in queue q, and no worker has asked for them"), "{}", check.stdout);
+    assert!(
+        check
+            .stdout
+            .contains("warning: 2 jobs wait in queue q, and no worker has asked for them"),
+        "{}",
+        check.stdout
+    );
     desk.ok(&["purge", "q", "--yes"]);
     let findings = desk.run(&["check", "--json"]);
     assert!(!findings.stdout.contains("queue q"), "{}", findings.stdout);
@@ -183,10 +305,30 @@ fn why_says_what_a_job_waits_for_and_check_what_is_wrong() {
 fn limits_are_set_shown_and_kept() {
     let desk = Desk::new();
     assert_eq!(desk.ok(&["limit", "q"]), "q: no limits\n");
-    let set = desk.ok(&["limit", "q", "--running", "1", "--rate", "5/s", "--rate-per-partition", "100/1m", "--turns"]);
-    assert_eq!(set, "q: 1 running, 5 started within 1s, 100 started within 60s per partition, partitions take turns\n");
+    let set = desk.ok(&[
+        "limit",
+        "q",
+        "--running",
+        "1",
+        "--rate",
+        "5/s",
+        "--rate-per-partition",
+        "100/1m",
+        "--turns",
+    ]);
+    assert_eq!(
+        set,
+        "q: 1 running, 5 started within 1s, 100 started within 60s per partition, partitions take \
+            turns\n"
+    );
     let shown: Value = serde_json::from_str(&desk.ok(&["limit", "q", "--json"])).unwrap();
-    assert_eq!((&shown["limits"]["running"], &shown["limits"]["starts"]["per"]), (&json!(1), &json!(1.0)));
+    assert_eq!(
+        (
+            &shown["limits"]["running"],
+            &shown["limits"]["starts"]["per"]
+        ),
+        (&json!(1), &json!(1.0))
+    );
     assert_eq!(desk.run(&["limit", "q", "--running", "0"]).code, Some(2));
     assert_eq!(desk.run(&["limit", "q", "--rate", "often"]).code, Some(2));
     assert_eq!(desk.ok(&["limit", "q", "--none"]), "q: no limits\n");
@@ -199,16 +341,45 @@ fn a_dead_letter_is_changed_before_it_is_tried_again() {
     desk.run(&["work", "q", "--until-empty", "--", "false"]);
     assert_eq!(desk.job(&id)["state"], "dead");
     let wrong = desk.run(&["retry", &id, "--payload", "{"]);
-    assert!(wrong.code == Some(2) && wrong.stderr.contains("not JSON"), "{}", wrong.stderr);
-    let edit = ["--payload", r#"{"to": "ann"}"#, "--task", "new", "--queue", "other", "--json"];
+    assert!(
+        wrong.code == Some(2) && wrong.stderr.contains("not JSON"),
+        "{}",
+        wrong.stderr
+    );
+    let edit = [
+        "--payload",
+        r#"{"to": "ann"}"#,
+        "--task",
+        "new",
+        "--queue",
+        "other",
+        "--json",
+    ];
     let retried = desk.run(&[&["retry", &id], &edit[..]].concat());
-    assert_eq!(retried.documents(), [serde_json::json!({"id": id, "retried": true, "job": id})]);
+    assert_eq!(
+        retried.documents(),
+        [serde_json::json!({"id": id, "retried": true, "job": id})]
+    );
     let job = desk.job(&id);
     assert_eq!(
-        (&job["state"], &job["queue"], &job["task"], &job["payload"]["to"]),
-        (&"ready".into(), &"other".into(), &"new".into(), &"ann".into())
+        (
+            &job["state"],
+            &job["queue"],
+            &job["task"],
+            &job["payload"]["to"]
+        ),
+        (
+            &"ready".into(),
+            &"other".into(),
+            &"new".into(),
+            &"ann".into()
+        )
     );
     let again = desk.run(&["retry", &id, "--payload", "1"]);
-    assert!(again.code == Some(3) && again.stderr.contains("is ready"), "{}", again.stderr);
+    assert!(
+        again.code == Some(3) && again.stderr.contains("is ready"),
+        "{}",
+        again.stderr
+    );
     assert_eq!(desk.ok(&["take", "other"]), "{\"to\":\"ann\"}\n");
 }

@@ -9,7 +9,8 @@ use serde_json::json;
 
 use super::desk::{Desk, Running, is_alive, wait_until, wait_until_gone};
 
-/// Programs that a stop signal ends, each in its own way: killed by it, by an exit code as shells have it, by one of its own.
+/// Programs that a stop signal ends, each in its own way: killed by it, by an exit code as shells
+/// have it, by one of its own.
 const MORTAL: [&str; 3] = [
     r#"echo $$ > "$DESK/group"; exec sleep 1000"#,
     r#"trap 'exit 130' INT; trap 'exit 143' TERM; echo $$ > "$DESK/group"; while :; do sleep 0.01; done"#,
@@ -19,7 +20,11 @@ const MORTAL: [&str; 3] = [
 #[test]
 fn a_program_that_dies_of_the_signal_that_stops_its_worker_is_interrupted() {
     for script in MORTAL {
-        for (signal, program_first) in [(Signal::TERM, true), (Signal::TERM, false), (Signal::INT, true)] {
+        for (signal, program_first) in [
+            (Signal::TERM, true),
+            (Signal::TERM, false),
+            (Signal::INT, true),
+        ] {
             let desk = Desk::new();
             let id = desk.push(&["q", "1"]);
             let worker = desk.start(&["work", "q", "--", "sh", "-c", script]);
@@ -34,7 +39,11 @@ fn a_program_that_dies_of_the_signal_that_stops_its_worker_is_interrupted() {
             }
             assert_eq!(worker.end(), Some(0), "{script}");
             let job = desk.job(&id);
-            assert_eq!((&job["state"], &job["failed"], &job["interrupted"]), (&json!("ready"), &json!(0), &json!(1)), "{script}");
+            assert_eq!(
+                (&job["state"], &job["failed"], &job["interrupted"]),
+                (&json!("ready"), &json!(0), &json!(1)),
+                "{script}"
+            );
             let reason = job["history"][0]["reason"].as_str().unwrap();
             assert!(reason.starts_with("interrupted: "), "{reason}");
         }
@@ -45,14 +54,18 @@ fn a_program_that_dies_of_the_signal_that_stops_its_worker_is_interrupted() {
 fn a_program_that_fails_by_itself_while_its_worker_drains_has_failed() {
     let desk = Desk::new();
     let id = desk.push(&["q", "1"]);
-    let script = r#"echo $$ > "$DESK/group"; while [ ! -e "$DESK/go" ]; do sleep 0.01; done; exit 3"#;
+    let script =
+        r#"echo $$ > "$DESK/group"; while [ ! -e "$DESK/go" ]; do sleep 0.01; done; exit 3"#;
     let mut worker = desk.start(&["work", "q", "--", "sh", "-c", script]);
     desk.wait_for_file("group");
     worker.signal(Signal::TERM);
     worker.wait_for_line("waiting for the end");
     fs::write(desk.path("go"), "").unwrap();
     assert_eq!(worker.end(), Some(0));
-    assert_eq!((&desk.job(&id)["state"], &desk.job(&id)["reason"]), (&json!("dead"), &json!("exit code 3")));
+    assert_eq!(
+        (&desk.job(&id)["state"], &desk.job(&id)["reason"]),
+        (&json!("dead"), &json!("exit code 3"))
+    );
 }
 
 #[test]
@@ -62,7 +75,10 @@ fn a_program_that_somebody_kills_by_itself_has_failed() {
     let _worker = desk.start(&["work", "q", "--", "sh", "-c", MORTAL[0]]);
     kill_process_group(desk.wait_for_group("group"), Signal::TERM).unwrap();
     wait_until("the dead letter", || desk.job(&id)["state"] == "dead");
-    assert_eq!((&desk.job(&id)["reason"], &desk.job(&id)["failed"]), (&json!("SIGTERM"), &json!(1)));
+    assert_eq!(
+        (&desk.job(&id)["reason"], &desk.job(&id)["failed"]),
+        (&json!("SIGTERM"), &json!(1))
+    );
 }
 
 /// Starts a worker that leads a process group of its own, as a shell does.
@@ -80,10 +96,32 @@ fn a_signal_to_the_foreground_group_fails_no_program_whenever_it_comes() {
         let desk = Desk::new();
         let lines: String = (0..2_000).map(|n| format!("{n}\n")).collect();
         desk.run_with(&["push", "q", "-"], lines.as_bytes());
-        let (worker, group) = start_group(&desk, &["work", "q", "-j", "8", "--", "sh", "-c", r#"echo {} >> "$DESK/ran""#]);
+        let (worker, group) = start_group(
+            &desk,
+            &[
+                "work",
+                "q",
+                "-j",
+                "8",
+                "--",
+                "sh",
+                "-c",
+                r#"echo {} >> "$DESK/ran""#,
+            ],
+        );
         // Programs start all the time; the moment within a start is left to chance.
-        wait_until("some programs", || fs::read_to_string(desk.path("ran")).is_ok_and(|ran| ran.lines().count() > round));
-        kill_process_group(group, if round % 2 == 0 { Signal::INT } else { Signal::TERM }).unwrap();
+        wait_until("some programs", || {
+            fs::read_to_string(desk.path("ran")).is_ok_and(|ran| ran.lines().count() > round)
+        });
+        kill_process_group(
+            group,
+            if round % 2 == 0 {
+                Signal::INT
+            } else {
+                Signal::TERM
+            },
+        )
+        .unwrap();
         assert_eq!(worker.end(), Some(0));
         let dead = desk.run(&["dead", "ls", "--json"]).documents();
         assert!(dead.is_empty(), "{dead:?}");
@@ -112,7 +150,11 @@ fn nothing_that_is_lost_on_standard_error_ends_a_worker() {
     let id = desk.push(&["q", "1", "--keep", "1h"]);
     let script = r#"echo $$ > "$DESK/group"; while [ ! -e "$DESK/go" ]; do sleep 0.01; done"#;
     let mut command = desk.command(&["work", "q", "--", "sh", "-c", script]);
-    let mut worker = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut worker = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(worker.stderr.take());
     desk.wait_for_file("group");
     kill_process(Pid::from_child(&worker), Signal::TERM).unwrap();

@@ -29,15 +29,36 @@ fn passwords_are_never_printed() {
         "sqlite://me:geheim@localhost/x",
     ];
     for url in urls {
-        for arguments in [&["queues"][..], &["--help"], &["help", "push"], &["push", "--nonsense"]] {
-            let output = desk.command(arguments).env("BRIGADE_URL", url).current_dir(desk.path("")).output().unwrap();
+        for arguments in [
+            &["queues"][..],
+            &["--help"],
+            &["help", "push"],
+            &["push", "--nonsense"],
+        ] {
+            let output = desk
+                .command(arguments)
+                .env("BRIGADE_URL", url)
+                .current_dir(desk.path(""))
+                .output()
+                .unwrap();
             let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-            assert!(!printed.is_empty() && !printed.contains("geheim"), "{url}: {printed}");
+            assert!(
+                !printed.is_empty() && !printed.contains("geheim"),
+                "{url}: {printed}"
+            );
         }
         // As an option, and where there is no place for it.
-        for arguments in [&["queues", "--broker", url][..], &["queues", &format!("--brokr={url}")], &["queues", url], &["job", "--x", url]]
-        {
-            let ran = desk.command(arguments).current_dir(desk.path("")).output().unwrap();
+        for arguments in [
+            &["queues", "--broker", url][..],
+            &["queues", &format!("--brokr={url}")],
+            &["queues", url],
+            &["job", "--x", url],
+        ] {
+            let ran = desk
+                .command(arguments)
+                .current_dir(desk.path(""))
+                .output()
+                .unwrap();
             let printed = String::from_utf8([ran.stdout, ran.stderr].concat()).unwrap();
             assert!(!printed.contains("geheim"), "{arguments:?}: {printed}");
         }
@@ -50,17 +71,34 @@ fn the_cause_of_an_error_is_told_for_a_url_with_a_password_too() {
     // A password that is a word of every sentence.
     let ran = desk.run(&["queues", "--broker", "redis://me:a@127.0.0.1:1"]);
     assert_eq!(ran.code, Some(1));
-    assert!(ran.stderr.contains("cannot use the broker redis://me:***@127.0.0.1:1") && ran.stderr.contains("refused"), "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("cannot use the broker redis://me:***@127.0.0.1:1")
+            && ran.stderr.contains("refused"),
+        "{}",
+        ran.stderr
+    );
     let ran = desk.run(&["queues", "--broker", "redis://me:a@127.0.0.1:port"]);
     assert_eq!(ran.code, Some(2));
-    assert!(ran.stderr.contains("a port is a number from 1 to 65535"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("a port is a number from 1 to 65535"),
+        "{}",
+        ran.stderr
+    );
 }
 
 /// Pushes a job to the default broker of somebody with this data directory; what it said.
 fn push(desk: &Desk, data: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = desk.command(&[&["push", "q", "1"], arguments].concat());
-    let output = command.env("XDG_DATA_HOME", data).env_remove("BRIGADE_URL").output().unwrap();
-    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    let output = command
+        .env("XDG_DATA_HOME", data)
+        .env_remove("BRIGADE_URL")
+        .output()
+        .unwrap();
+    (
+        output.status.code(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
 }
 
 #[test]
@@ -70,13 +108,32 @@ fn the_job_file_is_in_the_data_directory_unless_told_otherwise() {
     assert_eq!(push(&desk, &data, &[]).0, Some(0));
     let directory = data.join("brigade");
     assert!(directory.join("jobs.db").is_file());
-    assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(
+        fs::metadata(&directory).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
     let url = |name: &str| format!("sqlite:{}", desk.path(name).display());
     let mut command = desk.command(&["push", "q", "1"]);
-    assert!(command.env("BRIGADE_URL", url("of_env")).status().unwrap().success());
+    assert!(
+        command
+            .env("BRIGADE_URL", url("of_env"))
+            .status()
+            .unwrap()
+            .success()
+    );
     let mut command = desk.command(&["push", "q", "1", "--broker", &url("of_option")]);
-    assert!(command.env("BRIGADE_URL", url("never")).status().unwrap().success());
-    assert!(desk.path("of_env").is_file() && desk.path("of_option").is_file() && !desk.path("never").exists());
+    assert!(
+        command
+            .env("BRIGADE_URL", url("never"))
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(
+        desk.path("of_env").is_file()
+            && desk.path("of_option").is_file()
+            && !desk.path("never").exists()
+    );
 }
 
 #[test]
@@ -86,7 +143,10 @@ fn a_data_directory_that_was_there_is_closed_to_others() {
     fs::create_dir_all(&directory).unwrap();
     fs::set_permissions(&directory, Permissions::from_mode(0o755)).unwrap();
     assert_eq!(push(&desk, &desk.path("data"), &[]).0, Some(0));
-    assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(
+        fs::metadata(&directory).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
 }
 
 #[test]
@@ -100,6 +160,9 @@ fn a_data_directory_of_another_user_is_not_used() {
     fs::create_dir_all(&directory).unwrap();
     std::os::unix::fs::chown(&directory, Some(65_534), None).unwrap();
     let (code, told) = push(&desk, &desk.path("data"), &[]);
-    assert!(code == Some(2) && told.contains("it belongs to user 65534"), "{told}");
+    assert!(
+        code == Some(2) && told.contains("it belongs to user 65534"),
+        "{told}"
+    );
     assert!(!directory.join("jobs.db").exists());
 }

@@ -15,7 +15,8 @@ use crate::random::Random;
 
 /// Nothing more is read while so much waits to be forwarded.
 const HELD_BYTES_MAX: usize = 256 << 10;
-/// After a FIN, what still comes is thrown away for so long: closing a socket with unread bytes would send RST.
+/// After a FIN, what still comes is thrown away for so long: closing a socket with unread bytes
+/// would send RST.
 const LINGER: Duration = Duration::from_secs(2);
 const CONNECT_BOUND: Duration = Duration::from_secs(5);
 
@@ -67,15 +68,26 @@ pub(super) fn run(listener: &TcpListener, woken: &UnixStream, shared: &Shared, s
     loop {
         let mut orders = shared.lock();
         if let Some(how) = orders.cut.take() {
-            connections.retain_mut(|connection| connection.draining.is_some() || connection.stays(Fate::Cut(how), shared));
+            connections.retain_mut(|connection| {
+                connection.draining.is_some() || connection.stays(Fate::Cut(how), shared)
+            });
         }
-        let rules = Rules { faults: orders.faults.clone(), frozen: orders.frozen };
+        let rules = Rules {
+            faults: orders.faults.clone(),
+            frozen: orders.frozen,
+        };
         let is_over = orders.end;
         accept_all(listener, &orders, shared, seed, &mut connections);
         if is_over {
             connections.clear();
         }
-        shared.open.store(connections.iter().filter(|connection| connection.draining.is_none()).count(), Ordering::Relaxed);
+        shared.open.store(
+            connections
+                .iter()
+                .filter(|connection| connection.draining.is_none())
+                .count(),
+            Ordering::Relaxed,
+        );
         orders.done = orders.given;
         drop(orders);
         shared.heeded.notify_all();
@@ -91,15 +103,33 @@ pub(super) fn run(listener: &TcpListener, woken: &UnixStream, shared: &Shared, s
     }
 }
 
-fn accept_all(listener: &TcpListener, orders: &Orders, shared: &Shared, seed: u64, connections: &mut Vec<Connection>) {
+fn accept_all(
+    listener: &TcpListener,
+    orders: &Orders,
+    shared: &Shared,
+    seed: u64,
+    connections: &mut Vec<Connection>,
+) {
     while let Ok((stream, _)) = listener.accept() {
         let number = shared.accepted.fetch_add(1, Ordering::Relaxed);
-        let opened = if orders.closed { None } else { orders.target.as_ref().and_then(|target| connect(target).ok()) };
+        let opened = if orders.closed {
+            None
+        } else {
+            orders
+                .target
+                .as_ref()
+                .and_then(|target| connect(target).ok())
+        };
         let here = Socket::Tcp(stream);
         match opened {
             Some(there) if here.is_ready() && there.is_ready() => {
                 let random = Random::new(seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-                connections.push(Connection { sockets: [here, there], pipes: Default::default(), random, draining: None });
+                connections.push(Connection {
+                    sockets: [here, there],
+                    pipes: Default::default(),
+                    random,
+                    draining: None,
+                });
             }
             _ => here.reset(),
         }
@@ -117,13 +147,19 @@ fn connect(target: &Target) -> io::Result<Socket> {
 fn wait(listener: &TcpListener, woken: &UnixStream, connections: &[Connection], rules: &Rules) {
     let now = Instant::now();
     let mut until = now + Duration::from_secs(1);
-    let mut descriptors = vec![PollFd::new(listener, PollFlags::IN), PollFd::new(woken, PollFlags::IN)];
+    let mut descriptors = vec![
+        PollFd::new(listener, PollFlags::IN),
+        PollFd::new(woken, PollFlags::IN),
+    ];
     for connection in connections {
         for (side, socket) in connection.sockets.iter().enumerate() {
             let (from, to) = (&connection.pipes[side], &connection.pipes[1 - side]);
             let mut flags = PollFlags::empty();
             let is_frozen = rules.frozen[side];
-            if !from.ended && (connection.draining.is_some() || (from.held_bytes < HELD_BYTES_MAX && !is_frozen)) {
+            if !from.ended
+                && (connection.draining.is_some()
+                    || (from.held_bytes < HELD_BYTES_MAX && !is_frozen))
+            {
                 flags |= PollFlags::IN;
             }
             // What goes to this socket comes by the other pipe.
@@ -139,7 +175,10 @@ fn wait(listener: &TcpListener, woken: &UnixStream, connections: &[Connection], 
         until = connection.draining.map_or(until, |end| until.min(end));
     }
     let left = until.saturating_duration_since(now) + Duration::from_micros(100);
-    let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+    let left = Timespec {
+        tv_sec: left.as_secs().cast_signed(),
+        tv_nsec: left.subsec_nanos().into(),
+    };
     // Interrupted or not, the next turn looks at everything.
     poll(&mut descriptors, Some(&left)).ok();
 }
@@ -157,8 +196,14 @@ impl Connection {
             }
             let (faults, pipe) = (&rules.faults[index], &mut self.pipes[index]);
             let [here, there] = &mut self.sockets;
-            let (from, to) = if way == Way::There { (here, there) } else { (there, here) };
-            let moved = pipe.read(from, faults, &mut self.random, shared).and_then(|()| pipe.write(to, faults, shared, index));
+            let (from, to) = if way == Way::There {
+                (here, there)
+            } else {
+                (there, here)
+            };
+            let moved = pipe
+                .read(from, faults, &mut self.random, shared)
+                .and_then(|()| pipe.write(to, faults, shared, index));
             match moved {
                 Ok(None) => {}
                 Ok(Some(cut)) => return Fate::Cut(cut),
@@ -166,7 +211,11 @@ impl Connection {
                 Err(_) => return Fate::Cut(Cut::Reset),
             }
         }
-        if self.pipes.iter().all(|pipe| pipe.shut) { Fate::Over } else { Fate::Open }
+        if self.pipes.iter().all(|pipe| pipe.shut) {
+            Fate::Over
+        } else {
+            Fate::Open
+        }
     }
 
     /// Carries out what became of it. Whether it is kept.
@@ -199,7 +248,11 @@ impl Connection {
                 }
             }
         }
-        if self.pipes.iter().all(|pipe| pipe.ended) || Instant::now() >= end { Fate::Over } else { Fate::Open }
+        if self.pipes.iter().all(|pipe| pipe.ended) || Instant::now() >= end {
+            Fate::Over
+        } else {
+            Fate::Open
+        }
     }
 }
 
@@ -212,7 +265,13 @@ impl Pipe {
         }
     }
 
-    fn read(&mut self, from: &mut Socket, faults: &Faults, random: &mut Random, shared: &Shared) -> io::Result<()> {
+    fn read(
+        &mut self,
+        from: &mut Socket,
+        faults: &Faults,
+        random: &mut Random,
+        shared: &Shared,
+    ) -> io::Result<()> {
         while !self.ended && self.held_bytes < HELD_BYTES_MAX {
             let mut chunk = vec![0; faults.chunk_bytes.clamp(1, HELD_BYTES_MAX)];
             match from.read(&mut chunk) {
@@ -233,10 +292,16 @@ impl Pipe {
     fn take(&mut self, mut chunk: Vec<u8>, faults: &Faults, random: &mut Random, shared: &Shared) {
         let mut is_one_of = |count: u32| {
             let is_one = count > 0 && random.within(0..1000) < u64::from(count);
-            shared.garbled.fetch_add(u64::from(is_one), Ordering::Relaxed);
+            shared
+                .garbled
+                .fetch_add(u64::from(is_one), Ordering::Relaxed);
             is_one
         };
-        let (flips, doubles, drops) = (is_one_of(faults.flips), is_one_of(faults.duplicates), is_one_of(faults.drops));
+        let (flips, doubles, drops) = (
+            is_one_of(faults.flips),
+            is_one_of(faults.duplicates),
+            is_one_of(faults.drops),
+        );
         let swaps = chunk.len() > 1 && is_one_of(faults.swaps);
         if drops {
             return;
@@ -249,8 +314,16 @@ impl Pipe {
             let half = chunk.len() / 2;
             chunk.rotate_left(half);
         }
-        let delay = if faults.delay.is_empty() { faults.delay.start } else { random.time(faults.delay.clone()) };
-        let due = self.held.back().map_or_else(Instant::now, |(due, _)| *due).max(Instant::now() + delay);
+        let delay = if faults.delay.is_empty() {
+            faults.delay.start
+        } else {
+            random.time(faults.delay.clone())
+        };
+        let due = self
+            .held
+            .back()
+            .map_or_else(Instant::now, |(due, _)| *due)
+            .max(Instant::now() + delay);
         if doubles {
             self.held_bytes += chunk.len();
             self.held.push_back((due, chunk.clone()));
@@ -260,16 +333,28 @@ impl Pipe {
     }
 
     /// Forwards what is due. Returns how the connection is to be cut, if it is.
-    fn write(&mut self, to: &mut Socket, faults: &Faults, shared: &Shared, index: usize) -> io::Result<Option<Cut>> {
+    fn write(
+        &mut self,
+        to: &mut Socket,
+        faults: &Faults,
+        shared: &Shared,
+        index: usize,
+    ) -> io::Result<Option<Cut>> {
         while self.due().is_some_and(|due| due <= Instant::now()) {
             let Some((_, chunk)) = self.held.front_mut() else {
                 to.finish();
                 self.shut = true;
                 break;
             };
-            let left = faults.cut_after.map_or(u64::MAX, |(bytes, _)| bytes.saturating_sub(self.passed));
-            let piece = faults.bytes_per_second.map_or(chunk.len(), |rate| (rate as usize / 20).max(1));
-            let piece = piece.min(chunk.len()).min(usize::try_from(left).unwrap_or(usize::MAX));
+            let left = faults
+                .cut_after
+                .map_or(u64::MAX, |(bytes, _)| bytes.saturating_sub(self.passed));
+            let piece = faults
+                .bytes_per_second
+                .map_or(chunk.len(), |rate| (rate as usize / 20).max(1));
+            let piece = piece
+                .min(chunk.len())
+                .min(usize::try_from(left).unwrap_or(usize::MAX));
             let count = match to.write(&chunk[..piece]) {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
@@ -288,7 +373,9 @@ impl Pipe {
                 return Ok(Some(how));
             }
             if let Some(rate) = faults.bytes_per_second {
-                self.next = Some(Instant::now() + Duration::from_secs_f64(count as f64 / f64::from(rate.max(1))));
+                self.next = Some(
+                    Instant::now() + Duration::from_secs_f64(count as f64 / f64::from(rate.max(1))),
+                );
             }
         }
         Ok(None)
@@ -298,7 +385,10 @@ impl Pipe {
 impl Socket {
     fn is_ready(&self) -> bool {
         match self {
-            Self::Tcp(stream) => stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)).is_ok(),
+            Self::Tcp(stream) => stream
+                .set_nonblocking(true)
+                .and_then(|()| stream.set_nodelay(true))
+                .is_ok(),
             Self::Unix(stream) => stream.set_nonblocking(true).is_ok(),
         }
     }

@@ -1,5 +1,5 @@
-//! A client of RabbitMQ that writes properties byte by byte, so that it can send what no library would: strings that are not UTF-8, tables
-//! within tables without end.
+//! A client of RabbitMQ that writes properties byte by byte, so that it can send what no library
+//! would: strings that are not UTF-8, tables within tables without end.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
@@ -14,7 +14,8 @@ pub struct Raw(TcpStream);
 pub struct Properties {
     /// Content of the table of headers.
     pub headers: Option<Vec<u8>>,
-    /// By their places in the protocol's order of properties, from 0 (`content_type`) to 13 (`cluster_id`).
+    /// By their places in the protocol's order of properties, from 0 (`content_type`) to 13
+    /// (`cluster_id`).
     pub strings: Vec<(u16, Vec<u8>)>,
 }
 
@@ -45,7 +46,18 @@ impl Raw {
         raw.0.write_all(b"AMQP\0\0\x09\x01")?;
         raw.expect(10, 10)?;
         // start-ok: an empty table, mechanism, response, locale.
-        raw.method(0, 10, 11, &[&[0, 0, 0, 0][..], &short(b"PLAIN"), &long(b"\0guest\0guest"), &short(b"en_US")].concat())?;
+        raw.method(
+            0,
+            10,
+            11,
+            &[
+                &[0, 0, 0, 0][..],
+                &short(b"PLAIN"),
+                &long(b"\0guest\0guest"),
+                &short(b"en_US"),
+            ]
+            .concat(),
+        )?;
         let tune = raw.expect(10, 30)?;
         raw.method(0, 10, 31, &[&tune[..6], &[0, 0]].concat())?;
         raw.method(0, 10, 40, &[&short(b"/")[..], &short(b""), &[0]].concat())?;
@@ -63,7 +75,12 @@ impl Raw {
     ///
     /// If the server refuses it.
     pub fn publish(&mut self, queue: &str, properties: &Properties, body: &[u8]) -> io::Result<()> {
-        self.method(1, 60, 40, &[&[0, 0][..], &short(b""), &short(queue.as_bytes()), &[0]].concat())?;
+        self.method(
+            1,
+            60,
+            40,
+            &[&[0, 0][..], &short(b""), &short(queue.as_bytes()), &[0]].concat(),
+        )?;
         let mut flags = 0;
         let mut written = Vec::new();
         for place in 0..14 {
@@ -77,7 +94,11 @@ impl Raw {
             flags |= 1_u16 << (15 - place);
         }
         let size = u64::try_from(body.len()).unwrap_or(u64::MAX).to_be_bytes();
-        self.frame(2, 1, &[&[0, 60, 0, 0][..], &size, &flags.to_be_bytes(), &written].concat())?;
+        self.frame(
+            2,
+            1,
+            &[&[0, 60, 0, 0][..], &size, &flags.to_be_bytes(), &written].concat(),
+        )?;
         if !body.is_empty() {
             self.frame(3, 1, body)?;
         }
@@ -89,8 +110,18 @@ impl Raw {
         self.0.write_all(&frame)
     }
 
-    fn method(&mut self, channel: u16, class: u16, method: u16, arguments: &[u8]) -> io::Result<()> {
-        self.frame(1, channel, &[&class.to_be_bytes()[..], &method.to_be_bytes(), arguments].concat())
+    fn method(
+        &mut self,
+        channel: u16,
+        class: u16,
+        method: u16,
+        arguments: &[u8],
+    ) -> io::Result<()> {
+        self.frame(
+            1,
+            channel,
+            &[&class.to_be_bytes()[..], &method.to_be_bytes(), arguments].concat(),
+        )
     }
 
     /// The arguments of the next method, which is to be this one.
@@ -105,7 +136,10 @@ impl Raw {
                 let wanted = [class.to_be_bytes(), method.to_be_bytes()].concat();
                 return match content.strip_prefix(&*wanted) {
                     Some(arguments) => Ok(arguments.to_vec()),
-                    None => Err(io::Error::other(format!("the server said {}", String::from_utf8_lossy(&content)))),
+                    None => Err(io::Error::other(format!(
+                        "the server said {}",
+                        String::from_utf8_lossy(&content)
+                    ))),
                 };
             }
         }
@@ -120,5 +154,9 @@ pub fn short(text: &[u8]) -> Vec<u8> {
 
 /// Bytes with their length before them, as long strings, tables and arrays have.
 pub fn long(bytes: &[u8]) -> Vec<u8> {
-    [&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes()[..], bytes].concat()
+    [
+        &u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes()[..],
+        bytes,
+    ]
+    .concat()
 }

@@ -1,4 +1,5 @@
-//! Parts of a broker's URL. Errors are sentences for whoever wrote it; they never quote it, as any part may be a password.
+//! Parts of a broker's URL. Errors are sentences for whoever wrote it; they never quote it, as any
+//! part may be a password.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,10 +10,15 @@ type Parsed<T> = Result<T, String>;
 /// `host[:port]`, an IPv6 address in brackets.
 pub(super) fn host_and_port(text: &str, default_port: u16) -> Parsed<(&str, u16)> {
     if !text.starts_with('[') && text.matches(':').count() > 1 {
-        return Err(format!("an IPv6 address stands in brackets: [::1]:{default_port}"));
+        return Err(format!(
+            "an IPv6 address stands in brackets: [::1]:{default_port}"
+        ));
     }
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, rest)) => (host, rest.strip_prefix(':').or(rest.is_empty().then_some(""))),
+        Some((host, rest)) => (
+            host,
+            rest.strip_prefix(':').or(rest.is_empty().then_some("")),
+        ),
         None => {
             let (host, port) = text.split_once(':').unwrap_or((text, ""));
             (host, Some(port))
@@ -33,7 +39,8 @@ pub(super) fn host_and_port(text: &str, default_port: u16) -> Parsed<(&str, u16)
 
 /// Undoes `%2F` and the like.
 pub(super) fn decode(text: &str) -> Parsed<String> {
-    String::from_utf8(super::percent::decode(text)?).map_err(|_| "it is not UTF-8 once the % are undone".to_owned())
+    String::from_utf8(super::percent::decode(text)?)
+        .map_err(|_| "it is not UTF-8 once the % are undone".to_owned())
 }
 
 /// How a server that speaks TLS is verified, and what it may want of this side.
@@ -76,11 +83,18 @@ impl Options {
     }
 
     pub(super) fn duration(&mut self, name: &str) -> Parsed<Option<Duration>> {
-        let Some(text) = self.take(name) else { return Ok(None) };
-        let time = text.parse::<jiff::SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
+        let Some(text) = self.take(name) else {
+            return Ok(None);
+        };
+        let time = text
+            .parse::<jiff::SignedDuration>()
+            .ok()
+            .and_then(|time| Duration::try_from(time).ok());
         match time.filter(|time| !time.is_zero()) {
             Some(time) => Ok(Some(time)),
-            None => Err(format!("{name} is a time such as 250ms or 5s, longer than none")),
+            None => Err(format!(
+                "{name} is a time such as 250ms or 5s, longer than none"
+            )),
         }
     }
 
@@ -88,19 +102,35 @@ impl Options {
         let insecure = match self.take("insecure").as_deref() {
             None => false,
             Some("" | "true" | "1") => true,
-            Some(_) => return Err("insecure has no value: it says that any certificate is believed".to_owned()),
+            Some(_) => {
+                return Err(
+                    "insecure has no value: it says that any certificate is believed".to_owned(),
+                );
+            }
         };
         let ca = self.take("ca").map(PathBuf::from);
         let identity = match (self.take("cert"), self.take("key")) {
             (None, None) => None,
             (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
-            _ => return Err("cert and key go together: a certificate of this side and its key, two PEM files".to_owned()),
+            _ => return Err(
+                "cert and key go together: a certificate of this side and its key, two PEM files"
+                    .to_owned(),
+            ),
         };
         let server_name = self.take("server_name");
         if insecure && (ca.is_some() || server_name.is_some()) {
-            return Err("insecure believes any certificate, so ca and server_name say nothing; leave them out".to_owned());
+            return Err(
+                "insecure believes any certificate, so ca and server_name say nothing; \
+                leave them out"
+                    .to_owned(),
+            );
         }
-        Ok(TlsOptions { insecure, ca, identity, server_name })
+        Ok(TlsOptions {
+            insecure,
+            ca,
+            identity,
+            server_name,
+        })
     }
 
     /// The name of one that nobody took.

@@ -8,7 +8,11 @@ use crate::schedule::LAST_MILLIS;
 
 /// Refuses a job that could never be run.
 pub(super) fn check_job(job: &Job, payload_bytes_max: usize) -> Result<(), Error> {
-    check_payload(&format!("push to {:?}", job.queue), &job.payload, payload_bytes_max)?;
+    check_payload(
+        &format!("push to {:?}", job.queue),
+        &job.payload,
+        payload_bytes_max,
+    )?;
     if let Err(e) = serde_json::from_str::<&serde_json::value::RawValue>(&job.payload) {
         let text = format!("push to {:?}: the payload is not JSON: {e}", job.queue);
         return Err(Error::new(ErrorKind::Decode, text).with_source(e));
@@ -18,12 +22,19 @@ pub(super) fn check_job(job: &Job, payload_bytes_max: usize) -> Result<(), Error
     check_window(job)
 }
 
-pub(super) fn check_payload(what: &str, payload: &str, payload_bytes_max: usize) -> Result<(), Error> {
+pub(super) fn check_payload(
+    what: &str,
+    payload: &str,
+    payload_bytes_max: usize,
+) -> Result<(), Error> {
     let bytes = payload.len();
     if bytes <= payload_bytes_max {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::TooLarge, format!("{what}: the payload has {bytes} bytes and {payload_bytes_max} are allowed")))
+    Err(Error::new(
+        ErrorKind::TooLarge,
+        format!("{what}: the payload has {bytes} bytes and {payload_bytes_max} are allowed"),
+    ))
 }
 
 /// The first moment that cannot be written as RFC 3339 in every time zone.
@@ -32,23 +43,36 @@ const YEAR_10000: Duration = Duration::from_millis(LAST_MILLIS.unsigned_abs());
 /// Refuses a job whose date cannot be stored and shown.
 fn check_date(job: &Job) -> Result<(), Error> {
     let options = &job.options;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let refuse = |what: String| {
-        let text = format!("push to {:?}: {what}; it has to be before the year 10000", job.queue);
+        let text = format!(
+            "push to {:?}: {what}; it has to be before the year 10000",
+            job.queue
+        );
         Err(Error::new(ErrorKind::BadOption, text))
     };
     match (options.at, options.delay) {
-        (Some(at), _) if at.duration_since(UNIX_EPOCH).is_ok_and(|since| since >= YEAR_10000) => {
+        (Some(at), _)
+            if at
+                .duration_since(UNIX_EPOCH)
+                .is_ok_and(|since| since >= YEAR_10000) =>
+        {
             refuse("its time is too far away".to_owned())
         }
-        (None, Some(delay)) if now.saturating_add(delay) >= YEAR_10000 => refuse(format!("it is due in {delay:?}, which is too far away")),
+        (None, Some(delay)) if now.saturating_add(delay) >= YEAR_10000 => {
+            refuse(format!("it is due in {delay:?}, which is too far away"))
+        }
         _ => Ok(()),
     }
 }
 
 /// Refuses a job that is due only when its time for attempts is over.
 fn check_window(job: &Job) -> Result<(), Error> {
-    let Some(within) = job.options.retry().within else { return Ok(()) };
+    let Some(within) = job.options.retry().within else {
+        return Ok(());
+    };
     let delay = match job.options.at {
         Some(at) => at.duration_since(SystemTime::now()).unwrap_or_default(),
         None => job.options.delay.unwrap_or_default(),
@@ -56,8 +80,11 @@ fn check_window(job: &Job) -> Result<(), Error> {
     if delay <= within {
         return Ok(());
     }
-    let text =
-        format!("push to {:?}: it is due in {delay:?}, and no attempt may begin later than in {within:?} (Retry::within)", job.queue);
+    let text = format!(
+        "push to {:?}: it is due in {delay:?}, and no attempt may begin later than in {within:?} \
+            (Retry::within)",
+        job.queue
+    );
     Err(Error::new(ErrorKind::BadOption, text))
 }
 
@@ -66,7 +93,10 @@ const NAME_BYTES_MAX: usize = 200;
 
 pub(super) fn check_name(what: &str, name: &str) -> Result<(), Error> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
-        let text = format!("name a {what} {name:?}: a name has 1 to {NAME_BYTES_MAX} bytes and no control characters");
+        let text = format!(
+            "name a {what} {name:?}: a name has 1 to {NAME_BYTES_MAX} bytes and no control \
+                characters"
+        );
         return Err(Error::new(ErrorKind::BadOption, text));
     }
     Ok(())

@@ -1,7 +1,8 @@
 //! [`Answer`]: how the caller of a call is told that it ended without a value, as JSON that any program can read and write.
 //!
-//! `kind` and `message` are always there; the rest is for callers that want to know more. An answer of another program may leave it out. On
-//! a change: add fields, never change what one means; a reader takes what it does not know for `failed`.
+//! `kind` and `message` are always there; the rest is for callers that want to know more. An answer
+//! of another program may leave it out. On a change: add fields, never change what one means; a
+//! reader takes what it does not know for `failed`.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,43 +33,87 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn new(kind: &str, message: impl Into<String>) -> Self {
-        Self { kind: kind.replace(' ', "-"), message: message.into(), failure: None, certificate: None, reasons: Vec::new(), error: None }
+        Self {
+            kind: kind.replace(' ', "-"),
+            message: message.into(),
+            failure: None,
+            certificate: None,
+            reasons: Vec::new(),
+            error: None,
+        }
     }
 
     pub(crate) fn of(error: &CallError) -> Self {
         let answer = Self::new(error.outcome(), error.to_string());
         let certificate = || error.certificate().cloned().map(Box::new);
         match error {
-            CallError::Failed(failure) => Self { message: failure.message.clone(), failure: Some(failure.clone()), ..answer },
-            CallError::Passed(reasons) => Self { reasons: reasons.clone(), ..answer },
-            CallError::Rejected(error) => Self { message: error.to_string(), error: Some(name_of(error.kind()).to_owned()), ..answer },
-            CallError::Cancelled(cancelled) => Self { message: cancelled.reason.clone(), certificate: certificate(), ..answer },
-            CallError::Panicked(_) | CallError::Crashed(_) | CallError::TimedOut(_) | CallError::Lost(_) => {
-                Self { certificate: certificate(), ..answer }
-            }
+            CallError::Failed(failure) => Self {
+                message: failure.message.clone(),
+                failure: Some(failure.clone()),
+                ..answer
+            },
+            CallError::Passed(reasons) => Self {
+                reasons: reasons.clone(),
+                ..answer
+            },
+            CallError::Rejected(error) => Self {
+                message: error.to_string(),
+                error: Some(name_of(error.kind()).to_owned()),
+                ..answer
+            },
+            CallError::Cancelled(cancelled) => Self {
+                message: cancelled.reason.clone(),
+                certificate: certificate(),
+                ..answer
+            },
+            CallError::Panicked(_)
+            | CallError::Crashed(_)
+            | CallError::TimedOut(_)
+            | CallError::Lost(_) => Self {
+                certificate: certificate(),
+                ..answer
+            },
         }
     }
 
     /// The same without what may be large: for a broker that takes no more.
-    #[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "only RabbitMQ brings answers"))]
+    #[cfg_attr(
+        not(feature = "rabbitmq"),
+        expect(dead_code, reason = "only RabbitMQ brings answers")
+    )]
     pub(crate) fn shortened(self) -> Self {
         let message = shorten(&self.message, SHORT_BYTES).to_owned();
-        Self { message, failure: None, certificate: None, reasons: Vec::new(), ..self }
+        Self {
+            message,
+            failure: None,
+            certificate: None,
+            reasons: Vec::new(),
+            ..self
+        }
     }
 
     /// Its code said so.
-    #[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "only RabbitMQ brings answers"))]
+    #[cfg_attr(
+        not(feature = "rabbitmq"),
+        expect(dead_code, reason = "only RabbitMQ brings answers")
+    )]
     pub(crate) fn failed(message: &str) -> Self {
         Self::of(&CallError::Failed(Box::new(Failure::new(message))))
     }
 
     /// It was not carried.
-    #[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "only RabbitMQ brings answers"))]
+    #[cfg_attr(
+        not(feature = "rabbitmq"),
+        expect(dead_code, reason = "only RabbitMQ brings answers")
+    )]
     pub(crate) fn rejected(kind: ErrorKind, message: impl Into<Box<str>>) -> Self {
         Self::of(&CallError::Rejected(Error::new(kind, message)))
     }
 
-    #[cfg_attr(not(any(feature = "rabbitmq", test)), expect(dead_code, reason = "only RabbitMQ brings answers"))]
+    #[cfg_attr(
+        not(any(feature = "rabbitmq", test)),
+        expect(dead_code, reason = "only RabbitMQ brings answers")
+    )]
     pub(crate) fn into_error(self) -> CallError {
         let (message, certificate) = (self.message, self.certificate);
         match (self.kind.as_str(), certificate) {
@@ -76,11 +121,19 @@ impl Answer {
             ("crashed", Some(certificate)) => CallError::Crashed(certificate),
             ("lost", Some(certificate)) => CallError::Lost(certificate),
             ("timed-out", Some(certificate)) => CallError::TimedOut(TimedOut::Run(certificate)),
-            ("cancelled", certificate) => CallError::Cancelled(Cancelled { reason: message, certificate }),
+            ("cancelled", certificate) => CallError::Cancelled(Cancelled {
+                reason: message,
+                certificate,
+            }),
             ("passed", _) if self.reasons.is_empty() => CallError::Passed(vec![message]),
             ("passed", _) => CallError::Passed(self.reasons),
-            ("rejected", _) => CallError::Rejected(Error::new(kind_of(self.error.as_deref()), message)),
-            _ => CallError::Failed(self.failure.unwrap_or_else(|| Box::new(Failure::new(message)))),
+            ("rejected", _) => {
+                CallError::Rejected(Error::new(kind_of(self.error.as_deref()), message))
+            }
+            _ => CallError::Failed(
+                self.failure
+                    .unwrap_or_else(|| Box::new(Failure::new(message))),
+            ),
         }
     }
 }
@@ -98,11 +151,17 @@ const KINDS: [(ErrorKind, &str); 8] = [
 ];
 
 fn name_of(kind: ErrorKind) -> &'static str {
-    KINDS.iter().find(|(known, _)| *known == kind).map_or("protocol", |(_, name)| name)
+    KINDS
+        .iter()
+        .find(|(known, _)| *known == kind)
+        .map_or("protocol", |(_, name)| name)
 }
 
 fn kind_of(name: Option<&str>) -> ErrorKind {
-    KINDS.iter().find(|(_, known)| Some(*known) == name).map_or(ErrorKind::Protocol, |(kind, _)| *kind)
+    KINDS
+        .iter()
+        .find(|(_, known)| Some(*known) == name)
+        .map_or(ErrorKind::Protocol, |(kind, _)| *kind)
 }
 
 #[cfg(test)]
@@ -117,24 +176,43 @@ mod tests {
     #[test]
     fn errors_come_back_as_they_were() {
         let failure = Failure::permanent("no").with_details(&vec![1, 2]);
-        let CallError::Failed(back) = there_and_back(&CallError::Failed(Box::new(failure.clone()))) else { panic!("failed") };
+        let CallError::Failed(back) = there_and_back(&CallError::Failed(Box::new(failure.clone())))
+        else {
+            panic!("failed")
+        };
         assert_eq!(*back, failure);
         let passed = CallError::Passed(vec!["one".into(), "two".into()]);
-        assert!(matches!(there_and_back(&passed), CallError::Passed(reasons) if reasons == ["one", "two"]));
+        assert!(
+            matches!(there_and_back(&passed), CallError::Passed(reasons) if reasons == ["one", "two"])
+        );
         for (kind, _) in KINDS {
             let back = there_and_back(&Error::new(kind, "not that").into());
-            assert!(back.rejected() == Some(kind) && std::error::Error::source(&back).unwrap().to_string() == "not that");
+            assert!(
+                back.rejected() == Some(kind)
+                    && std::error::Error::source(&back).unwrap().to_string() == "not that"
+            );
         }
         let cancelled = CallError::Cancelled(Cancelled::without_certificate("enough"));
-        assert!(matches!(there_and_back(&cancelled), CallError::Cancelled(cancelled) if cancelled.reason == "enough"));
+        assert!(
+            matches!(there_and_back(&cancelled), CallError::Cancelled(cancelled) if cancelled.reason == "enough")
+        );
     }
 
     #[test]
     fn an_answer_of_another_program_is_read_as_far_as_it_goes() {
         let read = |json: &str| serde_json::from_str::<Answer>(json).unwrap().into_error();
-        assert!(matches!(read(r#"{"kind": "failed", "message": "no", "x": 1}"#), CallError::Failed(f) if f.message == "no"));
-        assert!(matches!(read(r#"{"kind": "crashed", "message": "boom"}"#), CallError::Failed(f) if f.message == "boom"));
-        assert!(matches!(read(r#"{"kind": "of-later"}"#), CallError::Failed(_)));
-        assert!(matches!(read(r#"{"kind": "passed", "message": "busy"}"#), CallError::Passed(reasons) if reasons == ["busy"]));
+        assert!(
+            matches!(read(r#"{"kind": "failed", "message": "no", "x": 1}"#), CallError::Failed(f) if f.message == "no")
+        );
+        assert!(
+            matches!(read(r#"{"kind": "crashed", "message": "boom"}"#), CallError::Failed(f) if f.message == "boom")
+        );
+        assert!(matches!(
+            read(r#"{"kind": "of-later"}"#),
+            CallError::Failed(_)
+        ));
+        assert!(
+            matches!(read(r#"{"kind": "passed", "message": "busy"}"#), CallError::Passed(reasons) if reasons == ["busy"])
+        );
     }
 }

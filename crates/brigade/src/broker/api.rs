@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::admission::{check_job, check_name};
 use super::redact::{redact, split_scheme};
 use super::{
-    Backend, Cancelling, Cancels, Capabilities, Edit, Lease, LeaseAsk, Leased, Order, Ordered, Pushed, Query, QueueCounts, Queues, Stopped,
-    TakenJob, Terms, ToJob, View,
+    Backend, Cancelling, Cancels, Capabilities, Edit, Lease, LeaseAsk, Leased, Order, Ordered,
+    Pushed, Query, QueueCounts, Queues, Stopped, TakenJob, Terms, ToJob, View,
 };
 use crate::certificate::{Receipt, Step};
 use crate::clock::FAR;
@@ -31,8 +31,8 @@ pub struct Broker {
     cancels: Arc<Cancels>,
 }
 
-/// The broker's clock, for tests: it can be moved forwards, and everything that waits for a time falls due; and its wall clock can be
-/// set, as a person would.
+/// The broker's clock, for tests: it can be moved forwards, and everything that waits for a time
+/// falls due; and its wall clock can be set, as a person would.
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Arc<Shifts>);
 
@@ -46,26 +46,44 @@ struct Shifts {
 impl Clock {
     /// Moves this broker's time forwards, as this process sees it.
     pub fn advance(&self, by: Duration) {
-        let add = |ahead: u64| Some(ahead.saturating_add(bounded_millis(by)).min(bounded_millis(FAR)));
+        let add = |ahead: u64| {
+            Some(
+                ahead
+                    .saturating_add(bounded_millis(by))
+                    .min(bounded_millis(FAR)),
+            )
+        };
         // It is always some.
-        self.0.ahead.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok();
+        self.0
+            .ahead
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
+            .ok();
     }
 
-    /// Sets the wall clock forwards, as this process sees it: no time has passed, so leases stay as they are.
+    /// Sets the wall clock forwards, as this process sees it: no time has passed, so leases stay as
+    /// they are.
     pub fn set_forward(&self, by: Duration) {
-        self.0.wall.fetch_add(bounded_millis(by).cast_signed(), Ordering::Relaxed);
+        self.0
+            .wall
+            .fetch_add(bounded_millis(by).cast_signed(), Ordering::Relaxed);
     }
 
     /// Sets the wall clock back, as this process sees it.
     pub fn set_back(&self, by: Duration) {
-        self.0.wall.fetch_sub(bounded_millis(by).cast_signed(), Ordering::Relaxed);
+        self.0
+            .wall
+            .fetch_sub(bounded_millis(by).cast_signed(), Ordering::Relaxed);
     }
 
     /// The wall clock, as moved.
     pub(crate) fn now(&self) -> SystemTime {
         let (now, wall) = (SystemTime::now() + self.ahead(), self.wall_off_millis());
         let set = Duration::from_millis(wall.unsigned_abs());
-        let moved = if wall < 0 { now.checked_sub(set) } else { now.checked_add(set) };
+        let moved = if wall < 0 {
+            now.checked_sub(set)
+        } else {
+            now.checked_add(set)
+        };
         moved.unwrap_or(now)
     }
 
@@ -85,20 +103,23 @@ fn bounded_millis(time: Duration) -> u64 {
 }
 
 impl Broker {
-    /// Connects to the broker of a URL: `sqlite:jobs.db` (a file, made if it is not there), `sqlite:jobs.db?synchronous=normal`,
-    /// `sqlite::memory:` (for tests); with cargo feature `redis` `redis://host/`, `redis+unix:///path`, `redis+sentinel://host/name`,
+    /// Connects to the broker of a URL: `sqlite:jobs.db` (a file, made if it is not there),
+    /// `sqlite:jobs.db?synchronous=normal`, `sqlite::memory:` (for tests); with cargo feature
+    /// `redis` `redis://host/`, `redis+unix:///path`, `redis+sentinel://host/name`,
     /// `redis+cluster://host,host`. `docs/brokers.md` has all options.
     ///
     /// # Errors
     ///
-    /// `BadOption` for a URL that is none, `Unsupported` for a file of another program or of a later version, or a server that is too old,
-    /// `Refused` for a wrong password, `Unreachable`, `Os`.
+    /// `BadOption` for a URL that is none, `Unsupported` for a file of another program or of a
+    /// later version, or a server that is too old, `Refused` for a wrong password, `Unreachable`,
+    /// `Os`.
     pub async fn connect(url: &str) -> Result<Self, Error> {
         let clock = Clock::default();
         let backend: Arc<dyn Backend> = match url.split_once(':') {
             #[cfg(feature = "redis")]
             Some((
-                "redis" | "rediss" | "redis+unix" | "unix" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "rediss+cluster",
+                "redis" | "rediss" | "redis+unix" | "unix" | "redis+sentinel" | "rediss+sentinel"
+                | "redis+cluster" | "rediss+cluster",
                 _,
             )) => super::redis::connect(url, clock.clone()).await?,
             #[cfg(feature = "rabbitmq")]
@@ -108,11 +129,16 @@ impl Broker {
             _ => return Err(unknown_scheme(url)),
         };
         let cancels = Arc::new(Cancels::new(Arc::clone(&backend)));
-        Ok(Self { backend, clock, cancels })
+        Ok(Self {
+            backend,
+            clock,
+            cancels,
+        })
     }
 
-    /// A broker's URL for logs and people: passwords, and whatever could be one in a mistyped URL, are `***`. Any text is allowed. The errors of
-    /// [`connect`](Broker::connect) have no passwords in them either.
+    /// A broker's URL for logs and people: passwords, and whatever could be one in a mistyped URL,
+    /// are `***`. Any text is allowed. The errors of [`connect`](Broker::connect) have no passwords
+    /// in them either.
     ///
     /// ```
     /// assert_eq!(brigade::Broker::redacted_url("redis://me:secret@host/1"), "redis://me:***@host/1");
@@ -134,7 +160,10 @@ impl Broker {
 
     /// A queue by name; it need not be declared.
     pub fn queue(&self, name: impl Into<Box<str>>) -> Queue {
-        Queue { broker: self.clone(), name: name.into() }
+        Queue {
+            broker: self.clone(),
+            name: name.into(),
+        }
     }
 
     pub(crate) fn backend(&self) -> Arc<dyn Backend> {
@@ -149,10 +178,13 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// `TooLarge`, `Decode` for a payload that is not JSON, and what the broker says. Then nothing was stored.
+    /// `TooLarge`, `Decode` for a payload that is not JSON, and what the broker says. Then nothing
+    /// was stored.
     pub async fn push(&self, job: impl ToJob) -> Result<Pushed, Error> {
         let mut pushed = self.push_many(vec![job.to_job()?]).await?;
-        pushed.pop().ok_or_else(|| Error::new(ErrorKind::Protocol, "push a job: the broker gave no answer"))
+        pushed
+            .pop()
+            .ok_or_else(|| Error::new(ErrorKind::Protocol, "push a job: the broker gave no answer"))
     }
 
     /// Pushes jobs in this order, all or none. One answer per job.
@@ -190,7 +222,12 @@ impl Broker {
         after: Option<&JobId>,
         limit: usize,
     ) -> Result<Vec<JobInfo>, Error> {
-        let query = Query::Jobs { queue: queue.map(Into::into), state, after: after.cloned(), limit };
+        let query = Query::Jobs {
+            queue: queue.map(Into::into),
+            state,
+            after: after.cloned(),
+            limit,
+        };
         match self.backend.look(query).await? {
             View::Jobs(jobs) => Ok(jobs),
             _ => Err(confused()),
@@ -209,7 +246,8 @@ impl Broker {
         }
     }
 
-    /// Why a job is not running, from the code that hands out jobs; `None` if there is no such job (any more).
+    /// Why a job is not running, from the code that hands out jobs; `None` if there is no such job
+    /// (any more).
     ///
     /// # Errors
     ///
@@ -221,7 +259,8 @@ impl Broker {
         }
     }
 
-    /// Looks for what is wrong, or weaker than it should be: the worst first. It may take a while: it reads the whole file.
+    /// Looks for what is wrong, or weaker than it should be: the worst first. It may take a while:
+    /// it reads the whole file.
     ///
     /// # Errors
     ///
@@ -236,25 +275,36 @@ impl Broker {
         }
     }
 
-    /// Cancels a job, waiting or leased. A waiting one ends at once. A leased one is stopped by its holder, wherever that is;
-    /// [`stop`](Broker::stop) waits for that. One that waits for other jobs of its flow takes those with it, so that
-    /// cancelling the last job of a flow cancels the flow.
+    /// Cancels a job, waiting or leased. A waiting one ends at once. A leased one is stopped by its
+    /// holder, wherever that is; [`stop`](Broker::stop) waits for that. One that waits for other
+    /// jobs of its flow takes those with it, so that cancelling the last job of a flow cancels the
+    /// flow.
     ///
     /// # Errors
     ///
     /// What the broker says.
     pub async fn cancel(&self, id: &JobId, reason: &str) -> Result<Cancelling, Error> {
-        Ok(match self.backend.order(Order::Cancel(id.clone(), reason.to_owned())).await? {
-            Ordered::Changed(_) => Cancelling::Cancelled,
-            Ordered::Asked => Cancelling::Asked,
-            Ordered::Nothing | Ordered::Retried(_) | Ordered::Scheduled(_) | Ordered::Managed { .. } => Cancelling::Nothing,
-        })
+        Ok(
+            match self
+                .backend
+                .order(Order::Cancel(id.clone(), reason.to_owned()))
+                .await?
+            {
+                Ordered::Changed(_) => Cancelling::Cancelled,
+                Ordered::Asked => Cancelling::Asked,
+                Ordered::Nothing
+                | Ordered::Retried(_)
+                | Ordered::Scheduled(_)
+                | Ordered::Managed { .. } => Cancelling::Nothing,
+            },
+        )
     }
 
-    /// Cancels a job and waits until nothing of it is left: by which step of the kill ladder, how long it took. `None` if there was
-    /// nothing to cancel.
+    /// Cancels a job and waits until nothing of it is left: by which step of the kill ladder, how
+    /// long it took. `None` if there was nothing to cancel.
     ///
-    /// A holder that neither stops nor extends its lease keeps the caller for as long as the lease runs.
+    /// A holder that neither stops nor extends its lease keeps the caller for as long as the lease
+    /// runs.
     ///
     /// # Errors
     ///
@@ -271,18 +321,30 @@ impl Broker {
             Cancelling::Asked => None,
         };
         let ended = self.wait(id).await?;
-        let (state, last) = ended.map_or((None, None), |mut job| (Some(job.state), job.history.pop()));
-        let last = last.filter(|record| state == Some(JobState::Cancelled) && record.kind == AttemptKind::Cancelled);
-        let (stop, certificate) = last.map_or((None, None), |record| (record.stop, record.certificate));
-        Ok(Some(Stopped { state, receipt: receipt.or(stop), certificate, took: began.elapsed() }))
+        let (state, last) =
+            ended.map_or((None, None), |mut job| (Some(job.state), job.history.pop()));
+        let last = last.filter(|record| {
+            state == Some(JobState::Cancelled) && record.kind == AttemptKind::Cancelled
+        });
+        let (stop, certificate) =
+            last.map_or((None, None), |record| (record.stop, record.certificate));
+        Ok(Some(Stopped {
+            state,
+            receipt: receipt.or(stop),
+            certificate,
+            took: began.elapsed(),
+        }))
     }
 
-    /// Gives a dead letter back to its queue, its counters at zero; [`retry_with`](Broker::retry_with) changes it before. Those of its flow that were not run because of it wait for it again.
-    /// `false` if it is none, and for one that was not run because of others: retry those.
+    /// Gives a dead letter back to its queue, its counters at zero;
+    /// [`retry_with`](Broker::retry_with) changes it before. Those of its flow that were not run
+    /// because of it wait for it again. `false` if it is none, and for one that was not run because
+    /// of others: retry those.
     ///
     /// # Errors
     ///
-    /// `Duplicate` if its unique mark, or that of one that would wait again, has been taken by another job; what the broker says.
+    /// `Duplicate` if its unique mark, or that of one that would wait again, has been taken by
+    /// another job; what the broker says.
     pub async fn retry(&self, id: &JobId) -> Result<bool, Error> {
         Ok(self.retry_with(id, Edit::new()).await?.is_some())
     }
@@ -302,11 +364,15 @@ impl Broker {
     ///
     /// What the broker says.
     pub async fn delete_dead(&self, id: &JobId) -> Result<bool, Error> {
-        Ok(self.backend.order(Order::Delete(id.clone(), Some(JobState::Dead))).await? != Ordered::Nothing)
+        Ok(self
+            .backend
+            .order(Order::Delete(id.clone(), Some(JobState::Dead)))
+            .await?
+            != Ordered::Nothing)
     }
 
-    /// Waits until a job is settled for good and gives it, or `None` if it is not there (any more): give it
-    /// [`Job::keep`], so that it stays long enough. Cancel safe.
+    /// Waits until a job is settled for good and gives it, or `None` if it is not there (any more):
+    /// give it [`Job::keep`], so that it stays long enough. Cancel safe.
     ///
     /// # Errors
     ///
@@ -314,7 +380,9 @@ impl Broker {
     pub async fn wait(&self, id: &JobId) -> Result<Option<JobInfo>, Error> {
         loop {
             let changed = self.backend.changed();
-            let View::Job(job) = self.backend.look(Query::Waited(id.clone())).await? else { return Err(confused()) };
+            let View::Job(job) = self.backend.look(Query::Waited(id.clone())).await? else {
+                return Err(confused());
+            };
             match job.map(|job| *job) {
                 Some(job) if !job.state.is_terminal() => changed.await?,
                 ended => return Ok(ended),
@@ -325,7 +393,9 @@ impl Broker {
 
 impl fmt::Debug for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Broker").field("capabilities", &self.capabilities()).finish_non_exhaustive()
+        f.debug_struct("Broker")
+            .field("capabilities", &self.capabilities())
+            .finish_non_exhaustive()
     }
 }
 
@@ -346,13 +416,18 @@ impl Queue {
         &self.name
     }
 
-    /// Describes a job of this queue with any serde value as its payload, to be given options and pushed.
+    /// Describes a job of this queue with any serde value as its payload, to be given options and
+    /// pushed.
     ///
     /// # Errors
     ///
     /// `Encode` if the value is no JSON.
     pub fn job(&self, payload: &(impl Serialize + ?Sized)) -> Result<Job, Error> {
-        Ok(Job::new(self.name.clone(), None, Codec::json_text(payload)?))
+        Ok(Job::new(
+            self.name.clone(),
+            None,
+            Codec::json_text(payload)?,
+        ))
     }
 
     /// Pushes any serde value as JSON and returns when it is safe.
@@ -365,7 +440,8 @@ impl Queue {
         Ok(pushed.id().clone())
     }
 
-    /// The next job, removed from the queue at that moment: at most once. `None` if none comes within `wait`.
+    /// The next job, removed from the queue at that moment: at most once. `None` if none comes
+    /// within `wait`.
     ///
     /// # Errors
     ///
@@ -373,7 +449,8 @@ impl Queue {
     ///
     /// # Cancel safety
     ///
-    /// None: a job that is on its way when the future is dropped is gone. Where that matters, lease.
+    /// None: a job that is on its way when the future is dropped is gone. Where that matters,
+    /// lease.
     pub async fn take(&self, wait: Duration) -> Result<Option<TakenJob>, Error> {
         Ok(self.ask(Terms::Take, 1, wait).await?.pop().map(TakenJob))
     }
@@ -389,7 +466,10 @@ impl Queue {
     /// A job that is on its way when the future is dropped is given back when its lease runs out.
     pub async fn lease(&self, time: Duration, wait: Duration) -> Result<Option<Lease>, Error> {
         let leased = self.ask(Terms::Lease(time), 1, wait).await?.pop();
-        Ok(leased.map(|leased| Lease { cancels: Arc::clone(&self.broker.cancels), leased }))
+        Ok(leased.map(|leased| Lease {
+            cancels: Arc::clone(&self.broker.cancels),
+            leased,
+        }))
     }
 
     async fn ask(&self, terms: Terms, max: usize, wait: Duration) -> Result<Vec<Leased>, Error> {
@@ -397,7 +477,13 @@ impl Queue {
         let (terms, wait) = (terms.bounded(), wait.min(FAR));
         self.broker
             .backend
-            .lease(LeaseAsk { queues: Queues::one(self.name.clone()), max, terms, wait, enough: CancellationToken::new() })
+            .lease(LeaseAsk {
+                queues: Queues::one(self.name.clone()),
+                max,
+                terms,
+                wait,
+                enough: CancellationToken::new(),
+            })
             .await
     }
 
@@ -408,7 +494,11 @@ impl Queue {
     /// What the broker says.
     pub async fn pause(&self) -> Result<(), Error> {
         check_name("queue", &self.name)?;
-        self.broker.backend.order(Order::Pause(self.name.clone())).await.map(drop)
+        self.broker
+            .backend
+            .order(Order::Pause(self.name.clone()))
+            .await
+            .map(drop)
     }
 
     /// Takes a pause back.
@@ -418,11 +508,15 @@ impl Queue {
     /// What the broker says.
     pub async fn resume(&self) -> Result<(), Error> {
         check_name("queue", &self.name)?;
-        self.broker.backend.order(Order::Resume(self.name.clone())).await.map(drop)
+        self.broker
+            .backend
+            .order(Order::Resume(self.name.clone()))
+            .await
+            .map(drop)
     }
 
-    /// Limits how much of it runs and starts at once, for all workers on all hosts together, in place of what limits it had. It holds from
-    /// the next hand-out on; what runs goes on.
+    /// Limits how much of it runs and starts at once, for all workers on all hosts together, in
+    /// place of what limits it had. It holds from the next hand-out on; what runs goes on.
     ///
     /// # Errors
     ///
@@ -430,7 +524,11 @@ impl Queue {
     pub async fn limit(&self, limits: Limits) -> Result<(), Error> {
         limits.check()?;
         check_name("queue", &self.name)?;
-        self.broker.backend.order(Order::Limit(self.name.clone(), Some(limits))).await.map(drop)
+        self.broker
+            .backend
+            .order(Order::Limit(self.name.clone(), Some(limits)))
+            .await
+            .map(drop)
     }
 
     /// Takes its limits away.
@@ -440,7 +538,11 @@ impl Queue {
     /// What the broker says.
     pub async fn unlimit(&self) -> Result<(), Error> {
         check_name("queue", &self.name)?;
-        self.broker.backend.order(Order::Limit(self.name.clone(), None)).await.map(drop)
+        self.broker
+            .backend
+            .order(Order::Limit(self.name.clone(), None))
+            .await
+            .map(drop)
     }
 
     /// Removes every job that waits. Returns how many.
@@ -450,7 +552,12 @@ impl Queue {
     /// What the broker says.
     pub async fn purge(&self) -> Result<u64, Error> {
         check_name("queue", &self.name)?;
-        match self.broker.backend.order(Order::Purge(self.name.clone())).await? {
+        match self
+            .broker
+            .backend
+            .order(Order::Purge(self.name.clone()))
+            .await?
+        {
             Ordered::Changed(count) => Ok(count),
             _ => Ok(0),
         }
@@ -458,7 +565,11 @@ impl Queue {
 }
 
 /// What this build has.
-const SCHEMES: &str = match (cfg!(feature = "sqlite"), cfg!(feature = "redis"), cfg!(feature = "rabbitmq")) {
+const SCHEMES: &str = match (
+    cfg!(feature = "sqlite"),
+    cfg!(feature = "redis"),
+    cfg!(feature = "rabbitmq"),
+) {
     (true, true, true) => "sqlite, redis, amqp",
     (true, true, false) => "sqlite, redis (rabbitmq is a cargo feature that is off)",
     (true, false, true) => "sqlite, amqp (redis is a cargo feature that is off)",
@@ -471,12 +582,20 @@ const SCHEMES: &str = match (cfg!(feature = "sqlite"), cfg!(feature = "redis"), 
 /// Quotes no more of the text than a scheme: any other part may be a password.
 fn unknown_scheme(url: &str) -> Error {
     let text = match split_scheme(url) {
-        Some((scheme, _)) => format!("connect to a broker of scheme {scheme:?}: there are {SCHEMES}"),
-        None => format!("connect to a broker by a text that has no scheme: write sqlite:jobs.db or redis://host; there are {SCHEMES}"),
+        Some((scheme, _)) => {
+            format!("connect to a broker of scheme {scheme:?}: there are {SCHEMES}")
+        }
+        None => format!(
+            "connect to a broker by a text that has no scheme: write sqlite:jobs.db or \
+                redis://host; there are {SCHEMES}"
+        ),
     };
     Error::new(ErrorKind::BadOption, text)
 }
 
 pub(super) fn confused() -> Error {
-    Error::new(ErrorKind::Protocol, "ask a broker: it answered another question")
+    Error::new(
+        ErrorKind::Protocol,
+        "ask a broker: it answered another question",
+    )
 }

@@ -18,15 +18,20 @@ use crate::shutdown::Scope;
 pub(crate) const RESULT_KEPT: Duration = Duration::from_secs(60);
 
 impl Broker {
-    /// The result of the job that `push` gives the id of, as its caller is told it. Dropping the future cancels the job, also while
-    /// the push is on its way, unless it is another's: a job that had its unique mark already.
+    /// The result of the job that `push` gives the id of, as its caller is told it. Dropping the
+    /// future cancels the job, also while the push is on its way, unless it is another's: a job
+    /// that had its unique mark already.
     pub(crate) async fn result_of<T: DeserializeOwned>(
         &self,
         push: impl Future<Output = Result<Pushed, Error>> + Send + 'static,
         wait: Option<Duration>,
         asks: &Caller,
     ) -> Result<T, CallError> {
-        let mut caller = Awaiting { broker: self.clone(), scope: Scope::current(), job: Awaited::Pushing(Box::pin(push)) };
+        let mut caller = Awaiting {
+            broker: self.clone(),
+            scope: Scope::current(),
+            job: Awaited::Pushing(Box::pin(push)),
+        };
         let id = caller.pushed().await?;
         let is_ours = matches!(caller.job, Awaited::Pushed(_));
         let waited = self.wait_or_cancel(&id, asks, wait, is_ours).await?;
@@ -34,20 +39,35 @@ impl Broker {
             (Waited::Ended(ended), _) => ended,
             (Waited::NotBegun, wait) => {
                 caller.job = Awaited::Nothing;
-                return Err(CallError::TimedOut(TimedOut::Queue(wait.unwrap_or_default())));
+                return Err(CallError::TimedOut(TimedOut::Queue(
+                    wait.unwrap_or_default(),
+                )));
             }
         };
         caller.job = Awaited::Nothing;
-        let ended = ended.ok_or_else(|| Error::new(ErrorKind::Protocol, "wait for a result: the job is gone"))?;
+        let ended = ended
+            .ok_or_else(|| Error::new(ErrorKind::Protocol, "wait for a result: the job is gone"))?;
         match ended.state {
-            JobState::Done => Ok(Codec::Json.decode(ended.result.as_deref().unwrap_or("null").as_bytes())?),
-            JobState::Cancelled => Err(CallError::Cancelled(Cancelled::without_certificate(ended.reason.unwrap_or_default()))),
-            _ => Err(CallError::Failed(Box::new(Failure::new(ended.reason.unwrap_or_default())))),
+            JobState::Done => {
+                Ok(Codec::Json.decode(ended.result.as_deref().unwrap_or("null").as_bytes())?)
+            }
+            JobState::Cancelled => Err(CallError::Cancelled(Cancelled::without_certificate(
+                ended.reason.unwrap_or_default(),
+            ))),
+            _ => Err(CallError::Failed(Box::new(Failure::new(
+                ended.reason.unwrap_or_default(),
+            )))),
         }
     }
 
     /// Waits for the end of a job, and cancels it if its caller wants that.
-    async fn wait_or_cancel(&self, id: &JobId, asks: &Caller, wait: Option<Duration>, is_ours: bool) -> Result<Waited, Error> {
+    async fn wait_or_cancel(
+        &self,
+        id: &JobId,
+        asks: &Caller,
+        wait: Option<Duration>,
+        is_ours: bool,
+    ) -> Result<Waited, Error> {
         let mut waited = std::pin::pin!(self.wait_to_begin(id, wait, is_ours));
         tokio::select! {
             waited = &mut waited => return waited,
@@ -56,9 +76,17 @@ impl Broker {
         waited.await
     }
 
-    /// Waits for the end of a job, as long as it takes; but no longer than `wait` for its first attempt to begin.
-    async fn wait_to_begin(&self, id: &JobId, wait: Option<Duration>, is_ours: bool) -> Result<Waited, Error> {
-        let Some(wait) = wait else { return self.wait(id).await.map(Waited::ended) };
+    /// Waits for the end of a job, as long as it takes; but no longer than `wait` for its first
+    /// attempt to begin.
+    async fn wait_to_begin(
+        &self,
+        id: &JobId,
+        wait: Option<Duration>,
+        is_ours: bool,
+    ) -> Result<Waited, Error> {
+        let Some(wait) = wait else {
+            return self.wait(id).await.map(Waited::ended);
+        };
         if let Ok(ended) = tokio::time::timeout(wait, self.wait(id)).await {
             return ended.map(Waited::ended);
         }
@@ -118,7 +146,10 @@ impl Awaiting {
         let pushed = match &mut self.job {
             Awaited::Pushing(push) => push.await,
             Awaited::Pushed(id) => Ok(Pushed::New(id.clone())),
-            Awaited::Nothing => Err(Error::new(ErrorKind::Protocol, "wait for a push that has ended")),
+            Awaited::Nothing => Err(Error::new(
+                ErrorKind::Protocol,
+                "wait for a push that has ended",
+            )),
         };
         self.job = match &pushed {
             Ok(Pushed::New(id)) => Awaited::Pushed(id.clone()),
@@ -131,12 +162,23 @@ impl Awaiting {
 impl Drop for Awaiting {
     fn drop(&mut self) {
         let job = std::mem::replace(&mut self.job, Awaited::Nothing);
-        let (Some(scope), false) = (&self.scope, matches!(job, Awaited::Nothing)) else { return };
-        let mut caller = Self { broker: self.broker.clone(), scope: None, job };
+        let (Some(scope), false) = (&self.scope, matches!(job, Awaited::Nothing)) else {
+            return;
+        };
+        let mut caller = Self {
+            broker: self.broker.clone(),
+            scope: None,
+            job,
+        };
         scope.spawn(async move {
             // A push that failed has left nothing to cancel.
-            let Ok(id) = caller.pushed().await else { return };
-            let is_ours = matches!(std::mem::replace(&mut caller.job, Awaited::Nothing), Awaited::Pushed(_));
+            let Ok(id) = caller.pushed().await else {
+                return;
+            };
+            let is_ours = matches!(
+                std::mem::replace(&mut caller.job, Awaited::Nothing),
+                Awaited::Pushed(_)
+            );
             if is_ours && let Err(error) = caller.broker.cancel(&id, "its caller went away").await {
                 tracing::warn!(%error, job = %id, "could not cancel a job");
             }

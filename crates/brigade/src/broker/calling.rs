@@ -1,7 +1,8 @@
 //! [`Calling`]: a call that was made at a broker.
 //!
-//! A broker that brings answers itself is given the call as a [`DirectCall`]. At every other one a call is a job whose result is kept and
-//! waited for (`called`). Either way a [`Caller`] stands between the two sides: what the caller wants, and what it is told meanwhile.
+//! A broker that brings answers itself is given the call as a [`DirectCall`]. At every other one a
+//! call is a job whose result is kept and waited for (`called`). Either way a [`Caller`] stands
+//! between the two sides: what the caller wants, and what it is told meanwhile.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -35,7 +36,10 @@ use crate::sync::lock;
 pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Bytes, CallError>> + Send>>;
 
 /// A call for a broker that brings the answer itself.
-#[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "only RabbitMQ brings answers"))]
+#[cfg_attr(
+    not(feature = "rabbitmq"),
+    expect(dead_code, reason = "only RabbitMQ brings answers")
+)]
 pub(crate) struct DirectCall {
     pub(crate) job: Job,
     pub(crate) queue_timeout: Option<Duration>,
@@ -60,7 +64,8 @@ pub(crate) struct Caller {
 pub struct CallCounts {
     /// Calls that have not ended.
     pub open: usize,
-    /// Answers that came for a call which had ended: its caller had given up, or it was answered twice.
+    /// Answers that came for a call which had ended: its caller had given up, or it was answered
+    /// twice.
     pub late: u64,
     /// Answers that were never asked for here.
     pub foreign: u64,
@@ -80,7 +85,10 @@ impl Caller {
         self.reason.get().map_or("", String::as_str)
     }
 
-    #[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "only RabbitMQ brings answers"))]
+    #[cfg_attr(
+        not(feature = "rabbitmq"),
+        expect(dead_code, reason = "only RabbitMQ brings answers")
+    )]
     pub(crate) fn tell(&self, progress: Progress) {
         let mut told = lock(&self.told);
         if told.len() == PROGRESS_MAX {
@@ -97,13 +105,14 @@ impl Caller {
     }
 }
 
-/// A call that was made at a broker: a future of its result. It is on its way whether or not it is awaited; dropping it cancels it,
-/// [`detach`](Calling::detach) lets it run on.
+/// A call that was made at a broker: a future of its result. It is on its way whether or not it is
+/// awaited; dropping it cancels it, [`detach`](Calling::detach) lets it run on.
 ///
 /// # Cancel safety
 ///
-/// Await `&mut calling` in a `select!`: dropping the reference loses nothing. Dropping the whole cancels the call, by a task of the runtime. In a
-/// program that ends at that moment the task may not get to it: the call is run then, and its answer is nobody's.
+/// Await `&mut calling` in a `select!`: dropping the reference loses nothing. Dropping the whole
+/// cancels the call, by a task of the runtime. In a program that ends at that moment the task may
+/// not get to it: the call is run then, and its answer is nobody's.
 #[must_use = "dropping it cancels the call; detach it to let it run on"]
 pub struct Calling<T> {
     answering: Answering,
@@ -112,22 +121,29 @@ pub struct Calling<T> {
 }
 
 impl Broker {
-    /// Has a task run by whichever worker takes it; awaited, it gives the result. It waits in its queue for a worker for as long as its
-    /// [queue timeout](Call::queue_timeout) says. Where a job with its unique mark is there already, that one's result is waited for, and that
-    /// one is never cancelled.
+    /// Has a task run by whichever worker takes it; awaited, it gives the result. It waits in its
+    /// queue for a worker for as long as its [queue timeout](Call::queue_timeout) says. Where a job
+    /// with its unique mark is there already, that one's result is waited for, and that one is
+    /// never cancelled.
     ///
     /// # Errors
     ///
-    /// What became of it. A broker that keeps results as jobs (SQLite, Redis) gives `Failed` with the reason of the last attempt if it ended among
-    /// the dead letters. `TimedOut` if it waited for longer than its queue timeout. `Rejected` if the broker could not carry it;
-    /// where that error [is uncertain](Error::is_uncertain), it may have run.
+    /// What became of it. A broker that keeps results as jobs (SQLite, Redis) gives `Failed` with
+    /// the reason of the last attempt if it ended among the dead letters. `TimedOut` if it waited
+    /// for longer than its queue timeout. `Rejected` if the broker could not carry it; where that
+    /// error [is uncertain](Error::is_uncertain), it may have run.
     pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> Calling<T> {
         let caller = Arc::<Caller>::default();
         let (queue_timeout, waits_out_passes) = {
             let options = call.request.options();
             (options.queue_timeout, options.waits_out_passes)
         };
-        self.begin_call(queue_timeout, waits_out_passes, caller, self.call_to_job(call))
+        self.begin_call(
+            queue_timeout,
+            waits_out_passes,
+            caller,
+            self.call_to_job(call),
+        )
     }
 
     fn begin_call<T>(
@@ -139,15 +155,23 @@ impl Broker {
     ) -> Calling<T> {
         let answering = match job {
             Err(error) => Box::pin(ready(Err(CallError::Rejected(error)))),
-            Ok(job) if self.capabilities().answers => {
-                self.backend().call(DirectCall { job, queue_timeout, waits_out_passes, caller: Arc::clone(&caller) })
-            }
+            Ok(job) if self.capabilities().answers => self.backend().call(DirectCall {
+                job,
+                queue_timeout,
+                waits_out_passes,
+                caller: Arc::clone(&caller),
+            }),
             Ok(job) => self.call_by_job(job, queue_timeout, &caller),
         };
-        Calling { answering, caller, output: PhantomData }
+        Calling {
+            answering,
+            caller,
+            output: PhantomData,
+        }
     }
 
-    /// What the calls of this connection came to, at a broker that [answers](super::Capabilities::answers); elsewhere all zero.
+    /// What the calls of this connection came to, at a broker that
+    /// [answers](super::Capabilities::answers); elsewhere all zero.
     pub fn call_counts(&self) -> CallCounts {
         self.backend().call_counts()
     }
@@ -163,7 +187,9 @@ impl Broker {
         let (broker, caller) = (self.clone(), Arc::clone(caller));
         let waiting = async move {
             let pushing = broker.clone();
-            let result: Box<RawValue> = broker.result_of(async move { pushing.push(job).await }, wait, &caller).await?;
+            let result: Box<RawValue> = broker
+                .result_of(async move { pushing.push(job).await }, wait, &caller)
+                .await?;
             Ok(Bytes::from(Box::<str>::from(result).into_string()))
         };
         begun(Box::pin(waiting))
@@ -192,14 +218,16 @@ impl Queue {
 }
 
 impl<T> Calling<T> {
-    /// What the running task tells with [`Context::progress`](crate::Context::progress), in order; ends with the call. Of what nobody reads, the
-    /// newest 64 are kept. Brokers that keep results as jobs (SQLite, Redis) tell none.
+    /// What the running task tells with [`Context::progress`](crate::Context::progress), in order;
+    /// ends with the call. Of what nobody reads, the newest 64 are kept. Brokers that keep results
+    /// as jobs (SQLite, Redis) tell none.
     pub fn progress(&self) -> CallProgress {
         CallProgress(Arc::clone(&self.caller))
     }
 
-    /// Asks for the call to be stopped, wherever it is; await it to know what came of that: [`CallError::Cancelled`] with the reason and, if it ran
-    /// in a pool, with how it was stopped; or its result, if that came first. A second time does nothing.
+    /// Asks for the call to be stopped, wherever it is; await it to know what came of that:
+    /// [`CallError::Cancelled`] with the reason and, if it ran in a pool, with how it was stopped;
+    /// or its result, if that came first. A second time does nothing.
     pub fn cancel(&self, reason: impl Into<String>) {
         if self.caller.reason.set(reason.into()).is_ok() {
             self.caller.cancel.cancel();
@@ -232,8 +260,13 @@ impl<T> fmt::Debug for Calling<T> {
 
 /// Begins it now: its first step is taken here, the others by a task.
 fn begun(mut waiting: Answering) -> Answering {
-    let Some(scope) = Scope::current() else { return waiting };
-    if let Poll::Ready(outcome) = waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+    let Some(scope) = Scope::current() else {
+        return waiting;
+    };
+    if let Poll::Ready(outcome) = waiting
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
         return Box::pin(ready(outcome));
     }
     let (mut teller, told) = oneshot::channel();
@@ -244,7 +277,12 @@ fn begun(mut waiting: Answering) -> Answering {
             () = teller.closed() => {}
         }
     });
-    let ended = || Error::new(ErrorKind::Closed, "wait for a result: the runtime has ended");
+    let ended = || {
+        Error::new(
+            ErrorKind::Closed,
+            "wait for a result: the runtime has ended",
+        )
+    };
     Box::pin(async move { told.await.unwrap_or_else(|_| Err(ended().into())) })
 }
 

@@ -1,7 +1,8 @@
-//! Cancels on their way to the holders of leases: what tells a holder well before it extends its lease.
+//! Cancels on their way to the holders of leases: what tells a holder well before it extends its
+//! lease.
 //!
-//! One per broker, shared by all its workers and leases. However many of them hear of a change, the broker is looked at once for all, and at
-//! most every [`LOOK_PAUSE`].
+//! One per broker, shared by all its workers and leases. However many of them hear of a change, the
+//! broker is looked at once for all, and at most every [`LOOK_PAUSE`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +31,10 @@ struct Look {
 
 impl Cancels {
     pub(super) fn new(backend: Arc<dyn Backend>) -> Self {
-        Self { backend, last: Mutex::default() }
+        Self {
+            backend,
+            last: Mutex::default(),
+        }
     }
 
     pub(super) fn backend(&self) -> &Arc<dyn Backend> {
@@ -48,19 +52,32 @@ impl Cancels {
             sleep_until(look.at + LOOK_PAUSE).await;
         }
         let at = Instant::now();
-        let View::Cancels(found) = self.backend.look(Query::Cancels).await? else { return Err(api::confused()) };
+        let View::Cancels(found) = self.backend.look(Query::Cancels).await? else {
+            return Err(api::confused());
+        };
         let found: Arc<[AskedCancel]> = found.into();
-        *last = Some(Look { at, found: Arc::clone(&found) });
+        *last = Some(Look {
+            at,
+            found: Arc::clone(&found),
+        });
         Ok(found)
     }
 
-    /// Goes through what is asked for, now and after each change while somebody wants to know, until one is what was looked for. Cancel
-    /// safe.
-    pub(crate) async fn find<R>(&self, wants: impl Fn() -> bool, mut pick: impl FnMut(&AskedCancel) -> Option<R>) -> R {
+    /// Goes through what is asked for, now and after each change while somebody wants to know,
+    /// until one is what was looked for. Cancel safe.
+    pub(crate) async fn find<R>(
+        &self,
+        wants: impl Fn() -> bool,
+        mut pick: impl FnMut(&AskedCancel) -> Option<R>,
+    ) -> R {
         loop {
             let changed = self.backend.changed();
             let looked = async {
-                let found = if wants() { self.look().await?.iter().find_map(&mut pick) } else { None };
+                let found = if wants() {
+                    self.look().await?.iter().find_map(&mut pick)
+                } else {
+                    None
+                };
                 if found.is_none() {
                     changed.await?;
                 }

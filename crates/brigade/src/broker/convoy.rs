@@ -1,7 +1,10 @@
-//! Questions that go together: what is asked while others of its lane are under way waits, and goes with the next.
+//! Questions that go together: what is asked while others of its lane are under way waits, and goes
+//! with the next.
 //!
-//! So the more callers there are, the more share one round trip, and a lone caller waits for nobody. Each question has its own answer. A lane is there
-//! for as long as something is asked of it. Its tasks are the convoy's, not a caller's: a caller that goes away, or is not polled, holds up nobody.
+//! So the more callers there are, the more share one round trip, and a lone caller waits for
+//! nobody. Each question has its own answer. A lane is there for as long as something is asked of
+//! it. Its tasks are the convoy's, not a caller's: a caller that goes away, or is not polled, holds
+//! up nobody.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -46,8 +49,8 @@ struct Waiting<Q, A> {
 }
 
 impl<Q: Send + 'static, A: Send + 'static> Convoy<Q, A> {
-    /// `carry` gets the questions of a lane and gives one answer for each; it has so many at the same time, and so much in one, by the weights
-    /// of the questions.
+    /// `carry` gets the questions of a lane and gives one answer for each; it has so many at the
+    /// same time, and so much in one, by the weights of the questions.
     pub(crate) fn new<F>(
         scope: Scope,
         under_way_max: usize,
@@ -57,8 +60,17 @@ impl<Q: Send + 'static, A: Send + 'static> Convoy<Q, A> {
     where
         F: Future<Output = Vec<A>> + Send + 'static,
     {
-        let carry = Box::new(move |lane: Box<str>, questions: Vec<Q>| Box::pin(carry(lane, questions)) as Answering<A>);
-        Self(Arc::new(Inner { scope, under_way_max, weight_max, room: Semaphore::new(QUESTIONS_MAX), lanes: Mutex::default(), carry }))
+        let carry = Box::new(move |lane: Box<str>, questions: Vec<Q>| {
+            Box::pin(carry(lane, questions)) as Answering<A>
+        });
+        Self(Arc::new(Inner {
+            scope,
+            under_way_max,
+            weight_max,
+            room: Semaphore::new(QUESTIONS_MAX),
+            lanes: Mutex::default(),
+            carry,
+        }))
     }
 
     /// # Errors
@@ -69,10 +81,18 @@ impl<Q: Send + 'static, A: Send + 'static> Convoy<Q, A> {
     ///
     /// Dropping the future does not take the question back once it is under way.
     pub(crate) async fn ask(&self, lane: &str, question: Q, weight: usize) -> Result<A, Error> {
-        let gone = || Error::new(ErrorKind::Closed, "ask a broker whose runtime has ended").uncertain();
+        let gone =
+            || Error::new(ErrorKind::Closed, "ask a broker whose runtime has ended").uncertain();
         let _room = self.0.room.acquire().await.map_err(|_| gone())?;
         let (reply, answer) = oneshot::channel();
-        if let Some(trips) = self.0.join(lane, Waiting { question, weight: weight.max(1), reply }) {
+        if let Some(trips) = self.0.join(
+            lane,
+            Waiting {
+                question,
+                weight: weight.max(1),
+                reply,
+            },
+        ) {
             self.0.scope.spawn(trips.run());
         }
         answer.await.map_err(|_| gone())
@@ -84,13 +104,23 @@ impl<Q, A> Inner<Q, A> {
     fn join(self: &Arc<Self>, name: &str, waiting: Waiting<Q, A>) -> Option<Trips<Q, A>> {
         let mut lanes = lock(&self.lanes);
         if !lanes.contains_key(name) {
-            lanes.insert(name.into(), Lane { waiting: VecDeque::new(), under_way: 0 });
+            lanes.insert(
+                name.into(),
+                Lane {
+                    waiting: VecDeque::new(),
+                    under_way: 0,
+                },
+            );
         }
         let lane = lanes.get_mut(name)?;
         lane.waiting.push_back(waiting);
         let is_needed = lane.under_way < self.under_way_max;
         lane.under_way += usize::from(is_needed);
-        is_needed.then(|| Trips { convoy: Arc::clone(self), lane: name.into(), is_over: false })
+        is_needed.then(|| Trips {
+            convoy: Arc::clone(self),
+            lane: name.into(),
+            is_over: false,
+        })
     }
 }
 
@@ -107,7 +137,10 @@ impl<Q, A> Trips<Q, A> {
             // Whoever is ready to ask, or has just got an answer and asks again, comes along.
             yield_now().await;
             let Some(load) = self.load() else { return };
-            let (questions, replies): (Vec<Q>, Vec<oneshot::Sender<A>>) = load.into_iter().map(|one| (one.question, one.reply)).unzip();
+            let (questions, replies): (Vec<Q>, Vec<oneshot::Sender<A>>) = load
+                .into_iter()
+                .map(|one| (one.question, one.reply))
+                .unzip();
             let answers = (self.convoy.carry)(self.lane.clone(), questions).await;
             for (reply, answer) in replies.into_iter().zip(answers) {
                 // Whoever asked may have stopped waiting.
@@ -121,7 +154,10 @@ impl<Q, A> Trips<Q, A> {
         let mut lanes = lock(&self.convoy.lanes);
         if let Some(lane) = lanes.get_mut(&self.lane) {
             let (mut load, mut weight) = (Vec::new(), 0_usize);
-            while let Some(next) = lane.waiting.pop_front_if(|next| weight == 0 || weight + next.weight <= self.convoy.weight_max) {
+            while let Some(next) = lane
+                .waiting
+                .pop_front_if(|next| weight == 0 || weight + next.weight <= self.convoy.weight_max)
+            {
                 weight += next.weight;
                 load.push(next);
             }
@@ -159,21 +195,34 @@ mod tests {
     use super::*;
 
     /// Gives back each question with how many it went with, once it is let go.
-    fn convoy(under_way_max: usize, weight_max: usize) -> (Convoy<u32, (u32, usize)>, Arc<Semaphore>) {
+    fn convoy(
+        under_way_max: usize,
+        weight_max: usize,
+    ) -> (Convoy<u32, (u32, usize)>, Arc<Semaphore>) {
         let gate = Arc::new(Semaphore::new(0));
         let go = Arc::clone(&gate);
         let carry = move |_, questions: Vec<u32>| {
             let go = Arc::clone(&go);
             async move {
                 go.acquire().await.unwrap().forget();
-                questions.iter().map(|question| (*question, questions.len())).collect()
+                questions
+                    .iter()
+                    .map(|question| (*question, questions.len()))
+                    .collect()
             }
         };
-        (Convoy::new(Scope::current().unwrap(), under_way_max, weight_max, carry), gate)
+        (
+            Convoy::new(Scope::current().unwrap(), under_way_max, weight_max, carry),
+            gate,
+        )
     }
 
     async fn waiting(convoy: &Convoy<u32, (u32, usize)>, count: usize) {
-        while lock(&convoy.0.lanes).get("a").map_or(0, |lane| lane.waiting.len()) != count {
+        while lock(&convoy.0.lanes)
+            .get("a")
+            .map_or(0, |lane| lane.waiting.len())
+            != count
+        {
             yield_now().await;
         }
     }
@@ -184,7 +233,10 @@ mod tests {
         let first = async { convoy.ask("a", 0, 1).await.unwrap() };
         let others = async {
             // The first is under way by now.
-            while lock(&convoy.0.lanes).get("a").is_none_or(|lane| !lane.waiting.is_empty()) {
+            while lock(&convoy.0.lanes)
+                .get("a")
+                .is_none_or(|lane| !lane.waiting.is_empty())
+            {
                 yield_now().await;
             }
             let asked = join_all((1..=50).map(|number| convoy.ask("a", number, 1)));
@@ -196,9 +248,15 @@ mod tests {
         };
         let (first, others) = tokio::join!(first, others);
         assert_eq!(first, (0, 1));
-        assert_eq!(others.into_iter().map(Result::unwrap).collect::<Vec<_>>(), (1..=50).map(|number| (number, 50)).collect::<Vec<_>>());
+        assert_eq!(
+            others.into_iter().map(Result::unwrap).collect::<Vec<_>>(),
+            (1..=50).map(|number| (number, 50)).collect::<Vec<_>>()
+        );
         yield_now().await;
-        assert!(lock(&convoy.0.lanes).is_empty(), "nothing is left of a lane");
+        assert!(
+            lock(&convoy.0.lanes).is_empty(),
+            "nothing is left of a lane"
+        );
     }
 
     #[tokio::test]
@@ -206,8 +264,15 @@ mod tests {
         let (convoy, gate) = convoy(1, 10);
         gate.add_permits(100);
         let weights = [4, 4, 4, 30, 1, 9, 1];
-        let asked = weights.iter().zip(0..).map(|(weight, number)| convoy.ask("a", number, *weight));
-        let told: Vec<usize> = join_all(asked).await.into_iter().map(|told| told.unwrap().1).collect();
+        let asked = weights
+            .iter()
+            .zip(0..)
+            .map(|(weight, number)| convoy.ask("a", number, *weight));
+        let told: Vec<usize> = join_all(asked)
+            .await
+            .into_iter()
+            .map(|told| told.unwrap().1)
+            .collect();
         assert_eq!(told, [2, 2, 1, 1, 2, 2, 1]);
     }
 
@@ -220,14 +285,22 @@ mod tests {
             let free = async { gate.add_permits(2) };
             tokio::join!(asked, free).0
         };
-        assert_eq!(tokio::time::timeout(Duration::from_secs(30), other).await.unwrap().unwrap(), (2, 1));
+        assert_eq!(
+            tokio::time::timeout(Duration::from_secs(30), other)
+                .await
+                .unwrap()
+                .unwrap(),
+            (2, 1)
+        );
         gate.add_permits(2);
         assert_eq!(convoy.ask("a", 3, 1).await.unwrap().0, 3);
     }
 
     #[test]
     fn who_asks_when_the_runtime_has_ended_is_told_so() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
         let (convoy, _gate) = runtime.block_on(async { convoy(1, 100) });
         // One is under way when it ends, another comes later.
         runtime.block_on(async {
@@ -235,10 +308,15 @@ mod tests {
             yield_now().await;
         });
         drop(runtime);
-        let later = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let later = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
         for _ in 0..2 {
             let error = later.block_on(convoy.ask("a", 2, 1)).unwrap_err();
-            assert!(error.kind() == ErrorKind::Closed && error.is_uncertain(), "{error:?}");
+            assert!(
+                error.kind() == ErrorKind::Closed && error.is_uncertain(),
+                "{error:?}"
+            );
         }
     }
 }

@@ -44,8 +44,9 @@ impl TakenJob {
     }
 }
 
-/// A job on a lease. Settle it; one that is dropped comes back when the lease runs out. A clone is the same lease, kept to settle it once
-/// more if the broker could not be reached: only the first settlement counts.
+/// A job on a lease. Settle it; one that is dropped comes back when the lease runs out. A clone is
+/// the same lease, kept to settle it once more if the broker could not be reached: only the first
+/// settlement counts.
 #[derive(Clone)]
 #[must_use = "a lease that is not settled runs out"]
 pub struct Lease {
@@ -114,7 +115,8 @@ impl Lease {
         self.leased.job.options.retries()
     }
 
-    /// Leases of it before this one that ended without a word of their holder: its process died, or it hung. The job may be what kills its holders.
+    /// Leases of it before this one that ended without a word of their holder: its process died, or
+    /// it hung. The job may be what kills its holders.
     pub fn lost(&self) -> u32 {
         self.leased.lost
     }
@@ -124,14 +126,21 @@ impl Lease {
         self.leased.crashed
     }
 
-    /// Waits until somebody wants the job cancelled, and says why. Errors of the broker are waited out.
+    /// Waits until somebody wants the job cancelled, and says why. Errors of the broker are waited
+    /// out.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future loses nothing.
     pub async fn cancel_asked(&self) -> String {
-        let is_ours = |cancel: &AskedCancel| cancel.id == self.leased.id && cancel.token == self.leased.token;
-        self.cancels.find(|| true, |cancel| is_ours(cancel).then(|| cancel.reason.clone())).await
+        let is_ours =
+            |cancel: &AskedCancel| cancel.id == self.leased.id && cancel.token == self.leased.token;
+        self.cancels
+            .find(
+                || true,
+                |cancel| is_ours(cancel).then(|| cancel.reason.clone()),
+            )
+            .await
     }
 
     /// The payload.
@@ -147,7 +156,8 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// What the broker says; the lease still runs then. [`Settled::Stale`] is no error: somebody else has the job.
+    /// What the broker says; the lease still runs then. [`Settled::Stale`] is no error: somebody
+    /// else has the job.
     pub async fn ack(self) -> Result<Settled, Error> {
         self.end(Ending::Ack(None)).await
     }
@@ -156,9 +166,11 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// As [`ack`](Lease::ack), and `Encode` if JSON has no form of the result: NaN and infinity, `Some(None)`, keys of maps that are lists or alike.
+    /// As [`ack`](Lease::ack), and `Encode` if JSON has no form of the result: NaN and infinity,
+    /// `Some(None)`, keys of maps that are lists or alike.
     pub async fn ack_with(self, result: &(impl Serialize + ?Sized)) -> Result<Settled, Error> {
-        self.end(Ending::Ack(Some(Codec::json_text(result)?.into()))).await
+        self.end(Ending::Ack(Some(Codec::json_text(result)?.into())))
+            .await
     }
 
     /// Failed: tried again by the job's own policy, or set aside when its attempts are used up.
@@ -184,7 +196,11 @@ impl Lease {
     /// # Errors
     ///
     /// As [`ack`](Lease::ack).
-    pub async fn nack_later(self, reason: impl fmt::Display, after: Duration) -> Result<Settled, Error> {
+    pub async fn nack_later(
+        self,
+        reason: impl fmt::Display,
+        after: Duration,
+    ) -> Result<Settled, Error> {
         let reason = reason.to_string();
         self.end(Ending::Fail {
             kind: AttemptKind::Failed,
@@ -206,23 +222,38 @@ impl Lease {
         self.pass_later(reason, Duration::ZERO).await
     }
 
-    /// Given back untouched, without charge, and handed out again only after this time: for a reason that will not be gone at once.
+    /// Given back untouched, without charge, and handed out again only after this time: for a
+    /// reason that will not be gone at once.
     ///
     /// # Errors
     ///
     /// As [`ack`](Lease::ack).
-    pub async fn pass_later(self, reason: impl fmt::Display, after: Duration) -> Result<Settled, Error> {
-        self.end(Ending::GiveBack { kind: AttemptKind::Passed, reason: reason.to_string(), after }).await
+    pub async fn pass_later(
+        self,
+        reason: impl fmt::Display,
+        after: Duration,
+    ) -> Result<Settled, Error> {
+        self.end(Ending::GiveBack {
+            kind: AttemptKind::Passed,
+            reason: reason.to_string(),
+            after,
+        })
+        .await
     }
 
-    /// Given back because its attempt was cut short without fault of its own, as when its holder stops: uncharged, and counted as
-    /// interrupted.
+    /// Given back because its attempt was cut short without fault of its own, as when its holder
+    /// stops: uncharged, and counted as interrupted.
     ///
     /// # Errors
     ///
     /// As [`ack`](Lease::ack).
     pub async fn give_back(self, reason: impl fmt::Display) -> Result<Settled, Error> {
-        self.end(Ending::GiveBack { kind: AttemptKind::Interrupted, reason: reason.to_string(), after: Duration::ZERO }).await
+        self.end(Ending::GiveBack {
+            kind: AttemptKind::Interrupted,
+            reason: reason.to_string(),
+            after: Duration::ZERO,
+        })
+        .await
     }
 
     /// Set aside for a person.
@@ -234,7 +265,8 @@ impl Lease {
         self.end(Ending::DeadLetter(reason.to_string())).await
     }
 
-    /// Holds it for this long from now on. [`Settled::Accepted`] carries the reason if somebody wants the job cancelled.
+    /// Holds it for this long from now on. [`Settled::Accepted`] carries the reason if somebody
+    /// wants the job cancelled.
     ///
     /// # Errors
     ///
@@ -249,16 +281,31 @@ impl Lease {
     ///
     /// As [`ack`](Lease::ack).
     pub async fn cancelled(self, reason: impl fmt::Display) -> Result<Settled, Error> {
-        self.end(Ending::Cancelled { reason: reason.to_string(), stop: None, certificate: None }).await
+        self.end(Ending::Cancelled {
+            reason: reason.to_string(),
+            stop: None,
+            certificate: None,
+        })
+        .await
     }
 
-    /// Ends it as cancelled, as was asked, with how it was stopped, for [`Broker::stop`](crate::Broker::stop) and the job's history.
+    /// Ends it as cancelled, as was asked, with how it was stopped, for
+    /// [`Broker::stop`](crate::Broker::stop) and the job's history.
     ///
     /// # Errors
     ///
     /// As [`ack`](Lease::ack).
-    pub async fn cancelled_by(self, reason: impl fmt::Display, stop: Receipt) -> Result<Settled, Error> {
-        self.end(Ending::Cancelled { reason: reason.to_string(), stop: Some(stop), certificate: None }).await
+    pub async fn cancelled_by(
+        self,
+        reason: impl fmt::Display,
+        stop: Receipt,
+    ) -> Result<Settled, Error> {
+        self.end(Ending::Cancelled {
+            reason: reason.to_string(),
+            stop: Some(stop),
+            certificate: None,
+        })
+        .await
     }
 
     async fn end(self, ending: Ending) -> Result<Settled, Error> {
@@ -267,13 +314,26 @@ impl Lease {
 
     async fn settle(&self, ending: Ending) -> Result<Settled, Error> {
         let ending = ending.bounded();
-        let settlement = Settlement { id: self.leased.id.clone(), token: self.leased.token, ending, answer: None };
-        self.cancels.backend().settle(vec![settlement]).await?.pop().ok_or_else(super::api::confused)?
+        let settlement = Settlement {
+            id: self.leased.id.clone(),
+            token: self.leased.token,
+            ending,
+            answer: None,
+        };
+        self.cancels
+            .backend()
+            .settle(vec![settlement])
+            .await?
+            .pop()
+            .ok_or_else(super::api::confused)?
     }
 }
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("job", &self.leased.id).field("attempt", &self.leased.attempt).finish_non_exhaustive()
+        f.debug_struct("Lease")
+            .field("job", &self.leased.id)
+            .field("attempt", &self.leased.attempt)
+            .finish_non_exhaustive()
     }
 }

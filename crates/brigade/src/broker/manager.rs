@@ -25,14 +25,21 @@ const PAUSE: Duration = Duration::from_millis(200);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Broker {
-    /// A manager of a queue, for clients of any language that speak the broker's own protocol. On Redis a client says that it is free
-    /// with `RPUSH brigade:{emails}:free <id>` and waits for its job with `BLPOP brigade:{emails}:to:<id>`; the manager hands the jobs
-    /// to the free in the order in which they asked. What a client was given is gone once it has collected it; what it does not collect in
-    /// time goes back to the head of the queue. Several managers of one queue do no harm.
+    /// A manager of a queue, for clients of any language that speak the broker's own protocol. On
+    /// Redis a client says that it is free with `RPUSH brigade:{emails}:free <id>` and waits for
+    /// its job with `BLPOP brigade:{emails}:to:<id>`; the manager hands the jobs to the free in the
+    /// order in which they asked. What a client was given is gone once it has collected it; what it
+    /// does not collect in time goes back to the head of the queue. Several managers of one queue
+    /// do no harm.
     ///
-    /// A client that asks again before it was given a job counts once. One that wants several jobs at once asks by several ids.
+    /// A client that asks again before it was given a job counts once. One that wants several jobs
+    /// at once asks by several ids.
     pub fn manager(&self, queue: impl Into<Box<str>>) -> Manager {
-        Manager { broker: self.clone(), queue: queue.into(), collect_within: Duration::from_secs(60) }
+        Manager {
+            broker: self.clone(),
+            queue: queue.into(),
+            collect_within: Duration::from_secs(60),
+        }
     }
 }
 
@@ -47,7 +54,8 @@ impl Manager {
     ///
     /// # Errors
     ///
-    /// `Unsupported` on a broker that has no such clients, `BadOption` for a bad name. Others of the broker are waited out and logged.
+    /// `Unsupported` on a broker that has no such clients, `BadOption` for a bad name. Others of
+    /// the broker are waited out and logged.
     pub async fn run_until<S>(self, stop: impl Future<Output = S>) -> Result<u64, Error> {
         check_name("queue", &self.queue)?;
         let backend = self.broker.backend();
@@ -55,14 +63,21 @@ impl Manager {
         let mut handed = 0;
         loop {
             let changed = backend.changed();
-            let pause = match backend.order(Order::Manage(self.queue.clone(), self.collect_within)).await {
-                Ok(Ordered::Managed { handed: count, next }) => {
+            let pause = match backend
+                .order(Order::Manage(self.queue.clone(), self.collect_within))
+                .await
+            {
+                Ok(Ordered::Managed {
+                    handed: count,
+                    next,
+                }) => {
                     handed += count;
                     next.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)
                 }
                 Ok(_) => return Err(confused()),
                 Err(error) if error.is_retryable() => {
-                    tracing::warn!(%error, queue = %self.queue, "could not manage a queue; trying again");
+                    tracing::warn!(%error, queue = %self.queue, "could not manage a queue; trying \
+                        again");
                     tokio::select! {
                         _ = &mut stop => return Ok(handed),
                         () = sleep(PAUSE) => continue,

@@ -14,7 +14,10 @@ pub(super) struct Tls(Infallible);
 
 impl Tls {
     pub(super) fn new(_: &TlsOptions, feature: &'static str) -> Result<Self, Error> {
-        let text = format!("connect with TLS: this program was built without; turn on the feature {feature} of the crate brigade");
+        let text = format!(
+            "connect with TLS: this program was built without; turn on the feature {feature} of \
+                the crate brigade"
+        );
         Err(Error::new(ErrorKind::Unsupported, text))
     }
 

@@ -9,7 +9,12 @@ pub(super) fn decode(text: &str) -> Result<Vec<u8>, String> {
     for part in parts {
         let (digits, rest) = part.split_at_checked(2).ok_or_else(wrong)?;
         let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-        bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| is_hex).ok_or_else(wrong)?);
+        bytes.push(
+            u8::from_str_radix(digits, 16)
+                .ok()
+                .filter(|_| is_hex)
+                .ok_or_else(wrong)?,
+        );
         bytes.extend_from_slice(rest.as_bytes());
     }
     Ok(bytes)

@@ -1,14 +1,16 @@
 //! Which queues an ask for jobs is for, and in which order they are looked through.
 //!
-//! A consumer may serve 10,000 queues and ask many times a second. So the names are made once ([`QueueSet`]) and shared; an ask only says where in
-//! them to begin. A store that knows which queues have jobs need not go through all of them: [`Queues::rank`] says, in constant time, whether an
-//! ask is for a queue and what is asked before it.
+//! A consumer may serve 10,000 queues and ask many times a second. So the names are made once
+//! ([`QueueSet`]) and shared; an ask only says where in them to begin. A store that knows which
+//! queues have jobs need not go through all of them: [`Queues::rank`] says, in constant time,
+//! whether an ask is for a queue and what is asked before it.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
-/// The queues that a consumer serves: those in strict order, then those that take turns. No name twice.
+/// The queues that a consumer serves: those in strict order, then those that take turns. No name
+/// twice.
 #[derive(Debug)]
 pub(crate) struct QueueSet {
     names: Vec<Box<str>>,
@@ -19,8 +21,16 @@ pub(crate) struct QueueSet {
 
 impl QueueSet {
     /// Of a name that comes twice, the first counts.
-    pub(crate) fn new(strict: impl IntoIterator<Item = Box<str>>, turns: impl IntoIterator<Item = Box<str>>) -> Self {
-        let mut set = Self { names: Vec::new(), places: HashMap::new(), strict: 0, number: 0 };
+    pub(crate) fn new(
+        strict: impl IntoIterator<Item = Box<str>>,
+        turns: impl IntoIterator<Item = Box<str>>,
+    ) -> Self {
+        let mut set = Self {
+            names: Vec::new(),
+            places: HashMap::new(),
+            strict: 0,
+            number: 0,
+        };
         strict.into_iter().for_each(|name| set.add(name));
         set.strict = set.names.len();
         turns.into_iter().for_each(|name| set.add(name));
@@ -78,19 +88,33 @@ impl Queues {
     /// Those that take turns begin with the one at this place among all names, and go once round.
     pub(crate) fn from(set: &Arc<QueueSet>, place: usize) -> Self {
         let turns = set.strict..set.names.len();
-        let place = if turns.contains(&place) { place } else { turns.start };
-        Self { set: Arc::clone(set), turn: Turn::From(place) }
+        let place = if turns.contains(&place) {
+            place
+        } else {
+            turns.start
+        };
+        Self {
+            set: Arc::clone(set),
+            turn: Turn::From(place),
+        }
     }
 
     /// Those that take turns come in the order of these places among all names: each of them once.
     pub(crate) fn sorted(set: &Arc<QueueSet>, turns: impl IntoIterator<Item = usize>) -> Self {
         let order: Vec<usize> = (0..set.strict).chain(turns).collect();
         let mut ranks = vec![0; set.names.len()];
-        order.iter().enumerate().for_each(|(rank, place)| ranks[*place] = rank);
-        Self { set: Arc::clone(set), turn: Turn::Sorted(order.into(), ranks.into()) }
+        order
+            .iter()
+            .enumerate()
+            .for_each(|(rank, place)| ranks[*place] = rank);
+        Self {
+            set: Arc::clone(set),
+            turn: Turn::Sorted(order.into(), ranks.into()),
+        }
     }
 
-    /// All queues of the asker; the same for each ask of a consumer, while none is paused or resumed.
+    /// All queues of the asker; the same for each ask of a consumer, while none is paused or
+    /// resumed.
     #[cfg(feature = "rabbitmq")]
     pub(crate) fn set(&self) -> &Arc<QueueSet> {
         &self.set
@@ -100,7 +124,8 @@ impl Queues {
         self.set.names.len()
     }
 
-    /// Every queue, in no order that means something; the same slice for each ask of a consumer, while none is paused or resumed.
+    /// Every queue, in no order that means something; the same slice for each ask of a consumer,
+    /// while none is paused or resumed.
     pub(crate) fn names(&self) -> &[Box<str>] {
         &self.set.names
     }
@@ -116,7 +141,8 @@ impl Queues {
         (0..self.len()).map(|rank| &self.set.names[self.place(rank)])
     }
 
-    /// Which place a queue has in the order of [`iter`](Queues::iter); `None` if it is not asked for.
+    /// Which place a queue has in the order of [`iter`](Queues::iter); `None` if it is not asked
+    /// for.
     pub(crate) fn rank(&self, queue: &str) -> Option<usize> {
         let place = self.set.place(queue)?;
         Some(match &self.turn {
@@ -143,7 +169,11 @@ mod tests {
     use super::*;
 
     fn set() -> Arc<QueueSet> {
-        let names = |text: &str| text.chars().map(|c| Box::from(c.to_string())).collect::<Vec<Box<str>>>();
+        let names = |text: &str| {
+            text.chars()
+                .map(|c| Box::from(c.to_string()))
+                .collect::<Vec<Box<str>>>()
+        };
         Arc::new(QueueSet::new(names("xyx"), names("abycd")))
     }
 

@@ -1,21 +1,27 @@
 //! The broker in between: RabbitMQ, 3.10 or newer.
 //!
-//! From below: `url` (where it is, and how to use it), `reach` (opening a connection), `fault` (what errors mean), `link` (the supervisor: a
-//! connection that is made again), `publish` (confirmed messages), `scout` (the first to a queue), `message` (a job as a message), `topology` (queues),
-//! `store` (these together), `acks` (a channel that deliveries come by), `tap` (what takes from one queue), `held` (leases), and on that `lease`,
-//! `settle`, and `park` for what is held for long.
+//! From below: `url` (where it is, and how to use it), `reach` (opening a connection), `fault`
+//! (what errors mean), `link` (the supervisor: a connection that is made again), `publish`
+//! (confirmed messages), `scout` (the first to a queue), `message` (a job as a message), `topology`
+//! (queues), `store` (these together), `acks` (a channel that deliveries come by), `tap` (what
+//! takes from one queue), `held` (leases), and on that `lease`, `settle`, and `park` for what is
+//! held for long.
 //!
-//! For calls: `outbox` (requests and answers on their way), `calls` (the side of those who call), `callers` (the side of those who answer),
-//! `control` (cancels), `pass` (passing on), `turn` (who reloads). `check` looks for what is wrong, with `management`.
+//! For calls: `outbox` (requests and answers on their way), `calls` (the side of those who call),
+//! `callers` (the side of those who answer), `control` (cancels), `pass` (passing on), `turn` (who
+//! reloads). `check` looks for what is wrong, with `management`.
 //!
-//! Two connections: one publishes, the other takes and acks. The broker stops reading from a connection that publishes while it is short of
-//! memory or disk, and acks are what relieves it.
+//! Two connections: one publishes, the other takes and acks. The broker stops reading from a
+//! connection that publishes while it is short of memory or disk, and acks are what relieves it.
 //!
 //! What always holds:
 //!
-//! - A push counts when the broker has confirmed it; a settlement when what becomes of the job is confirmed, and the ack of its delivery heard.
-//! - A lease is a delivery of one channel and ends with it: no token outlives its connection. One that grows old is exchanged for a fresh one (`park`).
-//! - Nothing is counted by the broker's own counters of deliveries: attempts are in headers of ours, and what is given back is a new message.
+//! - A push counts when the broker has confirmed it; a settlement when what becomes of the job is
+//!   confirmed, and the ack of its delivery heard.
+//! - A lease is a delivery of one channel and ends with it: no token outlives its connection. One
+//!   that grows old is exchanged for a fresh one (`park`).
+//! - Nothing is counted by the broker's own counters of deliveries: attempts are in headers of
+//!   ours, and what is given back is a new message.
 
 mod acks;
 mod callers;
@@ -73,8 +79,8 @@ use self::topology::Topology;
 use self::url::Place;
 use super::api::Clock;
 use super::{
-    Answering, Backend, CallCounts, Capabilities, DirectCall, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement,
-    Turn, View,
+    Answering, Backend, CallCounts, Capabilities, DirectCall, LeaseAsk, Leased, Order, Ordered,
+    Pushed, Query, Reply, Settled, Settlement, Turn, View,
 };
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId};
@@ -134,7 +140,12 @@ struct RabbitMqCore {
 }
 
 pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>, Error> {
-    let scope = Scope::current().ok_or_else(|| Error::new(ErrorKind::Unsupported, "open a broker outside of an async runtime (tokio)"))?;
+    let scope = Scope::current().ok_or_else(|| {
+        Error::new(
+            ErrorKind::Unsupported,
+            "open a broker outside of an async runtime (tokio)",
+        )
+    })?;
     let place = Arc::new(Place::parse(url)?);
     let out = Link::connect(&place, "publish", &scope).await?;
     let hands_link = Link::connect(&place, "take", &scope).await?;
@@ -184,7 +195,8 @@ impl Drop for RabbitMq {
         if core.moving.is_empty() {
             return core.scope.close();
         }
-        // A message that has been put elsewhere, and whose delivery is not acked yet, would be there twice.
+        // A message that has been put elsewhere, and whose delivery is not acked yet, would be
+        // there twice.
         let scope = core.scope.clone();
         scope.spawn(async move {
             timeout(MOVING_TIMEOUT, core.moving.wait()).await.ok();
@@ -204,7 +216,8 @@ impl RabbitMqCore {
             self.served.add(&name);
         }
         taps.insert(queue.into(), Arc::clone(&tap));
-        self.scope.spawn_until_closed(Arc::clone(&tap).drive(Arc::clone(self)));
+        self.scope
+            .spawn_until_closed(Arc::clone(&tap).drive(Arc::clone(self)));
         tap
     }
 
@@ -221,15 +234,21 @@ impl RabbitMqCore {
         moment + self.clock.ahead()
     }
 
-    /// The largest body that is worth sending: the broker may have named a smaller one on this connection.
+    /// The largest body that is worth sending: the broker may have named a smaller one on this
+    /// connection.
     fn payload_bytes_max(&self) -> usize {
         let (generation, bytes) = *lock(&self.learnt_size);
-        if Some(generation) == self.out.generation() { bytes } else { PAYLOAD_BYTES_MAX }
+        if Some(generation) == self.out.generation() {
+            bytes
+        } else {
+            PAYLOAD_BYTES_MAX
+        }
     }
 
     /// The broker refused a message: if because of its size, larger ones need not be sent.
     fn learn_size(&self, fault: &Fault) {
-        if let (Some(bytes), Some(generation)) = (fault.message_bytes_max(), self.out.generation()) {
+        if let (Some(bytes), Some(generation)) = (fault.message_bytes_max(), self.out.generation())
+        {
             *lock(&self.learnt_size) = (generation, bytes.min(PAYLOAD_BYTES_MAX));
         }
     }
@@ -238,14 +257,20 @@ impl RabbitMqCore {
     fn lose(&self, number: u64, queue: Option<&str>) {
         let count = lock(&self.hands).lose(number, queue);
         if count > 0 {
-            tracing::warn!(count, "leases were lost with a channel; the broker gives their jobs to others");
+            tracing::warn!(
+                count,
+                "leases were lost with a channel; the broker gives their jobs to others"
+            );
             self.lost.notify_waiters();
         }
     }
 }
 
 fn unsupported<T>(what: &str) -> Result<T, Error> {
-    Err(Error::new(ErrorKind::Unsupported, format!("{what}: RabbitMQ cannot do that")))
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        format!("{what}: RabbitMQ cannot do that"),
+    ))
 }
 
 impl Backend for RabbitMq {
@@ -292,7 +317,11 @@ impl Backend for RabbitMq {
             match query {
                 Query::Cancels => Ok(View::Cancels(lock(&self.0.hands).lost())),
                 Query::Check => check::check(&self.0).await.map(View::Check),
-                Query::Job(_) | Query::Waited(_) | Query::Jobs { .. } | Query::Counts | Query::Why(_) => unsupported("look at jobs"),
+                Query::Job(_)
+                | Query::Waited(_)
+                | Query::Jobs { .. }
+                | Query::Counts
+                | Query::Why(_) => unsupported("look at jobs"),
                 Query::Schedules => unsupported("look at schedules"),
             }
         })
@@ -327,7 +356,11 @@ impl Backend for RabbitMq {
     }
 
     fn call_counts(&self) -> CallCounts {
-        self.0.calls.get().map(|calls| calls.counts()).unwrap_or_default()
+        self.0
+            .calls
+            .get()
+            .map(|calls| calls.counts())
+            .unwrap_or_default()
     }
 
     fn changed(&self) -> Reply<'_, ()> {

@@ -12,7 +12,8 @@ use crate::job::JobState;
 pub enum Cancelling {
     /// It was waiting, and is cancelled.
     Cancelled,
-    /// It is leased: its holder has been asked to stop it, and hears of it within a second, at the latest when it extends its lease.
+    /// It is leased: its holder has been asked to stop it, and hears of it within a second, at the
+    /// latest when it extends its lease.
     Asked,
     /// There is no such job, or it had ended.
     Nothing,
@@ -22,10 +23,11 @@ pub enum Cancelling {
 #[derive(Clone, Debug, serde::Serialize)]
 #[non_exhaustive]
 pub struct Stopped {
-    /// Where the job ended: [`Cancelled`](JobState::Cancelled), or another state if it came to its own end first. `None` if it was done and
-    /// not kept.
+    /// Where the job ended: [`Cancelled`](JobState::Cancelled), or another state if it came to its
+    /// own end first. `None` if it was done and not kept.
     pub state: Option<JobState>,
-    /// How its attempt was stopped, and how long that took its holder; `None` if nothing had to be stopped by force of a holder that tells.
+    /// How its attempt was stopped, and how long that took its holder; `None` if nothing had to be
+    /// stopped by force of a holder that tells.
     pub receipt: Option<Receipt>,
     /// What its attempt was like, if it was stopped in a pool.
     pub certificate: Option<Box<Certificate>>,

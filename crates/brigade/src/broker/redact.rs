@@ -1,12 +1,14 @@
 //! Broker URLs and texts of clients without the passwords in them.
 //!
-//! What is shown of a URL is what can be recognised as harmless; everything else becomes `***`. Looking for the password instead fails with
-//! the first mistyped URL: with one character out of place, any part of it may be the password.
+//! What is shown of a URL is what can be recognised as harmless; everything else becomes `***`.
+//! Looking for the password instead fails with the first mistyped URL: with one character out of
+//! place, any part of it may be the password.
 
 /// Stands for what is not shown.
 const MASK: &str = "***";
 
-/// Options whose values are shown. A value of any other option may be a password, also by its misspelled name.
+/// Options whose values are shown. A value of any other option may be a password, also by its
+/// misspelled name.
 const SHOWN_OPTIONS: [&str; 20] = [
     "blocked",
     "ca",
@@ -32,10 +34,14 @@ const SHOWN_OPTIONS: [&str; 20] = [
 
 /// A broker's URL for an error, a log or a person.
 pub(super) fn redact(url: &str) -> String {
-    let Some((scheme, rest)) = split_scheme(url) else { return without_scheme(url) };
+    let Some((scheme, rest)) = split_scheme(url) else {
+        return without_scheme(url);
+    };
     if scheme == "sqlite" && !rest.starts_with("//") {
         // A path, which may hold any character; there is no user.
-        let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
+        let (path, query) = rest
+            .split_once('?')
+            .map_or((rest, None), |(path, query)| (path, Some(query)));
         return printable(&format!("sqlite:{path}{}", options(query)));
     }
     let Some(rest) = rest.strip_prefix("//") else {
@@ -56,9 +62,14 @@ pub(super) fn redact(url: &str) -> String {
 /// The scheme of a URL: a known one, or one that at least looks like one.
 pub(super) fn split_scheme(url: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = url.split_once(':')?;
-    let is_name =
-        scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+.-".contains(&b));
-    let is_known = matches!(scheme, "sqlite" | "redis" | "rediss" | "amqp" | "amqps" | "unix");
+    let is_name = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"+.-".contains(&b));
+    let is_known = matches!(
+        scheme,
+        "sqlite" | "redis" | "rediss" | "amqp" | "amqps" | "unix"
+    );
     (is_name && (is_known || rest.starts_with("//"))).then_some((scheme, rest))
 }
 
@@ -72,16 +83,26 @@ fn without_scheme(url: &str) -> String {
 /// Of `user:password`, the user; nothing if it is not clear which part is which.
 fn login(login: &str) -> String {
     match login.split_once(':') {
-        Some((user, password)) if !password.is_empty() && user.bytes().all(is_plain) => format!("{user}:{MASK}"),
+        Some((user, password)) if !password.is_empty() && user.bytes().all(is_plain) => {
+            format!("{user}:{MASK}")
+        }
         _ => MASK.to_owned(),
     }
 }
 
 /// `host:port,..`, a path and options.
 fn place(text: &str) -> String {
-    let (text, query) = text.split_once('?').map_or((text, None), |(text, query)| (text, Some(query)));
-    let (hosts, path) = text.split_once('/').map_or((text, None), |(hosts, path)| (hosts, Some(path)));
-    let hosts = if hosts.split(',').all(is_host) { hosts } else { MASK };
+    let (text, query) = text
+        .split_once('?')
+        .map_or((text, None), |(text, query)| (text, Some(query)));
+    let (hosts, path) = text
+        .split_once('/')
+        .map_or((text, None), |(hosts, path)| (hosts, Some(path)));
+    let hosts = if hosts.split(',').all(is_host) {
+        hosts
+    } else {
+        MASK
+    };
     let path = match path {
         None => String::new(),
         Some(path) if path.bytes().all(|byte| is_plain(byte) || byte == b'/') => format!("/{path}"),
@@ -93,7 +114,13 @@ fn place(text: &str) -> String {
 /// A host with or without a port; a password in its place is one with a port that is none.
 fn is_host(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, port)) if host.bytes().all(|byte| byte.is_ascii_hexdigit() || b":.%".contains(&byte)) => ("", port),
+        Some((host, port))
+            if host
+                .bytes()
+                .all(|byte| byte.is_ascii_hexdigit() || b":.%".contains(&byte)) =>
+        {
+            ("", port)
+        }
         Some(_) => return false,
         None => text.split_at(text.find(':').unwrap_or(text.len())),
     };
@@ -106,29 +133,42 @@ fn is_plain(byte: u8) -> bool {
 }
 
 fn options(query: Option<&str>) -> String {
-    let Some(query) = query else { return String::new() };
+    let Some(query) = query else {
+        return String::new();
+    };
     let shown = query.split('&').map(|option| match option.split_once('=') {
-        Some((name, value)) if SHOWN_OPTIONS.contains(&name) && is_harmless(name, value) => option.to_owned(),
-        Some((name, _)) if name.bytes().all(is_plain) && name.len() <= 20 => format!("{name}={MASK}"),
+        Some((name, value)) if SHOWN_OPTIONS.contains(&name) && is_harmless(name, value) => {
+            option.to_owned()
+        }
+        Some((name, _)) if name.bytes().all(is_plain) && name.len() <= 20 => {
+            format!("{name}={MASK}")
+        }
         None if option.is_empty() || SHOWN_OPTIONS.contains(&option) => option.to_owned(),
         _ => MASK.to_owned(),
     });
     format!("?{}", shown.collect::<Vec<_>>().join("&"))
 }
 
-/// Whether nothing but its own value can be in it; the management API has a URL, which has its user and password from the broker's.
+/// Whether nothing but its own value can be in it; the management API has a URL, which has its user
+/// and password from the broker's.
 fn is_harmless(name: &str, value: &str) -> bool {
     let may_have: &[u8] = if name == "management" { b"/:" } else { b"/" };
-    value.bytes().all(|byte| is_plain(byte) || may_have.contains(&byte))
+    value
+        .bytes()
+        .all(|byte| is_plain(byte) || may_have.contains(&byte))
 }
 
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
-/// A text of a client or of a server without these secrets: some quote the command that they refuse, with its arguments.
+/// A text of a client or of a server without these secrets: some quote the command that they
+/// refuse, with its arguments.
 ///
-/// Only whole words are replaced, a short secret only between quotes: else a password `a` would take every letter with it.
+/// Only whole words are replaced, a short secret only between quotes: else a password `a` would
+/// take every letter with it.
 #[cfg(feature = "redis")]
 pub(super) fn scrub(text: &str, secrets: &[&str]) -> String {
     let secrets = secrets.iter().filter(|secret| !secret.is_empty());
@@ -171,13 +211,22 @@ mod tests {
             ("redis://:geheim@host", "redis://:***@host"),
             ("redis://geheim@host", "redis://***@host"),
             ("redis://geheim:@host", "redis://***@host"),
-            ("redis+unix:///run/redis.sock?password=geheim&db=1", "redis+unix:///run/redis.sock?password=***&db=1"),
+            (
+                "redis+unix:///run/redis.sock?password=geheim&db=1",
+                "redis+unix:///run/redis.sock?password=***&db=1",
+            ),
             (
                 "redis+sentinel://me:geheim@a:1,b:2/name/1?sentinel_password=geheim",
                 "redis+sentinel://me:***@a:1,b:2/name/1?sentinel_password=***",
             ),
-            ("amqps://me:geheim@[::1]:5671/%2F?ns=shop&heartbeat=5s", "amqps://me:***@[::1]:5671/%2F?ns=shop&heartbeat=5s"),
-            ("sqlite:a@b:c.db?synchronous=full", "sqlite:a@b:c.db?synchronous=full"),
+            (
+                "amqps://me:geheim@[::1]:5671/%2F?ns=shop&heartbeat=5s",
+                "amqps://me:***@[::1]:5671/%2F?ns=shop&heartbeat=5s",
+            ),
+            (
+                "sqlite:a@b:c.db?synchronous=full",
+                "sqlite:a@b:c.db?synchronous=full",
+            ),
             ("sqlite::memory:", "sqlite::memory:"),
             ("http://me:geheim@host/", "http://me:***@host/"),
             ("me:geheim@host", "***@host"),
@@ -185,15 +234,22 @@ mod tests {
             ("redis:me:geheim", "redis:***"),
             ("redis://me:ge?heim@host", "redis://***"),
             ("redis://me:ge/heim@host", "redis://me:***@host"),
-            ("amqp://host/?management=http://host:15672", "amqp://host/?management=http://host:15672"),
-            ("amqp://host/?management=http://me:geheim@host", "amqp://***"),
+            (
+                "amqp://host/?management=http://host:15672",
+                "amqp://host/?management=http://host:15672",
+            ),
+            (
+                "amqp://host/?management=http://me:geheim@host",
+                "amqp://***",
+            ),
             ("jobs.db", "***"),
         ] {
             assert_eq!(redact(url), shown, "{url}");
         }
     }
 
-    /// One character is left out, doubled, put elsewhere or replaced: the password is never in what is shown.
+    /// One character is left out, doubled, put elsewhere or replaced: the password is never in what
+    /// is shown.
     #[test]
     fn a_mistyped_url_is_shown_without_its_password() {
         let urls = [
@@ -203,14 +259,24 @@ mod tests {
             "redis+unix:///run/redis.sock?user=me&password=geheim",
             "redis+sentinel://me:geheim@a,b/name?sentinel_user=me&sentinel_password=geheim",
         ];
-        let others = [':', '/', '@', '?', '#', '=', '&', '%', ' ', 'x', ';', ',', '\\', '"', '['];
+        let others = [
+            ':', '/', '@', '?', '#', '=', '&', '%', ' ', 'x', ';', ',', '\\', '"', '[',
+        ];
         for url in urls {
             for index in 0..url.len() {
                 let (before, after) = url.split_at(index);
                 let rest = &after[1..];
-                let mut wrong =
-                    vec![format!("{before}{rest}"), format!("{before}{}{after}", &after[..1]), before.to_owned(), after.to_owned()];
-                wrong.extend(others.iter().flat_map(|c| [format!("{before}{c}{rest}"), format!("{before}{c}{after}")]));
+                let mut wrong = vec![
+                    format!("{before}{rest}"),
+                    format!("{before}{}{after}", &after[..1]),
+                    before.to_owned(),
+                    after.to_owned(),
+                ];
+                wrong.extend(
+                    others.iter().flat_map(|c| {
+                        [format!("{before}{c}{rest}"), format!("{before}{c}{after}")]
+                    }),
+                );
                 if let Some(next) = rest.get(..1) {
                     wrong.push(format!("{before}{next}{}{}", &after[..1], &rest[1..]));
                 }
@@ -225,9 +291,13 @@ mod tests {
     #[cfg(feature = "redis")]
     #[test]
     fn a_server_that_quotes_a_password_is_not_repeated() {
-        let text = "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'me' 'geheim' ";
+        let text =
+            "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'me' 'geheim' ";
         assert_eq!(scrub(text, &["geheim"]), text.replace("geheim", "***"));
         assert_eq!(scrub("a man, 'a' plan", &["a"]), "a man, '***' plan");
-        assert_eq!(scrub("geheimnis, geheim", &["geheim", ""]), "geheimnis, ***");
+        assert_eq!(
+            scrub("geheimnis, geheim", &["geheim", ""]),
+            "geheimnis, ***"
+        );
     }
 }

@@ -1,14 +1,17 @@
 //! The broker for many hosts: Redis or Valkey, 6.2 or newer.
 //!
-//! Each transition is one script that runs alone on the server (`*.lua`, all of them begin with `common.lua`), so a job is never between two
-//! states, whichever side dies when. All keys of a queue have one hash tag, `brigade:{queue}:`, so a script needs one node of a
-//! cluster. Times are the server's.
+//! Each transition is one script that runs alone on the server (`*.lua`, all of them begin with
+//! `common.lua`), so a job is never between two states, whichever side dies when. All keys of a
+//! queue have one hash tag, `brigade:{queue}:`, so a script needs one node of a cluster. Times are
+//! the server's.
 //!
-//! From below: `url` (where it is), `reach` (opening a connection), `line` (one that is made again), `nodes` (which server has a key),
-//! `link` (scripts and commands), and on that what a broker does. What is too much for one script goes in pieces: `stage`, `listing`.
+//! From below: `url` (where it is), `reach` (opening a connection), `line` (one that is made
+//! again), `nodes` (which server has a key), `link` (scripts and commands), and on that what a
+//! broker does. What is too much for one script goes in pieces: `stage`, `listing`.
 //!
-//! Two connections per server: one for scripts, which many calls share; one that is told of changes (`wake`). A third if pushes wait
-//! for replicas. A hand-out never blocks on the server, so nothing can be moved to a caller that has given up.
+//! Two connections per server: one for scripts, which many calls share; one that is told of changes
+//! (`wake`). A third if pushes wait for replicas. A hand-out never blocks on the server, so nothing
+//! can be moved to a caller that has given up.
 
 mod arguments;
 mod fault;
@@ -42,7 +45,10 @@ use self::push::{Push, Stored};
 use self::settle::{Endings, settled};
 use self::wake::Wake;
 use super::api::Clock;
-use super::{Backend, Capabilities, Convoy, Ending, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement, View};
+use super::{
+    Backend, Capabilities, Convoy, Ending, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply,
+    Settled, Settlement, View,
+};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 use crate::shutdown::Scope;
@@ -53,17 +59,20 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Between two looks in any case, also if something is due that nothing can be done about.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
-/// Far below the 512 MiB of a string: a script copies a payload several times while the server does nothing else.
+/// Far below the 512 MiB of a string: a script copies a payload several times while the server does
+/// nothing else.
 const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 
-/// A push that has to wait until a large one is in its queue helps with that, and tries again so often.
+/// A push that has to wait until a large one is in its queue helps with that, and tries again so
+/// often.
 const TRIES: usize = 100;
-/// By so much the extension of a lease may be slower than those of other queues, before its holder goes on without the answer.
+/// By so much the extension of a lease may be slower than those of other queues, before its holder
+/// goes on without the answer.
 const SLOWER_BY_MAX: Duration = Duration::from_secs(1);
 /// Scripts of a kind under way for a queue: one is written while the other is answered.
 const SCRIPTS_MAX: usize = 2;
-/// What one script stores or settles at most, in bytes of arguments: a few milliseconds in which the server does nothing else. More only if one caller
-/// asks for more.
+/// What one script stores or settles at most, in bytes of arguments: a few milliseconds in which
+/// the server does nothing else. More only if one caller asks for more.
 const SCRIPT_WEIGHT_MAX: usize = 256 << 10;
 
 pub(super) struct Redis {
@@ -79,21 +88,42 @@ pub(super) struct Redis {
 pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>, Error> {
     let link = Arc::new(Link::connect(url, clock).await?);
     let wake = Wake::start(Arc::clone(link.nodes()), Arc::clone(&link.looks))?;
-    let scope = Scope::current().ok_or_else(|| Error::new(ErrorKind::Unsupported, "open a broker outside of an async runtime (tokio)"))?;
+    let scope = Scope::current().ok_or_else(|| {
+        Error::new(
+            ErrorKind::Unsupported,
+            "open a broker outside of an async runtime (tokio)",
+        )
+    })?;
     let (to_push, to_settle) = (Arc::clone(&link), Arc::clone(&link));
-    let pushes = Convoy::new(scope.clone(), SCRIPTS_MAX, SCRIPT_WEIGHT_MAX, move |queue, pushes| {
-        let link = Arc::clone(&to_push);
-        async move { link.push_together(&queue, &pushes).await }
-    });
+    let pushes = Convoy::new(
+        scope.clone(),
+        SCRIPTS_MAX,
+        SCRIPT_WEIGHT_MAX,
+        move |queue, pushes| {
+            let link = Arc::clone(&to_push);
+            async move { link.push_together(&queue, &pushes).await }
+        },
+    );
     let settle = |waits: bool| {
         let link = Arc::clone(&to_settle);
-        Convoy::new(scope.clone(), SCRIPTS_MAX, SCRIPT_WEIGHT_MAX, move |queue, endings: Vec<Endings>| {
-            let link = Arc::clone(&link);
-            async move { link.settle_together(&queue, &endings, waits).await }
-        })
+        Convoy::new(
+            scope.clone(),
+            SCRIPTS_MAX,
+            SCRIPT_WEIGHT_MAX,
+            move |queue, endings: Vec<Endings>| {
+                let link = Arc::clone(&link);
+                async move { link.settle_together(&queue, &endings, waits).await }
+            },
+        )
     };
     let (endings, extensions) = (settle(true), settle(false));
-    Ok(Arc::new(Redis { link, wake, pushes, endings, extensions }))
+    Ok(Arc::new(Redis {
+        link,
+        wake,
+        pushes,
+        endings,
+        extensions,
+    }))
 }
 
 impl Backend for Redis {
@@ -125,7 +155,9 @@ impl Backend for Redis {
 
     fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<Pushed>> {
         Box::pin(async move {
-            let Some(first) = jobs.first() else { return Ok(Vec::new()) };
+            let Some(first) = jobs.first() else {
+                return Ok(Vec::new());
+            };
             if stage::is_large(&jobs) {
                 return self.link.push_large(&jobs).await;
             }
@@ -135,7 +167,9 @@ impl Backend for Redis {
                 let push = self.link.prepare(&first.queue, &jobs).await?;
                 let weight = push.weight();
                 match self.pushes.ask(&first.queue, push, weight).await? {
-                    Err(error) if push::is_incoming(&error) && tries < TRIES => self.link.merge_all(&jobs).await?,
+                    Err(error) if push::is_incoming(&error) && tries < TRIES => {
+                        self.link.merge_all(&jobs).await?
+                    }
                     stored => return stored.map(|stored| Link::told(&jobs, stored)),
                 }
             }
@@ -145,7 +179,9 @@ impl Backend for Redis {
     fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>> {
         Box::pin(async move {
             // One that no clock can express is as good as for ever.
-            let until = Instant::now().checked_add(ask.wait).unwrap_or_else(|| Instant::now() + FOR_EVER);
+            let until = Instant::now()
+                .checked_add(ask.wait)
+                .unwrap_or_else(|| Instant::now() + FOR_EVER);
             while !ask.enough.is_cancelled() {
                 let changed = self.wake.next(ask.queues.names());
                 let (leased, due_in) = self.link.lease(&ask).await?;
@@ -153,7 +189,10 @@ impl Backend for Redis {
                 if !leased.is_empty() || left.is_zero() {
                     return Ok(leased);
                 }
-                let pause = due_in.unwrap_or(LOOK_AGAIN).clamp(PAUSE_MIN, LOOK_AGAIN).min(left);
+                let pause = due_in
+                    .unwrap_or(LOOK_AGAIN)
+                    .clamp(PAUSE_MIN, LOOK_AGAIN)
+                    .min(left);
                 tokio::select! {
                     () = changed => {}
                     () = sleep(pause) => {}
@@ -167,10 +206,19 @@ impl Backend for Redis {
     fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Result<Settled, Error>>> {
         Box::pin(async move {
             let mut answers: Vec<_> = settlements.iter().map(|_| Ok(Settled::Stale)).collect();
-            let only_extends = settlements.iter().all(|settlement| matches!(settlement.ending, Ending::Extend(_)));
-            let convoy = if only_extends { &self.extensions } else { &self.endings };
+            let only_extends = settlements
+                .iter()
+                .all(|settlement| matches!(settlement.ending, Ending::Extend(_)));
+            let convoy = if only_extends {
+                &self.extensions
+            } else {
+                &self.endings
+            };
             let queues = self.link.sort(&settlements).await?;
-            let mut open: BTreeSet<usize> = queues.values().flat_map(|endings| endings.places.iter().copied()).collect();
+            let mut open: BTreeSet<usize> = queues
+                .values()
+                .flat_map(|endings| endings.places.iter().copied())
+                .collect();
             let mut telling: FuturesUnordered<_> = queues
                 .into_iter()
                 .map(async |(queue, endings)| {
@@ -184,11 +232,18 @@ impl Backend for Redis {
                     told = telling.next() => told,
                     () = &mut bound => break,
                 };
-                let Some((places, told)) = told else { return Ok(answers) };
+                let Some((places, told)) = told else {
+                    return Ok(answers);
+                };
                 open.retain(|place| !places.contains(place));
                 match told {
-                    Ok(told) => places.into_iter().zip(told).for_each(|(place, answer)| answers[place] = settled(answer)),
-                    Err(error) => places.into_iter().for_each(|place| answers[place] = Err(error.copy())),
+                    Ok(told) => places
+                        .into_iter()
+                        .zip(told)
+                        .for_each(|(place, answer)| answers[place] = settled(answer)),
+                    Err(error) => places
+                        .into_iter()
+                        .for_each(|place| answers[place] = Err(error.copy())),
                 }
                 if only_extends {
                     // Those of one server must not wait for another's.
@@ -196,7 +251,8 @@ impl Backend for Redis {
                 }
             }
             for place in open {
-                let text = "extend a lease: its server has not answered yet, those of other queues have";
+                let text =
+                    "extend a lease: its server has not answered yet, those of other queues have";
                 answers[place] = Err(Error::new(ErrorKind::Unreachable, text).uncertain());
             }
             Ok(answers)
@@ -219,7 +275,11 @@ impl Backend for Redis {
                     }
                     cancels.map(View::Cancels)
                 }
-                Query::Counts => self.link.counts(&self.wake.watched()).await.map(View::Counts),
+                Query::Counts => self
+                    .link
+                    .counts(&self.wake.watched())
+                    .await
+                    .map(View::Counts),
                 query => self.link.look(&query).await,
             }
         })

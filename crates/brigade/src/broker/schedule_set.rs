@@ -21,12 +21,15 @@ pub struct ScheduleChanges {
 }
 
 impl Broker {
-    /// Makes these the schedules of a group: each is added or changed as [`schedule`](Broker::schedule) does it, and those that the group had
-    /// besides are removed; jobs that they have pushed stay. Schedules of other groups, and of none, stay as they are. A program gives all of its
-    /// schedules at each start, under its own name as the group, and a schedule that a deploy does not name any more is gone.
+    /// Makes these the schedules of a group: each is added or changed as
+    /// [`schedule`](Broker::schedule) does it, and those that the group had besides are removed;
+    /// jobs that they have pushed stay. Schedules of other groups, and of none, stay as they are. A
+    /// program gives all of its schedules at each start, under its own name as the group, and a
+    /// schedule that a deploy does not name any more is gone.
     ///
-    /// All schedules are checked first; one that cannot be meant changes nothing. They are then set one after another, new ones first: if the broker
-    /// cannot be reached in between, say it again, which does the rest. A schedule of a given name that is in no group comes to this one.
+    /// All schedules are checked first; one that cannot be meant changes nothing. They are then set
+    /// one after another, new ones first: if the broker cannot be reached in between, say it again,
+    /// which does the rest. A schedule of a given name that is in no group comes to this one.
     ///
     /// ```
     /// # use brigade::{Broker, Schedule, task};
@@ -42,10 +45,18 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// As [`schedule`](Broker::schedule); `BadOption` if two have one name, or one has the name of a schedule of another group.
-    pub async fn set_schedules(&self, group: &str, schedules: impl IntoIterator<Item = Schedule>) -> Result<ScheduleChanges, Error> {
+    /// As [`schedule`](Broker::schedule); `BadOption` if two have one name, or one has the name of
+    /// a schedule of another group.
+    pub async fn set_schedules(
+        &self,
+        group: &str,
+        schedules: impl IntoIterator<Item = Schedule>,
+    ) -> Result<ScheduleChanges, Error> {
         check_name("group of schedules", group)?;
-        let schedules: Vec<Schedule> = schedules.into_iter().map(|schedule| schedule.in_group(group)).collect();
+        let schedules: Vec<Schedule> = schedules
+            .into_iter()
+            .map(|schedule| schedule.in_group(group))
+            .collect();
         let there = self.schedules().await?;
         self.check_set(group, &schedules, &there)?;
         let mut changes = ScheduleChanges::default();
@@ -60,26 +71,48 @@ impl Broker {
             }
         }
         let given: HashSet<&str> = schedules.iter().map(|schedule| &*schedule.name).collect();
-        for gone in there.into_iter().filter(|there| there.group.as_deref() == Some(group) && !given.contains(&*there.name)) {
-            self.backend().order(Order::Unschedule(gone.name.as_str().into())).await?;
+        for gone in there
+            .into_iter()
+            .filter(|there| there.group.as_deref() == Some(group) && !given.contains(&*there.name))
+        {
+            self.backend()
+                .order(Order::Unschedule(gone.name.as_str().into()))
+                .await?;
             changes.removed.push(gone.name);
         }
         Ok(changes)
     }
 
-    fn check_set(&self, group: &str, schedules: &[Schedule], there: &[Scheduled]) -> Result<(), Error> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|now| i64::try_from(now.as_millis()).ok());
+    fn check_set(
+        &self,
+        group: &str,
+        schedules: &[Schedule],
+        there: &[Scheduled],
+    ) -> Result<(), Error> {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .ok()
+            .and_then(|now| i64::try_from(now.as_millis()).ok());
         let mut names = HashSet::new();
         for schedule in schedules {
             self.check_schedule(schedule)?;
             schedule.plan.after(now.unwrap_or(0))?;
             let name = &*schedule.name;
             if !names.insert(name) {
-                return Err(Error::new(ErrorKind::BadOption, format!("set the schedules of {group:?}: two have the name {name:?}")));
+                return Err(Error::new(
+                    ErrorKind::BadOption,
+                    format!("set the schedules of {group:?}: two have the name {name:?}"),
+                ));
             }
-            let owner = there.iter().find(|there| there.name == name).and_then(|there| there.group.as_deref());
+            let owner = there
+                .iter()
+                .find(|there| there.name == name)
+                .and_then(|there| there.group.as_deref());
             if let Some(owner) = owner.filter(|owner| *owner != group) {
-                let text = format!("set the schedules of {group:?}: the schedule {name:?} is of the group {owner:?}; give it another name");
+                let text = format!(
+                    "set the schedules of {group:?}: the schedule {name:?} is of the group \
+                        {owner:?}; give it another name"
+                );
                 return Err(Error::new(ErrorKind::BadOption, text));
             }
         }

@@ -9,51 +9,76 @@ use crate::error::{Error, ErrorKind};
 use crate::schedule::{PAYLOAD_BYTES_MAX, Recurrence, Schedule, Scheduled};
 
 impl Schedule {
-    /// A job at each tick of a cron expression: `minute hour day-of-month month day-of-week`, with a sixth field first for the
-    /// second; or `@hourly`, `@daily` (`@midnight`), `@weekly`, `@monthly`, `@yearly` (`@annually`).
+    /// A job at each tick of a cron expression: `minute hour day-of-month month day-of-week`, with
+    /// a sixth field first for the second; or `@hourly`, `@daily` (`@midnight`), `@weekly`,
+    /// `@monthly`, `@yearly` (`@annually`).
     ///
-    /// A field is `*`, a number, a range `1-5`, either with a step `*/15`, or a list of these; months and days of the week have names
-    /// too. `L` is the last day of a month, `15W` the weekday nearest to the 15th, `FRI#2` the second Friday, `FRIL` the last.
-    /// If both the day of the month and that of the week are given, either is enough, as in Vixie cron; `+` before the latter
-    /// asks for both. So does a `*` at the beginning of one of them: `0 0 */2 * mon` is each Monday that is an odd day.
+    /// A field is `*`, a number, a range `1-5`, either with a step `*/15`, or a list of these;
+    /// months and days of the week have names too. `L` is the last day of a month, `15W` the
+    /// weekday nearest to the 15th, `FRI#2` the second Friday, `FRIL` the last. If both the day of
+    /// the month and that of the week are given, either is enough, as in Vixie cron; `+` before the
+    /// latter asks for both. So does a `*` at the beginning of one of them: `0 0 */2 * mon` is each
+    /// Monday that is an odd day.
     ///
-    /// **Summer time.** A fixed time (one second, one minute, one hour) has one tick on each of its days: where clocks go forwards over
-    /// it, at the first moment after; where they go back, at the first of the two. Everything else follows real time: every half hour
-    /// is every half hour. A day that a time zone leaves out has no tick.
+    /// **Summer time.** A fixed time (one second, one minute, one hour) has one tick on each of its
+    /// days: where clocks go forwards over it, at the first moment after; where they go back, at
+    /// the first of the two. Everything else follows real time: every half hour is every half hour.
+    /// A day that a time zone leaves out has no tick.
     ///
     /// # Errors
     ///
-    /// What the job says ([`ToJob`]). The expression and the zone are looked at when the schedule is given to a broker.
-    pub fn cron(name: impl Into<Box<str>>, expression: &str, job: impl ToJob) -> Result<Self, Error> {
+    /// What the job says ([`ToJob`]). The expression and the zone are looked at when the schedule
+    /// is given to a broker.
+    pub fn cron(
+        name: impl Into<Box<str>>,
+        expression: &str,
+        job: impl ToJob,
+    ) -> Result<Self, Error> {
         // Spaces make no other schedule.
         let expression = expression.split_whitespace().collect::<Vec<_>>().join(" ");
-        Ok(Self::new(name, Recurrence::Cron { expression, zone: "UTC".to_owned() }, job.to_job()?))
+        Ok(Self::new(
+            name,
+            Recurrence::Cron {
+                expression,
+                zone: "UTC".to_owned(),
+            },
+            job.to_job()?,
+        ))
     }
 
-    /// A job at every multiple of this time since 1970 (UTC), so that all who look agree: every hour is at the full hour. Whole
-    /// milliseconds, from 100 ms to ten years.
+    /// A job at every multiple of this time since 1970 (UTC), so that all who look agree: every
+    /// hour is at the full hour. Whole milliseconds, from 100 ms to ten years.
     ///
     /// # Errors
     ///
     /// As [`cron`](Schedule::cron).
-    pub fn every(name: impl Into<Box<str>>, interval: Duration, job: impl ToJob) -> Result<Self, Error> {
+    pub fn every(
+        name: impl Into<Box<str>>,
+        interval: Duration,
+        job: impl ToJob,
+    ) -> Result<Self, Error> {
         Ok(Self::new(name, Recurrence::Every(interval), job.to_job()?))
     }
 }
 
 impl Broker {
-    /// Has a job pushed at each tick of a schedule, from the next one on, and returns when that is safe.
+    /// Has a job pushed at each tick of a schedule, from the next one on, and returns when that is
+    /// safe.
     ///
-    /// There is no leader: whoever asks this broker for jobs, of whichever queue, fires what is due, each tick once. While nobody does,
-    /// ticks are missed, see [`Schedule::missed`]. The jobs say which tick they are for: [`JobInfo::tick`](crate::JobInfo::tick),
+    /// There is no leader: whoever asks this broker for jobs, of whichever queue, fires what is
+    /// due, each tick once. While nobody does, ticks are missed, see [`Schedule::missed`]. The jobs
+    /// say which tick they are for: [`JobInfo::tick`](crate::JobInfo::tick),
     /// [`Context::tick`](crate::Context::tick).
     ///
-    /// Programs may say this at each start. A schedule of this name that has the same ticks goes on: its next tick stays, even if it is
-    /// due by now, so that no deploy fires or skips one; job and policy become the new ones. One that has others begins anew.
+    /// Programs may say this at each start. A schedule of this name that has the same ticks goes
+    /// on: its next tick stays, even if it is due by now, so that no deploy fires or skips one; job
+    /// and policy become the new ones. One that has others begins anew.
     ///
-    /// It is in no group, see [`set_schedules`](Broker::set_schedules), which sets all schedules of a program.
+    /// It is in no group, see [`set_schedules`](Broker::set_schedules), which sets all schedules of
+    /// a program.
     ///
-    /// If the job has a unique mark, a tick that comes while one with that mark is not settled pushes nothing.
+    /// If the job has a unique mark, a tick that comes while one with that mark is not settled
+    /// pushes nothing.
     ///
     /// ```
     /// # use brigade::{Broker, Missed, Schedule, task};
@@ -70,11 +95,16 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// `BadOption` for an expression, a zone or an interval that cannot be meant, and for an expression that no date matches: what is wrong, and
-    /// where; `TooLarge` for a payload over 64 KiB. Else as [`push`](Broker::push).
+    /// `BadOption` for an expression, a zone or an interval that cannot be meant, and for an
+    /// expression that no date matches: what is wrong, and where; `TooLarge` for a payload over 64
+    /// KiB. Else as [`push`](Broker::push).
     pub async fn schedule(&self, schedule: Schedule) -> Result<Scheduled, Error> {
         self.check_schedule(&schedule)?;
-        match self.backend().order(Order::Schedule(Box::new(schedule.clone()))).await? {
+        match self
+            .backend()
+            .order(Order::Schedule(Box::new(schedule.clone())))
+            .await?
+        {
             Ordered::Scheduled(next) => Ok(schedule.into_scheduled(next)),
             _ => Err(confused()),
         }
@@ -82,9 +112,16 @@ impl Broker {
 
     pub(super) fn check_schedule(&self, schedule: &Schedule) -> Result<(), Error> {
         check_name("schedule", &schedule.name)?;
-        check_job(&schedule.job, PAYLOAD_BYTES_MAX.min(self.capabilities().payload_bytes_max))?;
+        check_job(
+            &schedule.job,
+            PAYLOAD_BYTES_MAX.min(self.capabilities().payload_bytes_max),
+        )?;
         if schedule.job.options.at.is_some() {
-            let text = format!("schedule {:?} with a job that has a time of its own: a schedule's ticks are its times", schedule.name);
+            let text = format!(
+                "schedule {:?} with a job that has a time of its own: a schedule's ticks are its \
+                    times",
+                schedule.name
+            );
             return Err(Error::new(ErrorKind::BadOption, text));
         }
         Ok(())

@@ -1,11 +1,13 @@
 //! The embedded broker: one SQLite file, any number of processes of one host.
 //!
-//! One connection on a thread of its own does everything (`lane`); what arrives while a transaction is being written goes into the next one
-//! together, so that many small pushes and settlements share one sync. Idle consumers of other processes are woken by the
-//! kernel (`wake`): SQLite appends to its write-ahead log at each commit, and inotify tells.
+//! One connection on a thread of its own does everything (`lane`); what arrives while a transaction
+//! is being written goes into the next one together, so that many small pushes and settlements
+//! share one sync. Idle consumers of other processes are woken by the kernel (`wake`): SQLite
+//! appends to its write-ahead log at each commit, and inotify tells.
 //!
-//! Two clocks: the wall clock decides when a scheduled job is due; leases run on the host's boot clock, which no one sets, so a jump
-//! of the wall clock moves no lease. After a reboot all leases are void.
+//! Two clocks: the wall clock decides when a scheduled job is due; leases run on the host's boot
+//! clock, which no one sets, so a jump of the wall clock moves no lease. After a reboot all leases
+//! are void.
 
 mod asks;
 mod check;
@@ -46,13 +48,17 @@ use self::store::{Now, Store};
 use self::sweep::STEP_PAUSE;
 use self::wake::Wake;
 use super::api::Clock;
-use super::{Backend, Capabilities, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled, Settlement, Terms, View};
+use super::{
+    Backend, Capabilities, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled,
+    Settlement, Terms, View,
+};
 use crate::clock::later;
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 use crate::retry::jitter;
 
-/// Looked at in any case after this time: a filesystem without inotify, a change that no commit told.
+/// Looked at in any case after this time: a filesystem without inotify, a change that no commit
+/// told.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Steps of a sweep that a look waits for.
 const LOOK_STEPS_MAX: usize = 20;
@@ -70,21 +76,35 @@ pub(super) async fn connect(rest: &str, clock: Clock) -> Result<Arc<dyn Backend>
     let place = Place::parse(rest)?;
     let lane = Lane::open(place.clone(), clock).await?;
     let wake = Wake::watch(place.path.as_deref(), lane.committed())?;
-    Ok(Arc::new(Sqlite { lane, wake, place, pace: Pace::new(), is_busy: AtomicBool::new(true) }))
+    Ok(Arc::new(Sqlite {
+        lane,
+        wake,
+        place,
+        pace: Pace::new(),
+        is_busy: AtomicBool::new(true),
+    }))
 }
 
 /// Pushes within a transaction of the application's own.
 pub(super) fn push_in(connection: &rusqlite::Connection, job: &Job) -> Result<Pushed, Error> {
     super::admission::check_job(job, PAYLOAD_BYTES_MAX)?;
     if schema::version(connection)? != schema::VERSION {
-        let text = "push within a transaction of a file without jobs of this version: open it first, with Broker::connect(\"sqlite:..\")";
+        let text = "push within a transaction of a file without jobs of this version: open it \
+            first, with Broker::connect(\"sqlite:..\")";
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     if connection.is_autocommit() {
-        return Err(Error::new(ErrorKind::BadOption, "push within a transaction: the connection is in none"));
+        return Err(Error::new(
+            ErrorKind::BadOption,
+            "push within a transaction: the connection is in none",
+        ));
     }
     let memo = std::cell::RefCell::default();
-    let step = |sql| connection.execute_batch(sql).map_err(|e| schema::error("push within a transaction", e));
+    let step = |sql| {
+        connection
+            .execute_batch(sql)
+            .map_err(|e| schema::error("push within a transaction", e))
+    };
     // What fails leaves the application's transaction as it was.
     step("SAVEPOINT brigade_push")?;
     let pushed = Store::new(connection, Now::read(&Clock::default()), &memo).push(job);
@@ -137,7 +157,9 @@ impl Backend for Sqlite {
     }
 
     fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<Pushed>> {
-        Box::pin(self.lane.run(Access::Write(Synced::Now), move |store| store.push_all(&jobs)))
+        Box::pin(self.lane.run(Access::Write(Synced::Now), move |store| {
+            store.push_all(&jobs)
+        }))
     }
 
     fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>> {
@@ -145,15 +167,23 @@ impl Backend for Sqlite {
     }
 
     fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Result<Settled, Error>>> {
-        Box::pin(self.lane.run(Access::Write(Synced::Now), move |store| store.settle_all(&settlements)))
+        Box::pin(self.lane.run(Access::Write(Synced::Now), move |store| {
+            store.settle_all(&settlements)
+        }))
     }
 
     fn look(&self, query: Query) -> Reply<'_, View> {
         Box::pin(async move {
             match query {
-                Query::Job(_) | Query::Jobs { .. } | Query::Counts | Query::Why(_) => self.look_at_now(query).await,
+                Query::Job(_) | Query::Jobs { .. } | Query::Counts | Query::Why(_) => {
+                    self.look_at_now(query).await
+                }
                 Query::Check => self.check().await,
-                query => self.lane.run(Access::Look, move |store| store.look(&query)).await,
+                query => {
+                    self.lane
+                        .run(Access::Look, move |store| store.look(&query))
+                        .await
+                }
             }
         })
     }
@@ -163,7 +193,8 @@ impl Backend for Sqlite {
     }
 
     fn changed(&self) -> Reply<'_, ()> {
-        // Counts from this call on, not from when it is first polled: who calls, looks and then waits misses nothing.
+        // Counts from this call on, not from when it is first polled: who calls, looks and then
+        // waits misses nothing.
         let changed = self.wake.next();
         Box::pin(async {
             tokio::select! {
@@ -180,12 +211,23 @@ impl Sqlite {
     async fn lease_patiently(&self, ask: Arc<LeaseAsk>) -> Result<Vec<Leased>, Error> {
         let until = later(Instant::now(), ask.wait);
         // What is taken is gone; a lease ends with a loss of power anyway.
-        let sync = if matches!(ask.terms, Terms::Take) { Synced::Now } else { Synced::Later };
+        let sync = if matches!(ask.terms, Terms::Take) {
+            Synced::Now
+        } else {
+            Synced::Later
+        };
         let at_once = ask.wait.is_zero();
         while !ask.enough.is_cancelled() {
             let (changed, asked, began) = (self.wake.next(), Arc::clone(&ask), Instant::now());
-            let access = Access::HandOut { sync, looks_first: !self.is_busy.load(Ordering::Relaxed), at_once };
-            let came = self.lane.run(access, move |store| store.lease(&asked)).await?;
+            let access = Access::HandOut {
+                sync,
+                looks_first: !self.is_busy.load(Ordering::Relaxed),
+                at_once,
+            };
+            let came = self
+                .lane
+                .run(access, move |store| store.lease(&asked))
+                .await?;
             let found = !came.leased.is_empty();
             self.is_busy.store(found, Ordering::Relaxed);
             self.pace.note(found, began.elapsed());
@@ -198,7 +240,11 @@ impl Sqlite {
                 continue;
             }
             // Not all at the same moment.
-            let pause = came.due_in.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN.mul_f64(jitter(0.2))).min(left);
+            let pause = came
+                .due_in
+                .unwrap_or(LOOK_AGAIN)
+                .min(LOOK_AGAIN.mul_f64(jitter(0.2)))
+                .min(left);
             tokio::select! {
                 () = changed => drop(ask.enough.run_until_cancelled(sleep(self.pace.pause().min(left))).await),
                 () = sleep(pause) => {}
@@ -208,16 +254,28 @@ impl Sqlite {
         Ok(Vec::new())
     }
 
-    /// What has come due is seen to first, as far as that is not too much: so all views tell of the same moment. A look that finds nothing due takes no
-    /// lock.
+    /// What has come due is seen to first, as far as that is not too much: so all views tell of the
+    /// same moment. A look that finds nothing due takes no lock.
     async fn look_at_now(&self, query: Query) -> Result<View, Error> {
         let query = Arc::new(query);
         let mut steps = 0;
         loop {
             let (asked, is_last) = (Arc::clone(&query), steps == LOOK_STEPS_MAX);
-            let access = Access::HandOut { sync: Synced::Later, looks_first: true, at_once: true };
-            let view =
-                self.lane.run(access, move |store| if is_last { store.look(&asked).map(Some) } else { store.look_at_now(&asked) }).await?;
+            let access = Access::HandOut {
+                sync: Synced::Later,
+                looks_first: true,
+                at_once: true,
+            };
+            let view = self
+                .lane
+                .run(access, move |store| {
+                    if is_last {
+                        store.look(&asked).map(Some)
+                    } else {
+                        store.look_at_now(&asked)
+                    }
+                })
+                .await?;
             if let Some(view) = view {
                 return Ok(view);
             }

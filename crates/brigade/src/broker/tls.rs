@@ -8,11 +8,17 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use tokio_rustls::rustls::client::danger::{
+    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+};
+use tokio_rustls::rustls::crypto::{
+    CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
+};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio_rustls::rustls::{
+    self, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 
 use super::address::TlsOptions;
 use crate::error::{Error, ErrorKind};
@@ -29,13 +35,17 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// `BadOption` for files that are not what they should be, `Os` where the system has no certificates.
+    /// `BadOption` for files that are not what they should be, `Os` where the system has no
+    /// certificates.
     pub(super) fn new(options: &TlsOptions, _: &'static str) -> Result<Self, Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions();
         let config = config.map_err(|e| bad("set up TLS", e))?;
         let config = if options.insecure {
-            config.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider)))
+            config
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Unverified(provider)))
         } else {
             config.with_root_certificates(match &options.ca {
                 Some(path) => authorities_of(path)?,
@@ -47,17 +57,28 @@ impl Tls {
             Some((certificate, key)) => {
                 let chain = certificates_of(certificate)?;
                 let text = read(key)?;
-                let key_der = PrivateKeyDer::from_pem_slice(&text).map_err(|e| bad(&format!("read the key {}", key.display()), e))?;
-                config.with_client_auth_cert(chain, key_der).map_err(|e| bad("use the certificate and the key of the URL", e))?
+                let key_der = PrivateKeyDer::from_pem_slice(&text)
+                    .map_err(|e| bad(&format!("read the key {}", key.display()), e))?;
+                config
+                    .with_client_auth_cert(chain, key_der)
+                    .map_err(|e| bad("use the certificate and the key of the URL", e))?
             }
         };
         let server_name = options.server_name.as_deref().map(Into::into);
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), server_name })
+        Ok(Self {
+            connector: TlsConnector::from(Arc::new(config)),
+            server_name,
+        })
     }
 
-    pub(super) async fn wrap(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn wrap(
+        &self,
+        host: &str,
+        stream: TcpStream,
+    ) -> io::Result<TlsStream<TcpStream>> {
         let name = self.server_name.as_deref().unwrap_or(host).to_owned();
-        let name = ServerName::try_from(name).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        let name = ServerName::try_from(name)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         self.connector.connect(name, stream).await
     }
 }
@@ -68,23 +89,37 @@ pub(super) fn hint(error: &io::Error, plain: &'static str) -> Option<(ErrorKind,
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(match error {
         rustls::Error::InvalidMessage(_) => (ErrorKind::BadOption, plain),
-        rustls::Error::InvalidCertificate(Wrong::UnknownIssuer | Wrong::BadSignature) => {
-            (ErrorKind::Refused, "nobody known vouches for the server's certificate; name its authority with ?ca=file.pem")
-        }
-        rustls::Error::InvalidCertificate(Wrong::NotValidForName | Wrong::NotValidForNameContext { .. }) => {
-            let hint = "the server's certificate is for another name; write the host as the certificate has it, or ?server_name=..";
+        rustls::Error::InvalidCertificate(Wrong::UnknownIssuer | Wrong::BadSignature) => (
+            ErrorKind::Refused,
+            "nobody known vouches for the server's certificate; name its authority with \
+                ?ca=file.pem",
+        ),
+        rustls::Error::InvalidCertificate(
+            Wrong::NotValidForName | Wrong::NotValidForNameContext { .. },
+        ) => {
+            let hint = "the server's certificate is for another name; write the host as the \
+                certificate has it, or ?server_name=..";
             (ErrorKind::Refused, hint)
         }
-        rustls::Error::InvalidCertificate(Wrong::Expired | Wrong::ExpiredContext { .. }) => {
-            (ErrorKind::Refused, "the server's certificate has expired, or the clock of this host is wrong; give the server a new one")
+        rustls::Error::InvalidCertificate(Wrong::Expired | Wrong::ExpiredContext { .. }) => (
+            ErrorKind::Refused,
+            "the server's certificate has expired, or the clock of this host is wrong; give the \
+                server a new one",
+        ),
+        rustls::Error::InvalidCertificate(
+            Wrong::NotValidYet | Wrong::NotValidYetContext { .. },
+        ) => (
+            ErrorKind::Refused,
+            "the server's certificate is not valid yet, or the clock of this host is wrong",
+        ),
+        rustls::Error::InvalidCertificate(_) => {
+            (ErrorKind::Refused, "the server's certificate is not valid")
         }
-        rustls::Error::InvalidCertificate(Wrong::NotValidYet | Wrong::NotValidYetContext { .. }) => {
-            (ErrorKind::Refused, "the server's certificate is not valid yet, or the clock of this host is wrong")
-        }
-        rustls::Error::InvalidCertificate(_) => (ErrorKind::Refused, "the server's certificate is not valid"),
-        rustls::Error::AlertReceived(_) => {
-            (ErrorKind::Refused, "the server refused the handshake; it may want a certificate of this side: ?cert=file.pem&key=file.pem")
-        }
+        rustls::Error::AlertReceived(_) => (
+            ErrorKind::Refused,
+            "the server refused the handshake; it may want a certificate of this side: \
+                ?cert=file.pem&key=file.pem",
+        ),
         _ => (ErrorKind::Refused, "the TLS handshake failed"),
     })
 }
@@ -94,15 +129,22 @@ fn bad(what: &str, source: impl std::error::Error + Send + Sync + 'static) -> Er
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(|e| Error::new(ErrorKind::BadOption, format!("read {}", path.display())).with_source(e))
+    fs::read(path).map_err(|e| {
+        Error::new(ErrorKind::BadOption, format!("read {}", path.display())).with_source(e)
+    })
 }
 
 fn certificates_of(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let what = format!("read the certificates of {}", path.display());
     let text = read(path)?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>().map_err(|e| bad(&what, e))?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<_, _>>()
+        .map_err(|e| bad(&what, e))?;
     if certificates.is_empty() {
-        return Err(Error::new(ErrorKind::BadOption, format!("{what}: it has none; it must be a PEM file")));
+        return Err(Error::new(
+            ErrorKind::BadOption,
+            format!("{what}: it has none; it must be a PEM file"),
+        ));
     }
     Ok(certificates)
 }
@@ -110,7 +152,12 @@ fn certificates_of(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
 fn authorities_of(path: &Path) -> Result<RootCertStore, Error> {
     let mut store = RootCertStore::empty();
     for certificate in certificates_of(path)? {
-        store.add(certificate).map_err(|e| bad(&format!("believe the certificates of {}", path.display()), e))?;
+        store.add(certificate).map_err(|e| {
+            bad(
+                &format!("believe the certificates of {}", path.display()),
+                e,
+            )
+        })?;
     }
     Ok(store)
 }
@@ -120,7 +167,8 @@ fn authorities_of_the_system() -> Result<RootCertStore, Error> {
     // Systems have odd ones among theirs, which other programs leave out as well.
     store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if store.is_empty() {
-        let text = "find certificates of authorities: this system has none; install ca-certificates, or name a file with ?ca=file.pem";
+        let text = "find certificates of authorities: this system has none; install \
+            ca-certificates, or name a file with ?ca=file.pem";
         return Err(Error::new(ErrorKind::Os, text));
     }
     Ok(store)
@@ -148,7 +196,12 @@ impl ServerCertVerifier for Unverified {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -157,7 +210,12 @@ impl ServerCertVerifier for Unverified {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

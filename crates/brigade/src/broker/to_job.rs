@@ -15,14 +15,16 @@ pub trait ToJob {
     ///
     /// # Errors
     ///
-    /// `Encode` if the arguments are no JSON, `Unsupported` for a function without a name and for options that only a pool has.
+    /// `Encode` if the arguments are no JSON, `Unsupported` for a function without a name and for
+    /// options that only a pool has.
     fn to_job(self) -> Result<Job, Error>;
 
-    /// Pushes it within a transaction of the application's own, in the job file that is its database: the job is there if the
-    /// transaction is committed, and never was if it is not. Workers are woken by the commit.
+    /// Pushes it within a transaction of the application's own, in the job file that is its
+    /// database: the job is there if the transaction is committed, and never was if it is not.
+    /// Workers are woken by the commit.
     ///
-    /// The file must have been opened once with [`Broker::connect`](crate::Broker::connect), as `sqlite:app.db?shared=true` if the
-    /// application's tables were there first.
+    /// The file must have been opened once with [`Broker::connect`](crate::Broker::connect), as
+    /// `sqlite:app.db?shared=true` if the application's tables were there first.
     ///
     /// ```
     /// # use brigade::{Broker, ToJob as _, task};
@@ -38,8 +40,8 @@ pub trait ToJob {
     ///
     /// # Errors
     ///
-    /// As [`Broker::push`](crate::Broker::push), and `Unsupported` if the file has no jobs or is of another version. Then nothing was
-    /// added to the transaction.
+    /// As [`Broker::push`](crate::Broker::push), and `Unsupported` if the file has no jobs or is of
+    /// another version. Then nothing was added to the transaction.
     #[cfg(feature = "sqlite")]
     fn push_in(self, transaction: &rusqlite::Connection) -> Result<Pushed, Error>
     where
@@ -63,17 +65,34 @@ impl<T> ToJob for Call<T> {
     fn to_job(self) -> Result<Job, Error> {
         let request = self.request;
         let Target::Task { name } = &request.target else {
-            let text = "push a function without a name: other builds could not run it; make it a #[task]";
+            let text =
+                "push a function without a name: other builds could not run it; make it a #[task]";
             return Err(Error::new(ErrorKind::Unsupported, text));
         };
         let options = request.options();
         if options.capture_bytes.is_some() {
-            return Err(Error::new(ErrorKind::Unsupported, "push a call with captured output: only a pool's handle can give it"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "push a call with captured output: only a pool's handle can give it",
+            ));
         }
         let queue = request.queue.unwrap_or(name);
         let mut job = Job::new(queue, Some((**name).into()), "");
-        let CallOptions { timeout, memory, priority, retries, retry, delay, label, key, unique, unique_for, partition, keep, .. } =
-            options.clone();
+        let CallOptions {
+            timeout,
+            memory,
+            priority,
+            retries,
+            retry,
+            delay,
+            label,
+            key,
+            unique,
+            unique_for,
+            partition,
+            keep,
+            ..
+        } = options.clone();
         job.options = JobOptions {
             priority: priority.unwrap_or(0),
             retries,
@@ -91,8 +110,12 @@ impl<T> ToJob for Call<T> {
         }
         .bounded();
         let payload = request.payload?;
-        let json = request.to_json.map_or_else(|| Ok(payload.to_vec()), |to_json| to_json(&payload))?;
-        job.payload = String::from_utf8(json).map_err(|e| Error::new(ErrorKind::Encode, "write arguments as JSON").with_source(e))?.into();
+        let json = request
+            .to_json
+            .map_or_else(|| Ok(payload.to_vec()), |to_json| to_json(&payload))?;
+        job.payload = String::from_utf8(json)
+            .map_err(|e| Error::new(ErrorKind::Encode, "write arguments as JSON").with_source(e))?
+            .into();
         Ok(job)
     }
 }

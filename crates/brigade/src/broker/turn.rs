@@ -1,7 +1,8 @@
 //! Turns: of all processes that want one of the same name, one has it at a time.
 //!
-//! A broker may know how to give them ([`Backend::turn`](super::Backend::turn)). Otherwise the turn is a job with a unique mark in a queue of its own: whoever
-//! holds its lease has the turn, and gives it back. A process that dies loses its lease.
+//! A broker may know how to give them ([`Backend::turn`](super::Backend::turn)). Otherwise the turn
+//! is a job with a unique mark in a queue of its own: whoever holds its lease has the turn, and
+//! gives it back. A process that dies loses its lease.
 
 use std::time::Duration;
 
@@ -15,7 +16,9 @@ use crate::shutdown::Scope;
 
 /// A turn; dropping it gives it to the next.
 #[derive(Debug)]
-pub(crate) struct Turn(#[expect(dead_code, reason = "dropped, it tells whoever keeps the turn")] DropGuard);
+pub(crate) struct Turn(
+    #[expect(dead_code, reason = "dropped, it tells whoever keeps the turn")] DropGuard,
+);
 
 /// How long a turn outlives a process that died.
 const LEASE: Duration = Duration::from_secs(20);
@@ -40,20 +43,28 @@ impl Broker {
             return turn.await;
         }
         if !self.capabilities().unique {
-            return Err(Error::new(ErrorKind::Unsupported, "wait for a turn: this broker has neither turns nor unique marks"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "wait for a turn: this broker has neither turns nor unique marks",
+            ));
         }
         let name = format!("brigade.turn.{queue}");
         let queue = self.queue(&*name);
         let lease = loop {
             // It is there already, but for the very first one.
-            self.push(Job::new(&*name, None, "null").unique("turn")).await?;
+            self.push(Job::new(&*name, None, "null").unique("turn"))
+                .await?;
             if let Some(lease) = queue.lease(LEASE, WAIT).await? {
                 break lease;
             }
         };
         let over = CancellationToken::new();
-        let scope =
-            Scope::current().ok_or_else(|| Error::new(ErrorKind::Unsupported, "wait for a turn outside of an async runtime (tokio)"))?;
+        let scope = Scope::current().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "wait for a turn outside of an async runtime (tokio)",
+            )
+        })?;
         scope.spawn(keep(lease, over.clone()));
         Ok(Turn::until(over))
     }
@@ -64,11 +75,16 @@ async fn keep(lease: Lease, over: CancellationToken) {
     while over.run_until_cancelled(sleep(LEASE / 3)).await.is_some() {
         match lease.extend(LEASE).await {
             Ok(Settled::Accepted(_)) => {}
-            Ok(Settled::Stale) => return tracing::warn!(queue = lease.queue(), "a turn was lost before it was over"),
-            Err(error) => tracing::warn!(%error, queue = lease.queue(), "could not keep a turn; trying again"),
+            Ok(Settled::Stale) => {
+                return tracing::warn!(queue = lease.queue(), "a turn was lost before it was over");
+            }
+            Err(error) => {
+                tracing::warn!(%error, queue = lease.queue(), "could not keep a turn; trying again")
+            }
         }
     }
     if let Err(error) = lease.pass("its turn is over").await {
-        tracing::warn!(%error, "could not give a turn back: the next has it when its lease runs out");
+        tracing::warn!(%error, "could not give a turn back: the next has it when its lease runs \
+            out");
     }
 }

@@ -4,12 +4,13 @@ use std::fmt;
 
 use super::Codec;
 
-/// How deep a value may be nested: lists, maps, structs, enums and `Some` within each other. Whoever decodes may be a thread with a stack of
-/// 2 MiB, in a build without optimisation.
+/// How deep a value may be nested: lists, maps, structs, enums and `Some` within each other.
+/// Whoever decodes may be a thread with a stack of 2 MiB, in a build without optimisation.
 pub(crate) const DEPTH_MAX: u16 = 128;
 
-/// What stands, in MessagePack, for what it has no form of: it writes `None`, `()` and what is transparent around them all as nil, so that
-/// `Some(None)` would arrive as `None`; and its numbers have 64 bits. No text of a user may begin so.
+/// What stands, in MessagePack, for what it has no form of: it writes `None`, `()` and what is
+/// transparent around them all as nil, so that `Some(None)` would arrive as `None`; and its numbers
+/// have 64 bits. No text of a user may begin so.
 pub(super) const MARK: &str = "\0brigade:";
 pub(super) const NONE: &str = "\0brigade:none";
 pub(super) const SOME: &str = "\0brigade:some";
@@ -20,7 +21,8 @@ pub(super) const WIDE: &str = "\0brigade:wide:";
 /// The name of the struct as which JSON that is written already is handed on.
 pub(super) const RAW_JSON: &str = "$serde_json::private::RawValue";
 
-/// The name of a newtype struct that is written as raw bytes in MessagePack, whatever else is human readable there.
+/// The name of a newtype struct that is written as raw bytes in MessagePack, whatever else is human
+/// readable there.
 pub(crate) const RAW: &str = "$brigade::private::Raw";
 
 #[derive(Clone, Copy)]
@@ -55,21 +57,41 @@ pub(super) enum Name {
 
 impl<'p> At<'p> {
     pub(super) fn begin(codec: Codec) -> Self {
-        Self { codec, depth: DEPTH_MAX, in_some: false, raw: false, wide: false, ignored: false, path: None }
+        Self {
+            codec,
+            depth: DEPTH_MAX,
+            in_some: false,
+            raw: false,
+            wide: false,
+            ignored: false,
+            path: None,
+        }
     }
 
     /// `Some`, or a newtype around something: what holds outside holds inside.
     pub(super) fn through(self) -> Option<Self> {
-        Some(Self { depth: self.depth.checked_sub(1)?, ..self })
+        Some(Self {
+            depth: self.depth.checked_sub(1)?,
+            ..self
+        })
     }
 
     /// Within a list, a map or alike, which has so many levels.
     pub(super) fn inside(self, levels: u16) -> Option<Self> {
-        Some(Self { depth: self.depth.checked_sub(levels)?, in_some: false, raw: false, wide: false, ..self })
+        Some(Self {
+            depth: self.depth.checked_sub(levels)?,
+            in_some: false,
+            raw: false,
+            wide: false,
+            ..self
+        })
     }
 
     pub(super) fn some(self) -> Option<Self> {
-        Some(Self { in_some: true, ..self.through()? })
+        Some(Self {
+            in_some: true,
+            ..self.through()?
+        })
     }
 
     /// One step further.
@@ -77,7 +99,10 @@ impl<'p> At<'p> {
     where
         'p: 's,
     {
-        At { path: Some(step), ..self }
+        At {
+            path: Some(step),
+            ..self
+        }
     }
 
     pub(super) fn is_packed(self) -> bool {
@@ -95,13 +120,18 @@ impl<'p> At<'p> {
 }
 
 pub(super) fn too_deep() -> String {
-    format!("it is nested more than {DEPTH_MAX} levels deep: flatten it, a list instead of a chain for instance")
+    format!(
+        "it is nested more than {DEPTH_MAX} levels deep: flatten it, a list instead of a chain for \
+            instance"
+    )
 }
 
 impl fmt::Display for At<'_> {
     /// Where it is: ` at .orders[3].price`, and nothing for the whole value.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut steps: Vec<Name> = std::iter::successors(self.path, |step| step.before).map(|step| step.name).collect();
+        let mut steps: Vec<Name> = std::iter::successors(self.path, |step| step.before)
+            .map(|step| step.name)
+            .collect();
         if steps.is_empty() {
             return Ok(());
         }
@@ -112,11 +142,14 @@ impl fmt::Display for At<'_> {
         if skipped > 0 {
             f.write_str("..")?;
         }
-        steps.into_iter().skip(skipped).try_for_each(|name| match name {
-            Name::Field(name) => write!(f, ".{name}"),
-            Name::Index(index) => write!(f, "[{index}]"),
-            Name::Entry(index) => write!(f, "{{entry {index}}}"),
-        })
+        steps
+            .into_iter()
+            .skip(skipped)
+            .try_for_each(|name| match name {
+                Name::Field(name) => write!(f, ".{name}"),
+                Name::Index(index) => write!(f, "[{index}]"),
+                Name::Entry(index) => write!(f, "{{entry {index}}}"),
+            })
     }
 }
 

@@ -1,13 +1,16 @@
 //! [`Reader`]: a deserializer with what every format of ours asks for around what the format's own crate does.
 //!
-//! Too deep is an error, not a stack that overflows; what [`Part`](super::write::Part) writes in MessagePack in a form of its own is read back. Where
-//! that form is met by something that does not know its type (`untagged`, `flatten`, ..), that is an error: guessing could give another value.
-//! JSON is not read through this: its crate has a limit of depth, and nothing in it has a form of its own.
+//! Too deep is an error, not a stack that overflows; what [`Part`](super::write::Part) writes in
+//! MessagePack in a form of its own is read back. Where that form is met by something that does not
+//! know its type (`untagged`, `flatten`, ..), that is an error: guessing could give another value.
+//! JSON is not read through this: its crate has a limit of depth, and nothing in it has a form of
+//! its own.
 
 use std::fmt;
 
 use serde::de::{
-    self, Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error as _, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
+    self, Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error as _, MapAccess, SeqAccess,
+    Unexpected, VariantAccess, Visitor,
 };
 
 use super::at::{At, MARK, NONE, RAW, SOME, UNIT, WIDE, too_deep};
@@ -53,51 +56,144 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
     }
 
     fn is_human_readable(&self) -> bool {
-        if self.at.is_packed() { !self.at.raw } else { self.inner.is_human_readable() }
+        if self.at.is_packed() {
+            !self.at.raw
+        } else {
+            self.inner.is_human_readable()
+        }
     }
 
     fn deserialize_i128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
         if self.at.is_packed() {
-            return self.inner.deserialize_any(Visit { visitor, at: At { wide: true, ..self.at } }).map_err(Told);
+            return self
+                .inner
+                .deserialize_any(Visit {
+                    visitor,
+                    at: At {
+                        wide: true,
+                        ..self.at
+                    },
+                })
+                .map_err(Told);
         }
-        self.inner.deserialize_i128(Visit { visitor, at: self.at }).map_err(Told)
+        self.inner
+            .deserialize_i128(Visit {
+                visitor,
+                at: self.at,
+            })
+            .map_err(Told)
     }
 
     fn deserialize_u128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
         if self.at.is_packed() {
-            return self.inner.deserialize_any(Visit { visitor, at: At { wide: true, ..self.at } }).map_err(Told);
+            return self
+                .inner
+                .deserialize_any(Visit {
+                    visitor,
+                    at: At {
+                        wide: true,
+                        ..self.at
+                    },
+                })
+                .map_err(Told);
         }
-        self.inner.deserialize_u128(Visit { visitor, at: self.at }).map_err(Told)
+        self.inner
+            .deserialize_u128(Visit {
+                visitor,
+                at: self.at,
+            })
+            .map_err(Told)
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        let visit = Visit { visitor, at: self.at };
+        let visit = Visit {
+            visitor,
+            at: self.at,
+        };
         if self.at.is_packed() && self.at.in_some {
-            return self.inner.deserialize_enum("", &[NONE, SOME], Nested(visit)).map_err(Told);
+            return self
+                .inner
+                .deserialize_enum("", &[NONE, SOME], Nested(visit))
+                .map_err(Told);
         }
         self.inner.deserialize_option(visit).map_err(Told)
     }
 
     fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        let visit = Visit { visitor, at: self.at };
-        if self.at.is_packed() { self.inner.deserialize_any(visit) } else { self.inner.deserialize_unit(visit) }.map_err(Told)
+        let visit = Visit {
+            visitor,
+            at: self.at,
+        };
+        if self.at.is_packed() {
+            self.inner.deserialize_any(visit)
+        } else {
+            self.inner.deserialize_unit(visit)
+        }
+        .map_err(Told)
     }
 
-    fn deserialize_unit_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Self::Error> {
-        self.inner.deserialize_unit_struct(name, Visit { visitor, at: self.at }).map_err(Told)
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.inner
+            .deserialize_unit_struct(
+                name,
+                Visit {
+                    visitor,
+                    at: self.at,
+                },
+            )
+            .map_err(Told)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Self::Error> {
-        let at = At { raw: name == RAW, ..self.at };
-        self.inner.deserialize_newtype_struct(name, Visit { visitor, at }).map_err(Told)
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        let at = At {
+            raw: name == RAW,
+            ..self.at
+        };
+        self.inner
+            .deserialize_newtype_struct(name, Visit { visitor, at })
+            .map_err(Told)
     }
 
-    fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Self::Error> {
-        self.inner.deserialize_tuple(len, Visit { visitor, at: self.at }).map_err(Told)
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.inner
+            .deserialize_tuple(
+                len,
+                Visit {
+                    visitor,
+                    at: self.at,
+                },
+            )
+            .map_err(Told)
     }
 
-    fn deserialize_tuple_struct<V: Visitor<'de>>(self, name: &'static str, len: usize, visitor: V) -> Result<V::Value, Self::Error> {
-        self.inner.deserialize_tuple_struct(name, len, Visit { visitor, at: self.at }).map_err(Told)
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.inner
+            .deserialize_tuple_struct(
+                name,
+                len,
+                Visit {
+                    visitor,
+                    at: self.at,
+                },
+            )
+            .map_err(Told)
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -106,7 +202,16 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
-        self.inner.deserialize_struct(name, fields, Visit { visitor, at: self.at }).map_err(Told)
+        self.inner
+            .deserialize_struct(
+                name,
+                fields,
+                Visit {
+                    visitor,
+                    at: self.at,
+                },
+            )
+            .map_err(Told)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -115,12 +220,26 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
-        self.inner.deserialize_enum(name, variants, Visit { visitor, at: self.at }).map_err(Told)
+        self.inner
+            .deserialize_enum(
+                name,
+                variants,
+                Visit {
+                    visitor,
+                    at: self.at,
+                },
+            )
+            .map_err(Told)
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        let at = At { ignored: true, ..self.at };
-        self.inner.deserialize_ignored_any(Visit { visitor, at }).map_err(Told)
+        let at = At {
+            ignored: true,
+            ..self.at
+        };
+        self.inner
+            .deserialize_ignored_any(Visit { visitor, at })
+            .map_err(Told)
     }
 }
 
@@ -151,7 +270,8 @@ impl<'p, V> Visit<'p, V> {
                 }
             }
             _ => {
-                let text = "an Option within an Option, or a number of more than 64 bits, stands where its type cannot be told \
+                let text = "an Option within an Option, or a number of more than 64 bits, stands \
+                    where its type cannot be told \
                             (in untagged, flatten or a tagged enum)";
                 Err(Told::<E>::custom(text).0)
             }
@@ -181,15 +301,27 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Visit<'_, V> {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<V::Value, E> {
-        if self.is_marked(text) { self.marked(text) } else { self.visitor.visit_str(text) }
+        if self.is_marked(text) {
+            self.marked(text)
+        } else {
+            self.visitor.visit_str(text)
+        }
     }
 
     fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<V::Value, E> {
-        if self.is_marked(text) { self.marked(text) } else { self.visitor.visit_borrowed_str(text) }
+        if self.is_marked(text) {
+            self.marked(text)
+        } else {
+            self.visitor.visit_borrowed_str(text)
+        }
     }
 
     fn visit_string<E: de::Error>(self, text: String) -> Result<V::Value, E> {
-        if self.is_marked(&text) { self.marked(&text) } else { self.visitor.visit_string(text) }
+        if self.is_marked(&text) {
+            self.marked(&text)
+        } else {
+            self.visitor.visit_string(text)
+        }
     }
 
     fn visit_none<E: de::Error>(self) -> Result<V::Value, E> {
@@ -202,27 +334,37 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Visit<'_, V> {
 
     fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
         let at = self.deeper(At::some)?;
-        self.visitor.visit_some(Reader { inner, at }).map_err(|told| told.0)
+        self.visitor
+            .visit_some(Reader { inner, at })
+            .map_err(|told| told.0)
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
         let at = self.deeper(At::through)?;
-        self.visitor.visit_newtype_struct(Reader { inner, at }).map_err(|told| told.0)
+        self.visitor
+            .visit_newtype_struct(Reader { inner, at })
+            .map_err(|told| told.0)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
         let at = self.deeper(|at| at.inside(1))?;
-        self.visitor.visit_seq(Access { inner, at }).map_err(|told| told.0)
+        self.visitor
+            .visit_seq(Access { inner, at })
+            .map_err(|told| told.0)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
         let at = self.deeper(|at| at.inside(1))?;
-        self.visitor.visit_map(Access { inner, at }).map_err(|told| told.0)
+        self.visitor
+            .visit_map(Access { inner, at })
+            .map_err(|told| told.0)
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
         let at = self.deeper(|at| at.inside(1))?;
-        self.visitor.visit_enum(Access { inner, at }).map_err(|told| told.0)
+        self.visitor
+            .visit_enum(Access { inner, at })
+            .map_err(|told| told.0)
     }
 }
 
@@ -245,7 +387,10 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Nested<'_, V> {
             }
             (Mark::Some, variant) => {
                 let at = visit.deeper(At::some)?;
-                variant.newtype_variant_seed(NestedSome(Visit { visitor: visit.visitor, at }))
+                variant.newtype_variant_seed(NestedSome(Visit {
+                    visitor: visit.visitor,
+                    at,
+                }))
             }
         }
     }
@@ -285,7 +430,13 @@ impl<'de, V: Visitor<'de>> DeserializeSeed<'de> for NestedSome<'_, V> {
 
     fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
         let Self(visit) = self;
-        visit.visitor.visit_some(Reader { inner, at: visit.at }).map_err(|told| told.0)
+        visit
+            .visitor
+            .visit_some(Reader {
+                inner,
+                at: visit.at,
+            })
+            .map_err(|told| told.0)
     }
 }
 
@@ -293,15 +444,22 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Seed<'_, S> {
     type Value = S::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
-        self.seed.deserialize(Reader { inner, at: self.at }).map_err(|told| told.0)
+        self.seed
+            .deserialize(Reader { inner, at: self.at })
+            .map_err(|told| told.0)
     }
 }
 
 impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Access<'_, A> {
     type Error = Told<A::Error>;
 
-    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Self::Error> {
-        self.inner.next_element_seed(Seed { seed, at: self.at }).map_err(Told)
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Self::Error> {
+        self.inner
+            .next_element_seed(Seed { seed, at: self.at })
+            .map_err(Told)
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -312,12 +470,22 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Access<'_, A> {
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Access<'_, A> {
     type Error = Told<A::Error>;
 
-    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Self::Error> {
-        self.inner.next_key_seed(Seed { seed, at: self.at }).map_err(Told)
+    fn next_key_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Self::Error> {
+        self.inner
+            .next_key_seed(Seed { seed, at: self.at })
+            .map_err(Told)
     }
 
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Self::Error> {
-        self.inner.next_value_seed(Seed { seed, at: self.at }).map_err(Told)
+    fn next_value_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<S::Value, Self::Error> {
+        self.inner
+            .next_value_seed(Seed { seed, at: self.at })
+            .map_err(Told)
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -329,8 +497,14 @@ impl<'de, 'p, A: EnumAccess<'de>> EnumAccess<'de> for Access<'p, A> {
     type Error = Told<A::Error>;
     type Variant = Access<'p, A::Variant>;
 
-    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self::Variant), Self::Error> {
-        let (value, inner) = self.inner.variant_seed(Seed { seed, at: self.at }).map_err(Told)?;
+    fn variant_seed<S: DeserializeSeed<'de>>(
+        self,
+        seed: S,
+    ) -> Result<(S::Value, Self::Variant), Self::Error> {
+        let (value, inner) = self
+            .inner
+            .variant_seed(Seed { seed, at: self.at })
+            .map_err(Told)?;
         Ok((value, Access { inner, at: self.at }))
     }
 }
@@ -342,15 +516,44 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Access<'_, A> {
         self.inner.unit_variant().map_err(Told)
     }
 
-    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Self::Error> {
-        self.inner.newtype_variant_seed(Seed { seed, at: self.at }).map_err(Told)
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(
+        self,
+        seed: S,
+    ) -> Result<S::Value, Self::Error> {
+        self.inner
+            .newtype_variant_seed(Seed { seed, at: self.at })
+            .map_err(Told)
     }
 
-    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Self::Error> {
-        self.inner.tuple_variant(len, Visit { visitor, at: self.at }).map_err(Told)
+    fn tuple_variant<V: Visitor<'de>>(
+        self,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.inner
+            .tuple_variant(
+                len,
+                Visit {
+                    visitor,
+                    at: self.at,
+                },
+            )
+            .map_err(Told)
     }
 
-    fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Self::Error> {
-        self.inner.struct_variant(fields, Visit { visitor, at: self.at }).map_err(Told)
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.inner
+            .struct_variant(
+                fields,
+                Visit {
+                    visitor,
+                    at: self.at,
+                },
+            )
+            .map_err(Told)
     }
 }

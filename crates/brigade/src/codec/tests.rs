@@ -18,7 +18,10 @@ const SAFE: [Codec; 2] = [Codec::MessagePack, Codec::Json];
 
 /// Whether it arrived.
 #[track_caller]
-fn equal_or_error<T: Serialize + DeserializeOwned + PartialEq + Debug>(codec: Codec, value: &T) -> bool {
+fn equal_or_error<T: Serialize + DeserializeOwned + PartialEq + Debug>(
+    codec: Codec,
+    value: &T,
+) -> bool {
     match codec.encode(value) {
         Err(e) => assert_eq!(e.kind(), ErrorKind::Encode, "{e}"),
         Ok(bytes) => match codec.decode::<T>(&bytes) {
@@ -35,7 +38,11 @@ fn equal_or_error<T: Serialize + DeserializeOwned + PartialEq + Debug>(codec: Co
 /// It arrives by the default, and in the others or is an error there.
 #[track_caller]
 fn arrives<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
-    assert!(equal_or_error(Codec::MessagePack, value), "{value:?}: {:?}", there_and_back(Codec::MessagePack, value).err());
+    assert!(
+        equal_or_error(Codec::MessagePack, value),
+        "{value:?}: {:?}",
+        there_and_back(Codec::MessagePack, value).err()
+    );
     equal_or_error(Codec::Json, value);
 }
 
@@ -58,7 +65,10 @@ struct Skips {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 enum Kind {
     #[serde(skip)]
-    #[expect(dead_code, reason = "it stands before the others and shifts their numbers")]
+    #[expect(
+        dead_code,
+        reason = "it stands before the others and shifts their numbers"
+    )]
     Hidden,
     One,
     Two(u8),
@@ -113,7 +123,11 @@ struct Even(u8);
 impl TryFrom<u8> for Even {
     type Error = String;
     fn try_from(n: u8) -> Result<Self, String> {
-        if n.is_multiple_of(2) { Ok(Self(n)) } else { Err(format!("{n} is odd")) }
+        if n.is_multiple_of(2) {
+            Ok(Self(n))
+        } else {
+            Err(format!("{n} is odd"))
+        }
     }
 }
 
@@ -139,35 +153,113 @@ struct New<T>(T);
 
 #[test]
 fn attributes_that_change_the_shape_arrive_equal() {
-    for skips in [Skips::default(), Skips { a: Some(1), c: "c".into(), d: vec![u64::MAX], ..Skips::default() }] {
+    for skips in [
+        Skips::default(),
+        Skips {
+            a: Some(1),
+            c: "c".into(),
+            d: vec![u64::MAX],
+            ..Skips::default()
+        },
+    ] {
         arrives(&(skips.clone(), vec![Some(0_u8)]));
-        let rest = BTreeMap::from([("v".to_owned(), json!({"a": [1, -1, 1.5, null, "x"], "b": u64::MAX}))]);
-        arrives(&Flat { before: 1, skips: skips.clone(), rest });
+        let rest = BTreeMap::from([(
+            "v".to_owned(),
+            json!({"a": [1, -1, 1.5, null, "x"], "b": u64::MAX}),
+        )]);
+        arrives(&Flat {
+            before: 1,
+            skips: skips.clone(),
+            rest,
+        });
         arrives(&Tagged::Inner(skips));
     }
     let ip: IpAddr = "::1".parse().unwrap();
     let bytes = Bytes::from(vec![0, 255, 7]);
-    for kind in [Kind::One, Kind::Two(2), Kind::Three(3, String::new()), Kind::Four { x: None, bytes: bytes.clone() }] {
+    for kind in [
+        Kind::One,
+        Kind::Two(2),
+        Kind::Three(3, String::new()),
+        Kind::Four {
+            x: None,
+            bytes: bytes.clone(),
+        },
+    ] {
         arrives(&vec![kind.clone(), kind]);
     }
-    arrives(&[Tagged::Empty, Tagged::Data { n: -1, ip, bytes: bytes.clone() }]);
-    arrives(&[Adjacent::Empty, Adjacent::Data { n: u64::MAX, ip }, Adjacent::Pair(None, BTreeMap::from([(7, "seven".into())]))]);
-    let map = Untagged::Map { x: ip, when: SystemTime::UNIX_EPOCH + Duration::from_nanos(1) };
+    arrives(&[
+        Tagged::Empty,
+        Tagged::Data {
+            n: -1,
+            ip,
+            bytes: bytes.clone(),
+        },
+    ]);
+    arrives(&[
+        Adjacent::Empty,
+        Adjacent::Data { n: u64::MAX, ip },
+        Adjacent::Pair(None, BTreeMap::from([(7, "seven".into())])),
+    ]);
+    let map = Untagged::Map {
+        x: ip,
+        when: SystemTime::UNIX_EPOCH + Duration::from_nanos(1),
+    };
     // A text that is base64 is a text all the same.
-    let some = [Untagged::Nothing, Untagged::Number(-5), Untagged::Fraction(0.1), Untagged::Text("AAAA".into()), map];
+    let some = [
+        Untagged::Nothing,
+        Untagged::Number(-5),
+        Untagged::Fraction(0.1),
+        Untagged::Text("AAAA".into()),
+        map,
+    ];
     arrives(&some);
     assert!(equal_or_error(Codec::MessagePack, &Untagged::Raw(bytes)));
-    arrives(&Timed { after: Duration::from_millis(1500), at: SystemTime::now(), for_: Duration::MAX });
-    arrives(&(Even(4), Unit, New(Unit), New(New(7_u8)), 'x', "\u{10ffff}".to_owned(), ()));
+    arrives(&Timed {
+        after: Duration::from_millis(1500),
+        at: SystemTime::now(),
+        for_: Duration::MAX,
+    });
+    arrives(&(
+        Even(4),
+        Unit,
+        New(Unit),
+        New(New(7_u8)),
+        'x',
+        "\u{10ffff}".to_owned(),
+        (),
+    ));
 }
 
 #[test]
 fn numbers_arrive_exactly() {
-    arrives(&(i8::MIN, i16::MIN, i32::MIN, i64::MIN, u8::MAX, u16::MAX, u32::MAX, u64::MAX));
-    for wide in [0, 1, u128::from(u64::MAX), u128::from(u64::MAX) + 1, u128::MAX] {
+    arrives(&(
+        i8::MIN,
+        i16::MIN,
+        i32::MIN,
+        i64::MIN,
+        u8::MAX,
+        u16::MAX,
+        u32::MAX,
+        u64::MAX,
+    ));
+    for wide in [
+        0,
+        1,
+        u128::from(u64::MAX),
+        u128::from(u64::MAX) + 1,
+        u128::MAX,
+    ] {
         arrives(&(wide, Some(wide), New(wide)));
     }
-    for wide in [0, -1, i128::from(i64::MIN), i128::from(i64::MIN) - 1, i128::from(u64::MAX) + 1, i128::MIN, i128::MAX] {
+    for wide in [
+        0,
+        -1,
+        i128::from(i64::MIN),
+        i128::from(i64::MIN) - 1,
+        i128::from(u64::MAX) + 1,
+        i128::MIN,
+        i128::MAX,
+    ] {
         arrives(&[wide]);
     }
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
@@ -178,7 +270,11 @@ fn numbers_arrive_exactly() {
         if single.is_finite() && double.is_finite() {
             for codec in ALL {
                 let back: (f32, f64) = there_and_back(codec, &(single, double)).unwrap();
-                assert_eq!((back.0.to_bits(), back.1.to_bits()), (single.to_bits(), double.to_bits()), "{codec}");
+                assert_eq!(
+                    (back.0.to_bits(), back.1.to_bits()),
+                    (single.to_bits(), double.to_bits()),
+                    "{codec}"
+                );
             }
         }
     }
@@ -195,15 +291,24 @@ fn not_a_number_and_infinity_are_no_null_in_json_and_arrive_elsewhere() {
         price: f64,
     }
     for price in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        let order = Order { items: vec![Price { price: 1.0 }, Price { price }] };
+        let order = Order {
+            items: vec![Price { price: 1.0 }, Price { price }],
+        };
         let error = Codec::Json.encode(&order).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Encode);
         assert!(error.to_string().contains("at .items[1].price"), "{error}");
         for codec in [Codec::MessagePack, Codec::Postcard] {
-            assert_eq!(there_and_back(codec, &order).unwrap().items[1].price.to_bits(), price.to_bits());
+            assert_eq!(
+                there_and_back(codec, &order).unwrap().items[1]
+                    .price
+                    .to_bits(),
+                price.to_bits()
+            );
         }
     }
-    assert!(Codec::Json.encode(&f32::NAN).is_err() && Codec::Json.encode(&Some(f32::INFINITY)).is_err());
+    assert!(
+        Codec::Json.encode(&f32::NAN).is_err() && Codec::Json.encode(&Some(f32::INFINITY)).is_err()
+    );
 }
 
 #[test]
@@ -253,20 +358,45 @@ fn what_has_a_form_of_its_own_is_an_error_where_types_cannot_be_told() {
         deep: Option<Option<Vec<u8>>>,
         wide: u128,
     }
-    for value in [Any::Deep(Some(None)), Any::Deep(Some(Some("x".into()))), Any::Wide(u128::MAX), Any::Fraction(0.5), Any::Deep(None)] {
+    for value in [
+        Any::Deep(Some(None)),
+        Any::Deep(Some(Some("x".into()))),
+        Any::Wide(u128::MAX),
+        Any::Fraction(0.5),
+        Any::Deep(None),
+    ] {
         equal_or_error(Codec::MessagePack, &value);
     }
     for deep in [None, Some(None), Some(Some(vec![])), Some(Some(vec![1]))] {
         for wide in [1, u128::MAX] {
             for codec in SAFE {
-                equal_or_error(codec, &Outer { inner: Inner { deep: deep.clone(), wide } });
+                equal_or_error(
+                    codec,
+                    &Outer {
+                        inner: Inner {
+                            deep: deep.clone(),
+                            wide,
+                        },
+                    },
+                );
             }
         }
     }
     // A field that the reader does not know is skipped, whatever it is.
-    let more = Codec::MessagePack.encode(&Inner { deep: Some(None), wide: u128::MAX }).unwrap();
-    assert_eq!(Codec::MessagePack.decode::<Skips>(&more).unwrap(), Skips::default());
-    assert!(Codec::MessagePack.encode("\0brigade:none").is_err(), "no text of a user is taken for one of ours");
+    let more = Codec::MessagePack
+        .encode(&Inner {
+            deep: Some(None),
+            wide: u128::MAX,
+        })
+        .unwrap();
+    assert_eq!(
+        Codec::MessagePack.decode::<Skips>(&more).unwrap(),
+        Skips::default()
+    );
+    assert!(
+        Codec::MessagePack.encode("\0brigade:none").is_err(),
+        "no text of a user is taken for one of ours"
+    );
 }
 
 #[test]
@@ -284,18 +414,28 @@ fn keys_that_are_no_texts_arrive_or_are_refused() {
     arrives(&BTreeMap::from([(Some(1), 1), (None, 2)]));
     arrives(&BTreeMap::from([(Key::A, 1), (Key::B(7), 2)]));
     arrives(&BTreeMap::from([((), 1)]));
-    arrives(&BTreeMap::from([(vec![1_u8], BTreeSet::from([IpAddr::from([1, 2, 3, 4])]))]));
+    arrives(&BTreeMap::from([(
+        vec![1_u8],
+        BTreeSet::from([IpAddr::from([1, 2, 3, 4])]),
+    )]));
 }
 
 #[test]
 fn left_over_bytes_are_refused_in_every_format() {
     for codec in ALL {
         let mut bytes = codec.encode(&(1_u8, 2_u8)).unwrap();
-        assert_eq!(codec.decode::<(u8,)>(&bytes).unwrap_err().kind(), ErrorKind::Decode);
+        assert_eq!(
+            codec.decode::<(u8,)>(&bytes).unwrap_err().kind(),
+            ErrorKind::Decode
+        );
         assert_eq!(codec.decode::<(u8, u8)>(&bytes).unwrap(), (1, 2));
         for rest in [b'0', 0xc0, 0xc1, 0xdd, 0x91] {
             bytes.push(rest);
-            assert_eq!(codec.decode::<(u8, u8)>(&bytes).unwrap_err().kind(), ErrorKind::Decode, "{codec}");
+            assert_eq!(
+                codec.decode::<(u8, u8)>(&bytes).unwrap_err().kind(),
+                ErrorKind::Decode,
+                "{codec}"
+            );
             bytes.pop();
         }
     }
@@ -320,7 +460,9 @@ fn what_a_type_says_of_itself_reaches_the_caller_in_every_format() {
         let error = codec.encode(&vec![Some(Picky)]).unwrap_err();
         assert!(error.to_string().contains("not on a Monday"), "{error}");
         let bytes = codec.encode(&(vec![Some(1_u8)], 3_u8)).unwrap();
-        let error = codec.decode::<(Vec<Option<Picky>>, u8)>(&bytes).unwrap_err();
+        let error = codec
+            .decode::<(Vec<Option<Picky>>, u8)>(&bytes)
+            .unwrap_err();
         assert!(error.to_string().contains("not on a Tuesday"), "{error}");
         let error = codec.decode::<(Vec<Option<u8>>, Even)>(&bytes).unwrap_err();
         assert!(error.to_string().contains("3 is odd"), "{error}");
@@ -332,7 +474,8 @@ fn binary_data_is_raw_in_messagepack_and_keeps_the_memory_it_came_in() {
     let value = (7_u8, Bytes::from(vec![3; 1 << 20]));
     let packed = bytes::Bytes::from(Codec::MessagePack.encode(&value).unwrap());
     assert_eq!(packed.len(), (1 << 20) + 2 + 5);
-    let back: (u8, Bytes) = payload::sharing(&packed, |packed| Codec::MessagePack.decode(packed)).unwrap();
+    let back: (u8, Bytes) =
+        payload::sharing(&packed, |packed| Codec::MessagePack.decode(packed)).unwrap();
     assert!(back == value && packed.as_ptr_range().contains(&back.1.as_ptr()));
 }
 
@@ -365,7 +508,16 @@ fn expr(depth: u32) -> Expr {
 }
 
 fn chain(depth: u32) -> Chain {
-    (1..depth).fold(Chain { next: None, name: "end".into() }, |next, _| Chain { next: Some(Box::new(next)), name: "more".into() })
+    (1..depth).fold(
+        Chain {
+            next: None,
+            name: "end".into(),
+        },
+        |next, _| Chain {
+            next: Some(Box::new(next)),
+            name: "more".into(),
+        },
+    )
 }
 
 fn tree(depth: u32) -> Tree {
@@ -378,7 +530,12 @@ fn shell(depth: u32) -> Shell {
 
 /// On a thread as small as those of a runtime.
 fn on_a_small_stack(test: fn()) {
-    std::thread::Builder::new().stack_size(2 << 20).spawn(test).unwrap().join().unwrap();
+    std::thread::Builder::new()
+        .stack_size(2 << 20)
+        .spawn(test)
+        .unwrap()
+        .join()
+        .unwrap();
 }
 
 #[test]
@@ -391,9 +548,17 @@ fn a_value_up_to_the_limit_arrives_and_a_deeper_one_is_refused_by_writer_and_rea
                 equal_or_error(codec, &shell(depth));
                 equal_or_error(codec, &tree(depth));
             }
-            assert!(there_and_back(codec, &expr(60)).is_ok() && there_and_back(codec, &chain(60)).is_ok(), "{codec}");
+            assert!(
+                there_and_back(codec, &expr(60)).is_ok()
+                    && there_and_back(codec, &chain(60)).is_ok(),
+                "{codec}"
+            );
             let error = codec.encode(&expr(5000)).unwrap_err();
-            assert!(error.kind() == ErrorKind::Encode && error.to_string().contains(&DEPTH_MAX.to_string()), "{error}");
+            assert!(
+                error.kind() == ErrorKind::Encode
+                    && error.to_string().contains(&DEPTH_MAX.to_string()),
+                "{error}"
+            );
         }
     });
 }
@@ -410,7 +575,10 @@ fn deep_bytes_of_a_stranger_are_refused_by_every_reader() {
         refused::<Tree>(packed, &[0x91].repeat(DEEP));
         refused::<Value>(packed, &[0x91].repeat(DEEP));
         refused::<IgnoredAny>(packed, &[0x91].repeat(DEEP));
-        refused::<Skips>(packed, &[&[0x81, 0xa1, b'x'][..], &[0x81, 0x01].repeat(DEEP)].concat());
+        refused::<Skips>(
+            packed,
+            &[&[0x81, 0xa1, b'x'][..], &[0x81, 0x01].repeat(DEEP)].concat(),
+        );
         refused::<Expr>(packed, &[0x81, 0xa3, b'A', b'd', b'd', 0x92].repeat(DEEP));
         refused::<Chain>(packed, &[0x81, 0xa4, b'n', b'e', b'x', b't'].repeat(DEEP));
         refused::<Expr>(Codec::Postcard, &[1].repeat(DEEP));

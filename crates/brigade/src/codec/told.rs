@@ -1,7 +1,9 @@
 //! [`Told`]: a format's own error, and beside it what a type says of itself.
 //!
-//! A type may refuse a value in its own words (`Error::custom`). Postcard drops them, so they are kept aside there: the last ones of each thread,
-//! until the whole value is written or read. What needs a second try, as untagged enums do, postcard cannot carry, so the last words are why it failed.
+//! A type may refuse a value in its own words (`Error::custom`). Postcard drops them, so they are
+//! kept aside there: the last ones of each thread, until the whole value is written or read. What
+//! needs a second try, as untagged enums do, postcard cannot carry, so the last words are why it
+//! failed.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;

@@ -1,13 +1,15 @@
 //! [`Part`]: a value on its way into a format, with what every format of ours asks for around what the format's own crate does.
 //!
-//! Too deep is an error, not a stack that overflows; JSON has no NaN, no infinity and no `Some` of nothing, so these are errors there, which say
-//! where; MessagePack gets a form for `Some` of nothing and for numbers of more than 64 bits. What a type serializes is handed on unchanged otherwise.
+//! Too deep is an error, not a stack that overflows; JSON has no NaN, no infinity and no `Some` of
+//! nothing, so these are errors there, which say where; MessagePack gets a form for `Some` of
+//! nothing and for numbers of more than 64 bits. What a type serializes is handed on unchanged
+//! otherwise.
 
 use std::fmt;
 
 use serde::ser::{
-    Error as _, Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant, SerializeTuple, SerializeTupleStruct,
-    SerializeTupleVariant, Serializer,
+    Error as _, Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant,
+    SerializeTuple, SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
 use super::at::{At, MARK, NONE, Name, RAW, RAW_JSON, SOME, Step, UNIT, WIDE, too_deep};
@@ -21,7 +23,12 @@ pub(super) struct Part<'p, T: ?Sized> {
 
 impl<T: Serialize + ?Sized> Serialize for Part<'_, T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.value.serialize(Writer { inner: serializer, at: self.at }).map_err(|told| told.0)
+        self.value
+            .serialize(Writer {
+                inner: serializer,
+                at: self.at,
+            })
+            .map_err(|told| told.0)
     }
 }
 
@@ -43,7 +50,10 @@ impl<'p, S: Serializer> Writer<'p, S> {
         if is_finite || !self.at.is_json() {
             return Ok(());
         }
-        Err(Told::custom(format_args!("JSON has no NaN and no infinity{}", self.at)))
+        Err(Told::custom(format_args!(
+            "JSON has no NaN and no infinity{}",
+            self.at
+        )))
     }
 
     /// What would be written as nothing, where that would be taken for `None`.
@@ -51,7 +61,10 @@ impl<'p, S: Serializer> Writer<'p, S> {
         if self.at.is_packed() {
             return self.inner.serialize_unit_variant("", 0, mark).map_err(Told);
         }
-        Err(Told::custom(format_args!("JSON writes Some of {what} as null, which is None{}", self.at)))
+        Err(Told::custom(format_args!(
+            "JSON writes Some of {what} as null, which is None{}",
+            self.at
+        )))
     }
 }
 
@@ -64,7 +77,11 @@ struct Parts<'p, C> {
 
 impl<'p, C> Parts<'p, C> {
     fn new(inner: C, at: At<'p>) -> Self {
-        Self { inner, at, index: 0 }
+        Self {
+            inner,
+            at,
+            index: 0,
+        }
     }
 
     fn next(&mut self) -> usize {
@@ -98,8 +115,13 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
     }
 
     fn is_human_readable(&self) -> bool {
-        // Of what serde keeps in between (untagged, flatten, tags within) it says that it is human readable, so that MessagePack must be, too.
-        if self.at.is_packed() { !self.at.raw } else { self.inner.is_human_readable() }
+        // Of what serde keeps in between (untagged, flatten, tags within) it says that it is human
+        // readable, so that MessagePack must be, too.
+        if self.at.is_packed() {
+            !self.at.raw
+        } else {
+            self.inner.is_human_readable()
+        }
     }
 
     fn serialize_i128(self, value: i128) -> Result<Self::Ok, Self::Error> {
@@ -133,7 +155,10 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
 
     fn serialize_str(self, text: &str) -> Result<Self::Ok, Self::Error> {
         if self.at.is_packed() && text.starts_with(MARK) {
-            return Err(Told::custom(format_args!("a text may not begin with {MARK:?}{}", self.at)));
+            return Err(Told::custom(format_args!(
+                "a text may not begin with {MARK:?}{}",
+                self.at
+            )));
         }
         if self.at.is_json() && self.at.raw && self.at.in_some && text.trim_ascii() == "null" {
             return self.nothing("null", UNIT);
@@ -146,18 +171,33 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
     }
 
     fn serialize_none(self) -> Result<Self::Ok, Self::Error> {
-        if self.at.hides_in_some() { self.nothing("None", NONE) } else { self.inner.serialize_none().map_err(Told) }
+        if self.at.hides_in_some() {
+            self.nothing("None", NONE)
+        } else {
+            self.inner.serialize_none().map_err(Told)
+        }
     }
 
     fn serialize_unit(self) -> Result<Self::Ok, Self::Error> {
-        if self.at.hides_in_some() { self.nothing("()", UNIT) } else { self.inner.serialize_unit().map_err(Told) }
+        if self.at.hides_in_some() {
+            self.nothing("()", UNIT)
+        } else {
+            self.inner.serialize_unit().map_err(Told)
+        }
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<Self::Ok, Self::Error> {
-        let Some(at) = self.at.some() else { return Err(self.too_deep()) };
+        let Some(at) = self.at.some() else {
+            return Err(self.too_deep());
+        };
         let is_nested = self.at.hides_in_some() && self.at.is_packed();
         let part = Part { value, at };
-        if is_nested { self.inner.serialize_newtype_variant("", 0, SOME, &part) } else { self.inner.serialize_some(&part) }.map_err(Told)
+        if is_nested {
+            self.inner.serialize_newtype_variant("", 0, SOME, &part)
+        } else {
+            self.inner.serialize_some(&part)
+        }
+        .map_err(Told)
     }
 
     fn serialize_unit_struct(self, name: &'static str) -> Result<Self::Ok, Self::Error> {
@@ -168,14 +208,32 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
         self.inner.serialize_unit_struct(name).map_err(Told)
     }
 
-    fn serialize_unit_variant(self, name: &'static str, index: u32, variant: &'static str) -> Result<Self::Ok, Self::Error> {
-        self.inner.serialize_unit_variant(name, index, variant).map_err(Told)
+    fn serialize_unit_variant(
+        self,
+        name: &'static str,
+        index: u32,
+        variant: &'static str,
+    ) -> Result<Self::Ok, Self::Error> {
+        self.inner
+            .serialize_unit_variant(name, index, variant)
+            .map_err(Told)
     }
 
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> Result<Self::Ok, Self::Error> {
-        let Some(at) = self.at.through() else { return Err(self.too_deep()) };
-        let at = At { raw: name == RAW, ..at };
-        self.inner.serialize_newtype_struct(name, &Part { value, at }).map_err(Told)
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        name: &'static str,
+        value: &T,
+    ) -> Result<Self::Ok, Self::Error> {
+        let Some(at) = self.at.through() else {
+            return Err(self.too_deep());
+        };
+        let at = At {
+            raw: name == RAW,
+            ..at
+        };
+        self.inner
+            .serialize_newtype_struct(name, &Part { value, at })
+            .map_err(Told)
     }
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
@@ -186,23 +244,49 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
         value: &T,
     ) -> Result<Self::Ok, Self::Error> {
         let at = self.deeper(1)?;
-        let step = Step { name: Name::Field(variant), before: at.path };
-        self.inner.serialize_newtype_variant(name, index, variant, &Part { value, at: at.step(&step) }).map_err(Told)
+        let step = Step {
+            name: Name::Field(variant),
+            before: at.path,
+        };
+        self.inner
+            .serialize_newtype_variant(
+                name,
+                index,
+                variant,
+                &Part {
+                    value,
+                    at: at.step(&step),
+                },
+            )
+            .map_err(Told)
     }
 
     fn serialize_seq(self, len: Option<usize>) -> Result<Self::SerializeSeq, Self::Error> {
         let at = self.deeper(1)?;
-        self.inner.serialize_seq(len).map(|inner| Parts::new(inner, at)).map_err(Told)
+        self.inner
+            .serialize_seq(len)
+            .map(|inner| Parts::new(inner, at))
+            .map_err(Told)
     }
 
     fn serialize_tuple(self, len: usize) -> Result<Self::SerializeTuple, Self::Error> {
         let at = self.deeper(1)?;
-        self.inner.serialize_tuple(len).map(|inner| Parts::new(inner, at)).map_err(Told)
+        self.inner
+            .serialize_tuple(len)
+            .map(|inner| Parts::new(inner, at))
+            .map_err(Told)
     }
 
-    fn serialize_tuple_struct(self, name: &'static str, len: usize) -> Result<Self::SerializeTupleStruct, Self::Error> {
+    fn serialize_tuple_struct(
+        self,
+        name: &'static str,
+        len: usize,
+    ) -> Result<Self::SerializeTupleStruct, Self::Error> {
         let at = self.deeper(1)?;
-        self.inner.serialize_tuple_struct(name, len).map(|inner| Parts::new(inner, at)).map_err(Told)
+        self.inner
+            .serialize_tuple_struct(name, len)
+            .map(|inner| Parts::new(inner, at))
+            .map_err(Told)
     }
 
     fn serialize_tuple_variant(
@@ -213,18 +297,39 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
         len: usize,
     ) -> Result<Self::SerializeTupleVariant, Self::Error> {
         let at = self.deeper(2)?;
-        self.inner.serialize_tuple_variant(name, index, variant, len).map(|inner| Parts::new(inner, at)).map_err(Told)
+        self.inner
+            .serialize_tuple_variant(name, index, variant, len)
+            .map(|inner| Parts::new(inner, at))
+            .map_err(Told)
     }
 
     fn serialize_map(self, len: Option<usize>) -> Result<Self::SerializeMap, Self::Error> {
         let at = self.deeper(1)?;
-        self.inner.serialize_map(len).map(|inner| Parts::new(inner, at)).map_err(Told)
+        self.inner
+            .serialize_map(len)
+            .map(|inner| Parts::new(inner, at))
+            .map_err(Told)
     }
 
-    fn serialize_struct(self, name: &'static str, len: usize) -> Result<Self::SerializeStruct, Self::Error> {
+    fn serialize_struct(
+        self,
+        name: &'static str,
+        len: usize,
+    ) -> Result<Self::SerializeStruct, Self::Error> {
         let inside = self.deeper(1)?;
-        let at = if name == RAW_JSON { At { raw: true, in_some: self.at.in_some, ..inside } } else { inside };
-        self.inner.serialize_struct(name, len).map(|inner| Parts::new(inner, at)).map_err(Told)
+        let at = if name == RAW_JSON {
+            At {
+                raw: true,
+                in_some: self.at.in_some,
+                ..inside
+            }
+        } else {
+            inside
+        };
+        self.inner
+            .serialize_struct(name, len)
+            .map(|inner| Parts::new(inner, at))
+            .map_err(Told)
     }
 
     fn serialize_struct_variant(
@@ -235,7 +340,10 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
         len: usize,
     ) -> Result<Self::SerializeStructVariant, Self::Error> {
         let at = self.deeper(2)?;
-        self.inner.serialize_struct_variant(name, index, variant, len).map(|inner| Parts::new(inner, at)).map_err(Told)
+        self.inner
+            .serialize_struct_variant(name, index, variant, len)
+            .map(|inner| Parts::new(inner, at))
+            .map_err(Told)
     }
 }
 
@@ -293,13 +401,29 @@ impl<C: SerializeMap> SerializeMap for Parts<'_, C> {
     type Error = Told<C::Error>;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Self::Error> {
-        let step = Step { name: Name::Entry(self.next()), before: self.at.path };
-        self.inner.serialize_key(&Part { value: key, at: self.at.step(&step) }).map_err(Told)
+        let step = Step {
+            name: Name::Entry(self.next()),
+            before: self.at.path,
+        };
+        self.inner
+            .serialize_key(&Part {
+                value: key,
+                at: self.at.step(&step),
+            })
+            .map_err(Told)
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Self::Error> {
-        let step = Step { name: Name::Entry(self.index.saturating_sub(1)), before: self.at.path };
-        self.inner.serialize_value(&Part { value, at: self.at.step(&step) }).map_err(Told)
+        let step = Step {
+            name: Name::Entry(self.index.saturating_sub(1)),
+            before: self.at.path,
+        };
+        self.inner
+            .serialize_value(&Part {
+                value,
+                at: self.at.step(&step),
+            })
+            .map_err(Told)
     }
 
     fn end(self) -> Result<Self::Ok, Self::Error> {

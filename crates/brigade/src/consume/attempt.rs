@@ -5,7 +5,8 @@
 //!                                                                     ---> being settled, still held and renewed (`settling`) ---> let go
 //! ```
 //!
-//! A panic of ours on that way ends this job as a crash of its attempt, so that it cannot take the consumer down, or come back for ever.
+//! A panic of ours on that way ends this job as a crash of its attempt, so that it cannot take the
+//! consumer down, or come back for ever.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -97,15 +98,25 @@ struct Teller {
 impl Sink for Teller {
     fn progress(&self, _call: u64, fraction: f64, codec: Codec, payload: &[u8]) {
         let payload = Bytes::copy_from_slice(payload);
-        self.backend.tell(&self.id, self.token, Progress { fraction, codec, payload });
+        self.backend.tell(
+            &self.id,
+            self.token,
+            Progress {
+                fraction,
+                codec,
+                payload,
+            },
+        );
     }
 }
 
 impl Consumer {
-    /// Takes a job into our hands and has its attempt begin: here, so that attempts stand in the pool's queue in the order of their leases.
+    /// Takes a job into our hands and has its attempt begin: here, so that attempts stand in the
+    /// pool's queue in the order of their leases.
     pub(super) fn attend(self: &Arc<Self>, leased: Leased, permit: OwnedSemaphorePermit) {
         let (hold, unsettled) = (self.hold(&leased), self.control.begin());
-        let attempt = catch_unwind(AssertUnwindSafe(|| self.begin(&leased))).unwrap_or_else(|panic| Attempt::Panicked(text_of(&*panic)));
+        let attempt = catch_unwind(AssertUnwindSafe(|| self.begin(&leased)))
+            .unwrap_or_else(|panic| Attempt::Panicked(text_of(&*panic)));
         let consumer = Arc::clone(self);
         self.scope.spawn(async move {
             consumer.see_through(attempt, leased, hold, permit).await;
@@ -131,26 +142,36 @@ impl Consumer {
         self.control.set_held(all.len());
         drop(all);
         self.holding.notify_one();
-        Hold { consumer: Arc::clone(self), number, stop, lost }
+        Hold {
+            consumer: Arc::clone(self),
+            number,
+            stop,
+            lost,
+        }
     }
 
-    /// How long a lease can be trusted after it was asked for. The rest is for what it takes to stop an attempt, so that nothing of it runs
-    /// beside the next one.
+    /// How long a lease can be trusted after it was asked for. The rest is for what it takes to
+    /// stop an attempt, so that nothing of it runs beside the next one.
     pub(super) fn trusted(&self) -> std::time::Duration {
         self.lease - self.lease / 6
     }
 
     fn begin(&self, leased: &Leased) -> Attempt {
         if leased.lost >= self.losses_max {
-            let text =
-                format!("its lease ended {} times without a word of its holder, which died or hung: it is not run again", leased.lost);
+            let text = format!(
+                "its lease ended {} times without a word of its holder, which died or hung: it is \
+                    not run again",
+                leased.lost
+            );
             return Attempt::SetAside(text);
         }
         match (self.call_of(leased), &self.pool) {
             (Err(error), _) => Attempt::Refused(error),
-            (Ok(call), _) if leased.lost >= LOSSES_BESIDE_OTHERS => {
-                Arc::clone(&self.alone).try_acquire_owned().map_or(Attempt::NotNow, |alone| Attempt::Alone(Box::new(call), alone))
-            }
+            (Ok(call), _) if leased.lost >= LOSSES_BESIDE_OTHERS => Arc::clone(&self.alone)
+                .try_acquire_owned()
+                .map_or(Attempt::NotNow, |alone| {
+                    Attempt::Alone(Box::new(call), alone)
+                }),
             (Ok(call), Some(pool)) => Attempt::InPool(pool.call(call)),
             (Ok(call), None) => Attempt::Here(Box::new(call)),
         }
@@ -158,25 +179,36 @@ impl Consumer {
 
     /// The task that a job asks for, by its name or by its queue.
     fn task_of<'a>(&'a self, job: &'a Job) -> Option<&'a str> {
-        job.task.as_deref().or_else(|| self.tasks.get(&job.queue).copied())
+        job.task
+            .as_deref()
+            .or_else(|| self.tasks.get(&job.queue).copied())
     }
 
     /// What the registration of a job's task says of retries.
     pub(super) fn retries_of(&self, job: &Job) -> RetryPolicy {
-        self.task_of(job).and_then(registry::find).map_or_else(RetryPolicy::default, TaskEntry::policy)
+        self.task_of(job)
+            .and_then(registry::find)
+            .map_or_else(RetryPolicy::default, TaskEntry::policy)
     }
 
     /// The call that a job asks for.
     fn call_of(&self, leased: &Leased) -> Result<Call<Box<RawValue>>, Error> {
         let job = &leased.job;
         let Some(task) = self.task_of(job).map(str::to_owned) else {
-            let text = format!("run a job of queue {:?}: no task of this program serves it (#[task(queue = ..)])", job.queue);
+            let text = format!(
+                "run a job of queue {:?}: no task of this program serves it (#[task(queue = ..)])",
+                job.queue
+            );
             return Err(Error::new(ErrorKind::UnknownTask, text));
         };
         let entry = registry::find(&task);
         let payload = job.payload.trim();
         // Arguments are an array; plain data of another shape is the one argument.
-        let arguments = if payload.starts_with('[') { payload.to_owned() } else { format!("[{payload}]") };
+        let arguments = if payload.starts_with('[') {
+            payload.to_owned()
+        } else {
+            format!("[{payload}]")
+        };
         let mut call = Call::of_json_text(task, arguments).for_job(job_context(leased)?);
         if let Some(timeout) = job.options.timeout {
             call = call.timeout(timeout);
@@ -194,17 +226,42 @@ impl Consumer {
         if let Some(entry) = entry.filter(|_| self.pool.is_none()) {
             call.request.fill(entry);
         }
-        // What took a worker down, or its consumer, can hurt nothing else, and nothing that ran before can be at fault.
+        // What took a worker down, or its consumer, can hurt nothing else, and nothing that ran
+        // before can be at fault.
         let is_suspect = leased.crashed > 0 || leased.lost >= LOSSES_BESIDE_OTHERS;
-        Ok(if is_suspect { call.alone_in_a_fresh_worker() } else { call })
+        Ok(if is_suspect {
+            call.alone_in_a_fresh_worker()
+        } else {
+            call
+        })
     }
 
-    async fn see_through(self: &Arc<Self>, attempt: Attempt, leased: Leased, hold: Hold, mut permit: OwnedSemaphorePermit) {
-        let running = AssertUnwindSafe(self.run(attempt, &leased, &hold, &mut permit)).catch_unwind().await;
+    async fn see_through(
+        self: &Arc<Self>,
+        attempt: Attempt,
+        leased: Leased,
+        hold: Hold,
+        mut permit: OwnedSemaphorePermit,
+    ) {
+        let running = AssertUnwindSafe(self.run(attempt, &leased, &hold, &mut permit))
+            .catch_unwind()
+            .await;
         let ended = running.unwrap_or_else(|panic| Ended::panicked(text_of(&*panic)));
         let why = self.note_end(hold.number);
-        let answer = ended.outcome.as_ref().err().filter(|_| leased.is_call).map(|error| Box::new(Answer::of(error)));
-        self.settle(&leased, &hold, ending_of(ended, why, &self.policy(&leased)), answer, permit).await;
+        let answer = ended
+            .outcome
+            .as_ref()
+            .err()
+            .filter(|_| leased.is_call)
+            .map(|error| Box::new(Answer::of(error)));
+        self.settle(
+            &leased,
+            &hold,
+            ending_of(ended, why, &self.policy(&leased)),
+            answer,
+            permit,
+        )
+        .await;
     }
 
     fn note_end(&self, number: u64) -> Why {
@@ -214,7 +271,13 @@ impl Consumer {
         })
     }
 
-    async fn run(&self, attempt: Attempt, leased: &Leased, hold: &Hold, permit: &mut OwnedSemaphorePermit) -> Ended {
+    async fn run(
+        &self,
+        attempt: Attempt,
+        leased: &Leased,
+        hold: &Hold,
+        permit: &mut OwnedSemaphorePermit,
+    ) -> Ended {
         match attempt {
             Attempt::InPool(handle) => self.run_in_pool(handle, leased, hold).await,
             Attempt::Here(call) => self.run_here(*call, leased, hold).await,
@@ -234,8 +297,8 @@ impl Consumer {
         }
     }
 
-    /// Waits until nothing else is held here, and lets nothing begin: what this job takes along would count as lost too. `false` if it is not to run
-    /// any more.
+    /// Waits until nothing else is held here, and lets nothing begin: what this job takes along
+    /// would count as lost too. `false` if it is not to run any more.
     async fn wait_for_all_room(&self, hold: &Hold, permit: &mut OwnedSemaphorePermit) -> bool {
         // Given back first: another job that waits for the same would wait for this one.
         drop(permit.split(permit.num_permits()));
@@ -248,7 +311,12 @@ impl Consumer {
         }
     }
 
-    async fn run_in_pool(&self, mut handle: Handle<Box<RawValue>>, leased: &Leased, hold: &Hold) -> Ended {
+    async fn run_in_pool(
+        &self,
+        mut handle: Handle<Box<RawValue>>,
+        leased: &Leased,
+        hold: &Hold,
+    ) -> Ended {
         let progress = handle.progress();
         tokio::select! {
             // In this order, so that what an attempt told last is told before its end.
@@ -268,9 +336,14 @@ impl Consumer {
         Ended::stopped(outcome, receipt.await)
     }
 
-    /// On a thread of its own, so that neither renewals nor anything else of this process waits for it.
+    /// On a thread of its own, so that neither renewals nor anything else of this process waits for
+    /// it.
     async fn run_here(&self, call: Call<Box<RawValue>>, leased: &Leased, hold: &Hold) -> Ended {
-        let timeout = call.request.options().timeout.map_or(FAR, |timeout| timeout.min(FAR));
+        let timeout = call
+            .request
+            .options()
+            .timeout
+            .map_or(FAR, |timeout| timeout.min(FAR));
         let sink = leased.is_call.then(|| self.teller(leased));
         let mut here = match Here::begin(call, sink) {
             Ok(here) => here,
@@ -281,7 +354,8 @@ impl Consumer {
             outcome = here.ended() => return Ended::of(outcome),
             () = hold.stop.cancelled() => CallError::Cancelled(Cancelled::without_certificate("stopped at its next await")),
             () = sleep(timeout) => {
-                CallError::Failed(Box::new(Failure::new(format_args!("it ran for longer than its timeout of {timeout:?}"))))
+                CallError::Failed(Box::new(Failure::new(format_args!("it ran for longer than its \
+                    timeout of {timeout:?}"))))
             }
         };
         here.stop(&match &instead {
@@ -293,14 +367,17 @@ impl Consumer {
             // Whatever it says: it may have left half of its work.
             _ = here.ended() => Ended::of(Err(instead)),
             () = self.abandoning.cancelled() => {
-                tracing::warn!(job = %leased.id, "an attempt in this process does not end: it is left alone, and so is its lease");
+                tracing::warn!(job = %leased.id, "an attempt in this process does not end: it is \
+                    left alone, and so is its lease");
                 Ended::abandoned()
             }
         }
     }
 
     fn why(&self, number: u64) -> Why {
-        lock(&self.held).get(&number).map_or(Why::No, |held| held.why.clone())
+        lock(&self.held)
+            .get(&number)
+            .map_or(Why::No, |held| held.why.clone())
     }
 
     /// Tells the caller of a call what its attempt tells.
@@ -312,7 +389,11 @@ impl Consumer {
     }
 
     fn teller(&self, leased: &Leased) -> Arc<dyn Sink> {
-        Arc::new(Teller { backend: Arc::clone(&self.backend), id: leased.id.clone(), token: leased.token })
+        Arc::new(Teller {
+            backend: Arc::clone(&self.backend),
+            id: leased.id.clone(),
+            token: leased.token,
+        })
     }
 
     /// Has an attempt stopped; the first reason counts.
@@ -331,16 +412,28 @@ impl Consumer {
 
 /// What a panic says.
 pub(super) fn text_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("a panic without a message").to_owned()
 }
 
-/// What an attempt is told of its job. It stands before the arguments, for which there is a limit of its own.
+/// What an attempt is told of its job. It stands before the arguments, for which there is a limit
+/// of its own.
 fn job_context(leased: &Leased) -> Result<JobContext, Error> {
-    let (options, owned) = (&leased.job.options, |text: &Option<Box<str>>| text.as_deref().map(str::to_owned));
-    let bytes = [&options.key, &options.label].into_iter().flatten().map(|text| text.len()).sum::<usize>();
+    let (options, owned) = (&leased.job.options, |text: &Option<Box<str>>| {
+        text.as_deref().map(str::to_owned)
+    });
+    let bytes = [&options.key, &options.label]
+        .into_iter()
+        .flatten()
+        .map(|text| text.len())
+        .sum::<usize>();
     if bytes > JOB_BYTES_MAX {
-        let text = format!("run a job whose key and label have {bytes} bytes: {JOB_BYTES_MAX} are allowed");
+        let text = format!(
+            "run a job whose key and label have {bytes} bytes: {JOB_BYTES_MAX} are allowed"
+        );
         return Err(Error::new(ErrorKind::BadOption, text));
     }
     Ok(JobContext {

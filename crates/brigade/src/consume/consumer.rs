@@ -21,8 +21,8 @@ use crate::pool::Pool;
 use crate::registry;
 use crate::shutdown::Scope;
 
-/// Settlements that the broker does not take at the moment and that hold no place in the consumer any more. Further ones keep theirs, so that what is not
-/// settled is bounded.
+/// Settlements that the broker does not take at the moment and that hold no place in the consumer
+/// any more. Further ones keep theirs, so that what is not settled is bounded.
 const UNTOLD_MAX: usize = 1024;
 
 /// A worker that runs.
@@ -54,7 +54,8 @@ pub(super) struct Consumer {
     pub(super) scope: Scope,
 }
 
-/// A consumer that runs beside whoever began it. Dropping this kills it: attempts are stopped and their jobs given back, in the background.
+/// A consumer that runs beside whoever began it. Dropping this kills it: attempts are stopped and
+/// their jobs given back, in the background.
 pub(super) struct Running {
     control: Arc<Control>,
     served: oneshot::Receiver<Result<Served, Error>>,
@@ -65,7 +66,14 @@ impl Running {
     ///
     /// As [`Worker::run_until`].
     pub(super) async fn begin(worker: Worker) -> Result<Self, Error> {
-        let here = || Scope::current().ok_or_else(|| Error::new(ErrorKind::Unsupported, "serve outside of an async runtime (tokio)"));
+        let here = || {
+            Scope::current().ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Unsupported,
+                    "serve outside of an async runtime (tokio)",
+                )
+            })
+        };
         let (scope, beside) = (here()?, here()?);
         let (pool, is_own) = match &worker.place {
             Place::OwnPool => (Some(own_pool().await?), true),
@@ -84,7 +92,8 @@ impl Running {
         };
         let control = Arc::clone(&consumer.control);
         let (tell, served) = oneshot::channel();
-        // A task of its own: whoever awaits it may be a thread beside the runtime's, which would be woken for each lease, and may stop awaiting it.
+        // A task of its own: whoever awaits it may be a thread beside the runtime's, which would be
+        // woken for each lease, and may stop awaiting it.
         beside.spawn(async move {
             let served = consumer.live().await;
             if let Some(own) = own {
@@ -98,7 +107,12 @@ impl Running {
 
     /// Waits until it has ended. Cancel safe.
     pub(super) async fn ended(&mut self) -> Result<Served, Error> {
-        (&mut self.served).await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Closed, "serve in a runtime that has ended")))
+        (&mut self.served).await.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::Closed,
+                "serve in a runtime that has ended",
+            ))
+        })
     }
 }
 
@@ -110,7 +124,10 @@ impl Drop for Running {
 
 async fn own_pool() -> Result<Pool, Error> {
     Pool::builder().start().await.map_err(|error| {
-        let text = format!("start worker processes for a consumer (.on(&pool) takes yours, .in_process() needs none): {error}");
+        let text = format!(
+            "start worker processes for a consumer (.on(&pool) takes yours, \
+            .in_process() needs none): {error}"
+        );
         Error::new(error.kind(), text).with_source(error)
     })
 }
@@ -121,7 +138,8 @@ impl Consumer {
             return Err(error);
         }
         if worker.until != Until::Told && !worker.broker.capabilities().listing {
-            let text = "serve until the queues are empty: this broker does not tell what is left in them";
+            let text =
+                "serve until the queues are empty: this broker does not tell what is left in them";
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         let tasks = registry::by_queue()?;
@@ -130,12 +148,21 @@ impl Consumer {
             worker.weighted.sort();
         }
         if worker.queues.is_empty() && worker.weighted.is_empty() {
-            return Err(Error::new(ErrorKind::BadOption, "serve without a queue: name one, or define a #[task]"));
+            return Err(Error::new(
+                ErrorKind::BadOption,
+                "serve without a queue: name one, or define a #[task]",
+            ));
         }
         let turns = Turns::new(worker.queues, worker.weighted);
-        worker.control.serve(Serving::of(&worker.broker, turns.all().names().to_vec()));
+        worker
+            .control
+            .serve(Serving::of(&worker.broker, turns.all().names().to_vec()));
         let slots = pool.as_ref().map_or(1, |pool| 2 * pool.slots());
-        let prefetch = if worker.prefetch == 0 { slots } else { worker.prefetch.min(PREFETCH_MAX) };
+        let prefetch = if worker.prefetch == 0 {
+            slots
+        } else {
+            worker.prefetch.min(PREFETCH_MAX)
+        };
         let backend = worker.broker.backend();
         Ok(Self {
             backend,
@@ -161,12 +188,16 @@ impl Consumer {
         })
     }
 
-    /// Leases and runs, then drains. When it returns nothing of it is left, but attempts in this process that would not end.
+    /// Leases and runs, then drains. When it returns nothing of it is left, but attempts in this
+    /// process that would not end.
     async fn live(self: Arc<Self>) -> Result<Served, Error> {
         let ended = CancellationToken::new();
         let ends = ended.clone().drop_guard();
-        let beside =
-            [Arc::clone(&self).renew().boxed(), Arc::clone(&self).hear_of_cancels().boxed(), Arc::clone(&self).watch_leases().boxed()];
+        let beside = [
+            Arc::clone(&self).renew().boxed(),
+            Arc::clone(&self).hear_of_cancels().boxed(),
+            Arc::clone(&self).watch_leases().boxed(),
+        ];
         for task in beside {
             let ended = ended.clone();
             self.scope.spawn(async move {
@@ -183,8 +214,17 @@ impl Consumer {
 
     /// What decides over this job when its attempt has ended.
     pub(super) fn policy<'a>(&self, leased: &'a Leased) -> Policy<'a> {
-        let (passes, now) = (self.backend.capabilities().passes, self.broker.clock().now());
-        Policy { leased, retries: self.retries_of(&leased.job), passes, unserved_timeout: self.unserved_timeout, now }
+        let (passes, now) = (
+            self.backend.capabilities().passes,
+            self.broker.clock().now(),
+        );
+        Policy {
+            leased,
+            retries: self.retries_of(&leased.job),
+            passes,
+            unserved_timeout: self.unserved_timeout,
+            now,
+        }
     }
 }
 

@@ -11,8 +11,8 @@ use super::reload::Serving;
 use super::turns::Paused;
 use crate::sync::lock;
 
-/// Tells a running [`Worker`](crate::Worker) what to do: take it with [`Worker::handle`](crate::Worker::handle) before the worker runs.
-/// Cheap to clone.
+/// Tells a running [`Worker`](crate::Worker) what to do: take it with
+/// [`Worker::handle`](crate::Worker::handle) before the worker runs. Cheap to clone.
 #[derive(Clone)]
 pub struct WorkerHandle(pub(super) Arc<Control>);
 
@@ -31,8 +31,9 @@ pub struct WorkerStats {
 }
 
 impl WorkerHandle {
-    /// Leases nothing more from this queue, in this worker alone, until [`resume`](WorkerHandle::resume); what it has leased already
-    /// runs. [`Queue::pause`](crate::Queue::pause) pauses it everywhere.
+    /// Leases nothing more from this queue, in this worker alone, until
+    /// [`resume`](WorkerHandle::resume); what it has leased already runs.
+    /// [`Queue::pause`](crate::Queue::pause) pauses it everywhere.
     pub fn pause(&self, queue: &str) {
         let mut state = lock(&self.0.state);
         Arc::make_mut(&mut state.paused).insert(queue.into());
@@ -57,14 +58,16 @@ impl WorkerHandle {
         }
     }
 
-    /// Takes nothing new and lets what runs finish, for as long as [`Worker::drain_timeout`](crate::Worker::drain_timeout) says: what the
-    /// end of the future given to [`Worker::run_until`](crate::Worker::run_until) does.
+    /// Takes nothing new and lets what runs finish, for as long as
+    /// [`Worker::drain_timeout`](crate::Worker::drain_timeout) says: what the end of the future
+    /// given to [`Worker::run_until`](crate::Worker::run_until) does.
     pub fn drain(&self) {
         self.0.draining.cancel();
     }
 
-    /// Takes nothing new and stops what runs at once, by SIGKILL; the jobs are given back, uncharged. In process, an attempt ends at its
-    /// next await; one that does not come to one within a second is left alone, and its job comes back when its lease runs out.
+    /// Takes nothing new and stops what runs at once, by SIGKILL; the jobs are given back,
+    /// uncharged. In process, an attempt ends at its next await; one that does not come to one
+    /// within a second is left alone, and its job comes back when its lease runs out.
     pub fn kill(&self) {
         self.0.kill();
     }
@@ -118,7 +121,8 @@ impl Control {
         self.killing.cancel();
     }
 
-    /// The queues that are paused here; `None` if none may be asked. The token ends when that has changed, or nothing more is to be asked for.
+    /// The queues that are paused here; `None` if none may be asked. The token ends when that has
+    /// changed, or nothing more is to be asked for.
     pub(super) fn paused(&self) -> (Option<Paused>, CancellationToken) {
         let mut state = lock(&self.state);
         let paused = (!state.back).then(|| Arc::clone(&state.paused));
@@ -159,12 +163,14 @@ impl Control {
 
     /// Waits until it neither asks for anything nor has anything.
     pub(super) async fn is_idle(&self) {
-        self.once(|state| (!state.asks && state.unsettled == 0).then_some(())).await;
+        self.once(|state| (!state.asks && state.unsettled == 0).then_some(()))
+            .await;
     }
 
     /// Waits until no attempt is left that is not settled.
     pub(super) async fn is_settled(&self) {
-        self.once(|state| (state.unsettled == 0).then_some(())).await;
+        self.once(|state| (state.unsettled == 0).then_some(()))
+            .await;
     }
 
     /// Waits until it asks again.

@@ -12,7 +12,8 @@ use crate::job::{AttemptKind, RetryPolicy, Unserved};
 use crate::outcome::{CallError, Cancelled, RetryAdvice, TimedOut};
 use crate::retry::{Retry, jitter};
 
-/// Pauses of a job that no consumer can run, so far: the others get it meanwhile, and nobody spins with it.
+/// Pauses of a job that no consumer can run, so far: the others get it meanwhile, and nobody spins
+/// with it.
 const UNSERVED_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// Pause of a job that has to run alone while another does.
@@ -41,37 +42,67 @@ enum How {
 
 impl Ended {
     pub(super) fn of(outcome: Result<Box<RawValue>, CallError>) -> Self {
-        Self { outcome, receipt: None, how: How::ByItself }
+        Self {
+            outcome,
+            receipt: None,
+            how: How::ByItself,
+        }
     }
 
     /// It was stopped, and how.
-    pub(super) fn stopped(outcome: Result<Box<RawValue>, CallError>, receipt: Option<Receipt>) -> Self {
-        Self { receipt, ..Self::of(outcome) }
+    pub(super) fn stopped(
+        outcome: Result<Box<RawValue>, CallError>,
+        receipt: Option<Receipt>,
+    ) -> Self {
+        Self {
+            receipt,
+            ..Self::of(outcome)
+        }
     }
 
     pub(super) fn cancelled(reason: &str) -> Self {
-        Self::of(Err(CallError::Cancelled(Cancelled::without_certificate(reason))))
+        Self::of(Err(CallError::Cancelled(Cancelled::without_certificate(
+            reason,
+        ))))
     }
 
     pub(super) fn panicked(text: String) -> Self {
-        tracing::error!(text, "the consumer's own code panicked for one job; please report this");
-        Self { how: How::Panicked(text), ..Self::rejected("run a job: the consumer's own code panicked") }
+        tracing::error!(
+            text,
+            "the consumer's own code panicked for one job; please report this"
+        );
+        Self {
+            how: How::Panicked(text),
+            ..Self::rejected("run a job: the consumer's own code panicked")
+        }
     }
 
     pub(super) fn set_aside(reason: String) -> Self {
-        Self { how: How::SetAside(reason), ..Self::rejected("run a job that took its consumers down") }
+        Self {
+            how: How::SetAside(reason),
+            ..Self::rejected("run a job that took its consumers down")
+        }
     }
 
     pub(super) fn not_now() -> Self {
-        Self { how: How::NotNow, ..Self::rejected("run a job beside another that has to be alone") }
+        Self {
+            how: How::NotNow,
+            ..Self::rejected("run a job beside another that has to be alone")
+        }
     }
 
     pub(super) fn abandoned() -> Self {
-        Self { how: How::Abandoned, ..Self::cancelled("it does not end") }
+        Self {
+            how: How::Abandoned,
+            ..Self::cancelled("it does not end")
+        }
     }
 
     fn rejected(text: &str) -> Self {
-        Self::of(Err(CallError::Rejected(Error::new(ErrorKind::Unsupported, text))))
+        Self::of(Err(CallError::Rejected(Error::new(
+            ErrorKind::Unsupported,
+            text,
+        ))))
     }
 }
 
@@ -113,20 +144,39 @@ pub(super) struct Policy<'a> {
 
 /// What to tell the broker; `None` if the lease is lost and there is nothing to say.
 pub(super) fn ending_of(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<Ending> {
-    let give_back = |kind, reason: String, after| Ending::GiveBack { kind, reason, after };
+    let give_back = |kind, reason: String, after| Ending::GiveBack {
+        kind,
+        reason,
+        after,
+    };
     let error = match (ended.outcome, why, ended.how) {
         (_, Why::Lost, _) | (_, _, How::Abandoned) => return None,
         (_, _, How::Panicked(text)) => {
-            return Some(fail(AttemptKind::Crashed, format!("the consumer's own code panicked: {text}"), None, policy.retries));
+            return Some(fail(
+                AttemptKind::Crashed,
+                format!("the consumer's own code panicked: {text}"),
+                None,
+                policy.retries,
+            ));
         }
         (_, _, How::NotNow) => {
-            let reason = "its holders fell silent before, so it runs alone, and another such job does just now".to_owned();
-            return Some(give_back(AttemptKind::Interrupted, reason, NOT_NOW_PAUSE.mul_f64(jitter(0.5))));
+            let reason = "its holders fell silent before, so it runs alone, and another such job \
+                does just now"
+                .to_owned();
+            return Some(give_back(
+                AttemptKind::Interrupted,
+                reason,
+                NOT_NOW_PAUSE.mul_f64(jitter(0.5)),
+            ));
         }
         (_, _, How::SetAside(reason)) => return Some(Ending::DeadLetter(reason)),
         (Ok(result), ..) => return Some(Ending::Ack(Some(result.get().into()))),
         (Err(CallError::Cancelled(cancelled)), Why::Cancel(reason), _) => {
-            return Some(Ending::Cancelled { reason, stop: ended.receipt, certificate: cancelled.certificate });
+            return Some(Ending::Cancelled {
+                reason,
+                stop: ended.receipt,
+                certificate: cancelled.certificate,
+            });
         }
         (Err(error), ..) => error,
     };
@@ -136,20 +186,35 @@ pub(super) fn ending_of(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<E
             kind: AttemptKind::Failed,
             reason: failure.message.clone(),
             certificate: None,
-            retry_in: if let RetryAdvice::In(pause) = failure.retry() { Some(pause) } else { None },
+            retry_in: if let RetryAdvice::In(pause) = failure.retry() {
+                Some(pause)
+            } else {
+                None
+            },
             permanent: failure.retry() == RetryAdvice::Permanent,
             policy: policy.retries,
         },
         CallError::Panicked(certificate) | CallError::TimedOut(TimedOut::Run(certificate)) => {
             fail(AttemptKind::Failed, text, Some(certificate), policy.retries)
         }
-        CallError::Crashed(certificate) => fail(AttemptKind::Crashed, text, Some(certificate), policy.retries),
+        CallError::Crashed(certificate) => fail(
+            AttemptKind::Crashed,
+            text,
+            Some(certificate),
+            policy.retries,
+        ),
         CallError::Passed(reasons) => {
             // A worker that passes everything must not spin.
-            let after = if policy.passes { Duration::ZERO } else { pause() };
+            let after = if policy.passes {
+                Duration::ZERO
+            } else {
+                pause()
+            };
             give_back(AttemptKind::Passed, reasons.join("; "), after)
         }
-        CallError::Cancelled(_) | CallError::Lost(_) | CallError::TimedOut(TimedOut::Queue(_) | TimedOut::NoWorker(_)) => {
+        CallError::Cancelled(_)
+        | CallError::Lost(_)
+        | CallError::TimedOut(TimedOut::Queue(_) | TimedOut::NoWorker(_)) => {
             give_back(AttemptKind::Interrupted, text, Duration::ZERO)
         }
         CallError::Rejected(error) => match error.kind() {
@@ -162,27 +227,55 @@ pub(super) fn ending_of(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<E
     })
 }
 
-fn fail(kind: AttemptKind, reason: String, certificate: Option<Box<Certificate>>, policy: RetryPolicy) -> Ending {
-    Ending::Fail { kind, reason, certificate, retry_in: None, permanent: false, policy }
+fn fail(
+    kind: AttemptKind,
+    reason: String,
+    certificate: Option<Box<Certificate>>,
+    policy: RetryPolicy,
+) -> Ending {
+    Ending::Fail {
+        kind,
+        reason,
+        certificate,
+        retry_in: None,
+        permanent: false,
+        policy,
+    }
 }
 
-/// This program cannot run the job; another may, as during a deploy there are old ones and new ones.
+/// This program cannot run the job; another may, as during a deploy there are old ones and new
+/// ones.
 fn unserved(error: &Error, policy: &Policy<'_>) -> Ending {
     let (leased, now) = (policy.leased, policy.now);
     let what = match (error.kind(), &leased.job.task) {
-        (ErrorKind::UnknownTask, Some(task)) => format!("no consumer that asked knows task {task:?}"),
-        (ErrorKind::UnknownTask, None) => format!("no consumer that asked has a task for queue {:?}", leased.job.queue),
+        (ErrorKind::UnknownTask, Some(task)) => {
+            format!("no consumer that asked knows task {task:?}")
+        }
+        (ErrorKind::UnknownTask, None) => format!(
+            "no consumer that asked has a task for queue {:?}",
+            leased.job.queue
+        ),
         _ => format!("no consumer that asked takes its arguments: {error}"),
     };
     let before = leased.unserved;
-    let waited = before.map_or(Duration::ZERO, |before| now.duration_since(before.since).unwrap_or_default());
+    let waited = before.map_or(Duration::ZERO, |before| {
+        now.duration_since(before.since).unwrap_or_default()
+    });
     if waited >= policy.unserved_timeout && !(leased.is_call && policy.passes) {
         let told = before.map_or(String::new(), |before| format!("; {before}"));
         return Ending::DeadLetter(format!("{what}{told}"));
     }
     let after = Unserved::again(before, now);
-    // The caller of a call waits: the next worker has it at once, and when all have passed it the caller is told.
-    let pause =
-        if leased.is_call { Duration::ZERO } else { Retry::exponential(UNSERVED_PAUSES.0, UNSERVED_PAUSES.1).pause_after(after.times) };
-    Ending::GiveBack { kind: AttemptKind::Unserved, reason: format!("{what}; {after}"), after: pause }
+    // The caller of a call waits: the next worker has it at once, and when all have passed it the
+    // caller is told.
+    let pause = if leased.is_call {
+        Duration::ZERO
+    } else {
+        Retry::exponential(UNSERVED_PAUSES.0, UNSERVED_PAUSES.1).pause_after(after.times)
+    };
+    Ending::GiveBack {
+        kind: AttemptKind::Unserved,
+        reason: format!("{what}; {after}"),
+        after: pause,
+    }
 }

@@ -1,7 +1,8 @@
 //! An attempt in this very process, on a thread of its own.
 //!
-//! The thread drives the attempt alone: code that computes for minutes keeps neither the runtime nor the renewal of leases from going on. It cannot be
-//! stopped by force. Asked to stop, its context says so, and its future is dropped at its next await.
+//! The thread drives the attempt alone: code that computes for minutes keeps neither the runtime
+//! nor the renewal of leases from going on. It cannot be stopped by force. Asked to stop, its
+//! context says so, and its future is dropped at its next await.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
@@ -33,26 +34,46 @@ impl Here {
     /// # Errors
     ///
     /// `CannotStart` if the system gives no thread.
-    pub(super) fn begin(call: Call<Box<RawValue>>, sink: Option<Arc<dyn Sink>>) -> Result<Self, Error> {
+    pub(super) fn begin(
+        call: Call<Box<RawValue>>,
+        sink: Option<Arc<dyn Sink>>,
+    ) -> Result<Self, Error> {
         let (tell, outcome) = oneshot::channel();
         let (stop, context) = (CancellationToken::new(), Arc::new(OnceLock::new()));
-        let here = Self { outcome, stop: stop.clone(), context: Arc::clone(&context) };
-        let runtime = Runtime::try_current().map_err(|_| Error::new(ErrorKind::Closed, "run a task in a runtime that has ended"))?;
+        let here = Self {
+            outcome,
+            stop: stop.clone(),
+            context: Arc::clone(&context),
+        };
+        let runtime = Runtime::try_current()
+            .map_err(|_| Error::new(ErrorKind::Closed, "run a task in a runtime that has ended"))?;
         let run = move || {
             let running = run(call, sink, &stop, &context);
             let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on(running)));
-            let panicked = |text| Err(CallError::Failed(Box::new(Failure::new(format_args!("it panicked: {text}")))));
+            let panicked = |text| {
+                Err(CallError::Failed(Box::new(Failure::new(format_args!(
+                    "it panicked: {text}"
+                )))))
+            };
             // The consumer may have given it up.
-            tell.send(outcome.unwrap_or_else(|panic| panicked(text_of(&*panic)))).ok();
+            tell.send(outcome.unwrap_or_else(|panic| panicked(text_of(&*panic))))
+                .ok();
         };
         let started = spawn_thread("brigade-task", STACK_BYTES, run);
-        started.map_err(|error| Error::new(ErrorKind::CannotStart, "start a thread for a task").with_source(error))?;
+        started.map_err(|error| {
+            Error::new(ErrorKind::CannotStart, "start a thread for a task").with_source(error)
+        })?;
         Ok(here)
     }
 
     /// Waits for its end. Cancel safe; not to be awaited again after it has ended.
     pub(super) async fn ended(&mut self) -> Outcome {
-        let lost = |_| Err(CallError::Rejected(Error::new(ErrorKind::Closed, "run a task: its thread ended without a word")));
+        let lost = |_| {
+            Err(CallError::Rejected(Error::new(
+                ErrorKind::Closed,
+                "run a task: its thread ended without a word",
+            )))
+        };
         (&mut self.outcome).await.unwrap_or_else(lost)
     }
 
@@ -65,7 +86,12 @@ impl Here {
     }
 }
 
-async fn run(call: Call<Box<RawValue>>, sink: Option<Arc<dyn Sink>>, stop: &CancellationToken, context: &OnceLock<Context>) -> Outcome {
+async fn run(
+    call: Call<Box<RawValue>>,
+    sink: Option<Arc<dyn Sink>>,
+    stop: &CancellationToken,
+    context: &OnceLock<Context>,
+) -> Outcome {
     let run = call.run_here_as(sink, |begun| {
         // It begins once.
         context.set(begun.clone()).ok();

@@ -20,9 +20,11 @@ use crate::job::JobState;
 use crate::retry::jitter;
 use crate::sync::lock;
 
-/// How long attempts in this process may take to end once they were asked to, when the consumer ends.
+/// How long attempts in this process may take to end once they were asked to, when the consumer
+/// ends.
 const ABANDON_AFTER: Duration = Duration::from_secs(1);
-/// So often it is looked whether leases can still be trusted, at least and at most: no timer of a process runs while its host is suspended.
+/// So often it is looked whether leases can still be trusted, at least and at most: no timer of a
+/// process runs while its host is suspended.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// One wait for jobs.
@@ -36,7 +38,10 @@ impl Consumer {
     /// `Closed` if the connection to the broker has ended.
     pub(super) async fn lease_on(self: &Arc<Self>) -> Result<(), Error> {
         let draining = &self.control.draining;
-        while let Some(Ok(first)) = draining.run_until_cancelled(Arc::clone(&self.room).acquire_owned()).await {
+        while let Some(Ok(first)) = draining
+            .run_until_cancelled(Arc::clone(&self.room).acquire_owned())
+            .await
+        {
             let mut permits = vec![first];
             // What ends at this moment makes room too, so that one ask fills all of it.
             yield_now().await;
@@ -44,13 +49,19 @@ impl Consumer {
                 permits.push(permit);
             }
             let (paused, enough) = self.control.paused();
-            let queues = paused.map(|paused| lock(&self.turns).order(&paused)).filter(|queues| queues.len() > 0);
+            let queues = paused
+                .map(|paused| lock(&self.turns).order(&paused))
+                .filter(|queues| queues.len() > 0);
             let Some(queues) = queues else {
                 enough.cancelled().await;
                 continue;
             };
             let changed = self.backend.changed();
-            match self.backend.lease(self.ask(&queues, permits.len(), &enough)).await {
+            match self
+                .backend
+                .lease(self.ask(&queues, permits.len(), &enough))
+                .await
+            {
                 Ok(leased) if draining.is_cancelled() => {
                     self.give_back(leased).await;
                     break;
@@ -65,7 +76,10 @@ impl Consumer {
                 Ok(leased) => {
                     let from: Vec<&str> = leased.iter().map(|leased| &*leased.job.queue).collect();
                     lock(&self.turns).note(&queues, &from, leased.len() < permits.len());
-                    leased.into_iter().zip(permits).for_each(|(leased, permit)| self.attend(leased, permit));
+                    leased
+                        .into_iter()
+                        .zip(permits)
+                        .for_each(|(leased, permit)| self.attend(leased, permit));
                 }
                 // It has ended, and there will be no other.
                 Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
@@ -79,8 +93,18 @@ impl Consumer {
     }
 
     fn ask(&self, queues: &Queues, max: usize, enough: &CancellationToken) -> LeaseAsk {
-        let wait = if self.until == Until::Told { LEASE_WAIT } else { Duration::ZERO };
-        LeaseAsk { queues: queues.clone(), max, terms: Terms::Lease(self.lease), wait, enough: enough.clone() }
+        let wait = if self.until == Until::Told {
+            LEASE_WAIT
+        } else {
+            Duration::ZERO
+        };
+        LeaseAsk {
+            queues: queues.clone(),
+            max,
+            terms: Terms::Lease(self.lease),
+            wait,
+            enough: enough.clone(),
+        }
     }
 
     /// Whether the queues hold nothing to wait for, in anybody's hands.
@@ -89,13 +113,20 @@ impl Consumer {
             Until::NothingDue => matches!(state, JobState::Ready | JobState::Leased),
             _ => !state.is_terminal(),
         };
-        let Ok(queues) = self.broker.queues().await else { return false };
+        let Ok(queues) = self.broker.queues().await else {
+            return false;
+        };
         let all = Arc::clone(lock(&self.turns).all());
-        let ours = queues.iter().filter(|counts| all.place(&counts.queue).is_some());
-        !ours.flat_map(|counts| &counts.jobs).any(|(state, count)| is_awaited(*state) && *count > 0)
+        let ours = queues
+            .iter()
+            .filter(|counts| all.place(&counts.queue).is_some());
+        !ours
+            .flat_map(|counts| &counts.jobs)
+            .any(|(state, count)| is_awaited(*state) && *count > 0)
     }
 
-    /// Extends the leases of what is in our hands, each queue's by itself: one that does not answer keeps no other's from being renewed.
+    /// Extends the leases of what is in our hands, each queue's by itself: one that does not answer
+    /// keeps no other's from being renewed.
     pub(super) async fn renew(self: Arc<Self>) -> Infallible {
         let usual = || (self.lease / 3).mul_f64(jitter(0.1));
         let mut next = usual();
@@ -106,12 +137,25 @@ impl Consumer {
                 let (numbers, settlements) = queues.entry(held.queue.clone()).or_default();
                 numbers.push(*number);
                 let ending = Ending::Extend(self.lease);
-                settlements.push(Settlement { id: held.id.clone(), token: held.token, ending, answer: None });
+                settlements.push(Settlement {
+                    id: held.id.clone(),
+                    token: held.token,
+                    ending,
+                    answer: None,
+                });
             }
-            let renewing = join_all(queues.into_values().map(|(numbers, settlements)| self.renew_together(numbers, settlements)));
+            let renewing = join_all(
+                queues
+                    .into_values()
+                    .map(|(numbers, settlements)| self.renew_together(numbers, settlements)),
+            );
             let renewed = timeout(self.lease / 3, renewing).await;
             let is_well = renewed.is_ok_and(|queues| queues.into_iter().all(|is_well| is_well));
-            next = if is_well { usual() } else { (self.lease / 10).mul_f64(jitter(0.5)) };
+            next = if is_well {
+                usual()
+            } else {
+                (self.lease / 10).mul_f64(jitter(0.5))
+            };
         }
     }
 
@@ -121,7 +165,10 @@ impl Consumer {
         match self.backend.settle(settlements).await {
             Ok(renewed) => {
                 let is_well = renewed.iter().all(Result::is_ok);
-                numbers.into_iter().zip(renewed).for_each(|(number, renewed)| self.on_renewed(number, renewed, until));
+                numbers
+                    .into_iter()
+                    .zip(renewed)
+                    .for_each(|(number, renewed)| self.on_renewed(number, renewed, until));
                 is_well
             }
             Err(error) => {
@@ -137,9 +184,13 @@ impl Consumer {
             let holding = self.holding.notified();
             let over: Vec<u64> = {
                 let held = lock(&self.held);
-                held.iter().filter(|(_, held)| held.until.left().is_zero()).map(|(number, _)| *number).collect()
+                held.iter()
+                    .filter(|(_, held)| held.until.left().is_zero())
+                    .map(|(number, _)| *number)
+                    .collect()
             };
-            over.into_iter().for_each(|number| self.stop(number, Why::Lost));
+            over.into_iter()
+                .for_each(|number| self.stop(number, Why::Lost));
             let holds_any = !lock(&self.held).is_empty();
             if holds_any {
                 sleep((self.lease / 20).clamp(LOOK_EVERY.0, LOOK_EVERY.1)).await;
@@ -159,7 +210,10 @@ impl Consumer {
             }
             Ok(Settled::Accepted(Some(reason))) => self.stop(number, Why::Cancel(reason)),
             // What is being settled hears of it by that.
-            Ok(Settled::Stale) if lock(&self.held).get(&number).is_some_and(|held| held.is_ended) => {}
+            Ok(Settled::Stale)
+                if lock(&self.held)
+                    .get(&number)
+                    .is_some_and(|held| held.is_ended) => {}
             Ok(Settled::Stale) => self.stop(number, Why::Lost),
         }
     }
@@ -169,8 +223,12 @@ impl Consumer {
         let holds_any = || !lock(&self.held).is_empty();
         let cancels = self.broker.cancels();
         let find = cancels.find(holds_any, |cancel| {
-            let is_it = |held: &super::attempt::Held| held.id == cancel.id && held.token == cancel.token;
-            let number = lock(&self.held).iter().find(|(_, held)| is_it(held)).map(|(number, _)| *number);
+            let is_it =
+                |held: &super::attempt::Held| held.id == cancel.id && held.token == cancel.token;
+            let number = lock(&self.held)
+                .iter()
+                .find(|(_, held)| is_it(held))
+                .map(|(number, _)| *number);
             if let Some(number) = number {
                 self.stop(number, Why::Cancel(cancel.reason.clone()));
             }
@@ -179,16 +237,22 @@ impl Consumer {
         find.await
     }
 
-    /// Lets what runs finish, then stops it. What cannot be stopped, in this process, is left alone.
+    /// Lets what runs finish, then stops it. What cannot be stopped, in this process, is left
+    /// alone.
     pub(super) async fn drain(&self) {
         let control = &self.control;
         control.draining.cancel();
-        let time = control.killing.run_until_cancelled(timeout(self.drain, control.is_settled())).await;
+        let time = control
+            .killing
+            .run_until_cancelled(timeout(self.drain, control.is_settled()))
+            .await;
         if matches!(time, Some(Ok(()))) {
             return;
         }
         let running: Vec<u64> = lock(&self.held).keys().copied().collect();
-        running.into_iter().for_each(|number| self.stop(number, Why::Shutdown));
+        running
+            .into_iter()
+            .for_each(|number| self.stop(number, Why::Shutdown));
         if self.pool.is_none() && timeout(ABANDON_AFTER, control.is_settled()).await.is_err() {
             self.abandoning.cancel();
         }

@@ -1,10 +1,12 @@
-//! Live reload: one worker after the other stops taking, loads, and takes again, across all processes that serve the same queues.
+//! Live reload: one worker after the other stops taking, loads, and takes again, across all
+//! processes that serve the same queues.
 //!
 //! ```text
 //!   takes --- reload ---> waits for its turn (takes on) ---> takes nothing, what it has ends ---> loads ---> takes again, its turn is over
 //! ```
 //!
-//! The broker keeps the turns (`broker::turn`), one per queue: one that dies loses its turn with its connection or its lease, and the next has it.
+//! The broker keeps the turns (`broker::turn`), one per queue: one that dies loses its turn with
+//! its connection or its lease, and the next has it.
 
 use std::sync::Arc;
 
@@ -25,18 +27,23 @@ impl Serving {
     pub(super) fn of(broker: &Broker, mut queues: Vec<Box<str>>) -> Self {
         queues.sort();
         queues.dedup();
-        Self { broker: broker.clone(), queues: queues.into() }
+        Self {
+            broker: broker.clone(),
+            queues: queues.into(),
+        }
     }
 }
 
 impl WorkerHandle {
-    /// Runs `load` while this worker takes nothing and nothing runs in it, and while no other worker of its queues does the same: call it in every
-    /// process, and they load one after the other, while the others serve. What this worker runs already ends first; what it holds and has not begun is
-    /// another's at once. It waits until the worker serves.
+    /// Runs `load` while this worker takes nothing and nothing runs in it, and while no other
+    /// worker of its queues does the same: call it in every process, and they load one after the
+    /// other, while the others serve. What this worker runs already ends first; what it holds and
+    /// has not begun is another's at once. It waits until the worker serves.
     ///
     /// # Errors
     ///
-    /// `Closed` if the worker ends, `Unsupported` on a broker that has no turns, and what the broker says. Then `load` has not run.
+    /// `Closed` if the worker ends, `Unsupported` on a broker that has no turns, and what the
+    /// broker says. Then `load` has not run.
     ///
     /// # Cancel safety
     ///
@@ -52,9 +59,15 @@ impl WorkerHandle {
             }
             Ok::<_, Error>(turns)
         };
-        let turns = draining.run_until_cancelled(turns).await.ok_or_else(ended)??;
+        let turns = draining
+            .run_until_cancelled(turns)
+            .await
+            .ok_or_else(ended)??;
         let back = SteppedBack::new(&self.0);
-        draining.run_until_cancelled(self.0.is_idle()).await.ok_or_else(ended)?;
+        draining
+            .run_until_cancelled(self.0.is_idle())
+            .await
+            .ok_or_else(ended)?;
         let loaded = load.await;
         drop(back);
         // Whoever is next must not stop taking before this one takes again.

@@ -1,8 +1,9 @@
 //! Telling the broker how an attempt ended.
 //!
-//! Each settlement goes to the broker at once and by itself; stores put together what arrives at about the same time. One that does not come through is
-//! tried again for as long as its lease can be kept: it stays held, so it is renewed, and it gives up its place, so that other jobs go on. Tries of one
-//! consumer fall on the same moments, so that their store sees them together.
+//! Each settlement goes to the broker at once and by itself; stores put together what arrives at
+//! about the same time. One that does not come through is tried again for as long as its lease can
+//! be kept: it stays held, so it is renewed, and it gives up its place, so that other jobs go on.
+//! Tries of one consumer fall on the same moments, so that their store sees them together.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -39,14 +40,21 @@ impl Consumer {
         answer: Option<Box<Answer>>,
         permit: OwnedSemaphorePermit,
     ) {
-        let Some(ending) = ending else { return self.control.count(|served| &mut served.stale) };
+        let Some(ending) = ending else {
+            return self.control.count(|served| &mut served.stale);
+        };
         let count: fn(&mut Served) -> &mut u64 = match &ending {
             Ending::Ack(_) => |served| &mut served.done,
             Ending::GiveBack { .. } => |served| &mut served.given_back,
             Ending::Cancelled { .. } => |served| &mut served.cancelled,
             _ => |served| &mut served.failed,
         };
-        let settlement = Settlement { id: leased.id.clone(), token: leased.token, ending: ending.bounded(), answer };
+        let settlement = Settlement {
+            id: leased.id.clone(),
+            token: leased.token,
+            ending: ending.bounded(),
+            answer,
+        };
         match self.tell_broker(settlement, hold, permit).await {
             Some(Settled::Accepted(_)) => self.control.count(count),
             _ => self.control.count(|served| &mut served.stale),
@@ -54,8 +62,16 @@ impl Consumer {
     }
 
     /// `None` if the broker cannot be told.
-    async fn tell_broker(&self, mut settlement: Settlement, hold: &Hold, permit: OwnedSemaphorePermit) -> Option<Settled> {
-        let mut place = Place { _permit: permit, is_room: true };
+    async fn tell_broker(
+        &self,
+        mut settlement: Settlement,
+        hold: &Hold,
+        permit: OwnedSemaphorePermit,
+    ) -> Option<Settled> {
+        let mut place = Place {
+            _permit: permit,
+            is_room: true,
+        };
         let (mut failures, mut give_up_at) = (0, None);
         loop {
             let told = tokio::select! {
@@ -70,8 +86,13 @@ impl Consumer {
                 Err(error) => error,
             };
             if is_for_good(&error) {
-                tracing::error!(job = %settlement.id, %error, "the broker does not take how a job ended");
-                settlement = Settlement { ending: instead(settlement.ending, &error)?, answer: None, ..settlement };
+                tracing::error!(job = %settlement.id, %error, "the broker does not take how a job \
+                    ended");
+                settlement = Settlement {
+                    ending: instead(settlement.ending, &error)?,
+                    answer: None,
+                    ..settlement
+                };
                 continue;
             }
             if failures == 0 {
@@ -81,12 +102,16 @@ impl Consumer {
             self.make_room(&mut place);
             if self.control.draining.is_cancelled() {
                 // Nothing is held for ever by a consumer that ends.
-                let give_up_at = give_up_at.get_or_insert_with(|| crate::clock::later(Instant::now(), self.lease));
+                let give_up_at = give_up_at
+                    .get_or_insert_with(|| crate::clock::later(Instant::now(), self.lease));
                 if Instant::now() >= *give_up_at {
                     return None;
                 }
             }
-            let again = PAUSE.saturating_mul(1 << failures.min(8)).min(PAUSE_MAX).min(self.lease / 8);
+            let again = PAUSE
+                .saturating_mul(1 << failures.min(8))
+                .min(PAUSE_MAX)
+                .min(self.lease / 8);
             tokio::select! {
                 () = sleep(until_together(again)) => {}
                 () = hold.lost.cancelled() => return None,
@@ -94,7 +119,11 @@ impl Consumer {
         }
     }
 
-    async fn try_to_tell(&self, settlement: &Settlement, place: &mut Place) -> Result<Settled, Error> {
+    async fn try_to_tell(
+        &self,
+        settlement: &Settlement,
+        place: &mut Place,
+    ) -> Result<Settled, Error> {
         let mut telling = self.backend.settle(vec![settlement.clone()]);
         let told = match timeout(PATIENCE, &mut telling).await {
             Ok(told) => told,
@@ -103,7 +132,12 @@ impl Consumer {
                 telling.await
             }
         };
-        told?.pop().unwrap_or_else(|| Err(Error::new(ErrorKind::Protocol, "settle a job: the broker gave no answer")))
+        told?.pop().unwrap_or_else(|| {
+            Err(Error::new(
+                ErrorKind::Protocol,
+                "settle a job: the broker gave no answer",
+            ))
+        })
     }
 
     /// Other jobs go on meanwhile, within bounds.
@@ -111,7 +145,10 @@ impl Consumer {
         if place.is_room
             && let Ok(waiting) = Arc::clone(&self.untold).try_acquire_owned()
         {
-            *place = Place { _permit: waiting, is_room: false };
+            *place = Place {
+                _permit: waiting,
+                is_room: false,
+            };
         }
     }
 
@@ -119,8 +156,17 @@ impl Consumer {
     pub(super) async fn give_back(&self, leased: Vec<Leased>) {
         let settle = async |leased: Leased| {
             let reason = "its worker is ending".to_owned();
-            let ending = Ending::GiveBack { kind: AttemptKind::Interrupted, reason, after: Duration::ZERO };
-            let settlement = Settlement { id: leased.id, token: leased.token, ending, answer: None };
+            let ending = Ending::GiveBack {
+                kind: AttemptKind::Interrupted,
+                reason,
+                after: Duration::ZERO,
+            };
+            let settlement = Settlement {
+                id: leased.id,
+                token: leased.token,
+                ending,
+                answer: None,
+            };
             loop {
                 match self.backend.settle(vec![settlement.clone()]).await {
                     Ok(_) => return self.control.count(|served| &mut served.given_back),
@@ -130,23 +176,44 @@ impl Consumer {
             }
         };
         // After that they are given back by themselves.
-        timeout(self.lease, join_all(leased.into_iter().map(settle))).await.ok();
+        timeout(self.lease, join_all(leased.into_iter().map(settle)))
+            .await
+            .ok();
     }
 }
 
 /// Whether another try cannot come to anything else.
 fn is_for_good(error: &Error) -> bool {
-    let kinds = [ErrorKind::TooLarge, ErrorKind::Encode, ErrorKind::Decode, ErrorKind::BadOption];
+    let kinds = [
+        ErrorKind::TooLarge,
+        ErrorKind::Encode,
+        ErrorKind::Decode,
+        ErrorKind::BadOption,
+    ];
     kinds.contains(&error.kind()) && !error.is_uncertain()
 }
 
 /// What to tell a broker that does not take an ending, as that is too large for it.
 fn instead(ending: Ending, error: &Error) -> Option<Ending> {
     match ending {
-        Ending::Ack(Some(_)) => Some(Ending::DeadLetter(format!("it is done, but its result could not be stored: {error}"))),
-        Ending::Fail { kind, reason, certificate: Some(_), retry_in, permanent, policy } => {
-            Some(Ending::Fail { kind, reason, certificate: None, retry_in, permanent, policy })
-        }
+        Ending::Ack(Some(_)) => Some(Ending::DeadLetter(format!(
+            "it is done, but its result could not be stored: {error}"
+        ))),
+        Ending::Fail {
+            kind,
+            reason,
+            certificate: Some(_),
+            retry_in,
+            permanent,
+            policy,
+        } => Some(Ending::Fail {
+            kind,
+            reason,
+            certificate: None,
+            retry_in,
+            permanent,
+            policy,
+        }),
         _ => None,
     }
 }

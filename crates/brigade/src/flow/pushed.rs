@@ -17,12 +17,14 @@ const GROUP_KEPT: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PushedFlow {
-    /// Its jobs, each before the one that waits for it; the members of a group in their order. Never empty.
+    /// Its jobs, each before the one that waits for it; the members of a group in their order.
+    /// Never empty.
     pub jobs: Vec<JobId>,
 }
 
 impl PushedFlow {
-    /// The job that is settled last. [`Broker::wait`] waits for it, [`Broker::cancel`] on it cancels the whole flow.
+    /// The job that is settled last. [`Broker::wait`] waits for it, [`Broker::cancel`] on it
+    /// cancels the whole flow.
     ///
     /// # Panics
     ///
@@ -33,38 +35,52 @@ impl PushedFlow {
 }
 
 impl Broker {
-    /// Pushes all jobs of a [`Chain`](crate::Chain) or a [`Group`](crate::Group) and returns when they are safe; all or none.
+    /// Pushes all jobs of a [`Chain`](crate::Chain) or a [`Group`](crate::Group) and returns when
+    /// they are safe; all or none.
     ///
     /// # Errors
     ///
-    /// As [`push`](Broker::push); `Duplicate` if the unique mark of one of them is taken, and `Unsupported` if this broker has no flows
-    /// (`Capabilities::flows`). Then nothing was stored.
+    /// As [`push`](Broker::push); `Duplicate` if the unique mark of one of them is taken, and
+    /// `Unsupported` if this broker has no flows (`Capabilities::flows`). Then nothing was stored.
     pub async fn push_flow(&self, flow: impl ToFlow) -> Result<PushedFlow, Error> {
         let mut flow = flow.to_flow()?;
         flow.set_last(|mut job| {
-            if job.link.as_ref().is_some_and(|link| link.gather == Some(Gather::Barrier)) {
+            if job
+                .link
+                .as_ref()
+                .is_some_and(|link| link.gather == Some(Gather::Barrier))
+            {
                 job.options.keep.get_or_insert(GROUP_KEPT);
             }
             job
         });
         if !self.capabilities().flows {
-            return Err(Error::new(ErrorKind::Unsupported, "push a flow: this broker cannot have a job wait for others"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "push a flow: this broker cannot have a job wait for others",
+            ));
         }
         let pushed = self.push_many(flow.jobs).await?;
-        let jobs: Vec<JobId> = pushed.into_iter().map(|pushed| pushed.id().clone()).collect();
+        let jobs: Vec<JobId> = pushed
+            .into_iter()
+            .map(|pushed| pushed.id().clone())
+            .collect();
         if jobs.is_empty() {
-            return Err(Error::new(ErrorKind::Protocol, "push a flow: the broker stored no job"));
+            return Err(Error::new(
+                ErrorKind::Protocol,
+                "push a flow: the broker stored no job",
+            ));
         }
         Ok(PushedFlow { jobs })
     }
 
-    /// Pushes a flow and waits for the result of its last job: of a group, all results in the order of its members. Dropping the future cancels
-    /// the flow.
+    /// Pushes a flow and waits for the result of its last job: of a group, all results in the order
+    /// of its members. Dropping the future cancels the flow.
     ///
     /// # Errors
     ///
-    /// As [`call`](Broker::call); `Failed` names the member at fault if the flow did not come to its end. What was not run because of
-    /// it stays among the dead letters and can be retried.
+    /// As [`call`](Broker::call); `Failed` names the member at fault if the flow did not come to
+    /// its end. What was not run because of it stays among the dead letters and can be retried.
     pub async fn call_flow<F: ToFlow>(&self, flow: F) -> Result<F::Output, CallError>
     where
         F::Output: DeserializeOwned,
@@ -75,6 +91,11 @@ impl Broker {
             job
         });
         let broker = self.clone();
-        self.result_of(async move { Ok(Pushed::New(broker.push_flow(flow).await?.last().clone())) }, None, &Caller::default()).await
+        self.result_of(
+            async move { Ok(Pushed::New(broker.push_flow(flow).await?.last().clone())) },
+            None,
+            &Caller::default(),
+        )
+        .await
     }
 }

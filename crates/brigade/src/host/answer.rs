@@ -9,17 +9,33 @@ use crate::wire::remote::{ANSWER_HEAD_BYTES_MAX, Answer, Ending, Refusal, Writte
 
 use bytes::Bytes;
 
-/// What stands before the usual result: the length of an [`Answer`] that says *done* and nothing else.
+/// What stands before the usual result: the length of an [`Answer`] that says *done* and nothing
+/// else.
 const DONE: &[u8] = &[2, 0, 0, 0, 0, 0];
 /// All reasons of passes together.
 const REASONS_BYTES_MAX: usize = 64 << 10;
 
 /// What stands before the result of an answer, and the result.
-pub(super) fn answer(outcome: Outcome, receipt: Option<&Receipt>, output: Option<Output>, result_bytes_max: u64) -> (Bytes, Bytes) {
+pub(super) fn answer(
+    outcome: Outcome,
+    receipt: Option<&Receipt>,
+    output: Option<Output>,
+    result_bytes_max: u64,
+) -> (Bytes, Bytes) {
     let (ending, result) = match outcome {
         Ok(result) if result.len() as u64 > result_bytes_max => {
-            let text = format!("return a result: it has {} bytes and {result_bytes_max} are allowed (Builder::payload_max)", result.len());
-            (Ending::Refused { why: Refusal::TooLarge, text }, Bytes::new())
+            let text = format!(
+                "return a result: it has {} bytes and {result_bytes_max} are allowed \
+                    (Builder::payload_max)",
+                result.len()
+            );
+            (
+                Ending::Refused {
+                    why: Refusal::TooLarge,
+                    text,
+                },
+                Bytes::new(),
+            )
         }
         Ok(result) => (Ending::Done, result),
         Err(error) => (ending(error, receipt), Bytes::new()),
@@ -28,7 +44,10 @@ pub(super) fn answer(outcome: Outcome, receipt: Option<&Receipt>, output: Option
         return (Bytes::from_static(DONE), result);
     }
     let room = result_bytes_max.saturating_sub(result.len() as u64);
-    (head(ending, output, usize::try_from(room).unwrap_or(usize::MAX)).into(), result)
+    (
+        head(ending, output, usize::try_from(room).unwrap_or(usize::MAX)).into(),
+        result,
+    )
 }
 
 /// An ending of which there is no output and no result.
@@ -49,8 +68,15 @@ fn head(ending: Ending, output: Option<Output>, output_bytes_max: usize) -> Vec<
         stderr_bytes: stderr.text.len() as u64,
         stderr_dropped: stderr.dropped,
     });
-    let message = postcard::to_stdvec(&Answer { ending, output: written }).expect("flat types of our own always encode");
-    debug_assert!(message.len() <= ANSWER_HEAD_BYTES_MAX, "all that can stand in it has a limit of its own");
+    let message = postcard::to_stdvec(&Answer {
+        ending,
+        output: written,
+    })
+    .expect("flat types of our own always encode");
+    debug_assert!(
+        message.len() <= ANSWER_HEAD_BYTES_MAX,
+        "all that can stand in it has a limit of its own"
+    );
     let length = u32::try_from(message.len()).expect("it is short");
     let mut head = [&length.to_le_bytes()[..], &message].concat();
     if let Some((stdout, stderr)) = output {
@@ -82,7 +108,10 @@ fn ending(error: CallError, receipt: Option<&Receipt>) -> Ending {
         CallError::TimedOut(TimedOut::Queue(_) | TimedOut::NoWorker(_)) => Ending::Returned,
         CallError::Cancelled(cancelled) => {
             let step = receipt.map_or(Step::NotStarted, |receipt| receipt.step);
-            Ending::Stopped { certificate: cancelled.certificate, step }
+            Ending::Stopped {
+                certificate: cancelled.certificate,
+                step,
+            }
         }
         CallError::Passed(reasons) => Ending::Passed(some_of(reasons)),
         CallError::Rejected(error) => refused(&error),
@@ -102,7 +131,10 @@ pub(super) fn refused(error: &Error) -> Ending {
         ErrorKind::TooLarge => Refusal::TooLarge,
         _ => Refusal::Other,
     };
-    Ending::Refused { why, text: error.to_string() }
+    Ending::Refused {
+        why,
+        text: error.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! What goes on between a host and one master, over all their connections.
 //!
-//! [`Session::live`] tells the story: connect, introduce, serve, and again. What is *held* outlives a connection: calls that run, and answers
-//! that the master has not acknowledged. Each is dropped when the master says so, or when the session is over: the master does not know it
-//! any more, says farewell, or has been away for as long as it said that it would wait for us. What a dropped call brings later counts
-//! for nothing: its place is gone (`key`).
+//! [`Session::live`] tells the story: connect, introduce, serve, and again. What is *held* outlives
+//! a connection: calls that run, and answers that the master has not acknowledged. Each is dropped
+//! when the master says so, or when the session is over: the master does not know it any more, says
+//! farewell, or has been away for as long as it said that it would wait for us. What a dropped call
+//! brings later counts for nothing: its place is gone (`key`).
 
 mod master;
 
@@ -29,7 +30,9 @@ use crate::registry;
 use crate::remote::{Budget, Credentials, End, Line, Outbox, door, mark};
 use crate::retry::jitter;
 use crate::sync::lock;
-use crate::wire::remote::{Ending, Join, MAGIC, Mark, Run, Stop, TaskLine, VERSION, Welcome, ahead_max, kind};
+use crate::wire::remote::{
+    Ending, Join, MAGIC, Mark, Run, Stop, TaskLine, VERSION, Welcome, ahead_max, kind,
+};
 use crate::wire::{self, Frame};
 
 /// The first pause before connecting again, and the longest.
@@ -41,12 +44,14 @@ const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
 const META_BYTES_MAX: usize = 64 << 10;
 /// What was sent ahead of its turn is given back if that does not come within this time.
 const AHEAD_WAIT: Duration = Duration::from_millis(20);
-/// Stops that came before their call are remembered up to the number of slots, but so many at least.
+/// Stops that came before their call are remembered up to the number of slots, but so many at
+/// least.
 const EARLY_STOPS_MIN: usize = 64;
 
 /// Small answers that a master may leave unread while it asks for more.
 const UNREAD_BYTES_MAX: usize = 64 << 20;
-/// Calls that may be held, running or answered and not acknowledged, beyond twice those that run at once: acknowledgements come with the next calls.
+/// Calls that may be held, running or answered and not acknowledged, beyond twice those that run at
+/// once: acknowledgements come with the next calls.
 const HELD_MIN: usize = 64;
 
 pub(super) struct Session {
@@ -103,7 +108,17 @@ impl Session {
     ) -> Result<Arc<Self>, Error> {
         let slots = pool.own_slots();
         let (mark, outbox, state) = (mark()?, Outbox::new(), Mutex::default());
-        Ok(Arc::new(Self { url, credentials, pool, offer, slots, mark, outbox, budget, state }))
+        Ok(Arc::new(Self {
+            url,
+            credentials,
+            pool,
+            offer,
+            slots,
+            mark,
+            outbox,
+            budget,
+            state,
+        }))
     }
 
     /// Connects and serves, again and again, until it drains and holds nothing any more.
@@ -128,7 +143,8 @@ impl Session {
                     // Once per cause: the same one comes with each try.
                     let text = error.to_string();
                     if text == told {
-                        tracing::debug!(url = self.url, %error, "cannot join the pool; trying again");
+                        tracing::debug!(url = self.url, %error, "cannot join the pool; trying \
+                            again");
                     } else {
                         tracing::warn!(url = self.url, %error, "cannot join the pool; trying again");
                         told = text;
@@ -148,11 +164,15 @@ impl Session {
         lock(&self.state).calls.is_empty()
     }
 
-    /// Ends the session when no connection has been up for as long as the master waits. Never returns while there is nothing to end.
+    /// Ends the session when no connection has been up for as long as the master waits. Never
+    /// returns while there is nothing to end.
     async fn expired(&self) {
         let at = {
             let state = lock(&self.state);
-            state.down.filter(|_| !state.calls.is_empty()).map(|down| down + state.keep)
+            state
+                .down
+                .filter(|_| !state.calls.is_empty())
+                .map(|down| down + state.keep)
         };
         match at {
             None => std::future::pending().await,
@@ -166,15 +186,25 @@ impl Session {
     // -- the handshake
 
     async fn join(&self, leaving: bool) -> Result<(Line, Welcome), NotJoined> {
-        let connection = door::connect(&self.url, &self.credentials).await.map_err(NotJoined::at_the_door)?;
+        let connection = door::connect(&self.url, &self.credentials)
+            .await
+            .map_err(NotJoined::at_the_door)?;
         let mut line = Line::new(connection.stream);
         let shaking = async {
             line.say(kind::JOIN, &self.introduction(leaving)?).await?;
             let frame = line.listen().await?;
             welcome::read(&frame, &self.url)
         };
-        let late = |_| Err(Error::new(ErrorKind::Unreachable, "join a pool: it does not answer in time"));
-        let welcome = timeout(WELCOME_TIMEOUT, shaking).await.unwrap_or_else(late).map_err(NotJoined::by_the_pool)?;
+        let late = |_| {
+            Err(Error::new(
+                ErrorKind::Unreachable,
+                "join a pool: it does not answer in time",
+            ))
+        };
+        let welcome = timeout(WELCOME_TIMEOUT, shaking)
+            .await
+            .unwrap_or_else(late)
+            .map_err(NotJoined::by_the_pool)?;
         Ok((line, welcome))
     }
 
@@ -185,9 +215,13 @@ impl Session {
             signature: (task.signature)().to_owned(),
             idempotent: task.idempotent,
             retries: task.call_options().and_then(|options| options.retries),
-            retry: task.call_options().and_then(|options| options.retry).map(Into::into),
+            retry: task
+                .call_options()
+                .and_then(|options| options.retry)
+                .map(Into::into),
         };
-        let lines = |task: &'static registry::TaskEntry| task.names().map(move |name| line(name, task));
+        let lines =
+            |task: &'static registry::TaskEntry| task.names().map(move |name| line(name, task));
         Ok(Join {
             magic: MAGIC,
             version: VERSION,
@@ -195,7 +229,11 @@ impl Session {
             build: address::build_id(),
             session: self.mark,
             pool: state.pool,
-            held: state.calls.iter().map(|(call, held)| (*call, held.attempt())).collect(),
+            held: state
+                .calls
+                .iter()
+                .map(|(call, held)| (*call, held.attempt()))
+                .collect(),
             name: self.offer.name.clone(),
             pid: std::process::id(),
             slots: self.slots,
@@ -209,11 +247,17 @@ impl Session {
     // -- a connection
 
     async fn serve(self: &Arc<Self>, mut line: Line, welcome: Welcome, drain: &CancellationToken) {
-        let payload_bytes_max = usize::try_from(welcome.payload_bytes_max).unwrap_or(usize::MAX).min(PAYLOAD_BYTES_MAX);
+        let payload_bytes_max = usize::try_from(welcome.payload_bytes_max)
+            .unwrap_or(usize::MAX)
+            .min(PAYLOAD_BYTES_MAX);
         line.admit(payload_bytes_max + META_BYTES_MAX, &self.budget);
         let beat = welcome.beat;
         self.on_welcome(welcome);
-        let master = Master { session: self, draining: drain, over: CancellationToken::new() };
+        let master = Master {
+            session: self,
+            draining: drain,
+            over: CancellationToken::new(),
+        };
         let until = async {
             tokio::select! {
                 () = master.over.cancelled() => {}
@@ -232,8 +276,12 @@ impl Session {
             // The farewell and the end of the connection may come together.
             _ if master.over.is_cancelled() => self.forget_all("its master has let this host go"),
             End::Told => {}
-            End::Cut(how) => tracing::debug!(url = self.url, how, "the connection to the master is down"),
-            End::Nonsense(error) => tracing::warn!(url = self.url, %error, "the master speaks nonsense"),
+            End::Cut(how) => {
+                tracing::debug!(url = self.url, how, "the connection to the master is down")
+            }
+            End::Nonsense(error) => {
+                tracing::warn!(url = self.url, %error, "the master speaks nonsense")
+            }
         }
         if master.over.is_cancelled() && !drain.is_cancelled() {
             // It may be on its way down; knocking at once would not help.
@@ -252,9 +300,11 @@ impl Session {
         let mut state = lock(&self.state);
         state.pool = Some(welcome.pool);
         state.result_bytes_max = welcome.payload_bytes_max;
-        state.functions = self.offer.functions && welcome.build != 0 && welcome.build == address::build_id();
+        state.functions =
+            self.offer.functions && welcome.build != 0 && welcome.build == address::build_id();
         (state.keep, state.down) = (welcome.keep, None);
-        // With the state locked, so that each answer is said once: here, or by whoever comes to its end.
+        // With the state locked, so that each answer is said once: here, or by whoever comes to its
+        // end.
         self.outbox.open_silently();
         for (call, held) in &state.calls {
             if let Held::Ended { head, result, .. } = held {
@@ -268,7 +318,8 @@ impl Session {
     fn forget(&self, call: u64) {
         let local = lock(&self.state).remove(call);
         if let Some(local) = local {
-            self.pool.stop_relayed(local, "its master has given it up", false);
+            self.pool
+                .stop_relayed(local, "its master has given it up", false);
         }
     }
 
@@ -278,10 +329,18 @@ impl Session {
             state.begun = 0;
             state.early_stops.clear();
             let calls = std::mem::take(&mut state.calls);
-            calls.into_values().filter_map(|held| held.local()).collect()
+            calls
+                .into_values()
+                .filter_map(|held| held.local())
+                .collect()
         };
         if !begun.is_empty() {
-            tracing::warn!(url = self.url, calls = begun.len(), reason, "stopping what runs for nobody");
+            tracing::warn!(
+                url = self.url,
+                calls = begun.len(),
+                reason,
+                "stopping what runs for nobody"
+            );
         }
         for local in begun {
             self.pool.stop_relayed(local, reason, false);
@@ -299,20 +358,35 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// `Protocol` if the master wants more than it was offered, or does not acknowledge answers: what is held for it would grow without a bound.
-    fn begin(self: &Arc<Self>, runs: &mut Vec<(u64, Request)>, draining: bool) -> Result<(), Error> {
+    /// `Protocol` if the master wants more than it was offered, or does not acknowledge answers:
+    /// what is held for it would grow without a bound.
+    fn begin(
+        self: &Arc<Self>,
+        runs: &mut Vec<(u64, Request)>,
+        draining: bool,
+    ) -> Result<(), Error> {
         if runs.is_empty() {
             return Ok(());
         }
         if self.outbox.small_bytes() > UNREAD_BYTES_MAX {
-            return Err(Error::new(ErrorKind::Protocol, "it asks for more and does not read what it is told"));
+            return Err(Error::new(
+                ErrorKind::Protocol,
+                "it asks for more and does not read what it is told",
+            ));
         }
         let held_max = 2 * self.room() as usize + HELD_MIN;
-        let (mut tags, mut calls) = (Vec::with_capacity(runs.len()), Vec::with_capacity(runs.len()));
+        let (mut tags, mut calls) = (
+            Vec::with_capacity(runs.len()),
+            Vec::with_capacity(runs.len()),
+        );
         {
             let mut state = lock(&self.state);
             if state.calls.len() + runs.len() > held_max {
-                let text = format!("it has not acknowledged the answers of {} calls and sends {} more", state.calls.len(), runs.len());
+                let text = format!(
+                    "it has not acknowledged the answers of {} calls and sends {} more",
+                    state.calls.len(),
+                    runs.len()
+                );
                 return Err(Error::new(ErrorKind::Protocol, text));
             }
             for (call, request) in runs.drain(..) {
@@ -320,7 +394,8 @@ impl Session {
                 if let Some(index) = early {
                     state.early_stops.remove(index);
                 }
-                // Of a call that runs here there is no other. One that ended here may come again, once its answer was acknowledged.
+                // Of a call that runs here there is no other. One that ended here may come again,
+                // once its answer was acknowledged.
                 if let Some(Held::Begun { .. }) = state.calls.get(&call) {
                     continue;
                 }
@@ -332,7 +407,14 @@ impl Session {
                 let key = state.keys;
                 state.begun += 1;
                 let attempt = request.options().origin.map_or(0, |origin| origin.attempt);
-                state.calls.insert(call, Held::Begun { key, attempt, local: None });
+                state.calls.insert(
+                    call,
+                    Held::Begun {
+                        key,
+                        attempt,
+                        local: None,
+                    },
+                );
                 tags.push((call, key));
                 let relay = Arc::clone(self) as Arc<dyn Relay>;
                 calls.push((request, Arc::new(RelayedCell::relayed(relay, (call, key)))));
@@ -361,7 +443,8 @@ impl Session {
 
     /// Answers a call of which nothing is held.
     fn say(&self, call: u64, ending: Ending) {
-        self.outbox.append(kind::ANSWER, call, &head_of(ending), &Bytes::new());
+        self.outbox
+            .append(kind::ANSWER, call, &head_of(ending), &Bytes::new());
         self.outbox.kick();
     }
 
@@ -370,33 +453,63 @@ impl Session {
         let (run, rest) = postcard::take_from_bytes::<Run<'_>>(&frame.body).map_err(garbled)?;
         let payload = frame.body.slice(frame.body.len() - rest.len()..);
         let target = match run.target {
-            wire::Target::Task(name) => Target::Task { name: name.into_owned().into() },
+            wire::Target::Task(name) => Target::Task {
+                name: name.into_owned().into(),
+            },
             wire::Target::Listed(number) if lock(&self.state).functions => {
                 let function = registry::function_at(number);
-                let (invoke, name) =
-                    function.ok_or_else(|| Error::new(ErrorKind::Protocol, "read a call: of a function that is not in the list"))?;
-                Target::Function { offset: address::offset_of(invoke as *const ())?, name }
+                let (invoke, name) = function.ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::Protocol,
+                        "read a call: of a function that is not in the list",
+                    )
+                })?;
+                Target::Function {
+                    offset: address::offset_of(invoke as *const ())?,
+                    name,
+                }
             }
             wire::Target::Listed(_) => {
-                return Err(Error::new(ErrorKind::Protocol, "read a call: of a plain function, which this host did not offer to run"));
+                return Err(Error::new(
+                    ErrorKind::Protocol,
+                    "read a call: of a plain function, which this host did not offer to run",
+                ));
             }
             // Another host may not choose what code runs here, whichever build it says that it is.
-            wire::Target::Function(_) => return Err(Error::new(ErrorKind::Protocol, "read a call: of a function by its address")),
+            wire::Target::Function(_) => {
+                return Err(Error::new(
+                    ErrorKind::Protocol,
+                    "read a call: of a function by its address",
+                ));
+            }
         };
         let options = CallOptions {
             timeout: run.timeout,
             memory: run.memory,
-            capture_bytes: run.capture.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+            capture_bytes: run
+                .capture
+                .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
             alone: run.alone,
             fresh: run.fresh,
             queue_timeout: run.ahead.then_some(AHEAD_WAIT),
             tick: run.tick,
             job: run.job.map(|job| Arc::new(job.into_owned())),
-            origin: Some(Origin { call: run.number, attempt: run.attempt }),
+            origin: Some(Origin {
+                call: run.number,
+                attempt: run.attempt,
+            }),
             ..CallOptions::default()
         };
         let options = Some(Box::new(options));
-        Ok(Request { target, codec: run.codec, payload: Ok(payload), options, signature: None, to_json: None, queue: None })
+        Ok(Request {
+            target,
+            codec: run.codec,
+            payload: Ok(payload),
+            options,
+            signature: None,
+            to_json: None,
+            queue: None,
+        })
     }
 
     fn stop(&self, call: u64, stop: &Stop<'_>) {
@@ -406,7 +519,8 @@ impl Session {
                 Some(Held::Begun { local, .. }) => *local,
                 Some(Held::Ended { .. }) => None,
                 None => {
-                    // It may also have ended already; its number does not come again, so remembering it does no harm.
+                    // It may also have ended already; its number does not come again, so
+                    // remembering it does no harm.
                     state.early_stops.push_back(call);
                     if state.early_stops.len() > EARLY_STOPS_MIN.max(self.slots as usize) {
                         state.early_stops.pop_front();
@@ -427,10 +541,13 @@ const PAYLOAD_BYTES_MAX: usize = 1 << 30;
 impl State {
     /// A call that was begun, if it is that very one.
     fn begun(&mut self, (call, key): Tag) -> Option<&mut Held> {
-        self.calls.get_mut(&call).filter(|held| matches!(held, Held::Begun { key: own, .. } if *own == key))
+        self.calls
+            .get_mut(&call)
+            .filter(|held| matches!(held, Held::Begun { key: own, .. } if *own == key))
     }
 
-    /// Drops what is held of a call. Its id in the pool of this host, if it was begun and has not ended.
+    /// Drops what is held of a call. Its id in the pool of this host, if it was begun and has not
+    /// ended.
     fn remove(&mut self, call: u64) -> Option<u64> {
         let held = self.calls.remove(&call)?;
         if matches!(held, Held::Begun { .. }) {
@@ -456,22 +573,41 @@ impl Held {
 }
 
 impl Relay for Session {
-    fn ended(&self, tag: Tag, outcome: Outcome, receipt: Option<crate::certificate::Receipt>, output: Option<Output>) {
+    fn ended(
+        &self,
+        tag: Tag,
+        outcome: Outcome,
+        receipt: Option<crate::certificate::Receipt>,
+        output: Option<Output>,
+    ) {
         let mut state = lock(&self.state);
-        let Some(attempt) = state.begun(tag).map(|held| held.attempt()) else { return };
+        let Some(attempt) = state.begun(tag).map(|held| held.attempt()) else {
+            return;
+        };
         let (head, result) = answer(outcome, receipt.as_ref(), output, state.result_bytes_max);
         self.outbox.append(kind::ANSWER, tag.0, &head, &result);
         state.begun -= 1;
-        state.calls.insert(tag.0, Held::Ended { attempt, head, result });
-        // While calls wait here ahead of their turn no slot stands empty for want of news, so answers may gather: as many as there are
-        // such calls.
+        state.calls.insert(
+            tag.0,
+            Held::Ended {
+                attempt,
+                head,
+                result,
+            },
+        );
+        // While calls wait here ahead of their turn no slot stands empty for want of news, so
+        // answers may gather: as many as there are such calls.
         state.gathered += 1;
         let may_wait = state.gathered < state.begun.saturating_sub(self.slots);
         if !may_wait {
             state.gathered = 0;
         }
         drop(state);
-        if may_wait { self.outbox.kick_soon() } else { self.outbox.kick() }
+        if may_wait {
+            self.outbox.kick_soon()
+        } else {
+            self.outbox.kick()
+        }
     }
 
     fn told(&self, tag: Tag, update: Progress) {
@@ -482,7 +618,8 @@ impl Relay for Session {
         let mut head = [0; 9];
         head[..8].copy_from_slice(&update.fraction.to_le_bytes());
         head[8] = update.codec.number();
-        self.outbox.append(kind::PROGRESS, tag.0, &head, &update.payload);
+        self.outbox
+            .append(kind::PROGRESS, tag.0, &head, &update.payload);
         self.outbox.kick();
     }
 }

@@ -13,27 +13,46 @@ use crate::wire::remote::{MAGIC, TurnedAway, VERSION, Welcome, check_times, kind
 ///
 /// `Refused` with the pool's words or with both versions; `Protocol` for what makes no sense.
 pub(super) fn read(frame: &Frame, url: &str) -> Result<Welcome, Error> {
-    let Ok(((magic, version, brigade), _)) = postcard::take_from_bytes::<([u8; 4], u16, String)>(&frame.body) else {
-        return Err(Error::new(ErrorKind::Protocol, "join a pool: what answers is none"));
+    let Ok(((magic, version, brigade), _)) =
+        postcard::take_from_bytes::<([u8; 4], u16, String)>(&frame.body)
+    else {
+        return Err(Error::new(
+            ErrorKind::Protocol,
+            "join a pool: what answers is none",
+        ));
     };
     let told = match frame.kind {
         kind::TURNED_AWAY if magic == MAGIC => {
             let told = Codec::Postcard.decode::<TurnedAway>(&frame.body);
-            told.map(|told| printable(&told.reason, REASON_BYTES_MAX)).ok()
+            told.map(|told| printable(&told.reason, REASON_BYTES_MAX))
+                .ok()
         }
         kind::WELCOME if magic == MAGIC && version == VERSION => {
             let welcome: Welcome = Codec::Postcard.decode(&frame.body)?;
             return match check_times(welcome.beat, welcome.keep) {
                 Ok(()) => Ok(welcome),
-                Err(what) => Err(Error::new(ErrorKind::Protocol, format!("join a pool that would {what}"))),
+                Err(what) => Err(Error::new(
+                    ErrorKind::Protocol,
+                    format!("join a pool that would {what}"),
+                )),
             };
         }
         _ => None,
     };
-    let (own, brigade) = (env!("CARGO_PKG_VERSION"), printable(&brigade, REASON_BYTES_MAX));
-    let text = told
-        .unwrap_or_else(|| format!("it speaks version {version} of the protocol (brigade {brigade}), this host {VERSION} (brigade {own})"));
-    Err(Error::new(ErrorKind::Refused, format!("join the pool at {}: {text}", url)))
+    let (own, brigade) = (
+        env!("CARGO_PKG_VERSION"),
+        printable(&brigade, REASON_BYTES_MAX),
+    );
+    let text = told.unwrap_or_else(|| {
+        format!(
+            "it speaks version {version} of the protocol (brigade \
+            {brigade}), this host {VERSION} (brigade {own})"
+        )
+    });
+    Err(Error::new(
+        ErrorKind::Refused,
+        format!("join the pool at {}: {text}", url),
+    ))
 }
 
 /// Why a connection did not come to a welcome.
@@ -44,7 +63,8 @@ pub(super) struct NotJoined {
 }
 
 impl NotJoined {
-    /// Before the other side has proved itself. Anything may answer at that address, so only what is wrong on this side is final.
+    /// Before the other side has proved itself. Anything may answer at that address, so only what
+    /// is wrong on this side is final.
     pub(super) fn at_the_door(error: Error) -> Self {
         let is_final = matches!(error.kind(), ErrorKind::BadOption | ErrorKind::Unsupported);
         Self { error, is_final }
@@ -52,7 +72,13 @@ impl NotJoined {
 
     /// The answer of a pool that has proved itself.
     pub(super) fn by_the_pool(error: Error) -> Self {
-        let is_final = matches!(error.kind(), ErrorKind::Refused | ErrorKind::Protocol | ErrorKind::BadOption | ErrorKind::Unsupported);
+        let is_final = matches!(
+            error.kind(),
+            ErrorKind::Refused
+                | ErrorKind::Protocol
+                | ErrorKind::BadOption
+                | ErrorKind::Unsupported
+        );
         Self { error, is_final }
     }
 }

@@ -18,14 +18,16 @@ use super::{read_into, ready};
 use crate::sync::lock;
 use crate::wire::{self, Decoder};
 
-/// Bodies of at least this size are sent from where they are instead of being copied behind the others.
+/// Bodies of at least this size are sent from where they are instead of being copied behind the
+/// others.
 const LARGE_BODY_BYTES: usize = 32 << 10;
 /// How often a full socket is tried where no descriptor is left to watch it with.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
 
 pub(crate) struct Channel {
-    /// Watched for reading only: a Unix socket becomes writable anew with each frame that the peer takes, and a wake
-    /// for each of them would cost more than the frame does. `drain` watches for writing while it has to.
+    /// Watched for reading only: a Unix socket becomes writable anew with each frame that the peer
+    /// takes, and a wake for each of them would cost more than the frame does. `drain` watches for
+    /// writing while it has to.
     stream: AsyncFd<OwnedFd>,
     out: Mutex<Out>,
     /// Set while the write loop has been told that something waits.
@@ -33,8 +35,8 @@ pub(crate) struct Channel {
     kick: Notify,
 }
 
-/// What is yet to be written: `sealed` first, then `open`. Bounded by what a pool gives one worker at a time:
-/// its slots times the payload limit.
+/// What is yet to be written: `sealed` first, then `open`. Bounded by what a pool gives one worker
+/// at a time: its slots times the payload limit.
 #[derive(Default)]
 struct Out {
     sealed: VecDeque<Bytes>,
@@ -47,13 +49,19 @@ impl Channel {
     pub(crate) fn new(stream: std::os::unix::net::UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let stream = ready::readable(stream.into())?;
-        Ok(Self { stream, out: Mutex::default(), kicked: AtomicBool::new(false), kick: Notify::new() })
+        Ok(Self {
+            stream,
+            out: Mutex::default(),
+            kicked: AtomicBool::new(false),
+            kick: Notify::new(),
+        })
     }
 
     /// Appends a frame whose body is `meta` and then `body`.
     pub(crate) fn append(&self, kind: u8, id: u64, meta: &[u8], body: &Bytes) {
         let mut out = lock(&self.out);
-        out.open.extend_from_slice(&wire::encode(kind, id, meta.len() + body.len()));
+        out.open
+            .extend_from_slice(&wire::encode(kind, id, meta.len() + body.len()));
         out.open.extend_from_slice(meta);
         if body.len() < LARGE_BODY_BYTES {
             out.open.extend_from_slice(body);
@@ -87,13 +95,22 @@ impl Channel {
     fn write_some(&self) -> bool {
         let mut out = lock(&self.out);
         while let Some(front) = out.front() {
-            match send(&self.stream, front, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            match send(
+                &self.stream,
+                front,
+                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+            ) {
                 Ok(written) => out.advance(written),
                 Err(Errno::AGAIN) => return false,
                 Err(Errno::INTR) => {}
-                // The peer is gone. Its end is told by its pidfd and by the reading side; what was to be written
-                // has no reader any more.
-                Err(_) => *out = Out { broken: true, ..Out::default() },
+                // The peer is gone. Its end is told by its pidfd and by the reading side; what was
+                // to be written has no reader any more.
+                Err(_) => {
+                    *out = Out {
+                        broken: true,
+                        ..Out::default()
+                    }
+                }
             }
         }
         true
@@ -128,7 +145,8 @@ impl Channel {
         }
     }
 
-    /// Reads once into the decoder. Returns how many bytes came; zero is the end of the stream. Cancel safe.
+    /// Reads once into the decoder. Returns how many bytes came; zero is the end of the stream.
+    /// Cancel safe.
     pub(crate) async fn read(&self, decoder: &mut Decoder) -> io::Result<usize> {
         loop {
             let mut ready = self.stream.readable().await?;
@@ -137,8 +155,8 @@ impl Channel {
             match read_into(&self.stream, buffer) {
                 Ok(count) => {
                     if (1..room).contains(&count) {
-                        // Nothing is left, so the next read waits without asking once more; what has come since we
-                        // were woken keeps it from waiting.
+                        // Nothing is left, so the next read waits without asking once more; what
+                        // has come since we were woken keeps it from waiting.
                         ready.clear_ready();
                     }
                     return Ok(count);
@@ -153,7 +171,12 @@ impl Channel {
     /// Whether something came that was not read yet.
     pub(crate) fn has_unread(&self) -> bool {
         let mut byte = [0_u8];
-        recv(&self.stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok_and(|(_, count)| count > 0)
+        recv(
+            &self.stream,
+            &mut byte,
+            RecvFlags::PEEK | RecvFlags::DONTWAIT,
+        )
+        .is_ok_and(|(_, count)| count > 0)
     }
 
     /// Reads what is there without waiting. Zero is the end of the stream or nothing to read.
@@ -162,12 +185,17 @@ impl Channel {
         read_into(&self.stream, decoder.buffer()).unwrap_or(0)
     }
 
-    /// Whether the peer, which has ended, did not read all that was sent to it. Asked before the last reads: the kernel
-    /// tells it once, as an error of the socket (unix(7)).
+    /// Whether the peer, which has ended, did not read all that was sent to it. Asked before the
+    /// last reads: the kernel tells it once, as an error of the socket (unix(7)).
     pub(crate) fn was_left_unread(&self) -> bool {
         let out = lock(&self.out);
-        let unsent = out.broken || !out.open.is_empty() || out.sealed.iter().any(|part| !part.is_empty());
-        unsent || matches!(rustix::net::sockopt::socket_error(&self.stream), Ok(Err(rustix::io::Errno::CONNRESET)))
+        let unsent =
+            out.broken || !out.open.is_empty() || out.sealed.iter().any(|part| !part.is_empty());
+        unsent
+            || matches!(
+                rustix::net::sockopt::socket_error(&self.stream),
+                Ok(Err(rustix::io::Errno::CONNRESET))
+            )
     }
 
     /// Tells the peer that nothing more comes, after what was appended.

@@ -1,6 +1,9 @@
 //! Registering a descriptor with the runtime.
 
-#![expect(unsafe_code, reason = "the registration trusts a descriptor to stay the same")]
+#![expect(
+    unsafe_code,
+    reason = "the registration trusts a descriptor to stay the same"
+)]
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,6 +22,7 @@ pub(super) fn writable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is one open descriptor for as long as it lives, and the `AsyncFd` owns it.
+    // SAFETY: an `OwnedFd` is one open descriptor for as long as it lives, and the `AsyncFd` owns
+    // it.
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }

@@ -1,4 +1,5 @@
-//! What a call and its handle share: the outcome, once; progress while it runs; the receipt of a stop.
+//! What a call and its handle share: the outcome, once; progress while it runs; the receipt of a
+//! stop.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -60,11 +61,19 @@ impl Cell {
     /// A call whose end a relay is told.
     #[cfg(feature = "remote")]
     pub(crate) fn relayed(relay: Arc<dyn Relay>, tag: Tag) -> Self {
-        Self { state: Mutex::default(), relay: Some((relay, tag)) }
+        Self {
+            state: Mutex::default(),
+            relay: Some((relay, tag)),
+        }
     }
 
     /// Gives the call its outcome. The one place where a call ends.
-    pub(crate) fn finish(&self, outcome: Outcome, receipt: Option<Receipt>, output: Option<Output>) {
+    pub(crate) fn finish(
+        &self,
+        outcome: Outcome,
+        receipt: Option<Receipt>,
+        output: Option<Output>,
+    ) {
         let mut wakers = Vec::new();
         let first = {
             let mut state = lock(&self.state);
@@ -149,7 +158,11 @@ impl Cell {
             Some(update) => Poll::Ready(Some(update)),
             None if finished => Poll::Ready(None),
             None => {
-                if !extra.update_wakers.iter().any(|known| known.will_wake(waker)) {
+                if !extra
+                    .update_wakers
+                    .iter()
+                    .any(|known| known.will_wake(waker))
+                {
                     extra.update_wakers.push(waker.clone());
                 }
                 Poll::Pending

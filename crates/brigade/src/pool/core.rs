@@ -1,15 +1,19 @@
-//! The dispatcher: who waits, who is free, who runs what. State only; nothing here waits or starts anything.
+//! The dispatcher: who waits, who is free, who runs what. State only; nothing here waits or starts
+//! anything.
 //!
-//! One [`Core`] per pool, behind a mutex, changed in small steps. A step appends frames to the channels of workers (memory
-//! only) and returns [`Effects`], which the caller carries out after the lock is released: outcomes to hand
-//! over, workers to start, attempts to stop, channels to write.
+//! One [`Core`] per pool, behind a mutex, changed in small steps. A step appends frames to the
+//! channels of workers (memory only) and returns [`Effects`], which the caller carries out after
+//! the lock is released: outcomes to hand over, workers to start, attempts to stop, channels to
+//! write.
 //!
-//! Life of a call: waiting (in the queue, aside because a worker passed it, or delayed) -> running -> ended; back to waiting
-//! when it is returned, passed, or tried again. `end` is the only way out and gives the cell its outcome.
+//! Life of a call: waiting (in the queue, aside because a worker passed it, or delayed) -> running
+//! -> ended; back to waiting when it is returned, passed, or tried again. `end` is the only way out
+//! and gives the cell its outcome.
 //!
-//! Life of a seat: starting -> ready (or spare) -> retiring -> empty. A seat's *epoch* tells one process in it from the
-//! next; what comes from an old epoch is ignored. In a seat sits a process of ours or a host that joined; the latter may be *away* in any
-//! stage, while its connection is down (`guests`).
+//! Life of a seat: starting -> ready (or spare) -> retiring -> empty. A seat's *epoch* tells one
+//! process in it from the next; what comes from an old epoch is ignored. In a seat sits a process
+//! of ours or a host that joined; the latter may be *away* in any stage, while its connection is
+//! down (`guests`).
 //!
 //! Costs: O(log n) in waiting calls and in workers for every step of a call.
 
@@ -102,7 +106,8 @@ pub(super) enum Stage {
 pub(super) struct Effects {
     pub(super) ends: Vec<End>,
     pub(super) flush: Vec<Member>,
-    /// Many calls come in one step: each worker is written to once, at its end, and nobody is woken for it.
+    /// Many calls come in one step: each worker is written to once, at its end, and nobody is woken
+    /// for it.
     pub(super) at_once: bool,
     pub(super) starts: Vec<(u32, u64)>,
     /// Workers that nobody looks after any more. Dropping a process may take a moment.
@@ -126,7 +131,11 @@ pub(super) struct End {
 }
 
 impl Core {
-    pub(super) fn new(config: Arc<Config>, events: broadcast::Sender<Event>, room: Arc<Semaphore>) -> Self {
+    pub(super) fn new(
+        config: Arc<Config>,
+        events: broadcast::Sender<Event>,
+        room: Arc<Semaphore>,
+    ) -> Self {
         let mut deadlines = Deadlines::default();
         let first_tick = after(Instant::now(), config.check_interval);
         deadlines.insert(first_tick, Due::Tick(first_tick));
@@ -191,7 +200,8 @@ impl Core {
         }
     }
 
-    /// Processes of this pool that could not be ended, and whether there may be others that could not be looked for.
+    /// Processes of this pool that could not be ended, and whether there may be others that could
+    /// not be looked for.
     pub(super) fn left(&self) -> (Vec<u32>, bool) {
         (self.left.clone(), self.left_unseen)
     }
@@ -216,7 +226,8 @@ pub(super) type Ended = CancellationToken;
 pub(super) struct Pulse(AtomicU32);
 
 impl Pulse {
-    /// Notes one more look; returns how many there were since the ping that is not answered. Zero: there is none.
+    /// Notes one more look; returns how many there were since the ping that is not answered. Zero:
+    /// there is none.
     pub(super) fn look(&self) -> u32 {
         self.0.fetch_add(1, Ordering::AcqRel)
     }
@@ -225,7 +236,9 @@ impl Pulse {
     pub(super) fn excuse(&self) {
         // An answer may have come since.
         let less = |looks: u32| (looks > 1).then(|| looks - 1);
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).ok();
+        self.0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, less)
+            .ok();
     }
 
     pub(super) fn is_answered(&self) -> bool {

@@ -34,4 +34,9 @@ macro_rules! ranges {
     };
 }
 
-ranges!(std::ops::Range<usize>, std::ops::RangeInclusive<usize>, std::ops::RangeFrom<usize>, std::ops::RangeToInclusive<usize>);
+ranges!(
+    std::ops::Range<usize>,
+    std::ops::RangeInclusive<usize>,
+    std::ops::RangeFrom<usize>,
+    std::ops::RangeToInclusive<usize>
+);

@@ -60,7 +60,8 @@ impl Deadlines {
         self.due.remove(&key);
     }
 
-    /// The first, for the clock, which wakes up then, even if that one is gone by then: what comes and goes before does not wake it.
+    /// The first, for the clock, which wakes up then, even if that one is gone by then: what comes
+    /// and goes before does not wake it.
     pub(super) fn awake_at(&mut self) -> Option<Instant> {
         self.awake_at = self.first();
         self.awake_at

@@ -21,6 +21,8 @@ impl Events {
 
     /// As a stream.
     pub fn into_stream(self) -> impl Stream<Item = Event> {
-        futures_util::stream::unfold(self, |mut events| async move { Some((events.next().await?, events)) })
+        futures_util::stream::unfold(self, |mut events| async move {
+            Some((events.next().await?, events))
+        })
     }
 }

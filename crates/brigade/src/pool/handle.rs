@@ -25,14 +25,15 @@ use crate::process::Output;
 use crate::progress::Progress;
 use crate::sync::lock;
 
-/// A call that was made: a future of its result. It runs whether or not it is awaited; dropping it cancels it,
-/// [`detach`](Handle::detach) lets it run on.
+/// A call that was made: a future of its result. It runs whether or not it is awaited; dropping it
+/// cancels it, [`detach`](Handle::detach) lets it run on.
 ///
 /// Where the pool's queue is full, the call waits for room while its handle is awaited, in order.
 ///
 /// # Cancel safety
 ///
-/// Await `&mut handle` in a `select!`: dropping the reference loses nothing. Dropping the handle cancels the call.
+/// Await `&mut handle` in a `select!`: dropping the reference loses nothing. Dropping the handle
+/// cancels the call.
 #[must_use = "dropping a handle cancels its call; detach it to let it run on"]
 pub struct Handle<T> {
     shared: Arc<Shared>,
@@ -61,28 +62,57 @@ struct Waiting {
 
 impl<T> Handle<T> {
     pub(super) fn inside(shared: Arc<Shared>, cell: Arc<Cell>, codec: Codec, call: u64) -> Self {
-        Self { shared, cell, codec, stage: Stage::Inside(call), look: None, output: PhantomData }
+        Self {
+            shared,
+            cell,
+            codec,
+            stage: Stage::Inside(call),
+            look: None,
+            output: PhantomData,
+        }
     }
 
     /// A call that never came into the pool.
     pub(super) fn refused(shared: Arc<Shared>, codec: Codec, error: Error) -> Self {
         let cell = Arc::new(Cell::default());
         cell.finish(Err(CallError::Rejected(error)), None, None);
-        Self { shared, cell, codec, stage: Stage::Over, look: None, output: PhantomData }
+        Self {
+            shared,
+            cell,
+            codec,
+            stage: Stage::Over,
+            look: None,
+            output: PhantomData,
+        }
     }
 
     pub(super) fn outside(shared: Arc<Shared>, cell: Arc<Cell>, request: Request) -> Self {
         let (codec, room) = (request.codec, Arc::clone(&shared));
         let place = Box::pin(async move {
             // Closed means that the pool was shut down, which admission tells.
-            room.room.acquire().await.map(tokio::sync::SemaphorePermit::forget).is_ok()
+            room.room
+                .acquire()
+                .await
+                .map(tokio::sync::SemaphorePermit::forget)
+                .is_ok()
         });
-        let waiting = Waiting { request: Box::new(request), place };
-        Self { shared, cell, codec, stage: Stage::Outside(Mutex::new(Some(waiting))), look: None, output: PhantomData }
+        let waiting = Waiting {
+            request: Box::new(request),
+            place,
+        };
+        Self {
+            shared,
+            cell,
+            codec,
+            stage: Stage::Outside(Mutex::new(Some(waiting))),
+            look: None,
+            output: PhantomData,
+        }
     }
 
-    /// Id of the call within its pool, as in events, certificates and [`Context::call`](crate::Context::call). `None` while
-    /// it waits for room in the queue, and if it was refused.
+    /// Id of the call within its pool, as in events, certificates and
+    /// [`Context::call`](crate::Context::call). `None` while it waits for room in the queue, and if
+    /// it was refused.
     pub fn id(&self) -> Option<u64> {
         match self.stage {
             Stage::Inside(call) => Some(number_of(call)),
@@ -95,8 +125,8 @@ impl<T> Handle<T> {
         self.cell.is_finished()
     }
 
-    /// Stops the call and returns when nothing of it is left: `None` if it had ended before. The handle then gives
-    /// [`CallError::Cancelled`] with the reason.
+    /// Stops the call and returns when nothing of it is left: `None` if it had ended before. The
+    /// handle then gives [`CallError::Cancelled`] with the reason.
     ///
     /// The stop begins when this is called, not when it is awaited.
     ///
@@ -106,11 +136,20 @@ impl<T> Handle<T> {
     pub fn cancel(&self, reason: &str) -> impl Future<Output = Option<Receipt>> + Send + use<T> {
         let reason = reason.to_owned();
         match &self.stage {
-            Stage::Inside(call) => self.shared.step(|core, effects| core.cancel(*call, reason, effects)),
+            Stage::Inside(call) => self
+                .shared
+                .step(|core, effects| core.cancel(*call, reason, effects)),
             Stage::Outside(waiting) => {
                 if lock(waiting).take().is_some() {
                     let receipt = Receipt::new(crate::Step::NotStarted, std::time::Duration::ZERO);
-                    self.cell.finish(Err(CallError::Cancelled(Cancelled { reason, certificate: None })), Some(receipt), None);
+                    self.cell.finish(
+                        Err(CallError::Cancelled(Cancelled {
+                            reason,
+                            certificate: None,
+                        })),
+                        Some(receipt),
+                        None,
+                    );
                 }
             }
             Stage::Over => {}
@@ -127,14 +166,16 @@ impl<T> Handle<T> {
         }
     }
 
-    /// What the running task tells with [`Context::progress`](crate::Context::progress), in order; ends with the
-    /// call. Of what nobody reads, the newest 64 are kept.
+    /// What the running task tells with [`Context::progress`](crate::Context::progress), in order;
+    /// ends with the call. Of what nobody reads, the newest 64 are kept.
     pub fn progress(&self) -> ProgressStream {
-        ProgressStream { cell: Arc::clone(&self.cell) }
+        ProgressStream {
+            cell: Arc::clone(&self.cell),
+        }
     }
 
-    /// What the attempt wrote, once the call has ended, if it was made with [`Call::capture`](crate::Call::capture).
-    /// Given once.
+    /// What the attempt wrote, once the call has ended, if it was made with
+    /// [`Call::capture`](crate::Call::capture). Given once.
     pub fn output(&self) -> Option<Output> {
         self.cell.take_output()
     }
@@ -155,8 +196,8 @@ impl<T> Handle<T> {
 }
 
 impl<T> Handle<T> {
-    /// Looks now and then whether the pool's runtime is driven, where this is polled outside of it. If it is not the call is cancelled, for when it
-    /// is again.
+    /// Looks now and then whether the pool's runtime is driven, where this is polled outside of it.
+    /// If it is not the call is cancelled, for when it is again.
     fn look_at_runtime(&mut self, cx: &mut Context<'_>) -> Option<Error> {
         if self.shared.scope.is_current() || !self.look.get_or_insert_with(Look::new).poll(cx) {
             return None;
@@ -194,7 +235,9 @@ impl<T: DeserializeOwned> Future for Handle<T> {
             },
         };
         self.stage = Stage::Over;
-        Poll::Ready(outcome.and_then(|bytes| Ok(sharing(&bytes, |bytes| self.codec.decode(bytes))?)))
+        Poll::Ready(
+            outcome.and_then(|bytes| Ok(sharing(&bytes, |bytes| self.codec.decode(bytes))?)),
+        )
     }
 }
 
@@ -210,13 +253,17 @@ impl<T> Drop for Handle<T> {
             && !self.cell.is_finished()
         {
             let reason = "its handle was dropped".to_owned();
-            self.shared.step(|core, effects| core.cancel(call, reason, effects));
+            self.shared
+                .step(|core, effects| core.cancel(call, reason, effects));
         } else if let Stage::Outside(waiting) = &self.stage
             && lock(waiting).take().is_some()
         {
             // Whoever reads its progress must not wait for ever.
             self.cell.finish(
-                Err(CallError::Cancelled(Cancelled { reason: "its handle was dropped".to_owned(), certificate: None })),
+                Err(CallError::Cancelled(Cancelled {
+                    reason: "its handle was dropped".to_owned(),
+                    certificate: None,
+                })),
                 None,
                 None,
             );
@@ -226,11 +273,15 @@ impl<T> Drop for Handle<T> {
 
 impl<T> fmt::Debug for Handle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("id", &self.id()).field("finished", &self.is_finished()).finish_non_exhaustive()
+        f.debug_struct("Handle")
+            .field("id", &self.id())
+            .field("finished", &self.is_finished())
+            .finish_non_exhaustive()
     }
 }
 
-/// Progress of one call, see [`Handle::progress`]. Several streams of one call share it between them.
+/// Progress of one call, see [`Handle::progress`]. Several streams of one call share it between
+/// them.
 pub struct ProgressStream {
     cell: Arc<Cell>,
 }

@@ -1,9 +1,11 @@
-//! Events of `tracing` that workers sent: given to this program's subscriber as if they had happened here.
+//! Events of `tracing` that workers sent: given to this program's subscriber as if they had
+//! happened here.
 //!
-//! An event needs a static description. One is made for each place in the workers' code that sends events, and kept; there are as many as the
-//! program has such places, and [`SITES_MAX`] at most. Events of places beyond that have a description in common, with target and fields as
-//! text. To the fields of an event come `worker`, `call`, `task` and `attempt`; where it has one of that name, ours is `brigade.worker` and so
-//! on.
+//! An event needs a static description. One is made for each place in the workers' code that sends
+//! events, and kept; there are as many as the program has such places, and [`SITES_MAX`] at most.
+//! Events of places beyond that have a description in common, with target and fields as text. To
+//! the fields of an event come `worker`, `call`, `task` and `attempt`; where it has one of that
+//! name, ours is `brigade.worker` and so on.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,13 +22,19 @@ use tracing_core::metadata::Kind;
 
 use crate::error::{Error, ErrorKind};
 use crate::sync::lock;
-use crate::wire::{Decoder, FIELDS_MAX, Frame, LogEvent, LogRecord, LogValue, NAME_BYTES_MAX, kind};
+use crate::wire::{
+    Decoder, FIELDS_MAX, Frame, LogEvent, LogRecord, LogValue, NAME_BYTES_MAX, kind,
+};
 
 /// Places whose description is kept.
 const SITES_MAX: usize = 2_048;
 /// What is added to each event.
-const OURS: [(&str, &str); 4] =
-    [("worker", "brigade.worker"), ("call", "brigade.call"), ("task", "brigade.task"), ("attempt", "brigade.attempt")];
+const OURS: [(&str, &str); 4] = [
+    ("worker", "brigade.worker"),
+    ("call", "brigade.call"),
+    ("task", "brigade.task"),
+    ("attempt", "brigade.attempt"),
+];
 /// Most fields of an event with ours.
 const ALL_FIELDS_MAX: usize = FIELDS_MAX + OURS.len();
 /// Target of events whose description is not kept.
@@ -44,8 +52,9 @@ pub(super) fn level(most: LevelFilter) -> u8 {
     }
 }
 
-/// Gives log events to the subscriber before the dispatcher sees what came with them: its lock is not held while code of the user runs, and an
-/// event comes before the end of its call. Returns the other frames.
+/// Gives log events to the subscriber before the dispatcher sees what came with them: its lock is
+/// not held while code of the user runs, and an event comes before the end of its call. Returns the
+/// other frames.
 pub(super) fn take(number: u32, decoder: &mut Decoder) -> Vec<Result<Option<Frame>, Error>> {
     let mut others = Vec::new();
     loop {
@@ -72,10 +81,14 @@ pub(super) fn take(number: u32, decoder: &mut Decoder) -> Vec<Result<Option<Fram
 ///
 /// `Protocol` if it is garbled.
 fn replay(worker: u32, frame: &Frame) -> Result<(), Error> {
-    let record: LogRecord<'_> =
-        postcard::from_bytes(&frame.body).map_err(|e| Error::new(ErrorKind::Protocol, "read a log event").with_source(e))?;
+    let record: LogRecord<'_> = postcard::from_bytes(&frame.body)
+        .map_err(|e| Error::new(ErrorKind::Protocol, "read a log event").with_source(e))?;
     if record.dropped > 0 {
-        tracing::warn!(worker, dropped = record.dropped, "log events of a worker were dropped: there were too many of them");
+        tracing::warn!(
+            worker,
+            dropped = record.dropped,
+            "log events of a worker were dropped: there were too many of them"
+        );
     }
     if let Some(event) = &record.event {
         emit(worker, frame.id >> 32, event);
@@ -90,16 +103,32 @@ fn emit(worker: u32, call: u64, event: &LogEvent<'_>) {
         if !dispatch.enabled(metadata) {
             return;
         }
-        let (task, attempt) = event.attempt.as_ref().map(|(task, attempt)| (task.as_ref(), *attempt)).unzip();
+        let (task, attempt) = event
+            .attempt
+            .as_ref()
+            .map(|(task, attempt)| (task.as_ref(), *attempt))
+            .unzip();
         let text = (!site.is_exact).then(|| as_text(event));
         let theirs: Vec<Shown<'_>> = match &text {
             Some(text) => vec![Shown(&event.target), Shown(text)],
-            None => event.fields.iter().map(|(_, value)| Shown(text_of(value))).collect(),
+            None => event
+                .fields
+                .iter()
+                .map(|(_, value)| Shown(text_of(value)))
+                .collect(),
         };
         let shown: Vec<_> = theirs.iter().map(debug).collect();
         let mut values: Vec<Option<&dyn Value>> = match &text {
-            Some(_) => shown.iter().map(|shown| Some(shown as &dyn Value)).collect(),
-            None => event.fields.iter().zip(&shown).map(|((_, value), shown)| Some(plain(value).unwrap_or(shown))).collect(),
+            Some(_) => shown
+                .iter()
+                .map(|shown| Some(shown as &dyn Value))
+                .collect(),
+            None => event
+                .fields
+                .iter()
+                .zip(&shown)
+                .map(|((_, value), shown)| Some(plain(value).unwrap_or(shown)))
+                .collect(),
         };
         let known = call != 0;
         values.push(Some(&worker));
@@ -108,7 +137,8 @@ fn emit(worker: u32, call: u64, event: &LogEvent<'_>) {
         values.push(attempt.as_ref().map(|attempt| attempt as &dyn Value));
         let fields: Vec<Field> = metadata.fields().iter().collect();
         let Some(first) = fields.first() else { return };
-        let mut pairs: [(&Field, Option<&dyn Value>); ALL_FIELDS_MAX] = [(first, None); ALL_FIELDS_MAX];
+        let mut pairs: [(&Field, Option<&dyn Value>); ALL_FIELDS_MAX] =
+            [(first, None); ALL_FIELDS_MAX];
         for ((pair, field), value) in pairs.iter_mut().zip(&fields).zip(values) {
             *pair = (field, value);
         }
@@ -163,7 +193,9 @@ struct Site {
 
 impl Site {
     fn metadata(&self) -> &Metadata<'static> {
-        self.metadata.get().expect("a site is described before anybody else has it")
+        self.metadata
+            .get()
+            .expect("a site is described before anybody else has it")
     }
 }
 
@@ -191,7 +223,11 @@ fn site(event: &LogEvent<'_>) -> &'static Site {
         level: event.level,
         name: short(&event.name).to_owned(),
         target: short(&event.target).to_owned(),
-        fields: event.fields.iter().map(|(name, _)| short(name).to_owned()).collect(),
+        fields: event
+            .fields
+            .iter()
+            .map(|(name, _)| short(name).to_owned())
+            .collect(),
     };
     let mut sites = lock(SITES.get_or_init(Mutex::default));
     if let Some(site) = sites.get(&place) {
@@ -202,8 +238,19 @@ fn site(event: &LogEvent<'_>) -> &'static Site {
     }
     let keep = |text: &str| -> &'static str { String::leak(short(text).to_owned()) };
     let names = place.fields.iter().map(|name| keep(name)).collect();
-    let from = (event.file.as_deref().map(keep), event.line, event.module.as_deref().map(keep));
-    let site = describe(keep(&place.name), keep(&place.target), place.level, from, names, true);
+    let from = (
+        event.file.as_deref().map(keep),
+        event.line,
+        event.module.as_deref().map(keep),
+    );
+    let site = describe(
+        keep(&place.name),
+        keep(&place.target),
+        place.level,
+        from,
+        names,
+        true,
+    );
     sites.insert(place, site);
     site
 }
@@ -216,7 +263,16 @@ fn short(text: &str) -> &str {
 fn common(level: u8) -> &'static Site {
     static COMMON: [OnceLock<&'static Site>; 5] = [const { OnceLock::new() }; 5];
     let index = usize::from(level.clamp(1, 5) - 1);
-    COMMON[index].get_or_init(|| describe("event of a worker", COMMON_TARGET, level, (None, None, None), vec!["target", "message"], false))
+    COMMON[index].get_or_init(|| {
+        describe(
+            "event of a worker",
+            COMMON_TARGET,
+            level,
+            (None, None, None),
+            vec!["target", "message"],
+            false,
+        )
+    })
 }
 
 type From = (Option<&'static str>, Option<u32>, Option<&'static str>);
@@ -241,10 +297,15 @@ fn describe(
         let name = if fields.contains(&ours) { other } else { ours };
         fields.push(name);
     }
-    let site: &'static Site = Box::leak(Box::new(Site { metadata: OnceLock::new(), is_exact }));
+    let site: &'static Site = Box::leak(Box::new(Site {
+        metadata: OnceLock::new(),
+        is_exact,
+    }));
     let fields = FieldSet::new(Vec::leak(fields), Identifier(site));
     let (file, line, module) = from;
-    site.metadata.get_or_init(|| Metadata::new(name, target, level, file, line, module, fields, Kind::EVENT));
+    site.metadata.get_or_init(|| {
+        Metadata::new(name, target, level, file, line, module, fields, Kind::EVENT)
+    });
     callsite::register(site);
     site
 }

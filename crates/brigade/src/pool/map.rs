@@ -18,7 +18,12 @@ pub struct Map<S, F> {
 
 impl<S, F> Map<S, F> {
     pub(super) fn new(pool: Pool, inputs: S, call: F, in_flight: usize) -> Self {
-        Self { pool, inputs, call, in_flight }
+        Self {
+            pool,
+            inputs,
+            call,
+            in_flight,
+        }
     }
 
     /// How many calls are made ahead of the reader. Default: twice the pool's slots. At least 1.
@@ -34,16 +39,30 @@ where
     F: FnMut(S::Item) -> Call<T>,
     T: DeserializeOwned + 'static,
 {
-    /// Results in the order of the inputs. Inputs are taken as results are read; dropping the stream cancels
-    /// what is in flight.
+    /// Results in the order of the inputs. Inputs are taken as results are read; dropping the
+    /// stream cancels what is in flight.
     pub fn ordered(self) -> impl Stream<Item = Result<T, CallError>> {
-        let Self { pool, inputs, mut call, in_flight } = self;
-        inputs.map(move |input| pool.call(call(input))).buffered(in_flight)
+        let Self {
+            pool,
+            inputs,
+            mut call,
+            in_flight,
+        } = self;
+        inputs
+            .map(move |input| pool.call(call(input)))
+            .buffered(in_flight)
     }
 
     /// Results as they come.
     pub fn unordered(self) -> impl Stream<Item = Result<T, CallError>> {
-        let Self { pool, inputs, mut call, in_flight } = self;
-        inputs.map(move |input| pool.call(call(input))).buffer_unordered(in_flight)
+        let Self {
+            pool,
+            inputs,
+            mut call,
+            in_flight,
+        } = self;
+        inputs
+            .map(move |input| pool.call(call(input)))
+            .buffer_unordered(in_flight)
     }
 }

@@ -1,7 +1,9 @@
-//! A worker as the dispatcher sees it: a process of ours ([`Child`]), or a host that joined (`Guest`).
+//! A worker as the dispatcher sees it: a process of ours ([`Child`]), or a host that joined
+//! (`Guest`).
 //!
-//! What both have in common is here, and all that the dispatcher needs of either: to give it a call, to ask it to stop one, to let it go.
-//! How each lives is its own: `child` tells of a process from its start to its reaping, `guest` of a host from its handshake to its leave.
+//! What both have in common is here, and all that the dispatcher needs of either: to give it a
+//! call, to ask it to stop one, to let it go. How each lives is its own: `child` tells of a process
+//! from its start to its reaping, `guest` of a host from its handshake to its leave.
 
 pub(super) mod child;
 #[cfg(feature = "remote")]
@@ -37,7 +39,10 @@ pub(super) struct Giving {
     /// To say when the attempt begins.
     pub(super) tell_start: bool,
     /// All its slots are taken.
-    #[cfg_attr(not(feature = "remote"), expect(dead_code, reason = "only hosts are given more"))]
+    #[cfg_attr(
+        not(feature = "remote"),
+        expect(dead_code, reason = "only hosts are given more")
+    )]
     pub(super) ahead: bool,
 }
 
@@ -89,7 +94,8 @@ impl Member {
         }
     }
 
-    /// Whether a host has the task of a request and the labels that it asks for. What our own workers have is no matter of one of them.
+    /// Whether a host has the task of a request and the labels that it asks for. What our own
+    /// workers have is no matter of one of them.
     pub(super) fn can_run(&self, request: &Request) -> Option<bool> {
         let _ = request;
         match self {
@@ -99,7 +105,8 @@ impl Member {
         }
     }
 
-    /// Puts into a request what it does not say and the worker says of its task. What our own say is known before.
+    /// Puts into a request what it does not say and the worker says of its task. What our own say
+    /// is known before.
     pub(super) fn fill(&self, request: &mut Request) {
         let _ = &request;
         match self {
@@ -109,7 +116,8 @@ impl Member {
         }
     }
 
-    /// How far away it is: 0 for a process of ours, then more with each doubling of the time there and back.
+    /// How far away it is: 0 for a process of ours, then more with each doubling of the time there
+    /// and back.
     pub(super) fn distance(&self) -> u8 {
         match self {
             Self::Child(_) => 0,
@@ -192,12 +200,17 @@ impl Member {
 
     pub(super) fn end_capture(&self) -> Option<Output> {
         let child = self.child()?;
-        Some(Output { stdout: child.stdout.end_capture(), stderr: child.stderr.end_capture() })
+        Some(Output {
+            stdout: child.stdout.end_capture(),
+            stderr: child.stderr.end_capture(),
+        })
     }
 
     /// The last that it wrote to its standard error, as far as that is known here.
     pub(super) fn stderr_tail(&self) -> String {
-        self.child().map(|child| child.stderr.tail()).unwrap_or_default()
+        self.child()
+            .map(|child| child.stderr.tail())
+            .unwrap_or_default()
     }
 
     /// The host it is on, if that is another one.
@@ -218,8 +231,13 @@ pub(super) fn target_of(request: &Request) -> wire::Target<'_> {
     }
 }
 
-/// What stands before the arguments of a call: in the space that is there, unless it tells of a job, too, whose texts are of any length.
-pub(super) fn written<'a>(meta: &impl Serialize, options: &CallOptions, space: &'a mut [u8]) -> Cow<'a, [u8]> {
+/// What stands before the arguments of a call: in the space that is there, unless it tells of a
+/// job, too, whose texts are of any length.
+pub(super) fn written<'a>(
+    meta: &impl Serialize,
+    options: &CallOptions,
+    space: &'a mut [u8],
+) -> Cow<'a, [u8]> {
     if options.job.is_some() {
         return Cow::Owned(postcard::to_stdvec(meta).expect("flat types of our own always encode"));
     }
@@ -242,6 +260,10 @@ fn give_child(child: &Child, call: u64, entry: &Entry, tell_start: bool) {
     };
     let mut space = [0; META_BYTES_MAX];
     let meta = written(&meta, options, &mut space);
-    let payload = entry.request.payload.as_ref().expect("a call that could not be encoded is not admitted");
+    let payload = entry
+        .request
+        .payload
+        .as_ref()
+        .expect("a call that could not be encoded is not admitted");
     child.data.append(kind::CALL, call, &meta, payload);
 }

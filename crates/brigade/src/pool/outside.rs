@@ -1,9 +1,10 @@
 //! Waiting for a pool from outside of the runtime that it lives on.
 //!
-//! The pool's tasks run on the runtime that it was started on. Whoever waits on another executor may wait for something that nobody does: the
-//! runtime is a current-thread one whose `block_on` has returned, or its threads are blocked. So such a wait looks now and then, by a timer that
-//! needs no runtime, whether the pool's one runs anything; if it does not for long, the wait ends with an error that says so. Whoever waits on
-//! the pool's own runtime is proof that it is driven.
+//! The pool's tasks run on the runtime that it was started on. Whoever waits on another executor
+//! may wait for something that nobody does: the runtime is a current-thread one whose `block_on`
+//! has returned, or its threads are blocked. So such a wait looks now and then, by a timer that
+//! needs no runtime, whether the pool's one runs anything; if it does not for long, the wait ends
+//! with an error that says so. Whoever waits on the pool's own runtime is proof that it is driven.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -22,7 +23,8 @@ use crate::sync::lock;
 
 /// How often somebody who waits outside looks.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long a runtime may run nothing: its threads may be blocked for a while by something that ends.
+/// How long a runtime may run nothing: its threads may be blocked for a while by something that
+/// ends.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 /// The same for who waits for a call whose own time is over, and for so long already.
 const IDLE_MAX_OVERDUE: Duration = Duration::from_secs(1);
@@ -77,18 +79,23 @@ impl Shared {
         }
     }
 
-    /// Why what is waited for will not come: nobody drives the pool's runtime. For a call, sooner if its own time is over.
+    /// Why what is waited for will not come: nobody drives the pool's runtime. For a call, sooner
+    /// if its own time is over.
     pub(super) fn undriven(&self, call: Option<u64>) -> Option<Error> {
         let idle = self.idle_for();
-        let is_overdue = || call.is_some_and(|call| self.peek(|core| core.overdue_by(call, Instant::now())) >= LOOK);
+        let is_overdue = || {
+            call.is_some_and(|call| self.peek(|core| core.overdue_by(call, Instant::now())) >= LOOK)
+        };
         if idle < IDLE_MAX_OVERDUE || idle < IDLE_MAX && !is_overdue() {
             return None;
         }
         Some(Error::new(
             ErrorKind::NoRuntime,
             format!(
-                "wait for a pool: the async runtime that it was started on has run nothing for {idle:.1?}; calls, timeouts and stops are its work: \
-                 keep its block_on going, or start the pool on a multi-thread runtime whose threads do not block"
+                "wait for a pool: the async runtime that it was started on has run nothing for \
+                    {idle:.1?}; calls, timeouts and stops are its work: \
+                 keep its block_on going, or start the pool on a multi-thread runtime whose \
+                 threads do not block"
             ),
         ))
     }
@@ -102,15 +109,17 @@ impl Shared {
                 return Poll::Ready(Ok(output));
             }
             if !self.scope.is_current() && look.get_or_insert_with(Look::new).poll(cx) {
-                return self.undriven(None).map_or(Poll::Pending, |error| Poll::Ready(Err(error)));
+                return self
+                    .undriven(None)
+                    .map_or(Poll::Pending, |error| Poll::Ready(Err(error)));
             }
             Poll::Pending
         })
         .await
     }
 
-    /// Ends a pool whose runtime nobody drives, as far as that can be done without its tasks: kills the workers and ends all calls. Returns
-    /// the processes that are left.
+    /// Ends a pool whose runtime nobody drives, as far as that can be done without its tasks: kills
+    /// the workers and ends all calls. Returns the processes that are left.
     pub(super) async fn end_undriven(self: &Arc<Self>, error: &Error) -> Vec<u32> {
         self.killed.cancel();
         let children = self.peek(|core| core.processes());
@@ -123,7 +132,11 @@ impl Shared {
         while Instant::now() < until && children.iter().any(|child| !child.process.has_ended()) {
             Delay::new(Duration::from_millis(10)).await;
         }
-        children.iter().filter(|child| !child.process.has_ended()).map(|child| child.pid()).collect()
+        children
+            .iter()
+            .filter(|child| !child.process.has_ended())
+            .map(|child| child.pid())
+            .collect()
     }
 }
 
@@ -132,7 +145,8 @@ impl Core {
     pub(super) fn runtime_ended() -> Error {
         Error::new(
             ErrorKind::NoRuntime,
-            "call a pool whose async runtime has ended: a pool lives on the runtime that it was started on, and each #[tokio::test] has one of its \
+            "call a pool whose async runtime has ended: a pool lives on the runtime that it was \
+                started on, and each #[tokio::test] has one of its \
              own; start it in each test, or on a runtime that outlives its users",
         )
     }

@@ -1,9 +1,11 @@
 //! The line of waiting calls: by priority, then first in, first out (or last in, where asked).
 //!
-//! Where workers differ in what they can run, calls that may go to the same ones wait in a lane of their own, so that those which nobody
-//! can take for now hold up none of the others. All lanes count their places together.
+//! Where workers differ in what they can run, calls that may go to the same ones wait in a lane of
+//! their own, so that those which nobody can take for now hold up none of the others. All lanes
+//! count their places together.
 //!
-//! Every operation is O(log n) in calls; looking for the first is O(n) in lanes, of which there are few.
+//! Every operation is O(log n) in calls; looking for the first is O(n) in lanes, of which there are
+//! few.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -62,8 +64,19 @@ impl Queue {
     pub(super) fn new(order: Order) -> Self {
         let mut lanes = Slab::new();
         // The lane without a name, which stays.
-        assert_eq!(lanes.insert(Lane::default()), UNNAMED, "a new slab counts from 0");
-        Self { order, lanes, named: HashMap::new(), len: 0, back: 0, front: 0 }
+        assert_eq!(
+            lanes.insert(Lane::default()),
+            UNNAMED,
+            "a new slab counts from 0"
+        );
+        Self {
+            order,
+            lanes,
+            named: HashMap::new(),
+            len: 0,
+            back: 0,
+            front: 0,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -72,7 +85,11 @@ impl Queue {
 
     /// How many wait that our own workers may take.
     pub(super) fn len_of_ours(&self) -> usize {
-        self.lanes.iter().filter(|(_, lane)| !lane.name.is_foreign).map(|(_, lane)| lane.waiting.len()).sum()
+        self.lanes
+            .iter()
+            .filter(|(_, lane)| !lane.name.is_foreign)
+            .map(|(_, lane)| lane.waiting.len())
+            .sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -97,17 +114,34 @@ impl Queue {
         self.insert(lane, Reverse(priority), self.back, call)
     }
 
-    fn insert(&mut self, name: LaneName, priority: Reverse<i32>, position: i64, call: u64) -> Place {
-        let known = if name.name.is_empty() { Some(&UNNAMED) } else { self.named.get(&name.name) };
+    fn insert(
+        &mut self,
+        name: LaneName,
+        priority: Reverse<i32>,
+        position: i64,
+        call: u64,
+    ) -> Place {
+        let known = if name.name.is_empty() {
+            Some(&UNNAMED)
+        } else {
+            self.named.get(&name.name)
+        };
         let lane = match known {
             Some(lane) => *lane,
             None => {
-                let lane = self.lanes.insert(Lane { name: name.clone(), waiting: BTreeMap::new() });
+                let lane = self.lanes.insert(Lane {
+                    name: name.clone(),
+                    waiting: BTreeMap::new(),
+                });
                 self.named.insert(name.name, lane);
                 lane
             }
         };
-        let place = Place { priority, position, lane };
+        let place = Place {
+            priority,
+            position,
+            lane,
+        };
         let before = self.lanes[lane].waiting.insert(place, call);
         assert!(before.is_none(), "two calls in one place of the queue");
         self.len += 1;
@@ -116,12 +150,20 @@ impl Queue {
 
     /// The first in line of all lanes but these.
     pub(super) fn first_beside(&self, passed_over: &[usize]) -> Option<(Place, u64)> {
-        let fronts = self.lanes.iter().filter(|(lane, _)| !passed_over.contains(lane));
-        fronts.filter_map(|(_, lane)| lane.waiting.first_key_value()).min().map(|(place, call)| (*place, *call))
+        let fronts = self
+            .lanes
+            .iter()
+            .filter(|(lane, _)| !passed_over.contains(lane));
+        fronts
+            .filter_map(|(_, lane)| lane.waiting.first_key_value())
+            .min()
+            .map(|(place, call)| (*place, *call))
     }
 
     pub(super) fn remove(&mut self, place: Place) {
-        let Some(lane) = self.lanes.get_mut(place.lane) else { return };
+        let Some(lane) = self.lanes.get_mut(place.lane) else {
+            return;
+        };
         self.len -= usize::from(lane.waiting.remove(&place).is_some());
         if lane.waiting.is_empty() && place.lane != UNNAMED {
             let lane = self.lanes.remove(place.lane);
@@ -155,7 +197,10 @@ mod tests {
     }
 
     fn lane(name: &str) -> LaneName {
-        LaneName { name: name.to_owned(), is_foreign: true }
+        LaneName {
+            name: name.to_owned(),
+            is_foreign: true,
+        }
     }
 
     #[test]
@@ -167,7 +212,10 @@ mod tests {
         queue.push(any(), 5, 3);
         queue.push(any(), -5, 4);
         queue.push_front(any(), 0, 5);
-        assert_eq!((queue.len(), queue.first_beside(&[]).map(|(_, call)| call)), (5, Some(3)));
+        assert_eq!(
+            (queue.len(), queue.first_beside(&[]).map(|(_, call)| call)),
+            (5, Some(3))
+        );
         queue.remove(one);
         queue.remove(one);
         assert_eq!(drained(queue), [3, 5, 2, 4]);

@@ -12,7 +12,8 @@ use crate::error::Error;
 pub(crate) type NotTaken = Option<Error>;
 
 impl Pool {
-    /// Makes many calls in one step. What became of each, in order: its id, by which it can be stopped.
+    /// Makes many calls in one step. What became of each, in order: its id, by which it can be
+    /// stopped.
     pub(crate) fn relay(&self, calls: Vec<(Request, Arc<Cell>)>) -> Vec<Result<u64, NotTaken>> {
         let admissions = self.shared().admit_all(calls);
         let taken = admissions.into_iter().map(|admission| match admission {
@@ -23,7 +24,8 @@ impl Pool {
         taken.collect()
     }
 
-    /// Takes a call up the kill ladder, or out of the queue; in a hurry its last step comes at once.
+    /// Takes a call up the kill ladder, or out of the queue; in a hurry its last step comes at
+    /// once.
     pub(crate) fn stop_relayed(&self, call: u64, reason: &str, hurry: bool) {
         self.shared().step(|core, effects| {
             core.cancel(call, reason.to_owned(), effects);
@@ -36,6 +38,8 @@ impl Pool {
     /// How many attempts it may run at once.
     pub(crate) fn own_slots(&self) -> u32 {
         let config = &self.shared().config;
-        u32::try_from(config.workers_max).unwrap_or(u32::MAX).saturating_mul(config.slots)
+        u32::try_from(config.workers_max)
+            .unwrap_or(u32::MAX)
+            .saturating_mul(config.slots)
     }
 }

@@ -1,7 +1,8 @@
 //! When workers may be started again after they failed at start.
 //!
-//! A worker that served and then died is replaced at once: a crash is the task's affair. Only failures before the
-//! handshake slow the pool down, because the next one would most likely fail in the same way.
+//! A worker that served and then died is replaced at once: a crash is the task's affair. Only
+//! failures before the handshake slow the pool down, because the next one would most likely fail in
+//! the same way.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,14 +20,18 @@ pub(super) struct Restart {
     failures: u32,
     not_before: Option<Instant>,
     pub(super) reason: Option<Arc<str>>,
-    /// Why it failed is what the host does not offer, so that the caller must ask for something else.
+    /// Why it failed is what the host does not offer, so that the caller must ask for something
+    /// else.
     pub(super) is_unsupported: bool,
 }
 
 impl Restart {
     /// Notes a failed start; returns the pause.
     pub(super) fn failed(&mut self, now: Instant, kind: ErrorKind, reason: Arc<str>) -> Duration {
-        let pause = PAUSE_FIRST.saturating_mul(1 << self.failures.min(16)).min(PAUSE_MAX).mul_f64(jitter(0.2));
+        let pause = PAUSE_FIRST
+            .saturating_mul(1 << self.failures.min(16))
+            .min(PAUSE_MAX)
+            .mul_f64(jitter(0.2));
         self.failures += 1;
         self.not_before = Some(now + pause);
         self.reason = Some(reason);

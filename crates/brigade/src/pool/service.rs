@@ -9,7 +9,8 @@ use super::{Handle, Pool};
 use crate::call::Call;
 use crate::outcome::CallError;
 
-/// Always ready: where the queue is full, the returned future waits for room. Limit what is in flight with a tower layer.
+/// Always ready: where the queue is full, the returned future waits for room. Limit what is in
+/// flight with a tower layer.
 impl<T: DeserializeOwned> Service<Call<T>> for Pool {
     type Response = T;
     type Error = CallError;
@@ -17,7 +18,9 @@ impl<T: DeserializeOwned> Service<Call<T>> for Pool {
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
         match self.is_closed() {
-            true => Poll::Ready(Err(CallError::Rejected(self.shared().peek(|core| core.closed())))),
+            true => Poll::Ready(Err(CallError::Rejected(
+                self.shared().peek(|core| core.closed()),
+            ))),
             false => Poll::Ready(Ok(())),
         }
     }

@@ -1,6 +1,7 @@
 //! What the parts of a pool share, and the one way to change its state.
 //!
-//! [`Shared::step`] locks the core, changes it, and carries out what comes of that after the lock is released.
+//! [`Shared::step`] locks the core, changes it, and carries out what comes of that after the lock
+//! is released.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -70,7 +71,11 @@ impl Shared {
     }
 
     /// Admits a call that waited for its place and has it now. If that fails the cell is told.
-    pub(super) fn admit_with_place(self: &Arc<Self>, request: Request, cell: &Arc<Cell>) -> Admission {
+    pub(super) fn admit_with_place(
+        self: &Arc<Self>,
+        request: Request,
+        cell: &Arc<Cell>,
+    ) -> Admission {
         let admission = self.admit_checked(request, cell, true);
         match admission {
             Admission::Refused(error) => {
@@ -82,7 +87,12 @@ impl Shared {
         }
     }
 
-    fn admit_checked(self: &Arc<Self>, request: Request, cell: &Arc<Cell>, has_place: bool) -> Admission {
+    fn admit_checked(
+        self: &Arc<Self>,
+        request: Request,
+        cell: &Arc<Cell>,
+        has_place: bool,
+    ) -> Admission {
         let mut effects = Effects::default();
         let admission = lock(&self.core).admit(request, cell, has_place, &mut effects);
         self.carry_out(effects);
@@ -92,8 +102,14 @@ impl Shared {
     /// Admits many calls in one step.
     #[cfg(feature = "remote")]
     pub(super) fn admit_all(self: &Arc<Self>, calls: Vec<(Request, Arc<Cell>)>) -> Vec<Admission> {
-        let checked: Vec<_> = calls.into_iter().map(|(request, cell)| (self.check(request), cell)).collect();
-        let mut effects = Effects { at_once: true, ..Effects::default() };
+        let checked: Vec<_> = calls
+            .into_iter()
+            .map(|(request, cell)| (self.check(request), cell))
+            .collect();
+        let mut effects = Effects {
+            at_once: true,
+            ..Effects::default()
+        };
         let admissions = {
             let mut core = lock(&self.core);
             let admit = |(request, cell): (Result<Request, Error>, Arc<Cell>)| match request {
@@ -113,7 +129,8 @@ impl Shared {
             Err(error) => return Err(error),
             Ok(payload) if payload.len() > max => {
                 let text = format!(
-                    "call {:?}: its arguments have {} bytes and {max} are allowed (Builder::payload_max)",
+                    "call {:?}: its arguments have {} bytes and {max} are allowed \
+                        (Builder::payload_max)",
                     request.task_name(),
                     payload.len()
                 );
@@ -123,13 +140,20 @@ impl Shared {
         }
         if let Target::Task { name } = &request.target {
             if name.is_empty() || name.len() > TASK_NAME_BYTES_MAX {
-                let text = format!("call a task whose name has {} bytes: there are 1 to {TASK_NAME_BYTES_MAX}", name.len());
+                let text = format!(
+                    "call a task whose name has {} bytes: there are 1 to {TASK_NAME_BYTES_MAX}",
+                    name.len()
+                );
                 return Err(Error::new(ErrorKind::BadOption, text));
             }
             if let (Some(signature), Some(entry)) = (request.signature, registry::find(name))
                 && !task::fits(signature(), (entry.signature)())
             {
-                let text = format!("call {name:?} as {}: it is {}", signature(), (entry.signature)());
+                let text = format!(
+                    "call {name:?} as {}: it is {}",
+                    signature(),
+                    (entry.signature)()
+                );
                 return Err(Error::new(ErrorKind::BadArguments, text));
             }
         }
@@ -144,31 +168,61 @@ impl Shared {
             && self.config.workers_max == 0
             && registry::function_number(name).is_none()
         {
-            let text = format!("run {name} on another host: list it with brigade::functions!({name}), or make it a #[task]");
+            let text = format!(
+                "run {name} on another host: list it with brigade::functions!({name}), or make it \
+                    a #[task]"
+            );
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
-        let CallOptions { key, partition, unique, keep, .. } = request.options();
+        let CallOptions {
+            key,
+            partition,
+            unique,
+            keep,
+            ..
+        } = request.options();
         if key.is_some() || partition.is_some() || unique.is_some() || keep.is_some() {
-            let text = "call a pool with a key, a partition, a unique mark or a time to keep: those are for jobs at a broker";
+            let text = "call a pool with a key, a partition, a unique mark or a time to keep: \
+                those are for jobs at a broker";
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
-        if let Some(label) =
-            request.options().labels.iter().find(|label| !self.config.may_have_guests() && !self.config.labels.contains(label))
+        if let Some(label) = request
+            .options()
+            .labels
+            .iter()
+            .find(|label| !self.config.may_have_guests() && !self.config.labels.contains(label))
         {
-            let text = format!("call {:?} where {label:?} is: no worker of this pool may ever have that label", request.task_name());
+            let text = format!(
+                "call {:?} where {label:?} is: no worker of this pool may ever have that label",
+                request.task_name()
+            );
             return Err(Error::new(ErrorKind::BadOption, text));
         }
-        if request.options().timeout.is_some_and(|timeout| timeout.is_zero()) {
-            return Err(Error::new(ErrorKind::BadOption, "call with a timeout of nothing"));
+        if request
+            .options()
+            .timeout
+            .is_some_and(|timeout| timeout.is_zero())
+        {
+            return Err(Error::new(
+                ErrorKind::BadOption,
+                "call with a timeout of nothing",
+            ));
         }
         Ok(request)
     }
 
     fn carry_out(self: &Arc<Self>, effects: Effects) {
         for (call, child, bytes_max) in effects.watches {
-            // Weighed before the call is written, so that nothing of what it takes is taken for its worker's own.
+            // Weighed before the call is written, so that nothing of what it takes is taken for its
+            // worker's own.
             let before = crate::process::proc_fs::resident_bytes(child.shown);
-            self.scope.spawn(stop::weigh(Arc::clone(self), call, child, before, bytes_max));
+            self.scope.spawn(stop::weigh(
+                Arc::clone(self),
+                call,
+                child,
+                before,
+                bytes_max,
+            ));
         }
         for member in effects.flush {
             member.flush();
@@ -183,7 +237,8 @@ impl Shared {
             end.cell.finish(end.outcome, end.receipt, end.output);
         }
         for (number, epoch) in effects.starts {
-            self.scope.spawn(child::live(Arc::clone(self), number, epoch));
+            self.scope
+                .spawn(child::live(Arc::clone(self), number, epoch));
         }
         for order in effects.stops {
             self.scope.spawn(stop::climb(Arc::clone(self), order));
@@ -208,7 +263,10 @@ impl Shared {
     /// # Errors
     ///
     /// `NoRuntime` if nobody drives the pool's runtime.
-    pub(super) async fn until<R>(&self, mut answer: impl FnMut(&mut Core) -> Option<R>) -> Result<R, Error> {
+    pub(super) async fn until<R>(
+        &self,
+        mut answer: impl FnMut(&mut Core) -> Option<R>,
+    ) -> Result<R, Error> {
         self.driven(async {
             loop {
                 let mut changed = std::pin::pin!(self.changed.notified());
@@ -239,7 +297,8 @@ impl Shared {
     }
 }
 
-/// Ends every call when the runtime that the pool lives on is dropped while the pool is open: nobody would answer them.
+/// Ends every call when the runtime that the pool lives on is dropped while the pool is open:
+/// nobody would answer them.
 pub(super) struct RuntimeGuard(pub(super) Arc<Shared>);
 
 impl Drop for RuntimeGuard {

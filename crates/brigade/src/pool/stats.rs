@@ -38,7 +38,8 @@ pub struct Stats {
     pub utilization: f64,
 }
 
-/// A distribution of times. Values are right to 1 %, from a microsecond to an hour; longer ones count as an hour.
+/// A distribution of times. Values are right to 1 %, from a microsecond to an hour; longer ones
+/// count as an hour.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Times {
@@ -76,7 +77,11 @@ impl Clocked {
         self.0.saturating_record(micros);
     }
 
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounded, not negative and below an hour")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "rounded, not negative and below an hour"
+    )]
     pub(super) fn times(&self) -> Times {
         if self.0.is_empty() {
             return Times::default();
@@ -146,7 +151,8 @@ pub struct WorkerInfo {
     pub failed: u64,
     /// Task of the attempt that it began last, while it runs.
     pub task: Option<String>,
-    /// How long the way to its host and back takes, as measured last; `None` for a process of this host.
+    /// How long the way to its host and back takes, as measured last; `None` for a process of this
+    /// host.
     pub latency: Option<Duration>,
     /// Since when it has been there.
     pub since: SystemTime,
@@ -166,11 +172,13 @@ pub enum WorkerState {
     Busy,
     /// It stands by for a worker that dies.
     Spare,
-    /// Something keeps its process from running: a signal (SIGSTOP, a terminal's SIGTTIN or SIGTTOU), or a debugger.
+    /// Something keeps its process from running: a signal (SIGSTOP, a terminal's SIGTTIN or
+    /// SIGTTOU), or a debugger.
     Stopped,
     /// It gets nothing new and ends when it has finished.
     Retiring,
-    /// The connection to its host is down: it gets nothing until it is back, and what it runs is waited for.
+    /// The connection to its host is down: it gets nothing until it is back, and what it runs is
+    /// waited for.
     Away,
 }
 

@@ -1,4 +1,5 @@
-//! The kill ladder: ask, SIGTERM, SIGKILL, each with its own bound, always over the whole process tree.
+//! The kill ladder: ask, SIGTERM, SIGKILL, each with its own bound, always over the whole process
+//! tree.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,10 +29,17 @@ pub(super) async fn climb(shared: Arc<Shared>, order: StopOrder) {
     }
 }
 
-/// The host climbs; its answer says which step did it. What it does not hear, because its connection is down, it is told when it is back.
+/// The host climbs; its answer says which step did it. What it does not hear, because its
+/// connection is down, it is told when it is back.
 #[cfg(feature = "remote")]
 async fn climb_there(order: StopOrder, guest: &Guest) {
-    let StopOrder { call, why, ended, hurry, .. } = order;
+    let StopOrder {
+        call,
+        why,
+        ended,
+        hurry,
+        ..
+    } = order;
     guest.stop(call, why.told(), hurry.is_cancelled());
     tokio::select! {
         () = ended.cancelled() => {}
@@ -40,9 +48,19 @@ async fn climb_there(order: StopOrder, guest: &Guest) {
 }
 
 async fn climb_here(shared: Arc<Shared>, order: StopOrder, child: &Child) {
-    let StopOrder { call, why, ended, hurry, .. } = order;
+    let StopOrder {
+        call,
+        why,
+        ended,
+        hurry,
+        ..
+    } = order;
     // Memory that runs out leaves no time to ask.
-    let ask = if why == Why::Memory { Duration::ZERO } else { shared.config.ask };
+    let ask = if why == Why::Memory {
+        Duration::ZERO
+    } else {
+        shared.config.ask
+    };
     if !ask.is_zero() {
         child.ask_to_stop(call, why.told());
         if ended_within(ask, &ended, &hurry).await {
@@ -75,11 +93,20 @@ async fn climb_here(shared: Arc<Shared>, order: StopOrder, child: &Child) {
 
 /// `false` if it takes longer than that, or than somebody wants to wait.
 async fn ended_within(bound: Duration, ended: &Ended, hurry: &CancellationToken) -> bool {
-    timeout(bound, hurry.run_until_cancelled(ended.cancelled())).await.is_ok_and(|ended| ended.is_some())
+    timeout(bound, hurry.run_until_cancelled(ended.cancelled()))
+        .await
+        .is_ok_and(|ended| ended.is_some())
 }
 
-/// Watches the resident memory of a limited attempt while it runs, against what its worker had before it.
-pub(super) async fn weigh(shared: Arc<Shared>, call: u64, child: Arc<Child>, before: u64, bytes_max: u64) {
+/// Watches the resident memory of a limited attempt while it runs, against what its worker had
+/// before it.
+pub(super) async fn weigh(
+    shared: Arc<Shared>,
+    call: u64,
+    child: Arc<Child>,
+    before: u64,
+    bytes_max: u64,
+) {
     let limit = before.saturating_add(bytes_max);
     while shared.peek(|core| core.runs_on(call, child.epoch)) {
         if resident_bytes(child.shown) > limit {

@@ -1,8 +1,9 @@
-//! Passing a worker's output on to our own, on a thread of its own: a terminal that is stopped must not stop
-//! the pool.
+//! Passing a worker's output on to our own, on a thread of its own: a terminal that is stopped must
+//! not stop the pool.
 //!
-//! Each text is written whole before the next one, and under the locks of `std::io`, so that lines of this program are not cut either. Only where
-//! our own output is non-blocking and full, another thread of this program may come in between.
+//! Each text is written whole before the next one, and under the locks of `std::io`, so that lines
+//! of this program are not cut either. Only where our own output is non-blocking and full, another
+//! thread of this program may come in between.
 
 use std::io::{self, Write as _};
 use std::sync::OnceLock;
@@ -20,10 +21,12 @@ enum Message {
     Flush(oneshot::Sender<()>),
 }
 
-/// Chunks of at most 64 KiB that may wait for the console; then workers wait, as they would for a terminal.
+/// Chunks of at most 64 KiB that may wait for the console; then workers wait, as they would for a
+/// terminal.
 const CHUNKS_MAX: usize = 16;
 
-/// Room for one chunk: whoever has it passes text on without waiting, so that nothing is read that could get lost.
+/// Room for one chunk: whoever has it passes text on without waiting, so that nothing is read that
+/// could get lost.
 pub(super) struct Room(mpsc::Permit<'static, Message>);
 
 /// Waits while the console is behind. `None` where there is no console.
@@ -63,7 +66,9 @@ fn console() -> Option<&'static mpsc::Sender<Message>> {
                 write(message);
             }
         };
-        spawn_thread("brigade-console", 128 << 10, serve).ok().map(|()| sender)
+        spawn_thread("brigade-console", 128 << 10, serve)
+            .ok()
+            .map(|()| sender)
     });
     console.as_ref()
 }
@@ -75,7 +80,8 @@ fn write(message: Message) {
     }
 }
 
-/// Our output may be non-blocking: whoever started us may share it, and have set that. Then `Write::write_all` would give up halfway.
+/// Our output may be non-blocking: whoever started us may share it, and have set that. Then
+/// `Write::write_all` would give up halfway.
 fn write_all(stream: Stream, mut text: &[u8]) {
     while !text.is_empty() {
         match write_once(stream, text) {

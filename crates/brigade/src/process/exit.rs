@@ -1,10 +1,14 @@
 //! The end of a child: signalling, waiting, reaping.
 //!
-//! [`Process`] owns a child from its start on. It is signalled by number only while it is an unreaped child of ours, so that a number which is
-//! used again is never hit; a program that reaps every child (`waitpid(-1)`) is noticed. No wait lasts for ever: what SIGKILL does not
-//! end is [given up](Process::give_up), and a thread of its own reaps it should it end later.
+//! [`Process`] owns a child from its start on. It is signalled by number only while it is an
+//! unreaped child of ours, so that a number which is used again is never hit; a program that reaps
+//! every child (`waitpid(-1)`) is noticed. No wait lasts for ever: what SIGKILL does not end is
+//! [given up](Process::give_up), and a thread of its own reaps it should it end later.
 
-#![expect(unsafe_code, reason = "waitid(2) with rusage, which no safe wrapper offers")]
+#![expect(
+    unsafe_code,
+    reason = "waitid(2) with rusage, which no safe wrapper offers"
+)]
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -15,7 +19,9 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitIdOptions, kill_process, kill_process_group, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, Signal, WaitIdOptions, kill_process, kill_process_group, pidfd_send_signal, waitid,
+};
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -57,7 +63,8 @@ pub(crate) struct Process {
     watch: AsyncFd<OwnedFd>,
     has_pidfd: bool,
     reaped: Mutex<bool>,
-    /// What the kernel counts as its peak from the start: that of the process which spawned it (`ru_maxrss` survives `execve`).
+    /// What the kernel counts as its peak from the start: that of the process which spawned it
+    /// (`ru_maxrss` survives `execve`).
     inherited_peak: u64,
     /// The largest peak that was read while it lived.
     seen_peak: AtomicU64,
@@ -78,8 +85,8 @@ impl std::fmt::Display for Held {
     }
 }
 
-/// How long a process may take to end after SIGKILL: all but those that the kernel holds in an uninterruptible sleep are gone in
-/// milliseconds, and a core of many GiB is unmapped in this time.
+/// How long a process may take to end after SIGKILL: all but those that the kernel holds in an
+/// uninterruptible sleep are gone in milliseconds, and a core of many GiB is unmapped in this time.
 pub(crate) const KILL_BOUND: Duration = Duration::from_secs(5);
 
 /// We may not signal it: it runs as another user.
@@ -91,7 +98,10 @@ impl Process {
     pub(crate) fn new(pid: Pid, watch: Watch, cookie: String) -> io::Result<Self> {
         let (watch, has_pidfd) = watch.into_parts();
         super::tree::note_group(pid.as_raw_nonzero().get());
-        let shown = proc_fs::shown(pid.as_raw_nonzero().get().cast_unsigned(), has_pidfd.then_some(&watch));
+        let shown = proc_fs::shown(
+            pid.as_raw_nonzero().get().cast_unsigned(),
+            has_pidfd.then_some(&watch),
+        );
         Ok(Self {
             pid,
             cookie,
@@ -112,7 +122,10 @@ impl Process {
     /// Waits until it has ended, when it is a zombie, or was given up. Cancel safe.
     pub(crate) async fn ended(&self) {
         // Readiness never goes back, so the guard is not cleared.
-        let ended = self.given_up.run_until_cancelled(self.watch.readable()).await;
+        let ended = self
+            .given_up
+            .run_until_cancelled(self.watch.readable())
+            .await;
         if ended.is_some_and(|ended| ended.is_err()) {
             // The runtime is shutting down and takes this task with it.
             std::future::pending::<()>().await;
@@ -121,8 +134,15 @@ impl Process {
 
     /// Whether it has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut [PollFd::new(self.watch.get_ref(), PollFlags::IN)], Some(&now)).is_ok_and(|ended| ended > 0)
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        poll(
+            &mut [PollFd::new(self.watch.get_ref(), PollFlags::IN)],
+            Some(&now),
+        )
+        .is_ok_and(|ended| ended > 0)
     }
 
     /// Signals its process group, and itself in case it moved to another group.
@@ -150,7 +170,8 @@ impl Process {
         kill_process(self.pid, signal)
     }
 
-    /// Ends it at once. `false` if it has not ended in time, and was given up. `ask` is the last resort where we may not signal it.
+    /// Ends it at once. `false` if it has not ended in time, and was given up. `ask` is the last
+    /// resort where we may not signal it.
     pub(crate) async fn kill(&self, ask: impl FnOnce()) -> bool {
         if self.signal(Signal::KILL).is_err() {
             ask();
@@ -169,7 +190,8 @@ impl Process {
 
     /// Notes the most memory that it has had by now.
     pub(crate) fn look_at_peak(&self, shown: Option<u32>) {
-        self.seen_peak.fetch_max(proc_fs::peak_bytes(shown), Ordering::Relaxed);
+        self.seen_peak
+            .fetch_max(proc_fs::peak_bytes(shown), Ordering::Relaxed);
     }
 
     /// Notes what it said of its own peak when it ended.
@@ -183,9 +205,12 @@ impl Process {
             't' => Some(Held::Traced),
             'T' => {
                 let _unreaped = lock(&self.reaped);
-                let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+                let options =
+                    WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
                 let status = waitid(self.id().for_wait(), options).ok().flatten();
-                Some(Held::Stopped(status.and_then(|status| status.stopping_signal())))
+                Some(Held::Stopped(
+                    status.and_then(|status| status.stopping_signal()),
+                ))
             }
             _ => None,
         }
@@ -198,10 +223,15 @@ impl Process {
     }
 
     fn id(&self) -> Id<'_> {
-        if self.has_pidfd { Id::Pidfd(self.watch.get_ref()) } else { Id::Number(self.pid) }
+        if self.has_pidfd {
+            Id::Pidfd(self.watch.get_ref())
+        } else {
+            Id::Number(self.pid)
+        }
     }
 
-    /// Reaps it after it ended, having killed what is left of its group: the zombie still holds the number.
+    /// Reaps it after it ended, having killed what is left of its group: the zombie still holds the
+    /// number.
     pub(crate) fn reap(&self) -> Death {
         let mut reaped = lock(&self.reaped);
         assert!(!*reaped, "a process is reaped once");
@@ -217,10 +247,13 @@ impl Process {
         death
     }
 
-    /// Its own peak: what it said, or else what the kernel counted if that is its own by being more than what it began with, or else the
-    /// most that was seen.
+    /// Its own peak: what it said, or else what the kernel counted if that is its own by being more
+    /// than what it began with, or else the most that was seen.
     fn peak(&self, counted: u64) -> u64 {
-        let (told, seen) = (self.told_peak.load(Ordering::Relaxed), self.seen_peak.load(Ordering::Relaxed));
+        let (told, seen) = (
+            self.told_peak.load(Ordering::Relaxed),
+            self.seen_peak.load(Ordering::Relaxed),
+        );
         match told {
             0 if counted > self.inherited_peak => counted.max(seen),
             0 => seen,
@@ -236,8 +269,8 @@ impl Process {
 }
 
 impl Drop for Process {
-    /// The task that owned it was dropped with its runtime, or it never became a worker: no zombie stays. Blocks for the
-    /// instant that SIGKILL takes.
+    /// The task that owned it was dropped with its runtime, or it never became a worker: no zombie
+    /// stays. Blocks for the instant that SIGKILL takes.
     fn drop(&mut self) {
         if !*lock(&self.reaped) {
             if !self.is_reaped_by_others() {
@@ -254,7 +287,10 @@ impl Drop for Process {
 }
 
 /// How long a dropped process may block us.
-const DROP_BOUND: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+const DROP_BOUND: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
 
 fn await_end(watch: &OwnedFd) {
     let fd = PollFd::new(watch, PollFlags::IN);
@@ -266,13 +302,18 @@ pub(super) fn kill_and_reap(pid: Pid, watch: Watch) {
     let (watch, has_pidfd) = watch.into_parts();
     kill_process(pid, Signal::KILL).ok();
     await_end(&watch);
-    let id = if has_pidfd { Id::Pidfd(&watch) } else { Id::Number(pid) };
+    let id = if has_pidfd {
+        Id::Pidfd(&watch)
+    } else {
+        Id::Number(pid)
+    };
     if wait(&id).exit == Exit::Alive {
         reap_when_it_ends(pid, watch, has_pidfd);
     }
 }
 
-/// Processes that could not be ended and are waited for at one time; more of them stay zombies until this process ends.
+/// Processes that could not be ended and are waited for at one time; more of them stay zombies
+/// until this process ends.
 const LATE_MAX: usize = 64;
 
 /// Leaves a child that SIGKILL did not end to a thread that reaps it when it does.
@@ -285,7 +326,11 @@ fn reap_when_it_ends(pid: Pid, watch: OwnedFd, has_pidfd: bool) {
     let started = spawn_thread("brigade-reaper", 64 << 10, move || {
         let fd = PollFd::new(&watch, PollFlags::IN);
         while let Err(Errno::INTR) = poll(&mut [fd.clone()], None) {}
-        wait(&if has_pidfd { Id::Pidfd(&watch) } else { Id::Number(pid) });
+        wait(&if has_pidfd {
+            Id::Pidfd(&watch)
+        } else {
+            Id::Number(pid)
+        });
         LATE.fetch_sub(1, Ordering::Relaxed);
     });
     if started.is_err() {
@@ -297,7 +342,8 @@ fn reap_when_it_ends(pid: Pid, watch: OwnedFd, has_pidfd: bool) {
 ///
 /// # Errors
 ///
-/// `Unsupported` if this program ignores SIGCHLD: then children vanish unseen, and their numbers may be anybody's.
+/// `Unsupported` if this program ignores SIGCHLD: then children vanish unseen, and their numbers
+/// may be anybody's.
 pub(crate) fn check_children_are_kept() -> Result<(), Error> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: only reads the disposition into a local, for which zero is valid.
@@ -306,7 +352,8 @@ pub(crate) fn check_children_are_kept() -> Result<(), Error> {
         action.assume_init()
     };
     if action.sa_sigaction == libc::SIG_IGN || action.sa_flags & libc::SA_NOCLDWAIT != 0 {
-        let text = "start a pool where SIGCHLD is ignored: how workers end could not be told; set it back to its default";
+        let text = "start a pool where SIGCHLD is ignored: how workers end could not be told; set \
+            it back to its default";
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     Ok(())
@@ -320,10 +367,17 @@ fn wait(id: &Id<'_>) -> Death {
     };
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: the raw system call, whose fifth argument the C library hides: it fills the two structures, which live
-    // here and are plain data for which zero is valid.
+    // SAFETY: the raw system call, whose fifth argument the C library hides: it fills the two
+    // structures, which live here and are plain data for which zero is valid.
     let (result, info, usage) = unsafe {
-        let result = libc::syscall(libc::SYS_waitid, kind, number, info.as_mut_ptr(), libc::WEXITED | libc::WNOHANG, usage.as_mut_ptr());
+        let result = libc::syscall(
+            libc::SYS_waitid,
+            kind,
+            number,
+            info.as_mut_ptr(),
+            libc::WEXITED | libc::WNOHANG,
+            usage.as_mut_ptr(),
+        );
         (result, info.assume_init(), usage.assume_init())
     };
     // SAFETY: `waitid` fills these fields of every child's siginfo; they are zero where it failed.
@@ -339,7 +393,9 @@ fn wait(id: &Id<'_>) -> Death {
         exit,
         cpu_user: duration(usage.ru_utime),
         cpu_system: duration(usage.ru_stime),
-        memory_peak: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),
+        memory_peak: u64::try_from(usage.ru_maxrss)
+            .unwrap_or(0)
+            .saturating_mul(1024),
     }
 }
 

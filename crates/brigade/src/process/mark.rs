@@ -1,4 +1,5 @@
-//! The mark by which descendants of workers are known: the cookies in the environment that they inherited.
+//! The mark by which descendants of workers are known: the cookies in the environment that they
+//! inherited.
 
 use std::fs;
 use std::thread::sleep;
@@ -8,13 +9,17 @@ use std::time::Duration;
 const LOOKS: u32 = 10;
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// The cookies that a process carries, by its number in `/proc`, outermost first, with `/` between them.
-#[expect(clippy::disallowed_methods, reason = "execve(2) tells nobody when it is done")]
+/// The cookies that a process carries, by its number in `/proc`, outermost first, with `/` between
+/// them.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "execve(2) tells nobody when it is done"
+)]
 pub(super) fn mark_of(pid: &str) -> Option<String> {
     let mut environment = environment(pid)?;
     for _ in 0..LOOKS {
-        // execve(2) takes a process's memory away before it has put the new environment there. Threads of the kernel, and what has ended, have no
-        // executable.
+        // execve(2) takes a process's memory away before it has put the new environment there.
+        // Threads of the kernel, and what has ended, have no executable.
         if !environment.is_empty() || fs::read_link(format!("/proc/{pid}/exe")).is_err() {
             break;
         }
@@ -22,7 +27,9 @@ pub(super) fn mark_of(pid: &str) -> Option<String> {
         environment = self::environment(pid)?;
     }
     environment.split(|byte| *byte == 0).find_map(|variable| {
-        let value = variable.strip_prefix(super::TREE_VARIABLE.as_bytes())?.strip_prefix(b"=")?;
+        let value = variable
+            .strip_prefix(super::TREE_VARIABLE.as_bytes())?
+            .strip_prefix(b"=")?;
         String::from_utf8(value.to_vec()).ok()
     })
 }

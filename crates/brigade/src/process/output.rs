@@ -1,11 +1,13 @@
 //! What a worker writes to its standard output and error.
 //!
-//! Both are pipes that the pool reads all the time: passed through to our own, or kept for the attempt that asked
-//! for it. The last 64 KiB of standard error are kept in any case, for the certificate. Nothing here ever waits
-//! for the end of a pipe: a grandchild may hold it open for ever.
+//! Both are pipes that the pool reads all the time: passed through to our own, or kept for the
+//! attempt that asked for it. The last 64 KiB of standard error are kept in any case, for the
+//! certificate. Nothing here ever waits for the end of a pipe: a grandchild may hold it open for
+//! ever.
 //!
-//! Text is passed through in whole lines, so that those of several workers are not cut into each other. A line of more than
-//! [`LINE_BYTES_MAX`] comes in pieces, and one that has no end for [`LINE_WAIT`], such as a prompt, comes without it.
+//! Text is passed through in whole lines, so that those of several workers are not cut into each
+//! other. A line of more than [`LINE_BYTES_MAX`] comes in pieces, and one that has no end for
+//! [`LINE_WAIT`], such as a prompt, comes without it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -91,7 +93,15 @@ struct Kept {
 impl Pipe {
     /// Must be called within the runtime.
     pub(crate) fn stdout(fd: OwnedFd, to_stderr: bool) -> io::Result<Self> {
-        Self::new(Stream::Stdout, if to_stderr { Stream::Stderr } else { Stream::Stdout }, fd)
+        Self::new(
+            Stream::Stdout,
+            if to_stderr {
+                Stream::Stderr
+            } else {
+                Stream::Stdout
+            },
+            fd,
+        )
     }
 
     /// Must be called within the runtime.
@@ -102,14 +112,20 @@ impl Pipe {
     fn new(stream: Stream, target: Stream, fd: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         let fd = crate::link::readable(fd)?;
-        Ok(Self { stream, target, fd, kept: Mutex::default() })
+        Ok(Self {
+            stream,
+            target,
+            fd,
+            kept: Mutex::default(),
+        })
     }
 
     /// Reads until the pipe ends.
     ///
     /// # Cancel safety
     ///
-    /// Nothing that was read is lost: text to be passed through is read only when there is room for it.
+    /// Nothing that was read is lost: text to be passed through is read only when there is room for
+    /// it.
     pub(crate) async fn pump(&self) {
         loop {
             let due = lock(&self.kept).line_since.map(|since| since + LINE_WAIT);
@@ -142,7 +158,8 @@ impl Pipe {
         }
     }
 
-    /// Reads what a worker that has ended left behind. It waits for the console no longer than [`LAST_WAIT`].
+    /// Reads what a worker that has ended left behind. It waits for the console no longer than
+    /// [`LAST_WAIT`].
     pub(crate) async fn rest(&self) {
         let all = async {
             for _ in 0..LAST_BYTES_MAX / CHUNK_BYTES {
@@ -157,7 +174,11 @@ impl Pipe {
 
     /// Reads once, for whoever captures or for the console.
     async fn pass_on(&self) -> Result<(), Errno> {
-        let room = if lock(&self.kept).capture.is_some() { None } else { console::room().await };
+        let room = if lock(&self.kept).capture.is_some() {
+            None
+        } else {
+            console::room().await
+        };
         match (self.read()?, room) {
             (Some(text), Some(room)) => room.pass(self.target, text),
             // The capture ended in between.
@@ -167,8 +188,8 @@ impl Pipe {
         Ok(())
     }
 
-    /// From now on, up to this many bytes are kept for an attempt instead of being passed through. What was written
-    /// before is not the attempt's.
+    /// From now on, up to this many bytes are kept for an attempt instead of being passed through.
+    /// What was written before is not the attempt's.
     pub(crate) fn begin_capture(&self, bytes_max: usize) {
         self.drain();
         let mut kept = lock(&self.kept);
@@ -181,7 +202,11 @@ impl Pipe {
     /// What the attempt wrote: all that is in the pipe by now is its own.
     pub(crate) fn end_capture(&self) -> Captured {
         self.drain();
-        lock(&self.kept).capture.take().map(|(captured, _)| captured).unwrap_or_default()
+        lock(&self.kept)
+            .capture
+            .take()
+            .map(|(captured, _)| captured)
+            .unwrap_or_default()
     }
 
     /// The last words of a worker that has ended.
@@ -208,7 +233,10 @@ impl Pipe {
     fn read(&self) -> Result<Option<Bytes>, Errno> {
         let mut buffer = Vec::with_capacity(CHUNK_BYTES);
         let mut kept = lock(&self.kept);
-        let count = rustix::io::read(self.fd.get_ref(), rustix::buffer::spare_capacity(&mut buffer))?;
+        let count = rustix::io::read(
+            self.fd.get_ref(),
+            rustix::buffer::spare_capacity(&mut buffer),
+        )?;
         if count == 0 {
             return Err(Errno::PIPE);
         }
@@ -219,7 +247,9 @@ impl Pipe {
             kept.tail.extend(&buffer);
         }
         if let Some((captured, bytes_max)) = &mut kept.capture {
-            let room = bytes_max.saturating_sub(captured.text.len()).min(buffer.len());
+            let room = bytes_max
+                .saturating_sub(captured.text.len())
+                .min(buffer.len());
             captured.text.extend_from_slice(&buffer[..room]);
             captured.dropped += (buffer.len() - room) as u64;
             return Ok(None);
@@ -231,7 +261,10 @@ impl Pipe {
 impl Kept {
     /// Returns what ends with a line, and a line that is too long.
     fn add_to_line(&mut self, text: &[u8]) -> Option<Bytes> {
-        let end = text.iter().rposition(|byte| *byte == b'\n').map(|index| self.line.len() + index + 1);
+        let end = text
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map(|index| self.line.len() + index + 1);
         self.line.extend_from_slice(text);
         if self.line_since.is_none() && !self.line.is_empty() {
             self.line_since = Some(Instant::now());

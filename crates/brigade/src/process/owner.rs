@@ -1,13 +1,16 @@
-//! A process that owns something other processes can see, by a name that no later one has: is it, or one of its workers, still there?
+//! A process that owns something other processes can see, by a name that no later one has: is it,
+//! or one of its workers, still there?
 //!
-//! A name is `pid-start-namespace-boot-user`. A process is gone if the kernel has no process of its number (`ESRCH`), or if that
-//! number has another start time by now. Everything else counts as running, above all what cannot be seen: a process of another PID namespace,
-//! host or boot; one that `/proc` hides (`hidepid`, `ProtectProc=`); any process where `/proc` belongs to another PID namespace, so
-//! that its numbers mean other processes. The lease then ends by its time.
+//! A name is `pid-start-namespace-boot-user`. A process is gone if the kernel has no process of its
+//! number (`ESRCH`), or if that number has another start time by now. Everything else counts as
+//! running, above all what cannot be seen: a process of another PID namespace, host or boot; one
+//! that `/proc` hides (`hidepid`, `ProtectProc=`); any process where `/proc` belongs to another PID
+//! namespace, so that its numbers mean other processes. The lease then ends by its time.
 //!
-//! A parent that is killed takes its workers with it (`PR_SET_PDEATHSIG`), but not in the same instant: for a moment they run on, and
-//! what they do must not be given to others yet. They are found as `tree` finds them, by the environment that they inherited. Nothing
-//! here waits: who asks holds a lock that others need.
+//! A parent that is killed takes its workers with it (`PR_SET_PDEATHSIG`), but not in the same
+//! instant: for a moment they run on, and what they do must not be given to others yet. They are
+//! found as `tree` finds them, by the environment that they inherited. Nothing here waits: who asks
+//! holds a lock that others need.
 
 use std::collections::HashMap;
 use std::fs;
@@ -23,7 +26,8 @@ use super::mark::mark_of;
 
 /// For so long after an owner was found gone, any process that is ending may be one of its workers.
 const END: Duration = Duration::from_millis(100);
-/// `PF_EXITING` among the flags of proc_pid_stat(5): the environment of such a process is gone already, so nobody can tell whose it was.
+/// `PF_EXITING` among the flags of proc_pid_stat(5): the environment of such a process is gone
+/// already, so nobody can tell whose it was.
 const EXITING: u64 = 0x4;
 /// Hexadecimal digits of the boot id in a name.
 const BOOT_DIGITS: usize = 8;
@@ -33,7 +37,13 @@ pub(crate) fn own_name() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
     NAME.get_or_init(|| {
         let start = stat("self").map(|stat| stat.start).unwrap_or_default();
-        format!("{}-{start}-{}-{}-{}", std::process::id(), namespace(), boot().unwrap_or_default(), geteuid().as_raw())
+        format!(
+            "{}-{start}-{}-{}-{}",
+            std::process::id(),
+            namespace(),
+            boot().unwrap_or_default(),
+            geteuid().as_raw()
+        )
     })
 }
 
@@ -42,7 +52,11 @@ pub(crate) fn boot() -> Option<&'static str> {
     static BOOT: OnceLock<Option<String>> = OnceLock::new();
     let read = || {
         let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        let digits: String = id.chars().filter(char::is_ascii_hexdigit).take(BOOT_DIGITS).collect();
+        let digits: String = id
+            .chars()
+            .filter(char::is_ascii_hexdigit)
+            .take(BOOT_DIGITS)
+            .collect();
         (digits.len() == BOOT_DIGITS).then_some(digits)
     };
     BOOT.get_or_init(read).as_deref()
@@ -63,10 +77,17 @@ struct Owner<'a> {
 impl<'a> Owner<'a> {
     /// `None` for what cannot be seen from here.
     fn parse(name: &'a str) -> Option<Self> {
-        let [pid, start, space, booted, user] = name.split('-').collect::<Vec<_>>()[..] else { return None };
-        let is_near = !space.is_empty() && space == namespace() && booted == boot().unwrap_or_default();
+        let [pid, start, space, booted, user] = name.split('-').collect::<Vec<_>>()[..] else {
+            return None;
+        };
+        let is_near =
+            !space.is_empty() && space == namespace() && booted == boot().unwrap_or_default();
         let pid = pid.parse::<i32>().ok().and_then(Pid::from_raw)?;
-        is_near.then_some(Self { pid, start, user: user.parse().ok()? })
+        is_near.then_some(Self {
+            pid,
+            start,
+            user: user.parse().ok()?,
+        })
     }
 
     fn runs(&self) -> bool {
@@ -87,7 +108,8 @@ impl<'a> Owner<'a> {
 pub(crate) enum Left {
     /// It runs, or nobody can tell.
     Runs,
-    /// It was first found gone so long ago, and one of its workers may be ending still. Ask again soon.
+    /// It was first found gone so long ago, and one of its workers may be ending still. Ask again
+    /// soon.
     Workers(Duration),
     /// What it owned can be given to others.
     Nothing,
@@ -117,7 +139,8 @@ impl Heirs {
 
     /// Forgets all but these.
     pub(crate) fn keep_only(&mut self, names: &[String]) {
-        self.ended.retain(|name, _| names.iter().any(|known| **known == **name));
+        self.ended
+            .retain(|name, _| names.iter().any(|known| **known == **name));
     }
 }
 
@@ -126,13 +149,25 @@ impl Owner<'_> {
         // A worker has its owner's user, or cannot be looked at by another one than root.
         let is_foreign = self.user != geteuid().as_raw();
         let hides = is_foreign && !Path::new("/proc/1/stat").exists();
-        let Some(processes) = fs::read_dir("/proc").ok().filter(|_| proc_is_ours() && !hides) else { return Left::Runs };
-        let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let Some(processes) = fs::read_dir("/proc")
+            .ok()
+            .filter(|_| proc_is_ours() && !hides)
+        else {
+            return Left::Runs;
+        };
+        let pids =
+            processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
         let mut left = Left::Nothing;
         for pid in pids.filter(|pid| *pid != std::process::id()) {
-            let Some(stat) = stat(&pid.to_string()).filter(|stat| !stat.is_dead()) else { continue };
+            let Some(stat) = stat(&pid.to_string()).filter(|stat| !stat.is_dead()) else {
+                continue;
+            };
             if stat.flags & EXITING != 0 {
-                left = if ended_for < END { Left::Workers(ended_for) } else { left };
+                left = if ended_for < END {
+                    Left::Workers(ended_for)
+                } else {
+                    left
+                };
             } else if self.has_made(pid) {
                 return Left::Workers(ended_for);
             } else if is_foreign && is_unreadable(pid) {
@@ -142,20 +177,27 @@ impl Owner<'_> {
         left
     }
 
-    /// Whether a cookie of a process's environment was made by this one; cookies begin with the number of their maker.
+    /// Whether a cookie of a process's environment was made by this one; cookies begin with the
+    /// number of their maker.
     fn has_made(&self, pid: u32) -> bool {
         let maker = self.pid.as_raw_nonzero().to_string();
-        mark_of(&pid.to_string()).is_some_and(|mark| mark.split('/').any(|cookie| cookie.split('-').next() == Some(&*maker)))
+        mark_of(&pid.to_string()).is_some_and(|mark| {
+            mark.split('/')
+                .any(|cookie| cookie.split('-').next() == Some(&*maker))
+        })
     }
 }
 
 fn is_unreadable(pid: u32) -> bool {
-    fs::File::open(format!("/proc/{pid}/environ")).is_err_and(|e| e.kind() == ErrorKind::PermissionDenied)
+    fs::File::open(format!("/proc/{pid}/environ"))
+        .is_err_and(|e| e.kind() == ErrorKind::PermissionDenied)
 }
 
-/// Whether numbers in `/proc` are those of this process's own PID namespace: one may be mounted from another.
+/// Whether numbers in `/proc` are those of this process's own PID namespace: one may be mounted
+/// from another.
 fn proc_is_ours() -> bool {
-    fs::read_link("/proc/self").is_ok_and(|link| link.to_str() == Some(&*std::process::id().to_string()))
+    fs::read_link("/proc/self")
+        .is_ok_and(|link| link.to_str() == Some(&*std::process::id().to_string()))
 }
 
 /// The namespace of process numbers; empty where there is no `/proc`.
@@ -163,7 +205,11 @@ fn namespace() -> &'static str {
     static NAMESPACE: OnceLock<String> = OnceLock::new();
     NAMESPACE.get_or_init(|| {
         let link = fs::read_link("/proc/self/ns/pid").ok();
-        let digits = link.iter().flat_map(|link| link.to_str()).flat_map(str::chars).filter(char::is_ascii_digit);
+        let digits = link
+            .iter()
+            .flat_map(|link| link.to_str())
+            .flat_map(str::chars)
+            .filter(char::is_ascii_digit);
         digits.collect()
     })
 }
@@ -190,7 +236,12 @@ fn stat(pid: &str) -> Option<Stat> {
     // From field 3 on: the name before it may have spaces and brackets.
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
     let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-    Some(Stat { state: (*fields.first()?).to_owned(), flags: number(9)?, threads: number(20)?, start: number(22)?.to_string() })
+    Some(Stat {
+        state: (*fields.first()?).to_owned(),
+        flags: number(9)?,
+        threads: number(20)?,
+        start: number(22)?.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -210,23 +261,38 @@ mod tests {
     #[test]
     fn a_name_is_of_one_process_and_of_what_can_be_seen() {
         assert!(runs(own_name()) && Heirs::default().left(own_name()) == Left::Runs);
-        assert!(!runs(&name(|parts| parts[1].push('1'))), "a later process of this number");
+        assert!(
+            !runs(&name(|parts| parts[1].push('1'))),
+            "a later process of this number"
+        );
         assert!(!runs(&name(|parts| parts[0] = NOBODY.to_string())));
-        let elsewhere = |part: usize| name(|parts| (parts[0], parts[part]) = (NOBODY.to_string(), "1".to_owned()));
+        let elsewhere = |part: usize| {
+            name(|parts| (parts[0], parts[part]) = (NOBODY.to_string(), "1".to_owned()))
+        };
         assert!(runs(&elsewhere(2)), "of another container");
         assert!(runs(&elsewhere(3)), "of another boot or host");
-        assert!(runs(&name(|parts| (parts[0], parts[2]) = (NOBODY.to_string(), String::new()))), "of a place without /proc");
+        assert!(
+            runs(&name(
+                |parts| (parts[0], parts[2]) = (NOBODY.to_string(), String::new())
+            )),
+            "of a place without /proc"
+        );
         assert!(runs("host7"), "of a holder that is none of ours");
     }
 
     #[test]
     fn a_process_without_a_known_start_is_gone_only_by_its_number() {
         assert!(runs(&name(|parts| parts[1].clear())));
-        assert!(!runs(&name(|parts| (parts[0], parts[1]) = (NOBODY.to_string(), String::new()))));
+        assert!(!runs(&name(
+            |parts| (parts[0], parts[1]) = (NOBODY.to_string(), String::new())
+        )));
     }
 
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "starts what a worker may leave behind")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "starts what a worker may leave behind"
+    )]
     fn what_a_worker_left_is_waited_for() {
         struct Running(std::process::Child);
         impl Drop for Running {
@@ -248,8 +314,17 @@ mod tests {
         };
         until(&mut heirs, Left::Nothing);
         let mut command = std::process::Command::new("sleep");
-        let running = Running(command.arg("1000").env(super::super::TREE_VARIABLE, format!("7-1-0/{parent}-2-0")).spawn().unwrap());
-        assert!(matches!(heirs.left(&gone), Left::Workers(_)) && matches!(heirs.left(&gone), Left::Workers(_)));
+        let running = Running(
+            command
+                .arg("1000")
+                .env(super::super::TREE_VARIABLE, format!("7-1-0/{parent}-2-0"))
+                .spawn()
+                .unwrap(),
+        );
+        assert!(
+            matches!(heirs.left(&gone), Left::Workers(_))
+                && matches!(heirs.left(&gone), Left::Workers(_))
+        );
         heirs.keep_only(&[]);
         assert!(heirs.ended.is_empty());
         drop(running);

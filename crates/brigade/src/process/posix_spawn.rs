@@ -1,10 +1,13 @@
-//! posix_spawn(3) for workers: what the standard library's `Command` does, and the closing of descriptors before `exec`.
+//! posix_spawn(3) for workers: what the standard library's `Command` does, and the closing of
+//! descriptors before `exec`.
 //!
-//! A worker must not inherit descriptors that libraries of this process left open. They are closed in the new process before its program
-//! starts, because the program itself cannot tell them from those that its own constructors opened. A hook before `exec`
-//! (`CommandExt::pre_exec`) could do the same, but makes the standard library use fork(2), whose cost grows with our memory.
+//! A worker must not inherit descriptors that libraries of this process left open. They are closed
+//! in the new process before its program starts, because the program itself cannot tell them from
+//! those that its own constructors opened. A hook before `exec` (`CommandExt::pre_exec`) could do
+//! the same, but makes the standard library use fork(2), whose cost grows with our memory.
 //!
-//! Signals start at their defaults with an empty mask: dispositions that this process ignores would otherwise cross `exec`.
+//! Signals start at their defaults with an empty mask: dispositions that this process ignores would
+//! otherwise cross `exec`.
 
 #![expect(unsafe_code, reason = "posix_spawn(3), which no safe wrapper offers")]
 
@@ -42,7 +45,9 @@ pub(super) struct Standard {
 pub(super) fn posix_spawn(command: &Command, standard: &Standard) -> io::Result<Pid> {
     let program = text(find(command).as_os_str())?;
     let arguments = std::iter::once(&command.argv0).chain(&command.args);
-    let arguments = arguments.map(|argument| text(argument)).collect::<io::Result<Vec<_>>>()?;
+    let arguments = arguments
+        .map(|argument| text(argument))
+        .collect::<io::Result<Vec<_>>>()?;
     let variables = command.environment.iter().map(|(name, value)| {
         let mut entry = name.clone();
         entry.push("=");
@@ -54,17 +59,28 @@ pub(super) fn posix_spawn(command: &Command, standard: &Standard) -> io::Result<
     let attributes = Attributes::new()?;
     let (argv, envp) = (pointers(&arguments), pointers(&variables));
     let mut pid = 0;
-    // SAFETY: every pointer is to initialised data that lives until the call returns; both arrays end with a null pointer, and
-    // the C library does not write to what they point at.
+    // SAFETY: every pointer is to initialised data that lives until the call returns; both arrays
+    // end with a null pointer, and the C library does not write to what they point at.
     let result = unsafe {
-        libc::posix_spawn(&raw mut pid, program.as_ptr(), &raw const actions.raw, &raw const attributes.0, argv.as_ptr(), envp.as_ptr())
+        libc::posix_spawn(
+            &raw mut pid,
+            program.as_ptr(),
+            &raw const actions.raw,
+            &raw const attributes.0,
+            argv.as_ptr(),
+            envp.as_ptr(),
+        )
     };
     check(result)?;
     Pid::from_raw(pid).ok_or_else(|| io::Error::other("posix_spawn gave no process id"))
 }
 
 fn check(result: c_int) -> io::Result<()> {
-    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(result))
+    }
 }
 
 fn text(text: &OsStr) -> io::Result<CString> {
@@ -72,24 +88,39 @@ fn text(text: &OsStr) -> io::Result<CString> {
 }
 
 fn pointers(texts: &[CString]) -> Vec<*mut c_char> {
-    texts.iter().map(|text| text.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
+    texts
+        .iter()
+        .map(|text| text.as_ptr().cast_mut())
+        .chain([ptr::null_mut()])
+        .collect()
 }
 
 /// The file of a program. A name without a slash is looked up in the PATH that the child gets.
 fn find(command: &Command) -> PathBuf {
     let name = command.program.as_os_str();
-    let path = command.environment.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path);
+    let path = command
+        .environment
+        .iter()
+        .find(|(name, _)| name == "PATH")
+        .map(|(_, path)| path);
     if name.as_bytes().contains(&b'/') {
         return command.program.clone();
     }
-    let candidates = path.into_iter().flat_map(std::env::split_paths).map(|directory| directory.join(name));
+    let candidates = path
+        .into_iter()
+        .flat_map(std::env::split_paths)
+        .map(|directory| directory.join(name));
     let is_program = |file: &PathBuf| Path::is_file(file) && access(file, Access::EXEC_OK).is_ok();
-    candidates.into_iter().find(is_program).unwrap_or_else(|| command.program.clone())
+    candidates
+        .into_iter()
+        .find(is_program)
+        .unwrap_or_else(|| command.program.clone())
 }
 
 struct Actions {
     raw: libc::posix_spawn_file_actions_t,
-    /// Copies above the standard descriptors, so that no copy overwrites the source of the next. They stay open until the spawn.
+    /// Copies above the standard descriptors, so that no copy overwrites the source of the next.
+    /// They stay open until the spawn.
     copies: [OwnedFd; 3],
     directory: Option<CString>,
 }
@@ -97,17 +128,31 @@ struct Actions {
 impl Actions {
     fn new(command: &Command, standard: &Standard) -> io::Result<Self> {
         let copy = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, FIRST_OTHER);
-        let copies = [copy(&standard.stdin)?, copy(&standard.stdout)?, copy(&standard.stderr)?];
-        let directory = command.directory.as_ref().map(|directory| text(directory.as_os_str())).transpose()?;
+        let copies = [
+            copy(&standard.stdin)?,
+            copy(&standard.stdout)?,
+            copy(&standard.stderr)?,
+        ];
+        let directory = command
+            .directory
+            .as_ref()
+            .map(|directory| text(directory.as_os_str()))
+            .transpose()?;
         let mut raw = MaybeUninit::uninit();
         // SAFETY: initialises the structure that it is given.
         check(unsafe { libc::posix_spawn_file_actions_init(raw.as_mut_ptr()) })?;
         // SAFETY: the call above has succeeded.
-        let mut actions = Self { raw: unsafe { raw.assume_init() }, copies, directory };
+        let mut actions = Self {
+            raw: unsafe { raw.assume_init() },
+            copies,
+            directory,
+        };
         let raw = &raw mut actions.raw;
         for (copy, target) in actions.copies.iter().zip(0..) {
             // SAFETY: the structure is initialised.
-            check(unsafe { libc::posix_spawn_file_actions_adddup2(raw, copy.as_raw_fd(), target) })?;
+            check(unsafe {
+                libc::posix_spawn_file_actions_adddup2(raw, copy.as_raw_fd(), target)
+            })?;
         }
         if let Some(directory) = &actions.directory {
             // SAFETY: the structure is initialised, and the text lives as long as it.
@@ -126,8 +171,12 @@ impl Drop for Actions {
 }
 
 unsafe extern "C" {
-    /// In every C library of today (glibc 2.29, musl 1.1.24), but not in each module of the `libc` crate.
-    fn posix_spawn_file_actions_addchdir_np(actions: *mut libc::posix_spawn_file_actions_t, path: *const c_char) -> c_int;
+    /// In every C library of today (glibc 2.29, musl 1.1.24), but not in each module of the `libc`
+    /// crate.
+    fn posix_spawn_file_actions_addchdir_np(
+        actions: *mut libc::posix_spawn_file_actions_t,
+        path: *const c_char,
+    ) -> c_int;
 }
 
 type CloseFrom = unsafe extern "C" fn(*mut libc::posix_spawn_file_actions_t, c_int) -> c_int;
@@ -136,18 +185,25 @@ type CloseFrom = unsafe extern "C" fn(*mut libc::posix_spawn_file_actions_t, c_i
 fn close_others(actions: *mut libc::posix_spawn_file_actions_t) -> io::Result<()> {
     static CLOSE_FROM: OnceLock<Option<CloseFrom>> = OnceLock::new();
     let close_from = CLOSE_FROM.get_or_init(|| {
-        // SAFETY: looks a name up. Where the C library has this function (glibc 2.34 and newer), it has this signature.
+        // SAFETY: looks a name up. Where the C library has this function (glibc 2.34 and newer), it
+        // has this signature.
         unsafe {
-            let address = libc::dlsym(libc::RTLD_DEFAULT, c"posix_spawn_file_actions_addclosefrom_np".as_ptr());
-            (!address.is_null()).then(|| std::mem::transmute::<*mut libc::c_void, CloseFrom>(address))
+            let address = libc::dlsym(
+                libc::RTLD_DEFAULT,
+                c"posix_spawn_file_actions_addclosefrom_np".as_ptr(),
+            );
+            (!address.is_null())
+                .then(|| std::mem::transmute::<*mut libc::c_void, CloseFrom>(address))
         }
     });
     if let Some(close_from) = close_from {
         // SAFETY: the caller's structure is initialised.
         return check(unsafe { close_from(actions, FIRST_OTHER) });
     }
-    // An older C library: those that are open now. What another thread opens for `exec` until the spawn is missed.
-    let open = fs::read_dir("/proc/self/fd")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok());
+    // An older C library: those that are open now. What another thread opens for `exec` until the
+    // spawn is missed.
+    let open = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok());
     for fd in open.filter(|fd| *fd >= FIRST_OTHER) {
         // SAFETY: the structure is initialised; closing what is not open any more is no error here.
         check(unsafe { libc::posix_spawn_file_actions_addclose(actions, fd) })?;
@@ -165,7 +221,9 @@ impl Attributes {
         // SAFETY: the call above has succeeded.
         let mut attributes = Self(unsafe { raw.assume_init() });
         let raw = &raw mut attributes.0;
-        let flags = libc::POSIX_SPAWN_SETPGROUP | libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK;
+        let flags = libc::POSIX_SPAWN_SETPGROUP
+            | libc::POSIX_SPAWN_SETSIGDEF
+            | libc::POSIX_SPAWN_SETSIGMASK;
         let flags = c_short::try_from(flags).map_err(io::Error::other)?;
         let mut signals = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: the structure is initialised, and so is each set before it is read.

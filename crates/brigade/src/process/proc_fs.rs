@@ -1,8 +1,9 @@
 //! What `/proc` says of other processes, and whether its numbers are ours.
 //!
-//! A `/proc` that was mounted in another PID namespace (a container that was given its host's, `unshare --pid` without a mount of its own)
-//! has other numbers than `kill` and `pidfd_open` take: a look-up by number would find a stranger, or nobody. `/proc/self` is right in
-//! any case. [`view`] tells which it is; every look-up by number goes through here.
+//! A `/proc` that was mounted in another PID namespace (a container that was given its host's,
+//! `unshare --pid` without a mount of its own) has other numbers than `kill` and `pidfd_open` take:
+//! a look-up by number would find a stranger, or nobody. `/proc/self` is right in any case.
+//! [`view`] tells which it is; every look-up by number goes through here.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
@@ -17,7 +18,8 @@ pub(crate) enum View {
     Own,
     /// Those of a namespace around ours; ours is so many levels below it.
     Outer(usize),
-    /// Nothing can be looked up: it is not mounted, or is that of a namespace which does not hold this process.
+    /// Nothing can be looked up: it is not mounted, or is that of a namespace which does not hold
+    /// this process.
     Unusable,
 }
 
@@ -25,7 +27,9 @@ pub(crate) enum View {
 pub(crate) fn view() -> View {
     static VIEW: OnceLock<View> = OnceLock::new();
     *VIEW.get_or_init(|| {
-        let shown = fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse::<u32>().ok());
+        let shown = fs::read_link("/proc/self")
+            .ok()
+            .and_then(|link| link.to_str()?.parse::<u32>().ok());
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         view_of(shown, std::process::id(), &numbers(&status))
     })
@@ -34,19 +38,25 @@ pub(crate) fn view() -> View {
 fn view_of(shown: Option<u32>, own: u32, numbers: &[u32]) -> View {
     match shown {
         Some(shown) if shown == own && numbers.len() <= 1 => View::Own,
-        Some(_) if numbers.len() > 1 && numbers.last() == Some(&own) => View::Outer(numbers.len() - 1),
+        Some(_) if numbers.len() > 1 && numbers.last() == Some(&own) => {
+            View::Outer(numbers.len() - 1)
+        }
         _ => View::Unusable,
     }
 }
 
-/// The numbers that a process has in the namespaces from that of `/proc` to its own (`NSpid` of proc_pid_status(5)).
+/// The numbers that a process has in the namespaces from that of `/proc` to its own (`NSpid` of
+/// proc_pid_status(5)).
 fn numbers(status: &str) -> Vec<u32> {
     numbers_in(status, "NSpid:")
 }
 
 fn numbers_in(status: &str, name: &str) -> Vec<u32> {
     let line = status.lines().find_map(|line| line.strip_prefix(name));
-    line.unwrap_or_default().split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect()
+    line.unwrap_or_default()
+        .split_ascii_whitespace()
+        .filter_map(|number| number.parse().ok())
+        .collect()
 }
 
 /// Every process that `/proc` shows, by its number there.
@@ -55,22 +65,28 @@ pub(crate) fn all() -> Option<impl Iterator<Item = u32>> {
     Some(processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
 }
 
-/// The number that the kernel takes for what `/proc` shows under this one; `None` if it is not of our namespace.
+/// The number that the kernel takes for what `/proc` shows under this one; `None` if it is not of
+/// our namespace.
 pub(crate) fn to_own(shown: u32) -> Option<u32> {
     match view() {
         View::Own => Some(shown),
-        View::Outer(level) => numbers(&fs::read_to_string(format!("/proc/{shown}/status")).ok()?).get(level).copied(),
+        View::Outer(level) => numbers(&fs::read_to_string(format!("/proc/{shown}/status")).ok()?)
+            .get(level)
+            .copied(),
         View::Unusable => None,
     }
 }
 
-/// The process group of what `/proc` shows under this number, as the kernel takes it; `None` if it is not of our namespace.
+/// The process group of what `/proc` shows under this number, as the kernel takes it; `None` if it
+/// is not of our namespace.
 pub(crate) fn own_group(shown: u32, stat: &Stat) -> Option<i32> {
     match view() {
         View::Own => Some(stat.group),
         View::Outer(level) => {
             let status = fs::read_to_string(format!("/proc/{shown}/status")).ok()?;
-            numbers_in(&status, "NSpgid:").get(level).and_then(|group| i32::try_from(*group).ok())
+            numbers_in(&status, "NSpgid:")
+                .get(level)
+                .and_then(|group| i32::try_from(*group).ok())
         }
         View::Unusable => None,
     }
@@ -86,8 +102,11 @@ pub(crate) fn shown(own: u32, pidfd: Option<impl AsFd>) -> Option<u32> {
     match view() {
         View::Own => Some(own),
         View::Outer(_) => {
-            let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd?.as_fd().as_raw_fd())).ok()?;
-            info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+            let info =
+                fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd?.as_fd().as_raw_fd()))
+                    .ok()?;
+            info.lines()
+                .find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
         }
         View::Unusable => None,
     }
@@ -111,11 +130,22 @@ impl Stat {
     }
 
     pub(super) fn parse(stat: &str) -> Option<Self> {
-        // The name, in parentheses, may hold anything; the state, field 3, follows the last of them.
+        // The name, in parentheses, may hold anything; the state, field 3, follows the last of
+        // them.
         let mut fields = stat.rsplit_once(") ")?.1.split(' ');
         let state = fields.next()?.chars().next()?;
-        let (parent, group, session) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        Some(Self { state, parent, group, session, started: fields.nth(15)?.parse().ok()? })
+        let (parent, group, session) = (
+            fields.next()?.parse().ok()?,
+            fields.next()?.parse().ok()?,
+            fields.next()?.parse().ok()?,
+        );
+        Some(Self {
+            state,
+            parent,
+            group,
+            session,
+            started: fields.nth(15)?.parse().ok()?,
+        })
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -128,15 +158,23 @@ const THREADS_MAX: usize = 256;
 
 /// The number of the first thread of this name.
 pub(crate) fn thread_named(shown: u32, name: &str) -> Option<u32> {
-    threads(shown)?.find(|thread| fs::read_to_string(format!("/proc/{shown}/task/{thread}/comm")).is_ok_and(|comm| comm.trim_end() == name))
+    threads(shown)?.find(|thread| {
+        fs::read_to_string(format!("/proc/{shown}/task/{thread}/comm"))
+            .is_ok_and(|comm| comm.trim_end() == name)
+    })
 }
 
 fn threads(shown: u32) -> Option<impl Iterator<Item = u32>> {
     let threads = fs::read_dir(format!("/proc/{shown}/task")).ok()?;
-    Some(threads.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).take(THREADS_MAX))
+    Some(
+        threads
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .take(THREADS_MAX),
+    )
 }
 
-/// What a thread got of the CPUs (proc_schedstat): how long it ran, and how long it was ready to and had to wait.
+/// What a thread got of the CPUs (proc_schedstat): how long it ran, and how long it was ready to
+/// and had to wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Share {
     pub(crate) ran: Duration,
@@ -145,14 +183,21 @@ pub(crate) struct Share {
 
 pub(crate) fn share_of(shown: u32, thread: u32) -> Option<Share> {
     let text = fs::read_to_string(format!("/proc/{shown}/task/{thread}/schedstat")).ok()?;
-    let mut numbers = text.split_ascii_whitespace().map(|number| number.parse().map(Duration::from_nanos));
-    Some(Share { ran: numbers.next()?.ok()?, waited: numbers.next()?.ok()? })
+    let mut numbers = text
+        .split_ascii_whitespace()
+        .map(|number| number.parse().map(Duration::from_nanos));
+    Some(Share {
+        ran: numbers.next()?.ok()?,
+        waited: numbers.next()?.ok()?,
+    })
 }
 
 /// The longest that a thread of a process has been waiting for a CPU.
 pub(crate) fn starved_for(shown: Option<u32>) -> Duration {
     let shares = shown.and_then(|shown| Some((shown, threads(shown)?)));
-    let waited = shares.into_iter().flat_map(|(shown, threads)| threads.filter_map(move |thread| Some(share_of(shown, thread)?.waited)));
+    let waited = shares.into_iter().flat_map(|(shown, threads)| {
+        threads.filter_map(move |thread| Some(share_of(shown, thread)?.waited))
+    });
     waited.max().unwrap_or_default()
 }
 
@@ -161,14 +206,18 @@ pub(crate) fn state_of(shown: u32, thread: u32) -> Option<char> {
     Some(Stat::parse(&fs::read_to_string(format!("/proc/{shown}/task/{thread}/stat")).ok()?)?.state)
 }
 
-/// Resident memory in bytes of a process by its number in `/proc`; zero if it is gone or cannot be seen.
+/// Resident memory in bytes of a process by its number in `/proc`; zero if it is gone or cannot be
+/// seen.
 pub(crate) fn resident_bytes(shown: Option<u32>) -> u64 {
     let statm = shown.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/statm")).ok());
     let pages = statm.and_then(|statm| statm.split(' ').nth(1)?.parse::<u64>().ok());
-    pages.unwrap_or(0).saturating_mul(rustix::param::page_size() as u64)
+    pages
+        .unwrap_or(0)
+        .saturating_mul(rustix::param::page_size() as u64)
 }
 
-/// The largest resident memory in bytes that a process has had since its `execve`; zero if it is gone or cannot be seen.
+/// The largest resident memory in bytes that a process has had since its `execve`; zero if it is
+/// gone or cannot be seen.
 pub(crate) fn peak_bytes(shown: Option<u32>) -> u64 {
     let status = shown.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
     status.as_deref().map_or(0, peak_in)
@@ -176,11 +225,22 @@ pub(crate) fn peak_bytes(shown: Option<u32>) -> u64 {
 
 /// As [`peak_bytes`], of this process; `None` where `/proc` does not say.
 pub(super) fn own_peak_bytes() -> Option<u64> {
-    fs::read_to_string("/proc/self/status").ok().as_deref().map(peak_in).filter(|peak| *peak > 0)
+    fs::read_to_string("/proc/self/status")
+        .ok()
+        .as_deref()
+        .map(peak_in)
+        .filter(|peak| *peak > 0)
 }
 
 fn peak_in(status: &str) -> u64 {
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    let kib = status.lines().find_map(|line| {
+        line.strip_prefix("VmHWM:")?
+            .trim()
+            .strip_suffix(" kB")?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    });
     kib.unwrap_or(0).saturating_mul(1024)
 }
 
@@ -188,7 +248,10 @@ fn peak_in(status: &str) -> u64 {
 pub(crate) fn file_at(address: usize) -> Option<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
     let holds = |line: &&str| {
-        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let range = line
+            .split(' ')
+            .next()
+            .and_then(|range| range.split_once('-'));
         let number = |text| usize::from_str_radix(text, 16).unwrap_or(0);
         range.is_some_and(|(start, end)| (number(start)..number(end)).contains(&address))
     };
@@ -203,7 +266,11 @@ mod tests {
     #[test]
     fn a_proc_of_another_namespace_is_known_by_its_numbers() {
         assert_eq!(view_of(Some(7), 7, &[7]), View::Own);
-        assert_eq!(view_of(Some(7), 7, &[]), View::Own, "kernels before 4.1 do not tell");
+        assert_eq!(
+            view_of(Some(7), 7, &[]),
+            View::Own,
+            "kernels before 4.1 do not tell"
+        );
         assert_eq!(view_of(Some(4711), 7, &[4711, 7]), View::Outer(1));
         // The same number by chance.
         assert_eq!(view_of(Some(7), 7, &[7, 7]), View::Outer(1));
@@ -219,9 +286,15 @@ mod tests {
             assert_eq!(to_own(own), Some(own));
             assert_eq!(shown(own, None::<std::os::fd::OwnedFd>), Some(own));
             let stat = Stat::of(own).unwrap();
-            assert!(!stat.is_over() && stat.started > 0 && stat.parent > 0, "{stat:?}");
+            assert!(
+                !stat.is_over() && stat.started > 0 && stat.parent > 0,
+                "{stat:?}"
+            );
         }
-        assert!(peak_bytes(shown(own, None::<std::os::fd::OwnedFd>)) >= resident_bytes(shown(own, None::<std::os::fd::OwnedFd>)) / 2);
+        assert!(
+            peak_bytes(shown(own, None::<std::os::fd::OwnedFd>))
+                >= resident_bytes(shown(own, None::<std::os::fd::OwnedFd>)) / 2
+        );
     }
 
     #[test]
@@ -236,6 +309,9 @@ mod tests {
     fn a_name_with_parentheses_does_not_move_the_fields() {
         let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 0";
         let stat = Stat::parse(&format!("9 (a) (b c) {tail}")).unwrap();
-        assert_eq!((stat.state, stat.parent, stat.group, stat.started), ('S', 1, 2, 4242));
+        assert_eq!(
+            (stat.state, stat.parent, stat.group, stat.started),
+            ('S', 1, 2, 4242)
+        );
     }
 }

@@ -10,12 +10,15 @@ use crate::error::{Error, ErrorKind};
 ///
 /// # Errors
 ///
-/// `Unsupported` in a program with more rights than the process that started it: its workers would refuse.
+/// `Unsupported` in a program with more rights than the process that started it: its workers would
+/// refuse.
 pub(crate) fn check_pool_rights(runs_own_program: bool) -> Result<(), Error> {
     let differs = getuid() != geteuid() || getgid() != getegid();
     if differs || runs_own_program && is_secure() {
-        let text = "start a pool in a setuid, setgid or file-capability program: such a program is never a worker, because whoever started it \
-                    could use its rights for tasks; give it rights in another way (a service manager's User= or AmbientCapabilities=), or name \
+        let text = "start a pool in a setuid, setgid or file-capability program: such a program is \
+            never a worker, because whoever started it \
+                    could use its rights for tasks; give it rights in another way (a service \
+                    manager's User= or AmbientCapabilities=), or name \
                     a file without these rights with Builder::program";
         return Err(Error::new(ErrorKind::Unsupported, text));
     }

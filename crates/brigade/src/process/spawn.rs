@@ -50,31 +50,53 @@ const ORDERS_MAX: usize = 64;
 pub(crate) async fn spawn(command: Command) -> Result<Spawned, Error> {
     let (program, directory) = (command.program.clone(), command.directory.clone());
     let (reply, spawned) = oneshot::channel();
-    let sent = spawner()?.send((command, reply)).await.map_err(io::Error::other);
+    let sent = spawner()?
+        .send((command, reply))
+        .await
+        .map_err(io::Error::other);
     let spawned = match sent {
-        Ok(()) => spawned.await.unwrap_or_else(|_| Err(io::Error::other("the spawning thread is gone"))),
+        Ok(()) => spawned
+            .await
+            .unwrap_or_else(|_| Err(io::Error::other("the spawning thread is gone"))),
         Err(full) => Err(full),
     };
-    spawned.map_err(|e| Error::new(ErrorKind::CannotStart, failure(&program, directory.as_deref(), &e)).with_source(e))
+    spawned.map_err(|e| {
+        Error::new(
+            ErrorKind::CannotStart,
+            failure(&program, directory.as_deref(), &e),
+        )
+        .with_source(e)
+    })
 }
 
 /// What keeps a program from being started, of which the system gives but a number.
 fn failure(program: &Path, directory: Option<&Path>, error: &io::Error) -> String {
     let may_enter = |directory: &Path| accessat(CWD, directory, Access::EXEC_OK, AtFlags::EACCESS);
     if let Some(directory) = directory
-        && let Some(e) = may_enter(directory).err().or_else(|| (!directory.is_dir()).then_some(rustix::io::Errno::NOTDIR))
+        && let Some(e) = may_enter(directory)
+            .err()
+            .or_else(|| (!directory.is_dir()).then_some(rustix::io::Errno::NOTDIR))
     {
-        return format!("enter the working directory {} (Builder::directory): {}", directory.display(), io::Error::from(e));
+        return format!(
+            "enter the working directory {} (Builder::directory): {}",
+            directory.display(),
+            io::Error::from(e)
+        );
     }
     let is_own = program.starts_with("/proc/self");
     match error.kind() {
         io::ErrorKind::NotFound if is_own && !Path::new("/proc/self").exists() => {
-            "start this program again by /proc/self/exe: /proc is not mounted; mount it, or name the program with Builder::program"
+            "start this program again by /proc/self/exe: /proc is not mounted; mount it, or name \
+                the program with Builder::program"
                 .to_owned()
         }
         io::ErrorKind::PermissionDenied if is_own => {
             let file = std::fs::read_link(program).unwrap_or_default();
-            format!("start this program again ({}): {error}; the user that this process runs as may not execute it", file.display())
+            format!(
+                "start this program again ({}): {error}; the user that this process runs as \
+                may not execute it",
+                file.display()
+            )
         }
         _ => format!("start {}: {error}", program.display()),
     }
@@ -87,13 +109,19 @@ fn spawner() -> Result<&'static mpsc::Sender<Order>, Error> {
         spawn_thread("brigade-spawner", 256 << 10, move || serve(&mut inbox))?;
         Ok(orders)
     });
-    spawner.as_ref().map_err(|e| Error::new(ErrorKind::CannotStart, format!("start the spawning thread: {e}")))
+    spawner.as_ref().map_err(|e| {
+        Error::new(
+            ErrorKind::CannotStart,
+            format!("start the spawning thread: {e}"),
+        )
+    })
 }
 
 /// Lives as long as the process: the sender is never dropped.
 fn serve(inbox: &mut mpsc::Receiver<Order>) {
     while let Some((command, reply)) = inbox.blocking_recv() {
-        // If nobody waits for it any more, the child finds its control socket closed and ends; it is reaped here.
+        // If nobody waits for it any more, the child finds its control socket closed and ends; it
+        // is reaped here.
         if let Err(Ok(orphan)) = reply.send(start(&command)) {
             drop(orphan.control);
             super::exit::kill_and_reap(orphan.pid, orphan.watch);
@@ -105,9 +133,22 @@ fn start(command: &Command) -> io::Result<Spawned> {
     let (control, stdin) = UnixStream::pair()?;
     let (stdout, child_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
     let (stderr, child_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
-    let pid = posix_spawn(command, &Standard { stdin: stdin.into(), stdout: child_stdout, stderr: child_stderr })?;
+    let pid = posix_spawn(
+        command,
+        &Standard {
+            stdin: stdin.into(),
+            stdout: child_stdout,
+            stderr: child_stderr,
+        },
+    )?;
     match Watch::open(pid) {
-        Ok(watch) => Ok(Spawned { pid, watch, control, stdout, stderr }),
+        Ok(watch) => Ok(Spawned {
+            pid,
+            watch,
+            control,
+            stdout,
+            stderr,
+        }),
         Err(e) => {
             // Not where it is no child of ours any more.
             if matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(None)) {

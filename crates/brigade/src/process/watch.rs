@@ -1,5 +1,6 @@
-//! How the end of a child is noticed: by its pidfd, or, where a sandbox forbids `pidfd_open` (old container runtimes answer EPERM to what they
-//! do not know), by a thread that waits for it without reaping it.
+//! How the end of a child is noticed: by its pidfd, or, where a sandbox forbids `pidfd_open` (old
+//! container runtimes answer EPERM to what they do not know), by a thread that waits for it without
+//! reaping it.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -40,7 +41,8 @@ impl Watch {
             Ok(pidfd) => Ok(Self::Pidfd(pidfd)),
             Err(Errno::NOSYS | Errno::PERM | Errno::ACCESS) => Self::by_thread(pid),
             Err(Errno::SRCH) => Err(io::Error::other(
-                "it was reaped by another part of this program before it could be watched (a wait for any child, or SIGCHLD ignored)",
+                "it was reaped by another part of this program before it could be watched (a wait \
+                    for any child, or SIGCHLD ignored)",
             )),
             Err(e) => Err(e.into()),
         }
@@ -50,7 +52,10 @@ impl Watch {
         let (watch, end) = pipe_with(PipeFlags::CLOEXEC)?;
         spawn_thread("brigade-waiter", 64 << 10, move || {
             // Until it has ended, or is no child of ours any more.
-            while let Err(Errno::INTR) = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {}
+            while let Err(Errno::INTR) = waitid(
+                WaitId::Pid(pid),
+                WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+            ) {}
             drop(end);
         })?;
         Ok(Self::Pipe(watch))

@@ -1,8 +1,9 @@
 //! How many bytes of unfinished messages all connections of one pool or host may hold together.
 //!
-//! A connection may go over the budget only while none that holds unfinished messages is older, so that one of them always comes to an end. Any other
-//! is refused, gives back what it holds by ending, and sends again when it is connected again: nothing is lost by it. So all together hold at most
-//! the budget and what one connection may hold.
+//! A connection may go over the budget only while none that holds unfinished messages is older, so
+//! that one of them always comes to an end. Any other is refused, gives back what it holds by
+//! ending, and sends again when it is connected again: nothing is lost by it. So all together hold
+//! at most the budget and what one connection may hold.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -37,12 +38,19 @@ pub(crate) struct Share {
 
 impl Budget {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self(Arc::new(Shared { bytes_max, state: Mutex::default() }))
+        Self(Arc::new(Shared {
+            bytes_max,
+            state: Mutex::default(),
+        }))
     }
 
     /// For one more connection.
     pub(crate) fn share(&self) -> Share {
-        Share { budget: self.clone(), number: None, bytes: 0 }
+        Share {
+            budget: self.clone(),
+            number: None,
+            bytes: 0,
+        }
     }
 }
 

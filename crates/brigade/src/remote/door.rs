@@ -1,17 +1,21 @@
-//! The door between hosts: an authenticated, ordered byte stream whose bytes nobody read or changed, before any other message.
+//! The door between hosts: an authenticated, ordered byte stream whose bytes nobody read or
+//! changed, before any other message.
 //!
-//! [`Listener`] accepts and [`connect`] connects; both give an [`Authenticated`]. Three layers, each of which ends the connection when it
-//! does not hold:
+//! [`Listener`] accepts and [`connect`] connects; both give an [`Authenticated`]. Three layers,
+//! each of which ends the connection when it does not hold:
 //!
 //! 1. a socket: TCP or a Unix socket (`socket`); with `tls://`, TLS 1.3 upon it (`tls`);
-//! 2. the handshake (`hello`): each side proves that it has the key, by the Noise protocol with a shared key. The key is never sent, a
-//!    recording is worth nothing, and neither side can be taken for the other;
-//! 3. without TLS, records (`record`, `stream`), encrypted by the keys of that handshake. Duplicated, dropped, reordered, cut or changed bytes
-//!    are an error of the stream, never other bytes.
+//! 2. the handshake (`hello`): each side proves that it has the key, by the Noise protocol with a
+//!    shared key. The key is never sent, a recording is worth nothing, and neither side can be
+//!    taken for the other;
+//! 3. without TLS, records (`record`, `stream`), encrypted by the keys of that handshake.
+//!    Duplicated, dropped, reordered, cut or changed bytes are an error of the stream, never other
+//!    bytes.
 //!
-//! The listening side sends nothing but its opening before the peer has proved itself. Who owns what: a `Listener` owns the handshakes under
-//! way and drives them while `accept` is awaited; nothing here spawns. It does not know what is said through the stream, does not
-//! connect again, and keeps no list of those it let in.
+//! The listening side sends nothing but its opening before the peer has proved itself. Who owns
+//! what: a `Listener` owns the handshakes under way and drives them while `accept` is awaited;
+//! nothing here spawns. It does not know what is said through the stream, does not connect again,
+//! and keeps no list of those it let in.
 
 mod credentials;
 mod crowd;
@@ -62,8 +66,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A connection whose peer has proved itself.
 ///
-/// Flush after the last write: what is written may wait within. A read at the end gives zero bytes only if the peer ended the stream
-/// (`shutdown`); a connection that was cut is an error. See [`Damage`] for bytes that somebody changed.
+/// Flush after the last write: what is written may wait within. A read at the end gives zero bytes
+/// only if the peer ended the stream (`shutdown`); a connection that was cut is an error. See
+/// [`Damage`] for bytes that somebody changed.
 pub struct Authenticated {
     /// The connection.
     pub stream: Box<dyn Stream>,
@@ -94,17 +99,21 @@ impl fmt::Display for Identity {
 
 impl fmt::Debug for Authenticated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authenticated").field("peer", &self.peer).field("identity", &self.identity).finish_non_exhaustive()
+        f.debug_struct("Authenticated")
+            .field("peer", &self.peer)
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
     }
 }
 
-/// Connects to a listener: `tcp://host:port`, `tls://host:port` or `unix:///path`. Returns within 10 seconds.
+/// Connects to a listener: `tcp://host:port`, `tls://host:port` or `unix:///path`. Returns within
+/// 10 seconds.
 ///
 /// # Errors
 ///
-/// `BadOption` for a URL or credentials that cannot be used; `Unreachable` if
-/// nobody answers there or the listener is too busy; `Refused` if one side's proof does not hold, or the two sides do not want the same
-/// proofs; `Protocol` if what answers is no listener or one of another version.
+/// `BadOption` for a URL or credentials that cannot be used; `Unreachable` if nobody answers there
+/// or the listener is too busy; `Refused` if one side's proof does not hold, or the two sides do
+/// not want the same proofs; `Protocol` if what answers is no listener or one of another version.
 ///
 /// # Cancel safety
 ///
@@ -113,27 +122,49 @@ pub async fn connect(url: &str, credentials: &Credentials) -> Result<Authenticat
     let place = Place::parse(url)?;
     credentials.check(&place, Side::Connects)?;
     let connecting = timeout(CONNECT_TIMEOUT, socket::connect(&place)).await;
-    let raw = connecting.unwrap_or_else(|_| Err(unreachable("connect to the listener: nobody answers")))?;
+    let raw = connecting
+        .unwrap_or_else(|_| Err(unreachable("connect to the listener: nobody answers")))?;
     let shaking = timeout(HANDSHAKE_TIMEOUT, greet(raw, &place, credentials)).await;
-    shaking.unwrap_or_else(|_| Err(unreachable("greet the listener: it does not answer in time")))
+    shaking.unwrap_or_else(|_| {
+        Err(unreachable(
+            "greet the listener: it does not answer in time",
+        ))
+    })
 }
 
 async fn greet(raw: Raw, place: &Place, credentials: &Credentials) -> Result<Authenticated, Error> {
-    let peer = raw.peer().map_err(|error| Error::new(ErrorKind::Unreachable, "connect to the listener").with_source(error))?;
+    let peer = raw.peer().map_err(|error| {
+        Error::new(ErrorKind::Unreachable, "connect to the listener").with_source(error)
+    })?;
     if !peer.is_own_user() {
-        return Err(Error::new(ErrorKind::Refused, "believe the listener: it is a process of another user"));
+        return Err(Error::new(
+            ErrorKind::Refused,
+            "believe the listener: it is a process of another user",
+        ));
     }
     let mut socket = raw.into_stream();
-    let Place::Net { host, tls: true, .. } = place else {
+    let Place::Net {
+        host, tls: true, ..
+    } = place
+    else {
         let session = hello::connecting(&mut socket, credentials.secret(), &[0; 32]).await;
         let session = session.map_err(|gone| gone.explain(Side::Connects))?;
-        return Ok(Authenticated { stream: stream::sealed(socket, session), peer, identity: Identity::Key });
+        return Ok(Authenticated {
+            stream: stream::sealed(socket, session),
+            peer,
+            identity: Identity::Key,
+        });
     };
     let (mut stream, binding, identity) = tls::connect(credentials, host, socket).await?;
     let session = hello::connecting(&mut stream, credentials.secret(), &binding).await;
-    // With TLS 1.3 the listener tells only now that it does not accept a certificate. TLS encrypts, so the session is not needed further.
+    // With TLS 1.3 the listener tells only now that it does not accept a certificate. TLS encrypts,
+    // so the session is not needed further.
     session.map_err(|gone| gone.explain_over_tls(Side::Connects))?;
-    Ok(Authenticated { stream, peer, identity: identity.unwrap_or(Identity::Key) })
+    Ok(Authenticated {
+        stream,
+        peer,
+        identity: identity.unwrap_or(Identity::Key),
+    })
 }
 
 fn unreachable(text: &'static str) -> Error {

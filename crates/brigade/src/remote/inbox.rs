@@ -11,13 +11,15 @@ use crate::wire::{Decoder, Frame};
 
 /// What a long message gets room for at first, whatever length its peer says it has.
 const FIRST_BYTES_MAX: usize = 1 << 20;
-/// So many bytes of a frame that is still coming are a sign of life too. A peer of which a byte a second comes is as good as gone.
+/// So many bytes of a frame that is still coming are a sign of life too. A peer of which a byte a
+/// second comes is as good as gone.
 const LIFE_BYTES: usize = 4 << 10;
 
 pub(crate) struct Inbox {
     decoder: Decoder,
     partial: HashMap<(u8, u64), Partial>,
-    /// What the partial messages hold of the budget; none during the handshake, which has no long messages.
+    /// What the partial messages hold of the budget; none during the handshake, which has no long
+    /// messages.
     share: Option<Share>,
     message_bytes_max: usize,
     /// Bytes that came since the last sign of life.
@@ -37,7 +39,14 @@ impl Inbox {
     /// For the handshake.
     pub(crate) fn new() -> Self {
         let decoder = Decoder::new(HANDSHAKE_BYTES_MAX);
-        Self { decoder, partial: HashMap::new(), share: None, message_bytes_max: 0, unheard: 0, heard_bytes: 0 }
+        Self {
+            decoder,
+            partial: HashMap::new(),
+            share: None,
+            message_bytes_max: 0,
+            unheard: 0,
+            heard_bytes: 0,
+        }
     }
 
     /// For what comes after it.
@@ -71,8 +80,12 @@ impl Inbox {
     ///
     /// # Errors
     ///
-    /// `Protocol` if the stream makes no sense or more comes than may; `QueueFull` if the budget has no room for it now.
-    pub(crate) fn next(&mut self, expects: impl Fn(u8, u64) -> bool) -> Result<Option<Frame>, Error> {
+    /// `Protocol` if the stream makes no sense or more comes than may; `QueueFull` if the budget
+    /// has no room for it now.
+    pub(crate) fn next(
+        &mut self,
+        expects: impl Fn(u8, u64) -> bool,
+    ) -> Result<Option<Frame>, Error> {
         while let Some(frame) = self.decoder.next()? {
             if frame.kind != kind::PART {
                 return Ok(Some(frame));
@@ -84,14 +97,26 @@ impl Inbox {
         Ok(None)
     }
 
-    fn put_together(&mut self, frame: &Frame, expects: impl Fn(u8, u64) -> bool) -> Result<Option<Frame>, Error> {
-        let broken = |how: String| Err(Error::new(ErrorKind::Protocol, format!("read a message in parts: {how}")));
+    fn put_together(
+        &mut self,
+        frame: &Frame,
+        expects: impl Fn(u8, u64) -> bool,
+    ) -> Result<Option<Frame>, Error> {
+        let broken = |how: String| {
+            Err(Error::new(
+                ErrorKind::Protocol,
+                format!("read a message in parts: {how}"),
+            ))
+        };
         let Some((&[kind, l0, l1, l2, l3], bytes)) = frame.body.split_first_chunk::<5>() else {
             return broken("one is too short".to_owned());
         };
         let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
         if length > self.message_bytes_max {
-            return broken(format!("{length} bytes are announced and {} are allowed", self.message_bytes_max));
+            return broken(format!(
+                "{length} bytes are announced and {} are allowed",
+                self.message_bytes_max
+            ));
         }
         let (count, key) = (self.partial.len(), (kind, frame.id));
         if !self.partial.contains_key(&key) {
@@ -99,20 +124,38 @@ impl Inbox {
                 return broken(format!("{LONG_MESSAGES_MAX} are on their way already"));
             }
             if !expects(kind, frame.id) {
-                return broken(format!("it is of kind {kind} and about call {}, of which nothing is expected", frame.id));
+                return broken(format!(
+                    "it is of kind {kind} and about call {}, of which nothing is expected",
+                    frame.id
+                ));
             }
         }
-        let Some(share) = &mut self.share else { return broken("it begins before the handshake has ended".to_owned()) };
-        let partial = self.partial.entry(key).or_insert_with(|| Partial { bytes: Vec::new(), length, room: 0 });
-        if bytes.is_empty() || partial.length != length || partial.bytes.len() + bytes.len() > length {
+        let Some(share) = &mut self.share else {
+            return broken("it begins before the handshake has ended".to_owned());
+        };
+        let partial = self.partial.entry(key).or_insert_with(|| Partial {
+            bytes: Vec::new(),
+            length,
+            room: 0,
+        });
+        if bytes.is_empty()
+            || partial.length != length
+            || partial.bytes.len() + bytes.len() > length
+        {
             return broken("they do not make one".to_owned());
         }
         if partial.room - partial.bytes.len() < bytes.len() {
             // Grows as the bytes come, never beyond the message.
             let held = partial.bytes.len();
-            let wanted = (2 * held).max(FIRST_BYTES_MAX).max(held + bytes.len()).min(length);
+            let wanted = (2 * held)
+                .max(FIRST_BYTES_MAX)
+                .max(held + bytes.len())
+                .min(length);
             if !share.take(wanted - partial.room) {
-                return Err(Error::new(ErrorKind::QueueFull, "read a long message: too many others are on their way"));
+                return Err(Error::new(
+                    ErrorKind::QueueFull,
+                    "read a long message: too many others are on their way",
+                ));
             }
             partial.room = wanted;
             partial.bytes.reserve_exact(wanted - held);
@@ -121,9 +164,15 @@ impl Inbox {
         if partial.bytes.len() < length {
             return Ok(None);
         }
-        let Some(Partial { bytes, room, .. }) = self.partial.remove(&key) else { return Ok(None) };
+        let Some(Partial { bytes, room, .. }) = self.partial.remove(&key) else {
+            return Ok(None);
+        };
         share.give_back(room);
-        Ok(Some(Frame { kind, id: frame.id, body: Bytes::from(bytes) }))
+        Ok(Some(Frame {
+            kind,
+            id: frame.id,
+            body: Bytes::from(bytes),
+        }))
     }
 }
 
@@ -160,23 +209,41 @@ mod tests {
         while let Some(frame) = inbox.next(|_, _| true).unwrap() {
             frames.push((frame.kind, frame.id, frame.body));
         }
-        assert_eq!(frames, [(2, 9, Bytes::from_static(b"!")), (1, 8, Bytes::from_static(b"1234")), (1, 7, Bytes::from_static(b"abcdef"))]);
+        assert_eq!(
+            frames,
+            [
+                (2, 9, Bytes::from_static(b"!")),
+                (1, 8, Bytes::from_static(b"1234")),
+                (1, 7, Bytes::from_static(b"abcdef"))
+            ]
+        );
         assert!(inbox.partial.is_empty());
     }
 
     #[test]
     fn limits_hold_at_the_edge_and_one_past_it() {
-        assert!(inbox(&part(1, 1, 100, &[0; 100])).next(|_, _| true).unwrap().is_some());
+        assert!(
+            inbox(&part(1, 1, 100, &[0; 100]))
+                .next(|_, _| true)
+                .unwrap()
+                .is_some()
+        );
         for stream in [
             part(1, 1, 101, b"a"),
             part(1, 1, 4, b"12345"),
             part(1, 1, 4, b""),
             [part(1, 1, 4, b"1"), part(1, 1, 5, b"2")].concat(),
-            (0..=LONG_MESSAGES_MAX as u64).flat_map(|id| part(1, id, 4, b"1")).collect(),
+            (0..=LONG_MESSAGES_MAX as u64)
+                .flat_map(|id| part(1, id, 4, b"1"))
+                .collect(),
             [&encode(kind::PART, 1, 4)[..], &[0; 4]].concat(),
             encode(1, 1, FRAME_BYTES_MAX + 1).to_vec(),
         ] {
-            assert_eq!(inbox(&stream).next(|_, _| true).unwrap_err().kind(), ErrorKind::Protocol, "{stream:?}");
+            assert_eq!(
+                inbox(&stream).next(|_, _| true).unwrap_err().kind(),
+                ErrorKind::Protocol,
+                "{stream:?}"
+            );
         }
     }
 
@@ -184,9 +251,16 @@ mod tests {
     fn a_message_that_is_said_to_be_long_gets_room_only_as_it_comes() {
         let mut inbox = Inbox::new();
         inbox.admit(usize::MAX, &Budget::new(usize::MAX));
-        inbox.buffer().extend_from_slice(&part(1, 1, u32::MAX, b"a"));
+        inbox
+            .buffer()
+            .extend_from_slice(&part(1, 1, u32::MAX, b"a"));
         assert!(inbox.next(|_, _| true).unwrap().is_none());
-        assert!(inbox.partial.values().all(|partial| partial.bytes.capacity() <= 2 * FIRST_BYTES_MAX));
+        assert!(
+            inbox
+                .partial
+                .values()
+                .all(|partial| partial.bytes.capacity() <= 2 * FIRST_BYTES_MAX)
+        );
     }
 
     #[test]
@@ -205,7 +279,12 @@ mod tests {
             let mut stream = Vec::new();
             for _ in 0..count {
                 let length = usize::try_from(random.within(0..60)).unwrap();
-                stream.extend(part(1, random.within(0..3), u32::try_from(random.within(0..120)).unwrap(), &vec![7; length]));
+                stream.extend(part(
+                    1,
+                    random.within(0..3),
+                    u32::try_from(random.within(0..120)).unwrap(),
+                    &vec![7; length],
+                ));
             }
             let at = usize::try_from(random.within(0..stream.len() as u64)).unwrap();
             stream[at] ^= 1 << random.within(0..8);
@@ -219,7 +298,13 @@ mod tests {
     #[test]
     fn what_nobody_expects_and_what_is_over_the_budget_gets_no_room() {
         let mut unexpected = inbox(&part(1, 7, 100, &[0; 50]));
-        assert_eq!(unexpected.next(|kind, id| (kind, id) != (1, 7)).unwrap_err().kind(), ErrorKind::Protocol);
+        assert_eq!(
+            unexpected
+                .next(|kind, id| (kind, id) != (1, 7))
+                .unwrap_err()
+                .kind(),
+            ErrorKind::Protocol
+        );
         assert!(unexpected.partial.is_empty());
 
         let budget = Budget::new(2 * FIRST_BYTES_MAX);

@@ -1,7 +1,8 @@
 //! One connection between a pool and a host, from its handshake to its end. Both sides use it.
 //!
-//! [`Line::run`] reads, writes and beats until the connection ends, one way or another. It never waits for what the other side does with
-//! what it is told; whoever takes the messages ([`Ear`]) does not wait either.
+//! [`Line::run`] reads, writes and beats until the connection ends, one way or another. It never
+//! waits for what the other side does with what it is told; whoever takes the messages ([`Ear`])
+//! does not wait either.
 
 use std::future::Future;
 use std::io;
@@ -78,7 +79,8 @@ impl Messages<'_> {
     ///
     /// # Errors
     ///
-    /// `Protocol` if the stream makes no sense, `QueueFull` if there is no room for it; it cannot be read on.
+    /// `Protocol` if the stream makes no sense, `QueueFull` if there is no room for it; it cannot
+    /// be read on.
     pub(crate) fn next(&mut self) -> Result<Option<Frame>, Error> {
         while let Some(frame) = self.inbox.next(self.expects)? {
             match frame.kind {
@@ -94,7 +96,11 @@ impl Messages<'_> {
 impl Line {
     pub(crate) fn new(stream: Box<dyn Stream>) -> Self {
         let (reading, writing) = tokio::io::split(stream);
-        Self { reading, writing, inbox: Inbox::new() }
+        Self {
+            reading,
+            writing,
+            inbox: Inbox::new(),
+        }
     }
 
     /// Says one message of the handshake.
@@ -116,25 +122,45 @@ impl Line {
             }
             match self.reading.read_buf(self.inbox.buffer()).await {
                 Ok(1..) => {}
-                Ok(0) => return Err(cut("read the handshake", io::ErrorKind::UnexpectedEof.into())),
+                Ok(0) => {
+                    return Err(cut(
+                        "read the handshake",
+                        io::ErrorKind::UnexpectedEof.into(),
+                    ));
+                }
                 Err(e) => return Err(cut("read the handshake", e)),
             }
         }
     }
 
-    /// From here on there may be long messages, of at most so many bytes each, as far as the budget goes.
+    /// From here on there may be long messages, of at most so many bytes each, as far as the budget
+    /// goes.
     pub(crate) fn admit(&mut self, message_bytes_max: usize, budget: &Budget) {
         self.inbox.admit(message_bytes_max, budget);
     }
 
     /// Closes the connection after what was said, within a second.
     pub(crate) async fn close(mut self) {
-        timeout(LAST_WORDS_TIMEOUT, self.writing.shutdown()).await.ok();
+        timeout(LAST_WORDS_TIMEOUT, self.writing.shutdown())
+            .await
+            .ok();
     }
 
-    /// Carries what `outbox` holds and hands what comes to `ear`, until the connection ends or `until` does; then says what is left to say.
-    pub(crate) async fn run(mut self, outbox: &Outbox, beat: Duration, ear: &(impl Ear + Sync), until: impl Future<Output = ()>) -> End {
-        let pulse = Pulse { outbox, ear, began: Instant::now(), heard: AtomicBool::new(false) };
+    /// Carries what `outbox` holds and hands what comes to `ear`, until the connection ends or
+    /// `until` does; then says what is left to say.
+    pub(crate) async fn run(
+        mut self,
+        outbox: &Outbox,
+        beat: Duration,
+        ear: &(impl Ear + Sync),
+        until: impl Future<Output = ()>,
+    ) -> End {
+        let pulse = Pulse {
+            outbox,
+            ear,
+            began: Instant::now(),
+            heard: AtomicBool::new(false),
+        };
         let end = tokio::select! {
             end = pulse.read(&mut self.reading, &mut self.inbox) => end,
             error = outbox.write_to(&mut self.writing, || ear.relieved()) => End::Cut(format!("it could not be written to: {error}")),
@@ -165,17 +191,26 @@ impl<E: Ear + Sync> Pulse<'_, E> {
     async fn read(&self, reading: &mut ReadHalf<Box<dyn Stream>>, inbox: &mut Inbox) -> End {
         let (mut end, mut unyielded) = (None, 0);
         loop {
-            // Before the first read, too: something may have come with the handshake. And before the end: what came before it counts.
+            // Before the first read, too: something may have come with the handshake. And before
+            // the end: what came before it counts.
             let expects = |kind, call| self.ear.expects(kind, call);
-            let mut messages = Messages { inbox, outbox: self.outbox, expects: &expects, echo: None };
+            let mut messages = Messages {
+                inbox,
+                outbox: self.outbox,
+                expects: &expects,
+                echo: None,
+            };
             match self.ear.hear(&mut messages) {
                 Ok(()) => {}
                 // It may come again when there is room; what it is about is not lost.
-                Err(error) if error.kind() == ErrorKind::QueueFull => return End::Cut(error.to_string()),
+                Err(error) if error.kind() == ErrorKind::QueueFull => {
+                    return End::Cut(error.to_string());
+                }
                 Err(error) => return End::Nonsense(error),
             }
             if let Some(sent) = messages.echo {
-                self.ear.echoed(Duration::from_micros(self.micros().saturating_sub(sent)));
+                self.ear
+                    .echoed(Duration::from_micros(self.micros().saturating_sub(sent)));
             }
             if let Some(end) = end {
                 return end;
@@ -221,7 +256,11 @@ impl<E: Ear + Sync> Pulse<'_, E> {
         while silent < SILENT_BEATS_MAX {
             ticks.tick().await;
             self.outbox.urgent(kind::BEAT, self.micros(), &[]);
-            silent = if self.heard.swap(false, Ordering::Relaxed) { 0 } else { silent + 1 };
+            silent = if self.heard.swap(false, Ordering::Relaxed) {
+                0
+            } else {
+                silent + 1
+            };
         }
     }
 

@@ -1,13 +1,14 @@
 //! What a link has yet to write.
 //!
-//! Anybody appends; one writer takes. Three classes, so that nothing waits behind what is long: *urgent* frames go first, *small* ones gather
-//! and go out together, *large* messages go in parts, one part of one message at a time, in turn, at most
-//! [`LONG_MESSAGES_MAX`] of them at once. Messages of one class keep their order,
-//! those of different classes do not.
+//! Anybody appends; one writer takes. Three classes, so that nothing waits behind what is long:
+//! *urgent* frames go first, *small* ones gather and go out together, *large* messages go in parts,
+//! one part of one message at a time, in turn, at most [`LONG_MESSAGES_MAX`] of them at once.
+//! Messages of one class keep their order, those of different classes do not.
 //!
-//! Payloads are not copied, so what grows with a slow peer is at most a copy of small frames; who appends is told when too much waits
-//! ([`Outbox::is_congested`]) and its owner when it does not any more. A closed outbox takes nothing: what would have been said is said
-//! anew when the next connection is up.
+//! Payloads are not copied, so what grows with a slow peer is at most a copy of small frames; who
+//! appends is told when too much waits ([`Outbox::is_congested`]) and its owner when it does not
+//! any more. A closed outbox takes nothing: what would have been said is said anew when the next
+//! connection is up.
 
 use std::collections::VecDeque;
 use std::io;
@@ -36,7 +37,8 @@ const RELIEVED_BYTES: usize = CONGESTED_BYTES / 4;
 const TURNS_MAX: usize = 8;
 /// What nobody waits for in particular waits so long for company.
 const COMPANY_TIME: Duration = Duration::from_millis(1);
-/// Urgent frames are signs of life, and one of them is as good as many: a peer that asks and does not read gets no more of them.
+/// Urgent frames are signs of life, and one of them is as good as many: a peer that asks and does
+/// not read gets no more of them.
 const URGENT_BYTES_MAX: usize = 4 << 10;
 
 pub(crate) struct Outbox {
@@ -73,7 +75,8 @@ struct Large {
     body: Bytes,
 }
 
-/// What goes out in one turn: whole frames, then a part of a large message, which may lie in two places.
+/// What goes out in one turn: whole frames, then a part of a large message, which may lie in two
+/// places.
 #[derive(Default)]
 struct Turn {
     block: Vec<u8>,
@@ -83,15 +86,23 @@ struct Turn {
 
 impl Outbox {
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::default(), kicked: AtomicBool::new(false), nudged: AtomicBool::new(false), kick: Notify::new() }
+        Self {
+            state: Mutex::default(),
+            kicked: AtomicBool::new(false),
+            nudged: AtomicBool::new(false),
+            kick: Notify::new(),
+        }
     }
 
-    /// Begins to take what is said, and says this before anything else, in one piece. It was empty since it was closed.
+    /// Begins to take what is said, and says this before anything else, in one piece. It was empty
+    /// since it was closed.
     pub(crate) fn open(&self, kind: u8, body: &[u8]) {
         let mut state = lock(&self.state);
         state.open = true;
         state.bytes = HEADER_BYTES + body.len();
-        state.small.push_back([&encode(kind, 0, body.len())[..], body].concat());
+        state
+            .small
+            .push_back([&encode(kind, 0, body.len())[..], body].concat());
         drop(state);
         self.kick();
     }
@@ -101,13 +112,26 @@ impl Outbox {
         lock(&self.state).open = true;
     }
 
-    /// Takes nothing more and forgets what was not handed to the writer. Returns the ids of the forgotten messages of this kind: the peer
-    /// has seen nothing of those.
+    /// Takes nothing more and forgets what was not handed to the writer. Returns the ids of the
+    /// forgotten messages of this kind: the peer has seen nothing of those.
     pub(crate) fn close(&self, of_kind: u8) -> Vec<u64> {
         let state = std::mem::take(&mut *lock(&self.state));
-        let mut ids: Vec<u64> = state.small.iter().flat_map(|block| ids(block, of_kind)).collect();
-        let untouched = |large: &&Large| large.kind == of_kind && large.head.len() + large.body.len() == large.length;
-        ids.extend(state.under_way.iter().chain(&state.large).filter(untouched).map(|large| large.id));
+        let mut ids: Vec<u64> = state
+            .small
+            .iter()
+            .flat_map(|block| ids(block, of_kind))
+            .collect();
+        let untouched = |large: &&Large| {
+            large.kind == of_kind && large.head.len() + large.body.len() == large.length
+        };
+        ids.extend(
+            state
+                .under_way
+                .iter()
+                .chain(&state.large)
+                .filter(untouched)
+                .map(|large| large.id),
+        );
         ids
     }
 
@@ -118,14 +142,16 @@ impl Outbox {
             if !state.open || state.urgent.len() >= URGENT_BYTES_MAX {
                 return;
             }
-            state.urgent.extend_from_slice(&encode(kind, id, body.len()));
+            state
+                .urgent
+                .extend_from_slice(&encode(kind, id, body.len()));
             state.urgent.extend_from_slice(body);
         }
         self.kick();
     }
 
-    /// Appends a message whose body is `head` and then `body`. The writer is told by [`kick`](Self::kick), or takes it along with what is
-    /// said next: there is a beat before long.
+    /// Appends a message whose body is `head` and then `body`. The writer is told by
+    /// [`kick`](Self::kick), or takes it along with what is said next: there is a beat before long.
     pub(crate) fn append(&self, kind: u8, id: u64, head: &[u8], body: &Bytes) {
         let mut state = lock(&self.state);
         if !state.open {
@@ -135,7 +161,13 @@ impl Outbox {
         if length <= SMALL_BYTES {
             state.append_small(kind, id, head, body);
         } else {
-            state.large.push_back(Large { kind, id, length, head: Bytes::copy_from_slice(head), body: body.clone() });
+            state.large.push_back(Large {
+                kind,
+                id,
+                length,
+                head: Bytes::copy_from_slice(head),
+                body: body.clone(),
+            });
         }
         state.bytes += HEADER_BYTES + length;
         state.congested |= state.bytes > CONGESTED_BYTES;
@@ -158,7 +190,8 @@ impl Outbox {
         }
     }
 
-    /// Lets the writer write within about a millisecond, together with what is appended until then. At once, if there is much already.
+    /// Lets the writer write within about a millisecond, together with what is appended until then.
+    /// At once, if there is much already.
     pub(crate) fn kick_soon(&self) {
         if lock(&self.state).bytes >= BLOCK_BYTES {
             self.kick();
@@ -176,8 +209,13 @@ impl Outbox {
         }
     }
 
-    /// Writes what is appended, for as long as the stream takes it. `relieved` is told when congestion is over.
-    pub(crate) async fn write_to(&self, stream: &mut (impl AsyncWrite + Unpin), relieved: impl Fn()) -> io::Error {
+    /// Writes what is appended, for as long as the stream takes it. `relieved` is told when
+    /// congestion is over.
+    pub(crate) async fn write_to(
+        &self,
+        stream: &mut (impl AsyncWrite + Unpin),
+        relieved: impl Fn(),
+    ) -> io::Error {
         loop {
             // Cleared before looking, so that an append that comes after the look kicks again.
             self.kicked.store(false, Ordering::Release);
@@ -193,7 +231,8 @@ impl Outbox {
                 }
                 self.give_back(turn.block);
                 if turns.is_multiple_of(TURNS_MAX) {
-                    // A stream that takes all at once would keep this task from reading and beating.
+                    // A stream that takes all at once would keep this task from reading and
+                    // beating.
                     tokio::task::yield_now().await;
                 }
             }
@@ -203,13 +242,17 @@ impl Outbox {
                 return error;
             }
             self.until_kicked().await;
-            // Who is about to say something may do so first: one write for all of them costs less than the wait.
+            // Who is about to say something may do so first: one write for all of them costs less
+            // than the wait.
             tokio::task::yield_now().await;
         }
     }
 
     /// Waits for nothing: writes what there is and returns.
-    pub(crate) async fn write_rest(&self, stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    pub(crate) async fn write_rest(
+        &self,
+        stream: &mut (impl AsyncWrite + Unpin),
+    ) -> io::Result<()> {
         while let Some(turn) = self.take() {
             write(stream, &turn).await?;
         }
@@ -218,7 +261,10 @@ impl Outbox {
 
     fn take(&self) -> Option<Turn> {
         let mut state = lock(&self.state);
-        let mut turn = Turn { block: std::mem::take(&mut state.urgent), ..Turn::default() };
+        let mut turn = Turn {
+            block: std::mem::take(&mut state.urgent),
+            ..Turn::default()
+        };
         if let Some(block) = state.small.pop_front() {
             state.bytes = state.bytes.saturating_sub(block.len());
             if turn.block.is_empty() {
@@ -244,13 +290,22 @@ impl Outbox {
 async fn write(stream: &mut (impl AsyncWrite + Unpin), turn: &Turn) -> io::Result<()> {
     let [header, first, second] = &turn.part;
     // In one write, where the stream can.
-    let mut all = turn.block.as_slice().chain(&header[..]).chain(&first[..]).chain(&second[..]);
+    let mut all = turn
+        .block
+        .as_slice()
+        .chain(&header[..])
+        .chain(&first[..])
+        .chain(&second[..]);
     stream.write_all_buf(&mut all).await
 }
 
 impl State {
     fn append_small(&mut self, kind: u8, id: u64, head: &[u8], body: &[u8]) {
-        if self.small.back().is_none_or(|block| block.len() >= BLOCK_BYTES) {
+        if self
+            .small
+            .back()
+            .is_none_or(|block| block.len() >= BLOCK_BYTES)
+        {
             let block = std::mem::take(&mut self.spare);
             self.small.push_back(block);
         }
@@ -261,19 +316,26 @@ impl State {
         }
     }
 
-    /// The next part of the large message whose turn it is, which then goes behind the others: its header, and its bytes.
+    /// The next part of the large message whose turn it is, which then goes behind the others: its
+    /// header, and its bytes.
     fn take_part(&mut self) -> [Bytes; 3] {
         while self.under_way.len() < LONG_MESSAGES_MAX
             && let Some(next) = self.large.pop_front()
         {
             self.under_way.push_back(next);
         }
-        let Some(mut large) = self.under_way.pop_front() else { return Default::default() };
+        let Some(mut large) = self.under_way.pop_front() else {
+            return Default::default();
+        };
         let head = large.head.split_to(PART_BYTES.min(large.head.len()));
-        let body = large.body.split_to((PART_BYTES - head.len()).min(large.body.len()));
+        let body = large
+            .body
+            .split_to((PART_BYTES - head.len()).min(large.body.len()));
         let taken = head.len() + body.len();
         let is_last = large.head.is_empty() && large.body.is_empty();
-        self.bytes = self.bytes.saturating_sub(taken + if is_last { HEADER_BYTES } else { 0 });
+        self.bytes = self
+            .bytes
+            .saturating_sub(taken + if is_last { HEADER_BYTES } else { 0 });
         let length = u32::try_from(large.length).expect("payload limits are below 4 GiB");
         let mut header = Vec::with_capacity(HEADER_BYTES + 5);
         header.extend_from_slice(&encode(kind::PART, large.id, 5 + taken));
@@ -296,7 +358,9 @@ impl State {
 /// The ids of the frames of a kind in a block of whole frames.
 fn ids(mut block: &[u8], of_kind: u8) -> Vec<u64> {
     let mut ids = Vec::new();
-    while let Some(([l0, l1, l2, l3, kind, _, _, _, id @ ..], rest)) = block.split_first_chunk::<HEADER_BYTES>() {
+    while let Some(([l0, l1, l2, l3, kind, _, _, _, id @ ..], rest)) =
+        block.split_first_chunk::<HEADER_BYTES>()
+    {
         if *kind == of_kind {
             ids.push(u64::from_le_bytes(*id));
         }

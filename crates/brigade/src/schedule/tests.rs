@@ -6,16 +6,31 @@ use jiff::Timestamp;
 use super::*;
 
 fn plan(expression: &str, zone: &str) -> Plan {
-    let recurrence = Recurrence::Cron { expression: expression.to_owned(), zone: zone.to_owned() };
-    Plan { recurrence, missed: Missed::default(), grace: GRACE, group: None }
+    let recurrence = Recurrence::Cron {
+        expression: expression.to_owned(),
+        zone: zone.to_owned(),
+    };
+    Plan {
+        recurrence,
+        missed: Missed::default(),
+        grace: GRACE,
+        group: None,
+    }
 }
 
 fn every(interval: Duration, missed: Missed) -> Plan {
-    Plan { recurrence: Recurrence::Every(interval), missed, grace: GRACE, group: None }
+    Plan {
+        recurrence: Recurrence::Every(interval),
+        missed,
+        grace: GRACE,
+        group: None,
+    }
 }
 
 fn millis(text: &str) -> i64 {
-    text.parse::<Timestamp>().expect("a timestamp").as_millisecond()
+    text.parse::<Timestamp>()
+        .expect("a timestamp")
+        .as_millisecond()
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -44,8 +59,14 @@ fn a_bad_expression_is_told_with_its_place() {
         ("@fortnightly", "there are @hourly"),
         ("@reboot", "@reboot has no time"),
         ("@every 5m", "Schedule::every"),
-        ("0 0 1,32 * *", r#"its field 3, "1,32", is no day of the month: "32" is none, there are 1 to 31"#),
-        ("0 1-3,22-25 * * *", r#"is no hour: "22-25" is none, there are 0 to 23"#),
+        (
+            "0 0 1,32 * *",
+            r#"its field 3, "1,32", is no day of the month: "32" is none, there are 1 to 31"#,
+        ),
+        (
+            "0 1-3,22-25 * * *",
+            r#"is no hour: "22-25" is none, there are 0 to 23"#,
+        ),
         ("@hourly @daily", "there are @hourly"),
         ("0 0 30 2 *", "no date ever matches"),
         ("0 0 31 4,6,9,11 *", "no date ever matches"),
@@ -55,23 +76,56 @@ fn a_bad_expression_is_told_with_its_place() {
             Ok(_) => assert_eq!(why, "", "{expression}"),
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::BadOption);
-                assert!(!why.is_empty() && error.to_string().contains(why), "{expression}: {error}");
+                assert!(
+                    !why.is_empty() && error.to_string().contains(why),
+                    "{expression}: {error}"
+                );
             }
         }
     }
     let long = "0,".repeat(300);
-    assert!(plan(&long, "UTC").after(0).is_err_and(|e| e.to_string().contains("500 are allowed")));
+    assert!(
+        plan(&long, "UTC")
+            .after(0)
+            .is_err_and(|e| e.to_string().contains("500 are allowed"))
+    );
 }
 
 #[test]
 fn a_bad_zone_or_interval_is_told() {
-    for zone in ["", "Europe/Atlantis", "../../etc/passwd", "/etc/localtime", "\0", "Europe Berlin", &"x".repeat(1 << 20)] {
+    for zone in [
+        "",
+        "Europe/Atlantis",
+        "../../etc/passwd",
+        "/etc/localtime",
+        "\0",
+        "Europe Berlin",
+        &"x".repeat(1 << 20),
+    ] {
         let error = plan("0 0 * * *", zone).after(0).expect_err("no zone");
-        assert!(error.kind() == ErrorKind::BadOption && error.to_string().len() < 300, "{error}");
+        assert!(
+            error.kind() == ErrorKind::BadOption && error.to_string().len() < 300,
+            "{error}"
+        );
     }
-    assert!(every(Duration::from_micros(100_500), Missed::Once).after(0).is_err());
-    for (interval, good) in [(99, false), (100, true), (316_224_000_000, true), (316_224_000_001, false)] {
-        assert_eq!(every(Duration::from_millis(interval), Missed::Once).after(0).is_ok(), good, "{interval}");
+    assert!(
+        every(Duration::from_micros(100_500), Missed::Once)
+            .after(0)
+            .is_err()
+    );
+    for (interval, good) in [
+        (99, false),
+        (100, true),
+        (316_224_000_000, true),
+        (316_224_000_001, false),
+    ] {
+        assert_eq!(
+            every(Duration::from_millis(interval), Missed::Once)
+                .after(0)
+                .is_ok(),
+            good,
+            "{interval}"
+        );
     }
 }
 
@@ -105,16 +159,27 @@ fn what_cron_knows_is_understood() {
         ("0 0 * * 7", "2026-11-22T00:00:00Z"),
     ];
     for (expression, next) in cases {
-        let found = plan(expression, "UTC").after(from).map(|tick| Timestamp::from_millisecond(tick).expect("in range").to_string());
-        assert_eq!(found.as_deref().map_err(ToString::to_string), Ok(next), "{expression}");
+        let found = plan(expression, "UTC").after(from).map(|tick| {
+            Timestamp::from_millisecond(tick)
+                .expect("in range")
+                .to_string()
+        });
+        assert_eq!(
+            found.as_deref().map_err(ToString::to_string),
+            Ok(next),
+            "{expression}"
+        );
     }
 }
 
 #[test]
 fn zones_are_found_without_a_database_of_the_system() {
-    // The fallback is the same data: an old name that some systems leave out, and one that all have.
+    // The fallback is the same data: an old name that some systems leave out, and one that all
+    // have.
     for zone in ["US/Eastern", "America/New_York"] {
-        let bundled = jiff::tz::TimeZoneDatabase::bundled().get(zone).expect("in this program");
+        let bundled = jiff::tz::TimeZoneDatabase::bundled()
+            .get(zone)
+            .expect("in this program");
         assert!(bundled.following(Timestamp::UNIX_EPOCH).next().is_some());
         assert!(plan("0 0 * * *", zone).after(0).is_ok());
     }
@@ -123,7 +188,13 @@ fn zones_are_found_without_a_database_of_the_system() {
 #[test]
 fn intervals_are_multiples_since_1970() {
     let plan = every(Duration::from_millis(1_500), Missed::All);
-    for (time, next) in [(-5, 1_500), (0, 1_500), (1, 1_500), (1_499, 1_500), (1_500, 3_000)] {
+    for (time, next) in [
+        (-5, 1_500),
+        (0, 1_500),
+        (1, 1_500),
+        (1_499, 1_500),
+        (1_500, 3_000),
+    ] {
         assert_eq!(plan.after(time).ok(), Some(next), "{time}");
     }
 }
@@ -142,11 +213,25 @@ fn missed_ticks_become_what_the_policy_says() {
         // Five are late and one is not.
         (Missed::Skip, 10, 15 * minute + 30_000, vec![15]),
         (Missed::Once, 10, 15 * minute + 30_000, vec![15]),
-        (Missed::All, 10, 15 * minute + 30_000, vec![10, 11, 12, 13, 14, 15]),
+        (
+            Missed::All,
+            10,
+            15 * minute + 30_000,
+            vec![10, 11, 12, 13, 14, 15],
+        ),
     ];
     for (missed, tick, now, fired) in cases {
-        let due = every(MINUTE, missed).due(tick * minute, now).expect("a good plan");
-        assert_eq!(due.fire.iter().map(|tick| tick / minute).collect::<Vec<_>>(), fired, "{missed:?} {now}");
+        let due = every(MINUTE, missed)
+            .due(tick * minute, now)
+            .expect("a good plan");
+        assert_eq!(
+            due.fire
+                .iter()
+                .map(|tick| tick / minute)
+                .collect::<Vec<_>>(),
+            fired,
+            "{missed:?} {now}"
+        );
         assert!(due.next > now && due.next % minute == 0);
     }
 }
@@ -155,36 +240,77 @@ fn missed_ticks_become_what_the_policy_says() {
 fn a_day_of_missed_hours_is_skipped_made_up_for_once_or_whole() {
     let hour = 3_600_000;
     let now = 24 * hour + hour / 2;
-    let due = |missed| every(Duration::from_secs(3600), missed).due(20 * hour, now).expect("a good plan");
+    let due = |missed| {
+        every(Duration::from_secs(3600), missed)
+            .due(20 * hour, now)
+            .expect("a good plan")
+    };
     assert_eq!(due(Missed::Skip).fire, [0; 0]);
     assert_eq!(due(Missed::Once).fire, [24 * hour]);
-    assert_eq!(due(Missed::All).fire, [20, 21, 22, 23, 24].map(|tick| tick * hour));
+    assert_eq!(
+        due(Missed::All).fire,
+        [20, 21, 22, 23, 24].map(|tick| tick * hour)
+    );
     for missed in [Missed::Skip, Missed::Once, Missed::All] {
         let due = due(missed);
-        assert_eq!((due.next, due.late, due.left_out), (25 * hour, Some((20 * hour, 24 * hour)), None));
+        assert_eq!(
+            (due.next, due.late, due.left_out),
+            (25 * hour, Some((20 * hour, 24 * hour)), None)
+        );
     }
 }
 
 #[test]
 fn a_year_of_missed_seconds_is_bounded_and_told() {
     let (second, year) = (1_000, 365 * 86_400_000);
-    for recurrence in [every(Duration::from_secs(1), Missed::All).recurrence, plan("* * * * * *", "Europe/Berlin").recurrence] {
-        let plan = |missed| Plan { recurrence: recurrence.clone(), missed, grace: Duration::from_secs(5), group: None };
+    for recurrence in [
+        every(Duration::from_secs(1), Missed::All).recurrence,
+        plan("* * * * * *", "Europe/Berlin").recurrence,
+    ] {
+        let plan = |missed| Plan {
+            recurrence: recurrence.clone(),
+            missed,
+            grace: Duration::from_secs(5),
+            group: None,
+        };
         let due = plan(Missed::All).due(second, year).expect("a good plan");
-        assert_eq!((due.fire.len(), due.fire[0], due.fire[999]), (1_000, second, 1_000 * second));
+        assert_eq!(
+            (due.fire.len(), due.fire[0], due.fire[999]),
+            (1_000, second, 1_000 * second)
+        );
         assert_eq!(due.left_out, Some((1_001 * second, year - 6 * second)));
         // There was no room for those in time: they come next, and are not late.
         assert_eq!(due.next, year - 5 * second);
         let due = plan(Missed::All).due(due.next, year).expect("a good plan");
-        assert_eq!((due.fire.len(), due.next, due.late), (6, year + second, None));
-        assert_eq!(plan(Missed::Once).due(second, year).map(|due| due.fire.len()).ok(), Some(6));
+        assert_eq!(
+            (due.fire.len(), due.next, due.late),
+            (6, year + second, None)
+        );
+        assert_eq!(
+            plan(Missed::Once)
+                .due(second, year)
+                .map(|due| due.fire.len())
+                .ok(),
+            Some(6)
+        );
     }
 }
 
 #[test]
 fn a_clock_that_went_back_fires_nothing() {
-    let due = plan("0 3 * * *", "UTC").due(millis("2026-11-21T03:00:00Z"), millis("2026-11-20T03:00:01Z")).expect("a good plan");
-    assert_eq!(due, Due { next: millis("2026-11-21T03:00:00Z"), ..Due::default() });
+    let due = plan("0 3 * * *", "UTC")
+        .due(
+            millis("2026-11-21T03:00:00Z"),
+            millis("2026-11-20T03:00:01Z"),
+        )
+        .expect("a good plan");
+    assert_eq!(
+        due,
+        Due {
+            next: millis("2026-11-21T03:00:00Z"),
+            ..Due::default()
+        }
+    );
 }
 
 const ZONES: [&str; 10] = [
@@ -209,13 +335,31 @@ fn expression(random: &mut Random) -> String {
             let low = random.within(min..max);
             format!("{low}-{}", random.within(low..max + 1))
         }
-        4 => format!("{},{}", random.within(min..max + 1), random.within(min..max + 1)),
+        4 => format!(
+            "{},{}",
+            random.within(min..max + 1),
+            random.within(min..max + 1)
+        ),
         _ => random.within(min..max + 1).to_string(),
     };
-    let (second, minute, hour) = (random.within(0..60), field(random, 0, 59), field(random, 0, 23));
-    let day = random.pick(&["*", "*", "*", "L", "15W", "1-7", "*/2"]).copied().unwrap_or("*");
-    let week = random.pick(&["*", "*", "*", "MON-FRI", "SUN#1", "5L"]).copied().unwrap_or("*");
-    if random.within(0..3) == 0 { format!("{second} {minute} {hour} {day} * {week}") } else { format!("{minute} {hour} {day} * {week}") }
+    let (second, minute, hour) = (
+        random.within(0..60),
+        field(random, 0, 59),
+        field(random, 0, 23),
+    );
+    let day = random
+        .pick(&["*", "*", "*", "L", "15W", "1-7", "*/2"])
+        .copied()
+        .unwrap_or("*");
+    let week = random
+        .pick(&["*", "*", "*", "MON-FRI", "SUN#1", "5L"])
+        .copied()
+        .unwrap_or("*");
+    if random.within(0..3) == 0 {
+        format!("{second} {minute} {hour} {day} * {week}")
+    } else {
+        format!("{minute} {hour} {day} * {week}")
+    }
 }
 
 /// Around the changes of summer time and the lost days, and anywhere.
@@ -233,22 +377,40 @@ fn beginning(random: &mut Random) -> i64 {
     ];
     let from = random.pick(&changes).map_or(0, |text| millis(text));
     let day = random.within(0..2 * 86_400_000).cast_signed();
-    if random.within(0..4) == 0 { millis("1990-01-01T00:00:00Z") + day * 10_000 } else { from + day }
+    if random.within(0..4) == 0 {
+        millis("1990-01-01T00:00:00Z") + day * 10_000
+    } else {
+        from + day
+    }
 }
 
 #[test]
 fn ticks_strictly_increase_and_are_the_same_from_wherever_one_looks() {
     let mut random = Random::from_env();
     for _ in 0..brigade_testkit::count(300, 20_000) {
-        let (expression, zone) = (expression(&mut random), random.pick(&ZONES).copied().unwrap_or("UTC"));
-        let ticks = plan(&expression, zone).ticks().unwrap_or_else(|e| panic!("{expression}: {e}"));
+        let (expression, zone) = (
+            expression(&mut random),
+            random.pick(&ZONES).copied().unwrap_or("UTC"),
+        );
+        let ticks = plan(&expression, zone)
+            .ticks()
+            .unwrap_or_else(|e| panic!("{expression}: {e}"));
         let mut tick = beginning(&mut random);
         for _ in 0..20 {
-            let next = ticks.after(tick).unwrap_or_else(|e| panic!("{expression} {zone} after {tick}: {e}"));
+            let next = ticks
+                .after(tick)
+                .unwrap_or_else(|e| panic!("{expression} {zone} after {tick}: {e}"));
             assert!(next > tick, "{expression} {zone} after {tick}: {next}");
-            let between = tick + random.within(0..(next - tick).cast_unsigned()).cast_signed();
+            let between = tick
+                + random
+                    .within(0..(next - tick).cast_unsigned())
+                    .cast_signed();
             for from in [between, next - 1, tick] {
-                assert_eq!(ticks.after(from).ok(), Some(next), "{expression} {zone} after {tick} and {from}");
+                assert_eq!(
+                    ticks.after(from).ok(),
+                    Some(next),
+                    "{expression} {zone} after {tick} and {from}"
+                );
             }
             tick = next;
         }
@@ -259,17 +421,36 @@ fn ticks_strictly_increase_and_are_the_same_from_wherever_one_looks() {
 fn every_tick_is_fired_once_however_time_goes_on() {
     let mut random = Random::from_env();
     for _ in 0..brigade_testkit::count(60, 1_500) {
-        let (expression, zone) = (expression(&mut random), random.pick(&ZONES).copied().unwrap_or("UTC"));
+        let (expression, zone) = (
+            expression(&mut random),
+            random.pick(&ZONES).copied().unwrap_or("UTC"),
+        );
         let grace = Duration::from_secs(random.within(0..7_200));
-        let plan = Plan { missed: Missed::All, grace, ..plan(&expression, zone) };
+        let plan = Plan {
+            missed: Missed::All,
+            grace,
+            ..plan(&expression, zone)
+        };
         let mut now = beginning(&mut random);
-        let first = plan.after(now).unwrap_or_else(|e| panic!("{expression}: {e}"));
+        let first = plan
+            .after(now)
+            .unwrap_or_else(|e| panic!("{expression}: {e}"));
         let (mut next, mut fired) = (first, Vec::new());
         for _ in 0..30 {
             // Mostly forwards; no looking twice and no clock that is set back fires anything again.
-            now += random.within(0..40 * 60_000).cast_signed() - if random.within(0..5) == 0 { 3_600_000 } else { 0 };
-            let due = plan.due(next, now).unwrap_or_else(|e| panic!("{expression}: {e}"));
-            assert!(due.next > now || due.fire.is_empty(), "{expression} {zone}: all that is due is fired");
+            now += random.within(0..40 * 60_000).cast_signed()
+                - if random.within(0..5) == 0 {
+                    3_600_000
+                } else {
+                    0
+                };
+            let due = plan
+                .due(next, now)
+                .unwrap_or_else(|e| panic!("{expression}: {e}"));
+            assert!(
+                due.next > now || due.fire.is_empty(),
+                "{expression} {zone}: all that is due is fired"
+            );
             fired.extend(due.fire);
             next = due.next;
         }

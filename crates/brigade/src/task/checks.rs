@@ -1,7 +1,10 @@
-//! What `#[task]` asks of a function beyond its syntax, so that the compiler answers with what to write.
+//! What `#[task]` asks of a function beyond its syntax, so that the compiler answers with what to
+//! write.
 //!
-//! A macro sees names and no types. These types say at compile time whether a type is a `Result` and whether a future may go to another thread; both by
-//! that the compiler prefers what is nearer: an item of the type itself to one of a trait, a method that needs fewer references to one that needs more.
+//! A macro sees names and no types. These types say at compile time whether a type is a `Result`
+//! and whether a future may go to another thread; both by that the compiler prefers what is nearer:
+//! an item of the type itself to one of a trait, a method that needs fewer references to one that
+//! needs more.
 
 use std::marker::PhantomData;
 
@@ -56,9 +59,11 @@ impl<T> MayNotSend for Probe<'_, T> {
 /// What a future of a task must be.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
-    message = "an async task runs on any thread of its worker, and this one holds something across an `.await` that may not leave its thread",
+    message = "an async task runs on any thread of its worker, and this one holds something across \
+        an `.await` that may not leave its thread",
     label = "this future is not `Send`",
-    note = "let go of it before the `.await` (an `Rc`, a `RefCell` borrow, a `std` lock guard), use an `Arc` or a lock of tokio instead, or make the task a plain `fn`"
+    note = "let go of it before the `.await` (an `Rc`, a `RefCell` borrow, a `std` lock guard), \
+        use an `Arc` or a lock of tokio instead, or make the task a plain `fn`"
 )]
 pub trait TaskFuture {}
 

@@ -5,8 +5,8 @@
 //! | length | kind | zero | reserved | id             | body ..
 //! ```
 //!
-//! Little endian. `length` counts the body only. `id` is the call's, or zero. The length is checked against the
-//! limit before anything is allocated for it.
+//! Little endian. `length` counts the body only. `id` is the call's, or zero. The length is checked
+//! against the limit before anything is allocated for it.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -40,7 +40,10 @@ pub(crate) struct Decoder {
 
 impl Decoder {
     pub(crate) fn new(body_bytes_max: usize) -> Self {
-        Self { buffer: BytesMut::new(), body_bytes_max }
+        Self {
+            buffer: BytesMut::new(),
+            body_bytes_max,
+        }
     }
 
     /// Where the next bytes of the stream go, with room for the rest of a frame that has begun.
@@ -54,14 +57,18 @@ impl Decoder {
     ///
     /// # Errors
     ///
-    /// `Protocol` if the header is not one or announces more than the limit; the stream cannot be read on.
+    /// `Protocol` if the header is not one or announces more than the limit; the stream cannot be
+    /// read on.
     pub(crate) fn next(&mut self) -> Result<Option<Frame>, Error> {
-        let Some((length, kind, id)) = self.header()? else { return Ok(None) };
+        let Some((length, kind, id)) = self.header()? else {
+            return Ok(None);
+        };
         if self.buffer.len() < HEADER_BYTES + length {
             return Ok(None);
         }
         self.buffer.advance(HEADER_BYTES);
-        // A small body gets memory of its own: a slice would keep the whole buffer for as long as somebody keeps the result.
+        // A small body gets memory of its own: a slice would keep the whole buffer for as long as
+        // somebody keeps the result.
         let body = if length < SMALL_BODY_BYTES {
             let body = Bytes::copy_from_slice(&self.buffer[..length]);
             self.buffer.advance(length);
@@ -90,14 +97,22 @@ impl Decoder {
     }
 
     fn header(&self) -> Result<Option<(usize, u8, u64)>, Error> {
-        let Some(header) = self.buffer.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+        let Some(header) = self.buffer.first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
         let [l0, l1, l2, l3, kind, zero, r0, r1, id @ ..] = *header;
         let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
         if zero != 0 || r0 != 0 || r1 != 0 {
-            return Err(Error::new(ErrorKind::Protocol, "read a frame: its header is garbled"));
+            return Err(Error::new(
+                ErrorKind::Protocol,
+                "read a frame: its header is garbled",
+            ));
         }
         if length > self.body_bytes_max {
-            let text = format!("read a frame: {length} bytes are announced and {} are allowed", self.body_bytes_max);
+            let text = format!(
+                "read a frame: {length} bytes are announced and {} are allowed",
+                self.body_bytes_max
+            );
             return Err(Error::new(ErrorKind::Protocol, text));
         }
         Ok(Some((length, kind, u64::from_le_bytes(id))))
@@ -129,7 +144,12 @@ mod tests {
 
     #[test]
     fn frames_come_out_whole_however_the_stream_is_cut() {
-        let stream = [bytes(1, 7, b"abc"), bytes(2, 8, b""), bytes(3, u64::MAX, &[9; 100])].concat();
+        let stream = [
+            bytes(1, 7, b"abc"),
+            bytes(2, 8, b""),
+            bytes(3, u64::MAX, &[9; 100]),
+        ]
+        .concat();
         for cut in 1..stream.len() {
             let mut decoder = Decoder::new(100);
             let mut frames = Vec::new();
@@ -161,7 +181,9 @@ mod tests {
             for _ in 0..4 {
                 let noise: Vec<u8> = (0..24)
                     .map(|_| {
-                        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        state = state
+                            .wrapping_mul(6_364_136_223_846_793_005)
+                            .wrapping_add(1);
                         state.to_be_bytes()[0]
                     })
                     .collect();

@@ -1,6 +1,7 @@
 //! An event of `tracing`, as a worker sends it to its pool.
 //!
-//! Texts are bounded by the worker; the pool cuts what is longer, as it does not trust a worker that a task may have broken.
+//! Texts are bounded by the worker; the pool cuts what is longer, as it does not trust a worker
+//! that a task may have broken.
 
 use std::borrow::Cow;
 

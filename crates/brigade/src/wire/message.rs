@@ -1,5 +1,5 @@
-//! The messages inside frames. Control types are flat: a recursive one could overflow the stack of whoever
-//! decodes it.
+//! The messages inside frames. Control types are flat: a recursive one could overflow the stack of
+//! whoever decodes it.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::codec::Codec;
 use crate::job_context::JobContext;
 
-/// Kinds of frames. Below 16: to the worker on data; 16-31: to the worker on control; 32-47: from the worker on
-/// data; 48-63: from the worker on control.
+/// Kinds of frames. Below 16: to the worker on data; 16-31: to the worker on control; 32-47: from
+/// the worker on data; 48-63: from the worker on control.
 pub(crate) mod kind {
     /// [`CallMeta`](super::CallMeta), then the arguments: run this.
     pub(crate) const CALL: u8 = 1;
@@ -21,7 +21,8 @@ pub(crate) mod kind {
     pub(crate) const CANCEL: u8 = 17;
     /// Empty: are you there?
     pub(crate) const PING: u8 = 18;
-    /// The number of a signal as u8: end your process tree as that signal would. For a pool that may not signal its worker.
+    /// The number of a signal as u8: end your process tree as that signal would. For a pool that
+    /// may not signal its worker.
     pub(crate) const END: u8 = 19;
 
     /// The result.
@@ -53,9 +54,11 @@ pub(crate) mod kind {
     pub(crate) const LAST_WORDS: u8 = 50;
     /// [`StartFailed`](super::StartFailed).
     pub(crate) const START_FAILED: u8 = 51;
-    /// [`PanicNote`](super::PanicNote): a panic, told before it unwinds. The frame's id is the attempt's or zero.
+    /// [`PanicNote`](super::PanicNote): a panic, told before it unwinds. The frame's id is the
+    /// attempt's or zero.
     pub(crate) const PANIC: u8 = 52;
-    /// The largest resident memory that this process has had, in bytes as u64: told when it exits or dies of a signal.
+    /// The largest resident memory that this process has had, in bytes as u64: told when it exits
+    /// or dies of a signal.
     pub(crate) const PEAK: u8 = 53;
 }
 
@@ -69,7 +72,8 @@ pub(crate) struct Seat {
     pub(crate) nice: i32,
     pub(crate) init: Option<Hook>,
     pub(crate) teardown: Option<u64>,
-    /// Time after which an async task that was asked to stop and has not is dropped at its next await.
+    /// Time after which an async task that was asked to stop and has not is dropped at its next
+    /// await.
     pub(crate) drop_after: Duration,
     /// Most detailed level of log events that it sends: 0 none, 1 errors, 5 all.
     pub(crate) log_level: u8,
@@ -126,8 +130,8 @@ pub(crate) struct CallMeta<'a> {
 pub(crate) enum Target<'a> {
     /// A registered task.
     Task(#[serde(borrow)] Cow<'a, str>),
-    /// A function, as its distance from a known one. Honoured only between processes of one build, on the private
-    /// socket pair: never from another host.
+    /// A function, as its distance from a known one. Honoured only between processes of one build,
+    /// on the private socket pair: never from another host.
     Function(u64),
     /// A function by its place in the list of those that other hosts may ask for.
     Listed(u32),
@@ -154,8 +158,9 @@ pub(crate) enum Refused {
     ResultTooLarge { bytes: u64, max: u64 },
 }
 
-/// What a worker says from its signal handler. Fixed size, so that it can be written there: the id of the attempt
-/// that the thread was running stands in the frame; this byte, the number of the signal as another, and 16 bytes of the thread's name are the body.
+/// What a worker says from its signal handler. Fixed size, so that it can be written there: the id
+/// of the attempt that the thread was running stands in the frame; this byte, the number of the
+/// signal as another, and 16 bytes of the thread's name are the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum LastWords {
@@ -166,6 +171,8 @@ pub(crate) enum LastWords {
 
 impl LastWords {
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Signal, Self::StackOverflow, Self::OutOfMemory].into_iter().find(|words| *words as u8 == byte)
+        [Self::Signal, Self::StackOverflow, Self::OutOfMemory]
+            .into_iter()
+            .find(|words| *words as u8 == byte)
     }
 }

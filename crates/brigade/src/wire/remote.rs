@@ -1,8 +1,10 @@
-//! What a pool and a host that joined it say to each other. One stream carries all of it, in the frames of [`super::frame`].
+//! What a pool and a host that joined it say to each other. One stream carries all of it, in the
+//! frames of [`super::frame`].
 //!
-//! A message of more than [`PART_BYTES`] travels in parts, so that none holds up the others. When a message changes: raise [`VERSION`] and
-//! change `docs/wire-protocol.md`. The first three fields of [`Join`] and of [`Welcome`] stay as they are in every version, so that each side
-//! can say what the other one speaks.
+//! A message of more than [`PART_BYTES`] travels in parts, so that none holds up the others. When a
+//! message changes: raise [`VERSION`] and change `docs/wire-protocol.md`. The first three fields of
+//! [`Join`] and of [`Welcome`] stay as they are in every version, so that each side can say what
+//! the other one speaks.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -22,7 +24,8 @@ pub(crate) const VERSION: u16 = 2;
 pub(crate) const MAGIC: [u8; 4] = *b"BRGR";
 /// A longer message is cut into parts of this size.
 pub(crate) const PART_BYTES: usize = 60 << 10;
-/// Long messages under way at once, in each direction of a connection. What begins later waits until one of them is whole.
+/// Long messages under way at once, in each direction of a connection. What begins later waits
+/// until one of them is whole.
 pub(crate) const LONG_MESSAGES_MAX: usize = 4;
 /// Longest body of a frame: a part and what stands before it, or a whole message.
 pub(crate) const FRAME_BYTES_MAX: usize = PART_BYTES + (4 << 10);
@@ -40,7 +43,8 @@ const BEAT_MAX: Duration = Duration::from_secs(3600);
 /// Nobody waits longer for a host.
 const KEEP_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Whether these times of a pool, its beat and how long it waits for a host, make sense to both sides. Otherwise what they would do.
+/// Whether these times of a pool, its beat and how long it waits for a host, make sense to both
+/// sides. Otherwise what they would do.
 pub(crate) fn check_times(beat: Duration, keep: Duration) -> Result<(), &'static str> {
     match () {
         () if beat < BEAT_MIN => Err("set a heartbeat of less than 10 ms"),
@@ -132,13 +136,20 @@ pub(crate) struct RetryLine {
 
 impl From<Retry> for RetryLine {
     fn from(retry: Retry) -> Self {
-        Self { base: retry.base, cap: retry.cap, within: retry.within }
+        Self {
+            base: retry.base,
+            cap: retry.cap,
+            within: retry.within,
+        }
     }
 }
 
 impl From<RetryLine> for Retry {
     fn from(line: RetryLine) -> Self {
-        Self { within: line.within, ..Self::exponential(line.base, line.cap) }
+        Self {
+            within: line.within,
+            ..Self::exponential(line.base, line.cap)
+        }
     }
 }
 
@@ -151,7 +162,8 @@ pub(crate) struct Welcome {
     pub(crate) pool: Mark,
     /// Number of the host among the pool's workers.
     pub(crate) worker: u32,
-    /// Whether the pool still knows the session; otherwise what the host holds of it is of no use to anybody.
+    /// Whether the pool still knows the session; otherwise what the host holds of it is of no use
+    /// to anybody.
     pub(crate) resumed: bool,
     /// Of what it holds, calls that the pool has given up.
     pub(crate) drop: Vec<u64>,
@@ -184,7 +196,8 @@ pub(crate) struct Run<'a> {
     pub(crate) capture: Option<u64>,
     pub(crate) alone: bool,
     pub(crate) fresh: bool,
-    /// All slots are taken: it is sent ahead of its turn, and given back if that does not come soon.
+    /// All slots are taken: it is sent ahead of its turn, and given back if that does not come
+    /// soon.
     pub(crate) ahead: bool,
     pub(crate) tick: Option<SystemTime>,
     /// The job that the call is an attempt of.
@@ -201,8 +214,9 @@ pub(crate) struct Stop<'a> {
 
 /// How an attempt ended, and how much it wrote if that was to be kept.
 ///
-/// An ANSWER is the length of this message (u32, little endian, at most [`ANSWER_HEAD_BYTES_MAX`]), the message, the standard output and error that it
-/// announces, and the result. So nothing of any length is decoded, and what is decoded has a bound.
+/// An ANSWER is the length of this message (u32, little endian, at most [`ANSWER_HEAD_BYTES_MAX`]),
+/// the message, the standard output and error that it announces, and the result. So nothing of any
+/// length is decoded, and what is decoded has a bound.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Answer {
     pub(crate) ending: Ending,
@@ -247,7 +261,8 @@ pub(crate) enum Refusal {
     Other,
 }
 
-/// Standard output and error of an attempt: how many bytes of each follow, and how many were dropped.
+/// Standard output and error of an attempt: how many bytes of each follow, and how many were
+/// dropped.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Written {
     pub(crate) stdout_bytes: u64,

@@ -24,7 +24,8 @@ use crate::wire::{CallMeta, Frame, PanicNote, Refused, Target, kind};
 type Ending = Result<Returned, PanicNote>;
 
 impl Worker {
-    /// Runs what a frame asks for and answers it; an async task of a worker with many slots answers later.
+    /// Runs what a frame asks for and answers it; an async task of a worker with many slots answers
+    /// later.
     pub(super) fn run_frame(self: &Arc<Self>, frame: &Frame) {
         let parsed = postcard::take_from_bytes::<CallMeta<'_>>(&frame.body);
         let (meta, payload) = match parsed {
@@ -38,12 +39,30 @@ impl Worker {
         }
     }
 
-    fn begin(self: &Arc<Self>, call: u64, meta: &CallMeta<'_>, invoke: Invoke, task: &'static str, payload: &[u8]) {
-        let number = meta.job.as_ref().map_or(meta.attempt, |job| job.nth(meta.attempt));
-        let mut attempt = Context::attempt_of(meta.number.unwrap_or(call >> 32), number, task, meta.codec);
-        attempt.job = meta.job.as_deref().map(|job| Arc::new(JobContext { attempt: number, ..job.clone() }));
+    fn begin(
+        self: &Arc<Self>,
+        call: u64,
+        meta: &CallMeta<'_>,
+        invoke: Invoke,
+        task: &'static str,
+        payload: &[u8],
+    ) {
+        let number = meta
+            .job
+            .as_ref()
+            .map_or(meta.attempt, |job| job.nth(meta.attempt));
+        let mut attempt =
+            Context::attempt_of(meta.number.unwrap_or(call >> 32), number, task, meta.codec);
+        attempt.job = meta.job.as_deref().map(|job| {
+            Arc::new(JobContext {
+                attempt: number,
+                ..job.clone()
+            })
+        });
         attempt.worker = self.seat.worker;
-        attempt.deadline = meta.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        attempt.deadline = meta
+            .timeout
+            .and_then(|timeout| Instant::now().checked_add(timeout));
         attempt.tick = meta.tick;
         attempt.state.clone_from(&self.state);
         attempt.sink = Some((call, Arc::clone(self) as Arc<dyn Sink>));
@@ -69,7 +88,15 @@ impl Worker {
         let invoked = panics::catch(since, || invoke(context.clone(), meta.codec, payload));
         let ending = match invoked {
             Ok(Invocation::Now(returned)) => Ok(returned),
-            Ok(Invocation::Future(future)) => match self.run_future(Guarded { call, since, future }, context, &mut limit) {
+            Ok(Invocation::Future(future)) => match self.run_future(
+                Guarded {
+                    call,
+                    since,
+                    future,
+                },
+                context,
+                &mut limit,
+            ) {
                 Some(ending) => ending,
                 None => {
                     last_words::set_current(before);
@@ -89,10 +116,16 @@ impl Worker {
                 Some(entry) => Ok((entry.invoke, entry.name)),
                 None => Err(Refused::UnknownTask(Cow::clone(name).into_owned())),
             },
-            Target::Function(_) if !self.same_build => {
-                Err(Refused::OtherBuild("run a function in a worker of another build: make it a #[task] and call it by name".to_owned()))
-            }
-            Target::Listed(_) => Err(Refused::OtherBuild("run a function by its place in a list: its pool asks by address".to_owned())),
+            Target::Function(_) if !self.same_build => Err(Refused::OtherBuild(
+                "run a function in a worker of another build: make it a \
+                    #[task] and call it by name"
+                    .to_owned(),
+            )),
+            Target::Listed(_) => Err(Refused::OtherBuild(
+                "run a function by its place in a list: \
+                its pool asks by address"
+                    .to_owned(),
+            )),
             Target::Function(offset) => match address::invoke_at(*offset) {
                 Ok(invoke) => Ok((invoke, "function")),
                 Err(error) => Err(Refused::OtherBuild(error.to_string())),
@@ -100,13 +133,22 @@ impl Worker {
         }
     }
 
-    /// Runs an async task: here if the worker has one slot, otherwise among the others on its runtime.
-    fn run_future(self: &Arc<Self>, guarded: Guarded, context: Context, limit: &mut Option<MemoryLimit>) -> Option<Ending> {
+    /// Runs an async task: here if the worker has one slot, otherwise among the others on its
+    /// runtime.
+    fn run_future(
+        self: &Arc<Self>,
+        guarded: Guarded,
+        context: Context,
+        limit: &mut Option<MemoryLimit>,
+    ) -> Option<Ending> {
         let call = guarded.call;
         let runtime = match self.runtime(limit) {
             Ok(runtime) => runtime,
             Err(e) => {
-                let panic = PanicNote { message: format!("could not start an async runtime: {e}"), location: "worker".to_owned() };
+                let panic = PanicNote {
+                    message: format!("could not start an async runtime: {e}"),
+                    location: "worker".to_owned(),
+                };
                 return Some(Err(panic));
             }
         };
@@ -117,7 +159,8 @@ impl Worker {
                 () = async {
                     context.cancelled().await;
                     tokio::time::sleep(drop_after).await;
-                } => Ok(Returned::Failed(Box::new(crate::Failure::new("dropped after it was asked to stop")))),
+                } => Ok(Returned::Failed(Box::new(crate::Failure::new("dropped after it was asked \
+                    to stop")))),
             }
         };
         if self.seat.slots == 1 {
@@ -135,8 +178,12 @@ impl Worker {
         None
     }
 
-    /// The runtime of async tasks. What it takes is the worker's own, so it is made outside of an attempt's limit.
-    fn runtime(&self, limit: &mut Option<MemoryLimit>) -> std::io::Result<&tokio::runtime::Runtime> {
+    /// The runtime of async tasks. What it takes is the worker's own, so it is made outside of an
+    /// attempt's limit.
+    fn runtime(
+        &self,
+        limit: &mut Option<MemoryLimit>,
+    ) -> std::io::Result<&tokio::runtime::Runtime> {
         if let Some(runtime) = self.runtime.get() {
             return Ok(runtime);
         }
@@ -165,12 +212,19 @@ impl Worker {
         std::io::stdout().flush().ok();
         match ending {
             Ok(Returned::Done(result)) if result.len() as u64 > self.seat.payload_bytes_max => {
-                let refused = Refused::ResultTooLarge { bytes: result.len() as u64, max: self.seat.payload_bytes_max };
+                let refused = Refused::ResultTooLarge {
+                    bytes: result.len() as u64,
+                    max: self.seat.payload_bytes_max,
+                };
                 self.answer_with(kind::REFUSED, call, &refused);
             }
             Ok(Returned::Done(result)) => self.answer(kind::DONE, call, &result),
             Ok(Returned::Failed(failure)) => self.answer_with(kind::FAILED, call, &*failure),
-            Ok(Returned::Passed(reason)) => self.answer(kind::PASSED, call, shorten(&reason, REASON_BYTES_MAX).as_bytes()),
+            Ok(Returned::Passed(reason)) => self.answer(
+                kind::PASSED,
+                call,
+                shorten(&reason, REASON_BYTES_MAX).as_bytes(),
+            ),
             Ok(Returned::Refused(refused)) => self.answer_with(kind::REFUSED, call, &*refused.0),
             Err(panic) => self.answer_with(kind::PANICKED, call, &panic),
         }
@@ -234,7 +288,14 @@ impl MemoryLimit {
             let wanted = used.saturating_add(bytes);
             let current = before.maximum.map_or(wanted, |maximum| wanted.min(maximum));
             // Where the system refuses, the pool's watch on resident memory holds alone.
-            setrlimit(Resource::As, Rlimit { current: Some(current), maximum: before.maximum }).ok();
+            setrlimit(
+                Resource::As,
+                Rlimit {
+                    current: Some(current),
+                    maximum: before.maximum,
+                },
+            )
+            .ok();
         }
         Self { bytes, before }
     }

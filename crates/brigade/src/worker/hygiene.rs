@@ -1,15 +1,20 @@
 //! Whether a task left the process as it found it.
 //!
-//! After each attempt of a worker with one slot, once its answer is on its way, the state of the process is compared with that before the
-//! first attempt. A worker that was changed begins nothing more and is replaced, so that no later task sees the change. The table "What a
-//! task may change" in `docs/workers.md` lists what is compared. Workers with many slots are not checked: there, attempts share the
-//! process by choice.
+//! After each attempt of a worker with one slot, once its answer is on its way, the state of the
+//! process is compared with that before the first attempt. A worker that was changed begins nothing
+//! more and is replaced, so that no later task sees the change. The table "What a task may change"
+//! in `docs/workers.md` lists what is compared. Workers with many slots are not checked: there,
+//! attempts share the process by choice.
 //!
-//! A full look costs about 20 us, a quick one 5. That is little beside an attempt of more than [`SHORT`], and nothing where attempts are rare.
-//! Only in a burst of short attempts, without a pause of [`PAUSE`], does it add up. There, after [`BURST`] of them, a full look is taken once in
+//! A full look costs about 20 us, a quick one 5. That is little beside an attempt of more than
+//! [`SHORT`], and nothing where attempts are rare. Only in a burst of short attempts, without a
+//! pause of [`PAUSE`], does it add up. There, after [`BURST`] of them, a full look is taken once in
 //! [`FULL_EVERY`], and a quick one after each attempt.
 
-#![expect(unsafe_code, reason = "asks the C library and the kernel for what no safe wrapper offers")]
+#![expect(
+    unsafe_code,
+    reason = "asks the C library and the kernel for what no safe wrapper offers"
+)]
 
 mod full;
 mod quick;
@@ -47,7 +52,14 @@ struct Hygiene {
 /// Notes the state before the first attempt. Called by the thread that runs attempts.
 pub(super) fn take_baseline() {
     let now = Instant::now();
-    let hygiene = Hygiene { quick: Quick::new(), full: Full::new(), began: now, answered: now, last_full: now, short: 0 };
+    let hygiene = Hygiene {
+        quick: Quick::new(),
+        full: Full::new(),
+        began: now,
+        answered: now,
+        last_full: now,
+        short: 0,
+    };
     *lock(&HYGIENE) = Some(hygiene);
 }
 
@@ -69,7 +81,11 @@ pub(super) fn changed() -> Option<String> {
     }
     hygiene.short = hygiene.short.saturating_add(u32::from(short));
     hygiene.answered = now;
-    let quick = if panics::is_ours() { hygiene.quick.changed() } else { Some("the panic hook") };
+    let quick = if panics::is_ours() {
+        hygiene.quick.changed()
+    } else {
+        Some("the panic hook")
+    };
     let what = quick.or_else(|| {
         let is_due = !short || hygiene.short <= BURST || now - hygiene.last_full >= FULL_EVERY;
         is_due.then(|| {
@@ -80,13 +96,23 @@ pub(super) fn changed() -> Option<String> {
     what.map(|what| format!("a task changed {what} of the process"))
 }
 
-/// One step of a hash that only has to tell two states of one process apart (FNV-1a, with a rotation).
+/// One step of a hash that only has to tell two states of one process apart (FNV-1a, with a
+/// rotation).
 fn mix(hash: u64, part: u64) -> u64 {
     (hash ^ part).wrapping_mul(0x0100_0000_01b3).rotate_left(5)
 }
 
 fn hash(bytes: &[u8]) -> u64 {
     let mut words = bytes.chunks_exact(8);
-    let hash = words.by_ref().fold(0, |hash, word| mix(hash, word.iter().fold(0, |word, byte| word << 8 | u64::from(*byte))));
-    words.remainder().iter().fold(hash, |hash, byte| mix(hash, u64::from(*byte)))
+    let hash = words.by_ref().fold(0, |hash, word| {
+        mix(
+            hash,
+            word.iter()
+                .fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        )
+    });
+    words
+        .remainder()
+        .iter()
+        .fold(hash, |hash, byte| mix(hash, u64::from(*byte)))
 }

@@ -1,13 +1,16 @@
 //! Events of `tracing` in a worker: sent to the pool, whose program has the subscriber.
 //!
-//! A subscriber of the task's own comes first. Brigade never sets the global one, so a task or the init hook may; it sets a default for the
-//! threads that run attempts, and only while there is no global one. Spans do not travel.
+//! A subscriber of the task's own comes first. Brigade never sets the global one, so a task or the
+//! init hook may; it sets a default for the threads that run attempts, and only while there is no
+//! global one. Spans do not travel.
 //!
-//! Events are bounded: each in size, and all of them in number by a bucket of [`BURST`] that refills at [`PER_SECOND`]. What does not fit is
-//! counted, and the count goes out with the next event or at the end of the attempt. Events before the worker is ready (those of the init
-//! hook) wait in memory, up to [`EARLY_BYTES_MAX`].
+//! Events are bounded: each in size, and all of them in number by a bucket of [`BURST`] that
+//! refills at [`PER_SECOND`]. What does not fit is counted, and the count goes out with the next
+//! event or at the end of the attempt. Events before the worker is ready (those of the init hook)
+//! wait in memory, up to [`EARLY_BYTES_MAX`].
 //!
-//! Where the host listens to nothing, there is no subscriber here either, and an event costs what it costs without one.
+//! Where the host listens to nothing, there is no subscriber here either, and an event costs what
+//! it costs without one.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -49,13 +52,27 @@ thread_local! {
 /// Gets ready to send events up to this level: 0 none, 1 errors, 5 all.
 pub(super) fn install(level: u8) {
     if let Some(level) = level_of(level) {
-        let forwarder = Forwarder { level, bucket: Mutex::new(Bucket { left: f64::from(BURST), at: Instant::now() }) };
+        let forwarder = Forwarder {
+            level,
+            bucket: Mutex::new(Bucket {
+                left: f64::from(BURST),
+                at: Instant::now(),
+            }),
+        };
         DISPATCH.set(Dispatch::new(forwarder)).ok();
     }
 }
 
 fn level_of(number: u8) -> Option<Level> {
-    [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE].into_iter().nth(usize::from(number).checked_sub(1)?)
+    [
+        Level::ERROR,
+        Level::WARN,
+        Level::INFO,
+        Level::DEBUG,
+        Level::TRACE,
+    ]
+    .into_iter()
+    .nth(usize::from(number).checked_sub(1)?)
 }
 
 /// What is to be sent goes through this worker from now on.
@@ -95,12 +112,20 @@ pub(super) fn look_again() {
 /// Sends how many events were dropped, if any were.
 pub(super) fn report_dropped(call: u64) {
     if DROPPED.load(Ordering::Relaxed) > 0 {
-        send(call, &LogRecord { dropped: DROPPED.swap(0, Ordering::Relaxed), event: None });
+        send(
+            call,
+            &LogRecord {
+                dropped: DROPPED.swap(0, Ordering::Relaxed),
+                event: None,
+            },
+        );
     }
 }
 
 fn send(call: u64, record: &LogRecord<'_>) {
-    let Ok(body) = Codec::Postcard.encode(record) else { return };
+    let Ok(body) = Codec::Postcard.encode(record) else {
+        return;
+    };
     let Some(worker) = WORKER.get() else {
         let mut early = lock(&EARLY);
         if early.iter().map(Vec::len).sum::<usize>() + body.len() <= EARLY_BYTES_MAX {
@@ -143,7 +168,11 @@ impl Forwarder {
 
 impl Subscriber for Forwarder {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if self.enabled(metadata) { Interest::always() } else { Interest::never() }
+        if self.enabled(metadata) {
+            Interest::always()
+        } else {
+            Interest::never()
+        }
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
@@ -178,7 +207,13 @@ impl Subscriber for Forwarder {
             attempt: attempt.map(|(task, attempt)| (task.into(), attempt)),
             fields: fields.0,
         };
-        send(call, &LogRecord { dropped: DROPPED.swap(0, Ordering::Relaxed), event: Some(event) });
+        send(
+            call,
+            &LogRecord {
+                dropped: DROPPED.swap(0, Ordering::Relaxed),
+                event: Some(event),
+            },
+        );
     }
 
     // Spans are not enabled; one that is asked for all the same has this id.
@@ -256,7 +291,11 @@ fn text(value: fmt::Arguments<'_>) -> String {
         fn write_str(&mut self, part: &str) -> fmt::Result {
             let room = part.floor_char_boundary(VALUE_BYTES_MAX - self.0.len());
             self.0.push_str(&part[..room]);
-            if room < part.len() { Err(fmt::Error) } else { Ok(()) }
+            if room < part.len() {
+                Err(fmt::Error)
+            } else {
+                Ok(())
+            }
         }
     }
     let mut cut = Cut(String::new());

@@ -1,7 +1,9 @@
 //! The monitor: the thread that reads the control channel.
 //!
-//! It hears stops while tasks hog their threads, answers pings, ends the process tree for a pool that may not signal it, and when the channel ends the pool is gone: then it
-//! ends the whole process group at once. This and the parent-death signal are two independent ways to the same end.
+//! It hears stops while tasks hog their threads, answers pings, ends the process tree for a pool
+//! that may not signal it, and when the channel ends the pool is gone: then it ends the whole
+//! process group at once. This and the parent-death signal are two independent ways to the same
+//! end.
 
 use std::io::{self, Read as _};
 use std::sync::Arc;
@@ -36,8 +38,9 @@ fn listen(worker: &Arc<Worker>) {
     loop {
         match (&worker.control).read(&mut buffer) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            // A task closed our descriptors. The pool sees that by its own end of them and ends us; if we did, it would look as
-            // if somebody else had. Should the pool be gone too, the parent-death signal tells.
+            // A task closed our descriptors. The pool sees that by its own end of them and ends us;
+            // if we did, it would look as if somebody else had. Should the pool be gone too, the
+            // parent-death signal tells.
             Err(e) if e.raw_os_error() == Some(libc::EBADF) => park(),
             Ok(0) | Err(_) => return,
             Ok(count) => decoder.buffer().extend_from_slice(&buffer[..count]),
@@ -46,7 +49,9 @@ fn listen(worker: &Arc<Worker>) {
             match decoder.next() {
                 Ok(Some(frame)) if frame.kind == kind::PING => worker.tell(kind::PONG, 0, &[]),
                 Ok(Some(frame)) if frame.kind == kind::CANCEL => {
-                    let Ok(cancel) = Codec::Postcard.decode::<Cancel>(&frame.body) else { return };
+                    let Ok(cancel) = Codec::Postcard.decode::<Cancel>(&frame.body) else {
+                        return;
+                    };
                     worker.cancel(frame.id, &cancel.reason);
                 }
                 Ok(Some(frame)) if frame.kind == kind::END => {

@@ -1,14 +1,17 @@
 //! Panics of attempts: message and place, however they reach the attempt.
 //!
-//! The hook notes each panic of the process and reports it on the control channel before anything unwinds, because a build with
-//! `panic = "abort"`, or a panic within a panic, never comes to the point where it could be caught.
+//! The hook notes each panic of the process and reports it on the control channel before anything
+//! unwinds, because a build with `panic = "abort"`, or a panic within a panic, never comes to the
+//! point where it could be caught.
 //!
-//! What is caught at the end of an attempt is a payload without a place. It may come from another thread: rayon, scoped threads and
-//! `spawn_blocking` carry a payload over and resume its unwinding, for which no hook runs. So the payload is looked up among the notes:
-//! text by its address, which moves with the payload, then by its content; anything else by its type.
+//! What is caught at the end of an attempt is a payload without a place. It may come from another
+//! thread: rayon, scoped threads and `spawn_blocking` carry a payload over and resume its
+//! unwinding, for which no hook runs. So the payload is looked up among the notes: text by its
+//! address, which moves with the payload, then by its content; anything else by its type.
 //!
-//! A hook of the program's own that was set before, or by the init hook, is called after ours. One that a task sets is found after the
-//! attempt (`is_ours`). Until then panics are known by their payload alone, without a place.
+//! A hook of the program's own that was set before, or by the init hook, is called after ours. One
+//! that a task sets is found after the attempt (`is_ours`). Until then panics are known by their
+//! payload alone, without a place.
 
 use std::any::{Any, TypeId};
 use std::cell::Cell;
@@ -65,7 +68,10 @@ struct Note {
 
 impl Note {
     fn to_wire(&self) -> PanicNote {
-        PanicNote { message: self.message.clone(), location: self.location.clone() }
+        PanicNote {
+            message: self.message.clone(),
+            location: self.location.clone(),
+        }
     }
 }
 
@@ -128,19 +134,32 @@ pub(super) fn catch<T>(since: u64, run: impl FnOnce() -> T) -> Result<T, PanicNo
 fn describe(payload: &(dyn Any + Send), since: u64) -> PanicNote {
     let notes = lock(&NOTES);
     let text = text_of(payload);
-    let recent = || notes.iter().rev().filter(|note| note.number >= since && may_be_of_this_attempt(note));
+    let recent = || {
+        notes
+            .iter()
+            .rev()
+            .filter(|note| note.number >= since && may_be_of_this_attempt(note))
+    };
     let found = match text {
-        Some(text) => recent().find(|note| note.text == text.as_ptr().addr()).or_else(|| recent().find(|note| note.message == cut(text))),
+        Some(text) => recent()
+            .find(|note| note.text == text.as_ptr().addr())
+            .or_else(|| recent().find(|note| note.message == cut(text))),
         None => recent().find(|note| note.payload == payload.type_id()),
     };
     let mut known = found.map_or_else(
         || PanicNote {
-            message: text.map_or("a panic whose payload is not text", cut).to_owned(),
-            location: "an unknown place (a task replaced the panic hook, or resumed a panic of its own making)".to_owned(),
+            message: text
+                .map_or("a panic whose payload is not text", cut)
+                .to_owned(),
+            location:
+                "an unknown place (a task replaced the panic hook, or resumed a panic of its \
+                own making)"
+                    .to_owned(),
         },
         Note::to_wire,
     );
-    // Where a thread failed and its failure became a panic here, what it said is the reason: "a scoped thread panicked" is not.
+    // Where a thread failed and its failure became a panic here, what it said is the reason: "a
+    // scoped thread panicked" is not.
     let own = found.map(|note| (note.number, note.thread));
     let first = notes.iter().find(|note| {
         note.number >= since
@@ -150,8 +169,16 @@ fn describe(payload: &(dyn Any + Send), since: u64) -> PanicNote {
     if let Some(first) = first
         && !known.message.contains(&first.message)
     {
-        let Note { thread_name, location, message, .. } = first;
-        known.message = format!("{} (before, thread \"{thread_name}\" panicked at {location}: {message})", known.message);
+        let Note {
+            thread_name,
+            location,
+            message,
+            ..
+        } = first;
+        known.message = format!(
+            "{} (before, thread \"{thread_name}\" panicked at {location}: {message})",
+            known.message
+        );
     }
     known
 }
@@ -164,7 +191,9 @@ fn may_be_of_this_attempt(note: &Note) -> bool {
 
 fn note(info: &PanicHookInfo<'_>) {
     let text = text_of(info.payload());
-    let message = text.map_or("a panic whose payload is not text", cut).to_owned();
+    let message = text
+        .map_or("a panic whose payload is not text", cut)
+        .to_owned();
     let thread = thread::current();
     let name = thread.name().unwrap_or("without a name");
     let mut note = Note {
@@ -179,7 +208,9 @@ fn note(info: &PanicHookInfo<'_>) {
     };
     let mut notes = lock(&NOTES);
     if is_the_runtimes_own(info)
-        && let Some(cause) = LAST.get().and_then(|number| notes.iter().find(|cause| cause.number == number))
+        && let Some(cause) = LAST
+            .get()
+            .and_then(|number| notes.iter().find(|cause| cause.number == number))
     {
         note.message = format!("{} ({})", cause.message, note.message);
         note.location.clone_from(&cause.location);
@@ -201,14 +232,19 @@ fn note(info: &PanicHookInfo<'_>) {
     }
 }
 
-/// Whether the language's runtime gives up because a panic cannot go on (from a drop in a panic, out of an `extern "C"`
-/// function): then the panic before it, on this thread, is what people need to know.
+/// Whether the language's runtime gives up because a panic cannot go on (from a drop in a panic,
+/// out of an `extern "C"` function): then the panic before it, on this thread, is what people need
+/// to know.
 fn is_the_runtimes_own(info: &PanicHookInfo<'_>) -> bool {
-    info.location().is_some_and(|location| location.file().ends_with("core/src/panicking.rs"))
+    info.location()
+        .is_some_and(|location| location.file().ends_with("core/src/panicking.rs"))
 }
 
 fn text_of(payload: &(dyn Any + Send)) -> Option<&str> {
-    payload.downcast_ref::<&'static str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+    payload
+        .downcast_ref::<&'static str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
 }
 
 fn cut(text: &str) -> &str {

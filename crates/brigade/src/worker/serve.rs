@@ -1,10 +1,11 @@
 //! The serve loop: frames in, attempts run, answers out.
 //!
-//! With one slot it is a plain loop on the main thread: read, run, write. With many slots attempts may block, and
-//! then another thread must go on; but waking a thread for each of many tiny attempts costs more than they do. So one
-//! thread runs what it reads, one after the other, and the *ticker* looks once a millisecond whether an attempt
-//! has held it up; only then does a helper take over the reading. While attempts keep blocking, each reader wakes the next at
-//! once (`eager`). A thread without work parks; no thread spins.
+//! With one slot it is a plain loop on the main thread: read, run, write. With many slots attempts
+//! may block, and then another thread must go on; but waking a thread for each of many tiny
+//! attempts costs more than they do. So one thread runs what it reads, one after the other, and the
+//! *ticker* looks once a millisecond whether an attempt has held it up; only then does a helper
+//! take over the reading. While attempts keep blocking, each reader wakes the next at once
+//! (`eager`). A thread without work parks; no thread spins.
 //!
 //! Answers gather while frames are waiting and are written when none is, or by the ticker.
 
@@ -28,13 +29,15 @@ use crate::wire::{Decoder, Frame, Seat, encode, kind};
 
 /// How often the ticker looks.
 const TICK: Duration = Duration::from_millis(1);
-/// How long the ticker goes on looking after the last attempt, so that a steady trickle does not restart it each time.
+/// How long the ticker goes on looking after the last attempt, so that a steady trickle does not
+/// restart it each time.
 const TICKER_LINGERS: Duration = Duration::from_millis(50);
 /// How long readers stay eager after an attempt held one up.
 const EAGER_FOR: Duration = Duration::from_millis(100);
 /// Answers are written at this size even if frames are waiting.
 const ANSWERS_BYTES: usize = 32 << 10;
-/// Stops that came before their call are remembered up to the number of slots, but so many at least.
+/// Stops that came before their call are remembered up to the number of slots, but so many at
+/// least.
 const EARLY_CANCELS_MIN: usize = 64;
 
 pub(crate) struct Worker {
@@ -100,7 +103,13 @@ pub(super) fn run(worker: &Arc<Worker>) {
 }
 
 impl Worker {
-    pub(super) fn new(seat: Seat, same_build: bool, state: Option<State>, data: UnixStream, control: UnixStream) -> Self {
+    pub(super) fn new(
+        seat: Seat,
+        same_build: bool,
+        state: Option<State>,
+        data: UnixStream,
+        control: UnixStream,
+    ) -> Self {
         let payload_bytes_max = usize::try_from(seat.payload_bytes_max).unwrap_or(usize::MAX);
         // A frame holds a payload and the few fields before it.
         let decoder = Decoder::new(payload_bytes_max.saturating_add(64 << 10));
@@ -110,7 +119,10 @@ impl Worker {
             state,
             control,
             data,
-            inbox: Mutex::new(Inbox { decoder, ended: false }),
+            inbox: Mutex::new(Inbox {
+                decoder,
+                ended: false,
+            }),
             answers: Mutex::default(),
             attempts: Mutex::default(),
             runtime: OnceLock::new(),
@@ -135,7 +147,8 @@ impl Worker {
         self.crew.wake.notify_all();
     }
 
-    /// The next frame; `None` when nothing more comes. Only one thread reads at a time, the others park.
+    /// The next frame; `None` when nothing more comes. Only one thread reads at a time, the others
+    /// park.
     fn next(self: &Arc<Self>) -> Option<Frame> {
         loop {
             match self.inbox.try_lock() {
@@ -153,7 +166,8 @@ impl Worker {
                 }
                 Err(TryLockError::Poisoned(_)) => return None,
                 Err(TryLockError::WouldBlock) => {
-                    // The reader may wait long for a frame; the pool may be waiting for these very answers.
+                    // The reader may wait long for a frame; the pool may be waiting for these very
+                    // answers.
                     self.flush();
                     if !self.park() {
                         return None;
@@ -175,7 +189,8 @@ impl Worker {
             match link::read_into(&self.data, inbox.decoder.buffer()) {
                 Ok(0) => inbox.ended = true,
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                // The link is broken (a task may have closed our descriptors): end as the pool will see it.
+                // The link is broken (a task may have closed our descriptors): end as the pool will
+                // see it.
                 Err(_) => return None,
             }
         }
@@ -185,7 +200,9 @@ impl Worker {
 
     /// Answers an attempt, exactly once.
     pub(super) fn answer(&self, kind: u8, call: u64, body: &[u8]) {
-        lock(&self.attempts).running.retain(|(running, _)| *running != call);
+        lock(&self.attempts)
+            .running
+            .retain(|(running, _)| *running != call);
         self.say(kind, call, body);
     }
 
@@ -199,13 +216,16 @@ impl Worker {
         let mut answers = lock(&self.answers);
         answers.put_slice(&encode(kind, call, body.len()));
         if body.len() >= ANSWERS_BYTES {
-            // Written from where it is: copying it behind the others would cost more than a system call.
+            // Written from where it is: copying it behind the others would cost more than a system
+            // call.
             self.write(&mut answers);
             (&self.data).write_all(body).ok();
             return;
         }
         answers.put_slice(body);
-        let now = !self.is_shared() || answers.len() >= ANSWERS_BYTES || self.crew.eager.load(Ordering::Relaxed);
+        let now = !self.is_shared()
+            || answers.len() >= ANSWERS_BYTES
+            || self.crew.eager.load(Ordering::Relaxed);
         if now {
             self.write(&mut answers);
         }
@@ -245,15 +265,24 @@ impl Worker {
     /// Task and number of a running attempt.
     pub(super) fn attempt_of(&self, call: u64) -> Option<(String, u32)> {
         let attempts = lock(&self.attempts);
-        attempts.running.iter().find(|(running, _)| *running == call).map(|(_, context)| (context.task().to_owned(), context.attempt()))
+        attempts
+            .running
+            .iter()
+            .find(|(running, _)| *running == call)
+            .map(|(_, context)| (context.task().to_owned(), context.attempt()))
     }
 
     // -- stops
 
-    /// Registers an attempt before it begins. `false` if it was stopped already or this worker begins nothing more.
+    /// Registers an attempt before it begins. `false` if it was stopped already or this worker
+    /// begins nothing more.
     pub(super) fn register(&self, call: u64, context: &Context) -> bool {
         let mut attempts = lock(&self.attempts);
-        if let Some(index) = attempts.early_cancels.iter().position(|early| *early == call) {
+        if let Some(index) = attempts
+            .early_cancels
+            .iter()
+            .position(|early| *early == call)
+        {
             attempts.early_cancels.remove(index);
             return false;
         }
@@ -268,9 +297,14 @@ impl Worker {
     pub(super) fn cancel(&self, call: u64, reason: &str) {
         let context = {
             let mut attempts = lock(&self.attempts);
-            let context = attempts.running.iter().find(|(running, _)| *running == call).map(|(_, context)| context.clone());
+            let context = attempts
+                .running
+                .iter()
+                .find(|(running, _)| *running == call)
+                .map(|(_, context)| context.clone());
             if context.is_none() {
-                // It may also have ended already; its number does not come again, so remembering it does no harm.
+                // It may also have ended already; its number does not come again, so remembering it
+                // does no harm.
                 attempts.early_cancels.push_back(call);
                 if attempts.early_cancels.len() > EARLY_CANCELS_MIN.max(self.seat.slots as usize) {
                     attempts.early_cancels.pop_front();
@@ -323,7 +357,11 @@ impl Worker {
             return false;
         }
         *parked += 1;
-        let mut parked = self.crew.wake.wait(parked).unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut parked = self
+            .crew
+            .wake
+            .wait(parked)
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         *parked -= 1;
         !self.crew.ended.load(Ordering::Acquire)
     }
@@ -357,11 +395,12 @@ impl Worker {
                 self.crew.ticker_sleeps.store(true, Ordering::SeqCst);
                 // An attempt that began just before the store is seen here; one after it wakes us.
                 if self.crew.busy.load(Ordering::SeqCst) == 0 {
-                    // Where this thread got no CPU for so long, an attempt may have come and gone since the last flush, and
-                    // its thread may be parked.
+                    // Where this thread got no CPU for so long, an attempt may have come and gone
+                    // since the last flush, and its thread may be parked.
                     self.flush();
                     drop(self.crew.ticker.wait(guard));
-                    // The attempt that woke us may be over already, and its answer waits to be written all the same.
+                    // The attempt that woke us may be over already, and its answer waits to be
+                    // written all the same.
                     last_busy = Instant::now();
                     continue;
                 }
@@ -386,7 +425,10 @@ pub(super) const SLOT_STACK_BYTES: usize = 8 << 20;
 /// Progress goes out with the answers, in order.
 impl Sink for Worker {
     fn progress(&self, call: u64, fraction: f64, codec: Codec, payload: &[u8]) {
-        let running = lock(&self.attempts).running.iter().any(|(running, _)| *running == call);
+        let running = lock(&self.attempts)
+            .running
+            .iter()
+            .any(|(running, _)| *running == call);
         if !running {
             return;
         }

@@ -2,7 +2,10 @@
 //!
 //! `identity` decides whether this process is a worker at all.
 
-#![expect(unsafe_code, reason = "takes over descriptor 0, which no safe value owns")]
+#![expect(
+    unsafe_code,
+    reason = "takes over descriptor 0, which no safe value owns"
+)]
 
 use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -22,7 +25,9 @@ use crate::link;
 use crate::outcome::Failure;
 use crate::registry;
 use crate::shutdown::spawn_thread;
-use crate::wire::{Decoder, HEADER_BYTES, Hello, MAGIC, Ready, Seat, StartFailed, VERSION, encode, kind};
+use crate::wire::{
+    Decoder, HEADER_BYTES, Hello, MAGIC, Ready, Seat, StartFailed, VERSION, encode, kind,
+};
 
 /// A handshake of more than this is not ours.
 const HELLO_BYTES_MAX: usize = 1 << 20;
@@ -31,12 +36,15 @@ const EXIT_START_FAILED: i32 = 70;
 
 /// Turns this process into a worker if a pool started it as one; then it never returns.
 pub(crate) fn enter_if_worker() {
-    let Some(pool) = identity::claimed_pool() else { return };
+    let Some(pool) = identity::claimed_pool() else {
+        return;
+    };
     title::prepare();
     if tokio::runtime::Handle::try_current().is_err() {
         live(pool);
     }
-    // `init` was called within an async runtime, whose threads must not block on another one, as async tasks do.
+    // `init` was called within an async runtime, whose threads must not block on another one, as
+    // async tasks do.
     let started = spawn_thread("brigade-main", serve::SLOT_STACK_BYTES, move || live(pool));
     if let Err(e) = started {
         give_up(&format!("a worker could not start its main thread: {e}"));
@@ -46,7 +54,8 @@ pub(crate) fn enter_if_worker() {
 
 /// The life of a worker.
 fn live(pool: Pid) -> ! {
-    let control = take_control().unwrap_or_else(|e| give_up(&format!("a worker could not take its control socket: {e}")));
+    let control = take_control()
+        .unwrap_or_else(|e| give_up(&format!("a worker could not take its control socket: {e}")));
     let refused = identity::check_parent(pool, &control);
     match refused.and_then(|()| set_up(&control, pool)) {
         Ok(worker) => {
@@ -57,7 +66,9 @@ fn live(pool: Pid) -> ! {
             process::exit(0);
         }
         Err(error) => {
-            let message = StartFailed { message: error.to_string() };
+            let message = StartFailed {
+                message: error.to_string(),
+            };
             send(&control, kind::START_FAILED, &message).ok();
             process::exit(EXIT_START_FAILED);
         }
@@ -71,7 +82,8 @@ pub(super) fn give_up(text: &str) -> ! {
 }
 
 fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
-    last_words::install(control.as_fd(), pool).map_err(|e| Error::os("install signal handlers", e))?;
+    last_words::install(control.as_fd(), pool)
+        .map_err(|e| Error::os("install signal handlers", e))?;
     die_with(pool).map_err(|e| Error::os("tie the worker to its pool", e))?;
     let (hello, data) = receive_hello(control)?;
     check(&hello)?;
@@ -80,7 +92,8 @@ fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
     panics::install(control.as_fd(), hello.seat.slots > 1);
     title::set(&format!("brigade: worker {}", hello.seat.worker));
     if !same_build && (hello.seat.init.is_some() || hello.seat.teardown.is_some()) {
-        let text = "run the pool's hooks: this worker is another build of the program, where their addresses mean nothing";
+        let text = "run the pool's hooks: this worker is another build of the program, where their \
+            addresses mean nothing";
         return Err(Error::new(ErrorKind::OtherBuild, text));
     }
     logs::install(hello.seat.log_level);
@@ -89,8 +102,14 @@ fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
         build_state(&hello.seat)?
     };
     registry::check()?;
-    let ready = Ready { magic: MAGIC, version: VERSION, build: address::build_id() };
-    let control_copy = control.try_clone().map_err(|e| Error::os("copy the control socket", e))?;
+    let ready = Ready {
+        magic: MAGIC,
+        version: VERSION,
+        build: address::build_id(),
+    };
+    let control_copy = control
+        .try_clone()
+        .map_err(|e| Error::os("copy the control socket", e))?;
     let worker = Worker::new(hello.seat, same_build, state, data, control_copy);
     let worker = Arc::new(worker);
     monitor::start(&worker).map_err(|e| Error::os("start the monitor thread", e))?;
@@ -113,7 +132,11 @@ fn take_control() -> io::Result<UnixStream> {
 /// The kernel sends SIGHUP when the pool's process ends; the handler then ends our whole group.
 fn die_with(pool: Pid) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::HUP))?;
-    if rustix::process::getppid() == Some(pool) { Ok(()) } else { process::exit(0) }
+    if rustix::process::getppid() == Some(pool) {
+        Ok(())
+    } else {
+        process::exit(0)
+    }
 }
 
 fn receive_hello(control: &UnixStream) -> Result<(Hello, UnixStream), Error> {
@@ -122,7 +145,8 @@ fn receive_hello(control: &UnixStream) -> Result<(Hello, UnixStream), Error> {
     let mut data = None;
     loop {
         let mut buffer = [0; 4096];
-        let (count, descriptor) = link::receive_with_descriptor(control, &mut buffer).map_err(os)?;
+        let (count, descriptor) =
+            link::receive_with_descriptor(control, &mut buffer).map_err(os)?;
         if count == 0 {
             // The pool gave this worker up.
             process::exit(0);
@@ -131,7 +155,12 @@ fn receive_hello(control: &UnixStream) -> Result<(Hello, UnixStream), Error> {
         decoder.buffer().extend_from_slice(&buffer[..count]);
         if let Some(frame) = decoder.next()? {
             let hello: Hello = Codec::Postcard.decode(&frame.body)?;
-            let data = data.ok_or_else(|| Error::new(ErrorKind::Protocol, "receive the data socket: it did not come"))?;
+            let data = data.ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Protocol,
+                    "receive the data socket: it did not come",
+                )
+            })?;
             return Ok((hello, data.into()));
         }
     }
@@ -139,7 +168,10 @@ fn receive_hello(control: &UnixStream) -> Result<(Hello, UnixStream), Error> {
 
 fn check(hello: &Hello) -> Result<(), Error> {
     if hello.magic != MAGIC || hello.version != VERSION {
-        let text = format!("agree on a protocol: the pool speaks version {} and this worker {VERSION}", hello.version);
+        let text = format!(
+            "agree on a protocol: the pool speaks version {} and this worker {VERSION}",
+            hello.version
+        );
         return Err(Error::new(ErrorKind::Protocol, text));
     }
     Ok(())
@@ -147,8 +179,15 @@ fn check(hello: &Hello) -> Result<(), Error> {
 
 /// Niceness, CPU, no core dumps, first choice of the OOM killer, no way to more privileges.
 fn confine(seat: &Seat) -> io::Result<()> {
-    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    // The pool must not be the victim of what its workers use. Without /proc the kernel chooses by size.
+    rustix::process::setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    )?;
+    // The pool must not be the victim of what its workers use. Without /proc the kernel chooses by
+    // size.
     fs::write("/proc/self/oom_score_adj", "500").ok();
     rustix::thread::set_no_new_privs(true)?;
     if seat.nice != 0 {
@@ -170,17 +209,28 @@ pub(crate) type InitHook = fn(&[u8]) -> Result<State, Box<Failure>>;
 pub(crate) type TeardownHook = fn(&State);
 
 fn build_state(seat: &Seat) -> Result<Option<State>, Error> {
-    let Some(init) = &seat.init else { return Ok(None) };
+    let Some(init) = &seat.init else {
+        return Ok(None);
+    };
     let hook: InitHook = address::hook_at(init.offset)?;
     let built = panics::catch(panics::moment(), || hook(&init.args));
     if !panics::is_ours() {
         panics::put_first();
     }
-    let failed = |what: String| Error::new(ErrorKind::CannotStart, format!("run the init hook: {what}"));
+    let failed =
+        |what: String| Error::new(ErrorKind::CannotStart, format!("run the init hook: {what}"));
     match built {
         Ok(Ok(state)) => Ok(Some(state)),
-        Ok(Err(failure)) => Err(failed(std::iter::once(failure.message).chain(failure.sources).collect::<Vec<_>>().join(": "))),
-        Err(panic) => Err(failed(format!("it panicked at {}: {}", panic.location, panic.message))),
+        Ok(Err(failure)) => Err(failed(
+            std::iter::once(failure.message)
+                .chain(failure.sources)
+                .collect::<Vec<_>>()
+                .join(": "),
+        )),
+        Err(panic) => Err(failed(format!(
+            "it panicked at {}: {}",
+            panic.location, panic.message
+        ))),
     }
 }
 
@@ -189,5 +239,7 @@ fn send(control: &UnixStream, kind: u8, message: &impl serde::Serialize) -> Resu
     let mut frame = Vec::with_capacity(HEADER_BYTES + body.len());
     frame.extend_from_slice(&encode(kind, 0, body.len()));
     frame.extend_from_slice(&body);
-    (&*control).write_all(&frame).map_err(|e| Error::os("write to the control socket", e))
+    (&*control)
+        .write_all(&frame)
+        .map_err(|e| Error::os("write to the control socket", e))
 }

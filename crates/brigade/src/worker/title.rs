@@ -1,11 +1,15 @@
 //! The worker's title in `ps` and `top`: `brigade: worker 3 add`.
 //!
-//! The kernel reads a title from where the process's arguments lie in memory (proc_pid_cmdline(5)). Arguments are as the program was
-//! started, since interpreters look at them; there is little room in them. Behind them lies the environment, whose first variable is
-//! `BRIGADE_WORKER`, padded by the pool and removed by `identity`. A title may run on into it. The program itself is given copies of its
-//! arguments first, so it never sees the title in them.
+//! The kernel reads a title from where the process's arguments lie in memory (proc_pid_cmdline(5)).
+//! Arguments are as the program was started, since interpreters look at them; there is little room
+//! in them. Behind them lies the environment, whose first variable is `BRIGADE_WORKER`, padded by
+//! the pool and removed by `identity`. A title may run on into it. The program itself is given
+//! copies of its arguments first, so it never sees the title in them.
 
-#![expect(unsafe_code, reason = "writes over the memory of the process's own arguments")]
+#![expect(
+    unsafe_code,
+    reason = "writes over the memory of the process's own arguments"
+)]
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, OsStr, c_char, c_int};
@@ -31,7 +35,8 @@ thread_local! {
     static LAST: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Names the process after its program instead of `/proc/self/exe`, and makes room for titles. Called once, before other threads run.
+/// Names the process after its program instead of `/proc/self/exe`, and makes room for titles.
+/// Called once, before other threads run.
 pub(super) fn prepare() {
     set_name();
     ROOM.get_or_init(|| {
@@ -46,7 +51,10 @@ fn set_name() {
         return;
     }
     let program = std::env::args_os().next().unwrap_or_default();
-    let name = Path::new(&program).file_name().unwrap_or(OsStr::new("worker")).as_bytes();
+    let name = Path::new(&program)
+        .file_name()
+        .unwrap_or(OsStr::new("worker"))
+        .as_bytes();
     if let Ok(name) = CString::new(&name[..name.len().min(NAME_BYTES_MAX)]) {
         rustix::thread::set_name(&name).ok();
     }
@@ -61,27 +69,34 @@ pub(super) fn set_task(worker: u32, task: &'static str) {
 }
 
 pub(super) fn set(title: &str) {
-    let Some(Some((start, room))) = ROOM.get() else { return };
+    let Some(Some((start, room))) = ROOM.get() else {
+        return;
+    };
     let length = title.len().min(room - 1);
     let used = USED.swap(length, Ordering::Relaxed);
     let start = ptr::with_exposed_provenance_mut::<u8>(*start);
-    // SAFETY: the room is mapped and writable for the life of the process, and nothing refers to it any more (`make_room`). Its last byte
-    // stays zero.
+    // SAFETY: the room is mapped and writable for the life of the process, and nothing refers to it
+    // any more (`make_room`). Its last byte stays zero.
     unsafe {
         ptr::copy_nonoverlapping(title.as_ptr(), start, length);
         ptr::write_bytes(start.add(length), 0, used.saturating_sub(length));
     }
 }
 
-/// Gives the program copies of its arguments; returns where they were, with the padded variable behind them.
+/// Gives the program copies of its arguments; returns where they were, with the padded variable
+/// behind them.
 fn make_room() -> Option<(usize, usize)> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field of proc_pid_stat(5) is a name in parentheses that may hold blanks; the third follows the last of them.
+    // The second field of proc_pid_stat(5) is a name in parentheses that may hold blanks; the third
+    // follows the last of them.
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split_whitespace().collect();
     let field = |number: usize| fields.get(number - 3)?.parse::<usize>().ok();
     let (stack, start, end, variables) = (field(28)?, field(48)?, field(49)?, field(50)?);
     let first = fs::read("/proc/self/environ").ok()?;
-    let padding = first.split(|byte| *byte == 0).next().filter(|first| first.starts_with(WORKER_VARIABLE.as_bytes()))?;
+    let padding = first
+        .split(|byte| *byte == 0)
+        .next()
+        .filter(|first| first.starts_with(WORKER_VARIABLE.as_bytes()))?;
     let arguments = fs::read("/proc/self/cmdline").ok()?;
     let count = arguments.iter().filter(|byte| **byte == 0).count();
     if start == 0 || end != variables || end - start != arguments.len() {
@@ -94,9 +109,15 @@ fn make_room() -> Option<(usize, usize)> {
 /// Points the argument vector, which lies where the stack began, at copies.
 fn copy_arguments(stack: usize, count: usize, start: usize, end: usize) -> Option<()> {
     let argc = ptr::with_exposed_provenance_mut::<usize>(stack);
-    // SAFETY: the kernel says that the stack began here; the count of arguments and the vector are the first things that it put there
-    // (System V ABI, initial process stack), and stay for the life of the process.
-    let (found, vector) = unsafe { (argc.cast::<c_int>().read(), argc.add(1).cast::<*mut c_char>()) };
+    // SAFETY: the kernel says that the stack began here; the count of arguments and the vector are
+    // the first things that it put there (System V ABI, initial process stack), and stay for the
+    // life of the process.
+    let (found, vector) = unsafe {
+        (
+            argc.cast::<c_int>().read(),
+            argc.add(1).cast::<*mut c_char>(),
+        )
+    };
     if usize::try_from(found).ok()? != count {
         return None;
     }
@@ -104,7 +125,8 @@ fn copy_arguments(stack: usize, count: usize, start: usize, end: usize) -> Optio
         // SAFETY: the index is below the count.
         let slot = unsafe { &mut *vector.add(index) };
         if (start..end).contains(&slot.addr()) {
-            // SAFETY: an argument that the kernel put there ends with a NUL within the arguments. The copy is never freed.
+            // SAFETY: an argument that the kernel put there ends with a NUL within the arguments.
+            // The copy is never freed.
             *slot = unsafe { CStr::from_ptr(*slot) }.to_owned().into_raw();
         }
     }

@@ -6,8 +6,8 @@ use brigade::{Broker, JobId, JobState, Why};
 
 type States = Vec<Option<JobState>>;
 
-/// The state of each of these jobs, which are all that there are, as every view has it. Each view is asked first once, as a look may bring
-/// things up to date.
+/// The state of each of these jobs, which are all that there are, as every view has it. Each view
+/// is asked first once, as a look may bring things up to date.
 pub(crate) async fn agree(broker: &Broker, ids: &[JobId], moment: &str) -> States {
     let mut all = Vec::new();
     for first in ["jobs", "queues", "job", "check", "why"] {
@@ -27,8 +27,15 @@ pub(crate) async fn agree(broker: &Broker, ids: &[JobId], moment: &str) -> State
         }
         let (_, last) = seen.last().unwrap().clone();
         for (view, states) in &seen {
-            let agrees = if *view == "queues" { count(states) == count(&last) } else { *states == last };
-            assert!(agrees, "{moment}, {first} asked first: {view} differs from why: {seen:?}");
+            let agrees = if *view == "queues" {
+                count(states) == count(&last)
+            } else {
+                *states == last
+            };
+            assert!(
+                agrees,
+                "{moment}, {first} asked first: {view} differs from why: {seen:?}"
+            );
         }
         all = last;
     }
@@ -49,14 +56,20 @@ async fn by_job(broker: &Broker, ids: &[JobId]) -> States {
 
 async fn by_jobs(broker: &Broker, ids: &[JobId]) -> States {
     let jobs = broker.jobs(None, None, None, 100).await.unwrap();
-    ids.iter().map(|id| jobs.iter().find(|job| job.id == *id).map(|job| job.state)).collect()
+    ids.iter()
+        .map(|id| jobs.iter().find(|job| job.id == *id).map(|job| job.state))
+        .collect()
 }
 
 /// As many of each state as there are, in any order.
 async fn by_queues(broker: &Broker) -> States {
     let queues = broker.queues().await.unwrap();
     let counts = queues.iter().flat_map(|queue| &queue.jobs);
-    counts.flat_map(|(state, count)| std::iter::repeat_n(Some(*state), usize::try_from(*count).unwrap())).collect()
+    counts
+        .flat_map(|(state, count)| {
+            std::iter::repeat_n(Some(*state), usize::try_from(*count).unwrap())
+        })
+        .collect()
 }
 
 /// And whether somebody serves it, as `check` has it.
@@ -65,16 +78,30 @@ async fn by_why(broker: &Broker, ids: &[JobId], moment: &str) -> States {
     for id in ids {
         let why = broker.why(id).await.unwrap();
         if let Some(why) = &why {
-            let runs = why.reasons.iter().any(|reason| matches!(reason, Why::Running { .. }));
+            let runs = why
+                .reasons
+                .iter()
+                .any(|reason| matches!(reason, Why::Running { .. }));
             assert_eq!(runs, why.state == JobState::Leased, "{moment}: {why}");
-            if why.reasons.iter().any(|reason| matches!(reason, Why::NoWorker { .. })) {
+            if why
+                .reasons
+                .iter()
+                .any(|reason| matches!(reason, Why::NoWorker { .. }))
+            {
                 lonely.insert(why.queue.clone());
             }
         }
         states.push(why.map(|why| why.state));
     }
     let findings = broker.check().await.unwrap();
-    let found = findings.iter().filter(|finding| finding.what.contains("no worker has asked")).count();
-    assert_eq!(found, lonely.len(), "{moment}: check and why differ on who serves a queue: {findings:?}, {lonely:?}");
+    let found = findings
+        .iter()
+        .filter(|finding| finding.what.contains("no worker has asked"))
+        .count();
+    assert_eq!(
+        found,
+        lonely.len(),
+        "{moment}: check and why differ on who serves a queue: {findings:?}, {lonely:?}"
+    );
     states
 }

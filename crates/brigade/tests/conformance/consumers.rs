@@ -1,4 +1,5 @@
-//! Consumers over every store: jobs that a program cannot run, code that computes, times that are too long.
+//! Consumers over every store: jobs that a program cannot run, code that computes, times that are
+//! too long.
 
 use std::time::{Duration, Instant};
 
@@ -27,13 +28,19 @@ fn doubles(number: i64) -> i64 {
 async fn beside<F: Future>(worker: Worker, test: F) -> (F::Output, brigade::Served) {
     let handle = worker.handle();
     let served = tokio::spawn(worker.run_until(std::future::pending::<()>()));
-    let output = tokio::time::timeout(4 * LONG, test).await.expect("it comes");
+    let output = tokio::time::timeout(4 * LONG, test)
+        .await
+        .expect("it comes");
     handle.drain();
     (output, served.await.unwrap().unwrap())
 }
 
 async fn elsewhere(subject: &Subject) -> Broker {
-    if subject.broker.capabilities().durable { Broker::connect(&subject.url).await.unwrap() } else { subject.broker.clone() }
+    if subject.broker.capabilities().durable {
+        Broker::connect(&subject.url).await.unwrap()
+    } else {
+        subject.broker.clone()
+    }
 }
 
 /// A deploy: the old program meets a task of the new one.
@@ -42,7 +49,11 @@ fn a_task_that_a_consumer_does_not_know_is_given_back_for_others() {
     on_every_broker_at_once(|subject| async move {
         let other = elsewhere(&subject).await;
         let queue = subject.broker.queue("shared");
-        let job = queue.job(&[7]).unwrap().task("of_the_new_program").retries(1);
+        let job = queue
+            .job(&[7])
+            .unwrap()
+            .task("of_the_new_program")
+            .retries(1);
         let id = subject.broker.push(job).await.unwrap().id().clone();
         let old = subject.broker.worker().queue("shared").in_process();
         let handle = old.handle();
@@ -52,19 +63,34 @@ fn a_task_that_a_consumer_does_not_know_is_given_back_for_others() {
             }
             if subject.broker.capabilities().listing {
                 let job = subject.broker.job(&id).await.unwrap().unwrap();
-                assert_eq!((job.failed, job.crashed, job.interrupted), (0, 0, 0), "nobody is charged");
-                assert!(job.unserved.is_some_and(|unserved| unserved.times >= 1), "{job:?}");
+                assert_eq!(
+                    (job.failed, job.crashed, job.interrupted),
+                    (0, 0, 0),
+                    "nobody is charged"
+                );
+                assert!(
+                    job.unserved.is_some_and(|unserved| unserved.times >= 1),
+                    "{job:?}"
+                );
                 assert_eq!(job.history.len(), 1, "{job:?}");
                 if job.state == JobState::Scheduled {
                     let why = subject.broker.why(&id).await.unwrap().unwrap().to_string();
-                    assert!(why.contains("no consumer that asked knows task \"of_the_new_program\""), "{why}");
+                    assert!(
+                        why.contains("no consumer that asked knows task \"of_the_new_program\""),
+                        "{why}"
+                    );
                 }
             }
         })
         .await;
         assert_eq!((served.failed, served.done), (0, 0), "{served:?}");
         // The new program has it, as if nothing had been.
-        let lease = other.queue("shared").lease(LONG, 2 * LONG).await.unwrap().expect("it comes again");
+        let lease = other
+            .queue("shared")
+            .lease(LONG, 2 * LONG)
+            .await
+            .unwrap()
+            .expect("it comes again");
         assert_eq!((lease.id(), lease.attempt(), lease.json()), (&id, 1, "[7]"));
         lease.ack().await.unwrap();
     });
@@ -78,7 +104,13 @@ fn a_job_that_no_consumer_can_run_is_a_dead_letter_when_its_time_for_that_is_ove
             let broker = &subject.broker;
             let unknown = broker.queue("doubles").job(&[1]).unwrap().task("gone");
             let unfit = broker.queue("doubles").job(&["no number"]).unwrap();
-            let ids: Vec<_> = broker.push_many(vec![unknown, unfit]).await.unwrap().iter().map(|pushed| pushed.id().clone()).collect();
+            let ids: Vec<_> = broker
+                .push_many(vec![unknown, unfit])
+                .await
+                .unwrap()
+                .iter()
+                .map(|pushed| pushed.id().clone())
+                .collect();
             let worker = broker.worker().queue("doubles").in_process();
             let handle = worker.handle();
             let ended = async {
@@ -93,10 +125,18 @@ fn a_job_that_no_consumer_can_run_is_a_dead_letter_when_its_time_for_that_is_ove
                 [one, other].map(|job| job.unwrap().unwrap())
             };
             let (ended, _) = beside(worker, ended).await;
-            for (job, word) in ended.iter().zip(["knows task \"gone\"", "takes its arguments"]) {
+            for (job, word) in ended
+                .iter()
+                .zip(["knows task \"gone\"", "takes its arguments"])
+            {
                 let reason = job.reason.as_deref().unwrap_or_default();
                 assert_eq!(job.state, JobState::Dead);
-                assert!(reason.contains(word) && reason.contains("given back") && reason.contains("since 20"), "{reason}");
+                assert!(
+                    reason.contains(word)
+                        && reason.contains("given back")
+                        && reason.contains("since 20"),
+                    "{reason}"
+                );
                 assert_eq!((job.failed, job.crashed), (0, 0));
             }
             // A person gives it another chance, which begins anew.
@@ -113,7 +153,11 @@ fn a_task_that_computes_in_process_for_longer_than_a_lease_keeps_it() {
     super::on_every_broker_in_one_thread(|subject| async move {
         let broker = &subject.broker;
         broker.push(computes(2500)).await.unwrap();
-        let worker = broker.worker().task(computes).in_process().lease(Duration::from_secs(1));
+        let worker = broker
+            .worker()
+            .task(computes)
+            .in_process()
+            .lease(Duration::from_secs(1));
         let handle = worker.handle();
         let done = async {
             while handle.stats().served == brigade::Served::default() {
@@ -132,13 +176,34 @@ fn the_longest_times_are_stored_and_served() {
         let (broker, can) = (&subject.broker, subject.broker.capabilities());
         let queue = broker.queue("doubles");
         let long = brigade::Retry::exponential(Duration::MAX, Duration::MAX).within(Duration::MAX);
-        let job = queue.job(&[1]).unwrap().timeout(Duration::MAX).retries(3).retry(long);
-        broker.push(if can.results { job.keep(Duration::MAX) } else { job }).await.unwrap();
-        let lease = queue.lease(Duration::MAX, Duration::MAX).await.unwrap().unwrap();
+        let job = queue
+            .job(&[1])
+            .unwrap()
+            .timeout(Duration::MAX)
+            .retries(3)
+            .retry(long);
+        broker
+            .push(if can.results {
+                job.keep(Duration::MAX)
+            } else {
+                job
+            })
+            .await
+            .unwrap();
+        let lease = queue
+            .lease(Duration::MAX, Duration::MAX)
+            .await
+            .unwrap()
+            .unwrap();
         assert!(lease.timeout().unwrap() > 1000 * DAY);
         lease.extend(Duration::MAX).await.unwrap();
         lease.pass("not here").await.unwrap();
-        let worker = broker.worker().task(doubles).in_process().lease(Duration::MAX).drain_timeout(Duration::MAX);
+        let worker = broker
+            .worker()
+            .task(doubles)
+            .in_process()
+            .lease(Duration::MAX)
+            .drain_timeout(Duration::MAX);
         let worker = worker.unserved_timeout(Duration::MAX);
         let handle = worker.handle();
         let done = async {
@@ -150,10 +215,17 @@ fn the_longest_times_are_stored_and_served() {
         assert_eq!((served.done, served.stale), (1, 0), "{served:?}");
         let never = [
             queue.job(&[2]).unwrap().delay(Duration::MAX),
-            queue.job(&[2]).unwrap().at(std::time::SystemTime::now() + 1_000_000_000 * DAY),
+            queue
+                .job(&[2])
+                .unwrap()
+                .at(std::time::SystemTime::now() + 1_000_000_000 * DAY),
         ];
         for job in never {
-            assert_eq!(broker.push(job).await.unwrap_err().kind(), brigade::ErrorKind::BadOption, "no date can be written for it");
+            assert_eq!(
+                broker.push(job).await.unwrap_err().kind(),
+                brigade::ErrorKind::BadOption,
+                "no date can be written for it"
+            );
         }
         for far in ["delay", "at", "nack", "pass"] {
             let job = queue.job(&[2]).unwrap().retries(9);
@@ -162,26 +234,49 @@ fn the_longest_times_are_stored_and_served() {
                 "at" => job.at(std::time::SystemTime::now() + 1_000_000 * DAY),
                 _ => job,
             };
-            let id = broker.push(job.to_job().unwrap()).await.unwrap().id().clone();
+            let id = broker
+                .push(job.to_job().unwrap())
+                .await
+                .unwrap()
+                .id()
+                .clone();
             if far == "nack" || far == "pass" {
                 let lease = queue.lease(LONG, LONG).await.unwrap().unwrap();
-                let settled =
-                    if far == "nack" { lease.nack_later("no", Duration::MAX).await } else { lease.pass_later("no", Duration::MAX).await };
+                let settled = if far == "nack" {
+                    lease.nack_later("no", Duration::MAX).await
+                } else {
+                    lease.pass_later("no", Duration::MAX).await
+                };
                 settled.unwrap();
             }
             assert!(queue.take(Duration::ZERO).await.unwrap().is_none(), "{far}");
             if can.listing {
                 let job = broker.job(&id).await.unwrap().unwrap();
                 assert!(job.due_at.is_some(), "{far}: {job:?}");
-                assert!(serde_json::to_string(&job).is_ok() && !broker.why(&id).await.unwrap().unwrap().to_string().is_empty());
+                assert!(
+                    serde_json::to_string(&job).is_ok()
+                        && !broker
+                            .why(&id)
+                            .await
+                            .unwrap()
+                            .unwrap()
+                            .to_string()
+                            .is_empty()
+                );
             }
         }
         if can.unique {
-            broker.push(queue.job(&3).unwrap().unique_for("m", Duration::MAX)).await.unwrap();
+            broker
+                .push(queue.job(&3).unwrap().unique_for("m", Duration::MAX))
+                .await
+                .unwrap();
         }
         if can.schedules {
             let schedule = brigade::Schedule::every("rarely", Duration::MAX, doubles(1)).unwrap();
-            assert_eq!(broker.schedule(schedule).await.unwrap_err().kind(), brigade::ErrorKind::BadOption);
+            assert_eq!(
+                broker.schedule(schedule).await.unwrap_err().kind(),
+                brigade::ErrorKind::BadOption
+            );
         }
     });
 }

@@ -5,7 +5,10 @@ use std::time::Duration;
 use brigade::{AttemptKind, JobId, JobState, Settled};
 use serde_json::{Value, json};
 
-use super::{Subject, on_brokers_in_one_thread_that, on_brokers_that, on_every_broker, on_every_broker_in_one_thread};
+use super::{
+    Subject, on_brokers_in_one_thread_that, on_brokers_that, on_every_broker,
+    on_every_broker_in_one_thread,
+};
 
 const LONG: Duration = Duration::from_secs(30);
 const NOW: Duration = Duration::ZERO;
@@ -40,7 +43,10 @@ fn a_batch_is_stored_whole_or_not_at_all() {
         assert_eq!(subject.broker.push_many(good).await.unwrap().len(), 50);
         let too_large = "x".repeat(subject.broker.capabilities().payload_bytes_max);
         let bad = vec![queue.job(&1).unwrap(), queue.job(&too_large).unwrap()];
-        assert_eq!(subject.broker.push_many(bad).await.unwrap_err().kind(), brigade::ErrorKind::TooLarge);
+        assert_eq!(
+            subject.broker.push_many(bad).await.unwrap_err().kind(),
+            brigade::ErrorKind::TooLarge
+        );
         assert_eq!(queue.purge().await.unwrap(), 50);
     });
 }
@@ -51,7 +57,17 @@ fn a_payload_at_the_limit_fits() {
         let queue = subject.broker.queue("q");
         let text = "x".repeat(subject.broker.capabilities().payload_bytes_max - 2);
         queue.push(&text).await.unwrap();
-        assert_eq!(queue.take(NOW).await.unwrap().unwrap().payload::<String>().unwrap().len(), text.len());
+        assert_eq!(
+            queue
+                .take(NOW)
+                .await
+                .unwrap()
+                .unwrap()
+                .payload::<String>()
+                .unwrap()
+                .len(),
+            text.len()
+        );
     });
 }
 
@@ -83,13 +99,19 @@ fn an_expired_lease_is_fenced_and_its_job_goes_to_the_front_uncharged() {
             let id = queue.push(&1).await.unwrap();
             queue.push(&2).await.unwrap();
             let late = queue.lease(LONG, NOW).await.unwrap().unwrap();
-            subject.broker.clock().advance(LONG + Duration::from_secs(1));
+            subject
+                .broker
+                .clock()
+                .advance(LONG + Duration::from_secs(1));
             let again = queue.lease(LONG, NOW).await.unwrap().unwrap();
             assert_eq!((again.id(), again.attempt()), (&id, 1));
             assert_eq!(late.extend(LONG).await.unwrap(), Settled::Stale);
             assert_eq!(late.ack().await.unwrap(), Settled::Stale);
             let job = subject.broker.job(&id).await.unwrap().unwrap();
-            assert_eq!((job.state, job.interrupted, job.failed), (JobState::Leased, 1, 0));
+            assert_eq!(
+                (job.state, job.interrupted, job.failed),
+                (JobState::Leased, 1, 0)
+            );
             assert_eq!(again.ack().await.unwrap(), Settled::Accepted(None));
         },
     );
@@ -103,7 +125,10 @@ fn a_settle_after_expiry_is_refused_even_if_nobody_took_the_job() {
             let queue = subject.broker.queue("q");
             queue.push(&1).await.unwrap();
             let late = queue.lease(LONG, NOW).await.unwrap().unwrap();
-            subject.broker.clock().advance(LONG + Duration::from_secs(1));
+            subject
+                .broker
+                .clock()
+                .advance(LONG + Duration::from_secs(1));
             assert_eq!(late.ack().await.unwrap(), Settled::Stale);
             assert!(queue.lease(LONG, NOW).await.unwrap().is_some());
         },
@@ -134,7 +159,13 @@ fn failures_are_retried_after_a_pause_and_end_as_a_dead_letter() {
         |can| can.clock && can.listing,
         |subject| async move {
             let queue = subject.broker.queue("q");
-            let id = subject.broker.push(queue.job(&1).unwrap().retries(2)).await.unwrap().id().clone();
+            let id = subject
+                .broker
+                .push(queue.job(&1).unwrap().retries(2))
+                .await
+                .unwrap()
+                .id()
+                .clone();
             for attempt in 1..=3 {
                 let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
                 assert_eq!(lease.attempt(), attempt);
@@ -146,8 +177,17 @@ fn failures_are_retried_after_a_pause_and_end_as_a_dead_letter() {
                 }
             }
             let job = subject.broker.job(&id).await.unwrap().unwrap();
-            assert_eq!((job.state, job.failed, job.reason.as_deref()), (JobState::Dead, 3, Some("no 3")));
-            assert_eq!(job.history.iter().map(|record| record.attempt).collect::<Vec<_>>(), [1, 2, 3]);
+            assert_eq!(
+                (job.state, job.failed, job.reason.as_deref()),
+                (JobState::Dead, 3, Some("no 3"))
+            );
+            assert_eq!(
+                job.history
+                    .iter()
+                    .map(|record| record.attempt)
+                    .collect::<Vec<_>>(),
+                [1, 2, 3]
+            );
             assert!(subject.broker.retry(&id).await.unwrap());
             assert!(!subject.broker.retry(&id).await.unwrap());
             let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
@@ -171,7 +211,10 @@ fn a_pass_costs_no_attempt_and_keeps_the_place() {
                 lease.pass("reloading").await.unwrap();
             }
             let job = subject.broker.job(&id).await.unwrap().unwrap();
-            assert_eq!((job.state, job.failed, job.crashed, job.interrupted), (JobState::Ready, 0, 0, 0));
+            assert_eq!(
+                (job.state, job.failed, job.crashed, job.interrupted),
+                (JobState::Ready, 0, 0, 0)
+            );
             assert_eq!(job.history.len(), 5);
         },
     );
@@ -186,12 +229,29 @@ fn what_is_passed_for_later_or_given_back_is_not_charged() {
             let id = queue.push(&1).await.unwrap();
             let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
             lease.clone().pass_later("reloading", LONG).await.unwrap();
-            assert_eq!(lease.ack().await.unwrap(), Settled::Stale, "a clone settles nothing twice");
+            assert_eq!(
+                lease.ack().await.unwrap(),
+                Settled::Stale,
+                "a clone settles nothing twice"
+            );
             assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
-            subject.broker.clock().advance(LONG + Duration::from_secs(1));
-            queue.lease(LONG, NOW).await.unwrap().unwrap().give_back("a deploy").await.unwrap();
+            subject
+                .broker
+                .clock()
+                .advance(LONG + Duration::from_secs(1));
+            queue
+                .lease(LONG, NOW)
+                .await
+                .unwrap()
+                .unwrap()
+                .give_back("a deploy")
+                .await
+                .unwrap();
             let job = subject.broker.job(&id).await.unwrap().unwrap();
-            assert_eq!((job.state, job.failed, job.interrupted), (JobState::Ready, 0, 1));
+            assert_eq!(
+                (job.state, job.failed, job.interrupted),
+                (JobState::Ready, 0, 1)
+            );
             let kinds: Vec<_> = job.history.iter().map(|record| record.kind).collect();
             assert_eq!(kinds, [AttemptKind::Passed, AttemptKind::Interrupted]);
             assert_eq!(queue.lease(LONG, NOW).await.unwrap().unwrap().attempt(), 1);
@@ -207,10 +267,24 @@ fn history_is_bounded() {
             let queue = subject.broker.queue("q");
             let id = queue.push(&1).await.unwrap();
             for n in 0..30 {
-                queue.lease(LONG, NOW).await.unwrap().unwrap().pass(n).await.unwrap();
+                queue
+                    .lease(LONG, NOW)
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .pass(n)
+                    .await
+                    .unwrap();
             }
             let history = subject.broker.job(&id).await.unwrap().unwrap().history;
-            assert_eq!((history.len(), history[0].reason.as_str(), history[19].reason.as_str()), (20, "10", "29"));
+            assert_eq!(
+                (
+                    history.len(),
+                    history[0].reason.as_str(),
+                    history[19].reason.as_str()
+                ),
+                (20, "10", "29")
+            );
         },
     );
 }
@@ -222,9 +296,20 @@ fn dead_letters_wait_for_a_person() {
         |subject| async move {
             let queue = subject.broker.queue("q");
             let id = queue.push(&1).await.unwrap();
-            queue.lease(LONG, NOW).await.unwrap().unwrap().dead_letter("odd").await.unwrap();
+            queue
+                .lease(LONG, NOW)
+                .await
+                .unwrap()
+                .unwrap()
+                .dead_letter("odd")
+                .await
+                .unwrap();
             assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
-            let dead = subject.broker.jobs(Some("q"), Some(JobState::Dead), None, 10).await.unwrap();
+            let dead = subject
+                .broker
+                .jobs(Some("q"), Some(JobState::Dead), None, 10)
+                .await
+                .unwrap();
             assert_eq!(dead.iter().map(|job| &job.id).collect::<Vec<_>>(), [&id]);
             assert!(subject.broker.delete(&id).await.unwrap());
             assert!(subject.broker.job(&id).await.unwrap().is_none());
@@ -241,7 +326,11 @@ fn priorities_come_first_and_order_holds_within_them() {
             let (lowest, highest) = subject.broker.capabilities().priority_range;
             let (low, middle, high) = (lowest.max(-1), lowest.max(-1) + 1, highest.min(5));
             for (n, priority) in [(1, middle), (2, high), (3, middle), (4, high), (5, low)] {
-                subject.broker.push(queue.job(&n).unwrap().priority(priority)).await.unwrap();
+                subject
+                    .broker
+                    .push(queue.job(&n).unwrap().priority(priority))
+                    .await
+                    .unwrap();
             }
             let mut order = Vec::new();
             while let Some(job) = queue.take(NOW).await.unwrap() {
@@ -258,7 +347,13 @@ fn delayed_jobs_come_when_they_are_due() {
         |can| can.clock && can.listing,
         |subject| async move {
             let queue = subject.broker.queue("q");
-            let id = subject.broker.push(queue.job(&1).unwrap().delay(Duration::from_secs(3600))).await.unwrap().id().clone();
+            let id = subject
+                .broker
+                .push(queue.job(&1).unwrap().delay(Duration::from_secs(3600)))
+                .await
+                .unwrap()
+                .id()
+                .clone();
             assert_eq!(state(&subject, &id).await, JobState::Scheduled);
             assert!(queue.take(NOW).await.unwrap().is_none());
             subject.broker.clock().advance(Duration::from_secs(3601));
@@ -273,7 +368,13 @@ fn results_are_kept_as_long_as_was_asked() {
         |can| can.results,
         |subject| async move {
             let queue = subject.broker.queue("q");
-            let id = subject.broker.push(queue.job(&1).unwrap().keep(LONG)).await.unwrap().id().clone();
+            let id = subject
+                .broker
+                .push(queue.job(&1).unwrap().keep(LONG))
+                .await
+                .unwrap()
+                .id()
+                .clone();
             let waiting = subject.broker.wait(&id);
             let working = async {
                 let lease = queue.lease(LONG, LONG).await.unwrap().unwrap();
@@ -281,8 +382,14 @@ fn results_are_kept_as_long_as_was_asked() {
             };
             let (job, ()) = tokio::join!(waiting, working);
             let job = job.unwrap().unwrap();
-            assert_eq!((job.state, job.result.as_deref()), (JobState::Done, Some(r#"{"answer":42}"#)));
-            subject.broker.clock().advance(LONG + Duration::from_secs(1));
+            assert_eq!(
+                (job.state, job.result.as_deref()),
+                (JobState::Done, Some(r#"{"answer":42}"#))
+            );
+            subject
+                .broker
+                .clock()
+                .advance(LONG + Duration::from_secs(1));
             queue.take(NOW).await.unwrap();
             assert!(subject.broker.job(&id).await.unwrap().is_none());
         },
@@ -294,17 +401,30 @@ fn a_call_that_is_dropped_while_it_is_pushed_is_cancelled_too() {
     on_brokers_that(
         |can| can.results,
         |subject| async move {
-            let call = || subject.broker.call(brigade::Call::<i32>::json("q", &json!([1])));
+            let call = || {
+                subject
+                    .broker
+                    .call(brigade::Call::<i32>::json("q", &json!([1])))
+            };
             // One poll sends the push; nobody takes its answer.
             for _ in 0..5 {
                 assert!(tokio::time::timeout(NOW, call()).await.is_err());
             }
             let cancelled = async {
-                while subject.broker.jobs(Some("q"), Some(JobState::Cancelled), None, 10).await.unwrap().len() < 5 {
+                while subject
+                    .broker
+                    .jobs(Some("q"), Some(JobState::Cancelled), None, 10)
+                    .await
+                    .unwrap()
+                    .len()
+                    < 5
+                {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             };
-            tokio::time::timeout(LONG, cancelled).await.expect("all are cancelled");
+            tokio::time::timeout(LONG, cancelled)
+                .await
+                .expect("all are cancelled");
             assert!(subject.broker.queue("q").take(NOW).await.unwrap().is_none());
         },
     );
@@ -321,7 +441,15 @@ fn a_paused_queue_hands_out_nothing_and_loses_nothing() {
             other.push(&2).await.unwrap();
             assert!(queue.take(NOW).await.unwrap().is_none());
             assert!(other.take(NOW).await.unwrap().is_some());
-            assert!(subject.broker.queues().await.unwrap().iter().any(|counts| counts.queue == "q" && counts.paused));
+            assert!(
+                subject
+                    .broker
+                    .queues()
+                    .await
+                    .unwrap()
+                    .iter()
+                    .any(|counts| counts.queue == "q" && counts.paused)
+            );
             queue.resume().await.unwrap();
             assert!(queue.take(NOW).await.unwrap().is_some());
         },
@@ -334,7 +462,15 @@ fn a_waiting_take_wakes_when_a_job_comes() {
         let queue = subject.broker.queue("q");
         let waiting = tokio::spawn({
             let queue = queue.clone();
-            async move { queue.take(LONG).await.unwrap().unwrap().payload::<i32>().unwrap() }
+            async move {
+                queue
+                    .take(LONG)
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .payload::<i32>()
+                    .unwrap()
+            }
         });
         queue.push(&7).await.unwrap();
         assert_eq!(waiting.await.unwrap(), 7);
@@ -350,13 +486,24 @@ fn counts_tell_every_state() {
             for n in 0..3 {
                 queue.push(&n).await.unwrap();
             }
-            subject.broker.push(queue.job(&9).unwrap().delay(LONG)).await.unwrap();
+            subject
+                .broker
+                .push(queue.job(&9).unwrap().delay(LONG))
+                .await
+                .unwrap();
             let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
             let counts = subject.broker.queues().await.unwrap();
             assert_eq!(counts.len(), 1);
             let mut jobs = counts[0].jobs.clone();
             jobs.sort_by_key(|(state, _)| state.to_string());
-            assert_eq!(jobs, [(JobState::Leased, 1), (JobState::Ready, 2), (JobState::Scheduled, 1)]);
+            assert_eq!(
+                jobs,
+                [
+                    (JobState::Leased, 1),
+                    (JobState::Ready, 2),
+                    (JobState::Scheduled, 1)
+                ]
+            );
             lease.ack().await.unwrap();
         },
     );
@@ -382,7 +529,10 @@ fn many_consumers_get_each_job_once() {
         let mut all = Vec::new();
         for consumer in consumers.collect::<Vec<_>>() {
             let mine = consumer.await.unwrap();
-            assert!(mine.is_sorted(), "each consumer sees the order of the pushes");
+            assert!(
+                mine.is_sorted(),
+                "each consumer sees the order of the pushes"
+            );
             all.extend(mine);
         }
         all.sort_unstable();
@@ -397,14 +547,22 @@ fn names_are_checked() {
             let error = subject.broker.queue(name).push(&1).await.unwrap_err();
             assert_eq!(error.kind(), brigade::ErrorKind::BadOption);
         }
-        subject.broker.queue("x".repeat(200)).push(&1).await.unwrap();
+        subject
+            .broker
+            .queue("x".repeat(200))
+            .push(&1)
+            .await
+            .unwrap();
     });
 }
 
 /// How often this thread has gone to sleep.
 fn sleeps() -> u64 {
     let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+    let count = status
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
+        .unwrap();
     count.trim().parse().unwrap()
 }
 
@@ -413,7 +571,10 @@ fn waiting_for_a_job_costs_nothing() {
     on_every_broker_in_one_thread(|subject| async move {
         let queue = subject.broker.queue("q");
         let before = sleeps();
-        let waits = [queue.take(Duration::from_millis(300)), queue.take(Duration::from_millis(300))];
+        let waits = [
+            queue.take(Duration::from_millis(300)),
+            queue.take(Duration::from_millis(300)),
+        ];
         let took = futures_util::future::join_all(waits).await;
         assert!(took.into_iter().all(|took| took.unwrap().is_none()));
         let sleeps = sleeps() - before;
@@ -429,12 +590,24 @@ fn who_waits_for_the_end_of_a_job_hears_of_it_at_once() {
             let queue = subject.broker.queue("q");
             let began = std::time::Instant::now();
             for n in 0..20 {
-                let id = subject.broker.push(queue.job(&n).unwrap().keep(LONG)).await.unwrap().id().clone();
+                let id = subject
+                    .broker
+                    .push(queue.job(&n).unwrap().keep(LONG))
+                    .await
+                    .unwrap()
+                    .id()
+                    .clone();
                 let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
                 let (ended, settled) = tokio::join!(subject.broker.wait(&id), lease.ack());
-                assert_eq!((ended.unwrap().unwrap().state, settled.unwrap()), (JobState::Done, Settled::Accepted(None)));
+                assert_eq!(
+                    (ended.unwrap().unwrap().state, settled.unwrap()),
+                    (JobState::Done, Settled::Accepted(None))
+                );
             }
-            assert!(began.elapsed() < Duration::from_secs(15), "each is heard of only when it is looked for");
+            assert!(
+                began.elapsed() < Duration::from_secs(15),
+                "each is heard of only when it is looked for"
+            );
         },
     );
 }

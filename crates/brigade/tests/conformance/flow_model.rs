@@ -1,5 +1,5 @@
-//! Random flows with random endings, next to a model that counts nothing: what a job of a flow is follows, each time anew, from how its
-//! members stand.
+//! Random flows with random endings, next to a model that counts nothing: what a job of a flow is
+//! follows, each time anew, from how its members stand.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -66,7 +66,13 @@ struct Model(Vec<Node>);
 
 impl Model {
     fn add(&mut self, gather: Gather, members: Vec<usize>) -> usize {
-        self.0.push(Node { members, gather, own: Own::Nothing, went_on: gather == Gather::Nothing, gone: false });
+        self.0.push(Node {
+            members,
+            gather,
+            own: Own::Nothing,
+            went_on: gather == Gather::Nothing,
+            gone: false,
+        });
         self.0.len() - 1
     }
 
@@ -83,7 +89,11 @@ impl Model {
     fn statuses(&mut self) -> Vec<Status> {
         let mut all: Vec<Status> = Vec::new();
         for at in 0..self.0.len() {
-            let members: Vec<Status> = self.0[at].members.iter().map(|member| all[*member]).collect();
+            let members: Vec<Status> = self.0[at]
+                .members
+                .iter()
+                .map(|member| all[*member])
+                .collect();
             let values = self.values(at);
             let node = &mut self.0[at];
             all.push(match &node.own {
@@ -93,7 +103,12 @@ impl Model {
                 Own::Removed => Status::Removed,
                 Own::Nothing if node.went_on => Status::Ready,
                 Own::Nothing if members.iter().any(|member| !member.is_settled()) => Status::Held,
-                Own::Nothing if node.gather != Gather::Finally && members.iter().any(|member| *member != Status::Done) => Status::NotRun,
+                Own::Nothing
+                    if node.gather != Gather::Finally
+                        && members.iter().any(|member| *member != Status::Done) =>
+                {
+                    Status::NotRun
+                }
                 Own::Nothing => {
                     node.went_on = true;
                     if node.gather == Gather::Barrier {
@@ -109,13 +124,23 @@ impl Model {
     }
 
     fn values(&self, at: usize) -> Vec<Value> {
-        let value = |member: &usize| if let Own::Done(value) = &self.0[*member].own { value.clone() } else { Value::Null };
+        let value = |member: &usize| {
+            if let Own::Done(value) = &self.0[*member].own {
+                value.clone()
+            } else {
+                Value::Null
+            }
+        };
         self.0[at].members.iter().map(value).collect()
     }
 
     fn payload(&self, at: usize) -> Value {
         let mut values = self.values(at);
-        values.truncate(if self.0[at].gather == Gather::Front { 1 } else { usize::MAX });
+        values.truncate(if self.0[at].gather == Gather::Front {
+            1
+        } else {
+            usize::MAX
+        });
         match self.0[at].gather {
             Gather::Front => json!([values.pop(), "rest"]),
             Gather::Collect => json!([values, "rest"]),
@@ -163,10 +188,20 @@ fn tree(random: &mut Random, broker: &Broker, depth: u32) -> (Chain<Value>, Mode
     }
 }
 
-fn group(random: &mut Random, broker: &Broker, depth: u32, model: &mut Model) -> (Group<Value>, Vec<usize>) {
-    let members: Vec<_> = (0..random.within(0..4)).map(|_| tree(random, broker, depth - 1)).collect();
+fn group(
+    random: &mut Random,
+    broker: &Broker,
+    depth: u32,
+    model: &mut Model,
+) -> (Group<Value>, Vec<usize>) {
+    let members: Vec<_> = (0..random.within(0..4))
+        .map(|_| tree(random, broker, depth - 1))
+        .collect();
     let (chains, models): (Vec<_>, Vec<_>) = members.into_iter().unzip();
-    let lasts = models.into_iter().map(|member| model.append(member)).collect();
+    let lasts = models
+        .into_iter()
+        .map(|member| model.append(member))
+        .collect();
     (Group::new(chains), lasts)
 }
 
@@ -191,7 +226,12 @@ impl Run<'_> {
             broker.push_flow(chain).await.unwrap()
         };
         assert_eq!(pushed.jobs.len(), model.0.len());
-        Run { broker, ids: pushed.jobs, model, told: String::new() }
+        Run {
+            broker,
+            ids: pushed.jobs,
+            model,
+            told: String::new(),
+        }
     }
 
     /// One random thing that can happen to a flow.
@@ -210,7 +250,8 @@ impl Run<'_> {
                 }
             }
             10 => {
-                let cancelled = self.broker.cancel(&self.ids[at], "enough").await.unwrap() != brigade::Cancelling::Nothing;
+                let cancelled = self.broker.cancel(&self.ids[at], "enough").await.unwrap()
+                    != brigade::Cancelling::Nothing;
                 assert_eq!(cancelled, !statuses[at].is_settled(), "{}", self.told);
                 if cancelled {
                     self.model.cancel(at, &statuses);
@@ -238,7 +279,11 @@ impl Run<'_> {
             return;
         }
         let Some(lease) = queue.lease(LONG, NOW).await.unwrap() else {
-            return assert!(!self.model.statuses().contains(&Status::Ready), "{}", self.told);
+            return assert!(
+                !self.model.statuses().contains(&Status::Ready),
+                "{}",
+                self.told
+            );
         };
         let at = self.is_next(lease.id(), &lease.payload().unwrap());
         match deed {
@@ -256,8 +301,18 @@ impl Run<'_> {
 
     /// The first ready job is handed out, with what its members left.
     fn is_next(&mut self, id: &JobId, payload: &Value) -> usize {
-        let at = self.model.statuses().iter().position(|status| *status == Status::Ready).unwrap();
-        assert_eq!((id, payload), (&self.ids[at], &self.model.payload(at)), "{}", self.told);
+        let at = self
+            .model
+            .statuses()
+            .iter()
+            .position(|status| *status == Status::Ready)
+            .unwrap();
+        assert_eq!(
+            (id, payload),
+            (&self.ids[at], &self.model.payload(at)),
+            "{}",
+            self.told
+        );
         at
     }
 
@@ -267,30 +322,55 @@ impl Run<'_> {
         for (at, status) in statuses.iter().enumerate() {
             let node = &self.model.0[at];
             let job = jobs.iter().find(|job| job.id == self.ids[at]);
-            let what = format!("job {at} of {:?}\n{statuses:?}\n{:?}\nafter {}", self.model.0, job, self.told);
+            let what = format!(
+                "job {at} of {:?}\n{statuses:?}\n{:?}\nafter {}",
+                self.model.0, job, self.told
+            );
             let state = match status {
                 Status::Ready => Some(JobState::Ready),
                 Status::Held => Some(JobState::Held),
                 Status::Dead | Status::NotRun => Some(JobState::Dead),
                 Status::Cancelled => Some(JobState::Cancelled),
-                Status::Done if node.gather == Gather::Barrier && !node.gone => Some(JobState::Done),
+                Status::Done if node.gather == Gather::Barrier && !node.gone => {
+                    Some(JobState::Done)
+                }
                 Status::Done | Status::Removed => None,
             };
             assert_eq!(job.map(|job| job.state), state, "{what}");
             let Some(job) = job else { continue };
-            assert_eq!(job.reason.as_ref().is_some_and(|reason| reason.starts_with("not run: job ")), *status == Status::NotRun, "{what}");
+            assert_eq!(
+                job.reason
+                    .as_ref()
+                    .is_some_and(|reason| reason.starts_with("not run: job ")),
+                *status == Status::NotRun,
+                "{what}"
+            );
             if *status == Status::Held {
-                Self::compare_waits(job, &node.members.iter().map(|member| statuses[*member]).collect::<Vec<_>>(), &what);
+                Self::compare_waits(
+                    job,
+                    &node
+                        .members
+                        .iter()
+                        .map(|member| statuses[*member])
+                        .collect::<Vec<_>>(),
+                    &what,
+                );
             }
             if let (Own::Done(value), Gather::Barrier) = (&node.own, node.gather) {
-                assert_eq!(serde_json::from_str::<Value>(job.result.as_deref().unwrap()).unwrap(), *value, "{what}");
+                assert_eq!(
+                    serde_json::from_str::<Value>(job.result.as_deref().unwrap()).unwrap(),
+                    *value,
+                    "{what}"
+                );
             }
         }
     }
 
     fn compare_waits(job: &JobInfo, members: &[Status], what: &str) {
         let waits = job.waits.as_ref().unwrap();
-        let count = |is: fn(&Status) -> bool| u32::try_from(members.iter().filter(|status| is(status)).count()).unwrap();
+        let count = |is: fn(&Status) -> bool| {
+            u32::try_from(members.iter().filter(|status| is(status)).count()).unwrap()
+        };
         let settled = count(|status| status.is_settled());
         let missed = count(|status| status.is_settled() && *status != Status::Done);
         assert_eq!((waits.settled, waits.missed), (settled, missed), "{what}");
@@ -312,7 +392,14 @@ impl Run<'_> {
             }
             self.compare().await;
         }
-        assert!(self.model.statuses().iter().all(|status| status.is_settled()), "nothing is stuck: {}", self.told);
+        assert!(
+            self.model
+                .statuses()
+                .iter()
+                .all(|status| status.is_settled()),
+            "nothing is stuck: {}",
+            self.told
+        );
         for job in self.broker.jobs(None, None, None, 1000).await.unwrap() {
             assert!(self.broker.delete(&job.id).await.unwrap());
         }
@@ -331,12 +418,22 @@ impl Keyed<'_> {
         let any = random.pick(&jobs);
         match (random.within(0..12), any) {
             (0..5, _) if self.leases.len() < 4 => {
-                self.leases.extend(self.broker.queue("q").lease(LONG * 1000, NOW).await.unwrap());
+                self.leases.extend(
+                    self.broker
+                        .queue("q")
+                        .lease(LONG * 1000, NOW)
+                        .await
+                        .unwrap(),
+                );
             }
             (5, _) => self.broker.clock().advance(Duration::from_secs(20)),
             (6 | 7, Some(job)) => drop(self.broker.retry(&job.id).await.unwrap()),
-            (8, Some(job)) if random.within(0..4) == 0 => drop(self.broker.cancel(&job.id, "enough").await.unwrap()),
-            (8, Some(job)) if random.within(0..4) == 0 => drop(self.broker.delete(&job.id).await.unwrap()),
+            (8, Some(job)) if random.within(0..4) == 0 => {
+                drop(self.broker.cancel(&job.id, "enough").await.unwrap())
+            }
+            (8, Some(job)) if random.within(0..4) == 0 => {
+                drop(self.broker.delete(&job.id).await.unwrap())
+            }
             _ if !self.leases.is_empty() => {
                 let at = random.within(0..self.leases.len() as u64);
                 let lease = self.leases.swap_remove(usize::try_from(at).unwrap());
@@ -370,7 +467,11 @@ impl Keyed<'_> {
         }
         for round in 0.. {
             assert!(round < 100, "it goes round and round");
-            let dead = self.broker.jobs(None, Some(JobState::Dead), None, 1000).await.unwrap();
+            let dead = self
+                .broker
+                .jobs(None, Some(JobState::Dead), None, 1000)
+                .await
+                .unwrap();
             let mut moved = false;
             for job in dead {
                 moved |= self.broker.retry(&job.id).await.unwrap();
@@ -395,7 +496,11 @@ impl Keyed<'_> {
 /// A random key or none, a random delay or none, a few retries.
 fn any_options(random: &mut Random, job: Job) -> Job {
     let job = job.retries(u32::try_from(random.within(0..3)).unwrap());
-    let job = if random.within(0..5) == 0 { job.delay(LONG) } else { job };
+    let job = if random.within(0..5) == 0 {
+        job.delay(LONG)
+    } else {
+        job
+    };
     match random.within(0..4) {
         0 => job,
         key => job.key(format!("key {key}")),
@@ -415,15 +520,36 @@ fn flows_and_keys_together_let_one_of_a_key_out_at_a_time_and_nothing_sticks() {
             let mut random = Random::new(seed);
             for _ in 0..brigade_testkit::count(30, 1000) {
                 for _ in 0..3 {
-                    let mut job = |arguments: Value| any_options(&mut random, subject.broker.queue("q").job(&arguments).unwrap());
-                    let chains: Vec<_> = (0..3).map(|n| Chain::new(job(json!([n]))).then_job(job(json!([])))).collect();
+                    let mut job = |arguments: Value| {
+                        any_options(
+                            &mut random,
+                            subject.broker.queue("q").job(&arguments).unwrap(),
+                        )
+                    };
+                    let chains: Vec<_> = (0..3)
+                        .map(|n| Chain::new(job(json!([n]))).then_job(job(json!([]))))
+                        .collect();
                     let last = job(json!([]));
                     let group = Group::new(chains);
-                    let flow = if random.within(0..2) == 0 { group.collect_job(last) } else { group.finally(last) };
+                    let flow = if random.within(0..2) == 0 {
+                        group.collect_job(last)
+                    } else {
+                        group.finally(last)
+                    };
                     subject.broker.push_flow(flow).await.unwrap();
-                    subject.broker.push(any_options(&mut random, subject.broker.queue("q").job(&1).unwrap())).await.unwrap();
+                    subject
+                        .broker
+                        .push(any_options(
+                            &mut random,
+                            subject.broker.queue("q").job(&1).unwrap(),
+                        ))
+                        .await
+                        .unwrap();
                 }
-                let mut keyed = Keyed { broker: &subject.broker, leases: Vec::new() };
+                let mut keyed = Keyed {
+                    broker: &subject.broker,
+                    leases: Vec::new(),
+                };
                 for _ in 0..random.within(10..100) {
                     keyed.step(&mut random).await;
                 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use brigade::{Broker, Call, Chain, ErrorKind, Group, Job, JobId, JobInfo, JobState, Lease, ToFlow};
+use brigade::{
+    Broker, Call, Chain, ErrorKind, Group, Job, JobId, JobInfo, JobState, Lease, ToFlow,
+};
 use serde_json::{Value, json};
 
 use super::{Subject, on_brokers_that};
@@ -55,12 +57,20 @@ use JobState::{Cancelled, Dead, Done, Held, Ready, Scheduled};
 #[test]
 fn a_chain_hands_each_result_to_the_next_step() {
     with_flows(|Subject { broker, .. }| async move {
-        let chain = Chain::new(job(&broker, &json!(["a"]))).then_job(job(&broker, &json!([]))).then_job(job(&broker, &json!(["c", 1])));
+        let chain = Chain::new(job(&broker, &json!(["a"])))
+            .then_job(job(&broker, &json!([])))
+            .then_job(job(&broker, &json!(["c", 1])));
         let ids = push(&broker, chain.keep(LONG)).await;
-        assert_eq!(states(&broker, &ids).await, [Some(Ready), Some(Held), Some(Held)]);
+        assert_eq!(
+            states(&broker, &ids).await,
+            [Some(Ready), Some(Held), Some(Held)]
+        );
         let second = info(&broker, &ids[1]).await;
         let waits = second.waits.unwrap();
-        assert_eq!((waits.members, waits.settled, waits.missed, waits.jobs), (1, 0, 0, vec![ids[0].clone()]));
+        assert_eq!(
+            (waits.members, waits.settled, waits.missed, waits.jobs),
+            (1, 0, 0, vec![ids[0].clone()])
+        );
         assert_eq!(second.next.as_ref(), Some(&ids[2]));
 
         run(&broker, &json!(["a"]), &json!({"n": 1})).await;
@@ -70,7 +80,10 @@ fn a_chain_hands_each_result_to_the_next_step() {
         run(&broker, &json!([{"n": 1}]), &json!([1, 2])).await;
         run(&broker, &json!([[1, 2], "c", 1]), &json!("end")).await;
         let last = broker.wait(&ids[2]).await.unwrap().unwrap();
-        assert_eq!((last.state, last.result.as_deref()), (Done, Some(r#""end""#)));
+        assert_eq!(
+            (last.state, last.result.as_deref()),
+            (Done, Some(r#""end""#))
+        );
         assert_eq!(last.waits.unwrap().settled, 1);
     });
 }
@@ -79,21 +92,51 @@ fn a_chain_hands_each_result_to_the_next_step() {
 fn a_dead_step_ends_the_chain_and_its_retry_brings_all_of_it_on() {
     with_flows(|Subject { broker, .. }| async move {
         let step = || job(&broker, &json!([]));
-        let ids = push(&broker, Chain::new(step()).then_job(step()).then_job(step()).then_job(step()).keep(LONG)).await;
+        let ids = push(
+            &broker,
+            Chain::new(step())
+                .then_job(step())
+                .then_job(step())
+                .then_job(step())
+                .keep(LONG),
+        )
+        .await;
         run(&broker, &json!([]), &json!(1)).await;
-        lease(&broker).await.dead_letter("no such page").await.unwrap();
-        assert_eq!(states(&broker, &ids).await, [None, Some(Dead), Some(Dead), Some(Dead)]);
+        lease(&broker)
+            .await
+            .dead_letter("no such page")
+            .await
+            .unwrap();
+        assert_eq!(
+            states(&broker, &ids).await,
+            [None, Some(Dead), Some(Dead), Some(Dead)]
+        );
         for not_run in &ids[2..] {
             let reason = info(&broker, not_run).await.reason.unwrap();
-            assert_eq!(reason, format!("not run: job {} before it is dead: no such page", ids[1]));
-            assert!(!broker.retry(not_run).await.unwrap(), "its member is missing");
+            assert_eq!(
+                reason,
+                format!("not run: job {} before it is dead: no such page", ids[1])
+            );
+            assert!(
+                !broker.retry(not_run).await.unwrap(),
+                "its member is missing"
+            );
         }
         // Twice, as it may be at fault twice.
         assert!(broker.retry(&ids[1]).await.unwrap());
-        assert_eq!(states(&broker, &ids).await, [None, Some(Ready), Some(Held), Some(Held)]);
+        assert_eq!(
+            states(&broker, &ids).await,
+            [None, Some(Ready), Some(Held), Some(Held)]
+        );
         assert_eq!(info(&broker, &ids[3]).await.reason, None);
         lease(&broker).await.dead_letter("still").await.unwrap();
-        assert!(info(&broker, &ids[3]).await.reason.unwrap().ends_with("is dead: still"));
+        assert!(
+            info(&broker, &ids[3])
+                .await
+                .reason
+                .unwrap()
+                .ends_with("is dead: still")
+        );
         assert!(broker.retry(&ids[1]).await.unwrap());
         run(&broker, &json!([1]), &json!(2)).await;
         run(&broker, &json!([2]), &json!(3)).await;
@@ -106,12 +149,23 @@ fn a_dead_step_ends_the_chain_and_its_retry_brings_all_of_it_on() {
 fn a_group_collects_results_in_the_order_of_its_members() {
     with_flows(|Subject { broker, .. }| async move {
         let members = (0..3).map(|n| job(&broker, &json!([n])));
-        let ids = push(&broker, Group::new(members).collect_job(job(&broker, &json!(["rest"])))).await;
-        let leases = [lease(&broker).await, lease(&broker).await, lease(&broker).await];
+        let ids = push(
+            &broker,
+            Group::new(members).collect_job(job(&broker, &json!(["rest"]))),
+        )
+        .await;
+        let leases = [
+            lease(&broker).await,
+            lease(&broker).await,
+            lease(&broker).await,
+        ];
         assert!(nothing_is_ready(&broker).await);
         for lease in leases.into_iter().rev() {
             let waits = info(&broker, &ids[3]).await.waits.unwrap();
-            assert!(waits.settled < 3 && waits.jobs.contains(lease.id()), "{waits:?}");
+            assert!(
+                waits.settled < 3 && waits.jobs.contains(lease.id()),
+                "{waits:?}"
+            );
             let [n] = lease.payload::<[i32; 1]>().unwrap();
             // One has no result to give.
             if n == 1 {
@@ -129,7 +183,11 @@ fn a_group_collects_results_in_the_order_of_its_members() {
 fn then_leaves_the_payload_as_it_is() {
     with_flows(|Subject { broker, .. }| async move {
         let group = || Group::new([job(&broker, &json!(1)), job(&broker, &json!(2))]);
-        let ids = push(&broker, group().then(job(&broker, &json!({"any": "thing"})))).await;
+        let ids = push(
+            &broker,
+            group().then(job(&broker, &json!({"any": "thing"}))),
+        )
+        .await;
         run(&broker, &json!(1), &json!("x")).await;
         lease(&broker).await.dead_letter("odd").await.unwrap();
         assert_eq!(states(&broker, &ids).await, [None, Some(Dead), Some(Dead)]);
@@ -143,16 +201,30 @@ fn then_leaves_the_payload_as_it_is() {
 fn finally_runs_however_the_members_ended() {
     with_flows(|Subject { broker, .. }| async move {
         let members = (0..3).map(|n| job(&broker, &json!(n)));
-        let ids = push(&broker, Group::new(members).finally(job(&broker, &json!("clean up")))).await;
+        let ids = push(
+            &broker,
+            Group::new(members).finally(job(&broker, &json!("clean up"))),
+        )
+        .await;
         lease(&broker).await.dead_letter("odd").await.unwrap();
         run(&broker, &json!(1), &json!(null)).await;
-        assert_ne!(broker.cancel(&ids[2], "not needed").await.unwrap(), brigade::Cancelling::Nothing);
-        assert_eq!(states(&broker, &ids).await, [Some(Dead), None, Some(Cancelled), Some(Ready)]);
+        assert_ne!(
+            broker.cancel(&ids[2], "not needed").await.unwrap(),
+            brigade::Cancelling::Nothing
+        );
+        assert_eq!(
+            states(&broker, &ids).await,
+            [Some(Dead), None, Some(Cancelled), Some(Ready)]
+        );
         assert_eq!(info(&broker, &ids[3]).await.waits.unwrap().missed, 2);
         // A retry after it went on is a job by itself.
         assert!(broker.retry(&ids[0]).await.unwrap());
         run(&broker, &json!(0), &json!(null)).await;
-        lease(&broker).await.dead_letter("its own fault").await.unwrap();
+        lease(&broker)
+            .await
+            .dead_letter("its own fault")
+            .await
+            .unwrap();
         assert!(broker.retry(&ids[3]).await.unwrap());
         run(&broker, &json!("clean up"), &json!(null)).await;
     });
@@ -170,7 +242,10 @@ fn a_group_by_itself_is_awaited_and_run_by_nobody() {
         };
         let (ended, ()) = tokio::join!(broker.wait(&ids[2]), working);
         let ended = ended.unwrap().unwrap();
-        assert_eq!((ended.state, ended.result.as_deref()), (Done, Some(r#"["a","b"]"#)));
+        assert_eq!(
+            (ended.state, ended.result.as_deref()),
+            (Done, Some(r#"["a","b"]"#))
+        );
         broker.clock().advance(LONG + LONG);
         assert!(nothing_is_ready(&broker).await);
         assert_eq!(states(&broker, &ids).await, [None, None, None]);
@@ -179,13 +254,22 @@ fn a_group_by_itself_is_awaited_and_run_by_nobody() {
         lease(&broker).await.dead_letter("one").await.unwrap();
         lease(&broker).await.dead_letter("two").await.unwrap();
         let reason = info(&broker, &ids[2]).await.reason.unwrap();
-        assert_eq!(reason, format!("not run: job {} before it is dead: one; job {} before it is dead: two", ids[0], ids[1]));
+        assert_eq!(
+            reason,
+            format!(
+                "not run: job {} before it is dead: one; job {} before it is dead: two",
+                ids[0], ids[1]
+            )
+        );
         for id in &ids[..2] {
             assert!(broker.retry(id).await.unwrap());
         }
         run(&broker, &json!(0), &json!(1)).await;
         run(&broker, &json!(1), &json!(2)).await;
-        assert_eq!(info(&broker, &ids[2]).await.result.as_deref(), Some("[1,2]"));
+        assert_eq!(
+            info(&broker, &ids[2]).await.result.as_deref(),
+            Some("[1,2]")
+        );
     });
 }
 
@@ -205,9 +289,15 @@ fn call_flow_gives_the_last_result_and_its_drop_cancels_all() {
         assert_eq!(all.unwrap(), [0, 2, 4]);
 
         {
-            let calling = broker.call_flow(Chain::new(call(1)).then_job(Call::<i32>::json("q", &json!([]))));
+            let calling =
+                broker.call_flow(Chain::new(call(1)).then_job(Call::<i32>::json("q", &json!([]))));
             let seen = async {
-                while broker.jobs(None, Some(Held), None, 10).await.unwrap().is_empty() {
+                while broker
+                    .jobs(None, Some(Held), None, 10)
+                    .await
+                    .unwrap()
+                    .is_empty()
+                {
                     tokio::task::yield_now().await;
                 }
             };
@@ -217,11 +307,19 @@ fn call_flow_gives_the_last_result_and_its_drop_cancels_all() {
             }
         }
         let cancelled = async {
-            while broker.jobs(None, Some(Cancelled), None, 10).await.unwrap().len() < 2 {
+            while broker
+                .jobs(None, Some(Cancelled), None, 10)
+                .await
+                .unwrap()
+                .len()
+                < 2
+            {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(LONG, cancelled).await.expect("the flow is cancelled");
+        tokio::time::timeout(LONG, cancelled)
+            .await
+            .expect("the flow is cancelled");
         assert!(nothing_is_ready(&broker).await);
     });
 }
@@ -230,24 +328,52 @@ fn call_flow_gives_the_last_result_and_its_drop_cancels_all() {
 fn cancelling_the_last_job_cancels_the_flow_and_cancelling_a_member_ends_it() {
     with_flows(|Subject { broker, .. }| async move {
         let step = |n: i32| job(&broker, &json!([n]));
-        let flow = || Group::new([Chain::new(step(0)).then_job(step(1)), Chain::new(step(2))]).collect_job(step(3)).then_job(step(4));
+        let flow = || {
+            Group::new([Chain::new(step(0)).then_job(step(1)), Chain::new(step(2))])
+                .collect_job(step(3))
+                .then_job(step(4))
+        };
         let ids = push(&broker, flow()).await;
         let running = lease(&broker).await;
-        assert_ne!(broker.cancel(&ids[4], "enough").await.unwrap(), brigade::Cancelling::Nothing);
-        let expected = [Some(JobState::Leased), Some(Cancelled), Some(Cancelled), Some(Cancelled), Some(Cancelled)];
+        assert_ne!(
+            broker.cancel(&ids[4], "enough").await.unwrap(),
+            brigade::Cancelling::Nothing
+        );
+        let expected = [
+            Some(JobState::Leased),
+            Some(Cancelled),
+            Some(Cancelled),
+            Some(Cancelled),
+            Some(Cancelled),
+        ];
         assert_eq!(states(&broker, &ids).await, expected);
         // Who has one hears of it, and what comes out of it changes nothing.
-        assert_eq!(running.extend(LONG).await.unwrap(), brigade::Settled::Accepted(Some("enough".to_owned())));
+        assert_eq!(
+            running.extend(LONG).await.unwrap(),
+            brigade::Settled::Accepted(Some("enough".to_owned()))
+        );
         running.ack().await.unwrap();
         assert_eq!(states(&broker, &ids).await[1..], expected[1..]);
 
         let ids = push(&broker, flow()).await;
-        assert_ne!(broker.cancel(&ids[2], "not this one").await.unwrap(), brigade::Cancelling::Nothing);
+        assert_ne!(
+            broker.cancel(&ids[2], "not this one").await.unwrap(),
+            brigade::Cancelling::Nothing
+        );
         run(&broker, &json!([0]), &json!(0)).await;
         run(&broker, &json!([0, 1]), &json!(1)).await;
-        assert_eq!(states(&broker, &ids).await, [None, None, Some(Cancelled), Some(Dead), Some(Dead)]);
+        assert_eq!(
+            states(&broker, &ids).await,
+            [None, None, Some(Cancelled), Some(Dead), Some(Dead)]
+        );
         let reason = info(&broker, &ids[4]).await.reason.unwrap();
-        assert_eq!(reason, format!("not run: job {} before it was cancelled: not this one", ids[2]));
+        assert_eq!(
+            reason,
+            format!(
+                "not run: job {} before it was cancelled: not this one",
+                ids[2]
+            )
+        );
         assert!(!broker.retry(&ids[3]).await.unwrap() && !broker.retry(&ids[4]).await.unwrap());
     });
 }
@@ -259,12 +385,22 @@ fn what_is_removed_is_missed_and_what_is_taken_is_done() {
         let elsewhere = || broker.queue("elsewhere").job(&json!([])).unwrap();
         let ids = push(&broker, Chain::new(step()).then_job(step())).await;
         assert!(broker.delete(&ids[0]).await.unwrap());
-        assert_eq!(info(&broker, &ids[1]).await.reason.unwrap(), format!("not run: job {} before it was removed", ids[0]));
+        assert_eq!(
+            info(&broker, &ids[1]).await.reason.unwrap(),
+            format!("not run: job {} before it was removed", ids[0])
+        );
 
-        let ids = push(&broker, Group::new([step(), step(), step(), step(), step()]).then(elsewhere())).await;
+        let ids = push(
+            &broker,
+            Group::new([step(), step(), step(), step(), step()]).then(elsewhere()),
+        )
+        .await;
         broker.queue("q").purge().await.unwrap();
         let reason = info(&broker, &ids[5]).await.reason.unwrap();
-        assert!(reason.contains(ids[2].as_str()) && reason.ends_with("; and 2 more"), "{reason}");
+        assert!(
+            reason.contains(ids[2].as_str()) && reason.ends_with("; and 2 more"),
+            "{reason}"
+        );
 
         let ids = push(&broker, Chain::new(step()).then_job(step())).await;
         broker.queue("q").take(NOW).await.unwrap().unwrap();
@@ -283,15 +419,24 @@ fn what_is_removed_is_missed_and_what_is_taken_is_done() {
 fn a_step_keeps_its_options_its_delay_begins_when_it_goes_on() {
     with_flows(|Subject { broker, .. }| async move {
         let step = || job(&broker, &json!([]));
-        let chain = Chain::new(step()).then_job(step()).with(|job| job.delay(LONG).retries(1)).then_job(step());
+        let chain = Chain::new(step())
+            .then_job(step())
+            .with(|job| job.delay(LONG).retries(1))
+            .then_job(step());
         let ids = push(&broker, chain).await;
         broker.clock().advance(LONG * 2);
         run(&broker, &json!([]), &json!(1)).await;
-        assert_eq!(states(&broker, &ids).await, [None, Some(Scheduled), Some(Held)]);
+        assert_eq!(
+            states(&broker, &ids).await,
+            [None, Some(Scheduled), Some(Held)]
+        );
         assert!(nothing_is_ready(&broker).await);
         broker.clock().advance(LONG + Duration::from_secs(1));
         lease(&broker).await.nack("again").await.unwrap();
-        assert_eq!(states(&broker, &ids).await, [None, Some(JobState::Retrying), Some(Held)]);
+        assert_eq!(
+            states(&broker, &ids).await,
+            [None, Some(JobState::Retrying), Some(Held)]
+        );
         broker.clock().advance(LONG);
         lease(&broker).await.nack("and again").await.unwrap();
         assert_eq!(states(&broker, &ids).await, [None, Some(Dead), Some(Dead)]);
@@ -306,9 +451,19 @@ fn the_time_that_a_step_has_to_begin_in_begins_when_it_goes_on() {
     with_flows(|Subject { broker, .. }| async move {
         let step = || job(&broker, &json!([]));
         let window = brigade::Retry::default().within(LONG);
-        let ids = push(&broker, Chain::new(step()).then_job(step()).with(|job| job.retry(window)).then_job(step())).await;
+        let ids = push(
+            &broker,
+            Chain::new(step())
+                .then_job(step())
+                .with(|job| job.retry(window))
+                .then_job(step()),
+        )
+        .await;
         broker.clock().advance(LONG * 2);
-        assert_eq!(states(&broker, &ids).await, [Some(Ready), Some(Held), Some(Held)]);
+        assert_eq!(
+            states(&broker, &ids).await,
+            [Some(Ready), Some(Held), Some(Held)]
+        );
         run(&broker, &json!([]), &json!(1)).await;
         assert_eq!(states(&broker, &ids).await, [None, Some(Ready), Some(Held)]);
         broker.clock().advance(LONG * 2);
@@ -336,14 +491,24 @@ fn keys_hold_within_flows_and_beside_them() {
         third.ack().await.unwrap();
 
         // One that waits again for its flow holds later ones of its key again, but none that runs.
-        let ids = push(&broker, Chain::new(job(&broker, &json!([1]))).then_job(keyed(2))).await;
-        let later = [broker.push(keyed(3)).await.unwrap().id().clone(), broker.push(keyed(4)).await.unwrap().id().clone()];
+        let ids = push(
+            &broker,
+            Chain::new(job(&broker, &json!([1]))).then_job(keyed(2)),
+        )
+        .await;
+        let later = [
+            broker.push(keyed(3)).await.unwrap().id().clone(),
+            broker.push(keyed(4)).await.unwrap().id().clone(),
+        ];
         lease(&broker).await.dead_letter("odd").await.unwrap();
         let running = lease(&broker).await;
         assert_eq!(running.id(), &later[0]);
         assert!(broker.retry(&ids[0]).await.unwrap());
         run(&broker, &json!([1]), &json!("r")).await;
-        assert_eq!(states(&broker, &[ids[1].clone(), later[1].clone()]).await, [Some(Held), Some(Held)]);
+        assert_eq!(
+            states(&broker, &[ids[1].clone(), later[1].clone()]).await,
+            [Some(Held), Some(Held)]
+        );
         assert!(nothing_is_ready(&broker).await, "one at a time");
         running.ack().await.unwrap();
         run(&broker, &json!(["r", 2]), &json!(null)).await;
@@ -355,10 +520,19 @@ fn keys_hold_within_flows_and_beside_them() {
 fn a_delayed_step_that_falls_due_waits_for_a_later_job_of_its_key_that_runs() {
     with_flows(|Subject { broker, .. }| async move {
         let keyed = |n: i32| job(&broker, &json!([n])).key("tenant");
-        let ids = push(&broker, Chain::new(job(&broker, &json!([1]))).then_job(keyed(2).delay(LONG))).await;
+        let ids = push(
+            &broker,
+            Chain::new(job(&broker, &json!([1]))).then_job(keyed(2).delay(LONG)),
+        )
+        .await;
         broker.push(keyed(3)).await.unwrap();
         lease(&broker).await.dead_letter("odd").await.unwrap();
-        let running = broker.queue("q").lease(LONG * 100, NOW).await.unwrap().unwrap();
+        let running = broker
+            .queue("q")
+            .lease(LONG * 100, NOW)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(running.payload::<[i32; 1]>().unwrap(), [3]);
         assert!(broker.retry(&ids[0]).await.unwrap());
         run(&broker, &json!([1]), &json!("r")).await;
@@ -375,15 +549,36 @@ fn a_flow_is_stored_whole_or_not_at_all() {
     with_flows(|Subject { broker, .. }| async move {
         let step = |n: i32| job(&broker, &json!([n]));
         let first = broker.push(step(0).unique("once")).await.unwrap();
-        let error = broker.push_flow(Chain::new(step(1)).then_job(step(2)).with(|job| job.unique("once"))).await.unwrap_err();
+        let error = broker
+            .push_flow(
+                Chain::new(step(1))
+                    .then_job(step(2))
+                    .with(|job| job.unique("once")),
+            )
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Duplicate);
-        assert!(error.to_string().contains(&format!("job {} has the unique mark", first.id())), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("job {} has the unique mark", first.id())),
+            "{error}"
+        );
         let too_large = "x".repeat(broker.capabilities().payload_bytes_max);
-        let error = broker.push_flow(Chain::new(step(1)).then_job(job(&broker, &json!([too_large])))).await.unwrap_err();
+        let error = broker
+            .push_flow(Chain::new(step(1)).then_job(job(&broker, &json!([too_large]))))
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TooLarge);
-        let error = broker.push_flow(Chain::new(step(1)).then_job(job(&broker, &json!({"no": "array"})))).await.unwrap_err();
+        let error = broker
+            .push_flow(Chain::new(step(1)).then_job(job(&broker, &json!({"no": "array"}))))
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BadArguments);
-        let error = broker.push_flow(Chain::new(step(1)).then_job(broker.queue("").job(&json!([])).unwrap())).await.unwrap_err();
+        let error = broker
+            .push_flow(Chain::new(step(1)).then_job(broker.queue("").job(&json!([])).unwrap()))
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BadOption);
         assert_eq!(broker.jobs(None, None, None, 10).await.unwrap().len(), 1);
     });
@@ -396,7 +591,11 @@ fn results_over_the_limit_make_a_dead_letter_with_the_reason() {
         let step = || job(&broker, &json!([]));
         // `["xx"]` and `[]` are what is put together.
         for (bytes, fits) in [(max - 8, true), (max, false)] {
-            let ids = push(&broker, Chain::new(step()).then_job(step()).then_job(step())).await;
+            let ids = push(
+                &broker,
+                Chain::new(step()).then_job(step()).then_job(step()),
+            )
+            .await;
             run(&broker, &json!([]), &json!("x".repeat(bytes))).await;
             let second = info(&broker, &ids[1]).await;
             assert_eq!(second.state == Ready, fits, "{:?}", second.reason);
@@ -417,7 +616,13 @@ fn groups_nest_and_empty_ones_are_done_at_once() {
     with_flows(|Subject { broker, .. }| async move {
         let step = |n: i32| job(&broker, &json!([n]));
         let pair = |n: i32| Group::new([step(n), step(n + 1)]);
-        let ids = push(&broker, Group::new([pair(0), pair(2)]).and(Group::<Value>::new(Vec::<Job>::new())).collect_job(step(9))).await;
+        let ids = push(
+            &broker,
+            Group::new([pair(0), pair(2)])
+                .and(Group::<Value>::new(Vec::<Job>::new()))
+                .collect_job(step(9)),
+        )
+        .await;
         for n in 0..4 {
             run(&broker, &json!([n]), &json!(n)).await;
         }
@@ -425,7 +630,11 @@ fn groups_nest_and_empty_ones_are_done_at_once() {
         assert_eq!(ids.len(), 8);
         let ids = push(&broker, Group::<Value>::new(Vec::<Job>::new())).await;
         assert_eq!(info(&broker, &ids[0]).await.result.as_deref(), Some("[]"));
-        push(&broker, Group::<Value>::new(Vec::<Job>::new()).then(step(7))).await;
+        push(
+            &broker,
+            Group::<Value>::new(Vec::<Job>::new()).then(step(7)),
+        )
+        .await;
         run(&broker, &json!([7]), &json!(null)).await;
     });
 }
@@ -434,15 +643,36 @@ fn groups_nest_and_empty_ones_are_done_at_once() {
 fn a_long_chain_and_a_wide_group_are_no_matter() {
     with_flows(|Subject { broker, .. }| async move {
         let step = || job(&broker, &json!([]));
-        let ids = push(&broker, (0..3000).fold(Chain::new(step()), |chain, _| chain.then_job(step()))).await;
+        let ids = push(
+            &broker,
+            (0..3000).fold(Chain::new(step()), |chain, _| chain.then_job(step())),
+        )
+        .await;
         lease(&broker).await.dead_letter("odd").await.unwrap();
         let reason = info(&broker, ids.last().unwrap()).await.reason.unwrap();
-        assert_eq!(reason, format!("not run: job {} before it is dead: odd", ids[0]));
+        assert_eq!(
+            reason,
+            format!("not run: job {} before it is dead: odd", ids[0])
+        );
         assert!(broker.retry(&ids[0]).await.unwrap());
-        assert_ne!(broker.cancel(ids.last().unwrap(), "enough").await.unwrap(), brigade::Cancelling::Nothing);
-        assert_eq!(broker.jobs(None, Some(Cancelled), None, 10_000).await.unwrap().len(), ids.len());
+        assert_ne!(
+            broker.cancel(ids.last().unwrap(), "enough").await.unwrap(),
+            brigade::Cancelling::Nothing
+        );
+        assert_eq!(
+            broker
+                .jobs(None, Some(Cancelled), None, 10_000)
+                .await
+                .unwrap()
+                .len(),
+            ids.len()
+        );
 
-        let ids = push(&broker, Group::new((0..500).map(|_| step())).collect_job(step())).await;
+        let ids = push(
+            &broker,
+            Group::new((0..500).map(|_| step())).collect_job(step()),
+        )
+        .await;
         let waits = info(&broker, &ids[500]).await.waits.unwrap();
         assert_eq!((waits.members, waits.jobs.as_slice()), (500, &ids[..20]));
     });
@@ -455,7 +685,13 @@ fn flows_and_what_was_gathered_survive_a_restart() {
             return;
         }
         let members = (0..3).map(|n| job(&broker, &json!([n])));
-        let ids = push(&broker, Group::new(members).collect_job(job(&broker, &json!([]))).then_job(job(&broker, &json!([])))).await;
+        let ids = push(
+            &broker,
+            Group::new(members)
+                .collect_job(job(&broker, &json!([])))
+                .then_job(job(&broker, &json!([]))),
+        )
+        .await;
         run(&broker, &json!([0]), &json!("a")).await;
         lease(&broker).await.dead_letter("odd").await.unwrap();
         drop(broker);

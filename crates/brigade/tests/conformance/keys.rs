@@ -17,15 +17,32 @@ fn jobs_of_a_key_run_one_at_a_time_in_order() {
         |subject| async move {
             let queue = subject.broker.queue("q");
             for n in 0..3 {
-                subject.broker.push(queue.job(&n).unwrap().key("a").retries(1)).await.unwrap();
+                subject
+                    .broker
+                    .push(queue.job(&n).unwrap().key("a").retries(1))
+                    .await
+                    .unwrap();
             }
             queue.push(&99).await.unwrap();
             let first = queue.lease(LONG, NOW).await.unwrap().unwrap();
             assert_eq!(first.payload::<i32>().unwrap(), 0);
-            assert_eq!(queue.take(NOW).await.unwrap().unwrap().payload::<i32>().unwrap(), 99, "the key must not hold others");
+            assert_eq!(
+                queue
+                    .take(NOW)
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .payload::<i32>()
+                    .unwrap(),
+                99,
+                "the key must not hold others"
+            );
             assert!(queue.take(NOW).await.unwrap().is_none());
             first.nack("again").await.unwrap();
-            assert!(queue.take(NOW).await.unwrap().is_none(), "a failure holds the key");
+            assert!(
+                queue.take(NOW).await.unwrap().is_none(),
+                "a failure holds the key"
+            );
             subject.broker.clock().advance(Duration::from_secs(60));
             for n in 0..3 {
                 let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
@@ -44,7 +61,15 @@ fn a_retried_dead_letter_waits_while_a_later_job_of_its_key_runs() {
             let queue = subject.broker.queue("q");
             let mut ids = Vec::new();
             for n in 1..=4 {
-                ids.push(subject.broker.push(queue.job(&n).unwrap().key("a").retries(1)).await.unwrap().id().clone());
+                ids.push(
+                    subject
+                        .broker
+                        .push(queue.job(&n).unwrap().key("a").retries(1))
+                        .await
+                        .unwrap()
+                        .id()
+                        .clone(),
+                );
             }
             let first = queue.lease(LONG, NOW).await.unwrap().unwrap();
             let id = first.id().clone();
@@ -52,23 +77,35 @@ fn a_retried_dead_letter_waits_while_a_later_job_of_its_key_runs() {
             let second = queue.lease(LONG, NOW).await.unwrap().unwrap();
             assert!(subject.broker.retry(&id).await.unwrap());
             assert_eq!(state(&subject, &id).await, JobState::Held);
-            assert!(queue.lease(LONG, NOW).await.unwrap().is_none(), "one at a time");
+            assert!(
+                queue.lease(LONG, NOW).await.unwrap().is_none(),
+                "one at a time"
+            );
             // The end of another one that is held changes nothing.
             assert!(subject.broker.delete(&ids[3]).await.unwrap());
-            assert!(queue.lease(LONG, NOW).await.unwrap().is_none(), "one at a time");
+            assert!(
+                queue.lease(LONG, NOW).await.unwrap().is_none(),
+                "one at a time"
+            );
             // The second one failed and is to be tried again: now the earlier one comes first.
             second.nack("again").await.unwrap();
             let first = queue.lease(LONG, NOW).await.unwrap().unwrap();
             assert_eq!(first.id(), &id);
             subject.broker.clock().advance(Duration::from_secs(20));
-            assert!(queue.lease(LONG, NOW).await.unwrap().is_none(), "one at a time");
+            assert!(
+                queue.lease(LONG, NOW).await.unwrap().is_none(),
+                "one at a time"
+            );
             first.dead_letter("odd").await.unwrap();
             // The second one is ready: the retried one goes before it.
             assert!(subject.broker.retry(&id).await.unwrap());
             for n in 1..=3 {
                 let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
                 assert_eq!(lease.payload::<i32>().unwrap(), n);
-                assert!(queue.lease(LONG, NOW).await.unwrap().is_none(), "one at a time");
+                assert!(
+                    queue.lease(LONG, NOW).await.unwrap().is_none(),
+                    "one at a time"
+                );
                 lease.ack().await.unwrap();
             }
         },
@@ -81,13 +118,31 @@ fn a_dead_letter_whose_unique_mark_is_taken_is_not_retried() {
         |can| can.unique,
         |subject| async move {
             let queue = subject.broker.queue("q");
-            let push = || async { subject.broker.push(queue.job(&1).unwrap().unique("once")).await.unwrap().id().clone() };
+            let push = || async {
+                subject
+                    .broker
+                    .push(queue.job(&1).unwrap().unique("once"))
+                    .await
+                    .unwrap()
+                    .id()
+                    .clone()
+            };
             let first = push().await;
-            queue.lease(LONG, NOW).await.unwrap().unwrap().dead_letter("odd").await.unwrap();
+            queue
+                .lease(LONG, NOW)
+                .await
+                .unwrap()
+                .unwrap()
+                .dead_letter("odd")
+                .await
+                .unwrap();
             let second = push().await;
             let error = subject.broker.retry(&first).await.unwrap_err();
             assert_eq!(error.kind(), brigade::ErrorKind::Duplicate);
-            assert!(error.to_string().contains(&format!("job {second} has ")), "{error}");
+            assert!(
+                error.to_string().contains(&format!("job {second} has ")),
+                "{error}"
+            );
             assert!(subject.broker.delete(&second).await.unwrap());
             assert!(subject.broker.retry(&first).await.unwrap());
         },
@@ -100,12 +155,22 @@ fn a_unique_mark_gives_the_job_that_is_there() {
         |can| can.unique,
         |subject| async move {
             let queue = subject.broker.queue("q");
-            let push = || async { subject.broker.push(queue.job(&1).unwrap().unique("once")).await.unwrap() };
+            let push = || async {
+                subject
+                    .broker
+                    .push(queue.job(&1).unwrap().unique("once"))
+                    .await
+                    .unwrap()
+            };
             let first = push().await;
             assert!(matches!(first, Pushed::New(_)));
             assert_eq!(push().await, Pushed::Duplicate(first.id().clone()));
             let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-            assert_eq!(push().await, Pushed::Duplicate(first.id().clone()), "while it runs, too");
+            assert_eq!(
+                push().await,
+                Pushed::Duplicate(first.id().clone()),
+                "while it runs, too"
+            );
             lease.ack().await.unwrap();
             assert!(matches!(push().await, Pushed::New(_)));
         },

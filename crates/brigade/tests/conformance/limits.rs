@@ -14,7 +14,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 async fn push(subject: &Subject, queue: &Queue, partitions: &str) -> Vec<JobId> {
     let mut ids = Vec::new();
     for (number, partition) in partitions.chars().enumerate() {
-        let job = queue.job(&format!("{partition}{number}")).unwrap().partition(partition.to_string());
+        let job = queue
+            .job(&format!("{partition}{number}"))
+            .unwrap()
+            .partition(partition.to_string());
         ids.push(subject.broker.push(job).await.unwrap().id().clone());
     }
     ids
@@ -26,7 +29,10 @@ async fn lease_all(queue: &Queue) -> (Vec<Lease>, String) {
     while let Some(lease) = queue.lease(LONG, NOW).await.unwrap() {
         leases.push(lease);
     }
-    let names: Vec<String> = leases.iter().map(|lease| lease.payload::<String>().unwrap()).collect();
+    let names: Vec<String> = leases
+        .iter()
+        .map(|lease| lease.payload::<String>().unwrap())
+        .collect();
     (leases, names.join(" "))
 }
 
@@ -44,7 +50,16 @@ fn a_queue_runs_no_more_than_its_limit_and_says_so() {
             queue.limit(Limits::new().running(2)).await.unwrap();
             let (mut leases, names) = lease_all(&queue).await;
             assert_eq!(names, "a0 b1");
-            let [Why::RunningLimit { partition: None, limit: 2, running: 2 }] = &reasons(&subject, &ids[2]).await[..] else { panic!() };
+            let [
+                Why::RunningLimit {
+                    partition: None,
+                    limit: 2,
+                    running: 2,
+                },
+            ] = &reasons(&subject, &ids[2]).await[..]
+            else {
+                panic!()
+            };
             leases.pop().unwrap().ack().await.unwrap();
             assert_eq!(lease_all(&queue).await.1, "c2");
             queue.unlimit().await.unwrap();
@@ -64,7 +79,11 @@ fn a_lease_that_runs_out_frees_its_place() {
             push(&subject, &queue, "ab").await;
             assert_eq!(lease_all(&queue).await.1, "a0");
             subject.broker.clock().advance(LONG + MINUTE);
-            assert_eq!(lease_all(&queue).await.1, "a0", "it has its place back, and is counted once");
+            assert_eq!(
+                lease_all(&queue).await.1,
+                "a0",
+                "it has its place back, and is counted once"
+            );
         },
     );
 }
@@ -80,13 +99,29 @@ fn no_stretch_of_time_has_more_starts_than_the_rate() {
             for lease in lease_all(&queue).await.0 {
                 lease.ack().await.unwrap();
             }
-            let [Why::RateLimit { partition: None, rate, free_in }, ..] = &reasons(&subject, &ids[3]).await[..] else { panic!() };
+            let [
+                Why::RateLimit {
+                    partition: None,
+                    rate,
+                    free_in,
+                },
+                ..,
+            ] = &reasons(&subject, &ids[3]).await[..]
+            else {
+                panic!()
+            };
             assert!(rate.starts == 3 && *free_in <= MINUTE, "{free_in:?}");
             subject.broker.clock().advance(MINUTE / 2);
             assert_eq!(lease_all(&queue).await.1, "", "settling frees no start");
-            subject.broker.clock().advance(MINUTE / 2 + Duration::from_secs(1));
+            subject
+                .broker
+                .clock()
+                .advance(MINUTE / 2 + Duration::from_secs(1));
             assert_eq!(lease_all(&queue).await.1, "d3 e4 f5");
-            assert!(queue.take(NOW).await.unwrap().is_none(), "a take is a start as well");
+            assert!(
+                queue.take(NOW).await.unwrap().is_none(),
+                "a take is a start as well"
+            );
         },
     );
 }
@@ -97,7 +132,10 @@ fn a_waiting_consumer_gets_the_next_job_as_soon_as_the_rate_allows() {
         |can| can.limits,
         |subject| async move {
             let queue = subject.broker.queue("q");
-            queue.limit(Limits::new().starts(1, Duration::from_millis(300))).await.unwrap();
+            queue
+                .limit(Limits::new().starts(1, Duration::from_millis(300)))
+                .await
+                .unwrap();
             push(&subject, &queue, "ab").await;
             assert!(queue.take(NOW).await.unwrap().is_some());
             assert!(queue.take(MINUTE).await.unwrap().is_some());
@@ -112,10 +150,23 @@ fn partitions_have_limits_of_their_own_and_hold_nobody_else() {
         |subject| async move {
             let queue = subject.broker.queue("q");
             let ids = push(&subject, &queue, "aaabac").await;
-            queue.limit(Limits::new().running_per_partition(2)).await.unwrap();
+            queue
+                .limit(Limits::new().running_per_partition(2))
+                .await
+                .unwrap();
             let (mut leases, names) = lease_all(&queue).await;
-            assert_eq!(names, "a0 a1 b3 c5", "in the order of the pushes, without those that may not");
-            let [Why::RunningLimit { partition: Some(partition), limit: 2, running: 2 }] = &reasons(&subject, &ids[2]).await[..] else {
+            assert_eq!(
+                names, "a0 a1 b3 c5",
+                "in the order of the pushes, without those that may not"
+            );
+            let [
+                Why::RunningLimit {
+                    partition: Some(partition),
+                    limit: 2,
+                    running: 2,
+                },
+            ] = &reasons(&subject, &ids[2]).await[..]
+            else {
                 panic!()
             };
             assert_eq!(partition, "a");
@@ -123,10 +174,16 @@ fn partitions_have_limits_of_their_own_and_hold_nobody_else() {
             assert_eq!(lease_all(&queue).await.1, "a2");
 
             let queue = subject.broker.queue("rated");
-            queue.limit(Limits::new().starts_per_partition(1, MINUTE)).await.unwrap();
+            queue
+                .limit(Limits::new().starts_per_partition(1, MINUTE))
+                .await
+                .unwrap();
             push(&subject, &queue, "aabab").await;
             assert_eq!(lease_all(&queue).await.1, "a0 b2");
-            subject.broker.clock().advance(MINUTE + Duration::from_secs(1));
+            subject
+                .broker
+                .clock()
+                .advance(MINUTE + Duration::from_secs(1));
             assert_eq!(lease_all(&queue).await.1, "a1 b4");
         },
     );
@@ -147,9 +204,17 @@ fn partitions_take_turns_where_asked() {
             }
             assert_eq!(names.join(" "), "a0 b5 c7 none a1 b6 a2 a3 a4");
             // A batch takes turns, too, and goes on where the one before stopped.
-            queue.limit(Limits::new().turns().running_per_partition(1)).await.unwrap();
+            queue
+                .limit(Limits::new().turns().running_per_partition(1))
+                .await
+                .unwrap();
             push(&subject, &queue, "aabb").await;
-            let mut names: Vec<String> = lease_all(&queue).await.1.split(' ').map(str::to_owned).collect();
+            let mut names: Vec<String> = lease_all(&queue)
+                .await
+                .1
+                .split(' ')
+                .map(str::to_owned)
+                .collect();
             names.sort();
             assert_eq!(names, ["a0", "b2"]);
         },
@@ -162,14 +227,42 @@ fn a_key_is_its_job_s_partition() {
         |can| can.limits,
         |subject| async move {
             let queue = subject.broker.queue("q");
-            queue.limit(Limits::new().starts_per_partition(1, MINUTE)).await.unwrap();
+            queue
+                .limit(Limits::new().starts_per_partition(1, MINUTE))
+                .await
+                .unwrap();
             for name in ["x0", "x1"] {
-                subject.broker.push(queue.job(&name).unwrap().key("x")).await.unwrap();
+                subject
+                    .broker
+                    .push(queue.job(&name).unwrap().key("x"))
+                    .await
+                    .unwrap();
             }
-            assert_eq!(queue.take(NOW).await.unwrap().unwrap().payload::<String>().unwrap(), "x0");
+            assert_eq!(
+                queue
+                    .take(NOW)
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .payload::<String>()
+                    .unwrap(),
+                "x0"
+            );
             assert!(queue.take(NOW).await.unwrap().is_none());
-            subject.broker.clock().advance(MINUTE + Duration::from_secs(1));
-            assert_eq!(queue.take(NOW).await.unwrap().unwrap().payload::<String>().unwrap(), "x1");
+            subject
+                .broker
+                .clock()
+                .advance(MINUTE + Duration::from_secs(1));
+            assert_eq!(
+                queue
+                    .take(NOW)
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .payload::<String>()
+                    .unwrap(),
+                "x1"
+            );
         },
     );
 }
@@ -189,9 +282,16 @@ fn limits_that_nothing_could_pass_are_refused() {
                 Limits::new().starts_per_partition(1, NOW),
                 Limits::new().starts_per_partition(1, 32 * day),
             ] {
-                assert_eq!(queue.limit(limits).await.unwrap_err().kind(), ErrorKind::BadOption, "{limits:?}");
+                assert_eq!(
+                    queue.limit(limits).await.unwrap_err().kind(),
+                    ErrorKind::BadOption,
+                    "{limits:?}"
+                );
             }
-            queue.limit(Limits::new().starts(100_000, 31 * day)).await.unwrap();
+            queue
+                .limit(Limits::new().starts(100_000, 31 * day))
+                .await
+                .unwrap();
         },
     );
 }
@@ -202,15 +302,35 @@ fn a_mark_may_hold_for_a_period() {
         |can| can.limits,
         |subject| async move {
             let queue = subject.broker.queue("q");
-            let push = || async { subject.broker.push(queue.job(&1).unwrap().unique_for("daily", LONG)).await.unwrap() };
+            let push = || async {
+                subject
+                    .broker
+                    .push(queue.job(&1).unwrap().unique_for("daily", LONG))
+                    .await
+                    .unwrap()
+            };
             let first = push().await;
             queue.take(NOW).await.unwrap().unwrap();
-            assert_eq!(push().await, Pushed::Duplicate(first.id().clone()), "its job is gone, and the mark holds");
-            subject.broker.clock().advance(LONG + Duration::from_secs(1));
+            assert_eq!(
+                push().await,
+                Pushed::Duplicate(first.id().clone()),
+                "its job is gone, and the mark holds"
+            );
+            subject
+                .broker
+                .clock()
+                .advance(LONG + Duration::from_secs(1));
             let second = push().await;
             assert!(matches!(second, Pushed::New(_)));
-            subject.broker.clock().advance(LONG + Duration::from_secs(1));
-            assert_eq!(push().await, Pushed::Duplicate(second.id().clone()), "its job is not settled");
+            subject
+                .broker
+                .clock()
+                .advance(LONG + Duration::from_secs(1));
+            assert_eq!(
+                push().await,
+                Pushed::Duplicate(second.id().clone()),
+                "its job is not settled"
+            );
         },
     );
 }
@@ -223,27 +343,77 @@ fn why_tells_what_stands_in_the_way() {
             let broker = &subject.broker;
             let queue = broker.queue("q");
             assert!(broker.why(&JobId::new("77")).await.unwrap().is_none());
-            let first = broker.push(queue.job(&1).unwrap().key("k")).await.unwrap().id().clone();
-            let second = broker.push(queue.job(&2).unwrap().key("k").priority(9)).await.unwrap().id().clone();
+            let first = broker
+                .push(queue.job(&1).unwrap().key("k"))
+                .await
+                .unwrap()
+                .id()
+                .clone();
+            let second = broker
+                .push(queue.job(&2).unwrap().key("k").priority(9))
+                .await
+                .unwrap()
+                .id()
+                .clone();
             let third = queue.push(&3).await.unwrap();
-            let later = broker.push(queue.job(&4).unwrap().delay(LONG)).await.unwrap().id().clone();
-            assert!(matches!(reasons(&subject, &first).await[..], [Why::NoWorker { .. }]), "nobody has asked yet");
+            let later = broker
+                .push(queue.job(&4).unwrap().delay(LONG))
+                .await
+                .unwrap()
+                .id()
+                .clone();
+            assert!(
+                matches!(reasons(&subject, &first).await[..], [Why::NoWorker { .. }]),
+                "nobody has asked yet"
+            );
             let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
 
-            let [Why::Running { holder, lease_left, cancel: None }] = &reasons(&subject, &first).await[..] else { panic!() };
+            let [
+                Why::Running {
+                    holder,
+                    lease_left,
+                    cancel: None,
+                },
+            ] = &reasons(&subject, &first).await[..]
+            else {
+                panic!()
+            };
             assert!(!holder.is_empty() && *lease_left <= LONG);
-            let [Why::Key { key, job, .. }] = &reasons(&subject, &second).await[..] else { panic!() };
+            let [Why::Key { key, job, .. }] = &reasons(&subject, &second).await[..] else {
+                panic!()
+            };
             assert_eq!((key.as_str(), job), ("k", &first));
-            assert_eq!(reasons(&subject, &third).await, [], "the next that asks gets it");
-            assert!(matches!(&reasons(&subject, &later).await[..], [Why::NotDue { last: None, .. }]));
+            assert_eq!(
+                reasons(&subject, &third).await,
+                [],
+                "the next that asks gets it"
+            );
+            assert!(matches!(
+                &reasons(&subject, &later).await[..],
+                [Why::NotDue { last: None, .. }]
+            ));
 
             lease.nack("no").await.unwrap();
-            assert!(matches!(&reasons(&subject, &first).await[..], [Why::Ended { reason: Some(reason) }] if reason == "no"));
-            assert!(matches!(reasons(&subject, &third).await[..], [Why::Behind { jobs: 1 }]));
+            assert!(
+                matches!(&reasons(&subject, &first).await[..], [Why::Ended { reason: Some(reason) }] if reason == "no")
+            );
+            assert!(matches!(
+                reasons(&subject, &third).await[..],
+                [Why::Behind { jobs: 1 }]
+            ));
             queue.pause().await.unwrap();
-            assert!(matches!(reasons(&subject, &second).await[..], [Why::Paused]));
+            assert!(matches!(
+                reasons(&subject, &second).await[..],
+                [Why::Paused]
+            ));
             let words = broker.why(&third).await.unwrap().unwrap().to_string();
-            assert_eq!(words, format!("job {third} of queue q is ready: 1 ready job comes before it; its queue is paused"));
+            assert_eq!(
+                words,
+                format!(
+                    "job {third} of queue q is ready: 1 ready job comes before it; its queue is \
+                        paused"
+                )
+            );
         },
     );
 }

@@ -25,7 +25,12 @@ impl Log {
     #[track_caller]
     pub(crate) fn has(self, words: &[&str]) {
         let lines = self.0.lock().unwrap();
-        assert!(lines.iter().any(|line| words.iter().all(|word| line.contains(word))), "{words:?} in {lines:#?}");
+        assert!(
+            lines
+                .iter()
+                .any(|line| words.iter().all(|word| line.contains(word))),
+            "{words:?} in {lines:#?}"
+        );
     }
 }
 

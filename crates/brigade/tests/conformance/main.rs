@@ -1,5 +1,6 @@
-//! The conformance suite of brokers: every broker passes all of what it declares, on the real thing. No test asks which broker it
-//! runs on; what a broker cannot do is data (`Capabilities`), pinned in `capabilities`.
+//! The conformance suite of brokers: every broker passes all of what it declares, on the real
+//! thing. No test asks which broker it runs on; what a broker cannot do is data (`Capabilities`),
+//! pinned in `capabilities`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
@@ -43,9 +44,20 @@ pub(crate) struct Subject {
 /// The brokers of this build.
 fn brokers() -> impl Iterator<Item = &'static str> {
     let sqlite = ["sqlite file", "sqlite memory"];
-    let redis = if cfg!(feature = "redis") { &["redis"][..] } else { &[] };
-    let rabbitmq = if cfg!(feature = "rabbitmq") { &["rabbitmq", "rabbitmq with priorities", "rabbitmq quorum"][..] } else { &[] };
-    let all = sqlite.into_iter().chain(redis.iter().copied()).chain(rabbitmq.iter().copied());
+    let redis = if cfg!(feature = "redis") {
+        &["redis"][..]
+    } else {
+        &[]
+    };
+    let rabbitmq = if cfg!(feature = "rabbitmq") {
+        &["rabbitmq", "rabbitmq with priorities", "rabbitmq quorum"][..]
+    } else {
+        &[]
+    };
+    let all = sqlite
+        .into_iter()
+        .chain(redis.iter().copied())
+        .chain(rabbitmq.iter().copied());
     // For work on one store: `BRIGADE_BROKERS=redis` leaves those whose names begin so.
     let only = std::env::var("BRIGADE_BROKERS").unwrap_or_default();
     all.filter(move |name| name.starts_with(&only))
@@ -72,7 +84,11 @@ pub(crate) fn on_every_broker<F: Future<Output = ()>>(test: impl Fn(Subject) -> 
 
 /// Runs a test on every broker, on all of them at once: for what takes its time by waiting.
 pub(crate) fn on_every_broker_at_once<F: Future<Output = ()>>(test: impl Fn(Subject) -> F) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     let on_each = brokers().map(async |name| {
         let mut subject = subject(name).await;
         let needs = subject.needs.take();
@@ -84,8 +100,19 @@ pub(crate) fn on_every_broker_at_once<F: Future<Output = ()>>(test: impl Fn(Subj
 }
 
 /// Runs a test on every broker that can do what it is about.
-pub(crate) fn on_brokers_that<F: Future<Output = ()>>(can: impl Fn(&Capabilities) -> bool, test: impl Fn(Subject) -> F) {
-    on(&tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap(), can, test);
+pub(crate) fn on_brokers_that<F: Future<Output = ()>>(
+    can: impl Fn(&Capabilities) -> bool,
+    test: impl Fn(Subject) -> F,
+) {
+    on(
+        &tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap(),
+        can,
+        test,
+    );
 }
 
 /// As [`on_every_broker`], for what is measured of a thread.
@@ -94,11 +121,25 @@ pub(crate) fn on_every_broker_in_one_thread<F: Future<Output = ()>>(test: impl F
 }
 
 /// As [`on_brokers_that`], for what is measured of a thread.
-pub(crate) fn on_brokers_in_one_thread_that<F: Future<Output = ()>>(can: impl Fn(&Capabilities) -> bool, test: impl Fn(Subject) -> F) {
-    on(&tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(), can, test);
+pub(crate) fn on_brokers_in_one_thread_that<F: Future<Output = ()>>(
+    can: impl Fn(&Capabilities) -> bool,
+    test: impl Fn(Subject) -> F,
+) {
+    on(
+        &tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap(),
+        can,
+        test,
+    );
 }
 
-fn on<F: Future<Output = ()>>(runtime: &tokio::runtime::Runtime, can: impl Fn(&Capabilities) -> bool, test: impl Fn(Subject) -> F) {
+fn on<F: Future<Output = ()>>(
+    runtime: &tokio::runtime::Runtime,
+    can: impl Fn(&Capabilities) -> bool,
+    test: impl Fn(Subject) -> F,
+) {
     runtime.block_on(async {
         for name in brokers() {
             let mut subject = subject(name).await;
@@ -106,7 +147,8 @@ fn on<F: Future<Output = ()>>(runtime: &tokio::runtime::Runtime, can: impl Fn(&C
                 continue;
             }
             eprintln!("-- {name}");
-            // A test's `async move` takes the fields that it uses, and would let go of this one before it begins.
+            // A test's `async move` takes the fields that it uses, and would let go of this one
+            // before it begins.
             let needs = subject.needs.take();
             test(subject).await;
             drop(needs);
@@ -117,8 +159,14 @@ fn on<F: Future<Output = ()>>(runtime: &tokio::runtime::Runtime, can: impl Fn(&C
 pub(crate) async fn subject(name: &str) -> Subject {
     let directory = tempfile::tempdir().unwrap();
     let (url, needs) = match name {
-        "sqlite file" => (format!("sqlite:{}", directory.path().join("jobs.db").display()), Needs::Directory { _of: directory }),
-        "sqlite memory" => ("sqlite::memory:".to_owned(), Needs::Directory { _of: directory }),
+        "sqlite file" => (
+            format!("sqlite:{}", directory.path().join("jobs.db").display()),
+            Needs::Directory { _of: directory },
+        ),
+        "sqlite memory" => (
+            "sqlite::memory:".to_owned(),
+            Needs::Directory { _of: directory },
+        ),
         #[cfg(feature = "redis")]
         "redis" => {
             let server = brigade_testkit::redis::Redis::start(&[]).unwrap();
@@ -132,10 +180,21 @@ pub(crate) async fn subject(name: &str) -> Subject {
                 "rabbitmq quorum" => "&queues=quorum",
                 _ => "&priorities=9",
             };
-            (format!("{}?ns={}{queues}", server.url(), brigade_testkit::rabbitmq::namespace()), Needs::Nothing)
+            (
+                format!(
+                    "{}?ns={}{queues}",
+                    server.url(),
+                    brigade_testkit::rabbitmq::namespace()
+                ),
+                Needs::Nothing,
+            )
         }
         unknown => panic!("there is no broker {unknown:?}"),
     };
     let broker = Broker::connect(&url).await.unwrap();
-    Subject { broker, url, needs: Some(needs) }
+    Subject {
+        broker,
+        url,
+        needs: Some(needs),
+    }
 }

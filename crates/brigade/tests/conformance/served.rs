@@ -1,4 +1,5 @@
-//! Jobs that are run by a task in a pool: what the job does not say, the task's registration says; and the task knows its job.
+//! Jobs that are run by a task in a pool: what the job does not say, the task's registration says;
+//! and the task knows its job.
 
 use std::fs;
 use std::io::Write as _;
@@ -13,12 +14,20 @@ use crate::{Subject, on_every_broker};
 const BOUND: Duration = Duration::from_secs(60);
 
 fn note(file: &str, line: &Value) {
-    let mut file = fs::OpenOptions::new().create(true).append(true).open(file).unwrap();
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(file)
+        .unwrap();
     file.write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
 fn lines(file: &Path) -> Vec<Value> {
-    fs::read_to_string(file).unwrap_or_default().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    fs::read_to_string(file)
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
 }
 
 fn told(cx: &Context) -> Value {
@@ -38,11 +47,22 @@ fn hangs_at_work(cx: &Context, file: String) {
 #[task(retries = 5, retry_base = "1ms", retry_cap = "1ms")]
 fn fails_twice_at_work(cx: &Context, file: String) -> Result<(), Failure> {
     note(&file, &told(cx));
-    if cx.attempt() < 3 { Err(Failure::new("not yet")) } else { Ok(()) }
+    if cx.attempt() < 3 {
+        Err(Failure::new("not yet"))
+    } else {
+        Ok(())
+    }
 }
 
-/// Serves a queue until its task has written so many lines, and then for as long as it takes to settle them.
-async fn served(subject: &Subject, pool: &Pool, queue: &str, file: &Path, wanted: usize) -> Vec<Value> {
+/// Serves a queue until its task has written so many lines, and then for as long as it takes to
+/// settle them.
+async fn served(
+    subject: &Subject,
+    pool: &Pool,
+    queue: &str,
+    file: &Path,
+    wanted: usize,
+) -> Vec<Value> {
     let began = Instant::now();
     let stop = async {
         while lines(file).len() < wanted {
@@ -50,7 +70,14 @@ async fn served(subject: &Subject, pool: &Pool, queue: &str, file: &Path, wanted
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    subject.broker.worker().queue(queue).on(pool).run_until(stop).await.unwrap();
+    subject
+        .broker
+        .worker()
+        .queue(queue)
+        .on(pool)
+        .run_until(stop)
+        .await
+        .unwrap();
     lines(file)
 }
 
@@ -58,19 +85,40 @@ async fn served(subject: &Subject, pool: &Pool, queue: &str, file: &Path, wanted
 fn what_a_plain_push_does_not_say_the_task_s_registration_says_and_no_more() {
     on_every_broker(async |subject| {
         let directory = tempfile::tempdir().unwrap();
-        let (file, pool) = (directory.path().join("lines"), Pool::builder().workers(1).start().await.unwrap());
+        let (file, pool) = (
+            directory.path().join("lines"),
+            Pool::builder().workers(1).start().await.unwrap(),
+        );
         let queue = subject.broker.queue("hangs_at_work");
         queue.push(&file).await.unwrap();
         // The timeout ends the first attempt, the retries bring the second.
         let told = served(&subject, &pool, "hangs_at_work", &file, 2).await;
-        assert_eq!(told.iter().map(|line| &line["attempt"]).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(
+            told.iter().map(|line| &line["attempt"]).collect::<Vec<_>>(),
+            [1, 2]
+        );
         // What it says wins: no retries. One that comes behind it shows that it is over.
         for (name, retries) in [("one", 0), ("two", 2)] {
             let file = directory.path().join(name);
-            subject.broker.push(queue.job(&file).unwrap().retries(retries).timeout(Duration::from_millis(50))).await.unwrap();
+            subject
+                .broker
+                .push(
+                    queue
+                        .job(&file)
+                        .unwrap()
+                        .retries(retries)
+                        .timeout(Duration::from_millis(50)),
+                )
+                .await
+                .unwrap();
         }
         let last = directory.path().join("two");
-        assert_eq!(served(&subject, &pool, "hangs_at_work", &last, 3).await.len(), 3);
+        assert_eq!(
+            served(&subject, &pool, "hangs_at_work", &last, 3)
+                .await
+                .len(),
+            3
+        );
         assert_eq!(lines(&directory.path().join("one")).len(), 1);
         assert_eq!(lines(&file).len(), 2, "it is over, too");
         pool.shutdown().await;
@@ -81,8 +129,16 @@ fn what_a_plain_push_does_not_say_the_task_s_registration_says_and_no_more() {
 fn a_task_knows_its_job_and_the_number_of_its_attempt() {
     on_every_broker(async |subject| {
         let directory = tempfile::tempdir().unwrap();
-        let (file, pool) = (directory.path().join("lines"), Pool::builder().workers(1).start().await.unwrap());
-        let mut job = subject.broker.queue("fails_twice_at_work").job(&file).unwrap().label("a label");
+        let (file, pool) = (
+            directory.path().join("lines"),
+            Pool::builder().workers(1).start().await.unwrap(),
+        );
+        let mut job = subject
+            .broker
+            .queue("fails_twice_at_work")
+            .job(&file)
+            .unwrap()
+            .label("a label");
         let keys = subject.broker.capabilities().keys;
         if keys {
             job = job.key("a key");
@@ -98,8 +154,13 @@ fn a_task_knows_its_job_and_the_number_of_its_attempt() {
         }
         // A call that is no job.
         let plain = directory.path().join("plain").to_str().unwrap().to_owned();
-        pool.call(fails_twice_at_work(plain.clone()).retries(2)).await.unwrap();
-        assert_eq!(lines(Path::new(&plain))[2], json!({"job": null, "attempt": 3}));
+        pool.call(fails_twice_at_work(plain.clone()).retries(2))
+            .await
+            .unwrap();
+        assert_eq!(
+            lines(Path::new(&plain))[2],
+            json!({"job": null, "attempt": 3})
+        );
         pool.shutdown().await;
     });
 }
@@ -108,18 +169,38 @@ fn a_task_knows_its_job_and_the_number_of_its_attempt() {
 fn what_json_cannot_carry_is_refused_before_it_is_pushed() {
     on_every_broker(async |subject| {
         let queue = subject.broker.queue("data");
-        for (value, place) in [(json_of(f64::NAN), "at .items[1].price"), (json_of(f64::NEG_INFINITY), "at .items[1].price")] {
+        for (value, place) in [
+            (json_of(f64::NAN), "at .items[1].price"),
+            (json_of(f64::NEG_INFINITY), "at .items[1].price"),
+        ] {
             let error = queue.push(&value).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Encode);
             assert!(error.to_string().contains(place), "{error}");
         }
-        let error = subject.broker.push(prices(vec![1.0, f64::INFINITY])).await.unwrap_err();
-        assert!(error.kind() == ErrorKind::Encode && error.to_string().contains("at [0][1]"), "{error}");
-        assert_eq!(queue.push(&Some(Some(()))).await.unwrap_err().kind(), ErrorKind::Encode);
+        let error = subject
+            .broker
+            .push(prices(vec![1.0, f64::INFINITY]))
+            .await
+            .unwrap_err();
+        assert!(
+            error.kind() == ErrorKind::Encode && error.to_string().contains("at [0][1]"),
+            "{error}"
+        );
+        assert_eq!(
+            queue.push(&Some(Some(()))).await.unwrap_err().kind(),
+            ErrorKind::Encode
+        );
         // A result is refused, too, and the job is still there.
         queue.push(&1).await.unwrap();
-        let lease = queue.lease(Duration::from_secs(30), BOUND).await.unwrap().unwrap();
-        assert_eq!(lease.clone().ack_with(&f32::NAN).await.unwrap_err().kind(), ErrorKind::Encode);
+        let lease = queue
+            .lease(Duration::from_secs(30), BOUND)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            lease.clone().ack_with(&f32::NAN).await.unwrap_err().kind(),
+            ErrorKind::Encode
+        );
         lease.ack_with(&1.5).await.unwrap();
     });
 }
@@ -135,7 +216,9 @@ struct Item {
 }
 
 fn json_of(price: f64) -> Order {
-    Order { items: vec![Item { price: 0.5 }, Item { price }] }
+    Order {
+        items: vec![Item { price: 0.5 }, Item { price }],
+    }
 }
 
 #[task]

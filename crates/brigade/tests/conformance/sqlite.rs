@@ -43,9 +43,20 @@ async fn other_programs_may_insert_and_nonsense_goes_to_the_dead_letters() {
     assert_eq!(queue.take(NOW).await.unwrap().unwrap().json(), r#"{"n":1}"#);
     assert_eq!(queue.take(NOW).await.unwrap().unwrap().json(), r#"{"n":2}"#);
     assert!(queue.take(NOW).await.unwrap().is_none());
-    let dead = subject.broker.jobs(None, Some(JobState::Dead), None, 10).await.unwrap();
-    let reasons: Vec<_> = dead.iter().filter_map(|job| job.reason.as_deref()).collect();
-    assert!(reasons[0].starts_with("its payload is not JSON") && reasons[1].starts_with("its options cannot be read"), "{reasons:?}");
+    let dead = subject
+        .broker
+        .jobs(None, Some(JobState::Dead), None, 10)
+        .await
+        .unwrap();
+    let reasons: Vec<_> = dead
+        .iter()
+        .filter_map(|job| job.reason.as_deref())
+        .collect();
+    assert!(
+        reasons[0].starts_with("its payload is not JSON")
+            && reasons[1].starts_with("its options cannot be read"),
+        "{reasons:?}"
+    );
 }
 
 #[tokio::test]
@@ -53,18 +64,53 @@ async fn nothing_is_left_of_what_a_flow_gathered() {
     let subject = subject("sqlite file").await;
     let queue = subject.broker.queue("q");
     let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
-    let gathered = || file.query_row("SELECT count(*) FROM brigade_gathered", [], |row| row.get::<_, i64>(0)).unwrap();
+    let gathered = || {
+        file.query_row("SELECT count(*) FROM brigade_gathered", [], |row| {
+            row.get::<_, i64>(0)
+        })
+        .unwrap()
+    };
     for ending in ["done", "cancelled", "removed", "dead and removed"] {
         let job = || queue.job(&serde_json::json!([])).unwrap();
-        let flow = subject.broker.push_flow(brigade::Group::new([job(), job()]).collect_job(job())).await.unwrap();
-        queue.lease(LONG, NOW).await.unwrap().unwrap().ack_with(&1).await.unwrap();
+        let flow = subject
+            .broker
+            .push_flow(brigade::Group::new([job(), job()]).collect_job(job()))
+            .await
+            .unwrap();
+        queue
+            .lease(LONG, NOW)
+            .await
+            .unwrap()
+            .unwrap()
+            .ack_with(&1)
+            .await
+            .unwrap();
         assert_eq!(gathered(), 1, "{ending}");
         match ending {
-            "done" => drop(queue.lease(LONG, NOW).await.unwrap().unwrap().ack_with(&2).await.unwrap()),
-            "cancelled" => assert_ne!(subject.broker.cancel(flow.last(), "enough").await.unwrap(), brigade::Cancelling::Nothing),
+            "done" => drop(
+                queue
+                    .lease(LONG, NOW)
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .ack_with(&2)
+                    .await
+                    .unwrap(),
+            ),
+            "cancelled" => assert_ne!(
+                subject.broker.cancel(flow.last(), "enough").await.unwrap(),
+                brigade::Cancelling::Nothing
+            ),
             "removed" => assert!(subject.broker.delete(flow.last()).await.unwrap()),
             _ => {
-                queue.lease(LONG, NOW).await.unwrap().unwrap().dead_letter("odd").await.unwrap();
+                queue
+                    .lease(LONG, NOW)
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .dead_letter("odd")
+                    .await
+                    .unwrap();
                 assert_eq!(gathered(), 2);
                 assert!(subject.broker.delete(flow.last()).await.unwrap());
             }
@@ -80,7 +126,8 @@ async fn a_foreign_insert_with_a_key_keeps_the_order_of_the_key() {
     let queue = subject.broker.queue("q");
     let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
     file.execute_batch(
-        "INSERT INTO brigade_jobs (queue, payload, key) VALUES ('q', '1', 'a'); INSERT INTO brigade_jobs (queue, payload, key) VALUES ('q', '2', 'a');",
+        "INSERT INTO brigade_jobs (queue, payload, key) VALUES ('q', '1', 'a'); INSERT INTO \
+            brigade_jobs (queue, payload, key) VALUES ('q', '2', 'a');",
     )
     .unwrap();
     let first = queue.lease(LONG, NOW).await.unwrap().unwrap();
@@ -93,7 +140,16 @@ async fn a_foreign_insert_with_a_key_keeps_the_order_of_the_key() {
 async fn another_connection_s_push_wakes_a_waiting_consumer() {
     let subject = subject("sqlite file").await;
     let other = Broker::connect(&subject.url).await.unwrap();
-    let waiting = tokio::spawn(async move { other.queue("q").take(LONG).await.unwrap().unwrap().json().to_owned() });
+    let waiting = tokio::spawn(async move {
+        other
+            .queue("q")
+            .take(LONG)
+            .await
+            .unwrap()
+            .unwrap()
+            .json()
+            .to_owned()
+    });
     subject.broker.queue("q").push(&5).await.unwrap();
     assert_eq!(waiting.await.unwrap(), "5");
 }
@@ -107,7 +163,13 @@ async fn jobs_survive_and_leases_of_the_dead_come_back() {
     // As if the holder had been another process that is gone.
     let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
     for table in ["brigade_jobs", "brigade_holders"] {
-        file.execute(&format!("UPDATE {table} SET holder = '999999999' || substr(holder, instr(holder, '-'))"), []).unwrap();
+        file.execute(
+            &format!(
+                "UPDATE {table} SET holder = '999999999' || substr(holder, instr(holder, '-'))"
+            ),
+            [],
+        )
+        .unwrap();
     }
     let again = queue.lease(LONG, NOW).await.unwrap().unwrap();
     assert_eq!(again.id(), &id);
@@ -121,29 +183,64 @@ async fn wrong_files_and_urls_are_refused_with_a_sentence() {
     let url = |name: &str| format!("sqlite:{}", directory.path().join(name).display());
     let connect = |url: String| async move { Broker::connect(&url).await.unwrap_err() };
 
-    std::fs::write(directory.path().join("text.db"), "this is not a database, it is a text of some length").unwrap();
+    std::fs::write(
+        directory.path().join("text.db"),
+        "this is not a database, it is a text of some length",
+    )
+    .unwrap();
     assert_eq!(connect(url("text.db")).await.kind(), ErrorKind::Os);
 
     let foreign = Connection::open(directory.path().join("foreign.db")).unwrap();
-    foreign.execute_batch("CREATE TABLE guests (name TEXT)").unwrap();
+    foreign
+        .execute_batch("CREATE TABLE guests (name TEXT)")
+        .unwrap();
     let error = connect(url("foreign.db")).await;
-    assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("another program"), "{error}");
+    assert!(
+        error.kind() == ErrorKind::Unsupported && error.to_string().contains("another program"),
+        "{error}"
+    );
 
     let shared = format!("{}?shared=true", url("foreign.db"));
-    Broker::connect(&shared).await.unwrap().queue("q").push(&1).await.unwrap();
+    Broker::connect(&shared)
+        .await
+        .unwrap()
+        .queue("q")
+        .push(&1)
+        .await
+        .unwrap();
     drop(Broker::connect(&url("foreign.db")).await.unwrap());
 
     drop(Broker::connect(&url("later.db")).await.unwrap());
     Connection::open(directory.path().join("later.db"))
         .unwrap()
-        .execute("UPDATE brigade_facts SET value = '99' WHERE name = 'schema'", [])
+        .execute(
+            "UPDATE brigade_facts SET value = '99' WHERE name = 'schema'",
+            [],
+        )
         .unwrap();
     let error = connect(url("later.db")).await;
-    assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("version 99"), "{error}");
+    assert!(
+        error.kind() == ErrorKind::Unsupported && error.to_string().contains("version 99"),
+        "{error}"
+    );
 
-    assert!(connect(url("none/jobs.db")).await.to_string().contains("does its directory exist?"));
-    for bad in ["sqlite:", "sqlite:x.db?synchronous=off", "nats://x", "jobs.db"] {
-        assert_eq!(connect(bad.to_owned()).await.kind(), ErrorKind::BadOption, "{bad}");
+    assert!(
+        connect(url("none/jobs.db"))
+            .await
+            .to_string()
+            .contains("does its directory exist?")
+    );
+    for bad in [
+        "sqlite:",
+        "sqlite:x.db?synchronous=off",
+        "nats://x",
+        "jobs.db",
+    ] {
+        assert_eq!(
+            connect(bad.to_owned()).await.kind(),
+            ErrorKind::BadOption,
+            "{bad}"
+        );
     }
 }
 
@@ -152,7 +249,10 @@ async fn many_may_open_a_new_file_at_once() {
     for _ in 0..brigade_testkit::count(20, 500) {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", directory.path().join("jobs.db").display());
-        let opening: Vec<_> = (0..8).map(|_| url.clone()).map(|url| tokio::spawn(async move { Broker::connect(&url).await })).collect();
+        let opening: Vec<_> = (0..8)
+            .map(|_| url.clone())
+            .map(|url| tokio::spawn(async move { Broker::connect(&url).await }))
+            .collect();
         for opened in opening {
             opened.await.unwrap().unwrap();
         }
@@ -165,7 +265,10 @@ async fn a_locked_file_is_waited_for_and_then_told() {
     let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
     file.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let error = subject.broker.queue("q").push(&1).await.unwrap_err();
-    assert!(error.kind() == ErrorKind::Timeout && error.is_retryable(), "{error}");
+    assert!(
+        error.kind() == ErrorKind::Timeout && error.is_retryable(),
+        "{error}"
+    );
     file.execute_batch("ROLLBACK").unwrap();
     subject.broker.queue("q").push(&1).await.unwrap();
 }
@@ -175,9 +278,14 @@ async fn a_push_within_an_application_s_transaction_holds_if_that_does() {
     let subject = subject("sqlite file").await;
     let queue = subject.broker.queue("q");
     let mut app = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
-    app.execute_batch("CREATE TABLE customers (name TEXT)").unwrap();
+    app.execute_batch("CREATE TABLE customers (name TEXT)")
+        .unwrap();
     let job = |n: i32| queue.job(&n).unwrap();
-    assert_eq!(job(0).push_in(&app).unwrap_err().kind(), ErrorKind::BadOption, "without a transaction");
+    assert_eq!(
+        job(0).push_in(&app).unwrap_err().kind(),
+        ErrorKind::BadOption,
+        "without a transaction"
+    );
 
     let waiting = tokio::spawn({
         let queue = queue.clone();
@@ -187,38 +295,62 @@ async fn a_push_within_an_application_s_transaction_holds_if_that_does() {
     job(1).push_in(&transaction).unwrap();
     transaction.rollback().unwrap();
     let transaction = app.transaction().unwrap();
-    transaction.execute("INSERT INTO customers VALUES ('Ada')", []).unwrap();
+    transaction
+        .execute("INSERT INTO customers VALUES ('Ada')", [])
+        .unwrap();
     job(2).push_in(&transaction).unwrap();
     transaction.commit().unwrap();
     assert_eq!(waiting.await.unwrap(), "2");
 
     let mut other = Connection::open_in_memory().unwrap();
     let transaction = other.transaction().unwrap();
-    assert_eq!(job(3).push_in(&transaction).unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(
+        job(3).push_in(&transaction).unwrap_err().kind(),
+        ErrorKind::Unsupported
+    );
 }
 
 #[tokio::test]
 async fn a_check_finds_what_is_wrong() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("jobs.db");
-    let broker = Broker::connect(&format!("sqlite:{}?synchronous=normal", path.display())).await.unwrap();
+    let broker = Broker::connect(&format!("sqlite:{}?synchronous=normal", path.display()))
+        .await
+        .unwrap();
     let queue = broker.queue("q");
     queue.push(&1).await.unwrap();
-    queue.lease(LONG, NOW).await.unwrap().unwrap().dead_letter("odd").await.unwrap();
+    queue
+        .lease(LONG, NOW)
+        .await
+        .unwrap()
+        .unwrap()
+        .dead_letter("odd")
+        .await
+        .unwrap();
     broker.queue("lonely").push(&1).await.unwrap();
     broker.queue("paused").push(&1).await.unwrap();
     broker.queue("paused").pause().await.unwrap();
     let findings = broker.check().await.unwrap();
-    assert!(findings.is_sorted_by_key(|finding| std::cmp::Reverse(finding.level)), "{findings:?}");
+    assert!(
+        findings.is_sorted_by_key(|finding| std::cmp::Reverse(finding.level)),
+        "{findings:?}"
+    );
     let found = |level: Level, text: &str| {
-        let known = findings.iter().any(|finding| finding.level == level && finding.what.contains(text));
+        let known = findings
+            .iter()
+            .any(|finding| finding.level == level && finding.what.contains(text));
         assert!(known, "{text:?} is not in {findings:#?}");
     };
     found(Level::Note, "queue q has 1 dead letters");
     found(Level::Note, "power loss takes the last transactions");
     found(Level::Warning, "1 jobs wait in queue lonely, and no worker");
     found(Level::Warning, "queue paused is paused");
-    let memory = Broker::connect("sqlite::memory:").await.unwrap().check().await.unwrap();
+    let memory = Broker::connect("sqlite::memory:")
+        .await
+        .unwrap()
+        .check()
+        .await
+        .unwrap();
     assert!(memory[0].what.contains("in memory"), "{memory:?}");
 }
 
@@ -232,7 +364,15 @@ async fn limits_hold_across_connections_and_a_settlement_wakes_the_other() {
     here.push(&2).await.unwrap();
     let lease = here.lease(LONG, NOW).await.unwrap().unwrap();
     assert!(there.lease(LONG, NOW).await.unwrap().is_none());
-    let waiting = tokio::spawn(async move { there.lease(LONG, LONG).await.unwrap().unwrap().json().to_owned() });
+    let waiting = tokio::spawn(async move {
+        there
+            .lease(LONG, LONG)
+            .await
+            .unwrap()
+            .unwrap()
+            .json()
+            .to_owned()
+    });
     lease.ack().await.unwrap();
     assert_eq!(waiting.await.unwrap(), "2");
 }
@@ -242,16 +382,30 @@ async fn a_damaged_schedule_is_put_off_and_holds_up_nobody() {
     let subject = subject("sqlite file").await;
     for name in ["damaged", "good"] {
         let job = subject.broker.queue("q").job(&name).unwrap();
-        subject.broker.schedule(Schedule::every(name, Duration::from_secs(3600), job).unwrap()).await.unwrap();
+        subject
+            .broker
+            .schedule(Schedule::every(name, Duration::from_secs(3600), job).unwrap())
+            .await
+            .unwrap();
     }
     let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
-    file.execute("UPDATE brigade_schedules SET plan = '{\"recurrence\":{\"moon\":1}}' WHERE name = 'damaged'", []).unwrap();
+    file.execute(
+        "UPDATE brigade_schedules SET plan = '{\"recurrence\":{\"moon\":1}}' WHERE name = \
+        'damaged'",
+        [],
+    )
+    .unwrap();
     subject.broker.clock().advance(Duration::from_secs(3600));
     let queue = subject.broker.queue("q");
     assert_eq!(queue.take(NOW).await.unwrap().unwrap().json(), "\"good\"");
     assert!(queue.take(NOW).await.unwrap().is_none());
-    let put_off = "SELECT next_at - tick BETWEEN 60000 AND 7200000 FROM brigade_schedules WHERE name = 'damaged'";
-    assert!(file.query_row(put_off, [], |row| row.get::<_, bool>(0)).unwrap(), "the tick is kept, looking at it waits");
+    let put_off = "SELECT next_at - tick BETWEEN 60000 AND 7200000 FROM brigade_schedules WHERE \
+        name = 'damaged'";
+    assert!(
+        file.query_row(put_off, [], |row| row.get::<_, bool>(0))
+            .unwrap(),
+        "the tick is kept, looking at it waits"
+    );
     assert_eq!(subject.broker.schedules().await.unwrap().len(), 1);
     assert!(subject.broker.unschedule("damaged").await.unwrap());
 }

@@ -1,4 +1,5 @@
-//! The file itself: what becomes of a broker whose file goes away, how large it grows, who may read it, how it is named.
+//! The file itself: what becomes of a broker whose file goes away, how large it grows, who may read
+//! it, how it is named.
 
 use std::future::pending;
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,13 +17,21 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
 }
 
 async fn broker(path: &Path) -> Broker {
-    Broker::connect(&format!("sqlite:{}", path.display())).await.unwrap()
+    Broker::connect(&format!("sqlite:{}", path.display()))
+        .await
+        .unwrap()
 }
 
 /// Moved, replaced or deleted: each in its own directory, with a consumer that waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_ends_with_an_error_when_its_file_is_moved_replaced_or_deleted() {
-    for how in ["moved", "deleted", "replaced", "its directory moved", "its log deleted"] {
+    for how in [
+        "moved",
+        "deleted",
+        "replaced",
+        "its directory moved",
+        "its log deleted",
+    ] {
         let directory = tempfile::tempdir().unwrap();
         let home = directory.path().join("home");
         std::fs::create_dir(&home).unwrap();
@@ -35,30 +44,48 @@ async fn a_consumer_ends_with_an_error_when_its_file_is_moved_replaced_or_delete
         match how {
             "moved" => std::fs::rename(&path, &elsewhere).unwrap(),
             "deleted" => std::fs::remove_file(&path).unwrap(),
-            "its directory moved" => std::fs::rename(&home, directory.path().join("new-home")).unwrap(),
+            "its directory moved" => {
+                std::fs::rename(&home, directory.path().join("new-home")).unwrap()
+            }
             "its log deleted" => std::fs::remove_file(beside(&path, "-wal")).unwrap(),
             _ => {
-                Connection::open(&elsewhere).unwrap().execute_batch("CREATE TABLE facts (fact)").unwrap();
+                Connection::open(&elsewhere)
+                    .unwrap()
+                    .execute_batch("CREATE TABLE facts (fact)")
+                    .unwrap();
                 for ending in ["-wal", "-shm"] {
                     std::fs::remove_file(beside(&path, ending)).unwrap();
                 }
                 std::fs::rename(&elsewhere, &path).unwrap();
             }
         }
-        let served = tokio::time::timeout(LONG, serving).await.expect("it is noticed").unwrap();
+        let served = tokio::time::timeout(LONG, serving)
+            .await
+            .expect("it is noticed")
+            .unwrap();
         let error = served.unwrap_err();
-        assert!(error.kind() == ErrorKind::Closed && error.to_string().contains("since it was opened"), "{how}: {error}");
+        assert!(
+            error.kind() == ErrorKind::Closed && error.to_string().contains("since it was opened"),
+            "{how}: {error}"
+        );
         let error = broker.queue("q").push(&3).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Closed, "{how}: {error}");
         let findings = broker.check().await.unwrap();
-        let is_told = |finding: &brigade::Finding| finding.level == Level::Problem && finding.what.contains("since it was opened");
+        let is_told = |finding: &brigade::Finding| {
+            finding.level == Level::Problem && finding.what.contains("since it was opened")
+        };
         assert!(findings.iter().any(is_told), "{how}: {findings:?}");
         if how == "replaced" {
             // What is there now is left alone, its log too.
-            let there = Broker::connect(&format!("sqlite:{}?shared=true", path.display())).await.unwrap();
+            let there = Broker::connect(&format!("sqlite:{}?shared=true", path.display()))
+                .await
+                .unwrap();
             there.queue("q").push(&2).await.unwrap();
             drop(broker);
-            assert!(there.queue("q").lease(LONG, NOW).await.unwrap().is_some() && beside(&path, "-wal").exists());
+            assert!(
+                there.queue("q").lease(LONG, NOW).await.unwrap().is_some()
+                    && beside(&path, "-wal").exists()
+            );
         }
     }
 }
@@ -90,7 +117,9 @@ async fn a_log_that_a_reader_made_grow_is_small_again_when_it_has_gone() {
     let log = || std::fs::metadata(beside(&path, "-wal")).unwrap().len();
     queue.push(&1).await.unwrap();
     let reader = Connection::open(&path).unwrap();
-    reader.execute_batch("BEGIN; SELECT count(*) FROM brigade_jobs;").unwrap();
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM brigade_jobs;")
+        .unwrap();
     let megabyte = "x".repeat(1 << 20);
     for _ in 0..24 {
         queue.push(&megabyte).await.unwrap();
@@ -103,7 +132,9 @@ async fn a_log_that_a_reader_made_grow_is_small_again_when_it_has_gone() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(LONG, shrunk).await.expect("it is merged and cut");
+    tokio::time::timeout(LONG, shrunk)
+        .await
+        .expect("it is merged and cut");
     // Without a reader it never grows past that, however much is written.
     for _ in 0..48 {
         queue.push(&megabyte).await.unwrap();
@@ -131,7 +162,10 @@ async fn a_new_file_is_its_owner_s_alone_and_an_old_one_keeps_its_mode_and_is_na
     let old = broker(&path).await;
     assert_eq!(mode(&path), 0o644);
     let findings = old.check().await.unwrap();
-    let named = findings.iter().filter(|finding| is_open(finding) && finding.what.contains("644")).count();
+    let named = findings
+        .iter()
+        .filter(|finding| is_open(finding) && finding.what.contains("644"))
+        .count();
     assert_eq!(named, 3, "the file, its log and its index: {findings:?}");
 }
 
@@ -141,12 +175,28 @@ async fn a_url_names_a_file_as_for_sqlx() {
     for (written, name) in [("a%20b.db", "a b.db"), ("c%25d%3Fe.db", "c%d?e.db")] {
         for slashes in ["", "//"] {
             let url = format!("sqlite:{slashes}{}/{written}", directory.path().display());
-            Broker::connect(&url).await.unwrap().queue("q").push(&1).await.unwrap();
+            Broker::connect(&url)
+                .await
+                .unwrap()
+                .queue("q")
+                .push(&1)
+                .await
+                .unwrap();
             assert!(directory.path().join(name).exists(), "{url}");
         }
     }
-    for bad in ["sqlite:file:jobs.db", "sqlite:file:///jobs.db?mode=rwc", "sqlite:jobs.db?mode=rwc", "sqlite:a%2", "sqlite://"] {
-        assert_eq!(Broker::connect(bad).await.unwrap_err().kind(), ErrorKind::BadOption, "{bad}");
+    for bad in [
+        "sqlite:file:jobs.db",
+        "sqlite:file:///jobs.db?mode=rwc",
+        "sqlite:jobs.db?mode=rwc",
+        "sqlite:a%2",
+        "sqlite://",
+    ] {
+        assert_eq!(
+            Broker::connect(bad).await.unwrap_err().kind(),
+            ErrorKind::BadOption,
+            "{bad}"
+        );
     }
 }
 
@@ -155,19 +205,34 @@ async fn a_url_names_a_file_as_for_sqlx() {
 async fn names_of_queues_leave_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("jobs.db");
-    let broker = Broker::connect(&format!("sqlite:{}?synchronous=normal", path.display())).await.unwrap();
+    let broker = Broker::connect(&format!("sqlite:{}?synchronous=normal", path.display()))
+        .await
+        .unwrap();
     for number in 0..brigade_testkit::count(600, 100_000) {
         let queue = broker.queue(format!("q{number}"));
         queue.pause().await.unwrap();
         queue.resume().await.unwrap();
-        queue.limit(brigade::Limits::default().starts(5, LONG)).await.unwrap();
+        queue
+            .limit(brigade::Limits::default().starts(5, LONG))
+            .await
+            .unwrap();
         queue.push(&1).await.unwrap();
         queue.take(NOW).await.unwrap().unwrap();
         queue.unlimit().await.unwrap();
     }
     let file = Connection::open(&path).unwrap();
-    let count = |table: &str| file.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0)).unwrap();
-    for table in ["brigade_jobs", "brigade_queues", "brigade_starts", "brigade_marks"] {
+    let count = |table: &str| {
+        file.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| {
+            row.get::<_, i64>(0)
+        })
+        .unwrap()
+    };
+    for table in [
+        "brigade_jobs",
+        "brigade_queues",
+        "brigade_starts",
+        "brigade_marks",
+    ] {
         assert_eq!(count(table), 0, "{table}");
     }
     assert!(count("brigade_consumers") <= 65 && count("brigade_holders") <= 1);
@@ -185,13 +250,21 @@ async fn a_purge_takes_what_was_there_and_flows_with_it() {
     jobs.extend((0..100).map(|n| job(n).delay(LONG)));
     jobs.extend((0..100).map(|n| job(n).key("k")));
     broker.push_many(jobs).await.unwrap();
-    broker.push_flow(brigade::Group::new((0..50).map(job)).collect_job(job(50))).await.unwrap();
+    broker
+        .push_flow(brigade::Group::new((0..50).map(job)).collect_job(job(50)))
+        .await
+        .unwrap();
     broker.queue("other").push(&1).await.unwrap();
     assert_eq!(queue.purge().await.unwrap(), 5251);
     let file = Connection::open(&path).unwrap();
     let left: Vec<String> = {
-        let mut rows = file.prepare("SELECT queue || state FROM brigade_jobs").unwrap();
-        rows.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+        let mut rows = file
+            .prepare("SELECT queue || state FROM brigade_jobs")
+            .unwrap();
+        rows.query_map([], |row| row.get(0))
+            .unwrap()
+            .collect::<Result<_, _>>()
+            .unwrap()
     };
     assert_eq!(left, ["other0"], "nothing is dead or held for what is gone");
     assert_eq!(queue.purge().await.unwrap(), 0);

@@ -1,7 +1,7 @@
 //! Others get the file while a great many jobs fall due at once.
 //!
-//! By default there are some thousand jobs of each kind; `BRIGADE_FULL=1` makes it a million, and prints how long the pushes of another connection
-//! took meanwhile (`--nocapture`).
+//! By default there are some thousand jobs of each kind; `BRIGADE_FULL=1` makes it a million, and
+//! prints how long the pushes of another connection took meanwhile (`--nocapture`).
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -22,12 +22,42 @@ struct Kind {
 }
 
 const KINDS: [Kind; 6] = [
-    Kind { name: "due", columns: "state, due", values: "1, 1", left: "state = 1" },
-    Kind { name: "late", columns: "begins_by", values: "1", left: "state = 0" },
-    Kind { name: "expired", columns: "state, token, lease_until", values: "3, 1, 1", left: "state = 3" },
-    Kind { name: "ended", columns: "state, remove_at", values: "5, 1", left: "state = 5" },
-    Kind { name: "purged", columns: "priority", values: "0", left: "state = 0" },
-    Kind { name: "cancelled", columns: "next, place", values: "2000000, i", left: "state = 0" },
+    Kind {
+        name: "due",
+        columns: "state, due",
+        values: "1, 1",
+        left: "state = 1",
+    },
+    Kind {
+        name: "late",
+        columns: "begins_by",
+        values: "1",
+        left: "state = 0",
+    },
+    Kind {
+        name: "expired",
+        columns: "state, token, lease_until",
+        values: "3, 1, 1",
+        left: "state = 3",
+    },
+    Kind {
+        name: "ended",
+        columns: "state, remove_at",
+        values: "5, 1",
+        left: "state = 5",
+    },
+    Kind {
+        name: "purged",
+        columns: "priority",
+        values: "0",
+        left: "state = 0",
+    },
+    Kind {
+        name: "cancelled",
+        columns: "next, place",
+        values: "2000000, i",
+        left: "state = 0",
+    },
 ];
 
 fn prepare(path: &Path, kind: &Kind, jobs: usize) {
@@ -40,7 +70,8 @@ fn prepare(path: &Path, kind: &Kind, jobs: usize) {
     file.execute_batch(&sql).unwrap();
     if kind.name == "cancelled" {
         // The job that all of them belong to.
-        let sql = "INSERT INTO brigade_jobs (id, queue, payload, state, members, waits, gather) VALUES (2000000, 'swept', '[]', 2, ?1, ?1, 'then')";
+        let sql = "INSERT INTO brigade_jobs (id, queue, payload, state, members, waits, gather) \
+            VALUES (2000000, 'swept', '[]', 2, ?1, ?1, 'then')";
         file.execute(sql, [jobs]).unwrap();
     }
 }
@@ -48,8 +79,20 @@ fn prepare(path: &Path, kind: &Kind, jobs: usize) {
 async fn sweep(broker: &Broker, kind: &Kind) {
     match kind.name {
         "purged" => drop(broker.queue("swept").purge().await.unwrap()),
-        "cancelled" => drop(broker.cancel(&brigade::JobId::new("2000000"), "enough").await.unwrap()),
-        _ => assert!(broker.queue("idle").lease(LONG, Duration::ZERO).await.unwrap().is_none()),
+        "cancelled" => drop(
+            broker
+                .cancel(&brigade::JobId::new("2000000"), "enough")
+                .await
+                .unwrap(),
+        ),
+        _ => assert!(
+            broker
+                .queue("idle")
+                .lease(LONG, Duration::ZERO)
+                .await
+                .unwrap()
+                .is_none()
+        ),
     }
 }
 
@@ -60,7 +103,10 @@ async fn pushes_of_others_get_through_while_a_great_many_jobs_are_swept() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("jobs.db");
         let url = format!("sqlite:{}", path.display());
-        let (sweeper, other) = (Broker::connect(&url).await.unwrap(), Broker::connect(&url).await.unwrap());
+        let (sweeper, other) = (
+            Broker::connect(&url).await.unwrap(),
+            Broker::connect(&url).await.unwrap(),
+        );
         prepare(&path, kind, jobs);
         let began = Instant::now();
         let sweeping = tokio::time::timeout(BOUND, sweep(&sweeper, kind));
@@ -78,16 +124,33 @@ async fn pushes_of_others_get_through_while_a_great_many_jobs_are_swept() {
         }
         let took = began.elapsed();
         waits.sort_unstable();
-        let (longest, median) = (waits.last().copied().unwrap_or_default(), waits.get(waits.len() / 2).copied().unwrap_or_default());
-        println!("{jobs} {}: {took:.1?}; {} pushes meanwhile, median {median:.1?}, longest {longest:.1?}", kind.name, waits.len());
-        assert!(waits.len() > 3, "{}: others came between the steps", kind.name);
+        let (longest, median) = (
+            waits.last().copied().unwrap_or_default(),
+            waits.get(waits.len() / 2).copied().unwrap_or_default(),
+        );
+        println!(
+            "{jobs} {}: {took:.1?}; {} pushes meanwhile, median {median:.1?}, longest \
+                {longest:.1?}",
+            kind.name,
+            waits.len()
+        );
+        assert!(
+            waits.len() > 3,
+            "{}: others came between the steps",
+            kind.name
+        );
         let file = Connection::open(&path).unwrap();
         let left = |queue: &str, filter: &str| {
-            let sql = format!("SELECT count(*) FROM brigade_jobs WHERE queue = '{queue}' AND {filter}");
-            file.query_row(&sql, [], |row| row.get::<_, usize>(0)).unwrap()
+            let sql =
+                format!("SELECT count(*) FROM brigade_jobs WHERE queue = '{queue}' AND {filter}");
+            file.query_row(&sql, [], |row| row.get::<_, usize>(0))
+                .unwrap()
         };
         assert_eq!(left("swept", kind.left), 0, "{}", kind.name);
         // The last one was not waited for.
-        assert!((waits.len()..=waits.len() + 1).contains(&left("other", "1")), "each push is there");
+        assert!(
+            (waits.len()..=waits.len() + 1).contains(&left("other", "1")),
+            "each push is there"
+        );
     }
 }

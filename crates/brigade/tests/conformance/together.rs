@@ -21,7 +21,11 @@ fn each_of_many_pushes_at_once_is_told_of_its_own_jobs() {
     on_brokers_that(can_all, |subject| async move {
         let broker = &subject.broker;
         let push = |number: u32| async move {
-            let queue = broker.queue(if number.is_multiple_of(7) { "other" } else { "q" });
+            let queue = broker.queue(if number.is_multiple_of(7) {
+                "other"
+            } else {
+                "q"
+            });
             let job = queue.job(&number).unwrap();
             let job = match number % 5 {
                 0 => job.priority(3),
@@ -36,21 +40,40 @@ fn each_of_many_pushes_at_once_is_told_of_its_own_jobs() {
         let (mut seen, mut marked) = (HashSet::new(), HashSet::new());
         for (number, told) in join_all((0..200).map(push)).await {
             assert_eq!(told.len(), 2);
-            assert!(matches!(&told[1], Pushed::New(id) if seen.insert(id.clone())), "{told:?}");
+            assert!(
+                matches!(&told[1], Pushed::New(id) if seen.insert(id.clone())),
+                "{told:?}"
+            );
             let beside = broker.job(told[1].id()).await.unwrap().unwrap();
             assert_eq!(beside.payload, format!("\"beside {number}\""));
             let job = broker.job(told[0].id()).await.unwrap().unwrap();
             if number % 5 == 3 {
-                marked.insert((job.queue.clone(), matches!(told[0], Pushed::New(_)), job.payload == number.to_string()));
+                marked.insert((
+                    job.queue.clone(),
+                    matches!(told[0], Pushed::New(_)),
+                    job.payload == number.to_string(),
+                ));
                 continue;
             }
-            assert!(matches!(&told[0], Pushed::New(id) if seen.insert(id.clone())), "{told:?}");
+            assert!(
+                matches!(&told[0], Pushed::New(id) if seen.insert(id.clone())),
+                "{told:?}"
+            );
             assert_eq!(job.payload, number.to_string());
             assert_eq!(job.state == JobState::Scheduled, number % 5 == 1);
         }
         // Of each queue one has the mark, and it is the one that was told so.
-        assert_eq!(marked.iter().filter(|(_, is_new, _)| *is_new).count(), 2, "{marked:?}");
-        assert!(marked.iter().all(|(_, is_new, is_its_own)| is_new == is_its_own), "{marked:?}");
+        assert_eq!(
+            marked.iter().filter(|(_, is_new, _)| *is_new).count(),
+            2,
+            "{marked:?}"
+        );
+        assert!(
+            marked
+                .iter()
+                .all(|(_, is_new, is_its_own)| is_new == is_its_own),
+            "{marked:?}"
+        );
     });
 }
 
@@ -59,22 +82,42 @@ fn a_push_that_is_refused_refuses_no_other_beside_it() {
     on_brokers_that(can_all, |subject| async move {
         let broker = &subject.broker;
         let queue = broker.queue("q");
-        broker.push(queue.job(&0).unwrap().unique("taken")).await.unwrap();
+        broker
+            .push(queue.job(&0).unwrap().unique("taken"))
+            .await
+            .unwrap();
         let push = |number: u32| {
             let queue = queue.clone();
             async move {
                 if !number.is_multiple_of(3) {
                     return queue.push(&number).await.map(drop);
                 }
-                let members = [queue.job(&number).unwrap(), queue.job(&"twice").unwrap().unique("taken")];
-                broker.push_flow(Group::new(members).finally(queue.job(&"end").unwrap())).await.map(drop)
+                let members = [
+                    queue.job(&number).unwrap(),
+                    queue.job(&"twice").unwrap().unique("taken"),
+                ];
+                broker
+                    .push_flow(Group::new(members).finally(queue.job(&"end").unwrap()))
+                    .await
+                    .map(drop)
             }
         };
         for (number, told) in (0..60_u32).zip(join_all((0..60).map(push)).await) {
-            assert_eq!(told.err().map(|error| error.kind()), number.is_multiple_of(3).then_some(ErrorKind::Duplicate), "{number}");
+            assert_eq!(
+                told.err().map(|error| error.kind()),
+                number.is_multiple_of(3).then_some(ErrorKind::Duplicate),
+                "{number}"
+            );
         }
-        let jobs = broker.jobs(Some("q"), None, None, usize::MAX).await.unwrap();
-        assert_eq!(jobs.len(), 41, "of a flow that was refused nothing is there");
+        let jobs = broker
+            .jobs(Some("q"), None, None, usize::MAX)
+            .await
+            .unwrap();
+        assert_eq!(
+            jobs.len(),
+            41,
+            "of a flow that was refused nothing is there"
+        );
     });
 }
 
@@ -96,8 +139,18 @@ fn of_many_endings_of_a_lease_at_once_one_counts() {
                     }
                 }
             };
-            let told: Vec<Settled> = join_all((0..9).map(end)).await.into_iter().map(Result::unwrap).collect();
-            assert_eq!(told.iter().filter(|settled| matches!(settled, Settled::Accepted(_))).count(), 1, "{told:?}");
+            let told: Vec<Settled> = join_all((0..9).map(end))
+                .await
+                .into_iter()
+                .map(Result::unwrap)
+                .collect();
+            assert_eq!(
+                told.iter()
+                    .filter(|settled| matches!(settled, Settled::Accepted(_)))
+                    .count(),
+                1,
+                "{told:?}"
+            );
         }
     });
 }
@@ -106,7 +159,8 @@ fn of_many_endings_of_a_lease_at_once_one_counts() {
 fn each_of_many_endings_at_once_ends_its_own_job() {
     on_brokers_that(can_all, |subject| async move {
         let queue = subject.broker.queue("q");
-        let jobs = (0..60).map(|number| queue.job(&number).unwrap().retries(1).priority(number % 2));
+        let jobs =
+            (0..60).map(|number| queue.job(&number).unwrap().retries(1).priority(number % 2));
         subject.broker.push_many(jobs.collect()).await.unwrap();
         let mut leases = Vec::new();
         while let Some(lease) = queue.lease(LONG, NOW).await.unwrap() {
@@ -126,7 +180,11 @@ fn each_of_many_endings_at_once_ends_its_own_job() {
         let ended = join_all(leases.into_iter().map(end)).await;
         assert_eq!(ended.len(), 60);
         for (id, state) in ended {
-            assert_eq!(subject.broker.job(&id).await.unwrap().map(|job| job.state), state, "{id}");
+            assert_eq!(
+                subject.broker.job(&id).await.unwrap().map(|job| job.state),
+                state,
+                "{id}"
+            );
         }
     });
 }

@@ -1,4 +1,5 @@
-//! Four views of the same jobs: `job` and `jobs`, `queues`, `why`, `check`. They tell the same state at the same moment, also right after something died.
+//! Four views of the same jobs: `job` and `jobs`, `queues`, `why`, `check`. They tell the same
+//! state at the same moment, also right after something died.
 
 use std::time::Duration;
 
@@ -24,25 +25,64 @@ fn all_views_tell_the_same_state_at_every_moment() {
             queue.job(&3).unwrap().keep(LONG),
             queue.job(&4).unwrap(),
         ];
-        let ids: Vec<JobId> = broker.push_many(jobs).await.unwrap().iter().map(|pushed| pushed.id().clone()).collect();
+        let ids: Vec<JobId> = broker
+            .push_many(jobs)
+            .await
+            .unwrap()
+            .iter()
+            .map(|pushed| pushed.id().clone())
+            .collect();
         let (ready, leased) = (Some(JobState::Ready), Some(JobState::Leased));
         let scheduled = Some(JobState::Scheduled);
-        assert_eq!(agree(&broker, &ids, "pushed").await, [ready, scheduled, ready, ready]);
+        assert_eq!(
+            agree(&broker, &ids, "pushed").await,
+            [ready, scheduled, ready, ready]
+        );
         let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        assert_eq!(agree(&broker, &ids, "leased").await, [leased, scheduled, ready, ready]);
+        assert_eq!(
+            agree(&broker, &ids, "leased").await,
+            [leased, scheduled, ready, ready]
+        );
         lease.nack_later("no", LONG).await.unwrap();
-        assert_eq!(agree(&broker, &ids, "failed").await, [Some(JobState::Retrying), scheduled, ready, ready]);
+        assert_eq!(
+            agree(&broker, &ids, "failed").await,
+            [Some(JobState::Retrying), scheduled, ready, ready]
+        );
         let kept = queue.lease(2 * LONG, NOW).await.unwrap().unwrap();
         kept.ack().await.unwrap();
-        assert_eq!(agree(&broker, &ids, "done").await, [Some(JobState::Retrying), scheduled, Some(JobState::Done), ready]);
+        assert_eq!(
+            agree(&broker, &ids, "done").await,
+            [
+                Some(JobState::Retrying),
+                scheduled,
+                Some(JobState::Done),
+                ready
+            ]
+        );
         // Nobody asks for jobs while the time of a delay, of a pause, of a result comes to its end.
         broker.clock().advance(LONG + Duration::from_secs(1));
-        assert_eq!(agree(&broker, &ids, "all of it is due").await, [ready, ready, None, ready]);
+        assert_eq!(
+            agree(&broker, &ids, "all of it is due").await,
+            [ready, ready, None, ready]
+        );
         // Within the minute after somebody asked, and after it.
-        queue.lease(LONG, NOW).await.unwrap().unwrap().pass("not here").await.unwrap();
-        assert_eq!(agree(&broker, &ids, "somebody asked").await, [ready, ready, None, ready]);
+        queue
+            .lease(LONG, NOW)
+            .await
+            .unwrap()
+            .unwrap()
+            .pass("not here")
+            .await
+            .unwrap();
+        assert_eq!(
+            agree(&broker, &ids, "somebody asked").await,
+            [ready, ready, None, ready]
+        );
         broker.clock().advance(Duration::from_secs(61));
-        assert_eq!(agree(&broker, &ids, "nobody asked for a minute").await, [ready, ready, None, ready]);
+        assert_eq!(
+            agree(&broker, &ids, "nobody asked for a minute").await,
+            [ready, ready, None, ready]
+        );
     });
 }
 

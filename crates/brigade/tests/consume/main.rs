@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
-#![expect(unsafe_code, reason = "a constructor, as programs of a test's own are entered under a test harness")]
+#![expect(
+    unsafe_code,
+    reason = "a constructor, as programs of a test's own are entered under a test harness"
+)]
 
 #[path = "../conformance/agree.rs"]
 mod agree;
@@ -24,7 +27,9 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::time::Duration;
 
-use brigade::{Broker, Context, Failure, JobId, Pass, Pool, Served, ToJob, Worker, WorkerHandle, task};
+use brigade::{
+    Broker, Context, Failure, JobId, Pass, Pool, Served, ToJob, Worker, WorkerHandle, task,
+};
 use brigade_testkit::program::ROLE_VARIABLE;
 use tokio::task::JoinHandle;
 
@@ -119,7 +124,11 @@ fn crashes_once(started: String, go: String) -> u32 {
 /// Notes its name in a file.
 #[task]
 fn notes(file: String, name: String) {
-    let mut file = fs::OpenOptions::new().create(true).append(true).open(file).unwrap();
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(file)
+        .unwrap();
     file.write_all(format!("{name}\n").as_bytes()).unwrap();
 }
 
@@ -142,13 +151,27 @@ struct Setting {
 impl Setting {
     async fn new(workers: usize) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let broker = Broker::connect(&format!("sqlite:{}", directory.path().join("jobs.db").display())).await.unwrap();
+        let broker = Broker::connect(&format!(
+            "sqlite:{}",
+            directory.path().join("jobs.db").display()
+        ))
+        .await
+        .unwrap();
         let pool = Pool::builder().workers(workers).start().await.unwrap();
-        Self { broker, pool, directory }
+        Self {
+            broker,
+            pool,
+            directory,
+        }
     }
 
     fn path(&self, name: &str) -> String {
-        self.directory.path().join(name).to_str().unwrap().to_owned()
+        self.directory
+            .path()
+            .join(name)
+            .to_str()
+            .unwrap()
+            .to_owned()
     }
 
     async fn push(&self, job: impl ToJob) -> JobId {
@@ -157,7 +180,9 @@ impl Setting {
 
     /// Another connection to the same file.
     async fn elsewhere(&self) -> Broker {
-        Broker::connect(&format!("sqlite:{}", self.path("jobs.db"))).await.unwrap()
+        Broker::connect(&format!("sqlite:{}", self.path("jobs.db")))
+            .await
+            .unwrap()
     }
 
     fn worker(&self) -> Worker {
@@ -179,12 +204,22 @@ impl Setting {
 /// A worker that runs beside the test, until it is told to end.
 fn start(worker: Worker) -> (WorkerHandle, JoinHandle<Served>) {
     let handle = worker.handle();
-    (handle, tokio::spawn(async move { worker.run_until(std::future::pending::<()>()).await.unwrap() }))
+    (
+        handle,
+        tokio::spawn(async move {
+            worker
+                .run_until(std::future::pending::<()>())
+                .await
+                .unwrap()
+        }),
+    )
 }
 
 /// Fails a test that hangs.
 async fn soon<F: Future>(what: F) -> F::Output {
-    tokio::time::timeout(2 * LONG, what).await.expect("it comes")
+    tokio::time::timeout(2 * LONG, what)
+        .await
+        .expect("it comes")
 }
 
 /// For facts that no event tells.
@@ -205,9 +240,16 @@ const _: () = {
 
     /// Takes the place of the test harness if this process was started in a role.
     extern "C" fn enter() {
-        let Ok(role) = std::env::var(ROLE_VARIABLE) else { return };
+        let Ok(role) = std::env::var(ROLE_VARIABLE) else {
+            return;
+        };
         brigade::init();
-        let Some((_, run)) = deploy::ROLES.iter().chain(&fate::ROLES).chain(flows::ROLES).find(|(name, _)| *name == role) else {
+        let Some((_, run)) = deploy::ROLES
+            .iter()
+            .chain(&fate::ROLES)
+            .chain(flows::ROLES)
+            .find(|(name, _)| *name == role)
+        else {
             std::process::exit(2)
         };
         let ended = std::panic::catch_unwind(AssertUnwindSafe(run));

@@ -12,7 +12,15 @@ async fn workers_reload_one_after_the_other_while_the_others_serve() {
     let setting = Setting::new(1).await;
     let mut workers = Vec::new();
     for _ in 0..3 {
-        workers.push(start(setting.elsewhere().await.worker().on(&setting.pool).queue("add").prefetch(2)));
+        workers.push(start(
+            setting
+                .elsewhere()
+                .await
+                .worker()
+                .on(&setting.pool)
+                .queue("add")
+                .prefetch(2),
+        ));
     }
     let over = tokio_util::sync::CancellationToken::new();
     let broker = setting.broker.clone();
@@ -21,7 +29,11 @@ async fn workers_reload_one_after_the_other_while_the_others_serve() {
             assert_eq!(broker.call(add(n, 1)).await.unwrap(), n + 1);
         }
     }));
-    let (loading, most, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (loading, most, done) = (
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(AtomicUsize::new(0)),
+    );
     let reloads = workers.iter().map(|(handle, _)| {
         let (loading, most, done) = (Arc::clone(&loading), Arc::clone(&most), Arc::clone(&done));
         let broker = setting.broker.clone();
@@ -37,7 +49,10 @@ async fn workers_reload_one_after_the_other_while_the_others_serve() {
     for reloaded in soon(join_all(reloads)).await {
         reloaded.unwrap();
     }
-    assert_eq!((done.load(Ordering::SeqCst), most.load(Ordering::SeqCst)), (3, 1));
+    assert_eq!(
+        (done.load(Ordering::SeqCst), most.load(Ordering::SeqCst)),
+        (3, 1)
+    );
     over.cancel();
     assert!(calling.await.unwrap().is_none(), "no call failed");
     for (handle, serving) in workers {
@@ -52,7 +67,9 @@ async fn a_worker_that_ends_does_not_reload() {
     let setting = Setting::new(1).await;
     let (handle, serving) = start(setting.worker().queue("add"));
     handle.drain();
-    let error = soon(handle.reload(async { unreachable!("it does not load") })).await.unwrap_err();
+    let error = soon(handle.reload(async { unreachable!("it does not load") }))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), brigade::ErrorKind::Closed);
     soon(serving).await.unwrap();
     setting.pool.shutdown().await;

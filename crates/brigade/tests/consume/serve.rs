@@ -14,8 +14,15 @@ async fn a_call_through_the_broker_gives_its_value() {
         tokio::spawn(async move { broker.worker().on(&pool).run_until(stopped).await.unwrap() })
     };
     assert_eq!(setting.broker.call(add(1, 2)).await.unwrap(), 3);
-    let failed = setting.broker.call(fails("no".to_owned())).await.unwrap_err();
-    assert!(matches!(&failed, CallError::Failed(failure) if failure.message == "no"), "{failed}");
+    let failed = setting
+        .broker
+        .call(fails("no".to_owned()))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&failed, CallError::Failed(failure) if failure.message == "no"),
+        "{failed}"
+    );
     stop.send(()).unwrap();
     let served = serving.await.unwrap();
     assert_eq!((served.done, served.failed), (1, 1));
@@ -26,7 +33,10 @@ async fn a_call_through_the_broker_gives_its_value() {
 async fn plain_json_runs_the_task_of_its_queue() {
     let setting = Setting::new(1).await;
     let emails = setting.broker.queue("emails");
-    let job = emails.job(&json!({"email": "test1@mail.org"})).unwrap().keep(LONG);
+    let job = emails
+        .job(&json!({"email": "test1@mail.org"}))
+        .unwrap()
+        .keep(LONG);
     let id = setting.broker.push(job).await.unwrap().id().clone();
     assert_eq!(setting.serve().await.done, 1);
     let job = setting.broker.job(&id).await.unwrap().unwrap();
@@ -38,51 +48,124 @@ async fn plain_json_runs_the_task_of_its_queue() {
 async fn jobs_and_calls_by_a_task_s_former_names_run_it_from_the_queues_of_these_names() {
     let setting = Setting::new(1).await;
     let before = brigade::Task::<(String,), String>::new("hail");
-    let plain = setting.broker.queue("salute").job(&"Ada").unwrap().keep(LONG);
-    let ids = [setting.push(before.call(("Bob".to_owned(),)).keep(LONG)).await, setting.push(plain).await];
+    let plain = setting
+        .broker
+        .queue("salute")
+        .job(&"Ada")
+        .unwrap()
+        .keep(LONG);
+    let ids = [
+        setting
+            .push(before.call(("Bob".to_owned(),)).keep(LONG))
+            .await,
+        setting.push(plain).await,
+    ];
     // Its own queue and those of its former names.
-    assert_eq!(setting.worker().task(greet).run_until_empty().await.unwrap().done, 2);
+    assert_eq!(
+        setting
+            .worker()
+            .task(greet)
+            .run_until_empty()
+            .await
+            .unwrap()
+            .done,
+        2
+    );
     for (id, result) in ids.iter().zip([r#""hello Bob""#, r#""hello Ada""#]) {
         let job = setting.broker.job(id).await.unwrap().unwrap();
         assert_eq!(job.result.as_deref(), Some(result), "{:?}", job.reason);
     }
-    assert_eq!(setting.pool.call(before.call(("Eve".to_owned(),))).await.unwrap(), "hello Eve");
+    assert_eq!(
+        setting
+            .pool
+            .call(before.call(("Eve".to_owned(),)))
+            .await
+            .unwrap(),
+        "hello Eve"
+    );
     setting.pool.shutdown().await;
 }
 
 #[tokio::test]
 async fn one_poison_job_among_innocents_ends_with_both_certificates() {
     let setting = Setting::new(4).await;
-    let mut jobs: Vec<_> = (0..50).map(|n| add(n, 1).retries(3).to_job().unwrap()).collect();
+    let mut jobs: Vec<_> = (0..50)
+        .map(|n| add(n, 1).retries(3).to_job().unwrap())
+        .collect();
     jobs.insert(25, poison().retries(9).to_job().unwrap());
     let pushed = setting.broker.push_many(jobs).await.unwrap();
     let served = setting.serve().await;
     assert_eq!((served.done, served.failed), (50, 2));
     let dead = setting.broker.job(pushed[25].id()).await.unwrap().unwrap();
-    assert_eq!((dead.state, dead.crashed, dead.failed), (JobState::Dead, 2, 0));
-    assert_eq!(dead.history.iter().filter(|record| record.certificate.is_some()).count(), 2);
+    assert_eq!(
+        (dead.state, dead.crashed, dead.failed),
+        (JobState::Dead, 2, 0)
+    );
+    assert_eq!(
+        dead.history
+            .iter()
+            .filter(|record| record.certificate.is_some())
+            .count(),
+        2
+    );
     setting.pool.shutdown().await;
 }
 
 #[tokio::test]
 async fn failures_passes_and_unknown_tasks_end_as_they_should() {
     let setting = Setting::new(1).await;
-    let permanent = setting.broker.push(fails_for_good().retries(5)).await.unwrap().id().clone();
-    let passed = setting.broker.push(passes_once(setting.path("marker")).keep(LONG)).await.unwrap().id().clone();
-    let unknown = setting.broker.push(brigade::Task::<(), ()>::new("nobody").call(())).await.unwrap().id().clone();
-    let wrong = setting.broker.push(brigade::Call::<i64>::json("add", &json!(["x"]))).await.unwrap().id().clone();
+    let permanent = setting
+        .broker
+        .push(fails_for_good().retries(5))
+        .await
+        .unwrap()
+        .id()
+        .clone();
+    let passed = setting
+        .broker
+        .push(passes_once(setting.path("marker")).keep(LONG))
+        .await
+        .unwrap()
+        .id()
+        .clone();
+    let unknown = setting
+        .broker
+        .push(brigade::Task::<(), ()>::new("nobody").call(()))
+        .await
+        .unwrap()
+        .id()
+        .clone();
+    let wrong = setting
+        .broker
+        .push(brigade::Call::<i64>::json("add", &json!(["x"])))
+        .await
+        .unwrap()
+        .id()
+        .clone();
     let worker = setting.worker().unserved_timeout(Duration::ZERO);
-    let worker = ["fails_for_good", "passes_once", "nobody", "add"].into_iter().fold(worker, brigade::Worker::queue);
+    let worker = ["fails_for_good", "passes_once", "nobody", "add"]
+        .into_iter()
+        .fold(worker, brigade::Worker::queue);
     worker.run_until_empty().await.unwrap();
 
     let permanent = setting.broker.job(&permanent).await.unwrap().unwrap();
     assert_eq!((permanent.state, permanent.failed), (JobState::Dead, 1));
     let passed = setting.broker.job(&passed).await.unwrap().unwrap();
-    assert_eq!((passed.state, passed.result.as_deref(), passed.failed), (JobState::Done, Some("7"), 0));
-    for (id, word) in [(unknown, "knows task \"nobody\""), (wrong, "pass arguments")] {
+    assert_eq!(
+        (passed.state, passed.result.as_deref(), passed.failed),
+        (JobState::Done, Some("7"), 0)
+    );
+    for (id, word) in [
+        (unknown, "knows task \"nobody\""),
+        (wrong, "pass arguments"),
+    ] {
         let dead = setting.broker.job(&id).await.unwrap().unwrap();
         assert_eq!(dead.state, JobState::Dead);
-        assert!(dead.reason.as_deref().unwrap().contains(word), "{:?}", dead.reason);
+        assert!(
+            dead.reason.as_deref().unwrap().contains(word),
+            "{:?}",
+            dead.reason
+        );
     }
     setting.pool.shutdown().await;
 }
@@ -91,49 +174,98 @@ async fn failures_passes_and_unknown_tasks_end_as_they_should() {
 async fn functions_without_a_name_and_pool_options_are_refused() {
     let broker = Broker::connect("sqlite::memory:").await.unwrap();
     let nameless = brigade::Call::of(|| 1, &());
-    assert_eq!(broker.push(nameless).await.unwrap_err().kind(), brigade::ErrorKind::Unsupported);
-    assert_eq!(broker.push(add(1, 1).capture(10)).await.unwrap_err().kind(), brigade::ErrorKind::Unsupported);
+    assert_eq!(
+        broker.push(nameless).await.unwrap_err().kind(),
+        brigade::ErrorKind::Unsupported
+    );
+    assert_eq!(
+        broker.push(add(1, 1).capture(10)).await.unwrap_err().kind(),
+        brigade::ErrorKind::Unsupported
+    );
 }
 
 #[tokio::test]
 async fn in_process_serves_without_a_pool() {
     let broker = Broker::connect("sqlite::memory:").await.unwrap();
-    let id = broker.push(add(20, 22).keep(LONG)).await.unwrap().id().clone();
-    let served = broker.worker().in_process().run_until_empty().await.unwrap();
+    let id = broker
+        .push(add(20, 22).keep(LONG))
+        .await
+        .unwrap()
+        .id()
+        .clone();
+    let served = broker
+        .worker()
+        .in_process()
+        .run_until_empty()
+        .await
+        .unwrap();
     assert_eq!(served.done, 1);
-    assert_eq!(broker.job(&id).await.unwrap().unwrap().result.as_deref(), Some("42"));
+    assert_eq!(
+        broker.job(&id).await.unwrap().unwrap().result.as_deref(),
+        Some("42")
+    );
 }
 
 #[tokio::test]
 async fn what_cannot_be_run_tells_so_in_its_history() {
     let setting = Setting::new(1).await;
-    let id = setting.push(brigade::Call::<i64>::json("add", &json!(["x"]))).await;
-    setting.worker().unserved_timeout(Duration::ZERO).run_until_empty().await.unwrap();
+    let id = setting
+        .push(brigade::Call::<i64>::json("add", &json!(["x"])))
+        .await;
+    setting
+        .worker()
+        .unserved_timeout(Duration::ZERO)
+        .run_until_empty()
+        .await
+        .unwrap();
     let history = setting.broker.job(&id).await.unwrap().unwrap().history;
-    assert!(history.len() == 1 && history[0].kind == brigade::AttemptKind::SetAside && history[0].reason.contains("pass arguments"));
+    assert!(
+        history.len() == 1
+            && history[0].kind == brigade::AttemptKind::SetAside
+            && history[0].reason.contains("pass arguments")
+    );
     setting.pool.shutdown().await;
 }
 
 #[tokio::test]
 async fn a_call_whose_time_is_over_is_cancelled_when_it_returns() {
     let broker = Broker::connect("sqlite::memory:").await.unwrap();
-    let late = broker.call(add(1, 2).queue_timeout(Duration::from_millis(20))).await.unwrap_err();
+    let late = broker
+        .call(add(1, 2).queue_timeout(Duration::from_millis(20)))
+        .await
+        .unwrap_err();
     assert!(matches!(late, CallError::TimedOut(_)), "{late}");
     let jobs = broker.jobs(None, None, None, 10).await.unwrap();
-    assert_eq!(jobs.iter().map(|job| job.state).collect::<Vec<_>>(), [JobState::Cancelled]);
+    assert_eq!(
+        jobs.iter().map(|job| job.state).collect::<Vec<_>>(),
+        [JobState::Cancelled]
+    );
 }
 
 #[tokio::test]
 async fn a_task_knows_the_tick_it_runs_for_in_a_pool_and_in_process() {
     let setting = Setting::new(1).await;
-    let schedule = || brigade::Schedule::every("s", Duration::from_secs(3600), tells_its_tick().keep(LONG)).unwrap();
+    let schedule = || {
+        brigade::Schedule::every("s", Duration::from_secs(3600), tells_its_tick().keep(LONG))
+            .unwrap()
+    };
     for in_pool in [true, false] {
         let tick = setting.broker.schedule(schedule()).await.unwrap().next;
         setting.broker.clock().advance(Duration::from_secs(3600));
         let worker = setting.broker.worker().queue("tells_its_tick");
-        let worker = if in_pool { worker.on(&setting.pool) } else { worker.in_process() };
+        let worker = if in_pool {
+            worker.on(&setting.pool)
+        } else {
+            worker.in_process()
+        };
         assert_eq!(worker.run_until_empty().await.unwrap().done, 1);
-        let done = setting.broker.jobs(None, Some(JobState::Done), None, 10).await.unwrap().pop().unwrap();
+        let done = setting
+            .broker
+            .jobs(None, Some(JobState::Done), None, 10)
+            .await
+            .unwrap()
+            .pop()
+            .unwrap();
         assert_eq!(done.result, Some(serde_json::to_string(&tick).unwrap()));
     }
     assert_eq!(tells_its_tick().run_here().await.unwrap(), None);

@@ -1,4 +1,5 @@
-//! The crash tests: producers, consumers and workers are killed at random while thousands of jobs go through.
+//! The crash tests: producers, consumers and workers are killed at random while thousands of jobs
+//! go through.
 
 use std::fs;
 use std::ops::Range;
@@ -14,7 +15,10 @@ use futures_util::future::join_all;
 use rustix::process::Signal;
 
 use crate::disk::Fault;
-use crate::stage::{BOUND, LONG, Roles, Stage, block_on, millis, mount_small_disk, run_with_mounts, until, until_file};
+use crate::stage::{
+    BOUND, LONG, Roles, Stage, block_on, millis, mount_small_disk, run_with_mounts, until,
+    until_file,
+};
 use crate::tasks::{self, job};
 use crate::verdict::{Place, verdict};
 
@@ -33,12 +37,22 @@ fn crash_at_random_loses_nothing_and_runs_nothing_twice_at_once() {
 #[test]
 fn crash_with_one_consumer_of_one_slot_holds_the_order() {
     for_each_seed(|seed| {
-        let places = drive(&Plan { consumers: 1, workers: 1, ..Plan::new(seed) });
-        // One whose worker was killed before it could write its first line is handed out again before all others but the one that was held
-        // beside it already.
+        let places = drive(&Plan {
+            consumers: 1,
+            workers: 1,
+            ..Plan::new(seed)
+        });
+        // One whose worker was killed before it could write its first line is handed out again
+        // before all others but the one that was held beside it already.
         let allowed = |place: &Place| usize::from(place.crashed > 0);
-        let late: Vec<_> = places.iter().filter(|place| place.overtaken_by > allowed(place)).collect();
-        assert!(late.is_empty(), "first starts are not in the order of the pushes: {late:?} seed={seed}");
+        let late: Vec<_> = places
+            .iter()
+            .filter(|place| place.overtaken_by > allowed(place))
+            .collect();
+        assert!(
+            late.is_empty(),
+            "first starts are not in the order of the pushes: {late:?} seed={seed}"
+        );
     });
 }
 
@@ -53,17 +67,31 @@ fn crash_while_the_disk_is_full_at_times() {
 fn d29_two_engines_on_one_file_accept_one_result_each_and_keep_the_order_but_for_kills() {
     const IN_FLIGHT: usize = 4;
     for_each_seed(|seed| {
-        let plan = Plan { consumer: "engine", workers: IN_FLIGHT, hits_workers: false, ..Plan::new(seed) };
+        let plan = Plan {
+            consumer: "engine",
+            workers: IN_FLIGHT,
+            hits_workers: false,
+            ..Plan::new(seed)
+        };
         let jobs = count(120, 2_000);
         let (places, kills) = drive_and_count(&Plan { jobs, ..plan });
-        // Two engines hold 2 n jobs at once, so nothing else is overtaken by more; each kill sets aside what its engine held.
-        let late = places.iter().filter(|place| place.overtaken_by > 2 * IN_FLIGHT).count();
-        println!("REORDER beyond {}: {late} (<= {} after {kills} kills)", 2 * IN_FLIGHT, kills * IN_FLIGHT);
+        // Two engines hold 2 n jobs at once, so nothing else is overtaken by more; each kill sets
+        // aside what its engine held.
+        let late = places
+            .iter()
+            .filter(|place| place.overtaken_by > 2 * IN_FLIGHT)
+            .count();
+        println!(
+            "REORDER beyond {}: {late} (<= {} after {kills} kills)",
+            2 * IN_FLIGHT,
+            kills * IN_FLIGHT
+        );
         assert!(late <= kills * IN_FLIGHT, "seed={seed}");
     });
 }
 
-/// Each looks whether the leases in the file are of an earlier boot, and none may take another's for that.
+/// Each looks whether the leases in the file are of an earlier boot, and none may take another's
+/// for that.
 #[test]
 fn d29_engines_that_open_a_new_file_at_once_leave_each_other_s_leases_alone() {
     let one = async |stage: &Stage, number: usize| {
@@ -128,7 +156,10 @@ fn crash_on_a_small_disk() {
     for _ in 0..count(1, 20) {
         let at = disk.path().join(random.draw().to_string());
         mount_small_disk(&at, 12 << 20);
-        drive(&Plan { small_disk: Some(at), ..Plan::new(random.draw() >> 40) });
+        drive(&Plan {
+            small_disk: Some(at),
+            ..Plan::new(random.draw() >> 40)
+        });
     }
 }
 
@@ -136,15 +167,23 @@ fn drive(plan: &Plan) -> Vec<Place> {
     drive_and_count(plan).0
 }
 
-/// Runs a plan to its end and checks the ledger. Returns the place of each job, and how many consumers were killed.
+/// Runs a plan to its end and checks the ledger. Returns the place of each job, and how many
+/// consumers were killed.
 fn drive_and_count(plan: &Plan) -> (Vec<Place>, usize) {
     let directory = tempfile::tempdir().unwrap();
     let stage = Stage::new(directory.path());
     if let Some(disk) = &plan.small_disk {
         std::os::unix::fs::symlink(disk.join("jobs.db"), stage.file()).unwrap();
     }
-    let mut cast =
-        Cast { plan, stage: stage.clone(), random: Random::new(plan.seed), incarnations: 0, dead: Vec::new(), kills: 0, faults: 0 };
+    let mut cast = Cast {
+        plan,
+        stage: stage.clone(),
+        random: Random::new(plan.seed),
+        incarnations: 0,
+        dead: Vec::new(),
+        kills: 0,
+        faults: 0,
+    };
     let mut producers: Vec<Program> = (0..plan.producers).map(|_| cast.producer()).collect();
     let mut consumers: Vec<Program> = (0..plan.consumers).map(|_| cast.consumer()).collect();
     let ballast = Ballast::of(plan);
@@ -166,7 +205,14 @@ fn drive_and_count(plan: &Plan) -> (Vec<Place>, usize) {
     end(producers, &stage);
     // Consumers go on dying, though less often, until they have done it all.
     let file = stage.look();
-    let open = || -> i64 { file.query_row("SELECT count(*) FROM brigade_jobs WHERE state < 5", [], |row| row.get(0)).unwrap() };
+    let open = || -> i64 {
+        file.query_row(
+            "SELECT count(*) FROM brigade_jobs WHERE state < 5",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap()
+    };
     let began = Instant::now();
     while open() > 0 && began.elapsed() < BOUND {
         if facts::wait_until(8 * cast.random.time(plan.pause.clone()), || open() == 0).is_none() {
@@ -178,7 +224,11 @@ fn drive_and_count(plan: &Plan) -> (Vec<Place>, usize) {
     end(consumers, &stage);
     for program in &cast.dead {
         let gone = facts::wait_until(Duration::from_secs(2), || program.descendants().is_empty());
-        assert!(gone.is_some(), "these outlived their pool: {:?}", program.descendants());
+        assert!(
+            gone.is_some(),
+            "these outlived their pool: {:?}",
+            program.descendants()
+        );
     }
     let (verdict, places) = verdict(&stage);
     verdict.check(&format!("seed={} kills={}", plan.seed, cast.kills));
@@ -200,7 +250,10 @@ fn was_armed(program: &Program) -> bool {
 
 fn enqueued(stage: &Stage) -> usize {
     let lines = ledger::read(stage.path("ledger")).unwrap_or_default();
-    lines.iter().filter(|line| line.event == Event::Enqueued).count()
+    lines
+        .iter()
+        .filter(|line| line.event == Event::Enqueued)
+        .count()
 }
 
 /// A file that takes all the room of a small disk, at times.
@@ -249,11 +302,25 @@ impl Cast<'_> {
             _ => [String::new(), "0".to_owned()],
         };
         let base = (self.incarnations << 24).to_string();
-        Program::start_with("producer", &[self.stage.text(), &base, &self.random.draw().to_string(), &fault[0], &fault[1]]).unwrap()
+        Program::start_with(
+            "producer",
+            &[
+                self.stage.text(),
+                &base,
+                &self.random.draw().to_string(),
+                &fault[0],
+                &fault[1],
+            ],
+        )
+        .unwrap()
     }
 
     fn consumer(&mut self) -> Program {
-        Program::start_with(self.plan.consumer, &[self.stage.text(), &self.plan.workers.to_string()]).unwrap()
+        Program::start_with(
+            self.plan.consumer,
+            &[self.stage.text(), &self.plan.workers.to_string()],
+        )
+        .unwrap()
     }
 
     fn replace_producer(&mut self, producers: &mut [Program]) {
@@ -277,10 +344,14 @@ impl Cast<'_> {
         let old = &mut consumers[at];
         // Stopped first, so that it starts no worker that is not in the ledger.
         old.signal(Signal::STOP);
-        until("it stands still", || facts::process(old.pid()).is_none_or(|process| process.state != 'R'));
+        until("it stands still", || {
+            facts::process(old.pid()).is_none_or(|process| process.state != 'R')
+        });
         let ledger = self.stage.ledger();
         ledger.fault(old.pid()).unwrap();
-        facts::children(old.pid()).iter().for_each(|child| ledger.fault(child.pid).unwrap());
+        facts::children(old.pid())
+            .iter()
+            .for_each(|child| ledger.fault(child.pid).unwrap());
         old.signal(Signal::KILL);
         old.wait(BOUND);
         let old = std::mem::replace(old, self.consumer());
@@ -290,8 +361,13 @@ impl Cast<'_> {
     }
 
     fn hit_worker(&mut self, consumers: &[Program]) {
-        let Some(consumer) = self.random.pick(consumers) else { return };
-        let workers: Vec<u32> = facts::children(consumer.pid()).iter().map(|child| child.pid).collect();
+        let Some(consumer) = self.random.pick(consumers) else {
+            return;
+        };
+        let workers: Vec<u32> = facts::children(consumer.pid())
+            .iter()
+            .map(|child| child.pid)
+            .collect();
         if let Some(worker) = self.random.pick(&workers)
             && facts::signal_child(consumer.pid(), *worker, Signal::KILL)
         {
@@ -316,7 +392,10 @@ async fn connect(stage: &Stage) -> Broker {
 
 async fn producer() {
     let arguments = arguments();
-    let (stage, base) = (Stage::new(&arguments[0]), arguments[1].parse::<u64>().unwrap());
+    let (stage, base) = (
+        Stage::new(&arguments[0]),
+        arguments[1].parse::<u64>().unwrap(),
+    );
     let mut random = Random::new(arguments[2].parse().unwrap());
     let broker = connect(&stage).await;
     if let Some(fault) = Fault::read(&arguments[3], &arguments[4]) {
@@ -327,15 +406,23 @@ async fn producer() {
     while !stage.path("stop").exists() {
         let numbers: Vec<u64> = (next..next + random.within(1..9)).collect();
         next += numbers.len() as u64;
-        let jobs = numbers.iter().map(|number| job(stage.text().to_owned(), *number, random.within(0..3_000)));
+        let jobs = numbers
+            .iter()
+            .map(|number| job(stage.text().to_owned(), *number, random.within(0..3_000)));
         let jobs: Vec<brigade::Job> = jobs.map(|call| call.to_job().unwrap().keep(LONG)).collect();
         // Until there is an answer, nobody knows.
-        numbers.iter().for_each(|number| ledger.job(*number, &Event::Refused).unwrap());
+        numbers
+            .iter()
+            .for_each(|number| ledger.job(*number, &Event::Refused).unwrap());
         let pushed: Vec<bool> = if random.within(0..2) == 0 {
             vec![broker.push_many(jobs).await.inspect_err(print).is_ok(); numbers.len()]
         } else {
             let pushes = jobs.into_iter().map(|job| broker.push(job));
-            join_all(pushes).await.into_iter().map(|pushed| matches!(pushed.inspect_err(print), Ok(Pushed::New(_)))).collect()
+            join_all(pushes)
+                .await
+                .into_iter()
+                .map(|pushed| matches!(pushed.inspect_err(print), Ok(Pushed::New(_))))
+                .collect()
         };
         for (number, _) in numbers.iter().zip(&pushed).filter(|(_, pushed)| **pushed) {
             ledger.job(*number, &Event::Enqueued).unwrap();
@@ -351,10 +438,20 @@ fn print(error: &brigade::Error) {
 async fn consumer() {
     let arguments = arguments();
     let stage = Stage::new(&arguments[0]);
-    let pool = Pool::builder().workers(arguments[1].parse::<usize>().unwrap()).start().await.unwrap();
+    let pool = Pool::builder()
+        .workers(arguments[1].parse::<usize>().unwrap())
+        .start()
+        .await
+        .unwrap();
     let broker = connect(&stage).await;
     let halt = stage.path("halt");
-    let served = broker.worker().queue("job").on(&pool).run_until(until_file(&halt)).await.unwrap();
+    let served = broker
+        .worker()
+        .queue("job")
+        .on(&pool)
+        .run_until(until_file(&halt))
+        .await
+        .unwrap();
     println!("{served:?}");
     pool.shutdown().await;
 }
@@ -378,13 +475,21 @@ async fn hand(stage: &Stage, broker: &Broker) {
         };
         let (_, number, micros): (String, u64, u64) = lease.payload().unwrap();
         let (here, attempt) = (stage.clone(), lease.attempt());
-        #[expect(clippy::disallowed_methods, reason = "an attempt blocks as users' code does")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "an attempt blocks as users' code does"
+        )]
         let ran = tokio::task::spawn_blocking(move || {
-            tasks::attempt(&here, number, attempt, 0, |_| std::thread::sleep(Duration::from_micros(micros)))
+            tasks::attempt(&here, number, attempt, 0, |_| {
+                std::thread::sleep(Duration::from_micros(micros))
+            })
         });
         let token = ran.await.unwrap();
         match lease.ack_with(&token).await {
-            Ok(Settled::Accepted(_)) => stage.ledger().job(number, &Event::Outcome("done".to_owned())).unwrap(),
+            Ok(Settled::Accepted(_)) => stage
+                .ledger()
+                .job(number, &Event::Outcome("done".to_owned()))
+                .unwrap(),
             other => panic!("no other engine has this job: {other:?}"),
         }
     }

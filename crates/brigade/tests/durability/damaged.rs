@@ -1,4 +1,5 @@
-//! Files that are not what they were: each is refused with a sentence, or served as far as it is whole; never written over.
+//! Files that are not what they were: each is refused with a sentence, or served as far as it is
+//! whole; never written over.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +17,9 @@ fn closed() -> (Stage, tempfile::TempDir) {
     let (stage, directory) = open();
     // The last connection writes the log back and removes it.
     let file = stage.look();
-    let _: i64 = file.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).unwrap();
+    let _: i64 = file
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+        .unwrap();
     drop(file);
     assert!(!stage.path("jobs.db-wal").exists());
     (stage, directory)
@@ -46,9 +49,15 @@ fn open() -> (Stage, tempfile::TempDir) {
 async fn serve(stage: &Stage) -> Result<Vec<u64>, Error> {
     let broker = Broker::connect(&stage.url()).await?;
     let jobs = broker.jobs(Some("q"), None, None, usize::MAX).await?;
-    let numbers: Vec<u64> = jobs.iter().map(|job| job.payload.parse().unwrap()).collect();
+    let numbers: Vec<u64> = jobs
+        .iter()
+        .map(|job| job.payload.parse().unwrap())
+        .collect();
     let first = broker.queue("q").take(millis(0)).await?;
-    assert_eq!(first.map(|job| job.payload().unwrap()), numbers.first().copied());
+    assert_eq!(
+        first.map(|job| job.payload().unwrap()),
+        numbers.first().copied()
+    );
     broker.queue("q").push(&JOBS).await?;
     Ok(numbers)
 }
@@ -59,8 +68,13 @@ fn all() -> Vec<u64> {
 
 fn refused(stage: &Stage, what: &str, word: &str) {
     let before = contents(stage);
-    let error = block_on(Broker::connect(&stage.url())).err().unwrap_or_else(|| panic!("{what}: it must not be opened"));
-    assert!(matches!(error.kind(), ErrorKind::Os | ErrorKind::Unsupported), "{what}: {error:?}");
+    let error = block_on(Broker::connect(&stage.url()))
+        .err()
+        .unwrap_or_else(|| panic!("{what}: it must not be opened"));
+    assert!(
+        matches!(error.kind(), ErrorKind::Os | ErrorKind::Unsupported),
+        "{what}: {error:?}"
+    );
     assert!(error.to_string().contains(word), "{what}: {error}");
     assert_eq!(contents(stage), before, "{what}: it was written to");
 }
@@ -70,7 +84,9 @@ fn contents(stage: &Stage) -> Vec<(String, Vec<u8>)> {
     let name = |entry: &fs::DirEntry| entry.file_name().to_str().unwrap().to_owned();
     // The index of the log is made anew by whoever looks.
     let entries = entries.filter(|entry| !name(entry).ends_with("-shm"));
-    let mut contents: Vec<_> = entries.map(|entry| (name(&entry), fs::read(entry.path()).unwrap_or_default())).collect();
+    let mut contents: Vec<_> = entries
+        .map(|entry| (name(&entry), fs::read(entry.path()).unwrap_or_default()))
+        .collect();
     contents.sort();
     contents
 }
@@ -102,7 +118,13 @@ fn d28_a_log_without_its_file_a_file_without_its_log_and_a_directory_are_refused
     refused(&stage, "it is a directory", "directory");
 
     let (stage, _directory) = closed();
-    Connection::open(stage.file()).unwrap().execute("UPDATE brigade_facts SET value = 'x' WHERE name = 'schema'", []).unwrap();
+    Connection::open(stage.file())
+        .unwrap()
+        .execute(
+            "UPDATE brigade_facts SET value = 'x' WHERE name = 'schema'",
+            [],
+        )
+        .unwrap();
     refused(&stage, "its version is no number", "version");
 }
 
@@ -148,7 +170,8 @@ fn d28_every_flipped_bit_of_the_header_is_refused_or_does_no_harm() {
     }
 }
 
-/// Serves a damaged file: all jobs in order, or an error with a sentence. If it was refused at once, nothing was written.
+/// Serves a damaged file: all jobs in order, or an error with a sentence. If it was refused at
+/// once, nothing was written.
 fn meets(bytes: &[u8], what: &str) {
     let directory = tempfile::tempdir().unwrap();
     let stage = Stage::new(directory.path());
@@ -157,17 +180,25 @@ fn meets(bytes: &[u8], what: &str) {
     match block_on(serve(&stage)) {
         Ok(numbers) => assert_eq!(numbers, all(), "{what}"),
         Err(error) => {
-            assert!(matches!(error.kind(), ErrorKind::Os | ErrorKind::Unsupported), "{what}: {error:?}");
+            assert!(
+                matches!(error.kind(), ErrorKind::Os | ErrorKind::Unsupported),
+                "{what}: {error:?}"
+            );
             assert!(error.to_string().len() > 20, "{what}: {error}");
             if block_on(Broker::connect(&stage.url())).is_err() && !was_served(&stage, &before) {
                 assert_eq!(contents(&stage), before, "{what}: {error}");
             }
         }
     }
-    assert!(fs::metadata(stage.file()).unwrap().len() >= before[0].1.len() as u64 || what.starts_with("byte"), "{what}");
+    assert!(
+        fs::metadata(stage.file()).unwrap().len() >= before[0].1.len() as u64
+            || what.starts_with("byte"),
+        "{what}"
+    );
 }
 
 fn was_served(stage: &Stage, before: &[(String, Vec<u8>)]) -> bool {
-    // A file that could be opened first, and was found to be damaged only later, has been written to.
+    // A file that could be opened first, and was found to be damaged only later, has been written
+    // to.
     Path::new(&stage.path("jobs.db-wal")).exists() || contents(stage).len() != before.len()
 }

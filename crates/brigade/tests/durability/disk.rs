@@ -1,8 +1,9 @@
 //! The system calls through which SQLite reaches its disk, each with a switch.
 //!
-//! SQLite is linked into this binary, so the linker gives it these functions in place of the C library's. They do what theirs do,
-//! until a program arms a fault: the process ends by SIGKILL just before or after its Nth sync, the Nth sync fails with EIO, or
-//! all writes and syncs of the job file are recorded, to be played back as disks that lost power.
+//! SQLite is linked into this binary, so the linker gives it these functions in place of the C
+//! library's. They do what theirs do, until a program arms a fault: the process ends by SIGKILL
+//! just before or after its Nth sync, the Nth sync fails with EIO, or all writes and syncs of the
+//! job file are recorded, to be played back as disks that lost power.
 
 #![expect(unsafe_code, reason = "takes the place of functions of the C library")]
 
@@ -101,7 +102,11 @@ fn part(fd: c_int) -> Option<Part> {
     }
     let path = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
     let path = path.to_str()?;
-    if path.ends_with(".db") { Some(Part::Main) } else { path.ends_with(".db-wal").then_some(Part::Log) }
+    if path.ends_with(".db") {
+        Some(Part::Main)
+    } else {
+        path.ends_with(".db-wal").then_some(Part::Log)
+    }
 }
 
 fn end_here() -> ! {
@@ -144,10 +149,15 @@ unsafe extern "C" fn pwrite64(fd: c_int, data: *const c_void, count: usize, at: 
     // SAFETY: the call that this function stands for, with its arguments.
     let written = unsafe { libc::syscall(libc::SYS_pwrite64, fd, data, count, at) };
     let written = isize::try_from(written).unwrap_or(-1);
-    if let (Ok(length), Ok(at), Some(part)) = (usize::try_from(written), u64::try_from(at), part(fd)) {
+    if let (Ok(length), Ok(at), Some(part)) =
+        (usize::try_from(written), u64::try_from(at), part(fd))
+    {
         // SAFETY: the kernel has just read this many bytes from there.
         let bytes = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), length) }.to_vec();
-        OPERATIONS.lock().unwrap().push(Operation::Write(part, at, bytes));
+        OPERATIONS
+            .lock()
+            .unwrap()
+            .push(Operation::Write(part, at, bytes));
     }
     written
 }
@@ -157,7 +167,10 @@ extern "C" fn ftruncate64(fd: c_int, length: i64) -> c_int {
     // SAFETY: the call that this function stands for, with its arguments.
     let done = unsafe { libc::syscall(libc::SYS_ftruncate, fd, length) };
     if let (0, Ok(length), Some(part)) = (done, u64::try_from(length), part(fd)) {
-        OPERATIONS.lock().unwrap().push(Operation::Truncate(part, length));
+        OPERATIONS
+            .lock()
+            .unwrap()
+            .push(Operation::Truncate(part, length));
     }
     c_int::try_from(done).unwrap_or(-1)
 }

@@ -25,15 +25,32 @@ fn b19_a_frozen_consumer_loses_its_leases_to_others_and_nothing_of_its_own_is_ac
         let broker = stage.broker().await;
         for number in 1..=JOBS.unsigned_abs() {
             stage.ledger().job(number, &Event::Refused).unwrap();
-            broker.push(waits(stage.text().to_owned(), number).to_job().unwrap().keep(LONG)).await.unwrap();
+            broker
+                .push(
+                    waits(stage.text().to_owned(), number)
+                        .to_job()
+                        .unwrap()
+                        .keep(LONG),
+                )
+                .await
+                .unwrap();
             stage.ledger().job(number, &Event::Enqueued).unwrap();
         }
     });
     let frozen = Program::start_with("short_leases", &[stage.text()]).unwrap();
-    let started = || ledger::read(stage.path("ledger")).unwrap().iter().filter(|line| line.event == Event::Start).count();
+    let started = || {
+        ledger::read(stage.path("ledger"))
+            .unwrap()
+            .iter()
+            .filter(|line| line.event == Event::Start)
+            .count()
+    };
     until("two run, two wait", || started() == 2);
     // With all its workers, as a control group would freeze them.
-    let workers: Vec<u32> = facts::children(frozen.pid()).iter().map(|child| child.pid).collect();
+    let workers: Vec<u32> = facts::children(frozen.pid())
+        .iter()
+        .map(|child| child.pid)
+        .collect();
     let tree = || std::iter::once(frozen.pid()).chain(workers.iter().copied());
     let ledger = stage.ledger();
     tree().for_each(|pid| ledger.fault(pid).unwrap());
@@ -42,7 +59,14 @@ fn b19_a_frozen_consumer_loses_its_leases_to_others_and_nothing_of_its_own_is_ac
     let other = Program::start_with("short_leases", &[stage.text()]).unwrap();
     stage.tell(&format!("go-{}", other.pid()));
     let file = stage.look();
-    let done = || -> i64 { file.query_row("SELECT count(*) FROM brigade_jobs WHERE state = 5", [], |row| row.get(0)).unwrap() };
+    let done = || -> i64 {
+        file.query_row(
+            "SELECT count(*) FROM brigade_jobs WHERE state = 5",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap()
+    };
     until("another one did all of it", || done() == JOBS);
     // Every attempt of the one that thaws comes to its end now, if it may.
     stage.tell(&format!("go-{}", frozen.pid()));
@@ -54,7 +78,8 @@ fn b19_a_frozen_consumer_loses_its_leases_to_others_and_nothing_of_its_own_is_ac
     // The frozen attempts were there, and could not go on: that overlap is no fault of anybody's.
     std::fs::remove_file(stage.path("overlaps")).ok();
     let (mut verdict, _) = verdict(&stage);
-    // What waited in its pool may begin in the moment of the thaw, before it sees that its leases are over: at most one attempt per worker.
+    // What waited in its pool may begin in the moment of the thaw, before it sees that its leases
+    // are over: at most one attempt per worker.
     assert!(verdict.unexplained <= workers.len(), "{verdict}");
     verdict.unexplained = 0;
     verdict.check("frozen");
@@ -66,8 +91,14 @@ fn b19_a_frozen_consumer_loses_its_leases_to_others_and_nothing_of_its_own_is_ac
         .unwrap()
         .map(|text| text.unwrap().parse().unwrap())
         .collect();
-    let frozen_results = results.iter().filter(|token| workers.iter().any(|pid| u64::from(*pid) == **token >> 20));
-    assert_eq!(frozen_results.count(), 0, "results of the frozen were accepted");
+    let frozen_results = results
+        .iter()
+        .filter(|token| workers.iter().any(|pid| u64::from(*pid) == **token >> 20));
+    assert_eq!(
+        frozen_results.count(),
+        0,
+        "results of the frozen were accepted"
+    );
 }
 
 async fn short_leases() {
@@ -75,7 +106,11 @@ async fn short_leases() {
     let pool = Pool::builder().workers(2).start().await.unwrap();
     let broker = stage.broker().await;
     let halt = stage.path("halt");
-    let worker = broker.worker().queue("waits").on(&pool).lease(Duration::from_secs(1));
+    let worker = broker
+        .worker()
+        .queue("waits")
+        .on(&pool)
+        .lease(Duration::from_secs(1));
     let served = worker.run_until(until_file(&halt)).await.unwrap();
     println!("done {} stale {}", served.done, served.stale);
     pool.shutdown().await;

@@ -6,9 +6,14 @@ use std::path::Path;
 use brigade::{Broker, ErrorKind, Lease, Settled};
 use brigade_testkit::program::arguments;
 
-use crate::stage::{LONG, Roles, Stage, block_on, integrity, millis, mount_small_disk, run_with_mounts};
+use crate::stage::{
+    LONG, Roles, Stage, block_on, integrity, millis, mount_small_disk, run_with_mounts,
+};
 
-pub(crate) const ROLES: Roles = &[("full_by_ourselves", || block_on(by_ourselves())), ("full_by_others", || block_on(by_others()))];
+pub(crate) const ROLES: Roles = &[
+    ("full_by_ourselves", || block_on(by_ourselves())),
+    ("full_by_others", || block_on(by_others())),
+];
 
 const DISK_BYTES: u64 = 1 << 20;
 
@@ -36,7 +41,10 @@ async fn push_until_full(broker: &Broker, first: u64) -> u64 {
         match broker.queue("q").push(&(number, "x".repeat(500))).await {
             Ok(_) => {}
             Err(error) => {
-                assert!(error.kind() == ErrorKind::Os && error.to_string().contains("full"), "{error:?}");
+                assert!(
+                    error.kind() == ErrorKind::Os && error.to_string().contains("full"),
+                    "{error:?}"
+                );
                 assert!(!error.is_uncertain(), "nothing of it was stored: {error:?}");
                 return number - first;
             }
@@ -49,34 +57,65 @@ async fn push_until_full(broker: &Broker, first: u64) -> u64 {
 async fn leases(broker: &Broker, count: usize) -> Vec<Lease> {
     let mut leases = Vec::new();
     while leases.len() < count {
-        leases.push(broker.queue("q").lease(LONG, millis(0)).await.unwrap().unwrap());
+        leases.push(
+            broker
+                .queue("q")
+                .lease(LONG, millis(0))
+                .await
+                .unwrap()
+                .unwrap(),
+        );
     }
     leases
 }
 
 fn numbers(jobs: &[brigade::JobInfo]) -> Vec<u64> {
-    jobs.iter().map(|job| serde_json::from_str::<(u64, String)>(&job.payload).unwrap().0).collect()
+    jobs.iter()
+        .map(|job| {
+            serde_json::from_str::<(u64, String)>(&job.payload)
+                .unwrap()
+                .0
+        })
+        .collect()
 }
 
 async fn by_ourselves() {
     let stage = stage();
     let broker = stage.broker().await;
-    assert!(push_until_full(&broker, 0).await > 100, "a mebibyte holds more");
-    let pushed = broker.jobs(None, None, None, usize::MAX).await.unwrap().len() as u64;
+    assert!(
+        push_until_full(&broker, 0).await > 100,
+        "a mebibyte holds more"
+    );
+    let pushed = broker
+        .jobs(None, None, None, usize::MAX)
+        .await
+        .unwrap()
+        .len() as u64;
     // Full as it is, jobs are leased, completed and deleted, one by one and over and over.
     for round in 0..20 {
         for (at, lease) in leases(&broker, 5).await.into_iter().enumerate() {
-            let settled = if at == 0 { lease.dead_letter("set aside").await } else { lease.ack().await };
+            let settled = if at == 0 {
+                lease.dead_letter("set aside").await
+            } else {
+                lease.ack().await
+            };
             assert_eq!(settled.unwrap(), Settled::Accepted(None), "round {round}");
         }
     }
-    for dead in broker.jobs(None, Some(brigade::JobState::Dead), None, 100).await.unwrap() {
+    for dead in broker
+        .jobs(None, Some(brigade::JobState::Dead), None, 100)
+        .await
+        .unwrap()
+    {
         assert!(broker.delete(&dead.id).await.unwrap());
     }
     let left = numbers(&broker.jobs(None, None, None, usize::MAX).await.unwrap());
     assert_eq!(left, (100..pushed).collect::<Vec<_>>());
     // That made room, so the same connection takes jobs again.
-    assert!(push_until_full(&broker, pushed).await > 10, "there is room again");
+    assert!(
+        push_until_full(&broker, pushed).await > 10,
+        "there is room again"
+    );
     assert_eq!(integrity(&stage.look()), "ok");
     println!("{pushed} jobs of 500 bytes fitted");
 }
@@ -85,7 +124,11 @@ async fn by_others() {
     let stage = stage();
     let broker = stage.broker().await;
     for number in 0..200 {
-        broker.queue("q").push(&(number, "x".repeat(500))).await.unwrap();
+        broker
+            .queue("q")
+            .push(&(number, "x".repeat(500)))
+            .await
+            .unwrap();
     }
     let held = leases(&broker, 20).await;
     let ballast = stage.path("ballast");
@@ -101,18 +144,27 @@ async fn by_others() {
                 acked += 1;
             }
             Err(error) => {
-                assert!(error.kind() == ErrorKind::Os && !error.is_uncertain(), "{error:?}");
+                assert!(
+                    error.kind() == ErrorKind::Os && !error.is_uncertain(),
+                    "{error:?}"
+                );
                 refused.push(lease);
             }
         }
     }
-    println!("{acked} completed on a disk without a byte left, {} not", refused.len());
+    println!(
+        "{acked} completed on a disk without a byte left, {} not",
+        refused.len()
+    );
     drop(file);
     fs::remove_file(&ballast).unwrap();
     for lease in refused {
         assert_eq!(lease.ack().await.unwrap(), Settled::Accepted(None));
     }
     broker.queue("q").push(&(200, "")).await.unwrap();
-    assert_eq!(numbers(&broker.jobs(None, None, None, usize::MAX).await.unwrap()), (20..=200).collect::<Vec<_>>());
+    assert_eq!(
+        numbers(&broker.jobs(None, None, None, usize::MAX).await.unwrap()),
+        (20..=200).collect::<Vec<_>>()
+    );
     assert_eq!(integrity(&stage.look()), "ok");
 }

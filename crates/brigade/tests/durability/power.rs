@@ -1,7 +1,8 @@
-//! Power cuts: all that a program writes and syncs is recorded; then disks are made that lost power at some moment of it.
+//! Power cuts: all that a program writes and syncs is recorded; then disks are made that lost power
+//! at some moment of it.
 //!
-//! What was synced is there. Of what was not, a disk has everything, nothing, a beginning, or any part of it, torn at sectors. The order
-//! between the two files is not kept either.
+//! What was synced is there. Of what was not, a disk has everything, nothing, a beginning, or any
+//! part of it, torn at sectors. The order between the two files is not kept either.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,7 +32,13 @@ fn d23_without_syncs_a_power_cut_takes_the_last_jobs_and_never_the_file() {
 fn cut(safety: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
     let seed = Random::from_env().seed().to_string();
-    let log = finish(Program::start_with("power", &[directory.path().to_str().unwrap(), safety, &seed]).unwrap());
+    let log = finish(
+        Program::start_with(
+            "power",
+            &[directory.path().to_str().unwrap(), safety, &seed],
+        )
+        .unwrap(),
+    );
     println!("{log}");
     log
 }
@@ -57,7 +64,10 @@ async fn power() {
     join_all((0..4).map(|hand| work(&broker, hand * 10_000..hand * 10_000 + jobs, hand))).await;
     let operations = disk::recorded();
     drop(broker);
-    let syncs = operations.iter().filter(|operation| matches!(operation, Operation::Sync(Part::Main))).count();
+    let syncs = operations
+        .iter()
+        .filter(|operation| matches!(operation, Operation::Sync(Part::Main)))
+        .count();
     assert!(syncs > 0, "the log was never written back");
 
     let (mut lost, mut back, mut worst) = (0, 0, 0);
@@ -70,10 +80,16 @@ async fn power() {
         back += usize::from(undone > 0);
         worst = worst.max(missing);
     }
-    println!("synchronous={safety} cuts {cuts} lost {lost} back {back} worst {worst} of {} jobs, seed={}", jobs * 4, random.seed());
+    println!(
+        "synchronous={safety} cuts {cuts} lost {lost} back {back} worst {worst} of {} jobs, \
+            seed={}",
+        jobs * 4,
+        random.seed()
+    );
 }
 
-/// Pushes jobs, large enough to have the log written back a few times, and ends every second of them.
+/// Pushes jobs, large enough to have the log written back a few times, and ends every second of
+/// them.
 async fn work(broker: &Broker, numbers: std::ops::Range<u64>, hand: u64) {
     let queue = broker.queue(format!("q{hand}"));
     for number in numbers {
@@ -102,9 +118,12 @@ fn image(base: &[Vec<u8>; 2], operations: &[Operation], random: &mut Random) -> 
     let mode = random.within(0..4);
     [Part::Main, Part::Log].map(|part| {
         let mut bytes = base[part as usize].clone();
-        let synced = operations.iter().rposition(|operation| matches!(operation, Operation::Sync(synced) if *synced == part));
+        let synced = operations
+            .iter()
+            .rposition(|operation| matches!(operation, Operation::Sync(synced) if *synced == part));
         let (safe, rest) = operations.split_at(synced.map_or(0, |at| at + 1));
-        safe.iter().for_each(|operation| apply(part, operation, &mut bytes, &mut |_| true));
+        safe.iter()
+            .for_each(|operation| apply(part, operation, &mut bytes, &mut |_| true));
         let beginning = random.within(0..rest.len() as u64 + 1);
         for (at, operation) in (0..).zip(rest) {
             match mode {
@@ -114,7 +133,9 @@ fn image(base: &[Vec<u8>; 2], operations: &[Operation], random: &mut Random) -> 
                 2 => break,
                 _ => {
                     if random.within(0..2) == 0 {
-                        apply(part, operation, &mut bytes, &mut |_| random.within(0..4) > 0);
+                        apply(part, operation, &mut bytes, &mut |_| {
+                            random.within(0..4) > 0
+                        });
                     }
                 }
             }
@@ -126,7 +147,12 @@ fn image(base: &[Vec<u8>; 2], operations: &[Operation], random: &mut Random) -> 
 const SECTOR: usize = 512;
 
 /// Does what an operation did, as far as its sectors got through.
-fn apply(part: Part, operation: &Operation, bytes: &mut Vec<u8>, gets_through: &mut dyn FnMut(usize) -> bool) {
+fn apply(
+    part: Part,
+    operation: &Operation,
+    bytes: &mut Vec<u8>,
+    gets_through: &mut dyn FnMut(usize) -> bool,
+) {
     match operation {
         Operation::Write(to, at, data) if *to == part => {
             let mut at = usize::try_from(*at).unwrap();
@@ -143,7 +169,9 @@ fn apply(part: Part, operation: &Operation, bytes: &mut Vec<u8>, gets_through: &
                 data = rest;
             }
         }
-        Operation::Truncate(to, length) if *to == part => bytes.resize(usize::try_from(*length).unwrap(), 0),
+        Operation::Truncate(to, length) if *to == part => {
+            bytes.resize(usize::try_from(*length).unwrap(), 0)
+        }
         _ => {}
     }
 }
@@ -155,7 +183,9 @@ async fn compare(image: &[Vec<u8>; 2], operations: &[Operation], safety: &str) -
     for part in [Part::Main, Part::Log] {
         fs::write(path(&stage, part), &image[part as usize]).unwrap();
     }
-    let broker = Broker::connect(&format!("{}?synchronous={safety}", stage.url())).await.unwrap();
+    let broker = Broker::connect(&format!("{}?synchronous={safety}", stage.url()))
+        .await
+        .unwrap();
     let jobs = broker.jobs(None, None, None, usize::MAX).await.unwrap();
     let number = |payload: &str| serde_json::from_str::<(u64, String)>(payload).unwrap().0;
     let stored: BTreeMap<u64, usize> = jobs.iter().map(|job| (number(&job.payload), 1)).collect();
@@ -167,7 +197,11 @@ async fn compare(image: &[Vec<u8>; 2], operations: &[Operation], safety: &str) -
             told.entry(mark / 3).or_default()[usize::try_from(mark % 3).unwrap()] = true;
         }
     }
-    let missing = told.iter().filter(|(number, told)| told[PUSHED] && !told[ENDING] && !stored.contains_key(number));
-    let undone = told.iter().filter(|(number, told)| told[ENDED] && stored.contains_key(number));
+    let missing = told
+        .iter()
+        .filter(|(number, told)| told[PUSHED] && !told[ENDING] && !stored.contains_key(number));
+    let undone = told
+        .iter()
+        .filter(|(number, told)| told[ENDED] && stored.contains_key(number));
     (missing.count(), undone.count())
 }

@@ -1,6 +1,10 @@
-//! The programs of these tests, and what they share: a directory with a job file, a ledger and a few files that say "go".
+//! The programs of these tests, and what they share: a directory with a job file, a ledger and a
+//! few files that say "go".
 
-#![expect(unsafe_code, reason = "a constructor, as workers are entered under a test harness")]
+#![expect(
+    unsafe_code,
+    reason = "a constructor, as workers are entered under a test harness"
+)]
 
 use std::fs;
 use std::future::Future;
@@ -37,8 +41,17 @@ const _: () = {
 
     /// Takes the place of the test harness if this process was started in a role.
     extern "C" fn enter() {
-        let Ok(role) = std::env::var(ROLE_VARIABLE) else { return };
-        let Some((_, run)) = ROLES.iter().copied().flatten().find(|(name, _)| *name == role) else { std::process::exit(2) };
+        let Ok(role) = std::env::var(ROLE_VARIABLE) else {
+            return;
+        };
+        let Some((_, run)) = ROLES
+            .iter()
+            .copied()
+            .flatten()
+            .find(|(name, _)| *name == role)
+        else {
+            std::process::exit(2)
+        };
         brigade::init();
         let ended = std::panic::catch_unwind(AssertUnwindSafe(run));
         std::io::stdout().flush().ok();
@@ -57,13 +70,20 @@ pub(crate) fn millis(millis: u64) -> Duration {
 
 /// Runs a program's part on a runtime of two threads.
 pub(crate) fn block_on<F: Future>(part: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(Box::pin(part))
 }
 
 /// Waits, bounded, until a fact of the system is so.
 pub(crate) fn until(what: &str, is_so: impl FnMut() -> bool) {
-    assert!(facts::wait_until(BOUND, is_so).is_some(), "never came: {what}");
+    assert!(
+        facts::wait_until(BOUND, is_so).is_some(),
+        "never came: {what}"
+    );
 }
 
 /// The same for a task.
@@ -77,19 +97,27 @@ pub(crate) async fn until_file(path: &Path) {
 pub(crate) fn finish(mut program: Program) -> String {
     let status = program.wait(BOUND);
     let log = program.log();
-    assert!(status.is_some_and(|status| status.success()), "{status:?}:\n{log}");
+    assert!(
+        status.is_some_and(|status| status.success()),
+        "{status:?}:\n{log}"
+    );
     log
 }
 
 /// Starts a program that needs to mount, and sees it through.
 pub(crate) fn run_with_mounts(role: &str, arguments: &[&str]) {
     let mut program = Program::start_with_mounts(role, arguments).unwrap();
-    let bound = if brigade_testkit::full() { Duration::from_secs(1800) } else { 2 * BOUND };
+    let bound = if brigade_testkit::full() {
+        Duration::from_secs(1800)
+    } else {
+        2 * BOUND
+    };
     let status = program.wait(bound);
     print!("{}", program.log());
     assert!(
         status.is_some_and(|status| status.success()),
-        "{status:?}; this test mounts a small disk: it needs root with CAP_SYS_ADMIN, or unprivileged user namespaces\n{}",
+        "{status:?}; this test mounts a small disk: it needs root with CAP_SYS_ADMIN, or \
+            unprivileged user namespaces\n{}",
         program.log()
     );
 }
@@ -97,11 +125,27 @@ pub(crate) fn run_with_mounts(role: &str, arguments: &[&str]) {
 /// A small disk, mounted on a directory for as long as this program lives.
 pub(crate) fn mount_small_disk(at: &Path, bytes: u64) {
     fs::create_dir_all(at).unwrap();
-    let (target, options) = (std::ffi::CString::new(at.to_str().unwrap()).unwrap(), format!("size={bytes}"));
+    let (target, options) = (
+        std::ffi::CString::new(at.to_str().unwrap()).unwrap(),
+        format!("size={bytes}"),
+    );
     let options = std::ffi::CString::new(options).unwrap();
     // SAFETY: strings that end with a zero and live through the call.
-    let mounted = unsafe { libc::mount(c"small".as_ptr(), target.as_ptr(), c"tmpfs".as_ptr(), 0, options.as_ptr().cast()) };
-    assert_eq!(mounted, 0, "mount a tmpfs: {}", std::io::Error::last_os_error());
+    let mounted = unsafe {
+        libc::mount(
+            c"small".as_ptr(),
+            target.as_ptr(),
+            c"tmpfs".as_ptr(),
+            0,
+            options.as_ptr().cast(),
+        )
+    };
+    assert_eq!(
+        mounted,
+        0,
+        "mount a tmpfs: {}",
+        std::io::Error::last_os_error()
+    );
 }
 
 /// A place where programs meet.
@@ -153,5 +197,7 @@ impl Stage {
 
 /// Whether the file is sound, in SQLite's own words: `ok` if so.
 pub(crate) fn integrity(connection: &Connection) -> String {
-    connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap_or_else(|error| error.to_string())
+    connection
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .unwrap_or_else(|error| error.to_string())
 }

@@ -1,4 +1,5 @@
-//! A consumer is killed after each step of a job's way, one after the other: claim, run, record, ack, delete.
+//! A consumer is killed after each step of a job's way, one after the other: claim, run, record,
+//! ack, delete.
 
 use brigade::{Broker, Pool, ToJob as _};
 use brigade_testkit::ledger::Event;
@@ -9,7 +10,10 @@ use crate::stage::{BOUND, LONG, Roles, Stage, block_on, millis};
 use crate::tasks::{self, kills_its_parent};
 use crate::verdict::verdict;
 
-pub(crate) const ROLES: Roles = &[("step_consumer", || block_on(consumer())), ("step_by_hand", || block_on(by_hand()))];
+pub(crate) const ROLES: Roles = &[
+    ("step_consumer", || block_on(consumer())),
+    ("step_by_hand", || block_on(by_hand())),
+];
 
 /// The steps of one attempt, as its task sees them.
 const STEPS: [&str; 3] = ["leased", "running", "recorded"];
@@ -27,13 +31,19 @@ fn b18_a_consumer_killed_at_each_step_of_an_attempt() {
 #[test]
 fn b18_a_consumer_killed_before_and_after_each_of_its_commits() {
     let whole = each_sync("step_consumer");
-    assert!(whole >= 2, "a lease and an ack are two commits, not {whole}");
+    assert!(
+        whole >= 2,
+        "a lease and an ack are two commits, not {whole}"
+    );
 }
 
 #[test]
 fn b18_a_program_that_leases_by_hand_killed_before_and_after_each_of_its_commits() {
     let whole = each_sync("step_by_hand");
-    assert!(whole >= 3, "a lease, an ack and a deletion are three commits, not {whole}");
+    assert!(
+        whole >= 3,
+        "a lease, an ack and a deletion are three commits, not {whole}"
+    );
 }
 
 #[test]
@@ -45,7 +55,8 @@ fn b18_a_program_that_leases_by_hand_killed_between_its_steps() {
     }
 }
 
-/// Kills a program around its first sync, its second, and so on, until it passes. Returns how many there are.
+/// Kills a program around its first sync, its second, and so on, until it passes. Returns how many
+/// there are.
 fn each_sync(role: &str) -> u64 {
     for number in 1.. {
         for fault in [Fault::KillBefore(number), Fault::KillAfter(number)] {
@@ -65,7 +76,9 @@ fn with_one_job(step: &str) -> (Stage, tempfile::TempDir) {
     let stage = Stage::new(directory.path());
     block_on(async {
         stage.ledger().job(1, &Event::Refused).unwrap();
-        let job = kills_its_parent(stage.text().to_owned(), 1, step.to_owned()).to_job().unwrap();
+        let job = kills_its_parent(stage.text().to_owned(), 1, step.to_owned())
+            .to_job()
+            .unwrap();
         stage.broker().await.push(job.keep(LONG)).await.unwrap();
         stage.ledger().job(1, &Event::Enqueued).unwrap();
     });
@@ -74,18 +87,31 @@ fn with_one_job(step: &str) -> (Stage, tempfile::TempDir) {
 
 /// Lets a program be killed, finishes what it left, and checks all. Returns whether it was killed.
 fn see_through(stage: &Stage, mut program: Program, what: &str) -> bool {
-    let status = program.wait(BOUND).unwrap_or_else(|| panic!("{what}: hangs\n{}", program.log()));
-    assert!(status.success() || status.code().is_none(), "{what}: {status}\n{}", program.log());
+    let status = program
+        .wait(BOUND)
+        .unwrap_or_else(|| panic!("{what}: hangs\n{}", program.log()));
+    assert!(
+        status.success() || status.code().is_none(),
+        "{what}: {status}\n{}",
+        program.log()
+    );
     let killed = !status.success();
     if killed {
         // What ran died with it.
         let ledger = stage.ledger();
         let lines = brigade_testkit::ledger::read(stage.path("ledger")).unwrap();
-        lines.iter().filter(|line| line.event == Event::Start).for_each(|line| ledger.fault(line.pid).unwrap());
+        lines
+            .iter()
+            .filter(|line| line.event == Event::Start)
+            .for_each(|line| ledger.fault(line.pid).unwrap());
     }
     block_on(async {
         let broker = stage.broker().await;
-        let worker = broker.worker().queue("kills_its_parent").in_process().until_empty();
+        let worker = broker
+            .worker()
+            .queue("kills_its_parent")
+            .in_process()
+            .until_empty();
         let served = worker.run_until(tokio::time::sleep(BOUND)).await.unwrap();
         assert!(killed || served.done == 0, "{what}: {served:?}");
     });
@@ -115,8 +141,15 @@ async fn consumer() {
         fault.arm();
     }
     let broker = stage.broker().await;
-    let worker = broker.worker().queue("kills_its_parent").on(&pool).until_empty();
-    worker.run_until(std::future::pending::<()>()).await.unwrap();
+    let worker = broker
+        .worker()
+        .queue("kills_its_parent")
+        .on(&pool)
+        .until_empty();
+    worker
+        .run_until(std::future::pending::<()>())
+        .await
+        .unwrap();
     drop(broker);
     pool.shutdown().await;
 }
@@ -129,13 +162,21 @@ async fn by_hand() {
         fault.arm();
     }
     let broker = Broker::connect(&stage.url()).await.unwrap();
-    let lease = broker.queue("kills_its_parent").lease(LONG, millis(0)).await.unwrap().unwrap();
+    let lease = broker
+        .queue("kills_its_parent")
+        .lease(LONG, millis(0))
+        .await
+        .unwrap()
+        .unwrap();
     die_at("claimed", step);
     let token = tasks::attempt(&stage, 1, 1, 0, |_| die_at("run", step));
     die_at("noted", step);
     let id = lease.id().clone();
     lease.ack_with(&token).await.unwrap();
-    stage.ledger().job(1, &Event::Outcome("done".to_owned())).unwrap();
+    stage
+        .ledger()
+        .job(1, &Event::Outcome("done".to_owned()))
+        .unwrap();
     die_at("acked", step);
     stage.tell("deleted");
     assert!(broker.delete(&id).await.unwrap());

@@ -1,6 +1,9 @@
 //! What workers are made to do.
 
-#![expect(unsafe_code, reason = "locks of the file, which the library of types does not have; and kills its parent")]
+#![expect(
+    unsafe_code,
+    reason = "locks of the file, which the library of types does not have; and kills its parent"
+)]
 #![expect(clippy::disallowed_methods, reason = "tasks block as users' tasks do")]
 
 use std::fs::{File, OpenOptions};
@@ -18,7 +21,13 @@ use crate::stage::Stage;
 /// A job of the ledger. Returns what distinguishes this attempt from all others.
 #[task]
 pub(crate) fn job(cx: &Context, stage: String, number: u64, micros: u64) -> u64 {
-    attempt(&Stage::new(stage), number, cx.attempt(), cx.worker(), |_| std::thread::sleep(Duration::from_micros(micros)))
+    attempt(
+        &Stage::new(stage),
+        number,
+        cx.attempt(),
+        cx.worker(),
+        |_| std::thread::sleep(Duration::from_micros(micros)),
+    )
 }
 
 /// As [`job`], and ends the process of its pool at a step, on its first attempt.
@@ -36,7 +45,9 @@ pub(crate) fn kills_its_parent(cx: &Context, stage: String, number: u64, step: S
         }
     };
     kill_at("leased");
-    let token = attempt(&stage, number, cx.attempt(), cx.worker(), |_| kill_at("running"));
+    let token = attempt(&stage, number, cx.attempt(), cx.worker(), |_| {
+        kill_at("running")
+    });
     kill_at("recorded");
     token
 }
@@ -72,18 +83,39 @@ pub(crate) static DEPENDENCY: AtomicBool = AtomicBool::new(false);
 
 #[task]
 pub(crate) fn depends(number: u64) -> Result<u64, Failure> {
-    if DEPENDENCY.load(Ordering::Relaxed) { Ok(number) } else { Err(Failure::new("nobody answers")) }
+    if DEPENDENCY.load(Ordering::Relaxed) {
+        Ok(number)
+    } else {
+        Err(Failure::new("nobody answers"))
+    }
 }
 
-/// One attempt as the ledger sees it. No other attempt of the job may run at the same time, in any process.
-pub(crate) fn attempt(stage: &Stage, number: u64, attempt: u32, worker: u32, work: impl FnOnce(u64)) -> u64 {
+/// One attempt as the ledger sees it. No other attempt of the job may run at the same time, in any
+/// process.
+pub(crate) fn attempt(
+    stage: &Stage,
+    number: u64,
+    attempt: u32,
+    worker: u32,
+    work: impl FnOnce(u64),
+) -> u64 {
     let alone = Alone::claim(&stage.path("locks"), number);
     if alone.is_none() {
-        let mut overlaps = OpenOptions::new().create(true).append(true).open(stage.path("overlaps")).unwrap();
-        overlaps.write_all(format!("job {number} in {}\n", std::process::id()).as_bytes()).unwrap();
+        let mut overlaps = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(stage.path("overlaps"))
+            .unwrap();
+        overlaps
+            .write_all(format!("job {number} in {}\n", std::process::id()).as_bytes())
+            .unwrap();
     }
     let (ledger, token) = (stage.ledger(), token());
-    let note = |event| ledger.attempt(number, attempt, token, worker, &event).unwrap();
+    let note = |event| {
+        ledger
+            .attempt(number, attempt, token, worker, &event)
+            .unwrap()
+    };
     note(Event::Start);
     work(token);
     note(Event::Effect);
@@ -97,16 +129,25 @@ fn token() -> u64 {
     (u64::from(std::process::id()) << 20) + COUNT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A lock on one byte of a file, which the kernel takes back when the process is gone, and not before.
+/// A lock on one byte of a file, which the kernel takes back when the process is gone, and not
+/// before.
 struct Alone(#[expect(dead_code, reason = "holds the lock")] File);
 
 impl Alone {
     fn claim(path: &Path, number: u64) -> Option<Self> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap();
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)
+            .unwrap();
         // SAFETY: zero is valid for this structure of numbers, which lives through the call.
         let locked = unsafe {
             let mut lock: libc::flock = std::mem::zeroed();
-            (lock.l_type, lock.l_whence) = (i16::try_from(libc::F_WRLCK).unwrap(), i16::try_from(libc::SEEK_SET).unwrap());
+            (lock.l_type, lock.l_whence) = (
+                i16::try_from(libc::F_WRLCK).unwrap(),
+                i16::try_from(libc::SEEK_SET).unwrap(),
+            );
             (lock.l_start, lock.l_len) = (i64::try_from(number).unwrap(), 1);
             libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock)
         };

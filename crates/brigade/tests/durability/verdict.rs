@@ -73,7 +73,11 @@ pub(crate) fn verdict(stage: &Stage) -> (Verdict, Vec<Place>) {
     let file = stage.look();
     assert_eq!(integrity(&file), "ok");
     let rows = rows(&file);
-    let (mut jobs, mut faults, mut order) = (BTreeMap::<u64, Attempts>::new(), BTreeSet::new(), Vec::new());
+    let (mut jobs, mut faults, mut order) = (
+        BTreeMap::<u64, Attempts>::new(),
+        BTreeSet::new(),
+        Vec::new(),
+    );
     for line in &lines {
         let job = jobs.entry(line.job).or_default();
         match &line.event {
@@ -92,61 +96,129 @@ pub(crate) fn verdict(stage: &Stage) -> (Verdict, Vec<Place>) {
         }
     }
     jobs.remove(&0);
-    let mut found = Verdict { jobs: rows.len(), faults: faults.len(), ..Verdict::default() };
+    let mut found = Verdict {
+        jobs: rows.len(),
+        faults: faults.len(),
+        ..Verdict::default()
+    };
     let mut stored = BTreeMap::<u64, Vec<&Row>>::new();
-    rows.iter().for_each(|row| stored.entry(row.number).or_default().push(row));
+    rows.iter()
+        .for_each(|row| stored.entry(row.number).or_default().push(row));
     for (number, job) in &jobs {
         let rows = stored.get(number).map(Vec::as_slice).unwrap_or_default();
         let hit = |pid: &&u32| faults.contains(*pid);
-        let again = job.starts.split_last().map(|(_, earlier)| earlier).unwrap_or_default();
+        let again = job
+            .starts
+            .split_last()
+            .map(|(_, earlier)| earlier)
+            .unwrap_or_default();
         let explained = again.iter().filter(hit).count();
         found.starts += job.starts.len();
         found.repeats += explained;
         found.unexplained += again.len() - explained;
         if again.len() > explained {
-            println!("unexplained: job {number} started in {:?}, of which the faults hit {explained}", job.starts);
+            println!(
+                "unexplained: job {number} started in {:?}, of which the faults hit {explained}",
+                job.starts
+            );
             lines
                 .iter()
-                .filter(|line| line.job == *number || job.starts.contains(&line.pid) && line.event == Event::Fault)
+                .filter(|line| {
+                    line.job == *number
+                        || job.starts.contains(&line.pid) && line.event == Event::Fault
+                })
                 .for_each(|line| println!("{line:?}"));
             let sql = "SELECT history FROM brigade_jobs WHERE payload LIKE '%,' || ?1 || ',%'";
-            println!("{:?}", file.query_row(sql, [number.to_string()], |row| row.get::<_, Option<String>>(0)));
+            println!(
+                "{:?}",
+                file.query_row(sql, [number.to_string()], |row| row
+                    .get::<_, Option<String>>(0))
+            );
         }
         found.phantom += usize::from(!job.intended && !job.starts.is_empty());
         found.lost += usize::from(job.enqueued && rows.is_empty());
         found.dup_accept += job.accepted.saturating_sub(1) + rows.len().saturating_sub(1);
         for row in rows {
             match row.state {
-                DONE => found.forged += usize::from(row.result.is_none_or(|token| !job.ends.contains(&token))),
+                DONE => {
+                    found.forged +=
+                        usize::from(row.result.is_none_or(|token| !job.ends.contains(&token)))
+                }
                 DEAD if job.starts.iter().filter(hit).count() >= 2 => found.dead += 1,
                 DEAD => found.lost += 1,
                 _ => found.stuck += 1,
             }
         }
     }
-    found.overlaps = fs::read_to_string(stage.path("overlaps")).unwrap_or_default().lines().count();
-    let places: BTreeMap<u64, usize> = rows.iter().enumerate().map(|(place, row)| (row.number, place)).collect();
-    let order: Vec<usize> = order.iter().filter_map(|number| places.get(number).copied()).collect();
+    found.overlaps = fs::read_to_string(stage.path("overlaps"))
+        .unwrap_or_default()
+        .lines()
+        .count();
+    let places: BTreeMap<u64, usize> = rows
+        .iter()
+        .enumerate()
+        .map(|(place, row)| (row.number, place))
+        .collect();
+    let order: Vec<usize> = order
+        .iter()
+        .filter_map(|number| places.get(number).copied())
+        .collect();
     let overtaken = displaced(&order).into_iter().zip(&order);
-    (found, overtaken.map(|(overtaken_by, row)| Place { overtaken_by, crashed: rows[*row].crashed }).collect())
+    (
+        found,
+        overtaken
+            .map(|(overtaken_by, row)| Place {
+                overtaken_by,
+                crashed: rows[*row].crashed,
+            })
+            .collect(),
+    )
 }
 
 impl Verdict {
     /// Prints the counts and asserts that nothing is wrong.
     pub(crate) fn check(&self, what: &str) {
         println!("{what}: {self}");
-        let Self { jobs, starts, faults, repeats, dead, .. } = *self;
-        let right = Self { jobs, starts, faults, repeats, dead, ..Self::default() };
+        let Self {
+            jobs,
+            starts,
+            faults,
+            repeats,
+            dead,
+            ..
+        } = *self;
+        let right = Self {
+            jobs,
+            starts,
+            faults,
+            repeats,
+            dead,
+            ..Self::default()
+        };
         assert_eq!(*self, right, "{what}: {self}");
     }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { jobs, starts, faults, repeats, dead, lost, stuck, phantom, unexplained, overlaps, dup_accept, forged } = self;
+        let Self {
+            jobs,
+            starts,
+            faults,
+            repeats,
+            dead,
+            lost,
+            stuck,
+            phantom,
+            unexplained,
+            overlaps,
+            dup_accept,
+            forged,
+        } = self;
         write!(
             f,
-            "jobs {jobs} starts {starts} faults {faults} repeats {repeats} dead {dead}: LOST {lost} STUCK {stuck} PHANTOM {phantom} \
+            "jobs {jobs} starts {starts} faults {faults} repeats {repeats} dead {dead}: LOST \
+                {lost} STUCK {stuck} PHANTOM {phantom} \
              UNEXPLAINED {unexplained} OVERLAP {overlaps} DUP_ACCEPT {dup_accept} FORGED {forged}"
         )
     }
@@ -154,12 +226,20 @@ impl fmt::Display for Verdict {
 
 /// Jobs in the order of their pushes. Their second argument is their number.
 fn rows(file: &rusqlite::Connection) -> Vec<Row> {
-    let mut rows = file.prepare("SELECT payload, state, result, crashed FROM brigade_jobs ORDER BY id").unwrap();
+    let mut rows = file
+        .prepare("SELECT payload, state, result, crashed FROM brigade_jobs ORDER BY id")
+        .unwrap();
     let rows = rows.query_map([], |row| {
-        let payload: Vec<serde_json::Value> = serde_json::from_str(&row.get::<_, String>(0)?).unwrap();
+        let payload: Vec<serde_json::Value> =
+            serde_json::from_str(&row.get::<_, String>(0)?).unwrap();
         let result: Option<String> = row.get(2)?;
         let result = result.and_then(|text| text.parse().ok());
-        Ok(Row { number: payload[1].as_u64().unwrap(), state: row.get(1)?, result, crashed: row.get(3)? })
+        Ok(Row {
+            number: payload[1].as_u64().unwrap(),
+            state: row.get(1)?,
+            result,
+            crashed: row.get(3)?,
+        })
     });
     rows.unwrap().collect::<Result<_, _>>().unwrap()
 }

@@ -1,17 +1,21 @@
 //! Memory, processes and process trees that outgrow their worker: A7, A8.
 //!
-//! Control groups need root or a delegated group. Where the library is refused one, the test checks that it says so and
-//! goes on without.
+//! Control groups need root or a delegated group. Where the library is refused one, the test checks
+//! that it says so and goes on without.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::Duration;
 
-use brigade::{Builder, CallError, Ended, ErrorKind, Event, Exit, GroupLimits, MemoryLimit, Pool, Step};
+use brigade::{
+    Builder, CallError, Ended, ErrorKind, Event, Exit, GroupLimits, MemoryLimit, Pool, Step,
+};
 use brigade_testkit::facts;
 use brigade_testkit::program::Program;
 
-use crate::stage::{assert_childless, end, event, file, finish, millis, scenarios, until, within, written};
+use crate::stage::{
+    assert_childless, end, event, file, finish, millis, scenarios, until, within, written,
+};
 use crate::tasks::{How, add, family, fork_bomb, misbehave};
 
 scenarios! {
@@ -30,7 +34,9 @@ scenarios! {
 #[test]
 fn a8_the_groups_of_a_killed_host_are_removed_by_the_next() {
     let mut program = Program::start("grouped_parent").unwrap();
-    let line = program.line("workers ", crate::stage::BOUND).unwrap_or_else(|| panic!("{}", program.log()));
+    let line = program
+        .line("workers ", crate::stage::BOUND)
+        .unwrap_or_else(|| panic!("{}", program.log()));
     if line == "none" {
         return finish(program);
     }
@@ -40,20 +46,31 @@ fn a8_the_groups_of_a_killed_host_are_removed_by_the_next() {
     program.wait(crate::stage::BOUND).expect("SIGKILL ends it");
     // It is one of a live host for as long as that may be so.
     crate::stage::run("heir_of_groups");
-    assert_eq!(left(), Vec::<String>::new(), "groups of a dead host are left");
+    assert_eq!(
+        left(),
+        Vec::<String>::new(),
+        "groups of a dead host are left"
+    );
 }
 
 async fn grouped_parent() {
-    let Some(_pool) = grouped(Pool::builder().workers(2), limits(None, Some(500))).await else { return println!("workers none") };
+    let Some(_pool) = grouped(Pool::builder().workers(2), limits(None, Some(500))).await else {
+        return println!("workers none");
+    };
     println!("workers {}", std::process::id());
     tokio::time::sleep(Duration::from_secs(60)).await;
 }
 
 async fn heir_of_groups() {
-    let Some(pool) = grouped(Pool::builder().workers(1), limits(None, Some(500))).await else { return };
+    let Some(pool) = grouped(Pool::builder().workers(1), limits(None, Some(500))).await else {
+        return;
+    };
     let own = std::process::id();
     assert!(!groups_of(own).is_empty(), "its own stay");
-    until("no group of a dead host", || !all_groups().iter().any(|(pid, _)| !facts::is_alive(*pid))).await;
+    until("no group of a dead host", || {
+        !all_groups().iter().any(|(pid, _)| !facts::is_alive(*pid))
+    })
+    .await;
     assert!(!groups_of(own).is_empty(), "its own stay");
     end(pool).await;
 }
@@ -61,10 +78,14 @@ async fn heir_of_groups() {
 /// Without rights to make one, a group is refused with a kind of its own.
 #[test]
 fn a7_a_group_that_cannot_be_made_is_unsupported() {
-    #[expect(clippy::disallowed_methods, reason = "starts this program without rights")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "starts this program without rights"
+    )]
     let mut command = Command::new(std::env::current_exe().unwrap());
     if rustix::process::geteuid().is_root() {
-        // Nobody: an unprivileged user on every Unix. The binary may lie where only root can look, hence the descriptor.
+        // Nobody: an unprivileged user on every Unix. The binary may lie where only root can look,
+        // hence the descriptor.
         command = crate::stage::command_by_descriptor();
         command.uid(65_534).gid(65_534);
     }
@@ -74,7 +95,15 @@ fn a7_a_group_that_cannot_be_made_is_unsupported() {
 async fn refused_group() {
     assert!(!rustix::process::geteuid().is_root());
     let began = std::time::Instant::now();
-    let error = within("the start", Pool::builder().workers(1).cgroup(limits(Some(64 << 20), None)).start()).await.unwrap_err();
+    let error = within(
+        "the start",
+        Pool::builder()
+            .workers(1)
+            .cgroup(limits(Some(64 << 20), None))
+            .start(),
+    )
+    .await
+    .unwrap_err();
     println!("{error:?} after {:.1?}", began.elapsed());
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("control group"), "{error}");
@@ -106,7 +135,11 @@ fn groups() -> Vec<String> {
 }
 
 fn groups_of(pid: u32) -> Vec<String> {
-    all_groups().into_iter().filter(|(maker, _)| *maker == pid).map(|(_, path)| path).collect()
+    all_groups()
+        .into_iter()
+        .filter(|(maker, _)| *maker == pid)
+        .map(|(_, path)| path)
+        .collect()
 }
 
 /// All groups of workers, with the process that made each.
@@ -117,7 +150,10 @@ fn all_groups() -> Vec<(u32, String)> {
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 let name = entry.file_name().to_string_lossy().into_owned();
-                if let Some(maker) = name.strip_prefix("brigade-").and_then(|rest| rest.split('-').next()?.parse().ok()) {
+                if let Some(maker) = name
+                    .strip_prefix("brigade-")
+                    .and_then(|rest| rest.split('-').next()?.parse().ok())
+                {
                     found.push((maker, entry.path().display().to_string()));
                 }
                 open.push(entry.path());
@@ -130,49 +166,88 @@ fn all_groups() -> Vec<(u32, String)> {
 async fn address_space() {
     let pool = Pool::builder().workers(2).start().await.unwrap();
     let before = facts::resident_bytes(std::process::id());
-    let error = within("the hog", pool.call(misbehave(How::Hog).memory(64 << 20))).await.unwrap_err();
+    let error = within("the hog", pool.call(misbehave(How::Hog).memory(64 << 20)))
+        .await
+        .unwrap_err();
     println!("{error}");
-    let CallError::Crashed(certificate) = &error else { panic!("{error}") };
+    let CallError::Crashed(certificate) = &error else {
+        panic!("{error}")
+    };
     let by = [MemoryLimit::AddressSpace, MemoryLimit::Resident].map(Ended::OutOfMemory);
     assert!(by.contains(&certificate.ended), "{error}");
     assert!(certificate.cost.memory_peak < 512 << 20, "{error}");
     assert!(facts::resident_bytes(std::process::id()) < before + (64 << 20));
-    assert_eq!(within("the next call", pool.call(add(1, 2))).await.unwrap(), 3);
+    assert_eq!(
+        within("the next call", pool.call(add(1, 2))).await.unwrap(),
+        3
+    );
     end(pool).await;
 }
 
 async fn killed_by_the_kernel() {
-    let Some(pool) = grouped(Pool::builder().workers(1), limits(Some(96 << 20), None)).await else { return };
-    let error = within("the hog", pool.call(misbehave(How::Hog))).await.unwrap_err();
+    let Some(pool) = grouped(Pool::builder().workers(1), limits(Some(96 << 20), None)).await else {
+        return;
+    };
+    let error = within("the hog", pool.call(misbehave(How::Hog)))
+        .await
+        .unwrap_err();
     println!("{error}");
-    let CallError::Crashed(certificate) = &error else { panic!("{error}") };
+    let CallError::Crashed(certificate) = &error else {
+        panic!("{error}")
+    };
     assert_eq!(certificate.ended, Ended::OutOfMemory(MemoryLimit::Cgroup));
     assert_eq!(certificate.exit, Some(Exit::Signal(libc::SIGKILL)));
     // A plain kill in a group is not taken for the kernel's.
-    let error = within("the loop", pool.call(misbehave(How::StopSelf).timeout(millis(100)))).await.unwrap_err();
-    assert_eq!(error.certificate().unwrap().ended, Ended::TimedOut, "{error}");
-    assert_eq!(within("the next call", pool.call(add(1, 2))).await.unwrap(), 3);
+    let error = within(
+        "the loop",
+        pool.call(misbehave(How::StopSelf).timeout(millis(100))),
+    )
+    .await
+    .unwrap_err();
+    assert_eq!(
+        error.certificate().unwrap().ended,
+        Ended::TimedOut,
+        "{error}"
+    );
+    assert_eq!(
+        within("the next call", pool.call(add(1, 2))).await.unwrap(),
+        3
+    );
     end(pool).await;
     assert_eq!(groups(), Vec::<String>::new(), "groups are left");
 }
 
 async fn bomb() {
-    let Some(pool) = grouped(Pool::builder().workers(1), limits(None, Some(64))).await else { return };
+    let Some(pool) = grouped(Pool::builder().workers(1), limits(None, Some(64))).await else {
+        return;
+    };
     let mut handle = pool.call(fork_bomb());
     let started = within("the bomb", &mut handle).await.unwrap();
     println!("started {started} processes, 64 are allowed with all threads");
     assert!(started < 64);
-    let error = within("the crash", pool.call(misbehave(How::Segv))).await.unwrap_err();
+    let error = within("the crash", pool.call(misbehave(How::Segv)))
+        .await
+        .unwrap_err();
     assert!(matches!(error, CallError::Crashed(_)), "{error}");
-    assert_eq!(within("the next call", pool.call(add(1, 2))).await.unwrap(), 3);
+    assert_eq!(
+        within("the next call", pool.call(add(1, 2))).await.unwrap(),
+        3
+    );
     end(pool).await;
     until("no group", || groups().is_empty()).await;
 }
 
 async fn two_pools() {
     let limits = limits(None, Some(500));
-    let Some(first) = grouped(Pool::builder().workers(1), limits.clone()).await else { return };
-    let second = within("the second pool", Pool::builder().workers(0..=1).cgroup(limits).start()).await.unwrap();
+    let Some(first) = grouped(Pool::builder().workers(1), limits.clone()).await else {
+        return;
+    };
+    let second = within(
+        "the second pool",
+        Pool::builder().workers(0..=1).cgroup(limits).start(),
+    )
+    .await
+    .unwrap();
     let mut events = second.events();
     assert_eq!(within("a call", second.call(add(1, 2))).await.unwrap(), 3);
     let started = event(&mut events, "its worker", |event| match event {
@@ -185,7 +260,11 @@ async fn two_pools() {
         assert_eq!(within("a call", pool.call(add(1, 2))).await.unwrap(), 3);
     }
     first.shutdown().await;
-    assert_eq!(within("a call", second.call(add(1, 2))).await.unwrap(), 3, "one pool's end is not the other's");
+    assert_eq!(
+        within("a call", second.call(add(1, 2))).await.unwrap(),
+        3,
+        "one pool's end is not the other's"
+    );
     end(second).await;
 }
 
@@ -195,7 +274,12 @@ fn numbers(text: &str) -> Vec<u32> {
 
 /// "A task that started three grandchildren is cancelled: none alive when the receipt is there."
 async fn cancelled_family() {
-    let pool = Pool::builder().workers(1).kill_after(millis(50), millis(50)).start().await.unwrap();
+    let pool = Pool::builder()
+        .workers(1)
+        .kill_after(millis(50), millis(50))
+        .start()
+        .await
+        .unwrap();
     for how in [How::Spin, How::SpinWithSignalsBlocked] {
         let handle = pool.call(family(file("family"), how));
         let family = numbers(&written("family").await);
@@ -206,12 +290,17 @@ async fn cancelled_family() {
         assert!(alive.is_empty(), "of {family:?} these are alive: {alive:?}");
         println!("{} after {:.1?}", receipt.step, receipt.took);
         assert!(receipt.step >= Step::Terminated);
-        let Err(CallError::Cancelled(cancelled)) = within("the outcome", handle).await else { panic!("it was cancelled") };
+        let Err(CallError::Cancelled(cancelled)) = within("the outcome", handle).await else {
+            panic!("it was cancelled")
+        };
         assert_eq!(cancelled.reason, "enough");
         std::fs::remove_file(file("family")).unwrap();
         std::fs::remove_file(file("family.daemon")).unwrap();
     }
-    assert_eq!(within("the next call", pool.call(add(1, 2))).await.unwrap(), 3);
+    assert_eq!(
+        within("the next call", pool.call(add(1, 2))).await.unwrap(),
+        3
+    );
     end(pool).await;
 }
 
@@ -222,9 +311,15 @@ async fn crashed_family() {
     let error = within("the crash", handle).await.unwrap_err();
     assert_eq!(error.signal(), Some(libc::SIGSEGV), "{error}");
     let family = numbers(&written("family").await);
-    let took = until("no grandchild is alive", || !family.iter().any(|pid| facts::is_alive(*pid))).await;
+    let took = until("no grandchild is alive", || {
+        !family.iter().any(|pid| facts::is_alive(*pid))
+    })
+    .await;
     println!("all gone {took:.1?} after the outcome");
     assert!(took < Duration::from_secs(5));
-    assert_eq!(within("the next call", pool.call(add(1, 2))).await.unwrap(), 3);
+    assert_eq!(
+        within("the next call", pool.call(add(1, 2))).await.unwrap(),
+        3
+    );
     end(pool).await;
 }

@@ -1,6 +1,6 @@
-//! Everything at once, at random, from a seed: pools of many shapes whose workers are killed, stopped, recycled and sent
-//! home while calls of all kinds run, are cancelled and dropped. No model says what each call comes to; each must
-//! come to something, and nothing may be left.
+//! Everything at once, at random, from a seed: pools of many shapes whose workers are killed,
+//! stopped, recycled and sent home while calls of all kinds run, are cancelled and dropped. No
+//! model says what each call comes to; each must come to something, and nothing may be left.
 
 use std::time::{Duration, Instant};
 
@@ -20,9 +20,17 @@ scenarios! {
 
 fn shape(random: &mut Random) -> brigade::Builder {
     let slots = u32::try_from(random.within(1..4)).unwrap();
-    let neighbours = *random.pick(&[Neighbours::Spare, Neighbours::Lose, Neighbours::RunAgain]).unwrap();
-    let mut builder = Pool::builder().workers(1..=4).slots(slots).neighbours(neighbours).check_interval(millis(20));
-    builder = builder.kill_after(millis(20), millis(20)).retry(Retry::exponential(millis(1), millis(10)));
+    let neighbours = *random
+        .pick(&[Neighbours::Spare, Neighbours::Lose, Neighbours::RunAgain])
+        .unwrap();
+    let mut builder = Pool::builder()
+        .workers(1..=4)
+        .slots(slots)
+        .neighbours(neighbours)
+        .check_interval(millis(20));
+    builder = builder
+        .kill_after(millis(20), millis(20))
+        .retry(Retry::exponential(millis(1), millis(10)));
     if random.within(0..2) == 0 {
         builder = builder.spares(1);
     }
@@ -41,9 +49,22 @@ enum Made {
 
 fn make(pool: &Pool, random: &mut Random) -> Made {
     let number = i64::try_from(random.within(0..1000)).unwrap();
-    let hows = [How::Segv, How::Abort, How::Exit(0), How::Panic, How::CloseAllDescriptors, How::StopSelf];
+    let hows = [
+        How::Segv,
+        How::Abort,
+        How::Exit(0),
+        How::Panic,
+        How::CloseAllDescriptors,
+        How::StopSelf,
+    ];
     match random.within(0..20) {
-        0 => Made::Value(pool.call(misbehave(random.pick(&hows).unwrap().clone()).timeout(millis(200)).retries(1))),
+        0 => Made::Value(
+            pool.call(
+                misbehave(random.pick(&hows).unwrap().clone())
+                    .timeout(millis(200))
+                    .retries(1),
+            ),
+        ),
         1 => Made::Value(pool.call(misbehave(How::Spin).timeout(millis(20)))),
         2..4 => Made::Nothing(pool.call(polite().timeout(millis(10)))),
         4 => Made::Value(pool.call(add(number, 42 - number).delay(millis(5)))),
@@ -61,7 +82,9 @@ async fn see_through(made: Made, choice: u64, pause: Duration) {
                 tokio::time::timeout(pause, &mut handle).await.ok();
             }
             1 => {
-                tokio::time::timeout(pause, std::future::pending::<()>()).await.ok();
+                tokio::time::timeout(pause, std::future::pending::<()>())
+                    .await
+                    .ok();
                 within("a receipt", handle.cancel("chance")).await;
                 check(within("an outcome", handle).await);
             }
@@ -90,13 +113,30 @@ async fn everything() {
         let mut running = tokio::task::JoinSet::new();
         for _ in 0..150 {
             let made = make(&pool, &mut random);
-            running.spawn(see_through(made, random.within(0..8), random.time(millis(0)..millis(15))));
-            let pids: Vec<u32> = pool.workers().iter().filter_map(|worker| worker.pid).collect();
+            running.spawn(see_through(
+                made,
+                random.within(0..8),
+                random.time(millis(0)..millis(15)),
+            ));
+            let pids: Vec<u32> = pool
+                .workers()
+                .iter()
+                .filter_map(|worker| worker.pid)
+                .collect();
             match random.within(0..40) {
-                0 => drop(random.pick(&pids).map(|pid| signal_child(own, *pid, Signal::KILL))),
-                // An idle one is noticed by ping. One that is given a call in the same moment is not, hence it goes on later.
+                0 => drop(
+                    random
+                        .pick(&pids)
+                        .map(|pid| signal_child(own, *pid, Signal::KILL)),
+                ),
+                // An idle one is noticed by ping. One that is given a call in the same moment is
+                // not, hence it goes on later.
                 1 => {
-                    if let Some(pid) = random.pick(&pids).copied().filter(|pid| signal_child(own, *pid, Signal::STOP)) {
+                    if let Some(pid) = random
+                        .pick(&pids)
+                        .copied()
+                        .filter(|pid| signal_child(own, *pid, Signal::STOP))
+                    {
                         tokio::time::sleep(millis(5)).await;
                         signal_child(own, pid, Signal::CONT);
                     }
@@ -112,8 +152,16 @@ async fn everything() {
         while let Some(ended) = within("the calls", running.join_next()).await {
             ended.unwrap_or_else(|error| panic!("{error}, seed {}", random.seed()));
         }
-        until("nothing runs", || pool.stats().running + pool.stats().waiting == 0).await;
-        assert_eq!(within("a last call", pool.call(add(1, 2))).await.unwrap(), 3, "seed {}", random.seed());
+        until("nothing runs", || {
+            pool.stats().running + pool.stats().waiting == 0
+        })
+        .await;
+        assert_eq!(
+            within("a last call", pool.call(add(1, 2))).await.unwrap(),
+            3,
+            "seed {}",
+            random.seed()
+        );
         end(pool).await;
         rounds += 1;
     }
@@ -124,7 +172,12 @@ async fn everything() {
 async fn shutdowns() {
     let mut random = Random::from_env();
     for _ in 0..count(12, 500) {
-        let pool = within("a start", shape(&mut random).shutdown_timeout(millis(300)).start()).await.unwrap();
+        let pool = within(
+            "a start",
+            shape(&mut random).shutdown_timeout(millis(300)).start(),
+        )
+        .await
+        .unwrap();
         let made: Vec<Made> = (0..80).map(|_| make(&pool, &mut random)).collect();
         tokio::time::sleep(random.time(millis(0)..millis(20))).await;
         match random.within(0..3) {
@@ -149,10 +202,18 @@ async fn shutdowns() {
 /// As with one slot, but other calls share the worker and must not be hurt.
 async fn shared_race() {
     let mut random = Random::from_env();
-    let pool = Pool::builder().workers(2).slots(16).kill_after(Duration::from_secs(10), millis(100)).start().await.unwrap();
+    let pool = Pool::builder()
+        .workers(2)
+        .slots(16)
+        .kill_after(Duration::from_secs(10), millis(100))
+        .start()
+        .await
+        .unwrap();
     let mut counts = (0, 0);
     for _ in 0..count(60, 5_000) {
-        let mut handles: Vec<(i64, Handle<i64>)> = (0..32).map(|number| (number, pool.call(add(number, 1)))).collect();
+        let mut handles: Vec<(i64, Handle<i64>)> = (0..32)
+            .map(|number| (number, pool.call(add(number, 1))))
+            .collect();
         let asked: Vec<Handle<()>> = (0..4).map(|_| pool.call(polite())).collect();
         for _ in 0..random.within(0..20) {
             tokio::task::yield_now().await;
@@ -175,6 +236,14 @@ async fn shared_race() {
         }
     }
     println!("done {} cancelled {}", counts.0, counts.1);
-    assert_eq!((pool.stats().running, pool.stats().waiting, pool.stats().crashed, pool.stats().started), (0, 0, 0, 2));
+    assert_eq!(
+        (
+            pool.stats().running,
+            pool.stats().waiting,
+            pool.stats().crashed,
+            pool.stats().started
+        ),
+        (0, 0, 0, 2)
+    );
     end(pool).await;
 }

@@ -16,48 +16,91 @@ scenarios! {
 }
 
 async fn pool(workers: usize) -> Pool {
-    Pool::builder().workers(workers).kill_after(millis(100), millis(100)).start().await.unwrap()
+    Pool::builder()
+        .workers(workers)
+        .kill_after(millis(100), millis(100))
+        .start()
+        .await
+        .unwrap()
 }
 
 async fn outcome(pool: &Pool, how: &How) -> Result<i64, CallError> {
     // A generous timeout: a way to die that does not kill must not hang the test.
-    within(&format!("{how:?}"), pool.call(misbehave(how.clone()).timeout(Duration::from_secs(10)))).await
+    within(
+        &format!("{how:?}"),
+        pool.call(misbehave(how.clone()).timeout(Duration::from_secs(10))),
+    )
+    .await
 }
 
 fn certificate(error: &CallError) -> &Certificate {
-    error.certificate().unwrap_or_else(|| panic!("no certificate: {error}"))
+    error
+        .certificate()
+        .unwrap_or_else(|| panic!("no certificate: {error}"))
 }
 
 async fn crashes() {
     let pool = pool(2).await;
-    let signals = [(How::Segv, libc::SIGSEGV), (How::Bus, libc::SIGBUS), (How::Ill, libc::SIGILL), (How::Abort, libc::SIGABRT)];
+    let signals = [
+        (How::Segv, libc::SIGSEGV),
+        (How::Bus, libc::SIGBUS),
+        (How::Ill, libc::SIGILL),
+        (How::Abort, libc::SIGABRT),
+    ];
     for (how, signal) in signals {
         let error = outcome(&pool, &how).await.unwrap_err();
         println!("{how:?}: {error}");
         assert!(matches!(error, CallError::Crashed(_)), "{how:?}: {error}");
-        assert_eq!((&certificate(&error).ended, error.signal()), (&Ended::Signalled, Some(signal)), "{how:?}");
+        assert_eq!(
+            (&certificate(&error).ended, error.signal()),
+            (&Ended::Signalled, Some(signal)),
+            "{how:?}"
+        );
     }
     let error = outcome(&pool, &How::StackOverflow).await.unwrap_err();
-    assert!(matches!(error, CallError::Crashed(_)) && certificate(&error).ended == Ended::StackOverflow, "{error}");
+    assert!(
+        matches!(error, CallError::Crashed(_)) && certificate(&error).ended == Ended::StackOverflow,
+        "{error}"
+    );
 
-    // Panics that can be caught leave the worker alive, the others are told as what they are all the same.
+    // Panics that can be caught leave the worker alive, the others are told as what they are all
+    // the same.
     let panics = [
         (How::Panic, "a plain panic", false),
         (How::PanicInDrop, "a panic in drop", false),
-        (How::PanicWithPayloadThatPanics, "payload is not text", false),
+        (
+            How::PanicWithPayloadThatPanics,
+            "payload is not text",
+            false,
+        ),
         (How::DoublePanic, "a panic in drop", true),
-        (How::PanicThatMayNotUnwind, "a panic that may not unwind", true),
+        (
+            How::PanicThatMayNotUnwind,
+            "a panic that may not unwind",
+            true,
+        ),
     ];
     for (how, text, dies) in panics {
         let error = outcome(&pool, &how).await.unwrap_err();
         println!("{how:?}: {error}");
-        let CallError::Panicked(certificate) = &error else { panic!("{how:?}: {error}") };
-        let Ended::Panicked { message, location } = &certificate.ended else { panic!("{how:?}: {error}") };
+        let CallError::Panicked(certificate) = &error else {
+            panic!("{how:?}: {error}")
+        };
+        let Ended::Panicked { message, location } = &certificate.ended else {
+            panic!("{how:?}: {error}")
+        };
         assert!(message.contains(text), "{how:?}: {message}");
         assert!(location.contains("tasks.rs"), "{how:?}: {location}");
-        assert_eq!(certificate.exit, dies.then_some(Exit::Signal(libc::SIGABRT)), "{how:?}");
+        assert_eq!(
+            certificate.exit,
+            dies.then_some(Exit::Signal(libc::SIGABRT)),
+            "{how:?}"
+        );
     }
-    assert_eq!(within("the next call", pool.call(add(1, 2))).await.unwrap(), 3);
+    assert_eq!(
+        within("the next call", pool.call(add(1, 2))).await.unwrap(),
+        3
+    );
     end(pool).await;
 }
 
@@ -65,7 +108,14 @@ async fn undisturbed() {
     let pool = pool(2).await;
     let bystander = pool.call(hold(file("runs"), file("go")));
     let pid: u32 = written("runs").await.parse().unwrap();
-    for how in [How::Segv, How::Abort, How::StackOverflow, How::Exit(1), How::DoublePanic, How::CloseAllDescriptors] {
+    for how in [
+        How::Segv,
+        How::Abort,
+        How::StackOverflow,
+        How::Exit(1),
+        How::DoublePanic,
+        How::CloseAllDescriptors,
+    ] {
         assert!(outcome(&pool, &how).await.is_err(), "{how:?}");
     }
     crate::tasks::tell(&file("go"), "go");
@@ -90,33 +140,73 @@ async fn exits() {
         println!("{how:?} after {:.1?}: {error}", began.elapsed());
         assert!(matches!(error, CallError::Crashed(_)), "{how:?}: {error}");
         if exit.is_some() {
-            assert_eq!((certificate(&error).exit, &certificate(&error).ended), (exit, &Ended::Exited), "{how:?}");
+            assert_eq!(
+                (certificate(&error).exit, &certificate(&error).ended),
+                (exit, &Ended::Exited),
+                "{how:?}"
+            );
         }
     }
-    assert_eq!(within("the next call", pool.call(add(1, 2))).await.unwrap(), 3);
+    assert_eq!(
+        within("the next call", pool.call(add(1, 2))).await.unwrap(),
+        3
+    );
     end(pool).await;
 }
 
 async fn another_program() {
     let pool = pool(1).await;
-    let error = outcome(&pool, &How::Exec("/bin/sleep".to_owned())).await.unwrap_err();
+    let error = outcome(&pool, &How::Exec("/bin/sleep".to_owned()))
+        .await
+        .unwrap_err();
     println!("{error}");
     assert!(matches!(error, CallError::Crashed(_)), "{error}");
-    assert!(matches!(certificate(&error).ended, Ended::LinkBroken(_)), "{error}");
+    assert!(
+        matches!(certificate(&error).ended, Ended::LinkBroken(_)),
+        "{error}"
+    );
     end(pool).await;
 }
 
 async fn endless() {
     let (ask, terminate, timeout) = (millis(100), millis(100), millis(200));
-    let pool = Pool::builder().workers(1).kill_after(ask, terminate).start().await.unwrap();
-    for (how, step) in [(How::Spin, Step::Terminated), (How::SpinWithSignalsBlocked, Step::Killed)] {
+    let pool = Pool::builder()
+        .workers(1)
+        .kill_after(ask, terminate)
+        .start()
+        .await
+        .unwrap();
+    for (how, step) in [
+        (How::Spin, Step::Terminated),
+        (How::SpinWithSignalsBlocked, Step::Killed),
+    ] {
         let began = Instant::now();
         let handle = pool.call(misbehave(how.clone()).timeout(timeout));
-        let Err(CallError::TimedOut(TimedOut::Run(certificate))) = within("the loop", handle).await else { panic!("{how:?}") };
-        let due = timeout + ask + if step == Step::Killed { terminate } else { Duration::ZERO };
-        println!("{how:?}: {certificate}; overshoot {:.1?}", began.elapsed().saturating_sub(due));
-        assert_eq!((certificate.ended, certificate.step), (Ended::TimedOut, Some(step)), "{how:?}");
-        assert!(began.elapsed() >= due && began.elapsed() < due + Duration::from_secs(3), "{:?}", began.elapsed());
+        let Err(CallError::TimedOut(TimedOut::Run(certificate))) = within("the loop", handle).await
+        else {
+            panic!("{how:?}")
+        };
+        let due = timeout
+            + ask
+            + if step == Step::Killed {
+                terminate
+            } else {
+                Duration::ZERO
+            };
+        println!(
+            "{how:?}: {certificate}; overshoot {:.1?}",
+            began.elapsed().saturating_sub(due)
+        );
+        assert_eq!(
+            (certificate.ended, certificate.step),
+            (Ended::TimedOut, Some(step)),
+            "{how:?}"
+        );
+        assert!(
+            began.elapsed() >= due && began.elapsed() < due + Duration::from_secs(3),
+            "{:?}",
+            began.elapsed()
+        );
     }
     end(pool).await;
 }

@@ -1,4 +1,5 @@
-//! Workers that harm their own links and outputs, and callers that change their minds: A9 and further attacks.
+//! Workers that harm their own links and outputs, and callers that change their minds: A9 and
+//! further attacks.
 
 use std::time::Duration;
 
@@ -27,11 +28,24 @@ scenarios! {
 
 async fn closes_descriptors() {
     let pool = Pool::builder().workers(1).start().await.unwrap();
-    let error = within("the call", pool.call(misbehave(How::CloseAllDescriptors))).await.unwrap_err();
+    let error = within("the call", pool.call(misbehave(How::CloseAllDescriptors)))
+        .await
+        .unwrap_err();
     println!("{error}");
-    let CallError::Crashed(certificate) = &error else { panic!("{error}") };
-    assert!(matches!(certificate.ended, Ended::LinkBroken(_) | Ended::Exited | Ended::Signalled), "{error}");
-    assert_eq!(within("the next call", pool.call(add(1, 2))).await.unwrap(), 3);
+    let CallError::Crashed(certificate) = &error else {
+        panic!("{error}")
+    };
+    assert!(
+        matches!(
+            certificate.ended,
+            Ended::LinkBroken(_) | Ended::Exited | Ended::Signalled
+        ),
+        "{error}"
+    );
+    assert_eq!(
+        within("the next call", pool.call(add(1, 2))).await.unwrap(),
+        3
+    );
     end(pool).await;
 }
 
@@ -40,14 +54,21 @@ async fn noise() {
     let pool = Pool::builder().workers(2).start().await.unwrap();
     let before = facts::resident_bytes(std::process::id());
     for _ in 0..count(20, 1000) {
-        // The noise may look like the begin of a long frame, for the rest of which the pool waits: hence a timeout.
+        // The noise may look like the begin of a long frame, for the rest of which the pool waits:
+        // hence a timeout.
         let call = misbehave(How::NoiseOnSockets(random.draw())).timeout(Duration::from_secs(3));
         let error = within("the call", pool.call(call)).await.unwrap_err();
-        assert!(matches!(error, CallError::Crashed(_) | CallError::TimedOut(_)), "{error}");
+        assert!(
+            matches!(error, CallError::Crashed(_) | CallError::TimedOut(_)),
+            "{error}"
+        );
         if let CallError::Crashed(certificate) = &error {
             assert!(matches!(certificate.ended, Ended::LinkBroken(_)), "{error}");
         }
-        assert_eq!(within("the next call", pool.call(add(1, 2))).await.unwrap(), 3);
+        assert_eq!(
+            within("the next call", pool.call(add(1, 2))).await.unwrap(),
+            3
+        );
     }
     let grown = facts::resident_bytes(std::process::id()).saturating_sub(before);
     println!("the parent grew by {} KiB", grown >> 10);
@@ -59,20 +80,43 @@ async fn flood() {
     let pool = Pool::builder().workers(1).start().await.unwrap();
     let (cap, bytes) = (10_000, count(64 << 20, 1 << 30) as u64);
     let before = facts::resident_bytes(std::process::id());
-    for (how, is_error) in [(How::FloodStdout(bytes), false), (How::FloodStderr(bytes), true)] {
+    for (how, is_error) in [
+        (How::FloodStdout(bytes), false),
+        (How::FloodStderr(bytes), true),
+    ] {
         let mut handle = pool.call(misbehave(how).capture(cap));
         assert_eq!(within("the flood", &mut handle).await.unwrap(), 42);
         let output = handle.output().unwrap();
-        let captured = if is_error { output.stderr } else { output.stdout };
-        assert_eq!((captured.text.len(), captured.dropped), (cap, bytes - cap as u64));
+        let captured = if is_error {
+            output.stderr
+        } else {
+            output.stdout
+        };
+        assert_eq!(
+            (captured.text.len(), captured.dropped),
+            (cap, bytes - cap as u64)
+        );
     }
     let grown = facts::resident_bytes(std::process::id()).saturating_sub(before);
-    println!("the parent grew by {} KiB for {} MiB of output", grown >> 10, bytes >> 19);
+    println!(
+        "the parent grew by {} KiB for {} MiB of output",
+        grown >> 10,
+        bytes >> 19
+    );
     assert!(grown < 32 << 20);
     // Standard error in a certificate is cut as well.
-    let error = within("the crash", pool.call(crate::tasks::flood_and_crash(4 << 20).capture(cap))).await.unwrap_err();
+    let error = within(
+        "the crash",
+        pool.call(crate::tasks::flood_and_crash(4 << 20).capture(cap)),
+    )
+    .await
+    .unwrap_err();
     let stderr = &error.certificate().unwrap().stderr;
-    assert!(stderr.len() <= 64 << 10 && stderr.ends_with("the last words\n"), "{} bytes", stderr.len());
+    assert!(
+        stderr.len() <= 64 << 10 && stderr.ends_with("the last words\n"),
+        "{} bytes",
+        stderr.len()
+    );
     end(pool).await;
 }
 
@@ -80,12 +124,20 @@ async fn flood() {
 async fn flood_passed_through() {
     let pool = Pool::builder().workers(2).start().await.unwrap();
     let handle = pool.call(misbehave(How::FloodStdout(8 << 20)));
-    assert_eq!(within("a call beside the flood", pool.call(add(1, 2))).await.unwrap(), 3);
+    assert_eq!(
+        within("a call beside the flood", pool.call(add(1, 2)))
+            .await
+            .unwrap(),
+        3
+    );
     assert_eq!(within("the flood", handle).await.unwrap(), 42);
     within("shutdown", pool.shutdown()).await;
     assert_childless();
     // Made short again, so that it is not printed.
-    let log = std::fs::OpenOptions::new().write(true).open(file("log")).unwrap();
+    let log = std::fs::OpenOptions::new()
+        .write(true)
+        .open(file("log"))
+        .unwrap();
     let written = log.metadata().unwrap().len();
     log.set_len(0).unwrap();
     assert!(written >= 8 << 20, "{written} bytes came through");
@@ -94,23 +146,38 @@ async fn flood_passed_through() {
 async fn closed_outputs() {
     let pool = Pool::builder().workers(1).start().await.unwrap();
     for _ in 0..3 {
-        assert_eq!(within("the call", pool.call(misbehave(How::CloseOutputs))).await.unwrap(), 42);
+        assert_eq!(
+            within("the call", pool.call(misbehave(How::CloseOutputs)))
+                .await
+                .unwrap(),
+            42
+        );
     }
     // Whatever was opened as descriptor 1 and 2 since, calls go on.
-    assert_eq!(within("the next call", pool.call(add(1, 2))).await.unwrap(), 3);
+    assert_eq!(
+        within("the next call", pool.call(add(1, 2))).await.unwrap(),
+        3
+    );
     let idle = facts::cpu_ticks(std::process::id());
     tokio::time::sleep(millis(300)).await;
     let spent = facts::cpu_ticks(std::process::id()) - idle;
-    assert!(spent < 15, "the pool spins on closed pipes: {spent} ticks in 300 ms");
+    assert!(
+        spent < 15,
+        "the pool spins on closed pipes: {spent} ticks in 300 ms"
+    );
     end(pool).await;
 }
 
 async fn returns_twice() {
     let pool = Pool::builder().workers(1).start().await.unwrap();
     for _ in 0..5 {
-        // One of the two answers is taken, or the link is found broken first; never both, and nothing hangs.
+        // One of the two answers is taken, or the link is found broken first; never both, and
+        // nothing hangs.
         let outcome = within("the call", pool.call(misbehave(How::ForkAndReturnTwice))).await;
-        assert!(matches!(outcome, Ok(42) | Err(CallError::Crashed(_))), "{outcome:?}");
+        assert!(
+            matches!(outcome, Ok(42) | Err(CallError::Crashed(_))),
+            "{outcome:?}"
+        );
         let next = within("the next call", pool.call(add(1, 2)).into_settled()).await;
         println!("then {next:?}");
     }
@@ -131,17 +198,26 @@ impl Settled for brigade::Handle<i64> {
                 "3".to_owned()
             }
             Err(error) => {
-                assert!(matches!(error, CallError::Crashed(_) | CallError::Lost(_)), "{error}");
+                assert!(
+                    matches!(error, CallError::Crashed(_) | CallError::Lost(_)),
+                    "{error}"
+                );
                 error.to_string()
             }
         }
     }
 }
 
-/// Cancels fall before, in and after the end of short calls: each call has one outcome, which fits its receipt.
+/// Cancels fall before, in and after the end of short calls: each call has one outcome, which fits
+/// its receipt.
 async fn race() {
     let mut random = Random::from_env();
-    let pool = Pool::builder().workers(2).kill_after(Duration::from_secs(10), millis(100)).start().await.unwrap();
+    let pool = Pool::builder()
+        .workers(2)
+        .kill_after(Duration::from_secs(10), millis(100))
+        .start()
+        .await
+        .unwrap();
     let (mut done, mut cancelled) = (0, 0);
     for number in (0..).take(count(2_000, 100_000)) {
         let handle = pool.call(add(number, 1));
@@ -168,13 +244,21 @@ async fn race() {
     println!("done {done} cancelled {cancelled}");
     let stats = pool.stats();
     assert_eq!((stats.running, stats.waiting, stats.crashed), (0, 0, 0));
-    assert_eq!(stats.started, 2, "no worker had to be killed for a call that was over");
+    assert_eq!(
+        stats.started, 2,
+        "no worker had to be killed for a call that was over"
+    );
     end(pool).await;
 }
 
 async fn dropped() {
     let mut random = Random::from_env();
-    let pool = Pool::builder().workers(2).kill_after(millis(20), millis(20)).start().await.unwrap();
+    let pool = Pool::builder()
+        .workers(2)
+        .kill_after(millis(20), millis(20))
+        .start()
+        .await
+        .unwrap();
     let total = count(300, 20_000);
     let mut kept = Vec::new();
     for number in (0..).take(total) {
@@ -191,9 +275,17 @@ async fn dropped() {
         }
     }
     for (number, handle) in kept {
-        assert_eq!(within("a kept handle", handle).await.unwrap(), number + 1, "seed {}", random.seed());
+        assert_eq!(
+            within("a kept handle", handle).await.unwrap(),
+            number + 1,
+            "seed {}",
+            random.seed()
+        );
     }
-    until("nothing runs", || pool.stats().running == 0 && pool.stats().waiting == 0).await;
+    until("nothing runs", || {
+        pool.stats().running == 0 && pool.stats().waiting == 0
+    })
+    .await;
     until("full size", || pool.stats().idle == 2).await;
     end(pool).await;
 }
@@ -215,15 +307,29 @@ async fn storm() {
     assert!(shutdown.drained, "accepted calls finish");
     for handle in handles {
         let outcome = within("a handle", handle).await;
-        assert!(matches!(outcome, Ok(42) | Err(CallError::Crashed(_) | CallError::Panicked(_))), "{outcome:?}");
+        assert!(
+            matches!(
+                outcome,
+                Ok(42) | Err(CallError::Crashed(_) | CallError::Panicked(_))
+            ),
+            "{outcome:?}"
+        );
     }
-    assert_eq!(pool.call(add(1, 2)).await.unwrap_err().rejected(), Some(ErrorKind::Closed));
+    assert_eq!(
+        pool.call(add(1, 2)).await.unwrap_err().rejected(),
+        Some(ErrorKind::Closed)
+    );
     assert_childless();
 }
 
 async fn killed_storm() {
     let mut random = Random::from_env();
-    let pool = Pool::builder().workers(4).kill_after(millis(50), millis(50)).start().await.unwrap();
+    let pool = Pool::builder()
+        .workers(4)
+        .kill_after(millis(50), millis(50))
+        .start()
+        .await
+        .unwrap();
     let handles = crashing(&pool, &mut random);
     tokio::time::sleep(random.time(millis(0)..millis(30))).await;
     within("the kill", pool.kill()).await;
@@ -240,14 +346,28 @@ fn slow_start(told: String, go: String) -> Result<(), std::io::Error> {
 }
 
 async fn cancel_at_start() {
-    let pool = Pool::builder().workers(0..=1).init(slow_start, &(file("starts"), file("go"))).start().await.unwrap();
+    let pool = Pool::builder()
+        .workers(0..=1)
+        .init(slow_start, &(file("starts"), file("go")))
+        .start()
+        .await
+        .unwrap();
     let handle = pool.call(own_pid());
     let pid: u32 = written("starts").await.parse().unwrap();
-    let receipt = within("the cancel", handle.cancel("too slow")).await.unwrap();
+    let receipt = within("the cancel", handle.cancel("too slow"))
+        .await
+        .unwrap();
     assert_eq!(receipt.step, brigade::Step::NotStarted);
-    assert!(matches!(within("the outcome", handle).await, Err(CallError::Cancelled(_))));
+    assert!(matches!(
+        within("the outcome", handle).await,
+        Err(CallError::Cancelled(_))
+    ));
     tell(&file("go"), "go");
-    assert_eq!(within("the next call", pool.call(own_pid())).await.unwrap(), pid, "the worker was not at fault");
+    assert_eq!(
+        within("the next call", pool.call(own_pid())).await.unwrap(),
+        pid,
+        "the worker was not at fault"
+    );
     end(pool).await;
 }
 
@@ -257,34 +377,57 @@ async fn dropped_pool() {
     let waiting: Vec<_> = (0..10).map(|_| pool.call(misbehave(How::Spin))).collect();
     written("runs").await;
     drop(pool);
-    for handle in waiting.into_iter().map(|handle| Box::pin(async { drop(handle.await.unwrap_err()) })) {
+    for handle in waiting
+        .into_iter()
+        .map(|handle| Box::pin(async { drop(handle.await.unwrap_err()) }))
+    {
         within("a handle", handle).await;
     }
     assert!(within("a handle", handle).await.is_err());
-    until("no child", || facts::children(std::process::id()).is_empty()).await;
+    until("no child", || {
+        facts::children(std::process::id()).is_empty()
+    })
+    .await;
 }
 
 async fn many() {
     let workers = count(150, 600);
-    let pool = within("the start", Pool::builder().workers(workers).start()).await.unwrap();
+    let pool = within("the start", Pool::builder().workers(workers).start())
+        .await
+        .unwrap();
     assert_eq!(pool.stats().idle, workers);
     within("the kill", pool.kill()).await;
     assert_childless();
 }
 
 async fn full_queue() {
-    let pool = Pool::builder().workers(1).queue_max(1).start().await.unwrap();
+    let pool = Pool::builder()
+        .workers(1)
+        .queue_max(1)
+        .start()
+        .await
+        .unwrap();
     let running = pool.call(hold(file("runs"), file("go")));
     written("runs").await;
     let waiting = pool.call(add(1, 2));
     for _ in 0..3 {
-        assert_eq!(pool.try_call(add(1, 2)).unwrap_err().kind(), ErrorKind::QueueFull);
+        assert_eq!(
+            pool.try_call(add(1, 2)).unwrap_err().kind(),
+            ErrorKind::QueueFull
+        );
         let outside = pool.call(add(1, 2));
         within("the cancel", outside.cancel("no room")).await;
-        assert!(matches!(within("the outcome", outside).await, Err(CallError::Cancelled(_))));
+        assert!(matches!(
+            within("the outcome", outside).await,
+            Err(CallError::Cancelled(_))
+        ));
         // Waits for room, then gives up.
         let mut impatient = pool.call(add(1, 2));
-        assert!(tokio::time::timeout(millis(5), &mut impatient).await.is_err());
+        assert!(
+            tokio::time::timeout(millis(5), &mut impatient)
+                .await
+                .is_err()
+        );
         drop(impatient);
     }
     tell(&file("go"), "go");
@@ -294,7 +437,9 @@ async fn full_queue() {
     std::fs::remove_file(file("go")).unwrap();
     let running = pool.call(hold(file("runs"), file("go")));
     written("runs").await;
-    let waiting = pool.try_call(add(1, 2)).expect("there is room for one again");
+    let waiting = pool
+        .try_call(add(1, 2))
+        .expect("there is room for one again");
     tell(&file("go"), "go");
     within("the running one", running).await.unwrap();
     assert_eq!(within("the waiting one", waiting).await.unwrap(), 3);

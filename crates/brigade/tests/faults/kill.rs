@@ -11,7 +11,9 @@ use brigade_testkit::random::Random;
 use brigade_testkit::{count, facts::children};
 use rustix::process::Signal;
 
-use crate::stage::{BOUND, end, event, file, millis, scenarios, until, within, worker_pid, written};
+use crate::stage::{
+    BOUND, end, event, file, millis, scenarios, until, within, worker_pid, written,
+};
 use crate::tasks::{add, await_file, hold, job};
 
 scenarios! {
@@ -44,7 +46,11 @@ async fn killer(pool: Pool, book: Arc<Ledger>, mut random: Random, over: Arc<Ato
     let (own, mut hits) = (std::process::id(), 0);
     while !over.load(Ordering::Acquire) {
         tokio::time::sleep(random.time(millis(5)..millis(50))).await;
-        let pids: Vec<u32> = pool.workers().iter().filter_map(|worker| worker.pid).collect();
+        let pids: Vec<u32> = pool
+            .workers()
+            .iter()
+            .filter_map(|worker| worker.pid)
+            .collect();
         if let Some(pid) = random.pick(&pids).copied() {
             // Noted first: an attempt that begins again must find its fault in the ledger.
             book.fault(pid).unwrap();
@@ -66,20 +72,34 @@ async fn kill_at_random_run_again() {
     killing(4, Neighbours::RunAgain).await;
 }
 
-/// "Every handle resolves; starts beyond the first are at most the kills times the slots; four workers at the end."
+/// "Every handle resolves; starts beyond the first are at most the kills times the slots; four
+/// workers at the end."
 async fn killing(slots: u32, neighbours: Neighbours) {
     let (mut random, path) = (Random::from_env(), file("ledger"));
     let seed = random.seed();
     let jobs = count(1_500, 10_000) as u64;
-    let slowest = if brigade_testkit::full() { 20_000 } else { 5_000 };
-    let pool = Pool::builder().workers(4).slots(slots).neighbours(neighbours).retry(Retry::exponential(millis(1), millis(20)));
+    let slowest = if brigade_testkit::full() {
+        20_000
+    } else {
+        5_000
+    };
+    let pool = Pool::builder()
+        .workers(4)
+        .slots(slots)
+        .neighbours(neighbours)
+        .retry(Retry::exponential(millis(1), millis(20)));
     let pool = pool.start().await.unwrap();
     let mut events = pool.events();
     let book = Arc::new(Ledger::open(&path).unwrap());
     let descriptors = facts::open_descriptors(std::process::id());
 
     let over = Arc::new(AtomicBool::new(false));
-    let killing = tokio::task::JoinSet::from_iter([killer(pool.clone(), Arc::clone(&book), Random::new(random.draw()), Arc::clone(&over))]);
+    let killing = tokio::task::JoinSet::from_iter([killer(
+        pool.clone(),
+        Arc::clone(&book),
+        Random::new(random.draw()),
+        Arc::clone(&over),
+    )]);
     let open = Arc::new(AtomicUsize::new(0));
     let mut running = tokio::task::JoinSet::new();
     for number in 1..=jobs {
@@ -93,20 +113,47 @@ async fn killing(slots: u32, neighbours: Neighbours) {
             open.fetch_sub(1, Ordering::Relaxed);
         });
     }
-    let bound = if brigade_testkit::full() { Duration::from_secs(600) } else { 2 * BOUND };
-    let drained = tokio::time::timeout(bound, async { while running.join_next().await.is_some() {} }).await;
+    let bound = if brigade_testkit::full() {
+        Duration::from_secs(600)
+    } else {
+        2 * BOUND
+    };
+    let drained = tokio::time::timeout(bound, async {
+        while running.join_next().await.is_some() {}
+    })
+    .await;
     over.store(true, Ordering::Release);
     let hits: usize = killing.join_all().await.into_iter().sum();
-    assert!(drained.is_ok(), "{} handles never resolved, seed {seed}", open.load(Ordering::Relaxed));
+    assert!(
+        drained.is_ok(),
+        "{} handles never resolved, seed {seed}",
+        open.load(Ordering::Relaxed)
+    );
     book.job(0, &ledger::Event::Healed).unwrap();
 
-    let counts = ledger::check(&path, Bounds { dup_start: hits * slots as usize, reorder: usize::MAX, stuck_after: BOUND }, seed);
+    let counts = ledger::check(
+        &path,
+        Bounds {
+            dup_start: hits * slots as usize,
+            reorder: usize::MAX,
+            stuck_after: BOUND,
+        },
+        seed,
+    );
     assert_eq!(counts.jobs as u64, jobs);
     assert!(hits > 0, "nothing was killed");
     until("four workers again", || pool.stats().idle == 4).await;
-    until("no zombies", || !children(std::process::id()).iter().any(facts::Process::is_zombie)).await;
+    until("no zombies", || {
+        !children(std::process::id())
+            .iter()
+            .any(facts::Process::is_zombie)
+    })
+    .await;
     assert_eq!(children(std::process::id()).len(), 4);
-    until("descriptors as before", || facts::open_descriptors(std::process::id()) <= descriptors + 1).await;
+    until("descriptors as before", || {
+        facts::open_descriptors(std::process::id()) <= descriptors + 1
+    })
+    .await;
     report_respawns(&pool, &mut events).await;
     end(pool).await;
 }
@@ -120,8 +167,18 @@ async fn report_respawns(pool: &Pool, events: &mut brigade::Events) {
         }
     }
     took.sort_unstable();
-    let at = |share: usize| took.get((took.len() * share / 100).min(took.len().saturating_sub(1))).copied().unwrap_or_default();
-    println!("respawns {} p50 {:.1?} p99 {:.1?}; workers started {}", took.len(), at(50), at(99), pool.stats().started);
+    let at = |share: usize| {
+        took.get((took.len() * share / 100).min(took.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or_default()
+    };
+    println!(
+        "respawns {} p50 {:.1?} p99 {:.1?}; workers started {}",
+        took.len(),
+        at(50),
+        at(99),
+        pool.stats().started
+    );
 }
 
 /// First in, first out, on one worker.
@@ -139,41 +196,91 @@ async fn in_order() {
         let outcome = within("a job", handle).await;
         book.job(number, &name(&outcome)).unwrap();
     }
-    ledger::check(&path, Bounds { dup_start: 0, reorder: 0, stuck_after: BOUND }, 0);
+    ledger::check(
+        &path,
+        Bounds {
+            dup_start: 0,
+            reorder: 0,
+            stuck_after: BOUND,
+        },
+        0,
+    );
     end(pool).await;
 }
 
 async fn stopped_while_running() {
-    let pool = Pool::builder().workers(1).kill_after(millis(50), millis(50)).start().await.unwrap();
-    let handle = pool.call(hold(file("runs"), file("never")).timeout(millis(300)).retries(3));
+    let pool = Pool::builder()
+        .workers(1)
+        .kill_after(millis(50), millis(50))
+        .start()
+        .await
+        .unwrap();
+    let handle = pool.call(
+        hold(file("runs"), file("never"))
+            .timeout(millis(300))
+            .retries(3),
+    );
     let pid: u32 = written("runs").await.parse().unwrap();
     assert!(signal_child(std::process::id(), pid, Signal::STOP));
-    let Err(CallError::TimedOut(TimedOut::Run(certificate))) = within("the deadline", handle).await else { panic!("it timed out") };
+    let Err(CallError::TimedOut(TimedOut::Run(certificate))) = within("the deadline", handle).await
+    else {
+        panic!("it timed out")
+    };
     println!("{certificate}");
     assert_eq!(certificate.ended, Ended::TimedOut);
-    assert_eq!(certificate.exit, Some(Exit::Signal(libc::SIGKILL)), "a stopped process heeds no SIGTERM");
+    assert_eq!(
+        certificate.exit,
+        Some(Exit::Signal(libc::SIGKILL)),
+        "a stopped process heeds no SIGTERM"
+    );
     assert_eq!(certificate.step, Some(Step::Killed));
-    assert_eq!(certificate.attempt, 1, "a call that timed out is not run again");
+    assert_eq!(
+        certificate.attempt, 1,
+        "a call that timed out is not run again"
+    );
     assert!(!facts::is_alive(pid));
-    assert_eq!(within("the next call", pool.call(add(1, 2))).await.unwrap(), 3);
+    assert_eq!(
+        within("the next call", pool.call(add(1, 2))).await.unwrap(),
+        3
+    );
     end(pool).await;
 }
 
 async fn stopped_while_idle() {
     let interval = millis(200);
-    let pool = Pool::builder().workers(1).check_interval(interval).start().await.unwrap();
+    let pool = Pool::builder()
+        .workers(1)
+        .check_interval(interval)
+        .start()
+        .await
+        .unwrap();
     let mut events = pool.events();
     let pid = worker_pid(&pool);
     let began = std::time::Instant::now();
     assert!(signal_child(std::process::id(), pid, Signal::STOP));
-    let gone = event(&mut events, "the stopped worker is gone", |event| match event {
-        Event::WorkerGone { pid, exit, expected, .. } => Some((*pid, *exit, *expected)),
-        _ => None,
-    });
+    let gone = event(
+        &mut events,
+        "the stopped worker is gone",
+        |event| match event {
+            Event::WorkerGone {
+                pid,
+                exit,
+                expected,
+                ..
+            } => Some((*pid, *exit, *expected)),
+            _ => None,
+        },
+    );
     assert_eq!(gone.await, (pid, Exit::Signal(libc::SIGKILL), false));
-    println!("noticed after {:.1?}, the interval is {interval:?}", began.elapsed());
+    println!(
+        "noticed after {:.1?}, the interval is {interval:?}",
+        began.elapsed()
+    );
     assert!(began.elapsed() < 2 * interval + Duration::from_secs(2));
-    assert_eq!(within("the next call", pool.call(add(1, 2))).await.unwrap(), 3);
+    assert_eq!(
+        within("the next call", pool.call(add(1, 2))).await.unwrap(),
+        3
+    );
     end(pool).await;
 }
 
@@ -187,7 +294,10 @@ fn slow_start(told: String, go: String) -> Result<(), std::io::Error> {
 }
 
 async fn stopped_at_start() {
-    let pool = Pool::builder().workers(0..=1).init(slow_start, &(file("starts"), file("never"))).start_timeout(millis(1500));
+    let pool = Pool::builder()
+        .workers(0..=1)
+        .init(slow_start, &(file("starts"), file("never")))
+        .start_timeout(millis(1500));
     let pool = pool.start().await.unwrap();
     let mut events = pool.events();
     let handle = pool.call(add(1, 2));

@@ -24,28 +24,53 @@ async fn cycles() {
             until("two workers", || pool.stats().idle == 2).await;
             baseline = (facts::open_descriptors(own), facts::resident_bytes(own));
         }
-        let how = random.pick(&[How::Segv, How::UnderscoreExit(1), How::Exit(0), How::Abort]).unwrap().clone();
+        let how = random
+            .pick(&[How::Segv, How::UnderscoreExit(1), How::Exit(0), How::Abort])
+            .unwrap()
+            .clone();
         let outcome = within("the call", pool.call(misbehave(how))).await;
         assert!(matches!(outcome, Err(CallError::Crashed(_))), "{outcome:?}");
     }
     until("two workers", || pool.stats().idle == 2).await;
-    until("no zombie", || !facts::children(own).iter().any(facts::Process::is_zombie)).await;
-    until("descriptors as before", || facts::open_descriptors(own) <= baseline.0).await;
+    until("no zombie", || {
+        !facts::children(own).iter().any(facts::Process::is_zombie)
+    })
+    .await;
+    until("descriptors as before", || {
+        facts::open_descriptors(own) <= baseline.0
+    })
+    .await;
     let resident = facts::resident_bytes(own);
-    println!("{cycles} cycles: descriptors {}, resident {} -> {} KiB", baseline.0, baseline.1 >> 10, resident >> 10);
+    println!(
+        "{cycles} cycles: descriptors {}, resident {} -> {} KiB",
+        baseline.0,
+        baseline.1 >> 10,
+        resident >> 10
+    );
     // Slack for the allocator; a leak per cycle shows in the full run.
     assert!(resident < baseline.1 + (8 << 20), "{} KiB", resident >> 10);
-    let open = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
-    assert!(!open.map(|link| link.display().to_string()).any(|link| link.contains("memfd")), "a memfd is left");
+    let open = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+    assert!(
+        !open
+            .map(|link| link.display().to_string())
+            .any(|link| link.contains("memfd")),
+        "a memfd is left"
+    );
     assert!(pool.stats().started >= (cycles + warm) as u64);
     end(pool).await;
 }
 
-/// A program may drop its runtime with a pool in it: tasks end in the middle, processes must not stay.
+/// A program may drop its runtime with a pool in it: tasks end in the middle, processes must not
+/// stay.
 async fn dropped_runtime() {
     for keep in [false, true] {
         let thread = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
             let kept = runtime.block_on(async {
                 let pool = Pool::builder().workers(2).start().await.unwrap();
                 assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
@@ -54,8 +79,15 @@ async fn dropped_runtime() {
             drop(runtime);
             drop(kept);
         };
-        std::thread::Builder::new().spawn(thread).unwrap().join().unwrap();
-        until("no child", || facts::children(std::process::id()).is_empty()).await;
+        std::thread::Builder::new()
+            .spawn(thread)
+            .unwrap()
+            .join()
+            .unwrap();
+        until("no child", || {
+            facts::children(std::process::id()).is_empty()
+        })
+        .await;
     }
     assert_childless();
 }
@@ -69,7 +101,10 @@ async fn changes() {
         let changed_in = within("the change", pool.call(change(what))).await.unwrap();
         let (seen, looked_in) = within("a look", pool.call(look())).await.unwrap();
         assert_eq!(seen, clean, "{what:?}");
-        assert_ne!(changed_in, looked_in, "{what:?} makes the worker unfit for others");
+        assert_ne!(
+            changed_in, looked_in,
+            "{what:?} makes the worker unfit for others"
+        );
         let reason = event(&mut events, "it is retired", |event| match event {
             Event::WorkerRetiring { reason, .. } => Some(reason.to_string()),
             _ => None,
@@ -78,7 +113,10 @@ async fn changes() {
     }
     let (_, first) = within("a look", pool.call(look())).await.unwrap();
     let (_, second) = within("a look", pool.call(look())).await.unwrap();
-    assert_eq!(first, second, "a task that changes nothing keeps its worker");
+    assert_eq!(
+        first, second,
+        "a task that changes nothing keeps its worker"
+    );
     assert_eq!(pool.stats().crashed, 0);
     end(pool).await;
 }

@@ -1,7 +1,13 @@
 //! The parent's end: killed (B15), its threads (B16), its signals (B17).
 
-#![expect(unsafe_code, reason = "signal masks and descriptor flags of the parent")]
-#![expect(clippy::disallowed_methods, reason = "threads and programs of the parent's own")]
+#![expect(
+    unsafe_code,
+    reason = "signal masks and descriptor flags of the parent"
+)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "threads and programs of the parent's own"
+)]
 
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -32,15 +38,25 @@ scenarios! {
 /// Starts the parent, waits until it is busy, kills it and waits for the end of its workers.
 fn kill_parent(role: &str, before: impl FnOnce(&[u32])) {
     let mut program = Program::start(role).unwrap();
-    let workers = program.line("workers ", BOUND).unwrap_or_else(|| panic!("{}", program.log()));
+    let workers = program
+        .line("workers ", BOUND)
+        .unwrap_or_else(|| panic!("{}", program.log()));
     let workers: Vec<u32> = workers.split(' ').map(|pid| pid.parse().unwrap()).collect();
     assert!(workers.iter().all(|pid| facts::is_alive(*pid)));
     before(&workers);
     assert!(program.signal(Signal::KILL));
     program.wait(BOUND).expect("SIGKILL ends it");
-    let took = facts::wait_until(Duration::from_secs(1), || !workers.iter().any(|pid| facts::is_alive(*pid)));
-    let alive: Vec<&u32> = workers.iter().filter(|pid| facts::is_alive(**pid)).collect();
-    println!("{role}: {} workers gone {took:.1?} after their parent", workers.len());
+    let took = facts::wait_until(Duration::from_secs(1), || {
+        !workers.iter().any(|pid| facts::is_alive(*pid))
+    });
+    let alive: Vec<&u32> = workers
+        .iter()
+        .filter(|pid| facts::is_alive(**pid))
+        .collect();
+    println!(
+        "{role}: {} workers gone {took:.1?} after their parent",
+        workers.len()
+    );
     assert!(took.is_some(), "alive after a second: {alive:?}");
 }
 
@@ -65,8 +81,13 @@ fn b15_stopped_workers_end_too() {
         for pid in workers {
             assert!(facts::signal(*pid, Signal::STOP));
         }
-        // Every thread of them: the kernel counts a process as stopped, and wakes it when its parent dies, only then.
-        let stopped = || workers.iter().all(|pid| facts::threads(*pid).iter().all(|state| *state == 'T'));
+        // Every thread of them: the kernel counts a process as stopped, and wakes it when its
+        // parent dies, only then.
+        let stopped = || {
+            workers
+                .iter()
+                .all(|pid| facts::threads(*pid).iter().all(|state| *state == 'T'))
+        };
         facts::wait_until(BOUND, stopped).expect("they stop");
     });
 }
@@ -77,14 +98,26 @@ fn b15_a_worker_that_is_starting_ends_too() {
 }
 
 /// Says which workers run something, and waits to be killed.
-async fn busy(workers: usize, call: impl Fn(String, String) -> brigade::Call<u32>, also: impl FnOnce()) {
+async fn busy(
+    workers: usize,
+    call: impl Fn(String, String) -> brigade::Call<u32>,
+    also: impl FnOnce(),
+) {
     let pool = Pool::builder().workers(workers).start().await.unwrap();
-    let handles: Vec<_> = (0..workers).map(|number| pool.call(call(file(&format!("runs{number}")), file("never")))).collect();
+    let handles: Vec<_> = (0..workers)
+        .map(|number| pool.call(call(file(&format!("runs{number}")), file("never"))))
+        .collect();
     for number in 0..workers {
         crate::stage::written(&format!("runs{number}")).await;
     }
     also();
-    say_workers(&pool.workers().iter().filter_map(|worker| worker.pid).collect::<Vec<_>>());
+    say_workers(
+        &pool
+            .workers()
+            .iter()
+            .filter_map(|worker| worker.pid)
+            .collect::<Vec<_>>(),
+    );
     for handle in handles {
         drop(handle.await);
     }
@@ -105,12 +138,18 @@ async fn parent_without_death_signal() {
 
 /// Another process holds the parent's ends of all links, so their end never comes.
 async fn parent_whose_links_are_held() {
-    #[expect(clippy::zombie_processes, reason = "it outlives this parent on purpose; the test ends it")]
+    #[expect(
+        clippy::zombie_processes,
+        reason = "it outlives this parent on purpose; the test ends it"
+    )]
     let hold_all = || {
         let mut command = Command::new("sleep");
         command.arg("1000");
-        // What is opened after this, to start the program, must not be held: its end tells that the program runs.
-        let open = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+        // What is opened after this, to start the program, must not be held: its end tells that the
+        // program runs.
+        let open = std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
         let open: Vec<libc::c_int> = open.filter(|fd| *fd > 2).collect();
         // SAFETY: the hook runs in the child before exec and makes calls that are safe there.
         unsafe {
@@ -135,7 +174,10 @@ fn never_ready(told: String, go: String) -> Result<(), std::io::Error> {
 }
 
 async fn starting_parent() {
-    let pool = Pool::builder().workers(0..=1).init(never_ready, &(file("starts"), file("never"))).start_timeout(Duration::from_secs(60));
+    let pool = Pool::builder()
+        .workers(0..=1)
+        .init(never_ready, &(file("starts"), file("never")))
+        .start_timeout(Duration::from_secs(60));
     let pool = pool.start().await.unwrap();
     let handle = pool.call(own_pid());
     let pid: u32 = crate::stage::written("starts").await.parse().unwrap();
@@ -148,8 +190,12 @@ async fn starting_parent() {
 async fn thread_ends() {
     // Off this runtime, whose threads are kept.
     let thread = || {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_keep_alive(millis(50)).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_keep_alive(millis(50))
+            .enable_all()
+            .build()
+            .unwrap();
         let (pool, thread, pid) = runtime.block_on(async {
             let handle = tokio::runtime::Handle::current();
             let start = move || {
@@ -161,10 +207,17 @@ async fn thread_ends() {
         });
         let thread = format!("/proc/self/task/{}", thread.as_raw_nonzero());
         let ended = facts::wait_until(BOUND, || !std::fs::exists(&thread).unwrap());
-        println!("the thread ended after {:.1?}", ended.expect("the thread ends"));
+        println!(
+            "the thread ended after {:.1?}",
+            ended.expect("the thread ends")
+        );
         // A signal for the parent's death would have been delivered at that moment.
         let call = async { tokio::time::timeout(BOUND, pool.call(own_pid())).await };
-        assert_eq!(runtime.block_on(call).unwrap().unwrap(), pid, "the same worker lives");
+        assert_eq!(
+            runtime.block_on(call).unwrap().unwrap(),
+            pid,
+            "the same worker lives"
+        );
         runtime.block_on(pool.shutdown());
     };
     std::thread::spawn(thread).join().unwrap();
@@ -173,10 +226,17 @@ async fn thread_ends() {
 
 // -- B17
 
-/// A service with a pool: drains at the first signal, ends at once at the second. Says what it does.
+/// A service with a pool: drains at the first signal, ends at once at the second. Says what it
+/// does.
 async fn service(pool: Pool, handles: Vec<brigade::Handle<u32>>) {
     let mut signals = signals();
-    say_workers(&pool.workers().iter().filter_map(|worker| worker.pid).collect::<Vec<_>>());
+    say_workers(
+        &pool
+            .workers()
+            .iter()
+            .filter_map(|worker| worker.pid)
+            .collect::<Vec<_>>(),
+    );
     signals.recv().await.unwrap();
     println!("draining");
     let began = Instant::now();
@@ -199,33 +259,49 @@ async fn service(pool: Pool, handles: Vec<brigade::Handle<u32>>) {
     println!("bye");
 }
 
-/// SIGTERM and SIGINT, which are blocked in the services of these tests from their first moment on, as their workers must not
-/// be.
+/// SIGTERM and SIGINT, which are blocked in the services of these tests from their first moment on,
+/// as their workers must not be.
 fn signals() -> mpsc::Receiver<i32> {
     let (sender, receiver) = mpsc::channel(8);
     std::thread::spawn(move || {
         let set = crate::stage::service_signals();
         let mut signal = 0;
         // SAFETY: waits for signals that are blocked in every thread of this process.
-        while unsafe { libc::sigwait(&raw const set, &raw mut signal) } == 0 && sender.blocking_send(signal).is_ok() {}
+        while unsafe { libc::sigwait(&raw const set, &raw mut signal) } == 0
+            && sender.blocking_send(signal).is_ok()
+        {}
     });
     receiver
 }
 
 async fn idle_service() {
-    service(Pool::builder().workers(2).start().await.unwrap(), Vec::new()).await;
+    service(
+        Pool::builder().workers(2).start().await.unwrap(),
+        Vec::new(),
+    )
+    .await;
 }
 
 async fn running_service() {
-    let pool = Pool::builder().workers(2).kill_after(millis(100), millis(100)).start().await.unwrap();
+    let pool = Pool::builder()
+        .workers(2)
+        .kill_after(millis(100), millis(100))
+        .start()
+        .await
+        .unwrap();
     let handles = vec![pool.call(hold(file("runs"), file("go")))];
     crate::stage::written("runs").await;
     service(pool, handles).await;
 }
 
 async fn starting_service() {
-    let builder = Pool::builder().workers(0..=1).init(never_ready, &(file("starts"), file("never")));
-    let builder = builder.start_timeout(Duration::from_secs(60)).shutdown_timeout(millis(300)).teardown_timeout(millis(300));
+    let builder = Pool::builder()
+        .workers(0..=1)
+        .init(never_ready, &(file("starts"), file("never")));
+    let builder = builder
+        .start_timeout(Duration::from_secs(60))
+        .shutdown_timeout(millis(300))
+        .teardown_timeout(millis(300));
     let pool = builder.start().await.unwrap();
     let handles = vec![pool.call(own_pid())];
     crate::stage::written("starts").await;
@@ -234,8 +310,16 @@ async fn starting_service() {
 
 fn started(role: &str) -> (Program, Vec<u32>) {
     let program = Program::start(role).unwrap();
-    let workers = program.line("workers ", BOUND).unwrap_or_else(|| panic!("{}", program.log()));
-    (program, workers.split(' ').filter_map(|pid| pid.parse().ok()).collect())
+    let workers = program
+        .line("workers ", BOUND)
+        .unwrap_or_else(|| panic!("{}", program.log()));
+    (
+        program,
+        workers
+            .split(' ')
+            .filter_map(|pid| pid.parse().ok())
+            .collect(),
+    )
 }
 
 /// Waits for the service's end; returns what it said.
@@ -276,7 +360,11 @@ fn b17_a_second_signal_while_draining_ends_at_once() {
     program.line("draining", BOUND).expect("it drains");
     assert!(program.signal(Signal::TERM));
     let log = said(program);
-    assert!(log.contains("killing") && log.contains("drained false") && log.contains("outcome cancelled"));
+    assert!(
+        log.contains("killing")
+            && log.contains("drained false")
+            && log.contains("outcome cancelled")
+    );
 }
 
 #[test]
@@ -287,7 +375,10 @@ fn b17_sigterm_while_a_worker_starts() {
     let log = said(program);
     println!("ended after {:.1?}", began.elapsed());
     assert!(log.contains("drained false") && log.contains("outcome the call was rejected"));
-    assert!(began.elapsed() < Duration::from_secs(10), "a start that hangs holds up the end of the pool");
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "a start that hangs holds up the end of the pool"
+    );
 }
 
 /// A service manager signals every process of a service; a terminal its foreground.

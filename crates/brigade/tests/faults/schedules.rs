@@ -1,6 +1,10 @@
-//! Schedules that several processes look after while they are killed and their wall clocks differ (H48, H49).
+//! Schedules that several processes look after while they are killed and their wall clocks differ
+//! (H48, H49).
 
-#![expect(clippy::disallowed_methods, reason = "starts this program again, with the file to work on")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "starts this program again, with the file to work on"
+)]
 
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,12 +29,19 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Does the jobs that come, with a wall clock that is ahead.
 async fn scheduler() {
-    let broker = Broker::connect(&std::env::var(URL_VARIABLE).unwrap()).await.unwrap();
+    let broker = Broker::connect(&std::env::var(URL_VARIABLE).unwrap())
+        .await
+        .unwrap();
     let ahead = std::env::var(WALL_VARIABLE).unwrap().parse().unwrap();
     broker.clock().set_forward(millis(ahead));
     println!("ready");
     loop {
-        if let Some(lease) = broker.queue("q").lease(Duration::from_secs(60), Duration::from_secs(60)).await.unwrap() {
+        if let Some(lease) = broker
+            .queue("q")
+            .lease(Duration::from_secs(60), Duration::from_secs(60))
+            .await
+            .unwrap()
+        {
             lease.ack().await.unwrap();
         }
     }
@@ -38,9 +49,13 @@ async fn scheduler() {
 
 fn start(url: &str, random: &mut Random) -> Program {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.env(URL_VARIABLE, url).env(WALL_VARIABLE, random.within(0..300).to_string());
+    command
+        .env(URL_VARIABLE, url)
+        .env(WALL_VARIABLE, random.within(0..300).to_string());
     let program = Program::start_by(command, "scheduler").unwrap();
-    program.line("ready", BOUND).unwrap_or_else(|| panic!("{}", program.log()));
+    program
+        .line("ready", BOUND)
+        .unwrap_or_else(|| panic!("{}", program.log()));
     program
 }
 
@@ -48,10 +63,28 @@ async fn killed_schedulers() {
     let mut random = Random::from_env();
     let url = format!("sqlite:{}", file("jobs.db"));
     let broker = Broker::connect(&url).await.unwrap();
-    let job = broker.queue("q").job(&1).unwrap().keep(Duration::from_secs(3600));
-    let first = broker.schedule(Schedule::every("s", INTERVAL, job).unwrap().missed(Missed::All)).await.unwrap().next;
+    let job = broker
+        .queue("q")
+        .job(&1)
+        .unwrap()
+        .keep(Duration::from_secs(3600));
+    let first = broker
+        .schedule(
+            Schedule::every("s", INTERVAL, job)
+                .unwrap()
+                .missed(Missed::All),
+        )
+        .await
+        .unwrap()
+        .next;
     let mut programs: Vec<Program> = (0..PROCESSES).map(|_| start(&url, &mut random)).collect();
-    let done = async || broker.jobs(Some("q"), Some(JobState::Done), None, usize::MAX).await.unwrap().len();
+    let done = async || {
+        broker
+            .jobs(Some("q"), Some(JobState::Done), None, usize::MAX)
+            .await
+            .unwrap()
+            .len()
+    };
     let kills = brigade_testkit::count(5, 200);
     for _ in 0..kills {
         // Some ticks later, somewhere on the way of one.
@@ -68,15 +101,32 @@ async fn killed_schedulers() {
     let mut left = usize::MAX;
     while left > 0 {
         tokio::time::sleep(millis(5)).await;
-        left = broker.jobs(Some("q"), None, None, usize::MAX).await.unwrap().iter().filter(|job| !job.state.is_terminal()).count();
+        left = broker
+            .jobs(Some("q"), None, None, usize::MAX)
+            .await
+            .unwrap()
+            .iter()
+            .filter(|job| !job.state.is_terminal())
+            .count();
     }
     drop(programs);
-    until("the end of the programs", || facts::children(std::process::id()).is_empty()).await;
-    let jobs = broker.jobs(Some("q"), None, None, usize::MAX).await.unwrap();
+    until("the end of the programs", || {
+        facts::children(std::process::id()).is_empty()
+    })
+    .await;
+    let jobs = broker
+        .jobs(Some("q"), None, None, usize::MAX)
+        .await
+        .unwrap();
     let in_millis = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_millis();
-    let ticks: Vec<u128> = jobs.iter().map(|job| in_millis(job.tick.as_ref().unwrap().at)).collect();
+    let ticks: Vec<u128> = jobs
+        .iter()
+        .map(|job| in_millis(job.tick.as_ref().unwrap().at))
+        .collect();
     println!("{} ticks, {kills} kills", ticks.len());
     assert!(ticks.len() >= 3 * kills);
-    let expected: Vec<u128> = (0..ticks.len() as u128).map(|n| in_millis(first) + n * INTERVAL.as_millis()).collect();
+    let expected: Vec<u128> = (0..ticks.len() as u128)
+        .map(|n| in_millis(first) + n * INTERVAL.as_millis())
+        .collect();
     assert_eq!(ticks, expected, "each once, in order");
 }

@@ -1,6 +1,11 @@
-//! Where scenarios run: a program of its own for each, bounded in time, and nothing of it left at the end.
+//! Where scenarios run: a program of its own for each, bounded in time, and nothing of it left at
+//! the end.
 
-#![expect(unsafe_code, reason = "a constructor, as workers are entered under a test harness, and the signal state that `main` would have")]
+#![expect(
+    unsafe_code,
+    reason = "a constructor, as workers are entered under a test harness, and the signal state \
+        that `main` would have"
+)]
 
 use std::future::Future;
 use std::io::Write as _;
@@ -33,8 +38,8 @@ const ROLES: [Roles; 14] = [
     crate::states::ROLES,
 ];
 
-/// Makes a test of each scenario, an `async fn()`, that runs it in a program of its own. Roles that are no test of their
-/// own follow after a semicolon.
+/// Makes a test of each scenario, an `async fn()`, that runs it in a program of its own. Roles that
+/// are no test of their own follow after a semicolon.
 macro_rules! scenarios {
     ($($(#[$attribute:meta])* $test:ident => $scenario:ident),* $(,)? $(; $($role:ident),* $(,)?)?) => {
         $(
@@ -65,7 +70,11 @@ pub(crate) fn run(role: &str) {
 
 /// Waits for a program that should end well.
 pub(crate) fn finish(mut program: Program) {
-    let bound = if brigade_testkit::full() { SCENARIO_BOUND_FULL } else { SCENARIO_BOUND };
+    let bound = if brigade_testkit::full() {
+        SCENARIO_BOUND_FULL
+    } else {
+        SCENARIO_BOUND
+    };
     let began = Instant::now();
     let status = program.wait(bound);
     let took = began.elapsed();
@@ -79,7 +88,14 @@ pub(crate) fn finish(mut program: Program) {
 
 fn stuck(program: &Program) -> String {
     let own = std::iter::once(program.pid()).chain(program.descendants());
-    own.map(|pid| format!("{:?} waits in {:?}; ", facts::process(pid), facts::waits_in(pid))).collect()
+    own.map(|pid| {
+        format!(
+            "{:?} waits in {:?}; ",
+            facts::process(pid),
+            facts::waits_in(pid)
+        )
+    })
+    .collect()
 }
 
 const _: () = {
@@ -89,15 +105,26 @@ const _: () = {
 
     /// Takes the place of the test harness if this process was started in a role.
     extern "C" fn enter() {
-        let Ok(role) = std::env::var(ROLE_VARIABLE) else { return };
-        let Some((_, run)) = ROLES.iter().copied().flatten().find(|(name, _)| *name == role) else { std::process::exit(2) };
+        let Ok(role) = std::env::var(ROLE_VARIABLE) else {
+            return;
+        };
+        let Some((_, run)) = ROLES
+            .iter()
+            .copied()
+            .flatten()
+            .find(|(name, _)| *name == role)
+        else {
+            std::process::exit(2)
+        };
         brigade::init();
         // What the standard library does before a `main`.
         // SAFETY: no other thread runs yet, and ignoring a signal needs no handler.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
         if role.ends_with("_service") {
             // SAFETY: changes the mask of the only thread, which all threads to come inherit.
-            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &service_signals(), std::ptr::null_mut()) };
+            unsafe {
+                libc::pthread_sigmask(libc::SIG_BLOCK, &service_signals(), std::ptr::null_mut())
+            };
         }
         let ended = std::panic::catch_unwind(AssertUnwindSafe(run));
         std::io::stdout().flush().ok();
@@ -119,7 +146,11 @@ pub(crate) fn service_signals() -> libc::sigset_t {
 
 /// Runs a scenario on a runtime of two threads.
 pub(crate) fn block_on(scenario: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(Box::pin(scenario));
 }
 
@@ -152,22 +183,35 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Durati
 
 /// Waits, bounded, for a future.
 pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    tokio::time::timeout(BOUND, future).await.unwrap_or_else(|_| panic!("hangs: {what}"))
+    tokio::time::timeout(BOUND, future)
+        .await
+        .unwrap_or_else(|_| panic!("hangs: {what}"))
 }
 
 /// Waits, bounded, until a task has written its file; returns what stands there.
 pub(crate) async fn written(name: &str) -> String {
     let path = directory().join(name);
-    let read = || std::fs::read_to_string(&path).ok().filter(|text| text.ends_with('\n'));
+    let read = || {
+        std::fs::read_to_string(&path)
+            .ok()
+            .filter(|text| text.ends_with('\n'))
+    };
     until(name, || read().is_some()).await;
     read().unwrap().trim().to_owned()
 }
 
 /// Waits, bounded, for an event.
-pub(crate) async fn event<R>(events: &mut Events, what: &str, mut wanted: impl FnMut(&Event) -> Option<R>) -> R {
+pub(crate) async fn event<R>(
+    events: &mut Events,
+    what: &str,
+    mut wanted: impl FnMut(&Event) -> Option<R>,
+) -> R {
     within(what, async {
         loop {
-            let event = events.next().await.unwrap_or_else(|| panic!("the pool is gone: {what}"));
+            let event = events
+                .next()
+                .await
+                .unwrap_or_else(|| panic!("the pool is gone: {what}"));
             if let Some(found) = wanted(&event) {
                 return found;
             }
@@ -178,7 +222,10 @@ pub(crate) async fn event<R>(events: &mut Events, what: &str, mut wanted: impl F
 
 /// Number of the pool's first worker that is there.
 pub(crate) fn worker_pid(pool: &Pool) -> u32 {
-    pool.workers().iter().find_map(|worker| worker.pid).expect("a worker is there")
+    pool.workers()
+        .iter()
+        .find_map(|worker| worker.pid)
+        .expect("a worker is there")
 }
 
 /// Ends the pool and checks that this process has no child left, not even a zombie.
@@ -203,6 +250,9 @@ pub(crate) fn command_by_descriptor() -> std::process::Command {
         libc::fcntl(fd, libc::F_SETFD, 0);
         fd
     };
-    #[expect(clippy::disallowed_methods, reason = "starts this program as another user")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "starts this program as another user"
+    )]
     std::process::Command::new(format!("/proc/self/fd/{fd}"))
 }

@@ -1,5 +1,5 @@
-//! A worker killed in each of its states: A2. The states are told by files that appear and by what the kernel says, not
-//! by time.
+//! A worker killed in each of its states: A2. The states are told by files that appear and by what
+//! the kernel says, not by time.
 
 use std::time::Duration;
 
@@ -7,7 +7,9 @@ use brigade::{Bytes, CallError, Ended, Event, Exit, Pool};
 use brigade_testkit::facts::{self, signal_child, wait_until, waits_in};
 use rustix::process::Signal;
 
-use crate::stage::{BOUND, directory, end, event, file, scenarios, until, within, worker_pid, written};
+use crate::stage::{
+    BOUND, directory, end, event, file, scenarios, until, within, worker_pid, written,
+};
 use crate::tasks::{add, await_file, hold, length, produce, tell};
 
 scenarios! {
@@ -22,7 +24,10 @@ scenarios! {
 }
 
 fn kill(pid: u32) {
-    assert!(signal_child(std::process::id(), pid, Signal::KILL), "{pid} was not there to be killed");
+    assert!(
+        signal_child(std::process::id(), pid, Signal::KILL),
+        "{pid} was not there to be killed"
+    );
 }
 
 fn slow_start(told: String, go: String) -> Result<(), std::io::Error> {
@@ -32,7 +37,12 @@ fn slow_start(told: String, go: String) -> Result<(), std::io::Error> {
 }
 
 async fn starting() {
-    let pool = Pool::builder().workers(0..=1).init(slow_start, &(file("starts"), file("go"))).start().await.unwrap();
+    let pool = Pool::builder()
+        .workers(0..=1)
+        .init(slow_start, &(file("starts"), file("go")))
+        .start()
+        .await
+        .unwrap();
     let mut events = pool.events();
     let handle = pool.call(hold(file("runs"), file("go")));
     let pid: u32 = written("starts").await.parse().unwrap();
@@ -43,10 +53,17 @@ async fn starting() {
         _ => None,
     });
     let reason = reason.await;
-    assert!(reason.contains("ended before it was ready") && reason.contains("SIGKILL"), "{reason}");
+    assert!(
+        reason.contains("ended before it was ready") && reason.contains("SIGKILL"),
+        "{reason}"
+    );
     let second: u32 = written("starts").await.parse().unwrap();
     tell(&file("go"), "go");
-    assert_eq!(within("the call", handle).await.unwrap(), second, "it ran once, in the second worker");
+    assert_eq!(
+        within("the call", handle).await.unwrap(),
+        second,
+        "it ran once, in the second worker"
+    );
     assert_ne!(pid, second);
     end(pool).await;
 }
@@ -57,11 +74,19 @@ async fn idle() {
     let pid = worker_pid(&pool);
     kill(pid);
     let seen = event(&mut events, "it is gone", |event| match event {
-        Event::WorkerGone { pid, exit, expected, .. } => Some((*pid, *exit, *expected)),
+        Event::WorkerGone {
+            pid,
+            exit,
+            expected,
+            ..
+        } => Some((*pid, *exit, *expected)),
         _ => None,
     });
     assert_eq!(seen.await, (pid, Exit::Signal(libc::SIGKILL), false));
-    event(&mut events, "it is replaced", |event| matches!(event, Event::WorkerReady { .. }).then_some(())).await;
+    event(&mut events, "it is replaced", |event| {
+        matches!(event, Event::WorkerReady { .. }).then_some(())
+    })
+    .await;
     assert_eq!(pool.stats().idle, 2);
     assert_eq!(pool.stats().failed, 0, "no call was hurt");
     end(pool).await;
@@ -75,7 +100,10 @@ async fn reading() {
         let pid = worker_pid(&pool);
         // Stopped, so that it has read no more than a part when it dies.
         assert!(signal_child(std::process::id(), pid, Signal::STOP));
-        until("it is stopped", || facts::process(pid).is_some_and(|process| process.state == 'T')).await;
+        until("it is stopped", || {
+            facts::process(pid).is_some_and(|process| process.state == 'T')
+        })
+        .await;
         let handle = pool.call(length(file("started"), Bytes::from(vec![1; bytes])));
         kill(pid);
         assert_eq!(within("the call", handle).await.unwrap(), bytes);
@@ -92,11 +120,19 @@ async fn running() {
     let handle = pool.call(hold(file("runs"), file("never")));
     let pid: u32 = written("runs").await.parse().unwrap();
     kill(pid);
-    let Err(CallError::Crashed(certificate)) = within("the call", handle).await else { panic!("it crashed") };
+    let Err(CallError::Crashed(certificate)) = within("the call", handle).await else {
+        panic!("it crashed")
+    };
     println!("{certificate}");
-    assert_eq!((certificate.pid, &certificate.ended, certificate.exit), (pid, &Ended::Signalled, Some(Exit::Signal(libc::SIGKILL))));
+    assert_eq!(
+        (certificate.pid, &certificate.ended, certificate.exit),
+        (pid, &Ended::Signalled, Some(Exit::Signal(libc::SIGKILL)))
+    );
     assert_eq!(certificate.step, None, "it was not us");
-    assert_eq!(within("the next call", pool.call(add(1, 2))).await.unwrap(), 3);
+    assert_eq!(
+        within("the next call", pool.call(add(1, 2))).await.unwrap(),
+        3
+    );
     end(pool).await;
 }
 
@@ -112,18 +148,30 @@ async fn running_with_retries() {
     end(pool).await;
 }
 
-/// Runs a scenario on a runtime of one thread, so that the pool reads nothing while the scenario does not await.
+/// Runs a scenario on a runtime of one thread, so that the pool reads nothing while the scenario
+/// does not await.
 fn alone(scenario: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> {
     let thread = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(scenario);
     };
-    async move { std::thread::Builder::new().spawn(thread).unwrap().join().unwrap() }
+    async move {
+        std::thread::Builder::new()
+            .spawn(thread)
+            .unwrap()
+            .join()
+            .unwrap()
+    }
 }
 
 /// Blocks this thread until the worker's main thread waits in this system call.
 fn block_until_it_waits_in(pid: u32, calls: &[i64]) {
-    let waits = wait_until(BOUND, || waits_in(pid).is_some_and(|call| calls.contains(&call)));
+    let waits = wait_until(BOUND, || {
+        waits_in(pid).is_some_and(|call| calls.contains(&call))
+    });
     assert!(waits.is_some(), "{pid} waits in {:?}", waits_in(pid));
 }
 
@@ -140,12 +188,19 @@ async fn writing() {
         let pool = Pool::builder().workers(1).start().await.unwrap();
         let mut handle = pool.call(produce(file("produced"), 48 << 20));
         let pid = block_until_told("produced");
-        // The pool reads nothing now, so the worker is held up with a part of the frame in the socket.
+        // The pool reads nothing now, so the worker is held up with a part of the frame in the
+        // socket.
         block_until_it_waits_in(pid, &[libc::SYS_write, libc::SYS_sendto]);
         kill(pid);
         let outcome = within("the call", &mut handle).await;
-        assert!(matches!(outcome, Err(CallError::Crashed(_))), "half a result is none: {outcome:?}");
-        assert_eq!(within("the next call", pool.call(add(1, 2))).await.unwrap(), 3);
+        assert!(
+            matches!(outcome, Err(CallError::Crashed(_))),
+            "half a result is none: {outcome:?}"
+        );
+        assert_eq!(
+            within("the next call", pool.call(add(1, 2))).await.unwrap(),
+            3
+        );
         end(pool).await;
     })
     .await;
@@ -156,14 +211,25 @@ async fn after_the_result() {
         let pool = Pool::builder().workers(1).start().await.unwrap();
         let handle = pool.call(produce(file("produced"), 1 << 10).retries(3));
         let pid = block_until_told("produced");
-        // Back in its wait for the next call, so the result is in the socket, where nobody reads it yet.
+        // Back in its wait for the next call, so the result is in the socket, where nobody reads it
+        // yet.
         block_until_it_waits_in(pid, &[libc::SYS_read, libc::SYS_recvfrom]);
         std::fs::remove_file(file("produced")).unwrap();
         kill(pid);
         wait_until(BOUND, || !facts::is_alive(pid)).expect("it dies");
-        assert_eq!(within("the call", handle).await.unwrap().len(), 1 << 10, "what was written before death counts");
-        assert_eq!(within("the next call", pool.call(add(1, 2))).await.unwrap(), 3);
-        assert!(!std::fs::exists(file("produced")).unwrap(), "it did not run again");
+        assert_eq!(
+            within("the call", handle).await.unwrap().len(),
+            1 << 10,
+            "what was written before death counts"
+        );
+        assert_eq!(
+            within("the next call", pool.call(add(1, 2))).await.unwrap(),
+            3
+        );
+        assert!(
+            !std::fs::exists(file("produced")).unwrap(),
+            "it did not run again"
+        );
         assert_eq!(pool.stats().done, 2);
         end(pool).await;
     })
@@ -175,18 +241,30 @@ fn nothing() -> Result<(), std::io::Error> {
 }
 
 async fn exiting() {
-    let pool = Pool::builder().workers(1).init(nothing, &()).teardown(|(): &()| {
-        let directory = std::env::var("BRIGADE_FAULT_DIRECTORY").unwrap();
-        tell(&format!("{directory}/leaves"), std::process::id());
-        await_file(&format!("{directory}/never"));
-    });
-    let pool = pool.inherit_env(["BRIGADE_FAULT_DIRECTORY"]).teardown_timeout(Duration::from_secs(15)).start().await.unwrap();
+    let pool = Pool::builder()
+        .workers(1)
+        .init(nothing, &())
+        .teardown(|(): &()| {
+            let directory = std::env::var("BRIGADE_FAULT_DIRECTORY").unwrap();
+            tell(&format!("{directory}/leaves"), std::process::id());
+            await_file(&format!("{directory}/never"));
+        });
+    let pool = pool
+        .inherit_env(["BRIGADE_FAULT_DIRECTORY"])
+        .teardown_timeout(Duration::from_secs(15))
+        .start()
+        .await
+        .unwrap();
     let stopping = pool.clone();
     let shutdown = tokio::task::JoinSet::from_iter([async move { stopping.shutdown().await }]);
     let pid: u32 = written("leaves").await.parse().unwrap();
     kill(pid);
     let ended = within("the shutdown", shutdown.join_all()).await;
     assert!(ended[0].drained);
-    assert!(ended[0].took < Duration::from_secs(10), "it did not wait for the dead: {:?}", ended[0].took);
+    assert!(
+        ended[0].took < Duration::from_secs(10),
+        "it did not wait for the dead: {:?}",
+        ended[0].took
+    );
     end(pool).await;
 }

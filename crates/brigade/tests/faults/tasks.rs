@@ -1,7 +1,10 @@
 //! What workers are made to do. One task misbehaves by argument.
 
 #![expect(unsafe_code, reason = "provokes crashes")]
-#![expect(clippy::disallowed_methods, reason = "tasks block and start programs as users' tasks do")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tasks block and start programs as users' tasks do"
+)]
 
 use std::fs;
 use std::os::fd::{FromRawFd as _, IntoRawFd as _, RawFd};
@@ -43,7 +46,11 @@ pub(crate) fn own_pid() -> u32 {
 #[task]
 pub(crate) fn job(cx: &Context, ledger: String, number: u64, micros: u64) -> u32 {
     let ledger = Ledger::open(ledger).unwrap();
-    let note = |event| ledger.attempt(number, cx.attempt(), cx.call(), cx.worker(), &event).unwrap();
+    let note = |event| {
+        ledger
+            .attempt(number, cx.attempt(), cx.call(), cx.worker(), &event)
+            .unwrap()
+    };
     note(Event::Start);
     std::thread::sleep(Duration::from_micros(micros));
     note(Event::Effect);
@@ -55,7 +62,9 @@ pub(crate) fn job(cx: &Context, ledger: String, number: u64, micros: u64) -> u32
 #[task]
 pub(crate) fn poison(cx: &Context, ledger: String, number: u64) {
     let ledger = Ledger::open(ledger).unwrap();
-    ledger.attempt(number, cx.attempt(), cx.call(), cx.worker(), &Event::Start).unwrap();
+    ledger
+        .attempt(number, cx.attempt(), cx.call(), cx.worker(), &Event::Start)
+        .unwrap();
     ledger.fault(std::process::id()).unwrap();
     harm(How::Segv);
 }
@@ -130,7 +139,8 @@ pub(crate) fn misbehave(how: How) -> i64 {
 }
 
 fn harm(how: How) {
-    // SAFETY: none: to do harm is the purpose. Nothing here harms more than this process and its descendants.
+    // SAFETY: none: to do harm is the purpose. Nothing here harms more than this process and its
+    // descendants.
     unsafe {
         match how {
             How::Segv => std::ptr::without_provenance_mut::<i32>(8).write_volatile(1),
@@ -176,11 +186,16 @@ fn harm(how: How) {
     }
 }
 
-/// Leaves processes to whoever adopts them, which end by themselves: in this group, and in sessions of their own.
+/// Leaves processes to whoever adopts them, which end by themselves: in this group, and in sessions
+/// of their own.
 #[task]
 pub(crate) fn orphans() {
     for _ in 0..3 {
-        let mut shell = Command::new("sh").args(["-c", "sleep 0.2 & setsid sleep 0.3 & true"]).stdin(Stdio::null()).spawn().unwrap();
+        let mut shell = Command::new("sh")
+            .args(["-c", "sleep 0.2 & setsid sleep 0.3 & true"])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
         shell.wait().unwrap();
     }
 }
@@ -230,7 +245,14 @@ unsafe fn bus_error() {
     let fd = file.into_raw_fd();
     // SAFETY: a mapping of a descriptor of our own; what it gives is then read on purpose.
     unsafe {
-        let address = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ, libc::MAP_SHARED, fd, 0);
+        let address = libc::mmap(
+            std::ptr::null_mut(),
+            4096,
+            libc::PROT_READ,
+            libc::MAP_SHARED,
+            fd,
+            0,
+        );
         address.cast::<u8>().read_volatile();
     }
 }
@@ -242,12 +264,22 @@ fn noise_on_sockets(seed: u64) {
     let open = fs::read_dir("/proc/self/fd").unwrap();
     let sockets = open.filter_map(|entry| {
         let entry = entry.ok()?;
-        let is_socket = fs::read_link(entry.path()).ok()?.to_str()?.starts_with("socket:");
+        let is_socket = fs::read_link(entry.path())
+            .ok()?
+            .to_str()?
+            .starts_with("socket:");
         is_socket.then(|| entry.file_name().to_str()?.parse::<RawFd>().ok())?
     });
     for fd in sockets.collect::<Vec<_>>() {
         // SAFETY: a descriptor that was open a moment ago; `send` reads the noise only.
-        unsafe { libc::send(fd, noise.as_ptr().cast(), noise.len(), libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) };
+        unsafe {
+            libc::send(
+                fd,
+                noise.as_ptr().cast(),
+                noise.len(),
+                libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
+            )
+        };
     }
 }
 
@@ -264,10 +296,14 @@ fn flood(fd: RawFd, bytes: u64) {
     }
 }
 
-/// Starts grandchildren of every kind, tells their numbers, and heeds nothing: a plain child, one in a session of its own,
-/// a daemon forked twice, and one forked without exec that keeps all descriptors of the worker.
+/// Starts grandchildren of every kind, tells their numbers, and heeds nothing: a plain child, one
+/// in a session of its own, a daemon forked twice, and one forked without exec that keeps all
+/// descriptors of the worker.
 #[task]
-#[expect(clippy::zombie_processes, reason = "they are the pool's to find and end")]
+#[expect(
+    clippy::zombie_processes,
+    reason = "they are the pool's to find and end"
+)]
 pub(crate) fn family(told: String, then: How) -> i64 {
     let sleeper = || {
         let mut command = Command::new("sleep");
@@ -275,9 +311,15 @@ pub(crate) fn family(told: String, then: How) -> i64 {
         command
     };
     let plain = sleeper().spawn().unwrap();
-    let own_session = Command::new("setsid").args(["sleep", "1000"]).spawn().unwrap();
+    let own_session = Command::new("setsid")
+        .args(["sleep", "1000"])
+        .spawn()
+        .unwrap();
     let daemon_file = format!("{told}.daemon");
-    let script = format!("setsid sh -c 'sleep 1000 & echo $! > {daemon_file}.part; mv {daemon_file}.part {daemon_file}' &");
+    let script = format!(
+        "setsid sh -c 'sleep 1000 & echo $! > {daemon_file}.part; mv {daemon_file}.part \
+            {daemon_file}' &"
+    );
     let mut shell = Command::new("sh").args(["-c", &script]).spawn().unwrap();
     shell.wait().unwrap();
     await_file(&daemon_file);
@@ -293,7 +335,10 @@ pub(crate) fn family(told: String, then: How) -> i64 {
         }
         pid
     };
-    tell(&told, format!("{} {} {daemon} {forked}", plain.id(), own_session.id()));
+    tell(
+        &told,
+        format!("{} {} {daemon} {forked}", plain.id(), own_session.id()),
+    );
     harm(then);
     42
 }
@@ -342,7 +387,10 @@ pub(crate) fn change(what: Change) -> u32 {
             Change::Directory => std::env::set_current_dir("/").unwrap(),
             Change::Umask => drop(libc::umask(0)),
             Change::Limit => {
-                let limit = libc::rlimit { rlim_cur: 77, rlim_max: 77 };
+                let limit = libc::rlimit {
+                    rlim_cur: 77,
+                    rlim_max: 77,
+                };
                 libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
             }
             Change::Handler => drop(libc::signal(libc::SIGTERM, libc::SIG_IGN)),
@@ -352,7 +400,10 @@ pub(crate) fn change(what: Change) -> u32 {
                 libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
             }
             Change::Environment => std::env::set_var("BRIGADE_FAULT_LEFT", "behind"),
-            Change::Locale => assert!(!libc::setlocale(libc::LC_ALL, c"C.UTF-8".as_ptr()).is_null(), "C.UTF-8 is built in"),
+            Change::Locale => assert!(
+                !libc::setlocale(libc::LC_ALL, c"C.UTF-8".as_ptr()).is_null(),
+                "C.UTF-8 is built in"
+            ),
             Change::Stdin => drop(libc::close(0)),
             Change::Nice => assert!(libc::nice(3) >= 0),
         }
@@ -373,7 +424,8 @@ pub(crate) fn look() -> (String, u32) {
         libc::signal(libc::SIGTERM, handler);
         let mut blocked = std::mem::zeroed();
         libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &raw mut blocked);
-        let locale = std::ffi::CStr::from_ptr(libc::setlocale(libc::LC_ALL, std::ptr::null())).to_owned();
+        let locale =
+            std::ffi::CStr::from_ptr(libc::setlocale(libc::LC_ALL, std::ptr::null())).to_owned();
         format!(
             "{:?} {mask:o} {} {} {} {:?} {locale:?} {:?} {}",
             std::env::current_dir(),

@@ -15,12 +15,16 @@ fn copy() -> (TempDir, PathBuf) {
     (directory, copy)
 }
 
-/// A copy that says to be another build: a byte of the linker's build id (elf(5), a note of type 3 by "GNU") is another.
+/// A copy that says to be another build: a byte of the linker's build id (elf(5), a note of type 3
+/// by "GNU") is another.
 fn other_build() -> (TempDir, PathBuf) {
     let (directory, program) = copy();
     let mut bytes = std::fs::read(&program).expect("it can be read");
     let note = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
-    let at = bytes.windows(note.len()).position(|window| window == note).expect("the linker writes a build id");
+    let at = bytes
+        .windows(note.len())
+        .position(|window| window == note)
+        .expect("the linker writes a build id");
     bytes[at + note.len()] ^= 1;
     std::fs::write(&program, bytes).expect("it can be written");
     (directory, program)
@@ -30,7 +34,12 @@ fn other_build() -> (TempDir, PathBuf) {
 async fn a_function_runs_in_the_same_build_wherever_its_file_lies() {
     soon(async {
         let (_directory, program) = copy();
-        let pool = Pool::builder().workers(1).program(program, [""; 0]).start().await.unwrap();
+        let pool = Pool::builder()
+            .workers(1)
+            .program(program, [""; 0])
+            .start()
+            .await
+            .unwrap();
         assert_eq!(pool.run(|a: i64| a, (1,)).await.unwrap(), 1);
         pool.shutdown().await;
     })
@@ -41,12 +50,21 @@ async fn a_function_runs_in_the_same_build_wherever_its_file_lies() {
 async fn bad_use_a_function_is_refused_by_another_build_and_a_task_is_not() {
     soon(async {
         let (_directory, program) = other_build();
-        let pool = Pool::builder().workers(1).program(program, [""; 0]).start().await.unwrap();
+        let pool = Pool::builder()
+            .workers(1)
+            .program(program, [""; 0])
+            .start()
+            .await
+            .unwrap();
         let error = pool.run(|a: i64| a, (1,)).await.unwrap_err();
         assert_eq!(error.rejected(), Some(ErrorKind::OtherBuild));
         let cause = std::error::Error::source(&error).unwrap().to_string();
         assert!(cause.contains("#[task]"), "{cause}");
-        assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3, "a name means the same in both");
+        assert_eq!(
+            pool.call(add(1, 2)).await.unwrap(),
+            3,
+            "a name means the same in both"
+        );
         pool.shutdown().await;
     })
     .await;
@@ -56,7 +74,10 @@ async fn bad_use_a_function_is_refused_by_another_build_and_a_task_is_not() {
 async fn bad_use_hooks_are_refused_by_another_build() {
     soon(async {
         let (_directory, program) = other_build();
-        let pool = Pool::builder().workers(1).program(program, [""; 0]).init(|| Ok::<_, brigade::Failure>(7_u8), &());
+        let pool = Pool::builder()
+            .workers(1)
+            .program(program, [""; 0])
+            .init(|| Ok::<_, brigade::Failure>(7_u8), &());
         let error = pool.start().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::CannotStart);
         assert!(error.to_string().contains("build"), "{error}");

@@ -10,9 +10,13 @@ use crate::probe::{begun, event, gone, is_alive, pids, pool_of, soon};
 use crate::tasks::*;
 
 /// Cancels a call and returns the receipt and what its handle gives.
-async fn cancelled<T: serde::de::DeserializeOwned + std::fmt::Debug>(handle: Handle<T>) -> (Receipt, Cancelled) {
+async fn cancelled<T: serde::de::DeserializeOwned + std::fmt::Debug>(
+    handle: Handle<T>,
+) -> (Receipt, Cancelled) {
     let receipt = handle.cancel("not wanted").await.expect("it had not ended");
-    let CallError::Cancelled(cancelled) = handle.await.unwrap_err() else { panic!("it was cancelled") };
+    let CallError::Cancelled(cancelled) = handle.await.unwrap_err() else {
+        panic!("it was cancelled")
+    };
     assert_eq!(cancelled.reason, "not wanted");
     (receipt, cancelled)
 }
@@ -20,14 +24,22 @@ async fn cancelled<T: serde::de::DeserializeOwned + std::fmt::Debug>(handle: Han
 #[tokio::test]
 async fn wp29_pi9_pi12_lb6_cancelling_an_endless_loop_ends_its_worker_and_says_why() {
     soon(async {
-        let pool = Pool::builder().workers(1).kill_after(Duration::from_millis(50), Duration::from_secs(30)).start().await.unwrap();
+        let pool = Pool::builder()
+            .workers(1)
+            .kill_after(Duration::from_millis(50), Duration::from_secs(30))
+            .start()
+            .await
+            .unwrap();
         let handle = pool.call(spin());
         begun(&handle).await;
         let pid = pids(&pool)[0];
         let (receipt, cancelled) = cancelled(handle).await;
         assert_eq!(receipt.step, Step::Terminated);
         let certificate = cancelled.certificate.unwrap();
-        assert_eq!((certificate.pid, certificate.step), (pid, Some(Step::Terminated)));
+        assert_eq!(
+            (certificate.pid, certificate.step),
+            (pid, Some(Step::Terminated))
+        );
         gone(pid).await;
         assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
         pool.shutdown().await;
@@ -38,13 +50,21 @@ async fn wp29_pi9_pi12_lb6_cancelling_an_endless_loop_ends_its_worker_and_says_w
 #[tokio::test]
 async fn wx2_tp6_a_loop_that_ignores_sigterm_is_killed_and_its_slot_is_free_again() {
     soon(async {
-        let pool = Pool::builder().workers(1).kill_after(Duration::from_millis(50), Duration::from_millis(100)).start().await.unwrap();
+        let pool = Pool::builder()
+            .workers(1)
+            .kill_after(Duration::from_millis(50), Duration::from_millis(100))
+            .start()
+            .await
+            .unwrap();
         let handle = pool.call(spin_without_sigterm());
         begun(&handle).await;
         let pid = pids(&pool)[0];
         let (receipt, cancelled) = cancelled(handle).await;
         assert_eq!(receipt.step, Step::Killed);
-        assert_eq!(cancelled.certificate.unwrap().exit, Some(brigade::Exit::Signal(libc::SIGKILL)));
+        assert_eq!(
+            cancelled.certificate.unwrap().exit,
+            Some(brigade::Exit::Signal(libc::SIGKILL))
+        );
         gone(pid).await;
         assert_ne!(pool.call(crate::tasks::pid()).await.unwrap(), pid);
         assert_eq!(pool.stats().running, 0);
@@ -64,7 +84,10 @@ async fn pi10_a_waiting_call_is_cancelled_before_it_runs_and_hurts_nobody() {
         let waiting = pool.call(write_line(path.clone(), "it ran".to_owned()));
         let behind = pool.call(add(1, 2));
         let (receipt, cancelled) = cancelled(waiting).await;
-        assert_eq!((receipt.step, cancelled.certificate.is_none()), (Step::NotStarted, true));
+        assert_eq!(
+            (receipt.step, cancelled.certificate.is_none()),
+            (Step::NotStarted, true)
+        );
         drop(arrival);
         assert_eq!((running.await.unwrap(), behind.await.unwrap()), (1, 3));
         assert!(!std::path::Path::new(&path).exists());
@@ -77,14 +100,22 @@ async fn pi10_a_waiting_call_is_cancelled_before_it_runs_and_hurts_nobody() {
 #[tokio::test]
 async fn issue805_cancel_a_waiting_call_then_the_running_one_and_the_third_runs() {
     soon(async {
-        let pool = Pool::builder().workers(1).kill_after(Duration::from_millis(20), Duration::from_secs(30)).start().await.unwrap();
+        let pool = Pool::builder()
+            .workers(1)
+            .kill_after(Duration::from_millis(20), Duration::from_secs(30))
+            .start()
+            .await
+            .unwrap();
         let running = pool.call(spin());
         begun(&running).await;
         let waiting = pool.call(add(1, 1));
         let third = pool.call(add(1, 2));
         let (second, first) = (waiting.cancel("no"), running.cancel("no"));
         let (second, first) = tokio::join!(second, first);
-        assert_eq!((second.unwrap().step, first.unwrap().step), (Step::NotStarted, Step::Terminated));
+        assert_eq!(
+            (second.unwrap().step, first.unwrap().step),
+            (Step::NotStarted, Step::Terminated)
+        );
         assert_eq!(third.await.unwrap(), 3);
         pool.shutdown().await;
     })
@@ -94,7 +125,12 @@ async fn issue805_cancel_a_waiting_call_then_the_running_one_and_the_third_runs(
 #[tokio::test]
 async fn wp32_a_worker_that_is_being_stopped_gets_no_new_call() {
     soon(async {
-        let pool = Pool::builder().workers(0..=2).kill_after(Duration::from_millis(200), Duration::from_secs(30)).start().await.unwrap();
+        let pool = Pool::builder()
+            .workers(0..=2)
+            .kill_after(Duration::from_millis(200), Duration::from_secs(30))
+            .start()
+            .await
+            .unwrap();
         let handle = pool.call(spin());
         begun(&handle).await;
         let pid = pids(&pool)[0];
@@ -108,8 +144,14 @@ async fn wp32_a_worker_that_is_being_stopped_gets_no_new_call() {
     .await;
 }
 
-/// A cooperating call that is stopped: its caller is told, its worker is busy until it is clean, is kept and takes the next.
-async fn is_kept(pool: Pool, call: Call<()>, gate: Gate, how: impl AsyncFnOnce(&mut Handle<()>)) -> CallError {
+/// A cooperating call that is stopped: its caller is told, its worker is busy until it is clean, is
+/// kept and takes the next.
+async fn is_kept(
+    pool: Pool,
+    call: Call<()>,
+    gate: Gate,
+    how: impl AsyncFnOnce(&mut Handle<()>),
+) -> CallError {
     let before = pids(&pool);
     let mut handle = pool.call(call);
     begun(&handle).await;
@@ -117,7 +159,11 @@ async fn is_kept(pool: Pool, call: Call<()>, gate: Gate, how: impl AsyncFnOnce(&
     let cleaning = gate.arrival().await;
     let next = pool.call(pid());
     let stats = pool.stats();
-    assert_eq!((stats.busy, stats.running, stats.waiting), (1, 1, 1), "it is busy while it cleans up");
+    assert_eq!(
+        (stats.busy, stats.running, stats.waiting),
+        (1, 1, 1),
+        "it is busy while it cleans up"
+    );
     drop(cleaning);
     let error = handle.await.unwrap_err();
     assert_eq!(next.await.unwrap(), before[0]);
@@ -129,7 +175,12 @@ async fn is_kept(pool: Pool, call: Call<()>, gate: Gate, how: impl AsyncFnOnce(&
 /// So patient that only a call that never ends would be forced.
 async fn patient_pool() -> Pool {
     let long = Duration::from_secs(80);
-    Pool::builder().workers(1).kill_after(long, long).start().await.unwrap()
+    Pool::builder()
+        .workers(1)
+        .kill_after(long, long)
+        .start()
+        .await
+        .unwrap()
 }
 
 async fn cancel_it(handle: &mut Handle<()>) {
@@ -145,7 +196,9 @@ async fn wp36_a_sync_task_that_stops_when_cancelled_keeps_its_worker() {
     soon(async {
         let gate = Gate::new();
         let error = is_kept(patient_pool().await, polite(gate.path()), gate, cancel_it).await;
-        let CallError::Cancelled(cancelled) = error else { panic!("it was cancelled: {error}") };
+        let CallError::Cancelled(cancelled) = error else {
+            panic!("it was cancelled: {error}")
+        };
         assert_eq!(cancelled.certificate.unwrap().step, Some(Step::Asked));
     })
     .await;
@@ -155,8 +208,16 @@ async fn wp36_a_sync_task_that_stops_when_cancelled_keeps_its_worker() {
 async fn wp36_an_async_task_that_stops_when_cancelled_keeps_its_worker() {
     soon(async {
         let gate = Gate::new();
-        let error = is_kept(patient_pool().await, polite_async(gate.path()), gate, cancel_it).await;
-        let CallError::Cancelled(cancelled) = error else { panic!("it was cancelled: {error}") };
+        let error = is_kept(
+            patient_pool().await,
+            polite_async(gate.path()),
+            gate,
+            cancel_it,
+        )
+        .await;
+        let CallError::Cancelled(cancelled) = error else {
+            panic!("it was cancelled: {error}")
+        };
         assert_eq!(cancelled.certificate.unwrap().step, Some(Step::Asked));
     })
     .await;
@@ -166,7 +227,13 @@ async fn wp36_an_async_task_that_stops_when_cancelled_keeps_its_worker() {
 async fn wp36_a_sync_task_that_stops_when_its_time_is_over_keeps_its_worker() {
     soon(async {
         let gate = Gate::new();
-        let error = is_kept(patient_pool().await, polite(gate.path()).timeout(SHORT), gate, let_time_run_out).await;
+        let error = is_kept(
+            patient_pool().await,
+            polite(gate.path()).timeout(SHORT),
+            gate,
+            let_time_run_out,
+        )
+        .await;
         assert_eq!(error.certificate().unwrap().step, Some(Step::Asked));
         assert!(matches!(error, CallError::TimedOut(_)), "{error}");
     })
@@ -177,16 +244,28 @@ async fn wp36_a_sync_task_that_stops_when_its_time_is_over_keeps_its_worker() {
 async fn wp36_an_async_task_that_stops_when_its_time_is_over_keeps_its_worker() {
     soon(async {
         let gate = Gate::new();
-        let error = is_kept(patient_pool().await, polite_async(gate.path()).timeout(SHORT), gate, let_time_run_out).await;
+        let error = is_kept(
+            patient_pool().await,
+            polite_async(gate.path()).timeout(SHORT),
+            gate,
+            let_time_run_out,
+        )
+        .await;
         assert_eq!(error.certificate().unwrap().step, Some(Step::Asked));
         assert!(matches!(error, CallError::TimedOut(_)), "{error}");
     })
     .await;
 }
 
-/// A call whose abort listener never returns: its worker is ended, which is told, and a later call works on another.
+/// A call whose abort listener never returns: its worker is ended, which is told, and a later call
+/// works on another.
 async fn is_replaced(call: Call<()>, cancels: bool) -> CallError {
-    let pool = Pool::builder().workers(1).kill_after(SHORT, Duration::from_secs(30)).start().await.unwrap();
+    let pool = Pool::builder()
+        .workers(1)
+        .kill_after(SHORT, Duration::from_secs(30))
+        .start()
+        .await
+        .unwrap();
     let (mut events, before) = (pool.events(), pids(&pool)[0]);
     let handle = pool.call(call);
     begun(&handle).await;
@@ -194,7 +273,10 @@ async fn is_replaced(call: Call<()>, cancels: bool) -> CallError {
         drop(handle.cancel("stop"));
     }
     let error = handle.await.unwrap_err();
-    event(&mut events, |event| matches!(event, Event::WorkerGone { pid, .. } if pid == before).then_some(())).await;
+    event(&mut events, |event| {
+        matches!(event, Event::WorkerGone { pid, .. } if pid == before).then_some(())
+    })
+    .await;
     assert_ne!(pool.call(pid()).await.unwrap(), before);
     assert!(!is_alive(before));
     pool.shutdown().await;
@@ -204,7 +286,10 @@ async fn is_replaced(call: Call<()>, cancels: bool) -> CallError {
 #[tokio::test]
 async fn wp37_an_abort_listener_that_never_returns_ends_its_worker_when_cancelled() {
     soon(async {
-        assert!(matches!(is_replaced(deaf(), true).await, CallError::Cancelled(_)));
+        assert!(matches!(
+            is_replaced(deaf(), true).await,
+            CallError::Cancelled(_)
+        ));
     })
     .await;
 }
@@ -212,7 +297,10 @@ async fn wp37_an_abort_listener_that_never_returns_ends_its_worker_when_cancelle
 #[tokio::test]
 async fn wp37_an_abort_listener_that_never_returns_ends_its_worker_when_its_time_is_over() {
     soon(async {
-        assert!(matches!(is_replaced(deaf().timeout(Duration::from_millis(400)), false).await, CallError::TimedOut(_)));
+        assert!(matches!(
+            is_replaced(deaf().timeout(Duration::from_millis(400)), false).await,
+            CallError::TimedOut(_)
+        ));
     })
     .await;
 }
@@ -223,9 +311,15 @@ async fn wp38_what_an_abort_listener_tells_and_prints_still_arrives() {
         let pool = patient_pool().await;
         let handle = pool.call(last_report().capture(1024));
         let mut progress = handle.progress();
-        assert_eq!(progress.next().await.unwrap().payload::<String>().unwrap(), "begun");
+        assert_eq!(
+            progress.next().await.unwrap().payload::<String>().unwrap(),
+            "begun"
+        );
         assert_eq!(handle.cancel("enough").await.unwrap().step, Step::Asked);
-        assert_eq!(progress.next().await.unwrap().payload::<String>().unwrap(), "stopped: enough");
+        assert_eq!(
+            progress.next().await.unwrap().payload::<String>().unwrap(),
+            "stopped: enough"
+        );
         assert!(progress.next().await.is_none());
         assert_eq!(handle.output().unwrap().stdout.text, b"stopped: enough\n");
         pool.shutdown().await;
@@ -247,7 +341,10 @@ async fn pi13_a_listener_is_gone_when_its_attempt_has_ended() {
         let stopping = handle.cancel("stop");
         drop(gate.arrival().await);
         assert_eq!(stopping.await.unwrap().step, Step::Asked);
-        assert!(!std::path::Path::new(&path).exists(), "only the listeners of this attempt were called");
+        assert!(
+            !std::path::Path::new(&path).exists(),
+            "only the listeners of this attempt were called"
+        );
         pool.shutdown().await;
     })
     .await;
@@ -256,12 +353,20 @@ async fn pi13_a_listener_is_gone_when_its_attempt_has_ended() {
 #[tokio::test]
 async fn wp29_cancelling_a_task_ends_the_programs_that_it_started() {
     soon(async {
-        let pool = Pool::builder().workers(1).kill_after(SHORT, SHORT).start().await.unwrap();
+        let pool = Pool::builder()
+            .workers(1)
+            .kill_after(SHORT, SHORT)
+            .start()
+            .await
+            .unwrap();
         let handle = pool.call(fork_children(3, true));
         let children: Vec<u32> = handle.progress().next().await.unwrap().payload().unwrap();
         assert!(children.iter().all(|child| is_alive(*child)));
         cancelled(handle).await;
-        assert!(!children.iter().any(|child| is_alive(*child)), "the receipt says that nothing is left");
+        assert!(
+            !children.iter().any(|child| is_alive(*child)),
+            "the receipt says that nothing is left"
+        );
         pool.shutdown().await;
     })
     .await;

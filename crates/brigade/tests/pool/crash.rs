@@ -13,7 +13,9 @@ use crate::tasks::*;
 async fn wp39_lb5_a_worker_killed_from_outside_takes_its_call_with_it_and_is_replaced() {
     soon(async {
         let (pool, gate) = (pool_of(1).await, Gate::new());
-        pool.call(say(String::new(), "its last words".to_owned())).await.unwrap();
+        pool.call(say(String::new(), "its last words".to_owned()))
+            .await
+            .unwrap();
         let pid = pids(&pool)[0];
         let handle = pool.call(hold(gate.path(), 1));
         let arrival = gate.arrival().await;
@@ -21,10 +23,26 @@ async fn wp39_lb5_a_worker_killed_from_outside_takes_its_call_with_it_and_is_rep
         arrival.gone().await;
         let error = handle.await.unwrap_err();
         assert_eq!(error.signal(), Some(libc::SIGKILL));
-        let CallError::Crashed(certificate) = error else { panic!("it crashed: {error}") };
-        assert_eq!((certificate.pid, certificate.worker, certificate.task.as_str()), (pid, 1, "hold"));
-        assert_eq!((&certificate.ended, certificate.exit), (&Ended::Signalled, Some(Exit::Signal(libc::SIGKILL))));
-        assert!(certificate.stderr.contains("its last words"), "{}", certificate.stderr);
+        let CallError::Crashed(certificate) = error else {
+            panic!("it crashed: {error}")
+        };
+        assert_eq!(
+            (
+                certificate.pid,
+                certificate.worker,
+                certificate.task.as_str()
+            ),
+            (pid, 1, "hold")
+        );
+        assert_eq!(
+            (&certificate.ended, certificate.exit),
+            (&Ended::Signalled, Some(Exit::Signal(libc::SIGKILL)))
+        );
+        assert!(
+            certificate.stderr.contains("its last words"),
+            "{}",
+            certificate.stderr
+        );
         assert_ne!(pool.call(crate::tasks::pid()).await.unwrap(), pid);
         assert!(!pids(&pool).contains(&pid));
         gone(pid).await;
@@ -40,8 +58,14 @@ async fn wp40_bad_use_a_worker_that_closes_its_descriptors_is_ended_and_replaced
         for _ in 0..10 {
             pool.ready(1).await.unwrap();
             let pid = pids(&pool)[0];
-            let CallError::Crashed(certificate) = pool.call(close_descriptors()).await.unwrap_err() else { panic!("it crashed") };
-            assert!(matches!(certificate.ended, Ended::LinkBroken(_)), "{certificate:?}");
+            let CallError::Crashed(certificate) = pool.call(close_descriptors()).await.unwrap_err()
+            else {
+                panic!("it crashed")
+            };
+            assert!(
+                matches!(certificate.ended, Ended::LinkBroken(_)),
+                "{certificate:?}"
+            );
             gone(pid).await;
             assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
         }
@@ -57,7 +81,11 @@ async fn wp41_tp8_what_a_dying_worker_was_saying_hurts_nobody() {
         for _ in 0..5 {
             let handle = pool.call(chatter_for_ever());
             begun(&handle).await;
-            let busy = pool.workers().into_iter().find(|worker| worker.running > 0).unwrap();
+            let busy = pool
+                .workers()
+                .into_iter()
+                .find(|worker| worker.running > 0)
+                .unwrap();
             kill(busy.pid.unwrap());
             assert!(matches!(handle.await, Err(CallError::Crashed(_))));
             assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
@@ -74,7 +102,10 @@ async fn wx1_lb2_an_idle_worker_that_dies_is_replaced_and_costs_no_call() {
         for _ in 0..5 {
             let (before, mut events) = (pids(&pool), pool.events());
             kill(before[0]);
-            event(&mut events, |event| matches!(event, Event::WorkerGone { .. }).then_some(())).await;
+            event(&mut events, |event| {
+                matches!(event, Event::WorkerGone { .. }).then_some(())
+            })
+            .await;
             assert!(!pids(&pool).contains(&before[0]), "it is not shown as idle");
             for end in join_all((0..20).map(|n| pool.call(add(n, n)))).await {
                 end.unwrap();
@@ -93,7 +124,8 @@ async fn wx1_pi23_a_call_given_to_a_worker_that_had_just_died_runs_on_another() 
         for n in 0..10 {
             let pid = pids(&pool)[0];
             kill(pid);
-            // Blocks this thread, which is the pool's only one: the pool cannot have noticed when the call is made.
+            // Blocks this thread, which is the pool's only one: the pool cannot have noticed when
+            // the call is made.
             while is_alive(pid) {
                 std::hint::spin_loop();
             }
@@ -126,7 +158,10 @@ async fn wp18_a_stack_overflow_is_told_apart_and_its_worker_replaced() {
     soon(async {
         let pool = pool_of(1).await;
         let pid = pids(&pool)[0];
-        let CallError::Crashed(certificate) = pool.call(overflow_stack(1)).await.unwrap_err() else { panic!("it crashed") };
+        let CallError::Crashed(certificate) = pool.call(overflow_stack(1)).await.unwrap_err()
+        else {
+            panic!("it crashed")
+        };
         assert_eq!(certificate.ended, Ended::StackOverflow);
         assert_ne!(pool.call(crate::tasks::pid()).await.unwrap(), pid);
         pool.shutdown().await;
@@ -139,7 +174,11 @@ async fn pi24_tp7_memory_over_its_limit_is_told_apart_and_the_pool_goes_on() {
     soon(async {
         let pool = pool_of(1).await;
         for _ in 0..3 {
-            let CallError::Crashed(certificate) = pool.call(hog().memory(64 << 20)).await.unwrap_err() else { panic!("it crashed") };
+            let CallError::Crashed(certificate) =
+                pool.call(hog().memory(64 << 20)).await.unwrap_err()
+            else {
+                panic!("it crashed")
+            };
             let limit = [MemoryLimit::AddressSpace, MemoryLimit::Resident].map(Ended::OutOfMemory);
             assert!(limit.contains(&certificate.ended), "{certificate:?}");
             assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
@@ -150,10 +189,14 @@ async fn pi24_tp7_memory_over_its_limit_is_told_apart_and_the_pool_goes_on() {
 }
 
 /// The certificate of a call that crashes, and that its worker was replaced.
-async fn crash<T: serde::de::DeserializeOwned + std::fmt::Debug>(call: Call<T>) -> brigade::Certificate {
+async fn crash<T: serde::de::DeserializeOwned + std::fmt::Debug>(
+    call: Call<T>,
+) -> brigade::Certificate {
     let pool = pool_of(1).await;
     let pid = pids(&pool)[0];
-    let CallError::Crashed(certificate) = pool.call(call).await.unwrap_err() else { panic!("it crashed") };
+    let CallError::Crashed(certificate) = pool.call(call).await.unwrap_err() else {
+        panic!("it crashed")
+    };
     assert_eq!(certificate.pid, pid);
     assert_ne!(pool.call(crate::tasks::pid()).await.unwrap(), pid);
     pool.ready(1).await.unwrap();
@@ -167,7 +210,10 @@ async fn pi22_bad_use_exit_in_a_task_tells_the_code() {
     soon(async {
         for code in [0, 1, 3] {
             let certificate = crash(exit_with(code)).await;
-            assert_eq!((certificate.ended, certificate.exit), (Ended::Exited, Some(Exit::Code(code))));
+            assert_eq!(
+                (certificate.ended, certificate.exit),
+                (Ended::Exited, Some(Exit::Code(code)))
+            );
         }
     })
     .await;
@@ -178,7 +224,10 @@ async fn bad_use_abort_and_a_segmentation_fault_tell_the_signal() {
     soon(async {
         for (call, signal) in [(abort(), libc::SIGABRT), (segfault(), libc::SIGSEGV)] {
             let certificate = crash(call).await;
-            assert_eq!((certificate.ended, certificate.exit), (Ended::Signalled, Some(Exit::Signal(signal))));
+            assert_eq!(
+                (certificate.ended, certificate.exit),
+                (Ended::Signalled, Some(Exit::Signal(signal)))
+            );
         }
     })
     .await;
@@ -191,11 +240,16 @@ async fn pi20_pi21_wp43_a_panic_in_a_stray_thread_is_told_and_blames_no_call() {
         let (mut events, before) = (pool.events(), pids(&pool));
         assert_eq!(pool.call(panic_in_a_thread()).await.unwrap(), before[0]);
         let message = event(&mut events, |event| match event {
-            Event::StrayPanic { message, location, .. } => Some(format!("{message} at {location}")),
+            Event::StrayPanic {
+                message, location, ..
+            } => Some(format!("{message} at {location}")),
             _ => None,
         });
         let message = message.await;
-        assert!(message.starts_with("a stray thread at ") && message.contains("tasks.rs:"), "{message}");
+        assert!(
+            message.starts_with("a stray thread at ") && message.contains("tasks.rs:"),
+            "{message}"
+        );
         assert_eq!(pool.stats().failed, 0);
         pool.shutdown().await;
     })
@@ -209,7 +263,10 @@ async fn bad_use_children_that_a_task_leaves_behind_end_with_their_worker() {
         let children = pool.call(fork_children(3, false)).await.unwrap();
         assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
         pool.shutdown().await;
-        until("no child is alive", || !children.iter().any(|child| is_alive(*child))).await;
+        until("no child is alive", || {
+            !children.iter().any(|child| is_alive(*child))
+        })
+        .await;
     })
     .await;
 }
@@ -218,7 +275,12 @@ async fn bad_use_children_that_a_task_leaves_behind_end_with_their_worker() {
 async fn pi22_a_call_that_crashes_runs_again_when_asked_and_its_second_crash_is_its_last() {
     soon(async {
         let retry = brigade::Retry::exponential(Duration::from_millis(1), Duration::from_millis(1));
-        let pool = Pool::builder().workers(1).retry(retry).start().await.unwrap();
+        let pool = Pool::builder()
+            .workers(1)
+            .retry(retry)
+            .start()
+            .await
+            .unwrap();
         let error = pool.call(abort().retries(5)).await.unwrap_err();
         assert_eq!(error.certificate().unwrap().attempt, 2);
         assert_eq!(pool.stats().crashed, 2);

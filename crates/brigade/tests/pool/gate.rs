@@ -1,4 +1,5 @@
-//! A gate that a task in another process knocks at and waits behind: the test sees that it has begun and says when it may go on.
+//! A gate that a task in another process knocks at and waits behind: the test sees that it has
+//! begun and says when it may go on.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -22,8 +23,17 @@ pub(crate) struct Arrival {
 impl Gate {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let path = directory.path().join("gate").to_str().expect("a path that is text").to_owned();
-        Self { listener: UnixListener::bind(&path).expect("a socket"), path, _directory: directory }
+        let path = directory
+            .path()
+            .join("gate")
+            .to_str()
+            .expect("a path that is text")
+            .to_owned();
+        Self {
+            listener: UnixListener::bind(&path).expect("a socket"),
+            path,
+            _directory: directory,
+        }
     }
 
     pub(crate) fn path(&self) -> String {
@@ -57,7 +67,9 @@ impl Arrival {
 /// The task's side: knocks and waits to be let through.
 pub(crate) fn pass(path: &str, id: u32) {
     let mut stream = UnixStream::connect(path).expect("the gate is there");
-    stream.write_all(&id.to_le_bytes()).expect("the gate listens");
+    stream
+        .write_all(&id.to_le_bytes())
+        .expect("the gate listens");
     // A gate that was reset by the end of its test lets through too.
     stream.read_to_end(&mut Vec::new()).ok();
 }

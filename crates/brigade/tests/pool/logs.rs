@@ -36,7 +36,8 @@ impl Line {
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.fields.insert(field.name().to_owned(), format!("{value:?}"));
+        self.fields
+            .insert(field.name().to_owned(), format!("{value:?}"));
     }
 }
 
@@ -51,8 +52,17 @@ impl Subscriber for Lines {
 
     fn event(&self, event: &Event<'_>) {
         let metadata = event.metadata();
-        let (level, target, file) = (*metadata.level(), metadata.target().to_owned(), metadata.file().map(str::to_owned));
-        let mut line = Line { level, target, file, fields: BTreeMap::new() };
+        let (level, target, file) = (
+            *metadata.level(),
+            metadata.target().to_owned(),
+            metadata.file().map(str::to_owned),
+        );
+        let mut line = Line {
+            level,
+            target,
+            file,
+            fields: BTreeMap::new(),
+        };
         event.record(&mut line);
         self.0.lock().unwrap().push(line);
     }
@@ -80,7 +90,10 @@ impl Lines {
     /// What came from tasks and hooks of this file.
     fn take(&self) -> Vec<Line> {
         let lines = std::mem::take(&mut *self.0.lock().unwrap());
-        lines.into_iter().filter(|line| line.target.starts_with(module_path!())).collect()
+        lines
+            .into_iter()
+            .filter(|line| line.target.starts_with(module_path!()))
+            .collect()
     }
 
     fn all(&self) -> Vec<Line> {
@@ -90,7 +103,15 @@ impl Lines {
 
 #[task]
 fn logs(disk: String) {
-    tracing::warn!(disk, free = 3_u64, ratio = 0.5, full = false, worker = "mine", "nearly full: {}", 97);
+    tracing::warn!(
+        disk,
+        free = 3_u64,
+        ratio = 0.5,
+        full = false,
+        worker = "mine",
+        "nearly full: {}",
+        97
+    );
     tracing::info!(name: "named", "second");
     tracing::debug!("a detail");
 }
@@ -98,8 +119,12 @@ fn logs(disk: String) {
 #[task]
 async fn logs_async() {
     tracing::info!("in the task");
-    tokio::spawn(async { tracing::info!("in a spawned one") }).await.unwrap();
-    tokio::task::spawn_blocking(|| tracing::info!("in a blocking one")).await.unwrap();
+    tokio::spawn(async { tracing::info!("in a spawned one") })
+        .await
+        .unwrap();
+    tokio::task::spawn_blocking(|| tracing::info!("in a blocking one"))
+        .await
+        .unwrap();
 }
 
 #[task]
@@ -120,12 +145,16 @@ fn logs_to_itself() -> Vec<String> {
     let own = Lines::default();
     tracing::subscriber::with_default(own.clone(), || tracing::info!("for itself"));
     tracing::info!("for the host");
-    own.take().iter().map(|line| line.message().to_owned()).collect()
+    own.take()
+        .iter()
+        .map(|line| line.message().to_owned())
+        .collect()
 }
 
 static GLOBAL: Mutex<Option<Lines>> = Mutex::new(None);
 
-/// Sets the subscriber of the whole process the first time, as `tracing_subscriber::fmt().init()` does. Returns what it got so far.
+/// Sets the subscriber of the whole process the first time, as `tracing_subscriber::fmt().init()`
+/// does. Returns what it got so far.
 #[task]
 fn sets_the_global_subscriber() -> Vec<String> {
     let mut global = GLOBAL.lock().unwrap();
@@ -135,7 +164,13 @@ fn sets_the_global_subscriber() -> Vec<String> {
         *global = Some(own);
     }
     tracing::info!("who gets this?");
-    global.as_ref().unwrap().take().iter().map(|line| line.message().to_owned()).collect()
+    global
+        .as_ref()
+        .unwrap()
+        .take()
+        .iter()
+        .map(|line| line.message().to_owned())
+        .collect()
 }
 
 fn hook() -> Result<(), std::io::Error> {
@@ -147,18 +182,39 @@ fn hook() -> Result<(), std::io::Error> {
 async fn events_of_a_worker_reach_the_subscriber_of_the_host() {
     soon(async {
         let (lines, _guard) = Lines::listen();
-        let pool = Pool::builder().workers(1).init(hook, &()).start().await.unwrap();
+        let pool = Pool::builder()
+            .workers(1)
+            .init(hook, &())
+            .start()
+            .await
+            .unwrap();
         pool.call(add(1, 2)).await.unwrap();
-        let [line] = &lines.take()[..] else { panic!("one event of the hook") };
-        assert_eq!((line.message(), line.fields["worker"].as_str()), ("from the init hook", "1"));
+        let [line] = &lines.take()[..] else {
+            panic!("one event of the hook")
+        };
+        assert_eq!(
+            (line.message(), line.fields["worker"].as_str()),
+            ("from the init hook", "1")
+        );
 
         let call = pool.call(logs("sda".to_owned()));
         let id = call.id().unwrap().to_string();
         call.await.unwrap();
-        let [warning, info] = &lines.take()[..] else { panic!("two events, as debug is not sent by default") };
-        assert_eq!((warning.level, warning.message()), (Level::WARN, "nearly full: 97"));
+        let [warning, info] = &lines.take()[..] else {
+            panic!("two events, as debug is not sent by default")
+        };
+        assert_eq!(
+            (warning.level, warning.message()),
+            (Level::WARN, "nearly full: 97")
+        );
         assert_eq!((info.level, info.message()), (Level::INFO, "second"));
-        assert!(warning.file.as_ref().is_some_and(|file| file.ends_with("tests/pool/logs.rs")), "{warning:?}");
+        assert!(
+            warning
+                .file
+                .as_ref()
+                .is_some_and(|file| file.ends_with("tests/pool/logs.rs")),
+            "{warning:?}"
+        );
         let expected = [
             ("disk", "\"sda\""),
             ("free", "3"),
@@ -171,18 +227,36 @@ async fn events_of_a_worker_reach_the_subscriber_of_the_host() {
             ("attempt", "1"),
         ];
         for (name, value) in expected {
-            assert_eq!(warning.fields.get(name).map(String::as_str), Some(value), "{name}: {warning:?}");
+            assert_eq!(
+                warning.fields.get(name).map(String::as_str),
+                Some(value),
+                "{name}: {warning:?}"
+            );
         }
 
         pool.call(logs_async()).await.unwrap();
         let events = lines.take();
         let messages: Vec<_> = events.iter().map(Line::message).collect();
-        assert_eq!(messages, ["in the task", "in a spawned one", "in a blocking one"]);
-        assert!(events.iter().all(|line| line.fields["task"] == "\"logs_async\""), "{events:?}");
+        assert_eq!(
+            messages,
+            ["in the task", "in a spawned one", "in a blocking one"]
+        );
+        assert!(
+            events
+                .iter()
+                .all(|line| line.fields["task"] == "\"logs_async\""),
+            "{events:?}"
+        );
 
         // A warning of Brigade's own in a worker.
         pool.call(too_much_progress()).await.unwrap();
-        assert!(lines.all().iter().any(|line| line.message().starts_with("progress was dropped")), "it is told");
+        assert!(
+            lines
+                .all()
+                .iter()
+                .any(|line| line.message().starts_with("progress was dropped")),
+            "it is told"
+        );
         pool.shutdown().await;
     })
     .await;
@@ -192,9 +266,20 @@ async fn events_of_a_worker_reach_the_subscriber_of_the_host() {
 async fn the_level_of_events_is_set_by_the_builder() {
     soon(async {
         let (lines, _guard) = Lines::listen();
-        for (level, expected) in [(LevelFilter::OFF, 0), (LevelFilter::WARN, 1), (LevelFilter::INFO, 2), (LevelFilter::TRACE, 3)] {
+        for (level, expected) in [
+            (LevelFilter::OFF, 0),
+            (LevelFilter::WARN, 1),
+            (LevelFilter::INFO, 2),
+            (LevelFilter::TRACE, 3),
+        ] {
             for slots in [1, 4] {
-                let pool = Pool::builder().workers(1).slots(slots).logs(level).start().await.unwrap();
+                let pool = Pool::builder()
+                    .workers(1)
+                    .slots(slots)
+                    .logs(level)
+                    .start()
+                    .await
+                    .unwrap();
                 pool.call(logs("sda".to_owned())).await.unwrap();
                 assert_eq!(lines.take().len(), expected, "{level}, {slots} slots");
                 pool.shutdown().await;
@@ -210,12 +295,17 @@ async fn a_subscriber_of_the_task_comes_first() {
         let (lines, _guard) = Lines::listen();
         let pool = Pool::builder().workers(1).start().await.unwrap();
         assert_eq!(pool.call(logs_to_itself()).await.unwrap(), ["for itself"]);
-        let [line] = &lines.take()[..] else { panic!("one event") };
+        let [line] = &lines.take()[..] else {
+            panic!("one event")
+        };
         assert_eq!(line.message(), "for the host");
         pool.call(sets_the_global_subscriber()).await.unwrap();
         lines.take();
         for _ in 0..2 {
-            assert_eq!(pool.call(sets_the_global_subscriber()).await.unwrap(), ["who gets this?"]);
+            assert_eq!(
+                pool.call(sets_the_global_subscriber()).await.unwrap(),
+                ["who gets this?"]
+            );
         }
         assert!(lines.take().is_empty());
         pool.shutdown().await;
@@ -233,7 +323,9 @@ async fn a_flood_of_events_is_cut_and_what_is_missing_is_counted() {
         pool.call(flood).await.unwrap();
         let all = lines.all();
         let came = all.iter().filter(|line| line.message() == "flood").count();
-        let dropped = all.iter().filter_map(|line| line.fields.get("dropped")?.parse::<usize>().ok());
+        let dropped = all
+            .iter()
+            .filter_map(|line| line.fields.get("dropped")?.parse::<usize>().ok());
         assert_eq!(came + dropped.sum::<usize>(), count as usize);
         assert!(came >= 1_000, "{came}");
         // It goes on.

@@ -13,10 +13,18 @@ use crate::tasks::*;
 async fn pm6_results_of_a_stream_come_in_the_order_of_its_inputs() {
     soon(async {
         let pool = pool_of(2).await;
-        let results: Vec<_> = pool.map(stream::iter(0..200), |n| add(n, 1)).ordered().collect().await;
+        let results: Vec<_> = pool
+            .map(stream::iter(0..200), |n| add(n, 1))
+            .ordered()
+            .collect()
+            .await;
         let sums: Vec<i64> = results.into_iter().map(Result::unwrap).collect();
         assert_eq!(sums, (1..=200).collect::<Vec<i64>>());
-        let nothing: Vec<_> = pool.map(stream::iter(0..0), |n| add(n, 1)).ordered().collect().await;
+        let nothing: Vec<_> = pool
+            .map(stream::iter(0..0), |n| add(n, 1))
+            .ordered()
+            .collect()
+            .await;
         assert!(nothing.is_empty());
         pool.shutdown().await;
     })
@@ -72,8 +80,15 @@ async fn pi31_inputs_of_a_stream_are_taken_only_so_far_ahead() {
 async fn pm3_an_error_in_a_stream_is_one_item_of_it() {
     soon(async {
         let pool = pool_of(1).await;
-        let results: Vec<_> = pool.map(stream::iter([false, true, false]), answer_or_fail).ordered().collect().await;
-        assert!(matches!(&results[..], [Ok(42), Err(CallError::Failed(_)), Ok(42)]), "{results:?}");
+        let results: Vec<_> = pool
+            .map(stream::iter([false, true, false]), answer_or_fail)
+            .ordered()
+            .collect()
+            .await;
+        assert!(
+            matches!(&results[..], [Ok(42), Err(CallError::Failed(_)), Ok(42)]),
+            "{results:?}"
+        );
         pool.shutdown().await;
     })
     .await;
@@ -84,10 +99,22 @@ async fn wp13_a_pool_is_a_service() {
     soon(async {
         let pool = pool_of(1).await;
         let mut service = pool.clone();
-        std::future::poll_fn(|cx| tower_service::Service::<brigade::Call<i64>>::poll_ready(&mut service, cx)).await.unwrap();
-        assert_eq!(tower_service::Service::call(&mut service, add(1, 2)).await.unwrap(), 3);
+        std::future::poll_fn(|cx| {
+            tower_service::Service::<brigade::Call<i64>>::poll_ready(&mut service, cx)
+        })
+        .await
+        .unwrap();
+        assert_eq!(
+            tower_service::Service::call(&mut service, add(1, 2))
+                .await
+                .unwrap(),
+            3
+        );
         pool.shutdown().await;
-        let closed = std::future::poll_fn(|cx| tower_service::Service::<brigade::Call<i64>>::poll_ready(&mut service, cx)).await;
+        let closed = std::future::poll_fn(|cx| {
+            tower_service::Service::<brigade::Call<i64>>::poll_ready(&mut service, cx)
+        })
+        .await;
         assert_eq!(closed.unwrap_err().rejected(), Some(ErrorKind::Closed));
     })
     .await;

@@ -13,7 +13,13 @@ async fn wp10_counts_are_right_at_every_step() {
         let (pool, gate) = (pool_of(2).await, Gate::new());
         let counts = || {
             let stats = pool.stats();
-            (stats.workers, stats.busy, stats.idle, stats.waiting, stats.running)
+            (
+                stats.workers,
+                stats.busy,
+                stats.idle,
+                stats.waiting,
+                stats.running,
+            )
         };
         assert_eq!(counts(), (2, 0, 2, 0, 0));
         let held: Vec<_> = (0..3).map(|id| pool.call(hold(gate.path(), id))).collect();
@@ -27,9 +33,15 @@ async fn wp10_counts_are_right_at_every_step() {
         drop((third, arrivals));
         join_all(held).await;
         assert_eq!(counts(), (2, 0, 2, 0, 0));
-        assert!(matches!(pool.call(fail_with_source()).await, Err(CallError::Failed(_))));
+        assert!(matches!(
+            pool.call(fail_with_source()).await,
+            Err(CallError::Failed(_))
+        ));
         assert_eq!(counts(), (2, 0, 2, 0, 0));
-        assert_eq!((pool.stats().done, pool.stats().failed, pool.stats().crashed), (3, 1, 0));
+        assert_eq!(
+            (pool.stats().done, pool.stats().failed, pool.stats().crashed),
+            (3, 1, 0)
+        );
         pool.shutdown().await;
         assert_eq!(counts(), (0, 0, 0, 0, 0));
     })
@@ -51,8 +63,15 @@ async fn pi32_times_of_waiting_and_running_are_kept() {
         let (wait, run) = (pool.stats().wait, pool.stats().run);
         assert_eq!((wait.count, run.count), (2, 2));
         for times in [wait, run] {
-            assert!(times.min <= times.p50 && times.p50 <= times.p90 && times.p90 <= times.p99, "{times:?}");
-            assert!(times.max >= std::time::Duration::from_millis(49) && times.mean > std::time::Duration::ZERO, "{times:?}");
+            assert!(
+                times.min <= times.p50 && times.p50 <= times.p90 && times.p90 <= times.p99,
+                "{times:?}"
+            );
+            assert!(
+                times.max >= std::time::Duration::from_millis(49)
+                    && times.mean > std::time::Duration::ZERO,
+                "{times:?}"
+            );
             assert!(times.deviation > std::time::Duration::ZERO, "{times:?}");
         }
         pool.shutdown().await;
@@ -69,7 +88,11 @@ async fn pi33_completed_calls_and_utilization_are_counted() {
         drop(gate.arrival().await);
         held.await.unwrap();
         let stats = pool.stats();
-        assert!(stats.utilization > 0.0 && stats.utilization <= 1.0, "{}", stats.utilization);
+        assert!(
+            stats.utilization > 0.0 && stats.utilization <= 1.0,
+            "{}",
+            stats.utilization
+        );
         assert_eq!(stats.done, 1);
         pool.shutdown().await;
     })
@@ -89,11 +112,25 @@ async fn pi42_each_step_of_a_call_is_one_event_with_its_id_and_label() {
         let mut told = Vec::new();
         while let Some(event) = events.next().await {
             match event {
-                Event::CallStarted { call, task, label, attempt, .. } => {
-                    assert_eq!((call, &*task, label.as_deref(), attempt), (id, "add", Some("the sum"), 1));
+                Event::CallStarted {
+                    call,
+                    task,
+                    label,
+                    attempt,
+                    ..
+                } => {
+                    assert_eq!(
+                        (call, &*task, label.as_deref(), attempt),
+                        (id, "add", Some("the sum"), 1)
+                    );
                     told.push("started");
                 }
-                Event::CallEnded { call, outcome, label, .. } => {
+                Event::CallEnded {
+                    call,
+                    outcome,
+                    label,
+                    ..
+                } => {
                     assert_eq!((call, label.as_deref()), (id, Some("the sum")));
                     told.push(outcome);
                 }

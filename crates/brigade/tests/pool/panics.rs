@@ -12,41 +12,59 @@ use crate::tasks::add;
 #[task]
 fn resumed_from_a_scoped_thread() -> u32 {
     std::thread::scope(|scope| {
-        scope.spawn(|| -> u32 { panic!("the disk {} is full", 3) }).join().unwrap_or_else(|payload| resume_unwind(payload))
+        scope
+            .spawn(|| -> u32 { panic!("the disk {} is full", 3) })
+            .join()
+            .unwrap_or_else(|payload| resume_unwind(payload))
     })
 }
 
 #[task]
 fn resumed_literal() -> u32 {
-    std::thread::spawn(|| -> u32 { panic!("a literal") }).join().unwrap_or_else(|payload| resume_unwind(payload))
+    std::thread::spawn(|| -> u32 { panic!("a literal") })
+        .join()
+        .unwrap_or_else(|payload| resume_unwind(payload))
 }
 
 #[task]
 fn resumed_number() -> u32 {
-    std::thread::spawn(|| -> u32 { std::panic::panic_any(17_u64) }).join().unwrap_or_else(|payload| resume_unwind(payload))
+    std::thread::spawn(|| -> u32 { std::panic::panic_any(17_u64) })
+        .join()
+        .unwrap_or_else(|payload| resume_unwind(payload))
 }
 
 #[task]
 async fn resumed_from_a_blocking_thread() -> u32 {
     let blocking = tokio::task::spawn_blocking(|| -> u32 { panic!("row 17 is bad") });
-    blocking.await.unwrap_or_else(|error| resume_unwind(error.into_panic()))
+    blocking
+        .await
+        .unwrap_or_else(|error| resume_unwind(error.into_panic()))
 }
 
 #[task]
 async fn resumed_from_a_spawned_task() -> u32 {
     let spawned = tokio::spawn(async { panic!("row 18 is bad") });
     tokio::task::yield_now().await;
-    spawned.await.unwrap_or_else(|error| resume_unwind(error.into_panic()))
+    spawned
+        .await
+        .unwrap_or_else(|error| resume_unwind(error.into_panic()))
 }
 
 #[task]
 async fn unwrapped_spawned_task() -> u32 {
-    tokio::spawn(async { panic!("row 19 is bad") }).await.unwrap()
+    tokio::spawn(async { panic!("row 19 is bad") })
+        .await
+        .unwrap()
 }
 
 #[task]
 fn unwrapped_thread() -> u32 {
-    std::thread::Builder::new().name("reader".to_owned()).spawn(|| -> u32 { panic!("row 20 is bad") }).unwrap().join().unwrap()
+    std::thread::Builder::new()
+        .name("reader".to_owned())
+        .spawn(|| -> u32 { panic!("row 20 is bad") })
+        .unwrap()
+        .join()
+        .unwrap()
 }
 
 #[task]
@@ -88,7 +106,10 @@ fn hook_of_init() -> Result<(), std::io::Error> {
 }
 
 /// Message and place of a call's panic.
-async fn told<T: serde::de::DeserializeOwned + Send + std::fmt::Debug + 'static>(pool: &Pool, call: Call<T>) -> (String, String) {
+async fn told<T: serde::de::DeserializeOwned + Send + std::fmt::Debug + 'static>(
+    pool: &Pool,
+    call: Call<T>,
+) -> (String, String) {
     match pool.call(call).await {
         Err(CallError::Panicked(certificate)) => match certificate.ended {
             Ended::Panicked { message, location } => (message, location),
@@ -111,10 +132,16 @@ async fn a_panic_that_was_resumed_has_the_message_and_place_of_its_origin() {
         ] {
             let (message, place) = told(&pool, call).await;
             assert_eq!(message, expected);
-            assert!(place.contains("tests/pool/panics.rs:"), "{expected}: {place}");
+            assert!(
+                place.contains("tests/pool/panics.rs:"),
+                "{expected}: {place}"
+            );
         }
         let (message, place) = told(&pool, resumed_of_its_own_making()).await;
-        assert!(message == "made up" && place.contains("unknown place"), "{message}: {place}");
+        assert!(
+            message == "made up" && place.contains("unknown place"),
+            "{message}: {place}"
+        );
         pool.shutdown().await;
     })
     .await;
@@ -125,9 +152,18 @@ async fn a_panic_because_of_a_thread_that_panicked_says_why_that_did() {
     soon(async {
         let pool = pool_of(1).await;
         for (message, expected) in [
-            (told(&pool, unwrapped_spawned_task()).await.0, "row 19 is bad"),
-            (told(&pool, unwrapped_thread()).await.0, "thread \"reader\" panicked at"),
-            (told(&pool, scoped_and_never_joined()).await.0, "row 21 is bad"),
+            (
+                told(&pool, unwrapped_spawned_task()).await.0,
+                "row 19 is bad",
+            ),
+            (
+                told(&pool, unwrapped_thread()).await.0,
+                "thread \"reader\" panicked at",
+            ),
+            (
+                told(&pool, scoped_and_never_joined()).await.0,
+                "row 21 is bad",
+            ),
         ] {
             assert!(message.contains(expected), "{expected}: {message}");
         }
@@ -141,11 +177,26 @@ async fn a_panic_because_of_a_thread_that_panicked_says_why_that_did() {
 #[tokio::test]
 async fn a_panic_is_told_with_its_place_where_the_program_has_a_hook_of_its_own() {
     soon(async {
-        let pool = Pool::builder().workers(1).init(hook_of_init, &()).start().await.unwrap();
+        let pool = Pool::builder()
+            .workers(1)
+            .init(hook_of_init, &())
+            .start()
+            .await
+            .unwrap();
         let (message, place) = told(&pool, plain(2)).await;
-        assert!(message == "plain message 2" && place.contains("tests/pool/panics.rs:"), "{message}: {place}");
-        let CallError::Panicked(certificate) = pool.call(plain(3)).await.unwrap_err() else { panic!("it panicked") };
-        assert!(certificate.stderr.contains("[my log]") && certificate.stderr.contains("plain message 3"), "{}", certificate.stderr);
+        assert!(
+            message == "plain message 2" && place.contains("tests/pool/panics.rs:"),
+            "{message}: {place}"
+        );
+        let CallError::Panicked(certificate) = pool.call(plain(3)).await.unwrap_err() else {
+            panic!("it panicked")
+        };
+        assert!(
+            certificate.stderr.contains("[my log]")
+                && certificate.stderr.contains("plain message 3"),
+            "{}",
+            certificate.stderr
+        );
         assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
         pool.shutdown().await;
     })
@@ -158,10 +209,16 @@ async fn a_hook_that_a_task_sets_hides_no_message() {
         let pool = pool_of(1).await;
         pool.call(sets_a_hook()).await.unwrap();
         let (message, place) = told(&pool, plain(4)).await;
-        assert!(message == "plain message 4" && place.contains("tests/pool/panics.rs:"), "{message}: {place}");
+        assert!(
+            message == "plain message 4" && place.contains("tests/pool/panics.rs:"),
+            "{message}: {place}"
+        );
         // In the same call, no hook of ours can have seen the place.
         let (message, place) = told(&pool, sets_a_hook_and_panics()).await;
-        assert!(message == "after the hook" && place.contains("a task replaced the panic hook"), "{message}: {place}");
+        assert!(
+            message == "after the hook" && place.contains("a task replaced the panic hook"),
+            "{message}: {place}"
+        );
         pool.shutdown().await;
     })
     .await;
@@ -176,7 +233,12 @@ async fn add_async(a: i64, b: i64) -> i64 {
 async fn the_first_async_task_of_a_worker_has_its_whole_memory_for_itself() {
     soon(async {
         for slots in [1, 4] {
-            let pool = Pool::builder().workers(1).slots(slots).start().await.unwrap();
+            let pool = Pool::builder()
+                .workers(1)
+                .slots(slots)
+                .start()
+                .await
+                .unwrap();
             // As much as the stack of the thread of the runtime.
             assert_eq!(pool.call(add_async(1, 2).memory(2 << 20)).await.unwrap(), 3);
             pool.shutdown().await;

@@ -10,11 +10,17 @@ use rustix::process::{Pid, Signal};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) async fn soon<F: Future>(test: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, test).await.expect("the test does not hang")
+    tokio::time::timeout(PATIENCE, test)
+        .await
+        .expect("the test does not hang")
 }
 
 pub(crate) async fn pool_of(workers: usize) -> Pool {
-    Pool::builder().workers(workers).start().await.expect("the pool starts")
+    Pool::builder()
+        .workers(workers)
+        .start()
+        .await
+        .expect("the pool starts")
 }
 
 /// A process that has not been reaped.
@@ -24,8 +30,12 @@ pub(crate) fn exists(pid: u32) -> bool {
 
 /// A process that is neither dead nor a zombie that its adopted parent has yet to reap.
 pub(crate) fn is_alive(pid: u32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return false;
+    };
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
     !matches!(state, None | Some('Z' | 'X'))
 }
 
@@ -46,7 +56,10 @@ pub(crate) async fn gone(pid: u32) {
 }
 
 pub(crate) fn send_signal(pid: u32, signal: Signal) {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .expect("a process id");
     rustix::process::kill_process(pid, signal).expect("the process is ours");
 }
 
@@ -56,12 +69,19 @@ pub(crate) fn kill(pid: u32) {
 
 /// Process ids of the pool's workers, by number.
 pub(crate) fn pids(pool: &Pool) -> Vec<u32> {
-    pool.workers().iter().filter_map(|worker| worker.pid).collect()
+    pool.workers()
+        .iter()
+        .filter_map(|worker| worker.pid)
+        .collect()
 }
 
 /// Waits for the first progress of a call.
 pub(crate) async fn begun<T>(handle: &Handle<T>) {
-    handle.progress().next().await.expect("the call tells that it has begun");
+    handle
+        .progress()
+        .next()
+        .await
+        .expect("the call tells that it has begun");
 }
 
 /// Waits for an event that `pick` wants.

@@ -16,7 +16,10 @@ async fn wp21_wx9_progress_reaches_its_own_call_in_order_and_ends_with_it() {
             for number in 0..20_u32 {
                 let update = progress.next().await.unwrap();
                 assert!((update.fraction() - f64::from(number) / 20.0).abs() < 1e-9);
-                assert_eq!(update.payload::<(u32, String)>().unwrap(), (number, "text".to_owned()));
+                assert_eq!(
+                    update.payload::<(u32, String)>().unwrap(),
+                    (number, "text".to_owned())
+                );
             }
             assert!(progress.next().await.is_none());
             assert_eq!(handle.await.unwrap(), 20);
@@ -68,13 +71,20 @@ async fn wp21_of_what_nobody_reads_the_newest_is_kept() {
 async fn wp22_bad_use_output_is_kept_when_asked_for_and_not_otherwise() {
     soon(async {
         let pool = pool_of(1).await;
-        let mut handle = pool.call(say("to stdout".to_owned(), "to stderr".to_owned()).capture(1 << 10));
+        let mut handle =
+            pool.call(say("to stdout".to_owned(), "to stderr".to_owned()).capture(1 << 10));
         (&mut handle).await.unwrap();
         let output = handle.output().unwrap();
-        assert_eq!((&*output.stdout.text, &*output.stderr.text), (&b"to stdout\n"[..], &b"to stderr\n"[..]));
+        assert_eq!(
+            (&*output.stdout.text, &*output.stderr.text),
+            (&b"to stdout\n"[..], &b"to stderr\n"[..])
+        );
         assert!(handle.output().is_none(), "it is given once");
 
-        let mut handle = pool.call(say("passed through".to_owned(), "passed through".to_owned()));
+        let mut handle = pool.call(say(
+            "passed through".to_owned(),
+            "passed through".to_owned(),
+        ));
         (&mut handle).await.unwrap();
         assert!(handle.output().is_none());
         pool.shutdown().await;
@@ -86,12 +96,20 @@ async fn wp22_bad_use_output_is_kept_when_asked_for_and_not_otherwise() {
 async fn wp22_wx5_output_belongs_to_its_own_call_and_nobody_must_listen() {
     soon(async {
         let pool = pool_of(1).await;
-        pool.call(say("nobody listens".to_owned(), "nobody listens".to_owned())).await.unwrap();
+        pool.call(say(
+            "nobody listens".to_owned(),
+            "nobody listens".to_owned(),
+        ))
+        .await
+        .unwrap();
         for number in 0..10 {
             let text = format!("call {number}");
             let mut handle = pool.call(say(text.clone(), String::new()).capture(100));
             (&mut handle).await.unwrap();
-            assert_eq!(handle.output().unwrap().stdout.text, format!("{text}\n").into_bytes());
+            assert_eq!(
+                handle.output().unwrap().stdout.text,
+                format!("{text}\n").into_bytes()
+            );
         }
         pool.shutdown().await;
     })

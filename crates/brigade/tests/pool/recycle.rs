@@ -14,7 +14,13 @@ use crate::tasks::*;
 async fn tp1_a_fresh_process_for_each_call() {
     soon(async {
         for spares in [0, 2] {
-            let pool = Pool::builder().workers(2).fresh_per_call().spares(spares).start().await.unwrap();
+            let pool = Pool::builder()
+                .workers(2)
+                .fresh_per_call()
+                .spares(spares)
+                .start()
+                .await
+                .unwrap();
             let ran = join_all((0..10).map(|_| pool.call(pid()))).await;
             let distinct: BTreeSet<u32> = ran.into_iter().map(Result::unwrap).collect();
             assert_eq!(distinct.len(), 10);
@@ -27,7 +33,12 @@ async fn tp1_a_fresh_process_for_each_call() {
 #[tokio::test]
 async fn tp7_a_worker_is_replaced_after_its_number_of_calls() {
     soon(async {
-        let pool = Pool::builder().workers(1).recycle_after(10).start().await.unwrap();
+        let pool = Pool::builder()
+            .workers(1)
+            .recycle_after(10)
+            .start()
+            .await
+            .unwrap();
         let mut runs: Vec<(u32, usize)> = Vec::new();
         for _ in 0..40 {
             let pid = pool.call(pid()).await.unwrap();
@@ -37,7 +48,10 @@ async fn tp7_a_worker_is_replaced_after_its_number_of_calls() {
             }
         }
         runs.pop();
-        assert!(runs.len() >= 3 && runs.iter().all(|(_, count)| (8..=10).contains(count)), "{runs:?}");
+        assert!(
+            runs.len() >= 3 && runs.iter().all(|(_, count)| (8..=10).contains(count)),
+            "{runs:?}"
+        );
         pool.shutdown().await;
     })
     .await;
@@ -46,7 +60,10 @@ async fn tp7_a_worker_is_replaced_after_its_number_of_calls() {
 #[tokio::test]
 async fn tp7_a_worker_that_holds_much_memory_is_replaced_between_two_calls() {
     soon(async {
-        let builder = Pool::builder().workers(1).recycle_memory(128 << 20).check_interval(Duration::from_millis(500));
+        let builder = Pool::builder()
+            .workers(1)
+            .recycle_memory(128 << 20)
+            .check_interval(Duration::from_millis(500));
         let pool = builder.start().await.unwrap();
         let mut events = pool.events();
         let before = pool.call(leak(256 << 20)).await.unwrap();
@@ -65,7 +82,10 @@ async fn tp7_a_worker_that_holds_much_memory_is_replaced_between_two_calls() {
 #[tokio::test]
 async fn tp7_a_worker_is_replaced_at_its_age() {
     soon(async {
-        let builder = Pool::builder().workers(1).recycle_age(Duration::from_millis(50)).check_interval(Duration::from_millis(500));
+        let builder = Pool::builder()
+            .workers(1)
+            .recycle_age(Duration::from_millis(50))
+            .check_interval(Duration::from_millis(500));
         let pool = builder.start().await.unwrap();
         let before = pids(&pool)[0];
         gone(before).await;
@@ -83,14 +103,20 @@ async fn tp3_tp10_recycling_replaces_every_worker_and_waits_for_what_runs() {
         let held = pool.call(hold(gate.path(), 7));
         let arrival = gate.arrival().await;
         let release = async {
-            event(&mut events, |event| matches!(event, Event::WorkerRetiring { .. }).then_some(())).await;
+            event(&mut events, |event| {
+                matches!(event, Event::WorkerRetiring { .. }).then_some(())
+            })
+            .await;
             drop(arrival);
         };
         let (recycled, ()) = tokio::join!(pool.recycle(), release);
         recycled.unwrap();
         assert_eq!(held.await.unwrap(), 7, "it was not cut short");
         let after = pids(&pool);
-        assert!(after.len() == 2 && !after.iter().any(|pid| before.contains(pid)), "{before:?} {after:?}");
+        assert!(
+            after.len() == 2 && !after.iter().any(|pid| before.contains(pid)),
+            "{before:?} {after:?}"
+        );
         for pid in before {
             gone(pid).await;
         }

@@ -36,16 +36,25 @@ async fn pi7_two_calls_share_a_worker_and_one_may_finish_while_the_other_blocks(
 #[tokio::test]
 async fn l3_l11_the_worker_with_most_room_is_chosen_and_the_table_shows_it() {
     soon(async {
-        let (pool, gate) = (Pool::builder().workers(3).slots(4).start().await.unwrap(), Gate::new());
+        let (pool, gate) = (
+            Pool::builder().workers(3).slots(4).start().await.unwrap(),
+            Gate::new(),
+        );
         let held: Vec<_> = (0..6).map(|id| pool.call(hold(gate.path(), id))).collect();
         let arrivals = gate.arrivals(6).await;
         for worker in pool.workers() {
-            assert_eq!((worker.running, worker.slots, worker.state), (2, 4, brigade::WorkerState::Busy));
+            assert_eq!(
+                (worker.running, worker.slots, worker.state),
+                (2, 4, brigade::WorkerState::Busy)
+            );
             assert_eq!(worker.task.as_deref(), Some("hold"));
         }
         drop(arrivals);
         join_all(held).await;
-        assert_eq!(pool.workers().iter().map(|worker| worker.done).sum::<u64>(), 6);
+        assert_eq!(
+            pool.workers().iter().map(|worker| worker.done).sum::<u64>(),
+            6
+        );
         pool.shutdown().await;
     })
     .await;
@@ -76,7 +85,10 @@ async fn pi8_issue934_a_call_with_a_timeout_that_came_second_waits_for_a_worker_
         assert_eq!((pool.stats().running, pool.stats().waiting), (1, 1));
         drop(arrival);
         let alone = gate.arrival().await;
-        assert_eq!((alone.id, plain.await.unwrap(), pool.stats().running), (2, 1, 1));
+        assert_eq!(
+            (alone.id, plain.await.unwrap(), pool.stats().running),
+            (2, 1, 1)
+        );
         drop(alone);
         assert_eq!(timed.await.unwrap(), 2);
         pool.shutdown().await;
@@ -95,7 +107,11 @@ async fn pi8_issue934_a_call_with_a_timeout_that_is_picked_from_the_line_runs_al
         drop(arrival);
         let alone = gate.arrival().await;
         assert_eq!((alone.id, first.await.unwrap()), (2, 1));
-        assert_eq!((pool.stats().running, pool.stats().waiting), (1, 2), "those behind do not join it");
+        assert_eq!(
+            (pool.stats().running, pool.stats().waiting),
+            (1, 2),
+            "those behind do not join it"
+        );
         drop(alone);
         assert_eq!(timed.await.unwrap(), 2);
         assert!(join_all(behind).await.into_iter().all(|end| end.is_ok()));
@@ -126,7 +142,11 @@ async fn pi8_issue934_a_call_with_a_timeout_runs_alone_in_a_pool_that_drains() {
 
 /// A worker with a held call and one that spins.
 async fn with_a_neighbour(neighbours: Neighbours, gate: &Gate) -> (Pool, Handle<u32>, Handle<()>) {
-    let builder = Pool::builder().workers(1).slots(4).neighbours(neighbours).kill_after(Duration::from_millis(50), LONG);
+    let builder = Pool::builder()
+        .workers(1)
+        .slots(4)
+        .neighbours(neighbours)
+        .kill_after(Duration::from_millis(50), LONG);
     let pool = builder.start().await.unwrap();
     let held = pool.call(hold(gate.path(), 1));
     let spins = pool.call(spin());
@@ -135,16 +155,24 @@ async fn with_a_neighbour(neighbours: Neighbours, gate: &Gate) -> (Pool, Handle<
 }
 
 #[tokio::test]
-async fn pi8_a_cancelled_call_that_does_not_stop_is_not_forced_before_its_neighbours_have_finished() {
+async fn pi8_a_cancelled_call_that_does_not_stop_is_not_forced_before_its_neighbours_have_finished()
+{
     soon(async {
         let gate = Gate::new();
         let (pool, held, spins) = with_a_neighbour(Neighbours::Spare, &gate).await;
         let (arrival, before) = (gate.arrival().await, pids(&pool)[0]);
         let stopping = spins.cancel("stop");
-        let retiring = || pool.workers().iter().any(|worker| worker.state == brigade::WorkerState::Retiring);
+        let retiring = || {
+            pool.workers()
+                .iter()
+                .any(|worker| worker.state == brigade::WorkerState::Retiring)
+        };
         crate::probe::until("it had its time to stop by itself", retiring).await;
         let elsewhere = pool.call(pid()).await.unwrap();
-        assert_ne!(elsewhere, before, "the condemned worker gets nothing new, and there is another");
+        assert_ne!(
+            elsewhere, before,
+            "the condemned worker gets nothing new, and there is another"
+        );
         assert!(!held.is_finished());
         drop(arrival);
         assert_eq!(held.await.unwrap(), 1);
@@ -161,7 +189,9 @@ async fn pi8_neighbours_are_lost_when_the_builder_says_so() {
         let (pool, held, spins) = with_a_neighbour(Neighbours::Lose, &gate).await;
         let _arrival = gate.arrival().await;
         assert_eq!(spins.cancel("stop").await.unwrap().step, Step::Terminated);
-        let CallError::Lost(certificate) = held.await.unwrap_err() else { panic!("it was lost") };
+        let CallError::Lost(certificate) = held.await.unwrap_err() else {
+            panic!("it was lost")
+        };
         assert_eq!(certificate.ended, Ended::Neighbour);
         pool.shutdown().await;
     })
@@ -187,14 +217,22 @@ async fn pi8_neighbours_run_again_when_the_builder_says_so() {
 async fn pi17_neighbours_of_a_crash_are_lost_and_the_culprit_is_known() {
     soon(async {
         let (pool, gate) = (shared().await, Gate::new());
-        let held = [pool.call(hold(gate.path(), 1)), pool.call(hold_async(gate.path(), 2))];
+        let held = [
+            pool.call(hold(gate.path(), 1)),
+            pool.call(hold_async(gate.path(), 2)),
+        ];
         let _arrivals = gate.arrivals(2).await;
-        let CallError::Crashed(certificate) = pool.call(abort()).await.unwrap_err() else { panic!("it crashed") };
+        let CallError::Crashed(certificate) = pool.call(abort()).await.unwrap_err() else {
+            panic!("it crashed")
+        };
         assert_eq!(certificate.exit, Some(brigade::Exit::Signal(libc::SIGABRT)));
         for end in join_all(held).await {
             assert!(matches!(end, Err(CallError::Lost(_))));
         }
-        assert_eq!((pool.stats().crashed, pool.call(add(1, 2)).await.unwrap()), (1, 3));
+        assert_eq!(
+            (pool.stats().crashed, pool.call(add(1, 2)).await.unwrap()),
+            (1, 3)
+        );
         pool.shutdown().await;
     })
     .await;

@@ -24,7 +24,10 @@ async fn wp44_pi15_l12_shutdown_lets_running_and_waiting_calls_finish_and_leaves
             drop(arrivals);
         });
         assert!(end.drained);
-        assert!(!processes.iter().any(|pid| exists(*pid)), "the processes are gone when it returns");
+        assert!(
+            !processes.iter().any(|pid| exists(*pid)),
+            "the processes are gone when it returns"
+        );
         assert!(pool.workers().is_empty());
         for (id, end) in (0..).zip(join_all(held).await) {
             assert_eq!(end.unwrap(), id);
@@ -60,7 +63,13 @@ async fn wp45_shutdown_waits_for_all_also_when_one_fails() {
 #[tokio::test]
 async fn wp46_pi17_pi19_kill_stops_what_runs_and_refuses_what_waits() {
     soon(async {
-        let pool = Pool::builder().workers(1).slots(2).kill_after(SHORT, SHORT).start().await.unwrap();
+        let pool = Pool::builder()
+            .workers(1)
+            .slots(2)
+            .kill_after(SHORT, SHORT)
+            .start()
+            .await
+            .unwrap();
         let running = [pool.call(spin()), pool.call(spin())];
         join_all(running.iter().map(begun)).await;
         let waiting = [pool.call(add(1, 2)), pool.call(add(3, 4))];
@@ -68,7 +77,9 @@ async fn wp46_pi17_pi19_kill_stops_what_runs_and_refuses_what_waits() {
         assert!(!pool.kill().await.drained);
         assert!(!processes.iter().any(|pid| exists(*pid)));
         for end in join_all(running).await {
-            let CallError::Cancelled(cancelled) = end.unwrap_err() else { panic!("it was stopped") };
+            let CallError::Cancelled(cancelled) = end.unwrap_err() else {
+                panic!("it was stopped")
+            };
             assert_eq!(cancelled.reason, "the pool was shut down");
             assert_eq!(cancelled.certificate.unwrap().ended, Ended::Shutdown);
         }
@@ -82,7 +93,12 @@ async fn wp46_pi17_pi19_kill_stops_what_runs_and_refuses_what_waits() {
 #[tokio::test]
 async fn wp47_pi18_tp5_a_shutdown_that_takes_too_long_stops_the_rest_and_says_so() {
     soon(async {
-        let pool = Pool::builder().workers(1).kill_after(SHORT, SHORT).start().await.unwrap();
+        let pool = Pool::builder()
+            .workers(1)
+            .kill_after(SHORT, SHORT)
+            .start()
+            .await
+            .unwrap();
         let running = pool.call(spin_without_sigterm());
         begun(&running).await;
         let waiting = pool.call(add(1, 2));
@@ -91,7 +107,10 @@ async fn wp47_pi18_tp5_a_shutdown_that_takes_too_long_stops_the_rest_and_says_so
         assert!(!end.drained && end.took >= SHORT);
         assert!(!exists(processes[0]));
         assert!(matches!(running.await, Err(CallError::Cancelled(_))));
-        assert_eq!(waiting.await.unwrap_err().rejected(), Some(ErrorKind::Closed));
+        assert_eq!(
+            waiting.await.unwrap_err().rejected(),
+            Some(ErrorKind::Closed)
+        );
     })
     .await;
 }
@@ -132,13 +151,23 @@ async fn wx6_pi16_bad_use_a_call_after_shutdown_is_refused_and_starts_no_worker(
         let closing = pool.clone();
         let refused = async {
             crate::probe::until("it is closing", || closing.is_closed()).await;
-            assert_eq!(closing.call(add(1, 2)).await.unwrap_err().rejected(), Some(ErrorKind::Closed), "while it drains");
+            assert_eq!(
+                closing.call(add(1, 2)).await.unwrap_err().rejected(),
+                Some(ErrorKind::Closed),
+                "while it drains"
+            );
             drop(arrival);
         };
         tokio::join!(pool.shutdown(), refused);
         assert_eq!(held.await.unwrap(), 1);
-        assert_eq!(pool.call(add(1, 2)).await.unwrap_err().rejected(), Some(ErrorKind::Closed));
-        assert_eq!(pool.try_call(add(1, 2)).unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(
+            pool.call(add(1, 2)).await.unwrap_err().rejected(),
+            Some(ErrorKind::Closed)
+        );
+        assert_eq!(
+            pool.try_call(add(1, 2)).unwrap_err().kind(),
+            ErrorKind::Closed
+        );
         assert_eq!(pool.ready(1).await.unwrap_err().kind(), ErrorKind::Closed);
         assert_eq!((pool.stats().workers, pool.stats().started), (0, 1));
     })
@@ -161,7 +190,12 @@ async fn pi14_closing_a_pool_without_calls_or_workers_and_closing_it_twice() {
 #[tokio::test]
 async fn pi4_no_worker_is_started_again_while_the_pool_is_killed() {
     soon(async {
-        let pool = Pool::builder().workers(3).kill_after(SHORT, SHORT).start().await.unwrap();
+        let pool = Pool::builder()
+            .workers(3)
+            .kill_after(SHORT, SHORT)
+            .start()
+            .await
+            .unwrap();
         let running: Vec<_> = (0..3).map(|_| pool.call(spin())).collect();
         join_all(running.iter().map(begun)).await;
         pool.kill().await;
@@ -186,8 +220,18 @@ async fn wp50_a_worker_says_what_it_is_doing_until_it_is_gone() {
             pool.recycle().await.unwrap();
         };
         let watch = async {
-            event(&mut events, |event| matches!(event, Event::WorkerRetiring { .. }).then_some(())).await;
-            assert_eq!(pool.workers().iter().find(|worker| worker.pid == Some(old)).unwrap().state, Retiring);
+            event(&mut events, |event| {
+                matches!(event, Event::WorkerRetiring { .. }).then_some(())
+            })
+            .await;
+            assert_eq!(
+                pool.workers()
+                    .iter()
+                    .find(|worker| worker.pid == Some(old))
+                    .unwrap()
+                    .state,
+                Retiring
+            );
             drop(arrival);
         };
         tokio::join!(recycle, watch);
@@ -207,7 +251,10 @@ async fn pm7_dropping_the_last_pool_kills_its_workers_and_tells_the_callers() {
         let (waiting, processes) = (pool.call(add(1, 2)), pids(&pool));
         drop(pool);
         assert!(matches!(running.await, Err(CallError::Cancelled(_))));
-        assert_eq!(waiting.await.unwrap_err().rejected(), Some(ErrorKind::Closed));
+        assert_eq!(
+            waiting.await.unwrap_err().rejected(),
+            Some(ErrorKind::Closed)
+        );
         gone(processes[0]).await;
     })
     .await;

@@ -1,7 +1,10 @@
 //! The tasks that the tests call; most of them misbehave.
 
 #![expect(unsafe_code, reason = "crashes are provoked")]
-#![expect(clippy::disallowed_methods, reason = "a misbehaving task starts threads and programs of its own")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a misbehaving task starts threads and programs of its own"
+)]
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -45,7 +48,13 @@ pub(crate) type Five = (Option<i64>, i64, String, bool, BTreeMap<String, Vec<u8>
 
 #[task]
 pub(crate) fn five_results() -> Five {
-    (None, -1, "text".to_owned(), true, BTreeMap::from([("key".to_owned(), vec![1, 2])]))
+    (
+        None,
+        -1,
+        "text".to_owned(),
+        true,
+        BTreeMap::from([("key".to_owned(), vec![1, 2])]),
+    )
 }
 
 #[task(codec = "json")]
@@ -64,7 +73,9 @@ pub(crate) fn hold(gate: String, id: u32) -> u32 {
 #[task]
 pub(crate) async fn hold_async(gate: String, id: u32) -> u32 {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut stream = tokio::net::UnixStream::connect(gate).await.expect("the gate is there");
+    let mut stream = tokio::net::UnixStream::connect(gate)
+        .await
+        .expect("the gate is there");
     stream.write_u32_le(id).await.expect("the gate listens");
     stream.read_to_end(&mut Vec::new()).await.ok();
     id
@@ -77,8 +88,13 @@ pub(crate) fn write_line(path: String, line: String) {
 }
 
 pub(crate) fn append(path: &str, line: &str) {
-    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).expect("a file");
-    file.write_all(format!("{line}\n").as_bytes()).expect("a line");
+    let mut file = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)
+        .expect("a file");
+    file.write_all(format!("{line}\n").as_bytes())
+        .expect("a line");
 }
 
 /// Tells so many progresses.
@@ -131,12 +147,17 @@ pub(crate) fn fail_with_source() -> Result<i64, Outer> {
 #[task]
 pub(crate) async fn answer_or_fail(fails: bool) -> Result<i64, Failure> {
     tokio::task::yield_now().await;
-    if fails { Err(Failure::new("rejected")) } else { Ok(42) }
+    if fails {
+        Err(Failure::new("rejected"))
+    } else {
+        Ok(42)
+    }
 }
 
 #[task]
 pub(crate) fn fail_with_details() -> Result<(), Failure> {
-    Err(Failure::new("with data").with_details(&serde_json::json!({"value": 42, "nested": {"list": [1, null]}})))
+    Err(Failure::new("with data")
+        .with_details(&serde_json::json!({"value": 42, "nested": {"list": [1, null]}})))
 }
 
 /// An error that says nothing, whose chain of sources never ends.
@@ -332,7 +353,13 @@ pub(crate) fn close_descriptors(cx: &Context) {
 /// Starts programs that outlive it; tells their process ids.
 #[task]
 pub(crate) fn fork_children(cx: &Context, count: usize, then_spin: bool) -> Vec<u32> {
-    let start = |_| std::process::Command::new("sleep").arg("600").spawn().expect("sleep starts").id();
+    let start = |_| {
+        std::process::Command::new("sleep")
+            .arg("600")
+            .spawn()
+            .expect("sleep starts")
+            .id()
+    };
     let children: Vec<u32> = (0..count).map(start).collect();
     cx.progress(0.0, &children);
     if then_spin {
@@ -382,15 +409,22 @@ pub(crate) fn environment() -> BTreeMap<String, String> {
 #[task]
 pub(crate) fn arguments_and_directory() -> (Vec<String>, String) {
     let directory = std::env::current_dir().expect("a directory");
-    (std::env::args().skip(1).collect(), directory.to_str().expect("a path that is text").to_owned())
+    (
+        std::env::args().skip(1).collect(),
+        directory.to_str().expect("a path that is text").to_owned(),
+    )
 }
 
 /// Where the worker's open descriptors lead to.
 #[task]
 pub(crate) fn open_files() -> Vec<String> {
     let entries = std::fs::read_dir("/proc/self/fd").expect("proc");
-    let target = |entry: std::io::Result<std::fs::DirEntry>| std::fs::read_link(entry.ok()?.path()).ok();
-    entries.filter_map(target).map(|path| path.to_string_lossy().into_owned()).collect()
+    let target =
+        |entry: std::io::Result<std::fs::DirEntry>| std::fs::read_link(entry.ok()?.path()).ok();
+    entries
+        .filter_map(target)
+        .map(|path| path.to_string_lossy().into_owned())
+        .collect()
 }
 
 #[task]
@@ -405,14 +439,21 @@ pub(crate) fn allowed_cpus() -> Vec<usize> {
 
 pub(crate) fn cpus_of_this_process() -> Vec<usize> {
     let set = rustix::thread::sched_getaffinity(None).expect("an affinity");
-    (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
+    (0..rustix::thread::CpuSet::MAX_CPU)
+        .filter(|cpu| set.is_set(*cpu))
+        .collect()
 }
 
 /// A pool within a worker: the sum, and how nice the workers of both are.
 #[task]
 pub(crate) async fn nested(a: i64, b: i64, nice: i32) -> Result<(i64, i32, i32), Failure> {
     let own = rustix::process::getpriority_process(None).map_err(Failure::new)?;
-    let pool = brigade::Pool::builder().workers(1).nice(nice).start().await.map_err(Failure::new)?;
+    let pool = brigade::Pool::builder()
+        .workers(1)
+        .nice(nice)
+        .start()
+        .await
+        .map_err(Failure::new)?;
     let sum = pool.call(add(a, b)).await.map_err(Failure::new)?;
     let inner = pool.call(niceness()).await.map_err(Failure::new)?;
     pool.shutdown().await;

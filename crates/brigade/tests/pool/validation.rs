@@ -49,8 +49,14 @@ async fn wx8_pi40_bad_use_sizes_of_zero_or_beyond_reason_are_refused() {
             (Pool::builder().recycle_after(0), "at least 1"),
             (Pool::builder().nice(20), "0 to 19"),
             (Pool::builder().nice(-1), "0 to 19"),
-            (Pool::builder().start_timeout(Duration::ZERO), "start timeout"),
-            (Pool::builder().check_interval(Duration::from_millis(9)), "10 ms"),
+            (
+                Pool::builder().start_timeout(Duration::ZERO),
+                "start timeout",
+            ),
+            (
+                Pool::builder().check_interval(Duration::from_millis(9)),
+                "10 ms",
+            ),
         ] {
             let text = refused(builder).await;
             assert!(text.contains(told), "{text}");
@@ -62,11 +68,27 @@ async fn wx8_pi40_bad_use_sizes_of_zero_or_beyond_reason_are_refused() {
 #[tokio::test]
 async fn pi40_bad_use_sizes_at_their_edges_work() {
     soon(async {
-        let edges = Pool::builder().workers(0..=4096).slots(65_536).queue_max(1 << 30).payload_max(1 << 10).nice(19);
-        let pool = edges.recycle_after(1).check_interval(Duration::from_millis(10)).start().await.unwrap();
+        let edges = Pool::builder()
+            .workers(0..=4096)
+            .slots(65_536)
+            .queue_max(1 << 30)
+            .payload_max(1 << 10)
+            .nice(19);
+        let pool = edges
+            .recycle_after(1)
+            .check_interval(Duration::from_millis(10))
+            .start()
+            .await
+            .unwrap();
         assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
         pool.shutdown().await;
-        let pool = Pool::builder().workers(1).payload_max(1 << 30).queue_max(1).start().await.unwrap();
+        let pool = Pool::builder()
+            .workers(1)
+            .payload_max(1 << 30)
+            .queue_max(1)
+            .start()
+            .await
+            .unwrap();
         assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
         pool.shutdown().await;
     })
@@ -77,8 +99,15 @@ async fn pi40_bad_use_sizes_at_their_edges_work() {
 async fn pi40_bad_use_times_beyond_reason_are_no_panic() {
     soon(async {
         let forever = Duration::MAX;
-        let builder = Pool::builder().workers(1).start_timeout(forever).kill_after(forever, forever).teardown_timeout(forever);
-        let builder = builder.shutdown_timeout(forever).idle_timeout(forever).recycle_age(forever);
+        let builder = Pool::builder()
+            .workers(1)
+            .start_timeout(forever)
+            .kill_after(forever, forever)
+            .teardown_timeout(forever);
+        let builder = builder
+            .shutdown_timeout(forever)
+            .idle_timeout(forever)
+            .recycle_age(forever);
         let pool = builder.start().await.unwrap();
         let call = add(1, 2).timeout(forever).queue_timeout(forever);
         assert_eq!(pool.call(call).await.unwrap(), 3);
@@ -94,11 +123,19 @@ async fn pi40_bad_use_times_beyond_reason_are_no_panic() {
 async fn pi40_bad_use_times_of_nothing_leave_no_patience_and_hang_nobody() {
     soon(async {
         let none = Duration::ZERO;
-        let builder = Pool::builder().workers(1).kill_after(none, none).teardown_timeout(none).shutdown_timeout(none).idle_timeout(none);
+        let builder = Pool::builder()
+            .workers(1)
+            .kill_after(none, none)
+            .teardown_timeout(none)
+            .shutdown_timeout(none)
+            .idle_timeout(none);
         let pool = builder.start().await.unwrap();
         let spins = pool.call(spin());
         crate::probe::begun(&spins).await;
-        assert_eq!(spins.cancel("at once").await.unwrap().step, brigade::Step::Killed);
+        assert_eq!(
+            spins.cancel("at once").await.unwrap().step,
+            brigade::Step::Killed
+        );
         assert_eq!(pool.call(add(1, 2).delay(none)).await.unwrap(), 3);
         let waited = pool.call(spin().queue_timeout(none));
         assert!(!pool.shutdown().await.drained);
@@ -124,9 +161,12 @@ async fn wp14_pi40_bad_use_arguments_of_other_types_are_refused_before_they_trav
     const WRONG_RESULT: Task<(i64, i64), String> = Task::new("add");
     soon(async {
         let pool = pool_of(1).await;
-        for error in
-            [pool.call(WRONG.call(("text".to_owned(),))).await.unwrap_err(), pool.call(WRONG_RESULT.call((1, 2))).await.unwrap_err()]
-        {
+        for error in [
+            pool.call(WRONG.call(("text".to_owned(),)))
+                .await
+                .unwrap_err(),
+            pool.call(WRONG_RESULT.call((1, 2))).await.unwrap_err(),
+        ] {
             assert_eq!(error.rejected(), Some(ErrorKind::BadArguments), "{error:?}");
             let cause = std::error::Error::source(&error).unwrap().to_string();
             assert!(cause.contains("add") && cause.contains("i64"), "{cause}");
@@ -142,12 +182,31 @@ async fn wp14_pi40_bad_use_json_of_another_shape_is_refused_and_spares_the_worke
         let pool = pool_of(1).await;
         let before = pids(&pool);
         let json = |args: serde_json::Value| Call::<i64>::json("add", &args);
-        for args in ["[1]", "[1,2,3]", "[\"1\",2]", "{}", "null", "7", "[1.5,2]", "[9223372036854775808,0]"] {
-            let error = pool.call(json(serde_json::from_str(args).unwrap())).await.unwrap_err();
-            assert_eq!(error.rejected(), Some(ErrorKind::BadArguments), "{args}: {error:?}");
+        for args in [
+            "[1]",
+            "[1,2,3]",
+            "[\"1\",2]",
+            "{}",
+            "null",
+            "7",
+            "[1.5,2]",
+            "[9223372036854775808,0]",
+        ] {
+            let error = pool
+                .call(json(serde_json::from_str(args).unwrap()))
+                .await
+                .unwrap_err();
+            assert_eq!(
+                error.rejected(),
+                Some(ErrorKind::BadArguments),
+                "{args}: {error:?}"
+            );
         }
         let other_result: Handle<String> = pool.call(Call::json("add", &(1, 2)));
-        assert_eq!(other_result.await.unwrap_err().rejected(), Some(ErrorKind::Decode));
+        assert_eq!(
+            other_result.await.unwrap_err().rejected(),
+            Some(ErrorKind::Decode)
+        );
         assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
         assert_eq!(pids(&pool), before);
         pool.shutdown().await;
@@ -163,9 +222,15 @@ async fn wp14_pi40_bad_use_names_and_times_that_cannot_be_are_refused() {
             let error = pool.call(Call::<i64>::json(name, &())).await.unwrap_err();
             assert_eq!(error.rejected(), Some(ErrorKind::BadOption), "{error}");
         }
-        let longest = pool.call(Call::<i64>::json("x".repeat(256), &())).await.unwrap_err();
+        let longest = pool
+            .call(Call::<i64>::json("x".repeat(256), &()))
+            .await
+            .unwrap_err();
         assert_eq!(longest.rejected(), Some(ErrorKind::UnknownTask));
-        let no_time = pool.call(add(1, 2).timeout(Duration::ZERO)).await.unwrap_err();
+        let no_time = pool
+            .call(add(1, 2).timeout(Duration::ZERO))
+            .await
+            .unwrap_err();
         assert_eq!(no_time.rejected(), Some(ErrorKind::BadOption));
         pool.shutdown().await;
     })
@@ -178,15 +243,26 @@ const LENGTH_BYTES: usize = 3;
 #[tokio::test]
 async fn bad_use_an_argument_at_the_limit_goes_and_one_past_it_does_not() {
     soon(async {
-        let pool = Pool::builder().workers(1).payload_max(4096).start().await.unwrap();
+        let pool = Pool::builder()
+            .workers(1)
+            .payload_max(4096)
+            .start()
+            .await
+            .unwrap();
         // A list of one argument.
         let fits = 4096 - LENGTH_BYTES - 1;
-        let text = pool.run(|bytes: Bytes| bytes.len(), (Bytes::from(vec![7; fits]),)).await.unwrap();
+        let text = pool
+            .run(|bytes: Bytes| bytes.len(), (Bytes::from(vec![7; fits]),))
+            .await
+            .unwrap();
         assert_eq!(text, fits);
         let error = pool.call(echo(vec![7; fits + 1].into())).await.unwrap_err();
         assert_eq!(error.rejected(), Some(ErrorKind::TooLarge));
         let cause = std::error::Error::source(&error).unwrap().to_string();
-        assert!(cause.contains("4097 bytes") && cause.contains("4096") && cause.contains("payload_max"), "{cause}");
+        assert!(
+            cause.contains("4097 bytes") && cause.contains("4096") && cause.contains("payload_max"),
+            "{cause}"
+        );
         assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
         pool.shutdown().await;
     })
@@ -196,7 +272,12 @@ async fn bad_use_an_argument_at_the_limit_goes_and_one_past_it_does_not() {
 #[tokio::test]
 async fn bad_use_a_result_at_the_limit_comes_and_one_past_it_does_not_and_spares_the_worker() {
     soon(async {
-        let pool = Pool::builder().workers(1).payload_max(4096).start().await.unwrap();
+        let pool = Pool::builder()
+            .workers(1)
+            .payload_max(4096)
+            .start()
+            .await
+            .unwrap();
         let before = pids(&pool);
         let fits = 4096 - LENGTH_BYTES;
         assert_eq!(pool.call(zeros(fits)).await.unwrap().len(), fits);
@@ -204,7 +285,10 @@ async fn bad_use_a_result_at_the_limit_comes_and_one_past_it_does_not_and_spares
             let error = pool.call(zeros(count)).await.unwrap_err();
             assert_eq!(error.rejected(), Some(ErrorKind::TooLarge));
             let cause = std::error::Error::source(&error).unwrap().to_string();
-            assert!(cause.contains("4096") && cause.contains("zeros") && cause.contains("payload_max"), "{cause}");
+            assert!(
+                cause.contains("4096") && cause.contains("zeros") && cause.contains("payload_max"),
+                "{cause}"
+            );
         }
         assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
         assert_eq!(pids(&pool), before);
@@ -216,8 +300,17 @@ async fn bad_use_a_result_at_the_limit_comes_and_one_past_it_does_not_and_spares
 #[tokio::test]
 async fn bad_use_panic_messages_and_errors_of_any_size_are_carried() {
     soon(async {
-        let pool = Pool::builder().workers(1).payload_max(1024).start().await.unwrap();
-        let call = Call::of(|count: usize| -> () { panic!("{}", "x".repeat(count)) }, &(1_usize << 20,)).capture(1);
+        let pool = Pool::builder()
+            .workers(1)
+            .payload_max(1024)
+            .start()
+            .await
+            .unwrap();
+        let call = Call::of(
+            |count: usize| -> () { panic!("{}", "x".repeat(count)) },
+            &(1_usize << 20,),
+        )
+        .capture(1);
         let error = pool.call(call).await.unwrap_err();
         assert!(matches!(error, CallError::Panicked(_)), "{error:?}");
         assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);

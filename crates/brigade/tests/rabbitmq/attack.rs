@@ -1,4 +1,5 @@
-//! Messages that were made to do harm: each is a dead letter with the reason, or a job like any other; the consumer serves on.
+//! Messages that were made to do harm: each is a dead letter with the reason, or a job like any
+//! other; the consumer serves on.
 
 use std::future::pending;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,11 +20,17 @@ fn attacked(n: u64) {
 }
 
 fn with(at: u16, text: &[u8]) -> Properties {
-    Properties { strings: vec![(at, text.to_vec())], ..Properties::default() }
+    Properties {
+        strings: vec![(at, text.to_vec())],
+        ..Properties::default()
+    }
 }
 
 fn header(name: &[u8], kind: u8, value: &[u8]) -> Properties {
-    Properties { headers: Some([&short(name)[..], &[kind], value].concat()), ..Properties::default() }
+    Properties {
+        headers: Some([&short(name)[..], &[kind], value].concat()),
+        ..Properties::default()
+    }
 }
 
 fn nested(depth: usize, kind: u8) -> Vec<u8> {
@@ -39,21 +46,65 @@ fn harmful() -> Vec<(Properties, &'static [u8], &'static str)> {
     vec![
         (with(place::MESSAGE_ID, b"a\0b"), b"[1000]", "message_id"),
         (with(place::MESSAGE_ID, b"\xff\xfe"), b"[1000]", "UTF-8"),
-        (with(place::MESSAGE_ID, b"\x1b[2Jgone"), b"[1000]", "message_id"),
-        (with(place::CORRELATION_ID, b"c\r\nforged: line"), b"[1000]", "correlation_id"),
-        (with(place::CORRELATION_ID, &[0xc3; 255]), b"[1000]", "correlation_id"),
+        (
+            with(place::MESSAGE_ID, b"\x1b[2Jgone"),
+            b"[1000]",
+            "message_id",
+        ),
+        (
+            with(place::CORRELATION_ID, b"c\r\nforged: line"),
+            b"[1000]",
+            "correlation_id",
+        ),
+        (
+            with(place::CORRELATION_ID, &[0xc3; 255]),
+            b"[1000]",
+            "correlation_id",
+        ),
         (with(place::APP_ID, b"brigade\0"), b"[1000]", "app_id"),
-        (with(place::CONTENT_TYPE, b"\xf0\x9f"), b"[1000]", "content_type"),
+        (
+            with(place::CONTENT_TYPE, b"\xf0\x9f"),
+            b"[1000]",
+            "content_type",
+        ),
         (with(place::REPLY_TO, b"no\0where"), b"[1000]", "reply_to"),
         (with(place::REPLY_TO, b"\xff"), b"[1000]", "reply_to"),
-        (header(b"brigade-task", b'S', &long(b"a\0b")), b"[1000]", "brigade-task"),
-        (header(b"brigade-task", b'S', &long(b"\xff")), b"[1000]", "brigade-task"),
-        (header(b"brigade-task", b'I', &[0, 0, 0, 1]), b"[1000]", "brigade-task"),
-        (header(b"brigade-failed", b'S', &long(b"many")), b"[1000]", "brigade-failed"),
-        (header(b"brigade-crashed", b'l', &[0xff; 8]), b"[1000]", "brigade-crashed"),
-        (header(b"brigade-options", b'F', &long(&nested(20, b'F'))), b"[1000]", "brigade-options"),
+        (
+            header(b"brigade-task", b'S', &long(b"a\0b")),
+            b"[1000]",
+            "brigade-task",
+        ),
+        (
+            header(b"brigade-task", b'S', &long(b"\xff")),
+            b"[1000]",
+            "brigade-task",
+        ),
+        (
+            header(b"brigade-task", b'I', &[0, 0, 0, 1]),
+            b"[1000]",
+            "brigade-task",
+        ),
+        (
+            header(b"brigade-failed", b'S', &long(b"many")),
+            b"[1000]",
+            "brigade-failed",
+        ),
+        (
+            header(b"brigade-crashed", b'l', &[0xff; 8]),
+            b"[1000]",
+            "brigade-crashed",
+        ),
+        (
+            header(b"brigade-options", b'F', &long(&nested(20, b'F'))),
+            b"[1000]",
+            "brigade-options",
+        ),
         (options(r#"{"retries": -1}"#), b"[1000]", "options"),
-        (options(r#"{"timeout": {"secs": 18446744073709551615, "nanos": 4294967295}}"#), b"[1000]", "options"),
+        (
+            options(r#"{"timeout": {"secs": 18446744073709551615, "nanos": 4294967295}}"#),
+            b"[1000]",
+            "options",
+        ),
         (Properties::default(), b"\xff\xfe", "UTF-8"),
         (Properties::default(), b"", "JSON"),
     ]
@@ -73,7 +124,11 @@ fn odd() -> Vec<Properties> {
         whole("brigade-interrupted", i64::from(u32::MAX)),
         whole("brigade-seq", i64::MAX),
         whole("brigade-due", 0),
-        header(b"brigade-history", b'S', &long("[".repeat(50_000).as_bytes())),
+        header(
+            b"brigade-history",
+            b'S',
+            &long("[".repeat(50_000).as_bytes()),
+        ),
         header(b"brigade-passed-by", b'I', &[0xff; 4]),
     ]
 }
@@ -105,9 +160,14 @@ async fn absurd_messages_end_no_consumer_and_leave_the_reason() {
     })
     .await
     .unwrap();
-    until("all that can be run has run", async || RAN.load(Ordering::SeqCst) == wanted).await;
+    until("all that can be run has run", async || {
+        RAN.load(Ordering::SeqCst) == wanted
+    })
+    .await;
     let dead = format!("{namespace}.attacked.dead");
-    let channel = tokio::time::timeout(BOUND, plain_with(&url, &dead)).await.unwrap();
+    let channel = tokio::time::timeout(BOUND, plain_with(&url, &dead))
+        .await
+        .unwrap();
     let mut reasons = Vec::new();
     while reasons.len() < sent.len() {
         let found = tokio::time::timeout(BOUND, dead_letter(&channel, &dead)).await;
@@ -115,7 +175,8 @@ async fn absurd_messages_end_no_consumer_and_leave_the_reason() {
     }
     for (properties, body, word) in sent {
         let place = reasons.iter().position(|reason| reason.contains(word));
-        let place = place.unwrap_or_else(|| panic!("{word}: {properties:?} {body:?}: {reasons:#?}"));
+        let place =
+            place.unwrap_or_else(|| panic!("{word}: {properties:?} {body:?}: {reasons:#?}"));
         assert!(!reasons.swap_remove(place).chars().any(char::is_control));
     }
     assert_eq!(handle.stats().served.done, wanted + 1);
@@ -127,8 +188,15 @@ async fn absurd_messages_end_no_consumer_and_leave_the_reason() {
 
 async fn dead_letter(channel: &lapin::Channel, queue: &str) -> String {
     loop {
-        if let Some(message) = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.unwrap() {
-            return text(message.delivery.properties.headers().as_ref().unwrap(), "brigade-reason");
+        if let Some(message) = channel
+            .basic_get(queue.into(), BasicGetOptions { no_ack: true })
+            .await
+            .unwrap()
+        {
+            return text(
+                message.delivery.properties.headers().as_ref().unwrap(),
+                "brigade-reason",
+            );
         }
         tokio::task::yield_now().await;
     }
@@ -140,7 +208,14 @@ async fn a_dead_letter_makes_no_copies_elsewhere() {
     let (url, namespace) = shared("");
     let (broker, channel) = (Broker::connect(&url).await.unwrap(), plain(&url).await);
     let spy = format!("{namespace}-spy");
-    channel.queue_declare(spy.as_str().into(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
+    channel
+        .queue_declare(
+            spy.as_str().into(),
+            QueueDeclareOptions::durable(),
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
     broker.queue("q").push(&1).await.unwrap();
     let copies = FieldArray::from(vec![AMQPValue::LongString(spy.as_str().into())]);
     let mut headers = FieldTable::default();
@@ -149,15 +224,30 @@ async fn a_dead_letter_makes_no_copies_elsewhere() {
     publish(&channel, &format!("{namespace}.q"), "no JSON", properties).await;
     broker.queue("q").push(&2).await.unwrap();
     for n in ["1", "2"] {
-        assert_eq!(broker.queue("q").take(LONG).await.unwrap().unwrap().json(), n);
+        assert_eq!(
+            broker.queue("q").take(LONG).await.unwrap().unwrap().json(),
+            n
+        );
     }
     let dead = format!("{namespace}.q.dead");
     let there = plain_with(&url, &dead).await;
-    assert!(tokio::time::timeout(BOUND, dead_letter(&there, &dead)).await.unwrap().contains("JSON"));
+    assert!(
+        tokio::time::timeout(BOUND, dead_letter(&there, &dead))
+            .await
+            .unwrap()
+            .contains("JSON")
+    );
     let options = QueueDeclareOptions::default().passive();
-    let copies = channel.queue_declare(spy.as_str().into(), options, FieldTable::default()).await.unwrap().message_count();
+    let copies = channel
+        .queue_declare(spy.as_str().into(), options, FieldTable::default())
+        .await
+        .unwrap()
+        .message_count();
     assert_eq!(copies, 1, "the sender's own");
-    channel.queue_delete(spy.as_str().into(), Default::default()).await.unwrap();
+    channel
+        .queue_delete(spy.as_str().into(), Default::default())
+        .await
+        .unwrap();
 }
 
 /// A channel, once the queue is there.
@@ -165,7 +255,11 @@ async fn plain_with(url: &str, queue: &str) -> lapin::Channel {
     loop {
         let channel = plain(url).await;
         let options = QueueDeclareOptions::default().passive();
-        if channel.queue_declare(queue.into(), options, FieldTable::default()).await.is_ok() {
+        if channel
+            .queue_declare(queue.into(), options, FieldTable::default())
+            .await
+            .is_ok()
+        {
             return channel;
         }
     }
@@ -181,27 +275,50 @@ async fn counters_and_times_at_their_ends_do_not_overflow() {
     queue.take(LONG).await.unwrap().unwrap();
     for n in 0..3 {
         let mut headers = FieldTable::default();
-        for name in ["brigade-failed", "brigade-crashed", "brigade-interrupted", "brigade-seq"] {
+        for name in [
+            "brigade-failed",
+            "brigade-crashed",
+            "brigade-interrupted",
+            "brigade-seq",
+        ] {
             headers.insert(name.into(), AMQPValue::LongLongInt(u32::MAX.into()));
         }
         let options = r#"{"retries": 4294967295, "retry": {"base": {"secs": 9999999999999999999, "nanos": 0}, "cap": {"secs": 9999999999999999999, "nanos": 0}, "within": {"secs": 9999999999999999999, "nanos": 0}}, "timeout": {"secs": 18446744073709551615, "nanos": 0}}"#;
         let mut options: serde_json::Value = serde_json::from_str(options).unwrap();
         let whole = serde_json::to_value(brigade_options()).unwrap();
         for (name, value) in whole.as_object().unwrap() {
-            options.as_object_mut().unwrap().entry(name.clone()).or_insert(value.clone());
+            options
+                .as_object_mut()
+                .unwrap()
+                .entry(name.clone())
+                .or_insert(value.clone());
         }
-        headers.insert("brigade-options".into(), AMQPValue::LongString(options.to_string().into()));
+        headers.insert(
+            "brigade-options".into(),
+            AMQPValue::LongString(options.to_string().into()),
+        );
         publish(
             &channel,
             &format!("{namespace}.q"),
             &n.to_string(),
-            lapin::BasicProperties::default().with_app_id("brigade".into()).with_headers(headers),
+            lapin::BasicProperties::default()
+                .with_app_id("brigade".into())
+                .with_headers(headers),
         )
         .await;
-        let lease = queue.lease(std::time::Duration::MAX, std::time::Duration::MAX).await.unwrap().expect("it is handed out");
+        let lease = queue
+            .lease(std::time::Duration::MAX, std::time::Duration::MAX)
+            .await
+            .unwrap()
+            .expect("it is handed out");
         match n {
             0 => drop(lease.ack().await.unwrap()),
-            1 => drop(lease.nack_later("no", std::time::Duration::MAX).await.unwrap()),
+            1 => drop(
+                lease
+                    .nack_later("no", std::time::Duration::MAX)
+                    .await
+                    .unwrap(),
+            ),
             _ => drop(lease.dead_letter("no").await.unwrap()),
         }
     }
@@ -222,15 +339,38 @@ async fn what_does_not_fit_into_a_frame_is_shortened_or_refused() {
     let broker = crate::stage::connect(&server, "").await;
     let queue = broker.queue("q");
     let pause = brigade::Retry::exponential(crate::stage::millis(1), crate::stage::millis(1));
-    broker.push(queue.job(&1).unwrap().retries(30).retry(pause)).await.unwrap();
+    broker
+        .push(queue.job(&1).unwrap().retries(30).retry(pause))
+        .await
+        .unwrap();
     // Its history grows beyond the frame.
     for _ in 0..15 {
-        let lease = queue.lease(LONG, LONG).await.unwrap().expect("it comes again");
+        let lease = queue
+            .lease(LONG, LONG)
+            .await
+            .unwrap()
+            .expect("it comes again");
         lease.nack("long ".repeat(300)).await.unwrap();
     }
     // What cannot be shortened is refused before it is sent, and nothing else is hurt.
-    let error = broker.push(queue.job(&2).unwrap().label("x".repeat(10_000))).await.unwrap_err();
-    assert!(error.kind() == brigade::ErrorKind::TooLarge && !error.is_uncertain(), "{error:?}");
-    queue.lease(LONG, LONG).await.unwrap().unwrap().ack().await.unwrap();
-    assert!(!server.log().contains("frame_too_large"), "the server ended no connection");
+    let error = broker
+        .push(queue.job(&2).unwrap().label("x".repeat(10_000)))
+        .await
+        .unwrap_err();
+    assert!(
+        error.kind() == brigade::ErrorKind::TooLarge && !error.is_uncertain(),
+        "{error:?}"
+    );
+    queue
+        .lease(LONG, LONG)
+        .await
+        .unwrap()
+        .unwrap()
+        .ack()
+        .await
+        .unwrap();
+    assert!(
+        !server.log().contains("frame_too_large"),
+        "the server ended no connection"
+    );
 }

@@ -15,8 +15,13 @@ async fn check_names_policies_that_lose_jobs_and_rights_that_lack() {
         "collect_statistics_interval = 1000".to_owned(),
     ];
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let server = tokio::task::block_in_place(|| RabbitMq::start_with(&["rabbitmq_management"], &lines)).unwrap();
-    let url = format!("{}?ns=shop&management=http://127.0.0.1:{port}", server.url());
+    let server =
+        tokio::task::block_in_place(|| RabbitMq::start_with(&["rabbitmq_management"], &lines))
+            .unwrap();
+    let url = format!(
+        "{}?ns=shop&management=http://127.0.0.1:{port}",
+        server.url()
+    );
     let broker = Broker::connect(&url).await.unwrap();
     for queue in ["safe", "short", "full"] {
         broker.queue(queue).push(&1).await.unwrap();
@@ -26,33 +31,134 @@ async fn check_names_policies_that_lose_jobs_and_rights_that_lack() {
         found.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let quiet = findings(&url).await;
-    assert!(quiet.iter().all(|text| text.starts_with("note: ")), "{quiet:#?}");
+    assert!(
+        quiet.iter().all(|text| text.starts_with("note: ")),
+        "{quiet:#?}"
+    );
 
-    ctl(&server, &["set_policy", "hasty", "^shop\\.short", r#"{"message-ttl": 60000, "expires": 3600000}"#]).await;
-    ctl(&server, &["set_policy", "others", "^other\\.", r#"{"max-length": 1}"#]).await;
-    ctl(&server, &["set_operator_policy", "narrow", "^shop\\.full$", r#"{"max-length": 10}"#]).await;
+    ctl(
+        &server,
+        &[
+            "set_policy",
+            "hasty",
+            "^shop\\.short",
+            r#"{"message-ttl": 60000, "expires": 3600000}"#,
+        ],
+    )
+    .await;
+    ctl(
+        &server,
+        &["set_policy", "others", "^other\\.", r#"{"max-length": 1}"#],
+    )
+    .await;
+    ctl(
+        &server,
+        &[
+            "set_operator_policy",
+            "narrow",
+            "^shop\\.full$",
+            r#"{"max-length": 10}"#,
+        ],
+    )
+    .await;
     // The server looks every second; by default, every five.
-    until("the policies are in force", async || findings(&url).await.iter().filter(|text| text.contains("policy ")).count() >= 3).await;
+    until("the policies are in force", async || {
+        findings(&url)
+            .await
+            .iter()
+            .filter(|text| text.contains("policy "))
+            .count()
+            >= 3
+    })
+    .await;
     let found = findings(&url).await;
-    let has = |words: &[&str]| found.iter().any(|text| words.iter().all(|word| text.contains(word)));
-    assert!(has(&["problem: policy hasty: message-ttl 60000 ", "queue shop.short"]), "{found:#?}");
-    assert!(has(&["problem: policy hasty: expires 3600000 ", "queue shop.short"]), "{found:#?}");
-    assert!(has(&["problem: operator policy narrow: max-length 10 drops jobs of queue shop.full"]), "{found:#?}");
+    let has = |words: &[&str]| {
+        found
+            .iter()
+            .any(|text| words.iter().all(|word| text.contains(word)))
+    };
+    assert!(
+        has(&[
+            "problem: policy hasty: message-ttl 60000 ",
+            "queue shop.short"
+        ]),
+        "{found:#?}"
+    );
+    assert!(
+        has(&[
+            "problem: policy hasty: expires 3600000 ",
+            "queue shop.short"
+        ]),
+        "{found:#?}"
+    );
+    assert!(
+        has(&["problem: operator policy narrow: max-length 10 drops jobs of queue shop.full"]),
+        "{found:#?}"
+    );
     assert!(!has(&["others"]) && !has(&["shop.safe"]), "{found:#?}");
-    assert!(found.first().is_some_and(|text| text.starts_with("problem: ")), "the worst first");
+    assert!(
+        found
+            .first()
+            .is_some_and(|text| text.starts_with("problem: ")),
+        "the worst first"
+    );
 
     // A user who may read and write some queues only, and not ask the management API.
     ctl(&server, &["add_user", "clerk", "secret"]).await;
-    ctl(&server, &["set_permissions", "clerk", "^(shop|amq|brigade)\\.", "^(shop|amq|brigade)\\.", "^(shop|amq|brigade)\\."]).await;
+    ctl(
+        &server,
+        &[
+            "set_permissions",
+            "clerk",
+            "^(shop|amq|brigade)\\.",
+            "^(shop|amq|brigade)\\.",
+            "^(shop|amq|brigade)\\.",
+        ],
+    )
+    .await;
     let clerk = url.replace("amqp://", "amqp://clerk:secret@");
     let found = findings(&clerk).await;
-    let has = |words: &[&str]| found.iter().any(|text| words.iter().all(|word| text.contains(word)));
-    assert!(has(&["warning: the management API", "the tag management"]), "{found:#?}");
+    let has = |words: &[&str]| {
+        found
+            .iter()
+            .any(|text| words.iter().all(|word| text.contains(word)))
+    };
+    assert!(
+        has(&["warning: the management API", "the tag management"]),
+        "{found:#?}"
+    );
     assert!(!has(&["has not the right"]), "{found:#?}");
-    ctl(&server, &["set_permissions", "clerk", "^(shop|amq|brigade)\\.", "^(amq\\.(default|gen)|brigade)", "^(amq|brigade)\\."]).await;
+    ctl(
+        &server,
+        &[
+            "set_permissions",
+            "clerk",
+            "^(shop|amq|brigade)\\.",
+            "^(amq\\.(default|gen)|brigade)",
+            "^(amq|brigade)\\.",
+        ],
+    )
+    .await;
     let found = findings(&clerk).await;
-    let has = |words: &[&str]| found.iter().any(|text| words.iter().all(|word| text.contains(word)));
-    assert!(has(&["problem: this user has not the right to read queues such as shop."]), "{found:#?}");
-    let nowhere = findings(&format!("{}?management=http://127.0.0.1:{}", server.url(), free_port())).await;
-    assert!(nowhere.iter().any(|text| text.starts_with("warning: the management API")), "{nowhere:#?}");
+    let has = |words: &[&str]| {
+        found
+            .iter()
+            .any(|text| words.iter().all(|word| text.contains(word)))
+    };
+    assert!(
+        has(&["problem: this user has not the right to read queues such as shop."]),
+        "{found:#?}"
+    );
+    let nowhere = findings(&format!(
+        "{}?management=http://127.0.0.1:{}",
+        server.url(),
+        free_port()
+    ))
+    .await;
+    assert!(
+        nowhere
+            .iter()
+            .any(|text| text.starts_with("warning: the management API")),
+        "{nowhere:#?}"
+    );
 }

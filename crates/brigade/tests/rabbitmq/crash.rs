@@ -1,5 +1,5 @@
-//! The broker is killed while jobs are pushed and run and calls are made: what was acknowledged is there, and counts once; each call ends; and
-//! consumption resumes soon after the broker is back.
+//! The broker is killed while jobs are pushed and run and calls are made: what was acknowledged is
+//! there, and counts once; each call ends; and consumption resumes soon after the broker is back.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -15,14 +15,22 @@ use crate::load::{Load, Resumed};
 use crate::probe::{self, Back};
 use crate::stage::{BOUND, millis, until};
 
-/// From when the broker is back until something was run. Asserted where the machine is known to be quiet.
+/// From when the broker is back until something was run. Asserted where the machine is known to be
+/// quiet.
 const RESUMES_WITHIN: Duration = Duration::from_secs(5);
 
 /// Pushed, and without an outcome.
 fn missing(lines: &[ledger::Line]) -> Vec<u64> {
-    let with = |is: fn(&Event) -> bool| lines.iter().filter(move |line| is(&line.event)).map(|line| line.job);
+    let with = |is: fn(&Event) -> bool| {
+        lines
+            .iter()
+            .filter(move |line| is(&line.event))
+            .map(|line| line.job)
+    };
     let done: BTreeSet<u64> = with(|event| matches!(event, Event::Outcome(_))).collect();
-    with(|event| *event == Event::Enqueued).filter(|job| !done.contains(job)).collect()
+    with(|event| *event == Event::Enqueued)
+        .filter(|job| !done.contains(job))
+        .collect()
 }
 
 /// What was run for the first time since the kill, and how long after the broker was back.
@@ -32,13 +40,22 @@ async fn resumed(what: &str, resumed: &Resumed, back: Instant) -> Duration {
 }
 
 /// Kills the server and starts it again; how long it took until each was run again, at the longest.
-async fn kill(server: &mut RabbitMq, loads: &[Arc<Load>], ledger: &Ledger, number: u64) -> Duration {
+async fn kill(
+    server: &mut RabbitMq,
+    loads: &[Arc<Load>],
+    ledger: &Ledger,
+    number: u64,
+) -> Duration {
     tokio::task::block_in_place(|| server.kill()).unwrap();
     ledger.fault(std::process::id()).unwrap();
     loads.iter().for_each(|load| load.killed());
     let watching = tokio::spawn(probe::watch(server.url()));
     tokio::task::block_in_place(|| server.start_again()).unwrap();
-    let Back { open, classic, quorum } = watching.await.unwrap();
+    let Back {
+        open,
+        classic,
+        quorum,
+    } = watching.await.unwrap();
     let (mut line, mut longest) = (String::new(), Duration::ZERO);
     for load in loads {
         for (what, of) in [("jobs", &load.jobs), ("calls", &load.calls)] {
@@ -49,7 +66,8 @@ async fn kill(server: &mut RabbitMq, loads: &[Arc<Load>], ledger: &Ledger, numbe
     }
     let (classic, quorum) = (classic - open, quorum - open);
     println!(
-        "kill {number}: {line}and a plain client on a classic queue {classic:.2?}, on a quorum queue {quorum:.2?} after the server was back"
+        "kill {number}: {line}and a plain client on a classic queue {classic:.2?}, on a quorum \
+            queue {quorum:.2?} after the server was back"
     );
     longest
 }
@@ -64,7 +82,15 @@ async fn f36_a_broker_killed_under_load_loses_nothing_takes_nothing_twice_and_is
     let ledger = Ledger::open(file.path()).unwrap();
     let mut loads = Vec::new();
     for (number, kind) in ["classic", "quorum"].into_iter().enumerate() {
-        loads.push(Load::new(&server, kind, number as u64, Ledger::open(file.path()).unwrap()).await);
+        loads.push(
+            Load::new(
+                &server,
+                kind,
+                number as u64,
+                Ledger::open(file.path()).unwrap(),
+            )
+            .await,
+        );
     }
     let (mut asking, mut working) = (Vec::new(), Vec::new());
     for load in &loads {
@@ -73,8 +99,12 @@ async fn f36_a_broker_killed_under_load_loses_nothing_takes_nothing_twice_and_is
         working.extend(works);
     }
     let all = |enough: &dyn Fn(&Load) -> bool| loads.iter().all(|load| enough(load));
-    until("the load has begun", async || all(&|load| load.done.load(Ordering::Relaxed) > 50 && load.answered.load(Ordering::Relaxed) > 50))
-        .await;
+    until("the load has begun", async || {
+        all(&|load| {
+            load.done.load(Ordering::Relaxed) > 50 && load.answered.load(Ordering::Relaxed) > 50
+        })
+    })
+    .await;
     let mut longest = Duration::ZERO;
     for number in 1..=kills as u64 {
         for load in &loads {
@@ -93,10 +123,20 @@ async fn f36_a_broker_killed_under_load_loses_nothing_takes_nothing_twice_and_is
     let began = Instant::now();
     while !left().is_empty() {
         if began.elapsed() > BOUND {
-            let columns = ["list_queues", "name", "messages_ready", "messages_unacknowledged", "consumers", "type"];
+            let columns = [
+                "list_queues",
+                "name",
+                "messages_ready",
+                "messages_unacknowledged",
+                "consumers",
+                "type",
+            ];
             let queues = tokio::task::block_in_place(|| server.ctl(&columns)).unwrap();
             let lines = ledger::read(file.path()).unwrap();
-            let of_it: Vec<_> = lines.iter().filter(|line| left().contains(&line.job)).collect();
+            let of_it: Vec<_> = lines
+                .iter()
+                .filter(|line| left().contains(&line.job))
+                .collect();
             panic!("these are not done: {of_it:#?}; the broker has\n{queues}");
         }
         tokio::time::sleep(millis(100)).await;
@@ -106,15 +146,41 @@ async fn f36_a_broker_killed_under_load_loses_nothing_takes_nothing_twice_and_is
         tokio::time::timeout(BOUND, task).await.unwrap().unwrap();
     }
     for load in &loads {
-        let [done, uncertain, called, answered, told] =
-            [&load.done, &load.uncertain, &load.called, &load.answered, &load.told].map(|count| count.load(Ordering::Relaxed));
-        println!("{}: jobs done {done}, uncertain {uncertain}; calls {called}, answered {answered}, uncertain {told}", load.kind);
+        let [done, uncertain, called, answered, told] = [
+            &load.done,
+            &load.uncertain,
+            &load.called,
+            &load.answered,
+            &load.told,
+        ]
+        .map(|count| count.load(Ordering::Relaxed));
+        println!(
+            "{}: jobs done {done}, uncertain {uncertain}; calls {called}, answered {answered}, \
+                uncertain {told}",
+            load.kind
+        );
         assert_eq!(called, answered + told);
     }
-    println!("kills {kills}, all drained {:.2?} after the last, resumed within {longest:.2?} each time", began.elapsed());
-    // In hand when the server died: 4 of each at a time; and one of each that was pushed twice because its confirm was lost.
-    let bounds = Bounds { dup_start: usize::MAX, reorder: usize::MAX, stuck_after: BOUND };
+    println!(
+        "kills {kills}, all drained {:.2?} after the last, resumed within {longest:.2?} each time",
+        began.elapsed()
+    );
+    // In hand when the server died: 4 of each at a time; and one of each that was pushed twice
+    // because its confirm was lost.
+    let bounds = Bounds {
+        dup_start: usize::MAX,
+        reorder: usize::MAX,
+        stuck_after: BOUND,
+    };
     let counts = ledger::check(file.path(), bounds, random.seed());
     assert!(counts.jobs > 50, "{counts}");
-    assert!(longest < if brigade_testkit::full() { RESUMES_WITHIN } else { BOUND }, "{longest:?}");
+    assert!(
+        longest
+            < if brigade_testkit::full() {
+                RESUMES_WITHIN
+            } else {
+                BOUND
+            },
+        "{longest:?}"
+    );
 }

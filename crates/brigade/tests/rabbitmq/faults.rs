@@ -18,7 +18,11 @@ fn start(lines: &[&str]) -> RabbitMq {
 async fn f37_a_server_that_stands_still_is_noticed_and_told() {
     let mut server = start(&[]);
     let heartbeat = if brigade_testkit::full() { 4 } else { 1 };
-    let broker = connect(&server, &format!("heartbeat={heartbeat}s&response_timeout=2s")).await;
+    let broker = connect(
+        &server,
+        &format!("heartbeat={heartbeat}s&response_timeout=2s"),
+    )
+    .await;
     let queue = broker.queue("q");
     queue.push(&1).await.unwrap();
     let held = queue.lease(LONG, LONG).await.unwrap().unwrap();
@@ -27,10 +31,22 @@ async fn f37_a_server_that_stands_still_is_noticed_and_told() {
     let error = queue.push(&2).await.unwrap_err();
     assert!(error.is_retryable() && error.is_uncertain(), "{error:?}");
     // Unanswered, or known by now to be lost.
-    assert!(!matches!(held.ack().await, Ok(brigade::Settled::Accepted(_))));
+    assert!(!matches!(
+        held.ack().await,
+        Ok(brigade::Settled::Accepted(_))
+    ));
     // Noticed: from then on nothing is uncertain, as nothing is sent.
-    until("the connection is given up", async || queue.push(&3).await.is_err_and(|error| !error.is_uncertain())).await;
-    println!("noticed after {:?} at the latest, with a heartbeat of {heartbeat} s", began.elapsed());
+    until("the connection is given up", async || {
+        queue
+            .push(&3)
+            .await
+            .is_err_and(|error| !error.is_uncertain())
+    })
+    .await;
+    println!(
+        "noticed after {:?} at the latest, with a heartbeat of {heartbeat} s",
+        began.elapsed()
+    );
     let error = queue.lease(LONG, millis(300)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     server.cont();
@@ -51,13 +67,30 @@ async fn f37_a_queue_that_is_deleted_under_its_consumer_is_declared_again() {
         async move { queue.lease(LONG, LONG).await }
     });
     let name = format!("{namespace}.q");
-    let passive = || channel.queue_declare(name.as_str().into(), QueueDeclareOptions::default().passive(), FieldTable::default());
-    until("somebody waits at the queue", async || passive().await.unwrap().consumer_count() > 0).await;
-    channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    let passive = || {
+        channel.queue_declare(
+            name.as_str().into(),
+            QueueDeclareOptions::default().passive(),
+            FieldTable::default(),
+        )
+    };
+    until("somebody waits at the queue", async || {
+        passive().await.unwrap().consumer_count() > 0
+    })
+    .await;
+    channel
+        .queue_delete(name.as_str().into(), QueueDeleteOptions::default())
+        .await
+        .unwrap();
     // What was held of it is gone with it, so nothing of it can count.
     assert_eq!(held.ack().await.unwrap_or(Settled::Stale), Settled::Stale);
     queue.push(&2).await.unwrap();
-    let next = tokio::time::timeout(BOUND, waiting).await.unwrap().unwrap().unwrap().unwrap();
+    let next = tokio::time::timeout(BOUND, waiting)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap()
+        .unwrap();
     assert_eq!(next.json(), "2");
     assert_eq!(next.ack().await.unwrap(), Settled::Accepted(None));
 }
@@ -73,26 +106,52 @@ async fn f41_a_broker_that_blocks_publishers_is_told_and_acks_go_on() {
         other.push(&n).await.unwrap();
     }
     let held = queue.lease(LONG, LONG).await.unwrap().unwrap();
-    ctl(&server, &["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
+    ctl(
+        &server,
+        &["set_vm_memory_high_watermark", "absolute", "1MB"],
+    )
+    .await;
     // The first one makes the broker say so.
-    until("the broker blocks", async || queue.push(&4).await.is_err() && other.push(&4).await.is_err()).await;
+    until("the broker blocks", async || {
+        queue.push(&4).await.is_err() && other.push(&4).await.is_err()
+    })
+    .await;
     let error = queue.push(&5).await.unwrap_err();
-    assert!(error.kind() == ErrorKind::QueueFull && error.is_retryable() && !error.is_uncertain(), "{error:?}");
+    assert!(
+        error.kind() == ErrorKind::QueueFull && error.is_retryable() && !error.is_uncertain(),
+        "{error:?}"
+    );
     assert!(error.to_string().contains("blocking publishers"), "{error}");
     let began = Instant::now();
     let error = other.push(&5).await.unwrap_err();
-    assert!(error.kind() == ErrorKind::QueueFull && began.elapsed() < Duration::from_millis(900), "{error:?}");
+    assert!(
+        error.kind() == ErrorKind::QueueFull && began.elapsed() < Duration::from_millis(900),
+        "{error:?}"
+    );
     // What relieves the broker goes on.
     assert_eq!(held.ack().await.unwrap(), Settled::Accepted(None));
-    queue.lease(LONG, LONG).await.unwrap().unwrap().ack().await.unwrap();
+    queue
+        .lease(LONG, LONG)
+        .await
+        .unwrap()
+        .unwrap()
+        .ack()
+        .await
+        .unwrap();
     ctl(&server, &["set_vm_memory_high_watermark", "0.9"]).await;
-    until("the broker takes messages again", async || queue.push(&6).await.is_ok() && other.push(&6).await.is_ok()).await;
+    until("the broker takes messages again", async || {
+        queue.push(&6).await.is_ok() && other.push(&6).await.is_ok()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f42_what_nobody_asks_for_any_more_is_given_back_in_its_place() {
     let (url, _) = shared("");
-    let (slow, free) = (Broker::connect(&url).await.unwrap(), Broker::connect(&url).await.unwrap());
+    let (slow, free) = (
+        Broker::connect(&url).await.unwrap(),
+        Broker::connect(&url).await.unwrap(),
+    );
     let queue = slow.queue("q");
     let jobs: Vec<_> = (0..100).map(|n| queue.job(&n).unwrap()).collect();
     slow.push_many(jobs).await.unwrap();
@@ -103,7 +162,10 @@ async fn f42_what_nobody_asks_for_any_more_is_given_back_in_its_place() {
             tokio::spawn(async move { queue.lease(LONG, LONG).await })
         })
         .collect();
-    until("one has a job", async || asking.iter().any(tokio::task::JoinHandle::is_finished)).await;
+    until("one has a job", async || {
+        asking.iter().any(tokio::task::JoinHandle::is_finished)
+    })
+    .await;
     let mut held = Vec::new();
     for task in asking {
         task.abort();
@@ -118,7 +180,11 @@ async fn f42_what_nobody_asks_for_any_more_is_given_back_in_its_place() {
         seen.push(lease.payload::<u32>().unwrap());
         lease.ack().await.unwrap();
     }
-    println!("{} were held, the others came within {:?}", held.len(), began.elapsed());
+    println!(
+        "{} were held, the others came within {:?}",
+        held.len(),
+        began.elapsed()
+    );
     assert!(held.len() < 100 && free.queue("q").take(NOW).await.unwrap().is_none());
     seen.extend(held);
     seen.sort_unstable();

@@ -1,4 +1,5 @@
-//! Jobs and calls that go on while the broker is killed: who pushes, runs, and calls, and what each was told.
+//! Jobs and calls that go on while the broker is killed: who pushes, runs, and calls, and what each
+//! was told.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,7 +28,9 @@ pub(crate) struct Resumed {
 
 impl Resumed {
     fn new() -> Self {
-        Self { killed: Mutex::new((Instant::now(), None)) }
+        Self {
+            killed: Mutex::new((Instant::now(), None)),
+        }
     }
 
     fn killed(&self) {
@@ -69,7 +72,12 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) async fn new(server: &RabbitMq, kind: &'static str, number: u64, ledger: Ledger) -> Arc<Self> {
+    pub(crate) async fn new(
+        server: &RabbitMq,
+        kind: &'static str,
+        number: u64,
+        ledger: Ledger,
+    ) -> Arc<Self> {
         let options = format!("ns={kind}&queues={kind}&response_timeout=40s");
         let count = || AtomicU64::new(0);
         Arc::new(Self {
@@ -96,8 +104,12 @@ impl Load {
         let mut working = Vec::new();
         for n in 1..=2 {
             asking.push(tokio::spawn(Arc::clone(self).push(n)));
-            asking.push(tokio::spawn(Arc::clone(self).call(self.broker.clone(), false)));
-            asking.push(tokio::spawn(Arc::clone(self).call(self.durable.clone(), true)));
+            asking.push(tokio::spawn(
+                Arc::clone(self).call(self.broker.clone(), false),
+            ));
+            asking.push(tokio::spawn(
+                Arc::clone(self).call(self.durable.clone(), true),
+            ));
         }
         for worker in 1..=4 {
             working.push(tokio::spawn(Arc::clone(self).work(worker)));
@@ -133,7 +145,11 @@ impl Load {
             let job = self.first + lane * 1_000_000 + number;
             let described = self.broker.queue("q").job(&job).unwrap().retries(3);
             // Some go by way of a queue of delays.
-            let described = if job.is_multiple_of(7) { described.delay(millis(100 * (1 + job % 3))) } else { described };
+            let described = if job.is_multiple_of(7) {
+                described.delay(millis(100 * (1 + job % 3)))
+            } else {
+                described
+            };
             match self.broker.push(described).await {
                 Ok(_) => self.ledger.job(job, &Event::Enqueued).unwrap(),
                 Err(error) => {
@@ -146,21 +162,40 @@ impl Load {
         }
     }
 
-    /// Enough that there is work when the broker is back, whatever becomes of the pushes that were on their way.
+    /// Enough that there is work when the broker is back, whatever becomes of the pushes that were
+    /// on their way.
     pub(crate) async fn push_stock(&self, lane: u64) {
         let queue = self.broker.queue("q");
-        let stock: Vec<u64> = (1..=STOCK).map(|number| self.first + lane * 1_000_000 + number).collect();
-        self.broker.push_many(stock.iter().map(|job| queue.job(job).unwrap().retries(3)).collect()).await.unwrap();
-        stock.iter().for_each(|job| self.ledger.job(*job, &Event::Enqueued).unwrap());
+        let stock: Vec<u64> = (1..=STOCK)
+            .map(|number| self.first + lane * 1_000_000 + number)
+            .collect();
+        self.broker
+            .push_many(
+                stock
+                    .iter()
+                    .map(|job| queue.job(job).unwrap().retries(3))
+                    .collect(),
+            )
+            .await
+            .unwrap();
+        stock
+            .iter()
+            .for_each(|job| self.ledger.job(*job, &Event::Enqueued).unwrap());
     }
 
     async fn work(self: Arc<Self>, worker: u32) {
         let queue = self.broker.queue("q");
         while !self.stop.load(Ordering::Acquire) {
-            let Ok(Some(lease)) = queue.lease(LONG, millis(500)).await else { continue };
+            let Ok(Some(lease)) = queue.lease(LONG, millis(500)).await else {
+                continue;
+            };
             let begun = Instant::now();
             let (job, attempt) = (lease.payload::<u64>().unwrap(), lease.attempt());
-            let note = |event| self.ledger.attempt(job, attempt, 0, worker, &event).unwrap();
+            let note = |event| {
+                self.ledger
+                    .attempt(job, attempt, 0, worker, &event)
+                    .unwrap()
+            };
             note(Event::Start);
             tokio::time::sleep(millis(job % 20)).await;
             note(Event::Effect);
@@ -174,10 +209,16 @@ impl Load {
             }
             let settled = loop {
                 let lease = lease.clone();
-                let settled = if fails { lease.nack_later("at first", millis(20)).await } else { lease.ack().await };
+                let settled = if fails {
+                    lease.nack_later("at first", millis(20)).await
+                } else {
+                    lease.ack().await
+                };
                 match settled {
                     // It still holds.
-                    Err(error) if !error.is_uncertain() => assert!(error.is_retryable(), "{error:?}"),
+                    Err(error) if !error.is_uncertain() => {
+                        assert!(error.is_retryable(), "{error:?}")
+                    }
                     settled => break settled,
                 }
                 tokio::time::sleep(millis(100)).await;
@@ -199,7 +240,9 @@ impl Load {
     }
 
     fn end(&self, job: u64, how: &str, count: &AtomicU64) {
-        self.ledger.job(job, &Event::Outcome(how.to_owned())).unwrap();
+        self.ledger
+            .job(job, &Event::Outcome(how.to_owned()))
+            .unwrap();
         count.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -210,13 +253,18 @@ impl Load {
             }
             let begun = Instant::now();
             self.called.fetch_add(1, Ordering::Relaxed);
-            match tokio::time::timeout(BOUND, broker.call(add(n, 1))).await.unwrap() {
+            match tokio::time::timeout(BOUND, broker.call(add(n, 1)))
+                .await
+                .unwrap()
+            {
                 Ok(sum) => {
                     assert_eq!(sum, n + 1);
                     self.calls.went_well(begun);
                     self.answered.fetch_add(1, Ordering::Relaxed);
                 }
-                Err(CallError::Rejected(error)) if error.kind() == ErrorKind::Unreachable && !is_durable => {
+                Err(CallError::Rejected(error))
+                    if error.kind() == ErrorKind::Unreachable && !is_durable =>
+                {
                     assert!(error.is_uncertain(), "{error:?}");
                     self.told.fetch_add(1, Ordering::Relaxed);
                 }

@@ -1,10 +1,14 @@
-//! When a broker that was killed is back, as a client without Brigade sees it: what is waited for beyond that is ours to answer for.
+//! When a broker that was killed is back, as a client without Brigade sees it: what is waited for
+//! beyond that is ours to answer for.
 
 use std::time::{Duration, Instant};
 
 use brigade_testkit::rabbitmq::RabbitMq;
 use futures_util::StreamExt as _;
-use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use tokio::time::{sleep, timeout};
@@ -40,14 +44,26 @@ async fn connect(url: &str) -> Option<Connection> {
 pub(crate) async fn prepare(server: &RabbitMq) {
     let connection = connect(&server.url()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
-    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await
+        .unwrap();
     for kind in KINDS {
         let mut arguments = FieldTable::default();
         arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
-        channel.queue_declare(kind.into(), QueueDeclareOptions::durable(), arguments).await.unwrap();
+        channel
+            .queue_declare(kind.into(), QueueDeclareOptions::durable(), arguments)
+            .await
+            .unwrap();
         let properties = BasicProperties::default().with_delivery_mode(2);
         for _ in 0..STOCK {
-            let publishing = channel.basic_publish("".into(), kind.into(), BasicPublishOptions::default(), b"1", properties.clone());
+            let publishing = channel.basic_publish(
+                "".into(),
+                kind.into(),
+                BasicPublishOptions::default(),
+                b"1",
+                properties.clone(),
+            );
             publishing.await.unwrap().await.unwrap();
         }
     }
@@ -63,19 +79,33 @@ pub(crate) async fn watch(url: String) -> Back {
             }
         }
     };
-    let connection = timeout(BOUND, connecting).await.expect("a plain client can connect again");
+    let connection = timeout(BOUND, connecting)
+        .await
+        .expect("a plain client can connect again");
     let open = Instant::now();
     let [classic, quorum] = KINDS.map(|kind| timeout(BOUND, consumed(&connection, kind)));
     let (classic, quorum) = tokio::join!(classic, quorum);
-    Back { open, classic: classic.expect("it is sent messages of a classic queue"), quorum: quorum.expect("and of a quorum queue") }
+    Back {
+        open,
+        classic: classic.expect("it is sent messages of a classic queue"),
+        quorum: quorum.expect("and of a quorum queue"),
+    }
 }
 
 async fn consumed(connection: &Connection, queue: &str) -> Instant {
     loop {
         let consuming = async {
             let channel = connection.create_channel().await.ok()?;
-            channel.basic_qos(1, BasicQosOptions::default()).await.ok()?;
-            let consuming = channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+            channel
+                .basic_qos(1, BasicQosOptions::default())
+                .await
+                .ok()?;
+            let consuming = channel.basic_consume(
+                queue.into(),
+                "".into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            );
             consuming.await.ok()?.next().await?.ok()
         };
         if let Ok(Some(_)) = timeout(STEP, consuming).await {

@@ -22,24 +22,52 @@ pub(crate) fn millis(millis: u64) -> Duration {
 /// The server that all share, with names of its own: the URL, and what is in front of all names.
 pub(crate) fn shared(options: &str) -> (String, String) {
     let namespace = namespace();
-    (format!("{}?ns={namespace}{options}", RabbitMq::shared().unwrap().url()), namespace)
+    (
+        format!(
+            "{}?ns={namespace}{options}",
+            RabbitMq::shared().unwrap().url()
+        ),
+        namespace,
+    )
 }
 
 /// As another program has it.
 pub(crate) async fn plain(url: &str) -> Channel {
-    let connection = Connection::connect(&url.replace("?", "/%2f?"), ConnectionProperties::default()).await.unwrap();
+    let connection =
+        Connection::connect(&url.replace("?", "/%2f?"), ConnectionProperties::default())
+            .await
+            .unwrap();
     connection.create_channel().await.unwrap()
 }
 
-pub(crate) async fn publish(channel: &Channel, queue: &str, body: &str, properties: BasicProperties) {
-    let publishing = channel.basic_publish("".into(), queue.into(), BasicPublishOptions::default(), body.as_bytes(), properties);
+pub(crate) async fn publish(
+    channel: &Channel,
+    queue: &str,
+    body: &str,
+    properties: BasicProperties,
+) {
+    let publishing = channel.basic_publish(
+        "".into(),
+        queue.into(),
+        BasicPublishOptions::default(),
+        body.as_bytes(),
+        properties,
+    );
     publishing.await.unwrap().await.unwrap();
 }
 
 /// The next message of a queue: its body and its headers.
 pub(crate) async fn get(channel: &Channel, queue: &str) -> Option<(String, FieldTable)> {
-    let message = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.unwrap()?;
-    let headers = message.delivery.properties.headers().clone().unwrap_or_default();
+    let message = channel
+        .basic_get(queue.into(), BasicGetOptions { no_ack: true })
+        .await
+        .unwrap()?;
+    let headers = message
+        .delivery
+        .properties
+        .headers()
+        .clone()
+        .unwrap_or_default();
     Some((String::from_utf8(message.delivery.data).unwrap(), headers))
 }
 
@@ -57,7 +85,10 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl 
             tokio::time::sleep(millis(5)).await;
         }
     };
-    assert!(tokio::time::timeout(BOUND, asking).await.is_ok(), "never came: {what}");
+    assert!(
+        tokio::time::timeout(BOUND, asking).await.is_ok(),
+        "never came: {what}"
+    );
 }
 
 /// Runs `rabbitmqctl`, which takes its time, beside what else goes on.
@@ -66,5 +97,7 @@ pub(crate) async fn ctl(server: &RabbitMq, arguments: &[&str]) -> String {
 }
 
 pub(crate) async fn connect(server: &RabbitMq, options: &str) -> Broker {
-    Broker::connect(&format!("{}?{options}", server.url())).await.unwrap()
+    Broker::connect(&format!("{}?{options}", server.url()))
+        .await
+        .unwrap()
 }

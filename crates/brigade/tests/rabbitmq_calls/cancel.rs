@@ -20,7 +20,9 @@ async fn a_cancel_stops_the_call_in_another_process_within_a_second() {
     made(&stage.file("started")).await;
     let began = std::time::Instant::now();
     call.cancel("not needed");
-    let CallError::Cancelled(cancelled) = soon("its end", &mut call).await.unwrap_err() else { panic!("cancelled") };
+    let CallError::Cancelled(cancelled) = soon("its end", &mut call).await.unwrap_err() else {
+        panic!("cancelled")
+    };
     assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
     assert_eq!(cancelled.reason, "not needed");
     assert_eq!(cancelled.certificate.unwrap().step, Some(Step::Asked));
@@ -32,15 +34,29 @@ async fn a_cancel_stops_the_call_in_another_process_within_a_second() {
 async fn dropping_a_call_cancels_it_and_detaching_does_not() {
     let stage = Stage::new().await;
     let pool = pool(1).await;
-    let serving = Serving::start(stage.elsewhere().await.worker().task(waits).task(add).on(&pool));
+    let serving = Serving::start(
+        stage
+            .elsewhere()
+            .await
+            .worker()
+            .task(waits)
+            .task(add)
+            .on(&pool),
+    );
     let call = stage.broker.call(waits(stage.path("started")));
     made(&stage.file("started")).await;
     let began = std::time::Instant::now();
     drop(call);
-    until("it is stopped", async || serving.handle.stats().served.cancelled == 1).await;
+    until("it is stopped", async || {
+        serving.handle.stats().served.cancelled == 1
+    })
+    .await;
     assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
     stage.broker.call(add(1, 2)).detach();
-    until("it is run", async || serving.handle.stats().served.done == 1).await;
+    until("it is run", async || {
+        serving.handle.stats().served.done == 1
+    })
+    .await;
     serving.end().await;
     pool.shutdown().await;
 }
@@ -48,18 +64,36 @@ async fn dropping_a_call_cancels_it_and_detaching_does_not() {
 #[tokio::test]
 async fn what_waits_for_its_turn_and_is_cancelled_is_not_run() {
     let stage = Stage::new().await;
-    let serving = Serving::start(stage.elsewhere().await.worker().task(waits_for).prefetch(1).in_process());
+    let serving = Serving::start(
+        stage
+            .elsewhere()
+            .await
+            .worker()
+            .task(waits_for)
+            .prefetch(1)
+            .in_process(),
+    );
     let running = stage.broker.call(waits_for(stage.path("go")));
     until("it runs", async || serving.handle.stats().held == 1).await;
-    let waiting = stage.broker.call(waits_for(stage.path("never")).queue_timeout(LONG));
+    let waiting = stage
+        .broker
+        .call(waits_for(stage.path("never")).queue_timeout(LONG));
     let plain = stage.plain().await;
-    until("it waits", async || plain.counts(&stage.name("waits_for")).await.0 == 1).await;
+    until("it waits", async || {
+        plain.counts(&stage.name("waits_for")).await.0 == 1
+    })
+    .await;
     waiting.cancel("not needed");
     // Nobody has it, so there is nobody to wait for.
-    let CallError::Cancelled(cancelled) = soon("its end", waiting).await.unwrap_err() else { panic!("cancelled") };
+    let CallError::Cancelled(cancelled) = soon("its end", waiting).await.unwrap_err() else {
+        panic!("cancelled")
+    };
     assert!(cancelled.reason == "not needed" && cancelled.certificate.is_none());
     std::fs::write(stage.file("go"), "").unwrap();
     soon("the first", running).await.unwrap();
-    until("it is gone", async || plain.counts(&stage.name("waits_for")).await.0 == 0).await;
+    until("it is gone", async || {
+        plain.counts(&stage.name("waits_for")).await.0 == 0
+    })
+    .await;
     assert_eq!(serving.end().await.done, 1);
 }

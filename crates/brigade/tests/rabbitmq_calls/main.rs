@@ -1,7 +1,9 @@
-//! Calls over RabbitMQ: answers, cancels, passes, live reload, faults, and workers and callers in another language. On a real server.
+//! Calls over RabbitMQ: answers, cancels, passes, live reload, faults, and workers and callers in
+//! another language. On a real server.
 //!
-//! Test names carry the ids of the fault checklist (F39, F40). Tests that do the server no harm share one, each in a namespace of its own. Counts
-//! are small by default; `BRIGADE_FULL=1` runs the full ones. `BRIGADE_SEED` repeats a run.
+//! Test names carry the ids of the fault checklist (F39, F40). Tests that do the server no harm
+//! share one, each in a namespace of its own. Counts are small by default; `BRIGADE_FULL=1` runs
+//! the full ones. `BRIGADE_SEED` repeats a run.
 
 #![expect(clippy::cast_possible_wrap, reason = "counts of a test are small")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]

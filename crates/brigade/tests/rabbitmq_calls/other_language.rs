@@ -14,8 +14,15 @@ use crate::stage::*;
 fn modules() -> PathBuf {
     let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rabbitmq-node");
     let fetch = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rabbitmq_calls/node/fetch");
-    let fetched = Command::new(fetch).arg(&place).stdout(Stdio::null()).status().unwrap();
-    assert!(fetched.success(), "the client of the Node programs is fetched by npm");
+    let fetched = Command::new(fetch)
+        .arg(&place)
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(
+        fetched.success(),
+        "the client of the Node programs is fetched by npm"
+    );
     place
 }
 
@@ -25,10 +32,22 @@ struct Node(Child);
 impl Node {
     async fn start(stage: &Stage, arguments: &[&str]) -> Self {
         let modules = tokio::task::spawn_blocking(modules).await.unwrap();
-        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rabbitmq_calls/node/client.cjs");
+        let program =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rabbitmq_calls/node/client.cjs");
         let mut command = Command::new("node");
-        command.arg(program).arg(modules).arg(stage.server.url()).args(arguments);
-        Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap())
+        command
+            .arg(program)
+            .arg(modules)
+            .arg(stage.server.url())
+            .args(arguments);
+        Self(
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::inherit())
+                .spawn()
+                .unwrap(),
+        )
     }
 
     /// What it printed, once it has ended well.
@@ -37,7 +56,9 @@ impl Node {
         let reading = tokio::task::spawn_blocking(move || std::io::read_to_string(stdout).unwrap());
         let text = soon("its end", reading).await.unwrap();
         assert!(self.0.wait().unwrap().success());
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 }
 
@@ -56,14 +77,31 @@ async fn rust_and_node_workers_serve_rust_and_node_callers_on_the_same_queue() {
     let plain = stage.plain().await;
     until("it serves", async || plain.counts(&queue).await.1 == 1).await;
     // A Rust caller and a Node worker alone.
-    assert_eq!(soon("a sum", stage.broker.call(add(1, 2))).await.unwrap(), 3);
-    let CallError::Failed(failure) = soon("a failure", stage.broker.call(Call::<i64>::json("add", &json!(["x", 1])))).await.unwrap_err()
-    else {
+    assert_eq!(
+        soon("a sum", stage.broker.call(add(1, 2))).await.unwrap(),
+        3
+    );
+    let CallError::Failed(failure) = soon(
+        "a failure",
+        stage
+            .broker
+            .call(Call::<i64>::json("add", &json!(["x", 1]))),
+    )
+    .await
+    .unwrap_err() else {
         panic!("it failed")
     };
     assert_eq!(failure.message, "no numbers");
     // Now both kinds of both.
-    let serving = Serving::start(stage.elsewhere().await.worker().task(add).prefetch(10).in_process());
+    let serving = Serving::start(
+        stage
+            .elsewhere()
+            .await
+            .worker()
+            .task(add)
+            .prefetch(10)
+            .in_process(),
+    );
     until("both serve", async || plain.counts(&queue).await.1 == 2).await;
     let each = count(500, 10_000);
     let caller = Node::start(&stage, &["call", &queue, &each.to_string()]).await;
@@ -75,8 +113,16 @@ async fn rust_and_node_workers_serve_rust_and_node_callers_on_the_same_queue() {
     let sums: Vec<Value> = (0..each).map(|n| json!(n + 1)).collect();
     assert_eq!(there, sums);
     let done = serving.end().await.done;
-    assert!(done > 0 && done < 2 * each as u64, "both had some: {done} of {}", 2 * each);
-    assert_eq!(soon("a sum", stage.broker.call(add(5, 6))).await.unwrap(), 11, "the Node worker is still there");
+    assert!(
+        done > 0 && done < 2 * each as u64,
+        "both had some: {done} of {}",
+        2 * each
+    );
+    assert_eq!(
+        soon("a sum", stage.broker.call(add(5, 6))).await.unwrap(),
+        11,
+        "the Node worker is still there"
+    );
     drop(worker);
 }
 
@@ -84,15 +130,42 @@ async fn rust_and_node_workers_serve_rust_and_node_callers_on_the_same_queue() {
 async fn a_node_caller_is_told_why_by_a_rust_worker() {
     let stage = Stage::new().await;
     let pool = Pool::builder().workers(1).start().await.unwrap();
-    let serving = Serving::start(stage.elsewhere().await.worker().task(fails).task(add).task(spins_for_a_moment).on(&pool));
+    let serving = Serving::start(
+        stage
+            .elsewhere()
+            .await
+            .worker()
+            .task(fails)
+            .task(add)
+            .task(spins_for_a_moment)
+            .on(&pool),
+    );
     let plain = stage.plain().await;
-    until("it serves", async || plain.counts(&stage.name("fails")).await.1 == 1).await;
-    let told = Node::start(&stage, &["ask", &stage.name("fails"), r#"["no"]"#]).await.lines().await;
-    assert_eq!((&told[0]["error"], &told[0]["body"]["message"]), (&json!("failed"), &json!("no")));
-    let told = Node::start(&stage, &["ask", &stage.name("add"), "[1, 2, 3]"]).await.lines().await;
-    assert_eq!((&told[0]["error"], &told[0]["body"]["error"]), (&json!("rejected"), &json!("bad-arguments")));
+    until("it serves", async || {
+        plain.counts(&stage.name("fails")).await.1 == 1
+    })
+    .await;
+    let told = Node::start(&stage, &["ask", &stage.name("fails"), r#"["no"]"#])
+        .await
+        .lines()
+        .await;
+    assert_eq!(
+        (&told[0]["error"], &told[0]["body"]["message"]),
+        (&json!("failed"), &json!("no"))
+    );
+    let told = Node::start(&stage, &["ask", &stage.name("add"), "[1, 2, 3]"])
+        .await
+        .lines()
+        .await;
+    assert_eq!(
+        (&told[0]["error"], &told[0]["body"]["error"]),
+        (&json!("rejected"), &json!("bad-arguments"))
+    );
     // It says nothing of time: the task does.
-    let told = Node::start(&stage, &["ask", &stage.name("spins_for_a_moment"), "[]"]).await.lines().await;
+    let told = Node::start(&stage, &["ask", &stage.name("spins_for_a_moment"), "[]"])
+        .await
+        .lines()
+        .await;
     assert_eq!(told[0]["error"], json!("timed-out"), "{told:?}");
     serving.end().await;
     pool.shutdown().await;

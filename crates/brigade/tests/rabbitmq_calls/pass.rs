@@ -17,7 +17,11 @@ static RUNS: AtomicU64 = AtomicU64::new(0);
 fn passes_at_random(number: u64) -> Result<u64, Boxed> {
     let runs = RUNS.fetch_add(1, Ordering::Relaxed);
     let coin = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), (number, runs)) & 1;
-    if coin == 0 { Err(Pass::new("heads").into()) } else { Ok(number) }
+    if coin == 0 {
+        Err(Pass::new("heads").into())
+    } else {
+        Ok(number)
+    }
 }
 
 #[tokio::test]
@@ -25,30 +29,56 @@ async fn a_thousand_calls_while_workers_pass_at_random_are_all_answered() {
     let stage = Stage::new().await;
     let mut workers = Vec::new();
     for _ in 0..3 {
-        workers.push(Serving::start(stage.elsewhere().await.worker().task(passes_at_random).prefetch(4).in_process()));
+        workers.push(Serving::start(
+            stage
+                .elsewhere()
+                .await
+                .worker()
+                .task(passes_at_random)
+                .prefetch(4)
+                .in_process(),
+        ));
     }
     let count = 1000;
-    let numbers = soon("the answers", join_all((0..count).map(|n| stage.broker.call(passes_at_random(n))))).await;
+    let numbers = soon(
+        "the answers",
+        join_all((0..count).map(|n| stage.broker.call(passes_at_random(n)))),
+    )
+    .await;
     for (n, number) in numbers.into_iter().enumerate() {
         assert_eq!(number.unwrap(), n as u64);
     }
     let (mut done, mut passed, mut failed) = (0, 0, 0);
     for worker in workers {
         let served = worker.end().await;
-        (done, passed, failed) = (done + served.done, passed + served.given_back, failed + served.failed);
+        (done, passed, failed) = (
+            done + served.done,
+            passed + served.given_back,
+            failed + served.failed,
+        );
     }
     assert_eq!((done, failed), (count, 0), "none was charged");
     // Each is passed once on the average; far more would be spinning.
-    assert!(passed < 2 * count && RUNS.load(Ordering::Relaxed) == done + passed, "{passed} passes");
+    assert!(
+        passed < 2 * count && RUNS.load(Ordering::Relaxed) == done + passed,
+        "{passed} passes"
+    );
     let plain = stage.plain().await;
-    until("nothing is left", async || plain.counts(&stage.name("passes_at_random")).await == (0, 0)).await;
+    until("nothing is left", async || {
+        plain.counts(&stage.name("passes_at_random")).await == (0, 0)
+    })
+    .await;
 }
 
 static GATE: AtomicBool = AtomicBool::new(true);
 
 #[task(queue = "gated")]
 fn passes_while_gated() -> Result<u32, Boxed> {
-    if GATE.load(Ordering::Acquire) { Err(Pass::new("loading").into()) } else { Ok(7) }
+    if GATE.load(Ordering::Acquire) {
+        Err(Pass::new("loading").into())
+    } else {
+        Ok(7)
+    }
 }
 
 /// F40.
@@ -57,23 +87,57 @@ async fn f40_when_all_pass_the_caller_is_told_by_all_and_nothing_spins() {
     let stage = Stage::new().await;
     let mut workers = Vec::new();
     for _ in 0..3 {
-        workers.push(Serving::start(stage.elsewhere().await.worker().task(always_passes).task(add).in_process()));
+        workers.push(Serving::start(
+            stage
+                .elsewhere()
+                .await
+                .worker()
+                .task(always_passes)
+                .task(add)
+                .in_process(),
+        ));
     }
     let passed = stage.broker.call(always_passes("busy".into()));
-    let id = stage.broker.push(always_passes("busy".into())).await.unwrap().id().clone();
+    let id = stage
+        .broker
+        .push(always_passes("busy".into()))
+        .await
+        .unwrap()
+        .id()
+        .clone();
     // Fair to the others meanwhile.
     for n in 0..20 {
-        assert_eq!(soon("a sum", stage.broker.call(add(n, 1))).await.unwrap(), n + 1);
+        assert_eq!(
+            soon("a sum", stage.broker.call(add(n, 1))).await.unwrap(),
+            n + 1
+        );
     }
-    let CallError::Passed(reasons) = soon("its end", passed).await.unwrap_err() else { panic!("passed") };
-    assert!(reasons.len() == 32 && reasons.iter().all(|reason| reason.contains("busy")), "{reasons:?}");
+    let CallError::Passed(reasons) = soon("its end", passed).await.unwrap_err() else {
+        panic!("passed")
+    };
+    assert!(
+        reasons.len() == 32 && reasons.iter().all(|reason| reason.contains("busy")),
+        "{reasons:?}"
+    );
     // A job goes to the dead letters.
     let plain = stage.plain().await;
     let dead = stage.name("always_passes.dead");
     until("it is set aside", async || plain.counts(&dead).await.0 == 1).await;
-    let letter = plain.channel.basic_get(dead.as_str().into(), Default::default()).await.unwrap().unwrap();
-    assert_eq!(letter.properties.message_id().as_ref().unwrap().as_str(), id.as_str());
-    assert!(header(&letter.properties, "brigade-reason").unwrap().contains("busy"));
+    let letter = plain
+        .channel
+        .basic_get(dead.as_str().into(), Default::default())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        letter.properties.message_id().as_ref().unwrap().as_str(),
+        id.as_str()
+    );
+    assert!(
+        header(&letter.properties, "brigade-reason")
+            .unwrap()
+            .contains("busy")
+    );
     let mut given_back = 0;
     for worker in workers {
         given_back += worker.end().await.given_back;
@@ -88,11 +152,27 @@ async fn f40_one_that_waits_out_its_passes_is_taken_in_the_end() {
     let stage = Stage::new().await;
     let mut workers = Vec::new();
     for _ in 0..3 {
-        workers.push(Serving::start(stage.elsewhere().await.worker().task(passes_while_gated).in_process()));
+        workers.push(Serving::start(
+            stage
+                .elsewhere()
+                .await
+                .worker()
+                .task(passes_while_gated)
+                .in_process(),
+        ));
     }
     let call = stage.broker.call(passes_while_gated().wait_out_passes());
-    let given_back = || workers.iter().map(|worker| worker.handle.stats().served.given_back).sum::<u64>();
-    until("it was passed more often than another would be", async || given_back() > 40).await;
+    let given_back = || {
+        workers
+            .iter()
+            .map(|worker| worker.handle.stats().served.given_back)
+            .sum::<u64>()
+    };
+    until(
+        "it was passed more often than another would be",
+        async || given_back() > 40,
+    )
+    .await;
     GATE.store(false, Ordering::Release);
     assert_eq!(soon("its answer", call).await.unwrap(), 7);
     for worker in workers {
@@ -105,9 +185,20 @@ async fn f40_one_that_waits_out_its_passes_is_taken_in_the_end() {
 async fn another_takes_it_at_once_if_it_is_free_and_soon_after_if_it_is_not() {
     let stage = Stage::new().await;
     // Serves a task of the queue that passes; the other one serves the same queue by hand.
-    let passes = Serving::start(stage.elsewhere().await.worker().task(always_passes).prefetch(1).in_process());
+    let passes = Serving::start(
+        stage
+            .elsewhere()
+            .await
+            .worker()
+            .task(always_passes)
+            .prefetch(1)
+            .in_process(),
+    );
     let plain = stage.plain().await;
-    until("it serves", async || plain.counts(&stage.name("always_passes")).await.1 == 1).await;
+    until("it serves", async || {
+        plain.counts(&stage.name("always_passes")).await.1 == 1
+    })
+    .await;
     let mut random = Random::from_env();
     for _ in 0..5 {
         let call = stage.broker.call(always_passes("not me".into()));
@@ -116,10 +207,28 @@ async fn another_takes_it_at_once_if_it_is_free_and_soon_after_if_it_is_not() {
         let queue = stage.name("always_passes");
         let channel = plain.fresh().await;
         channel.basic_qos(1, Default::default()).await.unwrap();
-        let mut requests = channel.basic_consume(queue.as_str().into(), "".into(), Default::default(), Default::default()).await.unwrap();
-        let request = soon("the request", futures_util::StreamExt::next(&mut requests)).await.unwrap().unwrap();
-        let properties = lapin::BasicProperties::default().with_correlation_id(request.properties.correlation_id().clone().unwrap());
-        plain.publish(request.properties.reply_to().as_ref().unwrap().as_str(), b"3", properties).await;
+        let mut requests = channel
+            .basic_consume(
+                queue.as_str().into(),
+                "".into(),
+                Default::default(),
+                Default::default(),
+            )
+            .await
+            .unwrap();
+        let request = soon("the request", futures_util::StreamExt::next(&mut requests))
+            .await
+            .unwrap()
+            .unwrap();
+        let properties = lapin::BasicProperties::default()
+            .with_correlation_id(request.properties.correlation_id().clone().unwrap());
+        plain
+            .publish(
+                request.properties.reply_to().as_ref().unwrap().as_str(),
+                b"3",
+                properties,
+            )
+            .await;
         request.acker.ack(Default::default()).await.unwrap();
         assert_eq!(soon("its answer", call).await.unwrap(), 3);
         channel.close(200, "".into()).await.unwrap();

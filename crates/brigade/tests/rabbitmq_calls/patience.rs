@@ -12,7 +12,11 @@ use crate::stage::*;
 /// Notes that it began, and runs so long.
 #[task]
 async fn long(starts: String, time: Duration) -> u32 {
-    let mut file = std::fs::File::options().append(true).create(true).open(starts).unwrap();
+    let mut file = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(starts)
+        .unwrap();
     file.write_all(b".").unwrap();
     tokio::time::sleep(time).await;
     7
@@ -22,30 +26,54 @@ fn starts(file: &str) -> usize {
     std::fs::read(file).map_or(0, |text| text.len())
 }
 
-/// Of the two, one worker is told of the broker's time: what it runs is begun once. The other is not: its first attempt is taken from it and refused, and
-/// then it knows.
+/// Of the two, one worker is told of the broker's time: what it runs is begun once. The other is
+/// not: its first attempt is taken from it and refused, and then it knows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f38_long_calls_and_jobs_end_in_the_worker_that_runs_them() {
-    // In full: a job of three minutes, a minute to hold it, and the server looks once a minute, as it does by default.
-    let (limit, time) = if full() { (Duration::from_secs(60), Duration::from_secs(180)) } else { (millis(5_000), millis(8_000)) };
+    // In full: a job of three minutes, a minute to hold it, and the server looks once a minute, as
+    // it does by default.
+    let (limit, time) = if full() {
+        (Duration::from_secs(60), Duration::from_secs(180))
+    } else {
+        (millis(5_000), millis(8_000))
+    };
     let line = format!("consumer_timeout = {}", limit.as_millis());
     let server = tokio::task::block_in_place(|| RabbitMq::start(&[&line])).unwrap();
     if !full() {
-        tokio::task::block_in_place(|| server.ctl(&["eval", "application:set_env(rabbit, channel_tick_interval, 300)."])).unwrap();
+        tokio::task::block_in_place(|| {
+            server.ctl(&[
+                "eval",
+                "application:set_env(rabbit, channel_tick_interval, 300).",
+            ])
+        })
+        .unwrap();
     }
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    let [told, untold, job] = ["told", "untold", "job"].map(|namespace| format!("{}/?ns={namespace}", server.url()));
+    let [told, untold, job] =
+        ["told", "untold", "job"].map(|namespace| format!("{}/?ns={namespace}", server.url()));
     let and_the_time = |url: &str| format!("{url}&consumer_timeout={}s", limit.as_secs());
     let began = Instant::now();
     let (mut callers, mut running, mut workers) = (Vec::new(), Vec::new(), Vec::new());
-    for (name, url, options) in [("told", &told, and_the_time(&told)), ("untold", &untold, untold.clone())] {
+    for (name, url, options) in [
+        ("told", &told, and_the_time(&told)),
+        ("untold", &untold, untold.clone()),
+    ] {
         let broker = Broker::connect(url).await.unwrap();
-        workers.push(Serving::start(Broker::connect(&options).await.unwrap().worker().task(long).prefetch(1).in_process()));
+        workers.push(Serving::start(
+            Broker::connect(&options)
+                .await
+                .unwrap()
+                .worker()
+                .task(long)
+                .prefetch(1)
+                .in_process(),
+        ));
         let first = broker.call(long(file(name), time).queue_timeout(LONG));
         until("it runs", async || starts(&file(name)) == 1).await;
         // A second one waits until the first has ended, however often that is exchanged.
-        let second = broker.call(long(file(&format!("{name}-second")), millis(1)).queue_timeout(LONG));
+        let second =
+            broker.call(long(file(&format!("{name}-second")), millis(1)).queue_timeout(LONG));
         running.push((first, second));
         callers.push(broker);
     }
@@ -58,14 +86,25 @@ async fn f38_long_calls_and_jobs_end_in_the_worker_that_runs_them() {
         assert!(workers[0].handle.stats().held <= 1);
         tokio::time::sleep(millis(50)).await;
     }
-    assert_eq!(plain.counts("told.long").await.0, 1, "the second waits at the broker");
+    assert_eq!(
+        plain.counts("told.long").await.0,
+        1,
+        "the second waits at the broker"
+    );
     for (first, second) in running {
         let ended = async { (first.await.unwrap(), second.await.unwrap()) };
-        assert_eq!(tokio::time::timeout(time * 3 + BOUND, ended).await.unwrap(), (7, 7));
+        assert_eq!(
+            tokio::time::timeout(time * 3 + BOUND, ended).await.unwrap(),
+            (7, 7)
+        );
     }
     println!("the calls took {:?}", began.elapsed());
     assert_eq!(starts(&file("told")), 1);
-    assert_eq!(starts(&file("untold")), 2, "once it was taken back, and then it was known");
+    assert_eq!(
+        starts(&file("untold")),
+        2,
+        "once it was taken back, and then it was known"
+    );
     let is_done = async || worker.handle.stats().served.done == 1;
     until("the job is done", is_done).await;
     assert_eq!(starts(&file("job")), 1);

@@ -16,7 +16,15 @@ async fn a_rolling_reload_under_load_delays_and_fails_no_call() {
     let stage = Stage::new().await;
     let mut workers = Vec::new();
     for _ in 0..3 {
-        workers.push(Serving::start(stage.elsewhere().await.worker().task(add).prefetch(4).in_process()));
+        workers.push(Serving::start(
+            stage
+                .elsewhere()
+                .await
+                .worker()
+                .task(add)
+                .prefetch(4)
+                .in_process(),
+        ));
     }
     soon("a sum", stage.broker.call(add(1, 2))).await.unwrap();
     let over = CancellationToken::new();
@@ -33,14 +41,22 @@ async fn a_rolling_reload_under_load_delays_and_fails_no_call() {
         })
     });
     let callers: Vec<_> = callers.collect();
-    let (loading, most, served) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (loading, most, served) = (
+        AtomicUsize::new(0),
+        AtomicUsize::new(0),
+        AtomicUsize::new(0),
+    );
     let reloads = workers.iter().map(|worker| {
         let (loading, most, served) = (&loading, &most, &served);
         worker.handle.reload(async move {
             most.fetch_max(loading.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             let before = worker.handle.stats();
             tokio::time::sleep(LOADING).await;
-            assert_eq!((before.held, worker.handle.stats().served), (0, before.served), "it serves nothing meanwhile");
+            assert_eq!(
+                (before.held, worker.handle.stats().served),
+                (0, before.served),
+                "it serves nothing meanwhile"
+            );
             served.fetch_add(1, Ordering::SeqCst);
             loading.fetch_sub(1, Ordering::SeqCst);
         })
@@ -48,11 +64,18 @@ async fn a_rolling_reload_under_load_delays_and_fails_no_call() {
     for reloaded in soon("all reloads", join_all(reloads)).await {
         reloaded.unwrap();
     }
-    assert_eq!((served.load(Ordering::SeqCst), most.load(Ordering::SeqCst)), (3, 1), "one at a time");
+    assert_eq!(
+        (served.load(Ordering::SeqCst), most.load(Ordering::SeqCst)),
+        (3, 1),
+        "one at a time"
+    );
     over.cancel();
     for caller in callers {
         let (count, longest) = soon("a caller", caller).await.unwrap();
-        assert!(count > 100 && longest < LOADING / 2, "{count} calls, of which one took {longest:?}");
+        assert!(
+            count > 100 && longest < LOADING / 2,
+            "{count} calls, of which one took {longest:?}"
+        );
     }
     for worker in workers {
         assert!(worker.end().await.done > 0);
@@ -78,7 +101,10 @@ async fn the_turn_of_one_that_died_is_the_next_one_s() {
     soon("the first has its turn", loaded).await.unwrap();
     let waits = second.handle.clone();
     let mut next = std::pin::pin!(waits.reload(async { 7 }));
-    assert!(tokio::time::timeout(millis(100), &mut next).await.is_err(), "it is not its turn");
+    assert!(
+        tokio::time::timeout(millis(100), &mut next).await.is_err(),
+        "it is not its turn"
+    );
     stuck.abort();
     assert_eq!(soon("its turn", next).await.unwrap(), 7);
     first.end().await;

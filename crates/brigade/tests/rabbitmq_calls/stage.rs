@@ -1,4 +1,5 @@
-//! What these tests share: a namespace of the shared server, workers, tasks, and a plain connection beside them.
+//! What these tests share: a namespace of the shared server, workers, tasks, and a plain connection
+//! beside them.
 
 use std::future::{Future, pending};
 use std::path::PathBuf;
@@ -6,7 +7,9 @@ use std::time::Duration;
 
 use brigade::{Broker, Context, Failure, Pass, Pool, Served, Worker, WorkerHandle, task};
 use brigade_testkit::rabbitmq::{RabbitMq, namespace};
-use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use tokio::task::JoinHandle;
@@ -86,7 +89,9 @@ pub(crate) async fn waits_for(file: String) -> u32 {
 }
 
 #[task]
-pub(crate) fn always_passes(reason: String) -> Result<u32, Box<dyn std::error::Error + Send + Sync>> {
+pub(crate) fn always_passes(
+    reason: String,
+) -> Result<u32, Box<dyn std::error::Error + Send + Sync>> {
     Err(Pass::new(reason).into())
 }
 
@@ -100,15 +105,26 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) async fn new() -> Self {
-        let server = tokio::task::spawn_blocking(|| RabbitMq::shared().unwrap()).await.unwrap();
+        let server = tokio::task::spawn_blocking(|| RabbitMq::shared().unwrap())
+            .await
+            .unwrap();
         let namespace = namespace();
-        let broker = Broker::connect(&format!("{}/?ns={namespace}", server.url())).await.unwrap();
-        Self { server, namespace, broker, directory: tempfile::tempdir().unwrap() }
+        let broker = Broker::connect(&format!("{}/?ns={namespace}", server.url()))
+            .await
+            .unwrap();
+        Self {
+            server,
+            namespace,
+            broker,
+            directory: tempfile::tempdir().unwrap(),
+        }
     }
 
     /// Another connection to the same namespace, as another process has it.
     pub(crate) async fn elsewhere(&self) -> Broker {
-        Broker::connect(&format!("{}/?ns={}", self.server.url(), self.namespace)).await.unwrap()
+        Broker::connect(&format!("{}/?ns={}", self.server.url(), self.namespace))
+            .await
+            .unwrap()
     }
 
     /// The broker's name of a queue.
@@ -140,28 +156,56 @@ impl Plain {
     pub(crate) async fn connect(port: u16) -> Self {
         let url = format!("amqp://127.0.0.1:{port}/%2f");
         let runtime = lapin::runtime::default_runtime().unwrap();
-        let connection = Connection::connect_with_runtime(&url, ConnectionProperties::default(), runtime).await.unwrap();
+        let connection =
+            Connection::connect_with_runtime(&url, ConnectionProperties::default(), runtime)
+                .await
+                .unwrap();
         let channel = connection.create_channel().await.unwrap();
-        // What is published is there when that returns: before whatever another connection publishes next.
-        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
-        Self { channel, connection }
+        // What is published is there when that returns: before whatever another connection
+        // publishes next.
+        channel
+            .confirm_select(ConfirmSelectOptions::default())
+            .await
+            .unwrap();
+        Self {
+            channel,
+            connection,
+        }
     }
 
     /// A queue of this connection's own.
     pub(crate) async fn own_queue(&self) -> String {
-        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-        let queue = self.channel.queue_declare("".into(), options, FieldTable::default()).await.unwrap();
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let queue = self
+            .channel
+            .queue_declare("".into(), options, FieldTable::default())
+            .await
+            .unwrap();
         queue.name().as_str().to_owned()
     }
 
     pub(crate) async fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) {
         let options = BasicPublishOptions::default();
-        self.channel.basic_publish("".into(), queue.into(), options, body, properties).await.unwrap().await.unwrap();
+        self.channel
+            .basic_publish("".into(), queue.into(), options, body, properties)
+            .await
+            .unwrap()
+            .await
+            .unwrap();
     }
 
     pub(crate) async fn consume(&self, queue: &str) -> lapin::Consumer {
-        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-        self.channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap()
+        let options = BasicConsumeOptions {
+            no_ack: true,
+            ..BasicConsumeOptions::default()
+        };
+        self.channel
+            .basic_consume(queue.into(), "".into(), options, FieldTable::default())
+            .await
+            .unwrap()
     }
 
     pub(crate) async fn fresh(&self) -> Channel {
@@ -170,11 +214,18 @@ impl Plain {
 
     /// Messages that wait in a queue, and consumers of it; none of either if it is not there.
     pub(crate) async fn counts(&self, queue: &str) -> (u32, u32) {
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
         // The broker closes the channel if there is no such queue.
         let channel = self.fresh().await;
-        let found = channel.queue_declare(queue.into(), options, FieldTable::default()).await;
-        found.map_or((0, 0), |queue| (queue.message_count(), queue.consumer_count()))
+        let found = channel
+            .queue_declare(queue.into(), options, FieldTable::default())
+            .await;
+        found.map_or((0, 0), |queue| {
+            (queue.message_count(), queue.consumer_count())
+        })
     }
 }
 
@@ -194,7 +245,10 @@ pub(crate) struct Serving {
 impl Serving {
     pub(crate) fn start(worker: Worker) -> Self {
         let handle = worker.handle();
-        Self { handle, task: tokio::spawn(async move { worker.run_until(pending::<()>()).await.unwrap() }) }
+        Self {
+            handle,
+            task: tokio::spawn(async move { worker.run_until(pending::<()>()).await.unwrap() }),
+        }
     }
 
     pub(crate) async fn end(self) -> Served {
@@ -209,7 +263,9 @@ pub(crate) async fn pool(workers: usize) -> Pool {
 
 /// Fails a test that hangs.
 pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
-    tokio::time::timeout(BOUND, future).await.unwrap_or_else(|_| panic!("never came: {what}"))
+    tokio::time::timeout(BOUND, future)
+        .await
+        .unwrap_or_else(|_| panic!("never came: {what}"))
 }
 
 /// Asks again and again, bounded, until it is so.

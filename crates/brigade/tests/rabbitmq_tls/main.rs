@@ -12,7 +12,8 @@ use brigade_testkit::rabbitmq::RabbitMq;
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// A server that speaks TLS on a port of its own, and plainly on the other; whether it wants certificates of its clients.
+/// A server that speaks TLS on a port of its own, and plainly on the other; whether it wants
+/// certificates of its clients.
 fn server(files: &Certificates, wants: bool) -> (RabbitMq, u16) {
     let port = free_port();
     let lines = [
@@ -20,7 +21,10 @@ fn server(files: &Certificates, wants: bool) -> (RabbitMq, u16) {
         format!("ssl_options.cacertfile = {}", files.file("ca.pem")),
         format!("ssl_options.certfile = {}", files.file("server.pem")),
         format!("ssl_options.keyfile = {}", files.file("server.key")),
-        format!("ssl_options.verify = {}", if wants { "verify_peer" } else { "verify_none" }),
+        format!(
+            "ssl_options.verify = {}",
+            if wants { "verify_peer" } else { "verify_none" }
+        ),
         format!("ssl_options.fail_if_no_peer_cert = {wants}"),
     ];
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
@@ -30,7 +34,9 @@ fn server(files: &Certificates, wants: bool) -> (RabbitMq, u16) {
 
 /// A job goes through, a large one too, also after the connections broke.
 async fn works(url: &str, server: &RabbitMq) {
-    let broker = Broker::connect(url).await.unwrap_or_else(|error| panic!("{error:?}"));
+    let broker = Broker::connect(url)
+        .await
+        .unwrap_or_else(|error| panic!("{error:?}"));
     let queue = broker.queue("emails");
     let large = "x".repeat(3 << 20);
     for payload in ["hello", &large] {
@@ -58,38 +64,85 @@ async fn g46_the_broker_is_verified() {
     let (ours, theirs) = (Certificates::new().unwrap(), Certificates::new().unwrap());
     let (server, port) = server(&ours, false);
     let (ca, other) = (ours.file("ca.pem"), theirs.file("ca.pem"));
-    works(&format!("amqps://guest:guest@localhost:{port}?ca={ca}"), &server).await;
-    Broker::connect(&format!("amqps://127.0.0.1:{port}?ca={ca}&server_name=localhost")).await.unwrap();
-    Broker::connect(&format!("amqps://127.0.0.1:{port}?insecure")).await.unwrap();
+    works(
+        &format!("amqps://guest:guest@localhost:{port}?ca={ca}"),
+        &server,
+    )
+    .await;
+    Broker::connect(&format!(
+        "amqps://127.0.0.1:{port}?ca={ca}&server_name=localhost"
+    ))
+    .await
+    .unwrap();
+    Broker::connect(&format!("amqps://127.0.0.1:{port}?insecure"))
+        .await
+        .unwrap();
 
     let (kind, text) = refused(&format!("amqps://localhost:{port}?ca={other}")).await;
-    assert!(kind == ErrorKind::Refused && text.contains("?ca="), "{text}");
+    assert!(
+        kind == ErrorKind::Refused && text.contains("?ca="),
+        "{text}"
+    );
     let (kind, text) = refused(&format!("amqps://localhost:{port}")).await;
-    assert!(matches!(kind, ErrorKind::Refused | ErrorKind::Os) && text.contains("?ca="), "{text}");
+    assert!(
+        matches!(kind, ErrorKind::Refused | ErrorKind::Os) && text.contains("?ca="),
+        "{text}"
+    );
     let (kind, text) = refused(&format!("amqps://127.0.0.1:{port}?ca={ca}")).await;
-    assert!(kind == ErrorKind::Refused && text.contains("another name"), "{text}");
-    let (kind, text) = refused(&format!("amqps://localhost:{port}?ca={}", ours.file("nowhere.pem"))).await;
-    assert!(kind == ErrorKind::BadOption && text.contains("nowhere.pem"), "{text}");
+    assert!(
+        kind == ErrorKind::Refused && text.contains("another name"),
+        "{text}"
+    );
+    let (kind, text) = refused(&format!(
+        "amqps://localhost:{port}?ca={}",
+        ours.file("nowhere.pem")
+    ))
+    .await;
+    assert!(
+        kind == ErrorKind::BadOption && text.contains("nowhere.pem"),
+        "{text}"
+    );
     let (kind, text) = refused(&format!("amqps://guest:hunter2@localhost:{port}?ca={ca}")).await;
-    assert!(kind == ErrorKind::Refused && text.contains("wrong user or password") && !text.contains("hunter2"), "{text}");
+    assert!(
+        kind == ErrorKind::Refused
+            && text.contains("wrong user or password")
+            && !text.contains("hunter2"),
+        "{text}"
+    );
 
     // One side speaks TLS and the other does not.
     for options in ["ca=a.pem", "insecure", "server_name=localhost"] {
         let (kind, text) = refused(&format!("amqp://localhost:{port}?{options}")).await;
-        assert!(kind == ErrorKind::BadOption && text.contains("are for TLS: write amqps://"), "{text}");
+        assert!(
+            kind == ErrorKind::BadOption && text.contains("are for TLS: write amqps://"),
+            "{text}"
+        );
     }
     let (kind, text) = refused(&format!("amqp://localhost:{port}")).await;
-    assert!(kind == ErrorKind::BadOption && text.contains("write amqps://"), "{text}");
+    assert!(
+        kind == ErrorKind::BadOption && text.contains("write amqps://"),
+        "{text}"
+    );
     let (kind, text) = refused(&format!("amqps://localhost:{}?ca={ca}", server.port())).await;
-    assert!(kind == ErrorKind::BadOption && text.contains("write amqp://"), "{text}");
+    assert!(
+        kind == ErrorKind::BadOption && text.contains("write amqp://"),
+        "{text}"
+    );
 
     ours.vouch_expired("expired", "localhost").unwrap();
     for ending in ["pem", "key"] {
-        fs::copy(ours.file(&format!("expired.{ending}")), ours.file(&format!("server.{ending}"))).unwrap();
+        fs::copy(
+            ours.file(&format!("expired.{ending}")),
+            ours.file(&format!("server.{ending}")),
+        )
+        .unwrap();
     }
     tokio::task::block_in_place(|| server.ctl(&["eval", "ssl:clear_pem_cache()."])).unwrap();
     let (kind, text) = refused(&format!("amqps://localhost:{port}?ca={ca}")).await;
-    assert!(kind == ErrorKind::Refused && text.contains("has expired"), "{text}");
+    assert!(
+        kind == ErrorKind::Refused && text.contains("has expired"),
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -97,14 +150,36 @@ async fn g46_the_broker_may_want_a_certificate_of_this_side() {
     let (files, theirs) = (Certificates::new().unwrap(), Certificates::new().unwrap());
     let (server, port) = server(&files, true);
     let url = format!("amqps://localhost:{port}?ca={}", files.file("ca.pem"));
-    works(&format!("{url}&cert={}&key={}", files.file("client.pem"), files.file("client.key")), &server).await;
+    works(
+        &format!(
+            "{url}&cert={}&key={}",
+            files.file("client.pem"),
+            files.file("client.key")
+        ),
+        &server,
+    )
+    .await;
 
-    // Which of the two it is depends on whether the broker's word comes before the end of the connection.
+    // Which of the two it is depends on whether the broker's word comes before the end of the
+    // connection.
     let is_refused = |kind| matches!(kind, ErrorKind::Refused | ErrorKind::Unreachable);
     let (kind, text) = refused(&url).await;
     assert!(is_refused(kind) && text.contains("?cert="), "{text}");
-    let (kind, text) = refused(&format!("{url}&cert={}&key={}", theirs.file("client.pem"), theirs.file("client.key"))).await;
+    let (kind, text) = refused(&format!(
+        "{url}&cert={}&key={}",
+        theirs.file("client.pem"),
+        theirs.file("client.key")
+    ))
+    .await;
     assert!(is_refused(kind) && text.contains("?cert="), "{text}");
-    let (kind, text) = refused(&format!("{url}&cert={}&key={}", files.file("client.pem"), files.file("server.key"))).await;
-    assert!(kind == ErrorKind::BadOption && text.contains("the key"), "{text}");
+    let (kind, text) = refused(&format!(
+        "{url}&cert={}&key={}",
+        files.file("client.pem"),
+        files.file("server.key")
+    ))
+    .await;
+    assert!(
+        kind == ErrorKind::BadOption && text.contains("the key"),
+        "{text}"
+    );
 }

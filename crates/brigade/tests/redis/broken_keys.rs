@@ -1,4 +1,5 @@
-//! Scripts that the server forgot, keys that somebody removed or holds with something else, and a server held up by somebody's script.
+//! Scripts that the server forgot, keys that somebody removed or holds with something else, and a
+//! server held up by somebody's script.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -72,7 +73,11 @@ async fn e35_after_everything_was_removed_old_leases_are_stale_and_consumption_g
     assert_eq!(old.clone().pass("too late").await.unwrap(), Settled::Stale);
     assert_eq!(old.ack().await.unwrap(), Settled::Stale);
     let other = Broker::connect(&server.url()).await.unwrap();
-    assert_eq!(other.queues().await.unwrap()[0].jobs, [(JobState::Leased, 1)], "it is on the list of queues again");
+    assert_eq!(
+        other.queues().await.unwrap()[0].jobs,
+        [(JobState::Leased, 1)],
+        "it is on the list of queues again"
+    );
     assert_eq!(new.ack().await.unwrap(), Settled::Accepted(None));
 }
 
@@ -81,40 +86,82 @@ async fn e35_a_key_of_another_type_is_named_and_once_it_is_gone_all_goes_on() {
     let (server, broker) = start(&[]).await;
     let mut connection = plain(&server);
     let stop = tokio_util::sync::CancellationToken::new();
-    let serving = tokio::spawn(broker.worker().queue("served").in_process().run_until(stop.clone().cancelled_owned()));
-    for name in ["ready", "leased", "scheduled", "retrying", "done", "inbox", "limits", "jobs", "seq", "consumers"] {
+    let serving = tokio::spawn(
+        broker
+            .worker()
+            .queue("served")
+            .in_process()
+            .run_until(stop.clone().cancelled_owned()),
+    );
+    for name in [
+        "ready",
+        "leased",
+        "scheduled",
+        "retrying",
+        "done",
+        "inbox",
+        "limits",
+        "jobs",
+        "seq",
+        "consumers",
+    ] {
         let key = format!("brigade:{{served}}:{name}");
         if name == "ready" || name == "jobs" || name == "leased" {
             tell::<()>(&mut connection, &["SET", &key, "of another program"]);
         } else {
             // At once, or the worker is there first with a key of its own.
-            let script = "redis.call('DEL', KEYS[1]) redis.call('XADD', KEYS[1], '*', 'of', 'another program')";
+            let script = "redis.call('DEL', KEYS[1]) redis.call('XADD', KEYS[1], '*', 'of', \
+                'another program')";
             tell::<()>(&mut connection, &["EVAL", script, "1", &key]);
         }
         let queue = broker.queue("served");
-        let told = async { (queue.push(&1).await.err(), queue.lease(LONG, NOW).await.err(), broker.queues().await.err()) };
+        let told = async {
+            (
+                queue.push(&1).await.err(),
+                queue.lease(LONG, NOW).await.err(),
+                broker.queues().await.err(),
+            )
+        };
         let (push, lease, count) = timeout(BOUND, told).await.unwrap();
         let errors: Vec<_> = [push, lease, count].into_iter().flatten().collect();
         assert!(!errors.is_empty(), "{name}: nobody noticed");
         for error in errors {
-            assert!(error.kind() == ErrorKind::Unsupported && !error.is_retryable() && !error.is_uncertain(), "{name}: {error:?}");
-            assert!(error.to_string().contains("a key of another program is in the way"), "{name}: {error}");
+            assert!(
+                error.kind() == ErrorKind::Unsupported
+                    && !error.is_retryable()
+                    && !error.is_uncertain(),
+                "{name}: {error:?}"
+            );
+            assert!(
+                error
+                    .to_string()
+                    .contains("a key of another program is in the way"),
+                "{name}: {error}"
+            );
         }
         tell::<()>(&mut connection, &["FLUSHALL"]);
         let job = queue.job(&21).unwrap().keep(LONG);
         let id = broker.push(job).await.unwrap().id().clone();
-        let done = timeout(BOUND, broker.wait(&id)).await.expect("the worker goes on by itself").unwrap().unwrap();
+        let done = timeout(BOUND, broker.wait(&id))
+            .await
+            .expect("the worker goes on by itself")
+            .unwrap()
+            .unwrap();
         assert_eq!(done.result.as_deref(), Some("42"), "{name}");
     }
     tell::<()>(&mut connection, &["FLUSHALL"]);
-    tell::<()>(&mut connection, &["SET", "brigade:queues", "of another program"]);
+    tell::<()>(
+        &mut connection,
+        &["SET", "brigade:queues", "of another program"],
+    );
     let error = broker.queue("another").push(&1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
     stop.cancel();
     timeout(BOUND, serving).await.unwrap().unwrap().unwrap();
 }
 
-/// Attempts that end together are settled together, and those that came through are not told again: they would be taken for too late.
+/// Attempts that end together are settled together, and those that came through are not told again:
+/// they would be taken for too late.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e35_a_queue_that_cannot_be_settled_makes_no_other_stale() {
     const EACH: u32 = 20;
@@ -124,52 +171,99 @@ async fn e35_a_queue_that_cannot_be_settled_makes_no_other_stale() {
         broker.queue("torn").push(&number).await.unwrap();
     }
     let stop = tokio_util::sync::CancellationToken::new();
-    let worker = broker.worker().queue("fine").queue("torn").in_process().prefetch(2 * EACH as usize);
+    let worker = broker
+        .worker()
+        .queue("fine")
+        .queue("torn")
+        .in_process()
+        .prefetch(2 * EACH as usize);
     let serving = tokio::spawn(worker.run_until(stop.clone().cancelled_owned()));
     let leased = async || -> u64 {
         let counts = broker.queues().await.unwrap();
-        counts.iter().flat_map(|queue| &queue.jobs).filter(|(state, _)| *state == JobState::Leased).map(|(_, count)| count).sum()
+        counts
+            .iter()
+            .flat_map(|queue| &queue.jobs)
+            .filter(|(state, _)| *state == JobState::Leased)
+            .map(|(_, count)| count)
+            .sum()
     };
-    until("all are in hand", async || leased().await == u64::from(2 * EACH)).await;
+    until("all are in hand", async || {
+        leased().await == u64::from(2 * EACH)
+    })
+    .await;
 
     let mut connection = plain(&server);
     let (key, aside) = ("brigade:{torn}:leased", "{torn}:aside");
     tell::<()>(&mut connection, &["RENAME", key, aside]);
     tell::<()>(&mut connection, &["SET", key, "of another program"]);
     GATE.add_permits(2 * EACH as usize);
-    until("the one that can be is settled", async || tell::<u64>(&mut plain(&server), &["ZCARD", "brigade:{fine}:leased"]) == 0).await;
+    until("the one that can be is settled", async || {
+        tell::<u64>(&mut plain(&server), &["ZCARD", "brigade:{fine}:leased"]) == 0
+    })
+    .await;
     tell::<()>(&mut connection, &["RENAME", aside, key]);
     until("the other is settled too", async || leased().await == 0).await;
     stop.cancel();
     let served = timeout(BOUND, serving).await.unwrap().unwrap().unwrap();
-    assert_eq!((served.done, served.stale), (u64::from(2 * EACH), 0), "{served:?}");
+    assert_eq!(
+        (served.done, served.stale),
+        (u64::from(2 * EACH), 0),
+        "{served:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e35_a_key_of_another_type_refuses_the_push_that_needs_it_and_none_beside_it() {
     let (server, broker) = start(&[]).await;
-    tell::<()>(&mut plain(&server), &["XADD", "brigade:{q}:mark:broken", "*", "of", "another program"]);
+    tell::<()>(
+        &mut plain(&server),
+        &[
+            "XADD",
+            "brigade:{q}:mark:broken",
+            "*",
+            "of",
+            "another program",
+        ],
+    );
     let push = |number: u32| {
         let job = broker.queue("q").job(&number).unwrap();
-        let job = if number.is_multiple_of(4) { job.unique("broken") } else { job };
+        let job = if number.is_multiple_of(4) {
+            job.unique("broken")
+        } else {
+            job
+        };
         broker.push(job)
     };
-    for (number, told) in (0..100_u32).zip(futures_util::future::join_all((0..100).map(push)).await) {
+    for (number, told) in (0..100_u32).zip(futures_util::future::join_all((0..100).map(push)).await)
+    {
         match told {
             Ok(pushed) => assert!(!number.is_multiple_of(4), "{pushed:?}"),
             Err(error) => {
-                assert!(number.is_multiple_of(4) && error.kind() == ErrorKind::Unsupported && !error.is_uncertain(), "{number}: {error:?}");
+                assert!(
+                    number.is_multiple_of(4)
+                        && error.kind() == ErrorKind::Unsupported
+                        && !error.is_uncertain(),
+                    "{number}: {error:?}"
+                );
             }
         }
     }
     assert_eq!(all_jobs(&broker, "q").await.len(), 75);
 }
 
-/// A job whose hash is gone: somebody deleted it, or the server removed it because its memory was full.
+/// A job whose hash is gone: somebody deleted it, or the server removed it because its memory was
+/// full.
 #[tokio::test]
 async fn e35_a_job_that_somebody_removed_keeps_no_other_from_being_handed_out() {
-    let limits = [None, Some(Limits::new().running_per_partition(1)), Some(Limits::new().turns())];
-    for (state, limits) in ["ready", "scheduled", "leased", "held", "done"].into_iter().flat_map(|state| limits.map(|of| (state, of))) {
+    let limits = [
+        None,
+        Some(Limits::new().running_per_partition(1)),
+        Some(Limits::new().turns()),
+    ];
+    for (state, limits) in ["ready", "scheduled", "leased", "held", "done"]
+        .into_iter()
+        .flat_map(|state| limits.map(|of| (state, of)))
+    {
         let (server, broker) = start(&[]).await;
         let queue = broker.queue("q");
         if let Some(limits) = limits {
@@ -179,7 +273,10 @@ async fn e35_a_job_that_somebody_removed_keeps_no_other_from_being_handed_out() 
         let job = match state {
             "scheduled" => job.delay(millis(1)),
             "held" => {
-                broker.push(queue.job(&"holds").unwrap().key("a")).await.unwrap();
+                broker
+                    .push(queue.job(&"holds").unwrap().key("a"))
+                    .await
+                    .unwrap();
                 job
             }
             "done" => job.keep(millis(1)),
@@ -193,10 +290,22 @@ async fn e35_a_job_that_somebody_removed_keeps_no_other_from_being_handed_out() 
             }
         }
         let number = id.as_str().rsplit_once('/').unwrap().1;
-        assert_eq!(tell::<u64>(&mut plain(&server), &["DEL", &format!("brigade:{{q}}:job:{number:0>16}")]), 1);
+        assert_eq!(
+            tell::<u64>(
+                &mut plain(&server),
+                &["DEL", &format!("brigade:{{q}}:job:{number:0>16}")]
+            ),
+            1
+        );
         broker.clock().advance(millis(1000));
-        let next = broker.push(queue.job(&"next").unwrap().key("a").unique("m")).await.unwrap();
-        assert!(matches!(next, Pushed::New(_)), "{state}: its mark stands for nothing");
+        let next = broker
+            .push(queue.job(&"next").unwrap().key("a").unique("m"))
+            .await
+            .unwrap();
+        assert!(
+            matches!(next, Pushed::New(_)),
+            "{state}: its mark stands for nothing"
+        );
         broker.push(queue.job(&"other").unwrap()).await.unwrap();
         let mut handed = Vec::new();
         while let Some(lease) = queue.lease(LONG, NOW).await.unwrap() {
@@ -208,7 +317,11 @@ async fn e35_a_job_that_somebody_removed_keeps_no_other_from_being_handed_out() 
         assert_eq!(handed, ["next", "other"], "{state}");
         assert!(broker.job(&id).await.unwrap().is_none());
         queue.unlimit().await.unwrap();
-        assert_eq!(broker.queues().await.unwrap(), [], "{state}: nothing of it is left");
+        assert_eq!(
+            broker.queues().await.unwrap(),
+            [],
+            "{state}: nothing of it is left"
+        );
     }
 }
 
@@ -216,7 +329,11 @@ async fn e35_a_job_that_somebody_removed_keeps_no_other_from_being_handed_out() 
 fn hold_up(server: &Redis) -> tokio::task::JoinHandle<()> {
     let mut connection = plain(server);
     tokio::task::spawn_blocking(move || {
-        redis::cmd("EVAL").arg("while true do end").arg(0).query::<()>(&mut connection).unwrap_err();
+        redis::cmd("EVAL")
+            .arg("while true do end")
+            .arg(0)
+            .query::<()>(&mut connection)
+            .unwrap_err();
     })
 }
 
@@ -224,7 +341,9 @@ fn hold_up(server: &Redis) -> tokio::task::JoinHandle<()> {
 async fn e35_a_server_held_up_by_a_script_is_named_and_all_goes_on_when_that_is_killed() {
     let server = Redis::start(&["--lua-time-limit", "20"]).unwrap();
     // Another database than the first is chosen anew on each connection.
-    let broker = Broker::connect(&format!("{}?db=3", server.url())).await.unwrap();
+    let broker = Broker::connect(&format!("{}?db=3", server.url()))
+        .await
+        .unwrap();
     let queue = broker.queue("q");
     let waiting = tokio::spawn({
         let queue = queue.clone();
@@ -239,9 +358,15 @@ async fn e35_a_server_held_up_by_a_script_is_named_and_all_goes_on_when_that_is_
         }
     });
     let holding = hold_up(&server);
-    until("it says that it is busy", async || server.ask("PING").unwrap().starts_with("-BUSY")).await;
+    until("it says that it is busy", async || {
+        server.ask("PING").unwrap().starts_with("-BUSY")
+    })
+    .await;
     let error = queue.push(&1).await.unwrap_err();
-    assert!(error.kind() == ErrorKind::Unreachable && error.is_retryable() && !error.is_uncertain(), "{error:?}");
+    assert!(
+        error.kind() == ErrorKind::Unreachable && error.is_retryable() && !error.is_uncertain(),
+        "{error:?}"
+    );
     assert!(error.to_string().contains("SCRIPT KILL"), "{error}");
     assert_eq!(server.ask("SCRIPT KILL").unwrap(), "+OK\r\n");
     holding.await.unwrap();
@@ -252,19 +377,28 @@ async fn e35_a_server_held_up_by_a_script_is_named_and_all_goes_on_when_that_is_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e35_who_connects_again_while_a_script_holds_the_server_up_is_served_afterwards() {
     let server = Redis::start(&["--lua-time-limit", "20"]).unwrap();
-    let broker = Broker::connect(&format!("{}?db=3", server.url())).await.unwrap();
+    let broker = Broker::connect(&format!("{}?db=3", server.url()))
+        .await
+        .unwrap();
     broker.queue("q").push(&1).await.unwrap();
     server.ask("CLIENT KILL TYPE normal").unwrap();
     let holding = hold_up(&server);
-    until("it says that it is busy", async || server.ask("PING").unwrap().starts_with("-BUSY")).await;
-    // Whichever call notices that the connection is gone; the next ones find the server busy while they connect.
+    until("it says that it is busy", async || {
+        server.ask("PING").unwrap().starts_with("-BUSY")
+    })
+    .await;
+    // Whichever call notices that the connection is gone; the next ones find the server busy while
+    // they connect.
     for number in 2..5 {
         let error = broker.queue("q").push(&number).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
     }
     assert_eq!(server.ask("SCRIPT KILL").unwrap(), "+OK\r\n");
     holding.await.unwrap();
-    until("it is reached again", async || broker.queue("q").push(&9).await.is_ok()).await;
+    until("it is reached again", async || {
+        broker.queue("q").push(&9).await.is_ok()
+    })
+    .await;
     assert_eq!(unsettled(&broker, &["q"]).await, 2);
     assert_eq!(all_jobs(&broker, "q").await.len(), 2);
 }

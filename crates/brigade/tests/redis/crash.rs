@@ -66,7 +66,8 @@ struct Crash {
 }
 
 impl Crash {
-    /// Pushes at a steady pace, so that the queues stay short; each number once, unless it is certain that it was not stored.
+    /// Pushes at a steady pace, so that the queues stay short; each number once, unless it is
+    /// certain that it was not stored.
     async fn produce(self: Arc<Self>, broker: Broker) {
         let mut pace = tokio::time::interval(millis(3));
         while !self.stop.is_cancelled() {
@@ -81,7 +82,9 @@ impl Crash {
                 };
                 match broker.push(job.keep(LONG)).await {
                     Ok(_) => drop(self.told.lock().unwrap().acknowledged.insert(number)),
-                    Err(error) if error.is_uncertain() => drop(self.told.lock().unwrap().uncertain.insert(number)),
+                    Err(error) if error.is_uncertain() => {
+                        drop(self.told.lock().unwrap().uncertain.insert(number))
+                    }
                     Err(error) => {
                         assert_passing(&error);
                         tokio::time::sleep(millis(20)).await;
@@ -109,7 +112,13 @@ impl Crash {
             loop {
                 match lease.clone().ack_with(&number).await {
                     Ok(Settled::Accepted(_)) => {
-                        *self.told.lock().unwrap().accepted.entry(number).or_default() += 1;
+                        *self
+                            .told
+                            .lock()
+                            .unwrap()
+                            .accepted
+                            .entry(number)
+                            .or_default() += 1;
                         self.settled.send_modify(|count| *count += 1);
                     }
                     Ok(_) => self.told.lock().unwrap().stale += 1,
@@ -127,7 +136,8 @@ impl Crash {
         }
     }
 
-    /// Waits until so many more jobs were settled by hand, and attempts ended in this process; how long each took.
+    /// Waits until so many more jobs were settled by hand, and attempts ended in this process; how
+    /// long each took.
     async fn progress(&self, jobs: u64) -> [Duration; 2] {
         let began = Instant::now();
         let wait = |counter: &watch::Sender<u64>| {
@@ -139,7 +149,9 @@ impl Crash {
             }
         };
         let both = async { tokio::join!(wait(&self.settled), wait(&ENDED_HERE)) };
-        let (by_hand, here) = tokio::time::timeout(RESUME_BOUND, both).await.expect("consumption resumes by itself");
+        let (by_hand, here) = tokio::time::timeout(RESUME_BOUND, both)
+            .await
+            .expect("consumption resumes by itself");
         [by_hand, here]
     }
 }
@@ -163,8 +175,13 @@ async fn crash_of_the_server_under_load_loses_nothing_and_consumption_resumes() 
     let done = CancellationToken::new();
     let connect = async || Broker::connect(&server.url()).await.unwrap();
     let (producers, consumers, serving) = (connect().await, connect().await, connect().await);
-    let mut tasks = vec![tokio::spawn(Arc::clone(&crash).produce(producers.clone())), tokio::spawn(Arc::clone(&crash).produce(producers))];
-    let mut consuming: Vec<_> = (0..2).map(|_| tokio::spawn(Arc::clone(&crash).consume(consumers.clone(), done.clone()))).collect();
+    let mut tasks = vec![
+        tokio::spawn(Arc::clone(&crash).produce(producers.clone())),
+        tokio::spawn(Arc::clone(&crash).produce(producers)),
+    ];
+    let mut consuming: Vec<_> = (0..2)
+        .map(|_| tokio::spawn(Arc::clone(&crash).consume(consumers.clone(), done.clone())))
+        .collect();
     for (queue, pool) in [("in-process", None), ("in-pool", Some(&pool))] {
         let worker = serving.worker().queue(queue).lease(LEASE);
         let worker = match pool {
@@ -189,7 +206,10 @@ async fn crash_of_the_server_under_load_loses_nothing_and_consumption_resumes() 
     for task in tasks.drain(..) {
         task.await.unwrap();
     }
-    until("all settled", async || unsettled(&consumers, &QUEUES).await == 0).await;
+    until("all settled", async || {
+        unsettled(&consumers, &QUEUES).await == 0
+    })
+    .await;
     done.cancel();
     for task in consuming {
         tokio::time::timeout(BOUND, task).await.unwrap().unwrap();
@@ -214,19 +234,38 @@ impl Crash {
                 interrupted += job.interrupted;
                 not_done += usize::from(job.state != JobState::Done);
                 let result: u64 = job.result.as_deref().unwrap_or("0").parse().unwrap();
-                let is_known = if queue == "by-hand" { result == number } else { attempts.ended.contains(&(number, result)) };
+                let is_known = if queue == "by-hand" {
+                    result == number
+                } else {
+                    attempts.ended.contains(&(number, result))
+                };
                 forged += usize::from(!is_known);
             }
         }
         let told = self.told.lock().unwrap();
-        let lost: Vec<_> = told.acknowledged.iter().filter(|number| !stored.contains_key(number)).collect();
-        let phantom = stored.keys().filter(|number| !told.acknowledged.contains(number) && !told.uncertain.contains(number)).count();
+        let lost: Vec<_> = told
+            .acknowledged
+            .iter()
+            .filter(|number| !stored.contains_key(number))
+            .collect();
+        let phantom = stored
+            .keys()
+            .filter(|number| {
+                !told.acknowledged.contains(number) && !told.uncertain.contains(number)
+            })
+            .count();
         let dup_stored = stored.values().filter(|count| **count > 1).count();
         let dup_accept = told.accepted.values().filter(|count| **count > 1).count();
-        let came_through = told.uncertain.iter().filter(|number| stored.contains_key(number)).count();
+        let came_through = told
+            .uncertain
+            .iter()
+            .filter(|number| stored.contains_key(number))
+            .count();
         println!(
-            "jobs {} acknowledged {} uncertain {} (of these stored {came_through}); starts beyond the first {} leases that ran out {interrupted} \
-             acks unsure {} stale {}: LOST {} PHANTOM {phantom} DUP_STORED {dup_stored} DUP_ACCEPT {dup_accept} NOT_DONE {not_done} FORGED {forged}",
+            "jobs {} acknowledged {} uncertain {} (of these stored {came_through}); starts beyond \
+                the first {} leases that ran out {interrupted} \
+             acks unsure {} stale {}: LOST {} PHANTOM {phantom} DUP_STORED {dup_stored} DUP_ACCEPT \
+             {dup_accept} NOT_DONE {not_done} FORGED {forged}",
             stored.len(),
             told.acknowledged.len(),
             told.uncertain.len(),
@@ -236,9 +275,17 @@ impl Crash {
             lost.len(),
         );
         assert!(lost.is_empty(), "acknowledged and gone: {lost:?}");
-        assert_eq!((phantom, dup_stored, dup_accept, not_done, forged), (0, 0, 0, 0, 0));
-        // Nobody held a lease for long, so whatever began again had lost its answer or its lease to a crash.
-        assert!(attempts.repeated <= usize::try_from(interrupted).unwrap(), "{} attempts began again", attempts.repeated);
+        assert_eq!(
+            (phantom, dup_stored, dup_accept, not_done, forged),
+            (0, 0, 0, 0, 0)
+        );
+        // Nobody held a lease for long, so whatever began again had lost its answer or its lease to
+        // a crash.
+        assert!(
+            attempts.repeated <= usize::try_from(interrupted).unwrap(),
+            "{} attempts began again",
+            attempts.repeated
+        );
     }
 }
 

@@ -31,7 +31,17 @@ async fn e30_who_gives_up_while_waiting_takes_nothing_along() {
         queue.push(&number).await.unwrap();
     }
     for number in 0..40 {
-        assert_eq!(queue.take(NOW).await.unwrap().unwrap().payload::<u32>().unwrap(), number, "none is missing, none out of place");
+        assert_eq!(
+            queue
+                .take(NOW)
+                .await
+                .unwrap()
+                .unwrap()
+                .payload::<u32>()
+                .unwrap(),
+            number,
+            "none is missing, none out of place"
+        );
     }
     assert!(queue.take(NOW).await.unwrap().is_none());
 }
@@ -52,7 +62,11 @@ async fn e30_a_lease_on_its_way_to_one_who_gave_up_comes_back_when_it_runs_out()
     });
     let (mut done, mut gave_up, began) = (BTreeSet::new(), 0, Instant::now());
     while done.len() < jobs {
-        assert!(began.elapsed() < BOUND, "{} of {jobs}: the others are stranded", done.len());
+        assert!(
+            began.elapsed() < BOUND,
+            "{} of {jobs}: the others are stranded",
+            done.len()
+        );
         match timeout(random.time(NOW..millis(2)), queue.lease(millis(300), LONG)).await {
             Ok(lease) => {
                 let lease = lease.unwrap().unwrap();
@@ -65,7 +79,10 @@ async fn e30_a_lease_on_its_way_to_one_who_gave_up_comes_back_when_it_runs_out()
         }
     }
     pushing.await.unwrap();
-    println!("{jobs} jobs, gave up {gave_up} times, {:?}", began.elapsed());
+    println!(
+        "{jobs} jobs, gave up {gave_up} times, {:?}",
+        began.elapsed()
+    );
     assert!(gave_up > 0);
     assert!(broker.queues().await.unwrap().is_empty());
 }

@@ -1,4 +1,5 @@
-//! A process that is killed: another one on its host goes on with its jobs at once, however long the leases are.
+//! A process that is killed: another one on its host goes on with its jobs at once, however long
+//! the leases are.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -35,12 +36,29 @@ async fn the_jobs_of_a_killed_process_go_on_at_once_on_its_host() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    until("it holds all", async || all_jobs(&broker, "q").await.iter().all(|job| job.state == JobState::Leased)).await;
-    assert!(broker.queue("q").lease(LONG, Duration::from_secs(3)).await.unwrap().is_none(), "while it lives nobody else gets one");
+    until("it holds all", async || {
+        all_jobs(&broker, "q")
+            .await
+            .iter()
+            .all(|job| job.state == JobState::Leased)
+    })
+    .await;
+    assert!(
+        broker
+            .queue("q")
+            .lease(LONG, Duration::from_secs(3))
+            .await
+            .unwrap()
+            .is_none(),
+        "while it lives nobody else gets one"
+    );
     holder.kill().unwrap();
     holder.wait().unwrap();
     for number in 0..5 {
-        let leased = timeout(BOUND, broker.queue("q").lease(LONG, BOUND)).await.unwrap().unwrap();
+        let leased = timeout(BOUND, broker.queue("q").lease(LONG, BOUND))
+            .await
+            .unwrap()
+            .unwrap();
         let lease = leased.expect("it goes on long before the lease ends");
         assert_eq!(lease.payload::<u32>().unwrap(), number, "in its place");
         assert_eq!(lease.attempt(), 1, "uncharged");

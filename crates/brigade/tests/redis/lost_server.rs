@@ -21,7 +21,11 @@ struct Told {
 async fn push_until_it_dies(broker: Broker, told: Arc<Mutex<Told>>, first: u64) {
     for number in first.. {
         match broker.queue("q").push(&number).await {
-            Ok(_) => told.lock().unwrap().acknowledged.push((number, Instant::now())),
+            Ok(_) => told
+                .lock()
+                .unwrap()
+                .acknowledged
+                .push((number, Instant::now())),
             Err(error) => {
                 assert_passing(&error);
                 told.lock().unwrap().uncertain += usize::from(error.is_uncertain());
@@ -39,8 +43,15 @@ async fn count_lost(fsync: &str) -> (usize, Duration) {
     let (mut lost, mut oldest, mut pushed, mut uncertain) = (0, Duration::ZERO, 0, 0);
     for round in 0..brigade_testkit::count(2, 10) as u64 {
         let told = Arc::<Mutex<Told>>::default();
-        let pushing: Vec<_> =
-            (0..4).map(|lane| tokio::spawn(push_until_it_dies(broker.clone(), Arc::clone(&told), (round * 4 + lane) << 32))).collect();
+        let pushing: Vec<_> = (0..4)
+            .map(|lane| {
+                tokio::spawn(push_until_it_dies(
+                    broker.clone(),
+                    Arc::clone(&told),
+                    (round * 4 + lane) << 32,
+                ))
+            })
+            .collect();
         tokio::time::sleep(random.time(millis(100)..millis(400))).await;
         server.kill().unwrap();
         let killed = Instant::now();
@@ -49,16 +60,27 @@ async fn count_lost(fsync: &str) -> (usize, Duration) {
         }
         server.start_again().unwrap();
         until("the server is back", async || broker.queues().await.is_ok()).await;
-        let stored: BTreeSet<u64> = all_jobs(&broker, "q").await.iter().map(|job| job.payload.parse().unwrap()).collect();
+        let stored: BTreeSet<u64> = all_jobs(&broker, "q")
+            .await
+            .iter()
+            .map(|job| job.payload.parse().unwrap())
+            .collect();
         let told = told.lock().unwrap();
-        for (_, at) in told.acknowledged.iter().filter(|(number, _)| !stored.contains(number)) {
+        for (_, at) in told
+            .acknowledged
+            .iter()
+            .filter(|(number, _)| !stored.contains(number))
+        {
             lost += 1;
             oldest = oldest.max(killed.saturating_duration_since(*at));
         }
         pushed += told.acknowledged.len();
         uncertain += told.uncertain;
     }
-    println!("appendfsync {fsync}: acknowledged {pushed} uncertain {uncertain}: LOST {lost} (the oldest {oldest:?} before the kill)");
+    println!(
+        "appendfsync {fsync}: acknowledged {pushed} uncertain {uncertain}: LOST {lost} (the oldest \
+            {oldest:?} before the kill)"
+    );
     assert!(pushed > 0);
     (lost, oldest)
 }
@@ -69,15 +91,22 @@ async fn e31_a_killed_server_that_always_writes_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn e31_a_killed_server_that_writes_each_second_loses_two_seconds_at_most_and_a_check_says_so() {
+async fn e31_a_killed_server_that_writes_each_second_loses_two_seconds_at_most_and_a_check_says_so()
+{
     let (_, oldest) = count_lost("everysec").await;
     assert!(oldest <= Duration::from_secs(2), "{oldest:?}");
     let (_server, broker) = start(&["--appendonly", "yes", "--appendfsync", "everysec"]).await;
     let findings = broker.check().await.unwrap();
-    assert!(findings.iter().any(|found| found.level == Level::Warning && found.what.contains("once a second")), "{findings:?}");
+    assert!(
+        findings
+            .iter()
+            .any(|found| found.level == Level::Warning && found.what.contains("once a second")),
+        "{findings:?}"
+    );
 }
 
-/// What a server does that comes back with an older state: the last snapshot, a replica that was behind.
+/// What a server does that comes back with an older state: the last snapshot, a replica that was
+/// behind.
 #[tokio::test]
 async fn e31_a_holder_from_before_an_older_state_does_not_hold_what_is_handed_out_again() {
     let (mut server, broker) = start(&[]).await;
@@ -89,7 +118,10 @@ async fn e31_a_holder_from_before_an_older_state_does_not_hold_what_is_handed_ou
     until("the server is back", async || broker.queues().await.is_ok()).await;
     let after = queue.lease(LONG, NOW).await.unwrap().unwrap();
     assert_eq!(before.id(), after.id());
-    assert_eq!(before.clone().pass("no longer mine").await.unwrap(), Settled::Stale);
+    assert_eq!(
+        before.clone().pass("no longer mine").await.unwrap(),
+        Settled::Stale
+    );
     assert_eq!(before.ack().await.unwrap(), Settled::Stale);
     assert_eq!(after.ack().await.unwrap(), Settled::Accepted(None));
 }
@@ -106,8 +138,18 @@ async fn e31_who_waits_is_served_by_the_server_that_came_back_empty() {
     assert_eq!(lease.ack().await.unwrap(), Settled::Stale);
     broker.queue("q").push(&2).await.unwrap();
     let listed = other.queues().await.unwrap();
-    assert_eq!(listed.iter().map(|counts| counts.queue.as_str()).collect::<Vec<_>>(), ["q"], "it is on the list of queues again");
-    assert_eq!(other.queue("q").take(NOW).await.unwrap().unwrap().json(), "2");
+    assert_eq!(
+        listed
+            .iter()
+            .map(|counts| counts.queue.as_str())
+            .collect::<Vec<_>>(),
+        ["q"],
+        "it is on the list of queues again"
+    );
+    assert_eq!(
+        other.queue("q").take(NOW).await.unwrap().unwrap().json(),
+        "2"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -117,9 +159,19 @@ async fn e31_while_there_is_no_server_the_errors_say_so_and_are_certain() {
     // The first may have been on its way.
     broker.queue("q").push(&1).await.unwrap_err();
     let error = broker.queue("q").push(&2).await.unwrap_err();
-    assert!(error.kind() == ErrorKind::Unreachable && error.is_retryable() && !error.is_uncertain(), "{error:?}");
+    assert!(
+        error.kind() == ErrorKind::Unreachable && error.is_retryable() && !error.is_uncertain(),
+        "{error:?}"
+    );
     server.start_again().unwrap();
-    until("it is reached again", async || broker.queue("q").push(&3).await.is_ok()).await;
+    until("it is reached again", async || {
+        broker.queue("q").push(&3).await.is_ok()
+    })
+    .await;
     let mut connection = plain(&server);
-    assert_eq!(tell::<u64>(&mut connection, &["ZCARD", "brigade:{q}:jobs"]), 1, "what was certainly not stored is not there");
+    assert_eq!(
+        tell::<u64>(&mut connection, &["ZCARD", "brigade:{q}:jobs"]),
+        1,
+        "what was certainly not stored is not there"
+    );
 }

@@ -1,8 +1,9 @@
-//! The Redis backend under faults and bad use, on real servers: killed, stopped, emptied, out of memory, held up by a script, fed by other
-//! programs.
+//! The Redis backend under faults and bad use, on real servers: killed, stopped, emptied, out of
+//! memory, held up by a script, fed by other programs.
 //!
-//! Test names carry the ids of the fault checklist (E30 .. E35); `crash_` is the crash test, `bad_use_` what misuse gets. Counts are small by
-//! default; `BRIGADE_FULL=1` runs the full ones. `BRIGADE_SEED` repeats a run.
+//! Test names carry the ids of the fault checklist (E30 .. E35); `crash_` is the crash test,
+//! `bad_use_` what misuse gets. Counts are small by default; `BRIGADE_FULL=1` runs the full ones.
+//! `BRIGADE_SEED` repeats a run.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]

@@ -11,8 +11,13 @@ use crate::stage::{BOUND, start};
 fn scripts(server: &Redis) -> u64 {
     let stats = server.ask("INFO commandstats").unwrap();
     let of = |name: &str| {
-        let line = stats.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-        line.split_once("calls=").and_then(|(_, rest)| rest.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
+        let line = stats
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap_or_default();
+        line.split_once("calls=")
+            .and_then(|(_, rest)| rest.split(',').next()?.parse::<u64>().ok())
+            .unwrap_or(0)
     };
     of("cmdstat_evalsha:") + of("cmdstat_eval:")
 }
@@ -21,14 +26,23 @@ fn scripts(server: &Redis) -> u64 {
 async fn a_consumer_of_thousands_of_queues_hears_of_each_and_asks_for_few() {
     let (server, broker) = start(&[]).await;
     let count = brigade_testkit::count(2000, 10_000);
-    let names: Vec<String> = (0..count).map(|number| format!("tenant-{number}")).collect();
+    let names: Vec<String> = (0..count)
+        .map(|number| format!("tenant-{number}"))
+        .collect();
     let stop = tokio_util::sync::CancellationToken::new();
-    let worker = names.iter().fold(broker.worker().in_process(), |worker, name| worker.queue(name.as_str()));
+    let worker = names
+        .iter()
+        .fold(broker.worker().in_process(), |worker, name| {
+            worker.queue(name.as_str())
+        });
     let serving = tokio::spawn(worker.run_until(stop.clone().cancelled_owned()));
     // No task serves these queues, so a consumer that was given a job says so in its history.
     let ask = async |place: usize| {
         let id = broker.queue(names[place].as_str()).push(&7).await.unwrap();
-        crate::stage::until("it was handed out", async || !broker.job(&id).await.unwrap().unwrap().history.is_empty()).await;
+        crate::stage::until("it was handed out", async || {
+            !broker.job(&id).await.unwrap().unwrap().history.is_empty()
+        })
+        .await;
         assert!(broker.cancel(&id, "seen").await.is_ok());
     };
     for place in [0, count / 2, count - 1] {
@@ -37,11 +51,19 @@ async fn a_consumer_of_thousands_of_queues_hears_of_each_and_asks_for_few() {
     let before = scripts(&server);
     tokio::time::sleep(Duration::from_secs(3)).await;
     let idle = scripts(&server) - before;
-    assert!(idle < 30 + count as u64 / 25, "{idle} scripts in 3 s for {count} idle queues");
+    assert!(
+        idle < 30 + count as u64 / 25,
+        "{idle} scripts in 3 s for {count} idle queues"
+    );
     // Any client may push to any of them.
-    server.ask(&format!("RPUSH brigade:{{{}}}:inbox 5", names[count / 3])).unwrap();
+    server
+        .ask(&format!("RPUSH brigade:{{{}}}:inbox 5", names[count / 3]))
+        .unwrap();
     crate::stage::until("the inbox is looked into", async || {
-        server.ask(&format!("LLEN brigade:{{{}}}:inbox", names[count / 3])).unwrap() == ":0\r\n"
+        server
+            .ask(&format!("LLEN brigade:{{{}}}:inbox", names[count / 3]))
+            .unwrap()
+            == ":0\r\n"
     })
     .await;
     stop.cancel();

@@ -1,4 +1,5 @@
-//! A program in another language, with an ordinary client: it pushes to the inbox and says that it is free, while Brigade pushes and takes.
+//! A program in another language, with an ordinary client: it pushes to the inbox and says that it
+//! is free, while Brigade pushes and takes.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,7 +13,11 @@ use crate::stage::{BOUND, LONG, NOW, millis, start, unsettled, until};
 /// Where `node/fetch` puts the client.
 fn modules() -> PathBuf {
     let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("redis-node");
-    assert!(place.join("node_modules/redis/package.json").exists(), "run crates/brigade/tests/redis/node/fetch {}", place.display());
+    assert!(
+        place.join("node_modules/redis/package.json").exists(),
+        "run crates/brigade/tests/redis/node/fetch {}",
+        place.display()
+    );
     place
 }
 
@@ -23,17 +28,33 @@ impl Node {
     fn start(server: &Redis, arguments: &[&str]) -> Self {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/redis/node/client.cjs");
         let mut command = Command::new("node");
-        command.arg(program).arg(modules()).arg(server.socket()).args(arguments);
-        Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap())
+        command
+            .arg(program)
+            .arg(modules())
+            .arg(server.socket())
+            .args(arguments);
+        Self(
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::inherit())
+                .spawn()
+                .unwrap(),
+        )
     }
 
     /// What it printed, once it has ended well.
     async fn lines(mut self) -> Vec<Value> {
         let stdout = self.0.stdout.take().unwrap();
         let reading = tokio::task::spawn_blocking(move || std::io::read_to_string(stdout).unwrap());
-        let text = tokio::time::timeout(BOUND, reading).await.expect("it ends by itself").unwrap();
+        let text = tokio::time::timeout(BOUND, reading)
+            .await
+            .expect("it ends by itself")
+            .unwrap();
         assert!(self.0.wait().unwrap().success());
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 }
 
@@ -44,13 +65,17 @@ impl Drop for Node {
     }
 }
 
-/// A job of the `n`-th push of a producer; the text is there to be mangled by anybody who does not treat it as bytes.
+/// A job of the `n`-th push of a producer; the text is there to be mangled by anybody who does not
+/// treat it as bytes.
 fn payload(producer: &str, n: usize) -> Value {
     serde_json::json!({"producer": producer, "n": n, "text": "Grüße, 東京 \u{1f680}", "large": 9_007_199_254_740_993_u64, "nested": [[1.5, null], {"a": []}]})
 }
 
 fn number_of(job: &Value) -> (String, u64) {
-    (job["producer"].as_str().unwrap().to_owned(), job["n"].as_u64().unwrap())
+    (
+        job["producer"].as_str().unwrap().to_owned(),
+        job["n"].as_u64().unwrap(),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,14 +85,22 @@ async fn a_node_program_pushes_and_brigade_takes_in_order_and_the_other_way_roun
     let queue = broker.queue("q");
     let pushing = Node::start(&server, &["push", "q", "node", &count.to_string()]);
     for n in 0..count {
-        let job = tokio::time::timeout(BOUND, queue.take(LONG)).await.unwrap().unwrap().unwrap();
+        let job = tokio::time::timeout(BOUND, queue.take(LONG))
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
         assert_eq!(job.payload::<Value>().unwrap(), payload("node", n));
     }
     pushing.lines().await;
     assert!(queue.take(NOW).await.unwrap().is_none());
 
     let stop = CancellationToken::new();
-    let managing = tokio::spawn(broker.manager("q").run_until(stop.clone().cancelled_owned()));
+    let managing = tokio::spawn(
+        broker
+            .manager("q")
+            .run_until(stop.clone().cancelled_owned()),
+    );
     let taking = Node::start(&server, &["take", "q", "worker-1", &count.to_string()]);
     for n in 0..count {
         queue.push(&payload("brigade", n)).await.unwrap();
@@ -88,10 +121,17 @@ async fn a_node_program_and_brigade_push_and_take_at_the_same_time() {
     let each = brigade_testkit::count(300, 5000);
     let queue = broker.queue("q");
     let stop = CancellationToken::new();
-    let managing = tokio::spawn(broker.manager("q").run_until(stop.clone().cancelled_owned()));
+    let managing = tokio::spawn(
+        broker
+            .manager("q")
+            .run_until(stop.clone().cancelled_owned()),
+    );
     // They stop when nothing came for a while.
     let takers = ["worker-1", "worker-2"].map(|id| Node::start(&server, &["take", "q", id, "all"]));
-    until("both have asked", async || server.ask("LLEN brigade:{q}:free").unwrap() == ":2\r\n").await;
+    until("both have asked", async || {
+        server.ask("LLEN brigade:{q}:free").unwrap() == ":2\r\n"
+    })
+    .await;
     let pushing = Node::start(&server, &["push", "q", "node", &each.to_string()]);
     let taking = tokio::spawn({
         let (queue, stop) = (queue.clone(), stop.clone());
@@ -113,22 +153,45 @@ async fn a_node_program_and_brigade_push_and_take_at_the_same_time() {
     }
     let [one, two] = takers;
     pushing.lines().await;
-    until("all are taken", async || unsettled(&broker, &["q"]).await == 0).await;
+    until("all are taken", async || {
+        unsettled(&broker, &["q"]).await == 0
+    })
+    .await;
     let (one, two) = (one.lines().await, two.lines().await);
     stop.cancel();
     let here = taking.await.unwrap();
     let handed = managing.await.unwrap().unwrap();
-    println!("taken by Brigade {}, by Node {} and {}", here.len(), one.len(), two.len());
+    println!(
+        "taken by Brigade {}, by Node {} and {}",
+        here.len(),
+        one.len(),
+        two.len()
+    );
     assert_eq!(handed, (one.len() + two.len()) as u64);
-    let mut all: Vec<_> = [&here, &one, &two].into_iter().flatten().map(number_of).collect();
+    let mut all: Vec<_> = [&here, &one, &two]
+        .into_iter()
+        .flatten()
+        .map(number_of)
+        .collect();
     all.sort();
-    let wanted: Vec<_> = ["brigade", "node"].iter().flat_map(|of| (0..each as u64).map(move |n| ((*of).to_owned(), n))).collect();
+    let wanted: Vec<_> = ["brigade", "node"]
+        .iter()
+        .flat_map(|of| (0..each as u64).map(move |n| ((*of).to_owned(), n)))
+        .collect();
     assert_eq!(all, wanted, "each job was taken once");
     for taker in [here, one, two] {
         assert!(!taker.is_empty(), "everybody had some");
         for producer in ["brigade", "node"] {
-            let numbers: Vec<_> = taker.iter().map(number_of).filter(|(of, _)| of == producer).map(|(_, n)| n).collect();
-            assert!(numbers.is_sorted(), "{producer}'s jobs came in the order of their pushes: {numbers:?}");
+            let numbers: Vec<_> = taker
+                .iter()
+                .map(number_of)
+                .filter(|(of, _)| of == producer)
+                .map(|(_, n)| n)
+                .collect();
+            assert!(
+                numbers.is_sorted(),
+                "{producer}'s jobs came in the order of their pushes: {numbers:?}"
+            );
         }
     }
 }

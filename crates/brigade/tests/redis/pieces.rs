@@ -1,11 +1,13 @@
-//! Requests of any size are carried out in pieces: no script of ours holds the server up, and a large push is whole or not there.
+//! Requests of any size are carried out in pieces: no script of ours holds the server up, and a
+//! large push is whole or not there.
 
 use brigade::{Broker, ErrorKind, Group, Job, JobState, Pushed};
 use brigade_testkit::redis::Redis;
 
 use crate::stage::{LONG, NOW, all_jobs, plain, start, tell};
 
-/// Microseconds of the longest script so far. A script of a piece takes a few milliseconds; those that went through all at once took seconds.
+/// Microseconds of the longest script so far. A script of a piece takes a few milliseconds; those
+/// that went through all at once took seconds.
 fn longest(server: &Redis) -> u64 {
     let entries: Vec<redis::Value> = tell(&mut plain(server), &["SLOWLOG", "GET", "-1"]);
     let time = |entry: &redis::Value| match entry {
@@ -19,7 +21,13 @@ fn longest(server: &Redis) -> u64 {
 const LONGEST: u64 = 400_000;
 
 async fn stage() -> (Redis, Broker) {
-    start(&["--slowlog-log-slower-than", "10000", "--slowlog-max-len", "1000"]).await
+    start(&[
+        "--slowlog-log-slower-than",
+        "10000",
+        "--slowlog-max-len",
+        "1000",
+    ])
+    .await
 }
 
 fn count() -> usize {
@@ -30,11 +38,20 @@ fn count() -> usize {
 async fn a_large_push_and_its_purge_are_many_short_scripts() {
     let (server, broker) = stage().await;
     let queue = broker.queue("q");
-    let jobs: Vec<Job> = (0..count()).map(|number| queue.job(&number).unwrap()).collect();
+    let jobs: Vec<Job> = (0..count())
+        .map(|number| queue.job(&number).unwrap())
+        .collect();
     let pushed = broker.push_many(jobs).await.unwrap();
-    assert_eq!(broker.queues().await.unwrap()[0].jobs, [(JobState::Ready, count() as u64)]);
+    assert_eq!(
+        broker.queues().await.unwrap()[0].jobs,
+        [(JobState::Ready, count() as u64)]
+    );
     let first = queue.lease(LONG, NOW).await.unwrap().unwrap();
-    assert_eq!((first.json(), first.id()), ("0", pushed[0].id()), "they are in the order of the push");
+    assert_eq!(
+        (first.json(), first.id()),
+        ("0", pushed[0].id()),
+        "they are in the order of the push"
+    );
     first.ack().await.unwrap();
     assert_eq!(queue.purge().await.unwrap(), count() as u64 - 1);
     assert!(longest(&server) < LONGEST, "{} us", longest(&server));
@@ -44,13 +61,37 @@ async fn a_large_push_and_its_purge_are_many_short_scripts() {
 async fn a_large_push_with_keys_and_marks_says_which_jobs_were_there() {
     let (server, broker) = stage().await;
     let queue = broker.queue("q");
-    let job = |number: usize| queue.job(&number).unwrap().key(format!("k{}", number % 1000)).unique(format!("m{number}"));
+    let job = |number: usize| {
+        queue
+            .job(&number)
+            .unwrap()
+            .key(format!("k{}", number % 1000))
+            .unique(format!("m{number}"))
+    };
     let before = broker.push(job(7)).await.unwrap().id().clone();
-    let pushed = broker.push_many((0..count() / 2).map(job).collect()).await.unwrap();
-    let known: Vec<_> = pushed.iter().enumerate().filter(|(_, pushed)| matches!(pushed, Pushed::Duplicate(_))).collect();
+    let pushed = broker
+        .push_many((0..count() / 2).map(job).collect())
+        .await
+        .unwrap();
+    let known: Vec<_> = pushed
+        .iter()
+        .enumerate()
+        .filter(|(_, pushed)| matches!(pushed, Pushed::Duplicate(_)))
+        .collect();
     assert_eq!(known, [(7, &Pushed::Duplicate(before))]);
-    assert_eq!(broker.queues().await.unwrap()[0].jobs.iter().map(|(_, count)| count).sum::<u64>(), count() as u64 / 2);
-    assert_eq!(broker.job(pushed[1007].id()).await.unwrap().unwrap().state, JobState::Held, "one of a key after the other");
+    assert_eq!(
+        broker.queues().await.unwrap()[0]
+            .jobs
+            .iter()
+            .map(|(_, count)| count)
+            .sum::<u64>(),
+        count() as u64 / 2
+    );
+    assert_eq!(
+        broker.job(pushed[1007].id()).await.unwrap().unwrap().state,
+        JobState::Held,
+        "one of a key after the other"
+    );
     assert!(longest(&server) < LONGEST, "{} us", longest(&server));
 }
 
@@ -59,14 +100,19 @@ async fn a_large_group_is_whole_and_its_cancel_takes_all_of_it() {
     let (server, broker) = stage().await;
     let members = brigade_testkit::count(10_000, 100_000);
     let job = |number: usize| broker.queue("q").job(&serde_json::json!([number])).unwrap();
-    let group = Group::new((0..members).map(job)).then(broker.queue("q").job(&serde_json::json!([])).unwrap());
+    let group = Group::new((0..members).map(job))
+        .then(broker.queue("q").job(&serde_json::json!([])).unwrap());
     let looking = tokio::spawn({
         let other = Broker::connect(&server.url()).await.unwrap();
         async move {
             let mut seen = Vec::new();
             loop {
                 let counts = other.queues().await.unwrap();
-                let count: u64 = counts.iter().flat_map(|queue| &queue.jobs).map(|(_, count)| count).sum();
+                let count: u64 = counts
+                    .iter()
+                    .flat_map(|queue| &queue.jobs)
+                    .map(|(_, count)| count)
+                    .sum();
                 seen.push(count);
                 if count > 0 {
                     return seen;
@@ -75,14 +121,34 @@ async fn a_large_group_is_whole_and_its_cancel_takes_all_of_it() {
         }
     });
     let flow = broker.push_flow(group).await.unwrap();
-    assert_eq!(looking.await.unwrap().pop(), Some(members as u64 + 1), "it shows whole or not at all");
+    assert_eq!(
+        looking.await.unwrap().pop(),
+        Some(members as u64 + 1),
+        "it shows whole or not at all"
+    );
     assert_eq!(flow.jobs.len(), members + 1);
-    let waits = all_jobs(&broker, "q").await.into_iter().find(|job| job.state == JobState::Held).unwrap();
+    let waits = all_jobs(&broker, "q")
+        .await
+        .into_iter()
+        .find(|job| job.state == JobState::Held)
+        .unwrap();
     let leased = broker.queue("q").lease(LONG, NOW).await.unwrap().unwrap();
     broker.cancel(&waits.id, "no need").await.unwrap();
     let counts = broker.queues().await.unwrap().remove(0).jobs;
-    assert_eq!(counts, [(JobState::Leased, 1), (JobState::Cancelled, members as u64)]);
-    assert_eq!(broker.job(leased.id()).await.unwrap().unwrap().cancel.as_deref(), Some("no need"));
+    assert_eq!(
+        counts,
+        [(JobState::Leased, 1), (JobState::Cancelled, members as u64)]
+    );
+    assert_eq!(
+        broker
+            .job(leased.id())
+            .await
+            .unwrap()
+            .unwrap()
+            .cancel
+            .as_deref(),
+        Some("no need")
+    );
     assert!(longest(&server) < LONGEST, "{} us", longest(&server));
 }
 
@@ -96,7 +162,15 @@ async fn a_large_push_whose_producer_ends_is_whole_or_not_there() {
         let other = Broker::connect(&server.url()).await.unwrap();
         let pushing = tokio::spawn({
             let queue = other.queue(name.clone());
-            async move { other.push_many((0..3000).map(|number| queue.job(&number).unwrap()).collect()).await }
+            async move {
+                other
+                    .push_many(
+                        (0..3000)
+                            .map(|number| queue.job(&number).unwrap())
+                            .collect(),
+                    )
+                    .await
+            }
         });
         tokio::time::sleep(crate::stage::millis(round * 4)).await;
         pushing.abort();
@@ -105,7 +179,11 @@ async fn a_large_push_whose_producer_ends_is_whole_or_not_there() {
         while let Some(job) = broker.queue(name.clone()).take(NOW).await.unwrap() {
             taken.push(job.payload::<u32>().unwrap());
         }
-        assert!(taken.is_empty() && !is_over || taken == (0..3000).collect::<Vec<_>>(), "{} of them", taken.len());
+        assert!(
+            taken.is_empty() && !is_over || taken == (0..3000).collect::<Vec<_>>(),
+            "{} of them",
+            taken.len()
+        );
         whole += u64::from(!taken.is_empty());
     }
     println!("{whole} of 20 were whole");
@@ -113,11 +191,26 @@ async fn a_large_push_whose_producer_ends_is_whole_or_not_there() {
 
 #[tokio::test]
 async fn a_large_push_that_the_server_has_no_memory_for_is_not_there() {
-    let (server, broker) = start(&["--maxmemory", "12mb", "--maxmemory-policy", "noeviction"]).await;
+    let (server, broker) =
+        start(&["--maxmemory", "12mb", "--maxmemory-policy", "noeviction"]).await;
     let queue = broker.queue("q");
     let text = "x".repeat(1000);
-    let error = broker.push_many((0..30_000).map(|number| queue.job(&(number, &text)).unwrap()).collect()).await.unwrap_err();
-    assert!(error.kind() == ErrorKind::QueueFull && !error.is_uncertain(), "{error:?}");
+    let error = broker
+        .push_many(
+            (0..30_000)
+                .map(|number| queue.job(&(number, &text)).unwrap())
+                .collect(),
+        )
+        .await
+        .unwrap_err();
+    assert!(
+        error.kind() == ErrorKind::QueueFull && !error.is_uncertain(),
+        "{error:?}"
+    );
     assert!(queue.take(NOW).await.unwrap().is_none());
-    assert_eq!(server.ask("KEYS brigade:{q}:stage*").unwrap(), "*0\r\n", "nothing of it is left");
+    assert_eq!(
+        server.ask("KEYS brigade:{q}:stage*").unwrap(),
+        "*0\r\n",
+        "nothing of it is left"
+    );
 }

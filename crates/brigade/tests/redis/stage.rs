@@ -24,11 +24,17 @@ pub(crate) async fn start(options: &[&str]) -> (Redis, Broker) {
 
 /// A connection as another program has it.
 pub(crate) fn plain(server: &Redis) -> redis::Connection {
-    redis::Client::open(server.url()).unwrap().get_connection().unwrap()
+    redis::Client::open(server.url())
+        .unwrap()
+        .get_connection()
+        .unwrap()
 }
 
 /// Sends a command on it.
-pub(crate) fn tell<T: redis::FromRedisValue>(connection: &mut redis::Connection, words: &[&str]) -> T {
+pub(crate) fn tell<T: redis::FromRedisValue>(
+    connection: &mut redis::Connection,
+    words: &[&str],
+) -> T {
     let (name, arguments) = words.split_first().unwrap();
     redis::cmd(name).arg(arguments).query(connection).unwrap()
 }
@@ -40,23 +46,40 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl 
             tokio::time::sleep(millis(5)).await;
         }
     };
-    assert!(tokio::time::timeout(BOUND, asking).await.is_ok(), "never came: {what}");
+    assert!(
+        tokio::time::timeout(BOUND, asking).await.is_ok(),
+        "never came: {what}"
+    );
 }
 
-/// Asserts that this is how a server that is gone, or not back yet, is told: never as anything that a caller would give up on.
+/// Asserts that this is how a server that is gone, or not back yet, is told: never as anything that
+/// a caller would give up on.
 pub(crate) fn assert_passing(error: &Error) {
-    assert!(error.kind() == ErrorKind::Unreachable && error.is_retryable(), "{error:?}");
+    assert!(
+        error.kind() == ErrorKind::Unreachable && error.is_retryable(),
+        "{error:?}"
+    );
 }
 
 /// All jobs of a queue.
 pub(crate) async fn all_jobs(broker: &Broker, queue: &str) -> Vec<JobInfo> {
-    broker.jobs(Some(queue), None, None, usize::MAX).await.unwrap()
+    broker
+        .jobs(Some(queue), None, None, usize::MAX)
+        .await
+        .unwrap()
 }
 
 /// Jobs of these queues that are not settled.
 pub(crate) async fn unsettled(broker: &Broker, queues: &[&str]) -> u64 {
     // The server may not be back yet.
-    let Ok(counts) = broker.queues().await else { return u64::MAX };
-    let ours = counts.iter().filter(|counts| queues.contains(&counts.queue.as_str()));
-    ours.flat_map(|counts| &counts.jobs).filter(|(state, _)| !state.is_terminal()).map(|(_, count)| count).sum()
+    let Ok(counts) = broker.queues().await else {
+        return u64::MAX;
+    };
+    let ours = counts
+        .iter()
+        .filter(|counts| queues.contains(&counts.queue.as_str()));
+    ours.flat_map(|counts| &counts.jobs)
+        .filter(|(state, _)| !state.is_terminal())
+        .map(|(_, count)| count)
+        .sum()
 }

@@ -31,36 +31,77 @@ fn queues_on_all_nodes() {
         let url = format!("redis+cluster://{}", cluster.hosts());
         works(&url).await;
         // One node is enough to find the others.
-        let broker = Broker::connect(&format!("redis+cluster://127.0.0.1:{}", cluster.ports[2])).await.unwrap();
+        let broker = Broker::connect(&format!("redis+cluster://127.0.0.1:{}", cluster.ports[2]))
+            .await
+            .unwrap();
         for name in QUEUES {
             let queue = broker.queue(name);
             for number in 0..20_u32 {
                 queue.push(&number).await.unwrap();
             }
         }
-        let used = cluster.nodes.iter().filter(|node| !node.ask("DBSIZE").unwrap().starts_with(":0")).count();
+        let used = cluster
+            .nodes
+            .iter()
+            .filter(|node| !node.ask("DBSIZE").unwrap().starts_with(":0"))
+            .count();
         assert_eq!(used, cluster.nodes.len(), "all nodes have queues");
-        assert_eq!(broker.jobs(None, Some(JobState::Ready), None, 1000).await.unwrap().len(), 20 * QUEUES.len());
+        assert_eq!(
+            broker
+                .jobs(None, Some(JobState::Ready), None, 1000)
+                .await
+                .unwrap()
+                .len(),
+            20 * QUEUES.len()
+        );
         assert_eq!(broker.queues().await.unwrap().len(), QUEUES.len());
-        assert!(broker.check().await.unwrap().iter().any(|finding| finding.what.contains("appendonly")));
+        assert!(
+            broker
+                .check()
+                .await
+                .unwrap()
+                .iter()
+                .any(|finding| finding.what.contains("appendonly"))
+        );
         for name in QUEUES {
             let queue = broker.queue(name);
             let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-            assert_eq!(broker.job(lease.id()).await.unwrap().unwrap().state, JobState::Leased);
+            assert_eq!(
+                broker.job(lease.id()).await.unwrap().unwrap().state,
+                JobState::Leased
+            );
             assert!(broker.why(lease.id()).await.unwrap().is_some());
             lease.give_back("another shall have it").await.unwrap();
             assert_eq!(drain(&queue).await, (0..20).collect::<Vec<u32>>(), "{name}");
             let unique = || queue.job(&1).unwrap().unique("only one");
-            assert!(matches!(broker.push(unique()).await.unwrap(), Pushed::New(_)));
-            assert!(matches!(broker.push(unique()).await.unwrap(), Pushed::Duplicate(_)));
+            assert!(matches!(
+                broker.push(unique()).await.unwrap(),
+                Pushed::New(_)
+            ));
+            assert!(matches!(
+                broker.push(unique()).await.unwrap(),
+                Pushed::Duplicate(_)
+            ));
             assert_eq!(queue.purge().await.unwrap(), 1);
         }
-        let mixed = vec![broker.queue("a").job(&1).unwrap(), broker.queue("b").job(&2).unwrap()];
+        let mixed = vec![
+            broker.queue("a").job(&1).unwrap(),
+            broker.queue("b").job(&2).unwrap(),
+        ];
         let error = broker.push_many(mixed).await.unwrap_err();
-        assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("different slots"), "{error:?}");
-        assert!(broker.jobs(None, None, None, 10).await.unwrap().is_empty(), "nothing of it was stored");
+        assert!(
+            error.kind() == ErrorKind::Unsupported && error.to_string().contains("different slots"),
+            "{error:?}"
+        );
+        assert!(
+            broker.jobs(None, None, None, 10).await.unwrap().is_empty(),
+            "nothing of it was stored"
+        );
         let (kind, text) = refused(&format!("redis://127.0.0.1:{}", cluster.ports[0])).await;
-        assert!(kind == ErrorKind::BadOption && text.contains("redis+cluster://"), "{text}");
+        assert!(
+            kind == ErrorKind::BadOption && text.contains("redis+cluster://"),
+            "{text}"
+        );
 
         ticks_are_fired_for_every_node(&broker).await;
         whoever_waits_is_woken(&broker).await;
@@ -72,7 +113,10 @@ fn queues_on_all_nodes() {
 async fn ticks_are_fired_for_every_node(broker: &Broker) {
     let hour = Duration::from_secs(3600);
     for name in QUEUES {
-        broker.schedule(Schedule::every(name, hour, broker.queue(name).job(&5).unwrap()).unwrap()).await.unwrap();
+        broker
+            .schedule(Schedule::every(name, hour, broker.queue(name).job(&5).unwrap()).unwrap())
+            .await
+            .unwrap();
     }
     assert_eq!(broker.schedules().await.unwrap().len(), QUEUES.len());
     broker.clock().advance(hour + LONG);
@@ -87,18 +131,33 @@ async fn ticks_are_fired_for_every_node(broker: &Broker) {
 async fn whoever_waits_is_woken(broker: &Broker) {
     for name in QUEUES {
         let queue = broker.queue(name);
-        let waiting = tokio::spawn(async move { queue.take(LONG).await.unwrap().unwrap().payload::<u32>().unwrap() });
+        let waiting = tokio::spawn(async move {
+            queue
+                .take(LONG)
+                .await
+                .unwrap()
+                .unwrap()
+                .payload::<u32>()
+                .unwrap()
+        });
         sleep(Duration::from_millis(1)).await;
         broker.queue(name).push(&7).await.unwrap();
         assert_eq!(waiting.await.unwrap(), 7);
     }
 }
 
-/// A queue's slot goes to another node while it has jobs: nothing is lost, and whoever waits there is woken.
+/// A queue's slot goes to another node while it has jobs: nothing is lost, and whoever waits there
+/// is woken.
 async fn a_slot_moves(cluster: &Cluster, broker: &Broker) {
     let queue = broker.queue("a");
     let key = "brigade:{a}:seq";
-    let slot: u16 = cluster.nodes[0].ask(&format!("CLUSTER KEYSLOT {key}")).unwrap().trim().trim_start_matches(':').parse().unwrap();
+    let slot: u16 = cluster.nodes[0]
+        .ask(&format!("CLUSTER KEYSLOT {key}"))
+        .unwrap()
+        .trim()
+        .trim_start_matches(':')
+        .parse()
+        .unwrap();
     let from = cluster.owner(slot).unwrap().unwrap();
     let to = (from + 1) % cluster.nodes.len();
     for number in 0..5_u32 {
@@ -107,13 +166,25 @@ async fn a_slot_moves(cluster: &Cluster, broker: &Broker) {
     let (from_id, to_id) = (cluster.id(from).unwrap(), cluster.id(to).unwrap());
     let ok = |index: usize, command: String| {
         let answer = cluster.nodes[index].ask(&command).unwrap();
-        assert!(answer.starts_with("+OK") || answer.starts_with("+NOKEY"), "{command}: {answer}");
+        assert!(
+            answer.starts_with("+OK") || answer.starts_with("+NOKEY"),
+            "{command}: {answer}"
+        );
     };
     ok(to, format!("CLUSTER SETSLOT {slot} IMPORTING {from_id}"));
     ok(from, format!("CLUSTER SETSLOT {slot} MIGRATING {to_id}"));
-    let keys = cluster.nodes[from].ask(&format!("CLUSTER GETKEYSINSLOT {slot} 1000")).unwrap();
-    for key in keys.lines().map(str::trim).filter(|line| line.starts_with("brigade:")) {
-        ok(from, format!("MIGRATE 127.0.0.1 {} {key} 0 5000", cluster.ports[to]));
+    let keys = cluster.nodes[from]
+        .ask(&format!("CLUSTER GETKEYSINSLOT {slot} 1000"))
+        .unwrap();
+    for key in keys
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("brigade:"))
+    {
+        ok(
+            from,
+            format!("MIGRATE 127.0.0.1 {} {key} 0 5000", cluster.ports[to]),
+        );
     }
     // All keys are there, and the slot is still on its way: whoever asks is sent on for this once.
     queue.push(&5).await.unwrap();
@@ -124,28 +195,46 @@ async fn a_slot_moves(cluster: &Cluster, broker: &Broker) {
     assert_eq!(drain(&queue).await, (0..7).collect::<Vec<u32>>());
     assert_eq!(cluster.owner(slot).unwrap(), Some(to));
     let taker = queue.clone();
-    let waiting = tokio::spawn(async move { taker.take(LONG).await.unwrap().unwrap().payload::<u32>().unwrap() });
+    let waiting = tokio::spawn(async move {
+        taker
+            .take(LONG)
+            .await
+            .unwrap()
+            .unwrap()
+            .payload::<u32>()
+            .unwrap()
+    });
     queue.push(&8).await.unwrap();
     assert_eq!(waiting.await.unwrap(), 8);
 }
 
-/// A node dies, its replica takes its slots, and pushes and takes go on. What was pushed with `wait=1` before is not lost.
+/// A node dies, its replica takes its slots, and pushes and takes go on. What was pushed with
+/// `wait=1` before is not lost.
 #[test]
 fn a_node_dies_and_its_replica_goes_on() {
     run(async {
         let cluster = Cluster::start(1, &[]).unwrap();
         let url = format!("redis+cluster://{}", cluster.hosts());
-        let (broker, safe) = (Broker::connect(&url).await.unwrap(), Broker::connect(&format!("{url}?wait=1")).await.unwrap());
+        let (broker, safe) = (
+            Broker::connect(&url).await.unwrap(),
+            Broker::connect(&format!("{url}?wait=1")).await.unwrap(),
+        );
         let mut pushed = BTreeSet::new();
         for number in 0..60_u32 {
-            safe.queue(QUEUES[number as usize % QUEUES.len()]).push(&number).await.unwrap();
+            safe.queue(QUEUES[number as usize % QUEUES.len()])
+                .push(&number)
+                .await
+                .unwrap();
             pushed.insert(number);
         }
         cluster.nodes[0].signal(Signal::KILL);
         // Its successor has no replica of its own, so from here on without `wait`.
         let mut failures = 0;
         for number in 60..120_u32 {
-            let (queue, began) = (broker.queue(QUEUES[number as usize % QUEUES.len()]), Instant::now());
+            let (queue, began) = (
+                broker.queue(QUEUES[number as usize % QUEUES.len()]),
+                Instant::now(),
+            );
             while let Err(error) = queue.push(&number).await {
                 failures += 1;
                 assert!(error.is_retryable() && began.elapsed() < BOUND, "{error:?}");
@@ -157,7 +246,11 @@ fn a_node_dies_and_its_replica_goes_on() {
         for name in QUEUES {
             found.extend(drain(&broker.queue(name)).await);
         }
-        eprintln!("{} pushed, {failures} tries failed, LOST {}", pushed.len(), pushed.difference(&found).count());
+        eprintln!(
+            "{} pushed, {failures} tries failed, LOST {}",
+            pushed.len(),
+            pushed.difference(&found).count()
+        );
         assert_eq!(found, pushed);
     });
 }
@@ -172,8 +265,13 @@ fn a_node_that_is_away_stops_no_queue_of_another() {
             let broker = Broker::connect(&url).await.unwrap();
             let mut healthy = Vec::new();
             for name in QUEUES {
-                let slot = cluster.nodes[0].ask(&format!("CLUSTER KEYSLOT brigade:{{{name}}}:x")).unwrap();
-                let owner = cluster.owner(slot.trim().trim_start_matches(':').parse().unwrap()).unwrap().unwrap();
+                let slot = cluster.nodes[0]
+                    .ask(&format!("CLUSTER KEYSLOT brigade:{{{name}}}:x"))
+                    .unwrap();
+                let owner = cluster
+                    .owner(slot.trim().trim_start_matches(':').parse().unwrap())
+                    .unwrap()
+                    .unwrap();
                 broker.queue(name).push(&0).await.unwrap();
                 if owner != away {
                     healthy.push(name);
@@ -181,7 +279,12 @@ fn a_node_that_is_away_stops_no_queue_of_another() {
             }
             let hour = Duration::from_secs(3600);
             for name in &healthy {
-                broker.schedule(Schedule::every(*name, hour, broker.queue(*name).job(&5).unwrap()).unwrap()).await.unwrap();
+                broker
+                    .schedule(
+                        Schedule::every(*name, hour, broker.queue(*name).job(&5).unwrap()).unwrap(),
+                    )
+                    .await
+                    .unwrap();
             }
             cluster.nodes[away].signal(Signal::KILL);
             let fresh = Broker::connect(&url).await.unwrap();
@@ -193,12 +296,19 @@ fn a_node_that_is_away_stops_no_queue_of_another() {
             // One that asks for all queues is given those of the nodes that are there.
             for name in &healthy {
                 let lease = fresh.queue(*name).lease(LONG, NOW).await.unwrap().unwrap();
-                assert_eq!(lease.extend(LONG).await.unwrap(), brigade::Settled::Accepted(None));
+                assert_eq!(
+                    lease.extend(LONG).await.unwrap(),
+                    brigade::Settled::Accepted(None)
+                );
                 lease.ack().await.unwrap();
             }
             fresh.clock().advance(hour + LONG);
             for name in &healthy {
-                assert_eq!(drain(&fresh.queue(*name)).await, [1, 1, 5], "{name}, while {away} is away");
+                assert_eq!(
+                    drain(&fresh.queue(*name)).await,
+                    [1, 1, 5],
+                    "{name}, while {away} is away"
+                );
             }
         }
     });

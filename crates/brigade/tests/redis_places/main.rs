@@ -18,7 +18,12 @@ const LONG: Duration = Duration::from_secs(30);
 const NOW: Duration = Duration::ZERO;
 
 fn run<F: Future<Output = ()>>(test: F) {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(test);
 }
 
 /// What a person reads when that URL does not lead anywhere.
@@ -29,10 +34,21 @@ async fn refused(url: &str) -> (ErrorKind, String) {
 
 /// A job goes through, and whoever waits for one hears of it.
 async fn works(url: &str) {
-    let broker = Broker::connect(url).await.unwrap_or_else(|error| panic!("{error:?}"));
+    let broker = Broker::connect(url)
+        .await
+        .unwrap_or_else(|error| panic!("{error:?}"));
     let queue = broker.queue("emails");
     let taker = queue.clone();
-    let waiting = tokio::spawn(async move { taker.lease(LONG, LONG).await.unwrap().unwrap().ack().await.unwrap() });
+    let waiting = tokio::spawn(async move {
+        taker
+            .lease(LONG, LONG)
+            .await
+            .unwrap()
+            .unwrap()
+            .ack()
+            .await
+            .unwrap()
+    });
     let id = queue.push("hello").await.unwrap();
     waiting.await.unwrap();
     assert!(broker.job(&id).await.unwrap().is_none());
@@ -43,17 +59,35 @@ fn a_port_and_a_database_and_the_wrong_kind_of_server() {
     run(async {
         let port = free_port();
         let server = start_at(port, &[]).unwrap();
-        assert_eq!(server.ask("ACL SETUSER me on >secret ~* &* +@all").unwrap(), "+OK\r\n");
+        assert_eq!(
+            server.ask("ACL SETUSER me on >secret ~* &* +@all").unwrap(),
+            "+OK\r\n"
+        );
         works(&format!("redis://127.0.0.1:{port}")).await;
         works(&format!("redis://me:secret@localhost:{port}/3")).await;
-        works(&format!("redis+unix://{}?user=me&password=secret&db=4", server.socket().display())).await;
+        works(&format!(
+            "redis+unix://{}?user=me&password=secret&db=4",
+            server.socket().display()
+        ))
+        .await;
         assert!(server.ask("INFO keyspace").unwrap().contains("db3:"));
 
         let (kind, text) = refused(&format!("redis://me:hunter2@127.0.0.1:{port}")).await;
-        assert!(kind == ErrorKind::Refused && text.contains("wrong user or password") && !text.contains("hunter2"), "{text}");
+        assert!(
+            kind == ErrorKind::Refused
+                && text.contains("wrong user or password")
+                && !text.contains("hunter2"),
+            "{text}"
+        );
         let (kind, text) = refused(&format!("redis+cluster://127.0.0.1:{port}")).await;
-        assert!(kind == ErrorKind::BadOption && text.contains("write redis://"), "{text}");
+        assert!(
+            kind == ErrorKind::BadOption && text.contains("write redis://"),
+            "{text}"
+        );
         let (kind, text) = refused(&format!("redis://127.0.0.1:{}", free_port())).await;
-        assert!(kind == ErrorKind::Unreachable && text.contains("cannot be reached"), "{text}");
+        assert!(
+            kind == ErrorKind::Unreachable && text.contains("cannot be reached"),
+            "{text}"
+        );
     });
 }

@@ -47,7 +47,9 @@ async fn push_until(broker: Broker, books: Arc<Books>, stop: CancellationToken) 
             Ok(_) => drop(books.pushed.lock().unwrap().insert(number)),
             Err(error) => {
                 assert!(error.is_retryable(), "{error:?}");
-                books.uncertain.fetch_add(u64::from(error.is_uncertain()), Ordering::Relaxed);
+                books
+                    .uncertain
+                    .fetch_add(u64::from(error.is_uncertain()), Ordering::Relaxed);
                 sleep(Duration::from_millis(20)).await;
             }
         }
@@ -86,23 +88,43 @@ async fn lost_in_a_failover(options: &str) -> usize {
     let place = Replicated::start(2, &[]).unwrap();
     let sentinels = Sentinels::start(place.port, 2).unwrap();
     // One of the named sentinels is gone; the others are asked.
-    let url = format!("redis+sentinel://127.0.0.1:{},{}/main{options}", free_port(), sentinels.hosts());
-    let (books, stop, stop_pushing) = (Arc::new(Books::default()), CancellationToken::new(), CancellationToken::new());
-    let (pusher, worker) = (Broker::connect(&url).await.unwrap(), Broker::connect(&url).await.unwrap());
+    let url = format!(
+        "redis+sentinel://127.0.0.1:{},{}/main{options}",
+        free_port(),
+        sentinels.hosts()
+    );
+    let (books, stop, stop_pushing) = (
+        Arc::new(Books::default()),
+        CancellationToken::new(),
+        CancellationToken::new(),
+    );
+    let (pusher, worker) = (
+        Broker::connect(&url).await.unwrap(),
+        Broker::connect(&url).await.unwrap(),
+    );
     let pushing = tokio::spawn(push_until(pusher, Arc::clone(&books), stop_pushing.clone()));
     let working = tokio::spawn(work_until(worker.clone(), Arc::clone(&books), stop.clone()));
     until("jobs are done", || books.done() >= BEFORE).await;
 
     place.servers[0].signal(Signal::KILL);
     let (killed, done) = (Instant::now(), books.done());
-    until("jobs are done by another primary", || books.done() >= done + AFTER).await;
+    until("jobs are done by another primary", || {
+        books.done() >= done + AFTER
+    })
+    .await;
     let resumed = killed.elapsed();
     stop_pushing.cancel();
     pushing.await.unwrap();
     // A lease that died with the primary runs out, for this test, at once.
     worker.clock().advance(LONG + LONG);
     let began = Instant::now();
-    while worker.queues().await.unwrap().iter().any(|queue| !queue.jobs.is_empty()) {
+    while worker
+        .queues()
+        .await
+        .unwrap()
+        .iter()
+        .any(|queue| !queue.jobs.is_empty())
+    {
         assert!(began.elapsed() < BOUND, "{:?}", worker.queues().await);
         sleep(Duration::from_millis(20)).await;
     }
@@ -110,7 +132,10 @@ async fn lost_in_a_failover(options: &str) -> usize {
     working.await.unwrap();
     let (pushed, lost) = books.pushed_and_lost();
     let uncertain = books.uncertain.load(Ordering::Relaxed);
-    eprintln!("{options:?}: {pushed} acknowledged, {uncertain} uncertain, LOST {lost}; resumed after {resumed:?}");
+    eprintln!(
+        "{options:?}: {pushed} acknowledged, {uncertain} uncertain, LOST {lost}; resumed after \
+            {resumed:?}"
+    );
     lost
 }
 
@@ -121,7 +146,8 @@ fn e33_a_failover_loses_nothing_that_a_replica_had() {
     });
 }
 
-/// What the primary had acknowledged and sent to nobody is gone: counted, and no more than one client had under way.
+/// What the primary had acknowledged and sent to nobody is gone: counted, and no more than one
+/// client had under way.
 #[test]
 fn e33_a_failover_without_wait_resumes_and_counts_what_it_lost() {
     run(async {
@@ -137,10 +163,21 @@ fn sentinels_that_do_not_know_the_name_or_are_none() {
         let sentinels = Sentinels::start(place.port, 1).unwrap();
         works(&format!("redis+sentinel://{}/main", sentinels.hosts())).await;
         let (kind, text) = refused(&format!("redis+sentinel://{}/other", sentinels.hosts())).await;
-        assert!(kind == ErrorKind::BadOption && text.contains("no primary of that name"), "{text}");
-        let (kind, text) = refused(&format!("redis://{}", sentinels.hosts().split(',').next().unwrap())).await;
-        assert!(kind == ErrorKind::BadOption && text.contains("redis+sentinel://"), "{text}");
-        let (kind, text) = refused(&format!("redis+sentinel://127.0.0.1:{}/main", free_port())).await;
+        assert!(
+            kind == ErrorKind::BadOption && text.contains("no primary of that name"),
+            "{text}"
+        );
+        let (kind, text) = refused(&format!(
+            "redis://{}",
+            sentinels.hosts().split(',').next().unwrap()
+        ))
+        .await;
+        assert!(
+            kind == ErrorKind::BadOption && text.contains("redis+sentinel://"),
+            "{text}"
+        );
+        let (kind, text) =
+            refused(&format!("redis+sentinel://127.0.0.1:{}/main", free_port())).await;
         assert!(kind == ErrorKind::Unreachable, "{text}");
     });
 }

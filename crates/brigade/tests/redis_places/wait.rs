@@ -18,8 +18,14 @@ fn a_push_that_too_few_replicas_have_is_uncertain() {
 
         place.servers[1].signal(Signal::STOP);
         let error = queue.push(&2).await.unwrap_err();
-        assert!(error.kind() == ErrorKind::Unreachable && error.is_uncertain(), "{error:?}");
-        assert!(error.to_string().contains("only 0 of 1 replicas"), "{error}");
+        assert!(
+            error.kind() == ErrorKind::Unreachable && error.is_uncertain(),
+            "{error:?}"
+        );
+        assert!(
+            error.to_string().contains("only 0 of 1 replicas"),
+            "{error}"
+        );
         let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
         let id = lease.id().clone();
         let error = lease.ack().await.unwrap_err();
@@ -41,12 +47,25 @@ fn a_push_that_too_few_replicas_have_is_uncertain() {
 fn an_extension_of_a_lease_waits_for_no_replica() {
     run(async {
         let place = Replicated::start(1, &[]).unwrap();
-        let broker = Broker::connect(&format!("redis://127.0.0.1:{}?wait=1&wait_timeout=200ms", place.port)).await.unwrap();
+        let broker = Broker::connect(&format!(
+            "redis://127.0.0.1:{}?wait=1&wait_timeout=200ms",
+            place.port
+        ))
+        .await
+        .unwrap();
         broker.queue("emails").push(&1).await.unwrap();
-        let lease = broker.queue("emails").lease(LONG, NOW).await.unwrap().unwrap();
+        let lease = broker
+            .queue("emails")
+            .lease(LONG, NOW)
+            .await
+            .unwrap()
+            .unwrap();
         place.servers[1].signal(Signal::STOP);
         assert_eq!(lease.extend(LONG).await.unwrap(), Settled::Accepted(None));
-        assert!(lease.ack().await.unwrap_err().is_uncertain(), "what ends it waits as before");
+        assert!(
+            lease.ack().await.unwrap_err().is_uncertain(),
+            "what ends it waits as before"
+        );
         place.servers[1].signal(Signal::CONT);
     });
 }

@@ -10,16 +10,30 @@ async fn failures_panics_and_passes_come_back_with_what_they_say() {
     soon(async {
         let fleet = fleet().start().await.unwrap();
         let _host = host(&[&url_of(&fleet), "name=far"]);
-        let CallError::Failed(failure) = fleet.call(fail("no paper".to_owned())).await.unwrap_err() else { panic!("it failed") };
-        assert_eq!((failure.message.as_str(), failure.details()), ("no paper", Some(7.into())));
-        let CallError::Panicked(certificate) = fleet.call(panic_with("a wall".to_owned())).await.unwrap_err() else {
+        let CallError::Failed(failure) = fleet.call(fail("no paper".to_owned())).await.unwrap_err()
+        else {
+            panic!("it failed")
+        };
+        assert_eq!(
+            (failure.message.as_str(), failure.details()),
+            ("no paper", Some(7.into()))
+        );
+        let CallError::Panicked(certificate) = fleet
+            .call(panic_with("a wall".to_owned()))
+            .await
+            .unwrap_err()
+        else {
             panic!("it panicked")
         };
-        let Ended::Panicked { message, location } = &certificate.ended else { panic!("{certificate}") };
+        let Ended::Panicked { message, location } = &certificate.ended else {
+            panic!("{certificate}")
+        };
         assert_eq!((message.as_str(), certificate.exit), ("a wall", None));
         assert!(location.contains("tasks.rs"), "{location}");
         assert_eq!(certificate.host.as_deref(), Some("far"));
-        let CallError::Passed(reasons) = fleet.call(pass()).await.unwrap_err() else { panic!("it passed") };
+        let CallError::Passed(reasons) = fleet.call(pass()).await.unwrap_err() else {
+            panic!("it passed")
+        };
         assert_eq!(reasons, ["not me"]);
         assert_eq!(fleet.stats().crashed, 0);
         fleet.shutdown().await;
@@ -34,15 +48,38 @@ async fn a_crash_ends_one_child_there_and_its_certificate_travels_back() {
         let host = host(&[&url_of(&fleet), "name=far"]);
         let handle = fleet.call(crash("the last words".to_owned()));
         let id = handle.id();
-        let CallError::Crashed(certificate) = handle.await.unwrap_err() else { panic!("it crashed") };
-        assert_eq!((certificate.exit, &certificate.ended), (Some(Exit::Signal(libc::SIGABRT)), &Ended::Signalled));
-        assert_eq!((Some(certificate.call), certificate.attempt, certificate.task.as_str()), (id, 1, "crash"));
-        assert!(certificate.stderr.contains("the last words"), "{}", certificate.stderr);
-        assert!(certificate.cost.memory_peak > 0 && certificate.pid != host.pid(), "{certificate}");
+        let CallError::Crashed(certificate) = handle.await.unwrap_err() else {
+            panic!("it crashed")
+        };
+        assert_eq!(
+            (certificate.exit, &certificate.ended),
+            (Some(Exit::Signal(libc::SIGABRT)), &Ended::Signalled)
+        );
+        assert_eq!(
+            (
+                Some(certificate.call),
+                certificate.attempt,
+                certificate.task.as_str()
+            ),
+            (id, 1, "crash")
+        );
+        assert!(
+            certificate.stderr.contains("the last words"),
+            "{}",
+            certificate.stderr
+        );
+        assert!(
+            certificate.cost.memory_peak > 0 && certificate.pid != host.pid(),
+            "{certificate}"
+        );
         assert!(certificate.to_string().contains(" on far"), "{certificate}");
         assert_eq!(fleet.call(add(1, 2)).await.unwrap(), 3);
         let stats = fleet.stats();
-        assert_eq!((stats.crashed, stats.started), (1, 1), "the host lives: {stats:?}");
+        assert_eq!(
+            (stats.crashed, stats.started),
+            (1, 1),
+            "the host lives: {stats:?}"
+        );
         fleet.shutdown().await;
     })
     .await;
@@ -51,10 +88,19 @@ async fn a_crash_ends_one_child_there_and_its_certificate_travels_back() {
 #[tokio::test]
 async fn a_crash_is_tried_again_alone_in_a_fresh_worker_as_often_as_asked() {
     soon(async {
-        let fleet = fleet().retry(brigade::Retry::exponential(millis(1), millis(1))).start().await.unwrap();
+        let fleet = fleet()
+            .retry(brigade::Retry::exponential(millis(1), millis(1)))
+            .start()
+            .await
+            .unwrap();
         let _host = host(&[&url_of(&fleet), "workers=2", "slots=2"]);
-        let error = fleet.call(crash(String::new()).retries(5)).await.unwrap_err();
-        let CallError::Crashed(certificate) = &error else { panic!("{error}") };
+        let error = fleet
+            .call(crash(String::new()).retries(5))
+            .await
+            .unwrap_err();
+        let CallError::Crashed(certificate) = &error else {
+            panic!("{error}")
+        };
         assert_eq!(certificate.attempt, 2, "the second crash is the last");
         assert_eq!(fleet.stats().crashed, 2);
         fleet.shutdown().await;
@@ -71,7 +117,9 @@ async fn a_cancel_climbs_the_ladder_there_and_brings_its_receipt() {
         handle.progress().next().await.unwrap();
         let receipt = handle.cancel("not wanted").await.unwrap();
         assert_eq!(receipt.step, Step::Asked);
-        let CallError::Cancelled(cancelled) = handle.await.unwrap_err() else { panic!("it was cancelled") };
+        let CallError::Cancelled(cancelled) = handle.await.unwrap_err() else {
+            panic!("it was cancelled")
+        };
         assert_eq!(cancelled.reason, "not wanted");
         let warm = fleet.call(pid()).await.unwrap();
 
@@ -79,10 +127,18 @@ async fn a_cancel_climbs_the_ladder_there_and_brings_its_receipt() {
         handle.progress().next().await.unwrap();
         let receipt = handle.cancel("not wanted").await.unwrap();
         assert_eq!(receipt.step, Step::Terminated);
-        let CallError::Cancelled(cancelled) = handle.await.unwrap_err() else { panic!("it was cancelled") };
+        let CallError::Cancelled(cancelled) = handle.await.unwrap_err() else {
+            panic!("it was cancelled")
+        };
         let certificate = cancelled.certificate.unwrap();
-        assert_eq!((certificate.pid, certificate.ended, certificate.step), (warm, Ended::Cancelled, Some(Step::Terminated)));
-        assert!(!host.descendants().contains(&warm), "nothing of it is left when the receipt is there");
+        assert_eq!(
+            (certificate.pid, certificate.ended, certificate.step),
+            (warm, Ended::Cancelled, Some(Step::Terminated))
+        );
+        assert!(
+            !host.descendants().contains(&warm),
+            "nothing of it is left when the receipt is there"
+        );
         fleet.shutdown().await;
     })
     .await;
@@ -96,7 +152,11 @@ async fn a_handle_that_is_dropped_stops_its_call_there() {
         let handle = fleet.call(spin());
         handle.progress().next().await.unwrap();
         drop(handle);
-        assert_eq!(fleet.call(add(1, 2)).await.unwrap(), 3, "its slot is free again");
+        assert_eq!(
+            fleet.call(add(1, 2)).await.unwrap(),
+            3,
+            "its slot is free again"
+        );
         fleet.shutdown().await;
     })
     .await;
@@ -107,14 +167,24 @@ async fn limits_of_time_and_memory_hold_there() {
     soon(async {
         let fleet = fleet().start().await.unwrap();
         let _host = host(&[&url_of(&fleet), "ladder=50"]);
-        let CallError::TimedOut(TimedOut::Run(certificate)) = fleet.call(spin().timeout(millis(100))).await.unwrap_err() else {
+        let CallError::TimedOut(TimedOut::Run(certificate)) =
+            fleet.call(spin().timeout(millis(100))).await.unwrap_err()
+        else {
             panic!("it ran out of time")
         };
-        assert_eq!((certificate.ended, certificate.step), (Ended::TimedOut, Some(Step::Terminated)));
-        let CallError::Crashed(certificate) = fleet.call(hoard(512).memory(64 << 20)).await.unwrap_err() else {
+        assert_eq!(
+            (certificate.ended, certificate.step),
+            (Ended::TimedOut, Some(Step::Terminated))
+        );
+        let CallError::Crashed(certificate) =
+            fleet.call(hoard(512).memory(64 << 20)).await.unwrap_err()
+        else {
             panic!("it ran out of memory")
         };
-        assert!(matches!(certificate.ended, Ended::OutOfMemory(_)), "{certificate}");
+        assert!(
+            matches!(certificate.ended, Ended::OutOfMemory(_)),
+            "{certificate}"
+        );
         fleet.shutdown().await;
     })
     .await;
@@ -128,8 +198,14 @@ async fn output_that_is_captured_travels_back() {
         let mut handle = fleet.call(print("to out".to_owned(), "to err".to_owned()).capture(5));
         (&mut handle).await.unwrap();
         let output = handle.output().unwrap();
-        assert_eq!((&*output.stdout.text, output.stdout.dropped), (&b"to ou"[..], 1));
-        assert_eq!((&*output.stderr.text, output.stderr.dropped), (&b"to er"[..], 1));
+        assert_eq!(
+            (&*output.stdout.text, output.stdout.dropped),
+            (&b"to ou"[..], 1)
+        );
+        assert_eq!(
+            (&*output.stderr.text, output.stderr.dropped),
+            (&b"to er"[..], 1)
+        );
         fleet.shutdown().await;
     })
     .await;
@@ -141,9 +217,20 @@ async fn bad_use_results_over_the_masters_limit_and_arguments_that_do_not_fit() 
         let fleet = fleet().payload_max(64 << 10).start().await.unwrap();
         let _host = host(&[&url_of(&fleet)]);
         let error = fleet.call(zeros(65 << 10)).await.unwrap_err();
-        assert_eq!(error.rejected(), Some(brigade::ErrorKind::TooLarge), "{error}");
-        let error = fleet.call(brigade::Call::<i64>::json("add", &("one", 2))).await.unwrap_err();
-        assert_eq!(error.rejected(), Some(brigade::ErrorKind::BadArguments), "{error}");
+        assert_eq!(
+            error.rejected(),
+            Some(brigade::ErrorKind::TooLarge),
+            "{error}"
+        );
+        let error = fleet
+            .call(brigade::Call::<i64>::json("add", &("one", 2)))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            error.rejected(),
+            Some(brigade::ErrorKind::BadArguments),
+            "{error}"
+        );
         assert_eq!(fleet.call(add(1, 2)).await.unwrap(), 3);
         fleet.shutdown().await;
     })

@@ -1,7 +1,9 @@
-//! The seeded fault test: connections are delayed, starved, frozen and cut, hosts killed and started again, while twenty callers go on.
+//! The seeded fault test: connections are delayed, starved, frozen and cut, hosts killed and
+//! started again, while twenty callers go on.
 //!
-//! Each call ends exactly once, with its right value or a typed outcome that a fault explains; none that may not run twice is begun twice;
-//! in the end memory and descriptors are what they were. It runs in a program of its own, so that those can be counted.
+//! Each call ends exactly once, with its right value or a typed outcome that a fault explains; none
+//! that may not run twice is begun twice; in the end memory and descriptors are what they were. It
+//! runs in a program of its own, so that those can be counted.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,7 +30,11 @@ const SCENARIO_BOUND_FULL: Duration = Duration::from_secs(1800);
 #[test]
 fn g43_seeded_faults_of_links_and_hosts_lose_no_call_and_run_none_twice() {
     let mut program = Program::start("seeded").unwrap();
-    let bound = if brigade_testkit::full() { SCENARIO_BOUND_FULL } else { SCENARIO_BOUND };
+    let bound = if brigade_testkit::full() {
+        SCENARIO_BOUND_FULL
+    } else {
+        SCENARIO_BOUND
+    };
     let status = program.wait(bound);
     print!("{}", program.log());
     assert!(status.expect("it hangs").success());
@@ -57,13 +63,23 @@ impl Far {
         let proxy = Proxy::start(Target::of(&url_of(pool)).unwrap(), seed).unwrap();
         let name = format!("host {number}");
         let program = start(&proxy, &name);
-        Self { proxy, program, name }
+        Self {
+            proxy,
+            program,
+            name,
+        }
     }
 }
 
 fn start(proxy: &Proxy, name: &str) -> Program {
     let url = format!("tcp://{}", proxy.address());
-    host(&[&url, "workers=2", "slots=4", "ladder=200", &format!("name={name}")])
+    host(&[
+        &url,
+        "workers=2",
+        "slots=4",
+        "ladder=200",
+        &format!("name={name}"),
+    ])
 }
 
 pub(crate) async fn seeded() {
@@ -72,8 +88,16 @@ pub(crate) async fn seeded() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = directory.path().join("ledger").to_str().unwrap().to_owned();
     let at_once = brigade::Retry::exponential(millis(1), millis(1));
-    let pool = fleet().heartbeat(millis(100)).lost_after(LOST_AFTER).retry(at_once).start().await.unwrap();
-    let mut hosts: Vec<Far> = (0..HOSTS).map(|number| Far::new(&pool, number, random.draw())).collect();
+    let pool = fleet()
+        .heartbeat(millis(100))
+        .lost_after(LOST_AFTER)
+        .retry(at_once)
+        .start()
+        .await
+        .unwrap();
+    let mut hosts: Vec<Far> = (0..HOSTS)
+        .map(|number| Far::new(&pool, number, random.draw()))
+        .collect();
     all_there(&pool).await;
     // Whatever is made once is there when the baseline is taken.
     let seen = Arc::new(Seen::default());
@@ -85,7 +109,12 @@ pub(crate) async fn seeded() {
     let over = Arc::new(AtomicBool::new(false));
     let mut calling = tokio::task::JoinSet::new();
     {
-        let (pool, ledger, seen, over) = (pool.clone(), ledger.clone(), Arc::clone(&seen), Arc::clone(&over));
+        let (pool, ledger, seen, over) = (
+            pool.clone(),
+            ledger.clone(),
+            Arc::clone(&seen),
+            Arc::clone(&over),
+        );
         calling.spawn(async move {
             make_calls(&pool, &ledger, 200..calls, &seen).await;
             over.store(true, Ordering::Release);
@@ -96,16 +125,31 @@ pub(crate) async fn seeded() {
         kills += usize::from(hurt(&mut random, &mut hosts).await);
     }
     calling.join_all().await;
-    println!("{calls} calls in {:.1?}, {kills} hosts killed", began.elapsed());
+    println!(
+        "{calls} calls in {:.1?}, {kills} hosts killed",
+        began.elapsed()
+    );
 
     all_there(&pool).await;
     let made = |count: &AtomicU64| count.load(Ordering::Acquire);
-    let (right, failed, crashed, lost) = (made(&seen.right), made(&seen.failed), made(&seen.crashed), made(&seen.lost));
+    let (right, failed, crashed, lost) = (
+        made(&seen.right),
+        made(&seen.failed),
+        made(&seen.crashed),
+        made(&seen.lost),
+    );
     println!("right {right}, failed {failed}, crashed {crashed}, lost {lost}");
     let stats = pool.stats();
     println!("{stats:?}");
-    assert_eq!(right + failed + crashed + lost, calls as u64, "each call ended once");
-    assert_eq!((stats.done, stats.failed, stats.running, stats.waiting), (right, failed + crashed + lost, 0, 0));
+    assert_eq!(
+        right + failed + crashed + lost,
+        calls as u64,
+        "each call ended once"
+    );
+    assert_eq!(
+        (stats.done, stats.failed, stats.running, stats.waiting),
+        (right, failed + crashed + lost, 0, 0)
+    );
     // A host holds as many as it has slots, and the sixteen that may go ahead of their turn.
     let held = (2 * 4 + 16) * kills as u64;
     assert!(lost <= held, "{kills} kills explain at most {held}");
@@ -117,7 +161,14 @@ pub(crate) async fn seeded() {
 
 async fn all_there(pool: &Pool) {
     let began = Instant::now();
-    while pool.workers().iter().filter(|worker| is_there(worker)).count() < HOSTS || pool.workers().len() > HOSTS {
+    while pool
+        .workers()
+        .iter()
+        .filter(|worker| is_there(worker))
+        .count()
+        < HOSTS
+        || pool.workers().len() > HOSTS
+    {
         assert!(began.elapsed() < BOUND, "{:?}", pool.workers());
         tokio::time::sleep(millis(10)).await;
     }
@@ -129,7 +180,12 @@ async fn make_calls(pool: &Pool, ledger: &str, numbers: std::ops::Range<usize>, 
     let end = numbers.end as u64;
     let mut callers = tokio::task::JoinSet::new();
     for _ in 0..CALLERS {
-        let (pool, ledger, next, seen) = (pool.clone(), ledger.to_owned(), Arc::clone(&next), Arc::clone(seen));
+        let (pool, ledger, next, seen) = (
+            pool.clone(),
+            ledger.to_owned(),
+            Arc::clone(&next),
+            Arc::clone(seen),
+        );
         callers.spawn(async move {
             loop {
                 let number = next.fetch_add(1, Ordering::AcqRel);
@@ -149,19 +205,37 @@ async fn make_call(pool: &Pool, ledger: &str, number: u64, seen: &Seen) {
         0 => pool.call(crash(String::new())).await,
         1 => {
             let bytes = Bytes::from(vec![number.to_le_bytes()[0]; 300 << 10]);
-            pool.call(echo(bytes.clone())).await.map(|answer| assert!(answer == bytes, "other bytes came back"))
+            pool.call(echo(bytes.clone()))
+                .await
+                .map(|answer| assert!(answer == bytes, "other bytes came back"))
         }
-        // The second attempt may end with a neighbour that crashes; so may the first, before it fails.
-        2..10 => pool.call(fail_first(ledger.to_owned(), number).retries(2)).await.map(|attempt| assert!(attempt == 2 || attempt == 3)),
+        // The second attempt may end with a neighbour that crashes; so may the first, before it
+        // fails.
+        2..10 => pool
+            .call(fail_first(ledger.to_owned(), number).retries(2))
+            .await
+            .map(|attempt| assert!(attempt == 2 || attempt == 3)),
         60..64 => pool.call(fail(number.to_string())).await,
-        10..50 => pool.call(append_id(ledger.to_owned(), number)).await.map(|answer| assert_eq!(answer, number)),
-        50..60 => pool.call(append_id_again(ledger.to_owned(), number)).await.map(|answer| assert_eq!(answer, number)),
-        _ => pool.call(add(signed, 1)).await.map(|sum| assert_eq!(sum, signed + 1)),
+        10..50 => pool
+            .call(append_id(ledger.to_owned(), number))
+            .await
+            .map(|answer| assert_eq!(answer, number)),
+        50..60 => pool
+            .call(append_id_again(ledger.to_owned(), number))
+            .await
+            .map(|answer| assert_eq!(answer, number)),
+        _ => pool
+            .call(add(signed, 1))
+            .await
+            .map(|sum| assert_eq!(sum, signed + 1)),
     };
     let count = match outcome {
         Ok(()) => &seen.right,
         Err(CallError::Failed(failure)) => {
-            assert!((60..64).contains(&(number % 100)) && failure.message == number.to_string(), "call {number}: {failure}");
+            assert!(
+                (60..64).contains(&(number % 100)) && failure.message == number.to_string(),
+                "call {number}: {failure}"
+            );
             &seen.failed
         }
         Err(CallError::Crashed(certificate)) => {
@@ -169,7 +243,9 @@ async fn make_call(pool: &Pool, ledger: &str, number: u64, seen: &Seen) {
             &seen.crashed
         }
         // A host was lost with it, or a neighbour in its worker crashed.
-        Err(CallError::Lost(certificate)) if certificate.ended == brigade::Ended::Neighbour => &seen.crashed,
+        Err(CallError::Lost(certificate)) if certificate.ended == brigade::Ended::Neighbour => {
+            &seen.crashed
+        }
         Err(CallError::Lost(_)) => &seen.lost,
         Err(other) => panic!("call {number}: {other:?}"),
     };
@@ -182,31 +258,49 @@ async fn hurt(random: &mut Random, hosts: &mut [Far]) -> bool {
     let (proxy, time) = (&far.proxy, random.time(millis(5)..millis(150)));
     match random.within(0..20) {
         0..4 => {
-            let delay = Faults { delay: millis(0)..time, ..Faults::default() };
+            let delay = Faults {
+                delay: millis(0)..time,
+                ..Faults::default()
+            };
             proxy.set(BOTH, &delay);
             tokio::time::sleep(time).await;
             proxy.set(BOTH, &Faults::default());
         }
         4..6 => {
-            let slow = Faults { bytes_per_second: Some(200_000), chunk_bytes: 1000, ..Faults::default() };
+            let slow = Faults {
+                bytes_per_second: Some(200_000),
+                chunk_bytes: 1000,
+                ..Faults::default()
+            };
             proxy.set([Way::Back], &slow);
             tokio::time::sleep(time).await;
             proxy.set([Way::Back], &Faults::default());
         }
         6..12 => {
-            proxy.cut(if random.draw().is_multiple_of(2) { Cut::Reset } else { Cut::Finish });
+            proxy.cut(if random.draw().is_multiple_of(2) {
+                Cut::Reset
+            } else {
+                Cut::Finish
+            });
             tokio::time::sleep(time).await;
         }
         12..15 => {
             // In the middle of whatever is under way.
-            let cut = Faults { cut_after: Some((random.within(1..20_000), Cut::Reset)), ..Faults::default() };
+            let cut = Faults {
+                cut_after: Some((random.within(1..20_000), Cut::Reset)),
+                ..Faults::default()
+            };
             proxy.set(BOTH, &cut);
             tokio::time::sleep(time).await;
             proxy.set(BOTH, &Faults::default());
         }
         15..18 => {
             // Long enough to be noticed, at times.
-            proxy.freeze(if random.draw().is_multiple_of(2) { vec![Way::There] } else { BOTH.to_vec() });
+            proxy.freeze(if random.draw().is_multiple_of(2) {
+                vec![Way::There]
+            } else {
+                BOTH.to_vec()
+            });
             tokio::time::sleep(5 * time).await;
             proxy.thaw();
         }
@@ -242,7 +336,11 @@ fn check(ledger: &str, calls: usize) {
         };
         assert!(*times <= most, "call {number} was begun {times} times");
     }
-    println!("{} of those in the ledger were begun, {} more than once", begun.len(), begun.values().filter(|times| **times > 1).count());
+    println!(
+        "{} of those in the ledger were begun, {} more than once",
+        begun.len(),
+        begun.values().filter(|times| **times > 1).count()
+    );
 }
 
 /// Waits, bounded, until descriptors and memory are what they were.
@@ -251,9 +349,22 @@ async fn settle(own: u32, before: (usize, u64)) {
     loop {
         let now = (facts::open_descriptors(own), facts::resident_bytes(own));
         if now.0 <= before.0 + HOSTS && now.1 < before.1 + (48 << 20) {
-            return println!("descriptors {} -> {}, memory {} -> {} MiB", before.0, now.0, before.1 >> 20, now.1 >> 20);
+            return println!(
+                "descriptors {} -> {}, memory {} -> {} MiB",
+                before.0,
+                now.0,
+                before.1 >> 20,
+                now.1 >> 20
+            );
         }
-        assert!(began.elapsed() < BOUND, "descriptors {} -> {}, memory {} -> {} MiB", before.0, now.0, before.1 >> 20, now.1 >> 20);
+        assert!(
+            began.elapsed() < BOUND,
+            "descriptors {} -> {}, memory {} -> {} MiB",
+            before.0,
+            now.0,
+            before.1 >> 20,
+            now.1 >> 20
+        );
         tokio::time::sleep(millis(20)).await;
     }
 }

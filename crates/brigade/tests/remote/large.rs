@@ -48,17 +48,26 @@ pub(crate) async fn master() {
         }
     };
     let took = began.elapsed();
-    assert!(result.len() == bytes && result.chunks(1 << 20).all(|chunk| chunk == &vec![0; chunk.len()][..]));
+    assert!(
+        result.len() == bytes
+            && result
+                .chunks(1 << 20)
+                .all(|chunk| chunk == &vec![0; chunk.len()][..])
+    );
     assert!(small > 0);
     let peaks = [std::process::id(), host.pid()].map(facts::peak_bytes);
     println!(
-        "{} MiB in {took:.1?}, {small} small calls meanwhile, the longest {longest:.1?}; peaks: master {} MiB, host {} MiB",
+        "{} MiB in {took:.1?}, {small} small calls meanwhile, the longest {longest:.1?}; peaks: \
+            master {} MiB, host {} MiB",
         bytes >> 20,
         peaks[0] >> 20,
         peaks[1] >> 20
     );
     for peak in peaks {
-        assert!(peak < bytes as u64 + BESIDE_BYTES, "{peak} bytes of memory for a result of {bytes}");
+        assert!(
+            peak < bytes as u64 + BESIDE_BYTES,
+            "{peak} bytes of memory for a result of {bytes}"
+        );
     }
     fleet.shutdown().await;
 }

@@ -13,7 +13,11 @@ use crate::tasks::*;
 /// Waits until a host program has said that it left, and ended.
 async fn ended(mut program: Program) {
     let status = tokio::task::block_in_place(|| program.wait(BOUND));
-    assert!(status.expect("it ends").success() && program.log().contains("left\n"), "{}", program.log());
+    assert!(
+        status.expect("it ends").success() && program.log().contains("left\n"),
+        "{}",
+        program.log()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,7 +30,10 @@ async fn sigterm_drains_what_runs_is_finished_and_nothing_new_comes() {
         let held = fleet.call(hold(gate.path(), 1));
         let arrival = gate.arrival().await;
         assert!(leaving.signal(Signal::TERM));
-        event(&mut events, |event| matches!(event, brigade::Event::WorkerRetiring { .. }).then_some(())).await;
+        event(&mut events, |event| {
+            matches!(event, brigade::Event::WorkerRetiring { .. }).then_some(())
+        })
+        .await;
         let waiting = fleet.call(add(1, 2));
         let _staying = host(&[&url_of(&fleet)]);
         assert_eq!(waiting.await.unwrap(), 3, "by the other one");
@@ -45,7 +52,10 @@ async fn what_does_not_finish_in_time_is_stopped_and_run_elsewhere_if_it_may() {
         let gate = Gate::new();
         let fleet = fleet().start().await.unwrap();
         let leaving = host(&[&url_of(&fleet), "workers=2", "drain=100", "ladder=50"]);
-        let (once, again) = (fleet.call(hold(gate.path(), 1)), fleet.call(hold_or_again(gate.path(), 2)));
+        let (once, again) = (
+            fleet.call(hold(gate.path(), 1)),
+            fleet.call(hold_or_again(gate.path(), 2)),
+        );
         let first = gate.arrivals(2).await;
         assert!(leaving.signal(Signal::TERM));
         assert_eq!(once.await.unwrap_err().outcome(), "lost");
@@ -93,7 +103,10 @@ async fn a_rolling_restart_of_a_fleet_loses_and_fails_no_call() {
         let made: i64 = callers.join_all().await.into_iter().sum();
         let stats = fleet.stats();
         println!("{made} calls; {stats:?}");
-        assert_eq!((stats.done, stats.failed), (u64::try_from(made).unwrap(), 0));
+        assert_eq!(
+            (stats.done, stats.failed),
+            (u64::try_from(made).unwrap(), 0)
+        );
         fleet.shutdown().await;
     })
     .await;

@@ -8,14 +8,18 @@ use brigade_testkit::proxy::{BOTH, Cut, Faults, Proxy, Target, Way};
 use rustix::process::Signal;
 
 use crate::gate::Gate;
-use crate::stage::{away, event, fleet, host, is_there, joined, left, millis, soon, until, url_of, worker};
+use crate::stage::{
+    away, event, fleet, host, is_there, joined, left, millis, soon, until, url_of, worker,
+};
 use crate::tasks::*;
 
 /// A host behind a proxy that is sound for now.
 fn through_proxy(pool: &Pool, words: &[&str]) -> (Proxy, Program) {
     let proxy = Proxy::start(Target::of(&url_of(pool)).unwrap(), 1).unwrap();
     let url = url(proxy.address());
-    let words: Vec<&str> = std::iter::once(url.as_str()).chain(words.iter().copied()).collect();
+    let words: Vec<&str> = std::iter::once(url.as_str())
+        .chain(words.iter().copied())
+        .collect();
     (proxy, host(&words))
 }
 
@@ -31,7 +35,10 @@ async fn what_runs_goes_on_while_the_connection_is_down_and_its_result_is_handed
         let mut events = fleet.events();
         let (proxy, _host) = through_proxy(&fleet, &["workers=2", "name=far"]);
         assert_eq!(joined(&mut events).await, (1, false, 0));
-        let (one, two) = (fleet.call(hold(gate.path(), 1)), fleet.call(hold(gate.path(), 2)));
+        let (one, two) = (
+            fleet.call(hold(gate.path(), 1)),
+            fleet.call(hold(gate.path(), 2)),
+        );
         let mut arrivals = gate.arrivals(2).await;
         arrivals.sort_by_key(|arrival| arrival.id);
         for (how, arrival) in [Cut::Reset, Cut::Finish].into_iter().zip(arrivals) {
@@ -43,7 +50,11 @@ async fn what_runs_goes_on_while_the_connection_is_down_and_its_result_is_handed
             let waiting = fleet.call(add(1, 2));
             drop(arrival);
             proxy.close_to_new(false);
-            assert_eq!(joined(&mut events).await, (1, true, 0), "it is the same one");
+            assert_eq!(
+                joined(&mut events).await,
+                (1, true, 0),
+                "it is the same one"
+            );
             assert_eq!(waiting.await.unwrap(), 3);
         }
         assert_eq!((one.await.unwrap(), two.await.unwrap()), (1, 2));
@@ -80,7 +91,11 @@ async fn g43_half_open_connections_are_noticed_both_ways_and_by_byte_too() {
         let mut events = fleet.events();
         let (proxy, _host) = through_proxy(&fleet, &["name=far"]);
         joined(&mut events).await;
-        let trickle = Faults { bytes_per_second: Some(1), chunk_bytes: 1, ..Faults::default() };
+        let trickle = Faults {
+            bytes_per_second: Some(1),
+            chunk_bytes: 1,
+            ..Faults::default()
+        };
         for fault in 0..3 {
             match fault {
                 0 => proxy.freeze(BOTH),
@@ -108,13 +123,21 @@ async fn calls_whose_host_never_comes_back_are_lost_or_run_elsewhere() {
         let mut events = fleet.events();
         let victim = host(&[&url_of(&fleet), "workers=2", "name=victim"]);
         fleet.ready(1).await.unwrap();
-        let (once, again) = (fleet.call(hold(gate.path(), 1).retries(3)), fleet.call(hold_or_again(gate.path(), 2)));
+        let (once, again) = (
+            fleet.call(hold(gate.path(), 1).retries(3)),
+            fleet.call(hold_or_again(gate.path(), 2)),
+        );
         let first = gate.arrivals(2).await;
         assert!(victim.signal(Signal::KILL));
         away(&mut events).await;
         let _other = host(&[&url_of(&fleet), "name=other"]);
-        let CallError::Lost(certificate) = once.await.unwrap_err() else { panic!("it is lost, whatever retries it has") };
-        assert!(matches!(&certificate.ended, Ended::HostLost(how) if how.contains("away")), "{certificate}");
+        let CallError::Lost(certificate) = once.await.unwrap_err() else {
+            panic!("it is lost, whatever retries it has")
+        };
+        assert!(
+            matches!(&certificate.ended, Ended::HostLost(how) if how.contains("away")),
+            "{certificate}"
+        );
         assert_eq!(certificate.host.as_deref(), Some("victim"));
         let moved = gate.arrival().await;
         assert_eq!(moved.id, 2);
@@ -122,7 +145,12 @@ async fn calls_whose_host_never_comes_back_are_lost_or_run_elsewhere() {
         assert_eq!(again.await.unwrap(), 2);
         let (lost, reason) = left(&mut events).await;
         assert_eq!(lost, 1, "{reason}");
-        assert_eq!(fleet.workers().len(), 1, "its seat is gone: {:?}", fleet.workers());
+        assert_eq!(
+            fleet.workers().len(),
+            1,
+            "its seat is gone: {:?}",
+            fleet.workers()
+        );
         fleet.shutdown().await;
     })
     .await;
@@ -155,7 +183,10 @@ async fn g44_a_partition_heals_too_late_and_the_answer_from_before_it_is_refused
         let mut events = fleet.events();
         let (proxy, old) = through_proxy(&fleet, &["workers=2", "name=old", "ladder=50"]);
         joined(&mut events).await;
-        let (done, endless) = (fleet.call(hold(gate.path(), 1)), fleet.call(hold_or_again(gate.path(), 2)));
+        let (done, endless) = (
+            fleet.call(hold(gate.path(), 1)),
+            fleet.call(hold_or_again(gate.path(), 2)),
+        );
         let mut arrivals = gate.arrivals(2).await;
         arrivals.sort_by_key(|arrival| arrival.id);
         let still_there = arrivals.pop().unwrap();
@@ -174,15 +205,27 @@ async fn g44_a_partition_heals_too_late_and_the_answer_from_before_it_is_refused
         proxy.thaw();
         assert!(old.signal(Signal::CONT));
         let stale = event(&mut events, |event| match event {
-            Event::HostJoined { host, resumed, stale, .. } if &*host == "old" => Some((resumed, stale)),
+            Event::HostJoined {
+                host,
+                resumed,
+                stale,
+                ..
+            } if &*host == "old" => Some((resumed, stale)),
             _ => None,
         })
         .await;
         assert!(!stale.0, "its session is over");
         drop(moved);
-        assert_eq!(endless.await.unwrap(), 2, "from the one that it was given to");
+        assert_eq!(
+            endless.await.unwrap(),
+            2,
+            "from the one that it was given to"
+        );
         // The old attempt is stopped, although nobody lets it through.
-        until(&fleet, |workers| workers.iter().filter(|worker| is_there(worker)).count() == 2).await;
+        until(&fleet, |workers| {
+            workers.iter().filter(|worker| is_there(worker)).count() == 2
+        })
+        .await;
         still_there.gone().await;
         assert_eq!(fleet.call(add(1, 2)).await.unwrap(), 3);
         assert_eq!(fleet.stats().done, 2);
@@ -218,7 +261,8 @@ async fn a_master_that_dies_is_waited_for_and_then_its_calls_are_stopped() {
 }
 
 #[tokio::test]
-async fn a_pool_that_is_dropped_lets_its_hosts_go_and_a_shutdown_does_not_wait_for_one_that_is_away() {
+async fn a_pool_that_is_dropped_lets_its_hosts_go_and_a_shutdown_does_not_wait_for_one_that_is_away()
+ {
     soon(async {
         let gate = Gate::new();
         let fleet = fleet().start().await.unwrap();

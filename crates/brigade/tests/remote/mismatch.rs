@@ -24,7 +24,11 @@ static WEIGH: TaskEntry = TaskEntry {
     idempotent: false,
     signature: || {
         let is_other = std::env::var(ROLE_VARIABLE).is_ok_and(|role| role == OTHER_SOURCE);
-        if is_other { signature::<(u8, String), u8>() } else { signature::<(i64,), i64>() }
+        if is_other {
+            signature::<(u8, String), u8>()
+        } else {
+            signature::<(i64,), i64>()
+        }
     },
     body: || "",
     options: |call| call,
@@ -56,7 +60,8 @@ fn error_of(host: &Program) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_whose_task_has_other_types_is_refused_and_both_sides_name_the_task_and_both_types() {
+async fn a_host_whose_task_has_other_types_is_refused_and_both_sides_name_the_task_and_both_types()
+{
     soon(async {
         let fleet = fleet().start().await.unwrap();
         let mut events = fleet.events();
@@ -64,7 +69,12 @@ async fn a_host_whose_task_has_other_types_is_refused_and_both_sides_name_the_ta
         let (there, here) = (error_of(&other), refused(&mut events).await);
         assert!(there.starts_with("Refused "), "{there}");
         for words in [&there, &here] {
-            assert!(words.contains("\"weigh\"") && words.contains("(u8, alloc::string::String)") && words.contains("(i64,)"), "{words}");
+            assert!(
+                words.contains("\"weigh\"")
+                    && words.contains("(u8, alloc::string::String)")
+                    && words.contains("(i64,)"),
+                "{words}"
+            );
         }
         assert!(fleet.workers().is_empty());
         // One of the same source is as welcome as ever.
@@ -81,14 +91,22 @@ async fn a_host_of_another_version_is_refused_and_both_sides_name_both_versions(
         let fleet = fleet().start().await.unwrap();
         let mut events = fleet.events();
         let mut newer = connect(&url_of(&fleet), &credentials()).await.unwrap();
-        say(&mut newer, JOIN, &(*b"BRGR", VERSION, BRIGADE, "all else is new")).await;
+        say(
+            &mut newer,
+            JOIN,
+            &(*b"BRGR", VERSION, BRIGADE, "all else is new"),
+        )
+        .await;
         let (kind, body) = hear(&mut newer).await;
-        let ((magic, own, _, there), _) = postcard::take_from_bytes::<([u8; 4], u16, String, String)>(&body).unwrap();
+        let ((magic, own, _, there), _) =
+            postcard::take_from_bytes::<([u8; 4], u16, String, String)>(&body).unwrap();
         assert_eq!((kind, magic), (TURNED_AWAY, *b"BRGR"));
         let here = refused(&mut events).await;
         for words in [&there, &here] {
             assert!(
-                words.contains(&VERSION.to_string()) && words.contains(BRIGADE) && words.contains(&format!("this pool {own} ")),
+                words.contains(&VERSION.to_string())
+                    && words.contains(BRIGADE)
+                    && words.contains(&format!("this pool {own} ")),
                 "{words}"
             );
         }
@@ -101,16 +119,29 @@ async fn a_host_of_another_version_is_refused_and_both_sides_name_both_versions(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_of_another_version_is_not_joined_and_the_host_names_both_versions() {
     soon(async {
-        let mut listener = Listener::bind("tcp://127.0.0.1:0", &credentials(), Limits::default()).await.unwrap();
+        let mut listener = Listener::bind("tcp://127.0.0.1:0", &credentials(), Limits::default())
+            .await
+            .unwrap();
         let host = host(&[listener.url()]);
         let mut peer = listener.accept().await;
         let (kind, body) = hear(&mut peer).await;
         let ((_, own, _), _) = postcard::take_from_bytes::<([u8; 4], u16, String)>(&body).unwrap();
         assert_eq!(kind, JOIN);
-        say(&mut peer, WELCOME, &(*b"BRGR", VERSION, BRIGADE, "all else is new")).await;
+        say(
+            &mut peer,
+            WELCOME,
+            &(*b"BRGR", VERSION, BRIGADE, "all else is new"),
+        )
+        .await;
         let words = error_of(&host);
-        assert!(words.starts_with("Refused ") && words.contains(&format!("this host {own} ")), "{words}");
-        assert!(words.contains(&VERSION.to_string()) && words.contains(BRIGADE), "{words}");
+        assert!(
+            words.starts_with("Refused ") && words.contains(&format!("this host {own} ")),
+            "{words}"
+        );
+        assert!(
+            words.contains(&VERSION.to_string()) && words.contains(BRIGADE),
+            "{words}"
+        );
     })
     .await;
 }
@@ -125,19 +156,42 @@ enum Target {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_that_asks_for_code_by_an_address_or_beyond_the_list_is_cut_off_and_nothing_runs() {
+async fn a_master_that_asks_for_code_by_an_address_or_beyond_the_list_is_cut_off_and_nothing_runs()
+{
     soon(async {
         // It says that it is the same build, which anybody can.
-        for target in [Target::Function(0), Target::Function(64), Target::Listed(u32::MAX)] {
-            let mut listener = Listener::bind("tcp://127.0.0.1:0", &credentials(), Limits::default()).await.unwrap();
+        for target in [
+            Target::Function(0),
+            Target::Function(64),
+            Target::Listed(u32::MAX),
+        ] {
+            let mut listener =
+                Listener::bind("tcp://127.0.0.1:0", &credentials(), Limits::default())
+                    .await
+                    .unwrap();
             let host = host(&[listener.url(), "functions=yes"]);
             let mut peer = listener.accept().await;
             let (kind, body) = hear(&mut peer).await;
-            let ((_, version, _, build), _) = postcard::take_from_bytes::<([u8; 4], u16, String, u64)>(&body).unwrap();
+            let ((_, version, _, build), _) =
+                postcard::take_from_bytes::<([u8; 4], u16, String, u64)>(&body).unwrap();
             assert_eq!(kind, JOIN);
             let (beat, keep) = ((60_u64, 0_u32), (60_u64, 0_u32));
             let drop = Vec::<u64>::new();
-            say(&mut peer, WELCOME, &((*b"BRGR", version, BRIGADE, build), [7_u8; 16], 1_u32, false, drop, 1_u64 << 20, beat, keep)).await;
+            say(
+                &mut peer,
+                WELCOME,
+                &(
+                    (*b"BRGR", version, BRIGADE, build),
+                    [7_u8; 16],
+                    1_u32,
+                    false,
+                    drop,
+                    1_u64 << 20,
+                    beat,
+                    keep,
+                ),
+            )
+            .await;
             let nothing = (None::<(u64, u32)>, None::<u64>, None::<u64>);
             let rest = (false, false, false, None::<(u64, u32)>, None::<u8>);
             say(&mut peer, RUN, &(target, 1_u64, 1_u32, 2_u8, nothing, rest)).await;

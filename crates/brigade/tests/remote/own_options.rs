@@ -1,4 +1,5 @@
-//! What a call does not say is said by the registration of the host that runs it, not by the master's.
+//! What a call does not say is said by the registration of the host that runs it, not by the
+//! master's.
 
 use std::time::Duration;
 
@@ -28,7 +29,9 @@ static HANGS_OR_FAILS: TaskEntry = TaskEntry {
             return call;
         }
         let pause = Duration::from_millis(1);
-        call.timeout(Duration::from_millis(200)).retries(1).retry(Retry::exponential(pause, pause))
+        call.timeout(Duration::from_millis(200))
+            .retries(1)
+            .retry(Retry::exponential(pause, pause))
     },
     invoke: |cx, codec, payload| {
         Invocation::now(codec, payload, move |(how,): (String,)| {
@@ -37,7 +40,10 @@ static HANGS_OR_FAILS: TaskEntry = TaskEntry {
                     std::thread::park();
                 }
             }
-            Returned::of_result(codec, Err::<i64, _>(Failure::new(format!("attempt {}", cx.attempt()))))
+            Returned::of_result(
+                codec,
+                Err::<i64, _>(Failure::new(format!("attempt {}", cx.attempt()))),
+            )
         })
     },
 };
@@ -50,11 +56,23 @@ async fn a_call_by_name_has_the_timeout_and_the_retries_of_the_host_s_own_regist
         fleet.ready(1).await.unwrap();
         let call = |how| fleet.call(Call::<i64>::json("hangs_or_fails", &json!([how])));
         let error = call("hangs").await.unwrap_err();
-        assert!(matches!(error, CallError::TimedOut(TimedOut::Run(_))), "{error}");
+        assert!(
+            matches!(error, CallError::TimedOut(TimedOut::Run(_))),
+            "{error}"
+        );
         let error = call("fails").await.unwrap_err();
-        assert!(matches!(&error, CallError::Failed(failure) if failure.message == "attempt 2"), "{error}");
-        let once = fleet.call(Call::<i64>::json("hangs_or_fails", &json!(["fails"])).retries(0)).await.unwrap_err();
-        assert!(matches!(&once, CallError::Failed(failure) if failure.message == "attempt 1"), "what the call says wins: {once}");
+        assert!(
+            matches!(&error, CallError::Failed(failure) if failure.message == "attempt 2"),
+            "{error}"
+        );
+        let once = fleet
+            .call(Call::<i64>::json("hangs_or_fails", &json!(["fails"])).retries(0))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&once, CallError::Failed(failure) if failure.message == "attempt 1"),
+            "what the call says wins: {once}"
+        );
         fleet.shutdown().await;
     })
     .await;

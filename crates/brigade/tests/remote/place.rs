@@ -18,7 +18,10 @@ async fn labels_of_a_task_or_a_call_choose_the_host_and_hold_up_nobody() {
         let url = url_of(&fleet);
         let _plain = host(&[&url, "name=plain", "workers=2"]);
         fleet.ready(1).await.unwrap();
-        let (by_task, by_call) = (fleet.call(on_gpu()), fleet.call(add(1, 2).labels(["gpu", "big"])));
+        let (by_task, by_call) = (
+            fleet.call(on_gpu()),
+            fleet.call(add(1, 2).labels(["gpu", "big"])),
+        );
         for sum in join_all((0..20).map(|number| fleet.call(add(number, 0)))).await {
             sum.unwrap();
         }
@@ -28,7 +31,10 @@ async fn labels_of_a_task_or_a_call_choose_the_host_and_hold_up_nobody() {
         by_task.await.unwrap();
         let _big = host(&[&url, "name=big", "labels=gpu,big"]);
         assert_eq!(by_call.await.unwrap(), 3);
-        assert_eq!((worker(&fleet, "small").done, worker(&fleet, "big").done), (1, 1));
+        assert_eq!(
+            (worker(&fleet, "small").done, worker(&fleet, "big").done),
+            (1, 1)
+        );
         fleet.shutdown().await;
     })
     .await;
@@ -37,9 +43,17 @@ async fn labels_of_a_task_or_a_call_choose_the_host_and_hold_up_nobody() {
 #[tokio::test]
 async fn labels_of_workers_of_ones_own() {
     soon(async {
-        let pool = Pool::builder().workers(1).labels(["gpu"]).start().await.unwrap();
+        let pool = Pool::builder()
+            .workers(1)
+            .labels(["gpu"])
+            .start()
+            .await
+            .unwrap();
         pool.call(on_gpu()).await.unwrap();
-        let error = pool.call(add(1, 2).labels(["gpu", "big"])).await.unwrap_err();
+        let error = pool
+            .call(add(1, 2).labels(["gpu", "big"]))
+            .await
+            .unwrap_err();
         assert_eq!(error.rejected(), Some(ErrorKind::BadOption), "{error}");
         pool.shutdown().await;
 
@@ -62,18 +76,30 @@ async fn the_emptiest_host_gets_the_next_call_and_a_full_one_nothing() {
         let gate = Gate::new();
         let fleet = fleet().start().await.unwrap();
         let url = url_of(&fleet);
-        let _hosts = [host(&[&url, "name=small", "workers=2"]), host(&[&url, "name=large", "workers=4"])];
+        let _hosts = [
+            host(&[&url, "name=small", "workers=2"]),
+            host(&[&url, "name=large", "workers=4"]),
+        ];
         fleet.ready(2).await.unwrap();
         let mut held = Vec::new();
         for number in 0..6 {
             held.push(fleet.call(hold(gate.path(), number)));
         }
         let arrivals = gate.arrivals(6).await;
-        assert_eq!((worker(&fleet, "small").running, worker(&fleet, "large").running), (2, 4));
+        assert_eq!(
+            (
+                worker(&fleet, "small").running,
+                worker(&fleet, "large").running
+            ),
+            (2, 4)
+        );
         let more = fleet.call(add(1, 2).queue_timeout(millis(100)));
         assert_eq!(more.await.unwrap_err().outcome(), "timed out");
         drop(arrivals);
-        join_all(held).await.into_iter().for_each(|held| assert!(held.is_ok()));
+        join_all(held)
+            .await
+            .into_iter()
+            .for_each(|held| assert!(held.is_ok()));
         fleet.shutdown().await;
     })
     .await;
@@ -86,13 +112,18 @@ async fn bad_use_a_pool_that_could_never_have_a_worker() {
         assert_eq!(error.kind(), ErrorKind::BadOption);
         let error = fleet().heartbeat(millis(1)).start().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BadOption);
-        let error = Pool::builder().listen("http://127.0.0.1:1", crate::stage::credentials()).start().await.unwrap_err();
+        let error = Pool::builder()
+            .listen("http://127.0.0.1:1", crate::stage::credentials())
+            .start()
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BadOption);
     })
     .await;
 }
 
-/// A stranger on the port, or a pool with another key, must not end a host for good: anybody could have answered.
+/// A stranger on the port, or a pool with another key, must not end a host for good: anybody could
+/// have answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_keeps_trying_while_what_answers_has_not_proved_itself() {
     soon(async {
@@ -109,14 +140,24 @@ async fn a_host_keeps_trying_while_what_answers_has_not_proved_itself() {
         drop(squatter);
         // Then a pool with another key, which refuses it.
         let other = Credentials::key(OTHER_KEY).unwrap();
-        let impostor = Pool::builder().workers(0).listen(&url, other).start().await.unwrap();
+        let impostor = Pool::builder()
+            .workers(0)
+            .listen(&url, other)
+            .start()
+            .await
+            .unwrap();
         while impostor.refusals().keys < 2 {
             tokio::time::sleep(millis(5)).await;
         }
         assert!(impostor.workers().is_empty());
         impostor.shutdown().await;
         // Then its own.
-        let fleet = Pool::builder().workers(0).listen(&url, crate::stage::credentials()).start().await.unwrap();
+        let fleet = Pool::builder()
+            .workers(0)
+            .listen(&url, crate::stage::credentials())
+            .start()
+            .await
+            .unwrap();
         fleet.ready(1).await.unwrap();
         assert_eq!(fleet.workers()[0].host.as_deref(), Some("patient"));
         fleet.shutdown().await;

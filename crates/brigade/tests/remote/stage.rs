@@ -1,6 +1,9 @@
 //! Hosts to join a pool, and how to wait for what they do.
 
-#![expect(unsafe_code, reason = "a constructor, as workers are entered under a test harness")]
+#![expect(
+    unsafe_code,
+    reason = "a constructor, as workers are entered under a test harness"
+)]
 
 use std::future::Future;
 use std::io::Write as _;
@@ -26,7 +29,11 @@ pub(crate) fn credentials() -> Credentials {
 
 /// A pool without workers of its own that listens, quick to notice what happens to its hosts.
 pub(crate) fn fleet() -> Builder {
-    Pool::builder().workers(0).listen("tcp://127.0.0.1:0", credentials()).heartbeat(millis(250)).lost_after(BOUND)
+    Pool::builder()
+        .workers(0)
+        .listen("tcp://127.0.0.1:0", credentials())
+        .heartbeat(millis(250))
+        .lost_after(BOUND)
 }
 
 /// Where a pool's only listener is.
@@ -53,10 +60,16 @@ const _: () = {
 
     /// Takes the place of the test harness if this process was started in a role.
     extern "C" fn enter() {
-        let Ok(role) = std::env::var(ROLE_VARIABLE) else { return };
+        let Ok(role) = std::env::var(ROLE_VARIABLE) else {
+            return;
+        };
         brigade::init();
         let ended = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .unwrap();
             match role.as_str() {
                 "seeded" => runtime.block_on(Box::pin(crate::faults::seeded())),
                 "large" => runtime.block_on(Box::pin(crate::large::master())),
@@ -85,7 +98,9 @@ async fn serve() {
             (Some(host), "labels") => host.labels(value.split(',')),
             (Some(host), "name") => host.name(value),
             (Some(host), "functions") => host.functions(true),
-            (Some(host), "payload") => host.pool(|builder| builder.payload_max(value.parse::<usize>().unwrap() << 20)),
+            (Some(host), "payload") => {
+                host.pool(|builder| builder.payload_max(value.parse::<usize>().unwrap() << 20))
+            }
             (Some(host), "drain") => host.drain_timeout(millis(value.parse().unwrap())),
             (Some(host), "ladder") => {
                 let ask = millis(value.parse().unwrap());
@@ -113,7 +128,12 @@ pub(crate) async fn event<T>(events: &mut Events, mut wanted: impl FnMut(Event) 
 
 pub(crate) async fn joined(events: &mut Events) -> (u32, bool, usize) {
     event(events, |event| match event {
-        Event::HostJoined { worker, resumed, stale, .. } => Some((worker, resumed, stale)),
+        Event::HostJoined {
+            worker,
+            resumed,
+            stale,
+            ..
+        } => Some((worker, resumed, stale)),
         _ => None,
     })
     .await
@@ -138,8 +158,12 @@ pub(crate) async fn left(events: &mut Events) -> (usize, String) {
 
 pub(crate) fn worker(pool: &Pool, name: &str) -> WorkerInfo {
     let workers = pool.workers();
-    let found = workers.iter().find(|worker| worker.host.as_deref() == Some(name));
-    found.unwrap_or_else(|| panic!("{name} is not among {workers:?}")).clone()
+    let found = workers
+        .iter()
+        .find(|worker| worker.host.as_deref() == Some(name));
+    found
+        .unwrap_or_else(|| panic!("{name} is not among {workers:?}"))
+        .clone()
 }
 
 /// Waits, bounded, until something that the table of workers shows is so.

@@ -128,12 +128,21 @@ pub(crate) fn append_id_again(path: String, id: u64) -> u64 {
 #[task]
 pub(crate) fn fail_first(cx: &Context, path: String, id: u64) -> Result<u32, Failure> {
     append(&path, id);
-    if cx.attempt() == 1 { Err(Failure::new("not yet")) } else { Ok(cx.attempt()) }
+    if cx.attempt() == 1 {
+        Err(Failure::new("not yet"))
+    } else {
+        Ok(cx.attempt())
+    }
 }
 
 fn append(path: &str, id: u64) -> u64 {
-    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).expect("a file");
-    file.write_all(format!("{id}\n").as_bytes()).expect("a line");
+    let mut file = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)
+        .expect("a file");
+    file.write_all(format!("{id}\n").as_bytes())
+        .expect("a line");
     id
 }
 

@@ -18,7 +18,12 @@ async fn knock_from(last: u8, door: SocketAddr) -> std::io::Result<TcpStream> {
 #[test]
 fn silent_connections_keep_nobody_out() {
     run(async {
-        let limits = Limits { waiting: 16, waiting_of_one: 4, grace: Duration::from_millis(50), ..Limits::default() };
+        let limits = Limits {
+            waiting: 16,
+            waiting_of_one: 4,
+            grace: Duration::from_millis(50),
+            ..Limits::default()
+        };
         let mut door = Door::open("tcp://127.0.0.1:0", &key(), limits).await;
         let address = door.address();
         let mut silent = Vec::new();
@@ -39,7 +44,10 @@ fn silent_connections_keep_nobody_out() {
 fn a_flood_from_one_address_keeps_nobody_else_out_and_costs_a_bounded_amount() {
     run(async {
         let mut door = Door::plain().await;
-        let (first, descriptors) = (door.lets_in(&key()).await, facts::open_descriptors(std::process::id()));
+        let (first, descriptors) = (
+            door.lets_in(&key()).await,
+            facts::open_descriptors(std::process::id()),
+        );
         let address = door.address();
         let total = count(2_000, 10_000);
         let began = Instant::now();
@@ -47,7 +55,10 @@ fn a_flood_from_one_address_keeps_nobody_else_out_and_costs_a_bounded_amount() {
             let mut kept = std::collections::VecDeque::new();
             let mut came = 0;
             while came < total {
-                let Ok(Ok(stream)) = timeout(Duration::from_secs(5), knock_from(77, address)).await else { continue };
+                let Ok(Ok(stream)) = timeout(Duration::from_secs(5), knock_from(77, address)).await
+                else {
+                    continue;
+                };
                 came += 1;
                 kept.push_back(stream);
                 if kept.len() > 300 {
@@ -62,11 +73,21 @@ fn a_flood_from_one_address_keeps_nobody_else_out_and_costs_a_bounded_amount() {
             slowest = slowest.max(began.elapsed());
         }
         flood.await.unwrap();
-        println!("{total} connections in {:?}; who has the key waited at most {slowest:?}", began.elapsed());
+        println!(
+            "{total} connections in {:?}; who has the key waited at most {slowest:?}",
+            began.elapsed()
+        );
         let counts = door.until(|counts| counts.total() >= total as u64).await;
-        assert_eq!(counts.crowded + counts.left + counts.slow, total as u64, "{counts:?}");
+        assert_eq!(
+            counts.crowded + counts.left + counts.slow,
+            total as u64,
+            "{counts:?}"
+        );
         drop(first);
         let back = || facts::open_descriptors(std::process::id()) <= descriptors + 64;
-        assert!(facts::wait_until(BOUND, back).is_some(), "descriptors are given back");
+        assert!(
+            facts::wait_until(BOUND, back).is_some(),
+            "descriptors are given back"
+        );
     });
 }

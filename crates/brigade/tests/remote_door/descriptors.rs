@@ -8,16 +8,29 @@ use super::*;
 
 const STRANGERS: usize = 200;
 
-/// A listener with 64 descriptors: first 200 strangers come, who get a bounded part of them, then the program's own files take all.
+/// A listener with 64 descriptors: first 200 strangers come, who get a bounded part of them, then
+/// the program's own files take all.
 pub(super) async fn few_descriptors() {
     let hard = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum: hard }).unwrap();
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(64),
+            maximum: hard,
+        },
+    )
+    .unwrap();
     let mut door = Door::plain().await;
     let mut ours = connect(&door.url, &key()).await.unwrap();
     let mut theirs = door.next().await;
     println!("listens at {}", door.url);
-    door.until(|counts| counts.total() == STRANGERS as u64).await;
-    assert_eq!(door.refusals.get().pauses, 0, "strangers did not take them all");
+    door.until(|counts| counts.total() == STRANGERS as u64)
+        .await;
+    assert_eq!(
+        door.refusals.get().pauses,
+        0,
+        "strangers did not take them all"
+    );
     talk(&mut ours, &mut theirs).await;
 
     let mut files = Vec::new();
@@ -49,20 +62,31 @@ fn cpu() -> Duration {
 #[test]
 fn g47_without_descriptors_it_waits_and_does_not_spin() {
     let mut program = Program::start("few_descriptors").unwrap();
-    let line = |beginning: &str| program.line(beginning, BOUND).unwrap_or_else(|| panic!("no {beginning}: {}", program.log()));
+    let line = |beginning: &str| {
+        program
+            .line(beginning, BOUND)
+            .unwrap_or_else(|| panic!("no {beginning}: {}", program.log()))
+    };
     let url = line("listens at ");
     let address: SocketAddr = url.strip_prefix("tcp://").unwrap().parse().unwrap();
-    let mut strangers: Vec<_> = (0..STRANGERS).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    let mut strangers: Vec<_> = (0..STRANGERS)
+        .map(|_| std::net::TcpStream::connect(address).unwrap())
+        .collect();
     strangers.clear();
     line("is full");
     run(async {
         // It is let in late, so within the deadline of its handshake at the latest.
-        let mut peer = connect(&url, &key()).await.unwrap_or_else(|error| panic!("{error:?}: {}", program.log()));
+        let mut peer = connect(&url, &key())
+            .await
+            .unwrap_or_else(|error| panic!("{error:?}: {}", program.log()));
         let mut heard = Vec::new();
         peer.stream.read_to_end(&mut heard).await.unwrap();
         assert_eq!(heard, b"welcome");
     });
-    let (pauses, spins): (u64, u64) = (line("pauses ").parse().unwrap(), line("spins ").parse().unwrap());
+    let (pauses, spins): (u64, u64) = (
+        line("pauses ").parse().unwrap(),
+        line("spins ").parse().unwrap(),
+    );
     assert!((1..20).contains(&pauses), "{pauses} pauses in a second");
     assert!(spins < 500, "{spins} ms of CPU in a second of waiting");
     line("let in");

@@ -1,4 +1,5 @@
-//! A host that attacks its pool and a pool that attacks its host, both with the key: the other side goes on serving its other peers, within bounds.
+//! A host that attacks its pool and a pool that attacks its host, both with the key: the other side
+//! goes on serving its other peers, within bounds.
 
 use std::time::Instant;
 
@@ -9,7 +10,8 @@ use brigade_testkit::{count, facts};
 use tokio::sync::mpsc;
 
 use super::peers::{
-    ACK, ANSWER, JOIN, Join, PART, PROGRESS, RUN, Talker, WELCOME, Welcome, call, done, fleet, join, leaves, packed, still_works, task_line,
+    ACK, ANSWER, JOIN, Join, PART, PROGRESS, RUN, Talker, WELCOME, Welcome, call, done, fleet,
+    join, leaves, packed, still_works, task_line,
 };
 use super::*;
 
@@ -31,7 +33,14 @@ pub(super) async fn many_slots() {
     let before = facts::peak_bytes(std::process::id());
     // Each with as much as fits into a frame, about calls that it was never given.
     for _ in 0..50 {
-        let mut liar = Talker::joined_with(&pool, Join { slots: 65_536, ..join() }).await;
+        let mut liar = Talker::joined_with(
+            &pool,
+            Join {
+                slots: 65_536,
+                ..join()
+            },
+        )
+        .await;
         let part = [&[ANSWER][..], &(64_u32 << 20).to_le_bytes(), &[7; 60 << 10]].concat();
         for call in 0..100 {
             liar.say(PART, call, &part).await;
@@ -52,7 +61,8 @@ pub(super) async fn bomb() {
     let pool = fleet().await;
     let mut events = pool.events();
     let before = facts::peak_bytes(std::process::id());
-    // Ending 6 is passed, with 15 million reasons of no length; then the same within the limit of a head.
+    // Ending 6 is passed, with 15 million reasons of no length; then the same within the limit of a
+    // head.
     let reasons = |count: u32| [&[6][..], &packed(&count), &vec![0; count as usize], &[0]].concat();
     for (count, is_refused) in [(15_000_000, true), (300_000, true), (200_000, false)] {
         let mut talker = Talker::joined(&pool).await;
@@ -61,13 +71,24 @@ pub(super) async fn bomb() {
         let body = head(&reasons(count));
         let length = u32::try_from(body.len()).unwrap();
         for bytes in body.chunks(60 << 10) {
-            talker.say(PART, id, &[&[ANSWER][..], &length.to_le_bytes(), bytes].concat()).await;
+            talker
+                .say(
+                    PART,
+                    id,
+                    &[&[ANSWER][..], &length.to_le_bytes(), bytes].concat(),
+                )
+                .await;
         }
         if is_refused {
             assert!(leaves(&mut events).await.contains("its head has"));
-            assert!(matches!(timeout(BOUND, handle).await.unwrap(), Err(CallError::Lost(_))));
+            assert!(matches!(
+                timeout(BOUND, handle).await.unwrap(),
+                Err(CallError::Lost(_))
+            ));
         } else {
-            let Err(CallError::Passed(reasons)) = timeout(BOUND, handle).await.unwrap() else { panic!("passed") };
+            let Err(CallError::Passed(reasons)) = timeout(BOUND, handle).await.unwrap() else {
+                panic!("passed")
+            };
             assert!(reasons.len() <= 64);
             drop(talker);
             leaves(&mut events).await;
@@ -85,10 +106,16 @@ fn from_hosts() -> Vec<Vec<u8>> {
     vec![
         frame(ANSWER, &done(b"42")),
         frame(ANSWER, &head(&[failed, vec![0]].concat())),
-        frame(ANSWER, &head(&[&[6, 2, 1, b'a', 1, b'b'][..], &[1, 3, 0, 2, 0]].concat())),
+        frame(
+            ANSWER,
+            &head(&[&[6, 2, 1, b'a', 1, b'b'][..], &[1, 3, 0, 2, 0]].concat()),
+        ),
         frame(PROGRESS, &[0; 10]),
         frame(JOIN, &packed(&join())),
-        frame(PART, &[&[ANSWER][..], &100_u32.to_le_bytes(), b"some"].concat()),
+        frame(
+            PART,
+            &[&[ANSWER][..], &100_u32.to_le_bytes(), b"some"].concat(),
+        ),
         frame(67, &[]),
         frame(96, &[]),
     ]
@@ -101,31 +128,62 @@ fn absurd(number: u64) -> (u8, Vec<u8>) {
     match number % 8 {
         0 => (ANSWER, written(max)),
         1 => (ANSWER, written(0)),
-        2 => (ANSWER, head(&[vec![6], packed(&vec!["\u{1b}[31m\r\nforged"; 1000]), vec![0]].concat())),
-        3 => (PROGRESS, [&f64::NAN.to_le_bytes()[..], &[1], &vec![b'['; 50_000]].concat()),
+        2 => (
+            ANSWER,
+            head(
+                &[
+                    vec![6],
+                    packed(&vec!["\u{1b}[31m\r\nforged"; 1000]),
+                    vec![0],
+                ]
+                .concat(),
+            ),
+        ),
+        3 => (
+            PROGRESS,
+            [&f64::NAN.to_le_bytes()[..], &[1], &vec![b'['; 50_000]].concat(),
+        ),
         4 => (ANSWER, done(&vec![b'['; 60_000])),
         5 => (ANSWER, head(&[vec![8], vec![0]].concat())),
-        6 => (PART, [&[ANSWER][..], &u32::MAX.to_le_bytes(), b"x"].concat()),
+        6 => (
+            PART,
+            [&[ANSWER][..], &u32::MAX.to_le_bytes(), b"x"].concat(),
+        ),
         _ => (ACK, vec![0xff; 8 * 1000]),
     }
 }
 
-/// Attacks until all was sent: a new session whenever the last one was ended, about calls that it was given, where there are any.
+/// Attacks until all was sent: a new session whenever the last one was ended, about calls that it
+/// was given, where there are any.
 async fn attack_pool(pool: Pool, seed: Random) {
     let (mutated, absurds) = (count(3_000, 100_000), count(500, 10_000));
     let mut mutator = Mutator::new(seed, from_hosts());
-    let mut messages = (0..mutated).map(|_| mutator.draw()).map(|bytes| match bytes.split_first() {
-        Some((kind, body)) => (*kind, body.to_vec()),
-        None => (0, Vec::new()),
-    });
+    let mut messages =
+        (0..mutated)
+            .map(|_| mutator.draw())
+            .map(|bytes| match bytes.split_first() {
+                Some((kind, body)) => (*kind, body.to_vec()),
+                None => (0, Vec::new()),
+            });
     let mut absurds = (0..absurds as u64).map(absurd);
     loop {
-        let mut talker = Talker::joined_with(&pool, Join { tasks: vec![task_line("bait")], ..join() }).await;
+        let mut talker = Talker::joined_with(
+            &pool,
+            Join {
+                tasks: vec![task_line("bait")],
+                ..join()
+            },
+        )
+        .await;
         let bait = pool.call(Call::<i64>::json("bait", &[1]));
-        let Some((RUN, id, _)) = talker.hear().await else { continue };
+        let Some((RUN, id, _)) = talker.hear().await else {
+            continue;
+        };
         // What was said before the session ended is lost on the pool, so little at a time.
         for _ in 0..8 {
-            let Some((kind, body)) = messages.next().or_else(|| absurds.next()) else { return };
+            let Some((kind, body)) = messages.next().or_else(|| absurds.next()) else {
+                return;
+            };
             talker.say(kind, id, &body).await;
         }
         drop(talker);
@@ -153,7 +211,13 @@ pub(super) async fn hostile_host() {
         let (mut longest, mut answered) = (Duration::ZERO, 0_u32);
         while stopped.try_recv().is_err() {
             let began = Instant::now();
-            assert_eq!(timeout(BOUND, calls.call(call())).await.expect("it is answered").unwrap(), 42);
+            assert_eq!(
+                timeout(BOUND, calls.call(call()))
+                    .await
+                    .expect("it is answered")
+                    .unwrap(),
+                42
+            );
             longest = longest.max(began.elapsed());
             answered += 1;
         }
@@ -163,9 +227,14 @@ pub(super) async fn hostile_host() {
     stop.send(()).await.unwrap();
     let (longest, answered) = caller.await.unwrap();
     serving.abort();
-    println!("{answered} calls of another host were answered meanwhile, the slowest after {longest:?}");
+    println!(
+        "{answered} calls of another host were answered meanwhile, the slowest after {longest:?}"
+    );
     // The promise is a second; a busy machine adds to it.
-    assert!(answered > 0 && longest < Duration::from_secs(10), "{longest:?}");
+    assert!(
+        answered > 0 && longest < Duration::from_secs(10),
+        "{longest:?}"
+    );
     let grown = facts::peak_bytes(std::process::id()) - before;
     assert!(grown < HELD_BYTES_MAX, "{grown} bytes more than before");
     pool.kill().await;
@@ -194,7 +263,10 @@ fn from_pools() -> Vec<Vec<u8>> {
         frame(RUN, &[&run[..], b"[1]"].concat()),
         frame(83, &packed(&("stop", true))),
         frame(ACK, &[7; 32]),
-        frame(PART, &[&[RUN][..], &100_u32.to_le_bytes(), b"some"].concat()),
+        frame(
+            PART,
+            &[&[RUN][..], &100_u32.to_le_bytes(), b"some"].concat(),
+        ),
         frame(96, &[]),
         frame(85, b"bye"),
     ]
@@ -210,7 +282,9 @@ pub(super) async fn hostile_master() {
     let honest = fleet().await;
     let mut door = Door::plain().await;
     let before = facts::peak_bytes(std::process::id());
-    let host = brigade::remote::serve(honest.listening()[0].clone(), key()).also(door.url.clone(), key()).workers(1);
+    let host = brigade::remote::serve(honest.listening()[0].clone(), key())
+        .also(door.url.clone(), key())
+        .workers(1);
     let (handle, serving) = (host.handle(), tokio::spawn(host.run()));
     honest.ready(1).await.unwrap();
     let (stop, mut stopped) = mpsc::channel::<()>(1);
@@ -219,7 +293,13 @@ pub(super) async fn hostile_master() {
         let (mut longest, mut answered) = (Duration::ZERO, 0_u32);
         while stopped.try_recv().is_err() {
             let began = Instant::now();
-            assert_eq!(timeout(BOUND, calls.call(square(7))).await.expect("it is answered").unwrap(), 49);
+            assert_eq!(
+                timeout(BOUND, calls.call(square(7)))
+                    .await
+                    .expect("it is answered")
+                    .unwrap(),
+                49
+            );
             longest = longest.max(began.elapsed());
             answered += 1;
         }
@@ -248,8 +328,13 @@ pub(super) async fn hostile_master() {
     }
     stop.send(()).await.unwrap();
     let (longest, answered) = caller.await.unwrap();
-    println!("{answered} calls of another master were answered meanwhile, the slowest after {longest:?}");
-    assert!(answered > 0 && longest < Duration::from_secs(10), "{longest:?}");
+    println!(
+        "{answered} calls of another master were answered meanwhile, the slowest after {longest:?}"
+    );
+    assert!(
+        answered > 0 && longest < Duration::from_secs(10),
+        "{longest:?}"
+    );
     let grown = facts::peak_bytes(std::process::id()) - before;
     assert!(grown < HELD_BYTES_MAX, "{grown} bytes more than before");
     handle.kill();

@@ -42,7 +42,10 @@ impl Subscriber for Lines {
 fn a_peer_is_told_of_once_and_secrets_never() {
     let lines = Lines::default();
     // One thread, so that what the listener says is said to this subscriber.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let logging = tracing::subscriber::set_default(lines.clone());
     runtime.block_on(async {
         let door = Door::plain().await;
@@ -51,15 +54,31 @@ fn a_peer_is_told_of_once_and_secrets_never() {
             connect(&door.url, &wrong).await.unwrap_err();
         }
         let mut stranger = door.knock().await;
-        stranger.write_all(b"GET /\x1b[31m?token=sesame HTTP/1.1\r\n\r\n").await.unwrap();
+        stranger
+            .write_all(b"GET /\x1b[31m?token=sesame HTTP/1.1\r\n\r\n")
+            .await
+            .unwrap();
         rest_of(&mut stranger).await;
-        door.until(|counts| counts.keys == 20 && counts.strangers == 1).await;
+        door.until(|counts| counts.keys == 20 && counts.strangers == 1)
+            .await;
     });
     drop(logging);
     let lines = lines.0.lock().unwrap();
-    let refusals: Vec<_> = lines.iter().filter(|line| line.contains("refused a connection")).collect();
+    let refusals: Vec<_> = lines
+        .iter()
+        .filter(|line| line.contains("refused a connection"))
+        .collect();
     assert_eq!(refusals.len(), 1, "{lines:?}");
-    assert!(refusals[0].contains("127.0.0.1") && refusals[0].starts_with("WARN"), "{refusals:?}");
+    assert!(
+        refusals[0].contains("127.0.0.1") && refusals[0].starts_with("WARN"),
+        "{refusals:?}"
+    );
     let all = format!("{lines:?} {:?}", Credentials::key(KEY).unwrap());
-    assert!(!all.contains("sesame") && !all.contains(KEY) && !all.contains(OTHER_KEY) && !all.contains('\x1b'), "{all}");
+    assert!(
+        !all.contains("sesame")
+            && !all.contains(KEY)
+            && !all.contains(OTHER_KEY)
+            && !all.contains('\x1b'),
+        "{all}"
+    );
 }

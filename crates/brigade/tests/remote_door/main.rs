@@ -2,7 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
-#![expect(unsafe_code, reason = "a constructor takes the place of the harness where this binary is a program of its own")]
+#![expect(
+    unsafe_code,
+    reason = "a constructor takes the place of the harness where this binary is a program of its \
+        own"
+)]
 
 mod crowds;
 mod descriptors;
@@ -34,7 +38,10 @@ brigade::test_workers!();
 const ROLES: [(&str, fn()); 7] = [
     ("few_descriptors", || run(descriptors::few_descriptors())),
     ("beats_without_end", || run(peers::beats_without_end())),
-    ("messages_without_end", || run(peers::messages_without_end())),
+    (
+        "messages_without_end",
+        || run(peers::messages_without_end()),
+    ),
     ("many_slots", || run(hostile::many_slots())),
     ("bomb", || run(hostile::bomb())),
     ("hostile_host", || run(hostile::hostile_host())),
@@ -48,8 +55,12 @@ const _: () = {
 
     /// Takes the place of the test harness if this process was started in a role.
     extern "C" fn enter() {
-        let Ok(role) = std::env::var(ROLE_VARIABLE) else { return };
-        let Some((_, act)) = ROLES.iter().find(|(name, _)| *name == role) else { std::process::exit(2) };
+        let Ok(role) = std::env::var(ROLE_VARIABLE) else {
+            return;
+        };
+        let Some((_, act)) = ROLES.iter().find(|(name, _)| *name == role) else {
+            std::process::exit(2)
+        };
         brigade::init();
         let ended = std::panic::catch_unwind(act);
         std::process::exit(if ended.is_ok() { 0 } else { 101 });
@@ -60,7 +71,11 @@ const _: () = {
 fn alone(role: &str) {
     let mut program = Program::start(role).unwrap();
     let ended = program.wait(BOUND * 2);
-    assert!(ended.is_some_and(|status| status.success()), "{ended:?}: {}", program.log());
+    assert!(
+        ended.is_some_and(|status| status.success()),
+        "{ended:?}: {}",
+        program.log()
+    );
 }
 
 /// Far beyond what anything here takes.
@@ -70,7 +85,11 @@ const KEY: &str = "brigade-key-WYMOvDpBhBEFZr8aKQ0IRz39y9SSzkmLFM0aXi-i5EHbLvbq"
 const OTHER_KEY: &str = "brigade-key-AduR0GAyzGQWLBb441clsOYyvuvd6LLCRZl50E-x4gyZpKZE";
 
 fn run<F: Future>(test: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async { timeout(BOUND * 2, test).await.expect("it ends in time") })
 }
 
@@ -99,7 +118,12 @@ impl Door {
                 }
             }
         });
-        Self { url, refusals, peers, task }
+        Self {
+            url,
+            refusals,
+            peers,
+            task,
+        }
     }
 
     /// On a port of this host, with a key.
@@ -117,7 +141,10 @@ impl Door {
     }
 
     async fn next(&mut self) -> Authenticated {
-        timeout(BOUND, self.peers.recv()).await.expect("a peer comes").unwrap()
+        timeout(BOUND, self.peers.recv())
+            .await
+            .expect("a peer comes")
+            .unwrap()
     }
 
     /// Waits until the refusals are as wanted.
@@ -132,7 +159,9 @@ impl Door {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         });
-        counts.await.unwrap_or_else(|_| panic!("refusals stay at {:?}", self.refusals.get()))
+        counts
+            .await
+            .unwrap_or_else(|_| panic!("refusals stay at {:?}", self.refusals.get()))
     }
 
     /// Somebody with these credentials comes in and is heard.
@@ -161,13 +190,19 @@ async fn says(from: &mut Authenticated, to: &mut Authenticated, word: &[u8; 4]) 
     from.stream.write_all(word).await.unwrap();
     from.stream.flush().await.unwrap();
     let mut heard = [0; 4];
-    timeout(BOUND, to.stream.read_exact(&mut heard)).await.unwrap().unwrap();
+    timeout(BOUND, to.stream.read_exact(&mut heard))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(&heard, word);
 }
 
 /// All that comes until the other side ends the connection, in whichever way.
 async fn rest_of(stream: &mut TcpStream) -> Vec<u8> {
     let mut heard = Vec::new();
-    timeout(BOUND, stream.read_to_end(&mut heard)).await.expect("the connection is ended").ok();
+    timeout(BOUND, stream.read_to_end(&mut heard))
+        .await
+        .expect("the connection is ended")
+        .ok();
     heard
 }

@@ -1,4 +1,5 @@
-//! Who has the key and behaves badly all the same: hosts at a pool, and a pool at a host. They speak for themselves here, byte by byte.
+//! Who has the key and behaves badly all the same: hosts at a pool, and a pool at a host. They
+//! speak for themselves here, byte by byte.
 
 use brigade::{Call, CallError, ErrorKind, Event, Pool};
 use brigade_testkit::{count, facts};
@@ -52,7 +53,13 @@ pub(super) struct Join {
 pub(super) type TaskLine = (String, String, bool, Option<u32>, Option<()>);
 
 pub(super) fn task_line(name: &str) -> TaskLine {
-    (name.to_owned(), "of another language".to_owned(), false, None, None)
+    (
+        name.to_owned(),
+        "of another language".to_owned(),
+        false,
+        None,
+        None,
+    )
 }
 
 pub(super) fn join() -> Join {
@@ -76,7 +83,8 @@ pub(super) fn join() -> Join {
     }
 }
 
-/// The body of an answer: a head of two bytes, which says that ending 0 is done and that there is no output, and the result.
+/// The body of an answer: a head of two bytes, which says that ending 0 is done and that there is
+/// no output, and the result.
 pub(super) fn done(result: &[u8]) -> Vec<u8> {
     [&[2, 0, 0, 0, 0, 0][..], result].concat()
 }
@@ -86,7 +94,12 @@ pub(super) fn packed(value: &impl Serialize) -> Vec<u8> {
 }
 
 pub(super) fn header(length: u32, kind: u8, id: u64) -> Vec<u8> {
-    [&length.to_le_bytes()[..], &[kind, 0, 0, 0], &id.to_le_bytes()].concat()
+    [
+        &length.to_le_bytes()[..],
+        &[kind, 0, 0, 0],
+        &id.to_le_bytes(),
+    ]
+    .concat()
 }
 
 impl Talker {
@@ -113,7 +126,11 @@ impl Talker {
 
     /// The other side may have gone already.
     pub(super) async fn say(&mut self, kind: u8, id: u64, body: &[u8]) {
-        let frame = [&header(u32::try_from(body.len()).unwrap(), kind, id)[..], body].concat();
+        let frame = [
+            &header(u32::try_from(body.len()).unwrap(), kind, id)[..],
+            body,
+        ]
+        .concat();
         self.writing.write_all(&frame).await.ok();
         self.writing.flush().await.ok();
     }
@@ -122,10 +139,16 @@ impl Talker {
     pub(super) async fn hear(&mut self) -> Option<(u8, u64, Vec<u8>)> {
         loop {
             let mut head = [0; 16];
-            timeout(BOUND, self.reading.read_exact(&mut head)).await.expect("it answers or ends").ok()?;
+            timeout(BOUND, self.reading.read_exact(&mut head))
+                .await
+                .expect("it answers or ends")
+                .ok()?;
             let [l0, l1, l2, l3, kind, _, _, _, id @ ..] = head;
             let mut body = vec![0; u32::from_le_bytes([l0, l1, l2, l3]) as usize];
-            timeout(BOUND, self.reading.read_exact(&mut body)).await.expect("it says all of it").ok()?;
+            timeout(BOUND, self.reading.read_exact(&mut body))
+                .await
+                .expect("it says all of it")
+                .ok()?;
             let id = u64::from_le_bytes(id);
             match kind {
                 BEAT => self.say(ECHO, id, &[]).await,
@@ -149,7 +172,12 @@ impl Talker {
 }
 
 pub(super) async fn fleet() -> Pool {
-    Pool::builder().workers(0).listen("tcp://127.0.0.1:0", key()).start().await.unwrap()
+    Pool::builder()
+        .workers(0)
+        .listen("tcp://127.0.0.1:0", key())
+        .start()
+        .await
+        .unwrap()
 }
 
 pub(super) fn call() -> Call<i64> {
@@ -181,15 +209,38 @@ fn bad_use_absurd_introductions_are_turned_away() {
     run(async {
         let pool = fleet().await;
         let escape = "\x1b[31m\r\nforged: yes\0";
-        let many = |count: usize| (0..count).map(|number| task_line(&format!("task {number}"))).collect();
+        let many = |count: usize| {
+            (0..count)
+                .map(|number| task_line(&format!("task {number}")))
+                .collect()
+        };
         let joins = [
-            Join { slots: 1_000_000, ..join() },
+            Join {
+                slots: 1_000_000,
+                ..join()
+            },
             Join { slots: 0, ..join() },
-            Join { slots: u32::MAX, ..join() },
-            Join { tasks: many(10_001), ..join() },
-            Join { labels: vec![String::new(); 300], ..join() },
-            Join { version: 9, brigade: escape.repeat(1000), ..join() },
-            Join { magic: *b"HTTP", ..join() },
+            Join {
+                slots: u32::MAX,
+                ..join()
+            },
+            Join {
+                tasks: many(10_001),
+                ..join()
+            },
+            Join {
+                labels: vec![String::new(); 300],
+                ..join()
+            },
+            Join {
+                version: 9,
+                brigade: escape.repeat(1000),
+                ..join()
+            },
+            Join {
+                magic: *b"HTTP",
+                ..join()
+            },
         ];
         for absurd in joins {
             let mut talker = Talker::at(&pool).await;
@@ -197,10 +248,18 @@ fn bad_use_absurd_introductions_are_turned_away() {
             let (kind, _, body) = talker.hear().await.expect("it is told why");
             let reason = String::from_utf8_lossy(&body[7..]).into_owned();
             assert_eq!(kind, TURNED_AWAY, "{reason:.200}");
-            assert!(reason.len() < 2048 && !reason.contains(['\x1b', '\n', '\r']), "{reason:.200?}");
+            assert!(
+                reason.len() < 2048 && !reason.contains(['\x1b', '\n', '\r']),
+                "{reason:.200?}"
+            );
             talker.is_ended().await;
         }
-        for garbage in [&[][..], &[0xff; 64], &packed(&join())[..30], b"GET / HTTP/1.1\r\n\r\n"] {
+        for garbage in [
+            &[][..],
+            &[0xff; 64],
+            &packed(&join())[..30],
+            b"GET / HTTP/1.1\r\n\r\n",
+        ] {
             let mut talker = Talker::at(&pool).await;
             talker.say(JOIN, 0, garbage).await;
             talker.is_ended().await;
@@ -208,7 +267,11 @@ fn bad_use_absurd_introductions_are_turned_away() {
         // A frame over the limit of an introduction is not waited for.
         for length in [(1 << 20) + 1, u32::MAX] {
             let mut talker = Talker::at(&pool).await;
-            talker.writing.write_all(&header(length, JOIN, 0)).await.unwrap();
+            talker
+                .writing
+                .write_all(&header(length, JOIN, 0))
+                .await
+                .unwrap();
             talker.writing.flush().await.unwrap();
             talker.is_ended().await;
         }
@@ -224,10 +287,22 @@ fn bad_use_absurd_introductions_are_turned_away() {
 
         // A name may be odd, but not long, and terminals do not obey it.
         let mut talker = Talker::at(&pool).await;
-        talker.say(JOIN, 0, &packed(&Join { name: format!("{escape}{}", "x".repeat(500_000)), ..join() })).await;
+        talker
+            .say(
+                JOIN,
+                0,
+                &packed(&Join {
+                    name: format!("{escape}{}", "x".repeat(500_000)),
+                    ..join()
+                }),
+            )
+            .await;
         assert_eq!(talker.hear().await.unwrap().0, WELCOME);
         let host = pool.workers()[0].host.as_deref().unwrap().to_owned();
-        assert!(host.len() < 1024 && host.contains("forged") && !host.contains(char::is_control), "{host:?}");
+        assert!(
+            host.len() < 1024 && host.contains("forged") && !host.contains(char::is_control),
+            "{host:?}"
+        );
         drop(talker);
         still_works(&pool).await;
     });
@@ -243,7 +318,10 @@ fn bad_use_answers_to_calls_that_it_was_not_given_end_its_session() {
             talker.say(ANSWER, 12_345, body).await;
             talker.is_ended().await;
             let reason = leaves(&mut events).await;
-            assert!(reason.contains("12345") || reason.contains("read an answer"), "{reason}");
+            assert!(
+                reason.contains("12345") || reason.contains("read an answer"),
+                "{reason}"
+            );
         }
         // Twice the same answer.
         let mut talker = Talker::joined(&pool).await;
@@ -258,7 +336,10 @@ fn bad_use_answers_to_calls_that_it_was_not_given_end_its_session() {
         let (mut honest, mut thief) = (Talker::joined(&pool).await, None);
         let handle = pool.call(call());
         let (_, id, _) = honest.hear().await.unwrap();
-        thief.insert(Talker::joined(&pool).await).say(ANSWER, id, &done(b"66")).await;
+        thief
+            .insert(Talker::joined(&pool).await)
+            .say(ANSWER, id, &done(b"66"))
+            .await;
         assert!(leaves(&mut events).await.contains("does not run"));
         honest.say(ANSWER, id, &done(b"42")).await;
         assert_eq!(timeout(BOUND, handle).await.unwrap().unwrap(), 42);
@@ -270,7 +351,14 @@ fn bad_use_garbled_answers_and_unknown_kinds_lose_only_its_own_calls() {
     run(async {
         let pool = fleet().await;
         let mut events = pool.events();
-        for (kind, body) in [(ANSWER, &[0xff; 40][..]), (ANSWER, &[]), (JOIN, &[0; 8]), (200, &[]), (PART, &[1, 2]), (WELCOME, &[])] {
+        for (kind, body) in [
+            (ANSWER, &[0xff; 40][..]),
+            (ANSWER, &[]),
+            (JOIN, &[0; 8]),
+            (200, &[]),
+            (PART, &[1, 2]),
+            (WELCOME, &[]),
+        ] {
             let mut talker = Talker::joined(&pool).await;
             let handle = pool.call(call());
             let (_, id, _) = talker.hear().await.unwrap();
@@ -285,7 +373,10 @@ fn bad_use_garbled_answers_and_unknown_kinds_lose_only_its_own_calls() {
         for result in ["\"a text\"", "[[[[", "", "\u{0}"] {
             let handle = pool.call(call());
             talker.answers(result).await;
-            let CallError::Rejected(error) = timeout(BOUND, handle).await.unwrap().unwrap_err() else { panic!("an error") };
+            let CallError::Rejected(error) = timeout(BOUND, handle).await.unwrap().unwrap_err()
+            else {
+                panic!("an error")
+            };
             assert_eq!(error.kind(), ErrorKind::Decode);
         }
         let handle = pool.call(call());
@@ -303,7 +394,9 @@ pub(super) async fn beats_without_end() {
     let pool = fleet().await;
     let mut talker = Talker::joined(&pool).await;
     let before = facts::peak_bytes(std::process::id());
-    let progress: Vec<u8> = (0..1000).flat_map(|id| [header(10, PROGRESS, id), vec![0; 10]].concat()).collect();
+    let progress: Vec<u8> = (0..1000)
+        .flat_map(|id| [header(10, PROGRESS, id), vec![0; 10]].concat())
+        .collect();
     for _ in 0..50 {
         talker.writing.write_all(&progress).await.unwrap();
     }
@@ -348,7 +441,11 @@ pub(super) async fn messages_without_end() {
     talker.say(PART, 1, &part(u32::MAX)).await;
     assert!(leaves(&mut events).await.contains("announced"));
     let mut talker = Talker::joined(&pool).await;
-    talker.writing.write_all(&header(u32::MAX, ANSWER, 1)).await.unwrap();
+    talker
+        .writing
+        .write_all(&header(u32::MAX, ANSWER, 1))
+        .await
+        .unwrap();
     talker.writing.flush().await.unwrap();
     assert!(leaves(&mut events).await.contains("announced"));
     let grown = facts::peak_bytes(std::process::id()) - before;
@@ -381,8 +478,13 @@ fn bad_use_a_pool_that_asks_for_absurd_beats_is_left_alone() {
         let serving = tokio::spawn(host.run());
         let second = Duration::from_secs(1);
         // A host gives up at what it meets first; later it goes on trying.
-        for (beat, keep) in [(second, second), (Duration::ZERO, second), (Duration::MAX, second), (second, Duration::MAX), (second, second)]
-        {
+        for (beat, keep) in [
+            (second, second),
+            (Duration::ZERO, second),
+            (Duration::MAX, second),
+            (second, Duration::MAX),
+            (second, second),
+        ] {
             let mut talker = Talker::new(door.next().await.stream);
             assert_eq!(talker.hear().await.unwrap().0, JOIN);
             let (magic, pool) = (*b"BRGR", [9; 16]);

@@ -12,7 +12,12 @@ const MESSAGE_BYTES: usize = 48;
 
 /// An opening, and a first message by somebody who does not have the key.
 fn hello(version: u8, flags: u8, side: u8) -> Vec<u8> {
-    [&b"BRGD"[..], &[version, 0, flags, side], &[0x5a; MESSAGE_BYTES]].concat()
+    [
+        &b"BRGD"[..],
+        &[version, 0, flags, side],
+        &[0x5a; MESSAGE_BYTES],
+    ]
+    .concat()
 }
 
 #[test]
@@ -22,13 +27,29 @@ fn strangers_get_no_word_and_are_counted() {
         let mut random = Random::from_env();
         let noise: Vec<u8> = (0..4096).map(|_| random.draw().to_le_bytes()[0]).collect();
         let openings: [(&str, Vec<u8>); 7] = [
-            ("an HTTP client", b"GET / HTTP/1.1\r\nHost: pool\r\n\r\n".to_vec()),
-            ("TLS", [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], &[7; 500]].concat()),
+            (
+                "an HTTP client",
+                b"GET / HTTP/1.1\r\nHost: pool\r\n\r\n".to_vec(),
+            ),
+            (
+                "TLS",
+                [
+                    &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
+                    &[7; 500],
+                ]
+                .concat(),
+            ),
             ("random bytes", noise),
             ("a listener", hello(2, 1, 1)),
-            ("a frame over the limit", [&[0xff; 4][..], &[1, 0, 0, 0], &[0; 8]].concat()),
+            (
+                "a frame over the limit",
+                [&[0xff; 4][..], &[1, 0, 0, 0], &[0; 8]].concat(),
+            ),
             ("a million zeros", vec![0; 1 << 20]),
-            ("a call without a handshake", [&[5, 0, 0, 0, 1, 0, 0, 0][..], &[0; 8], b"hello"].concat()),
+            (
+                "a call without a handshake",
+                [&[5, 0, 0, 0, 1, 0, 0, 0][..], &[0; 8], b"hello"].concat(),
+            ),
         ];
         for (index, (what, opening)) in openings.iter().enumerate() {
             let mut stranger = door.knock().await;
@@ -49,7 +70,8 @@ fn a_port_scanner_is_counted() {
         for _ in 0..10 {
             drop(door.knock().await);
         }
-        door.until(|counts| counts.left == 10 && counts.total() == 10).await;
+        door.until(|counts| counts.left == 10 && counts.total() == 10)
+            .await;
     });
 }
 
@@ -59,8 +81,12 @@ fn another_key_is_refused_on_both_sides() {
         let mut door = Door::plain().await;
         let other = Credentials::key(OTHER_KEY).unwrap();
         let error = connect(&door.url, &other).await.unwrap_err();
-        assert!(error.kind() == ErrorKind::Refused && error.to_string().contains("keys differ"), "{error}");
-        door.until(|counts| counts.keys == 1 && counts.total() == 1).await;
+        assert!(
+            error.kind() == ErrorKind::Refused && error.to_string().contains("keys differ"),
+            "{error}"
+        );
+        door.until(|counts| counts.keys == 1 && counts.total() == 1)
+            .await;
         // The listener gave away no proof on which a key could be tried.
         let mut stranger = door.knock().await;
         stranger.write_all(&hello(2, 1, 0)).await.unwrap();
@@ -83,9 +109,13 @@ fn g46_an_older_or_newer_version_is_named() {
             let mut stranger = door.knock().await;
             stranger.write_all(&hello(version, 1, 0)).await.unwrap();
             let answer = rest_of(&mut stranger).await;
-            assert!(answer.len() == OPENING_BYTES && answer[4..6] == [2, 0], "it learns the listener's version");
+            assert!(
+                answer.len() == OPENING_BYTES && answer[4..6] == [2, 0],
+                "it learns the listener's version"
+            );
         }
-        door.until(|counts| counts.versions == 4 && counts.total() == 4).await;
+        door.until(|counts| counts.versions == 4 && counts.total() == 4)
+            .await;
 
         // The other way round: a listener of another version.
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -98,8 +128,15 @@ fn g46_an_older_or_newer_version_is_named() {
         let credentials = key();
         let (said, connected) = tokio::join!(answers, connect(&url, &credentials));
         let error = connected.unwrap_err();
-        assert!(error.kind() == ErrorKind::Protocol && error.to_string().contains("version 7"), "{error}");
-        assert_eq!(said.len(), OPENING_BYTES + MESSAGE_BYTES, "and no more to one that speaks another version");
+        assert!(
+            error.kind() == ErrorKind::Protocol && error.to_string().contains("version 7"),
+            "{error}"
+        );
+        assert_eq!(
+            said.len(),
+            OPENING_BYTES + MESSAGE_BYTES,
+            "and no more to one that speaks another version"
+        );
     });
 }
 
@@ -130,11 +167,16 @@ fn a_replayed_handshake_is_refused() {
         connected.unwrap();
         door.next().await;
 
-        // The listener cannot know yet that it is a recording; whoever plays it cannot confirm what the listener answered.
+        // The listener cannot know yet that it is a recording; whoever plays it cannot confirm what
+        // the listener answered.
         let mut stranger = door.knock().await;
         stranger.write_all(&said).await.unwrap();
-        assert_eq!(rest_of(&mut stranger).await.len(), OPENING_BYTES + MESSAGE_BYTES);
-        door.until(|counts| counts.keys == 1 && counts.total() == 1).await;
+        assert_eq!(
+            rest_of(&mut stranger).await.len(),
+            OPENING_BYTES + MESSAGE_BYTES
+        );
+        door.until(|counts| counts.keys == 1 && counts.total() == 1)
+            .await;
         // Its own opening sent back to it is worth nothing either.
         let mut stranger = door.knock().await;
         stranger.write_all(&hello(2, 1, 0)).await.unwrap();
@@ -150,7 +192,10 @@ fn a_replayed_handshake_is_refused() {
 #[test]
 fn g47_a_slow_handshake_ends_at_its_deadline() {
     run(async {
-        let limits = Limits { handshake: Duration::from_millis(300), ..Limits::default() };
+        let limits = Limits {
+            handshake: Duration::from_millis(300),
+            ..Limits::default()
+        };
         let mut door = Door::open("tcp://127.0.0.1:0", &key(), limits).await;
         let (mut silent, mut slow) = (door.knock().await, door.knock().await);
         let drips = async {
@@ -164,8 +209,12 @@ fn g47_a_slow_handshake_ends_at_its_deadline() {
             rest_of(&mut slow).await
         };
         let (of_slow, of_silent) = tokio::join!(drips, rest_of(&mut silent));
-        assert!(of_slow.len() <= OPENING_BYTES && of_silent.is_empty(), "{of_slow:?}");
-        door.until(|counts| counts.slow == 2 && counts.total() == 2).await;
+        assert!(
+            of_slow.len() <= OPENING_BYTES && of_silent.is_empty(),
+            "{of_slow:?}"
+        );
+        door.until(|counts| counts.slow == 2 && counts.total() == 2)
+            .await;
         door.lets_in(&key()).await;
     });
 }
@@ -174,9 +223,16 @@ fn g47_a_slow_handshake_ends_at_its_deadline() {
 fn listeners_want_a_generated_key_and_take_other_hosts_with_it() {
     run(async {
         let refused = async |url: &str, credentials: &Credentials| {
-            let listening = Listener::bind(url, credentials, Limits::default()).await.err().expect("not a listener");
+            let listening = Listener::bind(url, credentials, Limits::default())
+                .await
+                .err()
+                .expect("not a listener");
             let connecting = connect(url, credentials).await.unwrap_err();
-            assert_eq!((listening.kind(), connecting.kind()), (ErrorKind::BadOption, ErrorKind::BadOption), "{url}");
+            assert_eq!(
+                (listening.kind(), connecting.kind()),
+                (ErrorKind::BadOption, ErrorKind::BadOption),
+                "{url}"
+            );
             format!("{listening}; {connecting}")
         };
         let directory = tempfile::tempdir().unwrap();
@@ -184,12 +240,21 @@ fn listeners_want_a_generated_key_and_take_other_hosts_with_it() {
         for url in ["tcp://127.0.0.1:0", &unix] {
             assert!(refused(url, &Credentials::tls()).await.contains("key"));
         }
-        for weak in ["correct horse battery staple", "0123456789abcdef0123456789abcdef", ""] {
+        for weak in [
+            "correct horse battery staple",
+            "0123456789abcdef0123456789abcdef",
+            "",
+        ] {
             let error = Credentials::key(weak).unwrap_err();
-            assert!(error.kind() == ErrorKind::BadOption && error.to_string().contains("brigade key"), "{error}");
+            assert!(
+                error.kind() == ErrorKind::BadOption && error.to_string().contains("brigade key"),
+                "{error}"
+            );
         }
         // The key encrypts, so that another host needs no TLS.
-        let listener = Listener::bind("tcp://0.0.0.0:0", &key(), Limits::default()).await.unwrap();
+        let listener = Listener::bind("tcp://0.0.0.0:0", &key(), Limits::default())
+            .await
+            .unwrap();
         assert!(listener.url().starts_with("tcp://0.0.0.0:") && !listener.url().ends_with(":0"));
     });
 }
@@ -212,7 +277,10 @@ fn what_is_said_over_tcp_cannot_be_read_on_the_way() {
         let wire = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("tcp://{}", wire.local_addr().unwrap());
         let tapped = async {
-            let (from, to) = (wire.accept().await.unwrap().0.into_split(), TcpStream::connect(address).await.unwrap().into_split());
+            let (from, to) = (
+                wire.accept().await.unwrap().0.into_split(),
+                TcpStream::connect(address).await.unwrap().into_split(),
+            );
             tokio::join!(tap(from.0, to.1), tap(to.0, from.1))
         };
         let credentials = key();
@@ -223,13 +291,25 @@ fn what_is_said_over_tcp_cannot_be_read_on_the_way() {
         };
         let hear = async {
             let mut heard = String::new();
-            door.peers.recv().await.unwrap().stream.read_to_string(&mut heard).await.unwrap();
+            door.peers
+                .recv()
+                .await
+                .unwrap()
+                .stream
+                .read_to_string(&mut heard)
+                .await
+                .unwrap();
             heard
         };
         let (seen, (), heard) = tokio::join!(tapped, talk, hear);
         assert_eq!(heard, "attack at dawn");
         for way in [&seen.0, &seen.1] {
-            assert!(way.len() > OPENING_BYTES && !way.windows(4).any(|window| window == b"dawn" || window == b"atta"));
+            assert!(
+                way.len() > OPENING_BYTES
+                    && !way
+                        .windows(4)
+                        .any(|window| window == b"dawn" || window == b"atta")
+            );
         }
     });
 }
@@ -239,14 +319,22 @@ fn a_key_file_is_for_few() {
     use std::os::unix::fs::PermissionsExt as _;
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("  {KEY}\n")).unwrap();
-    let mode = |mode| std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+    let mode = |mode| {
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap()
+    };
     mode(0o644);
     let error = Credentials::key_file(file.path()).unwrap_err();
-    assert!(error.kind() == ErrorKind::BadOption && error.to_string().contains("chmod 600"), "{error}");
+    assert!(
+        error.kind() == ErrorKind::BadOption && error.to_string().contains("chmod 600"),
+        "{error}"
+    );
     mode(0o600);
     let credentials = Credentials::key_file(file.path()).unwrap();
     run(async {
         Door::plain().await.lets_in(&credentials).await;
     });
-    assert_eq!(Credentials::key_file("nowhere").unwrap_err().kind(), ErrorKind::Os);
+    assert_eq!(
+        Credentials::key_file("nowhere").unwrap_err().kind(),
+        ErrorKind::Os
+    );
 }

@@ -6,7 +6,10 @@ use std::time::Instant;
 
 use brigade::ErrorKind;
 use brigade::remote::{Identity, Pem};
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    date_time_ymd,
+};
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
@@ -26,7 +29,10 @@ impl Authority {
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let pem = authority.self_signed(&key).unwrap().pem();
-        Self { pem, issuer: Issuer::new(authority, key) }
+        Self {
+            pem,
+            issuer: Issuer::new(authority, key),
+        }
     }
 
     fn ca(&self) -> Pem {
@@ -36,7 +42,10 @@ impl Authority {
     /// A certificate for a name, and its key.
     fn vouches(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> (Pem, Pem) {
         let mut certificate = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        certificate.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        certificate.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         change(&mut certificate);
         let key = KeyPair::generate().unwrap();
         let signed = certificate.signed_by(&key, &self.issuer).unwrap();
@@ -48,7 +57,9 @@ impl Authority {
     }
 
     fn with(&self, (certificate, key): (Pem, Pem)) -> Credentials {
-        Credentials::tls().authority(self.ca()).certificate(certificate, key)
+        Credentials::tls()
+            .authority(self.ca())
+            .certificate(certificate, key)
     }
 }
 
@@ -60,11 +71,22 @@ async fn open(credentials: &Credentials) -> Door {
 async fn refused(door: &Door, credentials: &Credentials, kind: ErrorKind, text: &str) {
     let (before, began) = (door.refusals.get(), Instant::now());
     let error = connect(&door.url, credentials).await.unwrap_err();
-    assert!(error.kind() == kind && error.to_string().contains(text), "{text}: {error:?}");
+    assert!(
+        error.kind() == kind && error.to_string().contains(text),
+        "{text}: {error:?}"
+    );
     // A safety bound: the deadline of a handshake is 5 s, and this must not be what ends it.
-    assert!(began.elapsed() < Duration::from_secs(4), "{text}: it took {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(4),
+        "{text}: it took {:?}",
+        began.elapsed()
+    );
     let after = door.until(|counts| counts.total() > before.total()).await;
-    assert_eq!((after.total(), after.slow), (before.total() + 1, 0), "{text}");
+    assert_eq!(
+        (after.total(), after.slow),
+        (before.total() + 1, 0),
+        "{text}"
+    );
 }
 
 #[test]
@@ -74,14 +96,22 @@ fn both_sides_know_each_other_by_name() {
         let mut door = open(&authority.credentials("127.0.0.1")).await;
         assert!(door.url.starts_with("tls://127.0.0.1:"));
         let peer = door.lets_in(&authority.credentials("host-7.example")).await;
-        assert_eq!(peer.identity, Identity::Certificate(vec!["host-7.example".to_owned()]));
+        assert_eq!(
+            peer.identity,
+            Identity::Certificate(vec!["host-7.example".to_owned()])
+        );
 
         // By a name that is not the URL's host.
         let mut door = open(&authority.credentials("pool.example")).await;
-        let credentials = authority.credentials("host-8.example").server_name("pool.example");
+        let credentials = authority
+            .credentials("host-8.example")
+            .server_name("pool.example");
         let url = door.url.clone();
         let ours = connect(&url, &credentials).await.unwrap();
-        assert_eq!(ours.identity, Identity::Certificate(vec!["pool.example".to_owned()]));
+        assert_eq!(
+            ours.identity,
+            Identity::Certificate(vec!["pool.example".to_owned()])
+        );
         door.next().await;
     });
 }
@@ -91,19 +121,38 @@ fn a_key_may_stand_for_the_certificate_or_beside_it() {
     run(async {
         let authority = Authority::new();
         let (certificate, private) = authority.vouches("127.0.0.1", |_| {});
-        let listener = Credentials::key(KEY).unwrap().certificate(certificate.clone(), private.clone());
+        let listener = Credentials::key(KEY)
+            .unwrap()
+            .certificate(certificate.clone(), private.clone());
         let mut door = open(&listener).await;
         let peer = door.lets_in(&key().authority(authority.ca())).await;
         assert_eq!(peer.identity, Identity::Key);
-        let wrong = Credentials::key(OTHER_KEY).unwrap().authority(authority.ca());
+        let wrong = Credentials::key(OTHER_KEY)
+            .unwrap()
+            .authority(authority.ca());
         refused(&door, &wrong, ErrorKind::Refused, "keys differ").await;
         assert_eq!(door.refusals.get().keys, 1);
 
         let mut door = open(&listener.authority(authority.ca())).await;
         let both = authority.credentials("host").with_key(KEY).unwrap();
-        assert!(matches!(door.lets_in(&both).await.identity, Identity::Certificate(_)));
-        refused(&door, &authority.credentials("host"), ErrorKind::Refused, "wants one").await;
-        refused(&door, &key().authority(authority.ca()), ErrorKind::Refused, "wants a certificate").await;
+        assert!(matches!(
+            door.lets_in(&both).await.identity,
+            Identity::Certificate(_)
+        ));
+        refused(
+            &door,
+            &authority.credentials("host"),
+            ErrorKind::Refused,
+            "wants one",
+        )
+        .await;
+        refused(
+            &door,
+            &key().authority(authority.ca()),
+            ErrorKind::Refused,
+            "wants a certificate",
+        )
+        .await;
         assert_eq!((door.refusals.get().keys, door.refusals.get().tls), (1, 1));
     });
 }
@@ -119,22 +168,54 @@ fn g46_certificates_that_do_not_hold_are_refused_at_once() {
         // Of who connects.
         let of_other = Credentials::tls().authority(authority.ca());
         let (certificate, key) = other.vouches("host", |_| {});
-        refused(&door, &of_other.certificate(certificate, key), ErrorKind::Refused, "does not vouch").await;
-        refused(&door, &authority.with(authority.vouches("host", expired)), ErrorKind::Refused, "expired").await;
-        refused(&door, &authority.with(authority.vouches("host", future)), ErrorKind::Refused, "expired, or is not valid yet").await;
-        let none = Credentials::tls().authority(authority.ca()).with_key(KEY).unwrap();
+        refused(
+            &door,
+            &of_other.certificate(certificate, key),
+            ErrorKind::Refused,
+            "does not vouch",
+        )
+        .await;
+        refused(
+            &door,
+            &authority.with(authority.vouches("host", expired)),
+            ErrorKind::Refused,
+            "expired",
+        )
+        .await;
+        refused(
+            &door,
+            &authority.with(authority.vouches("host", future)),
+            ErrorKind::Refused,
+            "expired, or is not valid yet",
+        )
+        .await;
+        let none = Credentials::tls()
+            .authority(authority.ca())
+            .with_key(KEY)
+            .unwrap();
         refused(&door, &none, ErrorKind::Refused, "wants a certificate").await;
         // Of who listens.
         let trusts_other = authority.vouches("host", |_| {});
-        let trusts_other = Credentials::tls().authority(other.ca()).certificate(trusts_other.0, trusts_other.1);
+        let trusts_other = Credentials::tls()
+            .authority(other.ca())
+            .certificate(trusts_other.0, trusts_other.1);
         refused(&door, &trusts_other, ErrorKind::Refused, "does not vouch").await;
         let other_name = authority.credentials("host").server_name("pool.example");
         refused(&door, &other_name, ErrorKind::Refused, "another name").await;
         assert_eq!(door.refusals.get().tls, 6);
         door.lets_in(&authority.credentials("host")).await;
-        for (change, text) in [(expired as fn(&mut CertificateParams), "has expired"), (future, "not valid yet")] {
+        for (change, text) in [
+            (expired as fn(&mut CertificateParams), "has expired"),
+            (future, "not valid yet"),
+        ] {
             let door = open(&authority.with(authority.vouches("127.0.0.1", change))).await;
-            refused(&door, &authority.credentials("host"), ErrorKind::Refused, text).await;
+            refused(
+                &door,
+                &authority.credentials("host"),
+                ErrorKind::Refused,
+                text,
+            )
+            .await;
         }
     });
 }
@@ -145,21 +226,43 @@ fn a_pool_shows_as_whom_a_host_joined_and_another_cannot_take_its_session() {
     use super::peers::{JOIN, Talker, join, packed};
     run(async {
         let authority = Authority::new();
-        let pool = brigade::Pool::builder().workers(0).listen("tls://127.0.0.1:0", authority.credentials("127.0.0.1"));
+        let pool = brigade::Pool::builder()
+            .workers(0)
+            .listen("tls://127.0.0.1:0", authority.credentials("127.0.0.1"));
         let pool = pool.start().await.unwrap();
         let mut events = pool.events();
         let url = pool.listening().remove(0);
         let session = join();
-        let mut first = Talker::new(connect(&url, &authority.credentials("gpu-1.example")).await.unwrap().stream);
+        let mut first = Talker::new(
+            connect(&url, &authority.credentials("gpu-1.example"))
+                .await
+                .unwrap()
+                .stream,
+        );
         first.say(JOIN, 0, &packed(&session)).await;
         first.hear().await.unwrap();
-        assert_eq!(pool.workers()[0].identity.as_deref(), Some("certificate gpu-1.example"));
+        assert_eq!(
+            pool.workers()[0].identity.as_deref(),
+            Some("certificate gpu-1.example")
+        );
         let joined = timeout(BOUND, events.next()).await.unwrap().unwrap();
-        assert!(matches!(&joined, brigade::Event::HostJoined { identity, .. } if &**identity == "certificate gpu-1.example"), "{joined:?}");
-        let mut thief = Talker::new(connect(&url, &authority.credentials("gpu-2.example")).await.unwrap().stream);
+        assert!(
+            matches!(&joined, brigade::Event::HostJoined { identity, .. } if &**identity == "certificate gpu-1.example"),
+            "{joined:?}"
+        );
+        let mut thief = Talker::new(
+            connect(&url, &authority.credentials("gpu-2.example"))
+                .await
+                .unwrap()
+                .stream,
+        );
         thief.say(JOIN, 0, &packed(&session)).await;
         let (kind, _, body) = thief.hear().await.unwrap();
-        assert!(kind == 81 && String::from_utf8_lossy(&body).contains("its session is that of certificate gpu-1.example"));
+        assert!(
+            kind == 81
+                && String::from_utf8_lossy(&body)
+                    .contains("its session is that of certificate gpu-1.example")
+        );
         pool.kill().await;
     });
 }
@@ -169,16 +272,36 @@ fn a_pool_shows_as_whom_a_host_joined_and_another_cannot_take_its_session() {
 fn a_host_whose_name_is_not_allowed_is_refused_and_counted() {
     run(async {
         let authority = Authority::new();
-        let listener = authority.credentials("127.0.0.1").allow_names(["gpu-1.example", "*.fleet.example"]);
+        let listener = authority
+            .credentials("127.0.0.1")
+            .allow_names(["gpu-1.example", "*.fleet.example"]);
         let mut door = open(&listener).await;
         for name in ["gpu-1.example", "seven.fleet.example"] {
-            assert_eq!(door.lets_in(&authority.credentials(name)).await.identity, Identity::Certificate(vec![name.to_owned()]));
+            assert_eq!(
+                door.lets_in(&authority.credentials(name)).await.identity,
+                Identity::Certificate(vec![name.to_owned()])
+            );
         }
-        let error = connect(&door.url, &authority.credentials("stranger.example")).await.unwrap_err();
-        assert!(error.kind() == ErrorKind::Refused && error.to_string().contains("allows none of the names"), "{error}");
-        door.until(|counts| counts.names == 1 && counts.total() == 1).await;
-        let error = connect(&door.url, &authority.credentials("host").allow_names(["127.0.0.1"])).await.unwrap_err();
-        assert!(error.kind() == ErrorKind::BadOption && error.to_string().contains("server_name"), "{error}");
+        let error = connect(&door.url, &authority.credentials("stranger.example"))
+            .await
+            .unwrap_err();
+        assert!(
+            error.kind() == ErrorKind::Refused
+                && error.to_string().contains("allows none of the names"),
+            "{error}"
+        );
+        door.until(|counts| counts.names == 1 && counts.total() == 1)
+            .await;
+        let error = connect(
+            &door.url,
+            &authority.credentials("host").allow_names(["127.0.0.1"]),
+        )
+        .await
+        .unwrap_err();
+        assert!(
+            error.kind() == ErrorKind::BadOption && error.to_string().contains("server_name"),
+            "{error}"
+        );
     });
 }
 
@@ -189,16 +312,27 @@ fn g46_tls_1_2_and_other_protocols_are_refused() {
         let (certificate, private) = authority.vouches("127.0.0.1", |_| {});
         let door = open(&key().certificate(certificate, private)).await;
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
-        for (version, protocol) in [(&version::TLS12, &b"brigade-door/1"[..]), (&version::TLS13, b"h2")] {
-            let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+        roots
+            .add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap())
+            .unwrap();
+        for (version, protocol) in [
+            (&version::TLS12, &b"brigade-door/1"[..]),
+            (&version::TLS13, b"h2"),
+        ] {
+            let config =
+                ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
             let config = config.with_protocol_versions(&[version]).unwrap();
-            let mut config = config.with_root_certificates(roots.clone()).with_no_client_auth();
+            let mut config = config
+                .with_root_certificates(roots.clone())
+                .with_no_client_auth();
             config.alpn_protocols = vec![protocol.to_vec()];
             let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
             let name = ServerName::try_from("127.0.0.1").unwrap();
             let before = door.refusals.get().tls;
-            connector.connect(name, door.knock().await).await.unwrap_err();
+            connector
+                .connect(name, door.knock().await)
+                .await
+                .unwrap_err();
             door.until(|counts| counts.tls == before + 1).await;
         }
         assert_eq!(door.refusals.get().total(), 2);
@@ -212,8 +346,12 @@ fn g46_plain_text_to_the_tls_port_and_tls_to_the_plain_port_are_named() {
         let door = open(&authority.credentials("127.0.0.1")).await;
         let plain = door.url.replace("tls://", "tcp://");
         let error = connect(&plain, &key()).await.unwrap_err();
-        assert!(error.kind() == ErrorKind::Unreachable && error.to_string().contains("wants TLS"), "{error:?}");
-        door.until(|counts| counts.tls == 1 && counts.total() == 1).await;
+        assert!(
+            error.kind() == ErrorKind::Unreachable && error.to_string().contains("wants TLS"),
+            "{error:?}"
+        );
+        door.until(|counts| counts.tls == 1 && counts.total() == 1)
+            .await;
         let mut stranger = door.knock().await;
         stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         let said = rest_of(&mut stranger).await;
@@ -222,9 +360,15 @@ fn g46_plain_text_to_the_tls_port_and_tls_to_the_plain_port_are_named() {
 
         let mut door = Door::plain().await;
         let over = door.url.replace("tcp://", "tls://");
-        let error = connect(&over, &authority.credentials("host")).await.unwrap_err();
-        assert!(error.kind() == ErrorKind::Unreachable && error.to_string().contains("write tcp://"), "{error:?}");
-        door.until(|counts| counts.strangers == 1 && counts.total() == 1).await;
+        let error = connect(&over, &authority.credentials("host"))
+            .await
+            .unwrap_err();
+        assert!(
+            error.kind() == ErrorKind::Unreachable && error.to_string().contains("write tcp://"),
+            "{error:?}"
+        );
+        door.until(|counts| counts.strangers == 1 && counts.total() == 1)
+            .await;
         door.lets_in(&key()).await;
     });
 }
@@ -236,10 +380,22 @@ fn g45_tls_ends_at_a_changed_byte() {
         let authority = Authority::new();
         let mut door = open(&authority.credentials("127.0.0.1")).await;
         for faults in [
-            Faults { flips: 1000, ..Faults::default() },
-            Faults { duplicates: 1000, ..Faults::default() },
-            Faults { drops: 1000, ..Faults::default() },
-            Faults { swaps: 1000, ..Faults::default() },
+            Faults {
+                flips: 1000,
+                ..Faults::default()
+            },
+            Faults {
+                duplicates: 1000,
+                ..Faults::default()
+            },
+            Faults {
+                drops: 1000,
+                ..Faults::default()
+            },
+            Faults {
+                swaps: 1000,
+                ..Faults::default()
+            },
         ] {
             let proxy = Proxy::start(Target::of(&door.url).unwrap(), 7).unwrap();
             let url = format!("tls://{}", proxy.address());
@@ -252,9 +408,18 @@ fn g45_tls_ends_at_a_changed_byte() {
             // Without a word: what was changed is noticed before that.
             drop(ours);
             let mut heard = Vec::new();
-            let end = timeout(BOUND, theirs.stream.read_to_end(&mut heard)).await.unwrap();
-            let kind = if faults.drops > 0 { ErrorOf::UnexpectedEof } else { ErrorOf::InvalidData };
-            assert!(end.unwrap_err().kind() == kind && b"one".starts_with(&heard[..]), "{faults:?}: {heard:?}");
+            let end = timeout(BOUND, theirs.stream.read_to_end(&mut heard))
+                .await
+                .unwrap();
+            let kind = if faults.drops > 0 {
+                ErrorOf::UnexpectedEof
+            } else {
+                ErrorOf::InvalidData
+            };
+            assert!(
+                end.unwrap_err().kind() == kind && b"one".starts_with(&heard[..]),
+                "{faults:?}: {heard:?}"
+            );
         }
     });
 }
@@ -265,16 +430,37 @@ fn credentials_that_let_in_anybody_are_refused_at_the_start() {
         let authority = Authority::new();
         let (certificate, private) = authority.vouches("127.0.0.1", |_| {});
         let listening = async |credentials: &Credentials| {
-            Listener::bind("tls://127.0.0.1:0", credentials, Limits::default()).await.err().unwrap().to_string()
+            Listener::bind("tls://127.0.0.1:0", credentials, Limits::default())
+                .await
+                .err()
+                .unwrap()
+                .to_string()
         };
         assert!(listening(&key()).await.contains("without a certificate"));
         let alone = Credentials::tls().certificate(certificate.clone(), private.clone());
         assert!(listening(&alone).await.contains("let in anybody"));
-        assert!(connect("tls://127.0.0.1:1", &alone).await.unwrap_err().to_string().contains("believe anybody"));
-        let error = connect("tls://127.0.0.1:1", &Credentials::tls().authority(authority.ca())).await.unwrap_err();
-        assert!(error.kind() == ErrorKind::BadOption && error.to_string().contains("without a proof"), "{error}");
+        assert!(
+            connect("tls://127.0.0.1:1", &alone)
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("believe anybody")
+        );
+        let error = connect(
+            "tls://127.0.0.1:1",
+            &Credentials::tls().authority(authority.ca()),
+        )
+        .await
+        .unwrap_err();
+        assert!(
+            error.kind() == ErrorKind::BadOption && error.to_string().contains("without a proof"),
+            "{error}"
+        );
         let mixed = key().certificate(certificate.clone(), private.clone());
-        let error = Listener::bind("tcp://127.0.0.1:0", &mixed, Limits::default()).await.err().unwrap();
+        let error = Listener::bind("tcp://127.0.0.1:0", &mixed, Limits::default())
+            .await
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("write tls://"), "{error}");
         // What is no certificate, no key, or no pair, and a secret that everybody may read.
         let wrong = [
@@ -300,16 +486,31 @@ fn certificates_come_from_files_too() {
         let private = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
         std::fs::write(path("ca.pem"), &authority.pem).unwrap();
-        std::fs::write(path("cert.pem"), params.signed_by(&private, &authority.issuer).unwrap().pem()).unwrap();
+        std::fs::write(
+            path("cert.pem"),
+            params.signed_by(&private, &authority.issuer).unwrap().pem(),
+        )
+        .unwrap();
         std::fs::write(path("key.pem"), private.serialize_pem()).unwrap();
-        let mode = |mode| std::fs::set_permissions(path("key.pem"), std::fs::Permissions::from_mode(mode)).unwrap();
+        let mode = |mode| {
+            std::fs::set_permissions(path("key.pem"), std::fs::Permissions::from_mode(mode))
+                .unwrap()
+        };
         let (certificate, key) = (Pem::file(path("cert.pem")), Pem::file(path("key.pem")));
-        let credentials = Credentials::tls().authority(Pem::file(path("ca.pem"))).certificate(certificate, key);
+        let credentials = Credentials::tls()
+            .authority(Pem::file(path("ca.pem")))
+            .certificate(certificate, key);
         mode(0o644);
-        let error = Listener::bind("tls://127.0.0.1:0", &credentials, Limits::default()).await.err().unwrap();
+        let error = Listener::bind("tls://127.0.0.1:0", &credentials, Limits::default())
+            .await
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("chmod 600"), "{error}");
         mode(0o660);
-        let error = Listener::bind("tls://127.0.0.1:0", &credentials, Limits::default()).await.err().unwrap();
+        let error = Listener::bind("tls://127.0.0.1:0", &credentials, Limits::default())
+            .await
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("a group may use"), "{error}");
         mode(0o600);
         let mut door = open(&credentials).await;

@@ -28,10 +28,16 @@ fn the_socket_is_its_owners_and_goes_with_its_listener() {
         assert!(file.file_type().is_socket() && file.permissions().mode() & 0o777 == 0o600);
         let peer = door.lets_in(&key()).await.peer;
         let own = rustix::process::geteuid().as_raw();
-        assert!(matches!(peer, Peer::Unix { user, process, .. } if user == own && process == std::process::id()), "{peer:?}");
+        assert!(
+            matches!(peer, Peer::Unix { user, process, .. } if user == own && process == std::process::id()),
+            "{peer:?}"
+        );
         assert!(peer.to_string().contains(&format!("user {own}")));
         let other = Credentials::key(OTHER_KEY).unwrap();
-        assert_eq!(connect(&door.url, &other).await.unwrap_err().kind(), ErrorKind::Refused);
+        assert_eq!(
+            connect(&door.url, &other).await.unwrap_err().kind(),
+            ErrorKind::Refused
+        );
         door.task.abort();
         (&mut door.task).await.unwrap_err();
         assert!(!path.exists());
@@ -47,17 +53,26 @@ fn a_stale_socket_is_replaced_and_nothing_else_is() {
         drop(UnixListener::bind(&path).unwrap());
         let listener = bind(&path).await.unwrap();
         let error = bind(&path).await.err().unwrap();
-        assert!(error.kind() == ErrorKind::Os && error.to_string().contains("another listener"), "{error}");
+        assert!(
+            error.kind() == ErrorKind::Os && error.to_string().contains("another listener"),
+            "{error}"
+        );
         assert!(path.exists());
         drop(listener);
         drop(bind(&path).await.unwrap());
 
         std::fs::write(&path, "precious").unwrap();
-        assert_eq!(bind(&path).await.err().unwrap().kind(), ErrorKind::BadOption);
+        assert_eq!(
+            bind(&path).await.err().unwrap().kind(),
+            ErrorKind::BadOption
+        );
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
         let missing = directory.path().join("missing/door");
         assert_eq!(bind(&missing).await.err().unwrap().kind(), ErrorKind::Os);
-        assert_eq!(connect(&url(&missing), &key()).await.unwrap_err().kind(), ErrorKind::Unreachable);
+        assert_eq!(
+            connect(&url(&missing), &key()).await.unwrap_err().kind(),
+            ErrorKind::Unreachable
+        );
     });
 }
 
@@ -81,10 +96,14 @@ fn another_user_is_refused_even_if_the_file_lets_him() {
             })
         };
         let refused = as_other(path.clone()).join().unwrap();
-        assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+        assert_eq!(
+            refused.unwrap_err().kind(),
+            std::io::ErrorKind::PermissionDenied
+        );
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
         let connected = as_other(path).join().unwrap().unwrap();
-        door.until(|counts| counts.users == 1 && counts.total() == 1).await;
+        door.until(|counts| counts.users == 1 && counts.total() == 1)
+            .await;
         drop(connected);
     });
 }

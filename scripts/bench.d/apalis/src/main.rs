@@ -1,8 +1,9 @@
-//! apalis on SQLite, with every commit synced as Brigade's are: jobs are pushed one by one and in bulk, and run.
+//! apalis on SQLite, with every commit synced as Brigade's are: jobs are pushed one by one and in
+//! bulk, and run.
 
 use std::error::Error;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use apalis::prelude::*;
@@ -33,10 +34,14 @@ async fn open() -> Result<(TempDir, SqlitePool, SqliteStorage<u64>)> {
         .create_if_missing(true)
         .pragma("journal_mode", "WAL")
         .pragma("synchronous", "FULL");
-    let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).connect_with(options).await?;
+    let pool = SqlitePoolOptions::new()
+        .max_connections(CONNECTIONS)
+        .connect_with(options)
+        .await?;
     // Its own `setup` turns syncing off.
     SqliteStorage::migrations().run(&pool).await?;
-    let storage = SqliteStorage::new(&pool).with_config(Config::default().queue("noop").batch_size(PREFETCH));
+    let storage =
+        SqliteStorage::new(&pool).with_config(Config::default().queue("noop").batch_size(PREFETCH));
     Ok((directory, pool, storage))
 }
 
@@ -67,10 +72,16 @@ async fn push_one_by_one(seconds: Duration) -> Result<f64> {
     Ok(counted as f64 / seconds.as_secs_f64())
 }
 
-async fn push_for(storage: &mut SqliteStorage<u64>, bulk: usize, seconds: Duration) -> Result<(Instant, u64)> {
+async fn push_for(
+    storage: &mut SqliteStorage<u64>,
+    bulk: usize,
+    seconds: Duration,
+) -> Result<(Instant, u64)> {
     let (began, mut count) = (Instant::now(), 0);
     while began.elapsed() < seconds {
-        storage.push_stream(&mut stream::iter(vec![1; bulk])).await?;
+        storage
+            .push_stream(&mut stream::iter(vec![1; bulk]))
+            .await?;
         count += bulk as u64;
     }
     Ok((began, count))
@@ -89,14 +100,19 @@ struct Count {
     all: u64,
 }
 
-async fn noop(_: u64, count: Data<Count>, worker: WorkerContext) -> std::result::Result<(), BoxDynError> {
+async fn noop(
+    _: u64,
+    count: Data<Count>,
+    worker: WorkerContext,
+) -> std::result::Result<(), BoxDynError> {
     if count.ran.fetch_add(1, Ordering::Relaxed) + 1 == count.all {
         worker.stop()?;
     }
     Ok(())
 }
 
-/// Jobs per second: all are pushed, a hundred at once, then run and acknowledged by a worker that holds up to a hundred.
+/// Jobs per second: all are pushed, a hundred at once, then run and acknowledged by a worker that
+/// holds up to a hundred.
 async fn cycle(seconds: Duration) -> Result<f64> {
     let (_directory, _pool, mut storage) = open().await?;
     // So many that the rest takes about the time.
@@ -105,7 +121,10 @@ async fn cycle(seconds: Duration) -> Result<f64> {
     let worker = WorkerBuilder::new("noop")
         .backend(storage)
         .concurrency(PREFETCH)
-        .data(Count { ran: ran.clone(), all: count })
+        .data(Count {
+            ran: ran.clone(),
+            all: count,
+        })
         .build(noop);
     tokio::time::timeout(PATIENCE, worker.run()).await??;
     assert_eq!(ran.load(Ordering::Relaxed), count, "every job ran");
@@ -115,7 +134,9 @@ async fn cycle(seconds: Duration) -> Result<f64> {
 const WORKLOADS: [&str; 3] = ["push-64", "push-bulk", "cycle-in-process"];
 
 fn main() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let mut seconds = Duration::from_secs(3);
     let mut wanted = Vec::new();
     let mut arguments = std::env::args().skip(1);
@@ -136,7 +157,9 @@ fn main() -> Result<()> {
             "push-bulk" => runtime.block_on(push_in_bulk(seconds))?,
             _ => runtime.block_on(cycle(seconds))?,
         };
-        println!(r#"{{"peer":"apalis","workload":"{workload}","value":{value:.3},"unit":"jobs/s"}}"#);
+        println!(
+            r#"{{"peer":"apalis","workload":"{workload}","value":{value:.3},"unit":"jobs/s"}}"#
+        );
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
-//! procspawn's pool of two processes. A worker runs one task at a time; there is no setting for more.
+//! procspawn's pool of two processes. A worker runs one task at a time; there is no setting for
+//! more.
 
 use std::collections::VecDeque;
 use std::error::Error;
-use std::panic::{catch_unwind, set_hook, take_hook, AssertUnwindSafe};
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -65,11 +66,7 @@ fn samples() -> Vec<(ByteBuf, String)> {
 }
 
 fn ensure(right: bool, what: &str) -> Result<()> {
-    if right {
-        Ok(())
-    } else {
-        Err(what.into())
-    }
+    if right { Ok(()) } else { Err(what.into()) }
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -227,7 +224,8 @@ fn quietly<T>(run: impl FnOnce() -> T) -> T {
     result
 }
 
-/// A call in flight holds up to four descriptors; the usual soft limit is too low for a thousand calls.
+/// A call in flight holds up to four descriptors; the usual soft limit is too low for a thousand
+/// calls.
 fn raise_descriptor_limit() {
     let mut limit = libc::rlimit {
         rlim_cur: 0,

@@ -56,7 +56,11 @@ async fn push_one_by_one<Q: Queue>(queue: Q, seconds: Duration) -> Result<f64> {
     Ok(counted as f64 / seconds.as_secs_f64())
 }
 
-async fn push_for<Q: Queue>(queue: &mut Q, bulk: usize, seconds: Duration) -> Result<(Instant, u64)> {
+async fn push_for<Q: Queue>(
+    queue: &mut Q,
+    bulk: usize,
+    seconds: Duration,
+) -> Result<(Instant, u64)> {
     let (began, mut count) = (Instant::now(), 0);
     while began.elapsed() < seconds {
         queue.push_many(bulk).await?;
@@ -70,7 +74,8 @@ async fn push_in_bulk<Q: Queue>(mut queue: Q, seconds: Duration) -> Result<f64> 
     Ok(count as f64 / began.elapsed().as_secs_f64())
 }
 
-/// Jobs per second: all are pushed, a hundred at once, then run and acknowledged, a hundred at the same time.
+/// Jobs per second: all are pushed, a hundred at once, then run and acknowledged, a hundred at the
+/// same time.
 async fn cycle<Q: Queue>(mut queue: Q, seconds: Duration) -> Result<f64> {
     let (began, count) = push_for(&mut queue, PREFETCH, seconds / 3).await?;
     tokio::time::timeout(PATIENCE, queue.run(count)).await??;
@@ -81,14 +86,18 @@ const WORKLOADS: [&str; 3] = ["redis-push-64", "redis-push-bulk", "redis-cycle-i
 
 async fn open<Q: Queue>() -> Result<Q> {
     let url = format!("redis+unix://{}", std::env::var("BENCH_REDIS_SOCKET")?);
-    let mut connection = redis::Client::open(url.as_str())?.get_multiplexed_async_connection().await?;
+    let mut connection = redis::Client::open(url.as_str())?
+        .get_multiplexed_async_connection()
+        .await?;
     redis::cmd("FLUSHALL").exec_async(&mut connection).await?;
     Q::open(&url).await
 }
 
 /// Runs the workloads that the command line names, or all, and prints a JSON line for each.
 pub fn main<Q: Queue>(peer: &str) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let mut seconds = Duration::from_secs(3);
     let mut wanted = Vec::new();
     let mut arguments = std::env::args().skip(1);
@@ -113,7 +122,9 @@ pub fn main<Q: Queue>(peer: &str) -> Result<()> {
                 _ => cycle(queue, seconds).await,
             }
         })?;
-        println!(r#"{{"peer":"{peer}","workload":"{workload}","value":{value:.3},"unit":"jobs/s"}}"#);
+        println!(
+            r#"{{"peer":"{peer}","workload":"{workload}","value":{value:.3},"unit":"jobs/s"}}"#
+        );
     }
     std::process::exit(0);
 }

@@ -1,5 +1,5 @@
-//! The first half: a call for each file. The caller walks the tree only as far ahead as the workers need; how much there is in
-//! all is counted by a call of its own, which tells its progress.
+//! The first half: a call for each file. The caller walks the tree only as far ahead as the workers
+//! need; how much there is in all is counted by a call of its own, which tells its progress.
 
 use std::cell::RefCell;
 use std::ffi::OsString;
@@ -65,7 +65,13 @@ fn digest(cx: &Context, path: OsString) -> io::Result<Sums> {
         sha256.update(&buffer[..read]);
         bytes += read as u64;
     }
-    Ok(Sums { bytes, md5: hex(&md5.finalize()), sha256: hex(&sha256.finalize()), worker: cx.worker(), took: began.elapsed() })
+    Ok(Sums {
+        bytes,
+        md5: hex(&md5.finalize()),
+        sha256: hex(&sha256.finalize()),
+        worker: cx.worker(),
+        took: began.elapsed(),
+    })
 }
 
 #[task(name = "demo.count")]
@@ -92,18 +98,26 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Digests every file under the directory.
-pub(super) async fn tree(pool: &Pool, directory: &Path, writer: &Writer) -> anyhow::Result<Digested> {
+pub(super) async fn tree(
+    pool: &Pool,
+    directory: &Path,
+    writer: &Writer,
+) -> anyhow::Result<Digested> {
     let began = Instant::now();
-    let bar = terminal::bar("{wide_bar:.cyan} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {msg}");
+    let bar =
+        terminal::bar("{wide_bar:.cyan} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {msg}");
     let tally = RefCell::new(Digested::new(directory));
     let mut counting = pool.call(count(directory.as_os_str().to_owned()));
     let mut counted = counting.progress();
 
     let walk = stream::iter(Walk::new(directory)).filter_map(|found| {
-        let file = found.map_err(|Unreadable { path, reason }| tally.borrow_mut().unreadable(&path, reason.to_string()));
+        let file = found.map_err(|Unreadable { path, reason }| {
+            tally.borrow_mut().unreadable(&path, reason.to_string())
+        });
         future::ready(file.ok())
     });
-    // `Pool::map` would do but for one thing: an error of its stream does not say which file it belongs to.
+    // `Pool::map` would do but for one thing: an error of its stream does not say which file it
+    // belongs to.
     let sums = walk.map(|File { path, bytes }| {
         let timeout = Duration::from_secs(10 + bytes / BYTES_PER_SECOND_MIN);
         let call = pool.call(digest(path.as_os_str().to_owned()).timeout(timeout));
@@ -140,7 +154,13 @@ fn expect(bar: &ProgressBar, count: Count) {
     bar.set_length(count.bytes.max(bar.position()));
 }
 
-fn take(digested: &mut Digested, path: &Path, sums: Sums, bar: &ProgressBar, writer: &Writer) -> io::Result<()> {
+fn take(
+    digested: &mut Digested,
+    path: &Path,
+    sums: Sums,
+    bar: &ProgressBar,
+    writer: &Writer,
+) -> io::Result<()> {
     digested.files += 1;
     digested.bytes += sums.bytes;
     let share = digested.shares.entry(sums.worker).or_default();
@@ -151,7 +171,12 @@ fn take(digested: &mut Digested, path: &Path, sums: Sums, bar: &ProgressBar, wri
     writer.file(
         digested,
         bar,
-        FileDigest { path: path.to_string_lossy().into_owned(), bytes: sums.bytes, md5: sums.md5, sha256: sums.sha256 },
+        FileDigest {
+            path: path.to_string_lossy().into_owned(),
+            bytes: sums.bytes,
+            md5: sums.md5,
+            sha256: sums.sha256,
+        },
     )
 }
 

@@ -1,6 +1,9 @@
 //! The four calls that would end a program that ran them itself.
 
-#![expect(unsafe_code, reason = "a segfault is provoked by writing to an address that belongs to nobody")]
+#![expect(
+    unsafe_code,
+    reason = "a segfault is provoked by writing to an address that belongs to nobody"
+)]
 
 use std::hint::black_box;
 use std::ptr;
@@ -47,7 +50,8 @@ pub(super) const MISHAPS: [Mishap; 4] = [
 
 #[task(name = "demo.segfault")]
 fn segfault() {
-    // SAFETY: none, on purpose: nothing is ever mapped at address 16, so the kernel ends the worker.
+    // SAFETY: none, on purpose: nothing is ever mapped at address 16, so the kernel ends the
+    // worker.
     unsafe { ptr::without_provenance_mut::<u8>(16).write_volatile(1) }
 }
 
@@ -59,7 +63,11 @@ fn stack_overflow() {
 fn descend(depth: u64) -> u64 {
     let frame = black_box([depth; 64]);
     // Never true, which neither compiler nor lint can know.
-    if black_box(depth) == 0 { 0 } else { descend(depth + 1) + frame[7] }
+    if black_box(depth) == 0 {
+        0
+    } else {
+        descend(depth + 1) + frame[7]
+    }
 }
 
 #[task(name = "demo.endless_loop")]

@@ -1,4 +1,5 @@
-//! What the demo found out, and how it is told: to people as it comes, to programs as one JSON document at the end.
+//! What the demo found out, and how it is told: to people as it comes, to programs as one JSON
+//! document at the end.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _, stdout};
@@ -115,13 +116,20 @@ impl Report {
             && trial.good_right == trial.good_made
             && trial.is_whole
             && trial.endings.iter().all(|ending| ending.is_expected);
-        Self { good, digested, trial }
+        Self {
+            good,
+            digested,
+            trial,
+        }
     }
 }
 
 impl Digested {
     pub(super) fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_string_lossy().into_owned(), ..Self::default() }
+        Self {
+            directory: directory.to_string_lossy().into_owned(),
+            ..Self::default()
+        }
     }
 
     pub(super) fn unreadable(&mut self, path: &Path, reason: String) {
@@ -140,7 +148,11 @@ impl Digested {
         self.files_per_second = self.files as f64 / self.seconds;
         self.workers = workers
             .iter()
-            .map(|info| Share { worker: info.id, pid: info.pid, ..self.shares.get(&info.id).cloned().unwrap_or_default() })
+            .map(|info| Share {
+                worker: info.id,
+                pid: info.pid,
+                ..self.shares.get(&info.id).cloned().unwrap_or_default()
+            })
             .collect();
         self.list.sort_by(|a, b| a.path.cmp(&b.path));
     }
@@ -150,24 +162,45 @@ impl Problems {
     fn add(&mut self, path: &Path, reason: String) {
         self.count += 1;
         if self.named.len() < NAMED_JSON_MAX {
-            self.named.push(Problem { path: path.to_string_lossy().into_owned(), reason });
+            self.named.push(Problem {
+                path: path.to_string_lossy().into_owned(),
+                reason,
+            });
         }
     }
 }
 
 impl Ending {
     pub(super) fn new(provoked: &'static str, error: &CallError, is_expected: bool) -> Self {
-        Self { provoked, is_expected, outcome: error.outcome(), text: error.to_string(), certificate: error.certificate().cloned() }
+        Self {
+            provoked,
+            is_expected,
+            outcome: error.outcome(),
+            text: error.to_string(),
+            certificate: error.certificate().cloned(),
+        }
     }
 
     pub(super) fn survived(provoked: &'static str) -> Self {
-        Self { provoked, is_expected: false, outcome: "done", text: "it returned as if nothing were wrong".to_owned(), certificate: None }
+        Self {
+            provoked,
+            is_expected: false,
+            outcome: "done",
+            text: "it returned as if nothing were wrong".to_owned(),
+            certificate: None,
+        }
     }
 }
 
 impl WorkerRow {
     pub(super) fn new(info: &WorkerInfo) -> Self {
-        Self { worker: info.id, pid: info.pid, state: info.state.to_string(), done: info.done, age_seconds: info.age.as_secs_f64() }
+        Self {
+            worker: info.id,
+            pid: info.pid,
+            state: info.state.to_string(),
+            done: info.done,
+            age_seconds: info.age.as_secs_f64(),
+        }
     }
 }
 
@@ -180,18 +213,29 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(json: bool, list: bool) -> Self {
-        Self { json, list, terminal: Terminal::of_stdout() }
+        Self {
+            json,
+            list,
+            terminal: Terminal::of_stdout(),
+        }
     }
 
     /// One file of the list.
-    pub(super) fn file(&self, digested: &mut Digested, bar: &ProgressBar, file: FileDigest) -> io::Result<()> {
+    pub(super) fn file(
+        &self,
+        digested: &mut Digested,
+        bar: &ProgressBar,
+        file: FileDigest,
+    ) -> io::Result<()> {
         match (self.list, self.json) {
             (false, _) => Ok(()),
             (true, true) => {
                 digested.list.push(file);
                 Ok(())
             }
-            (true, false) => bar.suspend(|| writeln!(stdout(), "{}  {}  {}", file.md5, file.sha256, file.path)),
+            (true, false) => {
+                bar.suspend(|| writeln!(stdout(), "{}  {}  {}", file.md5, file.sha256, file.path))
+            }
         }
     }
 
@@ -201,25 +245,58 @@ impl Writer {
         }
         let (out, files) = (&mut stdout().lock(), HumanCount(digested.files));
         let took = Duration::from_secs_f64(digested.seconds);
-        writeln!(out, "{} (MD5 and SHA-256): {files} files under {}", self.terminal.bold("Digested"), digested.directory)?;
-        let (data, data_rate) = (HumanBytes(digested.bytes), per_second(digested.bytes, took, HumanBytes));
+        writeln!(
+            out,
+            "{} (MD5 and SHA-256): {files} files under {}",
+            self.terminal.bold("Digested"),
+            digested.directory
+        )?;
+        let (data, data_rate) = (
+            HumanBytes(digested.bytes),
+            per_second(digested.bytes, took, HumanBytes),
+        );
         let file_rate = per_second(digested.files, took, HumanCount);
-        writeln!(out, "{data} in {took:.1?}, {data_rate}/s, {file_rate} files/s, on {} workers", digested.workers.len())?;
+        writeln!(
+            out,
+            "{data} in {took:.1?}, {data_rate}/s, {file_rate} files/s, on {} workers",
+            digested.workers.len()
+        )?;
         self.problems(out, &digested.unreadable, "could not be read")?;
         self.problems(out, &digested.lost, "lost their call")?;
         let rows = digested.workers.iter().map(|share| {
-            let busy = format!("{:.0} %", 100.0 * share.busy.as_secs_f64() / digested.seconds);
-            let (files, bytes) = (HumanCount(share.files).to_string(), HumanBytes(share.bytes).to_string());
+            let busy = format!(
+                "{:.0} %",
+                100.0 * share.busy.as_secs_f64() / digested.seconds
+            );
+            let (files, bytes) = (
+                HumanCount(share.files).to_string(),
+                HumanBytes(share.bytes).to_string(),
+            );
             [share.worker.to_string(), pid(share.pid), files, bytes, busy]
         });
-        writeln!(out, "{}\n", self.terminal.table(["worker", "pid", "files", "data", "busy"], 5, rows))
+        writeln!(
+            out,
+            "{}\n",
+            self.terminal
+                .table(["worker", "pid", "files", "data", "busy"], 5, rows)
+        )
     }
 
-    fn problems(&self, out: &mut impl io::Write, problems: &Problems, what: &str) -> io::Result<()> {
+    fn problems(
+        &self,
+        out: &mut impl io::Write,
+        problems: &Problems,
+        what: &str,
+    ) -> io::Result<()> {
         if problems.count == 0 {
             return Ok(());
         }
-        writeln!(out, "{} {what}:", self.terminal.red(&format!("{} files", HumanCount(problems.count))))?;
+        writeln!(
+            out,
+            "{} {what}:",
+            self.terminal
+                .red(&format!("{} files", HumanCount(problems.count)))
+        )?;
         for Problem { path, reason } in problems.named.iter().take(NAMED_MAX) {
             writeln!(out, "  {path}: {reason}")?;
         }
@@ -235,7 +312,11 @@ impl Writer {
             return Ok(());
         }
         let title = self.terminal.bold("Four calls that would end a program");
-        writeln!(stdout(), "{title}, among {} good ones:\n", HumanCount(good_calls))
+        writeln!(
+            stdout(),
+            "{title}, among {} good ones:\n",
+            HumanCount(good_calls)
+        )
     }
 
     pub(super) fn tried(&self, trial: &Trial) -> io::Result<()> {
@@ -246,17 +327,49 @@ impl Writer {
         for ending in &trial.endings {
             self.ending(out, ending)?;
         }
-        let good = format!("{} of {}", HumanCount(trial.good_right), HumanCount(trial.good_made));
+        let good = format!(
+            "{} of {}",
+            HumanCount(trial.good_right),
+            HumanCount(trial.good_made)
+        );
         let took = Duration::from_secs_f64(trial.seconds);
-        writeln!(out, "{} good calls gave the right value, in {took:.1?}.", self.verdict(trial.good_right == trial.good_made, &good))?;
-        let ready = trial.workers.iter().filter(|worker| matches!(&*worker.state, "idle" | "busy")).count();
-        let whole = if trial.is_whole { "The pool is whole again" } else { "The pool is not whole" };
-        writeln!(out, "{}: {ready} of {} workers are ready.", self.verdict(trial.is_whole, whole), trial.workers_wanted)?;
+        writeln!(
+            out,
+            "{} good calls gave the right value, in {took:.1?}.",
+            self.verdict(trial.good_right == trial.good_made, &good)
+        )?;
+        let ready = trial
+            .workers
+            .iter()
+            .filter(|worker| matches!(&*worker.state, "idle" | "busy"))
+            .count();
+        let whole = if trial.is_whole {
+            "The pool is whole again"
+        } else {
+            "The pool is not whole"
+        };
+        writeln!(
+            out,
+            "{}: {ready} of {} workers are ready.",
+            self.verdict(trial.is_whole, whole),
+            trial.workers_wanted
+        )?;
         let rows = trial.workers.iter().map(|worker| {
             let age = format!("{:.1?}", Duration::from_secs_f64(worker.age_seconds));
-            [worker.worker.to_string(), pid(worker.pid), HumanCount(worker.done).to_string(), age, worker.state.clone()]
+            [
+                worker.worker.to_string(),
+                pid(worker.pid),
+                HumanCount(worker.done).to_string(),
+                age,
+                worker.state.clone(),
+            ]
         });
-        writeln!(out, "{}", self.terminal.table(["worker", "pid", "calls done", "age", "state"], 4, rows))
+        writeln!(
+            out,
+            "{}",
+            self.terminal
+                .table(["worker", "pid", "calls done", "age", "state"], 4, rows)
+        )
     }
 
     /// The certificate as a small block.
@@ -283,8 +396,17 @@ impl Writer {
             "\n  worker {}, pid {}, call {}, attempt {}",
             certificate.worker, certificate.pid, certificate.call, certificate.attempt
         )?;
-        writeln!(out, "  ran {:.1?}; its worker used {:.1?} of CPU and {peak} of memory", cost.wall, cost.cpu())?;
-        let is_telling = |line: &&str| !line.trim().is_empty() && !line.starts_with("stack backtrace:") && !line.starts_with("note: ");
+        writeln!(
+            out,
+            "  ran {:.1?}; its worker used {:.1?} of CPU and {peak} of memory",
+            cost.wall,
+            cost.cpu()
+        )?;
+        let is_telling = |line: &&str| {
+            !line.trim().is_empty()
+                && !line.starts_with("stack backtrace:")
+                && !line.starts_with("note: ")
+        };
         let lines: Vec<&str> = certificate.stderr.lines().filter(is_telling).collect();
         for line in &lines[lines.len().saturating_sub(STDERR_LINES_MAX)..] {
             writeln!(out, "  {}", self.terminal.dim(&format!("stderr: {line}")))?;
@@ -293,7 +415,11 @@ impl Writer {
     }
 
     fn verdict(&self, is_good: bool, text: &str) -> String {
-        if is_good { self.terminal.green(text) } else { self.terminal.red(text) }
+        if is_good {
+            self.terminal.green(text)
+        } else {
+            self.terminal.red(text)
+        }
     }
 
     pub(super) fn end(&self, report: &Report) -> io::Result<()> {
@@ -311,7 +437,12 @@ fn pid(pid: Option<u32>) -> String {
 }
 
 /// A rate, shown as the amount is.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a rate for people")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a rate for people"
+)]
 fn per_second<D>(amount: u64, took: Duration, show: impl Fn(u64) -> D) -> D {
     show((amount as f64 / took.as_secs_f64().max(1e-6)) as u64)
 }

@@ -30,11 +30,19 @@ pub(super) async fn run(pool: &Pool, workers: usize, writer: &Writer) -> anyhow:
     let bar = terminal::bar("{wide_bar:.cyan} {pos} of {len} good calls");
     bar.set_length(GOOD_CALLS);
 
-    let wanted = |index: u64| (NUMBERS + index, (NUMBERS + index) * (NUMBERS + index + 1) / 2);
+    let wanted = |index: u64| {
+        (
+            NUMBERS + index,
+            (NUMBERS + index) * (NUMBERS + index + 1) / 2,
+        )
+    };
     let calls = stream::iter(0..GOOD_CALLS);
     let good = async {
         // Ordered, so that each value can be compared with the one that its own input must give.
-        let values = pool.map(calls, |index| sum(wanted(index).0)).ordered().enumerate();
+        let values = pool
+            .map(calls, |index| sum(wanted(index).0))
+            .ordered()
+            .enumerate();
         values
             .fold(0, |right, (index, value)| {
                 bar.inc(1);

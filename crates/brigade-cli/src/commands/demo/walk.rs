@@ -4,8 +4,8 @@ use std::fs::{self, ReadDir};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Regular files under a directory, in no particular order. Symbolic links are not followed. It keeps one directory open and
-/// remembers those that it has yet to enter.
+/// Regular files under a directory, in no particular order. Symbolic links are not followed. It
+/// keeps one directory open and remembers those that it has yet to enter.
 pub(super) struct Walk {
     open: Option<(PathBuf, ReadDir)>,
     waiting: Vec<PathBuf>,
@@ -24,10 +24,14 @@ pub(super) struct Unreadable {
 
 impl Walk {
     pub(super) fn new(directory: &Path) -> Self {
-        Self { open: None, waiting: vec![directory.to_owned()] }
+        Self {
+            open: None,
+            waiting: vec![directory.to_owned()],
+        }
     }
 
-    /// The next entry of the open directory or, if there is none, the next directory. `None` at the end.
+    /// The next entry of the open directory or, if there is none, the next directory. `None` at the
+    /// end.
     fn step(&mut self) -> Option<Result<Option<File>, Unreadable>> {
         if let Some((directory, entries)) = &mut self.open {
             match entries.next() {
@@ -35,7 +39,10 @@ impl Walk {
                     let path = entry.path();
                     // Does not follow links.
                     return Some(match entry.metadata() {
-                        Ok(found) if found.is_file() => Ok(Some(File { path, bytes: found.len() })),
+                        Ok(found) if found.is_file() => Ok(Some(File {
+                            path,
+                            bytes: found.len(),
+                        })),
                         Ok(found) if found.is_dir() => {
                             self.waiting.push(path);
                             Ok(None)

@@ -1,4 +1,5 @@
-//! Lines of JSON from standard input. What is read and not yet pushed is at most one batch; a line is at most a payload.
+//! Lines of JSON from standard input. What is read and not yet pushed is at most one batch; a line
+//! is at most a payload.
 
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Read as _, Stdin, StdinLock, stdin};
 use std::process::ExitCode;
@@ -27,7 +28,12 @@ struct Count {
     duplicates: u64,
 }
 
-pub(super) async fn push(broker: &Broker, queue: &Queue, options: &Options, json: bool) -> anyhow::Result<ExitCode> {
+pub(super) async fn push(
+    broker: &Broker,
+    queue: &Queue,
+    options: &Options,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     if stdin().is_terminal() {
         note!("reading JSON from the terminal, one value per line; Ctrl-D ends");
     }
@@ -43,8 +49,12 @@ pub(super) async fn push(broker: &Broker, queue: &Queue, options: &Options, json
             Err(error) => bail!("{error:#}; {}", count.told(first, lines.number)),
         };
         let result = broker.push_many(batch).await;
-        let pushed = result.with_context(|| format!("could not push; {}", count.told(first, lines.number)))?;
-        let duplicates = pushed.iter().filter(|pushed| matches!(pushed, Pushed::Duplicate(_))).count() as u64;
+        let pushed = result
+            .with_context(|| format!("could not push; {}", count.told(first, lines.number)))?;
+        let duplicates = pushed
+            .iter()
+            .filter(|pushed| matches!(pushed, Pushed::Duplicate(_)))
+            .count() as u64;
         count.duplicates += duplicates;
         count.pushed += pushed.len() as u64 - duplicates;
         bar.set_position(count.pushed);
@@ -54,7 +64,10 @@ pub(super) async fn push(broker: &Broker, queue: &Queue, options: &Options, json
         show::json(&json!({ "pushed": count.pushed, "duplicates": count.duplicates }))?;
     } else {
         if count.duplicates > 0 {
-            note!("{} more were not pushed, there is a job with this mark", HumanCount(count.duplicates));
+            note!(
+                "{} more were not pushed, there is a job with this mark",
+                HumanCount(count.duplicates)
+            );
         }
         show::line(&count.pushed.to_string())?;
     }
@@ -64,11 +77,18 @@ pub(super) async fn push(broker: &Broker, queue: &Queue, options: &Options, json
 impl Count {
     /// For an error in a batch.
     fn told(&self, first: u64, last: u64) -> String {
-        let lines = if first == last { format!("line {first}") } else { format!("lines {first} to {last}") };
+        let lines = if first == last {
+            format!("line {first}")
+        } else {
+            format!("lines {first} to {last}")
+        };
         match self.pushed {
             0 => format!("nothing was pushed of {lines}"),
             1 => format!("nothing was pushed of {lines}, 1 job was pushed before"),
-            pushed => format!("nothing was pushed of {lines}, {} jobs were pushed before", HumanCount(pushed)),
+            pushed => format!(
+                "nothing was pushed of {lines}, {} jobs were pushed before",
+                HumanCount(pushed)
+            ),
         }
     }
 }
@@ -84,18 +104,29 @@ struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     fn new(stdin: &'a Stdin, line_bytes_max: usize) -> Self {
-        Self { reader: BufReader::with_capacity(1 << 16, stdin.lock()), stdin, number: 0, line_bytes_max, line: Vec::new() }
+        Self {
+            reader: BufReader::with_capacity(1 << 16, stdin.lock()),
+            stdin,
+            number: 0,
+            line_bytes_max,
+            line: Vec::new(),
+        }
     }
 
     /// The jobs of the next lines, none at the end of the input. Waits for the first only.
     fn batch(&mut self, queue: &Queue, options: &Options) -> anyhow::Result<Vec<Job>> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
-        while batch.len() < BATCH_JOBS_MAX && bytes < BATCH_BYTES_MAX && (batch.is_empty() || self.is_ready()?) {
+        while batch.len() < BATCH_JOBS_MAX
+            && bytes < BATCH_BYTES_MAX
+            && (batch.is_empty() || self.is_ready()?)
+        {
             if !self.read()? {
                 break;
             }
             let number = self.number;
-            let text = str::from_utf8(&self.line).with_context(|| format!("line {number} is not UTF-8 text"))?.trim();
+            let text = str::from_utf8(&self.line)
+                .with_context(|| format!("line {number} is not UTF-8 text"))?
+                .trim();
             if text.is_empty() {
                 continue;
             }
@@ -114,24 +145,37 @@ impl<'a> Lines<'a> {
         self.line.clear();
         // Two more: its line break, and one to see that it is too long.
         let max = self.line_bytes_max as u64 + 2;
-        let count = self.reader.by_ref().take(max).read_until(b'\n', &mut self.line).context("cannot read standard input")?;
+        let count = self
+            .reader
+            .by_ref()
+            .take(max)
+            .read_until(b'\n', &mut self.line)
+            .context("cannot read standard input")?;
         if count == 0 {
             return Ok(false);
         }
         self.number += 1;
         let length = self.line.trim_ascii().len();
         if length > self.line_bytes_max {
-            bail!("line {} is longer than the {} bytes that a payload may have", self.number, self.line_bytes_max);
+            bail!(
+                "line {} is longer than the {} bytes that a payload may have",
+                self.number,
+                self.line_bytes_max
+            );
         }
         Ok(true)
     }
 
-    /// Whether reading on will not wait: the jobs of a slow producer are not held back until a batch is full.
+    /// Whether reading on will not wait: the jobs of a slow producer are not held back until a
+    /// batch is full.
     fn is_ready(&self) -> io::Result<bool> {
         if self.reader.buffer().contains(&b'\n') {
             return Ok(true);
         }
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         Ok(poll(&mut [PollFd::new(self.stdin, PollFlags::IN)], Some(&now))? > 0)
     }
 }

@@ -1,11 +1,14 @@
-//! Ends the programs if `brigade work` itself is killed: their jobs are handed out again then, and no job may run twice at once.
+//! Ends the programs if `brigade work` itself is killed: their jobs are handed out again then, and
+//! no job may run twice at once.
 //!
-//! The guard is this program again, in a process group of its own, which no signal but SIGKILL ends. It is told of each process group that
-//! begins and ends, over a pipe, and kills those that are left when the pipe ends, whatever the reason (`guard::groups`). A group is taken off
-//! its list before its leader is reaped, so that a number that is used again is never hit.
+//! The guard is this program again, in a process group of its own, which no signal but SIGKILL
+//! ends. It is told of each process group that begins and ends, over a pipe, and kills those that
+//! are left when the pipe ends, whatever the reason (`guard::groups`). A group is taken off its
+//! list before its leader is reaped, so that a number that is used again is never hit.
 //!
-//! The mark of a program is told before it starts, its group afterwards. One that had started when the worker was killed in between is found by
-//! its mark: the pipe, which a child holds until it executes its program, ends later than that.
+//! The mark of a program is told before it starts, its group afterwards. One that had started when
+//! the worker was killed in between is found by its mark: the pipe, which a child holds until it
+//! executes its program, ends later than that.
 //!
 //! Lines: `?MARK` starts, `+MARK GROUP` has, `+MARK` could not; `-GROUP` has ended.
 
@@ -62,7 +65,9 @@ impl Guard {
     }
 
     pub(super) fn pid(&self) -> Option<Pid> {
-        self.process.id().and_then(|id| Pid::from_raw(id.cast_signed()))
+        self.process
+            .id()
+            .and_then(|id| Pid::from_raw(id.cast_signed()))
     }
 
     /// A program with this mark is about to start.
@@ -109,12 +114,16 @@ pub(crate) struct WorkGuard {
 }
 
 fn pid(text: &str) -> Result<Pid, String> {
-    text.parse().ok().and_then(Pid::from_raw).ok_or_else(|| "not the number of a process".to_owned())
+    text.parse()
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| "not the number of a process".to_owned())
 }
 
 impl WorkGuard {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        // Whoever stops a whole unit or session signals the guard too, while programs may still run.
+        // Whoever stops a whole unit or session signals the guard too, while programs may still
+        // run.
         let _deaf = Listener::new()?;
         writeln!(stdout(), "{READY}")?;
         let mut groups = Groups::new(self.worker);

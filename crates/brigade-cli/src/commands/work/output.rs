@@ -3,7 +3,9 @@
 use std::io;
 
 use serde_json::value::{RawValue, to_raw_value};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Stderr, Stdout, stderr, stdout};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Stderr, Stdout, stderr, stdout,
+};
 use tokio::process::ChildStdin;
 use tokio::sync::Mutex;
 use tokio::time::{Duration, sleep};
@@ -19,9 +21,11 @@ const REASON_BYTES_MAX: usize = 4 << 10;
 const LINE_BYTES_MAX: usize = 64 << 10;
 /// Read at once.
 const CHUNK_BYTES: usize = 8 << 10;
-/// What a pipe may still hold when its program has ended (pipe(7)); who writes more is somebody else.
+/// What a pipe may still hold when its program has ended (pipe(7)); who writes more is somebody
+/// else.
 const REST_BYTES_MAX: usize = 1 << 20;
-/// How long to wait for that rest: it is there already, only its readiness may not have been told yet.
+/// How long to wait for that rest: it is there already, only its readiness may not have been told
+/// yet.
 const REST_WAIT: Duration = Duration::from_millis(100);
 
 /// Our own standard output and error, shared by the programs.
@@ -33,17 +37,31 @@ pub(super) struct Console {
 
 impl Console {
     pub(super) fn new(passes_stdout: bool) -> Self {
-        Self { passes_stdout, stdout: Mutex::new(stdout()), stderr: Mutex::new(stderr()) }
+        Self {
+            passes_stdout,
+            stdout: Mutex::new(stdout()),
+            stderr: Mutex::new(stderr()),
+        }
     }
 
     /// Reads a program's standard output to its end.
-    pub(super) async fn carry_stdout(&self, pipe: impl AsyncRead + Unpin, kept: &mut Head, ended: &CancellationToken) {
+    pub(super) async fn carry_stdout(
+        &self,
+        pipe: impl AsyncRead + Unpin,
+        kept: &mut Head,
+        ended: &CancellationToken,
+    ) {
         let sink = self.passes_stdout.then_some(&self.stdout);
         carry(pipe, |chunk| kept.add(chunk), sink, ended).await;
     }
 
     /// Reads a program's standard error to its end.
-    pub(super) async fn carry_stderr(&self, pipe: impl AsyncRead + Unpin, kept: &mut Tail, ended: &CancellationToken) {
+    pub(super) async fn carry_stderr(
+        &self,
+        pipe: impl AsyncRead + Unpin,
+        kept: &mut Tail,
+        ended: &CancellationToken,
+    ) {
         carry(pipe, |chunk| kept.add(chunk), Some(&self.stderr), ended).await;
     }
 
@@ -74,8 +92,8 @@ pub(super) async fn feed(mut pipe: ChildStdin, payload: &str) {
     }
 }
 
-/// Passes whole lines on, so that programs that run at once do not write into each other's. What is read is kept first: passing it on may
-/// wait for a slow reader.
+/// Passes whole lines on, so that programs that run at once do not write into each other's. What is
+/// read is kept first: passing it on may wait for a slow reader.
 async fn carry<W: AsyncWrite + Unpin>(
     mut pipe: impl AsyncRead + Unpin,
     mut keep: impl FnMut(&[u8]),
@@ -113,7 +131,10 @@ async fn carry<W: AsyncWrite + Unpin>(
 }
 
 /// Gives the sink back if it still takes something.
-async fn pass_on<'a, W: AsyncWrite + Unpin>(sink: Option<&'a Mutex<W>>, text: &[u8]) -> Option<&'a Mutex<W>> {
+async fn pass_on<'a, W: AsyncWrite + Unpin>(
+    sink: Option<&'a Mutex<W>>,
+    text: &[u8],
+) -> Option<&'a Mutex<W>> {
     if text.is_empty() {
         return sink;
     }
@@ -136,16 +157,20 @@ impl Head {
     fn add(&mut self, chunk: &[u8]) {
         let room = RESULT_BYTES_MAX - self.bytes.len();
         self.is_cut |= chunk.len() > room;
-        self.bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        self.bytes
+            .extend_from_slice(&chunk[..chunk.len().min(room)]);
     }
 
-    /// As JSON if it is, else as a JSON string without its last line break; nothing if there was nothing.
+    /// As JSON if it is, else as a JSON string without its last line break; nothing if there was
+    /// nothing.
     pub(super) fn into_result(self) -> Option<Box<RawValue>> {
         let text = String::from_utf8_lossy(&self.bytes);
         if text.is_empty() {
             return None;
         }
-        let json = (!self.is_cut).then(|| serde_json::from_str(&text).ok()).flatten();
+        let json = (!self.is_cut)
+            .then(|| serde_json::from_str(&text).ok())
+            .flatten();
         let plain = text.strip_suffix('\n').unwrap_or(&text);
         json.or_else(|| to_raw_value(plain).ok())
     }
@@ -191,10 +216,16 @@ mod tests {
         assert_eq!(result(b"{\"a\": 1.50}\n").as_deref(), Some("{\"a\": 1.50}"));
         assert_eq!(result(b"two\nlines\n").as_deref(), Some("\"two\\nlines\""));
         assert_eq!(result(b"\xff").as_deref(), Some("\"\u{fffd}\""));
-        let (fits, over) = (vec![b'1'; RESULT_BYTES_MAX], vec![b'1'; RESULT_BYTES_MAX + 1]);
+        let (fits, over) = (
+            vec![b'1'; RESULT_BYTES_MAX],
+            vec![b'1'; RESULT_BYTES_MAX + 1],
+        );
         assert!(result(&fits).unwrap().starts_with('1'));
         let cut = result(&over).unwrap();
-        assert_eq!((cut.len(), cut.starts_with('"')), (RESULT_BYTES_MAX + 2, true));
+        assert_eq!(
+            (cut.len(), cut.starts_with('"')),
+            (RESULT_BYTES_MAX + 2, true)
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One running program: the leader of a process group of its own.
 //!
-//! The leader is reaped last. Until then its number, which is the group's too, belongs to nobody else, so a signal to the group can hit
-//! no stranger.
+//! The leader is reaped last. Until then its number, which is the group's too, belongs to nobody
+//! else, so a signal to the group can hit no stranger.
 
 use std::ffi::OsString;
 use std::io;
@@ -18,16 +18,22 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use super::stop::Signals;
 use crate::connection::URL_VARIABLE;
 
-/// Marks a process and all its descendants as somebody's: a path of marks, each of which begins with the number of the process that made it.
-/// If this one is killed, its jobs are given to others only when no process with its mark runs any more.
+/// Marks a process and all its descendants as somebody's: a path of marks, each of which begins
+/// with the number of the process that made it. If this one is killed, its jobs are given to others
+/// only when no process with its mark runs any more.
 pub(super) const TREE_VARIABLE: &str = "BRIGADE_TREE";
 
-/// The mark of one program; the last of its path. It is random, so that no other process can have it.
+/// The mark of one program; the last of its path. It is random, so that no other process can have
+/// it.
 pub(super) fn new_mark() -> io::Result<String> {
     let mut random = [0; 16];
     // So few bytes come whole.
     getrandom(&mut random, GetRandomFlags::empty())?;
-    Ok(format!("{}-work-{:032x}", std::process::id(), u128::from_ne_bytes(random)))
+    Ok(format!(
+        "{}-work-{:032x}",
+        std::process::id(),
+        u128::from_ne_bytes(random)
+    ))
 }
 
 fn path_to(mark: &str) -> String {
@@ -62,8 +68,13 @@ impl Refusal {
         match error.kind() {
             // NUL in the name of its queue or in its id.
             io::ErrorKind::ArgumentListTooLong | io::ErrorKind::InvalidInput => Self::Job(error),
-            io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory | io::ErrorKind::ExecutableFileBusy => Self::Later(error),
-            _ => match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+            io::ErrorKind::WouldBlock
+            | io::ErrorKind::OutOfMemory
+            | io::ErrorKind::ExecutableFileBusy => Self::Later(error),
+            _ => match error
+                .raw_os_error()
+                .map(rustix::io::Errno::from_raw_os_error)
+            {
                 Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => Self::Later(error),
                 _ => Self::Ever(error),
             },
@@ -79,21 +90,41 @@ impl Program {
         mark: &str,
     ) -> Result<(Self, Pipes), Refusal> {
         let mut command = Command::new(program);
-        command.args(arguments).env_remove(URL_VARIABLE).envs(environment).env(TREE_VARIABLE, path_to(mark));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(arguments)
+            .env_remove(URL_VARIABLE)
+            .envs(environment)
+            .env(TREE_VARIABLE, path_to(mark));
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         lead_a_group(&mut command);
         let mut child = command.spawn().map_err(Refusal::of)?;
         let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-        let pidfd = group.ok_or_else(|| io::Error::other("a child without a number")).and_then(watch);
+        let pidfd = group
+            .ok_or_else(|| io::Error::other("a child without a number"))
+            .and_then(watch);
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         match (group, pidfd, pipes) {
-            (Some(group), Ok(pidfd), (Some(stdin), Some(stdout), Some(stderr))) => {
-                Ok((Self { child, group, pidfd }, Pipes { stdin, stdout, stderr }))
-            }
+            (Some(group), Ok(pidfd), (Some(stdin), Some(stdout), Some(stderr))) => Ok((
+                Self {
+                    child,
+                    group,
+                    pidfd,
+                },
+                Pipes {
+                    stdin,
+                    stdout,
+                    stderr,
+                },
+            )),
             (_, pidfd, _) => {
                 // tokio reaps what is dropped. It has hardly begun, and its job is given back.
                 child.start_kill().ok();
-                Err(Refusal::Later(pidfd.err().unwrap_or_else(|| io::Error::other("a child without pipes"))))
+                Err(Refusal::Later(pidfd.err().unwrap_or_else(|| {
+                    io::Error::other("a child without pipes")
+                })))
             }
         }
     }
@@ -128,19 +159,27 @@ impl Program {
 
 /// Has the program lead a process group of its own from its first instruction on.
 ///
-/// A signal to our own group in the moment between fork and setpgid is not the program's: the child still has our handlers then, which do
-/// nothing in it. `process_group` would make it a `posix_spawn`, which resets the handlers first, and such a signal would kill the program.
-#[expect(unsafe_code, reason = "there is no other way to run code between fork and exec")]
+/// A signal to our own group in the moment between fork and setpgid is not the program's: the child
+/// still has our handlers then, which do nothing in it. `process_group` would make it a
+/// `posix_spawn`, which resets the handlers first, and such a signal would kill the program.
+#[expect(
+    unsafe_code,
+    reason = "there is no other way to run code between fork and exec"
+)]
 fn lead_a_group(command: &mut Command) {
     // SAFETY: setpgid is a bare system call: it takes no lock and allocates nothing.
     unsafe { command.pre_exec(|| Ok(setpgid(None, None)?)) };
 }
 
 /// A descriptor that becomes readable when the process ends.
-#[expect(unsafe_code, reason = "the registration trusts a descriptor to stay the same")]
+#[expect(
+    unsafe_code,
+    reason = "the registration trusts a descriptor to stay the same"
+)]
 fn watch(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    // SAFETY: an `OwnedFd` is one open descriptor for as long as it lives, and the `AsyncFd` owns it.
+    // SAFETY: an `OwnedFd` is one open descriptor for as long as it lives, and the `AsyncFd` owns
+    // it.
     Ok(unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?)
 }
 

@@ -1,5 +1,6 @@
-//! What `brigade work` tells: what did not end well, as it happens, and the sum at the end. For people on standard error, since standard
-//! output is the programs'; as JSON on standard output, since the programs' is in their results then.
+//! What `brigade work` tells: what did not end well, as it happens, and the sum at the end. For
+//! people on standard error, since standard output is the programs'; as JSON on standard output,
+//! since the programs' is in their results then.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -44,12 +45,21 @@ struct AttemptDocument<'a> {
 
 impl Report {
     pub(super) fn new(json: bool) -> Self {
-        Self { json, counts: Cell::default() }
+        Self {
+            json,
+            counts: Cell::default(),
+        }
     }
 
-    /// An attempt was settled; `job` is what became of it where that is not clear. Returns a line for standard output, which may have to
-    /// wait for a slow reader.
-    pub(super) fn settled(&self, lease: &Lease, ending: &Ending, job: Option<&JobInfo>, took: Duration) -> Option<String> {
+    /// An attempt was settled; `job` is what became of it where that is not clear. Returns a line
+    /// for standard output, which may have to wait for a slow reader.
+    pub(super) fn settled(
+        &self,
+        lease: &Lease,
+        ending: &Ending,
+        job: Option<&JobInfo>,
+        took: Duration,
+    ) -> Option<String> {
         let (outcome, count): (&str, fn(&mut Counts) -> &mut u64) = match ending {
             Ending::Done(_) => ("done", |counts| &mut counts.done),
             Ending::Failed(_) => ("failed", |counts| &mut counts.failed),
@@ -68,22 +78,51 @@ impl Report {
         self.counts.set(counts);
         let reason = ending.reason();
         if self.json {
-            let result = if let Ending::Done(result) = ending { result.as_deref() } else { None };
+            let result = if let Ending::Done(result) = ending {
+                result.as_deref()
+            } else {
+                None
+            };
             let (id, attempt, seconds) = (lease.id().as_str(), lease.attempt(), took.as_secs_f64());
-            let document = AttemptDocument { id, attempt, outcome, reason, result, seconds, state };
-            return serde_json::to_string(&document).ok().map(|text| compact_json(&text));
+            let document = AttemptDocument {
+                id,
+                attempt,
+                outcome,
+                reason,
+                result,
+                seconds,
+                state,
+            };
+            return serde_json::to_string(&document)
+                .ok()
+                .map(|text| compact_json(&text));
         }
         if let Some(reason) = reason {
             let next = match (ending, job) {
-                (Ending::Failed(_), Some(JobInfo { state: JobState::Dead, .. })) => "; it is a dead letter now".to_owned(),
-                (Ending::Failed(_), Some(JobInfo { due_at: Some(due), .. })) => format!("; next attempt at {}", local(*due)),
+                (
+                    Ending::Failed(_),
+                    Some(JobInfo {
+                        state: JobState::Dead,
+                        ..
+                    }),
+                ) => "; it is a dead letter now".to_owned(),
+                (
+                    Ending::Failed(_),
+                    Some(JobInfo {
+                        due_at: Some(due), ..
+                    }),
+                ) => format!("; next attempt at {}", local(*due)),
                 _ => String::new(),
             };
             // A reason of many lines has them all in `brigade job`.
             let mut lines = reason.lines();
             let (first, last) = (lines.next().unwrap_or_default(), lines.next_back());
             let last = last.map_or_else(String::new, |last| format!(" .. {}", escape(last)));
-            let word = if outcome == "dead" { "is a dead letter" } else { outcome };
+            let word = if outcome == "dead" {
+                "is a dead letter"
+            } else {
+                outcome
+            };
             note!("job {} {word}: {}{last}{next}", lease.id(), escape(first));
         }
         None
@@ -101,10 +140,28 @@ impl Report {
             show::json(&counts).ok();
             return;
         }
-        let Counts { done, failed, dead, passed, cancelled, given_back, lost } = counts;
-        let others =
-            [(failed, "failed"), (dead, "dead"), (passed, "passed"), (cancelled, "cancelled"), (given_back, "given back"), (lost, "lost")];
-        let others: String = others.iter().filter(|(count, _)| *count > 0).map(|(count, name)| format!(", {count} {name}")).collect();
+        let Counts {
+            done,
+            failed,
+            dead,
+            passed,
+            cancelled,
+            given_back,
+            lost,
+        } = counts;
+        let others = [
+            (failed, "failed"),
+            (dead, "dead"),
+            (passed, "passed"),
+            (cancelled, "cancelled"),
+            (given_back, "given back"),
+            (lost, "lost"),
+        ];
+        let others: String = others
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, name)| format!(", {count} {name}"))
+            .collect();
         note!("{done} done{others}");
     }
 }

@@ -36,7 +36,9 @@ impl Ending {
     pub(super) fn reason(&self) -> Option<&str> {
         match self {
             Self::Done(_) => None,
-            Self::Failed(why) | Self::Dead(why) | Self::Passed(why) | Self::Cancelled(why, _) => Some(why),
+            Self::Failed(why) | Self::Dead(why) | Self::Passed(why) | Self::Cancelled(why, _) => {
+                Some(why)
+            }
             Self::GivenBack(why) | Self::Lost(why) => Some(why),
         }
     }
@@ -91,7 +93,11 @@ impl Worker {
         if let Ok(Some(held)) = self.ask(Duration::ZERO).await {
             return self.unless_stopped(held).await;
         }
-        let _turn = self.stop.drain.run_until_cancelled(self.turn.lock()).await?;
+        let _turn = self
+            .stop
+            .drain
+            .run_until_cancelled(self.turn.lock())
+            .await?;
         let mut wait = if self.until_empty { FIRST_LOOK } else { WAIT };
         while !self.stop.drain.is_cancelled() {
             match self.ask(wait.min(self.lease / 4)).await {
@@ -110,22 +116,36 @@ impl Worker {
     async fn ask(&self, wait: Duration) -> Result<Option<Held>, Error> {
         let asked = Instant::now();
         let lease = self.queue.lease(self.lease, wait).await?;
-        Ok(lease.map(|lease| Held { lease, until: Cell::new(later(asked, self.lease)) }))
+        Ok(lease.map(|lease| Held {
+            lease,
+            until: Cell::new(later(asked, self.lease)),
+        }))
     }
 
     async fn unless_stopped(&self, held: Held) -> Option<Held> {
         if !self.stop.drain.is_cancelled() {
             return Some(held);
         }
-        self.settle(held, Ending::GivenBack("its worker stopped".to_owned()), Duration::ZERO).await;
+        self.settle(
+            held,
+            Ending::GivenBack("its worker stopped".to_owned()),
+            Duration::ZERO,
+        )
+        .await;
         None
     }
 
     /// Whether nothing of the queue will still be run, by anybody.
     async fn is_empty(&self) -> bool {
-        let Ok(queues) = self.broker.queues().await else { return false };
-        let ours = queues.iter().filter(|counts| counts.queue == self.queue.name());
-        !ours.flat_map(|counts| &counts.jobs).any(|(state, count)| !state.is_terminal() && *count > 0)
+        let Ok(queues) = self.broker.queues().await else {
+            return false;
+        };
+        let ours = queues
+            .iter()
+            .filter(|counts| counts.queue == self.queue.name());
+        !ours
+            .flat_map(|counts| &counts.jobs)
+            .any(|(state, count)| !state.is_terminal() && *count > 0)
     }
 
     /// Runs the program for a job.
@@ -152,11 +172,18 @@ impl Worker {
         if let Ok((program, _)) = &started {
             self.orphans.leave(program.group());
         }
-        self.guard.add(&mark, started.as_ref().ok().map(|(program, _)| program.group())).await;
+        self.guard
+            .add(
+                &mark,
+                started.as_ref().ok().map(|(program, _)| program.group()),
+            )
+            .await;
         match started {
             Ok((program, pipes)) => self.watch(held, program, pipes).await,
             Err(Refusal::Job(error)) => Ending::Dead(format!("cannot start {name}: {error}")),
-            Err(Refusal::Later(error)) => Ending::Passed(format!("cannot start {name} now: {error}")),
+            Err(Refusal::Later(error)) => {
+                Ending::Passed(format!("cannot start {name} now: {error}"))
+            }
             Err(Refusal::Ever(error)) => {
                 let why = format!("cannot start {name}: {error}");
                 self.broken.replace(Some(anyhow::anyhow!(why.clone())));
@@ -169,15 +196,23 @@ impl Worker {
     /// From the start of a program until nothing of it is left.
     async fn watch(&self, held: &Held, program: Program, pipes: Pipes) -> Ending {
         let began = Instant::now();
-        let (mut out, mut err, ended) = (Head::default(), Tail::default(), CancellationToken::new());
+        let (mut out, mut err, ended) =
+            (Head::default(), Tail::default(), CancellationToken::new());
         let (stop, receipt) = {
             let end = async {
                 program.ended().await;
                 program.signal(Signal::KILL);
                 ended.cancel();
             };
-            let Pipes { stdin, stdout, stderr } = pipes;
-            let read = join(self.console.carry_stdout(stdout, &mut out, &ended), self.console.carry_stderr(stderr, &mut err, &ended));
+            let Pipes {
+                stdin,
+                stdout,
+                stderr,
+            } = pipes;
+            let read = join(
+                self.console.carry_stdout(stdout, &mut out, &ended),
+                self.console.carry_stderr(stderr, &mut err, &ended),
+            );
             let fed = ended.run_until_cancelled(feed(stdin, held.lease.json()));
             let mut all = std::pin::pin!(join3(end, read, fed));
             let stop = tokio::select! {
@@ -204,12 +239,20 @@ impl Worker {
         self.orphans.reaped(group);
         match stop {
             Some(Cause::Cancel(reason)) => Ending::Cancelled(reason, receipt),
-            Some(Cause::Timeout(after)) => Ending::Failed(with_stderr(format!("timed out after {after:?}, {}", receipt.step), &err.text())),
-            Some(Cause::Lost) => Ending::Lost("its lease was lost, so its program was killed".to_owned()),
+            Some(Cause::Timeout(after)) => Ending::Failed(with_stderr(
+                format!("timed out after {after:?}, {}", receipt.step),
+                &err.text(),
+            )),
+            Some(Cause::Lost) => {
+                Ending::Lost("its lease was lost, so its program was killed".to_owned())
+            }
             Some(Cause::Halt) => Ending::GivenBack("its worker was stopped".to_owned()),
             None => match exit {
                 Ok(exit) if self.stop.took(exit, handled).await => Ending::GivenBack(with_stderr(
-                    format!("interrupted: the signal that stopped its worker stopped its program too ({exit})"),
+                    format!(
+                        "interrupted: the signal that stopped its worker stopped its program too \
+                            ({exit})"
+                    ),
                     &err.text(),
                 )),
                 Ok(exit) => ending_of(exit, out, &err.text()),
@@ -218,10 +261,12 @@ impl Worker {
         }
     }
 
-    /// Ends when a program that was asked to end has had its time. The lease holds for so long, and a little more.
+    /// Ends when a program that was asked to end has had its time. The lease holds for so long, and
+    /// a little more.
     async fn grace(&self, held: &Held) {
         let (asked, time) = (Instant::now(), self.lease.saturating_add(self.kill_after));
-        if let Ok(Ok(Settled::Accepted(_))) = timeout(self.lease / 6, held.lease.extend(time)).await {
+        if let Ok(Ok(Settled::Accepted(_))) = timeout(self.lease / 6, held.lease.extend(time)).await
+        {
             held.until.set(later(asked, time));
         }
         sleep_until(later(asked, self.kill_after).min(held.until.get() - self.lease / 6)).await;
@@ -286,7 +331,11 @@ impl Worker {
             _ => Ending::Lost("its lease had run out before it was settled".to_owned()),
         };
         let is_open = matches!(ending, Ending::Failed(_));
-        let job = if is_open { self.broker.job(lease.id()).await.ok().flatten() } else { None };
+        let job = if is_open {
+            self.broker.job(lease.id()).await.ok().flatten()
+        } else {
+            None
+        };
         if let Some(line) = self.report.settled(&lease, &ending, job.as_ref(), took) {
             self.console.print(line).await;
         }
@@ -316,5 +365,9 @@ fn ending_of(exit: Exit, out: Head, stderr: &str) -> Ending {
 }
 
 fn with_stderr(why: String, stderr: &str) -> String {
-    if stderr.is_empty() { why } else { format!("{why}: {stderr}") }
+    if stderr.is_empty() {
+        why
+    } else {
+        format!("{why}: {stderr}")
+    }
 }

@@ -1,10 +1,11 @@
 //! The signals that stop `brigade work`, and which programs they took along.
 //!
-//! SIGINT, SIGTERM and SIGHUP often reach more than this process: a terminal signals its foreground group, systemd every process of a
-//! unit. A program that ends because of that signal was interrupted, it has not failed. Nothing tells who else a signal was sent to, so the
-//! program's end is evidence: the signal killed it, its exit code says so as shells do (128 + the signal), or it exited with an error and
-//! handles the signal. In either case this process must have got the same signal. The program may have got it a moment earlier, so for
-//! a short time it is waited for.
+//! SIGINT, SIGTERM and SIGHUP often reach more than this process: a terminal signals its foreground
+//! group, systemd every process of a unit. A program that ends because of that signal was
+//! interrupted, it has not failed. Nothing tells who else a signal was sent to, so the program's
+//! end is evidence: the signal killed it, its exit code says so as shells do (128 + the signal), or
+//! it exited with an error and handles the signal. In either case this process must have got the
+//! same signal. The program may have got it a moment earlier, so for a short time it is waited for.
 
 use std::cell::Cell;
 use std::fs;
@@ -18,8 +19,8 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// How long after a program was killed by a stop signal the same signal may reach this process: who signals many processes does
-/// it in a loop.
+/// How long after a program was killed by a stop signal the same signal may reach this process: who
+/// signals many processes does it in a loop.
 const SIGNAL_SPREAD: Duration = Duration::from_millis(200);
 /// The same after an exit with an error, which may well have another reason.
 const EXIT_SPREAD: Duration = Duration::from_millis(50);
@@ -30,7 +31,9 @@ pub(super) struct Signals(u64);
 
 impl Signals {
     /// Those that stop `brigade work`.
-    pub(super) const STOP: Self = Self::of(Signal::INT).and(Self::of(Signal::TERM)).and(Self::of(Signal::HUP));
+    pub(super) const STOP: Self = Self::of(Signal::INT)
+        .and(Self::of(Signal::TERM))
+        .and(Self::of(Signal::HUP));
 
     const fn of(signal: Signal) -> Self {
         Self(1 << (signal.as_raw() - 1))
@@ -59,7 +62,9 @@ impl Signals {
 
     fn of_status(process: &str, line: &str) -> Self {
         let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-        let mask = status.lines().find_map(|text| u64::from_str_radix(text.strip_prefix(line)?.trim(), 16).ok());
+        let mask = status
+            .lines()
+            .find_map(|text| u64::from_str_radix(text.strip_prefix(line)?.trim(), 16).ok());
         Self(mask.unwrap_or_default())
     }
 }
@@ -86,8 +91,16 @@ impl Listener {
     pub(super) fn new() -> anyhow::Result<Self> {
         let listen = |kind| unix::signal(kind).context("cannot listen for signals");
         let ignored = Signals::of_status("self", "SigIgn:");
-        let hang_up = if ignored.has(Signal::HUP.as_raw()) { None } else { Some(listen(SignalKind::hangup())?) };
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())?, hang_up })
+        let hang_up = if ignored.has(Signal::HUP.as_raw()) {
+            None
+        } else {
+            Some(listen(SignalKind::hangup())?)
+        };
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hang_up,
+        })
     }
 
     async fn next(&mut self) -> Signal {
@@ -107,11 +120,16 @@ impl Listener {
 
 impl Stop {
     pub(super) fn new() -> Self {
-        Self { drain: CancellationToken::new(), halt: CancellationToken::new(), came: Cell::default(), news: Notify::new() }
+        Self {
+            drain: CancellationToken::new(),
+            halt: CancellationToken::new(),
+            came: Cell::default(),
+            news: Notify::new(),
+        }
     }
 
-    /// Obeys the signals: the first one drains, a second one halts. SIGHUP only drains: systemd sends it together with another. Never
-    /// returns. `on_drain` is called once.
+    /// Obeys the signals: the first one drains, a second one halts. SIGHUP only drains: systemd
+    /// sends it together with another. Never returns. `on_drain` is called once.
     pub(super) async fn obey(&self, mut signals: Listener, on_drain: impl FnOnce()) {
         let mut on_drain = Some(on_drain);
         loop {
@@ -129,13 +147,18 @@ impl Stop {
         }
     }
 
-    /// Whether a signal that stops this process ended a program as well; `handled` are those that the program handled.
+    /// Whether a signal that stops this process ended a program as well; `handled` are those that
+    /// the program handled.
     pub(super) async fn took(&self, exit: Exit, handled: Signals) -> bool {
         let (wanted, spread) = match exit {
             // SIGKILL of a whole unit: then this process does not live until the time is over.
             Exit::Signal(9) => (Signals::default(), SIGNAL_SPREAD),
-            Exit::Signal(number) if Signals::STOP.has(number) => (Signals(1 << (number - 1)), SIGNAL_SPREAD),
-            Exit::Code(code) if code > 128 && Signals::STOP.has(code - 128) => (Signals(1 << (code - 129)), SIGNAL_SPREAD),
+            Exit::Signal(number) if Signals::STOP.has(number) => {
+                (Signals(1 << (number - 1)), SIGNAL_SPREAD)
+            }
+            Exit::Code(code) if code > 128 && Signals::STOP.has(code - 128) => {
+                (Signals(1 << (code - 129)), SIGNAL_SPREAD)
+            }
             Exit::Code(code) if code != 0 => (Signals::STOP.among(handled), EXIT_SPREAD),
             _ => return false,
         };
@@ -183,7 +206,10 @@ mod tests {
         ] {
             assert_eq!(terminated.took(exit, handled).await, expected, "{exit:?}");
         }
-        assert!(!stopped_by(none).took(Exit::Signal(15), none).await, "no signal came here");
+        assert!(
+            !stopped_by(none).took(Exit::Signal(15), none).await,
+            "no signal came here"
+        );
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! A channel that deliveries come by, and what is said of them.
 //!
-//! AMQP does not confirm acks. An ack counts here when the broker has answered a request that was sent after it on the same channel: until
-//! then nobody knows whether the delivery will come again. Acks that gather while one answer is awaited share the next.
+//! AMQP does not confirm acks. An ack counts here when the broker has answered a request that was
+//! sent after it on the same channel: until then nobody knows whether the delivery will come again.
+//! Acks that gather while one answer is awaited share the next.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -37,7 +38,8 @@ pub(super) struct Opened {
     words: mpsc::Sender<Word>,
 }
 
-/// Which deliveries there are. Tags are given from 1 on, but several readers may note them in another order.
+/// Which deliveries there are. Tags are given from 1 on, but several readers may note them in
+/// another order.
 #[derive(Default)]
 struct Tags {
     /// Nothing has been said of these.
@@ -60,7 +62,9 @@ impl Tags {
     /// Takes these out; up to which tag nothing is open then, so that one ack may stand for all.
     fn close(&mut self, tags: impl Fn(&u64) -> bool) -> u64 {
         self.open.retain(|tag| !tags(tag));
-        self.open.first().map_or(self.noted, |lowest| self.noted.min(lowest - 1))
+        self.open
+            .first()
+            .map_or(self.noted, |lowest| self.noted.min(lowest - 1))
     }
 }
 
@@ -79,12 +83,30 @@ pub(super) enum Said {
 }
 
 impl Opened {
-    pub(super) fn start(number: u64, line: Line, channel: Channel, is_shared: bool, scope: &Scope) -> Arc<Self> {
+    pub(super) fn start(
+        number: u64,
+        line: Line,
+        channel: Channel,
+        is_shared: bool,
+        scope: &Scope,
+    ) -> Arc<Self> {
         let (words, heard) = mpsc::channel(WAITING_MAX);
         let dead = line.down.child_token();
-        let opened =
-            Arc::new(Self { number, channel, line, dead, is_shared, consuming: AsyncMutex::default(), tags: Mutex::default(), words });
-        let speaking = Speaker { channel: opened.channel.clone(), line: opened.line.clone(), of: Arc::downgrade(&opened) };
+        let opened = Arc::new(Self {
+            number,
+            channel,
+            line,
+            dead,
+            is_shared,
+            consuming: AsyncMutex::default(),
+            tags: Mutex::default(),
+            words,
+        });
+        let speaking = Speaker {
+            channel: opened.channel.clone(),
+            line: opened.line.clone(),
+            of: Arc::downgrade(&opened),
+        };
         let dead = opened.dead.clone();
         scope.spawn_until_closed(async move {
             dead.run_until_cancelled(speaking.run(heard)).await;
@@ -109,10 +131,16 @@ impl Opened {
     pub(super) async fn say(&self, tags: Vec<u64>, said: Said) -> Result<(), Fault> {
         let (heard, hears) = oneshot::channel();
         let speaking = async {
-            self.words.send(Word { tags, said, heard }).await.map_err(|_| Fault::timeout())?;
+            self.words
+                .send(Word { tags, said, heard })
+                .await
+                .map_err(|_| Fault::timeout())?;
             hears.await.map_err(|_| Fault::timeout())?
         };
-        self.dead.run_until_cancelled(speaking).await.unwrap_or_else(|| Err(Fault::timeout()))
+        self.dead
+            .run_until_cancelled(speaking)
+            .await
+            .unwrap_or_else(|| Err(Fault::timeout()))
     }
 }
 
@@ -144,31 +172,62 @@ impl Speaker {
         }
     }
 
-    /// Sends all of them and one request, and waits for the answer to that alone: the broker reads a channel in order.
+    /// Sends all of them and one request, and waits for the answer to that alone: the broker reads
+    /// a channel in order.
     async fn speak(&self, words: &[Word]) -> Result<(), Fault> {
-        let of = |said| words.iter().filter(move |word| word.said == said).flat_map(|word| word.tags.iter().copied());
+        let of = |said| {
+            words
+                .iter()
+                .filter(move |word| word.said == said)
+                .flat_map(|word| word.tags.iter().copied())
+        };
         let requeued: Vec<u64> = of(Said::Requeue).collect();
         let acked: BTreeSet<u64> = of(Said::Ack).collect();
-        let closed = self.of.upgrade().map(|opened| lock(&opened.tags).close(|tag| acked.contains(tag) || requeued.contains(tag)));
+        let closed = self.of.upgrade().map(|opened| {
+            lock(&opened.tags).close(|tag| acked.contains(tag) || requeued.contains(tag))
+        });
         let below = closed.and_then(|closed| acked.range(..=closed).next_back().copied());
         // Requeued ones first: an ack of several would take those below it along.
         for tag in requeued {
-            self.send(self.channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }))?;
+            self.send(self.channel.basic_nack(
+                tag,
+                BasicNackOptions {
+                    multiple: false,
+                    requeue: true,
+                },
+            ))?;
         }
-        let single = acked.iter().filter(|tag| below.is_none_or(|below| **tag > below));
+        let single = acked
+            .iter()
+            .filter(|tag| below.is_none_or(|below| **tag > below));
         if let Some(tag) = below {
-            self.send(self.channel.basic_ack(tag, BasicAckOptions { multiple: true }))?;
+            self.send(
+                self.channel
+                    .basic_ack(tag, BasicAckOptions { multiple: true }),
+            )?;
         }
         for tag in single {
-            self.send(self.channel.basic_ack(*tag, BasicAckOptions { multiple: false }))?;
+            self.send(
+                self.channel
+                    .basic_ack(*tag, BasicAckOptions { multiple: false }),
+            )?;
         }
         // Says nothing new, so the broker only answers.
-        self.line.answer(self.channel.channel_flow(ChannelFlowOptions { active: true })).await.map(drop)
+        self.line
+            .answer(
+                self.channel
+                    .channel_flow(ChannelFlowOptions { active: true }),
+            )
+            .await
+            .map(drop)
     }
 
     /// The frame is on its way when this returns; its writing need not be waited for.
     fn send(&self, sending: impl Future<Output = lapin::Result<()>>) -> Result<(), Fault> {
-        sending.now_or_never().unwrap_or(Ok(())).map_err(Fault::from)
+        sending
+            .now_or_never()
+            .unwrap_or(Ok(()))
+            .map_err(Fault::from)
     }
 }
 
@@ -180,7 +239,11 @@ mod tests {
     fn one_ack_never_stands_for_a_delivery_that_was_not_noted_or_is_open() {
         let mut tags = Tags::default();
         [1, 2, 4, 5].into_iter().for_each(|tag| tags.note(tag));
-        assert_eq!(tags.close(|tag| [1, 2, 4].contains(tag)), 2, "3 is on its way");
+        assert_eq!(
+            tags.close(|tag| [1, 2, 4].contains(tag)),
+            2,
+            "3 is on its way"
+        );
         tags.note(3);
         assert_eq!(tags.close(|_| false), 2, "3 and 5 are open");
         assert_eq!(tags.close(|tag| *tag == 3), 4);

@@ -1,7 +1,9 @@
-//! Those who wait for what this process holds: they are told that it has begun, how far it is, and what came of it.
+//! Those who wait for what this process holds: they are told that it has begun, how far it is, and
+//! what came of it.
 //!
-//! An answer is sent before its delivery is acked, so a crash in between has the call run once more, and never leaves it without an answer.
-//! One that the broker does not take, because it is too large, is replaced by a small one that says so.
+//! An answer is sent before its delivery is acked, so a crash in between has the call run once
+//! more, and never leaves it without an answer. One that the broker does not take, because it is
+//! too large, is replaced by a small one that says so.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -74,11 +76,22 @@ impl Owner for Answers {
         if has_caller(&returned.properties) {
             // A call that was to go on, and its queue is not there any more.
             let asked = returned.properties;
-            let text = format!("give a call to another worker: the queue {:?} is gone", returned.routing_key.as_str());
-            return answer(&asked, Err(Answer::rejected(ErrorKind::Unreachable, text)), PAYLOAD_BYTES_MAX);
+            let text = format!(
+                "give a call to another worker: the queue {:?} is gone",
+                returned.routing_key.as_str()
+            );
+            return answer(
+                &asked,
+                Err(Answer::rejected(ErrorKind::Unreachable, text)),
+                PAYLOAD_BYTES_MAX,
+            );
         }
         let gone = self.gone.fetch_add(1, Ordering::Relaxed) + 1;
-        tracing::debug!(caller = returned.routing_key.as_str(), gone, "a caller is gone; its answer is dropped");
+        tracing::debug!(
+            caller = returned.routing_key.as_str(),
+            gone,
+            "a caller is gone; its answer is dropped"
+        );
         None
     }
 
@@ -94,7 +107,11 @@ impl Owner for Answers {
         let instead = if has_caller(&parcel.properties) {
             // A call that was to go on.
             let text = format!("give a call to another worker: {fault}");
-            answer(&parcel.properties, Err(Answer::rejected(fault.kind(), text)), PAYLOAD_BYTES_MAX)
+            answer(
+                &parcel.properties,
+                Err(Answer::rejected(fault.kind(), text)),
+                PAYLOAD_BYTES_MAX,
+            )
         } else {
             refusal(&parcel, fault)
         };
@@ -109,8 +126,13 @@ impl Owner for Answers {
 
 /// Who asked, as far as a request says.
 fn reply(asked: &BasicProperties, headers: FieldTable, body: Bytes) -> Option<Parcel> {
-    let queue = asked.reply_to().clone().filter(|queue| !queue.as_str().is_empty())?;
-    let mut properties = BasicProperties::default().with_content_type("application/json".into()).with_type(ANSWER.into());
+    let queue = asked
+        .reply_to()
+        .clone()
+        .filter(|queue| !queue.as_str().is_empty())?;
+    let mut properties = BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_type(ANSWER.into());
     // As safe as the request was.
     if let Some(mode) = asked.delivery_mode() {
         properties = properties.with_delivery_mode(*mode);
@@ -126,9 +148,16 @@ fn reply(asked: &BasicProperties, headers: FieldTable, body: Bytes) -> Option<Pa
     Some(if is_direct { parcel.optional() } else { parcel })
 }
 
-/// What a caller is told instead of an answer that the broker does not take; `None` if that was as small as this, or need not be told.
+/// What a caller is told instead of an answer that the broker does not take; `None` if that was as
+/// small as this, or need not be told.
 fn refusal(parcel: &Parcel, fault: &Fault) -> Option<Parcel> {
-    let has = |name: &str| parcel.properties.headers().as_ref().is_some_and(|headers| headers.contains_key(name));
+    let has = |name: &str| {
+        parcel
+            .properties
+            .headers()
+            .as_ref()
+            .is_some_and(|headers| headers.contains_key(name))
+    };
     let is_small = has(ERROR) && parcel.body_bytes() <= REFUSAL_BYTES_MAX;
     if has(PROGRESS) || has(BEGUN) || is_small {
         return None;
@@ -137,9 +166,17 @@ fn refusal(parcel: &Parcel, fault: &Fault) -> Option<Parcel> {
     headers.insert(ERROR.into(), AMQPValue::LongString("rejected".into()));
     let text = format!("return a result of {} bytes: {fault}", parcel.body_bytes());
     let body = serde_json::to_vec(&Answer::rejected(fault.kind(), text)).unwrap_or_default();
-    let properties = parcel.properties.clone().with_headers(headers).with_type(ANSWER.into());
+    let properties = parcel
+        .properties
+        .clone()
+        .with_headers(headers)
+        .with_type(ANSWER.into());
     let instead = Parcel::to(parcel.key.clone(), body.into(), properties);
-    Some(if parcel.is_optional() { instead.optional() } else { instead })
+    Some(if parcel.is_optional() {
+        instead.optional()
+    } else {
+        instead
+    })
 }
 
 /// The broker hands these straight to their callers, and says of each that there is no such queue.
@@ -147,20 +184,35 @@ fn is_direct(queue: &str) -> bool {
     queue.starts_with("amq.rabbitmq.reply-to.")
 }
 
-fn answer(asked: &BasicProperties, outcome: Result<Box<str>, Answer>, bytes_max: usize) -> Option<Parcel> {
+fn answer(
+    asked: &BasicProperties,
+    outcome: Result<Box<str>, Answer>,
+    bytes_max: usize,
+) -> Option<Parcel> {
     let outcome = outcome.and_then(|result| {
         let bytes = result.len();
         let text = || format!("return a result: it has {bytes} bytes and {bytes_max} are allowed");
-        if bytes <= bytes_max { Ok(result) } else { Err(Answer::rejected(ErrorKind::TooLarge, text())) }
+        if bytes <= bytes_max {
+            Ok(result)
+        } else {
+            Err(Answer::rejected(ErrorKind::TooLarge, text()))
+        }
     });
     let mut headers = FieldTable::default();
     let body = match outcome {
         Ok(result) => result.into_string().into_bytes(),
         Err(answer) => {
-            headers.insert(ERROR.into(), AMQPValue::LongString(answer.kind.as_str().into()));
+            headers.insert(
+                ERROR.into(),
+                AMQPValue::LongString(answer.kind.as_str().into()),
+            );
             // What it is made of has names for keys.
             let body = serde_json::to_vec(&answer).unwrap_or_default();
-            if body.len() <= bytes_max { body } else { serde_json::to_vec(&answer.shortened()).unwrap_or_default() }
+            if body.len() <= bytes_max {
+                body
+            } else {
+                serde_json::to_vec(&answer.shortened()).unwrap_or_default()
+            }
         }
     };
     reply(asked, headers, body.into())
@@ -168,7 +220,10 @@ fn answer(asked: &BasicProperties, outcome: Result<Box<str>, Answer>, bytes_max:
 
 /// What a request wants to be told before its answer.
 fn wants(asked: &BasicProperties) -> Option<String> {
-    let said = asked.headers().as_ref().and_then(|headers| text_of(headers, TELL));
+    let said = asked
+        .headers()
+        .as_ref()
+        .and_then(|headers| text_of(headers, TELL));
     said.or_else(|| is_ours(asked).then(|| PROGRESS.to_owned()))
 }
 
@@ -184,19 +239,30 @@ impl RabbitMqCore {
 
     /// Tells a caller how far its call is, if it wants to know.
     pub(super) fn tell_progress(&self, id: &JobId, token: i64, progress: Progress) {
-        let Some(envelope) = lock(&self.hands).envelope(id, token) else { return };
+        let Some(envelope) = lock(&self.hands).envelope(id, token) else {
+            return;
+        };
         if wants(&envelope.properties).is_some() {
             let mut headers = FieldTable::default();
             // As text, which every client can read: some have no doubles in headers.
-            headers.insert(PROGRESS.into(), AMQPValue::LongString(progress.fraction.to_string().into()));
+            headers.insert(
+                PROGRESS.into(),
+                AMQPValue::LongString(progress.fraction.to_string().into()),
+            );
             self.tell_caller(reply(&envelope.properties, headers, progress.payload));
         }
     }
 
     fn tell_caller(&self, parcel: Option<Parcel>) {
-        let Some(parcel) = parcel.filter(|parcel| parcel.body_bytes() <= self.payload_bytes_max()) else { return };
+        let Some(parcel) = parcel.filter(|parcel| parcel.body_bytes() <= self.payload_bytes_max())
+        else {
+            return;
+        };
         if self.callers.outbox.try_send(parcel.optional()).is_err() {
-            tracing::debug!("a caller was not told of its call's progress: too many messages wait for the broker");
+            tracing::debug!(
+                "a caller was not told of its call's progress: too many messages wait for the \
+                    broker"
+            );
         }
     }
 
@@ -205,7 +271,11 @@ impl RabbitMqCore {
     /// # Errors
     ///
     /// If the broker was dropped before.
-    async fn give_answer(&self, asked: &BasicProperties, outcome: Result<Box<str>, Answer>) -> Result<(), Error> {
+    async fn give_answer(
+        &self,
+        asked: &BasicProperties,
+        outcome: Result<Box<str>, Answer>,
+    ) -> Result<(), Error> {
         match answer(asked, outcome, self.payload_bytes_max()) {
             Some(parcel) => self.send(parcel).await,
             None => Ok(()),
@@ -225,22 +295,32 @@ impl RabbitMqCore {
     }
 
     /// Ends the leases of calls that gave a value; one answer for each.
-    pub(super) async fn end_answered(&self, answered: Vec<(Held, Option<Box<str>>)>) -> Vec<Result<(), Error>> {
+    pub(super) async fn end_answered(
+        &self,
+        answered: Vec<(Held, Option<Box<str>>)>,
+    ) -> Vec<Result<(), Error>> {
         let mut under_way = Vec::with_capacity(answered.len());
         let bytes_max = self.payload_bytes_max();
         for (held, result) in answered {
-            let done = match answer(&held.envelope.properties, Ok(result.unwrap_or_else(|| "null".into())), bytes_max) {
+            let done = match answer(
+                &held.envelope.properties,
+                Ok(result.unwrap_or_else(|| "null".into())),
+                bytes_max,
+            ) {
                 Some(parcel) => Some(self.hand_over(parcel).await),
                 None => None,
             };
             under_way.push((held, done));
         }
-        // Each is acked as soon as its own answer is sent; those that come together share one round trip (`acks`).
+        // Each is acked as soon as its own answer is sent; those that come together share one round
+        // trip (`acks`).
         let ending = under_way.into_iter().map(async |(held, done)| {
             if let Some(done) = done {
                 done.await.map_err(|_| dropped())?;
             }
-            self.ack(&held).await.map_err(|fault| fault.into_error("settle").uncertain())
+            self.ack(&held)
+                .await
+                .map_err(|fault| fault.into_error("settle").uncertain())
         });
         join_all(ending).await
     }
@@ -252,56 +332,110 @@ impl RabbitMqCore {
         let rejected = |reason: &str| Answer::rejected(ErrorKind::Unsupported, reason);
         let outcome = match &ending {
             Ending::Ack(result) => Ok(result.clone().unwrap_or_else(|| "null".into())),
-            Ending::Cancelled { reason, certificate, .. } => {
-                let cancelled = Cancelled { reason: reason.clone(), certificate: certificate.clone() };
+            Ending::Cancelled {
+                reason,
+                certificate,
+                ..
+            } => {
+                let cancelled = Cancelled {
+                    reason: reason.clone(),
+                    certificate: certificate.clone(),
+                };
                 Err(Answer::of(&CallError::Cancelled(cancelled)))
             }
-            Ending::DeadLetter(reason) => Err(answer.map_or_else(|| rejected(reason), |answer| *answer)),
-            Ending::Fail { kind, reason, policy, .. } => {
+            Ending::DeadLetter(reason) => {
+                Err(answer.map_or_else(|| rejected(reason), |answer| *answer))
+            }
+            Ending::Fail {
+                kind,
+                reason,
+                policy,
+                ..
+            } => {
                 // It was not asked to be run again, and may not be safe to run twice.
-                let is_last = *kind == AttemptKind::Crashed && held.envelope.job.options.clone().or(*policy).retries() == 0;
+                let is_last = *kind == AttemptKind::Crashed
+                    && held.envelope.job.options.clone().or(*policy).retries() == 0;
                 match self.afterlife(&held.envelope, &ending)? {
-                    Some(parcel) if !is_last && !matches!(parcel.0, Spot::Dead(_)) => return self.call_goes_on(token, held, parcel).await,
+                    Some(parcel) if !is_last && !matches!(parcel.0, Spot::Dead(_)) => {
+                        return self.call_goes_on(token, held, parcel).await;
+                    }
                     _ => Err(answer.map_or_else(|| Answer::failed(reason), |answer| *answer)),
                 }
             }
             Ending::GiveBack { .. } | Ending::Extend(_) => {
-                let Some(parcel) = self.afterlife(&held.envelope, &ending)? else { return Ok(()) };
+                let Some(parcel) = self.afterlife(&held.envelope, &ending)? else {
+                    return Ok(());
+                };
                 return self.call_goes_on(token, held, parcel).await;
             }
         };
         self.give_answer(&held.envelope.properties, outcome).await?;
-        self.ack(&held).await.map_err(|fault| fault.into_error("settle").uncertain())
+        self.ack(&held)
+            .await
+            .map_err(|fault| fault.into_error("settle").uncertain())
     }
 
     /// It goes on as another message.
-    async fn call_goes_on(&self, token: i64, held: Held, (spot, message): (Spot, Message)) -> Result<(), Error> {
+    async fn call_goes_on(
+        &self,
+        token: i64,
+        held: Held,
+        (spot, message): (Spot, Message),
+    ) -> Result<(), Error> {
         if let Spot::Later(..) = spot {
             return self.go_on(token, held, (spot, message)).await;
         }
         let mode = held.envelope.properties.delivery_mode().unwrap_or(1);
         let message = fitted(message, self.out.frame_max());
-        self.send(Parcel::to(message.queue, message.body, message.properties.with_delivery_mode(mode))).await?;
+        self.send(Parcel::to(
+            message.queue,
+            message.body,
+            message.properties.with_delivery_mode(mode),
+        ))
+        .await?;
         self.ack(&held).await.ok();
         Ok(())
     }
 
-    /// The same for one that was not handed out: the longer its delivery is held, the likelier it comes again when this worker ends.
-    pub(super) fn forward_call(self: &Arc<Self>, tap: &Arc<Tap>, grip: Grip, envelope: &Envelope, message: Message) {
+    /// The same for one that was not handed out: the longer its delivery is held, the likelier it
+    /// comes again when this worker ends.
+    pub(super) fn forward_call(
+        self: &Arc<Self>,
+        tap: &Arc<Tap>,
+        grip: Grip,
+        envelope: &Envelope,
+        message: Message,
+    ) {
         let (core, tap) = (Arc::clone(self), Arc::clone(tap));
         let mode = envelope.properties.delivery_mode().unwrap_or(1);
-        self.scope.spawn_until_closed(self.moving.track_future(async move {
-            let message = fitted(message, core.out.frame_max());
-            let sent = core.send(Parcel::to(message.queue, message.body, message.properties.with_delivery_mode(mode))).await;
-            core.drop_delivery_if(sent, &tap, &grip).await;
-        }));
+        self.scope
+            .spawn_until_closed(self.moving.track_future(async move {
+                let message = fitted(message, core.out.frame_max());
+                let sent = core
+                    .send(Parcel::to(
+                        message.queue,
+                        message.body,
+                        message.properties.with_delivery_mode(mode),
+                    ))
+                    .await;
+                core.drop_delivery_if(sent, &tap, &grip).await;
+            }));
     }
 
-    /// A message of another program that is no call is answered, so that its caller does not wait for ever.
-    pub(super) fn refuse_call(self: &Arc<Self>, tap: &Arc<Tap>, grip: &Grip, asked: BasicProperties, why: String) {
+    /// A message of another program that is no call is answered, so that its caller does not wait
+    /// for ever.
+    pub(super) fn refuse_call(
+        self: &Arc<Self>,
+        tap: &Arc<Tap>,
+        grip: &Grip,
+        asked: BasicProperties,
+        why: String,
+    ) {
         let (core, tap, grip) = (Arc::clone(self), Arc::clone(tap), grip.clone());
         self.scope.spawn_until_closed(async move {
-            let answered = core.give_answer(&asked, Err(Answer::rejected(ErrorKind::Decode, why))).await;
+            let answered = core
+                .give_answer(&asked, Err(Answer::rejected(ErrorKind::Decode, why)))
+                .await;
             core.drop_delivery_if(answered, &tap, &grip).await;
         });
     }
@@ -314,10 +448,18 @@ impl RabbitMqCore {
     }
 
     /// A call that was cancelled before it was handed out is answered instead.
-    pub(super) fn end_cancelled(self: &Arc<Self>, tap: &Arc<Tap>, grip: &Grip, asked: BasicProperties, reason: String) {
+    pub(super) fn end_cancelled(
+        self: &Arc<Self>,
+        tap: &Arc<Tap>,
+        grip: &Grip,
+        asked: BasicProperties,
+        reason: String,
+    ) {
         let (core, tap, grip) = (Arc::clone(self), Arc::clone(tap), grip.clone());
         self.scope.spawn_until_closed(async move {
-            let answer = Answer::of(&CallError::Cancelled(Cancelled::without_certificate(reason)));
+            let answer = Answer::of(&CallError::Cancelled(Cancelled::without_certificate(
+                reason,
+            )));
             let answered = core.give_answer(&asked, Err(answer)).await;
             core.drop_delivery_if(answered, &tap, &grip).await;
         });

@@ -1,15 +1,19 @@
 //! Calls from this process: requests out, answers in.
 //!
-//! All calls of a broker share one queue for their answers, told apart by correlation ids. The queue has a name of its own and is durable,
-//! neither exclusive nor RabbitMQ's direct reply-to: both of those are gone with the connection, and the answers with them, while this one
-//! waits for us to be back; unused for [`ANSWERS_EXPIRE`], the broker removes it. Answers are acked, so one that was on its way when a
-//! connection broke comes again.
+//! All calls of a broker share one queue for their answers, told apart by correlation ids. The
+//! queue has a name of its own and is durable, neither exclusive nor RabbitMQ's direct reply-to:
+//! both of those are gone with the connection, and the answers with them, while this one waits for
+//! us to be back; unused for [`ANSWERS_EXPIRE`], the broker removes it. Answers are acked, so one
+//! that was on its way when a connection broke comes again.
 //!
-//! Requests and answers are transient: written to disk, a call costs the broker twice as much. So a restart of the broker loses them, and then every
-//! call that it had confirmed ends as uncertain. A restart is told from a connection that broke by a transient message that lies in a
-//! durable queue of ours, where nobody takes it (`alive`): after a restart it is gone. With `calls=durable` all is persistent and outlives it.
+//! Requests and answers are transient: written to disk, a call costs the broker twice as much. So a
+//! restart of the broker loses them, and then every call that it had confirmed ends as uncertain. A
+//! restart is told from a connection that broke by a transient message that lies in a durable queue
+//! of ours, where nobody takes it (`alive`): after a restart it is gone. With `calls=durable` all
+//! is persistent and outlives it.
 //!
-//! A call ends in exactly one way: whoever takes its entry out of `open` ends it. What comes for a call without an entry is late, and counted.
+//! A call ends in exactly one way: whoever takes its entry out of `open` ends it. What comes for a
+//! call without an entry is late, and counted.
 
 mod waiting;
 
@@ -23,7 +27,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 use tokio::sync::oneshot;
@@ -59,9 +65,11 @@ const RETURNS_MAX: u32 = 2;
 pub(super) const ERROR: &str = "brigade-error";
 /// The header of what is told of a running call: how far it is.
 pub(super) const PROGRESS: &str = "brigade-progress";
-/// The header of a request whose caller wants to be told more than the answer. Ours want progress without saying so.
+/// The header of a request whose caller wants to be told more than the answer. Ours want progress
+/// without saying so.
 pub(super) const TELL: &str = "brigade-call";
-/// The value of [`TELL`] in a request, and the header of the message, that says that a worker has the call.
+/// The value of [`TELL`] in a request, and the header of the message, that says that a worker has
+/// the call.
 pub(super) const BEGUN: &str = "brigade-begun";
 
 pub(super) struct Calls {
@@ -98,9 +106,16 @@ struct Open {
 }
 
 impl Calls {
-    /// With the links that publish and that take. It starts with the first call: a program that makes none needs no queue.
+    /// With the links that publish and that take. It starts with the first call: a program that
+    /// makes none needs no queue.
     fn start(core: &Arc<RabbitMqCore>) -> Arc<Self> {
-        let RabbitMqCore { out, hands_link: hands, place, scope, .. } = &**core;
+        let RabbitMqCore {
+            out,
+            hands_link: hands,
+            place,
+            scope,
+            ..
+        } = &**core;
         let (outbox, inbox) = Outbox::new();
         let id = random_id();
         let calls = Arc::new(Self {
@@ -133,7 +148,8 @@ impl Calls {
     /// Nobody is there any more to hear answers.
     fn end_all(&self) {
         for open in std::mem::take(&mut *lock(&self.open)).into_values() {
-            let error = Error::new(ErrorKind::Closed, "make a call: the broker was dropped").uncertain();
+            let error =
+                Error::new(ErrorKind::Closed, "make a call: the broker was dropped").uncertain();
             // Whoever waited may be about to go.
             open.teller.send(Err(error.into())).ok();
         }
@@ -143,8 +159,24 @@ impl Calls {
     fn begin(self: &Arc<Self>, caller: &Arc<Caller>) -> (Waiting, oneshot::Receiver<Outcome>) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (teller, told) = oneshot::channel();
-        lock(&self.open).insert(number, Open { teller, caller: Arc::clone(caller), confirmed: false, begun: false, returns: 0 });
-        (Waiting { calls: Arc::clone(self), number, queue: "".into() }, told)
+        lock(&self.open).insert(
+            number,
+            Open {
+                teller,
+                caller: Arc::clone(caller),
+                confirmed: false,
+                begun: false,
+                returns: 0,
+            },
+        );
+        (
+            Waiting {
+                calls: Arc::clone(self),
+                number,
+                queue: "".into(),
+            },
+            told,
+        )
     }
 
     fn request(&self, call: &DirectCall, number: u64) -> Envelope {
@@ -157,7 +189,9 @@ impl Calls {
         if call.waits_out_passes {
             headers.insert(super::pass::WAITS.into(), AMQPValue::Boolean(true));
         }
-        envelope.properties = BasicProperties::default().with_correlation_id(id.into()).with_reply_to(self.answers.clone());
+        envelope.properties = BasicProperties::default()
+            .with_correlation_id(id.into())
+            .with_reply_to(self.answers.clone());
         if !headers.inner().is_empty() {
             envelope.properties = std::mem::take(&mut envelope.properties).with_headers(headers);
         }
@@ -173,12 +207,22 @@ impl Calls {
     }
 
     fn number_of(&self, properties: &BasicProperties) -> Option<u64> {
-        properties.correlation_id().as_ref()?.as_str().strip_prefix(&*self.prefix)?.parse().ok()
+        properties
+            .correlation_id()
+            .as_ref()?
+            .as_str()
+            .strip_prefix(&*self.prefix)?
+            .parse()
+            .ok()
     }
 
     /// How many calls are open, and what came for none.
     pub(super) fn counts(&self) -> CallCounts {
-        CallCounts { open: lock(&self.open).len(), late: self.late.load(Ordering::Relaxed), foreign: self.foreign.load(Ordering::Relaxed) }
+        CallCounts {
+            open: lock(&self.open).len(),
+            late: self.late.load(Ordering::Relaxed),
+            foreign: self.foreign.load(Ordering::Relaxed),
+        }
     }
 
     pub(super) fn end(&self, number: u64, outcome: Outcome) {
@@ -217,7 +261,12 @@ impl Calls {
         let channel = line.channel().await?;
         self.declare_answers(line, &channel).await?;
         let tag = ShortString::from("");
-        let consuming = channel.basic_consume(self.answers.clone(), tag, BasicConsumeOptions::default(), FieldTable::default());
+        let consuming = channel.basic_consume(
+            self.answers.clone(),
+            tag,
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        );
         let mut answers = line.answer(consuming).await?;
         let mut keeping = std::pin::pin!(self.keep_mark(line, &channel));
         loop {
@@ -226,7 +275,12 @@ impl Calls {
                 answer = answers.next() => answer,
                 fault = &mut keeping => return Err(fault),
             };
-            let Some(answer) = answer else { return Err(Fault::new(ErrorKind::Unreachable, "the queue of answers is gone")) };
+            let Some(answer) = answer else {
+                return Err(Fault::new(
+                    ErrorKind::Unreachable,
+                    "the queue of answers is gone",
+                ));
+            };
             let mut last = answer?;
             self.receive(&mut last);
             let mut count = 1;
@@ -237,9 +291,14 @@ impl Calls {
                 self.receive(&mut last);
                 count += 1;
             }
-            // This one and all before it. If the connection is gone, they come again, and are late. By the channel itself: a delivery's own ack goes
-            // through a task, so that a later one may overtake it.
-            drop(channel.basic_ack(last.delivery_tag, BasicAckOptions { multiple: true }).now_or_never());
+            // This one and all before it. If the connection is gone, they come again, and are late.
+            // By the channel itself: a delivery's own ack goes through a task, so that a later one
+            // may overtake it.
+            drop(
+                channel
+                    .basic_ack(last.delivery_tag, BasicAckOptions { multiple: true })
+                    .now_or_never(),
+            );
         }
     }
 
@@ -257,13 +316,26 @@ impl Calls {
             return Ok(());
         }
         if self.is_marked.load(Ordering::Relaxed) {
-            let fault =
-                Fault::new(ErrorKind::Unreachable, "the broker was restarted, and the call may have been lost (calls=durable keeps them)");
+            let fault = Fault::new(
+                ErrorKind::Unreachable,
+                "the broker was restarted, and the call may have been lost (calls=durable keeps \
+                    them)",
+            );
             self.fail(&fault, |open| open.confirmed);
         }
         let options = BasicPublishOptions::default();
-        let marking =
-            async { channel.basic_publish("".into(), self.alive.clone(), options, b"alive", BasicProperties::default()).await?.await };
+        let marking = async {
+            channel
+                .basic_publish(
+                    "".into(),
+                    self.alive.clone(),
+                    options,
+                    b"alive",
+                    BasicProperties::default(),
+                )
+                .await?
+                .await
+        };
         line.answer(marking).await?;
         self.is_marked.store(true, Ordering::Relaxed);
         Ok(())
@@ -285,7 +357,12 @@ impl Calls {
             self.foreign.fetch_add(1, Ordering::Relaxed);
             return;
         };
-        let header = |name: &str| properties.headers().as_ref().and_then(|headers| headers.inner().get(name));
+        let header = |name: &str| {
+            properties
+                .headers()
+                .as_ref()
+                .and_then(|headers| headers.inner().get(name))
+        };
         if header(BEGUN).is_some() {
             if let Some(open) = lock(&self.open).get_mut(&number) {
                 open.begun = true;
@@ -294,9 +371,17 @@ impl Calls {
         }
         if let Some(fraction) = header(PROGRESS) {
             let fraction = read_fraction(fraction);
-            let caller = lock(&self.open).get(&number).map(|open| Arc::clone(&open.caller));
+            let caller = lock(&self.open)
+                .get(&number)
+                .map(|open| Arc::clone(&open.caller));
             let payload = Bytes::from(std::mem::take(&mut delivery.data));
-            return caller.into_iter().for_each(|caller| caller.tell(Progress { fraction, codec: Codec::Json, payload: payload.clone() }));
+            return caller.into_iter().for_each(|caller| {
+                caller.tell(Progress {
+                    fraction,
+                    codec: Codec::Json,
+                    payload: payload.clone(),
+                })
+            });
         }
         let outcome = match header(ERROR) {
             None => Ok(Bytes::from(std::mem::take(&mut delivery.data))),
@@ -307,9 +392,15 @@ impl Calls {
 
     /// Nobody knows what became of these calls.
     fn fail(&self, fault: &Fault, which: impl Fn(&Open) -> bool) {
-        let failed: Vec<Open> = lock(&self.open).extract_if(|_, open| which(open)).map(|(_, open)| open).collect();
+        let failed: Vec<Open> = lock(&self.open)
+            .extract_if(|_, open| which(open))
+            .map(|(_, open)| open)
+            .collect();
         for open in failed {
-            let error = fault.clone().into_error("wait for the answer of a call").uncertain();
+            let error = fault
+                .clone()
+                .into_error("wait for the answer of a call")
+                .uncertain();
             drop(open.teller.send(Err(error.into())));
         }
     }
@@ -319,8 +410,12 @@ impl Calls {
         let asking = async {
             let line = self.link.line().await?;
             let channel = line.channel().await?;
-            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-            line.answer(channel.queue_declare(queue.clone(), options, FieldTable::default())).await
+            let options = QueueDeclareOptions {
+                passive: true,
+                ..QueueDeclareOptions::default()
+            };
+            line.answer(channel.queue_declare(queue.clone(), options, FieldTable::default()))
+                .await
         };
         asking.await.is_ok_and(|queue| queue.consumer_count() == 0)
     }
@@ -365,18 +460,31 @@ impl Owner for Calls {
             open.returns > RETURNS_MAX
         };
         if is_too_often {
-            let text = format!("make a call: the queue {:?} is not there, and cannot be made", returned.routing_key.as_str());
+            let text = format!(
+                "make a call: the queue {:?} is not there, and cannot be made",
+                returned.routing_key.as_str()
+            );
             self.end(number, Err(Error::new(ErrorKind::Unreachable, text).into()));
             return None;
         }
-        Some(Parcel::to(returned.routing_key, returned.data.into(), returned.properties).numbered(number))
+        Some(
+            Parcel::to(
+                returned.routing_key,
+                returned.data.into(),
+                returned.properties,
+            )
+            .numbered(number),
+        )
     }
 
     fn on_failed(&self, parcel: Parcel, fault: &Fault, uncertain: bool) -> Option<Parcel> {
         // A cancel that does not get through is as if it was not made.
         let number = self.number_of(&parcel.properties)?;
         let error = fault.clone().into_error("make a call");
-        self.end(number, Err(if uncertain { error.uncertain() } else { error }.into()));
+        self.end(
+            number,
+            Err(if uncertain { error.uncertain() } else { error }.into()),
+        );
         None
     }
 }
@@ -386,21 +494,30 @@ async fn declare(line: &Line, channel: &Channel, queue: &ShortString) -> Result<
     let mut arguments = FieldTable::default();
     let millis = i32::try_from(ANSWERS_EXPIRE.as_millis()).unwrap_or(i32::MAX);
     arguments.insert("x-expires".into(), AMQPValue::LongInt(millis));
-    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    line.answer(channel.queue_declare(queue.clone(), options, arguments)).await.map(|queue| queue.message_count())
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    line.answer(channel.queue_declare(queue.clone(), options, arguments))
+        .await
+        .map(|queue| queue.message_count())
 }
 
 /// How far a call is: text from us, a number from other clients.
 fn read_fraction(value: &AMQPValue) -> f64 {
     let fraction = match value {
-        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().and_then(|text| text.trim().parse().ok()),
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes())
+            .ok()
+            .and_then(|text| text.trim().parse().ok()),
         AMQPValue::ShortString(text) => text.as_str().trim().parse().ok(),
         AMQPValue::Double(fraction) => Some(*fraction),
         AMQPValue::Float(fraction) => Some(f64::from(*fraction)),
         AMQPValue::LongInt(whole) => Some(f64::from(*whole)),
         _ => None,
     };
-    fraction.filter(|fraction| fraction.is_finite()).map_or(0.0, |fraction| fraction.clamp(0.0, 1.0))
+    fraction
+        .filter(|fraction| fraction.is_finite())
+        .map_or(0.0, |fraction| fraction.clamp(0.0, 1.0))
 }
 
 fn read_error(kind: &AMQPValue, body: &[u8]) -> CallError {
@@ -409,7 +526,9 @@ fn read_error(kind: &AMQPValue, body: &[u8]) -> CallError {
         AMQPValue::LongString(kind) => kind.to_string(),
         _ => "failed".to_owned(),
     };
-    answer.unwrap_or_else(|_| Answer::new(&kind, String::from_utf8_lossy(body))).into_error()
+    answer
+        .unwrap_or_else(|_| Answer::new(&kind, String::from_utf8_lossy(body)))
+        .into_error()
 }
 
 impl RabbitMqCore {
@@ -420,10 +539,14 @@ impl RabbitMqCore {
     /// Makes a call; the request is on its way when this returns.
     pub(super) fn call(self: &Arc<Self>, call: DirectCall) -> Answering {
         let calls = self.calls();
-        let until = call.queue_timeout.map(|wait| (wait, Instant::now() + wait.min(TIME_MAX)));
+        let until = call
+            .queue_timeout
+            .map(|wait| (wait, Instant::now() + wait.min(TIME_MAX)));
         let (mut waiting, told) = calls.begin(&call.caller);
         let delay = call.job.options.delay.unwrap_or_default();
-        let parcel = self.check(&call.job).and_then(|()| self.parcel(calls.request(&call, waiting.number), delay));
+        let parcel = self
+            .check(&call.job)
+            .and_then(|()| self.parcel(calls.request(&call, waiting.number), delay));
         let (spot, message) = match parcel {
             Ok(parcel) => parcel,
             Err(error) => {
@@ -432,7 +555,10 @@ impl RabbitMqCore {
                 return Box::pin(ready(Err(error.into())));
             }
         };
-        waiting.queue = self.topology.name(&Spot::Jobs(call.job.queue.clone())).into();
+        waiting.queue = self
+            .topology
+            .name(&Spot::Jobs(call.job.queue.clone()))
+            .into();
         let left = if let Spot::Later(..) = spot {
             self.call_later(waiting.number, (spot, message));
             None
@@ -441,7 +567,11 @@ impl RabbitMqCore {
             let properties = message.properties.with_delivery_mode(mode);
             calls
                 .outbox
-                .try_send(Parcel::to(message.queue, message.body, properties).numbered(waiting.number).until(until.map(|(_, until)| until)))
+                .try_send(
+                    Parcel::to(message.queue, message.body, properties)
+                        .numbered(waiting.number)
+                        .until(until.map(|(_, until)| until)),
+                )
                 .err()
         };
         Box::pin(async move {
@@ -455,7 +585,12 @@ impl RabbitMqCore {
     fn call_later(self: &Arc<Self>, number: u64, parcel: (Spot, Message)) {
         let core = Arc::clone(self);
         self.scope.spawn_until_closed(async move {
-            if let Some(Err(error)) = core.store(vec![parcel]).await.pop().map(|stored| stored.into_result("make a call")) {
+            if let Some(Err(error)) = core
+                .store(vec![parcel])
+                .await
+                .pop()
+                .map(|stored| stored.into_result("make a call"))
+            {
                 core.calls().end(number, Err(error.into()));
             }
         });

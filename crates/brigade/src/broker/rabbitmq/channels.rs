@@ -1,6 +1,8 @@
-//! The channels that taps take by, of which the broker allows each connection some thousand (`channel_max`).
+//! The channels that taps take by, of which the broker allows each connection some thousand
+//! (`channel_max`).
 //!
-//! While there are few, each tap has one of its own, so that nothing of one queue touches another. Beyond that they share.
+//! While there are few, each tap has one of its own, so that nothing of one queue touches another.
+//! Beyond that they share.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, Weak};
@@ -30,13 +32,22 @@ const OPENING_MAX: usize = 32;
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { own: Mutex::default(), several: AsyncMutex::default(), opening: Semaphore::new(OPENING_MAX) }
+        Self {
+            own: Mutex::default(),
+            several: AsyncMutex::default(),
+            opening: Semaphore::new(OPENING_MAX),
+        }
     }
 }
 
 impl Shared {
     /// A channel for one more tap.
-    pub(super) async fn open(&self, core: &RabbitMqCore, line: Line, alone: bool) -> Result<Arc<Opened>, Fault> {
+    pub(super) async fn open(
+        &self,
+        core: &RabbitMqCore,
+        line: Line,
+        alone: bool,
+    ) -> Result<Arc<Opened>, Fault> {
         let has_room = {
             let mut own = lock(&self.own);
             own.retain(|opened| opened.upgrade().is_some_and(|opened| opened.is_alive()));
@@ -52,7 +63,13 @@ impl Shared {
         several.retain(|opened| opened.is_alive() && opened.line.generation == line.generation);
         if several.len() < SHARED_MAX {
             let channel = line.channel().await?;
-            several.push_back(Opened::start(core.next_number(), line, channel, true, &core.scope));
+            several.push_back(Opened::start(
+                core.next_number(),
+                line,
+                channel,
+                true,
+                &core.scope,
+            ));
         } else {
             several.rotate_left(1);
         }

@@ -1,4 +1,5 @@
-//! What is wrong with a broker: as far as its clients can see, and, if the URL names its management API, what policies do to its queues.
+//! What is wrong with a broker: as far as its clients can see, and, if the URL names its management
+//! API, what policies do to its queues.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,12 +22,14 @@ use crate::error::{Error, ErrorKind};
 use crate::finding::{Finding, Level};
 use crate::sync::lock;
 
-/// Older ones lose jobs that wait for their time when they crash: `x-dead-letter-strategy` came with it.
+/// Older ones lose jobs that wait for their time when they crash: `x-dead-letter-strategy` came
+/// with it.
 const VERSION_MIN: (u32, u32) = (3, 10);
 /// The management API knows of a new queue then.
 const KNOWN_WITHIN: Duration = Duration::from_secs(8);
 const AGAIN: Duration = Duration::from_millis(500);
-const NO_LIMITS: &str = "no policy may limit or expire these queues; change its pattern, or clear it (rabbitmqctl clear_policy)";
+const NO_LIMITS: &str = "no policy may limit or expire these queues; change its pattern, or clear \
+    it (rabbitmqctl clear_policy)";
 
 #[derive(Default)]
 struct Findings(Vec<Finding>);
@@ -38,7 +41,11 @@ impl Findings {
 }
 
 pub(super) async fn check(core: &RabbitMqCore) -> Result<Vec<Finding>, Error> {
-    let line = core.out.line().await.map_err(|fault| fault.into_error("check"))?;
+    let line = core
+        .out
+        .line()
+        .await
+        .map_err(|fault| fault.into_error("check"))?;
     let mut found = Findings::default();
     check_server(&line, &mut found);
     let served = served(core);
@@ -46,50 +53,95 @@ pub(super) async fn check(core: &RabbitMqCore) -> Result<Vec<Finding>, Error> {
         check_rights(core, &line, &mut found).await?;
         check_served(core, &line, &served, &mut found).await
     };
-    checked.await.map_err(|fault: Fault| fault.into_error("check"))?;
+    checked
+        .await
+        .map_err(|fault: Fault| fault.into_error("check"))?;
     let what = format!(
-        "the broker lets a delivery be held for {:?} (consumer_timeout), as far as is known; what is held for longer is exchanged in time",
+        "the broker lets a delivery be held for {:?} (consumer_timeout), as far as is known; what \
+            is held for longer is exchanged in time",
         core.consumer_timeout()
     );
-    found.add(Level::Note, what, "if the broker has less, say so in the URL: ?consumer_timeout=10m");
+    found.add(
+        Level::Note,
+        what,
+        "if the broker has less, say so in the URL: ?consumer_timeout=10m",
+    );
     check_policies(core, &served, &mut found).await;
-    found.0.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+    found
+        .0
+        .sort_by_key(|finding| std::cmp::Reverse(finding.level));
     Ok(found.0)
 }
 
 fn check_server(line: &Line, found: &mut Findings) {
     match line.version.as_deref() {
-        None => found.add(Level::Warning, "the broker does not say that it is RabbitMQ", "nothing else was tried"),
+        None => found.add(
+            Level::Warning,
+            "the broker does not say that it is RabbitMQ",
+            "nothing else was tried",
+        ),
         Some(version) if number_of(version) < VERSION_MIN => {
-            let what = format!("RabbitMQ {version} is too old: it may lose jobs that wait for their time");
+            let what =
+                format!("RabbitMQ {version} is too old: it may lose jobs that wait for their time");
             found.add(Level::Problem, what, "use 3.10 or newer");
         }
         Some(_) => {}
     }
     if let Some(why) = line.blocked.borrow().as_deref() {
-        found.add(Level::Problem, format!("the broker takes nothing now: {why}"), "give it memory and room on its disk");
+        found.add(
+            Level::Problem,
+            format!("the broker takes nothing now: {why}"),
+            "give it memory and room on its disk",
+        );
     }
 }
 
 /// Tries what it takes with a queue that is nobody else's and is gone afterwards.
 async fn check_rights(core: &RabbitMqCore, line: &Line, found: &mut Findings) -> Result<(), Fault> {
-    let name = core.place.name_of(&format!("brigade-check-{}", random_id()));
-    let queue = short(&name).map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
+    let name = core
+        .place
+        .name_of(&format!("brigade-check-{}", random_id()));
+    let queue =
+        short(&name).map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
     // A refusal ends its channel.
     let owner = line.channel().await?;
-    let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
-    let declared = line.answer(owner.queue_declare(queue.clone(), options, FieldTable::default())).await.map(drop);
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        auto_delete: true,
+        ..QueueDeclareOptions::default()
+    };
+    let declared = line
+        .answer(owner.queue_declare(queue.clone(), options, FieldTable::default()))
+        .await
+        .map(drop);
     let mut rights = vec![("configure", declared)];
     if rights[0].1.is_ok() {
         let reader = line.channel().await?;
-        rights.push(("read", line.answer(reader.basic_get(queue.clone(), BasicGetOptions { no_ack: true })).await.map(drop)));
+        rights.push((
+            "read",
+            line.answer(reader.basic_get(queue.clone(), BasicGetOptions { no_ack: true }))
+                .await
+                .map(drop),
+        ));
         if line.blocked.borrow().is_none() {
             let writer = line.confirming_channel().await?;
-            let publishing =
-                writer.basic_publish("".into(), queue.clone(), BasicPublishOptions::default(), b"{}", BasicProperties::default());
-            rights.push(("write", line.answer(async { publishing.await?.await }).await.map(drop)));
+            let publishing = writer.basic_publish(
+                "".into(),
+                queue.clone(),
+                BasicPublishOptions::default(),
+                b"{}",
+                BasicProperties::default(),
+            );
+            rights.push((
+                "write",
+                line.answer(async { publishing.await?.await })
+                    .await
+                    .map(drop),
+            ));
         }
-        line.answer(owner.queue_delete(queue, lapin::options::QueueDeleteOptions::default())).await.ok();
+        line.answer(owner.queue_delete(queue, lapin::options::QueueDeleteOptions::default()))
+            .await
+            .ok();
     }
     for (right, tried) in rights {
         match tried {
@@ -98,7 +150,8 @@ async fn check_rights(core: &RabbitMqCore, line: &Line, found: &mut Findings) ->
                 found.add(
                     Level::Problem,
                     what,
-                    "give it the rights to configure, write and read them, and to write to amq.default (rabbitmqctl set_permissions)",
+                    "give it the rights to configure, write and read them, and to write to \
+                        amq.default (rabbitmqctl set_permissions)",
                 );
             }
             other => other?,
@@ -107,18 +160,30 @@ async fn check_rights(core: &RabbitMqCore, line: &Line, found: &mut Findings) ->
     Ok(())
 }
 
-async fn check_served(core: &RabbitMqCore, line: &Line, served: &BTreeMap<String, Spot>, found: &mut Findings) -> Result<(), Fault> {
+async fn check_served(
+    core: &RabbitMqCore,
+    line: &Line,
+    served: &BTreeMap<String, Spot>,
+    found: &mut Findings,
+) -> Result<(), Fault> {
     for (name, spot) in served {
         match core.topology.declare_on(line, spot).await {
             Ok(Found::Ours) => {}
             Ok(Found::Other) => found.add(
                 Level::Warning,
-                format!("queue {name} is there with other arguments than this URL asks for; it is used as it is"),
+                format!(
+                    "queue {name} is there with other arguments than this URL asks for; it is \
+                    used as it is"
+                ),
                 "look whether it is durable, and whether anything in it expires or is dropped",
             ),
             Err(fault) if fault.kind() == ErrorKind::Refused => {
                 let what = format!("this user may not declare queue {name}");
-                found.add(Level::Problem, what, "give it the rights to configure, write and read");
+                found.add(
+                    Level::Problem,
+                    what,
+                    "give it the rights to configure, write and read",
+                );
             }
             Err(fault) => return Err(fault),
         }
@@ -126,9 +191,14 @@ async fn check_served(core: &RabbitMqCore, line: &Line, served: &BTreeMap<String
     Ok(())
 }
 
-async fn check_policies(core: &RabbitMqCore, served: &BTreeMap<String, Spot>, found: &mut Findings) {
+async fn check_policies(
+    core: &RabbitMqCore,
+    served: &BTreeMap<String, Spot>,
+    found: &mut Findings,
+) {
     let Some(management) = &core.place.management else {
-        let advice = "name its management API in the URL, ?management=http://host:15672, or look yourself (rabbitmqctl list_policies): \
+        let advice = "name its management API in the URL, ?management=http://host:15672, or look \
+            yourself (rabbitmqctl list_policies): \
                       none may limit or expire these queues";
         return found.add(Level::Note, "policies cannot be seen by a client", advice);
     };
@@ -136,15 +206,30 @@ async fn check_policies(core: &RabbitMqCore, served: &BTreeMap<String, Spot>, fo
     let until = Instant::now() + KNOWN_WITHIN;
     let all = loop {
         let asked = management::queues(&core.place, management).await;
-        let ours = asked.map(|all| all.into_iter().filter(|queue| served.contains_key(&queue.name) || in_namespace(queue)).collect());
+        let ours = asked.map(|all| {
+            all.into_iter()
+                .filter(|queue| served.contains_key(&queue.name) || in_namespace(queue))
+                .collect()
+        });
         let ours: Vec<Described> = match ours {
             Ok(ours) => ours,
             Err(fault) => {
-                let what = format!("the management API of the URL does not say what policies there are: {fault}");
-                return found.add(Level::Warning, what, "look yourself (rabbitmqctl list_policies): none may limit or expire these queues");
+                let what = format!(
+                    "the management API of the URL does not say what policies there are: {fault}"
+                );
+                return found.add(
+                    Level::Warning,
+                    what,
+                    "look yourself (rabbitmqctl list_policies): \
+                    none may limit or expire these queues",
+                );
             }
         };
-        if Instant::now() > until || ours.iter().all(|queue| queue.effective_policy_definition.is_some()) {
+        if Instant::now() > until
+            || ours
+                .iter()
+                .all(|queue| queue.effective_policy_definition.is_some())
+        {
             break ours;
         }
         sleep(AGAIN).await;
@@ -158,35 +243,76 @@ async fn check_policies(core: &RabbitMqCore, served: &BTreeMap<String, Spot>, fo
 }
 
 fn check_policies_of(queue: &Described, found: &mut Findings) {
-    let given = [("policy", &queue.policy), ("operator policy", &queue.operator_policy)];
-    let names = given.iter().filter_map(|(kind, name)| Some(format!("{kind} {}", name.as_deref().filter(|name| !name.is_empty())?)));
+    let given = [
+        ("policy", &queue.policy),
+        ("operator policy", &queue.operator_policy),
+    ];
+    let names = given.iter().filter_map(|(kind, name)| {
+        Some(format!(
+            "{kind} {}",
+            name.as_deref().filter(|name| !name.is_empty())?
+        ))
+    });
     let names = names.collect::<Vec<_>>().join(" and ");
     let Some(policy) = &queue.effective_policy_definition else {
-        let what = format!("the management API does not say which policies are in force for queue {}", queue.name);
-        return found.add(Level::Warning, what, "look yourself (rabbitmqctl list_policies)");
+        let what = format!(
+            "the management API does not say which policies are in force for queue {}",
+            queue.name
+        );
+        return found.add(
+            Level::Warning,
+            what,
+            "look yourself (rabbitmqctl list_policies)",
+        );
     };
     for (key, value) in policy {
-        let rejects = policy.get("overflow").and_then(Value::as_str).is_some_and(|what| what != "drop-head");
+        let rejects = policy
+            .get("overflow")
+            .and_then(Value::as_str)
+            .is_some_and(|what| what != "drop-head");
         if let Some((level, does)) = harm(key, rejects) {
-            found.add(level, format!("{names}: {key} {value} {does} queue {}", queue.name), NO_LIMITS);
+            found.add(
+                level,
+                format!("{names}: {key} {value} {does} queue {}", queue.name),
+                NO_LIMITS,
+            );
         }
     }
 }
 
 /// What it was declared with.
 fn check_own(queue: &Described, found: &mut Findings) {
-    let rejects = queue.arguments.get("x-overflow").and_then(Value::as_str).is_some_and(|what| what != "drop-head");
+    let rejects = queue
+        .arguments
+        .get("x-overflow")
+        .and_then(Value::as_str)
+        .is_some_and(|what| what != "drop-head");
     // Of dead letters only the newest are kept, on purpose.
-    let arguments = queue.arguments.iter().filter(|_| !queue.name.ends_with(".dead"));
+    let arguments = queue
+        .arguments
+        .iter()
+        .filter(|_| !queue.name.ends_with(".dead"));
     for (key, value) in arguments {
         if let Some((level, does)) = key.strip_prefix("x-").and_then(|key| harm(key, rejects)) {
             let advice = "delete the queue when it is empty; it will be declared again";
-            found.add(level, format!("its argument {key} {value} {does} queue {}", queue.name), advice);
+            found.add(
+                level,
+                format!("its argument {key} {value} {does} queue {}", queue.name),
+                advice,
+            );
         }
     }
     if !queue.durable || queue.auto_delete {
-        let what = format!("queue {} goes with a restart of the broker, or with its last consumer, and its jobs with it", queue.name);
-        found.add(Level::Problem, what, "delete the queue when it is empty; it will be declared again");
+        let what = format!(
+            "queue {} goes with a restart of the broker, or with its last consumer, and its jobs \
+                with it",
+            queue.name
+        );
+        found.add(
+            Level::Problem,
+            what,
+            "delete the queue when it is empty; it will be declared again",
+        );
     }
 }
 
@@ -197,7 +323,10 @@ fn harm(key: &str, rejects: bool) -> Option<(Level, &'static str)> {
         "max-length" | "max-length-bytes" => (Level::Problem, "drops jobs of"),
         "message-ttl" => (Level::Problem, "lets jobs expire in"),
         "expires" => (Level::Problem, "deletes, when nobody uses it,"),
-        "delivery-limit" => (Level::Warning, "gives up jobs whose workers died so often, in"),
+        "delivery-limit" => (
+            Level::Warning,
+            "gives up jobs whose workers died so often, in",
+        ),
         "consumer-timeout" => (Level::Note, "is how long a delivery may be held of"),
         _ => return None,
     })
@@ -207,7 +336,9 @@ fn harm(key: &str, rejects: bool) -> Option<(Level, &'static str)> {
 fn served(core: &RabbitMqCore) -> BTreeMap<String, Spot> {
     let taps: Vec<Arc<Tap>> = lock(&core.taps).values().cloned().collect();
     let spots = taps.iter().map(|tap| Spot::Jobs(tap.queue.clone()));
-    spots.map(|spot| (core.topology.name(&spot), spot)).collect()
+    spots
+        .map(|spot| (core.topology.name(&spot), spot))
+        .collect()
 }
 
 fn number_of(version: &str) -> (u32, u32) {

@@ -1,10 +1,12 @@
 //! What is checked of a message that came: strings and numbers that other programs chose.
 //!
-//! A job's id reaches logs, environments of programs and file names; a queue, a task or an id with a control character in it could end a consumer
-//! that uses it. So each is checked here, once, where it is read. What fails is that message's fault: it goes to the dead letters with the reason, or
-//! as a call is answered as rejected; the consumer goes on.
+//! A job's id reaches logs, environments of programs and file names; a queue, a task or an id with
+//! a control character in it could end a consumer that uses it. So each is checked here, once,
+//! where it is read. What fails is that message's fault: it goes to the dead letters with the
+//! reason, or as a call is answered as rejected; the consumer goes on.
 //!
-//! Numbers and times are capped instead, as any value is a valid number: a timeout of more than [`TIME_MAX`] is one of that.
+//! Numbers and times are capped instead, as any value is a valid number: a timeout of more than
+//! [`TIME_MAX`] is one of that.
 
 use std::time::Duration;
 
@@ -49,11 +51,21 @@ pub(super) fn is_unprintable(text: &str) -> bool {
 ///
 /// What is wrong with the properties of a message, as a reason.
 pub(super) fn check_properties(properties: &BasicProperties) -> Result<(), String> {
-    if properties.kind().as_ref().is_some_and(|kind| kind.as_str() == ANSWER) {
+    if properties
+        .kind()
+        .as_ref()
+        .is_some_and(|kind| kind.as_str() == ANSWER)
+    {
         return Err("it is an answer to a call, and this is a queue of jobs".to_owned());
     }
     for (name, text) in strings(properties) {
-        let Some(text) = text.as_ref().map(ShortString::as_str).filter(|text| is_unprintable(text)) else { continue };
+        let Some(text) = text
+            .as_ref()
+            .map(ShortString::as_str)
+            .filter(|text| is_unprintable(text))
+        else {
+            continue;
+        };
         let what = if text.bytes().any(|byte| byte == SUBSTITUTE) {
             "bytes that are not UTF-8, or control characters"
         } else {
@@ -90,7 +102,9 @@ fn check_headers(headers: &FieldTable) -> Result<(), String> {
         }
     }
     match headers.inner().get("brigade-task") {
-        Some(AMQPValue::LongString(task)) => check_name("the task in its header brigade-task", &task.to_string()),
+        Some(AMQPValue::LongString(task)) => {
+            check_name("the task in its header brigade-task", &task.to_string())
+        }
         _ => Ok(()),
     }
 }
@@ -98,7 +112,10 @@ fn check_headers(headers: &FieldTable) -> Result<(), String> {
 fn check_name(what: &str, name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX || is_unprintable(name) {
         let begin = &name[..name.floor_char_boundary(40)];
-        return Err(format!("{what} {begin:?} is no name: 1 to {NAME_BYTES_MAX} bytes without control characters are"));
+        return Err(format!(
+            "{what} {begin:?} is no name: 1 to {NAME_BYTES_MAX} bytes without control characters \
+                are"
+        ));
     }
     Ok(())
 }
@@ -109,15 +126,23 @@ fn check_name(what: &str, name: &str) -> Result<(), String> {
 ///
 /// What is wrong with them, as a reason.
 pub(super) fn check_options(options: &mut JobOptions) -> Result<(), String> {
-    for (what, text) in
-        [("label", &options.label), ("key", &options.key), ("partition", &options.partition), ("unique mark", &options.unique)]
-    {
+    for (what, text) in [
+        ("label", &options.label),
+        ("key", &options.key),
+        ("partition", &options.partition),
+        ("unique mark", &options.unique),
+    ] {
         if let Some(text) = text.as_deref().filter(|text| is_unprintable(text)) {
-            return Err(format!("the {what} in its options, {text:?}, has control characters"));
+            return Err(format!(
+                "the {what} in its options, {text:?}, has control characters"
+            ));
         }
     }
     let times = [&mut options.timeout, &mut options.delay, &mut options.keep];
-    times.into_iter().flatten().for_each(|time| *time = (*time).min(TIME_MAX));
+    times
+        .into_iter()
+        .flatten()
+        .for_each(|time| *time = (*time).min(TIME_MAX));
     if let Some(retry) = &mut options.retry {
         retry.base = retry.base.min(TIME_MAX);
         retry.cap = retry.cap.min(TIME_MAX);
@@ -126,7 +151,8 @@ pub(super) fn check_options(options: &mut JobOptions) -> Result<(), String> {
     Ok(())
 }
 
-/// The number of a message that was written anew so often; `None` for one that no message of ours has.
+/// The number of a message that was written anew so often; `None` for one that no message of ours
+/// has.
 pub(super) fn check_seq(seq: Option<u64>) -> Option<u64> {
     seq.filter(|seq| *seq <= SEQ_MAX)
 }
@@ -134,7 +160,8 @@ pub(super) fn check_seq(seq: Option<u64>) -> Option<u64> {
 /// Without the strings that [`check_properties`] refuses, so that a person can handle the message.
 pub(super) fn without_unprintable(properties: BasicProperties) -> BasicProperties {
     let mut kept = BasicProperties::default();
-    let good = |text: &Option<ShortString>| text.clone().filter(|text| !is_unprintable(text.as_str()));
+    let good =
+        |text: &Option<ShortString>| text.clone().filter(|text| !is_unprintable(text.as_str()));
     macro_rules! keep {
         ($($get:ident $set:ident),*) => { $(if let Some(text) = good(properties.$get()) { kept = kept.$set(text); })* };
     }
@@ -181,7 +208,10 @@ mod tests {
                 assert!(check_properties(&properties).is_err(), "{properties:?}");
                 assert_eq!(check_properties(&without_unprintable(properties)), Ok(()));
             }
-            assert_eq!(check_properties(&with(BasicProperties::default(), "füñ".into())), Ok(()));
+            assert_eq!(
+                check_properties(&with(BasicProperties::default(), "füñ".into())),
+                Ok(())
+            );
         }
     }
 
@@ -195,7 +225,13 @@ mod tests {
         assert!(with("brigade-task", AMQPValue::LongInt(3)).is_err());
         assert!(with("brigade-task", AMQPValue::LongString("a\0b".into())).is_err());
         assert!(with("brigade-task", AMQPValue::LongString(vec![0xff].into())).is_err());
-        assert!(with("brigade-task", AMQPValue::LongString("x".repeat(201).into())).is_err());
+        assert!(
+            with(
+                "brigade-task",
+                AMQPValue::LongString("x".repeat(201).into())
+            )
+            .is_err()
+        );
         assert!(with("brigade-failed", AMQPValue::LongInt(-1)).is_err());
         assert!(with("brigade-due", AMQPValue::LongString("soon".into())).is_err());
         assert!(with("their-own", AMQPValue::LongString("a\0b".into())).is_ok());
@@ -203,13 +239,24 @@ mod tests {
 
     #[test]
     fn enormous_times_are_capped() {
-        let mut options = JobOptions { timeout: Some(Duration::MAX), keep: Some(Duration::MAX), ..JobOptions::default() };
+        let mut options = JobOptions {
+            timeout: Some(Duration::MAX),
+            keep: Some(Duration::MAX),
+            ..JobOptions::default()
+        };
         options.retry = Some(crate::retry::Retry::default().within(Duration::MAX));
         check_options(&mut options).unwrap();
         assert_eq!(
-            (options.timeout, options.retry.and_then(|retry| retry.within), options.keep),
+            (
+                options.timeout,
+                options.retry.and_then(|retry| retry.within),
+                options.keep
+            ),
             (Some(TIME_MAX), Some(TIME_MAX), Some(TIME_MAX))
         );
-        assert_eq!((check_seq(Some(7)), check_seq(Some(u64::MAX))), (Some(7), None));
+        assert_eq!(
+            (check_seq(Some(7)), check_seq(Some(u64::MAX))),
+            (Some(7), None)
+        );
     }
 }

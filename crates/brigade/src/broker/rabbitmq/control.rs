@@ -1,15 +1,19 @@
 //! Cancels of calls, on their way to whichever process runs them.
 //!
-//! One direct exchange of the vhost, `brigade.control`. Every process that serves has an exclusive queue at it, bound by the names of the queues
-//! that it serves; a cancel is published with the name of its call's queue, so all who may have the call hear of it. Body: the reason.
-//! A cancel that is lost, because a connection broke, is as if it was not made: the call runs to its end, and its answer is nobody's.
+//! One direct exchange of the vhost, `brigade.control`. Every process that serves has an exclusive
+//! queue at it, bound by the names of the queues that it serves; a cancel is published with the
+//! name of its call's queue, so all who may have the call hear of it. Body: the reason. A cancel
+//! that is lost, because a connection broke, is as if it was not made: the call runs to its end,
+//! and its answer is nobody's.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use lapin::options::{BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, ExchangeKind};
 use tokio::sync::watch;
@@ -32,18 +36,31 @@ pub(super) fn cancel(queue: &ShortString, correlation_id: &str, reason: &str) ->
     headers.insert(CANCEL.into(), AMQPValue::LongString(correlation_id.into()));
     let properties = BasicProperties::default().with_headers(headers);
     let body = reason.as_bytes().to_vec().into();
-    Parcel::to(queue.clone(), body, properties).by(EXCHANGE).optional()
+    Parcel::to(queue.clone(), body, properties)
+        .by(EXCHANGE)
+        .optional()
 }
 
-/// Makes the exchange if it is not there. Without the right to do so, calls cannot be cancelled once they run; all else goes on.
+/// Makes the exchange if it is not there. Without the right to do so, calls cannot be cancelled
+/// once they run; all else goes on.
 pub(super) async fn declare(line: &Line) {
     let declaring = async {
         let channel = line.channel().await?;
-        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        line.answer(channel.exchange_declare(EXCHANGE.into(), ExchangeKind::Direct, options, FieldTable::default())).await
+        let options = ExchangeDeclareOptions {
+            durable: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        line.answer(channel.exchange_declare(
+            EXCHANGE.into(),
+            ExchangeKind::Direct,
+            options,
+            FieldTable::default(),
+        ))
+        .await
     };
     if let Err(fault) = declaring.await {
-        tracing::warn!(%fault, "cannot declare the exchange {EXCHANGE}: calls that run cannot be cancelled");
+        tracing::warn!(%fault, "cannot declare the exchange {EXCHANGE}: calls that run cannot be \
+            cancelled");
     }
 }
 
@@ -70,7 +87,8 @@ impl Default for Heard {
 
 impl Served {
     pub(super) fn add(&self, queue: &ShortString) {
-        self.wanted.send_if_modified(|served| !served.contains(queue) && served.insert(queue.clone()));
+        self.wanted
+            .send_if_modified(|served| !served.contains(queue) && served.insert(queue.clone()));
     }
 
     pub(super) fn remove(&self, queue: &ShortString) {
@@ -87,7 +105,8 @@ impl Served {
         drop(timeout(HEARD_WITHIN, is_so).await);
     }
 
-    /// Hears of cancels for as long as the broker is there: gives each correlation id, with the reason.
+    /// Hears of cancels for as long as the broker is there: gives each correlation id, with the
+    /// reason.
     pub(super) async fn hear(&self, link: &Link, on_cancel: impl Fn(&str, String)) {
         let mut wanted = self.wanted.subscribe();
         // Most programs serve nothing.
@@ -115,20 +134,43 @@ async fn hear_on(
 ) -> Result<(), Fault> {
     declare(line).await;
     let channel = line.channel().await?;
-    let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
-    let queue = line.answer(channel.queue_declare("".into(), options, FieldTable::default())).await?.name().clone();
-    let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-    let mut cancels = line.answer(channel.basic_consume(queue.clone(), "".into(), options, FieldTable::default())).await?;
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        auto_delete: true,
+        ..QueueDeclareOptions::default()
+    };
+    let queue = line
+        .answer(channel.queue_declare("".into(), options, FieldTable::default()))
+        .await?
+        .name()
+        .clone();
+    let options = BasicConsumeOptions {
+        no_ack: true,
+        ..BasicConsumeOptions::default()
+    };
+    let mut cancels = line
+        .answer(channel.basic_consume(queue.clone(), "".into(), options, FieldTable::default()))
+        .await?;
     let mut bound = BTreeSet::<ShortString>::new();
     loop {
         let wanted = served.borrow_and_update().clone();
         for key in wanted.difference(&bound) {
-            let binding =
-                channel.queue_bind(queue.clone(), EXCHANGE.into(), key.clone(), QueueBindOptions::default(), FieldTable::default());
+            let binding = channel.queue_bind(
+                queue.clone(),
+                EXCHANGE.into(),
+                key.clone(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            );
             line.answer(binding).await?;
         }
         for key in bound.difference(&wanted) {
-            let unbinding = channel.queue_unbind(queue.clone(), EXCHANGE.into(), key.clone(), FieldTable::default());
+            let unbinding = channel.queue_unbind(
+                queue.clone(),
+                EXCHANGE.into(),
+                key.clone(),
+                FieldTable::default(),
+            );
             line.answer(unbinding).await?;
         }
         bound.clone_from(&wanted);

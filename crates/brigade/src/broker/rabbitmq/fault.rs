@@ -21,27 +21,54 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn new(kind: ErrorKind, hint: &'static str) -> Self {
-        Self { kind, hint, is_limit: false, source: None }
+        Self {
+            kind,
+            hint,
+            is_limit: false,
+            source: None,
+        }
     }
 
-    pub(super) fn with_source(kind: ErrorKind, hint: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self { kind, hint, is_limit: false, source: Some(Arc::new(source)) }
+    pub(super) fn with_source(
+        kind: ErrorKind,
+        hint: &'static str,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            kind,
+            hint,
+            is_limit: false,
+            source: Some(Arc::new(source)),
+        }
     }
 
     /// The broker takes no messages.
     pub(super) fn blocking() -> Self {
-        Self::new(ErrorKind::QueueFull, "the broker is blocking publishers: it is short of memory or disk")
+        Self::new(
+            ErrorKind::QueueFull,
+            "the broker is blocking publishers: it is short of memory or disk",
+        )
     }
 
     /// The broker said no to a message.
     pub(super) fn declined() -> Self {
-        Self::new(ErrorKind::QueueFull, "the broker did not take it: its queue is full, or it failed")
+        Self::new(
+            ErrorKind::QueueFull,
+            "the broker did not take it: its queue is full, or it failed",
+        )
     }
 
     /// The properties and headers of a message do not fit into a frame.
     pub(super) fn over_frame(bytes: usize, frame_max: usize) -> Self {
-        let text = format!("its properties and headers make a frame of {bytes} bytes, and the broker allows {frame_max}");
-        Self::with_source(ErrorKind::TooLarge, "its headers are larger than the broker allows (frame_max)", io::Error::other(text))
+        let text = format!(
+            "its properties and headers make a frame of {bytes} bytes, and the broker allows \
+                {frame_max}"
+        );
+        Self::with_source(
+            ErrorKind::TooLarge,
+            "its headers are larger than the broker allows (frame_max)",
+            io::Error::other(text),
+        )
     }
 
     /// The answer did not come in time.
@@ -53,14 +80,21 @@ impl Fault {
         self.kind
     }
 
-    /// Whether the connection, or the channel, ended: nobody knows what became of what was under way.
+    /// Whether the connection, or the channel, ended: nobody knows what became of what was under
+    /// way.
     pub(super) fn is_lost(&self) -> bool {
         self.kind == ErrorKind::Unreachable
     }
 
     /// Whether it will not pass by itself: somebody has to change something.
     pub(super) fn is_lasting(&self) -> bool {
-        matches!(self.kind, ErrorKind::Refused | ErrorKind::Unsupported | ErrorKind::BadOption | ErrorKind::TooLarge) || self.is_limit
+        matches!(
+            self.kind,
+            ErrorKind::Refused
+                | ErrorKind::Unsupported
+                | ErrorKind::BadOption
+                | ErrorKind::TooLarge
+        ) || self.is_limit
     }
 
     /// Whether a vhost, a user or the server has as much as it may have of something.
@@ -68,28 +102,51 @@ impl Fault {
         self.is_limit
     }
 
-    /// The broker's `consumer_timeout`, if that is why it closed a channel. It names it nowhere but in the text for people: so this only makes
-    /// deliveries be exchanged earlier, and nothing else depends on it.
+    /// The broker's `consumer_timeout`, if that is why it closed a channel. It names it nowhere but
+    /// in the text for people: so this only makes deliveries be exchanged earlier, and nothing else
+    /// depends on it.
     pub(super) fn consumer_timeout(&self) -> Option<Duration> {
         let error = self.source.as_ref()?.downcast_ref::<lapin::Error>()?;
-        let Kind::ProtocolError(error) = error.kind() else { return None };
-        let is_it = matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED));
-        let (_, rest) = error.get_message().as_str().split_once("imeout value used: ").filter(|_| is_it)?;
-        rest.split(' ').next()?.parse().ok().map(Duration::from_millis)
+        let Kind::ProtocolError(error) = error.kind() else {
+            return None;
+        };
+        let is_it = matches!(
+            error.kind(),
+            AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)
+        );
+        let (_, rest) = error
+            .get_message()
+            .as_str()
+            .split_once("imeout value used: ")
+            .filter(|_| is_it)?;
+        rest.split(' ')
+            .next()?
+            .parse()
+            .ok()
+            .map(Duration::from_millis)
     }
 
-    /// The largest message that the broker takes (`max_message_size`), if one was refused because it is larger. It is named nowhere but in that text;
-    /// without it, such a refusal is told as any other.
+    /// The largest message that the broker takes (`max_message_size`), if one was refused because
+    /// it is larger. It is named nowhere but in that text; without it, such a refusal is told as
+    /// any other.
     pub(super) fn message_bytes_max(&self) -> Option<usize> {
         let text = self.refusal()?;
-        let (_, rest) = text.split_once("max size ").filter(|_| text.contains("message size"))?;
-        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+        let (_, rest) = text
+            .split_once("max size ")
+            .filter(|_| text.contains("message size"))?;
+        rest.split(|c: char| !c.is_ascii_digit())
+            .next()?
+            .parse()
+            .ok()
     }
 
-    /// What the broker said when it closed the channel, or the connection, because of what was asked.
+    /// What the broker said when it closed the channel, or the connection, because of what was
+    /// asked.
     fn refusal(&self) -> Option<&str> {
         let error = self.source.as_ref()?.downcast_ref::<lapin::Error>()?;
-        let Kind::ProtocolError(error) = error.kind() else { return None };
+        let Kind::ProtocolError(error) = error.kind() else {
+            return None;
+        };
         Some(error.get_message().as_str())
     }
 
@@ -99,27 +156,42 @@ impl Fault {
         let limits = [
             (
                 "queue limit",
-                "the vhost, or the cluster, has as many queues as it may have (max-queues): raise it (rabbitmqctl set_vhost_limits), or delete some",
+                "the vhost, or the cluster, has as many queues as it may have (max-queues): raise \
+                    it (rabbitmqctl set_vhost_limits), or delete some",
             ),
             (
                 "user connection limit",
-                "the user has as many connections as it may have (max-connections): raise it (rabbitmqctl set_user_limits)",
+                "the user has as many connections as it may have (max-connections): raise it \
+                    (rabbitmqctl set_user_limits)",
             ),
-            ("node connection limit", "the server has as many connections as it may have (connection_max): raise it, or end some"),
+            (
+                "node connection limit",
+                "the server has as many connections as it may have (connection_max): raise it, or \
+                    end some",
+            ),
             (
                 "connection limit",
-                "the vhost has as many connections as it may have (max-connections): raise it (rabbitmqctl set_vhost_limits)",
+                "the vhost has as many connections as it may have (max-connections): raise it \
+                    (rabbitmqctl set_vhost_limits)",
             ),
-            ("number of channels", "there are as many channels as there may be (max-channels of the user, or channel_max): raise it"),
+            (
+                "number of channels",
+                "there are as many channels as there may be (max-channels of the user, or \
+                    channel_max): raise it",
+            ),
         ];
-        limits.iter().find(|(said, _)| text.contains(said)).map(|(_, hint)| *hint)
+        limits
+            .iter()
+            .find(|(said, _)| text.contains(said))
+            .map(|(_, hint)| *hint)
     }
 
     /// `what` was asked for.
     pub(super) fn into_error(self, what: &str) -> Error {
         let error = Error::new(self.kind, format!("{what}: {}", self.hint));
         match self.source {
-            Some(source) => error.with_source(Box::new(Shared(source)) as Box<dyn std::error::Error + Send + Sync>),
+            Some(source) => error
+                .with_source(Box::new(Shared(source)) as Box<dyn std::error::Error + Send + Sync>),
             None => error,
         }
     }
@@ -128,7 +200,9 @@ impl Fault {
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.hint)?;
-        self.source.as_ref().map_or(Ok(()), |source| write!(f, ": {source}"))
+        self.source
+            .as_ref()
+            .map_or(Ok(()), |source| write!(f, ": {source}"))
     }
 }
 
@@ -153,54 +227,97 @@ impl From<lapin::Error> for Fault {
         let (kind, hint) = meaning(error.kind());
         let fault = Self::with_source(kind, hint, error);
         if let Some(hint) = fault.limit() {
-            return Self { kind: ErrorKind::QueueFull, hint, is_limit: true, ..fault };
+            return Self {
+                kind: ErrorKind::QueueFull,
+                hint,
+                is_limit: true,
+                ..fault
+            };
         }
         if fault.message_bytes_max().is_some() {
-            return Self { kind: ErrorKind::TooLarge, hint: "the message is larger than the broker allows (max_message_size)", ..fault };
+            return Self {
+                kind: ErrorKind::TooLarge,
+                hint: "the message is larger than the broker allows (max_message_size)",
+                ..fault
+            };
         }
         match fault.consumer_timeout() {
             None => fault,
-            Some(_) => {
-                Self { kind: ErrorKind::Unreachable, hint: "a job was held for longer than the broker allows (consumer_timeout)", ..fault }
-            }
+            Some(_) => Self {
+                kind: ErrorKind::Unreachable,
+                hint: "a job was held for longer than the broker allows (consumer_timeout)",
+                ..fault
+            },
         }
     }
 }
 
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
-        Self::with_source(ErrorKind::Unreachable, "the broker cannot be reached", error)
+        Self::with_source(
+            ErrorKind::Unreachable,
+            "the broker cannot be reached",
+            error,
+        )
     }
 }
 
 fn meaning(kind: &Kind) -> (ErrorKind, &'static str) {
     let Kind::ProtocolError(error) = kind else {
         return match kind {
-            Kind::MissingHeartbeatError => (ErrorKind::Unreachable, "the broker gives no sign of life any more"),
-            Kind::ChannelsLimitReached => (ErrorKind::QueueFull, "the broker allows no more channels (channel_max)"),
-            Kind::InvalidProtocolVersion(_) | Kind::ParsingError(_) | Kind::SerialisationError(_) => {
-                (ErrorKind::Protocol, "the broker speaks another protocol; AMQP 0-9-1 is wanted, without TLS on port 5672")
-            }
-            _ => (ErrorKind::Unreachable, "the connection to the broker is gone"),
+            Kind::MissingHeartbeatError => (
+                ErrorKind::Unreachable,
+                "the broker gives no sign of life any more",
+            ),
+            Kind::ChannelsLimitReached => (
+                ErrorKind::QueueFull,
+                "the broker allows no more channels (channel_max)",
+            ),
+            Kind::InvalidProtocolVersion(_)
+            | Kind::ParsingError(_)
+            | Kind::SerialisationError(_) => (
+                ErrorKind::Protocol,
+                "the broker speaks another protocol; AMQP 0-9-1 is wanted, without TLS on port \
+                    5672",
+            ),
+            _ => (
+                ErrorKind::Unreachable,
+                "the connection to the broker is gone",
+            ),
         };
     };
     match error.kind() {
-        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
-            (ErrorKind::Refused, "wrong user or password, or that user may not do this in this vhost")
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => (
+            ErrorKind::Refused,
+            "wrong user or password, or that user may not do this in this vhost",
+        ),
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => (
+            ErrorKind::Protocol,
+            "the broker has no such queue (any more)",
+        ),
+        AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED) => (
+            ErrorKind::Refused,
+            "the queue belongs to another connection alone",
+        ),
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => (
+            ErrorKind::Unsupported,
+            "the queue is there with other arguments, or the broker allows less",
+        ),
+        AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => (
+            ErrorKind::Refused,
+            "there is no such vhost, or this user may not use it",
+        ),
+        AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED) => (
+            ErrorKind::Unreachable,
+            "the broker is shutting down, or closed the connection",
+        ),
+        AMQPErrorKind::Hard(AMQPHardError::NOTIMPLEMENTED) => {
+            (ErrorKind::Unsupported, "the broker does not have that")
         }
-        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => (ErrorKind::Protocol, "the broker has no such queue (any more)"),
-        AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED) => (ErrorKind::Refused, "the queue belongs to another connection alone"),
-        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => {
-            (ErrorKind::Unsupported, "the queue is there with other arguments, or the broker allows less")
-        }
-        AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => (ErrorKind::Refused, "there is no such vhost, or this user may not use it"),
-        AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED) => {
-            (ErrorKind::Unreachable, "the broker is shutting down, or closed the connection")
-        }
-        AMQPErrorKind::Hard(AMQPHardError::NOTIMPLEMENTED) => (ErrorKind::Unsupported, "the broker does not have that"),
-        AMQPErrorKind::Hard(AMQPHardError::INTERNALERROR | AMQPHardError::RESOURCEERROR) => {
-            (ErrorKind::Unreachable, "the broker failed; its log says why")
-        }
+        AMQPErrorKind::Hard(AMQPHardError::INTERNALERROR | AMQPHardError::RESOURCEERROR) => (
+            ErrorKind::Unreachable,
+            "the broker failed; its log says why",
+        ),
         _ => (ErrorKind::Protocol, "the broker refused"),
     }
 }

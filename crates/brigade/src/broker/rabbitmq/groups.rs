@@ -1,15 +1,18 @@
 //! A consumer of several queues: which of them is asked.
 //!
-//! The broker sends jobs of each queue that is consumed from as long as there is room, and knows nothing of the others. So a queue that comes later in
-//! the order of an ask is asked only while those before it have none, and most of the time each queue is only *listened* to: one job may come.
+//! The broker sends jobs of each queue that is consumed from as long as there is room, and knows
+//! nothing of the others. So a queue that comes later in the order of an ask is asked only while
+//! those before it have none, and most of the time each queue is only *listened* to: one job may
+//! come.
 //!
 //! ```text
 //!   unknown, has some --- asked; a fence says that nothing more is there ---> dry, listened to --- a job comes ---> has some
 //! ```
 //!
-//! Of up to [`FEW`] queues nothing is listened to while nobody asks, so that a consumer with no room attracts no jobs. With more, that would cost one
-//! consumer of each queue for each ask, so they are listened to all the time, and an ask only looks at those that have some: a job that comes while
-//! nobody asks goes back, and its queue is asked again in its turn.
+//! Of up to [`FEW`] queues nothing is listened to while nobody asks, so that a consumer with no
+//! room attracts no jobs. With more, that would cost one consumer of each queue for each ask, so
+//! they are listened to all the time, and an ask only looks at those that have some: a job that
+//! comes while nobody asks goes back, and its queue is asked again in its turn.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -80,7 +83,11 @@ impl Group {
         self.active.fetch_add(1, Ordering::AcqRel);
         if self.is_small() || !self.is_armed.swap(true, Ordering::AcqRel) {
             let some = lock(&self.some).clone();
-            let dry = self.taps.iter().enumerate().filter(|(place, _)| !some.contains(place));
+            let dry = self
+                .taps
+                .iter()
+                .enumerate()
+                .filter(|(place, _)| !some.contains(place));
             dry.for_each(|(_, tap)| tap.listen(true));
         }
         Using(self)
@@ -114,7 +121,10 @@ impl Group {
 impl RabbitMqCore {
     fn group(self: &Arc<Self>, queues: &Queues) -> Result<Arc<Group>, Error> {
         let mut groups = lock(&self.groups.0);
-        if let Some(group) = groups.iter().find(|group| Arc::ptr_eq(&group.set, queues.set())) {
+        if let Some(group) = groups
+            .iter()
+            .find(|group| Arc::ptr_eq(&group.set, queues.set()))
+        {
             return Ok(Arc::clone(group));
         }
         for queue in queues.names() {
@@ -128,16 +138,25 @@ impl RabbitMqCore {
             active: AtomicUsize::new(0),
             used: Mutex::new(Instant::now()),
         });
-        group.taps.iter().enumerate().for_each(|(place, tap)| tap.join(&group, place));
+        group
+            .taps
+            .iter()
+            .enumerate()
+            .for_each(|(place, tap)| tap.join(&group, place));
         groups.push(Arc::clone(&group));
         Ok(group)
     }
 
     /// As many jobs as are wanted of several queues; waits for the first as long as the ask says.
-    pub(super) async fn lease_of_several(self: &Arc<Self>, ask: &LeaseAsk) -> Result<Vec<Leased>, Error> {
+    pub(super) async fn lease_of_several(
+        self: &Arc<Self>,
+        ask: &LeaseAsk,
+    ) -> Result<Vec<Leased>, Error> {
         let group = self.group(&ask.queues)?;
         if ask.wait.is_zero() {
-            let taps: Vec<Arc<Tap>> = (0..ask.queues.len()).map(|rank| Arc::clone(&group.taps[ask.queues.place(rank)])).collect();
+            let taps: Vec<Arc<Tap>> = (0..ask.queues.len())
+                .map(|rank| Arc::clone(&group.taps[ask.queues.place(rank)]))
+                .collect();
             return self.lease_now(&taps, ask).await;
         }
         let until = later(Instant::now(), ask.wait);
@@ -154,13 +173,19 @@ impl RabbitMqCore {
                 return Ok(found);
             }
             if Instant::now() >= until {
-                let refusal = asks.keys().find_map(|place: &usize| group.taps[*place].refusal());
+                let refusal = asks
+                    .keys()
+                    .find_map(|place: &usize| group.taps[*place].refusal());
                 return match refusal.or_else(|| self.hands_link.fault()) {
                     Some(fault) => Err(fault.into_error("lease")),
                     None => Ok(found),
                 };
             }
-            let look = if asks.is_empty() { until } else { until.min(later(Instant::now(), LOOK_AGAIN)) };
+            let look = if asks.is_empty() {
+                until
+            } else {
+                until.min(later(Instant::now(), LOOK_AGAIN))
+            };
             tokio::select! {
                 () = news => {}
                 () = sleep_until(look.into()) => {}
@@ -170,7 +195,12 @@ impl RabbitMqCore {
     }
 
     /// Looks at the queues in their order, as far as those before have none.
-    async fn walk(self: &Arc<Self>, group: &Group, ask: &LeaseAsk, asks: &mut HashMap<usize, (Ask, Instant)>) -> Vec<Leased> {
+    async fn walk(
+        self: &Arc<Self>,
+        group: &Group,
+        ask: &LeaseAsk,
+        asks: &mut HashMap<usize, (Ask, Instant)>,
+    ) -> Vec<Leased> {
         let mut found: Vec<Leased> = Vec::new();
         for place in group.places(&ask.queues) {
             let tap = &group.taps[place];
@@ -183,13 +213,17 @@ impl RabbitMqCore {
                 group.is_dry(place);
                 continue;
             }
-            let is_stuck = asks.get(&place).is_some_and(|(_, since)| since.elapsed() > STUCK);
+            let is_stuck = asks
+                .get(&place)
+                .is_some_and(|(_, since)| since.elapsed() > STUCK);
             if tap.has_failed() || is_stuck {
-                asks.entry(place).or_insert_with(|| (tap.ask_or_know(ask.max), Instant::now()));
+                asks.entry(place)
+                    .or_insert_with(|| (tap.ask_or_know(ask.max), Instant::now()));
                 continue;
             }
             if found.is_empty() {
-                asks.entry(place).or_insert_with(|| (tap.ask_or_know(ask.max), Instant::now()));
+                asks.entry(place)
+                    .or_insert_with(|| (tap.ask_or_know(ask.max), Instant::now()));
             }
             // Those behind wait until it is known to have no more.
             break;
@@ -197,7 +231,8 @@ impl RabbitMqCore {
         found
     }
 
-    /// Lets go of what nobody uses any more, for ever: consumers of several queues, and what takes from queues.
+    /// Lets go of what nobody uses any more, for ever: consumers of several queues, and what takes
+    /// from queues.
     pub(super) async fn tidy(self: Arc<Self>) {
         loop {
             sleep(TIDY_EVERY).await;
@@ -209,12 +244,16 @@ impl RabbitMqCore {
 
     fn tidy_groups(&self) {
         let mut groups = lock(&self.groups.0);
-        let is_used = |group: &Arc<Group>| group.active.load(Ordering::Acquire) > 0 || lock(&group.used).elapsed() < UNUSED_FOR;
+        let is_used = |group: &Arc<Group>| {
+            group.active.load(Ordering::Acquire) > 0 || lock(&group.used).elapsed() < UNUSED_FOR
+        };
         let unused: Vec<Arc<Group>> = groups.extract_if(.., |group| !is_used(group)).collect();
         unused.iter().for_each(|group| group.end());
         if !unused.is_empty() {
             // They may have queues in common.
-            groups.iter().for_each(|group| group.is_armed.store(false, Ordering::Release));
+            groups
+                .iter()
+                .for_each(|group| group.is_armed.store(false, Ordering::Release));
         }
     }
 

@@ -1,8 +1,9 @@
 //! Jobs in somebody's hands, and which messages were settled here lately.
 //!
-//! A lease is a delivery of one channel, which may be exchanged for another of the same message (`park`). Its token ends with that channel, with
-//! its time, or with its settlement; whatever comes later is stale. The broker gives the delivery to another as soon as the channel is gone, so a
-//! token of it must never count again.
+//! A lease is a delivery of one channel, which may be exchanged for another of the same message
+//! (`park`). Its token ends with that channel, with its time, or with its settlement; whatever
+//! comes later is stale. The broker gives the delivery to another as soon as the channel is gone,
+//! so a token of it must never count again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use crate::broker::AskedCancel;
 use crate::clock::later;
 use crate::job::JobId;
 
-/// Marks of settled messages that are remembered, in case the broker brings one again: an ack that was on its way when it died.
+/// Marks of settled messages that are remembered, in case the broker brings one again: an ack that
+/// was on its way when it died.
 const MARKS_MAX: usize = 100_000;
 /// Cancels of calls that are remembered, in case the call comes later.
 const CANCELLED_MAX: usize = 1_000;
@@ -37,7 +39,12 @@ pub(super) struct Grip {
 
 impl Grip {
     pub(super) fn new(opened: &Arc<Opened>, tag: u64, consumer: u64) -> Self {
-        Self { opened: Arc::clone(opened), tag, consumer, since: Instant::now() }
+        Self {
+            opened: Arc::clone(opened),
+            tag,
+            consumer,
+            since: Instant::now(),
+        }
     }
 }
 
@@ -62,7 +69,8 @@ pub(super) struct Hands {
     lost: VecDeque<AskedCancel>,
     /// Messages that went back from here although nobody died, and how often.
     returned: HashMap<(JobId, u64), u32>,
-    /// Calls that are to be cancelled and were not here when that was told: by correlation id, with the reason.
+    /// Calls that are to be cancelled and were not here when that was told: by correlation id, with
+    /// the reason.
     cancelled: VecDeque<(String, String)>,
 }
 
@@ -83,7 +91,9 @@ impl Hands {
     /// Lets go of it, if its token is good.
     pub(super) fn let_go(&mut self, id: &JobId, token: i64, now: Instant) -> Option<Held> {
         self.lost.retain(|lost| lost.token != token);
-        let is_good = |held: &&Held| held.envelope.id == *id && held.until > now && held.grip.opened.is_alive();
+        let is_good = |held: &&Held| {
+            held.envelope.id == *id && held.until > now && held.grip.opened.is_alive()
+        };
         self.held.get(&token).filter(is_good)?;
         self.remove(token)
     }
@@ -91,7 +101,11 @@ impl Hands {
     fn remove(&mut self, token: i64) -> Option<Held> {
         let held = self.held.remove(&token)?;
         // A copy of the same message may be another lease by now.
-        if let Some(mark) = held.envelope.mark().filter(|mark| self.marks.get(mark) == Some(&token)) {
+        if let Some(mark) = held
+            .envelope
+            .mark()
+            .filter(|mark| self.marks.get(mark) == Some(&token))
+        {
             self.marks.remove(&mark);
         }
         Some(held)
@@ -99,14 +113,19 @@ impl Hands {
 
     /// Whether it counts for longer.
     pub(super) fn extend(&mut self, id: &JobId, token: i64, now: Instant, time: Duration) -> bool {
-        let held = self.held.get_mut(&token).filter(|held| held.envelope.id == *id && held.until > now && held.grip.opened.is_alive());
+        let held = self.held.get_mut(&token).filter(|held| {
+            held.envelope.id == *id && held.until > now && held.grip.opened.is_alive()
+        });
         held.map(|held| held.until = later(now, time)).is_some()
     }
 
     /// The leases whose deliveries are older than this; they are being exchanged from now on.
     pub(super) fn older_than(&mut self, age: Duration) -> Vec<(i64, Held)> {
         let is_old = |held: &Held| held.grip.since.elapsed() >= age && held.grip.opened.is_alive();
-        let old = self.held.iter().filter(|(token, held)| is_old(held) && !self.exchanging.contains(token));
+        let old = self
+            .held
+            .iter()
+            .filter(|(token, held)| is_old(held) && !self.exchanging.contains(token));
         let old: Vec<(i64, Held)> = old.map(|(token, held)| (*token, held.clone())).collect();
         self.exchanging.extend(old.iter().map(|(token, _)| *token));
         old
@@ -114,19 +133,25 @@ impl Hands {
 
     /// Has a lease hold by another delivery; gives the one before. `None` if it is over.
     pub(super) fn exchange(&mut self, token: i64, id: &str, new: &Grip) -> Option<Grip> {
-        let is_it = |held: &&mut Held| held.envelope.id.as_str() == id && held.grip.opened.is_alive() && new.opened.is_alive();
+        let is_it = |held: &&mut Held| {
+            held.envelope.id.as_str() == id && held.grip.opened.is_alive() && new.opened.is_alive()
+        };
         let held = self.held.get_mut(&token).filter(is_it)?;
         Some(std::mem::replace(&mut held.grip, new.clone()))
     }
 
     /// Whether a lease still holds by this delivery.
     pub(super) fn holds(&self, token: i64, grip: &Grip) -> bool {
-        self.held.get(&token).is_some_and(|held| held.grip.tag == grip.tag && held.grip.opened.number == grip.opened.number)
+        self.held.get(&token).is_some_and(|held| {
+            held.grip.tag == grip.tag && held.grip.opened.number == grip.opened.number
+        })
     }
 
     /// Whether any lease holds by the channel of that number.
     pub(super) fn holds_by(&self, number: u64) -> bool {
-        self.held.values().any(|held| held.grip.opened.number == number)
+        self.held
+            .values()
+            .any(|held| held.grip.opened.number == number)
     }
 
     /// It has been tried.
@@ -136,11 +161,21 @@ impl Hands {
         }
     }
 
-    /// Takes out the leases whose time is over. Those whose channels are over are another's already, and only go.
+    /// Takes out the leases whose time is over. Those whose channels are over are another's
+    /// already, and only go.
     pub(super) fn expired(&mut self, now: Instant) -> Vec<(i64, Held)> {
-        let over: Vec<i64> = self.held.iter().filter(|(_, held)| held.until <= now).map(|(token, _)| *token).collect();
-        let taken = over.into_iter().filter_map(|token| Some((token, self.remove(token)?)));
-        taken.filter(|(_, held)| held.grip.opened.is_alive()).collect()
+        let over: Vec<i64> = self
+            .held
+            .iter()
+            .filter(|(_, held)| held.until <= now)
+            .map(|(token, _)| *token)
+            .collect();
+        let taken = over
+            .into_iter()
+            .filter_map(|token| Some((token, self.remove(token)?)));
+        taken
+            .filter(|(_, held)| held.grip.opened.is_alive())
+            .collect()
     }
 
     pub(super) fn next_end(&self) -> Option<Instant> {
@@ -149,19 +184,33 @@ impl Hands {
 
     /// The channel of that number is over: its leases are lost; or those of one queue of it.
     pub(super) fn lose(&mut self, number: u64, queue: Option<&str>) -> usize {
-        let is_lost = |held: &Held| held.grip.opened.number == number && queue.is_none_or(|queue| *held.tap.queue == *queue);
-        let of_it: Vec<i64> = self.held.iter().filter(|(_, held)| is_lost(held)).map(|(token, _)| *token).collect();
+        let is_lost = |held: &Held| {
+            held.grip.opened.number == number && queue.is_none_or(|queue| *held.tap.queue == *queue)
+        };
+        let of_it: Vec<i64> = self
+            .held
+            .iter()
+            .filter(|(_, held)| is_lost(held))
+            .map(|(token, _)| *token)
+            .collect();
         let count = of_it.len();
         for token in of_it {
-            let Some(held) = self.remove(token) else { continue };
+            let Some(held) = self.remove(token) else {
+                continue;
+            };
             self.returns(&held.envelope);
             let reason = "its lease was lost with the connection to the broker".to_owned();
-            self.ask(AskedCancel { id: held.envelope.id.clone(), token, reason });
+            self.ask(AskedCancel {
+                id: held.envelope.id.clone(),
+                token,
+                reason,
+            });
         }
         count
     }
 
-    /// This message goes back to the broker, whose count of it then says nothing of a holder that died.
+    /// This message goes back to the broker, whose count of it then says nothing of a holder that
+    /// died.
     pub(super) fn returns(&mut self, envelope: &Envelope) {
         if self.returned.len() >= RETURNED_MAX {
             self.returned.clear();
@@ -173,24 +222,41 @@ impl Hands {
 
     /// How often it went back from here.
     pub(super) fn returned(&self, envelope: &Envelope) -> u32 {
-        envelope.mark().and_then(|mark| self.returned.get(&mark).copied()).unwrap_or(0)
+        envelope
+            .mark()
+            .and_then(|mark| self.returned.get(&mark).copied())
+            .unwrap_or(0)
     }
 
     /// What this lease is of.
     pub(super) fn envelope(&self, id: &JobId, token: i64) -> Option<Arc<Envelope>> {
-        self.held.get(&token).filter(|held| held.envelope.id == *id).map(|held| Arc::clone(&held.envelope))
+        self.held
+            .get(&token)
+            .filter(|held| held.envelope.id == *id)
+            .map(|held| Arc::clone(&held.envelope))
     }
 
     /// Somebody wants a call cancelled. Whether it is held; if not, it may be about to come.
     pub(super) fn cancel_call(&mut self, correlation_id: &str, reason: String) -> bool {
-        let is_it = |held: &Held| held.envelope.properties.correlation_id().as_ref().is_some_and(|id| id.as_str() == correlation_id);
-        let found = self.held.iter().find(|(_, held)| is_it(held)).map(|(token, held)| (*token, held.envelope.id.clone()));
+        let is_it = |held: &Held| {
+            held.envelope
+                .properties
+                .correlation_id()
+                .as_ref()
+                .is_some_and(|id| id.as_str() == correlation_id)
+        };
+        let found = self
+            .held
+            .iter()
+            .find(|(_, held)| is_it(held))
+            .map(|(token, held)| (*token, held.envelope.id.clone()));
         let Some((token, id)) = found else {
             self.cancelled.retain(|(known, _)| known != correlation_id);
             if self.cancelled.len() == CANCELLED_MAX {
                 self.cancelled.pop_front();
             }
-            self.cancelled.push_back((correlation_id.to_owned(), reason));
+            self.cancelled
+                .push_back((correlation_id.to_owned(), reason));
             return false;
         };
         self.ask(AskedCancel { id, token, reason });
@@ -203,7 +269,10 @@ impl Hands {
             return None;
         }
         let id = envelope.properties.correlation_id().as_ref()?;
-        let place = self.cancelled.iter().position(|(known, _)| known == id.as_str())?;
+        let place = self
+            .cancelled
+            .iter()
+            .position(|(known, _)| known == id.as_str())?;
         self.cancelled.remove(place).map(|(_, reason)| reason)
     }
 
@@ -239,7 +308,9 @@ impl Hands {
 
     /// Whether this message is being settled, by whoever held it when its channel broke.
     pub(super) fn is_being_settled(&self, envelope: &Envelope) -> bool {
-        envelope.mark().is_some_and(|mark| self.settling.contains_key(&mark))
+        envelope
+            .mark()
+            .is_some_and(|mark| self.settling.contains_key(&mark))
     }
 
     /// This message needs nothing more.
@@ -256,11 +327,18 @@ impl Hands {
         }
     }
 
-    /// Whether this is a message once more that was settled here, or that is held: one of two that a push left whose confirm was lost, or
-    /// one whose ack was. What is held by a channel that is over does not count: then it may be the very one.
+    /// Whether this is a message once more that was settled here, or that is held: one of two that
+    /// a push left whose confirm was lost, or one whose ack was. What is held by a channel that is
+    /// over does not count: then it may be the very one.
     pub(super) fn is_copy(&self, envelope: &Envelope) -> bool {
-        let Some(mark) = envelope.mark() else { return false };
-        let is_held = || self.held.get(self.marks.get(&mark)?).map(|held| held.grip.opened.is_alive());
+        let Some(mark) = envelope.mark() else {
+            return false;
+        };
+        let is_held = || {
+            self.held
+                .get(self.marks.get(&mark)?)
+                .map(|held| held.grip.opened.is_alive())
+        };
         self.settled.set.contains(&mark) || is_held().unwrap_or(false)
     }
 }

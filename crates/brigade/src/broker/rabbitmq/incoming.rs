@@ -1,13 +1,18 @@
 //! A filter between the socket and lapin: it makes what other programs wrote readable.
 //!
-//! The broker hands on the properties and headers of a message as they came. lapin wants UTF-8 in names and short strings, and reads nested tables
-//! by recursion; where it cannot read a frame it ends the connection, the broker delivers the message again, and so one message would end every
-//! consumer in turn, for ever. So each frame that may carry strings of others is changed in place, without a change of its length:
+//! The broker hands on the properties and headers of a message as they came. lapin wants UTF-8 in
+//! names and short strings, and reads nested tables by recursion; where it cannot read a frame it
+//! ends the connection, the broker delivers the message again, and so one message would end every
+//! consumer in turn, for ever. So each frame that may carry strings of others is changed in place,
+//! without a change of its length:
 //!
-//! - A byte that is not UTF-8 becomes [`SUBSTITUTE`], a control character, which `checks` refuses: that message is a dead letter with the reason.
-//! - A table or array deeper than [`DEPTH_MAX`] becomes a byte array, which has the same form on the wire.
+//! - A byte that is not UTF-8 becomes [`SUBSTITUTE`], a control character, which `checks` refuses:
+//!   that message is a dead letter with the reason.
+//! - A table or array deeper than [`DEPTH_MAX`] becomes a byte array, which has the same form on
+//!   the wire.
 //!
-//! Only deliveries, returned messages and content headers are changed. What is not AMQP passes as it is.
+//! Only deliveries, returned messages and content headers are changed. What is not AMQP passes as
+//! it is.
 
 use std::io;
 
@@ -17,7 +22,8 @@ pub(super) const SUBSTITUTE: u8 = 0x1a;
 const DEPTH_MAX: usize = 16;
 /// Type, channel and size of a frame.
 const HEAD: usize = 7;
-/// Method and header frames are kept until they are whole; the broker's own limit is 128 KiB by default.
+/// Method and header frames are kept until they are whole; the broker's own limit is 128 KiB by
+/// default.
 const FRAME_BYTES_MAX: usize = 16 << 20;
 
 const METHOD: u8 = 1;
@@ -76,7 +82,11 @@ impl Incoming {
                 State::Pass(left) => {
                     let used = left.min(bytes.len());
                     self.ready.extend_from_slice(&bytes[..used]);
-                    self.state = if used == left { State::Head } else { State::Pass(left - used) };
+                    self.state = if used == left {
+                        State::Head
+                    } else {
+                        State::Pass(left - used)
+                    };
                     used
                 }
                 State::Other => {
@@ -100,12 +110,22 @@ impl Incoming {
     fn next(&mut self) -> io::Result<()> {
         match self.state {
             State::Head if self.frame.len() == HEAD => {
-                let size = u32::from_be_bytes([self.frame[3], self.frame[4], self.frame[5], self.frame[6]]);
+                let size = u32::from_be_bytes([
+                    self.frame[3],
+                    self.frame[4],
+                    self.frame[5],
+                    self.frame[6],
+                ]);
                 // With the mark at its end.
-                let rest = usize::try_from(size).unwrap_or(usize::MAX).saturating_add(1);
+                let rest = usize::try_from(size)
+                    .unwrap_or(usize::MAX)
+                    .saturating_add(1);
                 match self.frame[0] {
                     METHOD | HEADER if rest > FRAME_BYTES_MAX => {
-                        let text = format!("the broker sent a frame of {size} bytes where {FRAME_BYTES_MAX} are allowed");
+                        let text = format!(
+                            "the broker sent a frame of {size} bytes where {FRAME_BYTES_MAX} are \
+                                allowed"
+                        );
                         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
                     }
                     METHOD | HEADER => self.state = State::Gather(HEAD + rest),
@@ -115,9 +135,16 @@ impl Incoming {
             }
             State::Gather(whole) if self.frame.len() == whole => {
                 let kind = self.frame[0];
-                let mut content = Content { bytes: &mut self.frame[HEAD..whole - 1], at: 0 };
+                let mut content = Content {
+                    bytes: &mut self.frame[HEAD..whole - 1],
+                    at: 0,
+                };
                 // What ends early is left as it is: lapin says what is wrong with it.
-                let _: Option<()> = if kind == METHOD { content.method() } else { content.header() };
+                let _: Option<()> = if kind == METHOD {
+                    content.method()
+                } else {
+                    content.header()
+                };
                 self.pass(State::Head);
             }
             _ => {}
@@ -141,7 +168,8 @@ impl Content<'_> {
     /// Methods that carry names which other programs chose.
     fn method(&mut self) -> Option<()> {
         match (self.number(2)?, self.number(2)?) {
-            // basic.deliver: consumer tag, delivery tag, whether it came before, exchange, routing key.
+            // basic.deliver: consumer tag, delivery tag, whether it came before, exchange, routing
+            // key.
             (60, 60) => {
                 self.short()?;
                 self.skip(9)?;
@@ -180,11 +208,18 @@ impl Content<'_> {
     fn number(&mut self, bytes: usize) -> Option<usize> {
         let start = self.at;
         self.skip(bytes)?;
-        Some(self.bytes[start..self.at].iter().fold(0, |number, byte| (number << 8) | usize::from(*byte)))
+        Some(
+            self.bytes[start..self.at]
+                .iter()
+                .fold(0, |number, byte| (number << 8) | usize::from(*byte)),
+        )
     }
 
     fn skip(&mut self, bytes: usize) -> Option<()> {
-        let end = self.at.checked_add(bytes).filter(|end| *end <= self.bytes.len())?;
+        let end = self
+            .at
+            .checked_add(bytes)
+            .filter(|end| *end <= self.bytes.len())?;
         self.at = end;
         Some(())
     }
@@ -239,7 +274,9 @@ impl Content<'_> {
 fn clean(mut bytes: &mut [u8]) {
     while let Err(error) = std::str::from_utf8(bytes) {
         let start = error.valid_up_to();
-        let end = error.error_len().map_or(bytes.len(), |length| start + length);
+        let end = error
+            .error_len()
+            .map_or(bytes.len(), |length| start + length);
         bytes[start..end].fill(SUBSTITUTE);
         bytes = &mut bytes[end..];
     }
@@ -259,13 +296,30 @@ mod tests {
         let flags: u16 = (1 << 13) | (1 << 7);
         let table_size = u32::try_from(table.len()).unwrap().to_be_bytes();
         let id_size = u8::try_from(id.len()).unwrap();
-        frame(HEADER, &[&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5][..], &flags.to_be_bytes(), &table_size, table, &[id_size], id].concat())
+        frame(
+            HEADER,
+            &[
+                &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5][..],
+                &flags.to_be_bytes(),
+                &table_size,
+                table,
+                &[id_size],
+                id,
+            ]
+            .concat(),
+        )
     }
 
     /// So many arrays within one another, in a table.
     fn nested(depth: usize) -> Vec<u8> {
-        let inner =
-            (0..depth).fold(vec![b'V'], |inner, _| [&[b'A'][..], &u32::try_from(inner.len()).unwrap().to_be_bytes(), &inner].concat());
+        let inner = (0..depth).fold(vec![b'V'], |inner, _| {
+            [
+                &[b'A'][..],
+                &u32::try_from(inner.len()).unwrap().to_be_bytes(),
+                &inner,
+            ]
+            .concat()
+        });
         [&[1, b'k'][..], &inner].concat()
     }
 
@@ -284,7 +338,10 @@ mod tests {
     #[test]
     fn what_is_readable_passes_unchanged_however_it_is_cut() {
         let stream = [
-            frame(METHOD, &[0, 60, 0, 60, 1, b't', 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, b'q']),
+            frame(
+                METHOD,
+                &[0, 60, 0, 60, 1, b't', 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, b'q'],
+            ),
             header(&nested(10), "päth".as_bytes()),
             frame(BODY, b"[\xff]"),
             frame(HEARTBEAT, b""),
@@ -293,26 +350,42 @@ mod tests {
         for step in [1, 2, 3, 7, 8, 64, stream.len()] {
             assert_eq!(filtered(&stream, step), stream, "{step}");
         }
-        assert_eq!(filtered(b"HTTP/1.1 400 Bad Request", 5), b"HTTP/1.1 400 Bad Request");
+        assert_eq!(
+            filtered(b"HTTP/1.1 400 Bad Request", 5),
+            b"HTTP/1.1 400 Bad Request"
+        );
     }
 
     #[test]
     fn what_is_not_utf_8_is_replaced_and_keeps_its_length() {
-        let stream =
-            [frame(METHOD, b"\0\x3c\0\x47\0\0\0\0\0\0\0\x01\0\x01\xff\x02q\xc3"), header(b"\x02a\xfft\x01", b"id\xf0\x9f")].concat();
+        let stream = [
+            frame(METHOD, b"\0\x3c\0\x47\0\0\0\0\0\0\0\x01\0\x01\xff\x02q\xc3"),
+            header(b"\x02a\xfft\x01", b"id\xf0\x9f"),
+        ]
+        .concat();
         let out = filtered(&stream, 11);
-        let wanted =
-            [frame(METHOD, b"\0\x3c\0\x47\0\0\0\0\0\0\0\x01\0\x01\x1a\x02q\x1a"), header(b"\x02a\x1at\x01", b"id\x1a\x1a")].concat();
+        let wanted = [
+            frame(METHOD, b"\0\x3c\0\x47\0\0\0\0\0\0\0\x01\0\x01\x1a\x02q\x1a"),
+            header(b"\x02a\x1at\x01", b"id\x1a\x1a"),
+        ]
+        .concat();
         assert_eq!(out, wanted);
     }
 
     #[test]
     fn what_is_nested_too_deep_becomes_bytes() {
-        let (deep, edge) = (header(&nested(20_000), b"id"), header(&nested(DEPTH_MAX - 1), b"id"));
+        let (deep, edge) = (
+            header(&nested(20_000), b"id"),
+            header(&nested(DEPTH_MAX - 1), b"id"),
+        );
         assert_eq!(filtered(&edge, 64), edge);
         let out = filtered(&deep, 64);
         assert_eq!(out.len(), deep.len());
-        let changed = out.iter().zip(&deep).filter(|(new, old)| new != old).count();
+        let changed = out
+            .iter()
+            .zip(&deep)
+            .filter(|(new, old)| new != old)
+            .count();
         assert_eq!(changed, 1, "the kind of the one that is too deep");
         let over = header(&nested(DEPTH_MAX), b"id");
         assert_ne!(filtered(&over, 64), over);
@@ -332,6 +405,10 @@ mod tests {
                 assert_eq!(filtered(&frame, 3).len(), frame.len());
             }
         }
-        assert!(Incoming::default().push(&[HEADER, 0, 1, 0xff, 0xff, 0xff, 0xff]).is_err());
+        assert!(
+            Incoming::default()
+                .push(&[HEADER, 0, 1, 0xff, 0xff, 0xff, 0xff])
+                .is_err()
+        );
     }
 }

@@ -37,7 +37,9 @@ impl RabbitMqCore {
         if ask.queues.len() != 1 {
             return self.lease_of_several(&ask).await;
         }
-        let Some(queue) = ask.queues.names().first() else { return Ok(Vec::new()) };
+        let Some(queue) = ask.queues.names().first() else {
+            return Ok(Vec::new());
+        };
         self.topology.check_name(queue)?;
         let tap = self.tap(queue);
         if ask.wait.is_zero() {
@@ -52,7 +54,11 @@ impl RabbitMqCore {
         leased
     }
 
-    async fn wait_for_some(self: &Arc<Self>, tap: &Arc<Tap>, ask: &LeaseAsk) -> Result<Vec<Leased>, Error> {
+    async fn wait_for_some(
+        self: &Arc<Self>,
+        tap: &Arc<Tap>,
+        ask: &LeaseAsk,
+    ) -> Result<Vec<Leased>, Error> {
         let until = later(Instant::now(), ask.wait);
         loop {
             let mut news = std::pin::pin!(self.news.notified());
@@ -62,7 +68,10 @@ impl RabbitMqCore {
                 return Ok(found);
             }
             let is_over = Instant::now() >= until;
-            if let Some(fault) = tap.refusal().or_else(|| self.hands_link.fault().filter(|_| is_over)) {
+            if let Some(fault) = tap
+                .refusal()
+                .or_else(|| self.hands_link.fault().filter(|_| is_over))
+            {
                 return Err(fault.into_error("lease"));
             }
             if is_over {
@@ -77,7 +86,11 @@ impl RabbitMqCore {
     }
 
     /// What is there now, in the order of the queues.
-    pub(super) async fn lease_now(self: &Arc<Self>, taps: &[Arc<Tap>], ask: &LeaseAsk) -> Result<Vec<Leased>, Error> {
+    pub(super) async fn lease_now(
+        self: &Arc<Self>,
+        taps: &[Arc<Tap>],
+        ask: &LeaseAsk,
+    ) -> Result<Vec<Leased>, Error> {
         let mut found = Vec::new();
         for tap in taps {
             loop {
@@ -97,7 +110,12 @@ impl RabbitMqCore {
     }
 
     /// Hands out what a tap has.
-    pub(super) async fn hand_out(self: &Arc<Self>, tap: &Arc<Tap>, max: usize, terms: Terms) -> Vec<Leased> {
+    pub(super) async fn hand_out(
+        self: &Arc<Self>,
+        tap: &Arc<Tap>,
+        max: usize,
+        terms: Terms,
+    ) -> Vec<Leased> {
         let (since, since_boot) = (Instant::now(), BootTime::now());
         let mut leased = Vec::new();
         let mut rest = tap.take(max);
@@ -112,7 +130,8 @@ impl RabbitMqCore {
                 continue;
             }
             if lock(&self.hands).is_copy(&envelope) {
-                tracing::info!(job = %envelope.id, "the broker brought a job once more that is settled, or held; it is dropped");
+                tracing::info!(job = %envelope.id, "the broker brought a job once more that is \
+                    settled, or held; it is dropped");
                 self.drop_copy(tap, grip);
                 continue;
             }
@@ -124,12 +143,17 @@ impl RabbitMqCore {
             }
             if let Some(pause) = pause {
                 match self.parcel(envelope.next(), pause) {
-                    Ok((Spot::Jobs(_), message)) if envelope.is_call() => self.forward_call(tap, grip, &envelope, message),
+                    Ok((Spot::Jobs(_), message)) if envelope.is_call() => {
+                        self.forward_call(tap, grip, &envelope, message)
+                    }
                     parcel => self.aside(tap, grip, "forward it", parcel),
                 }
                 continue;
             }
-            if envelope.begins_by().is_some_and(|by| by < SystemTime::now()) {
+            if envelope
+                .begins_by()
+                .is_some_and(|by| by < SystemTime::now())
+            {
                 self.bury(tap, grip, &envelope);
                 continue;
             }
@@ -138,8 +162,12 @@ impl RabbitMqCore {
                 Terms::Lease(time) => {
                     self.warn_of_time(tap, &envelope);
                     self.tell_begun(&envelope.properties);
-                    let held =
-                        Held { tap: Arc::clone(tap), grip, envelope: Arc::clone(&envelope), until: later(self.now_after(since), time) };
+                    let held = Held {
+                        tap: Arc::clone(tap),
+                        grip,
+                        envelope: Arc::clone(&envelope),
+                        until: later(self.now_after(since), time),
+                    };
                     lock(&self.hands).hold(token, held);
                     self.holding.notify_one();
                 }
@@ -147,8 +175,10 @@ impl RabbitMqCore {
                     let acked = grip.opened.say(vec![grip.tag], Said::Ack).await;
                     tap.released(&grip);
                     if let Err(fault) = acked {
-                        // Not handed out, so it is no copy if it comes again: that is the job itself, which the broker still has.
-                        tracing::warn!(%fault, job = %envelope.id, "a job was not taken: the broker did not answer; it comes again unless it heard");
+                        // Not handed out, so it is no copy if it comes again: that is the job
+                        // itself, which the broker still has.
+                        tracing::warn!(%fault, job = %envelope.id, "a job was not taken: the \
+                            broker did not answer; it comes again unless it heard");
                         continue;
                     }
                     lock(&self.hands).settled(&envelope);
@@ -170,53 +200,122 @@ impl RabbitMqCore {
     }
 
     /// Reads what came; `None` if it is not to be handed out.
-    pub(super) fn admit(self: &Arc<Self>, tap: &Arc<Tap>, grip: &Grip, delivery: Delivery) -> Option<Envelope> {
-        let mut read = Envelope::read(&tap.queue, delivery.properties, delivery.data, PAYLOAD_BYTES_MAX);
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        tap: &Arc<Tap>,
+        grip: &Grip,
+        delivery: Delivery,
+    ) -> Option<Envelope> {
+        let mut read = Envelope::read(
+            &tap.queue,
+            delivery.properties,
+            delivery.data,
+            PAYLOAD_BYTES_MAX,
+        );
         if let Ok(envelope) = &mut read {
             let returned = lock(&self.hands).returned(envelope);
             envelope.count_losses(returned);
         }
         match read {
-            Ok(envelope) if envelope.properties.reply_to().as_ref().is_some_and(|to| self.is_own(to.as_str())) => {
-                let to = envelope.properties.reply_to().as_ref().map(ToString::to_string).unwrap_or_default();
-                let why = format!("its reply_to names {to:?}, a queue of jobs: its answer would be run there as a job");
+            Ok(envelope)
+                if envelope
+                    .properties
+                    .reply_to()
+                    .as_ref()
+                    .is_some_and(|to| self.is_own(to.as_str())) =>
+            {
+                let to = envelope
+                    .properties
+                    .reply_to()
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                let why = format!(
+                    "its reply_to names {to:?}, a queue of jobs: its answer would be run there as \
+                        a job"
+                );
                 let message = envelope.properties.clone();
-                let message =
-                    Message { queue: "".into(), body: envelope.job.payload.into_string().into_bytes().into(), properties: message };
+                let message = Message {
+                    queue: "".into(),
+                    body: envelope.job.payload.into_string().into_bytes().into(),
+                    properties: message,
+                };
                 self.set_aside(tap, grip, &why, message);
                 None
             }
-            Ok(envelope) => match envelope.due.and_then(|due| due.duration_since(SystemTime::now()).ok()) {
+            Ok(envelope) => match envelope
+                .due
+                .and_then(|due| due.duration_since(SystemTime::now()).ok())
+            {
                 None => Some(envelope),
                 Some(early) => {
-                    self.aside(tap, grip.clone(), "wait longer", self.parcel(envelope.next(), early));
+                    self.aside(
+                        tap,
+                        grip.clone(),
+                        "wait longer",
+                        self.parcel(envelope.next(), early),
+                    );
                     None
                 }
             },
-            Err(Unreadable { why, properties, .. }) if self.may_answer(&properties) => {
-                tracing::warn!(queue = tap.queue, why, "a message that is no call is refused");
+            Err(Unreadable {
+                why, properties, ..
+            }) if self.may_answer(&properties) => {
+                tracing::warn!(
+                    queue = tap.queue,
+                    why,
+                    "a message that is no call is refused"
+                );
                 self.refuse_call(tap, grip, *properties, why);
                 None
             }
-            Err(Unreadable { why, properties, body }) => {
-                self.set_aside(tap, grip, &why, Message { queue: "".into(), body, properties: *properties });
+            Err(Unreadable {
+                why,
+                properties,
+                body,
+            }) => {
+                self.set_aside(
+                    tap,
+                    grip,
+                    &why,
+                    Message {
+                        queue: "".into(),
+                        body,
+                        properties: *properties,
+                    },
+                );
                 None
             }
         }
     }
 
     fn set_aside(self: &Arc<Self>, tap: &Arc<Tap>, grip: &Grip, why: &str, message: Message) {
-        tracing::warn!(queue = tap.queue, why, "a message that is no job goes to the dead letters");
-        self.aside(tap, grip.clone(), "set it aside", self.dead_parcel(&tap.queue, why, message));
+        tracing::warn!(
+            queue = tap.queue,
+            why,
+            "a message that is no job goes to the dead letters"
+        );
+        self.aside(
+            tap,
+            grip.clone(),
+            "set it aside",
+            self.dead_parcel(&tap.queue, why, message),
+        );
     }
 
-    /// Whether a refusal may go to whom this message names: to no queue of jobs, and to no name that cannot be one.
+    /// Whether a refusal may go to whom this message names: to no queue of jobs, and to no name
+    /// that cannot be one.
     fn may_answer(&self, properties: &BasicProperties) -> bool {
-        let to = properties.reply_to().as_ref().map(|to| to.as_str()).filter(|to| !to.is_empty());
+        let to = properties
+            .reply_to()
+            .as_ref()
+            .map(|to| to.as_str())
+            .filter(|to| !to.is_empty());
         to.is_some_and(|to| !is_unprintable(to) && !self.is_own(to))
     }
 
-    /// Whether this is a queue of ours that is not for answers: one that tasks of this program or this process take from, or that goes with one.
+    /// Whether this is a queue of ours that is not for answers: one that tasks of this program or
+    /// this process take from, or that goes with one.
     pub(super) fn is_own(&self, name: &str) -> bool {
         let queue = self.place.queue_of(name);
         if queue == name && !self.place.namespace.is_empty() {
@@ -225,30 +324,45 @@ impl RabbitMqCore {
         if let Some(rest) = queue.strip_prefix("brigade-") {
             return !rest.starts_with("answers.");
         }
-        let base = queue
-            .strip_suffix(".dead")
-            .or_else(|| queue.rsplit_once(".delay.").or_else(|| queue.rsplit_once(".held.")).map(|(base, _)| base));
-        let is_task = |name: &str| registry::tasks().is_ok_and(|mut tasks| tasks.any(|task| task.queues().any(|queue| queue == name)));
+        let base = queue.strip_suffix(".dead").or_else(|| {
+            queue
+                .rsplit_once(".delay.")
+                .or_else(|| queue.rsplit_once(".held."))
+                .map(|(base, _)| base)
+        });
+        let is_task = |name: &str| {
+            registry::tasks()
+                .is_ok_and(|mut tasks| tasks.any(|task| task.queues().any(|queue| queue == name)))
+        };
         let is_queue = |name: &str| lock(&self.taps).contains_key(name) || is_task(name);
         is_queue(queue) || base.is_some_and(is_queue)
     }
 
     fn bury(self: &Arc<Self>, tap: &Arc<Tap>, grip: Grip, envelope: &Envelope) {
-        let why =
-            if envelope.attempt() == 1 { "no attempt began within the time that it had" } else { "the time for its attempts is over" };
-        let dead = envelope.next().write("", None).and_then(|message| self.dead_parcel(&tap.queue, why, message));
+        let why = if envelope.attempt() == 1 {
+            "no attempt began within the time that it had"
+        } else {
+            "the time for its attempts is over"
+        };
+        let dead = envelope
+            .next()
+            .write("", None)
+            .and_then(|message| self.dead_parcel(&tap.queue, why, message));
         self.aside(tap, grip, "set it aside", dead);
     }
 
     /// Goes on as a new message, at the end of its queue.
     pub(super) fn hand_on(self: &Arc<Self>, tap: &Arc<Tap>, grip: Grip, envelope: &Envelope) {
         match self.parcel(envelope.next(), Duration::ZERO) {
-            Ok((_, message)) if envelope.is_call() => self.forward_call(tap, grip, envelope, message),
+            Ok((_, message)) if envelope.is_call() => {
+                self.forward_call(tap, grip, envelope, message)
+            }
             parcel => self.aside(tap, grip, "hand it on", parcel),
         }
     }
 
-    /// What its holder's settlement comes to is known soon; until then it is neither to be run nor to be dropped.
+    /// What its holder's settlement comes to is known soon; until then it is neither to be run nor
+    /// to be dropped.
     fn requeue_later(self: &Arc<Self>, tap: &Arc<Tap>, grip: Grip, envelope: Arc<Envelope>) {
         let (core, tap) = (Arc::clone(self), Arc::clone(tap));
         self.scope.spawn_until_closed(async move {
@@ -273,25 +387,36 @@ impl RabbitMqCore {
     }
 
     /// Puts a delivery elsewhere, and acks it when it is safe there.
-    fn aside(self: &Arc<Self>, tap: &Arc<Tap>, grip: Grip, what: &'static str, parcel: Result<(Spot, Message), Error>) {
+    fn aside(
+        self: &Arc<Self>,
+        tap: &Arc<Tap>,
+        grip: Grip,
+        what: &'static str,
+        parcel: Result<(Spot, Message), Error>,
+    ) {
         let (core, tap) = (Arc::clone(self), Arc::clone(tap));
-        self.scope.spawn_until_closed(self.moving.track_future(async move {
-            let parcel = match parcel {
-                Ok(parcel) => parcel,
-                // It stays where it is, and comes again with the next connection.
-                Err(error) => return tracing::error!(%error, what, "could not write a message"),
-            };
-            while grip.opened.is_alive() {
-                match core.store(vec![parcel.clone()]).await.pop() {
-                    Some(Published::Safe) => {
-                        grip.opened.say(vec![grip.tag], Said::Ack).await.ok();
-                        return tap.released(&grip);
+        self.scope
+            .spawn_until_closed(self.moving.track_future(async move {
+                let parcel = match parcel {
+                    Ok(parcel) => parcel,
+                    // It stays where it is, and comes again with the next connection.
+                    Err(error) => return tracing::error!(%error, what, "could not write a message"),
+                };
+                while grip.opened.is_alive() {
+                    match core.store(vec![parcel.clone()]).await.pop() {
+                        Some(Published::Safe) => {
+                            grip.opened.say(vec![grip.tag], Said::Ack).await.ok();
+                            return tap.released(&grip);
+                        }
+                        outcome => tracing::warn!(
+                            ?outcome,
+                            what,
+                            "could not store a message; trying again"
+                        ),
                     }
-                    outcome => tracing::warn!(?outcome, what, "could not store a message; trying again"),
+                    sleep(AGAIN).await;
                 }
-                sleep(AGAIN).await;
-            }
-        }));
+            }));
     }
 
     /// Ends leases when their time is over, for ever.
@@ -303,7 +428,12 @@ impl RabbitMqCore {
                 Some(end) => {
                     let left = end.saturating_duration_since(self.now_after(Instant::now()));
                     // One that could not be ended is tried again, but not at once.
-                    sleep(left.min(LOOK_EVERY).min(self.consumer_timeout() / 20).max(LOOK_PAUSE)).await;
+                    sleep(
+                        left.min(LOOK_EVERY)
+                            .min(self.consumer_timeout() / 20)
+                            .max(LOOK_PAUSE),
+                    )
+                    .await;
                     self.end_expired().await;
                     self.exchange_old();
                 }
@@ -311,11 +441,16 @@ impl RabbitMqCore {
         }
     }
 
-    /// Gives back what was held for too long. What has been begun is done even if nobody waits for it.
+    /// Gives back what was held for too long. What has been begun is done even if nobody waits for
+    /// it.
     async fn end_expired(self: &Arc<Self>) {
         let now = self.now_after(Instant::now());
         let expired = lock(&self.hands).expired(now);
-        let ending = || Ending::GiveBack { kind: AttemptKind::Interrupted, reason: "its lease ran out".to_owned(), after: Duration::ZERO };
+        let ending = || Ending::GiveBack {
+            kind: AttemptKind::Interrupted,
+            reason: "its lease ran out".to_owned(),
+            after: Duration::ZERO,
+        };
         let lost = |(token, mut held): (i64, Held)| {
             let envelope = Arc::make_mut(&mut held.envelope);
             envelope.lost = envelope.lost.saturating_add(1);

@@ -4,11 +4,14 @@
 //!   up (generation n) --- it broke, no heartbeat, the broker closed it ---> down --- back-off ---> up (generation n + 1)
 //! ```
 //!
-//! Nothing lives longer than a generation: channels, consumers and delivery tags belong to one [`Line`]. Who needs them asks for the line there
-//! is ([`Link::line`]) and makes them anew ([`Link::on_each_line`]); so nothing of one connection can be taken for something of the next, and
-//! an ack can only mean the delivery that it was meant for. lapin's own recovery stays off: it hides that deliveries are another's by now.
+//! Nothing lives longer than a generation: channels, consumers and delivery tags belong to one
+//! [`Line`]. Who needs them asks for the line there is ([`Link::line`]) and makes them anew
+//! ([`Link::on_each_line`]); so nothing of one connection can be taken for something of the next,
+//! and an ack can only mean the delivery that it was meant for. lapin's own recovery stays off: it
+//! hides that deliveries are another's by now.
 //!
-//! One task owns the connection and is the only one that changes the state; everybody else looks at it.
+//! One task owns the connection and is the only one that changes the state; everybody else looks at
+//! it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -29,7 +32,8 @@ use crate::error::{Error, ErrorKind};
 use crate::retry::{Retry, jitter};
 use crate::shutdown::Scope;
 
-/// The last of the pauses between tries to connect, so that work goes on soon after the broker is back.
+/// The last of the pauses between tries to connect, so that work goes on soon after the broker is
+/// back.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// lapin tells of each end; should it forget one, it is noticed then.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -75,11 +79,22 @@ impl Link {
     /// # Errors
     ///
     /// That of the first try: a wrong password is not tried again and again.
-    pub(super) async fn connect(place: &Arc<Place>, purpose: &'static str, scope: &Scope) -> Result<Self, Error> {
-        let opened = reach::open(place, purpose, 0).await.map_err(|fault| fault.into_error("connect to RabbitMQ"))?;
+    pub(super) async fn connect(
+        place: &Arc<Place>,
+        purpose: &'static str,
+        scope: &Scope,
+    ) -> Result<Self, Error> {
+        let opened = reach::open(place, purpose, 0)
+            .await
+            .map_err(|fault| fault.into_error("connect to RabbitMQ"))?;
         let (first, blocked) = Line::new(&opened, 1, place);
         let (state, seen) = watch::channel(State::Up(first.clone()));
-        let mut supervisor = Supervisor { place: Arc::clone(place), purpose, state, opened };
+        let mut supervisor = Supervisor {
+            place: Arc::clone(place),
+            purpose,
+            state,
+            opened,
+        };
         let until = scope.clone();
         scope.spawn(async move {
             tokio::select! {
@@ -88,7 +103,10 @@ impl Link {
             }
             supervisor.opened.close().await;
         });
-        Ok(Self { place: Arc::clone(place), state: seen })
+        Ok(Self {
+            place: Arc::clone(place),
+            state: seen,
+        })
     }
 
     /// The line there is; waits for it as long as an answer may take. Cancel safe.
@@ -96,7 +114,10 @@ impl Link {
         let mut state = self.state.clone();
         // A connection may have broken and its supervisor not know yet.
         let waiting = state.wait_for(|state| matches!(state, State::Up(line) if line.is_up()));
-        match timeout(self.place.answer_timeout, waiting).await.map(|state| state.map(|state| state.clone())) {
+        match timeout(self.place.answer_timeout, waiting)
+            .await
+            .map(|state| state.map(|state| state.clone()))
+        {
             Ok(Ok(State::Up(line))) => return Ok(line),
             Ok(Err(_)) => return Err(Fault::new(ErrorKind::Closed, "the broker was dropped")),
             Ok(Ok(State::Down(_))) | Err(_) => {}
@@ -104,8 +125,12 @@ impl Link {
         Err(self.fault().unwrap_or_else(Fault::timeout))
     }
 
-    /// Asks on the line there is, and once more on the next one if it broke meanwhile: for what may be asked twice.
-    pub(super) async fn ask<T, F: Future<Output = Result<T, Fault>>>(&self, ask: impl Fn(Line) -> F) -> Result<T, Fault> {
+    /// Asks on the line there is, and once more on the next one if it broke meanwhile: for what may
+    /// be asked twice.
+    pub(super) async fn ask<T, F: Future<Output = Result<T, Fault>>>(
+        &self,
+        ask: impl Fn(Line) -> F,
+    ) -> Result<T, Fault> {
         let until = Instant::now() + self.place.answer_timeout;
         loop {
             let line = self.line().await?;
@@ -122,11 +147,21 @@ impl Link {
         let open = |line: Line| async move {
             // First: a broker that takes nothing opens no channel either.
             line.free(choice, until).await?;
-            let late = |_| if line.blocked.borrow().is_some() { Fault::blocking() } else { Fault::timeout() };
-            let channel = timeout_at(until, line.confirming_channel()).await.map_err(late)??;
+            let late = |_| {
+                if line.blocked.borrow().is_some() {
+                    Fault::blocking()
+                } else {
+                    Fault::timeout()
+                }
+            };
+            let channel = timeout_at(until, line.confirming_channel())
+                .await
+                .map_err(late)??;
             Ok((line, channel))
         };
-        timeout_at(until, self.ask(open)).await.map_err(|_| Fault::timeout())?
+        timeout_at(until, self.ask(open))
+            .await
+            .map_err(|_| Fault::timeout())?
     }
 
     /// Of the line there is now.
@@ -153,9 +188,13 @@ impl Link {
         }
     }
 
-    /// Has something run on each connection in turn, for ever: again after a pause when it failed, and anew when there is a new connection.
-    /// Where consumers are resumed.
-    pub(super) async fn on_each_line<F: Future<Output = Result<(), Fault>>>(&self, what: &str, run: impl Fn(Line) -> F) {
+    /// Has something run on each connection in turn, for ever: again after a pause when it failed,
+    /// and anew when there is a new connection. Where consumers are resumed.
+    pub(super) async fn on_each_line<F: Future<Output = Result<(), Fault>>>(
+        &self,
+        what: &str,
+        run: impl Fn(Line) -> F,
+    ) {
         let mut pauses = Pauses::default();
         loop {
             if let Ok(line) = self.line().await {
@@ -174,8 +213,13 @@ impl Link {
 }
 
 impl Line {
-    fn new(opened: &Opened, generation: u64, place: &Place) -> (Self, watch::Sender<Option<Arc<str>>>) {
-        let (tell, blocked) = watch::channel(opened.connection.status().blocked().then(|| "alarm".into()));
+    fn new(
+        opened: &Opened,
+        generation: u64,
+        place: &Place,
+    ) -> (Self, watch::Sender<Option<Arc<str>>>) {
+        let (tell, blocked) =
+            watch::channel(opened.connection.status().blocked().then(|| "alarm".into()));
         let line = Self {
             connection: Arc::clone(&opened.connection),
             generation,
@@ -183,7 +227,8 @@ impl Line {
             blocked,
             down: CancellationToken::new(),
             answer_timeout: place.answer_timeout,
-            frame_max: usize::try_from(opened.connection.configuration().frame_max()).unwrap_or(usize::MAX),
+            frame_max: usize::try_from(opened.connection.configuration().frame_max())
+                .unwrap_or(usize::MAX),
         };
         (line, tell)
     }
@@ -202,7 +247,10 @@ impl Line {
         match choice {
             Blocked::Error => Err(Fault::blocking()),
             // Whoever told of it is gone with its connection, which is noticed next.
-            Blocked::Wait => timeout_at(until, blocked.wait_for(Option::is_none)).await.map(drop).map_err(|_| Fault::blocking()),
+            Blocked::Wait => timeout_at(until, blocked.wait_for(Option::is_none))
+                .await
+                .map(drop)
+                .map_err(|_| Fault::blocking()),
         }
     }
 
@@ -214,18 +262,30 @@ impl Line {
     /// Opens a channel with confirms.
     pub(super) async fn confirming_channel(&self) -> Result<Channel, Fault> {
         let channel = self.channel().await?;
-        self.answer(channel.confirm_select(ConfirmSelectOptions::default())).await?;
+        self.answer(channel.confirm_select(ConfirmSelectOptions::default()))
+            .await?;
         Ok(channel)
     }
 
     /// Waits for an answer no longer than one may take, nor than the connection lives.
-    pub(super) async fn answer<T>(&self, asking: impl Future<Output = lapin::Result<T>>) -> Result<T, Fault> {
+    pub(super) async fn answer<T>(
+        &self,
+        asking: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, Fault> {
         self.answer_within(self.answer_timeout, asking).await
     }
 
     /// The same for a shorter time: for what may be asked again on another channel.
-    pub(super) async fn answer_within<T>(&self, time: Duration, asking: impl Future<Output = lapin::Result<T>>) -> Result<T, Fault> {
-        match self.down.run_until_cancelled(timeout(time.min(self.answer_timeout), asking)).await {
+    pub(super) async fn answer_within<T>(
+        &self,
+        time: Duration,
+        asking: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, Fault> {
+        match self
+            .down
+            .run_until_cancelled(timeout(time.min(self.answer_timeout), asking))
+            .await
+        {
             Some(Ok(answer)) => Ok(answer?),
             Some(Err(_)) | None => Err(Fault::timeout()),
         }
@@ -244,13 +304,18 @@ impl Supervisor {
     async fn run(&mut self, mut line: Line, mut blocked: watch::Sender<Option<Arc<str>>>) {
         loop {
             let fault = watch_over(&self.opened, &blocked).await;
-            tracing::warn!(%fault, purpose = self.purpose, "the connection to RabbitMQ is gone; connecting again");
+            tracing::warn!(%fault, purpose = self.purpose, "the connection to RabbitMQ is gone; \
+                connecting again");
             self.state.send_replace(State::Down(fault));
             line.down.cancel();
             self.opened.end.now();
             self.opened = self.open_again().await;
             (line, blocked) = Line::new(&self.opened, line.generation + 1, &self.place);
-            tracing::info!(purpose = self.purpose, generation = line.generation, "connected to RabbitMQ again");
+            tracing::info!(
+                purpose = self.purpose,
+                generation = line.generation,
+                "connected to RabbitMQ again"
+            );
             self.state.send_replace(State::Up(line.clone()));
         }
     }
@@ -259,7 +324,13 @@ impl Supervisor {
         let pauses = Retry::exponential(Duration::from_millis(50), PAUSE_MAX);
         for attempt in 1.. {
             sleep(pauses.pause_after(attempt)).await;
-            match reach::open(&self.place, self.purpose, usize::try_from(attempt).unwrap_or(0)).await {
+            match reach::open(
+                &self.place,
+                self.purpose,
+                usize::try_from(attempt).unwrap_or(0),
+            )
+            .await
+            {
                 Ok(opened) => return opened,
                 Err(fault) => {
                     tracing::debug!(%fault, attempt, "could not connect to RabbitMQ");
@@ -296,5 +367,13 @@ async fn watch_over(opened: &Opened, blocked: &watch::Sender<Option<Arc<str>>>) 
             Ok(None) => break,
         }
     }
-    why.map_or_else(|| Fault::new(ErrorKind::Unreachable, "the connection to the broker is gone"), Fault::from)
+    why.map_or_else(
+        || {
+            Fault::new(
+                ErrorKind::Unreachable,
+                "the connection to the broker is gone",
+            )
+        },
+        Fault::from,
+    )
 }

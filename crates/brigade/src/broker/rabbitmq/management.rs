@@ -1,4 +1,5 @@
-//! What the broker's management API says of its queues: which policies are in force there, which no client sees over AMQP.
+//! What the broker's management API says of its queues: which policies are in force there, which no
+//! client sees over AMQP.
 //!
 //! One request, of HTTP/1.0, so that the answer ends with its connection and comes in one piece.
 
@@ -48,16 +49,30 @@ fn table<'de, D: serde::Deserializer<'de>>(from: D) -> Result<BTreeMap<String, V
     })
 }
 
-fn known_table<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<BTreeMap<String, Value>>, D::Error> {
+fn known_table<'de, D: serde::Deserializer<'de>>(
+    from: D,
+) -> Result<Option<BTreeMap<String, Value>>, D::Error> {
     table(from).map(Some)
 }
 
 /// All queues of the vhost.
-pub(super) async fn queues(place: &Place, management: &Management) -> Result<Vec<Described>, Fault> {
-    let columns = "name,durable,auto_delete,policy,operator_policy,effective_policy_definition,arguments";
+pub(super) async fn queues(
+    place: &Place,
+    management: &Management,
+) -> Result<Vec<Described>, Fault> {
+    let columns =
+        "name,durable,auto_delete,policy,operator_policy,effective_policy_definition,arguments";
     let path = format!("/api/queues/{}?columns={columns}", encode(&place.vhost));
-    let answer = timeout(TIMEOUT, ask(place, management, &path)).await.map_err(|_| Fault::timeout())??;
-    let wrong = |error| Fault::with_source(ErrorKind::Protocol, "what answers there is not RabbitMQ's management API", error);
+    let answer = timeout(TIMEOUT, ask(place, management, &path))
+        .await
+        .map_err(|_| Fault::timeout())??;
+    let wrong = |error| {
+        Fault::with_source(
+            ErrorKind::Protocol,
+            "what answers there is not RabbitMQ's management API",
+            error,
+        )
+    };
     serde_json::from_slice(&answer).map_err(wrong)
 }
 
@@ -68,33 +83,57 @@ async fn ask(place: &Place, management: &Management, path: &str) -> Result<Vec<u
         Some(tls) => match tls.wrap(&management.host, stream).await {
             Ok(stream) => ask_on(stream, place, management, path).await,
             Err(error) => {
-                let known = tls::hint(&error, "the management API does not speak TLS there; write http://");
-                let (kind, hint) = known.unwrap_or((ErrorKind::Unreachable, "the TLS handshake failed"));
+                let known = tls::hint(
+                    &error,
+                    "the management API does not speak TLS there; write http://",
+                );
+                let (kind, hint) =
+                    known.unwrap_or((ErrorKind::Unreachable, "the TLS handshake failed"));
                 Err(Fault::with_source(kind, hint, error))
             }
         },
     }
 }
 
-async fn ask_on(mut stream: impl AsyncRead + AsyncWrite + Unpin, place: &Place, to: &Management, path: &str) -> Result<Vec<u8>, Fault> {
+async fn ask_on(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    place: &Place,
+    to: &Management,
+    path: &str,
+) -> Result<Vec<u8>, Fault> {
     let login = STANDARD.encode(format!("{}:{}", place.user, place.password));
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {}\r\nAuthorization: Basic {login}\r\nAccept: application/json\r\n\r\n", to.host);
+    let request = format!(
+        "GET {path} HTTP/1.0\r\nHost: {}\r\nAuthorization: Basic {login}\r\nAccept: \
+            application/json\r\n\r\n",
+        to.host
+    );
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    // One that ends without a word of TLS has said all that it had to say: JSON that is cut off is noticed.
+    // One that ends without a word of TLS has said all that it had to say: JSON that is cut off is
+    // noticed.
     match stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await {
         Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error.into()),
         _ => {}
     }
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").map(|place| place + 4);
-    let status = answer.split(|byte| *byte == b' ').nth(1).filter(|_| answer.starts_with(b"HTTP/1."));
+    let end = answer
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .map(|place| place + 4);
+    let status = answer
+        .split(|byte| *byte == b' ')
+        .nth(1)
+        .filter(|_| answer.starts_with(b"HTTP/1."));
     match (status, end) {
         (Some(b"200"), Some(end)) => Ok(answer.split_off(end)),
-        (Some(b"401" | b"403"), _) => {
-            Err(Fault::new(ErrorKind::Refused, "this user may not ask it: give it the tag management (rabbitmqctl set_user_tags)"))
-        }
+        (Some(b"401" | b"403"), _) => Err(Fault::new(
+            ErrorKind::Refused,
+            "this user may not ask it: give it the tag management (rabbitmqctl set_user_tags)",
+        )),
         (Some(_), _) => Err(Fault::new(ErrorKind::Protocol, "it refused")),
-        (None, _) => Err(Fault::new(ErrorKind::Protocol, "what answers there is not HTTP; if it wants TLS, write https://")),
+        (None, _) => Err(Fault::new(
+            ErrorKind::Protocol,
+            "what answers there is not HTTP; if it wants TLS, write https://",
+        )),
     }
 }
 

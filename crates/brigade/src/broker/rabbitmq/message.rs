@@ -1,7 +1,8 @@
 //! A job as a message, and back.
 //!
-//! The body is the payload; what other clients know too is in the properties; the rest is in headers that begin with `brigade-`. On a change: add
-//! headers, never change what one means. A message without any of them, of another program, is a job of its queue with default options.
+//! The body is the payload; what other clients know too is in the properties; the rest is in
+//! headers that begin with `brigade-`. On a change: add headers, never change what one means. A
+//! message without any of them, of another program, is a job of its queue with default options.
 //!
 //! | property, header | meaning |
 //! |---|---|
@@ -28,7 +29,9 @@ use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::checks::{check_options, check_properties, check_seq, is_unprintable, without_unprintable};
+use super::checks::{
+    check_options, check_properties, check_seq, is_unprintable, without_unprintable,
+};
 use super::publish::Message;
 use crate::broker::foreign::read_options;
 use crate::error::{Error, ErrorKind};
@@ -62,7 +65,8 @@ pub(super) struct Envelope {
     pub(super) pushed_at: SystemTime,
     pub(super) due: Option<SystemTime>,
     pub(super) history: Vec<AttemptRecord>,
-    /// How often the broker has handed out this very message before; it counts that for quorum queues alone.
+    /// How often the broker has handed out this very message before; it counts that for quorum
+    /// queues alone.
     pub(super) deliveries: u64,
     /// As it came; what we do not know goes along.
     pub(super) properties: BasicProperties,
@@ -100,27 +104,60 @@ impl Envelope {
     }
 
     /// Reads a message of this queue.
-    pub(super) fn read(queue: &str, properties: BasicProperties, body: Vec<u8>, bytes_max: usize) -> Result<Self, Unreadable> {
+    pub(super) fn read(
+        queue: &str,
+        properties: BasicProperties,
+        body: Vec<u8>,
+        bytes_max: usize,
+    ) -> Result<Self, Unreadable> {
         let none = FieldTable::default();
         let headers = properties.headers().as_ref().unwrap_or(&none);
         let text = |name: &str| text_of(headers, name);
         let number = |name: &str| number_of(headers, name);
-        let count = |name: &str| number(name).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
-        let moment = |name: &str| number(name).and_then(|millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis)));
+        let count = |name: &str| {
+            number(name)
+                .and_then(|n| u32::try_from(n).ok())
+                .unwrap_or(0)
+        };
+        let moment = |name: &str| {
+            number(name).and_then(|millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis)))
+        };
         if let Err(why) = check_properties(&properties) {
-            return Err(Unreadable { why, properties: Box::new(properties), body: body.into() });
+            return Err(Unreadable {
+                why,
+                properties: Box::new(properties),
+                body: body.into(),
+            });
         }
         let is_ours = is_ours(&properties);
-        let id = properties.message_id().as_ref().filter(|id| !id.as_str().is_empty());
-        let id = id.or_else(|| properties.correlation_id().as_ref().filter(|_| is_ours && has_caller(&properties)));
+        let id = properties
+            .message_id()
+            .as_ref()
+            .filter(|id| !id.as_str().is_empty());
+        let id = id.or_else(|| {
+            properties
+                .correlation_id()
+                .as_ref()
+                .filter(|_| is_ours && has_caller(&properties))
+        });
         let payload = match payload_of(body, bytes_max) {
             Ok(payload) => payload,
-            Err((body, why)) => return Err(Unreadable { why, properties: Box::new(properties), body: body.into() }),
+            Err((body, why)) => {
+                return Err(Unreadable {
+                    why,
+                    properties: Box::new(properties),
+                    body: body.into(),
+                });
+            }
         };
-        let options = text("brigade-options").map_or(Ok(JobOptions::default()), |text: String| match is_ours {
-            true => serde_json::from_str(&text).map_err(|e| e.to_string()),
-            false => read_options(&text),
-        });
+        let options =
+            text("brigade-options").map_or(
+                Ok(JobOptions::default()),
+                |text: String| match is_ours {
+                    true => serde_json::from_str(&text).map_err(|e| e.to_string()),
+                    false => read_options(&text),
+                },
+            );
         let options = options.map_err(|why| format!("its options cannot be read: {why}"));
         let options = options.and_then(|mut options| check_options(&mut options).map(|()| options));
         let options = match options {
@@ -128,15 +165,24 @@ impl Envelope {
                 options.priority = properties.priority().map_or(0, i32::from);
                 // A dead letter is there for a person, who takes it when there is time.
                 if headers.contains_key(REASON) {
-                    options.retry = options.retry.map(|retry| Retry { within: None, ..retry });
+                    options.retry = options.retry.map(|retry| Retry {
+                        within: None,
+                        ..retry
+                    });
                 }
                 options
             }
             Err(why) => {
-                return Err(Unreadable { why, properties: Box::new(properties), body: payload.into_bytes().into() });
+                return Err(Unreadable {
+                    why,
+                    properties: Box::new(properties),
+                    body: payload.into_bytes().into(),
+                });
             }
         };
-        let deliveries = number("x-delivery-count").unwrap_or(0).max(number("x-acquired-count").unwrap_or(0));
+        let deliveries = number("x-delivery-count")
+            .unwrap_or(0)
+            .max(number("x-acquired-count").unwrap_or(0));
         let mut job = Job::new(queue, text("brigade-task").map(Into::into), payload);
         job.options = options;
         Ok(Self {
@@ -147,10 +193,15 @@ impl Envelope {
             crashed: count("brigade-crashed"),
             interrupted: count("brigade-interrupted"),
             lost: count("brigade-lost"),
-            unserved: moment("brigade-unserved-at").map(|since| Unserved { times: count("brigade-unserved"), since }),
+            unserved: moment("brigade-unserved-at").map(|since| Unserved {
+                times: count("brigade-unserved"),
+                since,
+            }),
             pushed_at: moment("brigade-pushed-at").unwrap_or_else(SystemTime::now),
             due: moment("brigade-due"),
-            history: text("brigade-history").and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
+            history: text("brigade-history")
+                .and_then(|text| serde_json::from_str(&text).ok())
+                .unwrap_or_default(),
             deliveries,
             properties,
         })
@@ -161,12 +212,16 @@ impl Envelope {
         self.failed.saturating_add(self.crashed).saturating_add(1)
     }
 
-    /// Counts what the broker handed out again although nothing was given back from here. That may be a holder that died with the job; it may also
-    /// be another process that stopped and gave back what it had not begun, or a connection that broke. So only many of them are taken for a
-    /// loss: no number of restarts that a fleet lives through makes a dead letter of a job that never ran.
+    /// Counts what the broker handed out again although nothing was given back from here. That may
+    /// be a holder that died with the job; it may also be another process that stopped and gave
+    /// back what it had not begun, or a connection that broke. So only many of them are taken for a
+    /// loss: no number of restarts that a fleet lives through makes a dead letter of a job that
+    /// never ran.
     pub(super) fn count_losses(&mut self, returned: u32) {
         let deliveries = u32::try_from(self.deliveries).unwrap_or(u32::MAX);
-        self.lost = self.lost.saturating_add(deliveries.saturating_sub(returned) / DELIVERIES_OF_A_LOSS);
+        self.lost = self
+            .lost
+            .saturating_add(deliveries.saturating_sub(returned) / DELIVERIES_OF_A_LOSS);
     }
 
     /// Somebody waits for the answer.
@@ -186,9 +241,17 @@ impl Envelope {
 
     /// The same, to be written anew.
     pub(super) fn next(&self) -> Self {
-        // Other programs may give the same id to several messages, so the numbers of theirs begin anywhere.
-        let seq = self.seq.map_or_else(|| RandomState::new().hash_one(0) >> 12, |seq| seq + 1);
-        Self { seq: Some(seq), due: None, deliveries: 0, ..self.clone() }
+        // Other programs may give the same id to several messages, so the numbers of theirs begin
+        // anywhere.
+        let seq = self
+            .seq
+            .map_or_else(|| RandomState::new().hash_one(0) >> 12, |seq| seq + 1);
+        Self {
+            seq: Some(seq),
+            due: None,
+            deliveries: 0,
+            ..self.clone()
+        }
     }
 
     pub(super) fn note(&mut self, record: AttemptRecord) {
@@ -201,19 +264,35 @@ impl Envelope {
     /// # Errors
     ///
     /// `Encode`; `BadOption` for options that do not fit into a header.
-    pub(super) fn write(&self, queue: &str, expires_in: Option<Duration>) -> Result<Message, Error> {
+    pub(super) fn write(
+        &self,
+        queue: &str,
+        expires_in: Option<Duration>,
+    ) -> Result<Message, Error> {
         let mut headers = FieldTable::default();
-        // What the broker notes of a message's way is of no use on the next one, and CC would make copies.
+        // What the broker notes of a message's way is of no use on the next one, and CC would make
+        // copies.
         let is_ours = |name: &str| name.starts_with("brigade-") || is_for_the_broker(name);
-        let kept = self.properties.headers().iter().flat_map(|table| table.inner());
-        for (name, value) in kept.filter(|(name, _)| !is_ours(name.as_str()) || stays(name.as_str())) {
+        let kept = self
+            .properties
+            .headers()
+            .iter()
+            .flat_map(|table| table.inner());
+        for (name, value) in
+            kept.filter(|(name, _)| !is_ours(name.as_str()) || stays(name.as_str()))
+        {
             headers.insert(name.clone(), value.clone());
         }
         let mut set = |name: &str, value: AMQPValue| {
             headers.insert(name.into(), value);
         };
         let is_call = self.is_call();
-        if let Some(task) = self.job.task.as_ref().filter(|task| !(is_call && **task == self.job.queue)) {
+        if let Some(task) = self
+            .job
+            .task
+            .as_ref()
+            .filter(|task| !(is_call && **task == self.job.queue))
+        {
             set("brigade-task", AMQPValue::LongString((**task).into()));
         }
         if let Some(options) = options_of(&self.job)? {
@@ -227,7 +306,10 @@ impl Envelope {
             ("brigade-crashed", self.crashed),
             ("brigade-interrupted", self.interrupted),
             ("brigade-lost", self.lost),
-            ("brigade-unserved", self.unserved.map_or(0, |unserved| unserved.times)),
+            (
+                "brigade-unserved",
+                self.unserved.map_or(0, |unserved| unserved.times),
+            ),
         ];
         for (name, count) in counts {
             if count > 0 {
@@ -235,10 +317,16 @@ impl Envelope {
             }
         }
         if self.job.options.retry().within.is_some() {
-            set("brigade-pushed-at", whole(millis_since_1970(self.pushed_at)));
+            set(
+                "brigade-pushed-at",
+                whole(millis_since_1970(self.pushed_at)),
+            );
         }
         if let Some(unserved) = self.unserved {
-            set("brigade-unserved-at", whole(millis_since_1970(unserved.since)));
+            set(
+                "brigade-unserved-at",
+                whole(millis_since_1970(unserved.since)),
+            );
         }
         if let Some(due) = self.due {
             set("brigade-due", whole(millis_since_1970(due)));
@@ -260,25 +348,40 @@ impl Envelope {
         if priority > 0 {
             properties = properties.with_priority(priority);
         }
-        if !is_call || properties.correlation_id().as_ref().is_none_or(|id| id.as_str() != self.id.as_str()) {
+        if !is_call
+            || properties
+                .correlation_id()
+                .as_ref()
+                .is_none_or(|id| id.as_str() != self.id.as_str())
+        {
             properties = properties.with_message_id(self.id.as_str().into());
         }
         properties = properties.with_delivery_mode(2);
         if let Some(time) = expires_in {
             properties = properties.with_expiration(time.as_millis().to_string().into());
         }
-        Ok(Message { queue: short(queue)?, body: Bytes::copy_from_slice(self.job.payload.as_bytes()), properties })
+        Ok(Message {
+            queue: short(queue)?,
+            body: Bytes::copy_from_slice(self.job.payload.as_bytes()),
+            properties,
+        })
     }
 }
 
 /// Whether this library wrote it, not another program.
 pub(super) fn is_ours(properties: &BasicProperties) -> bool {
-    properties.app_id().as_ref().is_some_and(|app| app.as_str() == OURS)
+    properties
+        .app_id()
+        .as_ref()
+        .is_some_and(|app| app.as_str() == OURS)
 }
 
 /// Somebody waits for the answer to a message.
 pub(super) fn has_caller(properties: &BasicProperties) -> bool {
-    properties.reply_to().as_ref().is_some_and(|to| !to.as_str().is_empty())
+    properties
+        .reply_to()
+        .as_ref()
+        .is_some_and(|to| !to.as_str().is_empty())
 }
 
 /// Headers that the broker writes, or acts upon.
@@ -286,7 +389,8 @@ fn is_for_the_broker(name: &str) -> bool {
     name.starts_with("x-") || name == "CC" || name == "BCC"
 }
 
-/// Headers that say how somebody waits for the answer, and who passed it: they stay with a message wherever it goes.
+/// Headers that say how somebody waits for the answer, and who passed it: they stay with a message
+/// wherever it goes.
 fn stays(name: &str) -> bool {
     name.starts_with("brigade-call") || name.starts_with("brigade-pass")
 }
@@ -296,20 +400,37 @@ fn stays(name: &str) -> bool {
 /// # Errors
 ///
 /// As [`short`].
-pub(super) fn dead_letter(queue: &str, dead: &str, why: &str, message: Message) -> Result<Message, Error> {
+pub(super) fn dead_letter(
+    queue: &str,
+    dead: &str,
+    why: &str,
+    message: Message,
+) -> Result<Message, Error> {
     let mut headers = FieldTable::default();
     // It may have come from another program: what tells the broker to send copies elsewhere goes.
-    let kept = message.properties.headers().iter().flat_map(|table| table.inner());
-    for (name, value) in kept.filter(|(name, _)| !is_for_the_broker(name.as_str()) && !is_unprintable(name.as_str())) {
+    let kept = message
+        .properties
+        .headers()
+        .iter()
+        .flat_map(|table| table.inner());
+    for (name, value) in
+        kept.filter(|(name, _)| !is_for_the_broker(name.as_str()) && !is_unprintable(name.as_str()))
+    {
         headers.insert(name.clone(), value.clone());
     }
     headers.insert("brigade-queue".into(), AMQPValue::LongString(queue.into()));
     headers.insert(REASON.into(), AMQPValue::LongString(shortened(why).into()));
-    let mut properties = without_unprintable(without_expiration(&message.properties)).with_headers(headers).with_delivery_mode(2);
+    let mut properties = without_unprintable(without_expiration(&message.properties))
+        .with_headers(headers)
+        .with_delivery_mode(2);
     if properties.message_id().is_none() {
         properties = properties.with_message_id(new_id().as_str().into());
     }
-    Ok(Message { queue: short(dead)?, body: message.body, properties })
+    Ok(Message {
+        queue: short(dead)?,
+        body: message.body,
+        properties,
+    })
 }
 
 /// For what is no longer to go by itself; without `user_id` and `cluster_id`, too.
@@ -344,13 +465,18 @@ pub(super) fn short(text: &str) -> Result<ShortString, Error> {
     ShortString::try_new(text).map_err(|_| {
         Error::new(
             ErrorKind::BadOption,
-            format!("name a queue of RabbitMQ: {:?}.. has more than 255 bytes", &text[..text.floor_char_boundary(40)]),
+            format!(
+                "name a queue of RabbitMQ: {:?}.. has more than 255 bytes",
+                &text[..text.floor_char_boundary(40)]
+            ),
         )
     })
 }
 
 pub(super) fn millis_since_1970(moment: SystemTime) -> u64 {
-    moment.duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    moment.duration_since(UNIX_EPOCH).map_or(0, |time| {
+        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 /// What no other process has.
@@ -361,7 +487,12 @@ pub(super) fn random_id() -> String {
 /// A number that no other job has, of which later ones come later.
 pub(super) fn new_id() -> JobId {
     let random = || RandomState::new().hash_one(std::process::id());
-    JobId::new(format!("{:012x}-{:016x}{:08x}", millis_since_1970(SystemTime::now()), random(), random() >> 32))
+    JobId::new(format!(
+        "{:012x}-{:016x}{:08x}",
+        millis_since_1970(SystemTime::now()),
+        random(),
+        random() >> 32
+    ))
 }
 
 fn whole(number: u64) -> AMQPValue {
@@ -394,7 +525,10 @@ pub(super) fn number_of(headers: &FieldTable, name: &str) -> Option<u64> {
 /// JSON text, or the body as it was and why it is none.
 fn payload_of(body: Vec<u8>, bytes_max: usize) -> Result<String, (Vec<u8>, String)> {
     if body.len() > bytes_max {
-        let why = format!("its body has {} bytes and {bytes_max} are allowed", body.len());
+        let why = format!(
+            "its body has {} bytes and {bytes_max} are allowed",
+            body.len()
+        );
         return Err((body, why));
     }
     let text = String::from_utf8(body).map_err(|e| {
@@ -412,14 +546,28 @@ fn payload_of(body: Vec<u8>, bytes_max: usize) -> Result<String, (Vec<u8>, Strin
 
 fn options_of(job: &Job) -> Result<Option<String>, Error> {
     // Its priority is a property, and its delay is over once it comes back from there.
-    let options = JobOptions { priority: 0, delay: None, at: None, ..job.options.clone() };
+    let options = JobOptions {
+        priority: 0,
+        delay: None,
+        at: None,
+        ..job.options.clone()
+    };
     if options == JobOptions::default() {
         return Ok(None);
     }
-    let text = serde_json::to_string(&options)
-        .map_err(|e| Error::new(ErrorKind::Encode, format!("write the options of a job: {e}")).with_source(e))?;
+    let text = serde_json::to_string(&options).map_err(|e| {
+        Error::new(
+            ErrorKind::Encode,
+            format!("write the options of a job: {e}"),
+        )
+        .with_source(e)
+    })?;
     if text.len() > OPTIONS_BYTES_MAX {
-        let text = format!("push to {:?}: its options have {} bytes and {OPTIONS_BYTES_MAX} are allowed", job.queue, text.len());
+        let text = format!(
+            "push to {:?}: its options have {} bytes and {OPTIONS_BYTES_MAX} are allowed",
+            job.queue,
+            text.len()
+        );
         return Err(Error::new(ErrorKind::BadOption, text));
     }
     Ok(Some(text))
@@ -429,11 +577,18 @@ fn options_of(job: &Job) -> Result<Option<String>, Error> {
 fn history_of(history: &[AttemptRecord]) -> Result<Option<String>, Error> {
     let mut kept = history.to_vec();
     for record in &mut kept {
-        record.reason.truncate(record.reason.floor_char_boundary(REASON_BYTES_MAX));
+        record
+            .reason
+            .truncate(record.reason.floor_char_boundary(REASON_BYTES_MAX));
     }
     while !kept.is_empty() {
-        let text = serde_json::to_string(&kept)
-            .map_err(|e| Error::new(ErrorKind::Encode, format!("write the history of a job: {e}")).with_source(e))?;
+        let text = serde_json::to_string(&kept).map_err(|e| {
+            Error::new(
+                ErrorKind::Encode,
+                format!("write the history of a job: {e}"),
+            )
+            .with_source(e)
+        })?;
         if text.len() <= HISTORY_BYTES_MAX {
             return Ok(Some(text));
         }
@@ -462,23 +617,48 @@ mod tests {
     fn a_message_of_another_program_is_written_anew_by_us() {
         let next = foreign().next();
         let written = next.write("shop.orders", None).unwrap().properties;
-        assert!(written.user_id().is_none() && written.cluster_id().is_none(), "the broker takes a user's id from that user alone");
-        assert_eq!(written.expiration().as_ref().map(|time| time.as_str()), Some("1000"));
-        assert_eq!(written.message_id().as_ref().map(|id| id.as_str()), Some("order-7"));
+        assert!(
+            written.user_id().is_none() && written.cluster_id().is_none(),
+            "the broker takes a user's id from that user alone"
+        );
+        assert_eq!(
+            written.expiration().as_ref().map(|time| time.as_str()),
+            Some("1000")
+        );
+        assert_eq!(
+            written.message_id().as_ref().map(|id| id.as_str()),
+            Some("order-7")
+        );
         // Another message of the same id is no copy of it.
         assert!(foreign().mark().is_none() && next.mark() != foreign().next().mark());
-        assert_eq!(next.next().mark().map(|mark| mark.1), next.mark().map(|mark| mark.1 + 1));
+        assert_eq!(
+            next.next().mark().map(|mark| mark.1),
+            next.mark().map(|mark| mark.1 + 1)
+        );
     }
 
-    /// Each stop of another consumer counts at the server, so a few deliveries say nothing of the job.
+    /// Each stop of another consumer counts at the server, so a few deliveries say nothing of the
+    /// job.
     #[test]
     fn restarts_of_a_fleet_make_no_loss_and_a_job_that_kills_each_holder_does() {
-        for (deliveries, returned, losses) in
-            [(0, 0, 0), (9, 0, 0), (12, 3, 0), (10, 0, 1), (50, 0, 5), (u64::MAX, 0, u32::MAX / 10), (3, 9, 0)]
-        {
-            let mut job = Envelope { deliveries, ..foreign() };
+        for (deliveries, returned, losses) in [
+            (0, 0, 0),
+            (9, 0, 0),
+            (12, 3, 0),
+            (10, 0, 1),
+            (50, 0, 5),
+            (u64::MAX, 0, u32::MAX / 10),
+            (3, 9, 0),
+        ] {
+            let mut job = Envelope {
+                deliveries,
+                ..foreign()
+            };
             job.count_losses(returned);
-            assert_eq!(job.lost, losses, "{deliveries} deliveries, {returned} of them given back here");
+            assert_eq!(
+                job.lost, losses,
+                "{deliveries} deliveries, {returned} of them given back here"
+            );
         }
     }
 }

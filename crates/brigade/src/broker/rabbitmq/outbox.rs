@@ -1,12 +1,16 @@
-//! Requests and answers on their way to the broker: published without waiting for one another, each kept until the broker has confirmed it, and
-//! published again on the next connection if it had not.
+//! Requests and answers on their way to the broker: published without waiting for one another, each
+//! kept until the broker has confirmed it, and published again on the next connection if it had
+//! not.
 //!
-//! Pushes go through `publish` instead. A parcel may tell when it is *done*: it has been sent, or nothing more can be done for it (its caller is
-//! gone, the broker refused it). The delivery of a call is acked when its answer is done. Should the broker die in between, the answer is still here
-//! and is sent once more. To wait for the confirm instead leaves a durable call without an end when the server is killed: its answer may come back
-//! unroutable before its caller has declared the queue of its answers again.
+//! Pushes go through `publish` instead. A parcel may tell when it is *done*: it has been sent, or
+//! nothing more can be done for it (its caller is gone, the broker refused it). The delivery of a
+//! call is acked when its answer is done. Should the broker die in between, the answer is still
+//! here and is sent once more. To wait for the confirm instead leaves a durable call without an end
+//! when the server is killed: its answer may come back unroutable before its caller has declared
+//! the queue of its answers again.
 //!
-//! What came back is told by its own content: lapin hands a returned message to whichever confirm comes next.
+//! What came back is told by its own content: lapin hands a returned message to whichever confirm
+//! comes next.
 
 use std::collections::{HashSet, VecDeque};
 use std::future::Future;
@@ -58,17 +62,33 @@ pub(super) struct Parcel {
 impl Parcel {
     /// To a queue, by the default exchange.
     pub(super) fn to(queue: ShortString, body: Bytes, properties: BasicProperties) -> Self {
-        Self { exchange: "".into(), key: queue, mandatory: true, body, properties, done: None, until: None, number: 0, tries: 0 }
+        Self {
+            exchange: "".into(),
+            key: queue,
+            mandatory: true,
+            body,
+            properties,
+            done: None,
+            until: None,
+            number: 0,
+            tries: 0,
+        }
     }
 
     /// Gone if nobody takes it.
     pub(super) fn optional(self) -> Self {
-        Self { mandatory: false, ..self }
+        Self {
+            mandatory: false,
+            ..self
+        }
     }
 
     /// By another exchange than the default one.
     pub(super) fn by(self, exchange: &str) -> Self {
-        Self { exchange: exchange.into(), ..self }
+        Self {
+            exchange: exchange.into(),
+            ..self
+        }
     }
 
     /// Nobody may take it later than this.
@@ -80,7 +100,8 @@ impl Parcel {
     pub(super) fn expire(&mut self) {
         if let Some(until) = self.until {
             let left = until.saturating_duration_since(Instant::now()).as_millis();
-            self.properties = std::mem::take(&mut self.properties).with_expiration(left.to_string().into());
+            self.properties =
+                std::mem::take(&mut self.properties).with_expiration(left.to_string().into());
         }
     }
 
@@ -90,7 +111,11 @@ impl Parcel {
 
     /// To send it in another way.
     pub(super) fn message(&self) -> Message {
-        Message { queue: self.key.clone(), body: self.body.clone(), properties: self.properties.clone() }
+        Message {
+            queue: self.key.clone(),
+            body: self.body.clone(),
+            properties: self.properties.clone(),
+        }
     }
 
     /// Nothing more is to be done for it.
@@ -103,12 +128,18 @@ impl Parcel {
 
     /// Tells when it is done.
     pub(super) fn telling(self, done: oneshot::Sender<()>) -> Self {
-        Self { done: Some(done), ..self }
+        Self {
+            done: Some(done),
+            ..self
+        }
     }
 
     /// Goes in the place of another one: whoever waits for that waits for this.
     pub(super) fn instead_of(self, other: &mut Self) -> Self {
-        Self { done: other.done.take(), ..self }
+        Self {
+            done: other.done.take(),
+            ..self
+        }
     }
 
     pub(super) fn is_optional(&self) -> bool {
@@ -136,9 +167,14 @@ pub(super) trait Owner: Send + Sync + 'static {
     fn prepare(&self, line: &Line) -> impl Future<Output = Result<(), Fault>> + Send;
 
     /// Runs before the first parcel to this queue on a connection, and after one was returned.
-    fn address(&self, line: &Line, queue: &ShortString) -> impl Future<Output = Result<(), Fault>> + Send;
+    fn address(
+        &self,
+        line: &Line,
+        queue: &ShortString,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
 
-    /// Takes a parcel that is not to go with the others, as its queue may stand still; gives it back if it may go with them.
+    /// Takes a parcel that is not to go with the others, as its queue may stand still; gives it
+    /// back if it may go with them.
     fn detour(&self, parcel: Parcel) -> Option<Parcel>;
 
     /// The broker has it, or has returned it.
@@ -147,7 +183,8 @@ pub(super) trait Owner: Send + Sync + 'static {
     /// There is no such queue. The parcel to publish instead, if any.
     fn on_returned(&self, returned: Delivery) -> Option<Parcel>;
 
-    /// It was not taken, or, if that is uncertain, nobody knows. Given back, it is tried again on the next connection.
+    /// It was not taken, or, if that is uncertain, nobody knows. Given back, it is tried again on
+    /// the next connection.
     fn on_failed(&self, parcel: Parcel, fault: &Fault, uncertain: bool) -> Option<Parcel>;
 }
 
@@ -167,10 +204,13 @@ impl Outbox {
     ///
     /// Gives it back if there is no room.
     pub(super) fn try_send(&self, parcel: Parcel) -> Result<(), Box<Parcel>> {
-        self.0.try_send(parcel).map_err(|left| Box::new(left.into_inner()))
+        self.0
+            .try_send(parcel)
+            .map_err(|left| Box::new(left.into_inner()))
     }
 
-    /// Hands it over when there is room. Nothing happens if the broker was dropped. Cancel safe: then nothing was handed over.
+    /// Hands it over when there is room. Nothing happens if the broker was dropped. Cancel safe:
+    /// then nothing was handed over.
     pub(super) async fn send(&self, parcel: Parcel) {
         self.0.send(parcel).await.ok();
     }
@@ -189,8 +229,20 @@ pub(super) struct Carrier<O> {
 }
 
 impl<O: Owner> Carrier<O> {
-    pub(super) fn new(owner: Arc<O>, link: &Link, place: &Arc<Place>, inbox: mpsc::Receiver<Parcel>) -> Self {
-        Self { owner, link: link.clone(), place: Arc::clone(place), inbox, again: VecDeque::new(), suspects: 0 }
+    pub(super) fn new(
+        owner: Arc<O>,
+        link: &Link,
+        place: &Arc<Place>,
+        inbox: mpsc::Receiver<Parcel>,
+    ) -> Self {
+        Self {
+            owner,
+            link: link.clone(),
+            place: Arc::clone(place),
+            inbox,
+            again: VecDeque::new(),
+            suspects: 0,
+        }
     }
 
     /// Carries for as long as the broker is there.
@@ -231,7 +283,8 @@ impl<O: Owner> Carrier<O> {
             .collect();
     }
 
-    /// Publishes on this connection until it breaks, or the broker closes the channel: why, and whether anything was confirmed before.
+    /// Publishes on this connection until it breaks, or the broker closes the channel: why, and
+    /// whether anything was confirmed before.
     async fn carry_on(&mut self, line: &Line) -> (Fault, bool) {
         let opening = async {
             self.owner.prepare(line).await?;
@@ -248,14 +301,27 @@ impl<O: Owner> Carrier<O> {
         };
         let sending = self.again.drain(..).collect();
         let suspects = std::mem::take(&mut self.suspects);
-        let mut round =
-            Round { line, channel, sending, suspects, unconfirmed: VecDeque::new(), addressed: HashSet::new(), alone: false, confirmed: 0 };
+        let mut round = Round {
+            line,
+            channel,
+            sending,
+            suspects,
+            unconfirmed: VecDeque::new(),
+            addressed: HashSet::new(),
+            alone: false,
+            confirmed: 0,
+        };
         let carrying = round.carry(&*self.owner, &self.place, &mut self.inbox);
-        let fault = line.down.run_until_cancelled(carrying).await.unwrap_or_else(Fault::timeout);
+        let fault = line
+            .down
+            .run_until_cancelled(carrying)
+            .await
+            .unwrap_or_else(Fault::timeout);
         let (alone, confirmed) = (round.alone, round.confirmed > 0);
         self.suspects = round.suspects;
         // Those that were sent come first.
-        self.again.extend(round.unconfirmed.into_iter().map(|(parcel, _)| parcel));
+        self.again
+            .extend(round.unconfirmed.into_iter().map(|(parcel, _)| parcel));
         let sent = self.again.len();
         self.again.extend(round.sending);
         if sent > 0 && !line.down.is_cancelled() && !fault.is_lost() {
@@ -264,7 +330,9 @@ impl<O: Owner> Carrier<O> {
                     // What was refused for its size was refused each time.
                     let uncertain = parcel.tries > 1 && fault.kind() != ErrorKind::TooLarge;
                     let instead = self.owner.on_failed(parcel, &fault, uncertain);
-                    instead.into_iter().for_each(|parcel| self.again.push_front(parcel));
+                    instead
+                        .into_iter()
+                        .for_each(|parcel| self.again.push_front(parcel));
                 }
             } else {
                 self.suspects = sent;
@@ -294,7 +362,12 @@ struct Round<'a> {
 
 impl Round<'_> {
     /// Nothing is lost when this is dropped at an await: what is under way is in `self`.
-    async fn carry<O: Owner>(&mut self, owner: &O, place: &Place, inbox: &mut mpsc::Receiver<Parcel>) -> Fault {
+    async fn carry<O: Owner>(
+        &mut self,
+        owner: &O,
+        place: &Place,
+        inbox: &mut mpsc::Receiver<Parcel>,
+    ) -> Fault {
         loop {
             if !self.sending.is_empty()
                 && (self.suspects == 0 && !self.alone || self.unconfirmed.is_empty())
@@ -320,12 +393,20 @@ impl Round<'_> {
 
     async fn send<O: Owner>(&mut self, owner: &O, place: &Place) -> Result<(), Fault> {
         self.wait_until_free(owner, place).await;
-        self.sending = self.sending.drain(..).filter_map(|parcel| owner.detour(parcel)).collect();
+        self.sending = self
+            .sending
+            .drain(..)
+            .filter_map(|parcel| owner.detour(parcel))
+            .collect();
         if O::ADDRESSES {
             self.address(owner).await?;
         }
         self.refuse_large(owner);
-        let later = if self.suspects > 0 { self.sending.split_off(self.sending.len().min(1)) } else { Vec::new() };
+        let later = if self.suspects > 0 {
+            self.sending.split_off(self.sending.len().min(1))
+        } else {
+            Vec::new()
+        };
         self.alone = self.suspects > 0;
         self.suspects = self.suspects.saturating_sub(1);
         self.sending.iter_mut().for_each(|parcel| {
@@ -333,9 +414,18 @@ impl Round<'_> {
             parcel.expire();
         });
         let publishing = self.sending.iter().map(|parcel| {
-            let options = BasicPublishOptions { mandatory: parcel.mandatory, immediate: false };
+            let options = BasicPublishOptions {
+                mandatory: parcel.mandatory,
+                immediate: false,
+            };
             let (exchange, key) = (parcel.exchange.clone(), parcel.key.clone());
-            self.channel.basic_publish(exchange, key, options, &parcel.body, parcel.properties.clone())
+            self.channel.basic_publish(
+                exchange,
+                key,
+                options,
+                &parcel.body,
+                parcel.properties.clone(),
+            )
         });
         let sent = begin_all(publishing).await;
         let mut fault = None;
@@ -367,18 +457,23 @@ impl Round<'_> {
                 continue;
             }
             let parcel = self.sending.remove(index);
-            self.suspects = self.suspects.saturating_sub(usize::from(index < self.suspects));
+            self.suspects = self
+                .suspects
+                .saturating_sub(usize::from(index < self.suspects));
             let fault = Fault::over_frame(fit::frame_bytes(&parcel.properties), frame_max);
             let instead = owner.on_failed(parcel, &fault, false);
-            self.sending.extend(instead.filter(|parcel| fit::fits(&parcel.properties, frame_max)));
+            self.sending
+                .extend(instead.filter(|parcel| fit::fits(&parcel.properties, frame_max)));
         }
     }
 
-    /// Sees to it that their queues are there. What cannot have one is refused, and holds up nothing else.
+    /// Sees to it that their queues are there. What cannot have one is refused, and holds up
+    /// nothing else.
     async fn address<O: Owner>(&mut self, owner: &O) -> Result<(), Fault> {
         let mut index = 0;
         while let Some(parcel) = self.sending.get(index) {
-            let is_known = !parcel.exchange.as_str().is_empty() || self.addressed.contains(&parcel.key);
+            let is_known =
+                !parcel.exchange.as_str().is_empty() || self.addressed.contains(&parcel.key);
             let queue = parcel.key.clone();
             if !is_known {
                 match owner.address(self.line, &queue).await {
@@ -387,7 +482,9 @@ impl Round<'_> {
                         let parcel = self.sending.remove(index);
                         let uncertain = parcel.tries > 0;
                         drop(owner.on_failed(parcel, &fault, uncertain));
-                        self.suspects = self.suspects.saturating_sub(usize::from(index < self.suspects));
+                        self.suspects = self
+                            .suspects
+                            .saturating_sub(usize::from(index < self.suspects));
                         continue;
                     }
                     Err(fault) => return Err(fault),
@@ -402,7 +499,11 @@ impl Round<'_> {
     async fn wait_until_free<O: Owner>(&mut self, owner: &O, place: &Place) {
         let mut blocked = self.line.blocked.clone();
         while blocked.borrow().is_some() {
-            if place.blocked == Blocked::Wait && timeout(place.answer_timeout, blocked.wait_for(Option::is_none)).await.is_ok() {
+            if place.blocked == Blocked::Wait
+                && timeout(place.answer_timeout, blocked.wait_for(Option::is_none))
+                    .await
+                    .is_ok()
+            {
                 return;
             }
             let fault = Fault::blocking();
@@ -419,17 +520,27 @@ impl Round<'_> {
         }
     }
 
-    fn on_confirmed<O: Owner>(&mut self, owner: &O, confirmed: lapin::Result<Confirmation>) -> Result<(), Fault> {
+    fn on_confirmed<O: Owner>(
+        &mut self,
+        owner: &O,
+        confirmed: lapin::Result<Confirmation>,
+    ) -> Result<(), Fault> {
         let confirmation = confirmed?;
-        let Some((mut parcel, _)) = self.unconfirmed.pop_front() else { return Ok(()) };
+        let Some((mut parcel, _)) = self.unconfirmed.pop_front() else {
+            return Ok(());
+        };
         let is_nack = confirmation.is_nack();
         self.confirmed += 1;
         if let Some(returned) = confirmation.take_message() {
             let delivery = returned.delivery;
             self.addressed.remove(&delivery.routing_key);
-            // Told of before its own confirm, with that of an earlier one or of itself: only then is it done, and not with its confirm.
+            // Told of before its own confirm, with that of an earlier one or of itself: only then
+            // is it done, and not with its confirm.
             let mut placeholder = Parcel::to("".into(), Bytes::new(), BasicProperties::default());
-            let of = [&mut parcel].into_iter().chain(self.unconfirmed.iter_mut().map(|(parcel, _)| parcel)).find(|one| one.is(&delivery));
+            let of = [&mut parcel]
+                .into_iter()
+                .chain(self.unconfirmed.iter_mut().map(|(parcel, _)| parcel))
+                .find(|one| one.is(&delivery));
             let of = of.unwrap_or(&mut placeholder);
             match owner.on_returned(delivery) {
                 Some(instead) => self.sending.push(instead.instead_of(of)),
@@ -440,7 +551,8 @@ impl Round<'_> {
             let fault = Fault::declined();
             // The one that was sent before may be there.
             let uncertain = parcel.tries > 1;
-            self.sending.extend(owner.on_failed(parcel, &fault, uncertain));
+            self.sending
+                .extend(owner.on_failed(parcel, &fault, uncertain));
         } else {
             owner.on_confirmed(&parcel);
             parcel.done();
@@ -449,7 +561,8 @@ impl Round<'_> {
     }
 }
 
-/// Begins all of these in this order, then waits for one after the other: they end in this order too, so most have when the first has.
+/// Begins all of these in this order, then waits for one after the other: they end in this order
+/// too, so most have when the first has.
 async fn begin_all<F: Future>(all: impl Iterator<Item = F>) -> Vec<F::Output> {
     let mut begun = Vec::with_capacity(BATCH_MAX);
     for one in all {
@@ -468,7 +581,9 @@ async fn begin_all<F: Future>(all: impl Iterator<Item = F>) -> Vec<F::Output> {
 }
 
 /// The confirm of the one that was sent first. Cancel safe.
-async fn next_confirm(unconfirmed: &mut VecDeque<(Parcel, PublisherConfirm)>) -> lapin::Result<Confirmation> {
+async fn next_confirm(
+    unconfirmed: &mut VecDeque<(Parcel, PublisherConfirm)>,
+) -> lapin::Result<Confirmation> {
     poll_fn(|context| match unconfirmed.front_mut() {
         Some((_, confirm)) => Pin::new(confirm).poll(context),
         None => std::task::Poll::Pending,

@@ -1,7 +1,9 @@
-//! Passing: how a job or call that a worker did not want finds another one, without spinning, and without ever counting as delivered too often.
+//! Passing: how a job or call that a worker did not want finds another one, without spinning, and
+//! without ever counting as delivered too often.
 //!
-//! The broker knows nothing of it: what was passed is published again, to the end of its queue, with who passed it in its headers, and only then
-//! acked. The one that passed holds its old copy until then, so with prefetch 1 it has no room for the new one, and a free worker has it at once.
+//! The broker knows nothing of it: what was passed is published again, to the end of its queue,
+//! with who passed it in its headers, and only then acked. The one that passed holds its old copy
+//! until then, so with prefetch 1 it has no room for the new one, and a free worker has it at once.
 //!
 //! ```text
 //!   taken --- pass, somebody present has not passed ---> published again at once ---> taken by whoever is free
@@ -10,8 +12,9 @@
 //!     \------ comes back to one that passed it, while another could take it ---> forwarded, unrun: at once, then after 10 ms, 20 ms .. 500 ms
 //! ```
 //!
-//! Who is present is the queue's number of consumers. A forward is no pass and counts nothing; its pauses keep the lone free worker that does not
-//! want a call from turning it round and round while all others are busy.
+//! Who is present is the queue's number of consumers. A forward is no pass and counts nothing; its
+//! pauses keep the lone free worker that does not want a call from turning it round and round while
+//! all others are busy.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +39,8 @@ const ROUNDS: &str = "brigade-pass-rounds";
 const FORWARDS: &str = "brigade-pass-forwards";
 const REASONS: &str = "brigade-pass-reasons";
 
-/// So many passes are not yet given up: with three workers that pass at random every other time, one call in four thousand million.
+/// So many passes are not yet given up: with three workers that pass at random every other time,
+/// one call in four thousand million.
 const HOPS_MAX: u32 = 32;
 /// The newest are kept; each of them is short.
 const REASONS_MAX: usize = 32;
@@ -83,18 +87,34 @@ impl Passes {
             Some(AMQPValue::FieldArray(array)) => array
                 .as_slice()
                 .iter()
-                .filter_map(|value| if let AMQPValue::LongString(text) = value { Some(text.to_string()) } else { None })
+                .filter_map(|value| {
+                    if let AMQPValue::LongString(text) = value {
+                        Some(text.to_string())
+                    } else {
+                        None
+                    }
+                })
                 .collect(),
             _ => Vec::new(),
         };
         let waits = matches!(headers.inner().get(WAITS), Some(AMQPValue::Boolean(true)));
-        Self { by: texts(BY), hops: number(HOPS), rounds: number(ROUNDS), forwards: number(FORWARDS), reasons: texts(REASONS), waits }
+        Self {
+            by: texts(BY),
+            hops: number(HOPS),
+            rounds: number(ROUNDS),
+            forwards: number(FORWARDS),
+            reasons: texts(REASONS),
+            waits,
+        }
     }
 
     pub(super) fn write(&self, headers: &mut FieldTable) {
         let number = |number: u32| AMQPValue::LongInt(i32::try_from(number).unwrap_or(i32::MAX));
         let texts = |texts: &[String]| {
-            let values: Vec<AMQPValue> = texts.iter().map(|text| AMQPValue::LongString(text.as_str().into())).collect();
+            let values: Vec<AMQPValue> = texts
+                .iter()
+                .map(|text| AMQPValue::LongString(text.as_str().into()))
+                .collect();
             AMQPValue::FieldArray(FieldArray::from(values))
         };
         headers.insert(BY.into(), texts(&self.by));
@@ -105,7 +125,12 @@ impl Passes {
     }
 
     fn of(envelope: &Envelope) -> Self {
-        envelope.properties.headers().as_ref().map(Self::read).unwrap_or_default()
+        envelope
+            .properties
+            .headers()
+            .as_ref()
+            .map(Self::read)
+            .unwrap_or_default()
     }
 
     fn put_on(&self, envelope: &mut Arc<Envelope>) {
@@ -115,12 +140,14 @@ impl Passes {
         envelope.properties = std::mem::take(&mut envelope.properties).with_headers(headers);
     }
 
-    /// Whether this worker has passed it in this round, so that it is worth asking who else is there.
+    /// Whether this worker has passed it in this round, so that it is worth asking who else is
+    /// there.
     pub(super) fn is_by(&self, me: &str) -> bool {
         self.by.iter().any(|by| by == me)
     }
 
-    /// It came to this worker, which passed it before, while so many are present. `None` if it may as well run it: there is no other to ask.
+    /// It came to this worker, which passed it before, while so many are present. `None` if it may
+    /// as well run it: there is no other to ask.
     pub(super) fn on_return(&mut self, present: usize) -> Option<Duration> {
         if self.by.len() >= present {
             return None;
@@ -133,13 +160,20 @@ impl Passes {
     }
 
     /// This worker passes it, while so many are present.
-    pub(super) fn on_pass(&mut self, me: &str, reason: &str, present: usize, rounds: Rounds) -> Next {
+    pub(super) fn on_pass(
+        &mut self,
+        me: &str,
+        reason: &str,
+        present: usize,
+        rounds: Rounds,
+    ) -> Next {
         self.hops = self.hops.saturating_add(1);
         self.forwards = 0;
         if self.reasons.len() == REASONS_MAX {
             self.reasons.remove(0);
         }
-        self.reasons.push(shorten(reason, REASON_BYTES_MAX).to_owned());
+        self.reasons
+            .push(shorten(reason, REASON_BYTES_MAX).to_owned());
         if !self.is_by(me) {
             if self.by.len() == BY_MAX {
                 self.by.remove(0);
@@ -163,17 +197,26 @@ impl Passes {
 }
 
 impl RabbitMqCore {
-    /// What a worker passed goes on as its passes say. What was fetched by hand has no worker, and nothing spins with it but that hand.
+    /// What a worker passed goes on as its passes say. What was fetched by hand has no worker, and
+    /// nothing spins with it but that hand.
     pub(super) async fn pass_on(&self, (_, held, ending, answer): &mut Ends) {
         let is_call = held.envelope.is_call();
-        if let Ending::GiveBack { kind, reason, after } = ending
+        if let Ending::GiveBack {
+            kind,
+            reason,
+            after,
+        } = ending
             && (*kind == AttemptKind::Passed || (*kind == AttemptKind::Unserved && is_call))
             && held.grip.consumer != 0
         {
             let mut passes = Passes::of(&held.envelope);
             let present = self.present(&held.grip, &held.envelope).await;
             // Who cannot run it now cannot later.
-            let rounds = if *kind == AttemptKind::Unserved { Rounds::One } else { Rounds::Many };
+            let rounds = if *kind == AttemptKind::Unserved {
+                Rounds::One
+            } else {
+                Rounds::Many
+            };
             match passes.on_pass(&self.name_of(&held.grip), reason, present, rounds) {
                 Next::Again(pause) => {
                     *after = pause.max(*after);
@@ -192,9 +235,18 @@ impl RabbitMqCore {
         }
     }
 
-    /// After which time a message goes on to another worker, as the one to whom it came has passed it; `None` if it stays.
-    pub(super) async fn comes_back(&self, grip: &Grip, envelope: &mut Arc<Envelope>) -> Option<Duration> {
-        let has_passes = envelope.properties.headers().as_ref().is_some_and(|headers| headers.inner().contains_key(BY));
+    /// After which time a message goes on to another worker, as the one to whom it came has passed
+    /// it; `None` if it stays.
+    pub(super) async fn comes_back(
+        &self,
+        grip: &Grip,
+        envelope: &mut Arc<Envelope>,
+    ) -> Option<Duration> {
+        let has_passes = envelope
+            .properties
+            .headers()
+            .as_ref()
+            .is_some_and(|headers| headers.inner().contains_key(BY));
         if !has_passes || grip.consumer == 0 {
             return None;
         }
@@ -214,11 +266,21 @@ impl RabbitMqCore {
 
     /// How many serve its queue; if that cannot be told, this one.
     async fn present(&self, grip: &Grip, envelope: &Envelope) -> usize {
-        let Ok(queue) = short(&self.topology.name(&Spot::Jobs(envelope.job.queue.clone()))) else { return 1 };
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let asking = grip.opened.channel.queue_declare(queue, options, FieldTable::default());
+        let Ok(queue) = short(&self.topology.name(&Spot::Jobs(envelope.job.queue.clone()))) else {
+            return 1;
+        };
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let asking = grip
+            .opened
+            .channel
+            .queue_declare(queue, options, FieldTable::default());
         let found = grip.opened.line.answer(asking).await;
-        found.map_or(1, |queue| usize::try_from(queue.consumer_count()).unwrap_or(usize::MAX))
+        found.map_or(1, |queue| {
+            usize::try_from(queue.consumer_count()).unwrap_or(usize::MAX)
+        })
     }
 }
 
@@ -238,7 +300,12 @@ mod tests {
             let mut headers = FieldTable::default();
             passes.write(&mut headers);
             assert_eq!(Passes::read(&headers), passes);
-            match passes.on_pass(workers[turn % workers.len()], "no", workers.len(), Rounds::Many) {
+            match passes.on_pass(
+                workers[turn % workers.len()],
+                "no",
+                workers.len(),
+                Rounds::Many,
+            ) {
                 Next::Again(pause) => time += pause,
                 Next::Over(reasons) => {
                     assert_eq!(reasons.len(), REASONS_MAX.min(turn + 1));
@@ -252,9 +319,15 @@ mod tests {
     #[test]
     fn a_call_that_all_pass_ends() {
         let (time, passes) = all_pass(&["a"]);
-        assert!(passes == 32 && time < Duration::from_secs(10), "{passes} in {time:?}");
+        assert!(
+            passes == 32 && time < Duration::from_secs(10),
+            "{passes} in {time:?}"
+        );
         let (time, passes) = all_pass(&["a", "b", "c"]);
-        assert!((32..40).contains(&passes) && time < Duration::from_secs(10), "{passes} in {time:?}");
+        assert!(
+            (32..40).contains(&passes) && time < Duration::from_secs(10),
+            "{passes} in {time:?}"
+        );
         // Everybody is asked once, however many there are.
         let many: Vec<String> = (0..100).map(|number| number.to_string()).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
@@ -263,10 +336,15 @@ mod tests {
 
     #[test]
     fn one_that_waits_never_ends_and_never_spins() {
-        let mut passes = Passes { waits: true, ..Passes::default() };
+        let mut passes = Passes {
+            waits: true,
+            ..Passes::default()
+        };
         let mut time = Duration::ZERO;
         for _ in 0..1_000 {
-            let Next::Again(pause) = passes.on_pass("a", "no", 1, Rounds::Many) else { panic!("it waits") };
+            let Next::Again(pause) = passes.on_pass("a", "no", 1, Rounds::Many) else {
+                panic!("it waits")
+            };
             time += pause;
         }
         assert!(time > Duration::from_secs(300), "{time:?}");
@@ -276,16 +354,28 @@ mod tests {
     #[test]
     fn who_passed_it_gets_it_again_only_when_nobody_else_is_there() {
         let mut passes = Passes::default();
-        assert_eq!(passes.on_pass("a", "no", 2, Rounds::Many), Next::Again(Duration::ZERO));
+        assert_eq!(
+            passes.on_pass("a", "no", 2, Rounds::Many),
+            Next::Again(Duration::ZERO)
+        );
         assert!(passes.is_by("a") && !passes.is_by("b"));
-        let pauses: Vec<u128> = (0..9).filter_map(|_| passes.on_return(2)).map(|pause| pause.as_millis()).collect();
+        let pauses: Vec<u128> = (0..9)
+            .filter_map(|_| passes.on_return(2))
+            .map(|pause| pause.as_millis())
+            .collect();
         assert_eq!(pauses, [0, 10, 20, 40, 80, 160, 320, 500, 500]);
         // The other one has gone.
         assert_eq!(passes.on_return(1), None);
         // What nobody can run ends with the round.
-        assert_eq!(passes.clone().on_pass("b", "no", 2, Rounds::One), Next::Over(vec!["no".to_owned(); 2]));
+        assert_eq!(
+            passes.clone().on_pass("b", "no", 2, Rounds::One),
+            Next::Over(vec!["no".to_owned(); 2])
+        );
         // A round is over when all have passed; the next begins with the others.
-        assert_eq!(passes.on_pass("b", "no", 2, Rounds::Many), Next::Again(Duration::ZERO));
+        assert_eq!(
+            passes.on_pass("b", "no", 2, Rounds::Many),
+            Next::Again(Duration::ZERO)
+        );
         assert!(passes.is_by("b") && !passes.is_by("a"));
     }
 

@@ -1,5 +1,6 @@
-//! Pauses before something that failed is tried again: they grow, so that nothing fails five times a second for ever, and each is drawn at random
-//! from its upper half, so that processes that failed together do not come back together.
+//! Pauses before something that failed is tried again: they grow, so that nothing fails five times
+//! a second for ever, and each is drawn at random from its upper half, so that processes that
+//! failed together do not come back together.
 
 use std::time::Duration;
 
@@ -22,7 +23,11 @@ impl Pauses {
     /// The pause after one more failure.
     pub(super) fn after(&mut self, fault: &Fault) -> Duration {
         self.0 = self.0.saturating_add(1);
-        let (first, longest) = if fault.is_lasting() { (FIRST_REFUSED, LONGEST_REFUSED) } else { (FIRST, LONGEST) };
+        let (first, longest) = if fault.is_lasting() {
+            (FIRST_REFUSED, LONGEST_REFUSED)
+        } else {
+            (FIRST, LONGEST)
+        };
         Retry::exponential(first, longest).pause_after(self.0)
     }
 
@@ -41,7 +46,10 @@ mod tests {
     fn pauses_grow_to_a_bound_which_is_longer_for_what_was_refused() {
         let longest = |fault: &Fault| {
             let mut pauses = Pauses::default();
-            (0..50).map(|_| pauses.after(fault)).max().unwrap_or_default()
+            (0..50)
+                .map(|_| pauses.after(fault))
+                .max()
+                .unwrap_or_default()
         };
         let refused = Fault::new(ErrorKind::Refused, "no");
         assert!((LONGEST / 2..=LONGEST).contains(&longest(&Fault::timeout())));

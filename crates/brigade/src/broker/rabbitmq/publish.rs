@@ -1,12 +1,14 @@
 //! Publishing, confirmed.
 //!
-//! A message is told as safe only when the broker has confirmed it. What was not confirmed when the connection broke is published again on the
-//! next one, with the same message id, so that whoever takes it can tell; if no connection comes about in time, it is told as uncertain.
+//! A message is told as safe only when the broker has confirmed it. What was not confirmed when the
+//! connection broke is published again on the next one, with the same message id, so that whoever
+//! takes it can tell; if no connection comes about in time, it is told as uncertain.
 //!
-//! Two lanes carry the messages, each on a channel of its own, and do not wait for one confirm before they send the next message.
-//! Messages are told of in the order in which they were sent. That says which of them came back: the broker returns them in that order,
-//! each before its confirm, and lapin hands the oldest of those that came back to whichever confirm comes next; so it has been handed out
-//! when all up to its own have come.
+//! Two lanes carry the messages, each on a channel of its own, and do not wait for one confirm
+//! before they send the next message. Messages are told of in the order in which they were sent.
+//! That says which of them came back: the broker returns them in that order, each before its
+//! confirm, and lapin hands the oldest of those that came back to whichever confirm comes next; so
+//! it has been handed out when all up to its own have come.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -34,7 +36,8 @@ const REQUESTS_MAX: usize = 1024;
 const UNCONFIRMED_MAX: usize = 1024;
 const UNCONFIRMED_BYTES_MAX: usize = 8 << 20;
 
-/// What to publish, to the queue of that name, by the default exchange. It has a message id, or as a call a correlation id.
+/// What to publish, to the queue of that name, by the default exchange. It has a message id, or as
+/// a call a correlation id.
 #[derive(Clone, Debug)]
 pub(super) struct Message {
     pub(super) queue: ShortString,
@@ -59,7 +62,10 @@ impl Published {
     /// What became of one that was to follow this one, and was not sent.
     pub(super) fn not_sent(self) -> Self {
         match self {
-            Self::Failed { fault, .. } => Self::Failed { fault, uncertain: false },
+            Self::Failed { fault, .. } => Self::Failed {
+                fault,
+                uncertain: false,
+            },
             other => other,
         }
     }
@@ -68,9 +74,13 @@ impl Published {
     pub(super) fn into_result(self, what: &str) -> Result<(), Error> {
         match self {
             Self::Safe => Ok(()),
-            Self::Unroutable => Err(Error::new(ErrorKind::Unreachable, format!("{what}: the queue is not there"))),
+            Self::Unroutable => Err(Error::new(
+                ErrorKind::Unreachable,
+                format!("{what}: the queue is not there"),
+            )),
             Self::Declined => {
-                let text = format!("{what}: the broker did not take it: its queue is full, or it failed");
+                let text =
+                    format!("{what}: the broker did not take it: its queue is full, or it failed");
                 Err(Error::new(ErrorKind::QueueFull, text))
             }
             Self::Failed { fault, uncertain } => {
@@ -101,7 +111,11 @@ impl Publisher {
             scope.spawn_until_closed(Lane::new(place, link).run(requests));
             sender
         };
-        Self { lane: lane(), slow_lane: lane(), place: Arc::clone(place) }
+        Self {
+            lane: lane(),
+            slow_lane: lane(),
+            place: Arc::clone(place),
+        }
     }
 
     /// Publishes these in this order; one answer for each. What is handed over later is sent later.
@@ -118,14 +132,25 @@ impl Publisher {
         self.publish_by(&self.slow_lane, messages).await
     }
 
-    async fn publish_by(&self, lane: &mpsc::Sender<Request>, messages: Vec<Arc<Message>>) -> Vec<Published> {
+    async fn publish_by(
+        &self,
+        lane: &mpsc::Sender<Request>,
+        messages: Vec<Arc<Message>>,
+    ) -> Vec<Published> {
         let count = messages.len();
         if count == 0 {
             return Vec::new();
         }
-        let closed = |uncertain| Published::Failed { fault: Fault::new(ErrorKind::Closed, "the broker was dropped"), uncertain };
+        let closed = |uncertain| Published::Failed {
+            fault: Fault::new(ErrorKind::Closed, "the broker was dropped"),
+            uncertain,
+        };
         let (answer, answered) = oneshot::channel();
-        let request = Request { messages, until: Instant::now() + self.place.answer_timeout, answer };
+        let request = Request {
+            messages,
+            until: Instant::now() + self.place.answer_timeout,
+            answer,
+        };
         if lane.send(request).await.is_err() {
             return vec![closed(false); count];
         }
@@ -211,14 +236,31 @@ impl Lane {
     }
 
     fn has_room_for_more(&self) -> bool {
-        self.unsent.len() + self.unconfirmed.len() < UNCONFIRMED_MAX && self.bytes < UNCONFIRMED_BYTES_MAX
+        self.unsent.len() + self.unconfirmed.len() < UNCONFIRMED_MAX
+            && self.bytes < UNCONFIRMED_BYTES_MAX
     }
 
     fn take(&mut self, request: Request) {
-        let Request { messages, until, answer } = request;
-        self.askers.push_back(Asker { count: messages.len(), outcomes: Vec::with_capacity(messages.len()), answer });
-        self.bytes += messages.iter().map(|message| message.body.len()).sum::<usize>();
-        self.unsent.extend(messages.into_iter().map(|message| Item { message, until, uncertain: false, again: false }));
+        let Request {
+            messages,
+            until,
+            answer,
+        } = request;
+        self.askers.push_back(Asker {
+            count: messages.len(),
+            outcomes: Vec::with_capacity(messages.len()),
+            answer,
+        });
+        self.bytes += messages
+            .iter()
+            .map(|message| message.body.len())
+            .sum::<usize>();
+        self.unsent.extend(messages.into_iter().map(|message| Item {
+            message,
+            until,
+            uncertain: false,
+            again: false,
+        }));
     }
 
     /// Whether those that are unconfirmed need not come to their end first.
@@ -228,7 +270,9 @@ impl Lane {
     }
 
     fn usable(&self) -> Option<&(Line, Arc<Channel>)> {
-        self.open.as_ref().filter(|(line, channel)| !line.down.is_cancelled() && channel.status().connected())
+        self.open
+            .as_ref()
+            .filter(|(line, channel)| !line.down.is_cancelled() && channel.status().connected())
     }
 
     async fn send(&mut self) {
@@ -237,7 +281,9 @@ impl Lane {
             let now = Instant::now();
             self.fail_while(&Fault::timeout(), |item| item.until <= now);
         }
-        let Some(until) = self.unsent.front().map(|item| item.until) else { return };
+        let Some(until) = self.unsent.front().map(|item| item.until) else {
+            return;
+        };
         let ready = match self.usable() {
             Some((_, channel)) if !self.unconfirmed.is_empty() => Ok(Arc::clone(channel)),
             None if !self.unconfirmed.is_empty() => return,
@@ -245,13 +291,27 @@ impl Lane {
         };
         let channel = match ready {
             Ok(channel) => channel,
-            Err(fault) if Instant::now() >= until => return self.fail_while(&fault, |item| item.until <= Instant::now()),
+            Err(fault) if Instant::now() >= until => {
+                return self.fail_while(&fault, |item| item.until <= Instant::now());
+            }
             Err(fault) => return self.fail_while(&fault, |_| true),
         };
-        let count = if self.suspects > 0 { 1 } else { self.unsent.len() };
-        let frame_max = self.open.as_ref().map_or(usize::MAX, |(line, _)| line.frame_max);
+        let count = if self.suspects > 0 {
+            1
+        } else {
+            self.unsent.len()
+        };
+        let frame_max = self
+            .open
+            .as_ref()
+            .map_or(usize::MAX, |(line, _)| line.frame_max);
         let fits = |item: &Item| fit::fits(&item.message.properties, frame_max);
-        let count = self.unsent.iter().take(count).position(|item| !fits(item)).unwrap_or(count);
+        let count = self
+            .unsent
+            .iter()
+            .take(count)
+            .position(|item| !fits(item))
+            .unwrap_or(count);
         if count == 0 && self.unconfirmed.is_empty() {
             // It would end the connection. Those before it have been told of.
             return self.refuse_first(frame_max);
@@ -265,10 +325,18 @@ impl Lane {
 
     /// What is to be sent next does not fit into a frame.
     fn refuse_first(&mut self, frame_max: usize) {
-        let Some(item) = self.unsent.pop_front() else { return };
+        let Some(item) = self.unsent.pop_front() else {
+            return;
+        };
         self.suspects = self.suspects.saturating_sub(1);
         let fault = Fault::over_frame(fit::frame_bytes(&item.message.properties), frame_max);
-        self.tell(&item, Published::Failed { fault, uncertain: item.uncertain });
+        self.tell(
+            &item,
+            Published::Failed {
+                fault,
+                uncertain: item.uncertain,
+            },
+        );
     }
 
     /// A channel of a connection that takes messages.
@@ -287,10 +355,16 @@ impl Lane {
 
     /// What the broker says to the one that was sent first. Cancel safe.
     async fn next_confirm(&mut self) -> Result<Confirmation, Fault> {
-        let (Some((line, _)), Some((item, confirming))) = (&self.open, self.unconfirmed.front_mut()) else {
+        let (Some((line, _)), Some((item, confirming))) =
+            (&self.open, self.unconfirmed.front_mut())
+        else {
             return Err(Fault::timeout());
         };
-        match line.down.run_until_cancelled(timeout_at(item.until, confirming)).await {
+        match line
+            .down
+            .run_until_cancelled(timeout_at(item.until, confirming))
+            .await
+        {
             Some(Ok(ended)) => ended.map_err(Fault::from),
             Some(Err(_)) if line.blocked.borrow().is_some() => Err(Fault::blocking()),
             Some(Err(_)) | None => Err(Fault::timeout()),
@@ -305,12 +379,17 @@ impl Lane {
                 Ok(confirmation) => confirmation,
                 Err(fault) => return self.on_fault(&fault),
             };
-            let Some((item, _)) = self.unconfirmed.pop_front() else { return };
+            let Some((item, _)) = self.unconfirmed.pop_front() else {
+                return;
+            };
             self.suspects = self.suspects.saturating_sub(1);
             let outcome = self.outcome(&item, confirmation);
             self.tell(&item, outcome);
-            next =
-                self.unconfirmed.front_mut().and_then(|(_, confirming)| confirming.now_or_never()).map(|ended| ended.map_err(Fault::from));
+            next = self
+                .unconfirmed
+                .front_mut()
+                .and_then(|(_, confirming)| confirming.now_or_never())
+                .map(|ended| ended.map_err(Fault::from));
         }
     }
 
@@ -318,16 +397,27 @@ impl Lane {
         let outcome = match &confirmation {
             Confirmation::Ack(_) => Published::Safe,
             // The one that was sent before may be there.
-            Confirmation::Nack(_) if item.again => Published::Failed { fault: Fault::declined(), uncertain: true },
+            Confirmation::Nack(_) if item.again => Published::Failed {
+                fault: Fault::declined(),
+                uncertain: true,
+            },
             Confirmation::Nack(_) => Published::Declined,
             Confirmation::NotRequested => {
-                return Published::Failed { fault: Fault::new(ErrorKind::Protocol, "the channel has no confirms"), uncertain: true };
+                return Published::Failed {
+                    fault: Fault::new(ErrorKind::Protocol, "the channel has no confirms"),
+                    uncertain: true,
+                };
             }
         };
         if let Some(returned) = confirmation.take_message() {
-            self.returned.push((returned.delivery.routing_key, id_of(&returned.delivery.properties)));
+            self.returned.push((
+                returned.delivery.routing_key,
+                id_of(&returned.delivery.properties),
+            ));
         }
-        let is_it = |(queue, id): &(ShortString, ShortString)| *queue == item.message.queue && *id == id_of(&item.message.properties);
+        let is_it = |(queue, id): &(ShortString, ShortString)| {
+            *queue == item.message.queue && *id == id_of(&item.message.properties)
+        };
         match self.returned.iter().position(is_it) {
             Some(place) => {
                 self.returned.swap_remove(place);
@@ -337,7 +427,8 @@ impl Lane {
         }
     }
 
-    /// What has no outcome is unknown, and sent again on another channel: late confirms would be taken for those of what comes next.
+    /// What has no outcome is unknown, and sent again on another channel: late confirms would be
+    /// taken for those of what comes next.
     fn on_fault(&mut self, fault: &Fault) {
         self.open = None;
         self.returned.clear();
@@ -357,7 +448,13 @@ impl Lane {
                 self.suspects = 0;
                 // What was refused for its size was refused each time.
                 let uncertain = item.again && fault.kind() != ErrorKind::TooLarge;
-                self.tell(&item, Published::Failed { fault: fault.clone(), uncertain });
+                self.tell(
+                    &item,
+                    Published::Failed {
+                        fault: fault.clone(),
+                        uncertain,
+                    },
+                );
             }
         }
     }
@@ -366,14 +463,22 @@ impl Lane {
     fn fail_while(&mut self, fault: &Fault, such: impl Fn(&Item) -> bool) {
         while let Some(item) = self.unsent.pop_front_if(|item| such(item)) {
             self.suspects = self.suspects.saturating_sub(1);
-            self.tell(&item, Published::Failed { fault: fault.clone(), uncertain: item.uncertain });
+            self.tell(
+                &item,
+                Published::Failed {
+                    fault: fault.clone(),
+                    uncertain: item.uncertain,
+                },
+            );
         }
     }
 
     /// Tells of the oldest.
     fn tell(&mut self, item: &Item, outcome: Published) {
         self.bytes -= item.message.body.len();
-        let Some(asker) = self.askers.front_mut() else { return };
+        let Some(asker) = self.askers.front_mut() else {
+            return;
+        };
         asker.outcomes.push(outcome);
         if asker.outcomes.len() == asker.count
             && let Some(asker) = self.askers.pop_front()
@@ -386,14 +491,30 @@ impl Lane {
 
 /// By which a message is known: a call has the one of its answer alone.
 fn id_of(properties: &BasicProperties) -> ShortString {
-    properties.message_id().as_ref().or(properties.correlation_id().as_ref()).cloned().unwrap_or_default()
+    properties
+        .message_id()
+        .as_ref()
+        .or(properties.correlation_id().as_ref())
+        .cloned()
+        .unwrap_or_default()
 }
 
 /// The message is on its way when this returns, after those that were sent before.
 fn send(channel: Arc<Channel>, message: Arc<Message>) -> Confirming {
     let mut confirming: Confirming = Box::pin(async move {
-        let options = BasicPublishOptions { mandatory: true, immediate: false };
-        let confirm = channel.basic_publish("".into(), message.queue.clone(), options, &message.body, message.properties.clone()).await?;
+        let options = BasicPublishOptions {
+            mandatory: true,
+            immediate: false,
+        };
+        let confirm = channel
+            .basic_publish(
+                "".into(),
+                message.queue.clone(),
+                options,
+                &message.body,
+                message.properties.clone(),
+            )
+            .await?;
         confirm.await
     });
     match confirming.as_mut().now_or_never() {

@@ -1,7 +1,8 @@
 //! Opening a connection: the way to the broker, and what the broker says of itself first.
 //!
-//! lapin is given a socket of ours ([`Wire`]): so TLS is the same as for other brokers, a dead peer is noticed by TCP too, a handshake that
-//! hangs can be ended, and the broker's version is known, which lapin keeps to itself.
+//! lapin is given a socket of ours ([`Wire`]): so TLS is the same as for other brokers, a dead peer
+//! is noticed by TCP too, a handshake that hangs can be ended, and the broker's version is known,
+//! which lapin keeps to itself.
 
 use std::io;
 use std::net::SocketAddr;
@@ -63,9 +64,12 @@ impl End {
 }
 
 impl Opened {
-    /// Says goodbye, and leaves in any case: what of it somebody still holds keeps no consumer there.
+    /// Says goodbye, and leaves in any case: what of it somebody still holds keeps no consumer
+    /// there.
     pub(super) async fn close(self) {
-        timeout(CLOSE_TIMEOUT, self.connection.close(200, "".into())).await.ok();
+        timeout(CLOSE_TIMEOUT, self.connection.close(200, "".into()))
+            .await
+            .ok();
         self.end.now();
     }
 }
@@ -97,12 +101,18 @@ async fn open_one(place: &Place, purpose: &str, host: &str, port: u16) -> Result
     let uri = AMQPUri {
         scheme: AMQPScheme::AMQP,
         authority: AMQPAuthority {
-            userinfo: AMQPUserInfo { username: place.user.clone(), password: place.password.clone() },
+            userinfo: AMQPUserInfo {
+                username: place.user.clone(),
+                password: place.password.clone(),
+            },
             host: host.to_owned(),
             port,
         },
         vhost: place.vhost.clone(),
-        query: AMQPQueryString { heartbeat: u16::try_from(place.heartbeat.as_secs()).ok(), ..AMQPQueryString::default() },
+        query: AMQPQueryString {
+            heartbeat: u16::try_from(place.heartbeat.as_secs()).ok(),
+            ..AMQPQueryString::default()
+        },
     };
     let name = format!("brigade {purpose} {}", std::process::id());
     let properties = ConnectionProperties::default().with_connection_name(name.into());
@@ -112,7 +122,13 @@ async fn open_one(place: &Place, purpose: &str, host: &str, port: u16) -> Result
     // Read for each connection anew: certificates are renewed while programs run.
     let tls = place.tls()?;
     let make = async move |uri: AMQPUri, _: Runtime<Kit>| {
-        let wire = Wire::open(&uri.authority.host, uri.authority.port, tls.as_ref(), &making).await;
+        let wire = Wire::open(
+            &uri.authority.host,
+            uri.authority.port,
+            tls.as_ref(),
+            &making,
+        )
+        .await;
         wire.map(AsyncTcpStream::Plain).map_err(|fault| {
             let error = io::Error::other(fault.to_string());
             *lock(&making.fault) = Some(fault);
@@ -125,7 +141,11 @@ async fn open_one(place: &Place, purpose: &str, host: &str, port: u16) -> Result
     match opened {
         Ok(Ok(connection)) => {
             let version = lock(&notes.greeting).version.take();
-            Ok(Opened { connection: Arc::new(connection), version, end: notes.end })
+            Ok(Opened {
+                connection: Arc::new(connection),
+                version,
+                end: notes.end,
+            })
         }
         Ok(Err(error)) => Err(known.unwrap_or_else(|| error.into())),
         Err(_) => {
@@ -146,7 +166,10 @@ impl Reactor for Sockets {
     type TcpStream = Wire;
     type Sleep = tokio::time::Sleep;
 
-    fn register<H: io::Read + io::Write + Send + 'static>(&self, _: H) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+    fn register<H: io::Read + io::Write + Send + 'static>(
+        &self,
+        _: H,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
         Err::<DummyIO, _>(io::ErrorKind::Unsupported.into())
     }
 
@@ -159,7 +182,10 @@ impl Reactor for Sockets {
     }
 
     #[expect(clippy::manual_async_fn, reason = "the trait wants it to be 'static")]
-    fn tcp_connect_addr(&self, _: SocketAddr) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+    fn tcp_connect_addr(
+        &self,
+        _: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
         // Connections are made by `Wire::open` alone.
         async { Err(io::ErrorKind::Unsupported.into()) }
     }
@@ -195,13 +221,20 @@ impl Wire {
                 Ok(Ok(stream)) => Box::new(stream),
                 Ok(Err(error)) => return Err(tls_fault(error)),
                 Err(_) => {
-                    let hint = "the broker does not answer the TLS handshake; if it speaks none there, write amqp://";
+                    let hint = "the broker does not answer the TLS handshake; if it speaks none \
+                        there, write amqp://";
                     return Err(Fault::new(ErrorKind::Unreachable, hint));
                 }
             },
         };
         let chunk = vec![0; CHUNK_BYTES].into_boxed_slice();
-        Ok(Self { io: io.compat(), is_tls: tls.is_some(), notes: Some(notes.clone()), incoming: Incoming::default(), chunk })
+        Ok(Self {
+            io: io.compat(),
+            is_tls: tls.is_some(),
+            notes: Some(notes.clone()),
+            incoming: Incoming::default(),
+            chunk,
+        })
     }
 
     /// Keeps what only the beginning of a connection tells.
@@ -219,14 +252,22 @@ impl Wire {
         }
     }
 
-    /// What this says of a connection on which the broker has not introduced itself yet: that has often met the other kind of server.
+    /// What this says of a connection on which the broker has not introduced itself yet: that has
+    /// often met the other kind of server.
     fn look(&self, read: &io::Result<usize>, bytes: &[u8], notes: &Notes) -> Option<Fault> {
         const TLS_ALERT: u8 = 0x15;
         match read {
             Err(error) => Some(self.ended(Some(error))),
             Ok(0) => Some(self.ended(None)),
-            Ok(_) if !self.is_tls && bytes.first() == Some(&TLS_ALERT) && lock(&notes.greeting).bytes.is_empty() => {
-                Some(Fault::new(ErrorKind::BadOption, "the broker wants TLS there; write amqps://, or the port without TLS"))
+            Ok(_)
+                if !self.is_tls
+                    && bytes.first() == Some(&TLS_ALERT)
+                    && lock(&notes.greeting).bytes.is_empty() =>
+            {
+                Some(Fault::new(
+                    ErrorKind::BadOption,
+                    "the broker wants TLS there; write amqps://, or the port without TLS",
+                ))
             }
             Ok(_) => None,
         }
@@ -235,11 +276,13 @@ impl Wire {
     /// Why the broker may have ended it at the first word.
     fn ended(&self, error: Option<&io::Error>) -> Fault {
         if !self.is_tls {
-            let hint = "the broker ended the connection at the first word; if it wants TLS, write amqps://";
+            let hint = "the broker ended the connection at the first word; if it wants TLS, write \
+                amqps://";
             return Fault::new(ErrorKind::Unreachable, hint);
         }
         // With TLS 1.3, a broker refuses a certificate only after the handshake.
-        let hint = "the broker ended the connection; it may want a certificate of this side: ?cert=file.pem&key=file.pem";
+        let hint = "the broker ended the connection; it may want a certificate of this side: \
+            ?cert=file.pem&key=file.pem";
         let known = error.and_then(|error| tls::hint(error, NO_TLS));
         let (kind, hint) = known.unwrap_or((ErrorKind::Unreachable, hint));
         Fault::new(kind, hint)
@@ -255,7 +298,11 @@ impl Wire {
 }
 
 impl AsyncRead for Wire {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         let wire = &mut *self;
         loop {
             let count = wire.incoming.read(buffer);
@@ -273,12 +320,20 @@ impl AsyncRead for Wire {
 }
 
 impl AsyncWrite for Wire {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.written(written)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bytes);
         self.written(written)
     }
@@ -293,7 +348,8 @@ impl AsyncWrite for Wire {
     }
 }
 
-const NO_TLS: &str = "the broker does not speak TLS there; write amqp://, or the port of TLS, which is 5671";
+const NO_TLS: &str =
+    "the broker does not speak TLS there; write amqp://, or the port of TLS, which is 5671";
 
 fn tls_fault(error: io::Error) -> Fault {
     match tls::hint(&error, NO_TLS) {
@@ -313,18 +369,34 @@ impl Greeting {
     /// Whether nothing more is wanted.
     fn add(&mut self, bytes: &[u8]) -> bool {
         self.bytes.extend_from_slice(bytes);
-        // Type, channel, size; then class, method, protocol version, and the table of the broker's properties.
-        let Some(size) = self.bytes.get(3..7).and_then(|size| size.try_into().ok()).map(u32::from_be_bytes) else { return false };
-        let whole = usize::try_from(size).unwrap_or(usize::MAX).saturating_add(7);
+        // Type, channel, size; then class, method, protocol version, and the table of the broker's
+        // properties.
+        let Some(size) = self
+            .bytes
+            .get(3..7)
+            .and_then(|size| size.try_into().ok())
+            .map(u32::from_be_bytes)
+        else {
+            return false;
+        };
+        let whole = usize::try_from(size)
+            .unwrap_or(usize::MAX)
+            .saturating_add(7);
         if self.bytes.len() < whole && whole <= GREETING_BYTES_MAX {
             return false;
         }
-        let table = self.bytes.get(7 + 6..).and_then(|rest| parsing::parse_field_table(rest).ok());
+        let table = self
+            .bytes
+            .get(7 + 6..)
+            .and_then(|rest| parsing::parse_field_table(rest).ok());
         let version = table.and_then(|(_, table)| match table.inner().get("version") {
             Some(AMQPValue::LongString(version)) => Some(version.to_string()),
             _ => None,
         });
-        *self = Self { bytes: Vec::new(), version };
+        *self = Self {
+            bytes: Vec::new(),
+            version,
+        };
         true
     }
 }

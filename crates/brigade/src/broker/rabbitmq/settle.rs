@@ -1,7 +1,8 @@
 //! Ending leases.
 //!
-//! What becomes of a job is stored first, confirmed, and only then is its delivery acked: a crash in between leaves two messages, never none.
-//! The two have the same id and different numbers (`brigade-seq`); whoever settled the first drops it when it comes again.
+//! What becomes of a job is stored first, confirmed, and only then is its delivery acked: a crash
+//! in between leaves two messages, never none. The two have the same id and different numbers
+//! (`brigade-seq`); whoever settled the first drops it when it comes again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,11 +29,23 @@ pub(super) type Ends = (i64, Held, Ending, Option<Box<Answer>>);
 
 impl RabbitMqCore {
     /// Ends or extends leases. What has been begun is done even if nobody waits for it.
-    pub(super) async fn settle(self: &Arc<Self>, settlements: Vec<Settlement>) -> Result<Vec<Result<Settled, Error>>, Error> {
+    pub(super) async fn settle(
+        self: &Arc<Self>,
+        settlements: Vec<Settlement>,
+    ) -> Result<Vec<Result<Settled, Error>>, Error> {
         let now = self.now_after(Instant::now());
         let mut answers: Vec<_> = settlements.iter().map(|_| Ok(Settled::Stale)).collect();
         let (mut places, mut ends) = (Vec::new(), Vec::new());
-        for (place, Settlement { id, token, ending, answer }) in settlements.into_iter().enumerate() {
+        for (
+            place,
+            Settlement {
+                id,
+                token,
+                ending,
+                answer,
+            },
+        ) in settlements.into_iter().enumerate()
+        {
             if let Ending::Extend(time) = ending {
                 if lock(&self.hands).extend(&id, token, now, time) {
                     answers[place] = Ok(Settled::Accepted(None));
@@ -51,16 +64,22 @@ impl RabbitMqCore {
             // Who asked may have gone.
             tell.send(core.end_all(ends).await).ok();
         });
-        let ended = told.await.map_err(|_| Error::new(ErrorKind::Closed, "settle: the broker was dropped").uncertain())?;
+        let ended = told.await.map_err(|_| {
+            Error::new(ErrorKind::Closed, "settle: the broker was dropped").uncertain()
+        })?;
         for (place, ended) in places.into_iter().zip(ended) {
             answers[place] = ended.map(|()| Settled::Accepted(None));
         }
         Ok(answers)
     }
 
-    /// Ends these leases; one answer for each. One that could not be ended holds on, if its delivery is still there.
+    /// Ends these leases; one answer for each. One that could not be ended holds on, if its
+    /// delivery is still there.
     pub(super) async fn end_all(self: &Arc<Self>, ends: Vec<Ends>) -> Vec<Result<(), Error>> {
-        let marks: Vec<_> = ends.iter().filter_map(|(_, held, _, _)| held.envelope.mark()).collect();
+        let marks: Vec<_> = ends
+            .iter()
+            .filter_map(|(_, held, _, _)| held.envelope.mark())
+            .collect();
         lock(&self.hands).begin(&marks);
         let ended = self.end_each(ends).await;
         lock(&self.hands).finish(&marks);
@@ -71,19 +90,31 @@ impl RabbitMqCore {
         let (mut answered, mut calls, mut jobs) = (Vec::new(), Vec::new(), Vec::new());
         for (place, ends) in ends.into_iter().enumerate() {
             match ends {
-                (_, held, Ending::Ack(result), _) if held.envelope.is_call() => answered.push((place, (held, result))),
+                (_, held, Ending::Ack(result), _) if held.envelope.is_call() => {
+                    answered.push((place, (held, result)))
+                }
                 (_, ref held, ..) if held.envelope.is_call() => calls.push((place, ends)),
                 _ => jobs.push((place, ends)),
             }
         }
         let answering = async {
             let (places, answered): (Vec<usize>, Vec<_>) = answered.into_iter().unzip();
-            places.into_iter().zip(self.end_answered(answered).await).collect::<Vec<_>>()
+            places
+                .into_iter()
+                .zip(self.end_answered(answered).await)
+                .collect::<Vec<_>>()
         };
-        let ending = join_all(calls.into_iter().map(async |(place, ends)| (place, self.end_call(ends).await)));
+        let ending = join_all(
+            calls
+                .into_iter()
+                .map(async |(place, ends)| (place, self.end_call(ends).await)),
+        );
         let finishing = async {
             let (places, jobs): (Vec<usize>, Vec<_>) = jobs.into_iter().unzip();
-            places.into_iter().zip(self.end_jobs(jobs).await).collect::<Vec<_>>()
+            places
+                .into_iter()
+                .zip(self.end_jobs(jobs).await)
+                .collect::<Vec<_>>()
         };
         let (mut all, ended, finished) = join3(answering, ending, finishing).await;
         all.extend(ended.into_iter().chain(finished));
@@ -133,8 +164,18 @@ impl RabbitMqCore {
     }
 
     /// It goes on as another message.
-    pub(super) async fn go_on(&self, token: i64, held: Held, parcel: (Spot, Message)) -> Result<(), Error> {
-        if let Some(Err(error)) = self.store(vec![parcel]).await.pop().map(|one| one.into_result("settle")) {
+    pub(super) async fn go_on(
+        &self,
+        token: i64,
+        held: Held,
+        parcel: (Spot, Message),
+    ) -> Result<(), Error> {
+        if let Some(Err(error)) = self
+            .store(vec![parcel])
+            .await
+            .pop()
+            .map(|one| one.into_result("settle"))
+        {
             self.hold_again(token, held);
             return Err(error);
         }
@@ -149,7 +190,10 @@ impl RabbitMqCore {
     }
 
     /// The same for several; one answer for each.
-    pub(super) async fn ack_all<'a>(&self, all: impl IntoIterator<Item = &'a Held>) -> Vec<Result<(), Fault>> {
+    pub(super) async fn ack_all<'a>(
+        &self,
+        all: impl IntoIterator<Item = &'a Held>,
+    ) -> Vec<Result<(), Fault>> {
         let all: Vec<&Held> = all.into_iter().collect();
         let mut channels: BTreeMap<u64, (&Opened, Vec<u64>)> = BTreeMap::new();
         {
@@ -157,13 +201,26 @@ impl RabbitMqCore {
             for held in &all {
                 hands.settled(&held.envelope);
                 let opened = &*held.grip.opened;
-                channels.entry(opened.number).or_insert_with(|| (opened, Vec::new())).1.push(held.grip.tag);
+                channels
+                    .entry(opened.number)
+                    .or_insert_with(|| (opened, Vec::new()))
+                    .1
+                    .push(held.grip.tag);
             }
         }
-        let saying = channels.into_iter().map(async |(number, (opened, tags))| (number, opened.say(tags, Said::Ack).await));
+        let saying = channels
+            .into_iter()
+            .map(async |(number, (opened, tags))| (number, opened.say(tags, Said::Ack).await));
         let heard: BTreeMap<u64, Result<(), Fault>> = join_all(saying).await.into_iter().collect();
         all.iter().for_each(|held| held.tap.released(&held.grip));
-        all.iter().map(|held| heard.get(&held.grip.opened.number).cloned().unwrap_or(Ok(()))).collect()
+        all.iter()
+            .map(|held| {
+                heard
+                    .get(&held.grip.opened.number)
+                    .cloned()
+                    .unwrap_or(Ok(()))
+            })
+            .collect()
     }
 
     /// It could not be ended.
@@ -175,7 +232,11 @@ impl RabbitMqCore {
     }
 
     /// As what a job goes on, and where; `None` if it is over.
-    pub(super) fn afterlife(&self, envelope: &Envelope, ending: &Ending) -> Result<Option<(Spot, Message)>, Error> {
+    pub(super) fn afterlife(
+        &self,
+        envelope: &Envelope,
+        ending: &Ending,
+    ) -> Result<Option<(Spot, Message)>, Error> {
         let mut next = envelope.next();
         let record = |kind, reason: &str, certificate| AttemptRecord {
             attempt: envelope.attempt(),
@@ -191,22 +252,45 @@ impl RabbitMqCore {
                 next.note(record(AttemptKind::SetAside, reason, None));
                 self.dead(&next, reason)?
             }
-            Ending::GiveBack { kind, reason, after } => {
+            Ending::GiveBack {
+                kind,
+                reason,
+                after,
+            } => {
                 next.note(record(*kind, reason, None));
-                next.interrupted = next.interrupted.saturating_add(u32::from(*kind == AttemptKind::Interrupted));
+                next.interrupted = next
+                    .interrupted
+                    .saturating_add(u32::from(*kind == AttemptKind::Interrupted));
                 self.parcel(next, *after)?
             }
-            Ending::Fail { kind, reason, certificate, retry_in, permanent, policy } => {
+            Ending::Fail {
+                kind,
+                reason,
+                certificate,
+                retry_in,
+                permanent,
+                policy,
+            } => {
                 let options = envelope.job.options.clone().or(*policy);
-                let account = Account { failed: envelope.failed, crashed: envelope.crashed, options };
+                let account = Account {
+                    failed: envelope.failed,
+                    crashed: envelope.crashed,
+                    options,
+                };
                 next.note(record(*kind, reason, certificate.clone()));
                 match kind {
                     AttemptKind::Crashed => next.crashed = next.crashed.saturating_add(1),
                     _ => next.failed = next.failed.saturating_add(1),
                 }
                 let begins = |pause: &Duration| SystemTime::now().checked_add(*pause);
-                let in_time = |pause: &Duration| next.begins_by().is_none_or(|by| begins(pause).is_some_and(|begins| begins <= by));
-                match account.pause_after(*kind, *retry_in, *permanent).filter(in_time) {
+                let in_time = |pause: &Duration| {
+                    next.begins_by()
+                        .is_none_or(|by| begins(pause).is_some_and(|begins| begins <= by))
+                };
+                match account
+                    .pause_after(*kind, *retry_in, *permanent)
+                    .filter(in_time)
+                {
                     Some(pause) => self.parcel(next, pause)?,
                     None => self.dead(&next, reason)?,
                 }
@@ -215,7 +299,8 @@ impl RabbitMqCore {
     }
 
     fn dead(&self, envelope: &Envelope, why: &str) -> Result<(Spot, Message), Error> {
-        tracing::warn!(job = %envelope.id, queue = %envelope.job.queue, why, "a job goes to the dead letters");
+        tracing::warn!(job = %envelope.id, queue = %envelope.job.queue, why, "a job goes to the \
+            dead letters");
         self.dead_parcel(&envelope.job.queue, why, envelope.write("", None)?)
     }
 }

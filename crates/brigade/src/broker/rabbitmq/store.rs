@@ -17,7 +17,8 @@ use crate::broker::{Ordered, Pushed};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 
-/// Somebody may delete a queue between its declaration and what is put there, but not again and again.
+/// Somebody may delete a queue between its declaration and what is put there, but not again and
+/// again.
 const ROUNDS_MAX: usize = 4;
 const DECLINED_PAUSE: Duration = Duration::from_millis(150);
 
@@ -40,7 +41,8 @@ impl RabbitMqCore {
         let some = stored.iter().any(|one| matches!(one, Published::Safe));
         for one in stored {
             // The broker takes messages one by one: of a batch, a part may be there.
-            one.into_result("push").map_err(|error| if some { error.uncertain() } else { error })?;
+            one.into_result("push")
+                .map_err(|error| if some { error.uncertain() } else { error })?;
         }
         Ok(ids.into_iter().map(Pushed::New).collect())
     }
@@ -54,7 +56,10 @@ impl RabbitMqCore {
             (options.unique.is_some(), "unique marks"),
             (options.keep.is_some(), "jobs and results that are kept"),
             (job.link.is_some(), "flows"),
-            (options.priority != 0 && self.place.priority_max().is_none(), "priorities; ?priorities=9 in its URL gives its queues some"),
+            (
+                options.priority != 0 && self.place.priority_max().is_none(),
+                "priorities; ?priorities=9 in its URL gives its queues some",
+            ),
         ];
         if let Some((_, what)) = lacks.iter().find(|(is_asked, _)| *is_asked) {
             let text = format!("push to {:?}: RabbitMQ has no {what}", job.queue);
@@ -62,14 +67,21 @@ impl RabbitMqCore {
         }
         let max = self.place.priority_max().unwrap_or(0);
         if !(0..=i32::from(max)).contains(&options.priority) {
-            let text = format!("push to {:?}: a priority is from 0 to {max}, and this one is {}", job.queue, options.priority);
+            let text = format!(
+                "push to {:?}: a priority is from 0 to {max}, and this one is {}",
+                job.queue, options.priority
+            );
             return Err(Error::new(ErrorKind::BadOption, text));
         }
         Ok(())
     }
 
     /// Where a job goes that is due after this time, and as what.
-    pub(super) fn parcel(&self, mut envelope: Envelope, delay: Duration) -> Result<(Spot, Message), Error> {
+    pub(super) fn parcel(
+        &self,
+        mut envelope: Envelope,
+        delay: Duration,
+    ) -> Result<(Spot, Message), Error> {
         let queue = envelope.job.queue.clone();
         // The broker counts milliseconds.
         if delay < Duration::from_millis(1) {
@@ -87,7 +99,12 @@ impl RabbitMqCore {
     }
 
     /// A job for the queue of dead letters.
-    pub(super) fn dead_parcel(&self, queue: &str, why: &str, message: Message) -> Result<(Spot, Message), Error> {
+    pub(super) fn dead_parcel(
+        &self,
+        queue: &str,
+        why: &str,
+        message: Message,
+    ) -> Result<(Spot, Message), Error> {
         let spot = Spot::Dead(queue.into());
         let message = message::dead_letter(queue, &self.topology.name(&spot), why, message)?;
         Ok((spot, message))
@@ -96,30 +113,47 @@ impl RabbitMqCore {
     /// Removes what waits in a queue; what is not due yet stays.
     pub(super) async fn purge(&self, queue: &str) -> Result<Ordered, Error> {
         self.topology.check_name(queue)?;
-        let purged = self.topology.purge(&Spot::Jobs(queue.into())).await.map_err(|fault| fault.into_error("purge a queue"))?;
-        Ok(if purged == 0 { Ordered::Nothing } else { Ordered::Changed(purged) })
+        let purged = self
+            .topology
+            .purge(&Spot::Jobs(queue.into()))
+            .await
+            .map_err(|fault| fault.into_error("purge a queue"))?;
+        Ok(if purged == 0 {
+            Ordered::Nothing
+        } else {
+            Ordered::Changed(purged)
+        })
     }
 
     /// Stores messages in this order; one answer for each.
     pub(super) async fn store(&self, parcels: Vec<(Spot, Message)>) -> Vec<Published> {
         let frame_max = self.out.frame_max();
         let fitted = |message| Arc::new(fitted(message, frame_max));
-        let parcels: Vec<(Spot, Arc<Message>)> = parcels.into_iter().map(|(spot, message)| (spot, fitted(message))).collect();
+        let parcels: Vec<(Spot, Arc<Message>)> = parcels
+            .into_iter()
+            .map(|(spot, message)| (spot, fitted(message)))
+            .collect();
         let mut outcomes: Vec<Published> = vec![Published::Unroutable; parcels.len()];
         for round in 0..ROUNDS_MAX {
-            let is_open = |n: &usize| matches!(outcomes[*n], Published::Unroutable | Published::Declined);
+            let is_open =
+                |n: &usize| matches!(outcomes[*n], Published::Unroutable | Published::Declined);
             let todo: Vec<usize> = (0..parcels.len()).filter(is_open).collect();
             if todo.is_empty() {
                 break;
             }
-            if todo.iter().any(|n| matches!(outcomes[*n], Published::Declined)) {
-                // A quorum queue declines until it has a leader, which takes a moment after its declaration.
+            if todo
+                .iter()
+                .any(|n| matches!(outcomes[*n], Published::Declined))
+            {
+                // A quorum queue declines until it has a leader, which takes a moment after its
+                // declaration.
                 sleep(DECLINED_PAUSE * u32::try_from(round).unwrap_or(1)).await;
             }
             let mut declared = HashMap::new();
             for spot in todo.iter().map(|n| &parcels[*n].0) {
                 if !declared.contains_key(spot) {
-                    // What came back has no queue; queues of delays have to be told in time that they are needed.
+                    // What came back has no queue; queues of delays have to be told in time that
+                    // they are needed.
                     let declaring = if round == 0 || !came_back(&outcomes, &parcels, spot) {
                         self.topology.prepare(spot).await
                     } else {
@@ -134,32 +168,58 @@ impl RabbitMqCore {
             for n in todo {
                 let spot = &parcels[n].0;
                 match (declared.get(spot), scouted.get(spot)) {
-                    (Some(Some(fault)), _) => outcomes[n] = Published::Failed { fault: fault.clone(), uncertain: false },
+                    (Some(Some(fault)), _) => {
+                        outcomes[n] = Published::Failed {
+                            fault: fault.clone(),
+                            uncertain: false,
+                        }
+                    }
                     (_, Some((first, outcome))) if *first == n => outcomes[n] = outcome.clone(),
-                    (_, Some((_, outcome))) if !matches!(outcome, Published::Safe) => outcomes[n] = outcome.clone().not_sent(),
+                    (_, Some((_, outcome))) if !matches!(outcome, Published::Safe) => {
+                        outcomes[n] = outcome.clone().not_sent()
+                    }
                     _ if matches!(spot, Spot::Later(..)) => later.push(n),
                     _ => now.push(n),
                 }
             }
-            let messages = |places: &[usize]| places.iter().map(|n| Arc::clone(&parcels[*n].1)).collect::<Vec<Arc<Message>>>();
-            let publishing = join(self.publisher.publish(messages(&now)), self.publisher.publish_slowly(messages(&later)));
+            let messages = |places: &[usize]| {
+                places
+                    .iter()
+                    .map(|n| Arc::clone(&parcels[*n].1))
+                    .collect::<Vec<Arc<Message>>>()
+            };
+            let publishing = join(
+                self.publisher.publish(messages(&now)),
+                self.publisher.publish_slowly(messages(&later)),
+            );
             let (published, published_later) = publishing.await;
-            let all = now.into_iter().chain(later).zip(published.into_iter().chain(published_later));
+            let all = now
+                .into_iter()
+                .chain(later)
+                .zip(published.into_iter().chain(published_later));
             all.for_each(|(n, outcome)| outcomes[n] = outcome);
         }
         outcomes
     }
 
-    /// Sends the first message for each queue that was declared and is not known to take any on this connection; which one, and what became of it.
+    /// Sends the first message for each queue that was declared and is not known to take any on
+    /// this connection; which one, and what became of it.
     async fn scout_all<'a>(
         &self,
         parcels: &'a [(Spot, Arc<Message>)],
         todo: &[usize],
         declared: &HashMap<&'a Spot, Option<Fault>>,
     ) -> HashMap<&'a Spot, (usize, Published)> {
-        let unknown = declared.iter().filter(|(spot, fault)| fault.is_none() && !self.topology.is_reached(spot));
-        let firsts = unknown.filter_map(|(spot, _)| todo.iter().find(|n| parcels[**n].0 == **spot).map(|n| (*spot, *n)));
-        let scouting = firsts.map(async |(spot, n)| Some((spot, (n, self.scout(spot, &parcels[n].1).await?))));
+        let unknown = declared
+            .iter()
+            .filter(|(spot, fault)| fault.is_none() && !self.topology.is_reached(spot));
+        let firsts = unknown.filter_map(|(spot, _)| {
+            todo.iter()
+                .find(|n| parcels[**n].0 == **spot)
+                .map(|n| (*spot, *n))
+        });
+        let scouting =
+            firsts.map(async |(spot, n)| Some((spot, (n, self.scout(spot, &parcels[n].1).await?))));
         join_all(scouting).await.into_iter().flatten().collect()
     }
 
@@ -168,7 +228,10 @@ impl RabbitMqCore {
         let until = Instant::now() + self.place.answer_timeout;
         let scouting = self.topology.scouting(spot);
         let Ok(_alone) = timeout_at(until, scouting.lock()).await else {
-            return Some(Published::Failed { fault: Fault::timeout(), uncertain: false });
+            return Some(Published::Failed {
+                fault: Fault::timeout(),
+                uncertain: false,
+            });
         };
         if self.topology.is_reached(spot) {
             return None;
@@ -183,5 +246,8 @@ impl RabbitMqCore {
 
 /// Whether something for this queue came back.
 fn came_back(outcomes: &[Published], parcels: &[(Spot, Arc<Message>)], spot: &Spot) -> bool {
-    outcomes.iter().zip(parcels).any(|(outcome, (to, _))| to == spot && matches!(outcome, Published::Unroutable))
+    outcomes
+        .iter()
+        .zip(parcels)
+        .any(|(outcome, (to, _))| to == spot && matches!(outcome, Published::Unroutable))
 }

@@ -1,9 +1,11 @@
 //! What takes jobs from one queue.
 //!
-//! Whoever wants jobs *asks*; the tap sees to it that the broker sends as many as are asked for and no more: consumers with as much room
-//! (prefetch) as there are asks that nothing has come for. What is in somebody's hands takes up its consumer's room until it is settled, so a
-//! worker that asks for ten and holds three is sent seven. What came for an ask that has ended by then is *ready* for the next one; if none
-//! comes within the hand-back time, consumers are cancelled and it goes back to the broker, where it was in its queue.
+//! Whoever wants jobs *asks*; the tap sees to it that the broker sends as many as are asked for and
+//! no more: consumers with as much room (prefetch) as there are asks that nothing has come for.
+//! What is in somebody's hands takes up its consumer's room until it is settled, so a worker that
+//! asks for ten and holds three is sent seven. What came for an ask that has ended by then is
+//! *ready* for the next one; if none comes within the hand-back time, consumers are cancelled and
+//! it goes back to the broker, where it was in its queue.
 //!
 //! One task per tap changes its consumers (`drive`); everybody may look at the state and poke it.
 
@@ -34,11 +36,13 @@ use super::topology::Spot;
 use crate::error::ErrorKind;
 use crate::sync::lock;
 
-/// What nobody asked for stays here for so long at most: long enough for who settles a job and asks for the next.
+/// What nobody asked for stays here for so long at most: long enough for who settles a job and asks
+/// for the next.
 pub(super) const HAND_BACK: Duration = Duration::from_millis(200);
 /// Before it is asked again whether a queue has something that is not here yet.
 const FENCE_PAUSE: Duration = Duration::from_millis(5);
-/// What the broker has handed out so often does not go back as it is: a quorum queue that others declared may give it up after 20 times.
+/// What the broker has handed out so often does not go back as it is: a quorum queue that others
+/// declared may give it up after 20 times.
 const DELIVERIES_MAX: u64 = 10;
 /// The map of taps, and its task.
 const RESTING_USERS: usize = 2;
@@ -143,7 +147,10 @@ impl Tap {
         state.idle_since = None;
         drop(state);
         self.poke.notify_one();
-        Ask { tap: Arc::clone(self), number }
+        Ask {
+            tap: Arc::clone(self),
+            number,
+        }
     }
 
     /// Has one job come as soon as there is one, or not any more.
@@ -160,7 +167,12 @@ impl Tap {
     pub(super) fn is_dry(&self) -> bool {
         let state = lock(&self.state);
         let has_room = |one: &Consumer| one.is_open && one.is_fenced && one.room > one.taken;
-        state.ready.is_empty() && state.opened.as_ref().is_some_and(|opened| opened.is_alive()) && state.consumers.iter().any(has_room)
+        state.ready.is_empty()
+            && state
+                .opened
+                .as_ref()
+                .is_some_and(|opened| opened.is_alive())
+            && state.consumers.iter().any(has_room)
     }
 
     /// Something is wrong with it, so that nobody need wait for it.
@@ -186,8 +198,11 @@ impl Tap {
     /// Ends it if nobody has used it for so long and nobody can now: `users` are those who know it.
     pub(super) fn retire(&self, users: usize, after: Duration) -> bool {
         let mut state = lock(&self.state);
-        let is_idle =
-            users <= RESTING_USERS && state.asks.is_empty() && state.ready.is_empty() && state.consumers.is_empty() && !state.listens;
+        let is_idle = users <= RESTING_USERS
+            && state.asks.is_empty()
+            && state.ready.is_empty()
+            && state.consumers.is_empty()
+            && !state.listens;
         if !is_idle {
             state.idle_since = None;
             return false;
@@ -205,7 +220,10 @@ impl Tap {
     pub(super) fn take(self: &Arc<Self>, max: usize) -> Taken {
         let mut state = lock(&self.state);
         let count = max.min(state.ready.len());
-        Taken { tap: Arc::clone(self), left: state.ready.drain(..count).collect() }
+        Taken {
+            tap: Arc::clone(self),
+            left: state.ready.drain(..count).collect(),
+        }
     }
 
     /// Whoever asked takes nothing more for now: what nobody asks for goes back at once.
@@ -227,8 +245,16 @@ impl Tap {
         // In a task of its own: what is on its way when whoever asked goes away must be noted.
         scope.spawn_until_closed(async move {
             let got = async {
-                let name = short(&core.topology.name(&Spot::Jobs(tap.queue.clone()))).map_err(|_| too_long())?;
-                opened.line.answer(opened.channel.basic_get(name, BasicGetOptions { no_ack: false })).await
+                let name = short(&core.topology.name(&Spot::Jobs(tap.queue.clone())))
+                    .map_err(|_| too_long())?;
+                opened
+                    .line
+                    .answer(
+                        opened
+                            .channel
+                            .basic_get(name, BasicGetOptions { no_ack: false }),
+                    )
+                    .await
             };
             let answer = match got.await {
                 Ok(None) => Ok(false),
@@ -243,13 +269,18 @@ impl Tap {
             };
             tell.send(answer).ok();
         });
-        told.await.unwrap_or_else(|_| Err(Fault::new(ErrorKind::Closed, "the broker was dropped")))
+        told.await
+            .unwrap_or_else(|_| Err(Fault::new(ErrorKind::Closed, "the broker was dropped")))
     }
 
     /// The channel there is, or a new one; the queue is there then.
     async fn opened(&self, core: &Arc<RabbitMqCore>) -> Result<Arc<Opened>, Fault> {
         let _opening = self.opening.lock().await;
-        if let Some(opened) = lock(&self.state).opened.as_ref().filter(|opened| opened.is_alive()) {
+        if let Some(opened) = lock(&self.state)
+            .opened
+            .as_ref()
+            .filter(|opened| opened.is_alive())
+        {
             return Ok(Arc::clone(opened));
         }
         let line = core.hands_link.line().await?;
@@ -257,7 +288,10 @@ impl Tap {
         if let Ok(name) = short(&core.topology.name(&Spot::Jobs(self.queue.clone()))) {
             core.served.is_heard(&name).await;
         }
-        let opened = core.shared.open(core, line, self.is_alone.load(Ordering::Relaxed)).await?;
+        let opened = core
+            .shared
+            .open(core, line, self.is_alone.load(Ordering::Relaxed))
+            .await?;
         let before = lock(&self.state).opened.replace(Arc::clone(&opened));
         if let Some(before) = before {
             self.end(core, &before);
@@ -267,7 +301,10 @@ impl Tap {
 
     /// Declares the queue; how many jobs wait in it.
     async fn count(&self, core: &RabbitMqCore, line: &Line) -> Result<u32, Fault> {
-        core.topology.count_on(line, &Spot::Jobs(self.queue.clone())).await.map(|(_, count)| count)
+        core.topology
+            .count_on(line, &Spot::Jobs(self.queue.clone()))
+            .await
+            .map(|(_, count)| count)
     }
 
     /// Something went wrong on a channel: it is over.
@@ -282,8 +319,14 @@ impl Tap {
         opened.dead.cancel();
         {
             let mut state = lock(&self.state);
-            state.ready.retain(|(grip, _)| grip.opened.number != opened.number);
-            if state.opened.as_ref().is_none_or(|current| current.number == opened.number) {
+            state
+                .ready
+                .retain(|(grip, _)| grip.opened.number != opened.number);
+            if state
+                .opened
+                .as_ref()
+                .is_none_or(|current| current.number == opened.number)
+            {
                 state.opened = None;
                 state.consumers.clear();
             }
@@ -292,14 +335,17 @@ impl Tap {
         self.poke.notify_one();
     }
 
-    /// The queue was deleted: what was taken from it is gone. Others that take by the same channel go on.
+    /// The queue was deleted: what was taken from it is gone. Others that take by the same channel
+    /// go on.
     fn begin_anew(&self, core: &RabbitMqCore, opened: &Arc<Opened>) {
         if !opened.is_shared {
             return self.end(core, opened);
         }
         {
             let mut state = lock(&self.state);
-            state.ready.retain(|(grip, _)| grip.opened.number != opened.number);
+            state
+                .ready
+                .retain(|(grip, _)| grip.opened.number != opened.number);
             state.opened = None;
             state.consumers.clear();
         }
@@ -310,7 +356,11 @@ impl Tap {
     /// Nothing more will be said of it.
     pub(super) fn released(&self, grip: &Grip) {
         let mut state = lock(&self.state);
-        if let Some(consumer) = state.consumers.iter_mut().find(|consumer| consumer.number == grip.consumer) {
+        if let Some(consumer) = state
+            .consumers
+            .iter_mut()
+            .find(|consumer| consumer.number == grip.consumer)
+        {
             consumer.taken = consumer.taken.saturating_sub(1);
             // The broker may be sending the next one.
             consumer.is_fenced = false;
@@ -324,11 +374,19 @@ impl Tap {
     pub(super) async fn close_consumer(&self, grip: &Grip) {
         let tag = {
             let mut state = lock(&self.state);
-            let consumer = state.consumers.iter_mut().find(|consumer| consumer.number == grip.consumer);
-            consumer.and_then(|consumer| std::mem::take(&mut consumer.is_open).then(|| consumer.tag.clone()))
+            let consumer = state
+                .consumers
+                .iter_mut()
+                .find(|consumer| consumer.number == grip.consumer);
+            consumer.and_then(|consumer| {
+                std::mem::take(&mut consumer.is_open).then(|| consumer.tag.clone())
+            })
         };
         let Some(tag) = tag else { return };
-        let cancelling = grip.opened.channel.basic_cancel(tag, BasicCancelOptions { nowait: false });
+        let cancelling = grip
+            .opened
+            .channel
+            .basic_cancel(tag, BasicCancelOptions { nowait: false });
         // It ends with its channel in any case.
         grip.opened.line.answer(cancelling).await.ok();
     }
@@ -389,19 +447,38 @@ impl Tap {
         if state.retired {
             return Plan::End;
         }
-        if state.opened.as_ref().is_some_and(|opened| opened.dead.is_cancelled()) {
+        if state
+            .opened
+            .as_ref()
+            .is_some_and(|opened| opened.dead.is_cancelled())
+        {
             state.consumers.clear();
         }
-        state.consumers.retain(|consumer| consumer.is_open || consumer.taken > 0);
+        state
+            .consumers
+            .retain(|consumer| consumer.is_open || consumer.taken > 0);
         let asked: usize = state.asks.values().map(|(count, _)| count).sum();
-        let wanted = asked.max(state.listens.into()).saturating_sub(state.ready.len());
-        let free: usize = state.consumers.iter().filter(|consumer| consumer.is_open).map(|one| one.room.saturating_sub(one.taken)).sum();
+        let wanted = asked
+            .max(state.listens.into())
+            .saturating_sub(state.ready.len());
+        let free: usize = state
+            .consumers
+            .iter()
+            .filter(|consumer| consumer.is_open)
+            .map(|one| one.room.saturating_sub(one.taken))
+            .sum();
         if wanted > free {
             state.over_since = None;
             return Plan::Consume(wanted - free);
         }
-        let is_unsure = state.consumers.iter().any(|one| one.is_open && !one.is_fenced && one.room > one.taken);
-        if is_unsure && state.ready.is_empty() && (state.listens || state.asks.values().any(|(_, knows)| *knows)) {
+        let is_unsure = state
+            .consumers
+            .iter()
+            .any(|one| one.is_open && !one.is_fenced && one.room > one.taken);
+        if is_unsure
+            && state.ready.is_empty()
+            && (state.listens || state.asks.values().any(|(_, knows)| *knows))
+        {
             return Plan::Fence;
         }
         if free == wanted && state.ready.len() <= asked {
@@ -416,21 +493,37 @@ impl Tap {
         Plan::HandBack
     }
 
-    fn arrived(self: &Arc<Self>, core: &Arc<RabbitMqCore>, opened: &Arc<Opened>, consumer: u64, delivery: Delivery) {
+    fn arrived(
+        self: &Arc<Self>,
+        core: &Arc<RabbitMqCore>,
+        opened: &Arc<Opened>,
+        consumer: u64,
+        delivery: Delivery,
+    ) {
         opened.note(delivery.delivery_tag);
         let grip = Grip::new(opened, delivery.delivery_tag, consumer);
         {
             let mut state = lock(&self.state);
-            if let Some(consumer) = state.consumers.iter_mut().find(|one| one.number == consumer) {
+            if let Some(consumer) = state
+                .consumers
+                .iter_mut()
+                .find(|one| one.number == consumer)
+            {
                 consumer.taken += 1;
             }
             // There may be more.
             state.listens = false;
         }
         self.tell_groups();
-        let Some(envelope) = core.admit(self, &grip, delivery) else { return };
+        let Some(envelope) = core.admit(self, &grip, delivery) else {
+            return;
+        };
         let mut state = lock(&self.state);
-        let place = state.ready.iter().rposition(|(before, _)| before.tag < grip.tag).map_or(0, |place| place + 1);
+        let place = state
+            .ready
+            .iter()
+            .rposition(|(before, _)| before.tag < grip.tag)
+            .map_or(0, |place| place + 1);
         state.ready.insert(place, (grip, Arc::new(envelope)));
         drop(state);
         core.news.notify_waiters();
@@ -440,18 +533,32 @@ impl Tap {
     async fn hand_back(self: &Arc<Self>, core: &Arc<RabbitMqCore>) -> Result<(), Fault> {
         let (opened, tags) = {
             let mut state = lock(&self.state);
-            let close = |consumer: &mut Consumer| std::mem::take(&mut consumer.is_open).then(|| consumer.tag.clone());
+            let close = |consumer: &mut Consumer| {
+                std::mem::take(&mut consumer.is_open).then(|| consumer.tag.clone())
+            };
             let tags: Vec<ShortString> = state.consumers.iter_mut().filter_map(close).collect();
             (state.opened.clone(), tags)
         };
         let Some(opened) = opened else { return Ok(()) };
         for tag in tags {
             // Whatever came before its answer has been read by then, or is read at once.
-            opened.line.answer(opened.channel.basic_cancel(tag, BasicCancelOptions { nowait: false })).await?;
+            opened
+                .line
+                .answer(
+                    opened
+                        .channel
+                        .basic_cancel(tag, BasicCancelOptions { nowait: false }),
+                )
+                .await?;
         }
         let surplus: Vec<_> = {
             let mut state = lock(&self.state);
-            let asked = state.asks.values().map(|(count, _)| count).sum::<usize>().min(state.ready.len());
+            let asked = state
+                .asks
+                .values()
+                .map(|(count, _)| count)
+                .sum::<usize>()
+                .min(state.ready.len());
             state.ready.drain(asked..).collect()
         };
         self.tell_groups();
@@ -470,7 +577,8 @@ impl Tap {
     }
 }
 
-/// What a consumer asks for: to hold for far longer than any attempt takes. Brokers before 3.11.15 do not hear it, see `park`.
+/// What a consumer asks for: to hold for far longer than any attempt takes. Brokers before 3.11.15
+/// do not hear it, see `park`.
 pub(super) fn hold_long() -> FieldTable {
     let mut arguments = FieldTable::default();
     let timeout = i64::try_from(CONSUMER_TIMEOUT.as_millis()).unwrap_or(i64::MAX);

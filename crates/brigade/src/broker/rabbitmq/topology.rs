@@ -7,10 +7,12 @@
 //! | `{ns}.{queue}.delay.{ms}` | jobs that are not due: each expires after its own time, at most these milliseconds, and goes back to `{ns}.{queue}` |
 //! | `{ns}.{queue}.held.{id}` | what one process holds for long (`park`); if that is gone, it goes back to `{ns}.{queue}` |
 //!
-//! The broker looks only at the head of a queue for what has expired, so jobs of different delays must not share one: each class of
-//! delays, an eighth of an octave wide, has its own, and within it one job waits for another by that much at most. The class's queue goes by
-//! itself when nothing can be left in it. They and those of what is held are quorum queues, because only those hand on what expired so that a crash of the broker in
-//! between loses nothing (`x-dead-letter-strategy: at-least-once`).
+//! The broker looks only at the head of a queue for what has expired, so jobs of different delays
+//! must not share one: each class of delays, an eighth of an octave wide, has its own, and within
+//! it one job waits for another by that much at most. The class's queue goes by itself when nothing
+//! can be left in it. They and those of what is held are quorum queues, because only those hand on
+//! what expired so that a crash of the broker in between loses nothing (`x-dead-letter-strategy:
+//! at-least-once`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -32,13 +34,16 @@ use crate::sync::lock;
 pub(super) const DELAY_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// How much longer than its longest delay a queue of a class lives after it was last declared.
 const DELAY_MARGIN: Duration = Duration::from_secs(60 * 60);
-/// A queue of a class that was declared no longer ago than this need not be declared again before something is put there.
+/// A queue of a class that was declared no longer ago than this need not be declared again before
+/// something is put there.
 const DECLARED_FOR: Duration = Duration::from_secs(10 * 60);
-/// A quorum queue that was declared less than half a second before the broker is killed is there afterwards, but empty, with all that was
-/// confirmed to be in it: the registry of such queues is written every 500 ms (`names.dets`; seen with 3.10.8). So nothing is put into a new one
-/// before this time has passed.
+/// A quorum queue that was declared less than half a second before the broker is killed is there
+/// afterwards, but empty, with all that was confirmed to be in it: the registry of such queues is
+/// written every 500 ms (`names.dets`; seen with 3.10.8). So nothing is put into a new one before
+/// this time has passed.
 const NEW_FOR: Duration = Duration::from_secs(1);
-/// What is held is with whoever holds it at once; when that one is gone and so long has passed since it was put there, it goes back to its queue.
+/// What is held is with whoever holds it at once; when that one is gone and so long has passed
+/// since it was put there, it goes back to its queue.
 const HELD_FOR: Duration = Duration::from_secs(5);
 /// With the first try of what may hang.
 pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
@@ -95,7 +100,11 @@ struct Known {
 
 impl Topology {
     pub(super) fn new(place: &Arc<Place>, link: &Link) -> Self {
-        Self { place: Arc::clone(place), link: link.clone(), known: Mutex::default() }
+        Self {
+            place: Arc::clone(place),
+            link: link.clone(),
+            known: Mutex::default(),
+        }
     }
 
     /// # Errors
@@ -104,11 +113,16 @@ impl Topology {
     pub(super) fn check_name(&self, queue: &str) -> Result<(), Error> {
         let name = self.place.name_of(queue);
         if name.len() > NAME_BYTES_MAX {
-            let text = format!("name a queue {queue:?}: with its namespace it has more than {NAME_BYTES_MAX} bytes");
+            let text = format!(
+                "name a queue {queue:?}: with its namespace it has more than {NAME_BYTES_MAX} bytes"
+            );
             return Err(Error::new(ErrorKind::BadOption, text));
         }
         if name.starts_with("amq.") {
-            return Err(Error::new(ErrorKind::BadOption, "name a queue: those that begin with amq. are the broker's own"));
+            return Err(Error::new(
+                ErrorKind::BadOption,
+                "name a queue: those that begin with amq. are the broker's own",
+            ));
         }
         Ok(())
     }
@@ -118,21 +132,31 @@ impl Topology {
         match spot {
             Spot::Jobs(queue) => self.place.name_of(queue),
             Spot::Dead(queue) => format!("{}.dead", self.place.name_of(queue)),
-            Spot::Later(queue, delay) => format!("{}.delay.{}", self.place.name_of(queue), class_of(*delay).as_millis()),
+            Spot::Later(queue, delay) => format!(
+                "{}.delay.{}",
+                self.place.name_of(queue),
+                class_of(*delay).as_millis()
+            ),
             Spot::Held(queue, id) => format!("{}.held.{id}", self.place.name_of(queue)),
         }
     }
 
-    /// Sees to it that a quorum queue is there: that a queue of a class of delays lives long enough. Other queues are declared when something that was
-    /// published came back.
+    /// Sees to it that a quorum queue is there: that a queue of a class of delays lives long
+    /// enough. Other queues are declared when something that was published came back.
     pub(super) async fn prepare(&self, spot: &Spot) -> Result<(), Fault> {
         if !self.is_quorum(spot) {
             return Ok(());
         }
         let line = self.link.line().await?;
-        let declared = lock(&self.known).get(&self.name(spot)).map(|known| known.declared);
+        let declared = lock(&self.known)
+            .get(&self.name(spot))
+            .map(|known| known.declared);
         match declared {
-            Some((at, generation)) if generation == line.generation && at.elapsed() < DECLARED_FOR => Ok(()),
+            Some((at, generation))
+                if generation == line.generation && at.elapsed() < DECLARED_FOR =>
+            {
+                Ok(())
+            }
             _ => self.declare(spot).await,
         }
     }
@@ -142,9 +166,14 @@ impl Topology {
         spot.is_detour() || self.place.queues == Queues::Quorum
     }
 
-    /// Whether the next message for it may go together with others: it is no quorum queue, or has taken one on this connection.
+    /// Whether the next message for it may go together with others: it is no quorum queue, or has
+    /// taken one on this connection.
     pub(super) fn is_reached(&self, spot: &Spot) -> bool {
-        let is_so = || lock(&self.known).get(&self.name(spot)).is_some_and(|known| Some(known.reached) == self.link.generation());
+        let is_so = || {
+            lock(&self.known)
+                .get(&self.name(spot))
+                .is_some_and(|known| Some(known.reached) == self.link.generation())
+        };
         !self.is_quorum(spot) || is_so()
     }
 
@@ -157,14 +186,19 @@ impl Topology {
 
     /// Held by whoever sends the first message to it.
     pub(super) fn scouting(&self, spot: &Spot) -> Arc<AsyncMutex<()>> {
-        lock(&self.known).get(&self.name(spot)).map(|known| Arc::clone(&known.scouting)).unwrap_or_default()
+        lock(&self.known)
+            .get(&self.name(spot))
+            .map(|known| Arc::clone(&known.scouting))
+            .unwrap_or_default()
     }
 
     pub(super) async fn declare(&self, spot: &Spot) -> Result<(), Fault> {
         let name = self.name(spot);
         let declaring = |line: Line| async move {
             let at = Instant::now();
-            self.declare_on(&line, spot).await.map(|_| (at, line.generation))
+            self.declare_on(&line, spot)
+                .await
+                .map(|_| (at, line.generation))
         };
         let (at, generation) = self.link.ask(declaring).await?;
         if spot.is_detour() && !lock(&self.known).contains_key(&name) {
@@ -173,7 +207,11 @@ impl Topology {
         let mut known = lock(&self.known);
         known.retain(|_, known| known.declared.0.elapsed() < DELAY_MARGIN);
         let declared = (at, generation);
-        let new = || Known { declared, reached: 0, scouting: Arc::default() };
+        let new = || Known {
+            declared,
+            reached: 0,
+            scouting: Arc::default(),
+        };
         known.entry(name).or_insert_with(new).declared = declared;
         Ok(())
     }
@@ -191,27 +229,63 @@ impl Topology {
     /// Declares a queue; and how many messages wait in it.
     pub(super) async fn count_on(&self, line: &Line, spot: &Spot) -> Result<(Found, u32), Fault> {
         let name = self.name(spot);
-        match self.declare_as(line, &name, QueueDeclareOptions::durable(), self.arguments(spot)).await {
+        match self
+            .declare_as(
+                line,
+                &name,
+                QueueDeclareOptions::durable(),
+                self.arguments(spot),
+            )
+            .await
+        {
             Ok(count) => Ok((Found::Ours, count)),
             Err(fault) if fault.kind() == ErrorKind::Unsupported => {
-                let count = self.declare_as(line, &name, QueueDeclareOptions::default().passive(), FieldTable::default()).await?;
-                tracing::debug!(queue = name, "the queue is there with other arguments; it is used as it is");
+                let count = self
+                    .declare_as(
+                        line,
+                        &name,
+                        QueueDeclareOptions::default().passive(),
+                        FieldTable::default(),
+                    )
+                    .await?;
+                tracing::debug!(
+                    queue = name,
+                    "the queue is there with other arguments; it is used as it is"
+                );
                 Ok((Found::Other, count))
             }
             Err(fault) => Err(fault),
         }
     }
 
-    /// On a channel of its own, which the broker closes if the queue is there with other arguments. Soon after the start of a broker, what is
-    /// asked of a quorum queue may hang for half a minute, and be answered at once on another channel.
-    async fn declare_as(&self, line: &Line, name: &str, options: QueueDeclareOptions, arguments: FieldTable) -> Result<u32, Fault> {
-        let name = short(name).map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
+    /// On a channel of its own, which the broker closes if the queue is there with other arguments.
+    /// Soon after the start of a broker, what is asked of a quorum queue may hang for half a
+    /// minute, and be answered at once on another channel.
+    async fn declare_as(
+        &self,
+        line: &Line,
+        name: &str,
+        options: QueueDeclareOptions,
+        arguments: FieldTable,
+    ) -> Result<u32, Fault> {
+        let name =
+            short(name).map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
         let until = Instant::now() + self.place.answer_timeout;
         let mut patience = PATIENCE;
         loop {
             let channel = line.channel().await?;
-            match line.answer_within(patience, channel.queue_declare(name.clone(), options, arguments.clone())).await {
-                Err(fault) if fault.is_lost() && !line.down.is_cancelled() && Instant::now() < until => patience *= 2,
+            match line
+                .answer_within(
+                    patience,
+                    channel.queue_declare(name.clone(), options, arguments.clone()),
+                )
+                .await
+            {
+                Err(fault)
+                    if fault.is_lost() && !line.down.is_cancelled() && Instant::now() < until =>
+                {
+                    patience *= 2
+                }
                 declared => return declared.map(|queue| queue.message_count()),
             }
         }
@@ -221,8 +295,11 @@ impl Topology {
         let line = self.link.line().await?;
         self.declare_on(&line, spot).await?;
         let channel = line.channel().await?;
-        let name = short(&self.name(spot)).map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
-        line.answer(channel.queue_purge(name, QueuePurgeOptions::default())).await.map(u64::from)
+        let name = short(&self.name(spot))
+            .map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
+        line.answer(channel.queue_purge(name, QueuePurgeOptions::default()))
+            .await
+            .map(u64::from)
     }
 
     fn arguments(&self, spot: &Spot) -> FieldTable {
@@ -234,15 +311,22 @@ impl Topology {
         match spot {
             Spot::Jobs(queue) => match self.place.queues {
                 Queues::Classic => {}
-                Queues::Priorities(highest) => set("x-max-priority", AMQPValue::LongInt(highest.into())),
+                Queues::Priorities(highest) => {
+                    set("x-max-priority", AMQPValue::LongInt(highest.into()))
+                }
                 Queues::Quorum => {
                     set("x-queue-type", text("quorum"));
-                    // With a limit, what goes back keeps its place: without one, or with the default of 4.0, it goes to the end, or after 20
-                    // times to the dead letters. None of ours comes near this one; what dies with its consumers is counted by `message`.
+                    // With a limit, what goes back keeps its place: without one, or with the
+                    // default of 4.0, it goes to the end, or after 20 times to the dead letters.
+                    // None of ours comes near this one; what dies with its consumers is counted by
+                    // `message`.
                     set("x-delivery-limit", AMQPValue::LongInt(DELIVERY_LIMIT));
                     // Should the broker ever give up a job by itself, it is kept.
                     set("x-dead-letter-exchange", text(""));
-                    set("x-dead-letter-routing-key", text(&self.name(&Spot::Dead(queue.clone()))));
+                    set(
+                        "x-dead-letter-routing-key",
+                        text(&self.name(&Spot::Dead(queue.clone()))),
+                    );
                 }
             },
             Spot::Dead(_) => {
@@ -252,7 +336,9 @@ impl Topology {
                 }
             }
             Spot::Later(queue, _) | Spot::Held(queue, _) => {
-                let millis = |time: Duration| AMQPValue::LongLongInt(i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+                let millis = |time: Duration| {
+                    AMQPValue::LongLongInt(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
+                };
                 let lifetime = match spot {
                     Spot::Later(_, delay) => class_of(*delay) + DELAY_MARGIN,
                     _ => {
@@ -262,7 +348,10 @@ impl Topology {
                 };
                 set("x-queue-type", text("quorum"));
                 set("x-dead-letter-exchange", text(""));
-                set("x-dead-letter-routing-key", text(&self.place.name_of(queue)));
+                set(
+                    "x-dead-letter-routing-key",
+                    text(&self.place.name_of(queue)),
+                );
                 set("x-dead-letter-strategy", text("at-least-once"));
                 // Without it the broker falls back to at most once.
                 set("x-overflow", text("reject-publish"));
@@ -273,9 +362,12 @@ impl Topology {
     }
 }
 
-/// The class of a delay: the next number of milliseconds of which only the four highest bits are set.
+/// The class of a delay: the next number of milliseconds of which only the four highest bits are
+/// set.
 fn class_of(delay: Duration) -> Duration {
-    let millis = u64::try_from(delay.min(DELAY_MAX).as_millis()).unwrap_or(u64::MAX).max(16);
+    let millis = u64::try_from(delay.min(DELAY_MAX).as_millis())
+        .unwrap_or(u64::MAX)
+        .max(16);
     let step = 1_u64 << (millis.ilog2() - 3);
     Duration::from_millis(millis.next_multiple_of(step))
 }
@@ -286,11 +378,15 @@ mod tests {
 
     #[test]
     fn classes_are_few_and_no_shorter_than_their_delays() {
-        let class = |millis| u64::try_from(class_of(Duration::from_millis(millis)).as_millis()).unwrap();
+        let class =
+            |millis| u64::try_from(class_of(Duration::from_millis(millis)).as_millis()).unwrap();
         let mut classes = std::collections::BTreeSet::new();
         for millis in (1..100_000).chain([3_600_000, 86_400_000, 2_592_000_000]) {
             let class = class(millis);
-            assert!(class >= millis && (class <= millis + millis / 8 + 1 || millis < 16), "{millis}: {class}");
+            assert!(
+                class >= millis && (class <= millis + millis / 8 + 1 || millis < 16),
+                "{millis}: {class}"
+            );
             classes.insert(class);
         }
         assert!(classes.len() < 130, "{}", classes.len());

@@ -1,11 +1,14 @@
 //! Turns: a queue with a single active consumer.
 //!
-//! Whoever wants the turn consumes from the queue and puts a message there. The broker sends messages to one consumer at a time, in the order in
-//! which they came, so whoever is sent one has the turn, until its consumer is gone: because it gives the turn back, or because it died. Nobody
+//! Whoever wants the turn consumes from the queue and puts a message there. The broker sends
+//! messages to one consumer at a time, in the order in which they came, so whoever is sent one has
+//! the turn, until its consumer is gone: because it gives the turn back, or because it died. Nobody
 //! polls. What is left in the queue does no harm, and goes with it a minute after the last turn.
 
 use futures_util::StreamExt as _;
-use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Consumer};
 use tokio::sync::oneshot;
@@ -31,21 +34,34 @@ impl RabbitMqCore {
         let over = CancellationToken::new();
         let turn = Turn::until(over.clone());
         let (tell, told) = oneshot::channel();
-        self.scope.spawn_until_closed(hold(self.hands_link.clone(), name, over, tell));
+        self.scope
+            .spawn_until_closed(hold(self.hands_link.clone(), name, over, tell));
         match told.await {
             Ok(Ok(())) => Ok(turn),
             Ok(Err(fault)) => Err(fault.into_error("wait for a turn")),
-            Err(_) => Err(Error::new(ErrorKind::Closed, "wait for a turn: the broker was dropped")),
+            Err(_) => Err(Error::new(
+                ErrorKind::Closed,
+                "wait for a turn: the broker was dropped",
+            )),
         }
     }
 }
 
 /// Waits for the turn, tells of it, and has it until it is over or the connection breaks.
-async fn hold(link: Link, name: ShortString, over: CancellationToken, tell: oneshot::Sender<Result<(), Fault>>) {
+async fn hold(
+    link: Link,
+    name: ShortString,
+    over: CancellationToken,
+    tell: oneshot::Sender<Result<(), Fault>>,
+) {
     loop {
         let has = async {
             let line = link.line().await?;
-            line.down.run_until_cancelled(take(&line, &name)).await.unwrap_or_else(|| Err(Fault::timeout())).map(|turn| (line, turn))
+            line.down
+                .run_until_cancelled(take(&line, &name))
+                .await
+                .unwrap_or_else(|| Err(Fault::timeout()))
+                .map(|turn| (line, turn))
         };
         match over.run_until_cancelled(Box::pin(has)).await {
             None => return,
@@ -69,23 +85,48 @@ async fn hold(link: Link, name: ShortString, over: CancellationToken, tell: ones
     }
 }
 
-/// Stands in the row until it is sent a message. The consumer has the turn for as long as it is not dropped.
+/// Stands in the row until it is sent a message. The consumer has the turn for as long as it is not
+/// dropped.
 async fn take(line: &Line, name: &ShortString) -> Result<(Channel, Consumer), Fault> {
     let channel = line.confirming_channel().await?;
     let mut arguments = FieldTable::default();
     arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
     arguments.insert("x-expires".into(), AMQPValue::LongInt(EXPIRES));
-    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    line.answer(channel.queue_declare(name.clone(), options, arguments)).await?;
-    line.answer(channel.basic_qos(1, BasicQosOptions::default())).await?;
-    let consuming = channel.basic_consume(name.clone(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    line.answer(channel.queue_declare(name.clone(), options, arguments))
+        .await?;
+    line.answer(channel.basic_qos(1, BasicQosOptions::default()))
+        .await?;
+    let consuming = channel.basic_consume(
+        name.clone(),
+        "".into(),
+        BasicConsumeOptions::default(),
+        FieldTable::default(),
+    );
     let mut turns = line.answer(consuming).await?;
     let options = BasicPublishOptions::default();
-    let putting = async { channel.basic_publish("".into(), name.clone(), options, b"turn", BasicProperties::default()).await?.await };
+    let putting = async {
+        channel
+            .basic_publish(
+                "".into(),
+                name.clone(),
+                options,
+                b"turn",
+                BasicProperties::default(),
+            )
+            .await?
+            .await
+    };
     line.answer(putting).await?;
     match turns.next().await {
         Some(Ok(_)) => Ok((channel, turns)),
         Some(Err(error)) => Err(error.into()),
-        None => Err(Fault::new(ErrorKind::Unreachable, "the queue of turns is gone")),
+        None => Err(Fault::new(
+            ErrorKind::Unreachable,
+            "the queue of turns is gone",
+        )),
     }
 }

@@ -4,8 +4,9 @@
 //! amqp://[user:password@]host[:5672][,host[:5672]..][/vhost][?options]    amqps:// with TLS: port 5671
 //! ```
 //!
-//! With several hosts, which are one cluster, the next one is tried when one cannot be reached. Errors say which part is wrong and what to
-//! write, but never quote the URL: with one character out of place, any part may be a password.
+//! With several hosts, which are one cluster, the next one is tried when one cannot be reached.
+//! Errors say which part is wrong and what to write, but never quote the URL: with one character
+//! out of place, any part may be a password.
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use super::fault::Fault;
 use crate::broker::tls::Tls;
 use crate::error::{Error, ErrorKind};
 
-/// How long an answer may take, with all that it needs: a connection that is made again, a broker that takes nothing for a while.
+/// How long an answer may take, with all that it needs: a connection that is made again, a broker
+/// that takes nothing for a while.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Far less than what queues of delays live longer than their longest delay.
 const ANSWER_TIMEOUT_MAX: Duration = Duration::from_secs(600);
@@ -81,7 +83,9 @@ impl Place {
     ///
     /// `BadOption`, with what to write.
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
-        let (scheme, rest) = url.split_once("://").ok_or_else(|| bad("write amqp://host, with two slashes"))?;
+        let (scheme, rest) = url
+            .split_once("://")
+            .ok_or_else(|| bad("write amqp://host, with two slashes"))?;
         let is_tls = match scheme {
             "amqp" => false,
             "amqps" => true,
@@ -89,26 +93,40 @@ impl Place {
         };
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         if rest.contains('#') || query.contains('#') {
-            return Err(bad("write %23 for # in a password; a URL of RabbitMQ has no fragment"));
+            return Err(bad(
+                "write %23 for # in a password; a URL of RabbitMQ has no fragment",
+            ));
         }
         if query.contains('@') && !rest.contains('@') {
-            return Err(bad("there is an @ behind a question mark: write %3F for a ? in a password, %40 for an @ in an option"));
+            return Err(bad(
+                "there is an @ behind a question mark: write %3F for a ? in a password, %40 for an \
+                    @ in an option",
+            ));
         }
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         if path.contains('@') {
-            return Err(bad("there is an @ behind a slash: write %2F for a slash in a password, %40 for an @"));
+            return Err(bad(
+                "there is an @ behind a slash: write %2F for a slash in a password, %40 for an @",
+            ));
         }
         let (user, password, hosts) = match authority.rsplit_once('@') {
             None => ("guest".to_owned(), "guest".to_owned(), authority),
             Some((login, hosts)) => {
-                let (user, password) = login.split_once(':').ok_or_else(|| bad("write user:password@ before the host"))?;
+                let (user, password) = login
+                    .split_once(':')
+                    .ok_or_else(|| bad("write user:password@ before the host"))?;
                 (decode(user)?, decode(password)?, hosts)
             }
         };
-        let hosts = hosts.split(',').map(|host| host_and_port(host, if is_tls { TLS_PORT } else { PORT })).collect::<Result<_, _>>()?;
+        let hosts = hosts
+            .split(',')
+            .map(|host| host_and_port(host, if is_tls { TLS_PORT } else { PORT }))
+            .collect::<Result<_, _>>()?;
         let vhost = match path {
             "" => "/".to_owned(),
-            path if path.contains('/') => return Err(bad("write %2F for a slash in the name of a vhost")),
+            path if path.contains('/') => {
+                return Err(bad("write %2F for a slash in the name of a vhost"));
+            }
             path => decode(path)?,
         };
         let mut options = Options::parse(query)?;
@@ -117,22 +135,37 @@ impl Place {
             user,
             password,
             vhost,
-            tls: if is_tls { Some(options.0.tls().map_err(bad)?) } else { None },
+            tls: if is_tls {
+                Some(options.0.tls().map_err(bad)?)
+            } else {
+                None
+            },
             namespace: options.namespace()?,
             heartbeat: options.heartbeat()?,
             blocked: match options.take("blocked").as_deref() {
                 None | Some("wait") => Blocked::Wait,
                 Some("error") => Blocked::Error,
-                Some(_) => return Err(bad("blocked is wait or error: what a push does while the broker takes nothing")),
+                Some(_) => {
+                    return Err(bad(
+                        "blocked is wait or error: what a push does while the broker takes nothing",
+                    ));
+                }
             },
             answer_timeout: options.answer_timeout()?,
-            consumer_timeout: options.duration("consumer_timeout")?.unwrap_or(CONSUMER_TIMEOUT),
+            consumer_timeout: options
+                .duration("consumer_timeout")?
+                .unwrap_or(CONSUMER_TIMEOUT),
             management: options.management()?,
             queues: options.queues()?,
             durable_calls: match options.take("calls").as_deref() {
                 None | Some("transient") => false,
                 Some("durable") => true,
-                Some(_) => return Err(bad("calls is transient or durable: whether they outlive a restart of the broker")),
+                Some(_) => {
+                    return Err(bad(
+                        "calls is transient or durable: whether they outlive a restart of the \
+                            broker",
+                    ));
+                }
             },
         };
         options.none_left(is_tls)?;
@@ -143,17 +176,30 @@ impl Place {
 
     /// Reads the certificates.
     fn read_tls(&self) -> Result<Option<Tls>, Error> {
-        self.tls.as_ref().map(|options| Tls::new(options, "rabbitmq-tls")).transpose()
+        self.tls
+            .as_ref()
+            .map(|options| Tls::new(options, "rabbitmq-tls"))
+            .transpose()
     }
 
     pub(super) fn tls(&self) -> Result<Option<Tls>, Fault> {
-        self.read_tls().map_err(|error| Fault::with_source(error.kind(), "the certificates of the URL cannot be used any more", error))
+        self.read_tls().map_err(|error| {
+            Fault::with_source(
+                error.kind(),
+                "the certificates of the URL cannot be used any more",
+                error,
+            )
+        })
     }
 
     /// For the management API, if it is with TLS.
     pub(super) fn tls_of(&self, management: &Management) -> Result<Option<Tls>, Fault> {
-        let options = management.is_tls.then(|| self.tls.clone().unwrap_or_default());
-        let tls = options.map(|options| Tls::new(&options, "rabbitmq-tls")).transpose();
+        let options = management
+            .is_tls
+            .then(|| self.tls.clone().unwrap_or_default());
+        let tls = options
+            .map(|options| Tls::new(&options, "rabbitmq-tls"))
+            .transpose();
         tls.map_err(|error| Fault::with_source(error.kind(), "TLS to it cannot be set up", error))
     }
 
@@ -167,22 +213,33 @@ impl Place {
 
     /// The user's name of a queue, from the broker's.
     pub(super) fn queue_of<'a>(&self, name: &'a str) -> &'a str {
-        let own = name.strip_prefix(&*self.namespace).and_then(|rest| rest.strip_prefix('.'));
+        let own = name
+            .strip_prefix(&*self.namespace)
+            .and_then(|rest| rest.strip_prefix('.'));
         own.filter(|_| !self.namespace.is_empty()).unwrap_or(name)
     }
 
     /// The broker's name of a queue.
     pub(super) fn name_of(&self, queue: &str) -> String {
-        if self.namespace.is_empty() { queue.to_owned() } else { format!("{}.{queue}", self.namespace) }
+        if self.namespace.is_empty() {
+            queue.to_owned()
+        } else {
+            format!("{}.{queue}", self.namespace)
+        }
     }
 }
 
 fn bad(text: impl std::fmt::Display) -> Error {
-    Error::new(ErrorKind::BadOption, format!("read the URL of RabbitMQ: {text}"))
+    Error::new(
+        ErrorKind::BadOption,
+        format!("read the URL of RabbitMQ: {text}"),
+    )
 }
 
 fn host_and_port(host: &str, port: u16) -> Result<(String, u16), Error> {
-    address::host_and_port(host, port).map(|(host, port)| (host.to_owned(), port)).map_err(bad)
+    address::host_and_port(host, port)
+        .map(|(host, port)| (host.to_owned(), port))
+        .map_err(bad)
 }
 
 fn decode(text: &str) -> Result<String, Error> {
@@ -204,7 +261,9 @@ impl Options {
     fn namespace(&mut self) -> Result<String, Error> {
         let name = self.take("ns").unwrap_or_default();
         if name.len() > NAMESPACE_BYTES_MAX || name.chars().any(char::is_control) {
-            return Err(bad(format!("ns has at most {NAMESPACE_BYTES_MAX} bytes and no control characters")));
+            return Err(bad(format!(
+                "ns has at most {NAMESPACE_BYTES_MAX} bytes and no control characters"
+            )));
         }
         Ok(name)
     }
@@ -215,7 +274,11 @@ impl Options {
 
     fn answer_timeout(&mut self) -> Result<Duration, Error> {
         let time = self.duration("response_timeout")?.unwrap_or(ANSWER_TIMEOUT);
-        if time <= ANSWER_TIMEOUT_MAX { Ok(time) } else { Err(bad("response_timeout is ten minutes at most")) }
+        if time <= ANSWER_TIMEOUT_MAX {
+            Ok(time)
+        } else {
+            Err(bad("response_timeout is ten minutes at most"))
+        }
     }
 
     fn heartbeat(&mut self) -> Result<Duration, Error> {
@@ -224,18 +287,32 @@ impl Options {
         if time.subsec_nanos() == 0 && time.as_secs() <= 3600 {
             Ok(time)
         } else {
-            Err(bad("heartbeat is whole seconds, an hour at most: after twice this time without a sign of it the broker is gone"))
+            Err(bad(
+                "heartbeat is whole seconds, an hour at most: after twice this time without a sign \
+                    of it the broker is gone",
+            ))
         }
     }
 
     fn management(&mut self) -> Result<Option<Management>, Error> {
-        let Some(text) = self.take("management") else { return Ok(None) };
+        let Some(text) = self.take("management") else {
+            return Ok(None);
+        };
         let (is_tls, rest) = match text.split_once("://") {
             Some(("http", rest)) => (false, rest),
             Some(("https", rest)) => (true, rest),
-            _ => return Err(bad("management is where the management API is: http://host:15672 or https://host:15671")),
+            _ => {
+                return Err(bad(
+                    "management is where the management API is: http://host:15672 or \
+                        https://host:15671",
+                ));
+            }
         };
-        let port = if is_tls { MANAGEMENT_TLS_PORT } else { MANAGEMENT_PORT };
+        let port = if is_tls {
+            MANAGEMENT_TLS_PORT
+        } else {
+            MANAGEMENT_PORT
+        };
         let (host, port) = host_and_port(rest.trim_end_matches('/'), port)?;
         Ok(Some(Management { host, port, is_tls }))
     }
@@ -247,20 +324,29 @@ impl Options {
             (None | Some("classic"), None) => Ok(Queues::Classic),
             (None | Some("classic"), Some(text)) => match text.parse() {
                 Ok(highest) if highest > 0 => Ok(Queues::Priorities(highest)),
-                _ => Err(bad("priorities is the highest priority, from 1 to 255; 9 is plenty")),
+                _ => Err(bad(
+                    "priorities is the highest priority, from 1 to 255; 9 is plenty",
+                )),
             },
             (Some("quorum"), None) => Ok(Queues::Quorum),
-            (Some("quorum"), Some(_)) => Err(bad("quorum queues have no priorities; leave one of them out")),
-            (Some(_), _) => Err(bad("queues is classic or quorum: how queues are declared that are not there yet")),
+            (Some("quorum"), Some(_)) => Err(bad(
+                "quorum queues have no priorities; leave one of them out",
+            )),
+            (Some(_), _) => Err(bad(
+                "queues is classic or quorum: how queues are declared that are not there yet",
+            )),
         }
     }
 
     fn none_left(&self, is_tls: bool) -> Result<(), Error> {
         Err(bad(match self.0.left() {
             None => return Ok(()),
-            Some(name) if TlsOptions::has(name) && !is_tls => "insecure, ca, cert, key and server_name are for TLS: write amqps://",
+            Some(name) if TlsOptions::has(name) && !is_tls => {
+                "insecure, ca, cert, key and server_name are for TLS: write amqps://"
+            }
             Some(_) => {
-                "it has an option that is none of ns, heartbeat, blocked, response_timeout, consumer_timeout, management, queues, priorities, calls, \
+                "it has an option that is none of ns, heartbeat, blocked, response_timeout, \
+                    consumer_timeout, management, queues, priorities, calls, \
                  with TLS insecure, ca, cert, key, server_name"
             }
         }))

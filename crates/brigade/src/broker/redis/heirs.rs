@@ -1,7 +1,8 @@
 //! Jobs of processes of this host that are gone.
 //!
-//! A lease names its holder's process as [`own_name`] does, so another consumer on the same host, boot and PID namespace can see with certainty that
-//! neither it nor one of its workers runs any more. Then nothing can be running twice, and its jobs go on at once, those that it had only
+//! A lease names its holder's process as [`own_name`] does, so another consumer on the same host,
+//! boot and PID namespace can see with certainty that neither it nor one of its workers runs any
+//! more. Then nothing can be running twice, and its jobs go on at once, those that it had only
 //! prefetched too. Of other hosts' processes nothing is certain; their leases end by their time.
 
 use std::collections::HashMap;
@@ -35,7 +36,11 @@ impl Holders {
         if looked.len() > QUEUES_MAX {
             looked.clear();
         }
-        let is_due = |queue: &&str| looked.get(*queue).is_none_or(|when| when.elapsed() >= LOOK_EVERY);
+        let is_due = |queue: &&str| {
+            looked
+                .get(*queue)
+                .is_none_or(|when| when.elapsed() >= LOOK_EVERY)
+        };
         let due: Vec<&str> = queues.iter().map(|queue| &**queue).filter(is_due).collect();
         looked.extend(due.iter().map(|queue| (Box::from(*queue), Instant::now())));
         due
@@ -56,21 +61,38 @@ impl Link {
         }
         let mut pipeline = pipe();
         for queue in &due {
-            pipeline.cmd("ZRANGE").arg(key(queue, "holders")).arg(0).arg(HOLDERS_MAX);
+            pipeline
+                .cmd("ZRANGE")
+                .arg(key(queue, "holders"))
+                .arg(0)
+                .arg(HOLDERS_MAX);
         }
-        let holders: Vec<Vec<String>> = self.ask_all("look for holders that are gone", &pipeline).await?;
+        let holders: Vec<Vec<String>> = self
+            .ask_all("look for holders that are gone", &pipeline)
+            .await?;
         for (queue, holders) in due.into_iter().zip(holders) {
             for holder in holders.iter().filter(|holder| self.holders.is_gone(holder)) {
                 let record = r#""kind":"interrupted","reason":"the process that held it is gone"}"#;
                 let mut from = 0_i64;
                 while from >= 0 {
                     let count: u64;
-                    (from, count) = self.run("take over jobs", scripts::takeover(), queue, (holder, record, from)).await?;
+                    (from, count) = self
+                        .run(
+                            "take over jobs",
+                            scripts::takeover(),
+                            queue,
+                            (holder, record, from),
+                        )
+                        .await?;
                     if count > 0 && changed.last().map(AsRef::as_ref) != Some(queue) {
                         changed.push(queue.into());
                     }
                 }
-                tracing::info!(queue, holder, "a process that held jobs is gone; they go on");
+                tracing::info!(
+                    queue,
+                    holder,
+                    "a process that held jobs is gone; they go on"
+                );
             }
         }
         Ok(changed)

@@ -1,7 +1,8 @@
 //! A connection that is made again when it broke.
 //!
-//! A request is never sent twice: whoever had one under way hears that it broke, and that it is uncertain. Only what the
-//! server said it did not do is asked again, by [`Nodes`](super::nodes::Nodes).
+//! A request is never sent twice: whoever had one under way hears that it broke, and that it is
+//! uncertain. Only what the server said it did not do is asked again, by
+//! [`Nodes`](super::nodes::Nodes).
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,14 +18,21 @@ use super::fault::Fault;
 use super::reach::{Connection, Reach, Target};
 use crate::sync::lock;
 
-/// A server that could not be reached is not tried again by callers that have other servers to turn to, for this long.
+/// A server that could not be reached is not tried again by callers that have other servers to turn
+/// to, for this long.
 const AWAY: Duration = Duration::from_secs(1);
-/// Before each further try to connect; then the call ends as unreachable, and the next one begins anew.
-const PAUSES: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(300)];
+/// Before each further try to connect; then the call ends as unreachable, and the next one begins
+/// anew.
+const PAUSES: [Duration; 3] = [
+    Duration::from_millis(50),
+    Duration::from_millis(150),
+    Duration::from_millis(300),
+];
 
 type Making<T> = Shared<Pin<Box<dyn Future<Output = Result<T, Fault>> + Send>>>;
 
-/// Something that is made when it is needed, by one for all who wait for it, and again once it is found to be no good.
+/// Something that is made when it is needed, by one for all who wait for it, and again once it is
+/// found to be no good.
 pub(super) struct Renewed<T>(Mutex<(u64, Option<Making<T>>)>);
 
 impl<T> Default for Renewed<T> {
@@ -34,7 +42,8 @@ impl<T> Default for Renewed<T> {
 }
 
 impl<T: Clone> Renewed<T> {
-    /// Gives it with its number. What cannot be made is forgotten, after all who wait have heard why. Cancel safe.
+    /// Gives it with its number. What cannot be made is forgotten, after all who wait have heard
+    /// why. Cancel safe.
     pub(super) async fn get<F>(&self, make: impl FnOnce() -> F) -> Result<(u64, T), Fault>
     where
         F: Future<Output = Result<T, Fault>> + Send + 'static,
@@ -43,7 +52,8 @@ impl<T: Clone> Renewed<T> {
             let mut state = lock(&self.0);
             let number = state.0;
             let making = state.1.get_or_insert_with(|| {
-                let making: Pin<Box<dyn Future<Output = Result<T, Fault>> + Send>> = Box::pin(make());
+                let making: Pin<Box<dyn Future<Output = Result<T, Fault>> + Send>> =
+                    Box::pin(make());
                 making.shared()
             });
             (number, making.clone())
@@ -74,7 +84,12 @@ pub(super) struct Line {
 
 impl Line {
     pub(super) fn new(reach: Arc<Reach>, target: Target) -> Self {
-        Self { reach, target, connection: Renewed::default(), away: Mutex::default() }
+        Self {
+            reach,
+            target,
+            connection: Renewed::default(),
+            away: Mutex::default(),
+        }
     }
 
     /// Whether the last request could not reach the server, and nothing has reached it since.
@@ -96,12 +111,17 @@ impl Line {
 
     /// Connects, if it is not connected.
     pub(super) async fn try_again(&self) {
-        let opened = self.connection.get(|| open(Arc::clone(&self.reach), self.target.clone())).await;
+        let opened = self
+            .connection
+            .get(|| open(Arc::clone(&self.reach), self.target.clone()))
+            .await;
         self.note(opened.as_ref().err());
     }
 
     fn note(&self, fault: Option<&Fault>) {
-        *lock(&self.away) = fault.filter(|fault| fault.ends_connection()).map(|_| Instant::now() + AWAY);
+        *lock(&self.away) = fault
+            .filter(|fault| fault.ends_connection())
+            .map(|_| Instant::now() + AWAY);
     }
 
     /// All answers, errors among them. Fails if the connection broke, or could not be made.
@@ -112,7 +132,10 @@ impl Line {
     }
 
     async fn send_once(&self, pipeline: &redis::Pipeline) -> Result<Vec<Value>, Fault> {
-        let get = || self.connection.get(|| open(Arc::clone(&self.reach), self.target.clone()));
+        let get = || {
+            self.connection
+                .get(|| open(Arc::clone(&self.reach), self.target.clone()))
+        };
         let (mut number, mut connection) = get().await?;
         if connection.is_over() {
             // Nothing was sent on it: this is no broken request yet.
@@ -123,7 +146,9 @@ impl Line {
         let is_of_no_use = match &answers {
             Err(fault) => fault.ends_connection(),
             // The primary has become a replica.
-            Ok(answers) => answers.iter().any(|answer| matches!(answer, Value::ServerError(e) if e.code() == "READONLY")),
+            Ok(answers) => answers
+                .iter()
+                .any(|answer| matches!(answer, Value::ServerError(e) if e.code() == "READONLY")),
         };
         if is_of_no_use {
             self.connection.forget(number);

@@ -42,12 +42,16 @@ pub(super) const QUEUES: &str = "brigade:queues";
 const RIGHTS_QUEUE: &str = "brigade.rights";
 
 fn is_unknown_command(error: &Error) -> bool {
-    std::error::Error::source(error).and_then(|source| source.downcast_ref::<RedisError>()).is_some_and(is_forbidden)
+    std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<RedisError>())
+        .is_some_and(is_forbidden)
 }
 
 /// Whether a command is forbidden to the user, or has another name here.
 fn is_forbidden(error: &RedisError) -> bool {
-    let is_unknown = error.detail().is_some_and(|text| text.to_ascii_lowercase().contains("unknown command"));
+    let is_unknown = error
+        .detail()
+        .is_some_and(|text| text.to_ascii_lowercase().contains("unknown command"));
     is_unknown || error.code() == Some("NOPERM")
 }
 
@@ -85,14 +89,20 @@ impl Link {
     pub(super) async fn connect(url: &str, clock: Clock) -> Result<Self, Error> {
         let nodes = Arc::new(Nodes::new(Arc::new(Reach::new(Place::parse(url)?)?)));
         let what = "connect to Redis";
-        // Lines connect when they are first used, and try for a while; whoever connects wants to hear at once what is wrong.
-        let targets = nodes.targets().await.map_err(|fault| fault.into_error(what, false))?;
+        // Lines connect when they are first used, and try for a while; whoever connects wants to
+        // hear at once what is wrong.
+        let targets = nodes
+            .targets()
+            .await
+            .map_err(|fault| fault.into_error(what, false))?;
         let (mut reached, mut away) = (false, None);
         for target in targets {
             let connection = match nodes.reach().open(&target, None).await {
                 Ok(connection) => connection,
                 // The queues of its other nodes can be used.
-                Err(fault) if fault.is_passing() && matches!(nodes.reach().place.how, How::Cluster(_)) => {
+                Err(fault)
+                    if fault.is_passing() && matches!(nodes.reach().place.how, How::Cluster(_)) =>
+                {
                     away = Some(fault);
                     continue;
                 }
@@ -126,17 +136,28 @@ impl Link {
     /// Whether the scripts may do what they have to.
     async fn check_rights(&self, what: &str) -> Result<(), Error> {
         let refused = |text: String| Err(Error::new(ErrorKind::Refused, format!("{what}: {text}")));
-        match self.run::<Vec<String>>(what, scripts::rights(), RIGHTS_QUEUE, super::arguments::Arguments::default()).await {
+        match self
+            .run::<Vec<String>>(
+                what,
+                scripts::rights(),
+                RIGHTS_QUEUE,
+                super::arguments::Arguments::default(),
+            )
+            .await
+        {
             Ok(missing) if missing.is_empty() => Ok(()),
             Ok(missing) => refused(format!(
-                "the server refuses {} on keys brigade:*, which the scripts that store, hand out and settle jobs need; give the user \
+                "the server refuses {} on keys brigade:*, which the scripts that store, hand out \
+                    and settle jobs need; give the user \
                  ~brigade:* and these commands, or take back their renaming",
                 missing.join(", ")
             )),
             Err(error) if error.kind() == ErrorKind::Refused || is_unknown_command(&error) => {
                 let text = format!(
-                    "{what}: the server refuses EVALSHA or EVAL, or TIME, HMGET and UNLINK within scripts, by which every job is stored, handed out \
-                     and settled; give the user +@scripting +@read +@write +time and ~brigade:*, or take back the renaming of these commands"
+                    "{what}: the server refuses EVALSHA or EVAL, or TIME, HMGET and UNLINK within \
+                        scripts, by which every job is stored, handed out \
+                     and settled; give the user +@scripting +@read +@write +time and ~brigade:*, \
+                     or take back the renaming of these commands"
                 );
                 Err(Error::new(ErrorKind::Refused, text).with_source(error))
             }
@@ -160,12 +181,14 @@ impl Link {
     ) -> Result<T, Error> {
         let mut pipeline = Pipeline::with_capacity(1);
         pipeline.add_command(self.evalsha(script, queue, arguments));
-        let mut answers = self.call(what, queue, pipeline, script, Purpose::Ask).await?;
+        let mut answers = self
+            .call(what, queue, pipeline, script, Purpose::Ask)
+            .await?;
         convert(what, answers.swap_remove(0), true)
     }
 
-    /// Runs a script on a queue for several callers; what it changed must outlive the server, where the URL says so. What it answers to
-    /// each; an error may be among that.
+    /// Runs a script on a queue for several callers; what it changed must outlive the server, where
+    /// the URL says so. What it answers to each; an error may be among that.
     pub(super) async fn run_for_all(
         &self,
         what: &str,
@@ -178,15 +201,27 @@ impl Link {
         let mut pipeline = Pipeline::with_capacity(2);
         pipeline.add_command(self.evalsha(script, queue, arguments));
         if let Some(wait) = wait {
-            pipeline.cmd("WAIT").arg(wait.replicas).arg(super::queue::millis(wait.timeout));
+            pipeline
+                .cmd("WAIT")
+                .arg(wait.replicas)
+                .arg(super::queue::millis(wait.timeout));
         }
-        let purpose = if wait.is_some() { Purpose::Wait } else { Purpose::Ask };
+        let purpose = if wait.is_some() {
+            Purpose::Wait
+        } else {
+            Purpose::Ask
+        };
         let mut answers = self.call(what, queue, pipeline, script, purpose).await?;
         if let Some(wait) = wait {
-            let have: u32 = answers.pop().map_or(Ok(0), |answer| convert(what, answer, true)).map_err(Error::uncertain)?;
+            let have: u32 = answers
+                .pop()
+                .map_or(Ok(0), |answer| convert(what, answer, true))
+                .map_err(Error::uncertain)?;
             if have < wait.replicas {
-                let text =
-                    format!("{what}: the server has it, but only {have} of {} replicas said so within {:?}", wait.replicas, wait.timeout);
+                let text = format!(
+                    "{what}: the server has it, but only {have} of {} replicas said so within {:?}",
+                    wait.replicas, wait.timeout
+                );
                 return Err(Error::new(ErrorKind::Unreachable, text).uncertain());
             }
         }
@@ -205,16 +240,29 @@ impl Link {
         } else {
             call.arg(2).arg(key(queue, "")).arg(QUEUES)
         };
-        call.arg(format!("{}:{set}", passed.as_millis())).arg(arguments);
+        call.arg(format!("{}:{set}", passed.as_millis()))
+            .arg(arguments);
         call
     }
 
     /// All answers of commands of which the first is a script's.
-    async fn call(&self, what: &str, queue: &str, pipeline: Pipeline, script: &Lua, purpose: Purpose) -> Result<Vec<Value>, Error> {
+    async fn call(
+        &self,
+        what: &str,
+        queue: &str,
+        pipeline: Pipeline,
+        script: &Lua,
+        purpose: Purpose,
+    ) -> Result<Vec<Value>, Error> {
         let key = key(queue, "");
         let failed = |fault: Fault| fault.into_error(what, true);
-        let answers = self.nodes.send(key.as_bytes(), &pipeline, purpose).await.map_err(failed)?;
-        if !matches!(answers.first(), Some(Value::ServerError(error)) if error.code() == "NOSCRIPT") {
+        let answers = self
+            .nodes
+            .send(key.as_bytes(), &pipeline, purpose)
+            .await
+            .map_err(failed)?;
+        if !matches!(answers.first(), Some(Value::ServerError(error)) if error.code() == "NOSCRIPT")
+        {
             return Ok(answers);
         }
         // With its code this time, so that it does not matter when the server forgets it again.
@@ -222,7 +270,10 @@ impl Link {
         for command in pipeline.cmd_iter() {
             again.add_command(with_code(command, script));
         }
-        self.nodes.send(key.as_bytes(), &again, purpose).await.map_err(failed)
+        self.nodes
+            .send(key.as_bytes(), &again, purpose)
+            .await
+            .map_err(failed)
     }
 
     /// The time of the server that has a queue, in milliseconds since 1970, as scripts see it.
@@ -235,29 +286,50 @@ impl Link {
         let mut pipeline = Pipeline::with_capacity(1);
         pipeline.cmd("TIME");
         let mut answers = self.ask_together("ask for the time", at, &pipeline).await?;
-        let (seconds, micros): (i64, i64) = convert("ask for the time", answers.pop().unwrap_or(Value::Nil), false)?;
+        let (seconds, micros): (i64, i64) = convert(
+            "ask for the time",
+            answers.pop().unwrap_or(Value::Nil),
+            false,
+        )?;
         let (passed, set) = self.clock_moved();
-        Ok(seconds * 1000 + micros / 1000 + i64::try_from(passed.as_millis()).unwrap_or(i64::MAX / 4) + set)
+        Ok(seconds * 1000
+            + micros / 1000
+            + i64::try_from(passed.as_millis()).unwrap_or(i64::MAX / 4)
+            + set)
     }
 
-    /// How far a test has moved the clock: time that passed, and milliseconds by which the wall clock was set.
+    /// How far a test has moved the clock: time that passed, and milliseconds by which the wall
+    /// clock was set.
     pub(super) fn clock_moved(&self) -> (Duration, i64) {
         (self.clock.ahead(), self.clock.wall_off_millis())
     }
 
     /// A command whose key comes first; one that has none goes to any server.
-    pub(super) async fn ask<T: FromRedisValue>(&self, what: &str, command: &Cmd) -> Result<T, Error> {
+    pub(super) async fn ask<T: FromRedisValue>(
+        &self,
+        what: &str,
+        command: &Cmd,
+    ) -> Result<T, Error> {
         let mut pipeline = Pipeline::with_capacity(1);
         pipeline.add_command(command.clone());
         let mut answers = self.ask_together(what, key_of(command), &pipeline).await?;
         convert(what, answers.pop().unwrap_or(Value::Nil), false)
     }
 
-    /// Commands that change nothing that could not be done twice, each with its key first. Those of one server go to it together.
-    pub(super) async fn ask_all<T: FromRedisValue>(&self, what: &str, pipeline: &Pipeline) -> Result<T, Error> {
+    /// Commands that change nothing that could not be done twice, each with its key first. Those of
+    /// one server go to it together.
+    pub(super) async fn ask_all<T: FromRedisValue>(
+        &self,
+        what: &str,
+        pipeline: &Pipeline,
+    ) -> Result<T, Error> {
         let mut slots: BTreeMap<u16, (Vec<usize>, Pipeline)> = BTreeMap::new();
         for (place, command) in pipeline.cmd_iter().enumerate() {
-            let slot = if self.is_cluster() { slot_of(key_of(command)) } else { 0 };
+            let slot = if self.is_cluster() {
+                slot_of(key_of(command))
+            } else {
+                0
+            };
             let (places, part) = slots.entry(slot).or_default();
             places.push(place);
             part.add_command(command.clone());
@@ -265,7 +337,10 @@ impl Link {
         let mut answers = vec![Value::Nil; pipeline.len()];
         for (places, part) in slots.into_values() {
             let key = part.cmd_iter().next().map(key_of).unwrap_or_default();
-            for (place, answer) in places.into_iter().zip(self.ask_together(what, key, &part).await?) {
+            for (place, answer) in places
+                .into_iter()
+                .zip(self.ask_together(what, key, &part).await?)
+            {
                 answers[place] = answer;
             }
         }
@@ -274,15 +349,25 @@ impl Link {
 
     /// Whether one script may use both queues.
     pub(super) fn are_together(&self, one: &str, other: &str) -> bool {
-        one == other || !self.is_cluster() || slot_of(key(one, "").as_bytes()) == slot_of(key(other, "").as_bytes())
+        one == other
+            || !self.is_cluster()
+            || slot_of(key(one, "").as_bytes()) == slot_of(key(other, "").as_bytes())
     }
 
     pub(super) fn is_cluster(&self) -> bool {
         matches!(self.nodes.reach().place.how, How::Cluster(_))
     }
 
-    async fn ask_together(&self, what: &str, key: &[u8], pipeline: &Pipeline) -> Result<Vec<Value>, Error> {
-        self.nodes.send(key, pipeline, Purpose::Ask).await.map_err(|fault| fault.into_error(what, false))
+    async fn ask_together(
+        &self,
+        what: &str,
+        key: &[u8],
+        pipeline: &Pipeline,
+    ) -> Result<Vec<Value>, Error> {
+        self.nodes
+            .send(key, pipeline, Purpose::Ask)
+            .await
+            .map_err(|fault| fault.into_error(what, false))
     }
 }
 
@@ -310,12 +395,19 @@ fn key_of(command: &Cmd) -> &[u8] {
     }
 }
 
-pub(super) fn convert<T: FromRedisValue>(what: &str, answer: Value, writes: bool) -> Result<T, Error> {
-    let converted = answer.extract_error().and_then(|answer| Ok(redis::from_redis_value(answer)?));
+pub(super) fn convert<T: FromRedisValue>(
+    what: &str,
+    answer: Value,
+    writes: bool,
+) -> Result<T, Error> {
+    let converted = answer
+        .extract_error()
+        .and_then(|answer| Ok(redis::from_redis_value(answer)?));
     converted.map_err(|error: RedisError| Fault::sent(error).into_error(what, writes))
 }
 
-/// What a server says of itself, as lines of a name, a colon and a value. A user that may not use INFO may use HELLO.
+/// What a server says of itself, as lines of a name, a colon and a value. A user that may not use
+/// INFO may use HELLO.
 async fn server_facts(connection: &Connection) -> Result<String, Fault> {
     let mut info = cmd("INFO");
     info.arg("server");
@@ -327,8 +419,12 @@ async fn server_facts(connection: &Connection) -> Result<String, Fault> {
     hello.arg(2);
     match connection.ask::<Vec<Value>>(hello).await {
         Ok(values) => {
-            let text = |value: &Value| redis::from_redis_value::<String>(value.clone()).unwrap_or_default();
-            let facts = values.chunks_exact(2).map(|pair| format!("redis_{}:{}\n", text(&pair[0]), text(&pair[1])));
+            let text = |value: &Value| {
+                redis::from_redis_value::<String>(value.clone()).unwrap_or_default()
+            };
+            let facts = values
+                .chunks_exact(2)
+                .map(|pair| format!("redis_{}:{}\n", text(&pair[0]), text(&pair[1])));
             Ok(facts.collect())
         }
         // Nothing can be known of it; what it cannot do shows when it is used, and `check` says so.
@@ -339,26 +435,43 @@ async fn server_facts(connection: &Connection) -> Result<String, Fault> {
 
 /// Whether it is new enough, and of the kind that the URL says.
 fn check_server(info: &str, how: &How) -> Result<(), Error> {
-    let fact = |name: &str| info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')).unwrap_or_default();
+    let fact = |name: &str| {
+        info.lines()
+            .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
+            .unwrap_or_default()
+    };
     if info.is_empty() {
-        tracing::warn!("the server does not say its version: INFO and HELLO are forbidden or renamed");
+        tracing::warn!(
+            "the server does not say its version: INFO and HELLO are forbidden or renamed"
+        );
         return Ok(());
     }
     let version = fact("redis_version");
-    let mut numbers = version.split('.').filter_map(|part| part.parse::<u32>().ok());
+    let mut numbers = version
+        .split('.')
+        .filter_map(|part| part.parse::<u32>().ok());
     let known = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if known < VERSION_MIN {
-        let text = format!("connect to Redis {version}: it is too old; use Redis 6.2 or newer, or Valkey");
+        let text =
+            format!("connect to Redis {version}: it is too old; use Redis 6.2 or newer, or Valkey");
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     // Valkey calls it otherwise.
-    let mode = [fact("redis_mode"), fact("server_mode")].into_iter().find(|mode| !mode.is_empty()).unwrap_or_default();
+    let mode = [fact("redis_mode"), fact("server_mode")]
+        .into_iter()
+        .find(|mode| !mode.is_empty())
+        .unwrap_or_default();
     let hint = match (mode, how) {
-        ("cluster", How::One(_) | How::Sentinel { .. }) => "the server is a node of a cluster; write redis+cluster://",
+        ("cluster", How::One(_) | How::Sentinel { .. }) => {
+            "the server is a node of a cluster; write redis+cluster://"
+        }
         ("sentinel", _) => "the server is a sentinel; write redis+sentinel://host:26379/mymaster",
         _ => return Ok(()),
     };
-    Err(Error::new(ErrorKind::BadOption, format!("connect to Redis: {hint}")))
+    Err(Error::new(
+        ErrorKind::BadOption,
+        format!("connect to Redis: {hint}"),
+    ))
 }
 
 /// A key of a queue. The braces make a cluster keep all of a queue's together.
@@ -377,6 +490,8 @@ pub(super) fn id_of(queue: &str, number: &str) -> JobId {
 /// Queue and number of an id; `None` if it is not of this broker's kind.
 pub(super) fn parts_of(id: &JobId) -> Option<(&str, String)> {
     let (queue, number) = id.as_str().rsplit_once('/')?;
-    let is_number = !number.is_empty() && number.len() <= ID_DIGITS && number.bytes().all(|b| b.is_ascii_digit());
+    let is_number = !number.is_empty()
+        && number.len() <= ID_DIGITS
+        && number.bytes().all(|b| b.is_ascii_digit());
     is_number.then(|| (queue, format!("{number:0>ID_DIGITS$}")))
 }

@@ -1,8 +1,9 @@
 //! The list of queues, `brigade:queues`, and what moves pieces of large requests into a queue.
 //!
-//! On one server the scripts keep the list: a queue is on it from its first job to its last. In a cluster it may be on another node than a
-//! queue, so there it is a hint: a producer or consumer puts a queue on it from time to time, and a look at all queues takes the empty ones
-//! off. If its node is away, queues of other nodes do not wait for that.
+//! On one server the scripts keep the list: a queue is on it from its first job to its last. In a
+//! cluster it may be on another node than a queue, so there it is a hint: a producer or consumer
+//! puts a queue on it from time to time, and a look at all queues takes the empty ones off. If its
+//! node is away, queues of other nodes do not wait for that.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
@@ -27,7 +28,9 @@ pub(super) struct Listed(Mutex<HashMap<Box<str>, Instant>>);
 
 impl Listed {
     fn is_listed(&self, queue: &str) -> bool {
-        lock(&self.0).get(queue).is_some_and(|when| when.elapsed() < LIST_AGAIN)
+        lock(&self.0)
+            .get(queue)
+            .is_some_and(|when| when.elapsed() < LIST_AGAIN)
     }
 
     fn note(&self, queue: &str) {
@@ -48,17 +51,26 @@ impl Link {
     ///
     /// What will not go by itself: a key of another program, a missing right.
     pub(super) async fn list_queue(&self, queue: &str) -> Result<bool, Error> {
-        if !self.is_cluster() || self.listed.is_listed(queue) || self.nodes().is_away(QUEUES.as_bytes()).await {
+        if !self.is_cluster()
+            || self.listed.is_listed(queue)
+            || self.nodes().is_away(QUEUES.as_bytes()).await
+        {
             return Ok(false);
         }
-        match self.ask::<u64>("list a queue", cmd("SADD").arg(QUEUES).arg(queue)).await {
+        match self
+            .ask::<u64>("list a queue", cmd("SADD").arg(QUEUES).arg(queue))
+            .await
+        {
             Ok(_) => {
                 self.listed.note(queue);
                 Ok(true)
             }
-            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Refused) => Err(error),
+            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Refused) => {
+                Err(error)
+            }
             Err(error) => {
-                tracing::debug!(%error, queue, "could not list a queue; trying again when it is used next");
+                tracing::debug!(%error, queue, "could not list a queue; trying again when it is \
+                    used next");
                 Ok(false)
             }
         }
@@ -71,19 +83,41 @@ impl Link {
         }
     }
 
-    /// Takes a queue that was seen empty off the list. One that was filled meanwhile is put there again by the next who uses it.
+    /// Takes a queue that was seen empty off the list. One that was filled meanwhile is put there
+    /// again by the next who uses it.
     pub(super) async fn unlist_queue(&self, queue: &str) {
         if self.is_cluster() {
-            self.ask::<u64>("take a queue off the list", cmd("SREM").arg(QUEUES).arg(queue)).await.ok();
+            self.ask::<u64>(
+                "take a queue off the list",
+                cmd("SREM").arg(QUEUES).arg(queue),
+            )
+            .await
+            .ok();
         } else {
             // On one server a script looks at the queue once more.
-            self.run::<u64>("take a queue off the list", scripts::merge(), queue, Arguments::default()).await.ok();
+            self.run::<u64>(
+                "take a queue off the list",
+                scripts::merge(),
+                queue,
+                Arguments::default(),
+            )
+            .await
+            .ok();
         }
     }
 
     /// Moves all that came in as large requests into the queue, piece by piece.
     pub(super) async fn merge(&self, queue: &str) -> Result<(), Error> {
-        while self.run::<u64>("move a large push into its queue", scripts::merge(), queue, Arguments::default()).await? > 0 {}
+        while self
+            .run::<u64>(
+                "move a large push into its queue",
+                scripts::merge(),
+                queue,
+                Arguments::default(),
+            )
+            .await?
+            > 0
+        {}
         Ok(())
     }
 
@@ -99,7 +133,13 @@ impl Link {
     /// As [`merge`](Link::merge), if there is any.
     pub(super) async fn merge_if_needed(&self, queue: &str) -> Result<(), Error> {
         let mut command = cmd("EXISTS");
-        command.arg(key(queue, "incoming")).arg(key(queue, "doomed"));
-        if self.ask::<u64>("look at a queue", &command).await? > 0 { self.merge(queue).await } else { Ok(()) }
+        command
+            .arg(key(queue, "incoming"))
+            .arg(key(queue, "doomed"));
+        if self.ask::<u64>("look at a queue", &command).await? > 0 {
+            self.merge(queue).await
+        } else {
+            Ok(())
+        }
     }
 }

@@ -26,52 +26,99 @@ impl Link {
         match query {
             Query::Job(id) | Query::Waited(id) => {
                 let is_now = matches!(query, Query::Job(_));
-                self.job(id, is_now).await.map(|job| View::Job(job.map(Box::new)))
+                self.job(id, is_now)
+                    .await
+                    .map(|job| View::Job(job.map(Box::new)))
             }
-            Query::Jobs { queue, state, after, limit } => {
-                let after = after.as_ref().map(|id| parts_of(id).ok_or_else(|| super::queue::no_such(id))).transpose()?;
+            Query::Jobs {
+                queue,
+                state,
+                after,
+                limit,
+            } => {
+                let after = after
+                    .as_ref()
+                    .map(|id| parts_of(id).ok_or_else(|| super::queue::no_such(id)))
+                    .transpose()?;
                 let queues = match queue {
                     Some(queue) => vec![queue.to_string()],
                     None => self.queues().await?,
                 };
                 let mut jobs = Vec::new();
-                for queue in queues.iter().filter(|queue| after.as_ref().is_none_or(|(of, _)| queue.as_str() >= *of)) {
-                    let from = after.as_ref().filter(|(of, _)| queue == of).map_or("-".to_owned(), |(_, number)| format!("({number}"));
+                for queue in queues
+                    .iter()
+                    .filter(|queue| after.as_ref().is_none_or(|(of, _)| queue.as_str() >= *of))
+                {
+                    let from = after
+                        .as_ref()
+                        .filter(|(of, _)| queue == of)
+                        .map_or("-".to_owned(), |(_, number)| format!("({number}"));
                     self.jobs_of(queue, *state, from, *limit, &mut jobs).await?;
                 }
                 Ok(View::Jobs(jobs))
             }
             Query::Counts => self.counts(&[]).await.map(View::Counts),
-            Query::Why(id) => self.why(id).await.map(|explanation| View::Why(explanation.map(Box::new))),
+            Query::Why(id) => self
+                .why(id)
+                .await
+                .map(|explanation| View::Why(explanation.map(Box::new))),
             Query::Schedules => self.schedules().await,
             Query::Cancels => Ok(View::Cancels(Vec::new())),
             Query::Check => self.check().await.map(View::Check),
         }
     }
 
-    /// Looks at queues as they are now: first everything happens whose time has come. What all views do, so that they tell the same. All of it goes to the
-    /// server together, in this order.
-    async fn look_at<T>(&self, queues: &[&str], look: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let ticks = queues.iter().map(|queue| self.run::<i64>("bring a queue up to date", scripts::tick(), queue, Vec::<String>::new()));
+    /// Looks at queues as they are now: first everything happens whose time has come. What all
+    /// views do, so that they tell the same. All of it goes to the server together, in this order.
+    async fn look_at<T>(
+        &self,
+        queues: &[&str],
+        look: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let ticks = queues.iter().map(|queue| {
+            self.run::<i64>(
+                "bring a queue up to date",
+                scripts::tick(),
+                queue,
+                Vec::<String>::new(),
+            )
+        });
         let (ticked, looked) = join(join_all(ticks), look).await;
         for (queue, ticked) in queues.iter().zip(ticked) {
             if let Err(error) = ticked {
                 // There is something to see all the same.
-                tracing::debug!(%error, queue, "looked at a queue that could not be brought up to date");
+                tracing::debug!(%error, queue, "looked at a queue that could not be brought up to \
+                    date");
             }
         }
         looked
     }
 
     async fn job(&self, id: &JobId, is_now: bool) -> Result<Option<JobInfo>, Error> {
-        let Some((queue, number)) = parts_of(id) else { return Ok(None) };
+        let Some((queue, number)) = parts_of(id) else {
+            return Ok(None);
+        };
         let mut pipeline = pipe();
-        pipeline.cmd("HGETALL").arg(key(queue, &format!("job:{number}")));
-        pipeline.cmd("LRANGE").arg(key(queue, &format!("history:{number}"))).arg(0).arg(-1);
-        pipeline.cmd("LRANGE").arg(key(queue, &format!("members:{number}"))).arg(0).arg(MEMBERS_MAX);
+        pipeline
+            .cmd("HGETALL")
+            .arg(key(queue, &format!("job:{number}")));
+        pipeline
+            .cmd("LRANGE")
+            .arg(key(queue, &format!("history:{number}")))
+            .arg(0)
+            .arg(-1);
+        pipeline
+            .cmd("LRANGE")
+            .arg(key(queue, &format!("members:{number}")))
+            .arg(0)
+            .arg(MEMBERS_MAX);
         pipeline.cmd("EXISTS").arg(key(queue, "incoming"));
         let look = self.ask_all("look up a job", &pipeline);
-        let mut looked: (Value, Vec<String>, Vec<String>, u64) = if is_now { self.look_at(&[queue], look).await? } else { look.await? };
+        let mut looked: (Value, Vec<String>, Vec<String>, u64) = if is_now {
+            self.look_at(&[queue], look).await?
+        } else {
+            look.await?
+        };
         if looked.3 > 0 {
             self.merge(queue).await?;
             looked = self.ask_all("look up a job", &pipeline).await?;
@@ -97,12 +144,24 @@ impl Link {
             let members: Vec<_> = page.iter().filter_map(|member| member_of(member)).collect();
             let mut pipeline = pipe();
             for (queue, number) in &members {
-                pipeline.cmd("HGET").arg(key(queue, &format!("job:{number}"))).arg("state");
+                pipeline
+                    .cmd("HGET")
+                    .arg(key(queue, &format!("job:{number}")))
+                    .arg("state");
             }
             let states: Vec<Option<String>> = self.ask_all("look up jobs", &pipeline).await?;
-            let is_open = |state: &Option<String>| state.as_deref().is_some_and(|state| !state_of(Some(state)).is_terminal());
-            unsettled
-                .extend(members.iter().zip(&states).filter(|(_, state)| is_open(state)).map(|((queue, number), _)| id_of(queue, number)));
+            let is_open = |state: &Option<String>| {
+                state
+                    .as_deref()
+                    .is_some_and(|state| !state_of(Some(state)).is_terminal())
+            };
+            unsettled.extend(
+                members
+                    .iter()
+                    .zip(&states)
+                    .filter(|(_, state)| is_open(state))
+                    .map(|((queue, number), _)| id_of(queue, number)),
+            );
             if unsettled.len() >= UNSETTLED_MAX {
                 unsettled.truncate(UNSETTLED_MAX);
                 break;
@@ -130,28 +189,51 @@ impl Link {
         self.merge_if_needed(queue).await?;
         while jobs.len() < limit {
             let mut page = cmd("ZRANGEBYLEX");
-            page.arg(key(queue, "jobs")).arg(&from).arg("+").arg("LIMIT").arg(0).arg(PAGE);
+            page.arg(key(queue, "jobs"))
+                .arg(&from)
+                .arg("+")
+                .arg("LIMIT")
+                .arg(0)
+                .arg(PAGE);
             let numbers: Vec<String> = self.look_at(&[queue], self.ask("list jobs", &page)).await?;
-            let Some(last) = numbers.last() else { return Ok(()) };
+            let Some(last) = numbers.last() else {
+                return Ok(());
+            };
             from = format!("({last}");
             let mut pipeline = pipe();
             for number in &numbers {
-                pipeline.cmd("HGETALL").arg(key(queue, &format!("job:{number}")));
-                pipeline.cmd("LRANGE").arg(key(queue, &format!("history:{number}"))).arg(0).arg(-1);
+                pipeline
+                    .cmd("HGETALL")
+                    .arg(key(queue, &format!("job:{number}")));
+                pipeline
+                    .cmd("LRANGE")
+                    .arg(key(queue, &format!("history:{number}")))
+                    .arg(0)
+                    .arg(-1);
             }
             let values: Vec<Value> = self.ask_all("list jobs", &pipeline).await?;
             let mut values = values.into_iter();
             for number in &numbers {
                 let fields = fields_of_hash(values.next().unwrap_or(Value::Nil))?;
                 let history: Vec<String> = read(values.next().unwrap_or(Value::Nil))?;
-                let fits = state.is_none_or(|state| fields.get("state").is_some_and(|known| *known == state.to_string()));
+                let fits = state.is_none_or(|state| {
+                    fields
+                        .get("state")
+                        .is_some_and(|known| *known == state.to_string())
+                });
                 if !fields.is_empty() && fits && jobs.len() < limit {
                     let mut job = info(queue, number, &fields, &history);
                     if let Some(waits) = &mut job.waits
                         && waits.settled < waits.members
                     {
-                        let members = cmd("LRANGE").arg(key(queue, &format!("members:{number}"))).arg(0).arg(-1).clone();
-                        waits.jobs = self.unsettled(&self.ask::<Vec<String>>("look up members", &members).await?).await?;
+                        let members = cmd("LRANGE")
+                            .arg(key(queue, &format!("members:{number}")))
+                            .arg(0)
+                            .arg(-1)
+                            .clone();
+                        waits.jobs = self
+                            .unsettled(&self.ask::<Vec<String>>("look up members", &members).await?)
+                            .await?;
                     }
                     jobs.push(job);
                 }
@@ -169,7 +251,10 @@ impl Link {
         queues.dedup();
         for page in queues.chunks(QUEUES_PAGE) {
             let names: Vec<&str> = page.iter().map(String::as_str).collect();
-            let mut values = self.look_at(&names, self.count_page(page)).await?.into_iter();
+            let mut values = self
+                .look_at(&names, self.count_page(page))
+                .await?
+                .into_iter();
             for queue in page {
                 let values: Vec<Value> = values.by_ref().take(COUNTS).collect();
                 let is_incoming = values.last() == Some(&Value::Int(1));
@@ -205,16 +290,21 @@ impl Link {
     }
 
     async fn why(&self, id: &JobId) -> Result<Option<Explanation>, Error> {
-        let Some((queue, number)) = parts_of(id) else { return Ok(None) };
+        let Some((queue, number)) = parts_of(id) else {
+            return Ok(None);
+        };
         self.merge_if_needed(queue).await?;
         let answer: Value = self.run("ask why", scripts::why(), queue, &number).await?;
-        let Value::Array(values) = answer else { return Ok(None) };
+        let Value::Array(values) = answer else {
+            return Ok(None);
+        };
         let mut values = values.into_iter();
         let mut next = || values.next().unwrap_or(Value::Nil);
         let fields = fields_of_hash(next())?;
         let history: Vec<String> = read(next())?;
         let (paused, asked): (bool, u64) = (read(next())?, read(next())?);
-        let (before_in_key, state_of_that): (Option<String>, Option<String>) = (read(next())?, read(next())?);
+        let (before_in_key, state_of_that): (Option<String>, Option<String>) =
+            (read(next())?, read(next())?);
         let (queue_closed, partition_closed) = (next(), next());
         let before: u64 = read(next())?;
         let now: String = read(next())?;
@@ -225,23 +315,42 @@ impl Link {
         match job.state {
             JobState::Leased => reasons.push(Why::Running {
                 holder: job.holder.clone().unwrap_or_default(),
-                lease_left: Duration::from_millis(number_of(&fields, "lease_until").saturating_sub(now.parse().unwrap_or(0))),
+                lease_left: Duration::from_millis(
+                    number_of(&fields, "lease_until").saturating_sub(now.parse().unwrap_or(0)),
+                ),
                 cancel: fields.get("cancel").cloned(),
             }),
-            JobState::Done | JobState::Dead | JobState::Cancelled => reasons.push(Why::Ended { reason: job.reason.clone() }),
+            JobState::Done | JobState::Dead | JobState::Cancelled => reasons.push(Why::Ended {
+                reason: job.reason.clone(),
+            }),
             JobState::Scheduled | JobState::Retrying => {
                 let last = job.history.last().map(|record| record.reason.clone());
-                reasons.push(Why::NotDue { due: job.due_at.unwrap_or(UNIX_EPOCH), last });
+                reasons.push(Why::NotDue {
+                    due: job.due_at.unwrap_or(UNIX_EPOCH),
+                    last,
+                });
             }
             JobState::Held if number_of(&fields, "waits") > 0 => {
-                let jobs = self.job(id, false).await?.and_then(|job| job.waits).map(|waits| waits.jobs).unwrap_or_default();
+                let jobs = self
+                    .job(id, false)
+                    .await?
+                    .and_then(|job| job.waits)
+                    .map(|waits| waits.jobs)
+                    .unwrap_or_default();
                 let jobs = jobs.into_iter().take(10).collect();
-                reasons.push(Why::Flow { unsettled: number_of(&fields, "waits"), jobs });
+                reasons.push(Why::Flow {
+                    unsettled: number_of(&fields, "waits"),
+                    jobs,
+                });
             }
             JobState::Held => {
                 if let (Some(key), Some(first)) = (job.key.clone(), before_in_key) {
                     let state = state_of(state_of_that.as_deref());
-                    reasons.push(Why::Key { key, job: id_of(queue, &first), state });
+                    reasons.push(Why::Key {
+                        key,
+                        job: id_of(queue, &first),
+                        state,
+                    });
                 }
             }
             JobState::Ready => {
@@ -253,9 +362,16 @@ impl Link {
         if job.state != JobState::Leased && !job.state.is_terminal() {
             reasons.extend(job.unserved.map(|given_back| Why::Unserved { given_back }));
             reasons.extend(paused.then_some(Why::Paused));
-            reasons.extend((asked == 0).then_some(Why::NoWorker { since: ASKED_WITHIN }));
+            reasons.extend((asked == 0).then_some(Why::NoWorker {
+                since: ASKED_WITHIN,
+            }));
         }
-        Ok(Some(Explanation::new(id.clone(), queue.to_owned(), job.state, reasons)))
+        Ok(Some(Explanation::new(
+            id.clone(),
+            queue.to_owned(),
+            job.state,
+            reasons,
+        )))
     }
 
     async fn check(&self) -> Result<Vec<Finding>, Error> {
@@ -268,17 +384,30 @@ impl Link {
         );
         let time: (u64, u64) = self.ask("check the server", &cmd("TIME")).await?;
         if !forbidden.is_empty() {
-            let what = "INFO may not be used here: whether the server keeps a log, is a primary, and what it does when its memory is full is not known";
-            findings.push(Finding::new(Level::Warning, what.to_owned(), "give the user +info, or look at these yourself"));
+            let what = "INFO may not be used here: whether the server keeps a log, is a primary, \
+                and what it does when its memory is full is not known";
+            findings.push(Finding::new(
+                Level::Warning,
+                what.to_owned(),
+                "give the user +info, or look at these yourself",
+            ));
         }
         self.check_client(&mut findings).await;
         let fact = |text: &str, name: &str| {
-            text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().to_owned()
+            text.lines()
+                .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
+                .unwrap_or_default()
+                .to_owned()
         };
-        let mut find = |level: Level, what: String, advice: &str| findings.push(Finding::new(level, what, advice));
+        let mut find = |level: Level, what: String, advice: &str| {
+            findings.push(Finding::new(level, what, advice))
+        };
         let policy = fact(&memory, "maxmemory_policy");
         if !memory.is_empty() && policy != "noeviction" {
-            let what = format!("the server removes keys when its memory is full (maxmemory-policy {policy}): jobs vanish without a trace");
+            let what = format!(
+                "the server removes keys when its memory is full (maxmemory-policy {policy}): jobs \
+                    vanish without a trace"
+            );
             find(Level::Problem, what, "set maxmemory-policy noeviction");
         }
         if fact(&memory, "maxmemory") == "0" {
@@ -291,31 +420,65 @@ impl Link {
         if persistence.is_empty() {
             // Said above.
         } else if fact(&persistence, "aof_enabled") != "1" {
-            let what = "the server keeps no log (appendonly no): a crash loses the jobs since its last snapshot, or all".to_owned();
-            find(Level::Problem, what, "set appendonly yes, and appendfsync always where each acknowledged job matters");
+            let what = "the server keeps no log (appendonly no): a crash loses the jobs since its \
+                last snapshot, or all"
+                .to_owned();
+            find(
+                Level::Problem,
+                what,
+                "set appendonly yes, and appendfsync always where each acknowledged job matters",
+            );
         } else {
-            let fsync = self.ask::<Vec<String>>("check the server", cmd("CONFIG").arg("GET").arg("appendfsync")).await;
+            let fsync = self
+                .ask::<Vec<String>>(
+                    "check the server",
+                    cmd("CONFIG").arg("GET").arg("appendfsync"),
+                )
+                .await;
             if fsync.is_err() {
                 let what =
-                    "CONFIG GET may not be used here: whether the server writes its log for each job (appendfsync always) is not known"
+                    "CONFIG GET may not be used here: whether the server writes its log for each \
+                        job (appendfsync always) is not known"
                         .to_owned();
-                find(Level::Warning, what, "give the user +config|get, or look at it yourself");
+                find(
+                    Level::Warning,
+                    what,
+                    "give the user +config|get, or look at it yourself",
+                );
             }
             let fsync = fsync.unwrap_or_default();
             if fsync.get(1).is_some_and(|when| when != "always") {
-                let what = "the server writes its log once a second or less: a crash loses about a second of acknowledged jobs".to_owned();
-                find(Level::Warning, what, "set appendfsync always where each acknowledged job matters");
+                let what =
+                    "the server writes its log once a second or less: a crash loses about a \
+                    second of acknowledged jobs"
+                        .to_owned();
+                find(
+                    Level::Warning,
+                    what,
+                    "set appendfsync always where each acknowledged job matters",
+                );
             }
         }
         if !replication.is_empty() && fact(&replication, "role") != "master" {
-            find(Level::Problem, "this server is a replica".to_owned(), "connect to the primary, or by Sentinel");
+            find(
+                Level::Problem,
+                "this server is a replica".to_owned(),
+                "connect to the primary, or by Sentinel",
+            );
         }
         let server = UNIX_EPOCH + Duration::from_secs(time.0) + Duration::from_micros(time.1);
         let own = SystemTime::now();
         let apart = own.duration_since(server).unwrap_or_else(|e| e.duration());
         if apart > CLOCK_APART_MAX {
-            let what = format!("the server's clock and this host's are {} s apart", apart.as_secs());
-            find(Level::Warning, what, "the server's counts; let NTP keep both");
+            let what = format!(
+                "the server's clock and this host's are {} s apart",
+                apart.as_secs()
+            );
+            find(
+                Level::Warning,
+                what,
+                "the server's counts; let NTP keep both",
+            );
         }
         for counts in self.counts(&[]).await? {
             self.check_queue(&counts, &mut findings).await?;
@@ -325,35 +488,85 @@ impl Link {
 
     /// A part of INFO; nothing where that may not be used.
     async fn facts(&self, part: &str, forbidden: &mut Vec<Error>) -> String {
-        self.ask("check the server", cmd("INFO").arg(part)).await.unwrap_or_else(|error| {
-            forbidden.push(error);
-            String::new()
-        })
+        self.ask("check the server", cmd("INFO").arg(part))
+            .await
+            .unwrap_or_else(|error| {
+                forbidden.push(error);
+                String::new()
+            })
     }
 
     async fn check_client(&self, findings: &mut Vec<Finding>) {
-        if self.ask::<Value>("check the server", cmd("CLIENT").arg("TRACKINGINFO")).await.is_err() {
+        if self
+            .ask::<Value>("check the server", cmd("CLIENT").arg("TRACKINGINFO"))
+            .await
+            .is_err()
+        {
             let what =
-                "CLIENT may not be used here, by which the server tells consumers of new jobs: idle ones look every 2 s instead".to_owned();
-            findings.push(Finding::new(Level::Warning, what, "give the user +client|tracking and +client|trackinginfo"));
+                "CLIENT may not be used here, by which the server tells consumers of new jobs: \
+                    idle ones look every 2 s instead"
+                    .to_owned();
+            findings.push(Finding::new(
+                Level::Warning,
+                what,
+                "give the user +client|tracking and +client|trackinginfo",
+            ));
         }
     }
 
-    async fn check_queue(&self, counts: &QueueCounts, findings: &mut Vec<Finding>) -> Result<(), Error> {
-        let QueueCounts { queue, paused, jobs, .. } = counts;
-        let of = |states: &[JobState]| jobs.iter().filter(|(state, _)| states.contains(state)).map(|(_, count)| count).sum::<u64>();
-        let waiting = of(&[JobState::Ready, JobState::Scheduled, JobState::Held, JobState::Retrying]);
+    async fn check_queue(
+        &self,
+        counts: &QueueCounts,
+        findings: &mut Vec<Finding>,
+    ) -> Result<(), Error> {
+        let QueueCounts {
+            queue,
+            paused,
+            jobs,
+            ..
+        } = counts;
+        let of = |states: &[JobState]| {
+            jobs.iter()
+                .filter(|(state, _)| states.contains(state))
+                .map(|(_, count)| count)
+                .sum::<u64>()
+        };
+        let waiting = of(&[
+            JobState::Ready,
+            JobState::Scheduled,
+            JobState::Held,
+            JobState::Retrying,
+        ]);
         if waiting > 0 && *paused {
-            findings.push(Finding::new(Level::Warning, format!("queue {queue} is paused, and {waiting} jobs wait in it"), "resume it"));
+            findings.push(Finding::new(
+                Level::Warning,
+                format!("queue {queue} is paused, and {waiting} jobs wait in it"),
+                "resume it",
+            ));
         } else if waiting > 0 && of(&[JobState::Leased]) == 0 {
             let (since, _): (u64, u64) = self.ask("ask for the time", &cmd("TIME")).await?;
             // As `why.lua` counts them.
             let moved = super::queue::millis(self.clock_moved().0);
             let since = (since.saturating_sub(ASKED_WITHIN.as_secs()) * 1000).saturating_add(moved);
-            let asked: u64 = self.ask("count workers", cmd("ZCOUNT").arg(key(queue, "consumers")).arg(since).arg("+inf")).await?;
+            let asked: u64 = self
+                .ask(
+                    "count workers",
+                    cmd("ZCOUNT")
+                        .arg(key(queue, "consumers"))
+                        .arg(since)
+                        .arg("+inf"),
+                )
+                .await?;
             if asked == 0 {
-                let what = format!("{waiting} jobs wait in queue {queue}, and no worker has asked for them in the last minute");
-                findings.push(Finding::new(Level::Warning, what, "start one, or look whether its queue is named so"));
+                let what = format!(
+                    "{waiting} jobs wait in queue {queue}, and no worker has asked for them in the \
+                        last minute"
+                );
+                findings.push(Finding::new(
+                    Level::Warning,
+                    what,
+                    "start one, or look whether its queue is named so",
+                ));
             }
         }
         let dead = of(&[JobState::Dead]);
@@ -376,7 +589,8 @@ const COUNTS: usize = JobState::ALL.len() + 4;
 fn counts_of(queue: &str, values: Vec<Value>) -> Result<QueueCounts, Error> {
     let mut values = values.into_iter();
     let mut next = || values.next().unwrap_or(Value::Nil);
-    let (paused, limits, inbox): (bool, Option<String>, u64) = (read(next())?, read(next())?, read(next())?);
+    let (paused, limits, inbox): (bool, Option<String>, u64) =
+        (read(next())?, read(next())?, read(next())?);
     let mut jobs = Vec::new();
     for state in JobState::ALL {
         let count: u64 = read(next())?;
@@ -386,7 +600,12 @@ fn counts_of(queue: &str, values: Vec<Value>) -> Result<QueueCounts, Error> {
         }
     }
     let limits = limits.and_then(|text| serde_json::from_str::<Limits>(&text).ok());
-    Ok(QueueCounts { queue: queue.to_owned(), paused, limits, jobs })
+    Ok(QueueCounts {
+        queue: queue.to_owned(),
+        paused,
+        limits,
+        jobs,
+    })
 }
 
 /// More than a lease's margin.
@@ -398,54 +617,93 @@ const MEMBERS_PAGE: usize = 500;
 /// Members of a flow that are named.
 const UNSETTLED_MAX: usize = 20;
 
-/// Queue and number of a member, as a script keeps it: the beginning of its queue's keys, and its number.
+/// Queue and number of a member, as a script keeps it: the beginning of its queue's keys, and its
+/// number.
 fn member_of(text: &str) -> Option<(&str, &str)> {
     text.strip_prefix("brigade:{")?.rsplit_once("}:")
 }
 
 /// What `closed` of `common.lua` said.
 fn closed(value: Value, partition: Option<String>) -> Result<Option<Why>, Error> {
-    let Value::Array(values) = value else { return Ok(None) };
+    let Value::Array(values) = value else {
+        return Ok(None);
+    };
     let mut values = values.into_iter();
     let mut next = || values.next().unwrap_or(Value::Nil);
     let what: String = read(next())?;
     Ok(Some(if what == "running" {
-        Why::RunningLimit { partition, limit: read(next())?, running: read(next())? }
+        Why::RunningLimit {
+            partition,
+            limit: read(next())?,
+            running: read(next())?,
+        }
     } else {
-        let rate = Rate { starts: read(next())?, per: Duration::from_millis(read(next())?) };
-        Why::RateLimit { partition, rate, free_in: Duration::from_millis(read(next())?) }
+        let rate = Rate {
+            starts: read(next())?,
+            per: Duration::from_millis(read(next())?),
+        };
+        Why::RateLimit {
+            partition,
+            rate,
+            free_in: Duration::from_millis(read(next())?),
+        }
     }))
 }
 
 fn state_of(text: Option<&str>) -> JobState {
-    JobState::ALL.into_iter().find(|state| text == Some(state.to_string().as_str())).unwrap_or(JobState::Ready)
+    JobState::ALL
+        .into_iter()
+        .find(|state| text == Some(state.to_string().as_str()))
+        .unwrap_or(JobState::Ready)
 }
 
 fn number_of(fields: &HashMap<String, String>, name: &str) -> u64 {
-    fields.get(name).and_then(|text| text.parse().ok()).unwrap_or(0)
+    fields
+        .get(name)
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0)
 }
 
 fn waits(fields: &HashMap<String, String>) -> Option<Waits> {
     let count = |name: &str| u32::try_from(number_of(fields, name)).unwrap_or(u32::MAX);
     let (members, left, missed) = (count("members"), count("waits"), count("missed"));
-    (members > 0).then(|| Waits { members, settled: members.saturating_sub(left), missed, jobs: Vec::new() })
+    (members > 0).then(|| Waits {
+        members,
+        settled: members.saturating_sub(left),
+        missed,
+        jobs: Vec::new(),
+    })
 }
 
 fn next_of(fields: &HashMap<String, String>) -> Option<JobId> {
-    let queue = fields.get("next_queue")?.strip_prefix("brigade:{")?.strip_suffix("}:")?;
+    let queue = fields
+        .get("next_queue")?
+        .strip_prefix("brigade:{")?
+        .strip_suffix("}:")?;
     Some(id_of(queue, fields.get("next")?))
 }
 
 /// What other programs have pushed may be no text.
 fn fields_of_hash(value: Value) -> Result<HashMap<String, String>, Error> {
     let fields: HashMap<String, Vec<u8>> = read(value)?;
-    Ok(fields.into_iter().map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned())).collect())
+    Ok(fields
+        .into_iter()
+        .map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned()))
+        .collect())
 }
 
-fn info(queue: &str, number: &str, fields: &HashMap<String, String>, history: &[String]) -> JobInfo {
+fn info(
+    queue: &str,
+    number: &str,
+    fields: &HashMap<String, String>,
+    history: &[String],
+) -> JobInfo {
     let text = |name: &str| fields.get(name).cloned();
     let count = |name: &str| u32::try_from(number_of(fields, name)).unwrap_or(u32::MAX);
-    let options: JobOptions = fields.get("options").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let options: JobOptions = fields
+        .get("options")
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default();
     let due = number_of(fields, "due");
     JobInfo {
         id: id_of(queue, number),
@@ -464,15 +722,21 @@ fn info(queue: &str, number: &str, fields: &HashMap<String, String>, history: &[
         crashed: count("crashed"),
         interrupted: count("interrupted"),
         lost: count("lost"),
-        unserved: (count("unserved") > 0)
-            .then(|| Unserved { times: count("unserved"), since: UNIX_EPOCH + Duration::from_millis(number_of(fields, "unserved_at")) }),
+        unserved: (count("unserved") > 0).then(|| Unserved {
+            times: count("unserved"),
+            since: UNIX_EPOCH + Duration::from_millis(number_of(fields, "unserved_at")),
+        }),
         holder: text("holder"),
-        begins_by: (number_of(fields, "begins_by") > 0).then(|| UNIX_EPOCH + Duration::from_millis(number_of(fields, "begins_by"))),
+        begins_by: (number_of(fields, "begins_by") > 0)
+            .then(|| UNIX_EPOCH + Duration::from_millis(number_of(fields, "begins_by"))),
         cancel: text("cancel"),
         waits: waits(fields),
         next: next_of(fields),
         result: text("result"),
         reason: text("reason"),
-        history: history.iter().filter_map(|text| serde_json::from_str::<AttemptRecord>(text).ok()).collect(),
+        history: history
+            .iter()
+            .filter_map(|text| serde_json::from_str::<AttemptRecord>(text).ok())
+            .collect(),
     }
 }

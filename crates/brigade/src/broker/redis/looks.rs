@@ -1,8 +1,10 @@
 //! Consumers of many queues: which of them are worth a look.
 //!
-//! A queue is *open* when it may have something to hand out: it was never looked at, its bell rang, something of it fell due, or its last
-//! hand-out was a full one. Only open queues are asked for jobs. If many are open, one script per [`PROBE`] queues says first which of them have
-//! anything. As a notification may be lost, and other programs may push to an inbox, all queues are probed every [`SWEEP_EVERY`].
+//! A queue is *open* when it may have something to hand out: it was never looked at, its bell rang,
+//! something of it fell due, or its last hand-out was a full one. Only open queues are asked for
+//! jobs. If many are open, one script per [`PROBE`] queues says first which of them have anything.
+//! As a notification may be lost, and other programs may push to an inbox, all queues are probed
+//! every [`SWEEP_EVERY`].
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;
@@ -75,14 +77,23 @@ impl Known {
     fn tick(&mut self, queues: &Queues, moved: (Duration, i64), sweep_every: Duration) {
         let now = Instant::now();
         let later = self.due.split_off(&now);
-        for queue in std::mem::replace(&mut self.due, later).into_values().flatten() {
+        for queue in std::mem::replace(&mut self.due, later)
+            .into_values()
+            .flatten()
+        {
             self.open(&queue, State::Suspect);
         }
         let is_new = self.moved != moved || self.queues.len() > KNOWN_MAX;
         if is_new {
-            *self = Self { moved, ..Self::default() };
+            *self = Self {
+                moved,
+                ..Self::default()
+            };
         }
-        if self.swept.is_none_or(|swept| swept.elapsed() >= sweep_every) {
+        if self
+            .swept
+            .is_none_or(|swept| swept.elapsed() >= sweep_every)
+        {
             self.swept = Some(now);
             self.due.clear();
             for queue in queues.names() {
@@ -98,10 +109,19 @@ impl Known {
     fn asked(&self, queues: &Queues, state: State, max: usize) -> Vec<Box<str>> {
         let is_it = |queue: &str| self.queues.get(queue) == Some(&state);
         if self.open.len() > FEW * 4 {
-            return queues.iter().filter(|queue| self.open.contains(*queue) && is_it(queue)).take(max).cloned().collect();
+            return queues
+                .iter()
+                .filter(|queue| self.open.contains(*queue) && is_it(queue))
+                .take(max)
+                .cloned()
+                .collect();
         }
-        let mut found: Vec<_> =
-            self.open.iter().filter(|queue| is_it(queue)).filter_map(|queue| Some((queues.rank(queue)?, queue.clone()))).collect();
+        let mut found: Vec<_> = self
+            .open
+            .iter()
+            .filter(|queue| is_it(queue))
+            .filter_map(|queue| Some((queues.rank(queue)?, queue.clone())))
+            .collect();
         found.sort_unstable();
         found.truncate(max);
         found.into_iter().map(|(_, queue)| queue).collect()
@@ -137,21 +157,40 @@ impl Looks {
 
     /// Queues that have something which falls due, such as leases.
     pub(super) fn closed_by_time(&self, max: usize) -> Vec<Box<str>> {
-        lock(&self.0).due.values().flatten().take(max).cloned().collect()
+        lock(&self.0)
+            .due
+            .values()
+            .flatten()
+            .take(max)
+            .cloned()
+            .collect()
     }
 
     /// In how long another opens by itself.
     fn next(&self, sweep_every: Duration) -> Duration {
         let known = lock(&self.0);
-        let sweep = known.swept.map_or(Duration::ZERO, |swept| sweep_every.saturating_sub(swept.elapsed()));
-        known.due.keys().next().map_or(sweep, |due| due.saturating_duration_since(Instant::now()).min(sweep))
+        let sweep = known.swept.map_or(Duration::ZERO, |swept| {
+            sweep_every.saturating_sub(swept.elapsed())
+        });
+        known.due.keys().next().map_or(sweep, |due| {
+            due.saturating_duration_since(Instant::now()).min(sweep)
+        })
     }
 }
 
 impl Link {
-    /// Of many queues those that are worth asking, in their order; and in how long there may be others.
-    pub(super) async fn worth_asking(&self, queues: &Queues, max: usize) -> Result<(Vec<Box<str>>, Duration), Error> {
-        let sweep_every = if self.is_cluster() { SWEEP_EVERY_IN_CLUSTER } else { SWEEP_EVERY };
+    /// Of many queues those that are worth asking, in their order; and in how long there may be
+    /// others.
+    pub(super) async fn worth_asking(
+        &self,
+        queues: &Queues,
+        max: usize,
+    ) -> Result<(Vec<Box<str>>, Duration), Error> {
+        let sweep_every = if self.is_cluster() {
+            SWEEP_EVERY_IN_CLUSTER
+        } else {
+            SWEEP_EVERY
+        };
         let suspects = {
             let mut known = lock(&self.looks.0);
             known.tick(queues, self.clock_moved(), sweep_every);
@@ -160,7 +199,11 @@ impl Link {
         if suspects.len() <= FEW {
             self.looks.ring(suspects.iter().map(|queue| &**queue));
         } else {
-            let piece = if self.is_cluster() { PROBE_IN_CLUSTER } else { PROBE };
+            let piece = if self.is_cluster() {
+                PROBE_IN_CLUSTER
+            } else {
+                PROBE
+            };
             for page in suspects.chunks(piece) {
                 page.iter().for_each(|queue| self.looks.begin(queue));
                 let dues = match self.probe(page).await {
@@ -174,7 +217,11 @@ impl Link {
                 for (queue, due) in page.iter().zip(dues) {
                     match u64::try_from(due) {
                         Ok(0) => known.open(queue, State::Hot),
-                        Ok(due) => known.due.entry(Instant::now() + Duration::from_millis(due)).or_default().push(queue.clone()),
+                        Ok(due) => known
+                            .due
+                            .entry(Instant::now() + Duration::from_millis(due))
+                            .or_default()
+                            .push(queue.clone()),
                         Err(_) => {}
                     }
                 }
@@ -189,8 +236,12 @@ impl Link {
         if !self.is_cluster() {
             let mut arguments = Arguments::default();
             arguments.push(holder());
-            queues.iter().for_each(|queue| arguments.push(&key(queue, "")));
-            return self.run("look for jobs", scripts::probe(), &queues[0], arguments).await;
+            queues
+                .iter()
+                .for_each(|queue| arguments.push(&key(queue, "")));
+            return self
+                .run("look for jobs", scripts::probe(), &queues[0], arguments)
+                .await;
         }
         // At the same time, so that they share their way to each node.
         let probes = queues.iter().map(async |queue| {
@@ -198,8 +249,18 @@ impl Link {
             if self.nodes().is_away(key(queue, "").as_bytes()).await {
                 return -1;
             }
-            let answer: Result<Vec<i64>, Error> = self.run("look for jobs", scripts::probe(), queue, (holder(), key(queue, ""))).await;
-            answer.ok().and_then(|due| due.first().copied()).unwrap_or(-1)
+            let answer: Result<Vec<i64>, Error> = self
+                .run(
+                    "look for jobs",
+                    scripts::probe(),
+                    queue,
+                    (holder(), key(queue, "")),
+                )
+                .await;
+            answer
+                .ok()
+                .and_then(|due| due.first().copied())
+                .unwrap_or(-1)
         });
         Ok(join_all(probes).await)
     }

@@ -1,8 +1,9 @@
 //! Which server has a key, and requests to it.
 //!
-//! With one server, or sentinels, that is always the same one. A cluster divides all keys into 16384 slots and says who has which; a node
-//! that is asked for a slot of another's says whose it is now. What a server refused for now, or sent elsewhere, was not done and is
-//! asked again; what broke on the way is not.
+//! With one server, or sentinels, that is always the same one. A cluster divides all keys into
+//! 16384 slots and says who has which; a node that is asked for a slot of another's says whose it
+//! is now. What a server refused for now, or sent elsewhere, was not done and is asked again; what
+//! broke on the way is not.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -52,7 +53,12 @@ struct Slots {
 
 impl Nodes {
     pub(super) fn new(reach: Arc<Reach>) -> Self {
-        Self { reach, lines: Mutex::default(), slots: Renewed::default(), moved: watch::Sender::default() }
+        Self {
+            reach,
+            lines: Mutex::default(),
+            slots: Renewed::default(),
+            moved: watch::Sender::default(),
+        }
     }
 
     pub(super) fn reach(&self) -> &Arc<Reach> {
@@ -85,13 +91,21 @@ impl Nodes {
                 let mut used: Vec<u16> = slots.owners.iter().copied().flatten().collect();
                 used.sort_unstable();
                 used.dedup();
-                Ok(used.into_iter().map(|place| Target::At(slots.addresses[usize::from(place)].clone())).collect())
+                Ok(used
+                    .into_iter()
+                    .map(|place| Target::At(slots.addresses[usize::from(place)].clone()))
+                    .collect())
             }
         }
     }
 
     /// The pipeline's answers from whoever has its keys, which all must be of one slot.
-    pub(super) async fn send(&self, key: &[u8], pipeline: &Pipeline, purpose: Purpose) -> Result<Vec<Value>, Fault> {
+    pub(super) async fn send(
+        &self,
+        key: &[u8],
+        pipeline: &Pipeline,
+        purpose: Purpose,
+    ) -> Result<Vec<Value>, Fault> {
         let mut tried = 0;
         let mut asked_aside = None;
         loop {
@@ -125,7 +139,12 @@ impl Nodes {
         }
     }
 
-    async fn send_once(&self, key: &[u8], pipeline: &Pipeline, purpose: Purpose) -> Result<Vec<Value>, Fault> {
+    async fn send_once(
+        &self,
+        key: &[u8],
+        pipeline: &Pipeline,
+        purpose: Purpose,
+    ) -> Result<Vec<Value>, Fault> {
         let (number, target) = self.locate(key).await?;
         let answered = self.line(target, purpose).send(pipeline).await;
         if answered.as_ref().is_err_and(Fault::ends_connection) {
@@ -136,7 +155,12 @@ impl Nodes {
     }
 
     /// A slot on its way to another node: that one answers only who says that he was sent.
-    async fn ask_aside(&self, target: Target, pipeline: &Pipeline, purpose: Purpose) -> Result<Vec<Value>, Fault> {
+    async fn ask_aside(
+        &self,
+        target: Target,
+        pipeline: &Pipeline,
+        purpose: Purpose,
+    ) -> Result<Vec<Value>, Fault> {
         let mut both = Pipeline::with_capacity(2 * pipeline.len());
         for command in pipeline.cmd_iter() {
             both.cmd("ASKING").add_command(command.clone());
@@ -145,13 +169,15 @@ impl Nodes {
         Ok(answers.into_iter().skip(1).step_by(2).collect())
     }
 
-    /// Whether the server that has a key is known to be away, so that whoever can do without it need not wait for it. It is tried
-    /// again in the background.
+    /// Whether the server that has a key is known to be away, so that whoever can do without it
+    /// need not wait for it. It is tried again in the background.
     pub(super) async fn is_away(&self, key: &[u8]) -> bool {
         if !matches!(self.reach.place.how, How::Cluster(_)) {
             return false;
         }
-        let Ok(target) = self.target_of(key).await else { return true };
+        let Ok(target) = self.target_of(key).await else {
+            return true;
+        };
         let line = self.line(target, Purpose::Ask);
         if line.is_to_be_tried() {
             let line = Arc::clone(&line);
@@ -162,7 +188,11 @@ impl Nodes {
 
     fn line(&self, target: Target, purpose: Purpose) -> Arc<Line> {
         let make = || Arc::new(Line::new(Arc::clone(&self.reach), target.clone()));
-        Arc::clone(lock(&self.lines).entry((target.clone(), purpose)).or_insert_with(make))
+        Arc::clone(
+            lock(&self.lines)
+                .entry((target.clone(), purpose))
+                .or_insert_with(make),
+        )
     }
 
     async fn locate(&self, key: &[u8]) -> Result<(u64, Target), Fault> {
@@ -172,11 +202,16 @@ impl Nodes {
             How::Cluster(_) => {
                 let (number, slots) = self.slots().await?;
                 let slots = lock(&slots);
-                let owner = slots.owners[usize::from(slot_of(key))].map(|place| slots.addresses[usize::from(place)].clone());
+                let owner = slots.owners[usize::from(slot_of(key))]
+                    .map(|place| slots.addresses[usize::from(place)].clone());
                 let nobody = (redis::ErrorKind::Client, "nobody has this slot");
                 let owner = owner.ok_or_else(|| {
                     self.slots.forget(number);
-                    Fault::hinted(ErrorKind::Unreachable, "no node of the cluster has this queue", nobody)
+                    Fault::hinted(
+                        ErrorKind::Unreachable,
+                        "no node of the cluster has this queue",
+                        nobody,
+                    )
                 });
                 Ok((number, Target::At(owner?)))
             }
@@ -184,7 +219,9 @@ impl Nodes {
     }
 
     async fn slots(&self) -> Result<(u64, Arc<Mutex<Slots>>), Fault> {
-        self.slots.get(|| ask_for_slots(Arc::clone(&self.reach), self.known())).await
+        self.slots
+            .get(|| ask_for_slots(Arc::clone(&self.reach), self.known()))
+            .await
     }
 
     fn forget(&self, number: u64) {
@@ -196,7 +233,9 @@ impl Nodes {
 
     /// Nodes that were asked before, and those of the URL.
     fn known(&self) -> Vec<Address> {
-        let How::Cluster(named) = &self.reach.place.how else { return Vec::new() };
+        let How::Cluster(named) = &self.reach.place.how else {
+            return Vec::new();
+        };
         let mut known = named.clone();
         for (target, _) in lock(&self.lines).keys() {
             if let Target::At(address) = target
@@ -215,7 +254,9 @@ impl Nodes {
     }
 
     async fn move_slot(&self, slot: u16, address: Address) {
-        let Ok((_, slots)) = self.slots().await else { return };
+        let Ok((_, slots)) = self.slots().await else {
+            return;
+        };
         lock(&slots).set(slot, address);
         self.moved.send_modify(|count| *count += 1);
     }
@@ -223,10 +264,14 @@ impl Nodes {
 
 impl Slots {
     fn set(&mut self, slot: u16, address: Address) {
-        let place = self.addresses.iter().position(|known| *known == address).unwrap_or_else(|| {
-            self.addresses.push(address);
-            self.addresses.len() - 1
-        });
+        let place = self
+            .addresses
+            .iter()
+            .position(|known| *known == address)
+            .unwrap_or_else(|| {
+                self.addresses.push(address);
+                self.addresses.len() - 1
+            });
         if let Some(owner) = self.owners.get_mut(usize::from(slot)) {
             *owner = u16::try_from(place).ok();
         }
@@ -234,13 +279,22 @@ impl Slots {
 
     /// What `CLUSTER SLOTS` answers: ranges, each with its primary first.
     fn read(answer: Value, asked: &Address) -> Option<Self> {
-        let mut slots = Self { addresses: Vec::new(), owners: vec![None; usize::from(SLOTS)].into() };
-        let Value::Array(ranges) = answer else { return None };
+        let mut slots = Self {
+            addresses: Vec::new(),
+            owners: vec![None; usize::from(SLOTS)].into(),
+        };
+        let Value::Array(ranges) = answer else {
+            return None;
+        };
         for range in ranges {
             let (first, last, primary): (u16, u16, Vec<Value>) = match range {
                 Value::Array(range) => {
                     let mut range = range.into_iter();
-                    let mut number = || range.next().and_then(|value| redis::from_redis_value(value).ok());
+                    let mut number = || {
+                        range
+                            .next()
+                            .and_then(|value| redis::from_redis_value(value).ok())
+                    };
                     let (first, last) = (number()?, number()?);
                     (first, last, redis::from_redis_value(range.next()?).ok()?)
                 }
@@ -276,14 +330,28 @@ async fn ask_for_slots(reach: Arc<Reach>, known: Vec<Address>) -> Result<Arc<Mut
         };
         match timeout(SLOTS_TIMEOUT, asking).await {
             Ok(Ok(answer)) => match Slots::read(answer, &asked) {
-                Some(slots) if slots.owners.iter().any(Option::is_some) => return Ok(Arc::new(Mutex::new(slots))),
+                Some(slots) if slots.owners.iter().any(Option::is_some) => {
+                    return Ok(Arc::new(Mutex::new(slots)));
+                }
                 _ => {
-                    let hint = "the cluster has no slots yet; create it with redis-cli --cluster create";
-                    fault = Fault::hinted(ErrorKind::Unreachable, hint, (redis::ErrorKind::Client, "no slots"));
+                    let hint =
+                        "the cluster has no slots yet; create it with redis-cli --cluster create";
+                    fault = Fault::hinted(
+                        ErrorKind::Unreachable,
+                        hint,
+                        (redis::ErrorKind::Client, "no slots"),
+                    );
                 }
             },
-            Ok(Err(error)) if error.source.kind() == redis::ErrorKind::Server(ServerErrorKind::ResponseError) => {
-                return Err(Fault::hinted(ErrorKind::BadOption, "the server is no node of a cluster; write redis://", error.source));
+            Ok(Err(error))
+                if error.source.kind()
+                    == redis::ErrorKind::Server(ServerErrorKind::ResponseError) =>
+            {
+                return Err(Fault::hinted(
+                    ErrorKind::BadOption,
+                    "the server is no node of a cluster; write redis://",
+                    error.source,
+                ));
             }
             // It was not asked to change anything.
             Ok(Err(error)) => fault = error.into_unsent(),
@@ -308,13 +376,19 @@ fn redirection(fault: &Fault) -> Option<Redirection> {
     }
 }
 
-/// Why the request is to be asked again, perhaps elsewhere. The keys of a pipeline are of one slot, so that the first answer speaks for all,
-/// but for a slot on its way.
+/// Why the request is to be asked again, perhaps elsewhere. The keys of a pipeline are of one slot,
+/// so that the first answer speaks for all, but for a slot on its way.
 fn refusal_in(answers: &[Value], purpose: Purpose) -> Option<Fault> {
     // Behind a request that was carried out, only the replicas have still to say something.
-    let speak = if purpose == Purpose::Wait { answers.len().min(1) } else { answers.len() };
+    let speak = if purpose == Purpose::Wait {
+        answers.len().min(1)
+    } else {
+        answers.len()
+    };
     answers[..speak].iter().find_map(|answer| {
-        let Value::ServerError(error) = answer else { return None };
+        let Value::ServerError(error) = answer else {
+            return None;
+        };
         let fault = Fault::sent(error.clone());
         (fault.is_refused_for_now() || fault.source.redirect_node().is_some()).then_some(fault)
     })
@@ -333,7 +407,13 @@ pub(super) fn slot_of(key: &[u8]) -> u16 {
 /// CRC-16/XMODEM, which the specification of clusters names.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc: u16, _| if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 })
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc: u16, _| {
+            if crc & 0x8000 == 0 {
+                crc << 1
+            } else {
+                (crc << 1) ^ 0x1021
+            }
+        })
     })
 }
 

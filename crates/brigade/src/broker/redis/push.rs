@@ -1,4 +1,5 @@
-//! Pushing. What several callers push at the same time goes in one script, each push whole or not at all.
+//! Pushing. What several callers push at the same time goes in one script, each push whole or not
+//! at all.
 
 use std::borrow::Cow;
 use std::time::UNIX_EPOCH;
@@ -34,7 +35,9 @@ pub(super) enum Stored {
 impl Push {
     fn write(jobs: &[Job]) -> Result<Self, Error> {
         let queue = jobs.first().map(|first| &first.queue);
-        let is_now = |job: &Job| job.options.at.is_none() && job.options.delay.is_none() && Some(&job.queue) == queue;
+        let is_now = |job: &Job| {
+            job.options.at.is_none() && job.options.delay.is_none() && Some(&job.queue) == queue
+        };
         let is_plain = jobs.iter().all(|job| is_now(job) && is_plain(job));
         let mut arguments = Arguments::default();
         for job in jobs {
@@ -43,7 +46,11 @@ impl Push {
             }
             write_fields(job, !is_plain, &mut arguments)?;
         }
-        Ok(Self { jobs: jobs.len(), is_plain, arguments })
+        Ok(Self {
+            jobs: jobs.len(),
+            is_plain,
+            arguments,
+        })
     }
 
     /// For how much of a script it is.
@@ -62,16 +69,23 @@ impl Link {
     /// Checks that jobs may be pushed together, and that their queues are listed.
     pub(super) async fn admit(&self, queue: &str, jobs: &[Job]) -> Result<(), Error> {
         // A script that meets a key of another node ends in the middle.
-        if let Some(other) = jobs.iter().find(|job| !self.are_together(queue, &job.queue)) {
+        if let Some(other) = jobs
+            .iter()
+            .find(|job| !self.are_together(queue, &job.queue))
+        {
             let text = format!(
-                "push to queues {:?} and {:?} at once: in this cluster they are in different slots; push to each for itself, and let the jobs \
+                "push to queues {:?} and {:?} at once: in this cluster they are in different \
+                    slots; push to each for itself, and let the jobs \
                  of a flow share one queue",
                 queue, other.queue
             );
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         let mut last: Option<&str> = None;
-        for job in jobs.iter().filter(|job| last.replace(&job.queue) != Some(&*job.queue)) {
+        for job in jobs
+            .iter()
+            .filter(|job| last.replace(&job.queue) != Some(&*job.queue))
+        {
             check_name(&job.queue)?;
             self.list_queue(&job.queue).await?;
         }
@@ -79,7 +93,11 @@ impl Link {
     }
 
     /// One script for all that is pushed to a queue.
-    pub(super) async fn push_together(&self, queue: &str, pushes: &[Push]) -> Vec<Result<Stored, Error>> {
+    pub(super) async fn push_together(
+        &self,
+        queue: &str,
+        pushes: &[Push],
+    ) -> Vec<Result<Stored, Error>> {
         let all = |is_plain| pushes.iter().filter(move |push| push.is_plain == is_plain);
         let mut arguments = Arguments::default();
         arguments.push_number(all(true).map(|push| push.jobs as u64).sum::<u64>());
@@ -88,20 +106,36 @@ impl Link {
             arguments.push_number(push.jobs as u64);
             arguments.append(&push.arguments);
         }
-        let answers = match self.run_for_all("push", scripts::push(), queue, arguments, true).await {
+        let answers = match self
+            .run_for_all("push", scripts::push(), queue, arguments, true)
+            .await
+        {
             Ok(answers) => answers,
             Err(error) => return pushes.iter().map(|_| Err(error.copy())).collect(),
         };
         let mut answers = answers.into_iter();
-        let (first, mut before) = (convert::<u64>("push", answers.next().unwrap_or(Value::Nil), true), 0);
+        let (first, mut before) = (
+            convert::<u64>("push", answers.next().unwrap_or(Value::Nil), true),
+            0,
+        );
         let stored = pushes.iter().map(|push| {
             if !push.is_plain {
-                let stored = convert("push", answers.next().unwrap_or(Value::Nil), true).map(Stored::Each);
-                return stored.map_err(|e| if is_duplicate(&e) { duplicate("push a flow", &e) } else { e });
+                let stored =
+                    convert("push", answers.next().unwrap_or(Value::Nil), true).map(Stored::Each);
+                return stored.map_err(|e| {
+                    if is_duplicate(&e) {
+                        duplicate("push a flow", &e)
+                    } else {
+                        e
+                    }
+                });
             }
             let place = before;
             before += push.jobs as u64;
-            first.as_ref().map_or_else(|error| Err(error.copy()), |first| Ok(Stored::From(first + place)))
+            first.as_ref().map_or_else(
+                |error| Err(error.copy()),
+                |first| Ok(Stored::From(first + place)),
+            )
         });
         stored.collect()
     }
@@ -109,11 +143,18 @@ impl Link {
     /// The ids that jobs were given.
     pub(super) fn told(jobs: &[Job], stored: Stored) -> Vec<Pushed> {
         match stored {
-            Stored::From(first) => (first..).zip(jobs).map(|(number, job)| Pushed::New(id_of(&job.queue, &number.to_string()))).collect(),
+            Stored::From(first) => (first..)
+                .zip(jobs)
+                .map(|(number, job)| Pushed::New(id_of(&job.queue, &number.to_string())))
+                .collect(),
             Stored::Each(each) => {
                 let told = each.into_iter().zip(jobs).map(|((number, is_new), job)| {
                     let id = id_of(&job.queue, &number);
-                    if is_new == 1 { Pushed::New(id) } else { Pushed::Duplicate(id) }
+                    if is_new == 1 {
+                        Pushed::New(id)
+                    } else {
+                        Pushed::Duplicate(id)
+                    }
                 });
                 told.collect()
             }
@@ -123,8 +164,18 @@ impl Link {
 
 /// Whether a job has to do with no other, and leaves nothing behind; see `common.lua`.
 fn is_plain(job: &Job) -> bool {
-    let JobOptions { key, unique, keep, retry, .. } = &job.options;
-    job.link.is_none() && key.is_none() && unique.is_none() && keep.is_none() && retry.is_none_or(|retry| retry.within.is_none())
+    let JobOptions {
+        key,
+        unique,
+        keep,
+        retry,
+        ..
+    } = &job.options;
+    job.link.is_none()
+        && key.is_none()
+        && unique.is_none()
+        && keep.is_none()
+        && retry.is_none_or(|retry| retry.within.is_none())
 }
 
 /// What stands before a job that is not stored as a plain one.
@@ -132,16 +183,29 @@ fn write_header(job: &Job, arguments: &mut Arguments) {
     let options = &job.options;
     let link = job.link.clone().unwrap_or_default();
     arguments.push(&key(&job.queue, ""));
-    arguments.push_number(options.at.map_or(0, |at| at.duration_since(UNIX_EPOCH).map_or(0, millis)));
-    arguments.push_number(if options.at.is_some() { 0 } else { options.delay.map_or(0, millis) });
+    arguments.push_number(
+        options
+            .at
+            .map_or(0, |at| at.duration_since(UNIX_EPOCH).map_or(0, millis)),
+    );
+    arguments.push_number(if options.at.is_some() {
+        0
+    } else {
+        options.delay.map_or(0, millis)
+    });
     arguments.push(options.unique.as_deref().unwrap_or(""));
     arguments.push_number(options.unique_for.map_or(0, millis));
     arguments.push_number(link.next.map_or(0, |next| next as u64 + 1));
     arguments.push(link.gather.map_or("", Gather::name));
 }
 
-/// The hash of a job, the number of names and values before it, its priority first. `says_plain`: it says so if the job is plain.
-pub(super) fn write_fields(job: &Job, says_plain: bool, arguments: &mut Arguments) -> Result<(), Error> {
+/// The hash of a job, the number of names and values before it, its priority first. `says_plain`:
+/// it says so if the job is plain.
+pub(super) fn write_fields(
+    job: &Job,
+    says_plain: bool,
+    arguments: &mut Arguments,
+) -> Result<(), Error> {
     let fields = fields_of(job, says_plain)?;
     arguments.push_number(2 * fields.len() as u64);
     fields.iter().for_each(|(name, value)| {
@@ -156,25 +220,41 @@ fn given(text: Option<&str>) -> Option<Cow<'_, str>> {
 }
 
 /// The names and values of a job's hash.
-pub(super) fn fields_of(job: &Job, says_plain: bool) -> Result<Vec<(&'static str, Cow<'_, str>)>, Error> {
+pub(super) fn fields_of(
+    job: &Job,
+    says_plain: bool,
+) -> Result<Vec<(&'static str, Cow<'_, str>)>, Error> {
     let options = &job.options;
-    let text = (*options != JobOptions::default()).then(|| serde_json::to_string(options)).transpose();
-    let text = text.map_err(|e| Error::new(ErrorKind::Encode, "write a job's options").with_source(e))?;
-    let [keep, within] = [options.keep, options.retry().within].map(|time| time.map(|time| millis(time).to_string()));
+    let text = (*options != JobOptions::default())
+        .then(|| serde_json::to_string(options))
+        .transpose();
+    let text =
+        text.map_err(|e| Error::new(ErrorKind::Encode, "write a job's options").with_source(e))?;
+    let [keep, within] = [options.keep, options.retry().within]
+        .map(|time| time.map(|time| millis(time).to_string()));
     let priority = (options.priority != 0).then(|| options.priority.to_string());
     let fields = [
         ("priority", priority.map(Cow::Owned)),
-        ("plain", (says_plain && is_plain(job)).then_some(Cow::Borrowed("1"))),
+        (
+            "plain",
+            (says_plain && is_plain(job)).then_some(Cow::Borrowed("1")),
+        ),
         ("payload", Some(Cow::Borrowed(&*job.payload))),
         ("task", given(job.task.as_deref())),
         ("key", given(options.key.as_deref())),
-        ("partition", given(options.partition.as_deref().or(options.key.as_deref()))),
+        (
+            "partition",
+            given(options.partition.as_deref().or(options.key.as_deref())),
+        ),
         ("mark", given(options.unique.as_deref())),
         ("keep", keep.map(Cow::Owned)),
         ("within", within.map(Cow::Owned)),
         ("options", text.map(Cow::Owned)),
     ];
-    Ok(fields.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect())
+    Ok(fields
+        .into_iter()
+        .filter_map(|(name, value)| value.map(|value| (name, value)))
+        .collect())
 }
 
 /// A script said that a unique mark is taken.
@@ -189,13 +269,20 @@ pub(super) fn is_incoming(error: &Error) -> bool {
 
 /// Whether an error is one of the scripts' own.
 pub(super) fn has_code(error: &Error, code: &str) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<redis::RedisError>());
+    let source = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<redis::RedisError>());
     source.is_some_and(|source| source.code() == Some(code))
 }
 
 /// The script names the job.
 pub(super) fn duplicate(what: &str, error: &Error) -> Error {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<redis::RedisError>());
-    let job = source.and_then(|source| source.detail()).unwrap_or("another");
-    Error::new(ErrorKind::Duplicate, format!("{what}: job {job} has the unique mark and is not settled"))
+    let source = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<redis::RedisError>());
+    let job = source
+        .and_then(|source| source.detail())
+        .unwrap_or("another");
+    Error::new(
+        ErrorKind::Duplicate,
+        format!("{what}: job {job} has the unique mark and is not settled"),
+    )
 }

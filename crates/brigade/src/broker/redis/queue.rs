@@ -18,18 +18,27 @@ pub(super) fn holder() -> &'static str {
     static NAME: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     NAME.get_or_init(|| {
         let system = rustix::system::uname();
-        format!("{}:{}", system.nodename().to_string_lossy(), std::process::id())
+        format!(
+            "{}:{}",
+            system.nodename().to_string_lossy(),
+            std::process::id()
+        )
     })
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {
     // Larger ones than the server's numbers can hold.
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(1 << 50)
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX)
+        .min(1 << 50)
 }
 
 impl Link {
     /// Hands out jobs; also says in how long another falls due.
-    pub(super) async fn lease(&self, ask: &LeaseAsk) -> Result<(Vec<Leased>, Option<Duration>), Error> {
+    pub(super) async fn lease(
+        &self,
+        ask: &LeaseAsk,
+    ) -> Result<(Vec<Leased>, Option<Duration>), Error> {
         let mut leased = Vec::new();
         let mut due_in = self.fire_schedules().await;
         let mut failed = None;
@@ -50,8 +59,11 @@ impl Link {
             }
             self.looks.begin(queue);
             let leased_from = self.lease_from(queue, ask, &mut leased).await;
-            let due = leased_from.as_ref().map_or(Some(AGAIN_AFTER_ERROR), |due| *due);
-            self.looks.end(queue, leased_from.is_ok() && leased.len() >= ask.max, due);
+            let due = leased_from
+                .as_ref()
+                .map_or(Some(AGAIN_AFTER_ERROR), |due| *due);
+            self.looks
+                .end(queue, leased_from.is_ok() && leased.len() >= ask.max, due);
             match leased_from {
                 Ok(due) => due_in = due_in.into_iter().chain(due).min(),
                 Err(error) => {
@@ -80,7 +92,12 @@ impl Link {
             &with_leases
         };
         let taken_over = async {
-            for queue in self.take_over(queues).await?.into_iter().filter(|queue| ask.queues.rank(queue).is_some()) {
+            for queue in self
+                .take_over(queues)
+                .await?
+                .into_iter()
+                .filter(|queue| ask.queues.rank(queue).is_some())
+            {
                 self.lease_from(&queue, ask, leased).await?;
             }
             Ok::<_, Error>(())
@@ -91,7 +108,12 @@ impl Link {
     }
 
     /// Hands out jobs of one queue, and adds them to these.
-    async fn lease_from(&self, queue: &str, ask: &LeaseAsk, leased: &mut Vec<Leased>) -> Result<Option<Duration>, Error> {
+    async fn lease_from(
+        &self,
+        queue: &str,
+        ask: &LeaseAsk,
+        leased: &mut Vec<Leased>,
+    ) -> Result<Option<Duration>, Error> {
         self.list_queue_if_possible(queue).await;
         if self.is_cluster() && self.is_list_away().await {
             self.fire_of(queue).await?;
@@ -104,7 +126,14 @@ impl Link {
             };
             let since = BootTime::now();
             let wanted = (ask.max - leased.len()).min(AT_ONCE_MAX);
-            let answer: Vec<Value> = self.run("lease", scripts::lease(), queue, (holder(), wanted, time, own_name())).await?;
+            let answer: Vec<Value> = self
+                .run(
+                    "lease",
+                    scripts::lease(),
+                    queue,
+                    (holder(), wanted, time, own_name()),
+                )
+                .await?;
             let (found, damaged, due) = self.read_leased(queue, answer, ask.terms, since).await?;
             let is_all = found.len() < wanted;
             leased.extend(found);
@@ -117,18 +146,29 @@ impl Link {
         Ok(due_in)
     }
 
-    /// Hands out jobs to plain clients. What cannot be read goes to them as well: who wrote it knows.
-    pub(super) async fn manage(&self, queue: &str, collect_within: Duration) -> Result<Ordered, Error> {
+    /// Hands out jobs to plain clients. What cannot be read goes to them as well: who wrote it
+    /// knows.
+    pub(super) async fn manage(
+        &self,
+        queue: &str,
+        collect_within: Duration,
+    ) -> Result<Ordered, Error> {
         check_name(queue)?;
         self.list_queue_if_possible(queue).await;
         let next_tick = self.fire_schedules().await;
         let arguments = (holder(), MANAGED_MAX, -1, millis(collect_within), "");
-        let answer: Vec<Value> = self.run("manage a queue", scripts::lease(), queue, arguments).await?;
+        let answer: Vec<Value> = self
+            .run("manage a queue", scripts::lease(), queue, arguments)
+            .await?;
         let handed = (answer.len().saturating_sub(1) / LEASED_VALUES) as u64;
         let due: i64 = read(answer.into_iter().next().unwrap_or(Value::Nil))?;
         let due = u64::try_from(due).ok().map(Duration::from_millis);
         // As many as fit: there may be more.
-        let next = if handed == MANAGED_MAX { Some(Duration::ZERO) } else { next_tick.into_iter().chain(due).min() };
+        let next = if handed == MANAGED_MAX {
+            Some(Duration::ZERO)
+        } else {
+            next_tick.into_iter().chain(due).min()
+        };
         Ok(Ordered::Managed { handed, next })
     }
 
@@ -145,7 +185,12 @@ impl Link {
         let (mut leased, mut damaged) = (Vec::new(), false);
         while let Some(head) = values.next() {
             let mut next = || values.next().unwrap_or(Value::Nil);
-            let found = Found::read(&read::<String>(head)?, read(next())?, read(next())?, read(next())?)?;
+            let found = Found::read(
+                &read::<String>(head)?,
+                read(next())?,
+                read(next())?,
+                read(next())?,
+            )?;
             match found.check(queue, since) {
                 Ok(job) => leased.push(job),
                 Err(unreadable) => {
@@ -155,8 +200,10 @@ impl Link {
                         Terms::Take => self.bury(queue, &unreadable).await,
                     };
                     if let Err(error) = set_aside {
-                        // What else was handed out must reach its caller. On a lease this one comes again.
-                        tracing::error!(%error, queue, job = unreadable.number, "could not set a job aside that cannot be read");
+                        // What else was handed out must reach its caller. On a lease this one comes
+                        // again.
+                        tracing::error!(%error, queue, job = unreadable.number, "could not set a \
+                            job aside that cannot be read");
                     }
                 }
             }
@@ -166,13 +213,17 @@ impl Link {
 
     async fn set_aside(&self, queue: &str, job: &Unreadable) -> Result<(), Error> {
         let arguments = (&job.number, job.token, "dead", &job.why, "", "");
-        self.run::<Value>("set a job aside", scripts::settle(), queue, arguments).await.map(drop)
+        self.run::<Value>("set a job aside", scripts::settle(), queue, arguments)
+            .await
+            .map(drop)
     }
 
     /// One that was taken is not there any more.
     async fn bury(&self, queue: &str, job: &Unreadable) -> Result<(), Error> {
         let arguments = ("bury", &job.number, &job.payload, &job.why);
-        self.run::<Value>("set a job aside", scripts::order(), queue, arguments).await.map(drop)
+        self.run::<Value>("set a job aside", scripts::order(), queue, arguments)
+            .await
+            .map(drop)
     }
 }
 
@@ -209,48 +260,100 @@ struct Unreadable {
 }
 
 impl Found {
-    fn read(head: &str, payload: Vec<u8>, task: Option<String>, options: Option<String>) -> Result<Self, Error> {
+    fn read(
+        head: &str,
+        payload: Vec<u8>,
+        task: Option<String>,
+        options: Option<String>,
+    ) -> Result<Self, Error> {
         let mut words = head.split(' ');
         let found = (|| {
             let number = words.next()?.to_owned();
-            let [token, failed, crashed, lost] = [words.next()?, words.next()?, words.next()?, words.next()?];
-            let (times, since): (u32, u64) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+            let [token, failed, crashed, lost] =
+                [words.next()?, words.next()?, words.next()?, words.next()?];
+            let (times, since): (u32, u64) =
+                (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
             Some(Self {
                 number,
                 token: token.parse().ok()?,
                 failed: failed.parse().ok()?,
                 crashed: crashed.parse().ok()?,
                 lost: lost.parse().ok()?,
-                unserved: (times > 0).then(|| Unserved { times, since: UNIX_EPOCH + Duration::from_millis(since) }),
+                unserved: (times > 0).then(|| Unserved {
+                    times,
+                    since: UNIX_EPOCH + Duration::from_millis(since),
+                }),
                 payload,
                 task,
                 options,
             })
         })();
-        found.ok_or_else(|| Error::new(ErrorKind::Protocol, format!("read an answer of Redis: {head:?} is not what a script gives")))
+        found.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Protocol,
+                format!("read an answer of Redis: {head:?} is not what a script gives"),
+            )
+        })
     }
 
     fn check(self, queue: &str, since: BootTime) -> Result<Leased, Unreadable> {
-        let Self { number, token, failed, crashed, lost, unserved, payload, task, options } = self;
-        let options = options.map_or(Ok(JobOptions::default()), |options| serde_json::from_str(&options));
+        let Self {
+            number,
+            token,
+            failed,
+            crashed,
+            lost,
+            unserved,
+            payload,
+            task,
+            options,
+        } = self;
+        let options = options.map_or(Ok(JobOptions::default()), |options| {
+            serde_json::from_str(&options)
+        });
         let (options, payload) = match (options, text_of(payload)) {
             (Ok(options), Ok(payload)) => (options, payload),
             (Err(e), Ok(payload)) => {
-                return Err(Unreadable { number, token, payload: payload.into(), why: format!("its options cannot be read: {e}") });
+                return Err(Unreadable {
+                    number,
+                    token,
+                    payload: payload.into(),
+                    why: format!("its options cannot be read: {e}"),
+                });
             }
-            (_, Err((payload, why))) => return Err(Unreadable { number, token, payload, why }),
+            (_, Err((payload, why))) => {
+                return Err(Unreadable {
+                    number,
+                    token,
+                    payload,
+                    why,
+                });
+            }
         };
         let mut job = Job::new(queue, task.map(Into::into), payload);
         job.options = options;
         let id = id_of(queue, &number);
-        Ok(Leased { id, token, job, attempt: failed + crashed + 1, crashed, lost, unserved, since, is_call: false })
+        Ok(Leased {
+            id,
+            token,
+            job,
+            attempt: failed + crashed + 1,
+            crashed,
+            lost,
+            unserved,
+            since,
+            is_call: false,
+        })
     }
 }
 
 /// A payload as JSON text, or why it is none.
 fn text_of(payload: Vec<u8>) -> Result<String, (Vec<u8>, String)> {
     if payload.len() > PAYLOAD_BYTES_MAX {
-        let why = format!("its payload has {} bytes and {PAYLOAD_BYTES_MAX} are allowed", payload.len());
+        let why = format!(
+            "its payload has {} bytes and {PAYLOAD_BYTES_MAX} are allowed",
+            payload.len()
+        );
         return Err((payload, why));
     }
     let text = String::from_utf8(payload).map_err(|e| {
@@ -267,19 +370,30 @@ fn text_of(payload: Vec<u8>) -> Result<String, (Vec<u8>, String)> {
 }
 
 pub(super) fn read<T: redis::FromRedisValue>(value: Value) -> Result<T, Error> {
-    redis::from_redis_value(value)
-        .map_err(|e| Error::new(ErrorKind::Protocol, "read an answer of Redis: it is not what a script gives").with_source(e))
+    redis::from_redis_value(value).map_err(|e| {
+        Error::new(
+            ErrorKind::Protocol,
+            "read an answer of Redis: it is not what a script gives",
+        )
+        .with_source(e)
+    })
 }
 
 /// A brace in a queue's name would end the hash tag of its keys.
 pub(super) fn check_name(queue: &str) -> Result<(), Error> {
     if queue.contains(['{', '}']) {
-        return Err(Error::new(ErrorKind::BadOption, format!("name a queue {queue:?} on Redis: a name has no braces")));
+        return Err(Error::new(
+            ErrorKind::BadOption,
+            format!("name a queue {queue:?} on Redis: a name has no braces"),
+        ));
     }
     Ok(())
 }
 
 /// An id that no job has, for what is asked about ids of other brokers.
 pub(super) fn no_such(id: &JobId) -> Error {
-    Error::new(ErrorKind::BadOption, format!("look for job {id}: ids of this broker look like emails/17"))
+    Error::new(
+        ErrorKind::BadOption,
+        format!("look for job {id}: ids of this broker look like emails/17"),
+    )
 }

@@ -1,5 +1,6 @@
-//! Schedules: each is with its queue, so that its jobs and its step to the next tick are one script. Two keys of no queue help to find
-//! them: which queue a schedule is of, and when each wants to be looked at. They are hints: what counts is with the queue.
+//! Schedules: each is with its queue, so that its jobs and its step to the next tick are one
+//! script. Two keys of no queue help to find them: which queue a schedule is of, and when each
+//! wants to be looked at. They are hints: what counts is with the queue.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -20,11 +21,13 @@ use crate::sync::lock;
 const SCHEDULES: &str = "brigade:schedules";
 /// Names by when they want to be looked at.
 const TICKS: &str = "brigade:ticks";
-/// So often it is asked at least when the next tick is: another process may have brought a schedule.
+/// So often it is asked at least when the next tick is: another process may have brought a
+/// schedule.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// Schedules that one look fires; others are fired by the next.
 const FIRED_MAX: usize = 100;
-/// A schedule that cannot be fired is looked at again after this time: a later version of this library may know it.
+/// A schedule that cannot be fired is looked at again after this time: a later version of this
+/// library may know it.
 const PUT_OFF: Duration = Duration::from_secs(60);
 /// The same where the reason may go by itself, as when the server's memory is full.
 const PUT_OFF_SHORT: Duration = Duration::from_secs(2);
@@ -50,10 +53,20 @@ struct Stored {
 
 impl Stored {
     fn schedule(&self, name: &str) -> Result<Schedule, Error> {
-        let unreadable = |e| Error::new(ErrorKind::Decode, format!("read the schedule {name:?}: {e}")).with_source(e);
+        let unreadable = |e| {
+            Error::new(
+                ErrorKind::Decode,
+                format!("read the schedule {name:?}: {e}"),
+            )
+            .with_source(e)
+        };
         let plan: Plan = serde_json::from_str(&self.plan).map_err(unreadable)?;
         let job: Job = serde_json::from_str(&self.job).map_err(unreadable)?;
-        Ok(Schedule { name: name.into(), plan, job })
+        Ok(Schedule {
+            name: name.into(),
+            plan,
+            job,
+        })
     }
 
     fn tick(&self) -> i64 {
@@ -62,21 +75,33 @@ impl Stored {
 }
 
 fn write(name: &str, value: &impl serde::Serialize) -> Result<String, Error> {
-    serde_json::to_string(value).map_err(|e| Error::new(ErrorKind::Encode, format!("write the schedule {name:?}: {e}")).with_source(e))
+    serde_json::to_string(value).map_err(|e| {
+        Error::new(
+            ErrorKind::Encode,
+            format!("write the schedule {name:?}: {e}"),
+        )
+        .with_source(e)
+    })
 }
 
 impl Link {
-    /// Stores a schedule. If the ticks are those of the one that is there, its next one stays, due or not.
+    /// Stores a schedule. If the ticks are those of the one that is there, its next one stays, due
+    /// or not.
     pub(super) async fn schedule(&self, schedule: &Schedule) -> Result<Ordered, Error> {
         let name = &*schedule.name;
         check_name(&schedule.job.queue)?;
         loop {
             let known = self.stored(name).await?;
-            let same =
-                known.as_ref().filter(|known| known.schedule(name).is_ok_and(|known| known.plan.recurrence == schedule.plan.recurrence));
+            let same = known.as_ref().filter(|known| {
+                known
+                    .schedule(name)
+                    .is_ok_and(|known| known.plan.recurrence == schedule.plan.recurrence)
+            });
             let tick = match same {
                 Some(known) => known.tick(),
-                None => schedule.plan.after(self.now_at(&schedule.job.queue).await?)?,
+                None => schedule
+                    .plan
+                    .after(self.now_at(&schedule.job.queue).await?)?,
             };
             let new = Stored {
                 queue: schedule.job.queue.to_string(),
@@ -84,13 +109,19 @@ impl Link {
                 job: write(name, &schedule.job)?,
                 tick: tick.to_string(),
             };
-            let apart = known.as_ref().filter(|known| !self.are_together(&known.queue, &new.queue));
+            let apart = known
+                .as_ref()
+                .filter(|known| !self.are_together(&known.queue, &new.queue));
             let changed = match apart {
                 // No script can do both.
                 Some(other) => {
-                    self.change(name, Some(other), None, &[]).await?.is_some() && self.change(name, None, Some(&new), &[]).await?.is_some()
+                    self.change(name, Some(other), None, &[]).await?.is_some()
+                        && self.change(name, None, Some(&new), &[]).await?.is_some()
                 }
-                None => self.change(name, known.as_ref(), Some(&new), &[]).await?.is_some(),
+                None => self
+                    .change(name, known.as_ref(), Some(&new), &[])
+                    .await?
+                    .is_some(),
             };
             if changed {
                 self.list_queue(&new.queue).await?;
@@ -101,7 +132,9 @@ impl Link {
 
     pub(super) async fn unschedule(&self, name: &str) -> Result<Ordered, Error> {
         loop {
-            let Some(known) = self.stored(name).await? else { return Ok(Ordered::Nothing) };
+            let Some(known) = self.stored(name).await? else {
+                return Ok(Ordered::Nothing);
+            };
             if self.change(name, Some(&known), None, &[]).await?.is_some() {
                 return Ok(Ordered::Changed(1));
             }
@@ -109,11 +142,15 @@ impl Link {
     }
 
     pub(super) async fn schedules(&self) -> Result<View, Error> {
-        let mut names: Vec<String> = self.ask("list schedules", cmd("HKEYS").arg(SCHEDULES)).await?;
+        let mut names: Vec<String> = self
+            .ask("list schedules", cmd("HKEYS").arg(SCHEDULES))
+            .await?;
         names.sort();
         let mut schedules = Vec::new();
         for name in names {
-            let Some(stored) = self.stored(&name).await? else { continue };
+            let Some(stored) = self.stored(&name).await? else {
+                continue;
+            };
             match stored.schedule(&name) {
                 Ok(schedule) => schedules.push(schedule.into_scheduled(time_of(stored.tick()))),
                 Err(error) => tracing::warn!(%error, "left a schedule out of a list"),
@@ -122,8 +159,9 @@ impl Link {
         Ok(View::Schedules(schedules))
     }
 
-    /// Pushes the jobs of all ticks that are due; also says in how long another is. What is wrong with a schedule, or with the list of them,
-    /// keeps no other and no hand-out from going on: it is tried again later.
+    /// Pushes the jobs of all ticks that are due; also says in how long another is. What is wrong
+    /// with a schedule, or with the list of them, keeps no other and no hand-out from going on: it
+    /// is tried again later.
     pub(super) async fn fire_schedules(&self) -> Option<Duration> {
         let clock = self.clock_moved();
         if let Some(NextTick { asked, moved, next }) = *lock(&self.next_tick)
@@ -140,13 +178,18 @@ impl Link {
                 None
             })
         };
-        *lock(&self.next_tick) = Some(NextTick { asked: Instant::now(), moved: clock, next });
+        *lock(&self.next_tick) = Some(NextTick {
+            asked: Instant::now(),
+            moved: clock,
+            next,
+        });
         next
     }
 
     /// Whether the nodes of a cluster are away that say which schedules there are.
     pub(super) async fn is_list_away(&self) -> bool {
-        self.nodes().is_away(TICKS.as_bytes()).await || self.nodes().is_away(SCHEDULES.as_bytes()).await
+        self.nodes().is_away(TICKS.as_bytes()).await
+            || self.nodes().is_away(SCHEDULES.as_bytes()).await
     }
 
     async fn fire_due(&self) -> Result<Option<Duration>, Error> {
@@ -157,9 +200,18 @@ impl Link {
             put_off.clone()
         };
         let mut due = cmd("ZRANGEBYSCORE");
-        due.arg(TICKS).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(FIRED_MAX + put_off.len());
+        due.arg(TICKS)
+            .arg("-inf")
+            .arg(now)
+            .arg("LIMIT")
+            .arg(0)
+            .arg(FIRED_MAX + put_off.len());
         let due: Vec<String> = self.ask("find due schedules", &due).await?;
-        for name in due.iter().filter(|name| !put_off.contains_key(name.as_str())).take(FIRED_MAX) {
+        for name in due
+            .iter()
+            .filter(|name| !put_off.contains_key(name.as_str()))
+            .take(FIRED_MAX)
+        {
             if let Err(error) = self.fire(name, now).await {
                 if error.kind() == ErrorKind::Unreachable {
                     // Not its fault; a cluster's healthy queues have theirs fired one by one.
@@ -171,34 +223,65 @@ impl Link {
         // One that was fired may be due again, as only so many ticks are made up for at once.
         let put_off: Vec<Box<str>> = lock(&self.put_off).keys().cloned().collect();
         let mut still = cmd("ZRANGEBYSCORE");
-        still.arg(TICKS).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(put_off.len() + 1);
+        still
+            .arg(TICKS)
+            .arg("-inf")
+            .arg(now)
+            .arg("LIMIT")
+            .arg(0)
+            .arg(put_off.len() + 1);
         let still: Vec<String> = self.ask("find due schedules", &still).await?;
-        if still.iter().any(|name| !put_off.iter().any(|put_off| **put_off == **name)) {
+        if still
+            .iter()
+            .any(|name| !put_off.iter().any(|put_off| **put_off == **name))
+        {
             return Ok(Some(Duration::ZERO));
         }
         let mut next = cmd("ZRANGEBYSCORE");
-        next.arg(TICKS).arg(format!("({now}")).arg("+inf").arg("WITHSCORES").arg("LIMIT").arg(0).arg(1);
+        next.arg(TICKS)
+            .arg(format!("({now}"))
+            .arg("+inf")
+            .arg("WITHSCORES")
+            .arg("LIMIT")
+            .arg(0)
+            .arg(1);
         let next: Vec<(String, i64)> = self.ask("find the next tick", &next).await?;
-        Ok(next.first().map(|(_, at)| Duration::from_millis(u64::try_from(at - now).unwrap_or(0))))
+        Ok(next
+            .first()
+            .map(|(_, at)| Duration::from_millis(u64::try_from(at - now).unwrap_or(0))))
     }
 
     /// Has a schedule that cannot be fired wait.
     fn put_off(&self, name: &str, error: &Error) {
-        let pause = if error.is_retryable() { PUT_OFF_SHORT } else { PUT_OFF };
-        tracing::error!(schedule = name, %error, "could not fire a schedule; trying again in {pause:?}");
+        let pause = if error.is_retryable() {
+            PUT_OFF_SHORT
+        } else {
+            PUT_OFF
+        };
+        tracing::error!(schedule = name, %error, "could not fire a schedule; trying again in \
+            {pause:?}");
         let mut put_off = lock(&self.put_off);
         if put_off.len() < PUT_OFF_MAX {
             put_off.insert(name.into(), Instant::now() + pause);
         }
     }
 
-    /// Fires the schedules of a queue whose ticks are due, for a cluster whose list of schedules is away.
+    /// Fires the schedules of a queue whose ticks are due, for a cluster whose list of schedules is
+    /// away.
     pub(super) async fn fire_of(&self, queue: &str) -> Result<(), Error> {
         let now = self.now_at(queue).await?;
         let mut due = cmd("ZRANGEBYSCORE");
-        due.arg(key(queue, "ticks")).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(FIRED_MAX);
+        due.arg(key(queue, "ticks"))
+            .arg("-inf")
+            .arg(now)
+            .arg("LIMIT")
+            .arg(0)
+            .arg(FIRED_MAX);
         let due: Vec<String> = self.ask("find due schedules", &due).await?;
-        for name in due.iter().filter(|name| !lock(&self.put_off).contains_key(name.as_str())) {
+        for name in due
+            .iter()
+            .filter(|name| !lock(&self.put_off).contains_key(name.as_str()))
+        {
             let fired = match self.stored_in(queue, name).await {
                 Ok(Some(stored)) => self.fire_stored(name, stored, now).await,
                 Ok(None) => Ok(()),
@@ -214,7 +297,10 @@ impl Link {
     async fn fire(&self, name: &str, now: i64) -> Result<(), Error> {
         match self.stored(name).await? {
             Some(stored) => self.fire_stored(name, stored, now).await,
-            None => self.ask("forget a schedule", cmd("ZREM").arg(TICKS).arg(name)).await,
+            None => {
+                self.ask("forget a schedule", cmd("ZREM").arg(TICKS).arg(name))
+                    .await
+            }
         }
     }
 
@@ -223,22 +309,45 @@ impl Link {
         let due = schedule.plan.due(stored.tick(), now)?;
         due.tell(name, &schedule.plan);
         let jobs: Vec<Job> = due.fire.iter().map(|tick| schedule.job_of(*tick)).collect();
-        let next = Stored { tick: due.next.to_string(), plan: stored.plan.clone(), job: stored.job.clone(), queue: stored.queue.clone() };
+        let next = Stored {
+            tick: due.next.to_string(),
+            plan: stored.plan.clone(),
+            job: stored.job.clone(),
+            queue: stored.queue.clone(),
+        };
         // Another process has fired it, or it was changed: then the next look finds it as it is.
-        let known = self.change(name, Some(&stored), Some(&next), &jobs).await?.unwrap_or_default();
-        for (tick, number) in due.fire.iter().zip(known).filter(|(_, number)| !number.is_empty()) {
+        let known = self
+            .change(name, Some(&stored), Some(&next), &jobs)
+            .await?
+            .unwrap_or_default();
+        for (tick, number) in due
+            .fire
+            .iter()
+            .zip(known)
+            .filter(|(_, number)| !number.is_empty())
+        {
             tell_skipped(name, *tick, &id_of(&stored.queue, &number));
         }
         Ok(())
     }
 
-    /// Puts a schedule in the place of the one that was seen, and pushes jobs; `None` if it is another by now.
-    async fn change(&self, name: &str, seen: Option<&Stored>, new: Option<&Stored>, jobs: &[Job]) -> Result<Option<Vec<String>>, Error> {
-        let Some(queue) = new.or(seen).map(|stored| stored.queue.as_str()) else { return Ok(None) };
+    /// Puts a schedule in the place of the one that was seen, and pushes jobs; `None` if it is
+    /// another by now.
+    async fn change(
+        &self,
+        name: &str,
+        seen: Option<&Stored>,
+        new: Option<&Stored>,
+        jobs: &[Job],
+    ) -> Result<Option<Vec<String>>, Error> {
+        let Some(queue) = new.or(seen).map(|stored| stored.queue.as_str()) else {
+            return Ok(None);
+        };
         let mut arguments = Arguments::default();
         arguments.push(name);
         arguments.push(&key(seen.map_or(queue, |seen| &seen.queue), ""));
-        let mut push = |of: Option<&Stored>, part: fn(&Stored) -> &str| arguments.push(of.map_or("", part));
+        let mut push =
+            |of: Option<&Stored>, part: fn(&Stored) -> &str| arguments.push(of.map_or("", part));
         push(seen, |it| &it.plan);
         push(seen, |it| &it.tick);
         push(new, |it| &it.plan);
@@ -248,18 +357,30 @@ impl Link {
             arguments.push(job.options.unique.as_deref().unwrap_or(""));
             write_fields(job, true, &mut arguments)?;
         }
-        // The hint first: if all ends here, it leads to a schedule that is not due, or to none, and is put right.
+        // The hint first: if all ends here, it leads to a schedule that is not due, or to none, and
+        // is put right.
         if let Some(new) = new {
             let mut pipeline = pipe();
-            pipeline.hset(SCHEDULES, name, queue).zadd(TICKS, name, new.tick());
+            pipeline
+                .hset(SCHEDULES, name, queue)
+                .zadd(TICKS, name, new.tick());
             if seen.is_none() {
                 self.ask_all::<()>("store a schedule", &pipeline).await?;
             }
         }
-        let answer: Vec<Value> = match self.run("change a schedule", scripts::schedule(), queue, arguments.clone()).await {
+        let answer: Vec<Value> = match self
+            .run(
+                "change a schedule",
+                scripts::schedule(),
+                queue,
+                arguments.clone(),
+            )
+            .await
+        {
             Err(error) if is_incoming(&error) => {
                 self.merge(queue).await?;
-                self.run("change a schedule", scripts::schedule(), queue, arguments).await?
+                self.run("change a schedule", scripts::schedule(), queue, arguments)
+                    .await?
             }
             answer => answer?,
         };
@@ -269,7 +390,9 @@ impl Link {
         match new {
             _ if is_done == 0 => {}
             Some(new) => {
-                pipeline.hset(SCHEDULES, name, queue).zadd(TICKS, name, new.tick());
+                pipeline
+                    .hset(SCHEDULES, name, queue)
+                    .zadd(TICKS, name, new.tick());
             }
             None => {
                 pipeline.hdel(SCHEDULES, name).zrem(TICKS, name);
@@ -279,14 +402,19 @@ impl Link {
             && !self.is_list_away().await
             && let Err(error) = self.ask_all::<()>("note a schedule", &pipeline).await
         {
-            // The schedule itself is as it should be. A hint that is behind is put right by the next look.
+            // The schedule itself is as it should be. A hint that is behind is put right by the
+            // next look.
             tracing::warn!(%error, schedule = name, "could not note when a schedule is due");
         }
         *lock(&self.next_tick) = None;
         if is_done == 0 {
             // The hint may be behind what others have done.
             if let Some(known) = self.stored(name).await? {
-                self.ask::<()>("look at a schedule", cmd("ZADD").arg(TICKS).arg(known.tick()).arg(name)).await?;
+                self.ask::<()>(
+                    "look at a schedule",
+                    cmd("ZADD").arg(TICKS).arg(known.tick()).arg(name),
+                )
+                .await?;
             }
             return Ok(None);
         }
@@ -294,7 +422,9 @@ impl Link {
     }
 
     async fn stored(&self, name: &str) -> Result<Option<Stored>, Error> {
-        let queue: Option<String> = self.ask("look up a schedule", cmd("HGET").arg(SCHEDULES).arg(name)).await?;
+        let queue: Option<String> = self
+            .ask("look up a schedule", cmd("HGET").arg(SCHEDULES).arg(name))
+            .await?;
         match queue {
             Some(queue) => self.stored_in(&queue, name).await,
             None => Ok(None),
@@ -303,10 +433,19 @@ impl Link {
 
     async fn stored_in(&self, queue: &str, name: &str) -> Result<Option<Stored>, Error> {
         let mut pipeline = pipe();
-        pipeline.hget(key(queue, "plans"), name).hget(key(queue, "planned"), name).zscore(key(queue, "ticks"), name);
-        let (plan, job, tick): (Option<String>, Option<String>, Option<String>) = self.ask_all("look up a schedule", &pipeline).await?;
+        pipeline
+            .hget(key(queue, "plans"), name)
+            .hget(key(queue, "planned"), name)
+            .zscore(key(queue, "ticks"), name);
+        let (plan, job, tick): (Option<String>, Option<String>, Option<String>) =
+            self.ask_all("look up a schedule", &pipeline).await?;
         Ok(match (plan, job, tick) {
-            (Some(plan), Some(job), Some(tick)) => Some(Stored { queue: queue.to_owned(), plan, job, tick }),
+            (Some(plan), Some(job), Some(tick)) => Some(Stored {
+                queue: queue.to_owned(),
+                plan,
+                job,
+                tick,
+            }),
             _ => None,
         })
     }

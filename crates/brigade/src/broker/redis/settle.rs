@@ -20,7 +20,8 @@ use crate::sync::lock;
 /// Queues, or jobs, that are looked at in one round trip.
 const QUEUES_PAGE: usize = 500;
 
-/// What the script costs of itself for a settlement, in bytes of arguments that it reads in that time.
+/// What the script costs of itself for a settlement, in bytes of arguments that it reads in that
+/// time.
 const SETTLEMENT_WEIGHT: usize = 512;
 
 /// What one caller settles in a queue, as `settle.lua` wants it.
@@ -40,11 +41,16 @@ impl Endings {
 
 impl Link {
     /// Settlements by their queues. An id of another broker holds no lease here, and is left out.
-    pub(super) async fn sort<'a>(&self, settlements: &'a [Settlement]) -> Result<BTreeMap<&'a str, Endings>, Error> {
+    pub(super) async fn sort<'a>(
+        &self,
+        settlements: &'a [Settlement],
+    ) -> Result<BTreeMap<&'a str, Endings>, Error> {
         let mut queues: BTreeMap<&str, Endings> = BTreeMap::new();
         let mut accounts = self.accounts(settlements).await?;
         for (place, settlement) in settlements.iter().enumerate() {
-            let Some((queue, number)) = parts_of(&settlement.id) else { continue };
+            let Some((queue, number)) = parts_of(&settlement.id) else {
+                continue;
+            };
             let account = accounts.remove(&place).unwrap_or_default();
             let endings = queues.entry(queue).or_default();
             endings.places.push(place);
@@ -55,14 +61,26 @@ impl Link {
         Ok(queues)
     }
 
-    /// One script for all that is settled in a queue. To each its answers. `waits`: it counts only once replicas have it, where the URL says so.
-    pub(super) async fn settle_together(&self, queue: &str, all: &[Endings], waits: bool) -> Vec<Result<Vec<Value>, Error>> {
+    /// One script for all that is settled in a queue. To each its answers. `waits`: it counts only
+    /// once replicas have it, where the URL says so.
+    pub(super) async fn settle_together(
+        &self,
+        queue: &str,
+        all: &[Endings],
+        waits: bool,
+    ) -> Vec<Result<Vec<Value>, Error>> {
         let mut arguments = Arguments::default();
-        all.iter().for_each(|endings| arguments.append(&endings.arguments));
-        match self.run_for_all("settle", scripts::settle(), queue, arguments, waits).await {
+        all.iter()
+            .for_each(|endings| arguments.append(&endings.arguments));
+        match self
+            .run_for_all("settle", scripts::settle(), queue, arguments, waits)
+            .await
+        {
             Ok(answers) => {
                 let mut answers = answers.into_iter();
-                all.iter().map(|endings| Ok(answers.by_ref().take(endings.places.len()).collect())).collect()
+                all.iter()
+                    .map(|endings| Ok(answers.by_ref().take(endings.places.len()).collect()))
+                    .collect()
             }
             Err(error) => all.iter().map(|_| Err(error.copy())).collect(),
         }
@@ -73,8 +91,13 @@ impl Link {
         let mut pipeline = redis::pipe();
         let mut places = Vec::new();
         for (place, settlement) in settlements.iter().enumerate() {
-            if let (Ending::Fail { policy, .. }, Some((queue, number))) = (&settlement.ending, parts_of(&settlement.id)) {
-                pipeline.cmd("HMGET").arg(key(queue, &format!("job:{number}"))).arg(&["failed", "crashed", "options"]);
+            if let (Ending::Fail { policy, .. }, Some((queue, number))) =
+                (&settlement.ending, parts_of(&settlement.id))
+            {
+                pipeline
+                    .cmd("HMGET")
+                    .arg(key(queue, &format!("job:{number}")))
+                    .arg(&["failed", "crashed", "options"]);
                 places.push((place, *policy));
             }
         }
@@ -83,15 +106,26 @@ impl Link {
         }
         type Fields = (Option<u32>, Option<u32>, Option<String>);
         let answers: Vec<Fields> = self.ask_all("look up jobs", &pipeline).await?;
-        let account = |((place, policy), (failed, crashed, options)): ((usize, RetryPolicy), Fields)| {
-            // They were read when the job was handed out.
-            let options = options.and_then(|options| serde_json::from_str::<JobOptions>(&options).ok()).unwrap_or_default();
-            (place, Account { failed: failed.unwrap_or(0), crashed: crashed.unwrap_or(0), options: options.or(policy) })
-        };
+        let account =
+            |((place, policy), (failed, crashed, options)): ((usize, RetryPolicy), Fields)| {
+                // They were read when the job was handed out.
+                let options = options
+                    .and_then(|options| serde_json::from_str::<JobOptions>(&options).ok())
+                    .unwrap_or_default();
+                (
+                    place,
+                    Account {
+                        failed: failed.unwrap_or(0),
+                        crashed: crashed.unwrap_or(0),
+                        options: options.or(policy),
+                    },
+                )
+            };
         Ok(places.into_iter().zip(answers).map(account).collect())
     }
 
-    /// The jobs that somebody wants cancelled and that are in this process's hands: what is known of it, after a look at these queues.
+    /// The jobs that somebody wants cancelled and that are in this process's hands: what is known
+    /// of it, after a look at these queues.
     pub(super) async fn cancels(&self, queues: &[Box<str>]) -> Result<Vec<AskedCancel>, Error> {
         for page in queues.chunks(QUEUES_PAGE) {
             let mut pipeline = redis::pipe();
@@ -109,7 +143,11 @@ impl Link {
                 };
             }
         }
-        Ok(lock(&self.asked_cancels).values().flatten().cloned().collect())
+        Ok(lock(&self.asked_cancels)
+            .values()
+            .flatten()
+            .cloned()
+            .collect())
     }
 
     async fn cancels_of(&self, queue: &str, numbers: &[String]) -> Result<Vec<AskedCancel>, Error> {
@@ -117,14 +155,22 @@ impl Link {
         for page in numbers.chunks(QUEUES_PAGE) {
             let mut pipeline = redis::pipe();
             for number in page {
-                pipeline.cmd("HMGET").arg(key(queue, &format!("job:{number}"))).arg(&["holder", "token", "cancel"]);
+                pipeline
+                    .cmd("HMGET")
+                    .arg(key(queue, &format!("job:{number}")))
+                    .arg(&["holder", "token", "cancel"]);
             }
-            let answers: Vec<(Option<String>, Option<i64>, Option<String>)> = self.ask_all("look for cancels", &pipeline).await?;
+            let answers: Vec<(Option<String>, Option<i64>, Option<String>)> =
+                self.ask_all("look for cancels", &pipeline).await?;
             for (number, answer) in page.iter().zip(answers) {
                 if let (Some(by), Some(token), Some(reason)) = answer
                     && by == holder()
                 {
-                    found.push(AskedCancel { id: id_of(queue, number), token, reason });
+                    found.push(AskedCancel {
+                        id: id_of(queue, number),
+                        token,
+                        reason,
+                    });
                 }
             }
         }
@@ -133,13 +179,22 @@ impl Link {
 
     pub(super) async fn order(&self, order: &Order) -> Result<Ordered, Error> {
         let (queue, arguments) = match order {
-            Order::Cancel(id, _) | Order::Withdraw(id, _) | Order::Retry(id, _) | Order::Delete(id, _) => {
-                let Some((queue, number)) = parts_of(id) else { return Ok(Ordered::Nothing) };
+            Order::Cancel(id, _)
+            | Order::Withdraw(id, _)
+            | Order::Retry(id, _)
+            | Order::Delete(id, _) => {
+                let Some((queue, number)) = parts_of(id) else {
+                    return Ok(Ordered::Nothing);
+                };
                 let arguments = match order {
                     Order::Cancel(_, reason) => vec!["cancel".to_owned(), number, reason.clone()],
-                    Order::Withdraw(_, reason) => vec!["withdraw".to_owned(), number, reason.clone()],
+                    Order::Withdraw(_, reason) => {
+                        vec!["withdraw".to_owned(), number, reason.clone()]
+                    }
                     Order::Retry(_, edit) => return self.retry(id, queue, number, edit).await,
-                    Order::Delete(_, Some(only)) => vec!["delete".to_owned(), number, only.to_string()],
+                    Order::Delete(_, Some(only)) => {
+                        vec!["delete".to_owned(), number, only.to_string()]
+                    }
                     _ => vec!["delete".to_owned(), number],
                 };
                 (queue, arguments)
@@ -155,10 +210,20 @@ impl Link {
         check_name(queue)?;
         self.list_queue(queue).await?;
         self.merge_if_needed(queue).await?;
-        let count = self.run::<i64>("change a job or a queue", scripts::order(), queue, arguments).await?;
+        let count = self
+            .run::<i64>(
+                "change a job or a queue",
+                scripts::order(),
+                queue,
+                arguments,
+            )
+            .await?;
         Ok(match u64::try_from(count) {
             Err(_) => Ordered::Asked,
-            Ok(_) if matches!(order, Order::Cancel(..)) && self.merge_if_needed(queue).await.is_err() => {
+            Ok(_)
+                if matches!(order, Order::Cancel(..))
+                    && self.merge_if_needed(queue).await.is_err() =>
+            {
                 // The cancel was made; others go on with what was to end with it.
                 Ordered::Changed(1)
             }
@@ -167,11 +232,22 @@ impl Link {
         })
     }
 
-    async fn retry(&self, id: &JobId, queue: &str, number: String, edit: &Edit) -> Result<Ordered, Error> {
+    async fn retry(
+        &self,
+        id: &JobId,
+        queue: &str,
+        number: String,
+        edit: &Edit,
+    ) -> Result<Ordered, Error> {
         let other = edit.queue.as_deref().filter(|other| *other != queue);
         let mut arguments = vec!["retry".to_owned(), number];
-        let fields = [("payload", edit.payload.as_deref().map(str::to_owned)), ("task", edit.task.as_deref().map(str::to_owned))];
-        let fields = fields.into_iter().chain([("queue", other.map(|other| key(other, "")))]);
+        let fields = [
+            ("payload", edit.payload.as_deref().map(str::to_owned)),
+            ("task", edit.task.as_deref().map(str::to_owned)),
+        ];
+        let fields = fields
+            .into_iter()
+            .chain([("queue", other.map(|other| key(other, "")))]);
         for (name, value) in fields.filter_map(|(name, value)| Some((name, value?))) {
             arguments.extend([name.to_owned(), value]);
         }
@@ -180,7 +256,9 @@ impl Link {
             self.list_queue(queue).await?;
             self.merge_if_needed(queue).await?;
         }
-        let answer = self.run::<i64>("retry a job", scripts::order(), queue, arguments).await;
+        let answer = self
+            .run::<i64>("retry a job", scripts::order(), queue, arguments)
+            .await;
         let number = answer.map_err(|error| match () {
             () if is_duplicate(&error) => duplicate("retry a job", &error),
             () if has_code(&error, "FLOW") => stays_in_its_queue(id),
@@ -200,11 +278,20 @@ impl Link {
         // What the script said to go on with.
         let mut rest: Vec<String> = Vec::new();
         loop {
-            let mut answer: Vec<String> = self.run("purge a queue", scripts::order(), queue, ("purge", rest)).await?;
+            let mut answer: Vec<String> = self
+                .run("purge a queue", scripts::order(), queue, ("purge", rest))
+                .await?;
             rest = answer.split_off(1.min(answer.len()));
-            purged += answer.first().and_then(|count| count.parse().ok()).unwrap_or(0);
+            purged += answer
+                .first()
+                .and_then(|count| count.parse().ok())
+                .unwrap_or(0);
             if rest.is_empty() {
-                return Ok(if purged == 0 { Ordered::Nothing } else { Ordered::Changed(purged) });
+                return Ok(if purged == 0 {
+                    Ordered::Nothing
+                } else {
+                    Ordered::Changed(purged)
+                });
             }
         }
     }
@@ -212,18 +299,35 @@ impl Link {
 
 fn limit_arguments(limits: Option<&Limits>) -> Result<Vec<String>, Error> {
     let mut arguments = vec!["limit".to_owned()];
-    let Some(limits) = limits else { return Ok(arguments) };
-    let json = serde_json::to_string(limits).map_err(|e| Error::new(ErrorKind::Encode, "write the limits of a queue").with_source(e))?;
+    let Some(limits) = limits else {
+        return Ok(arguments);
+    };
+    let json = serde_json::to_string(limits)
+        .map_err(|e| Error::new(ErrorKind::Encode, "write the limits of a queue").with_source(e))?;
     let number = |number: Option<u32>| number.map(|number| number.to_string());
     let flag = |flag: bool| flag.then(|| "1".to_owned());
     let fields = [
         ("json", Some(json)),
         ("running", number(limits.running)),
         ("starts", number(limits.starts.map(|rate| rate.starts))),
-        ("per", limits.starts.map(|rate| millis(rate.per).to_string())),
-        ("running_per_partition", number(limits.running_per_partition)),
-        ("starts_per_partition", number(limits.starts_per_partition.map(|rate| rate.starts))),
-        ("per_per_partition", limits.starts_per_partition.map(|rate| millis(rate.per).to_string())),
+        (
+            "per",
+            limits.starts.map(|rate| millis(rate.per).to_string()),
+        ),
+        (
+            "running_per_partition",
+            number(limits.running_per_partition),
+        ),
+        (
+            "starts_per_partition",
+            number(limits.starts_per_partition.map(|rate| rate.starts)),
+        ),
+        (
+            "per_per_partition",
+            limits
+                .starts_per_partition
+                .map(|rate| millis(rate.per).to_string()),
+        ),
         ("by_partition", flag(limits.is_by_partition())),
         ("turns", flag(limits.turns)),
     ];
@@ -245,28 +349,77 @@ pub(super) fn settled(answer: Value) -> Result<Settled, Error> {
 }
 
 /// What `settle.lua` wants of an ending.
-fn write_ending(ending: &Ending, account: &Account, arguments: &mut Arguments) -> Result<(), Error> {
+fn write_ending(
+    ending: &Ending,
+    account: &Account,
+    arguments: &mut Arguments,
+) -> Result<(), Error> {
     let mut write = |words: &[&str]| words.iter().for_each(|word| arguments.push(word));
     match ending {
         Ending::Ack(result) => write(&["done", result.as_deref().unwrap_or("")]),
-        Ending::DeadLetter(reason) => write(&["dead", reason, &record(AttemptKind::SetAside, reason, None, None)?, ""]),
-        Ending::Cancelled { reason, stop, certificate } => {
-            write(&["cancelled", reason, &record(AttemptKind::Cancelled, reason, certificate.as_deref(), stop.as_ref())?]);
+        Ending::DeadLetter(reason) => write(&[
+            "dead",
+            reason,
+            &record(AttemptKind::SetAside, reason, None, None)?,
+            "",
+        ]),
+        Ending::Cancelled {
+            reason,
+            stop,
+            certificate,
+        } => {
+            write(&[
+                "cancelled",
+                reason,
+                &record(
+                    AttemptKind::Cancelled,
+                    reason,
+                    certificate.as_deref(),
+                    stop.as_ref(),
+                )?,
+            ]);
         }
         Ending::Extend(time) => write(&["extend", &millis(*time).to_string()]),
-        Ending::GiveBack { kind, reason, after } => {
+        Ending::GiveBack {
+            kind,
+            reason,
+            after,
+        } => {
             let counter = match kind {
                 AttemptKind::Interrupted => "interrupted",
                 AttemptKind::Unserved => "unserved",
                 _ => "",
             };
-            write(&["back", &format!("scheduled:{}", millis(*after)), &record(*kind, reason, None, None)?, counter, ""]);
+            write(&[
+                "back",
+                &format!("scheduled:{}", millis(*after)),
+                &record(*kind, reason, None, None)?,
+                counter,
+                "",
+            ]);
         }
-        Ending::Fail { kind, reason, certificate, retry_in, permanent, .. } => {
+        Ending::Fail {
+            kind,
+            reason,
+            certificate,
+            retry_in,
+            permanent,
+            ..
+        } => {
             let record = record(*kind, reason, certificate.as_deref(), None)?;
-            let counter = if *kind == AttemptKind::Crashed { "crashed" } else { "failed" };
+            let counter = if *kind == AttemptKind::Crashed {
+                "crashed"
+            } else {
+                "failed"
+            };
             match account.pause_after(*kind, *retry_in, *permanent) {
-                Some(pause) => write(&["back", &format!("retrying:{}", millis(pause)), &record, counter, reason]),
+                Some(pause) => write(&[
+                    "back",
+                    &format!("retrying:{}", millis(pause)),
+                    &record,
+                    counter,
+                    reason,
+                ]),
                 None => write(&["dead", reason, &record, counter]),
             }
         }
@@ -275,7 +428,12 @@ fn write_ending(ending: &Ending, account: &Account, arguments: &mut Arguments) -
 }
 
 /// An entry of a job's history from the kind on; the script puts attempt and moment before it.
-fn record(kind: AttemptKind, reason: &str, certificate: Option<&Certificate>, stop: Option<&Receipt>) -> Result<String, Error> {
+fn record(
+    kind: AttemptKind,
+    reason: &str,
+    certificate: Option<&Certificate>,
+    stop: Option<&Receipt>,
+) -> Result<String, Error> {
     #[derive(serde::Serialize)]
     struct Rest<'a> {
         kind: AttemptKind,
@@ -285,7 +443,12 @@ fn record(kind: AttemptKind, reason: &str, certificate: Option<&Certificate>, st
         #[serde(skip_serializing_if = "Option::is_none")]
         stop: Option<&'a Receipt>,
     }
-    let text = serde_json::to_string(&Rest { kind, reason, certificate, stop })
-        .map_err(|e| Error::new(ErrorKind::Encode, "write a history").with_source(e))?;
+    let text = serde_json::to_string(&Rest {
+        kind,
+        reason,
+        certificate,
+        stop,
+    })
+    .map_err(|e| Error::new(ErrorKind::Encode, "write a history").with_source(e))?;
     Ok(text.trim_start_matches('{').to_owned())
 }

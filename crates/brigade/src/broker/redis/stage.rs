@@ -1,8 +1,9 @@
 //! Large pushes, which no single script could store in a time that others would not notice.
 //!
-//! Such a push is staged in pieces, where it shows nowhere; then one cheap script makes it, all or nothing; then it is moved into its queues in
-//! pieces, by its producer or, if that ends, by the next one who has to do with the queue (`chores.lua`). A flow's last job is moved first, so
-//! no member can end before the job that waits for it is there.
+//! Such a push is staged in pieces, where it shows nowhere; then one cheap script makes it, all or
+//! nothing; then it is moved into its queues in pieces, by its producer or, if that ends, by the
+//! next one who has to do with the queue (`chores.lua`). A flow's last job is moved first, so no
+//! member can end before the job that waits for it is there.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
@@ -30,7 +31,8 @@ const STAGED_FOR: Duration = Duration::from_secs(600);
 const TRIES: usize = 100;
 
 pub(super) fn is_large(jobs: &[Job]) -> bool {
-    jobs.len() > JOBS_MAX || (jobs.len() > 1 && jobs.iter().map(|job| job.payload.len()).sum::<usize>() > BYTES_MAX)
+    jobs.len() > JOBS_MAX
+        || (jobs.len() > 1 && jobs.iter().map(|job| job.payload.len()).sum::<usize>() > BYTES_MAX)
 }
 
 /// Where a job stands in a large push.
@@ -51,7 +53,12 @@ fn spots(jobs: &[Job]) -> Vec<Spot> {
         .map(|job| {
             let next = offsets.entry(&job.queue).or_default();
             *next += 1;
-            Spot { queue: key(&job.queue, ""), offset: *next - 1, place: 0, members: 0 }
+            Spot {
+                queue: key(&job.queue, ""),
+                offset: *next - 1,
+                place: 0,
+                members: 0,
+            }
         })
         .collect();
     for (position, job) in jobs.iter().enumerate() {
@@ -68,11 +75,13 @@ fn next_of(job: &Job) -> Option<usize> {
 }
 
 fn is_in_flow(job: &Job) -> bool {
-    job.link.as_ref().is_some_and(|link| link.next.is_some() || link.gather.is_some())
+    job.link
+        .as_ref()
+        .is_some_and(|link| link.next.is_some() || link.gather.is_some())
 }
 
-/// In which order they are moved: each behind the one that waits for it, and else as they are handed out, so that what is there already is always
-/// what comes first.
+/// In which order they are moved: each behind the one that waits for it, and else as they are
+/// handed out, so that what is there already is always what comes first.
 fn order_of(jobs: &[Job]) -> Vec<usize> {
     let mut members: HashMap<usize, Vec<usize>> = HashMap::new();
     let mut order = Vec::with_capacity(jobs.len());
@@ -96,19 +105,42 @@ fn order_of(jobs: &[Job]) -> Vec<usize> {
 /// An element of a stage: a JSON list of texts, as `read_staged` of `chores.lua` reads it.
 fn element(job: &Job, spots: &[Spot], position: usize) -> Result<String, Error> {
     let (options, spot) = (&job.options, &spots[position]);
-    let at = options.at.map_or(0, |at| at.duration_since(UNIX_EPOCH).map_or(0, millis));
-    let delay = if options.at.is_some() { 0 } else { options.delay.map_or(0, millis) };
+    let at = options
+        .at
+        .map_or(0, |at| at.duration_since(UNIX_EPOCH).map_or(0, millis));
+    let delay = if options.at.is_some() {
+        0
+    } else {
+        options.delay.map_or(0, millis)
+    };
     let next = next_of(job).map(|next| &spots[next]);
-    let gather = job.link.as_ref().and_then(|link| link.gather).map_or("", Gather::name);
-    let numbers = [at, delay, options.unique_for.map_or(0, millis)].map(|number| number.to_string());
-    let (offset, place, members) = (spot.offset.to_string(), spot.place.to_string(), spot.members.to_string());
+    let gather = job
+        .link
+        .as_ref()
+        .and_then(|link| link.gather)
+        .map_or("", Gather::name);
+    let numbers =
+        [at, delay, options.unique_for.map_or(0, millis)].map(|number| number.to_string());
+    let (offset, place, members) = (
+        spot.offset.to_string(),
+        spot.place.to_string(),
+        spot.members.to_string(),
+    );
     let next_offset = next.map_or(String::new(), |next| next.offset.to_string());
     let next_queue = next.map_or("", |next| next.queue.as_str());
-    let mut words = vec![&spot.queue, &offset, &numbers[0], &numbers[1], options.unique.as_deref().unwrap_or(""), &numbers[2]];
+    let mut words = vec![
+        &spot.queue,
+        &offset,
+        &numbers[0],
+        &numbers[1],
+        options.unique.as_deref().unwrap_or(""),
+        &numbers[2],
+    ];
     words.extend([next_queue, &next_offset, &place, gather, &members]);
     let fields = fields_of(job, true)?;
     words.extend(fields.iter().flat_map(|(name, value)| [*name, value]));
-    serde_json::to_string(&words).map_err(|e| Error::new(ErrorKind::Encode, "write a job").with_source(e))
+    serde_json::to_string(&words)
+        .map_err(|e| Error::new(ErrorKind::Encode, "write a job").with_source(e))
 }
 
 /// A large push that is being made.
@@ -123,7 +155,12 @@ struct Batch<'a> {
 impl<'a> Batch<'a> {
     fn new(home: &'a str, jobs: &'a [Job]) -> Self {
         let random = || RandomState::new().hash_one(jobs.len());
-        Self { name: format!("{:016x}{:016x}", random(), random()), home, jobs, spots: spots(jobs) }
+        Self {
+            name: format!("{:016x}{:016x}", random(), random()),
+            home,
+            jobs,
+            spots: spots(jobs),
+        }
     }
 
     fn key(&self, name: &str) -> String {
@@ -133,7 +170,9 @@ impl<'a> Batch<'a> {
     /// How many jobs each queue gets.
     fn queues(&self) -> BTreeMap<&str, u64> {
         let mut queues = BTreeMap::new();
-        self.jobs.iter().for_each(|job| *queues.entry(&*job.queue).or_default() += 1);
+        self.jobs
+            .iter()
+            .for_each(|job| *queues.entry(&*job.queue).or_default() += 1);
         queues
     }
 
@@ -141,13 +180,21 @@ impl<'a> Batch<'a> {
         self.jobs.iter().any(|job| job.options.unique.is_some())
     }
 
-    /// What `commit.lua` wants. A flow is made only if none of its marks is taken; other jobs are duplicates of what is there.
+    /// What `commit.lua` wants. A flow is made only if none of its marks is taken; other jobs are
+    /// duplicates of what is there.
     fn commit(&self) -> Result<Arguments, Error> {
         let is_flow = self.jobs.iter().any(is_in_flow);
-        let marks: Vec<_> = self.jobs.iter().filter_map(|job| Some((&*job.queue, job.options.unique.as_deref()?))).collect();
+        let marks: Vec<_> = self
+            .jobs
+            .iter()
+            .filter_map(|job| Some((&*job.queue, job.options.unique.as_deref()?)))
+            .collect();
         let marks = if is_flow { marks } else { Vec::new() };
         if marks.iter().collect::<HashSet<_>>().len() < marks.len() {
-            return Err(Error::new(ErrorKind::Duplicate, "push a flow: another job of this push has the unique mark of one of its jobs"));
+            return Err(Error::new(
+                ErrorKind::Duplicate,
+                "push a flow: another job of this push has the unique mark of one of its jobs",
+            ));
         }
         let mut arguments = Arguments::default();
         arguments.push(&self.name);
@@ -168,7 +215,9 @@ impl<'a> Batch<'a> {
 impl Link {
     /// Pushes jobs of which there are too many for one script.
     pub(super) async fn push_large(&self, jobs: &[Job]) -> Result<Vec<Pushed>, Error> {
-        let Some(first) = jobs.first() else { return Ok(Vec::new()) };
+        let Some(first) = jobs.first() else {
+            return Ok(Vec::new());
+        };
         self.admit(&first.queue, jobs).await?;
         let batch = Batch::new(&first.queue, jobs);
         let made = match self.stage(&batch).await {
@@ -180,7 +229,12 @@ impl Link {
             Err(error) => {
                 if !error.is_uncertain() {
                     // It would go by itself, later.
-                    self.ask::<u64>("remove what was staged", cmd("UNLINK").arg(batch.key("stage"))).await.ok();
+                    self.ask::<u64>(
+                        "remove what was staged",
+                        cmd("UNLINK").arg(batch.key("stage")),
+                    )
+                    .await
+                    .ok();
                 }
                 return Err(error);
             }
@@ -194,12 +248,25 @@ impl Link {
             // Which of its jobs were there already is not known.
             Err(error) if batch.has_marks() => return Err(error.uncertain()),
             // The push was made; others go on with it.
-            Err(error) => tracing::warn!(%error, queue = batch.home, "a large push is moved into its queue by those who use that"),
+            Err(error) => {
+                tracing::warn!(%error, queue = batch.home, "a large push is moved into its queue \
+                    by those who use that")
+            }
         }
-        let known = if batch.has_marks() { self.duplicates(&batch).await.map_err(Error::uncertain)? } else { HashMap::new() };
-        let told = jobs.iter().zip(&batch.spots).map(|(job, spot)| match known.get(&format!("{}{}", spot.queue, spot.offset)) {
-            Some(number) => Pushed::Duplicate(id_of(&job.queue, number)),
-            None => Pushed::New(id_of(&job.queue, &(firsts.get(&*job.queue).copied().unwrap_or(0) + spot.offset as u64).to_string())),
+        let known = if batch.has_marks() {
+            self.duplicates(&batch).await.map_err(Error::uncertain)?
+        } else {
+            HashMap::new()
+        };
+        let told = jobs.iter().zip(&batch.spots).map(|(job, spot)| {
+            match known.get(&format!("{}{}", spot.queue, spot.offset)) {
+                Some(number) => Pushed::Duplicate(id_of(&job.queue, number)),
+                None => Pushed::New(id_of(
+                    &job.queue,
+                    &(firsts.get(&*job.queue).copied().unwrap_or(0) + spot.offset as u64)
+                        .to_string(),
+                )),
+            }
         });
         Ok(told.collect())
     }
@@ -210,7 +277,9 @@ impl Link {
             let mut pipeline = pipe();
             pipeline.cmd("RPUSH").arg(&stage).arg(elements);
             pipeline.cmd("PEXPIRE").arg(&stage).arg(millis(STAGED_FOR));
-            self.ask_all::<Vec<Value>>("push", &pipeline).await.map(drop)
+            self.ask_all::<Vec<Value>>("push", &pipeline)
+                .await
+                .map(drop)
         };
         let (mut elements, mut bytes) = (Vec::new(), 0);
         for position in order_of(batch.jobs) {
@@ -222,7 +291,11 @@ impl Link {
                 (elements, bytes) = (Vec::new(), 0);
             }
         }
-        if elements.is_empty() { Ok(()) } else { send(&elements).await }
+        if elements.is_empty() {
+            Ok(())
+        } else {
+            send(&elements).await
+        }
     }
 
     /// From here on the push has been made. Gives the first number of each queue.
@@ -230,19 +303,35 @@ impl Link {
         let mut tries = 0;
         let answers = loop {
             tries += 1;
-            match self.run_for_all("push", scripts::commit(), batch.home, batch.commit()?, true).await {
-                Err(error) if is_incoming(&error) && tries < TRIES => self.merge(batch.home).await?,
+            match self
+                .run_for_all("push", scripts::commit(), batch.home, batch.commit()?, true)
+                .await
+            {
+                Err(error) if is_incoming(&error) && tries < TRIES => {
+                    self.merge(batch.home).await?
+                }
                 Err(error) if is_duplicate(&error) => return Err(duplicate("push a flow", &error)),
                 Err(error) if has_code(&error, "UNSTAGED") => {
-                    let text =
-                        format!("push {} jobs: nothing was stored, as writing them took longer than {STAGED_FOR:?}", batch.jobs.len());
+                    let text = format!(
+                        "push {} jobs: nothing was stored, as writing them took longer than \
+                            {STAGED_FOR:?}",
+                        batch.jobs.len()
+                    );
                     return Err(Error::new(ErrorKind::Unreachable, text));
                 }
                 answers => break answers?,
             }
         };
-        let firsts = batch.jobs.iter().map(|job| &*job.queue).collect::<std::collections::BTreeSet<_>>().into_iter();
-        firsts.zip(answers).map(|(queue, first)| Ok((queue, convert::<u64>("push", first, true)?))).collect()
+        let firsts = batch
+            .jobs
+            .iter()
+            .map(|job| &*job.queue)
+            .collect::<std::collections::BTreeSet<_>>()
+            .into_iter();
+        firsts
+            .zip(answers)
+            .map(|(queue, first)| Ok((queue, convert::<u64>("push", first, true)?)))
+            .collect()
     }
 
     /// Jobs that were there already for their marks: by queue and place, the id of the other.

@@ -7,7 +7,8 @@
 //! redis+cluster://[user:password@]host[:6379],..                    some nodes of a cluster; rediss+cluster://
 //! ```
 //!
-//! Errors say which part is wrong and what to write, but never quote the URL: with one character out of place, any part may be a password.
+//! Errors say which part is wrong and what to write, but never quote the URL: with one character
+//! out of place, any part may be a password.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,7 +37,10 @@ pub(super) struct Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum How {
     One(Address),
-    Sentinel { sentinels: Vec<Address>, name: String },
+    Sentinel {
+        sentinels: Vec<Address>,
+        name: String,
+    },
     Cluster(Vec<Address>),
 }
 
@@ -72,14 +76,21 @@ impl Place {
     ///
     /// `BadOption`, with what to write.
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
-        let (scheme, rest) = url.split_once("://").ok_or_else(|| bad("write redis://host, with two slashes"))?;
+        let (scheme, rest) = url
+            .split_once("://")
+            .ok_or_else(|| bad("write redis://host, with two slashes"))?;
         let (kind, is_tls) = kind_of(scheme)?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         if rest.contains('#') || query.contains('#') {
-            return Err(bad("write %23 for # in a password; a URL of Redis has no fragment"));
+            return Err(bad(
+                "write %23 for # in a password; a URL of Redis has no fragment",
+            ));
         }
         if query.contains('@') && !rest.contains('@') && kind != Kind::Unix {
-            return Err(bad("there is an @ behind a question mark: write %3F for a ? in a password, %40 for an @ in an option"));
+            return Err(bad(
+                "there is an @ behind a question mark: write %3F for a ? in a password, %40 for an \
+                    @ in an option",
+            ));
         }
         let mut options = Options::parse(query)?;
         let (authority, path) = match kind {
@@ -87,7 +98,9 @@ impl Place {
             _ => rest.split_once('/').unwrap_or((rest, "")),
         };
         if path.contains('@') && kind != Kind::Unix {
-            return Err(bad("there is an @ behind a slash: write %2F for a slash in a password, %40 for an @"));
+            return Err(bad(
+                "there is an @ behind a slash: write %2F for a slash in a password, %40 for an @",
+            ));
         }
         let (mut login, hosts) = login_of(authority)?;
         let (how, database) = match kind {
@@ -101,38 +114,73 @@ impl Place {
             Kind::Sentinel => {
                 let (name, path) = path.split_once('/').unwrap_or((path, ""));
                 if name.is_empty() {
-                    return Err(bad("write the name that the sentinels know the primary by: redis+sentinel://host:26379/mymaster"));
+                    return Err(bad(
+                        "write the name that the sentinels know the primary by: \
+                            redis+sentinel://host:26379/mymaster",
+                    ));
                 }
-                (How::Sentinel { sentinels: addresses(hosts, SENTINEL_PORT)?, name: decode(name)? }, database(path)?)
+                (
+                    How::Sentinel {
+                        sentinels: addresses(hosts, SENTINEL_PORT)?,
+                        name: decode(name)?,
+                    },
+                    database(path)?,
+                )
             }
             Kind::Unix => {
                 if !path.starts_with('/') {
-                    return Err(bad("write three slashes and the path of the socket: redis+unix:///run/redis.sock"));
+                    return Err(bad("write three slashes and the path of the socket: \
+                            redis+unix:///run/redis.sock"));
                 }
-                login = Login { user: options.take("user"), password: options.take("password") };
-                (How::One(Address::Unix(decode(path)?.into())), database(&options.take("db").unwrap_or_default())?)
+                login = Login {
+                    user: options.take("user"),
+                    password: options.take("password"),
+                };
+                (
+                    How::One(Address::Unix(decode(path)?.into())),
+                    database(&options.take("db").unwrap_or_default())?,
+                )
             }
         };
         let sentinel_login = match kind {
-            Kind::Sentinel => Login { user: options.take("sentinel_user"), password: options.take("sentinel_password") },
+            Kind::Sentinel => Login {
+                user: options.take("sentinel_user"),
+                password: options.take("sentinel_password"),
+            },
             _ => Login::default(),
         };
         let tls = if is_tls { Some(options.tls()?) } else { None };
-        let answer_timeout = options.duration("response_timeout")?.unwrap_or(ANSWER_TIMEOUT);
+        let answer_timeout = options
+            .duration("response_timeout")?
+            .unwrap_or(ANSWER_TIMEOUT);
         let wait = options.wait(answer_timeout)?;
         options.none_left(kind, is_tls)?;
-        Ok(Self { how, login, sentinel_login, database, tls, wait, answer_timeout })
+        Ok(Self {
+            how,
+            login,
+            sentinel_login,
+            database,
+            tls,
+            wait,
+            answer_timeout,
+        })
     }
 }
 
 impl Place {
     pub(super) fn passwords(&self) -> Vec<&str> {
-        [&self.login, &self.sentinel_login].into_iter().filter_map(|login| login.password.as_deref()).collect()
+        [&self.login, &self.sentinel_login]
+            .into_iter()
+            .filter_map(|login| login.password.as_deref())
+            .collect()
     }
 }
 
 fn bad(text: impl std::fmt::Display) -> Error {
-    Error::new(ErrorKind::BadOption, format!("read the URL of Redis: {text}"))
+    Error::new(
+        ErrorKind::BadOption,
+        format!("read the URL of Redis: {text}"),
+    )
 }
 
 fn kind_of(scheme: &str) -> Result<(Kind, bool), Error> {
@@ -146,7 +194,8 @@ fn kind_of(scheme: &str) -> Result<(Kind, bool), Error> {
         "rediss+cluster" => (Kind::Cluster, true),
         _ => {
             return Err(bad(
-                "the schemes are redis, rediss (TLS), redis+unix, redis+sentinel and redis+cluster, the last two also as rediss+",
+                "the schemes are redis, rediss (TLS), redis+unix, redis+sentinel and \
+                    redis+cluster, the last two also as rediss+",
             ));
         }
     })
@@ -154,13 +203,23 @@ fn kind_of(scheme: &str) -> Result<(Kind, bool), Error> {
 
 /// The user and the password before the `@`, and what is behind it.
 fn login_of(authority: &str) -> Result<(Login, &str), Error> {
-    let Some((login, hosts)) = authority.rsplit_once('@') else { return Ok((Login::default(), authority)) };
+    let Some((login, hosts)) = authority.rsplit_once('@') else {
+        return Ok((Login::default(), authority));
+    };
     let Some((user, password)) = login.split_once(':') else {
-        return Err(bad("write user:password@, or :password@ for the default user"));
+        return Err(bad(
+            "write user:password@, or :password@ for the default user",
+        ));
     };
     let (user, password) = (decode(user)?, decode(password)?);
     let filled = |text: String| (!text.is_empty()).then_some(text);
-    Ok((Login { user: filled(user), password: filled(password) }, hosts))
+    Ok((
+        Login {
+            user: filled(user),
+            password: filled(password),
+        },
+        hosts,
+    ))
 }
 
 fn addresses(hosts: &str, port: u16) -> Result<Vec<Address>, Error> {
@@ -169,16 +228,22 @@ fn addresses(hosts: &str, port: u16) -> Result<Vec<Address>, Error> {
 
 fn address(host: &str, default_port: u16) -> Result<Address, Error> {
     if host.contains(',') {
-        return Err(bad("it has several hosts; write redis+sentinel:// or redis+cluster://"));
+        return Err(bad(
+            "it has several hosts; write redis+sentinel:// or redis+cluster://",
+        ));
     }
-    address::host_and_port(host, default_port).map(|(host, port)| Address::Tcp(host.into(), port)).map_err(bad)
+    address::host_and_port(host, default_port)
+        .map(|(host, port)| Address::Tcp(host.into(), port))
+        .map_err(bad)
 }
 
 fn database(path: &str) -> Result<i64, Error> {
     if path.is_empty() {
         return Ok(0);
     }
-    path.parse::<u32>().map(i64::from).map_err(|_| bad("a database is a number, 0 if it is left out"))
+    path.parse::<u32>()
+        .map(i64::from)
+        .map_err(|_| bad("a database is a number, 0 if it is left out"))
 }
 
 fn decode(text: &str) -> Result<String, Error> {
@@ -204,13 +269,21 @@ impl Options {
     fn wait(&mut self, answer_timeout: Duration) -> Result<Option<Wait>, Error> {
         let timeout = self.duration("wait_timeout")?;
         let Some(replicas) = self.take("wait") else {
-            return if timeout.is_some() { Err(bad("wait_timeout goes with wait=1, for one replica")) } else { Ok(None) };
+            return if timeout.is_some() {
+                Err(bad("wait_timeout goes with wait=1, for one replica"))
+            } else {
+                Ok(None)
+            };
         };
         let replicas = replicas.parse().ok().filter(|replicas| *replicas > 0);
-        let replicas = replicas.ok_or_else(|| bad("wait is how many replicas must have a push, 1 at least"))?;
+        let replicas = replicas
+            .ok_or_else(|| bad("wait is how many replicas must have a push, 1 at least"))?;
         let timeout = timeout.unwrap_or(WAIT_TIMEOUT.min(answer_timeout / 2));
         if timeout >= answer_timeout {
-            return Err(bad("wait_timeout must be shorter than response_timeout, which is 10s if it is left out"));
+            return Err(bad(
+                "wait_timeout must be shorter than response_timeout, which is 10s if it is left \
+                    out",
+            ));
         }
         Ok(Some(Wait { replicas, timeout }))
     }
@@ -220,15 +293,23 @@ impl Options {
     }
 
     fn none_left(&self, kind: Kind, is_tls: bool) -> Result<(), Error> {
-        let Some(name) = self.0.left() else { return Ok(()) };
+        let Some(name) = self.0.left() else {
+            return Ok(());
+        };
         Err(match name {
-            name if TlsOptions::has(name) && !is_tls => bad("insecure, ca, cert, key and server_name are for TLS: write rediss://"),
-            "user" | "password" | "db" if kind != Kind::Unix => {
-                bad("write user:password@ before the host and the database behind it; only redis+unix has them as options")
+            name if TlsOptions::has(name) && !is_tls => {
+                bad("insecure, ca, cert, key and server_name are for TLS: write rediss://")
             }
-            "sentinel_user" | "sentinel_password" => bad("sentinel_user and sentinel_password are for redis+sentinel://"),
+            "user" | "password" | "db" if kind != Kind::Unix => bad(
+                "write user:password@ before the host and the database behind it; only redis+unix \
+                    has them as options",
+            ),
+            "sentinel_user" | "sentinel_password" => {
+                bad("sentinel_user and sentinel_password are for redis+sentinel://")
+            }
             _ => bad(
-                "it has an option that is none of wait, wait_timeout, response_timeout, with TLS insecure, ca, cert, key, server_name, with a \
+                "it has an option that is none of wait, wait_timeout, response_timeout, with TLS \
+                    insecure, ca, cert, key, server_name, with a \
                  socket user, password, db, with sentinels sentinel_user, sentinel_password",
             ),
         })

@@ -1,9 +1,11 @@
 //! Waking whoever waits for a queue, without polling.
 //!
-//! The server tells one connection of each change of a few keys (`CLIENT TRACKING` in broadcasting mode, since Redis 6): the bell of a
-//! queue, which scripts ring, its inbox, which any client may push to, and the list of free clients. In a cluster, each node that has a
-//! watched queue is listened to, and which ones these are is looked up again whenever a queue moved. A notification says only that
-//! something may have changed. When a connection breaks, everybody is woken once it is back, as nobody knows what was missed.
+//! The server tells one connection of each change of a few keys (`CLIENT TRACKING` in broadcasting
+//! mode, since Redis 6): the bell of a queue, which scripts ring, its inbox, which any client may
+//! push to, and the list of free clients. In a cluster, each node that has a watched queue is
+//! listened to, and which ones these are is looked up again whenever a queue moved. A notification
+//! says only that something may have changed. When a connection breaks, everybody is woken once it
+//! is back, as nobody knows what was missed.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::Future;
@@ -40,8 +42,9 @@ const WATCHED_FOR: Duration = Duration::from_secs(15 * 60);
 const WATCHED_MAX: usize = 100_000;
 /// The same names are not gone through for each ask.
 const TOUCH_EVERY: Duration = Duration::from_secs(30);
-/// More queues than this are watched by the one beginning that all bells have in common. The server compares each key that changes with each
-/// beginning; inboxes of so many are looked at from time to time instead.
+/// More queues than this are watched by the one beginning that all bells have in common. The server
+/// compares each key that changes with each beginning; inboxes of so many are looked at from time
+/// to time instead.
 const NARROW_MAX: usize = 32;
 
 type Queues = BTreeSet<Box<str>>;
@@ -74,7 +77,11 @@ impl State {
             return true;
         };
         let used = lock(&self.used);
-        let ours: Vec<&str> = keys.iter().filter_map(|key| queue_of(key)).filter(|queue| used.contains_key(*queue)).collect();
+        let ours: Vec<&str> = keys
+            .iter()
+            .filter_map(|key| queue_of(key))
+            .filter(|queue| used.contains_key(*queue))
+            .collect();
         drop(used);
         self.looks.ring(ours.iter().copied());
         if let Some(rung) = &mut *lock(&self.rung) {
@@ -92,16 +99,26 @@ impl State {
 /// The queue of a key that was changed.
 fn queue_of(key: &[u8]) -> Option<&str> {
     let key = std::str::from_utf8(key).ok()?;
-    let rest = key.strip_prefix("brigade:bell:{").or_else(|| key.strip_prefix("brigade:{"))?;
+    let rest = key
+        .strip_prefix("brigade:bell:{")
+        .or_else(|| key.strip_prefix("brigade:{"))?;
     rest.split_once('}').map(|(queue, _)| queue)
 }
 
 impl Wake {
     /// Must be called within the runtime.
     pub(super) fn start(nodes: Arc<Nodes>, looks: Arc<Looks>) -> Result<Self, Error> {
-        let scope =
-            Scope::current().ok_or_else(|| Error::new(ErrorKind::Unsupported, "open a broker outside of an async runtime (tokio)"))?;
-        let (stop, changed, watched) = (CancellationToken::new(), Arc::new(Notify::new()), watch::Sender::default());
+        let scope = Scope::current().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "open a broker outside of an async runtime (tokio)",
+            )
+        })?;
+        let (stop, changed, watched) = (
+            CancellationToken::new(),
+            Arc::new(Notify::new()),
+            watch::Sender::default(),
+        );
         let state = Arc::new(State {
             looks,
             used: Mutex::default(),
@@ -109,12 +126,22 @@ impl Wake {
             rung: Mutex::default(),
             is_deaf: AtomicBool::new(false),
         });
-        let ear = Ear { nodes, changed: Arc::clone(&changed), watched: watched.subscribe(), state: Arc::clone(&state) };
+        let ear = Ear {
+            nodes,
+            changed: Arc::clone(&changed),
+            watched: watched.subscribe(),
+            state: Arc::clone(&state),
+        };
         let until = stop.clone();
         scope.spawn(async move {
             until.run_until_cancelled(ear.watch()).await;
         });
-        Ok(Self { changed, watched, state, _stop: stop.drop_guard() })
+        Ok(Self {
+            changed,
+            watched,
+            state,
+            _stop: stop.drop_guard(),
+        })
     }
 
     /// The queues that this process has to do with.
@@ -136,7 +163,8 @@ impl Wake {
         *lock(&self.state.rung) = None;
     }
 
-    /// A future that ends at the next change after this call, of these queues at least, polled by then or not.
+    /// A future that ends at the next change after this call, of these queues at least, polled by
+    /// then or not.
     pub(super) fn next(&self, queues: &[Box<str>]) -> impl Future<Output = ()> + '_ {
         if !queues.is_empty() && !self.was_touched(queues) {
             self.touch(queues);
@@ -147,10 +175,15 @@ impl Wake {
     fn was_touched(&self, queues: &[Box<str>]) -> bool {
         let (at, count) = (queues.as_ptr() as usize, queues.len());
         let mut touched = lock(&self.state.touched);
-        let is_known = touched.is_some_and(|(known_at, known, when)| (known_at, known) == (at, count) && when.elapsed() < TOUCH_EVERY);
+        let is_known = touched.is_some_and(|(known_at, known, when)| {
+            (known_at, known) == (at, count) && when.elapsed() < TOUCH_EVERY
+        });
         // Other names may be at the same place by now.
         let used = lock(&self.state.used);
-        let is_known = is_known && [0, count / 2, count - 1].iter().all(|place| used.contains_key(&queues[*place]));
+        let is_known = is_known
+            && [0, count / 2, count - 1]
+                .iter()
+                .all(|place| used.contains_key(&queues[*place]));
         if !is_known {
             *touched = Some((at, count, Instant::now()));
         }
@@ -174,11 +207,16 @@ impl Wake {
         }
         used.retain(|_, when| when.elapsed() < WATCHED_FOR);
         if used.len() > WATCHED_MAX {
-            let mut all: Vec<_> = used.iter().map(|(queue, when)| (*when, queue.clone())).collect();
+            let mut all: Vec<_> = used
+                .iter()
+                .map(|(queue, when)| (*when, queue.clone()))
+                .collect();
             all.sort_unstable();
-            all.iter().take(used.len() - WATCHED_MAX).for_each(|(_, queue)| {
-                used.remove(queue);
-            });
+            all.iter()
+                .take(used.len() - WATCHED_MAX)
+                .for_each(|(_, queue)| {
+                    used.remove(queue);
+                });
         }
         let watched: Queues = used.keys().cloned().collect();
         drop(used);
@@ -207,7 +245,11 @@ impl Ear {
             moves.mark_unchanged();
             let mut is_complete = true;
             // Where there is one server, one queue speaks for all.
-            let asked = if self.nodes.are_many() { queues.len() } else { queues.len().min(1) };
+            let asked = if self.nodes.are_many() {
+                queues.len()
+            } else {
+                queues.len().min(1)
+            };
             for queue in queues.iter().take(asked) {
                 match self.nodes.target_of(key(queue, "").as_bytes()).await {
                     Ok(target) => {
@@ -246,17 +288,29 @@ impl Ear {
     async fn listen(&self, target: &Target) -> Result<(), Fault> {
         let (mut watched, mut moves) = (self.watched.clone(), self.nodes.moves());
         let broken = CancellationToken::new();
-        let (ends, tell, state) = (broken.clone(), Arc::clone(&self.changed), Arc::clone(&self.state));
+        let (ends, tell, state) = (
+            broken.clone(),
+            Arc::clone(&self.changed),
+            Arc::clone(&self.state),
+        );
         let hear = move |push: PushInfo| match push.kind {
             PushKind::Disconnection => ends.cancel(),
             _ => {
-                let keys = push.data.into_iter().next().and_then(|keys| redis::from_redis_value(keys).ok());
+                let keys = push
+                    .data
+                    .into_iter()
+                    .next()
+                    .and_then(|keys| redis::from_redis_value(keys).ok());
                 if state.note(keys) {
                     tell.notify_waiters();
                 }
             }
         };
-        let connection = self.nodes.reach().open(target, Some(Arc::new(hear))).await?;
+        let connection = self
+            .nodes
+            .reach()
+            .open(target, Some(Arc::new(hear)))
+            .await?;
         let mut told = BTreeSet::new();
         loop {
             watched.mark_unchanged();
@@ -290,10 +344,12 @@ impl Ear {
         }
     }
 
-    /// A server that tells nothing, as its user may not ask for that, is looked at from time to time.
+    /// A server that tells nothing, as its user may not ask for that, is looked at from time to
+    /// time.
     async fn bear_silence(&self, fault: &Fault) {
         if !self.state.is_deaf.swap(true, Ordering::Relaxed) {
-            tracing::warn!(error = %fault.source, "the server may not be asked to tell of changes (CLIENT TRACKING): idle consumers look every 2 s");
+            tracing::warn!(error = %fault.source, "the server may not be asked to tell of changes \
+                (CLIENT TRACKING): idle consumers look every 2 s");
         }
         sleep(SILENT_PAUSE).await;
     }
@@ -326,11 +382,18 @@ fn beginnings(queues: &Queues) -> BTreeSet<String> {
     if queues.len() > NARROW_MAX {
         return BTreeSet::from([ALL_BELLS.to_owned()]);
     }
-    queues.iter().flat_map(|queue| [bell(queue), key(queue, "inbox"), key(queue, "free")]).collect()
+    queues
+        .iter()
+        .flat_map(|queue| [bell(queue), key(queue, "inbox"), key(queue, "free")])
+        .collect()
 }
 
 /// Has the server tell of the queues that it does not tell of yet; whether there were any.
-async fn track(connection: &Connection, queues: &Queues, told: &mut BTreeSet<String>) -> Result<bool, Fault> {
+async fn track(
+    connection: &Connection,
+    queues: &Queues,
+    told: &mut BTreeSet<String>,
+) -> Result<bool, Fault> {
     let wanted = beginnings(queues);
     let new: Vec<&String> = wanted.difference(told).collect();
     if new.is_empty() {
@@ -342,7 +405,9 @@ async fn track(connection: &Connection, queues: &Queues, told: &mut BTreeSet<Str
         command
     };
     // It takes further beginnings, but none that contains another, nor does it forget one.
-    let is_anew = told.len() + new.len() > 6 * NARROW_MAX || wanted.contains(ALL_BELLS) || told.contains(ALL_BELLS);
+    let is_anew = told.len() + new.len() > 6 * NARROW_MAX
+        || wanted.contains(ALL_BELLS)
+        || told.contains(ALL_BELLS);
     if is_anew && !told.is_empty() {
         connection.ask::<()>(tracking("OFF")).await?;
         told.clear();

@@ -9,9 +9,16 @@ use super::store::Store;
 use crate::error::Error;
 use crate::finding::{Finding, Level};
 
-/// Filesystems of other hosts: SQLite's write-ahead log needs memory that all processes share (magic numbers of statfs(2)).
-const REMOTE: [(u64, &str); 6] =
-    [(0x6969, "NFS"), (0xff53_4d42, "CIFS"), (0xfe53_4d42, "SMB"), (0x0102_1997, "9p"), (0x00c3_6400, "Ceph"), (0x5346_414f, "AFS")];
+/// Filesystems of other hosts: SQLite's write-ahead log needs memory that all processes share
+/// (magic numbers of statfs(2)).
+const REMOTE: [(u64, &str); 6] = [
+    (0x6969, "NFS"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB"),
+    (0x0102_1997, "9p"),
+    (0x00c3_6400, "Ceph"),
+    (0x5346_414f, "AFS"),
+];
 /// Filesystems in memory.
 const VOLATILE: [(u64, &str); 2] = [(0x0102_1994, "tmpfs"), (0x8584_58f6, "ramfs")];
 /// Below this pushes will soon fail.
@@ -24,31 +31,74 @@ const FAULTS_MAX: usize = 10;
 impl Store<'_> {
     pub(super) fn check(&self) -> Result<Vec<Finding>, Error> {
         let mut findings = Vec::new();
-        let faults = self.rows("check the file", "PRAGMA quick_check", &[], |row| row.get::<_, String>(0))?;
-        for fault in faults.iter().filter(|fault| *fault != "ok").take(FAULTS_MAX) {
-            let advice = "stop all processes, restore a copy, or recover it with sqlite3's .recover";
-            findings.push(Finding::new(Level::Problem, format!("the file is damaged: {fault}"), advice));
+        let faults = self.rows("check the file", "PRAGMA quick_check", &[], |row| {
+            row.get::<_, String>(0)
+        })?;
+        for fault in faults
+            .iter()
+            .filter(|fault| *fault != "ok")
+            .take(FAULTS_MAX)
+        {
+            let advice =
+                "stop all processes, restore a copy, or recover it with sqlite3's .recover";
+            findings.push(Finding::new(
+                Level::Problem,
+                format!("the file is damaged: {fault}"),
+                advice,
+            ));
         }
-        let sql = "SELECT queue, count(*) FROM brigade_jobs WHERE state IN (0, 1, 2, 4) GROUP BY queue ORDER BY queue";
+        let sql = "SELECT queue, count(*) FROM brigade_jobs WHERE state IN (0, 1, 2, 4) GROUP BY \
+            queue ORDER BY queue";
         let served = self.queues_with_consumers()?;
-        for (queue, jobs) in self.rows("count waiting jobs", sql, &[], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?)))? {
+        for (queue, jobs) in self.rows("count waiting jobs", sql, &[], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?))
+        })? {
             if self.settings(&queue)?.paused {
-                findings.push(Finding::new(Level::Warning, format!("queue {queue} is paused, and {jobs} jobs wait in it"), "resume it"));
+                findings.push(Finding::new(
+                    Level::Warning,
+                    format!("queue {queue} is paused, and {jobs} jobs wait in it"),
+                    "resume it",
+                ));
             } else if !served.contains(&queue) {
-                let what = format!("{jobs} jobs wait in queue {queue}, and no worker has asked for them in the last minute");
-                findings.push(Finding::new(Level::Warning, what, "start one, or look whether its queue is named so"));
+                let what = format!(
+                    "{jobs} jobs wait in queue {queue}, and no worker has asked for them in the \
+                        last minute"
+                );
+                findings.push(Finding::new(
+                    Level::Warning,
+                    what,
+                    "start one, or look whether its queue is named so",
+                ));
             }
         }
-        let sql = "SELECT queue, count(*) FROM brigade_jobs WHERE state = 6 GROUP BY queue ORDER BY queue";
-        for (queue, jobs) in self.rows("count dead letters", sql, &[], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?)))? {
+        let sql = "SELECT queue, count(*) FROM brigade_jobs WHERE state = 6 GROUP BY queue ORDER \
+            BY queue";
+        for (queue, jobs) in self.rows("count dead letters", sql, &[], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?))
+        })? {
             let advice = "look at them, then retry or delete them";
-            findings.push(Finding::new(Level::Note, format!("queue {queue} has {jobs} dead letters"), advice));
+            findings.push(Finding::new(
+                Level::Note,
+                format!("queue {queue} has {jobs} dead letters"),
+                advice,
+            ));
         }
         let sql = "SELECT count(*) FROM brigade_jobs WHERE pushed_at > ?1";
-        let ahead = self.row("look at the clock", sql, params![self.now.wall + 60_000], |row| row.get::<_, u64>(0))?.unwrap_or(0);
+        let ahead = self
+            .row(
+                "look at the clock",
+                sql,
+                params![self.now.wall + 60_000],
+                |row| row.get::<_, u64>(0),
+            )?
+            .unwrap_or(0);
         if ahead > 0 {
             let what = format!("{ahead} jobs were pushed in the future: the clock was set back");
-            findings.push(Finding::new(Level::Warning, what, "scheduled jobs come later than they should; let NTP keep the clock"));
+            findings.push(Finding::new(
+                Level::Warning,
+                what,
+                "scheduled jobs come later than they should; let NTP keep the clock",
+            ));
         }
         Ok(findings)
     }
@@ -56,35 +106,69 @@ impl Store<'_> {
 
 /// The file of this very connection is not where it was.
 pub(super) fn lost_file(error: &Error) -> Finding {
-    Finding::new(Level::Problem, error.to_string(), "stop this process, put the file back where it was, and start it again")
+    Finding::new(
+        Level::Problem,
+        error.to_string(),
+        "stop this process, put the file back where it was, and start it again",
+    )
 }
 
 /// What is to be said of the place where the file lies.
 pub(super) fn place(place: &Place, watching: bool) -> Vec<Finding> {
     let Some(path) = &place.path else {
-        return vec![Finding::new(Level::Warning, "jobs are kept in memory and end with this process", "name a file: sqlite:jobs.db")];
+        return vec![Finding::new(
+            Level::Warning,
+            "jobs are kept in memory and end with this process",
+            "name a file: sqlite:jobs.db",
+        )];
     };
     let mut findings = Vec::new();
     if place.safety == Safety::Normal {
         let what = "power loss takes the last transactions (synchronous=normal)";
-        findings.push(Finding::new(Level::Note, what, "leave the option out where each acknowledged job matters"));
+        findings.push(Finding::new(
+            Level::Note,
+            what,
+            "leave the option out where each acknowledged job matters",
+        ));
     }
     if !watching {
         let what = "the file cannot be watched, so idle workers look only once a second";
-        findings.push(Finding::new(Level::Warning, what, "raise fs.inotify.max_user_instances, or use a local filesystem"));
+        findings.push(Finding::new(
+            Level::Warning,
+            what,
+            "raise fs.inotify.max_user_instances, or use a local filesystem",
+        ));
     }
-    for name in [path.clone(), super::log_of(path), super::beside(path, "-shm")] {
+    for name in [
+        path.clone(),
+        super::log_of(path),
+        super::beside(path, "-shm"),
+    ] {
         let mode = std::fs::metadata(&name).map_or(0, |file| file.permissions().mode() & 0o777);
         if mode & 0o077 != 0 {
-            let what = format!("{} is open to other users (mode {mode:03o}): jobs and their payloads are there", name.display());
-            findings.push(Finding::new(Level::Warning, what, "chmod 600, unless several users are to share it"));
+            let what = format!(
+                "{} is open to other users (mode {mode:03o}): jobs and their payloads are there",
+                name.display()
+            );
+            findings.push(Finding::new(
+                Level::Warning,
+                what,
+                "chmod 600, unless several users are to share it",
+            ));
         }
     }
     if let Ok(stat) = rustix::fs::statfs(path) {
         let kind = u64::from_ne_bytes(stat.f_type.to_ne_bytes()) & 0xffff_ffff;
         if let Some((_, name)) = REMOTE.iter().find(|(magic, _)| *magic == kind) {
-            let what = format!("the file lies on a network filesystem ({name}), where several hosts would damage it");
-            findings.push(Finding::new(Level::Problem, what, "put it on a local disk; for several hosts use redis:// or amqp://"));
+            let what = format!(
+                "the file lies on a network filesystem ({name}), where several hosts would damage \
+                    it"
+            );
+            findings.push(Finding::new(
+                Level::Problem,
+                what,
+                "put it on a local disk; for several hosts use redis:// or amqp://",
+            ));
         }
         if let Some((_, name)) = VOLATILE.iter().find(|(magic, _)| *magic == kind) {
             findings.push(Finding::new(
@@ -98,13 +182,24 @@ pub(super) fn place(place: &Place, watching: bool) -> Vec<Finding> {
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         if free < FREE_BYTES_MIN {
             let what = format!("the disk has {} MiB left", free >> 20);
-            findings.push(Finding::new(Level::Problem, what, "make room: when it is full, pushes are refused"));
+            findings.push(Finding::new(
+                Level::Problem,
+                what,
+                "make room: when it is full, pushes are refused",
+            ));
         }
     }
     let log = std::fs::metadata(super::log_of(path)).map_or(0, |log| log.len());
     if log > LOG_BYTES_MAX {
-        let what = format!("the write-ahead log has {} MiB: some process holds a read transaction open", log >> 20);
-        findings.push(Finding::new(Level::Warning, what, "find and end it (fuser, lsof)"));
+        let what = format!(
+            "the write-ahead log has {} MiB: some process holds a read transaction open",
+            log >> 20
+        );
+        findings.push(Finding::new(
+            Level::Warning,
+            what,
+            "find and end it (fuser, lsof)",
+        ));
     }
     findings
 }

@@ -1,7 +1,9 @@
-//! The file under a connection: whether it is still where it was opened, and how large its log has grown.
+//! The file under a connection: whether it is still where it was opened, and how large its log has
+//! grown.
 //!
-//! A connection goes on in a file that was moved, and no other process would see what it writes. So each transaction looks whether the names still
-//! stand for the files that were opened. They are looked at by name and never opened: closing any descriptor of a file gives up this process's
+//! A connection goes on in a file that was moved, and no other process would see what it writes. So
+//! each transaction looks whether the names still stand for the files that were opened. They are
+//! looked at by name and never opened: closing any descriptor of a file gives up this process's
 //! locks on it (fcntl(2)).
 
 use std::fs;
@@ -15,7 +17,8 @@ use rusqlite::Connection;
 use super::log_of;
 use crate::error::{Error, ErrorKind};
 
-/// A log of this size is merged into the file and emptied. SQLite merges as often, and begins the log anew, but never makes it shorter.
+/// A log of this size is merged into the file and emptied. SQLite merges as often, and begins the
+/// log anew, but never makes it shorter.
 pub(super) const LOG_BYTES_MAX: u64 = 16 << 20;
 /// Before the same is tried again while a reader needs the log.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -46,9 +49,23 @@ impl File {
     /// Of a connection that has just been opened.
     pub(super) fn of(path: Option<&Path>) -> Self {
         let names = path.map(|path| [path.to_owned(), log_of(path)]);
-        let identify = |name: PathBuf| Identity::of(&name).ok().flatten().map(|identity| (name, identity));
-        let opened = names.clone().into_iter().flatten().filter_map(identify).collect();
-        Self { opened, log: names.map(|[_, log]| log), not_before: None }
+        let identify = |name: PathBuf| {
+            Identity::of(&name)
+                .ok()
+                .flatten()
+                .map(|identity| (name, identity))
+        };
+        let opened = names
+            .clone()
+            .into_iter()
+            .flatten()
+            .filter_map(identify)
+            .collect();
+        Self {
+            opened,
+            log: names.map(|[_, log]| log),
+            not_before: None,
+        }
     }
 
     /// Whether the names still stand for the files that were opened.
@@ -63,8 +80,11 @@ impl File {
                 Ok(Some(other)) if other != *identity => "was replaced by another file",
                 _ => continue,
             };
-            let text =
-                format!("use a broker whose file {} {what} since it was opened: connect again to use what is there now", name.display());
+            let text = format!(
+                "use a broker whose file {} {what} since it was opened: connect again to use what \
+                    is there now",
+                name.display()
+            );
             return Err(Error::new(ErrorKind::Closed, text));
         }
         Ok(())
@@ -73,13 +93,19 @@ impl File {
     /// Merges the log into the file and empties it, if it has grown and no reader needs it.
     pub(super) fn keep_log_small(&mut self, connection: &mut Connection) {
         let Some(log) = &self.log else { return };
-        if self.not_before.is_some_and(|time| Instant::now() < time) || fs::metadata(log).map_or(0, |log| log.len()) <= LOG_BYTES_MAX {
+        if self.not_before.is_some_and(|time| Instant::now() < time)
+            || fs::metadata(log).map_or(0, |log| log.len()) <= LOG_BYTES_MAX
+        {
             return;
         }
-        // The first takes no lock from writers; the second, which does, has little left to do. Neither waits for readers for long.
+        // The first takes no lock from writers; the second, which does, has little left to do.
+        // Neither waits for readers for long.
         connection.busy_handler(Some(wait_shortly)).ok();
-        let merged = merge(connection, "PRAGMA wal_checkpoint(PASSIVE)") && merge(connection, "PRAGMA wal_checkpoint(TRUNCATE)");
-        connection.busy_handler(Some(super::lane::wait_for_lock)).ok();
+        let merged = merge(connection, "PRAGMA wal_checkpoint(PASSIVE)")
+            && merge(connection, "PRAGMA wal_checkpoint(TRUNCATE)");
+        connection
+            .busy_handler(Some(super::lane::wait_for_lock))
+            .ok();
         self.not_before = (!merged).then(|| Instant::now() + AGAIN);
     }
 }

@@ -1,10 +1,12 @@
 //! Handing out jobs, from one queue or ten thousand.
 //!
-//! An idle consumer looks in a transaction that may not write ([`Store::has_work`]), so that it takes no lock that others wait for. Only where there is
-//! something to do does the same operation run again in one that may.
+//! An idle consumer looks in a transaction that may not write ([`Store::has_work`]), so that it
+//! takes no lock that others wait for. Only where there is something to do does the same operation
+//! run again in one that may.
 //!
-//! The first queues of an ask are looked at one by one. Behind them, one statement finds which queues have ready jobs at all: its
-//! cost goes with those, or with the queues asked for, whichever are fewer, and an idle file of any number of queues costs nothing.
+//! The first queues of an ask are looked at one by one. Behind them, one statement finds which
+//! queues have ready jobs at all: its cost goes with those, or with the queues asked for, whichever
+//! are fewer, and an idle file of any number of queues costs nothing.
 
 use std::time::Duration;
 
@@ -22,7 +24,8 @@ use crate::process::own_name;
 
 /// Queues that are looked at one by one, besides two for each job that is asked for.
 const DIRECT_QUEUES: usize = 16;
-/// Queues with rates whose next moment an idle consumer waits for; the others are looked at when it looks again in any case.
+/// Queues with rates whose next moment an idle consumer waits for; the others are looked at when it
+/// looks again in any case.
 const RATES_MAX: i64 = 1000;
 /// When to look again for the end of workers whose owner is gone.
 const ENDING_PAUSE: Duration = Duration::from_millis(25);
@@ -41,31 +44,56 @@ impl Store<'_> {
     /// Hands out jobs; also says in how long another falls due.
     pub(super) fn lease(&self, ask: &LeaseAsk) -> Result<HandedOut, Error> {
         if self.memo.borrow().is_waiting_for_end {
-            return Ok(HandedOut { again_in: Some(ENDING_PAUSE), ..HandedOut::default() });
+            return Ok(HandedOut {
+                again_in: Some(ENDING_PAUSE),
+                ..HandedOut::default()
+            });
         }
         if self.is_look {
             if self.has_work(ask)? {
                 self.must_write.set(true);
                 return Ok(HandedOut::default());
             }
-            return Ok(HandedOut { due_in: self.next_due(ask)?, ..HandedOut::default() });
+            return Ok(HandedOut {
+                due_in: self.next_due(ask)?,
+                ..HandedOut::default()
+            });
         }
         self.sweep()?;
         self.note_ask(&ask.queues)?;
         let mut leased = Vec::new();
-        let direct = ask.queues.len().min(DIRECT_QUEUES.saturating_add(ask.max.saturating_mul(2)));
+        let direct = ask
+            .queues
+            .len()
+            .min(DIRECT_QUEUES.saturating_add(ask.max.saturating_mul(2)));
         for queue in ask.queues.iter().take(direct) {
             self.lease_queue(queue, ask, &mut leased)?;
         }
         if direct < ask.queues.len() && leased.len() < ask.max {
-            for rank in self.ready_queues(&ask.queues)?.into_iter().filter(|rank| *rank >= direct) {
-                self.lease_queue(&ask.queues.names()[ask.queues.place(rank)], ask, &mut leased)?;
+            for rank in self
+                .ready_queues(&ask.queues)?
+                .into_iter()
+                .filter(|rank| *rank >= direct)
+            {
+                self.lease_queue(
+                    &ask.queues.names()[ask.queues.place(rank)],
+                    ask,
+                    &mut leased,
+                )?;
             }
         }
         let is_unfinished = self.swept.get() == Some(true) || self.has_set_aside_enough();
         let again_in = is_unfinished.then_some(STEP_PAUSE);
-        let due_in = if leased.is_empty() { self.next_due(ask)? } else { None };
-        Ok(HandedOut { leased, due_in, again_in })
+        let due_in = if leased.is_empty() {
+            self.next_due(ask)?
+        } else {
+            None
+        };
+        Ok(HandedOut {
+            leased,
+            due_in,
+            again_in,
+        })
     }
 
     /// Whether an ask has anything to do in this file.
@@ -78,10 +106,15 @@ impl Store<'_> {
         if queues.len() > DIRECT_QUEUES {
             return Ok(!self.ready_queues(queues)?.is_empty());
         }
-        let sql = "SELECT 1 FROM brigade_jobs INDEXED BY brigade_jobs_ready WHERE state = 0 AND queue = ?1
-                     AND NOT EXISTS (SELECT 1 FROM brigade_queues AS known WHERE known.queue = ?1 AND known.paused = 1) LIMIT 1";
+        let sql = "SELECT 1 FROM brigade_jobs INDEXED BY brigade_jobs_ready WHERE state = 0 AND \
+            queue = ?1
+                     AND NOT EXISTS (SELECT 1 FROM brigade_queues AS known WHERE known.queue = ?1 \
+                     AND known.paused = 1) LIMIT 1";
         for queue in queues.names() {
-            if self.row("look for ready jobs", sql, params![queue], |_| Ok(()))?.is_some() {
+            if self
+                .row("look for ready jobs", sql, params![queue], |_| Ok(()))?
+                .is_some()
+            {
                 return Ok(true);
             }
         }
@@ -90,7 +123,11 @@ impl Store<'_> {
 
     /// The ranks of those of these queues that have ready jobs and are not paused, in order.
     fn ready_queues(&self, asked: &Queues) -> Result<Vec<usize>, Error> {
-        let mut ranks: Vec<usize> = self.names_of_ready(asked)?.iter().filter_map(|queue| asked.rank(queue)).collect();
+        let mut ranks: Vec<usize> = self
+            .names_of_ready(asked)?
+            .iter()
+            .filter_map(|queue| asked.rank(queue))
+            .collect();
         ranks.sort_unstable();
         Ok(ranks)
     }
@@ -98,12 +135,15 @@ impl Store<'_> {
     fn names_of_ready(&self, asked: &Queues) -> Result<Vec<Box<str>>, Error> {
         // From each queue to the next by the index, without looking at their jobs.
         let sql = "WITH RECURSIVE ready (queue) AS (
-                     SELECT min(queue) FROM brigade_jobs INDEXED BY brigade_jobs_ready WHERE state = 0
+                     SELECT min(queue) FROM brigade_jobs INDEXED BY brigade_jobs_ready WHERE state \
+                     = 0
                      UNION ALL
-                     SELECT (SELECT min(queue) FROM brigade_jobs INDEXED BY brigade_jobs_ready WHERE state = 0 AND queue > ready.queue)
+                     SELECT (SELECT min(queue) FROM brigade_jobs INDEXED BY brigade_jobs_ready \
+                     WHERE state = 0 AND queue > ready.queue)
                        FROM ready WHERE ready.queue IS NOT NULL)
                    SELECT queue FROM ready WHERE queue IS NOT NULL
-                     AND NOT EXISTS (SELECT 1 FROM brigade_queues AS known WHERE known.queue = ready.queue AND known.paused = 1) LIMIT ?1";
+                     AND NOT EXISTS (SELECT 1 FROM brigade_queues AS known WHERE known.queue = \
+                     ready.queue AND known.paused = 1) LIMIT ?1";
         let most = i64::try_from(asked.len()).unwrap_or(i64::MAX - 1) + 1;
         let read = |row: &Row<'_>| row.get::<_, Box<str>>(0);
         let found = self.rows("find queues with ready jobs", sql, params![most], read)?;
@@ -111,16 +151,24 @@ impl Store<'_> {
             return Ok(found);
         }
         // There are more of them than were asked for.
-        let names =
-            serde_json::to_string(asked.names()).map_err(|e| Error::new(ErrorKind::Encode, "write the names of queues").with_source(e))?;
+        let names = serde_json::to_string(asked.names()).map_err(|e| {
+            Error::new(ErrorKind::Encode, "write the names of queues").with_source(e)
+        })?;
         let sql = "SELECT asked.value FROM json_each(?1) AS asked
-                   WHERE EXISTS (SELECT 1 FROM brigade_jobs INDEXED BY brigade_jobs_ready WHERE state = 0 AND queue = asked.value)
-                     AND NOT EXISTS (SELECT 1 FROM brigade_queues AS known WHERE known.queue = asked.value AND known.paused = 1)";
+                   WHERE EXISTS (SELECT 1 FROM brigade_jobs INDEXED BY brigade_jobs_ready WHERE \
+                   state = 0 AND queue = asked.value)
+                     AND NOT EXISTS (SELECT 1 FROM brigade_queues AS known WHERE known.queue = \
+                     asked.value AND known.paused = 1)";
         self.rows("find queues with ready jobs", sql, params![names], read)
     }
 
     /// What one queue has, as far as there is room.
-    fn lease_queue(&self, queue: &str, ask: &LeaseAsk, leased: &mut Vec<Leased>) -> Result<(), Error> {
+    fn lease_queue(
+        &self,
+        queue: &str,
+        ask: &LeaseAsk,
+        leased: &mut Vec<Leased>,
+    ) -> Result<(), Error> {
         if leased.len() >= ask.max || self.has_set_aside_enough() {
             return Ok(());
         }
@@ -132,15 +180,25 @@ impl Store<'_> {
             return self.lease_within(queue, &settings, ask, leased);
         }
         // Jobs that are set aside leave room for others.
-        while leased.len() < ask.max && !self.has_set_aside_enough() && self.lease_from(queue, ask, leased)? {}
+        while leased.len() < ask.max
+            && !self.has_set_aside_enough()
+            && self.lease_from(queue, ask, leased)?
+        {}
         Ok(())
     }
 
     /// One round through a queue without limits; `true` if another may find more.
-    fn lease_from(&self, queue: &str, ask: &LeaseAsk, leased: &mut Vec<Leased>) -> Result<bool, Error> {
+    fn lease_from(
+        &self,
+        queue: &str,
+        ask: &LeaseAsk,
+        leased: &mut Vec<Leased>,
+    ) -> Result<bool, Error> {
         let sql = Found::select("queue = ?2");
         let room = i64::try_from(ask.max - leased.len()).unwrap_or(i64::MAX);
-        let found = self.rows("find ready jobs", &sql, params![room, queue], |row| Found::read(queue, row))?;
+        let found = self.rows("find ready jobs", &sql, params![room, queue], |row| {
+            Found::read(queue, row)
+        })?;
         let mut was_set_aside = false;
         for found in found {
             match self.checked(found)? {
@@ -160,7 +218,8 @@ impl Store<'_> {
             Ok(job) => Ok(Some(job)),
             Err((id, why)) => {
                 self.set_aside.set(self.set_aside.get() + 1);
-                self.end_job(id, JobState::Dead, Some(&why), None).map(|()| None)
+                self.end_job(id, JobState::Dead, Some(&why), None)
+                    .map(|()| None)
             }
         }
     }
@@ -178,8 +237,14 @@ impl Store<'_> {
             Terms::Lease(time) => {
                 self.note_holder()?;
                 let until = self.now.boot.saturating_add(millis(time));
-                let sql = "UPDATE brigade_jobs SET state = 3, token = ?2, attempts = attempts + 1, lease_until = ?3, holder = ?4, cancel = NULL WHERE id = ?1";
-                self.execute("lease a job", sql, params![id, job.token, until, own_name()]).map(drop)
+                let sql = "UPDATE brigade_jobs SET state = 3, token = ?2, attempts = attempts + 1, \
+                    lease_until = ?3, holder = ?4, cancel = NULL WHERE id = ?1";
+                self.execute(
+                    "lease a job",
+                    sql,
+                    params![id, job.token, until, own_name()],
+                )
+                .map(drop)
             }
         }
     }
@@ -187,15 +252,28 @@ impl Store<'_> {
     /// In how long a job falls due, a lease ends, or a limit opens.
     fn next_due(&self, ask: &LeaseAsk) -> Result<Option<Duration>, Error> {
         let sql = "SELECT min(due) FROM brigade_jobs WHERE state IN (1, 4)";
-        let due = self.row("find the next due job", sql, &[], |row| row.get::<_, Option<i64>>(0))?.flatten();
+        let due = self
+            .row("find the next due job", sql, &[], |row| {
+                row.get::<_, Option<i64>>(0)
+            })?
+            .flatten();
         let sql = "SELECT min(lease_until) FROM brigade_jobs WHERE state = 3";
-        let until = self.row("find the next lease to end", sql, &[], |row| row.get::<_, Option<i64>>(0))?.flatten();
+        let until = self
+            .row("find the next lease to end", sql, &[], |row| {
+                row.get::<_, Option<i64>>(0)
+            })?
+            .flatten();
         let tick = self.next_schedule()?;
         let wall = [due, tick].into_iter().flatten().min();
-        let left = [wall.map(|due| due.saturating_sub(self.now.wall)), until.map(|until| until.saturating_sub(self.now.boot) + 1)];
+        let left = [
+            wall.map(|due| due.saturating_sub(self.now.wall)),
+            until.map(|until| until.saturating_sub(self.now.boot) + 1),
+        ];
         let least = left.into_iter().flatten().min();
         // What is due already is left to another step, or to another process that is at it.
-        let mut least = least.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(0)).max(STEP_PAUSE));
+        let mut least = least.map(|millis| {
+            Duration::from_millis(u64::try_from(millis).unwrap_or(0)).max(STEP_PAUSE)
+        });
         if self.memo.borrow().is_ending {
             least = Some(least.map_or(ENDING_PAUSE, |least| least.min(ENDING_PAUSE)));
         }
@@ -210,7 +288,9 @@ impl Store<'_> {
             return Ok(asked.names().to_vec());
         }
         let sql = "SELECT queue FROM brigade_queues WHERE limits IS NOT NULL LIMIT ?1";
-        self.rows("list limited queues", sql, params![RATES_MAX], |row| row.get(0))
+        self.rows("list limited queues", sql, params![RATES_MAX], |row| {
+            row.get(0)
+        })
     }
 }
 
@@ -228,10 +308,12 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// The query for the first ready jobs, in the order of the hand-out; its first parameter says how many.
+    /// The query for the first ready jobs, in the order of the hand-out; its first parameter says
+    /// how many.
     pub(super) fn select(filter: &str) -> String {
         format!(
-            "SELECT id, payload, task, options, token, failed, crashed, begins_by, lost, unserved, unserved_at FROM brigade_jobs
+            "SELECT id, payload, task, options, token, failed, crashed, begins_by, lost, unserved, \
+                unserved_at FROM brigade_jobs
              WHERE state = 0 AND {filter} ORDER BY priority DESC, id LIMIT ?1"
         )
     }
@@ -253,7 +335,8 @@ impl Found {
         })
     }
 
-    /// The job, or why it can never be run: other programs write to this table too, and a sweep may not have come to it yet.
+    /// The job, or why it can never be run: other programs write to this table too, and a sweep may
+    /// not have come to it yet.
     fn check(mut self, since: BootTime, wall: i64) -> Result<Leased, (i64, String)> {
         if self.begins_by.is_some_and(|by| by < wall) {
             return Err((self.id, too_late(self.failed.saturating_add(self.crashed))));
@@ -262,7 +345,8 @@ impl Found {
             return Err((self.id, format!("its payload is not JSON: {e}")));
         }
         if let Some(options) = &self.options {
-            self.job.options = serde_json::from_str(options).map_err(|e| (self.id, format!("its options cannot be read: {e}")))?;
+            self.job.options = serde_json::from_str(options)
+                .map_err(|e| (self.id, format!("its options cannot be read: {e}")))?;
         }
         let attempt = self.failed + self.crashed + 1;
         Ok(Leased {

@@ -1,8 +1,10 @@
-//! The thread of the one connection: operations in, one transaction for all that are waiting, answers out after the commit.
+//! The thread of the one connection: operations in, one transaction for all that are waiting,
+//! answers out after the commit.
 //!
-//! Group commit: the thread takes operations for as long as some are waiting, up to a limit, then commits. What arrives meanwhile goes into the
-//! next transaction. So the more callers there are, the more share one sync. What only looks goes together too, in a transaction that takes
-//! no lock; if it finds that it has to write, it goes first in the next one that may. See `transactions`.
+//! Group commit: the thread takes operations for as long as some are waiting, up to a limit, then
+//! commits. What arrives meanwhile goes into the next transaction. So the more callers there are,
+//! the more share one sync. What only looks goes together too, in a transaction that takes no lock;
+//! if it finds that it has to write, it goes first in the next one that may. See `transactions`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -56,14 +58,22 @@ pub(super) enum Access {
 pub(super) enum Synced {
     /// Before its caller is told, as far as the file's `synchronous` says so.
     Now,
-    /// With the next commit that is synced: the write-ahead log keeps their order. For leases: power loss ends all of them anyway, and
-    /// whether a job that nobody settled was ever leased makes no difference then. The end of a process loses nothing.
+    /// With the next commit that is synced: the write-ahead log keeps their order. For leases:
+    /// power loss ends all of them anyway, and whether a job that nobody settled was ever leased
+    /// makes no difference then. The end of a process loses nothing.
     Later,
 }
 
 impl Access {
     pub(super) fn is_look(self) -> bool {
-        matches!(self, Self::Look | Self::HandOut { looks_first: true, .. })
+        matches!(
+            self,
+            Self::Look
+                | Self::HandOut {
+                    looks_first: true,
+                    ..
+                }
+        )
     }
 
     pub(super) fn sync(self) -> Synced {
@@ -117,7 +127,9 @@ where
     fn tell(self: Box<Self>, committed: Result<(), Error>) {
         let Self { answer, reply, .. } = *self;
         // Whoever asked may have stopped waiting.
-        reply.send(committed.and_then(|()| answer.unwrap_or_else(|| Err(gone())))).ok();
+        reply
+            .send(committed.and_then(|()| answer.unwrap_or_else(|| Err(gone()))))
+            .ok();
     }
 }
 
@@ -132,14 +144,28 @@ impl Lane {
             Ok((connection, file)) => {
                 if ready.send(Ok(())).is_ok() {
                     let transactions = Transactions::new(connection, clock, &place, file);
-                    serve(transactions, &mut Inbox { inbox, next: VecDeque::new() }, teller.as_ref(), &changed, &lost);
+                    serve(
+                        transactions,
+                        &mut Inbox {
+                            inbox,
+                            next: VecDeque::new(),
+                        },
+                        teller.as_ref(),
+                        &changed,
+                        &lost,
+                    );
                 }
             }
             Err(error) => drop(ready.send(Err(error))),
         };
-        spawn_thread("brigade-sqlite", 1 << 20, run).map_err(|e| Error::os("start the database thread", e))?;
+        spawn_thread("brigade-sqlite", 1 << 20, run)
+            .map_err(|e| Error::os("start the database thread", e))?;
         opened.await.unwrap_or_else(|_| Err(gone()))?;
-        Ok(Self { operations, committed, is_file_lost })
+        Ok(Self {
+            operations,
+            committed,
+            is_file_lost,
+        })
     }
 
     /// Told after each commit that changed something.
@@ -152,7 +178,8 @@ impl Lane {
         self.is_file_lost.load(Ordering::Acquire)
     }
 
-    /// Runs an operation, perhaps twice if the first transaction is undone, and returns when it is committed.
+    /// Runs an operation, perhaps twice if the first transaction is undone, and returns when it is
+    /// committed.
     ///
     /// # Cancel safety
     ///
@@ -163,7 +190,15 @@ impl Lane {
         question: impl Fn(&Store<'_>) -> Result<R, Error> + Send + 'static,
     ) -> Result<R, Error> {
         let (reply, answer) = oneshot::channel();
-        self.operations.send(Box::new(Asked { question, access, answer: None, reply })).await.map_err(|_| gone())?;
+        self.operations
+            .send(Box::new(Asked {
+                question,
+                access,
+                answer: None,
+                reply,
+            }))
+            .await
+            .map_err(|_| gone())?;
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 }
@@ -174,14 +209,19 @@ fn gone() -> Error {
 
 fn open(place: &Place) -> Result<(Connection, File), Error> {
     let mut connection = schema::open(place, BUSY_TIMEOUT)?;
-    connection.busy_handler(Some(wait_for_lock)).map_err(|e| schema::error("set up the database", e))?;
+    connection
+        .busy_handler(Some(wait_for_lock))
+        .map_err(|e| schema::error("set up the database", e))?;
     let file = File::of(place.path.as_deref());
     Ok((connection, file))
 }
 
-/// Another process holds the file, mostly while a commit of its is synced. SQLite's own waits begin at a millisecond, which is
-/// several such commits.
-#[expect(clippy::disallowed_methods, reason = "the lane's own thread, which has nothing else to do")]
+/// Another process holds the file, mostly while a commit of its is synced. SQLite's own waits begin
+/// at a millisecond, which is several such commits.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the lane's own thread, which has nothing else to do"
+)]
 pub(super) fn wait_for_lock(tries: i32) -> bool {
     const SHORT: Duration = Duration::from_micros(50);
     const LONG: Duration = Duration::from_millis(1);
@@ -206,7 +246,10 @@ impl Inbox {
 
     /// The next one, if it waits already and fits.
     pub(super) fn more(&mut self, fits: impl FnOnce(Access) -> bool) -> Option<Box<dyn Operation>> {
-        let next = self.next.pop_front().or_else(|| self.inbox.try_recv().ok())?;
+        let next = self
+            .next
+            .pop_front()
+            .or_else(|| self.inbox.try_recv().ok())?;
         if fits(next.access()) {
             return Some(next);
         }
@@ -235,12 +278,20 @@ fn serve(
         let committed = transactions.run(&mut batch, inbox);
         let has_changed = transactions.changes() != before;
         let teller = teller.filter(|_| batch.len() > 1);
-        let lost = committed.as_ref().err().filter(|error| error.is_uncertain() || error.kind() == ErrorKind::Closed).map(Error::copy);
+        let lost = committed
+            .as_ref()
+            .err()
+            .filter(|error| error.is_uncertain() || error.kind() == ErrorKind::Closed)
+            .map(Error::copy);
         if let Some(error) = &lost {
             is_file_lost.store(error.kind() == ErrorKind::Closed, Ordering::Release);
         }
         // Whoever waits for a change looks again when told: a look must not tell of itself.
-        let ended = Ended { batch, committed, changed: has_changed.then(|| Arc::clone(changed)) };
+        let ended = Ended {
+            batch,
+            committed,
+            changed: has_changed.then(|| Arc::clone(changed)),
+        };
         match teller {
             // If the task is gone or far behind, it comes back and is dropped here.
             Some(teller) => drop(teller.try_send(ended)),
@@ -254,11 +305,13 @@ fn serve(
     }
 }
 
-/// A task that tells several callers what their transaction came to: it wakes its neighbours in the runtime for a small part of what that
-/// costs the lane's thread, which has the next transaction to see to. None in a runtime of one thread, which need not be running while
-/// others ask.
+/// A task that tells several callers what their transaction came to: it wakes its neighbours in the
+/// runtime for a small part of what that costs the lane's thread, which has the next transaction to
+/// see to. None in a runtime of one thread, which need not be running while others ask.
 fn teller() -> Option<mpsc::Sender<Ended>> {
-    let runtime = Handle::try_current().ok().filter(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    let runtime = Handle::try_current()
+        .ok()
+        .filter(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
     let scope = runtime.and_then(|_| Scope::current())?;
     let (teller, mut told) = mpsc::channel(TELLS_MAX);
     scope.spawn(async move { while told.recv().await.is_some() {} });
@@ -275,7 +328,11 @@ struct Ended {
 impl Drop for Ended {
     fn drop(&mut self) {
         for operation in self.batch.drain(..) {
-            operation.tell(self.committed.as_ref().map_or_else(|error| Err(error.copy()), |()| Ok(())));
+            operation.tell(
+                self.committed
+                    .as_ref()
+                    .map_or_else(|error| Err(error.copy()), |()| Ok(())),
+            );
         }
         if let Some(changed) = &self.changed {
             changed.notify_waiters();
@@ -283,16 +340,22 @@ impl Drop for Ended {
     }
 }
 
-/// A sync that failed is not tried again: the kernel may have dropped what it could not write, and the next sync would say that all is well
-/// (fsync(2)). So the connection is closed, which merges what was synced before, and nothing is acknowledged any more. The same if the
-/// file is not where it was: what is written to it is lost to others (SQLite sees that too when it closes it, and leaves alone what is there).
+/// A sync that failed is not tried again: the kernel may have dropped what it could not write, and
+/// the next sync would say that all is well (fsync(2)). So the connection is closed, which merges
+/// what was synced before, and nothing is acknowledged any more. The same if the file is not where
+/// it was: what is written to it is lost to others (SQLite sees that too when it closes it, and
+/// leaves alone what is there).
 fn refuse_all(inbox: &mut Inbox, lost: &Error) {
     let text = if lost.kind() == ErrorKind::Closed {
-        tracing::error!(error = %lost, "the job file was moved, replaced or deleted: this connection does nothing any more");
+        tracing::error!(error = %lost, "the job file was moved, replaced or deleted: this \
+            connection does nothing any more");
         lost.to_string()
     } else {
-        tracing::error!("the disk failed to keep a commit: this connection acknowledges nothing any more");
-        "ask a broker whose disk failed to keep a commit: connect again to see what was kept".to_owned()
+        tracing::error!(
+            "the disk failed to keep a commit: this connection acknowledges nothing any more"
+        );
+        "ask a broker whose disk failed to keep a commit: connect again to see what was kept"
+            .to_owned()
     };
     while let Some(operation) = inbox.first() {
         operation.tell(Err(Error::new(ErrorKind::Closed, text.clone())));
@@ -307,7 +370,13 @@ mod tests {
     use crate::broker::sqlite::place::Safety;
 
     fn note(name: &'static str) -> impl Fn(&Store<'_>) -> Result<usize, Error> {
-        move |store| store.execute("note", "INSERT INTO brigade_facts VALUES (?1, '')", &[&name])
+        move |store| {
+            store.execute(
+                "note",
+                "INSERT INTO brigade_facts VALUES (?1, '')",
+                &[&name],
+            )
+        }
     }
 
     fn synchronous(store: &Store<'_>) -> Result<Option<i64>, Error> {
@@ -315,12 +384,22 @@ mod tests {
     }
 
     async fn lane(directory: &tempfile::TempDir) -> Lane {
-        let place = Place { path: Some(directory.path().join("jobs.db")), safety: Safety::Full, shared: false };
+        let place = Place {
+            path: Some(directory.path().join("jobs.db")),
+            safety: Safety::Full,
+            shared: false,
+        };
         Lane::open(place, Clock::default()).await.expect("a lane")
     }
 
-    /// Keeps the thread busy until the sender is dropped, so that what is asked meanwhile waits together.
-    fn hold(lane: &Lane) -> (mpsc::SyncSender<()>, impl Future<Output = Result<(), Error>>) {
+    /// Keeps the thread busy until the sender is dropped, so that what is asked meanwhile waits
+    /// together.
+    fn hold(
+        lane: &Lane,
+    ) -> (
+        mpsc::SyncSender<()>,
+        impl Future<Output = Result<(), Error>>,
+    ) {
         let (release, held) = mpsc::sync_channel::<()>(0);
         let held = std::sync::Mutex::new(held);
         let holding = lane.run(Access::Write(Synced::Later), move |_| {
@@ -345,11 +424,17 @@ mod tests {
             tokio::task::yield_now().await;
             drop(release);
         };
-        let (held, before, failed, after, ()) = tokio::join!(holding, before, failing, after, released);
+        let (held, before, failed, after, ()) =
+            tokio::join!(holding, before, failing, after, released);
         held.and(before).and(after).expect("the others hold");
         failed.expect_err("there is one of that name already");
         let there = lane.run(Access::Write(Synced::Later), |store| {
-            store.rows("look", "SELECT name FROM brigade_facts WHERE value = '' ORDER BY name", &[], |row| row.get::<_, String>(0))
+            store.rows(
+                "look",
+                "SELECT name FROM brigade_facts WHERE value = '' ORDER BY name",
+                &[],
+                |row| row.get::<_, String>(0),
+            )
         });
         assert_eq!(there.await.expect("a look"), ["after", "before"]);
     }
@@ -366,9 +451,13 @@ mod tests {
             tokio::task::yield_now().await;
             drop(release);
         };
-        let (held, lease, push, with_it, ()) = tokio::join!(holding, lease, push, with_it, released);
+        let (held, lease, push, with_it, ()) =
+            tokio::join!(holding, lease, push, with_it, released);
         held.expect("it was held");
         let (full, normal) = (Some(2), Some(1));
-        assert_eq!([lease, push, with_it].map(|seen| seen.expect("a look")), [normal, full, full]);
+        assert_eq!(
+            [lease, push, with_it].map(|seen| seen.expect("a look")),
+            [normal, full, full]
+        );
     }
 }

@@ -8,9 +8,12 @@ use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobInfo, JobOptions, JobState, Unserved, Waits};
 pub(super) use crate::schedule::time_of as time;
 
-const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, pushed_at, due, failed, crashed, interrupted, holder, result, reason, history,
-  partition, cancel, begins_by, next, members, waits, missed, lost, unserved, unserved_at, CASE WHEN waits > 0 THEN (SELECT group_concat(id) FROM
-    (SELECT id FROM brigade_jobs AS member WHERE member.next = brigade_jobs.id AND member.state < 5 ORDER BY id LIMIT 20)) END";
+const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, pushed_at, due, \
+    failed, crashed, interrupted, holder, result, reason, history,
+  partition, cancel, begins_by, next, members, waits, missed, lost, unserved, unserved_at, CASE \
+  WHEN waits > 0 THEN (SELECT group_concat(id) FROM
+    (SELECT id FROM brigade_jobs AS member WHERE member.next = brigade_jobs.id AND member.state < \
+    5 ORDER BY id LIMIT 20)) END";
 
 impl Store<'_> {
     pub(super) fn look(&self, query: &Query) -> Result<View, Error> {
@@ -20,16 +23,30 @@ impl Store<'_> {
                 let job = self.row("look up a job", &sql, params![row_id(id)], info)?;
                 Ok(View::Job(job.map(Box::new)))
             }
-            Query::Jobs { queue, state, after, limit } => {
+            Query::Jobs {
+                queue,
+                state,
+                after,
+                limit,
+            } => {
                 let sql = format!(
-                    "SELECT {COLUMNS} FROM brigade_jobs WHERE id > ?1 AND (?2 IS NULL OR queue = ?2) AND (?3 IS NULL OR state = ?3) ORDER BY id LIMIT ?4"
+                    "SELECT {COLUMNS} FROM brigade_jobs WHERE id > ?1 AND (?2 IS NULL OR queue = \
+                        ?2) AND (?3 IS NULL OR state = ?3) ORDER BY id LIMIT ?4"
                 );
                 let after = after.as_ref().map_or(0, row_id);
                 if after < 0 {
-                    return Err(Error::new(ErrorKind::BadOption, "list jobs after an id that is none of this broker's: they are numbers"));
+                    return Err(Error::new(
+                        ErrorKind::BadOption,
+                        "list jobs after an id that is none of this broker's: they are numbers",
+                    ));
                 }
                 let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
-                Ok(View::Jobs(self.rows("list jobs", &sql, params![after, queue, state.map(code), limit], info)?))
+                Ok(View::Jobs(self.rows(
+                    "list jobs",
+                    &sql,
+                    params![after, queue, state.map(code), limit],
+                    info,
+                )?))
             }
             Query::Counts => self.counts().map(View::Counts),
             Query::Why(id) => Ok(View::Why(self.why(id)?.map(Box::new))),
@@ -40,32 +57,64 @@ impl Store<'_> {
     }
 
     fn cancels(&self) -> Result<Vec<AskedCancel>, Error> {
-        let sql = "SELECT id, token, cancel FROM brigade_jobs WHERE state = 3 AND cancel IS NOT NULL AND holder = ?1";
-        self.rows("look for cancels", sql, params![crate::process::own_name()], |row| {
-            Ok(AskedCancel { id: JobId::new(row.get::<_, i64>(0)?.to_string()), token: row.get(1)?, reason: row.get(2)? })
-        })
+        let sql = "SELECT id, token, cancel FROM brigade_jobs WHERE state = 3 AND cancel IS NOT \
+            NULL AND holder = ?1";
+        self.rows(
+            "look for cancels",
+            sql,
+            params![crate::process::own_name()],
+            |row| {
+                Ok(AskedCancel {
+                    id: JobId::new(row.get::<_, i64>(0)?.to_string()),
+                    token: row.get(1)?,
+                    reason: row.get(2)?,
+                })
+            },
+        )
     }
 
     fn counts(&self) -> Result<Vec<QueueCounts>, Error> {
-        let sql = "SELECT queue, state, count(*) FROM brigade_jobs GROUP BY queue, state ORDER BY queue, state";
-        let counts =
-            self.rows("count jobs", sql, &[], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))?;
+        let sql = "SELECT queue, state, count(*) FROM brigade_jobs GROUP BY queue, state ORDER BY \
+            queue, state";
+        let counts = self.rows("count jobs", sql, &[], |row| {
+            Ok((
+                row.get::<_, String>(0)?,
+                row.get::<_, i64>(1)?,
+                row.get::<_, i64>(2)?,
+            ))
+        })?;
         let mut queues: Vec<QueueCounts> = Vec::new();
         for (queue, state, count) in counts {
             if queues.last().is_none_or(|last| last.queue != queue) {
-                queues.push(QueueCounts { queue, paused: false, limits: None, jobs: Vec::new() });
+                queues.push(QueueCounts {
+                    queue,
+                    paused: false,
+                    limits: None,
+                    jobs: Vec::new(),
+                });
             }
             if let (Some(last), Some(state)) = (queues.last_mut(), state_of(state)) {
                 last.jobs.push((state, u64::try_from(count).unwrap_or(0)));
             }
         }
-        let sql = "SELECT queue FROM brigade_queues WHERE paused = 1 OR limits IS NOT NULL ORDER BY queue";
-        for queue in self.rows("list queues with settings", sql, &[], |row| row.get::<_, String>(0))? {
+        let sql = "SELECT queue FROM brigade_queues WHERE paused = 1 OR limits IS NOT NULL ORDER \
+            BY queue";
+        for queue in self.rows("list queues with settings", sql, &[], |row| {
+            row.get::<_, String>(0)
+        })? {
             let settings = self.settings(&queue)?;
-            let place = queues.iter().position(|known| known.queue == queue).unwrap_or_else(|| {
-                queues.push(QueueCounts { queue, paused: false, limits: None, jobs: Vec::new() });
-                queues.len() - 1
-            });
+            let place = queues
+                .iter()
+                .position(|known| known.queue == queue)
+                .unwrap_or_else(|| {
+                    queues.push(QueueCounts {
+                        queue,
+                        paused: false,
+                        limits: None,
+                        jobs: Vec::new(),
+                    });
+                    queues.len() - 1
+                });
             (queues[place].paused, queues[place].limits) = (settings.paused, settings.limits);
         }
         Ok(queues)
@@ -73,12 +122,16 @@ impl Store<'_> {
 }
 
 pub(super) fn state_of(number: i64) -> Option<JobState> {
-    JobState::ALL.into_iter().find(|state| code(*state) == number)
+    JobState::ALL
+        .into_iter()
+        .find(|state| code(*state) == number)
 }
 
 fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
     let options: Option<String> = row.get(7)?;
-    let options: JobOptions = options.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    let options: JobOptions = options
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .unwrap_or_default();
     let history: Option<String> = row.get(16)?;
     let due: i64 = row.get(9)?;
     let state = state_of(row.get(3)?).unwrap_or(JobState::Dead);
@@ -90,7 +143,9 @@ fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
         payload: row.get(4)?,
         priority: row.get(5)?,
         key: row.get(6)?,
-        partition: row.get::<_, Option<String>>(17)?.filter(|partition| !partition.is_empty()),
+        partition: row
+            .get::<_, Option<String>>(17)?
+            .filter(|partition| !partition.is_empty()),
         label: options.label.map(Into::into),
         tick: options.tick,
         pushed_at: time(row.get(8)?),
@@ -102,23 +157,41 @@ fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
         lost: row.get(24)?,
         unserved: unserved(row.get(25)?, row.get(26)?),
         holder: row.get(13)?,
-        cancel: row.get::<_, Option<String>>(18)?.filter(|_| state == JobState::Leased),
+        cancel: row
+            .get::<_, Option<String>>(18)?
+            .filter(|_| state == JobState::Leased),
         result: row.get(14)?,
         reason: row.get(15)?,
-        history: history.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
-        next: row.get::<_, Option<i64>>(20)?.map(|next| JobId::new(next.to_string())),
+        history: history
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or_default(),
+        next: row
+            .get::<_, Option<i64>>(20)?
+            .map(|next| JobId::new(next.to_string())),
         waits: waits(row)?,
     })
 }
 
 /// From its columns.
 pub(super) fn unserved(times: u32, since: Option<i64>) -> Option<Unserved> {
-    since.filter(|_| times > 0).map(|since| Unserved { times, since: time(since) })
+    since.filter(|_| times > 0).map(|since| Unserved {
+        times,
+        since: time(since),
+    })
 }
 
 fn waits(row: &Row<'_>) -> rusqlite::Result<Option<Waits>> {
     let (members, left, missed): (u32, u32, u32) = (row.get(21)?, row.get(22)?, row.get(23)?);
     let jobs: Option<String> = row.get(27)?;
-    let jobs = jobs.iter().flat_map(|jobs| jobs.split(',')).map(JobId::new).collect();
-    Ok((members > 0).then(|| Waits { members, settled: members.saturating_sub(left), missed, jobs }))
+    let jobs = jobs
+        .iter()
+        .flat_map(|jobs| jobs.split(','))
+        .map(JobId::new)
+        .collect();
+    Ok((members > 0).then(|| Waits {
+        members,
+        settled: members.saturating_sub(left),
+        missed,
+        jobs,
+    }))
 }

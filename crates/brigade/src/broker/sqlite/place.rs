@@ -1,7 +1,8 @@
 //! Where a database is, and how, as a URL says it.
 //!
-//! `sqlite:PATH` and `sqlite://PATH` mean the same, relative to the working directory unless `PATH` begins with `/`, and `%20` and the like stand
-//! for bytes: as in sqlx, so that one URL can serve both.
+//! `sqlite:PATH` and `sqlite://PATH` mean the same, relative to the working directory unless `PATH`
+//! begins with `/`, and `%20` and the like stand for bytes: as in sqlx, so that one URL can serve
+//! both.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
@@ -40,30 +41,52 @@ impl Place {
     /// `BadOption` with the right spelling.
     pub(super) fn parse(rest: &str) -> Result<Self, Error> {
         // Nothing of the URL is quoted: it may be that of another broker, with its password.
-        let wrong = |what: &str| Error::new(ErrorKind::BadOption, format!("open a SQLite broker: {what}"));
+        let wrong = |what: &str| {
+            Error::new(
+                ErrorKind::BadOption,
+                format!("open a SQLite broker: {what}"),
+            )
+        };
         let (path, options) = rest.split_once('?').unwrap_or((rest, ""));
         if path.starts_with("//") && path.contains('@') {
-            return Err(wrong("its URL has no user and no host; write sqlite:jobs.db, and an @ in a path behind // as %40"));
+            return Err(wrong(
+                "its URL has no user and no host; write sqlite:jobs.db, and an @ in a path behind \
+                    // as %40",
+            ));
         }
         let path = path.strip_prefix("//").unwrap_or(path);
         if path.starts_with("file:") {
-            return Err(wrong("file: is no part of its URL; write sqlite:jobs.db or sqlite:/var/lib/app/jobs.db"));
+            return Err(wrong(
+                "file: is no part of its URL; write sqlite:jobs.db or sqlite:/var/lib/app/jobs.db",
+            ));
         }
         let path = match path {
-            "" => return Err(wrong("the path is missing; write sqlite:jobs.db, or sqlite::memory: for one in memory")),
+            "" => {
+                return Err(wrong(
+                    "the path is missing; write sqlite:jobs.db, or sqlite::memory: for one in \
+                        memory",
+                ));
+            }
             ":memory:" => None,
             path => {
-                let bytes = percent::decode(path).map_err(|why| wrong(&format!("in its path {why}")))?;
+                let bytes =
+                    percent::decode(path).map_err(|why| wrong(&format!("in its path {why}")))?;
                 if bytes.contains(&0) {
                     return Err(wrong("its path has a zero byte (%00), which no path has"));
                 }
                 let path = PathBuf::from(OsString::from_vec(bytes));
                 // So that a change of the working directory makes it no other file.
-                let absolute = std::path::absolute(&path).map_err(|e| Error::os(format!("find the directory of {}", path.display()), e))?;
+                let absolute = std::path::absolute(&path).map_err(|e| {
+                    Error::os(format!("find the directory of {}", path.display()), e)
+                })?;
                 Some(absolute)
             }
         };
-        let mut place = Self { path, safety: Safety::Full, shared: false };
+        let mut place = Self {
+            path,
+            safety: Safety::Full,
+            shared: false,
+        };
         let mut known = Vec::new();
         for option in options.split('&').filter(|option| !option.is_empty()) {
             let name = option.split('=').next().unwrap_or(option);
@@ -73,11 +96,14 @@ impl Place {
                 "shared=true" => place.shared = true,
                 "shared=false" => place.shared = false,
                 _ if ["synchronous", "shared"].contains(&name) => {
-                    return Err(wrong(&format!("the option {name} has a value that there is not (supported: {OPTIONS})")));
+                    return Err(wrong(&format!(
+                        "the option {name} has a value that there is not (supported: {OPTIONS})"
+                    )));
                 }
                 _ => {
                     return Err(wrong(&format!(
-                        "it has an unknown option (supported: {OPTIONS}); a ? in the name of a file is written %3F"
+                        "it has an unknown option (supported: {OPTIONS}); a ? in the name of a \
+                            file is written %3F"
                     )));
                 }
             }
@@ -97,7 +123,10 @@ mod tests {
     use super::*;
 
     fn path(rest: &str) -> PathBuf {
-        Place::parse(rest).unwrap_or_else(|e| panic!("{rest}: {e}")).path.unwrap()
+        Place::parse(rest)
+            .unwrap_or_else(|e| panic!("{rest}: {e}"))
+            .path
+            .unwrap()
     }
 
     #[test]
@@ -106,12 +135,22 @@ mod tests {
         for rest in ["jobs.db", "//jobs.db", "./jobs.db"] {
             assert_eq!(path(rest), here.join("jobs.db"), "{rest}");
         }
-        for rest in ["/var/jobs.db", "///var/jobs.db", "/var/jobs.db?shared=true&synchronous=normal"] {
+        for rest in [
+            "/var/jobs.db",
+            "///var/jobs.db",
+            "/var/jobs.db?shared=true&synchronous=normal",
+        ] {
             assert_eq!(path(rest), Path::new("/var/jobs.db"), "{rest}");
         }
         assert_eq!(path("a%20b%25%3f.db"), here.join("a b%?.db"));
-        assert_eq!(path("%ff.db").file_name().unwrap().as_encoded_bytes(), b"\xff.db");
-        assert!(Place::parse(":memory:").unwrap().path.is_none() && Place::parse("//:memory:").unwrap().path.is_none());
+        assert_eq!(
+            path("%ff.db").file_name().unwrap().as_encoded_bytes(),
+            b"\xff.db"
+        );
+        assert!(
+            Place::parse(":memory:").unwrap().path.is_none()
+                && Place::parse("//:memory:").unwrap().path.is_none()
+        );
     }
 
     #[test]
@@ -132,7 +171,10 @@ mod tests {
             ("jobs.db?shared=true&shared=false", "twice"),
         ] {
             let error = Place::parse(rest).unwrap_err();
-            assert!(error.kind() == ErrorKind::BadOption && error.to_string().contains(advice), "{rest}: {error}");
+            assert!(
+                error.kind() == ErrorKind::BadOption && error.to_string().contains(advice),
+                "{rest}: {error}"
+            );
             assert!(!error.to_string().contains("password"), "{error}");
         }
     }

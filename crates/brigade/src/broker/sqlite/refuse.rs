@@ -1,4 +1,5 @@
-//! Files that must not be opened, because SQLite would make something new out of what is left of them.
+//! Files that must not be opened, because SQLite would make something new out of what is left of
+//! them.
 
 use std::fs;
 use std::io;
@@ -24,21 +25,39 @@ pub(super) fn broken_set(path: &Path) -> Result<(), Error> {
     };
     // SQLite would take what is shorter than any page for a new file.
     if let Some(size @ 1..PAGE_BYTES_MIN) = size {
-        return Err(refusal(path, &format!("it has {size} bytes, which is no database; restore a copy")));
+        return Err(refusal(
+            path,
+            &format!("it has {size} bytes, which is no database; restore a copy"),
+        ));
     }
-    // SQLite would delete a log whose file is empty. Whoever makes a file fills it before there is a log.
+    // SQLite would delete a log whose file is empty. Whoever makes a file fills it before there is
+    // a log.
     if size.unwrap_or(0) == 0 && length(&log_of(path)) > 0 {
-        let lost = if size.is_some() { "it is empty" } else { "it is gone" };
+        let lost = if size.is_some() {
+            "it is empty"
+        } else {
+            "it is gone"
+        };
         let log = log_of(path);
-        return Err(refusal(path, &format!("{lost}, but its log {} is there with the newest jobs; restore the file", log.display())));
+        return Err(refusal(
+            path,
+            &format!(
+                "{lost}, but its log {} is there with the newest jobs; restore the file",
+                log.display()
+            ),
+        ));
     }
-    // Both are removed when the last connection is closed, the index first. Another process may be doing that, or opening it again, right now.
+    // Both are removed when the last connection is closed, the index first. Another process may be
+    // doing that, or opening it again, right now.
     let index = beside(path, "-shm");
     let log_is_gone = || !log_of(path).exists() && length(&index) > 0 && !log_of(path).exists();
     if size.is_some() && (0..LOOKS).all(|_| log_is_gone()) {
         let (log, index) = (log_of(path), index.display());
-        let what =
-            format!("its log {} was deleted, with the newest jobs; restore it, or delete {index} to go on without them", log.display());
+        let what = format!(
+            "its log {} was deleted, with the newest jobs; restore it, or delete {index} to go on \
+                without them",
+            log.display()
+        );
         return Err(refusal(path, &what));
     }
     Ok(())
@@ -46,7 +65,8 @@ pub(super) fn broken_set(path: &Path) -> Result<(), Error> {
 
 /// Of SQLite's page sizes.
 const PAGE_BYTES_MIN: u64 = 512;
-/// A state that only lasts while another process opens and closes the file is not seen this often in a row.
+/// A state that only lasts while another process opens and closes the file is not seen this often
+/// in a row.
 const LOOKS: usize = 3;
 
 fn length(path: &Path) -> u64 {
@@ -64,7 +84,8 @@ pub(super) fn lost_tables(connection: &Connection, tables: i64) -> Result<(), Er
     let used = used().map_err(|e| super::schema::error("read the database's size", e))?;
     if tables == 0 && used > 1 {
         let text = format!(
-            "open a file of {used} pages in use that has no tables: it is damaged; restore a copy, or recover it with sqlite3's .recover"
+            "open a file of {used} pages in use that has no tables: it is damaged; restore a copy, \
+                or recover it with sqlite3's .recover"
         );
         return Err(Error::new(ErrorKind::Os, text));
     }

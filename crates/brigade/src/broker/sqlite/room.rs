@@ -1,9 +1,11 @@
 //! Room on the disk: what is left at the end is kept for jobs that run.
 //!
-//! A push needs room, but so does an ack: it is appended to the log before it is merged into the file. So pushes are refused while there is
-//! still some. What the log holds may make the file grow by as much when it is merged, so that much must be free beside the reserve.
+//! A push needs room, but so does an ack: it is appended to the log before it is merged into the
+//! file. So pushes are refused while there is still some. What the log holds may make the file grow
+//! by as much when it is merged, so that much must be free beside the reserve.
 //!
-//! This keeps the room from our own pushes only. When others fill the disk to its last byte, leases and acks fail too, until there is room.
+//! This keeps the room from our own pushes only. When others fill the disk to its last byte, leases
+//! and acks fail too, until there is room.
 
 use std::path::{Path, PathBuf};
 
@@ -21,18 +23,22 @@ pub(super) struct Room {
 
 impl Room {
     pub(super) fn of(path: Option<&Path>) -> Self {
-        Self { path: path.map(Path::to_owned) }
+        Self {
+            path: path.map(Path::to_owned),
+        }
     }
 
-    /// Whether pushes must be refused now. Merges the log before that, if it is what takes the room. Must be called outside of a
-    /// transaction.
+    /// Whether pushes must be refused now. Merges the log before that, if it is what takes the
+    /// room. Must be called outside of a transaction.
     pub(super) fn is_tight(&self, connection: &Connection) -> bool {
         let Some(path) = &self.path else { return false };
         match Left::on_disk_of(path) {
             Some(left) if left.is_little(connection) => {
                 // It is rarely worth a merge: not again for a log that was just merged.
                 if left.log > left.reserve / 4 {
-                    connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").ok();
+                    connection
+                        .execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
+                        .ok();
                 }
                 Left::on_disk_of(path).is_some_and(|left| left.is_little(connection))
             }
@@ -66,9 +72,15 @@ impl Left {
         if self.free >= self.reserve + self.log {
             return false;
         }
-        // What fits into the free pages of the file needs room in the log only, and only until that is merged.
-        let pages = |pragma: &str| connection.query_row(pragma, [], |row| row.get::<_, u32>(0)).unwrap_or(0);
-        let unused = u64::from(pages("PRAGMA freelist_count")) * u64::from(pages("PRAGMA page_size"));
+        // What fits into the free pages of the file needs room in the log only, and only until that
+        // is merged.
+        let pages = |pragma: &str| {
+            connection
+                .query_row(pragma, [], |row| row.get::<_, u32>(0))
+                .unwrap_or(0)
+        };
+        let unused =
+            u64::from(pages("PRAGMA freelist_count")) * u64::from(pages("PRAGMA page_size"));
         unused < self.log + self.reserve / 8 || self.free < self.reserve / 2
     }
 }

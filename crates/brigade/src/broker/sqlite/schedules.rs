@@ -1,8 +1,9 @@
-//! Schedules: what is kept of them, and firing what is due. Everything here runs within a transaction of `lane`, so the jobs of a tick
-//! and the step to the next tick are stored together or not at all.
+//! Schedules: what is kept of them, and firing what is due. Everything here runs within a
+//! transaction of `lane`, so the jobs of a tick and the step to the next tick are stored together
+//! or not at all.
 //!
-//! `tick` is the next tick, `next_at` when somebody should look at it: the same, unless a schedule could not be fired and was
-//! put off.
+//! `tick` is the next tick, `next_at` when somebody should look at it: the same, unless a schedule
+//! could not be fired and was put off.
 
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ use crate::schedule::{Due, Plan, Schedule, Scheduled, tell_skipped, time_of};
 const FIRED_MAX: i64 = 100;
 /// Jobs that one transaction pushes before it leaves the rest to the next.
 const PUSHED_MAX: usize = 500;
-/// A schedule that cannot be fired is looked at again after this time: a later version of this library may know it.
+/// A schedule that cannot be fired is looked at again after this time: a later version of this
+/// library may know it.
 const PUT_OFF: Duration = Duration::from_secs(60);
 
 /// A schedule as it is stored.
@@ -33,13 +35,31 @@ const COLUMNS: &str = "SELECT name, plan, job, tick FROM brigade_schedules";
 
 impl Stored {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self { name: row.get(0)?, plan: row.get(1)?, job: row.get(2)?, tick: row.get(3)? })
+        Ok(Self {
+            name: row.get(0)?,
+            plan: row.get(1)?,
+            job: row.get(2)?,
+            tick: row.get(3)?,
+        })
     }
 
     fn schedule(&self) -> Result<Schedule, Error> {
-        let unreadable = |e| Error::new(ErrorKind::Decode, format!("read the schedule {:?}: {e}", self.name)).with_source(e);
-        let (plan, job): (Plan, Job) = (parse(&self.plan).map_err(unreadable)?, parse(&self.job).map_err(unreadable)?);
-        Ok(Schedule { name: self.name.clone(), plan, job })
+        let unreadable = |e| {
+            Error::new(
+                ErrorKind::Decode,
+                format!("read the schedule {:?}: {e}", self.name),
+            )
+            .with_source(e)
+        };
+        let (plan, job): (Plan, Job) = (
+            parse(&self.plan).map_err(unreadable)?,
+            parse(&self.job).map_err(unreadable)?,
+        );
+        Ok(Schedule {
+            name: self.name.clone(),
+            plan,
+            job,
+        })
     }
 }
 
@@ -48,31 +68,61 @@ fn parse<'a, T: serde::Deserialize<'a>>(text: &'a str) -> serde_json::Result<T> 
 }
 
 fn write(name: &str, value: &impl serde::Serialize) -> Result<String, Error> {
-    serde_json::to_string(value).map_err(|e| Error::new(ErrorKind::Encode, format!("write the schedule {name:?}: {e}")).with_source(e))
+    serde_json::to_string(value).map_err(|e| {
+        Error::new(
+            ErrorKind::Encode,
+            format!("write the schedule {name:?}: {e}"),
+        )
+        .with_source(e)
+    })
 }
 
 impl Store<'_> {
-    /// Stores a schedule. If the ticks are those of the one that is there, its next one stays, due or not.
+    /// Stores a schedule. If the ticks are those of the one that is there, its next one stays, due
+    /// or not.
     pub(super) fn schedule(&self, schedule: &Schedule) -> Result<Ordered, Error> {
         let name = &schedule.name;
-        let found = self.row("look up a schedule", &format!("{COLUMNS} WHERE name = ?1"), params![name], Stored::read)?;
-        let same = |stored: &Stored| parse::<Plan>(&stored.plan).is_ok_and(|plan| plan.recurrence == schedule.plan.recurrence);
+        let found = self.row(
+            "look up a schedule",
+            &format!("{COLUMNS} WHERE name = ?1"),
+            params![name],
+            Stored::read,
+        )?;
+        let same = |stored: &Stored| {
+            parse::<Plan>(&stored.plan)
+                .is_ok_and(|plan| plan.recurrence == schedule.plan.recurrence)
+        };
         let tick = match found.filter(same) {
             Some(stored) => stored.tick,
             None => schedule.plan.after(self.now.wall)?,
         };
-        let sql = "INSERT OR REPLACE INTO brigade_schedules (name, plan, job, tick, next_at) VALUES (?1, ?2, ?3, ?4, ?4)";
-        let values = params![name, write(name, &schedule.plan)?, write(name, &schedule.job)?, tick];
+        let sql = "INSERT OR REPLACE INTO brigade_schedules (name, plan, job, tick, next_at) \
+            VALUES (?1, ?2, ?3, ?4, ?4)";
+        let values = params![
+            name,
+            write(name, &schedule.plan)?,
+            write(name, &schedule.job)?,
+            tick
+        ];
         self.execute("store a schedule", sql, values)?;
         Ok(Ordered::Scheduled(time_of(tick)))
     }
 
     pub(super) fn unschedule(&self, name: &str) -> Result<usize, Error> {
-        self.execute("remove a schedule", "DELETE FROM brigade_schedules WHERE name = ?1", params![name])
+        self.execute(
+            "remove a schedule",
+            "DELETE FROM brigade_schedules WHERE name = ?1",
+            params![name],
+        )
     }
 
     pub(super) fn schedules(&self) -> Result<Vec<Scheduled>, Error> {
-        let stored = self.rows("list schedules", &format!("{COLUMNS} ORDER BY name"), &[], Stored::read)?;
+        let stored = self.rows(
+            "list schedules",
+            &format!("{COLUMNS} ORDER BY name"),
+            &[],
+            Stored::read,
+        )?;
         let readable = stored.iter().filter_map(|stored| match stored.schedule() {
             Ok(schedule) => Some(schedule.into_scheduled(time_of(stored.tick))),
             Err(error) => {
@@ -86,14 +136,24 @@ impl Store<'_> {
     /// When the next schedule wants to be looked at.
     pub(super) fn next_schedule(&self) -> Result<Option<i64>, Error> {
         let sql = "SELECT min(next_at) FROM brigade_schedules";
-        Ok(self.row("find the next tick", sql, &[], |row| row.get::<_, Option<i64>>(0))?.flatten())
+        Ok(self
+            .row("find the next tick", sql, &[], |row| {
+                row.get::<_, Option<i64>>(0)
+            })?
+            .flatten())
     }
 
     /// Pushes the jobs of all ticks that are due, as far as one transaction should go.
     /// Says whether more is due.
     pub(super) fn fire_schedules(&self) -> Result<bool, Error> {
-        let sql = "SELECT name, plan, job, tick FROM brigade_schedules WHERE next_at <= ?1 ORDER BY next_at LIMIT ?2";
-        let due = self.rows("find due schedules", sql, params![self.now.wall, FIRED_MAX], Stored::read)?;
+        let sql = "SELECT name, plan, job, tick FROM brigade_schedules WHERE next_at <= ?1 ORDER \
+            BY next_at LIMIT ?2";
+        let due = self.rows(
+            "find due schedules",
+            sql,
+            params![self.now.wall, FIRED_MAX],
+            Stored::read,
+        )?;
         let mut more = i64::try_from(due.len()).is_ok_and(|count| count >= FIRED_MAX);
         let mut pushed = 0;
         for stored in due {
@@ -131,8 +191,14 @@ impl Store<'_> {
 
     /// Leaves a schedule as it is for a while, so that it holds up nobody.
     fn put_off(&self, name: &str, error: &Error) -> Result<(), Error> {
-        tracing::error!(schedule = name, %error, "could not fire a schedule; trying again in a minute");
+        tracing::error!(schedule = name, %error, "could not fire a schedule; trying again in a \
+            minute");
         let later = self.now.wall.saturating_add(millis(PUT_OFF));
-        self.execute("put a schedule off", "UPDATE brigade_schedules SET next_at = ?2 WHERE name = ?1", params![name, later]).map(drop)
+        self.execute(
+            "put a schedule off",
+            "UPDATE brigade_schedules SET next_at = ?2 WHERE name = ?1",
+            params![name, later],
+        )
+        .map(drop)
     }
 }

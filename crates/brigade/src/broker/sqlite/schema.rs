@@ -1,6 +1,7 @@
 //! The file: its tables, their versions, and what makes it safe.
 //!
-//! On a change: add a step to [`STEPS`], never edit one that was released, and describe the new column in `docs/brokers.md`.
+//! On a change: add a step to [`STEPS`], never edit one that was released, and describe the new
+//! column in `docs/brokers.md`.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,7 +15,8 @@ use super::place::{Place, Safety};
 use super::refuse;
 use crate::error::{Error, ErrorKind};
 
-/// `BRGD`: tells people and file(1) what a file is that we made (`PRAGMA application_id`). An application's own file keeps its own.
+/// `BRGD`: tells people and file(1) what a file is that we made (`PRAGMA application_id`). An
+/// application's own file keeps its own.
 const APPLICATION_ID: i32 = 0x4252_4744;
 
 /// Each step brings the schema from its index to the next version.
@@ -128,13 +130,16 @@ const STATEMENTS_MAX: usize = 256;
 ///
 /// `Unsupported` for a file of a later version, `Os` for what the system refuses.
 pub(super) fn open(place: &Place, busy: Duration) -> Result<Connection, Error> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     if let Some(path) = &place.path {
         refuse::broken_set(path)?;
         make_private(path);
     }
     let connection = match &place.path {
-        Some(path) => Connection::open_with_flags(path, flags).map_err(|e| error(&format!("open {}", path.display()), e))?,
+        Some(path) => Connection::open_with_flags(path, flags)
+            .map_err(|e| error(&format!("open {}", path.display()), e))?,
         None => Connection::open_in_memory().map_err(|e| error("open a database in memory", e))?,
     };
     prepare(&connection, place.safety, busy, place.path.is_some())?;
@@ -143,15 +148,21 @@ pub(super) fn open(place: &Place, busy: Duration) -> Result<Connection, Error> {
     Ok(connection)
 }
 
-/// Makes a new file that only its owner can read, and so its log and index, to which SQLite gives the same mode. One that is there keeps the
-/// mode that it has. It is made without being opened: closing it would give up the locks of another connection of this process.
+/// Makes a new file that only its owner can read, and so its log and index, to which SQLite gives
+/// the same mode. One that is there keeps the mode that it has. It is made without being opened:
+/// closing it would give up the locks of another connection of this process.
 fn make_private(path: &Path) {
     let mode = Mode::RUSR | Mode::WUSR;
     // What is wrong, if it is not there already, SQLite says better.
     rustix::fs::mknodat(rustix::fs::CWD, path, FileType::RegularFile, mode, 0).ok();
 }
 
-fn prepare(connection: &Connection, safety: Safety, busy: Duration, in_file: bool) -> Result<(), Error> {
+fn prepare(
+    connection: &Connection,
+    safety: Safety,
+    busy: Duration,
+    in_file: bool,
+) -> Result<(), Error> {
     let set = |e| error("set up the database", e);
     connection.busy_timeout(busy).map_err(set)?;
     if in_file {
@@ -159,29 +170,39 @@ fn prepare(connection: &Connection, safety: Safety, busy: Duration, in_file: boo
         if !mode.eq_ignore_ascii_case("wal") {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                format!("set up the database: its journal stays {mode:?}, it needs WAL (not on a network filesystem)"),
+                format!(
+                    "set up the database: its journal stays {mode:?}, it needs WAL (not on a \
+                        network filesystem)"
+                ),
             ));
         }
     }
     // Otherwise a statement with a bound LIMIT is planned anew each time it runs.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(set)?;
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
+        .map_err(set)?;
     let synchronous = match safety {
         Safety::Full => "FULL",
         Safety::Normal => "NORMAL",
     };
     let pragmas = format!(
-        "PRAGMA synchronous = {synchronous}; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY; PRAGMA journal_size_limit = {LOG_BYTES_MAX};"
+        "PRAGMA synchronous = {synchronous}; PRAGMA trusted_schema = OFF; PRAGMA cache_size = \
+            -16384; PRAGMA temp_store = MEMORY; PRAGMA journal_size_limit = {LOG_BYTES_MAX};"
     );
     connection.execute_batch(&pragmas).map_err(set)
 }
 
-/// Turns a new file to the write-ahead log. Two that do so at once would each wait for the other's lock, so SQLite refuses one of them at once,
-/// whatever the busy timeout is; the other is done in a moment.
+/// Turns a new file to the write-ahead log. Two that do so at once would each wait for the other's
+/// lock, so SQLite refuses one of them at once, whatever the busy timeout is; the other is done in
+/// a moment.
 fn use_wal(connection: &Connection, busy: Duration) -> rusqlite::Result<String> {
     let until = Instant::now() + busy;
     loop {
         match connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)) {
-            Err(e) if e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < until => {
+            Err(e)
+                if e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && Instant::now() < until =>
+            {
                 // The thread is the connection's own; SQLite waits in the same way.
                 std::thread::park_timeout(Duration::from_millis(2));
             }
@@ -194,28 +215,42 @@ fn migrate(connection: &Connection, shared: bool) -> Result<(), Error> {
     let read = |e| error("read the database's version", e);
     connection.execute_batch("BEGIN IMMEDIATE").map_err(read)?;
     let migrated = migrate_within(connection, shared);
-    let end = if migrated.is_ok() { "COMMIT" } else { "ROLLBACK" };
-    connection.execute_batch(end).map_err(|e| error("bring the database up to date", e))?;
+    let end = if migrated.is_ok() {
+        "COMMIT"
+    } else {
+        "ROLLBACK"
+    };
+    connection
+        .execute_batch(end)
+        .map_err(|e| error("bring the database up to date", e))?;
     migrated?;
     forget_old_boots(connection)
 }
 
 fn migrate_within(connection: &Connection, shared: bool) -> Result<(), Error> {
     let read = |e| error("read the database's version", e);
-    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(read)?;
+    let tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(read)?;
     let version = version(connection)?;
     let Some(steps) = STEPS.get(version..) else {
-        let text = format!("open a job file of schema version {version}: this build knows up to {VERSION}; use a newer one");
+        let text = format!(
+            "open a job file of schema version {version}: this build knows up to {VERSION}; use a \
+                newer one"
+        );
         return Err(Error::new(ErrorKind::Unsupported, text));
     };
     let write = |e| error("bring the database up to date", e);
     if version == 0 && tables > 0 && !shared {
-        let text = "open a database with tables of another program: to keep jobs beside them, say so: sqlite:app.db?shared=true";
+        let text = "open a database with tables of another program: to keep jobs beside them, say \
+            so: sqlite:app.db?shared=true";
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     refuse::lost_tables(connection, tables)?;
     if tables == 0 {
-        connection.execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}")).map_err(write)?;
+        connection
+            .execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}"))
+            .map_err(write)?;
     }
     if steps.is_empty() {
         return Ok(());
@@ -223,42 +258,72 @@ fn migrate_within(connection: &Connection, shared: bool) -> Result<(), Error> {
     for step in steps {
         connection.execute_batch(step).map_err(write)?;
     }
-    connection.execute("INSERT OR REPLACE INTO brigade_facts VALUES ('schema', ?1)", [VERSION.to_string()]).map_err(write)?;
+    connection
+        .execute(
+            "INSERT OR REPLACE INTO brigade_facts VALUES ('schema', ?1)",
+            [VERSION.to_string()],
+        )
+        .map_err(write)?;
     Ok(())
 }
 
-/// The version of the tables; 0 if there are none. It stands in a table of ours, because the file, and so its `user_version`, may be
-/// an application's own.
+/// The version of the tables; 0 if there are none. It stands in a table of ours, because the file,
+/// and so its `user_version`, may be an application's own.
 pub(super) fn version(connection: &Connection) -> Result<usize, Error> {
     let read = |e| error("read the database's version", e);
     let sql = "SELECT count(*) FROM sqlite_schema WHERE name IN ('brigade_facts', 'brigade_jobs')";
-    let known: i64 = connection.query_row(sql, [], |row| row.get(0)).map_err(read)?;
+    let known: i64 = connection
+        .query_row(sql, [], |row| row.get(0))
+        .map_err(read)?;
     if known == 0 {
         return Ok(0);
     }
-    let version = connection.query_row("SELECT value FROM brigade_facts WHERE name = 'schema'", [], |row| row.get::<_, String>(0));
-    let version = version.ok().and_then(|text| text.parse().ok()).filter(|version| *version > 0);
+    let version = connection.query_row(
+        "SELECT value FROM brigade_facts WHERE name = 'schema'",
+        [],
+        |row| row.get::<_, String>(0),
+    );
+    let version = version
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .filter(|version| *version > 0);
     version.ok_or_else(|| {
-        Error::new(ErrorKind::Unsupported, "open a job file without a version: its brigade_ tables are not ours, or damaged")
+        Error::new(
+            ErrorKind::Unsupported,
+            "open a job file without a version: its brigade_ tables are not ours, or damaged",
+        )
     })
 }
 
-/// Leases are times of the boot clock: those of an earlier boot mean nothing, and their holders are gone. Each names its holder's boot, so that
-/// this ends none that another process has meanwhile been given; the last step says that it is done.
+/// Leases are times of the boot clock: those of an earlier boot mean nothing, and their holders are
+/// gone. Each names its holder's boot, so that this ends none that another process has meanwhile
+/// been given; the last step says that it is done.
 fn forget_old_boots(connection: &Connection) -> Result<(), Error> {
     // Nobody can tell an earlier boot where this cannot be read.
-    let Some(boot) = crate::process::boot() else { return Ok(()) };
+    let Some(boot) = crate::process::boot() else {
+        return Ok(());
+    };
     let forget = || {
         let sql = "SELECT value FROM brigade_facts WHERE name = 'boot'";
-        let known = connection.query_row(sql, [], |row| row.get::<_, String>(0)).optional()?;
+        let known = connection
+            .query_row(sql, [], |row| row.get::<_, String>(0))
+            .optional()?;
         if known.as_deref() == Some(boot) {
             return Ok(());
         }
-        let sql = "UPDATE brigade_jobs SET lease_until = 0 WHERE id IN (SELECT id FROM brigade_jobs INDEXED BY brigade_jobs_leased
-                     WHERE state = 3 AND lease_until > 0 AND instr(coalesce(holder, ''), '-' || ?1 || '-') = 0 LIMIT ?2)";
+        let sql = "UPDATE brigade_jobs SET lease_until = 0 WHERE id IN (SELECT id FROM \
+            brigade_jobs INDEXED BY brigade_jobs_leased
+                     WHERE state = 3 AND lease_until > 0 AND instr(coalesce(holder, ''), '-' || ?1 \
+                     || '-') = 0 LIMIT ?2)";
         while connection.execute(sql, (boot, FORGOTTEN_AT_ONCE))? > 0 {}
-        connection.execute("DELETE FROM brigade_consumers WHERE instr(holder, '-' || ?1 || '-') = 0", [boot])?;
-        connection.execute("INSERT OR REPLACE INTO brigade_facts VALUES ('boot', ?1)", [boot])?;
+        connection.execute(
+            "DELETE FROM brigade_consumers WHERE instr(holder, '-' || ?1 || '-') = 0",
+            [boot],
+        )?;
+        connection.execute(
+            "INSERT OR REPLACE INTO brigade_facts VALUES ('boot', ?1)",
+            [boot],
+        )?;
         Ok(())
     };
     forget().map_err(|e| error("look for leases of an earlier boot", e))
@@ -268,8 +333,11 @@ fn forget_old_boots(connection: &Connection) -> Result<(), Error> {
 pub(super) fn commit_error(source: rusqlite::Error) -> Error {
     let is_uncertain = source.sqlite_error_code() == Some(ErrorCode::SystemIoFailure);
     if is_uncertain {
-        let text = "commit: the disk failed; whether this was stored is not known, and nothing more is until the file is opened again";
-        return Error::new(ErrorKind::Os, text).with_source(source).uncertain();
+        let text = "commit: the disk failed; whether this was stored is not known, and nothing \
+            more is until the file is opened again";
+        return Error::new(ErrorKind::Os, text)
+            .with_source(source)
+            .uncertain();
     }
     error("commit", source)
 }
@@ -277,13 +345,27 @@ pub(super) fn commit_error(source: rusqlite::Error) -> Error {
 /// What a person is told of an error of SQLite's.
 pub(super) fn error(what: &str, source: rusqlite::Error) -> Error {
     let (kind, hint) = match source.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => (ErrorKind::Timeout, "another process holds the file; try again"),
-        Some(ErrorCode::DiskFull) => (ErrorKind::Os, "the disk is full; nothing of this was stored"),
-        Some(ErrorCode::ReadOnly) => (ErrorKind::Os, "the file or its directory cannot be written to"),
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
-            (ErrorKind::Os, "the file is damaged or no database; restore a copy, or recover it with sqlite3's .recover")
-        }
-        Some(ErrorCode::CannotOpen) => (ErrorKind::Os, "the file cannot be opened; does its directory exist?"),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => (
+            ErrorKind::Timeout,
+            "another process holds the file; try again",
+        ),
+        Some(ErrorCode::DiskFull) => (
+            ErrorKind::Os,
+            "the disk is full; nothing of this was stored",
+        ),
+        Some(ErrorCode::ReadOnly) => (
+            ErrorKind::Os,
+            "the file or its directory cannot be written to",
+        ),
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => (
+            ErrorKind::Os,
+            "the file is damaged or no database; restore a copy, or recover it with sqlite3's \
+                .recover",
+        ),
+        Some(ErrorCode::CannotOpen) => (
+            ErrorKind::Os,
+            "the file cannot be opened; does its directory exist?",
+        ),
         _ => (ErrorKind::Os, "the database refused"),
     };
     Error::new(kind, format!("{what}: {hint}")).with_source(source)

@@ -30,17 +30,26 @@ struct Held {
 
 impl Store<'_> {
     /// Ends leases. Each has its own answer: one that cannot be settled holds up no other.
-    pub(super) fn settle_all(&self, settlements: &[Settlement]) -> Result<Vec<Result<Settled, Error>>, Error> {
+    pub(super) fn settle_all(
+        &self,
+        settlements: &[Settlement],
+    ) -> Result<Vec<Result<Settled, Error>>, Error> {
         let what = "settle jobs";
         self.execute(what, "SAVEPOINT settlements", &[])?;
-        let together: Result<Vec<_>, Error> = settlements.iter().map(|settlement| self.settle(settlement).map(Ok)).collect();
+        let together: Result<Vec<_>, Error> = settlements
+            .iter()
+            .map(|settlement| self.settle(settlement).map(Ok))
+            .collect();
         let answers = match together {
             Ok(answers) => answers,
             // What lost the whole transaction is told to them all.
             Err(error) if self.connection.is_autocommit() => return Err(error),
             Err(_) => {
                 self.execute(what, "ROLLBACK TO settlements", &[])?;
-                settlements.iter().map(|settlement| self.settle_alone(settlement)).collect::<Result<_, Error>>()?
+                settlements
+                    .iter()
+                    .map(|settlement| self.settle_alone(settlement))
+                    .collect::<Result<_, Error>>()?
             }
         };
         self.execute(what, "RELEASE settlements", &[])?;
@@ -67,50 +76,113 @@ impl Store<'_> {
         }
         let sql = "SELECT options, failed, crashed, cancel, begins_by FROM brigade_jobs
                    WHERE id = ?1 AND state = 3 AND token = ?2 AND lease_until >= ?3";
-        let held = self.row("look up a lease", sql, params![id, settlement.token, self.now.boot], |row| {
-            let options: Option<String> = row.get(0)?;
-            // They were read when the job was handed out.
-            let options = options.and_then(|options| serde_json::from_str(&options).ok()).unwrap_or_default();
-            Ok(Held { options, failed: row.get(1)?, crashed: row.get(2)?, cancel: row.get(3)?, begins_by: row.get(4)? })
-        })?;
-        let Some(held) = held else { return Ok(Settled::Stale) };
+        let held = self.row(
+            "look up a lease",
+            sql,
+            params![id, settlement.token, self.now.boot],
+            |row| {
+                let options: Option<String> = row.get(0)?;
+                // They were read when the job was handed out.
+                let options = options
+                    .and_then(|options| serde_json::from_str(&options).ok())
+                    .unwrap_or_default();
+                Ok(Held {
+                    options,
+                    failed: row.get(1)?,
+                    crashed: row.get(2)?,
+                    cancel: row.get(3)?,
+                    begins_by: row.get(4)?,
+                })
+            },
+        )?;
+        let Some(held) = held else {
+            return Ok(Settled::Stale);
+        };
         match &settlement.ending {
             Ending::Ack(result) => self.done(id, held.options.keep, result.as_deref())?,
-            Ending::Fail { kind, reason, certificate, retry_in, permanent, policy } => {
-                let held = Held { options: held.options.or(*policy), ..held };
+            Ending::Fail {
+                kind,
+                reason,
+                certificate,
+                retry_in,
+                permanent,
+                policy,
+            } => {
+                let held = Held {
+                    options: held.options.or(*policy),
+                    ..held
+                };
                 self.note(id, *kind, reason, certificate.clone(), None)?;
-                self.failed(id, &held, *kind, reason, retry_in.filter(|_| !permanent), *permanent)?;
+                self.failed(
+                    id,
+                    &held,
+                    *kind,
+                    reason,
+                    retry_in.filter(|_| !permanent),
+                    *permanent,
+                )?;
             }
-            Ending::GiveBack { kind, reason, after } => self.give_back(id, *kind, reason, *after)?,
+            Ending::GiveBack {
+                kind,
+                reason,
+                after,
+            } => self.give_back(id, *kind, reason, *after)?,
             Ending::DeadLetter(reason) => {
                 self.note(id, AttemptKind::SetAside, reason, None, None)?;
                 self.dead_unless_cancelled(id, &held, reason)?;
             }
-            Ending::Cancelled { reason, stop, certificate } => {
-                self.note(id, AttemptKind::Cancelled, reason, certificate.clone(), stop.clone())?;
+            Ending::Cancelled {
+                reason,
+                stop,
+                certificate,
+            } => {
+                self.note(
+                    id,
+                    AttemptKind::Cancelled,
+                    reason,
+                    certificate.clone(),
+                    stop.clone(),
+                )?;
                 self.cancelled(id, reason)?;
             }
             Ending::Extend(time) => {
                 let until = self.now.boot.saturating_add(millis(*time));
-                self.execute("extend a lease", "UPDATE brigade_jobs SET lease_until = ?2 WHERE id = ?1", params![id, until])?;
+                self.execute(
+                    "extend a lease",
+                    "UPDATE brigade_jobs SET lease_until = ?2 WHERE id = ?1",
+                    params![id, until],
+                )?;
                 return Ok(Settled::Accepted(held.cancel));
             }
         }
         Ok(Settled::Accepted(None))
     }
 
-    /// Most jobs that are done leave nothing behind and let no other go on: one statement removes them. `false` for any other.
+    /// Most jobs that are done leave nothing behind and let no other go on: one statement removes
+    /// them. `false` for any other.
     fn remove_plain(&self, id: i64, token: i64) -> Result<bool, Error> {
-        let sql = "DELETE FROM brigade_jobs WHERE id = ?1 AND state = 3 AND token = ?2 AND lease_until >= ?3
-                     AND key IS NULL AND next IS NULL AND members = 0 AND (options IS NULL OR options ->> 'keep' IS NULL)";
-        Ok(self.execute("remove a job that is done", sql, params![id, token, self.now.boot])? > 0)
+        let sql = "DELETE FROM brigade_jobs WHERE id = ?1 AND state = 3 AND token = ?2 AND \
+            lease_until >= ?3
+                     AND key IS NULL AND next IS NULL AND members = 0 AND (options IS NULL OR \
+                     options ->> 'keep' IS NULL)";
+        Ok(self.execute(
+            "remove a job that is done",
+            sql,
+            params![id, token, self.now.boot],
+        )? > 0)
     }
 
     fn done(&self, id: i64, keep: Option<Duration>, result: Option<&str>) -> Result<(), Error> {
         let fate = Fate::Done(result.map(Into::into));
-        let Some(keep) = keep else { return self.remove_job(id, Some(&fate)) };
+        let Some(keep) = keep else {
+            return self.remove_job(id, Some(&fate));
+        };
         let remove_at = self.now.wall.saturating_add(millis(keep));
-        self.execute("keep a result", "UPDATE brigade_jobs SET result = ?2 WHERE id = ?1", params![id, result])?;
+        self.execute(
+            "keep a result",
+            "UPDATE brigade_jobs SET result = ?2 WHERE id = ?1",
+            params![id, result],
+        )?;
         self.end_as(id, JobState::Done, None, Some(remove_at), &fate)
     }
 
@@ -125,25 +197,45 @@ impl Store<'_> {
     ) -> Result<(), Error> {
         let crashed = kind == AttemptKind::Crashed;
         let column = if crashed {
-            "UPDATE brigade_jobs SET crashed = crashed + 1, unserved = 0, unserved_at = NULL WHERE id = ?1"
+            "UPDATE brigade_jobs SET crashed = crashed + 1, unserved = 0, unserved_at = NULL WHERE \
+                id = ?1"
         } else {
-            "UPDATE brigade_jobs SET failed = failed + 1, unserved = 0, unserved_at = NULL WHERE id = ?1"
+            "UPDATE brigade_jobs SET failed = failed + 1, unserved = 0, unserved_at = NULL WHERE \
+                id = ?1"
         };
         self.execute("count an attempt", column, params![id])?;
-        let (failures, crashes) = if crashed { (held.failed, held.crashed + 1) } else { (held.failed + 1, held.crashed) };
-        let spent = if crashed { crashes >= CRASHES_MAX } else { failures > held.options.retries() };
+        let (failures, crashes) = if crashed {
+            (held.failed, held.crashed + 1)
+        } else {
+            (held.failed + 1, held.crashed)
+        };
+        let spent = if crashed {
+            crashes >= CRASHES_MAX
+        } else {
+            failures > held.options.retries()
+        };
         if permanent || spent || held.cancel.is_some() {
             return self.dead_unless_cancelled(id, held, reason);
         }
-        let pause = retry_in.unwrap_or_else(|| if crashed { Duration::ZERO } else { held.options.retry().pause_after(failures) });
-        if held.begins_by.is_some_and(|by| self.now.wall.saturating_add(millis(pause)) > by) {
+        let pause = retry_in.unwrap_or_else(|| {
+            if crashed {
+                Duration::ZERO
+            } else {
+                held.options.retry().pause_after(failures)
+            }
+        });
+        if held
+            .begins_by
+            .is_some_and(|by| self.now.wall.saturating_add(millis(pause)) > by)
+        {
             let reason = format!("{reason} (and its next attempt would begin too late)");
             return self.end_job(id, JobState::Dead, Some(&reason), None);
         }
         self.back_to_queue(id, JobState::Retrying, pause)
     }
 
-    /// A cancel that was accepted while the job was leased holds, however its attempt ended but well.
+    /// A cancel that was accepted while the job was leased holds, however its attempt ended but
+    /// well.
     fn dead_unless_cancelled(&self, id: i64, held: &Held, reason: &str) -> Result<(), Error> {
         match &held.cancel {
             Some(cancel) => self.cancelled(id, cancel),
@@ -153,35 +245,64 @@ impl Store<'_> {
 
     /// Puts a job back whose holder said no word.
     pub(super) fn lose(&self, id: i64, reason: &str) -> Result<(), Error> {
-        self.execute("count an attempt", "UPDATE brigade_jobs SET lost = lost + 1 WHERE id = ?1", params![id])?;
+        self.execute(
+            "count an attempt",
+            "UPDATE brigade_jobs SET lost = lost + 1 WHERE id = ?1",
+            params![id],
+        )?;
         self.give_back(id, AttemptKind::Interrupted, reason, Duration::ZERO)
     }
 
     /// Puts a job back where it was, uncharged.
-    pub(super) fn give_back(&self, id: i64, kind: AttemptKind, reason: &str, after: Duration) -> Result<(), Error> {
+    pub(super) fn give_back(
+        &self,
+        id: i64,
+        kind: AttemptKind,
+        reason: &str,
+        after: Duration,
+    ) -> Result<(), Error> {
         self.note(id, kind, reason, None, None)?;
         if kind == AttemptKind::Unserved {
-            let sql = "UPDATE brigade_jobs SET unserved = unserved + 1, unserved_at = coalesce(unserved_at, ?2) WHERE id = ?1";
+            let sql = "UPDATE brigade_jobs SET unserved = unserved + 1, unserved_at = \
+                coalesce(unserved_at, ?2) WHERE id = ?1";
             self.execute("count an attempt", sql, params![id, self.now.wall])?;
         }
         if kind == AttemptKind::Interrupted {
-            self.execute("count an attempt", "UPDATE brigade_jobs SET interrupted = interrupted + 1 WHERE id = ?1", params![id])?;
+            self.execute(
+                "count an attempt",
+                "UPDATE brigade_jobs SET interrupted = interrupted + 1 WHERE id = ?1",
+                params![id],
+            )?;
         }
         // Somebody wanted it cancelled while it was leased: then it is not run again.
-        let cancel =
-            self.row("look up a job", "SELECT cancel FROM brigade_jobs WHERE id = ?1", params![id], |row| row.get::<_, Option<String>>(0))?;
+        let cancel = self.row(
+            "look up a job",
+            "SELECT cancel FROM brigade_jobs WHERE id = ?1",
+            params![id],
+            |row| row.get::<_, Option<String>>(0),
+        )?;
         match cancel.flatten() {
             Some(reason) => self.cancelled(id, &reason),
             None => self.back_to_queue(id, JobState::Scheduled, after),
         }
     }
 
-    /// Ready at once, or later in the given state. Its id has not changed, so neither has its place.
+    /// Ready at once, or later in the given state. Its id has not changed, so neither has its
+    /// place.
     fn back_to_queue(&self, id: i64, later: JobState, after: Duration) -> Result<(), Error> {
-        let (state, due) = if after.is_zero() { (JobState::Ready, 0) } else { (later, self.now.wall.saturating_add(millis(after))) };
-        let sql = "UPDATE brigade_jobs SET state = ?2, due = ?3, lease_until = NULL, holder = NULL WHERE id = ?1 RETURNING queue, key";
+        let (state, due) = if after.is_zero() {
+            (JobState::Ready, 0)
+        } else {
+            (later, self.now.wall.saturating_add(millis(after)))
+        };
+        let sql = "UPDATE brigade_jobs SET state = ?2, due = ?3, lease_until = NULL, holder = NULL \
+            WHERE id = ?1 RETURNING queue, key";
         let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?));
-        let Some((queue, Some(key))) = self.row("give a job back", sql, params![id, code(state), due], read)? else { return Ok(()) };
+        let Some((queue, Some(key))) =
+            self.row("give a job back", sql, params![id, code(state), due], read)?
+        else {
+            return Ok(());
+        };
         if state == JobState::Ready {
             self.make_ready(id)?;
         }
@@ -195,22 +316,49 @@ impl Store<'_> {
     }
 
     /// Settles a job for good that did not end well; whoever waits for it is told.
-    pub(super) fn end_job(&self, id: i64, state: JobState, reason: Option<&str>, remove_at: Option<i64>) -> Result<(), Error> {
-        self.end_as(id, state, reason, remove_at, &Fate::missed(id, state, reason))
+    pub(super) fn end_job(
+        &self,
+        id: i64,
+        state: JobState,
+        reason: Option<&str>,
+        remove_at: Option<i64>,
+    ) -> Result<(), Error> {
+        self.end_as(
+            id,
+            state,
+            reason,
+            remove_at,
+            &Fate::missed(id, state, reason),
+        )
     }
 
-    fn end_as(&self, id: i64, state: JobState, reason: Option<&str>, remove_at: Option<i64>, fate: &Fate<'_>) -> Result<(), Error> {
+    fn end_as(
+        &self,
+        id: i64,
+        state: JobState,
+        reason: Option<&str>,
+        remove_at: Option<i64>,
+        fate: &Fate<'_>,
+    ) -> Result<(), Error> {
         // Written out, as it is run for every job.
         let sql =
-            "UPDATE brigade_jobs SET state = ?2, reason = ?3, remove_at = ?4, due = 0, lease_until = NULL, holder = NULL WHERE id = ?1
+            "UPDATE brigade_jobs SET state = ?2, reason = ?3, remove_at = ?4, due = 0, lease_until \
+                = NULL, holder = NULL WHERE id = ?1
                    RETURNING id, queue, key, next, place, members";
-        let ended = self.row("end a job", sql, params![id, code(state), reason, remove_at], Ended::read)?;
+        let ended = self.row(
+            "end a job",
+            sql,
+            params![id, code(state), reason, remove_at],
+            Ended::read,
+        )?;
         ended.map_or(Ok(()), |ended| self.ended(&ended, Some(fate)))
     }
 
-    /// Removes a job. `fate` is what it is to those that wait for it; `None` if they were told before, because it has ended.
+    /// Removes a job. `fate` is what it is to those that wait for it; `None` if they were told
+    /// before, because it has ended.
     pub(super) fn remove_job(&self, id: i64, fate: Option<&Fate<'_>>) -> Result<(), Error> {
-        let sql = "DELETE FROM brigade_jobs WHERE id = ?1 RETURNING id, queue, key, next, place, members";
+        let sql =
+            "DELETE FROM brigade_jobs WHERE id = ?1 RETURNING id, queue, key, next, place, members";
         let ended = self.row("remove a job", sql, params![id], Ended::read)?;
         ended.map_or(Ok(()), |ended| self.ended(&ended, fate))
     }
@@ -226,13 +374,34 @@ impl Store<'_> {
     ) -> Result<(), Error> {
         let sql = "SELECT history, attempts FROM brigade_jobs WHERE id = ?1";
         let read = |row: &Row<'_>| Ok((row.get::<_, Option<String>>(0)?, row.get::<_, u32>(1)?));
-        let Some((history, attempt)) = self.row("read a history", sql, params![id], read)? else { return Ok(()) };
-        let mut history: Vec<AttemptRecord> = history.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        let Some((history, attempt)) = self.row("read a history", sql, params![id], read)? else {
+            return Ok(());
+        };
+        let mut history: Vec<AttemptRecord> = history
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or_default();
         let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(self.now.wall).unwrap_or(0));
-        job::note(&mut history, AttemptRecord { attempt, at, kind, reason: reason.to_owned(), certificate, stop }, HISTORY_MAX);
-        let text =
-            serde_json::to_string(&history).map_err(|e| Error::new(ErrorKind::Encode, format!("write a history: {e}")).with_source(e))?;
-        self.execute("write a history", "UPDATE brigade_jobs SET history = ?2 WHERE id = ?1", params![id, text]).map(drop)
+        job::note(
+            &mut history,
+            AttemptRecord {
+                attempt,
+                at,
+                kind,
+                reason: reason.to_owned(),
+                certificate,
+                stop,
+            },
+            HISTORY_MAX,
+        );
+        let text = serde_json::to_string(&history).map_err(|e| {
+            Error::new(ErrorKind::Encode, format!("write a history: {e}")).with_source(e)
+        })?;
+        self.execute(
+            "write a history",
+            "UPDATE brigade_jobs SET history = ?2 WHERE id = ?1",
+            params![id, text],
+        )
+        .map(drop)
     }
 
     // -- orders
@@ -241,7 +410,8 @@ impl Store<'_> {
         match order {
             Order::Cancel(id, reason) => self.cancel(id, reason),
             Order::Withdraw(id, reason) => {
-                let sql = "SELECT 1 FROM brigade_jobs WHERE id = ?1 AND state IN (0, 1, 2, 4) AND failed = 0 AND crashed = 0";
+                let sql = "SELECT 1 FROM brigade_jobs WHERE id = ?1 AND state IN (0, 1, 2, 4) AND \
+                    failed = 0 AND crashed = 0";
                 match self.row("look up a job", sql, params![row_id(id)], |_| Ok(()))? {
                     Some(()) => self.cancel(id, reason),
                     None => Ok(Ordered::Nothing),
@@ -250,18 +420,26 @@ impl Store<'_> {
             Order::Retry(id, edit) => self.retry(id, edit),
             Order::Delete(id, only) => {
                 let id = row_id(id);
-                let sql = "SELECT state >= 5 FROM brigade_jobs WHERE id = ?1 AND state <> 3 AND (?2 IS NULL OR state = ?2)";
-                let Some(has_ended) = self.row("look up a job", sql, params![id, only.map(code)], |row| row.get::<_, bool>(0))? else {
+                let sql = "SELECT state >= 5 FROM brigade_jobs WHERE id = ?1 AND state <> 3 AND \
+                    (?2 IS NULL OR state = ?2)";
+                let Some(has_ended) =
+                    self.row("look up a job", sql, params![id, only.map(code)], |row| {
+                        row.get::<_, bool>(0)
+                    })?
+                else {
                     return Ok(Ordered::Nothing);
                 };
                 self.remove_job(id, (!has_ended).then(|| Fate::removed(id)).as_ref())?;
                 Ok(Ordered::Changed(1))
             }
             Order::Manage(..) => {
-                let text = "hand jobs to plain clients of a SQLite file: they take them with the brigade command, or from Redis";
+                let text = "hand jobs to plain clients of a SQLite file: they take them with the \
+                    brigade command, or from Redis";
                 Err(Error::new(ErrorKind::Unsupported, text))
             }
-            Order::Limit(queue, limits) => self.set_limits(queue, limits.as_ref()).map(|()| Ordered::Changed(1)),
+            Order::Limit(queue, limits) => self
+                .set_limits(queue, limits.as_ref())
+                .map(|()| Ordered::Changed(1)),
             Order::Purge(_) => Err(Error::new(ErrorKind::Protocol, "purge a queue in one step")),
             Order::Pause(queue) => self.set_paused(queue, true),
             Order::Resume(queue) => self.set_paused(queue, false),
@@ -273,19 +451,32 @@ impl Store<'_> {
     fn retry(&self, job: &JobId, edit: &Edit) -> Result<Ordered, Error> {
         let id = row_id(job);
         // One that was not run because of others has to wait for those.
-        let sql =
-            "SELECT queue, mark, gather, options FROM brigade_jobs WHERE id = ?1 AND state = 6 AND (missed = 0 OR gather = 'finally')";
-        let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+        let sql = "SELECT queue, mark, gather, options FROM brigade_jobs WHERE id = ?1 AND state = \
+            6 AND (missed = 0 OR gather = 'finally')";
+        let read = |row: &Row<'_>| {
+            Ok((
+                row.get::<_, String>(0)?,
+                row.get(1)?,
+                row.get(2)?,
+                row.get(3)?,
+            ))
+        };
         let found = self.row("look up a dead letter", sql, params![id], read)?;
-        let Some((queue, mark, gather, options)) = found else { return Ok(Ordered::Nothing) };
-        let (mark, gather, options): (Option<String>, Option<String>, Option<String>) = (mark, gather, options);
+        let Some((queue, mark, gather, options)) = found else {
+            return Ok(Ordered::Nothing);
+        };
+        let (mark, gather, options): (Option<String>, Option<String>, Option<String>) =
+            (mark, gather, options);
         self.check_mark(id, edit.queue.as_deref().unwrap_or(&queue), mark.as_deref())?;
         self.edit(job, edit)?;
         self.take_back(id)?;
         // It begins anew, with all the time that it had.
-        let options: JobOptions = options.and_then(|options| serde_json::from_str(&options).ok()).unwrap_or_default();
+        let options: JobOptions = options
+            .and_then(|options| serde_json::from_str(&options).ok())
+            .unwrap_or_default();
         let sql =
-            "UPDATE brigade_jobs SET failed = 0, crashed = 0, lost = 0, unserved = 0, unserved_at = NULL, reason = NULL, begins_by = ?2
+            "UPDATE brigade_jobs SET failed = 0, crashed = 0, lost = 0, unserved = 0, unserved_at \
+                = NULL, reason = NULL, begins_by = ?2
                    WHERE id = ?1";
         self.execute("retry a job", sql, params![id, self.begins_by(&options)])?;
         self.come_back(id, gather.as_deref())?;
@@ -294,36 +485,60 @@ impl Store<'_> {
 
     /// Changes a dead letter.
     fn edit(&self, job: &JobId, edit: &Edit) -> Result<(), Error> {
-        let Edit { payload, task, queue } = edit;
+        let Edit {
+            payload,
+            task,
+            queue,
+        } = edit;
         let id = row_id(job);
-        let sql = "SELECT next IS NOT NULL OR members > 0 FROM brigade_jobs WHERE id = ?1 AND queue <> ?2";
-        if self.row("look up a dead letter", sql, params![id, queue], |row| row.get::<_, bool>(0))? == Some(true) {
+        let sql = "SELECT next IS NOT NULL OR members > 0 FROM brigade_jobs WHERE id = ?1 AND \
+            queue <> ?2";
+        if self.row("look up a dead letter", sql, params![id, queue], |row| {
+            row.get::<_, bool>(0)
+        })? == Some(true)
+        {
             return Err(stays_in_its_queue(job));
         }
-        // One that comes to a queue with limits by partition is in one, as if it had been pushed there.
-        let sql = "UPDATE brigade_jobs SET payload = coalesce(?2, payload), task = coalesce(?3, task), queue = coalesce(?4, queue),
-                   partition = CASE WHEN partition IS NULL AND EXISTS (SELECT 1 FROM brigade_queues WHERE queue = ?4 AND parted = 1)
+        // One that comes to a queue with limits by partition is in one, as if it had been pushed
+        // there.
+        let sql = "UPDATE brigade_jobs SET payload = coalesce(?2, payload), task = coalesce(?3, \
+            task), queue = coalesce(?4, queue),
+                   partition = CASE WHEN partition IS NULL AND EXISTS (SELECT 1 FROM \
+                   brigade_queues WHERE queue = ?4 AND parted = 1)
                                THEN coalesce(key, '') ELSE partition END
                    WHERE id = ?1";
-        self.execute("change a dead letter", sql, params![id, payload, task, queue]).map(drop)
+        self.execute(
+            "change a dead letter",
+            sql,
+            params![id, payload, task, queue],
+        )
+        .map(drop)
     }
 
-    /// A mark is unique among unsettled jobs: one that has ended cannot come back beside another that has taken its mark.
+    /// A mark is unique among unsettled jobs: one that has ended cannot come back beside another
+    /// that has taken its mark.
     pub(super) fn check_mark(&self, id: i64, queue: &str, mark: Option<&str>) -> Result<(), Error> {
         let sql = "SELECT id FROM brigade_jobs WHERE queue = ?1 AND mark = ?2 AND state < 5";
-        match self.row("look for a duplicate", sql, params![queue, mark], |row| row.get::<_, i64>(0))? {
+        match self.row("look for a duplicate", sql, params![queue, mark], |row| {
+            row.get::<_, i64>(0)
+        })? {
             None => Ok(()),
-            Some(other) => {
-                Err(Error::new(ErrorKind::Duplicate, format!("retry job {id}: job {other} has its unique mark and is not settled")))
-            }
+            Some(other) => Err(Error::new(
+                ErrorKind::Duplicate,
+                format!("retry job {id}: job {other} has its unique mark and is not settled"),
+            )),
         }
     }
 
     fn cancel(&self, id: &JobId, reason: &str) -> Result<Ordered, Error> {
         let id = row_id(id);
         let sql = "SELECT state, waits FROM brigade_jobs WHERE id = ?1";
-        let found = self.row("look up a job", sql, params![id], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
-        let Some((state, waits)) = found else { return Ok(Ordered::Nothing) };
+        let found = self.row("look up a job", sql, params![id], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+        })?;
+        let Some((state, waits)) = found else {
+            return Ok(Ordered::Nothing);
+        };
         let ordered = self.cancel_one(id, state, reason)?;
         if state == code(JobState::Held) && waits > 0 {
             self.cancel_members_of(id, reason)?;
@@ -335,7 +550,11 @@ impl Store<'_> {
     pub(super) fn cancel_one(&self, id: i64, state: i64, reason: &str) -> Result<Ordered, Error> {
         match state {
             3 => {
-                self.execute("ask for a cancel", "UPDATE brigade_jobs SET cancel = ?2 WHERE id = ?1", params![id, reason])?;
+                self.execute(
+                    "ask for a cancel",
+                    "UPDATE brigade_jobs SET cancel = ?2 WHERE id = ?1",
+                    params![id, reason],
+                )?;
                 Ok(Ordered::Asked)
             }
             0..5 => self.cancelled(id, reason).map(|()| Ordered::Changed(1)),
@@ -344,14 +563,22 @@ impl Store<'_> {
     }
 
     fn set_paused(&self, queue: &str, paused: bool) -> Result<Ordered, Error> {
-        let sql =
-            "INSERT INTO brigade_queues (queue, paused) VALUES (?1, ?2) ON CONFLICT (queue) DO UPDATE SET paused = ?2 WHERE paused <> ?2";
+        let sql = "INSERT INTO brigade_queues (queue, paused) VALUES (?1, ?2) ON CONFLICT (queue) \
+            DO UPDATE SET paused = ?2 WHERE paused <> ?2";
         let count = self.execute("pause or resume a queue", sql, params![queue, paused])?;
         self.forget_plain_queue(queue)?;
-        Ok(if count == 0 { Ordered::Nothing } else { Ordered::Changed(1) })
+        Ok(if count == 0 {
+            Ordered::Nothing
+        } else {
+            Ordered::Changed(1)
+        })
     }
 }
 
 fn changed(count: usize) -> Ordered {
-    if count == 0 { Ordered::Nothing } else { Ordered::Changed(count as u64) }
+    if count == 0 {
+        Ordered::Nothing
+    } else {
+        Ordered::Changed(count as u64)
+    }
 }

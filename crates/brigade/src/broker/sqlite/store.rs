@@ -1,4 +1,5 @@
-//! The connection within a transaction, and pushing. Everything here runs within a transaction of `transactions`.
+//! The connection within a transaction, and pushing. Everything here runs within a transaction of
+//! `transactions`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -24,7 +25,8 @@ pub(super) struct Store<'a> {
     pub(super) tight: bool,
     /// This transaction may not write, see [`Store::must_write`].
     pub(super) is_look: bool,
-    /// Set by an operation that found, within a transaction that may not write, that it has to: it is run again in one that may.
+    /// Set by an operation that found, within a transaction that may not write, that it has to: it
+    /// is run again in one that may.
     pub(super) must_write: Cell<bool>,
     /// What has come due was seen to in this transaction; whether some of it is left to the next.
     pub(super) swept: Cell<Option<bool>>,
@@ -32,11 +34,12 @@ pub(super) struct Store<'a> {
     pub(super) set_aside: Cell<usize>,
 }
 
-/// What a connection remembers from one transaction to the next, to save work. Nothing here may matter if it is forgotten, and it is
-/// forgotten with each transaction that is undone.
+/// What a connection remembers from one transaction to the next, to save work. Nothing here may
+/// matter if it is forgotten, and it is forgotten with each transaction that is undone.
 #[derive(Default)]
 pub(super) struct Memo {
-    /// Which sets of queues this process was last noted to ask for, and when, boot clock. See `asks`.
+    /// Which sets of queues this process was last noted to ask for, and when, boot clock. See
+    /// `asks`.
     pub(super) asked: HashMap<u64, i64>,
     /// When this process was last noted as a holder of leases, boot clock.
     pub(super) held: Option<i64>,
@@ -70,7 +73,9 @@ impl Now {
         let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let ahead = millis(clock.ahead());
         Self {
-            wall: wall_millis(SystemTime::now()).saturating_add(ahead).saturating_add(clock.wall_off_millis()),
+            wall: wall_millis(SystemTime::now())
+                .saturating_add(ahead)
+                .saturating_add(clock.wall_off_millis()),
             boot: (boot.tv_sec * 1000 + boot.tv_nsec / 1_000_000).saturating_add(ahead),
             since,
         }
@@ -79,11 +84,14 @@ impl Now {
 
 /// Longer times than any clock will see are cut, so that sums of two fit.
 pub(super) fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX).min(i64::MAX / 4)
+    i64::try_from(duration.as_millis())
+        .unwrap_or(i64::MAX)
+        .min(i64::MAX / 4)
 }
 
 pub(super) fn wall_millis(time: SystemTime) -> i64 {
-    time.duration_since(UNIX_EPOCH).map_or_else(|before| -millis(before.duration()), millis)
+    time.duration_since(UNIX_EPOCH)
+        .map_or_else(|before| -millis(before.duration()), millis)
 }
 
 /// A job's state as the `state` column has it; below 5 it is not settled for good.
@@ -123,7 +131,12 @@ impl<'a> Store<'a> {
 }
 
 impl Store<'_> {
-    pub(super) fn execute(&self, what: &str, sql: &str, values: &[&dyn ToSql]) -> Result<usize, Error> {
+    pub(super) fn execute(
+        &self,
+        what: &str,
+        sql: &str,
+        values: &[&dyn ToSql],
+    ) -> Result<usize, Error> {
         #[cfg(test)]
         super::tests::count_statement();
         let run = || self.connection.prepare_cached(sql)?.execute(values);
@@ -139,7 +152,12 @@ impl Store<'_> {
     ) -> Result<Vec<T>, Error> {
         #[cfg(test)]
         super::tests::count_statement();
-        let run = || self.connection.prepare_cached(sql)?.query_map(values, read)?.collect::<rusqlite::Result<Vec<T>>>();
+        let run = || {
+            self.connection
+                .prepare_cached(sql)?
+                .query_map(values, read)?
+                .collect::<rusqlite::Result<Vec<T>>>()
+        };
         run().map_err(|e| schema::error(what, e))
     }
 
@@ -152,7 +170,12 @@ impl Store<'_> {
     ) -> Result<Option<T>, Error> {
         #[cfg(test)]
         super::tests::count_statement();
-        let run = || self.connection.prepare_cached(sql)?.query_row(values, read).optional();
+        let run = || {
+            self.connection
+                .prepare_cached(sql)?
+                .query_row(values, read)
+                .optional()
+        };
         run().map_err(|e| schema::error(what, e))
     }
 
@@ -166,34 +189,72 @@ impl Store<'_> {
             return Ok(Pushed::Duplicate(id));
         }
         let due = due_of(&job.options, &self.now);
-        let state = if due > self.now.wall { JobState::Scheduled } else { JobState::Ready };
-        let options = (job.options != JobOptions::default()).then(|| serde_json::to_string(&job.options)).transpose();
-        let options = options.map_err(|e| Error::new(ErrorKind::Encode, format!("write a job's options: {e}")).with_source(e))?;
-        // A failure undoes the whole operation, so SQLite need not be able to undo this statement alone: `OR FAIL`.
-        let sql =
-            "INSERT OR FAIL INTO brigade_jobs (queue, payload, task, state, priority, due, begins_by, key, partition, mark, options, pushed_at)
+        let state = if due > self.now.wall {
+            JobState::Scheduled
+        } else {
+            JobState::Ready
+        };
+        let options = (job.options != JobOptions::default())
+            .then(|| serde_json::to_string(&job.options))
+            .transpose();
+        let options = options.map_err(|e| {
+            Error::new(ErrorKind::Encode, format!("write a job's options: {e}")).with_source(e)
+        })?;
+        // A failure undoes the whole operation, so SQLite need not be able to undo this statement
+        // alone: `OR FAIL`.
+        let sql = "INSERT OR FAIL INTO brigade_jobs (queue, payload, task, state, priority, due, \
+                begins_by, key, partition, mark, options, pushed_at)
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
-        let JobOptions { priority, key, unique, .. } = &job.options;
-        let (partition, begins_by) = (job.options.partition.as_ref().or(key.as_ref()), self.begins_by(&job.options));
-        let place = params![job.queue, job.payload, job.task, code(state), priority, due, begins_by];
+        let JobOptions {
+            priority,
+            key,
+            unique,
+            ..
+        } = &job.options;
+        let (partition, begins_by) = (
+            job.options.partition.as_ref().or(key.as_ref()),
+            self.begins_by(&job.options),
+        );
+        let place = params![
+            job.queue,
+            job.payload,
+            job.task,
+            code(state),
+            priority,
+            due,
+            begins_by
+        ];
         let rest = params![key, partition, unique, options, self.now.wall];
         let values: Vec<&dyn ToSql> = place.iter().chain(rest).copied().collect();
         self.execute("store a job", sql, &values)?;
         let id = self.connection.last_insert_rowid();
         if let (Some(mark), Some(period)) = (unique, job.options.unique_for) {
-            let sql = "INSERT OR REPLACE INTO brigade_marks (queue, mark, job, until) VALUES (?1, ?2, ?3, ?4)";
+            let sql = "INSERT OR REPLACE INTO brigade_marks (queue, mark, job, until) VALUES (?1, \
+                ?2, ?3, ?4)";
             let until = self.now.wall.saturating_add(millis(period));
-            self.execute("mark a job as unique", sql, params![job.queue, mark, id, until])?;
+            self.execute(
+                "mark a job as unique",
+                sql,
+                params![job.queue, mark, id, until],
+            )?;
         }
         Ok(Pushed::New(JobId::new(id.to_string())))
     }
 
     /// The job that a unique mark stands for already.
     fn duplicate(&self, job: &Job) -> Result<Option<JobId>, Error> {
-        let Some(mark) = &job.options.unique else { return Ok(None) };
+        let Some(mark) = &job.options.unique else {
+            return Ok(None);
+        };
         let sql = "SELECT id FROM brigade_jobs WHERE queue = ?1 AND mark = ?2 AND state < 5
-                   UNION ALL SELECT job FROM brigade_marks WHERE queue = ?1 AND mark = ?2 AND until > ?3 LIMIT 1";
-        let id = self.row("look for a duplicate", sql, params![job.queue, mark, self.now.wall], |row| row.get::<_, i64>(0))?;
+                   UNION ALL SELECT job FROM brigade_marks WHERE queue = ?1 AND mark = ?2 AND \
+                   until > ?3 LIMIT 1";
+        let id = self.row(
+            "look for a duplicate",
+            sql,
+            params![job.queue, mark, self.now.wall],
+            |row| row.get::<_, i64>(0),
+        )?;
         Ok(id.map(|id| JobId::new(id.to_string())))
     }
 }
@@ -208,7 +269,12 @@ pub(super) fn due_of(options: &JobOptions, now: &Now) -> i64 {
 }
 
 pub(super) fn no_room(what: &str) -> Error {
-    Error::new(ErrorKind::Os, format!("{what}: the disk is full but for what running jobs need; nothing of this was stored"))
+    Error::new(
+        ErrorKind::Os,
+        format!(
+            "{what}: the disk is full but for what running jobs need; nothing of this was stored"
+        ),
+    )
 }
 
 /// The row of an id; one that no row has, if it is not a number.

@@ -1,4 +1,5 @@
-//! What no user of the API can see: how many rows a step touches, and how many statements a look takes.
+//! What no user of the API can see: how many rows a step touches, and how many statements a look
+//! takes.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -31,11 +32,21 @@ struct Opened {
 impl Opened {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let place = Place { path: Some(directory.path().join("jobs.db")), safety: Safety::Normal, shared: false };
-        Self { lane: Lane::open(place, Clock::default()).await.unwrap(), _directory: directory }
+        let place = Place {
+            path: Some(directory.path().join("jobs.db")),
+            safety: Safety::Normal,
+            shared: false,
+        };
+        Self {
+            lane: Lane::open(place, Clock::default()).await.unwrap(),
+            _directory: directory,
+        }
     }
 
-    async fn run<R: Send + 'static>(&self, what: impl Fn(&Store<'_>) -> Result<R, Error> + Send + 'static) -> R {
+    async fn run<R: Send + 'static>(
+        &self,
+        what: impl Fn(&Store<'_>) -> Result<R, Error> + Send + 'static,
+    ) -> R {
         self.lane.run(WRITE, what).await.unwrap()
     }
 
@@ -46,12 +57,20 @@ impl Opened {
 
     /// Runs SQL as another program would.
     async fn sql(&self, sql: &'static str) {
-        self.run(move |store| store.connection.execute_batch(sql).map_err(|e| schema::error("prepare a test", e))).await;
+        self.run(move |store| {
+            store
+                .connection
+                .execute_batch(sql)
+                .map_err(|e| schema::error("prepare a test", e))
+        })
+        .await;
     }
 
     async fn count(&self, filter: &'static str) -> usize {
         let sql = format!("SELECT count(*) FROM brigade_jobs WHERE {filter}");
-        self.run(move |store| store.row("count", &sql, &[], |row| row.get::<_, usize>(0))).await.unwrap()
+        self.run(move |store| store.row("count", &sql, &[], |row| row.get::<_, usize>(0)))
+            .await
+            .unwrap()
     }
 }
 
@@ -79,7 +98,10 @@ async fn no_step_of_a_sweep_touches_more_rows_than_it_may_and_the_last_finds_not
         for step in 1.. {
             let (before, more) = (opened.count(left).await, opened.sweep().await);
             let touched = before - opened.count(left).await;
-            assert!(touched <= STEP_ROWS && (touched > 0 || before == 0), "{columns}: {touched}");
+            assert!(
+                touched <= STEP_ROWS && (touched > 0 || before == 0),
+                "{columns}: {touched}"
+            );
             if !more {
                 assert_eq!(opened.count(left).await, 0, "{columns}");
                 break;
@@ -97,7 +119,11 @@ async fn one_process_sweeps_at_a_time_and_one_that_stopped_holds_up_nobody() {
     let claim = |ahead: i64| {
         move |store: &Store<'_>| {
             let claim = format!("12-34-56-78-90 {}", store.now.boot + ahead);
-            store.execute("claim", "INSERT OR REPLACE INTO brigade_facts VALUES ('sweeper', ?1)", &[&claim])
+            store.execute(
+                "claim",
+                "INSERT OR REPLACE INTO brigade_facts VALUES ('sweeper', ?1)",
+                &[&claim],
+            )
         }
     };
     opened.run(claim(500)).await;
@@ -113,7 +139,9 @@ async fn a_job_that_is_too_late_is_not_handed_out_before_the_sweep_has_come_to_i
     let opened = Opened::new().await;
     let insert: &'static str = insert("begins_by", "1").leak();
     opened.sql(insert).await;
-    opened.sql("INSERT INTO brigade_jobs (queue, payload) VALUES ('q', '\"good\"')").await;
+    opened
+        .sql("INSERT INTO brigade_jobs (queue, payload) VALUES ('q', '\"good\"')")
+        .await;
     let ask = ask(Queues::one("q"), 1);
     let leased = loop {
         let came = opened
@@ -128,12 +156,23 @@ async fn a_job_that_is_too_late_is_not_handed_out_before_the_sweep_has_come_to_i
         }
     };
     assert_eq!(&*leased, "\"good\"");
-    assert_eq!(opened.count("state = 6 AND reason LIKE 'no attempt began%'").await, MANY);
+    assert_eq!(
+        opened
+            .count("state = 6 AND reason LIKE 'no attempt began%'")
+            .await,
+        MANY
+    );
 }
 
 fn ask(queues: Queues, max: usize) -> Arc<LeaseAsk> {
     let terms = Terms::Lease(Duration::from_secs(60));
-    Arc::new(LeaseAsk { queues, max, terms, wait: Duration::ZERO, enough: CancellationToken::new() })
+    Arc::new(LeaseAsk {
+        queues,
+        max,
+        terms,
+        wait: Duration::ZERO,
+        enough: CancellationToken::new(),
+    })
 }
 
 /// What came, and how many statements that took.
@@ -153,18 +192,32 @@ async fn ten_thousand_queues_cost_a_bounded_number_of_statements() {
     let opened = Opened::new().await;
     let names = (0..QUEUES).map(|number| Box::from(format!("tenant-{number:05}")));
     let set = Arc::new(QueueSet::new([], names));
-    let looks = Access::HandOut { sync: Synced::Later, looks_first: true, at_once: false };
+    let looks = Access::HandOut {
+        sync: Synced::Later,
+        looks_first: true,
+        at_once: false,
+    };
     let idle = ask(Queues::from(&set, 0), 8);
     counted(&opened, looks, &idle).await;
-    let changes = opened.run(|store| Ok(store.connection.total_changes())).await;
+    let changes = opened
+        .run(|store| Ok(store.connection.total_changes()))
+        .await;
     for _ in 0..3 {
         let (came, statements) = counted(&opened, looks, &idle).await;
         assert!(came.leased.is_empty() && statements <= 8, "{statements}");
     }
-    assert_eq!(opened.run(|store| Ok(store.connection.total_changes())).await, changes, "an idle look writes nothing");
+    assert_eq!(
+        opened
+            .run(|store| Ok(store.connection.total_changes()))
+            .await,
+        changes,
+        "an idle look writes nothing"
+    );
 
     // One of them has a job.
-    opened.sql("INSERT INTO brigade_jobs (queue, payload) VALUES ('tenant-07777', '1')").await;
+    opened
+        .sql("INSERT INTO brigade_jobs (queue, payload) VALUES ('tenant-07777', '1')")
+        .await;
     let (came, statements) = counted(&opened, looks, &idle).await;
     assert_eq!(came.leased.len(), 1);
     assert!(statements <= 150, "{statements}");
@@ -178,27 +231,56 @@ async fn ten_thousand_queues_cost_a_bounded_number_of_statements() {
         )
         .await;
     let (came, statements) = counted(&opened, looks, &ask(Queues::from(&set, 5000), 8)).await;
-    assert_eq!(came.leased.iter().map(|leased| &*leased.job.queue).next(), Some("tenant-05000"));
+    assert_eq!(
+        came.leased.iter().map(|leased| &*leased.job.queue).next(),
+        Some("tenant-05000")
+    );
     assert!(came.leased.len() == 8 && statements <= 150, "{statements}");
     // The same where those that come first have none.
-    opened.sql("DELETE FROM brigade_jobs WHERE queue < 'tenant-09990' AND state = 0 AND queue > 'tenant'").await;
+    opened
+        .sql(
+            "DELETE FROM brigade_jobs WHERE queue < 'tenant-09990' AND state = 0 AND queue > \
+        'tenant'",
+        )
+        .await;
     let (came, statements) = counted(&opened, looks, &idle).await;
-    assert_eq!(came.leased.iter().map(|leased| &*leased.job.queue).next(), Some("tenant-09990"));
+    assert_eq!(
+        came.leased.iter().map(|leased| &*leased.job.queue).next(),
+        Some("tenant-09990")
+    );
     assert!(came.leased.len() == 8 && statements <= 150, "{statements}");
 }
 
 #[tokio::test]
 async fn a_settlement_that_fails_holds_up_no_other() {
     let opened = Opened::new().await;
-    opened.sql("INSERT INTO brigade_jobs (queue, payload) VALUES ('q', '1'), ('q', '\"bad\"'), ('q', '3')").await;
+    opened
+        .sql(
+            "INSERT INTO brigade_jobs (queue, payload) VALUES ('q', '1'), ('q', '\"bad\"'), \
+        ('q', '3')",
+        )
+        .await;
     let (came, _) = counted(&opened, WRITE, &ask(Queues::one("q"), 3)).await;
     opened
-        .sql("CREATE TRIGGER bad BEFORE DELETE ON brigade_jobs WHEN OLD.payload = '\"bad\"' BEGIN SELECT RAISE(ABORT, 'not this one'); END")
+        .sql(
+            "CREATE TRIGGER bad BEFORE DELETE ON brigade_jobs WHEN OLD.payload = '\"bad\"' BEGIN \
+            SELECT RAISE(ABORT, 'not this one'); END",
+        )
         .await;
-    let settlement = |leased: &Leased| Settlement { id: leased.id.clone(), token: leased.token, ending: Ending::Ack(None), answer: None };
+    let settlement = |leased: &Leased| Settlement {
+        id: leased.id.clone(),
+        token: leased.token,
+        ending: Ending::Ack(None),
+        answer: None,
+    };
     let settlements: Vec<Settlement> = came.leased.iter().map(settlement).collect();
-    let answers = opened.run(move |store| store.settle_all(&settlements)).await;
-    let accepted: Vec<bool> = answers.iter().map(|answer| matches!(answer, Ok(Settled::Accepted(None)))).collect();
+    let answers = opened
+        .run(move |store| store.settle_all(&settlements))
+        .await;
+    let accepted: Vec<bool> = answers
+        .iter()
+        .map(|answer| matches!(answer, Ok(Settled::Accepted(None))))
+        .collect();
     assert_eq!(accepted, [true, false, true]);
     assert_eq!(opened.count("1").await, 1);
 }

@@ -1,9 +1,11 @@
 //! One transaction for the operations that wait.
 //!
-//! Nearly always every operation of a transaction succeeds, so none has a savepoint of its own. If one fails, the transaction is undone and the
-//! same operations run once more, each in a savepoint, so that what fails is undone alone.
+//! Nearly always every operation of a transaction succeeds, so none has a savepoint of its own. If
+//! one fails, the transaction is undone and the same operations run once more, each in a savepoint,
+//! so that what fails is undone alone.
 //!
-//! A transaction of nothing but leases is not synced, see [`Synced::Later`]. One of nothing but looks takes no lock.
+//! A transaction of nothing but leases is not synced, see [`Synced::Later`]. One of nothing but
+//! looks takes no lock.
 
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
@@ -48,7 +50,15 @@ enum Undone {
 impl Transactions {
     pub(super) fn new(connection: Connection, clock: Clock, place: &Place, file: File) -> Self {
         let (safety, room) = (place.safety, Room::of(place.path.as_deref()));
-        Self { connection, clock, safety, syncs: Cell::new(safety == Safety::Full), memo: RefCell::default(), room, file }
+        Self {
+            connection,
+            clock,
+            safety,
+            syncs: Cell::new(safety == Safety::Full),
+            memo: RefCell::default(),
+            room,
+            file,
+        }
     }
 
     /// Rows that this connection has changed so far.
@@ -61,10 +71,13 @@ impl Transactions {
         self.file.keep_log_small(&mut self.connection);
     }
 
-    /// One transaction for all that wait; `Ok` when it is committed, and each operation that is left in the batch has its own answer.
+    /// One transaction for all that wait; `Ok` when it is committed, and each operation that is
+    /// left in the batch has its own answer.
     pub(super) fn run(&self, batch: &mut Batch, inbox: &mut Inbox) -> Result<(), Error> {
         self.file.check_place()?;
-        let Some(first) = batch.first().map(|first| first.access()) else { return Ok(()) };
+        let Some(first) = batch.first().map(|first| first.access()) else {
+            return Ok(());
+        };
         if let Access::HandOut { at_once, .. } = first {
             self.store().look_for_the_gone(at_once)?;
         }
@@ -83,7 +96,10 @@ impl Transactions {
     /// Those that only look. Takes those out of the batch that have to write.
     fn look_together(&self, batch: &mut Batch, inbox: &mut Inbox) -> Result<(), Error> {
         self.execute("begin to look", "BEGIN")?;
-        let store = Store { is_look: true, ..self.store() };
+        let store = Store {
+            is_look: true,
+            ..self.store()
+        };
         let began = Instant::now();
         let (mut done, mut writers) = (0, Vec::new());
         while let Some(operation) = batch.get_mut(done) {
@@ -93,17 +109,28 @@ impl Transactions {
             } else {
                 done += 1;
             }
-            if done == batch.len() && done + writers.len() < BATCH_MAX && began.elapsed() < GATHER_MAX {
+            if done == batch.len()
+                && done + writers.len() < BATCH_MAX
+                && began.elapsed() < GATHER_MAX
+            {
                 batch.extend(inbox.more(Access::is_look));
             }
         }
-        writers.into_iter().for_each(|writer| inbox.put_back(writer));
+        writers
+            .into_iter()
+            .for_each(|writer| inbox.put_back(writer));
         self.commit()
     }
 
     fn run_together(&self, batch: &mut Batch, inbox: &mut Inbox) -> Result<(), Undone> {
-        let are_later = batch.iter().all(|operation| operation.access().sync() == Synced::Later);
-        let sync = if are_later { Synced::Later } else { Synced::Now };
+        let are_later = batch
+            .iter()
+            .all(|operation| operation.access().sync() == Synced::Later);
+        let sync = if are_later {
+            Synced::Later
+        } else {
+            Synced::Now
+        };
         let store = self.begin(sync).map_err(Undone::ByAll)?;
         let began = Instant::now();
         let mut done = 0;
@@ -115,7 +142,9 @@ impl Transactions {
             }
             done += 1;
             if done == batch.len() && done < BATCH_MAX && began.elapsed() < GATHER_MAX {
-                batch.extend(inbox.more(|access| sync == Synced::Now || access.sync() == Synced::Later));
+                batch.extend(
+                    inbox.more(|access| sync == Synced::Now || access.sync() == Synced::Later),
+                );
             }
         }
         self.commit().map_err(Undone::ByAll)
@@ -126,9 +155,22 @@ impl Transactions {
         let store = self.begin(Synced::Now)?;
         for operation in batch {
             let ran = self.run_alone(&store, &mut **operation);
-            // SQLite may have undone all of it. Once the transaction is lost, nothing more may run outside of it.
-            let lost = || Error::new(ErrorKind::Os, "write to the database: the transaction was undone");
-            ran.and_then(|()| if self.connection.is_autocommit() { Err(lost()) } else { Ok(()) }).inspect_err(|_| self.undo())?;
+            // SQLite may have undone all of it. Once the transaction is lost, nothing more may run
+            // outside of it.
+            let lost = || {
+                Error::new(
+                    ErrorKind::Os,
+                    "write to the database: the transaction was undone",
+                )
+            };
+            ran.and_then(|()| {
+                if self.connection.is_autocommit() {
+                    Err(lost())
+                } else {
+                    Ok(())
+                }
+            })
+            .inspect_err(|_| self.undo())?;
         }
         self.commit()
     }
@@ -151,12 +193,21 @@ impl Transactions {
         self.set_sync(sync == Synced::Now && self.safety == Safety::Full)?;
         let tight = self.room.is_tight(&self.connection);
         self.execute("begin a transaction", "BEGIN IMMEDIATE")?;
-        Ok(Store { tight, ..self.store() })
+        Ok(Store {
+            tight,
+            ..self.store()
+        })
     }
 
     fn commit(&self) -> Result<(), Error> {
-        let committed = self.connection.prepare_cached("COMMIT").and_then(|mut statement| statement.execute([]));
-        committed.map(drop).map_err(schema::commit_error).inspect_err(|_| self.undo())
+        let committed = self
+            .connection
+            .prepare_cached("COMMIT")
+            .and_then(|mut statement| statement.execute([]));
+        committed
+            .map(drop)
+            .map_err(schema::commit_error)
+            .inspect_err(|_| self.undo())
     }
 
     fn undo(&self) {
@@ -170,14 +221,23 @@ impl Transactions {
     fn set_sync(&self, syncs: bool) -> Result<(), Error> {
         if self.syncs.replace(syncs) != syncs {
             // Takes effect when it is prepared, so it cannot be a cached statement.
-            let pragma = if syncs { "PRAGMA synchronous = FULL" } else { "PRAGMA synchronous = NORMAL" };
-            self.connection.execute_batch(pragma).map_err(|e| schema::error("set up a transaction", e))?;
+            let pragma = if syncs {
+                "PRAGMA synchronous = FULL"
+            } else {
+                "PRAGMA synchronous = NORMAL"
+            };
+            self.connection
+                .execute_batch(pragma)
+                .map_err(|e| schema::error("set up a transaction", e))?;
         }
         Ok(())
     }
 
     fn execute(&self, what: &str, sql: &str) -> Result<(), Error> {
-        let executed = self.connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
+        let executed = self
+            .connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute([]));
         executed.map(drop).map_err(|e| schema::error(what, e))
     }
 }

@@ -1,10 +1,10 @@
 //! Waking consumers when another process changed the file, without polling.
 //!
-//! Each commit appends to the write-ahead log, `jobs.db-wal`. The directory is watched, because the log comes and goes with the
-//! connections. A wake-up says only that something may have changed.
+//! Each commit appends to the write-ahead log, `jobs.db-wal`. The directory is watched, because the
+//! log comes and goes with the connections. A wake-up says only that something may have changed.
 //!
-//! Only those who wait read what the kernel tells, so that a busy process is not woken by each page that it writes itself. Whoever reads
-//! events passes them on to the others that wait.
+//! Only those who wait read what the kernel tells, so that a busy process is not woken by each page
+//! that it writes itself. Whoever reads events passes them on to the others that wait.
 
 use std::ffi::OsString;
 use std::future::{Future, pending};
@@ -51,11 +51,20 @@ struct Watch {
 }
 
 impl Wake {
-    /// Tells of what `changed` tells, and of other processes' commits. Must be called within the runtime.
+    /// Tells of what `changed` tells, and of other processes' commits. Must be called within the
+    /// runtime.
     pub(super) fn watch(path: Option<&Path>, changed: Arc<Notify>) -> Result<Self, Error> {
-        let Some(path) = path else { return Ok(Self { changed, others: Others::None }) };
+        let Some(path) = path else {
+            return Ok(Self {
+                changed,
+                others: Others::None,
+            });
+        };
         if tokio::runtime::Handle::try_current().is_err() {
-            return Err(Error::new(ErrorKind::Unsupported, "open a broker outside of an async runtime (tokio)"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "open a broker outside of an async runtime (tokio)",
+            ));
         }
         let others = match Watch::open(path) {
             Ok(watch) => Others::Watched(watch),
@@ -87,7 +96,9 @@ impl Wake {
     }
 
     async fn by_others(&self) {
-        let Others::Watched(watch) = &self.others else { return pending().await };
+        let Others::Watched(watch) = &self.others else {
+            return pending().await;
+        };
         while let Ok(mut ready) = watch.fd.readable().await {
             if self.read() {
                 return;
@@ -99,7 +110,9 @@ impl Wake {
 
     /// Reads what the kernel has told; whether the file was among it. Then all that wait are told.
     fn read(&self) -> bool {
-        let Others::Watched(watch) = &self.others else { return false };
+        let Others::Watched(watch) = &self.others else {
+            return false;
+        };
         let changed = watch.read();
         if changed {
             self.changed.notify_waiters();
@@ -110,10 +123,16 @@ impl Wake {
 
 impl Watch {
     fn open(path: &Path) -> std::io::Result<Self> {
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directory = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         inotify::add_watch(&fd, directory, EVENTS)?;
-        Ok(Self { fd: readable(fd)?, name: path.file_name().unwrap_or_default().to_owned() })
+        Ok(Self {
+            fd: readable(fd)?,
+            name: path.file_name().unwrap_or_default().to_owned(),
+        })
     }
 
     /// Reads all events; whether one was of our file.
@@ -123,7 +142,9 @@ impl Watch {
         let mut changed = false;
         while let Ok(event) = events.next() {
             // Events that were dropped, as there were too many, have no name.
-            changed |= event.file_name().is_none_or(|name| name.to_bytes().starts_with(self.name.as_bytes()));
+            changed |= event
+                .file_name()
+                .is_none_or(|name| name.to_bytes().starts_with(self.name.as_bytes()));
         }
         changed
     }

@@ -49,20 +49,32 @@ impl Facts {
     }
 
     fn last_reason(&self) -> Option<String> {
-        let history: Vec<AttemptRecord> = self.history.as_ref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let history: Vec<AttemptRecord> = self
+            .history
+            .as_ref()
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_default();
         history.last().map(|record| record.reason.clone())
     }
 }
 
 impl Store<'_> {
     pub(super) fn why(&self, id: &JobId) -> Result<Option<Explanation>, Error> {
-        let sql = "SELECT id, queue, state, priority, due, key, partition, holder, lease_until, cancel, reason, waits, history, unserved, unserved_at
+        let sql = "SELECT id, queue, state, priority, due, key, partition, holder, lease_until, \
+            cancel, reason, waits, history, unserved, unserved_at
                    FROM brigade_jobs WHERE id = ?1";
-        let Some(job) = self.row("look up a job", sql, params![row_id(id)], Facts::read)? else { return Ok(None) };
+        let Some(job) = self.row("look up a job", sql, params![row_id(id)], Facts::read)? else {
+            return Ok(None);
+        };
         let mut reasons = match job.state {
             JobState::Leased => vec![self.running(&job)],
-            JobState::Done | JobState::Dead | JobState::Cancelled => vec![Why::Ended { reason: job.reason.clone() }],
-            JobState::Scheduled | JobState::Retrying => vec![Why::NotDue { due: time(job.due), last: job.last_reason() }],
+            JobState::Done | JobState::Dead | JobState::Cancelled => vec![Why::Ended {
+                reason: job.reason.clone(),
+            }],
+            JobState::Scheduled | JobState::Retrying => vec![Why::NotDue {
+                due: time(job.due),
+                last: job.last_reason(),
+            }],
             JobState::Held if job.waits > 0 => vec![self.flow(&job)?],
             JobState::Held => self.key(&job)?.into_iter().collect(),
             JobState::Ready => self.limits(&job)?,
@@ -73,24 +85,41 @@ impl Store<'_> {
                 reasons.push(Why::Paused);
             }
             if !self.has_consumer(&job.queue)? {
-                reasons.push(Why::NoWorker { since: super::asks::ASKED_WITHIN });
+                reasons.push(Why::NoWorker {
+                    since: super::asks::ASKED_WITHIN,
+                });
             }
         }
-        Ok(Some(Explanation::new(id.clone(), job.queue, job.state, reasons)))
+        Ok(Some(Explanation::new(
+            id.clone(),
+            job.queue,
+            job.state,
+            reasons,
+        )))
     }
 
     fn running(&self, job: &Facts) -> Why {
         let (holder, until) = job.lease.clone().unwrap_or_default();
         let lease_left = Duration::from_millis(u64::try_from(until - self.now.boot).unwrap_or(0));
-        Why::Running { holder, lease_left, cancel: job.cancel.clone() }
+        Why::Running {
+            holder,
+            lease_left,
+            cancel: job.cancel.clone(),
+        }
     }
 
     fn key(&self, job: &Facts) -> Result<Option<Why>, Error> {
         let Some(key) = &job.key else { return Ok(None) };
-        let sql = "SELECT id, state FROM brigade_jobs WHERE queue = ?1 AND key = ?2 AND state < 5 AND id <> ?3 AND (id < ?3 OR state = 3)
+        let sql = "SELECT id, state FROM brigade_jobs WHERE queue = ?1 AND key = ?2 AND state < 5 \
+            AND id <> ?3 AND (id < ?3 OR state = 3)
                    ORDER BY id LIMIT 1";
         let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
-        let holding = self.row("find what holds a key", sql, params![job.queue, key, job.id], read)?;
+        let holding = self.row(
+            "find what holds a key",
+            sql,
+            params![job.queue, key, job.id],
+            read,
+        )?;
         Ok(holding.map(|(id, state)| Why::Key {
             key: key.clone(),
             job: JobId::new(id.to_string()),
@@ -100,8 +129,16 @@ impl Store<'_> {
 
     fn flow(&self, job: &Facts) -> Result<Why, Error> {
         let sql = "SELECT id FROM brigade_jobs WHERE next = ?1 AND state < 5 ORDER BY id LIMIT 10";
-        let jobs = self.rows("find what a job comes after", sql, params![job.id], |row| row.get::<_, i64>(0))?;
-        Ok(Why::Flow { unsettled: job.waits, jobs: jobs.into_iter().map(|id| JobId::new(id.to_string())).collect() })
+        let jobs = self.rows("find what a job comes after", sql, params![job.id], |row| {
+            row.get::<_, i64>(0)
+        })?;
+        Ok(Why::Flow {
+            unsettled: job.waits,
+            jobs: jobs
+                .into_iter()
+                .map(|id| JobId::new(id.to_string()))
+                .collect(),
+        })
     }
 
     fn limits(&self, job: &Facts) -> Result<Vec<Why>, Error> {
@@ -114,11 +151,21 @@ impl Store<'_> {
             reasons.extend(gate.partition_closed(partition));
         }
         let turns = limits.is_some_and(|limits| limits.turns);
-        let sql = "SELECT count(*) FROM brigade_jobs WHERE queue = ?1 AND state = 0 AND (priority > ?2 OR (priority = ?2 AND id < ?3))
+        let sql = "SELECT count(*) FROM brigade_jobs WHERE queue = ?1 AND state = 0 AND (priority \
+            > ?2 OR (priority = ?2 AND id < ?3))
                      AND (?4 IS NULL OR partition = ?4)";
         let within = turns.then_some(partition);
-        let before = self.row("count jobs before", sql, params![job.queue, job.priority, job.id, within], |row| row.get::<_, u64>(0))?;
-        reasons.extend(before.filter(|jobs| *jobs > 0).map(|jobs| Why::Behind { jobs }));
+        let before = self.row(
+            "count jobs before",
+            sql,
+            params![job.queue, job.priority, job.id, within],
+            |row| row.get::<_, u64>(0),
+        )?;
+        reasons.extend(
+            before
+                .filter(|jobs| *jobs > 0)
+                .map(|jobs| Why::Behind { jobs }),
+        );
         Ok(reasons)
     }
 }

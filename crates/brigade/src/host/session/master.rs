@@ -31,7 +31,10 @@ impl Ear for Master<'_> {
             match frame.kind {
                 kind::STOP => {
                     let garbled = |e| Error::new(ErrorKind::Protocol, "read a stop").with_source(e);
-                    session.stop(frame.id, &postcard::from_bytes(&frame.body).map_err(garbled)?);
+                    session.stop(
+                        frame.id,
+                        &postcard::from_bytes(&frame.body).map_err(garbled)?,
+                    );
                 }
                 kind::ACK => {
                     let mut state = lock(&session.state);
@@ -43,7 +46,12 @@ impl Ear for Master<'_> {
                     }
                 }
                 kind::BYE => self.over.cancel(),
-                unknown => return Err(Error::new(ErrorKind::Protocol, format!("read a frame of unknown kind {unknown}"))),
+                unknown => {
+                    return Err(Error::new(
+                        ErrorKind::Protocol,
+                        format!("read a frame of unknown kind {unknown}"),
+                    ));
+                }
             }
         }
         session.begin(&mut runs, self.draining.is_cancelled())

@@ -22,7 +22,8 @@ use crate::process::Output;
 use crate::progress::PROGRESS_BYTES_MAX;
 use crate::progress::Progress;
 
-/// The number of a call for people: what distinguishes it among four billion, without its place in the table.
+/// The number of a call for people: what distinguishes it among four billion, without its place in
+/// the table.
 pub(in super::super) fn number_of(call: u64) -> u64 {
     call >> 32
 }
@@ -59,7 +60,11 @@ pub(in super::super) enum Phase {
     Queued(Place),
     Aside,
     Delayed,
-    Running { seat: u32, index: usize, since: Instant },
+    Running {
+        seat: u32,
+        index: usize,
+        since: Instant,
+    },
 }
 
 /// What became of a new call.
@@ -72,17 +77,32 @@ pub(in super::super) enum Admission {
 
 impl Core {
     /// Takes a call in, if there is room for it to wait or a worker to run it now.
-    pub(in super::super) fn admit(&mut self, request: Request, cell: &Arc<Cell>, has_place: bool, effects: &mut Effects) -> Admission {
+    pub(in super::super) fn admit(
+        &mut self,
+        request: Request,
+        cell: &Arc<Cell>,
+        has_place: bool,
+        effects: &mut Effects,
+    ) -> Admission {
         if self.stage != Stage::Open {
             return Admission::Refused(self.closed());
         }
         if let Some(error) = self.cannot_start() {
             return Admission::Refused(error);
         }
-        let (delay, priority, alone) = (request.options().delay, request.options().priority.unwrap_or(0), self.wants_to_be_alone(&request));
+        let (delay, priority, alone) = (
+            request.options().delay,
+            request.options().priority.unwrap_or(0),
+            self.wants_to_be_alone(&request),
+        );
         let fresh = request.options().fresh;
         let now = Instant::now();
-        let want = Want { request: &request, alone, fresh, passes: &[] };
+        let want = Want {
+            request: &request,
+            alone,
+            fresh,
+            passes: &[],
+        };
         let at_once = delay.is_none()
             && self.queue.is_empty()
             && self.aside.is_empty()
@@ -116,7 +136,9 @@ impl Core {
             stop: None,
             progress: None,
         });
-        let Some(call) = self.call_at(key) else { unreachable!("it was inserted above") };
+        let Some(call) = self.call_at(key) else {
+            unreachable!("it was inserted above")
+        };
         match delay {
             Some(delay) => self.delay(call, delay),
             None if at_once => self.assign_new(call, effects),
@@ -156,10 +178,13 @@ impl Core {
         Some(u64::from(self.calls.get(key)?.generation) << 32 | key as u64)
     }
 
-    /// For how long a time of its own that a call is waited for has been over: its timeout, or that in the queue.
+    /// For how long a time of its own that a call is waited for has been over: its timeout, or that
+    /// in the queue.
     pub(in super::super) fn overdue_by(&mut self, call: u64, now: Instant) -> Duration {
         let timer = self.entry(call).and_then(|entry| entry.timer);
-        timer.map(|timer| now.saturating_duration_since(timer.at())).unwrap_or_default()
+        timer
+            .map(|timer| now.saturating_duration_since(timer.at()))
+            .unwrap_or_default()
     }
 
     pub(super) fn cancel_timer(&mut self, call: u64) {
@@ -177,27 +202,40 @@ impl Core {
         }
         let lane = self.lane_of(call);
         let place = self.queue.push(lane, priority, call);
-        let Some(entry) = self.entry(call) else { return };
+        let Some(entry) = self.entry(call) else {
+            return;
+        };
         entry.phase = Phase::Queued(place);
         self.arm_queue_timeout(call);
-        self.emit_call(call, |call, task, label| Event::CallQueued { call, task, label });
+        self.emit_call(call, |call, task, label| Event::CallQueued {
+            call,
+            task,
+            label,
+        });
     }
 
     fn arm_queue_timeout(&mut self, call: u64) {
-        let Some(entry) = self.entry(call) else { return };
+        let Some(entry) = self.entry(call) else {
+            return;
+        };
         let (since, timeout) = (entry.since, entry.request.options().queue_timeout);
         if let Some(timeout) = timeout {
-            let key = self.deadlines.insert(after(since, timeout), Due::QueueTimeout(call));
+            let key = self
+                .deadlines
+                .insert(after(since, timeout), Due::QueueTimeout(call));
             if let Some(entry) = self.entry(call) {
                 entry.timer = Some(key);
             }
         }
     }
 
-    /// Has a call that waits again take a place of the queue, as it gave its own up when it began to run. Where none is free it owes one: the
-    /// queue may be over its limit by what workers held, and nothing new comes in before that is paid.
+    /// Has a call that waits again take a place of the queue, as it gave its own up when it began
+    /// to run. Where none is free it owes one: the queue may be over its limit by what workers
+    /// held, and nothing new comes in before that is paid.
     fn take_place(&mut self, call: u64) {
-        let Some(entry) = self.entry(call) else { return };
+        let Some(entry) = self.entry(call) else {
+            return;
+        };
         if std::mem::replace(&mut entry.has_place, true) {
             return;
         }
@@ -217,7 +255,9 @@ impl Core {
     /// Puts a call back where it was, before all others of its priority.
     pub(super) fn requeue(&mut self, call: u64) {
         self.take_place(call);
-        let Some(entry) = self.entry(call) else { return };
+        let Some(entry) = self.entry(call) else {
+            return;
+        };
         if entry.fresh {
             return self.set_aside(call);
         }
@@ -229,7 +269,11 @@ impl Core {
             entry.phase = Phase::Queued(place);
         }
         self.arm_queue_timeout(call);
-        self.emit_call(call, |call, task, label| Event::CallQueued { call, task, label });
+        self.emit_call(call, |call, task, label| Event::CallQueued {
+            call,
+            task,
+            label,
+        });
     }
 
     pub(super) fn set_aside(&mut self, call: u64) {
@@ -244,7 +288,9 @@ impl Core {
 
     pub(super) fn delay(&mut self, call: u64, delay: Duration) {
         self.take_place(call);
-        let key = self.deadlines.insert(after(Instant::now(), delay), Due::Delay(call));
+        let key = self
+            .deadlines
+            .insert(after(Instant::now(), delay), Due::Delay(call));
         if let Some(entry) = self.entry(call) {
             entry.phase = Phase::Delayed;
             entry.timer = Some(key);
@@ -253,7 +299,9 @@ impl Core {
     }
 
     pub(super) fn on_delay_over(&mut self, call: u64, effects: &mut Effects) {
-        let Some(entry) = self.entry(call) else { return };
+        let Some(entry) = self.entry(call) else {
+            return;
+        };
         entry.timer = None;
         entry.since = Instant::now();
         let priority = entry.request.options().priority.unwrap_or(0);
@@ -263,11 +311,18 @@ impl Core {
     }
 
     pub(super) fn on_queue_timeout(&mut self, call: u64, effects: &mut Effects) {
-        let Some(entry) = self.entry(call) else { return };
+        let Some(entry) = self.entry(call) else {
+            return;
+        };
         entry.timer = None;
         let waited = entry.request.options().queue_timeout.unwrap_or_default();
         if !matches!(entry.phase, Phase::Running { .. }) {
-            self.end(call, Err(CallError::TimedOut(TimedOut::Queue(waited))), None, effects);
+            self.end(
+                call,
+                Err(CallError::TimedOut(TimedOut::Queue(waited))),
+                None,
+                effects,
+            );
         }
     }
 
@@ -277,7 +332,9 @@ impl Core {
 
     /// Takes a call out of wherever it waits.
     fn leave_queue(&mut self, call: u64, effects: &mut Effects) {
-        let Some(entry) = self.entry(call) else { return };
+        let Some(entry) = self.entry(call) else {
+            return;
+        };
         let (phase, timer) = (entry.phase, entry.timer.take());
         let had_place = std::mem::take(&mut entry.has_place);
         if let Some(timer) = timer {
@@ -303,7 +360,9 @@ impl Core {
         }
         let (mut index, mut fresh_wanted) = (0, 0);
         while let Some(call) = self.aside.get(index).copied() {
-            let Some(entry) = self.entry_ref(call) else { return };
+            let Some(entry) = self.entry_ref(call) else {
+                return;
+            };
             let fresh = entry.fresh;
             match self.pick(&entry.want()) {
                 Some(seat) => self.assign(call, seat, effects),
@@ -318,12 +377,26 @@ impl Core {
         }
         let mut passed_over = Vec::new();
         while let Some((place, call)) = self.queue.first_beside(&passed_over) {
-            let Some(entry) = self.entry_ref(call) else { break };
-            let want = Want { passes: &[], ..entry.want() };
+            let Some(entry) = self.entry_ref(call) else {
+                break;
+            };
+            let want = Want {
+                passes: &[],
+                ..entry.want()
+            };
             match self.pick(&want) {
                 Some(seat) => self.assign(call, seat, effects),
-                // The first in line is never overtaken by others of the same workers: a call that wants one of its own would starve otherwise.
-                None if self.pick(&Want { alone: false, ..want }).is_some() => break,
+                // The first in line is never overtaken by others of the same workers: a call that
+                // wants one of its own would starve otherwise.
+                None if self
+                    .pick(&Want {
+                        alone: false,
+                        ..want
+                    })
+                    .is_some() =>
+                {
+                    break;
+                }
                 None => passed_over.push(place.lane()),
             }
         }
@@ -334,10 +407,16 @@ impl Core {
 
     fn assign_new(&mut self, call: u64, effects: &mut Effects) {
         // It is in no queue yet: `leave_queue` has nothing to remove for a running call.
-        if let Some(seat) = self.entry_ref(call).and_then(|entry| self.pick(&entry.want()))
+        if let Some(seat) = self
+            .entry_ref(call)
+            .and_then(|entry| self.pick(&entry.want()))
             && let Some(entry) = self.entry(call)
         {
-            entry.phase = Phase::Running { seat, index: 0, since: entry.since };
+            entry.phase = Phase::Running {
+                seat,
+                index: 0,
+                since: entry.since,
+            };
             self.assign(call, seat, effects);
         }
     }
@@ -350,16 +429,30 @@ impl Core {
         let member = self.member(number);
         let slots = self.seat(number).map_or(0, |seat| seat.slots as usize);
         let shared = self.config.slots > 1;
-        let Some(entry) = self.entry(call) else { return };
+        let Some(entry) = self.entry(call) else {
+            return;
+        };
         if let Some(member) = member {
             member.fill(&mut entry.request);
         }
         entry.attempt += 1;
-        let (waited, alone, timeout) = (now - entry.since, entry.alone, entry.request.options().timeout);
+        let (waited, alone, timeout) = (
+            now - entry.since,
+            entry.alone,
+            entry.request.options().timeout,
+        );
         let tell_start = timeout.is_some() && (shared && !alone || is_guest);
-        let Some((member, index)) = self.occupy(number, call, alone) else { return };
-        let Some(entry) = self.entry(call) else { return };
-        entry.phase = Phase::Running { seat: number, index, since: now };
+        let Some((member, index)) = self.occupy(number, call, alone) else {
+            return;
+        };
+        let Some(entry) = self.entry(call) else {
+            return;
+        };
+        entry.phase = Phase::Running {
+            seat: number,
+            index,
+            since: now,
+        };
         let was_idle = index == 0;
         if let Some(bytes_max) = entry.request.options().capture_bytes {
             member.begin_capture(bytes_max);
@@ -367,7 +460,14 @@ impl Core {
         if let (Some(memory), Some(child)) = (entry.request.options().memory, member.child()) {
             effects.watches.push((call, Arc::clone(child), memory));
         }
-        member.give(call, entry, Giving { tell_start, ahead: index >= slots });
+        member.give(
+            call,
+            entry,
+            Giving {
+                tell_start,
+                ahead: index >= slots,
+            },
+        );
         if let Some(timeout) = timeout.filter(|_| !tell_start) {
             self.arm_run_timeout(call, after(now, timeout));
         }
@@ -385,7 +485,13 @@ impl Core {
 
     fn emit_started(&mut self, call: u64, worker: u32) {
         let attempt = self.entry(call).map_or(0, |entry| entry.attempt);
-        self.emit_call(call, |call, task, label| Event::CallStarted { call, task, label, worker, attempt });
+        self.emit_call(call, |call, task, label| Event::CallStarted {
+            call,
+            task,
+            label,
+            worker,
+            attempt,
+        });
     }
 
     pub(super) fn arm_run_timeout(&mut self, call: u64, at: Instant) {
@@ -403,7 +509,13 @@ impl Core {
     // -- the end
 
     /// Ends a call: the only way out.
-    pub(super) fn end(&mut self, call: u64, outcome: Outcome, receipt: Option<Receipt>, effects: &mut Effects) {
+    pub(super) fn end(
+        &mut self,
+        call: u64,
+        outcome: Outcome,
+        receipt: Option<Receipt>,
+        effects: &mut Effects,
+    ) {
         self.end_with_output(call, outcome, receipt, None, effects);
     }
 
@@ -418,7 +530,13 @@ impl Core {
         self.leave_queue(call, effects);
         let told = outcome.as_ref().map_or_else(CallError::outcome, |_| "done");
         let attempts = self.entry(call).map_or(0, |entry| entry.attempt);
-        self.emit_call(call, |call, task, label| Event::CallEnded { call, task, label, outcome: told, attempts });
+        self.emit_call(call, |call, task, label| Event::CallEnded {
+            call,
+            task,
+            label,
+            outcome: told,
+            attempts,
+        });
         let key = usize::try_from(call & 0xffff_ffff).unwrap_or(usize::MAX);
         let entry = self.calls.remove(key);
         if outcome.is_ok() {
@@ -427,29 +545,53 @@ impl Core {
             self.counters.failed += 1;
         }
         effects.changed |= self.stage != Stage::Open;
-        effects.ends.push(End { cell: entry.cell, outcome, receipt, output });
+        effects.ends.push(End {
+            cell: entry.cell,
+            outcome,
+            receipt,
+            output,
+        });
     }
 
     /// Passes progress on to the caller.
     pub(super) fn on_progress(&mut self, call: u64, body: &Bytes, effects: &mut Effects) {
-        let Some(entry) = self.entry(call) else { return };
+        let Some(entry) = self.entry(call) else {
+            return;
+        };
         if body.len() > 9 + PROGRESS_BYTES_MAX {
             return;
         }
-        let (Some(fraction), Some(codec)) = (body.first_chunk::<8>(), body.get(8)) else { return };
+        let (Some(fraction), Some(codec)) = (body.first_chunk::<8>(), body.get(8)) else {
+            return;
+        };
         let fraction = f64::from_le_bytes(*fraction);
-        let Some(codec) = Codec::of_number(*codec) else { return };
+        let Some(codec) = Codec::of_number(*codec) else {
+            return;
+        };
         let payload = body.slice(9..);
         let text = codec.decode::<String>(&payload).unwrap_or_default();
         entry.progress = Some((fraction, text));
-        effects.updates.push((Arc::clone(&entry.cell), Progress { fraction, codec, payload }));
+        effects.updates.push((
+            Arc::clone(&entry.cell),
+            Progress {
+                fraction,
+                codec,
+                payload,
+            },
+        ));
     }
 
-    fn emit_call(&mut self, call: u64, event: impl FnOnce(u64, Arc<str>, Option<Arc<str>>) -> Event) {
+    fn emit_call(
+        &mut self,
+        call: u64,
+        event: impl FnOnce(u64, Arc<str>, Option<Arc<str>>) -> Event,
+    ) {
         if self.events.receiver_count() == 0 {
             return;
         }
-        let Some(entry) = self.entry(call) else { return };
+        let Some(entry) = self.entry(call) else {
+            return;
+        };
         let task = entry.request.task_name().into();
         let label = entry.request.options().label.as_deref().map(Into::into);
         self.emit(|| event(number_of(call), task, label));

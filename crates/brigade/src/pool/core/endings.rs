@@ -38,12 +38,14 @@ pub(in super::super) struct Obituary {
     pub(in super::super) expected: bool,
 }
 
-/// A worker that ends by itself at this age, having done nothing, is counted; more of them in a row count as failed starts.
+/// A worker that ends by itself at this age, having done nothing, is counted; more of them in a row
+/// count as failed starts.
 const STILLBORN: Duration = Duration::from_secs(1);
 const STILLBORN_MAX: u32 = 10;
 /// How often a call is given to a worker that dies before it reads it.
 pub(super) const UNDELIVERED_MAX: u32 = 3;
-/// Passed calls that may wait for another worker: all of them are looked at for each worker that becomes free.
+/// Passed calls that may wait for another worker: all of them are looked at for each worker that
+/// becomes free.
 const ASIDE_MAX: usize = 1024;
 /// A call that took two workers down ends there.
 const CRASHES_MAX: u32 = 2;
@@ -72,19 +74,30 @@ impl Core {
             return Ok(());
         }
         let call = frame.id;
-        let runs_here = self.entry(call).is_some_and(|entry| matches!(entry.phase, Phase::Running { seat, .. } if seat == number));
+        let runs_here = self.entry(call).is_some_and(
+            |entry| matches!(entry.phase, Phase::Running { seat, .. } if seat == number),
+        );
         if !runs_here && matches!(frame.kind, kind::PROGRESS | kind::STARTED) {
             // Another thread of the task may speak while its answer is on the way.
             return Ok(());
         }
         if !runs_here {
-            return Err(Error::new(ErrorKind::Protocol, format!("it spoke of call {call}, which it does not run")));
+            return Err(Error::new(
+                ErrorKind::Protocol,
+                format!("it spoke of call {call}, which it does not run"),
+            ));
         }
         match frame.kind {
             kind::PROGRESS => self.on_progress(call, &frame.body, effects),
             kind::STARTED => {
-                let wants = |entry: &mut super::Entry| entry.request.options().timeout.filter(|_| !entry.alone);
-                if let Some(timeout) = self.entry(call).and_then(wants).filter(|_| self.config.slots > 1) {
+                let wants = |entry: &mut super::Entry| {
+                    entry.request.options().timeout.filter(|_| !entry.alone)
+                };
+                if let Some(timeout) = self
+                    .entry(call)
+                    .and_then(wants)
+                    .filter(|_| self.config.slots > 1)
+                {
                     self.arm_run_timeout(call, after(now, timeout));
                 }
             }
@@ -98,10 +111,18 @@ impl Core {
         self.settle(effects);
     }
 
-    fn on_answer(&mut self, number: u32, frame: &Frame, now: Instant, effects: &mut Effects) -> Result<(), Error> {
+    fn on_answer(
+        &mut self,
+        number: u32,
+        frame: &Frame,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Result<(), Error> {
         let call = frame.id;
         let answer = Answer::parse(frame)?;
-        let Some(member) = self.member(number) else { return Ok(()) };
+        let Some(member) = self.member(number) else {
+            return Ok(());
+        };
         self.stillborn = 0;
         let output = self.captured(call, &member);
         if let Some(seat) = self.seat(number) {
@@ -113,12 +134,15 @@ impl Core {
         }
         let wall = self.wall(call, now);
         self.cancel_timer(call);
-        let Some(entry) = self.entry(call) else { return Ok(()) };
+        let Some(entry) = self.entry(call) else {
+            return Ok(());
+        };
         let stop = entry.stop.take();
         self.vacate(call, now);
         if let Some(stop) = stop {
             stop.ended.cancel();
-            let certificate = self.certificate(call, number, &member, Ended::from_why(&stop.why), wall);
+            let certificate =
+                self.certificate(call, number, &member, Ended::from_why(&stop.why), wall);
             let (outcome, receipt) = stopped(&stop, certificate);
             self.end_with_output(call, Err(outcome), Some(receipt), output, effects);
             return Ok(());
@@ -127,11 +151,22 @@ impl Core {
             Answer::Done(result) => self.end_with_output(call, Ok(result), None, output, effects),
             Answer::Failed(failure) => self.on_failed(call, failure, output, effects),
             Answer::Panicked(note) => {
-                let ended = Ended::Panicked { message: note.message, location: note.location };
+                let ended = Ended::Panicked {
+                    message: note.message,
+                    location: note.location,
+                };
                 let certificate = self.certificate(call, number, &member, ended, wall);
-                self.retry_or_end(call, CallError::Panicked(certificate), RetryAdvice::Policy, output, effects);
+                self.retry_or_end(
+                    call,
+                    CallError::Panicked(certificate),
+                    RetryAdvice::Policy,
+                    output,
+                    effects,
+                );
             }
-            Answer::Passed(reason) => self.on_passed(call, number, member.epoch(), vec![reason], effects),
+            Answer::Passed(reason) => {
+                self.on_passed(call, number, member.epoch(), vec![reason], effects)
+            }
             Answer::Returned => {
                 if let Some(entry) = self.entry(call) {
                     entry.attempt -= 1;
@@ -139,22 +174,47 @@ impl Core {
                 self.requeue(call);
             }
             Answer::Refused(refused) => {
-                let task = self.entry(call).map(|entry| entry.request.task_name().to_owned()).unwrap_or_default();
-                self.end_with_output(call, Err(refused_error(&task, refused).into()), None, output, effects);
+                let task = self
+                    .entry(call)
+                    .map(|entry| entry.request.task_name().to_owned())
+                    .unwrap_or_default();
+                self.end_with_output(
+                    call,
+                    Err(refused_error(&task, refused).into()),
+                    None,
+                    output,
+                    effects,
+                );
             }
         }
         Ok(())
     }
 
-    pub(super) fn on_failed(&mut self, call: u64, failure: Box<Failure>, output: Option<Output>, effects: &mut Effects) {
+    pub(super) fn on_failed(
+        &mut self,
+        call: u64,
+        failure: Box<Failure>,
+        output: Option<Output>,
+        effects: &mut Effects,
+    ) {
         let advice = failure.retry();
         self.retry_or_end(call, CallError::Failed(failure), advice, output, effects);
     }
 
-    /// Gives the call to another worker. When all that are there have passed it, the caller is told.
-    pub(super) fn on_passed(&mut self, call: u64, number: u32, epoch: u64, reasons: Vec<String>, effects: &mut Effects) {
+    /// Gives the call to another worker. When all that are there have passed it, the caller is
+    /// told.
+    pub(super) fn on_passed(
+        &mut self,
+        call: u64,
+        number: u32,
+        epoch: u64,
+        reasons: Vec<String>,
+        effects: &mut Effects,
+    ) {
         let bound = self.config.workers_max + self.guests();
-        let Some(entry) = self.entry(call) else { return };
+        let Some(entry) = self.entry(call) else {
+            return;
+        };
         entry.attempt -= 1;
         entry.passes.push((number, epoch, reasons.join("; ")));
         let passes = entry.passes.clone();
@@ -169,17 +229,31 @@ impl Core {
     }
 
     /// Tries again later if the call has attempts left.
-    pub(super) fn retry_or_end(&mut self, call: u64, error: CallError, advice: RetryAdvice, output: Option<Output>, effects: &mut Effects) {
+    pub(super) fn retry_or_end(
+        &mut self,
+        call: u64,
+        error: CallError,
+        advice: RetryAdvice,
+        output: Option<Output>,
+        effects: &mut Effects,
+    ) {
         let (default, is_open) = (self.config.retry, self.stage == super::Stage::Open);
-        let Some(entry) = self.entry(call) else { return };
+        let Some(entry) = self.entry(call) else {
+            return;
+        };
         let policy = entry.request.options().retry.unwrap_or(default);
-        let left = entry.attempt <= entry.request.options().retries.unwrap_or(0) && entry.crashes < CRASHES_MAX;
+        let left = entry.attempt <= entry.request.options().retries.unwrap_or(0)
+            && entry.crashes < CRASHES_MAX;
         let pause = match advice {
             RetryAdvice::Permanent => None,
             RetryAdvice::In(pause) => Some(pause),
             RetryAdvice::Policy => Some(policy.pause_after(entry.attempt)),
         };
-        let in_time = |pause: Duration| policy.within.is_none_or(|within| entry.made.elapsed().saturating_add(pause) <= within);
+        let in_time = |pause: Duration| {
+            policy
+                .within
+                .is_none_or(|within| entry.made.elapsed().saturating_add(pause) <= within)
+        };
         match pause.filter(|pause| left && is_open && in_time(*pause)) {
             Some(pause) => self.delay(call, pause),
             None => self.end_with_output(call, Err(error), None, output, effects),
@@ -189,19 +263,33 @@ impl Core {
     // -- death
 
     /// Takes the end of a worker process.
-    pub(in super::super) fn on_gone(&mut self, number: u32, child: &Arc<Child>, obituary: &Obituary, effects: &mut Effects) {
+    pub(in super::super) fn on_gone(
+        &mut self,
+        number: u32,
+        child: &Arc<Child>,
+        obituary: &Obituary,
+        effects: &mut Effects,
+    ) {
         let (pid, exit, epoch) = (child.pid(), obituary.death.exit, child.epoch);
-        self.emit(|| Event::WorkerGone { worker: number, pid, exit, expected: obituary.expected });
+        self.emit(|| Event::WorkerGone {
+            worker: number,
+            pid,
+            exit,
+            expected: obituary.expected,
+        });
         tracing::debug!(worker = number, pid, %exit, expected = obituary.expected, "worker gone");
         effects.changed = true;
-        let Some(seat) = self.seat_of(number, epoch) else { return self.settle(effects) };
+        let Some(seat) = self.seat_of(number, epoch) else {
+            return self.settle(effects);
+        };
         // Newest first, so that what is put back stands in the order in which it was handed out.
         let mut running = seat.running.clone();
         running.sort_unstable_by_key(|call| std::cmp::Reverse(number_of(*call)));
         let (served, age) = (seat.done + seat.failed, seat.age());
         self.retire(number, "its process ended");
         if running.is_empty() && served == 0 && age < STILLBORN && !obituary.expected {
-            // It was ready and fell over before it had done anything. Once may be chance; if that goes on, the next would, too.
+            // It was ready and fell over before it had done anything. Once may be chance; if that
+            // goes on, the next would, too.
             self.stillborn += 1;
             if self.stillborn > STILLBORN_MAX {
                 let text = format!("start workers: they end just after their start ({exit})");
@@ -211,12 +299,23 @@ impl Core {
         let culprit = self.culprit(&running, obituary);
         let now = Instant::now();
         // Of several calls nobody knows which of them was not read.
-        let undelivered = running.first().copied().filter(|_| obituary.unread && running.len() == 1);
+        let undelivered = running
+            .first()
+            .copied()
+            .filter(|_| obituary.unread && running.len() == 1);
         for call in running {
             if undelivered == Some(call) && self.take_back(call, now) {
                 continue;
             }
-            self.on_attempt_died(call, number, &Member::Child(Arc::clone(child)), culprit, obituary, now, effects);
+            self.on_attempt_died(
+                call,
+                number,
+                &Member::Child(Arc::clone(child)),
+                culprit,
+                obituary,
+                now,
+                effects,
+            );
         }
         // `vacate` has let the seat go if it had attempts; here if it had none.
         if self.seat_of(number, epoch).is_some() {
@@ -225,10 +324,12 @@ impl Core {
         self.settle(effects);
     }
 
-    /// Puts back a call that its worker had died too early to read: it has not run. `false` if it is being stopped, or if
-    /// that has happened to it too often to be chance.
+    /// Puts back a call that its worker had died too early to read: it has not run. `false` if it
+    /// is being stopped, or if that has happened to it too often to be chance.
     fn take_back(&mut self, call: u64, now: Instant) -> bool {
-        let Some(entry) = self.entry(call) else { return false };
+        let Some(entry) = self.entry(call) else {
+            return false;
+        };
         if entry.stop.is_some() || entry.undelivered == UNDELIVERED_MAX {
             return false;
         }
@@ -243,7 +344,10 @@ impl Core {
     /// Notes processes that could not be ended, for whoever shuts the pool down.
     pub(in super::super) fn note_left(&mut self, number: u32, pids: &[u32], is_unknown: bool) {
         if is_unknown && !std::mem::replace(&mut self.left_unseen, true) {
-            tracing::warn!("descendants of workers cannot be looked for: /proc is not mounted, or is that of another PID namespace");
+            tracing::warn!(
+                "descendants of workers cannot be looked for: /proc is not mounted, or is that of \
+                    another PID namespace"
+            );
         }
         if pids.is_empty() {
             return;
@@ -251,33 +355,54 @@ impl Core {
         tracing::warn!(
             worker = number,
             ?pids,
-            "processes of a worker could not be ended: they run as another user, or the kernel holds them"
+            "processes of a worker could not be ended: they run as another user, or the kernel \
+                holds them"
         );
-        self.emit(|| Event::ProcessesLeft { worker: number, pids: pids.into() });
+        self.emit(|| Event::ProcessesLeft {
+            worker: number,
+            pids: pids.into(),
+        });
         let room = LEFT_MAX.saturating_sub(self.left.len());
         self.left.extend(pids.iter().take(room));
     }
 
     /// Whether an attempt of this worker is being stopped.
     pub(in super::super) fn is_stopping(&mut self, number: u32, epoch: u64) -> bool {
-        let Some(seat) = self.seat_of(number, epoch) else { return false };
+        let Some(seat) = self.seat_of(number, epoch) else {
+            return false;
+        };
         let running = seat.running.clone();
-        running.iter().any(|call| self.entry(*call).is_some_and(|entry| entry.stop.is_some()))
+        running
+            .iter()
+            .any(|call| self.entry(*call).is_some_and(|entry| entry.stop.is_some()))
     }
 
     /// Which attempt ended the worker, if that is known.
     fn culprit(&mut self, running: &[u64], obituary: &Obituary) -> Option<u64> {
         let told = obituary.words.map(|(call, _)| call);
-        let panicked = obituary.panic.as_ref().map(|(call, _)| *call).filter(|_| obituary.death.exit == Exit::Signal(libc::SIGABRT));
+        let panicked = obituary
+            .panic
+            .as_ref()
+            .map(|(call, _)| *call)
+            .filter(|_| obituary.death.exit == Exit::Signal(libc::SIGABRT));
         let forced = running.iter().copied().find(|call| {
             let stop = self.entry(*call).and_then(|entry| entry.stop.as_ref());
             stop.is_some_and(|stop| stop.step > Step::Asked)
         });
         let only = (running.len() == 1).then(|| running[0]);
-        forced.or_else(|| told.into_iter().chain(panicked).find(|call| running.contains(call))).or(only)
+        forced
+            .or_else(|| {
+                told.into_iter()
+                    .chain(panicked)
+                    .find(|call| running.contains(call))
+            })
+            .or(only)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one dead attempt and all that is known of its worker")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one dead attempt and all that is known of its worker"
+    )]
     fn on_attempt_died(
         &mut self,
         call: u64,
@@ -292,12 +417,15 @@ impl Core {
         let wall = self.wall(call, now);
         self.cancel_timer(call);
         let neighbours = self.config.neighbours;
-        let Some(entry) = self.entry(call) else { return };
+        let Some(entry) = self.entry(call) else {
+            return;
+        };
         let stop = entry.stop.take();
         let is_culprit = culprit == Some(call);
         let run_again = stop.is_none() && !is_culprit && neighbours == Neighbours::RunAgain;
         if run_again {
-            // Where nobody knows who it was, all are suspects: the next attempt is alone and shows it.
+            // Where nobody knows who it was, all are suspects: the next attempt is alone and shows
+            // it.
             entry.alone |= culprit.is_none();
             entry.attempt -= 1;
         }
@@ -338,17 +466,39 @@ impl Core {
                 entry.fresh = true;
             }
         }
-        self.retry_or_end(call, CallError::from_certificate(certificate), RetryAdvice::Policy, output, effects);
+        self.retry_or_end(
+            call,
+            CallError::from_certificate(certificate),
+            RetryAdvice::Policy,
+            output,
+            effects,
+        );
     }
 
     // -- certificates
 
-    pub(super) fn certificate(&mut self, call: u64, worker: u32, member: &Member, ended: Ended, wall: Duration) -> Box<Certificate> {
+    pub(super) fn certificate(
+        &mut self,
+        call: u64,
+        worker: u32,
+        member: &Member,
+        ended: Ended,
+        wall: Duration,
+    ) -> Box<Certificate> {
         let entry = self.entry(call);
         let (task, attempt, progress) = entry
-            .map(|entry| (entry.request.task_name().to_owned(), entry.request.attempt(entry.attempt), entry.progress.clone()))
+            .map(|entry| {
+                (
+                    entry.request.task_name().to_owned(),
+                    entry.request.attempt(entry.attempt),
+                    entry.progress.clone(),
+                )
+            })
             .unwrap_or_default();
-        let cost = Cost { wall, ..Cost::default() };
+        let cost = Cost {
+            wall,
+            ..Cost::default()
+        };
         let stderr = member.stderr_tail();
         Box::new(Certificate {
             worker,
@@ -400,7 +550,12 @@ impl Answer {
             kind::PASSED => Self::Passed(String::from_utf8_lossy(&frame.body).into_owned()),
             kind::RETURNED => Self::Returned,
             kind::REFUSED => Self::Refused(Codec::Postcard.decode(&frame.body)?),
-            unknown => return Err(Error::new(ErrorKind::Protocol, format!("it sent a frame of unknown kind {unknown}"))),
+            unknown => {
+                return Err(Error::new(
+                    ErrorKind::Protocol,
+                    format!("it sent a frame of unknown kind {unknown}"),
+                ));
+            }
         })
     }
 }
@@ -422,8 +577,14 @@ pub(super) fn stopped(stop: &Stop, mut certificate: Box<Certificate>) -> (CallEr
     let receipt = Receipt::new(stop.step, stop.asked_at.elapsed());
     let outcome = match &stop.why {
         Why::Timeout => CallError::TimedOut(TimedOut::Run(certificate)),
-        Why::Cancel(reason) => CallError::Cancelled(Cancelled { reason: reason.clone(), certificate: Some(certificate) }),
-        Why::Shutdown => CallError::Cancelled(Cancelled { reason: "the pool was shut down".to_owned(), certificate: Some(certificate) }),
+        Why::Cancel(reason) => CallError::Cancelled(Cancelled {
+            reason: reason.clone(),
+            certificate: Some(certificate),
+        }),
+        Why::Shutdown => CallError::Cancelled(Cancelled {
+            reason: "the pool was shut down".to_owned(),
+            certificate: Some(certificate),
+        }),
         Why::Memory => CallError::Crashed(certificate),
     };
     (outcome, receipt)
@@ -433,17 +594,27 @@ impl Obituary {
     /// How this attempt, which ended the worker, came to do so.
     fn ended(&self, call: u64) -> Ended {
         let words = self.words.map(|(_, words)| words);
-        // The last panic may be an old one of another attempt: it counts only where it was the same thread that aborted.
+        // The last panic may be an old one of another attempt: it counts only where it was the same
+        // thread that aborted.
         let aborted = self.words.map_or(call, |(attempt, _)| attempt);
-        let panic = self.panic.as_ref().filter(|(attempt, _)| *attempt == aborted && self.death.exit == Exit::Signal(libc::SIGABRT));
+        let panic = self.panic.as_ref().filter(|(attempt, _)| {
+            *attempt == aborted && self.death.exit == Exit::Signal(libc::SIGABRT)
+        });
         match (words, panic, self.death.exit) {
-            _ if self.cgroup_oom && matches!(self.death.exit, Exit::Signal(libc::SIGKILL) | Exit::Unknown) => {
+            _ if self.cgroup_oom
+                && matches!(self.death.exit, Exit::Signal(libc::SIGKILL) | Exit::Unknown) =>
+            {
                 Ended::OutOfMemory(MemoryLimit::Cgroup)
             }
             (Some(LastWords::StackOverflow), ..) => Ended::StackOverflow,
             (Some(LastWords::OutOfMemory), ..) => Ended::OutOfMemory(MemoryLimit::AddressSpace),
-            (_, Some((_, note)), _) => Ended::Panicked { message: note.message.clone(), location: note.location.clone() },
-            _ if self.broken.is_some() => Ended::LinkBroken(self.broken.clone().unwrap_or_default()),
+            (_, Some((_, note)), _) => Ended::Panicked {
+                message: note.message.clone(),
+                location: note.location.clone(),
+            },
+            _ if self.broken.is_some() => {
+                Ended::LinkBroken(self.broken.clone().unwrap_or_default())
+            }
             (Some(LastWords::Signal), ..) | (.., Exit::Signal(_)) => Ended::Signalled,
             (.., Exit::Code(_)) => Ended::Exited,
             (.., Exit::Unknown | Exit::Alive) => Ended::Unknown,
@@ -460,7 +631,17 @@ impl Obituary {
     }
 
     fn cost(&self, wall: Duration) -> Cost {
-        let Death { cpu_user, cpu_system, memory_peak, .. } = self.death;
-        Cost { wall, cpu_user, cpu_system, memory_peak }
+        let Death {
+            cpu_user,
+            cpu_system,
+            memory_peak,
+            ..
+        } = self.death;
+        Cost {
+            wall,
+            cpu_user,
+            cpu_system,
+            memory_peak,
+        }
     }
 }

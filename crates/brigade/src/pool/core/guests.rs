@@ -1,10 +1,13 @@
 //! Hosts that joined: how they come, go away, come back and leave, and what becomes of their calls.
 //!
-//! A host sits in a seat for as long as its *session* lasts, which outlives its connections. While no connection is up it is *away*: it
-//! gets nothing, what it runs is waited for, and a deadline runs. When it is back it says what it holds. What it was sent and does not hold
-//! never reached it and waits again; what it holds and was given up in the meantime it is told to drop. When the deadline comes first the
-//! session is over: what the host ran is run elsewhere if it may run twice, and lost otherwise, and nothing that it brings later counts,
-//! because nobody knows its session any more. So an answer is accepted at most once, and only from the session that the call was given to.
+//! A host sits in a seat for as long as its *session* lasts, which outlives its connections. While
+//! no connection is up it is *away*: it gets nothing, what it runs is waited for, and a deadline
+//! runs. When it is back it says what it holds. What it was sent and does not hold never reached it
+//! and waits again; what it holds and was given up in the meantime it is told to drop. When the
+//! deadline comes first the session is over: what the host ran is run elsewhere if it may run
+//! twice, and lost otherwise, and nothing that it brings later counts, because nobody knows its
+//! session any more. So an answer is accepted at most once, and only from the session that the call
+//! was given to.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -63,7 +66,11 @@ impl Core {
     /// # Errors
     ///
     /// Why it cannot join, in words.
-    pub(in super::super) fn receive(&mut self, newcomer: Newcomer, effects: &mut Effects) -> Result<(u32, Arc<Guest>), String> {
+    pub(in super::super) fn receive(
+        &mut self,
+        newcomer: Newcomer,
+        effects: &mut Effects,
+    ) -> Result<(u32, Arc<Guest>), String> {
         if self.stage == Stage::Closed {
             return Err("the pool is shutting down".to_owned());
         }
@@ -73,7 +80,10 @@ impl Core {
         });
         if let Some((number, guest)) = known {
             if guest.identity != newcomer.identity {
-                return Err(format!("its session is that of {}, and it is {}", guest.identity, newcomer.identity));
+                return Err(format!(
+                    "its session is that of {}, and it is {}",
+                    guest.identity, newcomer.identity
+                ));
             }
             return Ok((number, guest));
         }
@@ -98,28 +108,47 @@ impl Core {
     fn expect_back(&mut self, number: u32, now: Instant) {
         self.take_off(number);
         let keep = self.config.hosts.keep;
-        let Some(epoch) = self.epoch(number) else { return };
-        let key = self.deadlines.insert(after(now, keep), Due::HostLost(number, epoch));
+        let Some(epoch) = self.epoch(number) else {
+            return;
+        };
+        let key = self
+            .deadlines
+            .insert(after(now, keep), Due::HostLost(number, epoch));
         let before = self.seat(number).and_then(|seat| seat.away.replace(key));
         if let Some(before) = before {
             self.deadlines.remove(before);
         }
     }
 
-    /// A host's connection is up: welcomes it and goes on where both know of it. `false` if its session is over.
-    pub(in super::super) fn on_host_up(&mut self, arrival: &Arrival, guest: &Guest, effects: &mut Effects) -> bool {
+    /// A host's connection is up: welcomes it and goes on where both know of it. `false` if its
+    /// session is over.
+    pub(in super::super) fn on_host_up(
+        &mut self,
+        arrival: &Arrival,
+        guest: &Guest,
+        effects: &mut Effects,
+    ) -> bool {
         let number = arrival.number;
-        let Some(seat) = self.seat_of(number, guest.epoch) else { return false };
+        let Some(seat) = self.seat_of(number, guest.epoch) else {
+            return false;
+        };
         let (away, is_new) = (seat.away.take(), seat.stage == SeatStage::Starting);
         let running = seat.running.clone();
         if let Some(away) = away {
             self.deadlines.remove(away);
         }
-        // An earlier attempt of a call that runs there again is not that one: its answer came, and was not acknowledged.
+        // An earlier attempt of a call that runs there again is not that one: its answer came, and
+        // was not acknowledged.
         let attempt = |call: &u64| Some((*call, self.entry_ref(*call)?.attempt));
         let expected: HashSet<(u64, u32)> = running.iter().filter_map(attempt).collect();
-        let drop: Vec<u64> = arrival.held.iter().filter(|held| !expected.contains(held)).map(|(call, _)| *call).collect();
-        // Of a session that goes on, what is not running was answered, and the host has yet to hear that its answer came.
+        let drop: Vec<u64> = arrival
+            .held
+            .iter()
+            .filter(|held| !expected.contains(held))
+            .map(|(call, _)| *call)
+            .collect();
+        // Of a session that goes on, what is not running was answered, and the host has yet to hear
+        // that its answer came.
         let stale = if is_new { drop.len() } else { 0 };
         guest.welcome(number, &self.config, !is_new, drop);
         if is_new {
@@ -127,11 +156,24 @@ impl Core {
             self.open_for_calls(number);
         }
         let held: HashSet<(u64, u32)> = arrival.held.iter().copied().collect();
-        self.put_back(expected.difference(&held).map(|(call, _)| *call).collect(), effects);
+        self.put_back(
+            expected.difference(&held).map(|(call, _)| *call).collect(),
+            effects,
+        );
         self.stop_again(number, guest);
         self.offer(number);
         let (host, identity, pid, slots) = (&*guest.name, &*guest.identity, guest.pid, guest.slots);
-        tracing::info!(worker = number, host, identity, peer = &*arrival.peer, pid, slots, resumed = !is_new, stale, "host joined");
+        tracing::info!(
+            worker = number,
+            host,
+            identity,
+            peer = &*arrival.peer,
+            pid,
+            slots,
+            resumed = !is_new,
+            stale,
+            "host joined"
+        );
         self.emit(|| Event::HostJoined {
             worker: number,
             host: host.into(),
@@ -151,7 +193,10 @@ impl Core {
 
     /// Tells a host that is back which of its attempts are to be stopped: it may not have heard.
     fn stop_again(&mut self, number: u32, guest: &Guest) {
-        let running = self.seat(number).map(|seat| seat.running.clone()).unwrap_or_default();
+        let running = self
+            .seat(number)
+            .map(|seat| seat.running.clone())
+            .unwrap_or_default();
         for call in running {
             if let Some(stop) = self.entry(call).and_then(|entry| entry.stop.as_ref()) {
                 guest.stop(call, stop.why.told(), stop.hurry.is_cancelled());
@@ -160,19 +205,42 @@ impl Core {
     }
 
     /// A host's connection is down. Of `unseen` calls not a byte had been sent.
-    pub(in super::super) fn on_host_down(&mut self, number: u32, guest: &Guest, reason: &str, unseen: &[u64], effects: &mut Effects) {
-        let Some(seat) = self.seat_of(number, guest.epoch) else { return };
+    pub(in super::super) fn on_host_down(
+        &mut self,
+        number: u32,
+        guest: &Guest,
+        reason: &str,
+        unseen: &[u64],
+        effects: &mut Effects,
+    ) {
+        let Some(seat) = self.seat_of(number, guest.epoch) else {
+            return;
+        };
         let running = seat.running.clone();
         self.expect_back(number, Instant::now());
-        self.put_back(running.iter().copied().filter(|call| unseen.contains(call)).collect(), effects);
+        self.put_back(
+            running
+                .iter()
+                .copied()
+                .filter(|call| unseen.contains(call))
+                .collect(),
+            effects,
+        );
         tracing::debug!(worker = number, host = &*guest.name, reason, "host away");
-        self.emit(|| Event::HostAway { worker: number, host: (*guest.name).into(), reason: reason.into() });
+        self.emit(|| Event::HostAway {
+            worker: number,
+            host: (*guest.name).into(),
+            reason: reason.into(),
+        });
         effects.changed = true;
         if self.stage == Stage::Closed {
             return self.part_with(number, guest.epoch, "the pool was shut down", effects);
         }
         for call in running {
-            let why = self.entry(call).and_then(|entry| entry.stop.as_ref()).map(|stop| stop.why.clone());
+            let why = self
+                .entry(call)
+                .and_then(|entry| entry.stop.as_ref())
+                .map(|stop| stop.why.clone());
             if why == Some(Why::Shutdown) {
                 self.lose(call, "the pool was shut down while it was away", effects);
             }
@@ -180,16 +248,23 @@ impl Core {
         self.settle(effects);
     }
 
-    /// Lets calls wait again that never reached their host. The newest first, so that they stand in the order in which they were given.
+    /// Lets calls wait again that never reached their host. The newest first, so that they stand in
+    /// the order in which they were given.
     fn put_back(&mut self, mut calls: Vec<u64>, effects: &mut Effects) {
         calls.sort_unstable_by_key(|call| Reverse(number_of(*call)));
         let now = Instant::now();
         for call in calls {
-            let Some(entry) = self.entry(call) else { continue };
+            let Some(entry) = self.entry(call) else {
+                continue;
+            };
             entry.attempt -= 1;
             let stop = entry.stop.take();
-            let Phase::Running { seat, .. } = entry.phase else { continue };
-            let Some(member) = self.member(seat) else { continue };
+            let Phase::Running { seat, .. } = entry.phase else {
+                continue;
+            };
+            let Some(member) = self.member(seat) else {
+                continue;
+            };
             self.cancel_timer(call);
             self.vacate(call, now);
             match stop {
@@ -197,7 +272,13 @@ impl Core {
                 Some(mut stop) => {
                     stop.ended.cancel();
                     stop.step = Step::NotStarted;
-                    let certificate = self.certificate(call, seat, &member, Ended::from_why(&stop.why), std::time::Duration::ZERO);
+                    let certificate = self.certificate(
+                        call,
+                        seat,
+                        &member,
+                        Ended::from_why(&stop.why),
+                        std::time::Duration::ZERO,
+                    );
                     let (outcome, receipt) = stopped(&stop, certificate);
                     self.end(call, Err(outcome), Some(receipt), effects);
                 }
@@ -208,15 +289,32 @@ impl Core {
     /// The deadline of a host that is away.
     pub(super) fn on_host_lost(&mut self, number: u32, epoch: u64, effects: &mut Effects) {
         let reason = format!("it was away for more than {:?}", self.config.hosts.keep);
-        if self.seat_of(number, epoch).is_some_and(|seat| seat.is_away()) {
+        if self
+            .seat_of(number, epoch)
+            .is_some_and(|seat| seat.is_away())
+        {
             self.part_with(number, epoch, &reason, effects);
         }
     }
 
     /// Ends a host's session. What it ran is run elsewhere if it may run twice, and lost otherwise.
-    pub(in super::super) fn part_with(&mut self, number: u32, epoch: u64, reason: &str, effects: &mut Effects) {
-        let Some(seat) = self.seat_of(number, epoch) else { return };
-        let Some(guest) = seat.member.as_ref().and_then(|member| member.guest().cloned()) else { return };
+    pub(in super::super) fn part_with(
+        &mut self,
+        number: u32,
+        epoch: u64,
+        reason: &str,
+        effects: &mut Effects,
+    ) {
+        let Some(seat) = self.seat_of(number, epoch) else {
+            return;
+        };
+        let Some(guest) = seat
+            .member
+            .as_ref()
+            .and_then(|member| member.guest().cloned())
+        else {
+            return;
+        };
         let mut running = seat.running.clone();
         running.sort_unstable_by_key(|call| Reverse(number_of(*call)));
         seat.stage = SeatStage::Lost;
@@ -230,8 +328,19 @@ impl Core {
         }
         guest.leave.cancel();
         self.empty(number);
-        tracing::warn!(worker = number, host = &*guest.name, reason, lost, "host lost");
-        self.emit(|| Event::HostLeft { worker: number, host: (*guest.name).into(), reason: reason.into(), lost });
+        tracing::warn!(
+            worker = number,
+            host = &*guest.name,
+            reason,
+            lost,
+            "host lost"
+        );
+        self.emit(|| Event::HostLeft {
+            worker: number,
+            host: (*guest.name).into(),
+            reason: reason.into(),
+            lost,
+        });
         effects.changed = true;
         self.settle(effects);
     }
@@ -239,9 +348,14 @@ impl Core {
     /// Lets a call wait again whose host is lost, if it may run twice and nobody wants it stopped.
     fn move_on(&mut self, call: u64, guest: &Guest) -> bool {
         let closed = self.stage == Stage::Closed;
-        let Some(entry) = self.entry(call) else { return true };
+        let Some(entry) = self.entry(call) else {
+            return true;
+        };
         let twice = match &entry.request.target {
-            Target::Task { name } => guest.is_idempotent(name) || registry::find(name).is_some_and(|task| task.idempotent),
+            Target::Task { name } => {
+                guest.is_idempotent(name)
+                    || registry::find(name).is_some_and(|task| task.idempotent)
+            }
             Target::Function { .. } => false,
         };
         if closed || !twice || entry.stop.is_some() || entry.undelivered == UNDELIVERED_MAX {
@@ -257,10 +371,20 @@ impl Core {
 
     /// Ends a call whose host is lost.
     pub(super) fn lose(&mut self, call: u64, reason: &str, effects: &mut Effects) {
-        let Some(Phase::Running { seat, .. }) = self.entry(call).map(|entry| entry.phase) else { return };
-        let (now, Some(member)) = (Instant::now(), self.member(seat)) else { return };
+        let Some(Phase::Running { seat, .. }) = self.entry(call).map(|entry| entry.phase) else {
+            return;
+        };
+        let (now, Some(member)) = (Instant::now(), self.member(seat)) else {
+            return;
+        };
         let wall = self.wall(call, now);
-        let certificate = self.certificate(call, seat, &member, Ended::HostLost(reason.to_owned()), wall);
+        let certificate = self.certificate(
+            call,
+            seat,
+            &member,
+            Ended::HostLost(reason.to_owned()),
+            wall,
+        );
         if let Some(stop) = self.entry(call).and_then(|entry| entry.stop.take()) {
             stop.ended.cancel();
         }
@@ -270,7 +394,10 @@ impl Core {
     }
 
     pub(super) fn is_away(&self, number: u32) -> bool {
-        self.seats.get(number as usize - 1).and_then(Option::as_ref).is_some_and(Seat::is_away)
+        self.seats
+            .get(number as usize - 1)
+            .and_then(Option::as_ref)
+            .is_some_and(Seat::is_away)
     }
 
     /// A host takes what it is sent faster again, or its distance is known better.
@@ -283,7 +410,9 @@ impl Core {
 
     /// Whether this call runs at that host.
     pub(in super::super) fn runs_at(&mut self, call: u64, number: u32, epoch: u64) -> bool {
-        let runs = self.entry(call).is_some_and(|entry| matches!(entry.phase, Phase::Running { seat, .. } if seat == number));
+        let runs = self.entry(call).is_some_and(
+            |entry| matches!(entry.phase, Phase::Running { seat, .. } if seat == number),
+        );
         runs && self.seat_of(number, epoch).is_some()
     }
 
@@ -310,9 +439,16 @@ impl Core {
             HostMessage::Progress(update) => self.on_progress(call, &update, effects),
             HostMessage::Leaving => self.retire(number, "its host leaves"),
             HostMessage::Answer { .. } if !runs_here => {
-                return Err(Error::new(ErrorKind::Protocol, format!("it answered call {call}, which it does not run")));
+                return Err(Error::new(
+                    ErrorKind::Protocol,
+                    format!("it answered call {call}, which it does not run"),
+                ));
             }
-            HostMessage::Answer { ending, output, result } => {
+            HostMessage::Answer {
+                ending,
+                output,
+                result,
+            } => {
                 self.on_answer_of_guest(number, call, (ending, output, result), now, effects);
                 return Ok(true);
             }
@@ -328,7 +464,9 @@ impl Core {
         now: Instant,
         effects: &mut Effects,
     ) {
-        let Some(member) = self.member(number) else { return };
+        let Some(member) = self.member(number) else {
+            return;
+        };
         if let Some(seat) = self.seat(number) {
             match &ending {
                 Ending::Done => seat.done += 1,
@@ -345,7 +483,9 @@ impl Core {
             }
         }
         self.cancel_timer(call);
-        let Some(stop) = self.entry(call).map(|entry| entry.stop.take()) else { return };
+        let Some(stop) = self.entry(call).map(|entry| entry.stop.take()) else {
+            return;
+        };
         self.vacate(call, now);
         if let Some(mut stop) = stop {
             stop.ended.cancel();
@@ -353,7 +493,10 @@ impl Core {
             stop.step = stop.step.max(step.unwrap_or(stop.step));
             let own = self.certificate(call, number, &member, Ended::from_why(&stop.why), wall);
             let certificate = match told {
-                Some(told) => Box::new(Certificate { ended: own.ended.clone(), ..*sign(call, &own, told) }),
+                Some(told) => Box::new(Certificate {
+                    ended: own.ended.clone(),
+                    ..*sign(call, &own, told)
+                }),
                 None => own,
             };
             let (outcome, receipt) = stopped(&stop, certificate);
@@ -368,19 +511,30 @@ impl Core {
             }
             Ending::TimedOut(told) => {
                 let certificate = self.signed(call, number, &member, told, wall);
-                let receipt = crate::certificate::Receipt::new(certificate.step.unwrap_or(Step::Asked), certificate.cost.wall);
+                let receipt = crate::certificate::Receipt::new(
+                    certificate.step.unwrap_or(Step::Asked),
+                    certificate.cost.wall,
+                );
                 let outcome = CallError::TimedOut(TimedOut::Run(certificate));
                 self.end_with_output(call, Err(outcome), Some(receipt), output, effects);
             }
-            Ending::Passed(reasons) => self.on_passed(call, number, member.epoch(), reasons, effects),
-            Ending::Returned | Ending::Stopped { certificate: None, .. } => {
+            Ending::Passed(reasons) => {
+                self.on_passed(call, number, member.epoch(), reasons, effects)
+            }
+            Ending::Returned
+            | Ending::Stopped {
+                certificate: None, ..
+            } => {
                 if let Some(entry) = self.entry(call) {
                     entry.attempt -= 1;
                 }
                 self.requeue(call);
             }
             // Nobody here asked for that: the host had to, because it ends.
-            Ending::Stopped { certificate: Some(told), .. } => {
+            Ending::Stopped {
+                certificate: Some(told),
+                ..
+            } => {
                 let mut certificate = self.signed(call, number, &member, told, wall);
                 certificate.ended = Ended::HostLost("its host stopped it".to_owned());
                 self.on_interrupted(call, certificate, &member, effects);
@@ -393,15 +547,31 @@ impl Core {
     }
 
     /// What a host says of an attempt, with what this pool knows better.
-    fn signed(&mut self, call: u64, number: u32, member: &Member, told: Box<Certificate>, wall: Duration) -> Box<Certificate> {
+    fn signed(
+        &mut self,
+        call: u64,
+        number: u32,
+        member: &Member,
+        told: Box<Certificate>,
+        wall: Duration,
+    ) -> Box<Certificate> {
         let own = self.certificate(call, number, member, told.ended.clone(), wall);
         sign(call, &own, told)
     }
 
-    fn on_attempt_died_there(&mut self, call: u64, certificate: Box<Certificate>, output: Option<Output>, effects: &mut Effects) {
+    fn on_attempt_died_there(
+        &mut self,
+        call: u64,
+        certificate: Box<Certificate>,
+        output: Option<Output>,
+        effects: &mut Effects,
+    ) {
         let outcome = CallError::from_certificate(certificate);
         // A panic that unwound has left its process whole.
-        let crashed = !matches!(outcome, CallError::Lost(_)) && outcome.certificate().is_some_and(|certificate| certificate.exit.is_some());
+        let crashed = !matches!(outcome, CallError::Lost(_))
+            && outcome
+                .certificate()
+                .is_some_and(|certificate| certificate.exit.is_some());
         if crashed {
             self.counters.crashed += 1;
             if let Some(entry) = self.entry(call) {
@@ -413,10 +583,19 @@ impl Core {
     }
 
     /// An attempt that its host stopped because it had to end. It was taken off its seat.
-    fn on_interrupted(&mut self, call: u64, certificate: Box<Certificate>, member: &Member, effects: &mut Effects) {
+    fn on_interrupted(
+        &mut self,
+        call: u64,
+        certificate: Box<Certificate>,
+        member: &Member,
+        effects: &mut Effects,
+    ) {
         let twice = match self.entry(call).map(|entry| &entry.request.target) {
             Some(Target::Task { name }) => {
-                member.guest().is_some_and(|guest| guest.is_idempotent(name)) || registry::find(name).is_some_and(|task| task.idempotent)
+                member
+                    .guest()
+                    .is_some_and(|guest| guest.is_idempotent(name))
+                    || registry::find(name).is_some_and(|task| task.idempotent)
             }
             _ => false,
         };
@@ -449,7 +628,10 @@ impl Ending {
         match self {
             Self::Stopped { certificate, step } => (certificate, Some(step)),
             Self::Returned => (None, Some(Step::NotStarted)),
-            Self::Panicked(certificate) | Self::Crashed(certificate) | Self::TimedOut(certificate) | Self::Lost(certificate) => {
+            Self::Panicked(certificate)
+            | Self::Crashed(certificate)
+            | Self::TimedOut(certificate)
+            | Self::Lost(certificate) => {
                 let step = certificate.step;
                 (Some(certificate), step)
             }

@@ -85,7 +85,9 @@ impl Seat {
 
     /// Whether a host sits there.
     pub(super) fn is_guest(&self) -> bool {
-        self.member.as_ref().is_some_and(|member| member.child().is_none())
+        self.member
+            .as_ref()
+            .is_some_and(|member| member.child().is_none())
     }
 
     #[cfg(feature = "remote")]
@@ -119,7 +121,11 @@ impl Core {
     }
 
     pub(super) fn member(&self, number: u32) -> Option<Member> {
-        self.seats.get(number as usize - 1)?.as_ref()?.member.clone()
+        self.seats
+            .get(number as usize - 1)?
+            .as_ref()?
+            .member
+            .clone()
     }
 
     // -- how many
@@ -135,17 +141,38 @@ impl Core {
             return;
         }
         self.count_seats();
-        let Census { mut usable, starting, mut spares, leaving, .. } = self.census;
-        let wanted_for_calls = if self.free.is_empty() || queued > 0 { usable + queued.div_ceil(slots) } else { usable };
-        // While starts fail one worker is tried now and then, so that the pool notices when the fault is over.
-        let floor = self.config.workers_min.max(self.floor).max(usize::from(self.restart.is_probing()));
-        let wanted = wanted_for_calls.clamp(floor.min(self.config.workers_max), self.config.workers_max).max(usable);
+        let Census {
+            mut usable,
+            starting,
+            mut spares,
+            leaving,
+            ..
+        } = self.census;
+        let wanted_for_calls = if self.free.is_empty() || queued > 0 {
+            usable + queued.div_ceil(slots)
+        } else {
+            usable
+        };
+        // While starts fail one worker is tried now and then, so that the pool notices when the
+        // fault is over.
+        let floor = self
+            .config
+            .workers_min
+            .max(self.floor)
+            .max(usize::from(self.restart.is_probing()));
+        let wanted = wanted_for_calls
+            .clamp(floor.min(self.config.workers_max), self.config.workers_max)
+            .max(usable);
         while usable < wanted && spares > 0 {
             spares -= 1;
             usable += 1;
             self.promote_spare(effects);
         }
-        let spares_wanted = if usable > 0 || self.config.workers_min > 0 { self.config.spares } else { 0 };
+        let spares_wanted = if usable > 0 || self.config.workers_min > 0 {
+            self.config.spares
+        } else {
+            0
+        };
         let total_wanted = wanted + spares_wanted;
         let mut missing = total_wanted.saturating_sub(usable + spares + starting + leaving);
         if missing == 0 || self.stage == Stage::Draining && queued == 0 {
@@ -167,11 +194,26 @@ impl Core {
 
     fn count_seats(&mut self) {
         let count = |stage| self.own_seats().filter(|seat| seat.stage == stage).count();
-        // With one slot, a worker that is leaving still runs its one attempt, and its successor takes its seat. With many, most of
-        // its slots stand empty, so the successor is started beside it.
-        let leaving = if self.config.slots == 1 { count(SeatStage::Retiring) } else { 0 };
-        let (usable, starting, spares) = (count(SeatStage::Ready), count(SeatStage::Starting), count(SeatStage::Spare));
-        self.census = Census { usable, starting, spares, leaving, is_fresh: true };
+        // With one slot, a worker that is leaving still runs its one attempt, and its successor
+        // takes its seat. With many, most of its slots stand empty, so the successor is started
+        // beside it.
+        let leaving = if self.config.slots == 1 {
+            count(SeatStage::Retiring)
+        } else {
+            0
+        };
+        let (usable, starting, spares) = (
+            count(SeatStage::Ready),
+            count(SeatStage::Starting),
+            count(SeatStage::Spare),
+        );
+        self.census = Census {
+            usable,
+            starting,
+            spares,
+            leaving,
+            is_fresh: true,
+        };
     }
 
     /// To be called wherever a seat's stage changes.
@@ -184,7 +226,10 @@ impl Core {
         self.epochs += 1;
         let mut seat = Seat::new(self.epochs, self.config.slots, now);
         seat.lives = self.config.recycle_calls.map(lives);
-        seat.retire_at = self.config.recycle_age.map(|age| after(now, age.mul_f64(jitter(0.1))));
+        seat.retire_at = self
+            .config
+            .recycle_age
+            .map(|age| after(now, age.mul_f64(jitter(0.1))));
         let number = self.seat_down(seat);
         effects.starts.push((number, self.epochs));
         effects.changed = true;
@@ -192,36 +237,62 @@ impl Core {
 
     /// Puts a seat where none is. Returns its number.
     pub(super) fn seat_down(&mut self, seat: Seat) -> u32 {
-        let index = self.seats.iter().position(Option::is_none).unwrap_or_else(|| {
-            self.seats.push(None);
-            self.seats.len() - 1
-        });
+        let index = self
+            .seats
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or_else(|| {
+                self.seats.push(None);
+                self.seats.len() - 1
+            });
         self.seats[index] = Some(seat);
         u32::try_from(index + 1).expect("the number of workers is limited")
     }
 
     fn promote_spare(&mut self, effects: &mut Effects) {
-        let spare = self.seats.iter().position(|seat| seat.as_ref().is_some_and(|seat| seat.stage == SeatStage::Spare));
+        let spare = self.seats.iter().position(|seat| {
+            seat.as_ref()
+                .is_some_and(|seat| seat.stage == SeatStage::Spare)
+        });
         if let Some(index) = spare {
-            self.open_for_calls(u32::try_from(index + 1).expect("the number of workers is limited"));
+            self.open_for_calls(
+                u32::try_from(index + 1).expect("the number of workers is limited"),
+            );
             self.dispatch(effects);
         }
     }
 
     pub(super) fn open_for_calls(&mut self, number: u32) {
         self.census_is_stale();
-        let Some(seat) = self.seat(number) else { return };
+        let Some(seat) = self.seat(number) else {
+            return;
+        };
         seat.stage = SeatStage::Ready;
         seat.idle_since = Instant::now();
         self.offer(number);
     }
 
-    pub(in super::super) fn on_ready(&mut self, number: u32, epoch: u64, child: Arc<Child>, effects: &mut Effects) {
+    pub(in super::super) fn on_ready(
+        &mut self,
+        number: u32,
+        epoch: u64,
+        child: Arc<Child>,
+        effects: &mut Effects,
+    ) {
         let (wanted, closed) = (self.config.workers_max, self.stage == Stage::Closed);
-        let usable = self.own_seats().filter(|seat| seat.stage == SeatStage::Ready).count();
-        let demand = self.config.workers_min.max(usable + self.queue.len_of_ours() + self.aside.len()).min(wanted);
+        let usable = self
+            .own_seats()
+            .filter(|seat| seat.stage == SeatStage::Ready)
+            .count();
+        let demand = self
+            .config
+            .workers_min
+            .max(usable + self.queue.len_of_ours() + self.aside.len())
+            .min(wanted);
         let is_spare = self.config.spares > 0 && usable >= demand.max(1);
-        let Some(seat) = self.seat_of(number, epoch) else { return child.retire.cancel() };
+        let Some(seat) = self.seat_of(number, epoch) else {
+            return child.retire.cancel();
+        };
         let (pid, took) = (child.pid(), seat.since.elapsed());
         seat.member = Some(Member::Child(Arc::clone(&child)));
         if closed {
@@ -234,7 +305,11 @@ impl Core {
             self.open_for_calls(number);
         }
         self.counters.started += 1;
-        self.emit(|| Event::WorkerReady { worker: number, pid, took });
+        self.emit(|| Event::WorkerReady {
+            worker: number,
+            pid,
+            took,
+        });
         tracing::debug!(worker = number, pid, ?took, "worker ready");
         if self.restart.succeeded() {
             self.emit(|| Event::Recovered);
@@ -244,7 +319,13 @@ impl Core {
         self.settle(effects);
     }
 
-    pub(in super::super) fn on_start_failed(&mut self, number: u32, epoch: u64, error: &Error, effects: &mut Effects) {
+    pub(in super::super) fn on_start_failed(
+        &mut self,
+        number: u32,
+        epoch: u64,
+        error: &Error,
+        effects: &mut Effects,
+    ) {
         if self.seat_of(number, epoch).is_none() {
             return;
         }
@@ -253,7 +334,10 @@ impl Core {
         if self.stage == Stage::Closed {
             return;
         }
-        self.emit(|| Event::WorkerStartFailed { worker: number, reason: error.to_string().into() });
+        self.emit(|| Event::WorkerStartFailed {
+            worker: number,
+            reason: error.to_string().into(),
+        });
         self.note_failed_start(error, effects);
         self.settle(effects);
     }
@@ -265,7 +349,10 @@ impl Core {
         self.deadlines.insert(now + pause, Due::Restart);
         tracing::warn!(%reason, "a worker could not be started");
         if self.restart.is_degraded() {
-            self.emit(|| Event::Degraded { reason, retry_in: pause });
+            self.emit(|| Event::Degraded {
+                reason,
+                retry_in: pause,
+            });
             self.reject_waiting(effects);
         }
     }
@@ -279,7 +366,11 @@ impl Core {
 
     /// Why no call can be taken: workers keep failing at start and none is there.
     pub(super) fn cannot_start(&self) -> Option<Error> {
-        let nobody = !self.seats.iter().flatten().any(|seat| seat.member.is_some() || seat.stage == SeatStage::Starting);
+        let nobody = !self
+            .seats
+            .iter()
+            .flatten()
+            .any(|seat| seat.member.is_some() || seat.stage == SeatStage::Starting);
         if !(self.restart.is_degraded() && nobody) {
             return None;
         }
@@ -288,13 +379,23 @@ impl Core {
 
     fn start_error(&self) -> Error {
         let reason = self.restart.reason.as_deref().unwrap_or("unknown");
-        let kind = if self.restart.is_unsupported { ErrorKind::Unsupported } else { ErrorKind::CannotStart };
+        let kind = if self.restart.is_unsupported {
+            ErrorKind::Unsupported
+        } else {
+            ErrorKind::CannotStart
+        };
         Error::new(kind, format!("start workers: {reason}"))
     }
 
     fn reject_waiting(&mut self, effects: &mut Effects) {
-        let is_waiting = |entry: &super::Entry| !matches!(entry.phase, Phase::Running { .. } | Phase::Delayed);
-        let waiting: Vec<usize> = self.calls.iter().filter(|(_, entry)| is_waiting(entry)).map(|(key, _)| key).collect();
+        let is_waiting =
+            |entry: &super::Entry| !matches!(entry.phase, Phase::Running { .. } | Phase::Delayed);
+        let waiting: Vec<usize> = self
+            .calls
+            .iter()
+            .filter(|(_, entry)| is_waiting(entry))
+            .map(|(key, _)| key)
+            .collect();
         for key in waiting {
             if let Some(error) = self.cannot_start()
                 && let Some(call) = self.call_at(key)
@@ -307,7 +408,12 @@ impl Core {
     // -- who runs what
 
     /// Gives the seat one more attempt. Returns its member and the attempt's index there.
-    pub(super) fn occupy(&mut self, number: u32, call: u64, alone: bool) -> Option<(Member, usize)> {
+    pub(super) fn occupy(
+        &mut self,
+        number: u32,
+        call: u64,
+        alone: bool,
+    ) -> Option<(Member, usize)> {
         let seat = self.seat(number)?;
         let index = seat.running.len();
         seat.running.push(call);
@@ -329,11 +435,16 @@ impl Core {
         seat.is_some_and(|seat| seat.done + seat.failed == 0 && seat.running.is_empty())
     }
 
-    /// Sees to it that workers are on their way for calls that want fresh ones: where no more may be started, the least loaded gives
-    /// up its seat.
+    /// Sees to it that workers are on their way for calls that want fresh ones: where no more may
+    /// be started, the least loaded gives up its seat.
     pub(super) fn make_room_for_fresh(&mut self, wanted: usize) {
         self.count_seats();
-        let Census { usable, starting, leaving, .. } = self.census;
+        let Census {
+            usable,
+            starting,
+            leaving,
+            ..
+        } = self.census;
         let coming = (starting + leaving).max(self.config.workers_max.saturating_sub(usable));
         for _ in coming..wanted {
             let used = |number: &u32| !self.is_guest(*number) && !self.is_fresh(*number);
@@ -345,14 +456,27 @@ impl Core {
 
     /// Takes an attempt off its seat.
     pub(super) fn vacate(&mut self, call: u64, now: Instant) {
-        let Some(entry) = self.entry(call) else { return };
-        let Phase::Running { seat: number, index, since } = entry.phase else { return };
-        let Some(seat) = self.seat(number) else { return };
+        let Some(entry) = self.entry(call) else {
+            return;
+        };
+        let Phase::Running {
+            seat: number,
+            index,
+            since,
+        } = entry.phase
+        else {
+            return;
+        };
+        let Some(seat) = self.seat(number) else {
+            return;
+        };
         seat.running.swap_remove(index);
         seat.idle_since = now;
         let moved = seat.running.get(index).copied();
         if let Some(moved) = moved
-            && let Some(Phase::Running { index: moved_index, .. }) = self.entry(moved).map(|entry| &mut entry.phase)
+            && let Some(Phase::Running {
+                index: moved_index, ..
+            }) = self.entry(moved).map(|entry| &mut entry.phase)
         {
             *moved_index = index;
         }
@@ -362,13 +486,23 @@ impl Core {
         self.after_vacate(number);
     }
 
-    /// A seat whose attempts ended may be due to leave, or somebody waits until only stopped attempts are left.
+    /// A seat whose attempts ended may be due to leave, or somebody waits until only stopped
+    /// attempts are left.
     fn after_vacate(&mut self, number: u32) {
-        let Some(seat) = self.seat(number) else { return };
+        let Some(seat) = self.seat(number) else {
+            return;
+        };
         let (spent, awaited) = (seat.lives == Some(0), !seat.when_alone.is_empty());
-        let running = if awaited { seat.running.clone() } else { Vec::new() };
+        let running = if awaited {
+            seat.running.clone()
+        } else {
+            Vec::new()
+        };
         if awaited && self.all_stopping(&running) {
-            let waiting = self.seat(number).map(|seat| std::mem::take(&mut seat.when_alone)).unwrap_or_default();
+            let waiting = self
+                .seat(number)
+                .map(|seat| std::mem::take(&mut seat.when_alone))
+                .unwrap_or_default();
             for waiter in waiting {
                 waiter.send(()).ok();
             }
@@ -380,19 +514,26 @@ impl Core {
     }
 
     fn all_stopping(&mut self, calls: &[u64]) -> bool {
-        calls.iter().all(|call| self.entry(*call).is_some_and(|entry| entry.stop.is_some()))
+        calls
+            .iter()
+            .all(|call| self.entry(*call).is_some_and(|entry| entry.stop.is_some()))
     }
 
     /// Gives a worker nothing new; it ends when it has finished.
     pub(in super::super) fn retire(&mut self, number: u32, reason: &str) {
-        let Some(seat) = self.seat(number) else { return };
+        let Some(seat) = self.seat(number) else {
+            return;
+        };
         if seat.stage == SeatStage::Retiring || seat.member.is_none() {
             return;
         }
         seat.stage = SeatStage::Retiring;
         self.census_is_stale();
         self.take_off(number);
-        self.emit(|| Event::WorkerRetiring { worker: number, reason: reason.into() });
+        self.emit(|| Event::WorkerRetiring {
+            worker: number,
+            reason: reason.into(),
+        });
         self.let_go_if_done(number);
     }
 
@@ -415,22 +556,40 @@ impl Core {
 
     /// Tells a retiring worker that has finished to end. Its seat is free for the next one at once.
     fn let_go_if_done(&mut self, number: u32) {
-        let Some(seat) = self.seat(number) else { return };
-        if seat.stage == SeatStage::Retiring && seat.running.is_empty() && seat.when_alone.is_empty() {
+        let Some(seat) = self.seat(number) else {
+            return;
+        };
+        if seat.stage == SeatStage::Retiring
+            && seat.running.is_empty()
+            && seat.when_alone.is_empty()
+        {
             let member = seat.member.clone();
             self.empty(number);
             let Some(member) = member else { return };
             member.let_go();
             if let Some(host) = member.host() {
-                self.emit(|| Event::HostLeft { worker: number, host: host.into(), reason: "it was let go".into(), lost: 0 });
+                self.emit(|| Event::HostLeft {
+                    worker: number,
+                    host: host.into(),
+                    reason: "it was let go".into(),
+                    lost: 0,
+                });
             }
         }
     }
 
-    /// Gives the attempt's worker nothing new, because it is about to be ended by force. The receiver is told when
-    /// it would hurt no other attempt, which is at once unless neighbours are to be spared.
-    pub(in super::super) fn condemn(&mut self, call: u64, spare_neighbours: bool, effects: &mut Effects) -> Option<oneshot::Receiver<()>> {
-        let Phase::Running { seat: number, .. } = self.entry(call)?.phase else { return None };
+    /// Gives the attempt's worker nothing new, because it is about to be ended by force. The
+    /// receiver is told when it would hurt no other attempt, which is at once unless neighbours are
+    /// to be spared.
+    pub(in super::super) fn condemn(
+        &mut self,
+        call: u64,
+        spare_neighbours: bool,
+        effects: &mut Effects,
+    ) -> Option<oneshot::Receiver<()>> {
+        let Phase::Running { seat: number, .. } = self.entry(call)?.phase else {
+            return None;
+        };
         let (tell, told) = oneshot::channel();
         self.close_seat(number, "an attempt has to be stopped by force");
         let running = self.seat(number)?.running.clone();
@@ -447,13 +606,18 @@ impl Core {
     /// Gives the seat nothing new: its process is about to end, or has ended and is not reaped yet.
     pub(super) fn close_seat(&mut self, number: u32, reason: &str) {
         self.census_is_stale();
-        let Some(seat) = self.seat(number) else { return };
+        let Some(seat) = self.seat(number) else {
+            return;
+        };
         if seat.stage == SeatStage::Retiring {
             return;
         }
         seat.stage = SeatStage::Retiring;
         self.take_off(number);
-        self.emit(|| Event::WorkerRetiring { worker: number, reason: reason.into() });
+        self.emit(|| Event::WorkerRetiring {
+            worker: number,
+            reason: reason.into(),
+        });
     }
 
     /// The worker's process has ended or must: no call may be given to it while it is being reaped.
@@ -483,7 +647,8 @@ impl Seat {
     }
 }
 
-/// How many workers are in which stage, as far as that is decided by it how many to start. Counted anew only after a change.
+/// How many workers are in which stage, as far as that is decided by it how many to start. Counted
+/// anew only after a change.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in super::super) struct Census {
     usable: usize,
@@ -494,7 +659,12 @@ pub(in super::super) struct Census {
 }
 
 /// A worker's number of calls, from the upper fifth.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an approximate number by design")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "an approximate number by design"
+)]
 fn lives(calls: u64) -> u64 {
     ((calls as f64 * jitter(0.2)).round() as u64).max(1)
 }

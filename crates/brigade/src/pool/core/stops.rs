@@ -38,7 +38,10 @@ pub(in super::super) struct Stop {
     /// Cancelled when nobody wants to wait for the softer steps any more.
     #[cfg_attr(
         not(any(feature = "broker", feature = "remote")),
-        expect(dead_code, reason = "only workers of a broker and hosts are in such a hurry")
+        expect(
+            dead_code,
+            reason = "only workers of a broker and hosts are in such a hurry"
+        )
     )]
     pub(super) hurry: CancellationToken,
     pub(super) asked_at: Instant,
@@ -62,11 +65,19 @@ impl Core {
 
     /// Stops a call wherever it is. If it runs, an order to take up the ladder comes out.
     pub(in super::super) fn stop(&mut self, call: u64, why: Why, effects: &mut Effects) {
-        let Some(entry) = self.entry(call) else { return };
+        let Some(entry) = self.entry(call) else {
+            return;
+        };
         let Phase::Running { seat, .. } = entry.phase else {
             let outcome = match why {
-                Why::Cancel(reason) => CallError::Cancelled(Cancelled { reason, certificate: None }),
-                Why::Shutdown => CallError::Rejected(Error::new(ErrorKind::Closed, "run a call: the pool was shut down before its turn")),
+                Why::Cancel(reason) => CallError::Cancelled(Cancelled {
+                    reason,
+                    certificate: None,
+                }),
+                Why::Shutdown => CallError::Rejected(Error::new(
+                    ErrorKind::Closed,
+                    "run a call: the pool was shut down before its turn",
+                )),
                 Why::Timeout | Why::Memory => return,
             };
             let receipt = Receipt::new(Step::NotStarted, Duration::ZERO);
@@ -80,12 +91,26 @@ impl Core {
             // Nobody is there to be asked, and the pool ends before it may come back.
             return self.lose(call, "the pool was shut down while it was away", effects);
         }
-        let Some(entry) = self.entry(call) else { return };
+        let Some(entry) = self.entry(call) else {
+            return;
+        };
         let (ended, hurry) = (Ended::new(), CancellationToken::new());
-        let stop = Stop { why: why.clone(), step: Step::Asked, ended: ended.clone(), hurry: hurry.clone(), asked_at: Instant::now() };
+        let stop = Stop {
+            why: why.clone(),
+            step: Step::Asked,
+            ended: ended.clone(),
+            hurry: hurry.clone(),
+            asked_at: Instant::now(),
+        };
         entry.stop = Some(Box::new(stop));
         if let Some(member) = self.member(seat) {
-            effects.stops.push(StopOrder { call, why, member, ended, hurry });
+            effects.stops.push(StopOrder {
+                call,
+                why,
+                member,
+                ended,
+                hurry,
+            });
         }
     }
 
@@ -102,12 +127,21 @@ impl Core {
         self.stage = super::Stage::Closed;
         self.has_runtime = false;
         let keys: Vec<usize> = self.calls.iter().map(|(key, _)| key).collect();
-        for call in keys.into_iter().filter_map(|key| self.call_at(key)).collect::<Vec<_>>() {
+        for call in keys
+            .into_iter()
+            .filter_map(|key| self.call_at(key))
+            .collect::<Vec<_>>()
+        {
             let error = Error::new(error.kind(), error.to_string());
             self.end(call, Err(CallError::Rejected(error)), None, effects);
         }
         // Their processes are ended and reaped when the last that holds them drops them.
-        effects.dropped.extend(self.seats.iter_mut().flatten().filter_map(|seat| seat.member.take()));
+        effects.dropped.extend(
+            self.seats
+                .iter_mut()
+                .flatten()
+                .filter_map(|seat| seat.member.take()),
+        );
         self.seats.clear();
         self.free.clear();
         self.census_is_stale();
@@ -116,21 +150,38 @@ impl Core {
 
     /// Why nothing is taken any more.
     pub(in super::super) fn closed(&self) -> Error {
-        if self.has_runtime { Error::new(ErrorKind::Closed, "call a pool that was shut down") } else { Self::runtime_ended() }
+        if self.has_runtime {
+            Error::new(ErrorKind::Closed, "call a pool that was shut down")
+        } else {
+            Self::runtime_ended()
+        }
     }
 
     /// Stops every call.
     pub(in super::super) fn stop_all(&mut self, effects: &mut Effects) {
         let keys: Vec<usize> = self.calls.iter().map(|(key, _)| key).collect();
-        for call in keys.into_iter().filter_map(|key| self.call_at(key)).collect::<Vec<_>>() {
+        for call in keys
+            .into_iter()
+            .filter_map(|key| self.call_at(key))
+            .collect::<Vec<_>>()
+        {
             self.stop(call, Why::Shutdown, effects);
         }
     }
 
     /// Stops the calls that wait; returns how many.
-    pub(in super::super) fn cancel_waiting(&mut self, reason: &str, effects: &mut Effects) -> usize {
+    pub(in super::super) fn cancel_waiting(
+        &mut self,
+        reason: &str,
+        effects: &mut Effects,
+    ) -> usize {
         let waits = |(_, entry): &(usize, &Entry)| !matches!(entry.phase, Phase::Running { .. });
-        let calls: Vec<u64> = self.calls.iter().filter(waits).filter_map(|(key, _)| self.call_at(key)).collect();
+        let calls: Vec<u64> = self
+            .calls
+            .iter()
+            .filter(waits)
+            .filter_map(|(key, _)| self.call_at(key))
+            .collect();
         for call in &calls {
             self.stop(*call, Why::Cancel(reason.to_owned()), effects);
         }

@@ -13,27 +13,42 @@ use crate::wire::kind;
 
 /// An idle worker answers at once, if it gets to run at all.
 const MISSES_MAX_IDLE: u32 = 2;
-/// A busy one too, since another thread of it does; but its attempts may keep it from that for a while.
+/// A busy one too, since another thread of it does; but its attempts may keep it from that for a
+/// while.
 const MISSES_MAX_BUSY: u32 = 10;
 /// A shorter silence says nothing on a busy machine.
 const SILENCE_MIN: Duration = Duration::from_secs(1);
 
-/// How many pings a worker may leave unanswered: never so few that the thread which reads its answers could have been kept from its CPU all that time.
+/// How many pings a worker may leave unanswered: never so few that the thread which reads its
+/// answers could have been kept from its CPU all that time.
 fn misses_max(idle: bool, check_interval: Duration) -> u32 {
-    let looks = SILENCE_MIN.as_nanos().div_ceil(check_interval.as_nanos().max(1));
+    let looks = SILENCE_MIN
+        .as_nanos()
+        .div_ceil(check_interval.as_nanos().max(1));
     let looks = u32::try_from(looks).unwrap_or(u32::MAX);
-    looks.max(if idle { MISSES_MAX_IDLE } else { MISSES_MAX_BUSY })
+    looks.max(if idle {
+        MISSES_MAX_IDLE
+    } else {
+        MISSES_MAX_BUSY
+    })
 }
 
 impl Core {
     pub(super) fn on_tick(&mut self, planned: Instant, now: Instant, effects: &mut Effects) {
         let next = after(now, self.config.check_interval);
         self.deadlines.insert(next, Due::Tick(next));
-        // A tick that comes late says that this process was held up; answers may lie unread, so nobody is judged by it. What a worker got of
-        // the CPUs is another question (`Child::silence`).
+        // A tick that comes late says that this process was held up; answers may lie unread, so
+        // nobody is judged by it. What a worker got of the CPUs is another question
+        // (`Child::silence`).
         let in_time = now.saturating_duration_since(planned) < self.config.check_interval / 2;
-        let numbers: Vec<u32> = (1..).zip(&self.seats).filter(|(_, seat)| seat.is_some()).map(|(number, _)| number).collect();
-        let mut surplus = self.ready_count_of_ours().saturating_sub(self.config.workers_min.max(self.floor));
+        let numbers: Vec<u32> = (1..)
+            .zip(&self.seats)
+            .filter(|(_, seat)| seat.is_some())
+            .map(|(number, _)| number)
+            .collect();
+        let mut surplus = self
+            .ready_count_of_ours()
+            .saturating_sub(self.config.workers_min.max(self.floor));
         for number in numbers.into_iter().rev() {
             if !self.is_responsive(number, in_time) {
                 continue;
@@ -48,11 +63,19 @@ impl Core {
         effects.changed = true;
     }
 
-    /// Pings a worker, and ends it if it left a ping unanswered for too long although it could have answered.
+    /// Pings a worker, and ends it if it left a ping unanswered for too long although it could have
+    /// answered.
     fn is_responsive(&mut self, number: u32, in_time: bool) -> bool {
-        let Some(seat) = self.seat(number) else { return false };
+        let Some(seat) = self.seat(number) else {
+            return false;
+        };
         // A host has a beat of its own.
-        let (Some(child), idle) = (seat.member.as_ref().and_then(Member::child).cloned(), seat.running.is_empty()) else { return false };
+        let (Some(child), idle) = (
+            seat.member.as_ref().and_then(Member::child).cloned(),
+            seat.running.is_empty(),
+        ) else {
+            return false;
+        };
         if seat.stage == SeatStage::Retiring {
             return false;
         }
@@ -86,20 +109,32 @@ impl Core {
             Silence::Traced => Some("a debugger".to_owned()),
             Silence::Starved | Silence::Deaf => None,
         };
-        let Some(seat) = self.seat(number) else { return };
+        let Some(seat) = self.seat(number) else {
+            return;
+        };
         let is_new = by.is_some() && seat.stopped_by != by;
         seat.stopped_by.clone_from(&by);
         if let Some(by) = by.filter(|_| is_new) {
             let pid = child.pid();
             tracing::warn!(worker = number, pid, by, "a worker is stopped");
-            self.emit(|| Event::WorkerStopped { worker: number, pid, by: by.into() });
+            self.emit(|| Event::WorkerStopped {
+                worker: number,
+                pid,
+                by: by.into(),
+            });
         }
     }
 
     fn send_home_if_idle(&mut self, number: u32, now: Instant) -> bool {
-        let Some(timeout) = self.config.idle_timeout else { return false };
-        let Some(seat) = self.seat(number) else { return false };
-        let bored = seat.stage == SeatStage::Ready && seat.running.is_empty() && now - seat.idle_since >= timeout;
+        let Some(timeout) = self.config.idle_timeout else {
+            return false;
+        };
+        let Some(seat) = self.seat(number) else {
+            return false;
+        };
+        let bored = seat.stage == SeatStage::Ready
+            && seat.running.is_empty()
+            && now - seat.idle_since >= timeout;
         if bored {
             self.retire(number, "it had nothing to do");
         }
@@ -109,11 +144,18 @@ impl Core {
     /// Replaces a worker that is old or heavy; what it runs is finished first.
     fn retire_if_spent(&mut self, number: u32, now: Instant) {
         let config = Arc::clone(&self.config);
-        let Some(seat) = self.seat(number) else { return };
-        let Some(child) = seat.member.as_ref().and_then(Member::child).cloned() else { return };
+        let Some(seat) = self.seat(number) else {
+            return;
+        };
+        let Some(child) = seat.member.as_ref().and_then(Member::child).cloned() else {
+            return;
+        };
         if seat.retire_at.is_some_and(|at| at <= now) {
             self.retire(number, "it is old");
-        } else if config.recycle_memory.is_some_and(|limit| resident_bytes(child.shown) > limit) {
+        } else if config
+            .recycle_memory
+            .is_some_and(|limit| resident_bytes(child.shown) > limit)
+        {
             self.retire(number, "it uses much memory");
         }
     }

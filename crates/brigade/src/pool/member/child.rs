@@ -1,8 +1,9 @@
 //! One worker process of ours, from its start to its reaping.
 //!
-//! [`live`] tells the story. Its states are those of a seat in `core`: it moves the seat from starting to ready and, at the end,
-//! empties it. While the worker serves, the data channel has a reading and a writing task of its own, because
-//! that is where the speed is; everything rare is one event loop in `serve`.
+//! [`live`] tells the story. Its states are those of a seat in `core`: it moves the seat from
+//! starting to ready and, at the end, empties it. While the worker serves, the data channel has a
+//! reading and a writing task of its own, because that is where the speed is; everything rare is
+//! one event loop in `serve`.
 
 mod start;
 
@@ -50,7 +51,8 @@ const TIME_TO_ANSWER: Duration = Duration::from_millis(200);
 pub(in super::super) struct Child {
     pub(in super::super) epoch: u64,
     pub(in super::super) process: Process,
-    /// The worker's own number in `/proc`, if that shows it. Another one than that of `process` where a program stands between (a shell, strace).
+    /// The worker's own number in `/proc`, if that shows it. Another one than that of `process`
+    /// where a program stands between (a shell, strace).
     pub(in super::super) shown: Option<u32>,
     pub(in super::super) data: Arc<Channel>,
     pub(in super::super) control: Channel,
@@ -108,7 +110,8 @@ impl Child {
         }
     }
 
-    /// Takes a step of the kill ladder: signals the worker's process tree, or has the worker do it where we may not.
+    /// Takes a step of the kill ladder: signals the worker's process tree, or has the worker do it
+    /// where we may not.
     pub(in super::super) fn signal(&self, signal: Signal) {
         self.note_state();
         if self.process.signal(signal).is_err() {
@@ -126,25 +129,38 @@ impl Child {
     }
 
     fn ask_to_end(&self, signal: Signal) {
-        self.control.send(kind::END, 0, &[u8::try_from(signal.as_raw()).unwrap_or(0)]);
+        self.control
+            .send(kind::END, 0, &[u8::try_from(signal.as_raw()).unwrap_or(0)]);
     }
 
-    /// Why it has not answered a ping: judged by what it got to run, not by the clock. To be asked again while it is silent.
+    /// Why it has not answered a ping: judged by what it got to run, not by the clock. To be asked
+    /// again while it is silent.
     pub(in super::super) fn silence(&self) -> Silence {
         match self.process.held() {
             Some(Held::Traced) => return Silence::Traced,
             Some(held @ Held::Stopped(_)) => return Silence::Stopped(held.to_string()),
             None => {}
         }
-        let Some(shown) = self.shown else { return Silence::Deaf };
-        let Some(listener) = *self.listener.get_or_init(|| thread_named(shown, LISTENER)) else { return Silence::Deaf };
-        let ran = share_of(shown, listener).map_or(0, |share| u64::try_from(share.ran.as_nanos()).unwrap_or(u64::MAX));
+        let Some(shown) = self.shown else {
+            return Silence::Deaf;
+        };
+        let Some(listener) = *self.listener.get_or_init(|| thread_named(shown, LISTENER)) else {
+            return Silence::Deaf;
+        };
+        let ran = share_of(shown, listener).map_or(0, |share| {
+            u64::try_from(share.ran.as_nanos()).unwrap_or(u64::MAX)
+        });
         // What it had run when it was first found silent.
-        let first = self.silent_since.compare_exchange(0, ran.max(1), Ordering::Relaxed, Ordering::Relaxed).unwrap_or_else(|first| first);
-        let had_time = first != 0 && Duration::from_nanos(ran.saturating_sub(first)) >= TIME_TO_ANSWER;
+        let first = self
+            .silent_since
+            .compare_exchange(0, ran.max(1), Ordering::Relaxed, Ordering::Relaxed)
+            .unwrap_or_else(|first| first);
+        let had_time =
+            first != 0 && Duration::from_nanos(ran.saturating_sub(first)) >= TIME_TO_ANSWER;
         match state_of(shown, listener) {
             Some('R' | 'D') if !had_time => Silence::Starved,
-            // It has answered, and it is this process that did not get to read that. Asked after the state, or the answer might come in between.
+            // It has answered, and it is this process that did not get to read that. Asked after
+            // the state, or the answer might come in between.
             _ if self.control.has_unread() || self.pulse.is_answered() => Silence::Starved,
             _ => Silence::Deaf,
         }
@@ -154,13 +170,17 @@ impl Child {
     fn note_state(&self) {
         self.process.look_at_peak(self.shown);
         if let Some(held) = self.process.held() {
-            lock(&self.said).stopped_by.get_or_insert_with(|| held.to_string());
+            lock(&self.said)
+                .stopped_by
+                .get_or_insert_with(|| held.to_string());
         }
     }
 
     /// Ends the worker at once because of what it did. The first reason counts.
     pub(in super::super) fn break_off(&self, how: &str) {
-        lock(&self.said).broken.get_or_insert_with(|| how.to_owned());
+        lock(&self.said)
+            .broken
+            .get_or_insert_with(|| how.to_owned());
         self.broken.cancel();
     }
 
@@ -181,12 +201,19 @@ impl Child {
                 self.silent_since.store(0, Ordering::Relaxed);
             }
             kind::LAST_WORDS => {
-                let words = frame.body.first().and_then(|byte| LastWords::from_byte(*byte));
+                let words = frame
+                    .body
+                    .first()
+                    .and_then(|byte| LastWords::from_byte(*byte));
                 let mut said = lock(&self.said);
-                said.signal = said.signal.or(frame.body.get(1).map(|signal| i32::from(*signal)));
+                said.signal = said
+                    .signal
+                    .or(frame.body.get(1).map(|signal| i32::from(*signal)));
                 // The first says why; what follows it is the default taking its course.
                 if let Some(words) = words
-                    && said.words.is_none_or(|(_, known)| known == LastWords::Signal)
+                    && said
+                        .words
+                        .is_none_or(|(_, known)| known == LastWords::Signal)
                 {
                     said.words = Some((frame.id, words));
                     said.thread = frame.body.get(2..).and_then(thread_name);
@@ -224,7 +251,11 @@ impl Child {
 /// The name of a thread as a worker sends it: up to the first zero, printable.
 fn thread_name(bytes: &[u8]) -> Option<String> {
     let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-    let name: String = String::from_utf8_lossy(name).chars().filter(|char| !char.is_control()).take(16).collect();
+    let name: String = String::from_utf8_lossy(name)
+        .chars()
+        .filter(|char| !char.is_control())
+        .take(16)
+        .collect();
     (!name.is_empty()).then_some(name)
 }
 
@@ -247,7 +278,11 @@ pub(in super::super) async fn live(shared: Arc<Shared>, number: u32, epoch: u64)
     });
     let writing = Arc::clone(&member);
     shared.scope.spawn(async move {
-        writing.process.gone.run_until_cancelled(writing.data.write_loop()).await;
+        writing
+            .process
+            .gone
+            .run_until_cancelled(writing.data.write_loop())
+            .await;
     });
     shared.step(|core, effects| core.on_ready(number, epoch, Arc::clone(&member), effects));
 
@@ -264,7 +299,8 @@ async fn pump(stdout: &Pipe, stderr: &Pipe) {
     std::future::pending::<()>().await;
 }
 
-/// Looks at the worker's memory now and then while it runs something: of a process that has ended nobody can tell its peak.
+/// Looks at the worker's memory now and then while it runs something: of a process that has ended
+/// nobody can tell its peak.
 async fn look_at_peak(shared: &Shared, number: u32, member: &Child) {
     loop {
         sleep(shared.config.check_interval).await;
@@ -294,16 +330,23 @@ enum Service {
 }
 
 /// Until the worker's process has ended, by itself or because it was told to.
-async fn serve(shared: &Arc<Shared>, number: u32, member: &Child, control: &mut Decoder) -> Service {
+async fn serve(
+    shared: &Arc<Shared>,
+    number: u32,
+    member: &Child,
+    control: &mut Decoder,
+) -> Service {
     let turn = tokio::select! {
         () = member.process.ended() => Turn::Ended,
         () = member.broken.cancelled() => Turn::Broken,
         () = member.retire.cancelled() => Turn::Retired,
         () = shared.killed.cancelled() => Turn::Killed,
-        () = read_control(shared, number, member, control) => unreachable!("reading goes on until the process ends"),
+        () = read_control(shared, number, member, control) => unreachable!("reading goes on until \
+            the process ends"),
         () = member.control.write_loop() => unreachable!("writing goes on until the process ends"),
         () = pump(&member.stdout, &member.stderr) => unreachable!("the pumps do not end"),
-        () = look_at_peak(shared, number, member) => unreachable!("looking goes on until the process ends"),
+        () = look_at_peak(shared, number, member) => unreachable!("looking goes on until the \
+            process ends"),
     };
     if !matches!(turn, Turn::Retired) {
         shared.step(|core, effects| core.on_ending(number, member.epoch, effects));
@@ -318,8 +361,12 @@ async fn serve(shared: &Arc<Shared>, number: u32, member: &Child, control: &mut 
             Service::LetGo
         }
         Turn::Broken => {
-            // A process that is ending by itself closes its sockets a moment before it can be waited for.
-            if timeout(LINK_END_GRACE, member.process.ended()).await.is_ok() {
+            // A process that is ending by itself closes its sockets a moment before it can be
+            // waited for.
+            if timeout(LINK_END_GRACE, member.process.ended())
+                .await
+                .is_ok()
+            {
                 return Service::Left;
             }
             member.kill().await;
@@ -332,18 +379,24 @@ async fn serve(shared: &Arc<Shared>, number: u32, member: &Child, control: &mut 
     }
 }
 
-/// From the end of its link to the end of its process, for a worker that is just exiting: a core of 100 MiB is unmapped in
-/// less.
+/// From the end of its link to the end of its process, for a worker that is just exiting: a core of
+/// 100 MiB is unmapped in less.
 const LINK_END_GRACE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Lets the worker finish: end of data, teardown, exit; then the harder steps.
 async fn end_gently(config: &Config, member: &Child) {
     member.data.finish();
-    if timeout(config.teardown_timeout, member.process.ended()).await.is_ok() {
+    if timeout(config.teardown_timeout, member.process.ended())
+        .await
+        .is_ok()
+    {
         return;
     }
     member.signal(Signal::TERM);
-    if timeout(config.terminate, member.process.ended()).await.is_err() {
+    if timeout(config.terminate, member.process.ended())
+        .await
+        .is_err()
+    {
         member.kill().await;
     }
 }
@@ -391,7 +444,9 @@ async fn read_data(shared: &Arc<Shared>, number: u32, member: &Child) {
     }
     // What a dying worker had written before it died counts.
     member.process.ended().await;
-    member.unread.fetch_or(member.data.was_left_unread(), Ordering::Relaxed);
+    member
+        .unread
+        .fetch_or(member.data.was_left_unread(), Ordering::Relaxed);
     let mut left = shared.config.payload_bytes_max + META_BYTES_MAX;
     while left > 0 {
         let count = member.data.read_now(&mut decoder);
@@ -405,7 +460,12 @@ async fn read_data(shared: &Arc<Shared>, number: u32, member: &Child) {
 /// Hands whole frames to the dispatcher. `false` if they make no sense.
 fn take_frames(shared: &Arc<Shared>, number: u32, member: &Child, decoder: &mut Decoder) -> bool {
     let mut problem = None;
-    let mut others = if member.logs { logs::take(number, decoder) } else { Vec::new() }.into_iter();
+    let mut others = if member.logs {
+        logs::take(number, decoder)
+    } else {
+        Vec::new()
+    }
+    .into_iter();
     shared.step(|core, effects| {
         let now = Instant::now();
         loop {
@@ -429,7 +489,8 @@ fn take_frames(shared: &Arc<Shared>, number: u32, member: &Child, decoder: &mut 
 
 // -- the end
 
-/// Reaps the process and tells the dispatcher. All that the worker wrote before it died is taken first.
+/// Reaps the process and tells the dispatcher. All that the worker wrote before it died is taken
+/// first.
 async fn finish(
     shared: &Arc<Shared>,
     number: u32,
@@ -463,15 +524,22 @@ async fn finish(
         stopped_by: said.stopped_by,
         panic: said.panic,
         // A process that ended by itself closed its channels by that; then its end is what counts.
-        broken: said.broken.filter(|_| matches!(service, Service::BrokenOff) || !said.closed),
+        broken: said
+            .broken
+            .filter(|_| matches!(service, Service::BrokenOff) || !said.closed),
         cgroup_oom: member.group.as_ref().is_some_and(Group::was_out_of_memory),
         stderr: member.stderr.tail(),
         unread: member.unread.load(Ordering::Relaxed),
         expected: matches!(service, Service::LetGo),
     };
-    // Whoever stopped an attempt is told when nothing of it is left; whoever was crashed on need not wait for that.
+    // Whoever stopped an attempt is told when nothing of it is left; whoever was crashed on need
+    // not wait for that.
     let stopping = shared.peek(|core| core.is_stopping(number, member.epoch));
-    let swept = if stopping { Some(child::sweep(&member.process).await) } else { None };
+    let swept = if stopping {
+        Some(child::sweep(&member.process).await)
+    } else {
+        None
+    };
     shared.step(|core, effects| core.on_gone(number, member, &obituary, effects));
     let swept = match swept {
         Some(swept) => swept,
@@ -485,8 +553,9 @@ async fn finish(
     member.process.gone.cancel();
 }
 
-/// Whether the signal that a worker said it dies of tells more than what the system says of the process that we started: where another part
-/// of this program reaped it, or where that process is a program between (a shell exits with 128 and the signal).
+/// Whether the signal that a worker said it dies of tells more than what the system says of the
+/// process that we started: where another part of this program reaped it, or where that process is
+/// a program between (a shell exits with 128 and the signal).
 fn tells_more(exit: Exit, signal: i32) -> bool {
     exit == Exit::Unknown || exit == Exit::Code(128 + signal)
 }

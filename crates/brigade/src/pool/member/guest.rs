@@ -1,7 +1,8 @@
 //! A host that joined: its handshake, its connections, its leave.
 //!
-//! [`receive`] tells the story of one connection. The seat in `core` and this [`Guest`] outlive it: the next connection of the same session
-//! takes the place of the one before, which has ended by then (`line`).
+//! [`receive`] tells the story of one connection. The seat in `core` and this [`Guest`] outlive it:
+//! the next connection of the same session takes the place of the one before, which has ended by
+//! then (`line`).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -30,14 +31,18 @@ use crate::retry::Retry;
 use crate::sync::lock;
 use crate::task;
 use crate::wire;
-use crate::wire::remote::{Join, MAGIC, Mark, Run, Stop, TaskLine, TurnedAway, VERSION, Welcome, ahead_max, kind};
+use crate::wire::remote::{
+    Join, MAGIC, Mark, Run, Stop, TaskLine, TurnedAway, VERSION, Welcome, ahead_max, kind,
+};
 
-/// Progress with its fraction and codec goes in one part: parts of two messages of one call and kind would be taken for one message.
+/// Progress with its fraction and codec goes in one part: parts of two messages of one call and
+/// kind would be taken for one message.
 const _: () = assert!(crate::progress::PROGRESS_BYTES_MAX + 9 <= crate::wire::remote::PART_BYTES);
 
 /// From the connection to the introduction.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// What stands before a payload: certificates have 64 KiB of output, and an attempt may have to bring more.
+/// What stands before a payload: certificates have 64 KiB of output, and an attempt may have to
+/// bring more.
 const META_BYTES_MAX: usize = 256 << 10;
 /// Tasks of one host.
 const TASKS_MAX: usize = 10_000;
@@ -90,7 +95,16 @@ pub(in super::super) struct TaskFacts {
 
 impl Guest {
     pub(in super::super) fn new(epoch: u64, newcomer: Newcomer) -> Self {
-        let Newcomer { session, identity, name, pid, slots, labels, functions, tasks } = newcomer;
+        let Newcomer {
+            session,
+            identity,
+            name,
+            pid,
+            slots,
+            labels,
+            functions,
+            tasks,
+        } = newcomer;
         Self {
             epoch,
             session,
@@ -114,16 +128,27 @@ impl Guest {
     pub(in super::super) fn can_run(&self, request: &Request) -> bool {
         let known = match &request.target {
             Target::Task { name } => self.tasks.contains_key(&**name),
-            Target::Function { name, .. } => self.functions && registry::function_number(name).is_some(),
+            Target::Function { name, .. } => {
+                self.functions && registry::function_number(name).is_some()
+            }
         };
-        known && request.options().labels.iter().all(|label| self.labels.contains(label))
+        known
+            && request
+                .options()
+                .labels
+                .iter()
+                .all(|label| self.labels.contains(label))
     }
 
-    /// What its registration there says of retries, of what a call does not say. The host says the rest itself.
+    /// What its registration there says of retries, of what a call does not say. The host says the
+    /// rest itself.
     pub(in super::super) fn fill(&self, request: &mut Request) {
-        let Target::Task { name } = &request.target else { return };
-        let Some(task) = self.tasks.get(&**name).filter(|task| request.queue.is_none() && (task.retries.is_some() || task.retry.is_some()))
-        else {
+        let Target::Task { name } = &request.target else {
+            return;
+        };
+        let Some(task) = self.tasks.get(&**name).filter(|task| {
+            request.queue.is_none() && (task.retries.is_some() || task.retry.is_some())
+        }) else {
             return;
         };
         let options = request.options.get_or_insert_default();
@@ -143,10 +168,14 @@ impl Guest {
 
     /// Notes how long an attempt took. With the dispatcher locked.
     pub(in super::super) fn took(&self, wall: Duration) {
-        let (micros, usual) = (u32::try_from(wall.as_micros()).unwrap_or(u32::MAX), self.usual_micros.load(Ordering::Relaxed));
+        let (micros, usual) = (
+            u32::try_from(wall.as_micros()).unwrap_or(u32::MAX),
+            self.usual_micros.load(Ordering::Relaxed),
+        );
         let answers = self.answers.load(Ordering::Relaxed).saturating_add(1);
         self.answers.store(answers, Ordering::Relaxed);
-        self.usual_micros.store(usual - usual / 8 + micros / 8, Ordering::Relaxed);
+        self.usual_micros
+            .store(usual - usual / 8 + micros / 8, Ordering::Relaxed);
     }
 
     /// A call that went ahead of its turn came back.
@@ -154,23 +183,29 @@ impl Guest {
         self.answers.store(0, Ordering::Relaxed);
     }
 
-    /// How many calls it may be sent beyond its slots, so that it has the next ones when some end. Only where attempts are so short that
-    /// the way there and back counts, and the host gives back what it cannot begin soon. The longer they take, and the longer what was
-    /// sent ahead waits there, the fewer.
+    /// How many calls it may be sent beyond its slots, so that it has the next ones when some end.
+    /// Only where attempts are so short that the way there and back counts, and the host gives back
+    /// what it cannot begin soon. The longer they take, and the longer what was sent ahead waits
+    /// there, the fewer.
     pub(in super::super) fn ahead(&self) -> u32 {
         if self.answers.load(Ordering::Relaxed) < AHEAD_ANSWERS_MIN {
             return 0;
         }
         let latency = self.latency_micros.load(Ordering::Relaxed);
-        let usual = self.usual_micros.load(Ordering::Relaxed).saturating_sub(latency);
+        let usual = self
+            .usual_micros
+            .load(Ordering::Relaxed)
+            .saturating_sub(latency);
         let most = AHEAD_MICROS.max(latency.saturating_mul(2));
-        let share = u64::from(most.saturating_sub(usual)) * u64::from(ahead_max(self.slots)) / u64::from(most);
+        let share = u64::from(most.saturating_sub(usual)) * u64::from(ahead_max(self.slots))
+            / u64::from(most);
         u32::try_from(share).expect("a part of a small number")
     }
 
     /// At least 1; one more for each doubling of the time there and back.
     pub(in super::super) fn distance(&self) -> u8 {
-        let doublings = u32::BITS - (self.latency_micros.load(Ordering::Relaxed) / 64).leading_zeros();
+        let doublings =
+            u32::BITS - (self.latency_micros.load(Ordering::Relaxed) / 64).leading_zeros();
         u8::try_from(1 + doublings).unwrap_or(u8::MAX)
     }
 
@@ -193,13 +228,20 @@ impl Guest {
         };
         let mut space = [0; TASK_NAME_BYTES_MAX + 128];
         let run = written(&run, options, &mut space);
-        let payload = entry.request.payload.as_ref().expect("a call that could not be encoded is not admitted");
+        let payload = entry
+            .request
+            .payload
+            .as_ref()
+            .expect("a call that could not be encoded is not admitted");
         self.outbox.append(kind::RUN, call, &run, payload);
     }
 
     /// Has it stop an attempt.
     pub(in super::super) fn stop(&self, call: u64, reason: &str, hurry: bool) {
-        let stop = Stop { reason: shorten(reason, REASON_BYTES_MAX).into(), hurry };
+        let stop = Stop {
+            reason: shorten(reason, REASON_BYTES_MAX).into(),
+            hurry,
+        };
         if let Ok(body) = Codec::Postcard.encode(&stop) {
             self.outbox.append(kind::STOP, call, &body, &Bytes::new());
             self.outbox.kick();
@@ -207,7 +249,13 @@ impl Guest {
     }
 
     /// The first that is said on a connection.
-    pub(in super::super) fn welcome(&self, number: u32, config: &Config, resumed: bool, drop: Vec<u64>) {
+    pub(in super::super) fn welcome(
+        &self,
+        number: u32,
+        config: &Config,
+        resumed: bool,
+        drop: Vec<u64>,
+    ) {
         let welcome = Welcome {
             magic: MAGIC,
             version: VERSION,
@@ -227,17 +275,23 @@ impl Guest {
     }
 }
 
-/// What a request asks for, as another host is told it: a function only by its place in the list, which `can_run` found there.
+/// What a request asks for, as another host is told it: a function only by its place in the list,
+/// which `can_run` found there.
 fn listed(request: &Request) -> wire::Target<'_> {
     match &request.target {
-        Target::Function { name, .. } => wire::Target::Listed(registry::function_number(name).unwrap_or(u32::MAX)),
+        Target::Function { name, .. } => {
+            wire::Target::Listed(registry::function_number(name).unwrap_or(u32::MAX))
+        }
         Target::Task { .. } => target_of(request),
     }
 }
 
 /// One connection of a host: introduction, seat, service, end.
 pub(in super::super) async fn receive(shared: Arc<Shared>, peer: Authenticated) {
-    let (from, identity) = (peer.peer.to_string(), printable(&peer.identity.to_string(), IDENTITY_BYTES_MAX));
+    let (from, identity) = (
+        peer.peer.to_string(),
+        printable(&peer.identity.to_string(), IDENTITY_BYTES_MAX),
+    );
     let mut line = Line::new(peer.stream);
     let joined = match timeout(JOIN_TIMEOUT, introduce(&mut line, &from, &identity)).await {
         // It said nothing in time.
@@ -254,7 +308,8 @@ pub(in super::super) async fn receive(shared: Arc<Shared>, peer: Authenticated) 
         Ok(found) => found,
         Err(error) => return turn_away(&shared, line, &from, &error).await,
     };
-    // What is left of the connection before this one ends first, so that nothing is written to it any more.
+    // What is left of the connection before this one ends first, so that nothing is written to it
+    // any more.
     let cut = CancellationToken::new();
     std::mem::replace(&mut *lock(&guest.cut), cut.clone()).cancel();
     let _up = guest.line.lock().await;
@@ -266,9 +321,22 @@ pub(in super::super) async fn receive(shared: Arc<Shared>, peer: Authenticated) 
 }
 
 /// Carries a connection until it ends, and tells the dispatcher how.
-async fn serve(shared: &Arc<Shared>, number: u32, guest: &Arc<Guest>, mut line: Line, cut: &CancellationToken) {
-    line.admit(shared.config.payload_bytes_max + META_BYTES_MAX, &shared.partial);
-    let host = Host { shared, number, guest };
+async fn serve(
+    shared: &Arc<Shared>,
+    number: u32,
+    guest: &Arc<Guest>,
+    mut line: Line,
+    cut: &CancellationToken,
+) {
+    line.admit(
+        shared.config.payload_bytes_max + META_BYTES_MAX,
+        &shared.partial,
+    );
+    let host = Host {
+        shared,
+        number,
+        guest,
+    };
     let until = async {
         tokio::select! {
             () = guest.leave.cancelled() => {}
@@ -278,11 +346,15 @@ async fn serve(shared: &Arc<Shared>, number: u32, guest: &Arc<Guest>, mut line: 
         }
         guest.outbox.urgent(kind::BYE, 0, b"the pool has let it go");
     };
-    let end = line.run(&guest.outbox, shared.config.hosts.beat, &host, until).await;
+    let end = line
+        .run(&guest.outbox, shared.config.hosts.beat, &host, until)
+        .await;
     let unseen = guest.outbox.close(kind::RUN);
     shared.step(|core, effects| match end {
         End::Nonsense(error) => core.part_with(number, guest.epoch, &error.to_string(), effects),
-        End::Told if shared.killed.is_cancelled() => core.part_with(number, guest.epoch, "the pool was dropped", effects),
+        End::Told if shared.killed.is_cancelled() => {
+            core.part_with(number, guest.epoch, "the pool was dropped", effects)
+        }
         End::Told => core.on_host_down(number, guest, "it connected anew", &unseen, effects),
         End::Cut(how) => core.on_host_down(number, guest, &how, &unseen, effects),
     });
@@ -291,37 +363,68 @@ async fn serve(shared: &Arc<Shared>, number: u32, guest: &Arc<Guest>, mut line: 
 async fn turn_away(shared: &Shared, mut line: Line, from: &str, error: &Error) {
     let reason = error.to_string();
     tracing::warn!(peer = from, reason, "a host was turned away");
-    shared.emit(|| Event::HostRefused { peer: from.into(), reason: reason.as_str().into() });
-    let told = TurnedAway { magic: MAGIC, version: VERSION, brigade: env!("CARGO_PKG_VERSION").to_owned(), reason };
-    timeout(JOIN_TIMEOUT, line.say(kind::TURNED_AWAY, &told)).await.ok();
+    shared.emit(|| Event::HostRefused {
+        peer: from.into(),
+        reason: reason.as_str().into(),
+    });
+    let told = TurnedAway {
+        magic: MAGIC,
+        version: VERSION,
+        brigade: env!("CARGO_PKG_VERSION").to_owned(),
+        reason,
+    };
+    timeout(JOIN_TIMEOUT, line.say(kind::TURNED_AWAY, &told))
+        .await
+        .ok();
     line.close().await;
 }
 
 /// Reads how a host introduces itself, and checks what can be checked of that.
-async fn introduce(line: &mut Line, from: &str, identity: &str) -> Result<(Newcomer, Arrival), Error> {
+async fn introduce(
+    line: &mut Line,
+    from: &str,
+    identity: &str,
+) -> Result<(Newcomer, Arrival), Error> {
     let refuse = |text: String| Err(Error::new(ErrorKind::Refused, text));
     let frame = line.listen().await?;
     // What both versions have in common comes first.
-    let Ok(((magic, version, brigade), _)) = postcard::take_from_bytes::<([u8; 4], u16, String)>(&frame.body) else {
+    let Ok(((magic, version, brigade), _)) =
+        postcard::take_from_bytes::<([u8; 4], u16, String)>(&frame.body)
+    else {
         return refuse("it does not introduce itself".to_owned());
     };
     if frame.kind != kind::JOIN || magic != MAGIC {
         return refuse("it does not introduce itself".to_owned());
     }
     if version != VERSION {
-        let (own, brigade) = (env!("CARGO_PKG_VERSION"), printable(&brigade, WORD_BYTES_MAX));
-        return refuse(format!("it speaks version {version} of the protocol (brigade {brigade}), this pool {VERSION} (brigade {own})"));
+        let (own, brigade) = (
+            env!("CARGO_PKG_VERSION"),
+            printable(&brigade, WORD_BYTES_MAX),
+        );
+        return refuse(format!(
+            "it speaks version {version} of the protocol (brigade {brigade}), this pool {VERSION} \
+                (brigade {own})"
+        ));
     }
     let join: Join = Codec::Postcard.decode(&frame.body)?;
     if join.slots == 0 || join.slots > SLOTS_MAX {
-        return refuse(format!("it offers {} slots: there are 1 to {SLOTS_MAX}", join.slots));
+        return refuse(format!(
+            "it offers {} slots: there are 1 to {SLOTS_MAX}",
+            join.slots
+        ));
     }
-    if join.tasks.len() > TASKS_MAX || join.labels.len() > LABELS_MAX || join.held.len() > 4 * SLOTS_MAX as usize {
+    if join.tasks.len() > TASKS_MAX
+        || join.labels.len() > LABELS_MAX
+        || join.held.len() > 4 * SLOTS_MAX as usize
+    {
         return refuse("it names too many tasks, labels or calls".to_owned());
     }
     if let Some((task, own)) = join.tasks.iter().find_map(other_signature) {
         let theirs = printable(&task.signature, SIGNATURE_BYTES_MAX);
-        let text = format!("its task {:?} is {theirs}, this pool's is {own}: build both from the same source", task.name);
+        let text = format!(
+            "its task {:?} is {theirs}, this pool's is {own}: build both from the same source",
+            task.name
+        );
         return refuse(text);
     }
     let newcomer = Newcomer {
@@ -336,14 +439,30 @@ async fn introduce(line: &mut Line, from: &str, identity: &str) -> Result<(Newco
             .tasks
             .into_iter()
             .map(|task| {
-                (task.name.into(), TaskFacts { idempotent: task.idempotent, retries: task.retries, retry: task.retry.map(Retry::from) })
+                (
+                    task.name.into(),
+                    TaskFacts {
+                        idempotent: task.idempotent,
+                        retries: task.retries,
+                        retry: task.retry.map(Retry::from),
+                    },
+                )
             })
             .collect(),
     };
-    Ok((newcomer, Arrival { number: 0, peer: from.into(), held: join.held, leaving: join.leaving }))
+    Ok((
+        newcomer,
+        Arrival {
+            number: 0,
+            peer: from.into(),
+            held: join.held,
+            leaving: join.leaving,
+        },
+    ))
 }
 
-/// A task that this program has too, and whose types are others here: calls of this program would not fit there.
+/// A task that this program has too, and whose types are others here: calls of this program would
+/// not fit there.
 fn other_signature(task: &TaskLine) -> Option<(&TaskLine, &'static str)> {
     let own = (registry::find(&task.name)?.signature)();
     (!task::fits(own, &task.signature)).then_some((task, own))
@@ -356,7 +475,8 @@ struct Host<'a> {
     guest: &'a Guest,
 }
 
-/// What is handed to the dispatcher in one step. It is decoded before the dispatcher is locked, and bounded, since decoding makes more of it.
+/// What is handed to the dispatcher in one step. It is decoded before the dispatcher is locked, and
+/// bounded, since decoding makes more of it.
 struct Batch {
     messages: Vec<(u64, HostMessage)>,
     end: BatchEnd,
@@ -371,17 +491,38 @@ enum BatchEnd {
 
 impl Batch {
     fn read(messages: &mut Messages<'_>) -> Self {
-        let (mut batch, mut bytes) = (Self { messages: Vec::new(), end: BatchEnd::Full }, 0);
+        let (mut batch, mut bytes) = (
+            Self {
+                messages: Vec::new(),
+                end: BatchEnd::Full,
+            },
+            0,
+        );
         while batch.messages.len() < BATCH_MESSAGES_MAX && bytes < BATCH_BYTES_MAX {
             let frame = match messages.next() {
                 Ok(Some(frame)) => frame,
-                Ok(None) => return Self { end: BatchEnd::NothingMore, ..batch },
-                Err(error) => return Self { end: BatchEnd::Nonsense(error), ..batch },
+                Ok(None) => {
+                    return Self {
+                        end: BatchEnd::NothingMore,
+                        ..batch
+                    };
+                }
+                Err(error) => {
+                    return Self {
+                        end: BatchEnd::Nonsense(error),
+                        ..batch
+                    };
+                }
             };
             bytes += frame.body.len();
             match HostMessage::read(&frame) {
                 Ok(message) => batch.messages.push((frame.id, message)),
-                Err(error) => return Self { end: BatchEnd::Nonsense(error), ..batch },
+                Err(error) => {
+                    return Self {
+                        end: BatchEnd::Nonsense(error),
+                        ..batch
+                    };
+                }
             }
         }
         batch
@@ -390,7 +531,9 @@ impl Batch {
 
 impl Host<'_> {
     fn take(&self, heard: Vec<(u64, HostMessage)>) -> Result<(), Error> {
-        let was_large = heard.iter().any(|(_, message)| message.result_bytes() > LARGE_BYTES);
+        let was_large = heard
+            .iter()
+            .any(|(_, message)| message.result_bytes() > LARGE_BYTES);
         let (mut answered, mut problem) = (Vec::new(), None);
         self.shared.step(|core, effects| {
             let now = Instant::now();
@@ -403,9 +546,13 @@ impl Host<'_> {
                     }
                 }
             }
-            // Before calls are handed out: one that came back may go there again, and what is acknowledged must be the answer before that.
+            // Before calls are handed out: one that came back may go there again, and what is
+            // acknowledged must be the answer before that.
             if !answered.is_empty() {
-                let ids: Vec<u8> = answered.iter().flat_map(|id: &u64| id.to_le_bytes()).collect();
+                let ids: Vec<u8> = answered
+                    .iter()
+                    .flat_map(|id: &u64| id.to_le_bytes())
+                    .collect();
                 self.guest.outbox.append(kind::ACK, 0, &ids, &Bytes::new());
             }
             core.on_frames_over(effects);
@@ -435,11 +582,15 @@ impl Ear for Host<'_> {
 
     /// Only of calls that run there.
     fn expects(&self, kind: u8, call: u64) -> bool {
-        kind == kind::ANSWER && self.shared.peek(|core| core.runs_at(call, self.number, self.guest.epoch))
+        kind == kind::ANSWER
+            && self
+                .shared
+                .peek(|core| core.runs_at(call, self.number, self.guest.epoch))
     }
 
     fn relieved(&self) {
-        self.shared.step(|core, effects| core.on_relieved(self.number, self.guest.epoch, effects));
+        self.shared
+            .step(|core, effects| core.on_relieved(self.number, self.guest.epoch, effects));
     }
 
     fn echoed(&self, after: Duration) {

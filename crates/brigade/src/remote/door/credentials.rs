@@ -10,7 +10,8 @@ use super::pem::{self, Pem};
 use super::place::Place;
 use crate::error::{Error, ErrorKind};
 
-/// What a side of a connection between hosts proves itself with: a shared key, certificates, or both.
+/// What a side of a connection between hosts proves itself with: a shared key, certificates, or
+/// both.
 ///
 /// Both sides need the same kinds. Nothing in it shows in `Debug`, logs or errors.
 ///
@@ -38,7 +39,8 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// A key that both sides have, made by [`generate_key`](super::generate_key) or `brigade key`. It is never sent: each side proves that it has it.
+    /// A key that both sides have, made by [`generate_key`](super::generate_key) or `brigade key`.
+    /// It is never sent: each side proves that it has it.
     ///
     /// # Errors
     ///
@@ -51,13 +53,16 @@ impl Credentials {
     ///
     /// # Errors
     ///
-    /// `BadOption` if the file is another user's, if others may read or change it, or if it holds no generated key; `Os` if it cannot be read.
+    /// `BadOption` if the file is another user's, if others may read or change it, or if it holds
+    /// no generated key; `Os` if it cannot be read.
     pub fn key_file(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::key(pem::read_secret_file(path.as_ref())?.trim_ascii())
     }
 
-    /// Credentials for `tls://`, to be filled. A listener needs a [`certificate`](Self::certificate), and an [`authority`](Self::authority) that
-    /// vouches for who connects or a [key](Self::with_key); who connects needs an authority that vouches for the listener, and a certificate or a key.
+    /// Credentials for `tls://`, to be filled. A listener needs a
+    /// [`certificate`](Self::certificate), and an [`authority`](Self::authority) that vouches for
+    /// who connects or a [key](Self::with_key); who connects needs an authority that vouches for
+    /// the listener, and a certificate or a key.
     pub fn tls() -> Self {
         Self::default()
     }
@@ -72,15 +77,17 @@ impl Credentials {
         Ok(self)
     }
 
-    /// This side's certificate, with those between it and the authority behind it, and its private key. Files are read when a listener begins and
-    /// at each connect; everybody's right to read a private key is refused.
+    /// This side's certificate, with those between it and the authority behind it, and its private
+    /// key. Files are read when a listener begins and at each connect; everybody's right to read a
+    /// private key is refused.
     #[must_use]
     pub fn certificate(mut self, certificate: Pem, key: Pem) -> Self {
         self.identity = Some((certificate, key));
         self
     }
 
-    /// Certificates of the authorities that vouch for the other side. With it a listener demands a certificate of who connects.
+    /// Certificates of the authorities that vouch for the other side. With it a listener demands a
+    /// certificate of who connects.
     #[must_use]
     pub fn authority(mut self, authority: Pem) -> Self {
         self.authority = Some(authority);
@@ -94,11 +101,17 @@ impl Credentials {
         self
     }
 
-    /// Lets in only hosts whose certificate has one of these DNS names; `*.example.org` stands for one label in its place. Default: every certificate
-    /// that the authority vouches for. For listeners with an [`authority`](Self::authority).
+    /// Lets in only hosts whose certificate has one of these DNS names; `*.example.org` stands for
+    /// one label in its place. Default: every certificate that the authority vouches for. For
+    /// listeners with an [`authority`](Self::authority).
     #[must_use]
     pub fn allow_names<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
-        self.names = Some(names.into_iter().map(|name| name.into().to_ascii_lowercase()).collect());
+        self.names = Some(
+            names
+                .into_iter()
+                .map(|name| name.into().to_ascii_lowercase())
+                .collect(),
+        );
         self
     }
 
@@ -108,13 +121,21 @@ impl Credentials {
 
     /// Whether a certificate with these names may join.
     pub(super) fn allows(&self, theirs: &[String]) -> bool {
-        let Some(allowed) = &self.names else { return true };
-        theirs.iter().any(|name| allowed.iter().any(|allowed| is_name(allowed, &name.to_ascii_lowercase())))
+        let Some(allowed) = &self.names else {
+            return true;
+        };
+        theirs.iter().any(|name| {
+            allowed
+                .iter()
+                .any(|allowed| is_name(allowed, &name.to_ascii_lowercase()))
+        })
     }
 
     #[cfg_attr(not(feature = "remote-tls"), expect(dead_code, reason = "of TLS"))]
     pub(super) fn identity(&self) -> Option<(&Pem, &Pem)> {
-        self.identity.as_ref().map(|(certificate, key)| (certificate, key))
+        self.identity
+            .as_ref()
+            .map(|(certificate, key)| (certificate, key))
     }
 
     #[cfg_attr(not(feature = "remote-tls"), expect(dead_code, reason = "of TLS"))]
@@ -127,21 +148,31 @@ impl Credentials {
         self.server_name.as_deref()
     }
 
-    /// Whether they are enough for this place: nobody listens without a proof of who comes, nor connects without one of who listens.
+    /// Whether they are enough for this place: nobody listens without a proof of who comes, nor
+    /// connects without one of who listens.
     pub(super) fn check(&self, place: &Place, side: Side) -> Result<(), Error> {
-        let has_certificates = self.identity.is_some() || self.authority.is_some() || self.server_name.is_some();
+        let has_certificates =
+            self.identity.is_some() || self.authority.is_some() || self.server_name.is_some();
         let missing = match (place.is_tls(), side) {
-            (_, Side::Connects) if self.names.is_some() => "allow names when connecting: the listener's name is `server_name`",
+            (_, Side::Connects) if self.names.is_some() => {
+                "allow names when connecting: the listener's name is `server_name`"
+            }
             (_, Side::Listens) if self.names.is_some() && self.authority.is_none() => {
                 "allow names without an authority that vouches for them"
             }
             (false, _) if has_certificates => "use certificates without TLS: write tls://",
-            (false, _) if self.secret.is_none() => "go without a key: give one with `Credentials::key`",
-            (true, Side::Listens) if self.identity.is_none() => "listen with TLS without a certificate",
+            (false, _) if self.secret.is_none() => {
+                "go without a key: give one with `Credentials::key`"
+            }
+            (true, Side::Listens) if self.identity.is_none() => {
+                "listen with TLS without a certificate"
+            }
             (true, Side::Listens) if self.authority.is_none() && self.secret.is_none() => {
                 "let in anybody: give an authority that vouches for who connects, or a key"
             }
-            (true, Side::Connects) if self.authority.is_none() => "believe anybody: give an authority that vouches for the listener",
+            (true, Side::Connects) if self.authority.is_none() => {
+                "believe anybody: give an authority that vouches for the listener"
+            }
             (true, Side::Connects) if self.identity.is_none() && self.secret.is_none() => {
                 "connect without a proof: give a certificate, or a key"
             }
@@ -156,7 +187,10 @@ impl fmt::Debug for Credentials {
         let secret = self.secret.as_ref().map(|_| format_args!("***"));
         f.debug_struct("Credentials")
             .field("key", &secret)
-            .field("certificate", &self.identity.as_ref().map(|(certificate, _)| certificate))
+            .field(
+                "certificate",
+                &self.identity.as_ref().map(|(certificate, _)| certificate),
+            )
             .field("authority", &self.authority)
             .field("server_name", &self.server_name)
             .field("names", &self.names)
@@ -167,7 +201,9 @@ impl fmt::Debug for Credentials {
 /// Whether a name is the allowed one, or one label in the place of its star.
 fn is_name(allowed: &str, name: &str) -> bool {
     match allowed.strip_prefix("*.") {
-        Some(rest) => name.split_once('.').is_some_and(|(label, parent)| !label.is_empty() && parent == rest),
+        Some(rest) => name
+            .split_once('.')
+            .is_some_and(|(label, parent)| !label.is_empty() && parent == rest),
         None => allowed == name,
     }
 }
@@ -178,7 +214,8 @@ mod tests {
 
     #[test]
     fn a_star_stands_for_one_label() {
-        let credentials = Credentials::tls().allow_names(["gpu-1.example.org", "*.Fleet.example.org"]);
+        let credentials =
+            Credentials::tls().allow_names(["gpu-1.example.org", "*.Fleet.example.org"]);
         for (names, is_allowed) in [
             (&["gpu-1.example.org"][..], true),
             (&["other.example.org", "GPU-1.example.org"], true),

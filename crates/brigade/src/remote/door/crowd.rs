@@ -1,8 +1,9 @@
 //! Who is in the middle of a handshake, and who has to go when there are too many.
 //!
-//! All of them together have a limit, and those of one origin have one. At the limit the oldest goes, but nobody before a grace period,
-//! in which an honest peer has long proved itself: until then further connections wait in the kernel, and those of an origin that
-//! has its share are refused. So idle connections cannot keep others out, and neither can a flood of fresh ones.
+//! All of them together have a limit, and those of one origin have one. At the limit the oldest
+//! goes, but nobody before a grace period, in which an honest peer has long proved itself: until
+//! then further connections wait in the kernel, and those of an origin that has its share are
+//! refused. So idle connections cannot keep others out, and neither can a flood of fresh ones.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -36,7 +37,13 @@ pub(super) struct Ticket {
 
 impl Crowd {
     pub(super) fn new(max: usize, max_of_one: usize, grace: Duration) -> Self {
-        Self { max: max.max(1), max_of_one: max_of_one.max(1), grace, next: 0, waiting: VecDeque::new() }
+        Self {
+            max: max.max(1),
+            max_of_one: max_of_one.max(1),
+            grace,
+            next: 0,
+            waiting: VecDeque::new(),
+        }
     }
 
     /// From when on there is room for one more, which may be long ago.
@@ -47,7 +54,10 @@ impl Crowd {
 
     /// Sends the oldest away, if it had its time.
     pub(super) fn make_room(&mut self, now: Instant) {
-        if self.waiting.front().is_some_and(|oldest| oldest.since + self.grace <= now)
+        if self
+            .waiting
+            .front()
+            .is_some_and(|oldest| oldest.since + self.grace <= now)
             && let Some(oldest) = self.waiting.pop_front()
         {
             oldest.go.cancel();
@@ -59,9 +69,16 @@ impl Crowd {
         if self.waiting.len() >= self.max {
             self.make_room(now);
         }
-        let of_one = self.waiting.iter().filter(|waiting| waiting.origin == origin).count();
+        let of_one = self
+            .waiting
+            .iter()
+            .filter(|waiting| waiting.origin == origin)
+            .count();
         if of_one >= self.max_of_one {
-            let oldest = self.waiting.iter().position(|waiting| waiting.origin == origin)?;
+            let oldest = self
+                .waiting
+                .iter()
+                .position(|waiting| waiting.origin == origin)?;
             if self.waiting[oldest].since + self.grace > now {
                 return None;
             }
@@ -69,7 +86,12 @@ impl Crowd {
         }
         let (number, go) = (self.next, CancellationToken::new());
         self.next += 1;
-        self.waiting.push_back(Waiting { number, origin, since: now, go: go.clone() });
+        self.waiting.push_back(Waiting {
+            number,
+            origin,
+            since: now,
+            go: go.clone(),
+        });
         Some(Ticket { number, go })
     }
 

@@ -12,7 +12,10 @@ const KEY: Key = [7; 32];
 /// URLs of listeners: no error repeats a secret.
 pub fn urls(bytes: &[u8]) {
     if let Err(error) = Place::parse(&String::from_utf8_lossy(bytes)) {
-        assert!(!error.to_string().contains("secret") && !error.to_string().contains('\x1b'), "{error}");
+        assert!(
+            !error.to_string().contains("secret") && !error.to_string().contains('\x1b'),
+            "{error}"
+        );
     }
 }
 
@@ -38,7 +41,9 @@ pub fn records(bytes: &[u8]) {
     theirs.write_all(bytes).now_or_never();
     drop(theirs);
     let mut heard = Vec::new();
-    let end = sealed(Box::new(ours), sessions(1).1).read_to_end(&mut heard).now_or_never();
+    let end = sealed(Box::new(ours), sessions(1).1)
+        .read_to_end(&mut heard)
+        .now_or_never();
     assert!(end.is_some(), "it ends, as the peer did");
     assert!(RECORDED.starts_with(&heard), "other bytes than were sent");
 }
@@ -61,5 +66,8 @@ pub(crate) fn recorded() -> Vec<u8> {
         raw.read_to_end(&mut whole).await?;
         Ok::<_, std::io::Error>(whole)
     };
-    written.now_or_never().expect("there is room").expect("nobody closes it")
+    written
+        .now_or_never()
+        .expect("there is room")
+        .expect("nobody closes it")
 }

@@ -1,20 +1,26 @@
-//! The handshake: both sides say an opening, then run the Noise pattern `NNpsk0` over the shared key.
+//! The handshake: both sides say an opening, then run the Noise pattern `NNpsk0` over the shared
+//! key.
 //!
 //! ```text
 //! 0        4         6       7      8
 //! | "BRGD" | version | flags | side |        an opening, from each side
 //! ```
 //!
-//! The side that connects says its opening and the first Noise message, the side that listens its opening and the second, the side that connects a
-//! confirmation: an empty transport message. Noise gives what is promised: each side proves that it has the key, over fresh Diffie-Hellman keys of
-//! both; a recording proves nothing, which the confirmation shows; the key is never sent, and a key that is lost later does not open what was
-//! recorded before. The prologue has the version, the flags and what binds the handshake to the connection below it (32 bytes: the exporter of TLS,
-//! else zeros). Without a key (TLS with certificates of both sides) the messages are the same and made with a key of zeros.
+//! The side that connects says its opening and the first Noise message, the side that listens its
+//! opening and the second, the side that connects a confirmation: an empty transport message. Noise
+//! gives what is promised: each side proves that it has the key, over fresh Diffie-Hellman keys of
+//! both; a recording proves nothing, which the confirmation shows; the key is never sent, and a key
+//! that is lost later does not open what was recorded before. The prologue has the version, the
+//! flags and what binds the handshake to the connection below it (32 bytes: the exporter of TLS,
+//! else zeros). Without a key (TLS with certificates of both sides) the messages are the same and
+//! made with a key of zeros.
 //!
-//! A peer without the key gets the listener's opening and no more. The first message would let an impostor on the listener's port try keys
-//! offline, so keys are generated, with 256 bits (`credentials`).
+//! A peer without the key gets the listener's opening and no more. The first message would let an
+//! impostor on the listener's port try keys offline, so keys are generated, with 256 bits
+//! (`credentials`).
 //!
-//! `docs/wire-protocol.md` has it byte by byte. When it changes: raise [`VERSION`], and change that chapter.
+//! `docs/wire-protocol.md` has it byte by byte. When it changes: raise [`VERSION`], and change that
+//! chapter.
 
 use std::io;
 
@@ -74,14 +80,22 @@ pub(super) enum Gone {
 }
 
 /// The handshake of the side that connects.
-pub(super) async fn connecting<S>(stream: &mut S, key: Option<&Key>, binding: &Binding) -> Result<TransportState, Gone>
+pub(super) async fn connecting<S>(
+    stream: &mut S,
+    key: Option<&Key>,
+    binding: &Binding,
+) -> Result<TransportState, Gone>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut noise = builder(key, binding, |builder| builder.build_initiator())?;
     let mut message = [0; MESSAGE_BYTES];
     noise.write_message(&[], &mut message)?;
-    send(stream, &[&opening(Side::Connects, key)[..], &message].concat()).await?;
+    send(
+        stream,
+        &[&opening(Side::Connects, key)[..], &message].concat(),
+    )
+    .await?;
     check(receive_opening(stream, Side::Listens).await?, key)?;
     receive(stream, &mut noise).await?;
     let mut session = noise.into_transport_mode()?;
@@ -92,7 +106,11 @@ where
 }
 
 /// The handshake of the side that listens.
-pub(super) async fn listening<S>(stream: &mut S, key: Option<&Key>, binding: &Binding) -> Result<TransportState, Gone>
+pub(super) async fn listening<S>(
+    stream: &mut S,
+    key: Option<&Key>,
+    binding: &Binding,
+) -> Result<TransportState, Gone>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -107,9 +125,14 @@ where
     send(stream, &message).await?;
     let mut session = noise.into_transport_mode()?;
     let mut confirmation = [0; TAG_BYTES];
-    stream.read_exact(&mut confirmation).await.map_err(|error| Gone::reading(error, true))?;
+    stream
+        .read_exact(&mut confirmation)
+        .await
+        .map_err(|error| Gone::reading(error, true))?;
     // Of a recorded first message its sender does not have the fresh key, so it ends here.
-    session.read_message(&confirmation, &mut []).map_err(|_| Gone::Proof)?;
+    session
+        .read_message(&confirmation, &mut [])
+        .map_err(|_| Gone::Proof)?;
     Ok(session)
 }
 
@@ -131,7 +154,11 @@ fn builder(
 ) -> Result<HandshakeState, Gone> {
     let prologue = [&MAGIC[..], &VERSION.to_le_bytes(), &[flags(key)], binding].concat();
     let pattern = PATTERN.parse()?;
-    Ok(build(Builder::new(pattern).prologue(&prologue)?.psk(0, key.unwrap_or(&[0; KEY_BYTES]))?)?)
+    Ok(build(
+        Builder::new(pattern)
+            .prologue(&prologue)?
+            .psk(0, key.unwrap_or(&[0; KEY_BYTES]))?,
+    )?)
 }
 
 fn flags(key: Option<&Key>) -> u8 {
@@ -153,13 +180,23 @@ fn check(theirs: [u8; OPENING_BYTES], key: Option<&Key>) -> Result<(), Gone> {
         return Err(Gone::Name);
     }
     let theirs = flags & FLAG_KEY != 0;
-    if theirs == key.is_some() { Ok(()) } else { Err(Gone::OneKey { theirs }) }
+    if theirs == key.is_some() {
+        Ok(())
+    } else {
+        Err(Gone::OneKey { theirs })
+    }
 }
 
-async fn receive_opening<S: AsyncRead + Unpin>(stream: &mut S, side: Side) -> Result<[u8; OPENING_BYTES], Gone> {
+async fn receive_opening<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    side: Side,
+) -> Result<[u8; OPENING_BYTES], Gone> {
     let mut opening = [0; OPENING_BYTES];
     // Strangers often say little and then wait for an answer.
-    stream.read_exact(&mut opening).await.map_err(|error| Gone::reading(error, false))?;
+    stream
+        .read_exact(&mut opening)
+        .await
+        .map_err(|error| Gone::reading(error, false))?;
     if opening[..4] != MAGIC || opening[7] != side as u8 {
         return Err(Gone::Stranger(opening));
     }
@@ -167,10 +204,18 @@ async fn receive_opening<S: AsyncRead + Unpin>(stream: &mut S, side: Side) -> Re
 }
 
 /// Reads the peer's message of the pattern.
-async fn receive<S: AsyncRead + Unpin>(stream: &mut S, noise: &mut HandshakeState) -> Result<(), Gone> {
+async fn receive<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    noise: &mut HandshakeState,
+) -> Result<(), Gone> {
     let mut message = [0; MESSAGE_BYTES];
-    stream.read_exact(&mut message).await.map_err(|error| Gone::reading(error, true))?;
-    noise.read_message(&message, &mut []).map_err(|_| Gone::Proof)?;
+    stream
+        .read_exact(&mut message)
+        .await
+        .map_err(|error| Gone::reading(error, true))?;
+    noise
+        .read_message(&message, &mut [])
+        .map_err(|_| Gone::Proof)?;
     Ok(())
 }
 
@@ -194,7 +239,9 @@ impl From<io::Error> for Gone {
 impl Gone {
     fn reading(error: io::Error, after_opening: bool) -> Self {
         match error.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Closed { after_opening },
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe => Self::Closed { after_opening },
             _ => Self::Broken(error),
         }
     }
@@ -218,26 +265,49 @@ impl Gone {
         };
         match self {
             // The start of a TLS alert, or of a TLS handshake.
-            Self::Stranger([0x15 | 0x16, 3, ..]) => {
-                protocol(format!("read {peer}'s hello: it speaks TLS; write tls:// on both sides, or tcp:// on both"))
-            }
-            Self::Stranger(_) => protocol(format!("read {peer}'s hello: what answers there is not Brigade")),
-            Self::Version(theirs) => {
-                protocol(format!("agree on a version: {peer} speaks version {theirs} of the door and this program {VERSION}"))
-            }
-            Self::OneKey { theirs: true } => refused(format!("prove the key: {peer} wants one and {this} have none")),
-            Self::OneKey { theirs: false } => refused(format!("prove the key: {peer} has none and {this} have one")),
-            Self::Name => {
-                refused(format!("join {peer}: it allows none of the names in this side's certificate (Credentials::allow_names)"))
-            }
+            Self::Stranger([0x15 | 0x16, 3, ..]) => protocol(format!(
+                "read {peer}'s hello: it speaks TLS; write tls:// on both sides, or tcp:// on both"
+            )),
+            Self::Stranger(_) => protocol(format!(
+                "read {peer}'s hello: what answers there is not Brigade"
+            )),
+            Self::Version(theirs) => protocol(format!(
+                "agree on a version: {peer} speaks version {theirs} of the door and this program \
+                    {VERSION}"
+            )),
+            Self::OneKey { theirs: true } => refused(format!(
+                "prove the key: {peer} wants one and {this} have none"
+            )),
+            Self::OneKey { theirs: false } => refused(format!(
+                "prove the key: {peer} has none and {this} have one"
+            )),
+            Self::Name => refused(format!(
+                "join {peer}: it allows none of the names in this side's certificate \
+                    (Credentials::allow_names)"
+            )),
             Self::Proof => refused(format!("believe {peer}: its key is another one")),
-            Self::Closed { after_opening: true } => refused(format!("prove the key: {peer} ended the connection; the keys differ")),
-            Self::Closed { after_opening: false } => {
-                let text = format!("read {peer}'s hello: it ended the connection; it is busy, or wants TLS (tls://)");
+            Self::Closed {
+                after_opening: true,
+            } => refused(format!(
+                "prove the key: {peer} ended the connection; the keys differ"
+            )),
+            Self::Closed {
+                after_opening: false,
+            } => {
+                let text = format!(
+                    "read {peer}'s hello: it ended the connection; it is busy, or wants TLS \
+                        (tls://)"
+                );
                 Error::new(ErrorKind::Unreachable, text)
             }
-            Self::Broken(error) => Error::new(ErrorKind::Unreachable, format!("greet {peer}")).with_source(error),
-            Self::Unable(error) => Error::new(ErrorKind::Unsupported, format!("encrypt the connection to {peer}")).with_source(error),
+            Self::Broken(error) => {
+                Error::new(ErrorKind::Unreachable, format!("greet {peer}")).with_source(error)
+            }
+            Self::Unable(error) => Error::new(
+                ErrorKind::Unsupported,
+                format!("encrypt the connection to {peer}"),
+            )
+            .with_source(error),
         }
     }
 }
@@ -260,15 +330,23 @@ fn protocol(text: String) -> Error {
     Error::new(ErrorKind::Protocol, text)
 }
 
-/// Both ends of a session, of the side that connects first: another one for each number and always the same one for a number, so that what was
-/// written can be changed and read again.
+/// Both ends of a session, of the side that connects first: another one for each number and always
+/// the same one for a number, so that what was written can be changed and read again.
 #[cfg(any(test, fuzzing))]
 pub(super) fn sessions(number: u8) -> (TransportState, TransportState) {
     let shaken = || {
         let (key, binding) = ([7; KEY_BYTES], [0; 32]);
         let (a, b) = ([number; 32], [number.wrapping_add(100); 32]);
-        let mut ours = builder(Some(&key), &binding, |builder| builder.fixed_ephemeral_key_for_testing_only(&a).build_initiator())?;
-        let mut theirs = builder(Some(&key), &binding, |builder| builder.fixed_ephemeral_key_for_testing_only(&b).build_responder())?;
+        let mut ours = builder(Some(&key), &binding, |builder| {
+            builder
+                .fixed_ephemeral_key_for_testing_only(&a)
+                .build_initiator()
+        })?;
+        let mut theirs = builder(Some(&key), &binding, |builder| {
+            builder
+                .fixed_ephemeral_key_for_testing_only(&b)
+                .build_responder()
+        })?;
         let mut message = [0; MESSAGE_BYTES];
         ours.write_message(&[], &mut message)?;
         theirs.read_message(&message, &mut [])?;

@@ -4,8 +4,9 @@
 //! brigade-key-<48 characters>      base64url, no padding, of: key (32 bytes), first 4 bytes of SHA-256 of the key
 //! ```
 //!
-//! Only generated keys are accepted. The handshake lets an impostor on the listener's port try keys offline, which is hopeless against 256 random bits
-//! and quick against a password. The checksum tells a key that was cut or mistyped from one that the peer does not have.
+//! Only generated keys are accepted. The handshake lets an impostor on the listener's port try keys
+//! offline, which is hopeless against 256 random bits and quick against a password. The checksum
+//! tells a key that was cut or mistyped from one that the peer does not have.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,8 +20,9 @@ pub(super) const KEY_BYTES: usize = 32;
 const CHECK_BYTES: usize = 4;
 const PREFIX: &str = "brigade-key-";
 
-/// A new key: `brigade-key-` and 48 characters, with 256 bits from the system's generator. Write it into a file that only its user may read and give
-/// it to both sides with [`Credentials::key_file`](super::Credentials::key_file). `brigade key FILE` does the first part.
+/// A new key: `brigade-key-` and 48 characters, with 256 bits from the system's generator. Write it
+/// into a file that only its user may read and give it to both sides with
+/// [`Credentials::key_file`](super::Credentials::key_file). `brigade key FILE` does the first part.
 ///
 /// ```
 /// let key = brigade::remote::generate_key()?;
@@ -34,18 +36,26 @@ const PREFIX: &str = "brigade-key-";
 /// `Os` if the system gives no random bytes.
 pub fn generate_key() -> Result<String, Error> {
     let mut key = [0; KEY_BYTES];
-    let drawn = getrandom(&mut key, GetRandomFlags::empty()).map_err(|e| Error::os("draw a random key", e))?;
+    let drawn = getrandom(&mut key, GetRandomFlags::empty())
+        .map_err(|e| Error::os("draw a random key", e))?;
     debug_assert_eq!(drawn, key.len(), "so few bytes come at once (getrandom(2))");
-    Ok(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode([&key[..], &checksum(&key)].concat())))
+    Ok(format!(
+        "{PREFIX}{}",
+        URL_SAFE_NO_PAD.encode([&key[..], &checksum(&key)].concat())
+    ))
 }
 
 /// Reads a key. No error repeats it.
 pub(super) fn parse(text: &[u8]) -> Result<[u8; KEY_BYTES], Error> {
     let Some(encoded) = text.strip_prefix(PREFIX.as_bytes()) else {
-        return Err(bad("it is not a generated key, which begins with `brigade-key-`"));
+        return Err(bad(
+            "it is not a generated key, which begins with `brigade-key-`",
+        ));
     };
     let Ok(bytes) = URL_SAFE_NO_PAD.decode(encoded) else {
-        return Err(bad("it has characters that no generated key has, or some are missing"));
+        return Err(bad(
+            "it has characters that no generated key has, or some are missing",
+        ));
     };
     match bytes.split_first_chunk::<KEY_BYTES>() {
         Some((key, check)) if check == checksum(key) => Ok(*key),
@@ -59,7 +69,10 @@ fn checksum(key: &[u8; KEY_BYTES]) -> [u8; CHECK_BYTES] {
 }
 
 fn bad(what: &str) -> Error {
-    let text = format!("use this shared key: {what}; make one with `brigade key FILE` or `brigade::remote::generate_key()`");
+    let text = format!(
+        "use this shared key: {what}; make one with `brigade key FILE` or \
+            `brigade::remote::generate_key()`"
+    );
     Error::new(ErrorKind::BadOption, text)
 }
 
@@ -79,12 +92,23 @@ mod tests {
             (format!("{PREFIX}{}", "sesame!!".repeat(6)), "characters"),
             (key[..59].to_owned(), "brigade key FILE"),
             (format!("{key}A"), "brigade key FILE"),
-            (format!("{}{}{}", &key[..20], if &key[20..21] == "A" { "B" } else { "A" }, &key[21..]), "mistyped"),
+            (
+                format!(
+                    "{}{}{}",
+                    &key[..20],
+                    if &key[20..21] == "A" { "B" } else { "A" },
+                    &key[21..]
+                ),
+                "mistyped",
+            ),
             (String::new(), "begins with"),
         ] {
             let error = parse(wrong.as_bytes()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::BadOption, "{wrong}");
-            assert!(error.to_string().contains(hint) && !error.to_string().contains("sesame"), "{wrong}: {error}");
+            assert!(
+                error.to_string().contains(hint) && !error.to_string().contains("sesame"),
+                "{wrong}: {error}"
+            );
         }
     }
 }

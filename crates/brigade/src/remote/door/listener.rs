@@ -22,7 +22,8 @@ use crate::error::{Error, ErrorKind};
 use crate::printable::printable;
 use crate::sync::lock;
 
-/// The first pause after accepting failed for want of descriptors or memory; each further one is twice as long.
+/// The first pause after accepting failed for want of descriptors or memory; each further one is
+/// twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -31,7 +32,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 pub struct Limits {
     /// For a whole handshake, TLS included. Default: 5 seconds.
     pub handshake: Duration,
-    /// Handshakes at a time. Default: 256, or a quarter of the descriptors that the process may have if that is less.
+    /// Handshakes at a time. Default: 256, or a quarter of the descriptors that the process may
+    /// have if that is less.
     pub waiting: usize,
     /// Handshakes at a time of one address. Default: a quarter of all.
     pub waiting_of_one: usize,
@@ -42,12 +44,20 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let waiting = usize::try_from(descriptors / 4).unwrap_or(usize::MAX).clamp(4, 256);
-        Self { handshake: HANDSHAKE_TIMEOUT, waiting, waiting_of_one: (waiting / 4).max(2), grace: Duration::from_millis(200) }
+        let waiting = usize::try_from(descriptors / 4)
+            .unwrap_or(usize::MAX)
+            .clamp(4, 256);
+        Self {
+            handshake: HANDSHAKE_TIMEOUT,
+            waiting,
+            waiting_of_one: (waiting / 4).max(2),
+            grace: Duration::from_millis(200),
+        }
     }
 }
 
-/// Listens for connections of other hosts. Dropping it closes it and all handshakes under way; those it let in stay.
+/// Listens for connections of other hosts. Dropping it closes it and all handshakes under way;
+/// those it let in stay.
 pub struct Listener {
     doorway: Doorway,
     url: String,
@@ -97,21 +107,33 @@ enum Happened {
 }
 
 impl Listener {
-    /// Listens at `tcp://host:port`, `tls://host:port` or `unix:///path`. With port 0 the system chooses one, see [`url`](Self::url).
+    /// Listens at `tcp://host:port`, `tls://host:port` or `unix:///path`. With port 0 the system
+    /// chooses one, see [`url`](Self::url).
     ///
     /// # Errors
     ///
-    /// `BadOption` for a URL or credentials that cannot be used, such as TLS without a proof of the other side; `Os` if the address or the path is taken or not allowed.
+    /// `BadOption` for a URL or credentials that cannot be used, such as TLS without a proof of the
+    /// other side; `Os` if the address or the path is taken or not allowed.
     pub async fn bind(url: &str, credentials: &Credentials, limits: Limits) -> Result<Self, Error> {
         let place = Place::parse(url)?;
         credentials.check(&place, Side::Listens)?;
-        let tls = if place.is_tls() { Some(Listening::new(credentials)?) } else { None };
+        let tls = if place.is_tls() {
+            Some(Listening::new(credentials)?)
+        } else {
+            None
+        };
         let doorway = Doorway::open(&place).await?;
-        let url = doorway.url(&place).map_err(|error| Error::os("listen", error))?;
+        let url = doorway
+            .url(&place)
+            .map_err(|error| Error::os("listen", error))?;
         Ok(Self {
             doorway,
             url,
-            door: Arc::new(Door { credentials: credentials.clone(), tls, timeout: limits.handshake }),
+            door: Arc::new(Door {
+                credentials: credentials.clone(),
+                tls,
+                timeout: limits.handshake,
+            }),
             crowd: Crowd::new(limits.waiting, limits.waiting_of_one, limits.grace),
             shaking: FuturesUnordered::new(),
             report: Arc::default(),
@@ -130,7 +152,8 @@ impl Listener {
         RefusalCount(Arc::clone(&self.report))
     }
 
-    /// The next peer that proved itself. Handshakes go on only while this is awaited: await it again at once.
+    /// The next peer that proved itself. Handshakes go on only while this is awaited: await it
+    /// again at once.
     ///
     /// # Cancel safety
     ///
@@ -168,7 +191,9 @@ impl Listener {
                 self.crowd.leave(number);
                 match ended {
                     Ok(authenticated) => return Some(authenticated),
-                    Err(refusal) => lock(&self.report).refused(refusal.reason, &peer, &refusal.error, now),
+                    Err(refusal) => {
+                        lock(&self.report).refused(refusal.reason, &peer, &refusal.error, now)
+                    }
                 }
             }
         }
@@ -209,13 +234,24 @@ impl Door {
     async fn shake(&self, raw: Raw, peer: Peer, ticket: Ticket) -> Result<Authenticated, Refusal> {
         if !peer.is_own_user() {
             let error = Error::new(ErrorKind::Refused, "let in a process of another user");
-            return Err(Refusal { reason: Reason::User, error });
+            return Err(Refusal {
+                reason: Reason::User,
+                error,
+            });
         }
-        let shaking = ticket.go.run_until_cancelled(timeout(self.timeout, self.greet(raw, peer)));
+        let shaking = ticket
+            .go
+            .run_until_cancelled(timeout(self.timeout, self.greet(raw, peer)));
         match shaking.await {
             Some(Ok(greeted)) => greeted,
-            Some(Err(_)) => Err(Refusal { reason: Reason::Slow, error: Error::new(ErrorKind::Timeout, "finish the handshake in time") }),
-            None => Err(Refusal { reason: Reason::Crowded, error: crowded() }),
+            Some(Err(_)) => Err(Refusal {
+                reason: Reason::Slow,
+                error: Error::new(ErrorKind::Timeout, "finish the handshake in time"),
+            }),
+            None => Err(Refusal {
+                reason: Reason::Crowded,
+                error: crowded(),
+            }),
         }
     }
 
@@ -223,23 +259,46 @@ impl Door {
         let (mut socket, secret) = (raw.into_stream(), self.credentials.secret());
         let Some(tls) = &self.tls else {
             let session = hello::listening(&mut socket, secret, &[0; 32]).await;
-            let session = session.map_err(|gone| Refusal { reason: gone.reason(), error: gone.explain(Side::Listens) })?;
-            return Ok(Authenticated { stream: stream::sealed(socket, session), peer, identity: Identity::Key });
+            let session = session.map_err(|gone| Refusal {
+                reason: gone.reason(),
+                error: gone.explain(Side::Listens),
+            })?;
+            return Ok(Authenticated {
+                stream: stream::sealed(socket, session),
+                peer,
+                identity: Identity::Key,
+            });
         };
         let upon = tls.accept(socket).await;
-        let (mut stream, binding, identity) = upon.map_err(|error| Refusal { reason: Reason::Tls, error })?;
+        let (mut stream, binding, identity) = upon.map_err(|error| Refusal {
+            reason: Reason::Tls,
+            error,
+        })?;
         if let Some(Identity::Certificate(names)) = &identity
             && !self.credentials.allows(names)
         {
             let names = printable(&names.join(", "), 200);
             // Whether it hears that or not, it is refused.
             hello::turn_away(&mut stream, secret).await.ok();
-            let text = format!("let in a host whose certificate is for {names}: none of these names is allowed (Credentials::allow_names)");
-            return Err(Refusal { reason: Reason::Name, error: Error::new(ErrorKind::Refused, text) });
+            let text = format!(
+                "let in a host whose certificate is for {names}: none of these names is allowed \
+                    (Credentials::allow_names)"
+            );
+            return Err(Refusal {
+                reason: Reason::Name,
+                error: Error::new(ErrorKind::Refused, text),
+            });
         }
         let session = hello::listening(&mut stream, secret, &binding).await;
-        session.map_err(|gone| Refusal { reason: gone.reason(), error: gone.explain_over_tls(Side::Listens) })?;
-        Ok(Authenticated { stream, peer, identity: identity.unwrap_or(Identity::Key) })
+        session.map_err(|gone| Refusal {
+            reason: gone.reason(),
+            error: gone.explain_over_tls(Side::Listens),
+        })?;
+        Ok(Authenticated {
+            stream,
+            peer,
+            identity: identity.unwrap_or(Identity::Key),
+        })
     }
 }
 

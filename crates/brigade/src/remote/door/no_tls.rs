@@ -34,6 +34,7 @@ pub(super) fn explain(error: io::Error, _: Side) -> Error {
 }
 
 fn without() -> Error {
-    let text = "speak TLS: this program was built without; turn on the feature remote-tls of the crate brigade";
+    let text = "speak TLS: this program was built without; turn on the feature remote-tls of the \
+        crate brigade";
     Error::new(ErrorKind::Unsupported, text)
 }

@@ -12,7 +12,8 @@ use crate::error::{Error, ErrorKind};
 /// No file of certificates or keys is that long; one that is was named by mistake.
 const BYTES_MAX: usize = 1 << 20;
 
-/// Certificates or a private key in the PEM format. Its `Debug` and `Display` name the file, and never what is in it.
+/// Certificates or a private key in the PEM format. Its `Debug` and `Display` name the file, and
+/// never what is in it.
 #[derive(Clone)]
 pub struct Pem(Source);
 
@@ -61,28 +62,43 @@ fn read(path: &Path, is_secret: bool) -> Result<Vec<u8>, Error> {
     let file = File::open(path).map_err(os)?;
     // Of the open file: the name may lead to another one by now.
     if is_secret {
-        check_secret(&file.metadata().map_err(os)?, rustix::process::geteuid().as_raw())
-            .map_err(|problem| Error::new(ErrorKind::BadOption, format!("{what}: {problem}")))?;
+        check_secret(
+            &file.metadata().map_err(os)?,
+            rustix::process::geteuid().as_raw(),
+        )
+        .map_err(|problem| Error::new(ErrorKind::BadOption, format!("{what}: {problem}")))?;
     }
     let mut text = Vec::new();
-    file.take(BYTES_MAX as u64 + 1).read_to_end(&mut text).map_err(os)?;
+    file.take(BYTES_MAX as u64 + 1)
+        .read_to_end(&mut text)
+        .map_err(os)?;
     if text.len() > BYTES_MAX {
-        return Err(Error::new(ErrorKind::BadOption, format!("{what}: it is longer than 1 MiB, so it is something else")));
+        return Err(Error::new(
+            ErrorKind::BadOption,
+            format!("{what}: it is longer than 1 MiB, so it is something else"),
+        ));
     }
     Ok(text)
 }
 
-/// Whether a file is fit to hold a secret of this user. Root may have written it, also for a group to read, as deployments do that hand out secrets.
+/// Whether a file is fit to hold a secret of this user. Root may have written it, also for a group
+/// to read, as deployments do that hand out secrets.
 fn check_secret(file: &Metadata, user: u32) -> Result<(), &'static str> {
     let (owner, mode) = (file.uid(), file.mode());
     if owner != user && owner != 0 {
-        return Err("another user owns this secret and could change it; chown it to the user of this program");
+        return Err(
+            "another user owns this secret and could change it; chown it to the user of this \
+                program",
+        );
     }
     if mode & 0o007 != 0 {
         return Err("everybody may use this secret; chmod 600");
     }
     if mode & 0o020 != 0 || (mode & 0o050 != 0 && owner != 0) {
-        return Err("a group may use this secret; chmod 600, or let root own it for a group to read (chmod 640)");
+        return Err(
+            "a group may use this secret; chmod 600, or let root own it for a group to read (chmod \
+                640)",
+        );
     }
     Ok(())
 }
@@ -113,7 +129,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let refusal = |mode, user| {
             std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
-            check_secret(&file.as_file().metadata().unwrap(), user).err().unwrap_or_default()
+            check_secret(&file.as_file().metadata().unwrap(), user)
+                .err()
+                .unwrap_or_default()
         };
         let owner = file.as_file().metadata().unwrap().uid();
         assert_eq!(refusal(0o600, owner), "");

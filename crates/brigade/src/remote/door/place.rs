@@ -6,19 +6,31 @@ use crate::error::{Error, ErrorKind};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    Net { host: Box<str>, port: u16, tls: bool },
+    Net {
+        host: Box<str>,
+        port: u16,
+        tls: bool,
+    },
     Unix(PathBuf),
 }
 
 impl Place {
     /// No error repeats the URL: somebody may have written a secret into it.
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
-        let (scheme, rest) = url.split_once("://").ok_or_else(|| bad("it must begin with tcp://, tls:// or unix://"))?;
+        let (scheme, rest) = url
+            .split_once("://")
+            .ok_or_else(|| bad("it must begin with tcp://, tls:// or unix://"))?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let tls = match scheme {
             "unix" if !query.is_empty() => return Err(bad("unix:// takes no options")),
-            "unix" if rest.starts_with('/') && !rest.ends_with('/') => return Ok(Self::Unix(rest.into())),
-            "unix" => return Err(bad("unix:// wants an absolute path, as in unix:///run/brigade/pool")),
+            "unix" if rest.starts_with('/') && !rest.ends_with('/') => {
+                return Ok(Self::Unix(rest.into()));
+            }
+            "unix" => {
+                return Err(bad(
+                    "unix:// wants an absolute path, as in unix:///run/brigade/pool",
+                ));
+            }
             "tcp" => false,
             "tls" => true,
             _ => return Err(bad("it must begin with tcp://, tls:// or unix://")),
@@ -28,13 +40,21 @@ impl Place {
         }
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['@', '/', '#']) {
-            return Err(bad("it must be a host and a port; keys belong into the credentials"));
+            return Err(bad(
+                "it must be a host and a port; keys belong into the credentials",
+            ));
         }
-        let (host, port) = rest.rsplit_once(':').ok_or_else(|| bad("it needs a port, as in tcp://127.0.0.1:7000"))?;
-        let port = port.parse().map_err(|_| bad("its port must be a number up to 65535"))?;
+        let (host, port) = rest
+            .rsplit_once(':')
+            .ok_or_else(|| bad("it needs a port, as in tcp://127.0.0.1:7000"))?;
+        let port = port
+            .parse()
+            .map_err(|_| bad("its port must be a number up to 65535"))?;
         let is_bracketed = host.starts_with('[') && host.ends_with(']');
         if host.is_empty() || (host.contains(':') && !is_bracketed) {
-            return Err(bad("it needs a host, with an IPv6 address in brackets, as in tcp://[::1]:7000"));
+            return Err(bad(
+                "it needs a host, with an IPv6 address in brackets, as in tcp://[::1]:7000",
+            ));
         }
         let host = host.trim_start_matches('[').trim_end_matches(']').into();
         Ok(Self::Net { host, port, tls })
@@ -46,7 +66,10 @@ impl Place {
 }
 
 fn bad(what: &str) -> Error {
-    Error::new(ErrorKind::BadOption, format!("read the URL of a listener: {what}"))
+    Error::new(
+        ErrorKind::BadOption,
+        format!("read the URL of a listener: {what}"),
+    )
 }
 
 #[cfg(test)]
@@ -55,12 +78,31 @@ mod tests {
 
     #[test]
     fn urls_are_read_or_refused_and_never_repeated() {
-        let net = |host: &str, port, tls| Place::Net { host: host.into(), port, tls };
-        assert_eq!(Place::parse("tcp://127.0.0.1:0").unwrap(), net("127.0.0.1", 0, false));
-        assert_eq!(Place::parse("tcp://[::1]:70/").unwrap(), net("::1", 70, false));
-        assert_eq!(Place::parse("tcp://10.0.0.1:70").unwrap(), net("10.0.0.1", 70, false));
-        assert_eq!(Place::parse("tls://pool.example:7000").unwrap(), net("pool.example", 7000, true));
-        assert_eq!(Place::parse("unix:///run/pool").unwrap(), Place::Unix("/run/pool".into()));
+        let net = |host: &str, port, tls| Place::Net {
+            host: host.into(),
+            port,
+            tls,
+        };
+        assert_eq!(
+            Place::parse("tcp://127.0.0.1:0").unwrap(),
+            net("127.0.0.1", 0, false)
+        );
+        assert_eq!(
+            Place::parse("tcp://[::1]:70/").unwrap(),
+            net("::1", 70, false)
+        );
+        assert_eq!(
+            Place::parse("tcp://10.0.0.1:70").unwrap(),
+            net("10.0.0.1", 70, false)
+        );
+        assert_eq!(
+            Place::parse("tls://pool.example:7000").unwrap(),
+            net("pool.example", 7000, true)
+        );
+        assert_eq!(
+            Place::parse("unix:///run/pool").unwrap(),
+            Place::Unix("/run/pool".into())
+        );
         for url in [
             "",
             "sesame",

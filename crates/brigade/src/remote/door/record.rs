@@ -5,12 +5,15 @@
 //! | length | sealed bytes (length) ..
 //! ```
 //!
-//! `length` is a u16, little endian. The sealed bytes are one transport message of the Noise session: the plain bytes, encrypted, and a tag of 16
-//! bytes. The number of the record is the nonce: both sides count it and it is not sent, so a record that was repeated, left out, moved or changed
-//! does not open. A record without plain bytes ends the stream: a connection that ends without it was cut.
+//! `length` is a u16, little endian. The sealed bytes are one transport message of the Noise
+//! session: the plain bytes, encrypted, and a tag of 16 bytes. The number of the record is the
+//! nonce: both sides count it and it is not sent, so a record that was repeated, left out, moved or
+//! changed does not open. A record without plain bytes ends the stream: a connection that ends
+//! without it was cut.
 //!
-//! The length itself is not sealed. A changed length makes the reader open other bytes than were sealed, which fails, or wait for bytes that do
-//! not come, which ends by the heartbeat; it never gives out other bytes.
+//! The length itself is not sealed. A changed length makes the reader open other bytes than were
+//! sealed, which fails, or wait for bytes that do not come, which ends by the heartbeat; it never
+//! gives out other bytes.
 
 use std::fmt;
 use std::io;
@@ -40,26 +43,43 @@ pub enum Damage {
 /// # Errors
 ///
 /// When the session has used up its nonces, after 2^64 records.
-pub(super) fn seal(session: &mut TransportState, plain: &[u8], out: &mut BytesMut) -> io::Result<()> {
+pub(super) fn seal(
+    session: &mut TransportState,
+    plain: &[u8],
+    out: &mut BytesMut,
+) -> io::Result<()> {
     let start = out.len();
     let sealed_bytes = plain.len() + TAG_BYTES;
-    let length = u16::try_from(sealed_bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let length =
+        u16::try_from(sealed_bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     out.extend_from_slice(&length.to_le_bytes());
     out.resize(start + HEAD_BYTES + sealed_bytes, 0);
-    session.write_message(plain, &mut out[start + HEAD_BYTES..]).map_err(io::Error::other)?;
+    session
+        .write_message(plain, &mut out[start + HEAD_BYTES..])
+        .map_err(io::Error::other)?;
     Ok(())
 }
 
 /// How many sealed bytes the record has that begins so.
 pub(super) fn sealed_bytes(head: [u8; HEAD_BYTES]) -> Result<usize, Damage> {
     let length = usize::from(u16::from_le_bytes(head));
-    if length < TAG_BYTES { Err(Damage::Changed) } else { Ok(length) }
+    if length < TAG_BYTES {
+        Err(Damage::Changed)
+    } else {
+        Ok(length)
+    }
 }
 
-/// Opens the sealed bytes of the next record into `plain`, of at least [`BYTES_MAX`] bytes, and says how many there are. After an error the
-/// connection is of no use.
-pub(super) fn open(session: &mut TransportState, sealed: &[u8], plain: &mut [u8]) -> Result<usize, Damage> {
-    session.read_message(sealed, plain).map_err(|_| Damage::Changed)
+/// Opens the sealed bytes of the next record into `plain`, of at least [`BYTES_MAX`] bytes, and
+/// says how many there are. After an error the connection is of no use.
+pub(super) fn open(
+    session: &mut TransportState,
+    sealed: &[u8],
+    plain: &mut [u8],
+) -> Result<usize, Damage> {
+    session
+        .read_message(sealed, plain)
+        .map_err(|_| Damage::Changed)
 }
 
 impl From<Damage> for io::Error {
@@ -75,7 +95,9 @@ impl From<Damage> for io::Error {
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Changed => "bytes of the connection were changed, lost, repeated or put in another order",
+            Self::Changed => {
+                "bytes of the connection were changed, lost, repeated or put in another order"
+            }
             Self::Cut => "the connection was cut",
         })
     }
@@ -106,12 +128,28 @@ mod tests {
         let (mut ours, mut theirs) = sessions(1);
         let first = sealed(&mut ours, b"one");
         let second = sealed(&mut ours, b"two");
-        assert_eq!(opened(&mut theirs, &second), Err(Damage::Changed), "one was left out");
+        assert_eq!(
+            opened(&mut theirs, &second),
+            Err(Damage::Changed),
+            "one was left out"
+        );
         assert_eq!(opened(&mut theirs, &first).unwrap(), b"one");
-        assert_eq!(opened(&mut theirs, &first), Err(Damage::Changed), "one came twice");
+        assert_eq!(
+            opened(&mut theirs, &first),
+            Err(Damage::Changed),
+            "one came twice"
+        );
         assert_eq!(opened(&mut theirs, &second).unwrap(), b"two");
-        assert_eq!(opened(&mut sessions(2).1, &first), Err(Damage::Changed), "another session");
-        assert_eq!(opened(&mut ours, &sealed(&mut sessions(1).0, b"one")), Err(Damage::Changed), "the other direction");
+        assert_eq!(
+            opened(&mut sessions(2).1, &first),
+            Err(Damage::Changed),
+            "another session"
+        );
+        assert_eq!(
+            opened(&mut ours, &sealed(&mut sessions(1).0, b"one")),
+            Err(Damage::Changed),
+            "the other direction"
+        );
     }
 
     #[test]
@@ -128,7 +166,11 @@ mod tests {
         for bit in HEAD_BYTES * 8..record.len() * 8 {
             let mut flipped = record.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(opened(&mut theirs, &flipped), Err(Damage::Changed), "bit {bit}");
+            assert_eq!(
+                opened(&mut theirs, &flipped),
+                Err(Damage::Changed),
+                "bit {bit}"
+            );
         }
         assert_eq!(opened(&mut theirs, &record).unwrap(), b"some bytes");
     }
@@ -137,7 +179,10 @@ mod tests {
     fn the_limit_holds_at_the_edge_and_one_past_it() {
         let (mut ours, mut theirs) = sessions(1);
         let longest = vec![7; BYTES_MAX];
-        assert_eq!(opened(&mut theirs, &sealed(&mut ours, &longest)).unwrap(), longest);
+        assert_eq!(
+            opened(&mut theirs, &sealed(&mut ours, &longest)).unwrap(),
+            longest
+        );
         assert!(seal(&mut ours, &vec![7; BYTES_MAX + 1], &mut BytesMut::new()).is_err());
         assert_eq!(sealed_bytes([16, 0]), Ok(TAG_BYTES));
         assert_eq!(sealed_bytes([15, 0]), Err(Damage::Changed));

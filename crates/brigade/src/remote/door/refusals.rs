@@ -25,7 +25,8 @@ pub struct Refusals {
     pub keys: u64,
     /// The TLS handshake failed: no TLS, an old version of it, or a certificate that does not hold.
     pub tls: u64,
-    /// The certificate holds and none of its names is allowed ([`Credentials::allow_names`](super::Credentials::allow_names)).
+    /// The certificate holds and none of its names is allowed
+    /// ([`Credentials::allow_names`](super::Credentials::allow_names)).
     pub names: u64,
     /// Another user of this host, at a Unix socket.
     pub users: u64,
@@ -42,7 +43,18 @@ pub struct Refusals {
 impl Refusals {
     /// All connections that were refused.
     pub fn total(&self) -> u64 {
-        let Self { strangers, versions, keys, tls, names, users, slow, left, crowded, pauses: _ } = self;
+        let Self {
+            strangers,
+            versions,
+            keys,
+            tls,
+            names,
+            users,
+            slow,
+            left,
+            crowded,
+            pauses: _,
+        } = self;
         strangers + versions + keys + tls + names + users + slow + left + crowded
     }
 
@@ -120,12 +132,22 @@ impl Report {
     /// Whether it is told now, and how many were not since the last time.
     fn due(&mut self, origin: Origin, now: Instant) -> Option<u64> {
         let is_full = self.told.len() >= ORIGINS_MAX && !self.told.contains_key(&Some(origin));
-        if is_full && self.purged.is_none_or(|purged| purged + PURGE_INTERVAL <= now) {
+        if is_full
+            && self
+                .purged
+                .is_none_or(|purged| purged + PURGE_INTERVAL <= now)
+        {
             self.purged = Some(now);
             self.told.retain(|_, told| told.at + INTERVAL > now);
         }
         let is_known = self.told.contains_key(&Some(origin)) || self.told.len() < ORIGINS_MAX;
-        let told = self.told.entry(is_known.then_some(origin)).or_insert_with(|| Told { at: now - INTERVAL, more: 0 });
+        let told = self
+            .told
+            .entry(is_known.then_some(origin))
+            .or_insert_with(|| Told {
+                at: now - INTERVAL,
+                more: 0,
+            });
         if told.at + INTERVAL > now {
             told.more += 1;
             return None;
@@ -156,10 +178,16 @@ mod tests {
     #[test]
     fn the_table_is_bounded_and_the_rest_share_a_line() {
         let (mut report, start) = (Report::default(), Instant::now() + INTERVAL);
-        let lines = (0..100_000).filter(|number| report.due(origin(*number), start).is_some()).count();
+        let lines = (0..100_000)
+            .filter(|number| report.due(origin(*number), start).is_some())
+            .count();
         assert_eq!(lines, ORIGINS_MAX + 1);
         assert_eq!(report.told.len(), ORIGINS_MAX + 1);
-        assert_eq!(report.due(origin(200_000), start + INTERVAL), Some(0), "there is room again");
+        assert_eq!(
+            report.due(origin(200_000), start + INTERVAL),
+            Some(0),
+            "there is room again"
+        );
         assert_eq!(report.told.len(), 1);
     }
 }

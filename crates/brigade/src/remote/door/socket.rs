@@ -9,14 +9,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt,
+};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
 
 use super::Stream;
 use super::place::Place;
 use crate::error::{Error, ErrorKind};
 
-/// A peer that went away without a word is noticed after about half a minute, even where nobody asks for signs of life.
+/// A peer that went away without a word is noticed after about half a minute, even where nobody
+/// asks for signs of life.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_COUNT: u32 = 3;
@@ -49,7 +52,8 @@ impl fmt::Display for Peer {
     }
 }
 
-/// What limits and logs take as one: an address, or the network of 64 bits that one host of IPv6 has to itself.
+/// What limits and logs take as one: an address, or the network of 64 bits that one host of IPv6
+/// has to itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Origin {
     V4([u8; 4]),
@@ -71,7 +75,8 @@ impl Peer {
         }
     }
 
-    /// Of a Unix socket, only the own user may be there: the file's mode says so, and this says it of the process.
+    /// Of a Unix socket, only the own user may be there: the file's mode says so, and this says it
+    /// of the process.
     pub(super) fn is_own_user(&self) -> bool {
         match self {
             Self::Unix { user, .. } => *user == rustix::process::geteuid().as_raw(),
@@ -93,7 +98,10 @@ impl Raw {
             Self::Unix(stream) => {
                 let credentials = sockopt::socket_peercred(stream)?;
                 let process = u32::try_from(credentials.pid.as_raw_nonzero().get()).unwrap_or(0);
-                Ok(Peer::Unix { user: credentials.uid.as_raw(), process })
+                Ok(Peer::Unix {
+                    user: credentials.uid.as_raw(),
+                    process,
+                })
             }
         }
     }
@@ -123,9 +131,12 @@ fn set_options(stream: &TcpStream) -> Result<(), rustix::io::Errno> {
 
 /// Connects to a place, without a word.
 pub(super) async fn connect(place: &Place) -> Result<Raw, Error> {
-    let unreachable = |error| Error::new(ErrorKind::Unreachable, "connect to the listener").with_source(error);
+    let unreachable =
+        |error| Error::new(ErrorKind::Unreachable, "connect to the listener").with_source(error);
     match place {
-        Place::Unix(path) => Ok(Raw::Unix(UnixStream::connect(path).await.map_err(unreachable)?)),
+        Place::Unix(path) => Ok(Raw::Unix(
+            UnixStream::connect(path).await.map_err(unreachable)?,
+        )),
         Place::Net { .. } => {
             let mut last = io::Error::from(io::ErrorKind::NotFound);
             for address in addresses(place).await? {
@@ -141,9 +152,15 @@ pub(super) async fn connect(place: &Place) -> Result<Raw, Error> {
 
 /// The addresses of a place.
 async fn addresses(place: &Place) -> Result<Vec<SocketAddr>, Error> {
-    let Place::Net { host, port, .. } = place else { return Ok(Vec::new()) };
+    let Place::Net { host, port, .. } = place else {
+        return Ok(Vec::new());
+    };
     let found = lookup_host((&**host, *port)).await;
-    Ok(found.map_err(|error| Error::new(ErrorKind::Unreachable, "find the listener's host").with_source(error))?.collect())
+    Ok(found
+        .map_err(|error| {
+            Error::new(ErrorKind::Unreachable, "find the listener's host").with_source(error)
+        })?
+        .collect())
 }
 
 /// A socket that listens.
@@ -157,7 +174,10 @@ impl Doorway {
         let what = |error| Error::new(ErrorKind::Os, "listen").with_source(error);
         if let Place::Unix(path) = place {
             let (socket, file) = SocketFile::listen(path)?;
-            return Ok(Self::Unix(UnixListener::from_std(socket).map_err(what)?, file));
+            return Ok(Self::Unix(
+                UnixListener::from_std(socket).map_err(what)?,
+                file,
+            ));
         }
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for address in addresses(place).await? {
@@ -192,8 +212,8 @@ impl Doorway {
     }
 }
 
-/// The file of a Unix socket. A lock on a file beside it says that its listener lives, so that a file without one is stale; the lock's
-/// file stays, since removing it would let two hold it.
+/// The file of a Unix socket. A lock on a file beside it says that its listener lives, so that a
+/// file without one is stale; the lock's file stays, since removing it would let two hold it.
 pub(super) struct SocketFile {
     path: PathBuf,
     inode: u64,
@@ -207,7 +227,10 @@ impl SocketFile {
         match fs::symlink_metadata(path) {
             Ok(found) if found.file_type().is_socket() => fs::remove_file(path).map_err(os)?,
             Ok(_) => {
-                let text = format!("listen at {}: something else is there that is no socket", path.display());
+                let text = format!(
+                    "listen at {}: something else is there that is no socket",
+                    path.display()
+                );
                 return Err(Error::new(ErrorKind::BadOption, text));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -215,13 +238,22 @@ impl SocketFile {
         }
         let address = SocketAddrUnix::new(path).map_err(|error| os(error.into()))?;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(|error| os(error.into()))?;
-        // Of the socket, not of its name, which could be another file's by then: the file gets what the socket has (less the umask).
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+            .map_err(|error| os(error.into()))?;
+        // Of the socket, not of its name, which could be another file's by then: the file gets what
+        // the socket has (less the umask).
         fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(|error| os(error.into()))?;
         bind(&socket, &address).map_err(|error| os(error.into()))?;
         listen(&socket, BACKLOG).map_err(|error| os(error.into()))?;
         let inode = fs::symlink_metadata(path).map_err(os)?.ino();
-        Ok((socket.into(), Self { path: path.to_owned(), inode, _lock: lock }))
+        Ok((
+            socket.into(),
+            Self {
+                path: path.to_owned(),
+                inode,
+                _lock: lock,
+            },
+        ))
     }
 }
 
@@ -238,8 +270,14 @@ fn lock(path: &Path) -> Result<File, Error> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let no_follow = OFlags::NOFOLLOW.bits().cast_signed();
-    let file = OpenOptions::new().write(true).create(true).mode(0o600).custom_flags(no_follow).open(&name);
-    let file = file.map_err(|error| Error::os(format!("open the lock of {}", path.display()), error))?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(no_follow)
+        .open(&name);
+    let file =
+        file.map_err(|error| Error::os(format!("open the lock of {}", path.display()), error))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
         let text = format!("listen at {}: another listener is there", path.display());
         Error::new(ErrorKind::Os, text).with_source(io::Error::from(error))

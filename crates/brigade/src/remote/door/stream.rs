@@ -1,7 +1,8 @@
 //! A byte stream over encrypted records.
 //!
-//! Each write becomes one record, so gather what goes together; `write_vectored` makes one record of all its parts. Memory is bounded: a
-//! write waits while more than [`OUT_BYTES_MAX`] wait for the socket, and reading holds one opened record and what one read brought behind it.
+//! Each write becomes one record, so gather what goes together; `write_vectored` makes one record
+//! of all its parts. Memory is bounded: a write waits while more than [`OUT_BYTES_MAX`] wait for
+//! the socket, and reading holds one opened record and what one read brought behind it.
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -67,9 +68,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sealed<S> {
 
     /// Opens the record at the front of the input, if it is there as a whole.
     fn open(&mut self) -> Result<(), Damage> {
-        let Some((head, rest)) = self.input.split_first_chunk::<HEAD_BYTES>() else { return Ok(()) };
+        let Some((head, rest)) = self.input.split_first_chunk::<HEAD_BYTES>() else {
+            return Ok(());
+        };
         let length = record::sealed_bytes(*head)?;
-        let Some(sealed) = rest.get(..length) else { return Ok(()) };
+        let Some(sealed) = rest.get(..length) else {
+            return Ok(());
+        };
         let bytes = record::open(&mut self.session, sealed, &mut self.plain)?;
         self.input.advance(HEAD_BYTES + length);
         self.unread = 0..bytes;
@@ -146,7 +151,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sealed<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Sealed<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_opened(cx))?;
         // All records that are there go out together: what is behind this does more at once then.
@@ -168,12 +177,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Sealed<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Sealed<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let count = bytes.len().min(BYTES_MAX);
         self.get_mut().poll_record(cx, &[&bytes[..count]])
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let mut room = BYTES_MAX;
         let mut taken = Vec::with_capacity(parts.len());
         for part in parts {

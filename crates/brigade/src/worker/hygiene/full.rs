@@ -11,7 +11,8 @@ use rustix::process::{Resource, Rlimit, getrlimit};
 use super::quick::{SCHED_BYTES, file, handler, handlers, scheduling, timer_is_set};
 use super::{hash, mix};
 
-/// Enough for `/proc/thread-self/status` with many groups and CPUs; what comes after it is not compared.
+/// Enough for `/proc/thread-self/status` with many groups and CPUs; what comes after it is not
+/// compared.
 const STATUS_BYTES: usize = 16 << 10;
 
 /// Lines of proc_pid_status(5) and what they are about.
@@ -58,9 +59,16 @@ const RESOURCES: [Resource; 16] = [
     Resource::Rttime,
 ];
 
-/// Namespaces that only a privileged task can change alone. An unprivileged one gets a user namespace first, which shows in user and
-/// capabilities.
-const NAMESPACES: [&CStr; 6] = [c"net", c"ipc", c"uts", c"cgroup", c"pid_for_children", c"time_for_children"];
+/// Namespaces that only a privileged task can change alone. An unprivileged one gets a user
+/// namespace first, which shows in user and capabilities.
+const NAMESPACES: [&CStr; 6] = [
+    c"net",
+    c"ipc",
+    c"uts",
+    c"cgroup",
+    c"pid_for_children",
+    c"time_for_children",
+];
 /// Bit of CAP_SYS_ADMIN in a capability set.
 const SYS_ADMIN: u64 = 1 << 21;
 
@@ -73,7 +81,8 @@ pub(super) struct Full {
     status: Option<File>,
     timers: Option<File>,
     namespaces: Option<File>,
-    /// Signals that were not at their default, with their handlers. The masks in `status` show the others.
+    /// Signals that were not at their default, with their handlers. The masks in `status` show the
+    /// others.
     handlers: Vec<(c_int, usize)>,
     before: State,
 }
@@ -99,22 +108,55 @@ struct State {
 impl Full {
     pub(super) fn new() -> Self {
         let status = File::open("/proc/thread-self/status").ok();
-        // Missing where the kernel was built without checkpoints; then such timers are not compared.
+        // Missing where the kernel was built without checkpoints; then such timers are not
+        // compared.
         let timers = File::open("/proc/self/timers").ok();
-        let directory = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open("/proc/self/ns").ok();
-        let privileged = status.as_ref().is_some_and(|status| has_capability(status, SYS_ADMIN));
+        let directory = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY)
+            .open("/proc/self/ns")
+            .ok();
+        let privileged = status
+            .as_ref()
+            .is_some_and(|status| has_capability(status, SYS_ADMIN));
         let namespaces = directory.filter(|_| privileged);
         let before = State::now(status.as_ref(), timers.as_ref(), namespaces.as_ref());
-        Self { status, timers, namespaces, handlers: handlers(), before }
+        Self {
+            status,
+            timers,
+            namespaces,
+            handlers: handlers(),
+            before,
+        }
     }
 
     pub(super) fn changed(&self) -> Option<&'static str> {
-        let (before, now) = (&self.before, State::now(self.status.as_ref(), self.timers.as_ref(), self.namespaces.as_ref()));
-        let line = before.lines.iter().zip(&now.lines).position(|(before, now)| before != now).map(|index| LINES[index].1);
+        let (before, now) = (
+            &self.before,
+            State::now(
+                self.status.as_ref(),
+                self.timers.as_ref(),
+                self.namespaces.as_ref(),
+            ),
+        );
+        let line = before
+            .lines
+            .iter()
+            .zip(&now.lines)
+            .position(|(before, now)| before != now)
+            .map(|index| LINES[index].1);
         let differences = [
-            (self.handlers.iter().any(|(signal, before)| handler(*signal) != *before), "a signal handler"),
+            (
+                self.handlers
+                    .iter()
+                    .any(|(signal, before)| handler(*signal) != *before),
+                "a signal handler",
+            ),
             (before.stdin != now.stdin, "standard input"),
-            (before.scheduling != now.scheduling, "the niceness or scheduling policy"),
+            (
+                before.scheduling != now.scheduling,
+                "the niceness or scheduling policy",
+            ),
             (before.limits != now.limits, "a resource limit"),
             (before.timers != now.timers, "a timer"),
             (before.variables != now.variables, "the environment"),
@@ -126,9 +168,16 @@ impl Full {
             (before.personality != now.personality, "the personality"),
             (before.io_priority != now.io_priority, "the IO priority"),
             (before.namespaces != now.namespaces, "a namespace"),
-            (descriptors_run_out(), "the descriptor table (over half of the allowed descriptors are open)"),
+            (
+                descriptors_run_out(),
+                "the descriptor table (over half of the allowed descriptors are open)",
+            ),
         ];
-        line.or_else(|| differences.into_iter().find_map(|(differs, what)| differs.then_some(what)))
+        line.or_else(|| {
+            differences
+                .into_iter()
+                .find_map(|(differs, what)| differs.then_some(what))
+        })
     }
 }
 
@@ -142,7 +191,11 @@ impl State {
                 let Rlimit { current, maximum } = getrlimit(resource);
                 (current, maximum)
             }),
-            timers: (timer_is_set(libc::ITIMER_VIRTUAL), timer_is_set(libc::ITIMER_PROF), timers.map_or(0, text)),
+            timers: (
+                timer_is_set(libc::ITIMER_VIRTUAL),
+                timer_is_set(libc::ITIMER_PROF),
+                timers.map_or(0, text),
+            ),
             variables: variables(),
             flags: [0, 1, 2].map(|descriptor| {
                 // SAFETY: only asks.
@@ -166,9 +219,19 @@ fn lines(status: &File) -> [u64; LINES.len()] {
     let mut buffer = [0; STATUS_BYTES];
     let mut hashes = [0; LINES.len()];
     // The lines come in another order than here, but each once.
-    for (label, value) in read(status, &mut buffer).split(|byte| *byte == b'\n').filter_map(split) {
-        if let Some(index) = LINES.iter().position(|(wanted, _)| wanted.as_bytes() == label) {
-            let mask = MASKS.iter().any(|mask| mask.as_bytes() == label).then(|| number(value)).flatten();
+    for (label, value) in read(status, &mut buffer)
+        .split(|byte| *byte == b'\n')
+        .filter_map(split)
+    {
+        if let Some(index) = LINES
+            .iter()
+            .position(|(wanted, _)| wanted.as_bytes() == label)
+        {
+            let mask = MASKS
+                .iter()
+                .any(|mask| mask.as_bytes() == label)
+                .then(|| number(value))
+                .flatten();
             hashes[index] = mask.map_or_else(|| hash(value), |mask| mask & !SIGNALS_OF_LIBC);
         }
     }
@@ -186,8 +249,13 @@ fn number(text: &[u8]) -> Option<u64> {
 
 fn has_capability(status: &File, wanted: u64) -> bool {
     let mut buffer = [0; STATUS_BYTES];
-    let effective = read(status, &mut buffer).split(|byte| *byte == b'\n').filter_map(split).find(|(label, _)| *label == b"CapEff");
-    effective.and_then(|(_, value)| number(value)).is_some_and(|set| set & wanted != 0)
+    let effective = read(status, &mut buffer)
+        .split(|byte| *byte == b'\n')
+        .filter_map(split)
+        .find(|(label, _)| *label == b"CapEff");
+    effective
+        .and_then(|(_, value)| number(value))
+        .is_some_and(|set| set & wanted != 0)
 }
 
 fn read<'a>(file: &File, buffer: &'a mut [u8]) -> &'a [u8] {
@@ -210,8 +278,8 @@ fn variables() -> u64 {
     all
 }
 
-/// Goes through the environment. No attempt runs, so nothing changes it; a thread that a task left behind might, as in any program that
-/// calls getenv(3).
+/// Goes through the environment. No attempt runs, so nothing changes it; a thread that a task left
+/// behind might, as in any program that calls getenv(3).
 pub(super) fn each_variable(mut look: impl FnMut(*const c_char)) {
     unsafe extern "C" {
         static environ: *const *const c_char;
@@ -229,7 +297,8 @@ pub(super) fn each_variable(mut look: impl FnMut(*const c_char)) {
 /// The root directory and its mount, whose number changes with the mount namespace.
 fn root() -> (u64, u64) {
     let mount = StatxFlags::INO.union(StatxFlags::MNT_ID);
-    rustix::fs::statx(CWD, c"/", AtFlags::empty(), mount).map_or((0, 0), |root| (root.stx_ino, root.stx_mnt_id))
+    rustix::fs::statx(CWD, c"/", AtFlags::empty(), mount)
+        .map_or((0, 0), |root| (root.stx_ino, root.stx_mnt_id))
 }
 
 /// Settings of the process and of this thread (prctl(2)).
@@ -239,7 +308,13 @@ fn settings() -> [c_int; 5] {
     unsafe {
         libc::prctl(libc::PR_GET_CHILD_SUBREAPER, &raw mut reaper);
         libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut death);
-        [libc::prctl(libc::PR_GET_DUMPABLE), libc::prctl(libc::PR_GET_SECUREBITS), libc::prctl(libc::PR_GET_TIMERSLACK), reaper, death]
+        [
+            libc::prctl(libc::PR_GET_DUMPABLE),
+            libc::prctl(libc::PR_GET_SECUREBITS),
+            libc::prctl(libc::PR_GET_TIMERSLACK),
+            reaper,
+            death,
+        ]
     }
 }
 
@@ -248,14 +323,26 @@ fn links(directory: &File) -> u64 {
     NAMESPACES.into_iter().fold(0, |all, name| {
         let mut buffer = [0_u8; 64];
         // SAFETY: writes at most the size of the buffer.
-        let length = unsafe { libc::readlinkat(directory.as_raw_fd(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) };
+        let length = unsafe {
+            libc::readlinkat(
+                directory.as_raw_fd(),
+                name.as_ptr(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+            )
+        };
         mix(all, hash(&buffer[..usize::try_from(length).unwrap_or(0)]))
     })
 }
 
-/// Whether the lowest free descriptor is beyond half of what the process may have: tasks leave some open.
+/// Whether the lowest free descriptor is beyond half of what the process may have: tasks leave some
+/// open.
 fn descriptors_run_out() -> bool {
-    let Ok(lowest) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 0) else { return true };
-    let half = getrlimit(Resource::Nofile).current.map_or(u64::MAX, |most| most / 2);
+    let Ok(lowest) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 0) else {
+        return true;
+    };
+    let half = getrlimit(Resource::Nofile)
+        .current
+        .map_or(u64::MAX, |most| most / 2);
     u64::try_from(lowest.as_raw_fd()).is_ok_and(|lowest| lowest > half)
 }

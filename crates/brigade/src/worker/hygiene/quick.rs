@@ -1,4 +1,5 @@
-//! What is compared after every attempt: what costs a fraction of a microsecond, or would hurt the next task at once.
+//! What is compared after every attempt: what costs a fraction of a microsecond, or would hurt the
+//! next task at once.
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -40,7 +41,10 @@ struct State {
 
 impl Quick {
     pub(super) fn new() -> Self {
-        Self { handlers: STOPS.map(handler), before: State::now() }
+        Self {
+            handlers: STOPS.map(handler),
+            before: State::now(),
+        }
     }
 
     pub(super) fn changed(&self) -> Option<&'static str> {
@@ -57,7 +61,9 @@ impl Quick {
             (before.rounding != now.rounding, "the floating point mode"),
             (self.handlers != STOPS.map(handler), "a signal handler"),
         ];
-        differences.into_iter().find_map(|(differs, what)| differs.then_some(what))
+        differences
+            .into_iter()
+            .find_map(|(differs, what)| differs.then_some(what))
     }
 }
 
@@ -87,17 +93,22 @@ fn identity(file: rustix::fs::Stat) -> (u64, u64) {
 /// Signals that are not at their default, with their handlers.
 pub(super) fn handlers() -> Vec<(c_int, usize)> {
     let signals = (1..=SIGNAL_MAX).filter(|signal| !SIGNALS_OF_LIBC.contains(signal));
-    signals.map(|signal| (signal, handler(signal))).filter(|(_, handler)| *handler != libc::SIG_DFL).collect()
+    signals
+        .map(|signal| (signal, handler(signal)))
+        .filter(|(_, handler)| *handler != libc::SIG_DFL)
+        .collect()
 }
 
-/// There is no way to read it but to set it; another thread that creates a file in between gets the stricter one.
+/// There is no way to read it but to set it; another thread that creates a file in between gets the
+/// stricter one.
 fn umask() -> u32 {
     let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     rustix::process::umask(umask);
     umask.bits()
 }
 
-/// Addresses of the variables: a variable that is set anew is at another address. Texts changed in place are compared by `Full`.
+/// Addresses of the variables: a variable that is set anew is at another address. Texts changed in
+/// place are compared by `Full`.
 fn environment() -> u64 {
     let mut hash = 0;
     super::full::each_variable(|variable| hash = mix(hash, variable.addr() as u64));
@@ -116,11 +127,14 @@ pub(super) fn handler(signal: c_int) -> usize {
 /// The mask of this thread.
 fn blocked() -> u64 {
     let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: only reads the mask into a local, for which zero is valid, and asks it about valid signals.
+    // SAFETY: only reads the mask into a local, for which zero is valid, and asks it about valid
+    // signals.
     unsafe {
         libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), set.as_mut_ptr());
         let set = set.assume_init();
-        (1..SIGNAL_MAX).fold(0, |mask, signal| mask | u64::from(libc::sigismember(&raw const set, signal) == 1) << signal)
+        (1..SIGNAL_MAX).fold(0, |mask, signal| {
+            mask | u64::from(libc::sigismember(&raw const set, signal) == 1) << signal
+        })
     }
 }
 
@@ -128,7 +142,11 @@ fn locale() -> u64 {
     // SAFETY: asks for the name, which stays valid until the next `setlocale` and is read at once.
     unsafe {
         let name = libc::setlocale(libc::LC_ALL, ptr::null());
-        if name.is_null() { 0 } else { hash(CStr::from_ptr(name).to_bytes()) }
+        if name.is_null() {
+            0
+        } else {
+            hash(CStr::from_ptr(name).to_bytes())
+        }
     }
 }
 
@@ -136,7 +154,15 @@ fn locale() -> u64 {
 pub(super) fn scheduling() -> [u8; SCHED_BYTES] {
     let mut attributes = [0; SCHED_BYTES];
     // SAFETY: writes at most the given size.
-    unsafe { libc::syscall(libc::SYS_sched_getattr, 0, attributes.as_mut_ptr(), SCHED_BYTES, 0) };
+    unsafe {
+        libc::syscall(
+            libc::SYS_sched_getattr,
+            0,
+            attributes.as_mut_ptr(),
+            SCHED_BYTES,
+            0,
+        )
+    };
     attributes
 }
 
@@ -150,7 +176,8 @@ pub(super) fn timer_is_set(which: c_int) -> bool {
     timer.it_value.tv_sec != 0 || timer.it_value.tv_usec != 0
 }
 
-/// How this thread rounds and treats tiny numbers: changed, it changes the results of the next task.
+/// How this thread rounds and treats tiny numbers: changed, it changes the results of the next
+/// task.
 fn rounding() -> u64 {
     #[cfg(target_arch = "x86_64")]
     {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bench_redis_queues::{Queue, Result, PREFETCH};
+use bench_redis_queues::{PREFETCH, Queue, Result};
 use bullmq::options::RedisConnectionOptions;
 use bullmq::types::RemoveOnFinish;
 use bullmq::worker::WorkerEvent;
@@ -18,8 +18,14 @@ impl Queue for BullMq {
     async fn open(url: &str) -> Result<Self> {
         let connection = RedisConnectionOptions::new().url(url);
         let mut options = QueueOptions::new().connection(connection.clone());
-        options.default_job_options = JobOptions { remove_on_complete: Some(RemoveOnFinish::Bool(true)), ..JobOptions::default() };
-        Ok(Self { queue: Arc::new(bullmq::Queue::with_options("noop", options).await?), connection })
+        options.default_job_options = JobOptions {
+            remove_on_complete: Some(RemoveOnFinish::Bool(true)),
+            ..JobOptions::default()
+        };
+        Ok(Self {
+            queue: Arc::new(bullmq::Queue::with_options("noop", options).await?),
+            connection,
+        })
     }
 
     async fn push(&mut self) -> Result<()> {
@@ -28,12 +34,18 @@ impl Queue for BullMq {
     }
 
     async fn push_many(&mut self, count: usize) -> Result<()> {
-        self.queue.add_bulk((0..count).map(|_| BulkJob::new("noop", [(); 0])).collect()).await?;
+        self.queue
+            .add_bulk((0..count).map(|_| BulkJob::new("noop", [(); 0])).collect())
+            .await?;
         Ok(())
     }
 
     async fn run(self, count: u64) -> Result<()> {
-        let options = WorkerOptions { connection: self.connection, concurrency: PREFETCH, ..WorkerOptions::default() };
+        let options = WorkerOptions {
+            connection: self.connection,
+            concurrency: PREFETCH,
+            ..WorkerOptions::default()
+        };
         let noop = |_, _| async { Ok(serde_json::Value::Null) };
         let worker = Worker::with_options("noop", noop, options).await?;
         if !worker.is_running() {
@@ -43,7 +55,9 @@ impl Queue for BullMq {
         while left > 0 {
             match worker.next_event().await.ok_or("the worker ended")? {
                 WorkerEvent::Completed { .. } => left -= 1,
-                WorkerEvent::Failed { error, .. } | WorkerEvent::Error(error) => return Err(error.into()),
+                WorkerEvent::Failed { error, .. } | WorkerEvent::Error(error) => {
+                    return Err(error.into());
+                }
                 _ => {}
             }
         }

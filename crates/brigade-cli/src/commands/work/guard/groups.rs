@@ -1,12 +1,15 @@
 //! The process groups that the guard knows, and how it kills them without ever hitting another.
 //!
-//! A number is no process: when its process was reaped, the kernel may give it to another. So the leader of each group is held by a pidfd. The pidfd
-//! is the right one if the worker was still the guard's parent when it was opened, because the worker reaps a leader only after it said so;
-//! else the leader is verified. The group is killed by its number only while its leader is not reaped, since that keeps the number.
+//! A number is no process: when its process was reaped, the kernel may give it to another. So the
+//! leader of each group is held by a pidfd. The pidfd is the right one if the worker was still the
+//! guard's parent when it was opened, because the worker reaps a leader only after it said so; else
+//! the leader is verified. The group is killed by its number only while its leader is not reaped,
+//! since that keeps the number.
 //!
-//! Where there is no such leader, processes are found by their marks and killed one by one, by pidfd. A process counts only if it belongs
-//! to this user: anybody can write anything into the environment of their own processes. Marks are random, so that nobody can know them
-//! before the program runs.
+//! Where there is no such leader, processes are found by their marks and killed one by one, by
+//! pidfd. A process counts only if it belongs to this user: anybody can write anything into the
+//! environment of their own processes. Marks are random, so that nobody can know them before the
+//! program runs.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -14,7 +17,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal, geteuid, getpgid, getppid, kill_process_group, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, geteuid, getpgid, getppid, kill_process_group, pidfd_open,
+    pidfd_send_signal,
+};
 
 use super::super::program::TREE_VARIABLE;
 
@@ -31,7 +37,11 @@ pub(super) struct Groups {
 
 impl Groups {
     pub(super) fn new(worker: Pid) -> Self {
-        Self { worker, starting: HashSet::new(), running: HashMap::new() }
+        Self {
+            worker,
+            starting: HashSet::new(),
+            running: HashMap::new(),
+        }
     }
 
     /// `None` for a line that is none.
@@ -40,11 +50,14 @@ impl Groups {
         match line.split_at_checked(1)? {
             ("?", mark) => drop(self.starting.insert(mark.to_owned())),
             ("+", told) => {
-                let (mark, group) = told.split_once(' ').map_or((told, None), |(mark, group)| (mark, Some(group)));
+                let (mark, group) = told
+                    .split_once(' ')
+                    .map_or((told, None), |(mark, group)| (mark, Some(group)));
                 self.starting.remove(mark);
                 if let Some(group) = group {
                     let group = read(group)?;
-                    self.running.insert(group, (mark.to_owned(), self.hold(mark, group)));
+                    self.running
+                        .insert(group, (mark.to_owned(), self.hold(mark, group)));
                 }
             }
             ("-", group) => drop(self.running.remove(&read(group)?)),
@@ -56,13 +69,17 @@ impl Groups {
     /// A pidfd of the leader of a group.
     fn hold(&self, mark: &str, group: Pid) -> Option<OwnedFd> {
         let leader = pidfd_open(group, PidfdFlags::empty()).ok()?;
-        let is_unreaped_child = parent_of(group) == Some(self.worker) && getppid() == Some(self.worker);
+        let is_unreaped_child =
+            parent_of(group) == Some(self.worker) && getppid() == Some(self.worker);
         let is_leader = || getpgid(Some(group)) == Ok(group);
         (is_unreaped_child || (is_leader() && has_mark(group, |of| of == mark))).then_some(leader)
     }
 
     /// Kills all that is left.
-    #[expect(clippy::disallowed_methods, reason = "no event tells that a process has got its environment, or that it has forked")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "no event tells that a process has got its environment, or that it has forked"
+    )]
     pub(super) fn kill(self) {
         let mut marks = self.starting;
         for (group, (mark, leader)) in self.running {
@@ -86,13 +103,23 @@ impl Groups {
 /// `false` if the leader was reaped, so that the number may be another's.
 fn kill_group(leader: &OwnedFd, group: Pid) -> bool {
     // A process that is stopped does not end, and so keeps its number.
-    pidfd_send_signal(leader, Signal::STOP).is_ok() && kill_process_group(group, Signal::KILL).is_ok()
+    pidfd_send_signal(leader, Signal::STOP).is_ok()
+        && kill_process_group(group, Signal::KILL).is_ok()
 }
 
 fn kill_marked(marks: &HashSet<String>) {
     let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
-    for pid in numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)) {
-        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+    for pid in numbers.filter_map(|entry| {
+        entry
+            .file_name()
+            .to_str()?
+            .parse()
+            .ok()
+            .and_then(Pid::from_raw)
+    }) {
+        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
+            continue;
+        };
         if !has_mark(pid, |mark| marks.contains(mark)) {
             continue;
         }
@@ -108,10 +135,19 @@ fn kill_marked(marks: &HashSet<String>) {
 fn has_mark(pid: Pid, is_one: impl Fn(&str) -> bool) -> bool {
     let directory = format!("/proc/{}", pid.as_raw_nonzero());
     // Of a program that is not to be looked into, such as a setuid one, the files belong to root.
-    let is_ours = fs::metadata(&directory).is_ok_and(|metadata| metadata.uid() == geteuid().as_raw());
-    let environment = if is_ours { fs::read(format!("{directory}/environ")).unwrap_or_default() } else { return false };
+    let is_ours =
+        fs::metadata(&directory).is_ok_and(|metadata| metadata.uid() == geteuid().as_raw());
+    let environment = if is_ours {
+        fs::read(format!("{directory}/environ")).unwrap_or_default()
+    } else {
+        return false;
+    };
     let mut variables = environment.split(|byte| *byte == 0);
-    let path = variables.find_map(|variable| variable.strip_prefix(TREE_VARIABLE.as_bytes())?.strip_prefix(b"="));
+    let path = variables.find_map(|variable| {
+        variable
+            .strip_prefix(TREE_VARIABLE.as_bytes())?
+            .strip_prefix(b"=")
+    });
     path.is_some_and(|path| String::from_utf8_lossy(path).split('/').any(is_one))
 }
 

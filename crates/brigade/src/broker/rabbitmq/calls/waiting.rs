@@ -16,7 +16,8 @@ use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Cancelled, TimedOut};
 use crate::sync::lock;
 
-/// How long a caller that cancelled waits for the worker to say what it stopped: longer than the kill ladder by default.
+/// How long a caller that cancelled waits for the worker to say what it stopped: longer than the
+/// kill ladder by default.
 const CANCELLED_WITHIN: Duration = Duration::from_secs(15);
 
 /// Who waits for one answer. Dropping it ends the call.
@@ -42,7 +43,8 @@ impl Waiting {
         tokio::select! {
             biased;
             outcome = &mut told => outcome.unwrap_or_else(|_| Err(dropped())),
-            // It was waiting, or the worker is gone. Whatever takes it later finds nobody who wants the answer.
+            // It was waiting, or the worker is gone. Whatever takes it later finds nobody who wants
+            // the answer.
             () = sleep(CANCELLED_WITHIN) => Err(self.cancelled(caller)),
             () = self.did_not_begin(), if until.is_some() => Err(self.cancelled(caller)),
         }
@@ -54,7 +56,9 @@ impl Waiting {
 
     /// Ends when the call has waited for its worker for too long.
     async fn waited_for_too_long(&self, until: Option<(Duration, Instant)>) -> CallError {
-        let Some((wait, until)) = until else { return pending().await };
+        let Some((wait, until)) = until else {
+            return pending().await;
+        };
         sleep_until(until).await;
         if self.has_begun() {
             return pending().await;
@@ -63,7 +67,11 @@ impl Waiting {
         if self.has_begun() {
             return pending().await;
         }
-        CallError::TimedOut(if nobody { TimedOut::NoWorker(wait) } else { TimedOut::Queue(wait) })
+        CallError::TimedOut(if nobody {
+            TimedOut::NoWorker(wait)
+        } else {
+            TimedOut::Queue(wait)
+        })
     }
 
     /// Ends at once if no worker has said that it has the call.
@@ -74,7 +82,9 @@ impl Waiting {
     }
 
     fn has_begun(&self) -> bool {
-        lock(&self.calls.open).get(&self.number).is_none_or(|open| open.begun)
+        lock(&self.calls.open)
+            .get(&self.number)
+            .is_none_or(|open| open.begun)
     }
 
     fn cancel(&self, reason: &str) {
@@ -94,5 +104,9 @@ impl Drop for Waiting {
 }
 
 fn dropped() -> CallError {
-    Error::new(ErrorKind::Closed, "wait for the answer of a call: the broker was dropped").into()
+    Error::new(
+        ErrorKind::Closed,
+        "wait for the answer of a call: the broker was dropped",
+    )
+    .into()
 }

@@ -8,7 +8,8 @@ use super::super::message::Envelope;
 use super::Tap;
 use crate::sync::lock;
 
-/// What was taken to be handed out; what is left of it when whoever took it goes away is here again.
+/// What was taken to be handed out; what is left of it when whoever took it goes away is here
+/// again.
 pub(in super::super) struct Taken {
     pub(super) tap: Arc<Tap>,
     pub(super) left: VecDeque<(Grip, Arc<Envelope>)>,

@@ -21,7 +21,11 @@ use crate::sync::lock;
 const UNSURE_MAX: u32 = 8;
 
 impl Tap {
-    pub(super) async fn consume(self: &Arc<Self>, core: &Arc<RabbitMqCore>, room: usize) -> Result<(), Fault> {
+    pub(super) async fn consume(
+        self: &Arc<Self>,
+        core: &Arc<RabbitMqCore>,
+        room: usize,
+    ) -> Result<(), Fault> {
         let _turn = core.shared.opening.acquire().await;
         let opened = self.opened(core).await?;
         let only_listens = lock(&self.state).asks.is_empty();
@@ -37,26 +41,64 @@ impl Tap {
             state.next_number += 1;
             state.failures = (state.failures + 1).min(FAILURES_MAX);
             let number = state.next_number;
-            let tag: ShortString = format!("brigade-{}-{}-{}-{number}", std::process::id(), opened.number, core.next_number()).into();
-            state.consumers.push(Consumer { number, tag: tag.clone(), room: prefetch.into(), taken: 0, is_open: true, is_fenced: false });
+            let tag: ShortString = format!(
+                "brigade-{}-{}-{}-{number}",
+                std::process::id(),
+                opened.number,
+                core.next_number()
+            )
+            .into();
+            state.consumers.push(Consumer {
+                number,
+                tag: tag.clone(),
+                room: prefetch.into(),
+                taken: 0,
+                is_open: true,
+                is_fenced: false,
+            });
             (number, tag, state.failures)
         };
-        let name = short(&core.topology.name(&Spot::Jobs(self.queue.clone()))).map_err(|_| too_long())?;
+        let name =
+            short(&core.topology.name(&Spot::Jobs(self.queue.clone()))).map_err(|_| too_long())?;
         let consuming = async {
             let _alone = opened.consuming.lock().await;
-            opened.line.answer(opened.channel.basic_qos(prefetch, BasicQosOptions { global: false })).await?;
+            opened
+                .line
+                .answer(
+                    opened
+                        .channel
+                        .basic_qos(prefetch, BasicQosOptions { global: false }),
+                )
+                .await?;
             // As a declaration, it may hang.
-            let consuming = opened.channel.basic_consume(name, tag, BasicConsumeOptions::default(), hold_long());
+            let consuming = opened.channel.basic_consume(
+                name,
+                tag,
+                BasicConsumeOptions::default(),
+                hold_long(),
+            );
             // What is held by this channel would be lost with it.
             let held = lock(&core.hands).holds_by(opened.number);
-            opened.line.answer_within(if held { Duration::MAX } else { PATIENCE * patience }, consuming).await
+            opened
+                .line
+                .answer_within(
+                    if held {
+                        Duration::MAX
+                    } else {
+                        PATIENCE * patience
+                    },
+                    consuming,
+                )
+                .await
         };
         match consuming.await {
             Ok(deliveries) => {
                 lock(&self.state).failures = 0;
                 let (tap, core) = (Arc::clone(self), Arc::clone(core));
                 let scope = core.scope.clone();
-                scope.spawn_until_closed(async move { tap.read(&core, &opened, number, deliveries).await });
+                scope.spawn_until_closed(async move {
+                    tap.read(&core, &opened, number, deliveries).await
+                });
                 Ok(())
             }
             Err(fault) => {
@@ -68,8 +110,8 @@ impl Tap {
         }
     }
 
-    /// Finds out whether the queue has something that is not here: how many jobs wait there, and then one question to the channel, whose answer comes
-    /// after all deliveries before.
+    /// Finds out whether the queue has something that is not here: how many jobs wait there, and
+    /// then one question to the channel, whose answer comes after all deliveries before.
     pub(super) async fn fence(&self, core: &Arc<RabbitMqCore>) -> Result<(), Fault> {
         let _turn = core.shared.opening.acquire().await;
         let (opened, releases) = {
@@ -78,14 +120,28 @@ impl Tap {
         };
         let Some(opened) = opened else { return Ok(()) };
         let count = self.count(core, &opened.line).await?;
-        opened.line.answer(opened.channel.channel_flow(ChannelFlowOptions { active: true })).await?;
+        opened
+            .line
+            .answer(
+                opened
+                    .channel
+                    .channel_flow(ChannelFlowOptions { active: true }),
+            )
+            .await?;
         // Its reader has been woken by them.
         tokio::task::yield_now().await;
         let (is_sure, unsure) = {
             let mut state = lock(&self.state);
             let is_sure = count == 0 && state.releases == releases;
-            state.consumers.iter_mut().for_each(|consumer| consumer.is_fenced |= is_sure);
-            state.unsure = if is_sure { 0 } else { (state.unsure + 1).min(UNSURE_MAX) };
+            state
+                .consumers
+                .iter_mut()
+                .for_each(|consumer| consumer.is_fenced |= is_sure);
+            state.unsure = if is_sure {
+                0
+            } else {
+                (state.unsure + 1).min(UNSURE_MAX)
+            };
             (is_sure, state.unsure)
         };
         if !is_sure {
@@ -95,7 +151,13 @@ impl Tap {
     }
 
     /// Reads a consumer's deliveries until there are no more.
-    async fn read(self: &Arc<Self>, core: &Arc<RabbitMqCore>, opened: &Arc<Opened>, number: u64, mut deliveries: lapin::Consumer) {
+    async fn read(
+        self: &Arc<Self>,
+        core: &Arc<RabbitMqCore>,
+        opened: &Arc<Opened>,
+        number: u64,
+        mut deliveries: lapin::Consumer,
+    ) {
         loop {
             match opened.dead.run_until_cancelled(deliveries.next()).await {
                 None => return self.end(core, opened),
@@ -106,14 +168,21 @@ impl Tap {
         }
         let was_asked = {
             let mut state = lock(&self.state);
-            let consumer = state.consumers.iter_mut().find(|consumer| consumer.number == number);
+            let consumer = state
+                .consumers
+                .iter_mut()
+                .find(|consumer| consumer.number == number);
             consumer.is_none_or(|consumer| !std::mem::take(&mut consumer.is_open))
         };
         if !opened.is_alive() {
             return self.end(core, opened);
         }
         if !was_asked {
-            tracing::error!(queue = self.queue, "the broker ended the taking from this queue: somebody deleted it; declaring it again");
+            tracing::error!(
+                queue = self.queue,
+                "the broker ended the taking from this queue: somebody deleted it; declaring it \
+                    again"
+            );
             // What was held of it is gone with it.
             self.begin_anew(core, opened);
         }

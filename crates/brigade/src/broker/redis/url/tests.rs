@@ -14,38 +14,96 @@ fn tcp(host: &str, port: u16) -> Address {
 fn urls_say_where_and_how() {
     let place = parsed("redis://localhost");
     assert_eq!(place.how, How::One(tcp("localhost", 6379)));
-    assert!(place.login.user.is_none() && place.login.password.is_none() && place.tls.is_none() && place.wait.is_none());
+    assert!(
+        place.login.user.is_none()
+            && place.login.password.is_none()
+            && place.tls.is_none()
+            && place.wait.is_none()
+    );
     assert_eq!((place.database, place.answer_timeout), (0, ANSWER_TIMEOUT));
 
     let place = parsed("redis://me:p%40s%2Fs:1@[::1]:7000/3?response_timeout=2s");
     assert_eq!(place.how, How::One(tcp("::1", 7000)));
-    assert_eq!((place.login.user.as_deref(), place.login.password.as_deref()), (Some("me"), Some("p@s/s:1")));
-    assert_eq!((place.database, place.answer_timeout), (3, Duration::from_secs(2)));
+    assert_eq!(
+        (place.login.user.as_deref(), place.login.password.as_deref()),
+        (Some("me"), Some("p@s/s:1"))
+    );
+    assert_eq!(
+        (place.database, place.answer_timeout),
+        (3, Duration::from_secs(2))
+    );
 
     let place = parsed("rediss://:secret@redis.example?ca=/etc/a%20b.pem&cert=c.pem&key=k.pem");
-    assert_eq!((place.login.user, place.login.password.as_deref()), (None, Some("secret")));
+    assert_eq!(
+        (place.login.user, place.login.password.as_deref()),
+        (None, Some("secret"))
+    );
     let identity = Some(("c.pem".into(), "k.pem".into()));
-    assert_eq!(place.tls, Some(TlsOptions { ca: Some("/etc/a b.pem".into()), identity, ..TlsOptions::default() }));
-    assert_eq!(parsed("rediss://host?insecure").tls, Some(TlsOptions { insecure: true, ..TlsOptions::default() }));
+    assert_eq!(
+        place.tls,
+        Some(TlsOptions {
+            ca: Some("/etc/a b.pem".into()),
+            identity,
+            ..TlsOptions::default()
+        })
+    );
+    assert_eq!(
+        parsed("rediss://host?insecure").tls,
+        Some(TlsOptions {
+            insecure: true,
+            ..TlsOptions::default()
+        })
+    );
 
     for scheme in ["redis+unix", "unix"] {
-        let place = parsed(&format!("{scheme}:///run/a%3Fb.sock?db=2&user=me&password=a%26b"));
-        assert_eq!((place.how, place.database), (How::One(Address::Unix("/run/a?b.sock".into())), 2));
-        assert_eq!((place.login.user.as_deref(), place.login.password.as_deref()), (Some("me"), Some("a&b")));
+        let place = parsed(&format!(
+            "{scheme}:///run/a%3Fb.sock?db=2&user=me&password=a%26b"
+        ));
+        assert_eq!(
+            (place.how, place.database),
+            (How::One(Address::Unix("/run/a?b.sock".into())), 2)
+        );
+        assert_eq!(
+            (place.login.user.as_deref(), place.login.password.as_deref()),
+            (Some("me"), Some("a&b"))
+        );
     }
 
-    let place = parsed("redis+sentinel://me:secret@one,two:70/main/4?sentinel_password=other&wait=2");
-    assert_eq!(place.how, How::Sentinel { sentinels: vec![tcp("one", 26379), tcp("two", 70)], name: "main".to_owned() });
-    assert_eq!((place.database, place.sentinel_login.password.as_deref()), (4, Some("other")));
-    assert_eq!(place.wait, Some(Wait { replicas: 2, timeout: WAIT_TIMEOUT }));
+    let place =
+        parsed("redis+sentinel://me:secret@one,two:70/main/4?sentinel_password=other&wait=2");
+    assert_eq!(
+        place.how,
+        How::Sentinel {
+            sentinels: vec![tcp("one", 26379), tcp("two", 70)],
+            name: "main".to_owned()
+        }
+    );
+    assert_eq!(
+        (place.database, place.sentinel_login.password.as_deref()),
+        (4, Some("other"))
+    );
+    assert_eq!(
+        place.wait,
+        Some(Wait {
+            replicas: 2,
+            timeout: WAIT_TIMEOUT
+        })
+    );
 
     let place = parsed("rediss+cluster://one:1,two:2?wait=1&wait_timeout=250ms");
     assert_eq!(place.how, How::Cluster(vec![tcp("one", 1), tcp("two", 2)]));
     assert!(place.tls.is_some());
-    assert_eq!(place.wait, Some(Wait { replicas: 1, timeout: Duration::from_millis(250) }));
+    assert_eq!(
+        place.wait,
+        Some(Wait {
+            replicas: 1,
+            timeout: Duration::from_millis(250)
+        })
+    );
 }
 
-/// Each of these is refused with a sentence that has the word; none gives away what may be a password.
+/// Each of these is refused with a sentence that has the word; none gives away what may be a
+/// password.
 #[test]
 fn refusals_say_what_to_write_and_no_secret() {
     let cases = [
@@ -72,7 +130,10 @@ fn refusals_say_what_to_write_and_no_secret() {
         ("redis://host?server_name=a", "rediss://"),
         ("rediss://host?cert=a", "go together"),
         ("redis+unix://run/redis.sock", "three slashes"),
-        ("redis+unix:///run/redis.sock?password=hunter2&password=hunter2", "twice"),
+        (
+            "redis+unix:///run/redis.sock?password=hunter2&password=hunter2",
+            "twice",
+        ),
         ("redis+sentinel://:hunter2@host", "mymaster"),
         ("redis+sentinel://:hunter2@one,,two/main", "host"),
         ("redis+cluster://:hunter2@host/1", "database 0"),
@@ -84,10 +145,15 @@ fn refusals_say_what_to_write_and_no_secret() {
         ("redis://host?response_timeout=soon", "250ms"),
     ];
     for (url, word) in cases {
-        let Err(error) = Place::parse(url) else { panic!("{url} was read") };
+        let Err(error) = Place::parse(url) else {
+            panic!("{url} was read")
+        };
         assert_eq!(error.kind(), ErrorKind::BadOption, "{url}");
         let text = format!("{error} {error:?}");
         assert!(text.contains(word), "{url}: {text}");
-        assert!(!text.contains("hun") && !text.contains("ter2"), "{url}: {text}");
+        assert!(
+            !text.contains("hun") && !text.contains("ter2"),
+            "{url}: {text}"
+        );
     }
 }

@@ -24,7 +24,9 @@ use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::link::{self, Channel};
 use crate::process::proc_fs::starved_for;
-use crate::process::{self as child, Command, Group, Pipe, Process, Spawned, TREE_VARIABLE, WORKER_VARIABLE};
+use crate::process::{
+    self as child, Command, Group, Pipe, Process, Spawned, TREE_VARIABLE, WORKER_VARIABLE,
+};
 use crate::wire::{self, Decoder, Hello, MAGIC, Ready, Seat, StartFailed, VERSION, kind};
 
 pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Child, Error> {
@@ -32,13 +34,22 @@ pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Ch
     let cookie = child::cookie();
     let spawned = child::spawn(command(config, &cookie)).await?;
     let os = |what: &str, e| Error::os(format!("{what}: {e}"), e);
-    let Spawned { pid, watch, control, stdout, stderr } = spawned;
+    let Spawned {
+        pid,
+        watch,
+        control,
+        stdout,
+        stderr,
+    } = spawned;
     let process = Process::new(pid, watch, cookie).map_err(|e| os("watch the worker", e))?;
-    // From here on the process is ended and reaped on every way out, by its `Drop` if by nothing else.
+    // From here on the process is ended and reaped on every way out, by its `Drop` if by nothing
+    // else.
     let group = match &config.group {
         Some(limits) => {
             let group = Group::create(&process.cookie, limits)?;
-            group.add(pid.as_raw_nonzero().get().cast_unsigned()).map_err(|e| os("move the worker into its control group", e))?;
+            group
+                .add(pid.as_raw_nonzero().get().cast_unsigned())
+                .map_err(|e| os("move the worker into its control group", e))?;
             Some(group)
         }
         None => None,
@@ -46,7 +57,12 @@ pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Ch
     let (ours, theirs) = UnixStream::pair().map_err(|e| os("make a socket pair", e))?;
     let seat = seat(config, number);
     let logs = seat.log_level > 0;
-    let body = Codec::Postcard.encode(&Hello { magic: MAGIC, version: VERSION, build: address::build_id(), seat })?;
+    let body = Codec::Postcard.encode(&Hello {
+        magic: MAGIC,
+        version: VERSION,
+        build: address::build_id(),
+        seat,
+    })?;
     let hello = [&wire::encode(kind::HELLO, 0, body.len())[..], &body].concat();
     match link::send_with_descriptor(&control, &hello, theirs.as_fd()) {
         // It has ended already, which reading its answer tells, with how and why.
@@ -56,13 +72,15 @@ pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Ch
     drop(theirs);
     let control = Channel::new(control).map_err(|e| os("register the control socket", e))?;
     let data = Channel::new(ours).map_err(|e| os("register the data socket", e))?;
-    let stdout = Pipe::stdout(stdout, config.stdout_to_stderr).map_err(|e| os("register standard output", e))?;
+    let stdout = Pipe::stdout(stdout, config.stdout_to_stderr)
+        .map_err(|e| os("register standard output", e))?;
     let stderr = Pipe::stderr(stderr).map_err(|e| os("register standard error", e))?;
 
     let outcome = tokio::select! {
         outcome = in_own_time(config.start_timeout, process.shown, shake_hands(&control, config.runs_own_program())) => outcome,
         () = pump(&stdout, &stderr) => unreachable!("the pumps do not end"),
-        () = given_up(shared) => Ok(Err(Error::new(ErrorKind::Closed, "start a worker: the pool is gone"))),
+        () = given_up(shared) => Ok(Err(Error::new(ErrorKind::Closed, "start a worker: the pool is \
+            gone"))),
     };
     let problem = match outcome {
         Ok(Ok(())) => None,
@@ -106,16 +124,25 @@ struct Late {
 
 impl fmt::Display for Late {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { limit, took, starved, entered } = self;
+        let Self {
+            limit,
+            took,
+            starved,
+            entered,
+        } = self;
         write!(f, "it was not ready within {limit:?}")?;
         if *starved > *took / 10 {
             write!(
                 f,
-                " of its own time: for {starved:.1?} of {took:.1?} it waited for a CPU, so the machine is busy; start fewer workers at once, or \
+                " of its own time: for {starved:.1?} of {took:.1?} it waited for a CPU, so the \
+                    machine is busy; start fewer workers at once, or \
                  allow more time (Builder::start_timeout)"
             )
         } else if *entered {
-            f.write_str(": its init hook takes longer (Builder::init); allow more time (Builder::start_timeout)")
+            f.write_str(
+                ": its init hook takes longer (Builder::init); allow more time \
+                (Builder::start_timeout)",
+            )
         } else {
             f.write_str(": does its main call brigade::init() first?")
         }
@@ -127,8 +154,13 @@ const STARVED_FACTOR_MAX: u32 = 30;
 /// The time of a starting worker is not cut finer.
 const START_SLICE: Duration = Duration::from_millis(20);
 
-/// Gives a starting worker its time, of which what it waited for a CPU does not count: many that load a model at once are no fault of one.
-async fn in_own_time<F: Future>(limit: Duration, shown: Option<u32>, start: F) -> Result<F::Output, Late> {
+/// Gives a starting worker its time, of which what it waited for a CPU does not count: many that
+/// load a model at once are no fault of one.
+async fn in_own_time<F: Future>(
+    limit: Duration,
+    shown: Option<u32>,
+    start: F,
+) -> Result<F::Output, Late> {
     let (began, mut start) = (Instant::now(), pin!(start));
     let mut slice = limit;
     loop {
@@ -139,14 +171,22 @@ async fn in_own_time<F: Future>(limit: Duration, shown: Option<u32>, start: F) -
         let starved = starved_for(shown).min(took);
         slice = limit.saturating_sub(took - starved).max(START_SLICE);
         if took - starved >= limit || took >= limit.saturating_mul(STARVED_FACTOR_MAX) {
-            let title = shown.and_then(|shown| std::fs::read(format!("/proc/{shown}/cmdline")).ok()).unwrap_or_default();
-            return Err(Late { limit, took, starved, entered: title.starts_with(b"brigade: worker") });
+            let title = shown
+                .and_then(|shown| std::fs::read(format!("/proc/{shown}/cmdline")).ok())
+                .unwrap_or_default();
+            return Err(Late {
+                limit,
+                took,
+                starved,
+                entered: title.starts_with(b"brigade: worker"),
+            });
         }
     }
 }
 
-/// Until nobody waits for a worker that is still starting: at once if the pool was dropped; in the time of a teardown after
-/// a shutdown, so that an init hook which is nearly through can be undone in good order.
+/// Until nobody waits for a worker that is still starting: at once if the pool was dropped; in the
+/// time of a teardown after a shutdown, so that an init hook which is nearly through can be undone
+/// in good order.
 async fn given_up(shared: &Shared) {
     tokio::select! {
         () = shared.killed.cancelled() => {}
@@ -158,7 +198,9 @@ async fn given_up(shared: &Shared) {
 async fn failed(process: Process, control: &Channel, reason: &str, stderr: &Pipe) -> Error {
     // It has closed its socket or said no; a little patience shows how it ends by itself.
     let own_end = timeout(START_END_GRACE, process.ended()).await.is_ok();
-    process.kill(|| control.send(kind::END, 0, &[libc::SIGKILL.to_le_bytes()[0]])).await;
+    process
+        .kill(|| control.send(kind::END, 0, &[libc::SIGKILL.to_le_bytes()[0]]))
+        .await;
     let death = process.reap();
     child::sweep(&process).await;
     process.gone.cancel();
@@ -191,11 +233,17 @@ async fn shake_hands(control: &Channel, own_program: bool) -> Result<(), Error> 
                 kind::READY => {
                     let ready: Ready = Codec::Postcard.decode(&frame.body)?;
                     if ready.magic != MAGIC || ready.version != VERSION {
-                        return Err(broke(&format!("it speaks version {} of the protocol, this pool {VERSION}", ready.version)));
+                        return Err(broke(&format!(
+                            "it speaks version {} of the protocol, this pool {VERSION}",
+                            ready.version
+                        )));
                     }
                     // Its executable is what this process runs, unless the builder names another.
                     if own_program && ready.build != address::build_id() {
-                        return Err(broke("it is another build of this program, although it was started from the same file"));
+                        return Err(broke(
+                            "it is another build of this program, although it was started from the \
+                                same file",
+                        ));
                     }
                     return Ok(());
                 }
@@ -209,9 +257,18 @@ async fn shake_hands(control: &Channel, own_program: bool) -> Result<(), Error> 
 }
 
 fn command(config: &Config, cookie: &str) -> Command {
-    // First, because its memory follows the arguments', and padded, so that the worker's title has room there.
-    let mut environment: Vec<(OsString, OsString)> = vec![(WORKER_VARIABLE.into(), format!("{:<96}", process::id()).into())];
-    environment.extend(config.environment.iter().map(|(name, value)| (name.clone(), value.clone())));
+    // First, because its memory follows the arguments', and padded, so that the worker's title has
+    // room there.
+    let mut environment: Vec<(OsString, OsString)> = vec![(
+        WORKER_VARIABLE.into(),
+        format!("{:<96}", process::id()).into(),
+    )];
+    environment.extend(
+        config
+            .environment
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone())),
+    );
     let tree = match std::env::var(TREE_VARIABLE) {
         Ok(outer) => format!("{outer}/{cookie}"),
         Err(_) => cookie.to_owned(),
@@ -244,7 +301,9 @@ fn seat(config: &Config, number: u32) -> Seat {
 /// The worker's CPU: one of those that this process may use, in turn.
 fn allowed_cpu(number: u32) -> Option<u32> {
     let set = rustix::thread::sched_getaffinity(None).ok()?;
-    let allowed: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect();
+    let allowed: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU)
+        .filter(|cpu| set.is_set(*cpu))
+        .collect();
     let cpu = allowed.get((number as usize - 1) % allowed.len().max(1))?;
     u32::try_from(*cpu).ok()
 }

@@ -1,5 +1,6 @@
-//! What a host says, decoded before the dispatcher sees it: a host that has proved itself may still send nonsense, and reading it must not hold up
-//! the other hosts. What is decoded is bounded ([`ANSWER_HEAD_BYTES_MAX`]); results stay undecoded until their callers await them.
+//! What a host says, decoded before the dispatcher sees it: a host that has proved itself may still
+//! send nonsense, and reading it must not hold up the other hosts. What is decoded is bounded
+//! ([`ANSWER_HEAD_BYTES_MAX`]); results stay undecoded until their callers await them.
 
 use bytes::Bytes;
 
@@ -35,7 +36,10 @@ impl HostMessage {
             kind::ANSWER => answer(&frame.body),
             kind::PROGRESS => Ok(Self::Progress(frame.body.clone())),
             kind::LEAVING => Ok(Self::Leaving),
-            unknown => Err(Error::new(ErrorKind::Protocol, format!("it sent a frame of unknown kind {unknown}"))),
+            unknown => Err(Error::new(
+                ErrorKind::Protocol,
+                format!("it sent a frame of unknown kind {unknown}"),
+            )),
         }
     }
 
@@ -55,10 +59,14 @@ pub(crate) fn read_host_message(body: &[u8]) {
 
 fn answer(body: &Bytes) -> Result<HostMessage, Error> {
     let garbled = |how: &str| Error::new(ErrorKind::Protocol, format!("read an answer: {how}"));
-    let (length, _) = body.split_first_chunk().ok_or_else(|| garbled("it is too short"))?;
+    let (length, _) = body
+        .split_first_chunk()
+        .ok_or_else(|| garbled("it is too short"))?;
     let length = u32::from_le_bytes(*length) as usize;
     if length > ANSWER_HEAD_BYTES_MAX {
-        return Err(garbled(&format!("its head has {length} bytes and {ANSWER_HEAD_BYTES_MAX} are allowed")));
+        return Err(garbled(&format!(
+            "its head has {length} bytes and {ANSWER_HEAD_BYTES_MAX} are allowed"
+        )));
     }
     let mut rest = body.slice(size_of::<u32>()..);
     let mut take = |bytes: u64| match usize::try_from(bytes) {
@@ -66,20 +74,35 @@ fn answer(body: &Bytes) -> Result<HostMessage, Error> {
         _ => Err(garbled("it announces more than came")),
     };
     let head = take(length as u64)?;
-    let (Answer { ending, output }, left) =
-        postcard::take_from_bytes::<Answer>(&head).map_err(|e| garbled("its head is garbled").with_source(e))?;
+    let (Answer { ending, output }, left) = postcard::take_from_bytes::<Answer>(&head)
+        .map_err(|e| garbled("its head is garbled").with_source(e))?;
     if !left.is_empty() {
         return Err(garbled("its head is longer than it should be"));
     }
     let output = match output {
         None => None,
-        Some(Written { stdout_bytes, stdout_dropped, stderr_bytes, stderr_dropped }) => {
-            let stdout = Captured { text: take(stdout_bytes)?.to_vec(), dropped: stdout_dropped };
-            let stderr = Captured { text: take(stderr_bytes)?.to_vec(), dropped: stderr_dropped };
+        Some(Written {
+            stdout_bytes,
+            stdout_dropped,
+            stderr_bytes,
+            stderr_dropped,
+        }) => {
+            let stdout = Captured {
+                text: take(stdout_bytes)?.to_vec(),
+                dropped: stdout_dropped,
+            };
+            let stderr = Captured {
+                text: take(stderr_bytes)?.to_vec(),
+                dropped: stderr_dropped,
+            };
             Some(Output { stdout, stderr })
         }
     };
-    Ok(HostMessage::Answer { ending: ending.bounded(), output, result: rest })
+    Ok(HostMessage::Answer {
+        ending: ending.bounded(),
+        output,
+        result: rest,
+    })
 }
 
 impl Ending {
@@ -91,12 +114,22 @@ impl Ending {
             Self::Crashed(certificate) => Self::Crashed(certificate.bounded()),
             Self::TimedOut(certificate) => Self::TimedOut(certificate.bounded()),
             Self::Lost(certificate) => Self::Lost(certificate.bounded()),
-            Self::Stopped { certificate, step } => Self::Stopped { certificate: certificate.map(Certificate::bounded), step },
+            Self::Stopped { certificate, step } => Self::Stopped {
+                certificate: certificate.map(Certificate::bounded),
+                step,
+            },
             Self::Passed(reasons) => {
                 let reasons = reasons.iter().take(REASONS_MAX);
-                Self::Passed(reasons.map(|reason| printable(reason, REASON_BYTES_MAX)).collect())
+                Self::Passed(
+                    reasons
+                        .map(|reason| printable(reason, REASON_BYTES_MAX))
+                        .collect(),
+                )
             }
-            Self::Refused { why, text } => Self::Refused { why, text: printable(&text, REASON_BYTES_MAX) },
+            Self::Refused { why, text } => Self::Refused {
+                why,
+                text: printable(&text, REASON_BYTES_MAX),
+            },
             Self::Done | Self::Returned => self,
         }
     }
@@ -108,7 +141,11 @@ mod tests {
 
     fn frame(head: &[u8], rest: &[u8]) -> Frame {
         let length = u32::try_from(head.len()).unwrap().to_le_bytes();
-        Frame { kind: kind::ANSWER, id: 1, body: [&length[..], head, rest].concat().into() }
+        Frame {
+            kind: kind::ANSWER,
+            id: 1,
+            body: [&length[..], head, rest].concat().into(),
+        }
     }
 
     fn head(ending: Ending, output: Option<Written>) -> Vec<u8> {
@@ -117,37 +154,98 @@ mod tests {
 
     #[test]
     fn an_answer_comes_apart_as_it_was_put_together() {
-        let written = Written { stdout_bytes: 3, stdout_dropped: 7, stderr_bytes: 2, stderr_dropped: 0 };
-        let read = HostMessage::read(&frame(&head(Ending::Done, Some(written)), b"outerresult")).unwrap();
-        let HostMessage::Answer { ending: Ending::Done, output: Some(output), result } = read else { panic!("an answer") };
-        assert_eq!((&output.stdout.text[..], output.stdout.dropped, &output.stderr.text[..]), (&b"out"[..], 7, &b"er"[..]));
+        let written = Written {
+            stdout_bytes: 3,
+            stdout_dropped: 7,
+            stderr_bytes: 2,
+            stderr_dropped: 0,
+        };
+        let read =
+            HostMessage::read(&frame(&head(Ending::Done, Some(written)), b"outerresult")).unwrap();
+        let HostMessage::Answer {
+            ending: Ending::Done,
+            output: Some(output),
+            result,
+        } = read
+        else {
+            panic!("an answer")
+        };
+        assert_eq!(
+            (
+                &output.stdout.text[..],
+                output.stdout.dropped,
+                &output.stderr.text[..]
+            ),
+            (&b"out"[..], 7, &b"er"[..])
+        );
         assert_eq!(&result[..], b"result");
     }
 
     #[test]
     fn nonsense_is_refused_before_much_is_made_of_it() {
         let done = head(Ending::Done, None);
-        let liar = |bytes| Written { stdout_bytes: bytes, stdout_dropped: 0, stderr_bytes: bytes, stderr_dropped: 0 };
+        let liar = |bytes| Written {
+            stdout_bytes: bytes,
+            stdout_dropped: 0,
+            stderr_bytes: bytes,
+            stderr_dropped: 0,
+        };
         let wrong = [
             frame(&[], b""),
             frame(&[0xff; 40], b""),
             frame(&[&done[..], b"more"].concat(), b""),
             frame(&head(Ending::Done, Some(liar(u64::MAX))), b"short"),
             frame(&head(Ending::Done, Some(liar(3))), b"short"),
-            frame(&head(Ending::Passed(vec![String::new(); ANSWER_HEAD_BYTES_MAX]), None), b""),
-            Frame { kind: kind::ANSWER, id: 1, body: Bytes::from_static(&[1, 0]) },
-            Frame { kind: kind::ANSWER, id: 1, body: Bytes::from_static(&[255, 255, 255, 255, 0, 0]) },
-            Frame { kind: 200, id: 1, body: Bytes::new() },
+            frame(
+                &head(
+                    Ending::Passed(vec![String::new(); ANSWER_HEAD_BYTES_MAX]),
+                    None,
+                ),
+                b"",
+            ),
+            Frame {
+                kind: kind::ANSWER,
+                id: 1,
+                body: Bytes::from_static(&[1, 0]),
+            },
+            Frame {
+                kind: kind::ANSWER,
+                id: 1,
+                body: Bytes::from_static(&[255, 255, 255, 255, 0, 0]),
+            },
+            Frame {
+                kind: 200,
+                id: 1,
+                body: Bytes::new(),
+            },
         ];
         for frame in wrong {
-            assert_eq!(HostMessage::read(&frame).err().map(|error| error.kind()), Some(ErrorKind::Protocol), "{:.60?}", frame.body);
+            assert_eq!(
+                HostMessage::read(&frame).err().map(|error| error.kind()),
+                Some(ErrorKind::Protocol),
+                "{:.60?}",
+                frame.body
+            );
         }
     }
 
     #[test]
     fn a_million_reasons_are_a_few() {
-        let read = HostMessage::read(&frame(&head(Ending::Passed(vec![String::new(); 200_000]), None), b"")).unwrap();
-        let HostMessage::Answer { ending: Ending::Passed(reasons), .. } = read else { panic!("passed") };
-        assert_eq!((reasons.len(), reasons.capacity()), (REASONS_MAX, REASONS_MAX));
+        let read = HostMessage::read(&frame(
+            &head(Ending::Passed(vec![String::new(); 200_000]), None),
+            b"",
+        ))
+        .unwrap();
+        let HostMessage::Answer {
+            ending: Ending::Passed(reasons),
+            ..
+        } = read
+        else {
+            panic!("passed")
+        };
+        assert_eq!(
+            (reasons.len(), reasons.capacity()),
+            (REASONS_MAX, REASONS_MAX)
+        );
     }
 }

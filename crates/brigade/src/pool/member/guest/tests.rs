@@ -1,6 +1,9 @@
 //! What is refused before a host has a seat. Both sides say why.
 
-#![expect(unsafe_code, reason = "a task without its macro: an entry of a table that is filled at link time")]
+#![expect(
+    unsafe_code,
+    reason = "a task without its macro: an entry of a table that is filled at link time"
+)]
 
 use linkme::distributed_slice;
 
@@ -52,21 +55,42 @@ async fn introduced(kind: u8, join: &impl serde::Serialize) -> Result<(Newcomer,
 }
 
 async fn refused(join: &impl serde::Serialize) -> String {
-    let Err(error) = introduced(kind::JOIN, join).await else { panic!("it was let in") };
+    let Err(error) = introduced(kind::JOIN, join).await else {
+        panic!("it was let in")
+    };
     assert_eq!(error.kind(), ErrorKind::Refused);
     error.to_string()
 }
 
 fn task(signature: &str) -> TaskLine {
-    TaskLine { name: SQUARE.name.to_owned(), signature: signature.to_owned(), idempotent: true, retries: None, retry: None }
+    TaskLine {
+        name: SQUARE.name.to_owned(),
+        signature: signature.to_owned(),
+        idempotent: true,
+        retries: None,
+        retry: None,
+    }
 }
 
 #[tokio::test]
 async fn who_fits_is_let_in() {
     let own = (SQUARE.signature)();
-    let (newcomer, arrival) = introduced(kind::JOIN, &Join { held: vec![(3, 1)], tasks: vec![task(own)], ..join() }).await.unwrap();
+    let (newcomer, arrival) = introduced(
+        kind::JOIN,
+        &Join {
+            held: vec![(3, 1)],
+            tasks: vec![task(own)],
+            ..join()
+        },
+    )
+    .await
+    .unwrap();
     assert_eq!(
-        (newcomer.slots, newcomer.tasks.get(SQUARE.name).map(|task| task.idempotent), &*arrival.held),
+        (
+            newcomer.slots,
+            newcomer.tasks.get(SQUARE.name).map(|task| task.idempotent),
+            &*arrival.held
+        ),
         (4, Some(true), &[(3, 1)][..])
     );
     assert!(!newcomer.functions, "its build is another");
@@ -74,20 +98,61 @@ async fn who_fits_is_let_in() {
 
 #[tokio::test]
 async fn other_versions_and_other_signatures_are_refused_and_named() {
-    let text = refused(&Join { version: VERSION + 1, ..join() }).await;
-    assert!(text.contains(&format!("version {}", VERSION + 1)) && text.contains("0.9.9") && text.contains(&VERSION.to_string()), "{text}");
+    let text = refused(&Join {
+        version: VERSION + 1,
+        ..join()
+    })
+    .await;
+    assert!(
+        text.contains(&format!("version {}", VERSION + 1))
+            && text.contains("0.9.9")
+            && text.contains(&VERSION.to_string()),
+        "{text}"
+    );
     // Of a later version only the first fields are known.
     let text = refused(&(MAGIC, VERSION + 7, "9.0.0", "all else is new")).await;
     assert!(text.contains("9.0.0"), "{text}");
-    let text = refused(&Join { tasks: vec![task("fn((u8,)) -> u8")], ..join() }).await;
-    assert!(text.contains(SQUARE.name) && text.contains("fn((u8,)) -> u8") && text.contains("i64"), "{text}");
+    let text = refused(&Join {
+        tasks: vec![task("fn((u8,)) -> u8")],
+        ..join()
+    })
+    .await;
+    assert!(
+        text.contains(SQUARE.name) && text.contains("fn((u8,)) -> u8") && text.contains("i64"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
 async fn bad_use_absurd_introductions_are_refused() {
-    assert!(refused(&Join { slots: 0, ..join() }).await.contains("0 slots"));
-    assert!(refused(&Join { slots: 1_000_000, ..join() }).await.contains("1000000 slots"));
-    assert!(refused(&Join { labels: vec![String::new(); LABELS_MAX + 1], ..join() }).await.contains("too many"));
-    assert!(refused(&Join { magic: *b"HTTP", ..join() }).await.contains("introduce"));
+    assert!(
+        refused(&Join { slots: 0, ..join() })
+            .await
+            .contains("0 slots")
+    );
+    assert!(
+        refused(&Join {
+            slots: 1_000_000,
+            ..join()
+        })
+        .await
+        .contains("1000000 slots")
+    );
+    assert!(
+        refused(&Join {
+            labels: vec![String::new(); LABELS_MAX + 1],
+            ..join()
+        })
+        .await
+        .contains("too many")
+    );
+    assert!(
+        refused(&Join {
+            magic: *b"HTTP",
+            ..join()
+        })
+        .await
+        .contains("introduce")
+    );
     assert!(introduced(kind::ANSWER, &join()).await.is_err());
 }

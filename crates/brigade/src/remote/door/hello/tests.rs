@@ -29,7 +29,10 @@ async fn both_sides_understand_each_other_and_no_session_is_like_another() {
     let (mut message, mut heard) = ([0; 64], [0; 64]);
     let sealed = ours.write_message(b"hello", &mut message).unwrap();
     assert!(other.read_message(&message[..sealed], &mut heard).is_err());
-    assert_eq!(theirs.read_message(&message[..sealed], &mut heard).unwrap(), 5);
+    assert_eq!(
+        theirs.read_message(&message[..sealed], &mut heard).unwrap(),
+        5
+    );
     assert_eq!(&heard[..5], b"hello");
     let (without, _) = shake(None, None, [[0; 32]; 2]).await;
     assert!(without.is_ok(), "certificates alone");
@@ -38,13 +41,28 @@ async fn both_sides_understand_each_other_and_no_session_is_like_another() {
 #[tokio::test]
 async fn another_key_or_another_connection_below_is_refused() {
     let other = [8; KEY_BYTES];
-    for (ours, bindings) in [(other, [[0; 32]; 2]), (KEY, [[1; 32], [2; 32]]), ([0; KEY_BYTES], [[0; 32]; 2])] {
+    for (ours, bindings) in [
+        (other, [[0; 32]; 2]),
+        (KEY, [[1; 32], [2; 32]]),
+        ([0; KEY_BYTES], [[0; 32]; 2]),
+    ] {
         let (ours, theirs) = shake(Some(&ours), Some(&KEY), bindings).await;
         assert!(matches!(theirs, Err(Gone::Proof)));
-        assert!(matches!(ours, Err(Gone::Closed { after_opening: true })));
+        assert!(matches!(
+            ours,
+            Err(Gone::Closed {
+                after_opening: true
+            })
+        ));
     }
     let (ours, theirs) = shake(None, Some(&KEY), [[0; 32]; 2]).await;
-    assert!(matches!((ours, theirs), (Err(Gone::OneKey { theirs: true }), Err(Gone::OneKey { theirs: false }))));
+    assert!(matches!(
+        (ours, theirs),
+        (
+            Err(Gone::OneKey { theirs: true }),
+            Err(Gone::OneKey { theirs: false })
+        )
+    ));
 }
 
 #[tokio::test]
@@ -56,7 +74,9 @@ async fn an_impostor_that_listens_without_the_key_is_not_believed() {
     let answers = async {
         let mut heard = [0; OPENING_BYTES + MESSAGE_BYTES];
         b.read_exact(&mut heard).await.unwrap();
-        b.write_all(&opening(Side::Listens, Some(&KEY))).await.unwrap();
+        b.write_all(&opening(Side::Listens, Some(&KEY)))
+            .await
+            .unwrap();
         // What it was sent, sent back.
         b.write_all(&heard[OPENING_BYTES..]).await.unwrap();
     };
@@ -66,8 +86,13 @@ async fn an_impostor_that_listens_without_the_key_is_not_believed() {
 
 #[tokio::test]
 async fn strangers_are_refused_at_their_first_words() {
-    let openings: [&[u8]; 5] =
-        [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b"BRGDxxxxxx", &[0; 40], b"SSH-2.0-x\r\n"];
+    let openings: [&[u8]; 5] = [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+        b"BRGDxxxxxx",
+        &[0; 40],
+        b"SSH-2.0-x\r\n",
+    ];
     for opening in openings {
         let (mut raw, mut socket) = duplex(1 << 10);
         raw.write_all(opening).await.unwrap();
@@ -88,8 +113,15 @@ async fn both_versions_are_named_on_both_sides() {
     raw.write_all(&hello).await.unwrap();
     let ended = listening(&mut socket, Some(&KEY), &[0; 32]).await;
     let error = ended.err().unwrap().explain(Side::Listens).to_string();
-    assert!(error.contains("version 9") && error.contains("program 2"), "{error}");
+    assert!(
+        error.contains("version 9") && error.contains("program 2"),
+        "{error}"
+    );
     let mut answer = [0; OPENING_BYTES];
     raw.read_exact(&mut answer).await.unwrap();
-    assert_eq!(answer[4..6], VERSION.to_le_bytes(), "the other side learns ours");
+    assert_eq!(
+        answer[4..6],
+        VERSION.to_le_bytes(),
+        "the other side learns ours"
+    );
 }

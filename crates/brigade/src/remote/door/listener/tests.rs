@@ -5,7 +5,9 @@ use crate::remote::door::connect;
 
 async fn echoes(url: &str) {
     let credentials = Credentials::key(super::super::generate_key().unwrap()).unwrap();
-    let mut listener = Listener::bind(url, &credentials, Limits::default()).await.unwrap();
+    let mut listener = Listener::bind(url, &credentials, Limits::default())
+        .await
+        .unwrap();
     let url = listener.url().to_owned();
     let (mut theirs, ours) = tokio::join!(listener.accept(), connect(&url, &credentials));
     let mut ours = ours.unwrap();
@@ -13,7 +15,10 @@ async fn echoes(url: &str) {
     ours.stream.shutdown().await.unwrap();
     let mut heard = Vec::new();
     theirs.stream.read_to_end(&mut heard).await.unwrap();
-    assert_eq!((&heard[..], theirs.identity), (&b"hello"[..], Identity::Key));
+    assert_eq!(
+        (&heard[..], theirs.identity),
+        (&b"hello"[..], Identity::Key)
+    );
     assert_eq!(listener.refusals().get(), Refusals::default());
 }
 

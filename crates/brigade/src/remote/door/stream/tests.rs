@@ -47,14 +47,19 @@ fn damage(end: io::Result<usize>) -> Option<Damage> {
 async fn what_is_written_comes_out_however_narrow_the_socket_is() {
     for room in [1, 17, 4096, 1 << 20] {
         let (mut ours, mut theirs) = pair(room);
-        let bytes: Vec<u8> = (0..if room == 1 { 3_000 } else { 300_000 }).map(|n: u32| n.to_le_bytes()[0]).collect();
+        let bytes: Vec<u8> = (0..if room == 1 { 3_000 } else { 300_000 })
+            .map(|n: u32| n.to_le_bytes()[0])
+            .collect();
         let sent = bytes.clone();
         let write = async move {
             ours.write_all(&sent).await.unwrap();
             let parts = [IoSlice::new(b"and "), IoSlice::new(b"more")];
             assert_eq!(ours.write_vectored(&parts).await.unwrap(), 8);
             ours.shutdown().await.unwrap();
-            assert_eq!(ours.write(b"x").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+            assert_eq!(
+                ours.write(b"x").await.unwrap_err().kind(),
+                io::ErrorKind::BrokenPipe
+            );
         };
         let mut out = Vec::new();
         let (_, end) = tokio::join!(write, theirs.read_to_end(&mut out));
@@ -68,8 +73,12 @@ async fn what_is_written_comes_out_however_narrow_the_socket_is() {
 async fn a_writer_waits_for_a_reader_that_does_not_read() {
     let (mut ours, _theirs) = pair(1 << 10);
     let bytes = vec![7; 4 << 20];
-    let written = tokio::time::timeout(std::time::Duration::from_millis(50), ours.write_all(&bytes)).await;
-    assert!(written.is_err() && ours.out.len() < OUT_BYTES_MAX + BYTES_MAX + 2 * (HEAD_BYTES + record::TAG_BYTES));
+    let written =
+        tokio::time::timeout(std::time::Duration::from_millis(50), ours.write_all(&bytes)).await;
+    assert!(
+        written.is_err()
+            && ours.out.len() < OUT_BYTES_MAX + BYTES_MAX + 2 * (HEAD_BYTES + record::TAG_BYTES)
+    );
 }
 
 #[tokio::test]
@@ -102,16 +111,28 @@ async fn g45_records_in_another_order_are_an_error() {
     let split = written(&[b"some"], false).await.0.len();
     type Arrange = fn(&[u8], &[u8]) -> Vec<u8>;
     let cases: [(&str, Arrange, &[u8]); 4] = [
-        ("twice", |first, second| [first, first, second].concat(), b"some"),
+        (
+            "twice",
+            |first, second| [first, first, second].concat(),
+            b"some",
+        ),
         ("left out", |_, second| second.to_vec(), b""),
         ("swapped", |first, second| [second, first].concat(), b""),
-        ("noise", |first, _| [first, &[0x5a, 0][..], &[0x5a; 0x5a]].concat(), b"some"),
+        (
+            "noise",
+            |first, _| [first, &[0x5a, 0][..], &[0x5a; 0x5a]].concat(),
+            b"some",
+        ),
     ];
     for (what, arrange, good) in cases {
         let (whole, reader) = written(&[b"some", b"more"], false).await;
         let (first, second) = whole.split_at(split);
         let (out, end) = read(&arrange(first, second), reader).await;
-        assert_eq!((&out[..], damage(end)), (good, Some(Damage::Changed)), "{what}");
+        assert_eq!(
+            (&out[..], damage(end)),
+            (good, Some(Damage::Changed)),
+            "{what}"
+        );
     }
 }
 
@@ -125,7 +146,11 @@ async fn one_read_gives_all_records_that_are_there() {
     let mut heard = [0; 6];
     assert_eq!(sealed.read(&mut heard).await.unwrap(), 6);
     assert_eq!(&heard, b"somemo");
-    assert_eq!(sealed.read(&mut heard).await.unwrap(), 2, "what is good before the noise");
+    assert_eq!(
+        sealed.read(&mut heard).await.unwrap(),
+        2,
+        "what is good before the noise"
+    );
     assert_eq!(damage(sealed.read(&mut heard).await), Some(Damage::Changed));
 }
 
@@ -137,5 +162,8 @@ async fn a_writer_fed_with_its_own_words_does_not_take_them() {
     let mut record = [0; HEAD_BYTES + 4 + record::TAG_BYTES];
     raw.read_exact(&mut record).await.unwrap();
     raw.write_all(&record).await.unwrap();
-    assert_eq!(damage(sealed.read(&mut [0; 8]).await), Some(Damage::Changed));
+    assert_eq!(
+        damage(sealed.read(&mut [0; 8]).await),
+        Some(Damage::Changed)
+    );
 }
