@@ -261,5 +261,5 @@ pub mod __private {
 
 /// The README's programs compile.
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;
