@@ -18,8 +18,8 @@ use crate::job_context::JobContext;
 use crate::outcome::Failure;
 use crate::payload::Bytes;
 use crate::wire::{
-    self, CallMeta, Cancel, Decoder, Hello, Hook, PanicNote, Ready, Refused, Seat, StartFailed,
-    Target,
+    self, CallMeta, Cancel, Decoder, Hello, Hook, PanicNote, Ready, Refused, StartFailed, Target,
+    WorkerSettings,
 };
 
 /// What all of it together may take, with what other tests of this process take; lengths of
@@ -69,7 +69,7 @@ fn job_context() -> JobContext {
 }
 
 fn messages() -> Vec<Vec<u8>> {
-    let seat = Seat {
+    let settings = WorkerSettings {
         worker: 3,
         slots: 10,
         payload_bytes_max: 1 << 30,
@@ -99,7 +99,7 @@ fn messages() -> Vec<Vec<u8>> {
             magic: wire::MAGIC,
             version: wire::VERSION,
             build: 7,
-            seat,
+            settings,
         }),
         packed(&Ready {
             magic: wire::MAGIC,

@@ -15,7 +15,7 @@ use crate::payload::Bytes;
 #[cfg(feature = "remote")]
 use crate::wire;
 use crate::wire::{
-    CallMeta, Cancel, Decoder, Hello, LastWords, PanicNote, Ready, Refused, StartFailed,
+    CallMeta, Cancel, CrashNote, Decoder, Hello, PanicNote, Ready, Refused, StartFailed,
 };
 
 pub(crate) fn packed(value: &impl Serialize) -> Vec<u8> {
@@ -49,7 +49,7 @@ pub fn control_messages(bytes: &[u8]) {
     there_and_back::<Certificate>(codec, bytes);
     there_and_back::<Vec<(String, Option<u64>)>>(codec, bytes);
     there_and_back::<Bytes>(codec, bytes);
-    bytes.first().copied().map(LastWords::from_byte);
+    bytes.first().copied().map(CrashNote::from_byte);
     if let Ok((call, rest)) = postcard::take_from_bytes::<CallMeta<'_>>(bytes) {
         assert!(rest.len() < bytes.len());
         packed(&call);

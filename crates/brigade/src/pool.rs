@@ -1,7 +1,7 @@
 //! The pool: worker processes on this machine and the calls that they run.
 //!
 //! Modules: `builder` (options), `core` (who waits, who runs what; no IO), `shared` (carries out
-//! what the core decides), `member` (one worker's life), `stop` (the kill ladder), `handle` and
+//! what the core decides), `worker_conn` (one worker's life), `stop` (the kill ladder), `handle` and
 //! `cell` (what the caller holds), `queue`, `deadlines`, `restart`, `stats`, `events`.
 //!
 //! A call's way: `call` locks the core, which gives it to a free worker (its frame is appended to
@@ -20,7 +20,6 @@ mod handle;
 mod listen;
 mod logs;
 mod map;
-mod member;
 mod outside;
 mod queue;
 #[cfg(feature = "remote")]
@@ -30,6 +29,7 @@ mod service;
 mod shared;
 mod stats;
 mod stop;
+mod worker_conn;
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -54,7 +54,7 @@ use crate::task::{Args, Function};
 #[cfg(feature = "remote")]
 pub(crate) use cell::{Cell as RelayedCell, Outcome, Relay, Tag};
 #[cfg(all(feature = "remote", any(test, fuzzing)))]
-pub(crate) use member::read_host_message;
+pub(crate) use worker_conn::read_host_message;
 
 pub use builder::{Builder, Neighbours};
 pub use count::WorkerCount;
@@ -259,14 +259,14 @@ impl Pool {
     /// Dropping the future loses nothing.
     pub async fn ready(&self, workers: usize) -> Result<(), Error> {
         let shared = self.shared();
-        if workers > shared.config.workers_max && !shared.config.may_have_guests() {
+        if workers > shared.config.workers_max && !shared.config.may_have_remote_hosts() {
             let text = format!(
                 "wait for {workers} workers: the pool has at most {}",
                 shared.config.workers_max
             );
             return Err(Error::new(ErrorKind::BadOption, text));
         }
-        shared.step(|core, effects| core.set_floor(workers, effects));
+        shared.step(|core, effects| core.set_min_workers(workers, effects));
         let ready = shared
             .until(|core| {
                 if core.ready_count() >= workers && core.stage() != Stage::Closed {
@@ -278,7 +278,7 @@ impl Pool {
                 core.failing().map(Err)
             })
             .await;
-        shared.step(|core, effects| core.set_floor(0, effects));
+        shared.step(|core, effects| core.set_min_workers(0, effects));
         ready?
     }
 
@@ -340,8 +340,8 @@ impl Pool {
         let config = &self.shared().config;
         let own = config.workers_max * config.slots as usize;
         #[cfg(feature = "remote")]
-        if config.may_have_guests() {
-            return (own + self.shared().peek(|core| core.slots_of_guests()))
+        if config.may_have_remote_hosts() {
+            return (own + self.shared().peek(|core| core.slots_of_hosts()))
                 .max(SLOTS_OF_HOSTS_MIN);
         }
         own

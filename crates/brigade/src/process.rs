@@ -39,7 +39,7 @@ pub(crate) use exit::{Death, Held, KILL_BOUND, Process, check_children_are_kept}
 pub(crate) use output::Pipe;
 pub use output::{Captured, Output};
 #[cfg(feature = "sqlite")]
-pub(crate) use owner::{Heirs, Left, boot, own_name, runs};
+pub(crate) use owner::{Descendants, Left, boot, own_name, runs};
 pub(crate) use rights::{check_pool_rights, is_secure};
 pub(crate) use spawn::{Command, Spawned, spawn};
 pub(crate) use tree::{cookie, end_own_strays, reap_orphans, sweep};

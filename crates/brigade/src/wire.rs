@@ -17,8 +17,8 @@ pub(crate) mod remote;
 pub(crate) use frame::{Decoder, Frame, HEADER_BYTES, encode};
 pub(crate) use log::{FIELDS_MAX, LogEvent, LogRecord, LogValue, NAME_BYTES_MAX, VALUE_BYTES_MAX};
 pub(crate) use message::{
-    CallMeta, Cancel, Hello, Hook, LastWords, PanicNote, Ready, Refused, Seat, StartFailed, Target,
-    kind,
+    CallMeta, Cancel, CrashNote, Hello, Hook, PanicNote, Ready, Refused, StartFailed, Target,
+    WorkerSettings, kind,
 };
 
 /// Version of the protocol. Peers of another version refuse each other in the handshake.

@@ -10,9 +10,9 @@
 //! exactly once.
 
 mod attempt;
+mod crash_note;
 mod hygiene;
 mod identity;
-mod last_words;
 mod logs;
 mod monitor;
 mod panics;

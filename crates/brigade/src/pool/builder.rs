@@ -103,13 +103,13 @@ impl Config {
 
     /// Whether workers may join from elsewhere.
     #[cfg(feature = "remote")]
-    pub(super) fn may_have_guests(&self) -> bool {
+    pub(super) fn may_have_remote_hosts(&self) -> bool {
         !self.hosts.listeners.is_empty()
     }
 
     #[cfg(not(feature = "remote"))]
     #[expect(clippy::unused_self, reason = "as with hosts that join")]
-    pub(super) fn may_have_guests(&self) -> bool {
+    pub(super) fn may_have_remote_hosts(&self) -> bool {
         false
     }
 }
@@ -473,7 +473,7 @@ impl Builder {
             return Err(Error::new(ErrorKind::BadOption, &*text));
         }
         let (min, max) = (config.workers_min, config.workers_max);
-        if max == 0 && !config.may_have_guests()
+        if max == 0 && !config.may_have_remote_hosts()
             || max > WORKERS_MAX
             || min > max
             || config.spares > WORKERS_MAX

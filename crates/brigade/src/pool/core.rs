@@ -10,10 +10,10 @@
 //! -> ended; back to waiting when it is returned, passed, or tried again. `end` is the only way out
 //! and gives the cell its outcome.
 //!
-//! Life of a seat: starting -> ready (or spare) -> retiring -> empty. A seat's *epoch* tells one
-//! process in it from the next; what comes from an old epoch is ignored. In a seat sits a process
+//! Life of a slot: starting -> ready (or spare) -> retiring -> empty. A slot's *epoch* tells one
+//! process in it from the next; what comes from an old epoch is ignored. In a slot sits a process
 //! of ours or a host that joined; the latter may be *away* in any stage, while its connection is
-//! down (`guests`).
+//! down (`hosts`).
 //!
 //! Costs: O(log n) in waiting calls and in workers for every step of a call.
 
@@ -21,11 +21,11 @@ mod calls;
 mod choice;
 mod endings;
 #[cfg(feature = "remote")]
-mod guests;
+mod hosts;
 mod look;
-mod seats;
 mod stops;
 mod tick;
+mod workers;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -39,10 +39,10 @@ use tokio_util::sync::CancellationToken;
 use super::builder::Config;
 use super::cell::{Cell, Outcome};
 use super::deadlines::{Deadlines, Due, after};
-use super::member::{Child, Member};
 use super::queue::Queue;
 use super::restart::Restart;
 use super::stats::Counters;
+use super::worker_conn::{WorkerConn, WorkerProcess};
 use crate::certificate::Receipt;
 use crate::event::Event;
 use crate::process::Output;
@@ -50,11 +50,11 @@ use crate::progress::Progress;
 
 pub(super) use calls::{Admission, Entry, Phase, number_of};
 use choice::Rank;
-pub(super) use endings::Obituary;
+pub(super) use endings::WorkerExit;
 #[cfg(feature = "remote")]
-pub(super) use guests::{Arrival, Newcomer};
-pub(super) use seats::{Census, Seat};
-pub(super) use stops::{StopOrder, Why};
+pub(super) use hosts::{HostArrival, HostInfo};
+pub(super) use stops::{StopOrder, StopReason};
+pub(super) use workers::{WorkerCounts, WorkerSlot};
 
 pub(super) struct Core {
     config: Arc<Config>,
@@ -71,17 +71,17 @@ pub(super) struct Core {
     aside: VecDeque<u64>,
     delayed: usize,
     /// By number minus one.
-    seats: Vec<Option<Seat>>,
+    slots: Vec<Option<WorkerSlot>>,
     /// Seats that can take one more attempt.
     free: BTreeSet<Rank>,
     epochs: u64,
-    census: Census,
+    counts: WorkerCounts,
     /// At least so many workers, because somebody waits for them.
-    floor: usize,
+    min_workers: usize,
     deadlines: Deadlines,
     restart: Restart,
     /// Workers in a row that ended just after their start, having done nothing.
-    stillborn: u32,
+    early_exits: u32,
     stage: Stage,
     /// Whether the runtime that the pool lives on is there, as far as known.
     has_runtime: bool,
@@ -105,16 +105,16 @@ pub(super) enum Stage {
 #[derive(Default)]
 pub(super) struct Effects {
     pub(super) ends: Vec<End>,
-    pub(super) flush: Vec<Member>,
+    pub(super) flush: Vec<WorkerConn>,
     /// Many calls come in one step: each worker is written to once, at its end, and nobody is woken
     /// for it.
     pub(super) at_once: bool,
     pub(super) starts: Vec<(u32, u64)>,
     /// Workers that nobody looks after any more. Dropping a process may take a moment.
-    pub(super) dropped: Vec<Member>,
+    pub(super) dropped: Vec<WorkerConn>,
     pub(super) stops: Vec<StopOrder>,
     pub(super) updates: Vec<(Arc<Cell>, Progress)>,
-    pub(super) watches: Vec<(u64, Arc<Child>, u64)>,
+    pub(super) watches: Vec<(u64, Arc<WorkerProcess>, u64)>,
     /// Places of the queue that became free.
     pub(super) room: usize,
     /// The first deadline is earlier than before.
@@ -149,14 +149,14 @@ impl Core {
             generation: 0,
             aside: VecDeque::new(),
             delayed: 0,
-            seats: Vec::new(),
+            slots: Vec::new(),
             free: BTreeSet::new(),
             epochs: 0,
-            census: Census::default(),
-            floor: 0,
+            counts: WorkerCounts::default(),
+            min_workers: 0,
             deadlines,
             restart: Restart::default(),
-            stillborn: 0,
+            early_exits: 0,
             stage: Stage::Open,
             has_runtime: true,
             counters: Counters::new(),
@@ -175,7 +175,7 @@ impl Core {
         while let Some(due) = self.deadlines.pop(now) {
             match due {
                 Due::QueueTimeout(call) => self.on_queue_timeout(call, effects),
-                Due::RunTimeout(call) => self.stop(call, Why::Timeout, effects),
+                Due::RunTimeout(call) => self.stop(call, StopReason::Timeout, effects),
                 Due::Delay(call) => self.on_delay_over(call, effects),
                 Due::Restart => self.maintain(effects),
                 Due::Tick(planned) => self.on_tick(planned, now, effects),
@@ -223,9 +223,9 @@ pub(super) type Ended = CancellationToken;
 
 /// For how many looks in a row a worker has left a ping unanswered.
 #[derive(Default)]
-pub(super) struct Pulse(AtomicU32);
+pub(super) struct PingCounter(AtomicU32);
 
-impl Pulse {
+impl PingCounter {
     /// Notes one more look; returns how many there were since the ping that is not answered. Zero:
     /// there is none.
     pub(super) fn look(&self) -> u32 {

@@ -23,7 +23,7 @@ pub(super) enum Due {
     Restart,
     /// Time to look after the workers.
     Tick(Instant),
-    /// The host in this seat, of this epoch, has been away for too long.
+    /// The host in this slot, of this epoch, has been away for too long.
     #[cfg(feature = "remote")]
     HostLost(u32, u64),
 }

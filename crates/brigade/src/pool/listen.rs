@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::builder::Builder;
-use super::member::guest;
+use super::worker_conn::remote_host;
 use super::{Pool, Shared};
 use crate::error::{Error, ErrorKind};
 use crate::remote::door::{Limits, Listener};
@@ -102,6 +102,6 @@ pub(super) async fn open(shared: Arc<Shared>, mut listener: Listener) {
         let peer = listener.accept().await;
         shared
             .scope
-            .spawn(guest::receive(Arc::clone(&shared), peer));
+            .spawn(remote_host::receive(Arc::clone(&shared), peer));
     }
 }

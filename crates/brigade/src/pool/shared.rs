@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::builder::Config;
 use super::cell::Cell;
 use super::core::{Admission, Core, Effects};
-use super::member::{TASK_NAME_BYTES_MAX, child};
 use super::outside::Probe;
 use super::stop;
+use super::worker_conn::{TASK_NAME_BYTES_MAX, process};
 use crate::call::{CallOptions, Request, Target};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
@@ -186,12 +186,9 @@ impl Shared {
                 those are for jobs at a broker";
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
-        if let Some(label) = request
-            .options()
-            .labels
-            .iter()
-            .find(|label| !self.config.may_have_guests() && !self.config.labels.contains(label))
-        {
+        if let Some(label) = request.options().labels.iter().find(|label| {
+            !self.config.may_have_remote_hosts() && !self.config.labels.contains(label)
+        }) {
             let text = format!(
                 "call {:?} where {label:?} is: no worker of this pool may ever have that label",
                 request.task_name()
@@ -216,7 +213,7 @@ impl Shared {
             // Weighed before the call is written, so that nothing of what it takes is taken for its
             // worker's own.
             let before = crate::process::proc_fs::resident_bytes(child.shown);
-            self.scope.spawn(stop::weigh(
+            self.scope.spawn(stop::check_memory(
                 Arc::clone(self),
                 call,
                 child,
@@ -224,8 +221,8 @@ impl Shared {
                 bytes_max,
             ));
         }
-        for member in effects.flush {
-            member.flush();
+        for conn in effects.flush {
+            conn.flush();
         }
         if effects.room > 0 {
             self.room.add_permits(effects.room);
@@ -238,10 +235,10 @@ impl Shared {
         }
         for (number, epoch) in effects.starts {
             self.scope
-                .spawn(child::live(Arc::clone(self), number, epoch));
+                .spawn(process::live(Arc::clone(self), number, epoch));
         }
         for order in effects.stops {
-            self.scope.spawn(stop::climb(Arc::clone(self), order));
+            self.scope.spawn(stop::escalate(Arc::clone(self), order));
         }
         drop(effects.dropped);
         if effects.clock {

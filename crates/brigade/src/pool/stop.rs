@@ -10,29 +10,29 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::builder::Neighbours;
-use super::core::{Ended, StopOrder, Why};
+use super::core::{Ended, StopOrder, StopReason};
 #[cfg(feature = "remote")]
-use super::member::Guest;
-use super::member::{Child, Member};
+use super::worker_conn::RemoteHost;
+use super::worker_conn::{WorkerConn, WorkerProcess};
 use crate::certificate::Step;
 use crate::process::proc_fs::resident_bytes;
 
 /// How often a limited attempt is weighed.
-const WEIGH_INTERVAL: Duration = Duration::from_millis(10);
+const MEMORY_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Takes an attempt up the ladder until it has ended.
-pub(super) async fn climb(shared: Arc<Shared>, order: StopOrder) {
-    match order.member.clone() {
-        Member::Child(child) => climb_here(shared, order, &child).await,
+pub(super) async fn escalate(shared: Arc<Shared>, order: StopOrder) {
+    match order.conn.clone() {
+        WorkerConn::Process(child) => escalate_process(shared, order, &child).await,
         #[cfg(feature = "remote")]
-        Member::Guest(guest) => climb_there(order, &guest).await,
+        WorkerConn::Remote(host) => escalate_remote(order, &host).await,
     }
 }
 
 /// The host climbs; its answer says which step did it. What it does not hear, because its
 /// connection is down, it is told when it is back.
 #[cfg(feature = "remote")]
-async fn climb_there(order: StopOrder, guest: &Guest) {
+async fn escalate_remote(order: StopOrder, host: &RemoteHost) {
     let StopOrder {
         call,
         why,
@@ -40,14 +40,14 @@ async fn climb_there(order: StopOrder, guest: &Guest) {
         hurry,
         ..
     } = order;
-    guest.stop(call, why.told(), hurry.is_cancelled());
+    host.stop(call, why.told(), hurry.is_cancelled());
     tokio::select! {
         () = ended.cancelled() => {}
-        () = hurry.cancelled() => guest.stop(call, why.told(), true),
+        () = hurry.cancelled() => host.stop(call, why.told(), true),
     }
 }
 
-async fn climb_here(shared: Arc<Shared>, order: StopOrder, child: &Child) {
+async fn escalate_process(shared: Arc<Shared>, order: StopOrder, child: &WorkerProcess) {
     let StopOrder {
         call,
         why,
@@ -56,7 +56,7 @@ async fn climb_here(shared: Arc<Shared>, order: StopOrder, child: &Child) {
         ..
     } = order;
     // Memory that runs out leaves no time to ask.
-    let ask = if why == Why::Memory {
+    let ask = if why == StopReason::Memory {
         Duration::ZERO
     } else {
         shared.config.ask
@@ -69,13 +69,13 @@ async fn climb_here(shared: Arc<Shared>, order: StopOrder, child: &Child) {
     }
     let spare = shared.config.neighbours == Neighbours::Spare;
     let mut alone = None;
-    shared.step(|core, effects| alone = core.condemn(call, spare, effects));
+    shared.step(|core, effects| alone = core.schedule_kill(call, spare, effects));
     let Some(alone) = alone else { return };
     tokio::select! {
         _ = alone => {}
         () = ended.cancelled() => return,
     }
-    if why != Why::Memory && !hurry.is_cancelled() {
+    if why != StopReason::Memory && !hurry.is_cancelled() {
         if !shared.peek(|core| core.take_step(call, Step::Terminated)) {
             return;
         }
@@ -100,20 +100,20 @@ async fn ended_within(bound: Duration, ended: &Ended, hurry: &CancellationToken)
 
 /// Watches the resident memory of a limited attempt while it runs, against what its worker had
 /// before it.
-pub(super) async fn weigh(
+pub(super) async fn check_memory(
     shared: Arc<Shared>,
     call: u64,
-    child: Arc<Child>,
+    child: Arc<WorkerProcess>,
     before: u64,
     bytes_max: u64,
 ) {
     let limit = before.saturating_add(bytes_max);
     while shared.peek(|core| core.runs_on(call, child.epoch)) {
         if resident_bytes(child.shown) > limit {
-            return shared.step(|core, effects| core.stop(call, Why::Memory, effects));
+            return shared.step(|core, effects| core.stop(call, StopReason::Memory, effects));
         }
         tokio::select! {
-            () = sleep(WEIGH_INTERVAL) => {}
+            () = sleep(MEMORY_CHECK_INTERVAL) => {}
             () = child.process.gone.cancelled() => return,
         }
     }

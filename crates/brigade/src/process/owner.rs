@@ -117,12 +117,12 @@ pub(crate) enum Left {
 
 /// Tells whether what a process owns can be given to others: neither it nor a worker of its runs.
 #[derive(Default)]
-pub(crate) struct Heirs {
+pub(crate) struct Descendants {
     /// When an owner was first found gone, while workers of it may be left.
     ended: HashMap<Box<str>, Instant>,
 }
 
-impl Heirs {
+impl Descendants {
     /// What is left of this process. Never waits.
     pub(crate) fn left(&mut self, name: &str) -> Left {
         let Some(owner) = Owner::parse(name).filter(|owner| !owner.runs()) else {
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_name_is_of_one_process_and_of_what_can_be_seen() {
-        assert!(runs(own_name()) && Heirs::default().left(own_name()) == Left::Runs);
+        assert!(runs(own_name()) && Descendants::default().left(own_name()) == Left::Runs);
         assert!(
             !runs(&name(|parts| parts[1].push('1'))),
             "a later process of this number"
@@ -303,16 +303,16 @@ mod tests {
         }
         let parent = NOBODY + std::process::id();
         let gone = name(|parts| parts[0] = parent.to_string());
-        let mut heirs = Heirs::default();
-        let until = |heirs: &mut Heirs, wanted: Left| {
+        let mut descendants = Descendants::default();
+        let until = |descendants: &mut Descendants, wanted: Left| {
             // Another process that is ending may have been one of its workers.
             let bound = Instant::now() + Duration::from_secs(30);
-            while heirs.left(&gone) != wanted {
+            while descendants.left(&gone) != wanted {
                 assert!(Instant::now() < bound, "{wanted:?}");
                 std::thread::yield_now();
             }
         };
-        until(&mut heirs, Left::Nothing);
+        until(&mut descendants, Left::Nothing);
         let mut command = std::process::Command::new("sleep");
         let running = Running(
             command
@@ -322,12 +322,12 @@ mod tests {
                 .unwrap(),
         );
         assert!(
-            matches!(heirs.left(&gone), Left::Workers(_))
-                && matches!(heirs.left(&gone), Left::Workers(_))
+            matches!(descendants.left(&gone), Left::Workers(_))
+                && matches!(descendants.left(&gone), Left::Workers(_))
         );
-        heirs.keep_only(&[]);
-        assert!(heirs.ended.is_empty());
+        descendants.keep_only(&[]);
+        assert!(descendants.ended.is_empty());
         drop(running);
-        until(&mut heirs, Left::Nothing);
+        until(&mut descendants, Left::Nothing);
     }
 }

@@ -50,8 +50,8 @@ pub(crate) mod kind {
     pub(crate) const READY: u8 = 48;
     /// Empty.
     pub(crate) const PONG: u8 = 49;
-    /// [`LastWords`](super::LastWords) of a process about to die of a signal.
-    pub(crate) const LAST_WORDS: u8 = 50;
+    /// [`CrashNote`](super::CrashNote) of a process about to die of a signal.
+    pub(crate) const CRASH_NOTE: u8 = 50;
     /// [`StartFailed`](super::StartFailed).
     pub(crate) const START_FAILED: u8 = 51;
     /// [`PanicNote`](super::PanicNote): a panic, told before it unwinds. The frame's id is the
@@ -64,7 +64,7 @@ pub(crate) mod kind {
 
 /// The place of a worker: how it is set up.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Seat {
+pub(crate) struct WorkerSettings {
     pub(crate) worker: u32,
     pub(crate) slots: u32,
     pub(crate) payload_bytes_max: u64,
@@ -91,7 +91,7 @@ pub(crate) struct Hello {
     pub(crate) magic: [u8; 4],
     pub(crate) version: u16,
     pub(crate) build: u64,
-    pub(crate) seat: Seat,
+    pub(crate) settings: WorkerSettings,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -163,13 +163,13 @@ pub(crate) enum Refused {
 /// signal as another, and 16 bytes of the thread's name are the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum LastWords {
+pub(crate) enum CrashNote {
     Signal = 0,
     StackOverflow = 1,
     OutOfMemory = 2,
 }
 
-impl LastWords {
+impl CrashNote {
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
         [Self::Signal, Self::StackOverflow, Self::OutOfMemory]
             .into_iter()

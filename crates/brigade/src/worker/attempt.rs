@@ -11,7 +11,7 @@ use std::time::Instant;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::serve::Worker;
-use super::{hygiene, last_words, logs, panics, title};
+use super::{crash_note, hygiene, logs, panics, title};
 use crate::address;
 use crate::codec::Codec;
 use crate::context::{Context, Sink};
@@ -59,7 +59,7 @@ impl Worker {
                 ..job.clone()
             })
         });
-        attempt.worker = self.seat.worker;
+        attempt.worker = self.settings.worker;
         attempt.deadline = meta
             .timeout
             .and_then(|timeout| Instant::now().checked_add(timeout));
@@ -76,14 +76,14 @@ impl Worker {
             self.say(kind::STARTED, call, &[]);
             self.flush();
         }
-        title::set_task(self.seat.worker, task);
+        title::set_task(self.settings.worker, task);
         if !self.is_shared() {
             hygiene::begin();
         }
         let _logs = logs::enter();
         let mut limit = meta.memory.map(MemoryLimit::set);
-        last_words::clear_errno();
-        let before = last_words::set_current(call);
+        crash_note::clear_errno();
+        let before = crash_note::set_current(call);
         let since = panics::moment();
         let invoked = panics::catch(since, || invoke(context.clone(), meta.codec, payload));
         let ending = match invoked {
@@ -99,13 +99,13 @@ impl Worker {
             ) {
                 Some(ending) => ending,
                 None => {
-                    last_words::set_current(before);
+                    crash_note::set_current(before);
                     return;
                 }
             },
             Err(panic) => Err(panic),
         };
-        last_words::set_current(before);
+        crash_note::set_current(before);
         drop(limit);
         self.settle(call, ending);
     }
@@ -152,7 +152,7 @@ impl Worker {
                 return Some(Err(panic));
             }
         };
-        let drop_after = self.seat.drop_after;
+        let drop_after = self.settings.drop_after;
         let stoppable = async move {
             tokio::select! {
                 ending = guarded => ending,
@@ -163,7 +163,7 @@ impl Worker {
                     to stop")))),
             }
         };
-        if self.seat.slots == 1 {
+        if self.settings.slots == 1 {
             return Some(runtime.block_on(stoppable));
         }
         let worker = Arc::clone(self);
@@ -192,7 +192,7 @@ impl Worker {
             .worker_threads(1)
             .thread_name("brigade-async")
             .on_thread_start(|| {
-                last_words::prepare_thread();
+                crash_note::prepare_thread();
                 logs::enter_thread();
             })
             .on_thread_unpark(logs::look_again)
@@ -211,10 +211,10 @@ impl Worker {
         // What a task printed without an end of line is its own, not the next one's.
         std::io::stdout().flush().ok();
         match ending {
-            Ok(Returned::Done(result)) if result.len() as u64 > self.seat.payload_bytes_max => {
+            Ok(Returned::Done(result)) if result.len() as u64 > self.settings.payload_bytes_max => {
                 let refused = Refused::ResultTooLarge {
                     bytes: result.len() as u64,
-                    max: self.seat.payload_bytes_max,
+                    max: self.settings.payload_bytes_max,
                 };
                 self.answer_with(kind::REFUSED, call, &refused);
             }
@@ -259,10 +259,10 @@ impl Future for Guarded {
     type Output = Ending;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Ending> {
-        let before = last_words::set_current(self.call);
+        let before = crash_note::set_current(self.call);
         let since = self.since;
         let polled = panics::catch(since, || self.future.as_mut().poll(cx));
-        last_words::set_current(before);
+        crash_note::set_current(before);
         match polled {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(returned)) => Poll::Ready(Ok(returned)),

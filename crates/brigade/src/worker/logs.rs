@@ -26,7 +26,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::{Interest, NoSubscriber, Subscriber};
 use tracing::{Event, Level, Metadata};
 
-use super::last_words;
+use super::crash_note;
 use super::serve::Worker;
 use crate::codec::Codec;
 use crate::sync::lock;
@@ -192,7 +192,7 @@ impl Subscriber for Forwarder {
         let mut fields = Fields(Vec::with_capacity(FIELDS_MAX.min(metadata.fields().len())));
         event.record(&mut fields);
         let worker = WORKER.get();
-        let call = match last_words::current() {
+        let call = match crash_note::current() {
             0 => worker.and_then(|worker| worker.only_call()).unwrap_or(0),
             call => call,
         };

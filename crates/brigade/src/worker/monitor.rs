@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustix::process::Signal;
 
-use super::last_words;
+use super::crash_note;
 use super::serve::Worker;
 use crate::codec::Codec;
 use crate::process::end_own_strays;
@@ -25,7 +25,7 @@ const CONTROL_BYTES_MAX: usize = 1 << 20;
 pub(super) fn start(worker: &Arc<Worker>) -> io::Result<()> {
     let worker = Arc::clone(worker);
     spawn_thread("brigade-monitor", STACK_BYTES, move || {
-        last_words::prepare_thread();
+        crash_note::prepare_thread();
         listen(&worker);
         end_group();
     })
@@ -57,7 +57,7 @@ fn listen(worker: &Arc<Worker>) {
                 Ok(Some(frame)) if frame.kind == kind::END => {
                     end_own_strays();
                     if frame.body.first().copied().map(i32::from) == Some(libc::SIGTERM) {
-                        last_words::terminate_group();
+                        crash_note::terminate_group();
                     } else {
                         end_group();
                     }

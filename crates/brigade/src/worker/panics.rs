@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::thread;
 
-use super::last_words;
+use super::crash_note;
 use crate::codec::Codec;
 use crate::sync::lock;
 use crate::wire::{PanicNote, encode, kind};
@@ -185,7 +185,7 @@ fn describe(payload: &(dyn Any + Send), since: u64) -> PanicNote {
 
 /// A thread that runs no attempt may work for any.
 fn may_be_of_this_attempt(note: &Note) -> bool {
-    let own = last_words::current();
+    let own = crash_note::current();
     own == 0 || note.attempt == 0 || note.attempt == own
 }
 
@@ -198,7 +198,7 @@ fn note(info: &PanicHookInfo<'_>) {
     let name = thread.name().unwrap_or("without a name");
     let mut note = Note {
         number: 0,
-        attempt: last_words::current(),
+        attempt: crash_note::current(),
         thread: thread.id(),
         thread_name: name[..name.floor_char_boundary(NAME_BYTES_MAX)].to_owned(),
         text: text.map_or(0, |text| text.as_ptr().addr()),

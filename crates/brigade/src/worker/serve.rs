@@ -18,14 +18,14 @@ use std::time::{Duration, Instant};
 
 use bytes::BufMut as _;
 
-use super::{last_words, start};
+use super::{crash_note, start};
 use crate::address;
 use crate::codec::Codec;
 use crate::context::{Context, Sink, State};
 use crate::link;
 use crate::shutdown::spawn_thread;
 use crate::sync::lock;
-use crate::wire::{Decoder, Frame, Seat, encode, kind};
+use crate::wire::{Decoder, Frame, WorkerSettings, encode, kind};
 
 /// How often the ticker looks.
 const TICK: Duration = Duration::from_millis(1);
@@ -41,7 +41,7 @@ const ANSWERS_BYTES: usize = 32 << 10;
 const EARLY_CANCELS_MIN: usize = 64;
 
 pub(crate) struct Worker {
-    pub(super) seat: Seat,
+    pub(super) settings: WorkerSettings,
     pub(super) same_build: bool,
     pub(super) state: Option<State>,
     pub(super) control: UnixStream,
@@ -86,7 +86,7 @@ struct Crew {
 
 /// Runs until the pool says that nothing more comes, and all attempts have ended.
 pub(super) fn run(worker: &Arc<Worker>) {
-    if worker.seat.slots > 1 {
+    if worker.settings.slots > 1 {
         worker.crew.threads.store(1, Ordering::Relaxed);
         let ticking = Arc::clone(worker);
         if spawn_thread("brigade-ticker", 128 << 10, move || ticking.tick()).is_err() {
@@ -104,17 +104,17 @@ pub(super) fn run(worker: &Arc<Worker>) {
 
 impl Worker {
     pub(super) fn new(
-        seat: Seat,
+        settings: WorkerSettings,
         same_build: bool,
         state: Option<State>,
         data: UnixStream,
         control: UnixStream,
     ) -> Self {
-        let payload_bytes_max = usize::try_from(seat.payload_bytes_max).unwrap_or(usize::MAX);
+        let payload_bytes_max = usize::try_from(settings.payload_bytes_max).unwrap_or(usize::MAX);
         // A frame holds a payload and the few fields before it.
         let decoder = Decoder::new(payload_bytes_max.saturating_add(64 << 10));
         Self {
-            seat,
+            settings,
             same_build,
             state,
             control,
@@ -132,7 +132,7 @@ impl Worker {
     }
 
     pub(super) fn is_shared(&self) -> bool {
-        self.seat.slots > 1
+        self.settings.slots > 1
     }
 
     fn work(self: &Arc<Self>) {
@@ -306,7 +306,9 @@ impl Worker {
                 // It may also have ended already; its number does not come again, so remembering it
                 // does no harm.
                 attempts.early_cancels.push_back(call);
-                if attempts.early_cancels.len() > EARLY_CANCELS_MIN.max(self.seat.slots as usize) {
+                if attempts.early_cancels.len()
+                    > EARLY_CANCELS_MIN.max(self.settings.slots as usize)
+                {
                     attempts.early_cancels.pop_front();
                 }
             }
@@ -325,7 +327,7 @@ impl Worker {
     }
 
     pub(super) fn tear_down(&self) {
-        if let (Some(offset), Some(state)) = (self.seat.teardown, &self.state) {
+        if let (Some(offset), Some(state)) = (self.settings.teardown, &self.state) {
             let hook: start::TeardownHook = match address::hook_at(offset) {
                 Ok(hook) => hook,
                 Err(error) => return tracing::error!(%error, "could not find the teardown hook"),
@@ -369,11 +371,11 @@ impl Worker {
     fn wake_helper(self: &Arc<Self>) {
         if *lock(&self.crew.parked) > 0 {
             self.crew.wake.notify_one();
-        } else if self.crew.threads.load(Ordering::Relaxed) < self.seat.slots as usize {
+        } else if self.crew.threads.load(Ordering::Relaxed) < self.settings.slots as usize {
             self.crew.threads.fetch_add(1, Ordering::Relaxed);
             let helper = Arc::clone(self);
             let run = move || {
-                last_words::prepare_thread();
+                crash_note::prepare_thread();
                 helper.work();
             };
             if spawn_thread("brigade-slot", SLOT_STACK_BYTES, run).is_err() {

@@ -16,7 +16,7 @@ use std::{fs, io, process};
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 use super::serve::Worker;
-use super::{hygiene, identity, last_words, logs, monitor, panics, serve, title};
+use super::{crash_note, hygiene, identity, logs, monitor, panics, serve, title};
 use crate::address;
 use crate::codec::Codec;
 use crate::context::State;
@@ -26,7 +26,7 @@ use crate::outcome::Failure;
 use crate::registry;
 use crate::shutdown::spawn_thread;
 use crate::wire::{
-    Decoder, HEADER_BYTES, Hello, MAGIC, Ready, Seat, StartFailed, VERSION, encode, kind,
+    Decoder, HEADER_BYTES, Hello, MAGIC, Ready, StartFailed, VERSION, WorkerSettings, encode, kind,
 };
 
 /// A handshake of more than this is not ours.
@@ -82,24 +82,24 @@ pub(super) fn give_up(text: &str) -> ! {
 }
 
 fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
-    last_words::install(control.as_fd(), pool)
+    crash_note::install(control.as_fd(), pool)
         .map_err(|e| Error::os("install signal handlers", e))?;
     die_with(pool).map_err(|e| Error::os("tie the worker to its pool", e))?;
     let (hello, data) = receive_hello(control)?;
     check(&hello)?;
     let same_build = hello.build == address::build_id();
-    confine(&hello.seat).map_err(|e| Error::os("confine the worker", e))?;
-    panics::install(control.as_fd(), hello.seat.slots > 1);
-    title::set(&format!("brigade: worker {}", hello.seat.worker));
-    if !same_build && (hello.seat.init.is_some() || hello.seat.teardown.is_some()) {
+    confine(&hello.settings).map_err(|e| Error::os("confine the worker", e))?;
+    panics::install(control.as_fd(), hello.settings.slots > 1);
+    title::set(&format!("brigade: worker {}", hello.settings.worker));
+    if !same_build && (hello.settings.init.is_some() || hello.settings.teardown.is_some()) {
         let text = "run the pool's hooks: this worker is another build of the program, where their \
             addresses mean nothing";
         return Err(Error::new(ErrorKind::OtherBuild, text));
     }
-    logs::install(hello.seat.log_level);
+    logs::install(hello.settings.log_level);
     let state = {
         let _logs = logs::enter();
-        build_state(&hello.seat)?
+        build_state(&hello.settings)?
     };
     registry::check()?;
     let ready = Ready {
@@ -110,7 +110,7 @@ fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
     let control_copy = control
         .try_clone()
         .map_err(|e| Error::os("copy the control socket", e))?;
-    let worker = Worker::new(hello.seat, same_build, state, data, control_copy);
+    let worker = Worker::new(hello.settings, same_build, state, data, control_copy);
     let worker = Arc::new(worker);
     monitor::start(&worker).map_err(|e| Error::os("start the monitor thread", e))?;
     hygiene::take_baseline();
@@ -178,7 +178,7 @@ fn check(hello: &Hello) -> Result<(), Error> {
 }
 
 /// Niceness, CPU, no core dumps, first choice of the OOM killer, no way to more privileges.
-fn confine(seat: &Seat) -> io::Result<()> {
+fn confine(settings: &WorkerSettings) -> io::Result<()> {
     rustix::process::setrlimit(
         Resource::Core,
         Rlimit {
@@ -190,11 +190,11 @@ fn confine(seat: &Seat) -> io::Result<()> {
     // size.
     fs::write("/proc/self/oom_score_adj", "500").ok();
     rustix::thread::set_no_new_privs(true)?;
-    if seat.nice != 0 {
-        let nice = rustix::process::getpriority_process(None)? + seat.nice;
+    if settings.nice != 0 {
+        let nice = rustix::process::getpriority_process(None)? + settings.nice;
         rustix::process::setpriority_process(None, nice.min(19))?;
     }
-    if let Some(cpu) = seat.cpu {
+    if let Some(cpu) = settings.cpu {
         let mut set = rustix::thread::CpuSet::new();
         set.set(cpu as usize);
         rustix::thread::sched_setaffinity(None, &set)?;
@@ -208,8 +208,8 @@ pub(crate) type InitHook = fn(&[u8]) -> Result<State, Box<Failure>>;
 /// Runs the teardown hook.
 pub(crate) type TeardownHook = fn(&State);
 
-fn build_state(seat: &Seat) -> Result<Option<State>, Error> {
-    let Some(init) = &seat.init else {
+fn build_state(settings: &WorkerSettings) -> Result<Option<State>, Error> {
+    let Some(init) = &settings.init else {
         return Ok(None);
     };
     let hook: InitHook = address::hook_at(init.offset)?;

@@ -13,7 +13,7 @@ use redis::pipe;
 
 use super::link::{Link, key, scripts};
 use crate::error::Error;
-use crate::process::{Heirs, Left, own_name};
+use crate::process::{Descendants, Left, own_name};
 use crate::sync::lock;
 
 /// So often the holders of a queue are looked at.
@@ -25,7 +25,7 @@ const HOLDERS_MAX: isize = 200;
 
 #[derive(Default)]
 pub(super) struct Holders {
-    heirs: Mutex<Heirs>,
+    heirs: Mutex<Descendants>,
     looked: Mutex<HashMap<Box<str>, Instant>>,
 }
 

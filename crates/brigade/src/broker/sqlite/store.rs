@@ -14,7 +14,7 @@ use crate::broker::api::Clock;
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, JobOptions, JobState};
-use crate::process::Heirs;
+use crate::process::Descendants;
 
 /// The connection within a transaction, and its moment.
 pub(super) struct Store<'a> {
@@ -45,7 +45,7 @@ pub(super) struct Memo {
     pub(super) held: Option<i64>,
     /// When it was last looked for holders that are gone, boot clock.
     pub(super) looked: Option<i64>,
-    pub(super) heirs: Heirs,
+    pub(super) heirs: Descendants,
     /// Holders of which nothing is left, and whose leases were not all ended yet.
     pub(super) gone: Vec<String>,
     /// A holder is gone and its workers are ending: worth another look soon.

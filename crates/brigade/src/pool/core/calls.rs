@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::super::cell::{Cell, Outcome};
 use super::super::deadlines::{Due, DueKey, after};
-use super::super::member::Giving;
 use super::super::queue::Place;
+use super::super::worker_conn::Assignment;
 use super::choice::Want;
 use super::stops::Stop;
 use super::{Core, Effects, End, Stage};
@@ -61,7 +61,7 @@ pub(in super::super) enum Phase {
     Aside,
     Delayed,
     Running {
-        seat: u32,
+        slot: u32,
         index: usize,
         since: Instant,
     },
@@ -365,7 +365,7 @@ impl Core {
             };
             let fresh = entry.fresh;
             match self.pick(&entry.want()) {
-                Some(seat) => self.assign(call, seat, effects),
+                Some(slot) => self.assign(call, slot, effects),
                 None => {
                     fresh_wanted += usize::from(fresh);
                     index += 1;
@@ -385,7 +385,7 @@ impl Core {
                 ..entry.want()
             };
             match self.pick(&want) {
-                Some(seat) => self.assign(call, seat, effects),
+                Some(slot) => self.assign(call, slot, effects),
                 // The first in line is never overtaken by others of the same workers: a call that
                 // wants one of its own would starve otherwise.
                 None if self
@@ -407,17 +407,17 @@ impl Core {
 
     fn assign_new(&mut self, call: u64, effects: &mut Effects) {
         // It is in no queue yet: `leave_queue` has nothing to remove for a running call.
-        if let Some(seat) = self
+        if let Some(slot) = self
             .entry_ref(call)
             .and_then(|entry| self.pick(&entry.want()))
             && let Some(entry) = self.entry(call)
         {
             entry.phase = Phase::Running {
-                seat,
+                slot,
                 index: 0,
                 since: entry.since,
             };
-            self.assign(call, seat, effects);
+            self.assign(call, slot, effects);
         }
     }
 
@@ -425,15 +425,15 @@ impl Core {
         self.leave_queue(call, effects);
         let now = Instant::now();
         // A host looks after the time of its attempts by itself.
-        let is_guest = self.is_guest(number);
-        let member = self.member(number);
-        let slots = self.seat(number).map_or(0, |seat| seat.slots as usize);
+        let is_remote = self.is_remote(number);
+        let conn = self.conn(number);
+        let slots = self.slot(number).map_or(0, |slot| slot.capacity as usize);
         let shared = self.config.slots > 1;
         let Some(entry) = self.entry(call) else {
             return;
         };
-        if let Some(member) = member {
-            member.fill(&mut entry.request);
+        if let Some(conn) = conn {
+            conn.fill(&mut entry.request);
         }
         entry.attempt += 1;
         let (waited, alone, timeout) = (
@@ -441,29 +441,29 @@ impl Core {
             entry.alone,
             entry.request.options().timeout,
         );
-        let tell_start = timeout.is_some() && (shared && !alone || is_guest);
-        let Some((member, index)) = self.occupy(number, call, alone) else {
+        let tell_start = timeout.is_some() && (shared && !alone || is_remote);
+        let Some((conn, index)) = self.occupy(number, call, alone) else {
             return;
         };
         let Some(entry) = self.entry(call) else {
             return;
         };
         entry.phase = Phase::Running {
-            seat: number,
+            slot: number,
             index,
             since: now,
         };
         let was_idle = index == 0;
         if let Some(bytes_max) = entry.request.options().capture_bytes {
-            member.begin_capture(bytes_max);
+            conn.begin_capture(bytes_max);
         }
-        if let (Some(memory), Some(child)) = (entry.request.options().memory, member.child()) {
+        if let (Some(memory), Some(child)) = (entry.request.options().memory, conn.child()) {
             effects.watches.push((call, Arc::clone(child), memory));
         }
-        member.give(
+        conn.give(
             call,
             entry,
-            Giving {
+            Assignment {
                 tell_start,
                 ahead: index >= slots,
             },
@@ -471,13 +471,13 @@ impl Core {
         if let Some(timeout) = timeout.filter(|_| !tell_start) {
             self.arm_run_timeout(call, after(now, timeout));
         }
-        if member.is_congested() {
+        if conn.is_congested() {
             self.take_off(number);
         }
         if was_idle || effects.at_once {
-            effects.flush.push(member);
+            effects.flush.push(conn);
         } else {
-            member.kick();
+            conn.kick();
         }
         self.counters.wait.record(waited);
         self.emit_started(call, number);

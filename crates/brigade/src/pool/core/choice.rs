@@ -1,18 +1,18 @@
 //! Which worker gets a call: who can run it, who has room, who is best placed.
 //!
-//! Seats that can take one more attempt stand in `free`, ranked; whatever changes a seat's load or
+//! Seats that can take one more attempt stand in `free`, ranked; whatever changes a slot's load or
 //! stage offers it anew or takes it off. Without hosts that join all workers are alike and only
 //! passes, loneliness and freshness decide.
 
-use super::super::member::Member;
 use super::super::queue::LaneName;
+use super::super::worker_conn::WorkerConn;
 use super::Core;
 use super::calls::Entry;
-use super::seats::{Seat, SeatStage};
+use super::workers::{SlotStage, WorkerSlot};
 use crate::call::{Request, Target};
 use crate::registry;
 
-/// Where a seat stands among those that can take one more attempt: the emptiest first, then the
+/// Where a slot stands among those that can take one more attempt: the emptiest first, then the
 /// nearest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
@@ -23,7 +23,7 @@ pub(super) struct Rank {
     pub(super) number: u32,
 }
 
-/// All slots of a seat: as many as a worker can have, so that one attempt more always counts.
+/// All slots of a slot: as many as a worker can have, so that one attempt more always counts.
 const LOAD_FULL: u64 = 65_536;
 
 /// What decides which worker may take a call.
@@ -47,45 +47,45 @@ impl Entry {
 }
 
 impl Core {
-    /// Offers the seat for one more attempt, if it can take it.
+    /// Offers the slot for one more attempt, if it can take it.
     pub(super) fn offer(&mut self, number: u32) {
         self.take_off(number);
-        let Some(seat) = self.seat(number) else {
+        let Some(slot) = self.slot(number) else {
             return;
         };
-        let load = seat.load();
-        let open = seat.stage == SeatStage::Ready && seat.lives != Some(0) && !seat.is_away();
-        let fits = |member: &&Member| {
-            (load < seat.slots || load < seat.slots + member.ahead()) && !member.is_congested()
+        let load = slot.load();
+        let open = slot.stage == SlotStage::Ready && slot.lives != Some(0) && !slot.is_away();
+        let fits = |conn: &&WorkerConn| {
+            (load < slot.capacity || load < slot.capacity + conn.ahead()) && !conn.is_congested()
         };
-        let Some(member) = seat.member.as_ref().filter(|_| open).filter(fits) else {
+        let Some(conn) = slot.conn.as_ref().filter(|_| open).filter(fits) else {
             return;
         };
-        let share = u64::from(load) * LOAD_FULL / u64::from(seat.slots);
+        let share = u64::from(load) * LOAD_FULL / u64::from(slot.capacity);
         let rank = Rank {
             load: u32::try_from(share).unwrap_or(u32::MAX),
-            distance: member.distance(),
+            distance: conn.distance(),
             number,
         };
-        seat.rank = Some(rank);
+        slot.rank = Some(rank);
         self.free.insert(rank);
     }
 
-    /// Offers the seat for nothing more.
+    /// Offers the slot for nothing more.
     pub(super) fn take_off(&mut self, number: u32) {
-        if let Some(rank) = self.seat(number).and_then(|seat| seat.rank.take()) {
+        if let Some(rank) = self.slot(number).and_then(|slot| slot.rank.take()) {
             self.free.remove(&rank);
         }
     }
 
-    pub(super) fn is_guest(&self, number: u32) -> bool {
-        self.seats
+    pub(super) fn is_remote(&self, number: u32) -> bool {
+        self.slots
             .get(number as usize - 1)
             .and_then(Option::as_ref)
-            .is_some_and(Seat::is_guest)
+            .is_some_and(WorkerSlot::is_remote)
     }
 
-    /// The best placed seat that may take a call.
+    /// The best placed slot that may take a call.
     pub(super) fn pick(&self, want: &Want<'_>) -> Option<u32> {
         self.free
             .iter()
@@ -103,7 +103,7 @@ impl Core {
             return false;
         }
         // A host sees to it by itself that a call is alone, or in a fresh worker.
-        self.is_guest(number)
+        self.is_remote(number)
             || !((want.alone || want.fresh) && rank.load > 0
                 || want.fresh && !self.is_fresh(number))
     }
@@ -112,7 +112,7 @@ impl Core {
     pub(super) fn lane_of(&self, call: u64) -> LaneName {
         let Some(entry) = self
             .entry_ref(call)
-            .filter(|_| self.config.may_have_guests())
+            .filter(|_| self.config.may_have_remote_hosts())
         else {
             return LaneName::default();
         };
@@ -133,31 +133,31 @@ impl Core {
         let Some(request) = self.entry_ref(call).map(|entry| &entry.request) else {
             return false;
         };
-        let seats = (1_u32..)
-            .zip(&self.seats)
-            .filter_map(|(number, seat)| Some((number, seat.as_ref()?)));
+        let slots = (1_u32..)
+            .zip(&self.slots)
+            .filter_map(|(number, slot)| Some((number, slot.as_ref()?)));
         let (mut usable, mut others) = (0, false);
-        for (number, seat) in
-            seats.filter(|(_, seat)| matches!(seat.stage, SeatStage::Ready | SeatStage::Starting))
+        for (number, slot) in
+            slots.filter(|(_, slot)| matches!(slot.stage, SlotStage::Ready | SlotStage::Starting))
         {
-            usable += usize::from(!seat.is_guest());
+            usable += usize::from(!slot.is_remote());
             others |= self.may_run(number, request)
                 && !passes
                     .iter()
-                    .any(|(passer, epoch, _)| *passer == number && *epoch == seat.epoch);
+                    .any(|(passer, epoch, _)| *passer == number && *epoch == slot.epoch);
         }
         others || usable < self.config.workers_max && self.may_run_here(request)
     }
 
     // -- who can run what
 
-    /// Whether the worker in this seat has the task and the labels that a request asks for.
+    /// Whether the worker in this slot has the task and the labels that a request asks for.
     pub(super) fn may_run(&self, number: u32, request: &Request) -> bool {
-        if !self.config.may_have_guests() {
+        if !self.config.may_have_remote_hosts() {
             return true;
         }
-        let seat = self.seats.get(number as usize - 1).and_then(Option::as_ref);
-        let elsewhere = seat.and_then(|seat| seat.member.as_ref()?.can_run(request));
+        let slot = self.slots.get(number as usize - 1).and_then(Option::as_ref);
+        let elsewhere = slot.and_then(|slot| slot.conn.as_ref()?.can_run(request));
         elsewhere.unwrap_or_else(|| self.may_run_here(request))
     }
 

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::super::builder::Neighbours;
 use super::super::deadlines::after;
-use super::super::member::{Child, Member};
+use super::super::worker_conn::{WorkerConn, WorkerProcess};
 use super::calls::number_of;
 use super::stops::Stop;
-use super::{Core, Effects, Phase, Why};
+use super::{Core, Effects, Phase, StopReason};
 use crate::call::refused_error;
 use crate::certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step};
 use crate::codec::Codec;
@@ -16,13 +16,13 @@ use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::outcome::{CallError, Cancelled, Failure, RetryAdvice, TimedOut};
 use crate::process::{Death, Output};
-use crate::wire::{Frame, LastWords, PanicNote, Refused, kind};
+use crate::wire::{CrashNote, Frame, PanicNote, Refused, kind};
 
 /// What is known of a dead worker.
-pub(in super::super) struct Obituary {
+pub(in super::super) struct WorkerExit {
     pub(in super::super) death: Death,
     /// What its signal handler said, and of which attempt.
-    pub(in super::super) words: Option<(u64, LastWords)>,
+    pub(in super::super) words: Option<(u64, CrashNote)>,
     /// The thread whose handler it was.
     pub(in super::super) thread: Option<String>,
     /// What kept it from running when it was ended.
@@ -40,8 +40,8 @@ pub(in super::super) struct Obituary {
 
 /// A worker that ends by itself at this age, having done nothing, is counted; more of them in a row
 /// count as failed starts.
-const STILLBORN: Duration = Duration::from_secs(1);
-const STILLBORN_MAX: u32 = 10;
+const EARLY_EXIT_AGE: Duration = Duration::from_secs(1);
+const EARLY_EXITS_MAX: u32 = 10;
 /// How often a call is given to a worker that dies before it reads it.
 pub(super) const UNDELIVERED_MAX: u32 = 3;
 /// Passed calls that may wait for another worker: all of them are looked at for each worker that
@@ -66,7 +66,7 @@ impl Core {
         now: Instant,
         effects: &mut Effects,
     ) -> Result<(), Error> {
-        if self.seat_of(number, epoch).is_none() {
+        if self.slot_of(number, epoch).is_none() {
             return Ok(());
         }
         if frame.kind == kind::RETIRE {
@@ -75,7 +75,7 @@ impl Core {
         }
         let call = frame.id;
         let runs_here = self.entry(call).is_some_and(
-            |entry| matches!(entry.phase, Phase::Running { seat, .. } if seat == number),
+            |entry| matches!(entry.phase, Phase::Running { slot, .. } if slot == number),
         );
         if !runs_here && matches!(frame.kind, kind::PROGRESS | kind::STARTED) {
             // Another thread of the task may speak while its answer is on the way.
@@ -120,16 +120,16 @@ impl Core {
     ) -> Result<(), Error> {
         let call = frame.id;
         let answer = Answer::parse(frame)?;
-        let Some(member) = self.member(number) else {
+        let Some(conn) = self.conn(number) else {
             return Ok(());
         };
-        self.stillborn = 0;
-        let output = self.captured(call, &member);
-        if let Some(seat) = self.seat(number) {
+        self.early_exits = 0;
+        let output = self.captured(call, &conn);
+        if let Some(slot) = self.slot(number) {
             match &answer {
-                Answer::Done(_) => seat.done += 1,
+                Answer::Done(_) => slot.done += 1,
                 Answer::Returned => {}
-                _ => seat.failed += 1,
+                _ => slot.failed += 1,
             }
         }
         let wall = self.wall(call, now);
@@ -142,7 +142,7 @@ impl Core {
         if let Some(stop) = stop {
             stop.ended.cancel();
             let certificate =
-                self.certificate(call, number, &member, Ended::from_why(&stop.why), wall);
+                self.certificate(call, number, &conn, Ended::from_reason(&stop.why), wall);
             let (outcome, receipt) = stopped(&stop, certificate);
             self.end_with_output(call, Err(outcome), Some(receipt), output, effects);
             return Ok(());
@@ -155,7 +155,7 @@ impl Core {
                     message: note.message,
                     location: note.location,
                 };
-                let certificate = self.certificate(call, number, &member, ended, wall);
+                let certificate = self.certificate(call, number, &conn, ended, wall);
                 self.retry_or_end(
                     call,
                     CallError::Panicked(certificate),
@@ -165,7 +165,7 @@ impl Core {
                 );
             }
             Answer::Passed(reason) => {
-                self.on_passed(call, number, member.epoch(), vec![reason], effects)
+                self.on_passed(call, number, conn.epoch(), vec![reason], effects)
             }
             Answer::Returned => {
                 if let Some(entry) = self.entry(call) {
@@ -211,7 +211,7 @@ impl Core {
         reasons: Vec<String>,
         effects: &mut Effects,
     ) {
-        let bound = self.config.workers_max + self.guests();
+        let bound = self.config.workers_max + self.hosts();
         let Some(entry) = self.entry(call) else {
             return;
         };
@@ -266,43 +266,43 @@ impl Core {
     pub(in super::super) fn on_gone(
         &mut self,
         number: u32,
-        child: &Arc<Child>,
-        obituary: &Obituary,
+        child: &Arc<WorkerProcess>,
+        worker_exit: &WorkerExit,
         effects: &mut Effects,
     ) {
-        let (pid, exit, epoch) = (child.pid(), obituary.death.exit, child.epoch);
+        let (pid, exit, epoch) = (child.pid(), worker_exit.death.exit, child.epoch);
         self.emit(|| Event::WorkerGone {
             worker: number,
             pid,
             exit,
-            expected: obituary.expected,
+            expected: worker_exit.expected,
         });
-        tracing::debug!(worker = number, pid, %exit, expected = obituary.expected, "worker gone");
+        tracing::debug!(worker = number, pid, %exit, expected = worker_exit.expected, "worker gone");
         effects.changed = true;
-        let Some(seat) = self.seat_of(number, epoch) else {
+        let Some(slot) = self.slot_of(number, epoch) else {
             return self.settle(effects);
         };
         // Newest first, so that what is put back stands in the order in which it was handed out.
-        let mut running = seat.running.clone();
+        let mut running = slot.running.clone();
         running.sort_unstable_by_key(|call| std::cmp::Reverse(number_of(*call)));
-        let (served, age) = (seat.done + seat.failed, seat.age());
+        let (served, age) = (slot.done + slot.failed, slot.age());
         self.retire(number, "its process ended");
-        if running.is_empty() && served == 0 && age < STILLBORN && !obituary.expected {
+        if running.is_empty() && served == 0 && age < EARLY_EXIT_AGE && !worker_exit.expected {
             // It was ready and fell over before it had done anything. Once may be chance; if that
             // goes on, the next would, too.
-            self.stillborn += 1;
-            if self.stillborn > STILLBORN_MAX {
+            self.early_exits += 1;
+            if self.early_exits > EARLY_EXITS_MAX {
                 let text = format!("start workers: they end just after their start ({exit})");
                 self.note_failed_start(&Error::new(ErrorKind::CannotStart, text), effects);
             }
         }
-        let culprit = self.culprit(&running, obituary);
+        let culprit = self.culprit(&running, worker_exit);
         let now = Instant::now();
         // Of several calls nobody knows which of them was not read.
         let undelivered = running
             .first()
             .copied()
-            .filter(|_| obituary.unread && running.len() == 1);
+            .filter(|_| worker_exit.unread && running.len() == 1);
         for call in running {
             if undelivered == Some(call) && self.take_back(call, now) {
                 continue;
@@ -310,15 +310,15 @@ impl Core {
             self.on_attempt_died(
                 call,
                 number,
-                &Member::Child(Arc::clone(child)),
+                &WorkerConn::Process(Arc::clone(child)),
                 culprit,
-                obituary,
+                worker_exit,
                 now,
                 effects,
             );
         }
-        // `vacate` has let the seat go if it had attempts; here if it had none.
-        if self.seat_of(number, epoch).is_some() {
+        // `vacate` has let the slot go if it had attempts; here if it had none.
+        if self.slot_of(number, epoch).is_some() {
             self.empty(number);
         }
         self.settle(effects);
@@ -368,23 +368,23 @@ impl Core {
 
     /// Whether an attempt of this worker is being stopped.
     pub(in super::super) fn is_stopping(&mut self, number: u32, epoch: u64) -> bool {
-        let Some(seat) = self.seat_of(number, epoch) else {
+        let Some(slot) = self.slot_of(number, epoch) else {
             return false;
         };
-        let running = seat.running.clone();
+        let running = slot.running.clone();
         running
             .iter()
             .any(|call| self.entry(*call).is_some_and(|entry| entry.stop.is_some()))
     }
 
     /// Which attempt ended the worker, if that is known.
-    fn culprit(&mut self, running: &[u64], obituary: &Obituary) -> Option<u64> {
-        let told = obituary.words.map(|(call, _)| call);
-        let panicked = obituary
+    fn culprit(&mut self, running: &[u64], worker_exit: &WorkerExit) -> Option<u64> {
+        let told = worker_exit.words.map(|(call, _)| call);
+        let panicked = worker_exit
             .panic
             .as_ref()
             .map(|(call, _)| *call)
-            .filter(|_| obituary.death.exit == Exit::Signal(libc::SIGABRT));
+            .filter(|_| worker_exit.death.exit == Exit::Signal(libc::SIGABRT));
         let forced = running.iter().copied().find(|call| {
             let stop = self.entry(*call).and_then(|entry| entry.stop.as_ref());
             stop.is_some_and(|stop| stop.step > Step::Asked)
@@ -407,13 +407,13 @@ impl Core {
         &mut self,
         call: u64,
         number: u32,
-        member: &Member,
+        conn: &WorkerConn,
         culprit: Option<u64>,
-        obituary: &Obituary,
+        worker_exit: &WorkerExit,
         now: Instant,
         effects: &mut Effects,
     ) {
-        let output = self.captured(call, member);
+        let output = self.captured(call, conn);
         let wall = self.wall(call, now);
         self.cancel_timer(call);
         let neighbours = self.config.neighbours;
@@ -434,23 +434,25 @@ impl Core {
             return self.requeue(call);
         }
         let ended = match &stop {
-            Some(stop) => Ended::from_why(&stop.why),
-            None if is_culprit => obituary.ended(call),
+            Some(stop) => Ended::from_reason(&stop.why),
+            None if is_culprit => worker_exit.ended(call),
             None => Ended::Neighbour,
         };
-        let mut certificate = self.certificate(call, number, member, ended, wall);
-        certificate.exit = Some(obituary.death.exit);
-        certificate.cost = obituary.cost(wall);
-        certificate.stderr.clone_from(&obituary.stderr);
+        let mut certificate = self.certificate(call, number, conn, ended, wall);
+        certificate.exit = Some(worker_exit.death.exit);
+        certificate.cost = worker_exit.cost(wall);
+        certificate.stderr.clone_from(&worker_exit.stderr);
         if is_culprit {
-            certificate.thread.clone_from(&obituary.thread);
+            certificate.thread.clone_from(&worker_exit.thread);
         }
-        certificate.stopped_by.clone_from(&obituary.stopped_by);
-        let over_memory = stop.as_ref().is_some_and(|stop| stop.why == Why::Memory);
+        certificate.stopped_by.clone_from(&worker_exit.stopped_by);
+        let over_memory = stop
+            .as_ref()
+            .is_some_and(|stop| stop.why == StopReason::Memory);
         if let Some(mut stop) = stop {
             stop.ended.cancel();
             // Another's stop may have taken this one along before its own came to force.
-            stop.step = stop.step.max(obituary.step());
+            stop.step = stop.step.max(worker_exit.step());
             certificate.step = Some(stop.step);
             if !over_memory {
                 let (outcome, receipt) = stopped(&stop, certificate);
@@ -481,7 +483,7 @@ impl Core {
         &mut self,
         call: u64,
         worker: u32,
-        member: &Member,
+        conn: &WorkerConn,
         ended: Ended,
         wall: Duration,
     ) -> Box<Certificate> {
@@ -499,11 +501,11 @@ impl Core {
             wall,
             ..Cost::default()
         };
-        let stderr = member.stderr_tail();
+        let stderr = conn.stderr_tail();
         Box::new(Certificate {
             worker,
-            pid: member.pid(),
-            host: member.host().map(str::to_owned),
+            pid: conn.pid(),
+            host: conn.host().map(str::to_owned),
             thread: None,
             task,
             call: number_of(call),
@@ -525,9 +527,9 @@ impl Core {
         }
     }
 
-    fn captured(&mut self, call: u64, member: &Member) -> Option<Output> {
+    fn captured(&mut self, call: u64, conn: &WorkerConn) -> Option<Output> {
         self.entry(call)?.request.options().capture_bytes?;
-        member.end_capture()
+        conn.end_capture()
     }
 }
 
@@ -561,12 +563,12 @@ impl Answer {
 }
 
 impl Ended {
-    pub(super) fn from_why(why: &Why) -> Self {
+    pub(super) fn from_reason(why: &StopReason) -> Self {
         match why {
-            Why::Timeout => Self::TimedOut,
-            Why::Cancel(_) => Self::Cancelled,
-            Why::Memory => Self::OutOfMemory(MemoryLimit::Resident),
-            Why::Shutdown => Self::Shutdown,
+            StopReason::Timeout => Self::TimedOut,
+            StopReason::Cancel(_) => Self::Cancelled,
+            StopReason::Memory => Self::OutOfMemory(MemoryLimit::Resident),
+            StopReason::Shutdown => Self::Shutdown,
         }
     }
 }
@@ -576,21 +578,21 @@ pub(super) fn stopped(stop: &Stop, mut certificate: Box<Certificate>) -> (CallEr
     certificate.step = Some(stop.step);
     let receipt = Receipt::new(stop.step, stop.asked_at.elapsed());
     let outcome = match &stop.why {
-        Why::Timeout => CallError::TimedOut(TimedOut::Run(certificate)),
-        Why::Cancel(reason) => CallError::Cancelled(Cancelled {
+        StopReason::Timeout => CallError::TimedOut(TimedOut::Run(certificate)),
+        StopReason::Cancel(reason) => CallError::Cancelled(Cancelled {
             reason: reason.clone(),
             certificate: Some(certificate),
         }),
-        Why::Shutdown => CallError::Cancelled(Cancelled {
+        StopReason::Shutdown => CallError::Cancelled(Cancelled {
             reason: "the pool was shut down".to_owned(),
             certificate: Some(certificate),
         }),
-        Why::Memory => CallError::Crashed(certificate),
+        StopReason::Memory => CallError::Crashed(certificate),
     };
     (outcome, receipt)
 }
 
-impl Obituary {
+impl WorkerExit {
     /// How this attempt, which ended the worker, came to do so.
     fn ended(&self, call: u64) -> Ended {
         let words = self.words.map(|(_, words)| words);
@@ -606,8 +608,8 @@ impl Obituary {
             {
                 Ended::OutOfMemory(MemoryLimit::Cgroup)
             }
-            (Some(LastWords::StackOverflow), ..) => Ended::StackOverflow,
-            (Some(LastWords::OutOfMemory), ..) => Ended::OutOfMemory(MemoryLimit::AddressSpace),
+            (Some(CrashNote::StackOverflow), ..) => Ended::StackOverflow,
+            (Some(CrashNote::OutOfMemory), ..) => Ended::OutOfMemory(MemoryLimit::AddressSpace),
             (_, Some((_, note)), _) => Ended::Panicked {
                 message: note.message.clone(),
                 location: note.location.clone(),
@@ -615,7 +617,7 @@ impl Obituary {
             _ if self.broken.is_some() => {
                 Ended::LinkBroken(self.broken.clone().unwrap_or_default())
             }
-            (Some(LastWords::Signal), ..) | (.., Exit::Signal(_)) => Ended::Signalled,
+            (Some(CrashNote::Signal), ..) | (.., Exit::Signal(_)) => Ended::Signalled,
             (.., Exit::Code(_)) => Ended::Exited,
             (.., Exit::Unknown | Exit::Alive) => Ended::Unknown,
         }

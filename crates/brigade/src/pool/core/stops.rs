@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::super::member::Member;
+use super::super::worker_conn::WorkerConn;
 use super::calls::Entry;
 use super::{Core, Effects, Ended, Phase};
 use crate::certificate::{Receipt, Step};
@@ -13,14 +13,14 @@ use crate::outcome::{CallError, Cancelled};
 
 /// Why an attempt is being stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) enum Why {
+pub(in super::super) enum StopReason {
     Timeout,
     Cancel(String),
     Memory,
     Shutdown,
 }
 
-impl Why {
+impl StopReason {
     /// What an attempt is told that is asked to stop.
     pub(in super::super) fn told(&self) -> &str {
         match self {
@@ -32,7 +32,7 @@ impl Why {
 }
 
 pub(in super::super) struct Stop {
-    pub(super) why: Why,
+    pub(super) why: StopReason,
     pub(super) step: Step,
     pub(super) ended: Ended,
     /// Cancelled when nobody wants to wait for the softer steps any more.
@@ -50,8 +50,8 @@ pub(in super::super) struct Stop {
 /// An attempt to take up the kill ladder.
 pub(in super::super) struct StopOrder {
     pub(in super::super) call: u64,
-    pub(in super::super) why: Why,
-    pub(in super::super) member: Member,
+    pub(in super::super) why: StopReason,
+    pub(in super::super) conn: WorkerConn,
     pub(in super::super) ended: Ended,
     pub(in super::super) hurry: CancellationToken,
 }
@@ -59,26 +59,26 @@ pub(in super::super) struct StopOrder {
 impl Core {
     /// Stops a call because its caller wants that; who waited behind it may go on.
     pub(in super::super) fn cancel(&mut self, call: u64, reason: String, effects: &mut Effects) {
-        self.stop(call, Why::Cancel(reason), effects);
+        self.stop(call, StopReason::Cancel(reason), effects);
         self.settle(effects);
     }
 
     /// Stops a call wherever it is. If it runs, an order to take up the ladder comes out.
-    pub(in super::super) fn stop(&mut self, call: u64, why: Why, effects: &mut Effects) {
+    pub(in super::super) fn stop(&mut self, call: u64, why: StopReason, effects: &mut Effects) {
         let Some(entry) = self.entry(call) else {
             return;
         };
-        let Phase::Running { seat, .. } = entry.phase else {
+        let Phase::Running { slot, .. } = entry.phase else {
             let outcome = match why {
-                Why::Cancel(reason) => CallError::Cancelled(Cancelled {
+                StopReason::Cancel(reason) => CallError::Cancelled(Cancelled {
                     reason,
                     certificate: None,
                 }),
-                Why::Shutdown => CallError::Rejected(Error::new(
+                StopReason::Shutdown => CallError::Rejected(Error::new(
                     ErrorKind::Closed,
                     "run a call: the pool was shut down before its turn",
                 )),
-                Why::Timeout | Why::Memory => return,
+                StopReason::Timeout | StopReason::Memory => return,
             };
             let receipt = Receipt::new(Step::NotStarted, Duration::ZERO);
             return self.end(call, Err(outcome), Some(receipt), effects);
@@ -87,7 +87,7 @@ impl Core {
             return;
         }
         #[cfg(feature = "remote")]
-        if why == Why::Shutdown && self.is_away(seat) {
+        if why == StopReason::Shutdown && self.is_away(slot) {
             // Nobody is there to be asked, and the pool ends before it may come back.
             return self.lose(call, "the pool was shut down while it was away", effects);
         }
@@ -103,11 +103,11 @@ impl Core {
             asked_at: Instant::now(),
         };
         entry.stop = Some(Box::new(stop));
-        if let Some(member) = self.member(seat) {
+        if let Some(conn) = self.conn(slot) {
             effects.stops.push(StopOrder {
                 call,
                 why,
-                member,
+                conn,
                 ended,
                 hurry,
             });
@@ -137,14 +137,14 @@ impl Core {
         }
         // Their processes are ended and reaped when the last that holds them drops them.
         effects.dropped.extend(
-            self.seats
+            self.slots
                 .iter_mut()
                 .flatten()
-                .filter_map(|seat| seat.member.take()),
+                .filter_map(|slot| slot.conn.take()),
         );
-        self.seats.clear();
+        self.slots.clear();
         self.free.clear();
-        self.census_is_stale();
+        self.counts_are_stale();
         effects.changed = true;
     }
 
@@ -165,7 +165,7 @@ impl Core {
             .filter_map(|key| self.call_at(key))
             .collect::<Vec<_>>()
         {
-            self.stop(call, Why::Shutdown, effects);
+            self.stop(call, StopReason::Shutdown, effects);
         }
     }
 
@@ -183,7 +183,7 @@ impl Core {
             .filter_map(|(key, _)| self.call_at(key))
             .collect();
         for call in &calls {
-            self.stop(*call, Why::Cancel(reason.to_owned()), effects);
+            self.stop(*call, StopReason::Cancel(reason.to_owned()), effects);
         }
         self.settle(effects);
         calls.len()
@@ -198,7 +198,7 @@ impl Core {
     /// Whether the call's attempt runs on that very process.
     pub(in super::super) fn runs_on(&mut self, call: u64, epoch: u64) -> bool {
         match self.entry(call).map(|entry| entry.phase) {
-            Some(Phase::Running { seat, .. }) => self.epoch(seat) == Some(epoch),
+            Some(Phase::Running { slot, .. }) => self.epoch(slot) == Some(epoch),
             _ => false,
         }
     }

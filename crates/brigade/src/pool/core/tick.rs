@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::deadlines::{Due, after};
-use super::super::member::{Child, Member, Silence};
-use super::seats::SeatStage;
+use super::super::worker_conn::{SilenceCause, WorkerConn, WorkerProcess};
+use super::workers::SlotStage;
 use super::{Core, Effects};
 use crate::event::Event;
 use crate::process::proc_fs::resident_bytes;
@@ -39,21 +39,21 @@ impl Core {
         self.deadlines.insert(next, Due::Tick(next));
         // A tick that comes late says that this process was held up; answers may lie unread, so
         // nobody is judged by it. What a worker got of the CPUs is another question
-        // (`Child::silence`).
+        // (`WorkerProcess::silence`).
         let in_time = now.saturating_duration_since(planned) < self.config.check_interval / 2;
         let numbers: Vec<u32> = (1..)
-            .zip(&self.seats)
-            .filter(|(_, seat)| seat.is_some())
+            .zip(&self.slots)
+            .filter(|(_, slot)| slot.is_some())
             .map(|(number, _)| number)
             .collect();
         let mut surplus = self
             .ready_count_of_ours()
-            .saturating_sub(self.config.workers_min.max(self.floor));
+            .saturating_sub(self.config.workers_min.max(self.min_workers));
         for number in numbers.into_iter().rev() {
             if !self.is_responsive(number, in_time) {
                 continue;
             }
-            if surplus > 0 && self.send_home_if_idle(number, now) {
+            if surplus > 0 && self.retire_idle(number, now) {
                 surplus -= 1;
             } else {
                 self.retire_if_spent(number, now);
@@ -66,36 +66,39 @@ impl Core {
     /// Pings a worker, and ends it if it left a ping unanswered for too long although it could have
     /// answered.
     fn is_responsive(&mut self, number: u32, in_time: bool) -> bool {
-        let Some(seat) = self.seat(number) else {
+        let Some(slot) = self.slot(number) else {
             return false;
         };
         // A host has a beat of its own.
         let (Some(child), idle) = (
-            seat.member.as_ref().and_then(Member::child).cloned(),
-            seat.running.is_empty(),
+            slot.conn.as_ref().and_then(WorkerConn::child).cloned(),
+            slot.running.is_empty(),
         ) else {
             return false;
         };
-        if seat.stage == SeatStage::Retiring {
+        if slot.stage == SlotStage::Retiring {
             return false;
         }
-        let misses = child.pulse.look();
+        let misses = child.pings.look();
         if misses == 0 {
-            seat.stopped_by = None;
+            slot.stopped_by = None;
             child.control.send(kind::PING, 0, &[]);
             return true;
         }
         let silence = child.silence();
         self.note_stopped(number, &child, &silence);
-        let is_excused = !in_time || matches!(silence, Silence::Starved | Silence::Traced);
+        let is_excused =
+            !in_time || matches!(silence, SilenceCause::Starved | SilenceCause::Traced);
         if is_excused {
-            child.pulse.excuse();
+            child.pings.excuse();
         } else if misses >= misses_max(idle, self.config.check_interval) {
             let how = match silence {
-                Silence::Stopped(by) => format!("it was stopped by {by} and nothing let it go on"),
+                SilenceCause::Stopped(by) => {
+                    format!("it was stopped by {by} and nothing let it go on")
+                }
                 _ => "it did not answer a ping".to_owned(),
             };
-            self.close_seat(number, &how);
+            self.close_slot(number, &how);
             child.break_off(&how);
             return false;
         }
@@ -103,17 +106,17 @@ impl Core {
     }
 
     /// Tells that a worker is stopped, once.
-    fn note_stopped(&mut self, number: u32, child: &Child, silence: &Silence) {
+    fn note_stopped(&mut self, number: u32, child: &WorkerProcess, silence: &SilenceCause) {
         let by = match silence {
-            Silence::Stopped(by) => Some(by.clone()),
-            Silence::Traced => Some("a debugger".to_owned()),
-            Silence::Starved | Silence::Deaf => None,
+            SilenceCause::Stopped(by) => Some(by.clone()),
+            SilenceCause::Traced => Some("a debugger".to_owned()),
+            SilenceCause::Starved | SilenceCause::Unresponsive => None,
         };
-        let Some(seat) = self.seat(number) else {
+        let Some(slot) = self.slot(number) else {
             return;
         };
-        let is_new = by.is_some() && seat.stopped_by != by;
-        seat.stopped_by.clone_from(&by);
+        let is_new = by.is_some() && slot.stopped_by != by;
+        slot.stopped_by.clone_from(&by);
         if let Some(by) = by.filter(|_| is_new) {
             let pid = child.pid();
             tracing::warn!(worker = number, pid, by, "a worker is stopped");
@@ -125,16 +128,16 @@ impl Core {
         }
     }
 
-    fn send_home_if_idle(&mut self, number: u32, now: Instant) -> bool {
+    fn retire_idle(&mut self, number: u32, now: Instant) -> bool {
         let Some(timeout) = self.config.idle_timeout else {
             return false;
         };
-        let Some(seat) = self.seat(number) else {
+        let Some(slot) = self.slot(number) else {
             return false;
         };
-        let bored = seat.stage == SeatStage::Ready
-            && seat.running.is_empty()
-            && now - seat.idle_since >= timeout;
+        let bored = slot.stage == SlotStage::Ready
+            && slot.running.is_empty()
+            && now - slot.idle_since >= timeout;
         if bored {
             self.retire(number, "it had nothing to do");
         }
@@ -144,13 +147,13 @@ impl Core {
     /// Replaces a worker that is old or heavy; what it runs is finished first.
     fn retire_if_spent(&mut self, number: u32, now: Instant) {
         let config = Arc::clone(&self.config);
-        let Some(seat) = self.seat(number) else {
+        let Some(slot) = self.slot(number) else {
             return;
         };
-        let Some(child) = seat.member.as_ref().and_then(Member::child).cloned() else {
+        let Some(child) = slot.conn.as_ref().and_then(WorkerConn::child).cloned() else {
             return;
         };
-        if seat.retire_at.is_some_and(|at| at <= now) {
+        if slot.retire_at.is_some_and(|at| at <= now) {
             self.retire(number, "it is old");
         } else if config
             .recycle_memory

@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use libc::{c_int, c_void, siginfo_t};
 use rustix::process::Pid;
 
-use crate::wire::{HEADER_BYTES, LastWords, encode, kind};
+use crate::wire::{CrashNote, HEADER_BYTES, encode, kind};
 
 static CONTROL: AtomicI32 = AtomicI32::new(-1);
 static POOL: AtomicI32 = AtomicI32::new(0);
@@ -200,12 +200,12 @@ extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, context: *mut c_void
     let overflow =
         matches!(signal, libc::SIGSEGV | libc::SIGBUS) && !sent && is_overflow(address, context);
     let words = if overflow {
-        LastWords::StackOverflow
+        CrashNote::StackOverflow
     } else if signal == libc::SIGABRT && errno == libc::ENOMEM {
         // A failed allocation leaves its mark, and nothing between it and `abort` fails.
-        LastWords::OutOfMemory
+        CrashNote::OutOfMemory
     } else {
-        LastWords::Signal
+        CrashNote::Signal
     };
     say_peak();
     let name = thread_name();
@@ -282,9 +282,9 @@ fn thread_name() -> [u8; NAME_BYTES] {
     name
 }
 
-fn say(words: LastWords, signal: c_int, name: &[u8; NAME_BYTES]) {
+fn say(words: CrashNote, signal: c_int, name: &[u8; NAME_BYTES]) {
     let mut frame = [0; HEADER_BYTES + 2 + NAME_BYTES];
-    frame[..HEADER_BYTES].copy_from_slice(&encode(kind::LAST_WORDS, CURRENT.get(), 2 + NAME_BYTES));
+    frame[..HEADER_BYTES].copy_from_slice(&encode(kind::CRASH_NOTE, CURRENT.get(), 2 + NAME_BYTES));
     frame[HEADER_BYTES] = words as u8;
     frame[HEADER_BYTES + 1] = u8::try_from(signal).unwrap_or(0);
     frame[HEADER_BYTES + 2..].copy_from_slice(name);

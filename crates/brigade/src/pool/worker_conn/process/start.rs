@@ -6,7 +6,6 @@ use std::future::Future;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
-use std::process;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -16,23 +15,27 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::super::Shared;
 use super::super::super::builder::Config;
-use super::super::super::core::Pulse;
+use super::super::super::core::PingCounter;
 use super::super::super::logs;
-use super::{CONTROL_BYTES_MAX, Child, pump};
+use super::{CONTROL_BYTES_MAX, WorkerProcess, pump};
 use crate::address;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::link::{self, Channel};
 use crate::process::proc_fs::starved_for;
 use crate::process::{
-    self as child, Command, Group, Pipe, Process, Spawned, TREE_VARIABLE, WORKER_VARIABLE,
+    self, Command, Group, Pipe, Process, Spawned, TREE_VARIABLE, WORKER_VARIABLE,
 };
-use crate::wire::{self, Decoder, Hello, MAGIC, Ready, Seat, StartFailed, VERSION, kind};
+use crate::wire::{self, Decoder, Hello, MAGIC, Ready, StartFailed, VERSION, WorkerSettings, kind};
 
-pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Child, Error> {
+pub(super) async fn start(
+    shared: &Shared,
+    number: u32,
+    epoch: u64,
+) -> Result<WorkerProcess, Error> {
     let config = &*shared.config;
-    let cookie = child::cookie();
-    let spawned = child::spawn(command(config, &cookie)).await?;
+    let cookie = process::cookie();
+    let spawned = process::spawn(command(config, &cookie)).await?;
     let os = |what: &str, e| Error::os(format!("{what}: {e}"), e);
     let Spawned {
         pid,
@@ -55,13 +58,13 @@ pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Ch
         None => None,
     };
     let (ours, theirs) = UnixStream::pair().map_err(|e| os("make a socket pair", e))?;
-    let seat = seat(config, number);
-    let logs = seat.log_level > 0;
+    let settings = settings(config, number);
+    let logs = settings.log_level > 0;
     let body = Codec::Postcard.encode(&Hello {
         magic: MAGIC,
         version: VERSION,
         build: address::build_id(),
-        seat,
+        settings,
     })?;
     let hello = [&wire::encode(kind::HELLO, 0, body.len())[..], &body].concat();
     match link::send_with_descriptor(&control, &hello, theirs.as_fd()) {
@@ -92,7 +95,7 @@ pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Ch
     }
     let shown = process.shown;
     process.look_at_peak(shown);
-    Ok(Child {
+    Ok(WorkerProcess {
         epoch,
         process,
         shown,
@@ -102,10 +105,10 @@ pub(super) async fn start(shared: &Shared, number: u32, epoch: u64) -> Result<Ch
         stderr,
         group,
         retire: CancellationToken::new(),
-        pulse: Pulse::default(),
+        pings: PingCounter::default(),
         listener: OnceLock::new(),
         silent_since: AtomicU64::new(0),
-        said: Mutex::default(),
+        reports: Mutex::default(),
         broken: CancellationToken::new(),
         unread: AtomicBool::new(false),
         logs,
@@ -196,13 +199,13 @@ async fn given_up(shared: &Shared) {
 
 /// Ends a process that did not become a worker and says why.
 async fn failed(process: Process, control: &Channel, reason: &str, stderr: &Pipe) -> Error {
-    // It has closed its socket or said no; a little patience shows how it ends by itself.
+    // It has closed its socket or reports no; a little patience shows how it ends by itself.
     let own_end = timeout(START_END_GRACE, process.ended()).await.is_ok();
     process
         .kill(|| control.send(kind::END, 0, &[libc::SIGKILL.to_le_bytes()[0]]))
         .await;
     let death = process.reap();
-    child::sweep(&process).await;
+    process::sweep(&process).await;
     process.gone.cancel();
     let mut text = format!("start a worker: {reason}");
     if own_end {
@@ -225,7 +228,7 @@ async fn shake_hands(control: &Channel, own_program: bool) -> Result<(), Error> 
         if let Some(frame) = decoder.next()? {
             match frame.kind {
                 // A panic of the init hook is told again in START_FAILED.
-                kind::PANIC | kind::LAST_WORDS => continue,
+                kind::PANIC | kind::CRASH_NOTE => continue,
                 kind::START_FAILED => {
                     let failed: StartFailed = Codec::Postcard.decode(&frame.body)?;
                     return Err(broke(&failed.message));
@@ -261,7 +264,7 @@ fn command(config: &Config, cookie: &str) -> Command {
     // room there.
     let mut environment: Vec<(OsString, OsString)> = vec![(
         WORKER_VARIABLE.into(),
-        format!("{:<96}", process::id()).into(),
+        format!("{:<96}", std::process::id()).into(),
     )];
     environment.extend(
         config
@@ -283,9 +286,9 @@ fn command(config: &Config, cookie: &str) -> Command {
     }
 }
 
-fn seat(config: &Config, number: u32) -> Seat {
+fn settings(config: &Config, number: u32) -> WorkerSettings {
     let cpu = config.pinned.then(|| allowed_cpu(number)).flatten();
-    Seat {
+    WorkerSettings {
         worker: number,
         slots: config.slots,
         payload_bytes_max: config.payload_bytes_max as u64,
@@ -298,7 +301,7 @@ fn seat(config: &Config, number: u32) -> Seat {
     }
 }
 
-/// The worker's CPU: one of those that this process may use, in turn.
+/// The worker's CPU: one of those that this process may use, in signal.
 fn allowed_cpu(number: u32) -> Option<u32> {
     let set = rustix::thread::sched_getaffinity(None).ok()?;
     let allowed: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU)

@@ -1,6 +1,6 @@
 //! One worker process of ours, from its start to its reaping.
 //!
-//! [`live`] tells the story. Its states are those of a seat in `core`: it moves the seat from
+//! [`live`] tells the story. Its states are those of a slot in `core`: it moves the slot from
 //! starting to ready and, at the end, empties it. While the worker serves, the data channel has a
 //! reading and a writing task of its own, because that is where the speed is; everything rare is
 //! one event loop in `serve`.
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::Shared;
 use super::super::builder::Config;
-use super::super::core::{Obituary, Pulse};
+use super::super::core::{PingCounter, WorkerExit};
 use super::super::logs;
 use crate::certificate::Exit;
 use crate::codec::Codec;
@@ -25,13 +25,13 @@ use crate::event::Event;
 use crate::link::Channel;
 use crate::outcome::{REASON_BYTES_MAX, shorten};
 use crate::process::proc_fs::{share_of, state_of, thread_named};
-use crate::process::{self as child, Group, Held, Pipe, Process};
+use crate::process::{self, Group, Held, Pipe, Process};
 use crate::sync::lock;
-use crate::wire::{Cancel, Decoder, Frame, LastWords, PanicNote, kind};
+use crate::wire::{Cancel, CrashNote, Decoder, Frame, PanicNote, kind};
 
 /// Why a worker has not answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) enum Silence {
+pub(in super::super) enum SilenceCause {
     /// Something keeps it from running, by its name.
     Stopped(String),
     /// A debugger has it: somebody is looking at it.
@@ -39,7 +39,7 @@ pub(in super::super) enum Silence {
     /// It is ready to run, or waits for memory or a disk, and got no CPU to speak of.
     Starved,
     /// Nothing of that: it had its time.
-    Deaf,
+    Unresponsive,
 }
 
 /// The thread of a worker that answers pings.
@@ -48,7 +48,7 @@ const LISTENER: &str = "brigade-monitor";
 const TIME_TO_ANSWER: Duration = Duration::from_millis(200);
 
 /// A worker process that is ready.
-pub(in super::super) struct Child {
+pub(in super::super) struct WorkerProcess {
     pub(in super::super) epoch: u64,
     pub(in super::super) process: Process,
     /// The worker's own number in `/proc`, if that shows it. Another one than that of `process`
@@ -61,12 +61,12 @@ pub(in super::super) struct Child {
     pub(in super::super) group: Option<Group>,
     /// Cancelled when it has nothing more to do.
     pub(in super::super) retire: CancellationToken,
-    pub(in super::super) pulse: Pulse,
+    pub(in super::super) pings: PingCounter,
     /// The thread that answers pings, once it was looked for.
     listener: OnceLock<Option<u32>>,
     /// CPU time in nanoseconds that this thread had when a ping was first found unanswered.
     silent_since: AtomicU64,
-    said: Mutex<Said>,
+    reports: Mutex<FinalReports>,
     /// Cancelled when it must be ended for what it did to its link.
     broken: CancellationToken,
     /// Whether it died before it had read all that it was sent.
@@ -76,11 +76,11 @@ pub(in super::super) struct Child {
 }
 
 #[derive(Default)]
-struct Said {
-    words: Option<(u64, LastWords)>,
-    /// Name of the thread that said them.
+struct FinalReports {
+    words: Option<(u64, CrashNote)>,
+    /// Name of the thread that reports them.
     thread: Option<String>,
-    /// The signal that it said it dies of.
+    /// The signal that it reports it dies of.
     signal: Option<i32>,
     /// What kept it from running when it was to be ended.
     stopped_by: Option<String>,
@@ -97,7 +97,7 @@ const LAST_READS_MAX: usize = 1024;
 /// What stands before a payload in a frame.
 const META_BYTES_MAX: usize = 64 << 10;
 
-impl Child {
+impl WorkerProcess {
     pub(in super::super) fn pid(&self) -> u32 {
         self.process.pid.as_raw_nonzero().get().cast_unsigned()
     }
@@ -135,17 +135,17 @@ impl Child {
 
     /// Why it has not answered a ping: judged by what it got to run, not by the clock. To be asked
     /// again while it is silent.
-    pub(in super::super) fn silence(&self) -> Silence {
+    pub(in super::super) fn silence(&self) -> SilenceCause {
         match self.process.held() {
-            Some(Held::Traced) => return Silence::Traced,
-            Some(held @ Held::Stopped(_)) => return Silence::Stopped(held.to_string()),
+            Some(Held::Traced) => return SilenceCause::Traced,
+            Some(held @ Held::Stopped(_)) => return SilenceCause::Stopped(held.to_string()),
             None => {}
         }
         let Some(shown) = self.shown else {
-            return Silence::Deaf;
+            return SilenceCause::Unresponsive;
         };
         let Some(listener) = *self.listener.get_or_init(|| thread_named(shown, LISTENER)) else {
-            return Silence::Deaf;
+            return SilenceCause::Unresponsive;
         };
         let ran = share_of(shown, listener).map_or(0, |share| {
             u64::try_from(share.ran.as_nanos()).unwrap_or(u64::MAX)
@@ -158,11 +158,11 @@ impl Child {
         let had_time =
             first != 0 && Duration::from_nanos(ran.saturating_sub(first)) >= TIME_TO_ANSWER;
         match state_of(shown, listener) {
-            Some('R' | 'D') if !had_time => Silence::Starved,
+            Some('R' | 'D') if !had_time => SilenceCause::Starved,
             // It has answered, and it is this process that did not get to read that. Asked after
             // the state, or the answer might come in between.
-            _ if self.control.has_unread() || self.pulse.is_answered() => Silence::Starved,
-            _ => Silence::Deaf,
+            _ if self.control.has_unread() || self.pings.is_answered() => SilenceCause::Starved,
+            _ => SilenceCause::Unresponsive,
         }
     }
 
@@ -170,7 +170,7 @@ impl Child {
     fn note_state(&self) {
         self.process.look_at_peak(self.shown);
         if let Some(held) = self.process.held() {
-            lock(&self.said)
+            lock(&self.reports)
                 .stopped_by
                 .get_or_insert_with(|| held.to_string());
         }
@@ -178,7 +178,7 @@ impl Child {
 
     /// Ends the worker at once because of what it did. The first reason counts.
     pub(in super::super) fn break_off(&self, how: &str) {
-        lock(&self.said)
+        lock(&self.reports)
             .broken
             .get_or_insert_with(|| how.to_owned());
         self.broken.cancel();
@@ -186,10 +186,10 @@ impl Child {
 
     /// Ends the worker because a channel of its own ended, unless it is ending by itself.
     fn lost(&self, channel: &str) {
-        let mut said = lock(&self.said);
-        if said.broken.is_none() {
-            said.broken = Some(format!("it closed its {channel} channel"));
-            said.closed = true;
+        let mut reports = lock(&self.reports);
+        if reports.broken.is_none() {
+            reports.broken = Some(format!("it closed its {channel} channel"));
+            reports.closed = true;
         }
         self.broken.cancel();
     }
@@ -197,26 +197,26 @@ impl Child {
     fn listen(&self, number: u32, shared: &Shared, frame: &Frame) {
         match frame.kind {
             kind::PONG => {
-                self.pulse.answered();
+                self.pings.answered();
                 self.silent_since.store(0, Ordering::Relaxed);
             }
-            kind::LAST_WORDS => {
+            kind::CRASH_NOTE => {
                 let words = frame
                     .body
                     .first()
-                    .and_then(|byte| LastWords::from_byte(*byte));
-                let mut said = lock(&self.said);
-                said.signal = said
+                    .and_then(|byte| CrashNote::from_byte(*byte));
+                let mut reports = lock(&self.reports);
+                reports.signal = reports
                     .signal
                     .or(frame.body.get(1).map(|signal| i32::from(*signal)));
                 // The first says why; what follows it is the default taking its course.
                 if let Some(words) = words
-                    && said
+                    && reports
                         .words
-                        .is_none_or(|(_, known)| known == LastWords::Signal)
+                        .is_none_or(|(_, known)| known == CrashNote::Signal)
                 {
-                    said.words = Some((frame.id, words));
-                    said.thread = frame.body.get(2..).and_then(thread_name);
+                    reports.words = Some((frame.id, words));
+                    reports.thread = frame.body.get(2..).and_then(thread_name);
                 }
             }
             kind::PEAK => {
@@ -241,7 +241,7 @@ impl Child {
                         location: note.location.as_str().into(),
                     });
                 }
-                lock(&self.said).panic = Some((frame.id, note));
+                lock(&self.reports).panic = Some((frame.id, note));
             }
             _ => self.break_off("it sent a control message of unknown kind"),
         }
@@ -261,8 +261,8 @@ fn thread_name(bytes: &[u8]) -> Option<String> {
 
 /// The life of one worker: start, shake hands, serve, end, reap.
 pub(in super::super) async fn live(shared: Arc<Shared>, number: u32, epoch: u64) {
-    let member = match start::start(&shared, number, epoch).await {
-        Ok(member) => Arc::new(member),
+    let child = match start::start(&shared, number, epoch).await {
+        Ok(child) => Arc::new(child),
         Err(error) => {
             shared.step(|core, effects| core.on_start_failed(number, epoch, &error, effects));
             return;
@@ -271,12 +271,12 @@ pub(in super::super) async fn live(shared: Arc<Shared>, number: u32, epoch: u64)
     let reading = CancellationToken::new();
     // Also told if the reading task is dropped.
     let read = reading.clone().drop_guard();
-    let (to_read, for_reading) = (Arc::clone(&member), Arc::clone(&shared));
+    let (to_read, for_reading) = (Arc::clone(&child), Arc::clone(&shared));
     shared.scope.spawn(async move {
         read_data(&for_reading, number, &to_read).await;
         drop(read);
     });
-    let writing = Arc::clone(&member);
+    let writing = Arc::clone(&child);
     shared.scope.spawn(async move {
         writing
             .process
@@ -284,11 +284,11 @@ pub(in super::super) async fn live(shared: Arc<Shared>, number: u32, epoch: u64)
             .run_until_cancelled(writing.data.write_loop())
             .await;
     });
-    shared.step(|core, effects| core.on_ready(number, epoch, Arc::clone(&member), effects));
+    shared.step(|core, effects| core.on_ready(number, epoch, Arc::clone(&child), effects));
 
     let mut control = Decoder::new(CONTROL_BYTES_MAX);
-    let service = serve(&shared, number, &member, &mut control).await;
-    finish(&shared, number, &member, &reading, control, service).await;
+    let service = serve(&shared, number, &child, &mut control).await;
+    finish(&shared, number, &child, &reading, control, service).await;
 }
 
 // -- serve
@@ -301,17 +301,17 @@ async fn pump(stdout: &Pipe, stderr: &Pipe) {
 
 /// Looks at the worker's memory now and then while it runs something: of a process that has ended
 /// nobody can tell its peak.
-async fn look_at_peak(shared: &Shared, number: u32, member: &Child) {
+async fn look_at_peak(shared: &Shared, number: u32, child: &WorkerProcess) {
     loop {
         sleep(shared.config.check_interval).await;
-        if shared.peek(|core| core.is_running(number, member.epoch)) {
-            member.process.look_at_peak(member.shown);
+        if shared.peek(|core| core.is_running(number, child.epoch)) {
+            child.process.look_at_peak(child.shown);
         }
     }
 }
 
 /// What ends a worker's service.
-enum Turn {
+enum EndSignal {
     Ended,
     Broken,
     Retired,
@@ -320,7 +320,7 @@ enum Turn {
 
 /// How a worker's service ended.
 #[derive(Clone, Copy)]
-enum Service {
+enum ServiceEnd {
     /// By itself.
     Left,
     /// It was told to end.
@@ -333,48 +333,45 @@ enum Service {
 async fn serve(
     shared: &Arc<Shared>,
     number: u32,
-    member: &Child,
+    child: &WorkerProcess,
     control: &mut Decoder,
-) -> Service {
-    let turn = tokio::select! {
-        () = member.process.ended() => Turn::Ended,
-        () = member.broken.cancelled() => Turn::Broken,
-        () = member.retire.cancelled() => Turn::Retired,
-        () = shared.killed.cancelled() => Turn::Killed,
-        () = read_control(shared, number, member, control) => unreachable!("reading goes on until \
+) -> ServiceEnd {
+    let signal = tokio::select! {
+        () = child.process.ended() => EndSignal::Ended,
+        () = child.broken.cancelled() => EndSignal::Broken,
+        () = child.retire.cancelled() => EndSignal::Retired,
+        () = shared.killed.cancelled() => EndSignal::Killed,
+        () = read_control(shared, number, child, control) => unreachable!("reading goes on until \
             the process ends"),
-        () = member.control.write_loop() => unreachable!("writing goes on until the process ends"),
-        () = pump(&member.stdout, &member.stderr) => unreachable!("the pumps do not end"),
-        () = look_at_peak(shared, number, member) => unreachable!("looking goes on until the \
+        () = child.control.write_loop() => unreachable!("writing goes on until the process ends"),
+        () = pump(&child.stdout, &child.stderr) => unreachable!("the pumps do not end"),
+        () = look_at_peak(shared, number, child) => unreachable!("looking goes on until the \
             process ends"),
     };
-    if !matches!(turn, Turn::Retired) {
-        shared.step(|core, effects| core.on_ending(number, member.epoch, effects));
+    if !matches!(signal, EndSignal::Retired) {
+        shared.step(|core, effects| core.on_ending(number, child.epoch, effects));
     }
-    match turn {
-        Turn::Ended => Service::Left,
-        Turn::Retired => {
+    match signal {
+        EndSignal::Ended => ServiceEnd::Left,
+        EndSignal::Retired => {
             tokio::select! {
-                () = end_gently(&shared.config, member) => {}
-                () = pump(&member.stdout, &member.stderr) => unreachable!("the pumps do not end"),
+                () = end_gently(&shared.config, child) => {}
+                () = pump(&child.stdout, &child.stderr) => unreachable!("the pumps do not end"),
             }
-            Service::LetGo
+            ServiceEnd::LetGo
         }
-        Turn::Broken => {
+        EndSignal::Broken => {
             // A process that is ending by itself closes its sockets a moment before it can be
             // waited for.
-            if timeout(LINK_END_GRACE, member.process.ended())
-                .await
-                .is_ok()
-            {
-                return Service::Left;
+            if timeout(LINK_END_GRACE, child.process.ended()).await.is_ok() {
+                return ServiceEnd::Left;
             }
-            member.kill().await;
-            Service::BrokenOff
+            child.kill().await;
+            ServiceEnd::BrokenOff
         }
-        Turn::Killed => {
-            member.kill().await;
-            Service::LetGo
+        EndSignal::Killed => {
+            child.kill().await;
+            ServiceEnd::LetGo
         }
     }
 }
@@ -384,73 +381,73 @@ async fn serve(
 const LINK_END_GRACE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Lets the worker finish: end of data, teardown, exit; then the harder steps.
-async fn end_gently(config: &Config, member: &Child) {
-    member.data.finish();
-    if timeout(config.teardown_timeout, member.process.ended())
+async fn end_gently(config: &Config, child: &WorkerProcess) {
+    child.data.finish();
+    if timeout(config.teardown_timeout, child.process.ended())
         .await
         .is_ok()
     {
         return;
     }
-    member.signal(Signal::TERM);
-    if timeout(config.terminate, member.process.ended())
+    child.signal(Signal::TERM);
+    if timeout(config.terminate, child.process.ended())
         .await
         .is_err()
     {
-        member.kill().await;
+        child.kill().await;
     }
 }
 
-async fn read_control(shared: &Shared, number: u32, member: &Child, decoder: &mut Decoder) {
-    while matches!(member.control.read(decoder).await, Ok(1..)) {
-        hear(shared, number, member, decoder);
+async fn read_control(shared: &Shared, number: u32, child: &WorkerProcess, decoder: &mut Decoder) {
+    while matches!(child.control.read(decoder).await, Ok(1..)) {
+        hear(shared, number, child, decoder);
     }
-    member.lost("control");
+    child.lost("control");
     std::future::pending::<()>().await;
 }
 
-fn hear(shared: &Shared, number: u32, member: &Child, decoder: &mut Decoder) {
+fn hear(shared: &Shared, number: u32, child: &WorkerProcess, decoder: &mut Decoder) {
     loop {
         match decoder.next() {
-            Ok(Some(frame)) => member.listen(number, shared, &frame),
+            Ok(Some(frame)) => child.listen(number, shared, &frame),
             Ok(None) => return,
-            Err(_) => return member.break_off("it garbled its control channel"),
+            Err(_) => return child.break_off("it garbled its control channel"),
         }
     }
 }
 
 /// Takes answers until the channel ends.
-async fn read_data(shared: &Arc<Shared>, number: u32, member: &Child) {
+async fn read_data(shared: &Arc<Shared>, number: u32, child: &WorkerProcess) {
     let mut decoder = Decoder::new(shared.config.payload_bytes_max + META_BYTES_MAX);
     loop {
         let count = tokio::select! {
             biased;
-            count = member.data.read(&mut decoder) => count.unwrap_or_else(|e| {
-                member.unread.fetch_or(e.kind() == std::io::ErrorKind::ConnectionReset, Ordering::Relaxed);
+            count = child.data.read(&mut decoder) => count.unwrap_or_else(|e| {
+                child.unread.fetch_or(e.kind() == std::io::ErrorKind::ConnectionReset, Ordering::Relaxed);
                 0
             }),
             // A grandchild may hold the channel open for ever.
-            () = member.process.ended() => 0,
+            () = child.process.ended() => 0,
         };
-        if !take_frames(shared, number, member, &mut decoder) {
+        if !take_frames(shared, number, child, &mut decoder) {
             break;
         }
         if count == 0 {
-            if !member.retire.is_cancelled() {
-                member.lost("data");
+            if !child.retire.is_cancelled() {
+                child.lost("data");
             }
             break;
         }
     }
     // What a dying worker had written before it died counts.
-    member.process.ended().await;
-    member
+    child.process.ended().await;
+    child
         .unread
-        .fetch_or(member.data.was_left_unread(), Ordering::Relaxed);
+        .fetch_or(child.data.was_left_unread(), Ordering::Relaxed);
     let mut left = shared.config.payload_bytes_max + META_BYTES_MAX;
     while left > 0 {
-        let count = member.data.read_now(&mut decoder);
-        if count == 0 || !take_frames(shared, number, member, &mut decoder) {
+        let count = child.data.read_now(&mut decoder);
+        if count == 0 || !take_frames(shared, number, child, &mut decoder) {
             break;
         }
         left = left.saturating_sub(count);
@@ -458,9 +455,14 @@ async fn read_data(shared: &Arc<Shared>, number: u32, member: &Child) {
 }
 
 /// Hands whole frames to the dispatcher. `false` if they make no sense.
-fn take_frames(shared: &Arc<Shared>, number: u32, member: &Child, decoder: &mut Decoder) -> bool {
+fn take_frames(
+    shared: &Arc<Shared>,
+    number: u32,
+    child: &WorkerProcess,
+    decoder: &mut Decoder,
+) -> bool {
     let mut problem = None;
-    let mut others = if member.logs {
+    let mut others = if child.logs {
         logs::take(number, decoder)
     } else {
         Vec::new()
@@ -470,7 +472,7 @@ fn take_frames(shared: &Arc<Shared>, number: u32, member: &Child, decoder: &mut 
         let now = Instant::now();
         loop {
             let taken = match others.next().unwrap_or_else(|| decoder.next()) {
-                Ok(Some(frame)) => core.on_frame(number, member.epoch, &frame, now, effects),
+                Ok(Some(frame)) => core.on_frame(number, child.epoch, &frame, now, effects),
                 Ok(None) => break,
                 Err(error) => Err(error),
             };
@@ -482,7 +484,7 @@ fn take_frames(shared: &Arc<Shared>, number: u32, member: &Child, decoder: &mut 
         core.on_frames_over(effects);
     });
     if let Some(error) = &problem {
-        member.break_off(&error.to_string());
+        child.break_off(&error.to_string());
     }
     problem.is_none()
 }
@@ -494,66 +496,69 @@ fn take_frames(shared: &Arc<Shared>, number: u32, member: &Child, decoder: &mut 
 async fn finish(
     shared: &Arc<Shared>,
     number: u32,
-    member: &Arc<Child>,
+    child: &Arc<WorkerProcess>,
     reading: &CancellationToken,
     mut control: Decoder,
-    service: Service,
+    service: ServiceEnd,
 ) {
     reading.cancelled().await;
     // A descendant that holds the socket may write for ever; a dying worker has little left to say.
     for _ in 0..LAST_READS_MAX {
-        if member.control.read_now(&mut control) == 0 {
+        if child.control.read_now(&mut control) == 0 {
             break;
         }
-        hear(shared, number, member, &mut control);
+        hear(shared, number, child, &mut control);
     }
-    if let Some(group) = &member.group {
+    if let Some(group) = &child.group {
         group.kill();
     }
-    tokio::join!(member.stdout.rest(), member.stderr.rest());
-    let mut death = member.process.reap();
-    let said = std::mem::take(&mut *lock(&member.said));
-    if let Some(signal) = said.signal.filter(|signal| tells_more(death.exit, *signal)) {
+    tokio::join!(child.stdout.rest(), child.stderr.rest());
+    let mut death = child.process.reap();
+    let reports = std::mem::take(&mut *lock(&child.reports));
+    if let Some(signal) = reports
+        .signal
+        .filter(|signal| tells_more(death.exit, *signal))
+    {
         death.exit = Exit::Signal(signal);
     }
     let is_alive = death.exit == Exit::Alive;
-    let obituary = Obituary {
+    let worker_exit = WorkerExit {
         death,
-        words: said.words,
-        thread: said.thread,
-        stopped_by: said.stopped_by,
-        panic: said.panic,
+        words: reports.words,
+        thread: reports.thread,
+        stopped_by: reports.stopped_by,
+        panic: reports.panic,
         // A process that ended by itself closed its channels by that; then its end is what counts.
-        broken: said
+        broken: reports
             .broken
-            .filter(|_| matches!(service, Service::BrokenOff) || !said.closed),
-        cgroup_oom: member.group.as_ref().is_some_and(Group::was_out_of_memory),
-        stderr: member.stderr.tail(),
-        unread: member.unread.load(Ordering::Relaxed),
-        expected: matches!(service, Service::LetGo),
+            .filter(|_| matches!(service, ServiceEnd::BrokenOff) || !reports.closed),
+        cgroup_oom: child.group.as_ref().is_some_and(Group::was_out_of_memory),
+        stderr: child.stderr.tail(),
+        unread: child.unread.load(Ordering::Relaxed),
+        expected: matches!(service, ServiceEnd::LetGo),
     };
     // Whoever stopped an attempt is told when nothing of it is left; whoever was crashed on need
     // not wait for that.
-    let stopping = shared.peek(|core| core.is_stopping(number, member.epoch));
+    let stopping = shared.peek(|core| core.is_stopping(number, child.epoch));
     let swept = if stopping {
-        Some(child::sweep(&member.process).await)
+        Some(process::sweep(&child.process).await)
     } else {
         None
     };
-    shared.step(|core, effects| core.on_gone(number, member, &obituary, effects));
+    shared.step(|core, effects| core.on_gone(number, child, &worker_exit, effects));
     let swept = match swept {
         Some(swept) => swept,
-        None => child::sweep(&member.process).await,
+        None => process::sweep(&child.process).await,
     };
     let mut left = swept.left;
-    if is_alive && !left.contains(&member.pid()) {
-        left.push(member.pid());
+    if is_alive && !left.contains(&child.pid()) {
+        left.push(child.pid());
     }
     shared.peek(|core| core.note_left(number, &left, swept.is_unknown));
-    member.process.gone.cancel();
+    child.process.gone.cancel();
 }
 
-/// Whether the signal that a worker said it dies of tells more than what the system says of the
+/// Whether the signal that a worker reports it dies of tells more than what the system says of the
 /// process that we started: where another part of this program reaped it, or where that process is
 /// a program between (a shell exits with 128 and the signal).
 fn tells_more(exit: Exit, signal: i32) -> bool {

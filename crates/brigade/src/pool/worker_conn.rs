@@ -1,13 +1,13 @@
-//! A worker as the dispatcher sees it: a process of ours ([`Child`]), or a host that joined
-//! (`Guest`).
+//! A worker as the dispatcher sees it: a process of ours ([`WorkerProcess`]), or a host that joined
+//! (`RemoteHost`).
 //!
 //! What both have in common is here, and all that the dispatcher needs of either: to give it a
-//! call, to ask it to stop one, to let it go. How each lives is its own: `child` tells of a process
-//! from its start to its reaping, `guest` of a host from its handshake to its leave.
+//! call, to ask it to stop one, to let it go. How each lives is its own: `process` tells of a process
+//! from its start to its reaping, `remote_host` of a host from its handshake to its leave.
 
-pub(super) mod child;
+pub(super) mod process;
 #[cfg(feature = "remote")]
-pub(super) mod guest;
+pub(super) mod remote_host;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -20,22 +20,22 @@ use crate::call::{CallOptions, Request, Target};
 use crate::process::Output;
 use crate::wire::{self, CallMeta, kind};
 
-pub(super) use child::{Child, Silence};
+pub(super) use process::{SilenceCause, WorkerProcess};
 #[cfg(all(feature = "remote", any(test, fuzzing)))]
-pub(crate) use guest::read_host_message;
+pub(crate) use remote_host::read_host_message;
 #[cfg(feature = "remote")]
-pub(super) use guest::{Guest, HostMessage, TaskFacts};
+pub(super) use remote_host::{HostMessage, RemoteHost, TaskFacts};
 
 #[derive(Clone)]
-pub(super) enum Member {
-    Child(Arc<Child>),
+pub(super) enum WorkerConn {
+    Process(Arc<WorkerProcess>),
     #[cfg(feature = "remote")]
-    Guest(Arc<Guest>),
+    Remote(Arc<RemoteHost>),
 }
 
 /// What a worker is told with a call.
 #[derive(Clone, Copy)]
-pub(super) struct Giving {
+pub(super) struct Assignment {
     /// To say when the attempt begins.
     pub(super) tell_start: bool,
     /// All its slots are taken.
@@ -51,46 +51,46 @@ pub(super) const TASK_NAME_BYTES_MAX: usize = 256;
 /// Its name and a few numbers.
 const META_BYTES_MAX: usize = TASK_NAME_BYTES_MAX + 64;
 
-impl Member {
+impl WorkerConn {
     pub(super) fn epoch(&self) -> u64 {
         match self {
-            Self::Child(child) => child.epoch,
+            Self::Process(child) => child.epoch,
             #[cfg(feature = "remote")]
-            Self::Guest(guest) => guest.epoch,
+            Self::Remote(host) => host.epoch,
         }
     }
 
     pub(super) fn pid(&self) -> u32 {
         match self {
-            Self::Child(child) => child.pid(),
+            Self::Process(child) => child.pid(),
             #[cfg(feature = "remote")]
-            Self::Guest(guest) => guest.pid,
+            Self::Remote(host) => host.pid,
         }
     }
 
     /// The process, if it is one of ours.
-    pub(super) fn child(&self) -> Option<&Arc<Child>> {
+    pub(super) fn child(&self) -> Option<&Arc<WorkerProcess>> {
         match self {
-            Self::Child(child) => Some(child),
+            Self::Process(child) => Some(child),
             #[cfg(feature = "remote")]
-            Self::Guest(_) => None,
+            Self::Remote(_) => None,
         }
     }
 
     /// As what a host proved itself.
     pub(super) fn identity(&self) -> Option<&str> {
         match self {
-            Self::Child(_) => None,
+            Self::Process(_) => None,
             #[cfg(feature = "remote")]
-            Self::Guest(guest) => Some(&guest.identity),
+            Self::Remote(host) => Some(&host.identity),
         }
     }
 
     #[cfg(feature = "remote")]
-    pub(super) fn guest(&self) -> Option<&Arc<Guest>> {
+    pub(super) fn remote_host(&self) -> Option<&Arc<RemoteHost>> {
         match self {
-            Self::Child(_) => None,
-            Self::Guest(guest) => Some(guest),
+            Self::Process(_) => None,
+            Self::Remote(host) => Some(host),
         }
     }
 
@@ -99,9 +99,9 @@ impl Member {
     pub(super) fn can_run(&self, request: &Request) -> Option<bool> {
         let _ = request;
         match self {
-            Self::Child(_) => None,
+            Self::Process(_) => None,
             #[cfg(feature = "remote")]
-            Self::Guest(guest) => Some(guest.can_run(request)),
+            Self::Remote(host) => Some(host.can_run(request)),
         }
     }
 
@@ -110,9 +110,9 @@ impl Member {
     pub(super) fn fill(&self, request: &mut Request) {
         let _ = &request;
         match self {
-            Self::Child(_) => {}
+            Self::Process(_) => {}
             #[cfg(feature = "remote")]
-            Self::Guest(guest) => guest.fill(request),
+            Self::Remote(host) => host.fill(request),
         }
     }
 
@@ -120,36 +120,36 @@ impl Member {
     /// and back.
     pub(super) fn distance(&self) -> u8 {
         match self {
-            Self::Child(_) => 0,
+            Self::Process(_) => 0,
             #[cfg(feature = "remote")]
-            Self::Guest(guest) => guest.distance(),
+            Self::Remote(host) => host.distance(),
         }
     }
 
     /// The time there and back, of a host.
     pub(super) fn latency(&self) -> Option<Duration> {
         match self {
-            Self::Child(_) => None,
+            Self::Process(_) => None,
             #[cfg(feature = "remote")]
-            Self::Guest(guest) => guest.latency(),
+            Self::Remote(host) => host.latency(),
         }
     }
 
     /// Appends a call to what it is sent.
-    pub(super) fn give(&self, call: u64, entry: &Entry, how: Giving) {
+    pub(super) fn give(&self, call: u64, entry: &Entry, how: Assignment) {
         match self {
-            Self::Child(child) => give_child(child, call, entry, how.tell_start),
+            Self::Process(child) => give_child(child, call, entry, how.tell_start),
             #[cfg(feature = "remote")]
-            Self::Guest(guest) => guest.give(call, entry, how.ahead),
+            Self::Remote(host) => host.give(call, entry, how.ahead),
         }
     }
 
     /// How many calls it may be given beyond its slots.
     pub(super) fn ahead(&self) -> u32 {
         match self {
-            Self::Child(_) => 0,
+            Self::Process(_) => 0,
             #[cfg(feature = "remote")]
-            Self::Guest(guest) => guest.ahead(),
+            Self::Remote(host) => host.ahead(),
         }
     }
 
@@ -157,36 +157,36 @@ impl Member {
     pub(super) fn is_congested(&self) -> bool {
         match self {
             // Bounded by its slots.
-            Self::Child(_) => false,
+            Self::Process(_) => false,
             #[cfg(feature = "remote")]
-            Self::Guest(guest) => guest.outbox.is_congested(),
+            Self::Remote(host) => host.outbox.is_congested(),
         }
     }
 
     /// Writes what was appended, now if that is possible.
     pub(super) fn flush(&self) {
         match self {
-            Self::Child(child) => child.data.flush(),
+            Self::Process(child) => child.data.flush(),
             #[cfg(feature = "remote")]
-            Self::Guest(guest) => guest.outbox.kick(),
+            Self::Remote(host) => host.outbox.kick(),
         }
     }
 
     /// Has what was appended written soon, together with what is appended until then.
     pub(super) fn kick(&self) {
         match self {
-            Self::Child(child) => child.data.kick(),
+            Self::Process(child) => child.data.kick(),
             #[cfg(feature = "remote")]
-            Self::Guest(guest) => guest.outbox.kick(),
+            Self::Remote(host) => host.outbox.kick(),
         }
     }
 
     /// Lets it go: it has nothing more to do.
     pub(super) fn let_go(&self) {
         match self {
-            Self::Child(child) => child.retire.cancel(),
+            Self::Process(child) => child.retire.cancel(),
             #[cfg(feature = "remote")]
-            Self::Guest(guest) => guest.leave.cancel(),
+            Self::Remote(host) => host.leave.cancel(),
         }
     }
 
@@ -216,9 +216,9 @@ impl Member {
     /// The host it is on, if that is another one.
     pub(super) fn host(&self) -> Option<&str> {
         match self {
-            Self::Child(_) => None,
+            Self::Process(_) => None,
             #[cfg(feature = "remote")]
-            Self::Guest(guest) => Some(&guest.name),
+            Self::Remote(host) => Some(&host.name),
         }
     }
 }
@@ -244,7 +244,7 @@ pub(super) fn written<'a>(
     Cow::Borrowed(postcard::to_slice(meta, space).expect("task names are checked to be short"))
 }
 
-fn give_child(child: &Child, call: u64, entry: &Entry, tell_start: bool) {
+fn give_child(child: &WorkerProcess, call: u64, entry: &Entry, tell_start: bool) {
     let options = entry.request.options();
     let origin = options.origin;
     let meta = CallMeta {

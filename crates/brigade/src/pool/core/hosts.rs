@@ -1,6 +1,6 @@
 //! Hosts that joined: how they come, go away, come back and leave, and what becomes of their calls.
 //!
-//! A host sits in a seat for as long as its *session* lasts, which outlives its connections. While
+//! A host sits in a slot for as long as its *session* lasts, which outlives its connections. While
 //! no connection is up it is *away*: it gets nothing, what it runs is waited for, and a deadline
 //! runs. When it is back it says what it holds. What it was sent and does not hold never reached it
 //! and waits again; what it holds and was given up in the meantime it is told to drop. When the
@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::super::deadlines::{Due, after};
-use super::super::member::{Guest, HostMessage, Member, TaskFacts};
+use super::super::worker_conn::{HostMessage, RemoteHost, TaskFacts, WorkerConn};
 use super::calls::number_of;
 use super::endings::{UNDELIVERED_MAX, stopped};
-use super::seats::{Seat, SeatStage};
-use super::{Core, Effects, Phase, Stage, Why};
+use super::workers::{SlotStage, WorkerSlot};
+use super::{Core, Effects, Phase, Stage, StopReason};
 use crate::call::Target;
 use crate::certificate::{Certificate, Ended, Step};
 use crate::error::{Error, ErrorKind};
@@ -32,10 +32,10 @@ use crate::registry;
 use crate::wire::remote::{Ending, Mark, Refusal};
 
 /// Hosts that one pool takes in.
-const GUESTS_MAX: usize = 4096;
+const HOSTS_MAX: usize = 4096;
 
 /// A host that wants to join, as it introduced itself.
-pub(in super::super) struct Newcomer {
+pub(in super::super) struct HostInfo {
     pub(in super::super) session: Mark,
     /// As what it proved itself, for people.
     pub(in super::super) identity: Box<str>,
@@ -50,7 +50,7 @@ pub(in super::super) struct Newcomer {
 }
 
 /// What a host brings when its connection is up.
-pub(in super::super) struct Arrival {
+pub(in super::super) struct HostArrival {
     pub(in super::super) number: u32,
     /// Where its connection comes from.
     pub(in super::super) peer: Box<str>,
@@ -61,47 +61,47 @@ pub(in super::super) struct Arrival {
 }
 
 impl Core {
-    /// Finds the seat of a host's session, or gives it one.
+    /// Finds the slot of a host's session, or gives it one.
     ///
     /// # Errors
     ///
     /// Why it cannot join, in words.
     pub(in super::super) fn receive(
         &mut self,
-        newcomer: Newcomer,
+        info: HostInfo,
         effects: &mut Effects,
-    ) -> Result<(u32, Arc<Guest>), String> {
+    ) -> Result<(u32, Arc<RemoteHost>), String> {
         if self.stage == Stage::Closed {
             return Err("the pool is shutting down".to_owned());
         }
-        let known = (1..).zip(&self.seats).find_map(|(number, seat)| {
-            let guest = seat.as_ref()?.member.as_ref()?.guest()?;
-            (guest.session == newcomer.session).then(|| (number, Arc::clone(guest)))
+        let known = (1..).zip(&self.slots).find_map(|(number, slot)| {
+            let host = slot.as_ref()?.conn.as_ref()?.remote_host()?;
+            (host.session == info.session).then(|| (number, Arc::clone(host)))
         });
-        if let Some((number, guest)) = known {
-            if guest.identity != newcomer.identity {
+        if let Some((number, host)) = known {
+            if host.identity != info.identity {
                 return Err(format!(
                     "its session is that of {}, and it is {}",
-                    guest.identity, newcomer.identity
+                    host.identity, info.identity
                 ));
             }
-            return Ok((number, guest));
+            return Ok((number, host));
         }
         if self.stage != Stage::Open {
             return Err("the pool is shutting down".to_owned());
         }
-        if self.guests() >= GUESTS_MAX {
-            return Err(format!("{GUESTS_MAX} hosts have joined already"));
+        if self.hosts() >= HOSTS_MAX {
+            return Err(format!("{HOSTS_MAX} hosts have joined already"));
         }
         self.epochs += 1;
         let (epoch, now) = (self.epochs, Instant::now());
-        let mut seat = Seat::new(epoch, newcomer.slots, now);
-        let guest = Arc::new(Guest::new(epoch, newcomer));
-        seat.member = Some(Member::Guest(Arc::clone(&guest)));
-        let number = self.seat_down(seat);
+        let mut slot = WorkerSlot::new(epoch, info.slots, now);
+        let host = Arc::new(RemoteHost::new(epoch, info));
+        slot.conn = Some(WorkerConn::Remote(Arc::clone(&host)));
+        let number = self.add_slot(slot);
         self.expect_back(number, now);
         effects.clock |= std::mem::take(&mut self.deadlines.hurried);
-        Ok((number, guest))
+        Ok((number, host))
     }
 
     /// Marks a host as away, and when it is given up.
@@ -114,7 +114,7 @@ impl Core {
         let key = self
             .deadlines
             .insert(after(now, keep), Due::HostLost(number, epoch));
-        let before = self.seat(number).and_then(|seat| seat.away.replace(key));
+        let before = self.slot(number).and_then(|slot| slot.away.replace(key));
         if let Some(before) = before {
             self.deadlines.remove(before);
         }
@@ -124,16 +124,16 @@ impl Core {
     /// session is over.
     pub(in super::super) fn on_host_up(
         &mut self,
-        arrival: &Arrival,
-        guest: &Guest,
+        arrival: &HostArrival,
+        host: &RemoteHost,
         effects: &mut Effects,
     ) -> bool {
         let number = arrival.number;
-        let Some(seat) = self.seat_of(number, guest.epoch) else {
+        let Some(slot) = self.slot_of(number, host.epoch) else {
             return false;
         };
-        let (away, is_new) = (seat.away.take(), seat.stage == SeatStage::Starting);
-        let running = seat.running.clone();
+        let (away, is_new) = (slot.away.take(), slot.stage == SlotStage::Starting);
+        let running = slot.running.clone();
         if let Some(away) = away {
             self.deadlines.remove(away);
         }
@@ -150,7 +150,7 @@ impl Core {
         // Of a session that goes on, what is not running was answered, and the host has yet to hear
         // that its answer came.
         let stale = if is_new { drop.len() } else { 0 };
-        guest.welcome(number, &self.config, !is_new, drop);
+        host.welcome(number, &self.config, !is_new, drop);
         if is_new {
             self.counters.started += 1;
             self.open_for_calls(number);
@@ -160,9 +160,9 @@ impl Core {
             expected.difference(&held).map(|(call, _)| *call).collect(),
             effects,
         );
-        self.stop_again(number, guest);
+        self.stop_again(number, host);
         self.offer(number);
-        let (host, identity, pid, slots) = (&*guest.name, &*guest.identity, guest.pid, guest.slots);
+        let (host, identity, pid, slots) = (&*host.name, &*host.identity, host.pid, host.slots);
         tracing::info!(
             worker = number,
             host,
@@ -192,14 +192,14 @@ impl Core {
     }
 
     /// Tells a host that is back which of its attempts are to be stopped: it may not have heard.
-    fn stop_again(&mut self, number: u32, guest: &Guest) {
+    fn stop_again(&mut self, number: u32, host: &RemoteHost) {
         let running = self
-            .seat(number)
-            .map(|seat| seat.running.clone())
+            .slot(number)
+            .map(|slot| slot.running.clone())
             .unwrap_or_default();
         for call in running {
             if let Some(stop) = self.entry(call).and_then(|entry| entry.stop.as_ref()) {
-                guest.stop(call, stop.why.told(), stop.hurry.is_cancelled());
+                host.stop(call, stop.why.told(), stop.hurry.is_cancelled());
             }
         }
     }
@@ -208,15 +208,15 @@ impl Core {
     pub(in super::super) fn on_host_down(
         &mut self,
         number: u32,
-        guest: &Guest,
+        host: &RemoteHost,
         reason: &str,
         unseen: &[u64],
         effects: &mut Effects,
     ) {
-        let Some(seat) = self.seat_of(number, guest.epoch) else {
+        let Some(slot) = self.slot_of(number, host.epoch) else {
             return;
         };
-        let running = seat.running.clone();
+        let running = slot.running.clone();
         self.expect_back(number, Instant::now());
         self.put_back(
             running
@@ -226,22 +226,22 @@ impl Core {
                 .collect(),
             effects,
         );
-        tracing::debug!(worker = number, host = &*guest.name, reason, "host away");
+        tracing::debug!(worker = number, host = &*host.name, reason, "host away");
         self.emit(|| Event::HostAway {
             worker: number,
-            host: (*guest.name).into(),
+            host: (*host.name).into(),
             reason: reason.into(),
         });
         effects.changed = true;
         if self.stage == Stage::Closed {
-            return self.part_with(number, guest.epoch, "the pool was shut down", effects);
+            return self.part_with(number, host.epoch, "the pool was shut down", effects);
         }
         for call in running {
             let why = self
                 .entry(call)
                 .and_then(|entry| entry.stop.as_ref())
                 .map(|stop| stop.why.clone());
-            if why == Some(Why::Shutdown) {
+            if why == Some(StopReason::Shutdown) {
                 self.lose(call, "the pool was shut down while it was away", effects);
             }
         }
@@ -259,10 +259,10 @@ impl Core {
             };
             entry.attempt -= 1;
             let stop = entry.stop.take();
-            let Phase::Running { seat, .. } = entry.phase else {
+            let Phase::Running { slot, .. } = entry.phase else {
                 continue;
             };
-            let Some(member) = self.member(seat) else {
+            let Some(conn) = self.conn(slot) else {
                 continue;
             };
             self.cancel_timer(call);
@@ -274,9 +274,9 @@ impl Core {
                     stop.step = Step::NotStarted;
                     let certificate = self.certificate(
                         call,
-                        seat,
-                        &member,
-                        Ended::from_why(&stop.why),
+                        slot,
+                        &conn,
+                        Ended::from_reason(&stop.why),
                         std::time::Duration::ZERO,
                     );
                     let (outcome, receipt) = stopped(&stop, certificate);
@@ -290,8 +290,8 @@ impl Core {
     pub(super) fn on_host_lost(&mut self, number: u32, epoch: u64, effects: &mut Effects) {
         let reason = format!("it was away for more than {:?}", self.config.hosts.keep);
         if self
-            .seat_of(number, epoch)
-            .is_some_and(|seat| seat.is_away())
+            .slot_of(number, epoch)
+            .is_some_and(|slot| slot.is_away())
         {
             self.part_with(number, epoch, &reason, effects);
         }
@@ -305,39 +305,39 @@ impl Core {
         reason: &str,
         effects: &mut Effects,
     ) {
-        let Some(seat) = self.seat_of(number, epoch) else {
+        let Some(slot) = self.slot_of(number, epoch) else {
             return;
         };
-        let Some(guest) = seat
-            .member
+        let Some(host) = slot
+            .conn
             .as_ref()
-            .and_then(|member| member.guest().cloned())
+            .and_then(|conn| conn.remote_host().cloned())
         else {
             return;
         };
-        let mut running = seat.running.clone();
+        let mut running = slot.running.clone();
         running.sort_unstable_by_key(|call| Reverse(number_of(*call)));
-        seat.stage = SeatStage::Lost;
+        slot.stage = SlotStage::Lost;
         self.take_off(number);
         let mut lost = 0;
         for call in running {
-            if !self.move_on(call, &guest) {
+            if !self.move_on(call, &host) {
                 lost += 1;
                 self.lose(call, reason, effects);
             }
         }
-        guest.leave.cancel();
+        host.leave.cancel();
         self.empty(number);
         tracing::warn!(
             worker = number,
-            host = &*guest.name,
+            host = &*host.name,
             reason,
             lost,
             "host lost"
         );
         self.emit(|| Event::HostLeft {
             worker: number,
-            host: (*guest.name).into(),
+            host: (*host.name).into(),
             reason: reason.into(),
             lost,
         });
@@ -346,15 +346,14 @@ impl Core {
     }
 
     /// Lets a call wait again whose host is lost, if it may run twice and nobody wants it stopped.
-    fn move_on(&mut self, call: u64, guest: &Guest) -> bool {
+    fn move_on(&mut self, call: u64, host: &RemoteHost) -> bool {
         let closed = self.stage == Stage::Closed;
         let Some(entry) = self.entry(call) else {
             return true;
         };
         let twice = match &entry.request.target {
             Target::Task { name } => {
-                guest.is_idempotent(name)
-                    || registry::find(name).is_some_and(|task| task.idempotent)
+                host.is_idempotent(name) || registry::find(name).is_some_and(|task| task.idempotent)
             }
             Target::Function { .. } => false,
         };
@@ -371,20 +370,15 @@ impl Core {
 
     /// Ends a call whose host is lost.
     pub(super) fn lose(&mut self, call: u64, reason: &str, effects: &mut Effects) {
-        let Some(Phase::Running { seat, .. }) = self.entry(call).map(|entry| entry.phase) else {
+        let Some(Phase::Running { slot, .. }) = self.entry(call).map(|entry| entry.phase) else {
             return;
         };
-        let (now, Some(member)) = (Instant::now(), self.member(seat)) else {
+        let (now, Some(conn)) = (Instant::now(), self.conn(slot)) else {
             return;
         };
         let wall = self.wall(call, now);
-        let certificate = self.certificate(
-            call,
-            seat,
-            &member,
-            Ended::HostLost(reason.to_owned()),
-            wall,
-        );
+        let certificate =
+            self.certificate(call, slot, &conn, Ended::HostLost(reason.to_owned()), wall);
         if let Some(stop) = self.entry(call).and_then(|entry| entry.stop.take()) {
             stop.ended.cancel();
         }
@@ -394,15 +388,15 @@ impl Core {
     }
 
     pub(super) fn is_away(&self, number: u32) -> bool {
-        self.seats
+        self.slots
             .get(number as usize - 1)
             .and_then(Option::as_ref)
-            .is_some_and(Seat::is_away)
+            .is_some_and(WorkerSlot::is_away)
     }
 
     /// A host takes what it is sent faster again, or its distance is known better.
     pub(in super::super) fn on_relieved(&mut self, number: u32, epoch: u64, effects: &mut Effects) {
-        if self.seat_of(number, epoch).is_some() {
+        if self.slot_of(number, epoch).is_some() {
             self.offer(number);
             self.settle(effects);
         }
@@ -411,9 +405,9 @@ impl Core {
     /// Whether this call runs at that host.
     pub(in super::super) fn runs_at(&mut self, call: u64, number: u32, epoch: u64) -> bool {
         let runs = self.entry(call).is_some_and(
-            |entry| matches!(entry.phase, Phase::Running { seat, .. } if seat == number),
+            |entry| matches!(entry.phase, Phase::Running { slot, .. } if slot == number),
         );
-        runs && self.seat_of(number, epoch).is_some()
+        runs && self.slot_of(number, epoch).is_some()
     }
 
     /// Takes what a host says. Whether it was an answer, which it may forget then.
@@ -429,7 +423,7 @@ impl Core {
         now: Instant,
         effects: &mut Effects,
     ) -> Result<bool, Error> {
-        if self.seat_of(number, epoch).is_none() {
+        if self.slot_of(number, epoch).is_none() {
             return Ok(false);
         }
         let runs_here = self.runs_at(call, number, epoch);
@@ -449,14 +443,14 @@ impl Core {
                 output,
                 result,
             } => {
-                self.on_answer_of_guest(number, call, (ending, output, result), now, effects);
+                self.on_host_answer(number, call, (ending, output, result), now, effects);
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    fn on_answer_of_guest(
+    fn on_host_answer(
         &mut self,
         number: u32,
         call: u64,
@@ -464,22 +458,22 @@ impl Core {
         now: Instant,
         effects: &mut Effects,
     ) {
-        let Some(member) = self.member(number) else {
+        let Some(conn) = self.conn(number) else {
             return;
         };
-        if let Some(seat) = self.seat(number) {
+        if let Some(slot) = self.slot(number) {
             match &ending {
-                Ending::Done => seat.done += 1,
+                Ending::Done => slot.done += 1,
                 Ending::Returned => {}
-                _ => seat.failed += 1,
+                _ => slot.failed += 1,
             }
         }
         let wall = self.wall(call, now);
-        if let Some(guest) = member.guest() {
+        if let Some(host) = conn.remote_host() {
             match &ending {
                 // Those before it take long: nothing more goes ahead until it is known how long.
-                Ending::Returned => guest.turned_back(),
-                _ => guest.took(wall),
+                Ending::Returned => host.turned_back(),
+                _ => host.took(wall),
             }
         }
         self.cancel_timer(call);
@@ -491,7 +485,7 @@ impl Core {
             stop.ended.cancel();
             let (told, step) = ending.stopped();
             stop.step = stop.step.max(step.unwrap_or(stop.step));
-            let own = self.certificate(call, number, &member, Ended::from_why(&stop.why), wall);
+            let own = self.certificate(call, number, &conn, Ended::from_reason(&stop.why), wall);
             let certificate = match told {
                 Some(told) => Box::new(Certificate {
                     ended: own.ended.clone(),
@@ -506,11 +500,11 @@ impl Core {
             Ending::Done => self.end_with_output(call, Ok(result), None, output, effects),
             Ending::Failed(failure) => self.on_failed(call, failure, output, effects),
             Ending::Panicked(told) | Ending::Crashed(told) | Ending::Lost(told) => {
-                let certificate = self.signed(call, number, &member, told, wall);
+                let certificate = self.signed(call, number, &conn, told, wall);
                 self.on_attempt_died_there(call, certificate, output, effects);
             }
             Ending::TimedOut(told) => {
-                let certificate = self.signed(call, number, &member, told, wall);
+                let certificate = self.signed(call, number, &conn, told, wall);
                 let receipt = crate::certificate::Receipt::new(
                     certificate.step.unwrap_or(Step::Asked),
                     certificate.cost.wall,
@@ -518,9 +512,7 @@ impl Core {
                 let outcome = CallError::TimedOut(TimedOut::Run(certificate));
                 self.end_with_output(call, Err(outcome), Some(receipt), output, effects);
             }
-            Ending::Passed(reasons) => {
-                self.on_passed(call, number, member.epoch(), reasons, effects)
-            }
+            Ending::Passed(reasons) => self.on_passed(call, number, conn.epoch(), reasons, effects),
             Ending::Returned
             | Ending::Stopped {
                 certificate: None, ..
@@ -535,9 +527,9 @@ impl Core {
                 certificate: Some(told),
                 ..
             } => {
-                let mut certificate = self.signed(call, number, &member, told, wall);
+                let mut certificate = self.signed(call, number, &conn, told, wall);
                 certificate.ended = Ended::HostLost("its host stopped it".to_owned());
-                self.on_interrupted(call, certificate, &member, effects);
+                self.on_interrupted(call, certificate, &conn, effects);
             }
             Ending::Refused { why, text } => {
                 let error = Error::new(why.kind(), text);
@@ -551,11 +543,11 @@ impl Core {
         &mut self,
         call: u64,
         number: u32,
-        member: &Member,
+        conn: &WorkerConn,
         told: Box<Certificate>,
         wall: Duration,
     ) -> Box<Certificate> {
-        let own = self.certificate(call, number, member, told.ended.clone(), wall);
+        let own = self.certificate(call, number, conn, told.ended.clone(), wall);
         sign(call, &own, told)
     }
 
@@ -582,19 +574,18 @@ impl Core {
         self.retry_or_end(call, outcome, RetryAdvice::Policy, output, effects);
     }
 
-    /// An attempt that its host stopped because it had to end. It was taken off its seat.
+    /// An attempt that its host stopped because it had to end. It was taken off its slot.
     fn on_interrupted(
         &mut self,
         call: u64,
         certificate: Box<Certificate>,
-        member: &Member,
+        conn: &WorkerConn,
         effects: &mut Effects,
     ) {
         let twice = match self.entry(call).map(|entry| &entry.request.target) {
             Some(Target::Task { name }) => {
-                member
-                    .guest()
-                    .is_some_and(|guest| guest.is_idempotent(name))
+                conn.remote_host()
+                    .is_some_and(|host| host.is_idempotent(name))
                     || registry::find(name).is_some_and(|task| task.idempotent)
             }
             _ => false,

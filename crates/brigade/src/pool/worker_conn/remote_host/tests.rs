@@ -1,4 +1,4 @@
-//! What is refused before a host has a seat. Both sides say why.
+//! What is refused before a host has a slot. Both sides say why.
 
 #![expect(
     unsafe_code,
@@ -47,7 +47,10 @@ fn join() -> Join {
 }
 
 /// What a pool makes of a host that introduces itself so.
-async fn introduced(kind: u8, join: &impl serde::Serialize) -> Result<(Newcomer, Arrival), Error> {
+async fn introduced(
+    kind: u8,
+    join: &impl serde::Serialize,
+) -> Result<(HostInfo, HostArrival), Error> {
     let (ours, theirs) = tokio::io::duplex(2 << 20);
     let mut host = Line::new(Box::new(theirs));
     host.say(kind, join).await.unwrap();
@@ -75,7 +78,7 @@ fn task(signature: &str) -> TaskLine {
 #[tokio::test]
 async fn who_fits_is_let_in() {
     let own = (SQUARE.signature)();
-    let (newcomer, arrival) = introduced(
+    let (info, arrival) = introduced(
         kind::JOIN,
         &Join {
             held: vec![(3, 1)],
@@ -87,13 +90,13 @@ async fn who_fits_is_let_in() {
     .unwrap();
     assert_eq!(
         (
-            newcomer.slots,
-            newcomer.tasks.get(SQUARE.name).map(|task| task.idempotent),
+            info.slots,
+            info.tasks.get(SQUARE.name).map(|task| task.idempotent),
             &*arrival.held
         ),
         (4, Some(true), &[(3, 1)][..])
     );
-    assert!(!newcomer.functions, "its build is another");
+    assert!(!info.functions, "its build is another");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 #[cfg(feature = "remote")]
 use super::super::deadlines::DueKey;
 use super::super::deadlines::{Due, after};
-use super::super::member::{Child, Member};
+use super::super::worker_conn::{WorkerConn, WorkerProcess};
 
 use super::choice::Rank;
 use super::{Core, Effects, Phase, Stage};
@@ -18,13 +18,13 @@ use crate::outcome::CallError;
 use crate::retry::jitter;
 
 /// A place for one worker: a process of ours, or a host that joined.
-pub(in super::super) struct Seat {
+pub(in super::super) struct WorkerSlot {
     pub(super) epoch: u64,
     pub(super) since: Instant,
-    pub(super) stage: SeatStage,
-    pub(super) member: Option<Member>,
+    pub(super) stage: SlotStage,
+    pub(super) conn: Option<WorkerConn>,
     /// Attempts that it may run at once.
-    pub(super) slots: u32,
+    pub(super) capacity: u32,
     /// How it stands among those that can take one more attempt, while it can.
     pub(super) rank: Option<Rank>,
     /// Since when its connection has been down, and when it is given up.
@@ -46,7 +46,7 @@ pub(in super::super) struct Seat {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SeatStage {
+pub(super) enum SlotStage {
     Starting,
     Spare,
     Ready,
@@ -56,14 +56,14 @@ pub(super) enum SeatStage {
     Lost,
 }
 
-impl Seat {
+impl WorkerSlot {
     pub(super) fn new(epoch: u64, slots: u32, now: Instant) -> Self {
         Self {
             epoch,
             since: now,
-            stage: SeatStage::Starting,
-            member: None,
-            slots,
+            stage: SlotStage::Starting,
+            conn: None,
+            capacity: slots,
             rank: None,
             #[cfg(feature = "remote")]
             away: None,
@@ -84,10 +84,10 @@ impl Seat {
     }
 
     /// Whether a host sits there.
-    pub(super) fn is_guest(&self) -> bool {
-        self.member
+    pub(super) fn is_remote(&self) -> bool {
+        self.conn
             .as_ref()
-            .is_some_and(|member| member.child().is_none())
+            .is_some_and(|conn| conn.child().is_none())
     }
 
     #[cfg(feature = "remote")]
@@ -103,29 +103,25 @@ impl Seat {
 
 impl Core {
     /// Seats of our own processes.
-    pub(super) fn own_seats(&self) -> impl Iterator<Item = &Seat> {
-        self.seats.iter().flatten().filter(|seat| !seat.is_guest())
+    pub(super) fn own_worker_slots(&self) -> impl Iterator<Item = &WorkerSlot> {
+        self.slots.iter().flatten().filter(|slot| !slot.is_remote())
     }
 
-    pub(super) fn seat(&mut self, number: u32) -> Option<&mut Seat> {
-        self.seats.get_mut(number as usize - 1)?.as_mut()
+    pub(super) fn slot(&mut self, number: u32) -> Option<&mut WorkerSlot> {
+        self.slots.get_mut(number as usize - 1)?.as_mut()
     }
 
-    /// The seat, if it still holds that very process.
-    pub(super) fn seat_of(&mut self, number: u32, epoch: u64) -> Option<&mut Seat> {
-        self.seat(number).filter(|seat| seat.epoch == epoch)
+    /// The slot, if it still holds that very process.
+    pub(super) fn slot_of(&mut self, number: u32, epoch: u64) -> Option<&mut WorkerSlot> {
+        self.slot(number).filter(|slot| slot.epoch == epoch)
     }
 
     pub(super) fn epoch(&self, number: u32) -> Option<u64> {
-        Some(self.seats.get(number as usize - 1)?.as_ref()?.epoch)
+        Some(self.slots.get(number as usize - 1)?.as_ref()?.epoch)
     }
 
-    pub(super) fn member(&self, number: u32) -> Option<Member> {
-        self.seats
-            .get(number as usize - 1)?
-            .as_ref()?
-            .member
-            .clone()
+    pub(super) fn conn(&self, number: u32) -> Option<WorkerConn> {
+        self.slots.get(number as usize - 1)?.as_ref()?.conn.clone()
     }
 
     // -- how many
@@ -137,17 +133,17 @@ impl Core {
         }
         let slots = self.config.slots as usize;
         let queued = self.queue.len_of_ours() + self.aside.len();
-        if self.census.is_fresh && (queued == 0 || self.census.usable >= self.config.workers_max) {
+        if self.counts.is_fresh && (queued == 0 || self.counts.usable >= self.config.workers_max) {
             return;
         }
-        self.count_seats();
-        let Census {
+        self.count_workers();
+        let WorkerCounts {
             mut usable,
             starting,
             mut spares,
             leaving,
             ..
-        } = self.census;
+        } = self.counts;
         let wanted_for_calls = if self.free.is_empty() || queued > 0 {
             usable + queued.div_ceil(slots)
         } else {
@@ -155,13 +151,16 @@ impl Core {
         };
         // While starts fail one worker is tried now and then, so that the pool notices when the
         // fault is over.
-        let floor = self
+        let min_workers = self
             .config
             .workers_min
-            .max(self.floor)
+            .max(self.min_workers)
             .max(usize::from(self.restart.is_probing()));
         let wanted = wanted_for_calls
-            .clamp(floor.min(self.config.workers_max), self.config.workers_max)
+            .clamp(
+                min_workers.min(self.config.workers_max),
+                self.config.workers_max,
+            )
             .max(usable);
         while usable < wanted && spares > 0 {
             spares -= 1;
@@ -181,7 +180,7 @@ impl Core {
         let now = Instant::now();
         if !self.restart.may_start(now) {
             // Looked at again when the pause is over.
-            self.census_is_stale();
+            self.counts_are_stale();
             return;
         }
         if self.restart.is_probing() {
@@ -192,22 +191,26 @@ impl Core {
         }
     }
 
-    fn count_seats(&mut self) {
-        let count = |stage| self.own_seats().filter(|seat| seat.stage == stage).count();
+    fn count_workers(&mut self) {
+        let count = |stage| {
+            self.own_worker_slots()
+                .filter(|slot| slot.stage == stage)
+                .count()
+        };
         // With one slot, a worker that is leaving still runs its one attempt, and its successor
-        // takes its seat. With many, most of its slots stand empty, so the successor is started
+        // takes its slot. With many, most of its slots stand empty, so the successor is started
         // beside it.
         let leaving = if self.config.slots == 1 {
-            count(SeatStage::Retiring)
+            count(SlotStage::Retiring)
         } else {
             0
         };
         let (usable, starting, spares) = (
-            count(SeatStage::Ready),
-            count(SeatStage::Starting),
-            count(SeatStage::Spare),
+            count(SlotStage::Ready),
+            count(SlotStage::Starting),
+            count(SlotStage::Spare),
         );
-        self.census = Census {
+        self.counts = WorkerCounts {
             usable,
             starting,
             spares,
@@ -216,43 +219,43 @@ impl Core {
         };
     }
 
-    /// To be called wherever a seat's stage changes.
-    pub(super) fn census_is_stale(&mut self) {
-        self.census.is_fresh = false;
+    /// To be called wherever a slot's stage changes.
+    pub(super) fn counts_are_stale(&mut self) {
+        self.counts.is_fresh = false;
     }
 
     fn start_one(&mut self, now: Instant, effects: &mut Effects) {
-        self.census_is_stale();
+        self.counts_are_stale();
         self.epochs += 1;
-        let mut seat = Seat::new(self.epochs, self.config.slots, now);
-        seat.lives = self.config.recycle_calls.map(lives);
-        seat.retire_at = self
+        let mut slot = WorkerSlot::new(self.epochs, self.config.slots, now);
+        slot.lives = self.config.recycle_calls.map(lives);
+        slot.retire_at = self
             .config
             .recycle_age
             .map(|age| after(now, age.mul_f64(jitter(0.1))));
-        let number = self.seat_down(seat);
+        let number = self.add_slot(slot);
         effects.starts.push((number, self.epochs));
         effects.changed = true;
     }
 
-    /// Puts a seat where none is. Returns its number.
-    pub(super) fn seat_down(&mut self, seat: Seat) -> u32 {
+    /// Puts a slot where none is. Returns its number.
+    pub(super) fn add_slot(&mut self, slot: WorkerSlot) -> u32 {
         let index = self
-            .seats
+            .slots
             .iter()
             .position(Option::is_none)
             .unwrap_or_else(|| {
-                self.seats.push(None);
-                self.seats.len() - 1
+                self.slots.push(None);
+                self.slots.len() - 1
             });
-        self.seats[index] = Some(seat);
+        self.slots[index] = Some(slot);
         u32::try_from(index + 1).expect("the number of workers is limited")
     }
 
     fn promote_spare(&mut self, effects: &mut Effects) {
-        let spare = self.seats.iter().position(|seat| {
-            seat.as_ref()
-                .is_some_and(|seat| seat.stage == SeatStage::Spare)
+        let spare = self.slots.iter().position(|slot| {
+            slot.as_ref()
+                .is_some_and(|slot| slot.stage == SlotStage::Spare)
         });
         if let Some(index) = spare {
             self.open_for_calls(
@@ -263,12 +266,12 @@ impl Core {
     }
 
     pub(super) fn open_for_calls(&mut self, number: u32) {
-        self.census_is_stale();
-        let Some(seat) = self.seat(number) else {
+        self.counts_are_stale();
+        let Some(slot) = self.slot(number) else {
             return;
         };
-        seat.stage = SeatStage::Ready;
-        seat.idle_since = Instant::now();
+        slot.stage = SlotStage::Ready;
+        slot.idle_since = Instant::now();
         self.offer(number);
     }
 
@@ -276,13 +279,13 @@ impl Core {
         &mut self,
         number: u32,
         epoch: u64,
-        child: Arc<Child>,
+        child: Arc<WorkerProcess>,
         effects: &mut Effects,
     ) {
         let (wanted, closed) = (self.config.workers_max, self.stage == Stage::Closed);
         let usable = self
-            .own_seats()
-            .filter(|seat| seat.stage == SeatStage::Ready)
+            .own_worker_slots()
+            .filter(|slot| slot.stage == SlotStage::Ready)
             .count();
         let demand = self
             .config
@@ -290,17 +293,17 @@ impl Core {
             .max(usable + self.queue.len_of_ours() + self.aside.len())
             .min(wanted);
         let is_spare = self.config.spares > 0 && usable >= demand.max(1);
-        let Some(seat) = self.seat_of(number, epoch) else {
+        let Some(slot) = self.slot_of(number, epoch) else {
             return child.retire.cancel();
         };
-        let (pid, took) = (child.pid(), seat.since.elapsed());
-        seat.member = Some(Member::Child(Arc::clone(&child)));
+        let (pid, took) = (child.pid(), slot.since.elapsed());
+        slot.conn = Some(WorkerConn::Process(Arc::clone(&child)));
         if closed {
             return child.retire.cancel();
         }
         if is_spare {
-            seat.stage = SeatStage::Spare;
-            self.census_is_stale();
+            slot.stage = SlotStage::Spare;
+            self.counts_are_stale();
         } else {
             self.open_for_calls(number);
         }
@@ -326,7 +329,7 @@ impl Core {
         error: &Error,
         effects: &mut Effects,
     ) {
-        if self.seat_of(number, epoch).is_none() {
+        if self.slot_of(number, epoch).is_none() {
             return;
         }
         self.empty(number);
@@ -360,17 +363,17 @@ impl Core {
     /// Nobody sits there any more.
     pub(super) fn empty(&mut self, number: u32) {
         self.take_off(number);
-        self.seats[number as usize - 1] = None;
-        self.census_is_stale();
+        self.slots[number as usize - 1] = None;
+        self.counts_are_stale();
     }
 
     /// Why no call can be taken: workers keep failing at start and none is there.
     pub(super) fn cannot_start(&self) -> Option<Error> {
         let nobody = !self
-            .seats
+            .slots
             .iter()
             .flatten()
-            .any(|seat| seat.member.is_some() || seat.stage == SeatStage::Starting);
+            .any(|slot| slot.conn.is_some() || slot.stage == SlotStage::Starting);
         if !(self.restart.is_degraded() && nobody) {
             return None;
         }
@@ -407,72 +410,72 @@ impl Core {
 
     // -- who runs what
 
-    /// Gives the seat one more attempt. Returns its member and the attempt's index there.
+    /// Gives the slot one more attempt. Returns its conn and the attempt's index there.
     pub(super) fn occupy(
         &mut self,
         number: u32,
         call: u64,
         alone: bool,
-    ) -> Option<(Member, usize)> {
-        let seat = self.seat(number)?;
-        let index = seat.running.len();
-        seat.running.push(call);
-        if let Some(lives) = &mut seat.lives {
+    ) -> Option<(WorkerConn, usize)> {
+        let slot = self.slot(number)?;
+        let index = slot.running.len();
+        slot.running.push(call);
+        if let Some(lives) = &mut slot.lives {
             *lives = lives.saturating_sub(1);
         }
-        let (member, is_guest) = (seat.member.clone()?, seat.is_guest());
-        if alone && !is_guest {
+        let (conn, is_remote) = (slot.conn.clone()?, slot.is_remote());
+        if alone && !is_remote {
             self.take_off(number);
         } else {
             self.offer(number);
         }
-        Some((member, index))
+        Some((conn, index))
     }
 
-    /// Whether a seat's worker has run nothing yet.
+    /// Whether a slot's worker has run nothing yet.
     pub(super) fn is_fresh(&self, number: u32) -> bool {
-        let seat = self.seats.get(number as usize - 1).and_then(Option::as_ref);
-        seat.is_some_and(|seat| seat.done + seat.failed == 0 && seat.running.is_empty())
+        let slot = self.slots.get(number as usize - 1).and_then(Option::as_ref);
+        slot.is_some_and(|slot| slot.done + slot.failed == 0 && slot.running.is_empty())
     }
 
     /// Sees to it that workers are on their way for calls that want fresh ones: where no more may
-    /// be started, the least loaded gives up its seat.
+    /// be started, the least loaded gives up its slot.
     pub(super) fn make_room_for_fresh(&mut self, wanted: usize) {
-        self.count_seats();
-        let Census {
+        self.count_workers();
+        let WorkerCounts {
             usable,
             starting,
             leaving,
             ..
-        } = self.census;
+        } = self.counts;
         let coming = (starting + leaving).max(self.config.workers_max.saturating_sub(usable));
         for _ in coming..wanted {
-            let used = |number: &u32| !self.is_guest(*number) && !self.is_fresh(*number);
+            let used = |number: &u32| !self.is_remote(*number) && !self.is_fresh(*number);
             let least = self.free.iter().map(|rank| rank.number).find(used);
             let Some(number) = least else { return };
             self.retire(number, "a call that crashed runs next in a fresh worker");
         }
     }
 
-    /// Takes an attempt off its seat.
+    /// Takes an attempt off its slot.
     pub(super) fn vacate(&mut self, call: u64, now: Instant) {
         let Some(entry) = self.entry(call) else {
             return;
         };
         let Phase::Running {
-            seat: number,
+            slot: number,
             index,
             since,
         } = entry.phase
         else {
             return;
         };
-        let Some(seat) = self.seat(number) else {
+        let Some(slot) = self.slot(number) else {
             return;
         };
-        seat.running.swap_remove(index);
-        seat.idle_since = now;
-        let moved = seat.running.get(index).copied();
+        slot.running.swap_remove(index);
+        slot.idle_since = now;
+        let moved = slot.running.get(index).copied();
         if let Some(moved) = moved
             && let Some(Phase::Running {
                 index: moved_index, ..
@@ -486,22 +489,22 @@ impl Core {
         self.after_vacate(number);
     }
 
-    /// A seat whose attempts ended may be due to leave, or somebody waits until only stopped
+    /// A slot whose attempts ended may be due to leave, or somebody waits until only stopped
     /// attempts are left.
     fn after_vacate(&mut self, number: u32) {
-        let Some(seat) = self.seat(number) else {
+        let Some(slot) = self.slot(number) else {
             return;
         };
-        let (spent, awaited) = (seat.lives == Some(0), !seat.when_alone.is_empty());
+        let (spent, awaited) = (slot.lives == Some(0), !slot.when_alone.is_empty());
         let running = if awaited {
-            seat.running.clone()
+            slot.running.clone()
         } else {
             Vec::new()
         };
         if awaited && self.all_stopping(&running) {
             let waiting = self
-                .seat(number)
-                .map(|seat| std::mem::take(&mut seat.when_alone))
+                .slot(number)
+                .map(|slot| std::mem::take(&mut slot.when_alone))
                 .unwrap_or_default();
             for waiter in waiting {
                 waiter.send(()).ok();
@@ -521,14 +524,14 @@ impl Core {
 
     /// Gives a worker nothing new; it ends when it has finished.
     pub(in super::super) fn retire(&mut self, number: u32, reason: &str) {
-        let Some(seat) = self.seat(number) else {
+        let Some(slot) = self.slot(number) else {
             return;
         };
-        if seat.stage == SeatStage::Retiring || seat.member.is_none() {
+        if slot.stage == SlotStage::Retiring || slot.conn.is_none() {
             return;
         }
-        seat.stage = SeatStage::Retiring;
-        self.census_is_stale();
+        slot.stage = SlotStage::Retiring;
+        self.counts_are_stale();
         self.take_off(number);
         self.emit(|| Event::WorkerRetiring {
             worker: number,
@@ -539,7 +542,7 @@ impl Core {
 
     /// Retires that very worker, to be replaced.
     pub(in super::super) fn recycle(&mut self, number: u32, epoch: u64, effects: &mut Effects) {
-        if self.seat_of(number, epoch).is_some() {
+        if self.slot_of(number, epoch).is_some() {
             self.retire(number, "it is being recycled");
             self.settle(effects);
             effects.changed = true;
@@ -548,26 +551,26 @@ impl Core {
 
     /// Lets every worker go; those that are still starting end when they are ready.
     pub(in super::super) fn retire_all(&mut self, effects: &mut Effects) {
-        for (number, _) in self.members() {
+        for (number, _) in self.connected() {
             self.retire(number, "the pool shuts down");
         }
         effects.changed = true;
     }
 
-    /// Tells a retiring worker that has finished to end. Its seat is free for the next one at once.
+    /// Tells a retiring worker that has finished to end. Its slot is free for the next one at once.
     fn let_go_if_done(&mut self, number: u32) {
-        let Some(seat) = self.seat(number) else {
+        let Some(slot) = self.slot(number) else {
             return;
         };
-        if seat.stage == SeatStage::Retiring
-            && seat.running.is_empty()
-            && seat.when_alone.is_empty()
+        if slot.stage == SlotStage::Retiring
+            && slot.running.is_empty()
+            && slot.when_alone.is_empty()
         {
-            let member = seat.member.clone();
+            let conn = slot.conn.clone();
             self.empty(number);
-            let Some(member) = member else { return };
-            member.let_go();
-            if let Some(host) = member.host() {
+            let Some(conn) = conn else { return };
+            conn.let_go();
+            if let Some(host) = conn.host() {
                 self.emit(|| Event::HostLeft {
                     worker: number,
                     host: host.into(),
@@ -581,38 +584,38 @@ impl Core {
     /// Gives the attempt's worker nothing new, because it is about to be ended by force. The
     /// receiver is told when it would hurt no other attempt, which is at once unless neighbours are
     /// to be spared.
-    pub(in super::super) fn condemn(
+    pub(in super::super) fn schedule_kill(
         &mut self,
         call: u64,
         spare_neighbours: bool,
         effects: &mut Effects,
     ) -> Option<oneshot::Receiver<()>> {
-        let Phase::Running { seat: number, .. } = self.entry(call)?.phase else {
+        let Phase::Running { slot: number, .. } = self.entry(call)?.phase else {
             return None;
         };
         let (tell, told) = oneshot::channel();
-        self.close_seat(number, "an attempt has to be stopped by force");
-        let running = self.seat(number)?.running.clone();
+        self.close_slot(number, "an attempt has to be stopped by force");
+        let running = self.slot(number)?.running.clone();
         if !spare_neighbours || self.all_stopping(&running) {
             tell.send(()).ok();
         } else {
-            self.seat(number)?.when_alone.push(tell);
+            self.slot(number)?.when_alone.push(tell);
         }
         // Where it has many slots, its replacement is on its way before it is gone.
         self.settle(effects);
         Some(told)
     }
 
-    /// Gives the seat nothing new: its process is about to end, or has ended and is not reaped yet.
-    pub(super) fn close_seat(&mut self, number: u32, reason: &str) {
-        self.census_is_stale();
-        let Some(seat) = self.seat(number) else {
+    /// Gives the slot nothing new: its process is about to end, or has ended and is not reaped yet.
+    pub(super) fn close_slot(&mut self, number: u32, reason: &str) {
+        self.counts_are_stale();
+        let Some(slot) = self.slot(number) else {
             return;
         };
-        if seat.stage == SeatStage::Retiring {
+        if slot.stage == SlotStage::Retiring {
             return;
         }
-        seat.stage = SeatStage::Retiring;
+        slot.stage = SlotStage::Retiring;
         self.take_off(number);
         self.emit(|| Event::WorkerRetiring {
             worker: number,
@@ -622,16 +625,16 @@ impl Core {
 
     /// The worker's process has ended or must: no call may be given to it while it is being reaped.
     pub(in super::super) fn on_ending(&mut self, number: u32, epoch: u64, effects: &mut Effects) {
-        if self.seat_of(number, epoch).is_some() {
-            self.close_seat(number, "its process is ending");
+        if self.slot_of(number, epoch).is_some() {
+            self.close_slot(number, "its process is ending");
             self.settle(effects);
         }
     }
 
     /// Keeps at least so many workers, until it is taken back.
-    pub(in super::super) fn set_floor(&mut self, workers: usize, effects: &mut Effects) {
-        self.floor = workers;
-        self.census_is_stale();
+    pub(in super::super) fn set_min_workers(&mut self, workers: usize, effects: &mut Effects) {
+        self.min_workers = workers;
+        self.counts_are_stale();
         self.settle(effects);
     }
 
@@ -641,7 +644,7 @@ impl Core {
     }
 }
 
-impl Seat {
+impl WorkerSlot {
     pub(super) fn age(&self) -> std::time::Duration {
         self.since.elapsed()
     }
@@ -650,7 +653,7 @@ impl Seat {
 /// How many workers are in which stage, as far as that is decided by it how many to start. Counted
 /// anew only after a change.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in super::super) struct Census {
+pub(in super::super) struct WorkerCounts {
     usable: usize,
     starting: usize,
     spares: usize,

@@ -1,6 +1,6 @@
 //! A host that joined: its handshake, its connections, its leave.
 //!
-//! [`receive`] tells the story of one connection. The seat in `core` and this [`Guest`] outlive it:
+//! [`receive`] tells the story of one connection. The slot in `core` and this [`RemoteHost`] outlive it:
 //! the next connection of the same session takes the place of the one before, which has ended by
 //! then (`line`).
 
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::Shared;
 use super::super::builder::{Config, SLOTS_MAX};
-use super::super::core::{Arrival, Entry, Newcomer};
+use super::super::core::{Entry, HostArrival, HostInfo};
 use super::{TASK_NAME_BYTES_MAX, target_of, written};
 use crate::address;
 use crate::call::{Request, Target};
@@ -61,7 +61,7 @@ const WORD_BYTES_MAX: usize = 64;
 const SIGNATURE_BYTES_MAX: usize = 1024;
 const IDENTITY_BYTES_MAX: usize = 256;
 
-pub(in super::super) struct Guest {
+pub(in super::super) struct RemoteHost {
     pub(in super::super) epoch: u64,
     pub(in super::super) session: Mark,
     pub(in super::super) identity: Box<str>,
@@ -93,9 +93,9 @@ pub(in super::super) struct TaskFacts {
     retry: Option<Retry>,
 }
 
-impl Guest {
-    pub(in super::super) fn new(epoch: u64, newcomer: Newcomer) -> Self {
-        let Newcomer {
+impl RemoteHost {
+    pub(in super::super) fn new(epoch: u64, info: HostInfo) -> Self {
+        let HostInfo {
             session,
             identity,
             name,
@@ -104,7 +104,7 @@ impl Guest {
             labels,
             functions,
             tasks,
-        } = newcomer;
+        } = info;
         Self {
             epoch,
             session,
@@ -286,7 +286,7 @@ fn listed(request: &Request) -> wire::Target<'_> {
     }
 }
 
-/// One connection of a host: introduction, seat, service, end.
+/// One connection of a host: introduction, slot, service, end.
 pub(in super::super) async fn receive(shared: Arc<Shared>, peer: Authenticated) {
     let (from, identity) = (
         peer.peer.to_string(),
@@ -298,25 +298,25 @@ pub(in super::super) async fn receive(shared: Arc<Shared>, peer: Authenticated) 
         Err(_) => return,
         Ok(joined) => joined,
     };
-    let found = joined.and_then(|(newcomer, arrival)| {
+    let found = joined.and_then(|(info, arrival)| {
         let mut seated = Err(String::new());
-        shared.step(|core, effects| seated = core.receive(newcomer, effects));
-        let (number, guest) = seated.map_err(|text| Error::new(ErrorKind::Refused, text))?;
-        Ok((guest, Arrival { number, ..arrival }))
+        shared.step(|core, effects| seated = core.receive(info, effects));
+        let (number, host) = seated.map_err(|text| Error::new(ErrorKind::Refused, text))?;
+        Ok((host, HostArrival { number, ..arrival }))
     });
-    let (guest, arrival) = match found {
+    let (host, arrival) = match found {
         Ok(found) => found,
         Err(error) => return turn_away(&shared, line, &from, &error).await,
     };
     // What is left of the connection before this one ends first, so that nothing is written to it
     // any more.
     let cut = CancellationToken::new();
-    std::mem::replace(&mut *lock(&guest.cut), cut.clone()).cancel();
-    let _up = guest.line.lock().await;
+    std::mem::replace(&mut *lock(&host.cut), cut.clone()).cancel();
+    let _up = host.line.lock().await;
     let mut is_up = false;
-    shared.step(|core, effects| is_up = core.on_host_up(&arrival, &guest, effects));
+    shared.step(|core, effects| is_up = core.on_host_up(&arrival, &host, effects));
     if is_up {
-        serve(&shared, arrival.number, &guest, line, &cut).await;
+        serve(&shared, arrival.number, &host, line, &cut).await;
     }
 }
 
@@ -324,7 +324,7 @@ pub(in super::super) async fn receive(shared: Arc<Shared>, peer: Authenticated) 
 async fn serve(
     shared: &Arc<Shared>,
     number: u32,
-    guest: &Arc<Guest>,
+    host: &Arc<RemoteHost>,
     mut line: Line,
     cut: &CancellationToken,
 ) {
@@ -332,31 +332,31 @@ async fn serve(
         shared.config.payload_bytes_max + META_BYTES_MAX,
         &shared.partial,
     );
-    let host = Host {
+    let connection = HostConnection {
         shared,
         number,
-        guest,
+        host,
     };
     let until = async {
         tokio::select! {
-            () = guest.leave.cancelled() => {}
+            () = host.leave.cancelled() => {}
             () = shared.killed.cancelled() => {}
             // A newer one has nothing to say on this one.
             () = cut.cancelled() => return,
         }
-        guest.outbox.urgent(kind::BYE, 0, b"the pool has let it go");
+        host.outbox.urgent(kind::BYE, 0, b"the pool has let it go");
     };
     let end = line
-        .run(&guest.outbox, shared.config.hosts.beat, &host, until)
+        .run(&host.outbox, shared.config.hosts.beat, &connection, until)
         .await;
-    let unseen = guest.outbox.close(kind::RUN);
+    let unseen = host.outbox.close(kind::RUN);
     shared.step(|core, effects| match end {
-        End::Nonsense(error) => core.part_with(number, guest.epoch, &error.to_string(), effects),
+        End::Nonsense(error) => core.part_with(number, host.epoch, &error.to_string(), effects),
         End::Told if shared.killed.is_cancelled() => {
-            core.part_with(number, guest.epoch, "the pool was dropped", effects)
+            core.part_with(number, host.epoch, "the pool was dropped", effects)
         }
-        End::Told => core.on_host_down(number, guest, "it connected anew", &unseen, effects),
-        End::Cut(how) => core.on_host_down(number, guest, &how, &unseen, effects),
+        End::Told => core.on_host_down(number, host, "it connected anew", &unseen, effects),
+        End::Cut(how) => core.on_host_down(number, host, &how, &unseen, effects),
     });
 }
 
@@ -384,7 +384,7 @@ async fn introduce(
     line: &mut Line,
     from: &str,
     identity: &str,
-) -> Result<(Newcomer, Arrival), Error> {
+) -> Result<(HostInfo, HostArrival), Error> {
     let refuse = |text: String| Err(Error::new(ErrorKind::Refused, text));
     let frame = line.listen().await?;
     // What both versions have in common comes first.
@@ -427,7 +427,7 @@ async fn introduce(
         );
         return refuse(text);
     }
-    let newcomer = Newcomer {
+    let info = HostInfo {
         session: join.session,
         identity: identity.into(),
         name: printable(&join.name, TASK_NAME_BYTES_MAX).into(),
@@ -451,8 +451,8 @@ async fn introduce(
             .collect(),
     };
     Ok((
-        newcomer,
-        Arrival {
+        info,
+        HostArrival {
             number: 0,
             peer: from.into(),
             held: join.held,
@@ -469,10 +469,10 @@ fn other_signature(task: &TaskLine) -> Option<(&TaskLine, &'static str)> {
 }
 
 /// A connection, as the pool hears it.
-struct Host<'a> {
+struct HostConnection<'a> {
     shared: &'a Arc<Shared>,
     number: u32,
-    guest: &'a Guest,
+    host: &'a RemoteHost,
 }
 
 /// What is handed to the dispatcher in one step. It is decoded before the dispatcher is locked, and
@@ -529,7 +529,7 @@ impl Batch {
     }
 }
 
-impl Host<'_> {
+impl HostConnection<'_> {
     fn take(&self, heard: Vec<(u64, HostMessage)>) -> Result<(), Error> {
         let was_large = heard
             .iter()
@@ -538,7 +538,7 @@ impl Host<'_> {
         self.shared.step(|core, effects| {
             let now = Instant::now();
             for (call, message) in heard {
-                match core.on_word((self.number, self.guest.epoch), call, message, now, effects) {
+                match core.on_word((self.number, self.host.epoch), call, message, now, effects) {
                     Ok(is_answer) => answered.extend(is_answer.then_some(call)),
                     Err(error) => {
                         problem = Some(error);
@@ -553,19 +553,19 @@ impl Host<'_> {
                     .iter()
                     .flat_map(|id: &u64| id.to_le_bytes())
                     .collect();
-                self.guest.outbox.append(kind::ACK, 0, &ids, &Bytes::new());
+                self.host.outbox.append(kind::ACK, 0, &ids, &Bytes::new());
             }
             core.on_frames_over(effects);
         });
         // The next call takes it along; only what keeps much memory occupied there is told at once.
         if was_large {
-            self.guest.outbox.kick();
+            self.host.outbox.kick();
         }
         problem.map_or(Ok(()), Err)
     }
 }
 
-impl Ear for Host<'_> {
+impl Ear for HostConnection<'_> {
     fn hear(&self, messages: &mut Messages<'_>) -> Result<(), Error> {
         loop {
             let batch = Batch::read(messages);
@@ -585,19 +585,19 @@ impl Ear for Host<'_> {
         kind == kind::ANSWER
             && self
                 .shared
-                .peek(|core| core.runs_at(call, self.number, self.guest.epoch))
+                .peek(|core| core.runs_at(call, self.number, self.host.epoch))
     }
 
     fn relieved(&self) {
         self.shared
-            .step(|core, effects| core.on_relieved(self.number, self.guest.epoch, effects));
+            .step(|core, effects| core.on_relieved(self.number, self.host.epoch, effects));
     }
 
     fn echoed(&self, after: Duration) {
         let micros = u32::try_from(after.as_micros()).unwrap_or(u32::MAX).max(1);
-        let before = self.guest.distance();
-        self.guest.latency_micros.store(micros, Ordering::Relaxed);
-        if self.guest.distance() != before {
+        let before = self.host.distance();
+        self.host.latency_micros.store(micros, Ordering::Relaxed);
+        if self.host.distance() != before {
             self.relieved();
         }
     }
