@@ -13,13 +13,12 @@ use serde::de::DeserializeOwned;
 use crate::address;
 use crate::codec::Codec;
 use crate::context::{Context, Sink};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::job_context::JobContext;
 use crate::outcome::CallError;
 use crate::registry::{self, Invoke, TaskEntry};
 use crate::retry::Retry;
 use crate::task::{Args, Function, Invocation, Returned, invoke_function};
-use crate::wire::Refused;
 
 /// A described call of a task: `add(3, 4)` with its options. Hand it to a place, `pool.call(..)`,
 /// which runs it.
@@ -323,7 +322,7 @@ impl<T: DeserializeOwned> Call<T> {
             Returned::Done(bytes) => Ok(codec.decode(&bytes)?),
             Returned::Failed(failure) => Err(CallError::Failed(failure)),
             Returned::Passed(reason) => Err(CallError::Passed(vec![reason])),
-            Returned::Refused(refused) => Err(refused_error(name, *refused.0).into()),
+            Returned::Refused(refused) => Err(refused.0.into_error(name).into()),
         }
     }
 }
@@ -504,35 +503,5 @@ fn json_writer<A: Args>(codec: Codec) -> Option<Recode> {
         Codec::MessagePack => {
             Some(|payload| A::decode(Codec::MessagePack, payload)?.encode(Codec::Json))
         }
-    }
-}
-
-pub(crate) fn unknown_task(name: &str) -> Error {
-    Error::new(
-        ErrorKind::UnknownTask,
-        format!("find a task {name:?}: the worker has none of that name"),
-    )
-}
-
-/// What the caller is told of a call that a worker did not carry.
-pub(crate) fn refused_error(task: &str, refused: Refused) -> Error {
-    match refused {
-        Refused::UnknownTask(name) => unknown_task(&name),
-        Refused::BadArguments(why) => Error::new(
-            ErrorKind::BadArguments,
-            format!("pass arguments to {task:?}: {why}"),
-        ),
-        Refused::OtherBuild(why) => Error::new(ErrorKind::OtherBuild, why),
-        Refused::Unencodable(why) => Error::new(
-            ErrorKind::Encode,
-            format!("return the result of {task:?}: {why}"),
-        ),
-        Refused::ResultTooLarge { bytes, max } => Error::new(
-            ErrorKind::TooLarge,
-            format!(
-                "return the result of {task:?}: it has {bytes} bytes and {max} are allowed \
-                    (Builder::payload_max)"
-            ),
-        ),
     }
 }

@@ -17,8 +17,10 @@ use crate::fuzzing::{self, packed};
 use crate::job_context::JobContext;
 use crate::outcome::Failure;
 use crate::payload::Bytes;
+use crate::refused::Refused;
+use crate::retry::Retry;
 use crate::wire::{
-    self, CallMeta, Cancel, Decoder, Hello, Hook, PanicNote, Ready, Refused, StartFailed, Target,
+    self, CallMeta, Cancel, Decoder, Hello, Hook, PanicNote, Ready, StartFailed, Target,
     WorkerSettings,
 };
 
@@ -146,7 +148,7 @@ fn messages_between_hosts() -> Vec<Vec<u8>> {
         signature: "fn((i64, i64)) -> i64".to_owned(),
         idempotent: true,
         retries: Some(3),
-        retry: Some(crate::Retry::default().into()),
+        retry: Some(Retry::default().into()),
     };
     let join = Join {
         magic,

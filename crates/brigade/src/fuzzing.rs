@@ -12,11 +12,10 @@ use crate::certificate::Certificate;
 use crate::codec::Codec;
 use crate::outcome::Failure;
 use crate::payload::Bytes;
+use crate::refused::Refused;
 #[cfg(feature = "remote")]
 use crate::wire;
-use crate::wire::{
-    CallMeta, Cancel, CrashNote, Decoder, Hello, PanicNote, Ready, Refused, StartFailed,
-};
+use crate::wire::{CallMeta, Cancel, CrashNote, Decoder, Hello, PanicNote, Ready, StartFailed};
 
 pub(crate) fn packed(value: &impl Serialize) -> Vec<u8> {
     Codec::Postcard

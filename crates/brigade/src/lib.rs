@@ -72,6 +72,7 @@ mod codec;
 #[cfg(feature = "broker")]
 mod consume;
 mod context;
+mod entry;
 mod error;
 mod event;
 #[cfg(feature = "broker")]
@@ -97,6 +98,7 @@ mod pool;
 mod printable;
 mod process;
 mod progress;
+mod refused;
 mod registry;
 #[cfg(feature = "remote")]
 pub mod remote;
@@ -114,8 +116,6 @@ mod why;
 mod wire;
 mod worker;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 pub use brigade_macros::{main, task};
 
 #[cfg(feature = "broker")]
@@ -129,6 +129,7 @@ pub use codec::Codec;
 #[cfg(feature = "broker")]
 pub use consume::{Served, Worker, WorkerHandle, WorkerStats};
 pub use context::Context;
+pub use entry::init;
 pub use error::{Error, ErrorKind};
 pub use event::Event;
 #[cfg(feature = "broker")]
@@ -158,26 +159,6 @@ pub use stop::{StopSignal, stop_signal};
 pub use task::{Args, Function, Task};
 #[cfg(feature = "broker")]
 pub use why::{Explanation, Why};
-
-static WORKER_ENTRY: AtomicBool = AtomicBool::new(false);
-
-/// Turns this process into a worker if a pool started it as one; then it never returns. The first
-/// line of a `main` of your own; [`#[brigade::main]`](main) does it for you.
-///
-/// Code before it runs in every worker too. Within an async runtime (`#[tokio::main]`) it works,
-/// and the worker leaves the threads of that runtime idle; [`main`](macro@main) starts none.
-///
-/// A program that a pool started as a worker, and which may not be one (it is setuid, setgid or has
-/// file capabilities, or its pool runs as another user), ends here with code 70 and a line on
-/// standard error.
-pub fn init() {
-    WORKER_ENTRY.store(true, Ordering::Relaxed);
-    worker::enter_if_worker();
-}
-
-pub(crate) fn worker_entry_is_set() -> bool {
-    WORKER_ENTRY.load(Ordering::Relaxed)
-}
 
 /// Lets pools start workers in a test file, under `cargo test` and nextest alike: one line at its
 /// top level.
@@ -222,41 +203,12 @@ pub mod __private {
     pub use linkme;
 
     pub use crate::call::call;
+    pub use crate::entry::{block_on, enter_before_main};
     pub use crate::registry::{FUNCTIONS, FunctionEntry, Invoke, TASKS, TaskEntry, function};
     pub use crate::task::{
         Invocation, IsResult, MayNotSend, MaySend, NoResult, Probe, Refusal, Returned,
         future_of_a_task, signature,
     };
-
-    /// For [`test_workers!`](crate::test_workers).
-    pub extern "C" fn enter_before_main() {
-        crate::init();
-    }
-
-    /// The runtime around an async `main`.
-    ///
-    /// # Panics
-    ///
-    /// If the runtime cannot be started, as there is nothing to go on with.
-    pub fn block_on<F: Future>(
-        current_thread: bool,
-        worker_threads: Option<usize>,
-        main: F,
-    ) -> F::Output {
-        let mut builder = if current_thread {
-            tokio::runtime::Builder::new_current_thread()
-        } else {
-            tokio::runtime::Builder::new_multi_thread()
-        };
-        if let Some(threads) = worker_threads {
-            builder.worker_threads(threads);
-        }
-        builder
-            .enable_all()
-            .build()
-            .expect("the async runtime starts")
-            .block_on(main)
-    }
 }
 
 /// The README's programs compile.

@@ -46,6 +46,7 @@ use self::cell::Cell;
 use self::core::{Admission, Core, Stage};
 use self::shared::{RuntimeGuard, Shared};
 use crate::call::Call;
+use crate::entry::worker_entry_is_set;
 use crate::error::{Error, ErrorKind};
 use crate::registry;
 use crate::shutdown::Scope;
@@ -110,7 +111,7 @@ impl Pool {
         )]
         mut config: Config,
     ) -> Result<Self, Error> {
-        if config.workers_max > 0 && config.runs_own_program() && !crate::worker_entry_is_set() {
+        if config.workers_max > 0 && config.runs_own_program() && !worker_entry_is_set() {
             return Err(Error::new(
                 ErrorKind::NotInitialized,
                 "start a pool: workers are this program started again, and its main never called \

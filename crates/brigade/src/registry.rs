@@ -14,12 +14,13 @@ use std::sync::OnceLock;
 use linkme::distributed_slice;
 use serde::Serialize;
 
-use crate::call::{Call, CallOptions, unknown_task};
+use crate::call::{Call, CallOptions};
 use crate::codec::Codec;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind};
 #[cfg(feature = "broker")]
 use crate::job::RetryPolicy;
+use crate::refused::unknown_task;
 use crate::task::{Args, Function, Invocation, invoke_function};
 
 /// Runs a task: decodes its arguments, calls it, encodes what it returns.

@@ -18,7 +18,7 @@ use crate::codec::Codec;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{Failure, Pass};
-use crate::wire::Refused;
+use crate::refused::Refused;
 
 #[doc(hidden)]
 pub use checks::{IsResult, MayNotSend, MaySend, NoResult, Probe, future_of_a_task};

@@ -134,7 +134,7 @@ fn nothing_names_a_place_on_one_machine() {
 
 // -- which module may know which
 
-const VALUES: [&str; 15] = [
+const VALUES: [&str; 16] = [
     "certificate",
     "codec",
     "error",
@@ -147,6 +147,7 @@ const VALUES: [&str; 15] = [
     "payload",
     "printable",
     "progress",
+    "refused",
     "retry",
     "schedule",
     "why",
@@ -170,7 +171,15 @@ fn may_use(module: &str) -> Vec<&'static str> {
         // A broker knows how jobs are joined, not what they were made of.
         "flow" => [&VALUES[..], &USERS, &["broker"]].concat(),
         // A pool takes in hosts that join; a worker is a child of its pool and knows of none.
-        "pool" => [&VALUES[..], &GROUND, &LINK, &USERS, &["process", "remote"]].concat(),
+        "pool" => [
+            &VALUES[..],
+            &GROUND,
+            &LINK,
+            &USERS,
+            &["entry", "process", "remote"],
+        ]
+        .concat(),
+        "entry" => vec!["worker"],
         "worker" => [&VALUES[..], &GROUND, &LINK, &USERS, &["process"]].concat(),
         // A host is a pool that runs what others send.
         "host" => [

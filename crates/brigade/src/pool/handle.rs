@@ -16,7 +16,7 @@ use super::cell::Cell;
 use super::core::{Admission, number_of};
 use super::outside::Look;
 use crate::call::Request;
-use crate::certificate::Receipt;
+use crate::certificate::{Receipt, Step};
 use crate::codec::Codec;
 use crate::error::Error;
 use crate::outcome::{CallError, Cancelled};
@@ -141,7 +141,7 @@ impl<T> Handle<T> {
                 .step(|core, effects| core.cancel(*call, reason, effects)),
             Stage::Outside(waiting) => {
                 if lock(waiting).take().is_some() {
-                    let receipt = Receipt::new(crate::Step::NotStarted, std::time::Duration::ZERO);
+                    let receipt = Receipt::new(Step::NotStarted, std::time::Duration::ZERO);
                     self.cell.finish(
                         Err(CallError::Cancelled(Cancelled {
                             reason,

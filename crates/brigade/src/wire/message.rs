@@ -37,7 +37,7 @@ pub(crate) mod kind {
     pub(crate) const PROGRESS: u8 = 36;
     /// Empty: the call was not begun; run it elsewhere.
     pub(crate) const RETURNED: u8 = 37;
-    /// [`Refused`](super::Refused): the call cannot run here or its result cannot travel.
+    /// [`Refused`](crate::refused::Refused): the call cannot run here or its result cannot travel.
     pub(crate) const REFUSED: u8 = 38;
     /// Empty: the attempt has begun. Sent only where workers are shared and the call has a timeout.
     pub(crate) const STARTED: u8 = 39;
@@ -146,16 +146,6 @@ pub(crate) struct Cancel {
 pub(crate) struct PanicNote {
     pub(crate) message: String,
     pub(crate) location: String,
-}
-
-/// Why a call was not carried.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Refused {
-    UnknownTask(String),
-    BadArguments(String),
-    OtherBuild(String),
-    Unencodable(String),
-    ResultTooLarge { bytes: u64, max: u64 },
 }
 
 /// What a worker says from its signal handler. Fixed size, so that it can be written there: the id

@@ -16,10 +16,11 @@ use crate::address;
 use crate::codec::Codec;
 use crate::context::{Context, Sink};
 use crate::job_context::JobContext;
-use crate::outcome::{REASON_BYTES_MAX, shorten};
+use crate::outcome::{Failure, REASON_BYTES_MAX, shorten};
+use crate::refused::Refused;
 use crate::registry::{self, Invoke};
 use crate::task::{Invocation, Refusal, Returned};
-use crate::wire::{CallMeta, Frame, PanicNote, Refused, Target, kind};
+use crate::wire::{CallMeta, Frame, PanicNote, Target, kind};
 
 type Ending = Result<Returned, PanicNote>;
 
@@ -159,7 +160,7 @@ impl Worker {
                 () = async {
                     context.cancelled().await;
                     tokio::time::sleep(drop_after).await;
-                } => Ok(Returned::Failed(Box::new(crate::Failure::new("dropped after it was asked \
+                } => Ok(Returned::Failed(Box::new(Failure::new("dropped after it was asked \
                     to stop")))),
             }
         };

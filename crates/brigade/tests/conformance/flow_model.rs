@@ -429,10 +429,10 @@ impl Keyed<'_> {
             (5, _) => self.broker.clock().advance(Duration::from_secs(20)),
             (6 | 7, Some(job)) => drop(self.broker.retry(&job.id).await.unwrap()),
             (8, Some(job)) if random.within(0..4) == 0 => {
-                drop(self.broker.cancel(&job.id, "enough").await.unwrap())
+                self.broker.cancel(&job.id, "enough").await.unwrap();
             }
             (8, Some(job)) if random.within(0..4) == 0 => {
-                drop(self.broker.delete(&job.id).await.unwrap())
+                self.broker.delete(&job.id).await.unwrap();
             }
             _ if !self.leases.is_empty() => {
                 let at = random.within(0..self.leases.len() as u64);

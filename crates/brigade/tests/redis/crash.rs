@@ -83,7 +83,7 @@ impl Crash {
                 match broker.push(job.keep(LONG)).await {
                     Ok(_) => drop(self.told.lock().unwrap().acknowledged.insert(number)),
                     Err(error) if error.is_uncertain() => {
-                        drop(self.told.lock().unwrap().uncertain.insert(number))
+                        self.told.lock().unwrap().uncertain.insert(number);
                     }
                     Err(error) => {
                         assert_passing(&error);

@@ -9,14 +9,14 @@ use super::super::worker_conn::{WorkerConn, WorkerProcess};
 use super::calls::number_of;
 use super::stops::Stop;
 use super::{Core, Effects, Phase, StopReason};
-use crate::call::refused_error;
 use crate::certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::outcome::{CallError, Cancelled, Failure, RetryAdvice, TimedOut};
 use crate::process::{Death, Output};
-use crate::wire::{CrashNote, Frame, PanicNote, Refused, kind};
+use crate::refused::Refused;
+use crate::wire::{CrashNote, Frame, PanicNote, kind};
 
 /// What is known of a dead worker.
 pub(in super::super) struct WorkerExit {
@@ -180,7 +180,7 @@ impl Core {
                     .unwrap_or_default();
                 self.end_with_output(
                     call,
-                    Err(refused_error(&task, refused).into()),
+                    Err(refused.into_error(&task).into()),
                     None,
                     output,
                     effects,
