@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _, Write as _, stderr, stdout};
 use std::ops::Range;
 
 use brigade::{
-    AttemptKind, AttemptRecord, Certificate, JobId, JobInfo, JobState, Receipt, Step, Waits,
+    AttemptKind, AttemptRecord, AttemptReport, JobId, JobInfo, JobState, Parents, Step, StopReceipt,
 };
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
@@ -121,8 +121,8 @@ pub(crate) struct JobDocument<'a> {
     cancel: Option<&'a str>,
     result: Option<Box<RawValue>>,
     reason: Option<&'a str>,
-    waits: Option<&'a Waits>,
-    next: Option<&'a str>,
+    parents: Option<&'a Parents>,
+    dependent: Option<&'a str>,
     history: Vec<AttemptDocument<'a>>,
 }
 
@@ -139,7 +139,7 @@ struct AttemptDocument<'a> {
     kind: AttemptKind,
     reason: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    certificate: Option<&'a Certificate>,
+    report: Option<&'a AttemptReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stop: Option<StopDocument>,
 }
@@ -153,7 +153,7 @@ pub(crate) struct StopDocument {
 }
 
 impl StopDocument {
-    pub(crate) fn new(receipt: &Receipt) -> Self {
+    pub(crate) fn new(receipt: &StopReceipt) -> Self {
         Self {
             step: receipt.step,
             at: rfc3339(receipt.at),
@@ -188,8 +188,8 @@ impl<'a> JobDocument<'a> {
             cancel: job.cancel.as_deref(),
             result: job.result.as_deref().map(raw),
             reason: job.reason.as_deref(),
-            waits: job.waits.as_ref(),
-            next: job.next.as_ref().map(JobId::as_str),
+            parents: job.parents.as_ref(),
+            dependent: job.dependent.as_ref().map(JobId::as_str),
             history: job.history.iter().map(AttemptDocument::new).collect(),
         }
     }
@@ -202,17 +202,17 @@ impl<'a> AttemptDocument<'a> {
             at,
             kind,
             reason,
-            certificate,
+            report,
             stop,
             ..
         } = record;
-        let (certificate, stop) = (certificate.as_deref(), stop.as_ref().map(StopDocument::new));
+        let (report, stop) = (report.as_deref(), stop.as_ref().map(StopDocument::new));
         Self {
             attempt: *attempt,
             at: rfc3339(*at),
             kind: *kind,
             reason,
-            certificate,
+            report,
             stop,
         }
     }

@@ -207,10 +207,10 @@ fn json_has_every_digest_every_certificate_and_nothing_else() {
         wanted.map(|(provoked, outcome)| (provoked.to_owned(), outcome.to_owned()))
     );
     for ending in endings {
-        let certificate = &ending["certificate"];
+        let report = &ending["report"];
         assert_eq!(ending["is_expected"], true, "{ending}");
-        assert!(certificate["pid"].as_u64().unwrap() > 1, "{ending}");
-        assert!(certificate["exit"]["Signal"].is_number(), "{ending}");
+        assert!(report["pid"].as_u64().unwrap() > 1, "{ending}");
+        assert!(report["exit"]["Signal"].is_number(), "{ending}");
     }
 }
 

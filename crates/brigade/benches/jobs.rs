@@ -155,7 +155,7 @@ pub(crate) fn cycle_rate(
         };
         let (began, count) = push_for(broker, PREFETCH, time / 3).await?;
         let worker = broker
-            .worker()
+            .consumer()
             .queue("noop")
             .prefetch(PREFETCH)
             .until_empty();
@@ -304,7 +304,7 @@ pub(crate) fn enter_if_child() {
         };
         std::thread::Builder::new().spawn(wait)?;
         broker
-            .worker()
+            .consumer()
             .queue("tell_start")
             .in_process()
             .run_until(stop)

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use brigade::{Builder, Bytes, Handle, Pool, WorkerState};
+use brigade::{Builder, Bytes, CallHandle, Pool, WorkerState};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::tasks;
@@ -66,7 +66,7 @@ where
 }
 
 /// A call of nothing.
-pub(crate) fn noop(pool: &Pool) -> impl Fn(usize) -> Handle<()> + Send + Sync + use<> {
+pub(crate) fn noop(pool: &Pool) -> impl Fn(usize) -> CallHandle<()> + Send + Sync + use<> {
     let pool = pool.clone();
     move |_| pool.call(tasks::noop())
 }

@@ -280,7 +280,7 @@ async fn side(role: &str, peer: &str, workload: &str, url: &str, time: Duration)
         ("--serve", "brigade" | "brigade-durable", _) => {
             let broker = Broker::connect(url).await?;
             broker
-                .worker()
+                .consumer()
                 .task(sum)
                 .prefetch(IN_FLIGHT)
                 .in_process()
@@ -318,7 +318,7 @@ async fn side(role: &str, peer: &str, workload: &str, url: &str, time: Duration)
         (_, "brigade", _) => {
             let broker = Broker::connect(url).await?;
             let worker = broker
-                .worker()
+                .consumer()
                 .task(consumed)
                 .prefetch(PREFETCH)
                 .in_process();

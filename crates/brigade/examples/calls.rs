@@ -31,7 +31,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut workers = Vec::new();
     let mut handles = Vec::new();
     for _ in 0..2 {
-        let worker = broker.worker().task(greet).prefetch(1).in_process();
+        let worker = broker.consumer().task(greet).prefetch(1).in_process();
         handles.push(worker.handle());
         workers.push(tokio::spawn(worker.run_until(pending::<()>())));
     }

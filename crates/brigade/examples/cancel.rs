@@ -1,4 +1,4 @@
-//! Anything can be stopped, and you are told how it went: the receipt of a cancel, the certificate
+//! Anything can be stopped, and you are told how it went: the receipt of a cancel, the report
 //! of a kill.
 
 use std::time::Duration;
@@ -47,12 +47,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("reason: {}", cancelled.reason);
     }
 
-    if let Err(CallError::TimedOut(TimedOut::Run(certificate))) = pool
+    if let Err(CallError::TimedOut(TimedOut::Run(report))) = pool
         .call(stubborn().timeout(Duration::from_millis(100)))
         .await
     {
-        println!("timed out: {certificate}");
-        println!("last progress: {:?}", certificate.progress);
+        println!("timed out: {report}");
+        println!("last progress: {:?}", report.progress);
     }
 
     pool.shutdown().await;

@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let broker =
         Broker::connect(&format!("sqlite:{}", directory.join("jobs.db").display())).await?;
     let pool = Pool::builder().workers(2).start().await?;
-    let worker = broker.worker().on(&pool);
+    let worker = broker.consumer().on(&pool);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
 
     let using = async {

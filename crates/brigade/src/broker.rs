@@ -31,8 +31,9 @@ mod address;
 mod admission;
 mod answer;
 mod api;
+mod broker_call;
 mod called;
-mod calling;
+mod cancel_outcome;
 mod cancels;
 #[cfg(feature = "redis")]
 mod convoy;
@@ -45,7 +46,6 @@ mod percent;
 mod queues;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
-mod receipt;
 mod redact;
 #[cfg(feature = "redis")]
 mod redis;
@@ -71,7 +71,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::certificate::{Certificate, Receipt};
+use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::clock::{BootTime, FAR};
 use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
@@ -83,9 +83,10 @@ use crate::why::Explanation;
 
 pub(crate) use answer::Answer;
 pub use api::{Broker, Clock, Queue};
+pub(crate) use broker_call::{Answering, Caller, DirectCall};
+pub use broker_call::{BrokerCall, CallCounts, CallProgress};
 pub(crate) use called::RESULT_KEPT;
-pub(crate) use calling::{Answering, Caller, DirectCall};
-pub use calling::{CallCounts, CallProgress, Calling};
+pub use cancel_outcome::{CancelOutcome, Stopped};
 pub(crate) use cancels::Cancels;
 #[cfg(feature = "redis")]
 pub(crate) use convoy::Convoy;
@@ -93,7 +94,6 @@ pub use edit::Edit;
 pub use lease::{Lease, TakenJob};
 pub use manager::Manager;
 pub(crate) use queues::{QueueSet, Queues};
-pub use receipt::{Cancelling, Stopped};
 pub use schedule_set::ScheduleChanges;
 pub use to_job::ToJob;
 pub(crate) use turn::Turn;
@@ -116,7 +116,7 @@ pub struct Capabilities {
     pub priorities: bool,
     /// Keys: strict order, one at a time.
     pub keys: bool,
-    /// Unique marks.
+    /// Unique keys.
     pub unique: bool,
     /// Limits and turns.
     pub limits: bool,
@@ -157,7 +157,7 @@ pub(crate) trait Backend: Send + Sync {
     fn capabilities(&self) -> Capabilities;
 
     /// One answer per job, in order.
-    fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<Pushed>>;
+    fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<PushOutcome>>;
 
     /// Up to `ask.max` jobs; waits for the first as long as it says.
     fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>>;
@@ -188,7 +188,7 @@ pub(crate) trait Backend: Send + Sync {
     }
 
     /// Waits for the turn of a queue, which one process has at a time. `None` where that is a job
-    /// with a unique mark.
+    /// with a unique key.
     fn turn(&self, _queue: &str) -> Option<Reply<'_, Turn>> {
         None
     }
@@ -201,14 +201,14 @@ pub(crate) trait Backend: Send + Sync {
 /// What a push came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Pushed {
+pub enum PushOutcome {
     /// The job is safe.
     New(JobId),
-    /// A job with its unique mark is there already.
+    /// A job with its unique key is there already.
     Duplicate(JobId),
 }
 
-impl Pushed {
+impl PushOutcome {
     /// The id of the job that is there now.
     pub fn id(&self) -> &JobId {
         match self {
@@ -292,7 +292,7 @@ pub(crate) enum Ending {
     Fail {
         kind: AttemptKind,
         reason: String,
-        certificate: Option<Box<Certificate>>,
+        report: Option<Box<AttemptReport>>,
         retry_in: Option<Duration>,
         permanent: bool,
         policy: RetryPolicy,
@@ -308,8 +308,8 @@ pub(crate) enum Ending {
     /// Cancelled, as was asked: how its attempt was stopped, as far as the holder knows.
     Cancelled {
         reason: String,
-        stop: Option<Receipt>,
-        certificate: Option<Box<Certificate>>,
+        stop: Option<StopReceipt>,
+        report: Option<Box<AttemptReport>>,
     },
     /// Held for this long from now on.
     Extend(Duration),
@@ -322,14 +322,14 @@ impl Ending {
             Self::Fail {
                 kind,
                 reason,
-                certificate,
+                report,
                 retry_in,
                 permanent,
                 policy,
             } => Self::Fail {
                 kind,
                 reason,
-                certificate,
+                report,
                 retry_in: retry_in.map(|pause| pause.min(FAR)),
                 permanent,
                 policy,

@@ -409,7 +409,7 @@ impl<T> Call<T> {
     }
 
     /// Keeps what the attempt writes to its standard output and error, up to this many bytes each,
-    /// for [`Handle::output`](crate::Handle::output), instead of passing it through. What is over
+    /// for [`CallHandle::output`](crate::CallHandle::output), instead of passing it through. What is over
     /// is counted and dropped. Such a call runs alone in its worker.
     pub fn capture(self, bytes_max: usize) -> Self {
         self.set(|options| options.capture_bytes = Some(bytes_max))
@@ -422,14 +422,14 @@ impl<T> Call<T> {
 
     /// For jobs at a broker: see [`Job::unique`](crate::Job::unique). A pool refuses it as
     /// `Unsupported`.
-    pub fn unique(self, mark: impl Into<Box<str>>) -> Self {
-        self.set(|options| options.unique = Some(mark.into()))
+    pub fn unique(self, key: impl Into<Box<str>>) -> Self {
+        self.set(|options| options.unique = Some(key.into()))
     }
 
     /// For jobs at a broker: see [`Job::unique_for`](crate::Job::unique_for). A pool refuses it as
     /// `Unsupported`.
-    pub fn unique_for(self, mark: impl Into<Box<str>>, period: Duration) -> Self {
-        self.unique(mark)
+    pub fn unique_for(self, key: impl Into<Box<str>>, period: Duration) -> Self {
+        self.unique(key)
             .set(|options| options.unique_for = Some(period))
     }
 

@@ -39,7 +39,7 @@ use crate::retry::jitter;
 use crate::stop;
 use crate::task::Function;
 
-pub use control::{WorkerHandle, WorkerStats};
+pub use control::{ConsumerHandle, ConsumerStats};
 
 /// Serves tasks from a broker, see [`Broker::worker`].
 ///
@@ -48,11 +48,11 @@ pub use control::{WorkerHandle, WorkerStats};
 /// # #[task] fn hello(name: String) -> String { name }
 /// # async fn run() -> Result<(), brigade::Error> {
 /// let (broker, pool) = (Broker::connect("sqlite:jobs.db").await?, Pool::builder().start().await?);
-/// broker.worker().task(hello).weighted("mails", 3).weighted("reports", 1).on(&pool).run_until(brigade::stop_signal()).await?;
+/// broker.consumer().task(hello).weighted("mails", 3).weighted("reports", 1).on(&pool).run_until(brigade::stop_signal()).await?;
 /// # Ok(()) }
 /// ```
 #[must_use = "a worker does nothing until it runs"]
-pub struct Worker {
+pub struct Consumer {
     broker: Broker,
     place: Place,
     queues: Vec<Box<str>>,
@@ -119,8 +119,8 @@ fn pause() -> Duration {
 
 impl Broker {
     /// A worker that serves this broker's jobs.
-    pub fn worker(&self) -> Worker {
-        Worker {
+    pub fn consumer(&self) -> Consumer {
+        Consumer {
             broker: self.clone(),
             place: Place::OwnPool,
             queues: Vec::new(),
@@ -137,7 +137,7 @@ impl Broker {
     }
 }
 
-impl Worker {
+impl Consumer {
     /// Serves this queue in strict order: of the queues that are named so, a later one gives jobs
     /// only while those before it have none to hand out, and all that take turns come after them.
     /// Default: the queues of all tasks of this program, in equal turns.
@@ -148,15 +148,15 @@ impl Worker {
 
     /// Serves this queue in turn with the others that take turns: where all have jobs, each gives
     /// by its weight, at least 1. One that is empty holds up no other. Those of
-    /// [`task`](Worker::task) have weight 1; those of [`queue`](Worker::queue) come before them.
+    /// [`task`](Consumer::task) have weight 1; those of [`queue`](Consumer::queue) come before them.
     pub fn weighted(mut self, name: impl Into<Box<str>>, weight: u32) -> Self {
         self.weighted.push((name.into(), weight));
         self
     }
 
-    /// Serves the queue of this task: `broker.worker().task(hello)`. Several tasks take equal
-    /// turns, whatever their order here, as with [`weighted`](Worker::weighted) and weight 1. Where
-    /// the order is to count, name the queues: [`queue`](Worker::queue).
+    /// Serves the queue of this task: `broker.consumer().task(hello)`. Several tasks take equal
+    /// turns, whatever their order here, as with [`weighted`](Consumer::weighted) and weight 1. Where
+    /// the order is to count, name the queues: [`queue`](Consumer::queue).
     pub fn task<A, R, F: Function<A, Output = Call<R>>>(mut self, task: F) -> Self {
         // The type says which function it is.
         let _: F = task;
@@ -241,30 +241,30 @@ impl Worker {
         self
     }
 
-    /// As [`until_empty`](Worker::until_empty), without waiting for what is not due.
+    /// As [`until_empty`](Consumer::until_empty), without waiting for what is not due.
     pub(crate) fn until_nothing_is_due(mut self) -> Self {
         self.until = Until::NothingDue;
         self
     }
 
     /// To tell the worker what to do while it runs.
-    pub fn handle(&self) -> WorkerHandle {
-        WorkerHandle(Arc::clone(&self.control))
+    pub fn handle(&self) -> ConsumerHandle {
+        ConsumerHandle(Arc::clone(&self.control))
     }
 
-    /// [`until_empty`](Worker::until_empty), and runs.
+    /// [`until_empty`](Consumer::until_empty), and runs.
     ///
     /// # Errors
     ///
-    /// As [`run_until`](Worker::run_until).
+    /// As [`run_until`](Consumer::run_until).
     pub async fn run_until_empty(self) -> Result<Served, Error> {
         self.until_empty().run_until(pending::<()>()).await
     }
 
     /// Serves until `stop` comes (any future: a channel, a token; or
     /// [`stop_signal()`](crate::stop_signal)), then takes nothing new and lets what runs finish,
-    /// within [`drain_timeout`](Worker::drain_timeout). The second signal after
-    /// [`stop_signal()`](crate::stop_signal) ends that at once; so does [`WorkerHandle::kill`].
+    /// within [`drain_timeout`](Consumer::drain_timeout). The second signal after
+    /// [`stop_signal()`](crate::stop_signal) ends that at once; so does [`ConsumerHandle::kill`].
     /// What is stopped is given back, uncharged.
     ///
     /// # Errors
@@ -278,7 +278,7 @@ impl Worker {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future is a [`kill`](WorkerHandle::kill) in the background: nothing more is
+    /// Dropping the future is a [`kill`](ConsumerHandle::kill) in the background: nothing more is
     /// leased, attempts are stopped and their jobs given back. Where the runtime ends before that
     /// is done, their leases run out. To let attempts finish, end it with `stop`.
     pub async fn run_until(self, stop: impl Future) -> Result<Served, Error> {
@@ -300,9 +300,9 @@ impl Worker {
     }
 }
 
-impl fmt::Debug for Worker {
+impl fmt::Debug for Consumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Worker")
+        f.debug_struct("Consumer")
             .field("queues", &self.queues)
             .field("prefetch", &self.prefetch)
             .finish_non_exhaustive()

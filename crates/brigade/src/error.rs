@@ -27,7 +27,7 @@ pub enum ErrorKind {
     TooLarge,
     /// An option is out of its range or clashes with another.
     BadOption,
-    /// A job with the same unique mark is there and not settled.
+    /// A job with the same unique key is there and not settled.
     Duplicate,
     /// The queue has no room and the caller did not want to wait.
     QueueFull,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::certificate::Exit;
+use crate::attempt_report::Exit;
 
 /// Something happened in a pool. Get them from [`Pool::events`](crate::Pool::events).
 #[derive(Clone, Debug)]

@@ -25,7 +25,7 @@ use crate::broker::ToJob;
 use crate::call::Call;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
-use crate::job::{Gather, Job, Link};
+use crate::job::{DependentKind, Job, Link};
 use crate::registry;
 use crate::task::{Args, Function, Task};
 
@@ -84,7 +84,10 @@ impl<T> Chain<T> {
     /// Then this task, with the result of the step before as its only argument: a function that is
     /// a `#[task]`, or a [`Task`] constant.
     pub fn then<P: FlowStep<(T,)>>(self, step: P) -> Chain<P::Output> {
-        Chain::of(self.flow.then(Gather::Front, step.job("[]".to_owned())))
+        Chain::of(
+            self.flow
+                .then(DependentKind::Front, step.job("[]".to_owned())),
+        )
     }
 
     /// Then this task, with the result of the step before and these further arguments, a tuple.
@@ -94,7 +97,7 @@ impl<T> Chain<T> {
         rest: R,
     ) -> Chain<P::Output> {
         Chain::of(self.flow.then(
-            Gather::Front,
+            DependentKind::Front,
             json_of(&rest).and_then(|rest| step.job(rest)),
         ))
     }
@@ -102,7 +105,7 @@ impl<T> Chain<T> {
     /// Then this job, or this call. Its payload is an array of the arguments after the first, which
     /// is the result of the step before.
     pub fn then_job<J: ToJob>(self, job: J) -> Chain<J::Output> {
-        Chain::of(self.flow.then(Gather::Front, job.to_job()))
+        Chain::of(self.flow.then(DependentKind::Front, job.to_job()))
     }
 
     /// Sets options on the step that was added last, as in `.then(store).with(|job|
@@ -194,13 +197,13 @@ impl<T> Group<T> {
 
     /// Then this job or call, as it is, when all members are done.
     pub fn then<J: ToJob>(self, job: J) -> Chain<J::Output> {
-        self.close(Gather::Then, job.to_job())
+        self.close(DependentKind::Then, job.to_job())
     }
 
     /// Then this task, with an array of the members' results as its only argument: a function that
     /// is a `#[task]`, or a [`Task`] constant.
     pub fn collect<P: FlowStep<(Vec<T>,)>>(self, step: P) -> Chain<P::Output> {
-        self.close(Gather::Collect, step.job("[]".to_owned()))
+        self.close(DependentKind::Collect, step.job("[]".to_owned()))
     }
 
     /// Then this task, with an array of the members' results and these further arguments, a tuple.
@@ -210,7 +213,7 @@ impl<T> Group<T> {
         rest: R,
     ) -> Chain<P::Output> {
         self.close(
-            Gather::Collect,
+            DependentKind::Collect,
             json_of(&rest).and_then(|rest| step.job(rest)),
         )
     }
@@ -218,12 +221,12 @@ impl<T> Group<T> {
     /// Then this job, or this call. Its payload is an array of the arguments after the first, which
     /// is the array of the members' results.
     pub fn collect_job<J: ToJob>(self, job: J) -> Chain<J::Output> {
-        self.close(Gather::Collect, job.to_job())
+        self.close(DependentKind::Collect, job.to_job())
     }
 
     /// Then this job or call, as it is, when all members are settled for good, however they ended.
     pub fn finally<J: ToJob>(self, job: J) -> Chain<J::Output> {
-        self.close(Gather::Finally, job.to_job())
+        self.close(DependentKind::Finally, job.to_job())
     }
 
     /// How long the group's own job, and with it the results, stay after it is done. Default: 1
@@ -234,8 +237,8 @@ impl<T> Group<T> {
         self
     }
 
-    fn close<S>(self, gather: Gather, job: Result<Job, Error>) -> Chain<S> {
-        Chain::of(self.flow.close(&self.lasts, gather, job))
+    fn close<S>(self, dependent_kind: DependentKind, job: Result<Job, Error>) -> Chain<S> {
+        Chain::of(self.flow.close(&self.lasts, dependent_kind, job))
     }
 }
 
@@ -290,7 +293,7 @@ impl<T> ToFlow for Group<T> {
         let mut barrier = Job::new(queue, None, "null");
         barrier.options.keep = self.keep;
         self.flow
-            .close(&self.lasts, Gather::Barrier, Ok(barrier))
+            .close(&self.lasts, DependentKind::Barrier, Ok(barrier))
             .checked()
     }
 }
@@ -413,7 +416,7 @@ impl Flow {
     fn append(&mut self, other: Self) -> Option<usize> {
         let base = self.jobs.len();
         self.jobs.extend(other.jobs.into_iter().map(|mut job| {
-            if let Some(next) = job.link.as_mut().and_then(|link| link.next.as_mut()) {
+            if let Some(next) = job.link.as_mut().and_then(|link| link.dependent.as_mut()) {
                 *next += base;
             }
             job
@@ -422,22 +425,27 @@ impl Flow {
     }
 
     /// Then this job, after the last one.
-    fn then(self, gather: Gather, job: Result<Job, Error>) -> Self {
+    fn then(self, dependent_kind: DependentKind, job: Result<Job, Error>) -> Self {
         let last: Vec<usize> = self.jobs.len().checked_sub(1).into_iter().collect();
-        self.close(&last, gather, job)
+        self.close(&last, dependent_kind, job)
     }
 
     /// Then this job, after those at these positions.
-    fn close(mut self, lasts: &[usize], gather: Gather, job: Result<Job, Error>) -> Self {
-        match job.and_then(|job| takes_results(job, gather)) {
+    fn close(
+        mut self,
+        lasts: &[usize],
+        dependent_kind: DependentKind,
+        job: Result<Job, Error>,
+    ) -> Self {
+        match job.and_then(|job| takes_results(job, dependent_kind)) {
             Ok(mut job) => {
                 let position = self.jobs.len();
                 for last in lasts {
-                    self.jobs[*last].link.get_or_insert_default().next = Some(position);
+                    self.jobs[*last].link.get_or_insert_default().dependent = Some(position);
                 }
                 job.link = Some(Link {
-                    next: None,
-                    gather: Some(gather),
+                    dependent: None,
+                    dependent_kind: Some(dependent_kind),
                 });
                 self.jobs.push(job);
             }
@@ -454,9 +462,11 @@ impl Flow {
 }
 
 /// A result is put before the arguments, so those have to be an array.
-fn takes_results(job: Job, gather: Gather) -> Result<Job, Error> {
-    if matches!(gather, Gather::Front | Gather::Collect)
-        && let Err(e) = serde_json::from_str::<Vec<&RawValue>>(&job.payload)
+fn takes_results(job: Job, dependent_kind: DependentKind) -> Result<Job, Error> {
+    if matches!(
+        dependent_kind,
+        DependentKind::Front | DependentKind::Collect
+    ) && let Err(e) = serde_json::from_str::<Vec<&RawValue>>(&job.payload)
     {
         let text = format!(
             "join a job of queue {:?} to a flow: its payload is no array, so no result can be put \
@@ -492,15 +502,23 @@ mod tests {
             .iter()
             .map(|job| (&*job.queue, job.link.clone().unwrap_or_default()))
             .collect();
-        let link = |name, next, gather| (name, Link { next, gather });
+        let link = |name, dependent, dependent_kind| {
+            (
+                name,
+                Link {
+                    dependent,
+                    dependent_kind,
+                },
+            )
+        };
         let expected = [
             link("a", Some(1), None),
-            link("b", Some(4), Some(Gather::Front)),
+            link("b", Some(4), Some(DependentKind::Front)),
             link("c", Some(4), None),
             link("d", Some(4), None),
-            link("e", Some(6), Some(Gather::Collect)),
+            link("e", Some(6), Some(DependentKind::Collect)),
             link("f", Some(6), None),
-            link("a", None, Some(Gather::Barrier)),
+            link("a", None, Some(DependentKind::Barrier)),
         ];
         assert_eq!(links, expected);
     }

@@ -203,8 +203,8 @@ fn messages_between_hosts() -> Vec<Vec<u8>> {
         Ending::Done,
         Ending::Failed(Box::new(Failure::new("no"))),
         Ending::Stopped {
-            certificate: None,
-            step: crate::certificate::Step::Killed,
+            report: None,
+            step: crate::attempt_report::Step::Killed,
         },
         Ending::Passed(vec!["busy".to_owned()]),
         Ending::Refused {
@@ -410,7 +410,7 @@ mod broker {
             at,
             kind,
             reason: "no".to_owned(),
-            certificate: None,
+            report: None,
             stop: None,
         };
         feed(

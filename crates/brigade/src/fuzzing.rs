@@ -8,7 +8,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::certificate::Certificate;
+use crate::attempt_report::AttemptReport;
 use crate::codec::Codec;
 use crate::outcome::Failure;
 use crate::payload::Bytes;
@@ -45,7 +45,7 @@ pub fn control_messages(bytes: &[u8]) {
     there_and_back::<PanicNote>(codec, bytes);
     there_and_back::<Refused>(codec, bytes);
     there_and_back::<Failure>(codec, bytes);
-    there_and_back::<Certificate>(codec, bytes);
+    there_and_back::<AttemptReport>(codec, bytes);
     there_and_back::<Vec<(String, Option<u64>)>>(codec, bytes);
     there_and_back::<Bytes>(codec, bytes);
     bytes.first().copied().map(CrashNote::from_byte);

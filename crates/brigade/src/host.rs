@@ -1,6 +1,6 @@
 //! A worker host: joins pools of other hosts and runs what they send.
 //!
-//! It is itself a pool, so that a crash ends one child and the certificate travels back. `session`
+//! It is itself a pool, so that a crash ends one child and the report travels back. `session`
 //! is what goes on between it and one master, whatever becomes of their connections; `answer` what
 //! it says of a call that ended.
 
@@ -131,7 +131,7 @@ impl Host {
         self
     }
 
-    /// Its name in tables, events and certificates. Default: the name of this machine.
+    /// Its name in tables, events and reports. Default: the name of this machine.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.offer.name = name.into();
         self

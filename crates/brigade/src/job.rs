@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::certificate::{Certificate, Receipt};
+use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::clock::FAR;
 use crate::retry::Retry;
 use crate::schedule::Tick;
@@ -46,7 +46,7 @@ pub enum JobState {
     /// It may be handed out.
     Ready,
     /// An earlier job of its key is not settled, or one of its flow that it waits for.
-    Held,
+    Blocked,
     /// Somebody has it.
     Leased,
     /// It failed and waits for its next attempt.
@@ -64,7 +64,7 @@ impl JobState {
     pub const ALL: [Self; 8] = [
         Self::Scheduled,
         Self::Ready,
-        Self::Held,
+        Self::Blocked,
         Self::Leased,
         Self::Retrying,
         Self::Done,
@@ -83,7 +83,7 @@ impl fmt::Display for JobState {
         f.pad(match self {
             Self::Scheduled => "scheduled",
             Self::Ready => "ready",
-            Self::Held => "held",
+            Self::Blocked => "blocked",
             Self::Leased => "leased",
             Self::Retrying => "retrying",
             Self::Done => "done",
@@ -114,14 +114,14 @@ pub struct Job {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Link {
     /// Who waits for this one.
-    pub(crate) next: Option<usize>,
-    /// That this one waits, and for what; its members are those whose `next` it is, in their order.
-    pub(crate) gather: Option<Gather>,
+    pub(crate) dependent: Option<usize>,
+    /// That this one waits, and for what; its parents are those whose `dependent` it is, in their order.
+    pub(crate) dependent_kind: Option<DependentKind>,
 }
 
-/// What a job that waits does with its members.
+/// What a job that waits does with its parents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Gather {
+pub(crate) enum DependentKind {
     /// Runs when all are done.
     Then,
     /// Runs when all are done, with their results before its own arguments.
@@ -134,7 +134,7 @@ pub(crate) enum Gather {
     Barrier,
 }
 
-impl Gather {
+impl DependentKind {
     /// As brokers store it.
     #[cfg(any(feature = "redis", feature = "sqlite"))]
     pub(crate) fn name(self) -> &'static str {
@@ -290,18 +290,18 @@ impl Job {
         self.set(|options| options.key = Some(key.into()))
     }
 
-    /// While a job with this mark is not settled for good, another push with it gives that job's id
-    /// instead. Once it is done, the next push is a new job; where the mark is to outlive success,
+    /// While a job with this unique key is not settled for good, another push with it gives that job's id
+    /// instead. Once it is done, the next push is a new job; where the key is to outlive success,
     /// say [`unique_for`](Job::unique_for).
-    pub fn unique(self, mark: impl Into<Box<str>>) -> Self {
-        self.set(|options| options.unique = Some(mark.into()))
+    pub fn unique(self, key: impl Into<Box<str>>) -> Self {
+        self.set(|options| options.unique = Some(key.into()))
     }
 
     /// As [`unique`](Job::unique), and for this long after the push even if the job is settled
-    /// before, well or not: "once a day at most". A job that takes longer still holds its mark
+    /// before, well or not: "once a day at most". A job that takes longer still holds its key
     /// until it is settled.
-    pub fn unique_for(self, mark: impl Into<Box<str>>, period: Duration) -> Self {
-        self.unique(mark)
+    pub fn unique_for(self, key: impl Into<Box<str>>, period: Duration) -> Self {
+        self.unique(key)
             .set(|options| options.unique_for = Some(period))
     }
 
@@ -348,10 +348,10 @@ pub struct AttemptRecord {
     pub reason: String,
     /// What is known of its worker's end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub certificate: Option<Box<Certificate>>,
+    pub report: Option<Box<AttemptReport>>,
     /// How it was stopped, if it was cancelled and its holder tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stop: Option<Receipt>,
+    pub stop: Option<StopReceipt>,
 }
 
 /// How an attempt of a job ended that did not end well.
@@ -431,15 +431,15 @@ pub(crate) fn note(history: &mut Vec<AttemptRecord>, record: AttemptRecord, max:
 /// What a job of a flow waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Waits {
+pub struct Parents {
     /// How many jobs it waits for, from the beginning.
-    pub members: u32,
+    pub total: u32,
     /// Those of them that are settled for good. When all are, it goes on.
     pub settled: u32,
     /// Those that ended otherwise than done.
     pub missed: u32,
     /// Those that are not settled: the first 20.
-    pub jobs: Vec<JobId>,
+    pub unsettled: Vec<JobId>,
 }
 
 /// A job as it is now.
@@ -496,7 +496,7 @@ pub struct JobInfo {
     /// Its attempts that did not end well: the newest 20.
     pub history: Vec<AttemptRecord>,
     /// The jobs of its flow that it waits for, or waited for.
-    pub waits: Option<Waits>,
+    pub parents: Option<Parents>,
     /// The job of its flow that waits for it.
-    pub next: Option<JobId>,
+    pub dependent: Option<JobId>,
 }

@@ -28,20 +28,20 @@
 //! | run any function of this program | [`Pool::run`], [`Call::of`] |
 //! | set a timeout, a memory limit, retries | [`Call`] |
 //! | size, recycle, pin, limit workers | [`Builder`] |
-//! | stop, await, watch a call | [`Handle`] |
-//! | know how it ended | [`CallError`], [`Certificate`], [`Ended`] |
+//! | stop, await, watch a call | [`CallHandle`] |
+//! | know how it ended | [`CallError`], [`AttemptReport`], [`Ended`] |
 //! | run a stream of inputs | [`Pool::map`] |
 //! | build state once per worker | [`Builder::init`], [`Context::state`] |
 //! | see what happens | [`Pool::stats`], [`Pool::workers`], [`Pool::events`] |
 //! | run jobs one after another, or many and then one | `Chain`, `Group` |
-//! | keep jobs in a file | `Broker`, `Queue`, `Worker` (feature `sqlite`, on by default) |
+//! | keep jobs in a file | `Broker`, `Queue`, `Consumer` (feature `sqlite`, on by default) |
 //! | let workers of other hosts join | `Builder::listen`, `remote` (feature `remote`) |
 //! | push jobs by the clock | `Schedule`, `Broker::schedule` |
 //! | test code that pushes jobs | `testing` |
 //!
 //! # How a stop works
 //!
-//! Whether by [`Handle::cancel`], a timeout, a memory limit or [`Pool::shutdown`]: the task is
+//! Whether by [`CallHandle::cancel`], a timeout, a memory limit or [`Pool::shutdown`]: the task is
 //! asked ([`Context::is_cancelled`], [`Context::on_cancel`]), then its process tree gets SIGTERM,
 //! then SIGKILL, each step with its own bound ([`Builder::kill_after`]). A task that stops when
 //! asked keeps its worker.
@@ -62,10 +62,10 @@
 )]
 
 mod address;
+mod attempt_report;
 #[cfg(feature = "broker")]
 mod broker;
 mod call;
-mod certificate;
 #[cfg(feature = "broker")]
 mod clock;
 mod codec;
@@ -118,16 +118,16 @@ mod worker;
 
 pub use brigade_macros::{main, task};
 
+pub use attempt_report::{AttemptReport, Cost, Ended, Exit, MemoryLimit, Step, StopReceipt};
 #[cfg(feature = "broker")]
 pub use broker::{
-    Broker, CallCounts, CallProgress, Calling, Cancelling, Capabilities, Clock, Edit, Lease,
-    Manager, Pushed, Queue, QueueCounts, ScheduleChanges, Settled, Stopped, TakenJob, ToJob,
+    Broker, BrokerCall, CallCounts, CallProgress, CancelOutcome, Capabilities, Clock, Edit, Lease,
+    Manager, PushOutcome, Queue, QueueCounts, ScheduleChanges, Settled, Stopped, TakenJob, ToJob,
 };
 pub use call::Call;
-pub use certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step};
 pub use codec::Codec;
 #[cfg(feature = "broker")]
-pub use consume::{Served, Worker, WorkerHandle, WorkerStats};
+pub use consume::{Consumer, ConsumerHandle, ConsumerStats, Served};
 pub use context::Context;
 pub use entry::init;
 pub use error::{Error, ErrorKind};
@@ -137,15 +137,15 @@ pub use finding::{Finding, Level};
 #[cfg(feature = "broker")]
 pub use flow::{Chain, FlowStep, Following, Group, PushedFlow, ToFlow};
 #[cfg(feature = "broker")]
-pub use job::{AttemptKind, AttemptRecord, Job, JobId, JobInfo, JobState, Unserved, Waits};
+pub use job::{AttemptKind, AttemptRecord, Job, JobId, JobInfo, JobState, Parents, Unserved};
 pub use job_context::JobContext;
 #[cfg(feature = "broker")]
 pub use limits::{Limits, Rate};
 pub use outcome::{CallError, Cancelled, Failure, Pass, RetryAdvice, TimedOut};
 pub use payload::Bytes;
 pub use pool::{
-    Builder, Events, Handle, Map, Neighbours, Order, Pool, ProgressStream, Shutdown, Stats, Times,
-    WorkerCount, WorkerInfo, WorkerState,
+    Builder, CallHandle, Events, Map, Neighbours, Order, Pool, ProgressStream, Shutdown, Stats,
+    Times, WorkerCount, WorkerInfo, WorkerState,
 };
 pub use process::{Captured, GroupLimits, Output};
 pub use progress::Progress;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::certificate::{Certificate, Ended, Exit, Known};
+use crate::attempt_report::{AttemptReport, Ended, Exit, Known};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::printable::one_line;
@@ -17,9 +17,9 @@ pub enum CallError {
     /// The task returned an error.
     Failed(Box<Failure>),
     /// The task panicked.
-    Panicked(Box<Certificate>),
+    Panicked(Box<AttemptReport>),
     /// The task took its worker down: signal, exit, stack overflow, out of memory.
-    Crashed(Box<Certificate>),
+    Crashed(Box<AttemptReport>),
     /// The call waited or ran for too long.
     TimedOut(TimedOut),
     /// The call was cancelled.
@@ -27,7 +27,7 @@ pub enum CallError {
     /// Every worker passed the call on; their reasons, in order.
     Passed(Vec<String>),
     /// The worker ended for a reason that is not this call's own; the call may or may not have run.
-    Lost(Box<Certificate>),
+    Lost(Box<AttemptReport>),
     /// The call never ran, or its arguments or its result could not be carried.
     Rejected(Error),
 }
@@ -41,7 +41,7 @@ pub enum TimedOut {
     /// The same, at a broker, and at the end of that time no worker was there at all.
     NoWorker(Duration),
     /// It ran for longer than its timeout and was stopped.
-    Run(Box<Certificate>),
+    Run(Box<AttemptReport>),
 }
 
 /// A call that was cancelled.
@@ -51,15 +51,15 @@ pub struct Cancelled {
     /// Why, in the words of whoever cancelled it.
     pub reason: String,
     /// How its attempt was stopped; `None` if it had not started.
-    pub certificate: Option<Box<Certificate>>,
+    pub report: Option<Box<AttemptReport>>,
 }
 
 #[cfg(feature = "broker")]
 impl Cancelled {
-    pub(crate) fn without_certificate(reason: impl Into<String>) -> Self {
+    pub(crate) fn without_report(reason: impl Into<String>) -> Self {
         Self {
             reason: reason.into(),
-            certificate: None,
+            report: None,
         }
     }
 }
@@ -277,14 +277,12 @@ fn chain<'a>(
 }
 
 impl CallError {
-    /// The certificate of the last attempt, if it has one.
-    pub fn certificate(&self) -> Option<&Certificate> {
+    /// The report of the last attempt, if it has one.
+    pub fn report(&self) -> Option<&AttemptReport> {
         match self {
-            Self::Panicked(certificate) | Self::Crashed(certificate) | Self::Lost(certificate) => {
-                Some(certificate)
-            }
-            Self::TimedOut(TimedOut::Run(certificate)) => Some(certificate),
-            Self::Cancelled(cancelled) => cancelled.certificate.as_deref(),
+            Self::Panicked(report) | Self::Crashed(report) | Self::Lost(report) => Some(report),
+            Self::TimedOut(TimedOut::Run(report)) => Some(report),
+            Self::Cancelled(cancelled) => cancelled.report.as_deref(),
             Self::Failed(_)
             | Self::Passed(_)
             | Self::Rejected(_)
@@ -313,14 +311,14 @@ impl CallError {
     pub fn reason(&self) -> String {
         match self {
             Self::Failed(failure) => format!("the task failed: {failure}"),
-            Self::Panicked(certificate) => match &certificate.ended {
+            Self::Panicked(report) => match &report.ended {
                 Ended::Panicked { message, .. } => format!(
                     "the task panicked: {}",
                     one_line(message, MESSAGE_BYTES_MAX)
                 ),
                 _ => "the task panicked".to_owned(),
             },
-            Self::Crashed(certificate) => match (&certificate.ended, certificate.exit) {
+            Self::Crashed(report) => match (&report.ended, report.exit) {
                 (Ended::Signalled, Some(exit @ Exit::Signal(_))) => format!(
                     "the task crashed: \
                     killed by {exit}"
@@ -334,8 +332,8 @@ impl CallError {
                     .to_owned(),
                 (ended, _) => format!("the task crashed: {ended}"),
             },
-            Self::TimedOut(TimedOut::Run(certificate)) => {
-                format!("the task timed out after {:.1?}", certificate.cost.wall)
+            Self::TimedOut(TimedOut::Run(report)) => {
+                format!("the task timed out after {:.1?}", report.cost.wall)
             }
             Self::TimedOut(TimedOut::Queue(_) | TimedOut::NoWorker(_)) | Self::Passed(_) => {
                 self.to_string()
@@ -362,7 +360,7 @@ impl CallError {
 
     /// The signal that ended the worker, if one did.
     pub fn signal(&self) -> Option<i32> {
-        match self.certificate()?.exit? {
+        match self.report()?.exit? {
             Exit::Signal(signal) => Some(signal),
             Exit::Code(_) | Exit::Unknown | Exit::Alive => None,
         }
@@ -377,11 +375,11 @@ impl CallError {
     }
 
     /// What to say of an attempt that ended in this way on its own account.
-    pub(crate) fn from_certificate(certificate: Box<Certificate>) -> Self {
-        match certificate.ended {
-            Ended::Panicked { .. } => Self::Panicked(certificate),
-            Ended::Neighbour | Ended::HostLost(_) => Self::Lost(certificate),
-            _ => Self::Crashed(certificate),
+    pub(crate) fn from_report(report: Box<AttemptReport>) -> Self {
+        match report.ended {
+            Ended::Panicked { .. } => Self::Panicked(report),
+            Ended::Neighbour | Ended::HostLost(_) => Self::Lost(report),
+            _ => Self::Crashed(report),
         }
     }
 }
@@ -390,31 +388,31 @@ impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Failed(failure) => write!(f, "the task failed: {failure}"),
-            Self::Panicked(certificate) => write!(f, "the task panicked: {}", Known(certificate)),
-            Self::Crashed(certificate) => write!(f, "the task crashed: {certificate}"),
+            Self::Panicked(report) => write!(f, "the task panicked: {}", Known(report)),
+            Self::Crashed(report) => write!(f, "the task crashed: {report}"),
             Self::TimedOut(TimedOut::Queue(after)) => {
                 write!(f, "the call waited for {after:?} without a free worker")
             }
             Self::TimedOut(TimedOut::NoWorker(after)) => {
                 write!(f, "the call waited for {after:?}, and no worker serves it")
             }
-            Self::TimedOut(TimedOut::Run(certificate)) => {
-                write!(f, "the task timed out: {}", Known(certificate))
+            Self::TimedOut(TimedOut::Run(report)) => {
+                write!(f, "the task timed out: {}", Known(report))
             }
             Self::Cancelled(Cancelled {
                 reason,
-                certificate: Some(certificate),
+                report: Some(report),
             }) => {
                 write!(
                     f,
                     "the call was cancelled ({}): {}",
                     one_line(reason, REASON_BYTES_MAX),
-                    Known(certificate)
+                    Known(report)
                 )
             }
             Self::Cancelled(Cancelled {
                 reason,
-                certificate: None,
+                report: None,
             }) => {
                 write!(
                     f,
@@ -427,8 +425,8 @@ impl fmt::Display for CallError {
                 "every worker passed: {}",
                 one_line(&reasons.join("; "), MESSAGE_BYTES_MAX)
             ),
-            Self::Lost(certificate) => {
-                write!(f, "the call was lost with its worker: {certificate}")
+            Self::Lost(report) => {
+                write!(f, "the call was lost with its worker: {report}")
             }
             Self::Rejected(_) => f.write_str("the call was rejected"),
         }

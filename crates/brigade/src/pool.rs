@@ -60,7 +60,7 @@ pub(crate) use worker_conn::read_host_message;
 pub use builder::{Builder, Neighbours};
 pub use count::WorkerCount;
 pub use events::Events;
-pub use handle::{Handle, ProgressStream};
+pub use handle::{CallHandle, ProgressStream};
 pub use map::Map;
 pub use queue::Order;
 pub use stats::{Stats, Times, WorkerInfo, WorkerState};
@@ -191,13 +191,13 @@ impl Pool {
 
     /// Makes a call. It starts now: at once if a worker is free, otherwise in its turn. Where the
     /// queue is full, it waits for room while the handle is awaited.
-    pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> Handle<T> {
+    pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> CallHandle<T> {
         let (shared, codec) = (self.shared(), call.request.codec);
         let cell = Arc::new(Cell::default());
         match shared.admit(call.request, &cell) {
-            Admission::Admitted(id) => Handle::inside(Arc::clone(shared), cell, codec, id),
-            Admission::Full(request) => Handle::outside(Arc::clone(shared), cell, request),
-            Admission::Refused(error) => Handle::refused(Arc::clone(shared), codec, error),
+            Admission::Admitted(id) => CallHandle::inside(Arc::clone(shared), cell, codec, id),
+            Admission::Full(request) => CallHandle::outside(Arc::clone(shared), cell, request),
+            Admission::Refused(error) => CallHandle::refused(Arc::clone(shared), codec, error),
         }
     }
 
@@ -207,11 +207,11 @@ impl Pool {
     ///
     /// `QueueFull`, and whatever else keeps the call from being made (`Closed`, `TooLarge`,
     /// `Encode` ..).
-    pub fn try_call<T: DeserializeOwned>(&self, call: Call<T>) -> Result<Handle<T>, Error> {
+    pub fn try_call<T: DeserializeOwned>(&self, call: Call<T>) -> Result<CallHandle<T>, Error> {
         let (shared, codec) = (self.shared(), call.request.codec);
         let cell = Arc::new(Cell::default());
         match shared.admit(call.request, &cell) {
-            Admission::Admitted(id) => Ok(Handle::inside(Arc::clone(shared), cell, codec, id)),
+            Admission::Admitted(id) => Ok(CallHandle::inside(Arc::clone(shared), cell, codec, id)),
             Admission::Full(_) => {
                 let text = format!(
                     "queue a call: {} are waiting already (Builder::queue_max)",
@@ -229,7 +229,7 @@ impl Pool {
     /// It needs no registration. Workers must be the same build of this program, as they are unless
     /// [`Builder::program`] says otherwise; then the call ends as `OtherBuild`. For options, or
     /// values in another format, make the call with [`Call::of`] and [`Call::of_json`].
-    pub fn run<F, A>(&self, function: F, args: A) -> Handle<F::Output>
+    pub fn run<F, A>(&self, function: F, args: A) -> CallHandle<F::Output>
     where
         A: Args,
         F: Function<A>,

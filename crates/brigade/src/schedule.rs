@@ -350,7 +350,7 @@ impl Due {
 pub(crate) fn tell_skipped(name: &str, tick: i64, job: &JobId) {
     let tick = in_words(tick);
     tracing::warn!(schedule = name, tick, %job, "skipped a tick: there is a job with its unique \
-        mark already");
+        key already");
 }
 
 /// For logs: RFC 3339.

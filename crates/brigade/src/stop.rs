@@ -21,16 +21,16 @@ use crate::shutdown::spawn_thread;
 static SIGNALS: OnceLock<Option<watch::Receiver<u32>>> = OnceLock::new();
 
 /// A future of the first SIGINT or SIGTERM, see [`stop_signal`]. Cancel safe.
-#[must_use = "it is a future: await it, or give it to Worker::run_until"]
+#[must_use = "it is a future: await it, or give it to Consumer::run_until"]
 pub struct StopSignal(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
 
 /// Ends when this process gets its first SIGINT (Ctrl-C) or SIGTERM; at once if it has had one
 /// since this was called first. From that call on, these signals do not end the process by
 /// themselves any more. Any number of these futures may wait, on any runtime:
 ///
-/// - `broker.worker().run_until(brigade::stop_signal())` drains at the first signal, and at the
+/// - `broker.consumer().run_until(brigade::stop_signal())` drains at the first signal, and at the
 ///   second it [is
-///   killed](https://docs.rs/brigade/latest/brigade/struct.WorkerHandle.html#method.kill) and its
+///   killed](https://docs.rs/brigade/latest/brigade/struct.ConsumerHandle.html#method.kill) and its
 ///   jobs are given back.
 /// - `axum::serve(listener, app).with_graceful_shutdown(brigade::stop_signal())`
 /// - in `tokio::select! { () = brigade::stop_signal() => .., .. }`

@@ -40,7 +40,7 @@
 //!
 //! A test of one task alone needs no broker: [`Call::run_here`](crate::Call::run_here). A test with
 //! worker processes has [`test_workers!`](crate::test_workers) at the top of its file and ends with
-//! `broker.worker().on(&pool).run_until_empty()`.
+//! `broker.consumer().on(&pool).run_until_empty()`.
 //!
 //! All functions here panic where something is wrong, as a test would.
 
@@ -74,7 +74,7 @@ pub async fn broker() -> Broker {
 ///
 /// If this program has no task.
 pub async fn drain(broker: &Broker) -> Served {
-    let worker = broker.worker().in_process().until_nothing_is_due();
+    let worker = broker.consumer().in_process().until_nothing_is_due();
     worker
         .run_until(pending::<()>())
         .await

@@ -106,7 +106,7 @@ pub enum Why {
     },
     /// No consumer that got it could run it, so far: they did not know its task, or its arguments
     /// did not fit. It is offered again until a consumer can, or until its time for that is over
-    /// ([`Worker::unserved_timeout`](crate::Worker::unserved_timeout)).
+    /// ([`Consumer::unserved_timeout`](crate::Consumer::unserved_timeout)).
     Unserved {
         /// How often it was given back, since when.
         #[serde(flatten)]

@@ -305,12 +305,12 @@ async fn overflow() -> ExitCode {
     calls.push(overflow_in_a_blocking_thread());
     for call in calls {
         let error = pool.call(call).await.expect_err("it overflows");
-        let certificate = error.certificate().expect("the process ended");
-        let said = certificate.stderr.contains("has overflowed its stack");
+        let report = error.report().expect("the process ended");
+        let said = report.stderr.contains("has overflowed its stack");
         println!(
             "{}, {:?}, {said}",
-            certificate.ended,
-            certificate.thread.as_deref().unwrap_or_default()
+            report.ended,
+            report.thread.as_deref().unwrap_or_default()
         );
     }
     ExitCode::SUCCESS

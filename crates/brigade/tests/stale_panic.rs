@@ -1,4 +1,4 @@
-//! A certificate tells of its own attempt only.
+//! A report tells of its own attempt only.
 
 use brigade::{CallError, Ended, Exit, Pool, task};
 
@@ -37,9 +37,9 @@ async fn an_abort_is_not_blamed_on_the_panic_of_an_earlier_call() {
         "{panicked:?}"
     );
     match pool.call(aborts().capture(CAPTURE_BYTES)).await {
-        Err(CallError::Crashed(certificate)) => {
+        Err(CallError::Crashed(report)) => {
             assert_eq!(
-                (certificate.ended, certificate.exit),
+                (report.ended, report.exit),
                 (Ended::Signalled, Some(Exit::Signal(6)))
             );
         }
@@ -55,12 +55,9 @@ async fn an_abort_by_a_panic_is_told_as_that_panic() {
         .call(panics_while_it_unwinds().capture(CAPTURE_BYTES))
         .await
     {
-        Err(CallError::Panicked(certificate)) => {
-            assert_eq!(certificate.exit, Some(Exit::Signal(6)));
-            assert!(
-                matches!(certificate.ended, Ended::Panicked { .. }),
-                "{certificate:?}"
-            );
+        Err(CallError::Panicked(report)) => {
+            assert_eq!(report.exit, Some(Exit::Signal(6)));
+            assert!(matches!(report.ended, Ended::Panicked { .. }), "{report:?}");
         }
         other => panic!("{other:?}"),
     }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use brigade::{Broker, Cancelling, JobId, JobState, Stopped};
+use brigade::{Broker, CancelOutcome, JobId, JobState, Stopped};
 use futures_util::future::try_join_all;
 use serde_json::json;
 use tokio::time::timeout;
@@ -41,7 +41,7 @@ pub(crate) struct Cancel {
 /// What a cancel came to.
 #[derive(Clone, Debug)]
 enum Came {
-    To(Cancelling),
+    To(CancelOutcome),
     Stopped(Stopped),
     /// It was asked, and runs on.
     NotYet,
@@ -68,7 +68,7 @@ impl Cancel {
             () => exit::found(
                 !came
                     .iter()
-                    .any(|came| matches!(came, Came::To(Cancelling::Nothing))),
+                    .any(|came| matches!(came, Came::To(CancelOutcome::Nothing))),
             ),
         })
     }
@@ -86,15 +86,15 @@ impl Cancel {
                 Err(_) => return Ok(Came::NotYet),
             },
         };
-        Ok(stopped.map_or(Came::To(Cancelling::Nothing), Came::Stopped))
+        Ok(stopped.map_or(Came::To(CancelOutcome::Nothing), Came::Stopped))
     }
 }
 
 impl Came {
     fn tell(&self, id: &str, state: Option<JobState>) -> anyhow::Result<()> {
         let line = match self {
-            Self::To(Cancelling::Asked) => format!("asked the worker of job {id} to stop it"),
-            Self::To(Cancelling::Nothing) => {
+            Self::To(CancelOutcome::Asked) => format!("asked the worker of job {id} to stop it"),
+            Self::To(CancelOutcome::Nothing) => {
                 note!("nothing to cancel: {}", nothing(id, state));
                 return Ok(());
             }
@@ -120,11 +120,11 @@ impl Came {
     fn document(&self, id: &str, state: Option<JobState>) -> anyhow::Result<()> {
         let (answer, receipt) = match self {
             Self::To(answer) => (*answer, None),
-            Self::NotYet => (Cancelling::Asked, None),
+            Self::NotYet => (CancelOutcome::Asked, None),
             Self::Stopped(stopped) if stopped.state == Some(JobState::Cancelled) => {
-                (Cancelling::Cancelled, stopped.receipt.as_ref())
+                (CancelOutcome::Cancelled, stopped.receipt.as_ref())
             }
-            Self::Stopped(_) => (Cancelling::Asked, None),
+            Self::Stopped(_) => (CancelOutcome::Asked, None),
         };
         show::json(
             &json!({ "id": id, "answer": answer, "state": state, "stop": receipt.map(StopDocument::new) }),

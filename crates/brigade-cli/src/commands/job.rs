@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use brigade::{AttemptRecord, Broker, Edit, JobId, JobInfo, JobState, Waits};
+use brigade::{AttemptRecord, Broker, Edit, JobId, JobInfo, JobState, Parents};
 use serde_json::json;
 
 use crate::connection::Globals;
@@ -69,10 +69,10 @@ fn show_one(job: &JobInfo) -> anyhow::Result<()> {
     text("label", job.label.as_deref())?;
     field("state", &job.state.to_string())?;
     text("reason", job.reason.as_deref())?;
-    job.waits
+    job.parents
         .as_ref()
-        .map_or(Ok(()), |waits| field("waits for", &waits_for(waits)))?;
-    text("then", job.next.as_ref().map(JobId::as_str))?;
+        .map_or(Ok(()), |parents| field("waits for", &waits_for(parents)))?;
+    text("then", job.dependent.as_ref().map(JobId::as_str))?;
     field("payload", &show::readable_json(&job.payload))?;
     job.result.as_deref().map_or(Ok(()), |result| {
         field("result", &show::readable_json(result))
@@ -106,18 +106,18 @@ fn show_one(job: &JobInfo) -> anyhow::Result<()> {
 }
 
 /// How far the jobs are that a job waits for.
-fn waits_for(waits: &Waits) -> String {
-    let Waits {
-        members,
+fn waits_for(parents: &Parents) -> String {
+    let Parents {
+        total,
         settled,
         missed,
-        jobs,
+        unsettled,
         ..
-    } = waits;
-    let open = members.saturating_sub(*settled) as usize;
-    let mut text = format!("{members} jobs, {settled} settled, {missed} of those not done");
-    if !jobs.is_empty() {
-        let ids: Vec<&str> = jobs.iter().map(JobId::as_str).collect();
+    } = parents;
+    let open = total.saturating_sub(*settled) as usize;
+    let mut text = format!("{total} jobs, {settled} settled, {missed} of those not done");
+    if !unsettled.is_empty() {
+        let ids: Vec<&str> = unsettled.iter().map(JobId::as_str).collect();
         let more = if open > ids.len() { ", .." } else { "" };
         text.push_str(&format!("; open: {}{more}", ids.join(", ")));
     }
@@ -138,18 +138,18 @@ fn show_attempt(record: &AttemptRecord) -> anyhow::Result<()> {
     if let Some(stop) = &record.stop {
         show::line(&format!("      {stop}"))?;
     }
-    let Some(certificate) = &record.certificate else {
+    let Some(report) = &record.report else {
         return Ok(());
     };
-    show::line(&format!("      {}", escape(&certificate.to_string())))?;
-    if let Some((part, text)) = &certificate.progress {
+    show::line(&format!("      {}", escape(&report.to_string())))?;
+    if let Some((part, text)) = &report.progress {
         show::line(&format!(
             "      progress: {:.0} % {}",
             part * 100.0,
             escape(text)
         ))?;
     }
-    let lines: Vec<&str> = certificate.stderr.lines().collect();
+    let lines: Vec<&str> = report.stderr.lines().collect();
     for line in &lines[lines.len().saturating_sub(STDERR_LINES_MAX)..] {
         show::line(&format!("      stderr: {}", escape(line)))?;
     }

@@ -5,7 +5,7 @@ mod bulk;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use brigade::{Job, Pushed, Queue, Retry};
+use brigade::{Job, PushOutcome, Queue, Retry};
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -64,11 +64,11 @@ pub(super) struct JobOptions {
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
 
-    /// Push nothing while a job with this mark is not settled; its id is printed instead
-    #[arg(long, value_name = "MARK")]
+    /// Push nothing while a job with this unique key is not settled; its id is printed instead
+    #[arg(long, value_name = "KEY")]
     unique: Option<String>,
 
-    /// The mark holds for this long after the push even if the job is settled before
+    /// The unique key holds for this long after the push even if the job is settled before
     #[arg(long, value_name = "TIME", value_parser = times::duration, requires = "unique")]
     unique_for: Option<Duration>,
 
@@ -123,10 +123,10 @@ impl JobOptions {
         if let Some(key) = &self.key {
             job = job.key(key.as_str());
         }
-        if let Some(mark) = &self.unique {
+        if let Some(key) = &self.unique {
             job = match self.unique_for {
-                Some(period) => job.unique_for(mark.as_str(), period),
-                None => job.unique(mark.as_str()),
+                Some(period) => job.unique_for(key.as_str(), period),
+                None => job.unique(key.as_str()),
             };
         }
         if let Some(partition) = &self.partition {
@@ -170,12 +170,12 @@ impl Push {
         let broker = globals.connect().await?;
         let job = job_of(&broker.queue(self.queue), payload, &self.options)?;
         let pushed = broker.push(job).await?;
-        let duplicate = matches!(pushed, Pushed::Duplicate(_));
+        let duplicate = matches!(pushed, PushOutcome::Duplicate(_));
         if globals.json {
             show::json(&json!({ "id": pushed.id(), "duplicate": duplicate }))?;
         } else {
             if duplicate {
-                note!("nothing pushed, there is a job with this mark");
+                note!("nothing pushed, there is a job with this unique key");
             }
             show::line(pushed.id().as_str())?;
         }

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::certificate::Certificate;
+use crate::attempt_report::AttemptReport;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Cancelled, Failure, TimedOut, shorten};
 
@@ -22,7 +22,7 @@ pub(crate) struct Answer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     failure: Option<Box<Failure>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    certificate: Option<Box<Certificate>>,
+    report: Option<Box<AttemptReport>>,
     /// Of those that passed, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     reasons: Vec<String>,
@@ -37,7 +37,7 @@ impl Answer {
             kind: kind.replace(' ', "-"),
             message: message.into(),
             failure: None,
-            certificate: None,
+            report: None,
             reasons: Vec::new(),
             error: None,
         }
@@ -45,7 +45,7 @@ impl Answer {
 
     pub(crate) fn of(error: &CallError) -> Self {
         let answer = Self::new(error.outcome(), error.to_string());
-        let certificate = || error.certificate().cloned().map(Box::new);
+        let report = || error.report().cloned().map(Box::new);
         match error {
             CallError::Failed(failure) => Self {
                 message: failure.message.clone(),
@@ -63,14 +63,14 @@ impl Answer {
             },
             CallError::Cancelled(cancelled) => Self {
                 message: cancelled.reason.clone(),
-                certificate: certificate(),
+                report: report(),
                 ..answer
             },
             CallError::Panicked(_)
             | CallError::Crashed(_)
             | CallError::TimedOut(_)
             | CallError::Lost(_) => Self {
-                certificate: certificate(),
+                report: report(),
                 ..answer
             },
         }
@@ -86,7 +86,7 @@ impl Answer {
         Self {
             message,
             failure: None,
-            certificate: None,
+            report: None,
             reasons: Vec::new(),
             ..self
         }
@@ -115,15 +115,15 @@ impl Answer {
         expect(dead_code, reason = "only RabbitMQ brings answers")
     )]
     pub(crate) fn into_error(self) -> CallError {
-        let (message, certificate) = (self.message, self.certificate);
-        match (self.kind.as_str(), certificate) {
-            ("panicked", Some(certificate)) => CallError::Panicked(certificate),
-            ("crashed", Some(certificate)) => CallError::Crashed(certificate),
-            ("lost", Some(certificate)) => CallError::Lost(certificate),
-            ("timed-out", Some(certificate)) => CallError::TimedOut(TimedOut::Run(certificate)),
-            ("cancelled", certificate) => CallError::Cancelled(Cancelled {
+        let (message, report) = (self.message, self.report);
+        match (self.kind.as_str(), report) {
+            ("panicked", Some(report)) => CallError::Panicked(report),
+            ("crashed", Some(report)) => CallError::Crashed(report),
+            ("lost", Some(report)) => CallError::Lost(report),
+            ("timed-out", Some(report)) => CallError::TimedOut(TimedOut::Run(report)),
+            ("cancelled", report) => CallError::Cancelled(Cancelled {
                 reason: message,
-                certificate,
+                report,
             }),
             ("passed", _) if self.reasons.is_empty() => CallError::Passed(vec![message]),
             ("passed", _) => CallError::Passed(self.reasons),
@@ -192,7 +192,7 @@ mod tests {
                     && std::error::Error::source(&back).unwrap().to_string() == "not that"
             );
         }
-        let cancelled = CallError::Cancelled(Cancelled::without_certificate("enough"));
+        let cancelled = CallError::Cancelled(Cancelled::without_report("enough"));
         assert!(
             matches!(there_and_back(&cancelled), CallError::Cancelled(cancelled) if cancelled.reason == "enough")
         );

@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::admission::{check_job, check_name};
 use super::redact::{redact, split_scheme};
 use super::{
-    Backend, Cancelling, Cancels, Capabilities, Edit, Lease, LeaseAsk, Leased, Order, Ordered,
-    Pushed, Query, QueueCounts, Queues, Stopped, TakenJob, Terms, ToJob, View,
+    Backend, CancelOutcome, Cancels, Capabilities, Edit, Lease, LeaseAsk, Leased, Order, Ordered,
+    PushOutcome, Query, QueueCounts, Queues, Stopped, TakenJob, Terms, ToJob, View,
 };
-use crate::certificate::{Receipt, Step};
+use crate::attempt_report::{Step, StopReceipt};
 use crate::clock::FAR;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
@@ -180,7 +180,7 @@ impl Broker {
     ///
     /// `TooLarge`, `Decode` for a payload that is not JSON, and what the broker says. Then nothing
     /// was stored.
-    pub async fn push(&self, job: impl ToJob) -> Result<Pushed, Error> {
+    pub async fn push(&self, job: impl ToJob) -> Result<PushOutcome, Error> {
         let mut pushed = self.push_many(vec![job.to_job()?]).await?;
         pushed
             .pop()
@@ -192,7 +192,7 @@ impl Broker {
     /// # Errors
     ///
     /// As [`push`](Broker::push).
-    pub async fn push_many(&self, jobs: Vec<Job>) -> Result<Vec<Pushed>, Error> {
+    pub async fn push_many(&self, jobs: Vec<Job>) -> Result<Vec<PushOutcome>, Error> {
         let max = self.capabilities().payload_bytes_max;
         jobs.iter().try_for_each(|job| check_job(job, max))?;
         self.backend.push(jobs).await
@@ -283,19 +283,19 @@ impl Broker {
     /// # Errors
     ///
     /// What the broker says.
-    pub async fn cancel(&self, id: &JobId, reason: &str) -> Result<Cancelling, Error> {
+    pub async fn cancel(&self, id: &JobId, reason: &str) -> Result<CancelOutcome, Error> {
         Ok(
             match self
                 .backend
                 .order(Order::Cancel(id.clone(), reason.to_owned()))
                 .await?
             {
-                Ordered::Changed(_) => Cancelling::Cancelled,
-                Ordered::Asked => Cancelling::Asked,
+                Ordered::Changed(_) => CancelOutcome::Cancelled,
+                Ordered::Asked => CancelOutcome::Asked,
                 Ordered::Nothing
                 | Ordered::Retried(_)
                 | Ordered::Scheduled(_)
-                | Ordered::Managed { .. } => Cancelling::Nothing,
+                | Ordered::Managed { .. } => CancelOutcome::Nothing,
             },
         )
     }
@@ -316,9 +316,9 @@ impl Broker {
     pub async fn stop(&self, id: &JobId, reason: &str) -> Result<Option<Stopped>, Error> {
         let began = Instant::now();
         let receipt = match self.cancel(id, reason).await? {
-            Cancelling::Nothing => return Ok(None),
-            Cancelling::Cancelled => Some(Receipt::new(Step::NotStarted, Duration::ZERO)),
-            Cancelling::Asked => None,
+            CancelOutcome::Nothing => return Ok(None),
+            CancelOutcome::Cancelled => Some(StopReceipt::new(Step::NotStarted, Duration::ZERO)),
+            CancelOutcome::Asked => None,
         };
         let ended = self.wait(id).await?;
         let (state, last) =
@@ -326,12 +326,11 @@ impl Broker {
         let last = last.filter(|record| {
             state == Some(JobState::Cancelled) && record.kind == AttemptKind::Cancelled
         });
-        let (stop, certificate) =
-            last.map_or((None, None), |record| (record.stop, record.certificate));
+        let (stop, report) = last.map_or((None, None), |record| (record.stop, record.report));
         Ok(Some(Stopped {
             state,
             receipt: receipt.or(stop),
-            certificate,
+            report,
             took: began.elapsed(),
         }))
     }
@@ -343,7 +342,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// `Duplicate` if its unique mark, or that of one that would wait again, has been taken by
+    /// `Duplicate` if its unique key, or that of one that would wait again, has been taken by
     /// another job; what the broker says.
     pub async fn retry(&self, id: &JobId) -> Result<bool, Error> {
         Ok(self.retry_with(id, Edit::new()).await?.is_some())

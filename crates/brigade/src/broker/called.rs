@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::calling::Caller;
-use super::{Broker, Order, Ordered, Pushed};
+use super::broker_call::Caller;
+use super::{Broker, Order, Ordered, PushOutcome};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobInfo, JobState};
@@ -20,10 +20,10 @@ pub(crate) const RESULT_KEPT: Duration = Duration::from_secs(60);
 impl Broker {
     /// The result of the job that `push` gives the id of, as its caller is told it. Dropping the
     /// future cancels the job, also while the push is on its way, unless it is another's: a job
-    /// that had its unique mark already.
+    /// that had its unique key already.
     pub(crate) async fn result_of<T: DeserializeOwned>(
         &self,
-        push: impl Future<Output = Result<Pushed, Error>> + Send + 'static,
+        push: impl Future<Output = Result<PushOutcome, Error>> + Send + 'static,
         wait: Option<Duration>,
         asks: &Caller,
     ) -> Result<T, CallError> {
@@ -51,7 +51,7 @@ impl Broker {
             JobState::Done => {
                 Ok(Codec::Json.decode(ended.result.as_deref().unwrap_or("null").as_bytes())?)
             }
-            JobState::Cancelled => Err(CallError::Cancelled(Cancelled::without_certificate(
+            JobState::Cancelled => Err(CallError::Cancelled(Cancelled::without_report(
                 ended.reason.unwrap_or_default(),
             ))),
             _ => Err(CallError::Failed(Box::new(Failure::new(
@@ -137,7 +137,7 @@ enum Awaited {
     /// It has ended, or is not ours to cancel.
     Nothing,
     /// It may be stored already: only the end of the push tells.
-    Pushing(Pin<Box<dyn Future<Output = Result<Pushed, Error>> + Send>>),
+    Pushing(Pin<Box<dyn Future<Output = Result<PushOutcome, Error>> + Send>>),
     Pushed(JobId),
 }
 
@@ -145,15 +145,15 @@ impl Awaiting {
     async fn pushed(&mut self) -> Result<JobId, Error> {
         let pushed = match &mut self.job {
             Awaited::Pushing(push) => push.await,
-            Awaited::Pushed(id) => Ok(Pushed::New(id.clone())),
+            Awaited::Pushed(id) => Ok(PushOutcome::New(id.clone())),
             Awaited::Nothing => Err(Error::new(
                 ErrorKind::Protocol,
                 "wait for a push that has ended",
             )),
         };
         self.job = match &pushed {
-            Ok(Pushed::New(id)) => Awaited::Pushed(id.clone()),
-            Ok(Pushed::Duplicate(_)) | Err(_) => Awaited::Nothing,
+            Ok(PushOutcome::New(id)) => Awaited::Pushed(id.clone()),
+            Ok(PushOutcome::Duplicate(_)) | Err(_) => Awaited::Nothing,
         };
         pushed.map(|pushed| pushed.id().clone())
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{AskedCancel, Cancels, Ending, Leased, Settled, Settlement};
-use crate::certificate::Receipt;
+use crate::attempt_report::StopReceipt;
 use crate::codec::Codec;
 use crate::error::Error;
 use crate::job::{AttemptKind, JobId, RetryPolicy};
@@ -183,7 +183,7 @@ impl Lease {
         self.end(Ending::Fail {
             kind: AttemptKind::Failed,
             reason,
-            certificate: None,
+            report: None,
             retry_in: None,
             permanent: false,
             policy: RetryPolicy::default(),
@@ -205,7 +205,7 @@ impl Lease {
         self.end(Ending::Fail {
             kind: AttemptKind::Failed,
             reason,
-            certificate: None,
+            report: None,
             retry_in: Some(after),
             permanent: false,
             policy: RetryPolicy::default(),
@@ -284,7 +284,7 @@ impl Lease {
         self.end(Ending::Cancelled {
             reason: reason.to_string(),
             stop: None,
-            certificate: None,
+            report: None,
         })
         .await
     }
@@ -298,12 +298,12 @@ impl Lease {
     pub async fn cancelled_by(
         self,
         reason: impl fmt::Display,
-        stop: Receipt,
+        stop: StopReceipt,
     ) -> Result<Settled, Error> {
         self.end(Ending::Cancelled {
             reason: reason.to_string(),
             stop: Some(stop),
-            certificate: None,
+            report: None,
         })
         .await
     }

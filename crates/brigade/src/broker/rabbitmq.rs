@@ -80,7 +80,7 @@ use self::url::Place;
 use super::api::Clock;
 use super::{
     Answering, Backend, CallCounts, Capabilities, DirectCall, LeaseAsk, Leased, Order, Ordered,
-    Pushed, Query, Reply, Settled, Settlement, Turn, View,
+    PushOutcome, Query, Reply, Settled, Settlement, Turn, View,
 };
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId};
@@ -300,7 +300,7 @@ impl Backend for RabbitMq {
         }
     }
 
-    fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<Pushed>> {
+    fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<PushOutcome>> {
         Box::pin(async move { self.0.push(jobs).await })
     }
 

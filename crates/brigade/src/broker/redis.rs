@@ -46,8 +46,8 @@ use self::settle::{Endings, settled};
 use self::wake::Wake;
 use super::api::Clock;
 use super::{
-    Backend, Capabilities, Convoy, Ending, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply,
-    Settled, Settlement, View,
+    Backend, Capabilities, Convoy, Ending, LeaseAsk, Leased, Order, Ordered, PushOutcome, Query,
+    Reply, Settled, Settlement, View,
 };
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
@@ -153,7 +153,7 @@ impl Backend for Redis {
         }
     }
 
-    fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<Pushed>> {
+    fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<PushOutcome>> {
         Box::pin(async move {
             let Some(first) = jobs.first() else {
                 return Ok(Vec::new());

@@ -77,7 +77,7 @@ impl Broker {
     /// It is in no group, see [`set_schedules`](Broker::set_schedules), which sets all schedules of
     /// a program.
     ///
-    /// If the job has a unique mark, a tick that comes while one with that mark is not settled
+    /// If the job has a unique key, a tick that comes while one with that key is not settled
     /// pushes nothing.
     ///
     /// ```

@@ -49,7 +49,7 @@ use self::sweep::STEP_PAUSE;
 use self::wake::Wake;
 use super::api::Clock;
 use super::{
-    Backend, Capabilities, LeaseAsk, Leased, Order, Ordered, Pushed, Query, Reply, Settled,
+    Backend, Capabilities, LeaseAsk, Leased, Order, Ordered, PushOutcome, Query, Reply, Settled,
     Settlement, Terms, View,
 };
 use crate::clock::later;
@@ -86,7 +86,7 @@ pub(super) async fn connect(rest: &str, clock: Clock) -> Result<Arc<dyn Backend>
 }
 
 /// Pushes within a transaction of the application's own.
-pub(super) fn push_in(connection: &rusqlite::Connection, job: &Job) -> Result<Pushed, Error> {
+pub(super) fn push_in(connection: &rusqlite::Connection, job: &Job) -> Result<PushOutcome, Error> {
     super::admission::check_job(job, PAYLOAD_BYTES_MAX)?;
     if schema::version(connection)? != schema::VERSION {
         let text = "push within a transaction of a file without jobs of this version: open it \
@@ -156,7 +156,7 @@ impl Backend for Sqlite {
         }
     }
 
-    fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<Pushed>> {
+    fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<PushOutcome>> {
         Box::pin(self.lane.run(Access::Write(Synced::Now), move |store| {
             store.push_all(&jobs)
         }))

@@ -1,7 +1,7 @@
 //! What can be pushed: jobs, and calls of tasks.
 
 #[cfg(feature = "sqlite")]
-use super::Pushed;
+use super::PushOutcome;
 use crate::call::{Call, CallOptions, Target};
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobOptions};
@@ -43,7 +43,7 @@ pub trait ToJob {
     /// As [`Broker::push`](crate::Broker::push), and `Unsupported` if the file has no jobs or is of
     /// another version. Then nothing was added to the transaction.
     #[cfg(feature = "sqlite")]
-    fn push_in(self, transaction: &rusqlite::Connection) -> Result<Pushed, Error>
+    fn push_in(self, transaction: &rusqlite::Connection) -> Result<PushOutcome, Error>
     where
         Self: Sized,
     {

@@ -1,7 +1,7 @@
 //! Turns: of all processes that want one of the same name, one has it at a time.
 //!
 //! A broker may know how to give them ([`Backend::turn`](super::Backend::turn)). Otherwise the turn
-//! is a job with a unique mark in a queue of its own: whoever holds its lease has the turn, and
+//! is a job with a unique key in a queue of its own: whoever holds its lease has the turn, and
 //! gives it back. A process that dies loses its lease.
 
 use std::time::Duration;
@@ -45,7 +45,7 @@ impl Broker {
         if !self.capabilities().unique {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                "wait for a turn: this broker has neither turns nor unique marks",
+                "wait for a turn: this broker has neither turns nor unique keys",
             ));
         }
         let name = format!("brigade.turn.{queue}");

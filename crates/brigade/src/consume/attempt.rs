@@ -22,7 +22,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::consumer::Consumer;
+use super::consumer::RunningConsumer;
 use super::ending::{Ended, Why, ending_of};
 use super::here::Here;
 use crate::broker::{Answer, Backend, Leased};
@@ -34,7 +34,7 @@ use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, RetryPolicy};
 use crate::job_context::JobContext;
 use crate::outcome::{CallError, Cancelled, Failure};
-use crate::pool::{Handle, ProgressStream};
+use crate::pool::{CallHandle, ProgressStream};
 use crate::progress::Progress;
 use crate::registry::{self, TaskEntry};
 use crate::sync::lock;
@@ -60,7 +60,7 @@ pub(super) struct Held {
 
 /// A held job: let go when this is dropped.
 pub(super) struct Hold {
-    consumer: Arc<Consumer>,
+    consumer: Arc<RunningConsumer>,
     pub(super) number: u64,
     pub(super) stop: CancellationToken,
     pub(super) lost: CancellationToken,
@@ -76,7 +76,7 @@ impl Drop for Hold {
 
 /// An attempt on its way.
 enum Attempt {
-    InPool(Handle<Box<RawValue>>),
+    InPool(CallHandle<Box<RawValue>>),
     Here(Box<Call<Box<RawValue>>>),
     /// Begins when nothing else is held here; one at a time.
     Alone(Box<Call<Box<RawValue>>>, OwnedSemaphorePermit),
@@ -110,7 +110,7 @@ impl Sink for Teller {
     }
 }
 
-impl Consumer {
+impl RunningConsumer {
     /// Takes a job into our hands and has its attempt begin: here, so that attempts stand in the
     /// pool's queue in the order of their leases.
     pub(super) fn attend(self: &Arc<Self>, leased: Leased, permit: OwnedSemaphorePermit) {
@@ -313,7 +313,7 @@ impl Consumer {
 
     async fn run_in_pool(
         &self,
-        mut handle: Handle<Box<RawValue>>,
+        mut handle: CallHandle<Box<RawValue>>,
         leased: &Leased,
         hold: &Hold,
     ) -> Ended {
@@ -352,7 +352,7 @@ impl Consumer {
         let instead = tokio::select! {
             biased;
             outcome = here.ended() => return Ended::of(outcome),
-            () = hold.stop.cancelled() => CallError::Cancelled(Cancelled::without_certificate("stopped at its next await")),
+            () = hold.stop.cancelled() => CallError::Cancelled(Cancelled::without_report("stopped at its next await")),
             () = sleep(timeout) => {
                 CallError::Failed(Box::new(Failure::new(format_args!("it ran for longer than its \
                     timeout of {timeout:?}"))))

@@ -14,7 +14,7 @@ use super::control::Control;
 use super::ending::Policy;
 use super::reload::Serving;
 use super::turns::Turns;
-use super::{Place, Served, Until, Worker};
+use super::{Consumer, Place, Served, Until};
 use crate::broker::{Backend, Broker, Leased};
 use crate::error::{Error, ErrorKind};
 use crate::pool::Pool;
@@ -26,7 +26,7 @@ use crate::shutdown::Scope;
 const UNTOLD_MAX: usize = 1024;
 
 /// A worker that runs.
-pub(super) struct Consumer {
+pub(super) struct RunningConsumer {
     pub(super) broker: Broker,
     pub(super) backend: Arc<dyn Backend>,
     /// Where attempts run; `None` for this very process.
@@ -64,8 +64,8 @@ pub(super) struct Running {
 impl Running {
     /// # Errors
     ///
-    /// As [`Worker::run_until`].
-    pub(super) async fn begin(worker: Worker) -> Result<Self, Error> {
+    /// As [`Consumer::run_until`].
+    pub(super) async fn begin(worker: Consumer) -> Result<Self, Error> {
         let here = || {
             Scope::current().ok_or_else(|| {
                 Error::new(
@@ -81,7 +81,7 @@ impl Running {
             Place::InProcess => (None, false),
         };
         let own = pool.clone().filter(|_| is_own);
-        let consumer = match Consumer::new(worker, pool, scope) {
+        let consumer = match RunningConsumer::new(worker, pool, scope) {
             Ok(consumer) => Arc::new(consumer),
             Err(error) => {
                 if let Some(own) = own {
@@ -132,8 +132,8 @@ async fn own_pool() -> Result<Pool, Error> {
     })
 }
 
-impl Consumer {
-    fn new(mut worker: Worker, pool: Option<Pool>, scope: Scope) -> Result<Self, Error> {
+impl RunningConsumer {
+    fn new(mut worker: Consumer, pool: Option<Pool>, scope: Scope) -> Result<Self, Error> {
         if let Some(error) = worker.wrong {
             return Err(error);
         }

@@ -1,4 +1,4 @@
-//! [`WorkerHandle`]: what a running worker can be told, and what it tells.
+//! [`ConsumerHandle`]: what a running worker can be told, and what it tells.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -11,15 +11,15 @@ use super::reload::Serving;
 use super::turns::Paused;
 use crate::sync::lock;
 
-/// Tells a running [`Worker`](crate::Worker) what to do: take it with
-/// [`Worker::handle`](crate::Worker::handle) before the worker runs. Cheap to clone.
+/// Tells a running [`Consumer`](crate::Consumer) what to do: take it with
+/// [`Consumer::handle`](crate::Consumer::handle) before the worker runs. Cheap to clone.
 #[derive(Clone)]
-pub struct WorkerHandle(pub(super) Arc<Control>);
+pub struct ConsumerHandle(pub(super) Arc<Control>);
 
 /// What a worker is doing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct WorkerStats {
+pub struct ConsumerStats {
     /// Jobs in its hands: they run, or wait for a worker process.
     pub held: usize,
     /// What it has done so far.
@@ -30,9 +30,9 @@ pub struct WorkerStats {
     pub draining: bool,
 }
 
-impl WorkerHandle {
+impl ConsumerHandle {
     /// Leases nothing more from this queue, in this worker alone, until
-    /// [`resume`](WorkerHandle::resume); what it has leased already runs.
+    /// [`resume`](ConsumerHandle::resume); what it has leased already runs.
     /// [`Queue::pause`](crate::Queue::pause) pauses it everywhere.
     pub fn pause(&self, queue: &str) {
         let mut state = lock(&self.0.state);
@@ -48,9 +48,9 @@ impl WorkerHandle {
     }
 
     /// What it is doing.
-    pub fn stats(&self) -> WorkerStats {
+    pub fn stats(&self) -> ConsumerStats {
         let state = lock(&self.0.state);
-        WorkerStats {
+        ConsumerStats {
             held: state.held,
             served: state.served,
             paused: state.paused.iter().map(ToString::to_string).collect(),
@@ -59,8 +59,8 @@ impl WorkerHandle {
     }
 
     /// Takes nothing new and lets what runs finish, for as long as
-    /// [`Worker::drain_timeout`](crate::Worker::drain_timeout) says: what the end of the future
-    /// given to [`Worker::run_until`](crate::Worker::run_until) does.
+    /// [`Consumer::drain_timeout`](crate::Consumer::drain_timeout) says: what the end of the future
+    /// given to [`Consumer::run_until`](crate::Consumer::run_until) does.
     pub fn drain(&self) {
         self.0.draining.cancel();
     }
@@ -73,9 +73,11 @@ impl WorkerHandle {
     }
 }
 
-impl fmt::Debug for WorkerHandle {
+impl fmt::Debug for ConsumerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("WorkerHandle").field(&self.stats()).finish()
+        f.debug_tuple("ConsumerHandle")
+            .field(&self.stats())
+            .finish()
     }
 }
 

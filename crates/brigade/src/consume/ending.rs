@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use serde_json::value::RawValue;
 
 use super::pause;
+use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::broker::{Ending, Leased};
-use crate::certificate::{Certificate, Receipt};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, RetryPolicy, Unserved};
 use crate::outcome::{CallError, Cancelled, RetryAdvice, TimedOut};
@@ -23,7 +23,7 @@ const NOT_NOW_PAUSE: Duration = Duration::from_secs(2);
 pub(super) struct Ended {
     pub(super) outcome: Result<Box<RawValue>, CallError>,
     /// How it was stopped, if it was.
-    receipt: Option<Receipt>,
+    receipt: Option<StopReceipt>,
     how: How,
 }
 
@@ -52,7 +52,7 @@ impl Ended {
     /// It was stopped, and how.
     pub(super) fn stopped(
         outcome: Result<Box<RawValue>, CallError>,
-        receipt: Option<Receipt>,
+        receipt: Option<StopReceipt>,
     ) -> Self {
         Self {
             receipt,
@@ -61,9 +61,7 @@ impl Ended {
     }
 
     pub(super) fn cancelled(reason: &str) -> Self {
-        Self::of(Err(CallError::Cancelled(Cancelled::without_certificate(
-            reason,
-        ))))
+        Self::of(Err(CallError::Cancelled(Cancelled::without_report(reason))))
     }
 
     pub(super) fn panicked(text: String) -> Self {
@@ -175,7 +173,7 @@ pub(super) fn ending_of(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<E
             return Some(Ending::Cancelled {
                 reason,
                 stop: ended.receipt,
-                certificate: cancelled.certificate,
+                report: cancelled.report,
             });
         }
         (Err(error), ..) => error,
@@ -185,7 +183,7 @@ pub(super) fn ending_of(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<E
         CallError::Failed(failure) => Ending::Fail {
             kind: AttemptKind::Failed,
             reason: failure.message.clone(),
-            certificate: None,
+            report: None,
             retry_in: if let RetryAdvice::In(pause) = failure.retry() {
                 Some(pause)
             } else {
@@ -194,15 +192,12 @@ pub(super) fn ending_of(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<E
             permanent: failure.retry() == RetryAdvice::Permanent,
             policy: policy.retries,
         },
-        CallError::Panicked(certificate) | CallError::TimedOut(TimedOut::Run(certificate)) => {
-            fail(AttemptKind::Failed, text, Some(certificate), policy.retries)
+        CallError::Panicked(report) | CallError::TimedOut(TimedOut::Run(report)) => {
+            fail(AttemptKind::Failed, text, Some(report), policy.retries)
         }
-        CallError::Crashed(certificate) => fail(
-            AttemptKind::Crashed,
-            text,
-            Some(certificate),
-            policy.retries,
-        ),
+        CallError::Crashed(report) => {
+            fail(AttemptKind::Crashed, text, Some(report), policy.retries)
+        }
         CallError::Passed(reasons) => {
             // A worker that passes everything must not spin.
             let after = if policy.passes {
@@ -230,13 +225,13 @@ pub(super) fn ending_of(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<E
 fn fail(
     kind: AttemptKind,
     reason: String,
-    certificate: Option<Box<Certificate>>,
+    report: Option<Box<AttemptReport>>,
     policy: RetryPolicy,
 ) -> Ending {
     Ending::Fail {
         kind,
         reason,
-        certificate,
+        report,
         retry_in: None,
         permanent: false,
         policy,

@@ -99,6 +99,6 @@ async fn run(
     tokio::select! {
         biased;
         outcome = run => outcome,
-        () = stop.cancelled() => Err(CallError::Cancelled(Cancelled::without_certificate("stopped at its next await"))),
+        () = stop.cancelled() => Err(CallError::Cancelled(Cancelled::without_report("stopped at its next await"))),
     }
 }

@@ -10,7 +10,7 @@ use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::consumer::Consumer;
+use super::consumer::RunningConsumer;
 use super::ending::Why;
 use super::{Until, pause};
 use crate::broker::{Ending, LeaseAsk, Queues, Settled, Settlement, Terms};
@@ -30,7 +30,7 @@ const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(20), Duration::f
 /// One wait for jobs.
 const LEASE_WAIT: Duration = Duration::from_secs(5);
 
-impl Consumer {
+impl RunningConsumer {
     /// Leases while there is room, until told to stop or, if so asked, until nothing is left.
     ///
     /// # Errors

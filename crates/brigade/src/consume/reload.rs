@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use super::WorkerHandle;
+use super::ConsumerHandle;
 use super::control::Control;
 use crate::broker::Broker;
 use crate::error::{Error, ErrorKind};
@@ -34,7 +34,7 @@ impl Serving {
     }
 }
 
-impl WorkerHandle {
+impl ConsumerHandle {
     /// Runs `load` while this worker takes nothing and nothing runs in it, and while no other
     /// worker of its queues does the same: call it in every process, and they load one after the
     /// other, while the others serve. What this worker runs already ends first; what it holds and

@@ -13,7 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
 use super::attempt::Hold;
-use super::consumer::Consumer;
+use super::consumer::RunningConsumer;
 use super::{PAUSE, Served, pause};
 use crate::broker::{Answer, Ending, Leased, Settled, Settlement};
 use crate::error::{Error, ErrorKind};
@@ -31,7 +31,7 @@ struct Place {
     is_room: bool,
 }
 
-impl Consumer {
+impl RunningConsumer {
     pub(super) async fn settle(
         &self,
         leased: &Leased,
@@ -202,14 +202,14 @@ fn instead(ending: Ending, error: &Error) -> Option<Ending> {
         Ending::Fail {
             kind,
             reason,
-            certificate: Some(_),
+            report: Some(_),
             retry_in,
             permanent,
             policy,
         } => Some(Ending::Fail {
             kind,
             reason,
-            certificate: None,
+            report: None,
             retry_in,
             permanent,
             policy,

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::ToFlow;
-use crate::broker::{Broker, Caller, Pushed, RESULT_KEPT};
+use crate::broker::{Broker, Caller, PushOutcome, RESULT_KEPT};
 use crate::error::{Error, ErrorKind};
-use crate::job::{Gather, JobId};
+use crate::job::{DependentKind, JobId};
 use crate::outcome::CallError;
 
 /// How long a group's own job can be looked at after it is done.
@@ -40,7 +40,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// As [`push`](Broker::push); `Duplicate` if the unique mark of one of them is taken, and
+    /// As [`push`](Broker::push); `Duplicate` if the unique key of one of them is taken, and
     /// `Unsupported` if this broker has no flows (`Capabilities::flows`). Then nothing was stored.
     pub async fn push_flow(&self, flow: impl ToFlow) -> Result<PushedFlow, Error> {
         let mut flow = flow.to_flow()?;
@@ -48,7 +48,7 @@ impl Broker {
             if job
                 .link
                 .as_ref()
-                .is_some_and(|link| link.gather == Some(Gather::Barrier))
+                .is_some_and(|link| link.dependent_kind == Some(DependentKind::Barrier))
             {
                 job.options.keep.get_or_insert(GROUP_KEPT);
             }
@@ -92,7 +92,11 @@ impl Broker {
         });
         let broker = self.clone();
         self.result_of(
-            async move { Ok(Pushed::New(broker.push_flow(flow).await?.last().clone())) },
+            async move {
+                Ok(PushOutcome::New(
+                    broker.push_flow(flow).await?.last().clone(),
+                ))
+            },
             None,
             &Caller::default(),
         )

@@ -1,6 +1,6 @@
 //! What a host says of a call that ended.
 
-use crate::certificate::{Receipt, Step};
+use crate::attempt_report::{Step, StopReceipt};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, TimedOut};
 use crate::pool::Outcome;
@@ -18,7 +18,7 @@ const REASONS_BYTES_MAX: usize = 64 << 10;
 /// What stands before the result of an answer, and the result.
 pub(super) fn answer(
     outcome: Outcome,
-    receipt: Option<&Receipt>,
+    receipt: Option<&StopReceipt>,
     output: Option<Output>,
     result_bytes_max: u64,
 ) -> (Bytes, Bytes) {
@@ -97,19 +97,19 @@ fn some_of(mut reasons: Vec<String>) -> Vec<String> {
     reasons
 }
 
-fn ending(error: CallError, receipt: Option<&Receipt>) -> Ending {
+fn ending(error: CallError, receipt: Option<&StopReceipt>) -> Ending {
     match error {
         CallError::Failed(failure) => Ending::Failed(failure),
-        CallError::Panicked(certificate) => Ending::Panicked(certificate),
-        CallError::Crashed(certificate) => Ending::Crashed(certificate),
-        CallError::Lost(certificate) => Ending::Lost(certificate),
-        CallError::TimedOut(TimedOut::Run(certificate)) => Ending::TimedOut(certificate),
+        CallError::Panicked(report) => Ending::Panicked(report),
+        CallError::Crashed(report) => Ending::Crashed(report),
+        CallError::Lost(report) => Ending::Lost(report),
+        CallError::TimedOut(TimedOut::Run(report)) => Ending::TimedOut(report),
         // It was sent ahead of its turn, and that did not come.
         CallError::TimedOut(TimedOut::Queue(_) | TimedOut::NoWorker(_)) => Ending::Returned,
         CallError::Cancelled(cancelled) => {
             let step = receipt.map_or(Step::NotStarted, |receipt| receipt.step);
             Ending::Stopped {
-                certificate: cancelled.certificate,
+                report: cancelled.report,
                 step,
             }
         }

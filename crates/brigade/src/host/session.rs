@@ -577,7 +577,7 @@ impl Relay for Session {
         &self,
         tag: Tag,
         outcome: Outcome,
-        receipt: Option<crate::certificate::Receipt>,
+        receipt: Option<crate::attempt_report::StopReceipt>,
         output: Option<Output>,
     ) {
         let mut state = lock(&self.state);

@@ -7,7 +7,7 @@ use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 
-use crate::certificate::Receipt;
+use crate::attempt_report::StopReceipt;
 use crate::outcome::CallError;
 use crate::process::Output;
 use crate::progress::Progress;
@@ -28,7 +28,13 @@ pub(crate) struct Cell {
 /// Takes what becomes of a call that was made for somebody else.
 pub(crate) trait Relay: Send + Sync {
     /// The call ended.
-    fn ended(&self, tag: Tag, outcome: Outcome, receipt: Option<Receipt>, output: Option<Output>);
+    fn ended(
+        &self,
+        tag: Tag,
+        outcome: Outcome,
+        receipt: Option<StopReceipt>,
+        output: Option<Output>,
+    );
 
     /// The call told how far it is.
     fn told(&self, tag: Tag, update: Progress);
@@ -51,7 +57,7 @@ struct State {
 #[derive(Default)]
 struct Extra {
     watchers: Vec<Waker>,
-    receipt: Option<Receipt>,
+    receipt: Option<StopReceipt>,
     output: Option<Output>,
     updates: VecDeque<Progress>,
     update_wakers: Vec<Waker>,
@@ -71,7 +77,7 @@ impl Cell {
     pub(crate) fn finish(
         &self,
         outcome: Outcome,
-        receipt: Option<Receipt>,
+        receipt: Option<StopReceipt>,
         output: Option<Output>,
     ) {
         let mut wakers = Vec::new();
@@ -117,7 +123,7 @@ impl Cell {
     }
 
     /// Waits for the end without taking the outcome; gives the receipt if a stop ended it.
-    pub(crate) fn poll_receipt(&self, waker: &Waker) -> Poll<Option<Receipt>> {
+    pub(crate) fn poll_receipt(&self, waker: &Waker) -> Poll<Option<StopReceipt>> {
         let mut state = lock(&self.state);
         if state.finished {
             return Poll::Ready(state.extra.as_ref().and_then(|extra| extra.receipt.clone()));

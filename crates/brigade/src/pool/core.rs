@@ -43,7 +43,7 @@ use super::queue::Queue;
 use super::restart::Restart;
 use super::stats::Counters;
 use super::worker_conn::{WorkerConn, WorkerProcess};
-use crate::certificate::Receipt;
+use crate::attempt_report::StopReceipt;
 use crate::event::Event;
 use crate::process::Output;
 use crate::progress::Progress;
@@ -126,7 +126,7 @@ pub(super) struct Effects {
 pub(super) struct End {
     pub(super) cell: Arc<Cell>,
     pub(super) outcome: Outcome,
-    pub(super) receipt: Option<Receipt>,
+    pub(super) receipt: Option<StopReceipt>,
     pub(super) output: Option<Output>,
 }
 

@@ -1,4 +1,4 @@
-//! [`Handle`]: a call that was made.
+//! [`CallHandle`]: a call that was made.
 
 use std::fmt;
 use std::future::Future;
@@ -15,8 +15,8 @@ use super::Shared;
 use super::cell::Cell;
 use super::core::{Admission, number_of};
 use super::outside::Look;
+use crate::attempt_report::{Step, StopReceipt};
 use crate::call::Request;
-use crate::certificate::{Receipt, Step};
 use crate::codec::Codec;
 use crate::error::Error;
 use crate::outcome::{CallError, Cancelled};
@@ -26,7 +26,7 @@ use crate::progress::Progress;
 use crate::sync::lock;
 
 /// A call that was made: a future of its result. It runs whether or not it is awaited; dropping it
-/// cancels it, [`detach`](Handle::detach) lets it run on.
+/// cancels it, [`detach`](CallHandle::detach) lets it run on.
 ///
 /// Where the pool's queue is full, the call waits for room while its handle is awaited, in order.
 ///
@@ -35,7 +35,7 @@ use crate::sync::lock;
 /// Await `&mut handle` in a `select!`: dropping the reference loses nothing. Dropping the handle
 /// cancels the call.
 #[must_use = "dropping a handle cancels its call; detach it to let it run on"]
-pub struct Handle<T> {
+pub struct CallHandle<T> {
     shared: Arc<Shared>,
     cell: Arc<Cell>,
     codec: Codec,
@@ -60,7 +60,7 @@ struct Waiting {
     place: Pin<Box<dyn Future<Output = bool> + Send>>,
 }
 
-impl<T> Handle<T> {
+impl<T> CallHandle<T> {
     pub(super) fn inside(shared: Arc<Shared>, cell: Arc<Cell>, codec: Codec, call: u64) -> Self {
         Self {
             shared,
@@ -110,7 +110,7 @@ impl<T> Handle<T> {
         }
     }
 
-    /// Id of the call within its pool, as in events, certificates and
+    /// Id of the call within its pool, as in events, reports and
     /// [`Context::call`](crate::Context::call). `None` while it waits for room in the queue, and if
     /// it was refused.
     pub fn id(&self) -> Option<u64> {
@@ -133,7 +133,10 @@ impl<T> Handle<T> {
     /// # Cancel safety
     ///
     /// Dropping the future does not take the stop back.
-    pub fn cancel(&self, reason: &str) -> impl Future<Output = Option<Receipt>> + Send + use<T> {
+    pub fn cancel(
+        &self,
+        reason: &str,
+    ) -> impl Future<Output = Option<StopReceipt>> + Send + use<T> {
         let reason = reason.to_owned();
         match &self.stage {
             Stage::Inside(call) => self
@@ -141,11 +144,11 @@ impl<T> Handle<T> {
                 .step(|core, effects| core.cancel(*call, reason, effects)),
             Stage::Outside(waiting) => {
                 if lock(waiting).take().is_some() {
-                    let receipt = Receipt::new(Step::NotStarted, std::time::Duration::ZERO);
+                    let receipt = StopReceipt::new(Step::NotStarted, std::time::Duration::ZERO);
                     self.cell.finish(
                         Err(CallError::Cancelled(Cancelled {
                             reason,
-                            certificate: None,
+                            report: None,
                         })),
                         Some(receipt),
                         None,
@@ -195,7 +198,7 @@ impl<T> Handle<T> {
     }
 }
 
-impl<T> Handle<T> {
+impl<T> CallHandle<T> {
     /// Looks now and then whether the pool's runtime is driven, where this is polled outside of it.
     /// If it is not the call is cancelled, for when it is again.
     fn look_at_runtime(&mut self, cx: &mut Context<'_>) -> Option<Error> {
@@ -212,7 +215,7 @@ impl<T> Handle<T> {
     }
 }
 
-impl<T: DeserializeOwned> Future for Handle<T> {
+impl<T: DeserializeOwned> Future for CallHandle<T> {
     type Output = Result<T, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -247,7 +250,7 @@ fn has_room(waiting: &mut Option<Waiting>, cx: &mut Context<'_>) -> Option<Box<R
     waiting.take_if(|_| is_ready).map(|waiting| waiting.request)
 }
 
-impl<T> Drop for Handle<T> {
+impl<T> Drop for CallHandle<T> {
     fn drop(&mut self) {
         if let Stage::Inside(call) = self.stage
             && !self.cell.is_finished()
@@ -262,7 +265,7 @@ impl<T> Drop for Handle<T> {
             self.cell.finish(
                 Err(CallError::Cancelled(Cancelled {
                     reason: "its handle was dropped".to_owned(),
-                    certificate: None,
+                    report: None,
                 })),
                 None,
                 None,
@@ -271,16 +274,16 @@ impl<T> Drop for Handle<T> {
     }
 }
 
-impl<T> fmt::Debug for Handle<T> {
+impl<T> fmt::Debug for CallHandle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle")
+        f.debug_struct("CallHandle")
             .field("id", &self.id())
             .field("finished", &self.is_finished())
             .finish_non_exhaustive()
     }
 }
 
-/// Progress of one call, see [`Handle::progress`]. Several streams of one call share it between
+/// Progress of one call, see [`CallHandle::progress`]. Several streams of one call share it between
 /// them.
 pub struct ProgressStream {
     cell: Arc<Cell>,

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use serde::de::DeserializeOwned;
 use tower_service::Service;
 
-use super::{Handle, Pool};
+use super::{CallHandle, Pool};
 use crate::call::Call;
 use crate::outcome::CallError;
 
@@ -14,7 +14,7 @@ use crate::outcome::CallError;
 impl<T: DeserializeOwned> Service<Call<T>> for Pool {
     type Response = T;
     type Error = CallError;
-    type Future = Handle<T>;
+    type Future = CallHandle<T>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
         match self.is_closed() {
@@ -25,7 +25,7 @@ impl<T: DeserializeOwned> Service<Call<T>> for Pool {
         }
     }
 
-    fn call(&mut self, call: Call<T>) -> Handle<T> {
+    fn call(&mut self, call: Call<T>) -> CallHandle<T> {
         Self::call(self, call)
     }
 }

@@ -182,7 +182,7 @@ impl Shared {
             ..
         } = request.options();
         if key.is_some() || partition.is_some() || unique.is_some() || keep.is_some() {
-            let text = "call a pool with a key, a partition, a unique mark or a time to keep: \
+            let text = "call a pool with a key, a partition, a unique key or a time to keep: \
                 those are for jobs at a broker";
             return Err(Error::new(ErrorKind::Unsupported, text));
         }

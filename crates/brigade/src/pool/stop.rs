@@ -14,7 +14,7 @@ use super::core::{Ended, StopOrder, StopReason};
 #[cfg(feature = "remote")]
 use super::worker_conn::RemoteHost;
 use super::worker_conn::{WorkerConn, WorkerProcess};
-use crate::certificate::Step;
+use crate::attempt_report::Step;
 use crate::process::proc_fs::resident_bytes;
 
 /// How often a limited attempt is weighed.

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::proc_fs::{self, Stat};
 use super::watch::{Id, Watch};
-use crate::certificate::Exit;
+use crate::attempt_report::Exit;
 use crate::error::{Error, ErrorKind};
 use crate::shutdown::spawn_thread;
 use crate::sync::lock;

@@ -2,7 +2,7 @@
 //!
 //! Both are pipes that the pool reads all the time: passed through to our own, or kept for the
 //! attempt that asked for it. The last 64 KiB of standard error are kept in any case, for the
-//! certificate. Nothing here ever waits for the end of a pipe: a grandchild may hold it open for
+//! report. Nothing here ever waits for the end of a pipe: a grandchild may hold it open for
 //! ever.
 //!
 //! Text is passed through in whole lines, so that those of several workers are not cut into each
@@ -21,7 +21,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::console;
-use crate::certificate::TAIL_BYTES;
+use crate::attempt_report::TAIL_BYTES;
 use crate::sync::lock;
 
 /// Read from a dead worker's pipe at most: a grandchild may still be writing.

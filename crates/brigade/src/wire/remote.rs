@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::Target;
-use crate::certificate::{Certificate, Step};
+use crate::attempt_report::{AttemptReport, Step};
 use crate::codec::Codec;
 use crate::job_context::JobContext;
 use crate::outcome::Failure;
@@ -231,16 +231,16 @@ pub(crate) enum Ending {
     /// The result stands behind the message.
     Done,
     Failed(Box<Failure>),
-    Panicked(Box<Certificate>),
-    Crashed(Box<Certificate>),
-    TimedOut(Box<Certificate>),
-    /// Stopped. Without a certificate it had not begun.
+    Panicked(Box<AttemptReport>),
+    Crashed(Box<AttemptReport>),
+    TimedOut(Box<AttemptReport>),
+    /// Stopped. Without a report it had not begun.
     Stopped {
-        certificate: Option<Box<Certificate>>,
+        report: Option<Box<AttemptReport>>,
         step: Step,
     },
     Passed(Vec<String>),
-    Lost(Box<Certificate>),
+    Lost(Box<AttemptReport>),
     /// It was not begun; nothing is charged.
     Returned,
     /// It cannot run there or its result cannot travel.

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use brigade::{AttemptKind, Broker, Cancelling, JobState, Receipt, Settled, Step};
+use brigade::{AttemptKind, Broker, CancelOutcome, JobState, Settled, Step, StopReceipt};
 
 use super::{Subject, on_brokers_that};
 
@@ -25,11 +25,11 @@ fn a_waiting_job_ends_at_once() {
                 let id = subject.broker.push(job).await.unwrap().id().clone();
                 assert_eq!(
                     subject.broker.cancel(&id, "not needed").await.unwrap(),
-                    Cancelling::Cancelled
+                    CancelOutcome::Cancelled
                 );
                 assert_eq!(
                     subject.broker.cancel(&id, "again").await.unwrap(),
-                    Cancelling::Nothing
+                    CancelOutcome::Nothing
                 );
                 let job = subject.broker.job(&id).await.unwrap().unwrap();
                 assert_eq!(
@@ -70,7 +70,7 @@ fn the_holder_hears_of_it_at_once_and_when_it_extends() {
             });
             assert_eq!(
                 subject.broker.cancel(&id, "stop").await.unwrap(),
-                Cancelling::Asked
+                CancelOutcome::Asked
             );
             assert_eq!(soon(hearing).await.unwrap(), "stop");
             assert_eq!(
@@ -117,7 +117,7 @@ fn who_stops_a_job_gets_its_holder_s_receipt() {
             let queue = subject.broker.queue("q");
             let id = queue.push(&1).await.unwrap();
             let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-            let receipt = Receipt::new(Step::Killed, Duration::from_millis(7));
+            let receipt = StopReceipt::new(Step::Killed, Duration::from_millis(7));
             let holding = async {
                 let reason = lease.cancel_asked().await;
                 lease
@@ -168,7 +168,7 @@ fn a_job_that_ends_first_keeps_its_end() {
                     (stopped.state, settled),
                     (keep.then_some(JobState::Done), Settled::Accepted(None))
                 );
-                assert!(stopped.receipt.is_none() && stopped.certificate.is_none());
+                assert!(stopped.receipt.is_none() && stopped.report.is_none());
             }
         },
     );
@@ -184,7 +184,7 @@ fn a_cancel_of_an_earlier_lease_does_not_reach_the_next() {
             let late = queue.lease(LONG, NOW).await.unwrap().unwrap();
             assert_eq!(
                 subject.broker.cancel(&id, "stop").await.unwrap(),
-                Cancelling::Asked
+                CancelOutcome::Asked
             );
             subject.broker.clock().advance(2 * LONG);
             assert!(
@@ -286,7 +286,7 @@ fn a_receipt_is_there_for_whoever_looks_later() {
             let id = queue.push(&1).await.unwrap();
             let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
             subject.broker.cancel(&id, "enough").await.unwrap();
-            let receipt = Receipt::new(Step::Terminated, LONG);
+            let receipt = StopReceipt::new(Step::Terminated, LONG);
             lease.cancelled_by("enough", receipt.clone()).await.unwrap();
             let elsewhere = if subject.broker.capabilities().durable {
                 Broker::connect(&subject.url).await.unwrap()
@@ -436,7 +436,7 @@ fn an_accepted_cancel_holds_however_the_attempt_ends() {
                 let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
                 assert_eq!(
                     broker.cancel(&id, "stop").await.unwrap(),
-                    Cancelling::Asked,
+                    CancelOutcome::Asked,
                     "{ending}"
                 );
                 let settled = match ending {

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use brigade::{Broker, JobState, ToJob as _, Worker, task};
+use brigade::{Broker, Consumer, JobState, ToJob as _, task};
 
 use super::{Subject, on_brokers_that, on_every_broker, on_every_broker_at_once};
 
@@ -25,7 +25,7 @@ fn doubles(number: i64) -> i64 {
 }
 
 /// Serves beside the test until it is done.
-async fn beside<F: Future>(worker: Worker, test: F) -> (F::Output, brigade::Served) {
+async fn beside<F: Future>(worker: Consumer, test: F) -> (F::Output, brigade::Served) {
     let handle = worker.handle();
     let served = tokio::spawn(worker.run_until(std::future::pending::<()>()));
     let output = tokio::time::timeout(4 * LONG, test)
@@ -55,7 +55,7 @@ fn a_task_that_a_consumer_does_not_know_is_given_back_for_others() {
             .task("of_the_new_program")
             .retries(1);
         let id = subject.broker.push(job).await.unwrap().id().clone();
-        let old = subject.broker.worker().queue("shared").in_process();
+        let old = subject.broker.consumer().queue("shared").in_process();
         let handle = old.handle();
         let ((), served) = beside(old, async {
             while handle.stats().served.given_back == 0 {
@@ -111,7 +111,7 @@ fn a_job_that_no_consumer_can_run_is_a_dead_letter_when_its_time_for_that_is_ove
                 .iter()
                 .map(|pushed| pushed.id().clone())
                 .collect();
-            let worker = broker.worker().queue("doubles").in_process();
+            let worker = broker.consumer().queue("doubles").in_process();
             let handle = worker.handle();
             let ended = async {
                 while handle.stats().served.given_back < 2 {
@@ -154,7 +154,7 @@ fn a_task_that_computes_in_process_for_longer_than_a_lease_keeps_it() {
         let broker = &subject.broker;
         broker.push(computes(2500)).await.unwrap();
         let worker = broker
-            .worker()
+            .consumer()
             .task(computes)
             .in_process()
             .lease(Duration::from_secs(1));
@@ -199,7 +199,7 @@ fn the_longest_times_are_stored_and_served() {
         lease.extend(Duration::MAX).await.unwrap();
         lease.pass("not here").await.unwrap();
         let worker = broker
-            .worker()
+            .consumer()
             .task(doubles)
             .in_process()
             .lease(Duration::MAX)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brigade::{Chain, Edit, ErrorKind, JobId, JobState, Limits, Pushed};
+use brigade::{Chain, Edit, ErrorKind, JobId, JobState, Limits, PushOutcome};
 use serde_json::{Value, json};
 
 use super::contract::state;
@@ -135,7 +135,11 @@ fn a_dead_letter_is_tried_again_in_another_queue() {
                 .push(other.job(&8).unwrap().unique("m"))
                 .await
                 .unwrap();
-            assert_eq!(again, Pushed::Duplicate(id.clone()), "its mark is with it");
+            assert_eq!(
+                again,
+                PushOutcome::Duplicate(id.clone()),
+                "its unique key is with it"
+            );
             let later = subject
                 .broker
                 .push(other.job(&9).unwrap().key("k"))
@@ -145,7 +149,7 @@ fn a_dead_letter_is_tried_again_in_another_queue() {
                 .clone();
             assert_eq!(
                 state(&subject, &later).await,
-                JobState::Held,
+                JobState::Blocked,
                 "and so is its key"
             );
             let lease = other.lease(LONG, NOW).await.unwrap().unwrap();

@@ -65,7 +65,7 @@ fn a_mark_without_end_holds_after_its_job_is_done() {
                 .await
                 .unwrap();
             assert_eq!(state(&subject, &id).await, JobState::Done);
-            assert_eq!(push().await.unwrap(), brigade::Pushed::Duplicate(id));
+            assert_eq!(push().await.unwrap(), brigade::PushOutcome::Duplicate(id));
         },
     );
 }

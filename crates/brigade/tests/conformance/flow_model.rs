@@ -36,7 +36,7 @@ enum Own {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Status {
     Ready,
-    Held,
+    Blocked,
     Done,
     Dead,
     NotRun,
@@ -46,7 +46,7 @@ enum Status {
 
 impl Status {
     fn is_settled(self) -> bool {
-        !matches!(self, Self::Ready | Self::Held)
+        !matches!(self, Self::Ready | Self::Blocked)
     }
 }
 
@@ -102,7 +102,9 @@ impl Model {
                 Own::Cancelled => Status::Cancelled,
                 Own::Removed => Status::Removed,
                 Own::Nothing if node.went_on => Status::Ready,
-                Own::Nothing if members.iter().any(|member| !member.is_settled()) => Status::Held,
+                Own::Nothing if members.iter().any(|member| !member.is_settled()) => {
+                    Status::Blocked
+                }
                 Own::Nothing
                     if node.gather != Gather::Finally
                         && members.iter().any(|member| *member != Status::Done) =>
@@ -150,7 +152,7 @@ impl Model {
 
     fn cancel(&mut self, at: usize, statuses: &[Status]) {
         self.0[at].own = Own::Cancelled;
-        if statuses[at] == Status::Held {
+        if statuses[at] == Status::Blocked {
             for member in self.0[at].members.clone() {
                 if !statuses[member].is_settled() {
                     self.cancel(member, statuses);
@@ -251,7 +253,7 @@ impl Run<'_> {
             }
             10 => {
                 let cancelled = self.broker.cancel(&self.ids[at], "enough").await.unwrap()
-                    != brigade::Cancelling::Nothing;
+                    != brigade::CancelOutcome::Nothing;
                 assert_eq!(cancelled, !statuses[at].is_settled(), "{}", self.told);
                 if cancelled {
                     self.model.cancel(at, &statuses);
@@ -328,7 +330,7 @@ impl Run<'_> {
             );
             let state = match status {
                 Status::Ready => Some(JobState::Ready),
-                Status::Held => Some(JobState::Held),
+                Status::Blocked => Some(JobState::Blocked),
                 Status::Dead | Status::NotRun => Some(JobState::Dead),
                 Status::Cancelled => Some(JobState::Cancelled),
                 Status::Done if node.gather == Gather::Barrier && !node.gone => {
@@ -345,7 +347,7 @@ impl Run<'_> {
                 *status == Status::NotRun,
                 "{what}"
             );
-            if *status == Status::Held {
+            if *status == Status::Blocked {
                 Self::compare_waits(
                     job,
                     &node
@@ -367,14 +369,22 @@ impl Run<'_> {
     }
 
     fn compare_waits(job: &JobInfo, members: &[Status], what: &str) {
-        let waits = job.waits.as_ref().unwrap();
+        let parents = job.parents.as_ref().unwrap();
         let count = |is: fn(&Status) -> bool| {
             u32::try_from(members.iter().filter(|status| is(status)).count()).unwrap()
         };
         let settled = count(|status| status.is_settled());
         let missed = count(|status| status.is_settled() && *status != Status::Done);
-        assert_eq!((waits.settled, waits.missed), (settled, missed), "{what}");
-        assert_eq!(waits.jobs.len(), members.len() - settled as usize, "{what}");
+        assert_eq!(
+            (parents.settled, parents.missed),
+            (settled, missed),
+            "{what}"
+        );
+        assert_eq!(
+            parents.unsettled.len(),
+            members.len() - settled as usize,
+            "{what}"
+        );
     }
 
     /// Retries what failed and does all the work: everything that can still end well does.

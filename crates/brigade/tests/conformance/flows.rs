@@ -52,7 +52,7 @@ async fn run(broker: &Broker, payload: &Value, result: &Value) {
     lease.ack_with(result).await.unwrap();
 }
 
-use JobState::{Cancelled, Dead, Done, Held, Ready, Scheduled};
+use JobState::{Blocked, Cancelled, Dead, Done, Ready, Scheduled};
 
 #[test]
 fn a_chain_hands_each_result_to_the_next_step() {
@@ -63,18 +63,26 @@ fn a_chain_hands_each_result_to_the_next_step() {
         let ids = push(&broker, chain.keep(LONG)).await;
         assert_eq!(
             states(&broker, &ids).await,
-            [Some(Ready), Some(Held), Some(Held)]
+            [Some(Ready), Some(Blocked), Some(Blocked)]
         );
         let second = info(&broker, &ids[1]).await;
-        let waits = second.waits.unwrap();
+        let parents = second.parents.unwrap();
         assert_eq!(
-            (waits.members, waits.settled, waits.missed, waits.jobs),
+            (
+                parents.total,
+                parents.settled,
+                parents.missed,
+                parents.unsettled
+            ),
             (1, 0, 0, vec![ids[0].clone()])
         );
-        assert_eq!(second.next.as_ref(), Some(&ids[2]));
+        assert_eq!(second.dependent.as_ref(), Some(&ids[2]));
 
         run(&broker, &json!(["a"]), &json!({"n": 1})).await;
-        assert_eq!(states(&broker, &ids).await, [None, Some(Ready), Some(Held)]);
+        assert_eq!(
+            states(&broker, &ids).await,
+            [None, Some(Ready), Some(Blocked)]
+        );
         // A lease that ends otherwise than for good changes nothing for those behind.
         lease(&broker).await.pass("reloading").await.unwrap();
         run(&broker, &json!([{"n": 1}]), &json!([1, 2])).await;
@@ -84,7 +92,7 @@ fn a_chain_hands_each_result_to_the_next_step() {
             (last.state, last.result.as_deref()),
             (Done, Some(r#""end""#))
         );
-        assert_eq!(last.waits.unwrap().settled, 1);
+        assert_eq!(last.parents.unwrap().settled, 1);
     });
 }
 
@@ -126,7 +134,7 @@ fn a_dead_step_ends_the_chain_and_its_retry_brings_all_of_it_on() {
         assert!(broker.retry(&ids[1]).await.unwrap());
         assert_eq!(
             states(&broker, &ids).await,
-            [None, Some(Ready), Some(Held), Some(Held)]
+            [None, Some(Ready), Some(Blocked), Some(Blocked)]
         );
         assert_eq!(info(&broker, &ids[3]).await.reason, None);
         lease(&broker).await.dead_letter("still").await.unwrap();
@@ -161,10 +169,10 @@ fn a_group_collects_results_in_the_order_of_its_members() {
         ];
         assert!(nothing_is_ready(&broker).await);
         for lease in leases.into_iter().rev() {
-            let waits = info(&broker, &ids[3]).await.waits.unwrap();
+            let parents = info(&broker, &ids[3]).await.parents.unwrap();
             assert!(
-                waits.settled < 3 && waits.jobs.contains(lease.id()),
-                "{waits:?}"
+                parents.settled < 3 && parents.unsettled.contains(lease.id()),
+                "{parents:?}"
             );
             let [n] = lease.payload::<[i32; 1]>().unwrap();
             // One has no result to give.
@@ -210,13 +218,13 @@ fn finally_runs_however_the_members_ended() {
         run(&broker, &json!(1), &json!(null)).await;
         assert_ne!(
             broker.cancel(&ids[2], "not needed").await.unwrap(),
-            brigade::Cancelling::Nothing
+            brigade::CancelOutcome::Nothing
         );
         assert_eq!(
             states(&broker, &ids).await,
             [Some(Dead), None, Some(Cancelled), Some(Ready)]
         );
-        assert_eq!(info(&broker, &ids[3]).await.waits.unwrap().missed, 2);
+        assert_eq!(info(&broker, &ids[3]).await.parents.unwrap().missed, 2);
         // A retry after it went on is a job by itself.
         assert!(broker.retry(&ids[0]).await.unwrap());
         run(&broker, &json!(0), &json!(null)).await;
@@ -293,7 +301,7 @@ fn call_flow_gives_the_last_result_and_its_drop_cancels_all() {
                 broker.call_flow(Chain::new(call(1)).then_job(Call::<i32>::json("q", &json!([]))));
             let seen = async {
                 while broker
-                    .jobs(None, Some(Held), None, 10)
+                    .jobs(None, Some(Blocked), None, 10)
                     .await
                     .unwrap()
                     .is_empty()
@@ -337,7 +345,7 @@ fn cancelling_the_last_job_cancels_the_flow_and_cancelling_a_member_ends_it() {
         let running = lease(&broker).await;
         assert_ne!(
             broker.cancel(&ids[4], "enough").await.unwrap(),
-            brigade::Cancelling::Nothing
+            brigade::CancelOutcome::Nothing
         );
         let expected = [
             Some(JobState::Leased),
@@ -358,7 +366,7 @@ fn cancelling_the_last_job_cancels_the_flow_and_cancelling_a_member_ends_it() {
         let ids = push(&broker, flow()).await;
         assert_ne!(
             broker.cancel(&ids[2], "not this one").await.unwrap(),
-            brigade::Cancelling::Nothing
+            brigade::CancelOutcome::Nothing
         );
         run(&broker, &json!([0]), &json!(0)).await;
         run(&broker, &json!([0, 1]), &json!(1)).await;
@@ -428,14 +436,14 @@ fn a_step_keeps_its_options_its_delay_begins_when_it_goes_on() {
         run(&broker, &json!([]), &json!(1)).await;
         assert_eq!(
             states(&broker, &ids).await,
-            [None, Some(Scheduled), Some(Held)]
+            [None, Some(Scheduled), Some(Blocked)]
         );
         assert!(nothing_is_ready(&broker).await);
         broker.clock().advance(LONG + Duration::from_secs(1));
         lease(&broker).await.nack("again").await.unwrap();
         assert_eq!(
             states(&broker, &ids).await,
-            [None, Some(JobState::Retrying), Some(Held)]
+            [None, Some(JobState::Retrying), Some(Blocked)]
         );
         broker.clock().advance(LONG);
         lease(&broker).await.nack("and again").await.unwrap();
@@ -462,10 +470,13 @@ fn the_time_that_a_step_has_to_begin_in_begins_when_it_goes_on() {
         broker.clock().advance(LONG * 2);
         assert_eq!(
             states(&broker, &ids).await,
-            [Some(Ready), Some(Held), Some(Held)]
+            [Some(Ready), Some(Blocked), Some(Blocked)]
         );
         run(&broker, &json!([]), &json!(1)).await;
-        assert_eq!(states(&broker, &ids).await, [None, Some(Ready), Some(Held)]);
+        assert_eq!(
+            states(&broker, &ids).await,
+            [None, Some(Ready), Some(Blocked)]
+        );
         broker.clock().advance(LONG * 2);
         assert!(nothing_is_ready(&broker).await);
         assert_eq!(states(&broker, &ids).await, [None, Some(Dead), Some(Dead)]);
@@ -507,7 +518,7 @@ fn keys_hold_within_flows_and_beside_them() {
         run(&broker, &json!([1]), &json!("r")).await;
         assert_eq!(
             states(&broker, &[ids[1].clone(), later[1].clone()]).await,
-            [Some(Held), Some(Held)]
+            [Some(Blocked), Some(Blocked)]
         );
         assert!(nothing_is_ready(&broker).await, "one at a time");
         running.ack().await.unwrap();
@@ -561,7 +572,7 @@ fn a_flow_is_stored_whole_or_not_at_all() {
         assert!(
             error
                 .to_string()
-                .contains(&format!("job {} has the unique mark", first.id())),
+                .contains(&format!("job {} has the unique key", first.id())),
             "{error}"
         );
         let too_large = "x".repeat(broker.capabilities().payload_bytes_max);
@@ -657,7 +668,7 @@ fn a_long_chain_and_a_wide_group_are_no_matter() {
         assert!(broker.retry(&ids[0]).await.unwrap());
         assert_ne!(
             broker.cancel(ids.last().unwrap(), "enough").await.unwrap(),
-            brigade::Cancelling::Nothing
+            brigade::CancelOutcome::Nothing
         );
         assert_eq!(
             broker
@@ -673,8 +684,11 @@ fn a_long_chain_and_a_wide_group_are_no_matter() {
             Group::new((0..500).map(|_| step())).collect_job(step()),
         )
         .await;
-        let waits = info(&broker, &ids[500]).await.waits.unwrap();
-        assert_eq!((waits.members, waits.jobs.as_slice()), (500, &ids[..20]));
+        let parents = info(&broker, &ids[500]).await.parents.unwrap();
+        assert_eq!(
+            (parents.total, parents.unsettled.as_slice()),
+            (500, &ids[..20])
+        );
     });
 }
 

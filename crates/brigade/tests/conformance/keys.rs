@@ -1,8 +1,8 @@
-//! Keys and unique marks.
+//! Keys and unique keys.
 
 use std::time::Duration;
 
-use brigade::{JobState, Pushed};
+use brigade::{JobState, PushOutcome};
 
 use super::contract::state;
 use super::on_brokers_that;
@@ -76,7 +76,7 @@ fn a_retried_dead_letter_waits_while_a_later_job_of_its_key_runs() {
             first.dead_letter("odd").await.unwrap();
             let second = queue.lease(LONG, NOW).await.unwrap().unwrap();
             assert!(subject.broker.retry(&id).await.unwrap());
-            assert_eq!(state(&subject, &id).await, JobState::Held);
+            assert_eq!(state(&subject, &id).await, JobState::Blocked);
             assert!(
                 queue.lease(LONG, NOW).await.unwrap().is_none(),
                 "one at a time"
@@ -163,16 +163,16 @@ fn a_unique_mark_gives_the_job_that_is_there() {
                     .unwrap()
             };
             let first = push().await;
-            assert!(matches!(first, Pushed::New(_)));
-            assert_eq!(push().await, Pushed::Duplicate(first.id().clone()));
+            assert!(matches!(first, PushOutcome::New(_)));
+            assert_eq!(push().await, PushOutcome::Duplicate(first.id().clone()));
             let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
             assert_eq!(
                 push().await,
-                Pushed::Duplicate(first.id().clone()),
+                PushOutcome::Duplicate(first.id().clone()),
                 "while it runs, too"
             );
             lease.ack().await.unwrap();
-            assert!(matches!(push().await, Pushed::New(_)));
+            assert!(matches!(push().await, PushOutcome::New(_)));
         },
     );
 }

@@ -1,8 +1,8 @@
-//! Limits, turns, marks for a period, and the reasons that are told for what waits.
+//! Limits, turns, unique keys for a period, and the reasons that are told for what waits.
 
 use std::time::Duration;
 
-use brigade::{ErrorKind, JobId, Lease, Limits, Pushed, Queue, Why};
+use brigade::{ErrorKind, JobId, Lease, Limits, PushOutcome, Queue, Why};
 
 use super::{Subject, on_brokers_that};
 
@@ -313,22 +313,22 @@ fn a_mark_may_hold_for_a_period() {
             queue.take(NOW).await.unwrap().unwrap();
             assert_eq!(
                 push().await,
-                Pushed::Duplicate(first.id().clone()),
-                "its job is gone, and the mark holds"
+                PushOutcome::Duplicate(first.id().clone()),
+                "its job is gone, and the unique key holds"
             );
             subject
                 .broker
                 .clock()
                 .advance(LONG + Duration::from_secs(1));
             let second = push().await;
-            assert!(matches!(second, Pushed::New(_)));
+            assert!(matches!(second, PushOutcome::New(_)));
             subject
                 .broker
                 .clock()
                 .advance(LONG + Duration::from_secs(1));
             assert_eq!(
                 push().await,
-                Pushed::Duplicate(second.id().clone()),
+                PushOutcome::Duplicate(second.id().clone()),
                 "its job is not settled"
             );
         },

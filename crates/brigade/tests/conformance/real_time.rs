@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use brigade::{Broker, Call, Error, ErrorKind, Lease, Limits, Pushed, Queue, Retry, Settled};
+use brigade::{Broker, Call, Error, ErrorKind, Lease, Limits, PushOutcome, Queue, Retry, Settled};
 use serde_json::json;
 
 use super::{Subject, on_every_broker_at_once};
@@ -313,7 +313,7 @@ fn what_is_not_declared_is_unsupported() {
         is_refused(
             broker.push(job().unique("m")).await,
             can.unique,
-            "a unique mark",
+            "a unique key",
         );
         is_refused(broker.push(job().keep(LONG)).await, can.results, "a result");
         is_refused(
@@ -342,7 +342,7 @@ fn what_is_not_declared_is_unsupported() {
         }
         assert!(matches!(
             broker.push(job().priority(highest)).await,
-            Ok(Pushed::New(_))
+            Ok(PushOutcome::New(_))
         ));
     });
 }

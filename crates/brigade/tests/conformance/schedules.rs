@@ -628,7 +628,7 @@ fn a_schedule_that_moves_to_another_queue_keeps_its_due_tick() {
 
 #[test]
 fn a_schedule_that_cannot_be_fired_holds_up_no_hand_out() {
-    // Its job's mark stands for another: nothing is pushed. What each broker refuses of itself is
+    // Its job's unique key stands for another: nothing is pushed. What each broker refuses of itself is
     // among its own tests.
     on_brokers_that(
         |can| can.schedules && can.clock && can.unique,

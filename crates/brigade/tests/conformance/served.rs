@@ -72,7 +72,7 @@ async fn served(
     };
     subject
         .broker
-        .worker()
+        .consumer()
         .queue(queue)
         .on(pool)
         .run_until(stop)

@@ -65,7 +65,7 @@ async fn nothing_is_left_of_what_a_flow_gathered() {
     let queue = subject.broker.queue("q");
     let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
     let gathered = || {
-        file.query_row("SELECT count(*) FROM brigade_gathered", [], |row| {
+        file.query_row("SELECT count(*) FROM brigade_parent_results", [], |row| {
             row.get::<_, i64>(0)
         })
         .unwrap()
@@ -99,7 +99,7 @@ async fn nothing_is_left_of_what_a_flow_gathered() {
             ),
             "cancelled" => assert_ne!(
                 subject.broker.cancel(flow.last(), "enough").await.unwrap(),
-                brigade::Cancelling::Nothing
+                brigade::CancelOutcome::Nothing
             ),
             "removed" => assert!(subject.broker.delete(flow.last()).await.unwrap()),
             _ => {

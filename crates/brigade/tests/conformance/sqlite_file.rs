@@ -38,7 +38,7 @@ async fn a_consumer_ends_with_an_error_when_its_file_is_moved_replaced_or_delete
         let path = home.join("jobs.db");
         let broker = broker(&path).await;
         broker.queue("q").push(&1).await.unwrap();
-        let worker = broker.worker().queue("idle").in_process();
+        let worker = broker.consumer().queue("idle").in_process();
         let serving = tokio::spawn(worker.run_until(pending::<()>()));
         let elsewhere = directory.path().join("elsewhere.db");
         match how {

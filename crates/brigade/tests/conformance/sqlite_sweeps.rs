@@ -70,7 +70,7 @@ fn prepare(path: &Path, kind: &Kind, jobs: usize) {
     file.execute_batch(&sql).unwrap();
     if kind.name == "cancelled" {
         // The job that all of them belong to.
-        let sql = "INSERT INTO brigade_jobs (id, queue, payload, state, members, waits, gather) \
+        let sql = "INSERT INTO brigade_jobs (id, queue, payload, state, parents, parents_left, dependent_kind) \
             VALUES (2000000, 'swept', '[]', 2, ?1, ?1, 'then')";
         file.execute(sql, [jobs]).unwrap();
     }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use brigade::{Capabilities, ErrorKind, Group, JobState, Pushed, Settled};
+use brigade::{Capabilities, ErrorKind, Group, JobState, PushOutcome, Settled};
 use futures_util::future::join_all;
 
 use super::on_brokers_that;
@@ -31,7 +31,7 @@ fn each_of_many_pushes_at_once_is_told_of_its_own_jobs() {
                 0 => job.priority(3),
                 1 => job.delay(LONG),
                 2 => job.key(format!("k{}", number % 3)),
-                3 => job.unique("mark"),
+                3 => job.unique("key"),
                 _ => job,
             };
             let two = [job, queue.job(&format!("beside {number}")).unwrap()];
@@ -41,7 +41,7 @@ fn each_of_many_pushes_at_once_is_told_of_its_own_jobs() {
         for (number, told) in join_all((0..200).map(push)).await {
             assert_eq!(told.len(), 2);
             assert!(
-                matches!(&told[1], Pushed::New(id) if seen.insert(id.clone())),
+                matches!(&told[1], PushOutcome::New(id) if seen.insert(id.clone())),
                 "{told:?}"
             );
             let beside = broker.job(told[1].id()).await.unwrap().unwrap();
@@ -50,19 +50,19 @@ fn each_of_many_pushes_at_once_is_told_of_its_own_jobs() {
             if number % 5 == 3 {
                 marked.insert((
                     job.queue.clone(),
-                    matches!(told[0], Pushed::New(_)),
+                    matches!(told[0], PushOutcome::New(_)),
                     job.payload == number.to_string(),
                 ));
                 continue;
             }
             assert!(
-                matches!(&told[0], Pushed::New(id) if seen.insert(id.clone())),
+                matches!(&told[0], PushOutcome::New(id) if seen.insert(id.clone())),
                 "{told:?}"
             );
             assert_eq!(job.payload, number.to_string());
             assert_eq!(job.state == JobState::Scheduled, number % 5 == 1);
         }
-        // Of each queue one has the mark, and it is the one that was told so.
+        // Of each queue one has the unique key, and it is the one that was told so.
         assert_eq!(
             marked.iter().filter(|(_, is_new, _)| *is_new).count(),
             2,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use brigade::{AttemptKind, Cancelling, Ended, JobState, Step};
+use brigade::{AttemptKind, CancelOutcome, Ended, JobState, Step};
 
 use crate::*;
 
@@ -15,7 +15,7 @@ async fn a_running_job_is_stopped_from_elsewhere_at_once_and_with_a_receipt() {
     let id = setting
         .push(waits_for_cancel(setting.path("started")))
         .await;
-    let (handle, serving) = start(setting.worker().lease(LEASE));
+    let (handle, serving) = start(setting.consumer().lease(LEASE));
     setting.made("started").await;
     let began = Instant::now();
     let stopped = soon(setting.elsewhere().await.stop(&id, "not needed"))
@@ -31,7 +31,7 @@ async fn a_running_job_is_stopped_from_elsewhere_at_once_and_with_a_receipt() {
         stopped.receipt.as_ref().map(|receipt| receipt.step),
         Some(Step::Asked)
     );
-    assert_eq!(stopped.certificate.unwrap().ended, Ended::Cancelled);
+    assert_eq!(stopped.report.unwrap().ended, Ended::Cancelled);
 
     let job = setting.broker.job(&id).await.unwrap().unwrap();
     assert_eq!(
@@ -48,7 +48,7 @@ async fn a_running_job_is_stopped_from_elsewhere_at_once_and_with_a_receipt() {
         (record.kind, record.reason.as_str(), &record.stop),
         (AttemptKind::Cancelled, "not needed", &stopped.receipt)
     );
-    assert!(record.certificate.is_some());
+    assert!(record.report.is_some());
     assert!(setting.broker.stop(&id, "again").await.unwrap().is_none());
     handle.drain();
     let served = soon(serving).await.unwrap();
@@ -60,7 +60,7 @@ async fn a_running_job_is_stopped_from_elsewhere_at_once_and_with_a_receipt() {
 async fn what_does_not_listen_is_killed() {
     let setting = Setting::new(1).await;
     let id = setting.push(never_ends(setting.path("started"))).await;
-    let (handle, serving) = start(setting.worker().lease(LEASE));
+    let (handle, serving) = start(setting.consumer().lease(LEASE));
     setting.made("started").await;
     let elsewhere = setting.elsewhere().await;
     let (stopped, asked) = soon(async {
@@ -100,7 +100,7 @@ async fn a_job_that_waits_for_a_worker_process_is_cancelled_without_having_run()
     let setting = Setting::new(1).await;
     let first = setting.push(waits_for_cancel(setting.path("first"))).await;
     let second = setting.push(waits_for_cancel(setting.path("second"))).await;
-    let (handle, serving) = start(setting.worker().prefetch(2).lease(LEASE));
+    let (handle, serving) = start(setting.consumer().prefetch(2).lease(LEASE));
     setting.made("first").await;
     until("both are held", || handle.stats().held == 2).await;
     let stopped = soon(setting.broker.stop(&second, "not needed"))
@@ -111,7 +111,7 @@ async fn a_job_that_waits_for_a_worker_process_is_cancelled_without_having_run()
     assert!(!fs::exists(setting.path("second")).unwrap());
     assert_eq!(
         setting.broker.cancel(&first, "that neither").await.unwrap(),
-        Cancelling::Asked
+        CancelOutcome::Asked
     );
     soon(setting.broker.wait(&first)).await.unwrap();
     handle.drain();
@@ -139,7 +139,7 @@ async fn many_are_cancelled_at_once() {
             .map(|pushed| pushed.id().clone())
             .collect()
     };
-    let (handle, serving) = start(setting.worker().lease(LEASE));
+    let (handle, serving) = start(setting.consumer().lease(LEASE));
     for n in 0..4 {
         setting.made(&n.to_string()).await;
     }

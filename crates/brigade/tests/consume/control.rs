@@ -9,7 +9,7 @@ use crate::*;
 #[tokio::test]
 async fn a_queue_is_paused_in_one_worker_alone() {
     let setting = Setting::new(1).await;
-    let (handle, serving) = start(setting.worker().queue("add").queue("own_pid"));
+    let (handle, serving) = start(setting.consumer().queue("add").queue("own_pid"));
     handle.pause("add");
     assert_eq!(handle.stats().paused, ["add"]);
     let held_back = setting.push(add(1, 2).keep(LONG)).await;
@@ -34,7 +34,7 @@ async fn a_queue_is_paused_in_one_worker_alone() {
         setting
             .elsewhere()
             .await
-            .worker()
+            .consumer()
             .on(&pool)
             .queue("add")
             .run_until_empty()
@@ -78,7 +78,7 @@ async fn a_stopping_worker_gives_back_what_does_not_finish() {
         .push(waits_for_cancel(setting.path("started")))
         .await;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let worker = setting.worker().drain_timeout(Duration::from_millis(50));
+    let worker = setting.consumer().drain_timeout(Duration::from_millis(50));
     let serving = tokio::spawn(async move { worker.run_until(stopped).await.unwrap() });
     setting.made("started").await;
     stop.send(()).unwrap();
@@ -98,7 +98,7 @@ async fn a_draining_worker_lets_what_runs_finish_and_takes_nothing_new() {
         .push(crashes_once(setting.path("started"), setting.path("go")))
         .await;
     fs::write(setting.path("waits"), "").unwrap();
-    let (handle, serving) = start(setting.worker().prefetch(1));
+    let (handle, serving) = start(setting.consumer().prefetch(1));
     setting.made("started").await;
     let next = setting.push(add(1, 2)).await;
     handle.drain();
@@ -130,7 +130,7 @@ async fn a_kill_while_draining_is_faster_than_the_ladder() {
         setting
     };
     let id = setting.push(never_ends(setting.path("started"))).await;
-    let (handle, serving) = start(setting.worker().drain_timeout(20 * LONG));
+    let (handle, serving) = start(setting.consumer().drain_timeout(20 * LONG));
     setting.made("started").await;
     let began = Instant::now();
     handle.drain();
@@ -149,7 +149,7 @@ async fn a_kill_while_draining_is_faster_than_the_ladder() {
 async fn a_worker_that_was_told_to_end_before_it_began_takes_nothing() {
     let setting = Setting::new(1).await;
     let id = setting.push(add(1, 2)).await;
-    let worker = setting.worker();
+    let worker = setting.consumer();
     worker.handle().drain();
     assert_eq!(
         worker

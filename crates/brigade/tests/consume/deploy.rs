@@ -35,7 +35,7 @@ async fn consumer() {
     let drain = Duration::from_millis(std::env::var(DRAIN).unwrap().parse().unwrap());
     let signals = brigade::stop_signal();
     println!("serving");
-    let worker = broker.worker().task(long).on(&pool).drain_timeout(drain);
+    let worker = broker.consumer().task(long).on(&pool).drain_timeout(drain);
     let handle = worker.handle();
     tokio::spawn(async move {
         while !handle.stats().draining {

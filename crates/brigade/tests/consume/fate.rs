@@ -26,7 +26,7 @@ async fn in_process() {
         .await
         .unwrap();
     broker
-        .worker()
+        .consumer()
         .queue("dangerous")
         .in_process()
         .prefetch(4)
@@ -158,7 +158,7 @@ async fn a_worker_without_a_pool_starts_one_of_its_own_and_ends_it() {
         .clone();
     assert_eq!(
         broker
-            .worker()
+            .consumer()
             .task(own_pid)
             .run_until_empty()
             .await
@@ -187,7 +187,7 @@ async fn a_worker_without_a_pool_starts_one_of_its_own_and_ends_it() {
 async fn dropping_a_worker_stops_what_runs_and_gives_it_back() {
     let setting = Setting::new(1).await;
     let id = setting.push(never_ends(setting.path("started"))).await;
-    let worker = setting.worker();
+    let worker = setting.consumer();
     let handle = worker.handle();
     let serving = tokio::spawn(worker.run_until(std::future::pending::<()>()));
     setting.made("started").await;
@@ -224,7 +224,7 @@ async fn what_hangs_in_process_is_left_alone_when_its_worker_ends_and_its_lease_
     let id = setting.push(never_ends_here(started, over.clone())).await;
     let worker = setting
         .broker
-        .worker()
+        .consumer()
         .task(never_ends_here)
         .in_process()
         .lease(Duration::from_secs(1));
@@ -260,7 +260,13 @@ async fn in_process_a_task_is_asked_to_stop_by_a_cancel_and_by_its_timeout() {
     let id = setting
         .push(waits_for_cancel(setting.path("cancelled")))
         .await;
-    let (handle, serving) = start(setting.broker.worker().task(waits_for_cancel).in_process());
+    let (handle, serving) = start(
+        setting
+            .broker
+            .consumer()
+            .task(waits_for_cancel)
+            .in_process(),
+    );
     setting.made("cancelled").await;
     let stopped = soon(setting.broker.stop(&id, "not needed"))
         .await

@@ -55,7 +55,14 @@ async fn a_chain_of_tasks_hands_typed_results_on() {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = {
         let (broker, pool) = (setting.broker.clone(), setting.pool.clone());
-        tokio::spawn(async move { broker.worker().on(&pool).run_until(stopped).await.unwrap() })
+        tokio::spawn(async move {
+            broker
+                .consumer()
+                .on(&pool)
+                .run_until(stopped)
+                .await
+                .unwrap()
+        })
     };
     let broker = &setting.broker;
     let text = || super::join("a".to_owned(), "b c".to_owned());
@@ -124,8 +131,11 @@ async fn one_poison_member_of_a_hundred_is_cured_and_one_retry_ends_the_flow() {
         "{:?}",
         last.reason
     );
-    let waits = last.waits.unwrap();
-    assert_eq!((waits.members, waits.settled, waits.missed), (100, 100, 1));
+    let parents = last.parents.unwrap();
+    assert_eq!(
+        (parents.total, parents.settled, parents.missed),
+        (100, 100, 1)
+    );
 
     std::fs::write(&cure, "").unwrap();
     assert!(setting.broker.retry(poison).await.unwrap());
@@ -202,7 +212,7 @@ async fn serve_until_killed() {
     let pool = Pool::builder().workers(2).start().await.unwrap();
     println!("serves");
     broker
-        .worker()
+        .consumer()
         .on(&pool)
         .prefetch(4)
         .run_until(std::future::pending::<()>())

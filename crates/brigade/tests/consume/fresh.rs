@@ -10,7 +10,7 @@ async fn a_job_that_crashed_runs_next_in_a_worker_that_has_run_nothing() {
     let id = setting
         .push(crashes_once(setting.path("started"), setting.path("go")).keep(LONG))
         .await;
-    let (handle, serving) = start(setting.worker());
+    let (handle, serving) = start(setting.consumer());
     setting.made("started").await;
     setting.broker.queue("crashes_once").pause().await.unwrap();
     fs::write(setting.path("go"), "").unwrap();

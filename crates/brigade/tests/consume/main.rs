@@ -28,7 +28,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use brigade::{
-    Broker, Context, Failure, JobId, Pass, Pool, Served, ToJob, Worker, WorkerHandle, task,
+    Broker, Consumer, ConsumerHandle, Context, Failure, JobId, Pass, Pool, Served, ToJob, task,
 };
 use brigade_testkit::program::ROLE_VARIABLE;
 use tokio::task::JoinHandle;
@@ -185,13 +185,13 @@ impl Setting {
             .unwrap()
     }
 
-    fn worker(&self) -> Worker {
-        self.broker.worker().on(&self.pool)
+    fn consumer(&self) -> Consumer {
+        self.broker.consumer().on(&self.pool)
     }
 
     /// Serves until all is settled.
     async fn serve(&self) -> Served {
-        self.worker().run_until_empty().await.unwrap()
+        self.consumer().run_until_empty().await.unwrap()
     }
 
     /// Waits, bounded, until a task has made its file.
@@ -202,7 +202,7 @@ impl Setting {
 }
 
 /// A worker that runs beside the test, until it is told to end.
-fn start(worker: Worker) -> (WorkerHandle, JoinHandle<Served>) {
+fn start(worker: Consumer) -> (ConsumerHandle, JoinHandle<Served>) {
     let handle = worker.handle();
     (
         handle,

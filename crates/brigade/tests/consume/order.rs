@@ -5,8 +5,8 @@ use brigade::ErrorKind;
 use crate::*;
 
 /// Serves one job after the other; the queues that they came from, as letters.
-async fn order(setting: &Setting, queues: impl FnOnce(Worker) -> Worker, file: &str) -> String {
-    queues(setting.broker.worker().in_process().prefetch(1))
+async fn order(setting: &Setting, queues: impl FnOnce(Consumer) -> Consumer, file: &str) -> String {
+    queues(setting.broker.consumer().in_process().prefetch(1))
         .run_until_empty()
         .await
         .unwrap();
@@ -99,7 +99,7 @@ async fn a_worker_is_given_its_tasks_by_their_functions() {
     setting.push(own_pid()).await;
     setting.push(fails("not served".to_owned())).await;
     let served = setting
-        .worker()
+        .consumer()
         .task(add)
         .task(own_pid)
         .run_until_empty()
@@ -111,7 +111,7 @@ async fn a_worker_is_given_its_tasks_by_their_functions() {
         add(1, 2)
     }
     let error = setting
-        .worker()
+        .consumer()
         .task(no_task)
         .run_until_empty()
         .await

@@ -16,7 +16,7 @@ async fn workers_reload_one_after_the_other_while_the_others_serve() {
             setting
                 .elsewhere()
                 .await
-                .worker()
+                .consumer()
                 .on(&setting.pool)
                 .queue("add")
                 .prefetch(2),
@@ -65,7 +65,7 @@ async fn workers_reload_one_after_the_other_while_the_others_serve() {
 #[tokio::test]
 async fn a_worker_that_ends_does_not_reload() {
     let setting = Setting::new(1).await;
-    let (handle, serving) = start(setting.worker().queue("add"));
+    let (handle, serving) = start(setting.consumer().queue("add"));
     handle.drain();
     let error = soon(handle.reload(async { unreachable!("it does not load") }))
         .await

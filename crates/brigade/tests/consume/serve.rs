@@ -11,7 +11,14 @@ async fn a_call_through_the_broker_gives_its_value() {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = {
         let (broker, pool) = (setting.broker.clone(), setting.pool.clone());
-        tokio::spawn(async move { broker.worker().on(&pool).run_until(stopped).await.unwrap() })
+        tokio::spawn(async move {
+            broker
+                .consumer()
+                .on(&pool)
+                .run_until(stopped)
+                .await
+                .unwrap()
+        })
     };
     assert_eq!(setting.broker.call(add(1, 2)).await.unwrap(), 3);
     let failed = setting
@@ -63,7 +70,7 @@ async fn jobs_and_calls_by_a_task_s_former_names_run_it_from_the_queues_of_these
     // Its own queue and those of its former names.
     assert_eq!(
         setting
-            .worker()
+            .consumer()
             .task(greet)
             .run_until_empty()
             .await
@@ -104,7 +111,7 @@ async fn one_poison_job_among_innocents_ends_with_both_certificates() {
     assert_eq!(
         dead.history
             .iter()
-            .filter(|record| record.certificate.is_some())
+            .filter(|record| record.report.is_some())
             .count(),
         2
     );
@@ -142,10 +149,10 @@ async fn failures_passes_and_unknown_tasks_end_as_they_should() {
         .unwrap()
         .id()
         .clone();
-    let worker = setting.worker().unserved_timeout(Duration::ZERO);
+    let worker = setting.consumer().unserved_timeout(Duration::ZERO);
     let worker = ["fails_for_good", "passes_once", "nobody", "add"]
         .into_iter()
-        .fold(worker, brigade::Worker::queue);
+        .fold(worker, brigade::Consumer::queue);
     worker.run_until_empty().await.unwrap();
 
     let permanent = setting.broker.job(&permanent).await.unwrap().unwrap();
@@ -194,7 +201,7 @@ async fn in_process_serves_without_a_pool() {
         .id()
         .clone();
     let served = broker
-        .worker()
+        .consumer()
         .in_process()
         .run_until_empty()
         .await
@@ -213,7 +220,7 @@ async fn what_cannot_be_run_tells_so_in_its_history() {
         .push(brigade::Call::<i64>::json("add", &json!(["x"])))
         .await;
     setting
-        .worker()
+        .consumer()
         .unserved_timeout(Duration::ZERO)
         .run_until_empty()
         .await
@@ -252,7 +259,7 @@ async fn a_task_knows_the_tick_it_runs_for_in_a_pool_and_in_process() {
     for in_pool in [true, false] {
         let tick = setting.broker.schedule(schedule()).await.unwrap().next;
         setting.broker.clock().advance(Duration::from_secs(3600));
-        let worker = setting.broker.worker().queue("tells_its_tick");
+        let worker = setting.broker.consumer().queue("tells_its_tick");
         let worker = if in_pool {
             worker.on(&setting.pool)
         } else {

@@ -119,7 +119,7 @@ async fn it_runs_in_worker_processes_too() {
     order(&broker, 1).await;
     assert_eq!(
         broker
-            .worker()
+            .consumer()
             .on(&pool)
             .run_until_empty()
             .await

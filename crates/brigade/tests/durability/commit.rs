@@ -213,7 +213,7 @@ async fn fails_once() {
             ErrorKind::Closed
         );
         let served = broker
-            .worker()
+            .consumer()
             .queue("good")
             .in_process()
             .run_until(std::future::pending::<()>())

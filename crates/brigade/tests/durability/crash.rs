@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use brigade::{Broker, Pool, Pushed, Settled, ToJob as _};
+use brigade::{Broker, Pool, PushOutcome, Settled, ToJob as _};
 use brigade_testkit::facts;
 use brigade_testkit::ledger::{self, Event};
 use brigade_testkit::program::{Program, arguments};
@@ -421,7 +421,7 @@ async fn producer() {
             join_all(pushes)
                 .await
                 .into_iter()
-                .map(|pushed| matches!(pushed.inspect_err(print), Ok(Pushed::New(_))))
+                .map(|pushed| matches!(pushed.inspect_err(print), Ok(PushOutcome::New(_))))
                 .collect()
         };
         for (number, _) in numbers.iter().zip(&pushed).filter(|(_, pushed)| **pushed) {
@@ -446,7 +446,7 @@ async fn consumer() {
     let broker = connect(&stage).await;
     let halt = stage.path("halt");
     let served = broker
-        .worker()
+        .consumer()
         .queue("job")
         .on(&pool)
         .run_until(until_file(&halt))

@@ -107,7 +107,7 @@ async fn short_leases() {
     let broker = stage.broker().await;
     let halt = stage.path("halt");
     let worker = broker
-        .worker()
+        .consumer()
         .queue("waits")
         .on(&pool)
         .lease(Duration::from_secs(1));

@@ -105,7 +105,7 @@ async fn locked_out() {
     let broker = stage.broker().await;
     let halt = stage.path("halt");
     let worker = broker
-        .worker()
+        .consumer()
         .queue("waits")
         .on(&pool)
         .lease(Duration::from_secs(1));

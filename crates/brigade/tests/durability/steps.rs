@@ -108,7 +108,7 @@ fn see_through(stage: &Stage, mut program: Program, what: &str) -> bool {
     block_on(async {
         let broker = stage.broker().await;
         let worker = broker
-            .worker()
+            .consumer()
             .queue("kills_its_parent")
             .in_process()
             .until_empty();
@@ -142,7 +142,7 @@ async fn consumer() {
     }
     let broker = stage.broker().await;
     let worker = broker
-        .worker()
+        .consumer()
         .queue("kills_its_parent")
         .on(&pool)
         .until_empty();

@@ -12,7 +12,7 @@ use crate::tasks::{DEPENDENCY, depends, good, poison};
 
 async fn serve(broker: &Broker, pool: &Pool) -> brigade::Served {
     let worker = broker
-        .worker()
+        .consumer()
         .queue("good")
         .queue("poison")
         .on(pool)
@@ -78,11 +78,10 @@ fn i51_many_poison_jobs_end_as_dead_letters_and_the_good_one_after_them_is_done(
             left.iter()
                 .all(|job| job.state == JobState::Dead && job.crashed == 2 && job.failed == 0)
         );
-        assert!(left.iter().all(|job| {
-            job.history
-                .iter()
-                .all(|record| record.certificate.is_some())
-        }));
+        assert!(
+            left.iter()
+                .all(|job| { job.history.iter().all(|record| record.report.is_some()) })
+        );
         pool.shutdown().await;
     });
     until("no worker is left behind", || {
@@ -108,7 +107,13 @@ fn i52_what_failed_at_once_comes_back_spread_out_and_all_of_it_is_done() {
         let retry = Retry::exponential(PAUSE, PAUSE);
         let all = (0..jobs).map(|number| depends(number).to_job().unwrap().retries(2).retry(retry));
         broker.push_many(all.collect()).await.unwrap();
-        let worker = || broker.worker().queue("depends").in_process().prefetch(256);
+        let worker = || {
+            broker
+                .consumer()
+                .queue("depends")
+                .in_process()
+                .prefetch(256)
+        };
         let began = SystemTime::now();
         let waiting = async {
             while count_of(&broker, JobState::Retrying).await < jobs {

@@ -170,12 +170,12 @@ async fn address_space() {
         .await
         .unwrap_err();
     println!("{error}");
-    let CallError::Crashed(certificate) = &error else {
+    let CallError::Crashed(report) = &error else {
         panic!("{error}")
     };
     let by = [MemoryLimit::AddressSpace, MemoryLimit::Resident].map(Ended::OutOfMemory);
-    assert!(by.contains(&certificate.ended), "{error}");
-    assert!(certificate.cost.memory_peak < 512 << 20, "{error}");
+    assert!(by.contains(&report.ended), "{error}");
+    assert!(report.cost.memory_peak < 512 << 20, "{error}");
     assert!(facts::resident_bytes(std::process::id()) < before + (64 << 20));
     assert_eq!(
         within("the next call", pool.call(add(1, 2))).await.unwrap(),
@@ -192,11 +192,11 @@ async fn killed_by_the_kernel() {
         .await
         .unwrap_err();
     println!("{error}");
-    let CallError::Crashed(certificate) = &error else {
+    let CallError::Crashed(report) = &error else {
         panic!("{error}")
     };
-    assert_eq!(certificate.ended, Ended::OutOfMemory(MemoryLimit::Cgroup));
-    assert_eq!(certificate.exit, Some(Exit::Signal(libc::SIGKILL)));
+    assert_eq!(report.ended, Ended::OutOfMemory(MemoryLimit::Cgroup));
+    assert_eq!(report.exit, Some(Exit::Signal(libc::SIGKILL)));
     // A plain kill in a group is not taken for the kernel's.
     let error = within(
         "the loop",
@@ -204,11 +204,7 @@ async fn killed_by_the_kernel() {
     )
     .await
     .unwrap_err();
-    assert_eq!(
-        error.certificate().unwrap().ended,
-        Ended::TimedOut,
-        "{error}"
-    );
+    assert_eq!(error.report().unwrap().ended, Ended::TimedOut, "{error}");
     assert_eq!(
         within("the next call", pool.call(add(1, 2))).await.unwrap(),
         3

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use brigade::{CallError, Handle, Neighbours, Pool, Retry};
+use brigade::{CallError, CallHandle, Neighbours, Pool, Retry};
 use brigade_testkit::facts::{self, signal_child};
 use brigade_testkit::{count, random::Random};
 use rustix::process::Signal;
@@ -43,8 +43,8 @@ fn shape(random: &mut Random) -> brigade::Builder {
 }
 
 enum Made {
-    Value(Handle<i64>),
-    Nothing(Handle<()>),
+    Value(CallHandle<i64>),
+    Nothing(CallHandle<()>),
 }
 
 fn make(pool: &Pool, random: &mut Random) -> Made {
@@ -211,10 +211,10 @@ async fn shared_race() {
         .unwrap();
     let mut counts = (0, 0);
     for _ in 0..count(60, 5_000) {
-        let mut handles: Vec<(i64, Handle<i64>)> = (0..32)
+        let mut handles: Vec<(i64, CallHandle<i64>)> = (0..32)
             .map(|number| (number, pool.call(add(number, 1))))
             .collect();
-        let asked: Vec<Handle<()>> = (0..4).map(|_| pool.call(polite())).collect();
+        let asked: Vec<CallHandle<()>> = (0..4).map(|_| pool.call(polite())).collect();
         for _ in 0..random.within(0..20) {
             tokio::task::yield_now().await;
         }

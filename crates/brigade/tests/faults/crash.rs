@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use brigade::{CallError, Certificate, Ended, Exit, Pool, Step, TimedOut};
+use brigade::{AttemptReport, CallError, Ended, Exit, Pool, Step, TimedOut};
 
 use crate::stage::{end, file, millis, scenarios, within, written};
 use crate::tasks::{How, add, hold, misbehave};
@@ -33,10 +33,10 @@ async fn outcome(pool: &Pool, how: &How) -> Result<i64, CallError> {
     .await
 }
 
-fn certificate(error: &CallError) -> &Certificate {
+fn report(error: &CallError) -> &AttemptReport {
     error
-        .certificate()
-        .unwrap_or_else(|| panic!("no certificate: {error}"))
+        .report()
+        .unwrap_or_else(|| panic!("no report: {error}"))
 }
 
 async fn crashes() {
@@ -52,14 +52,14 @@ async fn crashes() {
         println!("{how:?}: {error}");
         assert!(matches!(error, CallError::Crashed(_)), "{how:?}: {error}");
         assert_eq!(
-            (&certificate(&error).ended, error.signal()),
+            (&report(&error).ended, error.signal()),
             (&Ended::Signalled, Some(signal)),
             "{how:?}"
         );
     }
     let error = outcome(&pool, &How::StackOverflow).await.unwrap_err();
     assert!(
-        matches!(error, CallError::Crashed(_)) && certificate(&error).ended == Ended::StackOverflow,
+        matches!(error, CallError::Crashed(_)) && report(&error).ended == Ended::StackOverflow,
         "{error}"
     );
 
@@ -83,16 +83,16 @@ async fn crashes() {
     for (how, text, dies) in panics {
         let error = outcome(&pool, &how).await.unwrap_err();
         println!("{how:?}: {error}");
-        let CallError::Panicked(certificate) = &error else {
+        let CallError::Panicked(report) = &error else {
             panic!("{how:?}: {error}")
         };
-        let Ended::Panicked { message, location } = &certificate.ended else {
+        let Ended::Panicked { message, location } = &report.ended else {
             panic!("{how:?}: {error}")
         };
         assert!(message.contains(text), "{how:?}: {message}");
         assert!(location.contains("tasks.rs"), "{how:?}: {location}");
         assert_eq!(
-            certificate.exit,
+            report.exit,
             dies.then_some(Exit::Signal(libc::SIGABRT)),
             "{how:?}"
         );
@@ -141,7 +141,7 @@ async fn exits() {
         assert!(matches!(error, CallError::Crashed(_)), "{how:?}: {error}");
         if exit.is_some() {
             assert_eq!(
-                (certificate(&error).exit, &certificate(&error).ended),
+                (report(&error).exit, &report(&error).ended),
                 (exit, &Ended::Exited),
                 "{how:?}"
             );
@@ -162,7 +162,7 @@ async fn another_program() {
     println!("{error}");
     assert!(matches!(error, CallError::Crashed(_)), "{error}");
     assert!(
-        matches!(certificate(&error).ended, Ended::LinkBroken(_)),
+        matches!(report(&error).ended, Ended::LinkBroken(_)),
         "{error}"
     );
     end(pool).await;
@@ -182,7 +182,7 @@ async fn endless() {
     ] {
         let began = Instant::now();
         let handle = pool.call(misbehave(how.clone()).timeout(timeout));
-        let Err(CallError::TimedOut(TimedOut::Run(certificate))) = within("the loop", handle).await
+        let Err(CallError::TimedOut(TimedOut::Run(report))) = within("the loop", handle).await
         else {
             panic!("{how:?}")
         };
@@ -194,11 +194,11 @@ async fn endless() {
                 Duration::ZERO
             };
         println!(
-            "{how:?}: {certificate}; overshoot {:.1?}",
+            "{how:?}: {report}; overshoot {:.1?}",
             began.elapsed().saturating_sub(due)
         );
         assert_eq!(
-            (certificate.ended, certificate.step),
+            (report.ended, report.step),
             (Ended::TimedOut, Some(step)),
             "{how:?}"
         );

@@ -434,7 +434,7 @@ async fn dropped_privileges() {
         .await
         .unwrap_err();
         assert!(matches!(error, CallError::TimedOut(_)), "{error}");
-        assert_eq!(error.certificate().unwrap().step, Some(step), "{error}");
+        assert_eq!(error.report().unwrap().step, Some(step), "{error}");
     }
     let error = within("the family's timeout", kin).await.unwrap_err();
     assert!(matches!(error, CallError::TimedOut(_)), "{error}");
@@ -473,7 +473,7 @@ async fn unendable() {
     .await
     .unwrap_err();
     println!("{error}");
-    let report = error.certificate().unwrap();
+    let report = error.report().unwrap();
     assert_eq!(
         (report.exit, report.stopped_by.as_deref(), report.pid),
         (Some(Exit::Alive), Some("SIGSTOP"), pid),
@@ -497,7 +497,7 @@ async fn reaped_by_others() {
         .await
         .unwrap_err();
     assert_eq!(
-        (error.signal(), &error.certificate().unwrap().ended),
+        (error.signal(), &error.report().unwrap().ended),
         (Some(libc::SIGSEGV), &Ended::Signalled),
         "{error}"
     );
@@ -505,7 +505,7 @@ async fn reaped_by_others() {
         let error = within("the exit", pool.call(misbehave(how)))
             .await
             .unwrap_err();
-        let report = error.certificate().unwrap();
+        let report = error.report().unwrap();
         assert_eq!(
             (report.exit, &report.ended),
             (Some(Exit::Unknown), &Ended::Unknown),
@@ -543,7 +543,7 @@ async fn own_peak() {
         let error = within("the end", pool.call(grow(mib, how.clone()).timeout(time)))
             .await
             .unwrap_err();
-        let peak = error.certificate().unwrap().cost.memory_peak / MIB;
+        let peak = error.report().unwrap().cost.memory_peak / MIB;
         println!("{how:?} after {mib} MiB: {peak} MiB");
         peak
     };
@@ -581,7 +581,7 @@ async fn without_pidfds() {
         let error = within("the end", pool.call(misbehave(how).timeout(millis(500))))
             .await
             .unwrap_err();
-        assert_eq!(error.certificate().unwrap().exit, Some(exit), "{error}");
+        assert_eq!(error.report().unwrap().exit, Some(exit), "{error}");
     }
     let kin = pool.call(family(file("family"), How::Segv));
     let error = within("the crash", kin).await.unwrap_err();

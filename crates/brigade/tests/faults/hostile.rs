@@ -32,12 +32,12 @@ async fn closes_descriptors() {
         .await
         .unwrap_err();
     println!("{error}");
-    let CallError::Crashed(certificate) = &error else {
+    let CallError::Crashed(report) = &error else {
         panic!("{error}")
     };
     assert!(
         matches!(
-            certificate.ended,
+            report.ended,
             Ended::LinkBroken(_) | Ended::Exited | Ended::Signalled
         ),
         "{error}"
@@ -62,8 +62,8 @@ async fn noise() {
             matches!(error, CallError::Crashed(_) | CallError::TimedOut(_)),
             "{error}"
         );
-        if let CallError::Crashed(certificate) = &error {
-            assert!(matches!(certificate.ended, Ended::LinkBroken(_)), "{error}");
+        if let CallError::Crashed(report) = &error {
+            assert!(matches!(report.ended, Ended::LinkBroken(_)), "{error}");
         }
         assert_eq!(
             within("the next call", pool.call(add(1, 2))).await.unwrap(),
@@ -104,14 +104,14 @@ async fn flood() {
         bytes >> 19
     );
     assert!(grown < 32 << 20);
-    // Standard error in a certificate is cut as well.
+    // Standard error in a report is cut as well.
     let error = within(
         "the crash",
         pool.call(crate::tasks::flood_and_crash(4 << 20).capture(cap)),
     )
     .await
     .unwrap_err();
-    let stderr = &error.certificate().unwrap().stderr;
+    let stderr = &error.report().unwrap().stderr;
     assert!(
         stderr.len() <= 64 << 10 && stderr.ends_with("the last words\n"),
         "{} bytes",
@@ -190,7 +190,7 @@ trait Settled {
     fn into_settled(self) -> impl Future<Output = String>;
 }
 
-impl Settled for brigade::Handle<i64> {
+impl Settled for brigade::CallHandle<i64> {
     async fn into_settled(self) -> String {
         match self.await {
             Ok(value) => {
@@ -290,7 +290,7 @@ async fn dropped() {
     end(pool).await;
 }
 
-fn crashing(pool: &Pool, random: &mut Random) -> Vec<brigade::Handle<i64>> {
+fn crashing(pool: &Pool, random: &mut Random) -> Vec<brigade::CallHandle<i64>> {
     let hows = [How::Segv, How::Abort, How::Exit(3), How::Panic];
     let call = |random: &mut Random| match random.within(0..5) {
         0 => add(1, 41),

@@ -222,22 +222,19 @@ async fn stopped_while_running() {
     );
     let pid: u32 = written("runs").await.parse().unwrap();
     assert!(signal_child(std::process::id(), pid, Signal::STOP));
-    let Err(CallError::TimedOut(TimedOut::Run(certificate))) = within("the deadline", handle).await
+    let Err(CallError::TimedOut(TimedOut::Run(report))) = within("the deadline", handle).await
     else {
         panic!("it timed out")
     };
-    println!("{certificate}");
-    assert_eq!(certificate.ended, Ended::TimedOut);
+    println!("{report}");
+    assert_eq!(report.ended, Ended::TimedOut);
     assert_eq!(
-        certificate.exit,
+        report.exit,
         Some(Exit::Signal(libc::SIGKILL)),
         "a stopped process heeds no SIGTERM"
     );
-    assert_eq!(certificate.step, Some(Step::Killed));
-    assert_eq!(
-        certificate.attempt, 1,
-        "a call that timed out is not run again"
-    );
+    assert_eq!(report.step, Some(Step::Killed));
+    assert_eq!(report.attempt, 1, "a call that timed out is not run again");
     assert!(!facts::is_alive(pid));
     assert_eq!(
         within("the next call", pool.call(add(1, 2))).await.unwrap(),

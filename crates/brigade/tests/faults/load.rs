@@ -55,9 +55,8 @@ async fn one_in_a_hundred() {
         let fits = match (&how, &error) {
             (How::Segv, CallError::Crashed(_)) => error.signal() == Some(libc::SIGSEGV),
             (How::Abort, CallError::Crashed(_)) => error.signal() == Some(libc::SIGABRT),
-            (How::Exit(_), CallError::Crashed(certificate)) => {
-                certificate.ended == Ended::Exited
-                    && certificate.exit == Some(brigade::Exit::Code(5))
+            (How::Exit(_), CallError::Crashed(report)) => {
+                report.ended == Ended::Exited && report.exit == Some(brigade::Exit::Code(5))
             }
             (How::Spin, CallError::TimedOut(TimedOut::Run(_))) => true,
             _ => false,

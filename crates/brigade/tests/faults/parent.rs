@@ -228,7 +228,7 @@ async fn thread_ends() {
 
 /// A service with a pool: drains at the first signal, ends at once at the second. Says what it
 /// does.
-async fn service(pool: Pool, handles: Vec<brigade::Handle<u32>>) {
+async fn service(pool: Pool, handles: Vec<brigade::CallHandle<u32>>) {
     let mut signals = signals();
     say_workers(
         &pool

@@ -120,15 +120,15 @@ async fn running() {
     let handle = pool.call(hold(file("runs"), file("never")));
     let pid: u32 = written("runs").await.parse().unwrap();
     kill(pid);
-    let Err(CallError::Crashed(certificate)) = within("the call", handle).await else {
+    let Err(CallError::Crashed(report)) = within("the call", handle).await else {
         panic!("it crashed")
     };
-    println!("{certificate}");
+    println!("{report}");
     assert_eq!(
-        (certificate.pid, &certificate.ended, certificate.exit),
+        (report.pid, &report.ended, report.exit),
         (pid, &Ended::Signalled, Some(Exit::Signal(libc::SIGKILL)))
     );
-    assert_eq!(certificate.step, None, "it was not us");
+    assert_eq!(report.step, None, "it was not us");
     assert_eq!(
         within("the next call", pool.call(add(1, 2))).await.unwrap(),
         3

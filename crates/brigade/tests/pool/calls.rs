@@ -139,11 +139,11 @@ async fn wp17_a_panic_arrives_with_message_and_place_and_spares_the_worker() {
             .call(panic_with("out of luck".to_owned()))
             .await
             .unwrap_err();
-        let CallError::Panicked(certificate) = &error else {
+        let CallError::Panicked(report) = &error else {
             panic!("it panicked: {error}")
         };
-        let brigade::Ended::Panicked { message, location } = &certificate.ended else {
-            panic!("{certificate:?}")
+        let brigade::Ended::Panicked { message, location } = &report.ended else {
+            panic!("{report:?}")
         };
         assert_eq!(message, "out of luck");
         assert!(location.contains("tasks.rs:"), "{location}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brigade::{Call, CallError, Cancelled, Event, Handle, Pool, Receipt, Step};
+use brigade::{Call, CallError, CallHandle, Cancelled, Event, Pool, Step, StopReceipt};
 use futures_util::future::join_all;
 
 use crate::gate::Gate;
@@ -11,8 +11,8 @@ use crate::tasks::*;
 
 /// Cancels a call and returns the receipt and what its handle gives.
 async fn cancelled<T: serde::de::DeserializeOwned + std::fmt::Debug>(
-    handle: Handle<T>,
-) -> (Receipt, Cancelled) {
+    handle: CallHandle<T>,
+) -> (StopReceipt, Cancelled) {
     let receipt = handle.cancel("not wanted").await.expect("it had not ended");
     let CallError::Cancelled(cancelled) = handle.await.unwrap_err() else {
         panic!("it was cancelled")
@@ -35,11 +35,8 @@ async fn wp29_pi9_pi12_lb6_cancelling_an_endless_loop_ends_its_worker_and_says_w
         let pid = pids(&pool)[0];
         let (receipt, cancelled) = cancelled(handle).await;
         assert_eq!(receipt.step, Step::Terminated);
-        let certificate = cancelled.certificate.unwrap();
-        assert_eq!(
-            (certificate.pid, certificate.step),
-            (pid, Some(Step::Terminated))
-        );
+        let report = cancelled.report.unwrap();
+        assert_eq!((report.pid, report.step), (pid, Some(Step::Terminated)));
         gone(pid).await;
         assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
         pool.shutdown().await;
@@ -62,7 +59,7 @@ async fn wx2_tp6_a_loop_that_ignores_sigterm_is_killed_and_its_slot_is_free_agai
         let (receipt, cancelled) = cancelled(handle).await;
         assert_eq!(receipt.step, Step::Killed);
         assert_eq!(
-            cancelled.certificate.unwrap().exit,
+            cancelled.report.unwrap().exit,
             Some(brigade::Exit::Signal(libc::SIGKILL))
         );
         gone(pid).await;
@@ -85,7 +82,7 @@ async fn pi10_a_waiting_call_is_cancelled_before_it_runs_and_hurts_nobody() {
         let behind = pool.call(add(1, 2));
         let (receipt, cancelled) = cancelled(waiting).await;
         assert_eq!(
-            (receipt.step, cancelled.certificate.is_none()),
+            (receipt.step, cancelled.report.is_none()),
             (Step::NotStarted, true)
         );
         drop(arrival);
@@ -150,7 +147,7 @@ async fn is_kept(
     pool: Pool,
     call: Call<()>,
     gate: Gate,
-    how: impl AsyncFnOnce(&mut Handle<()>),
+    how: impl AsyncFnOnce(&mut CallHandle<()>),
 ) -> CallError {
     let before = pids(&pool);
     let mut handle = pool.call(call);
@@ -183,11 +180,11 @@ async fn patient_pool() -> Pool {
         .unwrap()
 }
 
-async fn cancel_it(handle: &mut Handle<()>) {
+async fn cancel_it(handle: &mut CallHandle<()>) {
     drop(handle.cancel("stop"));
 }
 
-async fn let_time_run_out(_: &mut Handle<()>) {}
+async fn let_time_run_out(_: &mut CallHandle<()>) {}
 
 const SHORT: Duration = Duration::from_millis(50);
 
@@ -199,7 +196,7 @@ async fn wp36_a_sync_task_that_stops_when_cancelled_keeps_its_worker() {
         let CallError::Cancelled(cancelled) = error else {
             panic!("it was cancelled: {error}")
         };
-        assert_eq!(cancelled.certificate.unwrap().step, Some(Step::Asked));
+        assert_eq!(cancelled.report.unwrap().step, Some(Step::Asked));
     })
     .await;
 }
@@ -218,7 +215,7 @@ async fn wp36_an_async_task_that_stops_when_cancelled_keeps_its_worker() {
         let CallError::Cancelled(cancelled) = error else {
             panic!("it was cancelled: {error}")
         };
-        assert_eq!(cancelled.certificate.unwrap().step, Some(Step::Asked));
+        assert_eq!(cancelled.report.unwrap().step, Some(Step::Asked));
     })
     .await;
 }
@@ -234,7 +231,7 @@ async fn wp36_a_sync_task_that_stops_when_its_time_is_over_keeps_its_worker() {
             let_time_run_out,
         )
         .await;
-        assert_eq!(error.certificate().unwrap().step, Some(Step::Asked));
+        assert_eq!(error.report().unwrap().step, Some(Step::Asked));
         assert!(matches!(error, CallError::TimedOut(_)), "{error}");
     })
     .await;
@@ -251,7 +248,7 @@ async fn wp36_an_async_task_that_stops_when_its_time_is_over_keeps_its_worker() 
             let_time_run_out,
         )
         .await;
-        assert_eq!(error.certificate().unwrap().step, Some(Step::Asked));
+        assert_eq!(error.report().unwrap().step, Some(Step::Asked));
         assert!(matches!(error, CallError::TimedOut(_)), "{error}");
     })
     .await;

@@ -23,25 +23,21 @@ async fn wp39_lb5_a_worker_killed_from_outside_takes_its_call_with_it_and_is_rep
         arrival.gone().await;
         let error = handle.await.unwrap_err();
         assert_eq!(error.signal(), Some(libc::SIGKILL));
-        let CallError::Crashed(certificate) = error else {
+        let CallError::Crashed(report) = error else {
             panic!("it crashed: {error}")
         };
         assert_eq!(
-            (
-                certificate.pid,
-                certificate.worker,
-                certificate.task.as_str()
-            ),
+            (report.pid, report.worker, report.task.as_str()),
             (pid, 1, "hold")
         );
         assert_eq!(
-            (&certificate.ended, certificate.exit),
+            (&report.ended, report.exit),
             (&Ended::Signalled, Some(Exit::Signal(libc::SIGKILL)))
         );
         assert!(
-            certificate.stderr.contains("its last words"),
+            report.stderr.contains("its last words"),
             "{}",
-            certificate.stderr
+            report.stderr
         );
         assert_ne!(pool.call(crate::tasks::pid()).await.unwrap(), pid);
         assert!(!pids(&pool).contains(&pid));
@@ -58,14 +54,11 @@ async fn wp40_bad_use_a_worker_that_closes_its_descriptors_is_ended_and_replaced
         for _ in 0..10 {
             pool.ready(1).await.unwrap();
             let pid = pids(&pool)[0];
-            let CallError::Crashed(certificate) = pool.call(close_descriptors()).await.unwrap_err()
+            let CallError::Crashed(report) = pool.call(close_descriptors()).await.unwrap_err()
             else {
                 panic!("it crashed")
             };
-            assert!(
-                matches!(certificate.ended, Ended::LinkBroken(_)),
-                "{certificate:?}"
-            );
+            assert!(matches!(report.ended, Ended::LinkBroken(_)), "{report:?}");
             gone(pid).await;
             assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
         }
@@ -158,11 +151,10 @@ async fn wp18_a_stack_overflow_is_told_apart_and_its_worker_replaced() {
     soon(async {
         let pool = pool_of(1).await;
         let pid = pids(&pool)[0];
-        let CallError::Crashed(certificate) = pool.call(overflow_stack(1)).await.unwrap_err()
-        else {
+        let CallError::Crashed(report) = pool.call(overflow_stack(1)).await.unwrap_err() else {
             panic!("it crashed")
         };
-        assert_eq!(certificate.ended, Ended::StackOverflow);
+        assert_eq!(report.ended, Ended::StackOverflow);
         assert_ne!(pool.call(crate::tasks::pid()).await.unwrap(), pid);
         pool.shutdown().await;
     })
@@ -174,13 +166,12 @@ async fn pi24_tp7_memory_over_its_limit_is_told_apart_and_the_pool_goes_on() {
     soon(async {
         let pool = pool_of(1).await;
         for _ in 0..3 {
-            let CallError::Crashed(certificate) =
-                pool.call(hog().memory(64 << 20)).await.unwrap_err()
+            let CallError::Crashed(report) = pool.call(hog().memory(64 << 20)).await.unwrap_err()
             else {
                 panic!("it crashed")
             };
             let limit = [MemoryLimit::AddressSpace, MemoryLimit::Resident].map(Ended::OutOfMemory);
-            assert!(limit.contains(&certificate.ended), "{certificate:?}");
+            assert!(limit.contains(&report.ended), "{report:?}");
             assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
         }
         pool.shutdown().await;
@@ -188,30 +179,30 @@ async fn pi24_tp7_memory_over_its_limit_is_told_apart_and_the_pool_goes_on() {
     .await;
 }
 
-/// The certificate of a call that crashes, and that its worker was replaced.
+/// The report of a call that crashes, and that its worker was replaced.
 async fn crash<T: serde::de::DeserializeOwned + std::fmt::Debug>(
     call: Call<T>,
-) -> brigade::Certificate {
+) -> brigade::AttemptReport {
     let pool = pool_of(1).await;
     let pid = pids(&pool)[0];
-    let CallError::Crashed(certificate) = pool.call(call).await.unwrap_err() else {
+    let CallError::Crashed(report) = pool.call(call).await.unwrap_err() else {
         panic!("it crashed")
     };
-    assert_eq!(certificate.pid, pid);
+    assert_eq!(report.pid, pid);
     assert_ne!(pool.call(crate::tasks::pid()).await.unwrap(), pid);
     pool.ready(1).await.unwrap();
     assert_eq!((pool.stats().crashed, pool.stats().workers), (1, 1));
     pool.shutdown().await;
-    *certificate
+    *report
 }
 
 #[tokio::test]
 async fn pi22_bad_use_exit_in_a_task_tells_the_code() {
     soon(async {
         for code in [0, 1, 3] {
-            let certificate = crash(exit_with(code)).await;
+            let report = crash(exit_with(code)).await;
             assert_eq!(
-                (certificate.ended, certificate.exit),
+                (report.ended, report.exit),
                 (Ended::Exited, Some(Exit::Code(code)))
             );
         }
@@ -223,9 +214,9 @@ async fn pi22_bad_use_exit_in_a_task_tells_the_code() {
 async fn bad_use_abort_and_a_segmentation_fault_tell_the_signal() {
     soon(async {
         for (call, signal) in [(abort(), libc::SIGABRT), (segfault(), libc::SIGSEGV)] {
-            let certificate = crash(call).await;
+            let report = crash(call).await;
             assert_eq!(
-                (certificate.ended, certificate.exit),
+                (report.ended, report.exit),
                 (Ended::Signalled, Some(Exit::Signal(signal)))
             );
         }
@@ -282,7 +273,7 @@ async fn pi22_a_call_that_crashes_runs_again_when_asked_and_its_second_crash_is_
             .await
             .unwrap();
         let error = pool.call(abort().retries(5)).await.unwrap_err();
-        assert_eq!(error.certificate().unwrap().attempt, 2);
+        assert_eq!(error.report().unwrap().attempt, 2);
         assert_eq!(pool.stats().crashed, 2);
         pool.shutdown().await;
     })

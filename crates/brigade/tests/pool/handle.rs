@@ -115,7 +115,7 @@ async fn pm6_all_gives_results_in_order_or_the_first_error_or_nothing_at_once() 
             .await
             .unwrap();
         assert_eq!(all, (1..=20).collect::<Vec<i64>>());
-        let none: Vec<i64> = try_join_all(Vec::<brigade::Handle<i64>>::new())
+        let none: Vec<i64> = try_join_all(Vec::<brigade::CallHandle<i64>>::new())
             .now_or_never()
             .unwrap()
             .unwrap();
@@ -225,7 +225,7 @@ async fn pi11_a_call_that_was_cancelled_while_it_waited_for_room_never_comes_in(
         let CallError::Cancelled(cancelled) = third.await.unwrap_err() else {
             panic!("it was cancelled")
         };
-        assert!(cancelled.certificate.is_none());
+        assert!(cancelled.report.is_none());
         drop(arrival);
         assert_eq!((first.await.unwrap(), second.await.unwrap()), (1, 2));
         assert_eq!(pool.stats().done, 2);
@@ -261,7 +261,7 @@ async fn a_shared_handle_is_cancelled_wherever_its_call_is() {
             .start()
             .await
             .unwrap();
-        let handles: Vec<std::sync::Arc<brigade::Handle<()>>> = (0..3)
+        let handles: Vec<std::sync::Arc<brigade::CallHandle<()>>> = (0..3)
             .map(|_| std::sync::Arc::new(pool.call(spin())))
             .collect();
         // The first runs, the second waits in the queue, the third for room there.

@@ -109,7 +109,7 @@ async fn pi34_options_of_a_task_hold_for_its_calls_and_a_call_may_override_them(
             .call(with_a_timeout().timeout(Duration::from_millis(10)))
             .await
             .unwrap_err();
-        assert!(shorter.certificate().is_some());
+        assert!(shorter.report().is_some());
         assert!(matches!(
             pool.call(with_a_memory_limit()).await,
             Err(CallError::Crashed(_))

@@ -111,7 +111,7 @@ async fn told<T: serde::de::DeserializeOwned + Send + std::fmt::Debug + 'static>
     call: Call<T>,
 ) -> (String, String) {
     match pool.call(call).await {
-        Err(CallError::Panicked(certificate)) => match certificate.ended {
+        Err(CallError::Panicked(report)) => match report.ended {
             Ended::Panicked { message, location } => (message, location),
             other => panic!("{other:?}"),
         },
@@ -188,14 +188,13 @@ async fn a_panic_is_told_with_its_place_where_the_program_has_a_hook_of_its_own(
             message == "plain message 2" && place.contains("tests/pool/panics.rs:"),
             "{message}: {place}"
         );
-        let CallError::Panicked(certificate) = pool.call(plain(3)).await.unwrap_err() else {
+        let CallError::Panicked(report) = pool.call(plain(3)).await.unwrap_err() else {
             panic!("it panicked")
         };
         assert!(
-            certificate.stderr.contains("[my log]")
-                && certificate.stderr.contains("plain message 3"),
+            report.stderr.contains("[my log]") && report.stderr.contains("plain message 3"),
             "{}",
-            certificate.stderr
+            report.stderr
         );
         assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
         pool.shutdown().await;

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use brigade::{Event, Events, Handle, Pool};
+use brigade::{CallHandle, Event, Events, Pool};
 use rustix::process::{Pid, Signal};
 
 /// Fails a test that hangs. Far longer than anything here takes on a loaded machine.
@@ -76,7 +76,7 @@ pub(crate) fn pids(pool: &Pool) -> Vec<u32> {
 }
 
 /// Waits for the first progress of a call.
-pub(crate) async fn begun<T>(handle: &Handle<T>) {
+pub(crate) async fn begun<T>(handle: &CallHandle<T>) {
     handle
         .progress()
         .next()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brigade::{CallError, ErrorKind, Event, Handle, Order, Pool, Step, TimedOut};
+use brigade::{CallError, CallHandle, ErrorKind, Event, Order, Pool, Step, TimedOut};
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 
@@ -11,7 +11,7 @@ use crate::probe::{event, kill, pids, pool_of, soon};
 use crate::tasks::*;
 
 /// A pool whose one worker is busy until the arrival is dropped.
-async fn busy(builder: brigade::Builder, gate: &Gate) -> (Pool, Handle<u32>, Arrival) {
+async fn busy(builder: brigade::Builder, gate: &Gate) -> (Pool, CallHandle<u32>, Arrival) {
     let pool = builder.workers(1).start().await.unwrap();
     let handle = pool.call(hold(gate.path(), 0));
     let arrival = gate.arrival().await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brigade::{CallError, Ended, Handle, Neighbours, Pool, Step};
+use brigade::{CallError, CallHandle, Ended, Neighbours, Pool, Step};
 use futures_util::future::join_all;
 
 use crate::gate::Gate;
@@ -141,7 +141,10 @@ async fn pi8_issue934_a_call_with_a_timeout_runs_alone_in_a_pool_that_drains() {
 }
 
 /// A worker with a held call and one that spins.
-async fn with_a_neighbour(neighbours: Neighbours, gate: &Gate) -> (Pool, Handle<u32>, Handle<()>) {
+async fn with_a_neighbour(
+    neighbours: Neighbours,
+    gate: &Gate,
+) -> (Pool, CallHandle<u32>, CallHandle<()>) {
     let builder = Pool::builder()
         .workers(1)
         .slots(4)
@@ -189,10 +192,10 @@ async fn pi8_neighbours_are_lost_when_the_builder_says_so() {
         let (pool, held, spins) = with_a_neighbour(Neighbours::Lose, &gate).await;
         let _arrival = gate.arrival().await;
         assert_eq!(spins.cancel("stop").await.unwrap().step, Step::Terminated);
-        let CallError::Lost(certificate) = held.await.unwrap_err() else {
+        let CallError::Lost(report) = held.await.unwrap_err() else {
             panic!("it was lost")
         };
-        assert_eq!(certificate.ended, Ended::Neighbour);
+        assert_eq!(report.ended, Ended::Neighbour);
         pool.shutdown().await;
     })
     .await;
@@ -222,10 +225,10 @@ async fn pi17_neighbours_of_a_crash_are_lost_and_the_culprit_is_known() {
             pool.call(hold_async(gate.path(), 2)),
         ];
         let _arrivals = gate.arrivals(2).await;
-        let CallError::Crashed(certificate) = pool.call(abort()).await.unwrap_err() else {
+        let CallError::Crashed(report) = pool.call(abort()).await.unwrap_err() else {
             panic!("it crashed")
         };
-        assert_eq!(certificate.exit, Some(brigade::Exit::Signal(libc::SIGABRT)));
+        assert_eq!(report.exit, Some(brigade::Exit::Signal(libc::SIGABRT)));
         for end in join_all(held).await {
             assert!(matches!(end, Err(CallError::Lost(_))));
         }

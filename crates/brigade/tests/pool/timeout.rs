@@ -21,14 +21,11 @@ async fn wp33_wx2_an_endless_loop_ends_at_its_timeout_and_so_does_its_worker() {
             .unwrap();
         let pid = pids(&pool)[0];
         let error = pool.call(spin().timeout(SHORT)).await.unwrap_err();
-        let CallError::TimedOut(TimedOut::Run(certificate)) = error else {
+        let CallError::TimedOut(TimedOut::Run(report)) = error else {
             panic!("it timed out: {error}")
         };
-        assert_eq!(
-            (certificate.pid, certificate.step),
-            (pid, Some(Step::Terminated))
-        );
-        assert!(certificate.cost.wall >= SHORT);
+        assert_eq!((report.pid, report.step), (pid, Some(Step::Terminated)));
+        assert!(report.cost.wall >= SHORT);
         gone(pid).await;
         assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
         pool.shutdown().await;
@@ -50,7 +47,7 @@ async fn wp33_wx2_a_loop_that_ignores_sigterm_ends_at_its_timeout_too() {
             .call(spin_without_sigterm().timeout(Duration::from_millis(400)))
             .await
             .unwrap_err();
-        assert_eq!(error.certificate().unwrap().step, Some(Step::Killed));
+        assert_eq!(error.report().unwrap().step, Some(Step::Killed));
         gone(pid).await;
         assert_eq!(
             (pool.stats().running, pool.call(add(1, 2)).await.unwrap()),

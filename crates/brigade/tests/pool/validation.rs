@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brigade::{Builder, Bytes, Call, CallError, ErrorKind, Handle, Pool, Task};
+use brigade::{Builder, Bytes, Call, CallError, CallHandle, ErrorKind, Pool, Task};
 
 use crate::probe::{pids, pool_of, soon};
 use crate::tasks::*;
@@ -202,7 +202,7 @@ async fn wp14_pi40_bad_use_json_of_another_shape_is_refused_and_spares_the_worke
                 "{args}: {error:?}"
             );
         }
-        let other_result: Handle<String> = pool.call(Call::json("add", &(1, 2)));
+        let other_result: CallHandle<String> = pool.call(Call::json("add", &(1, 2)));
         assert_eq!(
             other_result.await.unwrap_err().rejected(),
             Some(ErrorKind::Decode)

@@ -138,7 +138,7 @@ async fn absurd_messages_end_no_consumer_and_leave_the_reason() {
     let (url, namespace) = shared("");
     let broker = Broker::connect(&url).await.unwrap();
     broker.queue("attacked").push(&[0]).await.unwrap();
-    let worker = broker.worker().task(attacked).in_process();
+    let worker = broker.consumer().task(attacked).in_process();
     let handle = worker.handle();
     let serving = tokio::spawn(worker.run_until(pending::<()>()));
     let name = format!("{namespace}.attacked");

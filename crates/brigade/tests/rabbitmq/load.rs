@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use brigade::{Broker, CallError, ErrorKind, Settled, Worker, task};
+use brigade::{Broker, CallError, Consumer, ErrorKind, Settled, task};
 use brigade_testkit::ledger::{Event, Ledger};
 use brigade_testkit::rabbitmq::RabbitMq;
 use tokio::task::JoinHandle;
@@ -114,7 +114,7 @@ impl Load {
         for worker in 1..=4 {
             working.push(tokio::spawn(Arc::clone(self).work(worker)));
         }
-        let serving = self.serving.worker().task(add).prefetch(4).in_process();
+        let serving = self.serving.consumer().task(add).prefetch(4).in_process();
         working.push(tokio::spawn(Arc::clone(self).serve(serving)));
         (asking, working)
     }
@@ -277,7 +277,7 @@ impl Load {
         }
     }
 
-    async fn serve(self: Arc<Self>, worker: Worker) {
+    async fn serve(self: Arc<Self>, worker: Consumer) {
         let handle = worker.handle();
         let mut serving = pin!(worker.run_until(std::future::pending::<()>()));
         loop {

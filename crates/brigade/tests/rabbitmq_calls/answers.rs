@@ -16,7 +16,7 @@ async fn many_calls_at_once_each_get_their_own_answer_in_a_pool_and_in_process()
         stage
             .elsewhere()
             .await
-            .worker()
+            .consumer()
             .task(add)
             .prefetch(8)
             .on(&pool),
@@ -25,7 +25,7 @@ async fn many_calls_at_once_each_get_their_own_answer_in_a_pool_and_in_process()
         stage
             .elsewhere()
             .await
-            .worker()
+            .consumer()
             .task(add)
             .prefetch(8)
             .in_process(),
@@ -51,7 +51,7 @@ async fn every_end_of_an_attempt_is_told_as_what_it_is() {
     let worker = stage
         .elsewhere()
         .await
-        .worker()
+        .consumer()
         .task(add)
         .task(fails)
         .task(panics)
@@ -73,29 +73,28 @@ async fn every_end_of_an_attempt_is_told_as_what_it_is() {
     );
     assert!(failure.type_name.contains("Failure"), "{failure:?}");
 
-    let CallError::Panicked(certificate) =
-        soon("a panic", broker.call(panics())).await.unwrap_err()
+    let CallError::Panicked(report) = soon("a panic", broker.call(panics())).await.unwrap_err()
     else {
         panic!("panicked")
     };
     assert!(
-        certificate.task == "panics" && certificate.stderr.contains("oh no"),
-        "{certificate:?}"
+        report.task == "panics" && report.stderr.contains("oh no"),
+        "{report:?}"
     );
 
-    let CallError::Crashed(certificate) = soon("a crash", broker.call(aborts())).await.unwrap_err()
+    let CallError::Crashed(report) = soon("a crash", broker.call(aborts())).await.unwrap_err()
     else {
         panic!("crashed")
     };
-    assert_eq!(certificate.exit, Some(brigade::Exit::Signal(6)));
+    assert_eq!(report.exit, Some(brigade::Exit::Signal(6)));
 
     let spinning = broker.call(spins().timeout(millis(100)));
-    let CallError::TimedOut(TimedOut::Run(certificate)) =
+    let CallError::TimedOut(TimedOut::Run(report)) =
         soon("its timeout", spinning).await.unwrap_err()
     else {
         panic!("timed out")
     };
-    assert_eq!(certificate.ended, brigade::Ended::TimedOut);
+    assert_eq!(report.ended, brigade::Ended::TimedOut);
 
     // What cannot be carried: arguments that do not fit, and a result over the limit.
     let wrong = soon(
@@ -147,7 +146,7 @@ async fn a_crash_is_answered_at_once_and_tried_again_only_if_that_was_asked_for(
         stage
             .elsewhere()
             .await
-            .worker()
+            .consumer()
             .task(aborts)
             .task(fails)
             .on(&pool),
@@ -190,8 +189,8 @@ async fn progress_reaches_the_caller_in_order_while_it_runs() {
     let stage = Stage::new().await;
     let pool = pool(1).await;
     for worker in [
-        stage.elsewhere().await.worker().on(&pool),
-        stage.elsewhere().await.worker().in_process(),
+        stage.elsewhere().await.consumer().on(&pool),
+        stage.elsewhere().await.consumer().in_process(),
     ] {
         let serving = Serving::start(worker.task(counts));
         let call = stage.broker.call(counts(5));
@@ -259,7 +258,7 @@ async fn f39_late_and_foreign_answers_are_dropped_and_counted() {
 #[tokio::test]
 async fn f39_a_queue_that_is_deleted_is_made_again_for_the_next_call() {
     let stage = Stage::new().await;
-    let serving = Serving::start(stage.elsewhere().await.worker().task(add).in_process());
+    let serving = Serving::start(stage.elsewhere().await.consumer().task(add).in_process());
     assert_eq!(
         soon("a sum", stage.broker.call(add(1, 2))).await.unwrap(),
         3
@@ -273,7 +272,7 @@ async fn f39_a_queue_that_is_deleted_is_made_again_for_the_next_call() {
         .unwrap();
     // It comes back as unroutable, and is published once more.
     let call = stage.broker.call(add(3, 4));
-    let serving = Serving::start(stage.elsewhere().await.worker().task(add).in_process());
+    let serving = Serving::start(stage.elsewhere().await.consumer().task(add).in_process());
     assert_eq!(soon("a sum", call).await.unwrap(), 7);
     serving.end().await;
 }
@@ -283,7 +282,7 @@ async fn f39_a_queue_that_is_deleted_is_made_again_for_the_next_call() {
 async fn f39_a_caller_that_is_gone_is_nobodys_trouble() {
     let stage = Stage::new().await;
     let plain = stage.plain().await;
-    let serving = Serving::start(stage.elsewhere().await.worker().task(add).in_process());
+    let serving = Serving::start(stage.elsewhere().await.consumer().task(add).in_process());
     assert_eq!(
         soon("a sum", stage.broker.call(add(1, 2))).await.unwrap(),
         3
@@ -339,7 +338,7 @@ async fn bad_use_a_cancel_that_is_not_allowed_takes_no_call_along() {
             broker.call(add(n, 1))
         })
         .collect();
-    let serving = Serving::start(stage.elsewhere().await.worker().task(add).in_process());
+    let serving = Serving::start(stage.elsewhere().await.consumer().task(add).in_process());
     for (n, call) in (0..).zip(calls) {
         assert_eq!(soon("a sum", call).await.unwrap(), n + 1);
     }
@@ -370,7 +369,7 @@ async fn nonsense_is_answered_with_the_reason() {
         stage
             .elsewhere()
             .await
-            .worker()
+            .consumer()
             .task(add)
             .task(fails)
             .in_process(),

@@ -17,7 +17,7 @@ async fn an_answer_cannot_be_pushed_into_a_queue_of_jobs() {
         stage
             .elsewhere()
             .await
-            .worker()
+            .consumer()
             .task(add)
             .task(fails)
             .in_process(),
@@ -87,7 +87,7 @@ async fn dead_letter(stage: &Stage, queue: &str) -> String {
 async fn a_call_with_strings_that_no_caller_has_is_answered_as_rejected() {
     let stage = Stage::new().await;
     let plain = stage.plain().await;
-    let serving = Serving::start(stage.elsewhere().await.worker().task(add).in_process());
+    let serving = Serving::start(stage.elsewhere().await.consumer().task(add).in_process());
     assert_eq!(
         soon("a sum", stage.broker.call(add(1, 2))).await.unwrap(),
         3
@@ -127,7 +127,7 @@ async fn a_call_with_strings_that_no_caller_has_is_answered_as_rejected() {
 async fn progress_is_text_in_a_header() {
     let stage = Stage::new().await;
     let plain = stage.plain().await;
-    let serving = Serving::start(stage.elsewhere().await.worker().task(counts).in_process());
+    let serving = Serving::start(stage.elsewhere().await.consumer().task(counts).in_process());
     assert_eq!(
         soon("a count", stage.broker.call(counts(1))).await.unwrap(),
         1
@@ -162,7 +162,7 @@ async fn an_answer_that_the_server_does_not_take_is_replaced_by_a_refusal() {
     );
     let serving = Serving::start(
         worker
-            .worker()
+            .consumer()
             .task(large)
             .task(add)
             .prefetch(4)

@@ -15,7 +15,7 @@ async fn made(path: &std::path::Path) {
 async fn a_cancel_stops_the_call_in_another_process_within_a_second() {
     let stage = Stage::new().await;
     let pool = pool(1).await;
-    let serving = Serving::start(stage.elsewhere().await.worker().task(waits).on(&pool));
+    let serving = Serving::start(stage.elsewhere().await.consumer().task(waits).on(&pool));
     let mut call = stage.broker.call(waits(stage.path("started")));
     made(&stage.file("started")).await;
     let began = std::time::Instant::now();
@@ -25,7 +25,7 @@ async fn a_cancel_stops_the_call_in_another_process_within_a_second() {
     };
     assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
     assert_eq!(cancelled.reason, "not needed");
-    assert_eq!(cancelled.certificate.unwrap().step, Some(Step::Asked));
+    assert_eq!(cancelled.report.unwrap().step, Some(Step::Asked));
     assert_eq!(serving.end().await.cancelled, 1);
     pool.shutdown().await;
 }
@@ -38,7 +38,7 @@ async fn dropping_a_call_cancels_it_and_detaching_does_not() {
         stage
             .elsewhere()
             .await
-            .worker()
+            .consumer()
             .task(waits)
             .task(add)
             .on(&pool),
@@ -68,7 +68,7 @@ async fn what_waits_for_its_turn_and_is_cancelled_is_not_run() {
         stage
             .elsewhere()
             .await
-            .worker()
+            .consumer()
             .task(waits_for)
             .prefetch(1)
             .in_process(),
@@ -88,7 +88,7 @@ async fn what_waits_for_its_turn_and_is_cancelled_is_not_run() {
     let CallError::Cancelled(cancelled) = soon("its end", waiting).await.unwrap_err() else {
         panic!("cancelled")
     };
-    assert!(cancelled.reason == "not needed" && cancelled.certificate.is_none());
+    assert!(cancelled.reason == "not needed" && cancelled.report.is_none());
     std::fs::write(stage.file("go"), "").unwrap();
     soon("the first", running).await.unwrap();
     until("it is gone", async || {

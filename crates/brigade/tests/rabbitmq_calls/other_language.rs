@@ -97,7 +97,7 @@ async fn rust_and_node_workers_serve_rust_and_node_callers_on_the_same_queue() {
         stage
             .elsewhere()
             .await
-            .worker()
+            .consumer()
             .task(add)
             .prefetch(10)
             .in_process(),
@@ -134,7 +134,7 @@ async fn a_node_caller_is_told_why_by_a_rust_worker() {
         stage
             .elsewhere()
             .await
-            .worker()
+            .consumer()
             .task(fails)
             .task(add)
             .task(spins_for_a_moment)

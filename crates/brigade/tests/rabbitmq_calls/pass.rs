@@ -33,7 +33,7 @@ async fn a_thousand_calls_while_workers_pass_at_random_are_all_answered() {
             stage
                 .elsewhere()
                 .await
-                .worker()
+                .consumer()
                 .task(passes_at_random)
                 .prefetch(4)
                 .in_process(),
@@ -91,7 +91,7 @@ async fn f40_when_all_pass_the_caller_is_told_by_all_and_nothing_spins() {
             stage
                 .elsewhere()
                 .await
-                .worker()
+                .consumer()
                 .task(always_passes)
                 .task(add)
                 .in_process(),
@@ -156,7 +156,7 @@ async fn f40_one_that_waits_out_its_passes_is_taken_in_the_end() {
             stage
                 .elsewhere()
                 .await
-                .worker()
+                .consumer()
                 .task(passes_while_gated)
                 .in_process(),
         ));
@@ -189,7 +189,7 @@ async fn another_takes_it_at_once_if_it_is_free_and_soon_after_if_it_is_not() {
         stage
             .elsewhere()
             .await
-            .worker()
+            .consumer()
             .task(always_passes)
             .prefetch(1)
             .in_process(),

@@ -64,7 +64,7 @@ async fn f38_long_calls_and_jobs_end_in_the_worker_that_runs_them() {
             Broker::connect(&options)
                 .await
                 .unwrap()
-                .worker()
+                .consumer()
                 .task(long)
                 .prefetch(1)
                 .in_process(),
@@ -78,7 +78,7 @@ async fn f38_long_calls_and_jobs_end_in_the_worker_that_runs_them() {
         callers.push(broker);
     }
     let serving = Broker::connect(&and_the_time(&job)).await.unwrap();
-    let worker = Serving::start(serving.worker().task(long).prefetch(1).in_process());
+    let worker = Serving::start(serving.consumer().task(long).prefetch(1).in_process());
     serving.push(long(file("job"), time)).await.unwrap();
     let plain = Plain::connect(server.port()).await;
     while began.elapsed() < time * 9 / 10 {

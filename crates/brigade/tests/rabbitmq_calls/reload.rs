@@ -20,7 +20,7 @@ async fn a_rolling_reload_under_load_delays_and_fails_no_call() {
             stage
                 .elsewhere()
                 .await
-                .worker()
+                .consumer()
                 .task(add)
                 .prefetch(4)
                 .in_process(),
@@ -86,8 +86,8 @@ async fn a_rolling_reload_under_load_delays_and_fails_no_call() {
 async fn the_turn_of_one_that_died_is_the_next_one_s() {
     let stage = Stage::new().await;
     let (one, other) = (stage.elsewhere().await, stage.elsewhere().await);
-    let first = Serving::start(one.worker().task(add).in_process());
-    let second = Serving::start(other.worker().task(add).in_process());
+    let first = Serving::start(one.consumer().task(add).in_process());
+    let second = Serving::start(other.consumer().task(add).in_process());
     let (loads, loaded) = tokio::sync::oneshot::channel::<()>();
     let handle = first.handle.clone();
     let stuck = tokio::spawn(async move {

@@ -31,7 +31,7 @@ async fn f36_calls_end_with_a_value_or_a_typed_outcome_when_the_server_is_killed
         Broker::connect(&url).await.unwrap(),
     ];
     let workers =
-        workers.map(|worker| Serving::start(worker.worker().task(add).prefetch(8).in_process()));
+        workers.map(|worker| Serving::start(worker.consumer().task(add).prefetch(8).in_process()));
     let over = Arc::new(AtomicBool::new(false));
     let (good, told) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let callers: Vec<_> = (0..16)
@@ -145,7 +145,7 @@ async fn a_connection_that_breaks_while_the_server_lives_loses_no_call() {
         Broker::connect(&url)
             .await
             .unwrap()
-            .worker()
+            .consumer()
             .task(add)
             .prefetch(8)
             .in_process(),

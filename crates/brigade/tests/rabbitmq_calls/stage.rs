@@ -5,7 +5,7 @@ use std::future::{Future, pending};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use brigade::{Broker, Context, Failure, Pass, Pool, Served, Worker, WorkerHandle, task};
+use brigade::{Broker, Consumer, ConsumerHandle, Context, Failure, Pass, Pool, Served, task};
 use brigade_testkit::rabbitmq::{RabbitMq, namespace};
 use lapin::options::{
     BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
@@ -238,12 +238,12 @@ pub(crate) fn header(properties: &BasicProperties, name: &str) -> Option<String>
 
 /// A worker that runs beside the test.
 pub(crate) struct Serving {
-    pub(crate) handle: WorkerHandle,
+    pub(crate) handle: ConsumerHandle,
     task: JoinHandle<Served>,
 }
 
 impl Serving {
-    pub(crate) fn start(worker: Worker) -> Self {
+    pub(crate) fn start(worker: Consumer) -> Self {
         let handle = worker.handle();
         Self {
             handle,

@@ -20,7 +20,7 @@ async fn without_a_worker_a_call_waits_up_to_its_time_and_says_so() {
     assert!(error.to_string().contains("no worker serves it"), "{error}");
     // One that waits longer is served by the worker that comes; the one that gave up is not run.
     let waiting = stage.broker.call(add(3, 4).queue_timeout(BOUND));
-    let serving = Serving::start(stage.elsewhere().await.worker().task(add).in_process());
+    let serving = Serving::start(stage.elsewhere().await.consumer().task(add).in_process());
     assert_eq!(soon("a sum", waiting).await.unwrap(), 7);
     assert_eq!(serving.end().await.done, 1);
 }
@@ -32,7 +32,7 @@ async fn a_worker_that_is_busy_is_told_apart_from_none() {
         stage
             .elsewhere()
             .await
-            .worker()
+            .consumer()
             .task(waits_for)
             .prefetch(1)
             .in_process(),
@@ -69,7 +69,7 @@ async fn the_queue_timeout_is_for_waiting_alone() {
         stage
             .elsewhere()
             .await
-            .worker()
+            .consumer()
             .task(waits_for)
             .prefetch(1)
             .in_process(),
@@ -91,7 +91,7 @@ async fn prefetch_one_is_sent_nothing_before_it_has_finished_and_more_are_spread
         stage
             .elsewhere()
             .await
-            .worker()
+            .consumer()
             .task(waits_for)
             .prefetch(1)
             .in_process(),
@@ -112,7 +112,7 @@ async fn prefetch_one_is_sent_nothing_before_it_has_finished_and_more_are_spread
             stage
                 .elsewhere()
                 .await
-                .worker()
+                .consumer()
                 .task(waits_for)
                 .prefetch(3)
                 .in_process(),
@@ -137,7 +137,7 @@ async fn prefetch_one_is_sent_nothing_before_it_has_finished_and_more_are_spread
 #[tokio::test]
 async fn a_call_may_wait_before_it_begins() {
     let stage = Stage::new().await;
-    let serving = Serving::start(stage.elsewhere().await.worker().task(add).in_process());
+    let serving = Serving::start(stage.elsewhere().await.consumer().task(add).in_process());
     let began = std::time::Instant::now();
     assert_eq!(
         soon("a sum", stage.broker.call(add(1, 2).delay(millis(300))))

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use brigade::{Broker, ErrorKind, JobState, Limits, Pushed, Settled, task};
+use brigade::{Broker, ErrorKind, JobState, Limits, PushOutcome, Settled, task};
 use brigade_testkit::redis::Redis;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -88,7 +88,7 @@ async fn e35_a_key_of_another_type_is_named_and_once_it_is_gone_all_goes_on() {
     let stop = tokio_util::sync::CancellationToken::new();
     let serving = tokio::spawn(
         broker
-            .worker()
+            .consumer()
             .queue("served")
             .in_process()
             .run_until(stop.clone().cancelled_owned()),
@@ -172,7 +172,7 @@ async fn e35_a_queue_that_cannot_be_settled_makes_no_other_stale() {
     }
     let stop = tokio_util::sync::CancellationToken::new();
     let worker = broker
-        .worker()
+        .consumer()
         .queue("fine")
         .queue("torn")
         .in_process()
@@ -219,7 +219,7 @@ async fn e35_a_key_of_another_type_refuses_the_push_that_needs_it_and_none_besid
         &mut plain(&server),
         &[
             "XADD",
-            "brigade:{q}:mark:broken",
+            "brigade:{q}:unique_key:broken",
             "*",
             "of",
             "another program",
@@ -260,7 +260,7 @@ async fn e35_a_job_that_somebody_removed_keeps_no_other_from_being_handed_out() 
         Some(Limits::new().running_per_partition(1)),
         Some(Limits::new().turns()),
     ];
-    for (state, limits) in ["ready", "scheduled", "leased", "held", "done"]
+    for (state, limits) in ["ready", "scheduled", "leased", "blocked", "done"]
         .into_iter()
         .flat_map(|state| limits.map(|of| (state, of)))
     {
@@ -272,7 +272,7 @@ async fn e35_a_job_that_somebody_removed_keeps_no_other_from_being_handed_out() 
         let job = queue.job(&"removed").unwrap().key("a").unique("m");
         let job = match state {
             "scheduled" => job.delay(millis(1)),
-            "held" => {
+            "blocked" => {
                 broker
                     .push(queue.job(&"holds").unwrap().key("a"))
                     .await
@@ -303,8 +303,8 @@ async fn e35_a_job_that_somebody_removed_keeps_no_other_from_being_handed_out() 
             .await
             .unwrap();
         assert!(
-            matches!(next, Pushed::New(_)),
-            "{state}: its mark stands for nothing"
+            matches!(next, PushOutcome::New(_)),
+            "{state}: its unique key stands for nothing"
         );
         broker.push(queue.job(&"other").unwrap()).await.unwrap();
         let mut handed = Vec::new();

@@ -183,7 +183,7 @@ async fn crash_of_the_server_under_load_loses_nothing_and_consumption_resumes() 
         .map(|_| tokio::spawn(Arc::clone(&crash).consume(consumers.clone(), done.clone())))
         .collect();
     for (queue, pool) in [("in-process", None), ("in-pool", Some(&pool))] {
-        let worker = serving.worker().queue(queue).lease(LEASE);
+        let worker = serving.consumer().queue(queue).lease(LEASE);
         let worker = match pool {
             Some(pool) => worker.on(pool),
             None => worker.in_process(),

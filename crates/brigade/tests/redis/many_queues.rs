@@ -32,7 +32,7 @@ async fn a_consumer_of_thousands_of_queues_hears_of_each_and_asks_for_few() {
     let stop = tokio_util::sync::CancellationToken::new();
     let worker = names
         .iter()
-        .fold(broker.worker().in_process(), |worker, name| {
+        .fold(broker.consumer().in_process(), |worker, name| {
             worker.queue(name.as_str())
         });
     let serving = tokio::spawn(worker.run_until(stop.clone().cancelled_owned()));

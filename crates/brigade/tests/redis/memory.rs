@@ -80,7 +80,7 @@ async fn e34_a_full_server_lets_jobs_be_cancelled_and_purged() {
     server.ask("CONFIG SET maxmemory 2mb").unwrap();
     assert_eq!(
         broker.cancel(&id, "no need").await.unwrap(),
-        brigade::Cancelling::Cancelled
+        brigade::CancelOutcome::Cancelled
     );
     broker.queue("q").pause().await.unwrap();
     broker.queue("q").resume().await.unwrap();

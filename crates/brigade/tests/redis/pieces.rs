@@ -1,7 +1,7 @@
 //! Requests of any size are carried out in pieces: no script of ours holds the server up, and a
 //! large push is whole or not there.
 
-use brigade::{Broker, ErrorKind, Group, Job, JobState, Pushed};
+use brigade::{Broker, ErrorKind, Group, Job, JobState, PushOutcome};
 use brigade_testkit::redis::Redis;
 
 use crate::stage::{LONG, NOW, all_jobs, plain, start, tell};
@@ -76,9 +76,9 @@ async fn a_large_push_with_keys_and_marks_says_which_jobs_were_there() {
     let known: Vec<_> = pushed
         .iter()
         .enumerate()
-        .filter(|(_, pushed)| matches!(pushed, Pushed::Duplicate(_)))
+        .filter(|(_, pushed)| matches!(pushed, PushOutcome::Duplicate(_)))
         .collect();
-    assert_eq!(known, [(7, &Pushed::Duplicate(before))]);
+    assert_eq!(known, [(7, &PushOutcome::Duplicate(before))]);
     assert_eq!(
         broker.queues().await.unwrap()[0]
             .jobs
@@ -89,7 +89,7 @@ async fn a_large_push_with_keys_and_marks_says_which_jobs_were_there() {
     );
     assert_eq!(
         broker.job(pushed[1007].id()).await.unwrap().unwrap().state,
-        JobState::Held,
+        JobState::Blocked,
         "one of a key after the other"
     );
     assert!(longest(&server) < LONGEST, "{} us", longest(&server));
@@ -130,7 +130,7 @@ async fn a_large_group_is_whole_and_its_cancel_takes_all_of_it() {
     let waits = all_jobs(&broker, "q")
         .await
         .into_iter()
-        .find(|job| job.state == JobState::Held)
+        .find(|job| job.state == JobState::Blocked)
         .unwrap();
     let leased = broker.queue("q").lease(LONG, NOW).await.unwrap().unwrap();
     broker.cancel(&waits.id, "no need").await.unwrap();

@@ -177,7 +177,7 @@ async fn a_lease_over_several_queues_keeps_what_it_took_when_a_later_one_fails()
         &["SET", "brigade:{b}:ready", "of another program"],
     );
     let stop = tokio_util::sync::CancellationToken::new();
-    let worker = broker.worker().queue("a").queue("b").prefetch(10);
+    let worker = broker.consumer().queue("a").queue("b").prefetch(10);
     let serving = tokio::spawn(
         worker
             .in_process()

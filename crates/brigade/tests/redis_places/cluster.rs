@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use brigade::{Broker, ErrorKind, JobState, Pushed, Queue, Schedule};
+use brigade::{Broker, ErrorKind, JobState, PushOutcome, Queue, Schedule};
 use brigade_testkit::places::Cluster;
 use rustix::process::Signal;
 use tokio::time::sleep;
@@ -76,11 +76,11 @@ fn queues_on_all_nodes() {
             let unique = || queue.job(&1).unwrap().unique("only one");
             assert!(matches!(
                 broker.push(unique()).await.unwrap(),
-                Pushed::New(_)
+                PushOutcome::New(_)
             ));
             assert!(matches!(
                 broker.push(unique()).await.unwrap(),
-                Pushed::Duplicate(_)
+                PushOutcome::Duplicate(_)
             ));
             assert_eq!(queue.purge().await.unwrap(), 1);
         }

@@ -18,19 +18,19 @@ async fn failures_panics_and_passes_come_back_with_what_they_say() {
             (failure.message.as_str(), failure.details()),
             ("no paper", Some(7.into()))
         );
-        let CallError::Panicked(certificate) = fleet
+        let CallError::Panicked(report) = fleet
             .call(panic_with("a wall".to_owned()))
             .await
             .unwrap_err()
         else {
             panic!("it panicked")
         };
-        let Ended::Panicked { message, location } = &certificate.ended else {
-            panic!("{certificate}")
+        let Ended::Panicked { message, location } = &report.ended else {
+            panic!("{report}")
         };
-        assert_eq!((message.as_str(), certificate.exit), ("a wall", None));
+        assert_eq!((message.as_str(), report.exit), ("a wall", None));
         assert!(location.contains("tasks.rs"), "{location}");
-        assert_eq!(certificate.host.as_deref(), Some("far"));
+        assert_eq!(report.host.as_deref(), Some("far"));
         let CallError::Passed(reasons) = fleet.call(pass()).await.unwrap_err() else {
             panic!("it passed")
         };
@@ -48,31 +48,27 @@ async fn a_crash_ends_one_child_there_and_its_certificate_travels_back() {
         let host = host(&[&url_of(&fleet), "name=far"]);
         let handle = fleet.call(crash("the last words".to_owned()));
         let id = handle.id();
-        let CallError::Crashed(certificate) = handle.await.unwrap_err() else {
+        let CallError::Crashed(report) = handle.await.unwrap_err() else {
             panic!("it crashed")
         };
         assert_eq!(
-            (certificate.exit, &certificate.ended),
+            (report.exit, &report.ended),
             (Some(Exit::Signal(libc::SIGABRT)), &Ended::Signalled)
         );
         assert_eq!(
-            (
-                Some(certificate.call),
-                certificate.attempt,
-                certificate.task.as_str()
-            ),
+            (Some(report.call), report.attempt, report.task.as_str()),
             (id, 1, "crash")
         );
         assert!(
-            certificate.stderr.contains("the last words"),
+            report.stderr.contains("the last words"),
             "{}",
-            certificate.stderr
+            report.stderr
         );
         assert!(
-            certificate.cost.memory_peak > 0 && certificate.pid != host.pid(),
-            "{certificate}"
+            report.cost.memory_peak > 0 && report.pid != host.pid(),
+            "{report}"
         );
-        assert!(certificate.to_string().contains(" on far"), "{certificate}");
+        assert!(report.to_string().contains(" on far"), "{report}");
         assert_eq!(fleet.call(add(1, 2)).await.unwrap(), 3);
         let stats = fleet.stats();
         assert_eq!(
@@ -98,10 +94,10 @@ async fn a_crash_is_tried_again_alone_in_a_fresh_worker_as_often_as_asked() {
             .call(crash(String::new()).retries(5))
             .await
             .unwrap_err();
-        let CallError::Crashed(certificate) = &error else {
+        let CallError::Crashed(report) = &error else {
             panic!("{error}")
         };
-        assert_eq!(certificate.attempt, 2, "the second crash is the last");
+        assert_eq!(report.attempt, 2, "the second crash is the last");
         assert_eq!(fleet.stats().crashed, 2);
         fleet.shutdown().await;
     })
@@ -130,9 +126,9 @@ async fn a_cancel_climbs_the_ladder_there_and_brings_its_receipt() {
         let CallError::Cancelled(cancelled) = handle.await.unwrap_err() else {
             panic!("it was cancelled")
         };
-        let certificate = cancelled.certificate.unwrap();
+        let report = cancelled.report.unwrap();
         assert_eq!(
-            (certificate.pid, certificate.ended, certificate.step),
+            (report.pid, report.ended, report.step),
             (warm, Ended::Cancelled, Some(Step::Terminated))
         );
         assert!(
@@ -167,24 +163,20 @@ async fn limits_of_time_and_memory_hold_there() {
     soon(async {
         let fleet = fleet().start().await.unwrap();
         let _host = host(&[&url_of(&fleet), "ladder=50"]);
-        let CallError::TimedOut(TimedOut::Run(certificate)) =
+        let CallError::TimedOut(TimedOut::Run(report)) =
             fleet.call(spin().timeout(millis(100))).await.unwrap_err()
         else {
             panic!("it ran out of time")
         };
         assert_eq!(
-            (certificate.ended, certificate.step),
+            (report.ended, report.step),
             (Ended::TimedOut, Some(Step::Terminated))
         );
-        let CallError::Crashed(certificate) =
-            fleet.call(hoard(512).memory(64 << 20)).await.unwrap_err()
+        let CallError::Crashed(report) = fleet.call(hoard(512).memory(64 << 20)).await.unwrap_err()
         else {
             panic!("it ran out of memory")
         };
-        assert!(
-            matches!(certificate.ended, Ended::OutOfMemory(_)),
-            "{certificate}"
-        );
+        assert!(matches!(report.ended, Ended::OutOfMemory(_)), "{report}");
         fleet.shutdown().await;
     })
     .await;

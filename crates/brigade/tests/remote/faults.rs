@@ -238,14 +238,12 @@ async fn make_call(pool: &Pool, ledger: &str, number: u64, seen: &Seen) {
             );
             &seen.failed
         }
-        Err(CallError::Crashed(certificate)) => {
-            assert_eq!(certificate.task, "crash", "{certificate}");
+        Err(CallError::Crashed(report)) => {
+            assert_eq!(report.task, "crash", "{report}");
             &seen.crashed
         }
         // A host was lost with it, or a neighbour in its worker crashed.
-        Err(CallError::Lost(certificate)) if certificate.ended == brigade::Ended::Neighbour => {
-            &seen.crashed
-        }
+        Err(CallError::Lost(report)) if report.ended == brigade::Ended::Neighbour => &seen.crashed,
         Err(CallError::Lost(_)) => &seen.lost,
         Err(other) => panic!("call {number}: {other:?}"),
     };

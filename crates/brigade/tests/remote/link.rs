@@ -131,14 +131,14 @@ async fn calls_whose_host_never_comes_back_are_lost_or_run_elsewhere() {
         assert!(victim.signal(Signal::KILL));
         away(&mut events).await;
         let _other = host(&[&url_of(&fleet), "name=other"]);
-        let CallError::Lost(certificate) = once.await.unwrap_err() else {
+        let CallError::Lost(report) = once.await.unwrap_err() else {
             panic!("it is lost, whatever retries it has")
         };
         assert!(
-            matches!(&certificate.ended, Ended::HostLost(how) if how.contains("away")),
-            "{certificate}"
+            matches!(&report.ended, Ended::HostLost(how) if how.contains("away")),
+            "{report}"
         );
-        assert_eq!(certificate.host.as_deref(), Some("victim"));
+        assert_eq!(report.host.as_deref(), Some("victim"));
         let moved = gate.arrival().await;
         assert_eq!(moved.id, 2);
         drop((moved, first));

@@ -15,7 +15,7 @@ use brigade::{Call, CallError, Ended, TimedOut, task};
 const LOOP_TIMEOUT: Duration = Duration::from_millis(500);
 /// What the hog may use.
 const HOG_BYTES: u64 = 64 << 20;
-/// What the calls print is kept for their certificates, so that it does not disturb the terminal.
+/// What the calls print is kept for their reports, so that it does not disturb the terminal.
 const CAPTURE_BYTES: usize = 64 << 10;
 
 /// A bad call, what it is and how it has to end.

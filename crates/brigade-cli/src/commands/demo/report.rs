@@ -6,7 +6,7 @@ use std::io::{self, Write as _, stdout};
 use std::path::Path;
 use std::time::Duration;
 
-use brigade::{CallError, Certificate, WorkerInfo};
+use brigade::{AttemptReport, CallError, WorkerInfo};
 use indicatif::{HumanBytes, HumanCount, ProgressBar};
 use serde::Serialize;
 
@@ -94,7 +94,7 @@ pub(super) struct Ending {
     is_expected: bool,
     outcome: &'static str,
     text: String,
-    certificate: Option<Certificate>,
+    report: Option<AttemptReport>,
 }
 
 #[derive(Serialize)]
@@ -177,7 +177,7 @@ impl Ending {
             is_expected,
             outcome: error.outcome(),
             text: error.to_string(),
-            certificate: error.certificate().cloned(),
+            report: error.report().cloned(),
         }
     }
 
@@ -187,7 +187,7 @@ impl Ending {
             is_expected: false,
             outcome: "done",
             text: "it returned as if nothing were wrong".to_owned(),
-            certificate: None,
+            report: None,
         }
     }
 }
@@ -372,29 +372,29 @@ impl Writer {
         )
     }
 
-    /// The certificate as a small block.
+    /// The report as a small block.
     fn ending(&self, out: &mut impl io::Write, ending: &Ending) -> io::Result<()> {
         let name = self.terminal.bold(ending.provoked);
-        let Some(certificate) = &ending.certificate else {
+        let Some(report) = &ending.report else {
             return writeln!(out, "{name}: {}\n", self.verdict(false, &ending.text));
         };
         let outcome = self.verdict(ending.is_expected, ending.outcome);
         write!(out, "{name}: {outcome}")?;
-        let ended = certificate.ended.to_string();
+        let ended = report.ended.to_string();
         if ended != ending.outcome {
             write!(out, ", {ended}")?;
         }
-        match (certificate.step, certificate.exit) {
+        match (report.step, report.exit) {
             // It names the signal.
             (Some(step), _) => write!(out, ", {step}")?,
             (None, Some(exit)) => write!(out, ", {exit}")?,
             (None, None) => {}
         }
-        let (cost, peak) = (&certificate.cost, HumanBytes(certificate.cost.memory_peak));
+        let (cost, peak) = (&report.cost, HumanBytes(report.cost.memory_peak));
         writeln!(
             out,
             "\n  worker {}, pid {}, call {}, attempt {}",
-            certificate.worker, certificate.pid, certificate.call, certificate.attempt
+            report.worker, report.pid, report.call, report.attempt
         )?;
         writeln!(
             out,
@@ -407,7 +407,7 @@ impl Writer {
                 && !line.starts_with("stack backtrace:")
                 && !line.starts_with("note: ")
         };
-        let lines: Vec<&str> = certificate.stderr.lines().filter(is_telling).collect();
+        let lines: Vec<&str> = report.stderr.lines().filter(is_telling).collect();
         for line in &lines[lines.len().saturating_sub(STDERR_LINES_MAX)..] {
             writeln!(out, "  {}", self.terminal.dim(&format!("stderr: {line}")))?;
         }

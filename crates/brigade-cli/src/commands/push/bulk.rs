@@ -5,7 +5,7 @@ use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Read as _, Stdin, 
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use brigade::{Broker, Job, Pushed, Queue};
+use brigade::{Broker, Job, PushOutcome, Queue};
 use indicatif::HumanCount;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
@@ -53,7 +53,7 @@ pub(super) async fn push(
             .with_context(|| format!("could not push; {}", count.told(first, lines.number)))?;
         let duplicates = pushed
             .iter()
-            .filter(|pushed| matches!(pushed, Pushed::Duplicate(_)))
+            .filter(|pushed| matches!(pushed, PushOutcome::Duplicate(_)))
             .count() as u64;
         count.duplicates += duplicates;
         count.pushed += pushed.len() as u64 - duplicates;
@@ -65,7 +65,7 @@ pub(super) async fn push(
     } else {
         if count.duplicates > 0 {
             note!(
-                "{} more were not pushed, there is a job with this mark",
+                "{} more were not pushed, there is a job with this unique key",
                 HumanCount(count.duplicates)
             );
         }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use brigade::{Error, Exit, Lease, Receipt, Settled, Step};
+use brigade::{Error, Exit, Lease, Settled, Step, StopReceipt};
 use futures_util::future::{join, join3};
 use rustix::process::Signal;
 use serde_json::value::RawValue;
@@ -24,7 +24,7 @@ pub(super) enum Ending {
     /// No program can be run for this payload.
     Dead(String),
     Passed(String),
-    Cancelled(String, Receipt),
+    Cancelled(String, StopReceipt),
     /// Uncharged.
     GivenBack(String),
     /// The lease is: there is nothing to settle.
@@ -231,7 +231,7 @@ impl Worker {
                 // What it wrote is of no use any more; nobody waits for whoever reads it.
                 tokio::select! { _ = &mut all => {}, () = program.ended() => {} }
             }
-            (stop, Receipt::new(step, asked.elapsed()))
+            (stop, StopReceipt::new(step, asked.elapsed()))
         };
         let (group, handled) = (program.group(), program.handled_signals());
         self.guard.remove(group).await;

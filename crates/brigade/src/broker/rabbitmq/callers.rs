@@ -332,14 +332,10 @@ impl RabbitMqCore {
         let rejected = |reason: &str| Answer::rejected(ErrorKind::Unsupported, reason);
         let outcome = match &ending {
             Ending::Ack(result) => Ok(result.clone().unwrap_or_else(|| "null".into())),
-            Ending::Cancelled {
-                reason,
-                certificate,
-                ..
-            } => {
+            Ending::Cancelled { reason, report, .. } => {
                 let cancelled = Cancelled {
                     reason: reason.clone(),
-                    certificate: certificate.clone(),
+                    report: report.clone(),
                 };
                 Err(Answer::of(&CallError::Cancelled(cancelled)))
             }
@@ -457,9 +453,7 @@ impl RabbitMqCore {
     ) {
         let (core, tap, grip) = (Arc::clone(self), Arc::clone(tap), grip.clone());
         self.scope.spawn_until_closed(async move {
-            let answer = Answer::of(&CallError::Cancelled(Cancelled::without_certificate(
-                reason,
-            )));
+            let answer = Answer::of(&CallError::Cancelled(Cancelled::without_report(reason)));
             let answered = core.give_answer(&asked, Err(answer)).await;
             core.drop_delivery_if(answered, &tap, &grip).await;
         });

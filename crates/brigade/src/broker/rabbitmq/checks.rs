@@ -130,7 +130,7 @@ pub(super) fn check_options(options: &mut JobOptions) -> Result<(), String> {
         ("label", &options.label),
         ("key", &options.key),
         ("partition", &options.partition),
-        ("unique mark", &options.unique),
+        ("unique key", &options.unique),
     ] {
         if let Some(text) = text.as_deref().filter(|text| is_unprintable(text)) {
             return Err(format!(

@@ -573,7 +573,7 @@ fn options_of(job: &Job) -> Result<Option<String>, Error> {
     Ok(Some(text))
 }
 
-/// As much of it as fits: the older attempts lose their certificates first, then go.
+/// As much of it as fits: the older attempts lose their reports first, then go.
 fn history_of(history: &[AttemptRecord]) -> Result<Option<String>, Error> {
     let mut kept = history.to_vec();
     for record in &mut kept {
@@ -592,8 +592,8 @@ fn history_of(history: &[AttemptRecord]) -> Result<Option<String>, Error> {
         if text.len() <= HISTORY_BYTES_MAX {
             return Ok(Some(text));
         }
-        match kept.iter_mut().find(|record| record.certificate.is_some()) {
-            Some(record) => record.certificate = None,
+        match kept.iter_mut().find(|record| record.report.is_some()) {
+            Some(record) => record.report = None,
             None => drop(kept.remove(0)),
         }
     }

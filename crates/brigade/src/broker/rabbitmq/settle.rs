@@ -238,12 +238,12 @@ impl RabbitMqCore {
         ending: &Ending,
     ) -> Result<Option<(Spot, Message)>, Error> {
         let mut next = envelope.next();
-        let record = |kind, reason: &str, certificate| AttemptRecord {
+        let record = |kind, reason: &str, report| AttemptRecord {
             attempt: envelope.attempt(),
             at: SystemTime::now(),
             kind,
             reason: shortened(reason).to_owned(),
-            certificate,
+            report,
             stop: None,
         };
         Ok(Some(match ending {
@@ -266,7 +266,7 @@ impl RabbitMqCore {
             Ending::Fail {
                 kind,
                 reason,
-                certificate,
+                report,
                 retry_in,
                 permanent,
                 policy,
@@ -277,7 +277,7 @@ impl RabbitMqCore {
                     crashed: envelope.crashed,
                     options,
                 };
-                next.note(record(*kind, reason, certificate.clone()));
+                next.note(record(*kind, reason, report.clone()));
                 match kind {
                     AttemptKind::Crashed => next.crashed = next.crashed.saturating_add(1),
                     _ => next.failed = next.failed.saturating_add(1),

@@ -13,7 +13,7 @@ use super::fit::fitted;
 use super::message::{self, Envelope};
 use super::publish::{Message, Published};
 use super::topology::{DELAY_MAX, Spot};
-use crate::broker::{Ordered, Pushed};
+use crate::broker::{Ordered, PushOutcome};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 
@@ -24,7 +24,7 @@ const DECLINED_PAUSE: Duration = Duration::from_millis(150);
 
 impl RabbitMqCore {
     /// Pushes jobs in this order.
-    pub(super) async fn push(&self, jobs: Vec<Job>) -> Result<Vec<Pushed>, Error> {
+    pub(super) async fn push(&self, jobs: Vec<Job>) -> Result<Vec<PushOutcome>, Error> {
         let mut ids = Vec::with_capacity(jobs.len());
         let mut parcels = Vec::with_capacity(jobs.len());
         for job in jobs {
@@ -44,7 +44,7 @@ impl RabbitMqCore {
             one.into_result("push")
                 .map_err(|error| if some { error.uncertain() } else { error })?;
         }
-        Ok(ids.into_iter().map(Pushed::New).collect())
+        Ok(ids.into_iter().map(PushOutcome::New).collect())
     }
 
     /// What this broker cannot do is refused before anything is stored.
@@ -53,7 +53,7 @@ impl RabbitMqCore {
         self.topology.check_name(&job.queue)?;
         let lacks = [
             (options.key.is_some(), "keys"),
-            (options.unique.is_some(), "unique marks"),
+            (options.unique.is_some(), "unique keys"),
             (options.keep.is_some(), "jobs and results that are kept"),
             (job.link.is_some(), "flows"),
             (

@@ -5,7 +5,7 @@
 -- been made, and each script that has to do with such a queue moves a piece of it into the queue, the first jobs first. Elements of `incoming`: the beginning of
 -- the keys of the queue that has the stage, a space, B.
 --
--- `doomed` has jobs that were cancelled and whose members are to go with them: the beginning of a queue's keys, and the id.
+-- `doomed` has jobs that were cancelled and whose parents are to go with them: the beginning of a queue's keys, and the id.
 
 local DUPLICATES_KEPT = 600000
 
@@ -13,17 +13,17 @@ local DUPLICATES_KEPT = 600000
 local function read_staged(text_of_job)
   local words = cjson.decode(text_of_job)
   local one = {
-    queue = words[1], offset = tonumber(words[2]), due = tonumber(words[3]), delay = tonumber(words[4]), mark = words[5],
-    mark_kept = tonumber(words[6]), next_queue = words[7], next_offset = words[8], place = words[9], gather = words[10],
-    members = tonumber(words[11]), fields = {},
+    queue = words[1], offset = tonumber(words[2]), due = tonumber(words[3]), delay = tonumber(words[4]), unique_key = words[5],
+    unique_kept = tonumber(words[6]), dependent_queue = words[7], dependent_offset = words[8], place = words[9], dependent_kind = words[10],
+    parents = tonumber(words[11]), fields = {},
   }
   for at = 12, #words do one.fields[at - 11] = words[at] end
   return one
 end
 
 -- What a job that waits for others keeps of when it is due: that time begins when they are settled.
-local function waiting_fields(fields, gather, members, due, delay)
-  for _, value in ipairs({'gather', gather, 'members', members, 'waits', members, 'missed', 0}) do table.insert(fields, value) end
+local function waiting_fields(fields, dependent_kind, parents, due, delay)
+  for _, value in ipairs({'dependent_kind', dependent_kind, 'parents', parents, 'parents_left', parents, 'missed', 0}) do table.insert(fields, value) end
   if due > 0 then
     table.insert(fields, 'at')
     table.insert(fields, due)
@@ -35,28 +35,28 @@ end
 
 local function store_staged(one, bases)
   local id = id_text(bases[one.queue] + one.offset)
-  local next_id = one.next_offset ~= '' and id_text(bases[one.next_queue] + one.next_offset)
-  local known = marked(one.mark)
+  local dependent_id = one.dependent_offset ~= '' and id_text(bases[one.dependent_queue] + one.dependent_offset)
+  local known = job_of_unique(one.unique_key)
   if known and known ~= id then return known end
   local due = one.delay > 0 and now + one.delay or one.due
-  if one.gather ~= '' then
-    waiting_fields(one.fields, one.gather, one.members, one.due, one.delay)
+  if one.dependent_kind ~= '' then
+    waiting_fields(one.fields, one.dependent_kind, one.parents, one.due, one.delay)
     due = 0
   end
-  if next_id then
-    for _, value in ipairs({'next_queue', one.next_queue, 'next', next_id, 'place', one.place}) do table.insert(one.fields, value) end
+  if dependent_id then
+    for _, value in ipairs({'dependent_queue', one.dependent_queue, 'dependent', dependent_id, 'place', one.place}) do table.insert(one.fields, value) end
   end
   check_new(one.fields)
-  local state = next_id and within(one.next_queue, get, next_id, 'state')
-  store(one.fields, due, one.gather ~= '', id)
-  mark_job(one.mark, one.mark_kept, id)
-  if next_id then within(one.next_queue, function() redis.call('RPUSH', key('members:' .. next_id), one.queue .. id) end) end
-  if one.gather ~= '' and one.members == 0 then
+  local state = dependent_id and within(one.dependent_queue, get, dependent_id, 'state')
+  store(one.fields, due, one.dependent_kind ~= '', id)
+  keep_unique(one.unique_key, one.unique_kept, id)
+  if dependent_id then within(one.dependent_queue, function() redis.call('RPUSH', key('parents:' .. dependent_id), one.queue .. id) end) end
+  if one.dependent_kind ~= '' and one.parents == 0 then
     go_on(id)
     tell_all()
   end
-  -- What waits for it was cancelled before all of its members were here.
-  if next_id and state == 'cancelled' then cancelled(id, within(one.next_queue, get, next_id, 'reason') or 'cancelled') end
+  -- What waits for it was cancelled before all of its parents were here.
+  if dependent_id and state == 'cancelled' then cancelled(id, within(one.dependent_queue, get, dependent_id, 'reason') or 'cancelled') end
 end
 
 -- One that cannot be stored as it is, because a key of another program is in its way, is a dead letter: the push was made.
@@ -65,7 +65,7 @@ local function store_broken(one, bases, reason)
   if is_gone(id) then
     local kept = {}
     for at = 1, #one.fields, 2 do
-      if one.fields[at] ~= 'key' and one.fields[at] ~= 'mark' then
+      if one.fields[at] ~= 'key' and one.fields[at] ~= 'unique_key' then
         table.insert(kept, one.fields[at])
         table.insert(kept, one.fields[at + 1])
       end
@@ -117,7 +117,7 @@ end
 
 -- A job that has not ended is cancelled, with what it waits for; the holder of a leased one is asked. Returns -1 then, 1 if it ended, else 0.
 local function cancel(one, reason)
-  local fields = redis.call('HMGET', job(one), 'state', 'waits')
+  local fields = redis.call('HMGET', job(one), 'state', 'parents_left')
   if not fields[1] or is_settled(fields[1]) then return 0 end
   check_job(one)
   check_behind(one, true, 0)
@@ -138,9 +138,9 @@ local function cancel_doomed(count)
   if not first then return end
   local queue, id, own = string.sub(first, 1, -17), string.sub(first, -16), prefix
   local reason = within(queue, get, id, 'reason') or 'cancelled'
-  local members = within(queue, function() return redis.call('LPOP', key('members:' .. id), spend(count)) end)
-  if not members then redis.call('LPOP', key('doomed')) return end
-  for _, member in ipairs(members) do
+  local parents = within(queue, function() return redis.call('LPOP', key('parents:' .. id), spend(count)) end)
+  if not parents then redis.call('LPOP', key('doomed')) return end
+  for _, member in ipairs(parents) do
     local of, one = string.sub(member, 1, -17), string.sub(member, -16)
     local done, waits = pcall(within, of, function()
       local _, more = cancel(one, reason)

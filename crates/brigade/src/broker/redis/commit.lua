@@ -1,11 +1,11 @@
--- Makes a large push that was staged. ARGV: clock; its name; its number of jobs; the number of unique marks that may stand for no other job, and for each
--- the beginning of its queue's keys and the mark; then per queue the beginning of its keys and how many jobs it gets.
+-- Makes a large push that was staged. ARGV: clock; its name; its number of jobs; the number of unique keys that may stand for no other job, and for each
+-- the beginning of its queue's keys and the unique key; then per queue the beginning of its keys and how many jobs it gets.
 -- Returns the first number of each queue. An error, and nothing of the push is made.
-local batch, count, marks = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local batch, count, unique_keys = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local at = 5
-if marks > 0 and redis.call('EXISTS', key('incoming')) == 1 then return redis.error_reply('INCOMING ' .. prefix) end
-for _ = 1, marks do
-  local known = within(ARGV[at], marked, ARGV[at + 1])
+if unique_keys > 0 and redis.call('EXISTS', key('incoming')) == 1 then return redis.error_reply('INCOMING ' .. prefix) end
+for _ = 1, unique_keys do
+  local known = within(ARGV[at], job_of_unique, ARGV[at + 1])
   if known then return redis.error_reply('DUPLICATE ' .. within(ARGV[at], name_of, known)) end
   at = at + 2
 end

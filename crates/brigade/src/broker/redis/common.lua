@@ -1,7 +1,7 @@
 -- What every script begins with. A script runs alone on the server and all of it or nothing; it must name no key outside of its queue.
 --
 -- KEYS[1] is 'brigade:{queue}:', the beginning of each key; KEYS[2] the list of queues, unless a cluster may have that elsewhere. All times are the server's, in milliseconds; ARGV[1] says how far a test
--- has moved them: by how much time has passed, and by how much the wall clock was set besides. Leases do not follow the latter. Ids are numbers with leading zeros, so that members of one score are in the order of the pushes.
+-- has moved them: by how much time has passed, and by how much the wall clock was set besides. Leases do not follow the latter. Ids are numbers with leading zeros, so that parents of one score are in the order of the pushes.
 
 local prefix, LIST = KEYS[1], KEYS[2]
 local clock = redis.call('TIME')
@@ -44,7 +44,7 @@ local function list() if LIST then redis.call('SADD', LIST, queue_name()) end en
 
 -- A command that meets a key of another type ends the script, and what the script did before stays done. So a script reads the keys that it is
 -- going to change before its first write: such a read fails as the write would.
-local SETS = {'ready', 'scheduled', 'held', 'leased', 'retrying', 'done', 'dead', 'cancelled', 'jobs', 'late'}
+local SETS = {'ready', 'scheduled', 'blocked', 'leased', 'retrying', 'done', 'dead', 'cancelled', 'jobs', 'late'}
 local checked = {}
 local function check_sets(names) for _, name in ipairs(names) do redis.call('ZCARD', key(name)) end end
 local function check_numbers()
@@ -108,27 +108,27 @@ end
 -- The keys of one job: what a transition of it, and of the one that comes after it in its key, may change.
 local function check_job(id)
   check_queue()
-  local fields = redis.call('HMGET', job(id), 'key', 'mark', 'partition', 'gather')
+  local fields = redis.call('HMGET', job(id), 'key', 'unique_key', 'partition', 'dependent_kind')
   redis.call('LLEN', key('history:' .. id))
   if fields[4] then
-    redis.call('HLEN', key('gathered:' .. id))
-    redis.call('LLEN', key('members:' .. id))
+    redis.call('HLEN', key('parent_results:' .. id))
+    redis.call('LLEN', key('parents:' .. id))
   end
   if fields[1] then
     for _, other in ipairs(redis.call('ZRANGE', key('key:' .. fields[1]), 0, 1)) do redis.pcall('HLEN', job(other)) end
   end
-  if fields[2] then redis.call('STRLEN', key('mark:' .. fields[2])) end
+  if fields[2] then redis.call('STRLEN', key('unique_key:' .. fields[2])) end
   if limits[7] and fields[3] then check_sets({'ready:' .. fields[3], 'leased:' .. fields[3]}) end
 end
 
 -- Those that hear of a job's end: the one that waits for it, and those behind that, as far as they end with it. `missed`: it does not end well.
 local CHAIN_MAX = 50
 local function check_behind(id, missed, depth)
-  local member = redis.call('HMGET', job(id), 'next_queue', 'next')
+  local member = redis.call('HMGET', job(id), 'dependent_queue', 'dependent')
   if not member[2] or depth == CHAIN_MAX then return end
   within(member[1], function()
     check_job(member[2])
-    local fields = redis.call('HMGET', job(member[2]), 'waits', 'gather')
+    local fields = redis.call('HMGET', job(member[2]), 'parents_left', 'dependent_kind')
     if fields[1] == '1' and (missed or fields[2] == 'barrier') then check_behind(member[2], missed, depth + 1) end
   end)
 end
@@ -139,11 +139,11 @@ local function is_gone(id, partition)
   local has_token = redis.pcall('HEXISTS', job(id), 'token')
   if has_token == 1 then return false end
   local is_foreign = has_token ~= 0
-  local states = {'ready', 'scheduled', 'held', 'leased', 'retrying', 'done', 'dead', 'cancelled'}
+  local states = {'ready', 'scheduled', 'blocked', 'leased', 'retrying', 'done', 'dead', 'cancelled'}
   for _, state in ipairs(states) do redis.call('ZREM', key(state), id) end
   for _, set in ipairs({'jobs', 'late'}) do redis.call('ZREM', key(set), id) end
   redis.call('SREM', key('stops'), id)
-  redis.call('UNLINK', key('history:' .. id), key('gathered:' .. id), key('members:' .. id))
+  redis.call('UNLINK', key('history:' .. id), key('parent_results:' .. id), key('parents:' .. id))
   if not is_foreign then redis.call('UNLINK', job(id)) end
   if partition then
     redis.call('ZREM', key('leased:' .. partition), id)
@@ -172,7 +172,7 @@ local function hold_later(id, name)
   local out = redis.call('HGET', key('out'), name)
   if out and out > id and get(out, 'state') == 'ready' then
     leave(out)
-    enter(out, 'held', 0)
+    enter(out, 'blocked', 0)
   end
 end
 
@@ -193,10 +193,10 @@ end
 
 -- Ready, or held if it has to wait for others. The job is in no state's set before.
 local function make_ready(id)
-  local fields = redis.call('HMGET', job(id), 'priority', 'partition', 'key', 'waits')
+  local fields = redis.call('HMGET', job(id), 'priority', 'partition', 'key', 'parents_left')
   redis.call('HDEL', job(id), 'due', 'lease_until', 'holder')
   if (tonumber(fields[4]) or 0) > 0 or (fields[3] and not may_go(id, fields[3])) then
-    return enter(id, 'held', 0)
+    return enter(id, 'blocked', 0)
   end
   local score = -(tonumber(fields[1]) or 0)
   enter(id, 'ready', score)
@@ -225,16 +225,16 @@ end
 -- Lets the first of a key's unsettled jobs go on, if it was held.
 function release_key(name)
   local first = first_of_key(name)
-  if first and get(first, 'state') == 'held' then
-    redis.call('ZREM', key('held'), first)
+  if first and get(first, 'state') == 'blocked' then
+    redis.call('ZREM', key('blocked'), first)
     make_ready(first)
   end
 end
 
 local function is_settled(state) return state == 'done' or state == 'dead' or state == 'cancelled' end
 
--- -- flows: `next` of a job is the job that waits for it, in a queue whose keys begin with `next_queue`. That one is held with `waits` members that
--- are not settled and `missed` that ended otherwise than done; 'gathered:<id>' has what they leave, by place: 'd' and a result, or 'm' and why not.
+-- -- flows: `dependent` of a job is the job that waits for it, in a queue whose keys begin with `dependent_queue`. That one is held with `parents_left` parents that
+-- are not settled and `missed` that ended otherwise than done; 'parent_results:<id>' has what they leave, by place: 'd' and a result, or 'm' and why not.
 
 local MISSED_BYTES_MAX, MISSED_NAMED_MAX, PAYLOAD_BYTES_MAX = 300, 3, 16 * 1024 * 1024
 
@@ -252,7 +252,7 @@ local function cut(reason)
   return string.sub(reason, 1, at)
 end
 
-local function hands_on(gather) return gather == 'front' or gather == 'collect' or gather == 'barrier' end
+local function hands_on(dependent_kind) return dependent_kind == 'front' or dependent_kind == 'collect' or dependent_kind == 'barrier' end
 
 -- Ends that are not told yet: telling one may end another.
 local untold = {}
@@ -268,10 +268,10 @@ end
 
 -- Whatever else knows of an unsettled job that has left its state.
 local function unbind(id)
-  local fields = redis.call('HMGET', job(id), 'key', 'mark', 'cancel', 'begins_by')
+  local fields = redis.call('HMGET', job(id), 'key', 'unique_key', 'cancel', 'begins_by')
   if fields[4] then redis.call('ZREM', key('late'), id) end
   if fields[1] then redis.call('ZREM', key('key:' .. fields[1]), id) end
-  if fields[2] and redis.call('GET', key('mark:' .. fields[2])) == id then redis.call('DEL', key('mark:' .. fields[2])) end
+  if fields[2] and redis.call('GET', key('unique_key:' .. fields[2])) == id then redis.call('DEL', key('unique_key:' .. fields[2])) end
   if fields[3] then redis.call('SREM', key('stops'), id) end
   return fields[1]
 end
@@ -285,8 +285,8 @@ local function set_aside(id, reason)
   ring()
 end
 
-local function gathered(id)
-  local found = redis.call('HGETALL', key('gathered:' .. id))
+local function parent_results(id)
+  local found = redis.call('HGETALL', key('parent_results:' .. id))
   local by_place, last = {}, -1
   for at = 1, #found, 2 do
     local place = tonumber(found[at])
@@ -302,9 +302,9 @@ local function gathered(id)
 end
 
 -- The payload of a job that is given results, or the result of a barrier; nothing, and why.
-local function assemble(id, gather)
+local function assemble(id, dependent_kind)
   local results, bytes = {}, #get(id, 'payload') + 2
-  for _, place in ipairs(gathered(id)) do
+  for _, place in ipairs(parent_results(id)) do
     table.insert(results, place[3])
     bytes = bytes + #place[3] + 1
   end
@@ -312,26 +312,26 @@ local function assemble(id, gather)
     return nil, 'the results of those it waited for have ' .. bytes .. ' bytes and ' .. PAYLOAD_BYTES_MAX .. ' are allowed'
   end
   local list = table.concat(results, ',')
-  if gather == 'barrier' then return '[' .. list .. ']' end
+  if dependent_kind == 'barrier' then return '[' .. list .. ']' end
   local rest = string.match(get(id, 'payload'), '^%s*%[(.*)$')
   if not rest then return nil, 'its payload is no array, so no result can be put in front' end
   local comma = string.match(rest, '^%s*%]') and '' or ','
-  if gather == 'front' then return '[' .. list .. comma .. rest end
+  if dependent_kind == 'front' then return '[' .. list .. comma .. rest end
   return '[[' .. list .. ']' .. comma .. rest
 end
 
 local function tell(id, fate)
-  local fields = redis.call('HMGET', job(id), 'next_queue', 'next', 'place')
+  local fields = redis.call('HMGET', job(id), 'dependent_queue', 'dependent', 'place')
   if fields[2] then table.insert(untold, {fields[1], fields[2], fields[3], fate}) end
 end
 
--- A job goes on whose members are all settled.
+-- A job goes on whose parents are all settled.
 local function go_on(id)
-  local fields = redis.call('HMGET', job(id), 'gather', 'missed', 'delay', 'at', 'keep')
-  local gather = fields[1]
-  if (tonumber(fields[2]) or 0) > 0 and gather ~= 'finally' then
+  local fields = redis.call('HMGET', job(id), 'dependent_kind', 'missed', 'delay', 'at', 'keep')
+  local dependent_kind = fields[1]
+  if (tonumber(fields[2]) or 0) > 0 and dependent_kind ~= 'finally' then
     local named = {}
-    for _, place in ipairs(gathered(id)) do
+    for _, place in ipairs(parent_results(id)) do
       if place[2] == 'm' and #named < MISSED_NAMED_MAX then table.insert(named, place[3]) end
     end
     local missed = table.concat(named, '; ')
@@ -340,14 +340,14 @@ local function go_on(id)
     set_aside(id, 'not run: ' .. missed)
     return tell(id, {done = false, text = missed})
   end
-  if hands_on(gather) then
-    local whole, why = assemble(id, gather)
+  if hands_on(dependent_kind) then
+    local whole, why = assemble(id, dependent_kind)
     if not whole then
       set_aside(id, why)
       return tell(id, fate_missed(id, 'is dead', why))
     end
-    redis.call('UNLINK', key('gathered:' .. id))
-    if gather == 'barrier' then
+    redis.call('UNLINK', key('parent_results:' .. id))
+    if dependent_kind == 'barrier' then
       leave(id)
       local name = unbind(id)
       redis.call('HSET', job(id), 'result', whole)
@@ -358,7 +358,7 @@ local function go_on(id)
     end
     redis.call('HSET', job(id), 'payload', whole)
   end
-  redis.call('ZREM', key('held'), id)
+  redis.call('ZREM', key('blocked'), id)
   begin_time(id)
   local due = tonumber(fields[4]) or (fields[3] and now + tonumber(fields[3])) or 0
   if due > now then make_due(id, 'scheduled', due) else make_ready(id) end
@@ -366,13 +366,13 @@ end
 
 -- Counts a member that ended with the job that waits for it.
 local function count_member(id, place, fate)
-  local fields = redis.call('HMGET', job(id), 'state', 'waits', 'gather')
+  local fields = redis.call('HMGET', job(id), 'state', 'parents_left', 'dependent_kind')
   -- It may have been cancelled or removed, or have gone on without this one.
-  if fields[1] ~= 'held' or (tonumber(fields[2]) or 0) == 0 then return end
-  local waits = redis.call('HINCRBY', job(id), 'waits', -1)
+  if fields[1] ~= 'blocked' or (tonumber(fields[2]) or 0) == 0 then return end
+  local waits = redis.call('HINCRBY', job(id), 'parents_left', -1)
   if not fate.done then redis.call('HINCRBY', job(id), 'missed', 1) end
   if fields[3] ~= 'finally' and (hands_on(fields[3]) or not fate.done) then
-    redis.call('HSET', key('gathered:' .. id), place, fate.done and 'd' .. fate.text or 'm' .. cut(fate.text))
+    redis.call('HSET', key('parent_results:' .. id), place, fate.done and 'd' .. fate.text or 'm' .. cut(fate.text))
   end
   if waits == 0 then go_on(id) end
 end
@@ -394,7 +394,7 @@ local function remove_job(id, fate)
   local name = not is_settled(state) and unbind(id)
   if not is_settled(state) then tell(id, fate) end
   redis.call('ZREM', key('jobs'), id)
-  redis.call('UNLINK', job(id), key('history:' .. id), key('gathered:' .. id), key('members:' .. id))
+  redis.call('UNLINK', job(id), key('history:' .. id), key('parent_results:' .. id), key('parents:' .. id))
   if name then release_key(name) end
   tell_all()
 end
@@ -411,7 +411,7 @@ local function end_job(id, state, reason, remove_at, fate)
   leave(id)
   local name = unbind(id)
   redis.call('HDEL', job(id), 'due', 'lease_until', 'holder', 'cancel')
-  redis.call('UNLINK', key('gathered:' .. id))
+  redis.call('UNLINK', key('parent_results:' .. id))
   if reason then redis.call('HSET', job(id), 'reason', reason) end
   enter(id, state, remove_at or 0)
   if name then release_key(name) end
@@ -482,7 +482,7 @@ local function store(fields, due, waits, given)
   local name = get(id, 'key')
   if name then redis.call('ZADD', key('key:' .. name), 0, id) end
   if waits then
-    enter(id, 'held', 0)
+    enter(id, 'blocked', 0)
   else
     begin_time(id)
     if due > now then make_due(id, 'scheduled', due) else make_ready(id) end
@@ -495,23 +495,23 @@ local function check_new(fields)
   check_queue()
   for at = 1, #fields, 2 do
     if fields[at] == 'key' then redis.call('ZCARD', key('key:' .. fields[at + 1])) end
-    if fields[at] == 'mark' then redis.call('STRLEN', key('mark:' .. fields[at + 1])) end
+    if fields[at] == 'unique_key' then redis.call('STRLEN', key('unique_key:' .. fields[at + 1])) end
     if limits[7] and fields[at] == 'partition' then redis.call('ZCARD', key('ready:' .. fields[at + 1])) end
   end
 end
 
--- The job that a mark stands for, if it does.
-local function marked(mark)
-  if mark == '' then return false end
-  local id = redis.call('GET', key('mark:' .. mark))
+-- The job that a unique key stands for, if it does.
+local function job_of_unique(unique_key)
+  if unique_key == '' then return false end
+  local id = redis.call('GET', key('unique_key:' .. unique_key))
   if id and not is_gone(id) then return id end
-  local id_of, until_ = string.match(redis.call('GET', key('period:' .. mark)) or '', '^(%d+) (%d+)$')
+  local id_of, until_ = string.match(redis.call('GET', key('period:' .. unique_key)) or '', '^(%d+) (%d+)$')
   return until_ and tonumber(until_) > now and id_of
 end
 
-local function mark_job(mark, period, id)
-  if mark == '' then return end
-  redis.call('SET', key('mark:' .. mark), id)
-  if period > 0 then redis.call('SET', key('period:' .. mark), id .. ' ' .. text(now + period), 'PX', text(period)) end
+local function keep_unique(unique_key, period, id)
+  if unique_key == '' then return end
+  redis.call('SET', key('unique_key:' .. unique_key), id)
+  if period > 0 then redis.call('SET', key('period:' .. unique_key), id .. ' ' .. text(now + period), 'PX', text(period)) end
 end
 

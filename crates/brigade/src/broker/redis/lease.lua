@@ -74,7 +74,7 @@ end
 local is_doomed_queue = redis.call('EXISTS', key('doomed')) == 1
 local function goes_with_another(id)
   if not is_doomed_queue then return false end
-  local member = redis.call('HMGET', job(id), 'next_queue', 'next')
+  local member = redis.call('HMGET', job(id), 'dependent_queue', 'dependent')
   if not member[2] then return false end
   local fields = within(member[1], function() return redis.call('HMGET', job(member[2]), 'state', 'reason') end)
   if fields[1] ~= 'cancelled' then return false end

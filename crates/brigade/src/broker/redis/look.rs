@@ -12,7 +12,7 @@ use super::queue::{check_name, read};
 use crate::broker::{Query, QueueCounts, View};
 use crate::error::Error;
 use crate::finding::{Finding, Level};
-use crate::job::{AttemptRecord, JobId, JobInfo, JobOptions, JobState, Unserved, Waits};
+use crate::job::{AttemptRecord, JobId, JobInfo, JobOptions, JobState, Parents, Unserved};
 use crate::limits::{Limits, Rate};
 use crate::why::{Explanation, Why};
 
@@ -109,9 +109,9 @@ impl Link {
             .arg(-1);
         pipeline
             .cmd("LRANGE")
-            .arg(key(queue, &format!("members:{number}")))
+            .arg(key(queue, &format!("parents:{number}")))
             .arg(0)
-            .arg(MEMBERS_MAX);
+            .arg(PARENTS_MAX);
         pipeline.cmd("EXISTS").arg(key(queue, "incoming"));
         let look = self.ask_all("look up a job", &pipeline);
         let mut looked: (Value, Vec<String>, Vec<String>, u64) = if is_now {
@@ -123,27 +123,27 @@ impl Link {
             self.merge(queue).await?;
             looked = self.ask_all("look up a job", &pipeline).await?;
         }
-        let (fields, history, members, _) = looked;
+        let (fields, history, parents, _) = looked;
         let fields = fields_of_hash(fields)?;
         if fields.is_empty() {
             return Ok(None);
         }
         let mut job = info(queue, &number, &fields, &history);
-        if let Some(waits) = &mut job.waits
-            && waits.settled < waits.members
+        if let Some(flow) = &mut job.parents
+            && flow.settled < flow.total
         {
-            waits.jobs = self.unsettled(&members).await?;
+            flow.unsettled = self.unsettled(&parents).await?;
         }
         Ok(Some(job))
     }
 
-    /// Those of a job's members that are not settled, the first of them.
-    async fn unsettled(&self, members: &[String]) -> Result<Vec<JobId>, Error> {
+    /// Those of a job's parents that are not settled, the first of them.
+    async fn unsettled(&self, parents: &[String]) -> Result<Vec<JobId>, Error> {
         let mut unsettled = Vec::new();
-        for page in members.chunks(MEMBERS_PAGE) {
-            let members: Vec<_> = page.iter().filter_map(|member| member_of(member)).collect();
+        for page in parents.chunks(PARENTS_PAGE) {
+            let parents: Vec<_> = page.iter().filter_map(|member| parent_of(member)).collect();
             let mut pipeline = pipe();
-            for (queue, number) in &members {
+            for (queue, number) in &parents {
                 pipeline
                     .cmd("HGET")
                     .arg(key(queue, &format!("job:{number}")))
@@ -156,7 +156,7 @@ impl Link {
                     .is_some_and(|state| !state_of(Some(state)).is_terminal())
             };
             unsettled.extend(
-                members
+                parents
                     .iter()
                     .zip(&states)
                     .filter(|(_, state)| is_open(state))
@@ -223,16 +223,16 @@ impl Link {
                 });
                 if !fields.is_empty() && fits && jobs.len() < limit {
                     let mut job = info(queue, number, &fields, &history);
-                    if let Some(waits) = &mut job.waits
-                        && waits.settled < waits.members
+                    if let Some(flow) = &mut job.parents
+                        && flow.settled < flow.total
                     {
-                        let members = cmd("LRANGE")
-                            .arg(key(queue, &format!("members:{number}")))
+                        let parents = cmd("LRANGE")
+                            .arg(key(queue, &format!("parents:{number}")))
                             .arg(0)
                             .arg(-1)
                             .clone();
-                        waits.jobs = self
-                            .unsettled(&self.ask::<Vec<String>>("look up members", &members).await?)
+                        flow.unsettled = self
+                            .unsettled(&self.ask::<Vec<String>>("look up parents", &parents).await?)
                             .await?;
                     }
                     jobs.push(job);
@@ -330,20 +330,20 @@ impl Link {
                     last,
                 });
             }
-            JobState::Held if number_of(&fields, "waits") > 0 => {
+            JobState::Blocked if number_of(&fields, "parents_left") > 0 => {
                 let jobs = self
                     .job(id, false)
                     .await?
-                    .and_then(|job| job.waits)
-                    .map(|waits| waits.jobs)
+                    .and_then(|job| job.parents)
+                    .map(|parents| parents.unsettled)
                     .unwrap_or_default();
                 let jobs = jobs.into_iter().take(10).collect();
                 reasons.push(Why::Flow {
-                    unsettled: number_of(&fields, "waits"),
+                    unsettled: number_of(&fields, "parents_left"),
                     jobs,
                 });
             }
-            JobState::Held => {
+            JobState::Blocked => {
                 if let (Some(key), Some(first)) = (job.key.clone(), before_in_key) {
                     let state = state_of(state_of_that.as_deref());
                     reasons.push(Why::Key {
@@ -534,7 +534,7 @@ impl Link {
         let waiting = of(&[
             JobState::Ready,
             JobState::Scheduled,
-            JobState::Held,
+            JobState::Blocked,
             JobState::Retrying,
         ]);
         if waiting > 0 && *paused {
@@ -611,15 +611,15 @@ fn counts_of(queue: &str, values: Vec<Value>) -> Result<QueueCounts, Error> {
 /// More than a lease's margin.
 const CLOCK_APART_MAX: Duration = Duration::from_secs(5);
 
-/// Members of a flow that are looked at for those that are not settled, so many at once.
-const MEMBERS_MAX: isize = 100_000;
-const MEMBERS_PAGE: usize = 500;
-/// Members of a flow that are named.
+/// Parents of a flow that are looked at for those that are not settled, so many at once.
+const PARENTS_MAX: isize = 100_000;
+const PARENTS_PAGE: usize = 500;
+/// Parents of a flow that are named.
 const UNSETTLED_MAX: usize = 20;
 
 /// Queue and number of a member, as a script keeps it: the beginning of its queue's keys, and its
 /// number.
-fn member_of(text: &str) -> Option<(&str, &str)> {
+fn parent_of(text: &str) -> Option<(&str, &str)> {
     text.strip_prefix("brigade:{")?.rsplit_once("}:")
 }
 
@@ -664,23 +664,23 @@ fn number_of(fields: &HashMap<String, String>, name: &str) -> u64 {
         .unwrap_or(0)
 }
 
-fn waits(fields: &HashMap<String, String>) -> Option<Waits> {
+fn parents(fields: &HashMap<String, String>) -> Option<Parents> {
     let count = |name: &str| u32::try_from(number_of(fields, name)).unwrap_or(u32::MAX);
-    let (members, left, missed) = (count("members"), count("waits"), count("missed"));
-    (members > 0).then(|| Waits {
-        members,
-        settled: members.saturating_sub(left),
+    let (parents, left, missed) = (count("parents"), count("parents_left"), count("missed"));
+    (parents > 0).then(|| Parents {
+        total: parents,
+        settled: parents.saturating_sub(left),
         missed,
-        jobs: Vec::new(),
+        unsettled: Vec::new(),
     })
 }
 
-fn next_of(fields: &HashMap<String, String>) -> Option<JobId> {
+fn dependent_of(fields: &HashMap<String, String>) -> Option<JobId> {
     let queue = fields
-        .get("next_queue")?
+        .get("dependent_queue")?
         .strip_prefix("brigade:{")?
         .strip_suffix("}:")?;
-    Some(id_of(queue, fields.get("next")?))
+    Some(id_of(queue, fields.get("dependent")?))
 }
 
 /// What other programs have pushed may be no text.
@@ -730,8 +730,8 @@ fn info(
         begins_by: (number_of(fields, "begins_by") > 0)
             .then(|| UNIX_EPOCH + Duration::from_millis(number_of(fields, "begins_by"))),
         cancel: text("cancel"),
-        waits: waits(fields),
-        next: next_of(fields),
+        parents: parents(fields),
+        dependent: dependent_of(fields),
         result: text("result"),
         reason: text("reason"),
         history: history

@@ -13,31 +13,31 @@ local function cancel_all(first, reason)
   return changed
 end
 
--- The job that a mark stands for by now, so that a dead letter cannot have it back.
-local function taken(mark)
-  local other = mark and redis.call('GET', key('mark:' .. mark))
+-- The job that a unique key stands for by now, so that a dead letter cannot have it back.
+local function taken(unique_key)
+  local other = unique_key and redis.call('GET', key('unique_key:' .. unique_key))
   return other and name_of(other)
 end
 
-local function taken_of(one) return taken(get(one, 'mark')) end
+local function taken_of(one) return taken(get(one, 'unique_key')) end
 
--- A dead letter is unsettled again: its mark and its key know of it.
+-- A dead letter is unsettled again: its unique key and its key know of it.
 local function bind(one)
-  local fields = redis.call('HMGET', job(one), 'key', 'mark')
-  if fields[2] then redis.call('SET', key('mark:' .. fields[2]), one) end
+  local fields = redis.call('HMGET', job(one), 'key', 'unique_key')
+  if fields[2] then redis.call('SET', key('unique_key:' .. fields[2]), one) end
   if fields[1] then redis.call('ZADD', key('key:' .. fields[1]), 0, one) end
 end
 
 -- Those behind a dead letter that heard of its end: queue, id, place, whether they ended for that.
 local function behind(one)
   local found = {}
-  local member = redis.call('HMGET', job(one), 'next_queue', 'next', 'place')
+  local member = redis.call('HMGET', job(one), 'dependent_queue', 'dependent', 'place')
   while member[2] do
     local fields = within(member[1], function()
-      return redis.call('HMGET', job(member[2]), 'state', 'waits', 'missed', 'gather', 'next_queue', 'next', 'place')
+      return redis.call('HMGET', job(member[2]), 'state', 'parents_left', 'missed', 'dependent_kind', 'dependent_queue', 'dependent', 'place')
     end)
     local was_told = (tonumber(fields[3]) or 0) > 0
-      and ((fields[1] == 'held' and tonumber(fields[2]) > 0) or (fields[1] == 'dead' and fields[4] ~= 'finally'))
+      and ((fields[1] == 'blocked' and tonumber(fields[2]) > 0) or (fields[1] == 'dead' and fields[4] ~= 'finally'))
     if not was_told then break end
     table.insert(found, {queue = member[1], id = member[2], place = member[3], ended = fields[1] == 'dead'})
     if fields[1] ~= 'dead' then break end
@@ -52,10 +52,10 @@ local function wait_again(one)
     bind(one.id)
     redis.call('HDEL', job(one.id), 'reason')
   end
-  redis.call('HINCRBY', job(one.id), 'waits', 1)
+  redis.call('HINCRBY', job(one.id), 'parents_left', 1)
   redis.call('HINCRBY', job(one.id), 'missed', -1)
-  redis.call('HDEL', key('gathered:' .. one.id), one.place)
-  if one.ended then enter(one.id, 'held', 0) end
+  redis.call('HDEL', key('parent_results:' .. one.id), one.place)
+  if one.ended then enter(one.id, 'blocked', 0) end
 end
 
 -- Gives a dead letter, which is alone, the next number of another queue, and its place among the dead letters there.
@@ -84,9 +84,9 @@ local function revive(one)
   redis.call('HDEL', job(one), 'failed', 'crashed', 'lost', 'unserved', 'unserved_at', 'reason')
   -- It begins anew, with all the time that it had.
   begin_time(one)
-  if redis.call('EXISTS', key('gathered:' .. one)) == 1 then
-    -- It never got what its members left.
-    enter(one, 'held', 0)
+  if redis.call('EXISTS', key('parent_results:' .. one)) == 1 then
+    -- It never got what its parents left.
+    enter(one, 'blocked', 0)
     go_on(one)
     tell_all()
   else
@@ -98,15 +98,15 @@ end
 -- has then, or 0.
 local function retry()
   if state ~= 'dead' then return 0 end
-  local fields = redis.call('HMGET', job(id), 'gather', 'missed')
+  local fields = redis.call('HMGET', job(id), 'dependent_kind', 'missed')
   -- One that was not run because of others has to wait for those.
   if (tonumber(fields[2]) or 0) > 0 and fields[1] ~= 'finally' then return 0 end
   local others = behind(id)
   local edit = {}
   for at = 4, #ARGV, 2 do edit[ARGV[at]] = ARGV[at + 1] end
-  if edit.queue and (fields[1] or get(id, 'next')) then return redis.error_reply('FLOW it stays in its queue') end
-  local mark = get(id, 'mark')
-  local other = within(edit.queue or prefix, taken, mark)
+  if edit.queue and (fields[1] or get(id, 'dependent')) then return redis.error_reply('FLOW it stays in its queue') end
+  local unique_key = get(id, 'unique_key')
+  local other = within(edit.queue or prefix, taken, unique_key)
   for _, one in ipairs(others) do other = other or (one.ended and within(one.queue, taken_of, one.id)) end
   if other then return redis.error_reply('DUPLICATE ' .. other) end
   check_job(id)
@@ -141,7 +141,7 @@ local function purge(last, after, inbox)
   local count = 0
   local members = redis.call('ZRANGEBYLEX', key('jobs'), after == '' and '-' or '(' .. after, '[' .. last, 'LIMIT', 0, PIECE)
   for _, member in ipairs(members) do
-    local waits = ({ready = true, scheduled = true, held = true, retrying = true})[redis.pcall('HGET', job(member), 'state')]
+    local waits = ({ready = true, scheduled = true, blocked = true, retrying = true})[redis.pcall('HGET', job(member), 'state')]
     if waits and not is_gone(member) then
       check_job(member)
       check_behind(member, true, 0)

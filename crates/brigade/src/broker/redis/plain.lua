@@ -1,6 +1,6 @@
 -- -- many at once
 --
--- A plain job has a field that says so: it has to do with no other job, has no key, mark, result to be kept nor time in which to begin, and nothing is
+-- A plain job has a field that says so: it has to do with no other job, has no key, unique key, result to be kept nor time in which to begin, and nothing is
 -- known of it yet but what is in its hash, in `jobs` and in the set of its state. So many are stored, handed out and removed together, with few commands.
 -- Whatever makes it known elsewhere takes the field away.
 

@@ -9,9 +9,9 @@ use redis::Value;
 use super::arguments::Arguments;
 use super::link::{Link, convert, id_of, key, scripts};
 use super::queue::{check_name, millis};
-use crate::broker::Pushed;
+use crate::broker::PushOutcome;
 use crate::error::{Error, ErrorKind};
-use crate::job::{Gather, Job, JobOptions};
+use crate::job::{DependentKind, Job, JobOptions};
 
 /// What the script costs of itself for a job, in bytes of arguments that it reads in that time.
 const JOB_WEIGHT: usize = 200;
@@ -141,19 +141,19 @@ impl Link {
     }
 
     /// The ids that jobs were given.
-    pub(super) fn told(jobs: &[Job], stored: Stored) -> Vec<Pushed> {
+    pub(super) fn told(jobs: &[Job], stored: Stored) -> Vec<PushOutcome> {
         match stored {
             Stored::From(first) => (first..)
                 .zip(jobs)
-                .map(|(number, job)| Pushed::New(id_of(&job.queue, &number.to_string())))
+                .map(|(number, job)| PushOutcome::New(id_of(&job.queue, &number.to_string())))
                 .collect(),
             Stored::Each(each) => {
                 let told = each.into_iter().zip(jobs).map(|((number, is_new), job)| {
                     let id = id_of(&job.queue, &number);
                     if is_new == 1 {
-                        Pushed::New(id)
+                        PushOutcome::New(id)
                     } else {
-                        Pushed::Duplicate(id)
+                        PushOutcome::Duplicate(id)
                     }
                 });
                 told.collect()
@@ -195,8 +195,8 @@ fn write_header(job: &Job, arguments: &mut Arguments) {
     });
     arguments.push(options.unique.as_deref().unwrap_or(""));
     arguments.push_number(options.unique_for.map_or(0, millis));
-    arguments.push_number(link.next.map_or(0, |next| next as u64 + 1));
-    arguments.push(link.gather.map_or("", Gather::name));
+    arguments.push_number(link.dependent.map_or(0, |next| next as u64 + 1));
+    arguments.push(link.dependent_kind.map_or("", DependentKind::name));
 }
 
 /// The hash of a job, the number of names and values before it, its priority first. `says_plain`:
@@ -246,7 +246,7 @@ pub(super) fn fields_of(
             "partition",
             given(options.partition.as_deref().or(options.key.as_deref())),
         ),
-        ("mark", given(options.unique.as_deref())),
+        ("unique_key", given(options.unique.as_deref())),
         ("keep", keep.map(Cow::Owned)),
         ("within", within.map(Cow::Owned)),
         ("options", text.map(Cow::Owned)),
@@ -257,7 +257,7 @@ pub(super) fn fields_of(
         .collect())
 }
 
-/// A script said that a unique mark is taken.
+/// A script said that a unique key is taken.
 pub(super) fn is_duplicate(error: &Error) -> bool {
     has_code(error, "DUPLICATE")
 }
@@ -283,6 +283,6 @@ pub(super) fn duplicate(what: &str, error: &Error) -> Error {
         .unwrap_or("another");
     Error::new(
         ErrorKind::Duplicate,
-        format!("{what}: job {job} has the unique mark and is not settled"),
+        format!("{what}: job {job} has the unique key and is not settled"),
     )
 }

@@ -8,10 +8,10 @@ use super::arguments::Arguments;
 use super::link::{Link, convert, id_of, key, parts_of, scripts};
 use super::push::{duplicate, has_code, is_duplicate};
 use super::queue::{check_name, holder, millis};
+use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::broker::account::Account;
 use crate::broker::edit::stays_in_its_queue;
 use crate::broker::{AskedCancel, Edit, Ending, Order, Ordered, Settled, Settlement};
-use crate::certificate::{Certificate, Receipt};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId, JobOptions, RetryPolicy};
 use crate::limits::Limits;
@@ -366,7 +366,7 @@ fn write_ending(
         Ending::Cancelled {
             reason,
             stop,
-            certificate,
+            report,
         } => {
             write(&[
                 "cancelled",
@@ -374,7 +374,7 @@ fn write_ending(
                 &record(
                     AttemptKind::Cancelled,
                     reason,
-                    certificate.as_deref(),
+                    report.as_deref(),
                     stop.as_ref(),
                 )?,
             ]);
@@ -401,12 +401,12 @@ fn write_ending(
         Ending::Fail {
             kind,
             reason,
-            certificate,
+            report,
             retry_in,
             permanent,
             ..
         } => {
-            let record = record(*kind, reason, certificate.as_deref(), None)?;
+            let record = record(*kind, reason, report.as_deref(), None)?;
             let counter = if *kind == AttemptKind::Crashed {
                 "crashed"
             } else {
@@ -431,22 +431,22 @@ fn write_ending(
 fn record(
     kind: AttemptKind,
     reason: &str,
-    certificate: Option<&Certificate>,
-    stop: Option<&Receipt>,
+    report: Option<&AttemptReport>,
+    stop: Option<&StopReceipt>,
 ) -> Result<String, Error> {
     #[derive(serde::Serialize)]
     struct Rest<'a> {
         kind: AttemptKind,
         reason: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
-        certificate: Option<&'a Certificate>,
+        report: Option<&'a AttemptReport>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        stop: Option<&'a Receipt>,
+        stop: Option<&'a StopReceipt>,
     }
     let text = serde_json::to_string(&Rest {
         kind,
         reason,
-        certificate,
+        report,
         stop,
     })
     .map_err(|e| Error::new(ErrorKind::Encode, "write a history").with_source(e))?;

@@ -15,9 +15,9 @@ use super::arguments::Arguments;
 use super::link::{Link, convert, id_of, key, scripts};
 use super::push::{duplicate, fields_of, has_code, is_duplicate, is_incoming};
 use super::queue::millis;
-use crate::broker::Pushed;
+use crate::broker::PushOutcome;
 use crate::error::{Error, ErrorKind};
-use crate::job::{Gather, Job};
+use crate::job::{DependentKind, Job};
 
 /// More jobs than this, or more bytes, are no matter of one script.
 const JOBS_MAX: usize = 250;
@@ -40,10 +40,10 @@ struct Spot {
     /// The beginning of its queue's keys, and its place among the jobs of that queue.
     queue: String,
     offset: usize,
-    /// Its place among the members of the job that waits for it.
+    /// Its place among the parents of the job that waits for it.
     place: usize,
     /// How many it waits for.
-    members: usize,
+    parents: usize,
 }
 
 fn spots(jobs: &[Job]) -> Vec<Spot> {
@@ -57,44 +57,44 @@ fn spots(jobs: &[Job]) -> Vec<Spot> {
                 queue: key(&job.queue, ""),
                 offset: *next - 1,
                 place: 0,
-                members: 0,
+                parents: 0,
             }
         })
         .collect();
     for (position, job) in jobs.iter().enumerate() {
-        if let Some(next) = next_of(job) {
-            spots[position].place = spots[next].members;
-            spots[next].members += 1;
+        if let Some(next) = dependent_of(job) {
+            spots[position].place = spots[next].parents;
+            spots[next].parents += 1;
         }
     }
     spots
 }
 
-fn next_of(job: &Job) -> Option<usize> {
-    job.link.as_ref().and_then(|link| link.next)
+fn dependent_of(job: &Job) -> Option<usize> {
+    job.link.as_ref().and_then(|link| link.dependent)
 }
 
 fn is_in_flow(job: &Job) -> bool {
     job.link
         .as_ref()
-        .is_some_and(|link| link.next.is_some() || link.gather.is_some())
+        .is_some_and(|link| link.dependent.is_some() || link.dependent_kind.is_some())
 }
 
 /// In which order they are moved: each behind the one that waits for it, and else as they are
 /// handed out, so that what is there already is always what comes first.
 fn order_of(jobs: &[Job]) -> Vec<usize> {
-    let mut members: HashMap<usize, Vec<usize>> = HashMap::new();
+    let mut parents: HashMap<usize, Vec<usize>> = HashMap::new();
     let mut order = Vec::with_capacity(jobs.len());
     for (position, job) in jobs.iter().enumerate() {
-        match next_of(job) {
-            Some(next) => members.entry(next).or_default().push(position),
+        match dependent_of(job) {
+            Some(next) => parents.entry(next).or_default().push(position),
             None => order.push(position),
         }
     }
     order.sort_by_key(|position| std::cmp::Reverse(jobs[*position].options.priority));
     let mut at = 0;
     while at < order.len() {
-        if let Some(more) = members.remove(&order[at]) {
+        if let Some(more) = parents.remove(&order[at]) {
             order.extend(more);
         }
         at += 1;
@@ -113,21 +113,21 @@ fn element(job: &Job, spots: &[Spot], position: usize) -> Result<String, Error> 
     } else {
         options.delay.map_or(0, millis)
     };
-    let next = next_of(job).map(|next| &spots[next]);
-    let gather = job
+    let next = dependent_of(job).map(|next| &spots[next]);
+    let dependent_kind = job
         .link
         .as_ref()
-        .and_then(|link| link.gather)
-        .map_or("", Gather::name);
+        .and_then(|link| link.dependent_kind)
+        .map_or("", DependentKind::name);
     let numbers =
         [at, delay, options.unique_for.map_or(0, millis)].map(|number| number.to_string());
-    let (offset, place, members) = (
+    let (offset, place, parents) = (
         spot.offset.to_string(),
         spot.place.to_string(),
-        spot.members.to_string(),
+        spot.parents.to_string(),
     );
-    let next_offset = next.map_or(String::new(), |next| next.offset.to_string());
-    let next_queue = next.map_or("", |next| next.queue.as_str());
+    let dependent_offset = next.map_or(String::new(), |next| next.offset.to_string());
+    let dependent_queue = next.map_or("", |next| next.queue.as_str());
     let mut words = vec![
         &spot.queue,
         &offset,
@@ -136,7 +136,13 @@ fn element(job: &Job, spots: &[Spot], position: usize) -> Result<String, Error> 
         options.unique.as_deref().unwrap_or(""),
         &numbers[2],
     ];
-    words.extend([next_queue, &next_offset, &place, gather, &members]);
+    words.extend([
+        dependent_queue,
+        &dependent_offset,
+        &place,
+        dependent_kind,
+        &parents,
+    ]);
     let fields = fields_of(job, true)?;
     words.extend(fields.iter().flat_map(|(name, value)| [*name, value]));
     serde_json::to_string(&words)
@@ -180,29 +186,29 @@ impl<'a> Batch<'a> {
         self.jobs.iter().any(|job| job.options.unique.is_some())
     }
 
-    /// What `commit.lua` wants. A flow is made only if none of its marks is taken; other jobs are
+    /// What `commit.lua` wants. A flow is made only if none of its unique keys is taken; other jobs are
     /// duplicates of what is there.
     fn commit(&self) -> Result<Arguments, Error> {
         let is_flow = self.jobs.iter().any(is_in_flow);
-        let marks: Vec<_> = self
+        let unique_keys: Vec<_> = self
             .jobs
             .iter()
             .filter_map(|job| Some((&*job.queue, job.options.unique.as_deref()?)))
             .collect();
-        let marks = if is_flow { marks } else { Vec::new() };
-        if marks.iter().collect::<HashSet<_>>().len() < marks.len() {
+        let unique_keys = if is_flow { unique_keys } else { Vec::new() };
+        if unique_keys.iter().collect::<HashSet<_>>().len() < unique_keys.len() {
             return Err(Error::new(
                 ErrorKind::Duplicate,
-                "push a flow: another job of this push has the unique mark of one of its jobs",
+                "push a flow: another job of this push has the unique key of one of its jobs",
             ));
         }
         let mut arguments = Arguments::default();
         arguments.push(&self.name);
         arguments.push_number(self.jobs.len() as u64);
-        arguments.push_number(marks.len() as u64);
-        for (queue, mark) in marks {
+        arguments.push_number(unique_keys.len() as u64);
+        for (queue, unique_key) in unique_keys {
             arguments.push(&key(queue, ""));
-            arguments.push(mark);
+            arguments.push(unique_key);
         }
         for (queue, count) in self.queues() {
             arguments.push(&key(queue, ""));
@@ -214,7 +220,7 @@ impl<'a> Batch<'a> {
 
 impl Link {
     /// Pushes jobs of which there are too many for one script.
-    pub(super) async fn push_large(&self, jobs: &[Job]) -> Result<Vec<Pushed>, Error> {
+    pub(super) async fn push_large(&self, jobs: &[Job]) -> Result<Vec<PushOutcome>, Error> {
         let Some(first) = jobs.first() else {
             return Ok(Vec::new());
         };
@@ -260,8 +266,8 @@ impl Link {
         };
         let told = jobs.iter().zip(&batch.spots).map(|(job, spot)| {
             match known.get(&format!("{}{}", spot.queue, spot.offset)) {
-                Some(number) => Pushed::Duplicate(id_of(&job.queue, number)),
-                None => Pushed::New(id_of(
+                Some(number) => PushOutcome::Duplicate(id_of(&job.queue, number)),
+                None => PushOutcome::New(id_of(
                     &job.queue,
                     &(firsts.get(&*job.queue).copied().unwrap_or(0) + spot.offset as u64)
                         .to_string(),
@@ -334,7 +340,7 @@ impl Link {
             .collect()
     }
 
-    /// Jobs that were there already for their marks: by queue and place, the id of the other.
+    /// Jobs that were there already for their unique keys: by queue and place, the id of the other.
     async fn duplicates(&self, batch: &Batch<'_>) -> Result<HashMap<String, String>, Error> {
         let (of, mut found, mut cursor) = (batch.key("duplicates"), HashMap::new(), 0_u64);
         loop {

@@ -1,9 +1,9 @@
 //! Flows: jobs that wait for others, and the one place where the end of a job is told to those that
 //! wait for it.
 //!
-//! A job that waits is held with `waits` > 0: so many of its members, the jobs whose `next` it is,
+//! A job that waits is held with `parents_left` > 0: so many of its parents, the jobs whose `dependent` it is,
 //! are not settled for good. The transaction that settles a member counts it and keeps what it
-//! leaves in `brigade_gathered`: its result, if that is handed on, or why it is *missed*, if it
+//! leaves in `brigade_parent_results`: its result, if that is handed on, or why it is *missed*, if it
 //! ended otherwise than done. When the last one is counted the job goes on, or is a dead letter if
 //! one was missed (`finally` goes on in any case). That is an end like any other and told to the
 //! next in turn, in a loop: a flow may be long.
@@ -11,7 +11,7 @@
 //! A job that was not run has `missed` > 0 and keeps what was gathered. Retrying the member at
 //! fault takes its end back, so that all those behind it wait again.
 //!
-//! An id of a job that waits is greater than those of its members, and a key's jobs go in the order
+//! An id of a job that waits is greater than those of its parents, and a key's jobs go in the order
 //! of their ids, so nothing waits in a circle.
 
 use std::borrow::Cow;
@@ -20,9 +20,9 @@ use rusqlite::{Row, params};
 
 use super::PAYLOAD_BYTES_MAX;
 use super::store::{Store, due_of, millis};
-use crate::broker::Pushed;
+use crate::broker::PushOutcome;
 use crate::error::{Error, ErrorKind};
-use crate::job::{Gather, Job, JobOptions, JobState};
+use crate::job::{DependentKind, Job, JobOptions, JobState};
 
 /// Bytes of what is told of one missed member, and how many of them are named.
 const MISSED_BYTES_MAX: usize = 300;
@@ -33,22 +33,22 @@ pub(super) struct Ended {
     pub(super) id: i64,
     queue: String,
     key: Option<String>,
-    next: Option<i64>,
+    dependent: Option<i64>,
     place: Option<i64>,
-    members: i64,
+    parents: i64,
 }
 
 impl Ended {
-    pub(super) const COLUMNS: &str = "id, queue, key, next, place, members";
+    pub(super) const COLUMNS: &str = "id, queue, key, dependent, place, parents";
 
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             id: row.get(0)?,
             queue: row.get(1)?,
             key: row.get(2)?,
-            next: row.get(3)?,
+            dependent: row.get(3)?,
             place: row.get(4)?,
-            members: row.get(5)?,
+            parents: row.get(5)?,
         })
     }
 }
@@ -79,53 +79,53 @@ impl Fate<'_> {
     }
 }
 
-/// A job whose members are all settled.
+/// A job whose parents are all settled.
 struct Complete {
     id: i64,
     missed: i64,
-    gather: Gather,
+    dependent_kind: DependentKind,
 }
 
 impl Store<'_> {
     /// Stores jobs in this order, and how they stand in a flow.
-    pub(super) fn push_all(&self, jobs: &[Job]) -> Result<Vec<Pushed>, Error> {
+    pub(super) fn push_all(&self, jobs: &[Job]) -> Result<Vec<PushOutcome>, Error> {
         let pushed = jobs
             .iter()
             .map(|job| self.push(job))
-            .collect::<Result<Vec<Pushed>, Error>>()?;
+            .collect::<Result<Vec<PushOutcome>, Error>>()?;
         if jobs.iter().any(|job| job.link.is_some()) {
             self.join(jobs, &pushed)?;
         }
         Ok(pushed)
     }
 
-    fn join(&self, jobs: &[Job], pushed: &[Pushed]) -> Result<(), Error> {
+    fn join(&self, jobs: &[Job], pushed: &[PushOutcome]) -> Result<(), Error> {
         let ids: Vec<i64> = pushed
             .iter()
             .map(|pushed| super::store::row_id(pushed.id()))
             .collect();
-        let (mut members, mut empty) = (vec![0_i64; jobs.len()], Vec::new());
+        let (mut parents, mut empty) = (vec![0_i64; jobs.len()], Vec::new());
         for (position, (job, pushed)) in jobs.iter().zip(pushed).enumerate() {
-            if let Pushed::Duplicate(id) = pushed {
+            if let PushOutcome::Duplicate(id) = pushed {
                 let text = format!(
-                    "push a flow: job {id} has the unique mark of one of its jobs and is not \
+                    "push a flow: job {id} has the unique key of one of its jobs and is not \
                         settled"
                 );
                 return Err(Error::new(ErrorKind::Duplicate, text));
             }
             let Some(link) = &job.link else { continue };
             let mut place = None;
-            if let Some(next) = link.next {
+            if let Some(next) = link.dependent {
                 assert!(
                     next > position && next < jobs.len(),
-                    "whoever waits stands behind its members"
+                    "whoever waits stands behind its parents"
                 );
-                place = Some(members[next]);
-                members[next] += 1;
+                place = Some(parents[next]);
+                parents[next] += 1;
             }
-            let (next, waits) = (link.next.map(|next| ids[next]), members[position]);
-            let sql = "UPDATE brigade_jobs SET next = ?2, place = ?3, gather = ?4, members = ?5, \
-                waits = ?5,
+            let (next, parents_left) = (link.dependent.map(|next| ids[next]), parents[position]);
+            let sql = "UPDATE brigade_jobs SET dependent = ?2, place = ?3, dependent_kind = ?4, parents = ?5, \
+                parents_left = ?5,
                          due = CASE WHEN ?4 IS NULL THEN due ELSE 0 END,
                          begins_by = CASE WHEN ?4 IS NULL THEN begins_by END, state = CASE WHEN ?4 \
                          IS NULL THEN state ELSE 2 END
@@ -137,15 +137,15 @@ impl Store<'_> {
                     ids[position],
                     next,
                     place,
-                    link.gather.map(Gather::name),
-                    waits
+                    link.dependent_kind.map(DependentKind::name),
+                    parents_left
                 ],
             )?;
-            if let (Some(gather), 0) = (link.gather, waits) {
+            if let (Some(dependent_kind), 0) = (link.dependent_kind, parents_left) {
                 empty.push(Complete {
                     id: ids[position],
                     missed: 0,
-                    gather,
+                    dependent_kind,
                 });
             }
         }
@@ -159,8 +159,8 @@ impl Store<'_> {
         if let Some(key) = &ended.key {
             self.release_key(&ended.queue, key)?;
         }
-        if ended.members > 0 {
-            self.forget_gathered(ended.id)?;
+        if ended.parents > 0 {
+            self.forget_parent_results(ended.id)?;
         }
         match fate
             .map(|fate| self.count(ended, fate))
@@ -175,13 +175,13 @@ impl Store<'_> {
     /// Counts a member that ended with the job that waits for it; gives that one when it was the
     /// last.
     fn count(&self, ended: &Ended, fate: &Fate<'_>) -> Result<Option<Complete>, Error> {
-        let Some(next) = ended.next else {
+        let Some(next) = ended.dependent else {
             return Ok(None);
         };
         let missed = i64::from(matches!(fate, Fate::Missed(_)));
-        let sql = "UPDATE brigade_jobs SET waits = waits - 1, missed = missed + ?2 WHERE id = ?1 \
-            AND state = 2 AND waits > 0
-                   RETURNING waits, missed, gather";
+        let sql = "UPDATE brigade_jobs SET parents_left = parents_left - 1, missed = missed + ?2 WHERE id = ?1 \
+            AND state = 2 AND parents_left > 0
+                   RETURNING parents_left, missed, dependent_kind";
         let read = |row: &Row<'_>| {
             Ok((
                 row.get::<_, i64>(0)?,
@@ -190,21 +190,23 @@ impl Store<'_> {
             ))
         };
         // It may have been cancelled or removed, or have gone on without this one.
-        let Some((waits, missed, gather)) =
+        let Some((parents_left, missed, dependent_kind)) =
             self.row("count a member", sql, params![next, missed], read)?
         else {
             return Ok(None);
         };
-        let gather = gather_of(gather.as_deref());
+        let dependent_kind = dependent_kind_of(dependent_kind.as_deref());
         let (result, reason) = match fate {
-            Fate::Done(result) => (result.as_deref().filter(|_| hands_on(gather)), None),
+            Fate::Done(result) => (result.as_deref().filter(|_| hands_on(dependent_kind)), None),
             Fate::Missed(reason) => (
                 None,
                 Some(&reason[..reason.floor_char_boundary(MISSED_BYTES_MAX)]),
             ),
         };
-        if gather != Gather::Finally && (hands_on(gather) || reason.is_some()) {
-            let sql = "INSERT OR REPLACE INTO brigade_gathered (job, place, result, missed) VALUES \
+        if dependent_kind != DependentKind::Finally
+            && (hands_on(dependent_kind) || reason.is_some())
+        {
+            let sql = "INSERT OR REPLACE INTO brigade_parent_results (job, place, result, missed) VALUES \
                 (?1, ?2, ?3, ?4)";
             self.execute(
                 "keep what a member leaves",
@@ -212,18 +214,18 @@ impl Store<'_> {
                 params![next, ended.place, result, reason],
             )?;
         }
-        Ok((waits == 0).then_some(Complete {
+        Ok((parents_left == 0).then_some(Complete {
             id: next,
             missed,
-            gather,
+            dependent_kind,
         }))
     }
 
-    /// A job goes on whose members are all settled, and whoever that settles in turn.
+    /// A job goes on whose parents are all settled, and whoever that settles in turn.
     fn go_on(&self, first: Complete) -> Result<(), Error> {
         let mut complete = Some(first);
         while let Some(job) = complete {
-            let told = if job.missed > 0 && job.gather != Gather::Finally {
+            let told = if job.missed > 0 && job.dependent_kind != DependentKind::Finally {
                 Some(self.not_run(job.id)?)
             } else {
                 self.hand_on(&job)?
@@ -241,20 +243,20 @@ impl Store<'_> {
         Ok(())
     }
 
-    /// Sets a job aside whose members did not all end well. What was gathered stays, for when they
+    /// Sets a job aside whose parents did not all end well. What was gathered stays, for when they
     /// are retried.
     fn not_run(&self, id: i64) -> Result<(Ended, Fate<'static>), Error> {
-        let sql = "SELECT missed FROM brigade_gathered WHERE job = ?1 AND missed IS NOT NULL ORDER \
+        let sql = "SELECT missed FROM brigade_parent_results WHERE job = ?1 AND missed IS NOT NULL ORDER \
             BY place LIMIT ?2";
         let named = self.rows(
-            "read why members were missed",
+            "read why parents were missed",
             sql,
             params![id, MISSED_NAMED_MAX],
             |row| row.get::<_, String>(0),
         )?;
         let sql = "SELECT missed FROM brigade_jobs WHERE id = ?1";
         let all = self
-            .row("count missed members", sql, params![id], |row| {
+            .row("count missed parents", sql, params![id], |row| {
                 row.get::<_, i64>(0)
             })?
             .unwrap_or(0);
@@ -280,7 +282,7 @@ impl Store<'_> {
         })
     }
 
-    /// Gives a job what its members left and lets it go on. If that settles it, says so.
+    /// Gives a job what its parents left and lets it go on. If that settles it, says so.
     fn hand_on(&self, job: &Complete) -> Result<Option<(Ended, Fate<'static>)>, Error> {
         let id = job.id;
         let sql = "SELECT options, payload FROM brigade_jobs WHERE id = ?1";
@@ -292,7 +294,7 @@ impl Store<'_> {
         let options: JobOptions = options
             .and_then(|text| serde_json::from_str(&text).ok())
             .unwrap_or_default();
-        if hands_on(job.gather) {
+        if hands_on(job.dependent_kind) {
             let text = match self.assemble(job, &payload)? {
                 Ok(text) => text,
                 // What was gathered stays: another build may allow more.
@@ -303,8 +305,8 @@ impl Store<'_> {
                     )));
                 }
             };
-            self.forget_gathered(id)?;
-            if job.gather == Gather::Barrier {
+            self.forget_parent_results(id)?;
+            if job.dependent_kind == DependentKind::Barrier {
                 return self.raise(id, &options, text).map(Some);
             }
             self.execute(
@@ -332,7 +334,7 @@ impl Store<'_> {
     /// none, otherwise.
     fn assemble(&self, job: &Complete, payload: &str) -> Result<Result<String, String>, Error> {
         let sql = "SELECT coalesce(sum(length(CAST(coalesce(result, 'null') AS BLOB)) + 1), 0) \
-            FROM brigade_gathered WHERE job = ?1";
+            FROM brigade_parent_results WHERE job = ?1";
         let bytes = self
             .row("measure results", sql, params![job.id], |row| {
                 row.get::<_, i64>(0)
@@ -347,14 +349,13 @@ impl Store<'_> {
                     allowed"
             )));
         }
-        let sql =
-            "SELECT coalesce(result, 'null') FROM brigade_gathered WHERE job = ?1 ORDER BY place";
+        let sql = "SELECT coalesce(result, 'null') FROM brigade_parent_results WHERE job = ?1 ORDER BY place";
         let results = self
             .rows("gather results", sql, params![job.id], |row| {
                 row.get::<_, String>(0)
             })?
             .join(",");
-        if job.gather == Gather::Barrier {
+        if job.dependent_kind == DependentKind::Barrier {
             return Ok(Ok(format!("[{results}]")));
         }
         let Some(rest) = payload.trim().strip_prefix('[') else {
@@ -367,14 +368,14 @@ impl Store<'_> {
         } else {
             ","
         };
-        Ok(Ok(if job.gather == Gather::Front {
+        Ok(Ok(if job.dependent_kind == DependentKind::Front {
             format!("[{results}{comma}{rest}")
         } else {
             format!("[[{results}]{comma}{rest}")
         }))
     }
 
-    /// A group's own job is done with the results of its members.
+    /// A group's own job is done with the results of its parents.
     fn raise(
         &self,
         id: i64,
@@ -402,10 +403,10 @@ impl Store<'_> {
         Ok((ended, Fate::Done(Some(results.into()))))
     }
 
-    fn forget_gathered(&self, id: i64) -> Result<(), Error> {
+    fn forget_parent_results(&self, id: i64) -> Result<(), Error> {
         self.execute(
             "forget what was gathered",
-            "DELETE FROM brigade_gathered WHERE job = ?1",
+            "DELETE FROM brigade_parent_results WHERE job = ?1",
             params![id],
         )
         .map(drop)
@@ -416,10 +417,10 @@ impl Store<'_> {
     pub(super) fn take_back(&self, id: i64) -> Result<(), Error> {
         let mut member = id;
         loop {
-            let sql = "SELECT member.place, job.id, job.state, job.queue, job.mark FROM \
-                brigade_jobs AS member JOIN brigade_jobs AS job ON job.id = member.next
-                       WHERE member.id = ?1 AND job.missed > 0 AND (job.state = 2 AND job.waits > \
-                       0 OR job.state = 6 AND job.gather <> 'finally')";
+            let sql = "SELECT member.place, job.id, job.state, job.queue, job.unique_key FROM \
+                brigade_jobs AS member JOIN brigade_jobs AS job ON job.id = member.dependent
+                       WHERE member.id = ?1 AND job.missed > 0 AND (job.state = 2 AND job.parents_left > \
+                       0 OR job.state = 6 AND job.dependent_kind <> 'finally')";
             let read = |row: &Row<'_>| {
                 let behind = (
                     row.get::<_, i64>(1)?,
@@ -430,18 +431,18 @@ impl Store<'_> {
                 Ok((row.get::<_, Option<i64>>(0)?, behind))
             };
             let found = self.row("look for who waited", sql, params![member], read)?;
-            let Some((place, (next, state, queue, mark))) = found else {
+            let Some((place, (next, state, queue, unique_key))) = found else {
                 return Ok(());
             };
             if state == 6 {
-                self.check_mark(next, &queue, mark.as_deref())?;
+                self.check_unique(next, &queue, unique_key.as_deref())?;
             }
-            let sql = "UPDATE brigade_jobs SET state = 2, waits = waits + 1, missed = missed - 1, \
+            let sql = "UPDATE brigade_jobs SET state = 2, parents_left = parents_left + 1, missed = missed - 1, \
                 reason = NULL WHERE id = ?1";
             self.execute("wait again", sql, params![next])?;
             self.execute(
                 "forget a member",
-                "DELETE FROM brigade_gathered WHERE job = ?1 AND place = ?2",
+                "DELETE FROM brigade_parent_results WHERE job = ?1 AND place = ?2",
                 params![next, place],
             )?;
             if state != 6 {
@@ -451,34 +452,37 @@ impl Store<'_> {
         }
     }
 
-    /// Puts a dead letter back: to be run, or, if it never got what its members left, to be given
+    /// Puts a dead letter back: to be run, or, if it never got what its parents left, to be given
     /// that first.
-    pub(super) fn come_back(&self, id: i64, gather: Option<&str>) -> Result<(), Error> {
-        let sql = "SELECT 1 FROM brigade_gathered WHERE job = ?1";
+    pub(super) fn come_back(&self, id: i64, dependent_kind: Option<&str>) -> Result<(), Error> {
+        let sql = "SELECT 1 FROM brigade_parent_results WHERE job = ?1";
         match self.row("look for results", sql, params![id], |_| Ok(()))? {
             Some(()) => self.go_on(Complete {
                 id,
                 missed: 0,
-                gather: gather_of(gather),
+                dependent_kind: dependent_kind_of(dependent_kind),
             }),
             None => self.make_ready(id),
         }
     }
 }
 
-/// Whether it is given the results of its members.
-fn hands_on(gather: Gather) -> bool {
-    matches!(gather, Gather::Front | Gather::Collect | Gather::Barrier)
+/// Whether it is given the results of its parents.
+fn hands_on(dependent_kind: DependentKind) -> bool {
+    matches!(
+        dependent_kind,
+        DependentKind::Front | DependentKind::Collect | DependentKind::Barrier
+    )
 }
 
-fn gather_of(text: Option<&str>) -> Gather {
+fn dependent_kind_of(text: Option<&str>) -> DependentKind {
     let all = [
-        Gather::Front,
-        Gather::Collect,
-        Gather::Finally,
-        Gather::Barrier,
+        DependentKind::Front,
+        DependentKind::Collect,
+        DependentKind::Finally,
+        DependentKind::Barrier,
     ];
     all.into_iter()
-        .find(|gather| text == Some(gather.name()))
-        .unwrap_or(Gather::Then)
+        .find(|dependent_kind| text == Some(dependent_kind.name()))
+        .unwrap_or(DependentKind::Then)
 }

@@ -5,14 +5,14 @@ use rusqlite::{Row, params};
 use super::store::{Store, code, row_id};
 use crate::broker::{AskedCancel, Query, QueueCounts, View};
 use crate::error::{Error, ErrorKind};
-use crate::job::{JobId, JobInfo, JobOptions, JobState, Unserved, Waits};
+use crate::job::{JobId, JobInfo, JobOptions, JobState, Parents, Unserved};
 pub(super) use crate::schedule::time_of as time;
 
 const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, pushed_at, due, \
     failed, crashed, interrupted, holder, result, reason, history,
-  partition, cancel, begins_by, next, members, waits, missed, lost, unserved, unserved_at, CASE \
-  WHEN waits > 0 THEN (SELECT group_concat(id) FROM
-    (SELECT id FROM brigade_jobs AS member WHERE member.next = brigade_jobs.id AND member.state < \
+  partition, cancel, begins_by, dependent, parents, parents_left, missed, lost, unserved, unserved_at, CASE \
+  WHEN parents_left > 0 THEN (SELECT group_concat(id) FROM
+    (SELECT id FROM brigade_jobs AS member WHERE member.dependent = brigade_jobs.id AND member.state < \
     5 ORDER BY id LIMIT 20)) END";
 
 impl Store<'_> {
@@ -165,10 +165,10 @@ fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
         history: history
             .and_then(|text| serde_json::from_str(&text).ok())
             .unwrap_or_default(),
-        next: row
+        dependent: row
             .get::<_, Option<i64>>(20)?
             .map(|next| JobId::new(next.to_string())),
-        waits: waits(row)?,
+        parents: parents(row)?,
     })
 }
 
@@ -180,18 +180,18 @@ pub(super) fn unserved(times: u32, since: Option<i64>) -> Option<Unserved> {
     })
 }
 
-fn waits(row: &Row<'_>) -> rusqlite::Result<Option<Waits>> {
-    let (members, left, missed): (u32, u32, u32) = (row.get(21)?, row.get(22)?, row.get(23)?);
+fn parents(row: &Row<'_>) -> rusqlite::Result<Option<Parents>> {
+    let (parents, left, missed): (u32, u32, u32) = (row.get(21)?, row.get(22)?, row.get(23)?);
     let jobs: Option<String> = row.get(27)?;
     let jobs = jobs
         .iter()
         .flat_map(|jobs| jobs.split(','))
         .map(JobId::new)
         .collect();
-    Ok((members > 0).then(|| Waits {
-        members,
-        settled: members.saturating_sub(left),
+    Ok((parents > 0).then(|| Parents {
+        total: parents,
+        settled: parents.saturating_sub(left),
         missed,
-        jobs,
+        unsettled: jobs,
     }))
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rusqlite::{Row, params};
 
 use super::store::{Store, millis, no_room};
-use crate::broker::{Ordered, Pushed};
+use crate::broker::{Ordered, PushOutcome};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 use crate::schedule::{Due, Plan, Schedule, Scheduled, tell_skipped, time_of};
@@ -180,7 +180,7 @@ impl Store<'_> {
         let name = &*schedule.name;
         due.tell(name, &schedule.plan);
         for tick in &due.fire {
-            if let Pushed::Duplicate(job) = self.push(&schedule.job_of(*tick))? {
+            if let PushOutcome::Duplicate(job) = self.push(&schedule.job_of(*tick))? {
                 tell_skipped(name, *tick, &job);
             }
         }

@@ -32,7 +32,7 @@ CREATE TABLE brigade_jobs (
   begins_by   INTEGER,
   key         TEXT,
   partition   TEXT,
-  mark        TEXT,
+  unique_key        TEXT,
   options     TEXT,
   token       INTEGER NOT NULL DEFAULT 0,
   lease_until INTEGER,
@@ -46,12 +46,12 @@ CREATE TABLE brigade_jobs (
   unserved_at INTEGER,
   pushed_at   INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
   remove_at   INTEGER,
-  next        INTEGER,
+  dependent   INTEGER,
   place       INTEGER,
-  members     INTEGER NOT NULL DEFAULT 0,
-  waits       INTEGER NOT NULL DEFAULT 0,
+  parents     INTEGER NOT NULL DEFAULT 0,
+  parents_left       INTEGER NOT NULL DEFAULT 0,
   missed      INTEGER NOT NULL DEFAULT 0,
-  gather      TEXT,
+  dependent_kind      TEXT,
   cancel      TEXT,
   reason      TEXT,
   result      TEXT,
@@ -66,8 +66,8 @@ CREATE INDEX brigade_jobs_leased ON brigade_jobs (lease_until) WHERE state = 3;
 CREATE INDEX brigade_jobs_cancel ON brigade_jobs (holder) WHERE state = 3 AND cancel IS NOT NULL;
 CREATE INDEX brigade_jobs_key    ON brigade_jobs (queue, key, id) WHERE key IS NOT NULL AND state < 5;
 CREATE INDEX brigade_jobs_busy   ON brigade_jobs (queue, key) WHERE key IS NOT NULL AND state = 3;
-CREATE INDEX brigade_jobs_next   ON brigade_jobs (next) WHERE next IS NOT NULL;
-CREATE UNIQUE INDEX brigade_jobs_mark ON brigade_jobs (queue, mark) WHERE mark IS NOT NULL AND state < 5;
+CREATE INDEX brigade_jobs_dependent ON brigade_jobs (dependent) WHERE dependent IS NOT NULL;
+CREATE UNIQUE INDEX brigade_jobs_unique_key ON brigade_jobs (queue, unique_key) WHERE unique_key IS NOT NULL AND state < 5;
 CREATE INDEX brigade_jobs_ended  ON brigade_jobs (state, id) WHERE state >= 5;
 CREATE INDEX brigade_jobs_remove ON brigade_jobs (remove_at) WHERE remove_at IS NOT NULL;
 CREATE TRIGGER brigade_jobs_hold AFTER INSERT ON brigade_jobs
@@ -91,12 +91,12 @@ CREATE TABLE brigade_queues (
 CREATE TABLE brigade_starts (queue TEXT NOT NULL, partition TEXT NOT NULL, at INTEGER NOT NULL) STRICT;
 CREATE INDEX brigade_starts_at ON brigade_starts (queue, at);
 CREATE INDEX brigade_starts_partition ON brigade_starts (queue, partition, at);
-CREATE TABLE brigade_marks (
-  queue TEXT NOT NULL, mark TEXT NOT NULL, job INTEGER NOT NULL, until INTEGER NOT NULL,
-  PRIMARY KEY (queue, mark)
+CREATE TABLE brigade_unique_keys (
+  queue TEXT NOT NULL, unique_key TEXT NOT NULL, job INTEGER NOT NULL, until INTEGER NOT NULL,
+  PRIMARY KEY (queue, unique_key)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX brigade_marks_until ON brigade_marks (until);
-CREATE TABLE brigade_gathered (
+CREATE INDEX brigade_unique_keys_until ON brigade_unique_keys (until);
+CREATE TABLE brigade_parent_results (
   job INTEGER NOT NULL, place INTEGER NOT NULL, result TEXT, missed TEXT,
   PRIMARY KEY (job, place)
 ) STRICT, WITHOUT ROWID;

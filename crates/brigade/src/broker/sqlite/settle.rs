@@ -6,9 +6,9 @@ use rusqlite::{Row, params};
 
 use super::flow::{Ended, Fate};
 use super::store::{Store, code, millis, row_id};
+use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::broker::edit::stays_in_its_queue;
 use crate::broker::{Edit, Ending, Order, Ordered, Settled, Settlement};
-use crate::certificate::{Certificate, Receipt};
 use crate::error::{Error, ErrorKind};
 use crate::job::{self, AttemptKind, AttemptRecord, JobId, JobOptions, JobState};
 
@@ -103,7 +103,7 @@ impl Store<'_> {
             Ending::Fail {
                 kind,
                 reason,
-                certificate,
+                report,
                 retry_in,
                 permanent,
                 policy,
@@ -112,7 +112,7 @@ impl Store<'_> {
                     options: held.options.or(*policy),
                     ..held
                 };
-                self.note(id, *kind, reason, certificate.clone(), None)?;
+                self.note(id, *kind, reason, report.clone(), None)?;
                 self.failed(
                     id,
                     &held,
@@ -134,13 +134,13 @@ impl Store<'_> {
             Ending::Cancelled {
                 reason,
                 stop,
-                certificate,
+                report,
             } => {
                 self.note(
                     id,
                     AttemptKind::Cancelled,
                     reason,
-                    certificate.clone(),
+                    report.clone(),
                     stop.clone(),
                 )?;
                 self.cancelled(id, reason)?;
@@ -163,7 +163,7 @@ impl Store<'_> {
     fn remove_plain(&self, id: i64, token: i64) -> Result<bool, Error> {
         let sql = "DELETE FROM brigade_jobs WHERE id = ?1 AND state = 3 AND token = ?2 AND \
             lease_until >= ?3
-                     AND key IS NULL AND next IS NULL AND members = 0 AND (options IS NULL OR \
+                     AND key IS NULL AND dependent IS NULL AND parents = 0 AND (options IS NULL OR \
                      options ->> 'keep' IS NULL)";
         Ok(self.execute(
             "remove a job that is done",
@@ -344,7 +344,7 @@ impl Store<'_> {
         let sql =
             "UPDATE brigade_jobs SET state = ?2, reason = ?3, remove_at = ?4, due = 0, lease_until \
                 = NULL, holder = NULL WHERE id = ?1
-                   RETURNING id, queue, key, next, place, members";
+                   RETURNING id, queue, key, dependent, place, parents";
         let ended = self.row(
             "end a job",
             sql,
@@ -357,8 +357,7 @@ impl Store<'_> {
     /// Removes a job. `fate` is what it is to those that wait for it; `None` if they were told
     /// before, because it has ended.
     pub(super) fn remove_job(&self, id: i64, fate: Option<&Fate<'_>>) -> Result<(), Error> {
-        let sql =
-            "DELETE FROM brigade_jobs WHERE id = ?1 RETURNING id, queue, key, next, place, members";
+        let sql = "DELETE FROM brigade_jobs WHERE id = ?1 RETURNING id, queue, key, dependent, place, parents";
         let ended = self.row("remove a job", sql, params![id], Ended::read)?;
         ended.map_or(Ok(()), |ended| self.ended(&ended, fate))
     }
@@ -369,8 +368,8 @@ impl Store<'_> {
         id: i64,
         kind: AttemptKind,
         reason: &str,
-        certificate: Option<Box<Certificate>>,
-        stop: Option<Receipt>,
+        report: Option<Box<AttemptReport>>,
+        stop: Option<StopReceipt>,
     ) -> Result<(), Error> {
         let sql = "SELECT history, attempts FROM brigade_jobs WHERE id = ?1";
         let read = |row: &Row<'_>| Ok((row.get::<_, Option<String>>(0)?, row.get::<_, u32>(1)?));
@@ -388,7 +387,7 @@ impl Store<'_> {
                 at,
                 kind,
                 reason: reason.to_owned(),
-                certificate,
+                report,
                 stop,
             },
             HISTORY_MAX,
@@ -451,8 +450,8 @@ impl Store<'_> {
     fn retry(&self, job: &JobId, edit: &Edit) -> Result<Ordered, Error> {
         let id = row_id(job);
         // One that was not run because of others has to wait for those.
-        let sql = "SELECT queue, mark, gather, options FROM brigade_jobs WHERE id = ?1 AND state = \
-            6 AND (missed = 0 OR gather = 'finally')";
+        let sql = "SELECT queue, unique_key, dependent_kind, options FROM brigade_jobs WHERE id = ?1 AND state = \
+            6 AND (missed = 0 OR dependent_kind = 'finally')";
         let read = |row: &Row<'_>| {
             Ok((
                 row.get::<_, String>(0)?,
@@ -462,12 +461,19 @@ impl Store<'_> {
             ))
         };
         let found = self.row("look up a dead letter", sql, params![id], read)?;
-        let Some((queue, mark, gather, options)) = found else {
+        let Some((queue, unique_key, dependent_kind, options)) = found else {
             return Ok(Ordered::Nothing);
         };
-        let (mark, gather, options): (Option<String>, Option<String>, Option<String>) =
-            (mark, gather, options);
-        self.check_mark(id, edit.queue.as_deref().unwrap_or(&queue), mark.as_deref())?;
+        let (unique_key, dependent_kind, options): (
+            Option<String>,
+            Option<String>,
+            Option<String>,
+        ) = (unique_key, dependent_kind, options);
+        self.check_unique(
+            id,
+            edit.queue.as_deref().unwrap_or(&queue),
+            unique_key.as_deref(),
+        )?;
         self.edit(job, edit)?;
         self.take_back(id)?;
         // It begins anew, with all the time that it had.
@@ -479,7 +485,7 @@ impl Store<'_> {
                 = NULL, reason = NULL, begins_by = ?2
                    WHERE id = ?1";
         self.execute("retry a job", sql, params![id, self.begins_by(&options)])?;
-        self.come_back(id, gather.as_deref())?;
+        self.come_back(id, dependent_kind.as_deref())?;
         Ok(Ordered::Retried(job.clone()))
     }
 
@@ -491,7 +497,7 @@ impl Store<'_> {
             queue,
         } = edit;
         let id = row_id(job);
-        let sql = "SELECT next IS NOT NULL OR members > 0 FROM brigade_jobs WHERE id = ?1 AND \
+        let sql = "SELECT dependent IS NOT NULL OR parents > 0 FROM brigade_jobs WHERE id = ?1 AND \
             queue <> ?2";
         if self.row("look up a dead letter", sql, params![id, queue], |row| {
             row.get::<_, bool>(0)
@@ -515,32 +521,40 @@ impl Store<'_> {
         .map(drop)
     }
 
-    /// A mark is unique among unsettled jobs: one that has ended cannot come back beside another
-    /// that has taken its mark.
-    pub(super) fn check_mark(&self, id: i64, queue: &str, mark: Option<&str>) -> Result<(), Error> {
-        let sql = "SELECT id FROM brigade_jobs WHERE queue = ?1 AND mark = ?2 AND state < 5";
-        match self.row("look for a duplicate", sql, params![queue, mark], |row| {
-            row.get::<_, i64>(0)
-        })? {
+    /// A unique key is unique among unsettled jobs: one that has ended cannot come back beside another
+    /// that has taken its unique key.
+    pub(super) fn check_unique(
+        &self,
+        id: i64,
+        queue: &str,
+        unique_key: Option<&str>,
+    ) -> Result<(), Error> {
+        let sql = "SELECT id FROM brigade_jobs WHERE queue = ?1 AND unique_key = ?2 AND state < 5";
+        match self.row(
+            "look for a duplicate",
+            sql,
+            params![queue, unique_key],
+            |row| row.get::<_, i64>(0),
+        )? {
             None => Ok(()),
             Some(other) => Err(Error::new(
                 ErrorKind::Duplicate,
-                format!("retry job {id}: job {other} has its unique mark and is not settled"),
+                format!("retry job {id}: job {other} has its unique key and is not settled"),
             )),
         }
     }
 
     fn cancel(&self, id: &JobId, reason: &str) -> Result<Ordered, Error> {
         let id = row_id(id);
-        let sql = "SELECT state, waits FROM brigade_jobs WHERE id = ?1";
+        let sql = "SELECT state, parents_left FROM brigade_jobs WHERE id = ?1";
         let found = self.row("look up a job", sql, params![id], |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
         })?;
-        let Some((state, waits)) = found else {
+        let Some((state, parents_left)) = found else {
             return Ok(Ordered::Nothing);
         };
         let ordered = self.cancel_one(id, state, reason)?;
-        if state == code(JobState::Held) && waits > 0 {
+        if state == code(JobState::Blocked) && parents_left > 0 {
             self.cancel_members_of(id, reason)?;
         }
         Ok(ordered)

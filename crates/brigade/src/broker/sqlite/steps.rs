@@ -263,8 +263,8 @@ impl Store<'_> {
             else {
                 return Ok(false);
             };
-            let sql = "SELECT id, state, waits FROM brigade_jobs INDEXED BY brigade_jobs_next \
-                WHERE next = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
+            let sql = "SELECT id, state, parents_left FROM brigade_jobs INDEXED BY brigade_jobs_dependent \
+                WHERE dependent = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
             let read = |row: &Row<'_>| {
                 Ok((
                     row.get::<_, i64>(0)?,
@@ -273,10 +273,10 @@ impl Store<'_> {
                 ))
             };
             let limit = i64::try_from(room).unwrap_or(i64::MAX);
-            let members = self.rows("look for members", sql, params![job, after, limit], read)?;
-            let next = members
+            let parents = self.rows("look for parents", sql, params![job, after, limit], read)?;
+            let next = parents
                 .last()
-                .filter(|_| members.len() == room)
+                .filter(|_| parents.len() == room)
                 .map(|(id, ..)| *id);
             match next {
                 Some(after) => {
@@ -289,13 +289,13 @@ impl Store<'_> {
                     params![job],
                 )?),
             }
-            for (member, state, waits) in &members {
+            for (member, state, parents_left) in &parents {
                 self.cancel_one(*member, *state, &reason)?;
-                if *waits > 0 && *state < 5 {
+                if *parents_left > 0 && *state < 5 {
                     self.note_cancel(*member, &reason)?;
                 }
             }
-            room = room.saturating_sub(members.len().max(1));
+            room = room.saturating_sub(parents.len().max(1));
         }
         self.has_flows_to_cancel()
     }

@@ -9,7 +9,7 @@ use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::schema;
-use crate::broker::Pushed;
+use crate::broker::PushOutcome;
 use crate::broker::api::Clock;
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
@@ -99,7 +99,7 @@ pub(super) fn code(state: JobState) -> i64 {
     match state {
         JobState::Ready => 0,
         JobState::Scheduled => 1,
-        JobState::Held => 2,
+        JobState::Blocked => 2,
         JobState::Leased => 3,
         JobState::Retrying => 4,
         JobState::Done => 5,
@@ -181,12 +181,12 @@ impl Store<'_> {
 
     // -- push
 
-    pub(super) fn push(&self, job: &Job) -> Result<Pushed, Error> {
+    pub(super) fn push(&self, job: &Job) -> Result<PushOutcome, Error> {
         if self.tight {
             return Err(no_room("store a job"));
         }
         if let Some(id) = self.duplicate(job)? {
-            return Ok(Pushed::Duplicate(id));
+            return Ok(PushOutcome::Duplicate(id));
         }
         let due = due_of(&job.options, &self.now);
         let state = if due > self.now.wall {
@@ -203,7 +203,7 @@ impl Store<'_> {
         // A failure undoes the whole operation, so SQLite need not be able to undo this statement
         // alone: `OR FAIL`.
         let sql = "INSERT OR FAIL INTO brigade_jobs (queue, payload, task, state, priority, due, \
-                begins_by, key, partition, mark, options, pushed_at)
+                begins_by, key, partition, unique_key, options, pushed_at)
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
         let JobOptions {
             priority,
@@ -228,31 +228,31 @@ impl Store<'_> {
         let values: Vec<&dyn ToSql> = place.iter().chain(rest).copied().collect();
         self.execute("store a job", sql, &values)?;
         let id = self.connection.last_insert_rowid();
-        if let (Some(mark), Some(period)) = (unique, job.options.unique_for) {
-            let sql = "INSERT OR REPLACE INTO brigade_marks (queue, mark, job, until) VALUES (?1, \
+        if let (Some(unique_key), Some(period)) = (unique, job.options.unique_for) {
+            let sql = "INSERT OR REPLACE INTO brigade_unique_keys (queue, unique_key, job, until) VALUES (?1, \
                 ?2, ?3, ?4)";
             let until = self.now.wall.saturating_add(millis(period));
             self.execute(
                 "mark a job as unique",
                 sql,
-                params![job.queue, mark, id, until],
+                params![job.queue, unique_key, id, until],
             )?;
         }
-        Ok(Pushed::New(JobId::new(id.to_string())))
+        Ok(PushOutcome::New(JobId::new(id.to_string())))
     }
 
-    /// The job that a unique mark stands for already.
+    /// The job that a unique key stands for already.
     fn duplicate(&self, job: &Job) -> Result<Option<JobId>, Error> {
-        let Some(mark) = &job.options.unique else {
+        let Some(unique_key) = &job.options.unique else {
             return Ok(None);
         };
-        let sql = "SELECT id FROM brigade_jobs WHERE queue = ?1 AND mark = ?2 AND state < 5
-                   UNION ALL SELECT job FROM brigade_marks WHERE queue = ?1 AND mark = ?2 AND \
+        let sql = "SELECT id FROM brigade_jobs WHERE queue = ?1 AND unique_key = ?2 AND state < 5
+                   UNION ALL SELECT job FROM brigade_unique_keys WHERE queue = ?1 AND unique_key = ?2 AND \
                    until > ?3 LIMIT 1";
         let id = self.row(
             "look for a duplicate",
             sql,
-            params![job.queue, mark, self.now.wall],
+            params![job.queue, unique_key, self.now.wall],
             |row| row.get::<_, i64>(0),
         )?;
         Ok(id.map(|id| JobId::new(id.to_string())))

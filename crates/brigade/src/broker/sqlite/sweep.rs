@@ -104,7 +104,7 @@ impl Store<'_> {
                        1, 2, 4))
                        OR EXISTS (SELECT 1 FROM brigade_jobs WHERE state IN (1, 4) AND due <= ?2)
                        OR EXISTS (SELECT 1 FROM brigade_jobs WHERE remove_at <= ?2)
-                       OR EXISTS (SELECT 1 FROM brigade_marks WHERE until <= ?2)
+                       OR EXISTS (SELECT 1 FROM brigade_unique_keys WHERE until <= ?2)
                        OR EXISTS (SELECT 1 FROM brigade_cancels)";
         let found = self.row(
             "look for what is due",
@@ -248,9 +248,13 @@ impl Store<'_> {
 
     /// Removes what was noted for a time.
     fn remove_notes(&self) -> Result<bool, Error> {
-        let sql = "DELETE FROM brigade_marks WHERE (queue, mark) IN (SELECT queue, mark FROM \
-            brigade_marks WHERE until <= ?1 LIMIT ?2)";
-        let marks = self.execute("remove old marks", sql, params![self.now.wall, limit()])?;
-        Ok(is_full(marks))
+        let sql = "DELETE FROM brigade_unique_keys WHERE (queue, unique_key) IN (SELECT queue, unique_key FROM \
+            brigade_unique_keys WHERE until <= ?1 LIMIT ?2)";
+        let unique_keys = self.execute(
+            "remove old unique_keys",
+            sql,
+            params![self.now.wall, limit()],
+        )?;
+        Ok(is_full(unique_keys))
     }
 }

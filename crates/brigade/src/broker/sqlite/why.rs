@@ -22,7 +22,7 @@ struct Facts {
     lease: Option<(String, i64)>,
     cancel: Option<String>,
     reason: Option<String>,
-    waits: u64,
+    parents_left: u64,
     history: Option<String>,
     unserved: Option<Unserved>,
 }
@@ -42,7 +42,7 @@ impl Facts {
             lease: until.map(|until| (holder.unwrap_or_default(), until)),
             cancel: row.get(9)?,
             reason: row.get(10)?,
-            waits: row.get(11)?,
+            parents_left: row.get(11)?,
             history: row.get(12)?,
             unserved: unserved(row.get(13)?, row.get(14)?),
         })
@@ -61,7 +61,7 @@ impl Facts {
 impl Store<'_> {
     pub(super) fn why(&self, id: &JobId) -> Result<Option<Explanation>, Error> {
         let sql = "SELECT id, queue, state, priority, due, key, partition, holder, lease_until, \
-            cancel, reason, waits, history, unserved, unserved_at
+            cancel, reason, parents_left, history, unserved, unserved_at
                    FROM brigade_jobs WHERE id = ?1";
         let Some(job) = self.row("look up a job", sql, params![row_id(id)], Facts::read)? else {
             return Ok(None);
@@ -75,8 +75,8 @@ impl Store<'_> {
                 due: time(job.due),
                 last: job.last_reason(),
             }],
-            JobState::Held if job.waits > 0 => vec![self.flow(&job)?],
-            JobState::Held => self.key(&job)?.into_iter().collect(),
+            JobState::Blocked if job.parents_left > 0 => vec![self.flow(&job)?],
+            JobState::Blocked => self.key(&job)?.into_iter().collect(),
             JobState::Ready => self.limits(&job)?,
         };
         if job.state != JobState::Leased && !job.state.is_terminal() {
@@ -128,12 +128,13 @@ impl Store<'_> {
     }
 
     fn flow(&self, job: &Facts) -> Result<Why, Error> {
-        let sql = "SELECT id FROM brigade_jobs WHERE next = ?1 AND state < 5 ORDER BY id LIMIT 10";
+        let sql =
+            "SELECT id FROM brigade_jobs WHERE dependent = ?1 AND state < 5 ORDER BY id LIMIT 10";
         let jobs = self.rows("find what a job comes after", sql, params![job.id], |row| {
             row.get::<_, i64>(0)
         })?;
         Ok(Why::Flow {
-            unsettled: job.waits,
+            unsettled: job.parents_left,
             jobs: jobs
                 .into_iter()
                 .map(|id| JobId::new(id.to_string()))

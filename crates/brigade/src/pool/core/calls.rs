@@ -12,8 +12,8 @@ use super::super::worker_conn::Assignment;
 use super::choice::Want;
 use super::stops::Stop;
 use super::{Core, Effects, End, Stage};
+use crate::attempt_report::StopReceipt;
 use crate::call::Request;
-use crate::certificate::Receipt;
 use crate::codec::Codec;
 use crate::error::Error;
 use crate::event::Event;
@@ -513,7 +513,7 @@ impl Core {
         &mut self,
         call: u64,
         outcome: Outcome,
-        receipt: Option<Receipt>,
+        receipt: Option<StopReceipt>,
         effects: &mut Effects,
     ) {
         self.end_with_output(call, outcome, receipt, None, effects);
@@ -523,7 +523,7 @@ impl Core {
         &mut self,
         call: u64,
         outcome: Outcome,
-        receipt: Option<Receipt>,
+        receipt: Option<StopReceipt>,
         output: Option<Output>,
         effects: &mut Effects,
     ) {

@@ -9,7 +9,7 @@ use super::super::worker_conn::{WorkerConn, WorkerProcess};
 use super::calls::number_of;
 use super::stops::Stop;
 use super::{Core, Effects, Phase, StopReason};
-use crate::certificate::{Certificate, Cost, Ended, Exit, MemoryLimit, Receipt, Step};
+use crate::attempt_report::{AttemptReport, Cost, Ended, Exit, MemoryLimit, Step, StopReceipt};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
@@ -141,9 +141,8 @@ impl Core {
         self.vacate(call, now);
         if let Some(stop) = stop {
             stop.ended.cancel();
-            let certificate =
-                self.certificate(call, number, &conn, Ended::from_reason(&stop.why), wall);
-            let (outcome, receipt) = stopped(&stop, certificate);
+            let report = self.report(call, number, &conn, Ended::from_reason(&stop.why), wall);
+            let (outcome, receipt) = stopped(&stop, report);
             self.end_with_output(call, Err(outcome), Some(receipt), output, effects);
             return Ok(());
         }
@@ -155,10 +154,10 @@ impl Core {
                     message: note.message,
                     location: note.location,
                 };
-                let certificate = self.certificate(call, number, &conn, ended, wall);
+                let report = self.report(call, number, &conn, ended, wall);
                 self.retry_or_end(
                     call,
-                    CallError::Panicked(certificate),
+                    CallError::Panicked(report),
                     RetryAdvice::Policy,
                     output,
                     effects,
@@ -438,14 +437,14 @@ impl Core {
             None if is_culprit => worker_exit.ended(call),
             None => Ended::Neighbour,
         };
-        let mut certificate = self.certificate(call, number, conn, ended, wall);
-        certificate.exit = Some(worker_exit.death.exit);
-        certificate.cost = worker_exit.cost(wall);
-        certificate.stderr.clone_from(&worker_exit.stderr);
+        let mut report = self.report(call, number, conn, ended, wall);
+        report.exit = Some(worker_exit.death.exit);
+        report.cost = worker_exit.cost(wall);
+        report.stderr.clone_from(&worker_exit.stderr);
         if is_culprit {
-            certificate.thread.clone_from(&worker_exit.thread);
+            report.thread.clone_from(&worker_exit.thread);
         }
-        certificate.stopped_by.clone_from(&worker_exit.stopped_by);
+        report.stopped_by.clone_from(&worker_exit.stopped_by);
         let over_memory = stop
             .as_ref()
             .is_some_and(|stop| stop.why == StopReason::Memory);
@@ -453,9 +452,9 @@ impl Core {
             stop.ended.cancel();
             // Another's stop may have taken this one along before its own came to force.
             stop.step = stop.step.max(worker_exit.step());
-            certificate.step = Some(stop.step);
+            report.step = Some(stop.step);
             if !over_memory {
-                let (outcome, receipt) = stopped(&stop, certificate);
+                let (outcome, receipt) = stopped(&stop, report);
                 return self.end_with_output(call, Err(outcome), Some(receipt), output, effects);
             }
         }
@@ -470,23 +469,23 @@ impl Core {
         }
         self.retry_or_end(
             call,
-            CallError::from_certificate(certificate),
+            CallError::from_report(report),
             RetryAdvice::Policy,
             output,
             effects,
         );
     }
 
-    // -- certificates
+    // -- reports
 
-    pub(super) fn certificate(
+    pub(super) fn report(
         &mut self,
         call: u64,
         worker: u32,
         conn: &WorkerConn,
         ended: Ended,
         wall: Duration,
-    ) -> Box<Certificate> {
+    ) -> Box<AttemptReport> {
         let entry = self.entry(call);
         let (task, attempt, progress) = entry
             .map(|entry| {
@@ -502,7 +501,7 @@ impl Core {
             ..Cost::default()
         };
         let stderr = conn.stderr_tail();
-        Box::new(Certificate {
+        Box::new(AttemptReport {
             worker,
             pid: conn.pid(),
             host: conn.host().map(str::to_owned),
@@ -574,20 +573,20 @@ impl Ended {
 }
 
 /// The outcome and the receipt of an attempt that was stopped.
-pub(super) fn stopped(stop: &Stop, mut certificate: Box<Certificate>) -> (CallError, Receipt) {
-    certificate.step = Some(stop.step);
-    let receipt = Receipt::new(stop.step, stop.asked_at.elapsed());
+pub(super) fn stopped(stop: &Stop, mut report: Box<AttemptReport>) -> (CallError, StopReceipt) {
+    report.step = Some(stop.step);
+    let receipt = StopReceipt::new(stop.step, stop.asked_at.elapsed());
     let outcome = match &stop.why {
-        StopReason::Timeout => CallError::TimedOut(TimedOut::Run(certificate)),
+        StopReason::Timeout => CallError::TimedOut(TimedOut::Run(report)),
         StopReason::Cancel(reason) => CallError::Cancelled(Cancelled {
             reason: reason.clone(),
-            certificate: Some(certificate),
+            report: Some(report),
         }),
         StopReason::Shutdown => CallError::Cancelled(Cancelled {
             reason: "the pool was shut down".to_owned(),
-            certificate: Some(certificate),
+            report: Some(report),
         }),
-        StopReason::Memory => CallError::Crashed(certificate),
+        StopReason::Memory => CallError::Crashed(report),
     };
     (outcome, receipt)
 }

@@ -22,8 +22,8 @@ use super::calls::number_of;
 use super::endings::{UNDELIVERED_MAX, stopped};
 use super::workers::{SlotStage, WorkerSlot};
 use super::{Core, Effects, Phase, Stage, StopReason};
+use crate::attempt_report::{AttemptReport, Ended, Step};
 use crate::call::Target;
-use crate::certificate::{Certificate, Ended, Step};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::outcome::{CallError, RetryAdvice, TimedOut};
@@ -272,14 +272,14 @@ impl Core {
                 Some(mut stop) => {
                     stop.ended.cancel();
                     stop.step = Step::NotStarted;
-                    let certificate = self.certificate(
+                    let report = self.report(
                         call,
                         slot,
                         &conn,
                         Ended::from_reason(&stop.why),
                         std::time::Duration::ZERO,
                     );
-                    let (outcome, receipt) = stopped(&stop, certificate);
+                    let (outcome, receipt) = stopped(&stop, report);
                     self.end(call, Err(outcome), Some(receipt), effects);
                 }
             }
@@ -377,14 +377,13 @@ impl Core {
             return;
         };
         let wall = self.wall(call, now);
-        let certificate =
-            self.certificate(call, slot, &conn, Ended::HostLost(reason.to_owned()), wall);
+        let report = self.report(call, slot, &conn, Ended::HostLost(reason.to_owned()), wall);
         if let Some(stop) = self.entry(call).and_then(|entry| entry.stop.take()) {
             stop.ended.cancel();
         }
         self.cancel_timer(call);
         self.vacate(call, now);
-        self.end(call, Err(CallError::Lost(certificate)), None, effects);
+        self.end(call, Err(CallError::Lost(report)), None, effects);
     }
 
     pub(super) fn is_away(&self, number: u32) -> bool {
@@ -485,38 +484,35 @@ impl Core {
             stop.ended.cancel();
             let (told, step) = ending.stopped();
             stop.step = stop.step.max(step.unwrap_or(stop.step));
-            let own = self.certificate(call, number, &conn, Ended::from_reason(&stop.why), wall);
-            let certificate = match told {
-                Some(told) => Box::new(Certificate {
+            let own = self.report(call, number, &conn, Ended::from_reason(&stop.why), wall);
+            let report = match told {
+                Some(told) => Box::new(AttemptReport {
                     ended: own.ended.clone(),
                     ..*sign(call, &own, told)
                 }),
                 None => own,
             };
-            let (outcome, receipt) = stopped(&stop, certificate);
+            let (outcome, receipt) = stopped(&stop, report);
             return self.end_with_output(call, Err(outcome), Some(receipt), output, effects);
         }
         match ending {
             Ending::Done => self.end_with_output(call, Ok(result), None, output, effects),
             Ending::Failed(failure) => self.on_failed(call, failure, output, effects),
             Ending::Panicked(told) | Ending::Crashed(told) | Ending::Lost(told) => {
-                let certificate = self.signed(call, number, &conn, told, wall);
-                self.on_attempt_died_there(call, certificate, output, effects);
+                let report = self.signed(call, number, &conn, told, wall);
+                self.on_attempt_died_there(call, report, output, effects);
             }
             Ending::TimedOut(told) => {
-                let certificate = self.signed(call, number, &conn, told, wall);
-                let receipt = crate::certificate::Receipt::new(
-                    certificate.step.unwrap_or(Step::Asked),
-                    certificate.cost.wall,
+                let report = self.signed(call, number, &conn, told, wall);
+                let receipt = crate::attempt_report::StopReceipt::new(
+                    report.step.unwrap_or(Step::Asked),
+                    report.cost.wall,
                 );
-                let outcome = CallError::TimedOut(TimedOut::Run(certificate));
+                let outcome = CallError::TimedOut(TimedOut::Run(report));
                 self.end_with_output(call, Err(outcome), Some(receipt), output, effects);
             }
             Ending::Passed(reasons) => self.on_passed(call, number, conn.epoch(), reasons, effects),
-            Ending::Returned
-            | Ending::Stopped {
-                certificate: None, ..
-            } => {
+            Ending::Returned | Ending::Stopped { report: None, .. } => {
                 if let Some(entry) = self.entry(call) {
                     entry.attempt -= 1;
                 }
@@ -524,12 +520,11 @@ impl Core {
             }
             // Nobody here asked for that: the host had to, because it ends.
             Ending::Stopped {
-                certificate: Some(told),
-                ..
+                report: Some(told), ..
             } => {
-                let mut certificate = self.signed(call, number, &conn, told, wall);
-                certificate.ended = Ended::HostLost("its host stopped it".to_owned());
-                self.on_interrupted(call, certificate, &conn, effects);
+                let mut report = self.signed(call, number, &conn, told, wall);
+                report.ended = Ended::HostLost("its host stopped it".to_owned());
+                self.on_interrupted(call, report, &conn, effects);
             }
             Ending::Refused { why, text } => {
                 let error = Error::new(why.kind(), text);
@@ -544,26 +539,24 @@ impl Core {
         call: u64,
         number: u32,
         conn: &WorkerConn,
-        told: Box<Certificate>,
+        told: Box<AttemptReport>,
         wall: Duration,
-    ) -> Box<Certificate> {
-        let own = self.certificate(call, number, conn, told.ended.clone(), wall);
+    ) -> Box<AttemptReport> {
+        let own = self.report(call, number, conn, told.ended.clone(), wall);
         sign(call, &own, told)
     }
 
     fn on_attempt_died_there(
         &mut self,
         call: u64,
-        certificate: Box<Certificate>,
+        report: Box<AttemptReport>,
         output: Option<Output>,
         effects: &mut Effects,
     ) {
-        let outcome = CallError::from_certificate(certificate);
+        let outcome = CallError::from_report(report);
         // A panic that unwound has left its process whole.
         let crashed = !matches!(outcome, CallError::Lost(_))
-            && outcome
-                .certificate()
-                .is_some_and(|certificate| certificate.exit.is_some());
+            && outcome.report().is_some_and(|report| report.exit.is_some());
         if crashed {
             self.counters.crashed += 1;
             if let Some(entry) = self.entry(call) {
@@ -578,7 +571,7 @@ impl Core {
     fn on_interrupted(
         &mut self,
         call: u64,
-        certificate: Box<Certificate>,
+        report: Box<AttemptReport>,
         conn: &WorkerConn,
         effects: &mut Effects,
     ) {
@@ -591,7 +584,7 @@ impl Core {
             _ => false,
         };
         if !twice {
-            return self.end(call, Err(CallError::Lost(certificate)), None, effects);
+            return self.end(call, Err(CallError::Lost(report)), None, effects);
         }
         if let Some(entry) = self.entry(call) {
             entry.attempt -= 1;
@@ -601,7 +594,7 @@ impl Core {
 }
 
 /// What a host says of an attempt, with what this pool knows better.
-fn sign(call: u64, own: &Certificate, mut told: Box<Certificate>) -> Box<Certificate> {
+fn sign(call: u64, own: &AttemptReport, mut told: Box<AttemptReport>) -> Box<AttemptReport> {
     told.worker = own.worker;
     told.host.clone_from(&own.host);
     told.call = number_of(call);
@@ -614,17 +607,17 @@ fn sign(call: u64, own: &Certificate, mut told: Box<Certificate>) -> Box<Certifi
 }
 
 impl Ending {
-    /// What an ending tells of an attempt that was stopped: its certificate, and which step did it.
-    fn stopped(self) -> (Option<Box<Certificate>>, Option<Step>) {
+    /// What an ending tells of an attempt that was stopped: its report, and which step did it.
+    fn stopped(self) -> (Option<Box<AttemptReport>>, Option<Step>) {
         match self {
-            Self::Stopped { certificate, step } => (certificate, Some(step)),
+            Self::Stopped { report, step } => (report, Some(step)),
             Self::Returned => (None, Some(Step::NotStarted)),
-            Self::Panicked(certificate)
-            | Self::Crashed(certificate)
-            | Self::TimedOut(certificate)
-            | Self::Lost(certificate) => {
-                let step = certificate.step;
-                (Some(certificate), step)
+            Self::Panicked(report)
+            | Self::Crashed(report)
+            | Self::TimedOut(report)
+            | Self::Lost(report) => {
+                let step = report.step;
+                (Some(report), step)
             }
             Self::Done | Self::Failed(_) | Self::Passed(_) | Self::Refused { .. } => (None, None),
         }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::worker_conn::WorkerConn;
 use super::calls::Entry;
 use super::{Core, Effects, Ended, Phase};
-use crate::certificate::{Receipt, Step};
+use crate::attempt_report::{Step, StopReceipt};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Cancelled};
 
@@ -72,7 +72,7 @@ impl Core {
             let outcome = match why {
                 StopReason::Cancel(reason) => CallError::Cancelled(Cancelled {
                     reason,
-                    certificate: None,
+                    report: None,
                 }),
                 StopReason::Shutdown => CallError::Rejected(Error::new(
                     ErrorKind::Closed,
@@ -80,7 +80,7 @@ impl Core {
                 )),
                 StopReason::Timeout | StopReason::Memory => return,
             };
-            let receipt = Receipt::new(Step::NotStarted, Duration::ZERO);
+            let receipt = StopReceipt::new(Step::NotStarted, Duration::ZERO);
             return self.end(call, Err(outcome), Some(receipt), effects);
         };
         if entry.stop.is_some() {

@@ -19,7 +19,7 @@ use super::super::Shared;
 use super::super::builder::Config;
 use super::super::core::{PingCounter, WorkerExit};
 use super::super::logs;
-use crate::certificate::Exit;
+use crate::attempt_report::Exit;
 use crate::codec::Codec;
 use crate::event::Event;
 use crate::link::Channel;

@@ -41,7 +41,7 @@ const _: () = assert!(crate::progress::PROGRESS_BYTES_MAX + 9 <= crate::wire::re
 
 /// From the connection to the introduction.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// What stands before a payload: certificates have 64 KiB of output, and an attempt may have to
+/// What stands before a payload: reports have 64 KiB of output, and an attempt may have to
 /// bring more.
 const META_BYTES_MAX: usize = 256 << 10;
 /// Tasks of one host.

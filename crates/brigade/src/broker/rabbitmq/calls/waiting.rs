@@ -51,7 +51,7 @@ impl Waiting {
     }
 
     fn cancelled(&self, caller: &Caller) -> CallError {
-        CallError::Cancelled(Cancelled::without_certificate(caller.reason()))
+        CallError::Cancelled(Cancelled::without_report(caller.reason()))
     }
 
     /// Ends when the call has waited for its worker for too long.

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use crate::certificate::Certificate;
+use crate::attempt_report::AttemptReport;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::REASON_BYTES_MAX;
 use crate::printable::printable;
@@ -110,12 +110,12 @@ impl Ending {
     fn bounded(self) -> Self {
         match self {
             Self::Failed(failure) => Self::Failed(failure.bounded()),
-            Self::Panicked(certificate) => Self::Panicked(certificate.bounded()),
-            Self::Crashed(certificate) => Self::Crashed(certificate.bounded()),
-            Self::TimedOut(certificate) => Self::TimedOut(certificate.bounded()),
-            Self::Lost(certificate) => Self::Lost(certificate.bounded()),
-            Self::Stopped { certificate, step } => Self::Stopped {
-                certificate: certificate.map(Certificate::bounded),
+            Self::Panicked(report) => Self::Panicked(report.bounded()),
+            Self::Crashed(report) => Self::Crashed(report.bounded()),
+            Self::TimedOut(report) => Self::TimedOut(report.bounded()),
+            Self::Lost(report) => Self::Lost(report.bounded()),
+            Self::Stopped { report, step } => Self::Stopped {
+                report: report.map(AttemptReport::bounded),
                 step,
             },
             Self::Passed(reasons) => {

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use crate::certificate::{Certificate, Receipt};
+use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::job::JobState;
 
 /// What [`Broker::cancel`](crate::Broker::cancel) came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
-pub enum Cancelling {
+pub enum CancelOutcome {
     /// It was waiting, and is cancelled.
     Cancelled,
     /// It is leased: its holder has been asked to stop it, and hears of it within a second, at the
@@ -28,9 +28,9 @@ pub struct Stopped {
     pub state: Option<JobState>,
     /// How its attempt was stopped, and how long that took its holder; `None` if nothing had to be
     /// stopped by force of a holder that tells.
-    pub receipt: Option<Receipt>,
+    pub receipt: Option<StopReceipt>,
     /// What its attempt was like, if it was stopped in a pool.
-    pub certificate: Option<Box<Certificate>>,
+    pub report: Option<Box<AttemptReport>>,
     /// From the request until the end was known here.
     #[serde(serialize_with = "crate::codec::seconds::serialize")]
     pub took: Duration,

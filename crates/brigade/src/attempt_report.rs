@@ -1,4 +1,4 @@
-//! The death certificate: everything known about an attempt that did not end by its own return.
+//! The attempt report: everything known about an attempt that did not end by its own return.
 //!
 //! Values only: they are stored with jobs and sent between hosts, so they serialize, and unknown
 //! endings of later versions are additions, never changes.
@@ -12,13 +12,13 @@ use crate::printable::one_line;
 #[cfg(feature = "remote")]
 use crate::progress::PROGRESS_BYTES_MAX;
 
-/// Standard error that is kept for a certificate.
+/// Standard error that is kept for a report.
 pub(crate) const TAIL_BYTES: usize = 64 << 10;
 
 /// How an attempt ended that did not end by its own return, what it cost and what it said last.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Certificate {
+pub struct AttemptReport {
     /// Number of the worker within its pool, from 1; a replacement takes the number of the one it
     /// replaces.
     pub worker: u32,
@@ -139,7 +139,7 @@ pub enum Step {
 /// What a stop did and when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Receipt {
+pub struct StopReceipt {
     /// The step that did it.
     pub step: Step,
     /// When nothing of the attempt was left.
@@ -149,7 +149,7 @@ pub struct Receipt {
     pub took: Duration,
 }
 
-impl Receipt {
+impl StopReceipt {
     /// A receipt of this moment, for a holder of a lease that has its own way to stop what it runs.
     pub fn new(step: Step, took: Duration) -> Self {
         Self {
@@ -160,7 +160,7 @@ impl Receipt {
     }
 }
 
-impl fmt::Display for Receipt {
+impl fmt::Display for StopReceipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} after {:.1?}", self.step, self.took)
     }
@@ -253,15 +253,15 @@ impl fmt::Display for Step {
     }
 }
 
-impl fmt::Display for Certificate {
+impl fmt::Display for AttemptReport {
     /// One line, as in a log, whatever the strings hold.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write(f, true)
     }
 }
 
-/// A certificate whose reader knows already that the attempt timed out, was cancelled or panicked.
-pub(crate) struct Known<'a>(pub(crate) &'a Certificate);
+/// A report whose reader knows already that the attempt timed out, was cancelled or panicked.
+pub(crate) struct Known<'a>(pub(crate) &'a AttemptReport);
 
 impl fmt::Display for Known<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -269,7 +269,7 @@ impl fmt::Display for Known<'_> {
     }
 }
 
-impl Certificate {
+impl AttemptReport {
     fn write(&self, f: &mut fmt::Formatter<'_>, tell_end: bool) -> fmt::Result {
         let task = one_line(&self.task, NAME_BYTES_MAX);
         write!(
@@ -422,7 +422,7 @@ mod tests {
             cpu_system: Duration::MAX,
             memory_peak: u64::MAX,
         };
-        let report = |ended| Certificate {
+        let report = |ended| AttemptReport {
             worker: 1,
             pid: u32::MAX,
             host: Some(evil.clone()),

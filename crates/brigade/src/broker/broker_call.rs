@@ -1,4 +1,4 @@
-//! [`Calling`]: a call that was made at a broker.
+//! [`BrokerCall`]: a call that was made at a broker.
 //!
 //! A broker that brings answers itself is given the call as a [`DirectCall`]. At every other one a
 //! call is a job whose result is kept and waited for (`called`). Either way a [`Caller`] stands
@@ -106,7 +106,7 @@ impl Caller {
 }
 
 /// A call that was made at a broker: a future of its result. It is on its way whether or not it is
-/// awaited; dropping it cancels it, [`detach`](Calling::detach) lets it run on.
+/// awaited; dropping it cancels it, [`detach`](BrokerCall::detach) lets it run on.
 ///
 /// # Cancel safety
 ///
@@ -114,7 +114,7 @@ impl Caller {
 /// cancels the call, by a task of the runtime. In a program that ends at that moment the task may
 /// not get to it: the call is run then, and its answer is nobody's.
 #[must_use = "dropping it cancels the call; detach it to let it run on"]
-pub struct Calling<T> {
+pub struct BrokerCall<T> {
     answering: Answering,
     caller: Arc<Caller>,
     output: PhantomData<fn() -> T>,
@@ -123,7 +123,7 @@ pub struct Calling<T> {
 impl Broker {
     /// Has a task run by whichever worker takes it; awaited, it gives the result. It waits in its
     /// queue for a worker for as long as its [queue timeout](Call::queue_timeout) says. Where a job
-    /// with its unique mark is there already, that one's result is waited for, and that one is
+    /// with its unique key is there already, that one's result is waited for, and that one is
     /// never cancelled.
     ///
     /// # Errors
@@ -132,7 +132,7 @@ impl Broker {
     /// the reason of the last attempt if it ended among the dead letters. `TimedOut` if it waited
     /// for longer than its queue timeout. `Rejected` if the broker could not carry it; where that
     /// error [is uncertain](Error::is_uncertain), it may have run.
-    pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> Calling<T> {
+    pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> BrokerCall<T> {
         let caller = Arc::<Caller>::default();
         let (queue_timeout, waits_out_passes) = {
             let options = call.request.options();
@@ -152,7 +152,7 @@ impl Broker {
         waits_out_passes: bool,
         caller: Arc<Caller>,
         job: Result<Job, Error>,
-    ) -> Calling<T> {
+    ) -> BrokerCall<T> {
         let answering = match job {
             Err(error) => Box::pin(ready(Err(CallError::Rejected(error)))),
             Ok(job) if self.capabilities().answers => self.backend().call(DirectCall {
@@ -163,7 +163,7 @@ impl Broker {
             }),
             Ok(job) => self.call_by_job(job, queue_timeout, &caller),
         };
-        Calling {
+        BrokerCall {
             answering,
             caller,
             output: PhantomData,
@@ -202,7 +202,7 @@ impl Queue {
     /// # Errors
     ///
     /// As [`Broker::call`].
-    pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> Calling<T> {
+    pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> BrokerCall<T> {
         let (queue_timeout, waits_out_passes) = {
             let options = call.request.options();
             (options.queue_timeout, options.waits_out_passes)
@@ -217,7 +217,7 @@ impl Queue {
     }
 }
 
-impl<T> Calling<T> {
+impl<T> BrokerCall<T> {
     /// What the running task tells with [`Context::progress`](crate::Context::progress), in order;
     /// ends with the call. Of what nobody reads, the newest 64 are kept. Brokers that keep results
     /// as jobs (SQLite, Redis) tell none.
@@ -242,7 +242,7 @@ impl<T> Calling<T> {
     }
 }
 
-impl<T: DeserializeOwned> Future for Calling<T> {
+impl<T: DeserializeOwned> Future for BrokerCall<T> {
     type Output = Result<T, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -252,9 +252,9 @@ impl<T: DeserializeOwned> Future for Calling<T> {
     }
 }
 
-impl<T> fmt::Debug for Calling<T> {
+impl<T> fmt::Debug for BrokerCall<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Calling").finish_non_exhaustive()
+        f.debug_struct("BrokerCall").finish_non_exhaustive()
     }
 }
 
@@ -286,7 +286,7 @@ fn begun(mut waiting: Answering) -> Answering {
     Box::pin(async move { told.await.unwrap_or_else(|_| Err(ended().into())) })
 }
 
-/// Progress of one call, see [`Calling::progress`]. Several of one call share it between them.
+/// Progress of one call, see [`BrokerCall::progress`]. Several of one call share it between them.
 pub struct CallProgress(Arc<Caller>);
 
 impl CallProgress {
