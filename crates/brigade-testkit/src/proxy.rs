@@ -114,6 +114,8 @@ pub struct Traffic {
     pub garbled: u64,
     /// Bytes that went there and back.
     pub bytes: [u64; 2],
+    /// Bytes that [`Proxy::hold`] keeps.
+    pub held: usize,
 }
 
 /// A running proxy.
@@ -134,12 +136,14 @@ struct Shared {
     cut: AtomicU64,
     garbled: AtomicU64,
     bytes: [AtomicU64; 2],
+    held: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
 struct Orders {
     faults: [Faults; 2],
     frozen: [bool; 2],
+    held: Option<u64>,
     closed: bool,
     target: Option<Target>,
     cut: Option<Cut>,
@@ -201,6 +205,12 @@ impl Proxy {
         self.order(|orders| orders.frozen = [false; 2]);
     }
 
+    /// Reads what one connection sends there and forwards none of it, for as long as it is open.
+    /// The number of the first one that was accepted is 0.
+    pub fn hold(&self, number: u64) {
+        self.order(|orders| orders.held = Some(number));
+    }
+
     /// Cuts all open connections.
     pub fn cut(&self, how: Cut) {
         self.order(|orders| orders.cut = Some(how));
@@ -224,6 +234,7 @@ impl Proxy {
             cut,
             garbled,
             bytes,
+            held,
             ..
         } = &*self.shared;
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -234,6 +245,7 @@ impl Proxy {
             cut: read(cut),
             garbled: read(garbled),
             bytes,
+            held: held.load(Ordering::Relaxed),
         }
     }
 

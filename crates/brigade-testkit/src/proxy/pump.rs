@@ -26,6 +26,8 @@ enum Socket {
 }
 
 struct Connection {
+    /// From 0, in the order in which they were accepted.
+    number: u64,
     /// Who connected, and the target.
     sockets: [Socket; 2],
     pipes: [Pipe; 2],
@@ -61,6 +63,7 @@ enum Fate {
 struct Rules {
     faults: [Faults; 2],
     frozen: [bool; 2],
+    held: Option<u64>,
 }
 
 pub(super) fn run(listener: &TcpListener, woken: &UnixStream, shared: &Shared, seed: u64) {
@@ -75,6 +78,7 @@ pub(super) fn run(listener: &TcpListener, woken: &UnixStream, shared: &Shared, s
         let rules = Rules {
             faults: orders.faults.clone(),
             frozen: orders.frozen,
+            held: orders.held,
         };
         let is_over = orders.end;
         accept_all(listener, &orders, shared, seed, &mut connections);
@@ -125,6 +129,7 @@ fn accept_all(
             Some(there) if here.is_ready() && there.is_ready() => {
                 let random = Random::new(seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
                 connections.push(Connection {
+                    number,
                     sockets: [here, there],
                     pipes: Default::default(),
                     random,
@@ -163,9 +168,10 @@ fn wait(listener: &TcpListener, woken: &UnixStream, connections: &[Connection], 
                 flags |= PollFlags::IN;
             }
             // What goes to this socket comes by the other pipe.
+            let is_stopped = rules.frozen[1 - side] || side == 1 && connection.is_held(rules);
             match to.due() {
-                Some(due) if due <= now && !rules.frozen[1 - side] => flags |= PollFlags::OUT,
-                Some(due) if !rules.frozen[1 - side] => until = until.min(due),
+                Some(due) if due <= now && !is_stopped => flags |= PollFlags::OUT,
+                Some(due) if !is_stopped => until = until.min(due),
                 _ => {}
             }
             if !flags.is_empty() {
@@ -184,11 +190,16 @@ fn wait(listener: &TcpListener, woken: &UnixStream, connections: &[Connection], 
 }
 
 impl Connection {
+    fn is_held(&self, rules: &Rules) -> bool {
+        rules.held == Some(self.number)
+    }
+
     /// Moves what can be moved.
     fn turn(&mut self, rules: &Rules, shared: &Shared) -> Fate {
         if let Some(end) = self.draining {
             return self.drain(end);
         }
+        let is_held = self.is_held(rules);
         for way in BOTH {
             let index = way as usize;
             if rules.frozen[index] {
@@ -201,9 +212,13 @@ impl Connection {
             } else {
                 (there, here)
             };
-            let moved = pipe
-                .read(from, faults, &mut self.random, shared)
-                .and_then(|()| pipe.write(to, faults, shared, index));
+            let read = pipe.read(from, faults, &mut self.random, shared);
+            let moved = if is_held && way == Way::There {
+                shared.held.store(pipe.held_bytes, Ordering::Relaxed);
+                read.map(|()| None)
+            } else {
+                read.and_then(|()| pipe.write(to, faults, shared, index))
+            };
             match moved {
                 Ok(None) => {}
                 Ok(Some(cut)) => return Fate::Cut(cut),

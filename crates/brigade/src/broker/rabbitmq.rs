@@ -150,7 +150,7 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>,
     let out = Link::connect(&place, "publish", &scope).await?;
     let hands_link = Link::connect(&place, "take", &scope).await?;
     let (outbox, inbox) = Outbox::new();
-    let delivered = Arc::<Answers>::default();
+    let delivered = Arc::new(Answers::new(&place));
     scope.spawn_until_closed(Carrier::new(Arc::clone(&delivered), &out, &place, inbox).run());
     let core = Arc::new(RabbitMqCore {
         id: message::random_id(),

@@ -12,6 +12,7 @@
 mod answers;
 mod attack;
 mod cancel;
+mod confirms;
 mod other_language;
 mod pass;
 mod patience;

@@ -251,6 +251,11 @@ impl Serving {
         }
     }
 
+    /// Ends it without waiting for what it has begun.
+    pub(crate) fn abort(self) {
+        self.task.abort();
+    }
+
     pub(crate) async fn end(self) -> Served {
         self.handle.drain();
         soon("the end of a worker", self.task).await.unwrap()

@@ -1,17 +1,24 @@
 //! Those who wait for what this process holds: they are told that it has begun, how far it is, and
 //! what came of it.
 //!
-//! An answer is sent before its delivery is acked, so a crash in between has the call run once
-//! more, and never leaves it without an answer. One that the broker does not take, because it is
-//! too large, is replaced by a small one that says so.
+//! An answer is confirmed to be in its caller's queue before its delivery is acked, so a crash in
+//! between has the call run once more, and never leaves it without an answer. One that the broker
+//! does not take, because it is too large, is replaced by a small one that says so.
+//!
+//! An answer that comes back because its caller's queue does not exist is sent again, with pauses
+//! that grow, for [`Place::answer_timeout`]: after a restart of the server this process may be
+//! connected again before its caller is. Then the answer is dropped with a warning and its request
+//! is acked. Later answers to the same queue are sent once each, until one of them arrives or the
+//! connection is made anew, so that a caller that is gone does not hold up others with all its
+//! requests.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use lapin::BasicProperties;
-use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::sync::oneshot;
 
@@ -27,6 +34,7 @@ use super::publish::Message;
 use super::settle::Ends;
 use super::tap::Tap;
 use super::topology::Spot;
+use super::url::Place;
 use super::{PAYLOAD_BYTES_MAX, RabbitMqCore};
 use crate::broker::{Answer, Ending};
 use crate::error::{Error, ErrorKind};
@@ -35,6 +43,11 @@ use crate::outcome::{CallError, Cancelled};
 use crate::progress::Progress;
 use crate::sync::lock;
 
+/// Before a returned answer is sent again; doubled each time.
+const RETURNED_PAUSE: Duration = Duration::from_millis(20);
+const RETURNED_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Queues that are remembered as gone; beyond that all are forgotten.
+const GONE_MAX: usize = 1024;
 /// An answer without a value that is no larger is not replaced by a smaller one.
 const REFUSAL_BYTES_MAX: usize = 1024;
 
@@ -44,11 +57,53 @@ pub(super) struct Callers {
 }
 
 /// Whose answers they are, for the one who publishes them.
-#[derive(Default)]
 pub(super) struct Answers {
-    /// Answers to callers that are gone.
-    gone: AtomicU64,
+    /// Queues of callers that an answer has waited for in vain.
+    gone: Mutex<HashSet<ShortString>>,
+    /// How long an answer waits for its caller's queue.
+    patience: Duration,
     pub(super) core: OnceLock<Weak<RabbitMqCore>>,
+}
+
+impl Answers {
+    pub(super) fn new(place: &Place) -> Self {
+        Self {
+            gone: Mutex::default(),
+            patience: place.answer_timeout,
+            core: OnceLock::new(),
+        }
+    }
+
+    /// Whether an answer that was returned may still arrive.
+    fn may_arrive(&self, parcel: &Parcel) -> bool {
+        !lock(&self.gone).contains(&parcel.key)
+            && parcel
+                .returned_since
+                .is_none_or(|since| since.elapsed() < self.patience)
+    }
+
+    /// Nothing more is done for an answer: its caller's queue does not exist.
+    fn give_up(&self, mut parcel: Parcel) {
+        let is_known = {
+            let mut gone = lock(&self.gone);
+            if gone.len() >= GONE_MAX {
+                gone.clear();
+            }
+            !gone.insert(parcel.key.clone())
+        };
+        let caller = parcel.key.as_str();
+        if is_known {
+            tracing::debug!(caller, "an answer is dropped: its caller's queue is gone");
+        } else {
+            tracing::warn!(
+                caller,
+                waited = ?parcel.returned_since.map(|since| since.elapsed()),
+                "an answer is dropped: its caller's queue (reply_to) does not exist; look whether \
+                    the caller ended before its answer came"
+            );
+        }
+        parcel.done();
+    }
 }
 
 impl Owner for Answers {
@@ -56,6 +111,8 @@ impl Owner for Answers {
     const ADDRESSES: bool = false;
 
     async fn prepare(&self, _: &Line) -> Result<(), Fault> {
+        // The server may have been restarted: their callers may be back soon.
+        lock(&self.gone).clear();
         Ok(())
     }
 
@@ -70,28 +127,33 @@ impl Owner for Answers {
         }
     }
 
-    fn on_confirmed(&self, _: &Parcel) {}
+    fn on_confirmed(&self, parcel: &Parcel) {
+        let mut gone = lock(&self.gone);
+        if !gone.is_empty() {
+            gone.remove(&parcel.key);
+        }
+    }
 
-    fn on_returned(&self, returned: Delivery) -> Option<Parcel> {
-        if has_caller(&returned.properties) {
+    fn on_returned(&self, mut parcel: Parcel, may_pause: bool) -> Option<Parcel> {
+        if may_pause && self.may_arrive(&parcel) {
+            let waited = parcel
+                .returned_since
+                .map_or(Duration::ZERO, |since| since.elapsed());
+            // As long again as it has waited so far.
+            return Some(parcel.after(waited.clamp(RETURNED_PAUSE, RETURNED_PAUSE_MAX)));
+        }
+        if has_caller(&parcel.properties) {
             // A call that was to go on, and its queue is not there any more.
-            let asked = returned.properties;
             let text = format!(
                 "give a call to another worker: the queue {:?} is gone",
-                returned.routing_key.as_str()
+                parcel.key.as_str()
             );
-            return answer(
-                &asked,
-                Err(Answer::rejected(ErrorKind::Unreachable, text)),
-                PAYLOAD_BYTES_MAX,
-            );
+            let refused = Err(Answer::rejected(ErrorKind::Unreachable, text));
+            if let Some(instead) = answer(&parcel.properties, refused, PAYLOAD_BYTES_MAX) {
+                return Some(instead.instead_of(&mut parcel));
+            }
         }
-        let gone = self.gone.fetch_add(1, Ordering::Relaxed) + 1;
-        tracing::debug!(
-            caller = returned.routing_key.as_str(),
-            gone,
-            "a caller is gone; its answer is dropped"
-        );
+        self.give_up(parcel);
         None
     }
 
@@ -266,7 +328,8 @@ impl RabbitMqCore {
         }
     }
 
-    /// Gives an answer; returns when it has been sent, or nothing more can be done for it.
+    /// Gives an answer; returns when the broker has confirmed that it is in its caller's queue, or
+    /// nothing more can be done for it.
     ///
     /// # Errors
     ///
@@ -312,7 +375,7 @@ impl RabbitMqCore {
             };
             under_way.push((held, done));
         }
-        // Each is acked as soon as its own answer is sent; those that come together share one round
+        // Each is acked as soon as its own answer is confirmed; those that come together share one round
         // trip (`acks`).
         let ending = under_way.into_iter().map(async |(held, done)| {
             if let Some(done) = done {

@@ -451,30 +451,23 @@ impl Owner for Calls {
         }
     }
 
-    fn on_returned(&self, returned: Delivery) -> Option<Parcel> {
-        let number = self.number_of(&returned.properties)?;
+    fn on_returned(&self, parcel: Parcel, _: bool) -> Option<Parcel> {
         let is_too_often = {
             let mut open = lock(&self.open);
-            let open = open.get_mut(&number)?;
+            let open = open.get_mut(&parcel.number)?;
             open.returns += 1;
             open.returns > RETURNS_MAX
         };
         if is_too_often {
             let text = format!(
                 "make a call: the queue {:?} is not there, and cannot be made",
-                returned.routing_key.as_str()
+                parcel.key.as_str()
             );
-            self.end(number, Err(Error::new(ErrorKind::Unreachable, text).into()));
+            let error = Error::new(ErrorKind::Unreachable, text);
+            self.end(parcel.number, Err(error.into()));
             return None;
         }
-        Some(
-            Parcel::to(
-                returned.routing_key,
-                returned.data.into(),
-                returned.properties,
-            )
-            .numbered(number),
-        )
+        Some(parcel)
     }
 
     fn on_failed(&self, parcel: Parcel, fault: &Fault, uncertain: bool) -> Option<Parcel> {

@@ -2,20 +2,22 @@
 //! kept until the broker has confirmed it, and published again on the next connection if it had
 //! not.
 //!
-//! Pushes go through `publish` instead. A parcel may tell when it is *done*: it has been sent, or
-//! nothing more can be done for it (its caller is gone, the broker refused it). The delivery of a
-//! call is acked when its answer is done. Should the broker die in between, the answer is still
-//! here and is sent once more. To wait for the confirm instead leaves a durable call without an end
-//! when the server is killed: its answer may come back unroutable before its caller has declared
-//! the queue of its answers again.
+//! Pushes go through `publish` instead. A parcel may tell when it is *done*: the broker has
+//! confirmed that it is in its queue, or nothing more can be done for it (its caller is gone, the
+//! broker refused it). The delivery of a call is acked when its answer is done, so an end of this
+//! process before that leaves the call with the broker.
 //!
-//! What came back is told by its own content: lapin hands a returned message to whichever confirm
-//! comes next.
+//! A returned parcel is no success, although the broker confirms it too: its owner decides whether
+//! it is sent again, at once or after a pause (`Parcel::after`). Parcels that pause are bounded by
+//! [`PAUSED_MAX`] and hold up nothing else. lapin hands a returned message to the confirm that
+//! comes next, which belongs to its own parcel or an earlier one, so the parcel is found by its
+//! content and handled when its own confirm comes.
 
 use std::collections::{HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -25,7 +27,7 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::fault::Fault;
 use super::fit;
@@ -41,6 +43,9 @@ const WAITING_MAX: usize = 1024;
 const BATCH_MAX: usize = 128;
 /// Sent and not confirmed.
 const UNCONFIRMED_MAX: usize = 4096;
+/// Returned parcels that pause before they are sent again. Beyond that, none pauses.
+const PAUSED_MAX: usize = 4096;
+
 /// A message on its way.
 pub(super) struct Parcel {
     exchange: ShortString,
@@ -55,8 +60,14 @@ pub(super) struct Parcel {
     until: Option<Instant>,
     /// By which its owner knows it; zero if it need not.
     pub(super) number: u64,
-    /// How often it was published.
+    /// How often it was published and may have arrived.
     pub(super) tries: u32,
+    /// The broker has returned it, and its confirm has not come yet.
+    is_returned: bool,
+    /// When it was returned for the first time.
+    pub(super) returned_since: Option<Instant>,
+    /// It is not sent before this.
+    not_before: Option<Instant>,
 }
 
 impl Parcel {
@@ -72,7 +83,23 @@ impl Parcel {
             until: None,
             number: 0,
             tries: 0,
+            is_returned: false,
+            returned_since: None,
+            not_before: None,
         }
+    }
+
+    /// Has it wait before it is sent again.
+    pub(super) fn after(self, pause: Duration) -> Self {
+        Self {
+            not_before: Some(Instant::now() + pause),
+            ..self
+        }
+    }
+
+    /// Whether it is to be sent after this moment.
+    fn pauses(&self, now: Instant) -> bool {
+        self.not_before.is_some_and(|moment| moment > now)
     }
 
     /// Gone if nobody takes it.
@@ -177,11 +204,12 @@ pub(super) trait Owner: Send + Sync + 'static {
     /// back if it may go with them.
     fn detour(&self, parcel: Parcel) -> Option<Parcel>;
 
-    /// The broker has it, or has returned it.
+    /// The broker has it in its queue.
     fn on_confirmed(&self, parcel: &Parcel);
 
-    /// There is no such queue. The parcel to publish instead, if any.
-    fn on_returned(&self, returned: Delivery) -> Option<Parcel>;
+    /// There is no such queue. The parcel to publish next, this one or another in its place, if
+    /// any; it may pause if `may_pause`.
+    fn on_returned(&self, parcel: Parcel, may_pause: bool) -> Option<Parcel>;
 
     /// It was not taken, or, if that is uncertain, nobody knows. Given back, it is tried again on
     /// the next connection.
@@ -307,6 +335,7 @@ impl<O: Owner> Carrier<O> {
             sending,
             suspects,
             unconfirmed: VecDeque::new(),
+            paused: Vec::new(),
             addressed: HashSet::new(),
             alone: false,
             confirmed: 0,
@@ -324,6 +353,7 @@ impl<O: Owner> Carrier<O> {
             .extend(round.unconfirmed.into_iter().map(|(parcel, _)| parcel));
         let sent = self.again.len();
         self.again.extend(round.sending);
+        self.again.extend(round.paused);
         if sent > 0 && !line.down.is_cancelled() && !fault.is_lost() {
             if alone {
                 if let Some(parcel) = self.again.pop_front() {
@@ -354,6 +384,8 @@ struct Round<'a> {
     alone: bool,
     /// In the order in which they were sent.
     unconfirmed: VecDeque<(Parcel, PublisherConfirm)>,
+    /// Returned parcels that are sent again later.
+    paused: Vec<Parcel>,
     /// Queues that are known to be there.
     addressed: HashSet<ShortString>,
     /// So many.
@@ -369,6 +401,7 @@ impl Round<'_> {
         inbox: &mut mpsc::Receiver<Parcel>,
     ) -> Fault {
         loop {
+            let next = self.resume_paused();
             if !self.sending.is_empty()
                 && (self.suspects == 0 && !self.alone || self.unconfirmed.is_empty())
                 && let Err(fault) = self.send(owner, place).await
@@ -387,8 +420,19 @@ impl Round<'_> {
                         return Fault::new(ErrorKind::Closed, "the broker was dropped");
                     }
                 }
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
         }
+    }
+
+    /// Separates the parcels that pause from those that are to be sent; when the next one is due.
+    fn resume_paused(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let due = self.paused.extract_if(.., |parcel| !parcel.pauses(now));
+        self.sending.extend(due);
+        self.paused
+            .extend(self.sending.extract_if(.., |parcel| parcel.pauses(now)));
+        self.paused.iter().filter_map(|one| one.not_before).min()
     }
 
     async fn send<O: Owner>(&mut self, owner: &O, place: &Place) -> Result<(), Fault> {
@@ -411,6 +455,7 @@ impl Round<'_> {
         self.suspects = self.suspects.saturating_sub(1);
         self.sending.iter_mut().for_each(|parcel| {
             parcel.tries += 1;
+            parcel.not_before = None;
             parcel.expire();
         });
         let publishing = self.sending.iter().map(|parcel| {
@@ -430,12 +475,9 @@ impl Round<'_> {
         let sent = begin_all(publishing).await;
         let mut fault = None;
         let mut left = Vec::new();
-        for (mut parcel, sent) in self.sending.drain(..).zip(sent) {
+        for (parcel, sent) in self.sending.drain(..).zip(sent) {
             match sent {
-                Ok(confirm) => {
-                    parcel.done();
-                    self.unconfirmed.push_back((parcel, confirm));
-                }
+                Ok(confirm) => self.unconfirmed.push_back((parcel, confirm)),
                 Err(error) => {
                     fault = Some(Fault::from(error));
                     left.push(parcel);
@@ -532,22 +574,17 @@ impl Round<'_> {
         let is_nack = confirmation.is_nack();
         self.confirmed += 1;
         if let Some(returned) = confirmation.take_message() {
-            let delivery = returned.delivery;
-            self.addressed.remove(&delivery.routing_key);
-            // Told of before its own confirm, with that of an earlier one or of itself: only then
-            // is it done, and not with its confirm.
-            let mut placeholder = Parcel::to("".into(), Bytes::new(), BasicProperties::default());
+            // It came before its own confirm, with that of an earlier one or of itself.
             let of = [&mut parcel]
                 .into_iter()
                 .chain(self.unconfirmed.iter_mut().map(|(parcel, _)| parcel))
-                .find(|one| one.is(&delivery));
-            let of = of.unwrap_or(&mut placeholder);
-            match owner.on_returned(delivery) {
-                Some(instead) => self.sending.push(instead.instead_of(of)),
-                None => of.done(),
-            }
+                .find(|one| !one.is_returned && one.is(&returned.delivery));
+            of.into_iter().for_each(|one| one.is_returned = true);
         }
-        if is_nack {
+        if parcel.is_returned {
+            self.addressed.remove(&parcel.key);
+            self.on_returned(owner, parcel);
+        } else if is_nack {
             let fault = Fault::declined();
             // The one that was sent before may be there.
             let uncertain = parcel.tries > 1;
@@ -558,6 +595,15 @@ impl Round<'_> {
             parcel.done();
         }
         Ok(())
+    }
+
+    fn on_returned<O: Owner>(&mut self, owner: &O, mut parcel: Parcel) {
+        parcel.is_returned = false;
+        parcel.returned_since.get_or_insert_with(Instant::now);
+        // This time it did not arrive.
+        parcel.tries = parcel.tries.saturating_sub(1);
+        let may_pause = self.paused.len() < PAUSED_MAX;
+        self.sending.extend(owner.on_returned(parcel, may_pause));
     }
 }
 
