@@ -45,6 +45,7 @@ mod pass;
 mod pause;
 mod publish;
 mod reach;
+mod recent;
 mod scout;
 mod settle;
 mod store;
@@ -170,7 +171,7 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>,
         taps: Mutex::default(),
         groups: Groups::default(),
         shared: Shared::default(),
-        hands: Mutex::default(),
+        hands: Mutex::new(Hands::new()),
         moving: TaskTracker::new(),
         news: Notify::new(),
         holding: Notify::new(),

@@ -12,7 +12,6 @@
 //! connection is made anew, so that a caller that is gone does not hold up others with all its
 //! requests.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
@@ -31,6 +30,7 @@ use super::link::Line;
 use super::message::{Envelope, has_caller, is_ours, text_of};
 use super::outbox::{Outbox, Owner, Parcel};
 use super::publish::Message;
+use super::recent::Recent;
 use super::settle::Ends;
 use super::tap::Tap;
 use super::topology::Spot;
@@ -46,7 +46,7 @@ use crate::sync::lock;
 /// Before a returned answer is sent again; doubled each time.
 const RETURNED_PAUSE: Duration = Duration::from_millis(20);
 const RETURNED_PAUSE_MAX: Duration = Duration::from_millis(500);
-/// Queues that are remembered as gone; beyond that all are forgotten.
+/// Queues that are remembered as gone.
 const GONE_MAX: usize = 1024;
 /// An answer without a value that is no larger is not replaced by a smaller one.
 const REFUSAL_BYTES_MAX: usize = 1024;
@@ -59,7 +59,7 @@ pub(super) struct Callers {
 /// Whose answers they are, for the one who publishes them.
 pub(super) struct Answers {
     /// Queues of callers that an answer has waited for in vain.
-    gone: Mutex<HashSet<ShortString>>,
+    gone: Mutex<Recent<ShortString>>,
     /// How long an answer waits for its caller's queue.
     patience: Duration,
     pub(super) core: OnceLock<Weak<RabbitMqCore>>,
@@ -68,7 +68,7 @@ pub(super) struct Answers {
 impl Answers {
     pub(super) fn new(place: &Place) -> Self {
         Self {
-            gone: Mutex::default(),
+            gone: Mutex::new(Recent::new(GONE_MAX)),
             patience: place.answer_timeout,
             core: OnceLock::new(),
         }
@@ -84,23 +84,17 @@ impl Answers {
 
     /// Nothing more is done for an answer: its caller's queue does not exist.
     fn give_up(&self, mut parcel: Parcel) {
-        let is_known = {
-            let mut gone = lock(&self.gone);
-            if gone.len() >= GONE_MAX {
-                gone.clear();
-            }
-            !gone.insert(parcel.key.clone())
-        };
+        let is_new = lock(&self.gone).insert(parcel.key.clone());
         let caller = parcel.key.as_str();
-        if is_known {
-            tracing::debug!(caller, "an answer is dropped: its caller's queue is gone");
-        } else {
+        if is_new {
             tracing::warn!(
                 caller,
                 waited = ?parcel.returned_since.map(|since| since.elapsed()),
                 "an answer is dropped: its caller's queue (reply_to) does not exist; look whether \
                     the caller ended before its answer came"
             );
+        } else {
+            tracing::debug!(caller, "an answer is dropped: its caller's queue is gone");
         }
         parcel.done();
     }
@@ -128,10 +122,7 @@ impl Owner for Answers {
     }
 
     fn on_confirmed(&self, parcel: &Parcel) {
-        let mut gone = lock(&self.gone);
-        if !gone.is_empty() {
-            gone.remove(&parcel.key);
-        }
+        lock(&self.gone).remove(&parcel.key);
     }
 
     fn on_returned(&self, mut parcel: Parcel, may_pause: bool) -> Option<Parcel> {

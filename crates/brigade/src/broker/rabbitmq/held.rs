@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::acks::Opened;
 use super::message::Envelope;
+use super::recent::Recent;
 use super::tap::Tap;
 use crate::broker::AskedCancel;
 use crate::clock::later;
@@ -57,13 +58,12 @@ pub(super) struct Held {
     pub(super) until: Instant,
 }
 
-#[derive(Default)]
 pub(super) struct Hands {
     held: HashMap<i64, Held>,
     marks: HashMap<(JobId, u64), i64>,
     /// Marks of messages that are being settled.
     settling: HashMap<(JobId, u64), usize>,
-    settled: Settled,
+    settled: Recent<(JobId, u64)>,
     /// Whose deliveries are being exchanged.
     exchanging: HashSet<i64>,
     lost: VecDeque<AskedCancel>,
@@ -74,13 +74,20 @@ pub(super) struct Hands {
     cancelled: VecDeque<(String, String)>,
 }
 
-#[derive(Default)]
-struct Settled {
-    set: HashSet<(JobId, u64)>,
-    order: VecDeque<(JobId, u64)>,
-}
-
 impl Hands {
+    pub(super) fn new() -> Self {
+        Self {
+            held: HashMap::new(),
+            marks: HashMap::new(),
+            settling: HashMap::new(),
+            settled: Recent::new(MARKS_MAX),
+            exchanging: HashSet::new(),
+            lost: VecDeque::new(),
+            returned: HashMap::new(),
+            cancelled: VecDeque::new(),
+        }
+    }
+
     pub(super) fn hold(&mut self, token: i64, held: Held) {
         if let Some(mark) = held.envelope.mark() {
             self.marks.insert(mark, token);
@@ -315,15 +322,8 @@ impl Hands {
 
     /// This message needs nothing more.
     pub(super) fn settled(&mut self, envelope: &Envelope) {
-        let Some(mark) = envelope.mark() else { return };
-        if !self.settled.set.insert(mark.clone()) {
-            return;
-        }
-        self.settled.order.push_back(mark);
-        if self.settled.order.len() > MARKS_MAX
-            && let Some(oldest) = self.settled.order.pop_front()
-        {
-            self.settled.set.remove(&oldest);
+        if let Some(mark) = envelope.mark() {
+            self.settled.insert(mark);
         }
     }
 
@@ -339,6 +339,6 @@ impl Hands {
                 .get(self.marks.get(&mark)?)
                 .map(|held| held.grip.opened.is_alive())
         };
-        self.settled.set.contains(&mark) || is_held().unwrap_or(false)
+        self.settled.contains(&mark) || is_held().unwrap_or(false)
     }
 }

@@ -13,7 +13,7 @@
 //! comes next, which belongs to its own parcel or an earlier one, so the parcel is found by its
 //! content and handled when its own confirm comes.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -34,6 +34,7 @@ use super::fit;
 use super::link::{Line, Link};
 use super::pause::Pauses;
 use super::publish::Message;
+use super::recent::Recent;
 use super::url::{Blocked, Place};
 use crate::error::ErrorKind;
 
@@ -43,6 +44,8 @@ const WAITING_MAX: usize = 1024;
 const BATCH_MAX: usize = 128;
 /// Sent and not confirmed.
 const UNCONFIRMED_MAX: usize = 4096;
+/// Queues that are known to be there; the oldest are asked for again.
+const ADDRESSED_MAX: usize = 4096;
 /// Returned parcels that pause before they are sent again. Beyond that, none pauses.
 const PAUSED_MAX: usize = 4096;
 
@@ -336,7 +339,7 @@ impl<O: Owner> Carrier<O> {
             suspects,
             unconfirmed: VecDeque::new(),
             paused: Vec::new(),
-            addressed: HashSet::new(),
+            addressed: Recent::new(ADDRESSED_MAX),
             alone: false,
             confirmed: 0,
         };
@@ -387,7 +390,7 @@ struct Round<'a> {
     /// Returned parcels that are sent again later.
     paused: Vec<Parcel>,
     /// Queues that are known to be there.
-    addressed: HashSet<ShortString>,
+    addressed: Recent<ShortString>,
     /// So many.
     confirmed: u64,
 }

@@ -49,6 +49,9 @@ const HELD_FOR: Duration = Duration::from_secs(5);
 pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
 /// How often the broker hands out a message of a quorum queue.
 const DELIVERY_LIMIT: i32 = 1_000_000;
+/// Quorum queues that are known; beyond that all are forgotten, and declared again when they are
+/// used.
+const KNOWN_MAX: usize = 16_384;
 /// Dead letters that are kept; then the oldest go.
 const DEAD_MAX: i64 = 100_000;
 /// Below the 255 bytes of a name, with the longest suffix.
@@ -206,6 +209,9 @@ impl Topology {
         }
         let mut known = lock(&self.known);
         known.retain(|_, known| known.declared.0.elapsed() < DELAY_MARGIN);
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
         let declared = (at, generation);
         let new = || Known {
             declared,
