@@ -226,8 +226,8 @@ impl Consumer {
     /// How often the holder of a job may fall silent, its process dead or hung, until the job is a
     /// dead letter: it may be what kills its consumers. After the second time it runs with nothing
     /// beside it, so that it takes no other job along. What ends in good order (a deploy, a lost
-    /// host) is not counted. Default: 5; at least 1. RabbitMQ tells this of hung holders only; its
-    /// quorum queues have a delivery limit for the others.
+    /// host) is not counted. Default: 5; at least 1. On RabbitMQ, whose servers do not tell a dead
+    /// holder from a lost connection, ten deliveries that nobody settled count as one loss.
     pub fn losses_max(mut self, times: u32) -> Self {
         self.losses_max = times.max(1);
         self

@@ -12,10 +12,12 @@ mod bad_use;
 mod check;
 mod crash;
 mod faults;
+mod holders;
 mod limits;
 mod load;
 mod patience;
 mod probe;
+mod several;
 mod stage;
 
 brigade::test_workers!();

@@ -94,6 +94,7 @@ fn check_headers(headers: &FieldTable) -> Result<(), String> {
         "brigade-pushed-at",
         "brigade-due",
         "brigade-lost",
+        "brigade-deliveries",
         "brigade-unserved",
         "brigade-unserved-at",
     ] {

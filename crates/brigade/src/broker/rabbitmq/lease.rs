@@ -11,7 +11,7 @@ use tokio::time::{sleep, sleep_until};
 use super::acks::Said;
 use super::checks::is_unprintable;
 use super::held::{Grip, Held};
-use super::message::{Envelope, Unreadable};
+use super::message::{Envelope, Unreadable, is_counted};
 use super::publish::{Message, Published};
 use super::tap::Tap;
 use super::topology::Spot;
@@ -141,6 +141,10 @@ impl RabbitMqCore {
                 self.end_cancelled(tap, &grip, envelope.properties.clone(), reason);
                 continue;
             }
+            if envelope.is_uncounted && tap.counts_deliveries() {
+                self.hand_on(tap, grip, &envelope, envelope.recounted());
+                continue;
+            }
             if let Some(pause) = pause {
                 match self.parcel(envelope.next(), pause) {
                     Ok((Spot::Jobs(_), message)) if envelope.is_call() => {
@@ -190,7 +194,7 @@ impl RabbitMqCore {
                 since: since_boot,
                 attempt: envelope.attempt(),
                 crashed: envelope.crashed,
-                lost: envelope.lost,
+                lost: envelope.losses(),
                 unserved: envelope.unserved,
                 is_call: envelope.is_call(),
                 job: envelope.job.clone(),
@@ -206,6 +210,7 @@ impl RabbitMqCore {
         grip: &Grip,
         delivery: Delivery,
     ) -> Option<Envelope> {
+        let is_redelivered = delivery.redelivered;
         let mut read = Envelope::read(
             &tap.queue,
             delivery.properties,
@@ -213,8 +218,9 @@ impl RabbitMqCore {
             PAYLOAD_BYTES_MAX,
         );
         if let Ok(envelope) = &mut read {
-            let returned = lock(&self.hands).returned(envelope);
-            envelope.count_losses(returned);
+            envelope.returned = lock(&self.hands).returned(envelope);
+            envelope.is_uncounted =
+                is_redelivered && envelope.returned == 0 && !is_counted(&envelope.properties);
         }
         match read {
             Ok(envelope)
@@ -351,9 +357,15 @@ impl RabbitMqCore {
         self.aside(tap, grip, "set it aside", dead);
     }
 
-    /// Goes on as a new message, at the end of its queue.
-    pub(super) fn hand_on(self: &Arc<Self>, tap: &Arc<Tap>, grip: Grip, envelope: &Envelope) {
-        match self.parcel(envelope.next(), Duration::ZERO) {
+    /// Goes on as this new message, at the end of its queue.
+    pub(super) fn hand_on(
+        self: &Arc<Self>,
+        tap: &Arc<Tap>,
+        grip: Grip,
+        envelope: &Envelope,
+        next: Envelope,
+    ) {
+        match self.parcel(next, Duration::ZERO) {
             Ok((_, message)) if envelope.is_call() => {
                 self.forward_call(tap, grip, envelope, message)
             }

@@ -13,6 +13,7 @@
 //! | `brigade-options` | JSON: retries, pauses, timeout, memory, label |
 //! | `brigade-seq` | how often it was written anew: a message of one id and one number is always the same one |
 //! | `brigade-failed`, `brigade-crashed`, `brigade-interrupted`, `brigade-lost` | counters |
+//! | `brigade-deliveries` | earlier deliveries that the broker does not count, in a classic queue |
 //! | `brigade-unserved`, `brigade-unserved-at` | how often no consumer could run it, since when: milliseconds since 1970 |
 //! | `brigade-pushed-at` | milliseconds since 1970, if attempts have to begin within some time |
 //! | `brigade-due` | milliseconds since 1970, if its delay was longer than the broker can keep it |
@@ -47,6 +48,8 @@ const REASON_BYTES_MAX: usize = 4 << 10;
 
 /// The `app_id` of our messages.
 const OURS: &str = "brigade";
+/// The header with our own count of deliveries.
+const DELIVERIES: &str = "brigade-deliveries";
 /// The header that makes a dead letter.
 const REASON: &str = "brigade-reason";
 
@@ -65,9 +68,13 @@ pub(super) struct Envelope {
     pub(super) pushed_at: SystemTime,
     pub(super) due: Option<SystemTime>,
     pub(super) history: Vec<AttemptRecord>,
-    /// How often the broker has handed out this very message before; it counts that for quorum
-    /// queues alone.
+    /// How often this very message was handed out before: the broker's count in a quorum queue,
+    /// ours in a classic one.
     pub(super) deliveries: u64,
+    /// How many of these this process gave back itself.
+    pub(super) returned: u32,
+    /// It was handed out before, and nothing counts that yet.
+    pub(super) is_uncounted: bool,
     /// As it came; what we do not know goes along.
     pub(super) properties: BasicProperties,
 }
@@ -99,6 +106,8 @@ impl Envelope {
             due: None,
             history: Vec::new(),
             deliveries: 0,
+            returned: 0,
+            is_uncounted: false,
             properties: BasicProperties::default(),
         }
     }
@@ -182,7 +191,8 @@ impl Envelope {
         };
         let deliveries = number("x-delivery-count")
             .unwrap_or(0)
-            .max(number("x-acquired-count").unwrap_or(0));
+            .max(number("x-acquired-count").unwrap_or(0))
+            .max(number(DELIVERIES).unwrap_or(0));
         let mut job = Job::new(queue, text("brigade-task").map(Into::into), payload);
         job.options = options;
         Ok(Self {
@@ -203,6 +213,8 @@ impl Envelope {
                 .and_then(|text| serde_json::from_str(&text).ok())
                 .unwrap_or_default(),
             deliveries,
+            returned: 0,
+            is_uncounted: false,
             properties,
         })
     }
@@ -212,16 +224,27 @@ impl Envelope {
         self.failed.saturating_add(self.crashed).saturating_add(1)
     }
 
-    /// Counts what the broker handed out again although nothing was given back from here. That may
-    /// be a holder that died with the job; it may also be another process that stopped and gave
-    /// back what it had not begun, or a connection that broke. So only many of them are taken for a
-    /// loss: no number of restarts that a fleet lives through makes a dead letter of a job that
-    /// never ran.
-    pub(super) fn count_losses(&mut self, returned: u32) {
+    /// Holders that fell silent with the job.
+    ///
+    /// What the broker hands out again although this process did not give it back may come from a
+    /// holder that died with the job; also from another process that stopped and gave back what it
+    /// had not begun, or from a connection that broke. So only many of them are taken for a loss:
+    /// no number of restarts that a fleet lives through makes a dead letter of a job that never
+    /// ran.
+    pub(super) fn losses(&self) -> u32 {
         let deliveries = u32::try_from(self.deliveries).unwrap_or(u32::MAX);
-        self.lost = self
-            .lost
-            .saturating_add(deliveries.saturating_sub(returned) / DELIVERIES_OF_A_LOSS);
+        self.lost
+            .saturating_add(deliveries.saturating_sub(self.returned) / DELIVERIES_OF_A_LOSS)
+    }
+
+    /// The same, with one more delivery counted: a classic queue only says that there was one.
+    pub(super) fn recounted(&self) -> Self {
+        let next = self.next();
+        Self {
+            lost: self.lost,
+            deliveries: self.deliveries.saturating_add(1),
+            ..next
+        }
     }
 
     /// Somebody waits for the answer.
@@ -249,7 +272,10 @@ impl Envelope {
         Self {
             seq: Some(seq),
             due: None,
+            lost: self.losses(),
             deliveries: 0,
+            returned: 0,
+            is_uncounted: false,
             ..self.clone()
         }
     }
@@ -316,6 +342,9 @@ impl Envelope {
                 set(name, whole(count.into()));
             }
         }
+        if self.deliveries > 0 {
+            set(DELIVERIES, whole(self.deliveries));
+        }
         if self.job.options.retry().within.is_some() {
             set(
                 "brigade-pushed-at",
@@ -374,6 +403,15 @@ pub(super) fn is_ours(properties: &BasicProperties) -> bool {
         .app_id()
         .as_ref()
         .is_some_and(|app| app.as_str() == OURS)
+}
+
+/// Whether the broker counts how often it hands this message out: in a quorum queue.
+pub(super) fn is_counted(properties: &BasicProperties) -> bool {
+    let counts = ["x-delivery-count", "x-acquired-count"];
+    properties
+        .headers()
+        .as_ref()
+        .is_some_and(|headers| counts.iter().any(|name| headers.contains_key(name)))
 }
 
 /// Somebody waits for the answer to a message.
@@ -650,15 +688,34 @@ mod tests {
             (u64::MAX, 0, u32::MAX / 10),
             (3, 9, 0),
         ] {
-            let mut job = Envelope {
+            let job = Envelope {
                 deliveries,
+                returned,
                 ..foreign()
             };
-            job.count_losses(returned);
+            let counts = (job.losses(), job.next().lost, job.next().losses());
             assert_eq!(
-                job.lost, losses,
+                counts,
+                (losses, losses, losses),
                 "{deliveries} deliveries, {returned} of them given back here"
             );
         }
+    }
+
+    #[test]
+    fn deliveries_that_no_broker_counts_are_counted_in_the_message() {
+        let mut job = Envelope {
+            lost: 1,
+            ..foreign()
+        };
+        for deliveries in 1..=20 {
+            let written = job.recounted().write("shop.orders", None).unwrap();
+            job = Envelope::read("orders", written.properties, written.body.to_vec(), 100).unwrap();
+            assert_eq!((job.deliveries, job.lost), (deliveries, 1));
+        }
+        assert_eq!(job.losses(), 3);
+        // An end of an attempt is known, so the count begins anew.
+        let next = job.next();
+        assert_eq!((next.deliveries, next.lost), (0, 3));
     }
 }

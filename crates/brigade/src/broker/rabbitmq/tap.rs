@@ -13,7 +13,7 @@ mod ask;
 mod take;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -44,6 +44,10 @@ const FENCE_PAUSE: Duration = Duration::from_millis(5);
 /// What the broker has handed out so often does not go back as it is: a quorum queue that others
 /// declared may give it up after 20 times.
 const DELIVERIES_MAX: u64 = 10;
+/// Deliveries of a classic queue are counted for so long, and so many: after a restart of the
+/// server all that waits may be marked as handed out before.
+const COUNTS_FOR: Duration = Duration::from_secs(600);
+const COUNTED_MAX: u32 = 256;
 /// The map of taps, and its task.
 const RESTING_USERS: usize = 2;
 /// Patience grows with the failures, up to half a minute.
@@ -59,6 +63,9 @@ pub(super) struct Tap {
     poke: Notify,
     /// It was said that its jobs may run for longer than the broker lets a delivery be held.
     warned_of_time: AtomicBool,
+    /// When it began, and how many deliveries it has counted in a classic queue.
+    since: Instant,
+    counted: AtomicU32,
     /// Held while a channel is opened.
     opening: AsyncMutex<()>,
     /// Takes by a channel of its own, whatever the others do: it broke one.
@@ -124,6 +131,8 @@ impl Tap {
             state: Mutex::default(),
             poke: Notify::new(),
             warned_of_time: AtomicBool::new(false),
+            since: Instant::now(),
+            counted: AtomicU32::new(0),
             opening: AsyncMutex::default(),
             is_alone: AtomicBool::new(false),
             groups: Mutex::default(),
@@ -391,6 +400,14 @@ impl Tap {
         grip.opened.line.answer(cancelling).await.ok();
     }
 
+    /// Whether a delivery that was handed out before is counted now, by writing it anew. A job that
+    /// kills its consumers meets new ones again and again, while what others give back to its place
+    /// comes to old ones too and is to keep its place.
+    pub(super) fn counts_deliveries(&self) -> bool {
+        self.since.elapsed() < COUNTS_FOR
+            && self.counted.fetch_add(1, Ordering::Relaxed) < COUNTED_MAX
+    }
+
     /// Whether to say it: once.
     pub(super) fn warns_of_time(&self) -> bool {
         !self.warned_of_time.swap(true, Ordering::Relaxed)
@@ -565,7 +582,7 @@ impl Tap {
         let back = surplus.iter().map(async |(grip, envelope)| {
             if envelope.deliveries >= DELIVERIES_MAX {
                 // The broker would give it up: as a new message it is counted from the beginning.
-                core.hand_on(self, grip.clone(), envelope);
+                core.hand_on(self, grip.clone(), envelope, envelope.next());
                 return Ok(());
             }
             lock(&core.hands).returns(envelope);
