@@ -3,8 +3,10 @@
 use brigade::Broker;
 use brigade_testkit::places::free_port;
 use brigade_testkit::rabbitmq::RabbitMq;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::{AMQPValue, FieldTable};
 
-use crate::stage::{ctl, until};
+use crate::stage::{NOW, ctl, plain, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_names_policies_that_lose_jobs_and_rights_that_lack() {
@@ -161,4 +163,81 @@ async fn check_names_policies_that_lose_jobs_and_rights_that_lack() {
             .any(|text| text.starts_with("warning: the management API")),
         "{nowhere:#?}"
     );
+}
+
+/// A server gives up what it has handed out too often, run or not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_names_queues_that_give_up_jobs_after_few_deliveries() {
+    let port = free_port();
+    let lines = [
+        format!("management.tcp.port = {port}"),
+        "management.tcp.ip = 127.0.0.1".to_owned(),
+        "collect_statistics_interval = 1000".to_owned(),
+    ];
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let server =
+        tokio::task::block_in_place(|| RabbitMq::start_with(&["rabbitmq_management"], &lines))
+            .unwrap();
+    let url = format!("{}?ns=shop&queues=quorum", server.url());
+    let broker = Broker::connect(&url).await.unwrap();
+    broker.queue("ours").push(&1).await.unwrap();
+    let channel = plain(&server.url()).await;
+    for (queue, keeps) in [("loses", false), ("keeps", true)] {
+        let mut arguments = FieldTable::default();
+        arguments.insert(
+            "x-queue-type".into(),
+            AMQPValue::LongString("quorum".into()),
+        );
+        arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(5));
+        if keeps {
+            arguments.insert(
+                "x-dead-letter-exchange".into(),
+                AMQPValue::LongString("".into()),
+            );
+        }
+        let name = format!("shop.{queue}");
+        let options = QueueDeclareOptions::durable();
+        let declaring = channel.queue_declare(name.as_str().into(), options, arguments);
+        declaring.await.unwrap();
+    }
+    let with_management = format!("{url}&management=http://127.0.0.1:{port}");
+    let findings = async || {
+        let checked = Broker::connect(&with_management).await.unwrap();
+        let found = checked.check().await.unwrap();
+        found.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    until("the server tells of its queues", async || {
+        let found = findings().await;
+        found
+            .iter()
+            .filter(|one| one.contains("x-delivery-limit"))
+            .count()
+            >= 2
+    })
+    .await;
+    let found = findings().await;
+    let has = |text: &str| found.iter().any(|one| one.starts_with(text));
+    assert!(
+        has("problem: a job of queue shop.loses is lost"),
+        "{found:#?}"
+    );
+    assert!(
+        has("warning: a job of queue shop.keeps becomes a dead letter"),
+        "{found:#?}"
+    );
+    assert!(
+        !found.iter().any(|one| one.contains("shop.ours")),
+        "{found:#?}"
+    );
+    // Without that API, the server says how a queue that is served differs.
+    assert!(broker.queue("keeps").take(NOW).await.unwrap().is_none());
+    let found: Vec<String> = broker
+        .check()
+        .await
+        .unwrap()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let differs = |one: &String| one.contains("shop.keeps") && one.contains("inequivalent arg");
+    assert!(found.iter().any(differs), "{found:#?}");
 }

@@ -28,6 +28,10 @@ const VERSION_MIN: (u32, u32) = (3, 10);
 /// The management API knows of a new queue then.
 const KNOWN_WITHIN: Duration = Duration::from_secs(8);
 const AGAIN: Duration = Duration::from_millis(500);
+/// What a quorum queue has by itself from RabbitMQ 4.0 on.
+const DELIVERY_LIMIT_DEFAULT: i64 = 20;
+/// More than a fleet restarts while a job waits.
+const DELIVERY_LIMIT_MIN: i64 = 1000;
 const NO_LIMITS: &str = "no policy may limit or expire these queues; change its pattern, or clear \
     it (rabbitmqctl clear_policy)";
 
@@ -66,7 +70,8 @@ pub(super) async fn check(core: &RabbitMqCore) -> Result<Vec<Finding>, Error> {
         what,
         "if the broker has less, say so in the URL: ?consumer_timeout=10m",
     );
-    check_policies(core, &served, &mut found).await;
+    let version = line.version.as_deref().map_or(VERSION_MIN, number_of);
+    check_policies(core, &served, version, &mut found).await;
     found
         .0
         .sort_by_key(|finding| std::cmp::Reverse(finding.level));
@@ -169,13 +174,15 @@ async fn check_served(
     for (name, spot) in served {
         match core.topology.declare_on(line, spot).await {
             Ok(Found::Ours) => {}
-            Ok(Found::Other) => found.add(
+            Ok(Found::Other(difference)) => found.add(
                 Level::Warning,
                 format!(
-                    "queue {name} is there with other arguments than this URL asks for; it is \
-                    used as it is"
+                    "queue {name} exists with other arguments than this URL asks for, and is used \
+                        as it is: {difference}"
                 ),
-                "look whether it is durable, and whether anything in it expires or is dropped",
+                "look whether it is durable, whether anything in it expires or is dropped, and, \
+                    for a quorum queue, whether its x-delivery-limit is at least 1000 (without one \
+                    it is 20 from RabbitMQ 4.0 on)",
             ),
             Err(fault) if fault.kind() == ErrorKind::Refused => {
                 let what = format!("this user may not declare queue {name}");
@@ -194,6 +201,7 @@ async fn check_served(
 async fn check_policies(
     core: &RabbitMqCore,
     served: &BTreeMap<String, Spot>,
+    version: (u32, u32),
     found: &mut Findings,
 ) {
     let Some(management) = &core.place.management else {
@@ -236,6 +244,7 @@ async fn check_policies(
     };
     for queue in &all {
         check_policies_of(queue, found);
+        check_delivery_limit(queue, version, found);
         if served.contains_key(&queue.name) {
             check_own(queue, found);
         }
@@ -316,6 +325,55 @@ fn check_own(queue: &Described, found: &mut Findings) {
     }
 }
 
+/// How often the server hands out a message of this queue before it gives it up; `None` if it never
+/// does.
+fn delivery_limit(queue: &Described, version: (u32, u32)) -> Option<i64> {
+    if queue.kind != "quorum" {
+        return None;
+    }
+    let policies = queue.effective_policy_definition.iter().flatten();
+    let by_policy = policies.filter(|(key, _)| *key == "delivery-limit");
+    let by_argument = queue
+        .arguments
+        .iter()
+        .filter(|(key, _)| *key == "x-delivery-limit");
+    let limit = by_policy
+        .chain(by_argument)
+        .filter_map(|(_, value)| value.as_i64())
+        .min();
+    let limit = limit.or((version >= (4, 0)).then_some(DELIVERY_LIMIT_DEFAULT));
+    // A negative one is none.
+    limit.filter(|limit| *limit >= 0)
+}
+
+fn check_delivery_limit(queue: &Described, version: (u32, u32), found: &mut Findings) {
+    let Some(limit) = delivery_limit(queue, version).filter(|limit| *limit < DELIVERY_LIMIT_MIN)
+    else {
+        return;
+    };
+    let keeps = queue.arguments.contains_key("x-dead-letter-exchange")
+        || queue
+            .effective_policy_definition
+            .as_ref()
+            .is_some_and(|policy| policy.contains_key("dead-letter-exchange"));
+    let (level, becomes) = if keeps {
+        (Level::Warning, "becomes a dead letter")
+    } else {
+        (Level::Problem, "is lost")
+    };
+    let what = format!(
+        "a job of queue {} {becomes} when it has been handed out {limit} times (x-delivery-limit): \
+            each end of a consumer and each lost connection counts, also if the job never ran",
+        queue.name
+    );
+    found.add(
+        level,
+        what,
+        "declare the queue anew with x-delivery-limit 1000000 when it is empty (Brigade does so \
+            with ?queues=quorum), or raise the policy's delivery-limit",
+    );
+}
+
 /// What a key of a policy does to jobs; `rejects`: what is too much is refused, not dropped.
 fn harm(key: &str, rejects: bool) -> Option<(Level, &'static str)> {
     Some(match key {
@@ -323,10 +381,6 @@ fn harm(key: &str, rejects: bool) -> Option<(Level, &'static str)> {
         "max-length" | "max-length-bytes" => (Level::Problem, "drops jobs of"),
         "message-ttl" => (Level::Problem, "lets jobs expire in"),
         "expires" => (Level::Problem, "deletes, when nobody uses it,"),
-        "delivery-limit" => (
-            Level::Warning,
-            "gives up jobs whose workers died so often, in",
-        ),
         "consumer-timeout" => (Level::Note, "is how long a delivery may be held of"),
         _ => return None,
     })

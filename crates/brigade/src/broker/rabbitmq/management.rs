@@ -30,6 +30,8 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 #[serde(default)]
 pub(super) struct Described {
     pub(super) name: String,
+    #[serde(rename = "type")]
+    pub(super) kind: String,
     pub(super) durable: bool,
     pub(super) auto_delete: bool,
     pub(super) policy: Option<String>,
@@ -60,8 +62,8 @@ pub(super) async fn queues(
     place: &Place,
     management: &Management,
 ) -> Result<Vec<Described>, Fault> {
-    let columns =
-        "name,durable,auto_delete,policy,operator_policy,effective_policy_definition,arguments";
+    let columns = "name,type,durable,auto_delete,policy,operator_policy,\
+        effective_policy_definition,arguments";
     let path = format!("/api/queues/{}?columns={columns}", encode(&place.vhost));
     let answer = timeout(TIMEOUT, ask(place, management, &path))
         .await

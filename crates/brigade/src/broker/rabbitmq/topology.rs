@@ -76,12 +76,12 @@ impl Spot {
 }
 
 /// How a queue was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Found {
     /// As we declare it.
     Ours,
-    /// With other arguments.
-    Other,
+    /// With other arguments: what the broker says about them.
+    Other(Fault),
 }
 
 pub(super) struct Topology {
@@ -245,7 +245,7 @@ impl Topology {
             .await
         {
             Ok(count) => Ok((Found::Ours, count)),
-            Err(fault) if fault.kind() == ErrorKind::Unsupported => {
+            Err(other) if other.kind() == ErrorKind::Unsupported => {
                 let count = self
                     .declare_as(
                         line,
@@ -258,7 +258,7 @@ impl Topology {
                     queue = name,
                     "the queue is there with other arguments; it is used as it is"
                 );
-                Ok((Found::Other, count))
+                Ok((Found::Other(other), count))
             }
             Err(fault) => Err(fault),
         }
