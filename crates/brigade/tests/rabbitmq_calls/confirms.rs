@@ -55,7 +55,9 @@ async fn a_worker_that_dies_between_its_answer_and_the_confirm_leaves_the_call_t
     std::fs::write(&release, "").unwrap();
     // Far more than a heartbeat, which is 8 bytes.
     until("its answer is on its way", async || {
-        proxy.traffic().held > 100
+        let traffic = proxy.traffic();
+        assert_eq!(traffic.accepted, 2, "it stays connected: {traffic:?}");
+        traffic.held > 100
     })
     .await;
     // One round trip of the other connection: an ack that was sent with the answer is there by now.

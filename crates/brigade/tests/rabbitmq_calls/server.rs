@@ -49,7 +49,12 @@ async fn f36_calls_end_with_a_value_or_a_typed_outcome_when_the_server_is_killed
                     if over.load(Ordering::Acquire) {
                         return;
                     }
-                    match soon("the end of a call", broker.call(add(n, 1))).await {
+                    let what = if is_durable {
+                        "a durable call"
+                    } else {
+                        "a call"
+                    };
+                    match soon(what, broker.call(add(n, 1))).await {
                         Ok(sum) => {
                             assert_eq!(sum, n + 1);
                             good.fetch_add(1, Ordering::Relaxed);

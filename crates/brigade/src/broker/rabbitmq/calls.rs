@@ -7,8 +7,9 @@
 //! that was on its way when a connection broke comes again.
 //!
 //! Requests and answers are transient: written to disk, a call costs the broker twice as much. So a
-//! restart of the broker loses them, and then every call that it had confirmed ends as uncertain. A
-//! restart is told from a connection that broke by a transient message that lies in a durable queue
+//! restart of the broker loses them, and then every call that was sent ends as uncertain, also one
+//! whose confirm has not come: it may have run, and its answer been lost, and its worker would drop
+//! the same request. A restart is told from a connection that broke by a transient message that lies in a durable queue
 //! of ours, where nobody takes it (`alive`): after a restart it is gone. With `calls=durable` all
 //! is persistent and outlives it.
 //!
@@ -98,8 +99,8 @@ type Outcome = Result<Bytes, CallError>;
 struct Open {
     teller: oneshot::Sender<Outcome>,
     caller: Arc<Caller>,
-    /// The broker has it.
-    confirmed: bool,
+    /// The broker may have it.
+    sent: bool,
     /// A worker has it.
     begun: bool,
     returns: u32,
@@ -164,7 +165,7 @@ impl Calls {
             Open {
                 teller,
                 caller: Arc::clone(caller),
-                confirmed: false,
+                sent: false,
                 begun: false,
                 returns: 0,
             },
@@ -321,7 +322,7 @@ impl Calls {
                 "the broker was restarted, and the call may have been lost (calls=durable keeps \
                     them)",
             );
-            self.fail(&fault, |open| open.confirmed);
+            self.fail(&fault, |open| open.sent);
         }
         let options = BasicPublishOptions::default();
         let marking = async {
@@ -439,17 +440,17 @@ impl Owner for Calls {
     }
 
     fn detour(&self, parcel: Parcel) -> Option<Parcel> {
+        if parcel.number != 0 {
+            // A call that has ended meanwhile is not made.
+            lock(&self.open).get_mut(&parcel.number)?.sent = true;
+        }
         match self.core.upgrade() {
             Some(core) => core.detour(parcel),
             None => Some(parcel),
         }
     }
 
-    fn on_confirmed(&self, parcel: &Parcel) {
-        if let Some(open) = lock(&self.open).get_mut(&parcel.number) {
-            open.confirmed = true;
-        }
-    }
+    fn on_confirmed(&self, _: &Parcel) {}
 
     fn on_returned(&self, parcel: Parcel, _: bool) -> Option<Parcel> {
         let is_too_often = {

@@ -24,7 +24,7 @@ use super::fault::Fault;
 use super::fit;
 use super::link::{Line, Link};
 use super::message::has_caller;
-use super::outbox::{Owner as _, Parcel};
+use super::outbox::Parcel;
 use super::publish::{Message, Published};
 use super::topology::Spot;
 use super::url::Queues;
@@ -103,7 +103,7 @@ impl RabbitMqCore {
                 .map_or(Ok(()), |one| one.into_result("make a call"));
             let calls = core.calls.get().filter(|_| parcel.number != 0);
             match (stored, calls) {
-                (Ok(()), Some(calls)) => calls.on_confirmed(&parcel),
+                (Ok(()), Some(_)) => {}
                 (Err(error), Some(calls)) => {
                     let error = if parcel.tries > 0 {
                         error.uncertain()
