@@ -15,6 +15,7 @@ mod faults;
 mod holders;
 mod limits;
 mod load;
+mod many_queues;
 mod patience;
 mod probe;
 mod several;
