@@ -135,7 +135,7 @@ fn nothing_names_a_place_on_one_machine() {
 // -- which module may know which
 
 const VALUES: [&str; 16] = [
-    "certificate",
+    "attempt_report",
     "codec",
     "error",
     "event",

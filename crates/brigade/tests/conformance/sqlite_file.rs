@@ -231,7 +231,7 @@ async fn names_of_queues_leave_nothing_behind() {
         "brigade_jobs",
         "brigade_queues",
         "brigade_starts",
-        "brigade_marks",
+        "brigade_unique_keys",
     ] {
         assert_eq!(count(table), 0, "{table}");
     }
