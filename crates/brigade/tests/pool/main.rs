@@ -1,6 +1,6 @@
 //! How a pool behaves, as its users count on it. Test names carry the ids of the checklist that
 //! they cover; `tests/README.md` has the table, with what does not translate and why.
-//! `tests/tidy.rs` checks that no id is forgotten.
+//! `tests/tidy/` checks that no id is forgotten.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
