@@ -59,7 +59,7 @@ const BUDGET: &[(&str, usize)] = &[
     ("crates/brigade/tests/redis_places", 8),
     ("crates/brigade/tests/remote", 8),
     ("crates/brigade/tests/remote_door", 8),
-    ("docs", 70),
+    ("docs", 46),
     ("docs/guide", 3),
     ("scripts/bench.d/procspawn/src", 1),
 ];
