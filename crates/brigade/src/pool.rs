@@ -14,6 +14,7 @@ mod cell;
 mod core;
 mod count;
 mod deadlines;
+mod event_log;
 mod events;
 mod handle;
 #[cfg(feature = "remote")]
@@ -32,8 +33,9 @@ mod stop;
 mod worker_conn;
 
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::Stream;
 use serde::Serialize;
@@ -52,6 +54,8 @@ use crate::registry;
 use crate::shutdown::Scope;
 use crate::task::{Args, Function};
 
+#[cfg(feature = "remote")]
+pub(crate) use self::core::CallId;
 #[cfg(feature = "remote")]
 pub(crate) use cell::{Cell as RelayedCell, Outcome, Relay, Tag};
 #[cfg(all(feature = "remote", any(test, fuzzing)))]
@@ -142,6 +146,8 @@ impl Pool {
                 Arc::clone(&config),
                 events.clone(),
                 Arc::clone(&room),
+                RandomState::new().hash_one(0_u8),
+                Instant::now(),
             )),
             scope,
             room,
@@ -285,7 +291,7 @@ impl Pool {
 
     /// Every worker, by number.
     pub fn workers(&self) -> Vec<WorkerInfo> {
-        self.shared().peek(Core::workers)
+        self.shared().peek(|core| core.workers(SystemTime::now()))
     }
 
     /// Counts and times.
@@ -319,14 +325,14 @@ impl Pool {
     /// Dropping the future leaves the workers that were not reached as they are.
     pub async fn recycle(&self) -> Result<(), Error> {
         let shared = self.shared();
-        for (number, epoch) in shared.peek(|core| core.children()) {
+        for worker in shared.peek(|core| core.started_processes()) {
             let ready = shared
                 .peek(|core| core.ready_count())
                 .min(shared.config.workers_min);
-            shared.step(|core, effects| core.recycle(number, epoch, effects));
+            shared.step(|core, effects| core.recycle(worker, effects));
             shared
                 .until(|core| {
-                    (!core.children().contains(&(number, epoch)) || core.stage() != Stage::Open)
+                    (!core.started_processes().contains(&worker) || core.stage() != Stage::Open)
                         .then_some(())
                 })
                 .await?;
@@ -402,7 +408,7 @@ impl Pool {
         let empty = || shared.until(|core| core.is_empty().then_some(()));
         let drained = outside::within(time, empty()).await.transpose()?.is_some();
         if !drained {
-            shared.step(Core::stop_all);
+            shared.step(|core, effects| core.stop_all(effects));
             empty().await?;
         }
         shared.step(|core, effects| {

@@ -56,6 +56,11 @@ impl Retry {
 
     /// The pause after this attempt, which is counted from 1.
     pub fn pause_after(&self, attempt: u32) -> Duration {
+        self.pause_with(attempt, jitter(0.5))
+    }
+
+    /// The pause after this attempt with a jitter of the caller's, a factor from 0.5 to 1.
+    pub(crate) fn pause_with(&self, attempt: u32, jitter: f64) -> Duration {
         let doubled = 1_u32
             .checked_shl(attempt.saturating_sub(1))
             .unwrap_or(u32::MAX);
@@ -64,7 +69,7 @@ impl Retry {
             .saturating_mul(doubled)
             .min(self.cap)
             .min(PAUSE_MAX);
-        full.mul_f64(jitter(0.5))
+        full.mul_f64(jitter)
     }
 }
 

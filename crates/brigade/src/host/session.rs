@@ -23,7 +23,7 @@ use super::{Failures, Offer};
 use crate::address;
 use crate::call::{CallOptions, Origin, Request, Target};
 use crate::error::{Error, ErrorKind};
-use crate::pool::{Outcome, Pool, Relay, RelayedCell, Tag};
+use crate::pool::{CallId, Outcome, Pool, Relay, RelayedCell, Tag};
 use crate::process::Output;
 use crate::progress::Progress;
 use crate::registry;
@@ -90,7 +90,7 @@ enum Held {
     Begun {
         key: u64,
         attempt: u32,
-        local: Option<u64>,
+        local: Option<CallId>,
     },
     Ended {
         attempt: u32,
@@ -324,7 +324,7 @@ impl Session {
     }
 
     fn forget_all(&self, reason: &str) {
-        let begun: Vec<u64> = {
+        let begun: Vec<CallId> = {
             let mut state = lock(&self.state);
             state.begun = 0;
             state.early_stops.clear();
@@ -548,7 +548,7 @@ impl State {
 
     /// Drops what is held of a call. Its id in the pool of this host, if it was begun and has not
     /// ended.
-    fn remove(&mut self, call: u64) -> Option<u64> {
+    fn remove(&mut self, call: u64) -> Option<CallId> {
         let held = self.calls.remove(&call)?;
         if matches!(held, Held::Begun { .. }) {
             self.begun -= 1;
@@ -564,7 +564,7 @@ impl Held {
         }
     }
 
-    fn local(&self) -> Option<u64> {
+    fn local(&self) -> Option<CallId> {
         match self {
             Self::Begun { local, .. } => *local,
             Self::Ended { .. } => None,

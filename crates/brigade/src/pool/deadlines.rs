@@ -3,7 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// As good as never: `Duration::MAX` is a common way to say so, and no clock can add it.
+use super::core::CallId;
+#[cfg(feature = "remote")]
+use super::core::WorkerId;
+
+/// Longer than any process runs: `Duration::MAX` is a common way to say never, and no clock can add
+/// it.
 const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// The moment this long after another.
@@ -14,18 +19,18 @@ pub(super) fn after(moment: Instant, time: Duration) -> Instant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
     /// A call waited too long.
-    QueueTimeout(u64),
+    QueueTimeout(CallId),
     /// An attempt ran too long.
-    RunTimeout(u64),
+    RunTimeout(CallId),
     /// A delayed call may be queued.
-    Delay(u64),
+    Delay(CallId),
     /// Workers may be started again.
     Restart,
-    /// Time to look after the workers.
-    Tick(Instant),
-    /// The host in this slot, of this epoch, has been away for too long.
+    /// Time to look after the workers, planned for this moment.
+    Check(Instant),
+    /// This host has been away for too long.
     #[cfg(feature = "remote")]
-    HostLost(u32, u64),
+    HostLost(WorkerId),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,8 +65,8 @@ impl Deadlines {
         self.due.remove(&key);
     }
 
-    /// The first, for the clock, which wakes up then, even if that one is gone by then: what comes
-    /// and goes before does not wake it.
+    /// The first, for the clock, which wakes up then, even if that one is gone by then: deadlines
+    /// that come and go before do not wake it.
     pub(super) fn awake_at(&mut self) -> Option<Instant> {
         self.awake_at = self.first();
         self.awake_at

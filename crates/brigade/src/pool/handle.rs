@@ -13,9 +13,9 @@ use serde::de::DeserializeOwned;
 
 use super::Shared;
 use super::cell::Cell;
-use super::core::{Admission, number_of};
+use super::core::{Admission, CallId};
 use super::outside::Look;
-use crate::attempt_report::{Step, StopReceipt};
+use crate::attempt_report::StopReceipt;
 use crate::call::Request;
 use crate::codec::Codec;
 use crate::error::Error;
@@ -47,7 +47,7 @@ pub struct CallHandle<T> {
 
 enum Stage {
     /// In the pool, under this id.
-    Inside(u64),
+    Inside(CallId),
     /// Waiting for room in the queue, until it is cancelled.
     Outside(Mutex<Option<Waiting>>),
     /// Ended, or let go.
@@ -61,7 +61,7 @@ struct Waiting {
 }
 
 impl<T> CallHandle<T> {
-    pub(super) fn inside(shared: Arc<Shared>, cell: Arc<Cell>, codec: Codec, call: u64) -> Self {
+    pub(super) fn inside(shared: Arc<Shared>, cell: Arc<Cell>, codec: Codec, call: CallId) -> Self {
         Self {
             shared,
             cell,
@@ -115,7 +115,7 @@ impl<T> CallHandle<T> {
     /// it was refused.
     pub fn id(&self) -> Option<u64> {
         match self.stage {
-            Stage::Inside(call) => Some(number_of(call)),
+            Stage::Inside(call) => Some(call.number()),
             Stage::Outside(..) | Stage::Over => None,
         }
     }
@@ -144,7 +144,8 @@ impl<T> CallHandle<T> {
                 .step(|core, effects| core.cancel(*call, reason, effects)),
             Stage::Outside(waiting) => {
                 if lock(waiting).take().is_some() {
-                    let receipt = StopReceipt::new(Step::NotStarted, std::time::Duration::ZERO);
+                    let receipt =
+                        StopReceipt::new(crate::Step::NotStarted, std::time::Duration::ZERO);
                     self.cell.finish(
                         Err(CallError::Cancelled(Cancelled {
                             reason,

@@ -17,7 +17,7 @@ use futures_timer::Delay;
 use futures_util::future::{Either, select};
 
 use super::Shared;
-use super::core::Core;
+use super::core::{CallId, Core};
 use crate::error::{Error, ErrorKind};
 use crate::sync::lock;
 
@@ -81,11 +81,10 @@ impl Shared {
 
     /// Why what is waited for will not come: nobody drives the pool's runtime. For a call, sooner
     /// if its own time is over.
-    pub(super) fn undriven(&self, call: Option<u64>) -> Option<Error> {
+    pub(super) fn undriven(&self, call: Option<CallId>) -> Option<Error> {
         let idle = self.idle_for();
-        let is_overdue = || {
-            call.is_some_and(|call| self.peek(|core| core.overdue_by(call, Instant::now())) >= LOOK)
-        };
+        let is_overdue =
+            || call.is_some_and(|call| self.peek(|core| core.overdue_by(call)) >= LOOK);
         if idle < IDLE_MAX_OVERDUE || idle < IDLE_MAX && !is_overdue() {
             return None;
         }
@@ -122,20 +121,20 @@ impl Shared {
     /// the workers and ends all calls. Returns the processes that are left.
     pub(super) async fn end_undriven(self: &Arc<Self>, error: &Error) -> Vec<u32> {
         self.killed.cancel();
-        let children = self.peek(|core| core.processes());
-        for child in &children {
-            child.signal(rustix::process::Signal::KILL);
+        let processes = self.peek(|core| core.process_conns());
+        for (conn, _) in &processes {
+            conn.kill_undriven();
         }
         self.step(|core, effects| core.give_up(error, effects));
         self.scope.close();
         let until = Instant::now() + crate::process::KILL_BOUND;
-        while Instant::now() < until && children.iter().any(|child| !child.process.has_ended()) {
+        while Instant::now() < until && processes.iter().any(|(conn, _)| !conn.has_ended()) {
             Delay::new(Duration::from_millis(10)).await;
         }
-        children
+        processes
             .iter()
-            .filter(|child| !child.process.has_ended())
-            .map(|child| child.pid())
+            .filter(|(conn, _)| !conn.has_ended())
+            .map(|(_, pid)| *pid)
             .collect()
     }
 }

@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use slab::Slab;
 
+use super::core::CallId;
+
 /// In which order calls of one priority leave the queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
@@ -22,16 +24,16 @@ pub enum Order {
     Lifo,
 }
 
-/// Place in the line; smaller leaves first.
+/// A position in the line; smaller leaves first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct QueuePosition {
     priority: Reverse<i32>,
     /// Counts up for arrivals at the back and down for what goes back to the front.
-    position: i64,
+    at: i64,
     lane: usize,
 }
 
-/// Who may take a call, as far as that decides where it waits.
+/// Which workers may take a call, as far as that decides where it waits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct LaneName {
     /// Empty where all workers are alike.
@@ -47,7 +49,7 @@ const UNNAMED: usize = 0;
 pub(super) struct Queue {
     order: Order,
     lanes: Slab<Lane>,
-    /// Those that have a name. Kept only while somebody waits there.
+    /// Those that have a name. Kept only while calls wait there.
     named: HashMap<String, usize>,
     len: usize,
     back: i64,
@@ -57,7 +59,7 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct Lane {
     name: LaneName,
-    waiting: BTreeMap<Place, u64>,
+    waiting: BTreeMap<QueuePosition, CallId>,
 }
 
 impl Queue {
@@ -83,7 +85,7 @@ impl Queue {
         self.len
     }
 
-    /// How many wait that our own workers may take.
+    /// How many calls wait that our own workers may take.
     pub(super) fn len_of_ours(&self) -> usize {
         self.lanes
             .iter()
@@ -96,7 +98,7 @@ impl Queue {
         self.len == 0
     }
 
-    pub(super) fn push(&mut self, lane: LaneName, priority: i32, call: u64) -> Place {
+    pub(super) fn push(&mut self, lane: LaneName, priority: i32, call: CallId) -> QueuePosition {
         match self.order {
             Order::Fifo => self.push_back(lane, priority, call),
             Order::Lifo => self.push_front(lane, priority, call),
@@ -104,12 +106,17 @@ impl Queue {
     }
 
     /// Puts a call that had left back where it was: before all others of its priority.
-    pub(super) fn push_front(&mut self, lane: LaneName, priority: i32, call: u64) -> Place {
+    pub(super) fn push_front(
+        &mut self,
+        lane: LaneName,
+        priority: i32,
+        call: CallId,
+    ) -> QueuePosition {
         self.front -= 1;
         self.insert(lane, Reverse(priority), self.front, call)
     }
 
-    fn push_back(&mut self, lane: LaneName, priority: i32, call: u64) -> Place {
+    fn push_back(&mut self, lane: LaneName, priority: i32, call: CallId) -> QueuePosition {
         self.back += 1;
         self.insert(lane, Reverse(priority), self.back, call)
     }
@@ -119,8 +126,8 @@ impl Queue {
         name: LaneName,
         priority: Reverse<i32>,
         position: i64,
-        call: u64,
-    ) -> Place {
+        call: CallId,
+    ) -> QueuePosition {
         let known = if name.name.is_empty() {
             Some(&UNNAMED)
         } else {
@@ -137,19 +144,22 @@ impl Queue {
                 lane
             }
         };
-        let place = Place {
+        let position = QueuePosition {
             priority,
-            position,
+            at: position,
             lane,
         };
-        let before = self.lanes[lane].waiting.insert(place, call);
-        assert!(before.is_none(), "two calls in one place of the queue");
+        let before = self.lanes[lane].waiting.insert(position, call);
+        assert!(
+            before.is_none(),
+            "invariant: a position of the queue belongs to one call"
+        );
         self.len += 1;
-        place
+        position
     }
 
     /// The first in line of all lanes but these.
-    pub(super) fn first_beside(&self, passed_over: &[usize]) -> Option<(Place, u64)> {
+    pub(super) fn first_except(&self, passed_over: &[usize]) -> Option<(QueuePosition, CallId)> {
         let fronts = self
             .lanes
             .iter()
@@ -157,22 +167,25 @@ impl Queue {
         fronts
             .filter_map(|(_, lane)| lane.waiting.first_key_value())
             .min()
-            .map(|(place, call)| (*place, *call))
+            .map(|(position, call)| (*position, *call))
     }
 
-    pub(super) fn remove(&mut self, place: Place) {
-        let Some(lane) = self.lanes.get_mut(place.lane) else {
-            return;
-        };
-        self.len -= usize::from(lane.waiting.remove(&place).is_some());
-        if lane.waiting.is_empty() && place.lane != UNNAMED {
-            let lane = self.lanes.remove(place.lane);
+    pub(super) fn remove(&mut self, position: QueuePosition) {
+        let lane = &mut self.lanes[position.lane];
+        let removed = lane.waiting.remove(&position);
+        assert!(
+            removed.is_some(),
+            "invariant: a queued call stands at its position"
+        );
+        self.len -= 1;
+        if lane.waiting.is_empty() && position.lane != UNNAMED {
+            let lane = self.lanes.remove(position.lane);
             self.named.remove(&lane.name.name);
         }
     }
 }
 
-impl Place {
+impl QueuePosition {
     pub(super) fn lane(self) -> usize {
         self.lane
     }
@@ -182,11 +195,15 @@ impl Place {
 mod tests {
     use super::*;
 
+    fn id(number: u64) -> CallId {
+        CallId::from_wire(number << 32)
+    }
+
     fn drained(mut queue: Queue) -> Vec<u64> {
         let mut calls = Vec::new();
-        while let Some((place, call)) = queue.first_beside(&[]) {
+        while let Some((place, call)) = queue.first_except(&[]) {
             queue.remove(place);
-            calls.push(call);
+            calls.push(call.number());
         }
         assert!(queue.is_empty());
         calls
@@ -206,25 +223,27 @@ mod tests {
     #[test]
     fn wp27_fifo_lifo_priority_front_and_remove() {
         let mut queue = Queue::new(Order::Fifo);
-        assert!(queue.is_empty() && queue.first_beside(&[]).is_none());
-        let one = queue.push(any(), 0, 1);
-        queue.push(any(), 0, 2);
-        queue.push(any(), 5, 3);
-        queue.push(any(), -5, 4);
-        queue.push_front(any(), 0, 5);
+        assert!(queue.is_empty() && queue.first_except(&[]).is_none());
+        let one = queue.push(any(), 0, id(1));
+        queue.push(any(), 0, id(2));
+        queue.push(any(), 5, id(3));
+        queue.push(any(), -5, id(4));
+        queue.push_front(any(), 0, id(5));
         assert_eq!(
-            (queue.len(), queue.first_beside(&[]).map(|(_, call)| call)),
+            (
+                queue.len(),
+                queue.first_except(&[]).map(|(_, call)| call.number())
+            ),
             (5, Some(3))
         );
-        queue.remove(one);
         queue.remove(one);
         assert_eq!(drained(queue), [3, 5, 2, 4]);
 
         let mut queue = Queue::new(Order::Lifo);
         for call in 1..=3 {
-            queue.push(any(), 0, call);
+            queue.push(any(), 0, id(call));
         }
-        queue.push(any(), 1, 9);
+        queue.push(any(), 1, id(9));
         assert_eq!(drained(queue), [9, 3, 2, 1]);
     }
 
@@ -232,13 +251,13 @@ mod tests {
     fn lanes_keep_one_order_and_one_is_passed_over_without_the_others() {
         let mut queue = Queue::new(Order::Fifo);
         for (call, name) in [(1, "a"), (2, "b"), (3, "a"), (4, "b")] {
-            queue.push(lane(name), 0, call);
+            queue.push(lane(name), 0, id(call));
         }
-        queue.push(any(), 0, 5);
+        queue.push(any(), 0, id(5));
         assert_eq!((queue.len(), queue.len_of_ours()), (5, 1));
-        let (place, call) = queue.first_beside(&[]).unwrap();
-        assert_eq!(call, 1);
-        assert_eq!(queue.first_beside(&[place.lane()]).unwrap().1, 2);
+        let (place, call) = queue.first_except(&[]).unwrap();
+        assert_eq!(call, id(1));
+        assert_eq!(queue.first_except(&[place.lane()]).unwrap().1, id(2));
         assert_eq!(drained(queue), [1, 2, 3, 4, 5]);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Pool;
 use super::cell::Cell;
-use super::core::Admission;
+use super::core::{Admission, CallId};
 use crate::call::Request;
 use crate::error::Error;
 
@@ -14,7 +14,7 @@ pub(crate) type NotTaken = Option<Error>;
 impl Pool {
     /// Makes many calls in one step. What became of each, in order: its id, by which it can be
     /// stopped.
-    pub(crate) fn relay(&self, calls: Vec<(Request, Arc<Cell>)>) -> Vec<Result<u64, NotTaken>> {
+    pub(crate) fn relay(&self, calls: Vec<(Request, Arc<Cell>)>) -> Vec<Result<CallId, NotTaken>> {
         let admissions = self.shared().admit_all(calls);
         let taken = admissions.into_iter().map(|admission| match admission {
             Admission::Admitted(call) => Ok(call),
@@ -26,7 +26,7 @@ impl Pool {
 
     /// Takes a call up the kill ladder, or out of the queue; in a hurry its last step comes at
     /// once.
-    pub(crate) fn stop_relayed(&self, call: u64, reason: &str, hurry: bool) {
+    pub(crate) fn stop_relayed(&self, call: CallId, reason: &str, hurry: bool) {
         self.shared().step(|core, effects| {
             core.cancel(call, reason.to_owned(), effects);
             if hurry {

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::ErrorKind;
-use crate::retry::jitter;
 
 /// Failures in a row after which the pool is degraded.
 const FAILURES_UNTIL_DEGRADED: u32 = 3;
@@ -26,12 +25,18 @@ pub(super) struct Restart {
 }
 
 impl Restart {
-    /// Notes a failed start; returns the pause.
-    pub(super) fn failed(&mut self, now: Instant, kind: ErrorKind, reason: Arc<str>) -> Duration {
+    /// Notes a failed start; returns the pause, multiplied by `jitter`.
+    pub(super) fn failed(
+        &mut self,
+        now: Instant,
+        kind: ErrorKind,
+        reason: Arc<str>,
+        jitter: f64,
+    ) -> Duration {
         let pause = PAUSE_FIRST
             .saturating_mul(1 << self.failures.min(16))
             .min(PAUSE_MAX)
-            .mul_f64(jitter(0.2));
+            .mul_f64(jitter);
         self.failures += 1;
         self.not_before = Some(now + pause);
         self.reason = Some(reason);

@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::builder::Config;
 use super::cell::Cell;
-use super::core::{Admission, Core, Effects};
+use super::core::{Admission, Core, Effects, HealthCheck};
+use super::event_log;
 use super::outside::Probe;
-use super::stop;
-use super::worker_conn::{TASK_NAME_BYTES_MAX, process};
+use super::worker_conn::{TASK_NAME_BYTES_MAX, WorkerConn, process};
 use crate::call::{CallOptions, Request, Target};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
@@ -54,13 +54,13 @@ impl Shared {
     /// Changes the core and carries out what comes of it.
     pub(super) fn step(self: &Arc<Self>, change: impl FnOnce(&mut Core, &mut Effects)) {
         let mut effects = Effects::default();
-        change(&mut lock(&self.core), &mut effects);
+        change(lock(&self.core).at(Instant::now()), &mut effects);
         self.carry_out(effects);
     }
 
     /// Asks the core.
     pub(super) fn peek<R>(&self, ask: impl FnOnce(&mut Core) -> R) -> R {
-        ask(&mut lock(&self.core))
+        ask(lock(&self.core).at(Instant::now()))
     }
 
     pub(super) fn admit(self: &Arc<Self>, request: Request, cell: &Arc<Cell>) -> Admission {
@@ -94,7 +94,10 @@ impl Shared {
         has_place: bool,
     ) -> Admission {
         let mut effects = Effects::default();
-        let admission = lock(&self.core).admit(request, cell, has_place, &mut effects);
+        let admission =
+            lock(&self.core)
+                .at(Instant::now())
+                .admit(request, cell, has_place, &mut effects);
         self.carry_out(effects);
         admission
     }
@@ -112,6 +115,7 @@ impl Shared {
         };
         let admissions = {
             let mut core = lock(&self.core);
+            let core = core.at(Instant::now());
             let admit = |(request, cell): (Result<Request, Error>, Arc<Cell>)| match request {
                 Ok(request) => core.admit(request, &cell, false, &mut effects),
                 Err(error) => Admission::Refused(error),
@@ -208,21 +212,22 @@ impl Shared {
         Ok(request)
     }
 
-    fn carry_out(self: &Arc<Self>, effects: Effects) {
-        for (call, child, bytes_max) in effects.watches {
-            // Weighed before the call is written, so that nothing of what it takes is taken for its
-            // worker's own.
-            let before = crate::process::proc_fs::resident_bytes(child.shown);
-            self.scope.spawn(stop::check_memory(
-                Arc::clone(self),
-                call,
-                child,
-                before,
-                bytes_max,
-            ));
+    /// Carries out what a step of the dispatcher asks for. The order matters: what an attempt wrote
+    /// is read before its worker is sent the next one, and a worker's memory is measured and its
+    /// output captured before it is sent the attempt that this is for.
+    fn carry_out(self: &Arc<Self>, mut effects: Effects) {
+        for end in &mut effects.ends {
+            end.read_stderr();
         }
-        for conn in effects.flush {
-            conn.flush();
+        for watch in effects.memory_watches {
+            watch.conn.watch_memory(self, watch.call, watch.bytes_max);
+        }
+        for write in effects.writes {
+            if write.is_now {
+                write.conn.flush();
+            } else {
+                write.conn.kick();
+            }
         }
         if effects.room > 0 {
             self.room.add_permits(effects.room);
@@ -231,22 +236,60 @@ impl Shared {
             cell.update(update);
         }
         for end in effects.ends {
-            end.cell.finish(end.outcome, end.receipt, end.output);
+            end.finish();
         }
-        for (number, epoch) in effects.starts {
-            self.scope
-                .spawn(process::live(Arc::clone(self), number, epoch));
+        for worker in effects.starts {
+            self.scope.spawn(process::live(Arc::clone(self), worker));
         }
         for order in effects.stops {
-            self.scope.spawn(stop::escalate(Arc::clone(self), order));
+            Arc::clone(&order.conn).stop(self, order);
+        }
+        for request in effects.stop_requests {
+            request
+                .conn
+                .ask_to_stop(request.call, &request.reason, request.hurry);
+        }
+        for (conn, reason) in effects.breaks {
+            conn.break_off(&reason);
+        }
+        for conn in effects.let_go {
+            conn.let_go();
         }
         drop(effects.dropped);
+        for event in &effects.logged {
+            event_log::log(event);
+        }
         if effects.clock {
             self.clock.notify_one();
         }
         if effects.changed {
             self.changed.notify_waiters();
         }
+        for capture in effects.captures {
+            capture.conn.begin_capture(capture.bytes_max);
+            self.step(|core, effects| {
+                core.on_capture_began(capture.call, capture.worker, effects);
+            });
+        }
+        if let Some(check) = effects.health_check {
+            self.check_health(check);
+        }
+    }
+
+    /// Looks at the workers and tells the dispatcher what it found.
+    fn check_health(self: &Arc<Self>, check: HealthCheck) {
+        let wants_memory = self.config.recycle_memory.is_some();
+        let look = |(worker, conn): (_, Arc<dyn WorkerConn>)| {
+            Some((worker, conn.look(check.is_in_time, wants_memory)?))
+        };
+        let found: Vec<_> = check.workers.into_iter().filter_map(look).collect();
+        crate::process::reap_orphans();
+        self.step(|core, effects| {
+            for (worker, health) in &found {
+                core.on_health(*worker, health, effects);
+            }
+            core.on_health_over(effects);
+        });
     }
 
     pub(super) fn emit(&self, event: impl FnOnce() -> Event) {
@@ -286,7 +329,7 @@ impl Shared {
             match next {
                 None => changed.await,
                 Some(at) => tokio::select! {
-                    () = sleep_until(at.into()) => self.step(|core, effects| core.on_time(Instant::now(), effects)),
+                    () = sleep_until(at.into()) => self.step(|core, effects| core.on_time(effects)),
                     () = changed => {}
                 },
             }

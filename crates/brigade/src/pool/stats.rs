@@ -113,7 +113,7 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             done: 0,
             failed: 0,
@@ -122,7 +122,7 @@ impl Counters {
             wait: Clocked::new(),
             run: Clocked::new(),
             busy_time: Duration::ZERO,
-            since: Instant::now(),
+            since: now,
         }
     }
 }

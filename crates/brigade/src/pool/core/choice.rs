@@ -1,18 +1,16 @@
 //! Which worker gets a call: who can run it, who has room, who is best placed.
 //!
-//! Seats that can take one more attempt stand in `free`, ranked; whatever changes a slot's load or
-//! stage offers it anew or takes it off. Without hosts that join all workers are alike and only
-//! passes, loneliness and freshness decide.
+//! Workers that can take one more attempt stand in `free`, ranked; whatever changes a worker's load
+//! or stage offers it again or takes it off. Without remote hosts all workers are alike, and only
+//! passes and the needs for a worker of its own or a fresh one decide.
 
 use super::super::queue::LaneName;
-use super::super::worker_conn::WorkerConn;
-use super::Core;
-use super::calls::Entry;
-use super::workers::{SlotStage, WorkerSlot};
+use super::workers::{WorkerSlot, WorkerStage};
+use super::{CallEntry, CallId, Core, WorkerId};
 use crate::call::{Request, Target};
 use crate::registry;
 
-/// Where a slot stands among those that can take one more attempt: the emptiest first, then the
+/// Where a worker stands among those that can take one more attempt: the emptiest first, then the
 /// nearest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
@@ -20,24 +18,25 @@ pub(super) struct Rank {
     /// calls ahead of their turn.
     pub(super) load: u32,
     distance: u8,
-    pub(super) number: u32,
+    pub(super) worker: WorkerId,
 }
 
-/// All slots of a slot: as many as a worker can have, so that one attempt more always counts.
+/// All slots of a worker: as many as one can have, so that one attempt more always counts.
 const LOAD_FULL: u64 = 65_536;
 
-/// What decides which worker may take a call.
+/// What a call needs of its worker.
 #[derive(Clone, Copy)]
-pub(super) struct Want<'a> {
+pub(super) struct Requirements<'a> {
     pub(super) request: &'a Request,
     pub(super) alone: bool,
     pub(super) fresh: bool,
-    pub(super) passes: &'a [(u32, u64, String)],
+    /// Workers that passed it.
+    pub(super) passes: &'a [(WorkerId, String)],
 }
 
-impl Entry {
-    pub(super) fn want(&self) -> Want<'_> {
-        Want {
+impl CallEntry {
+    pub(super) fn requirements(&self) -> Requirements<'_> {
+        Requirements {
             request: &self.request,
             alone: self.alone,
             fresh: self.fresh,
@@ -47,135 +46,111 @@ impl Entry {
 }
 
 impl Core {
-    /// Offers the slot for one more attempt, if it can take it.
-    pub(super) fn offer(&mut self, number: u32) {
-        self.take_off(number);
-        let Some(slot) = self.slot(number) else {
-            return;
-        };
+    /// Offers the worker for one more attempt, if it can take it.
+    pub(super) fn offer(&mut self, worker: WorkerId) {
+        self.take_off(worker);
+        let slot = self.worker_mut(worker);
         let load = slot.load();
-        let open = slot.stage == SlotStage::Ready && slot.lives != Some(0) && !slot.is_away();
-        let fits = |conn: &&WorkerConn| {
-            (load < slot.capacity || load < slot.capacity + conn.ahead()) && !conn.is_congested()
-        };
-        let Some(conn) = slot.conn.as_ref().filter(|_| open).filter(fits) else {
+        let open = slot.stage == WorkerStage::Ready && slot.lives != Some(0) && !slot.is_away();
+        if !open || load >= slot.capacity + slot.ahead() || slot.conn().is_congested() {
             return;
-        };
+        }
         let share = u64::from(load) * LOAD_FULL / u64::from(slot.capacity);
         let rank = Rank {
             load: u32::try_from(share).unwrap_or(u32::MAX),
-            distance: conn.distance(),
-            number,
+            distance: slot.distance(),
+            worker,
         };
         slot.rank = Some(rank);
         self.free.insert(rank);
     }
 
-    /// Offers the slot for nothing more.
-    pub(super) fn take_off(&mut self, number: u32) {
-        if let Some(rank) = self.slot(number).and_then(|slot| slot.rank.take()) {
-            self.free.remove(&rank);
+    /// Offers the worker for nothing more.
+    pub(super) fn take_off(&mut self, worker: WorkerId) {
+        if let Some(rank) = self.worker_mut(worker).rank.take() {
+            let was_free = self.free.remove(&rank);
+            assert!(was_free, "invariant: a worker with a rank is free");
         }
     }
 
-    pub(super) fn is_remote(&self, number: u32) -> bool {
-        self.slots
-            .get(number as usize - 1)
-            .and_then(Option::as_ref)
-            .is_some_and(WorkerSlot::is_remote)
-    }
-
-    /// The best placed slot that may take a call.
-    pub(super) fn pick(&self, want: &Want<'_>) -> Option<u32> {
+    /// The best placed worker that may take a call.
+    pub(super) fn pick(&self, requirements: &Requirements<'_>) -> Option<WorkerId> {
         self.free
             .iter()
-            .find(|rank| self.fits(rank, want))
-            .map(|rank| rank.number)
+            .find(|rank| self.fits(rank, requirements))
+            .map(|rank| rank.worker)
     }
 
-    fn fits(&self, rank: &Rank, want: &Want<'_>) -> bool {
-        let number = rank.number;
-        let avoided = want
-            .passes
-            .iter()
-            .any(|(passer, epoch, _)| *passer == number && self.epoch(number) == Some(*epoch));
-        if avoided || !self.may_run(number, want.request) {
+    fn fits(&self, rank: &Rank, requirements: &Requirements<'_>) -> bool {
+        let Requirements {
+            request,
+            alone,
+            fresh,
+            passes,
+        } = *requirements;
+        let slot = self.worker(rank.worker);
+        let has_passed = passes.iter().any(|(passer, _)| *passer == rank.worker);
+        if has_passed || !self.may_run(slot, request) {
             return false;
         }
-        // A host sees to it by itself that a call is alone, or in a fresh worker.
-        self.is_remote(number)
-            || !((want.alone || want.fresh) && rank.load > 0
-                || want.fresh && !self.is_fresh(number))
+        // A remote host sees to it itself that a call is alone, or in a fresh worker.
+        slot.is_remote() || !((alone || fresh) && rank.load > 0 || fresh && !slot.is_fresh())
     }
 
     /// Where a call waits: with those that the same workers may take.
-    pub(super) fn lane_of(&self, call: u64) -> LaneName {
-        let Some(entry) = self
-            .entry_ref(call)
-            .filter(|_| self.config.may_have_remote_hosts())
-        else {
+    pub(super) fn lane_of(&self, call: CallId) -> LaneName {
+        if !self.config.may_have_remote_hosts() {
             return LaneName::default();
-        };
-        let labels = entry.request.options().labels.join("\n");
-        let name = match &entry.request.target {
+        }
+        let request = &self.entry(call).request;
+        let labels = request.options().labels.join("\n");
+        let name = match &request.target {
             Target::Task { name } => format!("{name}\n{labels}"),
             Target::Function { name, .. } => format!("fn {name}\n{labels}"),
         };
         LaneName {
             name,
-            is_foreign: !self.may_run_here(&entry.request),
+            is_foreign: !self.may_run_here(request),
         }
     }
 
-    /// Whether a worker that is there or coming may take a call that these have passed, or there is
-    /// room for one more.
-    pub(super) fn others_may_take(&self, call: u64, passes: &[(u32, u64, String)]) -> bool {
-        let Some(request) = self.entry_ref(call).map(|entry| &entry.request) else {
-            return false;
-        };
-        let slots = (1_u32..)
-            .zip(&self.slots)
-            .filter_map(|(number, slot)| Some((number, slot.as_ref()?)));
+    /// Whether a worker that is there or coming may take a call that these workers have passed, or
+    /// one more worker may be started.
+    pub(super) fn others_may_take(&self, call: CallId) -> bool {
+        let entry = self.entry(call);
         let (mut usable, mut others) = (0, false);
-        for (number, slot) in
-            slots.filter(|(_, slot)| matches!(slot.stage, SlotStage::Ready | SlotStage::Starting))
-        {
+        for slot in self.workers.iter().flatten() {
+            if !matches!(slot.stage, WorkerStage::Ready | WorkerStage::Starting) {
+                continue;
+            }
             usable += usize::from(!slot.is_remote());
-            others |= self.may_run(number, request)
-                && !passes
-                    .iter()
-                    .any(|(passer, epoch, _)| *passer == number && *epoch == slot.epoch);
+            let has_passed = entry.passes.iter().any(|(passer, _)| *passer == slot.id);
+            others |= !has_passed && self.may_run(slot, &entry.request);
         }
-        others || usable < self.config.workers_max && self.may_run_here(request)
+        others || usable < self.config.workers_max && self.may_run_here(&entry.request)
     }
 
     // -- who can run what
 
-    /// Whether the worker in this slot has the task and the labels that a request asks for.
-    pub(super) fn may_run(&self, number: u32, request: &Request) -> bool {
+    /// Whether the worker has the task and the labels that a request asks for.
+    fn may_run(&self, slot: &WorkerSlot, request: &Request) -> bool {
         if !self.config.may_have_remote_hosts() {
             return true;
         }
-        let slot = self.slots.get(number as usize - 1).and_then(Option::as_ref);
-        let elsewhere = slot.and_then(|slot| slot.conn.as_ref()?.can_run(request));
-        elsewhere.unwrap_or_else(|| self.may_run_here(request))
+        slot.host_can_run(request)
+            .unwrap_or_else(|| self.may_run_here(request))
     }
 
     /// Whether our own workers have them. Of those that run another program it is not known which
     /// tasks they have.
-    pub(super) fn may_run_here(&self, request: &Request) -> bool {
-        let known = match &request.target {
+    fn may_run_here(&self, request: &Request) -> bool {
+        let is_known = match &request.target {
             Target::Function { .. } => true,
             Target::Task { name } => {
                 !self.config.runs_own_program() || registry::find(name).is_some()
             }
         };
-        self.config.workers_max > 0
-            && known
-            && request
-                .options()
-                .labels
-                .iter()
-                .all(|label| self.config.labels.contains(label))
+        let has_label = |label| self.config.labels.contains(label);
+        self.config.workers_max > 0 && is_known && request.options().labels.iter().all(has_label)
     }
 }

@@ -1,40 +1,43 @@
-//! Hosts that joined: how they come, go away, come back and leave, and what becomes of their calls.
+//! Remote hosts: how they come, go away, come back and leave, and what becomes of their calls.
 //!
-//! A host sits in a slot for as long as its *session* lasts, which outlives its connections. While
-//! no connection is up it is *away*: it gets nothing, what it runs is waited for, and a deadline
-//! runs. When it is back it says what it holds. What it was sent and does not hold never reached it
-//! and waits again; what it holds and was given up in the meantime it is told to drop. When the
-//! deadline comes first the session is over: what the host ran is run elsewhere if it may run
-//! twice, and lost otherwise, and nothing that it brings later counts, because nobody knows its
-//! session any more. So an answer is accepted at most once, and only from the session that the call
-//! was given to.
+//! A host is a worker for as long as its *session* lasts, which outlives its connections. While no
+//! connection is up it is *away*: it gets nothing, the dispatcher waits for what it runs, and a
+//! deadline runs. When it is back it says what it holds. What it was sent and does not hold never
+//! reached it and waits again; what it holds and was given up in the meantime it is told to drop.
+//! When the deadline comes first the session is over: what the host ran is run elsewhere if it may
+//! run twice, and lost otherwise. Nothing that it brings later counts, because its session is
+//! unknown. So an answer is accepted at most once, and only from the session that the call was
+//! given to.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
-
-use super::super::deadlines::{Due, after};
-use super::super::worker_conn::{HostMessage, RemoteHost, TaskFacts, WorkerConn};
-use super::calls::number_of;
-use super::endings::{UNDELIVERED_MAX, stopped};
-use super::workers::{SlotStage, WorkerSlot};
-use super::{Core, Effects, Phase, Stage, StopReason};
-use crate::attempt_report::{AttemptReport, Ended, Step};
-use crate::call::Target;
-use crate::error::{Error, ErrorKind};
+use super::super::deadlines::{Due, DueKey, after};
+use super::super::worker_conn::{RemoteHost, WorkerConn};
+use super::deaths::UNDELIVERED_MAX;
+use super::effects::{EndDetails, StopRequest};
+use super::reports::{ended_by, stopped};
+use super::workers::WorkerStage;
+use super::{CallEntry, CallId, Core, Effects, Stage, StopReason, WorkerId};
+use crate::attempt_report::{Ended, Step};
+use crate::call::{Request, Target};
 use crate::event::Event;
-use crate::outcome::{CallError, RetryAdvice, TimedOut};
-use crate::process::Output;
+use crate::outcome::CallError;
 use crate::registry;
-use crate::wire::remote::{Ending, Mark, Refusal};
+use crate::retry::Retry;
+use crate::wire::remote::{Mark, ahead_max};
 
 /// Hosts that one pool takes in.
 const HOSTS_MAX: usize = 4096;
+/// Attempts that take longer than this gain nothing by being sent ahead.
+const AHEAD_MICROS: u32 = 2000;
+/// Answers by which it is known how long attempts take.
+const AHEAD_ANSWERS_MIN: u32 = 32;
 
-/// A host that wants to join, as it introduced itself.
+/// What a host says of itself when it joins.
+#[derive(Debug)]
 pub(in super::super) struct HostInfo {
     pub(in super::super) session: Mark,
     /// As what it proved itself, for people.
@@ -49,157 +52,296 @@ pub(in super::super) struct HostInfo {
     pub(in super::super) tasks: HashMap<Box<str>, TaskFacts>,
 }
 
+/// What a host says of a task.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct TaskFacts {
+    pub(in super::super) idempotent: bool,
+    pub(in super::super) retries: Option<u32>,
+    pub(in super::super) retry: Option<Retry>,
+}
+
 /// What a host brings when its connection is up.
+#[derive(Debug)]
 pub(in super::super) struct HostArrival {
-    pub(in super::super) number: u32,
-    /// Where its connection comes from.
-    pub(in super::super) peer: Box<str>,
     /// Calls that it holds, each with its attempt.
-    pub(in super::super) held: Vec<(u64, u32)>,
+    pub(in super::super) held: Vec<(CallId, u32)>,
     /// It begins nothing more.
     pub(in super::super) leaving: bool,
 }
 
+/// What a host is told that is welcome.
+#[derive(Debug)]
+pub(in super::super) struct HostWelcome {
+    /// Whether its session goes on.
+    pub(in super::super) resumed: bool,
+    /// Of the calls that it holds, those that the pool has given up.
+    pub(in super::super) drop: Vec<CallId>,
+}
+
+/// A remote host among the workers.
+pub(super) struct HostState {
+    pub(super) info: Arc<HostInfo>,
+    pub(super) pace: Pace,
+    /// Until when it may be away, while its connection is down.
+    pub(super) away: Option<DueKey>,
+}
+
+/// How fast a host answers.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// The last round trip; 0 while none was measured.
+    latency_micros: u32,
+    /// How many answers came, and how long attempts took of late, the round trip included.
+    answers: u32,
+    usual_micros: u32,
+}
+
+impl HostInfo {
+    pub(super) fn can_run(&self, request: &Request) -> bool {
+        let is_known = match &request.target {
+            Target::Task { name } => self.tasks.contains_key(&**name),
+            Target::Function { name, .. } => {
+                self.functions && registry::function_number(name).is_some()
+            }
+        };
+        let has_label = |label| self.labels.contains(label);
+        is_known && request.options().labels.iter().all(has_label)
+    }
+
+    /// Fills in what a call does not say of retries from the task's registration there. The host
+    /// fills in the rest itself.
+    pub(super) fn fill(&self, request: &mut Request) {
+        let Target::Task { name } = &request.target else {
+            return;
+        };
+        let Some(task) = self.tasks.get(&**name).filter(|task| {
+            request.queue.is_none() && (task.retries.is_some() || task.retry.is_some())
+        }) else {
+            return;
+        };
+        let options = request.options.get_or_insert_default();
+        options.retries = options.retries.or(task.retries);
+        options.retry = options.retry.or(task.retry);
+    }
+
+    /// Whether the call may run twice, as the host or this program knows its task.
+    pub(super) fn may_run_twice(&self, request: &Request) -> bool {
+        match &request.target {
+            Target::Task { name } => {
+                let there = self.tasks.get(&**name).is_some_and(|task| task.idempotent);
+                there || registry::find(name).is_some_and(|task| task.idempotent)
+            }
+            Target::Function { .. } => false,
+        }
+    }
+}
+
+impl Pace {
+    pub(super) fn latency(&self) -> Option<Duration> {
+        let micros = self.latency_micros;
+        (micros > 0).then(|| Duration::from_micros(micros.into()))
+    }
+
+    /// Notes how long an attempt took.
+    pub(super) fn note_answer(&mut self, wall: Duration) {
+        let micros = u32::try_from(wall.as_micros()).unwrap_or(u32::MAX);
+        self.answers = self.answers.saturating_add(1);
+        self.usual_micros = self.usual_micros - self.usual_micros / 8 + micros / 8;
+    }
+
+    /// A call that was sent ahead of its turn came back: nothing more is sent ahead until it is
+    /// known how long attempts take.
+    pub(super) fn note_return(&mut self) {
+        self.answers = 0;
+    }
+
+    /// How many calls a host may be sent beyond its slots, so that it has the next ones when some
+    /// end. Only where attempts are so short that the round trip counts, and the host gives back
+    /// what it cannot begin soon. The longer they take, and the longer what was sent ahead waits
+    /// there, the fewer.
+    pub(super) fn ahead(&self, slots: u32) -> u32 {
+        if self.answers < AHEAD_ANSWERS_MIN {
+            return 0;
+        }
+        let usual = self.usual_micros.saturating_sub(self.latency_micros);
+        let most = AHEAD_MICROS.max(self.latency_micros.saturating_mul(2));
+        let left = u64::from(most.saturating_sub(usual));
+        let share = left * u64::from(ahead_max(slots)) / u64::from(most);
+        u32::try_from(share).expect("invariant: a part of a small number is small")
+    }
+
+    /// At least 1; one more for each doubling of the round trip.
+    pub(super) fn distance(&self) -> u8 {
+        let doublings = u32::BITS - (self.latency_micros / 64).leading_zeros();
+        u8::try_from(1 + doublings).unwrap_or(u8::MAX)
+    }
+}
+
 impl Core {
-    /// Finds the slot of a host's session, or gives it one.
+    /// Finds the worker of a host's session, or adds one. For a new session the connection is that
+    /// of `conn`.
     ///
     /// # Errors
     ///
     /// Why it cannot join, in words.
-    pub(in super::super) fn receive(
+    pub(in super::super) fn join(
         &mut self,
-        info: HostInfo,
+        info: &Arc<HostInfo>,
+        conn: Arc<RemoteHost>,
         effects: &mut Effects,
-    ) -> Result<(u32, Arc<RemoteHost>), String> {
+    ) -> Result<(WorkerId, Arc<RemoteHost>), String> {
         if self.stage == Stage::Closed {
             return Err("the pool is shutting down".to_owned());
         }
-        let known = (1..).zip(&self.slots).find_map(|(number, slot)| {
-            let host = slot.as_ref()?.conn.as_ref()?.remote_host()?;
-            (host.session == info.session).then(|| (number, Arc::clone(host)))
-        });
-        if let Some((number, host)) = known {
-            if host.identity != info.identity {
+        let is_session = |host: &HostState| host.info.session == info.session;
+        let mut workers = self.workers.iter().flatten();
+        let known = workers.find(|slot| slot.host.as_deref().is_some_and(is_session));
+        if let Some(slot) = known {
+            let identity = slot.identity().unwrap_or_default();
+            if *identity != *info.identity {
+                let new = &info.identity;
                 return Err(format!(
-                    "its session is that of {}, and it is {}",
-                    host.identity, info.identity
+                    "its session is that of {identity}, and it is {new}"
                 ));
             }
-            return Ok((number, host));
+            let conn = Arc::clone(slot.conn())
+                .remote_host()
+                .expect("invariant: the connection of a remote host is one");
+            return Ok((slot.id, conn));
         }
         if self.stage != Stage::Open {
             return Err("the pool is shutting down".to_owned());
         }
-        if self.hosts() >= HOSTS_MAX {
+        if self.remote_hosts() >= HOSTS_MAX {
             return Err(format!("{HOSTS_MAX} hosts have joined already"));
         }
-        self.epochs += 1;
-        let (epoch, now) = (self.epochs, Instant::now());
-        let mut slot = WorkerSlot::new(epoch, info.slots, now);
-        let host = Arc::new(RemoteHost::new(epoch, info));
-        slot.conn = Some(WorkerConn::Remote(Arc::clone(&host)));
-        let number = self.add_slot(slot);
-        self.expect_back(number, now);
+        let slot = self.add_worker(info.slots);
+        let worker = slot.id;
+        slot.connect(Arc::clone(&conn) as Arc<dyn WorkerConn>, info.pid);
+        slot.host = Some(Box::new(HostState {
+            info: Arc::clone(info),
+            pace: Pace::default(),
+            away: None,
+        }));
+        self.expect_back(worker);
         effects.clock |= std::mem::take(&mut self.deadlines.hurried);
-        Ok((number, host))
+        Ok((worker, conn))
+    }
+
+    pub(super) fn host_info(&self, worker: WorkerId) -> Option<Arc<HostInfo>> {
+        let host = self.worker(worker).host.as_ref()?;
+        Some(Arc::clone(&host.info))
+    }
+
+    /// Whether a call that runs on a remote host may run twice.
+    pub(super) fn may_run_twice(&self, call: CallId) -> bool {
+        let entry = self.entry(call);
+        let info = entry.runs_on().and_then(|worker| self.host_info(worker));
+        info.is_some_and(|info| info.may_run_twice(&entry.request))
+    }
+
+    #[track_caller]
+    pub(super) fn host_mut(&mut self, worker: WorkerId) -> &mut HostState {
+        let host = self.worker_mut(worker).host.as_mut();
+        host.expect("invariant: what a host says names its own worker")
     }
 
     /// Marks a host as away, and when it is given up.
-    fn expect_back(&mut self, number: u32, now: Instant) {
-        self.take_off(number);
-        let keep = self.config.hosts.keep;
-        let Some(epoch) = self.epoch(number) else {
-            return;
-        };
-        let key = self
-            .deadlines
-            .insert(after(now, keep), Due::HostLost(number, epoch));
-        let before = self.slot(number).and_then(|slot| slot.away.replace(key));
-        if let Some(before) = before {
+    fn expect_back(&mut self, worker: WorkerId) {
+        self.take_off(worker);
+        let at = after(self.now, self.config.hosts.keep);
+        let key = self.deadlines.insert(at, Due::HostLost(worker));
+        if let Some(before) = self.host_mut(worker).away.replace(key) {
             self.deadlines.remove(before);
         }
     }
 
-    /// A host's connection is up: welcomes it and goes on where both know of it. `false` if its
-    /// session is over.
+    /// A host's connection is up: what it is to be told before anything else. `None` if its session
+    /// is over. `on_host_welcomed` follows in the same step.
     pub(in super::super) fn on_host_up(
         &mut self,
+        worker: WorkerId,
         arrival: &HostArrival,
-        host: &RemoteHost,
-        effects: &mut Effects,
-    ) -> bool {
-        let number = arrival.number;
-        let Some(slot) = self.slot_of(number, host.epoch) else {
-            return false;
-        };
-        let (away, is_new) = (slot.away.take(), slot.stage == SlotStage::Starting);
-        let running = slot.running.clone();
-        if let Some(away) = away {
+    ) -> Option<HostWelcome> {
+        let slot = self.find_worker(worker)?;
+        let resumed = slot.stage != WorkerStage::Starting;
+        let expected = self.running_attempts(worker);
+        if let Some(away) = self.host_mut(worker).away.take() {
             self.deadlines.remove(away);
         }
-        // An earlier attempt of a call that runs there again is not that one: its answer came, and
-        // was not acknowledged.
-        let attempt = |call: &u64| Some((*call, self.entry_ref(*call)?.attempt));
-        let expected: HashSet<(u64, u32)> = running.iter().filter_map(attempt).collect();
-        let drop: Vec<u64> = arrival
-            .held
-            .iter()
-            .filter(|held| !expected.contains(held))
-            .map(|(call, _)| *call)
-            .collect();
-        // Of a session that goes on, what is not running was answered, and the host has yet to hear
-        // that its answer came.
-        let stale = if is_new { drop.len() } else { 0 };
-        host.welcome(number, &self.config, !is_new, drop);
-        if is_new {
+        let given_up = arrival.held.iter().filter(|held| !expected.contains(held));
+        let drop = given_up.map(|(call, _)| *call).collect();
+        Some(HostWelcome { resumed, drop })
+    }
+
+    /// The calls that a host runs as the dispatcher knows it, each with its attempt. An earlier
+    /// attempt of a call that runs there again is not that one: its answer came, and was not
+    /// acknowledged.
+    fn running_attempts(&self, worker: WorkerId) -> HashSet<(CallId, u32)> {
+        let running = self.worker(worker).running.iter();
+        running
+            .map(|call| (*call, self.entry(*call).attempt))
+            .collect()
+    }
+
+    /// Goes on with a host where both know of it.
+    pub(in super::super) fn on_host_welcomed(
+        &mut self,
+        worker: WorkerId,
+        arrival: &HostArrival,
+        welcome: &HostWelcome,
+        effects: &mut Effects,
+    ) {
+        if !welcome.resumed {
             self.counters.started += 1;
-            self.open_for_calls(number);
+            self.open_for_calls(worker);
         }
-        let held: HashSet<(u64, u32)> = arrival.held.iter().copied().collect();
-        self.put_back(
-            expected.difference(&held).map(|(call, _)| *call).collect(),
-            effects,
-        );
-        self.stop_again(number, host);
-        self.offer(number);
-        let (host, identity, pid, slots) = (&*host.name, &*host.identity, host.pid, host.slots);
-        tracing::info!(
-            worker = number,
-            host,
-            identity,
-            peer = &*arrival.peer,
-            pid,
-            slots,
-            resumed = !is_new,
-            stale,
-            "host joined"
-        );
-        self.emit(|| Event::HostJoined {
-            worker: number,
-            host: host.into(),
-            identity: identity.into(),
-            pid,
-            slots,
-            resumed: !is_new,
-            stale,
-        });
+        let held: HashSet<(CallId, u32)> = arrival.held.iter().copied().collect();
+        let expected = self.running_attempts(worker);
+        let missing = expected.difference(&held).map(|(call, _)| *call);
+        self.put_back(missing.collect(), effects);
+        if !self.has_worker(worker) {
+            // It was to leave once its calls had ended.
+            return self.settle(effects);
+        }
+        self.stop_again(worker, effects);
+        self.offer(worker);
+        let slot = self.worker(worker);
+        let event = Event::HostJoined {
+            worker: worker.number,
+            host: slot.host_name().unwrap_or_default().into(),
+            identity: slot.identity().unwrap_or_default().into(),
+            pid: slot.pid,
+            slots: slot.capacity,
+            resumed: welcome.resumed,
+            // Of a session that goes on, what is not running was answered, and the host has not
+            // received yet that its answer came.
+            stale: if welcome.resumed {
+                0
+            } else {
+                welcome.drop.len()
+            },
+        };
+        self.emit_and_log(event, effects);
         if arrival.leaving {
-            self.retire(number, "its host leaves");
+            self.retire(worker, "its host leaves", effects);
         }
         effects.changed = true;
         self.settle(effects);
-        true
     }
 
-    /// Tells a host that is back which of its attempts are to be stopped: it may not have heard.
-    fn stop_again(&mut self, number: u32, host: &RemoteHost) {
-        let running = self
-            .slot(number)
-            .map(|slot| slot.running.clone())
-            .unwrap_or_default();
-        for call in running {
-            if let Some(stop) = self.entry(call).and_then(|entry| entry.stop.as_ref()) {
-                host.stop(call, stop.why.told(), stop.hurry.is_cancelled());
+    /// Has a host that is back asked once more to stop what is to be stopped: it may not have
+    /// received it.
+    fn stop_again(&self, worker: WorkerId, effects: &mut Effects) {
+        let slot = self.worker(worker);
+        for call in &slot.running {
+            if let Some(stop) = &self.entry(*call).stop {
+                effects.stop_requests.push(StopRequest {
+                    conn: Arc::clone(slot.conn()),
+                    call: *call,
+                    reason: stop.reason.clone(),
+                    hurry: stop.hurry.is_cancelled(),
+                });
             }
         }
     }
@@ -207,432 +349,167 @@ impl Core {
     /// A host's connection is down. Of `unseen` calls not a byte had been sent.
     pub(in super::super) fn on_host_down(
         &mut self,
-        number: u32,
-        host: &RemoteHost,
+        worker: WorkerId,
         reason: &str,
-        unseen: &[u64],
+        unseen: &[CallId],
         effects: &mut Effects,
     ) {
-        let Some(slot) = self.slot_of(number, host.epoch) else {
+        let Some(slot) = self.find_worker(worker) else {
             return;
         };
-        let running = slot.running.clone();
-        self.expect_back(number, Instant::now());
-        self.put_back(
-            running
-                .iter()
-                .copied()
-                .filter(|call| unseen.contains(call))
-                .collect(),
-            effects,
-        );
-        tracing::debug!(worker = number, host = &*host.name, reason, "host away");
-        self.emit(|| Event::HostAway {
-            worker: number,
-            host: (*host.name).into(),
+        let running = slot.running.iter().copied();
+        let unseen = running.filter(|call| unseen.contains(call)).collect();
+        let host: Arc<str> = slot.host_name().unwrap_or_default().into();
+        self.expect_back(worker);
+        let event = Event::HostAway {
+            worker: worker.number,
+            host,
             reason: reason.into(),
-        });
+        };
+        self.emit_and_log(event, effects);
+        self.put_back(unseen, effects);
         effects.changed = true;
         if self.stage == Stage::Closed {
-            return self.part_with(number, host.epoch, "the pool was shut down", effects);
+            return self.part_with(worker, "the pool was shut down", effects);
         }
-        for call in running {
-            let why = self
-                .entry(call)
-                .and_then(|entry| entry.stop.as_ref())
-                .map(|stop| stop.why.clone());
-            if why == Some(StopReason::Shutdown) {
-                self.lose(call, "the pool was shut down while it was away", effects);
-            }
+        let is_shut_down = |entry: &CallEntry| {
+            let stop = entry.stop.as_ref();
+            entry.runs_on() == Some(worker)
+                && stop.is_some_and(|stop| stop.reason == StopReason::Shutdown)
+        };
+        for call in self.calls_where(is_shut_down) {
+            self.lose(call, "the pool was shut down while it was away", effects);
         }
         self.settle(effects);
     }
 
     /// Lets calls wait again that never reached their host. The newest first, so that they stand in
     /// the order in which they were given.
-    fn put_back(&mut self, mut calls: Vec<u64>, effects: &mut Effects) {
-        calls.sort_unstable_by_key(|call| Reverse(number_of(*call)));
-        let now = Instant::now();
+    fn put_back(&mut self, mut calls: Vec<CallId>, effects: &mut Effects) {
+        calls.sort_unstable_by_key(|call| Reverse(*call));
         for call in calls {
-            let Some(entry) = self.entry(call) else {
-                continue;
-            };
-            entry.attempt -= 1;
-            let stop = entry.stop.take();
-            let Phase::Running { slot, .. } = entry.phase else {
-                continue;
-            };
-            let Some(conn) = self.conn(slot) else {
-                continue;
-            };
             self.cancel_timer(call);
-            self.vacate(call, now);
-            match stop {
-                None => self.requeue(call),
+            let entry = self.entry_mut(call);
+            entry.attempt -= 1;
+            match entry.stop.take() {
+                None => {
+                    self.vacate(call, effects);
+                    self.requeue(call);
+                }
                 Some(mut stop) => {
-                    stop.ended.cancel();
                     stop.step = Step::NotStarted;
-                    let report = self.report(
-                        call,
-                        slot,
-                        &conn,
-                        Ended::from_reason(&stop.why),
-                        std::time::Duration::ZERO,
-                    );
-                    let (outcome, receipt) = stopped(&stop, report);
-                    self.end(call, Err(outcome), Some(receipt), effects);
+                    let mut report = self.report(call, ended_by(&stop.reason));
+                    report.cost.wall = Duration::ZERO;
+                    self.vacate(call, effects);
+                    let (error, details) = stopped(*stop, report, self.now);
+                    self.end(call, Err(error), details, effects);
                 }
             }
         }
     }
 
     /// The deadline of a host that is away.
-    pub(super) fn on_host_lost(&mut self, number: u32, epoch: u64, effects: &mut Effects) {
+    pub(super) fn on_host_lost(&mut self, worker: WorkerId, effects: &mut Effects) {
+        assert!(
+            self.worker(worker).is_away(),
+            "invariant: the deadline of a host runs only while it is away"
+        );
         let reason = format!("it was away for more than {:?}", self.config.hosts.keep);
-        if self
-            .slot_of(number, epoch)
-            .is_some_and(|slot| slot.is_away())
-        {
-            self.part_with(number, epoch, &reason, effects);
-        }
+        self.part_with(worker, &reason, effects);
     }
 
     /// Ends a host's session. What it ran is run elsewhere if it may run twice, and lost otherwise.
     pub(in super::super) fn part_with(
         &mut self,
-        number: u32,
-        epoch: u64,
+        worker: WorkerId,
         reason: &str,
         effects: &mut Effects,
     ) {
-        let Some(slot) = self.slot_of(number, epoch) else {
+        if !self.has_worker(worker) {
             return;
-        };
-        let Some(host) = slot
-            .conn
-            .as_ref()
-            .and_then(|conn| conn.remote_host().cloned())
-        else {
-            return;
-        };
+        }
+        let slot = self.worker(worker);
+        let (conn, info) = (Arc::clone(slot.conn()), self.host_info(worker));
+        let info = info.expect("invariant: only a host has a session");
         let mut running = slot.running.clone();
-        running.sort_unstable_by_key(|call| Reverse(number_of(*call)));
-        slot.stage = SlotStage::Lost;
-        self.take_off(number);
+        running.sort_unstable_by_key(|call| Reverse(*call));
+        self.worker_mut(worker).stage = WorkerStage::Lost;
+        self.take_off(worker);
         let mut lost = 0;
         for call in running {
-            if !self.move_on(call, &host) {
+            if !self.move_on(call, &info, effects) {
                 lost += 1;
                 self.lose(call, reason, effects);
             }
         }
-        host.leave.cancel();
-        self.empty(number);
-        tracing::warn!(
-            worker = number,
-            host = &*host.name,
-            reason,
-            lost,
-            "host lost"
-        );
-        self.emit(|| Event::HostLeft {
-            worker: number,
-            host: (*host.name).into(),
+        effects.let_go.push(conn);
+        self.remove_worker(worker);
+        let event = Event::HostLeft {
+            worker: worker.number,
+            host: (*info.name).into(),
             reason: reason.into(),
             lost,
-        });
+        };
+        self.emit_and_log(event, effects);
         effects.changed = true;
         self.settle(effects);
     }
 
-    /// Lets a call wait again whose host is lost, if it may run twice and nobody wants it stopped.
-    fn move_on(&mut self, call: u64, host: &RemoteHost) -> bool {
-        let closed = self.stage == Stage::Closed;
-        let Some(entry) = self.entry(call) else {
-            return true;
-        };
-        let twice = match &entry.request.target {
-            Target::Task { name } => {
-                host.is_idempotent(name) || registry::find(name).is_some_and(|task| task.idempotent)
-            }
-            Target::Function { .. } => false,
-        };
-        if closed || !twice || entry.stop.is_some() || entry.undelivered == UNDELIVERED_MAX {
+    /// Lets a call wait again whose host is lost, if it may run twice and is not being stopped.
+    fn move_on(&mut self, call: CallId, info: &HostInfo, effects: &mut Effects) -> bool {
+        let is_closed = self.stage == Stage::Closed;
+        let entry = self.entry_mut(call);
+        if is_closed
+            || !info.may_run_twice(&entry.request)
+            || entry.stop.is_some()
+            || entry.undelivered == UNDELIVERED_MAX
+        {
             return false;
         }
         entry.undelivered += 1;
         entry.attempt -= 1;
         self.cancel_timer(call);
-        self.vacate(call, Instant::now());
+        self.vacate(call, effects);
         self.requeue(call);
         true
     }
 
     /// Ends a call whose host is lost.
-    pub(super) fn lose(&mut self, call: u64, reason: &str, effects: &mut Effects) {
-        let Some(Phase::Running { slot, .. }) = self.entry(call).map(|entry| entry.phase) else {
-            return;
-        };
-        let (now, Some(conn)) = (Instant::now(), self.conn(slot)) else {
-            return;
-        };
-        let wall = self.wall(call, now);
-        let report = self.report(call, slot, &conn, Ended::HostLost(reason.to_owned()), wall);
-        if let Some(stop) = self.entry(call).and_then(|entry| entry.stop.take()) {
+    pub(super) fn lose(&mut self, call: CallId, reason: &str, effects: &mut Effects) {
+        let report = self.report(call, Ended::HostLost(reason.to_owned()));
+        if let Some(stop) = self.entry_mut(call).stop.take() {
             stop.ended.cancel();
         }
         self.cancel_timer(call);
-        self.vacate(call, now);
-        self.end(call, Err(CallError::Lost(report)), None, effects);
+        self.vacate(call, effects);
+        let error = Err(CallError::Lost(report));
+        self.end(call, error, EndDetails::default(), effects);
     }
 
-    pub(super) fn is_away(&self, number: u32) -> bool {
-        self.slots
-            .get(number as usize - 1)
-            .and_then(Option::as_ref)
-            .is_some_and(WorkerSlot::is_away)
-    }
-
-    /// A host takes what it is sent faster again, or its distance is known better.
-    pub(in super::super) fn on_relieved(&mut self, number: u32, epoch: u64, effects: &mut Effects) {
-        if self.slot_of(number, epoch).is_some() {
-            self.offer(number);
+    /// A host takes what it is sent faster again.
+    pub(in super::super) fn on_relieved(&mut self, worker: WorkerId, effects: &mut Effects) {
+        if self.has_worker(worker) {
+            self.offer(worker);
             self.settle(effects);
         }
     }
 
-    /// Whether this call runs at that host.
-    pub(in super::super) fn runs_at(&mut self, call: u64, number: u32, epoch: u64) -> bool {
-        let runs = self.entry(call).is_some_and(
-            |entry| matches!(entry.phase, Phase::Running { slot, .. } if slot == number),
-        );
-        runs && self.slot_of(number, epoch).is_some()
-    }
-
-    /// Takes what a host says. Whether it was an answer, which it may forget then.
-    ///
-    /// # Errors
-    ///
-    /// `Protocol` if it answers what it was not asked; the host must go.
-    pub(in super::super) fn on_word(
+    /// A round trip to a host was measured.
+    pub(in super::super) fn on_round_trip(
         &mut self,
-        (number, epoch): (u32, u64),
-        call: u64,
-        message: HostMessage,
-        now: Instant,
-        effects: &mut Effects,
-    ) -> Result<bool, Error> {
-        if self.slot_of(number, epoch).is_none() {
-            return Ok(false);
-        }
-        let runs_here = self.runs_at(call, number, epoch);
-        match message {
-            // Progress may have been on its way when its call was given up.
-            HostMessage::Progress(_) if !runs_here => {}
-            HostMessage::Progress(update) => self.on_progress(call, &update, effects),
-            HostMessage::Leaving => self.retire(number, "its host leaves"),
-            HostMessage::Answer { .. } if !runs_here => {
-                return Err(Error::new(
-                    ErrorKind::Protocol,
-                    format!("it answered call {call}, which it does not run"),
-                ));
-            }
-            HostMessage::Answer {
-                ending,
-                output,
-                result,
-            } => {
-                self.on_host_answer(number, call, (ending, output, result), now, effects);
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn on_host_answer(
-        &mut self,
-        number: u32,
-        call: u64,
-        (ending, output, result): (Ending, Option<Output>, Bytes),
-        now: Instant,
+        worker: WorkerId,
+        took: Duration,
         effects: &mut Effects,
     ) {
-        let Some(conn) = self.conn(number) else {
+        if !self.has_worker(worker) {
             return;
-        };
-        if let Some(slot) = self.slot(number) {
-            match &ending {
-                Ending::Done => slot.done += 1,
-                Ending::Returned => {}
-                _ => slot.failed += 1,
-            }
         }
-        let wall = self.wall(call, now);
-        if let Some(host) = conn.remote_host() {
-            match &ending {
-                // Those before it take long: nothing more goes ahead until it is known how long.
-                Ending::Returned => host.turned_back(),
-                _ => host.took(wall),
-            }
-        }
-        self.cancel_timer(call);
-        let Some(stop) = self.entry(call).map(|entry| entry.stop.take()) else {
-            return;
-        };
-        self.vacate(call, now);
-        if let Some(mut stop) = stop {
-            stop.ended.cancel();
-            let (told, step) = ending.stopped();
-            stop.step = stop.step.max(step.unwrap_or(stop.step));
-            let own = self.report(call, number, &conn, Ended::from_reason(&stop.why), wall);
-            let report = match told {
-                Some(told) => Box::new(AttemptReport {
-                    ended: own.ended.clone(),
-                    ..*sign(call, &own, told)
-                }),
-                None => own,
-            };
-            let (outcome, receipt) = stopped(&stop, report);
-            return self.end_with_output(call, Err(outcome), Some(receipt), output, effects);
-        }
-        match ending {
-            Ending::Done => self.end_with_output(call, Ok(result), None, output, effects),
-            Ending::Failed(failure) => self.on_failed(call, failure, output, effects),
-            Ending::Panicked(told) | Ending::Crashed(told) | Ending::Lost(told) => {
-                let report = self.signed(call, number, &conn, told, wall);
-                self.on_attempt_died_there(call, report, output, effects);
-            }
-            Ending::TimedOut(told) => {
-                let report = self.signed(call, number, &conn, told, wall);
-                let receipt = crate::attempt_report::StopReceipt::new(
-                    report.step.unwrap_or(Step::Asked),
-                    report.cost.wall,
-                );
-                let outcome = CallError::TimedOut(TimedOut::Run(report));
-                self.end_with_output(call, Err(outcome), Some(receipt), output, effects);
-            }
-            Ending::Passed(reasons) => self.on_passed(call, number, conn.epoch(), reasons, effects),
-            Ending::Returned | Ending::Stopped { report: None, .. } => {
-                if let Some(entry) = self.entry(call) {
-                    entry.attempt -= 1;
-                }
-                self.requeue(call);
-            }
-            // Nobody here asked for that: the host had to, because it ends.
-            Ending::Stopped {
-                report: Some(told), ..
-            } => {
-                let mut report = self.signed(call, number, &conn, told, wall);
-                report.ended = Ended::HostLost("its host stopped it".to_owned());
-                self.on_interrupted(call, report, &conn, effects);
-            }
-            Ending::Refused { why, text } => {
-                let error = Error::new(why.kind(), text);
-                self.end_with_output(call, Err(error.into()), None, output, effects);
-            }
-        }
-    }
-
-    /// What a host says of an attempt, with what this pool knows better.
-    fn signed(
-        &mut self,
-        call: u64,
-        number: u32,
-        conn: &WorkerConn,
-        told: Box<AttemptReport>,
-        wall: Duration,
-    ) -> Box<AttemptReport> {
-        let own = self.report(call, number, conn, told.ended.clone(), wall);
-        sign(call, &own, told)
-    }
-
-    fn on_attempt_died_there(
-        &mut self,
-        call: u64,
-        report: Box<AttemptReport>,
-        output: Option<Output>,
-        effects: &mut Effects,
-    ) {
-        let outcome = CallError::from_report(report);
-        // A panic that unwound has left its process whole.
-        let crashed = !matches!(outcome, CallError::Lost(_))
-            && outcome.report().is_some_and(|report| report.exit.is_some());
-        if crashed {
-            self.counters.crashed += 1;
-            if let Some(entry) = self.entry(call) {
-                entry.crashes += 1;
-                (entry.alone, entry.fresh) = (true, true);
-            }
-        }
-        self.retry_or_end(call, outcome, RetryAdvice::Policy, output, effects);
-    }
-
-    /// An attempt that its host stopped because it had to end. It was taken off its slot.
-    fn on_interrupted(
-        &mut self,
-        call: u64,
-        report: Box<AttemptReport>,
-        conn: &WorkerConn,
-        effects: &mut Effects,
-    ) {
-        let twice = match self.entry(call).map(|entry| &entry.request.target) {
-            Some(Target::Task { name }) => {
-                conn.remote_host()
-                    .is_some_and(|host| host.is_idempotent(name))
-                    || registry::find(name).is_some_and(|task| task.idempotent)
-            }
-            _ => false,
-        };
-        if !twice {
-            return self.end(call, Err(CallError::Lost(report)), None, effects);
-        }
-        if let Some(entry) = self.entry(call) {
-            entry.attempt -= 1;
-        }
-        self.requeue(call);
-    }
-}
-
-/// What a host says of an attempt, with what this pool knows better.
-fn sign(call: u64, own: &AttemptReport, mut told: Box<AttemptReport>) -> Box<AttemptReport> {
-    told.worker = own.worker;
-    told.host.clone_from(&own.host);
-    told.call = number_of(call);
-    told.attempt = own.attempt;
-    told.task.clone_from(&own.task);
-    if told.progress.is_none() {
-        told.progress.clone_from(&own.progress);
-    }
-    told
-}
-
-impl Ending {
-    /// What an ending tells of an attempt that was stopped: its report, and which step did it.
-    fn stopped(self) -> (Option<Box<AttemptReport>>, Option<Step>) {
-        match self {
-            Self::Stopped { report, step } => (report, Some(step)),
-            Self::Returned => (None, Some(Step::NotStarted)),
-            Self::Panicked(report)
-            | Self::Crashed(report)
-            | Self::TimedOut(report)
-            | Self::Lost(report) => {
-                let step = report.step;
-                (Some(report), step)
-            }
-            Self::Done | Self::Failed(_) | Self::Passed(_) | Self::Refused { .. } => (None, None),
-        }
-    }
-}
-
-impl Refusal {
-    fn kind(self) -> ErrorKind {
-        match self {
-            Self::UnknownTask => ErrorKind::UnknownTask,
-            Self::BadArguments => ErrorKind::BadArguments,
-            Self::OtherBuild => ErrorKind::OtherBuild,
-            Self::Encode => ErrorKind::Encode,
-            Self::TooLarge => ErrorKind::TooLarge,
-            Self::Other => ErrorKind::Unsupported,
+        let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).max(1);
+        let pace = &mut self.host_mut(worker).pace;
+        let before = pace.distance();
+        pace.latency_micros = micros;
+        if pace.distance() != before {
+            self.on_relieved(worker, effects);
         }
     }
 }

@@ -1,15 +1,15 @@
-//! Stops: what becomes of a call that somebody, a clock or a limit wants to end.
+//! Stops: what becomes of a call that its caller, a clock or a limit wants to end.
 
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::super::worker_conn::WorkerConn;
-use super::calls::Entry;
-use super::{Core, Effects, Ended, Phase};
-use crate::attempt_report::{Step, StopReceipt};
+use super::effects::EndDetails;
+use super::{CallId, Core, Effects, Phase, Stage, StopOrder};
+use crate::attempt_report::Step;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Cancelled};
+use std::sync::Arc;
 
 /// Why an attempt is being stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +21,8 @@ pub(in super::super) enum StopReason {
 }
 
 impl StopReason {
-    /// What an attempt is told that is asked to stop.
-    pub(in super::super) fn told(&self) -> &str {
+    /// What an attempt reads that is asked to stop.
+    pub(in super::super) fn text(&self) -> &str {
         match self {
             Self::Cancel(reason) => reason,
             Self::Timeout => "it ran out of time",
@@ -31,140 +31,111 @@ impl StopReason {
     }
 }
 
-pub(in super::super) struct Stop {
-    pub(super) why: StopReason,
+/// A stop that is under way.
+pub(super) struct Stop {
+    pub(super) reason: StopReason,
+    /// The step that has been taken.
     pub(super) step: Step,
-    pub(super) ended: Ended,
-    /// Cancelled when nobody wants to wait for the softer steps any more.
+    /// Cancelled when the attempt has ended.
+    pub(super) ended: CancellationToken,
+    /// Cancelled when the softer steps are not waited for any more.
     #[cfg_attr(
         not(any(feature = "broker", feature = "remote")),
         expect(
             dead_code,
-            reason = "only workers of a broker and hosts are in such a hurry"
+            reason = "only consumers of a broker and remote hosts are in such a hurry"
         )
     )]
     pub(super) hurry: CancellationToken,
     pub(super) asked_at: Instant,
 }
 
-/// An attempt to take up the kill ladder.
-pub(in super::super) struct StopOrder {
-    pub(in super::super) call: u64,
-    pub(in super::super) why: StopReason,
-    pub(in super::super) conn: WorkerConn,
-    pub(in super::super) ended: Ended,
-    pub(in super::super) hurry: CancellationToken,
-}
-
 impl Core {
-    /// Stops a call because its caller wants that; who waited behind it may go on.
-    pub(in super::super) fn cancel(&mut self, call: u64, reason: String, effects: &mut Effects) {
+    /// Stops a call because its caller wants that; calls that waited behind it may go on.
+    pub(in super::super) fn cancel(&mut self, call: CallId, reason: String, effects: &mut Effects) {
         self.stop(call, StopReason::Cancel(reason), effects);
         self.settle(effects);
     }
 
-    /// Stops a call wherever it is. If it runs, an order to take up the ladder comes out.
-    pub(in super::super) fn stop(&mut self, call: u64, why: StopReason, effects: &mut Effects) {
-        let Some(entry) = self.entry(call) else {
+    /// Stops a call wherever it is. If it runs, an order to stop its attempt comes out.
+    pub(in super::super) fn stop(
+        &mut self,
+        call: CallId,
+        reason: StopReason,
+        effects: &mut Effects,
+    ) {
+        let Some(entry) = self.find(call) else {
             return;
         };
-        let Phase::Running { slot, .. } = entry.phase else {
-            let outcome = match why {
-                StopReason::Cancel(reason) => CallError::Cancelled(Cancelled {
-                    reason,
-                    report: None,
-                }),
-                StopReason::Shutdown => CallError::Rejected(Error::new(
-                    ErrorKind::Closed,
-                    "run a call: the pool was shut down before its turn",
-                )),
-                StopReason::Timeout | StopReason::Memory => return,
-            };
-            let receipt = StopReceipt::new(Step::NotStarted, Duration::ZERO);
-            return self.end(call, Err(outcome), Some(receipt), effects);
+        let Phase::Running { worker, .. } = entry.phase else {
+            return self.stop_waiting(call, reason, effects);
         };
         if entry.stop.is_some() {
             return;
         }
+        let slot = self.worker(worker);
         #[cfg(feature = "remote")]
-        if why == StopReason::Shutdown && self.is_away(slot) {
-            // Nobody is there to be asked, and the pool ends before it may come back.
+        if reason == StopReason::Shutdown && slot.is_away() {
+            // Its host cannot be asked, and the pool ends before it may come back.
             return self.lose(call, "the pool was shut down while it was away", effects);
         }
-        let Some(entry) = self.entry(call) else {
-            return;
-        };
-        let (ended, hurry) = (Ended::new(), CancellationToken::new());
+        let conn = Arc::clone(slot.conn());
+        let (ended, hurry) = (CancellationToken::new(), CancellationToken::new());
         let stop = Stop {
-            why: why.clone(),
+            reason: reason.clone(),
             step: Step::Asked,
             ended: ended.clone(),
             hurry: hurry.clone(),
-            asked_at: Instant::now(),
+            asked_at: self.now,
         };
-        entry.stop = Some(Box::new(stop));
-        if let Some(conn) = self.conn(slot) {
-            effects.stops.push(StopOrder {
-                call,
-                why,
-                conn,
-                ended,
-                hurry,
-            });
-        }
+        self.entry_mut(call).stop = Some(Box::new(stop));
+        effects.stops.push(StopOrder {
+            call,
+            reason,
+            conn,
+            ended,
+            hurry,
+        });
+    }
+
+    /// Ends a call that waits.
+    fn stop_waiting(&mut self, call: CallId, reason: StopReason, effects: &mut Effects) {
+        let error = match reason {
+            StopReason::Cancel(reason) => CallError::Cancelled(Cancelled {
+                reason,
+                report: None,
+            }),
+            StopReason::Shutdown => CallError::Rejected(Error::new(
+                ErrorKind::Closed,
+                "run a call: the pool was shut down before its turn",
+            )),
+            // Its attempt ended in the meantime.
+            StopReason::Timeout | StopReason::Memory => return,
+        };
+        let details = EndDetails {
+            stopped: Some((Step::NotStarted, Duration::ZERO)),
+            ..EndDetails::default()
+        };
+        self.end(call, Err(error), details, effects);
     }
 
     /// Makes a stop that is under way take its last step at once.
     #[cfg(any(feature = "broker", feature = "remote"))]
-    pub(in super::super) fn hurry(&mut self, call: u64) {
-        if let Some(stop) = self.entry(call).and_then(|entry| entry.stop.as_ref()) {
+    pub(in super::super) fn hurry(&mut self, call: CallId) {
+        if let Some(stop) = self.find(call).and_then(|entry| entry.stop.as_ref()) {
             stop.hurry.cancel();
         }
     }
 
-    /// Ends every call at once, because nothing of the pool will run any more.
-    pub(in super::super) fn give_up(&mut self, error: &Error, effects: &mut Effects) {
-        self.stage = super::Stage::Closed;
-        self.has_runtime = false;
-        let keys: Vec<usize> = self.calls.iter().map(|(key, _)| key).collect();
-        for call in keys
-            .into_iter()
-            .filter_map(|key| self.call_at(key))
-            .collect::<Vec<_>>()
-        {
-            let error = Error::new(error.kind(), error.to_string());
-            self.end(call, Err(CallError::Rejected(error)), None, effects);
-        }
-        // Their processes are ended and reaped when the last that holds them drops them.
-        effects.dropped.extend(
-            self.slots
-                .iter_mut()
-                .flatten()
-                .filter_map(|slot| slot.conn.take()),
-        );
-        self.slots.clear();
-        self.free.clear();
-        self.counts_are_stale();
-        effects.changed = true;
-    }
-
-    /// Why nothing is taken any more.
-    pub(in super::super) fn closed(&self) -> Error {
-        if self.has_runtime {
-            Error::new(ErrorKind::Closed, "call a pool that was shut down")
-        } else {
-            Self::runtime_ended()
-        }
+    /// Notes that a harder step is being taken. `false` if the attempt has ended.
+    pub(in super::super) fn take_step(&mut self, call: CallId, step: Step) -> bool {
+        let stop = self.find_mut(call).and_then(|entry| entry.stop.as_mut());
+        stop.map(|stop| stop.step = step).is_some()
     }
 
     /// Stops every call.
     pub(in super::super) fn stop_all(&mut self, effects: &mut Effects) {
-        let keys: Vec<usize> = self.calls.iter().map(|(key, _)| key).collect();
-        for call in keys
-            .into_iter()
-            .filter_map(|key| self.call_at(key))
-            .collect::<Vec<_>>()
-        {
+        for call in self.calls_where(|_| true) {
             self.stop(call, StopReason::Shutdown, effects);
         }
     }
@@ -175,13 +146,7 @@ impl Core {
         reason: &str,
         effects: &mut Effects,
     ) -> usize {
-        let waits = |(_, entry): &(usize, &Entry)| !matches!(entry.phase, Phase::Running { .. });
-        let calls: Vec<u64> = self
-            .calls
-            .iter()
-            .filter(waits)
-            .filter_map(|(key, _)| self.call_at(key))
-            .collect();
+        let calls = self.calls_where(|entry| entry.runs_on().is_none());
         for call in &calls {
             self.stop(*call, StopReason::Cancel(reason.to_owned()), effects);
         }
@@ -189,17 +154,34 @@ impl Core {
         calls.len()
     }
 
-    /// Notes that a harder step is being taken. `false` if the attempt has ended.
-    pub(in super::super) fn take_step(&mut self, call: u64, step: Step) -> bool {
-        let stop = self.entry(call).and_then(|entry| entry.stop.as_mut());
-        stop.map(|stop| stop.step = step).is_some()
+    /// Ends every call at once, because nothing of the pool will run any more.
+    pub(in super::super) fn give_up(&mut self, error: &Error, effects: &mut Effects) {
+        self.stage = Stage::Closed;
+        self.has_runtime = false;
+        for call in self.calls_where(|_| true) {
+            let error = Error::new(error.kind(), error.to_string());
+            let error = Err(CallError::Rejected(error));
+            self.end(call, error, EndDetails::default(), effects);
+        }
+        for worker in self.connected_workers() {
+            self.expect_no_more(worker);
+        }
+        // Their processes are ended and reaped when the last owner drops them.
+        let workers = self.workers.iter().flatten();
+        let conns = workers.filter_map(|slot| slot.connected().cloned());
+        effects.dropped.extend(conns);
+        self.workers.clear();
+        self.free.clear();
+        self.counts_are_stale();
+        effects.changed = true;
     }
 
-    /// Whether the call's attempt runs on that very process.
-    pub(in super::super) fn runs_on(&mut self, call: u64, epoch: u64) -> bool {
-        match self.entry(call).map(|entry| entry.phase) {
-            Some(Phase::Running { slot, .. }) => self.epoch(slot) == Some(epoch),
-            _ => false,
+    /// Why no call is admitted any more.
+    pub(in super::super) fn closed(&self) -> Error {
+        if self.has_runtime {
+            Error::new(ErrorKind::Closed, "call a pool that was shut down")
+        } else {
+            Self::runtime_ended()
         }
     }
 }

@@ -6,8 +6,8 @@ use std::future::Future;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
@@ -15,9 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::super::Shared;
 use super::super::super::builder::Config;
-use super::super::super::core::PingCounter;
+use super::super::super::core::WorkerId;
 use super::super::super::logs;
-use super::{CONTROL_BYTES_MAX, WorkerProcess, pump};
+use super::control::FinalReports;
+use super::health::Health;
+use super::service::pump;
+use super::{CONTROL_BYTES_MAX, WorkerProcess};
 use crate::address;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
@@ -28,11 +31,7 @@ use crate::process::{
 };
 use crate::wire::{self, Decoder, Hello, MAGIC, Ready, StartFailed, VERSION, WorkerSettings, kind};
 
-pub(super) async fn start(
-    shared: &Shared,
-    number: u32,
-    epoch: u64,
-) -> Result<WorkerProcess, Error> {
+pub(super) async fn start(shared: &Shared, id: WorkerId) -> Result<WorkerProcess, Error> {
     let config = &*shared.config;
     let cookie = process::cookie();
     let spawned = process::spawn(command(config, &cookie)).await?;
@@ -58,7 +57,7 @@ pub(super) async fn start(
         None => None,
     };
     let (ours, theirs) = UnixStream::pair().map_err(|e| os("make a socket pair", e))?;
-    let settings = settings(config, number);
+    let settings = settings(config, id.number);
     let logs = settings.log_level > 0;
     let body = Codec::Postcard.encode(&Hello {
         magic: MAGIC,
@@ -96,19 +95,18 @@ pub(super) async fn start(
     let shown = process.shown;
     process.look_at_peak(shown);
     Ok(WorkerProcess {
-        epoch,
+        id,
         process,
         shown,
         data: Arc::new(data),
         control,
         stdout,
         stderr,
+        is_capturing: AtomicBool::new(false),
         group,
         retire: CancellationToken::new(),
-        pings: PingCounter::default(),
-        listener: OnceLock::new(),
-        silent_since: AtomicU64::new(0),
-        reports: Mutex::default(),
+        health: Health::default(),
+        reports: Mutex::new(FinalReports::default()),
         broken: CancellationToken::new(),
         unread: AtomicBool::new(false),
         logs,
@@ -199,7 +197,7 @@ async fn given_up(shared: &Shared) {
 
 /// Ends a process that did not become a worker and says why.
 async fn failed(process: Process, control: &Channel, reason: &str, stderr: &Pipe) -> Error {
-    // It has closed its socket or reports no; a little patience shows how it ends by itself.
+    // It has closed its socket or said no; a little patience shows how it ends by itself.
     let own_end = timeout(START_END_GRACE, process.ended()).await.is_ok();
     process
         .kill(|| control.send(kind::END, 0, &[libc::SIGKILL.to_le_bytes()[0]]))
@@ -301,7 +299,7 @@ fn settings(config: &Config, number: u32) -> WorkerSettings {
     }
 }
 
-/// The worker's CPU: one of those that this process may use, in signal.
+/// The worker's CPU: one of those that this process may use, in turn.
 fn allowed_cpu(number: u32) -> Option<u32> {
     let set = rustix::thread::sched_getaffinity(None).ok()?;
     let allowed: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU)

@@ -7,9 +7,12 @@
 
 use linkme::distributed_slice;
 
+use super::super::super::core::HostInfo;
+use super::introduction::LABELS_MAX;
 use super::*;
 use crate::registry::{TASKS, TaskEntry};
 use crate::task::{Invocation, Returned};
+use crate::wire::remote::{Join, TaskLine};
 
 /// A task of this program.
 #[distributed_slice(TASKS)]
@@ -54,7 +57,7 @@ async fn introduced(
     let (ours, theirs) = tokio::io::duplex(2 << 20);
     let mut host = Line::new(Box::new(theirs));
     host.say(kind, join).await.unwrap();
-    introduce(&mut Line::new(Box::new(ours)), "127.0.0.1:1", "key").await
+    introduce(&mut Line::new(Box::new(ours)), "key").await
 }
 
 async fn refused(join: &impl serde::Serialize) -> String {
@@ -94,7 +97,7 @@ async fn who_fits_is_let_in() {
             info.tasks.get(SQUARE.name).map(|task| task.idempotent),
             &*arrival.held
         ),
-        (4, Some(true), &[(3, 1)][..])
+        (4, Some(true), &[(CallId::from_wire(3), 1)][..])
     );
     assert!(!info.functions, "its build is another");
 }

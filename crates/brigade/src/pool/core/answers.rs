@@ -1,0 +1,268 @@
+//! What worker processes say of their attempts, and what becomes of a call then: it ends, waits
+//! for another worker, or is tried again later.
+
+use bytes::Bytes;
+
+use super::super::deadlines::after;
+use super::effects::EndDetails;
+use super::reports::{ended_by, stopped};
+use super::{CallId, Core, Effects, Stage, WorkerId};
+use crate::attempt_report::Ended;
+use crate::call::refused_error;
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind};
+use crate::outcome::{CallError, Failure, RetryAdvice};
+use crate::process::Output;
+use crate::progress::{PROGRESS_BYTES_MAX, Progress};
+use crate::wire::{Frame, PanicNote, Refused, kind};
+use std::sync::Arc;
+
+/// Passed calls that may wait for another worker: all of them are looked at for each worker that
+/// becomes free.
+const ASIDE_MAX: usize = 1024;
+/// A call that took two workers down ends there.
+const CRASHES_MAX: u32 = 2;
+
+/// What a worker says at the end of an attempt.
+enum Answer {
+    Done(Bytes),
+    Failed(Box<Failure>),
+    Panicked(PanicNote),
+    Passed(String),
+    Returned,
+    Refused(Refused),
+}
+
+impl Answer {
+    fn parse(frame: &Frame) -> Result<Self, Error> {
+        Ok(match frame.kind {
+            kind::DONE => Self::Done(frame.body.clone()),
+            kind::FAILED => Self::Failed(Codec::Postcard.decode(&frame.body)?),
+            kind::PANICKED => Self::Panicked(Codec::Postcard.decode(&frame.body)?),
+            kind::PASSED => Self::Passed(String::from_utf8_lossy(&frame.body).into_owned()),
+            kind::RETURNED => Self::Returned,
+            kind::REFUSED => Self::Refused(Codec::Postcard.decode(&frame.body)?),
+            unknown => {
+                return Err(Error::new(
+                    ErrorKind::Protocol,
+                    format!("it sent a frame of unknown kind {unknown}"),
+                ));
+            }
+        })
+    }
+}
+
+/// Whether a frame is to end an attempt.
+pub(in super::super) fn is_answer(frame: &Frame) -> bool {
+    !matches!(frame.kind, kind::PROGRESS | kind::STARTED | kind::RETIRE)
+}
+
+impl Core {
+    /// Takes a frame of a worker process. With the answer of an attempt whose output was captured
+    /// comes that output.
+    ///
+    /// # Errors
+    ///
+    /// `Protocol` if it makes no sense; the worker must be ended.
+    pub(in super::super) fn on_frame(
+        &mut self,
+        worker: WorkerId,
+        frame: &Frame,
+        output: Option<Output>,
+        effects: &mut Effects,
+    ) -> Result<(), Error> {
+        if !self.has_worker(worker) {
+            return Ok(());
+        }
+        if frame.kind == kind::RETIRE {
+            self.retire(worker, &String::from_utf8_lossy(&frame.body), effects);
+            return Ok(());
+        }
+        let call = CallId::from_wire(frame.id);
+        let runs_here = self.runs_on(call, worker);
+        match frame.kind {
+            // Another thread of the task may speak while its answer is on the way.
+            kind::PROGRESS | kind::STARTED if !runs_here => {}
+            kind::PROGRESS => self.on_progress(call, &frame.body, effects),
+            kind::STARTED => self.on_started(call),
+            _ if !runs_here => {
+                return Err(Error::new(
+                    ErrorKind::Protocol,
+                    format!("it answered call {}, which it does not run", frame.id),
+                ));
+            }
+            _ => self.on_answer(call, worker, frame, output, effects)?,
+        }
+        Ok(())
+    }
+
+    /// Ends a batch of frames.
+    pub(in super::super) fn on_frames_over(&mut self, effects: &mut Effects) {
+        self.settle(effects);
+    }
+
+    /// An attempt began in a worker that it shares: its time runs from now on.
+    fn on_started(&mut self, call: CallId) {
+        let entry = self.entry(call);
+        let timeout = entry.request.options().timeout;
+        if let Some(timeout) = timeout
+            && !entry.alone
+            && self.config.slots > 1
+        {
+            self.arm_run_timeout(call, after(self.now, timeout));
+        }
+    }
+
+    fn on_answer(
+        &mut self,
+        call: CallId,
+        worker: WorkerId,
+        frame: &Frame,
+        output: Option<Output>,
+        effects: &mut Effects,
+    ) -> Result<(), Error> {
+        let answer = Answer::parse(frame)?;
+        self.early_exits = 0;
+        let slot = self.worker_mut(worker);
+        match &answer {
+            Answer::Done(_) => slot.done += 1,
+            Answer::Returned => {}
+            _ => slot.failed += 1,
+        }
+        let conn = Arc::clone(slot.conn());
+        self.cancel_timer(call);
+        if let Some(stop) = self.entry_mut(call).stop.take() {
+            let report = self.report(call, ended_by(&stop.reason));
+            self.vacate(call, effects);
+            let (error, mut details) = stopped(*stop, report, self.now);
+            (details.output, details.stderr_of) = (output, Some(conn));
+            self.end(call, Err(error), details, effects);
+            return Ok(());
+        }
+        let mut details = EndDetails {
+            output,
+            ..EndDetails::default()
+        };
+        let panicked = match &answer {
+            Answer::Panicked(note) => {
+                details.stderr_of = Some(conn);
+                let (message, location) = (note.message.clone(), note.location.clone());
+                Some(self.report(call, Ended::Panicked { message, location }))
+            }
+            _ => None,
+        };
+        self.vacate(call, effects);
+        match (answer, panicked) {
+            (Answer::Done(result), _) => self.end(call, Ok(result), details, effects),
+            (Answer::Failed(failure), _) => self.on_failed(call, failure, details, effects),
+            (Answer::Panicked(_), report) => {
+                let report = report.expect("invariant: a panic was reported");
+                let error = CallError::Panicked(report);
+                self.retry_or_end(call, error, RetryAdvice::Policy, details, effects);
+            }
+            (Answer::Passed(reason), _) => self.on_passed(call, worker, vec![reason], effects),
+            (Answer::Returned, _) => {
+                self.entry_mut(call).attempt -= 1;
+                self.requeue(call);
+            }
+            (Answer::Refused(refused), _) => {
+                let error = refused_error(self.entry(call).request.task_name(), refused);
+                self.end(call, Err(error.into()), details, effects);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_failed(
+        &mut self,
+        call: CallId,
+        failure: Box<Failure>,
+        details: EndDetails,
+        effects: &mut Effects,
+    ) {
+        let advice = failure.retry();
+        self.retry_or_end(call, CallError::Failed(failure), advice, details, effects);
+    }
+
+    /// Gives the call to another worker. It ends when all workers that are there have passed it.
+    pub(super) fn on_passed(
+        &mut self,
+        call: CallId,
+        worker: WorkerId,
+        reasons: Vec<String>,
+        effects: &mut Effects,
+    ) {
+        let bound = self.config.workers_max + self.remote_hosts();
+        let entry = self.entry_mut(call);
+        entry.attempt -= 1;
+        entry.passes.push((worker, reasons.join("; ")));
+        // A pool whose workers come and go would find a new one each time: its size is the bound.
+        let all_passed = entry.passes.len() >= bound || !self.others_may_take(call);
+        if !all_passed && self.aside.len() < ASIDE_MAX {
+            return self.set_aside(call);
+        }
+        let passes = std::mem::take(&mut self.entry_mut(call).passes);
+        let reasons = passes.into_iter().map(|(_, reason)| reason).collect();
+        let error = Err(CallError::Passed(reasons));
+        self.end(call, error, EndDetails::default(), effects);
+    }
+
+    /// Tries again later if the call has attempts left.
+    pub(super) fn retry_or_end(
+        &mut self,
+        call: CallId,
+        error: CallError,
+        advice: RetryAdvice,
+        details: EndDetails,
+        effects: &mut Effects,
+    ) {
+        match self.pause_before_retry(call, advice) {
+            Some(pause) => self.delay(call, pause),
+            None => self.end(call, Err(error), details, effects),
+        }
+    }
+
+    fn pause_before_retry(
+        &mut self,
+        call: CallId,
+        advice: RetryAdvice,
+    ) -> Option<std::time::Duration> {
+        let jitter = self.random.jitter(0.5);
+        let entry = self.entry(call);
+        let options = entry.request.options();
+        let policy = options.retry.unwrap_or(self.config.retry);
+        let has_left = entry.attempt <= options.retries.unwrap_or(0) && entry.crashes < CRASHES_MAX;
+        let pause = match advice {
+            RetryAdvice::Permanent => return None,
+            RetryAdvice::In(pause) => pause,
+            RetryAdvice::Policy => policy.pause_with(entry.attempt, jitter),
+        };
+        let begins_after = (self.now - entry.made).saturating_add(pause);
+        let in_time = policy.within.is_none_or(|within| begins_after <= within);
+        (has_left && in_time && self.stage == Stage::Open).then_some(pause)
+    }
+
+    /// Passes progress on to the caller.
+    pub(super) fn on_progress(&mut self, call: CallId, body: &Bytes, effects: &mut Effects) {
+        if body.len() > 9 + PROGRESS_BYTES_MAX {
+            return;
+        }
+        let (Some(fraction), Some(codec)) = (body.first_chunk::<8>(), body.get(8)) else {
+            return;
+        };
+        let fraction = f64::from_le_bytes(*fraction);
+        let Some(codec) = Codec::of_number(*codec) else {
+            return;
+        };
+        let payload = body.slice(9..);
+        let text = codec.decode::<String>(&payload).unwrap_or_default();
+        let entry = self.entry_mut(call);
+        entry.progress = Some((fraction, text));
+        let update = Progress {
+            fraction,
+            codec,
+            payload,
+        };
+        effects.updates.push((Arc::clone(&entry.cell), update));
+    }
+}

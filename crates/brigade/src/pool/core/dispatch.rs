@@ -1,0 +1,170 @@
+//! Dispatch: giving waiting calls to workers that can take one more attempt.
+
+use super::super::deadlines::{Due, after};
+use super::super::worker_conn::Attempt;
+use super::choice::Requirements;
+use super::effects::{Capture, MemoryWatch};
+use super::{CallId, Core, Effects, Phase, WorkerId};
+use crate::event::Event;
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Core {
+    /// Gives waiting calls to free workers until one of the two runs out.
+    pub(super) fn dispatch(&mut self, effects: &mut Effects) {
+        if self.free.is_empty() || (self.queue.is_empty() && self.aside.is_empty()) {
+            return;
+        }
+        self.dispatch_aside(effects);
+        let mut passed_over = Vec::new();
+        while let Some((position, call)) = self.queue.first_except(&passed_over) {
+            let requirements = Requirements {
+                passes: &[],
+                ..self.entry(call).requirements()
+            };
+            match self.pick(&requirements) {
+                Some(worker) => self.assign(call, worker, effects),
+                // The first in line is never overtaken by others of the same workers: a call that
+                // must run alone would starve otherwise.
+                None if self
+                    .pick(&Requirements {
+                        alone: false,
+                        ..requirements
+                    })
+                    .is_some() =>
+                {
+                    break;
+                }
+                None => passed_over.push(position.lane()),
+            }
+        }
+        if self.queue.is_empty() && self.aside.is_empty() {
+            self.emit(|| Event::Drained);
+        }
+    }
+
+    fn dispatch_aside(&mut self, effects: &mut Effects) {
+        let (mut index, mut fresh_wanted) = (0, 0);
+        while let Some(call) = self.aside.get(index).copied() {
+            let entry = self.entry(call);
+            let fresh = entry.fresh;
+            match self.pick(&entry.requirements()) {
+                Some(worker) => self.assign(call, worker, effects),
+                None => {
+                    fresh_wanted += usize::from(fresh);
+                    index += 1;
+                }
+            }
+        }
+        if fresh_wanted > 0 {
+            self.make_room_for_fresh(fresh_wanted, effects);
+        }
+    }
+
+    /// Begins an attempt of a call on a worker that can take it.
+    pub(super) fn assign(&mut self, call: CallId, worker: WorkerId, effects: &mut Effects) {
+        self.leave_queue(call, effects);
+        let (now, is_shared) = (self.now, self.config.slots > 1);
+        #[cfg(feature = "remote")]
+        if let Some(info) = self.host_info(worker) {
+            info.fill(&mut self.entry_mut(call).request);
+        }
+        let is_remote = self.worker(worker).is_remote();
+        let entry = self.entry_mut(call);
+        entry.attempt += 1;
+        let (waited, alone) = (now - entry.since, entry.alone);
+        let options = entry.request.options();
+        let (timeout, memory, capture) = (options.timeout, options.memory, options.capture_bytes);
+        // A remote host looks after the time of its attempts itself.
+        let tell_start = timeout.is_some() && (is_shared && !alone || is_remote);
+        let index = self.occupy(worker, call, alone);
+        self.entry_mut(call).phase = Phase::Running {
+            worker,
+            index,
+            since: now,
+        };
+        if let Some(timeout) = timeout.filter(|_| !tell_start) {
+            self.arm_run_timeout(call, after(now, timeout));
+        }
+        let conn = Arc::clone(self.worker(worker).conn());
+        if let Some(bytes_max) = memory.filter(|_| !is_remote) {
+            effects.memory_watches.push(MemoryWatch {
+                conn: Arc::clone(&conn),
+                call,
+                bytes_max,
+            });
+        }
+        match capture.filter(|_| !is_remote) {
+            Some(bytes_max) => {
+                self.entry_mut(call).is_sent = false;
+                effects.captures.push(Capture {
+                    conn,
+                    call,
+                    worker,
+                    bytes_max,
+                });
+            }
+            None => self.send(call, effects),
+        }
+        self.counters.wait.record(waited);
+        self.emit_started(call, worker);
+    }
+
+    /// Sends a call whose attempt's output is captured from now on.
+    pub(in super::super) fn on_capture_began(
+        &mut self,
+        call: CallId,
+        worker: WorkerId,
+        effects: &mut Effects,
+    ) {
+        let is_waiting =
+            |entry: &super::CallEntry| !entry.is_sent && entry.runs_on() == Some(worker);
+        if self.find(call).is_some_and(is_waiting) {
+            self.send(call, effects);
+        }
+    }
+
+    /// Appends a running call to what its worker is sent.
+    fn send(&mut self, call: CallId, effects: &mut Effects) {
+        let is_shared = self.config.slots > 1;
+        let entry = self.entry_mut(call);
+        entry.is_sent = true;
+        let Phase::Running { worker, index, .. } = entry.phase else {
+            unreachable!("invariant: only a running call is sent")
+        };
+        let entry = self.entry(call);
+        let slot = self.worker(worker);
+        let has_timeout = entry.request.options().timeout.is_some();
+        let conn = Arc::clone(slot.conn());
+        conn.append(&Attempt {
+            call,
+            request: &entry.request,
+            number: entry.attempt,
+            alone: entry.alone,
+            fresh: entry.fresh,
+            tell_start: has_timeout && (is_shared && !entry.alone || slot.is_remote()),
+            is_ahead: index >= slot.capacity as usize,
+        });
+        if conn.is_congested() {
+            self.take_off(worker);
+        }
+        effects.write(&conn, index == 0 || effects.at_once);
+    }
+
+    fn emit_started(&self, call: CallId, worker: WorkerId) {
+        let attempt = self.entry(call).attempt;
+        self.emit_call(call, |call, task, label| Event::CallStarted {
+            call,
+            task,
+            label,
+            worker: worker.number,
+            attempt,
+        });
+    }
+
+    pub(super) fn arm_run_timeout(&mut self, call: CallId, at: Instant) {
+        self.cancel_timer(call);
+        let key = self.deadlines.insert(at, Due::RunTimeout(call));
+        self.entry_mut(call).timer = Some(key);
+    }
+}

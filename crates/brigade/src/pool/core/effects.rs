@@ -1,0 +1,166 @@
+//! What a step of the dispatcher asks the shell around it to do, after the lock is released.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::super::cell::{Cell, Outcome};
+use super::super::worker_conn::WorkerConn;
+use super::reports::report_mut;
+use super::{CallId, StopReason, WorkerId};
+use crate::attempt_report::{Step, StopReceipt};
+use crate::event::Event;
+use crate::process::Output;
+use crate::progress::Progress;
+
+type Conn = Arc<dyn WorkerConn>;
+
+/// What is to be done outside of the lock. `Shared::carry_out` does it, in an order of its own.
+#[derive(Default)]
+pub(in super::super) struct Effects {
+    pub(in super::super) ends: Vec<CallEnd>,
+    /// Workers whose frames are to be written.
+    pub(in super::super) writes: Vec<Write>,
+    /// Many calls come in one step: each worker is written to once, at its end, by the caller.
+    pub(in super::super) at_once: bool,
+    /// Worker processes to start.
+    pub(in super::super) starts: Vec<WorkerId>,
+    /// Workers that have nothing more to do.
+    pub(in super::super) let_go: Vec<Conn>,
+    /// Workers that must be ended at once, and why.
+    pub(in super::super) breaks: Vec<(Conn, String)>,
+    /// Workers that nothing looks after any more. Dropping a process may take a moment.
+    pub(in super::super) dropped: Vec<Conn>,
+    /// Attempts that begin to be stopped.
+    pub(in super::super) stops: Vec<StopOrder>,
+    /// Attempts whose worker may not have received that they are to be stopped.
+    pub(in super::super) stop_requests: Vec<StopRequest>,
+    pub(in super::super) updates: Vec<(Arc<Cell>, Progress)>,
+    /// Attempts whose memory is limited.
+    pub(in super::super) memory_watches: Vec<MemoryWatch>,
+    /// Calls to send once their worker's output is being captured.
+    pub(in super::super) captures: Vec<Capture>,
+    /// Workers whose health is to be looked at.
+    pub(in super::super) health_check: Option<HealthCheck>,
+    /// Events that are logged as well.
+    pub(in super::super) logged: Vec<Event>,
+    /// Places of the queue that became free.
+    pub(in super::super) room: usize,
+    /// The first deadline is earlier than before.
+    pub(in super::super) clock: bool,
+    /// Something that `ready`, `recycle` or `shutdown` may wait for.
+    pub(in super::super) changed: bool,
+}
+
+/// The end of a call, for its caller.
+pub(in super::super) struct CallEnd {
+    pub(in super::super) cell: Arc<Cell>,
+    pub(in super::super) outcome: Outcome,
+    pub(in super::super) details: EndDetails,
+}
+
+/// What comes with an outcome.
+#[derive(Default)]
+pub(in super::super) struct EndDetails {
+    /// By which step a stop succeeded, and how long it took.
+    pub(in super::super) stopped: Option<(Step, Duration)>,
+    /// What the attempt wrote, if that was captured.
+    pub(in super::super) output: Option<Output>,
+    /// The worker whose last lines belong into the attempt's report.
+    pub(in super::super) stderr_of: Option<Conn>,
+}
+
+/// Frames of a worker to be written.
+pub(in super::super) struct Write {
+    pub(in super::super) conn: Conn,
+    /// Now, by this thread; otherwise soon, with what is appended until then.
+    pub(in super::super) is_now: bool,
+}
+
+/// An attempt to stop, by one step of the kill ladder after the other.
+pub(in super::super) struct StopOrder {
+    pub(in super::super) call: CallId,
+    pub(in super::super) reason: StopReason,
+    pub(in super::super) conn: Conn,
+    /// Cancelled when the attempt has ended.
+    pub(in super::super) ended: CancellationToken,
+    /// Cancelled when the last step is to be taken at once.
+    pub(in super::super) hurry: CancellationToken,
+}
+
+/// An attempt whose worker is asked once more to stop it.
+pub(in super::super) struct StopRequest {
+    pub(in super::super) conn: Conn,
+    pub(in super::super) call: CallId,
+    pub(in super::super) reason: StopReason,
+    pub(in super::super) hurry: bool,
+}
+
+/// An attempt whose resident memory is limited.
+pub(in super::super) struct MemoryWatch {
+    pub(in super::super) conn: Conn,
+    pub(in super::super) call: CallId,
+    pub(in super::super) bytes_max: u64,
+}
+
+/// An attempt whose output is captured. Its call is sent by `Core::on_capture_began`.
+pub(in super::super) struct Capture {
+    pub(in super::super) conn: Conn,
+    pub(in super::super) call: CallId,
+    pub(in super::super) worker: WorkerId,
+    pub(in super::super) bytes_max: usize,
+}
+
+/// Workers to look at; `Core::on_health` takes what was found.
+pub(in super::super) struct HealthCheck {
+    /// The check comes at its time, so that a worker's silence says something about the worker.
+    pub(in super::super) is_in_time: bool,
+    pub(in super::super) workers: Vec<(WorkerId, Conn)>,
+}
+
+/// What a look at a worker process found.
+#[derive(Clone, Debug, Default)]
+pub(in super::super) struct Health {
+    /// For how many looks it has not answered a ping although it could have; 0 if it answers.
+    pub(in super::super) misses: u32,
+    /// What keeps it from running.
+    pub(in super::super) stopped_by: Option<String>,
+    /// Its resident memory; 0 where that is not limited.
+    pub(in super::super) resident_bytes: u64,
+}
+
+impl CallEnd {
+    /// Adds the worker's last lines to the attempt's report.
+    pub(in super::super) fn read_stderr(&mut self) {
+        let Some(conn) = self.details.stderr_of.take() else {
+            return;
+        };
+        if let Some(report) = self.outcome.as_mut().err().and_then(report_mut) {
+            report.stderr = conn.stderr_tail();
+        }
+    }
+
+    /// Hands the outcome to the caller.
+    pub(in super::super) fn finish(self) {
+        let EndDetails {
+            stopped, output, ..
+        } = self.details;
+        let receipt = stopped.map(|(step, took)| StopReceipt::new(step, took));
+        self.cell.finish(self.outcome, receipt, output);
+    }
+}
+
+impl Effects {
+    /// Has a worker's frames written.
+    pub(super) fn write(&mut self, conn: &Conn, is_now: bool) {
+        let is_known = self
+            .writes
+            .last()
+            .is_some_and(|last| Arc::ptr_eq(&last.conn, conn) && last.is_now >= is_now);
+        if !is_known {
+            let conn = Arc::clone(conn);
+            self.writes.push(Write { conn, is_now });
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What a worker process says over its control channel: pongs, the note of its signal handler, its
+//! peak memory, panics.
+
+use std::sync::atomic::Ordering;
+
+use super::super::super::Shared;
+use super::super::super::core::CallId;
+use super::WorkerProcess;
+use crate::codec::Codec;
+use crate::event::Event;
+use crate::sync::lock;
+use crate::wire::{CrashNote, Decoder, Frame, PanicNote, kind};
+
+/// Longest name of a thread, as the kernel keeps it.
+const THREAD_NAME_BYTES_MAX: usize = 16;
+
+/// What is known of how a worker ends, besides what the kernel says.
+#[derive(Default)]
+pub(super) struct FinalReports {
+    pub(super) crash_note: Option<(CallId, CrashNote)>,
+    /// Name of the thread whose signal handler sent the note.
+    pub(super) thread: Option<String>,
+    /// The signal that it dies of, as the note says.
+    pub(super) signal: Option<i32>,
+    /// What kept it from running when it was to be ended.
+    pub(super) stopped_by: Option<String>,
+    pub(super) panic: Option<(CallId, PanicNote)>,
+    /// How it broke its link.
+    pub(super) broken: Option<String>,
+    /// Breaking its link meant closing a channel and nothing worse.
+    pub(super) closed: bool,
+}
+
+/// Reads until the channel ends. Never returns: what follows is told by the process's end.
+pub(super) async fn read(shared: &Shared, worker: &WorkerProcess, decoder: &mut Decoder) {
+    while matches!(worker.control.read(decoder).await, Ok(1..)) {
+        recv_all(shared, worker, decoder);
+    }
+    lost(worker, "control");
+    std::future::pending::<()>().await;
+}
+
+/// Takes all whole frames.
+pub(super) fn recv_all(shared: &Shared, worker: &WorkerProcess, decoder: &mut Decoder) {
+    loop {
+        match decoder.next() {
+            Ok(Some(frame)) => recv(shared, worker, &frame),
+            Ok(None) => return,
+            Err(_) => return break_off(worker, "it garbled its control channel"),
+        }
+    }
+}
+
+fn recv(shared: &Shared, worker: &WorkerProcess, frame: &Frame) {
+    match frame.kind {
+        kind::PONG => worker.health.answered(),
+        kind::CRASH_NOTE => note_crash(worker, frame),
+        kind::PEAK => {
+            if let Some(bytes) = frame.body.first_chunk() {
+                worker.process.tell_peak(u64::from_le_bytes(*bytes));
+            }
+        }
+        kind::PANIC => note_panic(shared, worker, frame),
+        _ => break_off(worker, "it sent a control message of unknown kind"),
+    }
+}
+
+fn note_crash(worker: &WorkerProcess, frame: &Frame) {
+    let note = frame
+        .body
+        .first()
+        .and_then(|byte| CrashNote::from_byte(*byte));
+    let signal = frame.body.get(1).map(|signal| i32::from(*signal));
+    let mut reports = lock(&worker.reports);
+    reports.signal = reports.signal.or(signal);
+    // The first says why; what follows it is the default taking its course.
+    let is_first = reports
+        .crash_note
+        .is_none_or(|(_, known)| known == CrashNote::Signal);
+    if let Some(note) = note.filter(|_| is_first) {
+        reports.crash_note = Some((CallId::from_wire(frame.id), note));
+        reports.thread = frame.body.get(2..).and_then(thread_name);
+    }
+}
+
+fn note_panic(shared: &Shared, worker: &WorkerProcess, frame: &Frame) {
+    let Ok(note) = Codec::Postcard.decode::<PanicNote>(&frame.body) else {
+        return break_off(worker, "it garbled a control message");
+    };
+    if frame.id == 0 {
+        let number = worker.id.number;
+        tracing::warn!(
+            worker = number,
+            location = note.location,
+            message = note.message,
+            "a worker panicked outside of any call"
+        );
+        shared.emit(|| Event::StrayPanic {
+            worker: number,
+            message: note.message.as_str().into(),
+            location: note.location.as_str().into(),
+        });
+    }
+    lock(&worker.reports).panic = Some((CallId::from_wire(frame.id), note));
+}
+
+impl WorkerProcess {
+    /// Notes what cannot be read any more once it has ended.
+    pub(super) fn note_state(&self) {
+        self.process.look_at_peak(self.shown);
+        if let Some(held) = self.process.held() {
+            lock(&self.reports)
+                .stopped_by
+                .get_or_insert_with(|| held.to_string());
+        }
+    }
+
+    /// Notes that it died before it had read all that it was sent, if it did.
+    pub(super) fn note_unread(&self, is_unread: bool) {
+        self.unread.fetch_or(is_unread, Ordering::Relaxed);
+    }
+}
+
+/// Ends the worker at once because of what it did. The first reason counts.
+pub(super) fn break_off(worker: &WorkerProcess, how: &str) {
+    lock(&worker.reports)
+        .broken
+        .get_or_insert_with(|| how.to_owned());
+    worker.broken.cancel();
+}
+
+/// Ends the worker because a channel of its own ended, unless it is ending by itself.
+pub(super) fn lost(worker: &WorkerProcess, channel: &str) {
+    let mut reports = lock(&worker.reports);
+    if reports.broken.is_none() {
+        reports.broken = Some(format!("it closed its {channel} channel"));
+        reports.closed = true;
+    }
+    worker.broken.cancel();
+}
+
+/// The name of a thread as a worker sends it: up to the first zero, printable.
+fn thread_name(bytes: &[u8]) -> Option<String> {
+    let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    let name: String = String::from_utf8_lossy(name)
+        .chars()
+        .filter(|char| !char.is_control())
+        .take(THREAD_NAME_BYTES_MAX)
+        .collect();
+    (!name.is_empty()).then_some(name)
+}
