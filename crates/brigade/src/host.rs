@@ -186,7 +186,7 @@ impl Host {
         .await
     }
 
-    /// Serves until `stop` comes or [`HostHandle`] says so, then drains: begins nothing more,
+    /// Serves until `stop` completes or [`HostHandle`] drains it, then drains: begins nothing more,
     /// finishes what runs within [`drain_timeout`](Host::drain_timeout), hands over the results,
     /// leaves.
     ///

@@ -1,9 +1,9 @@
 //! A framed connection between a pool and one worker, the pool's side.
 //!
-//! A [`Channel`] writes without a task in between: whoever has something to send appends it and, if
-//! the peer is waiting for it, writes it at once. Under load nobody is waiting, so appends pile up
-//! until the channel's own write loop is polled and sends them in one system call. What is appended
-//! is sent in order.
+//! A [`Channel`] writes without a task in between: a sender appends its frame and, if the peer is
+//! waiting for it, writes it at once. Under load the peer is busy, so appends pile up until the
+//! channel's own write loop is polled and sends them in one system call. What is appended is sent
+//! in order.
 
 mod channel;
 mod handover;

@@ -1,8 +1,9 @@
 //! The pool: worker processes on this machine and the calls that they run.
 //!
-//! Modules: `builder` (options), `core` (who waits, who runs what; no IO), `shared` (carries out
-//! what the core decides), `worker_conn` (one worker's life), `stop` (the kill ladder), `handle` and
-//! `cell` (what the caller holds), `queue`, `deadlines`, `restart`, `stats`, `events`.
+//! Modules: `builder` and `config` (settings), `core` (the dispatcher, pure), `shared` (the shell
+//! that carries out what the dispatcher decides), `worker_conn` (a worker: a process or a remote
+//! host), `stop` (the kill ladder), `handle` and `cell` (what the caller holds), `queue`,
+//! `deadlines`, `restart`, `stats`, `events`, `event_log`.
 //!
 //! A call's way: `call` locks the core, which gives it to a free worker (its frame is appended to
 //! the worker's channel and written before `call` returns) or lets it wait. The answer comes to the
@@ -11,6 +12,7 @@
 
 mod builder;
 mod cell;
+mod config;
 mod core;
 mod count;
 mod deadlines;
@@ -43,8 +45,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 
-use self::builder::Config;
 use self::cell::Cell;
+use self::config::Config;
 use self::core::{Admission, Core, Stage};
 use self::shared::{RuntimeGuard, Shared};
 use crate::call::Call;
@@ -61,7 +63,8 @@ pub(crate) use cell::{Cell as RelayedCell, Outcome, Relay, Tag};
 #[cfg(all(feature = "remote", any(test, fuzzing)))]
 pub(crate) use worker_conn::read_host_message;
 
-pub use builder::{Builder, Neighbours};
+pub use builder::Builder;
+pub use config::Neighbours;
 pub use count::WorkerCount;
 pub use events::Events;
 pub use handle::{CallHandle, ProgressStream};
@@ -362,8 +365,8 @@ impl Pool {
     /// Takes nothing new, lets accepted calls finish (waiting ones too) for as long as
     /// [`Builder::shutdown_timeout`] says, stops the rest, ends the workers; one that is still
     /// starting by then is given [`Builder::teardown_timeout`]. Returns when every process is gone,
-    /// and tells of those that could not be ended ([`Shutdown::left`]). Safe to call twice, and on
-    /// any executor: where nobody drives the pool's own runtime, workers are killed at once and
+    /// and reports those that could not be ended ([`Shutdown::left`]). Safe to call twice, and on
+    /// any executor: where the pool's own runtime is not driven, workers are killed at once and
     /// every call ends as [`NoRuntime`](ErrorKind::NoRuntime).
     ///
     /// # Cancel safety

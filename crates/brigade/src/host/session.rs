@@ -2,13 +2,15 @@
 //!
 //! [`Session::live`] tells the story: connect, introduce, serve, and again. What is *held* outlives
 //! a connection: calls that run, and answers that the master has not acknowledged. Each is dropped
-//! when the master says so, or when the session is over: the master does not know it any more, says
-//! farewell, or has been away for as long as it said that it would wait for us. What a dropped call
-//! brings later counts for nothing: its place is gone (`key`).
+//! when the master asks for that, or when the session is over: the master does not know it any
+//! more, lets the host go, or has been away for as long as it said that it would wait for us. What
+//! a dropped call brings later counts for nothing: its place is gone (`key`).
 
+mod held;
 mod master;
+mod request;
+mod results;
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -16,24 +18,22 @@ use bytes::Bytes;
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::held::{Held, SessionState};
 use self::master::Master;
-use super::answer::{answer, head_of, refused};
+use super::answer::{head_of, refused};
 use super::welcome::{self, NotJoined};
 use super::{Failures, Offer};
 use crate::address;
-use crate::call::{CallOptions, Origin, Request, Target};
+use crate::call::Request;
 use crate::error::{Error, ErrorKind};
-use crate::pool::{CallId, Outcome, Pool, Relay, RelayedCell, Tag};
-use crate::process::Output;
-use crate::progress::Progress;
+use crate::pool::{CallId, Pool, Relay, RelayedCell, Tag};
 use crate::registry;
 use crate::remote::{Budget, Credentials, End, Line, Outbox, door, mark};
 use crate::retry::jitter;
 use crate::sync::lock;
 use crate::wire::remote::{
-    Ending, Join, MAGIC, Mark, Run, Stop, TaskLine, VERSION, Welcome, ahead_max, kind,
+    Ending, Join, MAGIC, Mark, Stop, TaskLine, VERSION, Welcome, ahead_max, kind,
 };
-use crate::wire::{self, Frame};
 
 /// The first pause before connecting again, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -42,8 +42,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
 /// What stands before a payload.
 const META_BYTES_MAX: usize = 64 << 10;
-/// What was sent ahead of its turn is given back if that does not come within this time.
-const AHEAD_WAIT: Duration = Duration::from_millis(20);
 /// Stops that came before their call are remembered up to the number of slots, but so many at
 /// least.
 const EARLY_STOPS_MIN: usize = 64;
@@ -64,39 +62,7 @@ pub(super) struct Session {
     outbox: Outbox,
     /// For unfinished messages of all masters of this host.
     budget: Budget,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// The pool that it was last welcome at.
-    pool: Option<Mark>,
-    calls: HashMap<u64, Held>,
-    begun: u32,
-    /// Answers that wait for others to come along.
-    gathered: u32,
-    keys: u64,
-    early_stops: VecDeque<u64>,
-    result_bytes_max: u64,
-    /// Whether plain functions of that pool mean the same here.
-    functions: bool,
-    keep: Duration,
-    /// Since when no connection has been up.
-    down: Option<Instant>,
-}
-
-enum Held {
-    /// `local` is its id in the pool of this host, once it has one.
-    Begun {
-        key: u64,
-        attempt: u32,
-        local: Option<CallId>,
-    },
-    Ended {
-        attempt: u32,
-        head: Bytes,
-        result: Bytes,
-    },
+    state: Mutex<SessionState>,
 }
 
 impl Session {
@@ -123,7 +89,7 @@ impl Session {
 
     /// Connects and serves, again and again, until it drains and holds nothing any more.
     pub(super) async fn live(self: &Arc<Self>, drain: &CancellationToken, failures: &Failures) {
-        let (mut pause, mut told) = (PAUSE_MIN, String::new());
+        let (mut pause, mut logged) = (PAUSE_MIN, String::new());
         while !(drain.is_cancelled() && self.is_idle()) {
             let joined = tokio::select! {
                 joined = self.join(drain.is_cancelled()) => joined,
@@ -132,7 +98,7 @@ impl Session {
             match joined {
                 Ok((line, welcome)) => {
                     pause = PAUSE_MIN;
-                    told.clear();
+                    logged.clear();
                     self.serve(line, welcome, drain).await;
                     continue;
                 }
@@ -142,12 +108,12 @@ impl Session {
                     }
                     // Once per cause: the same one comes with each try.
                     let text = error.to_string();
-                    if text == told {
+                    if text == logged {
                         tracing::debug!(url = self.url, %error, "cannot join the pool; trying \
                             again");
                     } else {
                         tracing::warn!(url = self.url, %error, "cannot join the pool; trying again");
-                        told = text;
+                        logged = text;
                     }
                 }
             }
@@ -303,8 +269,8 @@ impl Session {
         state.functions =
             self.offer.functions && welcome.build != 0 && welcome.build == address::build_id();
         (state.keep, state.down) = (welcome.keep, None);
-        // With the state locked, so that each answer is said once: here, or by whoever comes to its
-        // end.
+        // With the state locked, so that each answer is sent once: here, or by the call that comes
+        // to its end.
         self.outbox.open_silently();
         for (call, held) in &state.calls {
             if let Held::Ended { head, result, .. } = held {
@@ -339,7 +305,7 @@ impl Session {
                 url = self.url,
                 calls = begun.len(),
                 reason,
-                "stopping what runs for nobody"
+                "stopping calls whose pool is gone"
             );
         }
         for local in begun {
@@ -371,7 +337,7 @@ impl Session {
         if self.outbox.small_bytes() > UNREAD_BYTES_MAX {
             return Err(Error::new(
                 ErrorKind::Protocol,
-                "it asks for more and does not read what it is told",
+                "it asks for more and does not read the answers",
             ));
         }
         let held_max = 2 * self.room() as usize + HELD_MIN;
@@ -448,70 +414,6 @@ impl Session {
         self.outbox.kick();
     }
 
-    fn request(&self, frame: &Frame) -> Result<Request, Error> {
-        let garbled = |e| Error::new(ErrorKind::Protocol, "read a call").with_source(e);
-        let (run, rest) = postcard::take_from_bytes::<Run<'_>>(&frame.body).map_err(garbled)?;
-        let payload = frame.body.slice(frame.body.len() - rest.len()..);
-        let target = match run.target {
-            wire::Target::Task(name) => Target::Task {
-                name: name.into_owned().into(),
-            },
-            wire::Target::Listed(number) if lock(&self.state).functions => {
-                let function = registry::function_at(number);
-                let (invoke, name) = function.ok_or_else(|| {
-                    Error::new(
-                        ErrorKind::Protocol,
-                        "read a call: of a function that is not in the list",
-                    )
-                })?;
-                Target::Function {
-                    offset: address::offset_of(invoke as *const ())?,
-                    name,
-                }
-            }
-            wire::Target::Listed(_) => {
-                return Err(Error::new(
-                    ErrorKind::Protocol,
-                    "read a call: of a plain function, which this host did not offer to run",
-                ));
-            }
-            // Another host may not choose what code runs here, whichever build it says that it is.
-            wire::Target::Function(_) => {
-                return Err(Error::new(
-                    ErrorKind::Protocol,
-                    "read a call: of a function by its address",
-                ));
-            }
-        };
-        let options = CallOptions {
-            timeout: run.timeout,
-            memory: run.memory,
-            capture_bytes: run
-                .capture
-                .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
-            alone: run.alone,
-            fresh: run.fresh,
-            queue_timeout: run.ahead.then_some(AHEAD_WAIT),
-            tick: run.tick,
-            job: run.job.map(|job| Arc::new(job.into_owned())),
-            origin: Some(Origin {
-                call: run.number,
-                attempt: run.attempt,
-            }),
-            ..CallOptions::default()
-        };
-        let options = Some(Box::new(options));
-        Ok(Request {
-            target,
-            codec: run.codec,
-            payload: Ok(payload),
-            options,
-            signature: None,
-            to_json: None,
-            queue: None,
-        })
-    }
-
     fn stop(&self, call: u64, stop: &Stop<'_>) {
         let local = {
             let mut state = lock(&self.state);
@@ -537,89 +439,3 @@ impl Session {
 
 /// The largest payload that a pool may allow.
 const PAYLOAD_BYTES_MAX: usize = 1 << 30;
-
-impl State {
-    /// A call that was begun, if it is that very one.
-    fn begun(&mut self, (call, key): Tag) -> Option<&mut Held> {
-        self.calls
-            .get_mut(&call)
-            .filter(|held| matches!(held, Held::Begun { key: own, .. } if *own == key))
-    }
-
-    /// Drops what is held of a call. Its id in the pool of this host, if it was begun and has not
-    /// ended.
-    fn remove(&mut self, call: u64) -> Option<CallId> {
-        let held = self.calls.remove(&call)?;
-        if matches!(held, Held::Begun { .. }) {
-            self.begun -= 1;
-        }
-        held.local()
-    }
-}
-
-impl Held {
-    fn attempt(&self) -> u32 {
-        match self {
-            Self::Begun { attempt, .. } | Self::Ended { attempt, .. } => *attempt,
-        }
-    }
-
-    fn local(&self) -> Option<CallId> {
-        match self {
-            Self::Begun { local, .. } => *local,
-            Self::Ended { .. } => None,
-        }
-    }
-}
-
-impl Relay for Session {
-    fn ended(
-        &self,
-        tag: Tag,
-        outcome: Outcome,
-        receipt: Option<crate::attempt_report::StopReceipt>,
-        output: Option<Output>,
-    ) {
-        let mut state = lock(&self.state);
-        let Some(attempt) = state.begun(tag).map(|held| held.attempt()) else {
-            return;
-        };
-        let (head, result) = answer(outcome, receipt.as_ref(), output, state.result_bytes_max);
-        self.outbox.append(kind::ANSWER, tag.0, &head, &result);
-        state.begun -= 1;
-        state.calls.insert(
-            tag.0,
-            Held::Ended {
-                attempt,
-                head,
-                result,
-            },
-        );
-        // While calls wait here ahead of their turn no slot stands empty for want of news, so
-        // answers may gather: as many as there are such calls.
-        state.gathered += 1;
-        let may_wait = state.gathered < state.begun.saturating_sub(self.slots);
-        if !may_wait {
-            state.gathered = 0;
-        }
-        drop(state);
-        if may_wait {
-            self.outbox.kick_soon()
-        } else {
-            self.outbox.kick()
-        }
-    }
-
-    fn told(&self, tag: Tag, update: Progress) {
-        // Progress never waits; on a connection that is slow it is left out.
-        if lock(&self.state).begun(tag).is_none() || self.outbox.is_congested() {
-            return;
-        }
-        let mut head = [0; 9];
-        head[..8].copy_from_slice(&update.fraction.to_le_bytes());
-        head[8] = update.codec.number();
-        self.outbox
-            .append(kind::PROGRESS, tag.0, &head, &update.payload);
-        self.outbox.kick();
-    }
-}

@@ -21,10 +21,11 @@ pub(super) fn read(frame: &Frame, url: &str) -> Result<Welcome, Error> {
             "join a pool: what answers is none",
         ));
     };
-    let told = match frame.kind {
+    let reason = match frame.kind {
         kind::TURNED_AWAY if magic == MAGIC => {
-            let told = Codec::Postcard.decode::<TurnedAway>(&frame.body);
-            told.map(|told| printable(&told.reason, REASON_BYTES_MAX))
+            let turned_away = Codec::Postcard.decode::<TurnedAway>(&frame.body);
+            turned_away
+                .map(|turned_away| printable(&turned_away.reason, REASON_BYTES_MAX))
                 .ok()
         }
         kind::WELCOME if magic == MAGIC && version == VERSION => {
@@ -43,7 +44,7 @@ pub(super) fn read(frame: &Frame, url: &str) -> Result<Welcome, Error> {
         env!("CARGO_PKG_VERSION"),
         printable(&brigade, REASON_BYTES_MAX),
     );
-    let text = told.unwrap_or_else(|| {
+    let text = reason.unwrap_or_else(|| {
         format!(
             "it speaks version {version} of the protocol (brigade \
             {brigade}), this host {VERSION} (brigade {own})"

@@ -1,4 +1,9 @@
-//! One byte stream of a link.
+//! One byte stream of a link: frames are appended to memory and written by the appending thread or
+//! by the write loop.
+//!
+//! Owns the socket and what is yet to be written. Frames are sent in the order in which they were
+//! appended. Nothing is read but by the one task that calls `read`; what a dead peer left is read
+//! with `read_now`.
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,12 +30,12 @@ const LARGE_BODY_BYTES: usize = 32 << 10;
 const FULL_PAUSE: Duration = Duration::from_millis(1);
 
 pub(crate) struct Channel {
-    /// Watched for reading only: a Unix socket becomes writable anew with each frame that the peer
+    /// Watched for reading only: a Unix socket becomes writable again with each frame that the peer
     /// takes, and a wake for each of them would cost more than the frame does. `drain` watches for
     /// writing while it has to.
     stream: AsyncFd<OwnedFd>,
     out: Mutex<Out>,
-    /// Set while the write loop has been told that something waits.
+    /// Set while the write loop has been woken because something waits.
     kicked: AtomicBool,
     kick: Notify,
 }
@@ -103,8 +108,8 @@ impl Channel {
                 Ok(written) => out.advance(written),
                 Err(Errno::AGAIN) => return false,
                 Err(Errno::INTR) => {}
-                // The peer is gone. Its end is told by its pidfd and by the reading side; what was
-                // to be written has no reader any more.
+                // The peer is gone. Its end is noticed by its pidfd and by the reading side; what
+                // was to be written has no reader any more.
                 Err(_) => {
                     *out = Out {
                         broken: true,
@@ -186,7 +191,7 @@ impl Channel {
     }
 
     /// Whether the peer, which has ended, did not read all that was sent to it. Asked before the
-    /// last reads: the kernel tells it once, as an error of the socket (unix(7)).
+    /// last reads: the kernel reports it once, as an error of the socket (unix(7)).
     pub(crate) fn was_left_unread(&self) -> bool {
         let out = lock(&self.out);
         let unsent =

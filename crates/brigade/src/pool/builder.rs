@@ -1,7 +1,10 @@
-//! How a pool is set up, and what of that is refused.
+//! [`Builder`]: how a pool is set up.
+//!
+//! Each setter names its default and its range. Settings are checked by `start` (`Config::check`),
+//! not by the setters, so that a program can set them in any order; the first setter that was given
+//! nonsense is what `start` reports.
 
 use std::any::TypeId;
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +13,7 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 use super::Pool;
+use super::config::{Config, Neighbours};
 use super::count::WorkerCount;
 use super::queue::Order;
 use crate::address;
@@ -22,22 +26,6 @@ use crate::retry::Retry;
 use crate::task::{Args, Function};
 use crate::wire::Hook;
 
-/// What happens to the other attempts of a worker with many slots when one of them has to be
-/// stopped by force or takes it down.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Neighbours {
-    /// A call with a timeout, a memory limit or captured output gets a worker of its own. Any other
-    /// call that is cancelled is asked to stop; if it does not, its worker gets nothing new and is
-    /// ended when the neighbours have finished. Only a crash hurts them: then they are
-    /// [`Lost`](crate::CallError::Lost).
-    #[default]
-    Spare,
-    /// They end as [`Lost`](crate::CallError::Lost) at once.
-    Lose,
-    /// They are run again, without charge. For tasks that may run twice.
-    RunAgain,
-}
-
 /// Settings of a pool: [`Pool::builder`]. Every setter names its default; `start` refuses what
 /// makes no sense.
 #[derive(Clone, Debug)]
@@ -49,141 +37,10 @@ pub struct Builder {
     state_of_teardown: Option<TypeId>,
 }
 
-#[derive(Clone, Debug)]
-pub(crate) struct Config {
-    pub(super) workers_min: usize,
-    pub(super) workers_max: usize,
-    pub(super) spares: usize,
-    pub(super) slots: u32,
-    pub(super) neighbours: Neighbours,
-    pub(super) order: Order,
-    pub(super) queue_max: usize,
-    pub(super) payload_bytes_max: usize,
-    pub(super) program: PathBuf,
-    pub(super) arguments: Vec<OsString>,
-    pub(super) directory: Option<PathBuf>,
-    pub(super) environment: BTreeMap<OsString, OsString>,
-    pub(super) logs: LevelFilter,
-    pub(super) stdout_to_stderr: bool,
-    pub(super) pinned: bool,
-    pub(super) nice: i32,
-    pub(super) init: Option<Hook>,
-    pub(super) teardown: Option<u64>,
-    pub(super) start_timeout: Duration,
-    pub(super) ask: Duration,
-    pub(super) terminate: Duration,
-    pub(super) teardown_timeout: Duration,
-    pub(super) shutdown_timeout: Duration,
-    pub(super) idle_timeout: Option<Duration>,
-    pub(super) recycle_calls: Option<u64>,
-    pub(super) recycle_age: Option<Duration>,
-    pub(super) recycle_memory: Option<u64>,
-    pub(super) check_interval: Duration,
-    pub(super) retry: Retry,
-    pub(super) group: Option<GroupLimits>,
-    pub(super) labels: Vec<Box<str>>,
-    #[cfg(feature = "remote")]
-    pub(super) hosts: super::listen::Hosts,
-}
-
-impl Config {
-    pub(super) fn runs_own_program(&self) -> bool {
-        self.program.as_os_str() == OWN_PROGRAM
-    }
-
-    /// A worker's first argument: as this program was started, or the path of another program.
-    pub(super) fn argv0(&self) -> OsString {
-        let own = if self.runs_own_program() {
-            std::env::args_os().next()
-        } else {
-            None
-        };
-        own.unwrap_or_else(|| self.program.clone().into())
-    }
-
-    /// Whether workers may join from elsewhere.
-    #[cfg(feature = "remote")]
-    pub(super) fn may_have_remote_hosts(&self) -> bool {
-        !self.hosts.listeners.is_empty()
-    }
-
-    #[cfg(not(feature = "remote"))]
-    #[expect(clippy::unused_self, reason = "as with hosts that join")]
-    pub(super) fn may_have_remote_hosts(&self) -> bool {
-        false
-    }
-}
-
-/// What this process runs, even if its file was replaced or deleted since.
-const OWN_PROGRAM: &str = "/proc/self/exe";
-
-/// Variables that workers inherit unless the builder says otherwise: what programs need to find
-/// their libraries, their language and their logs.
-const INHERITED: [&str; 14] = [
-    "PATH",
-    "HOME",
-    "USER",
-    "LANG",
-    "LANGUAGE",
-    "LC_ALL",
-    "LC_CTYPE",
-    "TZ",
-    "TMPDIR",
-    "LD_LIBRARY_PATH",
-    "RUST_BACKTRACE",
-    "RUST_LOG",
-    "NO_COLOR",
-    "LLVM_PROFILE_FILE",
-];
-
-/// More workers than this are a mistake in the caller's arithmetic.
-const WORKERS_MAX: usize = 4096;
-pub(super) const SLOTS_MAX: u32 = 65_536;
-
 impl Default for Builder {
     fn default() -> Self {
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let environment = INHERITED
-            .iter()
-            .filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
-            .collect();
-        let config = Config {
-            workers_min: 0,
-            workers_max: cpus,
-            spares: 0,
-            slots: 1,
-            neighbours: Neighbours::Spare,
-            order: Order::Fifo,
-            queue_max: 100_000,
-            payload_bytes_max: 64 << 20,
-            program: PathBuf::from(OWN_PROGRAM),
-            arguments: Vec::new(),
-            directory: None,
-            environment,
-            logs: LevelFilter::INFO,
-            stdout_to_stderr: false,
-            pinned: false,
-            nice: 0,
-            init: None,
-            teardown: None,
-            start_timeout: Duration::from_secs(10),
-            ask: Duration::from_millis(500),
-            terminate: Duration::from_millis(500),
-            teardown_timeout: Duration::from_secs(2),
-            shutdown_timeout: Duration::from_secs(30),
-            idle_timeout: None,
-            recycle_calls: None,
-            recycle_age: None,
-            recycle_memory: None,
-            check_interval: Duration::from_secs(1),
-            retry: Retry::default(),
-            group: None,
-            labels: Vec::new(),
-            #[cfg(feature = "remote")]
-            hosts: super::listen::Hosts::default(),
-        };
         Self {
-            config,
+            config: Config::default(),
             error: None,
             state_of_init: None,
             state_of_teardown: None,
@@ -384,7 +241,7 @@ impl Builder {
         self.set(|config| (config.ask, config.terminate) = (ask, terminate))
     }
 
-    /// How long a worker that was told to end may take to finish its teardown. Default: 2 s.
+    /// How long a worker that was let go may take to finish its teardown. Default: 2 s.
     pub fn teardown_timeout(self, timeout: Duration) -> Self {
         self.set(|config| config.teardown_timeout = timeout)
     }
@@ -422,7 +279,7 @@ impl Builder {
         self.recycle_after(1)
     }
 
-    /// How often idle workers are looked after: pinged, aged, weighed. One that leaves a ping
+    /// How often workers are checked: pings, age, memory. One that leaves a ping
     /// unanswered for two looks, although it got to run, is killed and replaced; one that a
     /// debugger has is left alone. Default: 1 s; at least 10 ms.
     pub fn check_interval(self, interval: Duration) -> Self {
@@ -436,7 +293,7 @@ impl Builder {
 
     /// Puts each worker in a control group of its own with these limits, where the host lets us
     /// make one (as root, or with a delegated group). Then no descendant escapes a kill and the
-    /// kernel's OOM killer is told apart. Default: none.
+    /// kernel's OOM killer is recognised. Default: none.
     pub fn cgroup(self, limits: GroupLimits) -> Self {
         self.set(|config| config.group = Some(limits))
     }
@@ -472,51 +329,7 @@ impl Builder {
         if let Some(text) = error {
             return Err(Error::new(ErrorKind::BadOption, &*text));
         }
-        let (min, max) = (config.workers_min, config.workers_max);
-        if max == 0 && !config.may_have_remote_hosts()
-            || max > WORKERS_MAX
-            || min > max
-            || config.spares > WORKERS_MAX
-        {
-            return bad(format!(
-                "start {min} to {max} workers and {} spares: there are 1 to {WORKERS_MAX}",
-                config.spares
-            ));
-        }
-        if config.slots == 0 || config.slots > SLOTS_MAX {
-            return bad(format!(
-                "give workers {} slots: there are 1 to {SLOTS_MAX}",
-                config.slots
-            ));
-        }
-        if config.queue_max == 0 || config.queue_max > 1 << 30 {
-            return bad(format!(
-                "let {} calls wait: there are 1 to 2^30; use try_call to refuse what would wait",
-                config.queue_max
-            ));
-        }
-        if !(1 << 10..=1 << 30).contains(&config.payload_bytes_max) {
-            return bad(format!(
-                "allow payloads of {} bytes: there are 1 KiB to 1 GiB",
-                config.payload_bytes_max
-            ));
-        }
-        if !(0..=19).contains(&config.nice) {
-            return bad(format!(
-                "make workers nice by {}: there are 0 to 19",
-                config.nice
-            ));
-        }
-        if config.start_timeout.is_zero() || config.check_interval < Duration::from_millis(10) {
-            return bad(
-                "set a start timeout of nothing or a check interval below 10 ms".to_owned(),
-            );
-        }
-        #[cfg(feature = "remote")]
-        config.hosts.check()?;
-        if config.recycle_calls == Some(0) {
-            return bad("replace a worker after 0 calls: there is at least 1".to_owned());
-        }
+        config.check()?;
         if config.teardown.is_some()
             && (config.init.is_none() || state_of_init != state_of_teardown)
         {

@@ -1,5 +1,9 @@
 //! What a call and its handle share: the outcome, once; progress while it runs; the receipt of a
 //! stop.
+//!
+//! The dispatcher's shell fills a cell, the handle reads it. A cell is finished exactly once
+//! (`finish` asserts it), and its wakers are woken outside of its lock. A call that was made for
+//! another pool has a [`Relay`] in place of a handle.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -21,11 +25,11 @@ pub(crate) type Outcome = Result<Bytes, CallError>;
 #[derive(Default)]
 pub(crate) struct Cell {
     state: Mutex<State>,
-    /// Who is told instead of a handle.
+    /// Gets the outcome instead of a handle.
     relay: Option<Relayed>,
 }
 
-/// Takes what becomes of a call that was made for somebody else.
+/// Takes the outcome and the progress of a call that was made for another pool.
 pub(crate) trait Relay: Send + Sync {
     /// The call ended.
     fn ended(
@@ -36,8 +40,8 @@ pub(crate) trait Relay: Send + Sync {
         output: Option<Output>,
     );
 
-    /// The call told how far it is.
-    fn told(&self, tag: Tag, update: Progress);
+    /// The call reported progress.
+    fn progressed(&self, tag: Tag, update: Progress);
 }
 
 /// How a relay knows a call: two numbers of its own.
@@ -64,7 +68,7 @@ struct Extra {
 }
 
 impl Cell {
-    /// A call whose end a relay is told.
+    /// A call whose outcome a relay gets.
     #[cfg(feature = "remote")]
     pub(crate) fn relayed(relay: Arc<dyn Relay>, tag: Tag) -> Self {
         Self {
@@ -141,7 +145,7 @@ impl Cell {
 
     pub(crate) fn update(&self, update: Progress) {
         if let Some((relay, tag)) = &self.relay {
-            return relay.told(*tag, update);
+            return relay.progressed(*tag, update);
         }
         let wakers = {
             let mut state = lock(&self.state);

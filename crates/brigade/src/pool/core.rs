@@ -1,19 +1,19 @@
 //! The dispatcher: which calls wait, which workers are free, which attempt runs where.
 //!
 //! It is pure: it holds no process, socket, file or pipe, never waits and never asks for the time.
-//! The shell around it (`Shared`) locks it, tells it the time (`Core::at`) and an event, and
+//! The shell around it (`Shared`) locks it, sets its time (`Core::at`), gives it an event, and
 //! carries out the [`Effects`] after the lock is released: outcomes to hand over, workers to start,
 //! attempts to stop, frames to write. Workers stand behind [`WorkerConn`]; the two methods of that
-//! trait which are called here append to memory. So `simulation` runs it without any process.
+//! trait which are called here append to memory.
 //!
 //! Life of a call: new -> waiting (queued, set aside because a worker passed it, or delayed) ->
 //! running -> ended; back to waiting when it is returned, passed or tried again. `end` is the only
 //! way out and gives the cell its outcome.
 //!
-//! Life of a worker: starting -> ready (or spare) -> retiring -> gone. Its *epoch* tells one worker
-//! from the next with the same number; what comes from an old epoch is ignored. A worker is a
-//! process of ours or a remote host; the latter may be *away* in any stage, while its connection is
-//! down (`hosts`).
+//! Life of a worker: starting -> ready (or spare) -> retiring -> gone. Its *epoch* distinguishes
+//! one worker from the next with the same number; what comes from an old epoch is ignored. A worker
+//! is a process of ours or a remote host; the latter may be *away* in any stage, while its
+//! connection is down (`hosts`).
 //!
 //! Ids from outside are looked up with `find` and may be unknown; ids of the dispatcher's own state
 //! are looked up with `entry` and `worker`, which panic with the name of the broken invariant.
@@ -33,6 +33,8 @@ mod effects;
 #[cfg(feature = "remote")]
 mod host_answers;
 #[cfg(feature = "remote")]
+mod host_info;
+#[cfg(feature = "remote")]
 mod hosts;
 mod ids;
 mod overview;
@@ -50,7 +52,7 @@ use std::time::Instant;
 use slab::Slab;
 use tokio::sync::{Semaphore, broadcast};
 
-use super::builder::Config;
+use super::config::Config;
 use super::deadlines::{Deadlines, Due, after};
 use super::queue::Queue;
 use super::restart::Restart;
@@ -64,7 +66,9 @@ use choice::Rank;
 pub(super) use deaths::WorkerExit;
 pub(super) use effects::{Effects, Health, HealthCheck, StopOrder};
 #[cfg(feature = "remote")]
-pub(super) use hosts::{HostArrival, HostInfo, HostWelcome, TaskFacts};
+pub(super) use host_info::{HostInfo, TaskFacts};
+#[cfg(feature = "remote")]
+pub(super) use hosts::{HostArrival, HostWelcome};
 pub(crate) use ids::CallId;
 pub(super) use ids::WorkerId;
 use random::Random;
@@ -187,7 +191,7 @@ impl Core {
         self.settle(effects);
     }
 
-    /// Ends a step: hands out what can be handed out and tells the clock.
+    /// Ends a step: hands out what can be handed out and wakes the clock.
     fn settle(&mut self, effects: &mut Effects) {
         self.dispatch(effects);
         self.maintain(effects);

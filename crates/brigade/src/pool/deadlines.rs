@@ -48,7 +48,7 @@ pub(super) struct Deadlines {
     count: u64,
     /// When the clock wakes up next.
     awake_at: Option<Instant>,
-    /// Set when something falls due before that, so that the clock must be told.
+    /// Set when something falls due before that, so that the clock must be woken.
     pub(super) hurried: bool,
 }
 

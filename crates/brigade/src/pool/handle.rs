@@ -1,4 +1,8 @@
 //! [`CallHandle`]: a call that was made.
+//!
+//! The handle owns the caller's side: it waits for a place of the queue where the pool is full,
+//! takes the outcome out of the call's cell, decodes it, and cancels the call when it is dropped.
+//! Off the pool's own runtime it also checks that this runtime is driven.
 
 use std::fmt;
 use std::future::Future;
@@ -15,7 +19,7 @@ use super::Shared;
 use super::cell::Cell;
 use super::core::{Admission, CallId};
 use super::outside::Look;
-use crate::attempt_report::StopReceipt;
+use crate::attempt_report::{Step, StopReceipt};
 use crate::call::Request;
 use crate::codec::Codec;
 use crate::error::Error;
@@ -89,7 +93,7 @@ impl<T> CallHandle<T> {
     pub(super) fn outside(shared: Arc<Shared>, cell: Arc<Cell>, request: Request) -> Self {
         let (codec, room) = (request.codec, Arc::clone(&shared));
         let place = Box::pin(async move {
-            // Closed means that the pool was shut down, which admission tells.
+            // Closed means that the pool was shut down; admission then refuses the call.
             room.room
                 .acquire()
                 .await
@@ -144,8 +148,7 @@ impl<T> CallHandle<T> {
                 .step(|core, effects| core.cancel(*call, reason, effects)),
             Stage::Outside(waiting) => {
                 if lock(waiting).take().is_some() {
-                    let receipt =
-                        StopReceipt::new(crate::Step::NotStarted, std::time::Duration::ZERO);
+                    let receipt = StopReceipt::new(Step::NotStarted, std::time::Duration::ZERO);
                     self.cell.finish(
                         Err(CallError::Cancelled(Cancelled {
                             reason,
@@ -170,8 +173,8 @@ impl<T> CallHandle<T> {
         }
     }
 
-    /// What the running task tells with [`Context::progress`](crate::Context::progress), in order;
-    /// ends with the call. Of what nobody reads, the newest 64 are kept.
+    /// What the running task reports with [`Context::progress`](crate::Context::progress), in
+    /// order; ends with the call. Of unread progress, the newest 64 are kept.
     pub fn progress(&self) -> ProgressStream {
         ProgressStream {
             cell: Arc::clone(&self.cell),
@@ -262,7 +265,7 @@ impl<T> Drop for CallHandle<T> {
         } else if let Stage::Outside(waiting) = &self.stage
             && lock(waiting).take().is_some()
         {
-            // Whoever reads its progress must not wait for ever.
+            // A reader of its progress must not wait for ever.
             self.cell.finish(
                 Err(CallError::Cancelled(Cancelled {
                     reason: "its handle was dropped".to_owned(),

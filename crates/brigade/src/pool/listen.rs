@@ -43,8 +43,8 @@ impl Builder {
     /// port 0 the system chooses one: [`Pool::listening`].
     ///
     /// A call goes only to where its task is, and its [labels](crate::Call::labels); one that
-    /// nobody can take yet waits for who can, for as long as its [queue
-    /// timeout](crate::Call::queue_timeout) says.
+    /// no worker can take yet waits for one that can, at most for its [queue
+    /// timeout](crate::Call::queue_timeout).
     pub fn listen(self, url: impl Into<String>, credentials: Credentials) -> Self {
         self.set(|config| config.hosts.listeners.push((url.into(), credentials)))
     }

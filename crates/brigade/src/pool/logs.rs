@@ -2,9 +2,9 @@
 //! happened here.
 //!
 //! An event needs a static description. One is made for each place in the workers' code that sends
-//! events, and kept; there are as many as the program has such places, and [`SITES_MAX`] at most.
-//! Events of places beyond that have a description in common, with target and fields as text. To
-//! the fields of an event come `worker`, `call`, `task` and `attempt`; where it has one of that
+//! events, and kept; there are as many as the program has places of this kind, and [`SITES_MAX`] at
+//! most. Events of places beyond that have a description in common, with target and fields as text.
+//! To the fields of an event come `worker`, `call`, `task` and `attempt`; where it has one of that
 //! name, ours is `brigade.worker` and so on.
 
 use std::collections::HashMap;
@@ -208,7 +208,7 @@ impl Callsite for Site {
     }
 }
 
-/// What tells one place from others.
+/// What distinguishes one place from others.
 #[derive(PartialEq, Eq, Hash)]
 struct Place {
     level: u8,
@@ -277,7 +277,7 @@ fn common(level: u8) -> &'static Site {
 
 type From = (Option<&'static str>, Option<u32>, Option<&'static str>);
 
-/// Makes a description and tells the subscribers of it. It is never freed.
+/// Makes a description and registers it with the subscribers. It is never freed.
 fn describe(
     name: &'static str,
     target: &'static str,

@@ -1,10 +1,11 @@
 //! Waiting for a pool from outside of the runtime that it lives on.
 //!
-//! The pool's tasks run on the runtime that it was started on. Whoever waits on another executor
-//! may wait for something that nobody does: the runtime is a current-thread one whose `block_on`
-//! has returned, or its threads are blocked. So such a wait looks now and then, by a timer that
-//! needs no runtime, whether the pool's one runs anything; if it does not for long, the wait ends
-//! with an error that says so. Whoever waits on the pool's own runtime is proof that it is driven.
+//! The pool's tasks run on the runtime that it was started on. A caller on another executor may
+//! wait for work that is never done: the runtime is a current-thread one whose `block_on` has
+//! returned, or its threads are blocked. Such waits therefore check now and then, with a timer that
+//! needs no runtime, whether the pool's runtime runs anything. If it has not for long, the wait
+//! ends with an error. A wait on the pool's own runtime needs no check: it proves that the runtime
+//! is driven.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -21,7 +22,7 @@ use super::core::{CallId, Core};
 use crate::error::{Error, ErrorKind};
 use crate::sync::lock;
 
-/// How often somebody who waits outside looks.
+/// How often a wait outside checks the runtime.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long a runtime may run nothing: its threads may be blocked for a while by something that
 /// ends.
@@ -79,7 +80,7 @@ impl Shared {
         }
     }
 
-    /// Why what is waited for will not come: nobody drives the pool's runtime. For a call, sooner
+    /// Why what is waited for will not come: the pool's runtime is not driven. For a call, sooner
     /// if its own time is over.
     pub(super) fn undriven(&self, call: Option<CallId>) -> Option<Error> {
         let idle = self.idle_for();
@@ -117,7 +118,7 @@ impl Shared {
         .await
     }
 
-    /// Ends a pool whose runtime nobody drives, as far as that can be done without its tasks: kills
+    /// Ends a pool whose runtime is not driven, as far as possible without its tasks: kills
     /// the workers and ends all calls. Returns the processes that are left.
     pub(super) async fn end_undriven(self: &Arc<Self>, error: &Error) -> Vec<u32> {
         self.killed.cancel();
@@ -140,7 +141,7 @@ impl Shared {
 }
 
 impl Core {
-    /// What callers of a pool are told whose runtime has ended.
+    /// The error for callers of a pool whose runtime has ended.
     pub(super) fn runtime_ended() -> Error {
         Error::new(
             ErrorKind::NoRuntime,

@@ -1,7 +1,7 @@
 //! The line of waiting calls: by priority, then first in, first out (or last in, where asked).
 //!
 //! Where workers differ in what they can run, calls that may go to the same ones wait in a lane of
-//! their own, so that those which nobody can take for now hold up none of the others. All lanes
+//! their own, so that calls which no worker can take for now hold up none of the others. All lanes
 //! count their places together.
 //!
 //! Every operation is O(log n) in calls; looking for the first is O(n) in lanes, of which there are

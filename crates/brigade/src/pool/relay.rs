@@ -1,4 +1,4 @@
-//! Calls that are made for another pool: no handle awaits them, a [`Relay`] is told.
+//! Calls that are made for another pool: no handle awaits them, a [`Relay`] gets their outcomes.
 
 use std::sync::Arc;
 

@@ -1,7 +1,8 @@
 //! What the parts of a pool share, and the one way to change its state.
 //!
 //! [`Shared::step`] locks the core, changes it, and carries out what comes of that after the lock
-//! is released.
+//! is released. `carry_out` is the only place where the dispatcher's decisions meet processes,
+//! sockets and callers.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -10,8 +11,8 @@ use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use super::builder::Config;
 use super::cell::Cell;
+use super::config::Config;
 use super::core::{Admission, Core, Effects, HealthCheck};
 use super::event_log;
 use super::outside::Probe;
@@ -70,7 +71,8 @@ impl Shared {
         }
     }
 
-    /// Admits a call that waited for its place and has it now. If that fails the cell is told.
+    /// Admits a call that waited for its place and has it now. If that fails the cell gets the
+    /// error.
     pub(super) fn admit_with_place(
         self: &Arc<Self>,
         request: Request,
@@ -276,7 +278,7 @@ impl Shared {
         }
     }
 
-    /// Looks at the workers and tells the dispatcher what it found.
+    /// Looks at the workers and gives the dispatcher what it found.
     fn check_health(self: &Arc<Self>, check: HealthCheck) {
         let wants_memory = self.config.recycle_memory.is_some();
         let look = |(worker, conn): (_, Arc<dyn WorkerConn>)| {
@@ -302,7 +304,7 @@ impl Shared {
     ///
     /// # Errors
     ///
-    /// `NoRuntime` if nobody drives the pool's runtime.
+    /// `NoRuntime` if the pool's runtime is not driven.
     pub(super) async fn until<R>(
         &self,
         mut answer: impl FnMut(&mut Core) -> Option<R>,
@@ -338,7 +340,7 @@ impl Shared {
 }
 
 /// Ends every call when the runtime that the pool lives on is dropped while the pool is open:
-/// nobody would answer them.
+/// they would never be answered.
 pub(super) struct RuntimeGuard(pub(super) Arc<Shared>);
 
 impl Drop for RuntimeGuard {

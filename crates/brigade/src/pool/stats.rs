@@ -1,4 +1,8 @@
 //! Counts and times of a pool.
+//!
+//! The dispatcher owns the counters and changes them in its steps; [`Stats`] is a copy of a moment.
+//! Times are kept in histograms of a fixed size, so a pool that runs for years needs no more memory
+//! for them.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -133,7 +137,7 @@ impl Counters {
 pub struct WorkerInfo {
     /// Number within the pool, from 1; a replacement takes the number of the one it replaces.
     pub id: u32,
-    /// Name of its host, as that says, if it is another one that joined the pool.
+    /// Name of its host, as the host gives it, if the worker is a remote host.
     pub host: Option<String>,
     /// As what that host proved itself: `key`, or `certificate` and the names in it.
     pub identity: Option<String>,

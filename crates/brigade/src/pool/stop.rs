@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::builder::Neighbours;
+use super::config::Neighbours;
 use super::core::{CallId, StopOrder, StopReason};
 #[cfg(feature = "remote")]
 use super::worker_conn::RemoteHost;

@@ -1,8 +1,8 @@
 //! A worker as the dispatcher and the shell around it use it: [`WorkerConn`].
 //!
 //! A worker is a process of ours ([`WorkerProcess`]) or a remote host (`RemoteHost`). How each
-//! lives is its own: `process` tells of a process from its start to its reaping, `remote_host` of a
-//! host from its handshake to its leave.
+//! lives is its own: `process` has a process from its start to its reaping, `remote_host` a host
+//! from its handshake to its leave.
 
 pub(super) mod process;
 #[cfg(feature = "remote")]

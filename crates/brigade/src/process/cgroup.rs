@@ -46,7 +46,7 @@ impl Group {
     /// `Unsupported` if the host does not let us make one that can enforce them.
     pub(crate) fn create(cookie: &str, limits: &GroupLimits) -> Result<Self, Error> {
         remove_left_over();
-        // Unlike any other on this host, and it tells whose it is.
+        // Unlike any other on this host, and it names its maker.
         let name = format!("{PREFIX}{}{SEPARATOR}{cookie}", own_name());
         Self::try_create(&name, limits).map_err(|e| {
             let text = format!(
@@ -176,7 +176,7 @@ const SEPARATOR: char = '.';
 const REMOVALS: u32 = 50;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(10);
 
-/// Removes groups beside ours whose makers are gone: killed, they could not. Once for this process,
+/// Removes groups of other makers that are gone: killed, they could not. Once for this process,
 /// by a thread of its own.
 fn remove_left_over() {
     static ONCE: Once = Once::new();
@@ -199,7 +199,7 @@ fn remove_left_over() {
 }
 
 /// Whether a group was made by a process that has ended for certain. One of another PID namespace,
-/// boot or version may be somebody's.
+/// boot or version may be in use.
 fn is_left_over(name: &str) -> bool {
     let maker = name
         .strip_prefix(PREFIX)
@@ -210,7 +210,7 @@ fn is_left_over(name: &str) -> bool {
 /// Ends what is in a group and removes it.
 #[expect(
     clippy::disallowed_methods,
-    reason = "a thread of its own, and nothing tells when a group is empty"
+    reason = "a thread of its own, and there is no notice when a group becomes empty"
 )]
 fn remove(path: &Path) {
     for _ in 0..REMOVALS {

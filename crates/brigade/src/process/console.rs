@@ -25,7 +25,7 @@ enum Message {
 /// terminal.
 const CHUNKS_MAX: usize = 16;
 
-/// Room for one chunk: whoever has it passes text on without waiting, so that nothing is read that
+/// Room for one chunk: its holder passes text on without waiting, so that nothing is read that
 /// could get lost.
 pub(super) struct Room(mpsc::Permit<'static, Message>);
 
@@ -80,7 +80,8 @@ fn write(message: Message) {
     }
 }
 
-/// Our output may be non-blocking: whoever started us may share it, and have set that. Then
+/// Our output may be non-blocking: the process that started us may share it, and have set that.
+/// Then
 /// `Write::write_all` would give up halfway.
 fn write_all(stream: Stream, mut text: &[u8]) {
     while !text.is_empty() {
@@ -88,7 +89,7 @@ fn write_all(stream: Stream, mut text: &[u8]) {
             Ok(count) => text = &text[count..],
             Err(Errno::AGAIN) => wait_until_writable(stream),
             Err(Errno::INTR) => {}
-            // Where the console is closed there is nobody to tell.
+            // Where the console is closed the error has no reader.
             Err(_) => return,
         }
     }

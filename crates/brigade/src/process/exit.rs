@@ -42,10 +42,10 @@ pub(crate) struct Death {
     pub(crate) memory_peak: u64,
 }
 
-/// Why a process does nothing although nothing waits for it.
+/// What keeps a process from running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Held {
-    /// By a signal of job control: a terminal's (SIGTTIN, SIGTTOU, SIGTSTP) or somebody's SIGSTOP.
+    /// By a signal of job control: a terminal's (SIGTTIN, SIGTTOU, SIGTSTP) or a SIGSTOP.
     Stopped(Option<i32>),
     /// By a debugger or another tracer.
     Traced,
@@ -216,7 +216,7 @@ impl Process {
         }
     }
 
-    /// Whether somebody else in this program waited for it.
+    /// Whether another part of this program waited for it.
     fn is_reaped_by_others(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         matches!(waitid(self.id().for_wait(), options), Err(Errno::CHILD))
@@ -250,14 +250,14 @@ impl Process {
     /// Its own peak: what it said, or else what the kernel counted if that is its own by being more
     /// than what it began with, or else the most that was seen.
     fn peak(&self, counted: u64) -> u64 {
-        let (told, seen) = (
+        let (reported, seen) = (
             self.told_peak.load(Ordering::Relaxed),
             self.seen_peak.load(Ordering::Relaxed),
         );
-        match told {
+        match reported {
             0 if counted > self.inherited_peak => counted.max(seen),
             0 => seen,
-            told => told.max(seen),
+            reported => reported.max(seen),
         }
     }
 
@@ -297,7 +297,7 @@ fn await_end(watch: &OwnedFd) {
     while let Err(Errno::INTR) = poll(&mut [fd.clone()], Some(&DROP_BOUND)) {}
 }
 
-/// Ends a child that nobody wants and waits for it.
+/// Ends a child that is not wanted any more and waits for it.
 pub(super) fn kill_and_reap(pid: Pid, watch: Watch) {
     let (watch, has_pidfd) = watch.into_parts();
     kill_process(pid, Signal::KILL).ok();
@@ -352,7 +352,7 @@ pub(crate) fn check_children_are_kept() -> Result<(), Error> {
         action.assume_init()
     };
     if action.sa_sigaction == libc::SIG_IGN || action.sa_flags & libc::SA_NOCLDWAIT != 0 {
-        let text = "start a pool where SIGCHLD is ignored: how workers end could not be told; set \
+        let text = "start a pool where SIGCHLD is ignored: how workers end could not be known; set \
             it back to its default";
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
@@ -383,7 +383,8 @@ fn wait(id: &Id<'_>) -> Death {
     // SAFETY: `waitid` fills these fields of every child's siginfo; they are zero where it failed.
     let (status, ended) = unsafe { (info.si_status(), info.si_pid() != 0) };
     let exit = match info.si_code {
-        // Somebody else reaped it (a program that ignores SIGCHLD, or waits for any child).
+        // Another part of this program reaped it (a program that ignores SIGCHLD, or waits for any
+        // child).
         _ if result != 0 => Exit::Unknown,
         _ if !ended => Exit::Alive,
         libc::CLD_EXITED => Exit::Code(status),

@@ -13,7 +13,7 @@ const PAUSE: Duration = Duration::from_micros(200);
 /// them.
 #[expect(
     clippy::disallowed_methods,
-    reason = "execve(2) tells nobody when it is done"
+    reason = "execve(2) gives no notice when it is done"
 )]
 pub(super) fn mark_of(pid: &str) -> Option<String> {
     let mut environment = environment(pid)?;

@@ -7,7 +7,7 @@
 //!
 //! Text is passed through in whole lines, so that those of several workers are not cut into each
 //! other. A line of more than [`LINE_BYTES_MAX`] comes in pieces, and one that has no end for
-//! [`LINE_WAIT`], such as a prompt, comes without it.
+//! [`LINE_WAIT`], for example a prompt, comes without it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -172,7 +172,7 @@ impl Pipe {
         timeout(LAST_WAIT, all).await.ok();
     }
 
-    /// Reads once, for whoever captures or for the console.
+    /// Reads once, for the capture or for the console.
     async fn pass_on(&self) -> Result<(), Errno> {
         let room = if lock(&self.kept).capture.is_some() {
             None
@@ -216,7 +216,7 @@ impl Pipe {
         String::from_utf8_lossy(kept.tail.make_contiguous()).into_owned()
     }
 
-    /// Reads what is there and passes through what nobody captures.
+    /// Reads what is there and passes through what is not captured.
     fn drain(&self) {
         let mut read = 0;
         while read < LAST_BYTES_MAX

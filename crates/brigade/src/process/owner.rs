@@ -26,8 +26,8 @@ use super::mark::mark_of;
 
 /// For so long after an owner was found gone, any process that is ending may be one of its workers.
 const END: Duration = Duration::from_millis(100);
-/// `PF_EXITING` among the flags of proc_pid_stat(5): the environment of such a process is gone
-/// already, so nobody can tell whose it was.
+/// `PF_EXITING` among the flags of proc_pid_stat(5): the environment of a process that is exiting
+/// is gone already, so it is not known whose it was.
 const EXITING: u64 = 0x4;
 /// Hexadecimal digits of the boot id in a name.
 const BOOT_DIGITS: usize = 8;
@@ -106,7 +106,7 @@ impl<'a> Owner<'a> {
 /// What is left of an owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Left {
-    /// It runs, or nobody can tell.
+    /// It runs, or that is not known.
     Runs,
     /// It was first found gone so long ago, and one of its workers may be ending still. Ask again
     /// soon.

@@ -2,8 +2,8 @@
 //!
 //! A `/proc` that was mounted in another PID namespace (a container that was given its host's,
 //! `unshare --pid` without a mount of its own) has other numbers than `kill` and `pidfd_open` take:
-//! a look-up by number would find a stranger, or nobody. `/proc/self` is right in any case.
-//! [`view`] tells which it is; every look-up by number goes through here.
+//! a look-up by number would find another process, or none. `/proc/self` is right in any case.
+//! [`view`] returns which it is; every look-up by number goes through here.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};

@@ -15,8 +15,8 @@ use crate::error::{Error, ErrorKind};
 pub(crate) fn check_pool_rights(runs_own_program: bool) -> Result<(), Error> {
     let differs = getuid() != geteuid() || getgid() != getegid();
     if differs || runs_own_program && is_secure() {
-        let text = "start a pool in a setuid, setgid or file-capability program: such a program is \
-            never a worker, because whoever started it \
+        let text = "start a pool in a setuid, setgid or file-capability program: it is never a \
+            worker, because the process that started it \
                     could use its rights for tasks; give it rights in another way (a service \
                     manager's User= or AmbientCapabilities=), or name \
                     a file without these rights with Builder::program";

@@ -1,4 +1,8 @@
 //! Starting a child, on the one thread that may.
+//!
+//! The parent-death signal of a child is bound to the thread that started it, so children are
+//! started by one thread that never ends. It takes one order after the other; a caller that waits
+//! no more loses only the child, which notices that its control socket is closed.
 
 use std::ffi::OsString;
 use std::io;
@@ -28,7 +32,7 @@ pub(crate) struct Command {
     pub(crate) directory: Option<PathBuf>,
 }
 
-/// A child that has just been started. Whoever drops it without reaping leaves a zombie.
+/// A child that has just been started. Dropping it without reaping leaves a zombie.
 pub(crate) struct Spawned {
     pub(crate) pid: Pid,
     pub(crate) watch: Watch,
@@ -120,7 +124,7 @@ fn spawner() -> Result<&'static mpsc::Sender<Order>, Error> {
 /// Lives as long as the process: the sender is never dropped.
 fn serve(inbox: &mut mpsc::Receiver<Order>) {
     while let Some((command, reply)) = inbox.blocking_recv() {
-        // If nobody waits for it any more, the child finds its control socket closed and ends; it
+        // If its start was given up, the child finds its control socket closed and ends; it
         // is reaped here.
         if let Err(Ok(orphan)) = reply.send(start(&command)) {
             drop(orphan.control);

@@ -34,7 +34,7 @@ struct Tree {
     group: i32,
     /// When the worker was started, in ticks since boot.
     since: u64,
-    /// What is in the group is somebody else's affair.
+    /// What is in the group is the kernel's affair.
     spare_group: bool,
 }
 
@@ -43,7 +43,7 @@ struct Tree {
 pub(crate) struct Swept {
     /// Processes that could not be ended: they run as another user, or the kernel holds them.
     pub(crate) left: Vec<u32>,
-    /// `/proc` does not show the processes of this namespace, so nobody knows what is left.
+    /// `/proc` does not show the processes of this namespace, so it is not known what is left.
     pub(crate) is_unknown: bool,
 }
 
@@ -58,7 +58,7 @@ const ORDERS_MAX: usize = 256;
 /// its group and its leader are dead by then.
 const SCANS_MAX: usize = 100;
 const SWEEP_BOUND: Duration = Duration::from_secs(5);
-/// Processes that are told of as left.
+/// Processes that are reported as left.
 const LEFT_MAX: usize = 64;
 
 /// Unlike any other tree's on this host: a process id, its clock at the first use, a count.
@@ -114,7 +114,7 @@ pub(crate) fn end_own_strays() {
 }
 
 /// Has the descendants of workers reaped that were orphaned to this process and have ended, where
-/// it is the first of a container or a subreaper. Nobody else would.
+/// it is the first of a container or a subreaper. No other process would.
 pub(crate) fn reap_orphans() {
     if adopts_orphans()
         && let Ok(sweeper) = sweeper()
@@ -332,8 +332,8 @@ fn kill_marked(trees: &[Tree], until: Instant) -> Option<Scan> {
         ending.push((handle, found.tree, pid, shown));
     }
     for (handle, tree, pid, shown) in ending {
-        // A killed process lives on for a moment, and whoever waits for us counts on its being
-        // gone.
+        // A killed process lives on for a moment, and a caller that waits for us counts on its
+        // being gone.
         if !handle.ends(shown, until) && scan.left.len() < LEFT_MAX {
             scan.left.push((tree, pid));
         }
@@ -374,7 +374,7 @@ impl Handle {
     /// or a subreaper).
     #[expect(
         clippy::disallowed_methods,
-        reason = "without a pidfd, the end of a process that is no child of ours tells nobody"
+        reason = "without a pidfd, the end of a process that is no child of ours gives no notice"
     )]
     fn ends(&self, shown: u32, until: Instant) -> bool {
         let until = until.min(Instant::now() + END_BOUND);

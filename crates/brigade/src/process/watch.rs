@@ -21,7 +21,7 @@ pub(crate) enum Watch {
 /// What a child is waited for by.
 pub(super) enum Id<'a> {
     Pidfd(&'a OwnedFd),
-    /// Its own for as long as nobody has reaped it.
+    /// Its own until it is reaped.
     Number(Pid),
 }
 
@@ -35,7 +35,7 @@ impl Id<'_> {
 }
 
 impl Watch {
-    /// Watches a child that nobody has reaped.
+    /// Watches a child that is not reaped yet.
     pub(super) fn open(pid: Pid) -> io::Result<Self> {
         match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => Ok(Self::Pidfd(pidfd)),

@@ -1,4 +1,8 @@
 //! One attempt, from its frame to its answer.
+//!
+//! The frame is decoded, the task is found and run on the thread that took it, or on the worker's
+//! async runtime, and exactly one answer is sent. A panic that unwinds is an answer as well. Limits
+//! on memory and the marks for the signal handler are set before and taken back after it.
 
 use std::borrow::Cow;
 use std::future::Future;

@@ -1,6 +1,6 @@
 //! Signal handlers of a worker: what it says when it dies, and which signals it heeds.
 //!
-//! A fatal signal is told to the pool with what only this process can know: which attempt the
+//! A fatal signal is reported to the pool with what only this process can know: which attempt the
 //! thread was running, the thread's name, whether the stack ran over, whether memory had run out.
 //! Then the default takes its course. The handlers touch only atomics and thread-locals without
 //! destructors, and call only async-signal-safe functions (signal-safety(7)).
@@ -305,7 +305,7 @@ fn send(frame: &[u8]) {
     };
 }
 
-/// Tells this process's own peak of memory, which nobody can ask for once it has ended: the
+/// Reports this process's own peak of memory, which cannot be read once it has ended: the
 /// kernel's count (`ru_maxrss`) began with that of the process which spawned it.
 fn say_peak() {
     let Some(bytes) = own_peak() else { return };

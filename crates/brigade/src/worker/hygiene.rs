@@ -6,10 +6,10 @@
 //! in `docs/workers.md` lists what is compared. Workers with many slots are not checked: there,
 //! attempts share the process by choice.
 //!
-//! A full look costs about 20 us, a quick one 5. That is little beside an attempt of more than
-//! [`SHORT`], and nothing where attempts are rare. Only in a burst of short attempts, without a
-//! pause of [`PAUSE`], does it add up. There, after [`BURST`] of them, a full look is taken once in
-//! [`FULL_EVERY`], and a quick one after each attempt.
+//! A full look costs about 20 us, a quick one 5. That is little compared with an attempt of more
+//! than [`SHORT`], and nothing where attempts are rare. Only in a burst of short attempts, without
+//! a pause of [`PAUSE`], does it add up. There, after [`BURST`] of them, a full look is taken once
+//! in [`FULL_EVERY`], and a quick one after each attempt.
 
 #![expect(
     unsafe_code,

@@ -51,8 +51,8 @@ pub(super) fn claimed_pool() -> Option<Pid> {
     }
     if is_secure() || user != geteuid().as_raw() {
         give_up(
-            "a setuid, setgid or file-capability program is no worker: whoever started it could \
-                use its rights for tasks",
+            "a setuid, setgid or file-capability program is no worker: the process that started it \
+                could use its rights for tasks",
         );
     }
     if peer.uid != user && peer.uid != 0 {

@@ -1,6 +1,6 @@
 //! The monitor: the thread that reads the control channel.
 //!
-//! It hears stops while tasks hog their threads, answers pings, ends the process tree for a pool
+//! It reads stops while tasks hog their threads, answers pings, ends the process tree for a pool
 //! that may not signal it, and when the channel ends the pool is gone: then it ends the whole
 //! process group at once. This and the parent-death signal are two independent ways to the same
 //! end.
@@ -39,8 +39,8 @@ fn listen(worker: &Arc<Worker>) {
         match (&worker.control).read(&mut buffer) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             // A task closed our descriptors. The pool sees that by its own end of them and ends us;
-            // if we did, it would look as if somebody else had. Should the pool be gone too, the
-            // parent-death signal tells.
+            // if we did, it would look as if another process had. Should the pool be gone too, the
+            // parent-death signal ends us.
             Err(e) if e.raw_os_error() == Some(libc::EBADF) => park(),
             Ok(0) | Err(_) => return,
             Ok(count) => decoder.buffer().extend_from_slice(&buffer[..count]),

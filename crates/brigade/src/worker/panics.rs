@@ -86,7 +86,7 @@ pub(super) fn install(control: BorrowedFd<'_>, shared: bool) {
 /// Puts our hook before the one that is set.
 pub(super) fn put_first() {
     let previous = panic::take_hook();
-    // Its address tells it from others, so it must have one: it captures the previous hook.
+    // Its address distinguishes it from others, so it must have one: it captures the previous hook.
     let hook: Box<Hook> = Box::new(move |info| {
         if !WITHIN_HOOK.replace(true) {
             note(info);
@@ -227,7 +227,7 @@ fn note(info: &PanicHookInfo<'_>) {
     if let (Ok(body), Some(mut control)) = (Codec::Postcard.encode(&wire), CONTROL.get()) {
         let mut frame = encode(kind::PANIC, attempt, body.len()).to_vec();
         frame.extend_from_slice(&body);
-        // Where the pool is gone there is nobody to tell.
+        // Where the pool is gone the message has no reader.
         control.write_all(&frame).ok();
     }
 }

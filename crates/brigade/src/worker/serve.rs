@@ -140,7 +140,8 @@ impl Worker {
             self.begin_busy();
             self.run_frame(&frame);
         }
-        // Whoever finds the end tells the others, which may be parked, the main thread among them.
+        // The thread that finds the end wakes the others, which may be parked, the main thread
+        // among them.
         let parked = lock(&self.crew.parked);
         self.crew.ended.store(true, Ordering::Release);
         drop(parked);
@@ -332,7 +333,7 @@ impl Worker {
                 Ok(hook) => hook,
                 Err(error) => return tracing::error!(%error, "could not find the teardown hook"),
             };
-            // A panic has been told by the hook of `panics`; this process ends in any case.
+            // The hook of `panics` has reported a panic; this process ends in any case.
             super::panics::catch(super::panics::moment(), || hook(state)).ok();
         }
     }

@@ -1,6 +1,8 @@
-//! From `exec` to ready: takes the place that the pool describes, before any code of the user runs.
+//! From `exec` to ready: takes the settings that the pool sends, before any code of the user runs.
 //!
-//! `identity` decides whether this process is a worker at all.
+//! `identity` decides whether this process is a worker at all. Then come, in this order, the control
+//! socket, signal handlers, the handshake with settings and data socket, limits, logs, the init
+//! hook, and the READY message. A start that fails says why and ends the process.
 
 #![expect(
     unsafe_code,

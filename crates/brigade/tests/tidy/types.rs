@@ -68,7 +68,6 @@ const TWICE: &[&str] = &[
     "Stat",
     "State",
     "Step",
-    "Stop",
     "Stored",
     "Stream",
     "Target",

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Held, Session};
+use super::Session;
+use super::held::Held;
 use crate::error::{Error, ErrorKind};
 use crate::remote::{Ear, Messages};
 use crate::sync::lock;

@@ -1,14 +1,18 @@
 //! Calls: their entries in the dispatcher, how they are looked up, and how they are admitted.
+//!
+//! An entry lives from its admission to its end and is in one [`Phase`] at a time; a change
+//! of phase also moves the call into or out of the queue. A call is admitted to a worker if one is
+//! free and no call waits, otherwise to the queue if it has a place; its worker is chosen once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::builder::Neighbours;
 use super::super::cell::Cell;
+use super::super::config::Neighbours;
 use super::super::deadlines::DueKey;
 use super::super::queue::QueuePosition;
 use super::choice::Requirements;
-use super::stops::Stop;
+use super::stops::OngoingStop;
 use super::{CallId, Core, Effects, Stage, WorkerId};
 use crate::call::Request;
 use crate::error::Error;
@@ -39,7 +43,7 @@ pub(in super::super) struct CallEntry {
     /// When it began to wait.
     pub(super) since: Instant,
     pub(super) timer: Option<DueKey>,
-    pub(super) stop: Option<Box<Stop>>,
+    pub(super) stop: Option<Box<OngoingStop>>,
     pub(super) progress: Option<(f64, String)>,
 }
 
@@ -48,7 +52,7 @@ pub(super) enum Phase {
     /// Just admitted: it waits nowhere and runs nowhere yet.
     New,
     Queued(QueuePosition),
-    /// Waits beside the queue: a worker passed it, or it needs a fresh worker.
+    /// Waits outside of the queue: a worker passed it, or it needs a fresh worker.
     Aside,
     Delayed,
     Running {

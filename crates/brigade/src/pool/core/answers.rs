@@ -1,5 +1,12 @@
 //! What worker processes say of their attempts, and what becomes of a call then: it ends, waits
 //! for another worker, or is tried again later.
+//!
+//! An answer is taken only from the worker that runs the call, so it counts once. The attempt is
+//! taken off its worker before its call goes on. A passed call is not given to the same worker
+//! again while another one may take it.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -8,14 +15,13 @@ use super::effects::EndDetails;
 use super::reports::{ended_by, stopped};
 use super::{CallId, Core, Effects, Stage, WorkerId};
 use crate::attempt_report::Ended;
-use crate::call::refused_error;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Failure, RetryAdvice};
 use crate::process::Output;
 use crate::progress::{PROGRESS_BYTES_MAX, Progress};
-use crate::wire::{Frame, PanicNote, Refused, kind};
-use std::sync::Arc;
+use crate::refused::Refused;
+use crate::wire::{Frame, PanicNote, kind};
 
 /// Passed calls that may wait for another worker: all of them are looked at for each worker that
 /// becomes free.
@@ -24,7 +30,7 @@ const ASIDE_MAX: usize = 1024;
 const CRASHES_MAX: u32 = 2;
 
 /// What a worker says at the end of an attempt.
-enum Answer {
+enum WorkerAnswer {
     Done(Bytes),
     Failed(Box<Failure>),
     Panicked(PanicNote),
@@ -33,7 +39,7 @@ enum Answer {
     Refused(Refused),
 }
 
-impl Answer {
+impl WorkerAnswer {
     fn parse(frame: &Frame) -> Result<Self, Error> {
         Ok(match frame.kind {
             kind::DONE => Self::Done(frame.body.clone()),
@@ -121,12 +127,12 @@ impl Core {
         output: Option<Output>,
         effects: &mut Effects,
     ) -> Result<(), Error> {
-        let answer = Answer::parse(frame)?;
+        let answer = WorkerAnswer::parse(frame)?;
         self.early_exits = 0;
         let slot = self.worker_mut(worker);
         match &answer {
-            Answer::Done(_) => slot.done += 1,
-            Answer::Returned => {}
+            WorkerAnswer::Done(_) => slot.done += 1,
+            WorkerAnswer::Returned => {}
             _ => slot.failed += 1,
         }
         let conn = Arc::clone(slot.conn());
@@ -144,7 +150,7 @@ impl Core {
             ..EndDetails::default()
         };
         let panicked = match &answer {
-            Answer::Panicked(note) => {
+            WorkerAnswer::Panicked(note) => {
                 details.stderr_of = Some(conn);
                 let (message, location) = (note.message.clone(), note.location.clone());
                 Some(self.report(call, Ended::Panicked { message, location }))
@@ -153,20 +159,22 @@ impl Core {
         };
         self.vacate(call, effects);
         match (answer, panicked) {
-            (Answer::Done(result), _) => self.end(call, Ok(result), details, effects),
-            (Answer::Failed(failure), _) => self.on_failed(call, failure, details, effects),
-            (Answer::Panicked(_), report) => {
+            (WorkerAnswer::Done(result), _) => self.end(call, Ok(result), details, effects),
+            (WorkerAnswer::Failed(failure), _) => self.on_failed(call, failure, details, effects),
+            (WorkerAnswer::Panicked(_), report) => {
                 let report = report.expect("invariant: a panic was reported");
                 let error = CallError::Panicked(report);
                 self.retry_or_end(call, error, RetryAdvice::Policy, details, effects);
             }
-            (Answer::Passed(reason), _) => self.on_passed(call, worker, vec![reason], effects),
-            (Answer::Returned, _) => {
+            (WorkerAnswer::Passed(reason), _) => {
+                self.on_passed(call, worker, vec![reason], effects)
+            }
+            (WorkerAnswer::Returned, _) => {
                 self.entry_mut(call).attempt -= 1;
                 self.requeue(call);
             }
-            (Answer::Refused(refused), _) => {
-                let error = refused_error(self.entry(call).request.task_name(), refused);
+            (WorkerAnswer::Refused(refused), _) => {
+                let error = refused.into_error(self.entry(call).request.task_name());
                 self.end(call, Err(error.into()), details, effects);
             }
         }
@@ -222,11 +230,7 @@ impl Core {
         }
     }
 
-    fn pause_before_retry(
-        &mut self,
-        call: CallId,
-        advice: RetryAdvice,
-    ) -> Option<std::time::Duration> {
+    fn pause_before_retry(&mut self, call: CallId, advice: RetryAdvice) -> Option<Duration> {
         let jitter = self.random.jitter(0.5);
         let entry = self.entry(call);
         let options = entry.request.options();

@@ -2,11 +2,12 @@
 //!
 //! The attempt that ended its worker is the *culprit*. Where that is not known, every attempt of
 //! the worker is a suspect. What a worker had not read when it died goes back to the queue.
+//! All that the worker wrote before it died has been taken by then (`process::finish`).
 
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::super::builder::Neighbours;
+use super::super::config::Neighbours;
 use super::effects::EndDetails;
 use super::reports::{ended_by, stopped};
 use super::{CallId, Core, Effects, StopReason, WorkerId};

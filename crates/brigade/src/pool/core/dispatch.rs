@@ -1,4 +1,11 @@
 //! Dispatch: giving waiting calls to workers that can take one more attempt.
+//!
+//! Calls that were set aside come first, then the queue in its order, lane by lane. A call is sent
+//! by appending its frame to its worker's channel, in memory; only a call whose output is captured
+//! is sent in a second step, once the capture has begun.
+
+use std::sync::Arc;
+use std::time::Instant;
 
 use super::super::deadlines::{Due, after};
 use super::super::worker_conn::Attempt;
@@ -6,8 +13,6 @@ use super::choice::Requirements;
 use super::effects::{Capture, MemoryWatch};
 use super::{CallId, Core, Effects, Phase, WorkerId};
 use crate::event::Event;
-use std::sync::Arc;
-use std::time::Instant;
 
 impl Core {
     /// Gives waiting calls to free workers until one of the two runs out.

@@ -1,4 +1,8 @@
 //! What a step of the dispatcher asks the shell around it to do, after the lock is released.
+//!
+//! [`Effects`] is filled by the dispatcher and emptied by `Shared::carry_out`, which knows the
+//! order in which its parts must be done. Nothing in here is carried out by the dispatcher itself.
+//! Two parts lead to another step: `captures` and `health_check`.
 
 use std::sync::Arc;
 use std::time::Duration;

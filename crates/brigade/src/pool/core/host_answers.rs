@@ -1,14 +1,15 @@
 //! What remote hosts say of their attempts.
 //!
 //! A host is a pool itself: it looks after time, memory and stops, and its answer brings the report
-//! of the attempt. What this pool knows better, the ids, is put in here.
+//! of the attempt. What this pool knows better, the ids, is put in here. An answer counts only from
+//! the session that the call was given to.
 
 use bytes::Bytes;
 
 use super::super::worker_conn::HostMessage;
 use super::effects::EndDetails;
 use super::reports::{ended_by, stopped};
-use super::stops::Stop;
+use super::stops::OngoingStop;
 use super::{CallId, Core, Effects, WorkerId};
 use crate::attempt_report::{AttemptReport, Ended, Step};
 use crate::error::{Error, ErrorKind};
@@ -128,7 +129,7 @@ impl Core {
     fn on_stopped_there(
         &mut self,
         call: CallId,
-        mut stop: Stop,
+        mut stop: OngoingStop,
         ending: Ending,
         details: EndDetails,
         effects: &mut Effects,

@@ -3,63 +3,31 @@
 //! A host is a worker for as long as its *session* lasts, which outlives its connections. While no
 //! connection is up it is *away*: it gets nothing, the dispatcher waits for what it runs, and a
 //! deadline runs. When it is back it says what it holds. What it was sent and does not hold never
-//! reached it and waits again; what it holds and was given up in the meantime it is told to drop.
-//! When the deadline comes first the session is over: what the host ran is run elsewhere if it may
-//! run twice, and lost otherwise. Nothing that it brings later counts, because its session is
+//! reached it and waits again; what it holds and was given up in the meantime it drops when asked
+//! to. When the deadline comes first the session is over: what the host ran is run elsewhere if it
+//! may run twice, and lost otherwise. Nothing that it brings later counts, because its session is
 //! unknown. So an answer is accepted at most once, and only from the session that the call was
 //! given to.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::deadlines::{Due, DueKey, after};
-use super::super::worker_conn::{RemoteHost, WorkerConn};
+use super::super::worker_conn::WorkerConn;
 use super::deaths::UNDELIVERED_MAX;
 use super::effects::{EndDetails, StopRequest};
+use super::host_info::{AnswerPace, HostInfo};
 use super::reports::{ended_by, stopped};
 use super::workers::WorkerStage;
 use super::{CallEntry, CallId, Core, Effects, Stage, StopReason, WorkerId};
 use crate::attempt_report::{Ended, Step};
-use crate::call::{Request, Target};
 use crate::event::Event;
 use crate::outcome::CallError;
-use crate::registry;
-use crate::retry::Retry;
-use crate::wire::remote::{Mark, ahead_max};
 
 /// Hosts that one pool takes in.
 const HOSTS_MAX: usize = 4096;
-/// Attempts that take longer than this gain nothing by being sent ahead.
-const AHEAD_MICROS: u32 = 2000;
-/// Answers by which it is known how long attempts take.
-const AHEAD_ANSWERS_MIN: u32 = 32;
-
-/// What a host says of itself when it joins.
-#[derive(Debug)]
-pub(in super::super) struct HostInfo {
-    pub(in super::super) session: Mark,
-    /// As what it proved itself, for people.
-    pub(in super::super) identity: Box<str>,
-    pub(in super::super) name: Box<str>,
-    pub(in super::super) pid: u32,
-    pub(in super::super) slots: u32,
-    pub(in super::super) labels: Vec<Box<str>>,
-    /// Whether it runs plain functions of this build.
-    pub(in super::super) functions: bool,
-    /// The tasks that it has.
-    pub(in super::super) tasks: HashMap<Box<str>, TaskFacts>,
-}
-
-/// What a host says of a task.
-#[derive(Clone, Copy, Debug)]
-pub(in super::super) struct TaskFacts {
-    pub(in super::super) idempotent: bool,
-    pub(in super::super) retries: Option<u32>,
-    pub(in super::super) retry: Option<Retry>,
-}
-
 /// What a host brings when its connection is up.
 #[derive(Debug)]
 pub(in super::super) struct HostArrival {
@@ -69,7 +37,7 @@ pub(in super::super) struct HostArrival {
     pub(in super::super) leaving: bool,
 }
 
-/// What a host is told that is welcome.
+/// The answer to a host that may join.
 #[derive(Debug)]
 pub(in super::super) struct HostWelcome {
     /// Whether its session goes on.
@@ -81,100 +49,9 @@ pub(in super::super) struct HostWelcome {
 /// A remote host among the workers.
 pub(super) struct HostState {
     pub(super) info: Arc<HostInfo>,
-    pub(super) pace: Pace,
+    pub(super) pace: AnswerPace,
     /// Until when it may be away, while its connection is down.
     pub(super) away: Option<DueKey>,
-}
-
-/// How fast a host answers.
-#[derive(Debug, Default)]
-pub(super) struct Pace {
-    /// The last round trip; 0 while none was measured.
-    latency_micros: u32,
-    /// How many answers came, and how long attempts took of late, the round trip included.
-    answers: u32,
-    usual_micros: u32,
-}
-
-impl HostInfo {
-    pub(super) fn can_run(&self, request: &Request) -> bool {
-        let is_known = match &request.target {
-            Target::Task { name } => self.tasks.contains_key(&**name),
-            Target::Function { name, .. } => {
-                self.functions && registry::function_number(name).is_some()
-            }
-        };
-        let has_label = |label| self.labels.contains(label);
-        is_known && request.options().labels.iter().all(has_label)
-    }
-
-    /// Fills in what a call does not say of retries from the task's registration there. The host
-    /// fills in the rest itself.
-    pub(super) fn fill(&self, request: &mut Request) {
-        let Target::Task { name } = &request.target else {
-            return;
-        };
-        let Some(task) = self.tasks.get(&**name).filter(|task| {
-            request.queue.is_none() && (task.retries.is_some() || task.retry.is_some())
-        }) else {
-            return;
-        };
-        let options = request.options.get_or_insert_default();
-        options.retries = options.retries.or(task.retries);
-        options.retry = options.retry.or(task.retry);
-    }
-
-    /// Whether the call may run twice, as the host or this program knows its task.
-    pub(super) fn may_run_twice(&self, request: &Request) -> bool {
-        match &request.target {
-            Target::Task { name } => {
-                let there = self.tasks.get(&**name).is_some_and(|task| task.idempotent);
-                there || registry::find(name).is_some_and(|task| task.idempotent)
-            }
-            Target::Function { .. } => false,
-        }
-    }
-}
-
-impl Pace {
-    pub(super) fn latency(&self) -> Option<Duration> {
-        let micros = self.latency_micros;
-        (micros > 0).then(|| Duration::from_micros(micros.into()))
-    }
-
-    /// Notes how long an attempt took.
-    pub(super) fn note_answer(&mut self, wall: Duration) {
-        let micros = u32::try_from(wall.as_micros()).unwrap_or(u32::MAX);
-        self.answers = self.answers.saturating_add(1);
-        self.usual_micros = self.usual_micros - self.usual_micros / 8 + micros / 8;
-    }
-
-    /// A call that was sent ahead of its turn came back: nothing more is sent ahead until it is
-    /// known how long attempts take.
-    pub(super) fn note_return(&mut self) {
-        self.answers = 0;
-    }
-
-    /// How many calls a host may be sent beyond its slots, so that it has the next ones when some
-    /// end. Only where attempts are so short that the round trip counts, and the host gives back
-    /// what it cannot begin soon. The longer they take, and the longer what was sent ahead waits
-    /// there, the fewer.
-    pub(super) fn ahead(&self, slots: u32) -> u32 {
-        if self.answers < AHEAD_ANSWERS_MIN {
-            return 0;
-        }
-        let usual = self.usual_micros.saturating_sub(self.latency_micros);
-        let most = AHEAD_MICROS.max(self.latency_micros.saturating_mul(2));
-        let left = u64::from(most.saturating_sub(usual));
-        let share = left * u64::from(ahead_max(slots)) / u64::from(most);
-        u32::try_from(share).expect("invariant: a part of a small number is small")
-    }
-
-    /// At least 1; one more for each doubling of the round trip.
-    pub(super) fn distance(&self) -> u8 {
-        let doublings = u32::BITS - (self.latency_micros / 64).leading_zeros();
-        u8::try_from(1 + doublings).unwrap_or(u8::MAX)
-    }
 }
 
 impl Core {
@@ -187,9 +64,9 @@ impl Core {
     pub(in super::super) fn join(
         &mut self,
         info: &Arc<HostInfo>,
-        conn: Arc<RemoteHost>,
+        conn: Arc<dyn WorkerConn>,
         effects: &mut Effects,
-    ) -> Result<(WorkerId, Arc<RemoteHost>), String> {
+    ) -> Result<(WorkerId, Arc<dyn WorkerConn>), String> {
         if self.stage == Stage::Closed {
             return Err("the pool is shutting down".to_owned());
         }
@@ -204,10 +81,7 @@ impl Core {
                     "its session is that of {identity}, and it is {new}"
                 ));
             }
-            let conn = Arc::clone(slot.conn())
-                .remote_host()
-                .expect("invariant: the connection of a remote host is one");
-            return Ok((slot.id, conn));
+            return Ok((slot.id, Arc::clone(slot.conn())));
         }
         if self.stage != Stage::Open {
             return Err("the pool is shutting down".to_owned());
@@ -217,10 +91,10 @@ impl Core {
         }
         let slot = self.add_worker(info.slots);
         let worker = slot.id;
-        slot.connect(Arc::clone(&conn) as Arc<dyn WorkerConn>, info.pid);
+        slot.connect(Arc::clone(&conn), info.pid);
         slot.host = Some(Box::new(HostState {
             info: Arc::clone(info),
-            pace: Pace::default(),
+            pace: AnswerPace::default(),
             away: None,
         }));
         self.expect_back(worker);
@@ -256,7 +130,7 @@ impl Core {
         }
     }
 
-    /// A host's connection is up: what it is to be told before anything else. `None` if its session
+    /// A host's connection is up: what it is to be sent before anything else. `None` if its session
     /// is over. `on_host_welcomed` follows in the same step.
     pub(in super::super) fn on_host_up(
         &mut self,

@@ -3,7 +3,7 @@
 /// A call that the dispatcher has admitted.
 ///
 /// `key` is its place in the table of calls, which a later call may take again; `generation` counts
-/// calls and tells the two apart. Ordered by generation: in the order of admission.
+/// calls and distinguishes the two. Ordered by generation: in the order of admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct CallId {
     generation: u32,
@@ -34,7 +34,7 @@ impl CallId {
         u64::from(self.generation) << 32 | u64::from(self.key)
     }
 
-    /// The id in a frame. A peer may send any number: no such call may exist.
+    /// The id in a frame. A peer may send any number, also one of no call.
     pub(crate) fn from_wire(id: u64) -> Self {
         let [g3, g2, g1, g0, k3, k2, k1, k0] = id.to_be_bytes();
         Self {

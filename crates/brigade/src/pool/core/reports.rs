@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::effects::EndDetails;
-use super::stops::Stop;
+use super::stops::OngoingStop;
 use super::{CallId, Core, Phase, StopReason};
 use crate::attempt_report::{AttemptReport, Cost, Ended, MemoryLimit};
 use crate::outcome::{CallError, Cancelled, TimedOut};
@@ -75,7 +75,7 @@ pub(super) fn report_mut(error: &mut CallError) -> Option<&mut AttemptReport> {
 
 /// The outcome of an attempt that was stopped. Notifies the stop that the attempt has ended.
 pub(super) fn stopped(
-    stop: Stop,
+    stop: OngoingStop,
     mut report: Box<AttemptReport>,
     now: Instant,
 ) -> (CallError, EndDetails) {

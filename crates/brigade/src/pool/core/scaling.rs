@@ -1,4 +1,8 @@
 //! How many workers there are: what the calls that wait need, within the pool's limits.
+//!
+//! `maintain` runs at the end of each step. It starts what is missing and promotes spares, and does
+//! nothing while the counts of the last time still hold. Workers are retired elsewhere (`checks`,
+//! `attempts`); here only to make room for a fresh one.
 
 use super::super::deadlines::after;
 use super::workers::WorkerStage;
@@ -88,7 +92,7 @@ impl Core {
         let count = |stage| self.processes().filter(|slot| slot.stage == stage).count();
         // With one slot, a worker that is leaving still runs its one attempt, and its successor
         // takes its place. With many, most of its slots are free, so the successor is started
-        // beside it.
+        // in addition.
         let leaving = if self.config.slots == 1 {
             count(WorkerStage::Retiring)
         } else {

@@ -1,5 +1,10 @@
 //! Stops: what becomes of a call that its caller, a clock or a limit wants to end.
+//!
+//! A call that waits ends at once. One that runs is marked, and an order to stop its attempt comes
+//! out, which the shell carries out step by step (`pool::stop`); the dispatcher notes each step
+//! before it is taken. The call ends when its worker answers or dies.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -9,7 +14,6 @@ use super::{CallId, Core, Effects, Phase, Stage, StopOrder};
 use crate::attempt_report::Step;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Cancelled};
-use std::sync::Arc;
 
 /// Why an attempt is being stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +36,7 @@ impl StopReason {
 }
 
 /// A stop that is under way.
-pub(super) struct Stop {
+pub(super) struct OngoingStop {
     pub(super) reason: StopReason,
     /// The step that has been taken.
     pub(super) step: Step,
@@ -81,7 +85,7 @@ impl Core {
         }
         let conn = Arc::clone(slot.conn());
         let (ended, hurry) = (CancellationToken::new(), CancellationToken::new());
-        let stop = Stop {
+        let stop = OngoingStop {
             reason: reason.clone(),
             step: Step::Asked,
             ended: ended.clone(),

@@ -1,4 +1,8 @@
 //! Calls that wait: in the queue, set aside, or delayed; and the end of every call.
+//!
+//! Each waiting call holds a place of the queue; one that ran before may owe it. A call leaves
+//! where it waits by `leave_queue`, which also takes its timer back. `end` is the only way out of
+//! the dispatcher.
 
 use std::sync::Arc;
 use std::time::Duration;

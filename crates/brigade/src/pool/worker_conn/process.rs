@@ -22,7 +22,7 @@ use rustix::process::Signal;
 use tokio_util::sync::CancellationToken;
 
 use self::control::FinalReports;
-use self::health::Health as PingHealth;
+use self::health::PingState;
 use super::super::Shared;
 use super::super::core::{CallId, Health, StopOrder, StopReason, WorkerId};
 use super::super::stop;
@@ -55,7 +55,7 @@ pub(in super::super) struct WorkerProcess {
     group: Option<Group>,
     /// Cancelled when it has nothing more to do.
     retire: CancellationToken,
-    health: PingHealth,
+    health: PingState,
     reports: Mutex<FinalReports>,
     /// Cancelled when it must be ended for what it did to its link.
     broken: CancellationToken,

@@ -21,10 +21,10 @@ use bytes::Bytes;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use self::connection::HostConnection;
+use self::connection::JoinedHost;
 use self::introduction::introduce;
 use super::super::Shared;
-use super::super::builder::Config;
+use super::super::config::Config;
 use super::super::core::{CallId, HostArrival, HostWelcome, StopOrder, StopReason, WorkerId};
 use super::super::stop;
 use super::{Attempt, TASK_NAME_BYTES_MAX, WorkerConn, target_of, written};
@@ -185,7 +185,10 @@ pub(in super::super) async fn receive(shared: Arc<Shared>, peer: Authenticated) 
         let (info, conn) = (Arc::new(info), Arc::new(RemoteHost::new()));
         let mut joined = Err(String::new());
         shared.step(|core, effects| joined = core.join(&info, conn, effects));
-        let (worker, host) = joined.map_err(|text| Error::new(ErrorKind::Refused, text))?;
+        let (worker, conn) = joined.map_err(|text| Error::new(ErrorKind::Refused, text))?;
+        let host = conn
+            .remote_host()
+            .expect("invariant: the connection of a session is that of a host");
         Ok((worker, host, arrival))
     });
     let (worker, host, arrival) = match joined {
@@ -234,7 +237,7 @@ async fn serve(
         shared.config.payload_bytes_max + META_BYTES_MAX,
         &shared.partial,
     );
-    let connection = HostConnection {
+    let connection = JoinedHost {
         shared,
         worker,
         host,

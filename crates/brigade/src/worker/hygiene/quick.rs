@@ -1,5 +1,8 @@
-//! What is compared after every attempt: what costs a fraction of a microsecond, or would hurt the
-//! next task at once.
+//! The quick check, after every attempt: what costs a fraction of a microsecond to compare, or
+//! would hurt the next task at once.
+//!
+//! What is found changed makes the worker ask to be replaced; nothing is repaired. `full` compares
+//! the rest.
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -107,7 +110,7 @@ fn umask() -> u32 {
     umask.bits()
 }
 
-/// Addresses of the variables: a variable that is set anew is at another address. Texts changed in
+/// Addresses of the variables: a variable that is set again is at another address. Texts changed in
 /// place are compared by `Full`.
 fn environment() -> u64 {
     let mut hash = 0;

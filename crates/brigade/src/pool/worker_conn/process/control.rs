@@ -1,5 +1,8 @@
 //! What a worker process says over its control channel: pongs, the note of its signal handler, its
 //! peak memory, panics.
+//!
+//! What it says of its end is kept in [`FinalReports`] until it is reaped. A worker that garbles
+//! this channel is broken off.
 
 use std::sync::atomic::Ordering;
 
@@ -31,7 +34,7 @@ pub(super) struct FinalReports {
     pub(super) closed: bool,
 }
 
-/// Reads until the channel ends. Never returns: what follows is told by the process's end.
+/// Reads until the channel ends. Never returns: the end of the process follows.
 pub(super) async fn read(shared: &Shared, worker: &WorkerProcess, decoder: &mut Decoder) {
     while matches!(worker.control.read(decoder).await, Ok(1..)) {
         recv_all(shared, worker, decoder);

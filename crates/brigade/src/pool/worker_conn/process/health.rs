@@ -12,7 +12,7 @@ use crate::process::Held;
 use crate::process::proc_fs::{share_of, state_of, thread_named};
 use crate::wire::kind;
 
-use super::super::super::core::Health as Found;
+use super::super::super::core::Health;
 
 /// The thread of a worker that answers pings.
 const MONITOR: &str = "brigade-monitor";
@@ -21,7 +21,7 @@ const TIME_TO_ANSWER: Duration = Duration::from_millis(200);
 
 /// What is known of a worker's answers to pings.
 #[derive(Default)]
-pub(super) struct Health {
+pub(super) struct PingState {
     /// Looks since the ping that is not answered; 0 if there is none.
     looks: AtomicU32,
     /// The thread that answers pings, once it was looked for.
@@ -43,7 +43,7 @@ enum SilenceCause {
     Unresponsive,
 }
 
-impl Health {
+impl PingState {
     /// Notes the answer to a ping.
     pub(super) fn answered(&self) {
         self.looks.store(0, Ordering::Release);
@@ -65,18 +65,18 @@ impl Health {
 }
 
 /// Pings a worker that has answered the last ping, and looks why another one has not.
-pub(super) fn look(worker: &WorkerProcess, is_in_time: bool) -> Found {
+pub(super) fn look(worker: &WorkerProcess, is_in_time: bool) -> Health {
     let misses = worker.health.looks.fetch_add(1, Ordering::AcqRel);
     if misses == 0 {
         worker.control.send(kind::PING, 0, &[]);
-        return Found::default();
+        return Health::default();
     }
     let cause = silence_cause(worker);
     let is_excused = !is_in_time || matches!(cause, SilenceCause::Starved | SilenceCause::Traced);
     if is_excused {
         worker.health.excuse();
     }
-    Found {
+    Health {
         misses: if is_excused { 0 } else { misses },
         stopped_by: match cause {
             SilenceCause::Stopped(by) => Some(by),

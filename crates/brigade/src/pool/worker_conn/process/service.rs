@@ -1,4 +1,8 @@
 //! A worker process while it serves: its channels are read and written until its process has ended.
+//!
+//! `serve` waits for what ends the service; `read_data` is the reading task of the data channel,
+//! which hands all frames of one read to the dispatcher in one step. What is slow or may run code
+//! of the user, log events and captured output, is done before that step.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +13,7 @@ use rustix::process::Signal;
 use tokio::time::{sleep, timeout};
 
 use super::super::super::Shared;
-use super::super::super::builder::Config;
+use super::super::super::config::Config;
 use super::super::super::core::is_answer;
 use super::super::super::logs;
 use super::{WorkerProcess, control};

@@ -1,4 +1,8 @@
 //! From the decision to start a worker to its handshake, or to the reason why there is none.
+//!
+//! The process is spawned, watched from then on by its pidfd, put in its control group, and given
+//! its settings and its data socket. A start that fails ends and reaps the process and says why,
+//! with the last line that it wrote.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -14,11 +18,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::super::super::Shared;
-use super::super::super::builder::Config;
+use super::super::super::config::Config;
 use super::super::super::core::WorkerId;
 use super::super::super::logs;
 use super::control::FinalReports;
-use super::health::Health;
+use super::health::PingState;
 use super::service::pump;
 use super::{CONTROL_BYTES_MAX, WorkerProcess};
 use crate::address;
@@ -67,7 +71,7 @@ pub(super) async fn start(shared: &Shared, id: WorkerId) -> Result<WorkerProcess
     })?;
     let hello = [&wire::encode(kind::HELLO, 0, body.len())[..], &body].concat();
     match link::send_with_descriptor(&control, &hello, theirs.as_fd()) {
-        // It has ended already, which reading its answer tells, with how and why.
+        // It has ended already: reading its answer shows how and why.
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
         sent => sent.map_err(|e| os("send the handshake", e))?,
     }
@@ -105,7 +109,7 @@ pub(super) async fn start(shared: &Shared, id: WorkerId) -> Result<WorkerProcess
         is_capturing: AtomicBool::new(false),
         group,
         retire: CancellationToken::new(),
-        health: Health::default(),
+        health: PingState::default(),
         reports: Mutex::new(FinalReports::default()),
         broken: CancellationToken::new(),
         unread: AtomicBool::new(false),
@@ -185,7 +189,7 @@ async fn in_own_time<F: Future>(
     }
 }
 
-/// Until nobody waits for a worker that is still starting: at once if the pool was dropped; in the
+/// Until the start of a worker is given up: at once if the pool was dropped; in the
 /// time of a teardown after a shutdown, so that an init hook which is nearly through can be undone
 /// in good order.
 async fn given_up(shared: &Shared) {
@@ -225,7 +229,7 @@ async fn shake_hands(control: &Channel, own_program: bool) -> Result<(), Error> 
     loop {
         if let Some(frame) = decoder.next()? {
             match frame.kind {
-                // A panic of the init hook is told again in START_FAILED.
+                // A panic of the init hook is repeated in START_FAILED.
                 kind::PANIC | kind::CRASH_NOTE => continue,
                 kind::START_FAILED => {
                     let failed: StartFailed = Codec::Postcard.decode(&frame.body)?;

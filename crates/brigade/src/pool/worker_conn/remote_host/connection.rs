@@ -1,4 +1,8 @@
 //! What a host says once it has joined, handed to the dispatcher in batches.
+//!
+//! A batch is decoded before the dispatcher is locked, and bounded, because decoding makes more of
+//! it. Answers are acknowledged within the step that takes them, before calls are handed out.
+//! What came before nonsense counts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +27,7 @@ const BATCH_MESSAGES_MAX: usize = 1024;
 const BATCH_BYTES_MAX: usize = 256 << 10;
 
 /// A connection, as the pool reads it.
-pub(super) struct HostConnection<'a> {
+pub(super) struct JoinedHost<'a> {
     pub(super) shared: &'a Arc<Shared>,
     pub(super) worker: WorkerId,
     pub(super) host: &'a RemoteHost,
@@ -83,7 +87,7 @@ impl Batch {
     }
 }
 
-impl HostConnection<'_> {
+impl JoinedHost<'_> {
     fn take(&self, heard: Vec<(CallId, HostMessage)>) -> Result<(), Error> {
         let was_large = heard
             .iter()
@@ -110,7 +114,8 @@ impl HostConnection<'_> {
             }
             core.on_frames_over(effects);
         });
-        // The next call takes it along; only what keeps much memory occupied there is told at once.
+        // The next call takes it along; only an answer that keeps much memory occupied there is
+        // acknowledged at once.
         if was_large {
             self.host.outbox.kick();
         }
@@ -118,7 +123,7 @@ impl HostConnection<'_> {
     }
 }
 
-impl Ear for HostConnection<'_> {
+impl Ear for JoinedHost<'_> {
     fn hear(&self, messages: &mut Messages<'_>) -> Result<(), Error> {
         loop {
             let batch = Batch::read(messages);

@@ -1,6 +1,8 @@
-//! What a host says, decoded before the dispatcher sees it: a host that has proved itself may still
-//! send nonsense, and reading it must not hold up the other hosts. What is decoded is bounded
-//! ([`ANSWER_HEAD_BYTES_MAX`]); results stay undecoded until their callers await them.
+//! What a host says, decoded before the dispatcher sees it.
+//!
+//! A host that has proved itself may still send nonsense, and reading it must not hold up the other
+//! hosts. What is decoded is bounded ([`ANSWER_HEAD_BYTES_MAX`]); results stay undecoded until
+//! their callers await them.
 
 use bytes::Bytes;
 

@@ -1,4 +1,8 @@
-//! What is refused before a host has a slot. Both sides say why.
+//! What is refused before a host is a worker of the pool.
+//!
+//! Each test introduces a host over a stream in memory: versions, signatures of tasks, absurd
+//! numbers and texts. Both sides say why a host is refused. What a host may do once it has joined
+//! is tested with real connections in `tests/remote`.
 
 #![expect(
     unsafe_code,
