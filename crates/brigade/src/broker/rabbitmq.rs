@@ -1,15 +1,20 @@
 //! The broker in between: RabbitMQ, 3.10 or newer.
 //!
 //! From below: `url` (where it is, and how to use it), `reach` (opening a connection), `fault`
-//! (what errors mean), `link` (the supervisor: a connection that is made again), `publish`
-//! (confirmed messages), `scout` (the first to a queue), `message` (a job as a message), `topology`
-//! (queues), `store` (these together), `acks` (a channel that deliveries come by), `tap` (what
-//! takes from one queue), `held` (leases), and on that `lease`, `settle`, and `park` for what is
-//! held for long.
+//! (what errors mean), `link` (the supervisor: a connection that is made again), `publisher`
+//! (confirmed messages), `message` (a job as a message), `topology` (queues). On these the parts
+//! that own their state:
 //!
-//! For calls: `outbox` (requests and answers on their way), `calls` (the side of those who call),
-//! `callers` (the side of those who answer), `control` (cancels), `pass` (passing on), `turn` (who
-//! reloads). `check` looks for what is wrong, with `management`.
+//! | part | owns |
+//! |---|---|
+//! | [`Storage`] (`store`) | the connection that publishes, publishers, what is known of queues |
+//! | [`RabbitMqCore`] | the connection that takes and acks: `acks` (a channel that deliveries come by), `tap` (what takes from one queue), `held` (leases), `lease`, `settle`, and `park` for what is held for long |
+//! | [`Calls`] | calls from here that wait for their answers |
+//! | [`Answers`] | answers from here on their way to their callers; `callers` ends the leases of calls, `pass` passes them on |
+//! | [`Served`] (`control`) | whose cancels are heard |
+//!
+//! `turn` is who reloads. `check` looks for what is wrong, with `management`. `rabbitmq_3_10` is
+//! what goes with the support of that version.
 //!
 //! Two connections: one publishes, the other takes and acks. The broker stops reading from a
 //! connection that publishes while it is short of memory or disk, and acks are what relieves it.
@@ -24,6 +29,7 @@
 //!   ours, and what is given back is a new message.
 
 mod acks;
+mod answers;
 mod callers;
 mod calls;
 mod channels;
@@ -39,14 +45,13 @@ mod lease;
 mod link;
 mod management;
 mod message;
-mod outbox;
 mod park;
 mod pass;
 mod pause;
-mod publish;
+mod publisher;
+mod rabbitmq_3_10;
 mod reach;
 mod recent;
-mod scout;
 mod settle;
 mod store;
 mod tap;
@@ -63,20 +68,16 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
-use self::callers::{Answers, Callers};
+use self::answers::Answers;
 use self::calls::Calls;
 use self::channels::Shared;
 use self::control::Served;
-use self::fault::Fault;
 use self::groups::Groups;
 use self::held::Hands;
 use self::link::Link;
-use self::outbox::{Carrier, Outbox};
 use self::park::Parks;
-use self::publish::Publisher;
-use self::scout::Scout;
+use self::store::Storage;
 use self::tap::Tap;
-use self::topology::Topology;
 use self::url::Place;
 use super::api::Clock;
 use super::{
@@ -104,24 +105,19 @@ struct RabbitMqCore {
     scope: Scope,
     /// In the names of its consumers.
     id: String,
-    /// What publishes.
-    out: Link,
+    /// What publishes, and what is known of queues.
+    storage: Arc<Storage>,
     /// What takes and acks.
     hands_link: Link,
     /// Calls from here.
     calls: OnceLock<Arc<Calls>>,
     /// Answers from here.
-    callers: Callers,
+    answers: Arc<Answers>,
     /// Whose cancels are heard.
     served: Arc<Served>,
-    publisher: Publisher,
-    scout: Scout,
-    topology: Topology,
     parks: Parks,
     /// The broker's `consumer_timeout` in milliseconds, once it has named it.
     learnt_timeout: AtomicU64,
-    /// The broker's `max_message_size`, once it has named it, and on which connection.
-    learnt_size: Mutex<(u64, usize)>,
     taps: Mutex<HashMap<Box<str>, Arc<Tap>>>,
     groups: Groups,
     /// Channels that several taps take by.
@@ -150,22 +146,16 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>,
     let place = Arc::new(Place::parse(url)?);
     let out = Link::connect(&place, "publish", &scope).await?;
     let hands_link = Link::connect(&place, "take", &scope).await?;
-    let (outbox, inbox) = Outbox::new();
-    let delivered = Arc::new(Answers::new(&place));
-    scope.spawn_until_closed(Carrier::new(Arc::clone(&delivered), &out, &place, inbox).run());
+    let storage = Storage::start(&place, out, &scope);
     let core = Arc::new(RabbitMqCore {
         id: message::random_id(),
         calls: OnceLock::new(),
-        callers: Callers { outbox },
+        answers: Answers::start(&storage),
         served: Arc::default(),
-        publisher: Publisher::start(&place, &out, &scope),
-        scout: Scout::new(&out),
-        topology: Topology::new(&place, &out),
         parks: Parks::default(),
         learnt_timeout: AtomicU64::new(u64::MAX),
-        learnt_size: Mutex::new((0, PAYLOAD_BYTES_MAX)),
+        storage,
         place,
-        out,
         scope: scope.clone(),
         hands_link,
         taps: Mutex::default(),
@@ -180,7 +170,6 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>,
         numbers: AtomicU64::new(0),
         clock,
     });
-    drop(delivered.core.set(Arc::downgrade(&core)));
     scope.spawn_until_closed(Arc::clone(&core).watch_leases());
     scope.spawn_until_closed(Arc::clone(&core).tidy());
     let (hearing, served) = (Arc::clone(&core), Arc::clone(&core.served));
@@ -235,25 +224,6 @@ impl RabbitMqCore {
         moment + self.clock.ahead()
     }
 
-    /// The largest body that is worth sending: the broker may have named a smaller one on this
-    /// connection.
-    fn payload_bytes_max(&self) -> usize {
-        let (generation, bytes) = *lock(&self.learnt_size);
-        if Some(generation) == self.out.generation() {
-            bytes
-        } else {
-            PAYLOAD_BYTES_MAX
-        }
-    }
-
-    /// The broker refused a message: if because of its size, larger ones need not be sent.
-    fn learn_size(&self, fault: &Fault) {
-        if let (Some(bytes), Some(generation)) = (fault.message_bytes_max(), self.out.generation())
-        {
-            *lock(&self.learnt_size) = (generation, bytes.min(PAYLOAD_BYTES_MAX));
-        }
-    }
-
     /// The leases of this channel are lost; or those of one queue of it.
     fn lose(&self, number: u64, queue: Option<&str>) {
         let count = lock(&self.hands).lose(number, queue);
@@ -302,7 +272,7 @@ impl Backend for RabbitMq {
     }
 
     fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<PushOutcome>> {
-        Box::pin(async move { self.0.push(jobs).await })
+        Box::pin(async move { self.0.storage.push(jobs).await })
     }
 
     fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>> {
@@ -331,7 +301,7 @@ impl Backend for RabbitMq {
     fn order(&self, order: Order) -> Reply<'_, Ordered> {
         Box::pin(async move {
             match order {
-                Order::Purge(queue) => self.0.purge(&queue).await,
+                Order::Purge(queue) => self.0.storage.purge(&queue).await,
                 Order::Cancel(..) | Order::Withdraw(..) => unsupported("cancel a job"),
                 Order::Retry(..) => unsupported("retry a dead letter"),
                 Order::Delete(..) => unsupported("delete a job"),

@@ -43,10 +43,10 @@ use super::control;
 use super::fault::Fault;
 use super::link::{Line, Link};
 use super::message::{Envelope, random_id};
-use super::outbox::{Carrier, Outbox, Owner, Parcel};
 use super::pause::Pauses;
-use super::publish::Message;
-use super::topology::{Spot, Topology};
+use super::publisher::{ConfirmPublisher, Message, Policy, PublishRequest, Published};
+use super::store::Storage;
+use super::topology::Spot;
 use super::url::Place;
 use crate::broker::{Answer, Answering, CallCounts, Caller, DirectCall};
 use crate::codec::Codec;
@@ -60,8 +60,8 @@ use crate::sync::lock;
 const ANSWERS_EXPIRE: Duration = Duration::from_secs(300);
 /// Answers that are acked together.
 const ACK_MAX: usize = 256;
-/// How often a queue that vanished is made again for one call.
-const RETURNS_MAX: u32 = 2;
+/// How often a queue that does not exist is declared for one call.
+const RETURNS_MAX: u32 = 4;
 /// The header of an answer without a value: its kind.
 pub(super) const ERROR: &str = "brigade-error";
 /// The header of what is told of a running call: how far it is.
@@ -74,11 +74,12 @@ pub(super) const TELL: &str = "brigade-call";
 pub(super) const BEGUN: &str = "brigade-begun";
 
 pub(super) struct Calls {
-    core: Weak<RabbitMqCore>,
+    this: Weak<Self>,
+    storage: Arc<Storage>,
+    /// What takes answers.
     link: Link,
-    topology: Topology,
     place: Arc<Place>,
-    outbox: Outbox,
+    publisher: ConfirmPublisher,
     /// Where answers go.
     answers: ShortString,
     /// Where a message lies that a restart of the broker takes.
@@ -111,20 +112,20 @@ impl Calls {
     /// makes none needs no queue.
     fn start(core: &Arc<RabbitMqCore>) -> Arc<Self> {
         let RabbitMqCore {
-            out,
+            storage,
             hands_link: hands,
             place,
             scope,
             ..
         } = &**core;
-        let (outbox, inbox) = Outbox::new();
+        let (publisher, inbox) = ConfirmPublisher::new();
         let id = random_id();
-        let calls = Arc::new(Self {
-            core: Arc::downgrade(core),
+        let calls = Arc::new_cyclic(|this| Self {
+            this: Weak::clone(this),
+            storage: Arc::clone(storage),
             link: hands.clone(),
-            topology: Topology::new(place, out),
             place: Arc::clone(place),
-            outbox,
+            publisher,
             answers: place.name_of(&format!("brigade-answers.{id}")).into(),
             alive: place.name_of(&format!("brigade-alive.{id}")).into(),
             is_marked: AtomicBool::new(false),
@@ -135,7 +136,7 @@ impl Calls {
             foreign: AtomicU64::new(0),
         });
         scope.spawn_until_closed(Arc::clone(&calls).listen());
-        scope.spawn_until_closed(Carrier::new(Arc::clone(&calls), out, place, inbox).run());
+        inbox.start(Arc::clone(&calls), storage);
         let (until, ending) = (scope.clone(), Arc::downgrade(&calls));
         scope.spawn(async move {
             until.closed().await;
@@ -391,6 +392,36 @@ impl Calls {
         self.end(number, outcome);
     }
 
+    /// A call waits for its worker, so there has to be a queue to wait in.
+    fn declare_and_send(&self, request: PublishRequest) {
+        let (number, Some(calls)) = (request.number, self.this.upgrade()) else {
+            return;
+        };
+        let returns = lock(&self.open).get_mut(&number).map(|open| {
+            open.returns += 1;
+            open.returns
+        });
+        let Some(returns) = returns else { return };
+        let queue = request.message.queue.clone();
+        if returns > RETURNS_MAX {
+            let text = format!(
+                "make a call: the queue {:?} does not exist, and cannot be declared",
+                queue.as_str()
+            );
+            return self.end(number, Err(Error::new(ErrorKind::Unreachable, text).into()));
+        }
+        self.storage.scope.spawn_until_closed(async move {
+            let spot = Spot::Jobs(calls.place.queue_of(queue.as_str()).into());
+            match calls.storage.topology.declare(&spot).await {
+                Err(fault) if fault.is_lasting() => {
+                    calls.end(number, Err(fault.into_error("make a call").into()));
+                }
+                // One that was lost with its connection is tried again when the request is returned.
+                Ok(()) | Err(_) => calls.publisher.send(request).await,
+            }
+        });
+    }
+
     /// Nobody knows what became of these calls.
     fn fail(&self, fault: &Fault, which: impl Fn(&Open) -> bool) {
         let failed: Vec<Open> = lock(&self.open)
@@ -422,8 +453,9 @@ impl Calls {
     }
 }
 
-impl Owner for Calls {
-    const ADDRESSES: bool = true;
+impl Policy for Calls {
+    // What a restart took is to be noticed on each connection.
+    const EAGER: bool = true;
 
     async fn prepare(&self, line: &Line) -> Result<(), Fault> {
         let channel = line.channel().await?;
@@ -433,52 +465,45 @@ impl Owner for Calls {
         Ok(())
     }
 
-    async fn address(&self, line: &Line, queue: &ShortString) -> Result<(), Fault> {
-        // A call waits for its worker, so there has to be a place to wait in.
-        let spot = Spot::Jobs(self.place.queue_of(queue.as_str()).into());
-        self.topology.declare_on(line, &spot).await.map(drop)
+    fn before_send(&self, request: PublishRequest) -> Option<PublishRequest> {
+        let number = request.number;
+        if number == 0 {
+            return Some(request);
+        }
+        // A call that has ended meanwhile is not made.
+        lock(&self.open).get_mut(&number)?.sent = true;
+        let calls = self.this.clone();
+        self.storage
+            .take_first_call(request, move |request, stored| {
+                if let (Some(calls), Err(error)) =
+                    (calls.upgrade(), stored.into_result("make a call"))
+                {
+                    let was_sent = request.tries > 0;
+                    let error = if was_sent { error.uncertain() } else { error };
+                    calls.end(number, Err(error.into()));
+                }
+            })
     }
 
-    fn detour(&self, parcel: Parcel) -> Option<Parcel> {
-        if parcel.number != 0 {
-            // A call that has ended meanwhile is not made.
-            lock(&self.open).get_mut(&parcel.number)?.sent = true;
-        }
-        match self.core.upgrade() {
-            Some(core) => core.detour(parcel),
-            None => Some(parcel),
-        }
-    }
-
-    fn on_confirmed(&self, _: &Parcel) {}
-
-    fn on_returned(&self, parcel: Parcel, _: bool) -> Option<Parcel> {
-        let is_too_often = {
-            let mut open = lock(&self.open);
-            let open = open.get_mut(&parcel.number)?;
-            open.returns += 1;
-            open.returns > RETURNS_MAX
-        };
-        if is_too_often {
-            let text = format!(
-                "make a call: the queue {:?} is not there, and cannot be made",
-                parcel.key.as_str()
-            );
-            let error = Error::new(ErrorKind::Unreachable, text);
-            self.end(parcel.number, Err(error.into()));
+    fn on_outcome(
+        &self,
+        request: PublishRequest,
+        outcome: Published,
+        _: bool,
+    ) -> Option<PublishRequest> {
+        // A cancel that does not get through is as if it was not made.
+        if request.number == 0 {
             return None;
         }
-        Some(parcel)
-    }
-
-    fn on_failed(&self, parcel: Parcel, fault: &Fault, uncertain: bool) -> Option<Parcel> {
-        // A cancel that does not get through is as if it was not made.
-        let number = self.number_of(&parcel.properties)?;
-        let error = fault.clone().into_error("make a call");
-        self.end(
-            number,
-            Err(if uncertain { error.uncertain() } else { error }.into()),
-        );
+        match outcome {
+            Published::Safe => {}
+            Published::Unroutable => self.declare_and_send(request),
+            other => {
+                if let Err(error) = other.into_result("make a call") {
+                    self.end(request.number, Err(error.into()));
+                }
+            }
+        }
         None
     }
 }
@@ -538,49 +563,49 @@ impl RabbitMqCore {
             .map(|wait| (wait, Instant::now() + wait.min(TIME_MAX)));
         let (mut waiting, told) = calls.begin(&call.caller);
         let delay = call.job.options.delay.unwrap_or_default();
-        let parcel = self
-            .check(&call.job)
-            .and_then(|()| self.parcel(calls.request(&call, waiting.number), delay));
-        let (spot, message) = match parcel {
-            Ok(parcel) => parcel,
+        let message = self.storage.check(&call.job).and_then(|()| {
+            self.storage
+                .message(calls.request(&call, waiting.number), delay)
+        });
+        let (spot, message) = match message {
+            Ok(message) => message,
             Err(error) => {
                 // Nothing of it has left.
                 lock(&calls.open).remove(&waiting.number);
                 return Box::pin(ready(Err(error.into())));
             }
         };
-        waiting.queue = self
-            .topology
-            .name(&Spot::Jobs(call.job.queue.clone()))
-            .into();
+        let spot_of_calls = Spot::Jobs(call.job.queue.clone());
+        waiting.queue = self.storage.topology.name(&spot_of_calls).into();
         let left = if let Spot::Later(..) = spot {
             self.call_later(waiting.number, (spot, message));
             None
         } else {
             let mode = if self.place.durable_calls { 2 } else { 1 };
-            let properties = message.properties.with_delivery_mode(mode);
-            calls
-                .outbox
-                .try_send(
-                    Parcel::to(message.queue, message.body, properties)
-                        .numbered(waiting.number)
-                        .until(until.map(|(_, until)| until)),
-                )
-                .err()
+            let message = Message {
+                properties: message.properties.with_delivery_mode(mode),
+                ..message
+            };
+            let request = PublishRequest::new(message)
+                .numbered(waiting.number)
+                .give_up_at(Instant::now() + self.place.answer_timeout)
+                .expires_at(until.map(|(_, until)| until));
+            calls.publisher.try_send(request).err()
         };
         Box::pin(async move {
-            if let Some(parcel) = left {
-                waiting.calls.outbox.send(*parcel).await;
+            if let Some(request) = left {
+                waiting.calls.publisher.send(*request).await;
             }
             waiting.answer(told, until, &call.caller).await
         })
     }
 
-    fn call_later(self: &Arc<Self>, number: u64, parcel: (Spot, Message)) {
+    fn call_later(self: &Arc<Self>, number: u64, message: (Spot, Message)) {
         let core = Arc::clone(self);
         self.scope.spawn_until_closed(async move {
             if let Some(Err(error)) = core
-                .store(vec![parcel])
+                .storage
+                .store(vec![message])
                 .await
                 .pop()
                 .map(|stored| stored.into_result("make a call"))

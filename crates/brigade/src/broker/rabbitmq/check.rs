@@ -46,6 +46,7 @@ impl Findings {
 
 pub(super) async fn check(core: &RabbitMqCore) -> Result<Vec<Finding>, Error> {
     let line = core
+        .storage
         .out
         .line()
         .await
@@ -172,7 +173,7 @@ async fn check_served(
     found: &mut Findings,
 ) -> Result<(), Fault> {
     for (name, spot) in served {
-        match core.topology.declare_on(line, spot).await {
+        match core.storage.topology.declare_on(line, spot).await {
             Ok(Found::Ours) => {}
             Ok(Found::Other(difference)) => found.add(
                 Level::Warning,
@@ -391,7 +392,7 @@ fn served(core: &RabbitMqCore) -> BTreeMap<String, Spot> {
     let taps: Vec<Arc<Tap>> = lock(&core.taps).values().cloned().collect();
     let spots = taps.iter().map(|tap| Spot::Jobs(tap.queue.clone()));
     spots
-        .map(|spot| (core.topology.name(&spot), spot))
+        .map(|spot| (core.storage.topology.name(&spot), spot))
         .collect()
 }
 

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use super::fault::Fault;
 use super::link::{Line, Link};
-use super::outbox::Parcel;
+use super::publisher::{Message, PublishRequest};
 
 pub(super) const EXCHANGE: &str = "brigade.control";
 /// The header with the correlation id of the call that is to be cancelled.
@@ -31,14 +31,16 @@ const CANCEL: &str = "brigade-cancel";
 const HEARD_WITHIN: Duration = Duration::from_secs(2);
 
 /// A cancel of a call.
-pub(super) fn cancel(queue: &ShortString, correlation_id: &str, reason: &str) -> Parcel {
+pub(super) fn cancel(queue: &ShortString, correlation_id: &str, reason: &str) -> PublishRequest {
     let mut headers = FieldTable::default();
     headers.insert(CANCEL.into(), AMQPValue::LongString(correlation_id.into()));
     let properties = BasicProperties::default().with_headers(headers);
-    let body = reason.as_bytes().to_vec().into();
-    Parcel::to(queue.clone(), body, properties)
-        .by(EXCHANGE)
-        .optional()
+    let message = Message {
+        queue: queue.clone(),
+        body: reason.as_bytes().to_vec().into(),
+        properties,
+    };
+    PublishRequest::new(message).by(EXCHANGE).optional()
 }
 
 /// Makes the exchange if it is not there. Without the right to do so, calls cannot be cancelled

@@ -9,7 +9,7 @@ use lapin::BasicProperties;
 use lapin::protocol::basic::gen_properties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::publish::Message;
+use super::publisher::Message;
 
 /// Type, channel, size, class, weight, size of the body, mark of the end.
 const AROUND: usize = 7 + 12 + 1;

@@ -128,7 +128,7 @@ impl RabbitMqCore {
             return Ok(Arc::clone(group));
         }
         for queue in queues.names() {
-            self.topology.check_name(queue)?;
+            self.storage.topology.check_name(queue)?;
         }
         let group = Arc::new(Group {
             set: Arc::clone(queues.set()),
@@ -261,7 +261,9 @@ impl RabbitMqCore {
         let mut taps = lock(&self.taps);
         taps.retain(|queue, tap| {
             let is_over = tap.retire(Arc::strong_count(tap), UNUSED_FOR);
-            if is_over && let Ok(name) = short(&self.topology.name(&Spot::Jobs(queue.clone()))) {
+            if is_over
+                && let Ok(name) = short(&self.storage.topology.name(&Spot::Jobs(queue.clone())))
+            {
                 self.served.remove(&name);
             }
             !is_over

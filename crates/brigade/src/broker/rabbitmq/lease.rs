@@ -12,7 +12,7 @@ use super::acks::Said;
 use super::checks::is_unprintable;
 use super::held::{Grip, Held};
 use super::message::{Envelope, Unreadable, is_counted};
-use super::publish::{Message, Published};
+use super::publisher::{Message, Published};
 use super::tap::Tap;
 use super::topology::Spot;
 use super::{PAYLOAD_BYTES_MAX, RabbitMqCore};
@@ -40,7 +40,7 @@ impl RabbitMqCore {
         let Some(queue) = ask.queues.names().first() else {
             return Ok(Vec::new());
         };
-        self.topology.check_name(queue)?;
+        self.storage.topology.check_name(queue)?;
         let tap = self.tap(queue);
         if ask.wait.is_zero() {
             return self.lease_now(&[tap], &ask).await;
@@ -146,7 +146,7 @@ impl RabbitMqCore {
                 continue;
             }
             if let Some(pause) = pause {
-                match self.parcel(envelope.next(), pause) {
+                match self.storage.message(envelope.next(), pause) {
                     Ok((Spot::Jobs(_), message)) if envelope.is_call() => {
                         self.forward_call(tap, grip, &envelope, message)
                     }
@@ -165,7 +165,7 @@ impl RabbitMqCore {
             match terms {
                 Terms::Lease(time) => {
                     self.warn_of_time(tap, &envelope);
-                    self.tell_begun(&envelope.properties);
+                    self.answers.tell_begun(&envelope.properties);
                     let held = Held {
                         tap: Arc::clone(tap),
                         grip,
@@ -259,7 +259,7 @@ impl RabbitMqCore {
                         tap,
                         grip.clone(),
                         "wait longer",
-                        self.parcel(envelope.next(), early),
+                        self.storage.message(envelope.next(), early),
                     );
                     None
                 }
@@ -305,7 +305,7 @@ impl RabbitMqCore {
             tap,
             grip.clone(),
             "set it aside",
-            self.dead_parcel(&tap.queue, why, message),
+            self.storage.dead_letter(&tap.queue, why, message),
         );
     }
 
@@ -353,7 +353,7 @@ impl RabbitMqCore {
         let dead = envelope
             .next()
             .write("", None)
-            .and_then(|message| self.dead_parcel(&tap.queue, why, message));
+            .and_then(|message| self.storage.dead_letter(&tap.queue, why, message));
         self.aside(tap, grip, "set it aside", dead);
     }
 
@@ -365,7 +365,7 @@ impl RabbitMqCore {
         envelope: &Envelope,
         next: Envelope,
     ) {
-        match self.parcel(next, Duration::ZERO) {
+        match self.storage.message(next, Duration::ZERO) {
             Ok((_, message)) if envelope.is_call() => {
                 self.forward_call(tap, grip, envelope, message)
             }
@@ -415,7 +415,7 @@ impl RabbitMqCore {
                     Err(error) => return tracing::error!(%error, what, "could not write a message"),
                 };
                 while grip.opened.is_alive() {
-                    match core.store(vec![parcel.clone()]).await.pop() {
+                    match core.storage.store(vec![parcel.clone()]).await.pop() {
                         Some(Published::Safe) => {
                             grip.opened.say(vec![grip.tag], Said::Ack).await.ok();
                             return tap.released(&grip);

@@ -33,7 +33,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use super::checks::{
     check_options, check_properties, check_seq, is_unprintable, without_unprintable,
 };
-use super::publish::Message;
+use super::publisher::Message;
 use crate::broker::foreign::read_options;
 use crate::error::{Error, ErrorKind};
 use crate::job::{self, AttemptRecord, Job, JobId, JobOptions, Unserved};

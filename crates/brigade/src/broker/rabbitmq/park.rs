@@ -44,10 +44,9 @@ use tokio::time::sleep;
 use super::RabbitMqCore;
 use super::acks::{Opened, Said};
 use super::fault::Fault;
-use super::fit::fitted;
 use super::held::{Grip, Held};
 use super::message::{self, Envelope, number_of, short};
-use super::publish::{Message, Published};
+use super::publisher::{Message, Published};
 use super::tap::{Tap, hold_long};
 use super::topology::Spot;
 use crate::error::{Error, ErrorKind};
@@ -153,7 +152,7 @@ impl RabbitMqCore {
             return Ok(());
         };
         let park = self.park(&first.tap).await?;
-        let name = self.topology.name(&park.spot);
+        let name = self.storage.topology.name(&park.spot);
         // Some may have been settled meanwhile: a copy of these would be another's.
         let still: Vec<_> = old
             .iter()
@@ -166,16 +165,7 @@ impl RabbitMqCore {
         let copies = copies.map_err(|error| {
             Fault::with_source(error.kind(), "a held job cannot be written anew", error)
         })?;
-        for published in self
-            .publisher
-            .publish_slowly(
-                copies
-                    .into_iter()
-                    .map(|copy| Arc::new(fitted(copy, self.out.frame_max())))
-                    .collect(),
-            )
-            .await
-        {
+        for published in self.storage.publish_slowly(copies).await {
             match published {
                 Published::Safe => {}
                 Published::Failed { fault, .. } => return Err(fault),
@@ -197,11 +187,11 @@ impl RabbitMqCore {
             return Ok(park.clone());
         }
         let spot = Spot::Held(tap.queue.clone(), message::random_id().into());
-        self.topology.prepare(&spot).await?;
+        self.storage.topology.prepare(&spot).await?;
         let line = self.hands_link.line().await?;
         let channel = line.channel().await?;
         let opened = Opened::start(self.next_number(), line, channel, false, &self.scope);
-        let name = short(&self.topology.name(&spot))
+        let name = short(&self.storage.topology.name(&spot))
             .map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
         // No prefetch: what comes is held already.
         let consuming = opened.channel.basic_consume(

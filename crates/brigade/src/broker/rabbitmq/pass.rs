@@ -266,7 +266,12 @@ impl RabbitMqCore {
 
     /// How many serve its queue; if that cannot be told, this one.
     async fn present(&self, grip: &Grip, envelope: &Envelope) -> usize {
-        let Ok(queue) = short(&self.topology.name(&Spot::Jobs(envelope.job.queue.clone()))) else {
+        let Ok(queue) = short(
+            &self
+                .storage
+                .topology
+                .name(&Spot::Jobs(envelope.job.queue.clone())),
+        ) else {
             return 1;
         };
         let options = QueueDeclareOptions {

@@ -16,7 +16,7 @@ use super::acks::{Opened, Said};
 use super::fault::Fault;
 use super::held::Held;
 use super::message::{Envelope, shortened};
-use super::publish::Message;
+use super::publisher::Message;
 use super::topology::Spot;
 use crate::broker::account::Account;
 use crate::broker::{Answer, Ending, Settled, Settlement};
@@ -126,22 +126,22 @@ impl RabbitMqCore {
         for one in &mut ends {
             self.pass_on(one).await;
         }
-        let (mut parcels, mut of) = (Vec::new(), Vec::new());
+        let (mut messages, mut of) = (Vec::new(), Vec::new());
         let mut outcomes: Vec<Result<(), Error>> = Vec::with_capacity(ends.len());
         for (place, (_, held, ending, _)) in ends.iter().enumerate() {
             match self.afterlife(&held.envelope, ending) {
-                Ok(parcel) => {
+                Ok(message) => {
                     outcomes.push(Ok(()));
-                    if let Some(parcel) = parcel {
+                    if let Some(message) = message {
                         of.push(place);
-                        parcels.push(parcel);
+                        messages.push(message);
                     }
                 }
                 Err(error) => outcomes.push(Err(error)),
             }
         }
-        if !parcels.is_empty() {
-            for (place, stored) in of.iter().zip(self.store(parcels).await) {
+        if !messages.is_empty() {
+            for (place, stored) in of.iter().zip(self.storage.store(messages).await) {
                 outcomes[*place] = stored.into_result("settle");
             }
         }
@@ -168,10 +168,11 @@ impl RabbitMqCore {
         &self,
         token: i64,
         held: Held,
-        parcel: (Spot, Message),
+        message: (Spot, Message),
     ) -> Result<(), Error> {
         if let Some(Err(error)) = self
-            .store(vec![parcel])
+            .storage
+            .store(vec![message])
             .await
             .pop()
             .map(|one| one.into_result("settle"))
@@ -261,7 +262,7 @@ impl RabbitMqCore {
                 next.interrupted = next
                     .interrupted
                     .saturating_add(u32::from(*kind == AttemptKind::Interrupted));
-                self.parcel(next, *after)?
+                self.storage.message(next, *after)?
             }
             Ending::Fail {
                 kind,
@@ -291,7 +292,7 @@ impl RabbitMqCore {
                     .pause_after(*kind, *retry_in, *permanent)
                     .filter(in_time)
                 {
-                    Some(pause) => self.parcel(next, pause)?,
+                    Some(pause) => self.storage.message(next, pause)?,
                     None => self.dead(&next, reason)?,
                 }
             }
@@ -301,6 +302,7 @@ impl RabbitMqCore {
     fn dead(&self, envelope: &Envelope, why: &str) -> Result<(Spot, Message), Error> {
         tracing::warn!(job = %envelope.id, queue = %envelope.job.queue, why, "a job goes to the \
             dead letters");
-        self.dead_parcel(&envelope.job.queue, why, envelope.write("", None)?)
+        self.storage
+            .dead_letter(&envelope.job.queue, why, envelope.write("", None)?)
     }
 }

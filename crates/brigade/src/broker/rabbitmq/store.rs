@@ -1,32 +1,87 @@
 //! Storing jobs: published, confirmed, and their queues declared when they are not there.
+//!
+//! [`Storage`] owns the connection that publishes, and what is known of queues and of the broker's
+//! limits. It knows nothing of leases and of calls; both of these store by it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::{join, join_all};
-use tokio::time::{Instant, sleep, timeout_at};
+use futures_util::future::join;
+use tokio::time::{Instant, sleep};
 
-use super::RabbitMqCore;
+use super::PAYLOAD_BYTES_MAX;
 use super::fault::Fault;
 use super::fit::fitted;
+use super::link::Link;
 use super::message::{self, Envelope};
-use super::publish::{Message, Published};
-use super::topology::{DELAY_MAX, Spot};
+use super::publisher::{ConfirmPublisher, Message, Published};
+use super::rabbitmq_3_10::LeaderProbe;
+use super::topology::{DELAY_MAX, Spot, Topology};
+use super::url::Place;
 use crate::broker::{Ordered, PushOutcome};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
+use crate::shutdown::Scope;
+use crate::sync::lock;
 
 /// Somebody may delete a queue between its declaration and what is put there, but not again and
 /// again.
 const ROUNDS_MAX: usize = 4;
 const DECLINED_PAUSE: Duration = Duration::from_millis(150);
 
-impl RabbitMqCore {
+/// Where jobs, and calls that wait, are stored.
+pub(super) struct Storage {
+    pub(super) place: Arc<Place>,
+    /// The connection that publishes.
+    pub(super) out: Link,
+    pub(super) scope: Scope,
+    pub(super) topology: Topology,
+    pub(super) probe: LeaderProbe,
+    publisher: ConfirmPublisher,
+    /// For queues whose confirms may take their time.
+    slow_publisher: ConfirmPublisher,
+    /// The broker's `max_message_size`, once it has named it, and on which connection.
+    learnt_size: Mutex<(u64, usize)>,
+}
+
+impl Storage {
+    pub(super) fn start(place: &Arc<Place>, out: Link, scope: &Scope) -> Arc<Self> {
+        Arc::new(Self {
+            place: Arc::clone(place),
+            topology: Topology::new(place, &out),
+            probe: LeaderProbe::new(&out),
+            publisher: ConfirmPublisher::start(place, &out, scope),
+            slow_publisher: ConfirmPublisher::start(place, &out, scope),
+            learnt_size: Mutex::new((0, PAYLOAD_BYTES_MAX)),
+            out,
+            scope: scope.clone(),
+        })
+    }
+
+    /// The largest body that is worth sending: the broker may have named a smaller one on this
+    /// connection.
+    pub(super) fn payload_bytes_max(&self) -> usize {
+        let (generation, bytes) = *lock(&self.learnt_size);
+        if Some(generation) == self.out.generation() {
+            bytes
+        } else {
+            PAYLOAD_BYTES_MAX
+        }
+    }
+
+    /// The broker refused a message: if because of its size, larger ones need not be sent.
+    pub(super) fn learn_size(&self, fault: &Fault) {
+        if let (Some(bytes), Some(generation)) = (fault.message_bytes_max(), self.out.generation())
+        {
+            *lock(&self.learnt_size) = (generation, bytes.min(PAYLOAD_BYTES_MAX));
+        }
+    }
+
     /// Pushes jobs in this order.
     pub(super) async fn push(&self, jobs: Vec<Job>) -> Result<Vec<PushOutcome>, Error> {
         let mut ids = Vec::with_capacity(jobs.len());
-        let mut parcels = Vec::with_capacity(jobs.len());
+        let mut messages = Vec::with_capacity(jobs.len());
         for job in jobs {
             self.check(&job)?;
             let delay = match job.options.at {
@@ -35,9 +90,9 @@ impl RabbitMqCore {
             };
             let envelope = Envelope::new(message::new_id(), job);
             ids.push(envelope.id.clone());
-            parcels.push(self.parcel(envelope, delay)?);
+            messages.push(self.message(envelope, delay)?);
         }
-        let stored = self.store(parcels).await;
+        let stored = self.store(messages).await;
         let some = stored.iter().any(|one| matches!(one, Published::Safe));
         for one in stored {
             // The broker takes messages one by one: of a batch, a part may be there.
@@ -77,7 +132,7 @@ impl RabbitMqCore {
     }
 
     /// Where a job goes that is due after this time, and as what.
-    pub(super) fn parcel(
+    pub(super) fn message(
         &self,
         mut envelope: Envelope,
         delay: Duration,
@@ -99,7 +154,7 @@ impl RabbitMqCore {
     }
 
     /// A job for the queue of dead letters.
-    pub(super) fn dead_parcel(
+    pub(super) fn dead_letter(
         &self,
         queue: &str,
         why: &str,
@@ -125,19 +180,29 @@ impl RabbitMqCore {
         })
     }
 
+    /// Publishes messages to queues that are there; one outcome for each.
+    pub(super) async fn publish_slowly(&self, messages: Vec<Message>) -> Vec<Published> {
+        let frame_max = self.out.frame_max();
+        let fitted = messages
+            .into_iter()
+            .map(|one| Arc::new(fitted(one, frame_max)));
+        let until = Instant::now() + self.place.answer_timeout;
+        self.slow_publisher.publish(fitted.collect(), until).await
+    }
+
     /// Stores messages in this order; one answer for each.
-    pub(super) async fn store(&self, parcels: Vec<(Spot, Message)>) -> Vec<Published> {
+    pub(super) async fn store(&self, messages: Vec<(Spot, Message)>) -> Vec<Published> {
         let frame_max = self.out.frame_max();
         let fitted = |message| Arc::new(fitted(message, frame_max));
-        let parcels: Vec<(Spot, Arc<Message>)> = parcels
+        let routed: Vec<(Spot, Arc<Message>)> = messages
             .into_iter()
             .map(|(spot, message)| (spot, fitted(message)))
             .collect();
-        let mut outcomes: Vec<Published> = vec![Published::Unroutable; parcels.len()];
+        let mut outcomes: Vec<Published> = vec![Published::Unroutable; routed.len()];
         for round in 0..ROUNDS_MAX {
             let is_open =
                 |n: &usize| matches!(outcomes[*n], Published::Unroutable | Published::Declined);
-            let todo: Vec<usize> = (0..parcels.len()).filter(is_open).collect();
+            let todo: Vec<usize> = (0..routed.len()).filter(is_open).collect();
             if todo.is_empty() {
                 break;
             }
@@ -150,11 +215,11 @@ impl RabbitMqCore {
                 sleep(DECLINED_PAUSE * u32::try_from(round).unwrap_or(1)).await;
             }
             let mut declared = HashMap::new();
-            for spot in todo.iter().map(|n| &parcels[*n].0) {
+            for spot in todo.iter().map(|n| &routed[*n].0) {
                 if !declared.contains_key(spot) {
                     // What came back has no queue; queues of delays have to be told in time that
                     // they are needed.
-                    let declaring = if round == 0 || !came_back(&outcomes, &parcels, spot) {
+                    let declaring = if round == 0 || !came_back(&outcomes, &routed, spot) {
                         self.topology.prepare(spot).await
                     } else {
                         self.topology.forget(spot);
@@ -163,11 +228,11 @@ impl RabbitMqCore {
                     declared.insert(spot, declaring.err());
                 }
             }
-            let scouted = self.scout_all(&parcels, &todo, &declared).await;
+            let firsts = self.publish_firsts(&routed, &todo, &declared).await;
             let (mut now, mut later) = (Vec::with_capacity(todo.len()), Vec::new());
             for n in todo {
-                let spot = &parcels[n].0;
-                match (declared.get(spot), scouted.get(spot)) {
+                let spot = &routed[n].0;
+                match (declared.get(spot), firsts.get(spot)) {
                     (Some(Some(fault)), _) => {
                         outcomes[n] = Published::Failed {
                             fault: fault.clone(),
@@ -182,15 +247,16 @@ impl RabbitMqCore {
                     _ => now.push(n),
                 }
             }
+            let until = Instant::now() + self.place.answer_timeout;
             let messages = |places: &[usize]| {
                 places
                     .iter()
-                    .map(|n| Arc::clone(&parcels[*n].1))
+                    .map(|n| Arc::clone(&routed[*n].1))
                     .collect::<Vec<Arc<Message>>>()
             };
             let publishing = join(
-                self.publisher.publish(messages(&now)),
-                self.publisher.publish_slowly(messages(&later)),
+                self.publisher.publish(messages(&now), until),
+                self.slow_publisher.publish(messages(&later), until),
             );
             let (published, published_later) = publishing.await;
             let all = now
@@ -201,53 +267,12 @@ impl RabbitMqCore {
         }
         outcomes
     }
-
-    /// Sends the first message for each queue that was declared and is not known to take any on
-    /// this connection; which one, and what became of it.
-    async fn scout_all<'a>(
-        &self,
-        parcels: &'a [(Spot, Arc<Message>)],
-        todo: &[usize],
-        declared: &HashMap<&'a Spot, Option<Fault>>,
-    ) -> HashMap<&'a Spot, (usize, Published)> {
-        let unknown = declared
-            .iter()
-            .filter(|(spot, fault)| fault.is_none() && !self.topology.is_reached(spot));
-        let firsts = unknown.filter_map(|(spot, _)| {
-            todo.iter()
-                .find(|n| parcels[**n].0 == **spot)
-                .map(|n| (*spot, *n))
-        });
-        let scouting =
-            firsts.map(async |(spot, n)| Some((spot, (n, self.scout(spot, &parcels[n].1).await?))));
-        join_all(scouting).await.into_iter().flatten().collect()
-    }
-
-    /// `None` if another one went first.
-    async fn scout(&self, spot: &Spot, message: &Message) -> Option<Published> {
-        let until = Instant::now() + self.place.answer_timeout;
-        let scouting = self.topology.scouting(spot);
-        let Ok(_alone) = timeout_at(until, scouting.lock()).await else {
-            return Some(Published::Failed {
-                fault: Fault::timeout(),
-                uncertain: false,
-            });
-        };
-        if self.topology.is_reached(spot) {
-            return None;
-        }
-        let (published, generation) = self.scout.publish(message, until).await;
-        if let (Published::Safe, Some(generation)) = (&published, generation) {
-            self.topology.reached(spot, generation);
-        }
-        Some(published)
-    }
 }
 
 /// Whether something for this queue came back.
-fn came_back(outcomes: &[Published], parcels: &[(Spot, Arc<Message>)], spot: &Spot) -> bool {
+fn came_back(outcomes: &[Published], routed: &[(Spot, Arc<Message>)], spot: &Spot) -> bool {
     outcomes
         .iter()
-        .zip(parcels)
+        .zip(routed)
         .any(|(outcome, (to, _))| to == spot && matches!(outcome, Published::Unroutable))
 }

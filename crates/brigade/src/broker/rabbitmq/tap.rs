@@ -254,7 +254,7 @@ impl Tap {
         // In a task of its own: what is on its way when whoever asked goes away must be noted.
         scope.spawn_until_closed(async move {
             let got = async {
-                let name = short(&core.topology.name(&Spot::Jobs(tap.queue.clone())))
+                let name = short(&core.storage.topology.name(&Spot::Jobs(tap.queue.clone())))
                     .map_err(|_| too_long())?;
                 opened
                     .line
@@ -294,7 +294,7 @@ impl Tap {
         }
         let line = core.hands_link.line().await?;
         self.count(core, &line).await?;
-        if let Ok(name) = short(&core.topology.name(&Spot::Jobs(self.queue.clone()))) {
+        if let Ok(name) = short(&core.storage.topology.name(&Spot::Jobs(self.queue.clone()))) {
             core.served.is_heard(&name).await;
         }
         let opened = core
@@ -310,7 +310,8 @@ impl Tap {
 
     /// Declares the queue; how many jobs wait in it.
     async fn count(&self, core: &RabbitMqCore, line: &Line) -> Result<u32, Fault> {
-        core.topology
+        core.storage
+            .topology
             .count_on(line, &Spot::Jobs(self.queue.clone()))
             .await
             .map(|(_, count)| count)

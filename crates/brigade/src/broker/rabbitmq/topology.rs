@@ -20,12 +20,12 @@ use std::time::Duration;
 
 use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use tokio::sync::Mutex as AsyncMutex;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::fault::Fault;
 use super::link::{Line, Link};
 use super::message::short;
+use super::rabbitmq_3_10::until_registered;
 use super::url::{Place, Queues};
 use crate::error::{Error, ErrorKind};
 use crate::sync::lock;
@@ -37,11 +37,6 @@ const DELAY_MARGIN: Duration = Duration::from_secs(60 * 60);
 /// A queue of a class that was declared no longer ago than this need not be declared again before
 /// something is put there.
 const DECLARED_FOR: Duration = Duration::from_secs(10 * 60);
-/// A quorum queue that was declared less than half a second before the broker is killed is there
-/// afterwards, but empty, with all that was confirmed to be in it: the registry of such queues is
-/// written every 500 ms (`names.dets`; seen with 3.10.8). So nothing is put into a new one before
-/// this time has passed.
-const NEW_FOR: Duration = Duration::from_secs(1);
 /// What is held is with whoever holds it at once; when that one is gone and so long has passed
 /// since it was put there, it goes back to its queue.
 const HELD_FOR: Duration = Duration::from_secs(5);
@@ -87,18 +82,8 @@ pub(super) enum Found {
 pub(super) struct Topology {
     place: Arc<Place>,
     link: Link,
-    /// The quorum queues that were put to use.
-    known: Mutex<HashMap<String, Known>>,
-}
-
-/// What is known of a quorum queue.
-struct Known {
-    /// When it was last declared, and on which connection.
-    declared: (Instant, u64),
-    /// On which connection a message was confirmed to be in it, if on any.
-    reached: u64,
-    /// Held while the first message is on its way.
-    scouting: Arc<AsyncMutex<()>>,
+    /// The quorum queues that were put to use: when each was last declared, and on which connection.
+    declared: Mutex<HashMap<String, (Instant, u64)>>,
 }
 
 impl Topology {
@@ -106,7 +91,7 @@ impl Topology {
         Self {
             place: Arc::clone(place),
             link: link.clone(),
-            known: Mutex::default(),
+            declared: Mutex::default(),
         }
     }
 
@@ -151,9 +136,7 @@ impl Topology {
             return Ok(());
         }
         let line = self.link.line().await?;
-        let declared = lock(&self.known)
-            .get(&self.name(spot))
-            .map(|known| known.declared);
+        let declared = lock(&self.declared).get(&self.name(spot)).copied();
         match declared {
             Some((at, generation))
                 if generation == line.generation && at.elapsed() < DECLARED_FOR =>
@@ -165,34 +148,8 @@ impl Topology {
     }
 
     /// Whether it is known to be a quorum queue.
-    fn is_quorum(&self, spot: &Spot) -> bool {
+    pub(super) fn is_quorum(&self, spot: &Spot) -> bool {
         spot.is_detour() || self.place.queues == Queues::Quorum
-    }
-
-    /// Whether the next message for it may go together with others: it is no quorum queue, or has
-    /// taken one on this connection.
-    pub(super) fn is_reached(&self, spot: &Spot) -> bool {
-        let is_so = || {
-            lock(&self.known)
-                .get(&self.name(spot))
-                .is_some_and(|known| Some(known.reached) == self.link.generation())
-        };
-        !self.is_quorum(spot) || is_so()
-    }
-
-    /// It took a message on this connection.
-    pub(super) fn reached(&self, spot: &Spot, generation: u64) {
-        if let Some(known) = lock(&self.known).get_mut(&self.name(spot)) {
-            known.reached = generation;
-        }
-    }
-
-    /// Held by whoever sends the first message to it.
-    pub(super) fn scouting(&self, spot: &Spot) -> Arc<AsyncMutex<()>> {
-        lock(&self.known)
-            .get(&self.name(spot))
-            .map(|known| Arc::clone(&known.scouting))
-            .unwrap_or_default()
     }
 
     pub(super) async fn declare(&self, spot: &Spot) -> Result<(), Fault> {
@@ -204,27 +161,21 @@ impl Topology {
                 .map(|_| (at, line.generation))
         };
         let (at, generation) = self.link.ask(declaring).await?;
-        if spot.is_detour() && !lock(&self.known).contains_key(&name) {
-            sleep(NEW_FOR).await;
+        if spot.is_detour() && !lock(&self.declared).contains_key(&name) {
+            until_registered().await;
         }
-        let mut known = lock(&self.known);
-        known.retain(|_, known| known.declared.0.elapsed() < DELAY_MARGIN);
-        if known.len() >= KNOWN_MAX {
-            known.clear();
+        let mut declared = lock(&self.declared);
+        declared.retain(|_, (at, _)| at.elapsed() < DELAY_MARGIN);
+        if declared.len() >= KNOWN_MAX {
+            declared.clear();
         }
-        let declared = (at, generation);
-        let new = || Known {
-            declared,
-            reached: 0,
-            scouting: Arc::default(),
-        };
-        known.entry(name).or_insert_with(new).declared = declared;
+        declared.insert(name, (at, generation));
         Ok(())
     }
 
     /// A queue that came back as unroutable is new when it is declared again.
     pub(super) fn forget(&self, spot: &Spot) {
-        lock(&self.known).remove(&self.name(spot));
+        lock(&self.declared).remove(&self.name(spot));
     }
 
     /// Declares a queue.

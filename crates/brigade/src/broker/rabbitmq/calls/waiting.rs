@@ -88,8 +88,10 @@ impl Waiting {
     }
 
     fn cancel(&self, reason: &str) {
-        let parcel = control::cancel(&self.queue, &self.calls.id_of(self.number), reason);
-        if self.calls.outbox.try_send(parcel).is_err() {
+        let until = Instant::now() + self.calls.place.answer_timeout;
+        let id = self.calls.id_of(self.number);
+        let cancel = control::cancel(&self.queue, &id, reason).give_up_at(until);
+        if self.calls.publisher.try_send(cancel).is_err() {
             tracing::warn!("could not cancel a call: too many messages wait for the broker");
         }
     }

@@ -58,8 +58,8 @@ impl Tap {
             });
             (number, tag, state.failures)
         };
-        let name =
-            short(&core.topology.name(&Spot::Jobs(self.queue.clone()))).map_err(|_| too_long())?;
+        let name = short(&core.storage.topology.name(&Spot::Jobs(self.queue.clone())))
+            .map_err(|_| too_long())?;
         let consuming = async {
             let _alone = opened.consuming.lock().await;
             opened

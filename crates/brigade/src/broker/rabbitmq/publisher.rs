@@ -1,0 +1,166 @@
+//! Publishing with confirms.
+//!
+//! One [`ConfirmPublisher`] publishes by one channel at a time, without waiting for one confirm
+//! before it sends the next message. It keeps each request until the broker has confirmed it, and
+//! publishes it again, with the same ids, on the next channel if it had not. There are four, so
+//! that none waits for another: two for jobs (the second for queues whose confirms may take their
+//! time), one for requests of calls, one for answers.
+//!
+//! What becomes of a request whose outcome is known is the decision of the publisher's [`Policy`]:
+//! nothing more, the same request again, at once or after a pause, or another one in its place. A
+//! request that the broker returned, as its queue does not exist, has the outcome `Unroutable`,
+//! although the broker confirms it too.
+//!
+//! Bounds: [`WAITING_MAX`] groups of requests wait to be sent, then their senders wait. In `lane`:
+//! the requests and bytes that are sent and not confirmed, and the requests that pause.
+
+mod lane;
+mod request;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use self::lane::Lane;
+pub(super) use self::request::{Message, PublishRequest, Published};
+use super::fault::Fault;
+use super::link::{Line, Link};
+use super::store::Storage;
+use super::url::Place;
+use crate::error::ErrorKind;
+use crate::shutdown::Scope;
+
+/// Groups of requests that wait to be sent.
+const WAITING_MAX: usize = 1024;
+
+/// What is done with the requests of one publisher.
+pub(super) trait Policy: Send + Sync + 'static {
+    /// Whether a channel is opened on each connection, also if there is nothing to publish.
+    const EAGER: bool;
+
+    /// Runs on each new channel, before anything is published by it.
+    fn prepare(&self, line: &Line) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Runs before a request is sent; takes it if it is not to go with the others.
+    fn before_send(&self, request: PublishRequest) -> Option<PublishRequest>;
+
+    /// The request to publish next: this one, or another in its place. It may pause if
+    /// `may_pause`.
+    fn on_outcome(
+        &self,
+        request: PublishRequest,
+        outcome: Published,
+        may_pause: bool,
+    ) -> Option<PublishRequest>;
+}
+
+/// Tells each outcome, and leaves the rest to the one that waits for it.
+struct TellOutcome;
+
+impl Policy for TellOutcome {
+    const EAGER: bool = false;
+
+    async fn prepare(&self, _: &Line) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn before_send(&self, request: PublishRequest) -> Option<PublishRequest> {
+        Some(request)
+    }
+
+    fn on_outcome(
+        &self,
+        mut request: PublishRequest,
+        outcome: Published,
+        _: bool,
+    ) -> Option<PublishRequest> {
+        request.finish(outcome);
+        None
+    }
+}
+
+/// Where requests are handed over. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct ConfirmPublisher(mpsc::Sender<Vec<PublishRequest>>);
+
+/// The requests of a publisher that has not been started.
+pub(super) struct Inbox(mpsc::Receiver<Vec<PublishRequest>>);
+
+impl ConfirmPublisher {
+    /// For a policy that publishes itself: it is started with the inbox.
+    pub(super) fn new() -> (Self, Inbox) {
+        let (sender, inbox) = mpsc::channel(WAITING_MAX);
+        (Self(sender), Inbox(inbox))
+    }
+
+    /// One that only tells outcomes.
+    pub(super) fn start(place: &Arc<Place>, link: &Link, scope: &Scope) -> Self {
+        let (publisher, inbox) = Self::new();
+        let lane = Lane::new(Arc::new(TellOutcome), place, link, inbox.0);
+        scope.spawn_until_closed(lane.run());
+        publisher
+    }
+
+    /// Hands a request over now.
+    ///
+    /// # Errors
+    ///
+    /// Gives it back if there is no room, or the broker was dropped.
+    pub(super) fn try_send(&self, request: PublishRequest) -> Result<(), Box<PublishRequest>> {
+        self.0.try_send(vec![request]).or_else(|left| {
+            let left = left.into_inner().pop();
+            left.map_or(Ok(()), |request| Err(Box::new(request)))
+        })
+    }
+
+    /// Hands a request over when there is room. Nothing happens if the broker was dropped. Cancel
+    /// safe: then nothing was handed over.
+    pub(super) async fn send(&self, request: PublishRequest) {
+        self.0.send(vec![request]).await.ok();
+    }
+
+    /// Publishes these in this order; one outcome for each, at the latest at that moment.
+    ///
+    /// # Cancel safety
+    ///
+    /// What was handed over is published even if nothing waits for the outcome.
+    pub(super) async fn publish(
+        &self,
+        messages: Vec<Arc<Message>>,
+        give_up_at: Instant,
+    ) -> Vec<Published> {
+        let closed = |uncertain| Published::Failed {
+            fault: Fault::new(ErrorKind::Closed, "the broker was dropped"),
+            uncertain,
+        };
+        if messages.is_empty() {
+            return Vec::new();
+        }
+        let request = |message: Arc<Message>| {
+            PublishRequest::new(message)
+                .give_up_at(give_up_at)
+                .watched()
+        };
+        let (requests, told): (Vec<_>, Vec<_>) = messages.into_iter().map(request).unzip();
+        if self.0.send(requests).await.is_err() {
+            return vec![closed(false); told.len()];
+        }
+        let mut outcomes = Vec::with_capacity(told.len());
+        for outcome in told {
+            outcomes.push(outcome.await.unwrap_or_else(|_| closed(true)));
+        }
+        outcomes
+    }
+}
+
+impl Inbox {
+    /// Publishes what is handed over for as long as the broker is there.
+    pub(super) fn start<P: Policy>(self, policy: Arc<P>, storage: &Storage) {
+        let Storage {
+            place, out, scope, ..
+        } = storage;
+        scope.spawn_until_closed(Lane::new(policy, place, out, self.0).run());
+    }
+}

@@ -1,0 +1,463 @@
+//! What publishes requests: one channel of one connection after the other.
+//!
+//! ```text
+//!   unsent --- sent ---> unconfirmed --- confirm, return, nack ---> policy ---> over, or unsent again, or paused
+//!     ^                       |                                                                      |
+//!     +---- channel ended ----+---------------------------- pause is over ---------------------------+
+//! ```
+//!
+//! One task owns all of it. A request that has no outcome by its deadline fails, wherever it is; if
+//! it was sent, its channel is given up, as a late confirm would be taken for that of another one.
+//!
+//! A channel that the broker closes with a reason, not with its connection, was closed because of
+//! one of the requests that were unconfirmed. These are *suspects*: sent again one at a time, so
+//! that the one at fault fails alone.
+//!
+//! The broker returns an unroutable message before it confirms it, and lapin hands the returned
+//! message to the confirm that comes next: that of the same request, or of an earlier one. So the
+//! request is found by its ids, marked, and handled when its own confirm comes.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::poll_fn;
+use lapin::options::BasicPublishOptions;
+use lapin::{Channel, Confirmation, PublisherConfirm};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::super::fault::Fault;
+use super::super::fit;
+use super::super::link::{Line, Link};
+use super::super::pause::Pauses;
+use super::super::url::{Blocked, Place};
+use super::{Policy, PublishRequest, Published};
+use crate::error::ErrorKind;
+
+/// Published together, before the confirms are looked at.
+const BATCH_MAX: usize = 128;
+/// Sent and not confirmed; beyond that nothing more is accepted.
+const UNCONFIRMED_MAX: usize = 4096;
+const UNCONFIRMED_BYTES_MAX: usize = 8 << 20;
+/// Waiting for a connection; beyond that nothing more is accepted.
+const UNSENT_MAX: usize = 8192;
+/// Requests that pause before they are sent again. Beyond that, none pauses.
+const PAUSED_MAX: usize = 4096;
+/// The longest pause before another channel is opened.
+const CHANNEL_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+pub(super) struct Lane<P> {
+    policy: Arc<P>,
+    link: Link,
+    place: Arc<Place>,
+    inbox: mpsc::Receiver<Vec<PublishRequest>>,
+    /// In the order in which they are to be sent.
+    unsent: VecDeque<PublishRequest>,
+    /// Being sent.
+    batch: Vec<PublishRequest>,
+    /// In the order in which they were sent.
+    unconfirmed: VecDeque<(PublishRequest, PublisherConfirm)>,
+    /// Of the bodies of those.
+    unconfirmed_bytes: usize,
+    paused: Vec<PublishRequest>,
+    /// So many of `unsent` go one at a time.
+    suspects: usize,
+    /// What was sent last was a suspect, so nothing else is unconfirmed.
+    is_alone: bool,
+    /// The channel has brought a confirm.
+    has_confirmed: bool,
+}
+
+impl<P: Policy> Lane<P> {
+    pub(super) fn new(
+        policy: Arc<P>,
+        place: &Arc<Place>,
+        link: &Link,
+        inbox: mpsc::Receiver<Vec<PublishRequest>>,
+    ) -> Self {
+        Self {
+            policy,
+            link: link.clone(),
+            place: Arc::clone(place),
+            inbox,
+            unsent: VecDeque::new(),
+            batch: Vec::new(),
+            unconfirmed: VecDeque::new(),
+            unconfirmed_bytes: 0,
+            paused: Vec::new(),
+            suspects: 0,
+            is_alone: false,
+            has_confirmed: false,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut pauses = Pauses::default();
+        while let Some(line) = self.next_line().await {
+            let fault = self.publish_on(&line).await;
+            if self.has_confirmed {
+                pauses.reset();
+            }
+            if !line.down.is_cancelled() && self.suspects == 0 {
+                tracing::warn!(%fault, "a channel that publishes failed; opening another one");
+                sleep(pauses.after(&fault).min(CHANNEL_PAUSE_MAX)).await;
+            }
+        }
+    }
+
+    /// The connection to publish on; `None` when the broker was dropped. Requests whose deadline
+    /// comes before fail.
+    async fn next_line(&mut self) -> Option<Line> {
+        if !P::EAGER && self.unsent.is_empty() && self.paused.is_empty() {
+            let first = self.inbox.recv().await?;
+            self.accept(first);
+        }
+        loop {
+            let due = self.next_deadline();
+            tokio::select! {
+                biased;
+                line = self.link.line() => match line {
+                    Ok(line) => return Some(line),
+                    Err(fault) if fault.kind() == ErrorKind::Closed => return None,
+                    Err(_) => {}
+                },
+                more = self.inbox.recv(), if self.unsent.len() < UNSENT_MAX => {
+                    self.accept(more?);
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            }
+            let fault = self.link.fault().unwrap_or_else(Fault::timeout);
+            self.fail_late(&fault);
+        }
+    }
+
+    /// Publishes on this connection until it breaks, or the channel ends; returns why.
+    async fn publish_on(&mut self, line: &Line) -> Fault {
+        (self.is_alone, self.has_confirmed) = (false, false);
+        let carrying = async {
+            // First: a broker that takes nothing opens no channel either.
+            self.wait_until_free(line).await;
+            let opening = async {
+                self.policy.prepare(line).await?;
+                line.confirming_channel().await
+            };
+            match opening.await {
+                Ok(channel) => self.carry(line, &channel).await,
+                Err(fault) => {
+                    if fault.is_lasting() {
+                        self.fail_all(&fault);
+                    }
+                    fault
+                }
+            }
+        };
+        let fault = line
+            .down
+            .run_until_cancelled(carrying)
+            .await
+            .unwrap_or_else(Fault::timeout);
+        self.take_back(line, &fault);
+        fault
+    }
+
+    /// Nothing is lost when this is dropped at an await: what is under way is in `self`.
+    async fn carry(&mut self, line: &Line, channel: &Channel) -> Fault {
+        loop {
+            let resume_at = self.resume_paused();
+            if !self.unsent.is_empty()
+                && self.may_send(line)
+                && let Err(fault) = self.send(line, channel).await
+            {
+                return fault;
+            }
+            let has_room = self.unsent.is_empty()
+                && self.unconfirmed.len() < UNCONFIRMED_MAX
+                && self.unconfirmed_bytes < UNCONFIRMED_BYTES_MAX;
+            let due = self.unconfirmed.front().and_then(|(one, _)| one.deadline());
+            tokio::select! {
+                confirmed = next_confirm(&mut self.unconfirmed), if !self.unconfirmed.is_empty() => {
+                    if let Err(fault) = self.on_confirmed(confirmed) {
+                        return fault;
+                    }
+                }
+                more = self.inbox.recv(), if has_room => {
+                    let Some(more) = more else {
+                        return Fault::new(ErrorKind::Closed, "the broker was dropped");
+                    };
+                    self.accept(more);
+                    while self.unsent.len() < BATCH_MAX && let Ok(more) = self.inbox.try_recv() {
+                        self.accept(more);
+                    }
+                }
+                () = sleep_until(resume_at.unwrap_or_else(Instant::now)), if resume_at.is_some() => {}
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    return late(line);
+                }
+            }
+        }
+    }
+
+    /// Takes requests over: they are sent, or pause first.
+    fn accept(&mut self, requests: impl IntoIterator<Item = PublishRequest>) {
+        let now = Instant::now();
+        for request in requests {
+            if request.resumes_at().is_some_and(|at| at > now) {
+                self.paused.push(request);
+            } else {
+                self.unsent.push_back(request);
+            }
+        }
+    }
+
+    fn may_send(&self, line: &Line) -> bool {
+        let is_free =
+            || self.unconfirmed.len() < UNCONFIRMED_MAX && line.blocked.borrow().is_none();
+        self.unconfirmed.is_empty() || self.suspects == 0 && !self.is_alone && is_free()
+    }
+
+    async fn send(&mut self, line: &Line, channel: &Channel) -> Result<(), Fault> {
+        self.wait_until_free(line).await;
+        self.fail_late(&Fault::timeout());
+        self.is_alone = self.suspects > 0;
+        self.take_batch(line.frame_max);
+        let publishing = self.batch.iter().map(|request| {
+            let message = &request.message;
+            let options = BasicPublishOptions {
+                mandatory: !request.is_optional(),
+                immediate: false,
+            };
+            channel.basic_publish(
+                request.exchange().clone(),
+                message.queue.clone(),
+                options,
+                &message.body,
+                message.properties.clone(),
+            )
+        });
+        let sent = begin_all(publishing).await;
+        let mut ended = Ok(());
+        let mut left = VecDeque::new();
+        for (request, sent) in self.batch.drain(..).zip(sent) {
+            match sent {
+                Ok(confirm) => {
+                    self.unconfirmed_bytes += request.message.body.len();
+                    self.unconfirmed.push_back((request, confirm));
+                }
+                Err(error) => {
+                    ended = Err(Fault::from(error));
+                    left.push_back(request);
+                }
+            }
+        }
+        left.append(&mut self.unsent);
+        self.unsent = left;
+        ended
+    }
+
+    /// Takes the requests that are sent next, but for those that go another way or do not fit into
+    /// a frame, which would end the connection.
+    fn take_batch(&mut self, frame_max: usize) {
+        let max = if self.is_alone { 1 } else { BATCH_MAX };
+        while self.batch.len() < max
+            && let Some(request) = self.unsent.pop_front()
+        {
+            self.suspects = self.suspects.saturating_sub(1);
+            let Some(mut request) = self.policy.before_send(request) else {
+                continue;
+            };
+            if fit::fits(&request.message.properties, frame_max) {
+                request.begin();
+                self.batch.push(request);
+                continue;
+            }
+            let bytes = fit::frame_bytes(&request.message.properties);
+            let uncertain = request.tries > 0;
+            let outcome = Published::failed(&Fault::over_frame(bytes, frame_max), uncertain);
+            let next = self.policy.on_outcome(request, outcome, false);
+            self.accept(next.filter(|next| fit::fits(&next.message.properties, frame_max)));
+        }
+    }
+
+    /// While the broker takes nothing, requests that cannot be kept waiting fail. Returns when it
+    /// takes messages, or nothing is to be sent.
+    async fn wait_until_free(&mut self, line: &Line) {
+        let mut blocked = line.blocked.clone();
+        while blocked.borrow().is_some() {
+            let fault = Fault::blocking();
+            match self.place.blocked {
+                Blocked::Error => self.fail_all(&fault),
+                Blocked::Wait => self.fail_late(&fault),
+            };
+            if self.unsent.is_empty() {
+                return;
+            }
+            let due = self.next_deadline();
+            tokio::select! {
+                _ = blocked.wait_for(Option::is_none) => return,
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            }
+        }
+    }
+
+    fn on_confirmed(&mut self, confirmed: lapin::Result<Confirmation>) -> Result<(), Fault> {
+        let confirmation = confirmed?;
+        let Some((mut request, _)) = self.unconfirmed.pop_front() else {
+            return Ok(());
+        };
+        self.has_confirmed = true;
+        self.unconfirmed_bytes -= request.message.body.len();
+        let outcome = match confirmation {
+            Confirmation::Ack(_) => Published::Safe,
+            // One that was sent before may be there.
+            Confirmation::Nack(_) if request.tries > 1 => {
+                Published::failed(&Fault::declined(), true)
+            }
+            Confirmation::Nack(_) => Published::Declined,
+            Confirmation::NotRequested => {
+                let hint = "the channel has no confirms";
+                Published::failed(&Fault::new(ErrorKind::Protocol, hint), true)
+            }
+        };
+        if let Some(returned) = confirmation.take_message() {
+            let mut all = [&mut request]
+                .into_iter()
+                .chain(self.unconfirmed.iter_mut().map(|(request, _)| request));
+            if let Some(of) = all.find(|one| !one.is_returned && one.is(&returned.delivery)) {
+                of.is_returned = true;
+            }
+        }
+        let outcome = if request.is_returned {
+            request.returned();
+            Published::Unroutable
+        } else {
+            outcome
+        };
+        let may_pause = self.paused.len() < PAUSED_MAX;
+        let next = self.policy.on_outcome(request, outcome, may_pause);
+        self.accept(next);
+        Ok(())
+    }
+
+    /// The channel is over: what has no outcome is sent again on another one.
+    fn take_back(&mut self, line: &Line, fault: &Fault) {
+        let sent = self.unconfirmed.len() + self.batch.len();
+        for request in self.batch.drain(..).rev() {
+            self.unsent.push_front(request);
+        }
+        for (mut request, _) in self.unconfirmed.drain(..).rev() {
+            request.is_returned = false;
+            self.unsent.push_front(request);
+        }
+        self.unconfirmed_bytes = 0;
+        let is_late = self.fail_late(fault);
+        if sent == 0 || is_late || fault.is_lost() || line.down.is_cancelled() {
+            return;
+        }
+        if !self.is_alone {
+            self.suspects = sent;
+        } else if let Some(request) = self.unsent.pop_front() {
+            // What was refused for its size was refused each time.
+            let uncertain = request.tries > 1 && fault.kind() != ErrorKind::TooLarge;
+            let outcome = Published::failed(fault, uncertain);
+            if let Some(next) = self.policy.on_outcome(request, outcome, false) {
+                self.unsent.push_front(next);
+            }
+        }
+    }
+
+    /// Requests whose pause is over are to be sent; when the next one is.
+    fn resume_paused(&mut self) -> Option<Instant> {
+        if !self.paused.is_empty() {
+            let now = Instant::now();
+            let over = |one: &mut PublishRequest| one.resumes_at().is_none_or(|at| at <= now);
+            self.unsent.extend(self.paused.extract_if(.., over));
+        }
+        self.paused
+            .iter()
+            .filter_map(PublishRequest::resumes_at)
+            .min()
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let all = self.unsent.iter().chain(&self.paused);
+        all.filter_map(PublishRequest::deadline).min()
+    }
+
+    /// Requests whose deadline is over fail. Whether there were any.
+    fn fail_late(&mut self, fault: &Fault) -> bool {
+        let now = Instant::now();
+        self.fail(fault, |request| {
+            request.deadline().is_some_and(|deadline| deadline <= now)
+        })
+    }
+
+    /// Requests that have a deadline fail.
+    fn fail_all(&mut self, fault: &Fault) -> bool {
+        self.fail(fault, |request| request.deadline().is_some())
+    }
+
+    fn fail(&mut self, fault: &Fault, which: impl Fn(&PublishRequest) -> bool) -> bool {
+        if !self.unsent.iter().any(&which) {
+            return false;
+        }
+        let (mut index, mut suspects) = (0, 0);
+        for request in std::mem::take(&mut self.unsent) {
+            let is_suspect = index < self.suspects;
+            index += 1;
+            if !which(&request) {
+                suspects += usize::from(is_suspect);
+                self.unsent.push_back(request);
+                continue;
+            }
+            let outcome = Published::failed(fault, request.tries > 0);
+            let next = self.policy.on_outcome(request, outcome, false);
+            self.accept(next);
+        }
+        self.suspects = suspects;
+        true
+    }
+}
+
+/// A request has waited for its confirm for too long.
+fn late(line: &Line) -> Fault {
+    if line.blocked.borrow().is_some() {
+        Fault::blocking()
+    } else {
+        Fault::timeout()
+    }
+}
+
+/// Begins all of these in this order, then waits for one after the other: they end in this order
+/// too, so most have when the first has.
+async fn begin_all<F: Future>(all: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut begun = Vec::with_capacity(BATCH_MAX);
+    for one in all {
+        let mut one = Box::pin(one);
+        let ended = one.as_mut().now_or_never();
+        begun.push((one, ended));
+    }
+    let mut outputs = Vec::with_capacity(begun.len());
+    for (one, ended) in begun {
+        outputs.push(match ended {
+            Some(output) => output,
+            None => one.await,
+        });
+    }
+    outputs
+}
+
+/// The confirm of the one that was sent first. Cancel safe.
+async fn next_confirm(
+    unconfirmed: &mut VecDeque<(PublishRequest, PublisherConfirm)>,
+) -> lapin::Result<Confirmation> {
+    poll_fn(|context| match unconfirmed.front_mut() {
+        Some((_, confirm)) => Pin::new(confirm).poll(context),
+        None => Poll::Pending,
+    })
+    .await
+}

@@ -1,0 +1,222 @@
+//! A message, and a request to publish it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use lapin::types::ShortString;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::super::fault::Fault;
+use crate::error::{Error, ErrorKind};
+
+/// What to publish, to the queue of that name by the default exchange. It has a message id, or, if
+/// it is a call, a correlation id.
+#[derive(Clone, Debug)]
+pub(in super::super) struct Message {
+    pub(in super::super) queue: ShortString,
+    pub(in super::super) body: Bytes,
+    pub(in super::super) properties: BasicProperties,
+}
+
+/// What became of a message.
+#[derive(Clone, Debug)]
+pub(in super::super) enum Published {
+    /// The broker has it, as safe as its queue makes it.
+    Safe,
+    /// The queue does not exist.
+    Unroutable,
+    /// The broker refused it for now.
+    Declined,
+    /// The broker did not take it; or, if that is uncertain, it may have.
+    Failed { fault: Fault, uncertain: bool },
+}
+
+impl Published {
+    pub(in super::super) fn failed(fault: &Fault, uncertain: bool) -> Self {
+        Self::Failed {
+            fault: fault.clone(),
+            uncertain,
+        }
+    }
+
+    /// The outcome of a message that was to follow this one, and was not sent.
+    pub(in super::super) fn not_sent(self) -> Self {
+        match self {
+            Self::Failed { fault, .. } => Self::Failed {
+                fault,
+                uncertain: false,
+            },
+            other => other,
+        }
+    }
+
+    /// The same for a caller that needs the message to be safe; `what` was being done.
+    pub(in super::super) fn into_result(self, what: &str) -> Result<(), Error> {
+        match self {
+            Self::Safe => Ok(()),
+            Self::Unroutable => Err(Error::new(
+                ErrorKind::Unreachable,
+                format!("{what}: the queue is not there"),
+            )),
+            Self::Declined => Err(Fault::declined().into_error(what)),
+            Self::Failed { fault, uncertain } => {
+                let error = fault.into_error(what);
+                Err(if uncertain { error.uncertain() } else { error })
+            }
+        }
+    }
+}
+
+/// A message on its way, with what is to be done for it.
+pub(in super::super) struct PublishRequest {
+    pub(in super::super) message: Arc<Message>,
+    exchange: ShortString,
+    mandatory: bool,
+    /// By which its policy knows it; 0 if it need not.
+    pub(in super::super) number: u64,
+    outcome: Option<oneshot::Sender<Published>>,
+    give_up_at: Option<Instant>,
+    expires_at: Option<Instant>,
+    /// How often it was published and may have arrived.
+    pub(in super::super) tries: u32,
+    /// When the broker returned it for the first time.
+    pub(in super::super) returned_since: Option<Instant>,
+    /// The broker has returned it, and its confirm has not come yet.
+    pub(super) is_returned: bool,
+    not_before: Option<Instant>,
+}
+
+impl PublishRequest {
+    pub(in super::super) fn new(message: impl Into<Arc<Message>>) -> Self {
+        Self {
+            message: message.into(),
+            exchange: "".into(),
+            mandatory: true,
+            number: 0,
+            outcome: None,
+            give_up_at: None,
+            expires_at: None,
+            tries: 0,
+            returned_since: None,
+            is_returned: false,
+            not_before: None,
+        }
+    }
+
+    /// Dropped by the broker if no queue takes it.
+    pub(in super::super) fn optional(self) -> Self {
+        Self {
+            mandatory: false,
+            ..self
+        }
+    }
+
+    /// By another exchange than the default one.
+    pub(in super::super) fn by(self, exchange: &str) -> Self {
+        Self {
+            exchange: exchange.into(),
+            ..self
+        }
+    }
+
+    pub(in super::super) fn numbered(self, number: u64) -> Self {
+        Self { number, ..self }
+    }
+
+    /// Ends as failed if it has no outcome by then. Without this it is published again until it
+    /// has one.
+    pub(in super::super) fn give_up_at(self, moment: Instant) -> Self {
+        Self {
+            give_up_at: Some(moment),
+            ..self
+        }
+    }
+
+    /// Has the broker drop it if it is not consumed by then.
+    pub(in super::super) fn expires_at(self, expires_at: Option<Instant>) -> Self {
+        Self { expires_at, ..self }
+    }
+
+    /// Has it wait before it is published again.
+    pub(in super::super) fn after(self, pause: Duration) -> Self {
+        Self {
+            not_before: Some(Instant::now() + pause),
+            ..self
+        }
+    }
+
+    /// The same request, and the receiver of its outcome.
+    pub(in super::super) fn watched(self) -> (Self, oneshot::Receiver<Published>) {
+        let (outcome, told) = oneshot::channel();
+        let outcome = Some(outcome);
+        (Self { outcome, ..self }, told)
+    }
+
+    /// Takes the place of another one: who waits for that waits for this.
+    pub(in super::super) fn instead_of(self, other: &mut Self) -> Self {
+        Self {
+            outcome: other.outcome.take(),
+            ..self
+        }
+    }
+
+    /// Nothing more is done for it.
+    pub(in super::super) fn finish(&mut self, outcome: Published) {
+        if let Some(waiting) = self.outcome.take() {
+            // The one that waited may be gone.
+            waiting.send(outcome).ok();
+        }
+    }
+
+    /// What the broker counts is the time from when it has the message.
+    pub(in super::super) fn set_expiration(&mut self) {
+        if let Some(at) = self.expires_at {
+            let left = at.saturating_duration_since(Instant::now()).as_millis();
+            let message = Arc::make_mut(&mut self.message);
+            message.properties =
+                std::mem::take(&mut message.properties).with_expiration(left.to_string().into());
+        }
+    }
+
+    pub(in super::super) fn is_optional(&self) -> bool {
+        !self.mandatory
+    }
+
+    pub(super) fn exchange(&self) -> &ShortString {
+        &self.exchange
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.give_up_at
+    }
+
+    pub(super) fn resumes_at(&self) -> Option<Instant> {
+        self.not_before
+    }
+
+    /// It is about to be published.
+    pub(super) fn begin(&mut self) {
+        self.tries += 1;
+        self.not_before = None;
+        self.set_expiration();
+    }
+
+    /// The broker brought it back, so it did not arrive this time.
+    pub(super) fn returned(&mut self) {
+        self.is_returned = false;
+        self.returned_since.get_or_insert_with(Instant::now);
+        self.tries = self.tries.saturating_sub(1);
+    }
+
+    /// Whether this is what the broker brought back.
+    pub(super) fn is(&self, returned: &Delivery) -> bool {
+        let (ours, theirs) = (&self.message.properties, &returned.properties);
+        self.message.queue == returned.routing_key
+            && ours.correlation_id() == theirs.correlation_id()
+            && ours.message_id() == theirs.message_id()
+    }
+}

@@ -1,0 +1,250 @@
+//! What only RabbitMQ 3.10 needs. Delete this file with its support: [`Storage::store`] then
+//! publishes everything at once, and no policy takes requests before they are sent.
+//!
+//! **The first message to a quorum queue on a connection goes alone.** For a moment after the start
+//! of its server such a queue has no leader. A channel that publishes to it then may stand still
+//! for more than a minute, with all else that it was given, although there is a leader a few
+//! hundred milliseconds later: the broker's process of that channel waits for an answer that never
+//! comes (seen with 3.10.8, which registers a channel at a queue with its first message). On any
+//! other channel the queue can be used as soon as it has its leader. So a [`LeaderProbe`] publishes
+//! the first message on a channel of its own, and after a while without a confirm on another; when
+//! it is confirmed, the rest follows by the publishers. A queue that stands still holds up nothing
+//! but itself. A confirm that is merely late leaves two messages of one id and number, as after a
+//! connection that broke.
+//!
+//! **Nothing is put into a quorum queue that is less than a second old.** One that was declared
+//! less than half a second before the broker is killed is there afterwards, but empty, with all
+//! that was confirmed to be in it: the registry of such queues is written every 500 ms
+//! (`names.dets`; seen with 3.10.8).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use lapin::options::BasicPublishOptions;
+use lapin::{Channel, Confirmation};
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::fault::Fault;
+use super::fit;
+use super::link::{Line, Link};
+use super::message::has_caller;
+use super::publisher::{Message, PublishRequest, Published};
+use super::store::Storage;
+use super::topology::Spot;
+use crate::error::ErrorKind;
+use crate::sync::lock;
+
+/// For the first confirm; doubled each time. An election takes some hundred milliseconds.
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// After something failed.
+const AGAIN: Duration = Duration::from_millis(200);
+/// So old a quorum queue is before something is put into it.
+const NEW_FOR: Duration = Duration::from_secs(1);
+/// Queues that are remembered; beyond that all are forgotten.
+const PROBED_MAX: usize = 16_384;
+
+/// Returns when a queue that was declared just now survives a crash of the broker.
+pub(super) async fn until_registered() {
+    sleep(NEW_FOR).await;
+}
+
+/// Publishes the first message to each quorum queue on a connection.
+pub(super) struct LeaderProbe {
+    link: Link,
+    probed: Mutex<HashMap<String, Probed>>,
+}
+
+#[derive(Clone, Default)]
+struct Probed {
+    /// On which connection a message was confirmed to be in it, if on any.
+    reached: u64,
+    /// Held while the first message is on its way.
+    probing: Arc<AsyncMutex<()>>,
+}
+
+impl LeaderProbe {
+    pub(super) fn new(link: &Link) -> Self {
+        Self {
+            link: link.clone(),
+            probed: Mutex::default(),
+        }
+    }
+
+    /// Whether a quorum queue has taken a message on this connection, so that the next one may go
+    /// together with others.
+    fn has_reached(&self, name: &str) -> bool {
+        let generation = self.link.generation();
+        lock(&self.probed)
+            .get(name)
+            .is_some_and(|known| Some(known.reached) == generation)
+    }
+
+    fn probed(&self, name: &str) -> Probed {
+        let mut probed = lock(&self.probed);
+        if probed.len() >= PROBED_MAX {
+            probed.clear();
+        }
+        probed.entry(name.to_owned()).or_default().clone()
+    }
+
+    fn reached(&self, name: &str, generation: u64) {
+        if let Some(known) = lock(&self.probed).get_mut(name) {
+            known.reached = generation;
+        }
+    }
+
+    /// Publishes the first message; `None` if another one went first.
+    async fn publish_first(
+        &self,
+        name: &str,
+        message: &Message,
+        until: Instant,
+    ) -> Option<Published> {
+        let probing = self.probed(name).probing;
+        let Ok(_alone) = timeout_at(until, probing.lock()).await else {
+            return Some(Published::failed(&Fault::timeout(), false));
+        };
+        if self.has_reached(name) {
+            return None;
+        }
+        let (published, generation) = self.publish(message, until).await;
+        if let (Published::Safe, Some(generation)) = (&published, generation) {
+            self.reached(name, generation);
+        }
+        Some(published)
+    }
+
+    /// Publishes it; and on which connection that was, if it is safe.
+    async fn publish(&self, message: &Message, until: Instant) -> (Published, Option<u64>) {
+        let (mut patience, mut uncertain) = (PATIENCE, false);
+        loop {
+            let fault = match self.link.ready_channel(until).await {
+                // Nothing was sent this time.
+                Err(fault) => return (Published::Failed { fault, uncertain }, None),
+                Ok((line, channel)) => {
+                    let confirmed_by = until.min(Instant::now() + patience);
+                    match publish(&line, &channel, message, confirmed_by).await {
+                        // An earlier one may be there.
+                        Ok(Published::Declined) if uncertain => Fault::declined(),
+                        Ok(published) => return (published, Some(line.generation)),
+                        Err(fault) => fault,
+                    }
+                }
+            };
+            uncertain |= fault.is_lost();
+            let is_over = !uncertain || Instant::now() >= until;
+            if is_over {
+                return (Published::Failed { fault, uncertain }, None);
+            }
+            if !fault.is_lost() {
+                sleep(AGAIN).await;
+            }
+            patience *= 2;
+        }
+    }
+}
+
+impl Storage {
+    /// Whether the next message for it may go together with others.
+    fn is_reached(&self, spot: &Spot) -> bool {
+        !self.topology.is_quorum(spot) || self.probe.has_reached(&self.topology.name(spot))
+    }
+
+    /// Sends the first message for each queue that was declared and is not known to take any on
+    /// this connection; which one, and what became of it.
+    pub(super) async fn publish_firsts<'a>(
+        &self,
+        messages: &'a [(Spot, Arc<Message>)],
+        todo: &[usize],
+        declared: &HashMap<&'a Spot, Option<Fault>>,
+    ) -> HashMap<&'a Spot, (usize, Published)> {
+        let unknown = declared
+            .iter()
+            .filter(|(spot, fault)| fault.is_none() && !self.is_reached(spot));
+        let firsts = unknown.filter_map(|(spot, _)| {
+            todo.iter()
+                .find(|n| messages[**n].0 == **spot)
+                .map(|n| (*spot, *n))
+        });
+        let until = Instant::now() + self.place.answer_timeout;
+        let publishing = firsts.map(async |(spot, n)| {
+            let name = self.topology.name(spot);
+            let first = self.probe.publish_first(&name, &messages[n].1, until);
+            Some((spot, (n, first.await?)))
+        });
+        join_all(publishing).await.into_iter().flatten().collect()
+    }
+
+    /// Takes a call whose queue may stand still, and with it all that goes with it: it is stored as
+    /// a job is, and `on_stored` is told. Any other request is given back.
+    pub(super) fn take_first_call(
+        self: &Arc<Self>,
+        mut request: PublishRequest,
+        on_stored: impl FnOnce(PublishRequest, Published) + Send + 'static,
+    ) -> Option<PublishRequest> {
+        if !has_caller(&request.message.properties) {
+            return Some(request);
+        }
+        let queue = self.place.queue_of(request.message.queue.as_str());
+        let spot = Spot::Jobs(queue.into());
+        if self.is_reached(&spot) {
+            return Some(request);
+        }
+        let storage = Arc::clone(self);
+        self.scope.spawn_until_closed(async move {
+            request.set_expiration();
+            let message = (spot, Message::clone(&request.message));
+            let stored = storage.store(vec![message]).await.pop();
+            on_stored(request, stored.unwrap_or(Published::Safe));
+        });
+        None
+    }
+}
+
+/// What became of it until then; uncertain if the fault is a lost one.
+async fn publish(
+    line: &Line,
+    channel: &Channel,
+    message: &Message,
+    until: Instant,
+) -> Result<Published, Fault> {
+    let options = BasicPublishOptions {
+        mandatory: true,
+        immediate: false,
+    };
+    if !fit::fits(&message.properties, line.frame_max) {
+        let bytes = fit::frame_bytes(&message.properties);
+        return Err(Fault::over_frame(bytes, line.frame_max));
+    }
+    let Message {
+        queue,
+        body,
+        properties,
+    } = message.clone();
+    let publishing = async {
+        channel
+            .basic_publish("".into(), queue, options, &body, properties)
+            .await?
+            .await
+    };
+    let confirmation = match line
+        .down
+        .run_until_cancelled(timeout_at(until, publishing))
+        .await
+    {
+        Some(Ok(confirmation)) => confirmation?,
+        Some(Err(_)) | None => return Err(Fault::timeout()),
+    };
+    Ok(match confirmation {
+        Confirmation::Ack(None) => Published::Safe,
+        Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => Published::Unroutable,
+        Confirmation::Nack(None) => Published::Declined,
+        Confirmation::NotRequested => {
+            let hint = "the channel has no confirms";
+            return Err(Fault::new(ErrorKind::Protocol, hint));
+        }
+    })
+}
