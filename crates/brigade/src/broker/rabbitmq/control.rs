@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::try_join_all;
 use lapin::options::{
     BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
@@ -27,6 +28,8 @@ pub(super) const EXCHANGE: &str = "brigade.control";
 /// The header with the correlation id of the call that is to be cancelled.
 const CANCEL: &str = "brigade-cancel";
 
+/// Bindings that are made together.
+const BINDINGS: usize = 128;
 /// Far longer than it takes to be told of cancels.
 const HEARD_WITHIN: Duration = Duration::from_secs(2);
 
@@ -79,6 +82,15 @@ enum Heard {
     Of(BTreeSet<ShortString>),
     /// They cannot be heard, and that is no reason not to serve.
     None,
+}
+
+impl Heard {
+    fn add(&mut self, keys: &[ShortString]) {
+        match self {
+            Self::Of(queues) => queues.extend(keys.iter().cloned()),
+            Self::None => *self = Self::Of(keys.iter().cloned().collect()),
+        }
+    }
 }
 
 impl Default for Heard {
@@ -156,17 +168,25 @@ async fn hear_on(
     let mut bound = BTreeSet::<ShortString>::new();
     loop {
         let wanted = served.borrow_and_update().clone();
-        for key in wanted.difference(&bound) {
-            let binding = channel.queue_bind(
-                queue.clone(),
-                EXCHANGE.into(),
-                key.clone(),
-                QueueBindOptions::default(),
-                FieldTable::default(),
-            );
-            line.answer(binding).await?;
+        let new: Vec<ShortString> = wanted.difference(&bound).cloned().collect();
+        // Many at a time, as a consumer may serve thousands of queues; those are heard of first
+        // that are bound first.
+        for keys in new.chunks(BINDINGS) {
+            let binding = keys.iter().map(|key| {
+                line.answer(channel.queue_bind(
+                    queue.clone(),
+                    EXCHANGE.into(),
+                    key.clone(),
+                    QueueBindOptions::default(),
+                    FieldTable::default(),
+                ))
+            });
+            try_join_all(binding).await?;
+            bound.extend(keys.iter().cloned());
+            heard.send_modify(|heard| heard.add(keys));
         }
-        for key in bound.difference(&wanted) {
+        let old: Vec<ShortString> = bound.difference(&wanted).cloned().collect();
+        for key in &old {
             let unbinding = channel.queue_unbind(
                 queue.clone(),
                 EXCHANGE.into(),
@@ -175,8 +195,10 @@ async fn hear_on(
             );
             line.answer(unbinding).await?;
         }
-        bound.clone_from(&wanted);
-        heard.send_replace(Heard::Of(wanted));
+        if !old.is_empty() {
+            bound.clone_from(&wanted);
+            heard.send_replace(Heard::Of(wanted));
+        }
         tokio::select! {
             changed = served.changed() => if changed.is_err() { return Ok(()) },
             cancel = cancels.next() => {

@@ -15,6 +15,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -39,6 +40,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Before the next try to connect where there are as many connections as there may be.
 const LIMIT_PAUSE: Duration = Duration::from_secs(5);
+/// The serial number of the next line.
+static SERIALS: AtomicU64 = AtomicU64::new(0);
 /// What RabbitMQ has by itself.
 const FRAME_MAX: usize = 128 << 10;
 
@@ -62,6 +65,8 @@ pub(super) struct Line {
     connection: Arc<Connection>,
     /// From 1; no two lines of a link have the same.
     pub(super) generation: u64,
+    /// No two lines of the process have the same.
+    pub(super) serial: u64,
     /// Of the broker, if it is RabbitMQ.
     pub(super) version: Option<Arc<str>>,
     /// Why the broker takes nothing now, if so.
@@ -223,6 +228,7 @@ impl Line {
         let line = Self {
             connection: Arc::clone(&opened.connection),
             generation,
+            serial: SERIALS.fetch_add(1, Ordering::Relaxed),
             version: opened.version.as_deref().map(Into::into),
             blocked,
             down: CancellationToken::new(),

@@ -248,7 +248,7 @@ impl Tap {
 
     /// Asks the broker for one job now; `false` if there is none.
     pub(super) async fn fetch(self: &Arc<Self>, core: &Arc<RabbitMqCore>) -> Result<bool, Fault> {
-        let opened = self.opened(core).await?;
+        let (opened, _) = self.opened(core).await?;
         let (tap, core, (tell, told)) = (Arc::clone(self), Arc::clone(core), oneshot::channel());
         let scope = core.scope.clone();
         // In a task of its own: what is on its way when whoever asked goes away must be noted.
@@ -282,18 +282,21 @@ impl Tap {
             .unwrap_or_else(|_| Err(Fault::new(ErrorKind::Closed, "the broker was dropped")))
     }
 
-    /// The channel there is, or a new one; the queue is there then.
-    async fn opened(&self, core: &Arc<RabbitMqCore>) -> Result<Arc<Opened>, Fault> {
+    /// The channel there is, or a new one; the queue is there then, and its jobs are counted.
+    async fn opened(
+        &self,
+        core: &Arc<RabbitMqCore>,
+    ) -> Result<(Arc<Opened>, Option<u32>), Fault> {
         let _opening = self.opening.lock().await;
         if let Some(opened) = lock(&self.state)
             .opened
             .as_ref()
             .filter(|opened| opened.is_alive())
         {
-            return Ok(Arc::clone(opened));
+            return Ok((Arc::clone(opened), None));
         }
         let line = core.hands_link.line().await?;
-        self.count(core, &line).await?;
+        let count = self.count(core, &line).await?;
         if let Ok(name) = short(&core.storage.topology.name(&Spot::Jobs(self.queue.clone()))) {
             core.served.is_heard(&name).await;
         }
@@ -305,7 +308,7 @@ impl Tap {
         if let Some(before) = before {
             self.end(core, &before);
         }
-        Ok(opened)
+        Ok((opened, Some(count)))
     }
 
     /// Declares the queue; how many jobs wait in it.

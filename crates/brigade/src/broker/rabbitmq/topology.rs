@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use lapin::Channel;
 use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::Instant;
@@ -47,6 +48,8 @@ const DELIVERY_LIMIT: i32 = 1_000_000;
 /// Quorum queues that are known; beyond that all are forgotten, and declared again when they are
 /// used.
 const KNOWN_MAX: usize = 16_384;
+/// Channels that are kept for declarations.
+const IDLE_MAX: usize = 8;
 /// Dead letters that are kept; then the oldest go.
 const DEAD_MAX: i64 = 100_000;
 /// Below the 255 bytes of a name, with the longest suffix.
@@ -82,6 +85,8 @@ pub(super) enum Found {
 pub(super) struct Topology {
     place: Arc<Place>,
     link: Link,
+    /// Channels by which queues were declared, for the next ones: with their connections.
+    idle: Mutex<Vec<(u64, Channel)>>,
     /// The quorum queues that were put to use: when each was last declared, and on which connection.
     declared: Mutex<HashMap<String, (Instant, u64)>>,
 }
@@ -91,6 +96,7 @@ impl Topology {
         Self {
             place: Arc::clone(place),
             link: link.clone(),
+            idle: Mutex::default(),
             declared: Mutex::default(),
         }
     }
@@ -215,8 +221,8 @@ impl Topology {
         }
     }
 
-    /// On a channel of its own, which the broker closes if the queue is there with other arguments.
-    /// Soon after the start of a broker, what is asked of a quorum queue may hang for half a
+    /// By a channel that nothing else uses meanwhile: the broker closes it if the queue is there with
+    /// other arguments. Soon after the start of a broker, what is asked of a quorum queue may hang for half a
     /// minute, and be answered at once on another channel.
     async fn declare_as(
         &self,
@@ -230,14 +236,13 @@ impl Topology {
         let until = Instant::now() + self.place.answer_timeout;
         let mut patience = PATIENCE;
         loop {
-            let channel = line.channel().await?;
-            match line
-                .answer_within(
-                    patience,
-                    channel.queue_declare(name.clone(), options, arguments.clone()),
-                )
-                .await
-            {
+            let channel = self.idle_channel(line).await?;
+            let declaring = channel.queue_declare(name.clone(), options, arguments.clone());
+            let declared = line.answer_within(patience, declaring).await;
+            if declared.is_ok() {
+                self.keep(line, channel);
+            }
+            match declared {
                 Err(fault)
                     if fault.is_lost() && !line.down.is_cancelled() && Instant::now() < until =>
                 {
@@ -245,6 +250,28 @@ impl Topology {
                 }
                 declared => return declared.map(|queue| queue.message_count()),
             }
+        }
+    }
+
+    /// A channel of this connection that nothing else uses.
+    async fn idle_channel(&self, line: &Line) -> Result<Channel, Fault> {
+        let kept = {
+            let mut idle = lock(&self.idle);
+            idle.retain(|(connection, channel)| {
+                *connection == line.serial && channel.status().connected()
+            });
+            idle.pop()
+        };
+        match kept {
+            Some((_, channel)) => Ok(channel),
+            None => line.channel().await,
+        }
+    }
+
+    fn keep(&self, line: &Line, channel: Channel) {
+        let mut idle = lock(&self.idle);
+        if idle.len() < IDLE_MAX {
+            idle.push((line.serial, channel));
         }
     }
 

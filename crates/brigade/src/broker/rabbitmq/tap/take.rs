@@ -27,9 +27,14 @@ impl Tap {
         room: usize,
     ) -> Result<(), Fault> {
         let _turn = core.shared.opening.acquire().await;
-        let opened = self.opened(core).await?;
+        let (opened, counted) = self.opened(core).await?;
         let only_listens = lock(&self.state).asks.is_empty();
-        if only_listens && self.count(core, &opened.line).await? > 0 {
+        let has_some = only_listens
+            && match counted {
+                Some(count) => count,
+                None => self.count(core, &opened.line).await?,
+            } > 0;
+        if has_some {
             // Whoever asks comes for it when those before have none.
             self.listen(false);
             self.tell_groups();
