@@ -8,10 +8,10 @@
 //! | part | owns |
 //! |---|---|
 //! | [`Storage`] (`store`) | the connection that publishes, publishers, what is known of queues |
-//! | [`RabbitMqCore`] | the connection that takes and acks: `acks` (a channel that deliveries come by), `tap` (what takes from one queue), `held` (leases), `lease`, `settle`, and `park` for what is held for long |
+//! | [`RabbitMqCore`] | the connection that takes and acks: `consumer_channel` (a channel that deliveries come by), `queue_consumer` (what takes from one queue), `lease_table` (leases), `lease`, `settle`, and `refresh` for what is held for long |
 //! | [`Calls`] | calls from here that wait for their answers |
 //! | [`Answers`] | answers from here on their way to their callers; `callers` ends the leases of calls, `pass` passes them on |
-//! | [`Served`] (`control`) | whose cancels are heard |
+//! | [`ServedQueues`] (`control`) | whose cancels are heard |
 //!
 //! `turn` is who reloads. `check` looks for what is wrong, with `management`. `rabbitmq_3_10` is
 //! what goes with the support of that version.
@@ -24,37 +24,37 @@
 //! - A push counts when the broker has confirmed it; a settlement when what becomes of the job is
 //!   confirmed, and the ack of its delivery heard.
 //! - A lease is a delivery of one channel and ends with it: no token outlives its connection. One
-//!   that grows old is exchanged for a fresh one (`park`).
+//!   that grows old is exchanged for a fresh one (`refresh`).
 //! - Nothing is counted by the broker's own counters of deliveries: attempts are in headers of
 //!   ours, and what is given back is a new message.
 
-mod acks;
 mod answers;
 mod callers;
 mod calls;
 mod channels;
 mod check;
 mod checks;
+mod consumer_channel;
 mod control;
 mod fault;
 mod fit;
-mod groups;
-mod held;
 mod incoming;
 mod lease;
+mod lease_table;
 mod link;
 mod management;
 mod message;
-mod park;
 mod pass;
 mod pause;
 mod publisher;
+mod queue_consumer;
+mod queue_groups;
 mod rabbitmq_3_10;
 mod reach;
 mod recent;
+mod refresh;
 mod settle;
 mod store;
-mod tap;
 mod topology;
 mod turn;
 mod url;
@@ -70,15 +70,15 @@ use tokio_util::task::TaskTracker;
 
 use self::answers::Answers;
 use self::calls::Calls;
-use self::channels::Shared;
-use self::control::Served;
-use self::groups::Groups;
-use self::held::Hands;
+use self::channels::SharedChannels;
+use self::control::ServedQueues;
+use self::lease_table::LeaseTable;
 use self::link::Link;
-use self::park::Parks;
+use self::queue_consumer::QueueConsumer;
+use self::queue_groups::QueueGroups;
+use self::refresh::RefreshQueues;
 use self::store::Storage;
-use self::tap::Tap;
-use self::url::Place;
+use self::url::RabbitMqConfig;
 use super::api::Clock;
 use super::{
     Answering, Backend, CallCounts, Capabilities, DirectCall, LeaseAsk, Leased, Order, Ordered,
@@ -101,31 +101,31 @@ pub(super) struct RabbitMq(Arc<RabbitMqCore>);
 
 /// What its tasks share.
 struct RabbitMqCore {
-    place: Arc<Place>,
+    config: Arc<RabbitMqConfig>,
     scope: Scope,
     /// In the names of its consumers.
     id: String,
     /// What publishes, and what is known of queues.
     storage: Arc<Storage>,
     /// What takes and acks.
-    hands_link: Link,
+    consume_link: Link,
     /// Calls from here.
     calls: OnceLock<Arc<Calls>>,
     /// Answers from here.
     answers: Arc<Answers>,
     /// Whose cancels are heard.
-    served: Arc<Served>,
-    parks: Parks,
+    served: Arc<ServedQueues>,
+    refresh_queues: RefreshQueues,
     /// The broker's `consumer_timeout` in milliseconds, once it has named it.
     learnt_timeout: AtomicU64,
-    taps: Mutex<HashMap<Box<str>, Arc<Tap>>>,
-    groups: Groups,
-    /// Channels that several taps take by.
-    shared: Shared,
-    hands: Mutex<Hands>,
+    consumers: Mutex<HashMap<Box<str>, Arc<QueueConsumer>>>,
+    groups: QueueGroups,
+    /// Channels that several queue consumers take by.
+    shared: SharedChannels,
+    leases: Mutex<LeaseTable>,
     /// Messages that are being put elsewhere.
     moving: TaskTracker,
-    /// A tap has something, or cannot have it.
+    /// A queue consumer has something, or cannot have it.
     news: Notify,
     /// Something is held.
     holding: Notify,
@@ -143,25 +143,25 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>,
             "open a broker outside of an async runtime (tokio)",
         )
     })?;
-    let place = Arc::new(Place::parse(url)?);
-    let out = Link::connect(&place, "publish", &scope).await?;
-    let hands_link = Link::connect(&place, "take", &scope).await?;
-    let storage = Storage::start(&place, out, &scope);
+    let config = Arc::new(RabbitMqConfig::parse(url)?);
+    let out = Link::connect(&config, "publish", &scope).await?;
+    let consume_link = Link::connect(&config, "take", &scope).await?;
+    let storage = Storage::start(&config, out, &scope);
     let core = Arc::new(RabbitMqCore {
         id: message::random_id(),
         calls: OnceLock::new(),
         answers: Answers::start(&storage),
         served: Arc::default(),
-        parks: Parks::default(),
+        refresh_queues: RefreshQueues::default(),
         learnt_timeout: AtomicU64::new(u64::MAX),
         storage,
-        place,
+        config,
         scope: scope.clone(),
-        hands_link,
-        taps: Mutex::default(),
-        groups: Groups::default(),
-        shared: Shared::default(),
-        hands: Mutex::new(Hands::new()),
+        consume_link,
+        consumers: Mutex::default(),
+        groups: QueueGroups::default(),
+        shared: SharedChannels::default(),
+        leases: Mutex::new(LeaseTable::new()),
         moving: TaskTracker::new(),
         news: Notify::new(),
         holding: Notify::new(),
@@ -174,7 +174,11 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>,
     scope.spawn_until_closed(Arc::clone(&core).tidy());
     let (hearing, served) = (Arc::clone(&core), Arc::clone(&core.served));
     let on_cancel = move |id: &str, reason| hearing.on_cancel(id, reason);
-    scope.spawn_until_closed(control::listen(served, core.hands_link.clone(), on_cancel));
+    scope.spawn_until_closed(control::listen(
+        served,
+        core.consume_link.clone(),
+        on_cancel,
+    ));
     Ok(Arc::new(RabbitMq(core)))
 }
 
@@ -196,19 +200,19 @@ impl Drop for RabbitMq {
 }
 
 impl RabbitMqCore {
-    fn tap(self: &Arc<Self>, queue: &str) -> Arc<Tap> {
-        let mut taps = lock(&self.taps);
-        if let Some(tap) = taps.get(queue) {
-            return Arc::clone(tap);
+    fn consumer_of(self: &Arc<Self>, queue: &str) -> Arc<QueueConsumer> {
+        let mut consumers = lock(&self.consumers);
+        if let Some(source) = consumers.get(queue) {
+            return Arc::clone(source);
         }
-        let tap = Tap::new(queue);
-        if let Ok(name) = message::short(&self.place.name_of(queue)) {
+        let source = QueueConsumer::new(queue);
+        if let Ok(name) = message::short(&self.config.name_of(queue)) {
             self.served.add(&name);
         }
-        taps.insert(queue.into(), Arc::clone(&tap));
+        consumers.insert(queue.into(), Arc::clone(&source));
         self.scope
-            .spawn_until_closed(Arc::clone(&tap).drive(Arc::clone(self)));
-        tap
+            .spawn_until_closed(Arc::clone(&source).drive(Arc::clone(self)));
+        source
     }
 
     fn next_token(&self) -> i64 {
@@ -226,7 +230,7 @@ impl RabbitMqCore {
 
     /// The leases of this channel are lost; or those of one queue of it.
     fn lose(&self, number: u64, queue: Option<&str>) {
-        let count = lock(&self.hands).lose(number, queue);
+        let count = lock(&self.leases).lose(number, queue);
         if count > 0 {
             tracing::warn!(
                 count,
@@ -251,7 +255,7 @@ impl Backend for RabbitMq {
             listing: false,
             scheduling: true,
             schedules: false,
-            priorities: self.0.place.priority_max().is_some(),
+            priorities: self.0.config.priority_max().is_some(),
             keys: false,
             unique: false,
             limits: false,
@@ -260,7 +264,7 @@ impl Backend for RabbitMq {
             results: false,
             answers: true,
             passes: true,
-            priority_range: (0, self.0.place.priority_max().unwrap_or(0).into()),
+            priority_range: (0, self.0.config.priority_max().unwrap_or(0).into()),
             whole_batches: false,
             keeps_places: false,
             pauses: false,
@@ -286,7 +290,7 @@ impl Backend for RabbitMq {
     fn look(&self, query: Query) -> Reply<'_, View> {
         Box::pin(async move {
             match query {
-                Query::Cancels => Ok(View::Cancels(lock(&self.0.hands).lost())),
+                Query::Cancels => Ok(View::Cancels(lock(&self.0.leases).lost())),
                 Query::Check => check::check(&self.0).await.map(View::Check),
                 Query::Job(_)
                 | Query::Waited(_)

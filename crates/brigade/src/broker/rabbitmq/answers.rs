@@ -150,7 +150,7 @@ impl Answers {
         let waited = request
             .returned_since
             .map_or(Duration::ZERO, |since| since.elapsed());
-        let is_patient = waited < self.storage.place.answer_timeout;
+        let is_patient = waited < self.storage.config.answer_timeout;
         if may_pause && is_patient && !lock(&self.gone).contains(&queue) {
             // As long again as it has waited so far.
             return Some(request.after(waited.clamp(RETURNED_PAUSE, RETURNED_PAUSE_MAX)));

@@ -10,12 +10,12 @@ use lapin::BasicProperties;
 
 use super::RabbitMqCore;
 use super::answers::dropped;
-use super::held::{Grip, Held};
+use super::lease_table::{Delivery, HeldDelivery};
 use super::message::Envelope;
 use super::publisher::Message;
+use super::queue_consumer::QueueConsumer;
 use super::settle::Ends;
-use super::tap::Tap;
-use super::topology::Spot;
+use super::topology::QueueKind;
 use crate::broker::{Answer, Ending};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId};
@@ -26,7 +26,7 @@ use crate::sync::lock;
 impl RabbitMqCore {
     /// Tells a caller how far its call is, if it wants to know.
     pub(super) fn tell_progress(&self, id: &JobId, token: i64, progress: Progress) {
-        let envelope = lock(&self.hands).envelope(id, token);
+        let envelope = lock(&self.leases).envelope(id, token);
         if let Some(envelope) = envelope {
             self.answers.tell_progress(&envelope.properties, progress);
         }
@@ -35,7 +35,7 @@ impl RabbitMqCore {
     /// Ends the leases of calls that gave a value; one answer for each.
     pub(super) async fn end_answered(
         &self,
-        answered: Vec<(Held, Option<Box<str>>)>,
+        answered: Vec<(HeldDelivery, Option<Box<str>>)>,
     ) -> Vec<Result<(), Error>> {
         let mut under_way = Vec::with_capacity(answered.len());
         for (held, result) in answered {
@@ -44,8 +44,8 @@ impl RabbitMqCore {
             let told = told.await;
             under_way.push((held, told));
         }
-        // Each is acked as soon as its own answer is confirmed; those that come together share one round
-        // trip (`acks`).
+        // Each is acked as soon as its own answer is confirmed; those that come together share one
+        // round trip (`consumer_channel`).
         let ending = under_way.into_iter().map(async |(held, told)| {
             if let Some(told) = told {
                 told.await.map_err(|_| dropped())?;
@@ -84,7 +84,7 @@ impl RabbitMqCore {
                 let is_last = *kind == AttemptKind::Crashed
                     && held.envelope.job.options.clone().or(*policy).retries() == 0;
                 match self.afterlife(&held.envelope, &ending)? {
-                    Some(message) if !is_last && !matches!(message.0, Spot::Dead(_)) => {
+                    Some(message) if !is_last && !matches!(message.0, QueueKind::Dead(_)) => {
                         return self.call_goes_on(token, held, message).await;
                     }
                     _ => Err(answer.map_or_else(|| Answer::failed(reason), |answer| *answer)),
@@ -109,11 +109,11 @@ impl RabbitMqCore {
     async fn call_goes_on(
         &self,
         token: i64,
-        held: Held,
-        (spot, message): (Spot, Message),
+        held: HeldDelivery,
+        (target, message): (QueueKind, Message),
     ) -> Result<(), Error> {
-        if let Spot::Later(..) = spot {
-            return self.go_on(token, held, (spot, message)).await;
+        if let QueueKind::Later(..) = target {
+            return self.go_on(token, held, (target, message)).await;
         }
         let mode = *held.envelope.properties.delivery_mode();
         self.answers.send_on(message, mode).await?;
@@ -125,17 +125,17 @@ impl RabbitMqCore {
     /// comes again when this worker ends.
     pub(super) fn forward_call(
         self: &Arc<Self>,
-        tap: &Arc<Tap>,
-        grip: Grip,
+        source: &Arc<QueueConsumer>,
+        delivery: Delivery,
         envelope: &Envelope,
         message: Message,
     ) {
-        let (core, tap) = (Arc::clone(self), Arc::clone(tap));
+        let (core, source) = (Arc::clone(self), Arc::clone(source));
         let mode = *envelope.properties.delivery_mode();
         self.scope
             .spawn_until_closed(self.moving.track_future(async move {
                 let sent = core.answers.send_on(message, mode).await;
-                core.drop_delivery_if(sent, &tap, &grip).await;
+                core.drop_delivery_if(sent, &source, &delivery).await;
             }));
     }
 
@@ -143,22 +143,22 @@ impl RabbitMqCore {
     /// for ever.
     pub(super) fn refuse_call(
         self: &Arc<Self>,
-        tap: &Arc<Tap>,
-        grip: &Grip,
+        source: &Arc<QueueConsumer>,
+        delivery: &Delivery,
         asked: BasicProperties,
         why: String,
     ) {
-        let (core, tap, grip) = (Arc::clone(self), Arc::clone(tap), grip.clone());
+        let (core, source, delivery) = (Arc::clone(self), Arc::clone(source), delivery.clone());
         self.scope.spawn_until_closed(async move {
             let rejected = Answer::rejected(ErrorKind::Decode, why);
             let answered = core.answers.give(&asked, Err(rejected)).await;
-            core.drop_delivery_if(answered, &tap, &grip).await;
+            core.drop_delivery_if(answered, &source, &delivery).await;
         });
     }
 
     /// Somebody wants a call cancelled that may be here.
     pub(super) fn on_cancel(&self, correlation_id: &str, reason: String) {
-        if lock(&self.hands).cancel_call(correlation_id, reason) {
+        if lock(&self.leases).cancel_call(correlation_id, reason) {
             self.lost.notify_waiters();
         }
     }
@@ -166,23 +166,28 @@ impl RabbitMqCore {
     /// A call that was cancelled before it was handed out is answered instead.
     pub(super) fn end_cancelled(
         self: &Arc<Self>,
-        tap: &Arc<Tap>,
-        grip: &Grip,
+        source: &Arc<QueueConsumer>,
+        delivery: &Delivery,
         asked: BasicProperties,
         reason: String,
     ) {
-        let (core, tap, grip) = (Arc::clone(self), Arc::clone(tap), grip.clone());
+        let (core, source, delivery) = (Arc::clone(self), Arc::clone(source), delivery.clone());
         self.scope.spawn_until_closed(async move {
             let answer = Answer::of(&CallError::Cancelled(Cancelled::without_report(reason)));
             let answered = core.answers.give(&asked, Err(answer)).await;
-            core.drop_delivery_if(answered, &tap, &grip).await;
+            core.drop_delivery_if(answered, &source, &delivery).await;
         });
     }
 
     /// Nobody needs it any more if what was said of it is with the broker.
-    async fn drop_delivery_if(&self, done: Result<(), Error>, tap: &Tap, grip: &Grip) {
+    async fn drop_delivery_if(
+        &self,
+        done: Result<(), Error>,
+        source: &QueueConsumer,
+        delivery: &Delivery,
+    ) {
         if done.is_ok() {
-            self.drop_delivery(tap, grip).await;
+            self.drop_delivery(source, delivery).await;
         }
     }
 }

@@ -9,13 +9,14 @@
 //! Requests and answers are transient: written to disk, a call costs the broker twice as much. So a
 //! restart of the broker loses them, and then every call that was sent ends as uncertain, also one
 //! whose confirm has not come: it may have run, and its answer been lost, and its worker would drop
-//! the same request. A restart is told from a connection that broke by a transient message that lies in a durable queue
-//! of ours, where nobody takes it (`alive`): after a restart it is gone. With `calls=durable` all
-//! is persistent and outlives it.
+//! the same request. A restart is told from a connection that broke by a transient message that
+//! lies in a durable queue of ours, where nobody takes it (`alive`): after a restart it is gone.
+//! With `calls=durable` all is persistent and outlives it.
 //!
 //! A call ends in exactly one way: whoever takes its entry out of `open` ends it. What comes for a
 //! call without an entry is late, and counted.
 
+mod listening;
 mod waiting;
 
 use std::collections::HashMap;
@@ -23,43 +24,30 @@ use std::fmt::Write as _;
 use std::future::ready;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{FutureExt as _, StreamExt as _};
-use lapin::message::Delivery;
-use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions,
-};
+use lapin::BasicProperties;
+use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use self::waiting::Waiting;
-use super::RabbitMqCore;
 use super::checks::TIME_MAX;
-use super::control;
 use super::fault::Fault;
 use super::link::{Line, Link};
 use super::message::{Envelope, random_id};
-use super::pause::Pauses;
 use super::publisher::{ConfirmPublisher, Message, Policy, PublishRequest, Published};
 use super::store::Storage;
-use super::topology::Spot;
-use super::url::Place;
-use crate::broker::{Answer, Answering, CallCounts, Caller, DirectCall};
-use crate::codec::Codec;
+use super::topology::QueueKind;
+use super::url::RabbitMqConfig;
+use super::{RabbitMqCore, control};
+use crate::broker::{Answering, CallCounts, Caller, DirectCall};
 use crate::error::{Error, ErrorKind};
 use crate::job::JobId;
 use crate::outcome::CallError;
-use crate::progress::Progress;
 use crate::sync::lock;
 
-/// How long the queue of answers outlives its process, and may be without a connection.
-const ANSWERS_EXPIRE: Duration = Duration::from_secs(300);
-/// Answers that are acked together.
-const ACK_MAX: usize = 256;
 /// How often a queue that does not exist is declared for one call.
 const RETURNS_MAX: u32 = 4;
 /// The header of an answer without a value: its kind.
@@ -78,7 +66,7 @@ pub(super) struct Calls {
     storage: Arc<Storage>,
     /// What takes answers.
     link: Link,
-    place: Arc<Place>,
+    config: Arc<RabbitMqConfig>,
     publisher: ConfirmPublisher,
     /// Where answers go.
     answers: ShortString,
@@ -89,7 +77,7 @@ pub(super) struct Calls {
     /// In front of the numbers in our correlation ids.
     prefix: Box<str>,
     next: AtomicU64,
-    open: Mutex<HashMap<u64, Open>>,
+    open: Mutex<HashMap<u64, OpenCall>>,
     late: AtomicU64,
     foreign: AtomicU64,
 }
@@ -97,7 +85,7 @@ pub(super) struct Calls {
 type Outcome = Result<Bytes, CallError>;
 
 /// A call that has not ended.
-struct Open {
+struct OpenCall {
     teller: oneshot::Sender<Outcome>,
     caller: Arc<Caller>,
     /// The broker may have it.
@@ -113,8 +101,8 @@ impl Calls {
     fn start(core: &Arc<RabbitMqCore>) -> Arc<Self> {
         let RabbitMqCore {
             storage,
-            hands_link: hands,
-            place,
+            consume_link: leases,
+            config,
             scope,
             ..
         } = &**core;
@@ -123,11 +111,11 @@ impl Calls {
         let calls = Arc::new_cyclic(|this| Self {
             this: Weak::clone(this),
             storage: Arc::clone(storage),
-            link: hands.clone(),
-            place: Arc::clone(place),
+            link: leases.clone(),
+            config: Arc::clone(config),
             publisher,
-            answers: place.name_of(&format!("brigade-answers.{id}")).into(),
-            alive: place.name_of(&format!("brigade-alive.{id}")).into(),
+            answers: config.name_of(&format!("brigade-answers.{id}")).into(),
+            alive: config.name_of(&format!("brigade-alive.{id}")).into(),
             is_marked: AtomicBool::new(false),
             prefix: format!("{id}-").into(),
             next: AtomicU64::new(1),
@@ -163,7 +151,7 @@ impl Calls {
         let (teller, told) = oneshot::channel();
         lock(&self.open).insert(
             number,
-            Open {
+            OpenCall {
                 teller,
                 caller: Arc::clone(caller),
                 sent: false,
@@ -238,160 +226,6 @@ impl Calls {
         }
     }
 
-    /// Receives answers for as long as the broker is there.
-    async fn listen(self: Arc<Self>) {
-        let mut pauses = Pauses::default();
-        loop {
-            match self.link.line().await {
-                Ok(line) => {
-                    let ended = line.down.run_until_cancelled(self.listen_on(&line)).await;
-                    let fault = ended.and_then(Result::err).unwrap_or_else(Fault::timeout);
-                    if line.down.is_cancelled() {
-                        pauses.reset();
-                    } else {
-                        tracing::warn!(%fault, "could not receive answers; trying again");
-                    }
-                    sleep(pauses.after(&fault)).await;
-                }
-                Err(fault) if fault.kind() == ErrorKind::Closed => return,
-                Err(fault) => self.fail(&fault, |_| true),
-            }
-        }
-    }
-
-    async fn listen_on(&self, line: &Line) -> Result<(), Fault> {
-        let channel = line.channel().await?;
-        self.declare_answers(line, &channel).await?;
-        let tag = ShortString::from("");
-        let consuming = channel.basic_consume(
-            self.answers.clone(),
-            tag,
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        );
-        let mut answers = line.answer(consuming).await?;
-        let mut keeping = std::pin::pin!(self.keep_mark(line, &channel));
-        loop {
-            let answer = tokio::select! {
-                biased;
-                answer = answers.next() => answer,
-                fault = &mut keeping => return Err(fault),
-            };
-            let Some(answer) = answer else {
-                return Err(Fault::new(
-                    ErrorKind::Unreachable,
-                    "the queue of answers is gone",
-                ));
-            };
-            let mut last = answer?;
-            self.receive(&mut last);
-            let mut count = 1;
-            while count < ACK_MAX
-                && let Some(Some(answer)) = answers.next().now_or_never()
-            {
-                last = answer?;
-                self.receive(&mut last);
-                count += 1;
-            }
-            // This one and all before it. If the connection is gone, they come again, and are late.
-            // By the channel itself: a delivery's own ack goes through a task, so that a later one
-            // may overtake it.
-            drop(
-                channel
-                    .basic_ack(last.delivery_tag, BasicAckOptions { multiple: true })
-                    .now_or_never(),
-            );
-        }
-    }
-
-    async fn declare_answers(&self, line: &Line, channel: &Channel) -> Result<(), Fault> {
-        declare(line, channel, &self.answers).await.map(drop)
-    }
-
-    /// Notices that the broker was restarted, and ends the calls that were lost with that.
-    async fn look_for_restart(&self, line: &Line) -> Result<(), Fault> {
-        if self.place.durable_calls {
-            return Ok(());
-        }
-        let channel = line.confirming_channel().await?;
-        if declare(line, &channel, &self.alive).await? > 0 {
-            return Ok(());
-        }
-        if self.is_marked.load(Ordering::Relaxed) {
-            let fault = Fault::new(
-                ErrorKind::Unreachable,
-                "the broker was restarted, and the call may have been lost (calls=durable keeps \
-                    them)",
-            );
-            self.fail(&fault, |open| open.sent);
-        }
-        let options = BasicPublishOptions::default();
-        let marking = async {
-            channel
-                .basic_publish(
-                    "".into(),
-                    self.alive.clone(),
-                    options,
-                    b"alive",
-                    BasicProperties::default(),
-                )
-                .await?
-                .await
-        };
-        line.answer(marking).await?;
-        self.is_marked.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Keeps the queue with the mark, which nobody uses.
-    async fn keep_mark(&self, line: &Line, channel: &Channel) -> Fault {
-        loop {
-            sleep(ANSWERS_EXPIRE / 3).await;
-            if let Err(fault) = declare(line, channel, &self.alive).await {
-                return fault;
-            }
-        }
-    }
-
-    fn receive(&self, delivery: &mut Delivery) {
-        let properties = &delivery.properties;
-        let Some(number) = self.number_of(properties) else {
-            self.foreign.fetch_add(1, Ordering::Relaxed);
-            return;
-        };
-        let header = |name: &str| {
-            properties
-                .headers()
-                .as_ref()
-                .and_then(|headers| headers.inner().get(name))
-        };
-        if header(BEGUN).is_some() {
-            if let Some(open) = lock(&self.open).get_mut(&number) {
-                open.begun = true;
-            }
-            return;
-        }
-        if let Some(fraction) = header(PROGRESS) {
-            let fraction = read_fraction(fraction);
-            let caller = lock(&self.open)
-                .get(&number)
-                .map(|open| Arc::clone(&open.caller));
-            let payload = Bytes::from(std::mem::take(&mut delivery.data));
-            return caller.into_iter().for_each(|caller| {
-                caller.tell(Progress {
-                    fraction,
-                    codec: Codec::Json,
-                    payload: payload.clone(),
-                })
-            });
-        }
-        let outcome = match header(ERROR) {
-            None => Ok(Bytes::from(std::mem::take(&mut delivery.data))),
-            Some(kind) => Err(read_error(kind, &delivery.data)),
-        };
-        self.end(number, outcome);
-    }
-
     /// A call waits for its worker, so there has to be a queue to wait in.
     fn declare_and_send(&self, request: PublishRequest) {
         let (number, Some(calls)) = (request.number, self.this.upgrade()) else {
@@ -411,30 +245,16 @@ impl Calls {
             return self.end(number, Err(Error::new(ErrorKind::Unreachable, text).into()));
         }
         self.storage.scope.spawn_until_closed(async move {
-            let spot = Spot::Jobs(calls.place.queue_of(queue.as_str()).into());
-            match calls.storage.topology.declare(&spot).await {
+            let target = QueueKind::Jobs(calls.config.queue_of(queue.as_str()).into());
+            match calls.storage.topology.declare(&target).await {
                 Err(fault) if fault.is_lasting() => {
                     calls.end(number, Err(fault.into_error("make a call").into()));
                 }
-                // One that was lost with its connection is tried again when the request is returned.
+                // One that was lost with its connection is tried again when the request is
+                // returned.
                 Ok(()) | Err(_) => calls.publisher.send(request).await,
             }
         });
-    }
-
-    /// Nobody knows what became of these calls.
-    fn fail(&self, fault: &Fault, which: impl Fn(&Open) -> bool) {
-        let failed: Vec<Open> = lock(&self.open)
-            .extract_if(|_, open| which(open))
-            .map(|(_, open)| open)
-            .collect();
-        for open in failed {
-            let error = fault
-                .clone()
-                .into_error("wait for the answer of a call")
-                .uncertain();
-            drop(open.teller.send(Err(error.into())));
-        }
     }
 
     /// Whether no worker serves a queue, as far as can be told.
@@ -508,48 +328,6 @@ impl Policy for Calls {
     }
 }
 
-/// A durable queue that goes when nobody has used it for long. How many messages are in it.
-async fn declare(line: &Line, channel: &Channel, queue: &ShortString) -> Result<u32, Fault> {
-    let mut arguments = FieldTable::default();
-    let millis = i32::try_from(ANSWERS_EXPIRE.as_millis()).unwrap_or(i32::MAX);
-    arguments.insert("x-expires".into(), AMQPValue::LongInt(millis));
-    let options = QueueDeclareOptions {
-        durable: true,
-        ..QueueDeclareOptions::default()
-    };
-    line.answer(channel.queue_declare(queue.clone(), options, arguments))
-        .await
-        .map(|queue| queue.message_count())
-}
-
-/// How far a call is: text from us, a number from other clients.
-fn read_fraction(value: &AMQPValue) -> f64 {
-    let fraction = match value {
-        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes())
-            .ok()
-            .and_then(|text| text.trim().parse().ok()),
-        AMQPValue::ShortString(text) => text.as_str().trim().parse().ok(),
-        AMQPValue::Double(fraction) => Some(*fraction),
-        AMQPValue::Float(fraction) => Some(f64::from(*fraction)),
-        AMQPValue::LongInt(whole) => Some(f64::from(*whole)),
-        _ => None,
-    };
-    fraction
-        .filter(|fraction| fraction.is_finite())
-        .map_or(0.0, |fraction| fraction.clamp(0.0, 1.0))
-}
-
-fn read_error(kind: &AMQPValue, body: &[u8]) -> CallError {
-    let answer = serde_json::from_slice::<Answer>(body);
-    let kind = match kind {
-        AMQPValue::LongString(kind) => kind.to_string(),
-        _ => "failed".to_owned(),
-    };
-    answer
-        .unwrap_or_else(|_| Answer::new(&kind, String::from_utf8_lossy(body)))
-        .into_error()
-}
-
 impl RabbitMqCore {
     fn calls(self: &Arc<Self>) -> &Arc<Calls> {
         self.calls.get_or_init(|| Calls::start(self))
@@ -567,7 +345,7 @@ impl RabbitMqCore {
             self.storage
                 .message(calls.request(&call, waiting.number), delay)
         });
-        let (spot, message) = match message {
+        let (target, message) = match message {
             Ok(message) => message,
             Err(error) => {
                 // Nothing of it has left.
@@ -575,20 +353,20 @@ impl RabbitMqCore {
                 return Box::pin(ready(Err(error.into())));
             }
         };
-        let spot_of_calls = Spot::Jobs(call.job.queue.clone());
-        waiting.queue = self.storage.topology.name(&spot_of_calls).into();
-        let left = if let Spot::Later(..) = spot {
-            self.call_later(waiting.number, (spot, message));
+        let queue = QueueKind::Jobs(call.job.queue.clone());
+        waiting.queue = self.storage.topology.name(&queue).into();
+        let left = if let QueueKind::Later(..) = target {
+            self.call_later(waiting.number, (target, message));
             None
         } else {
-            let mode = if self.place.durable_calls { 2 } else { 1 };
+            let mode = if self.config.durable_calls { 2 } else { 1 };
             let message = Message {
                 properties: message.properties.with_delivery_mode(mode),
                 ..message
             };
             let request = PublishRequest::new(message)
                 .numbered(waiting.number)
-                .give_up_at(Instant::now() + self.place.answer_timeout)
+                .give_up_at(Instant::now() + self.config.answer_timeout)
                 .expires_at(until.map(|(_, until)| until));
             calls.publisher.try_send(request).err()
         };
@@ -600,7 +378,7 @@ impl RabbitMqCore {
         })
     }
 
-    fn call_later(self: &Arc<Self>, number: u64, message: (Spot, Message)) {
+    fn call_later(self: &Arc<Self>, number: u64, message: (QueueKind, Message)) {
         let core = Arc::clone(self);
         self.scope.spawn_until_closed(async move {
             if let Some(Err(error)) = core

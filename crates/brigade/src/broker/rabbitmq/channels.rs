@@ -1,8 +1,8 @@
-//! The channels that taps take by, of which the broker allows each connection some thousand
-//! (`channel_max`).
+//! The channels that queue consumers take by, of which the broker allows each connection some
+//! thousand (`channel_max`).
 //!
-//! While there are few, each tap has one of its own, so that nothing of one queue touches another.
-//! Beyond that they share.
+//! While there are few, each queue consumer has one of its own, so that nothing of one queue
+//! touches another. Beyond that they share.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, Weak};
@@ -10,15 +10,15 @@ use std::sync::{Arc, Mutex, Weak};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use super::RabbitMqCore;
-use super::acks::Opened;
+use super::consumer_channel::ConsumerChannel;
 use super::fault::Fault;
 use super::link::Line;
 use crate::sync::lock;
 
-pub(super) struct Shared {
+pub(super) struct SharedChannels {
     /// Own channels that were opened and may live.
-    own: Mutex<Vec<Weak<Opened>>>,
-    several: AsyncMutex<VecDeque<Arc<Opened>>>,
+    own: Mutex<Vec<Weak<ConsumerChannel>>>,
+    several: AsyncMutex<VecDeque<Arc<ConsumerChannel>>>,
     /// Held by whoever begins to take from a queue.
     pub(super) opening: Semaphore,
 }
@@ -30,7 +30,7 @@ const SHARED_MAX: usize = 64;
 /// Taps that begin at the same time.
 const OPENING_MAX: usize = 32;
 
-impl Default for Shared {
+impl Default for SharedChannels {
     fn default() -> Self {
         Self {
             own: Mutex::default(),
@@ -40,14 +40,14 @@ impl Default for Shared {
     }
 }
 
-impl Shared {
-    /// A channel for one more tap.
+impl SharedChannels {
+    /// A channel for one more queue consumer.
     pub(super) async fn open(
         &self,
         core: &RabbitMqCore,
         line: Line,
         alone: bool,
-    ) -> Result<Arc<Opened>, Fault> {
+    ) -> Result<Arc<ConsumerChannel>, Fault> {
         let has_room = {
             let mut own = lock(&self.own);
             own.retain(|opened| opened.upgrade().is_some_and(|opened| opened.is_alive()));
@@ -55,7 +55,8 @@ impl Shared {
         };
         if alone || has_room {
             let channel = line.channel().await?;
-            let opened = Opened::start(core.next_number(), line, channel, false, &core.scope);
+            let opened =
+                ConsumerChannel::start(core.next_number(), line, channel, false, &core.scope);
             lock(&self.own).push(Arc::downgrade(&opened));
             return Ok(opened);
         }
@@ -63,7 +64,7 @@ impl Shared {
         several.retain(|opened| opened.is_alive() && opened.line.generation == line.generation);
         if several.len() < SHARED_MAX {
             let channel = line.channel().await?;
-            several.push_back(Opened::start(
+            several.push_back(ConsumerChannel::start(
                 core.next_number(),
                 line,
                 channel,

@@ -16,8 +16,8 @@ use super::fault::Fault;
 use super::link::Line;
 use super::management::{self, Described};
 use super::message::{random_id, short};
-use super::tap::Tap;
-use super::topology::{Found, Spot};
+use super::queue_consumer::QueueConsumer;
+use super::topology::{FoundQueue, QueueKind};
 use crate::error::{Error, ErrorKind};
 use crate::finding::{Finding, Level};
 use crate::sync::lock;
@@ -63,7 +63,7 @@ pub(super) async fn check(core: &RabbitMqCore) -> Result<Vec<Finding>, Error> {
         .map_err(|fault: Fault| fault.into_error("check"))?;
     let what = format!(
         "the broker lets a delivery be held for {:?} (consumer_timeout), as far as is known; what \
-            is held for longer is exchanged in time",
+            is held for longer is refreshed in time",
         core.consumer_timeout()
     );
     found.add(
@@ -105,7 +105,7 @@ fn check_server(line: &Line, found: &mut Findings) {
 /// Tries what it takes with a queue that is nobody else's and is gone afterwards.
 async fn check_rights(core: &RabbitMqCore, line: &Line, found: &mut Findings) -> Result<(), Fault> {
     let name = core
-        .place
+        .config
         .name_of(&format!("brigade-check-{}", random_id()));
     let queue =
         short(&name).map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
@@ -169,13 +169,13 @@ async fn check_rights(core: &RabbitMqCore, line: &Line, found: &mut Findings) ->
 async fn check_served(
     core: &RabbitMqCore,
     line: &Line,
-    served: &BTreeMap<String, Spot>,
+    served: &BTreeMap<String, QueueKind>,
     found: &mut Findings,
 ) -> Result<(), Fault> {
-    for (name, spot) in served {
-        match core.storage.topology.declare_on(line, spot).await {
-            Ok(Found::Ours) => {}
-            Ok(Found::Other(difference)) => found.add(
+    for (name, target) in served {
+        match core.storage.topology.declare_on(line, target).await {
+            Ok(FoundQueue::Ours) => {}
+            Ok(FoundQueue::Other(difference)) => found.add(
                 Level::Warning,
                 format!(
                     "queue {name} exists with other arguments than this URL asks for, and is used \
@@ -201,20 +201,20 @@ async fn check_served(
 
 async fn check_policies(
     core: &RabbitMqCore,
-    served: &BTreeMap<String, Spot>,
+    served: &BTreeMap<String, QueueKind>,
     version: (u32, u32),
     found: &mut Findings,
 ) {
-    let Some(management) = &core.place.management else {
+    let Some(management) = &core.config.management else {
         let advice = "name its management API in the URL, ?management=http://host:15672, or look \
             yourself (rabbitmqctl list_policies): \
                       none may limit or expire these queues";
         return found.add(Level::Note, "policies cannot be seen by a client", advice);
     };
-    let in_namespace = |queue: &Described| core.place.queue_of(&queue.name) != queue.name;
+    let in_namespace = |queue: &Described| core.config.queue_of(&queue.name) != queue.name;
     let until = Instant::now() + KNOWN_WITHIN;
     let all = loop {
-        let asked = management::queues(&core.place, management).await;
+        let asked = management::queues(&core.config, management).await;
         let ours = asked.map(|all| {
             all.into_iter()
                 .filter(|queue| served.contains_key(&queue.name) || in_namespace(queue))
@@ -388,11 +388,13 @@ fn harm(key: &str, rejects: bool) -> Option<(Level, &'static str)> {
 }
 
 /// The queues that are served from here, by their names at the broker.
-fn served(core: &RabbitMqCore) -> BTreeMap<String, Spot> {
-    let taps: Vec<Arc<Tap>> = lock(&core.taps).values().cloned().collect();
-    let spots = taps.iter().map(|tap| Spot::Jobs(tap.queue.clone()));
-    spots
-        .map(|spot| (core.storage.topology.name(&spot), spot))
+fn served(core: &RabbitMqCore) -> BTreeMap<String, QueueKind> {
+    let consumers: Vec<Arc<QueueConsumer>> = lock(&core.consumers).values().cloned().collect();
+    let targets = consumers
+        .iter()
+        .map(|source| QueueKind::Jobs(source.queue.clone()));
+    targets
+        .map(|target| (core.storage.topology.name(&target), target))
         .collect()
 }
 

@@ -71,20 +71,20 @@ pub(super) async fn declare(line: &Line) {
 
 /// The queues that this process serves: those whose cancels it hears.
 #[derive(Default)]
-pub(super) struct Served {
+pub(super) struct ServedQueues {
     wanted: watch::Sender<BTreeSet<ShortString>>,
-    heard: watch::Sender<Heard>,
+    heard: watch::Sender<HeardCancels>,
 }
 
 /// Whose cancels are heard now.
 #[derive(Clone, Debug)]
-enum Heard {
+enum HeardCancels {
     Of(BTreeSet<ShortString>),
     /// They cannot be heard, and that is no reason not to serve.
     None,
 }
 
-impl Heard {
+impl HeardCancels {
     fn add(&mut self, keys: &[ShortString]) {
         match self {
             Self::Of(queues) => queues.extend(keys.iter().cloned()),
@@ -93,13 +93,13 @@ impl Heard {
     }
 }
 
-impl Default for Heard {
+impl Default for HeardCancels {
     fn default() -> Self {
         Self::Of(BTreeSet::new())
     }
 }
 
-impl Served {
+impl ServedQueues {
     pub(super) fn add(&self, queue: &ShortString) {
         self.wanted
             .send_if_modified(|served| !served.contains(queue) && served.insert(queue.clone()));
@@ -113,8 +113,8 @@ impl Served {
     pub(super) async fn is_heard(&self, queue: &ShortString) {
         let mut heard = self.heard.subscribe();
         let is_so = heard.wait_for(|heard| match heard {
-            Heard::Of(queues) => queues.contains(queue),
-            Heard::None => true,
+            HeardCancels::Of(queues) => queues.contains(queue),
+            HeardCancels::None => true,
         });
         drop(timeout(HEARD_WITHIN, is_so).await);
     }
@@ -126,12 +126,12 @@ impl Served {
         // Most programs serve nothing.
         if wanted.wait_for(|wanted| !wanted.is_empty()).await.is_ok() {
             let hear = async |line: Line| {
-                self.heard.send_replace(Heard::default());
+                self.heard.send_replace(HeardCancels::default());
                 let heard = hear_on(&line, self.wanted.subscribe(), &self.heard, &on_cancel).await;
                 if let Err(fault) = &heard
                     && !fault.is_lost()
                 {
-                    self.heard.send_replace(Heard::None);
+                    self.heard.send_replace(HeardCancels::None);
                 }
                 heard
             };
@@ -143,7 +143,7 @@ impl Served {
 async fn hear_on(
     line: &Line,
     mut served: watch::Receiver<BTreeSet<ShortString>>,
-    heard: &watch::Sender<Heard>,
+    heard: &watch::Sender<HeardCancels>,
     on_cancel: &impl Fn(&str, String),
 ) -> Result<(), Fault> {
     declare(line).await;
@@ -197,7 +197,7 @@ async fn hear_on(
         }
         if !old.is_empty() {
             bound.clone_from(&wanted);
-            heard.send_replace(Heard::Of(wanted));
+            heard.send_replace(HeardCancels::Of(wanted));
         }
         tokio::select! {
             changed = served.changed() => if changed.is_err() { return Ok(()) },
@@ -214,6 +214,10 @@ async fn hear_on(
 }
 
 /// Hears of cancels in a task of its own.
-pub(super) async fn listen(served: Arc<Served>, link: Link, on_cancel: impl Fn(&str, String)) {
+pub(super) async fn listen(
+    served: Arc<ServedQueues>,
+    link: Link,
+    on_cancel: impl Fn(&str, String),
+) {
     served.hear(&link, on_cancel).await;
 }

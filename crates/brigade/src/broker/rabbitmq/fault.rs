@@ -190,8 +190,9 @@ impl Fault {
     pub(super) fn into_error(self, what: &str) -> Error {
         let error = Error::new(self.kind, format!("{what}: {}", self.hint));
         match self.source {
-            Some(source) => error
-                .with_source(Box::new(Shared(source)) as Box<dyn std::error::Error + Send + Sync>),
+            Some(source) => error.with_source(
+                Box::new(SharedSource(source)) as Box<dyn std::error::Error + Send + Sync>
+            ),
             None => error,
         }
     }
@@ -208,15 +209,15 @@ impl std::fmt::Display for Fault {
 
 /// An error that several were told of.
 #[derive(Debug)]
-struct Shared(Arc<dyn std::error::Error + Send + Sync>);
+struct SharedSource(Arc<dyn std::error::Error + Send + Sync>);
 
-impl std::fmt::Display for Shared {
+impl std::fmt::Display for SharedSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl std::error::Error for Shared {
+impl std::error::Error for SharedSource {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source()
     }

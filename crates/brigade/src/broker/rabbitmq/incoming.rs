@@ -33,7 +33,7 @@ const HEARTBEAT: u8 = 8;
 
 #[derive(Default)]
 pub(super) struct Incoming {
-    state: State,
+    state: FrameState,
     /// The frame that is being gathered.
     frame: Vec<u8>,
     /// What may be read.
@@ -43,7 +43,7 @@ pub(super) struct Incoming {
 }
 
 #[derive(Clone, Copy, Default)]
-enum State {
+enum FrameState {
     /// The first bytes of a frame.
     #[default]
     Head,
@@ -77,19 +77,19 @@ impl Incoming {
     pub(super) fn push(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let used = match self.state {
-                State::Head => self.gather(bytes, HEAD),
-                State::Gather(whole) => self.gather(bytes, whole),
-                State::Pass(left) => {
+                FrameState::Head => self.gather(bytes, HEAD),
+                FrameState::Gather(whole) => self.gather(bytes, whole),
+                FrameState::Pass(left) => {
                     let used = left.min(bytes.len());
                     self.ready.extend_from_slice(&bytes[..used]);
                     self.state = if used == left {
-                        State::Head
+                        FrameState::Head
                     } else {
-                        State::Pass(left - used)
+                        FrameState::Pass(left - used)
                     };
                     used
                 }
-                State::Other => {
+                FrameState::Other => {
                     self.ready.extend_from_slice(bytes);
                     bytes.len()
                 }
@@ -109,7 +109,7 @@ impl Incoming {
     /// What has been gathered may be whole.
     fn next(&mut self) -> io::Result<()> {
         match self.state {
-            State::Head if self.frame.len() == HEAD => {
+            FrameState::Head if self.frame.len() == HEAD => {
                 let size = u32::from_be_bytes([
                     self.frame[3],
                     self.frame[4],
@@ -128,12 +128,12 @@ impl Incoming {
                         );
                         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
                     }
-                    METHOD | HEADER => self.state = State::Gather(HEAD + rest),
-                    BODY | HEARTBEAT => self.pass(State::Pass(rest)),
-                    _ => self.pass(State::Other),
+                    METHOD | HEADER => self.state = FrameState::Gather(HEAD + rest),
+                    BODY | HEARTBEAT => self.pass(FrameState::Pass(rest)),
+                    _ => self.pass(FrameState::Other),
                 }
             }
-            State::Gather(whole) if self.frame.len() == whole => {
+            FrameState::Gather(whole) if self.frame.len() == whole => {
                 let kind = self.frame[0];
                 let mut content = Content {
                     bytes: &mut self.frame[HEAD..whole - 1],
@@ -145,14 +145,14 @@ impl Incoming {
                 } else {
                     content.header()
                 };
-                self.pass(State::Head);
+                self.pass(FrameState::Head);
             }
             _ => {}
         }
         Ok(())
     }
 
-    fn pass(&mut self, next: State) {
+    fn pass(&mut self, next: FrameState) {
         self.ready.append(&mut self.frame);
         self.state = next;
     }

@@ -27,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::fault::Fault;
 use super::pause::Pauses;
-use super::reach::{self, Opened};
-use super::url::{Blocked, Place};
+use super::reach::{self, OpenedConnection};
+use super::url::{Blocked, RabbitMqConfig};
 use crate::error::{Error, ErrorKind};
 use crate::retry::{Retry, jitter};
 use crate::shutdown::Scope;
@@ -48,12 +48,12 @@ const FRAME_MAX: usize = 128 << 10;
 /// A connection that is made again when it broke. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Link {
-    place: Arc<Place>,
-    state: watch::Receiver<State>,
+    config: Arc<RabbitMqConfig>,
+    state: watch::Receiver<LinkState>,
 }
 
 #[derive(Clone)]
-enum State {
+enum LinkState {
     Up(Line),
     /// With the reason why it is not there.
     Down(Fault),
@@ -85,17 +85,17 @@ impl Link {
     ///
     /// That of the first try: a wrong password is not tried again and again.
     pub(super) async fn connect(
-        place: &Arc<Place>,
+        config: &Arc<RabbitMqConfig>,
         purpose: &'static str,
         scope: &Scope,
     ) -> Result<Self, Error> {
-        let opened = reach::open(place, purpose, 0)
+        let opened = reach::open(config, purpose, 0)
             .await
             .map_err(|fault| fault.into_error("connect to RabbitMQ"))?;
-        let (first, blocked) = Line::new(&opened, 1, place);
-        let (state, seen) = watch::channel(State::Up(first.clone()));
+        let (first, blocked) = Line::new(&opened, 1, config);
+        let (state, seen) = watch::channel(LinkState::Up(first.clone()));
         let mut supervisor = Supervisor {
-            place: Arc::clone(place),
+            config: Arc::clone(config),
             purpose,
             state,
             opened,
@@ -109,7 +109,7 @@ impl Link {
             supervisor.opened.close().await;
         });
         Ok(Self {
-            place: Arc::clone(place),
+            config: Arc::clone(config),
             state: seen,
         })
     }
@@ -118,14 +118,14 @@ impl Link {
     pub(super) async fn line(&self) -> Result<Line, Fault> {
         let mut state = self.state.clone();
         // A connection may have broken and its supervisor not know yet.
-        let waiting = state.wait_for(|state| matches!(state, State::Up(line) if line.is_up()));
-        match timeout(self.place.answer_timeout, waiting)
+        let waiting = state.wait_for(|state| matches!(state, LinkState::Up(line) if line.is_up()));
+        match timeout(self.config.answer_timeout, waiting)
             .await
             .map(|state| state.map(|state| state.clone()))
         {
-            Ok(Ok(State::Up(line))) => return Ok(line),
+            Ok(Ok(LinkState::Up(line))) => return Ok(line),
             Ok(Err(_)) => return Err(Fault::new(ErrorKind::Closed, "the broker was dropped")),
-            Ok(Ok(State::Down(_))) | Err(_) => {}
+            Ok(Ok(LinkState::Down(_))) | Err(_) => {}
         }
         Err(self.fault().unwrap_or_else(Fault::timeout))
     }
@@ -136,7 +136,7 @@ impl Link {
         &self,
         ask: impl Fn(Line) -> F,
     ) -> Result<T, Fault> {
-        let until = Instant::now() + self.place.answer_timeout;
+        let until = Instant::now() + self.config.answer_timeout;
         loop {
             let line = self.line().await?;
             match ask(line.clone()).await {
@@ -148,7 +148,7 @@ impl Link {
 
     /// A new channel with confirms, of a connection that takes messages.
     pub(super) async fn ready_channel(&self, until: Instant) -> Result<(Line, Channel), Fault> {
-        let choice = self.place.blocked;
+        let choice = self.config.blocked;
         let open = |line: Line| async move {
             // First: a broker that takes nothing opens no channel either.
             line.free(choice, until).await?;
@@ -172,24 +172,24 @@ impl Link {
     /// Of the line there is now.
     pub(super) fn generation(&self) -> Option<u64> {
         match &*self.state.borrow() {
-            State::Up(line) => Some(line.generation),
-            State::Down(_) => None,
+            LinkState::Up(line) => Some(line.generation),
+            LinkState::Down(_) => None,
         }
     }
 
     /// The most bytes of a frame on the line there is now; without one, on the last or the next.
     pub(super) fn frame_max(&self) -> usize {
         match &*self.state.borrow() {
-            State::Up(line) => line.frame_max,
-            State::Down(_) => FRAME_MAX,
+            LinkState::Up(line) => line.frame_max,
+            LinkState::Down(_) => FRAME_MAX,
         }
     }
 
     /// Why there is no line, if there is none.
     pub(super) fn fault(&self) -> Option<Fault> {
         match &*self.state.borrow() {
-            State::Up(_) => None,
-            State::Down(fault) => Some(fault.clone()),
+            LinkState::Up(_) => None,
+            LinkState::Down(fault) => Some(fault.clone()),
         }
     }
 
@@ -219,9 +219,9 @@ impl Link {
 
 impl Line {
     fn new(
-        opened: &Opened,
+        opened: &OpenedConnection,
         generation: u64,
-        place: &Place,
+        config: &RabbitMqConfig,
     ) -> (Self, watch::Sender<Option<Arc<str>>>) {
         let (tell, blocked) =
             watch::channel(opened.connection.status().blocked().then(|| "alarm".into()));
@@ -232,7 +232,7 @@ impl Line {
             version: opened.version.as_deref().map(Into::into),
             blocked,
             down: CancellationToken::new(),
-            answer_timeout: place.answer_timeout,
+            answer_timeout: config.answer_timeout,
             frame_max: usize::try_from(opened.connection.configuration().frame_max())
                 .unwrap_or(usize::MAX),
         };
@@ -300,10 +300,10 @@ impl Line {
 
 /// Who owns the connection.
 struct Supervisor {
-    place: Arc<Place>,
+    config: Arc<RabbitMqConfig>,
     purpose: &'static str,
-    state: watch::Sender<State>,
-    opened: Opened,
+    state: watch::Sender<LinkState>,
+    opened: OpenedConnection,
 }
 
 impl Supervisor {
@@ -312,26 +312,26 @@ impl Supervisor {
             let fault = watch_over(&self.opened, &blocked).await;
             tracing::warn!(%fault, purpose = self.purpose, "the connection to RabbitMQ is gone; \
                 connecting again");
-            self.state.send_replace(State::Down(fault));
+            self.state.send_replace(LinkState::Down(fault));
             line.down.cancel();
             self.opened.end.now();
             self.opened = self.open_again().await;
-            (line, blocked) = Line::new(&self.opened, line.generation + 1, &self.place);
+            (line, blocked) = Line::new(&self.opened, line.generation + 1, &self.config);
             tracing::info!(
                 purpose = self.purpose,
                 generation = line.generation,
                 "connected to RabbitMQ again"
             );
-            self.state.send_replace(State::Up(line.clone()));
+            self.state.send_replace(LinkState::Up(line.clone()));
         }
     }
 
-    async fn open_again(&self) -> Opened {
+    async fn open_again(&self) -> OpenedConnection {
         let pauses = Retry::exponential(Duration::from_millis(50), PAUSE_MAX);
         for attempt in 1.. {
             sleep(pauses.pause_after(attempt)).await;
             match reach::open(
-                &self.place,
+                &self.config,
                 self.purpose,
                 usize::try_from(attempt).unwrap_or(0),
             )
@@ -344,7 +344,7 @@ impl Supervisor {
                         // Each try takes one of what there is too little of.
                         sleep(LIMIT_PAUSE.mul_f64(jitter(0.5))).await;
                     }
-                    self.state.send_replace(State::Down(fault));
+                    self.state.send_replace(LinkState::Down(fault));
                 }
             }
         }
@@ -353,7 +353,7 @@ impl Supervisor {
 }
 
 /// Waits for the end of a connection and says why; tells when the broker takes nothing.
-async fn watch_over(opened: &Opened, blocked: &watch::Sender<Option<Arc<str>>>) -> Fault {
+async fn watch_over(opened: &OpenedConnection, blocked: &watch::Sender<Option<Arc<str>>>) -> Fault {
     let connection = &opened.connection;
     let mut events = Box::pin(connection.events_listener());
     let mut why = None;

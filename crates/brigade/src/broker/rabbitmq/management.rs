@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::fault::Fault;
-use super::url::{Management, Place};
+use super::url::{Management, RabbitMqConfig};
 use crate::broker::tls;
 use crate::error::ErrorKind;
 
@@ -59,13 +59,13 @@ fn known_table<'de, D: serde::Deserializer<'de>>(
 
 /// All queues of the vhost.
 pub(super) async fn queues(
-    place: &Place,
+    config: &RabbitMqConfig,
     management: &Management,
 ) -> Result<Vec<Described>, Fault> {
     let columns = "name,type,durable,auto_delete,policy,operator_policy,\
         effective_policy_definition,arguments";
-    let path = format!("/api/queues/{}?columns={columns}", encode(&place.vhost));
-    let answer = timeout(TIMEOUT, ask(place, management, &path))
+    let path = format!("/api/queues/{}?columns={columns}", encode(&config.vhost));
+    let answer = timeout(TIMEOUT, ask(config, management, &path))
         .await
         .map_err(|_| Fault::timeout())??;
     let wrong = |error| {
@@ -78,12 +78,16 @@ pub(super) async fn queues(
     serde_json::from_slice(&answer).map_err(wrong)
 }
 
-async fn ask(place: &Place, management: &Management, path: &str) -> Result<Vec<u8>, Fault> {
+async fn ask(
+    config: &RabbitMqConfig,
+    management: &Management,
+    path: &str,
+) -> Result<Vec<u8>, Fault> {
     let stream = TcpStream::connect((&*management.host, management.port)).await?;
-    match place.tls_of(management)? {
-        None => ask_on(stream, place, management, path).await,
+    match config.tls_of(management)? {
+        None => ask_on(stream, config, management, path).await,
         Some(tls) => match tls.wrap(&management.host, stream).await {
-            Ok(stream) => ask_on(stream, place, management, path).await,
+            Ok(stream) => ask_on(stream, config, management, path).await,
             Err(error) => {
                 let known = tls::hint(
                     &error,
@@ -99,11 +103,11 @@ async fn ask(place: &Place, management: &Management, path: &str) -> Result<Vec<u
 
 async fn ask_on(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    place: &Place,
+    config: &RabbitMqConfig,
     to: &Management,
     path: &str,
 ) -> Result<Vec<u8>, Fault> {
-    let login = STANDARD.encode(format!("{}:{}", place.user, place.password));
+    let login = STANDARD.encode(format!("{}:{}", config.user, config.password));
     let request = format!(
         "GET {path} HTTP/1.0\r\nHost: {}\r\nAuthorization: Basic {login}\r\nAccept: \
             application/json\r\n\r\n",
@@ -120,7 +124,7 @@ async fn ask_on(
     let end = answer
         .windows(4)
         .position(|window| window == b"\r\n\r\n")
-        .map(|place| place + 4);
+        .map(|config| config + 4);
     let status = answer
         .split(|byte| *byte == b' ')
         .nth(1)

@@ -21,31 +21,27 @@
 //! | `brigade-call`, `brigade-call-waits` | what the caller of a call wants besides the answer (`calls`) |
 //! | `brigade-passed-by`, `brigade-pass-..` | who passed it, and why (`pass`) |
 //! | `brigade-queue`, `brigade-reason` | of dead letters: where from, and why |
-//! | `brigade-held` | whose lease it is, in the queue of what is held for long (`park`) |
+//! | `brigade-held` | whose lease it is, in the queue of what is held for long (`refresh`) |
+
+mod text;
+mod write;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::FieldTable;
 
-use super::checks::{
-    check_options, check_properties, check_seq, is_unprintable, without_unprintable,
-};
-use super::publisher::Message;
+pub(super) use self::text::{new_id, number_of, random_id, short, shortened, text_of};
+pub(super) use self::write::{dead_letter, without_expiration};
+use super::checks::{check_options, check_properties, check_seq};
 use crate::broker::foreign::read_options;
-use crate::error::{Error, ErrorKind};
 use crate::job::{self, AttemptRecord, Job, JobId, JobOptions, Unserved};
 use crate::retry::Retry;
 
 /// Attempts kept in a job's history.
 const HISTORY_MAX: usize = 20;
-/// All headers of a message have to fit into one frame of 128 KiB.
-const HISTORY_BYTES_MAX: usize = 24 << 10;
-const OPTIONS_BYTES_MAX: usize = 24 << 10;
-const REASON_BYTES_MAX: usize = 4 << 10;
-
 /// The `app_id` of our messages.
 const OURS: &str = "brigade";
 /// The header with our own count of deliveries.
@@ -284,117 +280,6 @@ impl Envelope {
         self.unserved = Unserved::after(self.unserved, record.kind, record.at);
         job::note(&mut self.history, record, HISTORY_MAX);
     }
-
-    /// For the queue of that name at the broker.
-    ///
-    /// # Errors
-    ///
-    /// `Encode`; `BadOption` for options that do not fit into a header.
-    pub(super) fn write(
-        &self,
-        queue: &str,
-        expires_in: Option<Duration>,
-    ) -> Result<Message, Error> {
-        let mut headers = FieldTable::default();
-        // What the broker notes of a message's way is of no use on the next one, and CC would make
-        // copies.
-        let is_ours = |name: &str| name.starts_with("brigade-") || is_for_the_broker(name);
-        let kept = self
-            .properties
-            .headers()
-            .iter()
-            .flat_map(|table| table.inner());
-        for (name, value) in
-            kept.filter(|(name, _)| !is_ours(name.as_str()) || stays(name.as_str()))
-        {
-            headers.insert(name.clone(), value.clone());
-        }
-        let mut set = |name: &str, value: AMQPValue| {
-            headers.insert(name.into(), value);
-        };
-        let is_call = self.is_call();
-        if let Some(task) = self
-            .job
-            .task
-            .as_ref()
-            .filter(|task| !(is_call && **task == self.job.queue))
-        {
-            set("brigade-task", AMQPValue::LongString((**task).into()));
-        }
-        if let Some(options) = options_of(&self.job)? {
-            set("brigade-options", AMQPValue::LongString(options.into()));
-        }
-        if self.seq != Some(0) {
-            set("brigade-seq", whole(self.seq.unwrap_or(0)));
-        }
-        let counts = [
-            ("brigade-failed", self.failed),
-            ("brigade-crashed", self.crashed),
-            ("brigade-interrupted", self.interrupted),
-            ("brigade-lost", self.lost),
-            (
-                "brigade-unserved",
-                self.unserved.map_or(0, |unserved| unserved.times),
-            ),
-        ];
-        for (name, count) in counts {
-            if count > 0 {
-                set(name, whole(count.into()));
-            }
-        }
-        if self.deliveries > 0 {
-            set(DELIVERIES, whole(self.deliveries));
-        }
-        if self.job.options.retry().within.is_some() {
-            set(
-                "brigade-pushed-at",
-                whole(millis_since_1970(self.pushed_at)),
-            );
-        }
-        if let Some(unserved) = self.unserved {
-            set(
-                "brigade-unserved-at",
-                whole(millis_since_1970(unserved.since)),
-            );
-        }
-        if let Some(due) = self.due {
-            set("brigade-due", whole(millis_since_1970(due)));
-        }
-        if let Some(history) = history_of(&self.history)? {
-            set("brigade-history", AMQPValue::LongString(history.into()));
-        }
-        let priority = u8::try_from(self.job.options.priority).unwrap_or(0);
-        let mut properties = without_user(&self.properties);
-        if !headers.inner().is_empty() || properties.headers().is_some() {
-            properties = properties.with_headers(headers);
-        }
-        if self.seq == Some(0) {
-            properties = properties.with_app_id(OURS.into());
-        }
-        if properties.content_type().is_none() {
-            properties = properties.with_content_type("application/json".into());
-        }
-        if priority > 0 {
-            properties = properties.with_priority(priority);
-        }
-        if !is_call
-            || properties
-                .correlation_id()
-                .as_ref()
-                .is_none_or(|id| id.as_str() != self.id.as_str())
-        {
-            properties = properties.with_message_id(self.id.as_str().into());
-        }
-        properties = properties.with_delivery_mode(2);
-        if let Some(time) = expires_in {
-            properties = properties.with_expiration(time.as_millis().to_string().into());
-        }
-        Ok(Message {
-            queue: short(queue)?,
-            body: Bytes::copy_from_slice(self.job.payload.as_bytes()),
-            properties,
-        })
-    }
 }
 
 /// Whether this library wrote it, not another program.
@@ -422,144 +307,6 @@ pub(super) fn has_caller(properties: &BasicProperties) -> bool {
         .is_some_and(|to| !to.as_str().is_empty())
 }
 
-/// Headers that the broker writes, or acts upon.
-fn is_for_the_broker(name: &str) -> bool {
-    name.starts_with("x-") || name == "CC" || name == "BCC"
-}
-
-/// Headers that say how somebody waits for the answer, and who passed it: they stay with a message
-/// wherever it goes.
-fn stays(name: &str) -> bool {
-    name.starts_with("brigade-call") || name.starts_with("brigade-pass")
-}
-
-/// The same message for the queue of dead letters.
-///
-/// # Errors
-///
-/// As [`short`].
-pub(super) fn dead_letter(
-    queue: &str,
-    dead: &str,
-    why: &str,
-    message: Message,
-) -> Result<Message, Error> {
-    let mut headers = FieldTable::default();
-    // It may have come from another program: what tells the broker to send copies elsewhere goes.
-    let kept = message
-        .properties
-        .headers()
-        .iter()
-        .flat_map(|table| table.inner());
-    for (name, value) in
-        kept.filter(|(name, _)| !is_for_the_broker(name.as_str()) && !is_unprintable(name.as_str()))
-    {
-        headers.insert(name.clone(), value.clone());
-    }
-    headers.insert("brigade-queue".into(), AMQPValue::LongString(queue.into()));
-    headers.insert(REASON.into(), AMQPValue::LongString(shortened(why).into()));
-    let mut properties = without_unprintable(without_expiration(&message.properties))
-        .with_headers(headers)
-        .with_delivery_mode(2);
-    if properties.message_id().is_none() {
-        properties = properties.with_message_id(new_id().as_str().into());
-    }
-    Ok(Message {
-        queue: short(dead)?,
-        body: message.body,
-        properties,
-    })
-}
-
-/// For what is no longer to go by itself; without `user_id` and `cluster_id`, too.
-pub(super) fn without_expiration(properties: &BasicProperties) -> BasicProperties {
-    let mut kept = BasicProperties::default();
-    macro_rules! keep {
-        ($($get:ident $set:ident),*) => { $(if let Some(value) = properties.$get() { kept = kept.$set(value.clone()); })* };
-    }
-    keep!(
-        content_type with_content_type, content_encoding with_content_encoding, headers with_headers, delivery_mode with_delivery_mode,
-        priority with_priority, correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
-        timestamp with_timestamp, kind with_type, app_id with_app_id
-    );
-    kept
-}
-
-/// The broker takes a `user_id` from nobody but that user.
-fn without_user(properties: &BasicProperties) -> BasicProperties {
-    let kept = without_expiration(properties);
-    match properties.expiration() {
-        Some(time) => kept.with_expiration(time.clone()),
-        None => kept,
-    }
-}
-
-/// A reason that fits into a header.
-pub(super) fn shortened(text: &str) -> &str {
-    &text[..text.floor_char_boundary(REASON_BYTES_MAX)]
-}
-
-pub(super) fn short(text: &str) -> Result<ShortString, Error> {
-    ShortString::try_new(text).map_err(|_| {
-        Error::new(
-            ErrorKind::BadOption,
-            format!(
-                "name a queue of RabbitMQ: {:?}.. has more than 255 bytes",
-                &text[..text.floor_char_boundary(40)]
-            ),
-        )
-    })
-}
-
-pub(super) fn millis_since_1970(moment: SystemTime) -> u64 {
-    moment.duration_since(UNIX_EPOCH).map_or(0, |time| {
-        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-    })
-}
-
-/// What no other process has.
-pub(super) fn random_id() -> String {
-    format!("{:016x}", RandomState::new().hash_one(std::process::id()))
-}
-
-/// A number that no other job has, of which later ones come later.
-pub(super) fn new_id() -> JobId {
-    let random = || RandomState::new().hash_one(std::process::id());
-    JobId::new(format!(
-        "{:012x}-{:016x}{:08x}",
-        millis_since_1970(SystemTime::now()),
-        random(),
-        random() >> 32
-    ))
-}
-
-fn whole(number: u64) -> AMQPValue {
-    AMQPValue::LongLongInt(i64::try_from(number).unwrap_or(i64::MAX))
-}
-
-pub(super) fn text_of(headers: &FieldTable, name: &str) -> Option<String> {
-    match headers.inner().get(name)? {
-        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().map(str::to_owned),
-        AMQPValue::ShortString(text) => Some(text.to_string()),
-        _ => None,
-    }
-}
-
-/// Other clients choose the size by the value.
-pub(super) fn number_of(headers: &FieldTable, name: &str) -> Option<u64> {
-    match *headers.inner().get(name)? {
-        AMQPValue::ShortShortInt(n) => u64::try_from(n).ok(),
-        AMQPValue::ShortShortUInt(n) => Some(n.into()),
-        AMQPValue::ShortInt(n) => u64::try_from(n).ok(),
-        AMQPValue::ShortUInt(n) => Some(n.into()),
-        AMQPValue::LongInt(n) => u64::try_from(n).ok(),
-        AMQPValue::LongUInt(n) => Some(n.into()),
-        AMQPValue::LongLongInt(n) => u64::try_from(n).ok(),
-        AMQPValue::Timestamp(n) => Some(n),
-        _ => None,
-    }
-}
-
 /// JSON text, or the body as it was and why it is none.
 fn payload_of(body: Vec<u8>, bytes_max: usize) -> Result<String, (Vec<u8>, String)> {
     if body.len() > bytes_max {
@@ -580,62 +327,6 @@ fn payload_of(body: Vec<u8>, bytes_max: usize) -> Result<String, (Vec<u8>, Strin
             Err((text.into_bytes(), why))
         }
     }
-}
-
-fn options_of(job: &Job) -> Result<Option<String>, Error> {
-    // Its priority is a property, and its delay is over once it comes back from there.
-    let options = JobOptions {
-        priority: 0,
-        delay: None,
-        at: None,
-        ..job.options.clone()
-    };
-    if options == JobOptions::default() {
-        return Ok(None);
-    }
-    let text = serde_json::to_string(&options).map_err(|e| {
-        Error::new(
-            ErrorKind::Encode,
-            format!("write the options of a job: {e}"),
-        )
-        .with_source(e)
-    })?;
-    if text.len() > OPTIONS_BYTES_MAX {
-        let text = format!(
-            "push to {:?}: its options have {} bytes and {OPTIONS_BYTES_MAX} are allowed",
-            job.queue,
-            text.len()
-        );
-        return Err(Error::new(ErrorKind::BadOption, text));
-    }
-    Ok(Some(text))
-}
-
-/// As much of it as fits: the older attempts lose their reports first, then go.
-fn history_of(history: &[AttemptRecord]) -> Result<Option<String>, Error> {
-    let mut kept = history.to_vec();
-    for record in &mut kept {
-        record
-            .reason
-            .truncate(record.reason.floor_char_boundary(REASON_BYTES_MAX));
-    }
-    while !kept.is_empty() {
-        let text = serde_json::to_string(&kept).map_err(|e| {
-            Error::new(
-                ErrorKind::Encode,
-                format!("write the history of a job: {e}"),
-            )
-            .with_source(e)
-        })?;
-        if text.len() <= HISTORY_BYTES_MAX {
-            return Ok(Some(text));
-        }
-        match kept.iter_mut().find(|record| record.report.is_some()) {
-            Some(record) => record.report = None,
-            None => drop(kept.remove(0)),
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

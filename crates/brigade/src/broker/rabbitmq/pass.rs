@@ -23,10 +23,10 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 
 use super::RabbitMqCore;
-use super::held::Grip;
+use super::lease_table::Delivery;
 use super::message::{Envelope, short};
 use super::settle::Ends;
-use super::topology::Spot;
+use super::topology::QueueKind;
 use crate::broker::{Answer, Ending};
 use crate::job::AttemptKind;
 use crate::outcome::{CallError, shorten};
@@ -207,17 +207,17 @@ impl RabbitMqCore {
             after,
         } = ending
             && (*kind == AttemptKind::Passed || (*kind == AttemptKind::Unserved && is_call))
-            && held.grip.consumer != 0
+            && held.delivery.subscription != 0
         {
             let mut passes = Passes::of(&held.envelope);
-            let present = self.present(&held.grip, &held.envelope).await;
+            let present = self.present(&held.delivery, &held.envelope).await;
             // Who cannot run it now cannot later.
             let rounds = if *kind == AttemptKind::Unserved {
                 Rounds::One
             } else {
                 Rounds::Many
             };
-            match passes.on_pass(&self.name_of(&held.grip), reason, present, rounds) {
+            match passes.on_pass(&self.name_of(&held.delivery), reason, present, rounds) {
                 Next::Again(pause) => {
                     *after = pause.max(*after);
                     passes.put_on(&mut held.envelope);
@@ -239,7 +239,7 @@ impl RabbitMqCore {
     /// it; `None` if it stays.
     pub(super) async fn comes_back(
         &self,
-        grip: &Grip,
+        delivery: &Delivery,
         envelope: &mut Arc<Envelope>,
     ) -> Option<Duration> {
         let has_passes = envelope
@@ -247,30 +247,30 @@ impl RabbitMqCore {
             .headers()
             .as_ref()
             .is_some_and(|headers| headers.inner().contains_key(BY));
-        if !has_passes || grip.consumer == 0 {
+        if !has_passes || delivery.subscription == 0 {
             return None;
         }
         let mut passes = Passes::of(envelope);
-        if !passes.is_by(&self.name_of(grip)) {
+        if !passes.is_by(&self.name_of(delivery)) {
             return None;
         }
-        let pause = passes.on_return(self.present(grip, envelope).await)?;
+        let pause = passes.on_return(self.present(delivery, envelope).await)?;
         passes.put_on(envelope);
         Some(pause)
     }
 
     /// How this worker is called in headers: by its consumer, as those are what is counted.
-    fn name_of(&self, grip: &Grip) -> String {
-        format!("{}.{}", self.id, grip.consumer)
+    fn name_of(&self, delivery: &Delivery) -> String {
+        format!("{}.{}", self.id, delivery.subscription)
     }
 
     /// How many serve its queue; if that cannot be told, this one.
-    async fn present(&self, grip: &Grip, envelope: &Envelope) -> usize {
+    async fn present(&self, delivery: &Delivery, envelope: &Envelope) -> usize {
         let Ok(queue) = short(
             &self
                 .storage
                 .topology
-                .name(&Spot::Jobs(envelope.job.queue.clone())),
+                .name(&QueueKind::Jobs(envelope.job.queue.clone())),
         ) else {
             return 1;
         };
@@ -278,11 +278,11 @@ impl RabbitMqCore {
             passive: true,
             ..QueueDeclareOptions::default()
         };
-        let asking = grip
+        let asking = delivery
             .opened
             .channel
             .queue_declare(queue, options, FieldTable::default());
-        let found = grip.opened.line.answer(asking).await;
+        let found = delivery.opened.line.answer(asking).await;
         found.map_or(1, |queue| {
             usize::try_from(queue.consumer_count()).unwrap_or(usize::MAX)
         })

@@ -28,7 +28,7 @@ pub(super) use self::request::{Message, PublishRequest, Published};
 use super::fault::Fault;
 use super::link::{Line, Link};
 use super::store::Storage;
-use super::url::Place;
+use super::url::RabbitMqConfig;
 use crate::error::ErrorKind;
 use crate::shutdown::Scope;
 
@@ -96,9 +96,9 @@ impl ConfirmPublisher {
     }
 
     /// One that only tells outcomes.
-    pub(super) fn start(place: &Arc<Place>, link: &Link, scope: &Scope) -> Self {
+    pub(super) fn start(config: &Arc<RabbitMqConfig>, link: &Link, scope: &Scope) -> Self {
         let (publisher, inbox) = Self::new();
-        let lane = Lane::new(Arc::new(TellOutcome), place, link, inbox.0);
+        let lane = Lane::new(Arc::new(TellOutcome), config, link, inbox.0);
         scope.spawn_until_closed(lane.run());
         publisher
     }
@@ -159,8 +159,8 @@ impl Inbox {
     /// Publishes what is handed over for as long as the broker is there.
     pub(super) fn start<P: Policy>(self, policy: Arc<P>, storage: &Storage) {
         let Storage {
-            place, out, scope, ..
+            config, out, scope, ..
         } = storage;
-        scope.spawn_until_closed(Lane::new(policy, place, out, self.0).run());
+        scope.spawn_until_closed(Lane::new(policy, config, out, self.0).run());
     }
 }

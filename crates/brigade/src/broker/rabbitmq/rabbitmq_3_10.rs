@@ -33,7 +33,7 @@ use super::link::{Line, Link};
 use super::message::has_caller;
 use super::publisher::{Message, PublishRequest, Published};
 use super::store::Storage;
-use super::topology::Spot;
+use super::topology::QueueKind;
 use crate::error::ErrorKind;
 use crate::sync::lock;
 
@@ -149,31 +149,31 @@ impl LeaderProbe {
 
 impl Storage {
     /// Whether the next message for it may go together with others.
-    fn is_reached(&self, spot: &Spot) -> bool {
-        !self.topology.is_quorum(spot) || self.probe.has_reached(&self.topology.name(spot))
+    fn is_reached(&self, target: &QueueKind) -> bool {
+        !self.topology.is_quorum(target) || self.probe.has_reached(&self.topology.name(target))
     }
 
     /// Sends the first message for each queue that was declared and is not known to take any on
     /// this connection; which one, and what became of it.
     pub(super) async fn publish_firsts<'a>(
         &self,
-        messages: &'a [(Spot, Arc<Message>)],
+        messages: &'a [(QueueKind, Arc<Message>)],
         todo: &[usize],
-        declared: &HashMap<&'a Spot, Option<Fault>>,
-    ) -> HashMap<&'a Spot, (usize, Published)> {
+        declared: &HashMap<&'a QueueKind, Option<Fault>>,
+    ) -> HashMap<&'a QueueKind, (usize, Published)> {
         let unknown = declared
             .iter()
-            .filter(|(spot, fault)| fault.is_none() && !self.is_reached(spot));
-        let firsts = unknown.filter_map(|(spot, _)| {
+            .filter(|(target, fault)| fault.is_none() && !self.is_reached(target));
+        let firsts = unknown.filter_map(|(target, _)| {
             todo.iter()
-                .find(|n| messages[**n].0 == **spot)
-                .map(|n| (*spot, *n))
+                .find(|n| messages[**n].0 == **target)
+                .map(|n| (*target, *n))
         });
-        let until = Instant::now() + self.place.answer_timeout;
-        let publishing = firsts.map(async |(spot, n)| {
-            let name = self.topology.name(spot);
+        let until = Instant::now() + self.config.answer_timeout;
+        let publishing = firsts.map(async |(target, n)| {
+            let name = self.topology.name(target);
             let first = self.probe.publish_first(&name, &messages[n].1, until);
-            Some((spot, (n, first.await?)))
+            Some((target, (n, first.await?)))
         });
         join_all(publishing).await.into_iter().flatten().collect()
     }
@@ -188,15 +188,15 @@ impl Storage {
         if !has_caller(&request.message.properties) {
             return Some(request);
         }
-        let queue = self.place.queue_of(request.message.queue.as_str());
-        let spot = Spot::Jobs(queue.into());
-        if self.is_reached(&spot) {
+        let queue = self.config.queue_of(request.message.queue.as_str());
+        let target = QueueKind::Jobs(queue.into());
+        if self.is_reached(&target) {
             return Some(request);
         }
         let storage = Arc::clone(self);
         self.scope.spawn_until_closed(async move {
             request.set_expiration();
-            let message = (spot, Message::clone(&request.message));
+            let message = (target, Message::clone(&request.message));
             let stored = storage.store(vec![message]).await.pop();
             on_stored(request, stored.unwrap_or(Published::Safe));
         });

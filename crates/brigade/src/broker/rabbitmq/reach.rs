@@ -28,7 +28,7 @@ use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
 
 use super::fault::Fault;
 use super::incoming::Incoming;
-use super::url::Place;
+use super::url::RabbitMqConfig;
 use crate::broker::tls::{self, Tls};
 use crate::error::ErrorKind;
 use crate::sync::lock;
@@ -43,7 +43,7 @@ const GREETING_BYTES_MAX: usize = 64 << 10;
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// A connection, and what the broker said of itself.
-pub(super) struct Opened {
+pub(super) struct OpenedConnection {
     pub(super) connection: Arc<Connection>,
     /// "3.10.8"; `None` if it is another product.
     pub(super) version: Option<String>,
@@ -63,7 +63,7 @@ impl End {
     }
 }
 
-impl Opened {
+impl OpenedConnection {
     /// Says goodbye, and leaves in any case: what of it somebody still holds keeps no consumer
     /// there.
     pub(super) async fn close(self) {
@@ -84,11 +84,15 @@ struct Notes {
 }
 
 /// Connects to the first of these hosts that answers, beginning with this one.
-pub(super) async fn open(place: &Place, purpose: &str, first: usize) -> Result<Opened, Fault> {
+pub(super) async fn open(
+    config: &RabbitMqConfig,
+    purpose: &str,
+    first: usize,
+) -> Result<OpenedConnection, Fault> {
     let mut fault = Fault::timeout();
-    for number in 0..place.hosts.len() {
-        let (host, port) = &place.hosts[(first + number) % place.hosts.len()];
-        match open_one(place, purpose, host, *port).await {
+    for number in 0..config.hosts.len() {
+        let (host, port) = &config.hosts[(first + number) % config.hosts.len()];
+        match open_one(config, purpose, host, *port).await {
             Ok(opened) => return Ok(opened),
             Err(why) => fault = why,
         }
@@ -96,21 +100,26 @@ pub(super) async fn open(place: &Place, purpose: &str, first: usize) -> Result<O
     Err(fault)
 }
 
-async fn open_one(place: &Place, purpose: &str, host: &str, port: u16) -> Result<Opened, Fault> {
+async fn open_one(
+    config: &RabbitMqConfig,
+    purpose: &str,
+    host: &str,
+    port: u16,
+) -> Result<OpenedConnection, Fault> {
     let notes = Notes::default();
     let uri = AMQPUri {
         scheme: AMQPScheme::AMQP,
         authority: AMQPAuthority {
             userinfo: AMQPUserInfo {
-                username: place.user.clone(),
-                password: place.password.clone(),
+                username: config.user.clone(),
+                password: config.password.clone(),
             },
             host: host.to_owned(),
             port,
         },
-        vhost: place.vhost.clone(),
+        vhost: config.vhost.clone(),
         query: AMQPQueryString {
-            heartbeat: u16::try_from(place.heartbeat.as_secs()).ok(),
+            heartbeat: u16::try_from(config.heartbeat.as_secs()).ok(),
             ..AMQPQueryString::default()
         },
     };
@@ -120,7 +129,7 @@ async fn open_one(place: &Place, purpose: &str, host: &str, port: u16) -> Result
     let runtime = Runtime::new(RuntimeParts::new(kit.clone(), Sockets(kit)));
     let making = notes.clone();
     // Read for each connection anew: certificates are renewed while programs run.
-    let tls = place.tls()?;
+    let tls = config.tls()?;
     let make = async move |uri: AMQPUri, _: Runtime<Kit>| {
         let wire = Wire::open(
             &uri.authority.host,
@@ -141,7 +150,7 @@ async fn open_one(place: &Place, purpose: &str, host: &str, port: u16) -> Result
     match opened {
         Ok(Ok(connection)) => {
             let version = lock(&notes.greeting).version.take();
-            Ok(Opened {
+            Ok(OpenedConnection {
                 connection: Arc::new(connection),
                 version,
                 end: notes.end,

@@ -12,12 +12,12 @@ use futures_util::future::{join_all, join3};
 use tokio::sync::oneshot;
 
 use super::RabbitMqCore;
-use super::acks::{Opened, Said};
+use super::consumer_channel::{AckAction, ConsumerChannel};
 use super::fault::Fault;
-use super::held::Held;
+use super::lease_table::HeldDelivery;
 use super::message::{Envelope, shortened};
 use super::publisher::Message;
-use super::topology::Spot;
+use super::topology::QueueKind;
 use crate::broker::account::Account;
 use crate::broker::{Answer, Ending, Settled, Settlement};
 use crate::error::{Error, ErrorKind};
@@ -25,7 +25,7 @@ use crate::job::{AttemptKind, AttemptRecord};
 use crate::sync::lock;
 
 /// A lease that is being ended.
-pub(super) type Ends = (i64, Held, Ending, Option<Box<Answer>>);
+pub(super) type Ends = (i64, HeldDelivery, Ending, Option<Box<Answer>>);
 
 impl RabbitMqCore {
     /// Ends or extends leases. What has been begun is done even if nobody waits for it.
@@ -47,10 +47,10 @@ impl RabbitMqCore {
         ) in settlements.into_iter().enumerate()
         {
             if let Ending::Extend(time) = ending {
-                if lock(&self.hands).extend(&id, token, now, time) {
+                if lock(&self.leases).extend(&id, token, now, time) {
                     answers[place] = Ok(Settled::Accepted(None));
                 }
-            } else if let Some(held) = lock(&self.hands).let_go(&id, token, now) {
+            } else if let Some(held) = lock(&self.leases).let_go(&id, token, now) {
                 places.push(place);
                 ends.push((token, held, ending, answer));
             }
@@ -80,9 +80,9 @@ impl RabbitMqCore {
             .iter()
             .filter_map(|(_, held, _, _)| held.envelope.mark())
             .collect();
-        lock(&self.hands).begin(&marks);
+        lock(&self.leases).begin(&marks);
         let ended = self.end_each(ends).await;
-        lock(&self.hands).finish(&marks);
+        lock(&self.leases).finish(&marks);
         ended
     }
 
@@ -167,8 +167,8 @@ impl RabbitMqCore {
     pub(super) async fn go_on(
         &self,
         token: i64,
-        held: Held,
-        message: (Spot, Message),
+        held: HeldDelivery,
+        message: (QueueKind, Message),
     ) -> Result<(), Error> {
         if let Some(Err(error)) = self
             .storage
@@ -186,38 +186,39 @@ impl RabbitMqCore {
     }
 
     /// The delivery needs nothing more.
-    pub(super) async fn ack(&self, held: &Held) -> Result<(), Fault> {
+    pub(super) async fn ack(&self, held: &HeldDelivery) -> Result<(), Fault> {
         self.ack_all([held]).await.pop().unwrap_or(Ok(()))
     }
 
     /// The same for several; one answer for each.
     pub(super) async fn ack_all<'a>(
         &self,
-        all: impl IntoIterator<Item = &'a Held>,
+        all: impl IntoIterator<Item = &'a HeldDelivery>,
     ) -> Vec<Result<(), Fault>> {
-        let all: Vec<&Held> = all.into_iter().collect();
-        let mut channels: BTreeMap<u64, (&Opened, Vec<u64>)> = BTreeMap::new();
+        let all: Vec<&HeldDelivery> = all.into_iter().collect();
+        let mut channels: BTreeMap<u64, (&ConsumerChannel, Vec<u64>)> = BTreeMap::new();
         {
-            let mut hands = lock(&self.hands);
+            let mut leases = lock(&self.leases);
             for held in &all {
-                hands.settled(&held.envelope);
-                let opened = &*held.grip.opened;
+                leases.settled(&held.envelope);
+                let opened = &*held.delivery.opened;
                 channels
                     .entry(opened.number)
                     .or_insert_with(|| (opened, Vec::new()))
                     .1
-                    .push(held.grip.tag);
+                    .push(held.delivery.tag);
             }
         }
-        let saying = channels
-            .into_iter()
-            .map(async |(number, (opened, tags))| (number, opened.say(tags, Said::Ack).await));
+        let saying = channels.into_iter().map(async |(number, (opened, tags))| {
+            (number, opened.acknowledge(tags, AckAction::Ack).await)
+        });
         let heard: BTreeMap<u64, Result<(), Fault>> = join_all(saying).await.into_iter().collect();
-        all.iter().for_each(|held| held.tap.released(&held.grip));
+        all.iter()
+            .for_each(|held| held.source.released(&held.delivery));
         all.iter()
             .map(|held| {
                 heard
-                    .get(&held.grip.opened.number)
+                    .get(&held.delivery.opened.number)
                     .cloned()
                     .unwrap_or(Ok(()))
             })
@@ -225,9 +226,9 @@ impl RabbitMqCore {
     }
 
     /// It could not be ended.
-    pub(super) fn hold_again(&self, token: i64, held: Held) {
-        if held.grip.opened.is_alive() {
-            lock(&self.hands).hold(token, held);
+    pub(super) fn hold_again(&self, token: i64, held: HeldDelivery) {
+        if held.delivery.opened.is_alive() {
+            lock(&self.leases).hold(token, held);
             self.holding.notify_one();
         }
     }
@@ -237,7 +238,7 @@ impl RabbitMqCore {
         &self,
         envelope: &Envelope,
         ending: &Ending,
-    ) -> Result<Option<(Spot, Message)>, Error> {
+    ) -> Result<Option<(QueueKind, Message)>, Error> {
         let mut next = envelope.next();
         let record = |kind, reason: &str, report| AttemptRecord {
             attempt: envelope.attempt(),
@@ -299,7 +300,7 @@ impl RabbitMqCore {
         }))
     }
 
-    fn dead(&self, envelope: &Envelope, why: &str) -> Result<(Spot, Message), Error> {
+    fn dead(&self, envelope: &Envelope, why: &str) -> Result<(QueueKind, Message), Error> {
         tracing::warn!(job = %envelope.id, queue = %envelope.job.queue, why, "a job goes to the \
             dead letters");
         self.storage

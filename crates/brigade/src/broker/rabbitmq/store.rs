@@ -17,8 +17,8 @@ use super::link::Link;
 use super::message::{self, Envelope};
 use super::publisher::{ConfirmPublisher, Message, Published};
 use super::rabbitmq_3_10::LeaderProbe;
-use super::topology::{DELAY_MAX, Spot, Topology};
-use super::url::Place;
+use super::topology::{DELAY_MAX, QueueKind, Topology};
+use super::url::RabbitMqConfig;
 use crate::broker::{Ordered, PushOutcome};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
@@ -32,7 +32,7 @@ const DECLINED_PAUSE: Duration = Duration::from_millis(150);
 
 /// Where jobs, and calls that wait, are stored.
 pub(super) struct Storage {
-    pub(super) place: Arc<Place>,
+    pub(super) config: Arc<RabbitMqConfig>,
     /// The connection that publishes.
     pub(super) out: Link,
     pub(super) scope: Scope,
@@ -46,13 +46,13 @@ pub(super) struct Storage {
 }
 
 impl Storage {
-    pub(super) fn start(place: &Arc<Place>, out: Link, scope: &Scope) -> Arc<Self> {
+    pub(super) fn start(config: &Arc<RabbitMqConfig>, out: Link, scope: &Scope) -> Arc<Self> {
         Arc::new(Self {
-            place: Arc::clone(place),
-            topology: Topology::new(place, &out),
+            config: Arc::clone(config),
+            topology: Topology::new(config, &out),
             probe: LeaderProbe::new(&out),
-            publisher: ConfirmPublisher::start(place, &out, scope),
-            slow_publisher: ConfirmPublisher::start(place, &out, scope),
+            publisher: ConfirmPublisher::start(config, &out, scope),
+            slow_publisher: ConfirmPublisher::start(config, &out, scope),
             learnt_size: Mutex::new((0, PAYLOAD_BYTES_MAX)),
             out,
             scope: scope.clone(),
@@ -112,7 +112,7 @@ impl Storage {
             (options.keep.is_some(), "jobs and results that are kept"),
             (job.link.is_some(), "flows"),
             (
-                options.priority != 0 && self.place.priority_max().is_none(),
+                options.priority != 0 && self.config.priority_max().is_none(),
                 "priorities; ?priorities=9 in its URL gives its queues some",
             ),
         ];
@@ -120,7 +120,7 @@ impl Storage {
             let text = format!("push to {:?}: RabbitMQ has no {what}", job.queue);
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
-        let max = self.place.priority_max().unwrap_or(0);
+        let max = self.config.priority_max().unwrap_or(0);
         if !(0..=i32::from(max)).contains(&options.priority) {
             let text = format!(
                 "push to {:?}: a priority is from 0 to {max}, and this one is {}",
@@ -136,21 +136,21 @@ impl Storage {
         &self,
         mut envelope: Envelope,
         delay: Duration,
-    ) -> Result<(Spot, Message), Error> {
+    ) -> Result<(QueueKind, Message), Error> {
         let queue = envelope.job.queue.clone();
         // The broker counts milliseconds.
         if delay < Duration::from_millis(1) {
-            let spot = Spot::Jobs(queue);
-            let message = envelope.write(&self.topology.name(&spot), None)?;
-            return Ok((spot, message));
+            let target = QueueKind::Jobs(queue);
+            let message = envelope.write(&self.topology.name(&target), None)?;
+            return Ok((target, message));
         }
         if delay > DELAY_MAX {
             envelope.due = SystemTime::now().checked_add(delay);
         }
         let delay = delay.min(DELAY_MAX);
-        let spot = Spot::Later(queue, delay);
-        let message = envelope.write(&self.topology.name(&spot), Some(delay))?;
-        Ok((spot, message))
+        let target = QueueKind::Later(queue, delay);
+        let message = envelope.write(&self.topology.name(&target), Some(delay))?;
+        Ok((target, message))
     }
 
     /// A job for the queue of dead letters.
@@ -159,10 +159,10 @@ impl Storage {
         queue: &str,
         why: &str,
         message: Message,
-    ) -> Result<(Spot, Message), Error> {
-        let spot = Spot::Dead(queue.into());
-        let message = message::dead_letter(queue, &self.topology.name(&spot), why, message)?;
-        Ok((spot, message))
+    ) -> Result<(QueueKind, Message), Error> {
+        let target = QueueKind::Dead(queue.into());
+        let message = message::dead_letter(queue, &self.topology.name(&target), why, message)?;
+        Ok((target, message))
     }
 
     /// Removes what waits in a queue; what is not due yet stays.
@@ -170,7 +170,7 @@ impl Storage {
         self.topology.check_name(queue)?;
         let purged = self
             .topology
-            .purge(&Spot::Jobs(queue.into()))
+            .purge(&QueueKind::Jobs(queue.into()))
             .await
             .map_err(|fault| fault.into_error("purge a queue"))?;
         Ok(if purged == 0 {
@@ -186,17 +186,17 @@ impl Storage {
         let fitted = messages
             .into_iter()
             .map(|one| Arc::new(fitted(one, frame_max)));
-        let until = Instant::now() + self.place.answer_timeout;
+        let until = Instant::now() + self.config.answer_timeout;
         self.slow_publisher.publish(fitted.collect(), until).await
     }
 
     /// Stores messages in this order; one answer for each.
-    pub(super) async fn store(&self, messages: Vec<(Spot, Message)>) -> Vec<Published> {
+    pub(super) async fn store(&self, messages: Vec<(QueueKind, Message)>) -> Vec<Published> {
         let frame_max = self.out.frame_max();
         let fitted = |message| Arc::new(fitted(message, frame_max));
-        let routed: Vec<(Spot, Arc<Message>)> = messages
+        let routed: Vec<(QueueKind, Arc<Message>)> = messages
             .into_iter()
-            .map(|(spot, message)| (spot, fitted(message)))
+            .map(|(target, message)| (target, fitted(message)))
             .collect();
         let mut outcomes: Vec<Published> = vec![Published::Unroutable; routed.len()];
         for round in 0..ROUNDS_MAX {
@@ -215,24 +215,24 @@ impl Storage {
                 sleep(DECLINED_PAUSE * u32::try_from(round).unwrap_or(1)).await;
             }
             let mut declared = HashMap::new();
-            for spot in todo.iter().map(|n| &routed[*n].0) {
-                if !declared.contains_key(spot) {
+            for target in todo.iter().map(|n| &routed[*n].0) {
+                if !declared.contains_key(target) {
                     // What came back has no queue; queues of delays have to be told in time that
                     // they are needed.
-                    let declaring = if round == 0 || !came_back(&outcomes, &routed, spot) {
-                        self.topology.prepare(spot).await
+                    let declaring = if round == 0 || !came_back(&outcomes, &routed, target) {
+                        self.topology.prepare(target).await
                     } else {
-                        self.topology.forget(spot);
-                        self.topology.declare(spot).await
+                        self.topology.forget(target);
+                        self.topology.declare(target).await
                     };
-                    declared.insert(spot, declaring.err());
+                    declared.insert(target, declaring.err());
                 }
             }
             let firsts = self.publish_firsts(&routed, &todo, &declared).await;
             let (mut now, mut later) = (Vec::with_capacity(todo.len()), Vec::new());
             for n in todo {
-                let spot = &routed[n].0;
-                match (declared.get(spot), firsts.get(spot)) {
+                let target = &routed[n].0;
+                match (declared.get(target), firsts.get(target)) {
                     (Some(Some(fault)), _) => {
                         outcomes[n] = Published::Failed {
                             fault: fault.clone(),
@@ -243,11 +243,11 @@ impl Storage {
                     (_, Some((_, outcome))) if !matches!(outcome, Published::Safe) => {
                         outcomes[n] = outcome.clone().not_sent()
                     }
-                    _ if matches!(spot, Spot::Later(..)) => later.push(n),
+                    _ if matches!(target, QueueKind::Later(..)) => later.push(n),
                     _ => now.push(n),
                 }
             }
-            let until = Instant::now() + self.place.answer_timeout;
+            let until = Instant::now() + self.config.answer_timeout;
             let messages = |places: &[usize]| {
                 places
                     .iter()
@@ -270,9 +270,13 @@ impl Storage {
 }
 
 /// Whether something for this queue came back.
-fn came_back(outcomes: &[Published], routed: &[(Spot, Arc<Message>)], spot: &Spot) -> bool {
+fn came_back(
+    outcomes: &[Published],
+    routed: &[(QueueKind, Arc<Message>)],
+    target: &QueueKind,
+) -> bool {
     outcomes
         .iter()
         .zip(routed)
-        .any(|(outcome, (to, _))| to == spot && matches!(outcome, Published::Unroutable))
+        .any(|(outcome, (to, _))| to == target && matches!(outcome, Published::Unroutable))
 }

@@ -5,7 +5,7 @@
 //! | `{ns}.{queue}` | the jobs. Declared as any client does it; one that is there already is used as it is |
 //! | `{ns}.{queue}.dead` | dead letters, with `brigade-queue` and `brigade-reason` |
 //! | `{ns}.{queue}.delay.{ms}` | jobs that are not due: each expires after its own time, at most these milliseconds, and goes back to `{ns}.{queue}` |
-//! | `{ns}.{queue}.held.{id}` | what one process holds for long (`park`); if that is gone, it goes back to `{ns}.{queue}` |
+//! | `{ns}.{queue}.held.{id}` | what one process holds for long (`refresh`); if that is gone, it goes back to `{ns}.{queue}` |
 //!
 //! The broker looks only at the head of a queue for what has expired, so jobs of different delays
 //! must not share one: each class of delays, an eighth of an octave wide, has its own, and within
@@ -27,7 +27,7 @@ use super::fault::Fault;
 use super::link::{Line, Link};
 use super::message::short;
 use super::rabbitmq_3_10::until_registered;
-use super::url::{Place, Queues};
+use super::url::{QueueType, RabbitMqConfig};
 use crate::error::{Error, ErrorKind};
 use crate::sync::lock;
 
@@ -57,25 +57,25 @@ const NAME_BYTES_MAX: usize = 255 - ".held.0123456789abcdef".len();
 
 /// A queue, by the name that its user gives it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Spot {
+pub(super) enum QueueKind {
     Jobs(Box<str>),
     Dead(Box<str>),
     /// Not before this time has passed, `DELAY_MAX` at most.
     Later(Box<str>, Duration),
     /// What a channel of this name holds for long.
-    Held(Box<str>, Box<str>),
+    Refresh(Box<str>, Box<str>),
 }
 
-impl Spot {
+impl QueueKind {
     /// It is ours alone, and whatever is in it goes back to its queue when its time is over.
-    fn is_detour(&self) -> bool {
-        matches!(self, Self::Later(..) | Self::Held(..))
+    fn is_temporary(&self) -> bool {
+        matches!(self, Self::Later(..) | Self::Refresh(..))
     }
 }
 
 /// How a queue was found.
 #[derive(Clone, Debug)]
-pub(super) enum Found {
+pub(super) enum FoundQueue {
     /// As we declare it.
     Ours,
     /// With other arguments: what the broker says about them.
@@ -83,18 +83,19 @@ pub(super) enum Found {
 }
 
 pub(super) struct Topology {
-    place: Arc<Place>,
+    config: Arc<RabbitMqConfig>,
     link: Link,
     /// Channels by which queues were declared, for the next ones: with their connections.
     idle: Mutex<Vec<(u64, Channel)>>,
-    /// The quorum queues that were put to use: when each was last declared, and on which connection.
+    /// The quorum queues that were put to use: when each was last declared, and on which
+    /// connection.
     declared: Mutex<HashMap<String, (Instant, u64)>>,
 }
 
 impl Topology {
-    pub(super) fn new(place: &Arc<Place>, link: &Link) -> Self {
+    pub(super) fn new(config: &Arc<RabbitMqConfig>, link: &Link) -> Self {
         Self {
-            place: Arc::clone(place),
+            config: Arc::clone(config),
             link: link.clone(),
             idle: Mutex::default(),
             declared: Mutex::default(),
@@ -105,7 +106,7 @@ impl Topology {
     ///
     /// `BadOption` for a name that the broker cannot have.
     pub(super) fn check_name(&self, queue: &str) -> Result<(), Error> {
-        let name = self.place.name_of(queue);
+        let name = self.config.name_of(queue);
         if name.len() > NAME_BYTES_MAX {
             let text = format!(
                 "name a queue {queue:?}: with its namespace it has more than {NAME_BYTES_MAX} bytes"
@@ -122,52 +123,52 @@ impl Topology {
     }
 
     /// The broker's name of it.
-    pub(super) fn name(&self, spot: &Spot) -> String {
-        match spot {
-            Spot::Jobs(queue) => self.place.name_of(queue),
-            Spot::Dead(queue) => format!("{}.dead", self.place.name_of(queue)),
-            Spot::Later(queue, delay) => format!(
+    pub(super) fn name(&self, target: &QueueKind) -> String {
+        match target {
+            QueueKind::Jobs(queue) => self.config.name_of(queue),
+            QueueKind::Dead(queue) => format!("{}.dead", self.config.name_of(queue)),
+            QueueKind::Later(queue, delay) => format!(
                 "{}.delay.{}",
-                self.place.name_of(queue),
+                self.config.name_of(queue),
                 class_of(*delay).as_millis()
             ),
-            Spot::Held(queue, id) => format!("{}.held.{id}", self.place.name_of(queue)),
+            QueueKind::Refresh(queue, id) => format!("{}.held.{id}", self.config.name_of(queue)),
         }
     }
 
     /// Sees to it that a quorum queue is there: that a queue of a class of delays lives long
     /// enough. Other queues are declared when something that was published came back.
-    pub(super) async fn prepare(&self, spot: &Spot) -> Result<(), Fault> {
-        if !self.is_quorum(spot) {
+    pub(super) async fn prepare(&self, target: &QueueKind) -> Result<(), Fault> {
+        if !self.is_quorum(target) {
             return Ok(());
         }
         let line = self.link.line().await?;
-        let declared = lock(&self.declared).get(&self.name(spot)).copied();
+        let declared = lock(&self.declared).get(&self.name(target)).copied();
         match declared {
             Some((at, generation))
                 if generation == line.generation && at.elapsed() < DECLARED_FOR =>
             {
                 Ok(())
             }
-            _ => self.declare(spot).await,
+            _ => self.declare(target).await,
         }
     }
 
     /// Whether it is known to be a quorum queue.
-    pub(super) fn is_quorum(&self, spot: &Spot) -> bool {
-        spot.is_detour() || self.place.queues == Queues::Quorum
+    pub(super) fn is_quorum(&self, target: &QueueKind) -> bool {
+        target.is_temporary() || self.config.queues == QueueType::Quorum
     }
 
-    pub(super) async fn declare(&self, spot: &Spot) -> Result<(), Fault> {
-        let name = self.name(spot);
+    pub(super) async fn declare(&self, target: &QueueKind) -> Result<(), Fault> {
+        let name = self.name(target);
         let declaring = |line: Line| async move {
             let at = Instant::now();
-            self.declare_on(&line, spot)
+            self.declare_on(&line, target)
                 .await
                 .map(|_| (at, line.generation))
         };
         let (at, generation) = self.link.ask(declaring).await?;
-        if spot.is_detour() && !lock(&self.declared).contains_key(&name) {
+        if target.is_temporary() && !lock(&self.declared).contains_key(&name) {
             until_registered().await;
         }
         let mut declared = lock(&self.declared);
@@ -180,28 +181,36 @@ impl Topology {
     }
 
     /// A queue that came back as unroutable is new when it is declared again.
-    pub(super) fn forget(&self, spot: &Spot) {
-        lock(&self.declared).remove(&self.name(spot));
+    pub(super) fn forget(&self, target: &QueueKind) {
+        lock(&self.declared).remove(&self.name(target));
     }
 
     /// Declares a queue.
-    pub(super) async fn declare_on(&self, line: &Line, spot: &Spot) -> Result<Found, Fault> {
-        self.count_on(line, spot).await.map(|(found, _)| found)
+    pub(super) async fn declare_on(
+        &self,
+        line: &Line,
+        target: &QueueKind,
+    ) -> Result<FoundQueue, Fault> {
+        self.count_on(line, target).await.map(|(found, _)| found)
     }
 
     /// Declares a queue; and how many messages wait in it.
-    pub(super) async fn count_on(&self, line: &Line, spot: &Spot) -> Result<(Found, u32), Fault> {
-        let name = self.name(spot);
+    pub(super) async fn count_on(
+        &self,
+        line: &Line,
+        target: &QueueKind,
+    ) -> Result<(FoundQueue, u32), Fault> {
+        let name = self.name(target);
         match self
             .declare_as(
                 line,
                 &name,
                 QueueDeclareOptions::durable(),
-                self.arguments(spot),
+                self.arguments(target),
             )
             .await
         {
-            Ok(count) => Ok((Found::Ours, count)),
+            Ok(count) => Ok((FoundQueue::Ours, count)),
             Err(other) if other.kind() == ErrorKind::Unsupported => {
                 let count = self
                     .declare_as(
@@ -215,15 +224,15 @@ impl Topology {
                     queue = name,
                     "the queue is there with other arguments; it is used as it is"
                 );
-                Ok((Found::Other(other), count))
+                Ok((FoundQueue::Other(other), count))
             }
             Err(fault) => Err(fault),
         }
     }
 
-    /// By a channel that nothing else uses meanwhile: the broker closes it if the queue is there with
-    /// other arguments. Soon after the start of a broker, what is asked of a quorum queue may hang for half a
-    /// minute, and be answered at once on another channel.
+    /// By a channel that nothing else uses meanwhile: the broker closes it if the queue is there
+    /// with other arguments. Soon after the start of a broker, what is asked of a quorum queue may
+    /// hang for half a minute, and be answered at once on another channel.
     async fn declare_as(
         &self,
         line: &Line,
@@ -233,7 +242,7 @@ impl Topology {
     ) -> Result<u32, Fault> {
         let name =
             short(name).map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
-        let until = Instant::now() + self.place.answer_timeout;
+        let until = Instant::now() + self.config.answer_timeout;
         let mut patience = PATIENCE;
         loop {
             let channel = self.idle_channel(line).await?;
@@ -275,30 +284,30 @@ impl Topology {
         }
     }
 
-    pub(super) async fn purge(&self, spot: &Spot) -> Result<u64, Fault> {
+    pub(super) async fn purge(&self, target: &QueueKind) -> Result<u64, Fault> {
         let line = self.link.line().await?;
-        self.declare_on(&line, spot).await?;
+        self.declare_on(&line, target).await?;
         let channel = line.channel().await?;
-        let name = short(&self.name(spot))
+        let name = short(&self.name(target))
             .map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
         line.answer(channel.queue_purge(name, QueuePurgeOptions::default()))
             .await
             .map(u64::from)
     }
 
-    fn arguments(&self, spot: &Spot) -> FieldTable {
+    fn arguments(&self, target: &QueueKind) -> FieldTable {
         let mut table = FieldTable::default();
         let text = |text: &str| AMQPValue::LongString(text.into());
         let mut set = |name: &str, value: AMQPValue| {
             table.insert(name.into(), value);
         };
-        match spot {
-            Spot::Jobs(queue) => match self.place.queues {
-                Queues::Classic => {}
-                Queues::Priorities(highest) => {
+        match target {
+            QueueKind::Jobs(queue) => match self.config.queues {
+                QueueType::Classic => {}
+                QueueType::Priorities(highest) => {
                     set("x-max-priority", AMQPValue::LongInt(highest.into()))
                 }
-                Queues::Quorum => {
+                QueueType::Quorum => {
                     set("x-queue-type", text("quorum"));
                     // With a limit, what goes back keeps its place: without one, or with the
                     // default of 4.0, it goes to the end, or after 20 times to the dead letters.
@@ -309,22 +318,22 @@ impl Topology {
                     set("x-dead-letter-exchange", text(""));
                     set(
                         "x-dead-letter-routing-key",
-                        text(&self.name(&Spot::Dead(queue.clone()))),
+                        text(&self.name(&QueueKind::Dead(queue.clone()))),
                     );
                 }
             },
-            Spot::Dead(_) => {
+            QueueKind::Dead(_) => {
                 set("x-max-length", AMQPValue::LongLongInt(DEAD_MAX));
-                if self.place.queues == Queues::Quorum {
+                if self.config.queues == QueueType::Quorum {
                     set("x-queue-type", text("quorum"));
                 }
             }
-            Spot::Later(queue, _) | Spot::Held(queue, _) => {
+            QueueKind::Later(queue, _) | QueueKind::Refresh(queue, _) => {
                 let millis = |time: Duration| {
                     AMQPValue::LongLongInt(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
                 };
-                let lifetime = match spot {
-                    Spot::Later(_, delay) => class_of(*delay) + DELAY_MARGIN,
+                let lifetime = match target {
+                    QueueKind::Later(_, delay) => class_of(*delay) + DELAY_MARGIN,
                     _ => {
                         set("x-message-ttl", millis(HELD_FOR));
                         DELAY_MARGIN
@@ -334,7 +343,7 @@ impl Topology {
                 set("x-dead-letter-exchange", text(""));
                 set(
                     "x-dead-letter-routing-key",
-                    text(&self.place.name_of(queue)),
+                    text(&self.config.name_of(queue)),
                 );
                 set("x-dead-letter-strategy", text("at-least-once"));
                 // Without it the broker falls back to at most once.

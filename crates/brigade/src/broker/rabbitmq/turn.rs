@@ -30,12 +30,12 @@ const AGAIN: std::time::Duration = std::time::Duration::from_millis(200);
 impl RabbitMqCore {
     /// Waits for the turn of a queue. Dropping the future leaves the row.
     pub(super) async fn turn(&self, queue: &str) -> Result<Turn, Error> {
-        let name = short(&self.place.name_of(&format!("brigade-turn.{queue}")))?;
+        let name = short(&self.config.name_of(&format!("brigade-turn.{queue}")))?;
         let over = CancellationToken::new();
         let turn = Turn::until(over.clone());
         let (tell, told) = oneshot::channel();
         self.scope
-            .spawn_until_closed(hold(self.hands_link.clone(), name, over, tell));
+            .spawn_until_closed(hold(self.consume_link.clone(), name, over, tell));
         match told.await {
             Ok(Ok(())) => Ok(turn),
             Ok(Err(fault)) => Err(fault.into_error("wait for a turn")),

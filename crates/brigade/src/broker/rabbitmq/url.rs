@@ -31,7 +31,7 @@ const NAMESPACE_BYTES_MAX: usize = 30;
 
 /// All that a URL says. Not `Debug`: it has a password.
 #[derive(Clone)]
-pub(super) struct Place {
+pub(super) struct RabbitMqConfig {
     pub(super) hosts: Vec<(String, u16)>,
     pub(super) user: String,
     pub(super) password: String,
@@ -45,7 +45,7 @@ pub(super) struct Place {
     /// After which the broker takes a delivery back that nobody settled.
     pub(super) consumer_timeout: Duration,
     pub(super) management: Option<Management>,
-    pub(super) queues: Queues,
+    pub(super) queues: QueueType,
     /// Calls from here outlive a restart of the broker.
     pub(super) durable_calls: bool,
 }
@@ -69,7 +69,7 @@ pub(super) enum Blocked {
 
 /// How queues are declared that are not there yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Queues {
+pub(super) enum QueueType {
     /// As any client declares them, so that programs in other languages may declare them, too.
     Classic,
     /// With priorities from 0 to this.
@@ -78,7 +78,7 @@ pub(super) enum Queues {
     Quorum,
 }
 
-impl Place {
+impl RabbitMqConfig {
     /// # Errors
     ///
     /// `BadOption`, with what to write.
@@ -129,8 +129,8 @@ impl Place {
             }
             path => decode(path)?,
         };
-        let mut options = Options::parse(query)?;
-        let place = Self {
+        let mut options = UrlOptions::parse(query)?;
+        let config = Self {
             hosts,
             user,
             password,
@@ -170,8 +170,8 @@ impl Place {
         };
         options.none_left(is_tls)?;
         // Here, so that it is told as it is.
-        place.read_tls()?;
-        Ok(place)
+        config.read_tls()?;
+        Ok(config)
     }
 
     /// Reads the certificates.
@@ -206,8 +206,8 @@ impl Place {
     /// The highest priority, if its queues have any.
     pub(super) fn priority_max(&self) -> Option<u8> {
         match self.queues {
-            Queues::Priorities(highest) => Some(highest),
-            Queues::Classic | Queues::Quorum => None,
+            QueueType::Priorities(highest) => Some(highest),
+            QueueType::Classic | QueueType::Quorum => None,
         }
     }
 
@@ -247,9 +247,9 @@ fn decode(text: &str) -> Result<String, Error> {
 }
 
 /// What stands behind the `?`; taken out one by one.
-struct Options(address::Options);
+struct UrlOptions(address::Options);
 
-impl Options {
+impl UrlOptions {
     fn parse(query: &str) -> Result<Self, Error> {
         address::Options::parse(query).map(Self).map_err(bad)
     }
@@ -317,18 +317,18 @@ impl Options {
         Ok(Some(Management { host, port, is_tls }))
     }
 
-    fn queues(&mut self) -> Result<Queues, Error> {
+    fn queues(&mut self) -> Result<QueueType, Error> {
         let kind = self.take("queues");
         let priorities = self.take("priorities");
         match (kind.as_deref(), priorities) {
-            (None | Some("classic"), None) => Ok(Queues::Classic),
+            (None | Some("classic"), None) => Ok(QueueType::Classic),
             (None | Some("classic"), Some(text)) => match text.parse() {
-                Ok(highest) if highest > 0 => Ok(Queues::Priorities(highest)),
+                Ok(highest) if highest > 0 => Ok(QueueType::Priorities(highest)),
                 _ => Err(bad(
                     "priorities is the highest priority, from 1 to 255; 9 is plenty",
                 )),
             },
-            (Some("quorum"), None) => Ok(Queues::Quorum),
+            (Some("quorum"), None) => Ok(QueueType::Quorum),
             (Some("quorum"), Some(_)) => Err(bad(
                 "quorum queues have no priorities; leave one of them out",
             )),

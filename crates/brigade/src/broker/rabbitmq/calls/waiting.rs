@@ -88,7 +88,7 @@ impl Waiting {
     }
 
     fn cancel(&self, reason: &str) {
-        let until = Instant::now() + self.calls.place.answer_timeout;
+        let until = Instant::now() + self.calls.config.answer_timeout;
         let id = self.calls.id_of(self.number);
         let cancel = control::cancel(&self.queue, &id, reason).give_up_at(until);
         if self.calls.publisher.try_send(cancel).is_err() {

@@ -35,7 +35,7 @@ use super::super::fault::Fault;
 use super::super::fit;
 use super::super::link::{Line, Link};
 use super::super::pause::Pauses;
-use super::super::url::{Blocked, Place};
+use super::super::url::{Blocked, RabbitMqConfig};
 use super::{Policy, PublishRequest, Published};
 use crate::error::ErrorKind;
 
@@ -54,7 +54,7 @@ const CHANNEL_PAUSE_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Lane<P> {
     policy: Arc<P>,
     link: Link,
-    place: Arc<Place>,
+    config: Arc<RabbitMqConfig>,
     inbox: mpsc::Receiver<Vec<PublishRequest>>,
     /// In the order in which they are to be sent.
     unsent: VecDeque<PublishRequest>,
@@ -76,14 +76,14 @@ pub(super) struct Lane<P> {
 impl<P: Policy> Lane<P> {
     pub(super) fn new(
         policy: Arc<P>,
-        place: &Arc<Place>,
+        config: &Arc<RabbitMqConfig>,
         link: &Link,
         inbox: mpsc::Receiver<Vec<PublishRequest>>,
     ) -> Self {
         Self {
             policy,
             link: link.clone(),
-            place: Arc::clone(place),
+            config: Arc::clone(config),
             inbox,
             unsent: VecDeque::new(),
             batch: Vec::new(),
@@ -289,7 +289,7 @@ impl<P: Policy> Lane<P> {
         let mut blocked = line.blocked.clone();
         while blocked.borrow().is_some() {
             let fault = Fault::blocking();
-            match self.place.blocked {
+            match self.config.blocked {
                 Blocked::Error => self.fail_all(&fault),
                 Blocked::Wait => self.fail_late(&fault),
             };

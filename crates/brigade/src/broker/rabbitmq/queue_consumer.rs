@@ -1,15 +1,18 @@
 //! What takes jobs from one queue.
 //!
-//! Whoever wants jobs *asks*; the tap sees to it that the broker sends as many as are asked for and
-//! no more: consumers with as much room (prefetch) as there are asks that nothing has come for.
-//! What is in somebody's hands takes up its consumer's room until it is settled, so a worker that
-//! asks for ten and holds three is sent seven. What came for an ask that has ended by then is
+//! Whoever wants jobs *asks*; the queue consumer sees to it that the broker sends as many as are
+//! asked for and no more: consumers with as much room (prefetch) as there are asks that nothing has
+//! come for. What is in somebody's hands takes up its consumer's room until it is settled, so a
+//! worker that asks for ten and holds three is sent seven. What came for an ask that has ended by
+//! then is
 //! *ready* for the next one; if none comes within the hand-back time, consumers are cancelled and
 //! it goes back to the broker, where it was in its queue.
 //!
-//! One task per tap changes its consumers (`drive`); everybody may look at the state and poke it.
+//! One task per queue consumer changes its consumers (`drive`); everybody may look at the state and
+//! poke it.
 
 mod ask;
+mod channel;
 mod take;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,21 +21,20 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicGetOptions};
+use lapin::message::Delivery as Received;
+use lapin::options::BasicCancelOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::{Instant, sleep, sleep_until};
 
+pub(super) use self::ask::{Ask, Taken};
 use super::RabbitMqCore;
-use super::acks::{Opened, Said};
+use super::consumer_channel::{AckAction, ConsumerChannel};
 use super::fault::Fault;
-use super::groups::Group;
-use super::held::Grip;
-use super::link::Line;
-use super::message::{Envelope, short};
+use super::lease_table::Delivery;
+use super::message::Envelope;
 use super::pause::Pauses;
-use super::topology::Spot;
+use super::queue_groups::QueueGroup;
 use crate::error::ErrorKind;
 use crate::sync::lock;
 
@@ -48,18 +50,16 @@ const DELIVERIES_MAX: u64 = 10;
 /// server all that waits may be marked as handed out before.
 const COUNTS_FOR: Duration = Duration::from_secs(600);
 const COUNTED_MAX: u32 = 256;
-/// The map of taps, and its task.
+/// The map of queue consumers, and its task.
 const RESTING_USERS: usize = 2;
 /// Patience grows with the failures, up to half a minute.
 const FAILURES_MAX: u32 = 12;
 /// Far longer than any attempt.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(24 * 24 * 60 * 60);
 
-pub(super) use self::ask::{Ask, Taken};
-
-pub(super) struct Tap {
+pub(super) struct QueueConsumer {
     pub(super) queue: Box<str>,
-    state: Mutex<State>,
+    state: Mutex<ConsumerState>,
     poke: Notify,
     /// It was said that its jobs may run for longer than the broker lets a delivery be held.
     warned_of_time: AtomicBool,
@@ -71,11 +71,11 @@ pub(super) struct Tap {
     /// Takes by a channel of its own, whatever the others do: it broke one.
     is_alone: AtomicBool,
     /// Consumers of several queues that this is one of, and its place there.
-    groups: Mutex<Vec<(Weak<Group>, usize)>>,
+    groups: Mutex<Vec<(Weak<QueueGroup>, usize)>>,
 }
 
 #[derive(Default)]
-struct State {
+struct ConsumerState {
     /// How many jobs each ask still wants; and whether it wants to know when there are none.
     asks: BTreeMap<u64, (usize, bool)>,
     /// One job is wanted when there is one, whoever asks then.
@@ -84,15 +84,15 @@ struct State {
     releases: u64,
     /// Questions in a row after which it was not known whether there are more.
     unsure: u32,
-    /// Nobody needs this tap any more.
+    /// Nobody needs this queue consumer any more.
     retired: bool,
     /// Since when nobody asked.
     idle_since: Option<Instant>,
     next_number: u64,
     /// By their place in the channel's order.
-    ready: VecDeque<(Grip, Arc<Envelope>)>,
-    opened: Option<Arc<Opened>>,
-    consumers: Vec<Consumer>,
+    ready: VecDeque<(Delivery, Arc<Envelope>)>,
+    opened: Option<Arc<ConsumerChannel>>,
+    subscriptions: Vec<Subscription>,
     /// Since when more could come than is asked for.
     over_since: Option<Instant>,
     /// Why nothing comes.
@@ -101,7 +101,7 @@ struct State {
     failures: u32,
 }
 
-struct Consumer {
+struct Subscription {
     number: u64,
     tag: ShortString,
     /// As many the broker sends at once.
@@ -124,7 +124,7 @@ enum Plan {
     HandBack,
 }
 
-impl Tap {
+impl QueueConsumer {
     pub(super) fn new(queue: &str) -> Arc<Self> {
         Arc::new(Self {
             queue: queue.into(),
@@ -157,7 +157,7 @@ impl Tap {
         drop(state);
         self.poke.notify_one();
         Ask {
-            tap: Arc::clone(self),
+            source: Arc::clone(self),
             number,
         }
     }
@@ -175,13 +175,13 @@ impl Tap {
     /// Whether the queue has nothing, as far as is known: what came next would be here at once.
     pub(super) fn is_dry(&self) -> bool {
         let state = lock(&self.state);
-        let has_room = |one: &Consumer| one.is_open && one.is_fenced && one.room > one.taken;
+        let has_room = |one: &Subscription| one.is_open && one.is_fenced && one.room > one.taken;
         state.ready.is_empty()
             && state
                 .opened
                 .as_ref()
                 .is_some_and(|opened| opened.is_alive())
-            && state.consumers.iter().any(has_room)
+            && state.subscriptions.iter().any(has_room)
     }
 
     /// Something is wrong with it, so that nobody need wait for it.
@@ -189,7 +189,7 @@ impl Tap {
         lock(&self.state).fault.is_some()
     }
 
-    pub(super) fn join(&self, group: &Arc<Group>, place: usize) {
+    pub(super) fn join(&self, group: &Arc<QueueGroup>, place: usize) {
         let mut groups = lock(&self.groups);
         groups.retain(|(group, _)| group.strong_count() > 0);
         groups.push((Arc::downgrade(group), place));
@@ -210,7 +210,7 @@ impl Tap {
         let is_idle = users <= RESTING_USERS
             && state.asks.is_empty()
             && state.ready.is_empty()
-            && state.consumers.is_empty()
+            && state.subscriptions.is_empty()
             && !state.listens;
         if !is_idle {
             state.idle_since = None;
@@ -230,7 +230,7 @@ impl Tap {
         let mut state = lock(&self.state);
         let count = max.min(state.ready.len());
         Taken {
-            tap: Arc::clone(self),
+            source: Arc::clone(self),
             left: state.ready.drain(..count).collect(),
         }
     }
@@ -244,164 +244,6 @@ impl Tap {
     /// Why nothing can come, if somebody has to change something first.
     pub(super) fn refusal(&self) -> Option<Fault> {
         lock(&self.state).fault.clone().filter(Fault::is_lasting)
-    }
-
-    /// Asks the broker for one job now; `false` if there is none.
-    pub(super) async fn fetch(self: &Arc<Self>, core: &Arc<RabbitMqCore>) -> Result<bool, Fault> {
-        let (opened, _) = self.opened(core).await?;
-        let (tap, core, (tell, told)) = (Arc::clone(self), Arc::clone(core), oneshot::channel());
-        let scope = core.scope.clone();
-        // In a task of its own: what is on its way when whoever asked goes away must be noted.
-        scope.spawn_until_closed(async move {
-            let got = async {
-                let name = short(&core.storage.topology.name(&Spot::Jobs(tap.queue.clone())))
-                    .map_err(|_| too_long())?;
-                opened
-                    .line
-                    .answer(
-                        opened
-                            .channel
-                            .basic_get(name, BasicGetOptions { no_ack: false }),
-                    )
-                    .await
-            };
-            let answer = match got.await {
-                Ok(None) => Ok(false),
-                Ok(Some(message)) => {
-                    tap.arrived(&core, &opened, 0, message.delivery);
-                    Ok(true)
-                }
-                Err(fault) => {
-                    tap.fail(&core, &opened, &fault);
-                    Err(fault)
-                }
-            };
-            tell.send(answer).ok();
-        });
-        told.await
-            .unwrap_or_else(|_| Err(Fault::new(ErrorKind::Closed, "the broker was dropped")))
-    }
-
-    /// The channel there is, or a new one; the queue is there then, and its jobs are counted.
-    async fn opened(
-        &self,
-        core: &Arc<RabbitMqCore>,
-    ) -> Result<(Arc<Opened>, Option<u32>), Fault> {
-        let _opening = self.opening.lock().await;
-        if let Some(opened) = lock(&self.state)
-            .opened
-            .as_ref()
-            .filter(|opened| opened.is_alive())
-        {
-            return Ok((Arc::clone(opened), None));
-        }
-        let line = core.hands_link.line().await?;
-        let count = self.count(core, &line).await?;
-        if let Ok(name) = short(&core.storage.topology.name(&Spot::Jobs(self.queue.clone()))) {
-            core.served.is_heard(&name).await;
-        }
-        let opened = core
-            .shared
-            .open(core, line, self.is_alone.load(Ordering::Relaxed))
-            .await?;
-        let before = lock(&self.state).opened.replace(Arc::clone(&opened));
-        if let Some(before) = before {
-            self.end(core, &before);
-        }
-        Ok((opened, Some(count)))
-    }
-
-    /// Declares the queue; how many jobs wait in it.
-    async fn count(&self, core: &RabbitMqCore, line: &Line) -> Result<u32, Fault> {
-        core.storage
-            .topology
-            .count_on(line, &Spot::Jobs(self.queue.clone()))
-            .await
-            .map(|(_, count)| count)
-    }
-
-    /// Something went wrong on a channel: it is over.
-    fn fail(&self, core: &RabbitMqCore, opened: &Arc<Opened>, fault: &Fault) {
-        tracing::warn!(%fault, queue = self.queue, "a channel that took jobs failed");
-        core.learn(fault);
-        self.end(core, opened);
-    }
-
-    /// A channel is over, and all that came by it is another's by now.
-    fn end(&self, core: &RabbitMqCore, opened: &Arc<Opened>) {
-        opened.dead.cancel();
-        {
-            let mut state = lock(&self.state);
-            state
-                .ready
-                .retain(|(grip, _)| grip.opened.number != opened.number);
-            if state
-                .opened
-                .as_ref()
-                .is_none_or(|current| current.number == opened.number)
-            {
-                state.opened = None;
-                state.consumers.clear();
-            }
-        }
-        core.lose(opened.number, None);
-        self.poke.notify_one();
-    }
-
-    /// The queue was deleted: what was taken from it is gone. Others that take by the same channel
-    /// go on.
-    fn begin_anew(&self, core: &RabbitMqCore, opened: &Arc<Opened>) {
-        if !opened.is_shared {
-            return self.end(core, opened);
-        }
-        {
-            let mut state = lock(&self.state);
-            state
-                .ready
-                .retain(|(grip, _)| grip.opened.number != opened.number);
-            state.opened = None;
-            state.consumers.clear();
-        }
-        core.lose(opened.number, Some(&self.queue));
-        self.poke.notify_one();
-    }
-
-    /// Nothing more will be said of it.
-    pub(super) fn released(&self, grip: &Grip) {
-        let mut state = lock(&self.state);
-        if let Some(consumer) = state
-            .consumers
-            .iter_mut()
-            .find(|consumer| consumer.number == grip.consumer)
-        {
-            consumer.taken = consumer.taken.saturating_sub(1);
-            // The broker may be sending the next one.
-            consumer.is_fenced = false;
-        }
-        state.releases += 1;
-        drop(state);
-        self.poke.notify_one();
-    }
-
-    /// Ends the consumer that this came by, so that nothing is sent in its stead when it is acked.
-    pub(super) async fn close_consumer(&self, grip: &Grip) {
-        let tag = {
-            let mut state = lock(&self.state);
-            let consumer = state
-                .consumers
-                .iter_mut()
-                .find(|consumer| consumer.number == grip.consumer);
-            consumer.and_then(|consumer| {
-                std::mem::take(&mut consumer.is_open).then(|| consumer.tag.clone())
-            })
-        };
-        let Some(tag) = tag else { return };
-        let cancelling = grip
-            .opened
-            .channel
-            .basic_cancel(tag, BasicCancelOptions { nowait: false });
-        // It ends with its channel in any case.
-        grip.opened.line.answer(cancelling).await.ok();
     }
 
     /// Whether a delivery that was handed out before is counted now, by writing it anew. A job that
@@ -473,19 +315,19 @@ impl Tap {
             .as_ref()
             .is_some_and(|opened| opened.dead.is_cancelled())
         {
-            state.consumers.clear();
+            state.subscriptions.clear();
         }
         state
-            .consumers
-            .retain(|consumer| consumer.is_open || consumer.taken > 0);
+            .subscriptions
+            .retain(|subscription| subscription.is_open || subscription.taken > 0);
         let asked: usize = state.asks.values().map(|(count, _)| count).sum();
         let wanted = asked
             .max(state.listens.into())
             .saturating_sub(state.ready.len());
         let free: usize = state
-            .consumers
+            .subscriptions
             .iter()
-            .filter(|consumer| consumer.is_open)
+            .filter(|subscription| subscription.is_open)
             .map(|one| one.room.saturating_sub(one.taken))
             .sum();
         if wanted > free {
@@ -493,7 +335,7 @@ impl Tap {
             return Plan::Consume(wanted - free);
         }
         let is_unsure = state
-            .consumers
+            .subscriptions
             .iter()
             .any(|one| one.is_open && !one.is_fenced && one.room > one.taken);
         if is_unsure
@@ -517,35 +359,35 @@ impl Tap {
     fn arrived(
         self: &Arc<Self>,
         core: &Arc<RabbitMqCore>,
-        opened: &Arc<Opened>,
-        consumer: u64,
-        delivery: Delivery,
+        opened: &Arc<ConsumerChannel>,
+        subscription: u64,
+        received: Received,
     ) {
-        opened.note(delivery.delivery_tag);
-        let grip = Grip::new(opened, delivery.delivery_tag, consumer);
+        opened.note(received.delivery_tag);
+        let delivery = Delivery::new(opened, received.delivery_tag, subscription);
         {
             let mut state = lock(&self.state);
-            if let Some(consumer) = state
-                .consumers
+            if let Some(subscription) = state
+                .subscriptions
                 .iter_mut()
-                .find(|one| one.number == consumer)
+                .find(|one| one.number == subscription)
             {
-                consumer.taken += 1;
+                subscription.taken += 1;
             }
             // There may be more.
             state.listens = false;
         }
         self.tell_groups();
-        let Some(envelope) = core.admit(self, &grip, delivery) else {
+        let Some(envelope) = core.admit(self, &delivery, received) else {
             return;
         };
         let mut state = lock(&self.state);
         let place = state
             .ready
             .iter()
-            .rposition(|(before, _)| before.tag < grip.tag)
+            .rposition(|(before, _)| before.tag < delivery.tag)
             .map_or(0, |place| place + 1);
-        state.ready.insert(place, (grip, Arc::new(envelope)));
+        state.ready.insert(place, (delivery, Arc::new(envelope)));
         drop(state);
         core.news.notify_waiters();
     }
@@ -554,10 +396,10 @@ impl Tap {
     async fn hand_back(self: &Arc<Self>, core: &Arc<RabbitMqCore>) -> Result<(), Fault> {
         let (opened, tags) = {
             let mut state = lock(&self.state);
-            let close = |consumer: &mut Consumer| {
-                std::mem::take(&mut consumer.is_open).then(|| consumer.tag.clone())
+            let close = |subscription: &mut Subscription| {
+                std::mem::take(&mut subscription.is_open).then(|| subscription.tag.clone())
             };
-            let tags: Vec<ShortString> = state.consumers.iter_mut().filter_map(close).collect();
+            let tags: Vec<ShortString> = state.subscriptions.iter_mut().filter_map(close).collect();
             (state.opened.clone(), tags)
         };
         let Some(opened) = opened else { return Ok(()) };
@@ -583,15 +425,18 @@ impl Tap {
             state.ready.drain(asked..).collect()
         };
         self.tell_groups();
-        let back = surplus.iter().map(async |(grip, envelope)| {
+        let back = surplus.iter().map(async |(delivery, envelope)| {
             if envelope.deliveries >= DELIVERIES_MAX {
                 // The broker would give it up: as a new message it is counted from the beginning.
-                core.hand_on(self, grip.clone(), envelope, envelope.next());
+                core.hand_on(self, delivery.clone(), envelope, envelope.next());
                 return Ok(());
             }
-            lock(&core.hands).returns(envelope);
-            let said = grip.opened.say(vec![grip.tag], Said::Requeue).await;
-            self.released(grip);
+            lock(&core.leases).returns(envelope);
+            let said = delivery
+                .opened
+                .acknowledge(vec![delivery.tag], AckAction::Requeue)
+                .await;
+            self.released(delivery);
             said
         });
         join_all(back).await.into_iter().collect()
@@ -599,7 +444,7 @@ impl Tap {
 }
 
 /// What a consumer asks for: to hold for far longer than any attempt takes. Brokers before 3.11.15
-/// do not hear it, see `park`.
+/// do not hear it, see `refresh`.
 pub(super) fn hold_long() -> FieldTable {
     let mut arguments = FieldTable::default();
     let timeout = i64::try_from(CONSUMER_TIMEOUT.as_millis()).unwrap_or(i64::MAX);

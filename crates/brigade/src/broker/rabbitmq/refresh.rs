@@ -10,8 +10,8 @@
 //!   3. the delivery before it is acked
 //! ```
 //!
-//! The lease, its token and its time stay what they are; only its grip changes. At each step the
-//! broker has the message at least once:
+//! The lease, its token and its time stay what they are; only its delivery changes. At each step
+//! the broker has the message at least once:
 //!
 //! - Should this process or a connection end, what it held in that queue expires there, and goes
 //!   back to the queue that it came from. Nobody takes from a queue of held jobs again: each
@@ -35,20 +35,20 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use lapin::message::Delivery;
+use lapin::message::Delivery as Received;
 use lapin::options::BasicConsumeOptions;
 use lapin::types::AMQPValue;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::sleep;
 
 use super::RabbitMqCore;
-use super::acks::{Opened, Said};
+use super::consumer_channel::{AckAction, ConsumerChannel};
 use super::fault::Fault;
-use super::held::{Grip, Held};
+use super::lease_table::{Delivery, HeldDelivery};
 use super::message::{self, Envelope, number_of, short};
 use super::publisher::{Message, Published};
-use super::tap::{Tap, hold_long};
-use super::topology::Spot;
+use super::queue_consumer::{QueueConsumer, hold_long};
+use super::topology::QueueKind;
 use crate::error::{Error, ErrorKind};
 use crate::sync::lock;
 
@@ -62,19 +62,19 @@ const UNUSED_FOR: Duration = Duration::from_secs(600);
 
 /// Where held jobs come from, by the queue that they are of.
 #[derive(Default)]
-pub(super) struct Parks(AsyncMutex<HashMap<Box<str>, Park>>);
+pub(super) struct RefreshQueues(AsyncMutex<HashMap<Box<str>, RefreshQueue>>);
 
 #[derive(Clone)]
-struct Park {
-    opened: Arc<Opened>,
-    spot: Spot,
+struct RefreshQueue {
+    opened: Arc<ConsumerChannel>,
+    target: QueueKind,
     since: Instant,
 }
 
 impl RabbitMqCore {
     /// How long the broker lets a delivery be held, as far as is known.
     pub(super) fn consumer_timeout(&self) -> Duration {
-        self.place.consumer_timeout.min(Duration::from_millis(
+        self.config.consumer_timeout.min(Duration::from_millis(
             self.learnt_timeout.load(Ordering::Relaxed),
         ))
     }
@@ -87,11 +87,11 @@ impl RabbitMqCore {
         };
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         if self.learnt_timeout.fetch_min(millis, Ordering::Relaxed) > millis
-            && time < self.place.consumer_timeout
+            && time < self.config.consumer_timeout
         {
             tracing::warn!(
                 broker = ?time,
-                url = ?self.place.consumer_timeout,
+                url = ?self.config.consumer_timeout,
                 "the consumer_timeout of the broker is shorter than what the URL says: jobs were \
                     taken back; write it into the URL"
             );
@@ -99,33 +99,33 @@ impl RabbitMqCore {
     }
 
     /// A job that may take longer than the broker lets a delivery be held: said once for a queue.
-    pub(super) fn warn_of_time(&self, tap: &Tap, envelope: &Envelope) {
+    pub(super) fn warn_of_time(&self, source: &QueueConsumer, envelope: &Envelope) {
         let limit = self.consumer_timeout();
         if envelope
             .job
             .options
             .timeout
             .is_some_and(|time| time >= limit)
-            && tap.warns_of_time()
+            && source.warns_of_time()
         {
             tracing::warn!(
-                queue = tap.queue,
+                queue = source.queue,
                 ?limit,
                 "a job may run for longer than the broker lets a delivery be held \
                     (consumer_timeout); \
-                 its delivery will be exchanged in time if the URL says no more than the broker has"
+                 its delivery will be refreshed in time if the URL says no more than the broker has"
             );
         }
     }
 
     /// Begins to exchange the deliveries that are near the end of their time.
-    pub(super) fn exchange_old(self: &Arc<Self>) {
+    pub(super) fn refresh_old_deliveries(self: &Arc<Self>) {
         let limit = self.consumer_timeout();
-        let old = lock(&self.hands).older_than(limit / 2);
-        let mut by_queue: HashMap<Box<str>, Vec<(i64, Held)>> = HashMap::new();
+        let old = lock(&self.leases).older_than(limit / 2);
+        let mut by_queue: HashMap<Box<str>, Vec<(i64, HeldDelivery)>> = HashMap::new();
         for (token, held) in old {
             by_queue
-                .entry(held.tap.queue.clone())
+                .entry(held.source.queue.clone())
                 .or_default()
                 .push((token, held));
         }
@@ -134,29 +134,32 @@ impl RabbitMqCore {
             self.scope.spawn_until_closed(async move {
                 let tokens: Vec<i64> = old.iter().map(|(token, _)| *token).collect();
                 let mut pause = AGAIN_MIN;
-                if let Err(fault) = core.exchange(&old).await {
+                if let Err(fault) = core.refresh_deliveries(&old).await {
                     tracing::warn!(%fault, "could not hold jobs beyond the broker's \
                         consumer_timeout; trying again");
                     pause = (limit / 20).clamp(AGAIN_MIN, AGAIN_MAX);
                 }
                 // Also for copies that are stored and have not come yet.
                 sleep(pause).await;
-                lock(&core.hands).exchanged(&tokens);
+                lock(&core.leases).refreshed(&tokens);
             });
         }
     }
 
     /// Step 1 for leases of one queue. Returns when the copies are stored.
-    async fn exchange(self: &Arc<Self>, old: &[(i64, Held)]) -> Result<(), Fault> {
+    async fn refresh_deliveries(
+        self: &Arc<Self>,
+        old: &[(i64, HeldDelivery)],
+    ) -> Result<(), Fault> {
         let Some((_, first)) = old.first() else {
             return Ok(());
         };
-        let park = self.park(&first.tap).await?;
-        let name = self.storage.topology.name(&park.spot);
+        let refresh = self.refresh_queue(&first.source).await?;
+        let name = self.storage.topology.name(&refresh.target);
         // Some may have been settled meanwhile: a copy of these would be another's.
         let still: Vec<_> = old
             .iter()
-            .filter(|(token, held)| lock(&self.hands).holds(*token, &held.grip))
+            .filter(|(token, held)| lock(&self.leases).holds(*token, &held.delivery))
             .collect();
         let copies = still
             .into_iter()
@@ -181,17 +184,23 @@ impl RabbitMqCore {
     }
 
     /// A queue that this process takes from, and whose channel lives.
-    async fn park(self: &Arc<Self>, tap: &Arc<Tap>) -> Result<Park, Fault> {
-        let mut parks = self.parks.0.lock().await;
-        if let Some(park) = parks.get(&tap.queue).filter(|park| park.opened.is_alive()) {
-            return Ok(park.clone());
+    async fn refresh_queue(
+        self: &Arc<Self>,
+        source: &Arc<QueueConsumer>,
+    ) -> Result<RefreshQueue, Fault> {
+        let mut queues = self.refresh_queues.0.lock().await;
+        if let Some(refresh) = queues
+            .get(&source.queue)
+            .filter(|refresh| refresh.opened.is_alive())
+        {
+            return Ok(refresh.clone());
         }
-        let spot = Spot::Held(tap.queue.clone(), message::random_id().into());
-        self.storage.topology.prepare(&spot).await?;
-        let line = self.hands_link.line().await?;
+        let target = QueueKind::Refresh(source.queue.clone(), message::random_id().into());
+        self.storage.topology.prepare(&target).await?;
+        let line = self.consume_link.line().await?;
         let channel = line.channel().await?;
-        let opened = Opened::start(self.next_number(), line, channel, false, &self.scope);
-        let name = short(&self.storage.topology.name(&spot))
+        let opened = ConsumerChannel::start(self.next_number(), line, channel, false, &self.scope);
+        let name = short(&self.storage.topology.name(&target))
             .map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
         // No prefetch: what comes is held already.
         let consuming = opened.channel.basic_consume(
@@ -201,48 +210,50 @@ impl RabbitMqCore {
             hold_long(),
         );
         let deliveries = opened.line.answer(consuming).await?;
-        let park = Park {
+        let refresh = RefreshQueue {
             opened: Arc::clone(&opened),
-            spot,
+            target,
             since: Instant::now(),
         };
-        parks.insert(tap.queue.clone(), park.clone());
-        let (core, tap, scope) = (Arc::clone(self), Arc::clone(tap), self.scope.clone());
-        scope.spawn_until_closed(async move { core.read_park(&tap, &opened, deliveries).await });
-        Ok(park)
+        queues.insert(source.queue.clone(), refresh.clone());
+        let (core, source, scope) = (Arc::clone(self), Arc::clone(source), self.scope.clone());
+        scope.spawn_until_closed(
+            async move { core.read_refreshed(&source, &opened, deliveries).await },
+        );
+        Ok(refresh)
     }
 
     /// Closes the channels of queues of which nothing has been held by them for a while.
-    pub(super) async fn tidy_parks(&self) {
-        self.parks.0.lock().await.retain(|_, park| {
-            let is_used =
-                lock(&self.hands).holds_by(park.opened.number) || park.since.elapsed() < UNUSED_FOR;
+    pub(super) async fn tidy_refresh_queues(&self) {
+        self.refresh_queues.0.lock().await.retain(|_, refresh| {
+            let is_used = lock(&self.leases).holds_by(refresh.opened.number)
+                || refresh.since.elapsed() < UNUSED_FOR;
             if !is_used {
-                park.opened.dead.cancel();
+                refresh.opened.dead.cancel();
             }
-            is_used && park.opened.is_alive()
+            is_used && refresh.opened.is_alive()
         });
     }
 
-    async fn read_park(
+    async fn read_refreshed(
         self: &Arc<Self>,
-        tap: &Arc<Tap>,
-        opened: &Arc<Opened>,
+        source: &Arc<QueueConsumer>,
+        opened: &Arc<ConsumerChannel>,
         mut deliveries: lapin::Consumer,
     ) {
         while let Some(Some(next)) = opened.dead.run_until_cancelled(deliveries.next()).await {
             match next {
-                Ok(delivery) => {
-                    opened.note(delivery.delivery_tag);
-                    let (core, tap, opened) =
-                        (Arc::clone(self), Arc::clone(tap), Arc::clone(opened));
+                Ok(received) => {
+                    opened.note(received.delivery_tag);
+                    let (core, source, opened) =
+                        (Arc::clone(self), Arc::clone(source), Arc::clone(opened));
                     self.scope.spawn_until_closed(async move {
-                        core.take_over(&tap, &opened, &delivery).await
+                        core.on_refreshed(&source, &opened, &received).await
                     });
                 }
                 Err(error) => {
                     let fault = Fault::from(error);
-                    tracing::warn!(%fault, queue = tap.queue, "the channel of held jobs failed");
+                    tracing::warn!(%fault, queue = source.queue, "the channel of held jobs failed");
                     self.learn(&fault);
                     break;
                 }
@@ -255,30 +266,40 @@ impl RabbitMqCore {
     }
 
     /// Steps 2 and 3: a held job has come by another delivery.
-    async fn take_over(&self, tap: &Tap, opened: &Arc<Opened>, delivery: &Delivery) {
-        let new = Grip::new(opened, delivery.delivery_tag, 0);
-        let headers = delivery.properties.headers().clone().unwrap_or_default();
+    async fn on_refreshed(
+        &self,
+        source: &QueueConsumer,
+        opened: &Arc<ConsumerChannel>,
+        received: &Received,
+    ) {
+        let new = Delivery::new(opened, received.delivery_tag, 0);
+        let headers = received.properties.headers().clone().unwrap_or_default();
         let token = number_of(&headers, TOKEN).and_then(|token| i64::try_from(token).ok());
-        let id = delivery
+        let id = received
             .properties
             .message_id()
             .as_ref()
             .map(|id| id.as_str());
-        let exchange = |token| lock(&self.hands).exchange(token, id?, &new);
+        let exchange = |token| lock(&self.leases).replace_delivery(token, id?, &new);
         match token.and_then(exchange) {
             Some(old) => {
                 // Its room is nobody's to fill: the attempt runs on.
-                tap.close_consumer(&old).await;
-                if old.opened.say(vec![old.tag], Said::Ack).await.is_err() {
+                source.close_consumer(&old).await;
+                if old
+                    .opened
+                    .acknowledge(vec![old.tag], AckAction::Ack)
+                    .await
+                    .is_err()
+                {
                     tracing::warn!(
                         job = id,
                         "a job that is held may be run by another as well: its old delivery could \
                             not be acked"
                     );
                 }
-                tap.released(&old);
+                source.released(&old);
             }
-            None => drop(opened.say(vec![new.tag], Said::Ack).await),
+            None => drop(opened.acknowledge(vec![new.tag], AckAction::Ack).await),
         }
     }
 }

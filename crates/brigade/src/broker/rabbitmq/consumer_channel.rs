@@ -24,7 +24,7 @@ const WAITING_MAX: usize = 4096;
 const TOGETHER_MAX: usize = 1024;
 
 /// A channel, for as long as it lives. Its number is never given to another.
-pub(super) struct Opened {
+pub(super) struct ConsumerChannel {
     pub(super) number: u64,
     pub(super) channel: Channel,
     pub(super) line: Line,
@@ -35,7 +35,7 @@ pub(super) struct Opened {
     /// Held from the setting of a prefetch to the start of the consumer that it is for.
     pub(super) consuming: AsyncMutex<()>,
     tags: Mutex<Tags>,
-    words: mpsc::Sender<Word>,
+    words: mpsc::Sender<AckRequest>,
 }
 
 /// Which deliveries there are. Tags are given from 1 on, but several readers may note them in
@@ -69,20 +69,20 @@ impl Tags {
 }
 
 /// What is said of some deliveries.
-struct Word {
+struct AckRequest {
     tags: Vec<u64>,
-    said: Said,
+    said: AckAction,
     heard: oneshot::Sender<Result<(), Fault>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum AckAction {
     Ack,
     /// Back to its queue, where it was if that is possible.
     Requeue,
 }
 
-impl Opened {
+impl ConsumerChannel {
     pub(super) fn start(
         number: u64,
         line: Line,
@@ -102,7 +102,7 @@ impl Opened {
             tags: Mutex::default(),
             words,
         });
-        let speaking = Speaker {
+        let speaking = Acker {
             channel: opened.channel.clone(),
             line: opened.line.clone(),
             of: Arc::downgrade(&opened),
@@ -128,11 +128,11 @@ impl Opened {
     /// # Errors
     ///
     /// If the channel ended before: it may have been heard or not.
-    pub(super) async fn say(&self, tags: Vec<u64>, said: Said) -> Result<(), Fault> {
+    pub(super) async fn acknowledge(&self, tags: Vec<u64>, said: AckAction) -> Result<(), Fault> {
         let (heard, hears) = oneshot::channel();
         let speaking = async {
             self.words
-                .send(Word { tags, said, heard })
+                .send(AckRequest { tags, said, heard })
                 .await
                 .map_err(|_| Fault::timeout())?;
             hears.await.map_err(|_| Fault::timeout())?
@@ -144,14 +144,14 @@ impl Opened {
     }
 }
 
-struct Speaker {
+struct Acker {
     channel: Channel,
     line: Line,
-    of: std::sync::Weak<Opened>,
+    of: std::sync::Weak<ConsumerChannel>,
 }
 
-impl Speaker {
-    async fn run(self, mut words: mpsc::Receiver<Word>) {
+impl Acker {
+    async fn run(self, mut words: mpsc::Receiver<AckRequest>) {
         while let Some(first) = words.recv().await {
             let mut together = vec![first];
             while together.len() < TOGETHER_MAX
@@ -159,7 +159,7 @@ impl Speaker {
             {
                 together.push(next);
             }
-            let heard = self.speak(&together).await;
+            let heard = self.send_all(&together).await;
             if heard.is_err()
                 && let Some(opened) = self.of.upgrade()
             {
@@ -174,15 +174,15 @@ impl Speaker {
 
     /// Sends all of them and one request, and waits for the answer to that alone: the broker reads
     /// a channel in order.
-    async fn speak(&self, words: &[Word]) -> Result<(), Fault> {
+    async fn send_all(&self, words: &[AckRequest]) -> Result<(), Fault> {
         let of = |said| {
             words
                 .iter()
                 .filter(move |word| word.said == said)
                 .flat_map(|word| word.tags.iter().copied())
         };
-        let requeued: Vec<u64> = of(Said::Requeue).collect();
-        let acked: BTreeSet<u64> = of(Said::Ack).collect();
+        let requeued: Vec<u64> = of(AckAction::Requeue).collect();
+        let acked: BTreeSet<u64> = of(AckAction::Ack).collect();
         let closed = self.of.upgrade().map(|opened| {
             lock(&opened.tags).close(|tag| acked.contains(tag) || requeued.contains(tag))
         });

@@ -1,22 +1,22 @@
-//! Who asks a tap for jobs, and what was taken to be handed out.
+//! Who asks a queue consumer for jobs, and what was taken to be handed out.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::super::held::Grip;
+use super::super::lease_table::Delivery;
 use super::super::message::Envelope;
-use super::Tap;
+use super::QueueConsumer;
 use crate::sync::lock;
 
 /// What was taken to be handed out; what is left of it when whoever took it goes away is here
 /// again.
 pub(in super::super) struct Taken {
-    pub(super) tap: Arc<Tap>,
-    pub(super) left: VecDeque<(Grip, Arc<Envelope>)>,
+    pub(super) source: Arc<QueueConsumer>,
+    pub(super) left: VecDeque<(Delivery, Arc<Envelope>)>,
 }
 
 impl Taken {
-    pub(in super::super) fn first(&self) -> Option<(Grip, Arc<Envelope>)> {
+    pub(in super::super) fn first(&self) -> Option<(Delivery, Arc<Envelope>)> {
         self.left.front().cloned()
     }
 
@@ -31,7 +31,7 @@ impl Drop for Taken {
         if self.left.is_empty() {
             return;
         }
-        let mut state = lock(&self.tap.state);
+        let mut state = lock(&self.source.state);
         for one in self.left.drain(..).rev() {
             // With its channel, it is another's by now.
             if one.0.opened.is_alive() {
@@ -39,19 +39,19 @@ impl Drop for Taken {
             }
         }
         drop(state);
-        self.tap.poke.notify_one();
+        self.source.poke.notify_one();
     }
 }
 
 /// An ask, for as long as it lives.
 pub(in super::super) struct Ask {
-    pub(super) tap: Arc<Tap>,
+    pub(super) source: Arc<QueueConsumer>,
     pub(super) number: u64,
 }
 
 impl Drop for Ask {
     fn drop(&mut self) {
-        lock(&self.tap.state).asks.remove(&self.number);
-        self.tap.poke.notify_one();
+        lock(&self.source.state).asks.remove(&self.number);
+        self.source.poke.notify_one();
     }
 }

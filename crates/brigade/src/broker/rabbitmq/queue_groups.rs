@@ -23,8 +23,8 @@ use tokio::time::{sleep, sleep_until};
 
 use super::RabbitMqCore;
 use super::message::short;
-use super::tap::{Ask, Tap};
-use super::topology::Spot;
+use super::queue_consumer::{Ask, QueueConsumer};
+use super::topology::QueueKind;
 use crate::broker::{LeaseAsk, Leased, QueueSet, Queues};
 use crate::clock::later;
 use crate::error::Error;
@@ -41,13 +41,13 @@ const UNUSED_FOR: Duration = Duration::from_secs(120);
 
 /// By the names that they were made of.
 #[derive(Default)]
-pub(super) struct Groups(Mutex<Vec<Arc<Group>>>);
+pub(super) struct QueueGroups(Mutex<Vec<Arc<QueueGroup>>>);
 
 /// The queues of one consumer.
-pub(super) struct Group {
+pub(super) struct QueueGroup {
     set: Arc<QueueSet>,
     /// As the names of the set.
-    taps: Vec<Arc<Tap>>,
+    consumers: Vec<Arc<QueueConsumer>>,
     /// Those that may have more than is here, by their places.
     some: Mutex<BTreeSet<usize>>,
     /// Of many queues: they are listened to.
@@ -58,20 +58,23 @@ pub(super) struct Group {
 }
 
 /// An ask, for as long as it lasts.
-struct Using<'a>(&'a Group);
+struct Using<'a>(&'a QueueGroup);
 
 impl Drop for Using<'_> {
     fn drop(&mut self) {
         *lock(&self.0.used) = Instant::now();
         if self.0.active.fetch_sub(1, Ordering::AcqRel) == 1 && self.0.is_small() {
-            self.0.taps.iter().for_each(|tap| tap.listen(false));
+            self.0
+                .consumers
+                .iter()
+                .for_each(|source| source.listen(false));
         }
     }
 }
 
-impl Group {
+impl QueueGroup {
     fn is_small(&self) -> bool {
-        self.taps.len() <= FEW
+        self.consumers.len() <= FEW
     }
 
     /// There may be more in the queue of this place than is here.
@@ -84,11 +87,11 @@ impl Group {
         if self.is_small() || !self.is_armed.swap(true, Ordering::AcqRel) {
             let some = lock(&self.some).clone();
             let dry = self
-                .taps
+                .consumers
                 .iter()
                 .enumerate()
                 .filter(|(place, _)| !some.contains(place));
-            dry.for_each(|(_, tap)| tap.listen(true));
+            dry.for_each(|(_, source)| source.listen(true));
         }
         Using(self)
     }
@@ -96,9 +99,9 @@ impl Group {
     /// Nothing more is wanted for now.
     fn end(&self) {
         self.is_armed.store(false, Ordering::Release);
-        for tap in &self.taps {
-            tap.listen(false);
-            tap.hurry();
+        for source in &self.consumers {
+            source.listen(false);
+            source.hurry();
         }
     }
 
@@ -114,12 +117,12 @@ impl Group {
 
     fn is_dry(&self, place: usize) {
         lock(&self.some).remove(&place);
-        self.taps[place].listen(true);
+        self.consumers[place].listen(true);
     }
 }
 
 impl RabbitMqCore {
-    fn group(self: &Arc<Self>, queues: &Queues) -> Result<Arc<Group>, Error> {
+    fn group(self: &Arc<Self>, queues: &Queues) -> Result<Arc<QueueGroup>, Error> {
         let mut groups = lock(&self.groups.0);
         if let Some(group) = groups
             .iter()
@@ -130,19 +133,23 @@ impl RabbitMqCore {
         for queue in queues.names() {
             self.storage.topology.check_name(queue)?;
         }
-        let group = Arc::new(Group {
+        let group = Arc::new(QueueGroup {
             set: Arc::clone(queues.set()),
-            taps: queues.names().iter().map(|queue| self.tap(queue)).collect(),
+            consumers: queues
+                .names()
+                .iter()
+                .map(|queue| self.consumer_of(queue))
+                .collect(),
             some: Mutex::default(),
             is_armed: AtomicBool::new(false),
             active: AtomicUsize::new(0),
             used: Mutex::new(Instant::now()),
         });
         group
-            .taps
+            .consumers
             .iter()
             .enumerate()
-            .for_each(|(place, tap)| tap.join(&group, place));
+            .for_each(|(place, source)| source.join(&group, place));
         groups.push(Arc::clone(&group));
         Ok(group)
     }
@@ -154,10 +161,10 @@ impl RabbitMqCore {
     ) -> Result<Vec<Leased>, Error> {
         let group = self.group(&ask.queues)?;
         if ask.wait.is_zero() {
-            let taps: Vec<Arc<Tap>> = (0..ask.queues.len())
-                .map(|rank| Arc::clone(&group.taps[ask.queues.place(rank)]))
+            let consumers: Vec<Arc<QueueConsumer>> = (0..ask.queues.len())
+                .map(|rank| Arc::clone(&group.consumers[ask.queues.place(rank)]))
                 .collect();
-            return self.lease_now(&taps, ask).await;
+            return self.lease_now(&consumers, ask).await;
         }
         let until = later(Instant::now(), ask.wait);
         let _using = group.begin();
@@ -175,8 +182,8 @@ impl RabbitMqCore {
             if Instant::now() >= until {
                 let refusal = asks
                     .keys()
-                    .find_map(|place: &usize| group.taps[*place].refusal());
-                return match refusal.or_else(|| self.hands_link.fault()) {
+                    .find_map(|place: &usize| group.consumers[*place].refusal());
+                return match refusal.or_else(|| self.consume_link.fault()) {
                     Some(fault) => Err(fault.into_error("lease")),
                     None => Ok(found),
                 };
@@ -197,18 +204,21 @@ impl RabbitMqCore {
     /// Looks at the queues in their order, as far as those before have none.
     async fn walk(
         self: &Arc<Self>,
-        group: &Group,
+        group: &QueueGroup,
         ask: &LeaseAsk,
         asks: &mut HashMap<usize, (Ask, Instant)>,
     ) -> Vec<Leased> {
         let mut found: Vec<Leased> = Vec::new();
         for place in group.places(&ask.queues) {
-            let tap = &group.taps[place];
-            found.extend(self.hand_out(tap, ask.max - found.len(), ask.terms).await);
+            let source = &group.consumers[place];
+            found.extend(
+                self.hand_out(source, ask.max - found.len(), ask.terms)
+                    .await,
+            );
             if found.len() >= ask.max {
                 break;
             }
-            if tap.is_dry() {
+            if source.is_dry() {
                 asks.remove(&place);
                 group.is_dry(place);
                 continue;
@@ -216,14 +226,14 @@ impl RabbitMqCore {
             let is_stuck = asks
                 .get(&place)
                 .is_some_and(|(_, since)| since.elapsed() > STUCK);
-            if tap.has_failed() || is_stuck {
+            if source.has_failed() || is_stuck {
                 asks.entry(place)
-                    .or_insert_with(|| (tap.ask_or_know(ask.max), Instant::now()));
+                    .or_insert_with(|| (source.ask_or_know(ask.max), Instant::now()));
                 continue;
             }
             if found.is_empty() {
                 asks.entry(place)
-                    .or_insert_with(|| (tap.ask_or_know(ask.max), Instant::now()));
+                    .or_insert_with(|| (source.ask_or_know(ask.max), Instant::now()));
             }
             // Those behind wait until it is known to have no more.
             break;
@@ -238,16 +248,16 @@ impl RabbitMqCore {
             sleep(TIDY_EVERY).await;
             self.tidy_groups();
             self.tidy_taps();
-            self.tidy_parks().await;
+            self.tidy_refresh_queues().await;
         }
     }
 
     fn tidy_groups(&self) {
         let mut groups = lock(&self.groups.0);
-        let is_used = |group: &Arc<Group>| {
+        let is_used = |group: &Arc<QueueGroup>| {
             group.active.load(Ordering::Acquire) > 0 || lock(&group.used).elapsed() < UNUSED_FOR
         };
-        let unused: Vec<Arc<Group>> = groups.extract_if(.., |group| !is_used(group)).collect();
+        let unused: Vec<Arc<QueueGroup>> = groups.extract_if(.., |group| !is_used(group)).collect();
         unused.iter().for_each(|group| group.end());
         if !unused.is_empty() {
             // They may have queues in common.
@@ -258,11 +268,12 @@ impl RabbitMqCore {
     }
 
     fn tidy_taps(&self) {
-        let mut taps = lock(&self.taps);
-        taps.retain(|queue, tap| {
-            let is_over = tap.retire(Arc::strong_count(tap), UNUSED_FOR);
+        let mut consumers = lock(&self.consumers);
+        consumers.retain(|queue, source| {
+            let is_over = source.retire(Arc::strong_count(source), UNUSED_FOR);
             if is_over
-                && let Ok(name) = short(&self.storage.topology.name(&Spot::Jobs(queue.clone())))
+                && let Ok(name) =
+                    short(&self.storage.topology.name(&QueueKind::Jobs(queue.clone())))
             {
                 self.served.remove(&name);
             }

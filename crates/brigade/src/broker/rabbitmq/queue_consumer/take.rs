@@ -10,17 +10,17 @@ use lapin::types::ShortString;
 use tokio::time::sleep;
 
 use super::super::RabbitMqCore;
-use super::super::acks::Opened;
+use super::super::consumer_channel::ConsumerChannel;
 use super::super::fault::Fault;
 use super::super::message::short;
-use super::super::topology::{PATIENCE, Spot};
-use super::{Consumer, FAILURES_MAX, FENCE_PAUSE, Tap, hold_long, too_long};
+use super::super::topology::{PATIENCE, QueueKind};
+use super::{FAILURES_MAX, FENCE_PAUSE, QueueConsumer, Subscription, hold_long, too_long};
 use crate::sync::lock;
 
 /// The pause before one more question doubles so often.
 const UNSURE_MAX: u32 = 8;
 
-impl Tap {
+impl QueueConsumer {
     pub(super) async fn consume(
         self: &Arc<Self>,
         core: &Arc<RabbitMqCore>,
@@ -53,7 +53,7 @@ impl Tap {
                 core.next_number()
             )
             .into();
-            state.consumers.push(Consumer {
+            state.subscriptions.push(Subscription {
                 number,
                 tag: tag.clone(),
                 room: prefetch.into(),
@@ -63,8 +63,13 @@ impl Tap {
             });
             (number, tag, state.failures)
         };
-        let name = short(&core.storage.topology.name(&Spot::Jobs(self.queue.clone())))
-            .map_err(|_| too_long())?;
+        let name = short(
+            &core
+                .storage
+                .topology
+                .name(&QueueKind::Jobs(self.queue.clone())),
+        )
+        .map_err(|_| too_long())?;
         let consuming = async {
             let _alone = opened.consuming.lock().await;
             opened
@@ -83,7 +88,7 @@ impl Tap {
                 hold_long(),
             );
             // What is held by this channel would be lost with it.
-            let held = lock(&core.hands).holds_by(opened.number);
+            let held = lock(&core.leases).holds_by(opened.number);
             opened
                 .line
                 .answer_within(
@@ -99,10 +104,10 @@ impl Tap {
         match consuming.await {
             Ok(deliveries) => {
                 lock(&self.state).failures = 0;
-                let (tap, core) = (Arc::clone(self), Arc::clone(core));
+                let (source, core) = (Arc::clone(self), Arc::clone(core));
                 let scope = core.scope.clone();
                 scope.spawn_until_closed(async move {
-                    tap.read(&core, &opened, number, deliveries).await
+                    source.read(&core, &opened, number, deliveries).await
                 });
                 Ok(())
             }
@@ -139,9 +144,9 @@ impl Tap {
             let mut state = lock(&self.state);
             let is_sure = count == 0 && state.releases == releases;
             state
-                .consumers
+                .subscriptions
                 .iter_mut()
-                .for_each(|consumer| consumer.is_fenced |= is_sure);
+                .for_each(|subscription| subscription.is_fenced |= is_sure);
             state.unsure = if is_sure {
                 0
             } else {
@@ -159,7 +164,7 @@ impl Tap {
     async fn read(
         self: &Arc<Self>,
         core: &Arc<RabbitMqCore>,
-        opened: &Arc<Opened>,
+        opened: &Arc<ConsumerChannel>,
         number: u64,
         mut deliveries: lapin::Consumer,
     ) {
@@ -173,11 +178,11 @@ impl Tap {
         }
         let was_asked = {
             let mut state = lock(&self.state);
-            let consumer = state
-                .consumers
+            let subscription = state
+                .subscriptions
                 .iter_mut()
-                .find(|consumer| consumer.number == number);
-            consumer.is_none_or(|consumer| !std::mem::take(&mut consumer.is_open))
+                .find(|subscription| subscription.number == number);
+            subscription.is_none_or(|subscription| !std::mem::take(&mut subscription.is_open))
         };
         if !opened.is_alive() {
             return self.end(core, opened);

@@ -1,7 +1,7 @@
 //! Jobs in somebody's hands, and which messages were settled here lately.
 //!
 //! A lease is a delivery of one channel, which may be exchanged for another of the same message
-//! (`park`). Its token ends with that channel, with its time, or with its settlement; whatever
+//! (`refresh`). Its token ends with that channel, with its time, or with its settlement; whatever
 //! comes later is stale. The broker gives the delivery to another as soon as the channel is gone,
 //! so a token of it must never count again.
 
@@ -9,10 +9,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::acks::Opened;
+use super::consumer_channel::ConsumerChannel;
 use super::message::Envelope;
+use super::queue_consumer::QueueConsumer;
 use super::recent::Recent;
-use super::tap::Tap;
 use crate::broker::AskedCancel;
 use crate::clock::later;
 use crate::job::JobId;
@@ -27,23 +27,23 @@ const RETURNED_MAX: usize = 10_000;
 /// Lost leases whose holders have not heard of it.
 const LOST_MAX: usize = 10_000;
 
-/// A delivery.
+/// One delivery of a message, of one channel.
 #[derive(Clone)]
-pub(super) struct Grip {
-    pub(super) opened: Arc<Opened>,
+pub(super) struct Delivery {
+    pub(super) opened: Arc<ConsumerChannel>,
     pub(super) tag: u64,
     /// By which consumer it came; zero if it was asked for.
-    pub(super) consumer: u64,
+    pub(super) subscription: u64,
     /// From when on the broker counts the time that it may be held.
     since: Instant,
 }
 
-impl Grip {
-    pub(super) fn new(opened: &Arc<Opened>, tag: u64, consumer: u64) -> Self {
+impl Delivery {
+    pub(super) fn new(opened: &Arc<ConsumerChannel>, tag: u64, subscription: u64) -> Self {
         Self {
             opened: Arc::clone(opened),
             tag,
-            consumer,
+            subscription,
             since: Instant::now(),
         }
     }
@@ -51,21 +51,21 @@ impl Grip {
 
 /// A job in somebody's hands.
 #[derive(Clone)]
-pub(super) struct Held {
-    pub(super) tap: Arc<Tap>,
-    pub(super) grip: Grip,
+pub(super) struct HeldDelivery {
+    pub(super) source: Arc<QueueConsumer>,
+    pub(super) delivery: Delivery,
     pub(super) envelope: Arc<Envelope>,
     pub(super) until: Instant,
 }
 
-pub(super) struct Hands {
-    held: HashMap<i64, Held>,
+pub(super) struct LeaseTable {
+    held: HashMap<i64, HeldDelivery>,
     marks: HashMap<(JobId, u64), i64>,
     /// Marks of messages that are being settled.
     settling: HashMap<(JobId, u64), usize>,
     settled: Recent<(JobId, u64)>,
     /// Whose deliveries are being exchanged.
-    exchanging: HashSet<i64>,
+    refreshing: HashSet<i64>,
     lost: VecDeque<AskedCancel>,
     /// Messages that went back from here although nobody died, and how often.
     returned: HashMap<(JobId, u64), u32>,
@@ -74,21 +74,21 @@ pub(super) struct Hands {
     cancelled: VecDeque<(String, String)>,
 }
 
-impl Hands {
+impl LeaseTable {
     pub(super) fn new() -> Self {
         Self {
             held: HashMap::new(),
             marks: HashMap::new(),
             settling: HashMap::new(),
             settled: Recent::new(MARKS_MAX),
-            exchanging: HashSet::new(),
+            refreshing: HashSet::new(),
             lost: VecDeque::new(),
             returned: HashMap::new(),
             cancelled: VecDeque::new(),
         }
     }
 
-    pub(super) fn hold(&mut self, token: i64, held: Held) {
+    pub(super) fn hold(&mut self, token: i64, held: HeldDelivery) {
         if let Some(mark) = held.envelope.mark() {
             self.marks.insert(mark, token);
         }
@@ -96,16 +96,16 @@ impl Hands {
     }
 
     /// Lets go of it, if its token is good.
-    pub(super) fn let_go(&mut self, id: &JobId, token: i64, now: Instant) -> Option<Held> {
+    pub(super) fn let_go(&mut self, id: &JobId, token: i64, now: Instant) -> Option<HeldDelivery> {
         self.lost.retain(|lost| lost.token != token);
-        let is_good = |held: &&Held| {
-            held.envelope.id == *id && held.until > now && held.grip.opened.is_alive()
+        let is_good = |held: &&HeldDelivery| {
+            held.envelope.id == *id && held.until > now && held.delivery.opened.is_alive()
         };
         self.held.get(&token).filter(is_good)?;
         self.remove(token)
     }
 
-    fn remove(&mut self, token: i64) -> Option<Held> {
+    fn remove(&mut self, token: i64) -> Option<HeldDelivery> {
         let held = self.held.remove(&token)?;
         // A copy of the same message may be another lease by now.
         if let Some(mark) = held
@@ -121,36 +121,47 @@ impl Hands {
     /// Whether it counts for longer.
     pub(super) fn extend(&mut self, id: &JobId, token: i64, now: Instant, time: Duration) -> bool {
         let held = self.held.get_mut(&token).filter(|held| {
-            held.envelope.id == *id && held.until > now && held.grip.opened.is_alive()
+            held.envelope.id == *id && held.until > now && held.delivery.opened.is_alive()
         });
         held.map(|held| held.until = later(now, time)).is_some()
     }
 
     /// The leases whose deliveries are older than this; they are being exchanged from now on.
-    pub(super) fn older_than(&mut self, age: Duration) -> Vec<(i64, Held)> {
-        let is_old = |held: &Held| held.grip.since.elapsed() >= age && held.grip.opened.is_alive();
+    pub(super) fn older_than(&mut self, age: Duration) -> Vec<(i64, HeldDelivery)> {
+        let is_old = |held: &HeldDelivery| {
+            held.delivery.since.elapsed() >= age && held.delivery.opened.is_alive()
+        };
         let old = self
             .held
             .iter()
-            .filter(|(token, held)| is_old(held) && !self.exchanging.contains(token));
-        let old: Vec<(i64, Held)> = old.map(|(token, held)| (*token, held.clone())).collect();
-        self.exchanging.extend(old.iter().map(|(token, _)| *token));
+            .filter(|(token, held)| is_old(held) && !self.refreshing.contains(token));
+        let old: Vec<(i64, HeldDelivery)> =
+            old.map(|(token, held)| (*token, held.clone())).collect();
+        self.refreshing.extend(old.iter().map(|(token, _)| *token));
         old
     }
 
     /// Has a lease hold by another delivery; gives the one before. `None` if it is over.
-    pub(super) fn exchange(&mut self, token: i64, id: &str, new: &Grip) -> Option<Grip> {
-        let is_it = |held: &&mut Held| {
-            held.envelope.id.as_str() == id && held.grip.opened.is_alive() && new.opened.is_alive()
+    pub(super) fn replace_delivery(
+        &mut self,
+        token: i64,
+        id: &str,
+        new: &Delivery,
+    ) -> Option<Delivery> {
+        let is_it = |held: &&mut HeldDelivery| {
+            held.envelope.id.as_str() == id
+                && held.delivery.opened.is_alive()
+                && new.opened.is_alive()
         };
         let held = self.held.get_mut(&token).filter(is_it)?;
-        Some(std::mem::replace(&mut held.grip, new.clone()))
+        Some(std::mem::replace(&mut held.delivery, new.clone()))
     }
 
     /// Whether a lease still holds by this delivery.
-    pub(super) fn holds(&self, token: i64, grip: &Grip) -> bool {
+    pub(super) fn holds(&self, token: i64, delivery: &Delivery) -> bool {
         self.held.get(&token).is_some_and(|held| {
-            held.grip.tag == grip.tag && held.grip.opened.number == grip.opened.number
+            held.delivery.tag == delivery.tag
+                && held.delivery.opened.number == delivery.opened.number
         })
     }
 
@@ -158,19 +169,19 @@ impl Hands {
     pub(super) fn holds_by(&self, number: u64) -> bool {
         self.held
             .values()
-            .any(|held| held.grip.opened.number == number)
+            .any(|held| held.delivery.opened.number == number)
     }
 
     /// It has been tried.
-    pub(super) fn exchanged(&mut self, tokens: &[i64]) {
+    pub(super) fn refreshed(&mut self, tokens: &[i64]) {
         for token in tokens {
-            self.exchanging.remove(token);
+            self.refreshing.remove(token);
         }
     }
 
     /// Takes out the leases whose time is over. Those whose channels are over are another's
     /// already, and only go.
-    pub(super) fn expired(&mut self, now: Instant) -> Vec<(i64, Held)> {
+    pub(super) fn expired(&mut self, now: Instant) -> Vec<(i64, HeldDelivery)> {
         let over: Vec<i64> = self
             .held
             .iter()
@@ -181,7 +192,7 @@ impl Hands {
             .into_iter()
             .filter_map(|token| Some((token, self.remove(token)?)));
         taken
-            .filter(|(_, held)| held.grip.opened.is_alive())
+            .filter(|(_, held)| held.delivery.opened.is_alive())
             .collect()
     }
 
@@ -191,8 +202,9 @@ impl Hands {
 
     /// The channel of that number is over: its leases are lost; or those of one queue of it.
     pub(super) fn lose(&mut self, number: u64, queue: Option<&str>) -> usize {
-        let is_lost = |held: &Held| {
-            held.grip.opened.number == number && queue.is_none_or(|queue| *held.tap.queue == *queue)
+        let is_lost = |held: &HeldDelivery| {
+            held.delivery.opened.number == number
+                && queue.is_none_or(|queue| *held.source.queue == *queue)
         };
         let of_it: Vec<i64> = self
             .held
@@ -245,7 +257,7 @@ impl Hands {
 
     /// Somebody wants a call cancelled. Whether it is held; if not, it may be about to come.
     pub(super) fn cancel_call(&mut self, correlation_id: &str, reason: String) -> bool {
-        let is_it = |held: &Held| {
+        let is_it = |held: &HeldDelivery| {
             held.envelope
                 .properties
                 .correlation_id()
@@ -337,7 +349,7 @@ impl Hands {
         let is_held = || {
             self.held
                 .get(self.marks.get(&mark)?)
-                .map(|held| held.grip.opened.is_alive())
+                .map(|held| held.delivery.opened.is_alive())
         };
         self.settled.contains(&mark) || is_held().unwrap_or(false)
     }

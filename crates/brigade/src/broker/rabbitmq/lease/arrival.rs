@@ -1,0 +1,285 @@
+//! Deliveries that came, and are not handed out as they are: read, refused, put elsewhere, dropped.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use lapin::BasicProperties;
+use lapin::message::Delivery as Received;
+use tokio::time::sleep;
+
+use super::super::checks::is_unprintable;
+use super::super::consumer_channel::AckAction;
+use super::super::lease_table::Delivery;
+use super::super::message::{Envelope, Unreadable, is_counted};
+use super::super::publisher::{Message, Published};
+use super::super::queue_consumer::QueueConsumer;
+use super::super::topology::QueueKind;
+use super::super::{PAYLOAD_BYTES_MAX, RabbitMqCore};
+use crate::error::Error;
+use crate::registry;
+use crate::sync::lock;
+
+/// Before what could not be set aside is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+impl RabbitMqCore {
+    /// Reads what came; `None` if it is not to be handed out.
+    pub(in super::super) fn admit(
+        self: &Arc<Self>,
+        source: &Arc<QueueConsumer>,
+        delivery: &Delivery,
+        received: Received,
+    ) -> Option<Envelope> {
+        let is_redelivered = received.redelivered;
+        let mut read = Envelope::read(
+            &source.queue,
+            received.properties,
+            received.data,
+            PAYLOAD_BYTES_MAX,
+        );
+        if let Ok(envelope) = &mut read {
+            envelope.returned = lock(&self.leases).returned(envelope);
+            envelope.is_uncounted =
+                is_redelivered && envelope.returned == 0 && !is_counted(&envelope.properties);
+        }
+        match read {
+            Ok(envelope)
+                if envelope
+                    .properties
+                    .reply_to()
+                    .as_ref()
+                    .is_some_and(|to| self.is_own(to.as_str())) =>
+            {
+                let to = envelope
+                    .properties
+                    .reply_to()
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                let why = format!(
+                    "its reply_to names {to:?}, a queue of jobs: its answer would be run there as \
+                        a job"
+                );
+                let message = envelope.properties.clone();
+                let message = Message {
+                    queue: "".into(),
+                    body: envelope.job.payload.into_string().into_bytes().into(),
+                    properties: message,
+                };
+                self.set_aside(source, delivery, &why, message);
+                None
+            }
+            Ok(envelope) => match envelope
+                .due
+                .and_then(|due| due.duration_since(SystemTime::now()).ok())
+            {
+                None => Some(envelope),
+                Some(early) => {
+                    self.aside(
+                        source,
+                        delivery.clone(),
+                        "wait longer",
+                        self.storage.message(envelope.next(), early),
+                    );
+                    None
+                }
+            },
+            Err(Unreadable {
+                why, properties, ..
+            }) if self.may_answer(&properties) => {
+                tracing::warn!(
+                    queue = source.queue,
+                    why,
+                    "a message that is no call is refused"
+                );
+                self.refuse_call(source, delivery, *properties, why);
+                None
+            }
+            Err(Unreadable {
+                why,
+                properties,
+                body,
+            }) => {
+                self.set_aside(
+                    source,
+                    delivery,
+                    &why,
+                    Message {
+                        queue: "".into(),
+                        body,
+                        properties: *properties,
+                    },
+                );
+                None
+            }
+        }
+    }
+
+    fn set_aside(
+        self: &Arc<Self>,
+        source: &Arc<QueueConsumer>,
+        delivery: &Delivery,
+        why: &str,
+        message: Message,
+    ) {
+        tracing::warn!(
+            queue = source.queue,
+            why,
+            "a message that is no job goes to the dead letters"
+        );
+        self.aside(
+            source,
+            delivery.clone(),
+            "set it aside",
+            self.storage.dead_letter(&source.queue, why, message),
+        );
+    }
+
+    /// Whether a refusal may go to whom this message names: to no queue of jobs, and to no name
+    /// that cannot be one.
+    fn may_answer(&self, properties: &BasicProperties) -> bool {
+        let to = properties
+            .reply_to()
+            .as_ref()
+            .map(|to| to.as_str())
+            .filter(|to| !to.is_empty());
+        to.is_some_and(|to| !is_unprintable(to) && !self.is_own(to))
+    }
+
+    /// Whether this is a queue of ours that is not for answers: one that tasks of this program or
+    /// this process take from, or that goes with one.
+    pub(in super::super) fn is_own(&self, name: &str) -> bool {
+        let queue = self.config.queue_of(name);
+        if queue == name && !self.config.namespace.is_empty() {
+            return false;
+        }
+        if let Some(rest) = queue.strip_prefix("brigade-") {
+            return !rest.starts_with("answers.");
+        }
+        let base = queue.strip_suffix(".dead").or_else(|| {
+            queue
+                .rsplit_once(".delay.")
+                .or_else(|| queue.rsplit_once(".held."))
+                .map(|(base, _)| base)
+        });
+        let is_task = |name: &str| {
+            registry::tasks()
+                .is_ok_and(|mut tasks| tasks.any(|task| task.queues().any(|queue| queue == name)))
+        };
+        let is_queue = |name: &str| lock(&self.consumers).contains_key(name) || is_task(name);
+        is_queue(queue) || base.is_some_and(is_queue)
+    }
+
+    pub(super) fn bury(
+        self: &Arc<Self>,
+        source: &Arc<QueueConsumer>,
+        delivery: Delivery,
+        envelope: &Envelope,
+    ) {
+        let why = if envelope.attempt() == 1 {
+            "no attempt began within the time that it had"
+        } else {
+            "the time for its attempts is over"
+        };
+        let dead = envelope
+            .next()
+            .write("", None)
+            .and_then(|message| self.storage.dead_letter(&source.queue, why, message));
+        self.aside(source, delivery, "set it aside", dead);
+    }
+
+    /// Goes on as this new message, at the end of its queue.
+    pub(in super::super) fn hand_on(
+        self: &Arc<Self>,
+        source: &Arc<QueueConsumer>,
+        delivery: Delivery,
+        envelope: &Envelope,
+        next: Envelope,
+    ) {
+        match self.storage.message(next, Duration::ZERO) {
+            Ok((_, message)) if envelope.is_call() => {
+                self.forward_call(source, delivery, envelope, message)
+            }
+            parcel => self.aside(source, delivery, "hand it on", parcel),
+        }
+    }
+
+    /// What its holder's settlement comes to is known soon; until then it is neither to be run nor
+    /// to be dropped.
+    pub(super) fn requeue_later(
+        self: &Arc<Self>,
+        source: &Arc<QueueConsumer>,
+        delivery: Delivery,
+        envelope: Arc<Envelope>,
+    ) {
+        let (core, source) = (Arc::clone(self), Arc::clone(source));
+        self.scope.spawn_until_closed(async move {
+            sleep(AGAIN).await;
+            lock(&core.leases).returns(&envelope);
+            delivery
+                .opened
+                .acknowledge(vec![delivery.tag], AckAction::Requeue)
+                .await
+                .ok();
+            source.released(&delivery);
+        });
+    }
+
+    pub(super) fn drop_copy(self: &Arc<Self>, source: &Arc<QueueConsumer>, delivery: Delivery) {
+        let (core, source) = (Arc::clone(self), Arc::clone(source));
+        self.scope.spawn_until_closed(async move {
+            core.drop_delivery(&source, &delivery).await;
+        });
+    }
+
+    /// Nobody needs it any more.
+    pub(in super::super) async fn drop_delivery(
+        &self,
+        source: &QueueConsumer,
+        delivery: &Delivery,
+    ) {
+        delivery
+            .opened
+            .acknowledge(vec![delivery.tag], AckAction::Ack)
+            .await
+            .ok();
+        source.released(delivery);
+    }
+
+    /// Puts a delivery elsewhere, and acks it when it is safe there.
+    pub(super) fn aside(
+        self: &Arc<Self>,
+        source: &Arc<QueueConsumer>,
+        delivery: Delivery,
+        what: &'static str,
+        parcel: Result<(QueueKind, Message), Error>,
+    ) {
+        let (core, source) = (Arc::clone(self), Arc::clone(source));
+        self.scope
+            .spawn_until_closed(self.moving.track_future(async move {
+                let parcel = match parcel {
+                    Ok(parcel) => parcel,
+                    // It stays where it is, and comes again with the next connection.
+                    Err(error) => return tracing::error!(%error, what, "could not write a message"),
+                };
+                while delivery.opened.is_alive() {
+                    match core.storage.store(vec![parcel.clone()]).await.pop() {
+                        Some(Published::Safe) => {
+                            delivery
+                                .opened
+                                .acknowledge(vec![delivery.tag], AckAction::Ack)
+                                .await
+                                .ok();
+                            return source.released(&delivery);
+                        }
+                        outcome => tracing::warn!(
+                            ?outcome,
+                            what,
+                            "could not store a message; trying again"
+                        ),
+                    }
+                    sleep(AGAIN).await;
+                }
+            }));
+    }
+}
