@@ -4,7 +4,7 @@
 //! that grow, for [`Place::answer_timeout`]: after a restart of the server this process may be
 //! connected again before its caller is. Then the answer is dropped with a warning and its request
 //! is acked. Later answers to the same queue are sent once each, until one of them arrives or the
-//! connection is made anew, so that a caller that is gone does not hold up others with all its
+//! connection is made again, so that a caller that is gone does not delay others with all its
 //! requests.
 //!
 //! An answer that the broker does not take, because it is too large, is replaced by a small one
@@ -92,7 +92,7 @@ impl Answers {
         };
         if self.publisher.try_send(request.optional()).is_err() {
             tracing::debug!(
-                "a caller was not told of its call's progress: too many messages wait for the \
+                "progress of a call was not sent: too many messages wait for the \
                     broker"
             );
         }
@@ -115,7 +115,7 @@ impl Answers {
         }
     }
 
-    /// Hands an answer over; what is returned tells when it is done. `None` if the request names no
+    /// Hands an answer over; the receiver gets the outcome. `None` if the request names no
     /// queue for it.
     pub(super) async fn hand_over(
         &self,
@@ -282,8 +282,8 @@ fn reply(asked: &BasicProperties, headers: FieldTable, body: Bytes) -> Option<Pu
     })
 }
 
-/// What a caller is told instead of an answer that the broker does not take; `None` if that was as
-/// small as this, or need not be told.
+/// The answer in place of one that the broker does not take; `None` if that was as small as this,
+/// or was no answer.
 fn refusal(request: &PublishRequest, fault: &Fault) -> Option<PublishRequest> {
     let Message {
         queue,
@@ -320,7 +320,8 @@ fn refusal(request: &PublishRequest, fault: &Fault) -> Option<PublishRequest> {
     })
 }
 
-/// The broker hands these straight to their callers, and says of each that there is no such queue.
+/// Direct reply-to: the broker hands these straight to their callers, and returns each of them as
+/// unroutable.
 fn is_direct(queue: &str) -> bool {
     queue.starts_with("amq.rabbitmq.reply-to.")
 }
@@ -360,7 +361,7 @@ fn answer(
     reply(asked, headers, body.into())
 }
 
-/// What a request wants to be told before its answer.
+/// What a request wants to get before its answer.
 fn wants(asked: &BasicProperties) -> Option<String> {
     let said = asked
         .headers()

@@ -1,4 +1,4 @@
-//! How leases of calls end: what their callers are told, and when the delivery is acked.
+//! How leases of calls end: the answers to their callers, and when the delivery is acked.
 //!
 //! An answer is confirmed to be in its caller's queue before its delivery is acked, so a crash in
 //! between has the call run once more, and never leaves it without an answer.
@@ -24,7 +24,7 @@ use crate::progress::Progress;
 use crate::sync::lock;
 
 impl RabbitMqCore {
-    /// Tells a caller how far its call is, if it wants to know.
+    /// Sends a caller the progress of its call, if the caller wants it.
     pub(super) fn tell_progress(&self, id: &JobId, token: i64, progress: Progress) {
         let envelope = lock(&self.leases).envelope(id, token);
         if let Some(envelope) = envelope {
@@ -156,7 +156,7 @@ impl RabbitMqCore {
         });
     }
 
-    /// Somebody wants a call cancelled that may be here.
+    /// A caller cancelled a call that this process may hold.
     pub(super) fn on_cancel(&self, correlation_id: &str, reason: String) {
         if lock(&self.leases).cancel_call(correlation_id, reason) {
             self.lost.notify_waiters();
@@ -179,7 +179,7 @@ impl RabbitMqCore {
         });
     }
 
-    /// Nobody needs it any more if what was said of it is with the broker.
+    /// Drops a delivery if the answer to it is with the broker.
     async fn drop_delivery_if(
         &self,
         done: Result<(), Error>,

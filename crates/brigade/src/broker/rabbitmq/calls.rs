@@ -1,6 +1,6 @@
 //! Calls from this process: requests out, answers in.
 //!
-//! All calls of a broker share one queue for their answers, told apart by correlation ids. The
+//! All calls of a broker share one queue for their answers, distinguished by correlation ids. The
 //! queue has a name of its own and is durable, neither exclusive nor RabbitMQ's direct reply-to:
 //! both of those are gone with the connection, and the answers with them, while this one waits for
 //! us to be back; unused for [`ANSWERS_EXPIRE`], the broker removes it. Answers are acked, so one
@@ -9,12 +9,12 @@
 //! Requests and answers are transient: written to disk, a call costs the broker twice as much. So a
 //! restart of the broker loses them, and then every call that was sent ends as uncertain, also one
 //! whose confirm has not come: it may have run, and its answer been lost, and its worker would drop
-//! the same request. A restart is told from a connection that broke by a transient message that
-//! lies in a durable queue of ours, where nobody takes it (`alive`): after a restart it is gone.
+//! the same request. A restart is distinguished from a connection that broke by a transient message
+//! in a durable queue of ours that has no consumer (`alive`): after a restart it is gone.
 //! With `calls=durable` all is persistent and outlives it.
 //!
-//! A call ends in exactly one way: whoever takes its entry out of `open` ends it. What comes for a
-//! call without an entry is late, and counted.
+//! A call ends in exactly one way: the code that takes its entry out of `open` ends it. What comes
+//! for a call without an entry is late, and counted.
 
 mod listening;
 mod waiting;
@@ -52,9 +52,9 @@ use crate::sync::lock;
 const RETURNS_MAX: u32 = 4;
 /// The header of an answer without a value: its kind.
 pub(super) const ERROR: &str = "brigade-error";
-/// The header of what is told of a running call: how far it is.
+/// The header of progress: how far a running call is.
 pub(super) const PROGRESS: &str = "brigade-progress";
-/// The header of a request whose caller wants to be told more than the answer. Ours want progress
+/// The header of a request whose caller wants more than the answer. Ours want progress
 /// without saying so.
 pub(super) const TELL: &str = "brigade-call";
 /// The value of [`TELL`] in a request, and the header of the message, that says that a worker has
@@ -135,12 +135,12 @@ impl Calls {
         calls
     }
 
-    /// Nobody is there any more to hear answers.
+    /// The broker was dropped, so no answer will be received.
     fn end_all(&self) {
         for open in std::mem::take(&mut *lock(&self.open)).into_values() {
             let error =
                 Error::new(ErrorKind::Closed, "make a call: the broker was dropped").uncertain();
-            // Whoever waited may be about to go.
+            // The receiver may be gone.
             open.teller.send(Err(error.into())).ok();
         }
     }
@@ -218,7 +218,7 @@ impl Calls {
     pub(super) fn end(&self, number: u64, outcome: Outcome) {
         let open = lock(&self.open).remove(&number);
         match open {
-            // Whoever waited may be about to go.
+            // The receiver may be gone.
             Some(open) => drop(open.teller.send(outcome)),
             None => {
                 self.late.fetch_add(1, Ordering::Relaxed);
@@ -257,7 +257,7 @@ impl Calls {
         });
     }
 
-    /// Whether no worker serves a queue, as far as can be told.
+    /// Whether no worker serves a queue, as far as is known.
     async fn nobody_serves(&self, queue: &ShortString) -> bool {
         let asking = async {
             let line = self.link.line().await?;

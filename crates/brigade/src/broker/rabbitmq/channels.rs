@@ -19,7 +19,7 @@ pub(super) struct SharedChannels {
     /// Own channels that were opened and may live.
     own: Mutex<Vec<Weak<ConsumerChannel>>>,
     several: AsyncMutex<VecDeque<Arc<ConsumerChannel>>>,
-    /// Held by whoever begins to take from a queue.
+    /// A permit is held by each task that begins to consume from a queue.
     pub(super) opening: Semaphore,
 }
 

@@ -102,7 +102,7 @@ fn check_server(line: &Line, found: &mut Findings) {
     }
 }
 
-/// Tries what it takes with a queue that is nobody else's and is gone afterwards.
+/// Tries the rights with an exclusive queue that is gone afterwards.
 async fn check_rights(core: &RabbitMqCore, line: &Line, found: &mut Findings) -> Result<(), Fault> {
     let name = core
         .config
@@ -370,7 +370,7 @@ fn check_delivery_limit(queue: &Described, version: (u32, u32), found: &mut Find
     found.add(
         level,
         what,
-        "declare the queue anew with x-delivery-limit 1000000 when it is empty (Brigade does so \
+        "declare the queue again with x-delivery-limit 1000000 when it is empty (Brigade does so \
             with ?queues=quorum), or raise the policy's delivery-limit",
     );
 }
@@ -381,7 +381,7 @@ fn harm(key: &str, rejects: bool) -> Option<(Level, &'static str)> {
         "max-length" | "max-length-bytes" if rejects => (Level::Warning, "refuses pushes to"),
         "max-length" | "max-length-bytes" => (Level::Problem, "drops jobs of"),
         "message-ttl" => (Level::Problem, "lets jobs expire in"),
-        "expires" => (Level::Problem, "deletes, when nobody uses it,"),
+        "expires" => (Level::Problem, "deletes, when it is not used,"),
         "consumer-timeout" => (Level::Note, "is how long a delivery may be held of"),
         _ => return None,
     })

@@ -79,7 +79,7 @@ pub(super) fn check_properties(properties: &BasicProperties) -> Result<(), Strin
     }
 }
 
-/// Headers of ours have the form that we give them, whoever wrote them.
+/// Headers of ours have the form that we give them, also if another program wrote them.
 fn check_headers(headers: &FieldTable) -> Result<(), String> {
     for name in ["brigade-task", "brigade-options"] {
         if headers.contains_key(name) && super::message::text_of(headers, name).is_none() {
@@ -152,7 +152,7 @@ pub(super) fn check_options(options: &mut JobOptions) -> Result<(), String> {
     Ok(())
 }
 
-/// The number of a message that was written anew so often; `None` for one that no message of ours
+/// The number of a message, how often it was written again; `None` for one that no message of ours
 /// has.
 pub(super) fn check_seq(seq: Option<u64>) -> Option<u64> {
     seq.filter(|seq| *seq <= SEQ_MAX)

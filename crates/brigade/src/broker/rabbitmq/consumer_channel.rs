@@ -1,8 +1,8 @@
 //! A channel that deliveries come by, and what is said of them.
 //!
 //! AMQP does not confirm acks. An ack counts here when the broker has answered a request that was
-//! sent after it on the same channel: until then nobody knows whether the delivery will come again.
-//! Acks that gather while one answer is awaited share the next.
+//! sent after it on the same channel: until then it is unknown whether the delivery will come
+//! again. Acks that gather while one answer is awaited share the next.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use super::link::Line;
 use crate::shutdown::Scope;
 use crate::sync::lock;
 
-/// Beyond that, whoever has one more waits.
+/// Beyond that, senders wait.
 const WAITING_MAX: usize = 4096;
 /// That share one answer.
 const TOGETHER_MAX: usize = 1024;

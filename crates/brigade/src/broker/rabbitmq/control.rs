@@ -4,7 +4,7 @@
 //! queue at it, bound by the names of the queues that it serves; a cancel is published with the
 //! name of its call's queue, so all who may have the call hear of it. Body: the reason. A cancel
 //! that is lost, because a connection broke, is as if it was not made: the call runs to its end,
-//! and its answer is nobody's.
+//! and its answer is dropped.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ const CANCEL: &str = "brigade-cancel";
 
 /// Bindings that are made together.
 const BINDINGS: usize = 128;
-/// Far longer than it takes to be told of cancels.
+/// Far longer than it takes to bind a queue.
 const HEARD_WITHIN: Duration = Duration::from_secs(2);
 
 /// A cancel of a call.

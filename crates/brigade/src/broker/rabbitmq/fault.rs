@@ -80,13 +80,13 @@ impl Fault {
         self.kind
     }
 
-    /// Whether the connection, or the channel, ended: nobody knows what became of what was under
+    /// Whether the connection, or the channel, ended: it is unknown what became of what was under
     /// way.
     pub(super) fn is_lost(&self) -> bool {
         self.kind == ErrorKind::Unreachable
     }
 
-    /// Whether it will not pass by itself: somebody has to change something.
+    /// Whether it will not pass by itself: a person has to change something.
     pub(super) fn is_lasting(&self) -> bool {
         matches!(
             self.kind,
@@ -127,7 +127,7 @@ impl Fault {
     }
 
     /// The largest message that the broker takes (`max_message_size`), if one was refused because
-    /// it is larger. It is named nowhere but in that text; without it, such a refusal is told as
+    /// it is larger. It is named nowhere but in that text; without it, the refusal is reported as
     /// any other.
     pub(super) fn message_bytes_max(&self) -> Option<usize> {
         let text = self.refusal()?;
@@ -207,7 +207,7 @@ impl std::fmt::Display for Fault {
     }
 }
 
-/// An error that several were told of.
+/// A source that several errors share.
 #[derive(Debug)]
 struct SharedSource(Arc<dyn std::error::Error + Send + Sync>);
 

@@ -1,4 +1,4 @@
-//! Jobs in somebody's hands, and which messages were settled here lately.
+//! Jobs that are leased from this process, and which messages were settled here lately.
 //!
 //! A lease is a delivery of one channel, which may be exchanged for another of the same message
 //! (`refresh`). Its token ends with that channel, with its time, or with its settlement; whatever
@@ -49,7 +49,7 @@ impl Delivery {
     }
 }
 
-/// A job in somebody's hands.
+/// A leased job, with the delivery that it came by.
 #[derive(Clone)]
 pub(super) struct HeldDelivery {
     pub(super) source: Arc<QueueConsumer>,
@@ -67,9 +67,9 @@ pub(super) struct LeaseTable {
     /// Whose deliveries are being exchanged.
     refreshing: HashSet<i64>,
     lost: VecDeque<AskedCancel>,
-    /// Messages that went back from here although nobody died, and how often.
+    /// Messages that went back from here in good order, and how often.
     returned: HashMap<(JobId, u64), u32>,
-    /// Calls that are to be cancelled and were not here when that was told: by correlation id, with
+    /// Calls that are to be cancelled and were not here then: by correlation id, with
     /// the reason.
     cancelled: VecDeque<(String, String)>,
 }
@@ -255,7 +255,7 @@ impl LeaseTable {
             .map(|held| Arc::clone(&held.envelope))
     }
 
-    /// Somebody wants a call cancelled. Whether it is held; if not, it may be about to come.
+    /// A caller cancelled a call. Whether it is held; if not, it may be about to come.
     pub(super) fn cancel_call(&mut self, correlation_id: &str, reason: String) -> bool {
         let is_it = |held: &HeldDelivery| {
             held.envelope
@@ -325,7 +325,7 @@ impl LeaseTable {
         }
     }
 
-    /// Whether this message is being settled, by whoever held it when its channel broke.
+    /// Whether this message is being settled by a holder whose channel broke.
     pub(super) fn is_being_settled(&self, envelope: &Envelope) -> bool {
         envelope
             .mark()

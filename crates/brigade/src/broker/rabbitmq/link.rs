@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Nothing lives longer than a generation: channels, consumers and delivery tags belong to one
-//! [`Line`]. Who needs them asks for the line there is ([`Link::line`]) and makes them anew
+//! [`Line`]. Code that needs them asks for the line there is ([`Link::line`]) and makes them again
 //! ([`Link::on_each_line`]); so nothing of one connection can be taken for something of the next,
 //! and an ack can only mean the delivery that it was meant for. lapin's own recovery stays off: it
 //! hides that deliveries are another's by now.
@@ -36,7 +36,7 @@ use crate::shutdown::Scope;
 /// The last of the pauses between tries to connect, so that work goes on soon after the broker is
 /// back.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// lapin tells of each end; should it forget one, it is noticed then.
+/// lapin reports each end of a connection; should it miss one, it is noticed then.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Before the next try to connect where there are as many connections as there may be.
 const LIMIT_PAUSE: Duration = Duration::from_secs(5);
@@ -194,7 +194,7 @@ impl Link {
     }
 
     /// Has something run on each connection in turn, for ever: again after a pause when it failed,
-    /// and anew when there is a new connection. Where consumers are resumed.
+    /// and again when there is a new connection. Where consumers are resumed.
     pub(super) async fn on_each_line<F: Future<Output = Result<(), Fault>>>(
         &self,
         what: &str,
@@ -252,7 +252,7 @@ impl Line {
         }
         match choice {
             Blocked::Error => Err(Fault::blocking()),
-            // Whoever told of it is gone with its connection, which is noticed next.
+            // An error means that the connection is gone, which is noticed next.
             Blocked::Wait => timeout_at(until, blocked.wait_for(Option::is_none))
                 .await
                 .map(drop)
@@ -352,7 +352,7 @@ impl Supervisor {
     }
 }
 
-/// Waits for the end of a connection and says why; tells when the broker takes nothing.
+/// Waits for the end of a connection and returns why; notes when the broker takes nothing.
 async fn watch_over(opened: &OpenedConnection, blocked: &watch::Sender<Option<Arc<str>>>) -> Fault {
     let connection = &opened.connection;
     let mut events = Box::pin(connection.events_listener());
@@ -367,7 +367,7 @@ async fn watch_over(opened: &OpenedConnection, blocked: &watch::Sender<Option<Ar
                 tracing::info!("RabbitMQ takes messages again");
                 blocked.send_replace(None);
             }
-            // Of a channel, or of the connection: the next look at its state tells.
+            // Of a channel, or of the connection: the next look at its state shows which.
             Ok(Some(Event::Error(error))) => why = Some(error),
             Ok(Some(_)) | Err(_) => {}
             Ok(None) => break,

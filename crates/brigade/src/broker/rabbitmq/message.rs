@@ -11,7 +11,7 @@
 //! | `app_id` | `brigade` if we wrote it. What has no `brigade-seq` then has 0: most have no headers, as the broker takes them apart |
 //! | `brigade-task` | task to run; without it, the task whose queue this is. A call has it only if that is another one |
 //! | `brigade-options` | JSON: retries, pauses, timeout, memory, label |
-//! | `brigade-seq` | how often it was written anew: a message of one id and one number is always the same one |
+//! | `brigade-seq` | how often it was written again: a message of one id and one number is always the same one |
 //! | `brigade-failed`, `brigade-crashed`, `brigade-interrupted`, `brigade-lost` | counters |
 //! | `brigade-deliveries` | earlier deliveries that the broker does not count, in a classic queue |
 //! | `brigade-unserved`, `brigade-unserved-at` | how often no consumer could run it, since when: milliseconds since 1970 |
@@ -243,7 +243,7 @@ impl Envelope {
         }
     }
 
-    /// Somebody waits for the answer.
+    /// Whether a caller waits for the answer.
     pub(super) fn is_call(&self) -> bool {
         has_caller(&self.properties)
     }
@@ -258,7 +258,7 @@ impl Envelope {
         self.pushed_at.checked_add(self.job.options.retry().within?)
     }
 
-    /// The same, to be written anew.
+    /// The same, to be written again.
     pub(super) fn next(&self) -> Self {
         // Other programs may give the same id to several messages, so the numbers of theirs begin
         // anywhere.
@@ -299,7 +299,7 @@ pub(super) fn is_counted(properties: &BasicProperties) -> bool {
         .is_some_and(|headers| counts.iter().any(|name| headers.contains_key(name)))
 }
 
-/// Somebody waits for the answer to a message.
+/// Whether a caller waits for the answer to a message.
 pub(super) fn has_caller(properties: &BasicProperties) -> bool {
     properties
         .reply_to()
@@ -405,7 +405,7 @@ mod tests {
             assert_eq!((job.deliveries, job.lost), (deliveries, 1));
         }
         assert_eq!(job.losses(), 3);
-        // An end of an attempt is known, so the count begins anew.
+        // An end of an attempt is known, so the count begins again.
         let next = job.next();
         assert_eq!((next.deliveries, next.lost), (0, 3));
     }

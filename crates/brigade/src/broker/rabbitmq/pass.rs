@@ -6,7 +6,7 @@
 //! until then, so with prefetch 1 it has no room for the new one, and a free worker has it at once.
 //!
 //! ```text
-//!   taken --- pass, somebody present has not passed ---> published again at once ---> taken by whoever is free
+//!   taken --- pass, a worker present has not passed ---> published again at once ---> taken by a free worker
 //!     |  \--- pass, everybody present has now ---------> a new round, after a pause (none, 20 ms, doubled up to 320 ms)
 //!     |                                                    after 32 passes and a whole round: over, the caller gets all reasons
 //!     \------ comes back to one that passed it, while another could take it ---> forwarded, unrun: at once, then after 10 ms, 20 ms .. 500 ms
@@ -264,7 +264,7 @@ impl RabbitMqCore {
         format!("{}.{}", self.id, delivery.subscription)
     }
 
-    /// How many serve its queue; if that cannot be told, this one.
+    /// How many serve its queue; 1 if that is unknown.
     async fn present(&self, delivery: &Delivery, envelope: &Envelope) -> usize {
         let Ok(queue) = short(
             &self
@@ -371,7 +371,7 @@ mod tests {
         assert_eq!(pauses, [0, 10, 20, 40, 80, 160, 320, 500, 500]);
         // The other one has gone.
         assert_eq!(passes.on_return(1), None);
-        // What nobody can run ends with the round.
+        // What no worker can run ends with the round.
         assert_eq!(
             passes.clone().on_pass("b", "no", 2, Rounds::One),
             Next::Over(vec!["no".to_owned(); 2])

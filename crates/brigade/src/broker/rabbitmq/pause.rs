@@ -11,7 +11,7 @@ use crate::retry::Retry;
 const FIRST: Duration = Duration::from_millis(200);
 /// What is merely away is used soon after it is back.
 const LONGEST: Duration = Duration::from_secs(1);
-/// After the broker refused: somebody has to change something.
+/// After the broker refused: a person has to change something.
 const FIRST_REFUSED: Duration = Duration::from_secs(2);
 const LONGEST_REFUSED: Duration = Duration::from_secs(15);
 

@@ -56,10 +56,10 @@ pub(super) trait Policy: Send + Sync + 'static {
     ) -> Option<PublishRequest>;
 }
 
-/// Tells each outcome, and leaves the rest to the one that waits for it.
-struct TellOutcome;
+/// Reports each outcome to the receiver of the request, and does nothing else.
+struct ReportOutcome;
 
-impl Policy for TellOutcome {
+impl Policy for ReportOutcome {
     const EAGER: bool = false;
 
     async fn prepare(&self, _: &Line) -> Result<(), Fault> {
@@ -95,10 +95,10 @@ impl ConfirmPublisher {
         (Self(sender), Inbox(inbox))
     }
 
-    /// One that only tells outcomes.
+    /// One that only reports outcomes.
     pub(super) fn start(config: &Arc<RabbitMqConfig>, link: &Link, scope: &Scope) -> Self {
         let (publisher, inbox) = Self::new();
-        let lane = Lane::new(Arc::new(TellOutcome), config, link, inbox.0);
+        let lane = Lane::new(Arc::new(ReportOutcome), config, link, inbox.0);
         scope.spawn_until_closed(lane.run());
         publisher
     }

@@ -1,10 +1,9 @@
 //! What takes jobs from one queue.
 //!
-//! Whoever wants jobs *asks*; the queue consumer sees to it that the broker sends as many as are
-//! asked for and no more: consumers with as much room (prefetch) as there are asks that nothing has
-//! come for. What is in somebody's hands takes up its consumer's room until it is settled, so a
-//! worker that asks for ten and holds three is sent seven. What came for an ask that has ended by
-//! then is
+//! A lease request *asks* for jobs; the queue consumer sees to it that the broker sends as many as
+//! are asked for and no more: consumers with as much room (prefetch) as there are asks that nothing
+//! has come for. What is leased takes up its consumer's room until it is settled, so a worker that
+//! asks for ten and holds three is sent seven. What came for an ask that has ended by then is
 //! *ready* for the next one; if none comes within the hand-back time, consumers are cancelled and
 //! it goes back to the broker, where it was in its queue.
 //!
@@ -38,7 +37,7 @@ use super::queue_groups::QueueGroup;
 use crate::error::ErrorKind;
 use crate::sync::lock;
 
-/// What nobody asked for stays here for so long at most: long enough for who settles a job and asks
+/// What is not asked for stays here for so long at most: long enough to settle a job and ask
 /// for the next.
 pub(super) const HAND_BACK: Duration = Duration::from_millis(200);
 /// Before it is asked again whether a queue has something that is not here yet.
@@ -78,15 +77,15 @@ pub(super) struct QueueConsumer {
 struct ConsumerState {
     /// How many jobs each ask still wants; and whether it wants to know when there are none.
     asks: BTreeMap<u64, (usize, bool)>,
-    /// One job is wanted when there is one, whoever asks then.
+    /// One job is wanted when there is one, for the next ask.
     listens: bool,
     /// Deliveries that were let go of.
     releases: u64,
     /// Questions in a row after which it was not known whether there are more.
     unsure: u32,
-    /// Nobody needs this queue consumer any more.
+    /// This queue consumer is not needed any more.
     retired: bool,
-    /// Since when nobody asked.
+    /// Since when nothing was asked.
     idle_since: Option<Instant>,
     next_number: u64,
     /// By their place in the channel's order.
@@ -115,7 +114,7 @@ struct Subscription {
 }
 
 enum Plan {
-    /// Nobody needs it any more.
+    /// It is not needed any more.
     End,
     Rest,
     RestUntil(Instant),
@@ -184,7 +183,7 @@ impl QueueConsumer {
             && state.subscriptions.iter().any(has_room)
     }
 
-    /// Something is wrong with it, so that nobody need wait for it.
+    /// Something is wrong with it, so that no ask need wait for it.
     pub(super) fn has_failed(&self) -> bool {
         lock(&self.state).fault.is_some()
     }
@@ -204,7 +203,7 @@ impl QueueConsumer {
         }
     }
 
-    /// Ends it if nobody has used it for so long and nobody can now: `users` are those who know it.
+    /// Ends it if it has not been used for so long and cannot be now: `users` counts references.
     pub(super) fn retire(&self, users: usize, after: Duration) -> bool {
         let mut state = lock(&self.state);
         let is_idle = users <= RESTING_USERS
@@ -235,20 +234,20 @@ impl QueueConsumer {
         }
     }
 
-    /// Whoever asked takes nothing more for now: what nobody asks for goes back at once.
+    /// The asks end for now: what is not asked for goes back at once.
     pub(super) fn hurry(&self) {
         lock(&self.state).over_since = Instant::now().checked_sub(HAND_BACK);
         self.poke.notify_one();
     }
 
-    /// Why nothing can come, if somebody has to change something first.
+    /// Why nothing can come, if a person has to change something first.
     pub(super) fn refusal(&self) -> Option<Fault> {
         lock(&self.state).fault.clone().filter(Fault::is_lasting)
     }
 
-    /// Whether a delivery that was handed out before is counted now, by writing it anew. A job that
-    /// kills its consumers meets new ones again and again, while what others give back to its place
-    /// comes to old ones too and is to keep its place.
+    /// Whether a delivery that was handed out before is counted now, by writing it again. A job
+    /// that kills its consumers meets new ones again and again, while what others give back to its
+    /// place comes to old ones too and is to keep its place.
     pub(super) fn counts_deliveries(&self) -> bool {
         self.since.elapsed() < COUNTS_FOR
             && self.counted.fetch_add(1, Ordering::Relaxed) < COUNTED_MAX
@@ -392,7 +391,7 @@ impl QueueConsumer {
         core.news.notify_waiters();
     }
 
-    /// Ends all consumers and gives back what nobody asked for.
+    /// Ends all consumers and gives back what was not asked for.
     async fn hand_back(self: &Arc<Self>, core: &Arc<RabbitMqCore>) -> Result<(), Fault> {
         let (opened, tags) = {
             let mut state = lock(&self.state);

@@ -9,10 +9,10 @@
 //!   unknown, has some --- asked; a fence says that nothing more is there ---> dry, listened to --- a job comes ---> has some
 //! ```
 //!
-//! Of up to [`FEW`] queues nothing is listened to while nobody asks, so that a consumer with no
+//! Of up to [`FEW`] queues nothing is listened to while there is no ask, so that a consumer with no
 //! room attracts no jobs. With more, that would cost one consumer of each queue for each ask, so
 //! they are listened to all the time, and an ask only looks at those that have some: a job that
-//! comes while nobody asks goes back, and its queue is asked again in its turn.
+//! comes while there is no ask goes back, and its queue is asked again in its turn.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -30,12 +30,12 @@ use crate::clock::later;
 use crate::error::Error;
 use crate::sync::lock;
 
-/// So many queues are listened to only while somebody asks.
+/// So many queues are listened to only while there is an ask.
 const FEW: usize = 64;
 /// A queue that says nothing for so long holds up no other.
 const STUCK: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// How often it is looked for what nobody uses any more, and how long that has been so.
+/// How often unused queues are looked for, and after which time a queue counts as unused.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 const UNUSED_FOR: Duration = Duration::from_secs(120);
 
@@ -241,7 +241,7 @@ impl RabbitMqCore {
         found
     }
 
-    /// Lets go of what nobody uses any more, for ever: consumers of several queues, and what takes
+    /// Ends what is not used any more, for ever: consumers of several queues, and what takes
     /// from queues.
     pub(super) async fn tidy(self: Arc<Self>) {
         loop {

@@ -2,7 +2,7 @@
 //! publishes everything at once, and no policy takes requests before they are sent.
 //!
 //! **The first message to a quorum queue on a connection goes alone.** For a moment after the start
-//! of its server such a queue has no leader. A channel that publishes to it then may stand still
+//! of its server a quorum queue has no leader. A channel that publishes to it then may stand still
 //! for more than a minute, with all else that it was given, although there is a leader a few
 //! hundred milliseconds later: the broker's process of that channel waits for an answer that never
 //! comes (seen with 3.10.8, which registers a channel at a queue with its first message). On any
@@ -14,7 +14,7 @@
 //!
 //! **Nothing is put into a quorum queue that is less than a second old.** One that was declared
 //! less than half a second before the broker is killed is there afterwards, but empty, with all
-//! that was confirmed to be in it: the registry of such queues is written every 500 ms
+//! that was confirmed to be in it: the registry of quorum queues is written every 500 ms
 //! (`names.dets`; seen with 3.10.8).
 
 use std::collections::HashMap;
@@ -179,7 +179,7 @@ impl Storage {
     }
 
     /// Takes a call whose queue may stand still, and with it all that goes with it: it is stored as
-    /// a job is, and `on_stored` is told. Any other request is given back.
+    /// a job is, and `on_stored` runs. Any other request is given back.
     pub(super) fn take_first_call(
         self: &Arc<Self>,
         mut request: PublishRequest,

@@ -64,8 +64,8 @@ impl End {
 }
 
 impl OpenedConnection {
-    /// Says goodbye, and leaves in any case: what of it somebody still holds keeps no consumer
-    /// there.
+    /// Closes gracefully, then shuts down the socket, so that leaked clones cannot keep a consumer
+    /// alive.
     pub(super) async fn close(self) {
         timeout(CLOSE_TIMEOUT, self.connection.close(200, "".into()))
             .await
@@ -128,7 +128,7 @@ async fn open_one(
     let kit = Tokio::current();
     let runtime = Runtime::new(RuntimeParts::new(kit.clone(), Sockets(kit)));
     let making = notes.clone();
-    // Read for each connection anew: certificates are renewed while programs run.
+    // Read again for each connection: certificates are renewed while programs run.
     let tls = config.tls()?;
     let make = async move |uri: AMQPUri, _: Runtime<Kit>| {
         let wire = Wire::open(
@@ -246,7 +246,7 @@ impl Wire {
         })
     }
 
-    /// Keeps what only the beginning of a connection tells.
+    /// Keeps what only the beginning of a connection shows.
     fn note(&mut self, read: &io::Result<usize>) {
         let Some(notes) = &self.notes else { return };
         let bytes = &self.chunk[..read.as_ref().map_or(0, |count| *count)];

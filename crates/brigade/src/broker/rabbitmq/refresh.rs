@@ -1,6 +1,6 @@
 //! Jobs and calls that are held for longer than the broker lets anybody hold a delivery.
 //!
-//! The broker takes back what nobody settles within its `consumer_timeout`, half an hour by
+//! The broker takes back what is not settled within its `consumer_timeout`, half an hour by
 //! default, and closes the channel with all that it has. So a delivery that comes near that time is
 //! exchanged for a fresh one of the same message, while its attempt runs on:
 //!
@@ -14,7 +14,7 @@
 //! the broker has the message at least once:
 //!
 //! - Should this process or a connection end, what it held in that queue expires there, and goes
-//!   back to the queue that it came from. Nobody takes from a queue of held jobs again: each
+//!   back to the queue that it came from. A queue of held jobs is never consumed from again: each
 //!   channel has one of its own. So a copy that comes is one whose original is not acked yet, and
 //!   if the lease is over by then the copy is dropped: what its holder did to the original counts,
 //!   or the broker has given that to another.
@@ -25,7 +25,7 @@
 //!   any channel.
 //!
 //! Newer brokers (3.11.15) let consumers ask for more time, which ours do; what is fetched without
-//! a consumer does not have it, so this does not depend on it. The broker tells nobody its
+//! a consumer does not have it, so this does not depend on it. The broker does not publish its
 //! `consumer_timeout`: half an hour or what the URL says is believed, until the broker closes a
 //! channel because of a shorter one and names it.
 
@@ -166,7 +166,7 @@ impl RabbitMqCore {
             .map(|(token, held)| copy(&held.envelope, *token, &name))
             .collect::<Result<Vec<_>, _>>();
         let copies = copies.map_err(|error| {
-            Fault::with_source(error.kind(), "a held job cannot be written anew", error)
+            Fault::with_source(error.kind(), "a held job cannot be written again", error)
         })?;
         for published in self.storage.publish_slowly(copies).await {
             match published {
@@ -283,7 +283,7 @@ impl RabbitMqCore {
         let exchange = |token| lock(&self.leases).replace_delivery(token, id?, &new);
         match token.and_then(exchange) {
             Some(old) => {
-                // Its room is nobody's to fill: the attempt runs on.
+                // Its room is not free: the attempt runs on.
                 source.close_consumer(&old).await;
                 if old
                     .opened

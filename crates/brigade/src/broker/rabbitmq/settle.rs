@@ -2,7 +2,7 @@
 //!
 //! What becomes of a job is stored first, confirmed, and only then is its delivery acked: a crash
 //! in between leaves two messages, never none. The two have the same id and different numbers
-//! (`brigade-seq`); whoever settled the first drops it when it comes again.
+//! (`brigade-seq`); the process that settled the first drops it when it comes again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::sync::lock;
 pub(super) type Ends = (i64, HeldDelivery, Ending, Option<Box<Answer>>);
 
 impl RabbitMqCore {
-    /// Ends or extends leases. What has been begun is done even if nobody waits for it.
+    /// Ends or extends leases. What has been begun is done even if the future is dropped.
     pub(super) async fn settle(
         self: &Arc<Self>,
         settlements: Vec<Settlement>,

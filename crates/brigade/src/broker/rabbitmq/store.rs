@@ -25,7 +25,7 @@ use crate::job::Job;
 use crate::shutdown::Scope;
 use crate::sync::lock;
 
-/// Somebody may delete a queue between its declaration and what is put there, but not again and
+/// A person may delete a queue between its declaration and what is put there, but not again and
 /// again.
 const ROUNDS_MAX: usize = 4;
 const DECLINED_PAUSE: Duration = Duration::from_millis(150);
@@ -217,8 +217,8 @@ impl Storage {
             let mut declared = HashMap::new();
             for target in todo.iter().map(|n| &routed[*n].0) {
                 if !declared.contains_key(target) {
-                    // What came back has no queue; queues of delays have to be told in time that
-                    // they are needed.
+                    // What came back has no queue; queues of delays have to be declared in time
+                    // when they are needed.
                     let declaring = if round == 0 || !came_back(&outcomes, &routed, target) {
                         self.topology.prepare(target).await
                     } else {

@@ -38,7 +38,7 @@ const DELAY_MARGIN: Duration = Duration::from_secs(60 * 60);
 /// A queue of a class that was declared no longer ago than this need not be declared again before
 /// something is put there.
 const DECLARED_FOR: Duration = Duration::from_secs(10 * 60);
-/// What is held is with whoever holds it at once; when that one is gone and so long has passed
+/// What is held reaches its holder at once; when that one is gone and so long has passed
 /// since it was put there, it goes back to its queue.
 const HELD_FOR: Duration = Duration::from_secs(5);
 /// With the first try of what may hang.

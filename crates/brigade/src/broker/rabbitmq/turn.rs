@@ -1,9 +1,10 @@
 //! Turns: a queue with a single active consumer.
 //!
-//! Whoever wants the turn consumes from the queue and puts a message there. The broker sends
-//! messages to one consumer at a time, in the order in which they came, so whoever is sent one has
-//! the turn, until its consumer is gone: because it gives the turn back, or because it died. Nobody
-//! polls. What is left in the queue does no harm, and goes with it a minute after the last turn.
+//! A process that wants the turn consumes from the queue and puts a message there. The broker sends
+//! messages to one consumer at a time, in the order in which they came, so the one that is sent a
+//! message has the turn, until its consumer is gone: because it gives the turn back, or because it
+//! died. No process polls. What is left in the queue does no harm, and goes with it a minute after
+//! the last turn.
 
 use futures_util::StreamExt as _;
 use lapin::options::{
@@ -22,7 +23,7 @@ use super::message::short;
 use crate::broker::Turn;
 use crate::error::{Error, ErrorKind};
 
-/// How long the queue is kept when nobody wants a turn, in milliseconds.
+/// How long the queue is kept when no process wants a turn, in milliseconds.
 const EXPIRES: i32 = 60_000;
 /// After something failed.
 const AGAIN: std::time::Duration = std::time::Duration::from_millis(200);
@@ -47,7 +48,7 @@ impl RabbitMqCore {
     }
 }
 
-/// Waits for the turn, tells of it, and has it until it is over or the connection breaks.
+/// Waits for the turn, reports it, and has it until it is over or the connection breaks.
 async fn hold(
     link: Link,
     name: ShortString,

@@ -42,7 +42,7 @@ pub(super) struct RabbitMqConfig {
     pub(super) heartbeat: Duration,
     pub(super) blocked: Blocked,
     pub(super) answer_timeout: Duration,
-    /// After which the broker takes a delivery back that nobody settled.
+    /// After which the broker takes a delivery back that was not settled.
     pub(super) consumer_timeout: Duration,
     pub(super) management: Option<Management>,
     pub(super) queues: QueueType,
@@ -169,7 +169,7 @@ impl RabbitMqConfig {
             },
         };
         options.none_left(is_tls)?;
-        // Here, so that it is told as it is.
+        // Here, so that the error names the file.
         config.read_tls()?;
         Ok(config)
     }

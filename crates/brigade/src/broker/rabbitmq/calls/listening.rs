@@ -1,8 +1,8 @@
 //! How answers come in, and how it is noticed that they cannot.
 //!
 //! The queue of answers is declared on each connection, and consumed from for as long as the broker
-//! is there. A message that lies in a queue of ours (`alive`) tells a restart of the broker from a
-//! connection that broke: after a restart it is gone, and with it the calls that were sent.
+//! is there. A message that lies in a queue of ours (`alive`) distinguishes a restart of the broker
+//! from a connection that broke: after a restart it is gone, and with it the calls that were sent.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -144,7 +144,7 @@ impl Calls {
         Ok(())
     }
 
-    /// Keeps the queue with the mark, which nobody uses.
+    /// Keeps the queue with the mark, which has no consumer.
     async fn keep_mark(&self, line: &Line, channel: &Channel) -> Fault {
         loop {
             sleep(ANSWERS_EXPIRE / 3).await;
@@ -193,7 +193,7 @@ impl Calls {
         self.end(number, outcome);
     }
 
-    /// Nobody knows what became of these calls.
+    /// It is unknown what became of these calls.
     fn fail(&self, fault: &Fault, which: impl Fn(&OpenCall) -> bool) {
         let failed: Vec<OpenCall> = lock(&self.open)
             .extract_if(|_, open| which(open))
@@ -209,7 +209,7 @@ impl Calls {
     }
 }
 
-/// A durable queue that goes when nobody has used it for long. How many messages are in it.
+/// Declares a durable queue that expires when it is unused for long. How many messages are in it.
 async fn declare(line: &Line, channel: &Channel, queue: &ShortString) -> Result<u32, Fault> {
     let mut arguments = FieldTable::default();
     let millis = i32::try_from(ANSWERS_EXPIRE.as_millis()).unwrap_or(i32::MAX);

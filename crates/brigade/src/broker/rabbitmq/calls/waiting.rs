@@ -43,8 +43,8 @@ impl Waiting {
         tokio::select! {
             biased;
             outcome = &mut told => outcome.unwrap_or_else(|_| Err(dropped())),
-            // It was waiting, or the worker is gone. Whatever takes it later finds nobody who wants
-            // the answer.
+            // It was waiting, or the worker is gone. If a worker takes it later, its answer is
+            // dropped.
             () = sleep(CANCELLED_WITHIN) => Err(self.cancelled(caller)),
             () = self.did_not_begin(), if until.is_some() => Err(self.cancelled(caller)),
         }

@@ -232,7 +232,7 @@ impl RabbitMqCore {
         });
     }
 
-    /// Nobody needs it any more.
+    /// Acks a delivery that is not needed any more.
     pub(in super::super) async fn drop_delivery(
         &self,
         source: &QueueConsumer,

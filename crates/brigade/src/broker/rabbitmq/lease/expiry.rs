@@ -40,8 +40,8 @@ impl RabbitMqCore {
         }
     }
 
-    /// Gives back what was held for too long. What has been begun is done even if nobody waits for
-    /// it.
+    /// Gives back what was held for too long. What has been begun is done even if the future is
+    /// dropped.
     pub(super) async fn end_expired(self: &Arc<Self>) {
         let now = self.now_after(Instant::now());
         let expired = lock(&self.leases).expired(now);

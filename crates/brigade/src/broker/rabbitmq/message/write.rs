@@ -142,7 +142,7 @@ pub(in super::super) fn dead_letter(
     message: Message,
 ) -> Result<Message, Error> {
     let mut headers = FieldTable::default();
-    // It may have come from another program: what tells the broker to send copies elsewhere goes.
+    // It may have come from another program: what has the broker send copies elsewhere goes.
     let kept = message
         .properties
         .headers()
@@ -182,7 +182,7 @@ pub(in super::super) fn without_expiration(properties: &BasicProperties) -> Basi
     kept
 }
 
-/// The broker takes a `user_id` from nobody but that user.
+/// The broker takes a `user_id` only from that user.
 fn without_user(properties: &BasicProperties) -> BasicProperties {
     let kept = without_expiration(properties);
     match properties.expiration() {
@@ -196,8 +196,8 @@ fn is_for_the_broker(name: &str) -> bool {
     name.starts_with("x-") || name == "CC" || name == "BCC"
 }
 
-/// Headers that say how somebody waits for the answer, and who passed it: they stay with a message
-/// wherever it goes.
+/// Headers that say how a caller waits for the answer, and which workers passed it: they stay with
+/// a message wherever it goes.
 fn stays(name: &str) -> bool {
     name.starts_with("brigade-call") || name.starts_with("brigade-pass")
 }

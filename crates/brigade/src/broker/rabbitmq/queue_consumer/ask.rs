@@ -8,7 +8,7 @@ use super::super::message::Envelope;
 use super::QueueConsumer;
 use crate::sync::lock;
 
-/// What was taken to be handed out; what is left of it when whoever took it goes away is here
+/// What was taken to be handed out; what is left of it when the future is dropped is here
 /// again.
 pub(in super::super) struct Taken {
     pub(super) source: Arc<QueueConsumer>,

@@ -26,7 +26,7 @@ impl QueueConsumer {
         let (opened, _) = self.opened(core).await?;
         let (source, core, (tell, told)) = (Arc::clone(self), Arc::clone(core), oneshot::channel());
         let scope = core.scope.clone();
-        // In a task of its own: what is on its way when whoever asked goes away must be noted.
+        // In a task of its own: what is on its way when the ask is dropped must be noted.
         scope.spawn_until_closed(async move {
             let got = async {
                 let name = short(

@@ -35,7 +35,7 @@ impl QueueConsumer {
                 None => self.count(core, &opened.line).await?,
             } > 0;
         if has_some {
-            // Whoever asks comes for it when those before have none.
+            // An ask comes for it when those before have none.
             self.listen(false);
             self.tell_groups();
             return Ok(());
@@ -112,7 +112,7 @@ impl QueueConsumer {
                 Ok(())
             }
             Err(fault) => {
-                // Next time it breaks nobody else's.
+                // Next time it breaks no channel of others.
                 self.is_alone.fetch_or(!fault.is_lost(), Ordering::Relaxed);
                 self.end(core, &opened);
                 Err(fault)
@@ -190,7 +190,7 @@ impl QueueConsumer {
         if !was_asked {
             tracing::error!(
                 queue = self.queue,
-                "the broker ended the taking from this queue: somebody deleted it; declaring it \
+                "the broker ended the consumer of this queue, as the queue was deleted; declaring it \
                     again"
             );
             // What was held of it is gone with it.
