@@ -8,10 +8,15 @@
 //! | part | owns |
 //! |---|---|
 //! | [`Storage`] (`store`) | the connection that publishes, publishers, what is known of queues |
-//! | [`RabbitMqCore`] | the connection that takes and acks: `consumer_channel` (a channel that deliveries come by), `queue_consumer` (what takes from one queue), `lease_table` (leases), `lease`, `settle`, and `refresh` for what is held for long |
+//! | [`Consumers`] | what takes from queues: `queue_consumer`, `queue_groups`, `channels` |
+//! | [`Leases`] | leases (`lease_table`), and what waits for news of them |
 //! | [`Calls`] | calls from here that wait for their answers |
-//! | [`Answers`] | answers from here on their way to their callers; `callers` ends the leases of calls, `pass` passes them on |
-//! | [`ServedQueues`] (`control`) | whose cancels are heard |
+//! | [`Answers`] | answers from here on their way to their callers |
+//! | [`ServedQueues`] (`control`) | the queues whose cancels are heard |
+//!
+//! [`RabbitMqCore`] joins them: `lease` hands out, `settle`, `callers` and `pass` end leases,
+//! `refresh` keeps what is held for long. `consumer_channel` is a channel that deliveries come by,
+//! with its acks.
 //!
 //! `turn` is who reloads. `check` looks for what is wrong, with `management`. `rabbitmq_3_10` is
 //! what goes with the support of that version.
@@ -35,12 +40,14 @@ mod channels;
 mod check;
 mod checks;
 mod consumer_channel;
+mod consumers;
 mod control;
 mod fault;
 mod fit;
 mod incoming;
 mod lease;
 mod lease_table;
+mod leases;
 mod link;
 mod management;
 mod message;
@@ -59,23 +66,19 @@ mod topology;
 mod turn;
 mod url;
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use self::answers::Answers;
 use self::calls::Calls;
-use self::channels::SharedChannels;
+use self::consumers::Consumers;
 use self::control::ServedQueues;
-use self::lease_table::LeaseTable;
+use self::leases::Leases;
 use self::link::Link;
-use self::queue_consumer::QueueConsumer;
-use self::queue_groups::QueueGroups;
 use self::refresh::RefreshQueues;
 use self::store::Storage;
 use self::url::RabbitMqConfig;
@@ -88,7 +91,6 @@ use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId};
 use crate::progress::Progress;
 use crate::shutdown::Scope;
-use crate::sync::lock;
 
 /// What RabbitMQ 4 allows by itself (`max_message_size`).
 const PAYLOAD_BYTES_MAX: usize = 16 << 20;
@@ -118,21 +120,10 @@ struct RabbitMqCore {
     refresh_queues: RefreshQueues,
     /// The broker's `consumer_timeout` in milliseconds, once it has named it.
     learnt_timeout: AtomicU64,
-    consumers: Mutex<HashMap<Box<str>, Arc<QueueConsumer>>>,
-    groups: QueueGroups,
-    /// Channels that several queue consumers take by.
-    shared: SharedChannels,
-    leases: Mutex<LeaseTable>,
+    consumers: Consumers,
+    leases: Leases,
     /// Messages that are being put elsewhere.
     moving: TaskTracker,
-    /// A queue consumer has something, or cannot have it.
-    news: Notify,
-    /// Something is held.
-    holding: Notify,
-    /// A lease was lost.
-    lost: Notify,
-    tokens: AtomicI64,
-    numbers: AtomicU64,
     clock: Clock,
 }
 
@@ -158,22 +149,15 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>,
         config,
         scope: scope.clone(),
         consume_link,
-        consumers: Mutex::default(),
-        groups: QueueGroups::default(),
-        shared: SharedChannels::default(),
-        leases: Mutex::new(LeaseTable::new()),
+        consumers: Consumers::default(),
+        leases: Leases::new(),
         moving: TaskTracker::new(),
-        news: Notify::new(),
-        holding: Notify::new(),
-        lost: Notify::new(),
-        tokens: AtomicI64::new(0),
-        numbers: AtomicU64::new(0),
         clock,
     });
     scope.spawn_until_closed(Arc::clone(&core).watch_leases());
     scope.spawn_until_closed(Arc::clone(&core).tidy());
     let (hearing, served) = (Arc::clone(&core), Arc::clone(&core.served));
-    let on_cancel = move |id: &str, reason| hearing.on_cancel(id, reason);
+    let on_cancel = move |id: &str, reason| hearing.leases.cancel_call(id, reason);
     scope.spawn_until_closed(control::listen(
         served,
         core.consume_link.clone(),
@@ -200,44 +184,9 @@ impl Drop for RabbitMq {
 }
 
 impl RabbitMqCore {
-    fn consumer_of(self: &Arc<Self>, queue: &str) -> Arc<QueueConsumer> {
-        let mut consumers = lock(&self.consumers);
-        if let Some(source) = consumers.get(queue) {
-            return Arc::clone(source);
-        }
-        let source = QueueConsumer::new(queue);
-        if let Ok(name) = message::short(&self.config.name_of(queue)) {
-            self.served.add(&name);
-        }
-        consumers.insert(queue.into(), Arc::clone(&source));
-        self.scope
-            .spawn_until_closed(Arc::clone(&source).drive(Arc::clone(self)));
-        source
-    }
-
-    fn next_token(&self) -> i64 {
-        self.tokens.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    fn next_number(&self) -> u64 {
-        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
     /// As tests have moved the clock.
     fn now_after(&self, moment: Instant) -> Instant {
         moment + self.clock.ahead()
-    }
-
-    /// The leases of this channel are lost; or those of one queue of it.
-    fn lose(&self, number: u64, queue: Option<&str>) {
-        let count = lock(&self.leases).lose(number, queue);
-        if count > 0 {
-            tracing::warn!(
-                count,
-                "leases were lost with a channel; the broker gives their jobs to others"
-            );
-            self.lost.notify_waiters();
-        }
     }
 }
 
@@ -290,7 +239,7 @@ impl Backend for RabbitMq {
     fn look(&self, query: Query) -> Reply<'_, View> {
         Box::pin(async move {
             match query {
-                Query::Cancels => Ok(View::Cancels(lock(&self.0.leases).lost())),
+                Query::Cancels => Ok(View::Cancels(self.0.leases.table().lost())),
                 Query::Check => check::check(&self.0).await.map(View::Check),
                 Query::Job(_)
                 | Query::Waited(_)
@@ -340,7 +289,7 @@ impl Backend for RabbitMq {
 
     fn changed(&self) -> Reply<'_, ()> {
         // From the call on, not from the first poll.
-        let lost = self.0.lost.notified();
+        let lost = self.0.leases.until_lost();
         Box::pin(async {
             tokio::select! {
                 () = lost => {}

@@ -21,12 +21,11 @@ use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId};
 use crate::outcome::{CallError, Cancelled};
 use crate::progress::Progress;
-use crate::sync::lock;
 
 impl RabbitMqCore {
     /// Sends a caller the progress of its call, if the caller wants it.
     pub(super) fn tell_progress(&self, id: &JobId, token: i64, progress: Progress) {
-        let envelope = lock(&self.leases).envelope(id, token);
+        let envelope = self.leases.table().envelope(id, token);
         if let Some(envelope) = envelope {
             self.answers.tell_progress(&envelope.properties, progress);
         }
@@ -154,13 +153,6 @@ impl RabbitMqCore {
             let answered = core.answers.give(&asked, Err(rejected)).await;
             core.drop_delivery_if(answered, &source, &delivery).await;
         });
-    }
-
-    /// A caller cancelled a call that this process may hold.
-    pub(super) fn on_cancel(&self, correlation_id: &str, reason: String) {
-        if lock(&self.leases).cancel_call(correlation_id, reason) {
-            self.lost.notify_waiters();
-        }
     }
 
     /// A call that was cancelled before it was handed out is answered instead.

@@ -55,8 +55,13 @@ impl SharedChannels {
         };
         if alone || has_room {
             let channel = line.channel().await?;
-            let opened =
-                ConsumerChannel::start(core.next_number(), line, channel, false, &core.scope);
+            let opened = ConsumerChannel::start(
+                core.consumers.next_number(),
+                line,
+                channel,
+                false,
+                &core.scope,
+            );
             lock(&self.own).push(Arc::downgrade(&opened));
             return Ok(opened);
         }
@@ -65,7 +70,7 @@ impl SharedChannels {
         if several.len() < SHARED_MAX {
             let channel = line.channel().await?;
             several.push_back(ConsumerChannel::start(
-                core.next_number(),
+                core.consumers.next_number(),
                 line,
                 channel,
                 true,

@@ -389,7 +389,8 @@ fn harm(key: &str, rejects: bool) -> Option<(Level, &'static str)> {
 
 /// The queues that are served from here, by their names at the broker.
 fn served(core: &RabbitMqCore) -> BTreeMap<String, QueueKind> {
-    let consumers: Vec<Arc<QueueConsumer>> = lock(&core.consumers).values().cloned().collect();
+    let consumers: Vec<Arc<QueueConsumer>> =
+        lock(&core.consumers.queues).values().cloned().collect();
     let targets = consumers
         .iter()
         .map(|source| QueueKind::Jobs(source.queue.clone()));

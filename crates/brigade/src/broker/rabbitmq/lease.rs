@@ -16,7 +16,6 @@ use super::topology::QueueKind;
 use crate::broker::{LeaseAsk, Leased, Terms};
 use crate::clock::{BootTime, later};
 use crate::error::Error;
-use crate::sync::lock;
 
 impl RabbitMqCore {
     /// Hands out jobs; waits for the first as long as the ask says.
@@ -49,7 +48,7 @@ impl RabbitMqCore {
     ) -> Result<Vec<Leased>, Error> {
         let until = later(Instant::now(), ask.wait);
         loop {
-            let mut news = std::pin::pin!(self.news.notified());
+            let mut news = std::pin::pin!(self.consumers.news.notified());
             news.as_mut().enable();
             let found = self.hand_out(source, ask.max, ask.terms).await;
             if !found.is_empty() || ask.enough.is_cancelled() {
@@ -116,18 +115,18 @@ impl RabbitMqCore {
             if !delivery.opened.is_alive() {
                 continue;
             }
-            if lock(&self.leases).is_being_settled(&envelope) {
+            if self.leases.table().is_being_settled(&envelope) {
                 self.requeue_later(source, delivery, envelope);
                 continue;
             }
-            if lock(&self.leases).is_copy(&envelope) {
+            if self.leases.table().is_copy(&envelope) {
                 tracing::info!(job = %envelope.id, "the broker brought a job once more that is \
                     settled, or held; it is dropped");
                 self.drop_copy(source, delivery);
                 continue;
             }
             if envelope.is_call()
-                && let Some(reason) = lock(&self.leases).take_cancelled(&envelope)
+                && let Some(reason) = self.leases.table().take_cancelled(&envelope)
             {
                 self.end_cancelled(source, &delivery, envelope.properties.clone(), reason);
                 continue;
@@ -152,7 +151,7 @@ impl RabbitMqCore {
                 self.bury(source, delivery, &envelope);
                 continue;
             }
-            let token = self.next_token();
+            let token = self.leases.next_token();
             match terms {
                 Terms::Lease(time) => {
                     self.warn_of_time(source, &envelope);
@@ -163,8 +162,7 @@ impl RabbitMqCore {
                         envelope: Arc::clone(&envelope),
                         until: later(self.now_after(since), time),
                     };
-                    lock(&self.leases).hold(token, held);
-                    self.holding.notify_one();
+                    self.leases.hold(token, held);
                 }
                 Terms::Take => {
                     let acked = delivery
@@ -179,7 +177,7 @@ impl RabbitMqCore {
                             broker did not answer; it comes again unless it heard");
                         continue;
                     }
-                    lock(&self.leases).settled(&envelope);
+                    self.leases.table().settled(&envelope);
                 }
             }
             leased.push(Leased {

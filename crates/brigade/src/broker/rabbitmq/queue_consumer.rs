@@ -277,12 +277,12 @@ impl QueueConsumer {
                 }
                 Plan::Consume(room) => {
                     let consuming = self.consume(&core, room).await;
-                    core.news.notify_waiters();
+                    core.consumers.news.notify_waiters();
                     consuming.inspect(|()| pauses.reset())
                 }
                 Plan::Fence => {
                     let fencing = self.fence(&core).await;
-                    core.news.notify_waiters();
+                    core.consumers.news.notify_waiters();
                     fencing
                 }
                 Plan::HandBack => self.hand_back(&core).await,
@@ -294,7 +294,7 @@ impl QueueConsumer {
                 if is_new {
                     tracing::warn!(%fault, queue = self.queue, "could not take jobs; trying again");
                 }
-                core.news.notify_waiters();
+                core.consumers.news.notify_waiters();
                 let opened = lock(&self.state).opened.clone();
                 if let Some(opened) = opened.filter(|opened| !opened.is_alive()) {
                     self.end(&core, &opened);
@@ -388,7 +388,7 @@ impl QueueConsumer {
             .map_or(0, |place| place + 1);
         state.ready.insert(place, (delivery, Arc::new(envelope)));
         drop(state);
-        core.news.notify_waiters();
+        core.consumers.news.notify_waiters();
     }
 
     /// Ends all consumers and gives back what was not asked for.
@@ -430,7 +430,7 @@ impl QueueConsumer {
                 core.hand_on(self, delivery.clone(), envelope, envelope.next());
                 return Ok(());
             }
-            lock(&core.leases).returns(envelope);
+            core.leases.table().returns(envelope);
             let said = delivery
                 .opened
                 .acknowledge(vec![delivery.tag], AckAction::Requeue)

@@ -123,7 +123,7 @@ impl QueueGroup {
 
 impl RabbitMqCore {
     fn group(self: &Arc<Self>, queues: &Queues) -> Result<Arc<QueueGroup>, Error> {
-        let mut groups = lock(&self.groups.0);
+        let mut groups = lock(&self.consumers.groups.0);
         if let Some(group) = groups
             .iter()
             .find(|group| Arc::ptr_eq(&group.set, queues.set()))
@@ -170,7 +170,7 @@ impl RabbitMqCore {
         let _using = group.begin();
         let mut asks = HashMap::new();
         loop {
-            let mut news = std::pin::pin!(self.news.notified());
+            let mut news = std::pin::pin!(self.consumers.news.notified());
             news.as_mut().enable();
             let found = self.walk(&group, ask, &mut asks).await;
             if ask.enough.is_cancelled() {
@@ -253,7 +253,7 @@ impl RabbitMqCore {
     }
 
     fn tidy_groups(&self) {
-        let mut groups = lock(&self.groups.0);
+        let mut groups = lock(&self.consumers.groups.0);
         let is_used = |group: &Arc<QueueGroup>| {
             group.active.load(Ordering::Acquire) > 0 || lock(&group.used).elapsed() < UNUSED_FOR
         };
@@ -268,7 +268,7 @@ impl RabbitMqCore {
     }
 
     fn tidy_taps(&self) {
-        let mut consumers = lock(&self.consumers);
+        let mut consumers = lock(&self.consumers.queues);
         consumers.retain(|queue, source| {
             let is_over = source.retire(Arc::strong_count(source), UNUSED_FOR);
             if is_over

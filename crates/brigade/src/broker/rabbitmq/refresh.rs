@@ -50,7 +50,6 @@ use super::publisher::{Message, Published};
 use super::queue_consumer::{QueueConsumer, hold_long};
 use super::topology::QueueKind;
 use crate::error::{Error, ErrorKind};
-use crate::sync::lock;
 
 /// The header that says whose lease it is.
 const TOKEN: &str = "brigade-held";
@@ -121,7 +120,7 @@ impl RabbitMqCore {
     /// Begins to exchange the deliveries that are near the end of their time.
     pub(super) fn refresh_old_deliveries(self: &Arc<Self>) {
         let limit = self.consumer_timeout();
-        let old = lock(&self.leases).older_than(limit / 2);
+        let old = self.leases.table().older_than(limit / 2);
         let mut by_queue: HashMap<Box<str>, Vec<(i64, HeldDelivery)>> = HashMap::new();
         for (token, held) in old {
             by_queue
@@ -141,7 +140,7 @@ impl RabbitMqCore {
                 }
                 // Also for copies that are stored and have not come yet.
                 sleep(pause).await;
-                lock(&core.leases).refreshed(&tokens);
+                core.leases.table().refreshed(&tokens);
             });
         }
     }
@@ -159,7 +158,7 @@ impl RabbitMqCore {
         // Some may have been settled meanwhile: a copy of these would be another's.
         let still: Vec<_> = old
             .iter()
-            .filter(|(token, held)| lock(&self.leases).holds(*token, &held.delivery))
+            .filter(|(token, held)| self.leases.table().holds(*token, &held.delivery))
             .collect();
         let copies = still
             .into_iter()
@@ -199,7 +198,13 @@ impl RabbitMqCore {
         self.storage.topology.prepare(&target).await?;
         let line = self.consume_link.line().await?;
         let channel = line.channel().await?;
-        let opened = ConsumerChannel::start(self.next_number(), line, channel, false, &self.scope);
+        let opened = ConsumerChannel::start(
+            self.consumers.next_number(),
+            line,
+            channel,
+            false,
+            &self.scope,
+        );
         let name = short(&self.storage.topology.name(&target))
             .map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
         // No prefetch: what comes is held already.
@@ -226,7 +231,7 @@ impl RabbitMqCore {
     /// Closes the channels of queues of which nothing has been held by them for a while.
     pub(super) async fn tidy_refresh_queues(&self) {
         self.refresh_queues.0.lock().await.retain(|_, refresh| {
-            let is_used = lock(&self.leases).holds_by(refresh.opened.number)
+            let is_used = self.leases.table().holds_by(refresh.opened.number)
                 || refresh.since.elapsed() < UNUSED_FOR;
             if !is_used {
                 refresh.opened.dead.cancel();
@@ -261,7 +266,7 @@ impl RabbitMqCore {
         }
         // What is held by it is another's by now, or will be as soon as the broker hears this.
         opened.dead.cancel();
-        self.lose(opened.number, None);
+        self.leases.lose(opened.number, None);
         opened.channel.close(200, "over".into()).await.ok();
     }
 
@@ -280,7 +285,7 @@ impl RabbitMqCore {
             .message_id()
             .as_ref()
             .map(|id| id.as_str());
-        let exchange = |token| lock(&self.leases).replace_delivery(token, id?, &new);
+        let exchange = |token| self.leases.table().replace_delivery(token, id?, &new);
         match token.and_then(exchange) {
             Some(old) => {
                 // Its room is not free: the attempt runs on.

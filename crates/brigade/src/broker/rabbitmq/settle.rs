@@ -22,7 +22,6 @@ use crate::broker::account::Account;
 use crate::broker::{Answer, Ending, Settled, Settlement};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, AttemptRecord};
-use crate::sync::lock;
 
 /// A lease that is being ended.
 pub(super) type Ends = (i64, HeldDelivery, Ending, Option<Box<Answer>>);
@@ -47,10 +46,10 @@ impl RabbitMqCore {
         ) in settlements.into_iter().enumerate()
         {
             if let Ending::Extend(time) = ending {
-                if lock(&self.leases).extend(&id, token, now, time) {
+                if self.leases.table().extend(&id, token, now, time) {
                     answers[place] = Ok(Settled::Accepted(None));
                 }
-            } else if let Some(held) = lock(&self.leases).let_go(&id, token, now) {
+            } else if let Some(held) = self.leases.table().let_go(&id, token, now) {
                 places.push(place);
                 ends.push((token, held, ending, answer));
             }
@@ -80,9 +79,9 @@ impl RabbitMqCore {
             .iter()
             .filter_map(|(_, held, _, _)| held.envelope.mark())
             .collect();
-        lock(&self.leases).begin(&marks);
+        self.leases.table().begin(&marks);
         let ended = self.end_each(ends).await;
-        lock(&self.leases).finish(&marks);
+        self.leases.table().finish(&marks);
         ended
     }
 
@@ -198,7 +197,7 @@ impl RabbitMqCore {
         let all: Vec<&HeldDelivery> = all.into_iter().collect();
         let mut channels: BTreeMap<u64, (&ConsumerChannel, Vec<u64>)> = BTreeMap::new();
         {
-            let mut leases = lock(&self.leases);
+            let mut leases = self.leases.table();
             for held in &all {
                 leases.settled(&held.envelope);
                 let opened = &*held.delivery.opened;
@@ -228,8 +227,7 @@ impl RabbitMqCore {
     /// It could not be ended.
     pub(super) fn hold_again(&self, token: i64, held: HeldDelivery) {
         if held.delivery.opened.is_alive() {
-            lock(&self.leases).hold(token, held);
-            self.holding.notify_one();
+            self.leases.hold(token, held);
         }
     }
 

@@ -38,7 +38,7 @@ impl RabbitMqCore {
             PAYLOAD_BYTES_MAX,
         );
         if let Ok(envelope) = &mut read {
-            envelope.returned = lock(&self.leases).returned(envelope);
+            envelope.returned = self.leases.table().returned(envelope);
             envelope.is_uncounted =
                 is_redelivered && envelope.returned == 0 && !is_counted(&envelope.properties);
         }
@@ -166,7 +166,8 @@ impl RabbitMqCore {
             registry::tasks()
                 .is_ok_and(|mut tasks| tasks.any(|task| task.queues().any(|queue| queue == name)))
         };
-        let is_queue = |name: &str| lock(&self.consumers).contains_key(name) || is_task(name);
+        let is_queue =
+            |name: &str| lock(&self.consumers.queues).contains_key(name) || is_task(name);
         is_queue(queue) || base.is_some_and(is_queue)
     }
 
@@ -215,7 +216,7 @@ impl RabbitMqCore {
         let (core, source) = (Arc::clone(self), Arc::clone(source));
         self.scope.spawn_until_closed(async move {
             sleep(AGAIN).await;
-            lock(&core.leases).returns(&envelope);
+            core.leases.table().returns(&envelope);
             delivery
                 .opened
                 .acknowledge(vec![delivery.tag], AckAction::Requeue)

@@ -10,7 +10,6 @@ use super::super::RabbitMqCore;
 use super::super::lease_table::HeldDelivery;
 use crate::broker::Ending;
 use crate::job::AttemptKind;
-use crate::sync::lock;
 
 /// Leases are looked at so often at least.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -21,9 +20,9 @@ impl RabbitMqCore {
     /// Ends leases when their time is over, for ever.
     pub(in super::super) async fn watch_leases(self: Arc<Self>) {
         loop {
-            let next = lock(&self.leases).next_end();
+            let next = self.leases.table().next_end();
             match next {
-                None => self.holding.notified().await,
+                None => self.leases.until_added().await,
                 Some(end) => {
                     let left = end.saturating_duration_since(self.now_after(Instant::now()));
                     // One that could not be ended is tried again, but not at once.
@@ -44,7 +43,7 @@ impl RabbitMqCore {
     /// dropped.
     pub(super) async fn end_expired(self: &Arc<Self>) {
         let now = self.now_after(Instant::now());
-        let expired = lock(&self.leases).expired(now);
+        let expired = self.leases.table().expired(now);
         let ending = || Ending::GiveBack {
             kind: AttemptKind::Interrupted,
             reason: "its lease ran out".to_owned(),

@@ -86,7 +86,8 @@ impl QueueConsumer {
             core.served.is_heard(&name).await;
         }
         let opened = core
-            .shared
+            .consumers
+            .channels
             .open(core, line, self.is_alone.load(Ordering::Relaxed))
             .await?;
         let before = lock(&self.state).opened.replace(Arc::clone(&opened));
@@ -129,7 +130,7 @@ impl QueueConsumer {
                 state.subscriptions.clear();
             }
         }
-        core.lose(opened.number, None);
+        core.leases.lose(opened.number, None);
         self.poke.notify_one();
     }
 
@@ -147,7 +148,7 @@ impl QueueConsumer {
             state.opened = None;
             state.subscriptions.clear();
         }
-        core.lose(opened.number, Some(&self.queue));
+        core.leases.lose(opened.number, Some(&self.queue));
         self.poke.notify_one();
     }
 

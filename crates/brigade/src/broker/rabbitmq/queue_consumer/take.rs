@@ -26,7 +26,7 @@ impl QueueConsumer {
         core: &Arc<RabbitMqCore>,
         room: usize,
     ) -> Result<(), Fault> {
-        let _turn = core.shared.opening.acquire().await;
+        let _turn = core.consumers.channels.opening.acquire().await;
         let (opened, counted) = self.opened(core).await?;
         let only_listens = lock(&self.state).asks.is_empty();
         let has_some = only_listens
@@ -50,7 +50,7 @@ impl QueueConsumer {
                 "brigade-{}-{}-{}-{number}",
                 std::process::id(),
                 opened.number,
-                core.next_number()
+                core.consumers.next_number()
             )
             .into();
             state.subscriptions.push(Subscription {
@@ -88,7 +88,7 @@ impl QueueConsumer {
                 hold_long(),
             );
             // What is held by this channel would be lost with it.
-            let held = lock(&core.leases).holds_by(opened.number);
+            let held = core.leases.table().holds_by(opened.number);
             opened
                 .line
                 .answer_within(
@@ -123,7 +123,7 @@ impl QueueConsumer {
     /// Finds out whether the queue has something that is not here: how many jobs wait there, and
     /// then one question to the channel, whose answer comes after all deliveries before.
     pub(super) async fn fence(&self, core: &Arc<RabbitMqCore>) -> Result<(), Fault> {
-        let _turn = core.shared.opening.acquire().await;
+        let _turn = core.consumers.channels.opening.acquire().await;
         let (opened, releases) = {
             let state = lock(&self.state);
             (state.opened.clone(), state.releases)
