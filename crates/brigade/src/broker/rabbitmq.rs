@@ -1,9 +1,8 @@
 //! The broker in between: RabbitMQ, 3.10 or newer.
 //!
-//! From below: `url` (where it is, and how to use it), `reach` (opening a connection), `fault`
-//! (what errors mean), `link` (the supervisor: a connection that is made again), `publisher`
-//! (confirmed messages), `message` (a job as a message), `topology` (queues). On these the parts
-//! that own their state:
+//! From below: `url`, `reach` (opening a connection), `fault` (what errors mean), `link` (a
+//! connection that is made again), `publisher`, `message` (a job as a message), `topology`. On
+//! these the parts that own their state:
 //!
 //! | part | owns |
 //! |---|---|
@@ -17,9 +16,6 @@
 //! [`RabbitMqCore`] joins them: `lease` hands out, `settle`, `callers` and `pass` end leases,
 //! `refresh` keeps what is held for long. `consumer_channel` is a channel that deliveries come by,
 //! with its acks.
-//!
-//! `turn` is who reloads. `check` looks for what is wrong, with `management`. `rabbitmq_3_10` is
-//! what goes with the support of that version.
 //!
 //! Two connections: one publishes, the other takes and acks. The broker stops reading from a
 //! connection that publishes while it is short of memory or disk, and acks are what relieves it.

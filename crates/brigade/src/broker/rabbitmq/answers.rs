@@ -25,7 +25,7 @@ use super::fault::Fault;
 use super::fit::fitted;
 use super::link::Line;
 use super::message::{has_caller, is_ours, text_of};
-use super::publisher::{ConfirmPublisher, Message, Policy, PublishRequest, Published};
+use super::publisher::{ConfirmPublisher, Message, PublishPolicy, PublishRequest, Published};
 use super::recent::Recent;
 use super::store::Storage;
 use crate::broker::Answer;
@@ -59,7 +59,10 @@ impl Answers {
             storage: Arc::clone(storage),
             gone: Mutex::new(Recent::new(GONE_MAX)),
         });
-        inbox.start(Arc::clone(&answers), storage);
+        let Storage {
+            config, out, scope, ..
+        } = &**storage;
+        inbox.start(Arc::clone(&answers), config, out, scope);
         answers
     }
 
@@ -203,7 +206,7 @@ impl Answers {
     }
 }
 
-impl Policy for Answers {
+impl PublishPolicy for Answers {
     const EAGER: bool = false;
 
     async fn prepare(&self, _: &Line) -> Result<(), Fault> {

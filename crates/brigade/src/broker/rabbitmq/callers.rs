@@ -1,7 +1,9 @@
 //! How leases of calls end: the answers to their callers, and when the delivery is acked.
 //!
 //! An answer is confirmed to be in its caller's queue before its delivery is acked, so a crash in
-//! between has the call run once more, and never leaves it without an answer.
+//! between has the call run once more, and never leaves it without an answer. A call that goes on,
+//! to another attempt or another worker, is published again before its delivery is acked. What was
+//! not handed out (cancelled before, or no call at all) is answered from here too.
 
 use std::sync::Arc;
 

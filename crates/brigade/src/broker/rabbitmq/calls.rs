@@ -37,7 +37,7 @@ use super::checks::TIME_MAX;
 use super::fault::Fault;
 use super::link::{Line, Link};
 use super::message::{Envelope, random_id};
-use super::publisher::{ConfirmPublisher, Message, Policy, PublishRequest, Published};
+use super::publisher::{ConfirmPublisher, Message, PublishPolicy, PublishRequest, Published};
 use super::store::Storage;
 use super::topology::QueueKind;
 use super::url::RabbitMqConfig;
@@ -124,7 +124,7 @@ impl Calls {
             foreign: AtomicU64::new(0),
         });
         scope.spawn_until_closed(Arc::clone(&calls).listen());
-        inbox.start(Arc::clone(&calls), storage);
+        inbox.start(Arc::clone(&calls), config, &storage.out, scope);
         let (until, ending) = (scope.clone(), Arc::downgrade(&calls));
         scope.spawn(async move {
             until.closed().await;
@@ -273,7 +273,7 @@ impl Calls {
     }
 }
 
-impl Policy for Calls {
+impl PublishPolicy for Calls {
     // What a restart took is to be noticed on each connection.
     const EAGER: bool = true;
 

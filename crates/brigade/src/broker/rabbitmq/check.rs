@@ -1,5 +1,9 @@
 //! What is wrong with a broker: as far as its clients can see, and, if the URL names its management
-//! API, what policies do to its queues.
+//! API, what policies and arguments do to its queues.
+//!
+//! Rights are tried with an exclusive queue that is gone afterwards; the queues that this process
+//! serves are declared. Nothing else is changed. Each finding says what is wrong, with the name of
+//! the queue or policy, and what to do; the worst come first.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,9 @@
-//! What errors of the broker's, or of the way to it, mean for a person.
+//! What errors of the broker, or of the way to it, mean for a person.
+//!
+//! A [`Fault`] has the kind of an [`Error`] and a hint. It can be cloned, as one end of a
+//! connection reaches all that was under way on it. RabbitMQ names some limits only in texts for
+//! people (`consumer_timeout`, `max_message_size`, limits of vhosts). These are read here and
+//! nowhere else, and only to name the limit or to be more careful; nothing depends on them.
 
 use std::io;
 use std::sync::Arc;

@@ -1,4 +1,9 @@
-//! Handing out.
+//! Handing out jobs.
+//!
+//! A lease request *asks* the consumers of its queues (`queue_consumer`) and waits until one has a
+//! job. What came is checked before it is handed out: a copy of a message that is settled or held
+//! is dropped, a cancelled call answered, a job that this worker passed is forwarded (`pass`), one
+//! that is late set aside. `arrival` does these things, `expiry` ends leases whose time is over.
 
 mod arrival;
 mod expiry;

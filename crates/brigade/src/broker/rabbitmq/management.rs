@@ -1,7 +1,8 @@
-//! What the broker's management API says of its queues: which policies are in force there, which no
-//! client sees over AMQP.
+//! Queries to the broker's management API: its queues, with their arguments and the policies that
+//! are in force there, which no client sees over AMQP.
 //!
 //! One request, of HTTP/1.0, so that the answer ends with its connection and comes in one piece.
+//! The size of the answer and the time are bounded. Only `check` uses it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -6,80 +6,35 @@
 //! that none waits for another: two for jobs (the second for queues whose confirms may take their
 //! time), one for requests of calls, one for answers.
 //!
-//! What becomes of a request whose outcome is known is the decision of the publisher's [`Policy`]:
-//! nothing more, the same request again, at once or after a pause, or another one in its place. A
-//! request that the broker returned, as its queue does not exist, has the outcome `Unroutable`,
-//! although the broker confirms it too.
+//! What becomes of a request whose outcome is known is the decision of the publisher's
+//! [`PublishPolicy`]: nothing more, the same request again, at once or after a pause, or another
+//! one in its place. A request that the broker returned, as its queue does not exist, has the
+//! outcome `Unroutable`, although the broker confirms it too.
 //!
 //! Bounds: [`WAITING_MAX`] groups of requests wait to be sent, then their senders wait. In `lane`:
 //! the requests and bytes that are sent and not confirmed, and the requests that pause.
 
 mod lane;
+mod policy;
 mod request;
 
-use std::future::Future;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::lane::Lane;
+pub(super) use self::policy::PublishPolicy;
+use self::policy::ReportOutcome;
 pub(super) use self::request::{Message, PublishRequest, Published};
 use super::fault::Fault;
-use super::link::{Line, Link};
-use super::store::Storage;
+use super::link::Link;
 use super::url::RabbitMqConfig;
 use crate::error::ErrorKind;
 use crate::shutdown::Scope;
 
 /// Groups of requests that wait to be sent.
 const WAITING_MAX: usize = 1024;
-
-/// What is done with the requests of one publisher.
-pub(super) trait Policy: Send + Sync + 'static {
-    /// Whether a channel is opened on each connection, also if there is nothing to publish.
-    const EAGER: bool;
-
-    /// Runs on each new channel, before anything is published by it.
-    fn prepare(&self, line: &Line) -> impl Future<Output = Result<(), Fault>> + Send;
-
-    /// Runs before a request is sent; takes it if it is not to go with the others.
-    fn before_send(&self, request: PublishRequest) -> Option<PublishRequest>;
-
-    /// The request to publish next: this one, or another in its place. It may pause if
-    /// `may_pause`.
-    fn on_outcome(
-        &self,
-        request: PublishRequest,
-        outcome: Published,
-        may_pause: bool,
-    ) -> Option<PublishRequest>;
-}
-
-/// Reports each outcome to the receiver of the request, and does nothing else.
-struct ReportOutcome;
-
-impl Policy for ReportOutcome {
-    const EAGER: bool = false;
-
-    async fn prepare(&self, _: &Line) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn before_send(&self, request: PublishRequest) -> Option<PublishRequest> {
-        Some(request)
-    }
-
-    fn on_outcome(
-        &self,
-        mut request: PublishRequest,
-        outcome: Published,
-        _: bool,
-    ) -> Option<PublishRequest> {
-        request.finish(outcome);
-        None
-    }
-}
 
 /// Where requests are handed over. Cheap to clone.
 #[derive(Clone)]
@@ -98,8 +53,7 @@ impl ConfirmPublisher {
     /// One that only reports outcomes.
     pub(super) fn start(config: &Arc<RabbitMqConfig>, link: &Link, scope: &Scope) -> Self {
         let (publisher, inbox) = Self::new();
-        let lane = Lane::new(Arc::new(ReportOutcome), config, link, inbox.0);
-        scope.spawn_until_closed(lane.run());
+        inbox.start(Arc::new(ReportOutcome), config, link, scope);
         publisher
     }
 
@@ -157,10 +111,13 @@ impl ConfirmPublisher {
 
 impl Inbox {
     /// Publishes what is handed over for as long as the broker is there.
-    pub(super) fn start<P: Policy>(self, policy: Arc<P>, storage: &Storage) {
-        let Storage {
-            config, out, scope, ..
-        } = storage;
-        scope.spawn_until_closed(Lane::new(policy, config, out, self.0).run());
+    pub(super) fn start<P: PublishPolicy>(
+        self,
+        policy: Arc<P>,
+        config: &Arc<RabbitMqConfig>,
+        link: &Link,
+        scope: &Scope,
+    ) {
+        scope.spawn_until_closed(Lane::new(policy, config, link, self.0).run());
     }
 }

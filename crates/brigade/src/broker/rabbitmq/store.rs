@@ -1,7 +1,8 @@
 //! Storing jobs: published, confirmed, and their queues declared when they are not there.
 //!
 //! [`Storage`] owns the connection that publishes, and what is known of queues and of the broker's
-//! limits. It knows nothing of leases and of calls; both of these store by it.
+//! limits. It knows nothing of leases and of calls; both of these store by it. A message that comes
+//! back as unroutable has its queue declared and is published again, [`ROUNDS_MAX`] times at most.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

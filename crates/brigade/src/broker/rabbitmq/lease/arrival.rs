@@ -1,4 +1,9 @@
 //! Deliveries that came, and are not handed out as they are: read, refused, put elsewhere, dropped.
+//!
+//! A message that cannot be run never ends a consumer: a call is answered as rejected, anything
+//! else goes to the dead letters with the reason. A delivery is acked only when the message that
+//! takes its place is confirmed; if this process ends before, the broker has the old message, or
+//! both.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

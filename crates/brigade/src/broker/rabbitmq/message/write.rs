@@ -1,4 +1,8 @@
 //! Writing a job as a message, for its queue or for that of dead letters.
+//!
+//! Headers of other programs stay, but for those that the broker writes or acts upon; ours are
+//! written from the envelope. Options, history and reasons are bounded, as all headers of a message
+//! have to fit into one frame (`fit` takes more out if they do not).
 
 use std::time::Duration;
 

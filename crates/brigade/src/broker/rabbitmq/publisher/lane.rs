@@ -36,7 +36,8 @@ use super::super::fit;
 use super::super::link::{Line, Link};
 use super::super::pause::Pauses;
 use super::super::url::{Blocked, RabbitMqConfig};
-use super::{Policy, PublishRequest, Published};
+use super::policy::PublishPolicy;
+use super::request::{PublishRequest, Published};
 use crate::error::ErrorKind;
 
 /// Published together, before the confirms are looked at.
@@ -73,7 +74,7 @@ pub(super) struct Lane<P> {
     has_confirmed: bool,
 }
 
-impl<P: Policy> Lane<P> {
+impl<P: PublishPolicy> Lane<P> {
     pub(super) fn new(
         policy: Arc<P>,
         config: &Arc<RabbitMqConfig>,

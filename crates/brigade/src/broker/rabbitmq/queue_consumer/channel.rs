@@ -1,4 +1,8 @@
 //! The channel that jobs of a queue come by: how it is opened, and what its end means.
+//!
+//! With a channel go all deliveries that came by it: what is ready is dropped, leases are lost, and
+//! the broker gives the jobs to others. A queue that was deleted ends only what came from it, if
+//! other queues share the channel.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,4 +1,9 @@
-//! Consumers: how they begin, how it is known that a queue has nothing more, and their end.
+//! AMQP consumers of a queue: how they begin, how it is known that a queue has nothing more, and
+//! their end.
+//!
+//! Each has as much room (prefetch) as jobs were wanted when it began. Whether the queue has more
+//! is known after a *fence*: the queue counts no job, and one question to the channel, whose answer
+//! comes after all deliveries that were sent before it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
