@@ -45,7 +45,11 @@ async fn a_worker_that_dies_between_its_answer_and_the_confirm_leaves_the_call_t
     let (runs_in, release) = (directory(&stage), stage.path("release"));
     let proxy = Proxy::start(target(&stage), 1).unwrap();
     let worker = Broker::connect(&url(&stage, &proxy)).await.unwrap();
-    let serving = Serving::start(worker.consumer().task(notes_and_waits).in_process());
+    let consumer = worker.consumer().task(notes_and_waits).task(add);
+    let serving = Serving::start(consumer.in_process());
+    // Its channel for answers is open after the first.
+    let sum = soon("a sum", stage.broker.call(add(1, 2))).await;
+    assert_eq!(sum.unwrap(), 3);
     let call = stage
         .broker
         .call(notes_and_waits(runs_in.clone(), release.clone()));
