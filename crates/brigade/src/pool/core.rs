@@ -4,7 +4,7 @@
 //! The shell around it (`Shared`) locks it, sets its time (`Core::at`), gives it an event, and
 //! carries out the [`Effects`] after the lock is released: outcomes to hand over, workers to start,
 //! attempts to stop, frames to write. Workers stand behind [`WorkerConn`]; the two methods of that
-//! trait which are called here append to memory.
+//! trait which are called here append to memory. So `simulation` runs it without any process.
 //!
 //! Life of a call: new -> waiting (queued, set aside because a worker passed it, or delayed) ->
 //! running -> ended; back to waiting when it is returned, passed or tried again. `end` is the only
@@ -41,6 +41,8 @@ mod overview;
 mod random;
 mod reports;
 mod scaling;
+#[cfg(test)]
+mod simulation;
 mod stops;
 mod waiting;
 mod workers;

@@ -76,6 +76,13 @@ impl Deadlines {
         self.due.first_key_value().map(|(key, _)| key.0)
     }
 
+    /// Whether none of them is one of a call or a host.
+    #[cfg(test)]
+    pub(super) fn are_of_pool(&self) -> bool {
+        let is_of_pool = |due: &Due| matches!(due, Due::Check(_) | Due::Restart);
+        self.due.values().all(is_of_pool)
+    }
+
     pub(super) fn pop(&mut self, now: Instant) -> Option<Due> {
         if self.first()? > now {
             return None;

@@ -23,10 +23,7 @@ impl Core {
         self.dispatch_aside(effects);
         let mut passed_over = Vec::new();
         while let Some((position, call)) = self.queue.first_except(&passed_over) {
-            let requirements = Requirements {
-                passes: &[],
-                ..self.entry(call).requirements()
-            };
+            let requirements = self.entry(call).requirements();
             match self.pick(&requirements) {
                 Some(worker) => self.assign(call, worker, effects),
                 // The first in line is never overtaken by others of the same workers: a call that

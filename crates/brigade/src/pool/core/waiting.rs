@@ -17,8 +17,7 @@ use crate::outcome::{CallError, TimedOut};
 impl Core {
     /// Lets a call wait for its turn.
     pub(super) fn enqueue(&mut self, call: CallId) {
-        if self.entry(call).fresh {
-            // Its worker may have to be started first: no other call waits behind it for that.
+        if self.must_wait_aside(call) {
             return self.set_aside(call);
         }
         let (lane, priority) = (self.lane_of(call), self.priority(call));
@@ -31,7 +30,7 @@ impl Core {
     /// Puts a call back where it was, before all others of its priority.
     pub(super) fn requeue(&mut self, call: CallId) {
         self.take_place(call);
-        if self.entry(call).fresh {
+        if self.must_wait_aside(call) {
             return self.set_aside(call);
         }
         let (lane, priority) = (self.lane_of(call), self.priority(call));
@@ -42,6 +41,18 @@ impl Core {
         entry.phase = Phase::Queued(position);
         self.arm_queue_timeout(call);
         self.emit_queued(call);
+    }
+
+    /// Whether a call waits for a worker that may have to be started first, or for another one than
+    /// those that passed it: no other call waits behind it for that. Where there is no other worker
+    /// the passes count no more.
+    fn must_wait_aside(&mut self, call: CallId) -> bool {
+        let entry = self.entry(call);
+        if entry.fresh || !entry.passes.is_empty() && self.others_may_take(call) {
+            return true;
+        }
+        self.entry_mut(call).passes.clear();
+        false
     }
 
     pub(super) fn set_aside(&mut self, call: CallId) {
