@@ -28,24 +28,13 @@ use crate::wire::Hook;
 
 /// Settings of a pool: [`Pool::builder`]. Every setter names its default; `start` refuses what
 /// makes no sense.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[must_use = "a builder does nothing until it is started"]
 pub struct Builder {
     pub(super) config: Config,
     error: Option<Arc<str>>,
     state_of_init: Option<TypeId>,
     state_of_teardown: Option<TypeId>,
-}
-
-impl Default for Builder {
-    fn default() -> Self {
-        Self {
-            config: Config::default(),
-            error: None,
-            state_of_init: None,
-            state_of_teardown: None,
-        }
-    }
 }
 
 impl Builder {
