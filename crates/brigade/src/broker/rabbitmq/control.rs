@@ -16,7 +16,7 @@ use lapin::options::{
     BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, ExchangeKind};
+use lapin::{BasicProperties, Channel, ExchangeKind};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -165,40 +165,15 @@ async fn hear_on(
     let mut cancels = line
         .answer(channel.basic_consume(queue.clone(), "".into(), options, FieldTable::default()))
         .await?;
-    let mut bound = BTreeSet::<ShortString>::new();
+    let mut bindings = Bindings {
+        line,
+        channel,
+        queue,
+        bound: BTreeSet::new(),
+    };
     loop {
         let wanted = served.borrow_and_update().clone();
-        let new: Vec<ShortString> = wanted.difference(&bound).cloned().collect();
-        // Many at a time, as a consumer may serve thousands of queues; those are heard of first
-        // that are bound first.
-        for keys in new.chunks(BINDINGS) {
-            let binding = keys.iter().map(|key| {
-                line.answer(channel.queue_bind(
-                    queue.clone(),
-                    EXCHANGE.into(),
-                    key.clone(),
-                    QueueBindOptions::default(),
-                    FieldTable::default(),
-                ))
-            });
-            try_join_all(binding).await?;
-            bound.extend(keys.iter().cloned());
-            heard.send_modify(|heard| heard.add(keys));
-        }
-        let old: Vec<ShortString> = bound.difference(&wanted).cloned().collect();
-        for key in &old {
-            let unbinding = channel.queue_unbind(
-                queue.clone(),
-                EXCHANGE.into(),
-                key.clone(),
-                FieldTable::default(),
-            );
-            line.answer(unbinding).await?;
-        }
-        if !old.is_empty() {
-            bound.clone_from(&wanted);
-            heard.send_replace(HeardCancels::Of(wanted));
-        }
+        bindings.change_to(wanted, heard).await?;
         tokio::select! {
             changed = served.changed() => if changed.is_err() { return Ok(()) },
             cancel = cancels.next() => {
@@ -210,6 +185,55 @@ async fn hear_on(
                 }
             }
         }
+    }
+}
+
+/// What the queue of cancels is bound to.
+struct Bindings<'a> {
+    line: &'a Line,
+    channel: Channel,
+    queue: ShortString,
+    bound: BTreeSet<ShortString>,
+}
+
+impl Bindings<'_> {
+    /// Many at a time, as a consumer may serve thousands of queues; those are heard of first that
+    /// are bound first.
+    async fn change_to(
+        &mut self,
+        wanted: BTreeSet<ShortString>,
+        heard: &watch::Sender<HeardCancels>,
+    ) -> Result<(), Fault> {
+        let new: Vec<ShortString> = wanted.difference(&self.bound).cloned().collect();
+        for keys in new.chunks(BINDINGS) {
+            let binding = keys.iter().map(|key| {
+                self.line.answer(self.channel.queue_bind(
+                    self.queue.clone(),
+                    EXCHANGE.into(),
+                    key.clone(),
+                    QueueBindOptions::default(),
+                    FieldTable::default(),
+                ))
+            });
+            try_join_all(binding).await?;
+            self.bound.extend(keys.iter().cloned());
+            heard.send_modify(|heard| heard.add(keys));
+        }
+        let old: Vec<ShortString> = self.bound.difference(&wanted).cloned().collect();
+        for key in &old {
+            let unbinding = self.channel.queue_unbind(
+                self.queue.clone(),
+                EXCHANGE.into(),
+                key.clone(),
+                FieldTable::default(),
+            );
+            self.line.answer(unbinding).await?;
+        }
+        if !old.is_empty() {
+            self.bound.clone_from(&wanted);
+            heard.send_replace(HeardCancels::Of(wanted));
+        }
+        Ok(())
     }
 }
 

@@ -115,9 +115,31 @@ impl Envelope {
         body: Vec<u8>,
         bytes_max: usize,
     ) -> Result<Self, Unreadable> {
+        let unreadable = |why, body: Vec<u8>| Unreadable {
+            why,
+            properties: Box::new(properties.clone()),
+            body: body.into(),
+        };
+        if let Err(why) = check_properties(&properties) {
+            return Err(unreadable(why, body));
+        }
+        let payload = match payload_of(body, bytes_max) {
+            Ok(payload) => payload,
+            Err((body, why)) => return Err(unreadable(why, body)),
+        };
+        let options = match options_in(&properties) {
+            Ok(options) => options,
+            Err(why) => return Err(unreadable(why, payload.into_bytes())),
+        };
+        let mut job = Job::new(queue, None, payload);
+        job.options = options;
+        Ok(Self::of(job, properties))
+    }
+
+    /// With what the headers say besides.
+    fn of(mut job: Job, properties: BasicProperties) -> Self {
         let none = FieldTable::default();
         let headers = properties.headers().as_ref().unwrap_or(&none);
-        let text = |name: &str| text_of(headers, name);
         let number = |name: &str| number_of(headers, name);
         let count = |name: &str| {
             number(name)
@@ -127,74 +149,12 @@ impl Envelope {
         let moment = |name: &str| {
             number(name).and_then(|millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis)))
         };
-        if let Err(why) = check_properties(&properties) {
-            return Err(Unreadable {
-                why,
-                properties: Box::new(properties),
-                body: body.into(),
-            });
-        }
-        let is_ours = is_ours(&properties);
-        let id = properties
-            .message_id()
-            .as_ref()
-            .filter(|id| !id.as_str().is_empty());
-        let id = id.or_else(|| {
-            properties
-                .correlation_id()
-                .as_ref()
-                .filter(|_| is_ours && has_caller(&properties))
-        });
-        let payload = match payload_of(body, bytes_max) {
-            Ok(payload) => payload,
-            Err((body, why)) => {
-                return Err(Unreadable {
-                    why,
-                    properties: Box::new(properties),
-                    body: body.into(),
-                });
-            }
-        };
-        let options =
-            text("brigade-options").map_or(
-                Ok(JobOptions::default()),
-                |text: String| match is_ours {
-                    true => serde_json::from_str(&text).map_err(|e| e.to_string()),
-                    false => read_options(&text),
-                },
-            );
-        let options = options.map_err(|why| format!("its options cannot be read: {why}"));
-        let options = options.and_then(|mut options| check_options(&mut options).map(|()| options));
-        let options = match options {
-            Ok(mut options) => {
-                options.priority = properties.priority().map_or(0, i32::from);
-                // A dead letter is there for a person, who takes it when there is time.
-                if headers.contains_key(REASON) {
-                    options.retry = options.retry.map(|retry| Retry {
-                        within: None,
-                        ..retry
-                    });
-                }
-                options
-            }
-            Err(why) => {
-                return Err(Unreadable {
-                    why,
-                    properties: Box::new(properties),
-                    body: payload.into_bytes().into(),
-                });
-            }
-        };
-        let deliveries = number("x-delivery-count")
-            .unwrap_or(0)
-            .max(number("x-acquired-count").unwrap_or(0))
-            .max(number(DELIVERIES).unwrap_or(0));
-        let mut job = Job::new(queue, text("brigade-task").map(Into::into), payload);
-        job.options = options;
-        Ok(Self {
-            id: id.map_or_else(new_id, |id| JobId::new(id.as_str())),
+        let deliveries = ["x-delivery-count", "x-acquired-count", DELIVERIES];
+        job.task = text_of(headers, "brigade-task").map(Into::into);
+        Self {
+            id: id_in(&properties).unwrap_or_else(new_id),
             job,
-            seq: check_seq(number("brigade-seq").or(is_ours.then_some(0))),
+            seq: check_seq(number("brigade-seq").or(is_ours(&properties).then_some(0))),
             failed: count("brigade-failed"),
             crashed: count("brigade-crashed"),
             interrupted: count("brigade-interrupted"),
@@ -205,14 +165,14 @@ impl Envelope {
             }),
             pushed_at: moment("brigade-pushed-at").unwrap_or_else(SystemTime::now),
             due: moment("brigade-due"),
-            history: text("brigade-history")
+            history: text_of(headers, "brigade-history")
                 .and_then(|text| serde_json::from_str(&text).ok())
                 .unwrap_or_default(),
-            deliveries,
+            deliveries: deliveries.into_iter().filter_map(number).max().unwrap_or(0),
             returned: 0,
             is_uncounted: false,
             properties,
-        })
+        }
     }
 
     /// From 1; passes and interruptions do not count.
@@ -280,6 +240,43 @@ impl Envelope {
         self.unserved = Unserved::after(self.unserved, record.kind, record.at);
         job::note(&mut self.history, record, HISTORY_MAX);
     }
+}
+
+/// The id of a message; of a call of ours, that of its answer.
+fn id_in(properties: &BasicProperties) -> Option<JobId> {
+    let own = properties.message_id().as_ref();
+    let own = own.filter(|id| !id.as_str().is_empty());
+    let of_call = || {
+        properties
+            .correlation_id()
+            .as_ref()
+            .filter(|_| is_ours(properties) && has_caller(properties))
+    };
+    own.or_else(of_call).map(|id| JobId::new(id.as_str()))
+}
+
+/// The options of a job; why they cannot be read.
+fn options_in(properties: &BasicProperties) -> Result<JobOptions, String> {
+    let none = FieldTable::default();
+    let headers = properties.headers().as_ref().unwrap_or(&none);
+    let read = match text_of(headers, "brigade-options") {
+        None => Ok(JobOptions::default()),
+        Some(text) if is_ours(properties) => {
+            serde_json::from_str(&text).map_err(|error| error.to_string())
+        }
+        Some(text) => read_options(&text),
+    };
+    let mut options = read.map_err(|why| format!("its options cannot be read: {why}"))?;
+    check_options(&mut options)?;
+    options.priority = properties.priority().map_or(0, i32::from);
+    // A dead letter is there for a person, who takes it when there is time.
+    if headers.contains_key(REASON) {
+        options.retry = options.retry.map(|retry| Retry {
+            within: None,
+            ..retry
+        });
+    }
+    Ok(options)
 }
 
 /// Whether this library wrote it, not another program.

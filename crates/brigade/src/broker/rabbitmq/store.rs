@@ -215,59 +215,86 @@ impl Storage {
                 // declaration.
                 sleep(DECLINED_PAUSE * u32::try_from(round).unwrap_or(1)).await;
             }
-            let mut declared = HashMap::new();
-            for target in todo.iter().map(|n| &routed[*n].0) {
-                if !declared.contains_key(target) {
-                    // What came back has no queue; queues of delays have to be declared in time
-                    // when they are needed.
-                    let declaring = if round == 0 || !came_back(&outcomes, &routed, target) {
-                        self.topology.prepare(target).await
-                    } else {
-                        self.topology.forget(target);
-                        self.topology.declare(target).await
-                    };
-                    declared.insert(target, declaring.err());
-                }
-            }
+            let declared = self.declare_all(&routed, &outcomes, &todo, round).await;
             let firsts = self.publish_firsts(&routed, &todo, &declared).await;
-            let (mut now, mut later) = (Vec::with_capacity(todo.len()), Vec::new());
-            for n in todo {
-                let target = &routed[n].0;
-                match (declared.get(target), firsts.get(target)) {
-                    (Some(Some(fault)), _) => {
-                        outcomes[n] = Published::Failed {
-                            fault: fault.clone(),
-                            uncertain: false,
-                        }
-                    }
-                    (_, Some((first, outcome))) if *first == n => outcomes[n] = outcome.clone(),
-                    (_, Some((_, outcome))) if !matches!(outcome, Published::Safe) => {
-                        outcomes[n] = outcome.clone().not_sent()
-                    }
-                    _ if matches!(target, QueueKind::Later(..)) => later.push(n),
-                    _ => now.push(n),
-                }
-            }
-            let until = Instant::now() + self.config.answer_timeout;
-            let messages = |places: &[usize]| {
-                places
-                    .iter()
-                    .map(|n| Arc::clone(&routed[*n].1))
-                    .collect::<Vec<Arc<Message>>>()
-            };
-            let publishing = join(
-                self.publisher.publish(messages(&now), until),
-                self.slow_publisher.publish(messages(&later), until),
-            );
-            let (published, published_later) = publishing.await;
-            let all = now
-                .into_iter()
-                .chain(later)
-                .zip(published.into_iter().chain(published_later));
-            all.for_each(|(n, outcome)| outcomes[n] = outcome);
+            let rest = note_firsts(&routed, &mut outcomes, todo, &declared, &firsts);
+            self.publish_rest(&routed, &mut outcomes, rest).await;
         }
         outcomes
     }
+
+    /// Declares what these messages need; why a queue cannot be.
+    async fn declare_all<'a>(
+        &self,
+        routed: &'a [(QueueKind, Arc<Message>)],
+        outcomes: &[Published],
+        todo: &[usize],
+        round: usize,
+    ) -> HashMap<&'a QueueKind, Option<Fault>> {
+        let mut declared = HashMap::new();
+        for target in todo.iter().map(|n| &routed[*n].0) {
+            if declared.contains_key(target) {
+                continue;
+            }
+            // What came back has no queue; queues of delays have to be declared in time when they
+            // are needed.
+            let declaring = if round == 0 || !came_back(outcomes, routed, target) {
+                self.topology.prepare(target).await
+            } else {
+                self.topology.forget(target);
+                self.topology.declare(target).await
+            };
+            declared.insert(target, declaring.err());
+        }
+        declared
+    }
+
+    /// Publishes these, those that are not due by the publisher that may take its time.
+    async fn publish_rest(
+        &self,
+        routed: &[(QueueKind, Arc<Message>)],
+        outcomes: &mut [Published],
+        rest: Vec<usize>,
+    ) {
+        let until = Instant::now() + self.config.answer_timeout;
+        let is_later = |n: &usize| matches!(routed[*n].0, QueueKind::Later(..));
+        let (later, now): (Vec<usize>, Vec<usize>) = rest.into_iter().partition(is_later);
+        let messages = |places: &[usize]| {
+            let messages = places.iter().map(|n| Arc::clone(&routed[*n].1));
+            messages.collect::<Vec<Arc<Message>>>()
+        };
+        let publishing = join(
+            self.publisher.publish(messages(&now), until),
+            self.slow_publisher.publish(messages(&later), until),
+        );
+        let (published, published_later) = publishing.await;
+        let places = now.into_iter().chain(later);
+        let all = places.zip(published.into_iter().chain(published_later));
+        all.for_each(|(n, outcome)| outcomes[n] = outcome);
+    }
+}
+
+/// Notes the outcomes of those that are over; gives the others.
+fn note_firsts(
+    routed: &[(QueueKind, Arc<Message>)],
+    outcomes: &mut [Published],
+    todo: Vec<usize>,
+    declared: &HashMap<&QueueKind, Option<Fault>>,
+    firsts: &HashMap<&QueueKind, (usize, Published)>,
+) -> Vec<usize> {
+    let mut rest = Vec::with_capacity(todo.len());
+    for n in todo {
+        let target = &routed[n].0;
+        match (declared.get(target), firsts.get(target)) {
+            (Some(Some(fault)), _) => outcomes[n] = Published::failed(fault, false),
+            (_, Some((first, outcome))) if *first == n => outcomes[n] = outcome.clone(),
+            (_, Some((_, outcome))) if !matches!(outcome, Published::Safe) => {
+                outcomes[n] = outcome.clone().not_sent()
+            }
+            _ => rest.push(n),
+        }
+    }
+    rest
 }
 
 /// Whether something for this queue came back.

@@ -103,38 +103,13 @@ impl RabbitMqConfig {
                     @ in an option",
             ));
         }
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        if path.contains('@') {
-            return Err(bad(
-                "there is an @ behind a slash: write %2F for a slash in a password, %40 for an @",
-            ));
-        }
-        let (user, password, hosts) = match authority.rsplit_once('@') {
-            None => ("guest".to_owned(), "guest".to_owned(), authority),
-            Some((login, hosts)) => {
-                let (user, password) = login
-                    .split_once(':')
-                    .ok_or_else(|| bad("write user:password@ before the host"))?;
-                (decode(user)?, decode(password)?, hosts)
-            }
-        };
-        let hosts = hosts
-            .split(',')
-            .map(|host| host_and_port(host, if is_tls { TLS_PORT } else { PORT }))
-            .collect::<Result<_, _>>()?;
-        let vhost = match path {
-            "" => "/".to_owned(),
-            path if path.contains('/') => {
-                return Err(bad("write %2F for a slash in the name of a vhost"));
-            }
-            path => decode(path)?,
-        };
+        let location = Location::parse(rest, is_tls)?;
         let mut options = UrlOptions::parse(query)?;
         let config = Self {
-            hosts,
-            user,
-            password,
-            vhost,
+            hosts: location.hosts,
+            user: location.user,
+            password: location.password,
+            vhost: location.vhost,
             tls: if is_tls {
                 Some(options.0.tls().map_err(bad)?)
             } else {
@@ -142,31 +117,14 @@ impl RabbitMqConfig {
             },
             namespace: options.namespace()?,
             heartbeat: options.heartbeat()?,
-            blocked: match options.take("blocked").as_deref() {
-                None | Some("wait") => Blocked::Wait,
-                Some("error") => Blocked::Error,
-                Some(_) => {
-                    return Err(bad(
-                        "blocked is wait or error: what a push does while the broker takes nothing",
-                    ));
-                }
-            },
+            blocked: options.blocked()?,
             answer_timeout: options.answer_timeout()?,
             consumer_timeout: options
                 .duration("consumer_timeout")?
                 .unwrap_or(CONSUMER_TIMEOUT),
             management: options.management()?,
             queues: options.queues()?,
-            durable_calls: match options.take("calls").as_deref() {
-                None | Some("transient") => false,
-                Some("durable") => true,
-                Some(_) => {
-                    return Err(bad(
-                        "calls is transient or durable: whether they outlive a restart of the \
-                            broker",
-                    ));
-                }
-            },
+            durable_calls: options.durable_calls()?,
         };
         options.none_left(is_tls)?;
         // Here, so that the error names the file.
@@ -229,6 +187,51 @@ impl RabbitMqConfig {
     }
 }
 
+/// What stands before the `?`. Not `Debug`: it has a password.
+struct Location {
+    hosts: Vec<(String, u16)>,
+    user: String,
+    password: String,
+    vhost: String,
+}
+
+impl Location {
+    fn parse(rest: &str, is_tls: bool) -> Result<Self, Error> {
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if path.contains('@') {
+            return Err(bad(
+                "there is an @ behind a slash: write %2F for a slash in a password, %40 for an @",
+            ));
+        }
+        let (user, password, hosts) = match authority.rsplit_once('@') {
+            None => ("guest".to_owned(), "guest".to_owned(), authority),
+            Some((login, hosts)) => {
+                let (user, password) = login
+                    .split_once(':')
+                    .ok_or_else(|| bad("write user:password@ before the host"))?;
+                (decode(user)?, decode(password)?, hosts)
+            }
+        };
+        let hosts = hosts
+            .split(',')
+            .map(|host| host_and_port(host, if is_tls { TLS_PORT } else { PORT }))
+            .collect::<Result<_, _>>()?;
+        let vhost = match path {
+            "" => "/".to_owned(),
+            path if path.contains('/') => {
+                return Err(bad("write %2F for a slash in the name of a vhost"));
+            }
+            path => decode(path)?,
+        };
+        Ok(Self {
+            hosts,
+            user,
+            password,
+            vhost,
+        })
+    }
+}
+
 fn bad(text: impl std::fmt::Display) -> Error {
     Error::new(
         ErrorKind::BadOption,
@@ -266,6 +269,26 @@ impl UrlOptions {
             )));
         }
         Ok(name)
+    }
+
+    fn blocked(&mut self) -> Result<Blocked, Error> {
+        match self.take("blocked").as_deref() {
+            None | Some("wait") => Ok(Blocked::Wait),
+            Some("error") => Ok(Blocked::Error),
+            Some(_) => Err(bad(
+                "blocked is wait or error: what a push does while the broker takes nothing",
+            )),
+        }
+    }
+
+    fn durable_calls(&mut self) -> Result<bool, Error> {
+        match self.take("calls").as_deref() {
+            None | Some("transient") => Ok(false),
+            Some("durable") => Ok(true),
+            Some(_) => Err(bad(
+                "calls is transient or durable: whether they outlive a restart of the broker",
+            )),
+        }
     }
 
     fn duration(&mut self, name: &str) -> Result<Option<Duration>, Error> {

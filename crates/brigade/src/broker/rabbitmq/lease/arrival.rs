@@ -47,77 +47,64 @@ impl RabbitMqCore {
             envelope.is_uncounted =
                 is_redelivered && envelope.returned == 0 && !is_counted(&envelope.properties);
         }
-        match read {
-            Ok(envelope)
-                if envelope
-                    .properties
-                    .reply_to()
-                    .as_ref()
-                    .is_some_and(|to| self.is_own(to.as_str())) =>
-            {
-                let to = envelope
-                    .properties
-                    .reply_to()
-                    .as_ref()
-                    .map(ToString::to_string)
-                    .unwrap_or_default();
-                let why = format!(
-                    "its reply_to names {to:?}, a queue of jobs: its answer would be run there as \
-                        a job"
-                );
-                let message = envelope.properties.clone();
-                let message = Message {
-                    queue: "".into(),
-                    body: envelope.job.payload.into_string().into_bytes().into(),
-                    properties: message,
-                };
-                self.set_aside(source, delivery, &why, message);
-                None
+        let envelope = match read {
+            Ok(envelope) => envelope,
+            Err(unreadable) => {
+                self.refuse(source, delivery, unreadable);
+                return None;
             }
-            Ok(envelope) => match envelope
-                .due
-                .and_then(|due| due.duration_since(SystemTime::now()).ok())
-            {
-                None => Some(envelope),
-                Some(early) => {
-                    self.aside(
-                        source,
-                        delivery.clone(),
-                        "wait longer",
-                        self.storage.message(envelope.next(), early),
-                    );
-                    None
-                }
-            },
-            Err(Unreadable {
-                why, properties, ..
-            }) if self.may_answer(&properties) => {
-                tracing::warn!(
-                    queue = source.queue,
-                    why,
-                    "a message that is no call is refused"
-                );
-                self.refuse_call(source, delivery, *properties, why);
-                None
-            }
-            Err(Unreadable {
-                why,
-                properties,
-                body,
-            }) => {
-                self.set_aside(
-                    source,
-                    delivery,
-                    &why,
-                    Message {
-                        queue: "".into(),
-                        body,
-                        properties: *properties,
-                    },
-                );
-                None
-            }
+        };
+        let to = envelope.properties.reply_to().as_ref();
+        if let Some(to) = to.filter(|to| self.is_own(to.as_str())) {
+            let why = format!(
+                "its reply_to names {:?}, a queue of jobs: its answer would be run there as a job",
+                to.as_str()
+            );
+            let message = Message {
+                queue: "".into(),
+                properties: envelope.properties.clone(),
+                body: envelope.job.payload.into_string().into_bytes().into(),
+            };
+            self.set_aside(source, delivery, &why, message);
+            return None;
         }
+        let early = envelope
+            .due
+            .and_then(|due| due.duration_since(SystemTime::now()).ok());
+        if let Some(early) = early {
+            let message = self.storage.message(envelope.next(), early);
+            self.aside(source, delivery.clone(), "wait longer", message);
+            return None;
+        }
+        Some(envelope)
+    }
+
+    /// What cannot be read is answered as rejected, or set aside.
+    fn refuse(
+        self: &Arc<Self>,
+        source: &Arc<QueueConsumer>,
+        delivery: &Delivery,
+        unreadable: Unreadable,
+    ) {
+        let Unreadable {
+            why,
+            properties,
+            body,
+        } = unreadable;
+        if self.may_answer(&properties) {
+            tracing::warn!(
+                queue = source.queue,
+                why,
+                "a message that is no call is refused"
+            );
+            return self.refuse_call(source, delivery, *properties, why);
+        }
+        let message = Message {
+            queue: "".into(),
+            body,
+            properties: *properties,
+        };
+        self.set_aside(source, delivery, &why, message);
     }
 
     fn set_aside(

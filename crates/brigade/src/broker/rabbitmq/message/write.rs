@@ -22,16 +22,8 @@ const HISTORY_BYTES_MAX: usize = 24 << 10;
 const OPTIONS_BYTES_MAX: usize = 24 << 10;
 
 impl Envelope {
-    /// For the queue of that name at the broker.
-    ///
-    /// # Errors
-    ///
-    /// `Encode`; `BadOption` for options that do not fit into a header.
-    pub(in super::super) fn write(
-        &self,
-        queue: &str,
-        expires_in: Option<Duration>,
-    ) -> Result<Message, Error> {
+    /// Those of other programs, and ours.
+    fn headers(&self) -> Result<FieldTable, Error> {
         let mut headers = FieldTable::default();
         // What the broker notes of a message's way is of no use on the next one, and CC would make
         // copies.
@@ -69,10 +61,7 @@ impl Envelope {
             ("brigade-crashed", self.crashed),
             ("brigade-interrupted", self.interrupted),
             ("brigade-lost", self.lost),
-            (
-                "brigade-unserved",
-                self.unserved.map_or(0, |unserved| unserved.times),
-            ),
+            ("brigade-unserved", self.unserved.map_or(0, |one| one.times)),
         ];
         for (name, count) in counts {
             if count > 0 {
@@ -100,6 +89,20 @@ impl Envelope {
         if let Some(history) = history_of(&self.history)? {
             set("brigade-history", AMQPValue::LongString(history.into()));
         }
+        Ok(headers)
+    }
+
+    /// For the queue of that name at the broker.
+    ///
+    /// # Errors
+    ///
+    /// `Encode`; `BadOption` for options that do not fit into a header.
+    pub(in super::super) fn write(
+        &self,
+        queue: &str,
+        expires_in: Option<Duration>,
+    ) -> Result<Message, Error> {
+        let headers = self.headers()?;
         let priority = u8::try_from(self.job.options.priority).unwrap_or(0);
         let mut properties = without_user(&self.properties);
         if !headers.inner().is_empty() || properties.headers().is_some() {
@@ -114,7 +117,7 @@ impl Envelope {
         if priority > 0 {
             properties = properties.with_priority(priority);
         }
-        if !is_call
+        if !self.is_call()
             || properties
                 .correlation_id()
                 .as_ref()

@@ -46,67 +46,11 @@ impl QueueConsumer {
             return Ok(());
         }
         let prefetch = u16::try_from(room).unwrap_or(u16::MAX);
-        let (number, tag, patience) = {
-            let mut state = lock(&self.state);
-            state.next_number += 1;
-            state.failures = (state.failures + 1).min(FAILURES_MAX);
-            let number = state.next_number;
-            let tag: ShortString = format!(
-                "brigade-{}-{}-{}-{number}",
-                std::process::id(),
-                opened.number,
-                core.consumers.next_number()
-            )
-            .into();
-            state.subscriptions.push(Subscription {
-                number,
-                tag: tag.clone(),
-                room: prefetch.into(),
-                taken: 0,
-                is_open: true,
-                is_fenced: false,
-            });
-            (number, tag, state.failures)
-        };
-        let name = short(
-            &core
-                .storage
-                .topology
-                .name(&QueueKind::Jobs(self.queue.clone())),
-        )
-        .map_err(|_| too_long())?;
-        let consuming = async {
-            let _alone = opened.consuming.lock().await;
-            opened
-                .line
-                .answer(
-                    opened
-                        .channel
-                        .basic_qos(prefetch, BasicQosOptions { global: false }),
-                )
-                .await?;
-            // As a declaration, it may hang.
-            let consuming = opened.channel.basic_consume(
-                name,
-                tag,
-                BasicConsumeOptions::default(),
-                hold_long(),
-            );
-            // What is held by this channel would be lost with it.
-            let held = core.leases.table().holds_by(opened.number);
-            opened
-                .line
-                .answer_within(
-                    if held {
-                        Duration::MAX
-                    } else {
-                        PATIENCE * patience
-                    },
-                    consuming,
-                )
-                .await
-        };
-        match consuming.await {
+        let (number, tag, patience) = self.add_subscription(core, &opened, prefetch);
+        match self
+            .subscribe(core, &opened, prefetch, tag, PATIENCE * patience)
+            .await
+        {
             Ok(deliveries) => {
                 lock(&self.state).failures = 0;
                 let (source, core) = (Arc::clone(self), Arc::clone(core));
@@ -123,6 +67,58 @@ impl QueueConsumer {
                 Err(fault)
             }
         }
+    }
+
+    /// Notes an AMQP consumer that is about to begin: its number and tag, and how many tries there
+    /// were since one that went well.
+    fn add_subscription(
+        &self,
+        core: &RabbitMqCore,
+        opened: &ConsumerChannel,
+        prefetch: u16,
+    ) -> (u64, ShortString, u32) {
+        let mut state = lock(&self.state);
+        state.next_number += 1;
+        state.failures = (state.failures + 1).min(FAILURES_MAX);
+        let number = state.next_number;
+        let tag: ShortString = format!(
+            "brigade-{}-{}-{}-{number}",
+            std::process::id(),
+            opened.number,
+            core.consumers.next_number()
+        )
+        .into();
+        state.subscriptions.push(Subscription {
+            number,
+            tag: tag.clone(),
+            room: prefetch.into(),
+            taken: 0,
+            is_open: true,
+            is_fenced: false,
+        });
+        (number, tag, state.failures)
+    }
+
+    async fn subscribe(
+        &self,
+        core: &RabbitMqCore,
+        opened: &ConsumerChannel,
+        prefetch: u16,
+        tag: ShortString,
+        patience: Duration,
+    ) -> Result<lapin::Consumer, Fault> {
+        let queue = QueueKind::Jobs(self.queue.clone());
+        let name = short(&core.storage.topology.name(&queue)).map_err(|_| too_long())?;
+        let (line, channel) = (&opened.line, &opened.channel);
+        let _alone = opened.consuming.lock().await;
+        line.answer(channel.basic_qos(prefetch, BasicQosOptions { global: false }))
+            .await?;
+        let consuming =
+            channel.basic_consume(name, tag, BasicConsumeOptions::default(), hold_long());
+        // As a declaration, it may hang. What is held by this channel would be lost with it.
+        let is_used = core.leases.table().holds_by(opened.number);
+        let patience = if is_used { Duration::MAX } else { patience };
+        line.answer_within(patience, consuming).await
     }
 
     /// Finds out whether the queue has something that is not here: how many jobs wait there, and
