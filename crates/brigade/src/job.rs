@@ -97,31 +97,33 @@ impl fmt::Display for JobState {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[must_use = "a job does nothing until it is pushed"]
 pub struct Job {
-    pub(crate) queue: Box<str>,
-    /// Task to run; `None` for plain data.
-    pub(crate) task: Option<Box<str>>,
-    /// JSON text.
-    pub(crate) payload: Box<str>,
-    pub(crate) options: JobOptions,
+    /// Its queue.
+    pub queue: Box<str>,
+    /// The task to run; `None` for plain data.
+    pub task: Option<Box<str>>,
+    /// The payload, JSON text.
+    pub payload: Box<str>,
+    /// Its options.
+    pub options: JobOptions,
     /// Its place in a flow. Positions mean something within one push only, so it is never stored
     /// with the job.
     #[serde(skip)]
-    pub(crate) link: Option<Link>,
+    pub link: Option<Link>,
 }
 
 /// How a job stands in a flow, by positions within its push. Whoever waits comes after those it
 /// waits for.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Link {
-    /// Who waits for this one.
-    pub(crate) dependent: Option<usize>,
-    /// That this one waits, and for what; its parents are those whose `dependent` it is, in their order.
-    pub(crate) dependent_kind: Option<DependentKind>,
+pub struct Link {
+    /// The job that waits for this one.
+    pub dependent: Option<usize>,
+    /// Set if this job waits for its parents: the jobs whose `dependent` it is, in their order.
+    pub dependent_kind: Option<DependentKind>,
 }
 
 /// What a job that waits does with its parents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DependentKind {
+pub enum DependentKind {
     /// Runs when all are done.
     Then,
     /// Runs when all are done, with their results before its own arguments.
@@ -135,9 +137,8 @@ pub(crate) enum DependentKind {
 }
 
 impl DependentKind {
-    /// As brokers store it.
-    #[cfg(any(feature = "redis", feature = "sqlite"))]
-    pub(crate) fn name(self) -> &'static str {
+    /// The name under which stores keep it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Then => "then",
             Self::Front => "front",
@@ -174,38 +175,51 @@ fn bounded<'de, D: serde::Deserializer<'de>>(
     Option::<Duration>::deserialize(deserializer).map(|time| time.map(|time| time.min(FAR)))
 }
 
-/// What may be set on a job.
+/// The options of a job.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct JobOptions {
-    pub(crate) priority: i32,
-    /// Attempts after the first.
-    pub(crate) retries: Option<u32>,
-    pub(crate) retry: Option<Retry>,
+pub struct JobOptions {
+    /// See [`Job::priority`].
+    pub priority: i32,
+    /// See [`Job::retries`].
+    pub retries: Option<u32>,
+    /// See [`Job::retry`].
+    pub retry: Option<Retry>,
+    /// See [`Job::delay`].
     #[serde(default, deserialize_with = "bounded")]
-    pub(crate) delay: Option<Duration>,
-    pub(crate) at: Option<SystemTime>,
-    pub(crate) key: Option<Box<str>>,
-    pub(crate) partition: Option<Box<str>>,
-    pub(crate) unique: Option<Box<str>>,
+    pub delay: Option<Duration>,
+    /// See [`Job::at`].
+    pub at: Option<SystemTime>,
+    /// See [`Job::key`].
+    pub key: Option<Box<str>>,
+    /// See [`Job::partition`].
+    pub partition: Option<Box<str>>,
+    /// See [`Job::unique`].
+    pub unique: Option<Box<str>>,
+    /// See [`Job::unique_for`].
     #[serde(default, deserialize_with = "bounded")]
-    pub(crate) unique_for: Option<Duration>,
+    pub unique_for: Option<Duration>,
+    /// See [`Job::timeout`].
     #[serde(default, deserialize_with = "bounded")]
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) memory: Option<u64>,
-    pub(crate) label: Option<Box<str>>,
-    /// How long the job and its result stay after it is done.
+    pub timeout: Option<Duration>,
+    /// See [`Job::memory`].
+    pub memory: Option<u64>,
+    /// See [`Job::label`].
+    pub label: Option<Box<str>>,
+    /// See [`Job::keep`].
     #[serde(default, deserialize_with = "bounded")]
-    pub(crate) keep: Option<Duration>,
+    pub keep: Option<Duration>,
     /// The tick of a schedule that it is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) tick: Option<Tick>,
+    pub tick: Option<Tick>,
 }
 
-/// When a job is tried again, as far as somebody says it.
+/// When a job is retried, as far as its task's registration says.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct RetryPolicy {
-    pub(crate) retries: Option<u32>,
-    pub(crate) retry: Option<Retry>,
+pub struct RetryPolicy {
+    /// Attempts after the first.
+    pub retries: Option<u32>,
+    /// The pauses between attempts.
+    pub retry: Option<Retry>,
 }
 
 impl JobOptions {

@@ -56,11 +56,6 @@
 //! scheduling, namespaces and more) is the last of its worker, which is replaced; `docs/workers.md`
 //! has the whole table.
 
-#![cfg_attr(
-    all(feature = "rabbitmq", not(any(feature = "redis", feature = "sqlite"))),
-    expect(dead_code, reason = "RabbitMQ lists, schedules and joins no jobs")
-)]
-
 mod address;
 mod attempt_report;
 #[cfg(feature = "broker")]
@@ -107,6 +102,8 @@ mod retry;
 mod schedule;
 mod shutdown;
 mod stop;
+#[cfg(feature = "broker")]
+pub mod store;
 mod sync;
 mod task;
 #[cfg(feature = "broker")]
@@ -121,10 +118,12 @@ pub use brigade_macros::{main, task};
 pub use attempt_report::{AttemptReport, Cost, Ended, Exit, MemoryLimit, Step, StopReceipt};
 #[cfg(feature = "broker")]
 pub use broker::{
-    Broker, BrokerCall, CallCounts, CallProgress, CancelOutcome, Capabilities, Clock, Edit, Lease,
-    Manager, PushOutcome, Queue, QueueCounts, ScheduleChanges, Settled, Stopped, TakenJob, ToJob,
+    Broker, BrokerCall, CallProgress, Lease, Manager, Queue, ScheduleChanges, Stopped, TakenJob,
+    ToJob,
 };
 pub use call::Call;
+#[cfg(feature = "broker")]
+pub use clock::Clock;
 pub use codec::Codec;
 #[cfg(feature = "broker")]
 pub use consume::{Consumer, ConsumerHandle, ConsumerStats, Served};
@@ -156,6 +155,10 @@ pub use rusqlite;
 #[cfg(feature = "broker")]
 pub use schedule::{Missed, Recurrence, Schedule, Scheduled, Tick};
 pub use stop::{StopSignal, stop_signal};
+#[cfg(feature = "broker")]
+pub use store::{
+    CallCounts, CancelOutcome, Capabilities, Edit, LiveConsumer, PushOutcome, QueueCounts, Settled,
+};
 pub use task::{Args, Function, Task};
 #[cfg(feature = "broker")]
 pub use why::{Explanation, Why};

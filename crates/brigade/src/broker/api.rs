@@ -1,156 +1,43 @@
-//! What a user holds: [`Broker`], [`Queue`], [`Lease`].
+//! [`Broker`]: the handle of a connection to a broker.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use serde::Serialize;
-use tokio_util::sync::CancellationToken;
-
-use super::admission::{check_job, check_name};
-use super::redact::{redact, split_scheme};
-use super::{
-    Backend, CancelOutcome, Cancels, Capabilities, Edit, Lease, LeaseAsk, Leased, Order, Ordered,
-    PushOutcome, Query, QueueCounts, Queues, Stopped, TakenJob, Terms, ToJob, View,
-};
+use super::admission::{check_job, check_name, check_payload};
+use super::{Cancels, Stopped, ToJob};
 use crate::attempt_report::{Step, StopReceipt};
-use crate::clock::FAR;
-use crate::codec::Codec;
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
 use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState};
-use crate::limits::Limits;
+use crate::store::{
+    CancelOutcome, Capabilities, Edit, JobFilter, JobStore, LiveConsumer, PushOutcome, QueueCounts,
+};
 use crate::why::Explanation;
 
 /// Where jobs wait. Cheap to clone.
 #[derive(Clone)]
 pub struct Broker {
-    backend: Arc<dyn Backend>,
+    store: Arc<dyn JobStore>,
     clock: Clock,
     cancels: Arc<Cancels>,
 }
 
-/// The broker's clock, for tests: it can be moved forwards, and everything that waits for a time
-/// falls due; and its wall clock can be set, as a person would.
-#[derive(Clone, Debug, Default)]
-pub struct Clock(Arc<Shifts>);
-
-/// Milliseconds.
-#[derive(Debug, Default)]
-struct Shifts {
-    ahead: AtomicU64,
-    wall: AtomicI64,
-}
-
-impl Clock {
-    /// Moves this broker's time forwards, as this process sees it.
-    pub fn advance(&self, by: Duration) {
-        let add = |ahead: u64| {
-            Some(
-                ahead
-                    .saturating_add(bounded_millis(by))
-                    .min(bounded_millis(FAR)),
-            )
-        };
-        // It is always some.
-        self.0
-            .ahead
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
-            .ok();
-    }
-
-    /// Sets the wall clock forwards, as this process sees it: no time has passed, so leases stay as
-    /// they are.
-    pub fn set_forward(&self, by: Duration) {
-        self.0
-            .wall
-            .fetch_add(bounded_millis(by).cast_signed(), Ordering::Relaxed);
-    }
-
-    /// Sets the wall clock back, as this process sees it.
-    pub fn set_back(&self, by: Duration) {
-        self.0
-            .wall
-            .fetch_sub(bounded_millis(by).cast_signed(), Ordering::Relaxed);
-    }
-
-    /// The wall clock, as moved.
-    pub(crate) fn now(&self) -> SystemTime {
-        let (now, wall) = (SystemTime::now() + self.ahead(), self.wall_off_millis());
-        let set = Duration::from_millis(wall.unsigned_abs());
-        let moved = if wall < 0 {
-            now.checked_sub(set)
-        } else {
-            now.checked_add(set)
-        };
-        moved.unwrap_or(now)
-    }
-
-    pub(crate) fn ahead(&self) -> Duration {
-        Duration::from_millis(self.0.ahead.load(Ordering::Relaxed))
-    }
-
-    /// How far the wall clock is off the host's, besides.
-    pub(crate) fn wall_off_millis(&self) -> i64 {
-        self.0.wall.load(Ordering::Relaxed)
-    }
-}
-
-/// Milliseconds of a time that is at most [`FAR`].
-fn bounded_millis(time: Duration) -> u64 {
-    u64::try_from(time.min(FAR).as_millis()).unwrap_or(0)
-}
-
 impl Broker {
-    /// Connects to the broker of a URL: `sqlite:jobs.db` (a file, made if it is not there),
-    /// `sqlite:jobs.db?synchronous=normal`, `sqlite::memory:` (for tests); with cargo feature
-    /// `redis` `redis://host/`, `redis+unix:///path`, `redis+sentinel://host/name`,
-    /// `redis+cluster://host,host`. `docs/brokers.md` has all options.
-    ///
-    /// # Errors
-    ///
-    /// `BadOption` for a URL that is none, `Unsupported` for a file of another program or of a
-    /// later version, or a server that is too old, `Refused` for a wrong password, `Unreachable`,
-    /// `Os`.
-    pub async fn connect(url: &str) -> Result<Self, Error> {
-        let clock = Clock::default();
-        let backend: Arc<dyn Backend> = match url.split_once(':') {
-            #[cfg(feature = "redis")]
-            Some((
-                "redis" | "rediss" | "redis+unix" | "unix" | "redis+sentinel" | "rediss+sentinel"
-                | "redis+cluster" | "rediss+cluster",
-                _,
-            )) => super::redis::connect(url, clock.clone()).await?,
-            #[cfg(feature = "rabbitmq")]
-            Some(("amqp" | "amqps", _)) => super::rabbitmq::connect(url, clock.clone()).await?,
-            #[cfg(feature = "sqlite")]
-            Some(("sqlite", rest)) => super::sqlite::connect(rest, clock.clone()).await?,
-            _ => return Err(unknown_scheme(url)),
-        };
-        let cancels = Arc::new(Cancels::new(Arc::clone(&backend)));
-        Ok(Self {
-            backend,
+    /// A broker over a store. The store takes its time from this clock.
+    pub(super) fn new(store: Arc<dyn JobStore>, clock: Clock) -> Self {
+        let cancels = Arc::new(Cancels::new(Arc::clone(&store)));
+        Self {
+            store,
             clock,
             cancels,
-        })
-    }
-
-    /// A broker's URL for logs and people: passwords, and whatever could be one in a mistyped URL,
-    /// are `***`. Any text is allowed. The errors of [`connect`](Broker::connect) have no passwords
-    /// in them either.
-    ///
-    /// ```
-    /// assert_eq!(brigade::Broker::redacted_url("redis://me:secret@host/1"), "redis://me:***@host/1");
-    /// assert_eq!(brigade::Broker::redacted_url("redis:/me:secret@host"), "redis:***@host");
-    /// ```
-    pub fn redacted_url(url: &str) -> String {
-        redact(url)
+        }
     }
 
     /// What this broker can do.
     pub fn capabilities(&self) -> Capabilities {
-        self.backend.capabilities()
+        self.store.capabilities()
     }
 
     /// The clock of this connection, for tests.
@@ -158,16 +45,8 @@ impl Broker {
         &self.clock
     }
 
-    /// A queue by name; it need not be declared.
-    pub fn queue(&self, name: impl Into<Box<str>>) -> Queue {
-        Queue {
-            broker: self.clone(),
-            name: name.into(),
-        }
-    }
-
-    pub(crate) fn backend(&self) -> Arc<dyn Backend> {
-        Arc::clone(&self.backend)
+    pub(crate) fn store(&self) -> &Arc<dyn JobStore> {
+        &self.store
     }
 
     pub(crate) fn cancels(&self) -> Arc<Cancels> {
@@ -195,26 +74,23 @@ impl Broker {
     pub async fn push_many(&self, jobs: Vec<Job>) -> Result<Vec<PushOutcome>, Error> {
         let max = self.capabilities().payload_bytes_max;
         jobs.iter().try_for_each(|job| check_job(job, max))?;
-        self.backend.push(jobs).await
+        self.store.push(jobs).await
     }
 
     /// One job, with its history; `None` if there is none (any more).
     ///
     /// # Errors
     ///
-    /// What the broker says.
+    /// `Unsupported` at a broker without [`listing`](Capabilities::listing).
     pub async fn job(&self, id: &JobId) -> Result<Option<JobInfo>, Error> {
-        match self.backend.look(Query::Job(id.clone())).await? {
-            View::Job(job) => Ok(job.map(|job| *job)),
-            _ => Err(confused()),
-        }
+        self.store.job(id).await
     }
 
     /// Jobs in the order of their pushes, after one if given.
     ///
     /// # Errors
     ///
-    /// What the broker says.
+    /// `Unsupported` at a broker without [`listing`](Capabilities::listing).
     pub async fn jobs(
         &self,
         queue: Option<&str>,
@@ -222,28 +98,22 @@ impl Broker {
         after: Option<&JobId>,
         limit: usize,
     ) -> Result<Vec<JobInfo>, Error> {
-        let query = Query::Jobs {
+        let filter = JobFilter {
             queue: queue.map(Into::into),
             state,
             after: after.cloned(),
             limit,
         };
-        match self.backend.look(query).await? {
-            View::Jobs(jobs) => Ok(jobs),
-            _ => Err(confused()),
-        }
+        self.store.jobs(filter).await
     }
 
     /// Every queue that has jobs or is paused.
     ///
     /// # Errors
     ///
-    /// What the broker says.
+    /// `Unsupported` at a broker without [`listing`](Capabilities::listing).
     pub async fn queues(&self) -> Result<Vec<QueueCounts>, Error> {
-        match self.backend.look(Query::Counts).await? {
-            View::Counts(counts) => Ok(counts),
-            _ => Err(confused()),
-        }
+        self.store.counts().await
     }
 
     /// Why a job is not running, from the code that hands out jobs; `None` if there is no such job
@@ -251,28 +121,30 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// What the broker says.
+    /// `Unsupported` at a broker without [`listing`](Capabilities::listing).
     pub async fn why(&self, id: &JobId) -> Result<Option<Explanation>, Error> {
-        match self.backend.look(Query::Why(id.clone())).await? {
-            View::Why(explanation) => Ok(explanation.map(|explanation| *explanation)),
-            _ => Err(confused()),
-        }
+        self.store.why(id).await
     }
 
-    /// Looks for what is wrong, or weaker than it should be: the worst first. It may take a while:
-    /// it reads the whole file.
+    /// The consumers that are alive, with their queues and processes.
     ///
     /// # Errors
     ///
-    /// What the broker says.
+    /// `Unsupported` at a broker without [`consumers`](Capabilities::consumers).
+    pub async fn consumers(&self) -> Result<Vec<LiveConsumer>, Error> {
+        self.store.consumers().await
+    }
+
+    /// Looks for what is wrong with the broker, or weaker than it should be: the worst first. It
+    /// may take a while: SQLite reads the whole file.
+    ///
+    /// # Errors
+    ///
+    /// Those of the connection to the broker.
     pub async fn check(&self) -> Result<Vec<Finding>, Error> {
-        match self.backend.look(Query::Check).await? {
-            View::Check(mut findings) => {
-                findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
-                Ok(findings)
-            }
-            _ => Err(confused()),
-        }
+        let mut findings = self.store.check().await?;
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+        Ok(findings)
     }
 
     /// Cancels a job, waiting or leased. A waiting one ends at once. A leased one is stopped by its
@@ -284,20 +156,7 @@ impl Broker {
     ///
     /// What the broker says.
     pub async fn cancel(&self, id: &JobId, reason: &str) -> Result<CancelOutcome, Error> {
-        Ok(
-            match self
-                .backend
-                .order(Order::Cancel(id.clone(), reason.to_owned()))
-                .await?
-            {
-                Ordered::Changed(_) => CancelOutcome::Cancelled,
-                Ordered::Asked => CancelOutcome::Asked,
-                Ordered::Nothing
-                | Ordered::Retried(_)
-                | Ordered::Scheduled(_)
-                | Ordered::Managed { .. } => CancelOutcome::Nothing,
-            },
-        )
+        self.store.cancel(id, reason).await
     }
 
     /// Cancels a job and waits until nothing of it is left: by which step of the kill ladder, how
@@ -348,13 +207,46 @@ impl Broker {
         Ok(self.retry_with(id, Edit::new()).await?.is_some())
     }
 
+    /// Changes a dead letter and gives it back to its queue in one step, as
+    /// [`retry`](Broker::retry) does: it either has all of the changes and is tried again, or
+    /// nothing has happened. Returns the id that it goes on under, which is another one if the
+    /// broker has the queue in its ids; `None` if it is no dead letter, and for one that was not
+    /// run because of others.
+    ///
+    /// ```
+    /// # use brigade::{Broker, Edit, JobId};
+    /// # async fn example(broker: Broker, id: JobId) -> Result<(), brigade::Error> {
+    /// let edit = Edit::new().payload(&serde_json::json!({"to": "ann@example.org"}))?.queue("emails");
+    /// let id = broker.retry_with(&id, edit).await?.expect("a dead letter");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`retry`](Broker::retry); `TooLarge` for a payload over the limit, `BadOption` for a name
+    /// that no queue can have, `Unsupported` for another queue of a job of a flow, and where two
+    /// queues cannot be changed in one step (a Redis cluster).
+    pub async fn retry_with(&self, id: &JobId, edit: Edit) -> Result<Option<JobId>, Error> {
+        if let Some(payload) = &edit.payload {
+            check_payload(
+                "retry a dead letter",
+                payload,
+                self.capabilities().payload_bytes_max,
+            )?;
+        }
+        if let Some(queue) = &edit.queue {
+            check_name("queue", queue)?;
+        }
+        self.store.retry(id, edit).await
+    }
+
     /// Removes a job that is not leased, whatever its state. `false` if there is none.
     ///
     /// # Errors
     ///
     /// What the broker says.
     pub async fn delete(&self, id: &JobId) -> Result<bool, Error> {
-        Ok(self.backend.order(Order::Delete(id.clone(), None)).await? != Ordered::Nothing)
+        self.store.delete(id, None).await
     }
 
     /// Removes a job if it is a dead letter at that moment. `false` if it is none.
@@ -363,11 +255,7 @@ impl Broker {
     ///
     /// What the broker says.
     pub async fn delete_dead(&self, id: &JobId) -> Result<bool, Error> {
-        Ok(self
-            .backend
-            .order(Order::Delete(id.clone(), Some(JobState::Dead)))
-            .await?
-            != Ordered::Nothing)
+        self.store.delete(id, Some(JobState::Dead)).await
     }
 
     /// Waits until a job is settled for good and gives it, or `None` if it is not there (any more):
@@ -378,11 +266,8 @@ impl Broker {
     /// What the broker says.
     pub async fn wait(&self, id: &JobId) -> Result<Option<JobInfo>, Error> {
         loop {
-            let changed = self.backend.changed();
-            let View::Job(job) = self.backend.look(Query::Waited(id.clone())).await? else {
-                return Err(confused());
-            };
-            match job.map(|job| *job) {
+            let changed = self.store.changed();
+            match self.store.waited_job(id).await? {
                 Some(job) if !job.state.is_terminal() => changed.await?,
                 ended => return Ok(ended),
             }
@@ -396,205 +281,4 @@ impl fmt::Debug for Broker {
             .field("capabilities", &self.capabilities())
             .finish_non_exhaustive()
     }
-}
-
-/// A named list of jobs at a broker. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Queue {
-    broker: Broker,
-    name: Box<str>,
-}
-
-impl Queue {
-    pub(super) fn broker(&self) -> &Broker {
-        &self.broker
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Describes a job of this queue with any serde value as its payload, to be given options and
-    /// pushed.
-    ///
-    /// # Errors
-    ///
-    /// `Encode` if the value is no JSON.
-    pub fn job(&self, payload: &(impl Serialize + ?Sized)) -> Result<Job, Error> {
-        Ok(Job::new(
-            self.name.clone(),
-            None,
-            Codec::json_text(payload)?,
-        ))
-    }
-
-    /// Pushes any serde value as JSON and returns when it is safe.
-    ///
-    /// # Errors
-    ///
-    /// As [`Broker::push`].
-    pub async fn push(&self, payload: &(impl Serialize + ?Sized)) -> Result<JobId, Error> {
-        let pushed = self.broker.push(self.job(payload)?).await?;
-        Ok(pushed.id().clone())
-    }
-
-    /// The next job, removed from the queue at that moment: at most once. `None` if none comes
-    /// within `wait`.
-    ///
-    /// # Errors
-    ///
-    /// What the broker says.
-    ///
-    /// # Cancel safety
-    ///
-    /// None: a job that is on its way when the future is dropped is gone. Where that matters,
-    /// lease.
-    pub async fn take(&self, wait: Duration) -> Result<Option<TakenJob>, Error> {
-        Ok(self.ask(Terms::Take, 1, wait).await?.pop().map(TakenJob))
-    }
-
-    /// The next job on a lease of this time: at least once. `None` if none comes within `wait`.
-    ///
-    /// # Errors
-    ///
-    /// What the broker says.
-    ///
-    /// # Cancel safety
-    ///
-    /// A job that is on its way when the future is dropped is given back when its lease runs out.
-    pub async fn lease(&self, time: Duration, wait: Duration) -> Result<Option<Lease>, Error> {
-        let leased = self.ask(Terms::Lease(time), 1, wait).await?.pop();
-        Ok(leased.map(|leased| Lease {
-            cancels: Arc::clone(&self.broker.cancels),
-            leased,
-        }))
-    }
-
-    async fn ask(&self, terms: Terms, max: usize, wait: Duration) -> Result<Vec<Leased>, Error> {
-        check_name("queue", &self.name)?;
-        let (terms, wait) = (terms.bounded(), wait.min(FAR));
-        self.broker
-            .backend
-            .lease(LeaseAsk {
-                queues: Queues::one(self.name.clone()),
-                max,
-                terms,
-                wait,
-                enough: CancellationToken::new(),
-            })
-            .await
-    }
-
-    /// Hands out nothing more, everywhere, until it is resumed.
-    ///
-    /// # Errors
-    ///
-    /// What the broker says.
-    pub async fn pause(&self) -> Result<(), Error> {
-        check_name("queue", &self.name)?;
-        self.broker
-            .backend
-            .order(Order::Pause(self.name.clone()))
-            .await
-            .map(drop)
-    }
-
-    /// Takes a pause back.
-    ///
-    /// # Errors
-    ///
-    /// What the broker says.
-    pub async fn resume(&self) -> Result<(), Error> {
-        check_name("queue", &self.name)?;
-        self.broker
-            .backend
-            .order(Order::Resume(self.name.clone()))
-            .await
-            .map(drop)
-    }
-
-    /// Limits how much of it runs and starts at once, for all workers on all hosts together, in
-    /// place of what limits it had. It holds from the next hand-out on; what runs goes on.
-    ///
-    /// # Errors
-    ///
-    /// `BadOption` for limits that no job could pass, and what the broker says.
-    pub async fn limit(&self, limits: Limits) -> Result<(), Error> {
-        limits.check()?;
-        check_name("queue", &self.name)?;
-        self.broker
-            .backend
-            .order(Order::Limit(self.name.clone(), Some(limits)))
-            .await
-            .map(drop)
-    }
-
-    /// Takes its limits away.
-    ///
-    /// # Errors
-    ///
-    /// What the broker says.
-    pub async fn unlimit(&self) -> Result<(), Error> {
-        check_name("queue", &self.name)?;
-        self.broker
-            .backend
-            .order(Order::Limit(self.name.clone(), None))
-            .await
-            .map(drop)
-    }
-
-    /// Removes every job that waits. Returns how many.
-    ///
-    /// # Errors
-    ///
-    /// What the broker says.
-    pub async fn purge(&self) -> Result<u64, Error> {
-        check_name("queue", &self.name)?;
-        match self
-            .broker
-            .backend
-            .order(Order::Purge(self.name.clone()))
-            .await?
-        {
-            Ordered::Changed(count) => Ok(count),
-            _ => Ok(0),
-        }
-    }
-}
-
-/// What this build has.
-const SCHEMES: &str = match (
-    cfg!(feature = "sqlite"),
-    cfg!(feature = "redis"),
-    cfg!(feature = "rabbitmq"),
-) {
-    (true, true, true) => "sqlite, redis, amqp",
-    (true, true, false) => "sqlite, redis (rabbitmq is a cargo feature that is off)",
-    (true, false, true) => "sqlite, amqp (redis is a cargo feature that is off)",
-    (true, false, false) => "sqlite (redis and rabbitmq are cargo features that are off)",
-    (false, true, true) => "redis, amqp (sqlite is a cargo feature that is off)",
-    (false, true, false) => "redis (sqlite and rabbitmq are cargo features that are off)",
-    (false, false, _) => "amqp (sqlite and redis are cargo features that are off)",
-};
-
-/// Quotes no more of the text than a scheme: any other part may be a password.
-fn unknown_scheme(url: &str) -> Error {
-    let text = match split_scheme(url) {
-        Some((scheme, _)) => {
-            format!("connect to a broker of scheme {scheme:?}: there are {SCHEMES}")
-        }
-        None => format!(
-            "connect to a broker by a text that has no scheme: write sqlite:jobs.db or \
-                redis://host; there are {SCHEMES}"
-        ),
-    };
-    Error::new(ErrorKind::BadOption, text)
-}
-
-pub(super) fn confused() -> Error {
-    Error::new(
-        ErrorKind::Protocol,
-        "ask a broker: it answered another question",
-    )
 }

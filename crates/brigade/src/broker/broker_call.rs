@@ -1,24 +1,20 @@
 //! [`BrokerCall`]: a call that was made at a broker.
 //!
-//! A broker that brings answers itself is given the call as a [`DirectCall`]. At every other one a
-//! call is a job whose result is kept and waited for (`called`). Either way a [`Caller`] stands
-//! between the two sides: what the caller wants, and what it is told meanwhile.
+//! A broker that delivers answers itself gets the call as a [`DirectCall`]. At every other one a
+//! call is a job whose result is kept and waited for (`called`).
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, ready};
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
-use tokio::sync::{Notify, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::oneshot;
 
 use super::admission::{check_job, check_name};
 use super::called::RESULT_KEPT;
@@ -30,80 +26,7 @@ use crate::job::Job;
 use crate::outcome::CallError;
 use crate::progress::Progress;
 use crate::shutdown::Scope;
-use crate::sync::lock;
-
-/// The result of a call as JSON.
-pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Bytes, CallError>> + Send>>;
-
-/// A call for a broker that brings the answer itself.
-#[cfg_attr(
-    not(feature = "rabbitmq"),
-    expect(dead_code, reason = "only RabbitMQ brings answers")
-)]
-pub(crate) struct DirectCall {
-    pub(crate) job: Job,
-    pub(crate) queue_timeout: Option<Duration>,
-    /// Offered again for as long as every worker passes.
-    pub(crate) waits_out_passes: bool,
-    pub(crate) caller: Arc<Caller>,
-}
-
-/// What a caller says and is told while its call is under way.
-#[derive(Default)]
-pub(crate) struct Caller {
-    cancel: CancellationToken,
-    reason: OnceLock<String>,
-    told: Mutex<VecDeque<Progress>>,
-    ended: AtomicBool,
-    changed: Notify,
-}
-
-/// What the calls of one connection came to, see [`Broker::call_counts`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CallCounts {
-    /// Calls that have not ended.
-    pub open: usize,
-    /// Answers that came for a call which had ended: its caller had given up, or it was answered
-    /// twice.
-    pub late: u64,
-    /// Answers that were never asked for here.
-    pub foreign: u64,
-}
-
-/// Progress kept for a caller who is not reading it.
-const PROGRESS_MAX: usize = 64;
-
-impl Caller {
-    /// Waits until the caller wants the call cancelled, and says why. Cancel safe.
-    pub(crate) async fn cancelled(&self) -> &str {
-        self.cancel.cancelled().await;
-        self.reason()
-    }
-
-    pub(crate) fn reason(&self) -> &str {
-        self.reason.get().map_or("", String::as_str)
-    }
-
-    #[cfg_attr(
-        not(feature = "rabbitmq"),
-        expect(dead_code, reason = "only RabbitMQ brings answers")
-    )]
-    pub(crate) fn tell(&self, progress: Progress) {
-        let mut told = lock(&self.told);
-        if told.len() == PROGRESS_MAX {
-            told.pop_front();
-        }
-        told.push_back(progress);
-        drop(told);
-        self.changed.notify_waiters();
-    }
-
-    fn end(&self) {
-        self.ended.store(true, Ordering::Release);
-        self.changed.notify_waiters();
-    }
-}
+use crate::store::{CallCounts, CallResult, CallTransport, CallerLink, DirectCall};
 
 /// A call that was made at a broker: a future of its result. It is on its way whether or not it is
 /// awaited; dropping it cancels it, [`detach`](BrokerCall::detach) lets it run on.
@@ -115,8 +38,8 @@ impl Caller {
 /// not get to it: the call is run then, and its answer is nobody's.
 #[must_use = "dropping it cancels the call; detach it to let it run on"]
 pub struct BrokerCall<T> {
-    answering: Answering,
-    caller: Arc<Caller>,
+    result: CallResult,
+    caller: Arc<CallerLink>,
     output: PhantomData<fn() -> T>,
 }
 
@@ -133,7 +56,7 @@ impl Broker {
     /// for longer than its queue timeout. `Rejected` if the broker could not carry it; where that
     /// error [is uncertain](Error::is_uncertain), it may have run.
     pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> BrokerCall<T> {
-        let caller = Arc::<Caller>::default();
+        let caller = Arc::<CallerLink>::default();
         let (queue_timeout, waits_out_passes) = {
             let options = call.request.options();
             (options.queue_timeout, options.waits_out_passes)
@@ -150,30 +73,37 @@ impl Broker {
         &self,
         queue_timeout: Option<Duration>,
         waits_out_passes: bool,
-        caller: Arc<Caller>,
+        caller: Arc<CallerLink>,
         job: Result<Job, Error>,
     ) -> BrokerCall<T> {
-        let answering = match job {
+        let result = match job {
             Err(error) => Box::pin(ready(Err(CallError::Rejected(error)))),
-            Ok(job) if self.capabilities().answers => self.backend().call(DirectCall {
-                job,
-                queue_timeout,
-                waits_out_passes,
-                caller: Arc::clone(&caller),
-            }),
-            Ok(job) => self.call_by_job(job, queue_timeout, &caller),
+            Ok(job) => match self.transport() {
+                Some(transport) => transport.call(DirectCall {
+                    job,
+                    queue_timeout,
+                    waits_out_passes,
+                    caller: Arc::clone(&caller),
+                }),
+                None => self.call_by_job(job, queue_timeout, &caller),
+            },
         };
         BrokerCall {
-            answering,
+            result,
             caller,
             output: PhantomData,
         }
     }
 
     /// What the calls of this connection came to, at a broker that
-    /// [answers](super::Capabilities::answers); elsewhere all zero.
+    /// [answers](crate::Capabilities::answers); elsewhere all zero.
     pub fn call_counts(&self) -> CallCounts {
-        self.backend().call_counts()
+        self.transport()
+            .map_or_else(CallCounts::default, |transport| transport.counts())
+    }
+
+    fn transport(&self) -> Option<Arc<dyn CallTransport>> {
+        Arc::clone(self.store()).calls()
     }
 
     fn call_to_job<T>(&self, call: Call<T>) -> Result<Job, Error> {
@@ -182,7 +112,12 @@ impl Broker {
         Ok(job)
     }
 
-    fn call_by_job(&self, mut job: Job, wait: Option<Duration>, caller: &Arc<Caller>) -> Answering {
+    fn call_by_job(
+        &self,
+        mut job: Job,
+        wait: Option<Duration>,
+        caller: &Arc<CallerLink>,
+    ) -> CallResult {
         job.options.keep.get_or_insert(RESULT_KEPT);
         let (broker, caller) = (self.clone(), Arc::clone(caller));
         let waiting = async move {
@@ -229,15 +164,13 @@ impl<T> BrokerCall<T> {
     /// [`CallError::Cancelled`] with the reason and, if it ran in a pool, with how it was stopped;
     /// or its result, if that came first. A second time does nothing.
     pub fn cancel(&self, reason: impl Into<String>) {
-        if self.caller.reason.set(reason.into()).is_ok() {
-            self.caller.cancel.cancel();
-        }
+        self.caller.cancel(reason.into());
     }
 
     /// Lets the call run on without its caller.
     pub fn detach(self) {
         if let Some(scope) = Scope::current() {
-            scope.spawn(async move { drop(self.answering.await) });
+            scope.spawn(async move { drop(self.result.await) });
         }
     }
 }
@@ -246,7 +179,7 @@ impl<T: DeserializeOwned> Future for BrokerCall<T> {
     type Output = Result<T, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let outcome = std::task::ready!(self.answering.as_mut().poll(context));
+        let outcome = std::task::ready!(self.result.as_mut().poll(context));
         self.caller.end();
         Poll::Ready(outcome.and_then(|json| Ok(Codec::Json.decode(&json)?)))
     }
@@ -259,7 +192,7 @@ impl<T> fmt::Debug for BrokerCall<T> {
 }
 
 /// Begins it now: its first step is taken here, the others by a task.
-fn begun(mut waiting: Answering) -> Answering {
+fn begun(mut waiting: CallResult) -> CallResult {
     let Some(scope) = Scope::current() else {
         return waiting;
     };
@@ -287,24 +220,12 @@ fn begun(mut waiting: Answering) -> Answering {
 }
 
 /// Progress of one call, see [`BrokerCall::progress`]. Several of one call share it between them.
-pub struct CallProgress(Arc<Caller>);
+pub struct CallProgress(Arc<CallerLink>);
 
 impl CallProgress {
     /// The next progress; `None` when the call has ended and was awaited. Cancel safe.
     pub async fn next(&mut self) -> Option<Progress> {
-        loop {
-            let mut changed = std::pin::pin!(self.0.changed.notified());
-            changed.as_mut().enable();
-            // In this order: what was told before the end is read before it.
-            let ended = self.0.ended.load(Ordering::Acquire);
-            if let Some(progress) = lock(&self.0.told).pop_front() {
-                return Some(progress);
-            }
-            if ended {
-                return None;
-            }
-            changed.await;
-        }
+        self.0.next_progress().await
     }
 }
 

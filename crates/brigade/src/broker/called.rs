@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::broker_call::Caller;
-use super::{Broker, Order, Ordered, PushOutcome};
+use super::Broker;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobInfo, JobState};
 use crate::outcome::{CallError, Cancelled, Failure, TimedOut};
 use crate::shutdown::Scope;
+use crate::store::{CallerLink, PushOutcome};
 
 /// How long the result of a call stays for its caller.
 pub(crate) const RESULT_KEPT: Duration = Duration::from_secs(60);
@@ -25,7 +25,7 @@ impl Broker {
         &self,
         push: impl Future<Output = Result<PushOutcome, Error>> + Send + 'static,
         wait: Option<Duration>,
-        asks: &Caller,
+        asks: &CallerLink,
     ) -> Result<T, CallError> {
         let mut caller = Awaiting {
             broker: self.clone(),
@@ -64,7 +64,7 @@ impl Broker {
     async fn wait_or_cancel(
         &self,
         id: &JobId,
-        asks: &Caller,
+        asks: &CallerLink,
         wait: Option<Duration>,
         is_ours: bool,
     ) -> Result<Waited, Error> {
@@ -90,9 +90,8 @@ impl Broker {
         if let Ok(ended) = tokio::time::timeout(wait, self.wait(id)).await {
             return ended.map(Waited::ended);
         }
-        let backend = self.backend();
         loop {
-            let changed = backend.changed();
+            let changed = self.store().changed();
             let job = match self.job(id).await? {
                 Some(job) if !job.state.is_terminal() => job,
                 ended => return Ok(Waited::ended(ended)),
@@ -107,8 +106,9 @@ impl Broker {
 
     /// Cancels a job if no attempt of it has begun by then; whether that is so.
     async fn withdraw(&self, id: &JobId) -> Result<bool, Error> {
-        let order = Order::Withdraw(id.clone(), "its caller did not wait any longer".to_owned());
-        Ok(self.backend().order(order).await? != Ordered::Nothing)
+        self.store()
+            .withdraw(id, "its caller did not wait any longer")
+            .await
     }
 }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{AskedCancel, Backend, Query, View, api};
 use crate::error::Error;
+use crate::store::{CancelRequest, JobStore};
 
 /// Between two looks: short for whoever waits for a stop, long for the broker.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
@@ -19,30 +19,30 @@ const LOOK_PAUSE: Duration = Duration::from_millis(50);
 const ERROR_PAUSE: Duration = Duration::from_millis(500);
 
 pub(crate) struct Cancels {
-    backend: Arc<dyn Backend>,
+    store: Arc<dyn JobStore>,
     last: Mutex<Option<Look>>,
 }
 
 struct Look {
     /// When it was begun.
     at: Instant,
-    found: Arc<[AskedCancel]>,
+    found: Arc<[CancelRequest]>,
 }
 
 impl Cancels {
-    pub(super) fn new(backend: Arc<dyn Backend>) -> Self {
+    pub(super) fn new(store: Arc<dyn JobStore>) -> Self {
         Self {
-            backend,
+            store,
             last: Mutex::default(),
         }
     }
 
-    pub(super) fn backend(&self) -> &Arc<dyn Backend> {
-        &self.backend
+    pub(super) fn store(&self) -> &Arc<dyn JobStore> {
+        &self.store
     }
 
     /// What is asked for now. Cancel safe.
-    pub(crate) async fn look(&self) -> Result<Arc<[AskedCancel]>, Error> {
+    pub(crate) async fn look(&self) -> Result<Arc<[CancelRequest]>, Error> {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
         if let Some(look) = &*last {
@@ -52,10 +52,7 @@ impl Cancels {
             sleep_until(look.at + LOOK_PAUSE).await;
         }
         let at = Instant::now();
-        let View::Cancels(found) = self.backend.look(Query::Cancels).await? else {
-            return Err(api::confused());
-        };
-        let found: Arc<[AskedCancel]> = found.into();
+        let found: Arc<[CancelRequest]> = self.store.cancel_requests().await?.into();
         *last = Some(Look {
             at,
             found: Arc::clone(&found),
@@ -68,10 +65,10 @@ impl Cancels {
     pub(crate) async fn find<R>(
         &self,
         wants: impl Fn() -> bool,
-        mut pick: impl FnMut(&AskedCancel) -> Option<R>,
+        mut pick: impl FnMut(&CancelRequest) -> Option<R>,
     ) -> R {
         loop {
-            let changed = self.backend.changed();
+            let changed = self.store.changed();
             let looked = async {
                 let found = if wants() {
                     self.look().await?.iter().find_map(&mut pick)

@@ -7,12 +7,13 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{AskedCancel, Cancels, Ending, Leased, Settled, Settlement};
+use super::Cancels;
 use crate::attempt_report::StopReceipt;
 use crate::codec::Codec;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId, RetryPolicy};
 use crate::schedule::Tick;
+use crate::store::{CancelRequest, Ending, Leased, Settled, Settlement};
 
 /// A job that was taken: handed out and gone.
 #[derive(Clone, Debug)]
@@ -133,8 +134,9 @@ impl Lease {
     ///
     /// Dropping the future loses nothing.
     pub async fn cancel_asked(&self) -> String {
-        let is_ours =
-            |cancel: &AskedCancel| cancel.id == self.leased.id && cancel.token == self.leased.token;
+        let is_ours = |cancel: &CancelRequest| {
+            cancel.id == self.leased.id && cancel.token == self.leased.token
+        };
         self.cancels
             .find(
                 || true,
@@ -321,11 +323,16 @@ impl Lease {
             answer: None,
         };
         self.cancels
-            .backend()
+            .store()
             .settle(vec![settlement])
             .await?
             .pop()
-            .ok_or_else(super::api::confused)?
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Protocol,
+                    "settle a job: the store gave no outcome",
+                )
+            })?
     }
 }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::Broker;
 use super::admission::check_name;
-use super::api::confused;
-use super::{Broker, Order, Ordered};
 use crate::error::Error;
+use crate::store::Managed;
 
 /// Gives a queue's jobs to plain clients, see [`Broker::manager`].
 #[derive(Clone, Debug)]
@@ -58,23 +58,19 @@ impl Manager {
     /// the broker are waited out and logged.
     pub async fn run_until<S>(self, stop: impl Future<Output = S>) -> Result<u64, Error> {
         check_name("queue", &self.queue)?;
-        let backend = self.broker.backend();
+        let store = self.broker.store();
         let mut stop = std::pin::pin!(stop);
         let mut handed = 0;
         loop {
-            let changed = backend.changed();
-            let pause = match backend
-                .order(Order::Manage(self.queue.clone(), self.collect_within))
-                .await
-            {
-                Ok(Ordered::Managed {
+            let changed = store.changed();
+            let pause = match store.manage(&self.queue, self.collect_within).await {
+                Ok(Managed {
                     handed: count,
                     next,
                 }) => {
                     handed += count;
                     next.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)
                 }
-                Ok(_) => return Err(confused()),
                 Err(error) if error.is_retryable() => {
                     tracing::warn!(%error, queue = %self.queue, "could not manage a queue; trying \
                         again");

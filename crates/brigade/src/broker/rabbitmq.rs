@@ -56,10 +56,10 @@ mod rabbitmq_3_10;
 mod reach;
 mod recent;
 mod refresh;
+mod reload_lock;
 mod settle;
 mod store;
 mod topology;
-mod turn;
 mod url;
 
 use std::sync::atomic::AtomicU64;
@@ -78,15 +78,16 @@ use self::link::Link;
 use self::refresh::RefreshQueues;
 use self::store::Storage;
 use self::url::RabbitMqConfig;
-use super::api::Clock;
-use super::{
-    Answering, Backend, CallCounts, Capabilities, DirectCall, LeaseAsk, Leased, Order, Ordered,
-    PushOutcome, Query, Reply, Settled, Settlement, Turn, View,
-};
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
+use crate::finding::Finding;
 use crate::job::{Job, JobId};
 use crate::progress::Progress;
 use crate::shutdown::Scope;
+use crate::store::{
+    CallCounts, CallResult, CallTransport, CancelRequest, Capabilities, DirectCall, JobStore,
+    LeaseRequest, Leased, PushOutcome, ReloadGuard, ReloadLock, Reply, Settled, Settlement,
+};
 
 /// What RabbitMQ 4 allows by itself (`max_message_size`).
 const PAYLOAD_BYTES_MAX: usize = 16 << 20;
@@ -123,7 +124,7 @@ struct RabbitMqCore {
     clock: Clock,
 }
 
-pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>, Error> {
+pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn JobStore>, Error> {
     let scope = Scope::current().ok_or_else(|| {
         Error::new(
             ErrorKind::Unsupported,
@@ -186,14 +187,7 @@ impl RabbitMqCore {
     }
 }
 
-fn unsupported<T>(what: &str) -> Result<T, Error> {
-    Err(Error::new(
-        ErrorKind::Unsupported,
-        format!("{what}: RabbitMQ cannot do that"),
-    ))
-}
-
-impl Backend for RabbitMq {
+impl JobStore for RabbitMq {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             durable: true,
@@ -205,6 +199,7 @@ impl Backend for RabbitMq {
             unique: false,
             limits: false,
             manager: false,
+            consumers: false,
             flows: false,
             results: false,
             answers: true,
@@ -224,7 +219,7 @@ impl Backend for RabbitMq {
         Box::pin(async move { self.0.storage.push(jobs).await })
     }
 
-    fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>> {
+    fn lease(&self, ask: LeaseRequest) -> Reply<'_, Vec<Leased>> {
         Box::pin(async move { self.0.lease(ask).await })
     }
 
@@ -232,55 +227,16 @@ impl Backend for RabbitMq {
         Box::pin(async move { self.0.settle(settlements).await })
     }
 
-    fn look(&self, query: Query) -> Reply<'_, View> {
-        Box::pin(async move {
-            match query {
-                Query::Cancels => Ok(View::Cancels(self.0.leases.table().lost())),
-                Query::Check => check::check(&self.0).await.map(View::Check),
-                Query::Job(_)
-                | Query::Waited(_)
-                | Query::Jobs { .. }
-                | Query::Counts
-                | Query::Why(_) => unsupported("look at jobs"),
-                Query::Schedules => unsupported("look at schedules"),
-            }
-        })
+    fn purge<'a>(&'a self, queue: &'a str) -> Reply<'a, u64> {
+        Box::pin(self.0.storage.purge(queue))
     }
 
-    fn order(&self, order: Order) -> Reply<'_, Ordered> {
-        Box::pin(async move {
-            match order {
-                Order::Purge(queue) => self.0.storage.purge(&queue).await,
-                Order::Cancel(..) | Order::Withdraw(..) => unsupported("cancel a job"),
-                Order::Retry(..) => unsupported("retry a dead letter"),
-                Order::Delete(..) => unsupported("delete a job"),
-                Order::Pause(_) | Order::Resume(_) => unsupported("pause a queue"),
-                Order::Limit(..) => unsupported("limit a queue"),
-                Order::Manage(..) => unsupported("manage a queue"),
-                Order::Schedule(_) | Order::Unschedule(_) => unsupported("change a schedule"),
-            }
-        })
+    fn cancel_requests(&self) -> Reply<'_, Vec<CancelRequest>> {
+        Box::pin(async { Ok(self.0.leases.table().lost()) })
     }
 
-    fn call(self: Arc<Self>, call: DirectCall) -> Answering {
-        self.0.call(call)
-    }
-
-    fn tell(&self, id: &JobId, token: i64, progress: Progress) {
-        self.0.tell_progress(id, token, progress);
-    }
-
-    fn turn(&self, queue: &str) -> Option<Reply<'_, Turn>> {
-        let queue = queue.to_owned();
-        Some(Box::pin(async move { self.0.turn(&queue).await }))
-    }
-
-    fn call_counts(&self) -> CallCounts {
-        self.0
-            .calls
-            .get()
-            .map(|calls| calls.counts())
-            .unwrap_or_default()
+    fn check(&self) -> Reply<'_, Vec<Finding>> {
+        Box::pin(check::check(&self.0))
     }
 
     fn changed(&self) -> Reply<'_, ()> {
@@ -293,5 +249,37 @@ impl Backend for RabbitMq {
             }
             Ok(())
         })
+    }
+
+    fn calls(self: Arc<Self>) -> Option<Arc<dyn CallTransport>> {
+        Some(self)
+    }
+
+    fn reload_lock(self: Arc<Self>) -> Option<Arc<dyn ReloadLock>> {
+        Some(self)
+    }
+}
+
+impl CallTransport for RabbitMq {
+    fn call(self: Arc<Self>, call: DirectCall) -> CallResult {
+        self.0.call(call)
+    }
+
+    fn report_progress(&self, id: &JobId, token: i64, progress: Progress) {
+        self.0.tell_progress(id, token, progress);
+    }
+
+    fn counts(&self) -> CallCounts {
+        self.0
+            .calls
+            .get()
+            .map(|calls| calls.counts())
+            .unwrap_or_default()
+    }
+}
+
+impl ReloadLock for RabbitMq {
+    fn lock<'a>(&'a self, queue: &'a str) -> Reply<'a, ReloadGuard> {
+        Box::pin(self.0.reload_lock(queue))
     }
 }

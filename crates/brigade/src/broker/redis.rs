@@ -33,7 +33,7 @@ mod wake;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -44,14 +44,19 @@ use self::link::Link;
 use self::push::{Push, Stored};
 use self::settle::{Endings, settled};
 use self::wake::Wake;
-use super::api::Clock;
-use super::{
-    Backend, Capabilities, Convoy, Ending, LeaseAsk, Leased, Order, Ordered, PushOutcome, Query,
-    Reply, Settled, Settlement, View,
-};
+use super::Convoy;
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
-use crate::job::Job;
+use crate::finding::Finding;
+use crate::job::{Job, JobId, JobInfo, JobState};
+use crate::limits::Limits;
+use crate::schedule::{Schedule, Scheduled};
 use crate::shutdown::Scope;
+use crate::store::{
+    CancelOutcome, CancelRequest, Capabilities, Edit, Ending, JobFilter, JobStore, LeaseRequest,
+    Leased, Managed, PushOutcome, QueueCounts, Reply, Settled, Settlement,
+};
+use crate::why::Explanation;
 
 /// Longer than any process lives.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -85,7 +90,7 @@ pub(super) struct Redis {
     extensions: Convoy<Endings, Result<Vec<Value>, Error>>,
 }
 
-pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>, Error> {
+pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn JobStore>, Error> {
     let link = Arc::new(Link::connect(url, clock).await?);
     let wake = Wake::start(Arc::clone(link.nodes()), Arc::clone(&link.looks))?;
     let scope = Scope::current().ok_or_else(|| {
@@ -126,7 +131,7 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn Backend>,
     }))
 }
 
-impl Backend for Redis {
+impl JobStore for Redis {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             durable: true,
@@ -138,6 +143,7 @@ impl Backend for Redis {
             limits: true,
             flows: true,
             manager: true,
+            consumers: false,
             schedules: true,
             results: true,
             answers: false,
@@ -176,7 +182,7 @@ impl Backend for Redis {
         })
     }
 
-    fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>> {
+    fn lease(&self, ask: LeaseRequest) -> Reply<'_, Vec<Leased>> {
         Box::pin(async move {
             // One that no clock can express is as good as for ever.
             let until = Instant::now()
@@ -259,37 +265,22 @@ impl Backend for Redis {
         })
     }
 
-    fn look(&self, query: Query) -> Reply<'_, View> {
-        if let Query::Job(id) | Query::Waited(id) = &query
-            && let Some((queue, _)) = link::parts_of(id)
-        {
-            // Somebody may wait for its end.
-            drop(self.wake.next(&[queue.into()]));
-        }
-        Box::pin(async move {
-            match query {
-                Query::Cancels => {
-                    let cancels = self.link.cancels(&self.wake.rung()).await;
-                    if cancels.is_err() {
-                        self.wake.ring_again();
-                    }
-                    cancels.map(View::Cancels)
-                }
-                Query::Counts => self
-                    .link
-                    .counts(&self.wake.watched())
-                    .await
-                    .map(View::Counts),
-                query => self.link.look(&query).await,
+    fn purge<'a>(&'a self, queue: &'a str) -> Reply<'a, u64> {
+        Box::pin(self.link.purge(queue))
+    }
+
+    fn cancel_requests(&self) -> Reply<'_, Vec<CancelRequest>> {
+        Box::pin(async {
+            let cancels = self.link.cancels(&self.wake.rung()).await;
+            if cancels.is_err() {
+                self.wake.ring_again();
             }
+            cancels
         })
     }
 
-    fn order(&self, order: Order) -> Reply<'_, Ordered> {
-        if let Order::Manage(queue, _) = &order {
-            drop(self.wake.next(std::slice::from_ref(queue)));
-        }
-        Box::pin(async move { self.link.order(&order).await })
+    fn check(&self) -> Reply<'_, Vec<Finding>> {
+        Box::pin(self.link.check())
     }
 
     fn changed(&self) -> Reply<'_, ()> {
@@ -302,5 +293,81 @@ impl Backend for Redis {
             }
             Ok(())
         })
+    }
+
+    fn job<'a>(&'a self, id: &'a JobId) -> Reply<'a, Option<JobInfo>> {
+        self.watch_queue_of(id);
+        Box::pin(self.link.job(id, true))
+    }
+
+    fn waited_job<'a>(&'a self, id: &'a JobId) -> Reply<'a, Option<JobInfo>> {
+        self.watch_queue_of(id);
+        Box::pin(self.link.job(id, false))
+    }
+
+    fn jobs(&self, filter: JobFilter) -> Reply<'_, Vec<JobInfo>> {
+        Box::pin(async move { self.link.jobs(&filter).await })
+    }
+
+    fn counts(&self) -> Reply<'_, Vec<QueueCounts>> {
+        Box::pin(async { self.link.counts(&self.wake.watched()).await })
+    }
+
+    fn why<'a>(&'a self, id: &'a JobId) -> Reply<'a, Option<Explanation>> {
+        Box::pin(self.link.why(id))
+    }
+
+    fn retry<'a>(&'a self, id: &'a JobId, edit: Edit) -> Reply<'a, Option<JobId>> {
+        Box::pin(async move { self.link.retry(id, &edit).await })
+    }
+
+    fn delete<'a>(&'a self, id: &'a JobId, only: Option<JobState>) -> Reply<'a, bool> {
+        Box::pin(self.link.delete(id, only))
+    }
+
+    fn cancel<'a>(&'a self, id: &'a JobId, reason: &'a str) -> Reply<'a, CancelOutcome> {
+        Box::pin(self.link.cancel(id, reason))
+    }
+
+    fn withdraw<'a>(&'a self, id: &'a JobId, reason: &'a str) -> Reply<'a, bool> {
+        Box::pin(self.link.withdraw(id, reason))
+    }
+
+    fn pause<'a>(&'a self, queue: &'a str) -> Reply<'a, ()> {
+        Box::pin(self.link.change_queue(queue, vec!["pause".to_owned()]))
+    }
+
+    fn resume<'a>(&'a self, queue: &'a str) -> Reply<'a, ()> {
+        Box::pin(self.link.change_queue(queue, vec!["resume".to_owned()]))
+    }
+
+    fn limit<'a>(&'a self, queue: &'a str, limits: Option<Limits>) -> Reply<'a, ()> {
+        Box::pin(self.link.limit(queue, limits))
+    }
+
+    fn schedules(&self) -> Reply<'_, Vec<Scheduled>> {
+        Box::pin(self.link.schedules())
+    }
+
+    fn schedule<'a>(&'a self, schedule: &'a Schedule) -> Reply<'a, SystemTime> {
+        Box::pin(self.link.schedule(schedule))
+    }
+
+    fn unschedule<'a>(&'a self, name: &'a str) -> Reply<'a, bool> {
+        Box::pin(self.link.unschedule(name))
+    }
+
+    fn manage<'a>(&'a self, queue: &'a str, collect_within: Duration) -> Reply<'a, Managed> {
+        drop(self.wake.next(&[queue.into()]));
+        Box::pin(self.link.manage(queue, collect_within))
+    }
+}
+
+impl Redis {
+    /// Subscribes to the changes of a job's queue: a caller may wait for its end.
+    fn watch_queue_of(&self, id: &JobId) {
+        if let Some((queue, _)) = link::parts_of(id) {
+            drop(self.wake.next(&[queue.into()]));
+        }
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::Broker;
 use super::admission::check_name;
-use super::{Broker, Order};
 use crate::error::{Error, ErrorKind};
 use crate::schedule::{Schedule, Scheduled};
 
@@ -75,9 +75,7 @@ impl Broker {
             .into_iter()
             .filter(|there| there.group.as_deref() == Some(group) && !given.contains(&*there.name))
         {
-            self.backend()
-                .order(Order::Unschedule(gone.name.as_str().into()))
-                .await?;
+            self.unschedule(&gone.name).await?;
             changes.removed.push(gone.name);
         }
         Ok(changes)

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::admission::{check_job, check_name};
-use super::api::confused;
-use super::{Broker, Order, Ordered, Query, ToJob, View};
+use super::{Broker, ToJob};
 use crate::error::{Error, ErrorKind};
 use crate::schedule::{PAYLOAD_BYTES_MAX, Recurrence, Schedule, Scheduled};
 
@@ -100,14 +99,8 @@ impl Broker {
     /// KiB. Else as [`push`](Broker::push).
     pub async fn schedule(&self, schedule: Schedule) -> Result<Scheduled, Error> {
         self.check_schedule(&schedule)?;
-        match self
-            .backend()
-            .order(Order::Schedule(Box::new(schedule.clone())))
-            .await?
-        {
-            Ordered::Scheduled(next) => Ok(schedule.into_scheduled(next)),
-            _ => Err(confused()),
-        }
+        let next = self.store().schedule(&schedule).await?;
+        Ok(schedule.into_scheduled(next))
     }
 
     pub(super) fn check_schedule(&self, schedule: &Schedule) -> Result<(), Error> {
@@ -133,7 +126,7 @@ impl Broker {
     ///
     /// What the broker says.
     pub async fn unschedule(&self, name: &str) -> Result<bool, Error> {
-        Ok(self.backend().order(Order::Unschedule(name.into())).await? != Ordered::Nothing)
+        self.store().unschedule(name).await
     }
 
     /// Every schedule, by name.
@@ -142,9 +135,6 @@ impl Broker {
     ///
     /// What the broker says.
     pub async fn schedules(&self) -> Result<Vec<Scheduled>, Error> {
-        match self.backend().look(Query::Schedules).await? {
-            View::Schedules(schedules) => Ok(schedules),
-            _ => Err(confused()),
-        }
+        self.store().schedules().await
     }
 }

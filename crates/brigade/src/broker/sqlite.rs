@@ -37,7 +37,7 @@ mod why;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::sleep;
 
@@ -47,15 +47,18 @@ use self::place::Place;
 use self::store::{Now, Store};
 use self::sweep::STEP_PAUSE;
 use self::wake::Wake;
-use super::api::Clock;
-use super::{
-    Backend, Capabilities, LeaseAsk, Leased, Order, Ordered, PushOutcome, Query, Reply, Settled,
-    Settlement, Terms, View,
-};
-use crate::clock::later;
+use crate::clock::{Clock, later};
 use crate::error::{Error, ErrorKind};
-use crate::job::Job;
+use crate::finding::Finding;
+use crate::job::{Job, JobId, JobInfo, JobState};
+use crate::limits::Limits;
 use crate::retry::jitter;
+use crate::schedule::{Schedule, Scheduled};
+use crate::store::{
+    CancelOutcome, CancelRequest, Capabilities, DeliveryMode, Edit, JobFilter, JobStore,
+    LeaseRequest, Leased, PushOutcome, QueueCounts, Reply, Settled, Settlement,
+};
+use crate::why::Explanation;
 
 /// Looked at in any case after this time: a filesystem without inotify, a change that no commit
 /// told.
@@ -72,7 +75,7 @@ pub(super) struct Sqlite {
     is_busy: AtomicBool,
 }
 
-pub(super) async fn connect(rest: &str, clock: Clock) -> Result<Arc<dyn Backend>, Error> {
+pub(super) async fn connect(rest: &str, clock: Clock) -> Result<Arc<dyn JobStore>, Error> {
     let place = Place::parse(rest)?;
     let lane = Lane::open(place.clone(), clock).await?;
     let wake = Wake::watch(place.path.as_deref(), lane.committed())?;
@@ -129,7 +132,7 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
 /// Far below SQLite's own limit of 1 GB; larger data belongs in a file that the job names.
 const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 
-impl Backend for Sqlite {
+impl JobStore for Sqlite {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             durable: self.place.path.is_some(),
@@ -141,6 +144,7 @@ impl Backend for Sqlite {
             unique: true,
             limits: true,
             manager: false,
+            consumers: false,
             flows: true,
             results: true,
             answers: false,
@@ -162,7 +166,7 @@ impl Backend for Sqlite {
         }))
     }
 
-    fn lease(&self, ask: LeaseAsk) -> Reply<'_, Vec<Leased>> {
+    fn lease(&self, ask: LeaseRequest) -> Reply<'_, Vec<Leased>> {
         Box::pin(self.lease_patiently(Arc::new(ask)))
     }
 
@@ -172,24 +176,16 @@ impl Backend for Sqlite {
         }))
     }
 
-    fn look(&self, query: Query) -> Reply<'_, View> {
-        Box::pin(async move {
-            match query {
-                Query::Job(_) | Query::Jobs { .. } | Query::Counts | Query::Why(_) => {
-                    self.look_at_now(query).await
-                }
-                Query::Check => self.check().await,
-                query => {
-                    self.lane
-                        .run(Access::Look, move |store| store.look(&query))
-                        .await
-                }
-            }
-        })
+    fn purge<'a>(&'a self, queue: &'a str) -> Reply<'a, u64> {
+        Box::pin(self.purge_in_steps(queue))
     }
 
-    fn order(&self, order: Order) -> Reply<'_, Ordered> {
-        Box::pin(self.order_in_steps(order))
+    fn cancel_requests(&self) -> Reply<'_, Vec<CancelRequest>> {
+        Box::pin(self.lane.run(Access::Look, |store| store.cancel_requests()))
+    }
+
+    fn check(&self) -> Reply<'_, Vec<Finding>> {
+        Box::pin(self.check_all())
     }
 
     fn changed(&self) -> Reply<'_, ()> {
@@ -204,14 +200,85 @@ impl Backend for Sqlite {
             Ok(())
         })
     }
+
+    fn job<'a>(&'a self, id: &'a JobId) -> Reply<'a, Option<JobInfo>> {
+        let id = id.clone();
+        Box::pin(self.look_at_now(move |store| store.job(&id)))
+    }
+
+    fn waited_job<'a>(&'a self, id: &'a JobId) -> Reply<'a, Option<JobInfo>> {
+        let id = id.clone();
+        Box::pin(self.lane.run(Access::Look, move |store| store.job(&id)))
+    }
+
+    fn jobs(&self, filter: JobFilter) -> Reply<'_, Vec<JobInfo>> {
+        Box::pin(self.look_at_now(move |store| store.jobs(&filter)))
+    }
+
+    fn counts(&self) -> Reply<'_, Vec<QueueCounts>> {
+        Box::pin(self.look_at_now(|store| store.counts()))
+    }
+
+    fn why<'a>(&'a self, id: &'a JobId) -> Reply<'a, Option<Explanation>> {
+        let id = id.clone();
+        Box::pin(self.look_at_now(move |store| store.why(&id)))
+    }
+
+    fn retry<'a>(&'a self, id: &'a JobId, edit: Edit) -> Reply<'a, Option<JobId>> {
+        let id = id.clone();
+        self.write(move |store| store.retry(&id, &edit))
+    }
+
+    fn delete<'a>(&'a self, id: &'a JobId, only: Option<JobState>) -> Reply<'a, bool> {
+        let id = id.clone();
+        self.write(move |store| store.delete(&id, only))
+    }
+
+    fn cancel<'a>(&'a self, id: &'a JobId, reason: &'a str) -> Reply<'a, CancelOutcome> {
+        let (id, reason) = (id.clone(), reason.to_owned());
+        Box::pin(self.cancel_in_steps(move |store| store.cancel(&id, &reason)))
+    }
+
+    fn withdraw<'a>(&'a self, id: &'a JobId, reason: &'a str) -> Reply<'a, bool> {
+        let (id, reason) = (id.clone(), reason.to_owned());
+        Box::pin(self.cancel_in_steps(move |store| store.withdraw(&id, &reason)))
+    }
+
+    fn pause<'a>(&'a self, queue: &'a str) -> Reply<'a, ()> {
+        let queue: Box<str> = queue.into();
+        self.write(move |store| store.set_paused(&queue, true))
+    }
+
+    fn resume<'a>(&'a self, queue: &'a str) -> Reply<'a, ()> {
+        let queue: Box<str> = queue.into();
+        self.write(move |store| store.set_paused(&queue, false))
+    }
+
+    fn limit<'a>(&'a self, queue: &'a str, limits: Option<Limits>) -> Reply<'a, ()> {
+        Box::pin(self.limit_in_steps(queue, limits))
+    }
+
+    fn schedules(&self) -> Reply<'_, Vec<Scheduled>> {
+        Box::pin(self.lane.run(Access::Look, |store| store.schedules()))
+    }
+
+    fn schedule<'a>(&'a self, schedule: &'a Schedule) -> Reply<'a, SystemTime> {
+        let schedule = schedule.clone();
+        self.write(move |store| store.schedule(&schedule))
+    }
+
+    fn unschedule<'a>(&'a self, name: &'a str) -> Reply<'a, bool> {
+        let name: Box<str> = name.into();
+        self.write(move |store| store.unschedule(&name))
+    }
 }
 
 impl Sqlite {
     /// Waits for jobs: for a change, for what falls due, for another step of a sweep.
-    async fn lease_patiently(&self, ask: Arc<LeaseAsk>) -> Result<Vec<Leased>, Error> {
+    async fn lease_patiently(&self, ask: Arc<LeaseRequest>) -> Result<Vec<Leased>, Error> {
         let until = later(Instant::now(), ask.wait);
         // What is taken is gone; a lease ends with a loss of power anyway.
-        let sync = if matches!(ask.terms, Terms::Take) {
+        let sync = if matches!(ask.mode, DeliveryMode::Take) {
             Synced::Now
         } else {
             Synced::Later
@@ -254,13 +321,24 @@ impl Sqlite {
         Ok(Vec::new())
     }
 
-    /// What has come due is seen to first, as far as that is not too much: so all views tell of the
-    /// same moment. A look that finds nothing due takes no lock.
-    async fn look_at_now(&self, query: Query) -> Result<View, Error> {
-        let query = Arc::new(query);
+    /// One synced transaction.
+    fn write<T: Send + 'static>(
+        &self,
+        change: impl Fn(&Store<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Reply<'_, T> {
+        Box::pin(self.lane.run(Access::Write(Synced::Now), change))
+    }
+
+    /// Looks after everything that has come due was processed, as far as that is not too much: so
+    /// all views show the same moment. A look that finds nothing due takes no lock.
+    async fn look_at_now<T: Send + 'static>(
+        &self,
+        look: impl Fn(&Store<'_>) -> Result<T, Error> + Send + Sync + 'static,
+    ) -> Result<T, Error> {
+        let look = Arc::new(look);
         let mut steps = 0;
         loop {
-            let (asked, is_last) = (Arc::clone(&query), steps == LOOK_STEPS_MAX);
+            let (look, is_last) = (Arc::clone(&look), steps == LOOK_STEPS_MAX);
             let access = Access::HandOut {
                 sync: Synced::Later,
                 looks_first: true,
@@ -270,9 +348,9 @@ impl Sqlite {
                 .lane
                 .run(access, move |store| {
                     if is_last {
-                        store.look(&asked).map(Some)
+                        look(store).map(Some)
                     } else {
-                        store.look_at_now(&asked)
+                        store.look_at_now(&*look)
                     }
                 })
                 .await?;
@@ -284,15 +362,14 @@ impl Sqlite {
         }
     }
 
-    async fn check(&self) -> Result<View, Error> {
-        let view = self.look_at_now(Query::Check).await;
-        let mut findings = match view {
-            Ok(View::Check(findings)) => findings,
+    async fn check_all(&self) -> Result<Vec<Finding>, Error> {
+        let mut findings = match self.look_at_now(|store| store.check()).await {
+            Ok(findings) => findings,
             Err(error) if self.lane.is_file_lost() => vec![check::lost_file(&error)],
-            other => return other,
+            Err(error) => return Err(error),
         };
         // The rest is known outside of the database.
         findings.extend(check::place(&self.place, self.wake.is_watching()));
-        Ok(View::Check(findings))
+        Ok(findings)
     }
 }

@@ -1,10 +1,10 @@
 //! What can be pushed: jobs, and calls of tasks.
 
-#[cfg(feature = "sqlite")]
-use super::PushOutcome;
 use crate::call::{Call, CallOptions, Target};
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobOptions};
+#[cfg(feature = "sqlite")]
+use crate::store::PushOutcome;
 
 /// What can be pushed: a [`Job`], or a [`Call`] of a task.
 pub trait ToJob {

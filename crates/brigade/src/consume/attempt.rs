@@ -25,7 +25,6 @@ use tokio_util::sync::CancellationToken;
 use super::consumer::RunningConsumer;
 use super::ending::{Ended, Why, ending_of};
 use super::here::Here;
-use crate::broker::{Answer, Backend, Leased};
 use crate::call::Call;
 use crate::clock::{BootTime, FAR};
 use crate::codec::Codec;
@@ -37,6 +36,7 @@ use crate::outcome::{CallError, Cancelled, Failure};
 use crate::pool::{CallHandle, ProgressStream};
 use crate::progress::Progress;
 use crate::registry::{self, TaskEntry};
+use crate::store::{Answer, CallTransport, Leased};
 use crate::sync::lock;
 
 /// A job whose holders fell silent so often runs with nothing beside it.
@@ -90,7 +90,7 @@ enum Attempt {
 
 /// Tells the caller of a call what its attempt tells, from this process.
 struct Teller {
-    backend: Arc<dyn Backend>,
+    transport: Arc<dyn CallTransport>,
     id: JobId,
     token: i64,
 }
@@ -98,7 +98,7 @@ struct Teller {
 impl Sink for Teller {
     fn progress(&self, _call: u64, fraction: f64, codec: Codec, payload: &[u8]) {
         let payload = Bytes::copy_from_slice(payload);
-        self.backend.tell(
+        self.transport.report_progress(
             &self.id,
             self.token,
             Progress {
@@ -344,7 +344,7 @@ impl RunningConsumer {
             .options()
             .timeout
             .map_or(FAR, |timeout| timeout.min(FAR));
-        let sink = leased.is_call.then(|| self.teller(leased));
+        let sink = self.teller(leased);
         let mut here = match Here::begin(call, sink) {
             Ok(here) => here,
             Err(error) => return Ended::of(Err(CallError::Rejected(error))),
@@ -383,17 +383,20 @@ impl RunningConsumer {
     /// Tells the caller of a call what its attempt tells.
     async fn tell(&self, leased: &Leased, mut progress: ProgressStream) -> Infallible {
         while let Some(progress) = progress.next().await {
-            self.backend.tell(&leased.id, leased.token, progress);
+            if let Some(transport) = &self.transport {
+                transport.report_progress(&leased.id, leased.token, progress);
+            }
         }
         pending().await
     }
 
-    fn teller(&self, leased: &Leased) -> Arc<dyn Sink> {
-        Arc::new(Teller {
-            backend: Arc::clone(&self.backend),
+    fn teller(&self, leased: &Leased) -> Option<Arc<dyn Sink>> {
+        let transport = self.transport.clone().filter(|_| leased.is_call)?;
+        Some(Arc::new(Teller {
+            transport,
             id: leased.id.clone(),
             token: leased.token,
-        })
+        }))
     }
 
     /// Has an attempt stopped; the first reason counts.

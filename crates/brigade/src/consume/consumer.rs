@@ -15,11 +15,12 @@ use super::ending::Policy;
 use super::reload::Serving;
 use super::turns::Turns;
 use super::{Consumer, Place, Served, Until};
-use crate::broker::{Backend, Broker, Leased};
+use crate::broker::Broker;
 use crate::error::{Error, ErrorKind};
 use crate::pool::Pool;
 use crate::registry;
 use crate::shutdown::Scope;
+use crate::store::{CallTransport, JobStore, Leased};
 
 /// Settlements that the broker does not take at the moment and that hold no place in the consumer
 /// any more. Further ones keep theirs, so that what is not settled is bounded.
@@ -28,7 +29,8 @@ const UNTOLD_MAX: usize = 1024;
 /// A worker that runs.
 pub(super) struct RunningConsumer {
     pub(super) broker: Broker,
-    pub(super) backend: Arc<dyn Backend>,
+    pub(super) store: Arc<dyn JobStore>,
+    pub(super) transport: Option<Arc<dyn CallTransport>>,
     /// Where attempts run; `None` for this very process.
     pub(super) pool: Option<Pool>,
     /// The task that runs a queue's plain jobs.
@@ -163,9 +165,10 @@ impl RunningConsumer {
         } else {
             worker.prefetch.min(PREFETCH_MAX)
         };
-        let backend = worker.broker.backend();
+        let store = Arc::clone(worker.broker.store());
         Ok(Self {
-            backend,
+            transport: Arc::clone(&store).calls(),
+            store,
             broker: worker.broker,
             pool,
             tasks,
@@ -214,10 +217,7 @@ impl RunningConsumer {
 
     /// What decides over this job when its attempt has ended.
     pub(super) fn policy<'a>(&self, leased: &'a Leased) -> Policy<'a> {
-        let (passes, now) = (
-            self.backend.capabilities().passes,
-            self.broker.clock().now(),
-        );
+        let (passes, now) = (self.store.capabilities().passes, self.broker.clock().now());
         Policy {
             leased,
             retries: self.retries_of(&leased.job),

@@ -6,11 +6,11 @@ use serde_json::value::RawValue;
 
 use super::pause;
 use crate::attempt_report::{AttemptReport, StopReceipt};
-use crate::broker::{Ending, Leased};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, RetryPolicy, Unserved};
 use crate::outcome::{CallError, Cancelled, RetryAdvice, TimedOut};
 use crate::retry::{Retry, jitter};
+use crate::store::{Ending, Leased};
 
 /// Pauses of a job that no consumer can run, so far: the others get it meanwhile, and nobody spins
 /// with it.

@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 use super::consumer::RunningConsumer;
 use super::ending::Why;
 use super::{Until, pause};
-use crate::broker::{Ending, LeaseAsk, Queues, Settled, Settlement, Terms};
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
 use crate::job::JobState;
 use crate::retry::jitter;
+use crate::store::{DeliveryMode, Ending, LeaseRequest, Queues, Settled, Settlement};
 use crate::sync::lock;
 
 /// How long attempts in this process may take to end once they were asked to, when the consumer
@@ -51,14 +51,14 @@ impl RunningConsumer {
             let (paused, enough) = self.control.paused();
             let queues = paused
                 .map(|paused| lock(&self.turns).order(&paused))
-                .filter(|queues| queues.len() > 0);
+                .filter(|queues| !queues.is_empty());
             let Some(queues) = queues else {
                 enough.cancelled().await;
                 continue;
             };
-            let changed = self.backend.changed();
+            let changed = self.store.changed();
             match self
-                .backend
+                .store
                 .lease(self.ask(&queues, permits.len(), &enough))
                 .await
             {
@@ -92,16 +92,16 @@ impl RunningConsumer {
         Ok(())
     }
 
-    fn ask(&self, queues: &Queues, max: usize, enough: &CancellationToken) -> LeaseAsk {
+    fn ask(&self, queues: &Queues, max: usize, enough: &CancellationToken) -> LeaseRequest {
         let wait = if self.until == Until::Told {
             LEASE_WAIT
         } else {
             Duration::ZERO
         };
-        LeaseAsk {
+        LeaseRequest {
             queues: queues.clone(),
             max,
-            terms: Terms::Lease(self.lease),
+            mode: DeliveryMode::Lease(self.lease),
             wait,
             enough: enough.clone(),
         }
@@ -162,7 +162,7 @@ impl RunningConsumer {
     /// `false` if another try soon may come to more.
     async fn renew_together(&self, numbers: Vec<u64>, settlements: Vec<Settlement>) -> bool {
         let until = BootTime::now().later(self.trusted());
-        match self.backend.settle(settlements).await {
+        match self.store.settle(settlements).await {
             Ok(renewed) => {
                 let is_well = renewed.iter().all(Result::is_ok);
                 numbers

@@ -5,7 +5,7 @@
 //!   takes --- reload ---> waits for its turn (takes on) ---> takes nothing, what it has ends ---> loads ---> takes again, its turn is over
 //! ```
 //!
-//! The broker keeps the turns (`broker::turn`), one per queue: one that dies loses its turn with
+//! The broker keeps the turns (`broker::reload_lock`), one per queue: one that dies loses its turn with
 //! its connection or its lease, and the next has it.
 
 use std::sync::Arc;
@@ -55,7 +55,7 @@ impl ConsumerHandle {
             let serving = self.0.serving().await;
             let mut turns = Vec::with_capacity(serving.queues.len());
             for queue in &*serving.queues {
-                turns.push(serving.broker.turn(queue).await?);
+                turns.push(serving.broker.reload_lock(queue).await?);
             }
             Ok::<_, Error>(turns)
         };

@@ -15,9 +15,9 @@ use tokio::time::{sleep, timeout};
 use super::attempt::Hold;
 use super::consumer::RunningConsumer;
 use super::{PAUSE, Served, pause};
-use crate::broker::{Answer, Ending, Leased, Settled, Settlement};
 use crate::error::{Error, ErrorKind};
 use crate::job::AttemptKind;
+use crate::store::{Answer, Ending, Leased, Settled, Settlement};
 
 /// A broker that takes longer for one settlement does not keep a place from other jobs.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -124,7 +124,7 @@ impl RunningConsumer {
         settlement: &Settlement,
         place: &mut Place,
     ) -> Result<Settled, Error> {
-        let mut telling = self.backend.settle(vec![settlement.clone()]);
+        let mut telling = self.store.settle(vec![settlement.clone()]);
         let told = match timeout(PATIENCE, &mut telling).await {
             Ok(told) => told,
             Err(_) => {
@@ -168,7 +168,7 @@ impl RunningConsumer {
                 answer: None,
             };
             loop {
-                match self.backend.settle(vec![settlement.clone()]).await {
+                match self.store.settle(vec![settlement.clone()]).await {
                     Ok(_) => return self.control.count(|served| &mut served.given_back),
                     Err(error) if error.kind() == ErrorKind::Closed => return,
                     Err(_) => sleep(pause()).await,

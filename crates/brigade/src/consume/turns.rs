@@ -11,7 +11,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::broker::{QueueSet, Queues};
+use crate::store::{QueueSet, Queues};
 
 pub(super) type Paused = Arc<BTreeSet<Box<str>>>;
 

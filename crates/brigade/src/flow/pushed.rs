@@ -5,10 +5,11 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::ToFlow;
-use crate::broker::{Broker, Caller, PushOutcome, RESULT_KEPT};
+use crate::broker::{Broker, RESULT_KEPT};
 use crate::error::{Error, ErrorKind};
 use crate::job::{DependentKind, JobId};
 use crate::outcome::CallError;
+use crate::store::{CallerLink, PushOutcome};
 
 /// How long a group's own job can be looked at after it is done.
 const GROUP_KEPT: Duration = Duration::from_secs(3600);
@@ -98,7 +99,7 @@ impl Broker {
                 ))
             },
             None,
-            &Caller::default(),
+            &CallerLink::default(),
         )
         .await
     }

@@ -10,7 +10,6 @@ use crate::source::{halves, libraries, name, read, sources, without_tests};
 const TWICE: &[&str] = &[
     "Access",
     "Answer",
-    "Answering",
     "Attempt",
     "Batch",
     "Cancel",
@@ -67,9 +66,7 @@ const TWICE: &[&str] = &[
     "Target",
     "TaskFuture",
     "Told",
-    "Turn",
     "Unreadable",
-    "View",
     "Waiting",
     "Wake",
     "Watch",

@@ -28,9 +28,9 @@ use super::message::{has_caller, is_ours, text_of};
 use super::publisher::{ConfirmPublisher, Message, PublishPolicy, PublishRequest, Published};
 use super::recent::Recent;
 use super::store::Storage;
-use crate::broker::Answer;
 use crate::error::{Error, ErrorKind};
 use crate::progress::Progress;
+use crate::store::Answer;
 use crate::sync::lock;
 
 /// Before a returned answer is sent again; doubled each time.

@@ -18,11 +18,11 @@ use super::publisher::Message;
 use super::queue_consumer::QueueConsumer;
 use super::settle::Ends;
 use super::topology::QueueKind;
-use crate::broker::{Answer, Ending};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId};
 use crate::outcome::{CallError, Cancelled};
 use crate::progress::Progress;
+use crate::store::{Answer, Ending};
 
 impl RabbitMqCore {
     /// Sends a caller the progress of its call, if the caller wants it.

@@ -42,10 +42,10 @@ use super::store::Storage;
 use super::topology::QueueKind;
 use super::url::RabbitMqConfig;
 use super::{RabbitMqCore, control};
-use crate::broker::{Answering, CallCounts, Caller, DirectCall};
 use crate::error::{Error, ErrorKind};
 use crate::job::JobId;
 use crate::outcome::CallError;
+use crate::store::{CallCounts, CallResult, CallerLink, DirectCall};
 use crate::sync::lock;
 
 /// How often a queue that does not exist is declared for one call.
@@ -87,7 +87,7 @@ type Outcome = Result<Bytes, CallError>;
 /// A call that has not ended.
 struct OpenCall {
     teller: oneshot::Sender<Outcome>,
-    caller: Arc<Caller>,
+    caller: Arc<CallerLink>,
     /// The broker may have it.
     sent: bool,
     /// A worker has it.
@@ -146,7 +146,7 @@ impl Calls {
     }
 
     /// Notes a call that is about to be made.
-    fn begin(self: &Arc<Self>, caller: &Arc<Caller>) -> (Waiting, oneshot::Receiver<Outcome>) {
+    fn begin(self: &Arc<Self>, caller: &Arc<CallerLink>) -> (Waiting, oneshot::Receiver<Outcome>) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (teller, told) = oneshot::channel();
         lock(&self.open).insert(
@@ -334,7 +334,7 @@ impl RabbitMqCore {
     }
 
     /// Makes a call; the request is on its way when this returns.
-    pub(super) fn call(self: &Arc<Self>, call: DirectCall) -> Answering {
+    pub(super) fn call(self: &Arc<Self>, call: DirectCall) -> CallResult {
         let calls = self.calls();
         let until = call
             .queue_timeout

@@ -18,13 +18,13 @@ use super::consumer_channel::AckAction;
 use super::lease_table::HeldDelivery;
 use super::queue_consumer::QueueConsumer;
 use super::topology::QueueKind;
-use crate::broker::{LeaseAsk, Leased, Terms};
 use crate::clock::{BootTime, later};
 use crate::error::Error;
+use crate::store::{DeliveryMode, LeaseRequest, Leased};
 
 impl RabbitMqCore {
     /// Hands out jobs; waits for the first as long as the ask says.
-    pub(super) async fn lease(self: &Arc<Self>, ask: LeaseAsk) -> Result<Vec<Leased>, Error> {
+    pub(super) async fn lease(self: &Arc<Self>, ask: LeaseRequest) -> Result<Vec<Leased>, Error> {
         self.end_expired().await;
         if ask.queues.len() != 1 {
             return self.lease_of_several(&ask).await;
@@ -49,13 +49,13 @@ impl RabbitMqCore {
     async fn wait_for_some(
         self: &Arc<Self>,
         source: &Arc<QueueConsumer>,
-        ask: &LeaseAsk,
+        ask: &LeaseRequest,
     ) -> Result<Vec<Leased>, Error> {
         let until = later(Instant::now(), ask.wait);
         loop {
             let mut news = std::pin::pin!(self.consumers.news.notified());
             news.as_mut().enable();
-            let found = self.hand_out(source, ask.max, ask.terms).await;
+            let found = self.hand_out(source, ask.max, ask.mode).await;
             if !found.is_empty() || ask.enough.is_cancelled() {
                 return Ok(found);
             }
@@ -81,15 +81,12 @@ impl RabbitMqCore {
     pub(super) async fn lease_now(
         self: &Arc<Self>,
         consumers: &[Arc<QueueConsumer>],
-        ask: &LeaseAsk,
+        ask: &LeaseRequest,
     ) -> Result<Vec<Leased>, Error> {
         let mut found = Vec::new();
         for source in consumers {
             loop {
-                found.extend(
-                    self.hand_out(source, ask.max - found.len(), ask.terms)
-                        .await,
-                );
+                found.extend(self.hand_out(source, ask.max - found.len(), ask.mode).await);
                 if found.len() >= ask.max || ask.enough.is_cancelled() {
                     return Ok(found);
                 }
@@ -109,7 +106,7 @@ impl RabbitMqCore {
         self: &Arc<Self>,
         source: &Arc<QueueConsumer>,
         max: usize,
-        terms: Terms,
+        mode: DeliveryMode,
     ) -> Vec<Leased> {
         let (since, since_boot) = (Instant::now(), BootTime::now());
         let mut leased = Vec::new();
@@ -157,8 +154,8 @@ impl RabbitMqCore {
                 continue;
             }
             let token = self.leases.next_token();
-            match terms {
-                Terms::Lease(time) => {
+            match mode {
+                DeliveryMode::Lease(time) => {
                     self.warn_of_time(source, &envelope);
                     self.answers.tell_begun(&envelope.properties);
                     let held = HeldDelivery {
@@ -169,7 +166,7 @@ impl RabbitMqCore {
                     };
                     self.leases.hold(token, held);
                 }
-                Terms::Take => {
+                DeliveryMode::Take => {
                     let acked = delivery
                         .opened
                         .acknowledge(vec![delivery.tag], AckAction::Ack)

@@ -13,9 +13,9 @@ use super::consumer_channel::ConsumerChannel;
 use super::message::Envelope;
 use super::queue_consumer::QueueConsumer;
 use super::recent::Recent;
-use crate::broker::AskedCancel;
 use crate::clock::later;
 use crate::job::JobId;
+use crate::store::CancelRequest;
 
 /// Marks of settled messages that are remembered, in case the broker brings one again: an ack that
 /// was on its way when it died.
@@ -66,7 +66,7 @@ pub(super) struct LeaseTable {
     settled: Recent<(JobId, u64)>,
     /// Whose deliveries are being exchanged.
     refreshing: HashSet<i64>,
-    lost: VecDeque<AskedCancel>,
+    lost: VecDeque<CancelRequest>,
     /// Messages that went back from here in good order, and how often.
     returned: HashMap<(JobId, u64), u32>,
     /// Calls that are to be cancelled and were not here then: by correlation id, with
@@ -219,7 +219,7 @@ impl LeaseTable {
             };
             self.returns(&held.envelope);
             let reason = "its lease was lost with the connection to the broker".to_owned();
-            self.ask(AskedCancel {
+            self.ask(CancelRequest {
                 id: held.envelope.id.clone(),
                 token,
                 reason,
@@ -278,7 +278,7 @@ impl LeaseTable {
                 .push_back((correlation_id.to_owned(), reason));
             return false;
         };
-        self.ask(AskedCancel { id, token, reason });
+        self.ask(CancelRequest { id, token, reason });
         true
     }
 
@@ -295,7 +295,7 @@ impl LeaseTable {
         self.cancelled.remove(place).map(|(_, reason)| reason)
     }
 
-    fn ask(&mut self, asked: AskedCancel) {
+    fn ask(&mut self, asked: CancelRequest) {
         if self.lost.len() == LOST_MAX {
             self.lost.pop_front();
         }
@@ -303,7 +303,7 @@ impl LeaseTable {
     }
 
     /// Leases whose holders do not know yet that they are lost, or wanted cancelled.
-    pub(super) fn lost(&self) -> Vec<AskedCancel> {
+    pub(super) fn lost(&self) -> Vec<CancelRequest> {
         self.lost.iter().cloned().collect()
     }
 

@@ -27,9 +27,9 @@ use super::lease_table::Delivery;
 use super::message::{Envelope, short};
 use super::settle::Ends;
 use super::topology::QueueKind;
-use crate::broker::{Answer, Ending};
 use crate::job::AttemptKind;
 use crate::outcome::{CallError, shorten};
+use crate::store::{Answer, Ending};
 
 /// The header of a request that is to wait for as long as every worker passes.
 pub(super) const WAITS: &str = "brigade-call-waits";

@@ -25,9 +25,9 @@ use super::RabbitMqCore;
 use super::message::short;
 use super::queue_consumer::{Ask, QueueConsumer};
 use super::topology::QueueKind;
-use crate::broker::{LeaseAsk, Leased, QueueSet, Queues};
 use crate::clock::later;
 use crate::error::Error;
+use crate::store::{LeaseRequest, Leased, QueueSet, Queues};
 use crate::sync::lock;
 
 /// So many queues are listened to only while there is an ask.
@@ -157,7 +157,7 @@ impl RabbitMqCore {
     /// As many jobs as are wanted of several queues; waits for the first as long as the ask says.
     pub(super) async fn lease_of_several(
         self: &Arc<Self>,
-        ask: &LeaseAsk,
+        ask: &LeaseRequest,
     ) -> Result<Vec<Leased>, Error> {
         let group = self.group(&ask.queues)?;
         if ask.wait.is_zero() {
@@ -205,16 +205,13 @@ impl RabbitMqCore {
     async fn walk(
         self: &Arc<Self>,
         group: &QueueGroup,
-        ask: &LeaseAsk,
+        ask: &LeaseRequest,
         asks: &mut HashMap<usize, (Ask, Instant)>,
     ) -> Vec<Leased> {
         let mut found: Vec<Leased> = Vec::new();
         for place in group.places(&ask.queues) {
             let source = &group.consumers[place];
-            found.extend(
-                self.hand_out(source, ask.max - found.len(), ask.terms)
-                    .await,
-            );
+            found.extend(self.hand_out(source, ask.max - found.len(), ask.mode).await);
             if found.len() >= ask.max {
                 break;
             }

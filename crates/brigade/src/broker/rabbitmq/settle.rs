@@ -19,9 +19,9 @@ use super::message::{Envelope, shortened};
 use super::publisher::Message;
 use super::topology::QueueKind;
 use crate::broker::account::Account;
-use crate::broker::{Answer, Ending, Settled, Settlement};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, AttemptRecord};
+use crate::store::{Answer, Ending, Settled, Settlement};
 
 /// A lease that is being ended.
 pub(super) type Ends = (i64, HeldDelivery, Ending, Option<Box<Answer>>);

@@ -20,10 +20,10 @@ use super::publisher::{ConfirmPublisher, Message, Published};
 use super::rabbitmq_3_10::LeaderProbe;
 use super::topology::{DELAY_MAX, QueueKind, Topology};
 use super::url::RabbitMqConfig;
-use crate::broker::{Ordered, PushOutcome};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 use crate::shutdown::Scope;
+use crate::store::PushOutcome;
 use crate::sync::lock;
 
 /// A person may delete a queue between its declaration and what is put there, but not again and
@@ -167,18 +167,12 @@ impl Storage {
     }
 
     /// Removes what waits in a queue; what is not due yet stays.
-    pub(super) async fn purge(&self, queue: &str) -> Result<Ordered, Error> {
+    pub(super) async fn purge(&self, queue: &str) -> Result<u64, Error> {
         self.topology.check_name(queue)?;
-        let purged = self
-            .topology
+        self.topology
             .purge(&QueueKind::Jobs(queue.into()))
             .await
-            .map_err(|fault| fault.into_error("purge a queue"))?;
-        Ok(if purged == 0 {
-            Ordered::Nothing
-        } else {
-            Ordered::Changed(purged)
-        })
+            .map_err(|fault| fault.into_error("purge a queue"))
     }
 
     /// Publishes messages to queues that are there; one outcome for each.

@@ -14,10 +14,10 @@ use super::nodes::{Nodes, Purpose, slot_of};
 use super::reach::{Connection, Reach};
 use super::schedules::NextTick;
 use super::url::{How, Place};
-use crate::broker::AskedCancel;
-use crate::broker::api::Clock;
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
 use crate::job::JobId;
+use crate::store::CancelRequest;
 
 /// 6.2 has LPOP with a count and ZRANGE by all orders.
 const VERSION_MIN: (u32, u32) = (6, 2);
@@ -30,7 +30,7 @@ pub(super) struct Link {
     pub(super) holders: Holders,
     pub(super) next_tick: Mutex<Option<NextTick>>,
     /// Cancels of leases of this process, by queue, as they were seen last. Bounded by the leases.
-    pub(super) asked_cancels: Mutex<HashMap<Box<str>, Vec<AskedCancel>>>,
+    pub(super) asked_cancels: Mutex<HashMap<Box<str>, Vec<CancelRequest>>>,
     /// Schedules that could not be fired, and until when they are left alone.
     pub(super) put_off: Mutex<HashMap<Box<str>, Instant>>,
 }

@@ -9,11 +9,11 @@ use redis::{Value, cmd, pipe};
 
 use super::link::{Link, QUEUES, id_of, key, parts_of, scripts};
 use super::queue::{check_name, read};
-use crate::broker::{Query, QueueCounts, View};
 use crate::error::Error;
 use crate::finding::{Finding, Level};
 use crate::job::{AttemptRecord, JobId, JobInfo, JobOptions, JobState, Parents, Unserved};
 use crate::limits::{Limits, Rate};
+use crate::store::{JobFilter, QueueCounts};
 use crate::why::{Explanation, Why};
 
 /// Jobs that are looked at in one round trip.
@@ -22,50 +22,29 @@ const PAGE: isize = 500;
 const ASKED_WITHIN: Duration = Duration::from_secs(60);
 
 impl Link {
-    pub(super) async fn look(&self, query: &Query) -> Result<View, Error> {
-        match query {
-            Query::Job(id) | Query::Waited(id) => {
-                let is_now = matches!(query, Query::Job(_));
-                self.job(id, is_now)
-                    .await
-                    .map(|job| View::Job(job.map(Box::new)))
-            }
-            Query::Jobs {
-                queue,
-                state,
-                after,
-                limit,
-            } => {
-                let after = after
-                    .as_ref()
-                    .map(|id| parts_of(id).ok_or_else(|| super::queue::no_such(id)))
-                    .transpose()?;
-                let queues = match queue {
-                    Some(queue) => vec![queue.to_string()],
-                    None => self.queues().await?,
-                };
-                let mut jobs = Vec::new();
-                for queue in queues
-                    .iter()
-                    .filter(|queue| after.as_ref().is_none_or(|(of, _)| queue.as_str() >= *of))
-                {
-                    let from = after
-                        .as_ref()
-                        .filter(|(of, _)| queue == of)
-                        .map_or("-".to_owned(), |(_, number)| format!("({number}"));
-                    self.jobs_of(queue, *state, from, *limit, &mut jobs).await?;
-                }
-                Ok(View::Jobs(jobs))
-            }
-            Query::Counts => self.counts(&[]).await.map(View::Counts),
-            Query::Why(id) => self
-                .why(id)
-                .await
-                .map(|explanation| View::Why(explanation.map(Box::new))),
-            Query::Schedules => self.schedules().await,
-            Query::Cancels => Ok(View::Cancels(Vec::new())),
-            Query::Check => self.check().await.map(View::Check),
+    pub(super) async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobInfo>, Error> {
+        let after = filter
+            .after
+            .as_ref()
+            .map(|id| parts_of(id).ok_or_else(|| super::queue::no_such(id)))
+            .transpose()?;
+        let queues = match &filter.queue {
+            Some(queue) => vec![queue.to_string()],
+            None => self.queues().await?,
+        };
+        let mut jobs = Vec::new();
+        for queue in queues
+            .iter()
+            .filter(|queue| after.as_ref().is_none_or(|(of, _)| queue.as_str() >= *of))
+        {
+            let from = after
+                .as_ref()
+                .filter(|(of, _)| queue == of)
+                .map_or("-".to_owned(), |(_, number)| format!("({number}"));
+            self.jobs_of(queue, filter.state, from, filter.limit, &mut jobs)
+                .await?;
         }
+        Ok(jobs)
     }
 
     /// Looks at queues as they are now: first everything happens whose time has come. What all
@@ -94,7 +73,7 @@ impl Link {
         looked
     }
 
-    async fn job(&self, id: &JobId, is_now: bool) -> Result<Option<JobInfo>, Error> {
+    pub(super) async fn job(&self, id: &JobId, is_now: bool) -> Result<Option<JobInfo>, Error> {
         let Some((queue, number)) = parts_of(id) else {
             return Ok(None);
         };
@@ -289,7 +268,7 @@ impl Link {
         self.ask_all("count jobs", &pipeline).await
     }
 
-    async fn why(&self, id: &JobId) -> Result<Option<Explanation>, Error> {
+    pub(super) async fn why(&self, id: &JobId) -> Result<Option<Explanation>, Error> {
         let Some((queue, number)) = parts_of(id) else {
             return Ok(None);
         };
@@ -374,7 +353,7 @@ impl Link {
         )))
     }
 
-    async fn check(&self) -> Result<Vec<Finding>, Error> {
+    pub(super) async fn check(&self) -> Result<Vec<Finding>, Error> {
         let mut findings = Vec::new();
         let mut forbidden = Vec::new();
         let (persistence, memory, replication) = (

@@ -15,8 +15,8 @@ use futures_util::future::join_all;
 use super::arguments::Arguments;
 use super::link::{Link, key, scripts};
 use super::queue::holder;
-use crate::broker::Queues;
 use crate::error::Error;
+use crate::store::Queues;
 use crate::sync::lock;
 
 /// As many queues are asked one after the other, without all this.

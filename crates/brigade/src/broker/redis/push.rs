@@ -9,9 +9,9 @@ use redis::Value;
 use super::arguments::Arguments;
 use super::link::{Link, convert, id_of, key, scripts};
 use super::queue::{check_name, millis};
-use crate::broker::PushOutcome;
 use crate::error::{Error, ErrorKind};
 use crate::job::{DependentKind, Job, JobOptions};
+use crate::store::PushOutcome;
 
 /// What the script costs of itself for a job, in bytes of arguments that it reads in that time.
 const JOB_WEIGHT: usize = 200;

@@ -7,11 +7,11 @@ use redis::Value;
 use super::PAYLOAD_BYTES_MAX;
 use super::link::{Link, id_of, key, scripts};
 use super::looks::FEW;
-use crate::broker::{LeaseAsk, Leased, Ordered, Terms};
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, JobOptions, Unserved};
 use crate::process::own_name;
+use crate::store::{DeliveryMode, LeaseRequest, Leased, Managed};
 
 /// What a worker's process calls itself: its number on its host, and the host.
 pub(super) fn holder() -> &'static str {
@@ -37,7 +37,7 @@ impl Link {
     /// Hands out jobs; also says in how long another falls due.
     pub(super) async fn lease(
         &self,
-        ask: &LeaseAsk,
+        ask: &LeaseRequest,
     ) -> Result<(Vec<Leased>, Option<Duration>), Error> {
         let mut leased = Vec::new();
         let mut due_in = self.fire_schedules().await;
@@ -83,7 +83,12 @@ impl Link {
     }
 
     /// Hands out what processes held that are gone.
-    async fn lease_of_gone(&self, queues: &[Box<str>], ask: &LeaseAsk, leased: &mut Vec<Leased>) {
+    async fn lease_of_gone(
+        &self,
+        queues: &[Box<str>],
+        ask: &LeaseRequest,
+        leased: &mut Vec<Leased>,
+    ) {
         let with_leases;
         let queues = if ask.queues.len() <= FEW {
             queues
@@ -111,7 +116,7 @@ impl Link {
     async fn lease_from(
         &self,
         queue: &str,
-        ask: &LeaseAsk,
+        ask: &LeaseRequest,
         leased: &mut Vec<Leased>,
     ) -> Result<Option<Duration>, Error> {
         self.list_queue_if_possible(queue).await;
@@ -120,9 +125,9 @@ impl Link {
         }
         let mut due_in = None;
         while leased.len() < ask.max {
-            let time = match ask.terms {
-                Terms::Take => 0,
-                Terms::Lease(time) => millis(time).max(1),
+            let time = match ask.mode {
+                DeliveryMode::Take => 0,
+                DeliveryMode::Lease(time) => millis(time).max(1),
             };
             let since = BootTime::now();
             let wanted = (ask.max - leased.len()).min(AT_ONCE_MAX);
@@ -134,7 +139,7 @@ impl Link {
                     (holder(), wanted, time, own_name()),
                 )
                 .await?;
-            let (found, damaged, due) = self.read_leased(queue, answer, ask.terms, since).await?;
+            let (found, damaged, due) = self.read_leased(queue, answer, ask.mode, since).await?;
             let is_all = found.len() < wanted;
             leased.extend(found);
             due_in = due;
@@ -152,7 +157,7 @@ impl Link {
         &self,
         queue: &str,
         collect_within: Duration,
-    ) -> Result<Ordered, Error> {
+    ) -> Result<Managed, Error> {
         check_name(queue)?;
         self.list_queue_if_possible(queue).await;
         let next_tick = self.fire_schedules().await;
@@ -169,14 +174,14 @@ impl Link {
         } else {
             next_tick.into_iter().chain(due).min()
         };
-        Ok(Ordered::Managed { handed, next })
+        Ok(Managed { handed, next })
     }
 
     async fn read_leased(
         &self,
         queue: &str,
         answer: Vec<Value>,
-        terms: Terms,
+        mode: DeliveryMode,
         since: BootTime,
     ) -> Result<(Vec<Leased>, bool, Option<Duration>), Error> {
         let mut values = answer.into_iter();
@@ -195,9 +200,9 @@ impl Link {
                 Ok(job) => leased.push(job),
                 Err(unreadable) => {
                     damaged = true;
-                    let set_aside = match terms {
-                        Terms::Lease(_) => self.set_aside(queue, &unreadable).await,
-                        Terms::Take => self.bury(queue, &unreadable).await,
+                    let set_aside = match mode {
+                        DeliveryMode::Lease(_) => self.set_aside(queue, &unreadable).await,
+                        DeliveryMode::Take => self.bury(queue, &unreadable).await,
                     };
                     if let Err(error) = set_aside {
                         // What else was handed out must reach its caller. On a lease this one comes

@@ -3,7 +3,7 @@
 //! wants to be looked at. They are hints: what counts is with the queue.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use redis::{Value, cmd, pipe};
 
@@ -11,10 +11,9 @@ use super::arguments::Arguments;
 use super::link::{Link, id_of, key, scripts};
 use super::push::{is_incoming, write_fields};
 use super::queue::{check_name, read};
-use crate::broker::{Ordered, View};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
-use crate::schedule::{Plan, Schedule, tell_skipped, time_of};
+use crate::schedule::{Plan, Schedule, Scheduled, tell_skipped, time_of};
 use crate::sync::lock;
 
 /// Name -> queue.
@@ -87,7 +86,7 @@ fn write(name: &str, value: &impl serde::Serialize) -> Result<String, Error> {
 impl Link {
     /// Stores a schedule. If the ticks are those of the one that is there, its next one stays, due
     /// or not.
-    pub(super) async fn schedule(&self, schedule: &Schedule) -> Result<Ordered, Error> {
+    pub(super) async fn schedule(&self, schedule: &Schedule) -> Result<SystemTime, Error> {
         let name = &*schedule.name;
         check_name(&schedule.job.queue)?;
         loop {
@@ -125,23 +124,23 @@ impl Link {
             };
             if changed {
                 self.list_queue(&new.queue).await?;
-                return Ok(Ordered::Scheduled(time_of(tick)));
+                return Ok(time_of(tick));
             }
         }
     }
 
-    pub(super) async fn unschedule(&self, name: &str) -> Result<Ordered, Error> {
+    pub(super) async fn unschedule(&self, name: &str) -> Result<bool, Error> {
         loop {
             let Some(known) = self.stored(name).await? else {
-                return Ok(Ordered::Nothing);
+                return Ok(false);
             };
             if self.change(name, Some(&known), None, &[]).await?.is_some() {
-                return Ok(Ordered::Changed(1));
+                return Ok(true);
             }
         }
     }
 
-    pub(super) async fn schedules(&self) -> Result<View, Error> {
+    pub(super) async fn schedules(&self) -> Result<Vec<Scheduled>, Error> {
         let mut names: Vec<String> = self
             .ask("list schedules", cmd("HKEYS").arg(SCHEDULES))
             .await?;
@@ -156,7 +155,7 @@ impl Link {
                 Err(error) => tracing::warn!(%error, "left a schedule out of a list"),
             }
         }
-        Ok(View::Schedules(schedules))
+        Ok(schedules)
     }
 
     /// Pushes the jobs of all ticks that are due; also says in how long another is. What is wrong

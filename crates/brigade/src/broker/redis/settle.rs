@@ -1,4 +1,4 @@
-//! Ending leases, and orders.
+//! Settlements, and changes of jobs and queues.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,11 +10,12 @@ use super::push::{duplicate, has_code, is_duplicate};
 use super::queue::{check_name, holder, millis};
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::broker::account::Account;
-use crate::broker::edit::stays_in_its_queue;
-use crate::broker::{AskedCancel, Edit, Ending, Order, Ordered, Settled, Settlement};
 use crate::error::{Error, ErrorKind};
-use crate::job::{AttemptKind, JobId, JobOptions, RetryPolicy};
+use crate::job::{AttemptKind, JobId, JobOptions, JobState, RetryPolicy};
 use crate::limits::Limits;
+use crate::store::{
+    CancelOutcome, CancelRequest, Edit, Ending, Settled, Settlement, stays_in_its_queue,
+};
 use crate::sync::lock;
 
 /// Queues, or jobs, that are looked at in one round trip.
@@ -126,7 +127,7 @@ impl Link {
 
     /// The jobs that somebody wants cancelled and that are in this process's hands: what is known
     /// of it, after a look at these queues.
-    pub(super) async fn cancels(&self, queues: &[Box<str>]) -> Result<Vec<AskedCancel>, Error> {
+    pub(super) async fn cancels(&self, queues: &[Box<str>]) -> Result<Vec<CancelRequest>, Error> {
         for page in queues.chunks(QUEUES_PAGE) {
             let mut pipeline = redis::pipe();
             page.iter().for_each(|queue| {
@@ -150,7 +151,11 @@ impl Link {
             .collect())
     }
 
-    async fn cancels_of(&self, queue: &str, numbers: &[String]) -> Result<Vec<AskedCancel>, Error> {
+    async fn cancels_of(
+        &self,
+        queue: &str,
+        numbers: &[String],
+    ) -> Result<Vec<CancelRequest>, Error> {
         let mut found = Vec::new();
         for page in numbers.chunks(QUEUES_PAGE) {
             let mut pipeline = redis::pipe();
@@ -166,7 +171,7 @@ impl Link {
                 if let (Some(by), Some(token), Some(reason)) = answer
                     && by == holder()
                 {
-                    found.push(AskedCancel {
+                    found.push(CancelRequest {
                         id: id_of(queue, number),
                         token,
                         reason,
@@ -177,68 +182,74 @@ impl Link {
         Ok(found)
     }
 
-    pub(super) async fn order(&self, order: &Order) -> Result<Ordered, Error> {
-        let (queue, arguments) = match order {
-            Order::Cancel(id, _)
-            | Order::Withdraw(id, _)
-            | Order::Retry(id, _)
-            | Order::Delete(id, _) => {
-                let Some((queue, number)) = parts_of(id) else {
-                    return Ok(Ordered::Nothing);
-                };
-                let arguments = match order {
-                    Order::Cancel(_, reason) => vec!["cancel".to_owned(), number, reason.clone()],
-                    Order::Withdraw(_, reason) => {
-                        vec!["withdraw".to_owned(), number, reason.clone()]
-                    }
-                    Order::Retry(_, edit) => return self.retry(id, queue, number, edit).await,
-                    Order::Delete(_, Some(only)) => {
-                        vec!["delete".to_owned(), number, only.to_string()]
-                    }
-                    _ => vec!["delete".to_owned(), number],
-                };
-                (queue, arguments)
-            }
-            Order::Purge(queue) => return self.purge(queue).await,
-            Order::Pause(queue) => (&**queue, vec!["pause".to_owned()]),
-            Order::Resume(queue) => (&**queue, vec!["resume".to_owned()]),
-            Order::Schedule(schedule) => return self.schedule(schedule).await,
-            Order::Unschedule(name) => return self.unschedule(name).await,
-            Order::Manage(queue, time) => return self.manage(queue, *time).await,
-            Order::Limit(queue, limits) => (&**queue, limit_arguments(limits.as_ref())?),
+    pub(super) async fn cancel(&self, id: &JobId, reason: &str) -> Result<CancelOutcome, Error> {
+        let Some((queue, number)) = parts_of(id) else {
+            return Ok(CancelOutcome::Nothing);
         };
-        check_name(queue)?;
-        self.list_queue(queue).await?;
-        self.merge_if_needed(queue).await?;
-        let count = self
-            .run::<i64>(
-                "change a job or a queue",
-                scripts::order(),
-                queue,
-                arguments,
-            )
-            .await?;
-        Ok(match u64::try_from(count) {
-            Err(_) => Ordered::Asked,
-            Ok(_)
-                if matches!(order, Order::Cancel(..))
-                    && self.merge_if_needed(queue).await.is_err() =>
-            {
-                // The cancel was made; others go on with what was to end with it.
-                Ordered::Changed(1)
-            }
-            Ok(0) => Ordered::Nothing,
-            Ok(count) => Ordered::Changed(count),
+        let arguments = vec!["cancel".to_owned(), number, reason.to_owned()];
+        let count = self.run_change(queue, arguments).await?;
+        if count > 0
+            && let Err(error) = self.merge_if_needed(queue).await
+        {
+            // The cancel was made; other processes go on with what was to end with it.
+            tracing::debug!(%error, queue, "could not finish the cancel of a flow");
+        }
+        Ok(match count {
+            ..0 => CancelOutcome::Asked,
+            0 => CancelOutcome::Nothing,
+            1.. => CancelOutcome::Cancelled,
         })
     }
 
-    async fn retry(
+    pub(super) async fn withdraw(&self, id: &JobId, reason: &str) -> Result<bool, Error> {
+        let Some((queue, number)) = parts_of(id) else {
+            return Ok(false);
+        };
+        let arguments = vec!["withdraw".to_owned(), number, reason.to_owned()];
+        Ok(self.run_change(queue, arguments).await? != 0)
+    }
+
+    pub(super) async fn delete(&self, id: &JobId, only: Option<JobState>) -> Result<bool, Error> {
+        let Some((queue, number)) = parts_of(id) else {
+            return Ok(false);
+        };
+        let only = only.map(|state| state.to_string());
+        let arguments = ["delete".to_owned(), number].into_iter().chain(only);
+        Ok(self.run_change(queue, arguments.collect()).await? != 0)
+    }
+
+    pub(super) async fn limit(&self, queue: &str, limits: Option<Limits>) -> Result<(), Error> {
+        self.change_queue(queue, limit_arguments(limits.as_ref())?)
+            .await
+    }
+
+    pub(super) async fn change_queue(
         &self,
-        id: &JobId,
         queue: &str,
-        number: String,
-        edit: &Edit,
-    ) -> Result<Ordered, Error> {
+        arguments: Vec<String>,
+    ) -> Result<(), Error> {
+        self.run_change(queue, arguments).await.map(drop)
+    }
+
+    /// Runs `order.lua`. How many jobs it changed; -1 if the job is leased and its holder was
+    /// asked.
+    async fn run_change(&self, queue: &str, arguments: Vec<String>) -> Result<i64, Error> {
+        check_name(queue)?;
+        self.list_queue(queue).await?;
+        self.merge_if_needed(queue).await?;
+        self.run(
+            "change a job or a queue",
+            scripts::order(),
+            queue,
+            arguments,
+        )
+        .await
+    }
+
+    pub(super) async fn retry(&self, id: &JobId, edit: &Edit) -> Result<Option<JobId>, Error> {
+        let Some((queue, number)) = parts_of(id) else {
+            return Ok(None);
+        };
         let other = edit.queue.as_deref().filter(|other| *other != queue);
         let mut arguments = vec!["retry".to_owned(), number];
         let fields = [
@@ -265,13 +276,13 @@ impl Link {
             () => error,
         })?;
         Ok(match (number, other) {
-            (0, _) => Ordered::Nothing,
-            (number, Some(other)) => Ordered::Retried(id_of(other, &number.to_string())),
-            (_, None) => Ordered::Retried(id.clone()),
+            (0, _) => None,
+            (number, Some(other)) => Some(id_of(other, &number.to_string())),
+            (_, None) => Some(id.clone()),
         })
     }
 
-    async fn purge(&self, queue: &str) -> Result<Ordered, Error> {
+    pub(super) async fn purge(&self, queue: &str) -> Result<u64, Error> {
         check_name(queue)?;
         self.merge_if_needed(queue).await?;
         let mut purged = 0;
@@ -287,11 +298,7 @@ impl Link {
                 .and_then(|count| count.parse().ok())
                 .unwrap_or(0);
             if rest.is_empty() {
-                return Ok(if purged == 0 {
-                    Ordered::Nothing
-                } else {
-                    Ordered::Changed(purged)
-                });
+                return Ok(purged);
             }
         }
     }

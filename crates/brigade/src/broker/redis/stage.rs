@@ -15,9 +15,9 @@ use super::arguments::Arguments;
 use super::link::{Link, convert, id_of, key, scripts};
 use super::push::{duplicate, fields_of, has_code, is_duplicate, is_incoming};
 use super::queue::millis;
-use crate::broker::PushOutcome;
 use crate::error::{Error, ErrorKind};
 use crate::job::{DependentKind, Job};
+use crate::store::PushOutcome;
 
 /// More jobs than this, or more bytes, are no matter of one script.
 const JOBS_MAX: usize = 250;

@@ -10,9 +10,9 @@ use std::time::Duration;
 use rusqlite::params;
 
 use super::store::{Store, millis};
-use crate::broker::Queues;
 use crate::error::{Error, ErrorKind};
 use crate::process::{Left, own_name, runs};
+use crate::store::Queues;
 
 /// A consumer that has not asked for this long is none.
 pub(super) const ASKED_WITHIN: Duration = Duration::from_secs(60);

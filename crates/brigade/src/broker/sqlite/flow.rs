@@ -20,9 +20,9 @@ use rusqlite::{Row, params};
 
 use super::PAYLOAD_BYTES_MAX;
 use super::store::{Store, due_of, millis};
-use crate::broker::PushOutcome;
 use crate::error::{Error, ErrorKind};
 use crate::job::{DependentKind, Job, JobOptions, JobState};
+use crate::store::PushOutcome;
 
 /// Bytes of what is told of one missed member, and how many of them are named.
 const MISSED_BYTES_MAX: usize = 300;

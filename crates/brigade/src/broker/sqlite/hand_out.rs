@@ -16,11 +16,11 @@ use super::flow::Fate;
 use super::look::unserved;
 use super::store::{Store, millis, row_id};
 use super::sweep::{STEP_PAUSE, STEP_ROWS, too_late};
-use crate::broker::{LeaseAsk, Leased, Queues, Terms};
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, JobState, Unserved};
 use crate::process::own_name;
+use crate::store::{DeliveryMode, LeaseRequest, Leased, Queues};
 
 /// Queues that are looked at one by one, besides two for each job that is asked for.
 const DIRECT_QUEUES: usize = 16;
@@ -42,7 +42,7 @@ pub(super) struct HandedOut {
 
 impl Store<'_> {
     /// Hands out jobs; also says in how long another falls due.
-    pub(super) fn lease(&self, ask: &LeaseAsk) -> Result<HandedOut, Error> {
+    pub(super) fn lease(&self, ask: &LeaseRequest) -> Result<HandedOut, Error> {
         if self.memo.borrow().is_waiting_for_end {
             return Ok(HandedOut {
                 again_in: Some(ENDING_PAUSE),
@@ -97,7 +97,7 @@ impl Store<'_> {
     }
 
     /// Whether an ask has anything to do in this file.
-    fn has_work(&self, ask: &LeaseAsk) -> Result<bool, Error> {
+    fn has_work(&self, ask: &LeaseRequest) -> Result<bool, Error> {
         let is_for_memo = !self.memo.borrow().gone.is_empty() || self.is_ask_to_note(&ask.queues);
         Ok(is_for_memo || self.is_overdue()? || self.has_ready(&ask.queues)?)
     }
@@ -166,7 +166,7 @@ impl Store<'_> {
     fn lease_queue(
         &self,
         queue: &str,
-        ask: &LeaseAsk,
+        ask: &LeaseRequest,
         leased: &mut Vec<Leased>,
     ) -> Result<(), Error> {
         if leased.len() >= ask.max || self.has_set_aside_enough() {
@@ -191,7 +191,7 @@ impl Store<'_> {
     fn lease_from(
         &self,
         queue: &str,
-        ask: &LeaseAsk,
+        ask: &LeaseRequest,
         leased: &mut Vec<Leased>,
     ) -> Result<bool, Error> {
         let sql = Found::select("queue = ?2");
@@ -203,7 +203,7 @@ impl Store<'_> {
         for found in found {
             match self.checked(found)? {
                 Some(job) => {
-                    self.hand_out(&job, ask.terms)?;
+                    self.hand_out(&job, ask.mode)?;
                     leased.push(job);
                 }
                 None => was_set_aside = true,
@@ -229,12 +229,12 @@ impl Store<'_> {
         self.set_aside.get() >= STEP_ROWS
     }
 
-    pub(super) fn hand_out(&self, job: &Leased, terms: Terms) -> Result<(), Error> {
+    pub(super) fn hand_out(&self, job: &Leased, mode: DeliveryMode) -> Result<(), Error> {
         let id = row_id(&job.id);
-        match terms {
+        match mode {
             // Nobody will tell how it ended.
-            Terms::Take => self.remove_job(id, Some(&Fate::Done(None))),
-            Terms::Lease(time) => {
+            DeliveryMode::Take => self.remove_job(id, Some(&Fate::Done(None))),
+            DeliveryMode::Lease(time) => {
                 self.note_holder()?;
                 let until = self.now.boot.saturating_add(millis(time));
                 let sql = "UPDATE brigade_jobs SET state = 3, token = ?2, attempts = attempts + 1, \
@@ -250,7 +250,7 @@ impl Store<'_> {
     }
 
     /// In how long a job falls due, a lease ends, or a limit opens.
-    fn next_due(&self, ask: &LeaseAsk) -> Result<Option<Duration>, Error> {
+    fn next_due(&self, ask: &LeaseRequest) -> Result<Option<Duration>, Error> {
         let sql = "SELECT min(due) FROM brigade_jobs WHERE state IN (1, 4)";
         let due = self
             .row("find the next due job", sql, &[], |row| {

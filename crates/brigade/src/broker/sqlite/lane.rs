@@ -20,7 +20,7 @@ use super::place::Place;
 use super::schema;
 use super::store::Store;
 use super::transactions::Transactions;
-use crate::broker::api::Clock;
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
 use crate::shutdown::{Scope, spawn_thread};
 

@@ -13,9 +13,9 @@ use rusqlite::{Row, params};
 
 use super::hand_out::Found;
 use super::store::{Store, millis};
-use crate::broker::{LeaseAsk, Leased, Terms};
 use crate::error::{Error, ErrorKind};
 use crate::limits::{Limits, Rate};
+use crate::store::{DeliveryMode, LeaseRequest, Leased};
 use crate::why::Why;
 
 /// Starts that are forgotten at once: more than one hand-out adds.
@@ -90,10 +90,10 @@ impl Gate {
     }
 
     /// One more was handed out.
-    fn count(&mut self, partition: &str, terms: Terms) {
+    fn count(&mut self, partition: &str, mode: DeliveryMode) {
         let now = self.now;
         let add = |busy: &mut Busy| {
-            busy.running += u64::from(matches!(terms, Terms::Lease(_)));
+            busy.running += u64::from(matches!(mode, DeliveryMode::Lease(_)));
             busy.started += 1;
             busy.first = if busy.started == 1 { now } else { busy.first };
         };
@@ -174,7 +174,7 @@ impl Store<'_> {
         &self,
         queue: &str,
         settings: &Settings,
-        ask: &LeaseAsk,
+        ask: &LeaseRequest,
         leased: &mut Vec<Leased>,
     ) -> Result<(), Error> {
         let Some(limits) = &settings.limits else {
@@ -193,9 +193,9 @@ impl Store<'_> {
             && let Some((found, partition)) = self.pick(queue, &gate, &mut order)?
         {
             if let Some(job) = self.checked(found)? {
-                self.hand_out(&job, ask.terms)?;
+                self.hand_out(&job, ask.mode)?;
                 self.remember_start(queue, &partition, limits)?;
-                gate.count(&partition, ask.terms);
+                gate.count(&partition, ask.mode);
                 leased.push(job);
             }
             if let Order::Firsts(firsts) = &mut order {

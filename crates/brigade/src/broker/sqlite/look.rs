@@ -3,10 +3,10 @@
 use rusqlite::{Row, params};
 
 use super::store::{Store, code, row_id};
-use crate::broker::{AskedCancel, Query, QueueCounts, View};
 use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobInfo, JobOptions, JobState, Parents, Unserved};
 pub(super) use crate::schedule::time_of as time;
+use crate::store::{CancelRequest, JobFilter, QueueCounts};
 
 const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, pushed_at, due, \
     failed, crashed, interrupted, holder, result, reason, history,
@@ -16,47 +16,33 @@ const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, 
     5 ORDER BY id LIMIT 20)) END";
 
 impl Store<'_> {
-    pub(super) fn look(&self, query: &Query) -> Result<View, Error> {
-        match query {
-            Query::Job(id) | Query::Waited(id) => {
-                let sql = format!("SELECT {COLUMNS} FROM brigade_jobs WHERE id = ?1");
-                let job = self.row("look up a job", &sql, params![row_id(id)], info)?;
-                Ok(View::Job(job.map(Box::new)))
-            }
-            Query::Jobs {
-                queue,
-                state,
-                after,
-                limit,
-            } => {
-                let sql = format!(
-                    "SELECT {COLUMNS} FROM brigade_jobs WHERE id > ?1 AND (?2 IS NULL OR queue = \
-                        ?2) AND (?3 IS NULL OR state = ?3) ORDER BY id LIMIT ?4"
-                );
-                let after = after.as_ref().map_or(0, row_id);
-                if after < 0 {
-                    return Err(Error::new(
-                        ErrorKind::BadOption,
-                        "list jobs after an id that is none of this broker's: they are numbers",
-                    ));
-                }
-                let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
-                Ok(View::Jobs(self.rows(
-                    "list jobs",
-                    &sql,
-                    params![after, queue, state.map(code), limit],
-                    info,
-                )?))
-            }
-            Query::Counts => self.counts().map(View::Counts),
-            Query::Why(id) => Ok(View::Why(self.why(id)?.map(Box::new))),
-            Query::Check => self.check().map(View::Check),
-            Query::Schedules => self.schedules().map(View::Schedules),
-            Query::Cancels => self.cancels().map(View::Cancels),
-        }
+    pub(super) fn job(&self, id: &JobId) -> Result<Option<JobInfo>, Error> {
+        let sql = format!("SELECT {COLUMNS} FROM brigade_jobs WHERE id = ?1");
+        self.row("look up a job", &sql, params![row_id(id)], info)
     }
 
-    fn cancels(&self) -> Result<Vec<AskedCancel>, Error> {
+    pub(super) fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobInfo>, Error> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM brigade_jobs WHERE id > ?1 AND (?2 IS NULL OR queue = ?2) AND \
+                (?3 IS NULL OR state = ?3) ORDER BY id LIMIT ?4"
+        );
+        let after = filter.after.as_ref().map_or(0, row_id);
+        if after < 0 {
+            return Err(Error::new(
+                ErrorKind::BadOption,
+                "list jobs after an id that is none of this broker's: they are numbers",
+            ));
+        }
+        let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
+        self.rows(
+            "list jobs",
+            &sql,
+            params![after, filter.queue, filter.state.map(code), limit],
+            info,
+        )
+    }
+
+    pub(super) fn cancel_requests(&self) -> Result<Vec<CancelRequest>, Error> {
         let sql = "SELECT id, token, cancel FROM brigade_jobs WHERE state = 3 AND cancel IS NOT \
             NULL AND holder = ?1";
         self.rows(
@@ -64,7 +50,7 @@ impl Store<'_> {
             sql,
             params![crate::process::own_name()],
             |row| {
-                Ok(AskedCancel {
+                Ok(CancelRequest {
                     id: JobId::new(row.get::<_, i64>(0)?.to_string()),
                     token: row.get(1)?,
                     reason: row.get(2)?,
@@ -73,7 +59,7 @@ impl Store<'_> {
         )
     }
 
-    fn counts(&self) -> Result<Vec<QueueCounts>, Error> {
+    pub(super) fn counts(&self) -> Result<Vec<QueueCounts>, Error> {
         let sql = "SELECT queue, state, count(*) FROM brigade_jobs GROUP BY queue, state ORDER BY \
             queue, state";
         let counts = self.rows("count jobs", sql, &[], |row| {
@@ -86,12 +72,7 @@ impl Store<'_> {
         let mut queues: Vec<QueueCounts> = Vec::new();
         for (queue, state, count) in counts {
             if queues.last().is_none_or(|last| last.queue != queue) {
-                queues.push(QueueCounts {
-                    queue,
-                    paused: false,
-                    limits: None,
-                    jobs: Vec::new(),
-                });
+                queues.push(QueueCounts::new(queue));
             }
             if let (Some(last), Some(state)) = (queues.last_mut(), state_of(state)) {
                 last.jobs.push((state, u64::try_from(count).unwrap_or(0)));
@@ -107,12 +88,7 @@ impl Store<'_> {
                 .iter()
                 .position(|known| known.queue == queue)
                 .unwrap_or_else(|| {
-                    queues.push(QueueCounts {
-                        queue,
-                        paused: false,
-                        limits: None,
-                        jobs: Vec::new(),
-                    });
+                    queues.push(QueueCounts::new(queue));
                     queues.len() - 1
                 });
             (queues[place].paused, queues[place].limits) = (settings.paused, settings.limits);

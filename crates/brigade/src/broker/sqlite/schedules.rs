@@ -5,15 +5,15 @@
 //! `tick` is the next tick, `next_at` when somebody should look at it: the same, unless a schedule
 //! could not be fired and was put off.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rusqlite::{Row, params};
 
 use super::store::{Store, millis, no_room};
-use crate::broker::{Ordered, PushOutcome};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 use crate::schedule::{Due, Plan, Schedule, Scheduled, tell_skipped, time_of};
+use crate::store::PushOutcome;
 
 /// Schedules that are fired in one transaction; others are fired in the next.
 const FIRED_MAX: i64 = 100;
@@ -80,7 +80,7 @@ fn write(name: &str, value: &impl serde::Serialize) -> Result<String, Error> {
 impl Store<'_> {
     /// Stores a schedule. If the ticks are those of the one that is there, its next one stays, due
     /// or not.
-    pub(super) fn schedule(&self, schedule: &Schedule) -> Result<Ordered, Error> {
+    pub(super) fn schedule(&self, schedule: &Schedule) -> Result<SystemTime, Error> {
         let name = &schedule.name;
         let found = self.row(
             "look up a schedule",
@@ -105,15 +105,16 @@ impl Store<'_> {
             tick
         ];
         self.execute("store a schedule", sql, values)?;
-        Ok(Ordered::Scheduled(time_of(tick)))
+        Ok(time_of(tick))
     }
 
-    pub(super) fn unschedule(&self, name: &str) -> Result<usize, Error> {
-        self.execute(
+    pub(super) fn unschedule(&self, name: &str) -> Result<bool, Error> {
+        let count = self.execute(
             "remove a schedule",
             "DELETE FROM brigade_schedules WHERE name = ?1",
             params![name],
-        )
+        )?;
+        Ok(count > 0)
     }
 
     pub(super) fn schedules(&self) -> Result<Vec<Scheduled>, Error> {

@@ -7,10 +7,9 @@ use rusqlite::{Row, params};
 use super::flow::{Ended, Fate};
 use super::store::{Store, code, millis, row_id};
 use crate::attempt_report::{AttemptReport, StopReceipt};
-use crate::broker::edit::stays_in_its_queue;
-use crate::broker::{Edit, Ending, Order, Ordered, Settled, Settlement};
 use crate::error::{Error, ErrorKind};
 use crate::job::{self, AttemptKind, AttemptRecord, JobId, JobOptions, JobState};
+use crate::store::{CancelOutcome, Edit, Ending, Settled, Settlement, stays_in_its_queue};
 
 /// Attempts kept in a job's history.
 const HISTORY_MAX: usize = 20;
@@ -403,51 +402,34 @@ impl Store<'_> {
         .map(drop)
     }
 
-    // -- orders
+    // -- changes
 
-    pub(super) fn order(&self, order: &Order) -> Result<Ordered, Error> {
-        match order {
-            Order::Cancel(id, reason) => self.cancel(id, reason),
-            Order::Withdraw(id, reason) => {
-                let sql = "SELECT 1 FROM brigade_jobs WHERE id = ?1 AND state IN (0, 1, 2, 4) AND \
-                    failed = 0 AND crashed = 0";
-                match self.row("look up a job", sql, params![row_id(id)], |_| Ok(()))? {
-                    Some(()) => self.cancel(id, reason),
-                    None => Ok(Ordered::Nothing),
-                }
-            }
-            Order::Retry(id, edit) => self.retry(id, edit),
-            Order::Delete(id, only) => {
-                let id = row_id(id);
-                let sql = "SELECT state >= 5 FROM brigade_jobs WHERE id = ?1 AND state <> 3 AND \
-                    (?2 IS NULL OR state = ?2)";
-                let Some(has_ended) =
-                    self.row("look up a job", sql, params![id, only.map(code)], |row| {
-                        row.get::<_, bool>(0)
-                    })?
-                else {
-                    return Ok(Ordered::Nothing);
-                };
-                self.remove_job(id, (!has_ended).then(|| Fate::removed(id)).as_ref())?;
-                Ok(Ordered::Changed(1))
-            }
-            Order::Manage(..) => {
-                let text = "hand jobs to plain clients of a SQLite file: they take them with the \
-                    brigade command, or from Redis";
-                Err(Error::new(ErrorKind::Unsupported, text))
-            }
-            Order::Limit(queue, limits) => self
-                .set_limits(queue, limits.as_ref())
-                .map(|()| Ordered::Changed(1)),
-            Order::Purge(_) => Err(Error::new(ErrorKind::Protocol, "purge a queue in one step")),
-            Order::Pause(queue) => self.set_paused(queue, true),
-            Order::Resume(queue) => self.set_paused(queue, false),
-            Order::Schedule(schedule) => self.schedule(schedule),
-            Order::Unschedule(name) => self.unschedule(name).map(changed),
+    pub(super) fn withdraw(&self, id: &JobId, reason: &str) -> Result<bool, Error> {
+        let sql = "SELECT 1 FROM brigade_jobs WHERE id = ?1 AND state IN (0, 1, 2, 4) AND failed \
+            = 0 AND crashed = 0";
+        let found = self.row("look up a job", sql, params![row_id(id)], |_| Ok(()))?;
+        if found.is_some() {
+            self.cancel(id, reason)?;
         }
+        Ok(found.is_some())
     }
 
-    fn retry(&self, job: &JobId, edit: &Edit) -> Result<Ordered, Error> {
+    pub(super) fn delete(&self, id: &JobId, only: Option<JobState>) -> Result<bool, Error> {
+        let id = row_id(id);
+        let sql = "SELECT state >= 5 FROM brigade_jobs WHERE id = ?1 AND state <> 3 AND (?2 IS \
+            NULL OR state = ?2)";
+        let Some(has_ended) =
+            self.row("look up a job", sql, params![id, only.map(code)], |row| {
+                row.get::<_, bool>(0)
+            })?
+        else {
+            return Ok(false);
+        };
+        self.remove_job(id, (!has_ended).then(|| Fate::removed(id)).as_ref())?;
+        Ok(true)
+    }
+
+    pub(super) fn retry(&self, job: &JobId, edit: &Edit) -> Result<Option<JobId>, Error> {
         let id = row_id(job);
         // One that was not run because of others has to wait for those.
         let sql = "SELECT queue, unique_key, dependent_kind, options FROM brigade_jobs WHERE id = ?1 AND state = \
@@ -462,7 +444,7 @@ impl Store<'_> {
         };
         let found = self.row("look up a dead letter", sql, params![id], read)?;
         let Some((queue, unique_key, dependent_kind, options)) = found else {
-            return Ok(Ordered::Nothing);
+            return Ok(None);
         };
         let (unique_key, dependent_kind, options): (
             Option<String>,
@@ -486,7 +468,7 @@ impl Store<'_> {
                    WHERE id = ?1";
         self.execute("retry a job", sql, params![id, self.begins_by(&options)])?;
         self.come_back(id, dependent_kind.as_deref())?;
-        Ok(Ordered::Retried(job.clone()))
+        Ok(Some(job.clone()))
     }
 
     /// Changes a dead letter.
@@ -544,24 +526,29 @@ impl Store<'_> {
         }
     }
 
-    fn cancel(&self, id: &JobId, reason: &str) -> Result<Ordered, Error> {
+    pub(super) fn cancel(&self, id: &JobId, reason: &str) -> Result<CancelOutcome, Error> {
         let id = row_id(id);
         let sql = "SELECT state, parents_left FROM brigade_jobs WHERE id = ?1";
         let found = self.row("look up a job", sql, params![id], |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
         })?;
         let Some((state, parents_left)) = found else {
-            return Ok(Ordered::Nothing);
+            return Ok(CancelOutcome::Nothing);
         };
-        let ordered = self.cancel_one(id, state, reason)?;
+        let cancelled = self.cancel_one(id, state, reason)?;
         if state == code(JobState::Blocked) && parents_left > 0 {
             self.cancel_members_of(id, reason)?;
         }
-        Ok(ordered)
+        Ok(cancelled)
     }
 
     /// Cancels a job that is in this state.
-    pub(super) fn cancel_one(&self, id: i64, state: i64, reason: &str) -> Result<Ordered, Error> {
+    pub(super) fn cancel_one(
+        &self,
+        id: i64,
+        state: i64,
+        reason: &str,
+    ) -> Result<CancelOutcome, Error> {
         match state {
             3 => {
                 self.execute(
@@ -569,30 +556,19 @@ impl Store<'_> {
                     "UPDATE brigade_jobs SET cancel = ?2 WHERE id = ?1",
                     params![id, reason],
                 )?;
-                Ok(Ordered::Asked)
+                Ok(CancelOutcome::Asked)
             }
-            0..5 => self.cancelled(id, reason).map(|()| Ordered::Changed(1)),
-            _ => Ok(Ordered::Nothing),
+            0..5 => self
+                .cancelled(id, reason)
+                .map(|()| CancelOutcome::Cancelled),
+            _ => Ok(CancelOutcome::Nothing),
         }
     }
 
-    fn set_paused(&self, queue: &str, paused: bool) -> Result<Ordered, Error> {
+    pub(super) fn set_paused(&self, queue: &str, paused: bool) -> Result<(), Error> {
         let sql = "INSERT INTO brigade_queues (queue, paused) VALUES (?1, ?2) ON CONFLICT (queue) \
             DO UPDATE SET paused = ?2 WHERE paused <> ?2";
-        let count = self.execute("pause or resume a queue", sql, params![queue, paused])?;
-        self.forget_plain_queue(queue)?;
-        Ok(if count == 0 {
-            Ordered::Nothing
-        } else {
-            Ordered::Changed(1)
-        })
-    }
-}
-
-fn changed(count: usize) -> Ordered {
-    if count == 0 {
-        Ordered::Nothing
-    } else {
-        Ordered::Changed(count as u64)
+        self.execute("pause or resume a queue", sql, params![queue, paused])?;
+        self.forget_plain_queue(queue)
     }
 }

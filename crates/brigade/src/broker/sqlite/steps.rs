@@ -1,4 +1,4 @@
-//! Orders that touch any number of jobs, in steps: each is a transaction of its own, and between
+//! Changes that touch any number of jobs, in steps: each is a transaction of its own, and between
 //! two of them others get the file.
 //!
 //! A process that ends in the middle leaves a purge or the sorting of a queue half done, which does
@@ -13,7 +13,6 @@ use super::flow::{Ended, Fate};
 use super::lane::{Access, Synced};
 use super::store::Store;
 use super::sweep::{STEP_PAUSE, STEP_ROWS};
-use crate::broker::{Order, Ordered};
 use crate::error::Error;
 use crate::limits::Limits;
 
@@ -44,38 +43,28 @@ pub(super) struct Sorting {
 }
 
 impl Sqlite {
-    pub(super) async fn order_in_steps(&self, order: Order) -> Result<Ordered, Error> {
-        match order {
-            Order::Purge(queue) => self.purge(queue).await,
-            Order::Limit(queue, Some(limits)) if limits.is_by_partition() => {
-                self.limit(queue, limits).await
-            }
-            Order::Limit(queue, None) => self.unlimit(queue).await,
-            order => {
-                let is_cancel = matches!(order, Order::Cancel(..) | Order::Withdraw(..));
-                let ordered = self
-                    .lane
-                    .run(Access::Write(Synced::Now), move |store| store.order(&order))
-                    .await?;
-                // The cancel is noted as a whole: the steps that are left need no sync, and no
-                // caller.
-                while is_cancel
-                    && self
-                        .lane
-                        .run(Access::Look, |store| store.has_flows_to_cancel())
-                        .await?
-                {
-                    self.lane
-                        .run(Access::Write(Synced::Later), |store| store.cancel_flows())
-                        .await?;
-                    sleep(STEP_PAUSE).await;
-                }
-                Ok(ordered)
-            }
+    /// Cancels in one transaction, which notes what is to end with the job; then carries that out.
+    pub(super) async fn cancel_in_steps<T: Send + 'static>(
+        &self,
+        cancel: impl Fn(&Store<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let cancelled = self.lane.run(Access::Write(Synced::Now), cancel).await?;
+        // The cancel is noted as a whole: the steps that are left need no sync, and no caller.
+        while self
+            .lane
+            .run(Access::Look, |store| store.has_flows_to_cancel())
+            .await?
+        {
+            self.lane
+                .run(Access::Write(Synced::Later), |store| store.cancel_flows())
+                .await?;
+            sleep(STEP_PAUSE).await;
         }
+        Ok(cancelled)
     }
 
-    async fn purge(&self, queue: Box<str>) -> Result<Ordered, Error> {
+    pub(super) async fn purge_in_steps(&self, queue: &str) -> Result<u64, Error> {
+        let queue: Box<str> = queue.into();
         let mut purge = Purge::default();
         while !purge.is_over {
             let (queue, from) = (queue.clone(), purge);
@@ -89,14 +78,31 @@ impl Sqlite {
                 sleep(STEP_PAUSE).await;
             }
         }
-        Ok(if purge.count == 0 {
-            Ordered::Nothing
-        } else {
-            Ordered::Changed(purge.count)
-        })
+        Ok(purge.count)
     }
 
-    async fn limit(&self, queue: Box<str>, limits: Limits) -> Result<Ordered, Error> {
+    pub(super) async fn limit_in_steps(
+        &self,
+        queue: &str,
+        limits: Option<Limits>,
+    ) -> Result<(), Error> {
+        let queue: Box<str> = queue.into();
+        match limits {
+            None => self.unlimit(queue).await,
+            Some(limits) if limits.is_by_partition() => {
+                self.limit_by_partition(queue, limits).await
+            }
+            Some(limits) => {
+                self.lane
+                    .run(Access::Write(Synced::Now), move |store| {
+                        store.set_limits(&queue, Some(&limits))
+                    })
+                    .await
+            }
+        }
+    }
+
+    async fn limit_by_partition(&self, queue: Box<str>, limits: Limits) -> Result<(), Error> {
         let mut sorting = Sorting::default();
         while !sorting.is_over {
             let (queue, from) = (queue.clone(), sorting);
@@ -110,11 +116,11 @@ impl Sqlite {
                 sleep(STEP_PAUSE).await;
             }
         }
-        Ok(Ordered::Changed(1))
+        Ok(())
     }
 
     /// The starts that its rates counted go after its limits.
-    async fn unlimit(&self, queue: Box<str>) -> Result<Ordered, Error> {
+    async fn unlimit(&self, queue: Box<str>) -> Result<(), Error> {
         loop {
             let of = queue.clone();
             let unlimit = move |store: &Store<'_>| {
@@ -123,7 +129,7 @@ impl Sqlite {
                     .and_then(|()| store.forget_all_starts(&of))
             };
             if !self.lane.run(Access::Write(Synced::Now), unlimit).await? {
-                return Ok(Ordered::Changed(1));
+                return Ok(());
             }
             sleep(STEP_PAUSE).await;
         }

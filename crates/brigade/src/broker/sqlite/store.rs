@@ -9,12 +9,11 @@ use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::schema;
-use crate::broker::PushOutcome;
-use crate::broker::api::Clock;
-use crate::clock::BootTime;
+use crate::clock::{BootTime, Clock};
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, JobOptions, JobState};
 use crate::process::Descendants;
+use crate::store::PushOutcome;
 
 /// The connection within a transaction, and its moment.
 pub(super) struct Store<'a> {

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use rusqlite::params;
 
 use super::store::{Store, millis};
-use crate::broker::{Query, View};
 use crate::error::Error;
 use crate::job::JobState;
 use crate::process::own_name;
@@ -84,7 +83,10 @@ impl Store<'_> {
     }
 
     /// Looks when nothing is due any more; `None` if more steps come first.
-    pub(super) fn look_at_now(&self, query: &Query) -> Result<Option<View>, Error> {
+    pub(super) fn look_at_now<T>(
+        &self,
+        look: impl Fn(&Self) -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
         if self.is_look {
             if !self.memo.borrow().gone.is_empty() || self.is_overdue()? {
                 self.must_write.set(true);
@@ -93,7 +95,7 @@ impl Store<'_> {
         } else if self.sweep()? {
             return Ok(None);
         }
-        self.look(query).map(Some)
+        look(self).map(Some)
     }
 
     /// Whether a step would find anything, as far as no other process is at it.

@@ -11,7 +11,7 @@ use super::lane::{Access, Lane, Synced};
 use super::place::{Place, Safety};
 use super::sweep::STEP_ROWS;
 use super::*;
-use crate::broker::{Ending, QueueSet, Queues};
+use crate::store::{Ending, QueueSet, Queues};
 
 thread_local! {
     static STATEMENTS: Cell<usize> = const { Cell::new(0) };
@@ -164,19 +164,19 @@ async fn a_job_that_is_too_late_is_not_handed_out_before_the_sweep_has_come_to_i
     );
 }
 
-fn ask(queues: Queues, max: usize) -> Arc<LeaseAsk> {
-    let terms = Terms::Lease(Duration::from_secs(60));
-    Arc::new(LeaseAsk {
+fn ask(queues: Queues, max: usize) -> Arc<LeaseRequest> {
+    let mode = DeliveryMode::Lease(Duration::from_secs(60));
+    Arc::new(LeaseRequest {
         queues,
         max,
-        terms,
+        mode,
         wait: Duration::ZERO,
         enough: CancellationToken::new(),
     })
 }
 
 /// What came, and how many statements that took.
-async fn counted(opened: &Opened, access: Access, ask: &Arc<LeaseAsk>) -> (HandedOut, usize) {
+async fn counted(opened: &Opened, access: Access, ask: &Arc<LeaseRequest>) -> (HandedOut, usize) {
     let ask = Arc::clone(ask);
     let lease = move |store: &Store<'_>| {
         let before = STATEMENTS.get();

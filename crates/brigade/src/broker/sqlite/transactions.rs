@@ -18,7 +18,7 @@ use super::place::{Place, Safety};
 use super::room::Room;
 use super::schema;
 use super::store::{Memo, Now, Store};
-use crate::broker::api::Clock;
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
 
 /// Operations in one transaction: more would make the first wait long for its answer.

@@ -22,11 +22,11 @@ use super::super::fault::Fault;
 use super::super::link::Line;
 use super::super::pause::Pauses;
 use super::{BEGUN, Calls, ERROR, OpenCall, PROGRESS};
-use crate::broker::Answer;
 use crate::codec::Codec;
 use crate::error::ErrorKind;
 use crate::outcome::CallError;
 use crate::progress::Progress;
+use crate::store::Answer;
 use crate::sync::lock;
 
 /// How long the queue of answers outlives its process, and may be without a connection.
@@ -179,7 +179,7 @@ impl Calls {
                 .map(|open| Arc::clone(&open.caller));
             let payload = Bytes::from(std::mem::take(&mut delivery.data));
             return caller.into_iter().for_each(|caller| {
-                caller.tell(Progress {
+                caller.report(Progress {
                     fraction,
                     codec: Codec::Json,
                     payload: payload.clone(),

@@ -11,9 +11,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::control;
 use super::{Calls, Outcome};
-use crate::broker::Caller;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Cancelled, TimedOut};
+use crate::store::CallerLink;
 use crate::sync::lock;
 
 /// How long a caller that cancelled waits for the worker to say what it stopped: longer than the
@@ -32,7 +32,7 @@ impl Waiting {
         self,
         mut told: oneshot::Receiver<Outcome>,
         until: Option<(Duration, Instant)>,
-        caller: &Caller,
+        caller: &CallerLink,
     ) -> Result<Bytes, CallError> {
         tokio::select! {
             biased;
@@ -50,7 +50,7 @@ impl Waiting {
         }
     }
 
-    fn cancelled(&self, caller: &Caller) -> CallError {
+    fn cancelled(&self, caller: &CallerLink) -> CallError {
         CallError::Cancelled(Cancelled::without_report(caller.reason()))
     }
 

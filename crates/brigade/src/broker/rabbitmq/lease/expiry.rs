@@ -8,8 +8,8 @@ use tokio::time::sleep;
 
 use super::super::RabbitMqCore;
 use super::super::lease_table::HeldDelivery;
-use crate::broker::Ending;
 use crate::job::AttemptKind;
+use crate::store::Ending;
 
 /// Leases are looked at so often at least.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -20,8 +20,8 @@ use super::RabbitMqCore;
 use super::fault::Fault;
 use super::link::{Line, Link};
 use super::message::short;
-use crate::broker::Turn;
 use crate::error::{Error, ErrorKind};
+use crate::store::ReloadGuard;
 
 /// How long the queue is kept when no process wants a turn, in milliseconds.
 const EXPIRES: i32 = 60_000;
@@ -29,20 +29,20 @@ const EXPIRES: i32 = 60_000;
 const AGAIN: std::time::Duration = std::time::Duration::from_millis(200);
 
 impl RabbitMqCore {
-    /// Waits for the turn of a queue. Dropping the future leaves the row.
-    pub(super) async fn turn(&self, queue: &str) -> Result<Turn, Error> {
+    /// Waits for the lock of a queue. Dropping the future leaves the line.
+    pub(super) async fn reload_lock(&self, queue: &str) -> Result<ReloadGuard, Error> {
         let name = short(&self.config.name_of(&format!("brigade-turn.{queue}")))?;
         let over = CancellationToken::new();
-        let turn = Turn::until(over.clone());
+        let guard = ReloadGuard::new(over.clone());
         let (tell, told) = oneshot::channel();
         self.scope
             .spawn_until_closed(hold(self.consume_link.clone(), name, over, tell));
         match told.await {
-            Ok(Ok(())) => Ok(turn),
-            Ok(Err(fault)) => Err(fault.into_error("wait for a turn")),
+            Ok(Ok(())) => Ok(guard),
+            Ok(Err(fault)) => Err(fault.into_error("wait for the lock of a reload")),
             Err(_) => Err(Error::new(
                 ErrorKind::Closed,
-                "wait for a turn: the broker was dropped",
+                "wait for the lock of a reload: the broker was dropped",
             )),
         }
     }
@@ -62,7 +62,7 @@ async fn hold(
                 .run_until_cancelled(take(&line, &name))
                 .await
                 .unwrap_or_else(|| Err(Fault::timeout()))
-                .map(|turn| (line, turn))
+                .map(|lock| (line, lock))
         };
         match over.run_until_cancelled(Box::pin(has)).await {
             None => return,
@@ -70,7 +70,7 @@ async fn hold(
                 if tell.send(Ok(())).is_ok() {
                     tokio::select! {
                         () = over.cancelled() => {}
-                        () = line.down.cancelled() => return tracing::warn!(queue = name.as_str(), "a turn was lost with the connection"),
+                        () = line.down.cancelled() => return tracing::warn!(queue = name.as_str(), "the lock of a reload was lost with the connection"),
                     }
                 }
                 // The consumer goes with it, and the next one in the row is sent what it held.
@@ -79,7 +79,7 @@ async fn hold(
             }
             Some(Err(fault)) if !fault.is_lost() => return drop(tell.send(Err(fault))),
             Some(Err(fault)) => {
-                tracing::debug!(%fault, queue = name.as_str(), "still waiting for a turn");
+                tracing::debug!(%fault, queue = name.as_str(), "still waiting for the lock of a reload");
                 sleep(AGAIN).await;
             }
         }
@@ -127,7 +127,7 @@ async fn take(line: &Line, name: &ShortString) -> Result<(Channel, Consumer), Fa
         Some(Err(error)) => Err(error.into()),
         None => Err(Fault::new(
             ErrorKind::Unreachable,
-            "the queue of turns is gone",
+            "the queue of the lock is gone",
         )),
     }
 }

@@ -1,8 +1,8 @@
-//! [`Answer`]: how the caller of a call is told that it ended without a value, as JSON that any program can read and write.
+//! [`Answer`]: the end of a call without a value, as JSON that any program can read and write.
 //!
-//! `kind` and `message` are always there; the rest is for callers that want to know more. An answer
-//! of another program may leave it out. On a change: add fields, never change what one means; a
-//! reader takes what it does not know for `failed`.
+//! `kind` and `message` are always there; the rest is optional, and an answer of another program
+//! may leave it out. On a change: add fields, and never change the meaning of one; a reader takes
+//! an unknown kind for `failed`.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,12 +13,14 @@ use crate::outcome::{CallError, Cancelled, Failure, TimedOut, shorten};
 /// Of the message of an answer that is shortened.
 const SHORT_BYTES: usize = 512;
 
+/// How a call ended without a value, for its caller.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Answer {
+pub struct Answer {
     /// As [`CallError::outcome`] has it, with hyphens.
-    pub(crate) kind: String,
+    pub kind: String,
+    /// Why, for people.
     #[serde(default)]
-    pub(crate) message: String,
+    pub message: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     failure: Option<Box<Failure>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -32,7 +34,8 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    pub(crate) fn new(kind: &str, message: impl Into<String>) -> Self {
+    /// An answer with nothing but a kind and a message.
+    pub fn new(kind: &str, message: impl Into<String>) -> Self {
         Self {
             kind: kind.replace(' ', "-"),
             message: message.into(),
@@ -43,7 +46,8 @@ impl Answer {
         }
     }
 
-    pub(crate) fn of(error: &CallError) -> Self {
+    /// The answer for this error.
+    pub fn of(error: &CallError) -> Self {
         let answer = Self::new(error.outcome(), error.to_string());
         let report = || error.report().cloned().map(Box::new);
         match error {
@@ -76,12 +80,8 @@ impl Answer {
         }
     }
 
-    /// The same without what may be large: for a broker that takes no more.
-    #[cfg_attr(
-        not(feature = "rabbitmq"),
-        expect(dead_code, reason = "only RabbitMQ brings answers")
-    )]
-    pub(crate) fn shortened(self) -> Self {
+    /// The same without its large parts, for a broker that refused the whole as too large.
+    pub fn shortened(self) -> Self {
         let message = shorten(&self.message, SHORT_BYTES).to_owned();
         Self {
             message,
@@ -92,29 +92,18 @@ impl Answer {
         }
     }
 
-    /// Its code said so.
-    #[cfg_attr(
-        not(feature = "rabbitmq"),
-        expect(dead_code, reason = "only RabbitMQ brings answers")
-    )]
-    pub(crate) fn failed(message: &str) -> Self {
+    /// The task failed.
+    pub fn failed(message: &str) -> Self {
         Self::of(&CallError::Failed(Box::new(Failure::new(message))))
     }
 
-    /// It was not carried.
-    #[cfg_attr(
-        not(feature = "rabbitmq"),
-        expect(dead_code, reason = "only RabbitMQ brings answers")
-    )]
-    pub(crate) fn rejected(kind: ErrorKind, message: impl Into<Box<str>>) -> Self {
+    /// The call was refused.
+    pub fn rejected(kind: ErrorKind, message: impl Into<Box<str>>) -> Self {
         Self::of(&CallError::Rejected(Error::new(kind, message)))
     }
 
-    #[cfg_attr(
-        not(any(feature = "rabbitmq", test)),
-        expect(dead_code, reason = "only RabbitMQ brings answers")
-    )]
-    pub(crate) fn into_error(self) -> CallError {
+    /// The error that the caller gets.
+    pub fn into_error(self) -> CallError {
         let (message, report) = (self.message, self.report);
         match (self.kind.as_str(), report) {
             ("panicked", Some(report)) => CallError::Panicked(report),

@@ -1,18 +1,18 @@
-//! Which queues an ask for jobs is for, and in which order they are looked through.
+//! The queues of a lease request, and the order in which a store looks through them.
 //!
-//! A consumer may serve 10,000 queues and ask many times a second. So the names are made once
-//! ([`QueueSet`]) and shared; an ask only says where in them to begin. A store that knows which
-//! queues have jobs need not go through all of them: [`Queues::rank`] says, in constant time,
-//! whether an ask is for a queue and what is asked before it.
+//! A consumer may serve 10,000 queues and make many requests a second. So the names are made once
+//! ([`QueueSet`]) and shared; a request only has the place in them to start from. A store that
+//! knows which queues have jobs need not go through all of them: [`Queues::rank`] gives, in
+//! constant time, the place of a queue in the order of the request.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
-/// The queues that a consumer serves: those in strict order, then those that take turns. No name
-/// twice.
+/// The queues that a consumer serves: those in strict order, then those that take turns. Each name
+/// is there once.
 #[derive(Debug)]
-pub(crate) struct QueueSet {
+pub struct QueueSet {
     names: Vec<Box<str>>,
     places: HashMap<Box<str>, usize>,
     strict: usize,
@@ -20,8 +20,8 @@ pub(crate) struct QueueSet {
 }
 
 impl QueueSet {
-    /// Of a name that comes twice, the first counts.
-    pub(crate) fn new(
+    /// A set of these names. A name that comes twice keeps its first place.
+    pub fn new(
         strict: impl IntoIterator<Item = Box<str>>,
         turns: impl IntoIterator<Item = Box<str>>,
     ) -> Self {
@@ -48,31 +48,31 @@ impl QueueSet {
     }
 
     /// Every name, the strict ones first.
-    pub(crate) fn names(&self) -> &[Box<str>] {
+    pub fn names(&self) -> &[Box<str>] {
         &self.names
     }
 
     /// Where a queue stands among the names.
-    pub(crate) fn place(&self, queue: &str) -> Option<usize> {
+    pub fn place(&self, queue: &str) -> Option<usize> {
         self.places.get(queue).copied()
     }
 
     /// How many of the names are in strict order.
-    pub(crate) fn strict(&self) -> usize {
+    pub fn strict(&self) -> usize {
         self.strict
     }
 }
 
-/// The queues of one ask, in its order. Cheap to clone.
+/// The queues of one request, in its order. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Queues {
+pub struct Queues {
     set: Arc<QueueSet>,
-    turn: Turn,
+    order: TurnOrder,
 }
 
 /// In which order those that take turns are looked through.
 #[derive(Clone, Debug)]
-enum Turn {
+enum TurnOrder {
     /// As they are named, from this place on and once round.
     From(usize),
     /// Names by rank, and ranks by name; both of all queues.
@@ -81,12 +81,12 @@ enum Turn {
 
 impl Queues {
     /// One queue alone.
-    pub(crate) fn one(name: impl Into<Box<str>>) -> Self {
+    pub fn one(name: impl Into<Box<str>>) -> Self {
         Self::from(&Arc::new(QueueSet::new([name.into()], [])), 0)
     }
 
     /// Those that take turns begin with the one at this place among all names, and go once round.
-    pub(crate) fn from(set: &Arc<QueueSet>, place: usize) -> Self {
+    pub fn from(set: &Arc<QueueSet>, place: usize) -> Self {
         let turns = set.strict..set.names.len();
         let place = if turns.contains(&place) {
             place
@@ -95,12 +95,12 @@ impl Queues {
         };
         Self {
             set: Arc::clone(set),
-            turn: Turn::From(place),
+            order: TurnOrder::From(place),
         }
     }
 
     /// Those that take turns come in the order of these places among all names: each of them once.
-    pub(crate) fn sorted(set: &Arc<QueueSet>, turns: impl IntoIterator<Item = usize>) -> Self {
+    pub fn sorted(set: &Arc<QueueSet>, turns: impl IntoIterator<Item = usize>) -> Self {
         let order: Vec<usize> = (0..set.strict).chain(turns).collect();
         let mut ranks = vec![0; set.names.len()];
         order
@@ -109,57 +109,60 @@ impl Queues {
             .for_each(|(rank, place)| ranks[*place] = rank);
         Self {
             set: Arc::clone(set),
-            turn: Turn::Sorted(order.into(), ranks.into()),
+            order: TurnOrder::Sorted(order.into(), ranks.into()),
         }
     }
 
-    /// All queues of the asker; the same for each ask of a consumer, while none is paused or
+    /// All queues of the consumer; the same set in each of its requests while none is paused or
     /// resumed.
-    #[cfg(feature = "rabbitmq")]
-    pub(crate) fn set(&self) -> &Arc<QueueSet> {
+    pub fn set(&self) -> &Arc<QueueSet> {
         &self.set
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// How many queues there are.
+    pub fn len(&self) -> usize {
         self.set.names.len()
     }
 
-    /// Every queue, in no order that means something; the same slice for each ask of a consumer,
-    /// while none is paused or resumed.
-    pub(crate) fn names(&self) -> &[Box<str>] {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.set.names.is_empty()
+    }
+
+    /// Every queue, in no particular order; the same slice in each request of a consumer while none
+    /// is paused or resumed.
+    pub fn names(&self) -> &[Box<str>] {
         &self.set.names
     }
 
-    /// Stands for the names, whatever their order: the same in each process of this build.
-    #[cfg(feature = "sqlite")]
-    pub(crate) fn number(&self) -> u64 {
+    /// A hash of the names, whatever their order: the same in each process of this build.
+    pub fn number(&self) -> u64 {
         self.set.number
     }
 
     /// Every queue, in the order in which they are to be looked through.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Box<str>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Box<str>> {
         (0..self.len()).map(|rank| &self.set.names[self.place(rank)])
     }
 
-    /// Which place a queue has in the order of [`iter`](Queues::iter); `None` if it is not asked
-    /// for.
-    pub(crate) fn rank(&self, queue: &str) -> Option<usize> {
+    /// The place of a queue in the order of [`iter`](Queues::iter); `None` if it is not requested.
+    pub fn rank(&self, queue: &str) -> Option<usize> {
         let place = self.set.place(queue)?;
-        Some(match &self.turn {
+        Some(match &self.order {
             _ if place < self.set.strict => place,
-            Turn::Sorted(_, ranks) => ranks[place],
-            Turn::From(from) if place >= *from => self.set.strict + place - from,
-            Turn::From(from) => self.len() - (from - place),
+            TurnOrder::Sorted(_, ranks) => ranks[place],
+            TurnOrder::From(from) if place >= *from => self.set.strict + place - from,
+            TurnOrder::From(from) => self.len() - (from - place),
         })
     }
 
     /// The place among all names of the one with this rank.
-    pub(crate) fn place(&self, rank: usize) -> usize {
+    pub fn place(&self, rank: usize) -> usize {
         let (strict, turns) = (self.set.strict, self.len() - self.set.strict);
-        match &self.turn {
+        match &self.order {
             _ if rank < strict => rank,
-            Turn::Sorted(order, _) => order[rank],
-            Turn::From(from) => strict + (from - strict + rank - strict) % turns,
+            TurnOrder::Sorted(order, _) => order[rank],
+            TurnOrder::From(from) => strict + (from - strict + rank - strict) % turns,
         }
     }
 }

@@ -1,23 +1,9 @@
-//! What a cancel came to.
+//! [`Stopped`]: the result of a stop.
 
 use std::time::Duration;
 
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::job::JobState;
-
-/// What [`Broker::cancel`](crate::Broker::cancel) came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum CancelOutcome {
-    /// It was waiting, and is cancelled.
-    Cancelled,
-    /// It is leased: its holder has been asked to stop it, and hears of it within a second, at the
-    /// latest when it extends its lease.
-    Asked,
-    /// There is no such job, or it had ended.
-    Nothing,
-}
 
 /// What [`Broker::stop`](crate::Broker::stop) came to.
 #[derive(Clone, Debug, serde::Serialize)]
