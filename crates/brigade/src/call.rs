@@ -19,6 +19,7 @@ use crate::outcome::CallError;
 use crate::registry::{self, Invoke, TaskEntry};
 use crate::retry::Retry;
 use crate::task::{Args, Function, Invocation, Returned, invoke_function};
+use crate::traceparent::TraceParent;
 
 /// A described call of a task: `add(3, 4)` with its options. Hand it to a place, `pool.call(..)`,
 /// which runs it.
@@ -75,6 +76,8 @@ pub(crate) struct CallOptions {
     pub(crate) keep: Option<Duration>,
     /// The tick of a schedule that it is for.
     pub(crate) tick: Option<SystemTime>,
+    /// The trace that it belongs to.
+    pub(crate) traceparent: Option<TraceParent>,
     /// At a broker: offered again while every worker passes.
     pub(crate) waits_out_passes: bool,
     /// What its worker must have been given.
@@ -110,6 +113,7 @@ static DEFAULT_OPTIONS: CallOptions = CallOptions {
     partition: None,
     keep: None,
     tick: None,
+    traceparent: None,
     waits_out_passes: false,
     labels: Vec::new(),
     origin: None,
@@ -310,6 +314,7 @@ impl<T: DeserializeOwned> Call<T> {
         let mut attempt = Context::attempt_of(0, number, name, codec);
         if let Some(options) = self.request.options {
             (attempt.tick, attempt.job) = (options.tick, options.job);
+            attempt.traceparent = options.traceparent;
         }
         attempt.sink = sink.map(|sink| (0, sink));
         let context = attempt.into_context();
@@ -399,6 +404,21 @@ impl<T> Call<T> {
     /// [`labels`](Call::labels).
     pub fn label(self, label: impl Into<Box<str>>) -> Self {
         self.set(|options| options.label = Some(label.into()))
+    }
+
+    /// The trace that the call belongs to; [`Context::traceparent`](crate::Context::traceparent) is
+    /// the same in each of its attempts, wherever they run. Default: none.
+    ///
+    /// ```
+    /// # use brigade::task;
+    /// # #[task] fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # fn example() -> Result<(), brigade::Error> {
+    /// let header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    /// let call = add(1, 2).traceparent(header.parse()?);
+    /// # drop(call); Ok(()) }
+    /// ```
+    pub fn traceparent(self, parent: TraceParent) -> Self {
+        self.set(|options| options.traceparent = Some(parent))
     }
 
     /// Runs only where all of these are: labels that a worker host was given

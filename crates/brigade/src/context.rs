@@ -15,6 +15,7 @@ use crate::outcome::{Failure, RetryAdvice};
 use crate::progress::PROGRESS_BYTES_MAX;
 use crate::shutdown::spawn_thread;
 use crate::sync::lock;
+use crate::traceparent::TraceParent;
 
 /// A task's view of its attempt: take `&Context` as the first parameter. Cheap to clone; clones may
 /// outlive the attempt, what they say then is dropped.
@@ -38,6 +39,7 @@ pub(crate) struct Attempt {
     pub(crate) deadline: Option<Instant>,
     pub(crate) tick: Option<SystemTime>,
     pub(crate) job: Option<Arc<JobContext>>,
+    pub(crate) traceparent: Option<TraceParent>,
     pub(crate) state: Option<State>,
     /// The id that the attempt has on the wire, and who takes its progress.
     pub(crate) sink: Option<(u64, Arc<dyn Sink>)>,
@@ -65,6 +67,7 @@ impl Context {
             deadline: None,
             tick: None,
             job: None,
+            traceparent: None,
             state: None,
             sink: None,
             cancel: Cancel::default(),
@@ -113,6 +116,12 @@ impl Context {
     /// pushed it.
     pub fn tick(&self) -> Option<SystemTime> {
         self.0.tick
+    }
+
+    /// The trace that the call or job belongs to, if its caller gave one
+    /// ([`Call::traceparent`](crate::Call::traceparent)); the same in each attempt.
+    pub fn traceparent(&self) -> Option<&TraceParent> {
+        self.0.traceparent.as_ref()
     }
 
     /// Time left until the timeout of this attempt, if it has one.

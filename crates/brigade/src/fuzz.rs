@@ -67,6 +67,7 @@ fn job_context() -> JobContext {
         label: None,
         attempt: 2,
         history: 1,
+        traceparent: None,
     }
 }
 
@@ -95,6 +96,9 @@ fn messages() -> Vec<Vec<u8>> {
         tick: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
         number: Some(1 << 33),
         job: Some(Cow::Owned(job_context())),
+        traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+            .parse()
+            .ok(),
     };
     vec![
         packed(&Hello {
@@ -192,6 +196,9 @@ fn messages_between_hosts() -> Vec<Vec<u8>> {
         ahead: true,
         tick: Some(SystemTime::UNIX_EPOCH),
         job: Some(Cow::Owned(job_context())),
+        traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+            .parse()
+            .ok(),
     };
     let written = Written {
         stdout_bytes: 3,

@@ -9,6 +9,7 @@ use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::clock::FAR;
 use crate::retry::Retry;
 use crate::schedule::Tick;
+use crate::traceparent::TraceParent;
 
 /// Names a job within its broker, for good: it is never given to another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -211,6 +212,13 @@ pub struct JobOptions {
     /// The tick of a schedule that it is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tick: Option<Tick>,
+    /// See [`Job::traceparent`].
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "TraceParent::read_field"
+    )]
+    pub traceparent: Option<TraceParent>,
 }
 
 /// When a job is retried, as far as its task's registration says.
@@ -335,6 +343,12 @@ impl Job {
     /// says where it runs.
     pub fn memory(self, bytes: u64) -> Self {
         self.set(|options| options.memory = Some(bytes))
+    }
+
+    /// The trace that it belongs to; [`Context::traceparent`](crate::Context::traceparent) is the
+    /// same in each of its attempts. Default: none.
+    pub fn traceparent(self, parent: TraceParent) -> Self {
+        self.set(|options| options.traceparent = Some(parent))
     }
 
     /// A name for people.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::traceparent::TraceParent;
+
 /// A job, as an attempt of it is told: see [`Context::job`](crate::Context::job).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -20,6 +22,10 @@ pub struct JobContext {
     /// How many attempts before this one did not end well: those that failed or crashed, and those
     /// whose holder was lost without a word. Any of them may have done a part of the work.
     pub history: u32,
+    /// The trace that it belongs to, see [`Context::traceparent`](crate::Context::traceparent).
+    /// It travels once, with the call.
+    #[serde(skip)]
+    pub traceparent: Option<TraceParent>,
 }
 
 impl JobContext {

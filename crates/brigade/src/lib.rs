@@ -108,6 +108,7 @@ mod sync;
 mod task;
 #[cfg(feature = "broker")]
 pub mod testing;
+mod traceparent;
 #[cfg(feature = "broker")]
 mod why;
 mod wire;
@@ -160,6 +161,7 @@ pub use store::{
     CallCounts, CancelOutcome, Capabilities, Edit, LiveConsumer, PushOutcome, QueueCounts, Settled,
 };
 pub use task::{Args, Function, Task};
+pub use traceparent::TraceParent;
 #[cfg(feature = "broker")]
 pub use why::{Explanation, Why};
 

@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId, RetryPolicy};
 use crate::schedule::Tick;
 use crate::store::{CancelRequest, Ending, Leased, Settled, Settlement};
+use crate::traceparent::TraceParent;
 
 /// A job that was taken: handed out and gone.
 #[derive(Clone, Debug)]
@@ -109,6 +110,11 @@ impl Lease {
     /// Its name for people.
     pub fn label(&self) -> Option<&str> {
         self.leased.job.options.label.as_deref()
+    }
+
+    /// The trace that it belongs to.
+    pub fn traceparent(&self) -> Option<&TraceParent> {
+        self.leased.job.options.traceparent.as_ref()
     }
 
     /// Attempts after the first that its failures may cost; 0 if the job does not say it.

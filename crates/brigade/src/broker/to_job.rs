@@ -91,6 +91,7 @@ impl<T> ToJob for Call<T> {
             unique_for,
             partition,
             keep,
+            traceparent,
             ..
         } = options.clone();
         job.options = JobOptions {
@@ -106,6 +107,7 @@ impl<T> ToJob for Call<T> {
             memory,
             label,
             keep,
+            traceparent,
             ..JobOptions::default()
         }
         .bounded();

@@ -219,6 +219,9 @@ impl RunningConsumer {
         if let Some(label) = &job.options.label {
             call = call.label(label.clone());
         }
+        if let Some(parent) = &job.options.traceparent {
+            call = call.traceparent(parent.clone());
+        }
         if let Some(tick) = &job.options.tick {
             call = call.for_tick(tick.at);
         }
@@ -446,6 +449,7 @@ fn job_context(leased: &Leased) -> Result<JobContext, Error> {
         label: owned(&options.label),
         attempt: leased.attempt,
         history: leased.attempt - 1 + leased.lost,
+        traceparent: options.traceparent.clone(),
     })
 }
 

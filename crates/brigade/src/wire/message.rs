@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::Codec;
 use crate::job_context::JobContext;
+use crate::traceparent::TraceParent;
 
 /// Kinds of frames. Below 16: to the worker on data; 16-31: to the worker on control; 32-47: from
 /// the worker on data; 48-63: from the worker on control.
@@ -124,6 +125,9 @@ pub(crate) struct CallMeta<'a> {
     pub(crate) number: Option<u64>,
     /// The job that the call is an attempt of.
     pub(crate) job: Option<Cow<'a, JobContext>>,
+    /// The trace that the call belongs to.
+    #[serde(deserialize_with = "TraceParent::read_field")]
+    pub(crate) traceparent: Option<TraceParent>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -17,9 +17,10 @@ use crate::codec::Codec;
 use crate::job_context::JobContext;
 use crate::outcome::Failure;
 use crate::retry::Retry;
+use crate::traceparent::TraceParent;
 
 /// Version of what is said between hosts. Peers of another version refuse each other.
-pub(crate) const VERSION: u16 = 2;
+pub(crate) const VERSION: u16 = 3;
 /// First field of the handshake.
 pub(crate) const MAGIC: [u8; 4] = *b"BRGR";
 /// A longer message is cut into parts of this size.
@@ -202,6 +203,9 @@ pub(crate) struct Run<'a> {
     pub(crate) tick: Option<SystemTime>,
     /// The job that the call is an attempt of.
     pub(crate) job: Option<Cow<'a, JobContext>>,
+    /// The trace that the call belongs to.
+    #[serde(deserialize_with = "TraceParent::read_field")]
+    pub(crate) traceparent: Option<TraceParent>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -61,6 +61,7 @@ impl Worker {
         attempt.job = meta.job.as_deref().map(|job| {
             Arc::new(JobContext {
                 attempt: number,
+                traceparent: meta.traceparent.clone(),
                 ..job.clone()
             })
         });
@@ -69,6 +70,7 @@ impl Worker {
             .timeout
             .and_then(|timeout| Instant::now().checked_add(timeout));
         attempt.tick = meta.tick;
+        attempt.traceparent.clone_from(&meta.traceparent);
         attempt.state.clone_from(&self.state);
         attempt.sink = Some((call, Arc::clone(self) as Arc<dyn Sink>));
         let context = attempt.into_context();

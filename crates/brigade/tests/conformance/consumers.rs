@@ -25,7 +25,7 @@ fn doubles(number: i64) -> i64 {
 }
 
 /// Serves beside the test until it is done.
-async fn beside<F: Future>(worker: Consumer, test: F) -> (F::Output, brigade::Served) {
+pub(super) async fn beside<F: Future>(worker: Consumer, test: F) -> (F::Output, brigade::Served) {
     let handle = worker.handle();
     let served = tokio::spawn(worker.run_until(std::future::pending::<()>()));
     let output = tokio::time::timeout(4 * LONG, test)
@@ -35,7 +35,7 @@ async fn beside<F: Future>(worker: Consumer, test: F) -> (F::Output, brigade::Se
     (output, served.await.unwrap().unwrap())
 }
 
-async fn elsewhere(subject: &Subject) -> Broker {
+pub(super) async fn elsewhere(subject: &Subject) -> Broker {
     if subject.broker.capabilities().durable {
         Broker::connect(&subject.url).await.unwrap()
     } else {

@@ -26,6 +26,7 @@ mod sqlite;
 mod sqlite_file;
 mod sqlite_sweeps;
 mod together;
+mod traces;
 mod views;
 
 use std::future::Future;

@@ -376,7 +376,7 @@ fn imports_are_understood() {
     assert_eq!(found, expected.map(owned));
 }
 
-const VALUES: [&str; 16] = [
+const VALUES: [&str; 17] = [
     "attempt_report",
     "codec",
     "error",
@@ -392,6 +392,7 @@ const VALUES: [&str; 16] = [
     "refused",
     "retry",
     "schedule",
+    "traceparent",
     "why",
 ];
 /// Clocks, a lock and the one place that spawns: none knows anything.

@@ -11,6 +11,7 @@
 //! | `app_id` | `brigade` if we wrote it. What has no `brigade-seq` then has 0: most have no headers, as the broker takes them apart |
 //! | `brigade-task` | task to run; without it, the task whose queue this is. A call has it only if that is another one |
 //! | `brigade-options` | JSON: retries, pauses, timeout, memory, label |
+//! | `traceparent` | the trace that it belongs to, as W3C Trace Context writes it |
 //! | `brigade-seq` | how often it was written again: a message of one id and one number is always the same one |
 //! | `brigade-failed`, `brigade-crashed`, `brigade-interrupted`, `brigade-lost` | counters |
 //! | `brigade-deliveries` | earlier deliveries that the broker does not count, in a classic queue |
@@ -39,6 +40,7 @@ use super::checks::{check_options, check_properties, check_seq};
 use crate::broker::foreign::read_options;
 use crate::job::{self, AttemptRecord, Job, JobId, JobOptions, Unserved};
 use crate::retry::Retry;
+use crate::traceparent::TraceParent;
 
 /// Attempts kept in a job's history.
 const HISTORY_MAX: usize = 20;
@@ -46,6 +48,8 @@ const HISTORY_MAX: usize = 20;
 const OURS: &str = "brigade";
 /// The header with our own count of deliveries.
 const DELIVERIES: &str = "brigade-deliveries";
+/// The header that tracing libraries use.
+const TRACEPARENT: &str = "traceparent";
 /// The header that makes a dead letter.
 const REASON: &str = "brigade-reason";
 
@@ -151,6 +155,8 @@ impl Envelope {
         };
         let deliveries = ["x-delivery-count", "x-acquired-count", DELIVERIES];
         job.task = text_of(headers, "brigade-task").map(Into::into);
+        job.options.traceparent =
+            text_of(headers, TRACEPARENT).and_then(|text| TraceParent::read(&text));
         Self {
             id: id_in(&properties).unwrap_or_else(new_id),
             job,

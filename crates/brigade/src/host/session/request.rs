@@ -64,6 +64,7 @@ impl Session {
             fresh: run.fresh,
             queue_timeout: run.ahead.then_some(AHEAD_WAIT),
             tick: run.tick,
+            traceparent: run.traceparent,
             job: run.job.map(|job| Arc::new(job.into_owned())),
             origin: Some(Origin {
                 call: run.number,

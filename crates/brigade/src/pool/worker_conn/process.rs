@@ -37,7 +37,7 @@ use crate::wire::{CallMeta, Cancel, Decoder, kind};
 /// A control message is small; progress and results go over the data channel.
 const CONTROL_BYTES_MAX: usize = 1 << 20;
 /// The name of a task and a few numbers.
-const META_BYTES_MAX: usize = TASK_NAME_BYTES_MAX + 64;
+const META_BYTES_MAX: usize = TASK_NAME_BYTES_MAX + 128;
 
 /// A worker process that is ready.
 pub(in super::super) struct WorkerProcess {
@@ -166,6 +166,7 @@ impl WorkerConn for WorkerProcess {
             tick: options.tick,
             number: origin.map(|origin| origin.call),
             job: options.job.as_deref().map(Cow::Borrowed),
+            traceparent: options.traceparent.clone(),
         };
         let mut space = [0; META_BYTES_MAX];
         let meta = written(&meta, options, &mut space);

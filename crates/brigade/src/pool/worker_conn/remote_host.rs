@@ -110,8 +110,9 @@ impl WorkerConn for RemoteHost {
             ahead: attempt.is_ahead,
             tick: options.tick,
             job: options.job.as_deref().map(Cow::Borrowed),
+            traceparent: options.traceparent.clone(),
         };
-        let mut space = [0; TASK_NAME_BYTES_MAX + 128];
+        let mut space = [0; TASK_NAME_BYTES_MAX + 192];
         let run = written(&run, options, &mut space);
         let payload = request
             .payload

@@ -13,7 +13,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use super::super::checks::{is_unprintable, without_unprintable};
 use super::super::publisher::Message;
 use super::text::{REASON_BYTES_MAX, millis_since_1970, new_id, short, shortened};
-use super::{DELIVERIES, Envelope, OURS, REASON};
+use super::{DELIVERIES, Envelope, OURS, REASON, TRACEPARENT};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptRecord, Job, JobOptions};
 
@@ -52,6 +52,9 @@ impl Envelope {
         }
         if let Some(options) = options_of(&self.job)? {
             set("brigade-options", AMQPValue::LongString(options.into()));
+        }
+        if let Some(parent) = &self.job.options.traceparent {
+            set(TRACEPARENT, AMQPValue::LongString(parent.as_str().into()));
         }
         if self.seq != Some(0) {
             set("brigade-seq", whole(self.seq.unwrap_or(0)));
@@ -215,6 +218,8 @@ fn options_of(job: &Job) -> Result<Option<String>, Error> {
         priority: 0,
         delay: None,
         at: None,
+        // It has a header of its own, which other programs know.
+        traceparent: None,
         ..job.options.clone()
     };
     if options == JobOptions::default() {
