@@ -4,10 +4,7 @@
 //! stores: `sqlite`, `redis`, `rabbitmq`.
 
 #[cfg(any(feature = "redis", feature = "rabbitmq"))]
-mod account;
-#[cfg(any(feature = "redis", feature = "rabbitmq"))]
 mod address;
-mod admission;
 mod api;
 mod broker_call;
 mod called;
@@ -44,7 +41,6 @@ mod to_job;
 
 pub use api::Broker;
 pub use broker_call::{BrokerCall, CallProgress};
-pub(crate) use called::RESULT_KEPT;
 pub(crate) use cancels::Cancels;
 #[cfg(feature = "redis")]
 pub(crate) use convoy::Convoy;

@@ -231,14 +231,6 @@ pub struct RetryPolicy {
 }
 
 impl JobOptions {
-    /// With what the task's registration says, where the job ran, of what the job does not say
-    /// itself.
-    pub(crate) fn or(mut self, task: RetryPolicy) -> Self {
-        self.retries = self.retries.or(task.retries);
-        self.retry = self.retry.or(task.retry);
-        self
-    }
-
     pub(crate) fn retries(&self) -> u32 {
         self.retries.unwrap_or(0)
     }
@@ -441,19 +433,6 @@ impl Unserved {
             _ => before,
         }
     }
-}
-
-/// Adds an attempt to a history of so many records at most. Those that were unserved in a row are
-/// one.
-#[cfg(any(feature = "rabbitmq", feature = "sqlite"))]
-pub(crate) fn note(history: &mut Vec<AttemptRecord>, record: AttemptRecord, max: usize) {
-    let is_unserved = |record: &AttemptRecord| record.kind == AttemptKind::Unserved;
-    if is_unserved(&record) && history.last().is_some_and(is_unserved) {
-        history.pop();
-    }
-    history.push(record);
-    let over = history.len().saturating_sub(max);
-    history.drain(..over);
 }
 
 /// What a job of a flow waits for.

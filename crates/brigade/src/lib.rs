@@ -89,6 +89,7 @@ mod limits;
 mod link;
 mod outcome;
 mod payload;
+pub mod policy;
 mod pool;
 mod printable;
 mod process;

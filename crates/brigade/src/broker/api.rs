@@ -4,13 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::admission::{check_job, check_name, check_payload};
 use super::{Cancels, Stopped, ToJob};
 use crate::attempt_report::{Step, StopReceipt};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
 use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState};
+use crate::policy::{check_job, check_name, check_payload};
 use crate::store::{
     CancelOutcome, Capabilities, Edit, JobFilter, JobStore, LiveConsumer, PushOutcome, QueueCounts,
 };

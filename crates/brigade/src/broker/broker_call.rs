@@ -16,14 +16,13 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
-use super::admission::{check_job, check_name};
-use super::called::RESULT_KEPT;
 use super::{Broker, Queue, ToJob};
 use crate::call::Call;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 use crate::outcome::CallError;
+use crate::policy::{RESULT_KEPT, check_job, check_name};
 use crate::progress::Progress;
 use crate::shutdown::Scope;
 use crate::store::{CallCounts, CallResult, CallTransport, CallerLink, DirectCall};

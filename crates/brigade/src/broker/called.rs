@@ -14,9 +14,6 @@ use crate::outcome::{CallError, Cancelled, Failure, TimedOut};
 use crate::shutdown::Scope;
 use crate::store::{CallerLink, PushOutcome};
 
-/// How long the result of a call stays for its caller.
-pub(crate) const RESULT_KEPT: Duration = Duration::from_secs(60);
-
 impl Broker {
     /// The result of the job that `push` gives the id of, as its caller is told it. Dropping the
     /// future cancels the job, also while the push is on its way, unless it is another's: a job

@@ -12,6 +12,7 @@ use crate::attempt_report::StopReceipt;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId, RetryPolicy};
+use crate::outcome::RetryAdvice;
 use crate::schedule::Tick;
 use crate::store::{CancelRequest, Ending, Leased, Settled, Settlement};
 use crate::traceparent::TraceParent;
@@ -192,8 +193,7 @@ impl Lease {
             kind: AttemptKind::Failed,
             reason,
             report: None,
-            retry_in: None,
-            permanent: false,
+            advice: RetryAdvice::Policy,
             policy: RetryPolicy::default(),
         })
         .await
@@ -214,8 +214,7 @@ impl Lease {
             kind: AttemptKind::Failed,
             reason,
             report: None,
-            retry_in: Some(after),
-            permanent: false,
+            advice: RetryAdvice::In(after),
             policy: RetryPolicy::default(),
         })
         .await

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::Broker;
-use super::admission::check_name;
 use crate::error::Error;
+use crate::policy::check_name;
 use crate::store::Managed;
 
 /// Gives a queue's jobs to plain clients, see [`Broker::manager`].

@@ -5,13 +5,13 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::admission::check_name;
 use super::{Broker, Lease, TakenJob};
 use crate::clock::FAR;
 use crate::codec::Codec;
 use crate::error::Error;
 use crate::job::{Job, JobId};
 use crate::limits::Limits;
+use crate::policy::check_name;
 use crate::store::{DeliveryMode, LeaseRequest, Leased, Queues};
 
 /// A named list of jobs at a broker. Cheap to clone.

@@ -82,6 +82,7 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
 use crate::job::{Job, JobId};
+use crate::policy::PAYLOAD_BYTES_MAX;
 use crate::progress::Progress;
 use crate::shutdown::Scope;
 use crate::store::{
@@ -89,8 +90,6 @@ use crate::store::{
     LeaseRequest, Leased, PushOutcome, ReloadGuard, ReloadLock, Reply, Settled, Settlement,
 };
 
-/// What RabbitMQ 4 allows by itself (`max_message_size`).
-const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 /// What is looked at may have changed in any case after this time.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// For what is being put elsewhere when the broker is dropped.

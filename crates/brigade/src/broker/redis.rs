@@ -50,6 +50,7 @@ use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
 use crate::job::{Job, JobId, JobInfo, JobState};
 use crate::limits::Limits;
+use crate::policy::PAYLOAD_BYTES_MAX;
 use crate::schedule::{Schedule, Scheduled};
 use crate::shutdown::Scope;
 use crate::store::{
@@ -64,9 +65,6 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Between two looks in any case, also if something is due that nothing can be done about.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
-/// Far below the 512 MiB of a string: a script copies a payload several times while the server does
-/// nothing else.
-const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 
 /// A push that has to wait until a large one is in its queue helps with that, and tries again so
 /// often.

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Broker;
-use super::admission::check_name;
 use crate::error::{Error, ErrorKind};
+use crate::policy::check_name;
 use crate::schedule::{Schedule, Scheduled};
 
 /// What [`Broker::set_schedules`] did; schedules that stayed as they were are in none of these.

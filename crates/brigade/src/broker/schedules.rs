@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::admission::{check_job, check_name};
 use super::{Broker, ToJob};
 use crate::error::{Error, ErrorKind};
+use crate::policy::{check_job, check_name};
 use crate::schedule::{PAYLOAD_BYTES_MAX, Recurrence, Schedule, Scheduled};
 
 impl Schedule {

@@ -52,6 +52,7 @@ use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
 use crate::job::{Job, JobId, JobInfo, JobState};
 use crate::limits::Limits;
+use crate::policy::{PAYLOAD_BYTES_MAX, check_job};
 use crate::retry::jitter;
 use crate::schedule::{Schedule, Scheduled};
 use crate::store::{
@@ -90,7 +91,7 @@ pub(super) async fn connect(rest: &str, clock: Clock) -> Result<Arc<dyn JobStore
 
 /// Pushes within a transaction of the application's own.
 pub(super) fn push_in(connection: &rusqlite::Connection, job: &Job) -> Result<PushOutcome, Error> {
-    super::admission::check_job(job, PAYLOAD_BYTES_MAX)?;
+    check_job(job, PAYLOAD_BYTES_MAX)?;
     if schema::version(connection)? != schema::VERSION {
         let text = "push within a transaction of a file without jobs of this version: open it \
             first, with Broker::connect(\"sqlite:..\")";
@@ -128,9 +129,6 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     name.push(ending);
     name.into()
 }
-
-/// Far below SQLite's own limit of 1 GB; larger data belongs in a file that the job names.
-const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 
 impl JobStore for Sqlite {
     fn capabilities(&self) -> Capabilities {

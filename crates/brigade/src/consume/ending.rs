@@ -184,12 +184,7 @@ pub(super) fn ending_of(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<E
             kind: AttemptKind::Failed,
             reason: failure.message.clone(),
             report: None,
-            retry_in: if let RetryAdvice::In(pause) = failure.retry() {
-                Some(pause)
-            } else {
-                None
-            },
-            permanent: failure.retry() == RetryAdvice::Permanent,
+            advice: failure.retry(),
             policy: policy.retries,
         },
         CallError::Panicked(report) | CallError::TimedOut(TimedOut::Run(report)) => {
@@ -232,8 +227,7 @@ fn fail(
         kind,
         reason,
         report,
-        retry_in: None,
-        permanent: false,
+        advice: RetryAdvice::Policy,
         policy,
     }
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::ToFlow;
-use crate::broker::{Broker, RESULT_KEPT};
+use crate::broker::Broker;
 use crate::error::{Error, ErrorKind};
 use crate::job::{DependentKind, JobId};
 use crate::outcome::CallError;
+use crate::policy::RESULT_KEPT;
 use crate::store::{CallerLink, PushOutcome};
 
 /// How long a group's own job can be looked at after it is done.

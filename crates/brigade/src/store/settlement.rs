@@ -6,6 +6,7 @@ use super::answer::Answer;
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::clock::FAR;
 use crate::job::{AttemptKind, JobId, RetryPolicy};
+use crate::outcome::RetryAdvice;
 
 /// What the holder of a lease says about it.
 #[derive(Clone, Debug)]
@@ -33,10 +34,8 @@ pub enum Ending {
         reason: String,
         /// What the attempt cost and left behind, if it ran in a pool.
         report: Option<Box<AttemptReport>>,
-        /// The pause that the attempt asked for; the job's own policy otherwise.
-        retry_in: Option<Duration>,
-        /// It would fail again in the same way, so there is no further attempt.
-        permanent: bool,
+        /// What the attempt says about a retry.
+        advice: RetryAdvice,
         /// For what the job does not say itself.
         policy: RetryPolicy,
     },
@@ -73,15 +72,16 @@ impl Ending {
                 kind,
                 reason,
                 report,
-                retry_in,
-                permanent,
+                advice,
                 policy,
             } => Self::Fail {
                 kind,
                 reason,
                 report,
-                retry_in: retry_in.map(|pause| pause.min(FAR)),
-                permanent,
+                advice: match advice {
+                    RetryAdvice::In(pause) => RetryAdvice::In(pause.min(FAR)),
+                    other => other,
+                },
                 policy,
             },
             Self::GiveBack {

@@ -376,7 +376,7 @@ fn imports_are_understood() {
     assert_eq!(found, expected.map(owned));
 }
 
-const VALUES: [&str; 17] = [
+const VALUES: [&str; 18] = [
     "attempt_report",
     "codec",
     "error",
@@ -387,6 +387,7 @@ const VALUES: [&str; 17] = [
     "limits",
     "outcome",
     "payload",
+    "policy",
     "printable",
     "progress",
     "refused",

@@ -18,7 +18,6 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::sync::oneshot;
 
-use super::PAYLOAD_BYTES_MAX;
 use super::calls::{BEGUN, ERROR, PROGRESS, TELL};
 use super::checks::ANSWER;
 use super::fault::Fault;
@@ -29,6 +28,7 @@ use super::publisher::{ConfirmPublisher, Message, PublishPolicy, PublishRequest,
 use super::recent::Recent;
 use super::store::Storage;
 use crate::error::{Error, ErrorKind};
+use crate::policy::PAYLOAD_BYTES_MAX;
 use crate::progress::Progress;
 use crate::store::Answer;
 use crate::sync::lock;

@@ -19,7 +19,7 @@ use super::queue_consumer::QueueConsumer;
 use super::settle::Ends;
 use super::topology::QueueKind;
 use crate::error::{Error, ErrorKind};
-use crate::job::{AttemptKind, JobId};
+use crate::job::JobId;
 use crate::outcome::{CallError, Cancelled};
 use crate::progress::Progress;
 use crate::store::{Answer, Ending};
@@ -75,22 +75,12 @@ impl RabbitMqCore {
             Ending::DeadLetter(reason) => {
                 Err(answer.map_or_else(|| rejected(reason), |answer| *answer))
             }
-            Ending::Fail {
-                kind,
-                reason,
-                policy,
-                ..
-            } => {
-                // It was not asked to be run again, and may not be safe to run twice.
-                let is_last = *kind == AttemptKind::Crashed
-                    && held.envelope.job.options.clone().or(*policy).retries() == 0;
-                match self.afterlife(&held.envelope, &ending)? {
-                    Some(message) if !is_last && !matches!(message.0, QueueKind::Dead(_)) => {
-                        return self.call_goes_on(token, held, message).await;
-                    }
-                    _ => Err(answer.map_or_else(|| Answer::failed(reason), |answer| *answer)),
+            Ending::Fail { reason, .. } => match self.afterlife(&held.envelope, &ending)? {
+                Some(message) if !matches!(message.0, QueueKind::Dead(_)) => {
+                    return self.call_goes_on(token, held, message).await;
                 }
-            }
+                _ => Err(answer.map_or_else(|| Answer::failed(reason), |answer| *answer)),
+            },
             Ending::GiveBack { .. } | Ending::Extend(_) => {
                 let Some(message) = self.afterlife(&held.envelope, &ending)? else {
                     return Ok(());

@@ -38,12 +38,11 @@ pub(super) use self::text::{new_id, number_of, random_id, short, shortened, text
 pub(super) use self::write::{dead_letter, without_expiration};
 use super::checks::{check_options, check_properties, check_seq};
 use crate::broker::foreign::read_options;
-use crate::job::{self, AttemptRecord, Job, JobId, JobOptions, Unserved};
+use crate::job::{AttemptRecord, Job, JobId, JobOptions, Unserved};
+use crate::policy::add_record;
 use crate::retry::Retry;
 use crate::traceparent::TraceParent;
 
-/// Attempts kept in a job's history.
-const HISTORY_MAX: usize = 20;
 /// The `app_id` of our messages.
 const OURS: &str = "brigade";
 /// The header with our own count of deliveries.
@@ -244,7 +243,7 @@ impl Envelope {
 
     pub(super) fn note(&mut self, record: AttemptRecord) {
         self.unserved = Unserved::after(self.unserved, record.kind, record.at);
-        job::note(&mut self.history, record, HISTORY_MAX);
+        add_record(&mut self.history, record);
     }
 }
 

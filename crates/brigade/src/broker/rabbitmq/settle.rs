@@ -18,9 +18,10 @@ use super::lease_table::HeldDelivery;
 use super::message::{Envelope, shortened};
 use super::publisher::Message;
 use super::topology::QueueKind;
-use crate::broker::account::Account;
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, AttemptRecord};
+use crate::policy::{Charged, ChargedEnd, NEXT_TOO_LATE, NoRetry, RetryDecision, RetryRule};
+use crate::retry::jitter;
 use crate::store::{Answer, Ending, Settled, Settlement};
 
 /// A lease that is being ended.
@@ -267,32 +268,32 @@ impl RabbitMqCore {
                 kind,
                 reason,
                 report,
-                retry_in,
-                permanent,
+                advice,
                 policy,
             } => {
-                let options = envelope.job.options.clone().or(*policy);
-                let account = Account {
+                let rule = RetryRule::of_job(&envelope.job.options, *policy);
+                let rule = match envelope.is_call() {
+                    true => RetryRule::of_call(rule.retries, rule.retry),
+                    false => rule,
+                };
+                let charged = Charged {
                     failed: envelope.failed,
                     crashed: envelope.crashed,
-                    options,
                 };
                 next.note(record(*kind, reason, report.clone()));
                 match kind {
                     AttemptKind::Crashed => next.crashed = next.crashed.saturating_add(1),
                     _ => next.failed = next.failed.saturating_add(1),
                 }
-                let begins = |pause: &Duration| SystemTime::now().checked_add(*pause);
-                let in_time = |pause: &Duration| {
-                    next.begins_by()
-                        .is_none_or(|by| begins(pause).is_some_and(|begins| begins <= by))
-                };
-                match account
-                    .pause_after(*kind, *retry_in, *permanent)
-                    .filter(in_time)
-                {
-                    Some(pause) => self.storage.message(next, pause)?,
-                    None => self.dead(&next, reason)?,
+                let left = next
+                    .begins_by()
+                    .map(|by| by.duration_since(SystemTime::now()).unwrap_or_default());
+                match rule.decide(charged, ChargedEnd::of(*kind, *advice), left, jitter(0.5)) {
+                    RetryDecision::Retry(pause) => self.storage.message(next, pause)?,
+                    RetryDecision::Stop(NoRetry::TooLate) => {
+                        self.dead(&next, &format!("{reason}{NEXT_TOO_LATE}"))?
+                    }
+                    RetryDecision::Stop(_) => self.dead(&next, reason)?,
                 }
             }
         }))

@@ -11,7 +11,6 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::join;
 use tokio::time::{Instant, sleep};
 
-use super::PAYLOAD_BYTES_MAX;
 use super::fault::Fault;
 use super::fit::fitted;
 use super::link::Link;
@@ -22,6 +21,7 @@ use super::topology::{DELAY_MAX, QueueKind, Topology};
 use super::url::RabbitMqConfig;
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
+use crate::policy::PAYLOAD_BYTES_MAX;
 use crate::shutdown::Scope;
 use crate::store::PushOutcome;
 use crate::sync::lock;

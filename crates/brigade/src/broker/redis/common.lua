@@ -8,8 +8,6 @@ local clock = redis.call('TIME')
 local passed, set = string.match(ARGV[1], '^(%d+):(-?%d+)$')
 local steady = clock[1] * 1000 + math.floor(clock[2] / 1000) + tonumber(passed)
 local now = steady + tonumber(set)
-local HISTORY_MAX = 20
-local CANCELLED_KEPT = 24 * 3600 * 1000
 
 local function key(name) return prefix .. name end
 local function job(id) return prefix .. 'job:' .. id end
@@ -235,8 +233,6 @@ local function is_settled(state) return state == 'done' or state == 'dead' or st
 
 -- -- flows: `dependent` of a job is the job that waits for it, in a queue whose keys begin with `dependent_queue`. That one is held with `parents_left` parents that
 -- are not settled and `missed` that ended otherwise than done; 'parent_results:<id>' has what they leave, by place: 'd' and a result, or 'm' and why not.
-
-local MISSED_BYTES_MAX, MISSED_NAMED_MAX, PAYLOAD_BYTES_MAX = 300, 3, 16 * 1024 * 1024
 
 -- What a job that ended is to the one that waits for it: done with a result, or missed for a reason.
 local function fate_done(result) return {done = true, text = result or 'null'} end

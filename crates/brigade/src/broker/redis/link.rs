@@ -17,6 +17,10 @@ use super::url::{How, Place};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
 use crate::job::JobId;
+use crate::policy::{
+    CANCELLED_KEPT, HISTORY_MAX, MISSED_BYTES_MAX, MISSED_NAMED_MAX, NEVER_BEGAN, NEXT_TOO_LATE,
+    OUT_OF_TIME, PAYLOAD_BYTES_MAX,
+};
 use crate::store::CancelRequest;
 
 /// 6.2 has LPOP with a count and ZRANGE by all orders.
@@ -57,21 +61,41 @@ fn is_forbidden(error: &RedisError) -> bool {
 
 /// A script, which a server knows by its hash once it was loaded.
 pub(super) struct Lua {
-    code: &'static str,
+    code: String,
     hash: String,
+}
+
+impl Lua {
+    /// A script that begins with the constants of [`policy`](crate::policy).
+    fn new(parts: &[&str]) -> Self {
+        let constants = format!(
+            "local HISTORY_MAX, CANCELLED_KEPT, PAYLOAD_BYTES_MAX = {HISTORY_MAX}, {}, \
+                {PAYLOAD_BYTES_MAX}\n\
+                local MISSED_BYTES_MAX, MISSED_NAMED_MAX = {MISSED_BYTES_MAX}, {MISSED_NAMED_MAX}\n\
+                local NEXT_TOO_LATE, NEVER_BEGAN, OUT_OF_TIME = '{NEXT_TOO_LATE}', \
+                '{NEVER_BEGAN}', '{OUT_OF_TIME}'\n",
+            CANCELLED_KEPT.as_millis()
+        );
+        let code = constants + &parts.concat();
+        let hash = Script::new(&code).get_hash().to_owned();
+        Self { code, hash }
+    }
 }
 
 /// Each is loaded by the first call that finds it missing on the server.
 pub(super) mod scripts {
-    use super::{Lua, OnceLock, Script};
+    use super::{Lua, OnceLock};
 
     macro_rules! scripts {
         ($($name:ident: $($part:literal)*),*) => {
             $(pub(in crate::broker::redis) fn $name() -> &'static Lua {
                 static SCRIPT: OnceLock<Lua> = OnceLock::new();
                 SCRIPT.get_or_init(|| {
-                    let code = concat!(include_str!("common.lua"), $(include_str!($part),)* include_str!(concat!(stringify!($name), ".lua")));
-                    Lua { code, hash: Script::new(code).get_hash().to_owned() }
+                    Lua::new(&[
+                        include_str!("common.lua"),
+                        $(include_str!($part),)*
+                        include_str!(concat!(stringify!($name), ".lua")),
+                    ])
                 })
             })*
         };
@@ -378,7 +402,7 @@ fn with_code(command: &Cmd, script: &Lua) -> Cmd {
         return command.clone();
     }
     let mut call = cmd("EVAL");
-    call.arg(script.code);
+    call.arg(&script.code);
     for argument in arguments.skip(1) {
         if let Arg::Simple(bytes) = argument {
             call.arg(bytes);

@@ -4,12 +4,12 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use redis::Value;
 
-use super::PAYLOAD_BYTES_MAX;
 use super::link::{Link, id_of, key, scripts};
 use super::looks::FEW;
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, JobOptions, Unserved};
+use crate::policy::PAYLOAD_BYTES_MAX;
 use crate::process::own_name;
 use crate::store::{DeliveryMode, LeaseRequest, Leased, Managed};
 

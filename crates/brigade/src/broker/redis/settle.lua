@@ -25,7 +25,7 @@ local function back(id, where, record, counter, reason)
   if state == 'retrying' and begins_by and not get(id, 'cancel') and now + tonumber(after) > tonumber(begins_by) then
     note(id, record)
     count_attempt(id, counter)
-    return dead(id, reason .. ' (and its next attempt would begin too late)')
+    return dead(id, reason .. NEXT_TOO_LATE)
   end
   give_back(id, record, counter, state, tonumber(after))
 end

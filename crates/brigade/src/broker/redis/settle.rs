@@ -9,10 +9,11 @@ use super::link::{Link, convert, id_of, key, parts_of, scripts};
 use super::push::{duplicate, has_code, is_duplicate};
 use super::queue::{check_name, holder, millis};
 use crate::attempt_report::{AttemptReport, StopReceipt};
-use crate::broker::account::Account;
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId, JobOptions, JobState, RetryPolicy};
 use crate::limits::Limits;
+use crate::policy::{Charged, ChargedEnd, RetryDecision, RetryRule};
+use crate::retry::jitter;
 use crate::store::{
     CancelOutcome, CancelRequest, Edit, Ending, Settled, Settlement, stays_in_its_queue,
 };
@@ -24,6 +25,13 @@ const QUEUES_PAGE: usize = 500;
 /// What the script costs of itself for a settlement, in bytes of arguments that it reads in that
 /// time.
 const SETTLEMENT_WEIGHT: usize = 512;
+
+/// A job whose attempt failed.
+#[derive(Default)]
+struct FailedJob {
+    charged: Charged,
+    rule: RetryRule,
+}
 
 /// What one caller settles in a queue, as `settle.lua` wants it.
 #[derive(Default)]
@@ -47,17 +55,17 @@ impl Link {
         settlements: &'a [Settlement],
     ) -> Result<BTreeMap<&'a str, Endings>, Error> {
         let mut queues: BTreeMap<&str, Endings> = BTreeMap::new();
-        let mut accounts = self.accounts(settlements).await?;
+        let mut failed = self.failed_jobs(settlements).await?;
         for (place, settlement) in settlements.iter().enumerate() {
             let Some((queue, number)) = parts_of(&settlement.id) else {
                 continue;
             };
-            let account = accounts.remove(&place).unwrap_or_default();
+            let failed = failed.remove(&place).unwrap_or_default();
             let endings = queues.entry(queue).or_default();
             endings.places.push(place);
             endings.arguments.push(&number);
             endings.arguments.push_number(settlement.token);
-            write_ending(&settlement.ending, &account, &mut endings.arguments)?;
+            write_ending(&settlement.ending, &failed, &mut endings.arguments)?;
         }
         Ok(queues)
     }
@@ -88,7 +96,10 @@ impl Link {
     }
 
     /// What is known of the jobs whose attempts failed, by the places of their settlements.
-    async fn accounts(&self, settlements: &[Settlement]) -> Result<HashMap<usize, Account>, Error> {
+    async fn failed_jobs(
+        &self,
+        settlements: &[Settlement],
+    ) -> Result<HashMap<usize, FailedJob>, Error> {
         let mut pipeline = redis::pipe();
         let mut places = Vec::new();
         for (place, settlement) in settlements.iter().enumerate() {
@@ -107,7 +118,7 @@ impl Link {
         }
         type Fields = (Option<u32>, Option<u32>, Option<String>);
         let answers: Vec<Fields> = self.ask_all("look up jobs", &pipeline).await?;
-        let account =
+        let read =
             |((place, policy), (failed, crashed, options)): ((usize, RetryPolicy), Fields)| {
                 // They were read when the job was handed out.
                 let options = options
@@ -115,14 +126,16 @@ impl Link {
                     .unwrap_or_default();
                 (
                     place,
-                    Account {
-                        failed: failed.unwrap_or(0),
-                        crashed: crashed.unwrap_or(0),
-                        options: options.or(policy),
+                    FailedJob {
+                        charged: Charged {
+                            failed: failed.unwrap_or(0),
+                            crashed: crashed.unwrap_or(0),
+                        },
+                        rule: RetryRule::of_job(&options, policy),
                     },
                 )
             };
-        Ok(places.into_iter().zip(answers).map(account).collect())
+        Ok(places.into_iter().zip(answers).map(read).collect())
     }
 
     /// The jobs that somebody wants cancelled and that are in this process's hands: what is known
@@ -358,7 +371,7 @@ pub(super) fn settled(answer: Value) -> Result<Settled, Error> {
 /// What `settle.lua` wants of an ending.
 fn write_ending(
     ending: &Ending,
-    account: &Account,
+    failed: &FailedJob,
     arguments: &mut Arguments,
 ) -> Result<(), Error> {
     let mut write = |words: &[&str]| words.iter().for_each(|word| arguments.push(word));
@@ -409,8 +422,7 @@ fn write_ending(
             kind,
             reason,
             report,
-            retry_in,
-            permanent,
+            advice,
             ..
         } => {
             let record = record(*kind, reason, report.as_deref(), None)?;
@@ -419,15 +431,17 @@ fn write_ending(
             } else {
                 "failed"
             };
-            match account.pause_after(*kind, *retry_in, *permanent) {
-                Some(pause) => write(&[
+            let end = ChargedEnd::of(*kind, *advice);
+            // The script compares the pause with the time that is left, by the server's clock.
+            match failed.rule.decide(failed.charged, end, None, jitter(0.5)) {
+                RetryDecision::Retry(pause) => write(&[
                     "back",
                     &format!("retrying:{}", millis(pause)),
                     &record,
                     counter,
                     reason,
                 ]),
-                None => write(&["dead", reason, &record, counter]),
+                RetryDecision::Stop(_) => write(&["dead", reason, &record, counter]),
             }
         }
     }

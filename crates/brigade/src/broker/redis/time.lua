@@ -58,7 +58,7 @@ local function end_late(id)
   end
   check_job(id)
   check_behind(id, true, 0)
-  dead(id, attempts == 0 and 'no attempt began within the time that it had' or 'the time for its attempts is over; it has had ' .. attempts)
+  dead(id, attempts == 0 and NEVER_BEGAN or OUT_OF_TIME .. attempts)
 end
 
 local function promote(state)

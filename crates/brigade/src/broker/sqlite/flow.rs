@@ -18,15 +18,11 @@ use std::borrow::Cow;
 
 use rusqlite::{Row, params};
 
-use super::PAYLOAD_BYTES_MAX;
 use super::store::{Store, due_of, millis};
 use crate::error::{Error, ErrorKind};
 use crate::job::{DependentKind, Job, JobOptions, JobState};
+use crate::policy::{MISSED_BYTES_MAX, MISSED_NAMED_MAX, PAYLOAD_BYTES_MAX};
 use crate::store::PushOutcome;
-
-/// Bytes of what is told of one missed member, and how many of them are named.
-const MISSED_BYTES_MAX: usize = 300;
-const MISSED_NAMED_MAX: i64 = 3;
 
 /// A job that ended, as far as others want to know.
 pub(super) struct Ended {

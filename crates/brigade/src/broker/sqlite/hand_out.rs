@@ -15,10 +15,11 @@ use rusqlite::{Row, params};
 use super::flow::Fate;
 use super::look::unserved;
 use super::store::{Store, millis, row_id};
-use super::sweep::{STEP_PAUSE, STEP_ROWS, too_late};
+use super::sweep::{STEP_PAUSE, STEP_ROWS};
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, JobState, Unserved};
+use crate::policy::too_late;
 use crate::process::own_name;
 use crate::store::{DeliveryMode, LeaseRequest, Leased, Queues};
 

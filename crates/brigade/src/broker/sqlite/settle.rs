@@ -8,21 +8,18 @@ use super::flow::{Ended, Fate};
 use super::store::{Store, code, millis, row_id};
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::error::{Error, ErrorKind};
-use crate::job::{self, AttemptKind, AttemptRecord, JobId, JobOptions, JobState};
+use crate::job::{AttemptKind, AttemptRecord, JobId, JobOptions, JobState};
+use crate::policy::{
+    CANCELLED_KEPT, Charged, ChargedEnd, NEXT_TOO_LATE, NoRetry, RetryDecision, RetryRule,
+    add_record,
+};
+use crate::retry::jitter;
 use crate::store::{CancelOutcome, Edit, Ending, Settled, Settlement, stays_in_its_queue};
-
-/// Attempts kept in a job's history.
-const HISTORY_MAX: usize = 20;
-/// A job that took two workers down is set aside.
-const CRASHES_MAX: u32 = 2;
-/// How long a cancelled job can be looked at.
-const CANCELLED_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// What decides over a leased job.
 struct Held {
     options: JobOptions,
-    failed: u32,
-    crashed: u32,
+    charged: Charged,
     cancel: Option<String>,
     begins_by: Option<i64>,
 }
@@ -87,8 +84,10 @@ impl Store<'_> {
                     .unwrap_or_default();
                 Ok(Held {
                     options,
-                    failed: row.get(1)?,
-                    crashed: row.get(2)?,
+                    charged: Charged {
+                        failed: row.get(1)?,
+                        crashed: row.get(2)?,
+                    },
                     cancel: row.get(3)?,
                     begins_by: row.get(4)?,
                 })
@@ -103,23 +102,12 @@ impl Store<'_> {
                 kind,
                 reason,
                 report,
-                retry_in,
-                permanent,
+                advice,
                 policy,
             } => {
-                let held = Held {
-                    options: held.options.or(*policy),
-                    ..held
-                };
                 self.note(id, *kind, reason, report.clone(), None)?;
-                self.failed(
-                    id,
-                    &held,
-                    *kind,
-                    reason,
-                    retry_in.filter(|_| !permanent),
-                    *permanent,
-                )?;
+                let rule = RetryRule::of_job(&held.options, *policy);
+                self.failed(id, &held, &rule, ChargedEnd::of(*kind, *advice), reason)?;
             }
             Ending::GiveBack {
                 kind,
@@ -189,48 +177,33 @@ impl Store<'_> {
         &self,
         id: i64,
         held: &Held,
-        kind: AttemptKind,
+        rule: &RetryRule,
+        end: ChargedEnd,
         reason: &str,
-        retry_in: Option<Duration>,
-        permanent: bool,
     ) -> Result<(), Error> {
-        let crashed = kind == AttemptKind::Crashed;
-        let column = if crashed {
-            "UPDATE brigade_jobs SET crashed = crashed + 1, unserved = 0, unserved_at = NULL WHERE \
-                id = ?1"
-        } else {
-            "UPDATE brigade_jobs SET failed = failed + 1, unserved = 0, unserved_at = NULL WHERE \
-                id = ?1"
-        };
-        self.execute("count an attempt", column, params![id])?;
-        let (failures, crashes) = if crashed {
-            (held.failed, held.crashed + 1)
-        } else {
-            (held.failed + 1, held.crashed)
-        };
-        let spent = if crashed {
-            crashes >= CRASHES_MAX
-        } else {
-            failures > held.options.retries()
-        };
-        if permanent || spent || held.cancel.is_some() {
-            return self.dead_unless_cancelled(id, held, reason);
-        }
-        let pause = retry_in.unwrap_or_else(|| {
-            if crashed {
-                Duration::ZERO
-            } else {
-                held.options.retry().pause_after(failures)
+        let count = match end {
+            ChargedEnd::Crashed => {
+                "UPDATE brigade_jobs SET crashed = crashed + 1, unserved = 0, unserved_at = NULL \
+                    WHERE id = ?1"
             }
+            ChargedEnd::Failed(_) => {
+                "UPDATE brigade_jobs SET failed = failed + 1, unserved = 0, unserved_at = NULL \
+                    WHERE id = ?1"
+            }
+        };
+        self.execute("count an attempt", count, params![id])?;
+        let left = held.begins_by.map(|by| {
+            Duration::from_millis(by.saturating_sub(self.now.wall).max(0).unsigned_abs())
         });
-        if held
-            .begins_by
-            .is_some_and(|by| self.now.wall.saturating_add(millis(pause)) > by)
-        {
-            let reason = format!("{reason} (and its next attempt would begin too late)");
-            return self.end_job(id, JobState::Dead, Some(&reason), None);
+        match rule.decide(held.charged, end, left, jitter(0.5)) {
+            _ if held.cancel.is_some() => self.dead_unless_cancelled(id, held, reason),
+            RetryDecision::Retry(pause) => self.back_to_queue(id, JobState::Retrying, pause),
+            RetryDecision::Stop(NoRetry::TooLate) => {
+                let reason = format!("{reason}{NEXT_TOO_LATE}");
+                self.end_job(id, JobState::Dead, Some(&reason), None)
+            }
+            RetryDecision::Stop(_) => self.dead_unless_cancelled(id, held, reason),
         }
-        self.back_to_queue(id, JobState::Retrying, pause)
     }
 
     /// A cancel that was accepted while the job was leased holds, however its attempt ended but
@@ -379,7 +352,7 @@ impl Store<'_> {
             .and_then(|text| serde_json::from_str(&text).ok())
             .unwrap_or_default();
         let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(self.now.wall).unwrap_or(0));
-        job::note(
+        add_record(
             &mut history,
             AttemptRecord {
                 attempt,
@@ -389,7 +362,6 @@ impl Store<'_> {
                 report,
                 stop,
             },
-            HISTORY_MAX,
         );
         let text = serde_json::to_string(&history).map_err(|e| {
             Error::new(ErrorKind::Encode, format!("write a history: {e}")).with_source(e)

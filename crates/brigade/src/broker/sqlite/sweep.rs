@@ -16,6 +16,7 @@ use rusqlite::params;
 use super::store::{Store, millis};
 use crate::error::Error;
 use crate::job::JobState;
+use crate::policy::too_late;
 use crate::process::own_name;
 
 /// Rows of one kind in one step.
@@ -40,14 +41,6 @@ const KINDS: [Kind; 7] = [
     |store| store.remove_ended(),
     |store| store.remove_notes(),
 ];
-
-/// Why a job is set aside that was to begin by now, after so many attempts.
-pub(super) fn too_late(attempts: u32) -> String {
-    match attempts {
-        0 => "no attempt began within the time that it had".to_owned(),
-        attempts => format!("the time for its attempts is over; it has had {attempts}"),
-    }
-}
 
 fn limit() -> i64 {
     i64::try_from(STEP_ROWS).unwrap_or(i64::MAX)

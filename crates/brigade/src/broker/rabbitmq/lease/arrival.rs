@@ -12,6 +12,7 @@ use lapin::BasicProperties;
 use lapin::message::Delivery as Received;
 use tokio::time::sleep;
 
+use super::super::RabbitMqCore;
 use super::super::checks::is_unprintable;
 use super::super::consumer_channel::AckAction;
 use super::super::lease_table::Delivery;
@@ -19,8 +20,8 @@ use super::super::message::{Envelope, Unreadable, is_counted};
 use super::super::publisher::{Message, Published};
 use super::super::queue_consumer::QueueConsumer;
 use super::super::topology::QueueKind;
-use super::super::{PAYLOAD_BYTES_MAX, RabbitMqCore};
 use crate::error::Error;
+use crate::policy::{PAYLOAD_BYTES_MAX, too_late};
 use crate::registry;
 use crate::sync::lock;
 
@@ -169,11 +170,7 @@ impl RabbitMqCore {
         delivery: Delivery,
         envelope: &Envelope,
     ) {
-        let why = if envelope.attempt() == 1 {
-            "no attempt began within the time that it had"
-        } else {
-            "the time for its attempts is over"
-        };
+        let why = &too_late(envelope.attempt() - 1);
         let dead = envelope
             .next()
             .write("", None)

@@ -2,12 +2,18 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::NAME_BYTES_MAX;
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 use crate::schedule::LAST_MILLIS;
 
 /// Refuses a job that could never be run.
-pub(super) fn check_job(job: &Job, payload_bytes_max: usize) -> Result<(), Error> {
+///
+/// # Errors
+///
+/// `TooLarge` for a payload over the limit, `Decode` for one that is not JSON, `BadOption` for a
+/// name that no queue can have and for a time that is too far away or that its own limit excludes.
+pub fn check_job(job: &Job, payload_bytes_max: usize) -> Result<(), Error> {
     check_payload(
         &format!("push to {:?}", job.queue),
         &job.payload,
@@ -22,11 +28,12 @@ pub(super) fn check_job(job: &Job, payload_bytes_max: usize) -> Result<(), Error
     check_window(job)
 }
 
-pub(super) fn check_payload(
-    what: &str,
-    payload: &str,
-    payload_bytes_max: usize,
-) -> Result<(), Error> {
+/// Refuses a payload over the limit.
+///
+/// # Errors
+///
+/// `TooLarge`.
+pub fn check_payload(what: &str, payload: &str, payload_bytes_max: usize) -> Result<(), Error> {
     let bytes = payload.len();
     if bytes <= payload_bytes_max {
         return Ok(());
@@ -88,10 +95,12 @@ fn check_window(job: &Job) -> Result<(), Error> {
     Err(Error::new(ErrorKind::BadOption, text))
 }
 
-/// Longest name of a queue or a schedule.
-const NAME_BYTES_MAX: usize = 200;
-
-pub(super) fn check_name(what: &str, name: &str) -> Result<(), Error> {
+/// Refuses a name that no queue, schedule or group can have.
+///
+/// # Errors
+///
+/// `BadOption`.
+pub fn check_name(what: &str, name: &str) -> Result<(), Error> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
         let text = format!(
             "name a {what} {name:?}: a name has 1 to {NAME_BYTES_MAX} bytes and no control \
