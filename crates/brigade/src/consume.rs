@@ -16,6 +16,7 @@ mod attempt;
 mod consumer;
 mod control;
 mod ending;
+mod handler;
 mod here;
 mod leases;
 mod reload;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 use self::consumer::Running;
 use self::control::Control;
+use self::handler::Handler;
 use crate::broker::Broker;
 use crate::call::Call;
 use crate::clock::FAR;
@@ -40,6 +42,7 @@ use crate::stop;
 use crate::task::Function;
 
 pub use control::{ConsumerHandle, ConsumerStats};
+pub use handler::LeasedJob;
 
 /// Serves tasks from a broker, see [`Broker::worker`].
 ///
@@ -63,6 +66,7 @@ pub struct Consumer {
     until: Until,
     unserved_timeout: Duration,
     losses_max: u32,
+    abort_after: Duration,
     control: Arc<Control>,
     /// What `task` was given that is none.
     wrong: Option<Error>,
@@ -75,6 +79,8 @@ enum Place {
     OwnPool,
     Pool(Pool),
     InProcess,
+    /// As tasks of this runtime, by a handler.
+    Handler(Handler),
 }
 
 /// When a worker ends by itself.
@@ -110,6 +116,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 const UNSERVED_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// A job whose holders fell silent so often is set aside.
 const LOSSES_MAX: u32 = 5;
+/// How long a handler may take to end once it was asked to.
+const ABORT_AFTER: Duration = Duration::from_secs(5);
 
 /// [`PAUSE`], a little different each time: consumers that were disturbed together do not come back
 /// together.
@@ -131,6 +139,7 @@ impl Broker {
             until: Until::Told,
             unserved_timeout: UNSERVED_TIMEOUT,
             losses_max: LOSSES_MAX,
+            abort_after: ABORT_AFTER,
             control: Arc::default(),
             wrong: None,
         }
@@ -190,7 +199,53 @@ impl Consumer {
         self
     }
 
-    /// The most jobs held at once. Default: twice the pool's slots; 1 in process. At most
+    /// Runs this code for each job, whatever task it names, in place of the tasks of this program.
+    /// The consumer leases, renews, hears of cancels and settles; what the handler returns decides
+    /// what becomes of the job, as for a task: `Ok` is done, with the value as the result; an error
+    /// is a failure, unless it is a [`Pass`](crate::Pass), or a [`Failure`](crate::Failure) that is
+    /// permanent or asks for a time. A panic is a failure.
+    ///
+    /// The handler runs in this process, as a task of the runtime: code that computes for long
+    /// belongs on [`tokio::task::spawn_blocking`]. Asked to stop by a cancel, by its job's timeout or
+    /// by the end of the consumer, it hears of it by [`LeasedJob::cancelled`], and is dropped at its
+    /// next await after [`abort_after`](Consumer::abort_after). Name the queues with
+    /// [`queue`](Consumer::queue) or [`weighted`](Consumer::weighted); [`prefetch`](Consumer::prefetch)
+    /// says how many jobs run at once.
+    ///
+    /// ```no_run
+    /// # use brigade::{Broker, Failure};
+    /// # async fn send(to: String) -> Result<(), Failure> { Ok(()) }
+    /// # async fn run(broker: Broker) -> Result<(), brigade::Error> {
+    /// broker.consumer()
+    ///     .queue("emails")
+    ///     .prefetch(10)
+    ///     .handler(|job| async move {
+    ///         let to: String = job.payload().map_err(Failure::permanent)?;
+    ///         send(to).await
+    ///     })
+    ///     .run_until(brigade::stop_signal())
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn handler<H, F, T, E>(mut self, handler: H) -> Self
+    where
+        H: Fn(LeasedJob) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        T: serde::Serialize,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.place = Place::Handler(Handler::new(handler));
+        self
+    }
+
+    /// How long a handler may take to end once it was asked to; then its future is dropped at its
+    /// next await. Default: 5 s. The lease is kept for that long; a lost lease leaves it less.
+    pub fn abort_after(mut self, time: Duration) -> Self {
+        self.abort_after = time.min(FAR);
+        self
+    }
+
+    /// The most jobs held at once. Default: twice the pool's slots; 1 in process and for a handler. At most
     /// 1,048,576.
     pub fn prefetch(mut self, jobs: usize) -> Self {
         self.prefetch = jobs.max(1);

@@ -128,7 +128,7 @@ pub use call::Call;
 pub use clock::Clock;
 pub use codec::Codec;
 #[cfg(feature = "broker")]
-pub use consume::{Consumer, ConsumerHandle, ConsumerStats, Served};
+pub use consume::{Consumer, ConsumerHandle, ConsumerStats, LeasedJob, Served};
 pub use context::Context;
 pub use entry::init;
 pub use error::{Error, ErrorKind};

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::consumer::RunningConsumer;
 use super::ending::{Ended, Why, ending_of};
+use super::handler::{Handled, StopKind};
 use super::here::Here;
 use crate::call::Call;
 use crate::clock::{BootTime, FAR};
@@ -77,15 +78,21 @@ impl Drop for Hold {
 /// An attempt on its way.
 enum Attempt {
     InPool(CallHandle<Box<RawValue>>),
-    Here(Box<Call<Box<RawValue>>>),
+    Here(Work),
     /// Begins when nothing else is held here; one at a time.
-    Alone(Box<Call<Box<RawValue>>>, OwnedSemaphorePermit),
+    Alone(Work, OwnedSemaphorePermit),
     /// It has to be alone, and another has to be too.
     NotNow,
     Refused(Error),
     /// It is not run again.
     SetAside(String),
     Panicked(String),
+}
+
+/// What runs for a job.
+enum Work {
+    Call(Box<Call<Box<RawValue>>>),
+    Handler(Box<Handled>),
 }
 
 /// Tells the caller of a call what its attempt tells, from this process.
@@ -165,16 +172,21 @@ impl RunningConsumer {
             );
             return Attempt::SetAside(text);
         }
-        match (self.call_of(leased), &self.pool) {
+        match (self.work_of(leased), &self.pool) {
             (Err(error), _) => Attempt::Refused(error),
-            (Ok(call), _) if leased.lost >= LOSSES_BESIDE_OTHERS => Arc::clone(&self.alone)
+            (Ok(work), _) if leased.lost >= LOSSES_BESIDE_OTHERS => Arc::clone(&self.alone)
                 .try_acquire_owned()
-                .map_or(Attempt::NotNow, |alone| {
-                    Attempt::Alone(Box::new(call), alone)
-                }),
-            (Ok(call), Some(pool)) => Attempt::InPool(pool.call(call)),
-            (Ok(call), None) => Attempt::Here(Box::new(call)),
+                .map_or(Attempt::NotNow, |alone| Attempt::Alone(work, alone)),
+            (Ok(Work::Call(call)), Some(pool)) => Attempt::InPool(pool.call(*call)),
+            (Ok(work), _) => Attempt::Here(work),
         }
+    }
+
+    fn work_of(&self, leased: &Leased) -> Result<Work, Error> {
+        Ok(match &self.handler {
+            Some(handler) => Work::Handler(Box::new(handler.begin(leased, job_context(leased)?))),
+            None => Work::Call(Box::new(self.call_of(leased)?)),
+        })
     }
 
     /// The task that a job asks for, by its name or by its queue.
@@ -283,12 +295,11 @@ impl RunningConsumer {
     ) -> Ended {
         match attempt {
             Attempt::InPool(handle) => self.run_in_pool(handle, leased, hold).await,
-            Attempt::Here(call) => self.run_here(*call, leased, hold).await,
-            Attempt::Alone(call, alone) => {
-                let ended = match (self.wait_for_all_room(hold, permit).await, &self.pool) {
-                    (false, _) => Ended::cancelled("before it ran"),
-                    (true, Some(pool)) => self.run_in_pool(pool.call(*call), leased, hold).await,
-                    (true, None) => self.run_here(*call, leased, hold).await,
+            Attempt::Here(work) => self.run_work(work, leased, hold).await,
+            Attempt::Alone(work, alone) => {
+                let ended = match self.wait_for_all_room(hold, permit).await {
+                    false => Ended::cancelled("before it ran"),
+                    true => self.run_work(work, leased, hold).await,
                 };
                 drop(alone);
                 ended
@@ -337,6 +348,39 @@ impl RunningConsumer {
             }
         };
         Ended::stopped(outcome, receipt.await)
+    }
+
+    async fn run_work(&self, work: Work, leased: &Leased, hold: &Hold) -> Ended {
+        match (work, &self.pool) {
+            (Work::Handler(handled), _) => self.run_handler(*handled, leased, hold).await,
+            (Work::Call(call), Some(pool)) => {
+                self.run_in_pool(pool.call(*call), leased, hold).await
+            }
+            (Work::Call(call), None) => self.run_here(*call, leased, hold).await,
+        }
+    }
+
+    async fn run_handler(&self, mut handled: Handled, leased: &Leased, hold: &Hold) -> Ended {
+        let timeout = leased
+            .job
+            .options
+            .timeout
+            .map_or(FAR, |timeout| timeout.min(FAR));
+        let stop = tokio::select! {
+            biased;
+            outcome = handled.ended() => return Ended::of(outcome),
+            () = hold.stop.cancelled() => StopKind::Asked(self.why(hold.number).reason()),
+            () = sleep(timeout) => StopKind::Timeout(timeout),
+        };
+        // It must have ended before the job can be another consumer's.
+        let abort_after = async {
+            tokio::select! {
+                () = hold.lost.cancelled() => sleep(self.abort_after.min(self.lease / 12)).await,
+                () = self.control.killing.cancelled() => {}
+                () = sleep(self.abort_after) => {}
+            }
+        };
+        Ended::of(handled.stop(stop, abort_after).await)
     }
 
     /// On a thread of its own, so that neither renewals nor anything else of this process waits for

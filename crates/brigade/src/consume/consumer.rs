@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::Held;
 use super::control::Control;
 use super::ending::Policy;
+use super::handler::Handler;
 use super::reload::Serving;
 use super::turns::Turns;
 use super::{Consumer, Place, Served, Until};
@@ -33,6 +34,9 @@ pub(super) struct RunningConsumer {
     pub(super) transport: Option<Arc<dyn CallTransport>>,
     /// Where attempts run; `None` for this very process.
     pub(super) pool: Option<Pool>,
+    /// What runs for each job, in place of its task.
+    pub(super) handler: Option<Handler>,
+    pub(super) abort_after: Duration,
     /// The task that runs a queue's plain jobs.
     pub(super) tasks: HashMap<Box<str>, &'static str>,
     pub(super) turns: Mutex<Turns>,
@@ -80,7 +84,7 @@ impl Running {
         let (pool, is_own) = match &worker.place {
             Place::OwnPool => (Some(own_pool().await?), true),
             Place::Pool(pool) => (Some(pool.clone()), false),
-            Place::InProcess => (None, false),
+            Place::InProcess | Place::Handler(_) => (None, false),
         };
         let own = pool.clone().filter(|_| is_own);
         let consumer = match RunningConsumer::new(worker, pool, scope) {
@@ -145,14 +149,16 @@ impl RunningConsumer {
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         let tasks = registry::by_queue()?;
-        if worker.queues.is_empty() && worker.weighted.is_empty() {
+        let has_handler = matches!(worker.place, Place::Handler(_));
+        if worker.queues.is_empty() && worker.weighted.is_empty() && !has_handler {
             worker.weighted = tasks.keys().map(|queue| (queue.clone(), 1)).collect();
             worker.weighted.sort();
         }
         if worker.queues.is_empty() && worker.weighted.is_empty() {
             return Err(Error::new(
                 ErrorKind::BadOption,
-                "serve without a queue: name one, or define a #[task]",
+                "serve without a queue: name one (.queue(\"emails\")), or define a #[task] and use no \
+                    handler",
             ));
         }
         let turns = Turns::new(worker.queues, worker.weighted);
@@ -166,7 +172,13 @@ impl RunningConsumer {
             worker.prefetch.min(PREFETCH_MAX)
         };
         let store = Arc::clone(worker.broker.store());
+        let handler = match worker.place {
+            Place::Handler(handler) => Some(handler),
+            _ => None,
+        };
         Ok(Self {
+            handler,
+            abort_after: worker.abort_after,
             transport: Arc::clone(&store).calls(),
             store,
             broker: worker.broker,

@@ -4,6 +4,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
+#![expect(
+    unsafe_code,
+    reason = "a constructor takes the place of the harness in a program of a test's own"
+)]
 
 mod agree;
 mod cancel;
@@ -13,6 +17,7 @@ mod edits;
 mod far;
 mod flow_model;
 mod flows;
+mod handlers;
 mod keys;
 mod limits;
 mod log;
@@ -199,3 +204,23 @@ pub(crate) async fn subject(name: &str) -> Subject {
         needs: Some(needs),
     }
 }
+
+// -- programs of a test's own
+
+const _: () = {
+    #[used]
+    #[unsafe(link_section = ".init_array")]
+    static ENTER: extern "C" fn() = enter;
+
+    /// Takes the place of the test harness if this process was started in a role.
+    extern "C" fn enter() {
+        let Ok(role) = std::env::var(brigade_testkit::program::ROLE_VARIABLE) else {
+            return;
+        };
+        let Some((_, run)) = handlers::ROLES.iter().find(|(name, _)| *name == role) else {
+            std::process::exit(2)
+        };
+        let ended = std::panic::catch_unwind(run);
+        std::process::exit(if ended.is_ok() { 0 } else { 101 });
+    }
+};
