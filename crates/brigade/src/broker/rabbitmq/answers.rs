@@ -22,7 +22,7 @@ use super::calls::{BEGUN, ERROR, PROGRESS, TELL};
 use super::checks::ANSWER;
 use super::fault::Fault;
 use super::fit::fitted;
-use super::link::Line;
+use super::link::LiveConnection;
 use super::message::{has_caller, is_ours, text_of};
 use super::publisher::{ConfirmPublisher, Message, PublishPolicy, PublishRequest, Published};
 use super::recent::Recent;
@@ -209,7 +209,7 @@ impl Answers {
 impl PublishPolicy for Answers {
     const EAGER: bool = false;
 
-    async fn prepare(&self, _: &Line) -> Result<(), Fault> {
+    async fn prepare(&self, _: &LiveConnection) -> Result<(), Fault> {
         // The server may have been restarted: their callers may be back soon.
         lock(&self.gone).clear();
         Ok(())

@@ -35,7 +35,7 @@ use tokio::time::Instant;
 use self::waiting::Waiting;
 use super::checks::TIME_MAX;
 use super::fault::Fault;
-use super::link::{Line, Link};
+use super::link::{Link, LiveConnection};
 use super::message::{Envelope, random_id};
 use super::publisher::{ConfirmPublisher, Message, PublishPolicy, PublishRequest, Published};
 use super::store::Storage;
@@ -260,13 +260,14 @@ impl Calls {
     /// Whether no worker serves a queue, as far as is known.
     async fn nobody_serves(&self, queue: &ShortString) -> bool {
         let asking = async {
-            let line = self.link.line().await?;
-            let channel = line.channel().await?;
+            let connection = self.link.connection().await?;
+            let channel = connection.channel().await?;
             let options = QueueDeclareOptions {
                 passive: true,
                 ..QueueDeclareOptions::default()
             };
-            line.answer(channel.queue_declare(queue.clone(), options, FieldTable::default()))
+            connection
+                .answer(channel.queue_declare(queue.clone(), options, FieldTable::default()))
                 .await
         };
         asking.await.is_ok_and(|queue| queue.consumer_count() == 0)
@@ -277,11 +278,11 @@ impl PublishPolicy for Calls {
     // What a restart took is to be noticed on each connection.
     const EAGER: bool = true;
 
-    async fn prepare(&self, line: &Line) -> Result<(), Fault> {
-        let channel = line.channel().await?;
-        self.declare_answers(line, &channel).await?;
-        self.look_for_restart(line).await?;
-        control::declare(line).await;
+    async fn prepare(&self, connection: &LiveConnection) -> Result<(), Fault> {
+        let channel = connection.channel().await?;
+        self.declare_answers(connection, &channel).await?;
+        self.look_for_restart(connection).await?;
+        control::declare(connection).await;
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use super::RabbitMqCore;
 use super::consumer_channel::ConsumerChannel;
 use super::fault::Fault;
-use super::link::Line;
+use super::link::LiveConnection;
 use crate::sync::lock;
 
 pub(super) struct SharedChannels {
@@ -45,7 +45,7 @@ impl SharedChannels {
     pub(super) async fn open(
         &self,
         core: &RabbitMqCore,
-        line: Line,
+        connection: LiveConnection,
         alone: bool,
     ) -> Result<Arc<ConsumerChannel>, Fault> {
         let has_room = {
@@ -54,10 +54,10 @@ impl SharedChannels {
             own.len() < OWN_MAX
         };
         if alone || has_room {
-            let channel = line.channel().await?;
+            let channel = connection.channel().await?;
             let opened = ConsumerChannel::start(
                 core.consumers.next_number(),
-                line,
+                connection,
                 channel,
                 false,
                 &core.scope,
@@ -66,12 +66,14 @@ impl SharedChannels {
             return Ok(opened);
         }
         let mut several = self.several.lock().await;
-        several.retain(|opened| opened.is_alive() && opened.line.generation == line.generation);
+        several.retain(|opened| {
+            opened.is_alive() && opened.connection.generation == connection.generation
+        });
         if several.len() < SHARED_MAX {
-            let channel = line.channel().await?;
+            let channel = connection.channel().await?;
             several.push_back(ConsumerChannel::start(
                 core.consumers.next_number(),
-                line,
+                connection,
                 channel,
                 true,
                 &core.scope,

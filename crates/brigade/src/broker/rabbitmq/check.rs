@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use super::RabbitMqCore;
 use super::fault::Fault;
-use super::link::Line;
+use super::link::LiveConnection;
 use super::management::{self, Described};
 use super::message::{random_id, short};
 use super::queue_consumer::QueueConsumer;
@@ -49,18 +49,18 @@ impl Findings {
 }
 
 pub(super) async fn check(core: &RabbitMqCore) -> Result<Vec<Finding>, Error> {
-    let line = core
+    let connection = core
         .storage
         .out
-        .line()
+        .connection()
         .await
         .map_err(|fault| fault.into_error("check"))?;
     let mut found = Findings::default();
-    check_server(&line, &mut found);
+    check_server(&connection, &mut found);
     let served = served(core);
     let checked = async {
-        check_rights(core, &line, &mut found).await?;
-        check_served(core, &line, &served, &mut found).await
+        check_rights(core, &connection, &mut found).await?;
+        check_served(core, &connection, &served, &mut found).await
     };
     checked
         .await
@@ -75,7 +75,7 @@ pub(super) async fn check(core: &RabbitMqCore) -> Result<Vec<Finding>, Error> {
         what,
         "if the broker has less, say so in the URL: ?consumer_timeout=10m",
     );
-    let version = line.version.as_deref().map_or(VERSION_MIN, number_of);
+    let version = connection.version.as_deref().map_or(VERSION_MIN, number_of);
     check_policies(core, &served, version, &mut found).await;
     found
         .0
@@ -83,8 +83,8 @@ pub(super) async fn check(core: &RabbitMqCore) -> Result<Vec<Finding>, Error> {
     Ok(found.0)
 }
 
-fn check_server(line: &Line, found: &mut Findings) {
-    match line.version.as_deref() {
+fn check_server(connection: &LiveConnection, found: &mut Findings) {
+    match connection.version.as_deref() {
         None => found.add(
             Level::Warning,
             "the broker does not say that it is RabbitMQ",
@@ -97,7 +97,7 @@ fn check_server(line: &Line, found: &mut Findings) {
         }
         Some(_) => {}
     }
-    if let Some(why) = line.blocked.borrow().as_deref() {
+    if let Some(why) = connection.blocked.borrow().as_deref() {
         found.add(
             Level::Problem,
             format!("the broker takes nothing now: {why}"),
@@ -107,34 +107,39 @@ fn check_server(line: &Line, found: &mut Findings) {
 }
 
 /// Tries the rights with an exclusive queue that is gone afterwards.
-async fn check_rights(core: &RabbitMqCore, line: &Line, found: &mut Findings) -> Result<(), Fault> {
+async fn check_rights(
+    core: &RabbitMqCore,
+    connection: &LiveConnection,
+    found: &mut Findings,
+) -> Result<(), Fault> {
     let name = core
         .config
         .name_of(&format!("brigade-check-{}", random_id()));
     let queue =
         short(&name).map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
     // A refusal ends its channel.
-    let owner = line.channel().await?;
+    let owner = connection.channel().await?;
     let options = QueueDeclareOptions {
         exclusive: true,
         auto_delete: true,
         ..QueueDeclareOptions::default()
     };
-    let declared = line
+    let declared = connection
         .answer(owner.queue_declare(queue.clone(), options, FieldTable::default()))
         .await
         .map(drop);
     let mut rights = vec![("configure", declared)];
     if rights[0].1.is_ok() {
-        let reader = line.channel().await?;
+        let reader = connection.channel().await?;
         rights.push((
             "read",
-            line.answer(reader.basic_get(queue.clone(), BasicGetOptions { no_ack: true }))
+            connection
+                .answer(reader.basic_get(queue.clone(), BasicGetOptions { no_ack: true }))
                 .await
                 .map(drop),
         ));
-        if line.blocked.borrow().is_none() {
-            let writer = line.confirming_channel().await?;
+        if connection.blocked.borrow().is_none() {
+            let writer = connection.confirming_channel().await?;
             let publishing = writer.basic_publish(
                 "".into(),
                 queue.clone(),
@@ -144,12 +149,14 @@ async fn check_rights(core: &RabbitMqCore, line: &Line, found: &mut Findings) ->
             );
             rights.push((
                 "write",
-                line.answer(async { publishing.await?.await })
+                connection
+                    .answer(async { publishing.await?.await })
                     .await
                     .map(drop),
             ));
         }
-        line.answer(owner.queue_delete(queue, lapin::options::QueueDeleteOptions::default()))
+        connection
+            .answer(owner.queue_delete(queue, lapin::options::QueueDeleteOptions::default()))
             .await
             .ok();
     }
@@ -172,12 +179,12 @@ async fn check_rights(core: &RabbitMqCore, line: &Line, found: &mut Findings) ->
 
 async fn check_served(
     core: &RabbitMqCore,
-    line: &Line,
+    connection: &LiveConnection,
     served: &BTreeMap<String, QueueKind>,
     found: &mut Findings,
 ) -> Result<(), Fault> {
     for (name, target) in served {
-        match core.storage.topology.declare_on(line, target).await {
+        match core.storage.topology.declare_on(connection, target).await {
             Ok(FoundQueue::Ours) => {}
             Ok(FoundQueue::Other(difference)) => found.add(
                 Level::Warning,

@@ -14,7 +14,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::fault::Fault;
-use super::link::Line;
+use super::link::LiveConnection;
 use crate::shutdown::Scope;
 use crate::sync::lock;
 
@@ -27,7 +27,7 @@ const TOGETHER_MAX: usize = 1024;
 pub(super) struct ConsumerChannel {
     pub(super) number: u64,
     pub(super) channel: Channel,
-    pub(super) line: Line,
+    pub(super) connection: LiveConnection,
     /// Cancelled when it is over: its deliveries are another's by now.
     pub(super) dead: CancellationToken,
     /// Several queues are taken from by it.
@@ -85,17 +85,17 @@ pub(super) enum AckAction {
 impl ConsumerChannel {
     pub(super) fn start(
         number: u64,
-        line: Line,
+        connection: LiveConnection,
         channel: Channel,
         is_shared: bool,
         scope: &Scope,
     ) -> Arc<Self> {
         let (words, heard) = mpsc::channel(WAITING_MAX);
-        let dead = line.down.child_token();
+        let dead = connection.down.child_token();
         let opened = Arc::new(Self {
             number,
             channel,
-            line,
+            connection,
             dead,
             is_shared,
             consuming: AsyncMutex::default(),
@@ -104,7 +104,7 @@ impl ConsumerChannel {
         });
         let speaking = Acker {
             channel: opened.channel.clone(),
-            line: opened.line.clone(),
+            connection: opened.connection.clone(),
             of: Arc::downgrade(&opened),
         };
         let dead = opened.dead.clone();
@@ -146,7 +146,7 @@ impl ConsumerChannel {
 
 struct Acker {
     channel: Channel,
-    line: Line,
+    connection: LiveConnection,
     of: std::sync::Weak<ConsumerChannel>,
 }
 
@@ -213,7 +213,7 @@ impl Acker {
             )?;
         }
         // Says nothing new, so the broker only answers.
-        self.line
+        self.connection
             .answer(
                 self.channel
                     .channel_flow(ChannelFlowOptions { active: true }),

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::fault::Fault;
-use super::link::{Line, Link};
+use super::link::{Link, LiveConnection};
 use super::publisher::{Message, PublishRequest};
 
 pub(super) const EXCHANGE: &str = "brigade.control";
@@ -48,20 +48,21 @@ pub(super) fn cancel(queue: &ShortString, correlation_id: &str, reason: &str) ->
 
 /// Makes the exchange if it is not there. Without the right to do so, calls cannot be cancelled
 /// once they run; all else goes on.
-pub(super) async fn declare(line: &Line) {
+pub(super) async fn declare(connection: &LiveConnection) {
     let declaring = async {
-        let channel = line.channel().await?;
+        let channel = connection.channel().await?;
         let options = ExchangeDeclareOptions {
             durable: true,
             ..ExchangeDeclareOptions::default()
         };
-        line.answer(channel.exchange_declare(
-            EXCHANGE.into(),
-            ExchangeKind::Direct,
-            options,
-            FieldTable::default(),
-        ))
-        .await
+        connection
+            .answer(channel.exchange_declare(
+                EXCHANGE.into(),
+                ExchangeKind::Direct,
+                options,
+                FieldTable::default(),
+            ))
+            .await
     };
     if let Err(fault) = declaring.await {
         tracing::warn!(%fault, "cannot declare the exchange {EXCHANGE}: calls that run cannot be \
@@ -125,9 +126,15 @@ impl ServedQueues {
         let mut wanted = self.wanted.subscribe();
         // Most programs serve nothing.
         if wanted.wait_for(|wanted| !wanted.is_empty()).await.is_ok() {
-            let hear = async |line: Line| {
+            let hear = async |connection: LiveConnection| {
                 self.heard.send_replace(HeardCancels::default());
-                let heard = hear_on(&line, self.wanted.subscribe(), &self.heard, &on_cancel).await;
+                let heard = hear_on(
+                    &connection,
+                    self.wanted.subscribe(),
+                    &self.heard,
+                    &on_cancel,
+                )
+                .await;
                 if let Err(fault) = &heard
                     && !fault.is_lost()
                 {
@@ -135,25 +142,25 @@ impl ServedQueues {
                 }
                 heard
             };
-            link.on_each_line("hear of cancels", hear).await;
+            link.on_each_connection("hear of cancels", hear).await;
         }
     }
 }
 
 async fn hear_on(
-    line: &Line,
+    connection: &LiveConnection,
     mut served: watch::Receiver<BTreeSet<ShortString>>,
     heard: &watch::Sender<HeardCancels>,
     on_cancel: &impl Fn(&str, String),
 ) -> Result<(), Fault> {
-    declare(line).await;
-    let channel = line.channel().await?;
+    declare(connection).await;
+    let channel = connection.channel().await?;
     let options = QueueDeclareOptions {
         exclusive: true,
         auto_delete: true,
         ..QueueDeclareOptions::default()
     };
-    let queue = line
+    let queue = connection
         .answer(channel.queue_declare("".into(), options, FieldTable::default()))
         .await?
         .name()
@@ -162,11 +169,11 @@ async fn hear_on(
         no_ack: true,
         ..BasicConsumeOptions::default()
     };
-    let mut cancels = line
+    let mut cancels = connection
         .answer(channel.basic_consume(queue.clone(), "".into(), options, FieldTable::default()))
         .await?;
     let mut bindings = Bindings {
-        line,
+        connection,
         channel,
         queue,
         bound: BTreeSet::new(),
@@ -190,7 +197,7 @@ async fn hear_on(
 
 /// What the queue of cancels is bound to.
 struct Bindings<'a> {
-    line: &'a Line,
+    connection: &'a LiveConnection,
     channel: Channel,
     queue: ShortString,
     bound: BTreeSet<ShortString>,
@@ -207,7 +214,7 @@ impl Bindings<'_> {
         let new: Vec<ShortString> = wanted.difference(&self.bound).cloned().collect();
         for keys in new.chunks(BINDINGS) {
             let binding = keys.iter().map(|key| {
-                self.line.answer(self.channel.queue_bind(
+                self.connection.answer(self.channel.queue_bind(
                     self.queue.clone(),
                     EXCHANGE.into(),
                     key.clone(),
@@ -227,7 +234,7 @@ impl Bindings<'_> {
                 key.clone(),
                 FieldTable::default(),
             );
-            self.line.answer(unbinding).await?;
+            self.connection.answer(unbinding).await?;
         }
         if !old.is_empty() {
             self.bound.clone_from(&wanted);

@@ -9,15 +9,15 @@ mod arrival;
 mod expiry;
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use tokio::time::sleep_until;
 
 use super::RabbitMqCore;
 use super::consumer_channel::AckAction;
-use super::lease_table::HeldDelivery;
+use super::lease_table::{Delivery, HeldDelivery};
+use super::message::Envelope;
 use super::queue_consumer::QueueConsumer;
-use super::topology::QueueKind;
 use crate::clock::{BootTime, later};
 use crate::error::Error;
 use crate::store::{DeliveryMode, LeaseRequest, Leased};
@@ -114,43 +114,7 @@ impl RabbitMqCore {
         while let Some((delivery, mut envelope)) = rest.first() {
             let pause = self.comes_back(&delivery, &mut envelope).await;
             rest.drop_first();
-            if !delivery.opened.is_alive() {
-                continue;
-            }
-            if self.leases.table().is_being_settled(&envelope) {
-                self.requeue_later(source, delivery, envelope);
-                continue;
-            }
-            if self.leases.table().is_copy(&envelope) {
-                tracing::info!(job = %envelope.id, "the broker brought a job once more that is \
-                    settled, or held; it is dropped");
-                self.drop_copy(source, delivery);
-                continue;
-            }
-            if envelope.is_call()
-                && let Some(reason) = self.leases.table().take_cancelled(&envelope)
-            {
-                self.end_cancelled(source, &delivery, envelope.properties.clone(), reason);
-                continue;
-            }
-            if envelope.is_uncounted && source.counts_deliveries() {
-                self.hand_on(source, delivery, &envelope, envelope.recounted());
-                continue;
-            }
-            if let Some(pause) = pause {
-                match self.storage.message(envelope.next(), pause) {
-                    Ok((QueueKind::Jobs(_), message)) if envelope.is_call() => {
-                        self.forward_call(source, delivery, &envelope, message)
-                    }
-                    parcel => self.aside(source, delivery, "forward it", parcel),
-                }
-                continue;
-            }
-            if envelope
-                .begins_by()
-                .is_some_and(|by| by < SystemTime::now())
-            {
-                self.bury(source, delivery, &envelope);
+            if self.goes_elsewhere(source, &delivery, &envelope, pause) {
                 continue;
             }
             let token = self.leases.next_token();
@@ -166,21 +130,8 @@ impl RabbitMqCore {
                     };
                     self.leases.hold(token, held);
                 }
-                DeliveryMode::Take => {
-                    let acked = delivery
-                        .opened
-                        .acknowledge(vec![delivery.tag], AckAction::Ack)
-                        .await;
-                    source.released(&delivery);
-                    if let Err(fault) = acked {
-                        // Not handed out, so it is no copy if it comes again: that is the job
-                        // itself, which the broker still has.
-                        tracing::warn!(%fault, job = %envelope.id, "a job was not taken: the \
-                            broker did not answer; it comes again unless it heard");
-                        continue;
-                    }
-                    self.leases.table().settled(&envelope);
-                }
+                DeliveryMode::Take if !self.take(source, &delivery, &envelope).await => continue,
+                DeliveryMode::Take => {}
             }
             leased.push(Leased {
                 id: envelope.id.clone(),
@@ -195,5 +146,25 @@ impl RabbitMqCore {
             });
         }
         leased
+    }
+
+    /// Acks a job that is taken, not leased. Whether the broker heard.
+    async fn take(&self, source: &QueueConsumer, delivery: &Delivery, envelope: &Envelope) -> bool {
+        let tags = vec![delivery.tag];
+        let acked = delivery.opened.acknowledge(tags, AckAction::Ack).await;
+        source.released(delivery);
+        match acked {
+            Ok(()) => {
+                self.leases.table().settled(envelope);
+                true
+            }
+            Err(fault) => {
+                // Not handed out, so it is no copy if it comes again: that is the job itself, which
+                // the broker still has.
+                tracing::warn!(%fault, job = %envelope.id, "a job was not taken: the broker did \
+                    not answer; it comes again unless it heard");
+                false
+            }
+        }
     }
 }

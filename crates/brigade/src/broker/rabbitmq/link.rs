@@ -5,10 +5,10 @@
 //! ```
 //!
 //! Nothing lives longer than a generation: channels, consumers and delivery tags belong to one
-//! [`Line`]. Code that needs them asks for the line there is ([`Link::line`]) and makes them again
-//! ([`Link::on_each_line`]); so nothing of one connection can be taken for something of the next,
-//! and an ack can only mean the delivery that it was meant for. lapin's own recovery stays off: it
-//! hides that deliveries are another's by now.
+//! [`LiveConnection`]. Code that needs them asks for the connection there is ([`Link::connection`])
+//! and makes them again ([`Link::on_each_connection`]); so nothing of one connection can be taken
+//! for something of the next, and an ack can only mean the delivery that it was meant for. lapin's
+//! own recovery stays off: it hides that deliveries are another's by now.
 //!
 //! One task owns the connection and is the only one that changes the state; everybody else looks at
 //! it.
@@ -40,7 +40,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Before the next try to connect where there are as many connections as there may be.
 const LIMIT_PAUSE: Duration = Duration::from_secs(5);
-/// The serial number of the next line.
+/// The serial number of the next connection.
 static SERIALS: AtomicU64 = AtomicU64::new(0);
 /// What RabbitMQ has by itself.
 const FRAME_MAX: usize = 128 << 10;
@@ -54,18 +54,18 @@ pub(super) struct Link {
 
 #[derive(Clone)]
 enum LinkState {
-    Up(Line),
+    Up(LiveConnection),
     /// With the reason why it is not there.
     Down(Fault),
 }
 
 /// One connection, for as long as it lives. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Line {
-    connection: Arc<Connection>,
-    /// From 1; no two lines of a link have the same.
+pub(super) struct LiveConnection {
+    amqp: Arc<Connection>,
+    /// From 1; no two connections of a link have the same.
     pub(super) generation: u64,
-    /// No two lines of the process have the same.
+    /// No two connections of the process have the same.
     pub(super) serial: u64,
     /// Of the broker, if it is RabbitMQ.
     pub(super) version: Option<Arc<str>>,
@@ -92,7 +92,7 @@ impl Link {
         let opened = reach::open(config, purpose, 0)
             .await
             .map_err(|fault| fault.into_error("connect to RabbitMQ"))?;
-        let (first, blocked) = Line::new(&opened, 1, config);
+        let (first, blocked) = LiveConnection::new(&opened, 1, config);
         let (state, seen) = watch::channel(LinkState::Up(first.clone()));
         let mut supervisor = Supervisor {
             config: Arc::clone(config),
@@ -114,78 +114,83 @@ impl Link {
         })
     }
 
-    /// The line there is; waits for it as long as an answer may take. Cancel safe.
-    pub(super) async fn line(&self) -> Result<Line, Fault> {
+    /// The connection there is; waits for it as long as an answer may take. Cancel safe.
+    pub(super) async fn connection(&self) -> Result<LiveConnection, Fault> {
         let mut state = self.state.clone();
         // A connection may have broken and its supervisor not know yet.
-        let waiting = state.wait_for(|state| matches!(state, LinkState::Up(line) if line.is_up()));
+        let waiting = state
+            .wait_for(|state| matches!(state, LinkState::Up(connection) if connection.is_up()));
         match timeout(self.config.answer_timeout, waiting)
             .await
             .map(|state| state.map(|state| state.clone()))
         {
-            Ok(Ok(LinkState::Up(line))) => return Ok(line),
+            Ok(Ok(LinkState::Up(connection))) => return Ok(connection),
             Ok(Err(_)) => return Err(Fault::new(ErrorKind::Closed, "the broker was dropped")),
             Ok(Ok(LinkState::Down(_))) | Err(_) => {}
         }
         Err(self.fault().unwrap_or_else(Fault::timeout))
     }
 
-    /// Asks on the line there is, and once more on the next one if it broke meanwhile: for what may
-    /// be asked twice.
+    /// Asks on the connection there is, and once more on the next one if it broke meanwhile: for
+    /// what may be asked twice.
     pub(super) async fn ask<T, F: Future<Output = Result<T, Fault>>>(
         &self,
-        ask: impl Fn(Line) -> F,
+        ask: impl Fn(LiveConnection) -> F,
     ) -> Result<T, Fault> {
         let until = Instant::now() + self.config.answer_timeout;
         loop {
-            let line = self.line().await?;
-            match ask(line.clone()).await {
-                Err(fault) if fault.is_lost() && !line.is_up() && Instant::now() < until => {}
+            let connection = self.connection().await?;
+            match ask(connection.clone()).await {
+                Err(fault) if fault.is_lost() && !connection.is_up() && Instant::now() < until => {}
                 answered => return answered,
             }
         }
     }
 
     /// A new channel with confirms, of a connection that takes messages.
-    pub(super) async fn ready_channel(&self, until: Instant) -> Result<(Line, Channel), Fault> {
+    pub(super) async fn ready_channel(
+        &self,
+        until: Instant,
+    ) -> Result<(LiveConnection, Channel), Fault> {
         let choice = self.config.blocked;
-        let open = |line: Line| async move {
+        let open = |connection: LiveConnection| async move {
             // First: a broker that takes nothing opens no channel either.
-            line.free(choice, until).await?;
+            connection.free(choice, until).await?;
             let late = |_| {
-                if line.blocked.borrow().is_some() {
+                if connection.blocked.borrow().is_some() {
                     Fault::blocking()
                 } else {
                     Fault::timeout()
                 }
             };
-            let channel = timeout_at(until, line.confirming_channel())
+            let channel = timeout_at(until, connection.confirming_channel())
                 .await
                 .map_err(late)??;
-            Ok((line, channel))
+            Ok((connection, channel))
         };
         timeout_at(until, self.ask(open))
             .await
             .map_err(|_| Fault::timeout())?
     }
 
-    /// Of the line there is now.
+    /// Of the connection there is now.
     pub(super) fn generation(&self) -> Option<u64> {
         match &*self.state.borrow() {
-            LinkState::Up(line) => Some(line.generation),
+            LinkState::Up(connection) => Some(connection.generation),
             LinkState::Down(_) => None,
         }
     }
 
-    /// The most bytes of a frame on the line there is now; without one, on the last or the next.
+    /// The most bytes of a frame on the connection there is now; without one, on the last or the
+    /// next.
     pub(super) fn frame_max(&self) -> usize {
         match &*self.state.borrow() {
-            LinkState::Up(line) => line.frame_max,
+            LinkState::Up(connection) => connection.frame_max,
             LinkState::Down(_) => FRAME_MAX,
         }
     }
 
-    /// Why there is no line, if there is none.
+    /// Why there is no connection, if there is none.
     pub(super) fn fault(&self) -> Option<Fault> {
         match &*self.state.borrow() {
             LinkState::Up(_) => None,
@@ -195,16 +200,16 @@ impl Link {
 
     /// Has something run on each connection in turn, for ever: again after a pause when it failed,
     /// and again when there is a new connection. Where consumers are resumed.
-    pub(super) async fn on_each_line<F: Future<Output = Result<(), Fault>>>(
+    pub(super) async fn on_each_connection<F: Future<Output = Result<(), Fault>>>(
         &self,
         what: &str,
-        run: impl Fn(Line) -> F,
+        run: impl Fn(LiveConnection) -> F,
     ) {
         let mut pauses = Pauses::default();
         loop {
-            if let Ok(line) = self.line().await {
-                let down = line.down.clone();
-                match down.run_until_cancelled(run(line)).await {
+            if let Ok(connection) = self.connection().await {
+                let down = connection.down.clone();
+                match down.run_until_cancelled(run(connection)).await {
                     Some(Ok(())) => return,
                     Some(Err(fault)) => {
                         tracing::warn!(%fault, what, "failed on this connection; trying again");
@@ -217,7 +222,7 @@ impl Link {
     }
 }
 
-impl Line {
+impl LiveConnection {
     fn new(
         opened: &OpenedConnection,
         generation: u64,
@@ -225,8 +230,8 @@ impl Line {
     ) -> (Self, watch::Sender<Option<Arc<str>>>) {
         let (tell, blocked) =
             watch::channel(opened.connection.status().blocked().then(|| "alarm".into()));
-        let line = Self {
-            connection: Arc::clone(&opened.connection),
+        let connection = Self {
+            amqp: Arc::clone(&opened.connection),
             generation,
             serial: SERIALS.fetch_add(1, Ordering::Relaxed),
             version: opened.version.as_deref().map(Into::into),
@@ -236,12 +241,12 @@ impl Line {
             frame_max: usize::try_from(opened.connection.configuration().frame_max())
                 .unwrap_or(usize::MAX),
         };
-        (line, tell)
+        (connection, tell)
     }
 
     /// Whether the connection has not broken, as far as is known.
     fn is_up(&self) -> bool {
-        !self.down.is_cancelled() && self.connection.status().connected()
+        !self.down.is_cancelled() && self.amqp.status().connected()
     }
 
     /// Returns when the broker takes messages from it, or says why not. Cancel safe.
@@ -262,7 +267,7 @@ impl Line {
 
     /// Opens a channel.
     pub(super) async fn channel(&self) -> Result<Channel, Fault> {
-        self.answer(self.connection.create_channel()).await
+        self.answer(self.amqp.create_channel()).await
     }
 
     /// Opens a channel with confirms.
@@ -307,22 +312,27 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    async fn run(&mut self, mut line: Line, mut blocked: watch::Sender<Option<Arc<str>>>) {
+    async fn run(
+        &mut self,
+        mut connection: LiveConnection,
+        mut blocked: watch::Sender<Option<Arc<str>>>,
+    ) {
         loop {
             let fault = watch_over(&self.opened, &blocked).await;
             tracing::warn!(%fault, purpose = self.purpose, "the connection to RabbitMQ is gone; \
                 connecting again");
             self.state.send_replace(LinkState::Down(fault));
-            line.down.cancel();
+            connection.down.cancel();
             self.opened.end.now();
             self.opened = self.open_again().await;
-            (line, blocked) = Line::new(&self.opened, line.generation + 1, &self.config);
+            (connection, blocked) =
+                LiveConnection::new(&self.opened, connection.generation + 1, &self.config);
             tracing::info!(
                 purpose = self.purpose,
-                generation = line.generation,
+                generation = connection.generation,
                 "connected to RabbitMQ again"
             );
-            self.state.send_replace(LinkState::Up(line.clone()));
+            self.state.send_replace(LinkState::Up(connection.clone()));
         }
     }
 

@@ -282,7 +282,7 @@ impl RabbitMqCore {
             .opened
             .channel
             .queue_declare(queue, options, FieldTable::default());
-        let found = delivery.opened.line.answer(asking).await;
+        let found = delivery.opened.connection.answer(asking).await;
         found.map_or(1, |queue| {
             usize::try_from(queue.consumer_count()).unwrap_or(usize::MAX)
         })

@@ -11,10 +11,10 @@
 //! one in its place. A request that the broker returned, as its queue does not exist, has the
 //! outcome `Unroutable`, although the broker confirms it too.
 //!
-//! Bounds: [`WAITING_MAX`] groups of requests wait to be sent, then their senders wait. In `lane`:
-//! the requests and bytes that are sent and not confirmed, and the requests that pause.
+//! Bounds: [`WAITING_MAX`] groups of requests wait to be sent, then their senders wait. In
+//! `channel`: the requests and bytes that are sent and not confirmed, and the requests that pause.
 
-mod lane;
+mod channel;
 mod policy;
 mod request;
 
@@ -23,7 +23,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use self::lane::Lane;
+use self::channel::ChannelPublisher;
 pub(super) use self::policy::PublishPolicy;
 use self::policy::ReportOutcome;
 pub(super) use self::request::{Message, PublishRequest, Published};
@@ -118,6 +118,6 @@ impl Inbox {
         link: &Link,
         scope: &Scope,
     ) {
-        scope.spawn_until_closed(Lane::new(policy, config, link, self.0).run());
+        scope.spawn_until_closed(ChannelPublisher::new(policy, config, link, self.0).run());
     }
 }

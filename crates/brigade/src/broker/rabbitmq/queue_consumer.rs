@@ -405,7 +405,7 @@ impl QueueConsumer {
         for tag in tags {
             // Whatever came before its answer has been read by then, or is read at once.
             opened
-                .line
+                .connection
                 .answer(
                     opened
                         .channel

@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::fault::Fault;
 use super::fit;
-use super::link::{Line, Link};
+use super::link::{Link, LiveConnection};
 use super::message::has_caller;
 use super::publisher::{Message, PublishRequest, Published};
 use super::store::Storage;
@@ -124,12 +124,12 @@ impl LeaderProbe {
             let fault = match self.link.ready_channel(until).await {
                 // Nothing was sent this time.
                 Err(fault) => return (Published::Failed { fault, uncertain }, None),
-                Ok((line, channel)) => {
+                Ok((connection, channel)) => {
                     let confirmed_by = until.min(Instant::now() + patience);
-                    match publish(&line, &channel, message, confirmed_by).await {
+                    match publish(&connection, &channel, message, confirmed_by).await {
                         // An earlier one may be there.
                         Ok(Published::Declined) if uncertain => Fault::declined(),
-                        Ok(published) => return (published, Some(line.generation)),
+                        Ok(published) => return (published, Some(connection.generation)),
                         Err(fault) => fault,
                     }
                 }
@@ -206,7 +206,7 @@ impl Storage {
 
 /// What became of it until then; uncertain if the fault is a lost one.
 async fn publish(
-    line: &Line,
+    connection: &LiveConnection,
     channel: &Channel,
     message: &Message,
     until: Instant,
@@ -215,9 +215,9 @@ async fn publish(
         mandatory: true,
         immediate: false,
     };
-    if !fit::fits(&message.properties, line.frame_max) {
+    if !fit::fits(&message.properties, connection.frame_max) {
         let bytes = fit::frame_bytes(&message.properties);
-        return Err(Fault::over_frame(bytes, line.frame_max));
+        return Err(Fault::over_frame(bytes, connection.frame_max));
     }
     let Message {
         queue,
@@ -230,7 +230,7 @@ async fn publish(
             .await?
             .await
     };
-    let confirmation = match line
+    let confirmation = match connection
         .down
         .run_until_cancelled(timeout_at(until, publishing))
         .await

@@ -196,11 +196,11 @@ impl RabbitMqCore {
         }
         let target = QueueKind::Refresh(source.queue.clone(), message::random_id().into());
         self.storage.topology.prepare(&target).await?;
-        let line = self.consume_link.line().await?;
-        let channel = line.channel().await?;
+        let connection = self.consume_link.connection().await?;
+        let channel = connection.channel().await?;
         let opened = ConsumerChannel::start(
             self.consumers.next_number(),
-            line,
+            connection,
             channel,
             false,
             &self.scope,
@@ -214,7 +214,7 @@ impl RabbitMqCore {
             BasicConsumeOptions::default(),
             hold_long(),
         );
-        let deliveries = opened.line.answer(consuming).await?;
+        let deliveries = opened.connection.answer(consuming).await?;
         let refresh = RefreshQueue {
             opened: Arc::clone(&opened),
             target,

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::RabbitMqCore;
 use super::fault::Fault;
-use super::link::{Line, Link};
+use super::link::{Link, LiveConnection};
 use super::message::short;
 use crate::error::{Error, ErrorKind};
 use crate::store::ReloadGuard;
@@ -57,20 +57,21 @@ async fn hold(
 ) {
     loop {
         let has = async {
-            let line = link.line().await?;
-            line.down
-                .run_until_cancelled(take(&line, &name))
+            let connection = link.connection().await?;
+            connection
+                .down
+                .run_until_cancelled(take(&connection, &name))
                 .await
                 .unwrap_or_else(|| Err(Fault::timeout()))
-                .map(|lock| (line, lock))
+                .map(|lock| (connection, lock))
         };
         match over.run_until_cancelled(Box::pin(has)).await {
             None => return,
-            Some(Ok((line, (channel, _consumer)))) => {
+            Some(Ok((connection, (channel, _consumer)))) => {
                 if tell.send(Ok(())).is_ok() {
                     tokio::select! {
                         () = over.cancelled() => {}
-                        () = line.down.cancelled() => return tracing::warn!(queue = name.as_str(), "the lock of a reload was lost with the connection"),
+                        () = connection.down.cancelled() => return tracing::warn!(queue = name.as_str(), "the lock of a reload was lost with the connection"),
                     }
                 }
                 // The consumer goes with it, and the next one in the row is sent what it held.
@@ -88,8 +89,11 @@ async fn hold(
 
 /// Stands in the row until it is sent a message. The consumer has the turn for as long as it is not
 /// dropped.
-async fn take(line: &Line, name: &ShortString) -> Result<(Channel, Consumer), Fault> {
-    let channel = line.confirming_channel().await?;
+async fn take(
+    connection: &LiveConnection,
+    name: &ShortString,
+) -> Result<(Channel, Consumer), Fault> {
+    let channel = connection.confirming_channel().await?;
     let mut arguments = FieldTable::default();
     arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
     arguments.insert("x-expires".into(), AMQPValue::LongInt(EXPIRES));
@@ -97,9 +101,11 @@ async fn take(line: &Line, name: &ShortString) -> Result<(Channel, Consumer), Fa
         durable: true,
         ..QueueDeclareOptions::default()
     };
-    line.answer(channel.queue_declare(name.clone(), options, arguments))
+    connection
+        .answer(channel.queue_declare(name.clone(), options, arguments))
         .await?;
-    line.answer(channel.basic_qos(1, BasicQosOptions::default()))
+    connection
+        .answer(channel.basic_qos(1, BasicQosOptions::default()))
         .await?;
     let consuming = channel.basic_consume(
         name.clone(),
@@ -107,7 +113,7 @@ async fn take(line: &Line, name: &ShortString) -> Result<(Channel, Consumer), Fa
         BasicConsumeOptions::default(),
         FieldTable::default(),
     );
-    let mut turns = line.answer(consuming).await?;
+    let mut turns = connection.answer(consuming).await?;
     let options = BasicPublishOptions::default();
     let putting = async {
         channel
@@ -121,7 +127,7 @@ async fn take(line: &Line, name: &ShortString) -> Result<(Channel, Consumer), Fa
             .await?
             .await
     };
-    line.answer(putting).await?;
+    connection.answer(putting).await?;
     match turns.next().await {
         Some(Ok(_)) => Ok((channel, turns)),
         Some(Err(error)) => Err(error.into()),

@@ -24,7 +24,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::Instant;
 
 use super::fault::Fault;
-use super::link::{Line, Link};
+use super::link::{Link, LiveConnection};
 use super::message::short;
 use super::rabbitmq_3_10::until_registered;
 use super::url::{QueueType, RabbitMqConfig};
@@ -142,11 +142,11 @@ impl Topology {
         if !self.is_quorum(target) {
             return Ok(());
         }
-        let line = self.link.line().await?;
+        let connection = self.link.connection().await?;
         let declared = lock(&self.declared).get(&self.name(target)).copied();
         match declared {
             Some((at, generation))
-                if generation == line.generation && at.elapsed() < DECLARED_FOR =>
+                if generation == connection.generation && at.elapsed() < DECLARED_FOR =>
             {
                 Ok(())
             }
@@ -161,11 +161,11 @@ impl Topology {
 
     pub(super) async fn declare(&self, target: &QueueKind) -> Result<(), Fault> {
         let name = self.name(target);
-        let declaring = |line: Line| async move {
+        let declaring = |connection: LiveConnection| async move {
             let at = Instant::now();
-            self.declare_on(&line, target)
+            self.declare_on(&connection, target)
                 .await
-                .map(|_| (at, line.generation))
+                .map(|_| (at, connection.generation))
         };
         let (at, generation) = self.link.ask(declaring).await?;
         if target.is_temporary() && !lock(&self.declared).contains_key(&name) {
@@ -188,22 +188,24 @@ impl Topology {
     /// Declares a queue.
     pub(super) async fn declare_on(
         &self,
-        line: &Line,
+        connection: &LiveConnection,
         target: &QueueKind,
     ) -> Result<FoundQueue, Fault> {
-        self.count_on(line, target).await.map(|(found, _)| found)
+        self.count_on(connection, target)
+            .await
+            .map(|(found, _)| found)
     }
 
     /// Declares a queue; and how many messages wait in it.
     pub(super) async fn count_on(
         &self,
-        line: &Line,
+        connection: &LiveConnection,
         target: &QueueKind,
     ) -> Result<(FoundQueue, u32), Fault> {
         let name = self.name(target);
         match self
             .declare_as(
-                line,
+                connection,
                 &name,
                 QueueDeclareOptions::durable(),
                 self.arguments(target),
@@ -214,7 +216,7 @@ impl Topology {
             Err(other) if other.kind() == ErrorKind::Unsupported => {
                 let count = self
                     .declare_as(
-                        line,
+                        connection,
                         &name,
                         QueueDeclareOptions::default().passive(),
                         FieldTable::default(),
@@ -235,7 +237,7 @@ impl Topology {
     /// hang for half a minute, and be answered at once on another channel.
     async fn declare_as(
         &self,
-        line: &Line,
+        connection: &LiveConnection,
         name: &str,
         options: QueueDeclareOptions,
         arguments: FieldTable,
@@ -245,15 +247,17 @@ impl Topology {
         let until = Instant::now() + self.config.answer_timeout;
         let mut patience = PATIENCE;
         loop {
-            let channel = self.idle_channel(line).await?;
+            let channel = self.idle_channel(connection).await?;
             let declaring = channel.queue_declare(name.clone(), options, arguments.clone());
-            let declared = line.answer_within(patience, declaring).await;
+            let declared = connection.answer_within(patience, declaring).await;
             if declared.is_ok() {
-                self.keep(line, channel);
+                self.keep(connection, channel);
             }
             match declared {
                 Err(fault)
-                    if fault.is_lost() && !line.down.is_cancelled() && Instant::now() < until =>
+                    if fault.is_lost()
+                        && !connection.down.is_cancelled()
+                        && Instant::now() < until =>
                 {
                     patience *= 2
                 }
@@ -263,34 +267,35 @@ impl Topology {
     }
 
     /// A channel of this connection that nothing else uses.
-    async fn idle_channel(&self, line: &Line) -> Result<Channel, Fault> {
+    async fn idle_channel(&self, connection: &LiveConnection) -> Result<Channel, Fault> {
         let kept = {
             let mut idle = lock(&self.idle);
-            idle.retain(|(connection, channel)| {
-                *connection == line.serial && channel.status().connected()
+            idle.retain(|(serial, channel)| {
+                *serial == connection.serial && channel.status().connected()
             });
             idle.pop()
         };
         match kept {
             Some((_, channel)) => Ok(channel),
-            None => line.channel().await,
+            None => connection.channel().await,
         }
     }
 
-    fn keep(&self, line: &Line, channel: Channel) {
+    fn keep(&self, connection: &LiveConnection, channel: Channel) {
         let mut idle = lock(&self.idle);
         if idle.len() < IDLE_MAX {
-            idle.push((line.serial, channel));
+            idle.push((connection.serial, channel));
         }
     }
 
     pub(super) async fn purge(&self, target: &QueueKind) -> Result<u64, Fault> {
-        let line = self.link.line().await?;
-        self.declare_on(&line, target).await?;
-        let channel = line.channel().await?;
+        let connection = self.link.connection().await?;
+        self.declare_on(&connection, target).await?;
+        let channel = connection.channel().await?;
         let name = short(&self.name(target))
             .map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
-        line.answer(channel.queue_purge(name, QueuePurgeOptions::default()))
+        connection
+            .answer(channel.queue_purge(name, QueuePurgeOptions::default()))
             .await
             .map(u64::from)
     }

@@ -19,7 +19,7 @@ use lapin::{BasicProperties, Channel};
 use tokio::time::sleep;
 
 use super::super::fault::Fault;
-use super::super::link::Line;
+use super::super::link::LiveConnection;
 use super::super::pause::Pauses;
 use super::{BEGUN, Calls, ERROR, OpenCall, PROGRESS};
 use crate::codec::Codec;
@@ -39,11 +39,14 @@ impl Calls {
     pub(super) async fn listen(self: Arc<Self>) {
         let mut pauses = Pauses::default();
         loop {
-            match self.link.line().await {
-                Ok(line) => {
-                    let ended = line.down.run_until_cancelled(self.listen_on(&line)).await;
+            match self.link.connection().await {
+                Ok(connection) => {
+                    let ended = connection
+                        .down
+                        .run_until_cancelled(self.listen_on(&connection))
+                        .await;
                     let fault = ended.and_then(Result::err).unwrap_or_else(Fault::timeout);
-                    if line.down.is_cancelled() {
+                    if connection.down.is_cancelled() {
                         pauses.reset();
                     } else {
                         tracing::warn!(%fault, "could not receive answers; trying again");
@@ -56,9 +59,9 @@ impl Calls {
         }
     }
 
-    async fn listen_on(&self, line: &Line) -> Result<(), Fault> {
-        let channel = line.channel().await?;
-        self.declare_answers(line, &channel).await?;
+    async fn listen_on(&self, connection: &LiveConnection) -> Result<(), Fault> {
+        let channel = connection.channel().await?;
+        self.declare_answers(connection, &channel).await?;
         let tag = ShortString::from("");
         let consuming = channel.basic_consume(
             self.answers.clone(),
@@ -66,8 +69,8 @@ impl Calls {
             BasicConsumeOptions::default(),
             FieldTable::default(),
         );
-        let mut answers = line.answer(consuming).await?;
-        let mut keeping = std::pin::pin!(self.keep_mark(line, &channel));
+        let mut answers = connection.answer(consuming).await?;
+        let mut keeping = std::pin::pin!(self.keep_mark(connection, &channel));
         loop {
             let answer = tokio::select! {
                 biased;
@@ -103,19 +106,19 @@ impl Calls {
 
     pub(super) async fn declare_answers(
         &self,
-        line: &Line,
+        connection: &LiveConnection,
         channel: &Channel,
     ) -> Result<(), Fault> {
-        declare(line, channel, &self.answers).await.map(drop)
+        declare(connection, channel, &self.answers).await.map(drop)
     }
 
     /// Notices that the broker was restarted, and ends the calls that were lost with that.
-    pub(super) async fn look_for_restart(&self, line: &Line) -> Result<(), Fault> {
+    pub(super) async fn look_for_restart(&self, connection: &LiveConnection) -> Result<(), Fault> {
         if self.config.durable_calls {
             return Ok(());
         }
-        let channel = line.confirming_channel().await?;
-        if declare(line, &channel, &self.alive).await? > 0 {
+        let channel = connection.confirming_channel().await?;
+        if declare(connection, &channel, &self.alive).await? > 0 {
             return Ok(());
         }
         if self.is_marked.load(Ordering::Relaxed) {
@@ -139,16 +142,16 @@ impl Calls {
                 .await?
                 .await
         };
-        line.answer(marking).await?;
+        connection.answer(marking).await?;
         self.is_marked.store(true, Ordering::Relaxed);
         Ok(())
     }
 
     /// Keeps the queue with the mark, which has no consumer.
-    async fn keep_mark(&self, line: &Line, channel: &Channel) -> Fault {
+    async fn keep_mark(&self, connection: &LiveConnection, channel: &Channel) -> Fault {
         loop {
             sleep(ANSWERS_EXPIRE / 3).await;
-            if let Err(fault) = declare(line, channel, &self.alive).await {
+            if let Err(fault) = declare(connection, channel, &self.alive).await {
                 return fault;
             }
         }
@@ -210,7 +213,11 @@ impl Calls {
 }
 
 /// Declares a durable queue that expires when it is unused for long. How many messages are in it.
-async fn declare(line: &Line, channel: &Channel, queue: &ShortString) -> Result<u32, Fault> {
+async fn declare(
+    connection: &LiveConnection,
+    channel: &Channel,
+    queue: &ShortString,
+) -> Result<u32, Fault> {
     let mut arguments = FieldTable::default();
     let millis = i32::try_from(ANSWERS_EXPIRE.as_millis()).unwrap_or(i32::MAX);
     arguments.insert("x-expires".into(), AMQPValue::LongInt(millis));
@@ -218,7 +225,8 @@ async fn declare(line: &Line, channel: &Channel, queue: &ShortString) -> Result<
         durable: true,
         ..QueueDeclareOptions::default()
     };
-    line.answer(channel.queue_declare(queue.clone(), options, arguments))
+    connection
+        .answer(channel.queue_declare(queue.clone(), options, arguments))
         .await
         .map(|queue| queue.message_count())
 }

@@ -80,6 +80,56 @@ impl RabbitMqCore {
         Some(envelope)
     }
 
+    /// Sees to a delivery that is not to be handed out as it is; `false` if it may be. One that
+    /// this worker passed before is to be forwarded after a pause.
+    pub(super) fn goes_elsewhere(
+        self: &Arc<Self>,
+        source: &Arc<QueueConsumer>,
+        delivery: &Delivery,
+        envelope: &Arc<Envelope>,
+        forward_after: Option<Duration>,
+    ) -> bool {
+        if !delivery.opened.is_alive() {
+            return true;
+        }
+        let delivery = delivery.clone();
+        if self.leases.table().is_being_settled(envelope) {
+            self.requeue_later(source, delivery, Arc::clone(envelope));
+            return true;
+        }
+        if self.leases.table().is_copy(envelope) {
+            tracing::info!(job = %envelope.id, "the broker brought a job once more that is \
+                settled, or held; it is dropped");
+            self.drop_copy(source, delivery);
+            return true;
+        }
+        let cancelled = if envelope.is_call() {
+            self.leases.table().take_cancelled(envelope)
+        } else {
+            None
+        };
+        if let Some(reason) = cancelled {
+            self.end_cancelled(source, &delivery, envelope.properties.clone(), reason);
+        } else if envelope.is_uncounted && source.counts_deliveries() {
+            self.hand_on(source, delivery, envelope, envelope.recounted());
+        } else if let Some(pause) = forward_after {
+            match self.storage.message(envelope.next(), pause) {
+                Ok((QueueKind::Jobs(_), message)) if envelope.is_call() => {
+                    self.forward_call(source, delivery, envelope, message)
+                }
+                message => self.aside(source, delivery, "forward it", message),
+            }
+        } else if envelope
+            .begins_by()
+            .is_some_and(|by| by < SystemTime::now())
+        {
+            self.bury(source, delivery, envelope);
+        } else {
+            return false;
+        }
+        true
+    }
+
     /// What cannot be read is answered as rejected, or set aside.
     fn refuse(
         self: &Arc<Self>,

@@ -7,7 +7,7 @@
 use std::future::Future;
 
 use super::super::fault::Fault;
-use super::super::link::Line;
+use super::super::link::LiveConnection;
 use super::request::{PublishRequest, Published};
 
 /// What is done with the requests of one publisher.
@@ -16,7 +16,10 @@ pub(in super::super) trait PublishPolicy: Send + Sync + 'static {
     const EAGER: bool;
 
     /// Runs on each new channel, before anything is published by it.
-    fn prepare(&self, line: &Line) -> impl Future<Output = Result<(), Fault>> + Send;
+    fn prepare(
+        &self,
+        connection: &LiveConnection,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
 
     /// Runs before a request is sent; takes it if it is not to go with the others.
     fn before_send(&self, request: PublishRequest) -> Option<PublishRequest>;
@@ -37,7 +40,7 @@ pub(super) struct ReportOutcome;
 impl PublishPolicy for ReportOutcome {
     const EAGER: bool = false;
 
-    async fn prepare(&self, _: &Line) -> Result<(), Fault> {
+    async fn prepare(&self, _: &LiveConnection) -> Result<(), Fault> {
         Ok(())
     }
 

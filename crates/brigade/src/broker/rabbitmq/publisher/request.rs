@@ -1,8 +1,8 @@
 //! A message, its outcome, and a request to publish it.
 //!
-//! A request carries what its lane needs: its deadline, how often it was sent, whether the broker
-//! has returned it. The ids of its message stay the same however often it is sent, so that the
-//! process that takes it can drop a copy.
+//! A request carries what its publisher needs: its deadline, how often it was sent, whether the
+//! broker has returned it. The ids of its message stay the same however often it is sent, so that
+//! the process that takes it can drop a copy.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -14,7 +14,7 @@ use super::super::RabbitMqCore;
 use super::super::consumer_channel::ConsumerChannel;
 use super::super::fault::Fault;
 use super::super::lease_table::Delivery;
-use super::super::link::Line;
+use super::super::link::LiveConnection;
 use super::super::message::short;
 use super::super::topology::QueueKind;
 use super::{QueueConsumer, too_long};
@@ -41,7 +41,7 @@ impl QueueConsumer {
                 )
                 .map_err(|_| too_long())?;
                 opened
-                    .line
+                    .connection
                     .answer(
                         opened
                             .channel
@@ -79,8 +79,8 @@ impl QueueConsumer {
         {
             return Ok((Arc::clone(opened), None));
         }
-        let line = core.consume_link.line().await?;
-        let count = self.count(core, &line).await?;
+        let connection = core.consume_link.connection().await?;
+        let count = self.count(core, &connection).await?;
         if let Ok(name) = short(
             &core
                 .storage
@@ -92,7 +92,7 @@ impl QueueConsumer {
         let opened = core
             .consumers
             .channels
-            .open(core, line, self.is_alone.load(Ordering::Relaxed))
+            .open(core, connection, self.is_alone.load(Ordering::Relaxed))
             .await?;
         let before = lock(&self.state).opened.replace(Arc::clone(&opened));
         if let Some(before) = before {
@@ -102,10 +102,14 @@ impl QueueConsumer {
     }
 
     /// Declares the queue; how many jobs wait in it.
-    pub(super) async fn count(&self, core: &RabbitMqCore, line: &Line) -> Result<u32, Fault> {
+    pub(super) async fn count(
+        &self,
+        core: &RabbitMqCore,
+        connection: &LiveConnection,
+    ) -> Result<u32, Fault> {
         core.storage
             .topology
-            .count_on(line, &QueueKind::Jobs(self.queue.clone()))
+            .count_on(connection, &QueueKind::Jobs(self.queue.clone()))
             .await
             .map(|(_, count)| count)
     }
@@ -191,6 +195,6 @@ impl QueueConsumer {
             .channel
             .basic_cancel(tag, BasicCancelOptions { nowait: false });
         // It ends with its channel in any case.
-        delivery.opened.line.answer(cancelling).await.ok();
+        delivery.opened.connection.answer(cancelling).await.ok();
     }
 }

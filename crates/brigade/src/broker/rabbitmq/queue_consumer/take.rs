@@ -37,7 +37,7 @@ impl QueueConsumer {
         let has_some = only_listens
             && match counted {
                 Some(count) => count,
-                None => self.count(core, &opened.line).await?,
+                None => self.count(core, &opened.connection).await?,
             } > 0;
         if has_some {
             // An ask comes for it when those before have none.
@@ -109,16 +109,17 @@ impl QueueConsumer {
     ) -> Result<lapin::Consumer, Fault> {
         let queue = QueueKind::Jobs(self.queue.clone());
         let name = short(&core.storage.topology.name(&queue)).map_err(|_| too_long())?;
-        let (line, channel) = (&opened.line, &opened.channel);
+        let (connection, channel) = (&opened.connection, &opened.channel);
         let _alone = opened.consuming.lock().await;
-        line.answer(channel.basic_qos(prefetch, BasicQosOptions { global: false }))
+        connection
+            .answer(channel.basic_qos(prefetch, BasicQosOptions { global: false }))
             .await?;
         let consuming =
             channel.basic_consume(name, tag, BasicConsumeOptions::default(), hold_long());
         // As a declaration, it may hang. What is held by this channel would be lost with it.
         let is_used = core.leases.table().holds_by(opened.number);
         let patience = if is_used { Duration::MAX } else { patience };
-        line.answer_within(patience, consuming).await
+        connection.answer_within(patience, consuming).await
     }
 
     /// Finds out whether the queue has something that is not here: how many jobs wait there, and
@@ -130,9 +131,9 @@ impl QueueConsumer {
             (state.opened.clone(), state.releases)
         };
         let Some(opened) = opened else { return Ok(()) };
-        let count = self.count(core, &opened.line).await?;
+        let count = self.count(core, &opened.connection).await?;
         opened
-            .line
+            .connection
             .answer(
                 opened
                     .channel

@@ -33,7 +33,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::fault::Fault;
 use super::super::fit;
-use super::super::link::{Line, Link};
+use super::super::link::{Link, LiveConnection};
 use super::super::pause::Pauses;
 use super::super::url::{Blocked, RabbitMqConfig};
 use super::policy::PublishPolicy;
@@ -52,7 +52,7 @@ const PAUSED_MAX: usize = 4096;
 /// The longest pause before another channel is opened.
 const CHANNEL_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-pub(super) struct Lane<P> {
+pub(super) struct ChannelPublisher<P> {
     policy: Arc<P>,
     link: Link,
     config: Arc<RabbitMqConfig>,
@@ -74,7 +74,7 @@ pub(super) struct Lane<P> {
     has_confirmed: bool,
 }
 
-impl<P: PublishPolicy> Lane<P> {
+impl<P: PublishPolicy> ChannelPublisher<P> {
     pub(super) fn new(
         policy: Arc<P>,
         config: &Arc<RabbitMqConfig>,
@@ -99,12 +99,12 @@ impl<P: PublishPolicy> Lane<P> {
 
     pub(super) async fn run(mut self) {
         let mut pauses = Pauses::default();
-        while let Some(line) = self.next_line().await {
-            let fault = self.publish_on(&line).await;
+        while let Some(connection) = self.next_connection().await {
+            let fault = self.publish_on(&connection).await;
             if self.has_confirmed {
                 pauses.reset();
             }
-            if !line.down.is_cancelled() && self.suspects == 0 {
+            if !connection.down.is_cancelled() && self.suspects == 0 {
                 tracing::warn!(%fault, "a channel that publishes failed; opening another one");
                 sleep(pauses.after(&fault).min(CHANNEL_PAUSE_MAX)).await;
             }
@@ -113,7 +113,7 @@ impl<P: PublishPolicy> Lane<P> {
 
     /// The connection to publish on; `None` when the broker was dropped. Requests whose deadline
     /// comes before fail.
-    async fn next_line(&mut self) -> Option<Line> {
+    async fn next_connection(&mut self) -> Option<LiveConnection> {
         if !P::EAGER && self.unsent.is_empty() && self.paused.is_empty() {
             let first = self.inbox.recv().await?;
             self.accept(first);
@@ -122,8 +122,8 @@ impl<P: PublishPolicy> Lane<P> {
             let due = self.next_deadline();
             tokio::select! {
                 biased;
-                line = self.link.line() => match line {
-                    Ok(line) => return Some(line),
+                connection = self.link.connection() => match connection {
+                    Ok(connection) => return Some(connection),
                     Err(fault) if fault.kind() == ErrorKind::Closed => return None,
                     Err(_) => {}
                 },
@@ -138,17 +138,17 @@ impl<P: PublishPolicy> Lane<P> {
     }
 
     /// Publishes on this connection until it breaks, or the channel ends; returns why.
-    async fn publish_on(&mut self, line: &Line) -> Fault {
+    async fn publish_on(&mut self, connection: &LiveConnection) -> Fault {
         (self.is_alone, self.has_confirmed) = (false, false);
         let carrying = async {
             // First: a broker that takes nothing opens no channel either.
-            self.wait_until_free(line).await;
+            self.wait_until_free(connection).await;
             let opening = async {
-                self.policy.prepare(line).await?;
-                line.confirming_channel().await
+                self.policy.prepare(connection).await?;
+                connection.confirming_channel().await
             };
             match opening.await {
-                Ok(channel) => self.carry(line, &channel).await,
+                Ok(channel) => self.carry(connection, &channel).await,
                 Err(fault) => {
                     if fault.is_lasting() {
                         self.fail_all(&fault);
@@ -157,22 +157,22 @@ impl<P: PublishPolicy> Lane<P> {
                 }
             }
         };
-        let fault = line
+        let fault = connection
             .down
             .run_until_cancelled(carrying)
             .await
             .unwrap_or_else(Fault::timeout);
-        self.take_back(line, &fault);
+        self.take_back(connection, &fault);
         fault
     }
 
     /// Nothing is lost when this is dropped at an await: what is under way is in `self`.
-    async fn carry(&mut self, line: &Line, channel: &Channel) -> Fault {
+    async fn carry(&mut self, connection: &LiveConnection, channel: &Channel) -> Fault {
         loop {
             let resume_at = self.resume_paused();
             if !self.unsent.is_empty()
-                && self.may_send(line)
-                && let Err(fault) = self.send(line, channel).await
+                && self.may_send(connection)
+                && let Err(fault) = self.send(connection, channel).await
             {
                 return fault;
             }
@@ -197,7 +197,7 @@ impl<P: PublishPolicy> Lane<P> {
                 }
                 () = sleep_until(resume_at.unwrap_or_else(Instant::now)), if resume_at.is_some() => {}
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    return late(line);
+                    return late(connection);
                 }
             }
         }
@@ -215,17 +215,17 @@ impl<P: PublishPolicy> Lane<P> {
         }
     }
 
-    fn may_send(&self, line: &Line) -> bool {
+    fn may_send(&self, connection: &LiveConnection) -> bool {
         let is_free =
-            || self.unconfirmed.len() < UNCONFIRMED_MAX && line.blocked.borrow().is_none();
+            || self.unconfirmed.len() < UNCONFIRMED_MAX && connection.blocked.borrow().is_none();
         self.unconfirmed.is_empty() || self.suspects == 0 && !self.is_alone && is_free()
     }
 
-    async fn send(&mut self, line: &Line, channel: &Channel) -> Result<(), Fault> {
-        self.wait_until_free(line).await;
+    async fn send(&mut self, connection: &LiveConnection, channel: &Channel) -> Result<(), Fault> {
+        self.wait_until_free(connection).await;
         self.fail_late(&Fault::timeout());
         self.is_alone = self.suspects > 0;
-        self.take_batch(line.frame_max);
+        self.take_batch(connection.frame_max);
         let publishing = self.batch.iter().map(|request| {
             let message = &request.message;
             let options = BasicPublishOptions {
@@ -286,8 +286,8 @@ impl<P: PublishPolicy> Lane<P> {
 
     /// While the broker takes nothing, requests that cannot be kept waiting fail. Returns when it
     /// takes messages, or nothing is to be sent.
-    async fn wait_until_free(&mut self, line: &Line) {
-        let mut blocked = line.blocked.clone();
+    async fn wait_until_free(&mut self, connection: &LiveConnection) {
+        let mut blocked = connection.blocked.clone();
         while blocked.borrow().is_some() {
             let fault = Fault::blocking();
             match self.config.blocked {
@@ -345,7 +345,7 @@ impl<P: PublishPolicy> Lane<P> {
     }
 
     /// The channel is over: what has no outcome is sent again on another one.
-    fn take_back(&mut self, line: &Line, fault: &Fault) {
+    fn take_back(&mut self, connection: &LiveConnection, fault: &Fault) {
         let sent = self.unconfirmed.len() + self.batch.len();
         for request in self.batch.drain(..).rev() {
             self.unsent.push_front(request);
@@ -356,7 +356,7 @@ impl<P: PublishPolicy> Lane<P> {
         }
         self.unconfirmed_bytes = 0;
         let is_late = self.fail_late(fault);
-        if sent == 0 || is_late || fault.is_lost() || line.down.is_cancelled() {
+        if sent == 0 || is_late || fault.is_lost() || connection.down.is_cancelled() {
             return;
         }
         if !self.is_alone {
@@ -425,8 +425,8 @@ impl<P: PublishPolicy> Lane<P> {
 }
 
 /// A request has waited for its confirm for too long.
-fn late(line: &Line) -> Fault {
-    if line.blocked.borrow().is_some() {
+fn late(connection: &LiveConnection) -> Fault {
+    if connection.blocked.borrow().is_some() {
         Fault::blocking()
     } else {
         Fault::timeout()
