@@ -32,7 +32,7 @@ pub struct Host {
     builder: Builder,
     offer: Offer,
     drain: Duration,
-    control: Arc<Control>,
+    control: Arc<HostControl>,
 }
 
 /// What a host offers.
@@ -44,7 +44,7 @@ struct Offer {
 }
 
 #[derive(Debug, Default)]
-struct Control {
+struct HostControl {
     drain: CancellationToken,
     kill: CancellationToken,
 }
@@ -69,7 +69,7 @@ impl Failures {
 
 /// Tells a running [`Host`] what to do.
 #[derive(Clone, Debug)]
-pub struct HostHandle(Arc<Control>);
+pub struct HostHandle(Arc<HostControl>);
 
 /// For arguments that are still coming, of all masters together; see [`Budget`] for what one of
 /// them may hold beyond it.

@@ -118,20 +118,7 @@ impl Pool {
         )]
         mut config: Config,
     ) -> Result<Self, Error> {
-        if config.workers_max > 0 && config.runs_own_program() && !worker_entry_is_set() {
-            return Err(Error::new(
-                ErrorKind::NotInitialized,
-                "start a pool: workers are this program started again, and its main never called \
-                    brigade::init(); \
-                 put #[brigade::main] on main, or brigade::init() on its first line (in a test \
-                 file: brigade::test_workers!();)",
-            ));
-        }
-        if config.workers_max > 0 && config.runs_own_program() {
-            check_own_program()?;
-        }
-        registry::check()?;
-        crate::process::check_children_are_kept()?;
+        check_program(&config)?;
         let no_runtime = || {
             Error::new(
                 ErrorKind::Unsupported,
@@ -422,6 +409,28 @@ impl Pool {
         shared.driven(shared.scope.ended()).await?;
         Ok(drained)
     }
+}
+
+/// Whether this program can have workers.
+///
+/// # Errors
+///
+/// `NotInitialized`, `DuplicateTask` or `Unsupported`, if it cannot.
+fn check_program(config: &Config) -> Result<(), Error> {
+    if config.workers_max > 0 && config.runs_own_program() && !worker_entry_is_set() {
+        return Err(Error::new(
+            ErrorKind::NotInitialized,
+            "start a pool: workers are this program started again, and its main never called \
+                brigade::init(); \
+             put #[brigade::main] on main, or brigade::init() on its first line (in a test \
+             file: brigade::test_workers!();)",
+        ));
+    }
+    if config.workers_max > 0 && config.runs_own_program() {
+        check_own_program()?;
+    }
+    registry::check()?;
+    crate::process::check_children_are_kept()
 }
 
 /// Whether this program started again has this code.

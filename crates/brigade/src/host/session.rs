@@ -18,7 +18,7 @@ use bytes::Bytes;
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::held::{Held, SessionState};
+use self::held::{HeldCall, SessionState};
 use self::master::Master;
 use super::answer::{head_of, refused};
 use super::welcome::{self, NotJoined};
@@ -273,7 +273,7 @@ impl Session {
         // to its end.
         self.outbox.open_silently();
         for (call, held) in &state.calls {
-            if let Held::Ended { head, result, .. } = held {
+            if let HeldCall::Ended { head, result, .. } = held {
                 self.outbox.append(kind::ANSWER, *call, head, result);
             }
         }
@@ -356,31 +356,18 @@ impl Session {
                 return Err(Error::new(ErrorKind::Protocol, text));
             }
             for (call, request) in runs.drain(..) {
-                let early = state.early_stops.iter().position(|early| *early == call);
-                if let Some(index) = early {
-                    state.early_stops.remove(index);
-                }
+                let was_stopped = state.take_early_stop(call);
                 // Of a call that runs here there is no other. One that ended here may come again,
                 // once its answer was acknowledged.
-                if let Some(Held::Begun { .. }) = state.calls.get(&call) {
+                if let Some(HeldCall::Begun { .. }) = state.calls.get(&call) {
                     continue;
                 }
-                if early.is_some() || draining || state.begun >= self.room() {
+                if was_stopped || draining || state.begun >= self.room() {
                     self.say(call, Ending::Returned);
                     continue;
                 }
-                state.keys += 1;
-                let key = state.keys;
-                state.begun += 1;
                 let attempt = request.options().origin.map_or(0, |origin| origin.attempt);
-                state.calls.insert(
-                    call,
-                    Held::Begun {
-                        key,
-                        attempt,
-                        local: None,
-                    },
-                );
+                let key = state.begin(call, attempt);
                 tags.push((call, key));
                 let relay = Arc::clone(self) as Arc<dyn Relay>;
                 calls.push((request, Arc::new(RelayedCell::relayed(relay, (call, key)))));
@@ -389,7 +376,7 @@ impl Session {
         for (tag, taken) in tags.into_iter().zip(self.pool.relay(calls)) {
             match taken {
                 Ok(id) => {
-                    if let Some(Held::Begun { local, .. }) = lock(&self.state).begun(tag) {
+                    if let Some(HeldCall::Begun { local, .. }) = lock(&self.state).begun(tag) {
                         *local = Some(id);
                     }
                 }
@@ -418,8 +405,8 @@ impl Session {
         let local = {
             let mut state = lock(&self.state);
             match state.calls.get(&call) {
-                Some(Held::Begun { local, .. }) => *local,
-                Some(Held::Ended { .. }) => None,
+                Some(HeldCall::Begun { local, .. }) => *local,
+                Some(HeldCall::Ended { .. }) => None,
                 None => {
                     // It may also have ended already; its number does not come again, so
                     // remembering it does no harm.

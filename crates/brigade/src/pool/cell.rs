@@ -24,7 +24,7 @@ pub(crate) type Outcome = Result<Bytes, CallError>;
 
 #[derive(Default)]
 pub(crate) struct Cell {
-    state: Mutex<State>,
+    state: Mutex<CellState>,
     /// Gets the outcome instead of a handle.
     relay: Option<Relayed>,
 }
@@ -50,7 +50,7 @@ pub(crate) type Tag = (u64, u64);
 type Relayed = (Arc<dyn Relay>, Tag);
 
 #[derive(Default)]
-struct State {
+struct CellState {
     outcome: Option<Outcome>,
     finished: bool,
     waker: Option<Waker>,

@@ -55,8 +55,8 @@ use slab::Slab;
 use tokio::sync::{Semaphore, broadcast};
 
 use super::config::Config;
-use super::deadlines::{Deadlines, Due, after};
-use super::queue::Queue;
+use super::deadlines::{Deadlines, DueEvent, after};
+use super::queue::CallQueue;
 use super::restart::Restart;
 use super::stats::Counters;
 use crate::event::Event;
@@ -91,7 +91,7 @@ pub(super) struct Core {
     calls: Slab<CallEntry>,
     /// Distinguishes the calls that had one key of the slab.
     generation: u32,
-    queue: Queue,
+    queue: CallQueue,
     /// Calls that a worker passed and calls that need a fresh worker, in order. Few.
     aside: VecDeque<CallId>,
     delayed: usize,
@@ -137,9 +137,9 @@ impl Core {
     ) -> Self {
         let mut deadlines = Deadlines::default();
         let first_check = after(now, config.check_interval);
-        deadlines.insert(first_check, Due::Check(first_check));
+        deadlines.insert(first_check, DueEvent::Check(first_check));
         Self {
-            queue: Queue::new(config.order),
+            queue: CallQueue::new(config.order),
             config,
             events,
             now,
@@ -181,13 +181,13 @@ impl Core {
     pub(super) fn on_time(&mut self, effects: &mut Effects) {
         while let Some(due) = self.deadlines.pop(self.now) {
             match due {
-                Due::QueueTimeout(call) => self.on_queue_timeout(call, effects),
-                Due::RunTimeout(call) => self.stop(call, StopReason::Timeout, effects),
-                Due::Delay(call) => self.on_delay_over(call, effects),
-                Due::Restart => self.maintain(effects),
-                Due::Check(planned) => self.on_check(planned, effects),
+                DueEvent::QueueTimeout(call) => self.on_queue_timeout(call, effects),
+                DueEvent::RunTimeout(call) => self.stop(call, StopReason::Timeout, effects),
+                DueEvent::Delay(call) => self.on_delay_over(call, effects),
+                DueEvent::Restart => self.maintain(effects),
+                DueEvent::Check(planned) => self.on_check(planned, effects),
                 #[cfg(feature = "remote")]
-                Due::HostLost(worker) => self.on_host_lost(worker, effects),
+                DueEvent::HostLost(worker) => self.on_host_lost(worker, effects),
             }
         }
         self.settle(effects);

@@ -17,7 +17,7 @@ pub(super) fn after(moment: Instant, time: Duration) -> Instant {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Due {
+pub(super) enum DueEvent {
     /// A call waited too long.
     QueueTimeout(CallId),
     /// An attempt ran too long.
@@ -44,7 +44,7 @@ impl DueKey {
 
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
-    due: BTreeMap<DueKey, Due>,
+    due: BTreeMap<DueKey, DueEvent>,
     count: u64,
     /// When the clock wakes up next.
     awake_at: Option<Instant>,
@@ -53,7 +53,7 @@ pub(super) struct Deadlines {
 }
 
 impl Deadlines {
-    pub(super) fn insert(&mut self, at: Instant, due: Due) -> DueKey {
+    pub(super) fn insert(&mut self, at: Instant, due: DueEvent) -> DueKey {
         self.count += 1;
         let key = DueKey(at, self.count);
         self.hurried |= self.awake_at.is_none_or(|awake_at| at < awake_at);
@@ -79,11 +79,11 @@ impl Deadlines {
     /// Whether none of them is one of a call or a host.
     #[cfg(test)]
     pub(super) fn are_of_pool(&self) -> bool {
-        let is_of_pool = |due: &Due| matches!(due, Due::Check(_) | Due::Restart);
+        let is_of_pool = |due: &DueEvent| matches!(due, DueEvent::Check(_) | DueEvent::Restart);
         self.due.values().all(is_of_pool)
     }
 
-    pub(super) fn pop(&mut self, now: Instant) -> Option<Due> {
+    pub(super) fn pop(&mut self, now: Instant) -> Option<DueEvent> {
         if self.first()? > now {
             return None;
         }

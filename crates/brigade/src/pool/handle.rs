@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use super::Shared;
 use super::cell::Cell;
 use super::core::{Admission, CallId};
-use super::outside::Look;
+use super::outside::RuntimeCheck;
 use crate::attempt_report::{Step, StopReceipt};
 use crate::call::Request;
 use crate::codec::Codec;
@@ -43,23 +43,23 @@ pub struct CallHandle<T> {
     shared: Arc<Shared>,
     cell: Arc<Cell>,
     codec: Codec,
-    stage: Stage,
+    stage: HandleStage,
     /// When it is waited for outside of the pool's runtime.
-    look: Option<Look>,
+    look: Option<RuntimeCheck>,
     output: PhantomData<fn() -> T>,
 }
 
-enum Stage {
+enum HandleStage {
     /// In the pool, under this id.
     Inside(CallId),
     /// Waiting for room in the queue, until it is cancelled.
-    Outside(Mutex<Option<Waiting>>),
+    Outside(Mutex<Option<WaitingCall>>),
     /// Ended, or let go.
     Over,
 }
 
 /// A call that waits for room.
-struct Waiting {
+struct WaitingCall {
     request: Box<Request>,
     place: Pin<Box<dyn Future<Output = bool> + Send>>,
 }
@@ -70,7 +70,7 @@ impl<T> CallHandle<T> {
             shared,
             cell,
             codec,
-            stage: Stage::Inside(call),
+            stage: HandleStage::Inside(call),
             look: None,
             output: PhantomData,
         }
@@ -84,7 +84,7 @@ impl<T> CallHandle<T> {
             shared,
             cell,
             codec,
-            stage: Stage::Over,
+            stage: HandleStage::Over,
             look: None,
             output: PhantomData,
         }
@@ -100,7 +100,7 @@ impl<T> CallHandle<T> {
                 .map(tokio::sync::SemaphorePermit::forget)
                 .is_ok()
         });
-        let waiting = Waiting {
+        let waiting = WaitingCall {
             request: Box::new(request),
             place,
         };
@@ -108,7 +108,7 @@ impl<T> CallHandle<T> {
             shared,
             cell,
             codec,
-            stage: Stage::Outside(Mutex::new(Some(waiting))),
+            stage: HandleStage::Outside(Mutex::new(Some(waiting))),
             look: None,
             output: PhantomData,
         }
@@ -119,8 +119,8 @@ impl<T> CallHandle<T> {
     /// it was refused.
     pub fn id(&self) -> Option<u64> {
         match self.stage {
-            Stage::Inside(call) => Some(call.number()),
-            Stage::Outside(..) | Stage::Over => None,
+            HandleStage::Inside(call) => Some(call.number()),
+            HandleStage::Outside(..) | HandleStage::Over => None,
         }
     }
 
@@ -143,10 +143,10 @@ impl<T> CallHandle<T> {
     ) -> impl Future<Output = Option<StopReceipt>> + Send + use<T> {
         let reason = reason.to_owned();
         match &self.stage {
-            Stage::Inside(call) => self
+            HandleStage::Inside(call) => self
                 .shared
                 .step(|core, effects| core.cancel(*call, reason, effects)),
-            Stage::Outside(waiting) => {
+            HandleStage::Outside(waiting) => {
                 if lock(waiting).take().is_some() {
                     let receipt = StopReceipt::new(Step::NotStarted, std::time::Duration::ZERO);
                     self.cell.finish(
@@ -159,7 +159,7 @@ impl<T> CallHandle<T> {
                     );
                 }
             }
-            Stage::Over => {}
+            HandleStage::Over => {}
         }
         let cell = Arc::clone(&self.cell);
         async move { poll_fn(|cx| cell.poll_receipt(cx.waker())).await }
@@ -168,7 +168,7 @@ impl<T> CallHandle<T> {
     /// Makes a stop that is under way take its last step at once.
     #[cfg(feature = "broker")]
     pub(crate) fn hurry(&self) {
-        if let Stage::Inside(call) = self.stage {
+        if let HandleStage::Inside(call) = self.stage {
             self.shared.peek(|core| core.hurry(call));
         }
     }
@@ -189,8 +189,8 @@ impl<T> CallHandle<T> {
 
     /// Lets the call run on without its handle.
     pub fn detach(mut self) {
-        if let Stage::Outside(waiting) = std::mem::replace(&mut self.stage, Stage::Over)
-            && let Some(Waiting { request, place }) = lock(&waiting).take()
+        if let HandleStage::Outside(waiting) = std::mem::replace(&mut self.stage, HandleStage::Over)
+            && let Some(WaitingCall { request, place }) = lock(&waiting).take()
         {
             let (shared, cell) = (Arc::clone(&self.shared), Arc::clone(&self.cell));
             self.shared.scope.spawn(async move {
@@ -206,12 +206,14 @@ impl<T> CallHandle<T> {
     /// Looks now and then whether the pool's runtime is driven, where this is polled outside of it.
     /// If it is not the call is cancelled, for when it is again.
     fn look_at_runtime(&mut self, cx: &mut Context<'_>) -> Option<Error> {
-        if self.shared.scope.is_current() || !self.look.get_or_insert_with(Look::new).poll(cx) {
+        if self.shared.scope.is_current()
+            || !self.look.get_or_insert_with(RuntimeCheck::new).poll(cx)
+        {
             return None;
         }
         let call = match self.stage {
-            Stage::Inside(call) => Some(call),
-            Stage::Outside(_) | Stage::Over => None,
+            HandleStage::Inside(call) => Some(call),
+            HandleStage::Outside(_) | HandleStage::Over => None,
         };
         let error = self.shared.undriven(call)?;
         drop(self.cancel("the runtime of its pool was not driven"));
@@ -224,14 +226,14 @@ impl<T: DeserializeOwned> Future for CallHandle<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let request = match &self.stage {
-            Stage::Outside(waiting) => has_room(&mut lock(waiting), cx),
-            Stage::Inside(_) | Stage::Over => None,
+            HandleStage::Outside(waiting) => has_room(&mut lock(waiting), cx),
+            HandleStage::Inside(_) | HandleStage::Over => None,
         };
         if let Some(request) = request {
             let admission = self.shared.admit_with_place(*request, &self.cell);
             self.stage = match admission {
-                Admission::Admitted(call) => Stage::Inside(call),
-                Admission::Full(_) | Admission::Refused(_) => Stage::Over,
+                Admission::Admitted(call) => HandleStage::Inside(call),
+                Admission::Full(_) | Admission::Refused(_) => HandleStage::Over,
             };
         }
         let outcome = match self.cell.poll_outcome(cx.waker()) {
@@ -241,7 +243,7 @@ impl<T: DeserializeOwned> Future for CallHandle<T> {
                 None => return Poll::Pending,
             },
         };
-        self.stage = Stage::Over;
+        self.stage = HandleStage::Over;
         Poll::Ready(
             outcome.and_then(|bytes| Ok(sharing(&bytes, |bytes| self.codec.decode(bytes))?)),
         )
@@ -249,20 +251,20 @@ impl<T: DeserializeOwned> Future for CallHandle<T> {
 }
 
 /// The request, once there is room for it.
-fn has_room(waiting: &mut Option<Waiting>, cx: &mut Context<'_>) -> Option<Box<Request>> {
+fn has_room(waiting: &mut Option<WaitingCall>, cx: &mut Context<'_>) -> Option<Box<Request>> {
     let is_ready = waiting.as_mut()?.place.as_mut().poll(cx).is_ready();
     waiting.take_if(|_| is_ready).map(|waiting| waiting.request)
 }
 
 impl<T> Drop for CallHandle<T> {
     fn drop(&mut self) {
-        if let Stage::Inside(call) = self.stage
+        if let HandleStage::Inside(call) = self.stage
             && !self.cell.is_finished()
         {
             let reason = "its handle was dropped".to_owned();
             self.shared
                 .step(|core, effects| core.cancel(call, reason, effects));
-        } else if let Stage::Outside(waiting) = &self.stage
+        } else if let HandleStage::Outside(waiting) = &self.stage
             && lock(waiting).take().is_some()
         {
             // A reader of its progress must not wait for ever.

@@ -210,7 +210,7 @@ impl Callsite for Site {
 
 /// What distinguishes one place from others.
 #[derive(PartialEq, Eq, Hash)]
-struct Place {
+struct SourcePlace {
     level: u8,
     name: String,
     target: String,
@@ -218,8 +218,8 @@ struct Place {
 }
 
 fn site(event: &LogEvent<'_>) -> &'static Site {
-    static SITES: OnceLock<Mutex<HashMap<Place, &'static Site>>> = OnceLock::new();
-    let place = Place {
+    static SITES: OnceLock<Mutex<HashMap<SourcePlace, &'static Site>>> = OnceLock::new();
+    let place = SourcePlace {
         level: event.level,
         name: short(&event.name).to_owned(),
         target: short(&event.target).to_owned(),

@@ -35,12 +35,12 @@ const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// Asks the runtime for a sign of life.
 #[derive(Default)]
-pub(super) struct Probe(Option<(Instant, Arc<AtomicBool>)>);
+pub(super) struct RuntimeProbe(Option<(Instant, Arc<AtomicBool>)>);
 
 /// The timer of one who waits outside.
-pub(super) struct Look(Delay);
+pub(super) struct RuntimeCheck(Delay);
 
-impl Look {
+impl RuntimeCheck {
     pub(super) fn new() -> Self {
         Self(Delay::new(LOOK))
     }
@@ -108,7 +108,7 @@ impl Shared {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
-            if !self.scope.is_current() && look.get_or_insert_with(Look::new).poll(cx) {
+            if !self.scope.is_current() && look.get_or_insert_with(RuntimeCheck::new).poll(cx) {
                 return self
                     .undriven(None)
                     .map_or(Poll::Pending, |error| Poll::Ready(Err(error)));

@@ -46,9 +46,9 @@ pub(super) struct LaneName {
 const UNNAMED: usize = 0;
 
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct CallQueue {
     order: Order,
-    lanes: Slab<Lane>,
+    lanes: Slab<QueueLane>,
     /// Those that have a name. Kept only while calls wait there.
     named: HashMap<String, usize>,
     len: usize,
@@ -57,17 +57,17 @@ pub(super) struct Queue {
 }
 
 #[derive(Debug, Default)]
-struct Lane {
+struct QueueLane {
     name: LaneName,
     waiting: BTreeMap<QueuePosition, CallId>,
 }
 
-impl Queue {
+impl CallQueue {
     pub(super) fn new(order: Order) -> Self {
         let mut lanes = Slab::new();
         // The lane without a name, which stays.
         assert_eq!(
-            lanes.insert(Lane::default()),
+            lanes.insert(QueueLane::default()),
             UNNAMED,
             "a new slab counts from 0"
         );
@@ -136,7 +136,7 @@ impl Queue {
         let lane = match known {
             Some(lane) => *lane,
             None => {
-                let lane = self.lanes.insert(Lane {
+                let lane = self.lanes.insert(QueueLane {
                     name: name.clone(),
                     waiting: BTreeMap::new(),
                 });
@@ -199,7 +199,7 @@ mod tests {
         CallId::from_wire(number << 32)
     }
 
-    fn drained(mut queue: Queue) -> Vec<u64> {
+    fn drained(mut queue: CallQueue) -> Vec<u64> {
         let mut calls = Vec::new();
         while let Some((place, call)) = queue.first_except(&[]) {
             queue.remove(place);
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn wp27_fifo_lifo_priority_front_and_remove() {
-        let mut queue = Queue::new(Order::Fifo);
+        let mut queue = CallQueue::new(Order::Fifo);
         assert!(queue.is_empty() && queue.first_except(&[]).is_none());
         let one = queue.push(any(), 0, id(1));
         queue.push(any(), 0, id(2));
@@ -239,7 +239,7 @@ mod tests {
         queue.remove(one);
         assert_eq!(drained(queue), [3, 5, 2, 4]);
 
-        let mut queue = Queue::new(Order::Lifo);
+        let mut queue = CallQueue::new(Order::Lifo);
         for call in 1..=3 {
             queue.push(any(), 0, id(call));
         }
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn lanes_keep_one_order_and_one_is_passed_over_without_the_others() {
-        let mut queue = Queue::new(Order::Fifo);
+        let mut queue = CallQueue::new(Order::Fifo);
         for (call, name) in [(1, "a"), (2, "b"), (3, "a"), (4, "b")] {
             queue.push(lane(name), 0, id(call));
         }

@@ -15,7 +15,7 @@ use super::cell::Cell;
 use super::config::Config;
 use super::core::{Admission, Core, Effects, HealthCheck};
 use super::event_log;
-use super::outside::Probe;
+use super::outside::RuntimeProbe;
 use super::worker_conn::{TASK_NAME_BYTES_MAX, WorkerConn, process};
 use crate::call::{CallOptions, Request, Target};
 use crate::error::{Error, ErrorKind};
@@ -33,7 +33,7 @@ pub(crate) struct Shared {
     pub(super) room: Arc<Semaphore>,
     pub(super) events: broadcast::Sender<Event>,
     /// Asks the runtime for a sign of life, for who waits outside of it.
-    pub(super) probe: Mutex<Probe>,
+    pub(super) probe: Mutex<RuntimeProbe>,
     /// Tells the clock that the first deadline changed.
     pub(super) clock: Notify,
     /// Tells `ready`, `recycle` and `shutdown` to look again.
@@ -128,7 +128,7 @@ impl Shared {
         admissions
     }
 
-    /// Refuses what could not run anywhere.
+    /// Refuses what could not run anywhere, and fills in what the task's registration says.
     fn check(&self, mut request: Request) -> Result<Request, Error> {
         let max = self.config.payload_bytes_max;
         match std::mem::replace(&mut request.payload, Ok(bytes::Bytes::new())) {
@@ -144,47 +144,58 @@ impl Shared {
             }
             Ok(payload) => request.payload = Ok(payload),
         }
-        if let Target::Task { name } = &request.target {
-            if name.is_empty() || name.len() > TASK_NAME_BYTES_MAX {
-                let text = format!(
-                    "call a task whose name has {} bytes: there are 1 to {TASK_NAME_BYTES_MAX}",
-                    name.len()
-                );
-                return Err(Error::new(ErrorKind::BadOption, text));
-            }
-            if let (Some(signature), Some(entry)) = (request.signature, registry::find(name))
-                && !task::fits(signature(), (entry.signature)())
-            {
-                let text = format!(
-                    "call {name:?} as {}: it is {}",
-                    signature(),
-                    (entry.signature)()
-                );
-                return Err(Error::new(ErrorKind::BadArguments, text));
-            }
-        }
+        self.check_target(&request)?;
         if let Target::Task { name } = &request.target
             && self.config.runs_own_program()
             && let Some(task) = registry::find(name)
         {
             request.fill(task);
         }
-        #[cfg(feature = "remote")]
-        if let Target::Function { name, .. } = &request.target
-            && self.config.workers_max == 0
-            && registry::function_number(name).is_none()
-        {
-            let text = format!(
-                "run {name} on another host: list it with brigade::functions!({name}), or make it \
-                    a #[task]"
-            );
-            return Err(Error::new(ErrorKind::Unsupported, text));
+        self.check_options(&request)?;
+        Ok(request)
+    }
+
+    fn check_target(&self, request: &Request) -> Result<(), Error> {
+        match &request.target {
+            Target::Task { name } if name.is_empty() || name.len() > TASK_NAME_BYTES_MAX => {
+                let text = format!(
+                    "call a task whose name has {} bytes: there are 1 to {TASK_NAME_BYTES_MAX}",
+                    name.len()
+                );
+                Err(Error::new(ErrorKind::BadOption, text))
+            }
+            Target::Task { name } => {
+                if let (Some(signature), Some(entry)) = (request.signature, registry::find(name))
+                    && !task::fits(signature(), (entry.signature)())
+                {
+                    let (called, is) = (signature(), (entry.signature)());
+                    let text = format!("call {name:?} as {called}: it is {is}");
+                    return Err(Error::new(ErrorKind::BadArguments, text));
+                }
+                Ok(())
+            }
+            #[cfg(feature = "remote")]
+            Target::Function { name, .. }
+                if self.config.workers_max == 0 && registry::function_number(name).is_none() =>
+            {
+                let text = format!(
+                    "run {name} on another host: list it with brigade::functions!({name}), or \
+                        make it a #[task]"
+                );
+                Err(Error::new(ErrorKind::Unsupported, text))
+            }
+            Target::Function { .. } => Ok(()),
         }
+    }
+
+    fn check_options(&self, request: &Request) -> Result<(), Error> {
         let CallOptions {
             key,
             partition,
             unique,
             keep,
+            labels,
+            timeout,
             ..
         } = request.options();
         if key.is_some() || partition.is_some() || unique.is_some() || keep.is_some() {
@@ -192,26 +203,21 @@ impl Shared {
                 those are for jobs at a broker";
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
-        if let Some(label) = request.options().labels.iter().find(|label| {
-            !self.config.may_have_remote_hosts() && !self.config.labels.contains(label)
-        }) {
+        let is_unknown = |label: &&Box<str>| !self.config.labels.contains(label);
+        if !self.config.may_have_remote_hosts()
+            && let Some(label) = labels.iter().find(is_unknown)
+        {
             let text = format!(
                 "call {:?} where {label:?} is: no worker of this pool may ever have that label",
                 request.task_name()
             );
             return Err(Error::new(ErrorKind::BadOption, text));
         }
-        if request
-            .options()
-            .timeout
-            .is_some_and(|timeout| timeout.is_zero())
-        {
-            return Err(Error::new(
-                ErrorKind::BadOption,
-                "call with a timeout of nothing",
-            ));
+        if timeout.is_some_and(|timeout| timeout.is_zero()) {
+            let text = "call with a timeout of zero: give it more time, or none";
+            return Err(Error::new(ErrorKind::BadOption, text));
         }
-        Ok(request)
+        Ok(())
     }
 
     /// Carries out what a step of the dispatcher asks for. The order matters: what an attempt wrote

@@ -33,7 +33,7 @@ pub(super) trait WorkerConn: Send + Sync {
     // -- with the dispatcher locked
 
     /// Appends the call of an attempt to what the worker is sent.
-    fn append(&self, attempt: &Attempt<'_>);
+    fn append(&self, attempt: &OutgoingAttempt<'_>);
 
     /// Whether it should get nothing more until it has read what it was sent.
     fn is_congested(&self) -> bool;
@@ -97,7 +97,7 @@ pub(super) trait WorkerConn: Send + Sync {
 }
 
 /// An attempt, as its worker is sent it.
-pub(super) struct Attempt<'a> {
+pub(super) struct OutgoingAttempt<'a> {
     pub(super) call: CallId,
     pub(super) request: &'a Request,
     /// From 1.

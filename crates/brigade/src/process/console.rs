@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::output::Stream;
 use crate::shutdown::spawn_thread;
 
-enum Message {
+enum ConsoleMessage {
     Text(Stream, Bytes),
     Flush(oneshot::Sender<()>),
 }
@@ -27,23 +27,23 @@ const CHUNKS_MAX: usize = 16;
 
 /// Room for one chunk: its holder passes text on without waiting, so that nothing is read that
 /// could get lost.
-pub(super) struct Room(mpsc::Permit<'static, Message>);
+pub(super) struct ConsoleRoom(mpsc::Permit<'static, ConsoleMessage>);
 
 /// Waits while the console is behind. `None` where there is no console.
-pub(super) async fn room() -> Option<Room> {
-    console()?.reserve().await.ok().map(Room)
+pub(super) async fn room() -> Option<ConsoleRoom> {
+    console()?.reserve().await.ok().map(ConsoleRoom)
 }
 
-impl Room {
+impl ConsoleRoom {
     pub(super) fn pass(self, stream: Stream, text: Bytes) {
-        self.0.send(Message::Text(stream, text));
+        self.0.send(ConsoleMessage::Text(stream, text));
     }
 }
 
 /// Where nothing can wait: dropped while the console is behind.
 pub(super) fn pass_now(stream: Stream, text: Bytes) {
     if let Some(console) = console() {
-        console.try_send(Message::Text(stream, text)).ok();
+        console.try_send(ConsoleMessage::Text(stream, text)).ok();
     }
 }
 
@@ -51,14 +51,14 @@ pub(super) fn pass_now(stream: Stream, text: Bytes) {
 pub(crate) async fn flush() {
     let (reply, written) = oneshot::channel();
     if let Some(console) = console()
-        && console.send(Message::Flush(reply)).await.is_ok()
+        && console.send(ConsoleMessage::Flush(reply)).await.is_ok()
     {
         written.await.ok();
     }
 }
 
-fn console() -> Option<&'static mpsc::Sender<Message>> {
-    static CONSOLE: OnceLock<Option<mpsc::Sender<Message>>> = OnceLock::new();
+fn console() -> Option<&'static mpsc::Sender<ConsoleMessage>> {
+    static CONSOLE: OnceLock<Option<mpsc::Sender<ConsoleMessage>>> = OnceLock::new();
     let console = CONSOLE.get_or_init(|| {
         let (sender, mut receiver) = mpsc::channel(CHUNKS_MAX);
         let serve = move || {
@@ -73,10 +73,10 @@ fn console() -> Option<&'static mpsc::Sender<Message>> {
     console.as_ref()
 }
 
-fn write(message: Message) {
+fn write(message: ConsoleMessage) {
     match message {
-        Message::Text(stream, text) => write_all(stream, &text),
-        Message::Flush(reply) => drop(reply.send(())),
+        ConsoleMessage::Text(stream, text) => write_all(stream, &text),
+        ConsoleMessage::Flush(reply) => drop(reply.send(())),
     }
 }
 

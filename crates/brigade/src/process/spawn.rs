@@ -41,7 +41,7 @@ pub(crate) struct Spawned {
     pub(crate) stderr: OwnedFd,
 }
 
-type Order = (Command, oneshot::Sender<io::Result<Spawned>>);
+type SpawnOrder = (Command, oneshot::Sender<io::Result<Spawned>>);
 
 /// Spawns that may wait for the thread before their pools wait in turn.
 const ORDERS_MAX: usize = 64;
@@ -106,10 +106,10 @@ fn failure(program: &Path, directory: Option<&Path>, error: &io::Error) -> Strin
     }
 }
 
-fn spawner() -> Result<&'static mpsc::Sender<Order>, Error> {
-    static SPAWNER: OnceLock<io::Result<mpsc::Sender<Order>>> = OnceLock::new();
+fn spawner() -> Result<&'static mpsc::Sender<SpawnOrder>, Error> {
+    static SPAWNER: OnceLock<io::Result<mpsc::Sender<SpawnOrder>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
-        let (orders, mut inbox) = mpsc::channel::<Order>(ORDERS_MAX);
+        let (orders, mut inbox) = mpsc::channel::<SpawnOrder>(ORDERS_MAX);
         spawn_thread("brigade-spawner", 256 << 10, move || serve(&mut inbox))?;
         Ok(orders)
     });
@@ -122,7 +122,7 @@ fn spawner() -> Result<&'static mpsc::Sender<Order>, Error> {
 }
 
 /// Lives as long as the process: the sender is never dropped.
-fn serve(inbox: &mut mpsc::Receiver<Order>) {
+fn serve(inbox: &mut mpsc::Receiver<SpawnOrder>) {
     while let Some((command, reply)) = inbox.blocking_recv() {
         // If its start was given up, the child finds its control socket closed and ends; it
         // is reaped here.

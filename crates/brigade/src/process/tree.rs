@@ -47,7 +47,7 @@ pub(crate) struct Swept {
     pub(crate) is_unknown: bool,
 }
 
-enum Order {
+enum SweepOrder {
     Sweep(Tree, oneshot::Sender<Swept>),
     ReapOrphans,
 }
@@ -91,7 +91,7 @@ pub(crate) async fn sweep(process: &Process) -> Swept {
         since: process.started,
         spare_group: false,
     };
-    match sweeper.send(Order::Sweep(tree, reply)).await {
+    match sweeper.send(SweepOrder::Sweep(tree, reply)).await {
         Ok(()) => swept.await.unwrap_or(unknown),
         Err(_) => unknown,
     }
@@ -120,7 +120,7 @@ pub(crate) fn reap_orphans() {
         && let Ok(sweeper) = sweeper()
     {
         // Where the sweeper is behind it does so anyway.
-        sweeper.try_send(Order::ReapOrphans).ok();
+        sweeper.try_send(SweepOrder::ReapOrphans).ok();
     }
 }
 
@@ -233,10 +233,10 @@ fn is_descendant(shown: u32) -> bool {
     })
 }
 
-fn sweeper() -> Result<&'static mpsc::Sender<Order>, &'static io::Error> {
-    static SWEEPER: OnceLock<io::Result<mpsc::Sender<Order>>> = OnceLock::new();
+fn sweeper() -> Result<&'static mpsc::Sender<SweepOrder>, &'static io::Error> {
+    static SWEEPER: OnceLock<io::Result<mpsc::Sender<SweepOrder>>> = OnceLock::new();
     let sweeper = SWEEPER.get_or_init(|| {
-        let (orders, mut inbox) = mpsc::channel::<Order>(ORDERS_MAX);
+        let (orders, mut inbox) = mpsc::channel::<SweepOrder>(ORDERS_MAX);
         spawn_thread("brigade-sweeper", 256 << 10, move || serve(&mut inbox))?;
         Ok(orders)
     });
@@ -244,13 +244,13 @@ fn sweeper() -> Result<&'static mpsc::Sender<Order>, &'static io::Error> {
 }
 
 /// Lives as long as the process. One pass serves all that wait.
-fn serve(inbox: &mut mpsc::Receiver<Order>) {
+fn serve(inbox: &mut mpsc::Receiver<SweepOrder>) {
     let mut orphans = Orphans::default();
     while let Some(first) = inbox.blocking_recv() {
         let orders = std::iter::once(first).chain(std::iter::from_fn(|| inbox.try_recv().ok()));
         let sweeps = orders.filter_map(|order| match order {
-            Order::Sweep(tree, reply) => Some((tree, reply)),
-            Order::ReapOrphans => None,
+            SweepOrder::Sweep(tree, reply) => Some((tree, reply)),
+            SweepOrder::ReapOrphans => None,
         });
         let (trees, replies): (Vec<Tree>, Vec<_>) = sweeps.unzip();
         let mut swept: Vec<Swept> = trees.iter().map(|_| Swept::default()).collect();
@@ -412,14 +412,14 @@ impl Handle {
 }
 
 /// A process that belongs to a tree.
-struct Found {
+struct FoundProcess {
     tree: usize,
     /// It carries the cookie. Otherwise it is in the group of the tree's worker, which is dead, and
     /// being ended with it.
     is_marked: bool,
 }
 
-fn find(shown: u32, trees: &[Tree], oldest: u64) -> Option<Found> {
+fn find(shown: u32, trees: &[Tree], oldest: u64) -> Option<FoundProcess> {
     let stat = Stat::of(shown).filter(|stat| !stat.is_over() && stat.started >= oldest)?;
     let group = proc_fs::own_group(shown, &stat);
     let is_in_group = |tree: &Tree| Some(tree.group) == group;
@@ -435,5 +435,6 @@ fn find(shown: u32, trees: &[Tree], oldest: u64) -> Option<Found> {
     }
     let (tree, is_marked) =
         found.or_else(|| trees.iter().position(is_in_group).map(|tree| (tree, false)))?;
-    (!(trees[tree].spare_group && is_in_group(&trees[tree]))).then_some(Found { tree, is_marked })
+    (!(trees[tree].spare_group && is_in_group(&trees[tree])))
+        .then_some(FoundProcess { tree, is_marked })
 }

@@ -26,7 +26,7 @@ use crate::registry::{self, Invoke};
 use crate::task::{Invocation, Refusal, Returned};
 use crate::wire::{CallMeta, Frame, PanicNote, Target, kind};
 
-type Ending = Result<Returned, PanicNote>;
+type AttemptResult = Result<Returned, PanicNote>;
 
 impl Worker {
     /// Runs what a frame asks for and answers it; an async task of a worker with many slots answers
@@ -88,7 +88,7 @@ impl Worker {
             hygiene::begin();
         }
         let _logs = logs::enter();
-        let mut limit = meta.memory.map(MemoryLimit::set);
+        let mut limit = meta.memory.map(AddressSpaceLimit::set);
         crash_note::clear_errno();
         let before = crash_note::set_current(call);
         let since = panics::moment();
@@ -146,8 +146,8 @@ impl Worker {
         self: &Arc<Self>,
         guarded: Guarded,
         context: Context,
-        limit: &mut Option<MemoryLimit>,
-    ) -> Option<Ending> {
+        limit: &mut Option<AddressSpaceLimit>,
+    ) -> Option<AttemptResult> {
         let call = guarded.call;
         let runtime = match self.runtime(limit) {
             Ok(runtime) => runtime,
@@ -189,7 +189,7 @@ impl Worker {
     /// attempt's limit.
     fn runtime(
         &self,
-        limit: &mut Option<MemoryLimit>,
+        limit: &mut Option<AddressSpaceLimit>,
     ) -> std::io::Result<&tokio::runtime::Runtime> {
         if let Some(runtime) = self.runtime.get() {
             return Ok(runtime);
@@ -208,12 +208,12 @@ impl Worker {
         // Its thread has started and has memory of its own once it has run something.
         drop(runtime.block_on(runtime.spawn(async { drop(vec![0_u8; 1 << 10]) })));
         let runtime = self.runtime.get_or_init(|| runtime);
-        *limit = bytes.map(MemoryLimit::set);
+        *limit = bytes.map(AddressSpaceLimit::set);
         Ok(runtime)
     }
 
     /// Answers, then looks whether the process can take another attempt.
-    fn settle(&self, call: u64, ending: Ending) {
+    fn settle(&self, call: u64, ending: AttemptResult) {
         logs::report_dropped(call);
         // What a task printed without an end of line is its own, not the next one's.
         std::io::stdout().flush().ok();
@@ -252,20 +252,20 @@ impl Worker {
     }
 }
 
-type TaskFuture = Pin<Box<dyn Future<Output = Returned> + Send>>;
+type GuardedFuture = Pin<Box<dyn Future<Output = Returned> + Send>>;
 
 /// Polls a task with its panics caught and its thread marked.
 struct Guarded {
     call: u64,
     /// When the attempt began, as `panics` counts.
     since: u64,
-    future: TaskFuture,
+    future: GuardedFuture,
 }
 
 impl Future for Guarded {
-    type Output = Ending;
+    type Output = AttemptResult;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Ending> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<AttemptResult> {
         let before = crash_note::set_current(self.call);
         let since = self.since;
         let polled = panics::catch(since, || self.future.as_mut().poll(cx));
@@ -279,12 +279,12 @@ impl Future for Guarded {
 }
 
 /// The address space limit of one attempt; dropping it restores the one before.
-struct MemoryLimit {
+struct AddressSpaceLimit {
     bytes: u64,
     before: Rlimit,
 }
 
-impl MemoryLimit {
+impl AddressSpaceLimit {
     fn set(bytes: u64) -> Self {
         let before = getrlimit(Resource::As);
         let used = std::fs::read_to_string("/proc/self/statm")
@@ -308,7 +308,7 @@ impl MemoryLimit {
     }
 }
 
-impl Drop for MemoryLimit {
+impl Drop for AddressSpaceLimit {
     fn drop(&mut self) {
         setrlimit(Resource::As, self.before).ok();
     }

@@ -37,7 +37,7 @@ const NOTES_MAX: usize = 32;
 const NAME_BYTES_MAX: usize = 64;
 
 static CONTROL: OnceLock<UnixStream> = OnceLock::new();
-static NOTES: Mutex<VecDeque<Note>> = Mutex::new(VecDeque::new());
+static NOTES: Mutex<VecDeque<PanicRecord>> = Mutex::new(VecDeque::new());
 /// Panics so far.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 /// Where the hook that was installed last is.
@@ -52,9 +52,9 @@ thread_local! {
     static LAST: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-type Hook = dyn Fn(&PanicHookInfo<'_>) + Send + Sync;
+type PanicHook = dyn Fn(&PanicHookInfo<'_>) + Send + Sync;
 
-struct Note {
+struct PanicRecord {
     number: u64,
     attempt: u64,
     thread: thread::ThreadId,
@@ -66,7 +66,7 @@ struct Note {
     location: String,
 }
 
-impl Note {
+impl PanicRecord {
     fn to_wire(&self) -> PanicNote {
         PanicNote {
             message: self.message.clone(),
@@ -87,7 +87,7 @@ pub(super) fn install(control: BorrowedFd<'_>, shared: bool) {
 pub(super) fn put_first() {
     let previous = panic::take_hook();
     // Its address distinguishes it from others, so it must have one: it captures the previous hook.
-    let hook: Box<Hook> = Box::new(move |info| {
+    let hook: Box<PanicHook> = Box::new(move |info| {
         if !WITHIN_HOOK.replace(true) {
             note(info);
             previous(info);
@@ -109,7 +109,7 @@ pub(super) fn is_ours() -> bool {
     ours
 }
 
-fn address(hook: &Hook) -> usize {
+fn address(hook: &PanicHook) -> usize {
     (&raw const *hook).cast::<()>().addr()
 }
 
@@ -156,7 +156,7 @@ fn describe(payload: &(dyn Any + Send), since: u64) -> PanicNote {
                 own making)"
                     .to_owned(),
         },
-        Note::to_wire,
+        PanicRecord::to_wire,
     );
     // Where a thread failed and its failure became a panic here, what it said is the reason: "a
     // scoped thread panicked" is not.
@@ -169,7 +169,7 @@ fn describe(payload: &(dyn Any + Send), since: u64) -> PanicNote {
     if let Some(first) = first
         && !known.message.contains(&first.message)
     {
-        let Note {
+        let PanicRecord {
             thread_name,
             location,
             message,
@@ -184,7 +184,7 @@ fn describe(payload: &(dyn Any + Send), since: u64) -> PanicNote {
 }
 
 /// A thread that runs no attempt may work for any.
-fn may_be_of_this_attempt(note: &Note) -> bool {
+fn may_be_of_this_attempt(note: &PanicRecord) -> bool {
     let own = crash_note::current();
     own == 0 || note.attempt == 0 || note.attempt == own
 }
@@ -196,7 +196,7 @@ fn note(info: &PanicHookInfo<'_>) {
         .to_owned();
     let thread = thread::current();
     let name = thread.name().unwrap_or("without a name");
-    let mut note = Note {
+    let mut note = PanicRecord {
         number: 0,
         attempt: crash_note::current(),
         thread: thread.id(),

@@ -13,7 +13,7 @@ use crate::wire::remote::Mark;
 pub(super) struct SessionState {
     /// The pool that it was last welcome at.
     pub(super) pool: Option<Mark>,
-    pub(super) calls: HashMap<u64, Held>,
+    pub(super) calls: HashMap<u64, HeldCall>,
     pub(super) begun: u32,
     /// Answers that wait for others to come along.
     pub(super) gathered: u32,
@@ -27,7 +27,7 @@ pub(super) struct SessionState {
     pub(super) down: Option<Instant>,
 }
 
-pub(super) enum Held {
+pub(super) enum HeldCall {
     /// `local` is its id in the pool of this host, once it has one.
     Begun {
         key: u64,
@@ -42,25 +42,44 @@ pub(super) enum Held {
 }
 
 impl SessionState {
+    /// Holds a call that begins. Returns its key.
+    pub(super) fn begin(&mut self, call: u64, attempt: u32) -> u64 {
+        self.keys += 1;
+        self.begun += 1;
+        let begun = HeldCall::Begun {
+            key: self.keys,
+            attempt,
+            local: None,
+        };
+        self.calls.insert(call, begun);
+        self.keys
+    }
+
+    /// Whether the call was to be stopped before it came.
+    pub(super) fn take_early_stop(&mut self, call: u64) -> bool {
+        let early = self.early_stops.iter().position(|early| *early == call);
+        early.is_some_and(|index| self.early_stops.remove(index).is_some())
+    }
+
     /// A call that was begun, if it is that very one.
-    pub(super) fn begun(&mut self, (call, key): Tag) -> Option<&mut Held> {
+    pub(super) fn begun(&mut self, (call, key): Tag) -> Option<&mut HeldCall> {
         self.calls
             .get_mut(&call)
-            .filter(|held| matches!(held, Held::Begun { key: own, .. } if *own == key))
+            .filter(|held| matches!(held, HeldCall::Begun { key: own, .. } if *own == key))
     }
 
     /// Drops what is held of a call. Its id in the pool of this host, if it was begun and has not
     /// ended.
     pub(super) fn remove(&mut self, call: u64) -> Option<CallId> {
         let held = self.calls.remove(&call)?;
-        if matches!(held, Held::Begun { .. }) {
+        if matches!(held, HeldCall::Begun { .. }) {
             self.begun -= 1;
         }
         held.local()
     }
 }
 
-impl Held {
+impl HeldCall {
     pub(super) fn attempt(&self) -> u32 {
         match self {
             Self::Begun { attempt, .. } | Self::Ended { attempt, .. } => *attempt,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::Session;
-use super::held::Held;
+use super::held::HeldCall;
 use crate::error::{Error, ErrorKind};
 use crate::remote::{Ear, Messages};
 use crate::sync::lock;
@@ -41,7 +41,7 @@ impl Ear for Master<'_> {
                     let mut state = lock(&session.state);
                     for id in frame.body.as_chunks::<8>().0 {
                         let call = u64::from_le_bytes(*id);
-                        if matches!(state.calls.get(&call), Some(Held::Ended { .. })) {
+                        if matches!(state.calls.get(&call), Some(HeldCall::Ended { .. })) {
                             state.calls.remove(&call);
                         }
                     }

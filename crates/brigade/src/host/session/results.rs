@@ -1,7 +1,7 @@
 //! Answers and progress of the calls that this host runs for a pool.
 
 use super::Session;
-use super::held::Held;
+use super::held::HeldCall;
 use crate::host::answer::answer;
 use crate::pool::{Outcome, Relay, Tag};
 use crate::process::Output;
@@ -26,7 +26,7 @@ impl Relay for Session {
         state.begun -= 1;
         state.calls.insert(
             tag.0,
-            Held::Ended {
+            HeldCall::Ended {
                 attempt,
                 head,
                 result,

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::deadlines::{Due, after};
+use super::super::deadlines::{DueEvent, after};
 use super::effects::{Health, HealthCheck};
 use super::workers::WorkerStage;
 use super::{Core, Effects, WorkerId};
@@ -39,7 +39,7 @@ impl Core {
     pub(super) fn on_check(&mut self, planned: Instant, effects: &mut Effects) {
         let interval = self.config.check_interval;
         let next = after(self.now, interval);
-        self.deadlines.insert(next, Due::Check(next));
+        self.deadlines.insert(next, DueEvent::Check(next));
         let processes: Vec<WorkerId> = self.processes().map(|slot| slot.id).collect();
         let least = self.config.workers_min.max(self.min_workers);
         let mut surplus = self.ready_processes().saturating_sub(least);

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::super::deadlines::{Due, after};
-use super::super::worker_conn::Attempt;
+use super::super::deadlines::{DueEvent, after};
+use super::super::worker_conn::OutgoingAttempt;
 use super::choice::Requirements;
 use super::effects::{Capture, MemoryWatch};
 use super::{CallId, Core, Effects, Phase, WorkerId};
@@ -138,7 +138,7 @@ impl Core {
         let slot = self.worker(worker);
         let has_timeout = entry.request.options().timeout.is_some();
         let conn = Arc::clone(slot.conn());
-        conn.append(&Attempt {
+        conn.append(&OutgoingAttempt {
             call,
             request: &entry.request,
             number: entry.attempt,
@@ -166,7 +166,7 @@ impl Core {
 
     pub(super) fn arm_run_timeout(&mut self, call: CallId, at: Instant) {
         self.cancel_timer(call);
-        let key = self.deadlines.insert(at, Due::RunTimeout(call));
+        let key = self.deadlines.insert(at, DueEvent::RunTimeout(call));
         self.entry_mut(call).timer = Some(key);
     }
 }

@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::deadlines::{Due, DueKey, after};
+use super::super::deadlines::{DueEvent, DueKey, after};
 use super::super::worker_conn::WorkerConn;
 use super::deaths::UNDELIVERED_MAX;
 use super::effects::{EndDetails, StopRequest};
@@ -124,7 +124,7 @@ impl Core {
     fn expect_back(&mut self, worker: WorkerId) {
         self.take_off(worker);
         let at = after(self.now, self.config.hosts.keep);
-        let key = self.deadlines.insert(at, Due::HostLost(worker));
+        let key = self.deadlines.insert(at, DueEvent::HostLost(worker));
         if let Some(before) = self.host_mut(worker).away.replace(key) {
             self.deadlines.remove(before);
         }

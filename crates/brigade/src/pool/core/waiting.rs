@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::cell::Outcome;
-use super::super::deadlines::{Due, after};
+use super::super::deadlines::{DueEvent, after};
 use super::effects::{CallEnd, EndDetails};
 use super::{CallId, Core, Effects, Phase, Stage};
 use crate::event::Event;
@@ -69,7 +69,7 @@ impl Core {
         self.take_place(call);
         let key = self
             .deadlines
-            .insert(after(self.now, delay), Due::Delay(call));
+            .insert(after(self.now, delay), DueEvent::Delay(call));
         let entry = self.entry_mut(call);
         entry.phase = Phase::Delayed;
         entry.timer = Some(key);
@@ -110,7 +110,7 @@ impl Core {
         let entry = self.entry(call);
         if let Some(timeout) = entry.request.options().queue_timeout {
             let at = after(entry.since, timeout);
-            let key = self.deadlines.insert(at, Due::QueueTimeout(call));
+            let key = self.deadlines.insert(at, DueEvent::QueueTimeout(call));
             self.entry_mut(call).timer = Some(key);
         }
     }

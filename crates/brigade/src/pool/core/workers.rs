@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::super::deadlines::Due;
+use super::super::deadlines::DueEvent;
 use super::super::worker_conn::WorkerConn;
 use super::choice::Rank;
 use super::effects::EndDetails;
@@ -350,7 +350,7 @@ impl Core {
         let pause = self
             .restart
             .failed(self.now, error.kind(), Arc::clone(&reason), jitter);
-        self.deadlines.insert(self.now + pause, Due::Restart);
+        self.deadlines.insert(self.now + pause, DueEvent::Restart);
         if self.restart.is_degraded() {
             let retry_in = pause;
             self.emit_and_log(Event::Degraded { reason, retry_in }, effects);

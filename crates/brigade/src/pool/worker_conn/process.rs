@@ -26,7 +26,7 @@ use self::health::PingState;
 use super::super::Shared;
 use super::super::core::{CallId, Health, StopOrder, StopReason, WorkerId};
 use super::super::stop;
-use super::{Attempt, TASK_NAME_BYTES_MAX, WorkerConn, target_of, written};
+use super::{OutgoingAttempt, TASK_NAME_BYTES_MAX, WorkerConn, target_of, written};
 use crate::codec::Codec;
 use crate::link::Channel;
 use crate::outcome::{REASON_BYTES_MAX, shorten};
@@ -152,7 +152,7 @@ impl WorkerProcess {
 }
 
 impl WorkerConn for WorkerProcess {
-    fn append(&self, attempt: &Attempt<'_>) {
+    fn append(&self, attempt: &OutgoingAttempt<'_>) {
         let request = attempt.request;
         let options = request.options();
         let origin = options.origin;

@@ -27,7 +27,7 @@ use super::super::Shared;
 use super::super::config::Config;
 use super::super::core::{CallId, HostArrival, HostWelcome, StopOrder, StopReason, WorkerId};
 use super::super::stop;
-use super::{Attempt, TASK_NAME_BYTES_MAX, WorkerConn, target_of, written};
+use super::{OutgoingAttempt, TASK_NAME_BYTES_MAX, WorkerConn, target_of, written};
 use crate::address;
 use crate::call::{Request, Target};
 use crate::codec::Codec;
@@ -95,7 +95,7 @@ impl RemoteHost {
 }
 
 impl WorkerConn for RemoteHost {
-    fn append(&self, attempt: &Attempt<'_>) {
+    fn append(&self, attempt: &OutgoingAttempt<'_>) {
         let (request, options) = (attempt.request, attempt.request.options());
         let run = Run {
             target: listed(request),

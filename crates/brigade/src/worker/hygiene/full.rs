@@ -88,11 +88,11 @@ pub(super) struct Full {
     /// Signals that were not at their default, with their handlers. The masks in `status` show the
     /// others.
     handlers: Vec<(c_int, usize)>,
-    before: State,
+    before: FullState,
 }
 
 #[derive(PartialEq)]
-struct State {
+struct FullState {
     lines: [u64; LINES.len()],
     stdin: Option<(u64, u64)>,
     scheduling: [u8; SCHED_BYTES],
@@ -124,7 +124,7 @@ impl Full {
             .as_ref()
             .is_some_and(|status| has_capability(status, SYS_ADMIN));
         let namespaces = directory.filter(|_| privileged);
-        let before = State::now(status.as_ref(), timers.as_ref(), namespaces.as_ref());
+        let before = FullState::now(status.as_ref(), timers.as_ref(), namespaces.as_ref());
         Self {
             status,
             timers,
@@ -137,7 +137,7 @@ impl Full {
     pub(super) fn changed(&self) -> Option<&'static str> {
         let (before, now) = (
             &self.before,
-            State::now(
+            FullState::now(
                 self.status.as_ref(),
                 self.timers.as_ref(),
                 self.namespaces.as_ref(),
@@ -185,7 +185,7 @@ impl Full {
     }
 }
 
-impl State {
+impl FullState {
     fn now(status: Option<&File>, timers: Option<&File>, namespaces: Option<&File>) -> Self {
         Self {
             lines: status.map(lines).unwrap_or_default(),

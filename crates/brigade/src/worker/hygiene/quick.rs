@@ -25,13 +25,13 @@ const SIGNALS_OF_LIBC: [c_int; 2] = [32, 33];
 const MXCSR_EVENTS: u32 = 0x3f;
 
 pub(super) struct Quick {
-    before: State,
+    before: QuickState,
     /// Handlers of the signals by which the pool ends a worker. Others are compared by `Full`.
     handlers: [usize; STOPS.len()],
 }
 
 #[derive(PartialEq)]
-struct State {
+struct QuickState {
     directory: Option<(u64, u64)>,
     umask: u32,
     environment: u64,
@@ -46,12 +46,12 @@ impl Quick {
     pub(super) fn new() -> Self {
         Self {
             handlers: STOPS.map(handler),
-            before: State::now(),
+            before: QuickState::now(),
         }
     }
 
     pub(super) fn changed(&self) -> Option<&'static str> {
-        let (before, now) = (&self.before, State::now());
+        let (before, now) = (&self.before, QuickState::now());
         let differences = [
             (before.alarm != now.alarm, "a timer"),
             (before.directory != now.directory, "the working directory"),
@@ -70,7 +70,7 @@ impl Quick {
     }
 }
 
-impl State {
+impl QuickState {
     fn now() -> Self {
         Self {
             directory: rustix::fs::stat(c".").ok().map(identity),

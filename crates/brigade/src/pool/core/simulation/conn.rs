@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use super::super::super::Shared;
-use super::super::super::worker_conn::{Attempt, WorkerConn};
+use super::super::super::worker_conn::{OutgoingAttempt, WorkerConn};
 use super::super::{CallId, StopOrder, StopReason};
 use crate::sync::lock;
 
@@ -18,7 +18,7 @@ pub(super) struct SimConn {
 }
 
 impl WorkerConn for SimConn {
-    fn append(&self, attempt: &Attempt<'_>) {
+    fn append(&self, attempt: &OutgoingAttempt<'_>) {
         lock(&self.log).push((self.serial, attempt.call));
     }
 

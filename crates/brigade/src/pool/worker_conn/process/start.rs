@@ -50,31 +50,11 @@ pub(super) async fn start(shared: &Shared, id: WorkerId) -> Result<WorkerProcess
     let process = Process::new(pid, watch, cookie).map_err(|e| os("watch the worker", e))?;
     // From here on the process is ended and reaped on every way out, by its `Drop` if by nothing
     // else.
-    let group = match &config.group {
-        Some(limits) => {
-            let group = Group::create(&process.cookie, limits)?;
-            group
-                .add(pid.as_raw_nonzero().get().cast_unsigned())
-                .map_err(|e| os("move the worker into its control group", e))?;
-            Some(group)
-        }
-        None => None,
-    };
+    let group = control_group(config, &process)?;
     let (ours, theirs) = UnixStream::pair().map_err(|e| os("make a socket pair", e))?;
     let settings = settings(config, id.number);
     let logs = settings.log_level > 0;
-    let body = Codec::Postcard.encode(&Hello {
-        magic: MAGIC,
-        version: VERSION,
-        build: address::build_id(),
-        settings,
-    })?;
-    let hello = [&wire::encode(kind::HELLO, 0, body.len())[..], &body].concat();
-    match link::send_with_descriptor(&control, &hello, theirs.as_fd()) {
-        // It has ended already: reading its answer shows how and why.
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
-        sent => sent.map_err(|e| os("send the handshake", e))?,
-    }
+    send_settings(&control, settings, &theirs)?;
     drop(theirs);
     let control = Channel::new(control).map_err(|e| os("register the control socket", e))?;
     let data = Channel::new(ours).map_err(|e| os("register the data socket", e))?;
@@ -115,6 +95,39 @@ pub(super) async fn start(shared: &Shared, id: WorkerId) -> Result<WorkerProcess
         unread: AtomicBool::new(false),
         logs,
     })
+}
+
+/// Puts the process into a control group of its own, if there are limits for one.
+fn control_group(config: &Config, process: &Process) -> Result<Option<Group>, Error> {
+    let Some(limits) = &config.group else {
+        return Ok(None);
+    };
+    let group = Group::create(&process.cookie, limits)?;
+    group
+        .add(process.pid.as_raw_nonzero().get().cast_unsigned())
+        .map_err(|e| Error::os(format!("move the worker into its control group: {e}"), e))?;
+    Ok(Some(group))
+}
+
+/// Sends the worker its settings, and its end of the data socket.
+fn send_settings(
+    control: &UnixStream,
+    settings: WorkerSettings,
+    theirs: &UnixStream,
+) -> Result<(), Error> {
+    let body = Codec::Postcard.encode(&Hello {
+        magic: MAGIC,
+        version: VERSION,
+        build: address::build_id(),
+        settings,
+    })?;
+    let hello = [&wire::encode(kind::HELLO, 0, body.len())[..], &body].concat();
+    match link::send_with_descriptor(control, &hello, theirs.as_fd()) {
+        // It has ended already: reading its answer shows how and why.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
+        sent => sent.map_err(|e| Error::os(format!("send the handshake: {e}"), e))?,
+    }
+    Ok(())
 }
 
 /// A worker that was not ready in time.

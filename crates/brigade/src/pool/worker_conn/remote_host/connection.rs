@@ -35,7 +35,7 @@ pub(super) struct JoinedHost<'a> {
 
 /// What is handed to the dispatcher in one step. It is decoded before the dispatcher is locked, and
 /// bounded, since decoding makes more of it.
-struct Batch {
+struct MessageBatch {
     messages: Vec<(CallId, HostMessage)>,
     end: BatchEnd,
 }
@@ -47,7 +47,7 @@ enum BatchEnd {
     Nonsense(Error),
 }
 
-impl Batch {
+impl MessageBatch {
     fn read(messages: &mut Messages<'_>) -> Self {
         let (mut batch, mut bytes) = (
             Self {
@@ -126,7 +126,7 @@ impl JoinedHost<'_> {
 impl Ear for JoinedHost<'_> {
     fn hear(&self, messages: &mut Messages<'_>) -> Result<(), Error> {
         loop {
-            let batch = Batch::read(messages);
+            let batch = MessageBatch::read(messages);
             if !batch.messages.is_empty() {
                 self.take(batch.messages)?;
             }

@@ -46,8 +46,16 @@ pub(super) async fn introduce(
         ));
     }
     let join: Join = Codec::Postcard.decode(&frame.body)?;
+    match problem_of(&join) {
+        Some(text) => refuse(text),
+        None => Ok(accepted(join, identity)),
+    }
+}
+
+/// What is wrong with how a host introduces itself.
+fn problem_of(join: &Join) -> Option<String> {
     if join.slots == 0 || join.slots > SLOTS_MAX {
-        return refuse(format!(
+        return Some(format!(
             "it offers {} slots: there are 1 to {SLOTS_MAX}",
             join.slots
         ));
@@ -56,7 +64,7 @@ pub(super) async fn introduce(
         || join.labels.len() > LABELS_MAX
         || join.held.len() > 4 * SLOTS_MAX as usize
     {
-        return refuse("it names too many tasks, labels or calls".to_owned());
+        return Some("it names too many tasks, labels or calls".to_owned());
     }
     if let Some((task, own)) = join.tasks.iter().find_map(other_signature) {
         let theirs = printable(&task.signature, SIGNATURE_BYTES_MAX);
@@ -64,8 +72,12 @@ pub(super) async fn introduce(
             "its task {:?} is {theirs}, this pool's is {own}: build both from the same source",
             task.name
         );
-        return refuse(text);
+        return Some(text);
     }
+    None
+}
+
+fn accepted(join: Join, identity: &str) -> (HostInfo, HostArrival) {
     let info = HostInfo {
         session: join.session,
         identity: identity.into(),
@@ -96,7 +108,7 @@ pub(super) async fn introduce(
             .collect(),
         leaving: join.leaving,
     };
-    Ok((info, arrival))
+    (info, arrival)
 }
 
 /// A task that this program has too, and whose types are others here: calls of this program would
