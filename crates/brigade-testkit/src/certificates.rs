@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+pub use rcgen;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 
 /// An authority (`ca.pem`) and what it vouches for: `server` for the name `localhost` alone,

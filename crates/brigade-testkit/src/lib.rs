@@ -9,6 +9,7 @@
 //!
 //! Nothing here knows the library: a test kit that shared its types would share its mistakes.
 
+#[cfg(feature = "certificates")]
 pub mod certificates;
 pub mod facts;
 pub mod ledger;

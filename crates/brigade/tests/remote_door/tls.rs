@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use brigade::ErrorKind;
 use brigade::remote::{Identity, Pem};
-use rcgen::{
+use brigade_testkit::certificates::rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     date_time_ymd,
 };

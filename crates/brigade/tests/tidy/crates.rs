@@ -19,6 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "brigade-sqlite",
         ],
     ),
+    ("brigade-bench", &[]),
     ("brigade-cli", &["brigade"]),
     ("brigade-conformance", &["brigade"]),
     ("brigade-core", &[]),

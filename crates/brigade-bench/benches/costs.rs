@@ -1,7 +1,7 @@
 //! What a call costs each of the processes that have to do with it: CPU time and switches. They
 //! hardly depend on who else is busy on the machine, as the time of a call does.
 //!
-//!     cargo bench -p brigade --bench costs --features remote [-- --seconds S] [--rounds N]
+//!     cargo bench -p brigade-bench --bench costs [-- --seconds S] [--rounds N]
 //!     [--slots N]
 //!
 //! The workload of P4 and P13, local and over TCP in turns: twenty callers, 3 KiB and its MD5, two

@@ -1,13 +1,12 @@
 //! The benchmark of the pool, each figure next to what the machine itself can do in the same run.
 //!
-//!     cargo bench -p brigade --bench pool [--features remote] [-- filter]
+//!     cargo bench -p brigade-bench --bench pool [-- filter]
 //!
 //! With the feature, the workloads that P13 compares are also run on a host that joined over
 //! loopback TCP.
 //!
 //! `scripts/bench` compares with other pools.
 
-#[cfg(feature = "remote")]
 mod elsewhere;
 mod load;
 mod machine;
@@ -34,7 +33,6 @@ const ECHOES: [(&str, usize); 3] = [
 fn main() -> Result<()> {
     brigade::init();
     machine::enter_if_child();
-    #[cfg(feature = "remote")]
     elsewhere::enter_if_host()?;
     let runtime = Runtime::new()?;
     let mut criterion = Criterion::default().configure_from_args();
@@ -106,7 +104,6 @@ fn digests(criterion: &mut Criterion, runtime: &Runtime) -> Result<()> {
             b.iter_custom(|calls| runtime.block_on(shared_out(20, calls, digest(&pool))))
         });
         runtime.block_on(pool.shutdown());
-        #[cfg(feature = "remote")]
         {
             let (pool, mut host) = runtime.block_on(elsewhere::two_workers(slots))?;
             let name = format!("{name}, over TCP");
