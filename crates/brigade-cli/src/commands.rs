@@ -4,7 +4,6 @@ mod call;
 mod cancel;
 mod cron;
 mod dead;
-mod demo;
 mod job;
 mod jobs;
 mod key;
@@ -22,7 +21,6 @@ use crate::connection::Globals;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
-    Demo(demo::Demo),
     Push(push::Push),
     Take(take::Take),
     Call(call::Call),
@@ -49,7 +47,6 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Demo(demo) => demo.run().await,
             Self::Push(push) => push.run(globals).await,
             Self::Take(take) => take.run(globals).await,
             Self::Call(call) => call.run(globals).await,

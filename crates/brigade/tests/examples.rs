@@ -60,6 +60,7 @@ fn fleet() {
     );
 }
 
+/// `demo.rs` runs the demonstration.
 #[test]
 fn every_example_is_run() {
     let sources = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")).unwrap();
@@ -79,7 +80,7 @@ fn every_example_is_run() {
         found,
         NAMES
             .iter()
-            .chain(&["fleet"])
+            .chain(&["fleet", "demo"])
             .map(|name| (*name).to_owned())
             .collect()
     );

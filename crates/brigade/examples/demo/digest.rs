@@ -1,5 +1,5 @@
 //! The first half: a call for each file. The caller walks the tree only as far ahead as the workers
-//! need; how much there is in all is counted by a call of its own, which tells its progress.
+//! need; how much there is in all is counted by a call of its own, which reports its progress.
 
 use std::cell::RefCell;
 use std::ffi::OsString;
@@ -12,21 +12,22 @@ use std::time::{Duration, Instant};
 
 use brigade::{CallError, Context, Pool, task};
 use futures_util::stream::{self, StreamExt as _};
-use indicatif::{HumanCount, ProgressBar};
 use md5::Md5;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::report::{Digested, FileDigest, Writer};
-use super::walk::{File, Unreadable, Walk};
-use crate::terminal;
+use crate::Result;
+use crate::facts::{Digested, FileDigest};
+use crate::report::Report;
+use crate::screen::{Progress, bytes, count as text};
+use crate::walk::{File, Unreadable, Walk};
 
 /// Calls made ahead, per worker: enough that no worker waits for the walk.
 const AHEAD: usize = 4;
 /// Slower than this a file counts as unreadable: some files of /proc never end.
 const BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 const READ_BYTES: usize = 256 << 10;
-/// How often the count tells its progress, in files.
+/// How often the count reports its progress, in files.
 const COUNT_STEP: u64 = 256;
 
 /// What one call gives.
@@ -98,14 +99,9 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Digests every file under the directory.
-pub(super) async fn tree(
-    pool: &Pool,
-    directory: &Path,
-    writer: &Writer,
-) -> anyhow::Result<Digested> {
+pub(crate) async fn tree(pool: &Pool, directory: &Path, report: &Report) -> Result<Digested> {
     let began = Instant::now();
-    let bar =
-        terminal::bar("{wide_bar:.cyan} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {msg}");
+    let mut progress = Progress::new();
     let tally = RefCell::new(Digested::new(directory));
     let mut counting = pool.call(count(directory.as_os_str().to_owned()));
     let mut counted = counting.progress();
@@ -125,41 +121,42 @@ pub(super) async fn tree(
     });
     let mut sums = pin!(sums.buffer_unordered(AHEAD * pool.workers().len().max(1)));
 
-    let mut is_counted = false;
+    let (mut is_counted, mut bytes_in_all) = (false, 0);
     loop {
         tokio::select! {
             next = sums.next() => match next {
                 Some((path, Ok(sums))) => {
-                    bar.inc(sums.bytes);
-                    take(&mut tally.borrow_mut(), &path, sums, &bar, writer)?;
+                    let digested = &mut tally.borrow_mut();
+                    take(digested, &path, sums, &mut progress, report)?;
+                    progress.show(format_args!(
+                        "{} files, {} of {}",
+                        text(digested.files),
+                        bytes(digested.bytes),
+                        bytes(bytes_in_all.max(digested.bytes))
+                    ));
                 }
                 Some((path, Err(error))) => refuse(&mut tally.borrow_mut(), &path, &error),
                 None => break,
             },
-            Some(progress) = counted.next() => expect(&bar, progress.payload()?),
+            Some(so_far) = counted.next() => bytes_in_all = so_far.payload::<Count>()?.bytes,
             count = &mut counting, if !is_counted => {
                 is_counted = true;
-                expect(&bar, count?);
+                bytes_in_all = count?.bytes;
             }
         }
     }
-    drop(bar);
+    drop(progress);
     let mut digested = tally.take();
     digested.finish(began.elapsed(), &pool.workers());
     Ok(digested)
-}
-
-/// The bar is as long as what was counted so far, or has been done.
-fn expect(bar: &ProgressBar, count: Count) {
-    bar.set_length(count.bytes.max(bar.position()));
 }
 
 fn take(
     digested: &mut Digested,
     path: &Path,
     sums: Sums,
-    bar: &ProgressBar,
-    writer: &Writer,
+    progress: &mut Progress,
+    report: &Report,
 ) -> io::Result<()> {
     digested.files += 1;
     digested.bytes += sums.bytes;
@@ -167,10 +164,9 @@ fn take(
     share.files += 1;
     share.bytes += sums.bytes;
     share.busy += sums.took;
-    bar.set_message(format!("{} files", HumanCount(digested.files)));
-    writer.file(
+    report.file(
         digested,
-        bar,
+        progress,
         FileDigest {
             path: path.to_string_lossy().into_owned(),
             bytes: sums.bytes,
@@ -180,7 +176,7 @@ fn take(
     )
 }
 
-/// A file that cannot be read is nobody's fault; any other end of a call is one.
+/// A file may be unreadable without a fault of ours; any other end of a call is one.
 fn refuse(digested: &mut Digested, path: &Path, error: &CallError) {
     match error {
         CallError::Failed(failure) => digested.unreadable(path, failure.message.clone()),

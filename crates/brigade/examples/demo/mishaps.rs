@@ -2,7 +2,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "a segfault is provoked by writing to an address that belongs to nobody"
+    reason = "a segfault is provoked by writing to an address where nothing is"
 )]
 
 use std::hint::black_box;
@@ -19,13 +19,13 @@ const HOG_BYTES: u64 = 64 << 20;
 const CAPTURE_BYTES: usize = 64 << 10;
 
 /// A bad call, what it is and how it has to end.
-pub(super) struct Mishap {
-    pub(super) name: &'static str,
-    pub(super) call: fn() -> Call<()>,
-    pub(super) is_expected: fn(&CallError) -> bool,
+pub(crate) struct Mishap {
+    pub(crate) name: &'static str,
+    pub(crate) call: fn() -> Call<()>,
+    pub(crate) is_expected: fn(&CallError) -> bool,
 }
 
-pub(super) const MISHAPS: [Mishap; 4] = [
+pub(crate) const MISHAPS: [Mishap; 4] = [
     Mishap {
         name: "segfault",
         call: || segfault().capture(CAPTURE_BYTES),

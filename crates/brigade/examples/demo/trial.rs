@@ -8,9 +8,11 @@ use futures_util::future;
 use futures_util::stream::{self, StreamExt as _};
 use tokio::time::timeout;
 
-use super::mishaps::{MISHAPS, Mishap};
-use super::report::{Ending, Trial, WorkerRow, Writer};
-use crate::terminal;
+use crate::Result;
+use crate::facts::{Ending, Trial, WorkerRow};
+use crate::mishaps::{MISHAPS, Mishap};
+use crate::report::Report;
+use crate::screen::{Progress, count};
 
 const GOOD_CALLS: u64 = 1_000;
 /// Half a millisecond of work, more in a debug build.
@@ -24,11 +26,10 @@ fn sum(n: u64) -> u64 {
     (1..=n).fold(0, |sum, number| sum + black_box(number))
 }
 
-pub(super) async fn run(pool: &Pool, workers: usize, writer: &Writer) -> anyhow::Result<Trial> {
-    writer.trial_begins(GOOD_CALLS)?;
+pub(crate) async fn run(pool: &Pool, workers: usize, report: &Report) -> Result<Trial> {
+    report.trial_begins(GOOD_CALLS)?;
     let began = Instant::now();
-    let bar = terminal::bar("{wide_bar:.cyan} {pos} of {len} good calls");
-    bar.set_length(GOOD_CALLS);
+    let mut progress = Progress::new();
 
     let wanted = |index: u64| {
         (
@@ -45,7 +46,8 @@ pub(super) async fn run(pool: &Pool, workers: usize, writer: &Writer) -> anyhow:
             .enumerate();
         values
             .fold(0, |right, (index, value)| {
-                bar.inc(1);
+                let done = count(index as u64 + 1);
+                progress.show(format_args!("{done} of {} good calls", count(GOOD_CALLS)));
                 let is_right = value.is_ok_and(|value| value == wanted(index as u64).1);
                 future::ready(right + u64::from(is_right))
             })
@@ -53,7 +55,7 @@ pub(super) async fn run(pool: &Pool, workers: usize, writer: &Writer) -> anyhow:
     };
     let bad = future::join_all(MISHAPS.iter().map(|mishap| provoke(pool, mishap)));
     let (good_right, endings) = future::join(good, bad).await;
-    drop(bar);
+    drop(progress);
 
     let is_whole = matches!(timeout(WHOLE_WITHIN, pool.ready(workers)).await, Ok(Ok(())));
     Ok(Trial {

@@ -6,24 +6,24 @@ use std::path::{Path, PathBuf};
 
 /// Regular files under a directory, in no particular order. Symbolic links are not followed. It
 /// keeps one directory open and remembers those that it has yet to enter.
-pub(super) struct Walk {
+pub(crate) struct Walk {
     open: Option<(PathBuf, ReadDir)>,
     waiting: Vec<PathBuf>,
 }
 
-pub(super) struct File {
-    pub(super) path: PathBuf,
-    pub(super) bytes: u64,
+pub(crate) struct File {
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: u64,
 }
 
 /// What could not be read, and why.
-pub(super) struct Unreadable {
-    pub(super) path: PathBuf,
-    pub(super) reason: io::Error,
+pub(crate) struct Unreadable {
+    pub(crate) path: PathBuf,
+    pub(crate) reason: io::Error,
 }
 
 impl Walk {
-    pub(super) fn new(directory: &Path) -> Self {
+    pub(crate) fn new(directory: &Path) -> Self {
         Self {
             open: None,
             waiting: vec![directory.to_owned()],
