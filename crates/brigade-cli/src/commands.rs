@@ -2,6 +2,7 @@
 
 mod call;
 mod cancel;
+mod completions;
 mod cron;
 mod dead;
 mod job;
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Key(key::Key),
     Purge(queues::Purge),
     Check(why::Check),
+    Completions(completions::Completions),
+    Man(completions::Manual),
     #[command(hide = true)]
     WorkGuard(work::WorkGuard),
 }
@@ -66,6 +69,8 @@ impl Command {
             Self::Key(key) => key.run(),
             Self::Purge(purge) => purge.run(globals).await,
             Self::Check(check) => check.run(globals).await,
+            Self::Completions(completions) => completions.run(),
+            Self::Man(manual) => manual.run(),
             Self::WorkGuard(guard) => guard.run(),
         }
     }
