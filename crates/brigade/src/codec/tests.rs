@@ -1,5 +1,7 @@
 //! What arrives, and what is refused, of each kind of value and in each format.
 
+mod generated;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::net::IpAddr;
