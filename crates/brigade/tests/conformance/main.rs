@@ -10,6 +10,7 @@
 )]
 
 mod agree;
+mod any_json;
 mod cancel;
 mod consumers;
 mod contract;
