@@ -56,6 +56,10 @@ pub struct AttemptReport {
     pub stopped_by: Option<String>,
 }
 
+/// The worker's handler of this signal could not run.
+const UNREPORTED: &str = " (its handler could not run, as after a stack overflow in a thread that \
+    has no stack for signal handlers)";
+
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -290,7 +294,12 @@ impl AttemptReport {
                     one_line(location, NAME_BYTES_MAX)
                 )?;
             }
-            (Ended::Signalled, Some(exit @ Exit::Signal(_))) => write!(f, "killed by {exit}")?,
+            (Ended::Signalled, Some(exit @ Exit::Signal(signal))) => {
+                write!(f, "killed by {exit}")?;
+                if self.thread.is_none() && matches!(signal, libc::SIGSEGV | libc::SIGBUS) {
+                    f.write_str(UNREPORTED)?;
+                }
+            }
             (ended, _) if tell_end || self.step.is_none() => write!(f, "{ended}")?,
             _ => {}
         }

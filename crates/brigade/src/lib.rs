@@ -170,7 +170,9 @@ pub use why::{Explanation, Why};
 /// top level.
 ///
 /// The test harness owns `main` there, so workers are entered from a constructor (`.init_array`)
-/// before it.
+/// before it. With the GNU C library the macro also stands in front of `pthread_create`, so that
+/// threads which a task starts can report a stack overflow, as they can in a program with a `main`
+/// of its own. So it may stand only once in a test program.
 #[macro_export]
 macro_rules! test_workers {
     () => {
@@ -178,6 +180,17 @@ macro_rules! test_workers {
             #[used]
             #[unsafe(link_section = ".init_array")]
             static ENTER: extern "C" fn() = $crate::__private::enter_before_main;
+
+            #[cfg(all(target_env = "gnu", not(miri)))]
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn pthread_create(
+                thread: *mut ::core::ffi::c_void,
+                attributes: *const ::core::ffi::c_void,
+                start: $crate::__private::Start,
+                argument: *mut ::core::ffi::c_void,
+            ) -> ::core::ffi::c_int {
+                unsafe { $crate::__private::create_thread(thread, attributes, start, argument) }
+            }
         };
     };
 }
@@ -215,6 +228,7 @@ pub mod __private {
         Invocation, IsResult, MayNotSend, MaySend, NoResult, Probe, Refusal, Returned,
         future_of_a_task, signature,
     };
+    pub use crate::worker::{Start, create_thread};
 }
 
 /// The README's programs compile.

@@ -18,6 +18,8 @@ mod monitor;
 mod panics;
 mod serve;
 mod start;
+mod threads;
 mod title;
 
 pub(crate) use start::enter_if_worker;
+pub use threads::{Start, create_thread};

@@ -92,9 +92,16 @@ pub(super) fn install(control: BorrowedFd<'_>, pool: Pid) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives this thread a stack for handlers and notes where its own ends.
+/// Whether this process is a worker whose handlers are in place.
+pub(super) fn is_installed() -> bool {
+    CONTROL.load(Ordering::Relaxed) >= 0
+}
+
+/// Gives this thread a stack for handlers, if it has none of ours, and notes where its own ends.
 pub(super) fn prepare_thread() {
-    ALTERNATE.set(Some(AlternateStack::new()));
+    ALTERNATE.with_borrow_mut(|stack| {
+        stack.get_or_insert_with(AlternateStack::new);
+    });
     STACK.set(lowest_stack_address().unwrap_or(0));
 }
 

@@ -162,6 +162,34 @@ async fn wp18_a_stack_overflow_is_told_apart_and_its_worker_replaced() {
 }
 
 #[tokio::test]
+async fn a_stack_overflow_in_a_thread_of_a_task_is_reported_with_its_name_under_a_test_harness_too()
+{
+    soon(async {
+        let pool = pool_of(1).await;
+        for _ in 0..2 {
+            let error = pool.call(overflow_a_thread()).await.unwrap_err();
+            let CallError::Crashed(report) = &error else {
+                panic!("{error}")
+            };
+            assert_eq!(
+                (&report.ended, report.thread.as_deref()),
+                (&Ended::StackOverflow, Some("parser")),
+                "{error}"
+            );
+            assert!(
+                report
+                    .stderr
+                    .contains("thread 'parser' has overflowed its stack"),
+                "{}",
+                report.stderr
+            );
+        }
+        pool.shutdown().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn pi24_tp7_memory_over_its_limit_is_told_apart_and_the_pool_goes_on() {
     soon(async {
         let pool = pool_of(1).await;

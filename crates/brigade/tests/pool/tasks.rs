@@ -320,6 +320,16 @@ pub(crate) fn overflow_stack(depth: u64) -> u64 {
     deeper(depth)
 }
 
+#[task]
+pub(crate) fn overflow_a_thread() {
+    std::thread::Builder::new()
+        .name("parser".to_owned())
+        .spawn(|| deeper(1))
+        .unwrap()
+        .join()
+        .unwrap();
+}
+
 #[expect(unconditional_recursion, reason = "the overflow is the purpose")]
 fn deeper(depth: u64) -> u64 {
     let frame = black_box([depth; 128]);
