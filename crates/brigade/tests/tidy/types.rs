@@ -60,7 +60,6 @@ const TWICE: &[&str] = &[
     "Watch",
     "Why",
     "Written",
-    "extern",
 ];
 
 /// Names of types that are defined at the top level of this code.
@@ -74,19 +73,15 @@ fn types(code: &str) -> impl Iterator<Item = &str> {
             rest.trim_start()
         });
         let (kind, rest) = line.split_once(' ')?;
-        let rest = rest
-            .strip_prefix("trait ")
-            .filter(|_| kind == "unsafe")
-            .unwrap_or(rest);
-        matches!(
-            kind,
-            "struct" | "enum" | "union" | "trait" | "type" | "unsafe"
-        )
-        .then(|| {
-            rest.split(|c: char| !c.is_alphanumeric() && c != '_')
-                .next()
-        })
-        .flatten()
+        let unsafe_trait = rest.strip_prefix("trait ").filter(|_| kind == "unsafe");
+        let is_type = matches!(kind, "struct" | "enum" | "union" | "trait" | "type");
+        let rest = unsafe_trait.unwrap_or(rest);
+        (is_type || unsafe_trait.is_some())
+            .then(|| {
+                rest.split(|c: char| !c.is_alphanumeric() && c != '_')
+                    .next()
+            })
+            .flatten()
     })
 }
 
