@@ -382,9 +382,9 @@ impl<T> Call<T> {
         self.set(|options| options.priority = Some(priority))
     }
 
-    /// How often to run the call again when it failed, panicked or crashed. Default: 0. See
-    /// [`retry`](Call::retry) for the pauses. A call that crashed runs next alone in a fresh
-    /// worker, and its second crash is its last.
+    /// How often to run the call again when it failed or panicked. Default: 0. See
+    /// [`retry`](Call::retry) for the pauses. With at least 1, a call that crashed runs once more,
+    /// at once and alone in a fresh worker, which costs no retry; its second crash is its last.
     pub fn retries(self, retries: u32) -> Self {
         self.set(|options| options.retries = Some(retries))
     }

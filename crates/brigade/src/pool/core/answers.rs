@@ -6,7 +6,6 @@
 //! again while another one may take it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -18,6 +17,7 @@ use crate::attempt_report::Ended;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Failure, RetryAdvice};
+use crate::policy::{Charged, ChargedEnd, RetryDecision, RetryRule};
 use crate::process::Output;
 use crate::progress::{PROGRESS_BYTES_MAX, Progress};
 use crate::refused::Refused;
@@ -26,8 +26,6 @@ use crate::wire::{Frame, PanicNote, kind};
 /// Passed calls that may wait for another worker: all of them are looked at for each worker that
 /// becomes free.
 const ASIDE_MAX: usize = 1024;
-/// A call that took two workers down ends there.
-const CRASHES_MAX: u32 = 2;
 
 /// What a worker says at the end of an attempt.
 enum WorkerAnswer {
@@ -164,7 +162,8 @@ impl Core {
             (WorkerAnswer::Panicked(_), report) => {
                 let report = report.expect("invariant: a panic was reported");
                 let error = CallError::Panicked(report);
-                self.retry_or_end(call, error, RetryAdvice::Policy, details, effects);
+                let end = ChargedEnd::Failed(RetryAdvice::Policy);
+                self.retry_or_end(call, error, end, details, effects);
             }
             (WorkerAnswer::Passed(reason), _) => {
                 self.on_passed(call, worker, vec![reason], effects)
@@ -188,8 +187,8 @@ impl Core {
         details: EndDetails,
         effects: &mut Effects,
     ) {
-        let advice = failure.retry();
-        self.retry_or_end(call, CallError::Failed(failure), advice, details, effects);
+        let end = ChargedEnd::Failed(failure.retry());
+        self.retry_or_end(call, CallError::Failed(failure), end, details, effects);
     }
 
     /// Gives the call to another worker. It ends when all workers that are there have passed it.
@@ -215,35 +214,42 @@ impl Core {
         self.end(call, error, EndDetails::default(), effects);
     }
 
-    /// Tries again later if the call has attempts left.
+    /// Tries again later if the policy says so.
     pub(super) fn retry_or_end(
         &mut self,
         call: CallId,
         error: CallError,
-        advice: RetryAdvice,
+        end: ChargedEnd,
         details: EndDetails,
         effects: &mut Effects,
     ) {
-        match self.pause_before_retry(call, advice) {
-            Some(pause) => self.delay(call, pause),
-            None => self.end(call, Err(error), details, effects),
+        let decision = self.decide_retry(call, end);
+        if end == ChargedEnd::Crashed {
+            self.counters.crashed += 1;
+            self.entry_mut(call).crashes += 1;
+        }
+        match decision {
+            RetryDecision::Retry(pause) if self.stage == Stage::Open => self.delay(call, pause),
+            RetryDecision::Retry(_) | RetryDecision::Stop(_) => {
+                self.end(call, Err(error), details, effects);
+            }
         }
     }
 
-    fn pause_before_retry(&mut self, call: CallId, advice: RetryAdvice) -> Option<Duration> {
+    /// What the policy of calls says of an attempt that has just ended.
+    fn decide_retry(&mut self, call: CallId, end: ChargedEnd) -> RetryDecision {
         let jitter = self.random.jitter(0.5);
         let entry = self.entry(call);
         let options = entry.request.options();
-        let policy = options.retry.unwrap_or(self.config.retry);
-        let has_left = entry.attempt <= options.retries.unwrap_or(0) && entry.crashes < CRASHES_MAX;
-        let pause = match advice {
-            RetryAdvice::Permanent => return None,
-            RetryAdvice::In(pause) => pause,
-            RetryAdvice::Policy => policy.pause_with(entry.attempt, jitter),
+        let retry = options.retry.unwrap_or(self.config.retry);
+        let rule = RetryRule::of_call(options.retries.unwrap_or(0), retry);
+        let before = Charged {
+            failed: entry.attempt.saturating_sub(1 + entry.crashes),
+            crashed: entry.crashes,
         };
-        let begins_after = (self.now - entry.made).saturating_add(pause);
-        let in_time = policy.within.is_none_or(|within| begins_after <= within);
-        (has_left && in_time && self.stage == Stage::Open).then_some(pause)
+        let age = self.now - entry.made;
+        let left = retry.within.map(|within| within.saturating_sub(age));
+        rule.decide(before, end, left, jitter)
     }
 
     /// Passes progress on to the caller.

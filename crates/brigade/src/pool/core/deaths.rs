@@ -15,6 +15,7 @@ use crate::attempt_report::{Cost, Ended, Exit, MemoryLimit, Step};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::outcome::{CallError, RetryAdvice};
+use crate::policy::ChargedEnd;
 use crate::process::{Death, Output};
 use crate::wire::{CrashNote, PanicNote};
 
@@ -192,19 +193,20 @@ impl Core {
             stop.ended.cancel();
         }
         details.output = output;
-        if is_culprit || is_over_memory {
-            self.count_crash(call);
-        }
+        let end = if is_culprit || is_over_memory {
+            self.want_fresh_worker(call);
+            ChargedEnd::Crashed
+        } else {
+            ChargedEnd::Failed(RetryAdvice::Policy)
+        };
         let error = CallError::from_report(report);
-        self.retry_or_end(call, error, RetryAdvice::Policy, details, effects);
+        self.retry_or_end(call, error, end, details, effects);
     }
 
     /// A call took its worker down: its next attempt runs alone in a fresh one.
-    fn count_crash(&mut self, call: CallId) {
-        self.counters.crashed += 1;
+    fn want_fresh_worker(&mut self, call: CallId) {
         let alone = self.config.slots > 1;
         let entry = self.entry_mut(call);
-        entry.crashes += 1;
         entry.alone = alone;
         entry.fresh = true;
     }

@@ -14,6 +14,7 @@ use super::{CallId, Core, Effects, WorkerId};
 use crate::attempt_report::{AttemptReport, Ended, Step};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, RetryAdvice, TimedOut};
+use crate::policy::ChargedEnd;
 use crate::process::Output;
 use crate::wire::remote::{Ending, Refusal};
 
@@ -164,13 +165,14 @@ impl Core {
         // A panic that unwound has left its process whole.
         let is_crash = !matches!(error, CallError::Lost(_))
             && error.report().is_some_and(|report| report.exit.is_some());
-        if is_crash {
-            self.counters.crashed += 1;
+        let end = if is_crash {
             let entry = self.entry_mut(call);
-            entry.crashes += 1;
             (entry.alone, entry.fresh) = (true, true);
-        }
-        self.retry_or_end(call, error, RetryAdvice::Policy, details, effects);
+            ChargedEnd::Crashed
+        } else {
+            ChargedEnd::Failed(RetryAdvice::Policy)
+        };
+        self.retry_or_end(call, error, end, details, effects);
     }
 }
 

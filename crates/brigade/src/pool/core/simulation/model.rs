@@ -36,7 +36,7 @@ pub(super) struct SimCall {
     /// Whether its worker was sent it.
     pub(super) is_sent: bool,
     /// Attempts that count against its retries.
-    charged: u32,
+    failures: u32,
     crashes: u32,
     pub(super) undelivered: u32,
     pub(super) alone: bool,
@@ -122,7 +122,7 @@ impl Model {
                 runs_on: None,
                 is_queued: false,
                 is_sent: false,
-                charged: 0,
+                failures: 0,
                 crashes: 0,
                 undelivered: 0,
                 alone,
@@ -173,21 +173,24 @@ impl Model {
         entry.may_end = Some("passed");
     }
 
-    /// An attempt failed: its call is tried again if it has retries left, and ends otherwise.
+    /// An attempt failed: its call is tried again if it has retries left. A crash costs no retry; the
+    /// second one ends the call, and the first one of a call without retries.
     pub(super) fn charge(&mut self, call: CallId, outcome: &'static str, is_crash: bool) {
         let (is_open, has_slots) = (self.is_open, self.rules.has_slots);
         let worker = self.call(call).runs_on.expect("a call that runs");
         let is_remote = self.worker(worker).is_host;
         let entry = self.leave(call);
-        entry.charged += 1;
-        if is_crash {
+        let retries = entry.wishes.retries;
+        let may_repeat = if is_crash {
             entry.crashes += 1;
             entry.fresh = true;
             entry.alone = has_slots || is_remote;
-        }
-        let is_retried =
-            is_open && entry.charged <= entry.wishes.retries && entry.crashes < CRASHES_MAX;
-        if !is_retried {
+            retries > 0 && entry.crashes < CRASHES_MAX
+        } else {
+            entry.failures += 1;
+            entry.failures <= retries
+        };
+        if !(is_open && may_repeat) {
             entry.must_end = Some(outcome);
         }
     }
@@ -217,7 +220,8 @@ impl Model {
             "{worker:?} runs more than it has slots"
         );
         assert!(entry.runs_on.is_none(), "{call:?} runs already");
-        assert_eq!(attempt, entry.charged + 1, "the number of the attempt");
+        let number = entry.failures + entry.crashes + 1;
+        assert_eq!(attempt, number, "the number of the attempt");
         assert!(
             !entry.passes.contains(&worker),
             "{worker:?} passed {call:?}"
