@@ -10,6 +10,7 @@
 //! are void.
 
 mod asks;
+mod budget;
 mod check;
 mod file;
 mod flow;
@@ -41,11 +42,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::sleep;
 
+use self::budget::pause_after;
 use self::lane::{Access, Lane, Synced};
 use self::pace::Pace;
 use self::place::Place;
 use self::store::{Now, Store};
-use self::sweep::STEP_PAUSE;
 use self::wake::Wake;
 use crate::clock::{Clock, later};
 use crate::error::{Error, ErrorKind};
@@ -301,7 +302,7 @@ impl Sqlite {
                 return Ok(came.leased);
             }
             if let Some(pause) = came.again_in {
-                sleep(pause).await;
+                sleep(pause.max(pause_after(began.elapsed()))).await;
                 continue;
             }
             // Not all at the same moment.
@@ -337,6 +338,7 @@ impl Sqlite {
         let mut steps = 0;
         loop {
             let (look, is_last) = (Arc::clone(&look), steps == LOOK_STEPS_MAX);
+            let began = Instant::now();
             let access = Access::HandOut {
                 sync: Synced::Later,
                 looks_first: true,
@@ -356,7 +358,7 @@ impl Sqlite {
                 return Ok(view);
             }
             steps += 1;
-            sleep(STEP_PAUSE).await;
+            sleep(pause_after(began.elapsed())).await;
         }
     }
 

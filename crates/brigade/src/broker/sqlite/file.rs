@@ -1,6 +1,11 @@
 //! The file under a connection: whether it is still where it was opened, and how large its log has
 //! grown.
 //!
+//! The log is merged into the file (a checkpoint) here and never by SQLite's own rule, which does it
+//! at the end of a commit, before the caller gets its answer. Each checkpoint is small, so that
+//! the next operation waits shortly; it takes no lock that others need. Of several processes, the
+//! one whose commit passes the limit does it, which is mostly the one that writes most.
+//!
 //! A connection goes on in a file that was moved, and no other process would see what it writes. So
 //! each transaction looks whether the names still stand for the files that were opened. They are
 //! looked at by name and never opened: closing any descriptor of a file gives up this process's
@@ -12,13 +17,15 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
 
 use super::log_of;
 use crate::error::{Error, ErrorKind};
 
-/// A log of this size is merged into the file and emptied. SQLite merges as often, and begins the
-/// log anew, but never makes it shorter.
+/// Pages of the log that are not yet in the file, from which on they are merged: 4 MiB, as SQLite
+/// itself does it.
+const PAGES_MAX: i64 = 1000;
+/// A log of this size is cut. A log that is merged as a whole begins anew, but never gets shorter.
 pub(super) const LOG_BYTES_MAX: u64 = 16 << 20;
 /// Before the same is tried again while a reader needs the log.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -90,22 +97,27 @@ impl File {
         Ok(())
     }
 
-    /// Merges the log into the file and empties it, if it has grown and no reader needs it.
+    /// Merges the log into the file if it has grown, and cuts it if it has grown too large and no
+    /// reader needs it. Outside of a transaction.
     pub(super) fn keep_log_small(&mut self, connection: &mut Connection) {
         let Some(log) = &self.log else { return };
-        if self.not_before.is_some_and(|time| Instant::now() < time)
-            || fs::metadata(log).map_or(0, |log| log.len()) <= LOG_BYTES_MAX
-        {
+        if self.not_before.is_some_and(|time| Instant::now() < time) {
             return;
         }
-        // The first takes no lock from writers; the second, which does, has little left to do.
-        // Neither waits for readers for long.
-        connection.busy_handler(Some(wait_shortly)).ok();
-        let merged = merge(connection, "PRAGMA wal_checkpoint(PASSIVE)")
-            && merge(connection, "PRAGMA wal_checkpoint(TRUNCATE)");
-        connection
-            .busy_handler(Some(super::lane::wait_for_lock))
-            .ok();
+        let is_large = fs::metadata(log).map_or(0, |log| log.len()) > LOG_BYTES_MAX;
+        if !is_large && pages_to_merge(connection) <= PAGES_MAX {
+            return;
+        }
+        let mut merged = merge(connection, "PRAGMA wal_checkpoint(PASSIVE)");
+        if is_large && merged {
+            // This locks writers out, and has little left to do. It does not wait for readers for
+            // long.
+            connection.busy_handler(Some(wait_shortly)).ok();
+            merged = merge(connection, "PRAGMA wal_checkpoint(TRUNCATE)");
+            connection
+                .busy_handler(Some(super::lane::wait_for_lock))
+                .ok();
+        }
         self.not_before = (!merged).then(|| Instant::now() + AGAIN);
     }
 }
@@ -114,6 +126,15 @@ impl File {
 fn wait_shortly(tries: i32) -> bool {
     std::thread::sleep(Duration::from_micros(50));
     tries < 100
+}
+
+/// Pages of the log that are not in the file yet.
+fn pages_to_merge(connection: &Connection) -> i64 {
+    let read = |row: &Row<'_>| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+    let counted = connection
+        .prepare_cached("PRAGMA wal_checkpoint(NOOP)")
+        .and_then(|mut statement| statement.query_row([], read));
+    counted.map_or(0, |(log, merged)| log - merged)
 }
 
 /// Whether it came to the end.

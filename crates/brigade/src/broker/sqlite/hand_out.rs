@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use rusqlite::{Row, params};
 
+use super::budget::{PAUSE_MIN, SWEEP_ROWS};
 use super::flow::Fate;
 use super::look::unserved;
 use super::store::{Store, millis, row_id};
-use super::sweep::{STEP_PAUSE, STEP_ROWS};
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, JobState, Unserved};
@@ -84,7 +84,7 @@ impl Store<'_> {
             }
         }
         let is_unfinished = self.swept.get() == Some(true) || self.has_set_aside_enough();
-        let again_in = is_unfinished.then_some(STEP_PAUSE);
+        let again_in = is_unfinished.then_some(PAUSE_MIN);
         let due_in = if leased.is_empty() {
             self.next_due(ask)?
         } else {
@@ -227,7 +227,7 @@ impl Store<'_> {
 
     /// So that one transaction is short whatever stands at the head of a queue.
     pub(super) fn has_set_aside_enough(&self) -> bool {
-        self.set_aside.get() >= STEP_ROWS
+        self.set_aside.get() >= SWEEP_ROWS
     }
 
     pub(super) fn hand_out(&self, job: &Leased, mode: DeliveryMode) -> Result<(), Error> {
@@ -272,9 +272,8 @@ impl Store<'_> {
         ];
         let least = left.into_iter().flatten().min();
         // What is due already is left to another step, or to another process that is at it.
-        let mut least = least.map(|millis| {
-            Duration::from_millis(u64::try_from(millis).unwrap_or(0)).max(STEP_PAUSE)
-        });
+        let mut least = least
+            .map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(0)).max(PAUSE_MIN));
         if self.memo.borrow().is_ending {
             least = Some(least.map_or(ENDING_PAUSE, |least| least.min(ENDING_PAUSE)));
         }

@@ -7,10 +7,12 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use rusqlite::{Row, params};
 
+use super::budget::{Budget, limit_of};
 use super::hand_out::Found;
 use super::store::{Store, millis};
 use crate::error::{Error, ErrorKind};
@@ -154,12 +156,16 @@ impl Store<'_> {
         self.forget_plain_queue(queue)
     }
 
-    /// Removes starts of a queue without rates; whether there may be more.
-    pub(super) fn forget_all_starts(&self, queue: &str) -> Result<bool, Error> {
+    /// A step that removes starts of a queue without rates.
+    pub(super) fn forget_all_starts(&self, queue: &str) -> Result<ControlFlow<(), ()>, Error> {
         let sql = "DELETE FROM brigade_starts WHERE rowid IN (SELECT rowid FROM brigade_starts \
             WHERE queue = ?1 LIMIT ?2)";
-        let count = self.execute("forget starts", sql, params![queue, STARTS_AT_ONCE])?;
-        Ok(i64::try_from(count).is_ok_and(|count| count >= STARTS_AT_ONCE))
+        let remove = |limit| self.execute("forget starts", sql, params![queue, limit_of(limit)]);
+        Ok(if Budget::of_order().use_up(remove)? {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        })
     }
 
     /// A queue that is neither paused nor limited has no row.

@@ -9,14 +9,13 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::{Row, params};
 
+use super::budget::limit_of;
 use super::store::{Store, millis, no_room};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 use crate::schedule::{Due, Plan, Schedule, Scheduled, tell_skipped, time_of};
 use crate::store::PushOutcome;
 
-/// Schedules that are fired in one transaction; others are fired in the next.
-const FIRED_MAX: i64 = 100;
 /// Jobs that one transaction pushes before it leaves the rest to the next.
 const PUSHED_MAX: usize = 500;
 /// A schedule that cannot be fired is looked at again after this time: a later version of this
@@ -144,23 +143,21 @@ impl Store<'_> {
             .flatten())
     }
 
-    /// Pushes the jobs of all ticks that are due, as far as one transaction should go.
-    /// Says whether more is due.
-    pub(super) fn fire_schedules(&self) -> Result<bool, Error> {
+    /// Pushes the jobs of all ticks that are due, of at most so many schedules. Says of how many;
+    /// `limit` too if it ended early because the jobs of one transaction are enough.
+    pub(super) fn fire_schedules(&self, limit: usize) -> Result<usize, Error> {
         let sql = "SELECT name, plan, job, tick FROM brigade_schedules WHERE next_at <= ?1 ORDER \
             BY next_at LIMIT ?2";
         let due = self.rows(
             "find due schedules",
             sql,
-            params![self.now.wall, FIRED_MAX],
+            params![self.now.wall, limit_of(limit)],
             Stored::read,
         )?;
-        let mut more = i64::try_from(due.len()).is_ok_and(|count| count >= FIRED_MAX);
-        let mut pushed = 0;
+        let (count, mut pushed) = (due.len(), 0);
         for stored in due {
             if pushed >= PUSHED_MAX {
-                more = true;
-                break;
+                return Ok(limit);
             }
             let fired = stored.schedule().and_then(|schedule| {
                 let due = schedule.plan.due(stored.tick, self.now.wall)?;
@@ -173,7 +170,7 @@ impl Store<'_> {
                 Err(error) => self.put_off(&stored.name, &error)?,
             }
         }
-        Ok(more)
+        Ok(count)
     }
 
     /// Pushes the jobs of these ticks and moves on to the next.

@@ -185,9 +185,11 @@ fn prepare(
         Safety::Full => "FULL",
         Safety::Normal => "NORMAL",
     };
+    // `file` checkpoints, after the callers were answered: SQLite itself does it within a commit.
     let pragmas = format!(
         "PRAGMA synchronous = {synchronous}; PRAGMA trusted_schema = OFF; PRAGMA cache_size = \
-            -16384; PRAGMA temp_store = MEMORY; PRAGMA journal_size_limit = {LOG_BYTES_MAX};"
+            -16384; PRAGMA temp_store = MEMORY; PRAGMA journal_size_limit = {LOG_BYTES_MAX}; PRAGMA \
+            wal_autocheckpoint = 0;"
     );
     connection.execute_batch(&pragmas).map_err(set)
 }

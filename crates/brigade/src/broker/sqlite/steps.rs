@@ -5,23 +5,19 @@
 //! no harm: both can be ordered again. The cancel of a flow goes on without it: what is left of it
 //! is noted in the file, and the next sweep of any process goes on.
 
+use std::ops::ControlFlow::{self, Break, Continue};
+use std::time::Instant;
+
 use rusqlite::{Row, params};
 use tokio::time::sleep;
 
 use super::Sqlite;
+use super::budget::{Budget, limit_of, pause_after};
 use super::flow::{Ended, Fate};
 use super::lane::{Access, Synced};
 use super::store::Store;
-use super::sweep::{STEP_PAUSE, STEP_ROWS};
 use crate::error::Error;
 use crate::limits::Limits;
-
-/// Jobs that one step of a purge removes. Each step is synced, so it is larger than that of a
-/// sweep.
-const PURGED_AT_ONCE: usize = 2000;
-/// Rows that are looked at in one step while a queue is sorted, most of which may be of other
-/// queues.
-const LOOKED_AT_ONCE: usize = 2000;
 
 /// How far a purge is.
 #[derive(Clone, Copy, Default)]
@@ -31,7 +27,6 @@ pub(super) struct Purge {
     /// What waits for something is done; what is ready is next.
     ready: bool,
     count: u64,
-    is_over: bool,
 }
 
 /// How far the sorting of a queue by partition is: all up to `after`, of those up to `last`.
@@ -39,7 +34,6 @@ pub(super) struct Purge {
 pub(super) struct Sorting {
     after: i64,
     last: Option<i64>,
-    is_over: bool,
 }
 
 impl Sqlite {
@@ -50,35 +44,38 @@ impl Sqlite {
     ) -> Result<T, Error> {
         let cancelled = self.lane.run(Access::Write(Synced::Now), cancel).await?;
         // The cancel is noted as a whole: the steps that are left need no sync, and no caller.
-        while self
-            .lane
-            .run(Access::Look, |store| store.has_flows_to_cancel())
-            .await?
-        {
-            self.lane
-                .run(Access::Write(Synced::Later), |store| store.cancel_flows())
+        let has_more = |store: &Store<'_>| store.has_flows_to_cancel();
+        if self.lane.run(Access::Look, has_more).await? {
+            self.in_steps(Synced::Later, (), |store, ()| store.cancel_step())
                 .await?;
-            sleep(STEP_PAUSE).await;
         }
         Ok(cancelled)
     }
 
+    /// Runs steps, each in a transaction of its own and with a pause before the next, until one
+    /// says that it was the last.
+    async fn in_steps<T: Copy + Send + 'static, R: Send + 'static>(
+        &self,
+        sync: Synced,
+        first: T,
+        step: impl Fn(&Store<'_>, T) -> Result<ControlFlow<R, T>, Error> + Clone + Send + 'static,
+    ) -> Result<R, Error> {
+        let mut from = first;
+        loop {
+            let (began, step) = (Instant::now(), step.clone());
+            let run = move |store: &Store<'_>| step(store, from);
+            match self.lane.run(Access::Write(sync), run).await? {
+                Break(result) => return Ok(result),
+                Continue(next) => from = next,
+            }
+            sleep(pause_after(began.elapsed())).await;
+        }
+    }
+
     pub(super) async fn purge_in_steps(&self, queue: &str) -> Result<u64, Error> {
         let queue: Box<str> = queue.into();
-        let mut purge = Purge::default();
-        while !purge.is_over {
-            let (queue, from) = (queue.clone(), purge);
-            purge = self
-                .lane
-                .run(Access::Write(Synced::Now), move |store| {
-                    store.purge_step(&queue, from)
-                })
-                .await?;
-            if !purge.is_over {
-                sleep(STEP_PAUSE).await;
-            }
-        }
-        Ok(purge.count)
+        let step = move |store: &Store<'_>, purge| store.purge_step(&queue, purge);
+        self.in_steps(Synced::Now, Purge::default(), step).await
     }
 
     pub(super) async fn limit_in_steps(
@@ -90,7 +87,9 @@ impl Sqlite {
         match limits {
             None => self.unlimit(queue).await,
             Some(limits) if limits.is_by_partition() => {
-                self.limit_by_partition(queue, limits).await
+                let step =
+                    move |store: &Store<'_>, sorting| store.limit_step(&queue, &limits, sorting);
+                self.in_steps(Synced::Now, Sorting::default(), step).await
             }
             Some(limits) => {
                 self.lane
@@ -102,78 +101,56 @@ impl Sqlite {
         }
     }
 
-    async fn limit_by_partition(&self, queue: Box<str>, limits: Limits) -> Result<(), Error> {
-        let mut sorting = Sorting::default();
-        while !sorting.is_over {
-            let (queue, from) = (queue.clone(), sorting);
-            sorting = self
-                .lane
-                .run(Access::Write(Synced::Now), move |store| {
-                    store.limit_step(&queue, &limits, from)
-                })
-                .await?;
-            if !sorting.is_over {
-                sleep(STEP_PAUSE).await;
-            }
-        }
-        Ok(())
-    }
-
     /// The starts that its rates counted go after its limits.
     async fn unlimit(&self, queue: Box<str>) -> Result<(), Error> {
-        loop {
-            let of = queue.clone();
-            let unlimit = move |store: &Store<'_>| {
-                store
-                    .set_limits(&of, None)
-                    .and_then(|()| store.forget_all_starts(&of))
-            };
-            if !self.lane.run(Access::Write(Synced::Now), unlimit).await? {
-                return Ok(());
-            }
-            sleep(STEP_PAUSE).await;
-        }
+        let step = move |store: &Store<'_>, ()| {
+            store.set_limits(&queue, None)?;
+            store.forget_all_starts(&queue)
+        };
+        self.in_steps(Synced::Now, (), step).await
     }
 }
 
 impl Store<'_> {
-    /// Removes some of what waits in a queue and was there when the purge began. A job goes before
-    /// those that it waits for, so that these tell it nothing.
-    fn purge_step(&self, queue: &str, mut purge: Purge) -> Result<Purge, Error> {
+    /// Removes some of what waits in a queue and was there when the purge began.
+    fn purge_step(&self, queue: &str, mut purge: Purge) -> Result<ControlFlow<u64, Purge>, Error> {
         if purge.last.is_none() {
             let sql = "SELECT coalesce(max(id), 0) FROM brigade_jobs";
             purge.last = self.row("find the last job", sql, &[], |row| row.get::<_, i64>(0))?;
         }
-        let mut room = PURGED_AT_ONCE;
-        while room > 0 && !purge.is_over {
-            let from = if purge.ready {
-                "INDEXED BY brigade_jobs_ready WHERE queue = ?1 AND state = 0 AND id <= ?2"
-            } else {
-                "INDEXED BY brigade_jobs_waiting WHERE queue = ?1 AND state IN (1, 2, 4) AND id <= \
-                    ?2 ORDER BY id DESC"
-            };
-            let sql = format!(
-                "SELECT {} FROM brigade_jobs {from} LIMIT ?3",
-                Ended::COLUMNS
-            );
-            let limit = i64::try_from(room).unwrap_or(i64::MAX);
-            let found = self.rows(
-                "look for jobs to purge",
-                &sql,
-                params![queue, purge.last, limit],
-                Ended::read,
-            )?;
-            for job in &found {
-                self.remove_job(job.id, Some(&Fate::removed(job.id)))?;
+        let mut budget = Budget::of_order();
+        while budget.use_up(|limit| self.purge_some(queue, &mut purge, limit))? {
+            if purge.ready {
+                return Ok(Break(purge.count));
             }
-            purge.count += found.len() as u64;
-            if found.len() < room {
-                purge.is_over = purge.ready;
-                purge.ready = true;
-            }
-            room -= found.len();
+            purge.ready = true;
         }
-        Ok(purge)
+        Ok(Continue(purge))
+    }
+
+    /// A job goes before those that it waits for, so that these tell it nothing.
+    fn purge_some(&self, queue: &str, purge: &mut Purge, limit: usize) -> Result<usize, Error> {
+        let from = if purge.ready {
+            "INDEXED BY brigade_jobs_ready WHERE queue = ?1 AND state = 0 AND id <= ?2"
+        } else {
+            "INDEXED BY brigade_jobs_waiting WHERE queue = ?1 AND state IN (1, 2, 4) AND id <= ?2 \
+                ORDER BY id DESC"
+        };
+        let sql = format!(
+            "SELECT {} FROM brigade_jobs {from} LIMIT ?3",
+            Ended::COLUMNS
+        );
+        let found = self.rows(
+            "look for jobs to purge",
+            &sql,
+            params![queue, purge.last, limit_of(limit)],
+            Ended::read,
+        )?;
+        for job in &found {
+            self.remove_job(job.id, Some(&Fate::removed(job.id)))?;
+        }
+        purge.count += found.len() as u64;
+        Ok(found.len())
     }
 
     /// Gives some jobs of a queue their partitions; with the last of them, the limits hold.
@@ -182,7 +159,7 @@ impl Store<'_> {
         queue: &str,
         limits: &Limits,
         mut sorting: Sorting,
-    ) -> Result<Sorting, Error> {
+    ) -> Result<ControlFlow<(), Sorting>, Error> {
         let last = match sorting.last {
             Some(last) => last,
             None => {
@@ -197,34 +174,36 @@ impl Store<'_> {
                 )
             }
         };
+        let mut budget = Budget::of_order();
+        if !budget.use_up(|limit| self.sort_some(queue, &mut sorting.after, last, limit))? {
+            return Ok(Continue(sorting));
+        }
+        self.set_limits(queue, Some(limits))?;
+        Ok(Break(()))
+    }
+
+    /// Looks at some jobs, most of which may be of other queues, and says at how many.
+    fn sort_some(
+        &self,
+        queue: &str,
+        after: &mut i64,
+        last: i64,
+        limit: usize,
+    ) -> Result<usize, Error> {
         let sql = "SELECT count(*), max(id) FROM (SELECT id FROM brigade_jobs WHERE id > ?1 AND id \
             <= ?2 ORDER BY id LIMIT ?3)";
-        let limit = i64::try_from(LOOKED_AT_ONCE).unwrap_or(i64::MAX);
+        let values = params![*after, last, limit_of(limit)];
         let read = |row: &Row<'_>| Ok((row.get::<_, usize>(0)?, row.get::<_, Option<i64>>(1)?));
-        let (count, end) = self
-            .row(
-                "find the next jobs",
-                sql,
-                params![sorting.after, last, limit],
-                read,
-            )?
-            .unwrap_or_default();
-        if let Some(end) = end {
-            let sql = "UPDATE brigade_jobs SET partition = coalesce(key, '')
-                       WHERE id > ?2 AND id <= ?3 AND queue = ?1 AND partition IS NULL AND state < \
-                       5";
-            self.execute(
-                "sort jobs by partition",
-                sql,
-                params![queue, sorting.after, end],
-            )?;
-            sorting.after = end;
-        }
-        if count < LOOKED_AT_ONCE {
-            self.set_limits(queue, Some(limits))?;
-            sorting.is_over = true;
-        }
-        Ok(sorting)
+        let found = self.row("find the next jobs", sql, values, read)?;
+        let Some((count, Some(end))) = found else {
+            return Ok(0);
+        };
+        let sql = "UPDATE brigade_jobs SET partition = coalesce(key, '')
+                   WHERE id > ?2 AND id <= ?3 AND queue = ?1 AND partition IS NULL AND state < 5";
+        let values = params![queue, *after, end];
+        self.execute("sort jobs by partition", sql, values)?;
+        *after = end;
+        Ok(count)
     }
 
     // -- cancelling flows
@@ -232,7 +211,7 @@ impl Store<'_> {
     /// Notes that what a cancelled job waits for is to be cancelled too, and begins with it.
     pub(super) fn cancel_members_of(&self, id: i64, reason: &str) -> Result<(), Error> {
         self.note_cancel(id, reason)?;
-        self.cancel_flows().map(drop)
+        self.cancel_step().map(drop)
     }
 
     fn note_cancel(&self, id: i64, reason: &str) -> Result<(), Error> {
@@ -252,9 +231,15 @@ impl Store<'_> {
             .is_some())
     }
 
-    /// Cancels some of the jobs that cancelled ones wait for, however far back.
-    pub(super) fn cancel_flows(&self) -> Result<bool, Error> {
-        let mut room = STEP_ROWS;
+    fn cancel_step(&self) -> Result<ControlFlow<(), ()>, Error> {
+        let is_over = Budget::of_sweep().use_up(|limit| self.cancel_flows(limit))?;
+        Ok(if is_over { Break(()) } else { Continue(()) })
+    }
+
+    /// Cancels some of the jobs that cancelled ones wait for, however far back. Says how many rows
+    /// it looked at: fewer than the limit if none is left.
+    pub(super) fn cancel_flows(&self, limit: usize) -> Result<usize, Error> {
+        let mut room = limit;
         while room > 0 {
             let sql = "SELECT job, after, reason FROM brigade_cancels ORDER BY job DESC LIMIT 1";
             let read = |row: &Row<'_>| {
@@ -267,7 +252,7 @@ impl Store<'_> {
             let Some((job, after, reason)) =
                 self.row("look for flows to cancel", sql, &[], read)?
             else {
-                return Ok(false);
+                return Ok(limit - room);
             };
             let sql = "SELECT id, state, parents_left FROM brigade_jobs INDEXED BY brigade_jobs_dependent \
                 WHERE dependent = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
@@ -278,8 +263,8 @@ impl Store<'_> {
                     row.get::<_, i64>(2)?,
                 ))
             };
-            let limit = i64::try_from(room).unwrap_or(i64::MAX);
-            let parents = self.rows("look for parents", sql, params![job, after, limit], read)?;
+            let values = params![job, after, limit_of(room)];
+            let parents = self.rows("look for parents", sql, values, read)?;
             let next = parents
                 .last()
                 .filter(|_| parents.len() == room)
@@ -303,6 +288,6 @@ impl Store<'_> {
             }
             room = room.saturating_sub(parents.len().max(1));
         }
-        self.has_flows_to_cancel()
+        Ok(limit)
     }
 }

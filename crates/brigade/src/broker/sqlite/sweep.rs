@@ -1,54 +1,43 @@
-//! Everything whose time has come, in steps that are short however much that is.
+//! Work whose time has come (due, late, expired, ended jobs), in steps that are short however much
+//! of it there is.
 //!
-//! Each hand-out begins with a step ([`Store::sweep`]). A step takes at most [`STEP_ROWS`] of each
-//! kind and begins no further kind after [`STEP_TIME`]; the next one begins with the kind that was
-//! left out. What is left is done by later steps, each a transaction of its own, with
-//! [`STEP_PAUSE`] between them, in which other processes get the file. Of several processes one
-//! does it: it says so in `brigade_facts`, for as long as [`CLAIM`] without another step.
+//! Each hand-out begins with a step ([`Store::sweep`]). A step has a [`Budget`] of rows and time;
+//! the next one begins with the kind after the one that used it up. What is left is done by later
+//! steps, each a transaction of its own. Between two steps the sweeper pauses as long as the step
+//! took ([`pause_after`]), so that other processes get the file. Of several processes one sweeps:
+//! it says so in `brigade_facts`, for as long as [`CLAIM`] without another step.
 //!
 //! Nothing depends on a sweep having come to a job: a lease that ran out is not accepted, and a job
 //! whose time to begin is over is not handed out.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::params;
 
+use super::budget::{Budget, limit_of};
 use super::store::{Store, millis};
 use crate::error::Error;
 use crate::job::JobState;
 use crate::policy::too_late;
 use crate::process::own_name;
 
-/// Rows of one kind in one step.
-pub(super) const STEP_ROWS: usize = 500;
-/// After this time a step begins with no further kind.
-const STEP_TIME: Duration = Duration::from_millis(10);
-/// Between two steps: longer than others wait between two looks for the lock.
-pub(super) const STEP_PAUSE: Duration = Duration::from_millis(3);
 /// A process that began to sweep and does not go on within this time is none that sweeps.
 const CLAIM: Duration = Duration::from_secs(1);
 
-/// One step of a kind; whether more is left.
-type Kind = fn(&Store<'_>) -> Result<bool, Error>;
+/// Handles at most so many rows of a kind, and says how many it handled: fewer than the limit if
+/// none is left.
+type Kind = fn(&Store<'_>, usize) -> Result<usize, Error>;
 
-/// The kinds; each does one step and says whether more is left.
+/// The kinds of work.
 const KINDS: [Kind; 7] = [
-    |store| store.expire_leases(),
-    |store| store.fire_schedules(),
-    |store| store.end_late(),
-    |store| store.promote_due(),
-    |store| store.cancel_flows(),
-    |store| store.remove_ended(),
-    |store| store.remove_notes(),
+    |store, limit| store.expire_leases(limit),
+    |store, limit| store.fire_schedules(limit),
+    |store, limit| store.end_late(limit),
+    |store, limit| store.promote_due(limit),
+    |store, limit| store.cancel_flows(limit),
+    |store, limit| store.remove_ended(limit),
+    |store, limit| store.remove_notes(limit),
 ];
-
-fn limit() -> i64 {
-    i64::try_from(STEP_ROWS).unwrap_or(i64::MAX)
-}
-
-fn is_full(rows: usize) -> bool {
-    rows >= STEP_ROWS
-}
 
 impl Store<'_> {
     /// One step through everything whose time has come; once in a transaction, which is one moment.
@@ -57,17 +46,16 @@ impl Store<'_> {
         if let Some(more) = self.swept.get() {
             return Ok(more);
         }
-        let mut more = self.end_leases_of_the_gone()?;
+        let mut budget = Budget::of_sweep();
+        let mut more = self.end_leases_of_the_gone(&mut budget)?;
         if !self.is_swept_elsewhere()? {
             let first = self.memo.borrow().turn;
-            let began = Instant::now();
             for kind in (0..KINDS.len()).map(|step| (first + step) % KINDS.len()) {
-                if began.elapsed() > STEP_TIME {
-                    self.memo.borrow_mut().turn = kind;
+                if !budget.use_up(|limit| KINDS[kind](self, limit))? {
+                    self.memo.borrow_mut().turn = (kind + 1) % KINDS.len();
                     more = true;
                     break;
                 }
-                more |= KINDS[kind](self)?;
             }
             self.claim(more)?;
         }
@@ -143,40 +131,27 @@ impl Store<'_> {
     }
 
     /// Ends leases that ran out: their holders were too late, which is charged to nobody.
-    fn expire_leases(&self) -> Result<bool, Error> {
+    fn expire_leases(&self, limit: usize) -> Result<usize, Error> {
         let sql = "SELECT id FROM brigade_jobs WHERE state = 3 AND lease_until < ?1 ORDER BY \
             lease_until LIMIT ?2";
         let ids = self.rows(
             "find expired leases",
             sql,
-            params![self.now.boot, limit()],
+            params![self.now.boot, limit_of(limit)],
             |row| row.get::<_, i64>(0),
         )?;
         for id in &ids {
             self.lose(*id, "its lease ran out")?;
         }
-        Ok(is_full(ids.len()))
+        Ok(ids.len())
     }
 
-    /// Ends leases whose holder is no more, nor any worker of its: it was a process of this host.
-    fn end_leases_of_the_gone(&self) -> Result<bool, Error> {
+    /// Ends leases whose holder, a process of this host, has ended with all of its workers. Says
+    /// whether some are left.
+    fn end_leases_of_the_gone(&self, budget: &mut Budget) -> Result<bool, Error> {
         let gone = self.memo.borrow().gone.clone();
-        let mut done = 0;
         for holder in &gone {
-            let sql = "SELECT id FROM brigade_jobs INDEXED BY brigade_jobs_leased WHERE state = 3 \
-                AND holder = ?1 LIMIT ?2";
-            let room = limit() - done;
-            let ids = self.rows(
-                "find leases of a dead holder",
-                sql,
-                params![holder, room],
-                |row| row.get::<_, i64>(0),
-            )?;
-            for id in &ids {
-                self.lose(*id, "the process that held it ended")?;
-            }
-            done += i64::try_from(ids.len()).unwrap_or(0);
-            if done >= limit() {
+            if !budget.use_up(|limit| self.end_leases_of(holder, limit))? {
                 return Ok(true);
             }
             self.execute(
@@ -189,6 +164,21 @@ impl Store<'_> {
         Ok(false)
     }
 
+    fn end_leases_of(&self, holder: &str, limit: usize) -> Result<usize, Error> {
+        let sql = "SELECT id FROM brigade_jobs INDEXED BY brigade_jobs_leased WHERE state = 3 AND \
+            holder = ?1 LIMIT ?2";
+        let ids = self.rows(
+            "find leases of a dead holder",
+            sql,
+            params![holder, limit_of(limit)],
+            |row| row.get::<_, i64>(0),
+        )?;
+        for id in &ids {
+            self.lose(*id, "the process that held it ended")?;
+        }
+        Ok(ids.len())
+    }
+
     /// The latest moment for an attempt to begin, for a job whose time begins now.
     pub(super) fn begins_by(&self, options: &crate::job::JobOptions) -> Option<i64> {
         options
@@ -198,23 +188,23 @@ impl Store<'_> {
     }
 
     /// Sets jobs aside that were to begin by now.
-    fn end_late(&self) -> Result<bool, Error> {
+    fn end_late(&self, limit: usize) -> Result<usize, Error> {
         let sql = "SELECT id, failed + crashed FROM brigade_jobs WHERE begins_by < ?1 AND state IN \
             (0, 1, 2, 4) ORDER BY begins_by LIMIT ?2";
         let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, u32>(1)?));
         let late = self.rows(
             "find jobs that are too late",
             sql,
-            params![self.now.wall, limit()],
+            params![self.now.wall, limit_of(limit)],
             read,
         )?;
         for (id, attempts) in &late {
             self.end_job(*id, JobState::Dead, Some(&too_late(*attempts)), None)?;
         }
-        Ok(is_full(late.len()))
+        Ok(late.len())
     }
 
-    fn promote_due(&self) -> Result<bool, Error> {
+    fn promote_due(&self, limit: usize) -> Result<usize, Error> {
         let sql = "UPDATE brigade_jobs SET due = 0, state = CASE WHEN key IS NOT NULL AND
                      (EXISTS (SELECT 1 FROM brigade_jobs AS other WHERE other.queue = \
                      brigade_jobs.queue AND other.key = brigade_jobs.key
@@ -224,32 +214,31 @@ impl Store<'_> {
                                 AND other.state = 3)) THEN 2 ELSE 0 END
                    WHERE id IN (SELECT id FROM brigade_jobs WHERE state IN (1, 4) AND due <= ?1 \
                    ORDER BY due LIMIT ?2)";
-        Ok(is_full(self.execute(
+        self.execute(
             "wake due jobs",
             sql,
-            params![self.now.wall, limit()],
-        )?))
+            params![self.now.wall, limit_of(limit)],
+        )
     }
 
-    fn remove_ended(&self) -> Result<bool, Error> {
+    fn remove_ended(&self, limit: usize) -> Result<usize, Error> {
         let sql = "DELETE FROM brigade_jobs WHERE id IN (SELECT id FROM brigade_jobs WHERE \
             remove_at <= ?1 ORDER BY remove_at LIMIT ?2)";
-        Ok(is_full(self.execute(
+        self.execute(
             "remove old jobs",
             sql,
-            params![self.now.wall, limit()],
-        )?))
+            params![self.now.wall, limit_of(limit)],
+        )
     }
 
     /// Removes what was noted for a time.
-    fn remove_notes(&self) -> Result<bool, Error> {
+    fn remove_notes(&self, limit: usize) -> Result<usize, Error> {
         let sql = "DELETE FROM brigade_unique_keys WHERE (queue, unique_key) IN (SELECT queue, unique_key FROM \
             brigade_unique_keys WHERE until <= ?1 LIMIT ?2)";
-        let unique_keys = self.execute(
+        self.execute(
             "remove old unique_keys",
             sql,
-            params![self.now.wall, limit()],
-        )?;
-        Ok(is_full(unique_keys))
+            params![self.now.wall, limit_of(limit)],
+        )
     }
 }
