@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use jiff::civil::{DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{Span, SpanRelativeTo, Timestamp, Zoned};
+use serde::Deserialize as _;
 use tokio::time::Instant;
 
 /// `250ms`, `5s`, `2m`, `1h30m`, `3d`.
@@ -15,6 +16,15 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .to_duration(SpanRelativeTo::days_are_24_hours())
         .map_err(|_| help())?;
     Duration::try_from(signed).map_err(|_| "a time cannot be negative".to_owned())
+}
+
+/// A time in a document that may be left out, written as on the command line.
+pub(crate) fn optional<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| duration(&text).map_err(serde::de::Error::custom))
+        .transpose()
 }
 
 /// A moment so much later, or the latest that the clock has room for.

@@ -1,11 +1,13 @@
 //! `brigade cron`: jobs that are pushed by the clock.
 
+mod set;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
-use brigade::{Broker, Missed, Recurrence, Schedule, Scheduled};
+use brigade::{Broker, Job, Missed, Recurrence, Schedule, Scheduled};
 use clap::{Subcommand, ValueEnum};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -28,6 +30,7 @@ enum Action {
     /// List schedules with their next ticks
     Ls,
     Add(Box<Add>),
+    Set(set::Set),
     /// Remove schedules; jobs that they have pushed stay
     Rm {
         /// Names of schedules
@@ -76,11 +79,13 @@ struct Add {
     options: JobOptions,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Default, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 enum Policy {
     /// They are gone
     Skip,
     /// One job makes up for all of them
+    #[default]
     Once,
     /// Each is made up for, up to the first 1,000
     All,
@@ -102,6 +107,7 @@ impl Cron {
         match self.action {
             Action::Ls => list(&broker, globals.json).await,
             Action::Add(add) => add.run(&broker, globals.json).await,
+            Action::Set(set) => set.run(&broker, globals.json).await,
             Action::Rm { names } => remove(&broker, &names, globals.json).await,
         }
     }
@@ -114,18 +120,7 @@ impl Add {
                 .queue(self.queue)
                 .job(push::payload(&self.payload)?)?,
         );
-        let schedule = match self.when.strip_prefix("@every ") {
-            Some(_) if self.zone.is_some() => {
-                return Err(usage(
-                    "an interval has no time zone: it counts from 1970, UTC",
-                ));
-            }
-            Some(interval) => {
-                Schedule::every(self.name, times::duration(interval).map_err(usage)?, job)?
-            }
-            None => Schedule::cron(self.name, &self.when, job)?
-                .zone(self.zone.unwrap_or_else(|| "UTC".to_owned())),
-        };
+        let schedule = schedule_of(&self.name, &self.when, self.zone, job)?;
         let scheduled = broker
             .schedule(schedule.missed(self.missed.missed()).grace(self.grace))
             .await?;
@@ -136,6 +131,19 @@ impl Add {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// A schedule whose ticks are written as the command line has them.
+fn schedule_of(name: &str, when: &str, zone: Option<String>, job: Job) -> anyhow::Result<Schedule> {
+    Ok(match when.strip_prefix("@every ") {
+        Some(_) if zone.is_some() => {
+            return Err(usage(
+                "an interval has no time zone: it counts from 1970, UTC",
+            ));
+        }
+        Some(interval) => Schedule::every(name, times::duration(interval).map_err(usage)?, job)?,
+        None => Schedule::cron(name, when, job)?.zone(zone.unwrap_or_else(|| "UTC".to_owned())),
+    })
 }
 
 async fn list(broker: &Broker, json: bool) -> anyhow::Result<ExitCode> {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use brigade::{Job, PushOutcome, Queue, Retry};
+use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -49,8 +50,10 @@ struct Options {
     other: JobOptions,
 }
 
-/// What may be set on a job however it comes to be pushed.
-#[derive(clap::Args)]
+/// What may be set on a job however it comes to be pushed: by arguments, or by a document that has
+/// the same names with `_` in place of `-`.
+#[derive(Default, clap::Args, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct JobOptions {
     /// Jobs of a higher priority are handed out first [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -58,6 +61,7 @@ pub(super) struct JobOptions {
 
     /// Not before this much time has passed (250ms, 5s, 2m, 1h30m, 3d)
     #[arg(long, value_name = "TIME", value_parser = times::duration)]
+    #[serde(deserialize_with = "times::optional")]
     delay: Option<Duration>,
 
     /// Jobs of one key run in order, one at a time
@@ -70,6 +74,7 @@ pub(super) struct JobOptions {
 
     /// The unique key holds for this long after the push even if the job is settled before
     #[arg(long, value_name = "TIME", value_parser = times::duration, requires = "unique")]
+    #[serde(deserialize_with = "times::optional")]
     unique_for: Option<Duration>,
 
     /// What the job shares a part of its queue's limits with [default: its key]
@@ -82,10 +87,12 @@ pub(super) struct JobOptions {
 
     /// Begin no attempt later than this after the push: then it is a dead letter
     #[arg(long, value_name = "TIME", value_parser = times::duration)]
+    #[serde(deserialize_with = "times::optional")]
     within: Option<Duration>,
 
     /// Longest time one attempt may run [default: no limit]
     #[arg(long, value_name = "TIME", value_parser = times::duration)]
+    #[serde(deserialize_with = "times::optional")]
     timeout: Option<Duration>,
 
     /// Task to run, for the queues of Rust workers [default: the task that serves the queue]
@@ -94,6 +101,7 @@ pub(super) struct JobOptions {
 
     /// Keep the job and its result for this long after it is done [default: it is removed at once]
     #[arg(long, value_name = "TIME", value_parser = times::duration)]
+    #[serde(deserialize_with = "times::optional")]
     keep: Option<Duration>,
 
     /// A name for people

@@ -77,6 +77,111 @@ fn schedules_are_added_listed_and_removed() {
 }
 
 #[test]
+fn a_file_sets_the_schedules_of_a_group_and_leaves_others_alone() {
+    let desk = Desk::new();
+    desk.ok(&["cron", "add", "alone", "@daily", "q", "1"]);
+    let file = desk.path("schedules.json");
+    let set = |schedules: &Value| {
+        fs::write(&file, schedules.to_string()).unwrap();
+        desk.run(&["--json", "cron", "set", "shop", file.to_str().unwrap()])
+    };
+    let (nightly, hourly) = (
+        json!({
+            "name": "nightly", "when": "30 3 * * mon-fri", "zone": "Europe/Berlin", "queue": "reports",
+            "payload": {"kind": "sales"}, "missed": "all", "grace": "5m",
+            "options": {"retries": 3, "timeout": "10m", "task": "report"},
+        }),
+        json!({"name": "hourly", "when": "@hourly", "queue": "q", "payload": null}),
+    );
+    let first = &set(&json!([nightly, hourly])).documents()[0];
+    assert_eq!(first["added"].as_array().unwrap().len(), 2, "{first}");
+    let added = &first["added"][0];
+    assert_eq!(
+        [
+            &added["group"],
+            &added["missed"],
+            &added["grace"],
+            &added["task"]
+        ],
+        [
+            &json!("shop"),
+            &json!("all"),
+            &json!(300.0),
+            &json!("report")
+        ]
+    );
+
+    // A deploy that names one less, and one otherwise.
+    let mut changed = nightly.clone();
+    changed["payload"] = json!({"kind": "stock"});
+    let second = &set(&json!([changed])).documents()[0];
+    assert_eq!(second["removed"], json!(["hourly"]), "{second}");
+    assert_eq!(second["changed"][0]["payload"], json!({"kind": "stock"}));
+    assert_eq!(second["added"], json!([]));
+
+    let again = desk.run(&["cron", "set", "shop", file.to_str().unwrap()]);
+    assert!(
+        again.code == Some(0) && again.stdout.is_empty() && again.stderr.contains("as in the file"),
+        "{again:?}"
+    );
+    let names = |listed: &[Value]| -> Vec<String> {
+        listed
+            .iter()
+            .map(|document| document["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let listed = desk.run(&["cron", "ls", "--json"]).documents();
+    assert_eq!(names(&listed), ["alone", "nightly"]);
+
+    // Standard input, and nothing is left.
+    let emptied = desk.run_with(&["cron", "set", "shop", "-"], b"[]");
+    assert_eq!(emptied.stdout, "removed nightly\n", "{}", emptied.stderr);
+}
+
+#[test]
+fn a_file_of_schedules_that_cannot_be_meant_changes_nothing() {
+    let desk = Desk::new();
+    let good = r#"{"name": "good", "when": "@daily", "queue": "q", "payload": 1}"#;
+    for (second, why) in [
+        ("{", "expected a JSON array of schedules"),
+        (
+            r#"{"name": "s", "when": "@daily", "queue": "q"}"#,
+            "payload",
+        ),
+        (
+            r#"{"name": "s", "when": "@daily", "queue": "q", "payload": 1, "color": 2}"#,
+            "unknown field `color`",
+        ),
+        (
+            r#"{"name": "s", "when": "@daily", "queue": "q", "payload": 1, "options": {"at": 1}}"#,
+            "unknown field `at`",
+        ),
+        (
+            r#"{"name": "s", "when": "@daily", "queue": "q", "payload": 1, "grace": "soon"}"#,
+            "write a time as",
+        ),
+        (
+            r#"{"name": "s", "when": "0 24 * * *", "queue": "q", "payload": 1}"#,
+            "is no hour",
+        ),
+        (
+            r#"{"name": "good", "when": "@hourly", "queue": "q", "payload": 1}"#,
+            "two have the name",
+        ),
+    ] {
+        let input = format!("[{good}, {second}]");
+        let ran = desk.run_with(&["cron", "set", "shop", "-"], input.as_bytes());
+        assert_eq!(
+            (ran.code, ran.stderr.contains(why)),
+            (Some(2), true),
+            "{second}: {}",
+            ran.stderr
+        );
+    }
+    assert_eq!(desk.ok(&["cron", "ls"]), "");
+}
+
+#[test]
 fn what_cannot_be_meant_is_wrong_usage() {
     let desk = Desk::new();
     let cases: [(&[&str], &str); 8] = [
