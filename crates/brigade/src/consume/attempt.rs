@@ -172,6 +172,9 @@ impl RunningConsumer {
             );
             return Attempt::SetAside(text);
         }
+        if let Some(reason) = self.policy(leased).too_late() {
+            return Attempt::SetAside(reason);
+        }
         match (self.work_of(leased), &self.pool) {
             (Err(error), _) => Attempt::Refused(error),
             (Ok(work), _) if leased.lost >= LOSSES_BESIDE_OTHERS => Arc::clone(&self.alone)

@@ -230,9 +230,16 @@ impl RunningConsumer {
     /// What decides over this job when its attempt has ended.
     pub(super) fn policy<'a>(&self, leased: &'a Leased) -> Policy<'a> {
         let (passes, now) = (self.store.capabilities().passes, self.broker.clock().now());
+        let retries = self.retries_of(&leased.job);
+        // What a job says itself of retries, or its caller who has the task's code, the store keeps.
+        let within = retries
+            .retry
+            .filter(|_| leased.job.options.retry.is_none() && !leased.is_call)
+            .and_then(|retry| retry.within);
         Policy {
             leased,
-            retries: self.retries_of(&leased.job),
+            retries,
+            begins_by: within.and_then(|within| leased.began_at.checked_add(within)),
             passes,
             unserved_timeout: self.unserved_timeout,
             now,

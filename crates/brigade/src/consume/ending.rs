@@ -133,6 +133,8 @@ pub(super) struct Policy<'a> {
     pub(super) leased: &'a Leased,
     /// What the registration of its task says of retries.
     pub(super) retries: RetryPolicy,
+    /// Until when an attempt has to begin, where the store does not know it.
+    pub(super) begins_by: Option<SystemTime>,
     /// The broker itself sees to it that what is passed goes to another.
     pub(super) passes: bool,
     pub(super) unserved_timeout: Duration,
@@ -140,8 +142,63 @@ pub(super) struct Policy<'a> {
     pub(super) now: SystemTime,
 }
 
+impl Policy<'_> {
+    /// Why the job is not run any more, if it is too late for that.
+    pub(super) fn too_late(&self) -> Option<String> {
+        let by = self.begins_by.filter(|by| *by < self.now)?;
+        let late = self.now.duration_since(by).unwrap_or_default();
+        Some(format!(
+            "no attempt may begin any more: its task's retry_within is over for {late:.0?}"
+        ))
+    }
+
+    /// A failure whose next attempt would begin too late is the last one.
+    fn in_time(&self, ending: Ending) -> Ending {
+        let Some(by) = self.begins_by else {
+            return ending;
+        };
+        let Ending::Fail {
+            kind,
+            reason,
+            report,
+            retry_in,
+            permanent,
+            policy,
+        } = ending
+        else {
+            return ending;
+        };
+        let failures = self.leased.attempt.saturating_sub(self.leased.crashed);
+        let pause = retry_in.unwrap_or_else(|| match kind {
+            AttemptKind::Crashed => Duration::ZERO,
+            _ => policy.retry.unwrap_or_default().pause_after(failures),
+        });
+        let is_in_time = self
+            .now
+            .checked_add(pause)
+            .is_some_and(|begins| begins <= by);
+        let is_last = permanent || !is_in_time;
+        Ending::Fail {
+            kind,
+            reason: if is_in_time {
+                reason
+            } else {
+                format!("{reason} (and its next attempt would begin too late)")
+            },
+            report,
+            retry_in: Some(pause).filter(|_| !is_last),
+            permanent: is_last,
+            policy,
+        }
+    }
+}
+
 /// What to tell the broker; `None` if the lease is lost and there is nothing to say.
 pub(super) fn ending_of(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<Ending> {
+    told_ending(ended, why, policy).map(|ending| policy.in_time(ending))
+}
+
+fn told_ending(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<Ending> {
     let give_back = |kind, reason: String, after| Ending::GiveBack {
         kind,
         reason,

@@ -1,6 +1,6 @@
 //! [`LeaseRequest`]: a consumer's request for jobs, and [`Leased`], a job that a store handed out.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
@@ -68,4 +68,7 @@ pub struct Leased {
     /// A caller waits for the answer, which the store's [`CallTransport`](super::CallTransport)
     /// delivers.
     pub is_call: bool,
+    /// When the time of its attempts began, by the store's clock: with the push, or when the job
+    /// went on in a flow or was retried as a dead letter.
+    pub began_at: SystemTime,
 }

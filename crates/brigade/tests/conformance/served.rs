@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use brigade::{Context, ErrorKind, Failure, Pool, task};
+use brigade::{Context, ErrorKind, Failure, JobState, Pool, task};
 use serde_json::{Value, json};
 
 use crate::{Subject, on_every_broker};
@@ -123,6 +123,80 @@ fn what_a_plain_push_does_not_say_the_task_s_registration_says_and_no_more() {
         assert_eq!(lines(&file).len(), 2, "it is over, too");
         pool.shutdown().await;
     });
+}
+
+/// Its next attempt would begin later than it may.
+#[task(
+    retries = 5,
+    retry_base = "90s",
+    retry_cap = "90s",
+    retry_within = "40s"
+)]
+fn has_forty_seconds(file: String) -> Result<(), Failure> {
+    note(&file, &json!("ran"));
+    Err(Failure::new("not today"))
+}
+
+/// None of its attempts can begin in time after a delay.
+#[task(retries = 5, retry_within = "1ms")]
+fn has_a_millisecond(file: String) {
+    note(&file, &json!("ran"));
+}
+
+#[test]
+fn the_time_for_retries_of_a_task_holds_for_a_job_that_was_pushed_by_its_name() {
+    on_every_broker(async |subject| {
+        let directory = tempfile::tempdir().unwrap();
+        let pool = Pool::builder().workers(1).start().await.unwrap();
+        for (name, delay, runs) in [
+            ("has_forty_seconds", Duration::ZERO, 1),
+            ("has_a_millisecond", Duration::from_millis(60), 0),
+        ] {
+            let (file, queue) = (directory.path().join(name), subject.broker.queue(name));
+            let job = queue.job(&file).unwrap().delay(delay);
+            subject.broker.push(job).await.unwrap();
+            let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+            let consumer = subject.broker.consumer().queue(name).on(&pool);
+            let serving = consumer.run_until(stopped);
+            let dead = async {
+                let reason = tokio::time::timeout(BOUND, dead_letter(&subject, name))
+                    .await
+                    .expect("it is a dead letter");
+                drop(stop);
+                reason
+            };
+            let (served, reason) = tokio::join!(serving, dead);
+            served.unwrap();
+            assert!(
+                reason.is_none_or(
+                    |reason| reason.contains("may begin") || reason.contains("too late")
+                ),
+                "{name}"
+            );
+            assert_eq!(lines(&file).len(), runs, "{name}");
+        }
+        pool.shutdown().await;
+    });
+}
+
+/// Waits for a dead letter of a queue; why it is one, where the broker lists its jobs.
+async fn dead_letter(subject: &Subject, queue: &str) -> Option<String> {
+    if subject.broker.capabilities().dead_queues {
+        let dead = subject.broker.queue(format!("{queue}.dead"));
+        dead.take(BOUND).await.unwrap().unwrap();
+        return None;
+    }
+    loop {
+        let dead = subject
+            .broker
+            .jobs(Some(queue), Some(JobState::Dead), None, 1)
+            .await
+            .unwrap();
+        if let Some(job) = dead.into_iter().next() {
+            return job.reason.map(Into::into);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[test]

@@ -142,6 +142,7 @@ impl RabbitMqCore {
                 lost: envelope.losses(),
                 unserved: envelope.unserved,
                 is_call: envelope.is_call(),
+                began_at: envelope.pushed_at,
                 job: envelope.job.clone(),
             });
         }

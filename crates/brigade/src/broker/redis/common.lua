@@ -262,6 +262,12 @@ local function begin_time(id)
   redis.call('ZADD', key('late'), now + within_time, id)
 end
 
+-- The same for one that was pushed before: it is as if it were pushed now.
+local function begin_again(id)
+  redis.call('HSET', job(id), 'began_at', text(now))
+  begin_time(id)
+end
+
 -- Whatever else knows of an unsettled job that has left its state.
 local function unbind(id)
   local fields = redis.call('HMGET', job(id), 'key', 'unique_key', 'cancel', 'begins_by')
@@ -355,7 +361,7 @@ local function go_on(id)
     redis.call('HSET', job(id), 'payload', whole)
   end
   redis.call('ZREM', key('blocked'), id)
-  begin_time(id)
+  begin_again(id)
   local due = tonumber(fields[4]) or (fields[3] and now + tonumber(fields[3])) or 0
   if due > now then make_due(id, 'scheduled', due) else make_ready(id) end
 end

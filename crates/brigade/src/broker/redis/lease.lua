@@ -1,6 +1,6 @@
 -- Hands out jobs. ARGV: clock, holder, how many at most, the time of the lease or 0 to take; in the role of a manager, -1 and the time in which
 -- plain clients have to collect. Last, the name of this process, by which others know whether it is gone.
--- Returns in how many milliseconds another may be ready (-1: not by time), then per job: id, token, failed, crashed, lost, unserved and its first moment in one text, payload, task or false,
+-- Returns in how many milliseconds another may be ready (-1: not by time), then per job: id, token, failed, crashed, lost, unserved, its first moment and when its time began in one text, payload, task or false,
 -- options or false. At most PIECE of them.
 go_on_without_memory()
 local owner = ARGV[#ARGV]
@@ -39,10 +39,13 @@ end
 
 -- What is not there is looked for in the whole hash, so not for what a plain job has not.
 local function read(id)
-  local fields = redis.call('HMGET', job(id), 'token', 'attempts', 'plain', 'payload', 'task', 'options')
+  local fields = redis.call('HMGET', job(id), 'token', 'attempts', 'plain', 'payload', 'task', 'options', 'pushed_at')
+  local began_at = fields[7]
+  fields[7] = false
   if fields[1] and not fields[3] then
-    for place, value in ipairs(redis.call('HMGET', job(id), 'failed', 'crashed', 'key', 'cancel', 'lost', 'unserved', 'unserved_at')) do fields[6 + place] = value end
+    for place, value in ipairs(redis.call('HMGET', job(id), 'failed', 'crashed', 'key', 'cancel', 'lost', 'unserved', 'unserved_at', 'began_at')) do fields[6 + place] = value end
   end
+  fields[14] = fields[14] or began_at
   return fields
 end
 
@@ -54,6 +57,7 @@ local function answer(id, fields)
   count = count + 1
   answers[at + 2] = id .. ' ' .. token .. ' ' .. (fields[7] or '0') .. ' ' .. (fields[8] or '0')
     .. ' ' .. (fields[11] or '0') .. ' ' .. (fields[12] or '0') .. ' ' .. (fields[13] or '0')
+    .. ' ' .. (fields[14] or '0')
   answers[at + 3], answers[at + 4], answers[at + 5] = fields[4], fields[5], fields[6]
   return token
 end

@@ -83,7 +83,7 @@ local function revive(one)
   bind(one)
   redis.call('HDEL', job(one), 'failed', 'crashed', 'lost', 'unserved', 'unserved_at', 'reason')
   -- It begins anew, with all the time that it had.
-  begin_time(one)
+  begin_again(one)
   if redis.call('EXISTS', key('parent_results:' .. one)) == 1 then
     -- It never got what its parents left.
     enter(one, 'blocked', 0)

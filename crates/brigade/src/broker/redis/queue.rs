@@ -1,6 +1,6 @@
 //! Handing out.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::Value;
 
@@ -251,6 +251,7 @@ struct Found {
     crashed: u32,
     lost: u32,
     unserved: Option<Unserved>,
+    began_at: SystemTime,
     payload: Vec<u8>,
     task: Option<String>,
     options: Option<String>,
@@ -276,18 +277,16 @@ impl Found {
             let number = words.next()?.to_owned();
             let [token, failed, crashed, lost] =
                 [words.next()?, words.next()?, words.next()?, words.next()?];
-            let (times, since): (u32, u64) =
-                (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+            let times: u32 = words.next()?.parse().ok()?;
+            let (since, began_at) = (moment_of(words.next()?)?, moment_of(words.next()?)?);
             Some(Self {
                 number,
                 token: token.parse().ok()?,
                 failed: failed.parse().ok()?,
                 crashed: crashed.parse().ok()?,
                 lost: lost.parse().ok()?,
-                unserved: (times > 0).then(|| Unserved {
-                    times,
-                    since: UNIX_EPOCH + Duration::from_millis(since),
-                }),
+                unserved: (times > 0).then_some(Unserved { times, since }),
+                began_at,
                 payload,
                 task,
                 options,
@@ -309,6 +308,7 @@ impl Found {
             crashed,
             lost,
             unserved,
+            began_at,
             payload,
             task,
             options,
@@ -348,8 +348,14 @@ impl Found {
             unserved,
             since,
             is_call: false,
+            began_at,
         })
     }
+}
+
+/// The moment of these milliseconds since 1970.
+fn moment_of(millis: &str) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::from_millis(millis.parse().ok()?))
 }
 
 /// A payload as JSON text, or why it is none.

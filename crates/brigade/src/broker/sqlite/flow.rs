@@ -312,13 +312,11 @@ impl Store<'_> {
             )?;
         }
         // Its times begin now: the one it has to begin in, and its delay.
-        if let Some(by) = self.begins_by(&options) {
-            self.execute(
-                "set its time",
-                "UPDATE brigade_jobs SET begins_by = ?2 WHERE id = ?1",
-                params![id, by],
-            )?;
-        }
+        self.execute(
+            "set its time",
+            "UPDATE brigade_jobs SET began_at = ?2, begins_by = ?3 WHERE id = ?1",
+            params![id, self.now.wall, self.begins_by(&options)],
+        )?;
         match due_of(&options, &self.now) {
             due if due > self.now.wall => self.enter(id, JobState::Scheduled, due)?,
             _ => self.make_ready(id)?,

@@ -15,7 +15,7 @@ use rusqlite::{Row, params};
 use super::budget::{PAUSE_MIN, SWEEP_ROWS};
 use super::flow::Fate;
 use super::look::unserved;
-use super::store::{Store, millis, row_id};
+use super::store::{Store, millis, moment_of, row_id};
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, JobState, Unserved};
@@ -304,6 +304,7 @@ pub(super) struct Found {
     lost: u32,
     unserved: Option<Unserved>,
     options: Option<String>,
+    began_at: i64,
     job: Job,
 }
 
@@ -313,7 +314,7 @@ impl Found {
     pub(super) fn select(filter: &str) -> String {
         format!(
             "SELECT id, payload, task, options, token, failed, crashed, begins_by, lost, unserved, \
-                unserved_at FROM brigade_jobs
+                unserved_at, coalesce(began_at, pushed_at) FROM brigade_jobs
              WHERE state = 0 AND {filter} ORDER BY priority DESC, id LIMIT ?1"
         )
     }
@@ -331,6 +332,7 @@ impl Found {
             lost: row.get(8)?,
             unserved: unserved(row.get(9)?, row.get(10)?),
             options: row.get(3)?,
+            began_at: row.get(11)?,
             job,
         })
     }
@@ -359,6 +361,7 @@ impl Found {
             lost: self.lost,
             unserved: self.unserved,
             is_call: false,
+            began_at: moment_of(self.began_at),
         })
     }
 }

@@ -45,6 +45,7 @@ CREATE TABLE brigade_jobs (
   unserved    INTEGER NOT NULL DEFAULT 0,
   unserved_at INTEGER,
   pushed_at   INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
+  began_at    INTEGER,
   remove_at   INTEGER,
   dependent   INTEGER,
   place       INTEGER,

@@ -436,9 +436,10 @@ impl Store<'_> {
             .unwrap_or_default();
         let sql =
             "UPDATE brigade_jobs SET failed = 0, crashed = 0, lost = 0, unserved = 0, unserved_at \
-                = NULL, reason = NULL, begins_by = ?2
+                = NULL, reason = NULL, began_at = ?2, begins_by = ?3
                    WHERE id = ?1";
-        self.execute("retry a job", sql, params![id, self.begins_by(&options)])?;
+        let values = params![id, self.now.wall, self.begins_by(&options)];
+        self.execute("retry a job", sql, values)?;
         self.come_back(id, dependent_kind.as_deref())?;
         Ok(Some(job.clone()))
     }

@@ -88,6 +88,11 @@ pub(super) fn millis(duration: Duration) -> i64 {
         .min(i64::MAX / 4)
 }
 
+/// The moment of a wall clock's milliseconds.
+pub(super) fn moment_of(millis: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
 pub(super) fn wall_millis(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH)
         .map_or_else(|before| -millis(before.duration()), millis)

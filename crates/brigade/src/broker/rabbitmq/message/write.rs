@@ -74,7 +74,10 @@ impl Envelope {
         if self.deliveries > 0 {
             set(DELIVERIES, whole(self.deliveries));
         }
-        if self.job.options.retry().within.is_some() {
+        // Otherwise it is taken to be pushed when it is first read: the time that its task's
+        // registration gives it counts from then.
+        let is_timed = self.job.options.retry().within.is_some();
+        if is_timed || self.seq != Some(0) || expires_in.is_some() {
             set(
                 "brigade-pushed-at",
                 whole(millis_since_1970(self.pushed_at)),
