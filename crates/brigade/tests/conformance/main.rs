@@ -30,6 +30,7 @@ mod schedules;
 mod served;
 mod sqlite;
 mod sqlite_file;
+mod sqlite_queues;
 mod sqlite_sweeps;
 mod together;
 mod traces;

@@ -59,7 +59,7 @@ const KINDS: [Kind; 6] = [
     },
     Kind {
         name: "cancelled",
-        columns: "next, place",
+        columns: "dependent, place",
         values: "2000000, i",
         left: "state = 0",
     },
