@@ -48,5 +48,7 @@ pub use lease::{Lease, TakenJob};
 pub use manager::Manager;
 pub use queue::Queue;
 pub use schedule_set::ScheduleChanges;
+#[cfg(feature = "sqlite")]
+pub use sqlite::{PushIn, SqlTransaction, SqlValue};
 pub use stopped::Stopped;
 pub use to_job::ToJob;

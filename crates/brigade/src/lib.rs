@@ -123,6 +123,8 @@ pub use broker::{
     Broker, BrokerCall, CallProgress, Lease, Manager, Queue, ScheduleChanges, Stopped, TakenJob,
     ToJob,
 };
+#[cfg(feature = "sqlite")]
+pub use broker::{PushIn, SqlTransaction, SqlValue};
 pub use call::Call;
 #[cfg(feature = "broker")]
 pub use clock::Clock;
@@ -151,9 +153,6 @@ pub use pool::{
 pub use process::{Captured, GroupLimits, Output};
 pub use progress::Progress;
 pub use retry::Retry;
-/// The version of rusqlite whose connections [`ToJob::push_in`] takes.
-#[cfg(feature = "sqlite")]
-pub use rusqlite;
 #[cfg(feature = "broker")]
 pub use schedule::{Missed, Recurrence, Schedule, Scheduled, Tick};
 pub use stop::{StopSignal, stop_signal};

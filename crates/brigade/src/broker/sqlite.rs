@@ -21,11 +21,13 @@ mod limits;
 mod look;
 mod pace;
 mod place;
+mod push;
 mod refuse;
 mod room;
 mod schedules;
 mod schema;
 mod settle;
+mod sql_transaction;
 mod steps;
 mod store;
 mod sweep;
@@ -46,14 +48,15 @@ use self::budget::pause_after;
 use self::lane::{Access, Lane, Synced};
 use self::pace::Pace;
 use self::place::Place;
-use self::store::{Now, Store};
+pub use self::sql_transaction::{PushIn, SqlTransaction, SqlValue};
+use self::store::Store;
 use self::wake::Wake;
 use crate::clock::{Clock, later};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::finding::Finding;
 use crate::job::{Job, JobId, JobInfo, JobState};
 use crate::limits::Limits;
-use crate::policy::{PAYLOAD_BYTES_MAX, check_job};
+use crate::policy::PAYLOAD_BYTES_MAX;
 use crate::retry::jitter;
 use crate::schedule::{Schedule, Scheduled};
 use crate::store::{
@@ -88,36 +91,6 @@ pub(super) async fn connect(rest: &str, clock: Clock) -> Result<Arc<dyn JobStore
         pace: Pace::new(),
         is_busy: AtomicBool::new(true),
     }))
-}
-
-/// Pushes within a transaction of the application's own.
-pub(super) fn push_in(connection: &rusqlite::Connection, job: &Job) -> Result<PushOutcome, Error> {
-    check_job(job, PAYLOAD_BYTES_MAX)?;
-    if schema::version(connection)? != schema::VERSION {
-        let text = "push within a transaction of a file without jobs of this version: open it \
-            first, with Broker::connect(\"sqlite:..\")";
-        return Err(Error::new(ErrorKind::Unsupported, text));
-    }
-    if connection.is_autocommit() {
-        return Err(Error::new(
-            ErrorKind::BadOption,
-            "push within a transaction: the connection is in none",
-        ));
-    }
-    let memo = std::cell::RefCell::default();
-    let step = |sql| {
-        connection
-            .execute_batch(sql)
-            .map_err(|e| schema::error("push within a transaction", e))
-    };
-    // What fails leaves the application's transaction as it was.
-    step("SAVEPOINT brigade_push")?;
-    let pushed = Store::new(connection, Now::read(&Clock::default()), &memo).push(job);
-    if pushed.is_err() {
-        step("ROLLBACK TO brigade_push")?;
-    }
-    step("RELEASE brigade_push")?;
-    pushed
 }
 
 /// The write-ahead log of a file.

@@ -18,37 +18,6 @@ pub trait ToJob {
     /// `Encode` if the arguments are no JSON, `Unsupported` for a function without a name and for
     /// options that only a pool has.
     fn to_job(self) -> Result<Job, Error>;
-
-    /// Pushes it within a transaction of the application's own, in the job file that is its
-    /// database: the job is there if the transaction is committed, and never was if it is not.
-    /// Workers are woken by the commit.
-    ///
-    /// The file must have been opened once with [`Broker::connect`](crate::Broker::connect), as
-    /// `sqlite:app.db?shared=true` if the application's tables were there first.
-    ///
-    /// ```
-    /// # use brigade::{Broker, ToJob as _, task};
-    /// # #[task] fn welcome(name: String) {}
-    /// # async fn example(broker: Broker) -> Result<(), Box<dyn std::error::Error>> {
-    /// let mut app = brigade::rusqlite::Connection::open("app.db")?;
-    /// let tx = app.transaction()?;
-    /// tx.execute("INSERT INTO customers (name) VALUES (?1)", ["Ada"])?;
-    /// welcome("Ada".to_owned()).push_in(&tx)?;
-    /// tx.commit()?;
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As [`Broker::push`](crate::Broker::push), and `Unsupported` if the file has no jobs or is of
-    /// another version. Then nothing was added to the transaction.
-    #[cfg(feature = "sqlite")]
-    fn push_in(self, transaction: &rusqlite::Connection) -> Result<PushOutcome, Error>
-    where
-        Self: Sized,
-    {
-        super::sqlite::push_in(transaction, &self.to_job()?)
-    }
 }
 
 impl ToJob for Job {

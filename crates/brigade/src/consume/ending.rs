@@ -8,6 +8,7 @@ use super::pause;
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, RetryPolicy, Unserved};
+use crate::policy::NEXT_TOO_LATE;
 use crate::outcome::{CallError, Cancelled, RetryAdvice, TimedOut};
 use crate::retry::{Retry, jitter};
 use crate::store::{Ending, Leased};
@@ -183,7 +184,7 @@ impl Policy<'_> {
             reason: if is_in_time {
                 reason
             } else {
-                format!("{reason} (and its next attempt would begin too late)")
+                format!("{reason}{NEXT_TOO_LATE}")
             },
             report,
             retry_in: Some(pause).filter(|_| !is_last),

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use brigade::{Broker, ErrorKind, JobState, Level, Limits, Schedule, ToJob as _};
+use brigade::{
+    Broker, ErrorKind, JobState, Level, Limits, PushIn as _, Schedule, SqlTransaction, SqlValue,
+};
 use rusqlite::Connection;
 
 use super::subject;
@@ -273,6 +275,29 @@ async fn a_locked_file_is_waited_for_and_then_told() {
     subject.broker.queue("q").push(&1).await.unwrap();
 }
 
+/// A transaction of an application that uses rusqlite.
+struct Tx<'a>(&'a Connection);
+
+impl SqlTransaction for Tx<'_> {
+    fn number(
+        &mut self,
+        sql: &str,
+        parameters: &[SqlValue<'_>],
+    ) -> Result<Option<i64>, Box<dyn std::error::Error + Send + Sync>> {
+        use rusqlite::types::Value;
+        let parameters = parameters.iter().map(|parameter| match parameter {
+            SqlValue::Null => Value::Null,
+            SqlValue::Integer(number) => Value::Integer(*number),
+            SqlValue::Text(text) => Value::Text((*text).to_owned()),
+        });
+        let mut statement = self.0.prepare_cached(sql)?;
+        let mut rows = statement.query(rusqlite::params_from_iter(parameters))?;
+        let number = rows.next()?.map(|row| row.get(0)).transpose()?;
+        while rows.next()?.is_some() {}
+        Ok(number)
+    }
+}
+
 #[tokio::test]
 async fn a_push_within_an_application_s_transaction_holds_if_that_does() {
     let subject = subject("sqlite file").await;
@@ -282,7 +307,7 @@ async fn a_push_within_an_application_s_transaction_holds_if_that_does() {
         .unwrap();
     let job = |n: i32| queue.job(&n).unwrap();
     assert_eq!(
-        job(0).push_in(&app).unwrap_err().kind(),
+        job(0).push_in(Tx(&app)).unwrap_err().kind(),
         ErrorKind::BadOption,
         "without a transaction"
     );
@@ -292,20 +317,41 @@ async fn a_push_within_an_application_s_transaction_holds_if_that_does() {
         async move { queue.take(LONG).await.unwrap().unwrap().json().to_owned() }
     });
     let transaction = app.transaction().unwrap();
-    job(1).push_in(&transaction).unwrap();
+    job(1).push_in(Tx(&transaction)).unwrap();
     transaction.rollback().unwrap();
     let transaction = app.transaction().unwrap();
     transaction
         .execute("INSERT INTO customers VALUES ('Ada')", [])
         .unwrap();
-    job(2).push_in(&transaction).unwrap();
+    job(2).push_in(Tx(&transaction)).unwrap();
     transaction.commit().unwrap();
     assert_eq!(waiting.await.unwrap(), "2");
+
+    // All of its options, and a duplicate, as for any other push.
+    let transaction = app.transaction().unwrap();
+    let unique = || {
+        let job = job(4).unique_for("mark", LONG).key("k").priority(3);
+        job.delay(LONG).label("late").retries(2)
+    };
+    let pushed = unique().push_in(Tx(&transaction)).unwrap();
+    let again = unique().push_in(Tx(&transaction)).unwrap();
+    transaction.commit().unwrap();
+    assert_eq!(again, brigade::PushOutcome::Duplicate(pushed.id().clone()));
+    let stored = subject.broker.job(pushed.id()).await.unwrap().unwrap();
+    assert_eq!(
+        (
+            stored.state,
+            stored.priority,
+            stored.key.as_deref(),
+            stored.label.as_deref()
+        ),
+        (JobState::Scheduled, 3, Some("k"), Some("late"))
+    );
 
     let mut other = Connection::open_in_memory().unwrap();
     let transaction = other.transaction().unwrap();
     assert_eq!(
-        job(3).push_in(&transaction).unwrap_err().kind(),
+        job(3).push_in(Tx(&transaction)).unwrap_err().kind(),
         ErrorKind::Unsupported
     );
 }

@@ -18,7 +18,8 @@ use std::borrow::Cow;
 
 use rusqlite::{Row, params};
 
-use super::store::{Store, due_of, millis};
+use super::push::{begins_by, due_of};
+use super::store::{Store, millis};
 use crate::error::{Error, ErrorKind};
 use crate::job::{DependentKind, Job, JobOptions, JobState};
 use crate::policy::{MISSED_BYTES_MAX, MISSED_NAMED_MAX, PAYLOAD_BYTES_MAX};
@@ -315,7 +316,7 @@ impl Store<'_> {
         self.execute(
             "set its time",
             "UPDATE brigade_jobs SET began_at = ?2, begins_by = ?3 WHERE id = ?1",
-            params![id, self.now.wall, self.begins_by(&options)],
+            params![id, self.now.wall, begins_by(&options, &self.now)],
         )?;
         match due_of(&options, &self.now) {
             due if due > self.now.wall => self.enter(id, JobState::Scheduled, due)?,

@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use rusqlite::{Row, params};
 
 use super::flow::{Ended, Fate};
+use super::push::begins_by;
 use super::store::{Store, code, millis, row_id};
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::error::{Error, ErrorKind};
@@ -438,7 +439,7 @@ impl Store<'_> {
             "UPDATE brigade_jobs SET failed = 0, crashed = 0, lost = 0, unserved = 0, unserved_at \
                 = NULL, reason = NULL, began_at = ?2, begins_by = ?3
                    WHERE id = ?1";
-        let values = params![id, self.now.wall, self.begins_by(&options)];
+        let values = params![id, self.now.wall, begins_by(&options, &self.now)];
         self.execute("retry a job", sql, values)?;
         self.come_back(id, dependent_kind.as_deref())?;
         Ok(Some(job.clone()))

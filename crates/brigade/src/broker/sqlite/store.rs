@@ -1,4 +1,4 @@
-//! The connection within a transaction, and pushing. Everything here runs within a transaction of
+//! The connection within a transaction. Everything here runs within a transaction of
 //! `transactions`.
 
 use std::cell::{Cell, RefCell};
@@ -6,14 +6,13 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::types::ToSql;
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::schema;
 use crate::clock::{BootTime, Clock};
 use crate::error::{Error, ErrorKind};
-use crate::job::{Job, JobId, JobOptions, JobState};
+use crate::job::{JobId, JobState};
 use crate::process::Descendants;
-use crate::store::PushOutcome;
 
 /// The connection within a transaction, and its moment.
 pub(super) struct Store<'a> {
@@ -181,94 +180,6 @@ impl Store<'_> {
                 .optional()
         };
         run().map_err(|e| schema::error(what, e))
-    }
-
-    // -- push
-
-    pub(super) fn push(&self, job: &Job) -> Result<PushOutcome, Error> {
-        if self.tight {
-            return Err(no_room("store a job"));
-        }
-        if let Some(id) = self.duplicate(job)? {
-            return Ok(PushOutcome::Duplicate(id));
-        }
-        let due = due_of(&job.options, &self.now);
-        let state = if due > self.now.wall {
-            JobState::Scheduled
-        } else {
-            JobState::Ready
-        };
-        let options = (job.options != JobOptions::default())
-            .then(|| serde_json::to_string(&job.options))
-            .transpose();
-        let options = options.map_err(|e| {
-            Error::new(ErrorKind::Encode, format!("write a job's options: {e}")).with_source(e)
-        })?;
-        // A failure undoes the whole operation, so SQLite need not be able to undo this statement
-        // alone: `OR FAIL`.
-        let sql = "INSERT OR FAIL INTO brigade_jobs (queue, payload, task, state, priority, due, \
-                begins_by, key, partition, unique_key, options, pushed_at)
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
-        let JobOptions {
-            priority,
-            key,
-            unique,
-            ..
-        } = &job.options;
-        let (partition, begins_by) = (
-            job.options.partition.as_ref().or(key.as_ref()),
-            self.begins_by(&job.options),
-        );
-        let place = params![
-            job.queue,
-            job.payload,
-            job.task,
-            code(state),
-            priority,
-            due,
-            begins_by
-        ];
-        let rest = params![key, partition, unique, options, self.now.wall];
-        let values: Vec<&dyn ToSql> = place.iter().chain(rest).copied().collect();
-        self.execute("store a job", sql, &values)?;
-        let id = self.connection.last_insert_rowid();
-        if let (Some(unique_key), Some(period)) = (unique, job.options.unique_for) {
-            let sql = "INSERT OR REPLACE INTO brigade_unique_keys (queue, unique_key, job, until) VALUES (?1, \
-                ?2, ?3, ?4)";
-            let until = self.now.wall.saturating_add(millis(period));
-            self.execute(
-                "mark a job as unique",
-                sql,
-                params![job.queue, unique_key, id, until],
-            )?;
-        }
-        Ok(PushOutcome::New(JobId::new(id.to_string())))
-    }
-
-    /// The job that a unique key stands for already.
-    fn duplicate(&self, job: &Job) -> Result<Option<JobId>, Error> {
-        let Some(unique_key) = &job.options.unique else {
-            return Ok(None);
-        };
-        let sql = "SELECT id FROM brigade_jobs WHERE queue = ?1 AND unique_key = ?2 AND state < 5
-                   UNION ALL SELECT job FROM brigade_unique_keys WHERE queue = ?1 AND unique_key = ?2 AND \
-                   until > ?3 LIMIT 1";
-        let id = self.row(
-            "look for a duplicate",
-            sql,
-            params![job.queue, unique_key, self.now.wall],
-            |row| row.get::<_, i64>(0),
-        )?;
-        Ok(id.map(|id| JobId::new(id.to_string())))
-    }
-}
-
-/// When a job that may go on now is due; 0 if it need not wait.
-pub(super) fn due_of(options: &JobOptions, now: &Now) -> i64 {
-    match (options.at, options.delay) {
-        (Some(at), _) => wall_millis(at),
-        (None, Some(delay)) => now.wall.saturating_add(millis(delay)),
-        (None, None) => 0,
     }
 }
 

@@ -179,14 +179,6 @@ impl Store<'_> {
         Ok(ids.len())
     }
 
-    /// The latest moment for an attempt to begin, for a job whose time begins now.
-    pub(super) fn begins_by(&self, options: &crate::job::JobOptions) -> Option<i64> {
-        options
-            .retry()
-            .within
-            .map(|within| self.now.wall.saturating_add(millis(within)))
-    }
-
     /// Sets jobs aside that were to begin by now.
     fn end_late(&self, limit: usize) -> Result<usize, Error> {
         let sql = "SELECT id, failed + crashed FROM brigade_jobs WHERE begins_by < ?1 AND state IN \
