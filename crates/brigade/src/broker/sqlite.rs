@@ -3,7 +3,7 @@
 //! One connection on a thread of its own does everything (`lane`); what arrives while a transaction
 //! is being written goes into the next one together, so that many small pushes and settlements
 //! share one sync. Idle consumers of other processes are woken by the kernel (`wake`): SQLite
-//! appends to its write-ahead log at each commit, and inotify tells.
+//! appends to its write-ahead log at each commit, and inotify reports that.
 //!
 //! Two clocks: the wall clock decides when a scheduled job is due; leases run on the host's boot
 //! clock, which no one sets, so a jump of the wall clock moves no lease. After a reboot all leases
@@ -65,8 +65,8 @@ use crate::store::{
 };
 use crate::why::Explanation;
 
-/// Looked at in any case after this time: a filesystem without inotify, a change that no commit
-/// told.
+/// A waiting consumer looks again after this time in any case: the filesystem may have no inotify,
+/// and some changes come with no commit.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Steps of a sweep that a look waits for.
 const LOOK_STEPS_MAX: usize = 20;

@@ -27,7 +27,6 @@ const BUDGET: &[(&str, usize)] = &[
     ("crates/brigade/src/broker", 34),
     ("crates/brigade/src/broker/rabbitmq", 6),
     ("crates/brigade/src/broker/redis", 45),
-    ("crates/brigade/src/broker/sqlite", 56),
     ("crates/brigade/src/codec", 4),
     ("crates/brigade/src/consume", 36),
     ("crates/brigade/src/host", 1),

@@ -1,7 +1,6 @@
 //! Who asks for jobs, and who holds some: what a file knows of the processes that use it.
 //!
-//! A process notes each set of queues that it asks for, and says every [`NOTE_EVERY`] that it still
-//! does: one row, however many queues there are. It notes as often that it hands out leases to
+//! A process notes each set of queues that it asks for, and renews that every [`NOTE_EVERY`]: one row, however many queues there are. It notes as often that it hands out leases to
 //! itself, so that others need not go through all leases to see who may be gone.
 
 use std::collections::HashSet;
@@ -16,7 +15,7 @@ use crate::store::Queues;
 
 /// A consumer that has not asked for this long is none.
 pub(super) const ASKED_WITHIN: Duration = Duration::from_secs(60);
-/// So often a waiting consumer says that it is there.
+/// How often a waiting consumer renews its note.
 const NOTE_EVERY: Duration = Duration::from_secs(20);
 /// Sets of queues that one process is noted with. One that asks for ever new ones is noted with the
 /// newest.
@@ -176,7 +175,7 @@ impl Store<'_> {
             .is_some())
     }
 
-    /// The queues that have a consumer, as [`has_consumer`](Store::has_consumer) says.
+    /// The queues that have a consumer in the sense of [`has_consumer`](Store::has_consumer).
     pub(super) fn queues_with_consumers(&self) -> Result<HashSet<String>, Error> {
         let sql = "SELECT holder, queues FROM brigade_consumers WHERE asked_at >= ?1";
         let read =

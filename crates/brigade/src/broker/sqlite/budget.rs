@@ -15,7 +15,8 @@ const STEP_TIME: Duration = Duration::from_millis(10);
 const ROWS_AT_ONCE: usize = 20;
 /// Rows of one step of a sweep.
 pub(super) const SWEEP_ROWS: usize = 500;
-/// Rows of one step that somebody waits for. Each is synced, so it is larger than that of a sweep.
+/// Rows of one step that a caller waits for. Each step is synced, so it is larger than one of a
+/// sweep.
 const ORDER_ROWS: usize = 2000;
 /// The shortest pause between two steps: longer than others wait between two looks for the lock.
 pub(super) const PAUSE_MIN: Duration = Duration::from_millis(3);
@@ -23,14 +24,14 @@ pub(super) const PAUSE_MIN: Duration = Duration::from_millis(3);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// What is left of one step.
-pub(super) struct Budget {
+pub(super) struct StepBudget {
     rows: usize,
     until: Instant,
     /// The first rows are handled however late it is, so that each step gets on.
     has_begun: bool,
 }
 
-impl Budget {
+impl StepBudget {
     pub(super) fn of_sweep() -> Self {
         Self::new(SWEEP_ROWS)
     }
@@ -48,8 +49,8 @@ impl Budget {
         }
     }
 
-    /// Has rows handled by `handle`, which is given how many it may and says how many it did, until
-    /// it says fewer, as none is left: `true`. `false` if the budget was used up before.
+    /// Calls `handle` with a number of rows, which returns how many it handled, until that is fewer,
+    /// as none is left: `true`. `false` if the budget was used up before.
     ///
     /// # Errors
     ///
@@ -96,7 +97,7 @@ mod tests {
             left -= taken;
             Ok(taken)
         };
-        let mut budget = Budget {
+        let mut budget = StepBudget {
             rows: 100,
             until: Instant::now() + Duration::from_secs(3600),
             has_begun: false,

@@ -23,7 +23,7 @@ const REMOTE: [(u64, &str); 6] = [
 const VOLATILE: [(u64, &str); 2] = [(0x0102_1994, "tmpfs"), (0x8584_58f6, "ramfs")];
 /// Below this pushes will soon fail.
 const FREE_BYTES_MIN: u64 = 256 << 20;
-/// Several times the size at which a log is merged into the file: somebody reads without end.
+/// Several times the size at which a log is merged into the file: a reader never ends.
 const LOG_BYTES_MAX: u64 = 4 * super::file::LOG_BYTES_MAX;
 /// Lines of SQLite's own check that are shown.
 const FAULTS_MAX: usize = 10;

@@ -25,7 +25,8 @@ use crate::error::{Error, ErrorKind};
 /// Pages of the log that are not yet in the file, from which on they are merged: 4 MiB, as SQLite
 /// itself does it.
 const PAGES_MAX: i64 = 1000;
-/// A log of this size is cut. A log that is merged as a whole begins anew, but never gets shorter.
+/// A log of this size is cut. A log that is merged as a whole is written from its start
+/// again, but never gets shorter.
 pub(super) const LOG_BYTES_MAX: u64 = 16 << 20;
 /// Before the same is tried again while a reader needs the log.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -35,7 +36,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 struct Identity(u64, u64);
 
 impl Identity {
-    /// `None` if there is no such file; what else cannot be looked at is an error.
+    /// `None` if there is no file of that name.
     fn of(path: &Path) -> io::Result<Option<Self>> {
         match fs::metadata(path) {
             Ok(file) => Ok(Some(Self(file.dev(), file.ino()))),

@@ -1,12 +1,12 @@
-//! Flows: jobs that wait for others, and the one place where the end of a job is told to those that
-//! wait for it.
+//! Flows: jobs that wait for others, and the one place where the end of a job reaches its
+//! dependents.
 //!
 //! A job that waits is held with `parents_left` > 0: so many of its parents, the jobs whose `dependent` it is,
 //! are not settled for good. The transaction that settles a member counts it and keeps what it
 //! leaves in `brigade_parent_results`: its result, if that is handed on, or why it is *missed*, if it
 //! ended otherwise than done. When the last one is counted the job goes on, or is a dead letter if
-//! one was missed (`finally` goes on in any case). That is an end like any other and told to the
-//! next in turn, in a loop: a flow may be long.
+//! one was missed (`finally` goes on in any case). That is an end like any other and
+//! reaches the next dependents in turn, in a loop: a flow may be long.
 //!
 //! A job that was not run has `missed` > 0 and keeps what was gathered. Retrying the member at
 //! fault takes its end back, so that all those behind it wait again.
@@ -115,7 +115,7 @@ impl Store<'_> {
             if let Some(next) = link.dependent {
                 assert!(
                     next > position && next < jobs.len(),
-                    "whoever waits stands behind its parents"
+                    "a dependent stands behind its parents"
                 );
                 place = Some(parents[next]);
                 parents[next] += 1;
@@ -146,12 +146,12 @@ impl Store<'_> {
                 });
             }
         }
-        // Whoever waits for these knows by now how many it waits for.
+        // By now each dependent has the number of its parents.
         empty.into_iter().try_for_each(|group| self.go_on(group))
     }
 
-    /// Tells those that wait for a job that it ended: the next of its key, and the next of its
-    /// flow, unless that was told before (`None`).
+    /// Lets those go on that wait for a job that ended: the next of its key, and its dependent in its
+    /// flow, unless that happened before (`None`).
     pub(super) fn ended(&self, ended: &Ended, fate: Option<&Fate<'_>>) -> Result<(), Error> {
         if let Some(key) = &ended.key {
             self.release_key(&ended.queue, key)?;
@@ -218,7 +218,7 @@ impl Store<'_> {
         }))
     }
 
-    /// A job goes on whose parents are all settled, and whoever that settles in turn.
+    /// A job goes on whose parents are all settled, and then those dependents that this settles.
     fn go_on(&self, first: Complete) -> Result<(), Error> {
         let mut complete = Some(first);
         while let Some(job) = complete {
@@ -279,7 +279,7 @@ impl Store<'_> {
         })
     }
 
-    /// Gives a job what its parents left and lets it go on. If that settles it, says so.
+    /// Gives a job what its parents left and lets it go on. Returns how it ended, if that settles it.
     fn hand_on(&self, job: &Complete) -> Result<Option<(Ended, Fate<'static>)>, Error> {
         let id = job.id;
         let sql = "SELECT options, payload FROM brigade_jobs WHERE id = ?1";

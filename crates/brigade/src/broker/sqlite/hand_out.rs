@@ -42,7 +42,7 @@ pub(super) struct HandedOut {
 }
 
 impl Store<'_> {
-    /// Hands out jobs; also says in how long another falls due.
+    /// Hands out jobs; the result also has in how long another falls due.
     pub(super) fn lease(&self, ask: &LeaseRequest) -> Result<HandedOut, Error> {
         if self.memo.borrow().is_waiting_for_end {
             return Ok(HandedOut {
@@ -233,7 +233,7 @@ impl Store<'_> {
     pub(super) fn hand_out(&self, job: &Leased, mode: DeliveryMode) -> Result<(), Error> {
         let id = row_id(&job.id);
         match mode {
-            // Nobody will tell how it ended.
+            // There will be no settlement.
             DeliveryMode::Take => self.remove_job(id, Some(&Fate::Done(None))),
             DeliveryMode::Lease(time) => {
                 self.note_holder()?;
@@ -309,8 +309,8 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// The query for the first ready jobs, in the order of the hand-out; its first parameter says
-    /// how many.
+    /// The query for the first ready jobs, in the order of the hand-out; its first parameter is how
+    /// many.
     pub(super) fn select(filter: &str) -> String {
         format!(
             "SELECT id, payload, task, options, token, failed, crashed, begins_by, lost, unserved, \

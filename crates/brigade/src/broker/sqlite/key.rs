@@ -12,8 +12,8 @@ use crate::error::Error;
 use crate::job::JobState;
 
 impl Store<'_> {
-    /// Lets the earliest of a key's unsettled jobs go on, if it was held by its key and nobody has
-    /// another of them.
+    /// Lets the earliest of a key's unsettled jobs go on, if it was held by its key and no other of
+    /// them is leased.
     pub(super) fn release_key(&self, queue: &str, key: &str) -> Result<(), Error> {
         let sql = "UPDATE brigade_jobs SET state = 0 WHERE state = 2 AND parents_left = 0
                      AND id = (SELECT min(id) FROM brigade_jobs WHERE queue = ?1 AND key = ?2 AND \

@@ -26,7 +26,8 @@ use crate::shutdown::{Scope, spawn_thread};
 
 /// Operations that may wait for the thread; then their callers wait.
 const OPERATIONS_MAX: usize = 4096;
-/// Transactions that have ended and wait for a task to tell so; then the thread does it itself.
+/// Transactions that have ended and wait for a task to answer the callers; then the thread answers
+/// by itself.
 const TELLS_MAX: usize = 16;
 /// How long another process may hold the file before an operation fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -56,10 +57,10 @@ pub(super) enum Access {
 /// When what an operation did must be on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Synced {
-    /// Before its caller is told, as far as the file's `synchronous` says so.
+    /// Before its caller gets the answer, if the file's `synchronous` is `full`.
     Now,
     /// With the next commit that is synced: the write-ahead log keeps their order. For leases:
-    /// power loss ends all of them anyway, and whether a job that nobody settled was ever leased
+    /// power loss ends all of them anyway, and whether a job without a settlement was ever leased
     /// makes no difference then. The end of a process loses nothing.
     Later,
 }
@@ -84,7 +85,7 @@ impl Access {
     }
 }
 
-/// A question to the store, with its answer and whom to tell.
+/// A question to the store, with its answer and its caller.
 pub(super) trait Operation: Send {
     fn access(&self) -> Access;
 
@@ -94,7 +95,7 @@ pub(super) trait Operation: Send {
     /// Runs within a transaction, once more if that was undone; `false` if it failed.
     fn run(&mut self, store: &Store<'_>) -> bool;
 
-    /// Tells the caller once it is known whether the transaction holds.
+    /// Answers the caller once it is known whether the transaction holds.
     fn tell(self: Box<Self>, committed: Result<(), Error>);
 }
 
@@ -126,7 +127,7 @@ where
 
     fn tell(self: Box<Self>, committed: Result<(), Error>) {
         let Self { answer, reply, .. } = *self;
-        // Whoever asked may have stopped waiting.
+        // The caller may have stopped waiting.
         reply
             .send(committed.and_then(|()| answer.unwrap_or_else(|| Err(gone()))))
             .ok();
@@ -168,7 +169,7 @@ impl Lane {
         })
     }
 
-    /// Told after each commit that changed something.
+    /// Notified after each commit that changed something.
     pub(super) fn committed(&self) -> Arc<Notify> {
         Arc::clone(&self.committed)
     }
@@ -217,7 +218,7 @@ fn open(place: &Place) -> Result<(Connection, File), Error> {
 }
 
 /// Another process holds the file, mostly while a commit of its is synced. SQLite's own waits begin
-/// at a millisecond, which is several such commits.
+/// at a millisecond, which is as long as several commits.
 #[expect(
     clippy::disallowed_methods,
     reason = "the lane's own thread, which has nothing else to do"
@@ -286,7 +287,7 @@ fn serve(
         if let Some(error) = &lost {
             is_file_lost.store(error.kind() == ErrorKind::Closed, Ordering::Release);
         }
-        // Whoever waits for a change looks again when told: a look must not tell of itself.
+        // Those that wait for a change look again when notified: a look must not wake itself.
         let ended = Ended {
             batch,
             committed,
@@ -305,8 +306,8 @@ fn serve(
     }
 }
 
-/// A task that tells several callers what their transaction came to: it wakes its neighbours in the
-/// runtime for a small part of what that costs the lane's thread, which has the next transaction to
+/// A task that answers several callers of one transaction: it wakes its neighbours in the runtime
+/// for a small part of what that costs the lane's thread, which has the next transaction to
 /// see to. None in a runtime of one thread, which need not be running while others ask.
 fn teller() -> Option<mpsc::Sender<Ended>> {
     let runtime = Handle::try_current()
@@ -318,7 +319,7 @@ fn teller() -> Option<mpsc::Sender<Ended>> {
     Some(teller)
 }
 
-/// A transaction that has ended. Whoever drops it tells the callers.
+/// A transaction that has ended. Dropping it answers the callers.
 struct Ended {
     batch: Vec<Box<dyn Operation>>,
     committed: Result<(), Error>,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rusqlite::{Row, params};
 
-use super::budget::{Budget, limit_of};
+use super::budget::{StepBudget, limit_of};
 use super::hand_out::Found;
 use super::store::{Store, millis};
 use crate::error::{Error, ErrorKind};
@@ -161,7 +161,7 @@ impl Store<'_> {
         let sql = "DELETE FROM brigade_starts WHERE rowid IN (SELECT rowid FROM brigade_starts \
             WHERE queue = ?1 LIMIT ?2)";
         let remove = |limit| self.execute("forget starts", sql, params![queue, limit_of(limit)]);
-        Ok(if Budget::of_order().use_up(remove)? {
+        Ok(if StepBudget::of_order().use_up(remove)? {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
@@ -412,7 +412,7 @@ impl Store<'_> {
                 STARTS_AT_ONCE
             ],
         )?;
-        // The clock was set back: no start may count for longer than its rate says.
+        // The clock was set back: no start may count for longer than the time of its rate.
         let sql = "UPDATE brigade_starts SET at = ?2 WHERE rowid IN (SELECT rowid FROM \
             brigade_starts WHERE queue = ?1 AND at > ?2 LIMIT ?3)";
         self.execute(

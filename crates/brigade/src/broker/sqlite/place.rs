@@ -1,4 +1,4 @@
-//! Where a database is, and how, as a URL says it.
+//! Where a database is, and how it is used: what a URL means.
 //!
 //! `sqlite:PATH` and `sqlite://PATH` mean the same, relative to the working directory unless `PATH`
 //! begins with `/`, and `%20` and the like stand for bytes: as in sqlx, so that one URL can serve

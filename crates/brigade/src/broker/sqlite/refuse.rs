@@ -14,13 +14,13 @@ use crate::error::{Error, ErrorKind};
 ///
 /// # Errors
 ///
-/// `Os` with a sentence that says what is missing.
+/// `Os`; its text names what is missing.
 pub(super) fn broken_set(path: &Path) -> Result<(), Error> {
     let size = match fs::metadata(path) {
         Ok(file) if file.is_dir() => return Err(refusal(path, "it is a directory")),
         Ok(file) => Some(file.len()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-        // SQLite says it better.
+        // SQLite has the better error.
         Err(_) => return Ok(()),
     };
     // SQLite would take what is shorter than any page for a new file.
@@ -30,8 +30,8 @@ pub(super) fn broken_set(path: &Path) -> Result<(), Error> {
             &format!("it has {size} bytes, which is no database; restore a copy"),
         ));
     }
-    // SQLite would delete a log whose file is empty. Whoever makes a file fills it before there is
-    // a log.
+    // SQLite would delete a log whose file is empty. A new file is filled before there is a
+    // log.
     if size.unwrap_or(0) == 0 && length(&log_of(path)) > 0 {
         let lost = if size.is_some() {
             "it is empty"

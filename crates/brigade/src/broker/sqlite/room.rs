@@ -2,7 +2,7 @@
 //!
 //! A push needs room, but so does an ack: it is appended to the log before it is merged into the
 //! file. So pushes are refused while there is still some. What the log holds may make the file grow
-//! by as much when it is merged, so that much must be free beside the reserve.
+//! by as much when it is merged, so that much must be free on top of the reserve.
 //!
 //! This keeps the room from our own pushes only. When others fill the disk to its last byte, leases
 //! and acks fail too, until there is room.
@@ -13,7 +13,7 @@ use rusqlite::Connection;
 
 /// Kept for what runs, or an eighth of a smaller disk.
 const RESERVE_BYTES: u64 = 4 << 20;
-/// With this much left, nobody has to look closer.
+/// With this much left, no closer look is needed.
 const PLENTY_BYTES: u64 = 256 << 20;
 
 pub(super) struct Room {
@@ -56,7 +56,7 @@ struct Left {
 }
 
 impl Left {
-    /// `None` if there is plenty, or nobody can say.
+    /// `None` if there is plenty, or if it cannot be read.
     fn on_disk_of(path: &Path) -> Option<Self> {
         let stat = rustix::fs::statvfs(path).ok()?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);

@@ -2,7 +2,7 @@
 //! transaction of `lane`, so the jobs of a tick and the step to the next tick are stored together
 //! or not at all.
 //!
-//! `tick` is the next tick, `next_at` when somebody should look at it: the same, unless a schedule
+//! `tick` is the next tick, `next_at` when it is looked at: the same, unless a schedule
 //! could not be fired and was put off.
 
 use std::time::{Duration, SystemTime};
@@ -143,8 +143,8 @@ impl Store<'_> {
             .flatten())
     }
 
-    /// Pushes the jobs of all ticks that are due, of at most so many schedules. Says of how many;
-    /// `limit` too if it ended early because the jobs of one transaction are enough.
+    /// Pushes the jobs of all ticks that are due, of at most so many schedules. Returns of
+    /// how many; `limit` too if it ended early because the jobs of one transaction are enough.
     pub(super) fn fire_schedules(&self, limit: usize) -> Result<usize, Error> {
         let sql = "SELECT name, plan, job, tick FROM brigade_schedules WHERE next_at <= ?1 ORDER \
             BY next_at LIMIT ?2";
@@ -187,7 +187,7 @@ impl Store<'_> {
         Ok(due.fire.len())
     }
 
-    /// Leaves a schedule as it is for a while, so that it holds up nobody.
+    /// Leaves a schedule as it is for a while, so that it holds up no other.
     fn put_off(&self, name: &str, error: &Error) -> Result<(), Error> {
         tracing::error!(schedule = name, %error, "could not fire a schedule; trying again in a \
             minute");

@@ -15,7 +15,7 @@ use super::place::{Place, Safety};
 use super::refuse;
 use crate::error::{Error, ErrorKind};
 
-/// `BRGD`: tells people and file(1) what a file is that we made (`PRAGMA application_id`). An
+/// `BRGD`: by this people and file(1) know a file that we made (`PRAGMA application_id`). An
 /// application's own file keeps its own.
 const APPLICATION_ID: i32 = 0x4252_4744;
 
@@ -154,7 +154,7 @@ pub(super) fn open(place: &Place, busy: Duration) -> Result<Connection, Error> {
 /// closing it would give up the locks of another connection of this process.
 fn make_private(path: &Path) {
     let mode = Mode::RUSR | Mode::WUSR;
-    // What is wrong, if it is not there already, SQLite says better.
+    // If this fails, SQLite has the better error.
     rustix::fs::mknodat(rustix::fs::CWD, path, FileType::RegularFile, mode, 0).ok();
 }
 
@@ -178,7 +178,7 @@ fn prepare(
             ));
         }
     }
-    // Otherwise a statement with a bound LIMIT is planned anew each time it runs.
+    // Otherwise a statement with a bound LIMIT is planned again each time it runs.
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
         .map_err(set)?;
@@ -245,8 +245,8 @@ fn migrate_within(connection: &Connection, shared: bool) -> Result<(), Error> {
     };
     let write = |e| error("bring the database up to date", e);
     if version == 0 && tables > 0 && !shared {
-        let text = "open a database with tables of another program: to keep jobs beside them, say \
-            so: sqlite:app.db?shared=true";
+        let text = "open a database with tables of another program: to keep jobs in the same \
+            file, open it as sqlite:app.db?shared=true";
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     refuse::lost_tables(connection, tables)?;
@@ -300,9 +300,9 @@ pub(super) fn version(connection: &Connection) -> Result<usize, Error> {
 
 /// Leases are times of the boot clock: those of an earlier boot mean nothing, and their holders are
 /// gone. Each names its holder's boot, so that this ends none that another process has meanwhile
-/// been given; the last step says that it is done.
+/// been given; the last statement notes that it is done.
 fn forget_old_boots(connection: &Connection) -> Result<(), Error> {
-    // Nobody can tell an earlier boot where this cannot be read.
+    // An earlier boot cannot be recognised where this cannot be read.
     let Some(boot) = crate::process::boot() else {
         return Ok(());
     };
@@ -332,7 +332,7 @@ fn forget_old_boots(connection: &Connection) -> Result<(), Error> {
     forget().map_err(|e| error("look for leases of an earlier boot", e))
 }
 
-/// A commit that failed. Where the disk said so, nobody knows what of it is there.
+/// A commit that failed. Where the disk failed, it is not known what of it is there.
 pub(super) fn commit_error(source: rusqlite::Error) -> Error {
     let is_uncertain = source.sqlite_error_code() == Some(ErrorCode::SystemIoFailure);
     if is_uncertain {
@@ -345,7 +345,7 @@ pub(super) fn commit_error(source: rusqlite::Error) -> Error {
     error("commit", source)
 }
 
-/// What a person is told of an error of SQLite's.
+/// An error of SQLite, with a sentence for people.
 pub(super) fn error(what: &str, source: rusqlite::Error) -> Error {
     let (kind, hint) = match source.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => (

@@ -39,7 +39,7 @@ impl Store<'_> {
             .collect();
         let answers = match together {
             Ok(answers) => answers,
-            // What lost the whole transaction is told to them all.
+            // An error that ended the whole transaction is the answer of all of them.
             Err(error) if self.connection.is_autocommit() => return Err(error),
             Err(_) => {
                 self.execute(what, "ROLLBACK TO settlements", &[])?;
@@ -247,7 +247,7 @@ impl Store<'_> {
                 params![id],
             )?;
         }
-        // Somebody wanted it cancelled while it was leased: then it is not run again.
+        // A cancel was accepted while it was leased: then it is not run again.
         let cancel = self.row(
             "look up a job",
             "SELECT cancel FROM brigade_jobs WHERE id = ?1",
@@ -288,7 +288,7 @@ impl Store<'_> {
         self.end_job(id, JobState::Cancelled, Some(reason), Some(remove_at))
     }
 
-    /// Settles a job for good that did not end well; whoever waits for it is told.
+    /// Settles a job for good that did not end well, and lets its dependents know.
     pub(super) fn end_job(
         &self,
         id: i64,
@@ -327,8 +327,8 @@ impl Store<'_> {
         ended.map_or(Ok(()), |ended| self.ended(&ended, Some(fate)))
     }
 
-    /// Removes a job. `fate` is what it is to those that wait for it; `None` if they were told
-    /// before, because it has ended.
+    /// Removes a job. `fate` is what its dependent gets; `None` if that got it before, because the
+    /// job has ended.
     pub(super) fn remove_job(&self, id: i64, fate: Option<&Fate<'_>>) -> Result<(), Error> {
         let sql = "DELETE FROM brigade_jobs WHERE id = ?1 RETURNING id, queue, key, dependent, place, parents";
         let ended = self.row("remove a job", sql, params![id], Ended::read)?;
@@ -431,7 +431,7 @@ impl Store<'_> {
         )?;
         self.edit(job, edit)?;
         self.take_back(id)?;
-        // It begins anew, with all the time that it had.
+        // It begins again, with all the time that it had.
         let options: JobOptions = options
             .and_then(|options| serde_json::from_str(&options).ok())
             .unwrap_or_default();
@@ -477,8 +477,8 @@ impl Store<'_> {
         .map(drop)
     }
 
-    /// A unique key is unique among unsettled jobs: one that has ended cannot come back beside another
-    /// that has taken its unique key.
+    /// A unique key is unique among unsettled jobs: one that has ended cannot come back while
+    /// another one has its unique key.
     pub(super) fn check_unique(
         &self,
         id: i64,

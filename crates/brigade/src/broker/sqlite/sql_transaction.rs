@@ -144,7 +144,7 @@ impl<T: SqlTransaction> Foreign<T> {
         Err(Error::new(ErrorKind::Unsupported, text))
     }
 
-    /// Within a transaction another one cannot begin; nothing else tells it in SQL.
+    /// Within a transaction another one cannot begin; SQL has no other way to find out.
     fn check_open(&mut self) -> Result<(), Error> {
         if self.0.number("BEGIN", &[]).is_err() {
             return Ok(());

@@ -12,7 +12,7 @@ use rusqlite::{Row, params};
 use tokio::time::sleep;
 
 use super::Sqlite;
-use super::budget::{Budget, limit_of, pause_after};
+use super::budget::{StepBudget, limit_of, pause_after};
 use super::flow::{Ended, Fate};
 use super::lane::{Access, Synced};
 use super::store::Store;
@@ -53,7 +53,7 @@ impl Sqlite {
     }
 
     /// Runs steps, each in a transaction of its own and with a pause before the next, until one
-    /// says that it was the last.
+    /// was the last.
     async fn in_steps<T: Copy + Send + 'static, R: Send + 'static>(
         &self,
         sync: Synced,
@@ -118,7 +118,7 @@ impl Store<'_> {
             let sql = "SELECT coalesce(max(id), 0) FROM brigade_jobs";
             purge.last = self.row("find the last job", sql, &[], |row| row.get::<_, i64>(0))?;
         }
-        let mut budget = Budget::of_order();
+        let mut budget = StepBudget::of_order();
         while budget.use_up(|limit| self.purge_some(queue, &mut purge, limit))? {
             if purge.ready {
                 return Ok(Break(purge.count));
@@ -128,7 +128,7 @@ impl Store<'_> {
         Ok(Continue(purge))
     }
 
-    /// A job goes before those that it waits for, so that these tell it nothing.
+    /// A job goes before its parents, so that their removal does not reach it.
     fn purge_some(&self, queue: &str, purge: &mut Purge, limit: usize) -> Result<usize, Error> {
         let from = if purge.ready {
             "INDEXED BY brigade_jobs_ready WHERE queue = ?1 AND state = 0 AND id <= ?2"
@@ -174,7 +174,7 @@ impl Store<'_> {
                 )
             }
         };
-        let mut budget = Budget::of_order();
+        let mut budget = StepBudget::of_order();
         if !budget.use_up(|limit| self.sort_some(queue, &mut sorting.after, last, limit))? {
             return Ok(Continue(sorting));
         }
@@ -182,7 +182,7 @@ impl Store<'_> {
         Ok(Break(()))
     }
 
-    /// Looks at some jobs, most of which may be of other queues, and says at how many.
+    /// Looks at some jobs, most of which may be of other queues, and returns at how many.
     fn sort_some(
         &self,
         queue: &str,
@@ -232,12 +232,12 @@ impl Store<'_> {
     }
 
     fn cancel_step(&self) -> Result<ControlFlow<(), ()>, Error> {
-        let is_over = Budget::of_sweep().use_up(|limit| self.cancel_flows(limit))?;
+        let is_over = StepBudget::of_sweep().use_up(|limit| self.cancel_flows(limit))?;
         Ok(if is_over { Break(()) } else { Continue(()) })
     }
 
-    /// Cancels some of the jobs that cancelled ones wait for, however far back. Says how many rows
-    /// it looked at: fewer than the limit if none is left.
+    /// Cancels some of the jobs that cancelled ones wait for, however far back. Returns how many
+    /// rows it looked at: fewer than the limit if none is left.
     pub(super) fn cancel_flows(&self, limit: usize) -> Result<usize, Error> {
         let mut room = limit;
         while room > 0 {

@@ -59,7 +59,7 @@ pub(super) struct Memo {
 pub(super) struct Now {
     /// Since 1970, by the wall clock.
     pub(super) wall: i64,
-    /// Since the host was started; nobody sets this one.
+    /// Since the host was started; this clock is never set.
     pub(super) boot: i64,
     /// The same moment for this process.
     pub(super) since: BootTime,

@@ -1,11 +1,11 @@
 //! Work whose time has come (due, late, expired, ended jobs), in steps that are short however much
 //! of it there is.
 //!
-//! Each hand-out begins with a step ([`Store::sweep`]). A step has a [`Budget`] of rows and time;
+//! Each hand-out begins with a step ([`Store::sweep`]). A step has a [`StepBudget`] of rows and time;
 //! the next one begins with the kind after the one that used it up. What is left is done by later
 //! steps, each a transaction of its own. Between two steps the sweeper pauses as long as the step
 //! took ([`pause_after`]), so that other processes get the file. Of several processes one sweeps:
-//! it says so in `brigade_facts`, for as long as [`CLAIM`] without another step.
+//! it notes that in `brigade_facts`, for as long as [`CLAIM`] without another step.
 //!
 //! Nothing depends on a sweep having come to a job: a lease that ran out is not accepted, and a job
 //! whose time to begin is over is not handed out.
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rusqlite::params;
 
-use super::budget::{Budget, limit_of};
+use super::budget::{StepBudget, limit_of};
 use super::store::{Store, millis};
 use crate::error::Error;
 use crate::job::JobState;
@@ -24,7 +24,7 @@ use crate::process::own_name;
 /// A process that began to sweep and does not go on within this time is none that sweeps.
 const CLAIM: Duration = Duration::from_secs(1);
 
-/// Handles at most so many rows of a kind, and says how many it handled: fewer than the limit if
+/// Handles at most so many rows of a kind, and returns how many: fewer than the limit if
 /// none is left.
 type Kind = fn(&Store<'_>, usize) -> Result<usize, Error>;
 
@@ -41,12 +41,12 @@ const KINDS: [Kind; 7] = [
 
 impl Store<'_> {
     /// One step through everything whose time has come; once in a transaction, which is one moment.
-    /// Says whether more is left.
+    /// Returns whether more is left.
     pub(super) fn sweep(&self) -> Result<bool, Error> {
         if let Some(more) = self.swept.get() {
             return Ok(more);
         }
-        let mut budget = Budget::of_sweep();
+        let mut budget = StepBudget::of_sweep();
         let mut more = self.end_leases_of_the_gone(&mut budget)?;
         if !self.is_swept_elsewhere()? {
             let first = self.memo.borrow().turn;
@@ -119,18 +119,18 @@ impl Store<'_> {
             let sql = "INSERT OR REPLACE INTO brigade_facts (name, value) VALUES ('sweeper', ?1)";
             return self
                 .execute(
-                    "say who sweeps",
+                    "note which process sweeps",
                     sql,
                     params![format!("{} {until}", own_name())],
                 )
                 .map(drop);
         }
         let sql = "DELETE FROM brigade_facts WHERE name = 'sweeper' AND value LIKE ?1 || ' %'";
-        self.execute("say that nobody sweeps", sql, params![own_name()])
+        self.execute("note that no process sweeps", sql, params![own_name()])
             .map(drop)
     }
 
-    /// Ends leases that ran out: their holders were too late, which is charged to nobody.
+    /// Ends leases that ran out: their holders were too late, which is not charged to the job.
     fn expire_leases(&self, limit: usize) -> Result<usize, Error> {
         let sql = "SELECT id FROM brigade_jobs WHERE state = 3 AND lease_until < ?1 ORDER BY \
             lease_until LIMIT ?2";
@@ -146,9 +146,9 @@ impl Store<'_> {
         Ok(ids.len())
     }
 
-    /// Ends leases whose holder, a process of this host, has ended with all of its workers. Says
+    /// Ends leases whose holder, a process of this host, has ended with all of its workers. Returns
     /// whether some are left.
-    fn end_leases_of_the_gone(&self, budget: &mut Budget) -> Result<bool, Error> {
+    fn end_leases_of_the_gone(&self, budget: &mut StepBudget) -> Result<bool, Error> {
         let gone = self.memo.borrow().gone.clone();
         for holder in &gone {
             if !budget.use_up(|limit| self.end_leases_of(holder, limit))? {

@@ -74,7 +74,7 @@ impl Opened {
     }
 }
 
-/// Inserts so many jobs more than one step takes, with these columns beside.
+/// Inserts so many jobs more than one step takes, with these columns in addition.
 const MANY: usize = 2 * SWEEP_ROWS + 100;
 
 fn insert(columns: &str, values: &str) -> String {

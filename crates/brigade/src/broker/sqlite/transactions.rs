@@ -213,7 +213,7 @@ impl Transactions {
     fn undo(&self) {
         self.memo.take();
         if !self.connection.is_autocommit() {
-            // If even that fails, the next BEGIN says so.
+            // If even that fails, the next BEGIN fails.
             self.connection.execute_batch("ROLLBACK").ok();
         }
     }

@@ -1,10 +1,10 @@
 //! Waking consumers when another process changed the file, without polling.
 //!
 //! Each commit appends to the write-ahead log, `jobs.db-wal`. The directory is watched, because the
-//! log comes and goes with the connections. A wake-up says only that something may have changed.
+//! log comes and goes with the connections. A wake-up means only that something may have changed.
 //!
-//! Only those who wait read what the kernel tells, so that a busy process is not woken by each page
-//! that it writes itself. Whoever reads events passes them on to the others that wait.
+//! Only waiting consumers read the kernel's events, so that a busy process is not woken by each page
+//! that it writes itself. The one that reads events passes them on to the others that wait.
 
 use std::ffi::OsString;
 use std::future::{Future, pending};
@@ -39,7 +39,7 @@ pub(super) struct Wake {
 enum Others {
     /// There can be none: the database is in memory.
     None,
-    /// They are not told.
+    /// The kernel does not report them.
     Unseen,
     Watched(Watch),
 }
@@ -51,8 +51,8 @@ struct Watch {
 }
 
 impl Wake {
-    /// Tells of what `changed` tells, and of other processes' commits. Must be called within the
-    /// runtime.
+    /// Wakes for each notification of `changed`, and for commits of other processes. Must be called
+    /// within the runtime.
     pub(super) fn watch(path: Option<&Path>, changed: Arc<Notify>) -> Result<Self, Error> {
         let Some(path) = path else {
             return Ok(Self {
@@ -84,7 +84,7 @@ impl Wake {
 
     /// A future that ends at the next change after this call, polled by then or not.
     pub(super) fn next(&self) -> impl Future<Output = ()> + '_ {
-        // What happened before is seen by whoever looks after this call.
+        // A look after this call sees what happened before.
         self.read();
         let changed = self.changed.notified();
         async move {
@@ -108,7 +108,7 @@ impl Wake {
         pending().await
     }
 
-    /// Reads what the kernel has told; whether the file was among it. Then all that wait are told.
+    /// Reads the kernel's events. Returns whether one was of the file; then all that wait are woken.
     fn read(&self) -> bool {
         let Others::Watched(watch) = &self.others else {
             return false;

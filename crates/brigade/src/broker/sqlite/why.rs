@@ -1,4 +1,4 @@
-//! Why a job is not running, told by what hands out jobs.
+//! Why a job is not running: the code that hands out jobs answers that.
 
 use std::time::Duration;
 
