@@ -29,20 +29,29 @@ pub struct Call<T> {
     output: PhantomData<fn() -> T>,
 }
 
-/// Writes an encoded payload in another format.
-pub(crate) type Recode = fn(&[u8]) -> Result<Vec<u8>, Error>;
+/// Arguments that are not encoded yet. Their format depends on where the call goes: a pool takes
+/// that of the task, a broker takes JSON.
+pub(crate) trait UnencodedArgs: Send {
+    fn encode_as(&self, codec: Codec) -> Result<Vec<u8>, Error>;
+}
+
+impl<A: Args> UnencodedArgs for A {
+    fn encode_as(&self, codec: Codec) -> Result<Vec<u8>, Error> {
+        self.encode(codec)
+    }
+}
 
 /// A call without its type.
 pub(crate) struct Request {
     pub(crate) target: Target,
     pub(crate) codec: Codec,
-    /// The arguments; why they could not be encoded, otherwise, which the caller is told when it
-    /// makes the call.
+    /// The arguments, unless they are in `args`; why they could not be encoded, otherwise, which is
+    /// the error of the call when it is made.
     pub(crate) payload: Result<Bytes, Error>,
+    /// The arguments, as long as they are not encoded.
+    pub(crate) args: Option<Box<dyn UnencodedArgs>>,
     pub(crate) options: Option<Box<CallOptions>>,
     pub(crate) signature: Option<fn() -> &'static str>,
-    /// Writes the payload as JSON, for places that keep it; `None` if it is JSON already.
-    pub(crate) to_json: Option<Recode>,
     /// The queue of the task, if it is not its name.
     pub(crate) queue: Option<&'static str>,
 }
@@ -123,6 +132,32 @@ static DEFAULT_OPTIONS: CallOptions = CallOptions {
 impl Request {
     pub(crate) fn options(&self) -> &CallOptions {
         self.options.as_deref().unwrap_or(&DEFAULT_OPTIONS)
+    }
+
+    /// Encodes the arguments in the request's own format, if that was not done before.
+    pub(crate) fn encode(&mut self) {
+        if let Some(args) = self.args.take() {
+            self.payload = args.encode_as(self.codec).map(Into::into);
+        }
+    }
+
+    /// The arguments as a JSON array.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` if JSON has no form of them.
+    #[cfg(feature = "broker")]
+    pub(crate) fn json(&self) -> Result<Box<str>, Error> {
+        let unreadable = "write arguments as JSON";
+        let bytes = match (&self.args, &self.payload) {
+            (Some(args), _) => args.encode_as(Codec::Json)?,
+            (None, Ok(payload)) if self.codec == Codec::Json => payload.to_vec(),
+            (None, Ok(_)) => return Err(Error::new(crate::ErrorKind::Encode, unreadable)),
+            (None, Err(error)) => return Err(error.copy()),
+        };
+        String::from_utf8(bytes)
+            .map(Into::into)
+            .map_err(|e| Error::new(crate::ErrorKind::Encode, unreadable).with_source(e))
     }
 
     /// What the call does not say, the task's registration says here, where it is to run. Nothing
@@ -236,18 +271,12 @@ impl<T: DeserializeOwned> Call<T> {
     pub(crate) fn named<A: Args>(
         name: &'static str,
         codec: Codec,
-        args: &A,
+        args: A,
         signature: Option<fn() -> &'static str>,
     ) -> Self {
-        let mut call = Self::of_request(
-            Target::Task {
-                name: Cow::Borrowed(name),
-            },
-            codec,
-            args.encode(codec),
-            signature,
-        );
-        call.request.to_json = json_writer::<A>(codec);
+        let name = Cow::Borrowed(name);
+        let mut call = Self::of_request(Target::Task { name }, codec, Ok(Vec::new()), signature);
+        call.request.args = Some(Box::new(args));
         call
     }
 
@@ -275,7 +304,7 @@ impl<T: DeserializeOwned> Call<T> {
             payload,
             options: None,
             signature,
-            to_json: None,
+            args: None,
             queue: None,
         };
         Self {
@@ -297,10 +326,11 @@ impl<T: DeserializeOwned> Call<T> {
 
     /// Runs the call here and tells its progress. `begun` is given its context.
     pub(crate) async fn run_here_as(
-        self,
+        mut self,
         sink: Option<Arc<dyn Sink>>,
         begun: impl FnOnce(&Context),
     ) -> Result<T, CallError> {
+        self.request.encode();
         let number = self.request.attempt(1);
         let payload = self.request.payload?;
         let (invoke, name) = match &self.request.target {
@@ -506,22 +536,7 @@ impl<T> fmt::Debug for Call<T> {
 /// A call of a task of this program; `#[task]` writes this.
 #[doc(hidden)]
 pub fn call<A: Args, T: DeserializeOwned>(entry: &'static TaskEntry, args: A) -> Call<T> {
-    let target = Target::Task {
-        name: Cow::Borrowed(entry.name),
-    };
-    let mut call = Call::of_request(target, entry.codec, args.encode(entry.codec), None);
+    let mut call = Call::named(entry.name, entry.codec, args, None);
     call.request.queue = Some(entry.queue);
-    call.request.to_json = json_writer::<A>(entry.codec);
     call
-}
-
-/// Writes arguments that are encoded in another format as JSON.
-fn json_writer<A: Args>(codec: Codec) -> Option<Recode> {
-    match codec {
-        Codec::Json => None,
-        Codec::Postcard => Some(|payload| A::decode(Codec::Postcard, payload)?.encode(Codec::Json)),
-        Codec::MessagePack => {
-            Some(|payload| A::decode(Codec::MessagePack, payload)?.encode(Codec::Json))
-        }
-    }
 }

@@ -55,16 +55,16 @@ impl<A: Args, R: DeserializeOwned> Task<A, R> {
 
     /// Describes a call of the task.
     pub fn call(&self, args: A) -> Call<R> {
-        Call::named(self.name, self.codec, &args, Some(signature::<A, R>))
+        Call::named(self.name, self.codec, args, Some(signature::<A, R>))
     }
 }
 
-/// Positional arguments: a tuple of up to 12 owned serde types.
+/// Positional arguments: a tuple of up to 12 owned serde types that are `Send`.
 ///
 /// They travel as a list. Arguments that are missing at its end are `None` where they are an
 /// `Option`, so that a task can be given one more without breaking who calls it; any other number
 /// of arguments is refused.
-pub trait Args: Serialize + DeserializeOwned + Sized + private::Sealed {
+pub trait Args: Serialize + DeserializeOwned + Sized + Send + 'static + private::Sealed {
     #[doc(hidden)]
     const COUNT: usize;
 
@@ -249,8 +249,8 @@ where
 
 macro_rules! tuples {
     ($($name:ident)+) => {
-        impl<$($name: Serialize + DeserializeOwned),+> private::Sealed for ($($name,)+) {}
-        impl<$($name: Serialize + DeserializeOwned),+> Args for ($($name,)+) {
+        impl<$($name: Serialize + DeserializeOwned + Send + 'static),+> private::Sealed for ($($name,)+) {}
+        impl<$($name: Serialize + DeserializeOwned + Send + 'static),+> Args for ($($name,)+) {
             const COUNT: usize = [$(stringify!($name)),+].len();
 
             #[expect(non_snake_case, reason = "one name for a type and its value")]

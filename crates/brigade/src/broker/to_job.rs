@@ -46,7 +46,7 @@ impl<T> ToJob for Call<T> {
             ));
         }
         let queue = request.queue.unwrap_or(name);
-        let mut job = Job::new(queue, Some((**name).into()), "");
+        let mut job = Job::new(queue, Some((**name).into()), request.json()?);
         let CallOptions {
             timeout,
             memory,
@@ -80,13 +80,6 @@ impl<T> ToJob for Call<T> {
             ..JobOptions::default()
         }
         .bounded();
-        let payload = request.payload?;
-        let json = request
-            .to_json
-            .map_or_else(|| Ok(payload.to_vec()), |to_json| to_json(&payload))?;
-        job.payload = String::from_utf8(json)
-            .map_err(|e| Error::new(ErrorKind::Encode, "write arguments as JSON").with_source(e))?
-            .into();
         Ok(job)
     }
 }

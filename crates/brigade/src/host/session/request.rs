@@ -79,7 +79,7 @@ impl Session {
             payload: Ok(payload),
             options,
             signature: None,
-            to_json: None,
+            args: None,
             queue: None,
         })
     }
