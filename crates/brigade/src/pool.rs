@@ -331,6 +331,12 @@ impl Pool {
         Ok(())
     }
 
+    /// Whether its workers are this program, so that they have the tasks of this process.
+    #[cfg(feature = "broker")]
+    pub(crate) fn runs_own_program(&self) -> bool {
+        self.shared().config.runs_own_program()
+    }
+
     /// Attempts that can run at once when all workers are there. Of hosts those count that have
     /// joined by now; where none has, a few.
     pub(crate) fn slots(&self) -> usize {

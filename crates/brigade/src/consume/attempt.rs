@@ -34,7 +34,7 @@ use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, RetryPolicy};
 use crate::job_context::JobContext;
 use crate::outcome::{CallError, Cancelled, Failure};
-use crate::pool::{CallHandle, ProgressStream};
+use crate::pool::{CallHandle, Pool, ProgressStream};
 use crate::progress::Progress;
 use crate::registry::{self, TaskEntry};
 use crate::store::{Answer, CallTransport, Leased};
@@ -199,9 +199,13 @@ impl RunningConsumer {
             .or_else(|| self.tasks.get(&job.queue).copied())
     }
 
-    /// What the registration of a job's task says of retries.
+    /// What the registration of a job's task says of retries. A task of another program
+    /// ([`Builder::program`](crate::Builder::program)) has none here, whatever a task of this one
+    /// with its name says.
     pub(super) fn retries_of(&self, job: &Job) -> RetryPolicy {
+        let is_ours = self.pool.as_ref().is_none_or(Pool::runs_own_program);
         self.task_of(job)
+            .filter(|_| is_ours)
             .and_then(registry::find)
             .map_or_else(RetryPolicy::default, TaskEntry::policy)
     }

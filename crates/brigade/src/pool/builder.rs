@@ -96,6 +96,11 @@ impl Builder {
     /// and has the tasks. Default: this program itself, without arguments: workers do not get those
     /// of this process, which a task must be given in its own arguments, by [`Builder::init`] or by
     /// [`Builder::env`]. The first argument, `argv[0]`, is as this program was started.
+    ///
+    /// The options of its tasks (`#[task(timeout = "1s")]`) are not known here, and those of this
+    /// program's tasks are not taken for them: a call or a job has the options that it says itself.
+    /// For jobs, let that program run a `Consumer` of its own; then its options
+    /// hold.
     pub fn program<A: Into<OsString>>(
         self,
         program: impl Into<PathBuf>,

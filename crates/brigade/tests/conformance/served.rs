@@ -125,6 +125,33 @@ fn what_a_plain_push_does_not_say_the_task_s_registration_says_and_no_more() {
     });
 }
 
+/// Programs may have tasks of one name with other options.
+#[test]
+fn options_of_this_program_s_tasks_are_not_taken_for_those_of_another_program() {
+    on_every_broker(async |subject| {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("lines");
+        // This program, but a pool cannot know that.
+        let program = std::env::current_exe().unwrap();
+        let pool = Pool::builder().workers(1).program(program, [""; 0]);
+        let pool = pool.start().await.unwrap();
+        let name = "fails_twice_at_work";
+        subject.broker.queue(name).push(&file).await.unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let serving = subject.broker.consumer().queue(name).on(&pool);
+        let dead = async {
+            let dead = tokio::time::timeout(BOUND, dead_letter(&subject, name)).await;
+            drop(stop);
+            dead
+        };
+        let (served, dead) = tokio::join!(serving.run_until(stopped), dead);
+        served.unwrap();
+        dead.expect("it has no retries that are known here");
+        assert_eq!(lines(&file).len(), 1);
+        pool.shutdown().await;
+    });
+}
+
 /// Its next attempt would begin later than it may.
 #[task(
     retries = 5,
