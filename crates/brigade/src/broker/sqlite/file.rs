@@ -25,11 +25,14 @@ use crate::error::{Error, ErrorKind};
 /// Pages of the log that are not yet in the file, from which on they are merged: 4 MiB, as SQLite
 /// itself does it.
 const PAGES_MAX: i64 = 1000;
+/// Pages that may be merged while all other processes wait; more only if the log has grown to twice
+/// its size, so that no load makes it grow without end.
+const PAGES_LEFT_MAX: i64 = 100;
 /// A log of this size is cut. A log that is merged as a whole is written from its start
 /// again, but never gets shorter.
 pub(super) const LOG_BYTES_MAX: u64 = 16 << 20;
 /// Before the same is tried again while a reader needs the log.
-const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// Which file a name stands for: its device and its number there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,21 +108,23 @@ impl File {
         if self.not_before.is_some_and(|time| Instant::now() < time) {
             return;
         }
-        let is_large = fs::metadata(log).map_or(0, |log| log.len()) > LOG_BYTES_MAX;
+        let bytes = fs::metadata(log).map_or(0, |log| log.len());
+        let (is_large, is_too_large) = (bytes > LOG_BYTES_MAX, bytes > 2 * LOG_BYTES_MAX);
         if !is_large && pages_to_merge(connection) <= PAGES_MAX {
             return;
         }
-        let mut merged = merge(connection, "PRAGMA wal_checkpoint(PASSIVE)");
-        if is_large && merged {
-            // This locks writers out, and has little left to do. It does not wait for readers for
+        let left = merge(connection, "PRAGMA wal_checkpoint(PASSIVE)");
+        let mut is_done = left.is_some_and(|left| left <= PAGES_MAX);
+        if is_large && left.is_some_and(|left| is_too_large || left <= PAGES_LEFT_MAX) {
+            // This locks writers out while it does what is left, and does not wait for readers for
             // long.
             connection.busy_handler(Some(wait_shortly)).ok();
-            merged = merge(connection, "PRAGMA wal_checkpoint(TRUNCATE)");
+            is_done = merge(connection, "PRAGMA wal_checkpoint(TRUNCATE)").is_some();
             connection
                 .busy_handler(Some(super::lane::wait_for_lock))
                 .ok();
         }
-        self.not_before = (!merged).then(|| Instant::now() + AGAIN);
+        self.not_before = (!is_done).then(|| Instant::now() + AGAIN);
     }
 }
 
@@ -138,8 +143,12 @@ fn pages_to_merge(connection: &Connection) -> i64 {
     counted.map_or(0, |(log, merged)| log - merged)
 }
 
-/// Whether it came to the end.
-fn merge(connection: &Connection, pragma: &str) -> bool {
-    let busy = connection.query_row(pragma, [], |row| row.get::<_, i64>(0));
-    matches!(busy, Ok(0))
+/// Runs a checkpoint. The pages that it left, for example as a reader needs them; `None` if it could
+/// not run.
+fn merge(connection: &Connection, pragma: &str) -> Option<i64> {
+    let read = |row: &Row<'_>| Ok([row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?]);
+    match connection.query_row(pragma, [], read) {
+        Ok([0, log, merged]) => Some(log - merged),
+        _ => None,
+    }
 }
