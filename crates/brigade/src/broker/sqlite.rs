@@ -28,6 +28,7 @@ mod schedules;
 mod schema;
 mod settle;
 mod sql_transaction;
+mod sql_value;
 mod steps;
 mod store;
 mod sweep;
@@ -37,7 +38,6 @@ mod transactions;
 mod wake;
 mod why;
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -48,7 +48,8 @@ use self::budget::pause_after;
 use self::lane::{Access, Lane, Synced};
 use self::pace::Pace;
 use self::place::Place;
-pub use self::sql_transaction::{PushIn, SqlTransaction, SqlValue};
+pub use self::sql_transaction::{PushIn, SqlTransaction};
+pub use self::sql_value::SqlValue;
 use self::store::Store;
 use self::wake::Wake;
 use crate::clock::{Clock, later};
@@ -91,17 +92,6 @@ pub(super) async fn connect(rest: &str, clock: Clock) -> Result<Arc<dyn JobStore
         pace: Pace::new(),
         is_busy: AtomicBool::new(true),
     }))
-}
-
-/// The write-ahead log of a file.
-fn log_of(path: &Path) -> PathBuf {
-    beside(path, "-wal")
-}
-
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
 }
 
 impl JobStore for Sqlite {

@@ -3,8 +3,6 @@
 use crate::call::{Call, CallOptions, Target};
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobOptions};
-#[cfg(feature = "sqlite")]
-use crate::store::PushOutcome;
 
 /// What can be pushed: a [`Job`], or a [`Call`] of a task.
 pub trait ToJob {

@@ -8,8 +8,8 @@ use super::pause;
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, RetryPolicy, Unserved};
-use crate::policy::NEXT_TOO_LATE;
 use crate::outcome::{CallError, Cancelled, RetryAdvice, TimedOut};
+use crate::policy::NEXT_TOO_LATE;
 use crate::retry::{Retry, jitter};
 use crate::store::{Ending, Leased};
 
@@ -162,33 +162,29 @@ impl Policy<'_> {
             kind,
             reason,
             report,
-            retry_in,
-            permanent,
+            advice,
             policy,
         } = ending
         else {
             return ending;
         };
         let failures = self.leased.attempt.saturating_sub(self.leased.crashed);
-        let pause = retry_in.unwrap_or_else(|| match kind {
-            AttemptKind::Crashed => Duration::ZERO,
+        let pause = match (advice, kind) {
+            (RetryAdvice::In(pause), _) => pause,
+            (_, AttemptKind::Crashed) => Duration::ZERO,
             _ => policy.retry.unwrap_or_default().pause_after(failures),
-        });
-        let is_in_time = self
-            .now
-            .checked_add(pause)
-            .is_some_and(|begins| begins <= by);
-        let is_last = permanent || !is_in_time;
+        };
+        let begins = self.now.checked_add(pause);
+        let (reason, advice) = match advice {
+            RetryAdvice::Permanent => (reason, advice),
+            _ if begins.is_some_and(|begins| begins <= by) => (reason, RetryAdvice::In(pause)),
+            _ => (format!("{reason}{NEXT_TOO_LATE}"), RetryAdvice::Permanent),
+        };
         Ending::Fail {
             kind,
-            reason: if is_in_time {
-                reason
-            } else {
-                format!("{reason}{NEXT_TOO_LATE}")
-            },
+            reason,
             report,
-            retry_in: Some(pause).filter(|_| !is_last),
-            permanent: is_last,
+            advice,
             policy,
         }
     }

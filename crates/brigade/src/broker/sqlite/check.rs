@@ -141,8 +141,8 @@ pub(super) fn place(place: &Place, watching: bool) -> Vec<Finding> {
     }
     for name in [
         path.clone(),
-        super::log_of(path),
-        super::beside(path, "-shm"),
+        super::place::log_of(path),
+        super::place::beside(path, "-shm"),
     ] {
         let mode = std::fs::metadata(&name).map_or(0, |file| file.permissions().mode() & 0o777);
         if mode & 0o077 != 0 {
@@ -189,7 +189,7 @@ pub(super) fn place(place: &Place, watching: bool) -> Vec<Finding> {
             ));
         }
     }
-    let log = std::fs::metadata(super::log_of(path)).map_or(0, |log| log.len());
+    let log = std::fs::metadata(super::place::log_of(path)).map_or(0, |log| log.len());
     if log > LOG_BYTES_MAX {
         let what = format!(
             "the write-ahead log has {} MiB: some process holds a read transaction open",

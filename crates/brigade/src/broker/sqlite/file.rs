@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Row};
 
-use super::log_of;
+use super::place::log_of;
 use crate::error::{Error, ErrorKind};
 
 /// Pages of the log that are not yet in the file, from which on they are merged: 4 MiB, as SQLite
@@ -33,6 +33,9 @@ const PAGES_LEFT_MAX: i64 = 100;
 pub(super) const LOG_BYTES_MAX: u64 = 16 << 20;
 /// Before the same is tried again while a reader needs the log.
 const AGAIN: Duration = Duration::from_millis(250);
+
+/// How long another process may hold the file before an operation fails.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which file a name stands for: its device and its number there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,12 +123,25 @@ impl File {
             // long.
             connection.busy_handler(Some(wait_shortly)).ok();
             is_done = merge(connection, "PRAGMA wal_checkpoint(TRUNCATE)").is_some();
-            connection
-                .busy_handler(Some(super::lane::wait_for_lock))
-                .ok();
+            connection.busy_handler(Some(wait_for_lock)).ok();
         }
         self.not_before = (!is_done).then(|| Instant::now() + AGAIN);
     }
+}
+
+/// Another process holds the file, mostly while a commit of its is synced. SQLite's own waits begin
+/// at a millisecond, which is as long as several commits.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the lane's own thread, which has nothing else to do"
+)]
+pub(super) fn wait_for_lock(tries: i32) -> bool {
+    const SHORT: Duration = Duration::from_micros(50);
+    const LONG: Duration = Duration::from_millis(1);
+    const SHORT_TRIES: u32 = 100;
+    let tries = tries.unsigned_abs();
+    std::thread::sleep(if tries < SHORT_TRIES { SHORT } else { LONG });
+    SHORT * tries.min(SHORT_TRIES) + LONG * tries.saturating_sub(SHORT_TRIES) < BUSY_TIMEOUT
 }
 
 #[expect(clippy::disallowed_methods, reason = "the lane's own thread")]

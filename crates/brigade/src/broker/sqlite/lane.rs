@@ -9,13 +9,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::file::File;
+use super::file::{BUSY_TIMEOUT, File, wait_for_lock};
 use super::place::Place;
 use super::schema;
 use super::store::Store;
@@ -29,8 +28,6 @@ const OPERATIONS_MAX: usize = 4096;
 /// Transactions that have ended and wait for a task to answer the callers; then the thread answers
 /// by itself.
 const TELLS_MAX: usize = 16;
-/// How long another process may hold the file before an operation fails.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct Lane {
     operations: mpsc::Sender<Box<dyn Operation>>,
@@ -215,21 +212,6 @@ fn open(place: &Place) -> Result<(Connection, File), Error> {
         .map_err(|e| schema::error("set up the database", e))?;
     let file = File::of(place.path.as_deref());
     Ok((connection, file))
-}
-
-/// Another process holds the file, mostly while a commit of its is synced. SQLite's own waits begin
-/// at a millisecond, which is as long as several commits.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the lane's own thread, which has nothing else to do"
-)]
-pub(super) fn wait_for_lock(tries: i32) -> bool {
-    const SHORT: Duration = Duration::from_micros(50);
-    const LONG: Duration = Duration::from_millis(1);
-    const SHORT_TRIES: u32 = 100;
-    let tries = tries.unsigned_abs();
-    std::thread::sleep(if tries < SHORT_TRIES { SHORT } else { LONG });
-    SHORT * tries.min(SHORT_TRIES) + LONG * tries.saturating_sub(SHORT_TRIES) < BUSY_TIMEOUT
 }
 
 /// What waits for the thread.

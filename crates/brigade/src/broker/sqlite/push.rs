@@ -9,7 +9,7 @@ use rusqlite::ToSql;
 use rusqlite::types::{Null, ToSqlOutput, ValueRef};
 
 use super::schema;
-use super::sql_transaction::SqlValue;
+use super::sql_value::SqlValue;
 use super::store::{Now, Store, code, millis, no_room, wall_millis};
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, JobOptions, JobState};

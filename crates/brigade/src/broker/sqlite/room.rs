@@ -64,7 +64,7 @@ impl Left {
             return None;
         }
         let reserve = RESERVE_BYTES.min(stat.f_blocks.saturating_mul(stat.f_frsize) / 8);
-        let log = std::fs::metadata(super::log_of(path)).map_or(0, |log| log.len());
+        let log = std::fs::metadata(super::place::log_of(path)).map_or(0, |log| log.len());
         Some(Self { free, reserve, log })
     }
 

@@ -7,29 +7,13 @@ use std::error::Error as StdError;
 
 use super::push::{self, Sql};
 use super::schema;
+use super::sql_value::SqlValue;
 use super::store::Now;
 use crate::broker::ToJob;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
 use crate::policy::{PAYLOAD_BYTES_MAX, check_job};
 use crate::store::PushOutcome;
-
-/// A parameter of an SQL statement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SqlValue<'a> {
-    /// `NULL`.
-    Null,
-    /// An integer.
-    Integer(i64),
-    /// A text.
-    Text(&'a str),
-}
-
-impl<'a> SqlValue<'a> {
-    pub(super) fn of_text(text: Option<&'a str>) -> Self {
-        text.map_or(Self::Null, Self::Text)
-    }
-}
 
 /// A transaction on a SQLite database that the application has opened, by whatever library: what
 /// [`PushIn::push_in`] needs of it.

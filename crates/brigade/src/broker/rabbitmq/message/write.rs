@@ -76,8 +76,9 @@ impl Envelope {
         }
         // Otherwise it is taken to be pushed when it is first read: the time that its task's
         // registration gives it counts from then.
-        let is_timed = self.job.options.retry().within.is_some();
-        if is_timed || self.seq != Some(0) || expires_in.is_some() {
+        let options = &self.job.options;
+        let is_delayed = options.delay.is_some() || options.at.is_some();
+        if options.retry().within.is_some() || is_delayed || self.seq != Some(0) {
             set(
                 "brigade-pushed-at",
                 whole(millis_since_1970(self.pushed_at)),
