@@ -1,4 +1,9 @@
 //! What becomes of a job when its attempt has ended. Nothing else decides over a job.
+//!
+//! [`ending_of`] turns the end of an attempt into one settlement. A failure carries what the
+//! registration of its task says of retries; the store applies that where the job says nothing
+//! itself. Only the time within which attempts have to begin is applied here for such a job, as no
+//! store knows it ([`Policy::begins_by`]).
 
 use std::time::{Duration, SystemTime};
 

@@ -1,7 +1,11 @@
 //! Who asks for jobs, and who holds some: what a file knows of the processes that use it.
 //!
-//! A process notes each set of queues that it asks for, and renews that every [`NOTE_EVERY`]: one row, however many queues there are. It notes as often that it hands out leases to
-//! itself, so that others need not go through all leases to see who may be gone.
+//! A process notes each set of queues that it asks for, and renews that every [`NOTE_EVERY`]: one
+//! row, however many queues there are. It notes as often that it hands out leases to itself, so
+//! that other processes need not go through all leases to find holders that are gone.
+//!
+//! A holder is gone when its process has ended with all of its workers (`process::owner`). Its
+//! leases are then ended by the next sweep of any process (`sweep`).
 
 use std::collections::HashSet;
 use std::time::Duration;

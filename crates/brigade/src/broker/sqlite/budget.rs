@@ -49,8 +49,8 @@ impl StepBudget {
         }
     }
 
-    /// Calls `handle` with a number of rows, which returns how many it handled, until that is fewer,
-    /// as none is left: `true`. `false` if the budget was used up before.
+    /// Calls `handle` with a number of rows, which returns how many it handled, until that is
+    /// fewer, as none is left: `true`. `false` if the budget was used up before.
     ///
     /// # Errors
     ///

@@ -1,4 +1,9 @@
-//! Looking for what is wrong with the file, where it lies, and what waits in it for ever.
+//! What `check` finds in a job file: things that a person should look at.
+//!
+//! Findings about jobs and queues come from one transaction ([`Store::check`]); those about the
+//! file system, its rights and its room from outside of the database ([`place`]). A file that was
+//! moved or replaced cannot be read any more, which is a finding too ([`lost_file`]). Nothing here
+//! changes anything.
 
 use std::os::unix::fs::PermissionsExt as _;
 

@@ -1,8 +1,8 @@
 //! The file under a connection: whether it is still where it was opened, and how large its log has
 //! grown.
 //!
-//! The log is merged into the file (a checkpoint) here and never by SQLite's own rule, which does it
-//! at the end of a commit, before the caller gets its answer. Each checkpoint is small, so that
+//! The log is merged into the file (a checkpoint) here and never by SQLite's own rule, which does
+//! it at the end of a commit, before the caller gets its answer. Each checkpoint is small, so that
 //! the next operation waits shortly; it takes no lock that others need. Of several processes, the
 //! one whose commit passes the limit does it, which is mostly the one that writes most.
 //!
@@ -159,8 +159,8 @@ fn pages_to_merge(connection: &Connection) -> i64 {
     counted.map_or(0, |(log, merged)| log - merged)
 }
 
-/// Runs a checkpoint. The pages that it left, for example as a reader needs them; `None` if it could
-/// not run.
+/// Runs a checkpoint. The pages that it left, for example as a reader needs them; `None` if it
+/// could not run.
 fn merge(connection: &Connection, pragma: &str) -> Option<i64> {
     let read = |row: &Row<'_>| Ok([row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?]);
     match connection.query_row(pragma, [], read) {

@@ -1,11 +1,11 @@
 //! Flows: jobs that wait for others, and the one place where the end of a job reaches its
 //! dependents.
 //!
-//! A job that waits is held with `parents_left` > 0: so many of its parents, the jobs whose `dependent` it is,
-//! are not settled for good. The transaction that settles a member counts it and keeps what it
-//! leaves in `brigade_parent_results`: its result, if that is handed on, or why it is *missed*, if it
-//! ended otherwise than done. When the last one is counted the job goes on, or is a dead letter if
-//! one was missed (`finally` goes on in any case). That is an end like any other and
+//! A job that waits is held with `parents_left` > 0: so many of its parents, the jobs whose
+//! `dependent` it is, are not settled for good. The transaction that settles a member counts it and
+//! keeps what it leaves in `brigade_parent_results`: its result, if that is handed on, or why it is
+//! *missed*, if it ended otherwise than done. When the last one is counted the job goes on, or is a
+//! dead letter if one was missed (`finally` goes on in any case). That is an end like any other and
 //! reaches the next dependents in turn, in a loop: a flow may be long.
 //!
 //! A job that was not run has `missed` > 0 and keeps what was gathered. Retrying the member at
@@ -150,8 +150,8 @@ impl Store<'_> {
         empty.into_iter().try_for_each(|group| self.go_on(group))
     }
 
-    /// Lets those go on that wait for a job that ended: the next of its key, and its dependent in its
-    /// flow, unless that happened before (`None`).
+    /// Lets those go on that wait for a job that ended: the next of its key, and its dependent in
+    /// its flow, unless that happened before (`None`).
     pub(super) fn ended(&self, ended: &Ended, fate: Option<&Fate<'_>>) -> Result<(), Error> {
         if let Some(key) = &ended.key {
             self.release_key(&ended.queue, key)?;
@@ -279,7 +279,8 @@ impl Store<'_> {
         })
     }
 
-    /// Gives a job what its parents left and lets it go on. Returns how it ended, if that settles it.
+    /// Gives a job what its parents left and lets it go on. Returns how it ended, if that settles
+    /// it.
     fn hand_on(&self, job: &Complete) -> Result<Option<(Ended, Fate<'static>)>, Error> {
         let id = job.id;
         let sql = "SELECT options, payload FROM brigade_jobs WHERE id = ?1";

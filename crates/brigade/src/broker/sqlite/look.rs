@@ -1,4 +1,9 @@
-//! Looking at jobs and queues.
+//! Reading: one job, lists of jobs, and the counts of queues.
+//!
+//! All of it runs in a transaction that takes no lock. The columns are read by their places in
+//! [`COLUMNS`], so a change of either changes both. Rows that other programs wrote may hold any
+//! text: what cannot be read becomes a default and never an error, so that one bad row hides no
+//! other.
 
 use rusqlite::{Row, params};
 

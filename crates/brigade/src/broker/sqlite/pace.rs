@@ -2,8 +2,8 @@
 //!
 //! Each commit of any process wakes every idle consumer, and most of them find nothing for
 //! themselves. A look that was in vain costs a token; they come back at a steady pace. So a
-//! consumer whose jobs come one by one looks at once, and each of a hundred that wait while another one is
-//! busy looks [`PER_SECOND`] times each, at moments of their own.
+//! consumer whose jobs come one by one looks at once, and each of a hundred that wait while another
+//! one is busy looks [`PER_SECOND`] times each, at moments of their own.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

@@ -1,7 +1,8 @@
 //! Storing a job, in a transaction of ours or of an application.
 //!
 //! Both run the same statements, through [`Sql`]: our own connection keeps them prepared, an
-//! application's runs them by its [`SqlTransaction`](super::SqlTransaction).
+//! application's runs them by its [`SqlTransaction`](super::SqlTransaction). A unique key is looked
+//! up first, in the same transaction, so a duplicate is never stored.
 
 use std::time::Duration;
 

@@ -1,7 +1,8 @@
 //! The file: its tables, their versions, and what makes it safe.
 //!
 //! On a change: add a step to [`STEPS`], never edit one that was released, and describe the new
-//! column in `docs/brokers.md`.
+//! column in `docs/brokers.md`. A file of a later version is refused, and so is one with tables of
+//! another program, unless the URL allows that.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

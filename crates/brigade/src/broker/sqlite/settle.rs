@@ -1,4 +1,9 @@
 //! Settling: how leases and jobs end.
+//!
+//! A settlement counts only with the token of the lease that holds the job, before that lease ran
+//! out; otherwise it is stale and changes nothing. Each settlement of a batch has its own answer,
+//! and one that fails is undone alone. What becomes of a failed job is decided by `policy`; here it
+//! is stored, with the job's history, and its dependents go on (`flow`).
 
 use std::time::{Duration, UNIX_EPOCH};
 

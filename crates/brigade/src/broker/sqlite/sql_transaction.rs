@@ -1,7 +1,8 @@
 //! Pushing within a transaction of the application's own.
 //!
 //! The application brings its own SQLite library, and no type of it stands in our API: a release of
-//! rusqlite breaks nothing. [`SqlTransaction`] is all that a push needs of it.
+//! rusqlite breaks nothing. [`SqlTransaction`] is all that a push needs of it. A push that fails is
+//! undone by a savepoint and leaves the application's transaction as it was.
 
 use std::error::Error as StdError;
 
@@ -47,8 +48,9 @@ use crate::store::PushOutcome;
 /// }
 /// ```
 pub trait SqlTransaction {
-    /// Runs one statement to its end, with these parameters (`?1`, `?2`, ..). Gives the first column
-    /// of its first row, which is an integer or `NULL` (`None`); `None` too if there is no row.
+    /// Runs one statement to its end, with these parameters (`?1`, `?2`, ..). Gives the first
+    /// column of its first row, which is an integer or `NULL` (`None`); `None` too if there is no
+    /// row.
     ///
     /// # Errors
     ///

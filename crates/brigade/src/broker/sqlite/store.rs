@@ -1,5 +1,9 @@
 //! The connection within a transaction. Everything here runs within a transaction of
 //! `transactions`.
+//!
+//! [`Store`] lives for one transaction and has its moment ([`Now`]): all statements of a
+//! transaction see the same time. The methods that hand out, settle, look and sweep are in the
+//! files of those names. [`Memo`] outlives the transaction and is forgotten when one is undone.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

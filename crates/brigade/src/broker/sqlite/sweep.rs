@@ -1,11 +1,11 @@
 //! Work whose time has come (due, late, expired, ended jobs), in steps that are short however much
 //! of it there is.
 //!
-//! Each hand-out begins with a step ([`Store::sweep`]). A step has a [`StepBudget`] of rows and time;
-//! the next one begins with the kind after the one that used it up. What is left is done by later
-//! steps, each a transaction of its own. Between two steps the sweeper pauses as long as the step
-//! took ([`pause_after`]), so that other processes get the file. Of several processes one sweeps:
-//! it notes that in `brigade_facts`, for as long as [`CLAIM`] without another step.
+//! Each hand-out begins with a step ([`Store::sweep`]). A step has a [`StepBudget`] of rows and
+//! time; the next one begins with the kind after the one that used it up. What is left is done by
+//! later steps, each a transaction of its own. Between two steps the sweeper pauses as long as the
+//! step took ([`pause_after`]), so that other processes get the file. Of several processes one
+//! sweeps: it notes that in `brigade_facts`, for as long as [`CLAIM`] without another step.
 //!
 //! Nothing depends on a sweep having come to a job: a lease that ran out is not accepted, and a job
 //! whose time to begin is over is not handed out.

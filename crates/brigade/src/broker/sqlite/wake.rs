@@ -3,8 +3,8 @@
 //! Each commit appends to the write-ahead log, `jobs.db-wal`. The directory is watched, because the
 //! log comes and goes with the connections. A wake-up means only that something may have changed.
 //!
-//! Only waiting consumers read the kernel's events, so that a busy process is not woken by each page
-//! that it writes itself. The one that reads events passes them on to the others that wait.
+//! Only waiting consumers read the kernel's events, so that a busy process is not woken by each
+//! page that it writes itself. The one that reads events passes them on to the others that wait.
 
 use std::ffi::OsString;
 use std::future::{Future, pending};
@@ -108,7 +108,8 @@ impl Wake {
         pending().await
     }
 
-    /// Reads the kernel's events. Returns whether one was of the file; then all that wait are woken.
+    /// Reads the kernel's events. Returns whether one was of the file; then all that wait are
+    /// woken.
     fn read(&self) -> bool {
         let Others::Watched(watch) = &self.others else {
             return false;

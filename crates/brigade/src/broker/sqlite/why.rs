@@ -1,4 +1,8 @@
 //! Why a job is not running: the code that hands out jobs answers that.
+//!
+//! The limits of a queue are asked through the same gate as for a hand-out (`limits`), so that the
+//! explanation cannot differ from what happens. It is read in one transaction without a lock and
+//! shows the moment of that transaction.
 
 use std::time::Duration;
 
