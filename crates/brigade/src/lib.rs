@@ -56,6 +56,8 @@
 //! scheduling, namespaces and more) is the last of its worker, which is replaced; `docs/workers.md`
 //! has the whole table.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod address;
 mod attempt_report;
 #[cfg(feature = "broker")]
