@@ -2,7 +2,7 @@
 //!
 //! [`ending_of`] turns the end of an attempt into one settlement. A failure carries what the
 //! registration of its task says of retries; the store applies that where the job says nothing
-//! itself. Only the time within which attempts have to begin is applied here for such a job, as no
+//! itself. Only the time within which attempts have to begin is applied here for that job, as no
 //! store knows it ([`Policy::begins_by`]).
 
 use std::time::{Duration, SystemTime};
