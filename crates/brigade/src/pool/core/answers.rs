@@ -17,7 +17,7 @@ use crate::attempt_report::Ended;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Failure, RetryAdvice};
-use crate::policy::{Charged, ChargedEnd, RetryDecision, RetryRule};
+use crate::policy::{Charged, ChargedEnd, NoRetry, RetryDecision, RetryRule};
 use crate::process::Output;
 use crate::progress::{PROGRESS_BYTES_MAX, Progress};
 use crate::refused::Refused;
@@ -248,7 +248,11 @@ impl Core {
             crashed: entry.crashes,
         };
         let age = self.now - entry.made;
-        let left = retry.within.map(|within| within.saturating_sub(age));
+        let left = match retry.within.map(|within| within.checked_sub(age)) {
+            Some(None) => return RetryDecision::Stop(NoRetry::TooLate),
+            Some(left) => left,
+            None => None,
+        };
         rule.decide(before, end, left, jitter)
     }
 
