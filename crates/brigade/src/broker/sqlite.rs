@@ -1,8 +1,8 @@
 //! The embedded broker: one SQLite file, any number of processes of one host.
 //!
-//! One connection on a thread of its own does everything (`lane`); what arrives while a transaction
+//! One connection on a thread of its own does everything (`db_thread`); what arrives while a transaction
 //! is being written goes into the next one together, so that many small pushes and settlements
-//! share one sync. Idle consumers of other processes are woken by the kernel (`wake`): SQLite
+//! share one sync. Idle consumers of other processes are woken by the kernel (`change_watch`): SQLite
 //! appends to its write-ahead log at each commit, and inotify reports that.
 //!
 //! Two clocks: the wall clock decides when a scheduled job is due; leases run on the host's boot
@@ -11,19 +11,20 @@
 
 mod asks;
 mod budget;
+mod change_watch;
 mod check;
+mod config;
+mod db_thread;
+mod disk_reserve;
 mod file;
 mod flow;
 mod hand_out;
 mod key;
-mod lane;
 mod limits;
 mod look;
 mod pace;
-mod place;
 mod push;
 mod refuse;
-mod room;
 mod schedules;
 mod schema;
 mod settle;
@@ -35,7 +36,6 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod transactions;
-mod wake;
 mod why;
 
 use std::sync::Arc;
@@ -45,13 +45,13 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::time::sleep;
 
 use self::budget::pause_after;
-use self::lane::{Access, Lane, Synced};
+use self::change_watch::ChangeWatch;
+use self::config::SqliteConfig;
+use self::db_thread::{DbThread, OperationAccess, Synced};
 use self::pace::Pace;
-use self::place::Place;
 pub use self::sql_transaction::{PushIn, SqlTransaction};
 pub use self::sql_value::SqlValue;
 use self::store::Store;
-use self::wake::Wake;
 use crate::clock::{Clock, later};
 use crate::error::Error;
 use crate::finding::Finding;
@@ -73,22 +73,22 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const LOOK_STEPS_MAX: usize = 20;
 
 pub(super) struct Sqlite {
-    lane: Lane,
-    wake: Wake,
-    place: Place,
+    thread: DbThread,
+    wake: ChangeWatch,
+    config: SqliteConfig,
     pace: Pace,
     /// The last ask was given jobs: the next is likely to be, too.
     is_busy: AtomicBool,
 }
 
 pub(super) async fn connect(rest: &str, clock: Clock) -> Result<Arc<dyn JobStore>, Error> {
-    let place = Place::parse(rest)?;
-    let lane = Lane::open(place.clone(), clock).await?;
-    let wake = Wake::watch(place.path.as_deref(), lane.committed())?;
+    let config = SqliteConfig::parse(rest)?;
+    let thread = DbThread::open(config.clone(), clock).await?;
+    let wake = ChangeWatch::watch(config.path.as_deref(), thread.committed())?;
     Ok(Arc::new(Sqlite {
-        lane,
+        thread,
         wake,
-        place,
+        config,
         pace: Pace::new(),
         is_busy: AtomicBool::new(true),
     }))
@@ -97,7 +97,7 @@ pub(super) async fn connect(rest: &str, clock: Clock) -> Result<Arc<dyn JobStore
 impl JobStore for Sqlite {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            durable: self.place.path.is_some(),
+            durable: self.config.path.is_some(),
             listing: true,
             scheduling: true,
             schedules: true,
@@ -123,9 +123,12 @@ impl JobStore for Sqlite {
     }
 
     fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<PushOutcome>> {
-        Box::pin(self.lane.run(Access::Write(Synced::Now), move |store| {
-            store.push_all(&jobs)
-        }))
+        Box::pin(
+            self.thread
+                .run(OperationAccess::Write(Synced::Now), move |store| {
+                    store.push_all(&jobs)
+                }),
+        )
     }
 
     fn lease(&self, ask: LeaseRequest) -> Reply<'_, Vec<Leased>> {
@@ -133,9 +136,12 @@ impl JobStore for Sqlite {
     }
 
     fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Result<Settled, Error>>> {
-        Box::pin(self.lane.run(Access::Write(Synced::Now), move |store| {
-            store.settle_all(&settlements)
-        }))
+        Box::pin(
+            self.thread
+                .run(OperationAccess::Write(Synced::Now), move |store| {
+                    store.settle_all(&settlements)
+                }),
+        )
     }
 
     fn purge<'a>(&'a self, queue: &'a str) -> Reply<'a, u64> {
@@ -143,7 +149,10 @@ impl JobStore for Sqlite {
     }
 
     fn cancel_requests(&self) -> Reply<'_, Vec<CancelRequest>> {
-        Box::pin(self.lane.run(Access::Look, |store| store.cancel_requests()))
+        Box::pin(
+            self.thread
+                .run(OperationAccess::Look, |store| store.cancel_requests()),
+        )
     }
 
     fn check(&self) -> Reply<'_, Vec<Finding>> {
@@ -170,7 +179,10 @@ impl JobStore for Sqlite {
 
     fn waited_job<'a>(&'a self, id: &'a JobId) -> Reply<'a, Option<JobInfo>> {
         let id = id.clone();
-        Box::pin(self.lane.run(Access::Look, move |store| store.job(&id)))
+        Box::pin(
+            self.thread
+                .run(OperationAccess::Look, move |store| store.job(&id)),
+        )
     }
 
     fn jobs(&self, filter: JobFilter) -> Reply<'_, Vec<JobInfo>> {
@@ -221,7 +233,10 @@ impl JobStore for Sqlite {
     }
 
     fn schedules(&self) -> Reply<'_, Vec<Scheduled>> {
-        Box::pin(self.lane.run(Access::Look, |store| store.schedules()))
+        Box::pin(
+            self.thread
+                .run(OperationAccess::Look, |store| store.schedules()),
+        )
     }
 
     fn schedule<'a>(&'a self, schedule: &'a Schedule) -> Reply<'a, SystemTime> {
@@ -248,13 +263,13 @@ impl Sqlite {
         let at_once = ask.wait.is_zero();
         while !ask.enough.is_cancelled() {
             let (changed, asked, began) = (self.wake.next(), Arc::clone(&ask), Instant::now());
-            let access = Access::HandOut {
+            let access = OperationAccess::HandOut {
                 sync,
                 looks_first: !self.is_busy.load(Ordering::Relaxed),
                 at_once,
             };
             let came = self
-                .lane
+                .thread
                 .run(access, move |store| store.lease(&asked))
                 .await?;
             let found = !came.leased.is_empty();
@@ -288,7 +303,7 @@ impl Sqlite {
         &self,
         change: impl Fn(&Store<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Reply<'_, T> {
-        Box::pin(self.lane.run(Access::Write(Synced::Now), change))
+        Box::pin(self.thread.run(OperationAccess::Write(Synced::Now), change))
     }
 
     /// Looks after everything that has come due was processed, as far as that is not too much: so
@@ -302,13 +317,13 @@ impl Sqlite {
         loop {
             let (look, is_last) = (Arc::clone(&look), steps == LOOK_STEPS_MAX);
             let began = Instant::now();
-            let access = Access::HandOut {
+            let access = OperationAccess::HandOut {
                 sync: Synced::Later,
                 looks_first: true,
                 at_once: true,
             };
             let view = self
-                .lane
+                .thread
                 .run(access, move |store| {
                     if is_last {
                         look(store).map(Some)
@@ -328,11 +343,11 @@ impl Sqlite {
     async fn check_all(&self) -> Result<Vec<Finding>, Error> {
         let mut findings = match self.look_at_now(|store| store.check()).await {
             Ok(findings) => findings,
-            Err(error) if self.lane.is_file_lost() => vec![check::lost_file(&error)],
+            Err(error) if self.thread.is_file_lost() => vec![check::lost_file(&error)],
             Err(error) => return Err(error),
         };
         // The rest is known outside of the database.
-        findings.extend(check::place(&self.place, self.wake.is_watching()));
+        findings.extend(check::storage(&self.config, self.wake.is_watching()));
         Ok(findings)
     }
 }

@@ -39,7 +39,7 @@ impl Store<'_> {
     /// Whether it is time to note that this process asks for these queues.
     pub(super) fn is_ask_to_note(&self, queues: &Queues) -> bool {
         self.is_time(
-            self.memo.borrow().asked.get(&queues.number()).copied(),
+            self.cache.borrow().asked.get(&queues.number()).copied(),
             NOTE_EVERY,
         )
     }
@@ -75,9 +75,9 @@ impl Store<'_> {
     }
 
     fn remember(&self, number: u64) -> Result<(), Error> {
-        let mut memo = self.memo.borrow_mut();
-        if memo.asked.len() >= ASKS_MAX {
-            memo.asked.clear();
+        let mut cache = self.cache.borrow_mut();
+        if cache.asked.len() >= ASKS_MAX {
+            cache.asked.clear();
             let asks = i64::from_ne_bytes(number.to_ne_bytes());
             let sql = "DELETE FROM brigade_consumers WHERE holder = ?1 AND asks <> ?2";
             self.execute(
@@ -86,7 +86,7 @@ impl Store<'_> {
                 params![own_name(), asks],
             )?;
         }
-        memo.asked.insert(number, self.now.boot);
+        cache.asked.insert(number, self.now.boot);
         Ok(())
     }
 
@@ -114,24 +114,24 @@ impl Store<'_> {
 
     /// Notes that this process has leases, now and then.
     pub(super) fn note_holder(&self) -> Result<(), Error> {
-        if !self.is_time(self.memo.borrow().held, NOTE_EVERY) {
+        if !self.is_time(self.cache.borrow().held, NOTE_EVERY) {
             return Ok(());
         }
         let sql = "INSERT OR REPLACE INTO brigade_holders (holder, seen) VALUES (?1, ?2)";
         self.execute("note a holder", sql, params![own_name(), self.now.boot])?;
-        self.memo.borrow_mut().held = Some(self.now.boot);
+        self.cache.borrow_mut().held = Some(self.now.boot);
         Ok(())
     }
 
     /// Looks which holders are gone, now and then, or `at_once`. To be called outside of a
     /// transaction: it looks at all processes.
     pub(super) fn look_for_the_gone(&self, at_once: bool) -> Result<(), Error> {
-        let every = if self.memo.borrow().is_ending {
+        let every = if self.cache.borrow().is_ending {
             LOOK_SOON
         } else {
             LOOK_EVERY
         };
-        if !at_once && !self.is_time(self.memo.borrow().looked, every) {
+        if !at_once && !self.is_time(self.cache.borrow().looked, every) {
             return Ok(());
         }
         let holders = self.rows(
@@ -140,21 +140,21 @@ impl Store<'_> {
             &[],
             |row| row.get::<_, String>(0),
         )?;
-        let mut memo = self.memo.borrow_mut();
-        memo.looked = Some(self.now.boot);
-        (memo.is_ending, memo.is_waiting_for_end) = (false, false);
-        memo.gone.clear();
+        let mut cache = self.cache.borrow_mut();
+        cache.looked = Some(self.now.boot);
+        (cache.is_ending, cache.is_waiting_for_end) = (false, false);
+        cache.gone.clear();
         for holder in &holders {
-            match memo.heirs.left(holder) {
+            match cache.heirs.left(holder) {
                 Left::Runs => {}
                 Left::Workers(ended_for) => {
-                    memo.is_ending = true;
-                    memo.is_waiting_for_end |= ended_for < PATIENCE;
+                    cache.is_ending = true;
+                    cache.is_waiting_for_end |= ended_for < PATIENCE;
                 }
-                Left::Nothing => memo.gone.push(holder.clone()),
+                Left::Nothing => cache.gone.push(holder.clone()),
             }
         }
-        memo.heirs.keep_only(&holders);
+        cache.heirs.keep_only(&holders);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! What `check` finds in a job file: things that a person should look at.
 //!
 //! Findings about jobs and queues come from one transaction ([`Store::check`]); those about the
-//! file system, its rights and its room from outside of the database ([`place`]). A file that was
+//! file system, its rights and its room from outside of the database ([`storage`]). A file that was
 //! moved or replaced cannot be read any more, which is a finding too ([`lost_file`]). Nothing here
 //! changes anything.
 
@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use rusqlite::params;
 
-use super::place::{Place, Safety};
+use super::config::{Safety, SqliteConfig};
 use super::store::Store;
 use crate::error::Error;
 use crate::finding::{Finding, Level};
@@ -118,9 +118,9 @@ pub(super) fn lost_file(error: &Error) -> Finding {
     )
 }
 
-/// What is to be said of the place where the file lies.
-pub(super) fn place(place: &Place, watching: bool) -> Vec<Finding> {
-    let Some(path) = &place.path else {
+/// Findings about the file system and the settings of the file.
+pub(super) fn storage(config: &SqliteConfig, watching: bool) -> Vec<Finding> {
+    let Some(path) = &config.path else {
         return vec![Finding::new(
             Level::Warning,
             "jobs are kept in memory and end with this process",
@@ -128,7 +128,7 @@ pub(super) fn place(place: &Place, watching: bool) -> Vec<Finding> {
         )];
     };
     let mut findings = Vec::new();
-    if place.safety == Safety::Normal {
+    if config.safety == Safety::Normal {
         let what = "power loss takes the last transactions (synchronous=normal)";
         findings.push(Finding::new(
             Level::Note,
@@ -146,8 +146,8 @@ pub(super) fn place(place: &Place, watching: bool) -> Vec<Finding> {
     }
     for name in [
         path.clone(),
-        super::place::log_of(path),
-        super::place::beside(path, "-shm"),
+        super::config::log_of(path),
+        super::config::beside(path, "-shm"),
     ] {
         let mode = std::fs::metadata(&name).map_or(0, |file| file.permissions().mode() & 0o777);
         if mode & 0o077 != 0 {
@@ -194,7 +194,7 @@ pub(super) fn place(place: &Place, watching: bool) -> Vec<Finding> {
             ));
         }
     }
-    let log = std::fs::metadata(super::place::log_of(path)).map_or(0, |log| log.len());
+    let log = std::fs::metadata(super::config::log_of(path)).map_or(0, |log| log.len());
     if log > LOG_BYTES_MAX {
         let what = format!(
             "the write-ahead log has {} MiB: some process holds a read transaction open",

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Row};
 
-use super::place::log_of;
+use super::config::log_of;
 use crate::error::{Error, ErrorKind};
 
 /// Pages of the log that are not yet in the file, from which on they are merged: 4 MiB, as SQLite
@@ -39,9 +39,9 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which file a name stands for: its device and its number there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity(u64, u64);
+struct FileId(u64, u64);
 
-impl Identity {
+impl FileId {
     /// `None` if there is no file of that name.
     fn of(path: &Path) -> io::Result<Option<Self>> {
         match fs::metadata(path) {
@@ -54,7 +54,7 @@ impl Identity {
 
 pub(super) struct File {
     /// The file and its log as they were opened. None for a database in memory.
-    opened: Vec<(PathBuf, Identity)>,
+    opened: Vec<(PathBuf, FileId)>,
     log: Option<PathBuf>,
     not_before: Option<Instant>,
 }
@@ -64,7 +64,7 @@ impl File {
     pub(super) fn of(path: Option<&Path>) -> Self {
         let names = path.map(|path| [path.to_owned(), log_of(path)]);
         let identify = |name: PathBuf| {
-            Identity::of(&name)
+            FileId::of(&name)
                 .ok()
                 .flatten()
                 .map(|identity| (name, identity))
@@ -89,7 +89,7 @@ impl File {
     /// `Closed`, if they do not.
     pub(super) fn check_place(&self) -> Result<(), Error> {
         for (name, identity) in &self.opened {
-            let what = match Identity::of(name) {
+            let what = match FileId::of(name) {
                 Ok(None) => "was moved or deleted",
                 Ok(Some(other)) if other != *identity => "was replaced by another file",
                 _ => continue,
@@ -133,7 +133,7 @@ impl File {
 /// at a millisecond, which is as long as several commits.
 #[expect(
     clippy::disallowed_methods,
-    reason = "the lane's own thread, which has nothing else to do"
+    reason = "the database thread itself, which has nothing else to do"
 )]
 pub(super) fn wait_for_lock(tries: i32) -> bool {
     const SHORT: Duration = Duration::from_micros(50);
@@ -144,7 +144,7 @@ pub(super) fn wait_for_lock(tries: i32) -> bool {
     SHORT * tries.min(SHORT_TRIES) + LONG * tries.saturating_sub(SHORT_TRIES) < BUSY_TIMEOUT
 }
 
-#[expect(clippy::disallowed_methods, reason = "the lane's own thread")]
+#[expect(clippy::disallowed_methods, reason = "the database thread itself")]
 fn wait_shortly(tries: i32) -> bool {
     std::thread::sleep(Duration::from_micros(50));
     tries < 100

@@ -26,7 +26,7 @@ use crate::policy::{MISSED_BYTES_MAX, MISSED_NAMED_MAX, PAYLOAD_BYTES_MAX};
 use crate::store::PushOutcome;
 
 /// A job that ended, as far as others want to know.
-pub(super) struct Ended {
+pub(super) struct EndedJob {
     pub(super) id: i64,
     queue: String,
     key: Option<String>,
@@ -35,7 +35,7 @@ pub(super) struct Ended {
     parents: i64,
 }
 
-impl Ended {
+impl EndedJob {
     pub(super) const COLUMNS: &str = "id, queue, key, dependent, place, parents";
 
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -51,14 +51,14 @@ impl Ended {
 }
 
 /// What a job that ended is to the one that waits for it.
-pub(super) enum Fate<'a> {
+pub(super) enum DependencyResult<'a> {
     /// Done, with this result, JSON text.
     Done(Option<Cow<'a, str>>),
     /// Not done, as in "job 17 before it is dead: ..".
     Missed(String),
 }
 
-impl Fate<'_> {
+impl DependencyResult<'_> {
     pub(super) fn missed(id: i64, state: JobState, reason: Option<&str>) -> Self {
         let ended = if state == JobState::Cancelled {
             "was cancelled"
@@ -77,7 +77,7 @@ impl Fate<'_> {
 }
 
 /// A job whose parents are all settled.
-struct Complete {
+struct ReadyDependent {
     id: i64,
     missed: i64,
     dependent_kind: DependentKind,
@@ -139,7 +139,7 @@ impl Store<'_> {
                 ],
             )?;
             if let (Some(dependent_kind), 0) = (link.dependent_kind, parents_left) {
-                empty.push(Complete {
+                empty.push(ReadyDependent {
                     id: ids[position],
                     missed: 0,
                     dependent_kind,
@@ -152,7 +152,11 @@ impl Store<'_> {
 
     /// Lets those go on that wait for a job that ended: the next of its key, and its dependent in
     /// its flow, unless that happened before (`None`).
-    pub(super) fn ended(&self, ended: &Ended, fate: Option<&Fate<'_>>) -> Result<(), Error> {
+    pub(super) fn ended(
+        &self,
+        ended: &EndedJob,
+        fate: Option<&DependencyResult<'_>>,
+    ) -> Result<(), Error> {
         if let Some(key) = &ended.key {
             self.release_key(&ended.queue, key)?;
         }
@@ -171,11 +175,15 @@ impl Store<'_> {
 
     /// Counts a member that ended with the job that waits for it; gives that one when it was the
     /// last.
-    fn count(&self, ended: &Ended, fate: &Fate<'_>) -> Result<Option<Complete>, Error> {
+    fn count(
+        &self,
+        ended: &EndedJob,
+        fate: &DependencyResult<'_>,
+    ) -> Result<Option<ReadyDependent>, Error> {
         let Some(next) = ended.dependent else {
             return Ok(None);
         };
-        let missed = i64::from(matches!(fate, Fate::Missed(_)));
+        let missed = i64::from(matches!(fate, DependencyResult::Missed(_)));
         let sql = "UPDATE brigade_jobs SET parents_left = parents_left - 1, missed = missed + ?2 WHERE id = ?1 \
             AND state = 2 AND parents_left > 0
                    RETURNING parents_left, missed, dependent_kind";
@@ -194,8 +202,10 @@ impl Store<'_> {
         };
         let dependent_kind = dependent_kind_of(dependent_kind.as_deref());
         let (result, reason) = match fate {
-            Fate::Done(result) => (result.as_deref().filter(|_| hands_on(dependent_kind)), None),
-            Fate::Missed(reason) => (
+            DependencyResult::Done(result) => {
+                (result.as_deref().filter(|_| hands_on(dependent_kind)), None)
+            }
+            DependencyResult::Missed(reason) => (
                 None,
                 Some(&reason[..reason.floor_char_boundary(MISSED_BYTES_MAX)]),
             ),
@@ -211,7 +221,7 @@ impl Store<'_> {
                 params![next, ended.place, result, reason],
             )?;
         }
-        Ok((parents_left == 0).then_some(Complete {
+        Ok((parents_left == 0).then_some(ReadyDependent {
             id: next,
             missed,
             dependent_kind,
@@ -219,7 +229,7 @@ impl Store<'_> {
     }
 
     /// A job goes on whose parents are all settled, and then those dependents that this settles.
-    fn go_on(&self, first: Complete) -> Result<(), Error> {
+    fn go_on(&self, first: ReadyDependent) -> Result<(), Error> {
         let mut complete = Some(first);
         while let Some(job) = complete {
             let told = if job.missed > 0 && job.dependent_kind != DependentKind::Finally {
@@ -242,7 +252,7 @@ impl Store<'_> {
 
     /// Sets a job aside whose parents did not all end well. What was gathered stays, for when they
     /// are retried.
-    fn not_run(&self, id: i64) -> Result<(Ended, Fate<'static>), Error> {
+    fn not_run(&self, id: i64) -> Result<(EndedJob, DependencyResult<'static>), Error> {
         let sql = "SELECT missed FROM brigade_parent_results WHERE job = ?1 AND missed IS NOT NULL ORDER \
             BY place LIMIT ?2";
         let named = self.rows(
@@ -262,15 +272,15 @@ impl Store<'_> {
             missed.push_str(&format!("; and {} more", all - MISSED_NAMED_MAX));
         }
         let ended = self.set_aside(id, &format!("not run: {missed}"))?;
-        Ok((ended, Fate::Missed(missed)))
+        Ok((ended, DependencyResult::Missed(missed)))
     }
 
-    fn set_aside(&self, id: i64, reason: &str) -> Result<Ended, Error> {
+    fn set_aside(&self, id: i64, reason: &str) -> Result<EndedJob, Error> {
         let sql = format!(
             "UPDATE brigade_jobs SET state = 6, reason = ?2, due = 0 WHERE id = ?1 RETURNING {}",
-            Ended::COLUMNS
+            EndedJob::COLUMNS
         );
-        let ended = self.row("set a job aside", &sql, params![id, reason], Ended::read)?;
+        let ended = self.row("set a job aside", &sql, params![id, reason], EndedJob::read)?;
         ended.ok_or_else(|| {
             Error::new(
                 ErrorKind::Protocol,
@@ -281,7 +291,10 @@ impl Store<'_> {
 
     /// Gives a job what its parents left and lets it go on. Returns how it ended, if that settles
     /// it.
-    fn hand_on(&self, job: &Complete) -> Result<Option<(Ended, Fate<'static>)>, Error> {
+    fn hand_on(
+        &self,
+        job: &ReadyDependent,
+    ) -> Result<Option<(EndedJob, DependencyResult<'static>)>, Error> {
         let id = job.id;
         let sql = "SELECT options, payload FROM brigade_jobs WHERE id = ?1";
         let read = |row: &Row<'_>| Ok((row.get::<_, Option<String>>(0)?, row.get::<_, String>(1)?));
@@ -299,7 +312,7 @@ impl Store<'_> {
                 Err(why) => {
                     return Ok(Some((
                         self.set_aside(id, &why)?,
-                        Fate::missed(id, JobState::Dead, Some(&why)),
+                        DependencyResult::missed(id, JobState::Dead, Some(&why)),
                     )));
                 }
             };
@@ -328,7 +341,11 @@ impl Store<'_> {
 
     /// The payload of a job that is given results, or the result of a barrier; why there can be
     /// none, otherwise.
-    fn assemble(&self, job: &Complete, payload: &str) -> Result<Result<String, String>, Error> {
+    fn assemble(
+        &self,
+        job: &ReadyDependent,
+        payload: &str,
+    ) -> Result<Result<String, String>, Error> {
         let sql = "SELECT coalesce(sum(length(CAST(coalesce(result, 'null') AS BLOB)) + 1), 0) \
             FROM brigade_parent_results WHERE job = ?1";
         let bytes = self
@@ -377,7 +394,7 @@ impl Store<'_> {
         id: i64,
         options: &JobOptions,
         results: String,
-    ) -> Result<(Ended, Fate<'static>), Error> {
+    ) -> Result<(EndedJob, DependencyResult<'static>), Error> {
         let remove_at = self
             .now
             .wall
@@ -385,18 +402,18 @@ impl Store<'_> {
         let sql = format!(
             "UPDATE brigade_jobs SET state = 5, result = ?2, remove_at = ?3 WHERE id = ?1 \
                 RETURNING {}",
-            Ended::COLUMNS
+            EndedJob::COLUMNS
         );
         let ended = self.row(
             "end a group",
             &sql,
             params![id, results, remove_at],
-            Ended::read,
+            EndedJob::read,
         )?;
         let ended = ended.ok_or_else(|| {
             Error::new(ErrorKind::Protocol, format!("end group {id}: it is gone"))
         })?;
-        Ok((ended, Fate::Done(Some(results.into()))))
+        Ok((ended, DependencyResult::Done(Some(results.into()))))
     }
 
     fn forget_parent_results(&self, id: i64) -> Result<(), Error> {
@@ -453,7 +470,7 @@ impl Store<'_> {
     pub(super) fn come_back(&self, id: i64, dependent_kind: Option<&str>) -> Result<(), Error> {
         let sql = "SELECT 1 FROM brigade_parent_results WHERE job = ?1";
         match self.row("look for results", sql, params![id], |_| Ok(()))? {
-            Some(()) => self.go_on(Complete {
+            Some(()) => self.go_on(ReadyDependent {
                 id,
                 missed: 0,
                 dependent_kind: dependent_kind_of(dependent_kind),

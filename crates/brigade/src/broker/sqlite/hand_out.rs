@@ -13,7 +13,7 @@ use std::time::Duration;
 use rusqlite::{Row, params};
 
 use super::budget::{PAUSE_MIN, SWEEP_ROWS};
-use super::flow::Fate;
+use super::flow::DependencyResult;
 use super::look::unserved;
 use super::store::{Store, millis, moment_of, row_id};
 use crate::clock::BootTime;
@@ -44,7 +44,7 @@ pub(super) struct HandedOut {
 impl Store<'_> {
     /// Hands out jobs; the result also has in how long another falls due.
     pub(super) fn lease(&self, ask: &LeaseRequest) -> Result<HandedOut, Error> {
-        if self.memo.borrow().is_waiting_for_end {
+        if self.cache.borrow().is_waiting_for_end {
             return Ok(HandedOut {
                 again_in: Some(ENDING_PAUSE),
                 ..HandedOut::default()
@@ -99,7 +99,7 @@ impl Store<'_> {
 
     /// Whether an ask has anything to do in this file.
     fn has_work(&self, ask: &LeaseRequest) -> Result<bool, Error> {
-        let is_for_memo = !self.memo.borrow().gone.is_empty() || self.is_ask_to_note(&ask.queues);
+        let is_for_memo = !self.cache.borrow().gone.is_empty() || self.is_ask_to_note(&ask.queues);
         Ok(is_for_memo || self.is_overdue()? || self.has_ready(&ask.queues)?)
     }
 
@@ -195,10 +195,10 @@ impl Store<'_> {
         ask: &LeaseRequest,
         leased: &mut Vec<Leased>,
     ) -> Result<bool, Error> {
-        let sql = Found::select("queue = ?2");
+        let sql = ReadyRow::select("queue = ?2");
         let room = i64::try_from(ask.max - leased.len()).unwrap_or(i64::MAX);
         let found = self.rows("find ready jobs", &sql, params![room, queue], |row| {
-            Found::read(queue, row)
+            ReadyRow::read(queue, row)
         })?;
         let mut was_set_aside = false;
         for found in found {
@@ -214,7 +214,7 @@ impl Store<'_> {
     }
 
     /// The job, unless it can never be run, or not any more: then it is set aside.
-    pub(super) fn checked(&self, found: Found) -> Result<Option<Leased>, Error> {
+    pub(super) fn checked(&self, found: ReadyRow) -> Result<Option<Leased>, Error> {
         match found.check(self.now.since, self.now.wall) {
             Ok(job) => Ok(Some(job)),
             Err((id, why)) => {
@@ -234,7 +234,7 @@ impl Store<'_> {
         let id = row_id(&job.id);
         match mode {
             // There will be no settlement.
-            DeliveryMode::Take => self.remove_job(id, Some(&Fate::Done(None))),
+            DeliveryMode::Take => self.remove_job(id, Some(&DependencyResult::Done(None))),
             DeliveryMode::Lease(time) => {
                 self.note_holder()?;
                 let until = self.now.boot.saturating_add(millis(time));
@@ -274,7 +274,7 @@ impl Store<'_> {
         // What is due already is left to another step, or to another process that is at it.
         let mut least = least
             .map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(0)).max(PAUSE_MIN));
-        if self.memo.borrow().is_ending {
+        if self.cache.borrow().is_ending {
             least = Some(least.map_or(ENDING_PAUSE, |least| least.min(ENDING_PAUSE)));
         }
         for queue in self.queues_with_rates(&ask.queues)? {
@@ -295,7 +295,7 @@ impl Store<'_> {
 }
 
 /// A ready job as it is stored.
-pub(super) struct Found {
+pub(super) struct ReadyRow {
     id: i64,
     token: i64,
     failed: u32,
@@ -308,7 +308,7 @@ pub(super) struct Found {
     job: Job,
 }
 
-impl Found {
+impl ReadyRow {
     /// The query for the first ready jobs, in the order of the hand-out; its first parameter is how
     /// many.
     pub(super) fn select(filter: &str) -> String {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use rusqlite::{Row, params};
 
 use super::budget::{StepBudget, limit_of};
-use super::hand_out::Found;
+use super::hand_out::ReadyRow;
 use super::store::{Store, millis};
 use crate::error::{Error, ErrorKind};
 use crate::limits::{Limits, Rate};
@@ -107,7 +107,7 @@ impl Gate {
 /// In which order a limited queue is gone through.
 enum Order {
     /// Priority, then place: no partition matters.
-    Place,
+    SqliteConfig,
     /// The same, among the partitions that are open: the first of each.
     Firsts(BinaryHeap<(i64, Reverse<i64>, String)>),
     /// Partition after partition, from the one after this.
@@ -191,7 +191,7 @@ impl Store<'_> {
         let mut order = match (limits.turns, limits.is_by_partition()) {
             (true, _) => Order::Turns(settings.turn.clone()),
             (false, true) => Order::Firsts(self.firsts(queue)?),
-            (false, false) => Order::Place,
+            (false, false) => Order::SqliteConfig,
         };
         while leased.len() < ask.max
             && !self.has_set_aside_enough()
@@ -224,12 +224,12 @@ impl Store<'_> {
         queue: &str,
         gate: &Gate,
         order: &mut Order,
-    ) -> Result<Option<(Found, String)>, Error> {
+    ) -> Result<Option<(ReadyRow, String)>, Error> {
         match order {
-            Order::Place => {
-                let sql = Found::select("queue = ?2");
+            Order::SqliteConfig => {
+                let sql = ReadyRow::select("queue = ?2");
                 let found = self.row("find a ready job", &sql, params![1, queue], |row| {
-                    Found::read(queue, row)
+                    ReadyRow::read(queue, row)
                 })?;
                 Ok(found.map(|found| (found, String::new())))
             }
@@ -264,13 +264,13 @@ impl Store<'_> {
         &self,
         queue: &str,
         partition: String,
-    ) -> Result<Option<(Found, String)>, Error> {
-        let sql = Found::select("queue = ?2 AND partition = ?3");
+    ) -> Result<Option<(ReadyRow, String)>, Error> {
+        let sql = ReadyRow::select("queue = ?2 AND partition = ?3");
         let found = self.row(
             "find a ready job of a partition",
             &sql,
             params![1, queue, partition],
-            |row| Found::read(queue, row),
+            |row| ReadyRow::read(queue, row),
         )?;
         Ok(found.map(|found| (found, partition)))
     }

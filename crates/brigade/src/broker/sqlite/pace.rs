@@ -21,16 +21,16 @@ const COST: f64 = 50.0;
 /// A consumer waits no longer than this to look for what is there.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-pub(super) struct Pace(Mutex<State>);
+pub(super) struct Pace(Mutex<PaceTokens>);
 
-struct State {
+struct PaceTokens {
     tokens: f64,
     at: Instant,
 }
 
 impl Pace {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(State {
+        Self(Mutex::new(PaceTokens {
             tokens: TOKENS,
             at: Instant::now(),
         }))

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::place::{beside, log_of};
+use super::config::{beside, log_of};
 use crate::error::{Error, ErrorKind};
 
 /// Looks at the files before SQLite does.

@@ -23,7 +23,7 @@ const PUSHED_MAX: usize = 500;
 const PUT_OFF: Duration = Duration::from_secs(60);
 
 /// A schedule as it is stored.
-struct Stored {
+struct StoredSchedule {
     name: Box<str>,
     plan: String,
     job: String,
@@ -32,7 +32,7 @@ struct Stored {
 
 const COLUMNS: &str = "SELECT name, plan, job, tick FROM brigade_schedules";
 
-impl Stored {
+impl StoredSchedule {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             name: row.get(0)?,
@@ -85,9 +85,9 @@ impl Store<'_> {
             "look up a schedule",
             &format!("{COLUMNS} WHERE name = ?1"),
             params![name],
-            Stored::read,
+            StoredSchedule::read,
         )?;
-        let same = |stored: &Stored| {
+        let same = |stored: &StoredSchedule| {
             parse::<Plan>(&stored.plan)
                 .is_ok_and(|plan| plan.recurrence == schedule.plan.recurrence)
         };
@@ -121,7 +121,7 @@ impl Store<'_> {
             "list schedules",
             &format!("{COLUMNS} ORDER BY name"),
             &[],
-            Stored::read,
+            StoredSchedule::read,
         )?;
         let readable = stored.iter().filter_map(|stored| match stored.schedule() {
             Ok(schedule) => Some(schedule.into_scheduled(time_of(stored.tick))),
@@ -152,7 +152,7 @@ impl Store<'_> {
             "find due schedules",
             sql,
             params![self.now.wall, limit_of(limit)],
-            Stored::read,
+            StoredSchedule::read,
         )?;
         let (count, mut pushed) = (due.len(), 0);
         for stored in due {

@@ -11,8 +11,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 use rustix::fs::{FileType, Mode};
 
+use super::config::{Safety, SqliteConfig};
 use super::file::LOG_BYTES_MAX;
-use super::place::{Place, Safety};
 use super::refuse;
 use crate::error::{Error, ErrorKind};
 
@@ -131,21 +131,21 @@ const STATEMENTS_MAX: usize = 256;
 /// # Errors
 ///
 /// `Unsupported` for a file of a later version, `Os` for what the system refuses.
-pub(super) fn open(place: &Place, busy: Duration) -> Result<Connection, Error> {
+pub(super) fn open(config: &SqliteConfig, busy: Duration) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    if let Some(path) = &place.path {
+    if let Some(path) = &config.path {
         refuse::broken_set(path)?;
         make_private(path);
     }
-    let connection = match &place.path {
+    let connection = match &config.path {
         Some(path) => Connection::open_with_flags(path, flags)
             .map_err(|e| error(&format!("open {}", path.display()), e))?,
         None => Connection::open_in_memory().map_err(|e| error("open a database in memory", e))?,
     };
-    prepare(&connection, place.safety, busy, place.path.is_some())?;
-    migrate(&connection, place.shared)?;
+    prepare(&connection, config.safety, busy, config.path.is_some())?;
+    migrate(&connection, config.shared)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     Ok(connection)
 }

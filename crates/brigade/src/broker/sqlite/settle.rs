@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use rusqlite::{Row, params};
 
-use super::flow::{Ended, Fate};
+use super::flow::{DependencyResult, EndedJob};
 use super::push::begins_by;
 use super::store::{Store, code, millis, row_id};
 use crate::attempt_report::{AttemptReport, StopReceipt};
@@ -23,7 +23,7 @@ use crate::retry::jitter;
 use crate::store::{CancelOutcome, Edit, Ending, Settled, Settlement, stays_in_its_queue};
 
 /// What decides over a leased job.
-struct Held {
+struct LeasedRow {
     options: JobOptions,
     charged: Charged,
     cancel: Option<String>,
@@ -88,7 +88,7 @@ impl Store<'_> {
                 let options = options
                     .and_then(|options| serde_json::from_str(&options).ok())
                     .unwrap_or_default();
-                Ok(Held {
+                Ok(LeasedRow {
                     options,
                     charged: Charged {
                         failed: row.get(1)?,
@@ -166,7 +166,7 @@ impl Store<'_> {
     }
 
     fn done(&self, id: i64, keep: Option<Duration>, result: Option<&str>) -> Result<(), Error> {
-        let fate = Fate::Done(result.map(Into::into));
+        let fate = DependencyResult::Done(result.map(Into::into));
         let Some(keep) = keep else {
             return self.remove_job(id, Some(&fate));
         };
@@ -182,7 +182,7 @@ impl Store<'_> {
     fn failed(
         &self,
         id: i64,
-        held: &Held,
+        held: &LeasedRow,
         rule: &RetryRule,
         end: ChargedEnd,
         reason: &str,
@@ -214,7 +214,7 @@ impl Store<'_> {
 
     /// A cancel that was accepted while the job was leased holds, however its attempt ended but
     /// well.
-    fn dead_unless_cancelled(&self, id: i64, held: &Held, reason: &str) -> Result<(), Error> {
+    fn dead_unless_cancelled(&self, id: i64, held: &LeasedRow, reason: &str) -> Result<(), Error> {
         match &held.cancel {
             Some(cancel) => self.cancelled(id, cancel),
             None => self.end_job(id, JobState::Dead, Some(reason), None),
@@ -306,7 +306,7 @@ impl Store<'_> {
             state,
             reason,
             remove_at,
-            &Fate::missed(id, state, reason),
+            &DependencyResult::missed(id, state, reason),
         )
     }
 
@@ -316,7 +316,7 @@ impl Store<'_> {
         state: JobState,
         reason: Option<&str>,
         remove_at: Option<i64>,
-        fate: &Fate<'_>,
+        fate: &DependencyResult<'_>,
     ) -> Result<(), Error> {
         // Written out, as it is run for every job.
         let sql =
@@ -327,16 +327,20 @@ impl Store<'_> {
             "end a job",
             sql,
             params![id, code(state), reason, remove_at],
-            Ended::read,
+            EndedJob::read,
         )?;
         ended.map_or(Ok(()), |ended| self.ended(&ended, Some(fate)))
     }
 
     /// Removes a job. `fate` is what its dependent gets; `None` if that got it before, because the
     /// job has ended.
-    pub(super) fn remove_job(&self, id: i64, fate: Option<&Fate<'_>>) -> Result<(), Error> {
+    pub(super) fn remove_job(
+        &self,
+        id: i64,
+        fate: Option<&DependencyResult<'_>>,
+    ) -> Result<(), Error> {
         let sql = "DELETE FROM brigade_jobs WHERE id = ?1 RETURNING id, queue, key, dependent, place, parents";
-        let ended = self.row("remove a job", sql, params![id], Ended::read)?;
+        let ended = self.row("remove a job", sql, params![id], EndedJob::read)?;
         ended.map_or(Ok(()), |ended| self.ended(&ended, fate))
     }
 
@@ -403,7 +407,10 @@ impl Store<'_> {
         else {
             return Ok(false);
         };
-        self.remove_job(id, (!has_ended).then(|| Fate::removed(id)).as_ref())?;
+        self.remove_job(
+            id,
+            (!has_ended).then(|| DependencyResult::removed(id)).as_ref(),
+        )?;
         Ok(true)
     }
 

@@ -13,8 +13,8 @@ use tokio::time::sleep;
 
 use super::Sqlite;
 use super::budget::{StepBudget, limit_of, pause_after};
-use super::flow::{Ended, Fate};
-use super::lane::{Access, Synced};
+use super::db_thread::{OperationAccess, Synced};
+use super::flow::{DependencyResult, EndedJob};
 use super::store::Store;
 use crate::error::Error;
 use crate::limits::Limits;
@@ -42,10 +42,13 @@ impl Sqlite {
         &self,
         cancel: impl Fn(&Store<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let cancelled = self.lane.run(Access::Write(Synced::Now), cancel).await?;
+        let cancelled = self
+            .thread
+            .run(OperationAccess::Write(Synced::Now), cancel)
+            .await?;
         // The cancel is noted as a whole: the steps that are left need no sync, and no caller.
         let has_more = |store: &Store<'_>| store.has_flows_to_cancel();
-        if self.lane.run(Access::Look, has_more).await? {
+        if self.thread.run(OperationAccess::Look, has_more).await? {
             self.in_steps(Synced::Later, (), |store, ()| store.cancel_step())
                 .await?;
         }
@@ -64,7 +67,7 @@ impl Sqlite {
         loop {
             let (began, step) = (Instant::now(), step.clone());
             let run = move |store: &Store<'_>| step(store, from);
-            match self.lane.run(Access::Write(sync), run).await? {
+            match self.thread.run(OperationAccess::Write(sync), run).await? {
                 Break(result) => return Ok(result),
                 Continue(next) => from = next,
             }
@@ -92,8 +95,8 @@ impl Sqlite {
                 self.in_steps(Synced::Now, Sorting::default(), step).await
             }
             Some(limits) => {
-                self.lane
-                    .run(Access::Write(Synced::Now), move |store| {
+                self.thread
+                    .run(OperationAccess::Write(Synced::Now), move |store| {
                         store.set_limits(&queue, Some(&limits))
                     })
                     .await
@@ -138,16 +141,16 @@ impl Store<'_> {
         };
         let sql = format!(
             "SELECT {} FROM brigade_jobs {from} LIMIT ?3",
-            Ended::COLUMNS
+            EndedJob::COLUMNS
         );
         let found = self.rows(
             "look for jobs to purge",
             &sql,
             params![queue, purge.last, limit_of(limit)],
-            Ended::read,
+            EndedJob::read,
         )?;
         for job in &found {
-            self.remove_job(job.id, Some(&Fate::removed(job.id)))?;
+            self.remove_job(job.id, Some(&DependencyResult::removed(job.id)))?;
         }
         purge.count += found.len() as u64;
         Ok(found.len())

@@ -3,7 +3,7 @@
 //!
 //! [`Store`] lives for one transaction and has its moment ([`Now`]): all statements of a
 //! transaction see the same time. The methods that hand out, settle, look and sweep are in the
-//! files of those names. [`Memo`] outlives the transaction and is forgotten when one is undone.
+//! files of those names. [`ConnectionCache`] outlives the transaction and is forgotten when one is undone.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ use crate::process::Descendants;
 pub(super) struct Store<'a> {
     pub(super) connection: &'a Connection,
     pub(super) now: Now,
-    pub(super) memo: &'a RefCell<Memo>,
+    pub(super) cache: &'a RefCell<ConnectionCache>,
     /// There is room on the disk for what runs, and no more.
     pub(super) tight: bool,
     /// This transaction may not write, see [`Store::must_write`].
@@ -39,7 +39,7 @@ pub(super) struct Store<'a> {
 /// What a connection remembers from one transaction to the next, to save work. Nothing here may
 /// matter if it is forgotten, and it is forgotten with each transaction that is undone.
 #[derive(Default)]
-pub(super) struct Memo {
+pub(super) struct ConnectionCache {
     /// Which sets of queues this process was last noted to ask for, and when, boot clock. See
     /// `asks`.
     pub(super) asked: HashMap<u64, i64>,
@@ -116,11 +116,15 @@ pub(super) fn code(state: JobState) -> i64 {
 }
 
 impl<'a> Store<'a> {
-    pub(super) fn new(connection: &'a Connection, now: Now, memo: &'a RefCell<Memo>) -> Self {
+    pub(super) fn new(
+        connection: &'a Connection,
+        now: Now,
+        cache: &'a RefCell<ConnectionCache>,
+    ) -> Self {
         Self {
             connection,
             now,
-            memo,
+            cache,
             tight: false,
             is_look: false,
             must_write: Cell::new(false),
@@ -131,7 +135,7 @@ impl<'a> Store<'a> {
 
     /// Forgets what may have been done by something that is undone.
     pub(super) fn forget(&self) {
-        self.memo.take();
+        self.cache.take();
         self.swept.set(None);
         self.set_aside.set(0);
     }

@@ -26,10 +26,10 @@ const CLAIM: Duration = Duration::from_secs(1);
 
 /// Handles at most so many rows of a kind, and returns how many: fewer than the limit if
 /// none is left.
-type Kind = fn(&Store<'_>, usize) -> Result<usize, Error>;
+type SweepKind = fn(&Store<'_>, usize) -> Result<usize, Error>;
 
 /// The kinds of work.
-const KINDS: [Kind; 7] = [
+const KINDS: [SweepKind; 7] = [
     |store, limit| store.expire_leases(limit),
     |store, limit| store.fire_schedules(limit),
     |store, limit| store.end_late(limit),
@@ -49,10 +49,10 @@ impl Store<'_> {
         let mut budget = StepBudget::of_sweep();
         let mut more = self.end_leases_of_the_gone(&mut budget)?;
         if !self.is_swept_elsewhere()? {
-            let first = self.memo.borrow().turn;
+            let first = self.cache.borrow().turn;
             for kind in (0..KINDS.len()).map(|step| (first + step) % KINDS.len()) {
                 if !budget.use_up(|limit| KINDS[kind](self, limit))? {
-                    self.memo.borrow_mut().turn = (kind + 1) % KINDS.len();
+                    self.cache.borrow_mut().turn = (kind + 1) % KINDS.len();
                     more = true;
                     break;
                 }
@@ -69,7 +69,7 @@ impl Store<'_> {
         look: impl Fn(&Self) -> Result<T, Error>,
     ) -> Result<Option<T>, Error> {
         if self.is_look {
-            if !self.memo.borrow().gone.is_empty() || self.is_overdue()? {
+            if !self.cache.borrow().gone.is_empty() || self.is_overdue()? {
                 self.must_write.set(true);
                 return Ok(None);
             }
@@ -149,7 +149,7 @@ impl Store<'_> {
     /// Ends leases whose holder, a process of this host, has ended with all of its workers. Returns
     /// whether some are left.
     fn end_leases_of_the_gone(&self, budget: &mut StepBudget) -> Result<bool, Error> {
-        let gone = self.memo.borrow().gone.clone();
+        let gone = self.cache.borrow().gone.clone();
         for holder in &gone {
             if !budget.use_up(|limit| self.end_leases_of(holder, limit))? {
                 return Ok(true);
@@ -159,7 +159,7 @@ impl Store<'_> {
                 "DELETE FROM brigade_holders WHERE holder = ?1",
                 params![holder],
             )?;
-            self.memo.borrow_mut().gone.retain(|name| name != holder);
+            self.cache.borrow_mut().gone.retain(|name| name != holder);
         }
         Ok(false)
     }

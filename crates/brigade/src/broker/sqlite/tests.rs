@@ -7,9 +7,9 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::SWEEP_ROWS;
+use super::config::{Safety, SqliteConfig};
+use super::db_thread::{DbThread, OperationAccess, Synced};
 use super::hand_out::HandedOut;
-use super::lane::{Access, Lane, Synced};
-use super::place::{Place, Safety};
 use super::*;
 use crate::store::{Ending, QueueSet, Queues};
 
@@ -22,23 +22,23 @@ pub(super) fn count_statement() {
     STATEMENTS.set(STATEMENTS.get() + 1);
 }
 
-const WRITE: Access = Access::Write(Synced::Later);
+const WRITE: OperationAccess = OperationAccess::Write(Synced::Later);
 
-struct Opened {
-    lane: Lane,
+struct TestFile {
+    thread: DbThread,
     _directory: tempfile::TempDir,
 }
 
-impl Opened {
+impl TestFile {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let place = Place {
+        let config = SqliteConfig {
             path: Some(directory.path().join("jobs.db")),
             safety: Safety::Normal,
             shared: false,
         };
         Self {
-            lane: Lane::open(place, Clock::default()).await.unwrap(),
+            thread: DbThread::open(config, Clock::default()).await.unwrap(),
             _directory: directory,
         }
     }
@@ -47,7 +47,7 @@ impl Opened {
         &self,
         what: impl Fn(&Store<'_>) -> Result<R, Error> + Send + 'static,
     ) -> R {
-        self.lane.run(WRITE, what).await.unwrap()
+        self.thread.run(WRITE, what).await.unwrap()
     }
 
     /// One step; whether more is left.
@@ -92,7 +92,7 @@ async fn no_step_of_a_sweep_touches_more_rows_than_it_may_and_the_last_finds_not
         ("state, lease_until, token", "3, 1, 1", "state = 3"),
         ("state, remove_at", "5, 1", "state = 5"),
     ] {
-        let opened = Opened::new().await;
+        let opened = TestFile::new().await;
         let insert: &'static str = insert(columns, values).leak();
         opened.sql(insert).await;
         for step in 1.. {
@@ -113,7 +113,7 @@ async fn no_step_of_a_sweep_touches_more_rows_than_it_may_and_the_last_finds_not
 
 #[tokio::test]
 async fn one_process_sweeps_at_a_time_and_one_that_stopped_holds_up_nobody() {
-    let opened = Opened::new().await;
+    let opened = TestFile::new().await;
     let insert: &'static str = insert("state, due", "1, 1").leak();
     opened.sql(insert).await;
     let claim = |ahead: i64| {
@@ -137,7 +137,7 @@ async fn one_process_sweeps_at_a_time_and_one_that_stopped_holds_up_nobody() {
 
 #[tokio::test]
 async fn a_job_that_is_too_late_is_not_handed_out_before_the_sweep_has_come_to_it() {
-    let opened = Opened::new().await;
+    let opened = TestFile::new().await;
     let insert: &'static str = insert("begins_by", "1").leak();
     opened.sql(insert).await;
     opened
@@ -177,23 +177,27 @@ fn ask(queues: Queues, max: usize) -> Arc<LeaseRequest> {
 }
 
 /// What came, and how many statements that took.
-async fn counted(opened: &Opened, access: Access, ask: &Arc<LeaseRequest>) -> (HandedOut, usize) {
+async fn counted(
+    opened: &TestFile,
+    access: OperationAccess,
+    ask: &Arc<LeaseRequest>,
+) -> (HandedOut, usize) {
     let ask = Arc::clone(ask);
     let lease = move |store: &Store<'_>| {
         let before = STATEMENTS.get();
         let came = store.lease(&ask)?;
         Ok((came, STATEMENTS.get() - before))
     };
-    opened.lane.run(access, lease).await.unwrap()
+    opened.thread.run(access, lease).await.unwrap()
 }
 
 #[tokio::test]
 async fn ten_thousand_queues_cost_a_bounded_number_of_statements() {
     const QUEUES: usize = 10_000;
-    let opened = Opened::new().await;
+    let opened = TestFile::new().await;
     let names = (0..QUEUES).map(|number| Box::from(format!("tenant-{number:05}")));
     let set = Arc::new(QueueSet::new([], names));
-    let looks = Access::HandOut {
+    let looks = OperationAccess::HandOut {
         sync: Synced::Later,
         looks_first: true,
         at_once: false,
@@ -254,7 +258,7 @@ async fn ten_thousand_queues_cost_a_bounded_number_of_statements() {
 
 #[tokio::test]
 async fn a_settlement_that_fails_holds_up_no_other() {
-    let opened = Opened::new().await;
+    let opened = TestFile::new().await;
     opened
         .sql(
             "INSERT INTO brigade_jobs (queue, payload) VALUES ('q', '1'), ('q', '\"bad\"'), \

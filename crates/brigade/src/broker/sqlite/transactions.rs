@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::config::{Safety, SqliteConfig};
+use super::db_thread::{Operation, OperationAccess, OperationQueue, Synced};
+use super::disk_reserve::DiskReserve;
 use super::file::File;
-use super::lane::{Access, Inbox, Operation, Synced};
-use super::place::{Place, Safety};
-use super::room::Room;
 use super::schema;
-use super::store::{Memo, Now, Store};
+use super::store::{ConnectionCache, Now, Store};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
 
@@ -26,7 +26,7 @@ const BATCH_MAX: usize = 1024;
 /// A transaction takes no further operation after this time, for the same reason.
 const GATHER_MAX: Duration = Duration::from_millis(5);
 
-type Batch = Vec<Box<dyn Operation>>;
+type OperationBatch = Vec<Box<dyn Operation>>;
 
 pub(super) struct Transactions {
     connection: Connection,
@@ -34,8 +34,8 @@ pub(super) struct Transactions {
     safety: Safety,
     /// Whether commits are synced now.
     syncs: Cell<bool>,
-    memo: RefCell<Memo>,
-    room: Room,
+    cache: RefCell<ConnectionCache>,
+    room: DiskReserve,
     file: File,
 }
 
@@ -48,14 +48,19 @@ enum Undone {
 }
 
 impl Transactions {
-    pub(super) fn new(connection: Connection, clock: Clock, place: &Place, file: File) -> Self {
-        let (safety, room) = (place.safety, Room::of(place.path.as_deref()));
+    pub(super) fn new(
+        connection: Connection,
+        clock: Clock,
+        config: &SqliteConfig,
+        file: File,
+    ) -> Self {
+        let (safety, room) = (config.safety, DiskReserve::of(config.path.as_deref()));
         Self {
             connection,
             clock,
             safety,
             syncs: Cell::new(safety == Safety::Full),
-            memo: RefCell::default(),
+            cache: RefCell::default(),
             room,
             file,
         }
@@ -73,12 +78,16 @@ impl Transactions {
 
     /// One transaction for all that wait; `Ok` when it is committed, and each operation that is
     /// left in the batch has its own answer.
-    pub(super) fn run(&self, batch: &mut Batch, inbox: &mut Inbox) -> Result<(), Error> {
+    pub(super) fn run(
+        &self,
+        batch: &mut OperationBatch,
+        inbox: &mut OperationQueue,
+    ) -> Result<(), Error> {
         self.file.check_place()?;
         let Some(first) = batch.first().map(|first| first.access()) else {
             return Ok(());
         };
-        if let Access::HandOut { at_once, .. } = first {
+        if let OperationAccess::HandOut { at_once, .. } = first {
             self.store().look_for_the_gone(at_once)?;
         }
         if first.is_look() {
@@ -94,7 +103,11 @@ impl Transactions {
     }
 
     /// Those that only look. Takes those out of the batch that have to write.
-    fn look_together(&self, batch: &mut Batch, inbox: &mut Inbox) -> Result<(), Error> {
+    fn look_together(
+        &self,
+        batch: &mut OperationBatch,
+        inbox: &mut OperationQueue,
+    ) -> Result<(), Error> {
         self.execute("begin to look", "BEGIN")?;
         let store = Store {
             is_look: true,
@@ -113,7 +126,7 @@ impl Transactions {
                 && done + writers.len() < BATCH_MAX
                 && began.elapsed() < GATHER_MAX
             {
-                batch.extend(inbox.more(Access::is_look));
+                batch.extend(inbox.more(OperationAccess::is_look));
             }
         }
         writers
@@ -122,7 +135,11 @@ impl Transactions {
         self.commit()
     }
 
-    fn run_together(&self, batch: &mut Batch, inbox: &mut Inbox) -> Result<(), Undone> {
+    fn run_together(
+        &self,
+        batch: &mut OperationBatch,
+        inbox: &mut OperationQueue,
+    ) -> Result<(), Undone> {
         let are_later = batch
             .iter()
             .all(|operation| operation.access().sync() == Synced::Later);
@@ -151,7 +168,7 @@ impl Transactions {
     }
 
     /// Each in a savepoint.
-    fn run_apart(&self, batch: &mut Batch) -> Result<(), Error> {
+    fn run_apart(&self, batch: &mut OperationBatch) -> Result<(), Error> {
         let store = self.begin(Synced::Now)?;
         for operation in batch {
             let ran = self.run_alone(&store, &mut **operation);
@@ -186,7 +203,7 @@ impl Transactions {
     }
 
     fn store(&self) -> Store<'_> {
-        Store::new(&self.connection, Now::read(&self.clock), &self.memo)
+        Store::new(&self.connection, Now::read(&self.clock), &self.cache)
     }
 
     fn begin(&self, sync: Synced) -> Result<Store<'_>, Error> {
@@ -211,7 +228,7 @@ impl Transactions {
     }
 
     fn undo(&self) {
-        self.memo.take();
+        self.cache.take();
         if !self.connection.is_autocommit() {
             // If even that fails, the next BEGIN fails.
             self.connection.execute_batch("ROLLBACK").ok();

@@ -29,35 +29,35 @@ const EVENTS: WatchFlags = WatchFlags::MODIFY
     .union(WatchFlags::DELETE_SELF)
     .union(WatchFlags::MOVE_SELF);
 
-pub(super) struct Wake {
+pub(super) struct ChangeWatch {
     /// Commits of this process, and what a waiter learned of those of others.
     changed: Arc<Notify>,
-    others: Others,
+    others: OtherProcesses,
 }
 
 /// Commits of other processes.
-enum Others {
+enum OtherProcesses {
     /// There can be none: the database is in memory.
     None,
     /// The kernel does not report them.
     Unseen,
-    Watched(Watch),
+    Watched(LogWatch),
 }
 
-struct Watch {
+struct LogWatch {
     fd: AsyncFd<OwnedFd>,
     /// The file's name, with which those of its log begin.
     name: OsString,
 }
 
-impl Wake {
+impl ChangeWatch {
     /// Wakes for each notification of `changed`, and for commits of other processes. Must be called
     /// within the runtime.
     pub(super) fn watch(path: Option<&Path>, changed: Arc<Notify>) -> Result<Self, Error> {
         let Some(path) = path else {
             return Ok(Self {
                 changed,
-                others: Others::None,
+                others: OtherProcesses::None,
             });
         };
         if tokio::runtime::Handle::try_current().is_err() {
@@ -66,12 +66,12 @@ impl Wake {
                 "open a broker outside of an async runtime (tokio)",
             ));
         }
-        let others = match Watch::open(path) {
-            Ok(watch) => Others::Watched(watch),
+        let others = match LogWatch::open(path) {
+            Ok(watch) => OtherProcesses::Watched(watch),
             // The limit of inotify instances is reached, or the filesystem has none.
             Err(error) => {
                 tracing::warn!(%error, "cannot watch the job file: consumers look once a second");
-                Others::Unseen
+                OtherProcesses::Unseen
             }
         };
         Ok(Self { changed, others })
@@ -79,7 +79,7 @@ impl Wake {
 
     /// Whether commits of other processes wake consumers at once.
     pub(super) fn is_watching(&self) -> bool {
-        !matches!(self.others, Others::Unseen)
+        !matches!(self.others, OtherProcesses::Unseen)
     }
 
     /// A future that ends at the next change after this call, polled by then or not.
@@ -96,7 +96,7 @@ impl Wake {
     }
 
     async fn by_others(&self) {
-        let Others::Watched(watch) = &self.others else {
+        let OtherProcesses::Watched(watch) = &self.others else {
             return pending().await;
         };
         while let Ok(mut ready) = watch.fd.readable().await {
@@ -111,7 +111,7 @@ impl Wake {
     /// Reads the kernel's events. Returns whether one was of the file; then all that wait are
     /// woken.
     fn read(&self) -> bool {
-        let Others::Watched(watch) = &self.others else {
+        let OtherProcesses::Watched(watch) = &self.others else {
             return false;
         };
         let changed = watch.read();
@@ -122,7 +122,7 @@ impl Wake {
     }
 }
 
-impl Watch {
+impl LogWatch {
     fn open(path: &Path) -> std::io::Result<Self> {
         let directory = path
             .parent()

@@ -14,8 +14,8 @@ use rusqlite::Connection;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::config::SqliteConfig;
 use super::file::{BUSY_TIMEOUT, File, wait_for_lock};
-use super::place::Place;
 use super::schema;
 use super::store::Store;
 use super::transactions::Transactions;
@@ -27,9 +27,9 @@ use crate::shutdown::{Scope, spawn_thread};
 const OPERATIONS_MAX: usize = 4096;
 /// Transactions that have ended and wait for a task to answer the callers; then the thread answers
 /// by itself.
-const TELLS_MAX: usize = 16;
+const ANSWERS_MAX: usize = 16;
 
-pub(super) struct Lane {
+pub(super) struct DbThread {
     operations: mpsc::Sender<Box<dyn Operation>>,
     committed: Arc<Notify>,
     is_file_lost: Arc<AtomicBool>,
@@ -37,7 +37,7 @@ pub(super) struct Lane {
 
 /// What an operation does to the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
+pub(super) enum OperationAccess {
     /// It only looks.
     Look,
     Write(Synced),
@@ -62,7 +62,7 @@ pub(super) enum Synced {
     Later,
 }
 
-impl Access {
+impl OperationAccess {
     pub(super) fn is_look(self) -> bool {
         matches!(
             self,
@@ -84,7 +84,7 @@ impl Access {
 
 /// A question to the store, with its answer and its caller.
 pub(super) trait Operation: Send {
-    fn access(&self) -> Access;
+    fn access(&self) -> OperationAccess;
 
     /// From now on it writes without looking first.
     fn insist(&mut self);
@@ -96,24 +96,24 @@ pub(super) trait Operation: Send {
     fn tell(self: Box<Self>, committed: Result<(), Error>);
 }
 
-struct Asked<F, R> {
+struct PendingOperation<F, R> {
     question: F,
-    access: Access,
+    access: OperationAccess,
     answer: Option<Result<R, Error>>,
     reply: oneshot::Sender<Result<R, Error>>,
 }
 
-impl<F, R> Operation for Asked<F, R>
+impl<F, R> Operation for PendingOperation<F, R>
 where
     F: Fn(&Store<'_>) -> Result<R, Error> + Send,
     R: Send,
 {
-    fn access(&self) -> Access {
+    fn access(&self) -> OperationAccess {
         self.access
     }
 
     fn insist(&mut self) {
-        if let Access::HandOut { looks_first, .. } = &mut self.access {
+        if let OperationAccess::HandOut { looks_first, .. } = &mut self.access {
             *looks_first = false;
         }
     }
@@ -131,24 +131,24 @@ where
     }
 }
 
-impl Lane {
-    pub(super) async fn open(place: Place, clock: Clock) -> Result<Self, Error> {
+impl DbThread {
+    pub(super) async fn open(config: SqliteConfig, clock: Clock) -> Result<Self, Error> {
         let (operations, inbox) = mpsc::channel(OPERATIONS_MAX);
         let (ready, opened) = oneshot::channel();
-        let teller = teller();
+        let answerer = answerer();
         let (committed, is_file_lost) = (Arc::new(Notify::new()), Arc::<AtomicBool>::default());
         let (changed, lost) = (Arc::clone(&committed), Arc::clone(&is_file_lost));
-        let run = move || match open(&place) {
+        let run = move || match open(&config) {
             Ok((connection, file)) => {
                 if ready.send(Ok(())).is_ok() {
-                    let transactions = Transactions::new(connection, clock, &place, file);
+                    let transactions = Transactions::new(connection, clock, &config, file);
                     serve(
                         transactions,
-                        &mut Inbox {
+                        &mut OperationQueue {
                             inbox,
                             next: VecDeque::new(),
                         },
-                        teller.as_ref(),
+                        answerer.as_ref(),
                         &changed,
                         &lost,
                     );
@@ -184,12 +184,12 @@ impl Lane {
     /// Dropping the future does not take the operation back.
     pub(super) async fn run<R: Send + 'static>(
         &self,
-        access: Access,
+        access: OperationAccess,
         question: impl Fn(&Store<'_>) -> Result<R, Error> + Send + 'static,
     ) -> Result<R, Error> {
         let (reply, answer) = oneshot::channel();
         self.operations
-            .send(Box::new(Asked {
+            .send(Box::new(PendingOperation {
                 question,
                 access,
                 answer: None,
@@ -205,30 +205,33 @@ fn gone() -> Error {
     Error::new(ErrorKind::Closed, "ask a broker whose thread has ended")
 }
 
-fn open(place: &Place) -> Result<(Connection, File), Error> {
-    let mut connection = schema::open(place, BUSY_TIMEOUT)?;
+fn open(config: &SqliteConfig) -> Result<(Connection, File), Error> {
+    let mut connection = schema::open(config, BUSY_TIMEOUT)?;
     connection
         .busy_handler(Some(wait_for_lock))
         .map_err(|e| schema::error("set up the database", e))?;
-    let file = File::of(place.path.as_deref());
+    let file = File::of(config.path.as_deref());
     Ok((connection, file))
 }
 
 /// What waits for the thread.
-pub(super) struct Inbox {
+pub(super) struct OperationQueue {
     inbox: mpsc::Receiver<Box<dyn Operation>>,
     /// Were taken out, and did not fit.
     next: VecDeque<Box<dyn Operation>>,
 }
 
-impl Inbox {
+impl OperationQueue {
     /// Waits for an operation; `None` when there will be no more.
     fn first(&mut self) -> Option<Box<dyn Operation>> {
         self.next.pop_front().or_else(|| self.inbox.blocking_recv())
     }
 
     /// The next one, if it waits already and fits.
-    pub(super) fn more(&mut self, fits: impl FnOnce(Access) -> bool) -> Option<Box<dyn Operation>> {
+    pub(super) fn more(
+        &mut self,
+        fits: impl FnOnce(OperationAccess) -> bool,
+    ) -> Option<Box<dyn Operation>> {
         let next = self
             .next
             .pop_front()
@@ -247,11 +250,11 @@ impl Inbox {
     }
 }
 
-/// Lives until the last [`Lane`] is dropped.
+/// Lives until the last [`DbThread`] is dropped.
 fn serve(
     mut transactions: Transactions,
-    inbox: &mut Inbox,
-    teller: Option<&mpsc::Sender<Ended>>,
+    inbox: &mut OperationQueue,
+    answerer: Option<&mpsc::Sender<FinishedTransaction>>,
     changed: &Arc<Notify>,
     is_file_lost: &AtomicBool,
 ) {
@@ -260,7 +263,7 @@ fn serve(
         let before = transactions.changes();
         let committed = transactions.run(&mut batch, inbox);
         let has_changed = transactions.changes() != before;
-        let teller = teller.filter(|_| batch.len() > 1);
+        let answerer = answerer.filter(|_| batch.len() > 1);
         let lost = committed
             .as_ref()
             .err()
@@ -270,14 +273,14 @@ fn serve(
             is_file_lost.store(error.kind() == ErrorKind::Closed, Ordering::Release);
         }
         // Those that wait for a change look again when notified: a look must not wake itself.
-        let ended = Ended {
+        let ended = FinishedTransaction {
             batch,
             committed,
             changed: has_changed.then(|| Arc::clone(changed)),
         };
-        match teller {
+        match answerer {
             // If the task is gone or far behind, it comes back and is dropped here.
-            Some(teller) => drop(teller.try_send(ended)),
+            Some(answerer) => drop(answerer.try_send(ended)),
             None => drop(ended),
         }
         if let Some(error) = lost {
@@ -289,26 +292,26 @@ fn serve(
 }
 
 /// A task that answers several callers of one transaction: it wakes its neighbours in the runtime
-/// for a small part of what that costs the lane's thread, which has the next transaction to
+/// for a small part of what that costs the database thread, which has the next transaction to
 /// see to. None in a runtime of one thread, which need not be running while others ask.
-fn teller() -> Option<mpsc::Sender<Ended>> {
+fn answerer() -> Option<mpsc::Sender<FinishedTransaction>> {
     let runtime = Handle::try_current()
         .ok()
         .filter(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
     let scope = runtime.and_then(|_| Scope::current())?;
-    let (teller, mut told) = mpsc::channel(TELLS_MAX);
+    let (answerer, mut told) = mpsc::channel(ANSWERS_MAX);
     scope.spawn(async move { while told.recv().await.is_some() {} });
-    Some(teller)
+    Some(answerer)
 }
 
 /// A transaction that has ended. Dropping it answers the callers.
-struct Ended {
+struct FinishedTransaction {
     batch: Vec<Box<dyn Operation>>,
     committed: Result<(), Error>,
     changed: Option<Arc<Notify>>,
 }
 
-impl Drop for Ended {
+impl Drop for FinishedTransaction {
     fn drop(&mut self) {
         for operation in self.batch.drain(..) {
             operation.tell(
@@ -328,7 +331,7 @@ impl Drop for Ended {
 /// what was synced before, and nothing is acknowledged any more. The same if the file is not where
 /// it was: what is written to it is lost to others (SQLite sees that too when it closes it, and
 /// leaves alone what is there).
-fn refuse_all(inbox: &mut Inbox, lost: &Error) {
+fn refuse_all(inbox: &mut OperationQueue, lost: &Error) {
     let text = if lost.kind() == ErrorKind::Closed {
         tracing::error!(error = %lost, "the job file was moved, replaced or deleted: this \
             connection does nothing any more");
@@ -350,7 +353,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::broker::sqlite::place::Safety;
+    use crate::broker::sqlite::config::Safety;
 
     fn note(name: &'static str) -> impl Fn(&Store<'_>) -> Result<usize, Error> {
         move |store| {
@@ -366,26 +369,28 @@ mod tests {
         store.row("look", "PRAGMA synchronous", &[], |row| row.get(0))
     }
 
-    async fn lane(directory: &tempfile::TempDir) -> Lane {
-        let place = Place {
+    async fn thread(directory: &tempfile::TempDir) -> DbThread {
+        let config = SqliteConfig {
             path: Some(directory.path().join("jobs.db")),
             safety: Safety::Full,
             shared: false,
         };
-        Lane::open(place, Clock::default()).await.expect("a lane")
+        DbThread::open(config, Clock::default())
+            .await
+            .expect("a database thread")
     }
 
     /// Keeps the thread busy until the sender is dropped, so that what is asked meanwhile waits
     /// together.
     fn hold(
-        lane: &Lane,
+        thread: &DbThread,
     ) -> (
         mpsc::SyncSender<()>,
         impl Future<Output = Result<(), Error>>,
     ) {
         let (release, held) = mpsc::sync_channel::<()>(0);
         let held = std::sync::Mutex::new(held);
-        let holding = lane.run(Access::Write(Synced::Later), move |_| {
+        let holding = thread.run(OperationAccess::Write(Synced::Later), move |_| {
             crate::sync::lock(&held).recv().ok();
             Ok(())
         });
@@ -395,14 +400,14 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn what_fails_is_undone_alone() {
         let directory = tempfile::tempdir().expect("a directory");
-        let lane = lane(&directory).await;
-        let (release, holding) = hold(&lane);
-        let failing = lane.run(Access::Write(Synced::Now), |store| {
+        let thread = thread(&directory).await;
+        let (release, holding) = hold(&thread);
+        let failing = thread.run(OperationAccess::Write(Synced::Now), |store| {
             note("undone")(store)?;
             note("before")(store)
         });
-        let before = lane.run(Access::Write(Synced::Now), note("before"));
-        let after = lane.run(Access::Write(Synced::Now), note("after"));
+        let before = thread.run(OperationAccess::Write(Synced::Now), note("before"));
+        let after = thread.run(OperationAccess::Write(Synced::Now), note("after"));
         let released = async {
             tokio::task::yield_now().await;
             drop(release);
@@ -411,7 +416,7 @@ mod tests {
             tokio::join!(holding, before, failing, after, released);
         held.and(before).and(after).expect("the others hold");
         failed.expect_err("there is one of that name already");
-        let there = lane.run(Access::Write(Synced::Later), |store| {
+        let there = thread.run(OperationAccess::Write(Synced::Later), |store| {
             store.rows(
                 "look",
                 "SELECT name FROM brigade_facts WHERE value = '' ORDER BY name",
@@ -425,11 +430,11 @@ mod tests {
     #[tokio::test]
     async fn only_leases_are_not_synced() {
         let directory = tempfile::tempdir().expect("a directory");
-        let lane = lane(&directory).await;
-        let (release, holding) = hold(&lane);
-        let lease = lane.run(Access::Write(Synced::Later), synchronous);
-        let push = lane.run(Access::Write(Synced::Now), synchronous);
-        let with_it = lane.run(Access::Write(Synced::Later), synchronous);
+        let thread = thread(&directory).await;
+        let (release, holding) = hold(&thread);
+        let lease = thread.run(OperationAccess::Write(Synced::Later), synchronous);
+        let push = thread.run(OperationAccess::Write(Synced::Now), synchronous);
+        let with_it = thread.run(OperationAccess::Write(Synced::Later), synchronous);
         let released = async {
             tokio::task::yield_now().await;
             drop(release);

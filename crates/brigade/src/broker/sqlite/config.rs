@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind};
 
 /// Where the database is, and how.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct SqliteConfig {
     /// Absolute; `None` for a database in memory.
     pub(super) path: Option<PathBuf>,
     pub(super) safety: Safety,
@@ -33,7 +33,7 @@ pub(super) enum Safety {
 /// What may stand behind the `?`.
 const OPTIONS: &str = "synchronous=full, synchronous=normal, shared=true, shared=false";
 
-impl Place {
+impl SqliteConfig {
     /// What stands behind `sqlite:`.
     ///
     /// # Errors
@@ -82,7 +82,7 @@ impl Place {
                 Some(absolute)
             }
         };
-        let mut place = Self {
+        let mut config = Self {
             path,
             safety: Safety::Full,
             shared: false,
@@ -91,10 +91,10 @@ impl Place {
         for option in options.split('&').filter(|option| !option.is_empty()) {
             let name = option.split('=').next().unwrap_or(option);
             match option {
-                "synchronous=full" => place.safety = Safety::Full,
-                "synchronous=normal" => place.safety = Safety::Normal,
-                "shared=true" => place.shared = true,
-                "shared=false" => place.shared = false,
+                "synchronous=full" => config.safety = Safety::Full,
+                "synchronous=normal" => config.safety = Safety::Normal,
+                "shared=true" => config.shared = true,
+                "shared=false" => config.shared = false,
                 _ if ["synchronous", "shared"].contains(&name) => {
                     return Err(wrong(&format!(
                         "the option {name} has a value that there is not (supported: {OPTIONS})"
@@ -112,7 +112,7 @@ impl Place {
             }
             known.push(name);
         }
-        Ok(place)
+        Ok(config)
     }
 }
 
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     fn path(rest: &str) -> PathBuf {
-        Place::parse(rest)
+        SqliteConfig::parse(rest)
             .unwrap_or_else(|e| panic!("{rest}: {e}"))
             .path
             .unwrap()
@@ -160,8 +160,8 @@ mod tests {
             b"\xff.db"
         );
         assert!(
-            Place::parse(":memory:").unwrap().path.is_none()
-                && Place::parse("//:memory:").unwrap().path.is_none()
+            SqliteConfig::parse(":memory:").unwrap().path.is_none()
+                && SqliteConfig::parse("//:memory:").unwrap().path.is_none()
         );
     }
 
@@ -182,7 +182,7 @@ mod tests {
             ("jobs.db?shared", "shared=true"),
             ("jobs.db?shared=true&shared=false", "twice"),
         ] {
-            let error = Place::parse(rest).unwrap_err();
+            let error = SqliteConfig::parse(rest).unwrap_err();
             assert!(
                 error.kind() == ErrorKind::BadOption && error.to_string().contains(advice),
                 "{rest}: {error}"

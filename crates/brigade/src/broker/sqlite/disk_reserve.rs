@@ -16,12 +16,12 @@ const RESERVE_BYTES: u64 = 4 << 20;
 /// With this much left, no closer look is needed.
 const PLENTY_BYTES: u64 = 256 << 20;
 
-pub(super) struct Room {
+pub(super) struct DiskReserve {
     /// `None` for a database in memory.
     path: Option<PathBuf>,
 }
 
-impl Room {
+impl DiskReserve {
     pub(super) fn of(path: Option<&Path>) -> Self {
         Self {
             path: path.map(Path::to_owned),
@@ -32,7 +32,7 @@ impl Room {
     /// room. Must be called outside of a transaction.
     pub(super) fn is_tight(&self, connection: &Connection) -> bool {
         let Some(path) = &self.path else { return false };
-        match Left::on_disk_of(path) {
+        match DiskSpace::on_disk_of(path) {
             Some(left) if left.is_little(connection) => {
                 // It is rarely worth a merge: not again for a log that was just merged.
                 if left.log > left.reserve / 4 {
@@ -40,7 +40,7 @@ impl Room {
                         .execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
                         .ok();
                 }
-                Left::on_disk_of(path).is_some_and(|left| left.is_little(connection))
+                DiskSpace::on_disk_of(path).is_some_and(|left| left.is_little(connection))
             }
             _ => false,
         }
@@ -48,14 +48,14 @@ impl Room {
 }
 
 /// In bytes.
-struct Left {
+struct DiskSpace {
     free: u64,
     reserve: u64,
     /// Size of the log.
     log: u64,
 }
 
-impl Left {
+impl DiskSpace {
     /// `None` if there is plenty, or if it cannot be read.
     fn on_disk_of(path: &Path) -> Option<Self> {
         let stat = rustix::fs::statvfs(path).ok()?;
@@ -64,7 +64,7 @@ impl Left {
             return None;
         }
         let reserve = RESERVE_BYTES.min(stat.f_blocks.saturating_mul(stat.f_frsize) / 8);
-        let log = std::fs::metadata(super::place::log_of(path)).map_or(0, |log| log.len());
+        let log = std::fs::metadata(super::config::log_of(path)).map_or(0, |log| log.len());
         Some(Self { free, reserve, log })
     }
 
