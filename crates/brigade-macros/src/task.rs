@@ -131,7 +131,7 @@ fn checks(
     if is_async {
         let types = &inputs.types;
         let context = inputs.context.then(|| quote!(__cx,));
-        let probe = quote_spanned!(ident.span()=> __p::future_of_a_task((&&__p::Probe(&#ident(#context #(#values),*))).told()));
+        let probe = quote_spanned!(ident.span()=> __p::future_of_a_task((&&__p::SendProbe(&#ident(#context #(#values),*))).told()));
         checks.extend(quote! {
             fn __check(__cx: &::brigade::Context, #(#values: #types),*) {
                 #[allow(unused_imports)]

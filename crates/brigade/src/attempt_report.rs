@@ -39,7 +39,7 @@ pub struct AttemptReport {
     /// Number of the attempt, from 1.
     pub attempt: u32,
     /// How it ended.
-    pub ended: Ended,
+    pub ended: AttemptOutcome,
     /// How the process exited; `None` if it lives on.
     pub exit: Option<Exit>,
     /// Which step of the kill ladder ended it; `None` if nobody asked for a stop.
@@ -63,7 +63,7 @@ const UNREPORTED: &str = " (its handler could not run, as after a stack overflow
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub enum Ended {
+pub enum AttemptOutcome {
     /// It panicked.
     Panicked {
         /// The panic's message.
@@ -193,7 +193,7 @@ pub struct Cost {
     pub memory_peak: u64,
 }
 
-impl fmt::Display for Ended {
+impl fmt::Display for AttemptOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Panicked { message, location } => {
@@ -265,9 +265,9 @@ impl fmt::Display for AttemptReport {
 }
 
 /// A report whose reader knows already that the attempt timed out, was cancelled or panicked.
-pub(crate) struct Known<'a>(pub(crate) &'a AttemptReport);
+pub(crate) struct WithoutEnding<'a>(pub(crate) &'a AttemptReport);
 
-impl fmt::Display for Known<'_> {
+impl fmt::Display for WithoutEnding<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.write(f, false)
     }
@@ -286,7 +286,7 @@ impl AttemptReport {
         }
         f.write_str(": ")?;
         match (&self.ended, self.exit) {
-            (Ended::Panicked { message, location }, _) if !tell_end => {
+            (AttemptOutcome::Panicked { message, location }, _) if !tell_end => {
                 write!(
                     f,
                     "{} (at {})",
@@ -294,7 +294,7 @@ impl AttemptReport {
                     one_line(location, NAME_BYTES_MAX)
                 )?;
             }
-            (Ended::Signalled, Some(exit @ Exit::Signal(signal))) => {
+            (AttemptOutcome::Signalled, Some(exit @ Exit::Signal(signal))) => {
                 write!(f, "killed by {exit}")?;
                 if self.thread.is_none() && matches!(signal, libc::SIGSEGV | libc::SIGBUS) {
                     f.write_str(UNREPORTED)?;
@@ -303,13 +303,13 @@ impl AttemptReport {
             (ended, _) if tell_end || self.step.is_none() => write!(f, "{ended}")?,
             _ => {}
         }
-        if let (Some(thread), Ended::StackOverflow) = (&self.thread, &self.ended) {
+        if let (Some(thread), AttemptOutcome::StackOverflow) = (&self.thread, &self.ended) {
             write!(f, " in thread \"{}\"", one_line(thread, NAME_BYTES_MAX))?;
         }
         // The signal of a step says nothing that the step does not.
         let told = match (&self.ended, self.step, self.exit) {
-            (Ended::Signalled, _, Some(Exit::Signal(_)))
-            | (Ended::OutOfMemory(MemoryLimit::Cgroup), ..) => None,
+            (AttemptOutcome::Signalled, _, Some(Exit::Signal(_)))
+            | (AttemptOutcome::OutOfMemory(MemoryLimit::Cgroup), ..) => None,
             (_, Some(Step::Terminated), Some(Exit::Signal(libc::SIGTERM)))
             | (_, Some(Step::Killed), Some(Exit::Signal(libc::SIGKILL))) => None,
             (.., exit) => exit,
@@ -318,7 +318,7 @@ impl AttemptReport {
             || self.step.is_none()
             || !matches!(
                 self.ended,
-                Ended::TimedOut | Ended::Cancelled | Ended::Shutdown
+                AttemptOutcome::TimedOut | AttemptOutcome::Cancelled | AttemptOutcome::Shutdown
             );
         let comma = |first: bool| if first { "" } else { ", " };
         if let Some(step) = self.step {
@@ -364,11 +364,13 @@ impl AttemptReport {
             cut(name, NAME_BYTES_MAX);
         }
         match &mut self.ended {
-            Ended::Panicked { message, location } => {
+            AttemptOutcome::Panicked { message, location } => {
                 cut(message, TEXT_BYTES_MAX);
                 cut(location, NAME_BYTES_MAX);
             }
-            Ended::LinkBroken(how) | Ended::HostLost(how) => cut(how, TEXT_BYTES_MAX),
+            AttemptOutcome::LinkBroken(how) | AttemptOutcome::HostLost(how) => {
+                cut(how, TEXT_BYTES_MAX)
+            }
             _ => {}
         }
         self
@@ -448,13 +450,13 @@ mod tests {
             thread: Some(evil.clone()),
         };
         let ends = [
-            Ended::Panicked {
+            AttemptOutcome::Panicked {
                 message: evil.clone(),
                 location: evil.clone(),
             },
-            Ended::LinkBroken(evil.repeat(10_000)),
-            Ended::HostLost(evil.clone()),
-            Ended::StackOverflow,
+            AttemptOutcome::LinkBroken(evil.repeat(10_000)),
+            AttemptOutcome::HostLost(evil.clone()),
+            AttemptOutcome::StackOverflow,
         ];
         for ended in ends {
             for report in [
@@ -463,7 +465,7 @@ mod tests {
             ] {
                 let told = [
                     report.to_string(),
-                    Known(&report).to_string(),
+                    WithoutEnding(&report).to_string(),
                     crate::CallError::Panicked(report).to_string(),
                 ];
                 assert!(
@@ -474,7 +476,7 @@ mod tests {
                 );
             }
         }
-        let bounded = Box::new(report(Ended::Unknown)).bounded();
+        let bounded = Box::new(report(AttemptOutcome::Unknown)).bounded();
         assert!(
             bounded.cost.cpu() < Duration::MAX && bounded.stderr.len() <= TAIL_BYTES,
             "{bounded}"

@@ -43,7 +43,7 @@ impl<A: Args> UnencodedArgs for A {
 
 /// A call without its type.
 pub(crate) struct Request {
-    pub(crate) target: Target,
+    pub(crate) target: CallTarget,
     pub(crate) codec: Codec,
     /// The arguments, unless they are in `args`; why they could not be encoded, otherwise, which is
     /// the error of the call when it is made.
@@ -57,7 +57,7 @@ pub(crate) struct Request {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) enum Target {
+pub(crate) enum CallTarget {
     Task { name: Cow<'static, str> },
     Function { offset: u64, name: &'static str },
 }
@@ -92,14 +92,14 @@ pub(crate) struct CallOptions {
     /// What its worker must have been given.
     pub(crate) labels: Vec<Box<str>>,
     /// The call of another pool that it is an attempt of.
-    pub(crate) origin: Option<Origin>,
+    pub(crate) origin: Option<RemoteAttempt>,
     /// The job that it is an attempt of.
     pub(crate) job: Option<Arc<JobContext>>,
 }
 
 /// An attempt, as the pool knows it that asked for it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Origin {
+pub(crate) struct RemoteAttempt {
     pub(crate) call: u64,
     pub(crate) attempt: u32,
 }
@@ -197,8 +197,8 @@ impl Request {
 
     pub(crate) fn task_name(&self) -> &str {
         match &self.target {
-            Target::Task { name } => name,
-            Target::Function { name, .. } => name,
+            CallTarget::Task { name } => name,
+            CallTarget::Function { name, .. } => name,
         }
     }
 }
@@ -209,7 +209,7 @@ impl<T: DeserializeOwned> Call<T> {
     pub fn json(name: impl Into<Cow<'static, str>>, args: &(impl Serialize + ?Sized)) -> Self {
         let payload = Codec::Json.encode(args);
         Self::of_request(
-            Target::Task { name: name.into() },
+            CallTarget::Task { name: name.into() },
             Codec::Json,
             payload,
             None,
@@ -258,7 +258,7 @@ impl<T: DeserializeOwned> Call<T> {
             |_| args.encode(codec),
         );
         Self::of_request(
-            Target::Function {
+            CallTarget::Function {
                 offset: offset.unwrap_or(0),
                 name,
             },
@@ -275,7 +275,8 @@ impl<T: DeserializeOwned> Call<T> {
         signature: Option<fn() -> &'static str>,
     ) -> Self {
         let name = Cow::Borrowed(name);
-        let mut call = Self::of_request(Target::Task { name }, codec, Ok(Vec::new()), signature);
+        let mut call =
+            Self::of_request(CallTarget::Task { name }, codec, Ok(Vec::new()), signature);
         call.request.args = Some(Box::new(args));
         call
     }
@@ -284,7 +285,7 @@ impl<T: DeserializeOwned> Call<T> {
     #[cfg(feature = "broker")]
     pub(crate) fn of_json_text(name: String, arguments: String) -> Self {
         Self::of_request(
-            Target::Task { name: name.into() },
+            CallTarget::Task { name: name.into() },
             Codec::Json,
             Ok(arguments.into_bytes()),
             None,
@@ -292,7 +293,7 @@ impl<T: DeserializeOwned> Call<T> {
     }
 
     fn of_request(
-        target: Target,
+        target: CallTarget,
         codec: Codec,
         payload: Result<Vec<u8>, Error>,
         signature: Option<fn() -> &'static str>,
@@ -334,11 +335,11 @@ impl<T: DeserializeOwned> Call<T> {
         let number = self.request.attempt(1);
         let payload = self.request.payload?;
         let (invoke, name) = match &self.request.target {
-            Target::Task { name } => {
+            CallTarget::Task { name } => {
                 let entry = registry::named(name)?;
                 (entry.invoke, entry.name)
             }
-            Target::Function { offset, name } => (address::invoke_at(*offset)?, *name),
+            CallTarget::Function { offset, name } => (address::invoke_at(*offset)?, *name),
         };
         let codec = self.request.codec;
         let mut attempt = Context::attempt_of(0, number, name, codec);
@@ -366,7 +367,7 @@ impl Call<()> {
     /// A call without arguments, for its options.
     pub(crate) fn blank(name: &'static str) -> Self {
         Self::of_request(
-            Target::Task {
+            CallTarget::Task {
                 name: Cow::Borrowed(name),
             },
             Codec::Json,

@@ -7,8 +7,8 @@
 //! and `read` stand around them.
 
 mod at;
+mod located_error;
 mod read;
-mod told;
 mod write;
 
 use std::fmt;
@@ -59,7 +59,7 @@ pub enum Codec {
 
 impl Codec {
     pub(crate) fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<Vec<u8>, Error> {
-        told::begin(self == Self::Postcard);
+        located_error::begin(self == Self::Postcard);
         let part = Part {
             value,
             at: At::begin(self),
@@ -78,7 +78,7 @@ impl Codec {
 
     /// As JSON text.
     pub(crate) fn json_text<T: Serialize + ?Sized>(value: &T) -> Result<String, Error> {
-        told::begin(false);
+        located_error::begin(false);
         serde_json::to_string(&Part {
             value,
             at: At::begin(Self::Json),
@@ -87,7 +87,7 @@ impl Codec {
     }
 
     pub(crate) fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, Error> {
-        told::begin(self == Self::Postcard);
+        located_error::begin(self == Self::Postcard);
         match self {
             Self::Postcard => self.decode_postcard(bytes),
             Self::Json => serde_json::from_slice(bytes).map_err(|e| self.undecodable(e)),
@@ -171,7 +171,7 @@ impl Codec {
 
     /// What went wrong, in the words of the value's type if the format drops them.
     fn text_of(source: &dyn std::error::Error) -> String {
-        told::text().unwrap_or_else(|| source.to_string())
+        located_error::text().unwrap_or_else(|| source.to_string())
     }
 }
 

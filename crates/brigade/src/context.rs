@@ -20,7 +20,7 @@ use crate::traceparent::TraceParent;
 /// A task's view of its attempt: take `&Context` as the first parameter. Cheap to clone; clones may
 /// outlive the attempt, what they say then is dropped.
 #[derive(Clone)]
-pub struct Context(Arc<Attempt>);
+pub struct Context(Arc<AttemptContext>);
 
 /// State that the init hook built.
 pub(crate) type State = Arc<dyn Any + Send + Sync>;
@@ -30,7 +30,7 @@ pub(crate) trait Sink: Send + Sync {
     fn progress(&self, call: u64, fraction: f64, codec: Codec, payload: &[u8]);
 }
 
-pub(crate) struct Attempt {
+pub(crate) struct AttemptContext {
     pub(crate) call: u64,
     pub(crate) number: u32,
     pub(crate) worker: u32,
@@ -43,22 +43,27 @@ pub(crate) struct Attempt {
     pub(crate) state: Option<State>,
     /// The id that the attempt has on the wire, and who takes its progress.
     pub(crate) sink: Option<(u64, Arc<dyn Sink>)>,
-    cancel: Cancel,
+    cancel: CancelState,
 }
 
 #[derive(Default)]
-struct Cancel {
+struct CancelState {
     asked: AtomicBool,
     reason: OnceLock<String>,
-    listeners: Mutex<Vec<Listener>>,
+    listeners: Mutex<Vec<AbortListener>>,
     wake: Notify,
 }
 
-type Listener = Box<dyn FnOnce(&str) + Send>;
+type AbortListener = Box<dyn FnOnce(&str) + Send>;
 
 impl Context {
-    pub(crate) fn attempt_of(call: u64, number: u32, task: &'static str, codec: Codec) -> Attempt {
-        Attempt {
+    pub(crate) fn attempt_of(
+        call: u64,
+        number: u32,
+        task: &'static str,
+        codec: Codec,
+    ) -> AttemptContext {
+        AttemptContext {
             call,
             number,
             worker: 0,
@@ -70,7 +75,7 @@ impl Context {
             traceparent: None,
             state: None,
             sink: None,
-            cancel: Cancel::default(),
+            cancel: CancelState::default(),
         }
     }
 
@@ -218,7 +223,7 @@ impl Context {
     }
 }
 
-impl Attempt {
+impl AttemptContext {
     pub(crate) fn into_context(self) -> Context {
         Context(Arc::new(self))
     }

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-type Source = Box<dyn std::error::Error + Send + Sync>;
+type ErrorSource = Box<dyn std::error::Error + Send + Sync>;
 
 /// What went wrong, for a program to branch on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,7 +57,7 @@ pub enum ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     context: Box<str>,
-    source: Option<Source>,
+    source: Option<ErrorSource>,
     uncertain: bool,
 }
 
@@ -71,7 +71,7 @@ impl Error {
         }
     }
 
-    pub(crate) fn with_source(mut self, source: impl Into<Source>) -> Self {
+    pub(crate) fn with_source(mut self, source: impl Into<ErrorSource>) -> Self {
         self.source = Some(source.into());
         self
     }

@@ -2,7 +2,7 @@
 //! for many.
 //!
 //! A flow is a value until it is pushed (`pushed`): it is a list of jobs of one push, joined by
-//! [`Link`]. Each job has at most one that waits for it, and whoever waits stands behind those it
+//! [`FlowLink`]. Each job has at most one that waits for it, and whoever waits stands behind those it
 //! waits for, so a flow is a tree that runs towards its last job. A broker stores all of it at once
 //! or nothing, and hands on by itself what is to be handed on: no process has to live for a flow to
 //! go on.
@@ -25,7 +25,7 @@ use crate::broker::ToJob;
 use crate::call::Call;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
-use crate::job::{DependentKind, Job, Link};
+use crate::job::{DependentKind, FlowLink, Job};
 use crate::registry;
 use crate::task::{Args, Function, Task};
 
@@ -443,7 +443,7 @@ impl Flow {
                 for last in lasts {
                     self.jobs[*last].link.get_or_insert_default().dependent = Some(position);
                 }
-                job.link = Some(Link {
+                job.link = Some(FlowLink {
                     dependent: None,
                     dependent_kind: Some(dependent_kind),
                 });
@@ -505,7 +505,7 @@ mod tests {
         let link = |name, dependent, dependent_kind| {
             (
                 name,
-                Link {
+                FlowLink {
                     dependent,
                     dependent_kind,
                 },

@@ -20,8 +20,8 @@ use crate::payload::Bytes;
 use crate::refused::Refused;
 use crate::retry::Retry;
 use crate::wire::{
-    self, CallMeta, Cancel, Decoder, Hello, Hook, PanicNote, Ready, StartFailed, Target,
-    WorkerSettings,
+    self, CallMeta, CancelFrame, Decoder, Hello, HookCall, PanicNote, Ready, RunTarget,
+    StartFailed, WorkerSettings,
 };
 
 /// What all of it together may take, with what other tests of this process take; lengths of
@@ -78,7 +78,7 @@ fn messages() -> Vec<Vec<u8>> {
         payload_bytes_max: 1 << 30,
         cpu: Some(1),
         nice: -5,
-        init: Some(Hook {
+        init: Some(HookCall {
             offset: 4096,
             args: vec![1, 2, 3],
         }),
@@ -87,7 +87,7 @@ fn messages() -> Vec<Vec<u8>> {
         log_level: 3,
     };
     let call = CallMeta {
-        target: Target::Task("thumbnail".into()),
+        target: RunTarget::Task("thumbnail".into()),
         attempt: 1,
         codec: Codec::Json,
         timeout: Some(Duration::from_secs(30)),
@@ -117,10 +117,10 @@ fn messages() -> Vec<Vec<u8>> {
         }),
         packed(&call),
         packed(&CallMeta {
-            target: Target::Function(1 << 40),
+            target: RunTarget::Function(1 << 40),
             ..call
         }),
-        packed(&Cancel {
+        packed(&CancelFrame {
             reason: "user left".to_owned(),
         }),
         packed(&PanicNote {
@@ -140,7 +140,8 @@ fn messages() -> Vec<Vec<u8>> {
 #[cfg(feature = "remote")]
 fn messages_between_hosts() -> Vec<Vec<u8>> {
     use wire::remote::{
-        Answer, Ending, Join, Refusal, Run, Stop, TaskLine, TurnedAway, Welcome, Written,
+        AnswerHead, Join, OutputSizes, RefusalKind, RemoteOutcome, Run, StopCall, TaskLine,
+        TurnedAway, Welcome,
     };
     let (magic, version, brigade) = (
         wire::remote::MAGIC,
@@ -184,7 +185,7 @@ fn messages_between_hosts() -> Vec<Vec<u8>> {
         keep: Duration::from_secs(30),
     };
     let run = Run {
-        target: Target::Task("thumbnail".into()),
+        target: RunTarget::Task("thumbnail".into()),
         number: 9,
         attempt: 2,
         codec: Codec::Json,
@@ -200,22 +201,22 @@ fn messages_between_hosts() -> Vec<Vec<u8>> {
             .parse()
             .ok(),
     };
-    let written = Written {
+    let written = OutputSizes {
         stdout_bytes: 3,
         stdout_dropped: 0,
         stderr_bytes: 3,
         stderr_dropped: 7,
     };
     let endings = [
-        Ending::Done,
-        Ending::Failed(Box::new(Failure::new("no"))),
-        Ending::Stopped {
+        RemoteOutcome::Done,
+        RemoteOutcome::Failed(Box::new(Failure::new("no"))),
+        RemoteOutcome::Stopped {
             report: None,
             step: crate::attempt_report::Step::Killed,
         },
-        Ending::Passed(vec!["busy".to_owned()]),
-        Ending::Refused {
-            why: Refusal::TooLarge,
+        RemoteOutcome::Passed(vec!["busy".to_owned()]),
+        RemoteOutcome::Refused {
+            why: RefusalKind::TooLarge,
             text: "too large".to_owned(),
         },
     ];
@@ -223,7 +224,7 @@ fn messages_between_hosts() -> Vec<Vec<u8>> {
         packed(&join),
         packed(&welcome),
         packed(&run),
-        packed(&Stop {
+        packed(&StopCall {
             reason: "user left".into(),
             hurry: false,
         }),
@@ -234,12 +235,12 @@ fn messages_between_hosts() -> Vec<Vec<u8>> {
         brigade,
         reason: "no".to_owned(),
     }));
-    all.push(packed(&Answer {
-        ending: Ending::Returned,
+    all.push(packed(&AnswerHead {
+        ending: RemoteOutcome::Returned,
         output: Some(written),
     }));
     all.extend(endings.map(|ending| {
-        packed(&Answer {
+        packed(&AnswerHead {
             ending,
             output: None,
         })
@@ -261,7 +262,7 @@ fn i50_messages_between_hosts() {
 #[cfg(feature = "remote")]
 mod door {
     use super::*;
-    use crate::remote::door::fuzzing::recorded;
+    use crate::remote::transport::fuzzing::recorded;
 
     #[test]
     fn i50_urls_of_listeners() {
@@ -341,9 +342,9 @@ fn i50_a_length_of_4_gib_takes_no_memory() {
     assert!(facts::peak_bytes(std::process::id()) - before < MEMORY_BYTES_MAX);
 }
 
-/// Nested as deep as the bytes say.
+/// NestedValue as deep as the bytes say.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
-enum Nested {
+enum NestedValue {
     Leaf,
     Pair(Vec<serde_json::Value>),
 }
@@ -363,7 +364,7 @@ fn i50_a_million_brackets_are_an_error() {
                     .decode::<serde_json::Value>(text.as_bytes())
                     .is_err()
             );
-            assert!(Codec::Json.decode::<Nested>(text.as_bytes()).is_err());
+            assert!(Codec::Json.decode::<NestedValue>(text.as_bytes()).is_err());
             assert!(Codec::Json.decode::<Vec<Vec<u8>>>(text.as_bytes()).is_err());
         }
         // A payload is kept as text and not built, so that its depth does not matter.

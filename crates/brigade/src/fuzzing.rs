@@ -15,7 +15,9 @@ use crate::payload::Bytes;
 use crate::refused::Refused;
 #[cfg(feature = "remote")]
 use crate::wire;
-use crate::wire::{CallMeta, Cancel, CrashNote, Decoder, Hello, PanicNote, Ready, StartFailed};
+use crate::wire::{
+    CallMeta, CancelFrame, CrashNote, Decoder, Hello, PanicNote, Ready, StartFailed,
+};
 
 pub(crate) fn packed(value: &impl Serialize) -> Vec<u8> {
     Codec::Postcard
@@ -41,7 +43,7 @@ pub fn control_messages(bytes: &[u8]) {
     there_and_back::<Hello>(codec, bytes);
     there_and_back::<Ready>(codec, bytes);
     there_and_back::<StartFailed>(codec, bytes);
-    there_and_back::<Cancel>(codec, bytes);
+    there_and_back::<CancelFrame>(codec, bytes);
     there_and_back::<PanicNote>(codec, bytes);
     there_and_back::<Refused>(codec, bytes);
     there_and_back::<Failure>(codec, bytes);
@@ -90,23 +92,23 @@ pub fn packed_values(bytes: &[u8]) {
 /// Messages between a pool and a host that joined it.
 #[cfg(feature = "remote")]
 pub fn host_messages(bytes: &[u8]) {
-    use wire::remote::{Answer, Join, Run, Stop, TurnedAway, Welcome};
+    use wire::remote::{AnswerHead, Join, Run, StopCall, TurnedAway, Welcome};
     let codec = Codec::Postcard;
     there_and_back::<Join>(codec, bytes);
     there_and_back::<Welcome>(codec, bytes);
     there_and_back::<TurnedAway>(codec, bytes);
-    there_and_back::<Answer>(codec, bytes);
+    there_and_back::<AnswerHead>(codec, bytes);
     if let Ok((run, _)) = postcard::take_from_bytes::<Run<'_>>(bytes) {
         packed(&run);
     }
-    if let Ok(stop) = postcard::from_bytes::<Stop<'_>>(bytes) {
+    if let Ok(stop) = postcard::from_bytes::<StopCall<'_>>(bytes) {
         packed(&stop);
     }
     crate::pool::read_host_message(bytes);
 }
 
 #[cfg(feature = "remote")]
-pub use crate::remote::door::fuzzing::{handshakes, records, urls};
+pub use crate::remote::transport::fuzzing::{handshakes, records, urls};
 
 #[cfg(feature = "broker")]
 pub use with_brokers::{jobs, schedules};
@@ -119,7 +121,7 @@ mod with_brokers {
     use crate::codec::Codec;
     use crate::job::{AttemptRecord, Job};
     use crate::limits::Limits;
-    use crate::schedule::{Plan, Recurrence, Schedule};
+    use crate::schedule::{Recurrence, Schedule, SchedulePlan};
 
     /// What stores keep of jobs, in JSON.
     pub fn jobs(bytes: &[u8]) {
@@ -136,7 +138,7 @@ mod with_brokers {
         };
         let time = i64::from_le_bytes(*time);
         let job = || Job::new("emails", None, "null");
-        if let Ok(plan) = Codec::Json.decode::<Plan>(text) {
+        if let Ok(plan) = Codec::Json.decode::<SchedulePlan>(text) {
             if let Ok(next) = plan.after(time) {
                 assert!(next > time, "{plan:?} after {time}: {next}");
             }

@@ -109,13 +109,13 @@ pub struct Job {
     /// Its place in a flow. Positions mean something within one push only, so it is never stored
     /// with the job.
     #[serde(skip)]
-    pub link: Option<Link>,
+    pub link: Option<FlowLink>,
 }
 
 /// How a job stands in a flow, by positions within its push. Whoever waits comes after those it
 /// waits for.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Link {
+pub struct FlowLink {
     /// The job that waits for this one.
     pub dependent: Option<usize>,
     /// Set if this job waits for its parents: the jobs whose `dependent` it is, in their order.

@@ -29,7 +29,7 @@
 //! | set a timeout, a memory limit, retries | [`Call`] |
 //! | size, recycle, pin, limit workers | [`Builder`] |
 //! | stop, await, watch a call | [`CallHandle`] |
-//! | know how it ended | [`CallError`], [`AttemptReport`], [`Ended`] |
+//! | know how it ended | [`CallError`], [`AttemptReport`], [`AttemptOutcome`] |
 //! | run a stream of inputs | [`Pool::map`] |
 //! | build state once per worker | [`Builder::init`], [`Context::state`] |
 //! | see what happens | [`Pool::stats`], [`Pool::workers`], [`Pool::events`] |
@@ -119,7 +119,9 @@ mod worker;
 
 pub use brigade_macros::{main, task};
 
-pub use attempt_report::{AttemptReport, Cost, Ended, Exit, MemoryLimit, Step, StopReceipt};
+pub use attempt_report::{
+    AttemptOutcome, AttemptReport, Cost, Exit, MemoryLimit, Step, StopReceipt,
+};
 #[cfg(feature = "broker")]
 pub use broker::{
     Broker, BrokerCall, CallProgress, Lease, Manager, Queue, ScheduleChanges, Stopped, TakenJob,
@@ -165,7 +167,7 @@ pub use store::{
 pub use task::{Args, Function, Task};
 pub use traceparent::TraceParent;
 #[cfg(feature = "broker")]
-pub use why::{Explanation, Why};
+pub use why::{Blocker, Explanation};
 
 /// Lets pools start workers in a test file, under `cargo test` and nextest alike: one line at its
 /// top level.
@@ -226,7 +228,7 @@ pub mod __private {
     pub use crate::entry::{block_on, enter_before_main};
     pub use crate::registry::{FUNCTIONS, FunctionEntry, Invoke, TASKS, TaskEntry, function};
     pub use crate::task::{
-        Invocation, IsResult, MayNotSend, MaySend, NoResult, Probe, Refusal, Returned,
+        Invocation, IsResult, MayNotSend, MaySend, NoResult, Refusal, Returned, SendProbe,
         future_of_a_task, signature,
     };
     pub use crate::worker::{Start, create_thread};

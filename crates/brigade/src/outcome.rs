@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::attempt_report::{AttemptReport, Ended, Exit, Known};
+use crate::attempt_report::{AttemptOutcome, AttemptReport, Exit, WithoutEnding};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::printable::one_line;
@@ -76,11 +76,11 @@ pub struct Failure {
     pub type_name: String,
     /// What the task adds for programs. An error of its own below `Failure` for the same reason as
     /// [`PassReason`].
-    note: Note,
+    note: FailureNote,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Note {
+struct FailureNote {
     /// JSON given with [`Failure::with_details`].
     details: Option<String>,
     retry: RetryAdvice,
@@ -107,7 +107,7 @@ impl Failure {
             message: message.to_string(),
             sources: Vec::new(),
             type_name: std::any::type_name::<Self>().to_owned(),
-            note: Note::default(),
+            note: FailureNote::default(),
         }
     }
 
@@ -172,12 +172,12 @@ impl Failure {
             message: text(error, MESSAGE_BYTES_MAX),
             sources: chain(error)
                 .skip(1)
-                .filter(|e| !e.is::<Note>())
+                .filter(|e| !e.is::<FailureNote>())
                 .map(|e| text(e, SOURCE_BYTES_MAX))
                 .collect(),
             type_name: type_name.to_owned(),
             note: chain(error)
-                .find_map(|e| e.downcast_ref::<Note>())
+                .find_map(|e| e.downcast_ref::<FailureNote>())
                 .cloned()
                 .unwrap_or_default(),
         }
@@ -213,13 +213,13 @@ impl std::error::Error for Failure {
     }
 }
 
-impl fmt::Display for Note {
+impl fmt::Display for FailureNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.details.as_deref().unwrap_or("no details"))
     }
 }
 
-impl std::error::Error for Note {}
+impl std::error::Error for FailureNote {}
 
 /// Returned by a task as `Err(Pass::new("reloading").into())`: give the call to another worker,
 /// untouched and without charge.
@@ -312,24 +312,26 @@ impl CallError {
         match self {
             Self::Failed(failure) => format!("the task failed: {failure}"),
             Self::Panicked(report) => match &report.ended {
-                Ended::Panicked { message, .. } => format!(
+                AttemptOutcome::Panicked { message, .. } => format!(
                     "the task panicked: {}",
                     one_line(message, MESSAGE_BYTES_MAX)
                 ),
                 _ => "the task panicked".to_owned(),
             },
             Self::Crashed(report) => match (&report.ended, report.exit) {
-                (Ended::Signalled, Some(exit @ Exit::Signal(_))) => format!(
+                (AttemptOutcome::Signalled, Some(exit @ Exit::Signal(_))) => format!(
                     "the task crashed: \
                     killed by {exit}"
                 ),
-                (Ended::Exited, Some(exit @ Exit::Code(_))) => format!(
+                (AttemptOutcome::Exited, Some(exit @ Exit::Code(_))) => format!(
                     "the task crashed: it ended \
                     its process with {exit}"
                 ),
-                (Ended::LinkBroken(_), _) => "the task crashed: its process closed or garbled its \
+                (AttemptOutcome::LinkBroken(_), _) => {
+                    "the task crashed: its process closed or garbled its \
                     connection"
-                    .to_owned(),
+                        .to_owned()
+                }
                 (ended, _) => format!("the task crashed: {ended}"),
             },
             Self::TimedOut(TimedOut::Run(report)) => {
@@ -377,8 +379,8 @@ impl CallError {
     /// What to say of an attempt that ended in this way on its own account.
     pub(crate) fn from_report(report: Box<AttemptReport>) -> Self {
         match report.ended {
-            Ended::Panicked { .. } => Self::Panicked(report),
-            Ended::Neighbour | Ended::HostLost(_) => Self::Lost(report),
+            AttemptOutcome::Panicked { .. } => Self::Panicked(report),
+            AttemptOutcome::Neighbour | AttemptOutcome::HostLost(_) => Self::Lost(report),
             _ => Self::Crashed(report),
         }
     }
@@ -388,7 +390,7 @@ impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Failed(failure) => write!(f, "the task failed: {failure}"),
-            Self::Panicked(report) => write!(f, "the task panicked: {}", Known(report)),
+            Self::Panicked(report) => write!(f, "the task panicked: {}", WithoutEnding(report)),
             Self::Crashed(report) => write!(f, "the task crashed: {report}"),
             Self::TimedOut(TimedOut::Queue(after)) => {
                 write!(f, "the call waited for {after:?} without a free worker")
@@ -397,7 +399,7 @@ impl fmt::Display for CallError {
                 write!(f, "the call waited for {after:?}, and no worker serves it")
             }
             Self::TimedOut(TimedOut::Run(report)) => {
-                write!(f, "the task timed out: {}", Known(report))
+                write!(f, "the task timed out: {}", WithoutEnding(report))
             }
             Self::Cancelled(Cancelled {
                 reason,
@@ -407,7 +409,7 @@ impl fmt::Display for CallError {
                     f,
                     "the call was cancelled ({}): {}",
                     one_line(reason, REASON_BYTES_MAX),
-                    Known(report)
+                    WithoutEnding(report)
                 )
             }
             Self::Cancelled(Cancelled {

@@ -147,13 +147,13 @@ impl fmt::Debug for Bytes {
 
 impl Serialize for Bytes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_newtype_struct(RAW, &Inner(&self.0))
+        serializer.serialize_newtype_struct(RAW, &SharedSlice(&self.0))
     }
 }
 
-struct Inner<'a>(&'a [u8]);
+struct SharedSlice<'a>(&'a [u8]);
 
-impl Serialize for Inner<'_> {
+impl Serialize for SharedSlice<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if serializer.is_human_readable() {
             serializer.serialize_str(&STANDARD.encode(self.0))

@@ -156,7 +156,7 @@ impl Pool {
             #[cfg(feature = "remote")]
             refusals: listeners
                 .iter()
-                .map(crate::remote::door::Listener::refusals)
+                .map(crate::remote::transport::Listener::refusals)
                 .collect(),
             config,
         });

@@ -25,27 +25,27 @@
 //! on the other.
 
 mod budget;
-#[doc(hidden)]
-pub mod door;
+mod connection;
 mod inbox;
-mod line;
 mod outbox;
+#[doc(hidden)]
+pub mod transport;
 
-pub use door::{Credentials, Identity, Peer, Pem, Refusals, generate_key};
+pub use transport::{Credentials, Identity, Peer, Pem, Refusals, generate_key};
 
 pub use crate::host::{Host, HostHandle, serve};
 
 use crate::error::Error;
-use crate::wire::remote::Mark;
+use crate::wire::remote::RandomId;
 
 pub(crate) use crate::printable::printable;
 pub(crate) use budget::Budget;
-pub(crate) use line::{Ear, End, Line, Messages};
-pub(crate) use outbox::Outbox;
+pub(crate) use connection::{ConnectionEnd, FrameConnection, FrameHandler, Messages};
+pub(crate) use outbox::SendQueue;
 
 /// A number that no other pool or session has.
-pub(crate) fn mark() -> Result<Mark, Error> {
-    let mut mark = Mark::default();
+pub(crate) fn random_id() -> Result<RandomId, Error> {
+    let mut mark = RandomId::default();
     let os = |e| Error::os("draw a random number", e);
     let drawn =
         rustix::rand::getrandom(&mut mark, rustix::rand::GetRandomFlags::empty()).map_err(os)?;

@@ -2,7 +2,7 @@
 //! intervals.
 //!
 //! Values and arithmetic, the same for every broker; all that is read is the time zone database. A
-//! broker keeps a schedule's [`Plan`], its job and its next tick, and asks [`Plan::due`] what a
+//! broker keeps a schedule's [`SchedulePlan`], its job and its next tick, and asks [`SchedulePlan::due`] what a
 //! moment means for them. Ticks come from the plan alone, never from the moment at which somebody
 //! looked, so all processes agree on them.
 //!
@@ -23,7 +23,7 @@ use crate::job::{Job, JobId, JobOptions};
 #[must_use = "a schedule does nothing until a broker has it"]
 pub struct Schedule {
     pub(crate) name: Box<str>,
-    pub(crate) plan: Plan,
+    pub(crate) plan: SchedulePlan,
     pub(crate) job: Job,
 }
 
@@ -61,7 +61,7 @@ pub enum Missed {
 
 /// When, and what of missed ticks. Stored as it is: a new field needs a default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Plan {
+pub(crate) struct SchedulePlan {
     pub(crate) recurrence: Recurrence,
     #[serde(default)]
     pub(crate) missed: Missed,
@@ -117,7 +117,7 @@ pub struct Tick {
 
 /// What a moment means for a schedule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Due {
+pub(crate) struct DueTick {
     /// Ticks to push a job for, in their order.
     pub(crate) fire: Vec<i64>,
     /// The next tick. It may be due as well, if there are too many for one go.
@@ -144,7 +144,7 @@ impl Schedule {
     pub(crate) fn new(name: impl Into<Box<str>>, recurrence: Recurrence, job: Job) -> Self {
         Self {
             name: name.into(),
-            plan: Plan {
+            plan: SchedulePlan {
                 recurrence,
                 missed: Missed::default(),
                 grace: GRACE,
@@ -187,7 +187,7 @@ impl Schedule {
 
     /// What its broker has.
     pub(crate) fn into_scheduled(self, next: SystemTime) -> Scheduled {
-        let Plan {
+        let SchedulePlan {
             recurrence,
             missed,
             grace,
@@ -258,7 +258,7 @@ impl Ticks {
     }
 }
 
-impl Plan {
+impl SchedulePlan {
     /// The first tick after a time.
     ///
     /// # Errors
@@ -272,10 +272,10 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// As [`after`](Plan::after).
-    pub(crate) fn due(&self, mut tick: i64, now: i64) -> Result<Due, Error> {
+    /// As [`after`](SchedulePlan::after).
+    pub(crate) fn due(&self, mut tick: i64, now: i64) -> Result<DueTick, Error> {
         let ticks = self.ticks()?;
-        let mut due = Due::default();
+        let mut due = DueTick::default();
         let in_time = now.saturating_sub(i64::try_from(self.grace.as_millis()).unwrap_or(i64::MAX));
         if tick < in_time {
             let last = ticks.last_before(tick, in_time)?;
@@ -327,9 +327,9 @@ impl Plan {
     }
 }
 
-impl Due {
+impl DueTick {
     /// Says what was missed.
-    pub(crate) fn tell(&self, name: &str, plan: &Plan) {
+    pub(crate) fn tell(&self, name: &str, plan: &SchedulePlan) {
         if let Some((first, last)) = self.late {
             let (first, last) = (in_words(first), in_words(last));
             tracing::warn!(schedule = name, first, last, missed = ?plan.missed, "ticks of a \

@@ -15,7 +15,7 @@
 //! - `settle` acts only for the token that holds the job; every other settlement is
 //!   [`Settled::Stale`] and changes nothing. So at most one result of a job is accepted, unless the
 //!   broker loses what it acknowledged (a failover, a crash without `fsync`).
-//! - Jobs of one push may be joined to a flow ([`Link`]): a job then waits for its parents, and the
+//! - Jobs of one push may be joined to a flow ([`FlowLink`]): a job then waits for its parents, and the
 //!   end of a parent, its count and the hand-over of its result are one atomic step.
 //! - A lease that runs out, or whose holder is known to be dead, is ended by the store as
 //!   *interrupted*: the job is ready again, uncharged, and counted as *lost*, as far as the broker
@@ -66,7 +66,7 @@ pub use reload_lock::{ReloadGuard, ReloadLock};
 pub use settlement::{Ending, Settled, Settlement};
 
 pub use crate::clock::BootTime;
-pub use crate::job::{DependentKind, Job, JobId, JobOptions, Link, RetryPolicy};
+pub use crate::job::{DependentKind, FlowLink, Job, JobId, JobOptions, RetryPolicy};
 
 /// The future of an answer.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;

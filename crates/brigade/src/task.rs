@@ -21,7 +21,7 @@ use crate::outcome::{Failure, Pass};
 use crate::refused::Refused;
 
 #[doc(hidden)]
-pub use checks::{IsResult, MayNotSend, MaySend, NoResult, Probe, future_of_a_task};
+pub use checks::{IsResult, MayNotSend, MaySend, NoResult, SendProbe, future_of_a_task};
 
 /// A task by name and types, for a caller that does not have its code:
 /// `const HELLO: Task<(i64, i64), i64> = Task::new("hello");` and `HELLO.call((1, 2))`.
@@ -76,7 +76,7 @@ pub trait Args: Serialize + DeserializeOwned + Sized + Send + 'static + private:
 
     #[doc(hidden)]
     fn encode(&self, codec: Codec) -> Result<Vec<u8>, Error> {
-        codec.encode(&Written(self))
+        codec.encode(&ArgumentList(self))
     }
 
     #[doc(hidden)]
@@ -90,9 +90,9 @@ mod private {
 }
 
 /// Arguments as a list.
-struct Written<'a, A>(&'a A);
+struct ArgumentList<'a, A>(&'a A);
 
-impl<A: Args> Serialize for Written<'_, A> {
+impl<A: Args> Serialize for ArgumentList<'_, A> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.0.write(serializer.serialize_seq(Some(A::COUNT))?)
     }

@@ -20,11 +20,11 @@ pub struct Explanation {
     /// Where it is in its life.
     pub state: JobState,
     /// Every reason; none if the next worker that asks gets it.
-    pub reasons: Vec<Why>,
+    pub reasons: Vec<Blocker>,
 }
 
 impl Explanation {
-    pub(crate) fn new(job: JobId, queue: String, state: JobState, reasons: Vec<Why>) -> Self {
+    pub(crate) fn new(job: JobId, queue: String, state: JobState, reasons: Vec<Blocker>) -> Self {
         Self {
             job,
             queue,
@@ -38,7 +38,7 @@ impl Explanation {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "why", rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Why {
+pub enum Blocker {
     /// It is: somebody has it.
     Running {
         /// Who.
@@ -139,7 +139,7 @@ impl fmt::Display for Explanation {
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for Blocker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let of = |partition: &Option<String>| match partition.as_deref() {
             None => "of its queue".to_owned(),

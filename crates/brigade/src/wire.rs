@@ -17,7 +17,7 @@ pub(crate) mod remote;
 pub(crate) use frame::{Decoder, Frame, HEADER_BYTES, encode};
 pub(crate) use log::{FIELDS_MAX, LogEvent, LogRecord, LogValue, NAME_BYTES_MAX, VALUE_BYTES_MAX};
 pub(crate) use message::{
-    CallMeta, Cancel, CrashNote, Hello, Hook, PanicNote, Ready, StartFailed, Target,
+    CallMeta, CancelFrame, CrashNote, Hello, HookCall, PanicNote, Ready, RunTarget, StartFailed,
     WorkerSettings, kind,
 };
 

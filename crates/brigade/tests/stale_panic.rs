@@ -1,6 +1,6 @@
 //! A report tells of its own attempt only.
 
-use brigade::{CallError, Ended, Exit, Pool, task};
+use brigade::{AttemptOutcome, CallError, Exit, Pool, task};
 
 brigade::test_workers!();
 
@@ -40,7 +40,7 @@ async fn an_abort_is_not_blamed_on_the_panic_of_an_earlier_call() {
         Err(CallError::Crashed(report)) => {
             assert_eq!(
                 (report.ended, report.exit),
-                (Ended::Signalled, Some(Exit::Signal(6)))
+                (AttemptOutcome::Signalled, Some(Exit::Signal(6)))
             );
         }
         other => panic!("{other:?}"),
@@ -57,7 +57,10 @@ async fn an_abort_by_a_panic_is_told_as_that_panic() {
     {
         Err(CallError::Panicked(report)) => {
             assert_eq!(report.exit, Some(Exit::Signal(6)));
-            assert!(matches!(report.ended, Ended::Panicked { .. }), "{report:?}");
+            assert!(
+                matches!(report.ended, AttemptOutcome::Panicked { .. }),
+                "{report:?}"
+            );
         }
         other => panic!("{other:?}"),
     }

@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::ptr;
 use std::time::Duration;
 
-use brigade::{Call, CallError, Ended, TimedOut, task};
+use brigade::{AttemptOutcome, Call, CallError, TimedOut, task};
 
 /// How long the endless loop may run.
 const LOOP_TIMEOUT: Duration = Duration::from_millis(500);
@@ -29,12 +29,12 @@ pub(crate) const MISHAPS: [Mishap; 4] = [
     Mishap {
         name: "segfault",
         call: || segfault().capture(CAPTURE_BYTES),
-        is_expected: |error| matches!(error, CallError::Crashed(c) if c.ended == Ended::Signalled),
+        is_expected: |error| matches!(error, CallError::Crashed(c) if c.ended == AttemptOutcome::Signalled),
     },
     Mishap {
         name: "stack overflow",
         call: || stack_overflow().capture(CAPTURE_BYTES),
-        is_expected: |error| matches!(error, CallError::Crashed(c) if c.ended == Ended::StackOverflow),
+        is_expected: |error| matches!(error, CallError::Crashed(c) if c.ended == AttemptOutcome::StackOverflow),
     },
     Mishap {
         name: "endless loop",
@@ -44,7 +44,7 @@ pub(crate) const MISHAPS: [Mishap; 4] = [
     Mishap {
         name: "memory hog",
         call: || memory_hog().capture(CAPTURE_BYTES).memory(HOG_BYTES),
-        is_expected: |error| matches!(error, CallError::Crashed(c) if matches!(c.ended, Ended::OutOfMemory(_))),
+        is_expected: |error| matches!(error, CallError::Crashed(c) if matches!(c.ended, AttemptOutcome::OutOfMemory(_))),
     },
 ];
 

@@ -1,6 +1,6 @@
 //! What can be pushed: jobs, and calls of tasks.
 
-use crate::call::{Call, CallOptions, Target};
+use crate::call::{Call, CallOptions, CallTarget};
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobOptions};
 
@@ -31,7 +31,7 @@ impl<T> ToJob for Call<T> {
 
     fn to_job(self) -> Result<Job, Error> {
         let request = self.request;
-        let Target::Task { name } = &request.target else {
+        let CallTarget::Task { name } = &request.target else {
             let text =
                 "push a function without a name: other builds could not run it; make it a #[task]";
             return Err(Error::new(ErrorKind::Unsupported, text));

@@ -38,13 +38,13 @@ pub(super) struct At<'p> {
     pub(super) wide: bool,
     /// What is read is dropped.
     pub(super) ignored: bool,
-    pub(super) path: Option<&'p Step<'p>>,
+    pub(super) path: Option<&'p PathStep<'p>>,
 }
 
 /// One step into a value.
-pub(super) struct Step<'p> {
+pub(super) struct PathStep<'p> {
     pub(super) name: Name,
-    pub(super) before: Option<&'p Step<'p>>,
+    pub(super) before: Option<&'p PathStep<'p>>,
 }
 
 #[derive(Clone, Copy)]
@@ -95,7 +95,7 @@ impl<'p> At<'p> {
     }
 
     /// One step further.
-    pub(super) fn step<'s>(self, step: &'s Step<'s>) -> At<'s>
+    pub(super) fn step<'s>(self, step: &'s PathStep<'s>) -> At<'s>
     where
         'p: 's,
     {

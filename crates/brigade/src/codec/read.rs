@@ -14,7 +14,7 @@ use serde::de::{
 };
 
 use super::at::{At, MARK, NONE, RAW, SOME, UNIT, WIDE, too_deep};
-use super::told::Told;
+use super::located_error::LocatedError;
 
 pub(super) struct Reader<'p, D> {
     pub(super) inner: D,
@@ -28,7 +28,7 @@ struct Visit<'p, V> {
 }
 
 /// Elements, keys, values, variants.
-struct Access<'p, A> {
+struct ElementReader<'p, A> {
     inner: A,
     at: At<'p>,
 }
@@ -41,13 +41,13 @@ struct Seed<'p, S> {
 macro_rules! forward {
     ($($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-            self.inner.$method(Visit { visitor, at: self.at }).map_err(Told)
+            self.inner.$method(Visit { visitor, at: self.at }).map_err(LocatedError)
         })*
     };
 }
 
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
-    type Error = Told<D::Error>;
+    type Error = LocatedError<D::Error>;
 
     forward! {
         deserialize_any deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_u8 deserialize_u16
@@ -74,14 +74,14 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
                         ..self.at
                     },
                 })
-                .map_err(Told);
+                .map_err(LocatedError);
         }
         self.inner
             .deserialize_i128(Visit {
                 visitor,
                 at: self.at,
             })
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn deserialize_u128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
@@ -95,14 +95,14 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
                         ..self.at
                     },
                 })
-                .map_err(Told);
+                .map_err(LocatedError);
         }
         self.inner
             .deserialize_u128(Visit {
                 visitor,
                 at: self.at,
             })
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
@@ -114,9 +114,9 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
             return self
                 .inner
                 .deserialize_enum("", &[NONE, SOME], Nested(visit))
-                .map_err(Told);
+                .map_err(LocatedError);
         }
-        self.inner.deserialize_option(visit).map_err(Told)
+        self.inner.deserialize_option(visit).map_err(LocatedError)
     }
 
     fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
@@ -129,7 +129,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
         } else {
             self.inner.deserialize_unit(visit)
         }
-        .map_err(Told)
+        .map_err(LocatedError)
     }
 
     fn deserialize_unit_struct<V: Visitor<'de>>(
@@ -145,7 +145,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
                     at: self.at,
                 },
             )
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -159,7 +159,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
         };
         self.inner
             .deserialize_newtype_struct(name, Visit { visitor, at })
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(
@@ -175,7 +175,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
                     at: self.at,
                 },
             )
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn deserialize_tuple_struct<V: Visitor<'de>>(
@@ -193,7 +193,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
                     at: self.at,
                 },
             )
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -211,7 +211,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
                     at: self.at,
                 },
             )
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -229,7 +229,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
                     at: self.at,
                 },
             )
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
@@ -239,14 +239,14 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
         };
         self.inner
             .deserialize_ignored_any(Visit { visitor, at })
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 }
 
 impl<'p, V> Visit<'p, V> {
     /// A level further in.
     fn deeper<E: de::Error>(&self, at: impl FnOnce(At<'p>) -> Option<At<'p>>) -> Result<At<'p>, E> {
-        at(self.at).ok_or_else(|| Told::<E>::custom(too_deep()).0)
+        at(self.at).ok_or_else(|| LocatedError::<E>::custom(too_deep()).0)
     }
 
     fn is_marked(&self, text: &str) -> bool {
@@ -273,7 +273,7 @@ impl<'p, V> Visit<'p, V> {
                 let text = "an Option within an Option, or a number of more than 64 bits, stands \
                     where its type cannot be told \
                             (in untagged, flatten or a tagged enum)";
-                Err(Told::<E>::custom(text).0)
+                Err(LocatedError::<E>::custom(text).0)
             }
         }
     }
@@ -349,21 +349,21 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Visit<'_, V> {
     fn visit_seq<A: SeqAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
         let at = self.deeper(|at| at.inside(1))?;
         self.visitor
-            .visit_seq(Access { inner, at })
+            .visit_seq(ElementReader { inner, at })
             .map_err(|told| told.0)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
         let at = self.deeper(|at| at.inside(1))?;
         self.visitor
-            .visit_map(Access { inner, at })
+            .visit_map(ElementReader { inner, at })
             .map_err(|told| told.0)
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
         let at = self.deeper(|at| at.inside(1))?;
         self.visitor
-            .visit_enum(Access { inner, at })
+            .visit_enum(ElementReader { inner, at })
             .map_err(|told| told.0)
     }
 }
@@ -380,12 +380,12 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Nested<'_, V> {
 
     fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<V::Value, A::Error> {
         let Self(visit) = self;
-        match data.variant::<Mark>()? {
-            (Mark::None, variant) => {
+        match data.variant::<OptionMarker>()? {
+            (OptionMarker::None, variant) => {
                 variant.unit_variant()?;
                 visit.visitor.visit_none()
             }
-            (Mark::Some, variant) => {
+            (OptionMarker::Some, variant) => {
                 let at = visit.deeper(At::some)?;
                 variant.newtype_variant_seed(NestedSome(Visit {
                     visitor: visit.visitor,
@@ -396,30 +396,30 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Nested<'_, V> {
     }
 }
 
-enum Mark {
+enum OptionMarker {
     None,
     Some,
 }
 
-impl<'de> Deserialize<'de> for Mark {
+impl<'de> Deserialize<'de> for OptionMarker {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Marks;
-        impl Visitor<'_> for Marks {
-            type Value = Mark;
+        struct OptionMarkerVisitor;
+        impl Visitor<'_> for OptionMarkerVisitor {
+            type Value = OptionMarker;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an Option within an Option")
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Mark, E> {
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OptionMarker, E> {
                 match text {
-                    NONE => Ok(Mark::None),
-                    SOME => Ok(Mark::Some),
+                    NONE => Ok(OptionMarker::None),
+                    SOME => Ok(OptionMarker::Some),
                     _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
                 }
             }
         }
-        deserializer.deserialize_identifier(Marks)
+        deserializer.deserialize_identifier(OptionMarkerVisitor)
     }
 }
 
@@ -450,8 +450,8 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Seed<'_, S> {
     }
 }
 
-impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Access<'_, A> {
-    type Error = Told<A::Error>;
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for ElementReader<'_, A> {
+    type Error = LocatedError<A::Error>;
 
     fn next_element_seed<S: DeserializeSeed<'de>>(
         &mut self,
@@ -459,7 +459,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Access<'_, A> {
     ) -> Result<Option<S::Value>, Self::Error> {
         self.inner
             .next_element_seed(Seed { seed, at: self.at })
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -467,8 +467,8 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Access<'_, A> {
     }
 }
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Access<'_, A> {
-    type Error = Told<A::Error>;
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for ElementReader<'_, A> {
+    type Error = LocatedError<A::Error>;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(
         &mut self,
@@ -476,7 +476,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Access<'_, A> {
     ) -> Result<Option<S::Value>, Self::Error> {
         self.inner
             .next_key_seed(Seed { seed, at: self.at })
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(
@@ -485,7 +485,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Access<'_, A> {
     ) -> Result<S::Value, Self::Error> {
         self.inner
             .next_value_seed(Seed { seed, at: self.at })
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -493,9 +493,9 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Access<'_, A> {
     }
 }
 
-impl<'de, 'p, A: EnumAccess<'de>> EnumAccess<'de> for Access<'p, A> {
-    type Error = Told<A::Error>;
-    type Variant = Access<'p, A::Variant>;
+impl<'de, 'p, A: EnumAccess<'de>> EnumAccess<'de> for ElementReader<'p, A> {
+    type Error = LocatedError<A::Error>;
+    type Variant = ElementReader<'p, A::Variant>;
 
     fn variant_seed<S: DeserializeSeed<'de>>(
         self,
@@ -504,16 +504,16 @@ impl<'de, 'p, A: EnumAccess<'de>> EnumAccess<'de> for Access<'p, A> {
         let (value, inner) = self
             .inner
             .variant_seed(Seed { seed, at: self.at })
-            .map_err(Told)?;
-        Ok((value, Access { inner, at: self.at }))
+            .map_err(LocatedError)?;
+        Ok((value, ElementReader { inner, at: self.at }))
     }
 }
 
-impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Access<'_, A> {
-    type Error = Told<A::Error>;
+impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for ElementReader<'_, A> {
+    type Error = LocatedError<A::Error>;
 
     fn unit_variant(self) -> Result<(), Self::Error> {
-        self.inner.unit_variant().map_err(Told)
+        self.inner.unit_variant().map_err(LocatedError)
     }
 
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(
@@ -522,7 +522,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Access<'_, A> {
     ) -> Result<S::Value, Self::Error> {
         self.inner
             .newtype_variant_seed(Seed { seed, at: self.at })
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn tuple_variant<V: Visitor<'de>>(
@@ -538,7 +538,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Access<'_, A> {
                     at: self.at,
                 },
             )
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn struct_variant<V: Visitor<'de>>(
@@ -554,6 +554,6 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Access<'_, A> {
                     at: self.at,
                 },
             )
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 }

@@ -12,8 +12,8 @@ use serde::ser::{
     SerializeTuple, SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
-use super::at::{At, MARK, NONE, Name, RAW, RAW_JSON, SOME, Step, UNIT, WIDE, too_deep};
-use super::told::Told;
+use super::at::{At, MARK, NONE, Name, PathStep, RAW, RAW_JSON, SOME, UNIT, WIDE, too_deep};
+use super::located_error::LocatedError;
 
 /// A value, and where it stands.
 pub(super) struct Part<'p, T: ?Sized> {
@@ -38,30 +38,33 @@ struct Writer<'p, S> {
 }
 
 impl<'p, S: Serializer> Writer<'p, S> {
-    fn deeper(&self, levels: u16) -> Result<At<'p>, Told<S::Error>> {
+    fn deeper(&self, levels: u16) -> Result<At<'p>, LocatedError<S::Error>> {
         self.at.inside(levels).ok_or_else(|| self.too_deep())
     }
 
-    fn too_deep(&self) -> Told<S::Error> {
-        Told::custom(format_args!("{}{}", too_deep(), self.at))
+    fn too_deep(&self) -> LocatedError<S::Error> {
+        LocatedError::custom(format_args!("{}{}", too_deep(), self.at))
     }
 
-    fn finite(&self, is_finite: bool) -> Result<(), Told<S::Error>> {
+    fn finite(&self, is_finite: bool) -> Result<(), LocatedError<S::Error>> {
         if is_finite || !self.at.is_json() {
             return Ok(());
         }
-        Err(Told::custom(format_args!(
+        Err(LocatedError::custom(format_args!(
             "JSON has no NaN and no infinity{}",
             self.at
         )))
     }
 
     /// What would be written as nothing, where that would be taken for `None`.
-    fn nothing(self, what: &str, mark: &'static str) -> Result<S::Ok, Told<S::Error>> {
+    fn nothing(self, what: &str, mark: &'static str) -> Result<S::Ok, LocatedError<S::Error>> {
         if self.at.is_packed() {
-            return self.inner.serialize_unit_variant("", 0, mark).map_err(Told);
+            return self
+                .inner
+                .serialize_unit_variant("", 0, mark)
+                .map_err(LocatedError);
         }
-        Err(Told::custom(format_args!(
+        Err(LocatedError::custom(format_args!(
             "JSON writes Some of {what} as null, which is None{}",
             self.at
         )))
@@ -93,14 +96,14 @@ impl<'p, C> Parts<'p, C> {
 macro_rules! scalars {
     ($($method:ident($type:ty))*) => {
         $(fn $method(self, value: $type) -> Result<Self::Ok, Self::Error> {
-            self.inner.$method(value).map_err(Told)
+            self.inner.$method(value).map_err(LocatedError)
         })*
     };
 }
 
 impl<'p, S: Serializer> Serializer for Writer<'p, S> {
     type Ok = S::Ok;
-    type Error = Told<S::Error>;
+    type Error = LocatedError<S::Error>;
     type SerializeSeq = Parts<'p, S::SerializeSeq>;
     type SerializeTuple = Parts<'p, S::SerializeTuple>;
     type SerializeTupleStruct = Parts<'p, S::SerializeTupleStruct>;
@@ -131,7 +134,7 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
             _ if self.at.is_packed() => self.inner.serialize_str(&format!("{WIDE}{value}")),
             _ => self.inner.serialize_i128(value),
         }
-        .map_err(Told)
+        .map_err(LocatedError)
     }
 
     fn serialize_u128(self, value: u128) -> Result<Self::Ok, Self::Error> {
@@ -140,22 +143,22 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
             _ if self.at.is_packed() => self.inner.serialize_str(&format!("{WIDE}{value}")),
             _ => self.inner.serialize_u128(value),
         }
-        .map_err(Told)
+        .map_err(LocatedError)
     }
 
     fn serialize_f32(self, value: f32) -> Result<Self::Ok, Self::Error> {
         self.finite(value.is_finite())?;
-        self.inner.serialize_f32(value).map_err(Told)
+        self.inner.serialize_f32(value).map_err(LocatedError)
     }
 
     fn serialize_f64(self, value: f64) -> Result<Self::Ok, Self::Error> {
         self.finite(value.is_finite())?;
-        self.inner.serialize_f64(value).map_err(Told)
+        self.inner.serialize_f64(value).map_err(LocatedError)
     }
 
     fn serialize_str(self, text: &str) -> Result<Self::Ok, Self::Error> {
         if self.at.is_packed() && text.starts_with(MARK) {
-            return Err(Told::custom(format_args!(
+            return Err(LocatedError::custom(format_args!(
                 "a text may not begin with {MARK:?}{}",
                 self.at
             )));
@@ -163,18 +166,18 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
         if self.at.is_json() && self.at.raw && self.at.in_some && text.trim_ascii() == "null" {
             return self.nothing("null", UNIT);
         }
-        self.inner.serialize_str(text).map_err(Told)
+        self.inner.serialize_str(text).map_err(LocatedError)
     }
 
     fn collect_str<T: fmt::Display + ?Sized>(self, text: &T) -> Result<Self::Ok, Self::Error> {
-        self.inner.collect_str(text).map_err(Told)
+        self.inner.collect_str(text).map_err(LocatedError)
     }
 
     fn serialize_none(self) -> Result<Self::Ok, Self::Error> {
         if self.at.hides_in_some() {
             self.nothing("None", NONE)
         } else {
-            self.inner.serialize_none().map_err(Told)
+            self.inner.serialize_none().map_err(LocatedError)
         }
     }
 
@@ -182,7 +185,7 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
         if self.at.hides_in_some() {
             self.nothing("()", UNIT)
         } else {
-            self.inner.serialize_unit().map_err(Told)
+            self.inner.serialize_unit().map_err(LocatedError)
         }
     }
 
@@ -197,7 +200,7 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
         } else {
             self.inner.serialize_some(&part)
         }
-        .map_err(Told)
+        .map_err(LocatedError)
     }
 
     fn serialize_unit_struct(self, name: &'static str) -> Result<Self::Ok, Self::Error> {
@@ -205,7 +208,7 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
         if self.at.hides_in_some() && self.at.is_json() {
             return self.nothing(name, UNIT);
         }
-        self.inner.serialize_unit_struct(name).map_err(Told)
+        self.inner.serialize_unit_struct(name).map_err(LocatedError)
     }
 
     fn serialize_unit_variant(
@@ -216,7 +219,7 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
     ) -> Result<Self::Ok, Self::Error> {
         self.inner
             .serialize_unit_variant(name, index, variant)
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(
@@ -233,7 +236,7 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
         };
         self.inner
             .serialize_newtype_struct(name, &Part { value, at })
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
@@ -244,7 +247,7 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
         value: &T,
     ) -> Result<Self::Ok, Self::Error> {
         let at = self.deeper(1)?;
-        let step = Step {
+        let step = PathStep {
             name: Name::Field(variant),
             before: at.path,
         };
@@ -258,7 +261,7 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
                     at: at.step(&step),
                 },
             )
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn serialize_seq(self, len: Option<usize>) -> Result<Self::SerializeSeq, Self::Error> {
@@ -266,7 +269,7 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
         self.inner
             .serialize_seq(len)
             .map(|inner| Parts::new(inner, at))
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn serialize_tuple(self, len: usize) -> Result<Self::SerializeTuple, Self::Error> {
@@ -274,7 +277,7 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
         self.inner
             .serialize_tuple(len)
             .map(|inner| Parts::new(inner, at))
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn serialize_tuple_struct(
@@ -286,7 +289,7 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
         self.inner
             .serialize_tuple_struct(name, len)
             .map(|inner| Parts::new(inner, at))
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn serialize_tuple_variant(
@@ -300,7 +303,7 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
         self.inner
             .serialize_tuple_variant(name, index, variant, len)
             .map(|inner| Parts::new(inner, at))
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn serialize_map(self, len: Option<usize>) -> Result<Self::SerializeMap, Self::Error> {
@@ -308,7 +311,7 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
         self.inner
             .serialize_map(len)
             .map(|inner| Parts::new(inner, at))
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn serialize_struct(
@@ -329,7 +332,7 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
         self.inner
             .serialize_struct(name, len)
             .map(|inner| Parts::new(inner, at))
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn serialize_struct_variant(
@@ -343,7 +346,7 @@ impl<'p, S: Serializer> Serializer for Writer<'p, S> {
         self.inner
             .serialize_struct_variant(name, index, variant, len)
             .map(|inner| Parts::new(inner, at))
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 }
 
@@ -351,15 +354,15 @@ macro_rules! lists {
     ($($of:ident $method:ident)*) => {
         $(impl<C: $of> $of for Parts<'_, C> {
             type Ok = C::Ok;
-            type Error = Told<C::Error>;
+            type Error = LocatedError<C::Error>;
 
             fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Self::Error> {
-                let step = Step { name: Name::Index(self.next()), before: self.at.path };
-                self.inner.$method(&Part { value, at: self.at.step(&step) }).map_err(Told)
+                let step = PathStep { name: Name::Index(self.next()), before: self.at.path };
+                self.inner.$method(&Part { value, at: self.at.step(&step) }).map_err(LocatedError)
             }
 
             fn end(self) -> Result<Self::Ok, Self::Error> {
-                self.inner.end().map_err(Told)
+                self.inner.end().map_err(LocatedError)
             }
         })*
     };
@@ -376,19 +379,19 @@ macro_rules! structs {
     ($($of:ident)*) => {
         $(impl<C: $of> $of for Parts<'_, C> {
             type Ok = C::Ok;
-            type Error = Told<C::Error>;
+            type Error = LocatedError<C::Error>;
 
             fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Self::Error> {
-                let step = Step { name: Name::Field(name), before: self.at.path };
-                self.inner.serialize_field(name, &Part { value, at: self.at.step(&step) }).map_err(Told)
+                let step = PathStep { name: Name::Field(name), before: self.at.path };
+                self.inner.serialize_field(name, &Part { value, at: self.at.step(&step) }).map_err(LocatedError)
             }
 
             fn skip_field(&mut self, name: &'static str) -> Result<(), Self::Error> {
-                self.inner.skip_field(name).map_err(Told)
+                self.inner.skip_field(name).map_err(LocatedError)
             }
 
             fn end(self) -> Result<Self::Ok, Self::Error> {
-                self.inner.end().map_err(Told)
+                self.inner.end().map_err(LocatedError)
             }
         })*
     };
@@ -398,10 +401,10 @@ structs! { SerializeStruct SerializeStructVariant }
 
 impl<C: SerializeMap> SerializeMap for Parts<'_, C> {
     type Ok = C::Ok;
-    type Error = Told<C::Error>;
+    type Error = LocatedError<C::Error>;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Self::Error> {
-        let step = Step {
+        let step = PathStep {
             name: Name::Entry(self.next()),
             before: self.at.path,
         };
@@ -410,11 +413,11 @@ impl<C: SerializeMap> SerializeMap for Parts<'_, C> {
                 value: key,
                 at: self.at.step(&step),
             })
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Self::Error> {
-        let step = Step {
+        let step = PathStep {
             name: Name::Entry(self.index.saturating_sub(1)),
             before: self.at.path,
         };
@@ -423,10 +426,10 @@ impl<C: SerializeMap> SerializeMap for Parts<'_, C> {
                 value,
                 at: self.at.step(&step),
             })
-            .map_err(Told)
+            .map_err(LocatedError)
     }
 
     fn end(self) -> Result<Self::Ok, Self::Error> {
-        self.inner.end().map_err(Told)
+        self.inner.end().map_err(LocatedError)
     }
 }

@@ -4,7 +4,7 @@
 //! consumer's, as for any attempt: what the handler returns is settled as what a task returns. Asked
 //! to stop (a cancel, a timeout, the end of the consumer, a lost lease), it learns so by
 //! [`LeasedJob::cancelled`], and its future is dropped at its next await if it has not ended within
-//! [`Consumer::abort_after`](super::Consumer::abort_after).
+//! [`RunningConsumer::abort_after`](super::RunningConsumer::abort_after).
 
 use std::fmt;
 use std::future::Future;
@@ -39,7 +39,7 @@ type Handling = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 #[derive(Clone)]
 pub(super) struct Handler(Arc<dyn Fn(LeasedJob) -> Handling + Send + Sync>);
 
-/// A job in the hands of a [handler](super::Consumer::handler). Cheap to clone.
+/// A job in the hands of a [handler](super::RunningConsumer::handler). Cheap to clone.
 #[derive(Clone)]
 pub struct LeasedJob {
     leased: Arc<Leased>,

@@ -5,11 +5,13 @@ use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, TimedOut};
 use crate::pool::Outcome;
 use crate::process::Output;
-use crate::wire::remote::{ANSWER_HEAD_BYTES_MAX, Answer, Ending, Refusal, Written};
+use crate::wire::remote::{
+    ANSWER_HEAD_BYTES_MAX, AnswerHead, OutputSizes, RefusalKind, RemoteOutcome,
+};
 
 use bytes::Bytes;
 
-/// What stands before the usual result: the length of an [`Answer`] that says *done* and nothing
+/// What stands before the usual result: the length of an [`AnswerHead`] that says *done* and nothing
 /// else.
 const DONE: &[u8] = &[2, 0, 0, 0, 0, 0];
 /// All reasons of passes together.
@@ -30,17 +32,17 @@ pub(super) fn answer(
                 result.len()
             );
             (
-                Ending::Refused {
-                    why: Refusal::TooLarge,
+                RemoteOutcome::Refused {
+                    why: RefusalKind::TooLarge,
                     text,
                 },
                 Bytes::new(),
             )
         }
-        Ok(result) => (Ending::Done, result),
+        Ok(result) => (RemoteOutcome::Done, result),
         Err(error) => (ending(error, receipt), Bytes::new()),
     };
-    if let (Ending::Done, None) = (&ending, &output) {
+    if let (RemoteOutcome::Done, None) = (&ending, &output) {
         return (Bytes::from_static(DONE), result);
     }
     let room = result_bytes_max.saturating_sub(result.len() as u64);
@@ -51,24 +53,24 @@ pub(super) fn answer(
 }
 
 /// An ending of which there is no output and no result.
-pub(super) fn head_of(ending: Ending) -> Vec<u8> {
+pub(super) fn head_of(ending: RemoteOutcome) -> Vec<u8> {
     head(ending, None, 0)
 }
 
 /// The message with its length, and the output; of that at most so many bytes.
-fn head(ending: Ending, output: Option<Output>, output_bytes_max: usize) -> Vec<u8> {
+fn head(ending: RemoteOutcome, output: Option<Output>, output_bytes_max: usize) -> Vec<u8> {
     let output = output.map(|Output { stdout, stderr }| {
         let stdout = stdout.cut(output_bytes_max);
         let stderr = stderr.cut(output_bytes_max - stdout.text.len());
         (stdout, stderr)
     });
-    let written = output.as_ref().map(|(stdout, stderr)| Written {
+    let written = output.as_ref().map(|(stdout, stderr)| OutputSizes {
         stdout_bytes: stdout.text.len() as u64,
         stdout_dropped: stdout.dropped,
         stderr_bytes: stderr.text.len() as u64,
         stderr_dropped: stderr.dropped,
     });
-    let message = postcard::to_stdvec(&Answer {
+    let message = postcard::to_stdvec(&AnswerHead {
         ending,
         output: written,
     })
@@ -97,41 +99,41 @@ fn some_of(mut reasons: Vec<String>) -> Vec<String> {
     reasons
 }
 
-fn ending(error: CallError, receipt: Option<&StopReceipt>) -> Ending {
+fn ending(error: CallError, receipt: Option<&StopReceipt>) -> RemoteOutcome {
     match error {
-        CallError::Failed(failure) => Ending::Failed(failure),
-        CallError::Panicked(report) => Ending::Panicked(report),
-        CallError::Crashed(report) => Ending::Crashed(report),
-        CallError::Lost(report) => Ending::Lost(report),
-        CallError::TimedOut(TimedOut::Run(report)) => Ending::TimedOut(report),
+        CallError::Failed(failure) => RemoteOutcome::Failed(failure),
+        CallError::Panicked(report) => RemoteOutcome::Panicked(report),
+        CallError::Crashed(report) => RemoteOutcome::Crashed(report),
+        CallError::Lost(report) => RemoteOutcome::Lost(report),
+        CallError::TimedOut(TimedOut::Run(report)) => RemoteOutcome::TimedOut(report),
         // It was sent ahead of its turn, and that did not come.
-        CallError::TimedOut(TimedOut::Queue(_) | TimedOut::NoWorker(_)) => Ending::Returned,
+        CallError::TimedOut(TimedOut::Queue(_) | TimedOut::NoWorker(_)) => RemoteOutcome::Returned,
         CallError::Cancelled(cancelled) => {
             let step = receipt.map_or(Step::NotStarted, |receipt| receipt.step);
-            Ending::Stopped {
+            RemoteOutcome::Stopped {
                 report: cancelled.report,
                 step,
             }
         }
-        CallError::Passed(reasons) => Ending::Passed(some_of(reasons)),
+        CallError::Passed(reasons) => RemoteOutcome::Passed(some_of(reasons)),
         CallError::Rejected(error) => refused(&error),
     }
 }
 
 /// What becomes of a call that could not be carried: one that another host may carry goes there.
-pub(super) fn refused(error: &Error) -> Ending {
+pub(super) fn refused(error: &Error) -> RemoteOutcome {
     let why = match error.kind() {
         // This host ends.
-        ErrorKind::Closed | ErrorKind::QueueFull => return Ending::Returned,
-        ErrorKind::CannotStart => return Ending::Passed(vec![error.to_string()]),
-        ErrorKind::UnknownTask => Refusal::UnknownTask,
-        ErrorKind::BadArguments => Refusal::BadArguments,
-        ErrorKind::OtherBuild => Refusal::OtherBuild,
-        ErrorKind::Encode => Refusal::Encode,
-        ErrorKind::TooLarge => Refusal::TooLarge,
-        _ => Refusal::Other,
+        ErrorKind::Closed | ErrorKind::QueueFull => return RemoteOutcome::Returned,
+        ErrorKind::CannotStart => return RemoteOutcome::Passed(vec![error.to_string()]),
+        ErrorKind::UnknownTask => RefusalKind::UnknownTask,
+        ErrorKind::BadArguments => RefusalKind::BadArguments,
+        ErrorKind::OtherBuild => RefusalKind::OtherBuild,
+        ErrorKind::Encode => RefusalKind::Encode,
+        ErrorKind::TooLarge => RefusalKind::TooLarge,
+        _ => RefusalKind::Other,
     };
-    Ending::Refused {
+    RemoteOutcome::Refused {
         why,
         text: error.to_string(),
     }
@@ -143,6 +145,6 @@ mod tests {
 
     #[test]
     fn the_usual_head_is_what_encoding_it_gives() {
-        assert_eq!(head_of(Ending::Done), DONE);
+        assert_eq!(head_of(RemoteOutcome::Done), DONE);
     }
 }

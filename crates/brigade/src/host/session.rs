@@ -28,11 +28,13 @@ use crate::call::Request;
 use crate::error::{Error, ErrorKind};
 use crate::pool::{CallId, Pool, Relay, RelayedCell, Tag};
 use crate::registry;
-use crate::remote::{Budget, Credentials, End, Line, Outbox, door, mark};
+use crate::remote::{
+    Budget, ConnectionEnd, Credentials, FrameConnection, SendQueue, random_id, transport,
+};
 use crate::retry::jitter;
 use crate::sync::lock;
 use crate::wire::remote::{
-    Ending, Join, MAGIC, Mark, Stop, TaskLine, VERSION, Welcome, ahead_max, kind,
+    Join, MAGIC, RandomId, RemoteOutcome, StopCall, TaskLine, VERSION, Welcome, ahead_max, kind,
 };
 
 /// The first pause before connecting again, and the longest.
@@ -58,8 +60,8 @@ pub(super) struct Session {
     pool: Pool,
     offer: Arc<Offer>,
     slots: u32,
-    mark: Mark,
-    outbox: Outbox,
+    mark: RandomId,
+    outbox: SendQueue,
     /// For unfinished messages of all masters of this host.
     budget: Budget,
     state: Mutex<SessionState>,
@@ -73,7 +75,7 @@ impl Session {
         budget: Budget,
     ) -> Result<Arc<Self>, Error> {
         let slots = pool.own_slots();
-        let (mark, outbox, state) = (mark()?, Outbox::new(), Mutex::default());
+        let (mark, outbox, state) = (random_id()?, SendQueue::new(), Mutex::default());
         Ok(Arc::new(Self {
             url,
             credentials,
@@ -151,13 +153,13 @@ impl Session {
 
     // -- the handshake
 
-    async fn join(&self, leaving: bool) -> Result<(Line, Welcome), NotJoined> {
-        let connection = door::connect(&self.url, &self.credentials)
+    async fn join(&self, leaving: bool) -> Result<(FrameConnection, Welcome), NotJoined> {
+        let connection = transport::connect(&self.url, &self.credentials)
             .await
             .map_err(NotJoined::at_the_door)?;
-        let mut line = Line::new(connection.stream);
+        let mut line = FrameConnection::new(connection.stream);
         let shaking = async {
-            line.say(kind::JOIN, &self.introduction(leaving)?).await?;
+            line.send(kind::JOIN, &self.introduction(leaving)?).await?;
             let frame = line.listen().await?;
             welcome::read(&frame, &self.url)
         };
@@ -212,7 +214,12 @@ impl Session {
 
     // -- a connection
 
-    async fn serve(self: &Arc<Self>, mut line: Line, welcome: Welcome, drain: &CancellationToken) {
+    async fn serve(
+        self: &Arc<Self>,
+        mut line: FrameConnection,
+        welcome: Welcome,
+        drain: &CancellationToken,
+    ) {
         let payload_bytes_max = usize::try_from(welcome.payload_bytes_max)
             .unwrap_or(usize::MAX)
             .min(PAYLOAD_BYTES_MAX);
@@ -241,11 +248,11 @@ impl Session {
         match end {
             // The farewell and the end of the connection may come together.
             _ if master.over.is_cancelled() => self.forget_all("its master has let this host go"),
-            End::Told => {}
-            End::Cut(how) => {
+            ConnectionEnd::Told => {}
+            ConnectionEnd::Cut(how) => {
                 tracing::debug!(url = self.url, how, "the connection to the master is down")
             }
-            End::Nonsense(error) => {
+            ConnectionEnd::Nonsense(error) => {
                 tracing::warn!(url = self.url, %error, "the master speaks nonsense")
             }
         }
@@ -363,7 +370,7 @@ impl Session {
                     continue;
                 }
                 if was_stopped || draining || state.begun >= self.room() {
-                    self.say(call, Ending::Returned);
+                    self.say(call, RemoteOutcome::Returned);
                     continue;
                 }
                 let attempt = request.options().origin.map_or(0, |origin| origin.attempt);
@@ -390,18 +397,18 @@ impl Session {
         let mut state = lock(&self.state);
         if state.begun(tag).is_some() {
             state.remove(tag.0);
-            self.say(tag.0, error.map_or(Ending::Returned, refused));
+            self.say(tag.0, error.map_or(RemoteOutcome::Returned, refused));
         }
     }
 
     /// Answers a call of which nothing is held.
-    fn say(&self, call: u64, ending: Ending) {
+    fn say(&self, call: u64, ending: RemoteOutcome) {
         self.outbox
             .append(kind::ANSWER, call, &head_of(ending), &Bytes::new());
         self.outbox.kick();
     }
 
-    fn stop(&self, call: u64, stop: &Stop<'_>) {
+    fn stop(&self, call: u64, stop: &StopCall<'_>) {
         let local = {
             let mut state = lock(&self.state);
             match state.calls.get(&call) {

@@ -24,7 +24,7 @@ use crate::outcome::Failure;
 use crate::process::GroupLimits;
 use crate::retry::Retry;
 use crate::task::{Args, Function};
-use crate::wire::Hook;
+use crate::wire::HookCall;
 
 /// Settings of a pool: [`Pool::builder`]. Every setter names its default; `start` refuses what
 /// makes no sense.
@@ -199,7 +199,7 @@ impl Builder {
             address::offset_of(hook as *const ()),
             args.encode(Codec::default()),
         ) {
-            (Ok(offset), Ok(args)) => self.config.init = Some(Hook { offset, args }),
+            (Ok(offset), Ok(args)) => self.config.init = Some(HookCall { offset, args }),
             (Err(error), _) | (_, Err(error)) => self.refuse(format!("set the init hook: {error}")),
         }
         self

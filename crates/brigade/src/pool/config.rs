@@ -15,7 +15,7 @@ use super::queue::Order;
 use crate::error::{Error, ErrorKind};
 use crate::process::GroupLimits;
 use crate::retry::Retry;
-use crate::wire::Hook;
+use crate::wire::HookCall;
 
 /// What happens to the other attempts of a worker with many slots when one of them has to be
 /// stopped by force or takes it down.
@@ -51,7 +51,7 @@ pub(crate) struct Config {
     pub(super) stdout_to_stderr: bool,
     pub(super) pinned: bool,
     pub(super) nice: i32,
-    pub(super) init: Option<Hook>,
+    pub(super) init: Option<HookCall>,
     pub(super) teardown: Option<u64>,
     pub(super) start_timeout: Duration,
     pub(super) ask: Duration,

@@ -7,9 +7,9 @@ use super::builder::Builder;
 use super::worker_conn::remote_host;
 use super::{Pool, Shared};
 use crate::error::{Error, ErrorKind};
-use crate::remote::door::{Limits, Listener};
-use crate::remote::{Credentials, Refusals, mark};
-use crate::wire::remote::{Mark, check_times};
+use crate::remote::transport::{Listener, ListenerLimits};
+use crate::remote::{Credentials, Refusals, random_id};
+use crate::wire::remote::{RandomId, check_times};
 
 /// For results that are still coming, of all hosts together; one host may go beyond it by four
 /// results of the longest kind.
@@ -22,7 +22,7 @@ pub(super) struct Hosts {
     pub(super) beat: Duration,
     pub(super) keep: Duration,
     /// Tells this pool from any other.
-    pub(super) mark: Mark,
+    pub(super) mark: RandomId,
 }
 
 impl Default for Hosts {
@@ -31,7 +31,7 @@ impl Default for Hosts {
             listeners: Vec::new(),
             beat: Duration::from_secs(1),
             keep: Duration::from_secs(30),
-            mark: Mark::default(),
+            mark: RandomId::default(),
         }
     }
 }
@@ -71,9 +71,9 @@ impl Hosts {
     pub(super) async fn bind(&mut self) -> Result<Vec<Listener>, Error> {
         let mut listeners = Vec::new();
         for (url, credentials) in &self.listeners {
-            listeners.push(Listener::bind(url, credentials, Limits::default()).await?);
+            listeners.push(Listener::bind(url, credentials, ListenerLimits::default()).await?);
         }
-        self.mark = mark()?;
+        self.mark = random_id()?;
         Ok(listeners)
     }
 }

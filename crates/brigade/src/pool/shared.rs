@@ -17,7 +17,7 @@ use super::core::{Admission, Core, Effects, HealthCheck};
 use super::event_log;
 use super::outside::RuntimeProbe;
 use super::worker_conn::{TASK_NAME_BYTES_MAX, WorkerConn, process};
-use crate::call::{CallOptions, Request, Target};
+use crate::call::{CallOptions, CallTarget, Request};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::registry;
@@ -45,7 +45,7 @@ pub(crate) struct Shared {
     pub(super) listening: Vec<String>,
     /// Who was not let in there.
     #[cfg(feature = "remote")]
-    pub(super) refusals: Vec<crate::remote::door::RefusalCount>,
+    pub(super) refusals: Vec<crate::remote::transport::RefusalCount>,
     /// For unfinished results of all hosts.
     #[cfg(feature = "remote")]
     pub(super) partial: crate::remote::Budget,
@@ -146,7 +146,7 @@ impl Shared {
             Ok(payload) => request.payload = Ok(payload),
         }
         self.check_target(&request)?;
-        if let Target::Task { name } = &request.target
+        if let CallTarget::Task { name } = &request.target
             && self.config.runs_own_program()
             && let Some(task) = registry::find(name)
         {
@@ -158,14 +158,14 @@ impl Shared {
 
     fn check_target(&self, request: &Request) -> Result<(), Error> {
         match &request.target {
-            Target::Task { name } if name.is_empty() || name.len() > TASK_NAME_BYTES_MAX => {
+            CallTarget::Task { name } if name.is_empty() || name.len() > TASK_NAME_BYTES_MAX => {
                 let text = format!(
                     "call a task whose name has {} bytes: there are 1 to {TASK_NAME_BYTES_MAX}",
                     name.len()
                 );
                 Err(Error::new(ErrorKind::BadOption, text))
             }
-            Target::Task { name } => {
+            CallTarget::Task { name } => {
                 if let (Some(signature), Some(entry)) = (request.signature, registry::find(name))
                     && !task::fits(signature(), (entry.signature)())
                 {
@@ -176,7 +176,7 @@ impl Shared {
                 Ok(())
             }
             #[cfg(feature = "remote")]
-            Target::Function { name, .. }
+            CallTarget::Function { name, .. }
                 if self.config.workers_max == 0 && registry::function_number(name).is_none() =>
             {
                 let text = format!(
@@ -185,7 +185,7 @@ impl Shared {
                 );
                 Err(Error::new(ErrorKind::Unsupported, text))
             }
-            Target::Function { .. } => Ok(()),
+            CallTarget::Function { .. } => Ok(()),
         }
     }
 

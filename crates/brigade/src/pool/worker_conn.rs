@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::Shared;
 use super::core::{CallId, Health, StopOrder, StopReason};
-use crate::call::{CallOptions, Request, Target};
+use crate::call::{CallOptions, CallTarget, Request};
 use crate::wire;
 
 #[cfg(all(feature = "remote", any(test, fuzzing)))]
@@ -126,10 +126,10 @@ pub(super) struct OutgoingAttempt<'a> {
 pub(super) const TASK_NAME_BYTES_MAX: usize = 256;
 
 /// What a request asks for, as it travels.
-fn target_of(request: &Request) -> wire::Target<'_> {
+fn target_of(request: &Request) -> wire::RunTarget<'_> {
     match &request.target {
-        Target::Task { name } => wire::Target::Task(Cow::Borrowed(name)),
-        Target::Function { offset, .. } => wire::Target::Function(*offset),
+        CallTarget::Task { name } => wire::RunTarget::Task(Cow::Borrowed(name)),
+        CallTarget::Function { offset, .. } => wire::RunTarget::Function(*offset),
     }
 }
 

@@ -12,16 +12,16 @@ use crate::sync::lock;
 
 /// What all connections of one owner share.
 #[derive(Clone, Debug)]
-pub(crate) struct Budget(Arc<Shared>);
+pub(crate) struct Budget(Arc<SharedBudget>);
 
 #[derive(Debug)]
-struct Shared {
+struct SharedBudget {
     bytes_max: usize,
-    state: Mutex<State>,
+    state: Mutex<BudgetState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct BudgetState {
     bytes: usize,
     /// Who holds something, the oldest first.
     holders: BTreeSet<u64>,
@@ -30,7 +30,7 @@ struct State {
 
 /// What one connection holds. Dropping it gives that back.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub(crate) struct BudgetShare {
     budget: Budget,
     number: Option<u64>,
     bytes: usize,
@@ -38,15 +38,15 @@ pub(crate) struct Share {
 
 impl Budget {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(SharedBudget {
             bytes_max,
             state: Mutex::default(),
         }))
     }
 
     /// For one more connection.
-    pub(crate) fn share(&self) -> Share {
-        Share {
+    pub(crate) fn share(&self) -> BudgetShare {
+        BudgetShare {
             budget: self.clone(),
             number: None,
             bytes: 0,
@@ -54,7 +54,7 @@ impl Budget {
     }
 }
 
-impl Share {
+impl BudgetShare {
     /// Takes so many bytes more. `false` if they are not to be had.
     pub(crate) fn take(&mut self, bytes: usize) -> bool {
         let shared = &*self.budget.0;
@@ -90,7 +90,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for BudgetShare {
     fn drop(&mut self) {
         self.give_back(self.bytes);
     }

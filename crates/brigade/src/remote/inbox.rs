@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bytes::{Bytes, BytesMut};
 
-use super::budget::{Budget, Share};
+use super::budget::{Budget, BudgetShare};
 use crate::error::{Error, ErrorKind};
 use crate::wire::remote::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, LONG_MESSAGES_MAX, kind};
 use crate::wire::{Decoder, Frame};
@@ -15,12 +15,12 @@ const FIRST_BYTES_MAX: usize = 1 << 20;
 /// second comes is as good as gone.
 const LIFE_BYTES: usize = 4 << 10;
 
-pub(crate) struct Inbox {
+pub(crate) struct PartialMessages {
     decoder: Decoder,
     partial: HashMap<(u8, u64), Partial>,
     /// What the partial messages hold of the budget; none during the handshake, which has no long
     /// messages.
-    share: Option<Share>,
+    share: Option<BudgetShare>,
     message_bytes_max: usize,
     /// Bytes that came since the last sign of life.
     unheard: usize,
@@ -35,7 +35,7 @@ struct Partial {
     room: usize,
 }
 
-impl Inbox {
+impl PartialMessages {
     /// For the handshake.
     pub(crate) fn new() -> Self {
         let decoder = Decoder::new(HANDSHAKE_BYTES_MAX);
@@ -188,8 +188,8 @@ mod tests {
         [&encode(kind::PART, id, body.len())[..], &body].concat()
     }
 
-    fn inbox(stream: &[u8]) -> Inbox {
-        let mut inbox = Inbox::new();
+    fn inbox(stream: &[u8]) -> PartialMessages {
+        let mut inbox = PartialMessages::new();
         inbox.admit(100, &Budget::new(1 << 20));
         inbox.buffer().extend_from_slice(stream);
         inbox
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_message_that_is_said_to_be_long_gets_room_only_as_it_comes() {
-        let mut inbox = Inbox::new();
+        let mut inbox = PartialMessages::new();
         inbox.admit(usize::MAX, &Budget::new(usize::MAX));
         inbox
             .buffer()
@@ -310,7 +310,7 @@ mod tests {
         let budget = Budget::new(2 * FIRST_BYTES_MAX);
         let length = u32::try_from(2 * FIRST_BYTES_MAX).unwrap();
         let begun = |id: u64| {
-            let mut inbox = Inbox::new();
+            let mut inbox = PartialMessages::new();
             inbox.admit(4 * FIRST_BYTES_MAX, &budget);
             inbox.buffer().extend_from_slice(&part(1, id, length, b"a"));
             let next = inbox.next(|_, _| true);

@@ -6,7 +6,7 @@
 //! Messages of one class keep their order, those of different classes do not.
 //!
 //! Payloads are not copied, so what grows with a slow peer is at most a copy of small frames; who
-//! appends is told when too much waits ([`Outbox::is_congested`]) and its owner when it does not
+//! appends is told when too much waits ([`SendQueue::is_congested`]) and its owner when it does not
 //! any more. A closed outbox takes nothing: what would have been said is said anew when the next
 //! connection is up.
 
@@ -41,8 +41,8 @@ const COMPANY_TIME: Duration = Duration::from_millis(1);
 /// not read gets no more of them.
 const URGENT_BYTES_MAX: usize = 4 << 10;
 
-pub(crate) struct Outbox {
-    state: Mutex<State>,
+pub(crate) struct SendQueue {
+    state: Mutex<QueuedFrames>,
     /// Set while the writer has been told that something waits.
     kicked: AtomicBool,
     /// Set while it has been told that something does which may wait for company.
@@ -51,7 +51,7 @@ pub(crate) struct Outbox {
 }
 
 #[derive(Default)]
-struct State {
+struct QueuedFrames {
     open: bool,
     urgent: Vec<u8>,
     /// Whole frames, in blocks.
@@ -78,13 +78,13 @@ struct Large {
 /// What goes out in one turn: whole frames, then a part of a large message, which may lie in two
 /// places.
 #[derive(Default)]
-struct Turn {
+struct WriteBatch {
     block: Vec<u8>,
     part: [Bytes; 3],
     relieved: bool,
 }
 
-impl Outbox {
+impl SendQueue {
     pub(crate) fn new() -> Self {
         Self {
             state: Mutex::default(),
@@ -259,11 +259,11 @@ impl Outbox {
         stream.flush().await
     }
 
-    fn take(&self) -> Option<Turn> {
+    fn take(&self) -> Option<WriteBatch> {
         let mut state = lock(&self.state);
-        let mut turn = Turn {
+        let mut turn = WriteBatch {
             block: std::mem::take(&mut state.urgent),
-            ..Turn::default()
+            ..WriteBatch::default()
         };
         if let Some(block) = state.small.pop_front() {
             state.bytes = state.bytes.saturating_sub(block.len());
@@ -287,7 +287,7 @@ impl Outbox {
     }
 }
 
-async fn write(stream: &mut (impl AsyncWrite + Unpin), turn: &Turn) -> io::Result<()> {
+async fn write(stream: &mut (impl AsyncWrite + Unpin), turn: &WriteBatch) -> io::Result<()> {
     let [header, first, second] = &turn.part;
     // In one write, where the stream can.
     let mut all = turn
@@ -299,7 +299,7 @@ async fn write(stream: &mut (impl AsyncWrite + Unpin), turn: &Turn) -> io::Resul
     stream.write_all_buf(&mut all).await
 }
 
-impl State {
+impl QueuedFrames {
     fn append_small(&mut self, kind: u8, id: u64, head: &[u8], body: &[u8]) {
         if self
             .small

@@ -5,12 +5,12 @@ use jiff::Timestamp;
 
 use super::*;
 
-fn plan(expression: &str, zone: &str) -> Plan {
+fn plan(expression: &str, zone: &str) -> SchedulePlan {
     let recurrence = Recurrence::Cron {
         expression: expression.to_owned(),
         zone: zone.to_owned(),
     };
-    Plan {
+    SchedulePlan {
         recurrence,
         missed: Missed::default(),
         grace: GRACE,
@@ -18,8 +18,8 @@ fn plan(expression: &str, zone: &str) -> Plan {
     }
 }
 
-fn every(interval: Duration, missed: Missed) -> Plan {
-    Plan {
+fn every(interval: Duration, missed: Missed) -> SchedulePlan {
+    SchedulePlan {
         recurrence: Recurrence::Every(interval),
         missed,
         grace: GRACE,
@@ -267,7 +267,7 @@ fn a_year_of_missed_seconds_is_bounded_and_told() {
         every(Duration::from_secs(1), Missed::All).recurrence,
         plan("* * * * * *", "Europe/Berlin").recurrence,
     ] {
-        let plan = |missed| Plan {
+        let plan = |missed| SchedulePlan {
             recurrence: recurrence.clone(),
             missed,
             grace: Duration::from_secs(5),
@@ -306,9 +306,9 @@ fn a_clock_that_went_back_fires_nothing() {
         .expect("a good plan");
     assert_eq!(
         due,
-        Due {
+        DueTick {
             next: millis("2026-11-21T03:00:00Z"),
-            ..Due::default()
+            ..DueTick::default()
         }
     );
 }
@@ -426,7 +426,7 @@ fn every_tick_is_fired_once_however_time_goes_on() {
             random.pick(&ZONES).copied().unwrap_or("UTC"),
         );
         let grace = Duration::from_secs(random.within(0..7_200));
-        let plan = Plan {
+        let plan = SchedulePlan {
             missed: Missed::All,
             grace,
             ..plan(&expression, zone)

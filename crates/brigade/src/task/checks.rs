@@ -26,7 +26,7 @@ impl<T> NoResult for IsResult<T> {}
 
 /// Asks whether a value may go to another thread.
 #[doc(hidden)]
-pub struct Probe<'a, T>(pub &'a T);
+pub struct SendProbe<'a, T>(pub &'a T);
 
 #[doc(hidden)]
 pub struct Sendable;
@@ -39,7 +39,7 @@ pub trait MaySend {
     fn told(&self) -> Sendable;
 }
 
-impl<T: Send> MaySend for &Probe<'_, T> {
+impl<T: Send> MaySend for &SendProbe<'_, T> {
     fn told(&self) -> Sendable {
         Sendable
     }
@@ -50,7 +50,7 @@ pub trait MayNotSend {
     fn told(&self) -> Unsendable;
 }
 
-impl<T> MayNotSend for Probe<'_, T> {
+impl<T> MayNotSend for SendProbe<'_, T> {
     fn told(&self) -> Unsendable {
         Unsendable
     }

@@ -18,7 +18,7 @@ pub(crate) mod kind {
 
     /// [`Hello`](super::Hello): who the worker is. Carries the data socket.
     pub(crate) const HELLO: u8 = 16;
-    /// [`Cancel`](super::Cancel): ask the attempt to stop.
+    /// [`CancelFrame`](super::CancelFrame): ask the attempt to stop.
     pub(crate) const CANCEL: u8 = 17;
     /// Empty: are you there?
     pub(crate) const PING: u8 = 18;
@@ -71,7 +71,7 @@ pub(crate) struct WorkerSettings {
     pub(crate) payload_bytes_max: u64,
     pub(crate) cpu: Option<u32>,
     pub(crate) nice: i32,
-    pub(crate) init: Option<Hook>,
+    pub(crate) init: Option<HookCall>,
     pub(crate) teardown: Option<u64>,
     /// Time after which an async task that was asked to stop and has not is dropped at its next
     /// await.
@@ -82,7 +82,7 @@ pub(crate) struct WorkerSettings {
 
 /// A function of this program, as its distance from a known one, and its arguments.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Hook {
+pub(crate) struct HookCall {
     pub(crate) offset: u64,
     pub(crate) args: Vec<u8>,
 }
@@ -111,7 +111,7 @@ pub(crate) struct StartFailed {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct CallMeta<'a> {
     #[serde(borrow)]
-    pub(crate) target: Target<'a>,
+    pub(crate) target: RunTarget<'a>,
     pub(crate) attempt: u32,
     pub(crate) codec: Codec,
     pub(crate) timeout: Option<Duration>,
@@ -131,7 +131,7 @@ pub(crate) struct CallMeta<'a> {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) enum Target<'a> {
+pub(crate) enum RunTarget<'a> {
     /// A registered task.
     Task(#[serde(borrow)] Cow<'a, str>),
     /// A function, as its distance from a known one. Honoured only between processes of one build,
@@ -142,7 +142,7 @@ pub(crate) enum Target<'a> {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Cancel {
+pub(crate) struct CancelFrame {
     pub(crate) reason: String,
 }
 

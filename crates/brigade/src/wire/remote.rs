@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::Target;
+use super::RunTarget;
 use crate::attempt_report::{AttemptReport, Step};
 use crate::codec::Codec;
 use crate::job_context::JobContext;
@@ -57,13 +57,13 @@ pub(crate) fn check_times(beat: Duration, keep: Duration) -> Result<(), &'static
 }
 
 /// Identifies a session or a pool, by chance.
-pub(crate) type Mark = [u8; 16];
+pub(crate) type RandomId = [u8; 16];
 
 /// Kinds of frames: 64-79 to the pool, 80-95 to the host, 96 and up both ways.
 pub(crate) mod kind {
     /// [`Join`](super::Join): the first frame.
     pub(crate) const JOIN: u8 = 64;
-    /// [`Answer`](super::Answer), then the result: how an attempt ended.
+    /// [`AnswerHead`](super::AnswerHead), then the result: how an attempt ended.
     pub(crate) const ANSWER: u8 = 65;
     /// As a worker's: the fraction as f64, the codec as u8, then the payload.
     pub(crate) const PROGRESS: u8 = 66;
@@ -76,7 +76,7 @@ pub(crate) mod kind {
     pub(crate) const TURNED_AWAY: u8 = 81;
     /// [`Run`](super::Run), then the arguments.
     pub(crate) const RUN: u8 = 82;
-    /// [`Stop`](super::Stop): take the attempt up the kill ladder and answer.
+    /// [`StopCall`](super::StopCall): take the attempt up the kill ladder and answer.
     pub(crate) const STOP: u8 = 83;
     /// Ids as u64 each, little endian: these answers arrived and may be forgotten.
     pub(crate) const ACK: u8 = 84;
@@ -99,9 +99,9 @@ pub(crate) struct Join {
     pub(crate) brigade: String,
     /// Which build the program is, the same on every host that runs it.
     pub(crate) build: u64,
-    pub(crate) session: Mark,
+    pub(crate) session: RandomId,
     /// The pool that it was last welcome at.
-    pub(crate) pool: Option<Mark>,
+    pub(crate) pool: Option<RandomId>,
     /// Calls that it runs for that pool, or has answers of, and which attempt of each.
     pub(crate) held: Vec<(u64, u32)>,
     pub(crate) name: String,
@@ -160,7 +160,7 @@ pub(crate) struct Welcome {
     pub(crate) version: u16,
     pub(crate) brigade: String,
     pub(crate) build: u64,
-    pub(crate) pool: Mark,
+    pub(crate) pool: RandomId,
     /// Number of the host among the pool's workers.
     pub(crate) worker: u32,
     /// Whether the pool still knows the session; otherwise what the host holds of it is of no use
@@ -186,7 +186,7 @@ pub(crate) struct TurnedAway {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Run<'a> {
     #[serde(borrow)]
-    pub(crate) target: Target<'a>,
+    pub(crate) target: RunTarget<'a>,
     /// Number of the call in its pool.
     pub(crate) number: u64,
     pub(crate) attempt: u32,
@@ -209,7 +209,7 @@ pub(crate) struct Run<'a> {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Stop<'a> {
+pub(crate) struct StopCall<'a> {
     #[serde(borrow)]
     pub(crate) reason: Cow<'a, str>,
     /// Take the last step of the ladder at once.
@@ -222,16 +222,16 @@ pub(crate) struct Stop<'a> {
 /// the message, the standard output and error that it announces, and the result. So nothing of any
 /// length is decoded, and what is decoded has a bound.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Answer {
-    pub(crate) ending: Ending,
-    pub(crate) output: Option<Written>,
+pub(crate) struct AnswerHead {
+    pub(crate) ending: RemoteOutcome,
+    pub(crate) output: Option<OutputSizes>,
 }
 
-/// Longest [`Answer`]. A report has 64 KiB of output and at most about as much of anything else.
+/// Longest [`AnswerHead`]. A report has 64 KiB of output and at most about as much of anything else.
 pub(crate) const ANSWER_HEAD_BYTES_MAX: usize = 256 << 10;
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Ending {
+pub(crate) enum RemoteOutcome {
     /// The result stands behind the message.
     Done,
     Failed(Box<Failure>),
@@ -249,14 +249,14 @@ pub(crate) enum Ending {
     Returned,
     /// It cannot run there or its result cannot travel.
     Refused {
-        why: Refusal,
+        why: RefusalKind,
         text: String,
     },
 }
 
 /// Kinds of errors that travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Refusal {
+pub(crate) enum RefusalKind {
     UnknownTask,
     BadArguments,
     OtherBuild,
@@ -268,7 +268,7 @@ pub(crate) enum Refusal {
 /// Standard output and error of an attempt: how many bytes of each follow, and how many were
 /// dropped.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Written {
+pub(crate) struct OutputSizes {
     pub(crate) stdout_bytes: u64,
     pub(crate) stdout_dropped: u64,
     pub(crate) stderr_bytes: u64,

@@ -24,7 +24,7 @@ use crate::outcome::{Failure, REASON_BYTES_MAX, shorten};
 use crate::refused::Refused;
 use crate::registry::{self, Invoke};
 use crate::task::{Invocation, Refusal, Returned};
-use crate::wire::{CallMeta, Frame, PanicNote, Target, kind};
+use crate::wire::{CallMeta, Frame, PanicNote, RunTarget, kind};
 
 type AttemptResult = Result<Returned, PanicNote>;
 
@@ -117,23 +117,23 @@ impl Worker {
         self.settle(call, ending);
     }
 
-    fn find(&self, target: &Target<'_>) -> Result<(Invoke, &'static str), Refused> {
+    fn find(&self, target: &RunTarget<'_>) -> Result<(Invoke, &'static str), Refused> {
         match target {
-            Target::Task(name) => match registry::find(name) {
+            RunTarget::Task(name) => match registry::find(name) {
                 Some(entry) => Ok((entry.invoke, entry.name)),
                 None => Err(Refused::UnknownTask(Cow::clone(name).into_owned())),
             },
-            Target::Function(_) if !self.same_build => Err(Refused::OtherBuild(
+            RunTarget::Function(_) if !self.same_build => Err(Refused::OtherBuild(
                 "run a function in a worker of another build: make it a \
                     #[task] and call it by name"
                     .to_owned(),
             )),
-            Target::Listed(_) => Err(Refused::OtherBuild(
+            RunTarget::Listed(_) => Err(Refused::OtherBuild(
                 "run a function by its place in a list: \
                 its pool asks by address"
                     .to_owned(),
             )),
-            Target::Function(offset) => match address::invoke_at(*offset) {
+            RunTarget::Function(offset) => match address::invoke_at(*offset) {
                 Ok(invoke) => Ok((invoke, "function")),
                 Err(error) => Err(Refused::OtherBuild(error.to_string())),
             },

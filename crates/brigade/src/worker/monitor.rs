@@ -15,7 +15,7 @@ use super::serve::Worker;
 use crate::codec::Codec;
 use crate::process::end_own_strays;
 use crate::shutdown::spawn_thread;
-use crate::wire::{Cancel, Decoder, kind};
+use crate::wire::{CancelFrame, Decoder, kind};
 
 /// Room for abort listeners of the user, which run here.
 const STACK_BYTES: usize = 1 << 20;
@@ -49,7 +49,7 @@ fn listen(worker: &Arc<Worker>) {
             match decoder.next() {
                 Ok(Some(frame)) if frame.kind == kind::PING => worker.tell(kind::PONG, 0, &[]),
                 Ok(Some(frame)) if frame.kind == kind::CANCEL => {
-                    let Ok(cancel) = Codec::Postcard.decode::<Cancel>(&frame.body) else {
+                    let Ok(cancel) = Codec::Postcard.decode::<CancelFrame>(&frame.body) else {
                         return;
                     };
                     worker.cancel(frame.id, &cancel.reason);

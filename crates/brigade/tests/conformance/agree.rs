@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use brigade::{Broker, JobId, JobState, Why};
+use brigade::{Blocker, Broker, JobId, JobState};
 
 type States = Vec<Option<JobState>>;
 
@@ -81,12 +81,12 @@ async fn by_why(broker: &Broker, ids: &[JobId], moment: &str) -> States {
             let runs = why
                 .reasons
                 .iter()
-                .any(|reason| matches!(reason, Why::Running { .. }));
+                .any(|reason| matches!(reason, Blocker::Running { .. }));
             assert_eq!(runs, why.state == JobState::Leased, "{moment}: {why}");
             if why
                 .reasons
                 .iter()
-                .any(|reason| matches!(reason, Why::NoWorker { .. }))
+                .any(|reason| matches!(reason, Blocker::NoWorker { .. }))
             {
                 lonely.insert(why.queue.clone());
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brigade::{ErrorKind, JobId, Lease, Limits, PushOutcome, Queue, Why};
+use brigade::{Blocker, ErrorKind, JobId, Lease, Limits, PushOutcome, Queue};
 
 use super::{Subject, on_brokers_that};
 
@@ -36,7 +36,7 @@ async fn lease_all(queue: &Queue) -> (Vec<Lease>, String) {
     (leases, names.join(" "))
 }
 
-async fn reasons(subject: &Subject, id: &JobId) -> Vec<Why> {
+async fn reasons(subject: &Subject, id: &JobId) -> Vec<Blocker> {
     subject.broker.why(id).await.unwrap().unwrap().reasons
 }
 
@@ -51,7 +51,7 @@ fn a_queue_runs_no_more_than_its_limit_and_says_so() {
             let (mut leases, names) = lease_all(&queue).await;
             assert_eq!(names, "a0 b1");
             let [
-                Why::RunningLimit {
+                Blocker::RunningLimit {
                     partition: None,
                     limit: 2,
                     running: 2,
@@ -100,7 +100,7 @@ fn no_stretch_of_time_has_more_starts_than_the_rate() {
                 lease.ack().await.unwrap();
             }
             let [
-                Why::RateLimit {
+                Blocker::RateLimit {
                     partition: None,
                     rate,
                     free_in,
@@ -160,7 +160,7 @@ fn partitions_have_limits_of_their_own_and_hold_nobody_else() {
                 "in the order of the pushes, without those that may not"
             );
             let [
-                Why::RunningLimit {
+                Blocker::RunningLimit {
                     partition: Some(partition),
                     limit: 2,
                     running: 2,
@@ -363,13 +363,16 @@ fn why_tells_what_stands_in_the_way() {
                 .id()
                 .clone();
             assert!(
-                matches!(reasons(&subject, &first).await[..], [Why::NoWorker { .. }]),
+                matches!(
+                    reasons(&subject, &first).await[..],
+                    [Blocker::NoWorker { .. }]
+                ),
                 "nobody has asked yet"
             );
             let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
 
             let [
-                Why::Running {
+                Blocker::Running {
                     holder,
                     lease_left,
                     cancel: None,
@@ -379,7 +382,7 @@ fn why_tells_what_stands_in_the_way() {
                 panic!()
             };
             assert!(!holder.is_empty() && *lease_left <= LONG);
-            let [Why::Key { key, job, .. }] = &reasons(&subject, &second).await[..] else {
+            let [Blocker::Key { key, job, .. }] = &reasons(&subject, &second).await[..] else {
                 panic!()
             };
             assert_eq!((key.as_str(), job), ("k", &first));
@@ -390,21 +393,21 @@ fn why_tells_what_stands_in_the_way() {
             );
             assert!(matches!(
                 &reasons(&subject, &later).await[..],
-                [Why::NotDue { last: None, .. }]
+                [Blocker::NotDue { last: None, .. }]
             ));
 
             lease.nack("no").await.unwrap();
             assert!(
-                matches!(&reasons(&subject, &first).await[..], [Why::Ended { reason: Some(reason) }] if reason == "no")
+                matches!(&reasons(&subject, &first).await[..], [Blocker::Ended { reason: Some(reason) }] if reason == "no")
             );
             assert!(matches!(
                 reasons(&subject, &third).await[..],
-                [Why::Behind { jobs: 1 }]
+                [Blocker::Behind { jobs: 1 }]
             ));
             queue.pause().await.unwrap();
             assert!(matches!(
                 reasons(&subject, &second).await[..],
-                [Why::Paused]
+                [Blocker::Paused]
             ));
             let words = broker.why(&third).await.unwrap().unwrap().to_string();
             assert_eq!(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use brigade::Broker;
-use brigade::{ErrorKind, JobState, Why};
+use brigade::{Blocker, ErrorKind, JobState};
 use brigade_testkit::redis::Redis;
 
 const NOW: Duration = Duration::ZERO;
@@ -145,7 +145,10 @@ async fn what_nobody_collects_goes_back_to_the_head() {
         (JobState::Leased, Some("gone"))
     );
     let why = broker.why(&first.id).await.unwrap().unwrap();
-    assert!(matches!(&why.reasons[..], [Why::Running { .. }]), "{why}");
+    assert!(
+        matches!(&why.reasons[..], [Blocker::Running { .. }]),
+        "{why}"
+    );
     broker.clock().advance(Duration::from_secs(61));
     let again = queue.lease(LONG, NOW).await.unwrap().unwrap();
     assert_eq!((again.json(), again.attempt()), ("1", 1));

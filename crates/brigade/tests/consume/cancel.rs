@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use brigade::{AttemptKind, CancelOutcome, Ended, JobState, Step};
+use brigade::{AttemptKind, AttemptOutcome, CancelOutcome, JobState, Step};
 
 use crate::*;
 
@@ -31,7 +31,7 @@ async fn a_running_job_is_stopped_from_elsewhere_at_once_and_with_a_receipt() {
         stopped.receipt.as_ref().map(|receipt| receipt.step),
         Some(Step::Asked)
     );
-    assert_eq!(stopped.report.unwrap().ended, Ended::Cancelled);
+    assert_eq!(stopped.report.unwrap().ended, AttemptOutcome::Cancelled);
 
     let job = setting.broker.job(&id).await.unwrap().unwrap();
     assert_eq!(

@@ -8,7 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use brigade::{
-    Builder, CallError, Ended, ErrorKind, Event, Exit, GroupLimits, MemoryLimit, Pool, Step,
+    AttemptOutcome, Builder, CallError, ErrorKind, Event, Exit, GroupLimits, MemoryLimit, Pool,
+    Step,
 };
 use brigade_testkit::facts;
 use brigade_testkit::program::Program;
@@ -173,7 +174,7 @@ async fn address_space() {
     let CallError::Crashed(report) = &error else {
         panic!("{error}")
     };
-    let by = [MemoryLimit::AddressSpace, MemoryLimit::Resident].map(Ended::OutOfMemory);
+    let by = [MemoryLimit::AddressSpace, MemoryLimit::Resident].map(AttemptOutcome::OutOfMemory);
     assert!(by.contains(&report.ended), "{error}");
     assert!(report.cost.memory_peak < 512 << 20, "{error}");
     assert!(facts::resident_bytes(std::process::id()) < before + (64 << 20));
@@ -195,7 +196,10 @@ async fn killed_by_the_kernel() {
     let CallError::Crashed(report) = &error else {
         panic!("{error}")
     };
-    assert_eq!(report.ended, Ended::OutOfMemory(MemoryLimit::Cgroup));
+    assert_eq!(
+        report.ended,
+        AttemptOutcome::OutOfMemory(MemoryLimit::Cgroup)
+    );
     assert_eq!(report.exit, Some(Exit::Signal(libc::SIGKILL)));
     // A plain kill in a group is not taken for the kernel's.
     let error = within(
@@ -204,7 +208,11 @@ async fn killed_by_the_kernel() {
     )
     .await
     .unwrap_err();
-    assert_eq!(error.report().unwrap().ended, Ended::TimedOut, "{error}");
+    assert_eq!(
+        error.report().unwrap().ended,
+        AttemptOutcome::TimedOut,
+        "{error}"
+    );
     assert_eq!(
         within("the next call", pool.call(add(1, 2))).await.unwrap(),
         3

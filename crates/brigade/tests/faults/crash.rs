@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use brigade::{AttemptReport, CallError, Ended, Exit, Pool, Step, TimedOut};
+use brigade::{AttemptOutcome, AttemptReport, CallError, Exit, Pool, Step, TimedOut};
 
 use crate::stage::{end, file, millis, scenarios, within, written};
 use crate::tasks::{How, add, hold, misbehave};
@@ -53,13 +53,14 @@ async fn crashes() {
         assert!(matches!(error, CallError::Crashed(_)), "{how:?}: {error}");
         assert_eq!(
             (&report(&error).ended, error.signal()),
-            (&Ended::Signalled, Some(signal)),
+            (&AttemptOutcome::Signalled, Some(signal)),
             "{how:?}"
         );
     }
     let error = outcome(&pool, &How::StackOverflow).await.unwrap_err();
     assert!(
-        matches!(error, CallError::Crashed(_)) && report(&error).ended == Ended::StackOverflow,
+        matches!(error, CallError::Crashed(_))
+            && report(&error).ended == AttemptOutcome::StackOverflow,
         "{error}"
     );
 
@@ -86,7 +87,7 @@ async fn crashes() {
         let CallError::Panicked(report) = &error else {
             panic!("{how:?}: {error}")
         };
-        let Ended::Panicked { message, location } = &report.ended else {
+        let AttemptOutcome::Panicked { message, location } = &report.ended else {
             panic!("{how:?}: {error}")
         };
         assert!(message.contains(text), "{how:?}: {message}");
@@ -142,7 +143,7 @@ async fn exits() {
         if exit.is_some() {
             assert_eq!(
                 (report(&error).exit, &report(&error).ended),
-                (exit, &Ended::Exited),
+                (exit, &AttemptOutcome::Exited),
                 "{how:?}"
             );
         }
@@ -162,7 +163,7 @@ async fn another_program() {
     println!("{error}");
     assert!(matches!(error, CallError::Crashed(_)), "{error}");
     assert!(
-        matches!(report(&error).ended, Ended::LinkBroken(_)),
+        matches!(report(&error).ended, AttemptOutcome::LinkBroken(_)),
         "{error}"
     );
     end(pool).await;
@@ -199,7 +200,7 @@ async fn endless() {
         );
         assert_eq!(
             (report.ended, report.step),
-            (Ended::TimedOut, Some(step)),
+            (AttemptOutcome::TimedOut, Some(step)),
             "{how:?}"
         );
         assert!(

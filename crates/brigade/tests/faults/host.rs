@@ -13,7 +13,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use brigade::{CallError, Ended, ErrorKind, Event, Exit, Pool, Step};
+use brigade::{AttemptOutcome, CallError, ErrorKind, Event, Exit, Pool, Step};
 use brigade_testkit::facts;
 use brigade_testkit::program::Program;
 
@@ -498,7 +498,7 @@ async fn reaped_by_others() {
         .unwrap_err();
     assert_eq!(
         (error.signal(), &error.report().unwrap().ended),
-        (Some(libc::SIGSEGV), &Ended::Signalled),
+        (Some(libc::SIGSEGV), &AttemptOutcome::Signalled),
         "{error}"
     );
     for how in [How::Exit(7), How::UnderscoreExit(7)] {
@@ -508,7 +508,7 @@ async fn reaped_by_others() {
         let report = error.report().unwrap();
         assert_eq!(
             (report.exit, &report.ended),
-            (Some(Exit::Unknown), &Ended::Unknown),
+            (Some(Exit::Unknown), &AttemptOutcome::Unknown),
             "{error}"
         );
         assert!(error.to_string().contains("reaped"), "{error}");

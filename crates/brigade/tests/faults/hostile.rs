@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use brigade::{CallError, Ended, ErrorKind, Pool};
+use brigade::{AttemptOutcome, CallError, ErrorKind, Pool};
 use brigade_testkit::{count, facts, random::Random};
 
 use crate::stage::{assert_childless, end, file, millis, scenarios, until, within, written};
@@ -38,7 +38,7 @@ async fn closes_descriptors() {
     assert!(
         matches!(
             report.ended,
-            Ended::LinkBroken(_) | Ended::Exited | Ended::Signalled
+            AttemptOutcome::LinkBroken(_) | AttemptOutcome::Exited | AttemptOutcome::Signalled
         ),
         "{error}"
     );
@@ -63,7 +63,10 @@ async fn noise() {
             "{error}"
         );
         if let CallError::Crashed(report) = &error {
-            assert!(matches!(report.ended, Ended::LinkBroken(_)), "{error}");
+            assert!(
+                matches!(report.ended, AttemptOutcome::LinkBroken(_)),
+                "{error}"
+            );
         }
         assert_eq!(
             within("the next call", pool.call(add(1, 2))).await.unwrap(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use brigade::{CallError, Ended, Event, Exit, Neighbours, Pool, Retry, Step, TimedOut};
+use brigade::{AttemptOutcome, CallError, Event, Exit, Neighbours, Pool, Retry, Step, TimedOut};
 use brigade_testkit::facts::{self, signal_child};
 use brigade_testkit::ledger::{self, Bounds, Ledger};
 use brigade_testkit::random::Random;
@@ -227,7 +227,7 @@ async fn stopped_while_running() {
         panic!("it timed out")
     };
     println!("{report}");
-    assert_eq!(report.ended, Ended::TimedOut);
+    assert_eq!(report.ended, AttemptOutcome::TimedOut);
     assert_eq!(
         report.exit,
         Some(Exit::Signal(libc::SIGKILL)),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use brigade::{CallError, Ended, Pool, Retry, TimedOut};
+use brigade::{AttemptOutcome, CallError, Pool, Retry, TimedOut};
 use brigade_testkit::ledger::{self, Bounds, Ledger};
 use brigade_testkit::{count, random::Random};
 
@@ -56,7 +56,8 @@ async fn one_in_a_hundred() {
             (How::Segv, CallError::Crashed(_)) => error.signal() == Some(libc::SIGSEGV),
             (How::Abort, CallError::Crashed(_)) => error.signal() == Some(libc::SIGABRT),
             (How::Exit(_), CallError::Crashed(report)) => {
-                report.ended == Ended::Exited && report.exit == Some(brigade::Exit::Code(5))
+                report.ended == AttemptOutcome::Exited
+                    && report.exit == Some(brigade::Exit::Code(5))
             }
             (How::Spin, CallError::TimedOut(TimedOut::Run(_))) => true,
             _ => false,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use brigade::{Bytes, CallError, Ended, Event, Exit, Pool};
+use brigade::{AttemptOutcome, Bytes, CallError, Event, Exit, Pool};
 use brigade_testkit::facts::{self, signal_child, wait_until, waits_in};
 use rustix::process::Signal;
 
@@ -126,7 +126,11 @@ async fn running() {
     println!("{report}");
     assert_eq!(
         (report.pid, &report.ended, report.exit),
-        (pid, &Ended::Signalled, Some(Exit::Signal(libc::SIGKILL)))
+        (
+            pid,
+            &AttemptOutcome::Signalled,
+            Some(Exit::Signal(libc::SIGKILL))
+        )
     );
     assert_eq!(report.step, None, "it was not us");
     assert_eq!(

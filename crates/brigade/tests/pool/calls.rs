@@ -142,7 +142,7 @@ async fn wp17_a_panic_arrives_with_message_and_place_and_spares_the_worker() {
         let CallError::Panicked(report) = &error else {
             panic!("it panicked: {error}")
         };
-        let brigade::Ended::Panicked { message, location } = &report.ended else {
+        let brigade::AttemptOutcome::Panicked { message, location } = &report.ended else {
             panic!("{report:?}")
         };
         assert_eq!(message, "out of luck");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brigade::{Call, CallError, Ended, Event, Exit, MemoryLimit, Pool};
+use brigade::{AttemptOutcome, Call, CallError, Event, Exit, MemoryLimit, Pool};
 use futures_util::future::join_all;
 
 use crate::gate::Gate;
@@ -32,7 +32,10 @@ async fn wp39_lb5_a_worker_killed_from_outside_takes_its_call_with_it_and_is_rep
         );
         assert_eq!(
             (&report.ended, report.exit),
-            (&Ended::Signalled, Some(Exit::Signal(libc::SIGKILL)))
+            (
+                &AttemptOutcome::Signalled,
+                Some(Exit::Signal(libc::SIGKILL))
+            )
         );
         assert!(
             report.stderr.contains("its last words"),
@@ -58,7 +61,10 @@ async fn wp40_bad_use_a_worker_that_closes_its_descriptors_is_ended_and_replaced
             else {
                 panic!("it crashed")
             };
-            assert!(matches!(report.ended, Ended::LinkBroken(_)), "{report:?}");
+            assert!(
+                matches!(report.ended, AttemptOutcome::LinkBroken(_)),
+                "{report:?}"
+            );
             gone(pid).await;
             assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
         }
@@ -154,7 +160,7 @@ async fn wp18_a_stack_overflow_is_told_apart_and_its_worker_replaced() {
         let CallError::Crashed(report) = pool.call(overflow_stack(1)).await.unwrap_err() else {
             panic!("it crashed")
         };
-        assert_eq!(report.ended, Ended::StackOverflow);
+        assert_eq!(report.ended, AttemptOutcome::StackOverflow);
         assert_ne!(pool.call(crate::tasks::pid()).await.unwrap(), pid);
         pool.shutdown().await;
     })
@@ -173,7 +179,7 @@ async fn a_stack_overflow_in_a_thread_of_a_task_is_reported_with_its_name_under_
             };
             assert_eq!(
                 (&report.ended, report.thread.as_deref()),
-                (&Ended::StackOverflow, Some("parser")),
+                (&AttemptOutcome::StackOverflow, Some("parser")),
                 "{error}"
             );
             assert!(
@@ -198,7 +204,8 @@ async fn pi24_tp7_memory_over_its_limit_is_told_apart_and_the_pool_goes_on() {
             else {
                 panic!("it crashed")
             };
-            let limit = [MemoryLimit::AddressSpace, MemoryLimit::Resident].map(Ended::OutOfMemory);
+            let limit =
+                [MemoryLimit::AddressSpace, MemoryLimit::Resident].map(AttemptOutcome::OutOfMemory);
             assert!(limit.contains(&report.ended), "{report:?}");
             assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
         }
@@ -231,7 +238,7 @@ async fn pi22_bad_use_exit_in_a_task_tells_the_code() {
             let report = crash(exit_with(code)).await;
             assert_eq!(
                 (report.ended, report.exit),
-                (Ended::Exited, Some(Exit::Code(code)))
+                (AttemptOutcome::Exited, Some(Exit::Code(code)))
             );
         }
     })
@@ -245,7 +252,7 @@ async fn bad_use_abort_and_a_segmentation_fault_tell_the_signal() {
             let report = crash(call).await;
             assert_eq!(
                 (report.ended, report.exit),
-                (Ended::Signalled, Some(Exit::Signal(signal)))
+                (AttemptOutcome::Signalled, Some(Exit::Signal(signal)))
             );
         }
     })

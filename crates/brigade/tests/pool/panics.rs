@@ -4,7 +4,7 @@
 
 use std::panic::resume_unwind;
 
-use brigade::{Call, CallError, Ended, Pool, task};
+use brigade::{AttemptOutcome, Call, CallError, Pool, task};
 
 use crate::probe::{pool_of, soon};
 use crate::tasks::add;
@@ -112,7 +112,7 @@ async fn told<T: serde::de::DeserializeOwned + Send + std::fmt::Debug + 'static>
 ) -> (String, String) {
     match pool.call(call).await {
         Err(CallError::Panicked(report)) => match report.ended {
-            Ended::Panicked { message, location } => (message, location),
+            AttemptOutcome::Panicked { message, location } => (message, location),
             other => panic!("{other:?}"),
         },
         other => panic!("{other:?}"),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brigade::{CallError, CallHandle, Ended, Neighbours, Pool, Step};
+use brigade::{AttemptOutcome, CallError, CallHandle, Neighbours, Pool, Step};
 use futures_util::future::join_all;
 
 use crate::gate::Gate;
@@ -195,7 +195,7 @@ async fn pi8_neighbours_are_lost_when_the_builder_says_so() {
         let CallError::Lost(report) = held.await.unwrap_err() else {
             panic!("it was lost")
         };
-        assert_eq!(report.ended, Ended::Neighbour);
+        assert_eq!(report.ended, AttemptOutcome::Neighbour);
         pool.shutdown().await;
     })
     .await;

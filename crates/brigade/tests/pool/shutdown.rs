@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brigade::{CallError, Ended, ErrorKind, Event, Pool};
+use brigade::{AttemptOutcome, CallError, ErrorKind, Event, Pool};
 use futures_util::future::join_all;
 
 use crate::gate::Gate;
@@ -81,7 +81,7 @@ async fn wp46_pi17_pi19_kill_stops_what_runs_and_refuses_what_waits() {
                 panic!("it was stopped")
             };
             assert_eq!(cancelled.reason, "the pool was shut down");
-            assert_eq!(cancelled.report.unwrap().ended, Ended::Shutdown);
+            assert_eq!(cancelled.report.unwrap().ended, AttemptOutcome::Shutdown);
         }
         for end in join_all(waiting).await {
             assert_eq!(end.unwrap_err().rejected(), Some(ErrorKind::Closed));

@@ -94,7 +94,7 @@ async fn every_end_of_an_attempt_is_told_as_what_it_is() {
     else {
         panic!("timed out")
     };
-    assert_eq!(report.ended, brigade::Ended::TimedOut);
+    assert_eq!(report.ended, brigade::AttemptOutcome::TimedOut);
 
     // What cannot be carried: arguments that do not fit, and a result over the limit.
     let wrong = soon(

@@ -1,6 +1,6 @@
 //! How calls end on a host: as they would in a worker of one's own.
 
-use brigade::{CallError, Ended, Exit, Step, TimedOut};
+use brigade::{AttemptOutcome, CallError, Exit, Step, TimedOut};
 
 use crate::stage::{fleet, host, millis, soon, url_of};
 use crate::tasks::*;
@@ -25,7 +25,7 @@ async fn failures_panics_and_passes_come_back_with_what_they_say() {
         else {
             panic!("it panicked")
         };
-        let Ended::Panicked { message, location } = &report.ended else {
+        let AttemptOutcome::Panicked { message, location } = &report.ended else {
             panic!("{report}")
         };
         assert_eq!((message.as_str(), report.exit), ("a wall", None));
@@ -53,7 +53,10 @@ async fn a_crash_ends_one_child_there_and_its_certificate_travels_back() {
         };
         assert_eq!(
             (report.exit, &report.ended),
-            (Some(Exit::Signal(libc::SIGABRT)), &Ended::Signalled)
+            (
+                Some(Exit::Signal(libc::SIGABRT)),
+                &AttemptOutcome::Signalled
+            )
         );
         assert_eq!(
             (Some(report.call), report.attempt, report.task.as_str()),
@@ -129,7 +132,7 @@ async fn a_cancel_climbs_the_ladder_there_and_brings_its_receipt() {
         let report = cancelled.report.unwrap();
         assert_eq!(
             (report.pid, report.ended, report.step),
-            (warm, Ended::Cancelled, Some(Step::Terminated))
+            (warm, AttemptOutcome::Cancelled, Some(Step::Terminated))
         );
         assert!(
             !host.descendants().contains(&warm),
@@ -170,13 +173,16 @@ async fn limits_of_time_and_memory_hold_there() {
         };
         assert_eq!(
             (report.ended, report.step),
-            (Ended::TimedOut, Some(Step::Terminated))
+            (AttemptOutcome::TimedOut, Some(Step::Terminated))
         );
         let CallError::Crashed(report) = fleet.call(hoard(512).memory(64 << 20)).await.unwrap_err()
         else {
             panic!("it ran out of memory")
         };
-        assert!(matches!(report.ended, Ended::OutOfMemory(_)), "{report}");
+        assert!(
+            matches!(report.ended, AttemptOutcome::OutOfMemory(_)),
+            "{report}"
+        );
         fleet.shutdown().await;
     })
     .await;

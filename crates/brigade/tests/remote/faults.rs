@@ -243,7 +243,9 @@ async fn make_call(pool: &Pool, ledger: &str, number: u64, seen: &Seen) {
             &seen.crashed
         }
         // A host was lost with it, or a neighbour in its worker crashed.
-        Err(CallError::Lost(report)) if report.ended == brigade::Ended::Neighbour => &seen.crashed,
+        Err(CallError::Lost(report)) if report.ended == brigade::AttemptOutcome::Neighbour => {
+            &seen.crashed
+        }
         Err(CallError::Lost(_)) => &seen.lost,
         Err(other) => panic!("call {number}: {other:?}"),
     };

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use brigade::{CallError, Ended, Event, Pool, WorkerState};
+use brigade::{AttemptOutcome, CallError, Event, Pool, WorkerState};
 use brigade_testkit::program::Program;
 use brigade_testkit::proxy::{BOTH, Cut, Faults, Proxy, Target, Way};
 use rustix::process::Signal;
@@ -135,7 +135,7 @@ async fn calls_whose_host_never_comes_back_are_lost_or_run_elsewhere() {
             panic!("it is lost, whatever retries it has")
         };
         assert!(
-            matches!(&report.ended, Ended::HostLost(how) if how.contains("away")),
+            matches!(&report.ended, AttemptOutcome::HostLost(how) if how.contains("away")),
             "{report}"
         );
         assert_eq!(report.host.as_deref(), Some("victim"));

@@ -1,7 +1,7 @@
 //! Programs that do not fit: both sides say what it is that does not.
 
 use brigade::__private::{Invocation, Returned, TASKS, TaskEntry, linkme, signature};
-use brigade::remote::door::{Authenticated, Limits, Listener, connect};
+use brigade::remote::transport::{Authenticated, Listener, ListenerLimits, connect};
 use brigade::{Codec, Event, Events};
 use brigade_testkit::program::{Program, ROLE_VARIABLE};
 use linkme::distributed_slice;
@@ -119,9 +119,13 @@ async fn a_host_of_another_version_is_refused_and_both_sides_name_both_versions(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_of_another_version_is_not_joined_and_the_host_names_both_versions() {
     soon(async {
-        let mut listener = Listener::bind("tcp://127.0.0.1:0", &credentials(), Limits::default())
-            .await
-            .unwrap();
+        let mut listener = Listener::bind(
+            "tcp://127.0.0.1:0",
+            &credentials(),
+            ListenerLimits::default(),
+        )
+        .await
+        .unwrap();
         let host = host(&[listener.url()]);
         let mut peer = listener.accept().await;
         let (kind, body) = hear(&mut peer).await;
@@ -165,10 +169,13 @@ async fn a_master_that_asks_for_code_by_an_address_or_beyond_the_list_is_cut_off
             Target::Function(64),
             Target::Listed(u32::MAX),
         ] {
-            let mut listener =
-                Listener::bind("tcp://127.0.0.1:0", &credentials(), Limits::default())
-                    .await
-                    .unwrap();
+            let mut listener = Listener::bind(
+                "tcp://127.0.0.1:0",
+                &credentials(),
+                ListenerLimits::default(),
+            )
+            .await
+            .unwrap();
             let host = host(&[listener.url(), "functions=yes"]);
             let mut peer = listener.accept().await;
             let (kind, body) = hear(&mut peer).await;

@@ -18,11 +18,11 @@ async fn knock_from(last: u8, door: SocketAddr) -> std::io::Result<TcpStream> {
 #[test]
 fn silent_connections_keep_nobody_out() {
     run(async {
-        let limits = Limits {
+        let limits = ListenerLimits {
             waiting: 16,
             waiting_of_one: 4,
             grace: Duration::from_millis(50),
-            ..Limits::default()
+            ..ListenerLimits::default()
         };
         let mut door = Door::open("tcp://127.0.0.1:0", &key(), limits).await;
         let address = door.address();

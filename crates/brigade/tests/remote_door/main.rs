@@ -23,7 +23,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use brigade::remote::door::{Authenticated, Limits, Listener, RefusalCount, connect};
+use brigade::remote::transport::{Authenticated, Listener, ListenerLimits, RefusalCount, connect};
 use brigade::remote::{Credentials, Refusals};
 use brigade_testkit::program::{Program, ROLE_VARIABLE};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -111,7 +111,7 @@ struct Door {
 }
 
 impl Door {
-    async fn open(url: &str, credentials: &Credentials, limits: Limits) -> Self {
+    async fn open(url: &str, credentials: &Credentials, limits: ListenerLimits) -> Self {
         let mut listener = Listener::bind(url, credentials, limits).await.unwrap();
         let (url, refusals) = (listener.url().to_owned(), listener.refusals());
         let (sender, peers) = mpsc::channel(64);
@@ -133,7 +133,7 @@ impl Door {
 
     /// On a port of this host, with a key.
     async fn plain() -> Self {
-        Self::open("tcp://127.0.0.1:0", &key(), Limits::default()).await
+        Self::open("tcp://127.0.0.1:0", &key(), ListenerLimits::default()).await
     }
 
     fn address(&self) -> SocketAddr {

@@ -22,7 +22,7 @@ pub(super) const PART: u8 = 98;
 /// Long messages that may be under way at once.
 const MOST: usize = 4;
 
-type Stream = Box<dyn brigade::remote::door::Stream>;
+type Stream = Box<dyn brigade::remote::transport::TransportStream>;
 
 /// One side of a conversation in frames.
 pub(super) struct Talker {

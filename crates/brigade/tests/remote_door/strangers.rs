@@ -192,9 +192,9 @@ fn a_replayed_handshake_is_refused() {
 #[test]
 fn g47_a_slow_handshake_ends_at_its_deadline() {
     run(async {
-        let limits = Limits {
+        let limits = ListenerLimits {
             handshake: Duration::from_millis(300),
-            ..Limits::default()
+            ..ListenerLimits::default()
         };
         let mut door = Door::open("tcp://127.0.0.1:0", &key(), limits).await;
         let (mut silent, mut slow) = (door.knock().await, door.knock().await);
@@ -223,7 +223,7 @@ fn g47_a_slow_handshake_ends_at_its_deadline() {
 fn listeners_want_a_generated_key_and_take_other_hosts_with_it() {
     run(async {
         let refused = async |url: &str, credentials: &Credentials| {
-            let listening = Listener::bind(url, credentials, Limits::default())
+            let listening = Listener::bind(url, credentials, ListenerLimits::default())
                 .await
                 .err()
                 .expect("not a listener");
@@ -252,7 +252,7 @@ fn listeners_want_a_generated_key_and_take_other_hosts_with_it() {
             );
         }
         // The key encrypts, so that another host needs no TLS.
-        let listener = Listener::bind("tcp://0.0.0.0:0", &key(), Limits::default())
+        let listener = Listener::bind("tcp://0.0.0.0:0", &key(), ListenerLimits::default())
             .await
             .unwrap();
         assert!(listener.url().starts_with("tcp://0.0.0.0:") && !listener.url().ends_with(":0"));

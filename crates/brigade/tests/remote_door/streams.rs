@@ -3,7 +3,7 @@
 
 use std::io;
 
-use brigade::remote::door::Damage;
+use brigade::remote::transport::Damage;
 use brigade_testkit::count;
 use brigade_testkit::proxy::{BOTH, Cut, Faults, Proxy, Target, Way};
 use brigade_testkit::random::Random;
@@ -230,7 +230,9 @@ fn large_and_small_writes_arrive_in_both_ways_at_once() {
             tokio::io::split(ours.stream),
             tokio::io::split(theirs.stream),
         );
-        let send = |mut half: tokio::io::WriteHalf<Box<dyn brigade::remote::door::Stream>>| {
+        let send = |mut half: tokio::io::WriteHalf<
+            Box<dyn brigade::remote::transport::TransportStream>,
+        >| {
             let sent = &sent;
             async move {
                 let mut rest = &sent[..];
@@ -246,7 +248,9 @@ fn large_and_small_writes_arrive_in_both_ways_at_once() {
                 half
             }
         };
-        let receive = |mut half: tokio::io::ReadHalf<Box<dyn brigade::remote::door::Stream>>| async move {
+        let receive = |mut half: tokio::io::ReadHalf<
+            Box<dyn brigade::remote::transport::TransportStream>,
+        >| async move {
             let mut heard = Vec::new();
             half.read_to_end(&mut heard).await.unwrap();
             heard

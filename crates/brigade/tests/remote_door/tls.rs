@@ -64,7 +64,7 @@ impl Authority {
 }
 
 async fn open(credentials: &Credentials) -> Door {
-    Door::open("tls://127.0.0.1:0", credentials, Limits::default()).await
+    Door::open("tls://127.0.0.1:0", credentials, ListenerLimits::default()).await
 }
 
 /// Refused on this side, with this text, and counted there; at once.
@@ -430,7 +430,7 @@ fn credentials_that_let_in_anybody_are_refused_at_the_start() {
         let authority = Authority::new();
         let (certificate, private) = authority.vouches("127.0.0.1", |_| {});
         let listening = async |credentials: &Credentials| {
-            Listener::bind("tls://127.0.0.1:0", credentials, Limits::default())
+            Listener::bind("tls://127.0.0.1:0", credentials, ListenerLimits::default())
                 .await
                 .err()
                 .unwrap()
@@ -457,7 +457,7 @@ fn credentials_that_let_in_anybody_are_refused_at_the_start() {
             "{error}"
         );
         let mixed = key().certificate(certificate.clone(), private.clone());
-        let error = Listener::bind("tcp://127.0.0.1:0", &mixed, Limits::default())
+        let error = Listener::bind("tcp://127.0.0.1:0", &mixed, ListenerLimits::default())
             .await
             .err()
             .unwrap();
@@ -501,13 +501,13 @@ fn certificates_come_from_files_too() {
             .authority(Pem::file(path("ca.pem")))
             .certificate(certificate, key);
         mode(0o644);
-        let error = Listener::bind("tls://127.0.0.1:0", &credentials, Limits::default())
+        let error = Listener::bind("tls://127.0.0.1:0", &credentials, ListenerLimits::default())
             .await
             .err()
             .unwrap();
         assert!(error.to_string().contains("chmod 600"), "{error}");
         mode(0o660);
-        let error = Listener::bind("tls://127.0.0.1:0", &credentials, Limits::default())
+        let error = Listener::bind("tls://127.0.0.1:0", &credentials, ListenerLimits::default())
             .await
             .err()
             .unwrap();

@@ -14,7 +14,7 @@ fn url(path: &Path) -> String {
 }
 
 async fn bind(path: &Path) -> Result<Listener, brigade::Error> {
-    Listener::bind(&url(path), &key(), Limits::default()).await
+    Listener::bind(&url(path), &key(), ListenerLimits::default()).await
 }
 
 #[test]
@@ -22,7 +22,7 @@ fn the_socket_is_its_owners_and_goes_with_its_listener() {
     run(async {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("door");
-        let mut door = Door::open(&url(&path), &key(), Limits::default()).await;
+        let mut door = Door::open(&url(&path), &key(), ListenerLimits::default()).await;
         assert_eq!(door.url, url(&path));
         let file = std::fs::symlink_metadata(&path).unwrap();
         assert!(file.file_type().is_socket() && file.permissions().mode() & 0o777 == 0o600);
@@ -86,7 +86,7 @@ fn another_user_is_refused_even_if_the_file_lets_him() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let path = directory.path().join("door");
-        let door = Door::open(&url(&path), &key(), Limits::default()).await;
+        let door = Door::open(&url(&path), &key(), ListenerLimits::default()).await;
         let as_other = |path: std::path::PathBuf| {
             std::thread::spawn(move || {
                 // Of this thread alone.

@@ -14,7 +14,7 @@ use crate::finding::{Finding, Level};
 use crate::job::{AttemptRecord, JobId, JobInfo, JobOptions, JobState, Parents, Unserved};
 use crate::limits::{Limits, Rate};
 use crate::store::{JobFilter, QueueCounts};
-use crate::why::{Explanation, Why};
+use crate::why::{Blocker, Explanation};
 
 /// Jobs that are looked at in one round trip.
 const PAGE: isize = 500;
@@ -292,19 +292,19 @@ impl Link {
 
         let mut reasons = Vec::new();
         match job.state {
-            JobState::Leased => reasons.push(Why::Running {
+            JobState::Leased => reasons.push(Blocker::Running {
                 holder: job.holder.clone().unwrap_or_default(),
                 lease_left: Duration::from_millis(
                     number_of(&fields, "lease_until").saturating_sub(now.parse().unwrap_or(0)),
                 ),
                 cancel: fields.get("cancel").cloned(),
             }),
-            JobState::Done | JobState::Dead | JobState::Cancelled => reasons.push(Why::Ended {
+            JobState::Done | JobState::Dead | JobState::Cancelled => reasons.push(Blocker::Ended {
                 reason: job.reason.clone(),
             }),
             JobState::Scheduled | JobState::Retrying => {
                 let last = job.history.last().map(|record| record.reason.clone());
-                reasons.push(Why::NotDue {
+                reasons.push(Blocker::NotDue {
                     due: job.due_at.unwrap_or(UNIX_EPOCH),
                     last,
                 });
@@ -317,7 +317,7 @@ impl Link {
                     .map(|parents| parents.unsettled)
                     .unwrap_or_default();
                 let jobs = jobs.into_iter().take(10).collect();
-                reasons.push(Why::Flow {
+                reasons.push(Blocker::Flow {
                     unsettled: number_of(&fields, "parents_left"),
                     jobs,
                 });
@@ -325,7 +325,7 @@ impl Link {
             JobState::Blocked => {
                 if let (Some(key), Some(first)) = (job.key.clone(), before_in_key) {
                     let state = state_of(state_of_that.as_deref());
-                    reasons.push(Why::Key {
+                    reasons.push(Blocker::Key {
                         key,
                         job: id_of(queue, &first),
                         state,
@@ -335,13 +335,16 @@ impl Link {
             JobState::Ready => {
                 reasons.extend(closed(queue_closed, None)?);
                 reasons.extend(closed(partition_closed, Some(partition))?);
-                reasons.extend((before > 0).then_some(Why::Behind { jobs: before }));
+                reasons.extend((before > 0).then_some(Blocker::Behind { jobs: before }));
             }
         }
         if job.state != JobState::Leased && !job.state.is_terminal() {
-            reasons.extend(job.unserved.map(|given_back| Why::Unserved { given_back }));
-            reasons.extend(paused.then_some(Why::Paused));
-            reasons.extend((asked == 0).then_some(Why::NoWorker {
+            reasons.extend(
+                job.unserved
+                    .map(|given_back| Blocker::Unserved { given_back }),
+            );
+            reasons.extend(paused.then_some(Blocker::Paused));
+            reasons.extend((asked == 0).then_some(Blocker::NoWorker {
                 since: ASKED_WITHIN,
             }));
         }
@@ -603,7 +606,7 @@ fn parent_of(text: &str) -> Option<(&str, &str)> {
 }
 
 /// What `closed` of `common.lua` said.
-fn closed(value: Value, partition: Option<String>) -> Result<Option<Why>, Error> {
+fn closed(value: Value, partition: Option<String>) -> Result<Option<Blocker>, Error> {
     let Value::Array(values) = value else {
         return Ok(None);
     };
@@ -611,7 +614,7 @@ fn closed(value: Value, partition: Option<String>) -> Result<Option<Why>, Error>
     let mut next = || values.next().unwrap_or(Value::Nil);
     let what: String = read(next())?;
     Ok(Some(if what == "running" {
-        Why::RunningLimit {
+        Blocker::RunningLimit {
             partition,
             limit: read(next())?,
             running: read(next())?,
@@ -621,7 +624,7 @@ fn closed(value: Value, partition: Option<String>) -> Result<Option<Why>, Error>
             starts: read(next())?,
             per: Duration::from_millis(read(next())?),
         };
-        Why::RateLimit {
+        Blocker::RateLimit {
             partition,
             rate,
             free_in: Duration::from_millis(read(next())?),

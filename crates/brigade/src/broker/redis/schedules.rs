@@ -13,7 +13,7 @@ use super::push::{is_incoming, write_fields};
 use super::queue::{check_name, read};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
-use crate::schedule::{Plan, Schedule, Scheduled, tell_skipped, time_of};
+use crate::schedule::{Schedule, SchedulePlan, Scheduled, tell_skipped, time_of};
 use crate::sync::lock;
 
 /// Name -> queue.
@@ -59,7 +59,7 @@ impl Stored {
             )
             .with_source(e)
         };
-        let plan: Plan = serde_json::from_str(&self.plan).map_err(unreadable)?;
+        let plan: SchedulePlan = serde_json::from_str(&self.plan).map_err(unreadable)?;
         let job: Job = serde_json::from_str(&self.job).map_err(unreadable)?;
         Ok(Schedule {
             name: name.into(),

@@ -1,7 +1,7 @@
 //! Limits and turns: which of a queue's ready jobs may be handed out now.
 //!
 //! A [`Gate`] is what runs and was started, read once per hand-out; each question to it is answered
-//! with a [`Why`], so that what decides and what explains are the same code. Running jobs are
+//! with a [`Blocker`], so that what decides and what explains are the same code. Running jobs are
 //! counted where they are, in the rows of the leased; starts are rows of their own, kept for the
 //! time of their rate.
 
@@ -18,7 +18,7 @@ use super::store::{Store, millis};
 use crate::error::{Error, ErrorKind};
 use crate::limits::{Limits, Rate};
 use crate::store::{DeliveryMode, LeaseRequest, Leased};
-use crate::why::Why;
+use crate::why::Blocker;
 
 /// Starts that are forgotten at once: more than one hand-out adds.
 const STARTS_AT_ONCE: i64 = 2000;
@@ -50,12 +50,12 @@ struct Busy {
 
 impl Gate {
     /// Why nothing more of the queue may be handed out, if so.
-    pub(super) fn queue_closed(&self) -> Option<Why> {
+    pub(super) fn queue_closed(&self) -> Option<Blocker> {
         self.closed(&self.all, None, self.limits.running, self.limits.starts)
     }
 
     /// Why nothing more of this partition may be handed out, if so.
-    pub(super) fn partition_closed(&self, partition: &str) -> Option<Why> {
+    pub(super) fn partition_closed(&self, partition: &str) -> Option<Blocker> {
         let busy = self.partitions.get(partition)?;
         self.closed(
             busy,
@@ -71,17 +71,17 @@ impl Gate {
         partition: Option<&str>,
         limit: Option<u32>,
         rate: Option<Rate>,
-    ) -> Option<Why> {
+    ) -> Option<Blocker> {
         let partition = partition.map(str::to_owned);
         match (limit, rate) {
-            (Some(limit), _) if busy.running >= u64::from(limit) => Some(Why::RunningLimit {
+            (Some(limit), _) if busy.running >= u64::from(limit) => Some(Blocker::RunningLimit {
                 partition,
                 limit,
                 running: busy.running,
             }),
             (_, Some(rate)) if busy.started >= u64::from(rate.starts) => {
                 let left = busy.first.saturating_add(millis(rate.per)) - self.now;
-                Some(Why::RateLimit {
+                Some(Blocker::RateLimit {
                     partition,
                     rate,
                     free_in: Duration::from_millis(u64::try_from(left).unwrap_or(0)),

@@ -13,7 +13,7 @@ use super::budget::limit_of;
 use super::store::{Store, millis, no_room};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
-use crate::schedule::{Due, Plan, Schedule, Scheduled, tell_skipped, time_of};
+use crate::schedule::{DueTick, Schedule, SchedulePlan, Scheduled, tell_skipped, time_of};
 use crate::store::PushOutcome;
 
 /// Jobs that one transaction pushes before it leaves the rest to the next.
@@ -50,7 +50,7 @@ impl StoredSchedule {
             )
             .with_source(e)
         };
-        let (plan, job): (Plan, Job) = (
+        let (plan, job): (SchedulePlan, Job) = (
             parse(&self.plan).map_err(unreadable)?,
             parse(&self.job).map_err(unreadable)?,
         );
@@ -88,7 +88,7 @@ impl Store<'_> {
             StoredSchedule::read,
         )?;
         let same = |stored: &StoredSchedule| {
-            parse::<Plan>(&stored.plan)
+            parse::<SchedulePlan>(&stored.plan)
                 .is_ok_and(|plan| plan.recurrence == schedule.plan.recurrence)
         };
         let tick = match found.filter(same) {
@@ -174,7 +174,7 @@ impl Store<'_> {
     }
 
     /// Pushes the jobs of these ticks and moves on to the next.
-    fn fire(&self, schedule: &Schedule, due: &Due) -> Result<usize, Error> {
+    fn fire(&self, schedule: &Schedule, due: &DueTick) -> Result<usize, Error> {
         let name = &*schedule.name;
         due.tell(name, &schedule.plan);
         for tick in &due.fire {

@@ -12,7 +12,7 @@ use super::look::{state_of, time, unserved};
 use super::store::{Store, row_id};
 use crate::error::Error;
 use crate::job::{AttemptRecord, JobId, JobState, Unserved};
-use crate::why::{Explanation, Why};
+use crate::why::{Blocker, Explanation};
 
 /// What of a job decides.
 struct Facts {
@@ -72,10 +72,10 @@ impl Store<'_> {
         };
         let mut reasons = match job.state {
             JobState::Leased => vec![self.running(&job)],
-            JobState::Done | JobState::Dead | JobState::Cancelled => vec![Why::Ended {
+            JobState::Done | JobState::Dead | JobState::Cancelled => vec![Blocker::Ended {
                 reason: job.reason.clone(),
             }],
-            JobState::Scheduled | JobState::Retrying => vec![Why::NotDue {
+            JobState::Scheduled | JobState::Retrying => vec![Blocker::NotDue {
                 due: time(job.due),
                 last: job.last_reason(),
             }],
@@ -84,12 +84,15 @@ impl Store<'_> {
             JobState::Ready => self.limits(&job)?,
         };
         if job.state != JobState::Leased && !job.state.is_terminal() {
-            reasons.extend(job.unserved.map(|given_back| Why::Unserved { given_back }));
+            reasons.extend(
+                job.unserved
+                    .map(|given_back| Blocker::Unserved { given_back }),
+            );
             if self.settings(&job.queue)?.paused {
-                reasons.push(Why::Paused);
+                reasons.push(Blocker::Paused);
             }
             if !self.has_consumer(&job.queue)? {
-                reasons.push(Why::NoWorker {
+                reasons.push(Blocker::NoWorker {
                     since: super::asks::ASKED_WITHIN,
                 });
             }
@@ -102,17 +105,17 @@ impl Store<'_> {
         )))
     }
 
-    fn running(&self, job: &Facts) -> Why {
+    fn running(&self, job: &Facts) -> Blocker {
         let (holder, until) = job.lease.clone().unwrap_or_default();
         let lease_left = Duration::from_millis(u64::try_from(until - self.now.boot).unwrap_or(0));
-        Why::Running {
+        Blocker::Running {
             holder,
             lease_left,
             cancel: job.cancel.clone(),
         }
     }
 
-    fn key(&self, job: &Facts) -> Result<Option<Why>, Error> {
+    fn key(&self, job: &Facts) -> Result<Option<Blocker>, Error> {
         let Some(key) = &job.key else { return Ok(None) };
         let sql = "SELECT id, state FROM brigade_jobs WHERE queue = ?1 AND key = ?2 AND state < 5 \
             AND id <> ?3 AND (id < ?3 OR state = 3)
@@ -124,20 +127,20 @@ impl Store<'_> {
             params![job.queue, key, job.id],
             read,
         )?;
-        Ok(holding.map(|(id, state)| Why::Key {
+        Ok(holding.map(|(id, state)| Blocker::Key {
             key: key.clone(),
             job: JobId::new(id.to_string()),
             state: state_of(state).unwrap_or(JobState::Dead),
         }))
     }
 
-    fn flow(&self, job: &Facts) -> Result<Why, Error> {
+    fn flow(&self, job: &Facts) -> Result<Blocker, Error> {
         let sql =
             "SELECT id FROM brigade_jobs WHERE dependent = ?1 AND state < 5 ORDER BY id LIMIT 10";
         let jobs = self.rows("find what a job comes after", sql, params![job.id], |row| {
             row.get::<_, i64>(0)
         })?;
-        Ok(Why::Flow {
+        Ok(Blocker::Flow {
             unsettled: job.parents_left,
             jobs: jobs
                 .into_iter()
@@ -146,7 +149,7 @@ impl Store<'_> {
         })
     }
 
-    fn limits(&self, job: &Facts) -> Result<Vec<Why>, Error> {
+    fn limits(&self, job: &Facts) -> Result<Vec<Blocker>, Error> {
         let limits = self.settings(&job.queue)?.limits;
         let partition = job.partition.as_deref().unwrap_or("");
         let mut reasons = Vec::new();
@@ -169,7 +172,7 @@ impl Store<'_> {
         reasons.extend(
             before
                 .filter(|jobs| *jobs > 0)
-                .map(|jobs| Why::Behind { jobs }),
+                .map(|jobs| Blocker::Behind { jobs }),
         );
         Ok(reasons)
     }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::pool::{CallId, Tag};
-use crate::wire::remote::Mark;
+use crate::wire::remote::RandomId;
 
 #[derive(Default)]
 pub(super) struct SessionState {
     /// The pool that it was last welcome at.
-    pub(super) pool: Option<Mark>,
+    pub(super) pool: Option<RandomId>,
     pub(super) calls: HashMap<u64, HeldCall>,
     pub(super) begun: u32,
     /// Answers that wait for others to come along.

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::Session;
 use super::held::HeldCall;
 use crate::error::{Error, ErrorKind};
-use crate::remote::{Ear, Messages};
+use crate::remote::{FrameHandler, Messages};
 use crate::sync::lock;
 use crate::wire::remote::kind;
 
@@ -19,8 +19,8 @@ pub(super) struct Master<'a> {
     pub(super) over: CancellationToken,
 }
 
-impl Ear for Master<'_> {
-    fn hear(&self, messages: &mut Messages<'_>) -> Result<(), Error> {
+impl FrameHandler for Master<'_> {
+    fn recv(&self, messages: &mut Messages<'_>) -> Result<(), Error> {
         let (session, mut runs) = (self.session, Vec::new());
         while let Some(frame) = messages.next()? {
             if frame.kind == kind::RUN {

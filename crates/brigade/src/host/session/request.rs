@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Session;
 use crate::address;
-use crate::call::{CallOptions, Origin, Request, Target};
+use crate::call::{CallOptions, CallTarget, RemoteAttempt, Request};
 use crate::error::{Error, ErrorKind};
 use crate::registry;
 use crate::sync::lock;
@@ -24,10 +24,10 @@ impl Session {
         let (run, rest) = postcard::take_from_bytes::<Run<'_>>(&frame.body).map_err(garbled)?;
         let payload = frame.body.slice(frame.body.len() - rest.len()..);
         let target = match run.target {
-            wire::Target::Task(name) => Target::Task {
+            wire::RunTarget::Task(name) => CallTarget::Task {
                 name: name.into_owned().into(),
             },
-            wire::Target::Listed(number) if lock(&self.state).functions => {
+            wire::RunTarget::Listed(number) if lock(&self.state).functions => {
                 let function = registry::function_at(number);
                 let (invoke, name) = function.ok_or_else(|| {
                     Error::new(
@@ -35,19 +35,19 @@ impl Session {
                         "read a call: of a function that is not in the list",
                     )
                 })?;
-                Target::Function {
+                CallTarget::Function {
                     offset: address::offset_of(invoke as *const ())?,
                     name,
                 }
             }
-            wire::Target::Listed(_) => {
+            wire::RunTarget::Listed(_) => {
                 return Err(Error::new(
                     ErrorKind::Protocol,
                     "read a call: of a plain function, which this host did not offer to run",
                 ));
             }
             // Another host may not choose what code runs here, whichever build it claims to be.
-            wire::Target::Function(_) => {
+            wire::RunTarget::Function(_) => {
                 return Err(Error::new(
                     ErrorKind::Protocol,
                     "read a call: of a function by its address",
@@ -66,7 +66,7 @@ impl Session {
             tick: run.tick,
             traceparent: run.traceparent,
             job: run.job.map(|job| Arc::new(job.into_owned())),
-            origin: Some(Origin {
+            origin: Some(RemoteAttempt {
                 call: run.number,
                 attempt: run.attempt,
             }),

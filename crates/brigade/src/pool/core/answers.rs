@@ -13,7 +13,7 @@ use super::super::deadlines::after;
 use super::effects::EndDetails;
 use super::reports::{ended_by, stopped};
 use super::{CallId, Core, Effects, Stage, WorkerId};
-use crate::attempt_report::Ended;
+use crate::attempt_report::AttemptOutcome;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Failure, RetryAdvice};
@@ -151,7 +151,7 @@ impl Core {
             WorkerAnswer::Panicked(note) => {
                 details.stderr_of = Some(conn);
                 let (message, location) = (note.message.clone(), note.location.clone());
-                Some(self.report(call, Ended::Panicked { message, location }))
+                Some(self.report(call, AttemptOutcome::Panicked { message, location }))
             }
             _ => None,
         };

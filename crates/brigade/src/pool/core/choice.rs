@@ -7,7 +7,7 @@
 use super::super::queue::LaneName;
 use super::workers::{WorkerSlot, WorkerStage};
 use super::{CallEntry, CallId, Core, WorkerId};
-use crate::call::{Request, Target};
+use crate::call::{CallTarget, Request};
 use crate::registry;
 
 /// Where a worker stands among those that can take one more attempt: the emptiest first, then the
@@ -105,8 +105,8 @@ impl Core {
         let request = &self.entry(call).request;
         let labels = request.options().labels.join("\n");
         let name = match &request.target {
-            Target::Task { name } => format!("{name}\n{labels}"),
-            Target::Function { name, .. } => format!("fn {name}\n{labels}"),
+            CallTarget::Task { name } => format!("{name}\n{labels}"),
+            CallTarget::Function { name, .. } => format!("fn {name}\n{labels}"),
         };
         LaneName {
             name,
@@ -145,8 +145,8 @@ impl Core {
     /// tasks they have.
     fn may_run_here(&self, request: &Request) -> bool {
         let is_known = match &request.target {
-            Target::Function { .. } => true,
-            Target::Task { name } => {
+            CallTarget::Function { .. } => true,
+            CallTarget::Task { name } => {
                 !self.config.runs_own_program() || registry::find(name).is_some()
             }
         };

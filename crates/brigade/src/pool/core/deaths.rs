@@ -11,7 +11,7 @@ use super::super::config::Neighbours;
 use super::effects::EndDetails;
 use super::reports::{ended_by, stopped};
 use super::{CallId, Core, Effects, StopReason, WorkerId};
-use crate::attempt_report::{Cost, Ended, Exit, MemoryLimit, Step};
+use crate::attempt_report::{AttemptOutcome, Cost, Exit, MemoryLimit, Step};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::outcome::{CallError, RetryAdvice};
@@ -166,7 +166,7 @@ impl Core {
         let ended = match &stop {
             Some(stop) => ended_by(&stop.reason),
             None if is_culprit => exit.ended(call),
-            None => Ended::Neighbour,
+            None => AttemptOutcome::Neighbour,
         };
         let mut report = self.report(call, ended);
         report.exit = Some(exit.death.exit);
@@ -236,7 +236,7 @@ impl Core {
 
 impl WorkerExit {
     /// How this attempt, which ended the worker, came to do so.
-    fn ended(&self, call: CallId) -> Ended {
+    fn ended(&self, call: CallId) -> AttemptOutcome {
         let note = self.crash_note.map(|(_, note)| note);
         // The last panic may be an old one of another attempt: it counts only where it was the same
         // thread that aborted.
@@ -248,20 +248,22 @@ impl WorkerExit {
             _ if self.cgroup_oom
                 && matches!(self.death.exit, Exit::Signal(libc::SIGKILL) | Exit::Unknown) =>
             {
-                Ended::OutOfMemory(MemoryLimit::Cgroup)
+                AttemptOutcome::OutOfMemory(MemoryLimit::Cgroup)
             }
-            (Some(CrashNote::StackOverflow), ..) => Ended::StackOverflow,
-            (Some(CrashNote::OutOfMemory), ..) => Ended::OutOfMemory(MemoryLimit::AddressSpace),
-            (_, Some((_, note)), _) => Ended::Panicked {
+            (Some(CrashNote::StackOverflow), ..) => AttemptOutcome::StackOverflow,
+            (Some(CrashNote::OutOfMemory), ..) => {
+                AttemptOutcome::OutOfMemory(MemoryLimit::AddressSpace)
+            }
+            (_, Some((_, note)), _) => AttemptOutcome::Panicked {
                 message: note.message.clone(),
                 location: note.location.clone(),
             },
             _ if self.broken.is_some() => {
-                Ended::LinkBroken(self.broken.clone().unwrap_or_default())
+                AttemptOutcome::LinkBroken(self.broken.clone().unwrap_or_default())
             }
-            (Some(CrashNote::Signal), ..) | (.., Exit::Signal(_)) => Ended::Signalled,
-            (.., Exit::Code(_)) => Ended::Exited,
-            (.., Exit::Unknown | Exit::Alive) => Ended::Unknown,
+            (Some(CrashNote::Signal), ..) | (.., Exit::Signal(_)) => AttemptOutcome::Signalled,
+            (.., Exit::Code(_)) => AttemptOutcome::Exited,
+            (.., Exit::Unknown | Exit::Alive) => AttemptOutcome::Unknown,
         }
     }
 

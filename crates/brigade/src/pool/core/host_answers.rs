@@ -11,12 +11,12 @@ use super::effects::EndDetails;
 use super::reports::{ended_by, stopped};
 use super::stops::OngoingStop;
 use super::{CallId, Core, Effects, WorkerId};
-use crate::attempt_report::{AttemptReport, Ended, Step};
+use crate::attempt_report::{AttemptOutcome, AttemptReport, Step};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, RetryAdvice, TimedOut};
 use crate::policy::ChargedEnd;
 use crate::process::Output;
-use crate::wire::remote::{Ending, Refusal};
+use crate::wire::remote::{RefusalKind, RemoteOutcome};
 
 impl Core {
     /// Takes what a host says. Returns whether it was an answer, which the host may forget then.
@@ -63,7 +63,7 @@ impl Core {
         &mut self,
         worker: WorkerId,
         call: CallId,
-        (ending, output, result): (Ending, Option<Output>, Bytes),
+        (ending, output, result): (RemoteOutcome, Option<Output>, Bytes),
         effects: &mut Effects,
     ) {
         self.note_host_answer(worker, call, &ending);
@@ -75,53 +75,56 @@ impl Core {
         if let Some(stop) = self.entry_mut(call).stop.take() {
             return self.on_stopped_there(call, *stop, ending, details, effects);
         }
-        let ending =
-            ending.map_report(|report| complete(&self.report(call, Ended::Unknown), report));
-        let may_run_twice = matches!(ending, Ending::Stopped { .. }) && self.may_run_twice(call);
+        let ending = ending
+            .map_report(|report| complete(&self.report(call, AttemptOutcome::Unknown), report));
+        let may_run_twice =
+            matches!(ending, RemoteOutcome::Stopped { .. }) && self.may_run_twice(call);
         self.vacate(call, effects);
         match ending {
-            Ending::Done => self.end(call, Ok(result), details, effects),
-            Ending::Failed(failure) => self.on_failed(call, failure, details, effects),
-            Ending::Panicked(report) | Ending::Crashed(report) | Ending::Lost(report) => {
+            RemoteOutcome::Done => self.end(call, Ok(result), details, effects),
+            RemoteOutcome::Failed(failure) => self.on_failed(call, failure, details, effects),
+            RemoteOutcome::Panicked(report)
+            | RemoteOutcome::Crashed(report)
+            | RemoteOutcome::Lost(report) => {
                 self.on_died_there(call, report, details, effects);
             }
-            Ending::TimedOut(report) => {
+            RemoteOutcome::TimedOut(report) => {
                 details.stopped = Some((report.step.unwrap_or(Step::Asked), report.cost.wall));
                 let error = CallError::TimedOut(TimedOut::Run(report));
                 self.end(call, Err(error), details, effects);
             }
-            Ending::Passed(reasons) => self.on_passed(call, worker, reasons, effects),
-            Ending::Stopped {
+            RemoteOutcome::Passed(reasons) => self.on_passed(call, worker, reasons, effects),
+            RemoteOutcome::Stopped {
                 report: Some(mut report),
                 ..
             } if !may_run_twice => {
                 // This pool did not ask for that: the host had to, because it ends.
-                report.ended = Ended::HostLost("its host stopped it".to_owned());
+                report.ended = AttemptOutcome::HostLost("its host stopped it".to_owned());
                 let error = Err(CallError::Lost(report));
                 self.end(call, error, EndDetails::default(), effects);
             }
-            Ending::Returned | Ending::Stopped { .. } => {
+            RemoteOutcome::Returned | RemoteOutcome::Stopped { .. } => {
                 self.entry_mut(call).attempt -= 1;
                 self.requeue(call);
             }
-            Ending::Refused { why, text } => {
+            RemoteOutcome::Refused { why, text } => {
                 let error = Error::new(why.kind(), text);
                 self.end(call, Err(error.into()), details, effects);
             }
         }
     }
 
-    fn note_host_answer(&mut self, worker: WorkerId, call: CallId, ending: &Ending) {
+    fn note_host_answer(&mut self, worker: WorkerId, call: CallId, ending: &RemoteOutcome) {
         let wall = self.wall(call);
         let slot = self.worker_mut(worker);
         match ending {
-            Ending::Done => slot.done += 1,
-            Ending::Returned => {}
+            RemoteOutcome::Done => slot.done += 1,
+            RemoteOutcome::Returned => {}
             _ => slot.failed += 1,
         }
         let pace = &mut self.host_mut(worker).pace;
         match ending {
-            Ending::Returned => pace.note_return(),
+            RemoteOutcome::Returned => pace.note_return(),
             _ => pace.note_answer(wall),
         }
     }
@@ -131,7 +134,7 @@ impl Core {
         &mut self,
         call: CallId,
         mut stop: OngoingStop,
-        ending: Ending,
+        ending: RemoteOutcome,
         details: EndDetails,
         effects: &mut Effects,
     ) {
@@ -189,7 +192,7 @@ fn complete(own: &AttemptReport, mut report: Box<AttemptReport>) -> Box<AttemptR
     report
 }
 
-impl Ending {
+impl RemoteOutcome {
     /// The same, with its report changed, if it has one.
     fn map_report(self, change: impl FnOnce(Box<AttemptReport>) -> Box<AttemptReport>) -> Self {
         match self {
@@ -222,7 +225,7 @@ impl Ending {
     }
 }
 
-impl Refusal {
+impl RefusalKind {
     fn kind(self) -> ErrorKind {
         match self {
             Self::UnknownTask => ErrorKind::UnknownTask,

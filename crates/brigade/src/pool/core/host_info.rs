@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::call::{Request, Target};
+use crate::call::{CallTarget, Request};
 use crate::registry;
 use crate::retry::Retry;
-use crate::wire::remote::{Mark, ahead_max};
+use crate::wire::remote::{RandomId, ahead_max};
 
 /// Attempts that take longer than this gain nothing by being sent ahead.
 const AHEAD_MICROS: u32 = 2000;
@@ -16,7 +16,7 @@ const AHEAD_ANSWERS_MIN: u32 = 32;
 /// What a host says of itself when it joins.
 #[derive(Debug)]
 pub(in super::super) struct HostInfo {
-    pub(in super::super) session: Mark,
+    pub(in super::super) session: RandomId,
     /// As what it proved itself, for people.
     pub(in super::super) identity: Box<str>,
     pub(in super::super) name: Box<str>,
@@ -50,8 +50,8 @@ pub(super) struct AnswerPace {
 impl HostInfo {
     pub(super) fn can_run(&self, request: &Request) -> bool {
         let is_known = match &request.target {
-            Target::Task { name } => self.tasks.contains_key(&**name),
-            Target::Function { name, .. } => {
+            CallTarget::Task { name } => self.tasks.contains_key(&**name),
+            CallTarget::Function { name, .. } => {
                 self.functions && registry::function_number(name).is_some()
             }
         };
@@ -62,7 +62,7 @@ impl HostInfo {
     /// Fills in what a call does not say of retries from the task's registration there. The host
     /// fills in the rest itself.
     pub(super) fn fill(&self, request: &mut Request) {
-        let Target::Task { name } = &request.target else {
+        let CallTarget::Task { name } = &request.target else {
             return;
         };
         let Some(task) = self.tasks.get(&**name).filter(|task| {
@@ -78,11 +78,11 @@ impl HostInfo {
     /// Whether the call may run twice, as the host or this program knows its task.
     pub(super) fn may_run_twice(&self, request: &Request) -> bool {
         match &request.target {
-            Target::Task { name } => {
+            CallTarget::Task { name } => {
                 let there = self.tasks.get(&**name).is_some_and(|task| task.idempotent);
                 there || registry::find(name).is_some_and(|task| task.idempotent)
             }
-            Target::Function { .. } => false,
+            CallTarget::Function { .. } => false,
         }
     }
 }

@@ -22,7 +22,7 @@ use super::host_info::{AnswerPace, HostInfo};
 use super::reports::{ended_by, stopped};
 use super::workers::WorkerStage;
 use super::{CallEntry, CallId, Core, Effects, Stage, StopReason, WorkerId};
-use crate::attempt_report::{Ended, Step};
+use crate::attempt_report::{AttemptOutcome, Step};
 use crate::event::Event;
 use crate::outcome::CallError;
 
@@ -350,7 +350,7 @@ impl Core {
 
     /// Ends a call whose host is lost.
     pub(super) fn lose(&mut self, call: CallId, reason: &str, effects: &mut Effects) {
-        let report = self.report(call, Ended::HostLost(reason.to_owned()));
+        let report = self.report(call, AttemptOutcome::HostLost(reason.to_owned()));
         if let Some(stop) = self.entry_mut(call).stop.take() {
             stop.ended.cancel();
         }

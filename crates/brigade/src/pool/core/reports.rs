@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::effects::EndDetails;
 use super::stops::OngoingStop;
 use super::{CallId, Core, Phase, StopReason};
-use crate::attempt_report::{AttemptReport, Cost, Ended, MemoryLimit};
+use crate::attempt_report::{AttemptOutcome, AttemptReport, Cost, MemoryLimit};
 use crate::outcome::{CallError, Cancelled, TimedOut};
 
 impl Core {
@@ -19,7 +19,7 @@ impl Core {
 
     /// The report of an attempt that runs and has just ended. What the worker wrote to its standard
     /// error is added outside of the lock.
-    pub(super) fn report(&self, call: CallId, ended: Ended) -> Box<AttemptReport> {
+    pub(super) fn report(&self, call: CallId, ended: AttemptOutcome) -> Box<AttemptReport> {
         let entry = self.entry(call);
         let Phase::Running { worker, .. } = entry.phase else {
             unreachable!("invariant: only an attempt that runs is reported")
@@ -49,12 +49,12 @@ impl Core {
 }
 
 /// How an attempt ended that was stopped for this reason.
-pub(super) fn ended_by(reason: &StopReason) -> Ended {
+pub(super) fn ended_by(reason: &StopReason) -> AttemptOutcome {
     match reason {
-        StopReason::Timeout => Ended::TimedOut,
-        StopReason::Cancel(_) => Ended::Cancelled,
-        StopReason::Memory => Ended::OutOfMemory(MemoryLimit::Resident),
-        StopReason::Shutdown => Ended::Shutdown,
+        StopReason::Timeout => AttemptOutcome::TimedOut,
+        StopReason::Cancel(_) => AttemptOutcome::Cancelled,
+        StopReason::Memory => AttemptOutcome::OutOfMemory(MemoryLimit::Resident),
+        StopReason::Shutdown => AttemptOutcome::Shutdown,
     }
 }
 

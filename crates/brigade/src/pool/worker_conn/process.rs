@@ -32,7 +32,7 @@ use crate::link::Channel;
 use crate::outcome::{REASON_BYTES_MAX, shorten};
 use crate::process::proc_fs::resident_bytes;
 use crate::process::{Group, Output, Pipe, Process};
-use crate::wire::{CallMeta, Cancel, Decoder, kind};
+use crate::wire::{CallMeta, CancelFrame, Decoder, kind};
 
 /// A control message is small; progress and results go over the data channel.
 const CONTROL_BYTES_MAX: usize = 1 << 20;
@@ -202,7 +202,7 @@ impl WorkerConn for WorkerProcess {
 
     fn ask_to_stop(&self, call: CallId, reason: &StopReason, _hurry: bool) {
         let reason = shorten(reason.text(), REASON_BYTES_MAX).to_owned();
-        if let Ok(body) = Codec::Postcard.encode(&Cancel { reason }) {
+        if let Ok(body) = Codec::Postcard.encode(&CancelFrame { reason }) {
             self.control.send(kind::CANCEL, call.to_wire(), &body);
         }
     }

@@ -29,17 +29,17 @@ use super::super::core::{CallId, HostArrival, HostWelcome, StopOrder, StopReason
 use super::super::stop;
 use super::{OutgoingAttempt, TASK_NAME_BYTES_MAX, WorkerConn, target_of, written};
 use crate::address;
-use crate::call::{Request, Target};
+use crate::call::{CallTarget, Request};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::outcome::{REASON_BYTES_MAX, shorten};
 use crate::registry;
-use crate::remote::door::Authenticated;
-use crate::remote::{End, Line, Outbox, printable};
+use crate::remote::transport::Authenticated;
+use crate::remote::{ConnectionEnd, FrameConnection, SendQueue, printable};
 use crate::sync::lock;
 use crate::wire;
-use crate::wire::remote::{MAGIC, Run, Stop, TurnedAway, VERSION, Welcome, kind};
+use crate::wire::remote::{MAGIC, Run, StopCall, TurnedAway, VERSION, Welcome, kind};
 
 pub(in super::super) use message::HostMessage;
 #[cfg(any(test, fuzzing))]
@@ -54,7 +54,7 @@ const IDENTITY_BYTES_MAX: usize = 256;
 
 /// A host over all its connections.
 pub(in super::super) struct RemoteHost {
-    outbox: Outbox,
+    outbox: SendQueue,
     /// Cancelled when its session is over.
     leave: CancellationToken,
     /// Ends the connection that is up.
@@ -66,7 +66,7 @@ pub(in super::super) struct RemoteHost {
 impl RemoteHost {
     fn new() -> Self {
         Self {
-            outbox: Outbox::new(),
+            outbox: SendQueue::new(),
             leave: CancellationToken::new(),
             cut: Mutex::default(),
             line: tokio::sync::Mutex::default(),
@@ -145,7 +145,7 @@ impl WorkerConn for RemoteHost {
     }
 
     fn ask_to_stop(&self, call: CallId, reason: &StopReason, hurry: bool) {
-        let stop = Stop {
+        let stop = StopCall {
             reason: shorten(reason.text(), REASON_BYTES_MAX).into(),
             hurry,
         };
@@ -163,12 +163,12 @@ impl WorkerConn for RemoteHost {
 
 /// What a request asks for, as another host reads it: a function only by its place in the list,
 /// where `HostInfo::can_run` found it.
-fn listed(request: &Request) -> wire::Target<'_> {
+fn listed(request: &Request) -> wire::RunTarget<'_> {
     match &request.target {
-        Target::Function { name, .. } => {
-            wire::Target::Listed(registry::function_number(name).unwrap_or(u32::MAX))
+        CallTarget::Function { name, .. } => {
+            wire::RunTarget::Listed(registry::function_number(name).unwrap_or(u32::MAX))
         }
-        Target::Task { .. } => target_of(request),
+        CallTarget::Task { .. } => target_of(request),
     }
 }
 
@@ -176,7 +176,7 @@ fn listed(request: &Request) -> wire::Target<'_> {
 pub(in super::super) async fn receive(shared: Arc<Shared>, peer: Authenticated) {
     let from = peer.peer.to_string();
     let identity = printable(&peer.identity.to_string(), IDENTITY_BYTES_MAX);
-    let mut line = Line::new(peer.stream);
+    let mut line = FrameConnection::new(peer.stream);
     let introduced = match timeout(JOIN_TIMEOUT, introduce(&mut line, &identity)).await {
         // It said nothing in time.
         Err(_) => return,
@@ -231,7 +231,7 @@ async fn serve(
     shared: &Arc<Shared>,
     worker: WorkerId,
     host: &Arc<RemoteHost>,
-    mut line: Line,
+    mut line: FrameConnection,
     cut: &CancellationToken,
 ) {
     line.admit(
@@ -262,16 +262,16 @@ async fn serve(
         .map(CallId::from_wire)
         .collect();
     shared.step(|core, effects| match end {
-        End::Nonsense(error) => core.part_with(worker, &error.to_string(), effects),
-        End::Told if shared.killed.is_cancelled() => {
+        ConnectionEnd::Nonsense(error) => core.part_with(worker, &error.to_string(), effects),
+        ConnectionEnd::Told if shared.killed.is_cancelled() => {
             core.part_with(worker, "the pool was dropped", effects);
         }
-        End::Told => core.on_host_down(worker, "it connected again", &unseen, effects),
-        End::Cut(how) => core.on_host_down(worker, &how, &unseen, effects),
+        ConnectionEnd::Told => core.on_host_down(worker, "it connected again", &unseen, effects),
+        ConnectionEnd::Cut(how) => core.on_host_down(worker, &how, &unseen, effects),
     });
 }
 
-async fn turn_away(shared: &Shared, mut line: Line, from: &str, error: &Error) {
+async fn turn_away(shared: &Shared, mut line: FrameConnection, from: &str, error: &Error) {
     let reason = error.to_string();
     tracing::warn!(peer = from, reason, "a host was turned away");
     shared.emit(|| Event::HostRefused {
@@ -284,7 +284,7 @@ async fn turn_away(shared: &Shared, mut line: Line, from: &str, error: &Error) {
         brigade: env!("CARGO_PKG_VERSION").to_owned(),
         reason,
     };
-    timeout(JOIN_TIMEOUT, line.say(kind::TURNED_AWAY, &told))
+    timeout(JOIN_TIMEOUT, line.send(kind::TURNED_AWAY, &told))
         .await
         .ok();
     line.close().await;

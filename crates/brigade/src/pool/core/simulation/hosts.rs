@@ -15,9 +15,9 @@ use super::super::{HostArrival, HostInfo, TaskFacts};
 use super::events::outcome_of;
 use super::model::{SimStage, UNDELIVERED_MAX};
 use super::world::World;
-use crate::attempt_report::{AttemptReport, Cost, Ended, Exit, Step};
+use crate::attempt_report::{AttemptOutcome, AttemptReport, Cost, Exit, Step};
 use crate::outcome::Failure;
-use crate::wire::remote::{Ending, Refusal, ahead_max};
+use crate::wire::remote::{RefusalKind, RemoteOutcome, ahead_max};
 
 const HOSTS_MAX: usize = 4;
 
@@ -231,23 +231,25 @@ impl World {
         let ending = self.ending();
         match (stop, &ending) {
             (Some(reason), _) => self.model.must_end(call, outcome_of(&reason)),
-            (None, Ending::Done) => self.model.must_end(call, "done"),
-            (None, Ending::Failed(_)) => self.model.charge(call, "failed", false),
-            (None, Ending::Panicked(_)) => self.model.charge(call, "panicked", false),
-            (None, Ending::Crashed(_)) => self.model.charge(call, "crashed", true),
-            (None, Ending::Lost(_)) => self.model.charge(call, "lost", false),
-            (None, Ending::TimedOut(_)) => self.model.must_end(call, "timed out"),
-            (None, Ending::Passed(_)) => self.model.pass(call, worker),
+            (None, RemoteOutcome::Done) => self.model.must_end(call, "done"),
+            (None, RemoteOutcome::Failed(_)) => self.model.charge(call, "failed", false),
+            (None, RemoteOutcome::Panicked(_)) => self.model.charge(call, "panicked", false),
+            (None, RemoteOutcome::Crashed(_)) => self.model.charge(call, "crashed", true),
+            (None, RemoteOutcome::Lost(_)) => self.model.charge(call, "lost", false),
+            (None, RemoteOutcome::TimedOut(_)) => self.model.must_end(call, "timed out"),
+            (None, RemoteOutcome::Passed(_)) => self.model.pass(call, worker),
             (
                 None,
-                Ending::Stopped {
+                RemoteOutcome::Stopped {
                     report: Some(_), ..
                 },
             ) if !twice => {
                 self.model.must_end(call, "lost");
             }
-            (None, Ending::Returned | Ending::Stopped { .. }) => self.model.give_back(call),
-            (None, Ending::Refused { .. }) => self.model.must_end(call, "rejected"),
+            (None, RemoteOutcome::Returned | RemoteOutcome::Stopped { .. }) => {
+                self.model.give_back(call)
+            }
+            (None, RemoteOutcome::Refused { .. }) => self.model.must_end(call, "rejected"),
         }
         self.event(|core, effects| {
             let message = HostMessage::Answer {
@@ -261,28 +263,31 @@ impl World {
         });
     }
 
-    fn ending(&mut self) -> Ending {
+    fn ending(&mut self) -> RemoteOutcome {
         match self.below(100) {
-            0..60 => Ending::Done,
-            60..70 => Ending::Failed(Box::new(Failure::new("simulated"))),
-            70..74 => Ending::Panicked(report(
-                Ended::Panicked {
+            0..60 => RemoteOutcome::Done,
+            60..70 => RemoteOutcome::Failed(Box::new(Failure::new("simulated"))),
+            70..74 => RemoteOutcome::Panicked(report(
+                AttemptOutcome::Panicked {
                     message: String::new(),
                     location: String::new(),
                 },
                 None,
             )),
-            74..80 => Ending::Crashed(report(Ended::Signalled, Some(Exit::Signal(libc::SIGSEGV)))),
-            80..82 => Ending::Lost(report(Ended::Neighbour, None)),
-            82..84 => Ending::TimedOut(report(Ended::TimedOut, None)),
-            84..90 => Ending::Passed(vec!["simulated".to_owned()]),
-            90..93 => Ending::Stopped {
-                report: Some(report(Ended::Shutdown, None)),
+            74..80 => RemoteOutcome::Crashed(report(
+                AttemptOutcome::Signalled,
+                Some(Exit::Signal(libc::SIGSEGV)),
+            )),
+            80..82 => RemoteOutcome::Lost(report(AttemptOutcome::Neighbour, None)),
+            82..84 => RemoteOutcome::TimedOut(report(AttemptOutcome::TimedOut, None)),
+            84..90 => RemoteOutcome::Passed(vec!["simulated".to_owned()]),
+            90..93 => RemoteOutcome::Stopped {
+                report: Some(report(AttemptOutcome::Shutdown, None)),
                 step: Step::Asked,
             },
-            93..97 => Ending::Returned,
-            _ => Ending::Refused {
-                why: Refusal::UnknownTask,
+            93..97 => RemoteOutcome::Returned,
+            _ => RemoteOutcome::Refused {
+                why: RefusalKind::UnknownTask,
                 text: String::new(),
             },
         }
@@ -294,7 +299,7 @@ fn entry_stop(stop: Option<StopReason>) -> Option<&'static str> {
     stop.map(|reason| outcome_of(&reason))
 }
 
-fn report(ended: Ended, exit: Option<Exit>) -> Box<AttemptReport> {
+fn report(ended: AttemptOutcome, exit: Option<Exit>) -> Box<AttemptReport> {
     Box::new(AttemptReport {
         worker: 1,
         pid: 7,

@@ -13,7 +13,7 @@ use super::super::super::Shared;
 use super::super::super::core::{CallId, WorkerId};
 use super::{HostMessage, RemoteHost};
 use crate::error::Error;
-use crate::remote::{Ear, Messages};
+use crate::remote::{FrameHandler, Messages};
 use crate::wire::remote::kind;
 
 /// Progress with its fraction and codec goes in one part: parts of two messages of one call and
@@ -123,8 +123,8 @@ impl JoinedHost<'_> {
     }
 }
 
-impl Ear for JoinedHost<'_> {
-    fn hear(&self, messages: &mut Messages<'_>) -> Result<(), Error> {
+impl FrameHandler for JoinedHost<'_> {
+    fn recv(&self, messages: &mut Messages<'_>) -> Result<(), Error> {
         loop {
             let batch = MessageBatch::read(messages);
             if !batch.messages.is_empty() {

@@ -7,7 +7,7 @@ use crate::address;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::registry;
-use crate::remote::{Line, printable};
+use crate::remote::{FrameConnection, printable};
 use crate::retry::Retry;
 use crate::task;
 use crate::wire::remote::{Join, MAGIC, TaskLine, VERSION, kind};
@@ -21,7 +21,7 @@ const SIGNATURE_BYTES_MAX: usize = 1024;
 
 /// Reads how a host introduces itself, and checks what can be checked of that.
 pub(super) async fn introduce(
-    line: &mut Line,
+    line: &mut FrameConnection,
     identity: &str,
 ) -> Result<(HostInfo, HostArrival), Error> {
     let refuse = |text: String| Err(Error::new(ErrorKind::Refused, text));

@@ -12,7 +12,7 @@ use crate::outcome::REASON_BYTES_MAX;
 use crate::printable::printable;
 use crate::process::{Captured, Output};
 use crate::wire::Frame;
-use crate::wire::remote::{ANSWER_HEAD_BYTES_MAX, Answer, Ending, Written, kind};
+use crate::wire::remote::{ANSWER_HEAD_BYTES_MAX, AnswerHead, OutputSizes, RemoteOutcome, kind};
 
 /// More reasons than this say nothing more to a person.
 const REASONS_MAX: usize = 64;
@@ -20,7 +20,7 @@ const REASONS_MAX: usize = 64;
 /// What a host says of a call, or of itself.
 pub(in super::super::super) enum HostMessage {
     Answer {
-        ending: Ending,
+        ending: RemoteOutcome,
         output: Option<Output>,
         result: Bytes,
     },
@@ -76,14 +76,14 @@ fn answer(body: &Bytes) -> Result<HostMessage, Error> {
         _ => Err(garbled("it announces more than came")),
     };
     let head = take(length as u64)?;
-    let (Answer { ending, output }, left) = postcard::take_from_bytes::<Answer>(&head)
+    let (AnswerHead { ending, output }, left) = postcard::take_from_bytes::<AnswerHead>(&head)
         .map_err(|e| garbled("its head is garbled").with_source(e))?;
     if !left.is_empty() {
         return Err(garbled("its head is longer than it should be"));
     }
     let output = match output {
         None => None,
-        Some(Written {
+        Some(OutputSizes {
             stdout_bytes,
             stdout_dropped,
             stderr_bytes,
@@ -107,7 +107,7 @@ fn answer(body: &Bytes) -> Result<HostMessage, Error> {
     })
 }
 
-impl Ending {
+impl RemoteOutcome {
     /// Cuts what a host says to what could be true.
     fn bounded(self) -> Self {
         match self {
@@ -150,22 +150,25 @@ mod tests {
         }
     }
 
-    fn head(ending: Ending, output: Option<Written>) -> Vec<u8> {
-        postcard::to_stdvec(&Answer { ending, output }).unwrap()
+    fn head(ending: RemoteOutcome, output: Option<OutputSizes>) -> Vec<u8> {
+        postcard::to_stdvec(&AnswerHead { ending, output }).unwrap()
     }
 
     #[test]
     fn an_answer_comes_apart_as_it_was_put_together() {
-        let written = Written {
+        let written = OutputSizes {
             stdout_bytes: 3,
             stdout_dropped: 7,
             stderr_bytes: 2,
             stderr_dropped: 0,
         };
-        let read =
-            HostMessage::read(&frame(&head(Ending::Done, Some(written)), b"outerresult")).unwrap();
+        let read = HostMessage::read(&frame(
+            &head(RemoteOutcome::Done, Some(written)),
+            b"outerresult",
+        ))
+        .unwrap();
         let HostMessage::Answer {
-            ending: Ending::Done,
+            ending: RemoteOutcome::Done,
             output: Some(output),
             result,
         } = read
@@ -185,8 +188,8 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_before_much_is_made_of_it() {
-        let done = head(Ending::Done, None);
-        let liar = |bytes| Written {
+        let done = head(RemoteOutcome::Done, None);
+        let liar = |bytes| OutputSizes {
             stdout_bytes: bytes,
             stdout_dropped: 0,
             stderr_bytes: bytes,
@@ -196,11 +199,11 @@ mod tests {
             frame(&[], b""),
             frame(&[0xff; 40], b""),
             frame(&[&done[..], b"more"].concat(), b""),
-            frame(&head(Ending::Done, Some(liar(u64::MAX))), b"short"),
-            frame(&head(Ending::Done, Some(liar(3))), b"short"),
+            frame(&head(RemoteOutcome::Done, Some(liar(u64::MAX))), b"short"),
+            frame(&head(RemoteOutcome::Done, Some(liar(3))), b"short"),
             frame(
                 &head(
-                    Ending::Passed(vec![String::new(); ANSWER_HEAD_BYTES_MAX]),
+                    RemoteOutcome::Passed(vec![String::new(); ANSWER_HEAD_BYTES_MAX]),
                     None,
                 ),
                 b"",
@@ -234,12 +237,12 @@ mod tests {
     #[test]
     fn a_million_reasons_are_a_few() {
         let read = HostMessage::read(&frame(
-            &head(Ending::Passed(vec![String::new(); 200_000]), None),
+            &head(RemoteOutcome::Passed(vec![String::new(); 200_000]), None),
             b"",
         ))
         .unwrap();
         let HostMessage::Answer {
-            ending: Ending::Passed(reasons),
+            ending: RemoteOutcome::Passed(reasons),
             ..
         } = read
         else {

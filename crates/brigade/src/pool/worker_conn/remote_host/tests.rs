@@ -59,9 +59,9 @@ async fn introduced(
     join: &impl serde::Serialize,
 ) -> Result<(HostInfo, HostArrival), Error> {
     let (ours, theirs) = tokio::io::duplex(2 << 20);
-    let mut host = Line::new(Box::new(theirs));
-    host.say(kind, join).await.unwrap();
-    introduce(&mut Line::new(Box::new(ours)), "key").await
+    let mut host = FrameConnection::new(Box::new(theirs));
+    host.send(kind, join).await.unwrap();
+    introduce(&mut FrameConnection::new(Box::new(ours)), "key").await
 }
 
 async fn refused(join: &impl serde::Serialize) -> String {

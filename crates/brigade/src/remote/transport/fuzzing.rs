@@ -4,14 +4,14 @@ use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
 use super::hello::{self, Key, sessions};
-use super::place::Place;
+use super::host_addr::HostAddr;
 use super::stream::sealed;
 
 const KEY: Key = [7; 32];
 
 /// URLs of listeners: no error repeats a secret.
 pub fn urls(bytes: &[u8]) {
-    if let Err(error) = Place::parse(&String::from_utf8_lossy(bytes)) {
+    if let Err(error) = HostAddr::parse(&String::from_utf8_lossy(bytes)) {
         assert!(
             !error.to_string().contains("secret") && !error.to_string().contains('\x1b'),
             "{error}"

@@ -1,7 +1,7 @@
 //! One connection between a pool and a host, from its handshake to its end. Both sides use it.
 //!
-//! [`Line::run`] reads, writes and beats until the connection ends, one way or another. It never
-//! waits for what the other side does with what it is told; whoever takes the messages ([`Ear`])
+//! [`FrameConnection::run`] reads, writes and beats until the connection ends, one way or another. It never
+//! waits for what the other side does with what it is told; whoever takes the messages ([`FrameHandler`])
 //! does not wait either.
 
 use std::future::Future;
@@ -15,9 +15,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::budget::Budget;
-use super::door::Stream;
-use super::inbox::Inbox;
-use super::outbox::Outbox;
+use super::inbox::PartialMessages;
+use super::outbox::SendQueue;
+use super::transport::TransportStream;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::wire::remote::kind;
@@ -32,15 +32,15 @@ const YIELD_BYTES: u64 = 512 << 10;
 /// For the last words on a connection that is being given up.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
-pub(crate) struct Line {
-    reading: ReadHalf<Box<dyn Stream>>,
-    writing: WriteHalf<Box<dyn Stream>>,
-    inbox: Inbox,
+pub(crate) struct FrameConnection {
+    reading: ReadHalf<Box<dyn TransportStream>>,
+    writing: WriteHalf<Box<dyn TransportStream>>,
+    inbox: PartialMessages,
 }
 
 /// How a connection ended.
 #[derive(Debug)]
-pub(crate) enum End {
+pub(crate) enum ConnectionEnd {
     /// It broke, or the peer closed it.
     Cut(String),
     /// The peer said what makes no sense.
@@ -50,9 +50,9 @@ pub(crate) enum End {
 }
 
 /// Who takes what comes over a line.
-pub(crate) trait Ear {
+pub(crate) trait FrameHandler {
     /// Takes the messages that are there.
-    fn hear(&self, messages: &mut Messages<'_>) -> Result<(), Error>;
+    fn recv(&self, messages: &mut Messages<'_>) -> Result<(), Error>;
 
     /// Whether a long message of this kind about this call may begin.
     fn expects(&self, _kind: u8, _call: u64) -> bool {
@@ -68,8 +68,8 @@ pub(crate) trait Ear {
 
 /// The messages that one read gave, without those about the connection itself.
 pub(crate) struct Messages<'a> {
-    inbox: &'a mut Inbox,
-    outbox: &'a Outbox,
+    inbox: &'a mut PartialMessages,
+    outbox: &'a SendQueue,
     expects: &'a (dyn Fn(u8, u64) -> bool + Sync),
     echo: Option<u64>,
 }
@@ -93,18 +93,18 @@ impl Messages<'_> {
     }
 }
 
-impl Line {
-    pub(crate) fn new(stream: Box<dyn Stream>) -> Self {
+impl FrameConnection {
+    pub(crate) fn new(stream: Box<dyn TransportStream>) -> Self {
         let (reading, writing) = tokio::io::split(stream);
         Self {
             reading,
             writing,
-            inbox: Inbox::new(),
+            inbox: PartialMessages::new(),
         }
     }
 
     /// Says one message of the handshake.
-    pub(crate) async fn say(&mut self, kind: u8, message: &impl Serialize) -> Result<(), Error> {
+    pub(crate) async fn send(&mut self, kind: u8, message: &impl Serialize) -> Result<(), Error> {
         let body = Codec::Postcard.encode(message)?;
         let frame = [&encode(kind, 0, body.len())[..], &body].concat();
         let sent = async {
@@ -146,28 +146,28 @@ impl Line {
             .ok();
     }
 
-    /// Carries what `outbox` holds and hands what comes to `ear`, until the connection ends or
+    /// Carries what `outbox` holds and hands what comes to `handler`, until the connection ends or
     /// `until` does; then says what is left to say.
     pub(crate) async fn run(
         mut self,
-        outbox: &Outbox,
+        outbox: &SendQueue,
         beat: Duration,
-        ear: &(impl Ear + Sync),
+        handler: &(impl FrameHandler + Sync),
         until: impl Future<Output = ()>,
-    ) -> End {
+    ) -> ConnectionEnd {
         let pulse = Pulse {
             outbox,
-            ear,
+            handler,
             began: Instant::now(),
             heard: AtomicBool::new(false),
         };
         let end = tokio::select! {
             end = pulse.read(&mut self.reading, &mut self.inbox) => end,
-            error = outbox.write_to(&mut self.writing, || ear.relieved()) => End::Cut(format!("it could not be written to: {error}")),
-            () = pulse.beat(beat) => End::Cut(format!("nothing was heard for {:?}", beat * SILENT_BEATS_MAX)),
-            () = until => End::Told,
+            error = outbox.write_to(&mut self.writing, || handler.relieved()) => ConnectionEnd::Cut(format!("it could not be written to: {error}")),
+            () = pulse.beat(beat) => ConnectionEnd::Cut(format!("nothing was heard for {:?}", beat * SILENT_BEATS_MAX)),
+            () = until => ConnectionEnd::Told,
         };
-        if matches!(end, End::Told) {
+        if matches!(end, ConnectionEnd::Told) {
             let farewell = async {
                 outbox.write_rest(&mut self.writing).await?;
                 self.writing.shutdown().await
@@ -181,35 +181,39 @@ impl Line {
 
 /// What the parts of a line's task share.
 struct Pulse<'a, E> {
-    outbox: &'a Outbox,
-    ear: &'a E,
+    outbox: &'a SendQueue,
+    handler: &'a E,
     began: Instant,
     heard: AtomicBool,
 }
 
-impl<E: Ear + Sync> Pulse<'_, E> {
-    async fn read(&self, reading: &mut ReadHalf<Box<dyn Stream>>, inbox: &mut Inbox) -> End {
+impl<E: FrameHandler + Sync> Pulse<'_, E> {
+    async fn read(
+        &self,
+        reading: &mut ReadHalf<Box<dyn TransportStream>>,
+        inbox: &mut PartialMessages,
+    ) -> ConnectionEnd {
         let (mut end, mut unyielded) = (None, 0);
         loop {
             // Before the first read, too: something may have come with the handshake. And before
             // the end: what came before it counts.
-            let expects = |kind, call| self.ear.expects(kind, call);
+            let expects = |kind, call| self.handler.expects(kind, call);
             let mut messages = Messages {
                 inbox,
                 outbox: self.outbox,
                 expects: &expects,
                 echo: None,
             };
-            match self.ear.hear(&mut messages) {
+            match self.handler.recv(&mut messages) {
                 Ok(()) => {}
                 // It may come again when there is room; what it is about is not lost.
                 Err(error) if error.kind() == ErrorKind::QueueFull => {
-                    return End::Cut(error.to_string());
+                    return ConnectionEnd::Cut(error.to_string());
                 }
-                Err(error) => return End::Nonsense(error),
+                Err(error) => return ConnectionEnd::Nonsense(error),
             }
             if let Some(sent) = messages.echo {
-                self.ear
+                self.handler
                     .echoed(Duration::from_micros(self.micros().saturating_sub(sent)));
             }
             if let Some(end) = end {
@@ -234,16 +238,16 @@ impl<E: Ear + Sync> Pulse<'_, E> {
     }
 
     /// Takes what a read came to. How the connection ended, if it did.
-    fn take(&self, read: io::Result<usize>, inbox: &mut Inbox) -> Option<End> {
+    fn take(&self, read: io::Result<usize>, inbox: &mut PartialMessages) -> Option<ConnectionEnd> {
         match read {
-            Ok(0) => Some(End::Cut("it was closed".to_owned())),
+            Ok(0) => Some(ConnectionEnd::Cut("it was closed".to_owned())),
             Ok(count) => {
                 if inbox.came(count) {
                     self.heard.store(true, Ordering::Relaxed);
                 }
                 None
             }
-            Err(error) => Some(End::Cut(error.to_string())),
+            Err(error) => Some(ConnectionEnd::Cut(error.to_string())),
         }
     }
 

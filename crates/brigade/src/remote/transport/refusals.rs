@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::socket::{Origin, Peer};
+use super::socket::{Peer, PeerOrigin};
 use crate::error::Error;
 
 /// One line per origin in this time.
@@ -76,7 +76,7 @@ impl Refusals {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
-    Stranger,
+    UnknownProtocol,
     Version,
     Key,
     Tls,
@@ -91,12 +91,12 @@ pub(super) enum Reason {
 #[derive(Default)]
 pub(super) struct Report {
     counts: Refusals,
-    told: HashMap<Option<Origin>, Told>,
+    told: HashMap<Option<PeerOrigin>, LoggedOrigin>,
     /// The table was full then, and what was old in it thrown out.
     purged: Option<Instant>,
 }
 
-struct Told {
+struct LoggedOrigin {
     at: Instant,
     /// Refused since then.
     more: u64,
@@ -113,7 +113,7 @@ impl Report {
 
     pub(super) fn refused(&mut self, reason: Reason, peer: &Peer, error: &Error, now: Instant) {
         let count = match reason {
-            Reason::Stranger => &mut self.counts.strangers,
+            Reason::UnknownProtocol => &mut self.counts.strangers,
             Reason::Version => &mut self.counts.versions,
             Reason::Key => &mut self.counts.keys,
             Reason::Tls => &mut self.counts.tls,
@@ -130,7 +130,7 @@ impl Report {
     }
 
     /// Whether it is told now, and how many were not since the last time.
-    fn due(&mut self, origin: Origin, now: Instant) -> Option<u64> {
+    fn due(&mut self, origin: PeerOrigin, now: Instant) -> Option<u64> {
         let is_full = self.told.len() >= ORIGINS_MAX && !self.told.contains_key(&Some(origin));
         if is_full
             && self
@@ -144,7 +144,7 @@ impl Report {
         let told = self
             .told
             .entry(is_known.then_some(origin))
-            .or_insert_with(|| Told {
+            .or_insert_with(|| LoggedOrigin {
                 at: now - INTERVAL,
                 more: 0,
             });
@@ -161,8 +161,8 @@ impl Report {
 mod tests {
     use super::*;
 
-    fn origin(number: u32) -> Origin {
-        Origin::V4(number.to_be_bytes())
+    fn origin(number: u32) -> PeerOrigin {
+        PeerOrigin::V4(number.to_be_bytes())
     }
 
     #[test]

@@ -15,10 +15,10 @@ const BYTES_MAX: usize = 1 << 20;
 /// Certificates or a private key in the PEM format. Its `Debug` and `Display` name the file, and
 /// never what is in it.
 #[derive(Clone)]
-pub struct Pem(Source);
+pub struct Pem(PemSource);
 
 #[derive(Clone)]
-enum Source {
+enum PemSource {
     File(PathBuf),
     Text(Arc<[u8]>),
 }
@@ -26,27 +26,27 @@ enum Source {
 impl Pem {
     /// In a file.
     pub fn file(path: impl Into<PathBuf>) -> Self {
-        Self(Source::File(path.into()))
+        Self(PemSource::File(path.into()))
     }
 
     /// In memory.
     pub fn text(text: impl AsRef<[u8]>) -> Self {
-        Self(Source::Text(text.as_ref().into()))
+        Self(PemSource::Text(text.as_ref().into()))
     }
 
     #[cfg_attr(not(feature = "remote-tls"), expect(dead_code, reason = "of TLS"))]
     pub(super) fn read(&self) -> Result<Arc<[u8]>, Error> {
         match &self.0 {
-            Source::Text(text) => Ok(Arc::clone(text)),
-            Source::File(path) => read(path, false).map(Into::into),
+            PemSource::Text(text) => Ok(Arc::clone(text)),
+            PemSource::File(path) => read(path, false).map(Into::into),
         }
     }
 
     #[cfg_attr(not(feature = "remote-tls"), expect(dead_code, reason = "of TLS"))]
     pub(super) fn read_secret(&self) -> Result<Arc<[u8]>, Error> {
         match &self.0 {
-            Source::Text(text) => Ok(Arc::clone(text)),
-            Source::File(path) => read(path, true).map(Into::into),
+            PemSource::Text(text) => Ok(Arc::clone(text)),
+            PemSource::File(path) => read(path, true).map(Into::into),
         }
     }
 }
@@ -106,8 +106,8 @@ fn check_secret(file: &Metadata, user: u32) -> Result<(), &'static str> {
 impl fmt::Display for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Source::File(path) => path.display().fmt(f),
-            Source::Text(_) => f.write_str("the given text"),
+            PemSource::File(path) => path.display().fmt(f),
+            PemSource::Text(_) => f.write_str("the given text"),
         }
     }
 }

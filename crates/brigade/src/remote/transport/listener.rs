@@ -11,9 +11,9 @@ use futures_util::stream::FuturesUnordered;
 use rustix::process::{Resource, getrlimit};
 use tokio::time::{sleep_until, timeout};
 
-use super::crowd::{Crowd, Ticket};
 use super::hello::{self, Side};
-use super::place::Place;
+use super::host_addr::HostAddr;
+use super::pending::{HandshakePermit, PendingConnections};
 use super::refusals::{Reason, Refusals, Report};
 use super::socket::{Doorway, Peer, Raw};
 use super::tls::Listening;
@@ -29,7 +29,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// How much a listener bears from peers that have not proved themselves.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct ListenerLimits {
     /// For a whole handshake, TLS included. Default: 5 seconds.
     pub handshake: Duration,
     /// Handshakes at a time. Default: 256, or a quarter of the descriptors that the process may
@@ -41,7 +41,7 @@ pub struct Limits {
     pub grace: Duration,
 }
 
-impl Default for Limits {
+impl Default for ListenerLimits {
     fn default() -> Self {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let waiting = usize::try_from(descriptors / 4)
@@ -62,7 +62,7 @@ pub struct Listener {
     doorway: Doorway,
     url: String,
     door: Arc<Door>,
-    crowd: Crowd,
+    crowd: PendingConnections,
     shaking: FuturesUnordered<Shaking>,
     report: Arc<Mutex<Report>>,
     /// No descriptor or no memory was left: nothing is accepted until then.
@@ -71,7 +71,8 @@ pub struct Listener {
 }
 
 /// A handshake under way: its number in the crowd, and how it ended.
-type Shaking = Pin<Box<dyn Future<Output = (u64, Peer, Result<Authenticated, Refusal>)> + Send>>;
+type Shaking =
+    Pin<Box<dyn Future<Output = (u64, Peer, Result<Authenticated, HandshakeRefusal>)> + Send>>;
 
 /// A look at the refusals of a listener, which may be gone by now.
 #[derive(Clone)]
@@ -91,7 +92,7 @@ struct Door {
     timeout: Duration,
 }
 
-struct Refusal {
+struct HandshakeRefusal {
     reason: Reason,
     error: Error,
 }
@@ -100,7 +101,7 @@ struct Refusal {
 enum Happened {
     Knocked(Raw),
     AcceptFailed(io::Error),
-    Shaken(u64, Peer, Result<Authenticated, Refusal>),
+    Shaken(u64, Peer, Result<Authenticated, HandshakeRefusal>),
     /// The oldest has had its time and others wait.
     RoomDue,
     PauseOver,
@@ -114,8 +115,12 @@ impl Listener {
     ///
     /// `BadOption` for a URL or credentials that cannot be used, such as TLS without a proof of the
     /// other side; `Os` if the address or the path is taken or not allowed.
-    pub async fn bind(url: &str, credentials: &Credentials, limits: Limits) -> Result<Self, Error> {
-        let place = Place::parse(url)?;
+    pub async fn bind(
+        url: &str,
+        credentials: &Credentials,
+        limits: ListenerLimits,
+    ) -> Result<Self, Error> {
+        let place = HostAddr::parse(url)?;
         credentials.check(&place, Side::Listens)?;
         let tls = if place.is_tls() {
             Some(Listening::new(credentials)?)
@@ -134,7 +139,7 @@ impl Listener {
                 tls,
                 timeout: limits.handshake,
             }),
-            crowd: Crowd::new(limits.waiting, limits.waiting_of_one, limits.grace),
+            crowd: PendingConnections::new(limits.waiting, limits.waiting_of_one, limits.grace),
             shaking: FuturesUnordered::new(),
             report: Arc::default(),
             pause_until: None,
@@ -231,10 +236,15 @@ impl Listener {
 
 impl Door {
     /// One handshake, from the first byte to its end.
-    async fn shake(&self, raw: Raw, peer: Peer, ticket: Ticket) -> Result<Authenticated, Refusal> {
+    async fn shake(
+        &self,
+        raw: Raw,
+        peer: Peer,
+        ticket: HandshakePermit,
+    ) -> Result<Authenticated, HandshakeRefusal> {
         if !peer.is_own_user() {
             let error = Error::new(ErrorKind::Refused, "let in a process of another user");
-            return Err(Refusal {
+            return Err(HandshakeRefusal {
                 reason: Reason::User,
                 error,
             });
@@ -244,22 +254,22 @@ impl Door {
             .run_until_cancelled(timeout(self.timeout, self.greet(raw, peer)));
         match shaking.await {
             Some(Ok(greeted)) => greeted,
-            Some(Err(_)) => Err(Refusal {
+            Some(Err(_)) => Err(HandshakeRefusal {
                 reason: Reason::Slow,
                 error: Error::new(ErrorKind::Timeout, "finish the handshake in time"),
             }),
-            None => Err(Refusal {
+            None => Err(HandshakeRefusal {
                 reason: Reason::Crowded,
                 error: crowded(),
             }),
         }
     }
 
-    async fn greet(&self, raw: Raw, peer: Peer) -> Result<Authenticated, Refusal> {
+    async fn greet(&self, raw: Raw, peer: Peer) -> Result<Authenticated, HandshakeRefusal> {
         let (mut socket, secret) = (raw.into_stream(), self.credentials.secret());
         let Some(tls) = &self.tls else {
             let session = hello::listening(&mut socket, secret, &[0; 32]).await;
-            let session = session.map_err(|gone| Refusal {
+            let session = session.map_err(|gone| HandshakeRefusal {
                 reason: gone.reason(),
                 error: gone.explain(Side::Listens),
             })?;
@@ -270,7 +280,7 @@ impl Door {
             });
         };
         let upon = tls.accept(socket).await;
-        let (mut stream, binding, identity) = upon.map_err(|error| Refusal {
+        let (mut stream, binding, identity) = upon.map_err(|error| HandshakeRefusal {
             reason: Reason::Tls,
             error,
         })?;
@@ -284,13 +294,13 @@ impl Door {
                 "let in a host whose certificate is for {names}: none of these names is allowed \
                     (Credentials::allow_names)"
             );
-            return Err(Refusal {
+            return Err(HandshakeRefusal {
                 reason: Reason::Name,
                 error: Error::new(ErrorKind::Refused, text),
             });
         }
         let session = hello::listening(&mut stream, secret, &binding).await;
-        session.map_err(|gone| Refusal {
+        session.map_err(|gone| HandshakeRefusal {
             reason: gone.reason(),
             error: gone.explain_over_tls(Side::Listens),
         })?;

@@ -5,10 +5,10 @@ use std::io;
 
 use super::credentials::Credentials;
 use super::hello::{Binding, Side};
-use super::{Identity, Stream};
+use super::{Identity, TransportStream};
 use crate::error::{Error, ErrorKind};
 
-pub(super) type Upon = (Box<dyn Stream>, Binding, Option<Identity>);
+pub(super) type Upon = (Box<dyn TransportStream>, Binding, Option<Identity>);
 
 /// There is none.
 pub(super) struct Listening(Infallible);
@@ -19,13 +19,17 @@ impl Listening {
     }
 
     #[expect(clippy::unused_async, reason = "as it is with TLS")]
-    pub(super) async fn accept(&self, _: Box<dyn Stream>) -> Result<Upon, Error> {
+    pub(super) async fn accept(&self, _: Box<dyn TransportStream>) -> Result<Upon, Error> {
         match self.0 {}
     }
 }
 
 #[expect(clippy::unused_async, reason = "as it is with TLS")]
-pub(super) async fn connect(_: &Credentials, _: &str, _: Box<dyn Stream>) -> Result<Upon, Error> {
+pub(super) async fn connect(
+    _: &Credentials,
+    _: &str,
+    _: Box<dyn TransportStream>,
+) -> Result<Upon, Error> {
     Err(without())
 }
 

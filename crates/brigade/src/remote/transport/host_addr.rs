@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::error::{Error, ErrorKind};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum HostAddr {
     Net {
         host: Box<str>,
         port: u16,
@@ -14,7 +14,7 @@ pub(super) enum Place {
     Unix(PathBuf),
 }
 
-impl Place {
+impl HostAddr {
     /// No error repeats the URL: somebody may have written a secret into it.
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
         let (scheme, rest) = url
@@ -78,30 +78,30 @@ mod tests {
 
     #[test]
     fn urls_are_read_or_refused_and_never_repeated() {
-        let net = |host: &str, port, tls| Place::Net {
+        let net = |host: &str, port, tls| HostAddr::Net {
             host: host.into(),
             port,
             tls,
         };
         assert_eq!(
-            Place::parse("tcp://127.0.0.1:0").unwrap(),
+            HostAddr::parse("tcp://127.0.0.1:0").unwrap(),
             net("127.0.0.1", 0, false)
         );
         assert_eq!(
-            Place::parse("tcp://[::1]:70/").unwrap(),
+            HostAddr::parse("tcp://[::1]:70/").unwrap(),
             net("::1", 70, false)
         );
         assert_eq!(
-            Place::parse("tcp://10.0.0.1:70").unwrap(),
+            HostAddr::parse("tcp://10.0.0.1:70").unwrap(),
             net("10.0.0.1", 70, false)
         );
         assert_eq!(
-            Place::parse("tls://pool.example:7000").unwrap(),
+            HostAddr::parse("tls://pool.example:7000").unwrap(),
             net("pool.example", 7000, true)
         );
         assert_eq!(
-            Place::parse("unix:///run/pool").unwrap(),
-            Place::Unix("/run/pool".into())
+            HostAddr::parse("unix:///run/pool").unwrap(),
+            HostAddr::Unix("/run/pool".into())
         );
         for url in [
             "",
@@ -123,7 +123,7 @@ mod tests {
             "unix:///sesame/",
             "unix:///a?b",
         ] {
-            let error = Place::parse(url).unwrap_err();
+            let error = HostAddr::parse(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::BadOption, "{url}");
             assert!(!format!("{error} {error:?}").contains("sesame"), "{url}");
         }

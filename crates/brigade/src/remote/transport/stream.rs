@@ -13,7 +13,7 @@ use bytes::{Buf as _, BytesMut};
 use snow::TransportState;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
-use super::Stream;
+use super::TransportStream;
 use super::record::{self, BYTES_MAX, Damage, HEAD_BYTES};
 
 /// A write waits for the socket from here on.
@@ -47,7 +47,10 @@ enum Over {
 }
 
 /// Puts records upon a socket.
-pub(super) fn sealed(socket: Box<dyn Stream>, session: TransportState) -> Box<dyn Stream> {
+pub(super) fn sealed(
+    socket: Box<dyn TransportStream>,
+    session: TransportState,
+) -> Box<dyn TransportStream> {
     Box::new(Sealed::new(socket, session))
 }
 
@@ -166,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Sealed<S> {
             if this.unread.is_empty()
                 && let Err(damage) = this.open()
             {
-                // Told by the next read, behind what was good.
+                // LoggedOrigin by the next read, behind what was good.
                 this.over = Over::Damaged(damage);
             } else if buffer.remaining() == 0 {
                 break;

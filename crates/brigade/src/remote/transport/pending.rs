@@ -10,32 +10,32 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::socket::Origin;
+use super::socket::PeerOrigin;
 
-pub(super) struct Crowd {
+pub(super) struct PendingConnections {
     max: usize,
     max_of_one: usize,
     grace: Duration,
     next: u64,
     /// The oldest first.
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<PendingConnection>,
 }
 
-struct Waiting {
+struct PendingConnection {
     number: u64,
-    origin: Origin,
+    origin: PeerOrigin,
     since: Instant,
     go: CancellationToken,
 }
 
 /// A place in the crowd.
-pub(super) struct Ticket {
+pub(super) struct HandshakePermit {
     pub(super) number: u64,
     /// Cancelled when it has to go.
     pub(super) go: CancellationToken,
 }
 
-impl Crowd {
+impl PendingConnections {
     pub(super) fn new(max: usize, max_of_one: usize, grace: Duration) -> Self {
         Self {
             max: max.max(1),
@@ -65,7 +65,7 @@ impl Crowd {
     }
 
     /// `None` if this origin has its share.
-    pub(super) fn admit(&mut self, origin: Origin, now: Instant) -> Option<Ticket> {
+    pub(super) fn admit(&mut self, origin: PeerOrigin, now: Instant) -> Option<HandshakePermit> {
         if self.waiting.len() >= self.max {
             self.make_room(now);
         }
@@ -86,13 +86,13 @@ impl Crowd {
         }
         let (number, go) = (self.next, CancellationToken::new());
         self.next += 1;
-        self.waiting.push_back(Waiting {
+        self.waiting.push_back(PendingConnection {
             number,
             origin,
             since: now,
             go: go.clone(),
         });
-        Some(Ticket { number, go })
+        Some(HandshakePermit { number, go })
     }
 
     /// Its handshake has ended.
@@ -107,13 +107,13 @@ mod tests {
 
     const GRACE: Duration = Duration::from_millis(200);
 
-    fn from(last: u8) -> Origin {
-        Origin::V4([10, 0, 0, last])
+    fn from(last: u8) -> PeerOrigin {
+        PeerOrigin::V4([10, 0, 0, last])
     }
 
     #[test]
     fn the_oldest_goes_but_not_before_its_time() {
-        let (mut crowd, start) = (Crowd::new(2, 2, GRACE), Instant::now());
+        let (mut crowd, start) = (PendingConnections::new(2, 2, GRACE), Instant::now());
         let first = crowd.admit(from(1), start).unwrap();
         assert_eq!(crowd.room_at(), None);
         let second = crowd.admit(from(2), start).unwrap();
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn one_origin_takes_nothing_from_the_others() {
-        let (mut crowd, start) = (Crowd::new(4, 2, GRACE), Instant::now());
+        let (mut crowd, start) = (PendingConnections::new(4, 2, GRACE), Instant::now());
         let first = crowd.admit(from(1), start).unwrap();
         let second = crowd.admit(from(1), start).unwrap();
         assert!(crowd.admit(from(1), start).is_none());

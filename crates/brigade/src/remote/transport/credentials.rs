@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::hello::{Key, Side};
+use super::host_addr::HostAddr;
 use super::key;
 use super::pem::{self, Pem};
-use super::place::Place;
 use crate::error::{Error, ErrorKind};
 
 /// What a side of a connection between hosts proves itself with: a shared key, certificates, or
@@ -150,7 +150,7 @@ impl Credentials {
 
     /// Whether they are enough for this place: nobody listens without a proof of who comes, nor
     /// connects without one of who listens.
-    pub(super) fn check(&self, place: &Place, side: Side) -> Result<(), Error> {
+    pub(super) fn check(&self, place: &HostAddr, side: Side) -> Result<(), Error> {
         let has_certificates =
             self.identity.is_some() || self.authority.is_some() || self.server_name.is_some();
         let missing = match (place.is_tls(), side) {

@@ -26,7 +26,7 @@ use webpki::EndEntityCert;
 use super::credentials::Credentials;
 use super::hello::{Binding, Side};
 use super::pem::Pem;
-use super::{Identity, Stream};
+use super::{Identity, TransportStream};
 use crate::error::{Error, ErrorKind};
 
 /// Another program's TLS does not end up here, nor ours there.
@@ -38,7 +38,7 @@ const ALERT_TIMEOUT: Duration = Duration::from_millis(500);
 const ALERT_BYTES: u64 = 64 << 10;
 
 /// A connection with TLS, what binds a handshake to it, and as what the peer proved itself by then.
-pub(super) type Upon = (Box<dyn Stream>, Binding, Option<Identity>);
+pub(super) type Upon = (Box<dyn TransportStream>, Binding, Option<Identity>);
 
 /// The listening side.
 pub(super) struct Listening(TlsAcceptor);
@@ -78,7 +78,7 @@ impl Listening {
         Ok(Self(TlsAcceptor::from(Arc::new(config))))
     }
 
-    pub(super) async fn accept(&self, socket: Box<dyn Stream>) -> Result<Upon, Error> {
+    pub(super) async fn accept(&self, socket: Box<dyn TransportStream>) -> Result<Upon, Error> {
         match self.0.accept(socket).into_fallible().await {
             Ok(stream) => {
                 let state = stream.get_ref().1;
@@ -100,7 +100,7 @@ impl Listening {
 pub(super) async fn connect(
     credentials: &Credentials,
     host: &str,
-    socket: Box<dyn Stream>,
+    socket: Box<dyn TransportStream>,
 ) -> Result<Upon, Error> {
     let config = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]);
     let config = config.map_err(|error| bad("set up TLS", error))?;
@@ -156,7 +156,7 @@ fn identity(state: &CommonState) -> Option<Identity> {
 
 /// Ends our side and throws away what still comes: closing a socket with unread bytes would take
 /// the alert from the peer.
-async fn let_it_read(mut socket: Box<dyn Stream>) -> io::Result<()> {
+async fn let_it_read(mut socket: Box<dyn TransportStream>) -> io::Result<()> {
     socket.shutdown().await?;
     tokio::io::copy(&mut socket.take(ALERT_BYTES), &mut tokio::io::sink())
         .await

@@ -18,14 +18,14 @@
 //! and keeps no list of those it let in.
 
 mod credentials;
-mod crowd;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod hello;
+mod host_addr;
 mod key;
 mod listener;
 mod pem;
-mod place;
+mod pending;
 mod record;
 mod refusals;
 mod socket;
@@ -33,7 +33,7 @@ mod stream;
 #[cfg(feature = "remote-tls")]
 mod tls;
 #[cfg(not(feature = "remote-tls"))]
-#[path = "door/no_tls.rs"]
+#[path = "transport/no_tls.rs"]
 mod tls;
 
 use std::fmt;
@@ -44,7 +44,7 @@ use tokio::time::timeout;
 
 pub use credentials::Credentials;
 pub use key::generate_key;
-pub use listener::{Limits, Listener, RefusalCount};
+pub use listener::{Listener, ListenerLimits, RefusalCount};
 pub use pem::Pem;
 pub use record::Damage;
 pub use refusals::Refusals;
@@ -52,7 +52,7 @@ pub use socket::Peer;
 
 use crate::error::{Error, ErrorKind};
 use hello::Side;
-use place::Place;
+use host_addr::HostAddr;
 use socket::Raw;
 
 /// Both sides give up a handshake after this time, however much of it came by then.
@@ -61,8 +61,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What carries an authenticated connection.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+pub trait TransportStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> TransportStream for T {}
 
 /// A connection whose peer has proved itself.
 ///
@@ -71,7 +71,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// [`Damage`] for bytes that somebody changed.
 pub struct Authenticated {
     /// The connection.
-    pub stream: Box<dyn Stream>,
+    pub stream: Box<dyn TransportStream>,
     /// Where it comes from.
     pub peer: Peer,
     /// As what it proved itself.
@@ -119,7 +119,7 @@ impl fmt::Debug for Authenticated {
 ///
 /// Dropping it closes the connection.
 pub async fn connect(url: &str, credentials: &Credentials) -> Result<Authenticated, Error> {
-    let place = Place::parse(url)?;
+    let place = HostAddr::parse(url)?;
     credentials.check(&place, Side::Connects)?;
     let connecting = timeout(CONNECT_TIMEOUT, socket::connect(&place)).await;
     let raw = connecting
@@ -132,7 +132,11 @@ pub async fn connect(url: &str, credentials: &Credentials) -> Result<Authenticat
     })
 }
 
-async fn greet(raw: Raw, place: &Place, credentials: &Credentials) -> Result<Authenticated, Error> {
+async fn greet(
+    raw: Raw,
+    place: &HostAddr,
+    credentials: &Credentials,
+) -> Result<Authenticated, Error> {
     let peer = raw.peer().map_err(|error| {
         Error::new(ErrorKind::Unreachable, "connect to the listener").with_source(error)
     })?;
@@ -143,7 +147,7 @@ async fn greet(raw: Raw, place: &Place, credentials: &Credentials) -> Result<Aut
         ));
     }
     let mut socket = raw.into_stream();
-    let Place::Net {
+    let HostAddr::Net {
         host, tls: true, ..
     } = place
     else {

@@ -14,8 +14,8 @@ use rustix::net::{
 };
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
 
-use super::Stream;
-use super::place::Place;
+use super::TransportStream;
+use super::host_addr::HostAddr;
 use crate::error::{Error, ErrorKind};
 
 /// A peer that went away without a word is noticed after about half a minute, even where nobody
@@ -55,21 +55,21 @@ impl fmt::Display for Peer {
 /// What limits and logs take as one: an address, or the network of 64 bits that one host of IPv6
 /// has to itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Origin {
+pub(super) enum PeerOrigin {
     V4([u8; 4]),
     V6([u16; 4]),
     Unix(u32),
 }
 
 impl Peer {
-    pub(super) fn origin(&self) -> Origin {
+    pub(super) fn origin(&self) -> PeerOrigin {
         match self {
-            Self::Unix { user, .. } => Origin::Unix(*user),
+            Self::Unix { user, .. } => PeerOrigin::Unix(*user),
             Self::Net(address) => match address.ip().to_canonical() {
-                IpAddr::V4(address) => Origin::V4(address.octets()),
+                IpAddr::V4(address) => PeerOrigin::V4(address.octets()),
                 IpAddr::V6(address) => {
                     let [a, b, c, d, ..] = address.segments();
-                    Origin::V6([a, b, c, d])
+                    PeerOrigin::V6([a, b, c, d])
                 }
             },
         }
@@ -106,7 +106,7 @@ impl Raw {
         }
     }
 
-    pub(super) fn into_stream(self) -> Box<dyn Stream> {
+    pub(super) fn into_stream(self) -> Box<dyn TransportStream> {
         match self {
             Self::Tcp(stream, _) => Box::new(stream),
             Self::Unix(stream) => Box::new(stream),
@@ -130,14 +130,14 @@ fn set_options(stream: &TcpStream) -> Result<(), rustix::io::Errno> {
 }
 
 /// Connects to a place, without a word.
-pub(super) async fn connect(place: &Place) -> Result<Raw, Error> {
+pub(super) async fn connect(place: &HostAddr) -> Result<Raw, Error> {
     let unreachable =
         |error| Error::new(ErrorKind::Unreachable, "connect to the listener").with_source(error);
     match place {
-        Place::Unix(path) => Ok(Raw::Unix(
+        HostAddr::Unix(path) => Ok(Raw::Unix(
             UnixStream::connect(path).await.map_err(unreachable)?,
         )),
-        Place::Net { .. } => {
+        HostAddr::Net { .. } => {
             let mut last = io::Error::from(io::ErrorKind::NotFound);
             for address in addresses(place).await? {
                 match TcpStream::connect(address).await {
@@ -151,8 +151,8 @@ pub(super) async fn connect(place: &Place) -> Result<Raw, Error> {
 }
 
 /// The addresses of a place.
-async fn addresses(place: &Place) -> Result<Vec<SocketAddr>, Error> {
-    let Place::Net { host, port, .. } = place else {
+async fn addresses(place: &HostAddr) -> Result<Vec<SocketAddr>, Error> {
+    let HostAddr::Net { host, port, .. } = place else {
         return Ok(Vec::new());
     };
     let found = lookup_host((&**host, *port)).await;
@@ -170,9 +170,9 @@ pub(super) enum Doorway {
 }
 
 impl Doorway {
-    pub(super) async fn open(place: &Place) -> Result<Self, Error> {
+    pub(super) async fn open(place: &HostAddr) -> Result<Self, Error> {
         let what = |error| Error::new(ErrorKind::Os, "listen").with_source(error);
-        if let Place::Unix(path) = place {
+        if let HostAddr::Unix(path) = place {
             let (socket, file) = SocketFile::listen(path)?;
             return Ok(Self::Unix(
                 UnixListener::from_std(socket).map_err(what)?,
@@ -190,7 +190,7 @@ impl Doorway {
     }
 
     /// Where it listens, with the port that the system chose.
-    pub(super) fn url(&self, place: &Place) -> io::Result<String> {
+    pub(super) fn url(&self, place: &HostAddr) -> io::Result<String> {
         match self {
             Self::Tcp(listener) => {
                 let scheme = if place.is_tls() { "tls" } else { "tcp" };

@@ -1,4 +1,4 @@
-//! [`Told`]: a format's own error, and beside it what a type says of itself.
+//! [`LocatedError`]: a format's own error, and beside it what a type says of itself.
 //!
 //! A type may refuse a value in its own words (`Error::custom`). Postcard drops them, so they are
 //! kept aside there: the last ones of each thread, until the whole value is written or read. What
@@ -25,9 +25,9 @@ pub(super) fn text() -> Option<String> {
 }
 
 #[derive(Debug)]
-pub(super) struct Told<E>(pub(super) E);
+pub(super) struct LocatedError<E>(pub(super) E);
 
-impl<E: fmt::Display> fmt::Display for Told<E> {
+impl<E: fmt::Display> fmt::Display for LocatedError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         TEXT.with_borrow(|text| match text {
             Some(text) => f.write_str(text),
@@ -36,7 +36,7 @@ impl<E: fmt::Display> fmt::Display for Told<E> {
     }
 }
 
-impl<E: fmt::Debug + fmt::Display> std::error::Error for Told<E> {}
+impl<E: fmt::Debug + fmt::Display> std::error::Error for LocatedError<E> {}
 
 /// Keeps a message where the format would drop it.
 fn keep(text: &str) {
@@ -45,7 +45,7 @@ fn keep(text: &str) {
     }
 }
 
-impl<E: serde::ser::Error> serde::ser::Error for Told<E> {
+impl<E: serde::ser::Error> serde::ser::Error for LocatedError<E> {
     fn custom<T: fmt::Display>(message: T) -> Self {
         let text = message.to_string();
         keep(&text);
@@ -53,7 +53,7 @@ impl<E: serde::ser::Error> serde::ser::Error for Told<E> {
     }
 }
 
-impl<E: serde::de::Error> serde::de::Error for Told<E> {
+impl<E: serde::de::Error> serde::de::Error for LocatedError<E> {
     fn custom<T: fmt::Display>(message: T) -> Self {
         let text = message.to_string();
         keep(&text);

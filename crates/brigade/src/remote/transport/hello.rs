@@ -60,7 +60,7 @@ pub(super) enum Side {
 #[derive(Debug)]
 pub(super) enum Gone {
     /// What came is no opening. Its first bytes.
-    Stranger([u8; OPENING_BYTES]),
+    UnknownProtocol([u8; OPENING_BYTES]),
     Version(u16),
     /// One side proves a key and the other does not. Whether the peer does.
     OneKey {
@@ -198,7 +198,7 @@ async fn receive_opening<S: AsyncRead + Unpin>(
         .await
         .map_err(|error| Gone::reading(error, false))?;
     if opening[..4] != MAGIC || opening[7] != side as u8 {
-        return Err(Gone::Stranger(opening));
+        return Err(Gone::UnknownProtocol(opening));
     }
     Ok(opening)
 }
@@ -249,7 +249,7 @@ impl Gone {
     /// How the listener counts it.
     pub(super) fn reason(&self) -> Reason {
         match self {
-            Self::Stranger(_) => Reason::Stranger,
+            Self::UnknownProtocol(_) => Reason::UnknownProtocol,
             Self::Version(_) => Reason::Version,
             Self::Name => Reason::Name,
             Self::OneKey { .. } | Self::Proof => Reason::Key,
@@ -265,10 +265,10 @@ impl Gone {
         };
         match self {
             // The start of a TLS alert, or of a TLS handshake.
-            Self::Stranger([0x15 | 0x16, 3, ..]) => protocol(format!(
+            Self::UnknownProtocol([0x15 | 0x16, 3, ..]) => protocol(format!(
                 "read {peer}'s hello: it speaks TLS; write tls:// on both sides, or tcp:// on both"
             )),
-            Self::Stranger(_) => protocol(format!(
+            Self::UnknownProtocol(_) => protocol(format!(
                 "read {peer}'s hello: what answers there is not Brigade"
             )),
             Self::Version(theirs) => protocol(format!(

@@ -1,11 +1,11 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
-use crate::remote::door::connect;
+use crate::remote::transport::connect;
 
 async fn echoes(url: &str) {
     let credentials = Credentials::key(super::super::generate_key().unwrap()).unwrap();
-    let mut listener = Listener::bind(url, &credentials, Limits::default())
+    let mut listener = Listener::bind(url, &credentials, ListenerLimits::default())
         .await
         .unwrap();
     let url = listener.url().to_owned();

@@ -97,7 +97,10 @@ async fn strangers_are_refused_at_their_first_words() {
         let (mut raw, mut socket) = duplex(1 << 10);
         raw.write_all(opening).await.unwrap();
         let ended = listening(&mut socket, Some(&KEY), &[0; 32]).await;
-        assert!(matches!(ended, Err(Gone::Stranger(_))), "{opening:?}");
+        assert!(
+            matches!(ended, Err(Gone::UnknownProtocol(_))),
+            "{opening:?}"
+        );
         drop(socket);
         let mut answer = Vec::new();
         raw.read_to_end(&mut answer).await.unwrap();
