@@ -1,10 +1,12 @@
 //! Length of files and of their headers. Clippy measures functions (`clippy.toml`).
 
 use crate::source::{libraries, name, read, sources};
-use crate::{none, within};
+use crate::within;
 
 /// Longest file of code.
-const LINES_MAX: usize = 760;
+const LINES_MAX: usize = 500;
+/// Files that are longer today.
+const TOO_LONG: usize = 13;
 /// A file that is longer needs a header.
 const LINES_WITHOUT_HEADER: usize = 150;
 /// Files of the libraries that have no such header yet.
@@ -19,7 +21,7 @@ fn no_source_file_is_too_long() {
             too_long.push(format!("{}: {lines} lines", name(&path)));
         }
     }
-    none("split these by concept", too_long);
+    within("split these by concept", TOO_LONG, &too_long);
 }
 
 #[test]
