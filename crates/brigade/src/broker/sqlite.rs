@@ -12,6 +12,7 @@
 mod asks;
 mod budget;
 mod change_watch;
+mod changes;
 mod check;
 mod config;
 mod db_thread;
