@@ -204,9 +204,10 @@ impl Shared {
                 those are for jobs at a broker";
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
-        let is_unknown = |label: &&Box<str>| !self.config.labels.contains(label);
         if !self.config.may_have_remote_hosts()
-            && let Some(label) = labels.iter().find(is_unknown)
+            && let Some(label) = labels
+                .iter()
+                .find(|label| !self.config.labels.contains(*label))
         {
             let text = format!(
                 "call {:?} where {label:?} is: no worker of this pool may ever have that label",
