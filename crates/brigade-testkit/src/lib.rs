@@ -20,6 +20,7 @@ pub mod proxy;
 pub mod rabbitmq;
 pub mod random;
 pub mod redis;
+pub mod wall_clock;
 
 /// Whether the full counts are wanted (`BRIGADE_FULL=1`) or those that take a few seconds.
 pub fn full() -> bool {

@@ -1,6 +1,7 @@
 //! A Redis server of a test's own: on a socket in a directory of its own, without a port, and gone
 //! with the test.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -20,6 +21,7 @@ const START_BOUND: Duration = Duration::from_secs(20);
 pub struct Redis {
     child: Child,
     options: Vec<String>,
+    environment: Vec<(&'static str, OsString)>,
     directory: tempfile::TempDir,
 }
 
@@ -32,14 +34,27 @@ impl Redis {
     /// What the operating system says, above all that there is no `redis-server` or
     /// `valkey-server`.
     pub fn start(options: &[&str]) -> io::Result<Self> {
+        Self::start_in(options, Vec::new())
+    }
+
+    /// The same with more in its environment.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_in(
+        options: &[&str],
+        environment: Vec<(&'static str, OsString)>,
+    ) -> io::Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("brigade-redis-")
             .tempdir()?;
         let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
-        let child = spawn(directory.path(), &options)?;
+        let child = spawn(directory.path(), &options, &environment)?;
         let server = Self {
             child,
             options,
+            environment,
             directory,
         };
         server.wait_until_it_answers()?;
@@ -96,7 +111,7 @@ impl Redis {
     ///
     /// What the operating system says.
     pub fn start_again(&mut self) -> io::Result<()> {
-        self.child = spawn(self.directory.path(), &self.options)?;
+        self.child = spawn(self.directory.path(), &self.options, &self.environment)?;
         self.wait_until_it_answers()
     }
 
@@ -150,7 +165,11 @@ impl Drop for Redis {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the kit starts servers")]
-fn spawn(directory: &Path, options: &[String]) -> io::Result<Child> {
+fn spawn(
+    directory: &Path,
+    options: &[String],
+    environment: &[(&'static str, OsString)],
+) -> io::Result<Child> {
     let start = |program: &str| {
         Command::new(program)
             .current_dir(directory)
@@ -169,6 +188,7 @@ fn spawn(directory: &Path, options: &[String]) -> io::Result<Child> {
                 "no",
             ])
             .args(options)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -21,7 +21,7 @@ pub(crate) fn later(from: Instant, by: Duration) -> Instant {
 
 /// A moment of the host's boot clock. Unlike `Instant`, it goes on while the host is suspended:
 /// leases do so too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BootTime(Duration);
 
 impl BootTime {
@@ -36,6 +36,12 @@ impl BootTime {
 
     pub(crate) fn later(self, by: Duration) -> Self {
         Self(self.0.saturating_add(by))
+    }
+
+    /// How much time has passed since an earlier moment.
+    #[cfg(feature = "redis")]
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
     }
 
     /// How long it is until then; zero if it is over.

@@ -99,6 +99,12 @@ pub trait JobStore: Send + Sync {
     /// Looks for what is wrong with the broker, or weaker than it should be. May take a while.
     fn check(&self) -> Reply<'_, Vec<Finding>>;
 
+    /// Whether others may be taking the leases that this process holds of a queue before their time
+    /// is over: the consumer then stops the attempts of that queue. Never waits.
+    fn is_cut_off(&self, _queue: &str) -> bool {
+        false
+    }
+
     /// Waits until a job may have changed since this method was called, whether or not the future
     /// was polled by then. It may return without a change, at a pace that costs nothing.
     fn changed(&self) -> Reply<'_, ()>;

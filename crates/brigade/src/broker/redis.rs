@@ -3,7 +3,7 @@
 //! Each transition is one script that runs alone on the server (`*.lua`, all of them begin with
 //! `common.lua`), so a job is never between two states, whichever side dies when. All keys of a
 //! queue have one hash tag, `brigade:{queue}:`, so a script needs one node of a cluster. Times are
-//! the server's.
+//! the server's, corrected when its wall clock is set (`server_time`).
 //!
 //! From below: `url` (where it is), `reach` (opening a connection), `line` (one that is made
 //! again), `nodes` (which server has a key), `link` (scripts and commands), and on that what a
@@ -16,32 +16,39 @@
 mod arguments;
 mod fault;
 mod heirs;
+mod keys;
 mod line;
 mod link;
 mod listing;
 mod look;
 mod looks;
 mod nodes;
+mod presence;
 mod push;
 mod queue;
 mod reach;
 mod schedules;
+mod scripts;
+mod server_time;
 mod settle;
 mod stage;
 mod url;
 mod wake;
 
 use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use redis::Value;
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 
 use self::link::Link;
 use self::push::{Push, Stored};
+use self::queue::LeaseAnswer;
 use self::settle::{Endings, settled};
 use self::wake::Wake;
 use super::Convoy;
@@ -51,6 +58,7 @@ use crate::finding::Finding;
 use crate::job::{Job, JobId, JobInfo, JobState};
 use crate::limits::Limits;
 use crate::policy::PAYLOAD_BYTES_MAX;
+use crate::retry::jitter;
 use crate::schedule::{Schedule, Scheduled};
 use crate::shutdown::Scope;
 use crate::store::{
@@ -65,6 +73,10 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Between two looks in any case, also if something is due that nothing can be done about.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
+/// Of processes that wait for the same queue, each looks at a change of it after a part of this
+/// time for each other one.
+const PAUSE_FOR_EACH: Duration = Duration::from_millis(1);
+const CROWD_PAUSE_MAX: Duration = Duration::from_millis(25);
 
 /// A push that has to wait until a large one is in its queue helps with that, and tries again so
 /// often.
@@ -90,7 +102,12 @@ pub(super) struct Redis {
 
 pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn JobStore>, Error> {
     let link = Arc::new(Link::connect(url, clock).await?);
-    let wake = Wake::start(Arc::clone(link.nodes()), Arc::clone(&link.looks))?;
+    let wake = Wake::start(
+        Arc::clone(link.nodes()),
+        Arc::clone(&link.looks),
+        Arc::clone(&link.times),
+        Arc::clone(&link.presence),
+    )?;
     let scope = Scope::current().ok_or_else(|| {
         Error::new(
             ErrorKind::Unsupported,
@@ -127,6 +144,51 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn JobStore>
         endings,
         extensions,
     }))
+}
+
+impl Redis {
+    /// Waits until it is worth asking for jobs once more: until one falls due, or a queue changed.
+    /// Where other processes wait for the same queues, a change wakes all of them. They then look
+    /// in a random order whether the job is still there, so that about as many ask as there are
+    /// jobs.
+    async fn wait(
+        &self,
+        ask: &LeaseRequest,
+        handed_out: &LeaseAnswer,
+        changed: impl Future<Output = ()> + Send,
+        until: Instant,
+    ) {
+        let pause_of = |due_in: Option<Duration>| {
+            let pause = due_in.unwrap_or(LOOK_AGAIN.mul_f64(jitter(0.1)));
+            pause.clamp(PAUSE_MIN, LOOK_AGAIN)
+        };
+        let crowd = CROWD_PAUSE_MAX
+            .min(PAUSE_FOR_EACH * u32::try_from(handed_out.others).unwrap_or(u32::MAX));
+        let spread = || sleep(crowd.mul_f64(1.0 - jitter(1.0)));
+        let mut wakes_at = (Instant::now() + pause_of(handed_out.due_in)).min(until);
+        let mut changed: Pin<Box<dyn Future<Output = ()> + Send + '_>> = Box::pin(changed);
+        loop {
+            tokio::select! {
+                () = &mut changed => {}
+                () = sleep_until(wakes_at.into()) => {
+                    // They wait for the same moment.
+                    return spread().await;
+                }
+            }
+            if crowd.is_zero() {
+                return;
+            }
+            spread().await;
+            changed = Box::pin(self.wake.next(ask.queues.names()));
+            match self.link.due_in(&ask.queues).await {
+                Ok(Some(Duration::ZERO)) | Err(_) => return,
+                Ok(Some(due_in)) => {
+                    wakes_at = wakes_at.min(Instant::now() + pause_of(Some(due_in)))
+                }
+                Ok(None) => {}
+            }
+        }
+    }
 }
 
 impl JobStore for Redis {
@@ -188,18 +250,12 @@ impl JobStore for Redis {
                 .unwrap_or_else(|| Instant::now() + FOR_EVER);
             while !ask.enough.is_cancelled() {
                 let changed = self.wake.next(ask.queues.names());
-                let (leased, due_in) = self.link.lease(&ask).await?;
-                let left = until.saturating_duration_since(Instant::now());
-                if !leased.is_empty() || left.is_zero() {
-                    return Ok(leased);
+                let handed_out = self.link.lease(&ask).await?;
+                if !handed_out.leased.is_empty() || until <= Instant::now() {
+                    return Ok(handed_out.leased);
                 }
-                let pause = due_in
-                    .unwrap_or(LOOK_AGAIN)
-                    .clamp(PAUSE_MIN, LOOK_AGAIN)
-                    .min(left);
                 tokio::select! {
-                    () = changed => {}
-                    () = sleep(pause) => {}
+                    () = self.wait(&ask, &handed_out, changed, until) => {}
                     () = ask.enough.cancelled() => {}
                 }
             }
@@ -219,6 +275,11 @@ impl JobStore for Redis {
                 &self.endings
             };
             let queues = self.link.sort(&settlements).await?;
+            if only_extends {
+                // A queue is watched for as long as leases of it are held.
+                let names: Vec<Box<str>> = queues.keys().map(|queue| Box::from(*queue)).collect();
+                drop(self.wake.next(&names));
+            }
             let mut open: BTreeSet<usize> = queues
                 .values()
                 .flat_map(|endings| endings.places.iter().copied())
@@ -279,6 +340,10 @@ impl JobStore for Redis {
 
     fn check(&self) -> Reply<'_, Vec<Finding>> {
         Box::pin(self.link.check())
+    }
+
+    fn is_cut_off(&self, queue: &str) -> bool {
+        self.link.is_cut_off(queue)
     }
 
     fn changed(&self) -> Reply<'_, ()> {
@@ -364,7 +429,7 @@ impl JobStore for Redis {
 impl Redis {
     /// Subscribes to the changes of a job's queue: a caller may wait for its end.
     fn watch_queue_of(&self, id: &JobId) {
-        if let Some((queue, _)) = link::parts_of(id) {
+        if let Some((queue, _)) = keys::parts_of(id) {
             drop(self.wake.next(&[queue.into()]));
         }
     }

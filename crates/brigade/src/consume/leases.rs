@@ -185,7 +185,9 @@ impl RunningConsumer {
             let over: Vec<u64> = {
                 let held = lock(&self.held);
                 held.iter()
-                    .filter(|(_, held)| held.until.left().is_zero())
+                    .filter(|(_, held)| {
+                        held.until.left().is_zero() || self.store.is_cut_off(&held.queue)
+                    })
                     .map(|(number, _)| *number)
                     .collect()
             };

@@ -13,13 +13,16 @@ mod broken_keys;
 mod crash;
 mod gives_up;
 mod gone;
+mod idle_crowd;
 mod lost_server;
 mod many_queues;
 mod memory;
+mod other_host;
 mod other_language;
 mod pieces;
 mod schedules;
 mod stage;
 mod torn;
+mod wall_clock;
 
 brigade::test_workers!();

@@ -20,6 +20,13 @@ fn longest(server: &Redis) -> u64 {
 /// Far above a piece on a busy machine, far below what all at once takes.
 const LONGEST: u64 = 400_000;
 
+#[track_caller]
+fn assert_short(server: &Redis) {
+    let longest = longest(server);
+    println!("the longest script took {longest} us");
+    assert!(longest < LONGEST, "{longest} us");
+}
+
 async fn stage() -> (Redis, Broker) {
     start(&[
         "--slowlog-log-slower-than",
@@ -54,7 +61,7 @@ async fn a_large_push_and_its_purge_are_many_short_scripts() {
     );
     first.ack().await.unwrap();
     assert_eq!(queue.purge().await.unwrap(), count() as u64 - 1);
-    assert!(longest(&server) < LONGEST, "{} us", longest(&server));
+    assert_short(&server);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -92,7 +99,7 @@ async fn a_large_push_with_keys_and_marks_says_which_jobs_were_there() {
         JobState::Blocked,
         "one of a key after the other"
     );
-    assert!(longest(&server) < LONGEST, "{} us", longest(&server));
+    assert_short(&server);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,7 +156,7 @@ async fn a_large_group_is_whole_and_its_cancel_takes_all_of_it() {
             .as_deref(),
         Some("no need")
     );
-    assert!(longest(&server) < LONGEST, "{} us", longest(&server));
+    assert_short(&server);
 }
 
 /// The producer ends between any two pieces.

@@ -83,6 +83,11 @@ impl Fault {
         )
     }
 
+    /// Whether the server is down: it takes no connections, or has not read its data yet.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.source.is_connection_refusal() || self.is_refused_for_now()
+    }
+
     /// Whether the connection is of no use any more.
     pub(super) fn ends_connection(&self) -> bool {
         matches!(

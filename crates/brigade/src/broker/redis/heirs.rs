@@ -3,7 +3,9 @@
 //! A lease names its holder's process as [`own_name`] does, so another consumer on the same host,
 //! boot and PID namespace can see with certainty that neither it nor one of its workers runs any
 //! more. Then nothing can be running twice, and its jobs go on at once, those that it had only
-//! prefetched too. Of other hosts' processes nothing is certain; their leases end by their time.
+//! prefetched too. Processes of other hosts are gone when they have had no connection for longer
+//! than they may hold jobs without one ([`presence`](super::presence)). Leases of processes that
+//! could not announce themselves end by their time.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -11,7 +13,10 @@ use std::time::{Duration, Instant};
 
 use redis::pipe;
 
-use super::link::{Link, key, scripts};
+use super::keys::key;
+use super::link::Link;
+use super::presence::{channel, read_name};
+use super::scripts;
 use crate::error::Error;
 use crate::process::{Descendants, Left, own_name};
 use crate::sync::lock;
@@ -46,8 +51,9 @@ impl Holders {
         due
     }
 
+    /// Whether a process of this host is gone with all its workers.
     fn is_gone(&self, holder: &str) -> bool {
-        holder != own_name() && lock(&self.heirs).left(holder) == Left::Nothing
+        lock(&self.heirs).left(read_name(holder).0) == Left::Nothing
     }
 }
 
@@ -70,31 +76,68 @@ impl Link {
         let holders: Vec<Vec<String>> = self
             .ask_all("look for holders that are gone", &pipeline)
             .await?;
+        let mut others = Vec::new();
         for (queue, holders) in due.into_iter().zip(holders) {
-            for holder in holders.iter().filter(|holder| self.holders.is_gone(holder)) {
-                let record = r#""kind":"interrupted","reason":"the process that held it is gone"}"#;
-                let mut from = 0_i64;
-                while from >= 0 {
-                    let count: u64;
-                    (from, count) = self
-                        .run(
-                            "take over jobs",
-                            scripts::takeover(),
-                            queue,
-                            (holder, record, from),
-                        )
-                        .await?;
-                    if count > 0 && changed.last().map(AsRef::as_ref) != Some(queue) {
+            for holder in holders {
+                let (name, is_announced) = read_name(&holder);
+                if name == own_name() {
+                    continue;
+                }
+                if self.holders.is_gone(&holder) {
+                    let reason = "the process that held it is gone";
+                    if self.take_from(queue, &holder, "", reason).await? {
                         changed.push(queue.into());
                     }
+                } else if is_announced {
+                    others.push((Box::from(queue), holder.into_boxed_str()));
                 }
-                tracing::info!(
-                    queue,
-                    holder,
-                    "a process that held jobs is gone; they go on"
-                );
             }
         }
+        let absent = match self.presence.absent(self.nodes(), &others).await {
+            Ok(absent) => absent,
+            // Its user may not ask.
+            Err(fault) => {
+                tracing::debug!(error = %fault.source, "could not ask which holders are connected");
+                Vec::new()
+            }
+        };
+        for (queue, holder) in absent {
+            let listens = channel(read_name(&holder).0);
+            let reason = "the process that held it has no connection to the server any more";
+            if self.take_from(&queue, &holder, &listens, reason).await? {
+                changed.push(queue);
+            }
+        }
+        changed.dedup();
         Ok(changed)
+    }
+
+    /// Gives back what a holder had in a queue, unless something listens to this channel by now;
+    /// whether there was anything.
+    async fn take_from(
+        &self,
+        queue: &str,
+        holder: &str,
+        channel: &str,
+        reason: &str,
+    ) -> Result<bool, Error> {
+        let record = format!(r#""kind":"interrupted","reason":"{reason}"}}"#);
+        let (mut from, mut all) = (0_i64, 0);
+        while from >= 0 {
+            let count: u64;
+            (from, count) = self
+                .run(
+                    "take over jobs",
+                    scripts::takeover(),
+                    queue,
+                    (holder, &record, from, channel),
+                )
+                .await?;
+            all += count;
+        }
+        if all > 0 {
+            tracing::info!(queue, holder, jobs = all, "jobs go on: {reason}");
+        }
+        Ok(all > 0)
     }
 }

@@ -1,6 +1,6 @@
 -- Hands out jobs. ARGV: clock, holder, how many at most, the time of the lease or 0 to take; in the role of a manager, -1 and the time in which
 -- plain clients have to collect. Last, the name of this process, by which others know whether it is gone.
--- Returns in how many milliseconds another may be ready (-1: not by time), then per job: id, token, failed, crashed, lost, unserved, its first moment and when its time began in one text, payload, task or false,
+-- Returns in how many milliseconds another may be ready (-1: not by time) and how many other processes ask for jobs here, as one text, then per job: id, token, failed, crashed, lost, unserved, its first moment and when its time began in one text, payload, task or false,
 -- options or false. At most PIECE of them.
 go_on_without_memory()
 local owner = ARGV[#ARGV]
@@ -257,4 +257,5 @@ elseif count == 0 then
   if next_open and (not least or next_open < least) then least = next_open end
   answers[1] = least or -1
 end
+answers[1] = text(answers[1]) .. ' ' .. text(math.max(redis.call('ZCARD', key('consumers')) - 1, 0))
 return answers

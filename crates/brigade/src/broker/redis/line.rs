@@ -16,6 +16,7 @@ use tokio::time::sleep;
 
 use super::fault::Fault;
 use super::reach::{Connection, Reach, Target};
+use crate::retry::jitter;
 use crate::sync::lock;
 
 /// A server that could not be reached is not tried again by callers that have other servers to turn
@@ -63,6 +64,12 @@ impl<T: Clone> Renewed<T> {
             self.forget(number);
         }
         made.map(|made| (number, made))
+    }
+
+    /// What was made, if it is there at this moment.
+    pub(super) fn peek(&self) -> Option<T> {
+        let state = lock(&self.0);
+        state.1.as_ref()?.peek()?.as_ref().ok().cloned()
     }
 
     /// Has it made again, unless somebody else said so already.
@@ -160,7 +167,7 @@ impl Line {
 async fn open(reach: Arc<Reach>, target: Target) -> Result<Connection, Fault> {
     for pause in PAUSES {
         match reach.open(&target, None).await {
-            Err(fault) if fault.is_passing() => sleep(pause).await,
+            Err(fault) if fault.is_passing() => sleep(pause.mul_f64(jitter(0.5))).await,
             ended => return ended,
         }
     }

@@ -1,26 +1,25 @@
 //! Scripts and commands, each to the server that has its keys.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use redis::{Arg, Cmd, FromRedisValue, Pipeline, RedisError, Script, ToRedisArgs, Value, cmd};
+use redis::{Arg, Cmd, FromRedisValue, Pipeline, RedisError, ToRedisArgs, Value, cmd};
 
 use super::fault::Fault;
 use super::heirs::Holders;
+use super::keys::{QUEUES, key};
 use super::listing::Listed;
 use super::looks::Looks;
 use super::nodes::{Nodes, Purpose, slot_of};
+use super::presence::Presence;
 use super::reach::{Connection, Reach};
 use super::schedules::NextTick;
+use super::scripts::{self, Lua, with_code};
+use super::server_time::ServerTimes;
 use super::url::{How, Place};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
-use crate::job::JobId;
-use crate::policy::{
-    CANCELLED_KEPT, HISTORY_MAX, MISSED_BYTES_MAX, MISSED_NAMED_MAX, NEVER_BEGAN, NEXT_TOO_LATE,
-    OUT_OF_TIME, PAYLOAD_BYTES_MAX,
-};
 use crate::store::CancelRequest;
 
 /// 6.2 has LPOP with a count and ZRANGE by all orders.
@@ -29,6 +28,8 @@ const VERSION_MIN: (u32, u32) = (6, 2);
 pub(super) struct Link {
     nodes: Arc<Nodes>,
     clock: Clock,
+    pub(super) times: Arc<ServerTimes>,
+    pub(super) presence: Arc<Presence>,
     pub(super) listed: Listed,
     pub(super) looks: Arc<Looks>,
     pub(super) holders: Holders,
@@ -38,9 +39,6 @@ pub(super) struct Link {
     /// Schedules that could not be fired, and until when they are left alone.
     pub(super) put_off: Mutex<HashMap<Box<str>, Instant>>,
 }
-
-/// The list of queues, the one key that is no queue's.
-pub(super) const QUEUES: &str = "brigade:queues";
 
 /// A queue that nobody has.
 const RIGHTS_QUEUE: &str = "brigade.rights";
@@ -57,55 +55,6 @@ fn is_forbidden(error: &RedisError) -> bool {
         .detail()
         .is_some_and(|text| text.to_ascii_lowercase().contains("unknown command"));
     is_unknown || error.code() == Some("NOPERM")
-}
-
-/// A script, which a server knows by its hash once it was loaded.
-pub(super) struct Lua {
-    code: String,
-    hash: String,
-}
-
-impl Lua {
-    /// A script that begins with the constants of [`policy`](crate::policy).
-    fn new(parts: &[&str]) -> Self {
-        let constants = format!(
-            "local HISTORY_MAX, CANCELLED_KEPT, PAYLOAD_BYTES_MAX = {HISTORY_MAX}, {}, \
-                {PAYLOAD_BYTES_MAX}\n\
-                local MISSED_BYTES_MAX, MISSED_NAMED_MAX = {MISSED_BYTES_MAX}, {MISSED_NAMED_MAX}\n\
-                local NEXT_TOO_LATE, NEVER_BEGAN, OUT_OF_TIME = '{NEXT_TOO_LATE}', \
-                '{NEVER_BEGAN}', '{OUT_OF_TIME}'\n",
-            CANCELLED_KEPT.as_millis()
-        );
-        let code = constants + &parts.concat();
-        let hash = Script::new(&code).get_hash().to_owned();
-        Self { code, hash }
-    }
-}
-
-/// Each is loaded by the first call that finds it missing on the server.
-pub(super) mod scripts {
-    use super::{Lua, OnceLock};
-
-    macro_rules! scripts {
-        ($($name:ident: $($part:literal)*),*) => {
-            $(pub(in crate::broker::redis) fn $name() -> &'static Lua {
-                static SCRIPT: OnceLock<Lua> = OnceLock::new();
-                SCRIPT.get_or_init(|| {
-                    Lua::new(&[
-                        include_str!("common.lua"),
-                        $(include_str!($part),)*
-                        include_str!(concat!(stringify!($name), ".lua")),
-                    ])
-                })
-            })*
-        };
-    }
-
-    scripts! {
-        push: "plain.lua" "chores.lua", lease: "plain.lua" "chores.lua" "time.lua", settle: "plain.lua", order: "chores.lua", schedule:,
-        why: "chores.lua" "time.lua", commit:, merge: "chores.lua", tick: "chores.lua" "time.lua",
-        probe: "chores.lua" "time.lua", rights:, takeover:
-    }
 }
 
 impl Link {
@@ -142,6 +91,8 @@ impl Link {
             return Err(fault.into_error(what, false));
         }
         let link = Self {
+            times: Arc::new(ServerTimes::new(Arc::clone(&nodes))),
+            presence: Arc::default(),
             nodes,
             clock,
             listed: Listed::default(),
@@ -195,6 +146,13 @@ impl Link {
         &self.nodes
     }
 
+    /// Whether the connection to a queue's server was ended and is not back, so that others may be
+    /// taking the jobs of this process.
+    pub(super) fn is_cut_off(&self, queue: &str) -> bool {
+        let target = self.nodes.known_target_of(key(queue, "").as_bytes());
+        target.is_some_and(|target| self.presence.is_cut_off(&target))
+    }
+
     /// Runs a script on a queue.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
@@ -203,10 +161,12 @@ impl Link {
         queue: &str,
         arguments: impl ToRedisArgs,
     ) -> Result<T, Error> {
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.add_command(self.evalsha(script, queue, arguments));
         let mut answers = self
-            .call(what, queue, pipeline, script, Purpose::Ask)
+            .call(what, queue, script, Purpose::Ask, |time| {
+                let mut pipeline = Pipeline::with_capacity(1);
+                pipeline.add_command(self.evalsha(script, queue, time, &arguments));
+                pipeline
+            })
             .await?;
         convert(what, answers.swap_remove(0), true)
     }
@@ -222,20 +182,24 @@ impl Link {
         waits: bool,
     ) -> Result<Vec<Value>, Error> {
         let wait = self.nodes.reach().place.wait.filter(|_| waits);
-        let mut pipeline = Pipeline::with_capacity(2);
-        pipeline.add_command(self.evalsha(script, queue, arguments));
-        if let Some(wait) = wait {
-            pipeline
-                .cmd("WAIT")
-                .arg(wait.replicas)
-                .arg(super::queue::millis(wait.timeout));
-        }
         let purpose = if wait.is_some() {
             Purpose::Wait
         } else {
             Purpose::Ask
         };
-        let mut answers = self.call(what, queue, pipeline, script, purpose).await?;
+        let mut answers = self
+            .call(what, queue, script, purpose, |time| {
+                let mut pipeline = Pipeline::with_capacity(2);
+                pipeline.add_command(self.evalsha(script, queue, time, &arguments));
+                if let Some(wait) = wait {
+                    pipeline
+                        .cmd("WAIT")
+                        .arg(wait.replicas)
+                        .arg(super::queue::millis(wait.timeout));
+                }
+                pipeline
+            })
+            .await?;
         if let Some(wait) = wait {
             let have: u32 = answers
                 .pop()
@@ -255,7 +219,8 @@ impl Link {
         }
     }
 
-    fn evalsha(&self, script: &Lua, queue: &str, arguments: impl ToRedisArgs) -> Cmd {
+    /// `time`: what the script is given of its server's time.
+    fn evalsha(&self, script: &Lua, queue: &str, time: &str, arguments: impl ToRedisArgs) -> Cmd {
         let (passed, set) = self.clock_moved();
         let mut call = cmd("EVALSHA");
         call.arg(&script.hash);
@@ -264,29 +229,47 @@ impl Link {
         } else {
             call.arg(2).arg(key(queue, "")).arg(QUEUES)
         };
-        call.arg(format!("{}:{set}", passed.as_millis()))
+        call.arg(format!("{}:{set}:{time}", passed.as_millis()))
             .arg(arguments);
         call
     }
 
-    /// All answers of commands of which the first is a script's.
+    /// All answers of commands of which the first is a script's. A script that did nothing, as its
+    /// server's clock was set, is called again with the right time.
     async fn call(
         &self,
         what: &str,
         queue: &str,
-        pipeline: Pipeline,
         script: &Lua,
         purpose: Purpose,
+        commands: impl Fn(&str) -> Pipeline,
     ) -> Result<Vec<Value>, Error> {
         let key = key(queue, "");
-        let failed = |fault: Fault| fault.into_error(what, true);
-        let answers = self
-            .nodes
-            .send(key.as_bytes(), &pipeline, purpose)
-            .await
-            .map_err(failed)?;
-        if !matches!(answers.first(), Some(Value::ServerError(error)) if error.code() == "NOSCRIPT")
-        {
+        let mut tried = 0;
+        loop {
+            let time = self.times.argument(key.as_bytes(), tried).await;
+            let answers = self
+                .call_once(key.as_bytes(), &commands(&time), script, purpose)
+                .await
+                .map_err(|fault| fault.into_error(what, true))?;
+            if !is_answered_with(&answers, "STEPPED") {
+                return Ok(answers);
+            }
+            tried += 1;
+            // If this fails, so will the next call.
+            self.times.look_at(key.as_bytes()).await.ok();
+        }
+    }
+
+    async fn call_once(
+        &self,
+        key: &[u8],
+        pipeline: &Pipeline,
+        script: &Lua,
+        purpose: Purpose,
+    ) -> Result<Vec<Value>, Fault> {
+        let answers = self.nodes.send(key, pipeline, purpose).await?;
+        if !is_answered_with(&answers, "NOSCRIPT") {
             return Ok(answers);
         }
         // With its code this time, so that it does not matter when the server forgets it again.
@@ -294,10 +277,7 @@ impl Link {
         for command in pipeline.cmd_iter() {
             again.add_command(with_code(command, script));
         }
-        self.nodes
-            .send(key.as_bytes(), &again, purpose)
-            .await
-            .map_err(failed)
+        self.nodes.send(key, &again, purpose).await
     }
 
     /// The time of the server that has a queue, in milliseconds since 1970, as scripts see it.
@@ -395,20 +375,9 @@ impl Link {
     }
 }
 
-/// A call of a script by its hash, as one with its code.
-fn with_code(command: &Cmd, script: &Lua) -> Cmd {
-    let mut arguments = command.args_iter();
-    if !matches!(arguments.next(), Some(Arg::Simple(b"EVALSHA"))) {
-        return command.clone();
-    }
-    let mut call = cmd("EVAL");
-    call.arg(&script.code);
-    for argument in arguments.skip(1) {
-        if let Arg::Simple(bytes) = argument {
-            call.arg(bytes);
-        }
-    }
-    call
+/// Whether the first of these answers is an error with this code.
+fn is_answered_with(answers: &[Value], code: &str) -> bool {
+    matches!(answers.first(), Some(Value::ServerError(error)) if error.code() == code)
 }
 
 /// What stands behind a command's name.
@@ -496,26 +465,4 @@ fn check_server(info: &str, how: &How) -> Result<(), Error> {
         ErrorKind::BadOption,
         format!("connect to Redis: {hint}"),
     ))
-}
-
-/// A key of a queue. The braces make a cluster keep all of a queue's together.
-pub(super) fn key(queue: &str, name: &str) -> String {
-    format!("brigade:{{{queue}}}:{name}")
-}
-
-// -- ids: `emails/17` outside, the number with leading zeros within its queue
-
-const ID_DIGITS: usize = 16;
-
-pub(super) fn id_of(queue: &str, number: &str) -> JobId {
-    JobId::new(format!("{queue}/{}", number.trim_start_matches('0')))
-}
-
-/// Queue and number of an id; `None` if it is not of this broker's kind.
-pub(super) fn parts_of(id: &JobId) -> Option<(&str, String)> {
-    let (queue, number) = id.as_str().rsplit_once('/')?;
-    let is_number = !number.is_empty()
-        && number.len() <= ID_DIGITS
-        && number.bytes().all(|b| b.is_ascii_digit());
-    is_number.then(|| (queue, format!("{number:0>ID_DIGITS$}")))
 }

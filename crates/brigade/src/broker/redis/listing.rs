@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use redis::cmd;
 
 use super::arguments::Arguments;
-use super::link::{Link, QUEUES, key, scripts};
+use super::keys::{QUEUES, key};
+use super::link::Link;
+use super::scripts;
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 use crate::sync::lock;

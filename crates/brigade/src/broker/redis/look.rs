@@ -7,8 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures_util::future::{join, join_all};
 use redis::{Value, cmd, pipe};
 
-use super::link::{Link, QUEUES, id_of, key, parts_of, scripts};
+use super::keys::{QUEUES, id_of, key, parts_of};
+use super::link::Link;
 use super::queue::{check_name, read};
+use super::scripts;
 use crate::error::Error;
 use crate::finding::{Finding, Level};
 use crate::job::{AttemptRecord, JobId, JobInfo, JobOptions, JobState, Parents, Unserved};
@@ -529,7 +531,10 @@ impl Link {
             let (since, _): (u64, u64) = self.ask("ask for the time", &cmd("TIME")).await?;
             // As `why.lua` counts them.
             let moved = super::queue::millis(self.clock_moved().0);
-            let since = (since.saturating_sub(ASKED_WITHIN.as_secs()) * 1000).saturating_add(moved);
+            let correction = self.times.correction_at(key(queue, "").as_bytes()).await;
+            let since = (since.saturating_sub(ASKED_WITHIN.as_secs()) * 1000)
+                .saturating_add(moved)
+                .saturating_add_signed(correction);
             let asked: u64 = self
                 .ask(
                     "count workers",

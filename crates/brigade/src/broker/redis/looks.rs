@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 
 use super::arguments::Arguments;
-use super::link::{Link, key, scripts};
+use super::keys::key;
+use super::link::Link;
 use super::queue::holder;
+use super::scripts;
 use crate::error::Error;
 use crate::store::Queues;
 use crate::sync::lock;
@@ -232,7 +234,7 @@ impl Link {
     }
 
     /// In how many milliseconds each of these queues may have something to do; -1: not by time.
-    async fn probe(&self, queues: &[Box<str>]) -> Result<Vec<i64>, Error> {
+    pub(super) async fn probe(&self, queues: &[Box<str>]) -> Result<Vec<i64>, Error> {
         if !self.is_cluster() {
             let mut arguments = Arguments::default();
             arguments.push(holder());

@@ -75,6 +75,20 @@ impl Nodes {
         self.locate(key).await.map(|(_, target)| target)
     }
 
+    /// Who has a key, as far as that is known without asking.
+    pub(super) fn known_target_of(&self, key: &[u8]) -> Option<Target> {
+        match &self.reach.place.how {
+            How::One(address) => Some(Target::At(address.clone())),
+            How::Sentinel { .. } => Some(Target::Primary),
+            How::Cluster(_) => {
+                let slots = self.slots.peek()?;
+                let slots = lock(&slots);
+                let place = slots.owners[usize::from(slot_of(key))]?;
+                Some(Target::At(slots.addresses[usize::from(place)].clone()))
+            }
+        }
+    }
+
     /// Whether queues may be on different servers.
     pub(super) fn are_many(&self) -> bool {
         matches!(self.reach.place.how, How::Cluster(_))
@@ -152,6 +166,15 @@ impl Nodes {
             self.forget(number);
         }
         answered
+    }
+
+    /// The pipeline's answers from this server, whatever keys it has.
+    pub(super) async fn send_to(
+        &self,
+        target: Target,
+        pipeline: &Pipeline,
+    ) -> Result<Vec<Value>, Fault> {
+        self.line(target, Purpose::Ask).send(pipeline).await
     }
 
     /// A slot on its way to another node: that one answers only who says that he was sent.

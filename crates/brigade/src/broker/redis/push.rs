@@ -7,8 +7,10 @@ use std::time::UNIX_EPOCH;
 use redis::Value;
 
 use super::arguments::Arguments;
-use super::link::{Link, convert, id_of, key, scripts};
+use super::keys::{id_of, key};
+use super::link::{Link, convert};
 use super::queue::{check_name, millis};
+use super::scripts;
 use crate::error::{Error, ErrorKind};
 use crate::job::{DependentKind, Job, JobOptions};
 use crate::store::PushOutcome;

@@ -4,14 +4,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::Value;
 
-use super::link::{Link, id_of, key, scripts};
+use super::keys::{id_of, key};
+use super::link::Link;
 use super::looks::FEW;
+use super::scripts;
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, JobOptions, Unserved};
 use crate::policy::PAYLOAD_BYTES_MAX;
 use crate::process::own_name;
-use crate::store::{DeliveryMode, LeaseRequest, Leased, Managed};
+use crate::store::{DeliveryMode, LeaseRequest, Leased, Managed, Queues};
 
 /// What a worker's process calls itself: its number on its host, and the host.
 pub(super) fn holder() -> &'static str {
@@ -33,13 +35,43 @@ pub(super) fn millis(duration: Duration) -> u64 {
         .min(1 << 50)
 }
 
+/// What was handed out.
+#[derive(Default)]
+pub(super) struct LeaseAnswer {
+    pub(super) leased: Vec<Leased>,
+    /// In how long another job falls due.
+    pub(super) due_in: Option<Duration>,
+    /// Other processes that ask for jobs of the same queues.
+    pub(super) others: u64,
+}
+
+/// What stands before the jobs in an answer of `lease.lua`.
+#[derive(Default)]
+struct Head {
+    due_in: Option<Duration>,
+    others: u64,
+}
+
+impl Head {
+    fn read(value: Value) -> Result<Self, Error> {
+        let text: String = read(value)?;
+        let numbers = text
+            .split_once(' ')
+            .and_then(|(due, others)| Some((due.parse::<i64>().ok()?, others.parse().ok()?)));
+        let Some((due, others)) = numbers else {
+            return Err(unreadable(&text));
+        };
+        Ok(Self {
+            due_in: u64::try_from(due).ok().map(Duration::from_millis),
+            others,
+        })
+    }
+}
+
 impl Link {
-    /// Hands out jobs; also says in how long another falls due.
-    pub(super) async fn lease(
-        &self,
-        ask: &LeaseRequest,
-    ) -> Result<(Vec<Leased>, Option<Duration>), Error> {
-        let mut leased = Vec::new();
+    /// Hands out jobs.
+    pub(super) async fn lease(&self, ask: &LeaseRequest) -> Result<LeaseAnswer, Error> {
+        let (mut leased, mut others) = (Vec::new(), 0);
         let mut due_in = self.fire_schedules().await;
         let mut failed = None;
         let queues = if ask.queues.len() <= FEW {
@@ -61,11 +93,14 @@ impl Link {
             let leased_from = self.lease_from(queue, ask, &mut leased).await;
             let due = leased_from
                 .as_ref()
-                .map_or(Some(AGAIN_AFTER_ERROR), |due| *due);
+                .map_or(Some(AGAIN_AFTER_ERROR), |head| head.due_in);
             self.looks
                 .end(queue, leased_from.is_ok() && leased.len() >= ask.max, due);
             match leased_from {
-                Ok(due) => due_in = due_in.into_iter().chain(due).min(),
+                Ok(head) => {
+                    due_in = due_in.into_iter().chain(head.due_in).min();
+                    others = others.max(head.others);
+                }
                 Err(error) => {
                     tracing::debug!(%error, %queue, "could not lease from a queue");
                     failed = failed.or(Some(error));
@@ -78,8 +113,24 @@ impl Link {
         // What was handed out is in this process's hands, whatever became of the other queues.
         match failed {
             Some(error) if leased.is_empty() => Err(error),
-            _ => Ok((leased, due_in)),
+            _ => Ok(LeaseAnswer {
+                leased,
+                due_in,
+                others,
+            }),
         }
+    }
+
+    /// In how long these queues may have something to hand out; `None` for not by time. Costs the
+    /// server less than asking for jobs.
+    pub(super) async fn due_in(&self, queues: &Queues) -> Result<Option<Duration>, Error> {
+        if queues.len() > FEW {
+            return Ok(Some(Duration::ZERO));
+        }
+        let queues: Vec<Box<str>> = queues.iter().cloned().collect();
+        let dues = self.probe(&queues).await?;
+        let dues = dues.into_iter().filter_map(|due| u64::try_from(due).ok());
+        Ok(dues.min().map(Duration::from_millis))
     }
 
     /// Hands out what processes held that are gone.
@@ -118,17 +169,18 @@ impl Link {
         queue: &str,
         ask: &LeaseRequest,
         leased: &mut Vec<Leased>,
-    ) -> Result<Option<Duration>, Error> {
+    ) -> Result<Head, Error> {
         self.list_queue_if_possible(queue).await;
         if self.is_cluster() && self.is_list_away().await {
             self.fire_of(queue).await?;
         }
-        let mut due_in = None;
+        let mut head = Head::default();
         while leased.len() < ask.max {
             let time = match ask.mode {
                 DeliveryMode::Take => 0,
                 DeliveryMode::Lease(time) => millis(time).max(1),
             };
+            let owner = self.owner_at(queue, ask.mode).await;
             let since = BootTime::now();
             let wanted = (ask.max - leased.len()).min(AT_ONCE_MAX);
             let answer: Vec<Value> = self
@@ -136,19 +188,31 @@ impl Link {
                     "lease",
                     scripts::lease(),
                     queue,
-                    (holder(), wanted, time, own_name()),
+                    (holder(), wanted, time, owner),
                 )
                 .await?;
-            let (found, damaged, due) = self.read_leased(queue, answer, ask.mode, since).await?;
+            let found;
+            let damaged;
+            (found, damaged, head) = self.read_leased(queue, answer, ask.mode, since).await?;
             let is_all = found.len() < wanted;
             leased.extend(found);
-            due_in = due;
             // Damaged jobs were set aside and leave room for others.
             if is_all && !damaged {
                 break;
             }
         }
-        Ok(due_in)
+        Ok(head)
+    }
+
+    /// The name of this process for leases of a queue.
+    async fn owner_at(&self, queue: &str, mode: DeliveryMode) -> String {
+        match self.nodes().known_target_of(key(queue, "").as_bytes()) {
+            Some(target) if matches!(mode, DeliveryMode::Lease(_)) => {
+                self.presence.wait_until_tried(&target).await;
+                self.presence.name_at(&target)
+            }
+            _ => own_name().to_owned(),
+        }
     }
 
     /// Hands out jobs to plain clients. What cannot be read goes to them as well: who wrote it
@@ -166,13 +230,12 @@ impl Link {
             .run("manage a queue", scripts::lease(), queue, arguments)
             .await?;
         let handed = (answer.len().saturating_sub(1) / LEASED_VALUES) as u64;
-        let due: i64 = read(answer.into_iter().next().unwrap_or(Value::Nil))?;
-        let due = u64::try_from(due).ok().map(Duration::from_millis);
+        let head = Head::read(answer.into_iter().next().unwrap_or(Value::Nil))?;
         // As many as fit: there may be more.
         let next = if handed == MANAGED_MAX {
             Some(Duration::ZERO)
         } else {
-            next_tick.into_iter().chain(due).min()
+            next_tick.into_iter().chain(head.due_in).min()
         };
         Ok(Managed { handed, next })
     }
@@ -183,10 +246,9 @@ impl Link {
         answer: Vec<Value>,
         mode: DeliveryMode,
         since: BootTime,
-    ) -> Result<(Vec<Leased>, bool, Option<Duration>), Error> {
+    ) -> Result<(Vec<Leased>, bool, Head), Error> {
         let mut values = answer.into_iter();
-        let due: i64 = read(values.next().unwrap_or(Value::Nil))?;
-        let due = u64::try_from(due).ok().map(Duration::from_millis);
+        let answer_head = Head::read(values.next().unwrap_or(Value::Nil))?;
         let (mut leased, mut damaged) = (Vec::new(), false);
         while let Some(head) = values.next() {
             let mut next = || values.next().unwrap_or(Value::Nil);
@@ -213,7 +275,7 @@ impl Link {
                 }
             }
         }
-        Ok((leased, damaged, due))
+        Ok((leased, damaged, answer_head))
     }
 
     async fn set_aside(&self, queue: &str, job: &Unreadable) -> Result<(), Error> {
@@ -292,12 +354,7 @@ impl Found {
                 options,
             })
         })();
-        found.ok_or_else(|| {
-            Error::new(
-                ErrorKind::Protocol,
-                format!("read an answer of Redis: {head:?} is not what a script gives"),
-            )
-        })
+        found.ok_or_else(|| unreadable(head))
     }
 
     fn check(self, queue: &str, since: BootTime) -> Result<Leased, Unreadable> {
@@ -356,6 +413,13 @@ impl Found {
 /// The moment of these milliseconds since 1970.
 fn moment_of(millis: &str) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_millis(millis.parse().ok()?))
+}
+
+fn unreadable(head: &str) -> Error {
+    Error::new(
+        ErrorKind::Protocol,
+        format!("read an answer of Redis: {head:?} is not what a script gives"),
+    )
 }
 
 /// A payload as JSON text, or why it is none.

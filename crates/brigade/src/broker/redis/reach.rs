@@ -292,6 +292,12 @@ impl Connection {
             .map_err(Fault::sent)
     }
 
+    /// Listens to a channel. Only a connection with a listener may.
+    pub(super) async fn subscribe(&self, channel: &str) -> Result<(), Fault> {
+        let mut shared = self.shared.clone();
+        shared.subscribe(channel).await.map_err(Fault::sent)
+    }
+
     pub(super) async fn ask<T: FromRedisValue>(&self, command: redis::Cmd) -> Result<T, Fault> {
         let answer = self
             .shared

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant, SystemTime};
 use redis::{Value, cmd, pipe};
 
 use super::arguments::Arguments;
-use super::link::{Link, id_of, key, scripts};
+use super::keys::{id_of, key};
+use super::link::Link;
 use super::push::{is_incoming, write_fields};
 use super::queue::{check_name, read};
+use super::scripts;
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 use crate::schedule::{Schedule, SchedulePlan, Scheduled, tell_skipped, time_of};

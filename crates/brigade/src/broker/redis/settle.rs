@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use redis::Value;
 
 use super::arguments::Arguments;
-use super::link::{Link, convert, id_of, key, parts_of, scripts};
+use super::keys::{id_of, key, parts_of};
+use super::link::{Link, convert};
 use super::push::{duplicate, has_code, is_duplicate};
 use super::queue::{check_name, holder, millis};
+use super::scripts;
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId, JobOptions, JobState, RetryPolicy};

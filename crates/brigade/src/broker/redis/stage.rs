@@ -12,9 +12,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use redis::{Value, cmd, pipe};
 
 use super::arguments::Arguments;
-use super::link::{Link, convert, id_of, key, scripts};
+use super::keys::{id_of, key};
+use super::link::{Link, convert};
 use super::push::{duplicate, fields_of, has_code, is_duplicate, is_incoming};
 use super::queue::millis;
+use super::scripts;
 use crate::error::{Error, ErrorKind};
 use crate::job::{DependentKind, Job};
 use crate::store::PushOutcome;

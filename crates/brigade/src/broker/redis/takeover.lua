@@ -1,7 +1,8 @@
--- Gives back what a process held that is gone with all its workers. ARGV: clock, the name of that process, what happened, from which place of those that are
--- leased on. Returns the place to go on from, or -1, and how many leases it had up to here.
+-- Gives back what a process held that is gone. ARGV: clock, the name of that process, what happened, from which place of those that are leased on, and the channel to which it
+-- listens while it is there, or ''. Returns the place to go on from, or -1, and how many leases it had up to here.
 go_on_without_memory()
 check_queue()
+if ARGV[5] ~= '' and redis.call('PUBSUB', 'NUMSUB', ARGV[5])[2] > 0 then return {-1, 0} end
 local PAGE = 2000
 local from, count = tonumber(ARGV[4]), 0
 local page = redis.call('ZRANGE', key('leased'), from, from + PAGE - 1)

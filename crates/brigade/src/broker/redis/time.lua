@@ -133,10 +133,10 @@ local function closed(leased, starts, running_max, starts_max, per)
     if running >= running_max then return {'running', running_max, running} end
   end
   if starts_max then
-    redis.call('ZREMRANGEBYSCORE', starts, '-inf', text(now - per))
+    redis.call('ZREMRANGEBYSCORE', starts, '-inf', text(steady - per))
     if redis.call('ZCARD', starts) >= starts_max then
       local first = redis.call('ZRANGE', starts, 0, 0, 'WITHSCORES')[2]
-      return {'rate', starts_max, per, math.max(math.min(number(first) + per - now, per), 0)}
+      return {'rate', starts_max, per, math.max(math.min(number(first) + per - steady, per), 0)}
     end
   end
   return nil
@@ -153,11 +153,13 @@ local function partition_closed(partition)
   return closed(leased, key('starts:' .. partition), limits[4], limits[5], limits[6])
 end
 
+-- Keys go by the wall clock. A queue has one such key, so that one can stay until after a step of a day.
+local STARTS_KEPT, PARTITION_STARTS_KEPT = 24 * 3600 * 1000, 60 * 1000
 local function remember_start(partition)
-  local function remember(name, per)
-    redis.call('ZADD', key(name), now, text(redis.call('INCR', key('start'))))
-    redis.call('PEXPIRE', key(name), text(per + 1000))
+  local function remember(name, kept)
+    redis.call('ZADD', key(name), steady, text(redis.call('INCR', key('start'))))
+    redis.call('PEXPIRE', key(name), text(kept))
   end
-  if limits[2] then remember('starts', limits[3]) end
-  if limits[5] then remember('starts:' .. partition, limits[6]) end
+  if limits[2] then remember('starts', limits[3] + STARTS_KEPT) end
+  if limits[5] then remember('starts:' .. partition, limits[6] + PARTITION_STARTS_KEPT) end
 end

@@ -21,11 +21,15 @@ use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::fault::Fault;
-use super::link::key;
+use super::keys::key;
 use super::looks::Looks;
 use super::nodes::Nodes;
+use super::presence::{Presence, channel};
 use super::reach::{Connection, Target};
+use super::server_time::ServerTimes;
 use crate::error::{Error, ErrorKind};
+use crate::process::own_name;
+use crate::retry::jitter;
 use crate::shutdown::Scope;
 use crate::sync::lock;
 
@@ -33,7 +37,8 @@ use crate::sync::lock;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Before a server that does not tell of changes is asked to once more.
 const SILENT_PAUSE: Duration = Duration::from_secs(30);
-/// So often an idle connection is asked whether it still is one.
+/// So often an idle connection is asked for the time: whether it still is one, and whether the
+/// server's clock was set.
 const PING_EVERY: Duration = Duration::from_secs(2);
 
 /// A queue that nothing had to do with for this long is watched no more.
@@ -107,7 +112,12 @@ fn queue_of(key: &[u8]) -> Option<&str> {
 
 impl Wake {
     /// Must be called within the runtime.
-    pub(super) fn start(nodes: Arc<Nodes>, looks: Arc<Looks>) -> Result<Self, Error> {
+    pub(super) fn start(
+        nodes: Arc<Nodes>,
+        looks: Arc<Looks>,
+        times: Arc<ServerTimes>,
+        presence: Arc<Presence>,
+    ) -> Result<Self, Error> {
         let scope = Scope::current().ok_or_else(|| {
             Error::new(
                 ErrorKind::Unsupported,
@@ -128,6 +138,8 @@ impl Wake {
         });
         let ear = Ear {
             nodes,
+            times,
+            presence,
             changed: Arc::clone(&changed),
             watched: watched.subscribe(),
             state: Arc::clone(&state),
@@ -230,6 +242,8 @@ impl Wake {
 /// What listens.
 struct Ear {
     nodes: Arc<Nodes>,
+    times: Arc<ServerTimes>,
+    presence: Arc<Presence>,
     changed: Arc<Notify>,
     watched: watch::Receiver<Queues>,
     state: Arc<State>,
@@ -275,9 +289,10 @@ impl Ear {
     async fn listen_while_needed(&self, target: Target) -> Target {
         loop {
             if let Err(fault) = self.listen(&target).await {
+                self.presence.note_fault(&target, &fault);
                 tracing::debug!(error = %fault.source, "the connection for notifications is gone");
             }
-            sleep(PAUSE).await;
+            sleep(PAUSE.mul_f64(jitter(0.5))).await;
             if matches!(self.queues_of(&target).await, Ok(queues) if queues.is_empty()) {
                 return target;
             }
@@ -295,7 +310,8 @@ impl Ear {
         );
         let hear = move |push: PushInfo| match push.kind {
             PushKind::Disconnection => ends.cancel(),
-            _ => {
+            // Others are no change.
+            PushKind::Invalidate => {
                 let keys = push
                     .data
                     .into_iter()
@@ -305,18 +321,20 @@ impl Ear {
                     tell.notify_waiters();
                 }
             }
+            _ => {}
         };
         let connection = self
             .nodes
             .reach()
             .open(target, Some(Arc::new(hear)))
             .await?;
+        self.times.look_on(&connection, target).await?;
         let mut told = BTreeSet::new();
         loop {
             watched.mark_unchanged();
             moves.mark_unchanged();
             let queues = self.queues_of(target).await?;
-            if queues.is_empty() {
+            if queues.is_empty() && !self.presence.is_announced(target) {
                 return Ok(());
             }
             match track(&connection, &queues, &mut told).await {
@@ -329,19 +347,41 @@ impl Ear {
                 }
                 Err(fault) if fault.ends_connection() => return Err(fault),
                 Err(fault) => {
+                    self.presence.note_tried(target);
                     self.bear_silence(&fault).await;
                     return Err(fault);
                 }
             }
+            self.announce(&connection, target).await?;
             loop {
                 tokio::select! {
-                    () = broken.cancelled() => return Ok(()),
+                    () = broken.cancelled() => {
+                        self.presence.note_end(target);
+                        return Ok(());
+                    }
                     _ = watched.changed() => break,
                     _ = moves.changed() => break,
-                    () = sleep(PING_EVERY) => connection.ask::<()>(redis::cmd("PING")).await?,
+                    () = sleep(PING_EVERY) => self.times.look_on(&connection, target).await?,
                 }
             }
         }
+    }
+
+    /// Has others see that this process is there, while this connection is.
+    async fn announce(&self, connection: &Connection, target: &Target) -> Result<(), Fault> {
+        if !Presence::is_possible() || self.presence.is_announced(target) {
+            return Ok(());
+        }
+        match connection.subscribe(&channel(own_name())).await {
+            Ok(()) => self.presence.note_announced(target),
+            Err(fault) if fault.ends_connection() => return Err(fault),
+            // Its user may not use channels: its leases end by their time.
+            Err(fault) => {
+                tracing::debug!(error = %fault.source, "could not announce this process");
+                self.presence.note_tried(target);
+            }
+        }
+        Ok(())
     }
 
     /// A server that tells nothing, as its user may not ask for that, is looked at from time to

@@ -1,0 +1,26 @@
+//! Names of keys, and ids: `emails/17` outside, the number with leading zeros within its queue.
+
+use crate::job::JobId;
+
+/// The list of queues, the one key that is no queue's.
+pub(super) const QUEUES: &str = "brigade:queues";
+
+/// A key of a queue. The braces make a cluster keep all of a queue's together.
+pub(super) fn key(queue: &str, name: &str) -> String {
+    format!("brigade:{{{queue}}}:{name}")
+}
+
+const ID_DIGITS: usize = 16;
+
+pub(super) fn id_of(queue: &str, number: &str) -> JobId {
+    JobId::new(format!("{queue}/{}", number.trim_start_matches('0')))
+}
+
+/// Queue and number of an id; `None` if it is not of this broker's kind.
+pub(super) fn parts_of(id: &JobId) -> Option<(&str, String)> {
+    let (queue, number) = id.as_str().rsplit_once('/')?;
+    let is_number = !number.is_empty()
+        && number.len() <= ID_DIGITS
+        && number.bytes().all(|b| b.is_ascii_digit());
+    is_number.then(|| (queue, format!("{number:0>ID_DIGITS$}")))
+}
