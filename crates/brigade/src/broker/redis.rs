@@ -9,7 +9,7 @@
 //! again), `nodes` (which server has a key), `link` (scripts and commands), and on that what a
 //! broker does. What is too much for one script goes in pieces: `stage`, `listing`.
 //!
-//! Two connections per server: one for scripts, which many calls share; one that is told of changes
+//! Two connections per server: one for scripts, which many calls share; one that is notified of changes
 //! (`wake`). A third if pushes wait for replicas. A hand-out never blocks on the server, so nothing
 //! can be moved to a caller that has given up.
 
@@ -236,7 +236,7 @@ impl JobStore for Redis {
                     Err(error) if push::is_incoming(&error) && tries < TRIES => {
                         self.link.merge_all(&jobs).await?
                     }
-                    stored => return stored.map(|stored| Link::told(&jobs, stored)),
+                    stored => return stored.map(|stored| Link::outcomes(&jobs, stored)),
                 }
             }
         })
@@ -293,18 +293,18 @@ impl JobStore for Redis {
                 .collect();
             let mut bound = Box::pin(sleep(FOR_EVER));
             loop {
-                let told = tokio::select! {
-                    told = telling.next() => told,
+                let answered = tokio::select! {
+                    answered = telling.next() => answered,
                     () = &mut bound => break,
                 };
-                let Some((places, told)) = told else {
+                let Some((places, answered)) = answered else {
                     return Ok(answers);
                 };
                 open.retain(|place| !places.contains(place));
-                match told {
-                    Ok(told) => places
+                match answered {
+                    Ok(answered) => places
                         .into_iter()
-                        .zip(told)
+                        .zip(answered)
                         .for_each(|(place, answer)| answers[place] = settled(answer)),
                     Err(error) => places
                         .into_iter()

@@ -2,7 +2,7 @@
 --
 -- A large push is staged first: `stage:B` of the first queue has its jobs, one element each. That shows nowhere and goes by itself if its
 -- producer ends. Then one script gives them numbers, writes `batch:B`, and puts the batch on `incoming` of each of its queues: from then on the push has
--- been made, and each script that has to do with such a queue moves a piece of it into the queue, the first jobs first. Elements of `incoming`: the beginning of
+-- been made, and each script that uses one of these queues moves a piece of it into the queue, the first jobs first. Elements of `incoming`: the beginning of
 -- the keys of the queue that has the stage, a space, B.
 --
 -- `doomed` has jobs that were cancelled and whose parents are to go with them: the beginning of a queue's keys, and the id.

@@ -47,7 +47,7 @@ end
 local function list() if LIST then redis.call('SADD', LIST, queue_name()) end end
 
 -- A command that meets a key of another type ends the script, and what the script did before stays done. So a script reads the keys that it is
--- going to change before its first write: such a read fails as the write would.
+-- going to change before its first write: that read fails as the write would.
 local SETS = {'ready', 'scheduled', 'blocked', 'leased', 'retrying', 'done', 'dead', 'cancelled', 'jobs', 'late'}
 local checked = {}
 local function check_sets(names) for _, name in ipairs(names) do redis.call('ZCARD', key(name)) end end
@@ -137,7 +137,7 @@ local function check_behind(id, missed, depth)
   end)
 end
 
--- Whether somebody has removed a job, as a server does that makes room, or has put something else in its place; then nothing of it stays that would
+-- Whether a job was removed, as a server does that makes room, or another program has put something else in its place; then nothing of it stays that would
 -- hold others up.
 local function is_gone(id, partition)
   local has_token = redis.pcall('HEXISTS', job(id), 'token')
@@ -188,7 +188,7 @@ local function may_go(id, name)
   if is_lost then redis.call('HDEL', key('out'), name) end
   local first, was_gone = first_of_key(name)
   if first ~= id then
-    -- What was gone will release nobody.
+    -- The one that is gone releases no other.
     if is_lost or was_gone then release_key(name) end
     return false
   end
@@ -256,7 +256,7 @@ end
 
 local function hands_on(dependent_kind) return dependent_kind == 'front' or dependent_kind == 'collect' or dependent_kind == 'barrier' end
 
--- Ends that are not told yet: telling one may end another.
+-- Ends that the waiting jobs have not counted yet: counting one may end another.
 local untold = {}
 local telling = false
 
@@ -456,7 +456,7 @@ local function count_attempt(id, counter)
   end
 end
 
--- Puts a leased job back where it was, unless somebody wants it cancelled.
+-- Puts a leased job back where it was, unless it is to be cancelled.
 local function give_back(id, rest, counter, state, after)
   note(id, rest)
   count_attempt(id, counter)

@@ -61,7 +61,7 @@ impl Fault {
     }
 
     /// The same without these passwords: a server quotes the arguments of a command that it does
-    /// not know, such as a renamed AUTH.
+    /// not know, for example a renamed AUTH.
     pub(super) fn without(self, passwords: &[&str]) -> Self {
         let text = self.source.to_string();
         let scrubbed = scrub(&text, passwords);
@@ -196,7 +196,7 @@ fn meaning(source: &RedisError) -> (ErrorKind, &'static str) {
         ),
         (_, Some("BUSY")) => (
             ErrorKind::Unreachable,
-            "a script of somebody's blocks the server (SCRIPT KILL ends it)",
+            "a script of another program blocks the server (SCRIPT KILL ends it)",
         ),
         (Kind::Io, _) if source.is_timeout() => {
             (ErrorKind::Unreachable, "the server does not answer")

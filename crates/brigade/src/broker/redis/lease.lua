@@ -105,7 +105,7 @@ local function hand_out(id, partition)
   if manages then holder = hand_to_client(id, partition) end
   local token = answer(id, fields)
   if time == 0 then
-    -- Nobody will tell how it ended.
+    -- No settlement will follow.
     return remove_job(id, fate_done())
   end
   leave(id)

@@ -1,6 +1,6 @@
 //! A connection that is made again when it broke.
 //!
-//! A request is never sent twice: whoever had one under way hears that it broke, and that it is
+//! A request is never sent twice: a caller that had one under way gets an error that says it is
 //! uncertain. Only what the server said it did not do is asked again, by
 //! [`Nodes`](super::nodes::Nodes).
 
@@ -23,7 +23,7 @@ use crate::sync::lock;
 /// to, for this long.
 const AWAY: Duration = Duration::from_secs(1);
 /// Before each further try to connect; then the call ends as unreachable, and the next one begins
-/// anew.
+/// again.
 const PAUSES: [Duration; 3] = [
     Duration::from_millis(50),
     Duration::from_millis(150),
@@ -72,7 +72,7 @@ impl<T: Clone> Renewed<T> {
         state.1.as_ref()?.peek()?.as_ref().ok().cloned()
     }
 
-    /// Has it made again, unless somebody else said so already.
+    /// Has it made again, unless another caller said so already.
     pub(super) fn forget(&self, number: u64) {
         let mut state = lock(&self.0);
         if state.0 == number {

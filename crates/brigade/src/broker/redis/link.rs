@@ -40,7 +40,7 @@ pub(super) struct Link {
     pub(super) put_off: Mutex<HashMap<Box<str>, Instant>>,
 }
 
-/// A queue that nobody has.
+/// No queue of a user has this name.
 const RIGHTS_QUEUE: &str = "brigade.rights";
 
 fn is_unknown_command(error: &Error) -> bool {
@@ -62,7 +62,7 @@ impl Link {
     pub(super) async fn connect(url: &str, clock: Clock) -> Result<Self, Error> {
         let nodes = Arc::new(Nodes::new(Arc::new(Reach::new(Place::parse(url)?)?)));
         let what = "connect to Redis";
-        // Lines connect when they are first used, and try for a while; whoever connects wants to
+        // Lines connect when they are first used, and try for a while; a caller that connects wants to
         // hear at once what is wrong.
         let targets = nodes
             .targets()

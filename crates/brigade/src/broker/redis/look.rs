@@ -487,7 +487,7 @@ impl Link {
             .is_err()
         {
             let what =
-                "CLIENT may not be used here, by which the server tells consumers of new jobs: \
+                "CLIENT may not be used here, by which the server notifies consumers of new jobs: \
                     idle ones look every 2 s instead"
                     .to_owned();
             findings.push(Finding::new(

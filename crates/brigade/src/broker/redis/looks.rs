@@ -29,7 +29,7 @@ const PROBE: usize = 250;
 const PROBE_IN_CLUSTER: usize = 100;
 const SWEEP_EVERY: Duration = Duration::from_millis(1500);
 const SWEEP_EVERY_IN_CLUSTER: Duration = Duration::from_secs(10);
-/// Queues that are remembered; beyond that they are looked at anew.
+/// Queues that are remembered; beyond that they are looked at again.
 const KNOWN_MAX: usize = 100_000;
 
 #[derive(Default)]
@@ -137,7 +137,7 @@ impl Looks {
         queues.for_each(|queue| known.open(queue, State::Hot));
     }
 
-    /// Nobody knows what changed.
+    /// Any of them may have changed.
     pub(super) fn ring_all(&self) {
         lock(&self.0).swept = None;
     }
@@ -157,7 +157,7 @@ impl Looks {
         }
     }
 
-    /// Queues that have something which falls due, such as leases.
+    /// Queues that have something which falls due, for example a lease.
     pub(super) fn closed_by_time(&self, max: usize) -> Vec<Box<str>> {
         lock(&self.0)
             .due

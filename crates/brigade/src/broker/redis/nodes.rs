@@ -65,7 +65,7 @@ impl Nodes {
         &self.reach
     }
 
-    /// Told whenever a key may have got another server.
+    /// Changes whenever a key may have got another server.
     pub(super) fn moves(&self) -> watch::Receiver<u64> {
         self.moved.subscribe()
     }
@@ -113,7 +113,7 @@ impl Nodes {
         }
     }
 
-    /// The pipeline's answers from whoever has its keys, which all must be of one slot.
+    /// The pipeline's answers from the server of its keys, which all must be of one slot.
     pub(super) async fn send(
         &self,
         key: &[u8],
@@ -144,7 +144,7 @@ impl Nodes {
                 Some(Redirection::Ask(address)) => asked_aside = Some(Target::At(address)),
                 None => {
                     if refusal.source.kind() == redis::ErrorKind::Server(ServerErrorKind::Moved) {
-                        // To a node whose address nobody has told that one.
+                        // To a node whose address the one that answered does not know.
                         self.forget_slots().await;
                     }
                     sleep(PAUSE * tried).await;
@@ -192,7 +192,7 @@ impl Nodes {
         Ok(answers.into_iter().skip(1).step_by(2).collect())
     }
 
-    /// Whether the server that has a key is known to be away, so that whoever can do without it
+    /// Whether the server that has a key is known to be away, so that a caller that can do without it
     /// need not wait for it. It is tried again in the background.
     pub(super) async fn is_away(&self, key: &[u8]) -> bool {
         if !matches!(self.reach.place.how, How::Cluster(_)) {
@@ -227,13 +227,13 @@ impl Nodes {
                 let slots = lock(&slots);
                 let owner = slots.owners[usize::from(slot_of(key))]
                     .map(|place| slots.addresses[usize::from(place)].clone());
-                let nobody = (redis::ErrorKind::Client, "nobody has this slot");
+                let no_node = (redis::ErrorKind::Client, "no node has this slot");
                 let owner = owner.ok_or_else(|| {
                     self.slots.forget(number);
                     Fault::hinted(
                         ErrorKind::Unreachable,
                         "no node of the cluster has this queue",
-                        nobody,
+                        no_node,
                     )
                 });
                 Ok((number, Target::At(owner?)))

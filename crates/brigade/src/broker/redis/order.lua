@@ -82,7 +82,7 @@ local function revive(one)
   leave(one)
   bind(one)
   redis.call('HDEL', job(one), 'failed', 'crashed', 'lost', 'unserved', 'unserved_at', 'reason')
-  -- It begins anew, with all the time that it had.
+  -- It begins again, with all the time that it had.
   begin_again(one)
   if redis.call('EXISTS', key('parent_results:' .. one)) == 1 then
     -- It never got what its parents left.
@@ -162,7 +162,7 @@ local function purge(last, after, inbox)
   return {count, last, after, inbox}
 end
 
--- Names and values of the limits; none takes them away. What is counted by partition is counted anew.
+-- Names and values of the limits; none takes them away. What is counted by partition is counted again.
 local function limit()
   for _, partition in ipairs(redis.call('ZRANGE', key('partitions'), 0, -1)) do redis.call('DEL', key('ready:' .. partition)) end
   for _, member in ipairs(redis.call('ZRANGE', key('leased'), 0, -1)) do

@@ -8,7 +8,7 @@
 //! A connection may also end while its process lives, so both sides count. A holder whose
 //! connection was ended, and which cannot get it back within [`CUT_OFF_AFTER`], stops its attempts.
 //! Others take its jobs when it was absent at each look for [`ABSENT_FOR`], which is longer by the
-//! time that such a stop takes. While the server itself is down, as it refuses connections, no other
+//! time that a stop takes. While the server itself is down, as it refuses connections, no other
 //! can take anything and the holder's attempts go on. A connection that only became silent is not
 //! ended for the server either: then the lease ends by its time, as everywhere.
 

@@ -58,7 +58,7 @@ local function join(jobs, ids, parents)
       within(dependent_queue, function() redis.call('RPUSH', key('parents:' .. dependent_id), one.queue .. ids[position]) end)
     end
   end
-  -- Whoever waits for these knows by now how many it waits for.
+  -- The jobs that wait for these know by now how many they wait for.
   for position, one in ipairs(jobs) do
     if one.dependent_kind ~= '' and not parents[position] then within(one.queue, go_on, ids[position]) end
   end

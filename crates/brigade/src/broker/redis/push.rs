@@ -143,14 +143,14 @@ impl Link {
     }
 
     /// The ids that jobs were given.
-    pub(super) fn told(jobs: &[Job], stored: Stored) -> Vec<PushOutcome> {
+    pub(super) fn outcomes(jobs: &[Job], stored: Stored) -> Vec<PushOutcome> {
         match stored {
             Stored::From(first) => (first..)
                 .zip(jobs)
                 .map(|(number, job)| PushOutcome::New(id_of(&job.queue, &number.to_string())))
                 .collect(),
             Stored::Each(each) => {
-                let told = each.into_iter().zip(jobs).map(|((number, is_new), job)| {
+                let outcomes = each.into_iter().zip(jobs).map(|((number, is_new), job)| {
                     let id = id_of(&job.queue, &number);
                     if is_new == 1 {
                         PushOutcome::New(id)
@@ -158,7 +158,7 @@ impl Link {
                         PushOutcome::Duplicate(id)
                     }
                 });
-                told.collect()
+                outcomes.collect()
             }
         }
     }

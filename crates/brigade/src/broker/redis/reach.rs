@@ -30,7 +30,7 @@ const SENTINEL_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Target {
     At(Address),
-    /// Whoever it is by now.
+    /// The server that is primary now.
     Primary,
 }
 
@@ -72,12 +72,12 @@ impl Reach {
         Ok(Self { place, tls, scope })
     }
 
-    /// Does something beside the calls, for as long as the runtime runs.
+    /// Does something in the background, for as long as the runtime runs.
     pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.scope.spawn(work);
     }
 
-    /// Opens a connection. With a listener, the server may send what nobody asked for.
+    /// Opens a connection. With a listener, the server may send what was not asked for.
     pub(super) async fn open(
         &self,
         target: &Target,
@@ -248,7 +248,7 @@ impl Reach {
                     fault = Fault::hinted(
                         ErrorKind::BadOption,
                         hint,
-                        (Kind::Client, "no such primary"),
+                        (Kind::Client, "unknown primary"),
                     );
                 }
                 Ok(Err(error)) if !error.is_passing() => fault = error,

@@ -140,7 +140,7 @@ impl Link {
         Ok(places.into_iter().zip(answers).map(read).collect())
     }
 
-    /// The jobs that somebody wants cancelled and that are in this process's hands: what is known
+    /// The jobs that this process holds and that are to be cancelled: what is known
     /// of it, after a look at these queues.
     pub(super) async fn cancels(&self, queues: &[Box<str>]) -> Result<Vec<CancelRequest>, Error> {
         for page in queues.chunks(QUEUES_PAGE) {

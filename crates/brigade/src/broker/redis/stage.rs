@@ -1,6 +1,6 @@
 //! Large pushes, which no single script could store in a time that others would not notice.
 //!
-//! Such a push is staged in pieces, where it shows nowhere; then one cheap script makes it, all or
+//! It is staged in pieces, where no query shows it; then one cheap script makes it, all or
 //! nothing; then it is moved into its queues in pieces, by its producer or, if that ends, by the
 //! next one who has to do with the queue (`chores.lua`). A flow's last job is moved first, so no
 //! member can end before the job that waits for it is there.
@@ -266,7 +266,7 @@ impl Link {
         } else {
             HashMap::new()
         };
-        let told = jobs.iter().zip(&batch.spots).map(|(job, spot)| {
+        let outcomes = jobs.iter().zip(&batch.spots).map(|(job, spot)| {
             match known.get(&format!("{}{}", spot.queue, spot.offset)) {
                 Some(number) => PushOutcome::Duplicate(id_of(&job.queue, number)),
                 None => PushOutcome::New(id_of(
@@ -276,7 +276,7 @@ impl Link {
                 )),
             }
         });
-        Ok(told.collect())
+        Ok(outcomes.collect())
     }
 
     async fn stage(&self, batch: &Batch<'_>) -> Result<(), Error> {

@@ -17,7 +17,7 @@ local function take_back(id, client)
   redis.call('LPOP', key('to:' .. client))
   redis.call('LPOP', key('handed:' .. client))
   redis.call('HDEL', job(id), 'client')
-  give_back(id, '"kind":"interrupted","reason":"nobody collected it"}', 'interrupted', 'scheduled', 0)
+  give_back(id, '"kind":"interrupted","reason":"no client collected it"}', 'interrupted', 'scheduled', 0)
 end
 
 -- What is wrong with one job keeps no other from its turn: it is looked at again after this time.
@@ -147,13 +147,13 @@ local function queue_closed() return closed(key('leased'), key('starts'), limits
 local function partition_closed(partition)
   local leased = key('leased:' .. partition)
   if limits[4] then
-    -- What is there still although its lease is over has been removed by somebody.
+    -- What is there still although its lease is over was removed by another program.
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', leased, '-inf', '(' .. text(steady), 'LIMIT', 0, PIECE)) do is_gone(id, partition) end
   end
   return closed(leased, key('starts:' .. partition), limits[4], limits[5], limits[6])
 end
 
--- Keys go by the wall clock. A queue has one such key, so that one can stay until after a step of a day.
+-- Keys go by the wall clock. A queue has one key of this kind, so that one can stay until after a step of a day.
 local STARTS_KEPT, PARTITION_STARTS_KEPT = 24 * 3600 * 1000, 60 * 1000
 local function remember_start(partition)
   local function remember(name, kept)

@@ -1,11 +1,11 @@
-//! Waking whoever waits for a queue, without polling.
+//! Waking the callers that wait for a queue, without polling.
 //!
-//! The server tells one connection of each change of a few keys (`CLIENT TRACKING` in broadcasting
+//! The server notifies one connection of each change of a few keys (`CLIENT TRACKING` in broadcasting
 //! mode, since Redis 6): the bell of a queue, which scripts ring, its inbox, which any client may
 //! push to, and the list of free clients. In a cluster, each node that has a watched queue is
 //! listened to, and which ones these are is looked up again whenever a queue moved. A notification
 //! says only that something may have changed. When a connection breaks, everybody is woken once it
-//! is back, as nobody knows what was missed.
+//! is back, as changes may have been missed.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::Future;
@@ -70,7 +70,7 @@ struct State {
     touched: Mutex<Option<(usize, usize, Instant)>>,
     /// Queues whose bells rang since cancels were looked for; `None` for all.
     rung: Mutex<Option<BTreeSet<Box<str>>>>,
-    /// The server tells nothing.
+    /// The server does not notify.
     is_deaf: AtomicBool,
 }
 
@@ -329,7 +329,7 @@ impl Ear {
             .open(target, Some(Arc::new(hear)))
             .await?;
         self.times.look_on(&connection, target).await?;
-        let mut told = BTreeSet::new();
+        let mut tracked = BTreeSet::new();
         loop {
             watched.mark_unchanged();
             moves.mark_unchanged();
@@ -337,9 +337,9 @@ impl Ear {
             if queues.is_empty() && !self.presence.is_announced(target) {
                 return Ok(());
             }
-            match track(&connection, &queues, &mut told).await {
+            match track(&connection, &queues, &mut tracked).await {
                 Ok(false) => {}
-                // Whatever happened while nobody listened.
+                // There may have been changes before.
                 Ok(true) => {
                     self.state.is_deaf.store(false, Ordering::Relaxed);
                     self.state.note_all();
@@ -384,7 +384,7 @@ impl Ear {
         Ok(())
     }
 
-    /// A server that tells nothing, as its user may not ask for that, is looked at from time to
+    /// A server that does not notify, as its user may not ask for that, is looked at from time to
     /// time.
     async fn bear_silence(&self, fault: &Fault) {
         if !self.state.is_deaf.swap(true, Ordering::Relaxed) {
@@ -410,7 +410,7 @@ impl Ear {
     }
 }
 
-/// The key that scripts change when somebody should look at a queue.
+/// The key that scripts change when consumers should look at a queue.
 fn bell(queue: &str) -> String {
     format!("brigade:bell:{{{queue}}}")
 }
@@ -432,10 +432,10 @@ fn beginnings(queues: &Queues) -> BTreeSet<String> {
 async fn track(
     connection: &Connection,
     queues: &Queues,
-    told: &mut BTreeSet<String>,
+    tracked: &mut BTreeSet<String>,
 ) -> Result<bool, Fault> {
     let wanted = beginnings(queues);
-    let new: Vec<&String> = wanted.difference(told).collect();
+    let new: Vec<&String> = wanted.difference(tracked).collect();
     if new.is_empty() {
         return Ok(false);
     }
@@ -445,19 +445,19 @@ async fn track(
         command
     };
     // It takes further beginnings, but none that contains another, nor does it forget one.
-    let is_anew = told.len() + new.len() > 6 * NARROW_MAX
+    let begins_again = tracked.len() + new.len() > 6 * NARROW_MAX
         || wanted.contains(ALL_BELLS)
-        || told.contains(ALL_BELLS);
-    if is_anew && !told.is_empty() {
+        || tracked.contains(ALL_BELLS);
+    if begins_again && !tracked.is_empty() {
         connection.ask::<()>(tracking("OFF")).await?;
-        told.clear();
+        tracked.clear();
     }
     let mut command = tracking("ON");
     command.arg("BCAST");
-    for beginning in wanted.difference(told) {
+    for beginning in wanted.difference(tracked) {
         command.arg("PREFIX").arg(beginning);
     }
     connection.ask::<()>(command).await?;
-    told.extend(wanted);
+    tracked.extend(wanted);
     Ok(true)
 }

@@ -1,4 +1,4 @@
--- The facts for why a job is not running. Returns false if there is no such job, else its hash as a list, whether its queue is paused, whether a
+-- The facts for why a job is not running. Returns false if there is no job with the id, else its hash as a list, whether its queue is paused, whether a
 -- worker is known, the job that holds its key and that one's state, the queue's and the partition's closed limit, how many ready jobs come before.
 local id = ARGV[2]
 go_on_without_memory()
