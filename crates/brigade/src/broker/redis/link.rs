@@ -12,7 +12,7 @@ use super::keys::{QUEUES, key};
 use super::listing::Listed;
 use super::looks::Looks;
 use super::nodes::{Nodes, Purpose, slot_of};
-use super::presence::Presence;
+use super::presence::HolderPresence;
 use super::reach::{Connection, Reach};
 use super::schedules::NextTick;
 use super::scripts::{self, Lua, with_code};
@@ -29,7 +29,7 @@ pub(super) struct Link {
     nodes: Arc<Nodes>,
     clock: Clock,
     pub(super) times: Arc<ServerTimes>,
-    pub(super) presence: Arc<Presence>,
+    pub(super) presence: Arc<HolderPresence>,
     pub(super) listed: Listed,
     pub(super) looks: Arc<Looks>,
     pub(super) holders: Holders,

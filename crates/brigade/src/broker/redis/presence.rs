@@ -60,7 +60,7 @@ struct AbsentHolder {
 const ANNOUNCED_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
-pub(super) struct Presence {
+pub(super) struct HolderPresence {
     /// Servers at which this process was announced, or where it was tried in vain.
     tried: watch::Sender<HashSet<Target>>,
     /// Bounded by the addresses that a cluster has. A server is in here once this process has
@@ -86,7 +86,7 @@ fn is_distinct(name: &str) -> bool {
     name.split('-').count() == 5 && name.split('-').all(|part| !part.is_empty())
 }
 
-impl Presence {
+impl HolderPresence {
     /// Whether this process should announce itself.
     pub(super) fn is_possible() -> bool {
         is_distinct(own_name())
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn only_a_holder_that_was_absent_at_each_look_for_long_enough_is_gone() {
-        let (presence, begin) = (Presence::default(), BootTime::now());
+        let (presence, begin) = (HolderPresence::default(), BootTime::now());
         let look = |at: u64, is_absent: bool| {
             let now = begin.later(Duration::from_secs(at));
             presence.note_look(&target(), "a+", is_absent, now)
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_holder_is_cut_off_by_an_end_and_not_by_silence_nor_while_the_server_is_down() {
-        let presence = Presence::default();
+        let presence = HolderPresence::default();
         let standing = || *lock(&presence.standings).get(&target()).unwrap();
         presence.note_announced(&target());
         presence.note_fault(&target(), &Fault::timeout());

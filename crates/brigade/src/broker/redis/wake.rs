@@ -24,7 +24,7 @@ use super::fault::Fault;
 use super::keys::key;
 use super::looks::Looks;
 use super::nodes::Nodes;
-use super::presence::{Presence, channel};
+use super::presence::{HolderPresence, channel};
 use super::reach::{Connection, Target};
 use super::server_time::ServerTimes;
 use crate::error::{Error, ErrorKind};
@@ -116,7 +116,7 @@ impl Wake {
         nodes: Arc<Nodes>,
         looks: Arc<Looks>,
         times: Arc<ServerTimes>,
-        presence: Arc<Presence>,
+        presence: Arc<HolderPresence>,
     ) -> Result<Self, Error> {
         let scope = Scope::current().ok_or_else(|| {
             Error::new(
@@ -243,7 +243,7 @@ impl Wake {
 struct Ear {
     nodes: Arc<Nodes>,
     times: Arc<ServerTimes>,
-    presence: Arc<Presence>,
+    presence: Arc<HolderPresence>,
     changed: Arc<Notify>,
     watched: watch::Receiver<Queues>,
     state: Arc<State>,
@@ -369,7 +369,7 @@ impl Ear {
 
     /// Has others see that this process is there, while this connection is.
     async fn announce(&self, connection: &Connection, target: &Target) -> Result<(), Fault> {
-        if !Presence::is_possible() || self.presence.is_announced(target) {
+        if !HolderPresence::is_possible() || self.presence.is_announced(target) {
             return Ok(());
         }
         match connection.subscribe(&channel(own_name())).await {

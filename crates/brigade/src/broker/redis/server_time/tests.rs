@@ -1,3 +1,10 @@
+//! Several clients of one server, in a model: its wall clock is set, and their own clocks stand
+//! still.
+//!
+//! A look of a client reads what the server has stored and its time, and then changes the
+//! correction if [`judge`] says so, as the client itself does it. Whatever happens, all clients end
+//! with one correction, and do not go on to change it.
+
 use std::time::Duration;
 
 use super::*;
