@@ -1,6 +1,10 @@
 //! A holder on another host: when its process dies, others take its jobs long before its leases
 //! end; when only its connection is cut, it keeps them; and when it cannot get that back, it stops
 //! its attempts before others begin.
+//!
+//! The other host is a PID namespace of its own: the number of the holder's process means nothing
+//! to the consumer in this process, so that it can only see the holder's connection. The connection
+//! goes through a proxy, which cuts it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
