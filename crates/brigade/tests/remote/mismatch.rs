@@ -200,7 +200,7 @@ async fn a_master_that_asks_for_code_by_an_address_or_beyond_the_list_is_cut_off
             )
             .await;
             let nothing = (None::<(u64, u32)>, None::<u64>, None::<u64>);
-            let rest = (false, false, false, None::<(u64, u32)>, None::<u8>);
+            let rest = ([false; 3], None::<(u64, u32)>, None::<u8>, None::<u8>);
             say(&mut peer, RUN, &(target, 1_u64, 1_u32, 2_u8, nothing, rest)).await;
             // Whatever it says, it is no answer, and then it is gone.
             let mut header = [0; 16];

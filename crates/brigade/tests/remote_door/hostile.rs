@@ -256,8 +256,7 @@ fn from_pools() -> Vec<Vec<u8>> {
         None::<Duration>,
         (None::<u64>, None::<u64>),
         [false; 3],
-        None::<u64>,
-        None::<u64>,
+        (None::<u64>, None::<u64>, None::<u64>),
     ));
     vec![
         frame(RUN, &[&run[..], b"[1]"].concat()),
@@ -346,7 +345,7 @@ pub(super) async fn hostile_master() {
 fn welcome() -> Welcome {
     Welcome {
         magic: *b"BRGR",
-        version: 2,
+        version: 3,
         brigade: "0.1.0".to_owned(),
         build: 7,
         pool: [9; 16],

@@ -67,7 +67,7 @@ pub(super) fn join() -> Join {
     let number = u128::from(COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
     Join {
         magic: *b"BRGR",
-        version: 2,
+        version: 3,
         brigade: "0.1.0".to_owned(),
         build: 7,
         session: number.to_le_bytes(),
@@ -490,7 +490,7 @@ fn bad_use_a_pool_that_asks_for_absurd_beats_is_left_alone() {
             let (magic, pool) = (*b"BRGR", [9; 16]);
             let welcome = Welcome {
                 magic,
-                version: 2,
+                version: 3,
                 brigade: "0.1.0".to_owned(),
                 build: 7,
                 pool,
