@@ -35,6 +35,7 @@ use crate::broker::Broker;
 use crate::call::Call;
 use crate::clock::FAR;
 use crate::error::Error;
+use crate::job::JobId;
 use crate::pool::Pool;
 use crate::registry;
 use crate::retry::jitter;
@@ -42,7 +43,7 @@ use crate::stop;
 use crate::task::Function;
 
 pub use control::{ConsumerHandle, ConsumerStats};
-pub use handler::LeasedJob;
+pub use handler::{HandlerEnd, LeasedJob, StopReason};
 
 /// Serves tasks from a broker, see [`Broker::worker`].
 ///
@@ -67,6 +68,7 @@ pub struct Consumer {
     unserved_timeout: Duration,
     losses_max: u32,
     abort_after: Duration,
+    on_settled: Option<OnSettled>,
     control: Arc<Control>,
     /// What `task` was given that is none.
     wrong: Option<Error>,
@@ -110,6 +112,21 @@ pub struct Served {
     pub stale: u64,
 }
 
+/// An attempt that was settled, see [`Consumer::on_settled`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SettledAttempt {
+    /// Its job.
+    pub id: JobId,
+    /// Its number, from 1.
+    pub attempt: u32,
+    /// Whether the settlement counts. If not, the job is another consumer's by now.
+    pub accepted: bool,
+}
+
+/// What is called after each settlement.
+type OnSettled = Arc<dyn Fn(&SettledAttempt) + Send + Sync>;
+
 /// After a broker's error, and before a job that nobody could take is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long a job is offered to other consumers when none that got it could run it.
@@ -140,6 +157,7 @@ impl Broker {
             unserved_timeout: UNSERVED_TIMEOUT,
             losses_max: LOSSES_MAX,
             abort_after: ABORT_AFTER,
+            on_settled: None,
             control: Arc::default(),
             wrong: None,
         }
@@ -235,6 +253,13 @@ impl Consumer {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         self.place = Place::Handler(Handler::new(handler));
+        self
+    }
+
+    /// Calls this after each attempt, once the broker has its end, or has refused it because the
+    /// lease was over by then. It must not block.
+    pub fn on_settled(mut self, call: impl Fn(&SettledAttempt) + Send + Sync + 'static) -> Self {
+        self.on_settled = Some(Arc::new(call));
         self
     }
 

@@ -134,7 +134,10 @@ pub use call::Call;
 pub use clock::Clock;
 pub use codec::Codec;
 #[cfg(feature = "broker")]
-pub use consume::{Consumer, ConsumerHandle, ConsumerStats, LeasedJob, Served};
+pub use consume::{
+    Consumer, ConsumerHandle, ConsumerStats, HandlerEnd, LeasedJob, Served, SettledAttempt,
+    StopReason,
+};
 pub use context::Context;
 pub use entry::init;
 pub use error::{Error, ErrorKind};

@@ -14,6 +14,7 @@ use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::consumer::RunningConsumer;
 use super::ending::{Ended, Why, ending_of};
-use super::handler::{Handled, StopKind};
+use super::handler::{Handled, StopReason};
 use super::here::Here;
 use crate::call::Call;
 use crate::clock::{BootTime, FAR};
@@ -42,6 +43,9 @@ use crate::sync::lock;
 
 /// A job whose holders fell silent so often runs with nothing beside it.
 const LOSSES_BESIDE_OTHERS: u32 = 2;
+
+/// How long a handler may take to end when its consumer is killed.
+const KILL_AFTER: Duration = Duration::from_secs(1);
 
 /// A job in our hands.
 pub(super) struct Held {
@@ -159,7 +163,7 @@ impl RunningConsumer {
 
     /// How long a lease can be trusted after it was asked for. The rest is for what it takes to
     /// stop an attempt, so that nothing of it runs beside the next one.
-    pub(super) fn trusted(&self) -> std::time::Duration {
+    pub(super) fn trusted(&self) -> Duration {
         self.lease - self.lease / 6
     }
 
@@ -373,21 +377,25 @@ impl RunningConsumer {
             .options
             .timeout
             .map_or(FAR, |timeout| timeout.min(FAR));
-        let stop = tokio::select! {
+        let reason = tokio::select! {
             biased;
-            outcome = handled.ended() => return Ended::of(outcome),
-            () = hold.stop.cancelled() => StopKind::Asked(self.why(hold.number).reason()),
-            () = sleep(timeout) => StopKind::Timeout(timeout),
+            ended = handled.ended() => return ended,
+            () = hold.stop.cancelled() => match self.why(hold.number) {
+                Why::Cancel(reason) => StopReason::Cancelled(reason),
+                Why::Lost => StopReason::LeaseLost,
+                Why::No | Why::Shutdown => StopReason::ConsumerEnds,
+            },
+            () = sleep(timeout) => StopReason::TimedOut(timeout),
         };
-        // It must have ended before the job can be another consumer's.
         let abort_after = async {
             tokio::select! {
+                // It must have ended before the job can be another consumer's.
                 () = hold.lost.cancelled() => sleep(self.abort_after.min(self.lease / 12)).await,
-                () = self.control.killing.cancelled() => {}
+                () = self.control.killing.cancelled() => sleep(self.abort_after.min(KILL_AFTER)).await,
                 () = sleep(self.abort_after) => {}
             }
         };
-        Ended::of(handled.stop(stop, abort_after).await)
+        handled.stop(reason, abort_after).await
     }
 
     /// On a thread of its own, so that neither renewals nor anything else of this process waits for

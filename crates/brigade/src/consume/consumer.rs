@@ -15,7 +15,7 @@ use super::ending::Policy;
 use super::handler::Handler;
 use super::reload::Serving;
 use super::turns::Turns;
-use super::{Consumer, Place, Served, Until};
+use super::{Consumer, OnSettled, Place, Served, Until};
 use crate::broker::Broker;
 use crate::error::{Error, ErrorKind};
 use crate::pool::Pool;
@@ -37,6 +37,7 @@ pub(super) struct RunningConsumer {
     /// What runs for each job, in place of its task.
     pub(super) handler: Option<Handler>,
     pub(super) abort_after: Duration,
+    pub(super) on_settled: Option<OnSettled>,
     /// The task that runs a queue's plain jobs.
     pub(super) tasks: HashMap<Box<str>, &'static str>,
     pub(super) turns: Mutex<Turns>,
@@ -179,6 +180,7 @@ impl RunningConsumer {
         Ok(Self {
             handler,
             abort_after: worker.abort_after,
+            on_settled: worker.on_settled,
             transport: Arc::clone(&store).calls(),
             store,
             broker: worker.broker,

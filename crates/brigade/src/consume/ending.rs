@@ -42,6 +42,8 @@ enum How {
     SetAside(String),
     /// It was not run, and is to be a little later.
     NotNow,
+    /// Given back, due again after this time.
+    GivenBack(AttemptKind, String, Duration),
     /// It still runs, and nobody waits for it any longer.
     Abandoned,
 }
@@ -86,6 +88,18 @@ impl Ended {
             how: How::SetAside(reason),
             ..Self::rejected("run a job that took its consumers down")
         }
+    }
+
+    pub(super) fn given_back(kind: AttemptKind, reason: String, after: Duration) -> Self {
+        Self {
+            how: How::GivenBack(kind, reason, after),
+            ..Self::cancelled("given back")
+        }
+    }
+
+    /// Whether it says more than its outcome.
+    pub(super) fn says_more(&self) -> bool {
+        self.receipt.is_some() || !matches!(self.how, How::ByItself | How::Panicked(_))
     }
 
     pub(super) fn not_now() -> Self {
@@ -225,6 +239,9 @@ fn told_ending(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<Ending> {
                 reason,
                 NOT_NOW_PAUSE.mul_f64(jitter(0.5)),
             ));
+        }
+        (_, _, How::GivenBack(kind, reason, after)) => {
+            return Some(give_back(kind, reason, after));
         }
         (_, _, How::SetAside(reason)) => return Some(Ending::DeadLetter(reason)),
         (Ok(result), ..) => return Some(Ending::Ack(Some(result.get().into()))),

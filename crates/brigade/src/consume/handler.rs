@@ -6,6 +6,7 @@
 //! [`LeasedJob::cancelled`], and its future is dropped at its next await if it has not ended within
 //! [`RunningConsumer::abort_after`](super::RunningConsumer::abort_after).
 
+use std::any::type_name;
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -20,20 +21,18 @@ use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::text_of;
+use super::ending::Ended;
+use crate::attempt_report::StopReceipt;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
-use crate::job::JobId;
+use crate::job::{AttemptKind, JobId};
 use crate::job_context::JobContext;
-use crate::outcome::{CallError, Cancelled, Failure};
+use crate::outcome::{CallError, Cancelled, Failure, Pass};
 use crate::schedule::Tick;
 use crate::store::Leased;
-use crate::task::Returned;
 use crate::traceparent::TraceParent;
 
-/// What a task or a handler made of a job.
-pub(super) type Outcome = Result<Box<RawValue>, CallError>;
-
-type Handling = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+type Handling = Pin<Box<dyn Future<Output = Ended> + Send>>;
 
 /// A handler without its types. Cheap to clone.
 #[derive(Clone)]
@@ -51,8 +50,64 @@ pub struct LeasedJob {
 #[derive(Clone, Default)]
 struct Cancel {
     token: CancellationToken,
-    reason: Arc<OnceLock<String>>,
+    reason: Arc<OnceLock<StopReason>>,
 }
+
+/// Why a handler is asked to stop, see [`LeasedJob::cancelled`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// The job was cancelled, for this reason.
+    Cancelled(String),
+    /// It ran for longer than its timeout.
+    TimedOut(Duration),
+    /// The lease could not be renewed: the job may be another consumer's, and what the handler
+    /// returns does not count.
+    LeaseLost,
+    /// The consumer ends: the job is given back.
+    ConsumerEnds,
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cancelled(reason) => f.write_str(reason),
+            Self::TimedOut(timeout) => {
+                write!(f, "it ran for longer than its timeout of {timeout:?}")
+            }
+            Self::LeaseLost => f.write_str("its lease was lost"),
+            Self::ConsumerEnds => f.write_str("its consumer is ending"),
+        }
+    }
+}
+
+/// What a handler can say besides failing and passing: return it as the error.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum HandlerEnd {
+    /// The job is a dead letter, for this reason: no attempt of it can succeed.
+    DeadLetter(String),
+    /// The job is given back, uncharged, for this reason: its attempt was cut short.
+    GiveBack(String),
+    /// As [`Pass`], and the job is handed out again only after this time: for a reason that will
+    /// not be gone at once.
+    PassLater(String, Duration),
+    /// The handler stopped because its job was cancelled, and this is how.
+    Stopped(StopReceipt),
+}
+
+impl fmt::Display for HandlerEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DeadLetter(reason) => write!(f, "a dead letter: {reason}"),
+            Self::GiveBack(reason) => write!(f, "given back: {reason}"),
+            Self::PassLater(reason, after) => write!(f, "passed for {after:?}: {reason}"),
+            Self::Stopped(receipt) => write!(f, "stopped: {}", receipt.step),
+        }
+    }
+}
+
+impl std::error::Error for HandlerEnd {}
 
 impl LeasedJob {
     /// Its id.
@@ -115,12 +170,13 @@ impl LeasedJob {
     }
 
     /// Waits until the handler is asked to stop, and gives the reason. Cancel safe.
-    pub async fn cancelled(&self) -> String {
+    pub async fn cancelled(&self) -> StopReason {
         self.cancel.token.cancelled().await;
-        self.cancel.reason.get().cloned().unwrap_or_default()
+        let reason = self.cancel.reason.get().cloned();
+        reason.unwrap_or(StopReason::ConsumerEnds)
     }
 
-    fn cancel(&self, reason: String) {
+    fn cancel(&self, reason: StopReason) {
         // The first reason counts.
         if self.cancel.reason.set(reason).is_ok() {
             self.cancel.token.cancel();
@@ -147,7 +203,7 @@ impl Handler {
     {
         Self(Arc::new(move |job| {
             let handling = handler(job);
-            Box::pin(async move { outcome_of(Returned::of_result(Codec::Json, handling.await)) })
+            Box::pin(async move { ended_of(handling.await) })
         }))
     }
 
@@ -174,57 +230,82 @@ pub(super) struct Handled {
     job: LeasedJob,
 }
 
-/// Why a handler is asked to stop.
-pub(super) enum StopKind {
-    /// Its timeout is over, which is a failure.
-    Timeout(Duration),
-    /// Anything else.
-    Asked(String),
-}
-
 impl Handled {
     /// Waits for its end. Cancel safe.
-    pub(super) async fn ended(&mut self) -> Outcome {
-        let outcome = AssertUnwindSafe(&mut self.handling).catch_unwind().await;
-        outcome.unwrap_or_else(|panic| failed(&format!("it panicked: {}", text_of(&*panic))))
+    pub(super) async fn ended(&mut self) -> Ended {
+        let ended = AssertUnwindSafe(&mut self.handling).catch_unwind().await;
+        ended.unwrap_or_else(|panic| failed(&format!("it panicked: {}", text_of(&*panic))))
     }
 
     /// Asks it to stop, and drops it when `abort` resolves. A value that it still returns counts.
-    pub(super) async fn stop(mut self, stop: StopKind, abort: impl Future<Output = ()>) -> Outcome {
-        let (reason, instead) = match stop {
-            StopKind::Timeout(timeout) => {
-                let text = format!("it ran for longer than its timeout of {timeout:?}");
-                (text.clone(), failed(&text))
-            }
-            StopKind::Asked(reason) => {
-                let cancelled = Cancelled::without_report("its handler was stopped");
-                (reason, Err(CallError::Cancelled(cancelled)))
-            }
-        };
-        self.job.cancel(reason);
-        tokio::select! {
+    pub(super) async fn stop(
+        mut self,
+        reason: StopReason,
+        abort: impl Future<Output = ()>,
+    ) -> Ended {
+        self.job.cancel(reason.clone());
+        let ended = tokio::select! {
             biased;
-            outcome = self.ended() => outcome.or(instead),
-            () = abort => instead,
+            ended = self.ended() => Some(ended),
+            () = abort => None,
+        };
+        let is_timeout = matches!(reason, StopReason::TimedOut(_));
+        let counts = |ended: &Ended| {
+            ended.says_more()
+                || match &ended.outcome {
+                    Ok(_) => true,
+                    Err(error) => is_timeout && matches!(error, CallError::Failed(_)),
+                }
+        };
+        match ended.filter(counts) {
+            Some(ended) => ended,
+            None if is_timeout => failed(&reason.to_string()),
+            None => Ended::cancelled("its handler was stopped"),
         }
     }
 }
 
-fn failed(text: &str) -> Outcome {
-    Err(CallError::Failed(Box::new(Failure::new(text))))
+fn failed(text: &str) -> Ended {
+    Ended::of(Err(CallError::Failed(Box::new(Failure::new(text)))))
 }
 
-fn outcome_of(returned: Returned) -> Outcome {
-    match returned {
-        Returned::Done(json) => {
-            let text = String::from_utf8(json).ok();
-            let value = text.and_then(|text| RawValue::from_string(text).ok());
-            value.ok_or_else(|| {
-                CallError::Rejected(Error::new(ErrorKind::Encode, "write a result as JSON"))
-            })
+/// What a handler's return is to its job.
+fn ended_of<T, E>(result: Result<T, E>) -> Ended
+where
+    T: Serialize,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let error: Box<dyn std::error::Error + Send + Sync> = match result {
+        Ok(value) => return Ended::of(json_of(&value).map_err(Into::into)),
+        Err(error) => error.into(),
+    };
+    let first: &(dyn std::error::Error + 'static) = &*error;
+    let end = std::iter::successors(Some(first), |error| error.source())
+        .take(SOURCES_MAX)
+        .find_map(|error| error.downcast_ref::<HandlerEnd>());
+    match end.cloned() {
+        Some(HandlerEnd::DeadLetter(reason)) => Ended::set_aside(reason),
+        Some(HandlerEnd::GiveBack(reason)) => {
+            Ended::given_back(AttemptKind::Interrupted, reason, Duration::ZERO)
         }
-        Returned::Failed(failure) => Err(CallError::Failed(failure)),
-        Returned::Passed(reason) => Err(CallError::Passed(vec![reason])),
-        Returned::Refused(refusal) => Err(refusal.0.into_error("a handler").into()),
+        Some(HandlerEnd::PassLater(reason, after)) => {
+            Ended::given_back(AttemptKind::Passed, reason, after)
+        }
+        Some(HandlerEnd::Stopped(receipt)) => {
+            let stopped = CallError::Cancelled(Cancelled::without_report("its handler stopped"));
+            Ended::stopped(Err(stopped), Some(receipt))
+        }
+        None => Ended::of(Err(match Pass::find(first) {
+            Some(reason) => CallError::Passed(vec![reason]),
+            None => CallError::Failed(Box::new(Failure::from_error(first, type_name::<E>()))),
+        })),
     }
 }
+
+fn json_of(value: &impl Serialize) -> Result<Box<RawValue>, Error> {
+    RawValue::from_string(Codec::json_text(value)?)
+        .map_err(|e| Error::new(ErrorKind::Encode, "write a result as JSON").with_source(e))
+}
+
+/// An error whose `source` never ends is looked through so far.
+const SOURCES_MAX: usize = 16;

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::attempt::Hold;
 use super::consumer::RunningConsumer;
-use super::{PAUSE, Served, pause};
+use super::{PAUSE, Served, SettledAttempt, pause};
 use crate::error::{Error, ErrorKind};
 use crate::job::AttemptKind;
 use crate::store::{Answer, Ending, Leased, Settled, Settlement};
@@ -41,6 +41,7 @@ impl RunningConsumer {
         permit: OwnedSemaphorePermit,
     ) {
         let Some(ending) = ending else {
+            self.note_settled(leased, false);
             return self.control.count(|served| &mut served.stale);
         };
         let count: fn(&mut Served) -> &mut u64 = match &ending {
@@ -55,9 +56,22 @@ impl RunningConsumer {
             ending: ending.bounded(),
             answer,
         };
-        match self.tell_broker(settlement, hold, permit).await {
-            Some(Settled::Accepted(_)) => self.control.count(count),
-            _ => self.control.count(|served| &mut served.stale),
+        let settled = self.tell_broker(settlement, hold, permit).await;
+        let accepted = matches!(settled, Some(Settled::Accepted(_)));
+        self.note_settled(leased, accepted);
+        match accepted {
+            true => self.control.count(count),
+            false => self.control.count(|served| &mut served.stale),
+        }
+    }
+
+    fn note_settled(&self, leased: &Leased, accepted: bool) {
+        if let Some(call) = &self.on_settled {
+            call(&SettledAttempt {
+                id: leased.id.clone(),
+                attempt: leased.attempt,
+                accepted,
+            });
         }
     }
 

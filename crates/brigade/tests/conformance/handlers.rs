@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use brigade::{
     Broker, CancelOutcome, Consumer, Failure, Job, JobId, JobState, LeasedJob, Pass, Retry,
+    StopReason,
 };
 use brigade_testkit::program::{Program, arguments};
 use tokio::sync::Notify;
@@ -158,14 +159,17 @@ fn a_cancel_reaches_the_handler_of_its_job() {
         |subject| async move {
             for obeys in [true, false] {
                 let id = pushed(&subject, |job| job).await;
-                let (seen, heard) = (Arc::<Seen>::default(), Arc::<Mutex<String>>::default());
+                let (seen, heard) = (
+                    Arc::<Seen>::default(),
+                    Arc::<Mutex<Option<StopReason>>>::default(),
+                );
                 let (noting, hearing) = (Arc::clone(&seen), Arc::clone(&heard));
                 let waiting = consumer(&subject).abort_after(SHORT).handler(move |job| {
                     noting.note(&job);
                     let hearing = Arc::clone(&hearing);
                     async move {
                         if obeys {
-                            *hearing.lock().unwrap() = job.cancelled().await;
+                            *hearing.lock().unwrap() = Some(job.cancelled().await);
                             return Err(Failure::new("stopped as it was asked"));
                         }
                         std::future::pending::<Result<(), Failure>>().await
@@ -180,7 +184,10 @@ fn a_cancel_reaches_the_handler_of_its_job() {
                 assert_eq!(stopped.state, Some(JobState::Cancelled));
                 assert_eq!(served.cancelled, 1);
                 if obeys {
-                    assert_eq!(*heard.lock().unwrap(), "user left");
+                    assert_eq!(
+                        *heard.lock().unwrap(),
+                        Some(StopReason::Cancelled("user left".to_owned()))
+                    );
                 }
                 assert_eq!(
                     subject.broker.cancel(&id, "again").await.unwrap(),
