@@ -6,7 +6,6 @@ use jiff::civil::{DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{Span, SpanRelativeTo, Timestamp, Zoned};
 use serde::Deserialize as _;
-use tokio::time::Instant;
 
 /// `250ms`, `5s`, `2m`, `1h30m`, `3d`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -25,13 +24,6 @@ pub(crate) fn optional<'de, D: serde::Deserializer<'de>>(
     let text = Option::<String>::deserialize(deserializer)?;
     text.map(|text| duration(&text).map_err(serde::de::Error::custom))
         .transpose()
-}
-
-/// A moment so much later, or the latest that the clock has room for.
-pub(crate) fn later(moment: Instant, duration: Duration) -> Instant {
-    // As far as tokio's own sleep goes when it is given too long a time.
-    const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-    moment.checked_add(duration).unwrap_or_else(|| moment + FAR)
 }
 
 /// `2026-11-22T18:30:00Z`, with any offset or `[Zone/Name]`; `2026-11-22 18:30` and `18:30` (the

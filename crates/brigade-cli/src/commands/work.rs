@@ -1,22 +1,23 @@
 //! `brigade work`: any program as a worker of a queue.
 //!
-//! `slot` is the life of a job from its lease to its settlement, of which `-j` run side by side, as
-//! parts of one task. `program` is one running program and its process group, `arguments` fills in
+//! A consumer of the library leases, renews, hears of cancels and settles; its handler sends each job
+//! to `serve`, one task that runs the programs, `-j` of them side by side. `attempt` is a program
+//! from its start to its end. `program` is one running program and its process group, `arguments` fills in
 //! its arguments, `output` carries what it prints, `guard` ends the groups if this process is
 //! killed, `stop` are the signals that stop this process, `orphans` reaps what a container leaves
 //! to it, `report` tells what happened.
 //!
-//! A lease is renewed only while its program runs, and a program lives only while its lease does:
-//! it is stopped before the lease can have run out, counted from before the broker was asked for
-//! it.
+//! The programs share one task because a child is known by its number before anything else can run
+//! (`orphans`).
 
 mod arguments;
+mod attempt;
 mod guard;
 mod orphans;
 mod output;
 mod program;
 mod report;
-mod slot;
+mod serve;
 mod stop;
 
 use std::cell::{Cell, RefCell};
@@ -24,9 +25,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use brigade::{Broker, Queue};
-use futures_util::future::join_all;
-use tokio::sync::Mutex;
+use brigade::{Broker, ConsumerHandle};
 
 use self::arguments::CommandLine;
 use self::guard::Guard;
@@ -34,6 +33,7 @@ pub(super) use self::guard::WorkGuard;
 use self::orphans::Orphans;
 use self::output::Console;
 use self::report::Report;
+use self::serve::Serving;
 use self::stop::{Listener, Stop};
 use crate::connection::Globals;
 use crate::exit;
@@ -100,21 +100,17 @@ fn lease_time(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// What the slots share.
+/// What the programs share.
 struct Worker {
     broker: Broker,
-    queue: Queue,
+    consumer: ConsumerHandle,
     command: CommandLine,
-    lease: Duration,
     kill_after: Duration,
-    until_empty: bool,
     /// For the programs, if they are to have it.
     url: Option<String>,
     guard: Guard,
     console: Console,
     report: Report,
-    /// The slot that waits for a job: one at a time, so that idle ones cost nothing.
-    turn: Mutex<()>,
     /// Programs that run now.
     running: Cell<usize>,
     stop: Stop,
@@ -128,13 +124,12 @@ impl Work {
         // Before anything starts that a signal to all of us could hit.
         let signals = Listener::new()?;
         let broker = globals.connect().await?;
+        let (serving, consumer) = Serving::new(&self, &broker);
         let worker = Worker {
-            queue: broker.queue(self.queue.as_str()),
             broker,
+            consumer: consumer.handle(),
             command: CommandLine::parse(&self.command),
-            lease: self.lease,
             kill_after: self.kill_after,
-            until_empty: self.until_empty,
             url: if self.pass_broker_url {
                 Some(globals.url()?)
             } else {
@@ -143,7 +138,6 @@ impl Work {
             guard: Guard::start().await?,
             console: Console::new(!globals.json),
             report: Report::new(globals.json),
-            turn: Mutex::default(),
             running: Cell::default(),
             stop: Stop::new(),
             orphans: Orphans::new(),
@@ -154,7 +148,6 @@ impl Work {
             .pid()
             .into_iter()
             .for_each(|guard| worker.orphans.leave(guard));
-        let slots = join_all((0..self.jobs).map(|_| worker.slot()));
         let tell = || match worker.running.get() {
             0 => {}
             running => {
@@ -162,7 +155,7 @@ impl Work {
             }
         };
         tokio::select! {
-            _ = slots => {}
+            served = worker.serve(serving, consumer) => served?,
             () = worker.stop.obey(signals, tell) => {}
             error = worker.orphans.watch() => return Err(error),
         }

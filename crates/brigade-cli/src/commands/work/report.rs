@@ -5,11 +5,11 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use brigade::{JobInfo, JobState, Lease};
+use brigade::{JobInfo, JobState, LeasedJob};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::slot::Ending;
+use super::attempt::Ending;
 use crate::escape::{compact_json, escape};
 use crate::show::{self, note};
 use crate::times::local;
@@ -55,7 +55,7 @@ impl Report {
     /// for standard output, which may have to wait for a slow reader.
     pub(super) fn settled(
         &self,
-        lease: &Lease,
+        leased: &LeasedJob,
         ending: &Ending,
         job: Option<&JobInfo>,
         took: Duration,
@@ -83,7 +83,8 @@ impl Report {
             } else {
                 None
             };
-            let (id, attempt, seconds) = (lease.id().as_str(), lease.attempt(), took.as_secs_f64());
+            let (id, attempt, seconds) =
+                (leased.id().as_str(), leased.attempt(), took.as_secs_f64());
             let document = AttemptDocument {
                 id,
                 attempt,
@@ -123,7 +124,7 @@ impl Report {
             } else {
                 outcome
             };
-            note!("job {} {word}: {}{last}{next}", lease.id(), escape(first));
+            note!("job {} {word}: {}{last}{next}", leased.id(), escape(first));
         }
         None
     }
