@@ -72,88 +72,6 @@ fn a_payload_at_the_limit_fits() {
 }
 
 #[test]
-fn a_lease_is_exclusive_and_an_ack_ends_it() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let id = queue.push(&1).await.unwrap();
-        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-        assert_eq!((lease.id(), lease.attempt()), (&id, 1));
-        assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
-        let can_look = subject.broker.capabilities().listing;
-        if can_look {
-            assert_eq!(state(&subject, &id).await, JobState::Leased);
-        }
-        assert_eq!(lease.ack().await.unwrap(), Settled::Accepted(None));
-        if can_look {
-            assert!(subject.broker.job(&id).await.unwrap().is_none());
-        }
-    });
-}
-
-#[test]
-fn an_expired_lease_is_fenced_and_its_job_goes_to_the_front_uncharged() {
-    on_brokers_that(
-        |can| can.clock && can.listing,
-        |subject| async move {
-            let queue = subject.broker.queue("q");
-            let id = queue.push(&1).await.unwrap();
-            queue.push(&2).await.unwrap();
-            let late = queue.lease(LONG, NOW).await.unwrap().unwrap();
-            subject
-                .broker
-                .clock()
-                .advance(LONG + Duration::from_secs(1));
-            let again = queue.lease(LONG, NOW).await.unwrap().unwrap();
-            assert_eq!((again.id(), again.attempt()), (&id, 1));
-            assert_eq!(late.extend(LONG).await.unwrap(), Settled::Stale);
-            assert_eq!(late.ack().await.unwrap(), Settled::Stale);
-            let job = subject.broker.job(&id).await.unwrap().unwrap();
-            assert_eq!(
-                (job.state, job.interrupted, job.failed),
-                (JobState::Leased, 1, 0)
-            );
-            assert_eq!(again.ack().await.unwrap(), Settled::Accepted(None));
-        },
-    );
-}
-
-#[test]
-fn a_settle_after_expiry_is_refused_even_if_nobody_took_the_job() {
-    on_brokers_that(
-        |can| can.clock,
-        |subject| async move {
-            let queue = subject.broker.queue("q");
-            queue.push(&1).await.unwrap();
-            let late = queue.lease(LONG, NOW).await.unwrap().unwrap();
-            subject
-                .broker
-                .clock()
-                .advance(LONG + Duration::from_secs(1));
-            assert_eq!(late.ack().await.unwrap(), Settled::Stale);
-            assert!(queue.lease(LONG, NOW).await.unwrap().is_some());
-        },
-    );
-}
-
-#[test]
-fn extending_holds_a_job() {
-    on_brokers_that(
-        |can| can.clock,
-        |subject| async move {
-            let queue = subject.broker.queue("q");
-            queue.push(&1).await.unwrap();
-            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-            for _ in 0..4 {
-                subject.broker.clock().advance(LONG / 2);
-                assert_eq!(lease.extend(LONG).await.unwrap(), Settled::Accepted(None));
-            }
-            assert!(queue.lease(LONG, NOW).await.unwrap().is_none());
-            assert_eq!(lease.ack().await.unwrap(), Settled::Accepted(None));
-        },
-    );
-}
-
-#[test]
 fn failures_are_retried_after_a_pause_and_end_as_a_dead_letter() {
     on_brokers_that(
         |can| can.clock && can.listing,
@@ -457,27 +375,6 @@ fn a_paused_queue_hands_out_nothing_and_loses_nothing() {
 }
 
 #[test]
-fn a_waiting_take_wakes_when_a_job_comes() {
-    on_every_broker(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let waiting = tokio::spawn({
-            let queue = queue.clone();
-            async move {
-                queue
-                    .take(LONG)
-                    .await
-                    .unwrap()
-                    .unwrap()
-                    .payload::<i32>()
-                    .unwrap()
-            }
-        });
-        queue.push(&7).await.unwrap();
-        assert_eq!(waiting.await.unwrap(), 7);
-    });
-}
-
-#[test]
 fn counts_tell_every_state() {
     on_brokers_that(
         |can| can.listing,
@@ -554,60 +451,4 @@ fn names_are_checked() {
             .await
             .unwrap();
     });
-}
-
-/// How often this thread has gone to sleep.
-fn sleeps() -> u64 {
-    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-    let count = status
-        .lines()
-        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
-        .unwrap();
-    count.trim().parse().unwrap()
-}
-
-#[test]
-fn waiting_for_a_job_costs_nothing() {
-    on_every_broker_in_one_thread(|subject| async move {
-        let queue = subject.broker.queue("q");
-        let before = sleeps();
-        let waits = [
-            queue.take(Duration::from_millis(300)),
-            queue.take(Duration::from_millis(300)),
-        ];
-        let took = futures_util::future::join_all(waits).await;
-        assert!(took.into_iter().all(|took| took.unwrap().is_none()));
-        let sleeps = sleeps() - before;
-        assert!(sleeps < 200, "who waits is woken {sleeps} times by nothing");
-    });
-}
-
-#[test]
-fn who_waits_for_the_end_of_a_job_hears_of_it_at_once() {
-    on_brokers_in_one_thread_that(
-        |can| can.results,
-        |subject| async move {
-            let queue = subject.broker.queue("q");
-            let began = std::time::Instant::now();
-            for n in 0..20 {
-                let id = subject
-                    .broker
-                    .push(queue.job(&n).unwrap().keep(LONG))
-                    .await
-                    .unwrap()
-                    .id()
-                    .clone();
-                let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-                let (ended, settled) = tokio::join!(subject.broker.wait(&id), lease.ack());
-                assert_eq!(
-                    (ended.unwrap().unwrap().state, settled.unwrap()),
-                    (JobState::Done, Settled::Accepted(None))
-                );
-            }
-            assert!(
-                began.elapsed() < Duration::from_secs(15),
-                "each is heard of only when it is looked for"
-            );
-        },
-    );
 }

@@ -9,27 +9,27 @@ use serde_json::{Value, json};
 
 use super::{Subject, on_brokers_that};
 
-const LONG: Duration = Duration::from_secs(30);
-const NOW: Duration = Duration::ZERO;
+pub(super) const LONG: Duration = Duration::from_secs(30);
+pub(super) const NOW: Duration = Duration::ZERO;
 
 /// Runs a test on every broker that has flows.
-fn with_flows<F: Future<Output = ()>>(test: impl Fn(Subject) -> F) {
+pub(super) fn with_flows<F: Future<Output = ()>>(test: impl Fn(Subject) -> F) {
     on_brokers_that(|can| can.flows, test);
 }
 
-fn job(broker: &Broker, arguments: &Value) -> Job {
+pub(super) fn job(broker: &Broker, arguments: &Value) -> Job {
     broker.queue("q").job(arguments).unwrap()
 }
 
-async fn push(broker: &Broker, flow: impl ToFlow) -> Vec<JobId> {
+pub(super) async fn push(broker: &Broker, flow: impl ToFlow) -> Vec<JobId> {
     broker.push_flow(flow).await.unwrap().jobs
 }
 
-async fn info(broker: &Broker, id: &JobId) -> JobInfo {
+pub(super) async fn info(broker: &Broker, id: &JobId) -> JobInfo {
     broker.job(id).await.unwrap().unwrap()
 }
 
-async fn states(broker: &Broker, ids: &[JobId]) -> Vec<Option<JobState>> {
+pub(super) async fn states(broker: &Broker, ids: &[JobId]) -> Vec<Option<JobState>> {
     let mut states = Vec::new();
     for id in ids {
         states.push(broker.job(id).await.unwrap().map(|job| job.state));
@@ -37,16 +37,16 @@ async fn states(broker: &Broker, ids: &[JobId]) -> Vec<Option<JobState>> {
     states
 }
 
-async fn lease(broker: &Broker) -> Lease {
+pub(super) async fn lease(broker: &Broker) -> Lease {
     broker.queue("q").lease(LONG, NOW).await.unwrap().unwrap()
 }
 
-async fn nothing_is_ready(broker: &Broker) -> bool {
+pub(super) async fn nothing_is_ready(broker: &Broker) -> bool {
     broker.queue("q").lease(LONG, NOW).await.unwrap().is_none()
 }
 
 /// Leases the next job, which should be given this payload, and acks it with this result.
-async fn run(broker: &Broker, payload: &Value, result: &Value) {
+pub(super) async fn run(broker: &Broker, payload: &Value, result: &Value) {
     let lease = lease(broker).await;
     assert_eq!(lease.payload::<Value>().unwrap(), *payload);
     lease.ack_with(result).await.unwrap();
@@ -420,312 +420,5 @@ fn what_is_removed_is_missed_and_what_is_taken_is_done() {
         assert_eq!(broker.queue("elsewhere").purge().await.unwrap(), 1);
         run(&broker, &json!([]), &json!(1)).await;
         assert_eq!(states(&broker, &ids).await, [None, None]);
-    });
-}
-
-#[test]
-fn a_step_keeps_its_options_its_delay_begins_when_it_goes_on() {
-    with_flows(|Subject { broker, .. }| async move {
-        let step = || job(&broker, &json!([]));
-        let chain = Chain::new(step())
-            .then_job(step())
-            .with(|job| job.delay(LONG).retries(1))
-            .then_job(step());
-        let ids = push(&broker, chain).await;
-        broker.clock().advance(LONG * 2);
-        run(&broker, &json!([]), &json!(1)).await;
-        assert_eq!(
-            states(&broker, &ids).await,
-            [None, Some(Scheduled), Some(Blocked)]
-        );
-        assert!(nothing_is_ready(&broker).await);
-        broker.clock().advance(LONG + Duration::from_secs(1));
-        lease(&broker).await.nack("again").await.unwrap();
-        assert_eq!(
-            states(&broker, &ids).await,
-            [None, Some(JobState::Retrying), Some(Blocked)]
-        );
-        broker.clock().advance(LONG);
-        lease(&broker).await.nack("and again").await.unwrap();
-        assert_eq!(states(&broker, &ids).await, [None, Some(Dead), Some(Dead)]);
-        assert!(broker.retry(&ids[1]).await.unwrap());
-        run(&broker, &json!([1]), &json!(2)).await;
-        run(&broker, &json!([2]), &json!(3)).await;
-    });
-}
-
-#[test]
-fn the_time_that_a_step_has_to_begin_in_begins_when_it_goes_on() {
-    with_flows(|Subject { broker, .. }| async move {
-        let step = || job(&broker, &json!([]));
-        let window = brigade::Retry::default().within(LONG);
-        let ids = push(
-            &broker,
-            Chain::new(step())
-                .then_job(step())
-                .with(|job| job.retry(window))
-                .then_job(step()),
-        )
-        .await;
-        broker.clock().advance(LONG * 2);
-        assert_eq!(
-            states(&broker, &ids).await,
-            [Some(Ready), Some(Blocked), Some(Blocked)]
-        );
-        run(&broker, &json!([]), &json!(1)).await;
-        assert_eq!(
-            states(&broker, &ids).await,
-            [None, Some(Ready), Some(Blocked)]
-        );
-        broker.clock().advance(LONG * 2);
-        assert!(nothing_is_ready(&broker).await);
-        assert_eq!(states(&broker, &ids).await, [None, Some(Dead), Some(Dead)]);
-        assert!(broker.retry(&ids[1]).await.unwrap());
-        run(&broker, &json!([1]), &json!(2)).await;
-        run(&broker, &json!([2]), &json!(3)).await;
-    });
-}
-
-#[test]
-fn keys_hold_within_flows_and_beside_them() {
-    with_flows(|Subject { broker, .. }| async move {
-        let keyed = |n: i32| job(&broker, &json!([n])).key("tenant");
-        let ids = push(&broker, Chain::new(keyed(1)).then_job(keyed(2))).await;
-        let later = broker.push(keyed(3)).await.unwrap().id().clone();
-        run(&broker, &json!([1]), &json!("r")).await;
-        let second = lease(&broker).await;
-        assert_eq!(second.id(), &ids[1]);
-        assert!(nothing_is_ready(&broker).await, "one at a time");
-        second.dead_letter("odd").await.unwrap();
-        let third = lease(&broker).await;
-        assert_eq!(third.id(), &later);
-        third.ack().await.unwrap();
-
-        // One that waits again for its flow holds later ones of its key again, but none that runs.
-        let ids = push(
-            &broker,
-            Chain::new(job(&broker, &json!([1]))).then_job(keyed(2)),
-        )
-        .await;
-        let later = [
-            broker.push(keyed(3)).await.unwrap().id().clone(),
-            broker.push(keyed(4)).await.unwrap().id().clone(),
-        ];
-        lease(&broker).await.dead_letter("odd").await.unwrap();
-        let running = lease(&broker).await;
-        assert_eq!(running.id(), &later[0]);
-        assert!(broker.retry(&ids[0]).await.unwrap());
-        run(&broker, &json!([1]), &json!("r")).await;
-        assert_eq!(
-            states(&broker, &[ids[1].clone(), later[1].clone()]).await,
-            [Some(Blocked), Some(Blocked)]
-        );
-        assert!(nothing_is_ready(&broker).await, "one at a time");
-        running.ack().await.unwrap();
-        run(&broker, &json!(["r", 2]), &json!(null)).await;
-        run(&broker, &json!([4]), &json!(null)).await;
-    });
-}
-
-#[test]
-fn a_delayed_step_that_falls_due_waits_for_a_later_job_of_its_key_that_runs() {
-    with_flows(|Subject { broker, .. }| async move {
-        let keyed = |n: i32| job(&broker, &json!([n])).key("tenant");
-        let ids = push(
-            &broker,
-            Chain::new(job(&broker, &json!([1]))).then_job(keyed(2).delay(LONG)),
-        )
-        .await;
-        broker.push(keyed(3)).await.unwrap();
-        lease(&broker).await.dead_letter("odd").await.unwrap();
-        let running = broker
-            .queue("q")
-            .lease(LONG * 100, NOW)
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(running.payload::<[i32; 1]>().unwrap(), [3]);
-        assert!(broker.retry(&ids[0]).await.unwrap());
-        run(&broker, &json!([1]), &json!("r")).await;
-        assert_eq!(states(&broker, &ids).await, [None, Some(Scheduled)]);
-        broker.clock().advance(LONG * 2);
-        assert!(nothing_is_ready(&broker).await, "one at a time");
-        running.ack().await.unwrap();
-        run(&broker, &json!(["r", 2]), &json!(null)).await;
-    });
-}
-
-#[test]
-fn a_flow_is_stored_whole_or_not_at_all() {
-    with_flows(|Subject { broker, .. }| async move {
-        let step = |n: i32| job(&broker, &json!([n]));
-        let first = broker.push(step(0).unique("once")).await.unwrap();
-        let error = broker
-            .push_flow(
-                Chain::new(step(1))
-                    .then_job(step(2))
-                    .with(|job| job.unique("once")),
-            )
-            .await
-            .unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Duplicate);
-        assert!(
-            error
-                .to_string()
-                .contains(&format!("job {} has the unique key", first.id())),
-            "{error}"
-        );
-        let too_large = "x".repeat(broker.capabilities().payload_bytes_max);
-        let error = broker
-            .push_flow(Chain::new(step(1)).then_job(job(&broker, &json!([too_large]))))
-            .await
-            .unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::TooLarge);
-        let error = broker
-            .push_flow(Chain::new(step(1)).then_job(job(&broker, &json!({"no": "array"}))))
-            .await
-            .unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::BadArguments);
-        let error = broker
-            .push_flow(Chain::new(step(1)).then_job(broker.queue("").job(&json!([])).unwrap()))
-            .await
-            .unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::BadOption);
-        assert_eq!(broker.jobs(None, None, None, 10).await.unwrap().len(), 1);
-    });
-}
-
-#[test]
-fn results_over_the_limit_make_a_dead_letter_with_the_reason() {
-    with_flows(|Subject { broker, .. }| async move {
-        let max = broker.capabilities().payload_bytes_max;
-        let step = || job(&broker, &json!([]));
-        // `["xx"]` and `[]` are what is put together.
-        for (bytes, fits) in [(max - 8, true), (max, false)] {
-            let ids = push(
-                &broker,
-                Chain::new(step()).then_job(step()).then_job(step()),
-            )
-            .await;
-            run(&broker, &json!([]), &json!("x".repeat(bytes))).await;
-            let second = info(&broker, &ids[1]).await;
-            assert_eq!(second.state == Ready, fits, "{:?}", second.reason);
-            if !fits {
-                assert!(second.reason.unwrap().contains("are allowed"));
-                assert_eq!(info(&broker, &ids[2]).await.state, Dead);
-                // It does not run without what it waited for.
-                assert!(broker.retry(&ids[1]).await.unwrap());
-                assert_eq!(states(&broker, &ids).await, [None, Some(Dead), Some(Dead)]);
-            }
-            broker.queue("q").purge().await.unwrap();
-        }
-    });
-}
-
-#[test]
-fn groups_nest_and_empty_ones_are_done_at_once() {
-    with_flows(|Subject { broker, .. }| async move {
-        let step = |n: i32| job(&broker, &json!([n]));
-        let pair = |n: i32| Group::new([step(n), step(n + 1)]);
-        let ids = push(
-            &broker,
-            Group::new([pair(0), pair(2)])
-                .and(Group::<Value>::new(Vec::<Job>::new()))
-                .collect_job(step(9)),
-        )
-        .await;
-        for n in 0..4 {
-            run(&broker, &json!([n]), &json!(n)).await;
-        }
-        run(&broker, &json!([[[0, 1], [2, 3], []], 9]), &json!(null)).await;
-        assert_eq!(ids.len(), 8);
-        let ids = push(&broker, Group::<Value>::new(Vec::<Job>::new())).await;
-        assert_eq!(info(&broker, &ids[0]).await.result.as_deref(), Some("[]"));
-        push(
-            &broker,
-            Group::<Value>::new(Vec::<Job>::new()).then(step(7)),
-        )
-        .await;
-        run(&broker, &json!([7]), &json!(null)).await;
-    });
-}
-
-#[test]
-fn a_long_chain_and_a_wide_group_are_no_matter() {
-    with_flows(|Subject { broker, .. }| async move {
-        let step = || job(&broker, &json!([]));
-        let ids = push(
-            &broker,
-            (0..3000).fold(Chain::new(step()), |chain, _| chain.then_job(step())),
-        )
-        .await;
-        lease(&broker).await.dead_letter("odd").await.unwrap();
-        let reason = info(&broker, ids.last().unwrap()).await.reason.unwrap();
-        assert_eq!(
-            reason,
-            format!("not run: job {} before it is dead: odd", ids[0])
-        );
-        assert!(broker.retry(&ids[0]).await.unwrap());
-        assert_ne!(
-            broker.cancel(ids.last().unwrap(), "enough").await.unwrap(),
-            brigade::CancelOutcome::Nothing
-        );
-        assert_eq!(
-            broker
-                .jobs(None, Some(Cancelled), None, 10_000)
-                .await
-                .unwrap()
-                .len(),
-            ids.len()
-        );
-
-        let ids = push(
-            &broker,
-            Group::new((0..500).map(|_| step())).collect_job(step()),
-        )
-        .await;
-        let parents = info(&broker, &ids[500]).await.parents.unwrap();
-        assert_eq!(
-            (parents.total, parents.unsettled.as_slice()),
-            (500, &ids[..20])
-        );
-    });
-}
-
-#[test]
-fn flows_and_what_was_gathered_survive_a_restart() {
-    with_flows(|Subject { broker, url, .. }| async move {
-        if !broker.capabilities().durable {
-            return;
-        }
-        let members = (0..3).map(|n| job(&broker, &json!([n])));
-        let ids = push(
-            &broker,
-            Group::new(members)
-                .collect_job(job(&broker, &json!([])))
-                .then_job(job(&broker, &json!([]))),
-        )
-        .await;
-        run(&broker, &json!([0]), &json!("a")).await;
-        lease(&broker).await.dead_letter("odd").await.unwrap();
-        drop(broker);
-
-        let broker = Broker::connect(&url).await.unwrap();
-        run(&broker, &json!([2]), &json!("c")).await;
-        assert_eq!(states(&broker, &ids[3..]).await, [Some(Dead), Some(Dead)]);
-        drop(broker);
-
-        let broker = Broker::connect(&url).await.unwrap();
-        assert!(broker.retry(&ids[1]).await.unwrap());
-        drop(broker);
-
-        let broker = Broker::connect(&url).await.unwrap();
-        run(&broker, &json!([1]), &json!("b")).await;
-        drop(broker);
-
-        let broker = Broker::connect(&url).await.unwrap();
-        run(&broker, &json!([["a", "b", "c"]]), &json!("all")).await;
-        run(&broker, &json!(["all"]), &json!(null)).await;
-        assert!(broker.jobs(None, None, None, 10).await.unwrap().is_empty());
     });
 }

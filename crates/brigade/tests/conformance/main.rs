@@ -17,15 +17,19 @@ mod contract;
 mod edits;
 mod far;
 mod flow_model;
+mod flow_options;
+mod flow_sizes;
 mod flows;
 mod handlers;
 mod keys;
+mod leases;
 mod limits;
 mod log;
 mod real_time;
 #[cfg(feature = "redis")]
 mod redis;
 mod retry;
+mod schedule_clocks;
 mod schedules;
 mod served;
 mod sqlite;
@@ -35,6 +39,7 @@ mod sqlite_sweeps;
 mod together;
 mod traces;
 mod views;
+mod waiting;
 
 use std::future::Future;
 
