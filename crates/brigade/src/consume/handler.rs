@@ -27,7 +27,7 @@ use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId};
 use crate::job_context::JobContext;
-use crate::outcome::{CallError, Cancelled, Failure, Pass};
+use crate::outcome::{CallError, Cancelled, Failure, Pass, shorten};
 use crate::schedule::Tick;
 use crate::store::Leased;
 use crate::traceparent::TraceParent;
@@ -297,8 +297,20 @@ where
         }
         None => Ended::of(Err(match Pass::find(first) {
             Some(reason) => CallError::Passed(vec![reason]),
-            None => CallError::Failed(Box::new(Failure::from_error(first, type_name::<E>()))),
+            None => CallError::Failed(Box::new(failure_of(first, type_name::<E>()))),
         })),
+    }
+}
+
+/// A [`Failure`] keeps the lines of its message, which its `Display` joins.
+fn failure_of(error: &(dyn std::error::Error + 'static), type_name: &str) -> Failure {
+    let failure = Failure::from_error(error, type_name);
+    match error.downcast_ref::<Failure>() {
+        Some(own) => Failure {
+            message: shorten(&own.message, MESSAGE_BYTES_MAX).to_owned(),
+            ..failure
+        },
+        None => failure,
     }
 }
 
@@ -307,5 +319,7 @@ fn json_of(value: &impl Serialize) -> Result<Box<RawValue>, Error> {
         .map_err(|e| Error::new(ErrorKind::Encode, "write a result as JSON").with_source(e))
 }
 
+/// Longest message of a failure.
+const MESSAGE_BYTES_MAX: usize = 16 << 10;
 /// An error whose `source` never ends is looked through so far.
 const SOURCES_MAX: usize = 16;
