@@ -43,7 +43,7 @@ use crate::stop;
 use crate::task::Function;
 
 pub use control::{ConsumerHandle, ConsumerStats};
-pub use handler::{HandlerEnd, LeasedJob, StopReason};
+pub use handler::{HandlerEnd, HandlerStop, LeasedJob};
 
 /// Serves tasks from a broker, see [`Broker::worker`].
 ///

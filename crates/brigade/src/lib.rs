@@ -135,8 +135,8 @@ pub use clock::Clock;
 pub use codec::Codec;
 #[cfg(feature = "broker")]
 pub use consume::{
-    Consumer, ConsumerHandle, ConsumerStats, HandlerEnd, LeasedJob, Served, SettledAttempt,
-    StopReason,
+    Consumer, ConsumerHandle, ConsumerStats, HandlerEnd, HandlerStop, LeasedJob, Served,
+    SettledAttempt,
 };
 pub use context::Context;
 pub use entry::init;

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::consumer::RunningConsumer;
 use super::ending::{Ended, Why, ending_of};
-use super::handler::{Handled, StopReason};
+use super::handler::{Handled, HandlerStop};
 use super::here::Here;
 use crate::call::Call;
 use crate::clock::{BootTime, FAR};
@@ -381,11 +381,11 @@ impl RunningConsumer {
             biased;
             ended = handled.ended() => return ended,
             () = hold.stop.cancelled() => match self.why(hold.number) {
-                Why::Cancel(reason) => StopReason::Cancelled(reason),
-                Why::Lost => StopReason::LeaseLost,
-                Why::No | Why::Shutdown => StopReason::ConsumerEnds,
+                Why::Cancel(reason) => HandlerStop::Cancelled(reason),
+                Why::Lost => HandlerStop::LeaseLost,
+                Why::No | Why::Shutdown => HandlerStop::ConsumerEnds,
             },
-            () = sleep(timeout) => StopReason::TimedOut(timeout),
+            () = sleep(timeout) => HandlerStop::TimedOut(timeout),
         };
         let abort_after = async {
             tokio::select! {

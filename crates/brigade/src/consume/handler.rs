@@ -50,13 +50,13 @@ pub struct LeasedJob {
 #[derive(Clone, Default)]
 struct Cancel {
     token: CancellationToken,
-    reason: Arc<OnceLock<StopReason>>,
+    reason: Arc<OnceLock<HandlerStop>>,
 }
 
 /// Why a handler is asked to stop, see [`LeasedJob::cancelled`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum StopReason {
+pub enum HandlerStop {
     /// The job was cancelled, for this reason.
     Cancelled(String),
     /// It ran for longer than its timeout.
@@ -68,7 +68,7 @@ pub enum StopReason {
     ConsumerEnds,
 }
 
-impl fmt::Display for StopReason {
+impl fmt::Display for HandlerStop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cancelled(reason) => f.write_str(reason),
@@ -170,13 +170,13 @@ impl LeasedJob {
     }
 
     /// Waits until the handler is asked to stop, and gives the reason. Cancel safe.
-    pub async fn cancelled(&self) -> StopReason {
+    pub async fn cancelled(&self) -> HandlerStop {
         self.cancel.token.cancelled().await;
         let reason = self.cancel.reason.get().cloned();
-        reason.unwrap_or(StopReason::ConsumerEnds)
+        reason.unwrap_or(HandlerStop::ConsumerEnds)
     }
 
-    fn cancel(&self, reason: StopReason) {
+    fn cancel(&self, reason: HandlerStop) {
         // The first reason counts.
         if self.cancel.reason.set(reason).is_ok() {
             self.cancel.token.cancel();
@@ -240,7 +240,7 @@ impl Handled {
     /// Asks it to stop, and drops it when `abort` resolves. A value that it still returns counts.
     pub(super) async fn stop(
         mut self,
-        reason: StopReason,
+        reason: HandlerStop,
         abort: impl Future<Output = ()>,
     ) -> Ended {
         self.job.cancel(reason.clone());
@@ -249,7 +249,7 @@ impl Handled {
             ended = self.ended() => Some(ended),
             () = abort => None,
         };
-        let is_timeout = matches!(reason, StopReason::TimedOut(_));
+        let is_timeout = matches!(reason, HandlerStop::TimedOut(_));
         let counts = |ended: &Ended| {
             ended.says_more()
                 || match &ended.outcome {
@@ -304,14 +304,11 @@ where
 
 /// A [`Failure`] keeps the lines of its message, which its `Display` joins.
 fn failure_of(error: &(dyn std::error::Error + 'static), type_name: &str) -> Failure {
-    let failure = Failure::from_error(error, type_name);
-    match error.downcast_ref::<Failure>() {
-        Some(own) => Failure {
-            message: shorten(&own.message, MESSAGE_BYTES_MAX).to_owned(),
-            ..failure
-        },
-        None => failure,
+    let mut failure = Failure::from_error(error, type_name);
+    if let Some(own) = error.downcast_ref::<Failure>() {
+        shorten(&own.message, MESSAGE_BYTES_MAX).clone_into(&mut failure.message);
     }
+    failure
 }
 
 fn json_of(value: &impl Serialize) -> Result<Box<RawValue>, Error> {

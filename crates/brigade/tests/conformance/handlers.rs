@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use brigade::{
-    Broker, CancelOutcome, Consumer, Failure, Job, JobId, JobState, LeasedJob, Pass, Retry,
-    StopReason,
+    Broker, CancelOutcome, Consumer, Failure, HandlerStop, Job, JobId, JobState, LeasedJob, Pass,
+    Retry,
 };
 use brigade_testkit::program::{Program, arguments};
 use tokio::sync::Notify;
@@ -161,7 +161,7 @@ fn a_cancel_reaches_the_handler_of_its_job() {
                 let id = pushed(&subject, |job| job).await;
                 let (seen, heard) = (
                     Arc::<Seen>::default(),
-                    Arc::<Mutex<Option<StopReason>>>::default(),
+                    Arc::<Mutex<Option<HandlerStop>>>::default(),
                 );
                 let (noting, hearing) = (Arc::clone(&seen), Arc::clone(&heard));
                 let waiting = consumer(&subject).abort_after(SHORT).handler(move |job| {
@@ -186,7 +186,7 @@ fn a_cancel_reaches_the_handler_of_its_job() {
                 if obeys {
                     assert_eq!(
                         *heard.lock().unwrap(),
-                        Some(StopReason::Cancelled("user left".to_owned()))
+                        Some(HandlerStop::Cancelled("user left".to_owned()))
                     );
                 }
                 assert_eq!(

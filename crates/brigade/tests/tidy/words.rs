@@ -15,7 +15,7 @@ const BUDGET: &[(&str, usize)] = &[
     ("crates/brigade-bench/benches", 12),
     ("crates/brigade-cli/src", 7),
     ("crates/brigade-cli/src/commands", 13),
-    ("crates/brigade-cli/src/commands/work", 21),
+    ("crates/brigade-cli/src/commands/work", 20),
     ("crates/brigade-cli/src/commands/work/guard", 5),
     ("crates/brigade-cli/tests", 1),
     ("crates/brigade-cli/tests/queues", 14),

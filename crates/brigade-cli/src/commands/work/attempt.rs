@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brigade::{Exit, Failure, HandlerEnd, LeasedJob, Step, StopReason, StopReceipt};
+use brigade::{Exit, Failure, HandlerEnd, HandlerStop, LeasedJob, Step, StopReceipt};
 use futures_util::future::{join, join3};
 use rustix::process::Signal;
 use serde_json::value::RawValue;
@@ -140,11 +140,11 @@ impl Worker {
             let stop = tokio::select! {
                 _ = &mut all => None,
                 stop = job.cancelled() => Some(stop),
-                () = self.stop.halt.cancelled() => Some(StopReason::ConsumerEnds),
+                () = self.stop.halt.cancelled() => Some(HandlerStop::ConsumerEnds),
             };
             let asked = Instant::now();
             let mut gone = stop.is_none();
-            if let Some(StopReason::Cancelled(_) | StopReason::TimedOut(_)) = &stop {
+            if let Some(HandlerStop::Cancelled(_) | HandlerStop::TimedOut(_)) = &stop {
                 program.signal(Signal::TERM);
                 gone = tokio::select! {
                     _ = &mut all => true,
@@ -166,12 +166,12 @@ impl Worker {
         let exit = program.reap().await;
         self.orphans.reaped(group);
         match stop {
-            Some(StopReason::Cancelled(reason)) => Ending::Cancelled(reason, receipt),
-            Some(StopReason::TimedOut(after)) => Ending::Failed(with_stderr(
+            Some(HandlerStop::Cancelled(reason)) => Ending::Cancelled(reason, receipt),
+            Some(HandlerStop::TimedOut(after)) => Ending::Failed(with_stderr(
                 format!("timed out after {after:?}, {}", receipt.step),
                 &err.text(),
             )),
-            Some(StopReason::LeaseLost) => {
+            Some(HandlerStop::LeaseLost) => {
                 Ending::Lost("its lease was lost, so its program was killed".to_owned())
             }
             Some(_) => Ending::GivenBack("its worker was stopped".to_owned()),
