@@ -5,10 +5,7 @@ use std::time::Duration;
 use brigade::{AttemptKind, JobId, JobState, Settled};
 use serde_json::{Value, json};
 
-use super::{
-    Subject, on_brokers_in_one_thread_that, on_brokers_that, on_every_broker,
-    on_every_broker_in_one_thread,
-};
+use super::{Subject, on_brokers_that, on_every_broker};
 
 const LONG: Duration = Duration::from_secs(30);
 const NOW: Duration = Duration::ZERO;

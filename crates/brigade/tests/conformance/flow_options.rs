@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brigade::{Chain, JobState, Retry};
+use brigade::{Chain, JobState};
 use serde_json::json;
 
 use super::Subject;

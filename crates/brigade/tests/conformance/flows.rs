@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use brigade::{
-    Broker, Call, Chain, ErrorKind, Group, Job, JobId, JobInfo, JobState, Lease, ToFlow,
-};
+use brigade::{Broker, Call, Chain, Group, Job, JobId, JobInfo, JobState, Lease, ToFlow};
 use serde_json::{Value, json};
 
 use super::{Subject, on_brokers_that};
@@ -52,7 +50,7 @@ pub(super) async fn run(broker: &Broker, payload: &Value, result: &Value) {
     lease.ack_with(result).await.unwrap();
 }
 
-use JobState::{Blocked, Cancelled, Dead, Done, Ready, Scheduled};
+use JobState::{Blocked, Cancelled, Dead, Done, Ready};
 
 #[test]
 fn a_chain_hands_each_result_to_the_next_step() {
