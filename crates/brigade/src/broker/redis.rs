@@ -14,6 +14,7 @@
 //! can be moved to a caller that has given up.
 
 mod arguments;
+mod check;
 mod fault;
 mod heirs;
 mod keys;
