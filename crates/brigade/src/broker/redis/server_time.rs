@@ -61,7 +61,7 @@ struct TimeReading {
 
 /// What a client knows of a server's time.
 #[derive(Clone, Copy, Debug)]
-struct Known {
+struct KnownTime {
     reading: TimeReading,
     correction: Correction,
     /// When this client changed the correction last.
@@ -80,14 +80,14 @@ enum Judgement {
 pub(super) struct ServerTimes {
     nodes: Arc<Nodes>,
     /// Bounded by the addresses that a cluster has.
-    known: Mutex<HashMap<Target, Known>>,
+    known: Mutex<HashMap<Target, KnownTime>>,
 }
 
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 4)
 }
 
-impl Known {
+impl KnownTime {
     /// The time that the server's wall clock should show, and how far it may be off.
     fn expected(&self, at: BootTime) -> (i64, Duration) {
         let passed = at.since(self.reading.at);
@@ -105,7 +105,7 @@ impl Known {
 }
 
 /// What a new reading means, and the correction that the server had just before it.
-fn judge(known: &Known, stored: Correction, reading: &TimeReading) -> Judgement {
+fn judge(known: &KnownTime, stored: Correction, reading: &TimeReading) -> Judgement {
     let (expected, tolerance) = known.expected(reading.at);
     let tolerance = millis(tolerance + reading.uncertainty);
     let step = reading.wall_millis.saturating_sub(expected);
@@ -180,7 +180,7 @@ impl ServerTimes {
         self.look(&target).await.map(drop)
     }
 
-    async fn look(&self, target: &Target) -> Result<Known, Fault> {
+    async fn look(&self, target: &Target) -> Result<KnownTime, Fault> {
         let stored = self.stored(target).await;
         let sent = BootTime::now();
         let mut pipeline = redis::pipe();
@@ -208,7 +208,7 @@ impl ServerTimes {
         stored: Option<Correction>,
         sent: BootTime,
         time: Value,
-    ) -> Result<Known, Fault> {
+    ) -> Result<KnownTime, Fault> {
         let (seconds, micros): (i64, i64) = time
             .extract_error()
             .and_then(|time| Ok(redis::from_redis_value(time)?))
@@ -220,7 +220,7 @@ impl ServerTimes {
             uncertainty,
         };
         let before = lock(&self.known).get(target).copied();
-        let mut known = Known {
+        let mut known = KnownTime {
             reading,
             correction: before.map_or_else(Correction::default, |known| known.correction),
             changed: before.and_then(|known| known.changed),

@@ -25,7 +25,7 @@ struct World {
 struct Client {
     /// For how long its own clock stood still.
     lost: Duration,
-    known: Option<Known>,
+    known: Option<KnownTime>,
 }
 
 impl World {
@@ -61,7 +61,7 @@ impl World {
             at: self.begin.later(self.passed - client.lost),
             uncertainty: Duration::from_millis(5),
         };
-        let mut next = Known {
+        let mut next = KnownTime {
             reading,
             correction: self.stored,
             changed: client.known.and_then(|known| known.changed),
@@ -161,7 +161,7 @@ fn clients_that_disagree_by_one_each_end_with_the_same_correction() {
 
 #[test]
 fn a_clock_that_runs_apart_is_no_step_nor_is_a_slow_answer() {
-    let known = Known {
+    let known = KnownTime {
         reading: TimeReading {
             wall_millis: 0,
             at: BootTime::now(),
