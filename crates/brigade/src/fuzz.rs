@@ -139,10 +139,7 @@ fn messages() -> Vec<Vec<u8>> {
 /// What hosts and pools say to each other.
 #[cfg(feature = "remote")]
 fn messages_between_hosts() -> Vec<Vec<u8>> {
-    use wire::remote::{
-        AnswerHead, Join, OutputSizes, RefusalKind, RemoteOutcome, Run, StopCall, TaskLine,
-        TurnedAway, Welcome,
-    };
+    use wire::remote::{Join, Run, StopCall, TaskLine, TurnedAway, Welcome};
     let (magic, version, brigade) = (
         wire::remote::MAGIC,
         wire::remote::VERSION,
@@ -201,6 +198,29 @@ fn messages_between_hosts() -> Vec<Vec<u8>> {
             .parse()
             .ok(),
     };
+    let mut all = vec![
+        packed(&join),
+        packed(&welcome),
+        packed(&run),
+        packed(&StopCall {
+            reason: "user left".into(),
+            hurry: false,
+        }),
+    ];
+    all.push(packed(&TurnedAway {
+        magic,
+        version,
+        brigade,
+        reason: "no".to_owned(),
+    }));
+    all.extend(answers_of_hosts());
+    all
+}
+
+/// How a host says that a call ended.
+#[cfg(feature = "remote")]
+fn answers_of_hosts() -> Vec<Vec<u8>> {
+    use wire::remote::{AnswerHead, OutputSizes, RefusalKind, RemoteOutcome};
     let written = OutputSizes {
         stdout_bytes: 3,
         stdout_dropped: 0,
@@ -220,25 +240,10 @@ fn messages_between_hosts() -> Vec<Vec<u8>> {
             text: "too large".to_owned(),
         },
     ];
-    let mut all = vec![
-        packed(&join),
-        packed(&welcome),
-        packed(&run),
-        packed(&StopCall {
-            reason: "user left".into(),
-            hurry: false,
-        }),
-    ];
-    all.push(packed(&TurnedAway {
-        magic,
-        version,
-        brigade,
-        reason: "no".to_owned(),
-    }));
-    all.push(packed(&AnswerHead {
+    let mut all = vec![packed(&AnswerHead {
         ending: RemoteOutcome::Returned,
         output: Some(written),
-    }));
+    })];
     all.extend(endings.map(|ending| {
         packed(&AnswerHead {
             ending,

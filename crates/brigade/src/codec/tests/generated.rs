@@ -155,7 +155,7 @@ impl Derived {
                 before: a(draw),
                 inner: FlatInner {
                     x: b(draw),
-                    y: (which % 2 == 0).then(|| a(draw)),
+                    y: which.is_multiple_of(2).then(|| a(draw)),
                 },
                 after: 7,
                 rest: (0..which)

@@ -40,7 +40,7 @@ impl WorkerConn for SimConn {
 }
 
 impl SimConn {
-    pub(super) fn new(serial: usize, log: SentLog) -> Arc<dyn WorkerConn> {
+    pub(super) fn connect(serial: usize, log: SentLog) -> Arc<dyn WorkerConn> {
         let conn = Arc::new(Self { serial, log });
         SERIALS.with_borrow_mut(|known| known.insert(Arc::as_ptr(&conn).addr(), serial));
         conn

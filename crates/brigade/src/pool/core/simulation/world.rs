@@ -270,7 +270,7 @@ impl World {
     /// A connection for the next worker, and its serial.
     pub(super) fn connect(&mut self) -> (Arc<dyn WorkerConn>, usize) {
         self.serials += 1;
-        let conn = SimConn::new(self.serials, Arc::clone(&self.log));
+        let conn = SimConn::connect(self.serials, Arc::clone(&self.log));
         (conn, self.serials)
     }
 
