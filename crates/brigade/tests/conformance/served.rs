@@ -220,7 +220,7 @@ async fn dead_letter(subject: &Subject, queue: &str) -> Option<String> {
             .await
             .unwrap();
         if let Some(job) = dead.into_iter().next() {
-            return job.reason.map(Into::into);
+            return job.reason;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -67,18 +67,15 @@ pub(crate) struct Verdict {
     pub(crate) forged: usize,
 }
 
-/// The verdict, and the place of each job, in the order of their starts.
-pub(crate) fn verdict(stage: &Stage) -> (Verdict, Vec<Place>) {
-    let lines = ledger::read(stage.path("ledger")).unwrap();
-    let file = stage.look();
-    assert_eq!(integrity(&file), "ok");
-    let rows = rows(&file);
+/// What the ledger says: of each job, which processes a fault hit, and the jobs in the order of
+/// their starts.
+fn read_ledger(lines: &[ledger::Line]) -> (BTreeMap<u64, Attempts>, BTreeSet<u32>, Vec<u64>) {
     let (mut jobs, mut faults, mut order) = (
         BTreeMap::<u64, Attempts>::new(),
         BTreeSet::new(),
         Vec::new(),
     );
-    for line in &lines {
+    for line in lines {
         let job = jobs.entry(line.job).or_default();
         match &line.event {
             Event::Refused => job.intended = true,
@@ -95,6 +92,16 @@ pub(crate) fn verdict(stage: &Stage) -> (Verdict, Vec<Place>) {
             Event::Effect | Event::Healed => {}
         }
     }
+    (jobs, faults, order)
+}
+
+/// The verdict, and the place of each job, in the order of their starts.
+pub(crate) fn verdict(stage: &Stage) -> (Verdict, Vec<Place>) {
+    let lines = ledger::read(stage.path("ledger")).unwrap();
+    let file = stage.look();
+    assert_eq!(integrity(&file), "ok");
+    let rows = rows(&file);
+    let (mut jobs, faults, order) = read_ledger(&lines);
     jobs.remove(&0);
     let mut found = Verdict {
         jobs: rows.len(),

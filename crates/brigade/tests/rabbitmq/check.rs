@@ -8,8 +8,8 @@ use lapin::types::{AMQPValue, FieldTable};
 
 use crate::stage::{NOW, ctl, plain, until};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn check_names_policies_that_lose_jobs_and_rights_that_lack() {
+/// A server with the management API, and the port of that.
+fn start_with_management() -> (RabbitMq, u16) {
     let port = free_port();
     let lines = [
         format!("management.tcp.port = {port}"),
@@ -18,8 +18,19 @@ async fn check_names_policies_that_lose_jobs_and_rights_that_lack() {
     ];
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     let server =
-        tokio::task::block_in_place(|| RabbitMq::start_with(&["rabbitmq_management"], &lines))
-            .unwrap();
+        tokio::task::block_in_place(|| RabbitMq::start_with(&["rabbitmq_management"], &lines));
+    (server.unwrap(), port)
+}
+
+/// What a check by this URL finds.
+async fn findings(url: &str) -> Vec<String> {
+    let found = Broker::connect(url).await.unwrap().check().await.unwrap();
+    found.iter().map(ToString::to_string).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_names_policies_that_lose_jobs_and_rights_that_lack() {
+    let (server, port) = start_with_management();
     let url = format!(
         "{}?ns=shop&management=http://127.0.0.1:{port}",
         server.url()
@@ -28,10 +39,6 @@ async fn check_names_policies_that_lose_jobs_and_rights_that_lack() {
     for queue in ["safe", "short", "full"] {
         broker.queue(queue).push(&1).await.unwrap();
     }
-    let findings = async |url: &str| {
-        let found = Broker::connect(url).await.unwrap().check().await.unwrap();
-        found.iter().map(ToString::to_string).collect::<Vec<_>>()
-    };
     let quiet = findings(&url).await;
     assert!(
         quiet.iter().all(|text| text.starts_with("note: ")),
@@ -104,11 +111,14 @@ async fn check_names_policies_that_lose_jobs_and_rights_that_lack() {
             .is_some_and(|text| text.starts_with("problem: ")),
         "the worst first"
     );
+    a_clerk_learns_what_it_may_not(&server, &url).await;
+}
 
-    // A user who may read and write some queues only, and not ask the management API.
-    ctl(&server, &["add_user", "clerk", "secret"]).await;
+/// A user who may read and write some queues only, and not ask the management API.
+async fn a_clerk_learns_what_it_may_not(server: &RabbitMq, url: &str) {
+    ctl(server, &["add_user", "clerk", "secret"]).await;
     ctl(
-        &server,
+        server,
         &[
             "set_permissions",
             "clerk",
@@ -131,7 +141,7 @@ async fn check_names_policies_that_lose_jobs_and_rights_that_lack() {
     );
     assert!(!has(&["has not the right"]), "{found:#?}");
     ctl(
-        &server,
+        server,
         &[
             "set_permissions",
             "clerk",
@@ -168,16 +178,7 @@ async fn check_names_policies_that_lose_jobs_and_rights_that_lack() {
 /// A server gives up what it has handed out too often, run or not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_names_queues_that_give_up_jobs_after_few_deliveries() {
-    let port = free_port();
-    let lines = [
-        format!("management.tcp.port = {port}"),
-        "management.tcp.ip = 127.0.0.1".to_owned(),
-        "collect_statistics_interval = 1000".to_owned(),
-    ];
-    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let server =
-        tokio::task::block_in_place(|| RabbitMq::start_with(&["rabbitmq_management"], &lines))
-            .unwrap();
+    let (server, port) = start_with_management();
     let url = format!("{}?ns=shop&queues=quorum", server.url());
     let broker = Broker::connect(&url).await.unwrap();
     broker.queue("ours").push(&1).await.unwrap();

@@ -72,6 +72,49 @@ async fn kill(
     longest
 }
 
+/// Each call was answered, or its end is uncertain.
+fn every_call_ended(load: &Load) {
+    let [done, uncertain, called, answered, told] = [
+        &load.done,
+        &load.uncertain,
+        &load.called,
+        &load.answered,
+        &load.told,
+    ]
+    .map(|count| count.load(Ordering::Relaxed));
+    println!(
+        "{}: jobs done {done}, uncertain {uncertain}; calls {called}, answered {answered}, \
+            uncertain {told}",
+        load.kind
+    );
+    assert_eq!(called, answered + told);
+}
+
+/// Waits until the ledger says of each job that was pushed that it is done.
+async fn all_jobs_end(server: &RabbitMq, path: &std::path::Path, began: Instant) {
+    let left = || missing(&ledger::read(path).unwrap());
+    while !left().is_empty() {
+        if began.elapsed() > BOUND {
+            let columns = [
+                "list_queues",
+                "name",
+                "messages_ready",
+                "messages_unacknowledged",
+                "consumers",
+                "type",
+            ];
+            let queues = tokio::task::block_in_place(|| server.ctl(&columns)).unwrap();
+            let lines = ledger::read(path).unwrap();
+            let of_it: Vec<_> = lines
+                .iter()
+                .filter(|line| left().contains(&line.job))
+                .collect();
+            panic!("these are not done: {of_it:#?}; the broker has\n{queues}");
+        }
+        tokio::time::sleep(millis(100)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f36_a_broker_killed_under_load_loses_nothing_takes_nothing_twice_and_is_soon_used_again() {
     let mut random = Random::from_env();
@@ -119,48 +162,13 @@ async fn f36_a_broker_killed_under_load_loses_nothing_takes_nothing_twice_and_is
     }
     assert!(all(&|load| load.open_calls() == 0));
     ledger.job(0, &Event::Healed).unwrap();
-    let left = || missing(&ledger::read(file.path()).unwrap());
     let began = Instant::now();
-    while !left().is_empty() {
-        if began.elapsed() > BOUND {
-            let columns = [
-                "list_queues",
-                "name",
-                "messages_ready",
-                "messages_unacknowledged",
-                "consumers",
-                "type",
-            ];
-            let queues = tokio::task::block_in_place(|| server.ctl(&columns)).unwrap();
-            let lines = ledger::read(file.path()).unwrap();
-            let of_it: Vec<_> = lines
-                .iter()
-                .filter(|line| left().contains(&line.job))
-                .collect();
-            panic!("these are not done: {of_it:#?}; the broker has\n{queues}");
-        }
-        tokio::time::sleep(millis(100)).await;
-    }
+    all_jobs_end(&server, file.path(), began).await;
     loads.iter().for_each(|load| load.stop());
     for task in working {
         tokio::time::timeout(BOUND, task).await.unwrap().unwrap();
     }
-    for load in &loads {
-        let [done, uncertain, called, answered, told] = [
-            &load.done,
-            &load.uncertain,
-            &load.called,
-            &load.answered,
-            &load.told,
-        ]
-        .map(|count| count.load(Ordering::Relaxed));
-        println!(
-            "{}: jobs done {done}, uncertain {uncertain}; calls {called}, answered {answered}, \
-                uncertain {told}",
-            load.kind
-        );
-        assert_eq!(called, answered + told);
-    }
+    loads.iter().for_each(|load| every_call_ended(load));
     println!(
         "kills {kills}, all drained {:.2?} after the last, resumed within {longest:.2?} each time",
         began.elapsed()
