@@ -18,6 +18,7 @@ use crate::job_context::JobContext;
 use crate::outcome::Failure;
 use crate::payload::Bytes;
 use crate::refused::Refused;
+#[cfg(feature = "remote")]
 use crate::retry::Retry;
 use crate::wire::{
     self, CallMeta, CancelFrame, Decoder, Hello, HookCall, PanicNote, Ready, RunTarget,

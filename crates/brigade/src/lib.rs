@@ -58,6 +58,15 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#![cfg_attr(
+    all(feature = "rabbitmq", not(any(feature = "redis", feature = "sqlite"))),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "RabbitMQ lists, schedules and joins no jobs"
+    )
+)]
+
 mod address;
 mod attempt_report;
 #[cfg(feature = "broker")]

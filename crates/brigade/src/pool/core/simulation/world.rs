@@ -63,6 +63,7 @@ pub(super) struct World {
     /// When hosts that are away are given up.
     pub(super) lost_at: BTreeMap<WorkerId, Instant>,
     /// Hosts that have joined.
+    #[cfg(feature = "remote")]
     pub(super) sessions: u8,
 }
 
@@ -98,6 +99,7 @@ impl World {
             numbers: BTreeMap::new(),
             past: Vec::new(),
             lost_at: BTreeMap::new(),
+            #[cfg(feature = "remote")]
             sessions: 0,
         };
         world.event(|core, effects| core.advance(Stage::Open, effects));
