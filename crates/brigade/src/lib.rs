@@ -57,7 +57,6 @@
 //! has the whole table.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
-
 #![cfg_attr(
     all(feature = "rabbitmq", not(any(feature = "redis", feature = "sqlite"))),
     expect(

@@ -9,12 +9,13 @@ use brigade::{Broker, ErrorKind, Settled};
 use brigade_testkit::certificates::Certificates;
 use brigade_testkit::places::free_port;
 use brigade_testkit::rabbitmq::RabbitMq;
+use tokio::net::TcpStream;
 
 const LONG: Duration = Duration::from_secs(60);
 
 /// A server that speaks TLS on a port of its own, and plainly on the other; whether it wants
 /// certificates of its clients.
-fn server(files: &Certificates, wants: bool) -> (RabbitMq, u16) {
+async fn server(files: &Certificates, wants: bool) -> (RabbitMq, u16) {
     let port = free_port();
     let lines = [
         format!("listeners.ssl.1 = 127.0.0.1:{port}"),
@@ -29,6 +30,13 @@ fn server(files: &Certificates, wants: bool) -> (RabbitMq, u16) {
     ];
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     let server = tokio::task::block_in_place(|| RabbitMq::start(&lines)).unwrap();
+    // It opens the plain port first.
+    let opened = async {
+        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LONG, opened).await.unwrap();
     (server, port)
 }
 
@@ -62,7 +70,7 @@ async fn refused(url: &str) -> (ErrorKind, String) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g46_the_broker_is_verified() {
     let (ours, theirs) = (Certificates::new().unwrap(), Certificates::new().unwrap());
-    let (server, port) = server(&ours, false);
+    let (server, port) = server(&ours, false).await;
     let (ca, other) = (ours.file("ca.pem"), theirs.file("ca.pem"));
     works(
         &format!("amqps://guest:guest@localhost:{port}?ca={ca}"),
@@ -148,7 +156,7 @@ async fn g46_the_broker_is_verified() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g46_the_broker_may_want_a_certificate_of_this_side() {
     let (files, theirs) = (Certificates::new().unwrap(), Certificates::new().unwrap());
-    let (server, port) = server(&files, true);
+    let (server, port) = server(&files, true).await;
     let url = format!("amqps://localhost:{port}?ca={}", files.file("ca.pem"));
     works(
         &format!(
