@@ -17,4 +17,5 @@ chapters! {
     "deploying.md": deploying,
     "operating.md": operating,
     "remote.md": remote,
+    "security.md": security,
 }
