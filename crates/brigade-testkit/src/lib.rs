@@ -4,7 +4,7 @@
 //! what the kernel knows of processes; [`random`] draws fault times from a seed that is printed;
 //! [`program`] runs this very test binary again as a program of its own, bounded in time, so that
 //! it can be killed and looked at from outside; [`redis`] and [`rabbitmq`] start servers;
-//! [`certificates`] makes certificates; [`proxy`] stands between two sockets and breaks what goes
+//! `certificates` makes certificates; [`proxy`] stands between two sockets and breaks what goes
 //! through; [`mutate`] damages bytes for decoders.
 //!
 //! Nothing here knows the library: a test kit that shared its types would share its mistakes.
