@@ -45,7 +45,7 @@ use crate::task::Function;
 pub use control::{ConsumerHandle, ConsumerStats};
 pub use handler::{HandlerEnd, HandlerStop, LeasedJob};
 
-/// Serves tasks from a broker, see [`Broker::worker`].
+/// Serves tasks from a broker, see [`Broker::consumer`].
 ///
 /// ```no_run
 /// # use brigade::{Broker, Pool, task};

@@ -38,7 +38,7 @@ type Handling = Pin<Box<dyn Future<Output = Ended> + Send>>;
 #[derive(Clone)]
 pub(super) struct Handler(Arc<dyn Fn(LeasedJob) -> Handling + Send + Sync>);
 
-/// A job in the hands of a [handler](super::RunningConsumer::handler). Cheap to clone.
+/// A job in the hands of a [handler](super::Consumer::handler). Cheap to clone.
 #[derive(Clone)]
 pub struct LeasedJob {
     leased: Arc<Leased>,
