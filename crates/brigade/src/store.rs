@@ -10,8 +10,9 @@
 //!
 //! - `push` returns when the jobs are as safe as the broker can make them; all or none of a batch.
 //! - `lease` hands out each job to one holder at a time, highest priority first, then in the order
-//!   of the pushes; a job that is given back keeps its place. Each lease has a token that no other
-//!   lease of the job has.
+//!   of the pushes. A job that is given back keeps its place, if the store declares
+//!   [`keeps_places`](Capabilities::keeps_places). Each lease has a token that no other lease of
+//!   the job has.
 //! - `settle` acts only for the token that holds the job; every other settlement is
 //!   [`Settled::Stale`] and changes nothing. So at most one result of a job is accepted, unless the
 //!   broker loses what it acknowledged (a failover, a crash without `fsync`).

@@ -4,7 +4,7 @@
 //! consumer's, as for any attempt: what the handler returns is settled as what a task returns. Asked
 //! to stop (a cancel, a timeout, the end of the consumer, a lost lease), it learns so by
 //! [`LeasedJob::cancelled`], and its future is dropped at its next await if it has not ended within
-//! [`RunningConsumer::abort_after`](super::RunningConsumer::abort_after).
+//! [`Consumer::abort_after`](super::Consumer::abort_after).
 
 use std::any::type_name;
 use std::fmt;
