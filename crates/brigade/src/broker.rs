@@ -37,8 +37,8 @@ mod tls;
 ))]
 #[path = "broker/no_tls.rs"]
 mod tls;
-mod to_job;
 
+use crate::to_job::ToJob;
 pub use api::Broker;
 pub use broker_call::{BrokerCall, CallProgress};
 pub(crate) use cancels::Cancels;
@@ -51,4 +51,3 @@ pub use schedule_set::ScheduleChanges;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{PushIn, SqlTransaction, SqlValue};
 pub use stopped::Stopped;
-pub use to_job::ToJob;

@@ -36,11 +36,11 @@ use crate::call::Call;
 use crate::clock::FAR;
 use crate::error::Error;
 use crate::job::JobId;
-use crate::pool::Pool;
 use crate::registry;
 use crate::retry::jitter;
 use crate::stop;
 use crate::task::Function;
+use brigade_pool::Pool;
 
 pub use control::{ConsumerHandle, ConsumerStats};
 pub use handler::{HandlerEnd, HandlerStop, LeasedJob};

@@ -57,128 +57,66 @@
 //! has the whole table.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
-#![cfg_attr(
-    all(feature = "rabbitmq", not(any(feature = "redis", feature = "sqlite"))),
-    expect(
-        dead_code,
-        unused_imports,
-        reason = "RabbitMQ lists, schedules and joins no jobs"
-    )
-)]
 
-mod address;
-mod attempt_report;
 #[cfg(feature = "broker")]
 mod broker;
-mod call;
-#[cfg(feature = "broker")]
-mod clock;
-mod codec;
 #[cfg(feature = "broker")]
 mod consume;
-mod context;
-mod entry;
-mod error;
-mod event;
 #[cfg(feature = "broker")]
-mod finding;
-#[cfg(feature = "broker")]
-mod flow;
-#[cfg(test)]
-mod fuzz;
-#[cfg(any(test, fuzzing))]
-#[doc(hidden)]
-pub mod fuzzing;
-#[cfg(feature = "remote")]
-mod host;
-#[cfg(feature = "broker")]
-mod job;
-mod job_context;
-#[cfg(feature = "broker")]
-mod limits;
-mod link;
-mod outcome;
-mod payload;
-pub mod policy;
-mod pool;
-mod printable;
-mod process;
-mod progress;
-mod refused;
-mod registry;
-#[cfg(feature = "remote")]
-pub mod remote;
-mod retry;
-#[cfg(feature = "broker")]
-mod schedule;
-mod shutdown;
+mod pushed_flow;
 mod stop;
 #[cfg(feature = "broker")]
-pub mod store;
-mod sync;
-mod task;
-#[cfg(feature = "broker")]
 pub mod testing;
-mod traceparent;
+
 #[cfg(feature = "broker")]
-mod why;
-mod wire;
-mod worker;
+use brigade_core::{
+    attempt_report, call, clock, codec, context, error, finding, flow, job, job_context, limits,
+    outcome, progress, registry, retry, schedule, sync, task, to_job, traceparent, why,
+};
+#[cfg(feature = "broker")]
+use brigade_runtime::shutdown;
 
 pub use brigade_macros::{main, task};
 
-pub use attempt_report::{
-    AttemptOutcome, AttemptReport, Cost, Exit, MemoryLimit, Step, StopReceipt,
+#[doc(inline)]
+pub use brigade_core::{
+    Args, AttemptKind, AttemptOutcome, AttemptRecord, AttemptReport, Blocker, Bytes, Call,
+    CallCounts, CallError, CancelOutcome, Cancelled, Capabilities, Chain, Clock, Codec, Context,
+    Cost, Edit, Error, ErrorKind, Event, Exit, Explanation, Failure, Finding, FlowStep, Following,
+    Function, Group, Job, JobContext, JobId, JobInfo, JobState, Level, Limits, LiveConsumer,
+    MemoryLimit, Missed, Parents, Pass, Progress, PushOutcome, QueueCounts, Rate, Recurrence,
+    Retry, RetryAdvice, Schedule, Scheduled, Settled, Step, StopReceipt, Task, Tick, TimedOut,
+    ToFlow, ToJob, TraceParent, Unserved,
 };
+#[cfg(feature = "broker")]
+#[doc(inline)]
+pub use brigade_core::{policy, store};
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use brigade_pool::fuzzing;
+#[cfg(feature = "remote")]
+#[doc(inline)]
+pub use brigade_pool::remote;
+#[doc(inline)]
+pub use brigade_pool::{
+    Builder, CallHandle, Captured, Events, GroupLimits, Map, Neighbours, Order, Output, Pool,
+    ProgressStream, Shutdown, Stats, Times, WorkerCount, WorkerInfo, WorkerState, init,
+};
+
 #[cfg(feature = "broker")]
 pub use broker::{
     Broker, BrokerCall, CallProgress, Lease, Manager, Queue, ScheduleChanges, Stopped, TakenJob,
-    ToJob,
 };
 #[cfg(feature = "sqlite")]
 pub use broker::{PushIn, SqlTransaction, SqlValue};
-pub use call::Call;
-#[cfg(feature = "broker")]
-pub use clock::Clock;
-pub use codec::Codec;
 #[cfg(feature = "broker")]
 pub use consume::{
     Consumer, ConsumerHandle, ConsumerStats, HandlerEnd, HandlerStop, LeasedJob, Served,
     SettledAttempt,
 };
-pub use context::Context;
-pub use entry::init;
-pub use error::{Error, ErrorKind};
-pub use event::Event;
 #[cfg(feature = "broker")]
-pub use finding::{Finding, Level};
-#[cfg(feature = "broker")]
-pub use flow::{Chain, FlowStep, Following, Group, PushedFlow, ToFlow};
-#[cfg(feature = "broker")]
-pub use job::{AttemptKind, AttemptRecord, Job, JobId, JobInfo, JobState, Parents, Unserved};
-pub use job_context::JobContext;
-#[cfg(feature = "broker")]
-pub use limits::{Limits, Rate};
-pub use outcome::{CallError, Cancelled, Failure, Pass, RetryAdvice, TimedOut};
-pub use payload::Bytes;
-pub use pool::{
-    Builder, CallHandle, Events, Map, Neighbours, Order, Pool, ProgressStream, Shutdown, Stats,
-    Times, WorkerCount, WorkerInfo, WorkerState,
-};
-pub use process::{Captured, GroupLimits, Output};
-pub use progress::Progress;
-pub use retry::Retry;
-#[cfg(feature = "broker")]
-pub use schedule::{Missed, Recurrence, Schedule, Scheduled, Tick};
+pub use pushed_flow::PushedFlow;
 pub use stop::{StopSignal, stop_signal};
-#[cfg(feature = "broker")]
-pub use store::{
-    CallCounts, CancelOutcome, Capabilities, Edit, LiveConsumer, PushOutcome, QueueCounts, Settled,
-};
-pub use task::{Args, Function, Task};
-pub use traceparent::TraceParent;
-#[cfg(feature = "broker")]
-pub use why::{Blocker, Explanation};
 
 /// Lets pools start workers in a test file, under `cargo test` and nextest alike: one line at its
 /// top level.
@@ -233,16 +171,18 @@ macro_rules! functions {
 /// What the macros use. Not part of the API.
 #[doc(hidden)]
 pub mod __private {
-    pub use linkme;
+    pub use brigade_core::linkme;
 
-    pub use crate::call::call;
-    pub use crate::entry::{block_on, enter_before_main};
-    pub use crate::registry::{FUNCTIONS, FunctionEntry, Invoke, TASKS, TaskEntry, function};
-    pub use crate::task::{
+    pub use brigade_core::call::call;
+    pub use brigade_core::registry::{
+        FUNCTIONS, FunctionEntry, Invoke, TASKS, TaskEntry, function,
+    };
+    pub use brigade_core::task::{
         Invocation, IsResult, MayNotSend, MaySend, NoResult, Refusal, Returned, SendProbe,
         future_of_a_task, signature,
     };
-    pub use crate::worker::{Start, create_thread};
+    pub use brigade_pool::{Start, create_thread};
+    pub use brigade_pool::{block_on, enter_before_main};
 }
 
 /// The README's programs compile.

@@ -51,10 +51,11 @@ use std::panic::Location;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::broker::{Broker, ToJob};
+use crate::broker::Broker;
 use crate::codec::Codec;
 use crate::consume::Served;
 use crate::job::{Job, JobInfo};
+use crate::to_job::ToJob;
 
 /// A broker in memory, which is gone with its last clone.
 ///

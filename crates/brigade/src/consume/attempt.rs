@@ -35,11 +35,11 @@ use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, RetryPolicy};
 use crate::job_context::JobContext;
 use crate::outcome::{CallError, Cancelled, Failure};
-use crate::pool::{CallHandle, Pool, ProgressStream};
 use crate::progress::Progress;
 use crate::registry::{self, TaskEntry};
 use crate::store::{Answer, CallTransport, Leased};
 use crate::sync::lock;
+use brigade_pool::{CallHandle, Pool, ProgressStream};
 
 /// A job whose holders fell silent so often runs with nothing beside it.
 const LOSSES_BESIDE_OTHERS: u32 = 2;

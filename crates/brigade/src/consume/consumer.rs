@@ -18,10 +18,10 @@ use super::turns::Turns;
 use super::{Consumer, OnSettled, Place, Served, Until};
 use crate::broker::Broker;
 use crate::error::{Error, ErrorKind};
-use crate::pool::Pool;
 use crate::registry;
 use crate::shutdown::Scope;
 use crate::store::{CallTransport, JobStore, Leased};
+use brigade_pool::Pool;
 
 /// Settlements that the broker does not take at the moment and that hold no place in the consumer
 /// any more. Further ones keep theirs, so that what is not settled is bounded.

@@ -278,11 +278,6 @@ fn told_ending(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<Ending> {
             };
             give_back(AttemptKind::Passed, reasons.join("; "), after)
         }
-        CallError::Cancelled(_)
-        | CallError::Lost(_)
-        | CallError::TimedOut(TimedOut::Queue(_) | TimedOut::NoWorker(_)) => {
-            give_back(AttemptKind::Interrupted, text, Duration::ZERO)
-        }
         CallError::Rejected(error) => match error.kind() {
             ErrorKind::Closed | ErrorKind::CannotStart | ErrorKind::QueueFull => {
                 give_back(AttemptKind::Interrupted, error.to_string(), pause())
@@ -290,6 +285,7 @@ fn told_ending(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<Ending> {
             ErrorKind::UnknownTask | ErrorKind::BadArguments => unserved(&error, policy),
             _ => Ending::DeadLetter(error.to_string()),
         },
+        _ => give_back(AttemptKind::Interrupted, text, Duration::ZERO),
     })
 }
 

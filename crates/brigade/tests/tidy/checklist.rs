@@ -30,12 +30,8 @@ const fn count<const N: usize>() -> [usize; N] {
 /// The ids in the names of tests: those of functions, and those of `program.rs`, which is its own
 /// harness.
 fn ids_in_names() -> BTreeSet<String> {
-    let tests = root().join("crates/brigade");
     let mut ids = BTreeSet::new();
-    for path in files(&tests.join("tests"), ".rs")
-        .into_iter()
-        .chain(files(&tests.join("src"), ".rs"))
-    {
+    for path in files(&root().join("crates"), ".rs") {
         for line in read(&path).lines().map(str::trim_start) {
             let function = line
                 .strip_prefix("async fn ")

@@ -16,6 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "brigade-pool",
             "brigade-rabbitmq",
             "brigade-redis",
+            "brigade-runtime",
             "brigade-sqlite",
         ],
     ),
@@ -24,10 +25,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("brigade-conformance", &["brigade"]),
     ("brigade-core", &[]),
     ("brigade-macros", &[]),
-    ("brigade-pool", &["brigade-core"]),
-    ("brigade-rabbitmq", &["brigade-core"]),
-    ("brigade-redis", &["brigade-core"]),
-    ("brigade-sqlite", &["brigade-core"]),
+    ("brigade-pool", &["brigade-core", "brigade-runtime"]),
+    ("brigade-rabbitmq", &["brigade-core", "brigade-runtime"]),
+    ("brigade-redis", &["brigade-core", "brigade-runtime"]),
+    ("brigade-runtime", &[]),
+    ("brigade-sqlite", &["brigade-core", "brigade-runtime"]),
     ("brigade-testkit", &[]),
 ];
 

@@ -66,10 +66,7 @@ impl RabbitMqCore {
         let outcome = match &ending {
             Ending::Ack(result) => Ok(result.clone().unwrap_or_else(|| "null".into())),
             Ending::Cancelled { reason, report, .. } => {
-                let cancelled = Cancelled {
-                    reason: reason.clone(),
-                    report: report.clone(),
-                };
+                let cancelled = Cancelled::new(reason.clone(), report.clone());
                 Err(Answer::of(&CallError::Cancelled(cancelled)))
             }
             Ending::DeadLetter(reason) => {

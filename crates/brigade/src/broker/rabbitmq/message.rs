@@ -40,7 +40,6 @@ use super::checks::{check_options, check_properties, check_seq};
 use crate::broker::foreign::read_options;
 use crate::job::{AttemptRecord, Job, JobId, JobOptions, Unserved};
 use crate::policy::add_record;
-use crate::retry::Retry;
 use crate::traceparent::TraceParent;
 
 /// The `app_id` of our messages.
@@ -275,11 +274,10 @@ fn options_in(properties: &BasicProperties) -> Result<JobOptions, String> {
     check_options(&mut options)?;
     options.priority = properties.priority().map_or(0, i32::from);
     // A dead letter is there for a person, who takes it when there is time.
-    if headers.contains_key(REASON) {
-        options.retry = options.retry.map(|retry| Retry {
-            within: None,
-            ..retry
-        });
+    if headers.contains_key(REASON)
+        && let Some(retry) = &mut options.retry
+    {
+        retry.within = None;
     }
     Ok(options)
 }

@@ -18,8 +18,8 @@ use super::link::Link;
 use super::presence::{channel, read_name};
 use super::scripts;
 use crate::error::Error;
-use crate::process::{Descendants, Left, own_name};
 use crate::sync::lock;
+use brigade_runtime::owner::{Descendants, Left, own_name};
 
 /// So often the holders of a queue are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -12,8 +12,8 @@ use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, JobOptions, Unserved};
 use crate::policy::PAYLOAD_BYTES_MAX;
-use crate::process::own_name;
 use crate::store::{DeliveryMode, LeaseRequest, Leased, Managed, Queues};
+use brigade_runtime::owner::own_name;
 
 /// What a worker's process calls itself: its number on its host, and the host.
 pub(super) fn holder() -> &'static str {

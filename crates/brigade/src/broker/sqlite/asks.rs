@@ -14,8 +14,8 @@ use rusqlite::params;
 
 use super::store::{Store, millis};
 use crate::error::{Error, ErrorKind};
-use crate::process::{Left, own_name, runs};
 use crate::store::Queues;
+use brigade_runtime::owner::{Left, own_name, runs};
 
 /// A consumer that has not asked for this long is none.
 pub(super) const ASKED_WITHIN: Duration = Duration::from_secs(60);

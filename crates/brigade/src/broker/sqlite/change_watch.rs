@@ -19,7 +19,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use crate::error::{Error, ErrorKind};
-use crate::link::readable;
+use brigade_runtime::ready::readable;
 
 /// Commits; and that the file or its directory is not where it was, which the next look finds.
 const EVENTS: WatchFlags = WatchFlags::MODIFY

@@ -20,8 +20,8 @@ use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, JobState, Unserved};
 use crate::policy::too_late;
-use crate::process::own_name;
 use crate::store::{DeliveryMode, LeaseRequest, Leased, Queues};
+use brigade_runtime::owner::own_name;
 
 /// Queues that are looked at one by one, besides two for each job that is asked for.
 const DIRECT_QUEUES: usize = 16;

@@ -53,7 +53,7 @@ impl Store<'_> {
         self.rows(
             "look for cancels",
             sql,
-            params![crate::process::own_name()],
+            params![brigade_runtime::owner::own_name()],
             |row| {
                 Ok(CancelRequest {
                     id: JobId::new(row.get::<_, i64>(0)?.to_string()),

@@ -304,7 +304,7 @@ pub(super) fn version(connection: &Connection) -> Result<usize, Error> {
 /// been given; the last statement notes that it is done.
 fn forget_old_boots(connection: &Connection) -> Result<(), Error> {
     // An earlier boot cannot be recognised where this cannot be read.
-    let Some(boot) = crate::process::boot() else {
+    let Some(boot) = brigade_runtime::owner::boot() else {
         return Ok(());
     };
     let forget = || {

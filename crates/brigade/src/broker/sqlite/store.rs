@@ -16,7 +16,7 @@ use super::schema;
 use crate::clock::{BootTime, Clock};
 use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobState};
-use crate::process::Descendants;
+use brigade_runtime::owner::Descendants;
 
 /// The connection within a transaction, and its moment.
 pub(super) struct Store<'a> {

@@ -19,7 +19,7 @@ use super::store::{Store, millis};
 use crate::error::Error;
 use crate::job::JobState;
 use crate::policy::too_late;
-use crate::process::own_name;
+use brigade_runtime::owner::own_name;
 
 /// A process that began to sweep and does not go on within this time is none that sweeps.
 const CLAIM: Duration = Duration::from_secs(1);

@@ -1,0 +1,504 @@
+//! The attempt report: everything known about an attempt that did not end by its own return.
+//!
+//! Values only: they are stored with jobs and sent between hosts, so they serialize, and unknown
+//! endings of later versions are additions, never changes.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::printable::one_line;
+use crate::progress::PROGRESS_BYTES_MAX;
+
+/// Standard error that is kept for a report.
+pub const TAIL_BYTES: usize = 64 << 10;
+
+/// How an attempt ended that did not end by its own return, what it cost and what it said last.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct AttemptReport {
+    /// Number of the worker within its pool, from 1; a replacement takes the number of the one it
+    /// replaces.
+    pub worker: u32,
+    /// Process id the worker had.
+    pub pid: u32,
+    /// Name of the host that it ran on, if that was another one that joined the pool; the process
+    /// id is one of that host.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// Name of the thread that overflowed its stack or got a fatal signal, as far as the worker
+    /// could report it; at most 15 bytes, `main` for the first thread.
+    #[serde(default)]
+    pub thread: Option<String>,
+    /// Name of the task.
+    pub task: String,
+    /// Id of the call within its pool.
+    pub call: u64,
+    /// Number of the attempt, from 1.
+    pub attempt: u32,
+    /// How it ended.
+    pub ended: AttemptOutcome,
+    /// How the process exited; `None` if it lives on.
+    pub exit: Option<Exit>,
+    /// Which step of the kill ladder ended it; `None` if nobody asked for a stop.
+    pub step: Option<Step>,
+    /// What it cost.
+    pub cost: Cost,
+    /// Last progress that it told, from 0 to 1, with its text if it was one.
+    pub progress: Option<(f64, String)>,
+    /// The last 64 KiB that the worker wrote to its standard error.
+    pub stderr: String,
+    /// What kept the worker from running when it was ended: the name of the signal that had stopped
+    /// it (SIGTTIN and SIGTTOU are a terminal's), or `a debugger`. `None` if nothing did.
+    #[serde(default)]
+    pub stopped_by: Option<String>,
+}
+
+/// The worker's handler of this signal could not run.
+const UNREPORTED: &str = " (its handler could not run, as after a stack overflow in a thread that \
+    has no stack for signal handlers)";
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum AttemptOutcome {
+    /// It panicked.
+    Panicked {
+        /// The panic's message.
+        message: String,
+        /// `file:line:column`.
+        location: String,
+    },
+    /// The process exited in the middle of it.
+    Exited,
+    /// A signal ended the process.
+    Signalled,
+    /// The stack ran over; no other address was at fault.
+    StackOverflow,
+    /// It wanted more memory than it may have.
+    OutOfMemory(MemoryLimit),
+    /// It was stopped because its run time was over.
+    TimedOut,
+    /// It was stopped because somebody asked for it.
+    Cancelled,
+    /// It was stopped because the pool shut down.
+    Shutdown,
+    /// The worker closed or garbled its link; the text says how.
+    LinkBroken(String),
+    /// The worker was ended because of another attempt that shared it.
+    Neighbour,
+    /// The host that ran it was away for too long, or forgot it; the text says how. It may have run
+    /// to its end.
+    HostLost(String),
+    /// The process ended, and how is not known: see [`Exit::Unknown`].
+    Unknown,
+}
+
+/// Which memory limit was hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum MemoryLimit {
+    /// An allocation failed at the address space limit (`RLIMIT_AS`), or for lack of memory on the
+    /// host.
+    AddressSpace,
+    /// The resident memory grew past the limit and the pool killed the worker.
+    Resident,
+    /// The kernel's OOM killer ended a process of the worker's control group.
+    Cgroup,
+}
+
+/// How a process exited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Exit {
+    /// It returned this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+    /// It has ended, and how is not known: another part of the host program waited for it
+    /// (`waitpid(-1)`, or SIGCHLD ignored). What it cost is not known either, but for a peak that
+    /// was seen before.
+    Unknown,
+    /// It could not be ended and may still run: it runs as a user whom the host program may not
+    /// signal, or the kernel holds it.
+    Alive,
+}
+
+/// A step of the kill ladder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Step {
+    /// It had not started, so nothing had to be stopped.
+    NotStarted,
+    /// It was asked and stopped by itself; its worker lives on.
+    Asked,
+    /// SIGTERM ended its process tree.
+    Terminated,
+    /// SIGKILL ended its process tree.
+    Killed,
+}
+
+/// What a stop did and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct StopReceipt {
+    /// The step that did it.
+    pub step: Step,
+    /// When nothing of the attempt was left.
+    pub at: std::time::SystemTime,
+    /// From the request to that moment.
+    #[serde(with = "crate::codec::seconds")]
+    pub took: Duration,
+}
+
+impl StopReceipt {
+    /// A receipt of this moment, for a holder of a lease that has its own way to stop what it runs.
+    pub fn new(step: Step, took: Duration) -> Self {
+        Self {
+            step,
+            at: std::time::SystemTime::now(),
+            took,
+        }
+    }
+}
+
+impl fmt::Display for StopReceipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} after {:.1?}", self.step, self.took)
+    }
+}
+
+/// What an attempt cost. CPU and memory are those of the worker process over its whole life; they
+/// are zero while it lives on. CPU time is as the kernel counted it when the process ended
+/// (`wait4(2)`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Cost {
+    /// Time from the start of the attempt to its end.
+    #[serde(with = "crate::codec::seconds")]
+    pub wall: Duration,
+    /// CPU time in user mode.
+    #[serde(with = "crate::codec::seconds")]
+    pub cpu_user: Duration,
+    /// CPU time in the kernel.
+    #[serde(with = "crate::codec::seconds")]
+    pub cpu_system: Duration,
+    /// Largest resident memory in bytes of the worker itself (`VmHWM`), as it said at its end.
+    /// Where it could not (SIGKILL, `_exit`), the kernel's count (`ru_maxrss`) if that is more than
+    /// what the host program had when it started the worker, which the count begins with; otherwise
+    /// the largest that was seen: at each `check_interval` and
+    /// before each signal.
+    pub memory_peak: u64,
+}
+
+impl fmt::Display for AttemptOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Panicked { message, location } => {
+                write!(
+                    f,
+                    "panicked at {}: {}",
+                    one_line(location, NAME_BYTES_MAX),
+                    one_line(message, TEXT_BYTES_MAX)
+                )
+            }
+            Self::Exited => f.write_str("exited in the middle of the task"),
+            Self::Signalled => f.write_str("killed by a signal"),
+            Self::StackOverflow => f.write_str("stack overflow"),
+            Self::OutOfMemory(MemoryLimit::AddressSpace) => {
+                f.write_str("out of memory (an allocation failed)")
+            }
+            Self::OutOfMemory(MemoryLimit::Resident) => {
+                f.write_str("out of memory (resident memory over its limit)")
+            }
+            Self::OutOfMemory(MemoryLimit::Cgroup) => {
+                f.write_str("out of memory (killed by the kernel)")
+            }
+            Self::TimedOut => f.write_str("timed out"),
+            Self::Cancelled => f.write_str("cancelled"),
+            Self::Shutdown => f.write_str("stopped by shutdown"),
+            Self::LinkBroken(how) => write!(f, "broke its link: {}", one_line(how, TEXT_BYTES_MAX)),
+            Self::Neighbour => f.write_str("its worker ended because of another attempt"),
+            Self::HostLost(how) => {
+                write!(f, "lost with its host: {}", one_line(how, TEXT_BYTES_MAX))
+            }
+            Self::Unknown => f.write_str("its process ended"),
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => match signal_name(*signal) {
+                Some(name) => write!(f, "{name}"),
+                None => write!(f, "signal {signal}"),
+            },
+            Self::Unknown => f.write_str(
+                "how is not known: another part of the host program \
+                reaped it (a wait for any child)",
+            ),
+            Self::Alive => f.write_str("the process could not be ended and may still run"),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotStarted => "it had not started",
+            Self::Asked => "stopped when asked",
+            Self::Terminated => "stopped by SIGTERM",
+            Self::Killed => "stopped by SIGKILL",
+        })
+    }
+}
+
+impl fmt::Display for AttemptReport {
+    /// One line, as in a log, whatever the strings hold.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, true)
+    }
+}
+
+/// A report whose reader knows already that the attempt timed out, was cancelled or panicked.
+pub struct WithoutEnding<'a>(pub &'a AttemptReport);
+
+impl fmt::Display for WithoutEnding<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write(f, false)
+    }
+}
+
+impl AttemptReport {
+    /// A report that knows no more than this.
+    #[doc(hidden)]
+    pub fn new(task: impl Into<String>, attempt: u32, ended: AttemptOutcome) -> Self {
+        Self {
+            worker: 0,
+            pid: 0,
+            host: None,
+            thread: None,
+            task: task.into(),
+            call: 0,
+            attempt,
+            ended,
+            exit: None,
+            step: None,
+            cost: Cost::default(),
+            progress: None,
+            stderr: String::new(),
+            stopped_by: None,
+        }
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, tell_end: bool) -> fmt::Result {
+        let task = one_line(&self.task, NAME_BYTES_MAX);
+        write!(
+            f,
+            "{task} (call {}, attempt {}) on worker {}, pid {}",
+            self.call, self.attempt, self.worker, self.pid
+        )?;
+        if let Some(host) = &self.host {
+            write!(f, " on {}", one_line(host, NAME_BYTES_MAX))?;
+        }
+        f.write_str(": ")?;
+        match (&self.ended, self.exit) {
+            (AttemptOutcome::Panicked { message, location }, _) if !tell_end => {
+                write!(
+                    f,
+                    "{} (at {})",
+                    one_line(message, TEXT_BYTES_MAX),
+                    one_line(location, NAME_BYTES_MAX)
+                )?;
+            }
+            (AttemptOutcome::Signalled, Some(exit @ Exit::Signal(signal))) => {
+                write!(f, "killed by {exit}")?;
+                if self.thread.is_none() && matches!(signal, libc::SIGSEGV | libc::SIGBUS) {
+                    f.write_str(UNREPORTED)?;
+                }
+            }
+            (ended, _) if tell_end || self.step.is_none() => write!(f, "{ended}")?,
+            _ => {}
+        }
+        if let (Some(thread), AttemptOutcome::StackOverflow) = (&self.thread, &self.ended) {
+            write!(f, " in thread \"{}\"", one_line(thread, NAME_BYTES_MAX))?;
+        }
+        // The signal of a step says nothing that the step does not.
+        let told = match (&self.ended, self.step, self.exit) {
+            (AttemptOutcome::Signalled, _, Some(Exit::Signal(_)))
+            | (AttemptOutcome::OutOfMemory(MemoryLimit::Cgroup), ..) => None,
+            (_, Some(Step::Terminated), Some(Exit::Signal(libc::SIGTERM)))
+            | (_, Some(Step::Killed), Some(Exit::Signal(libc::SIGKILL))) => None,
+            (.., exit) => exit,
+        };
+        let has_end = tell_end
+            || self.step.is_none()
+            || !matches!(
+                self.ended,
+                AttemptOutcome::TimedOut | AttemptOutcome::Cancelled | AttemptOutcome::Shutdown
+            );
+        let comma = |first: bool| if first { "" } else { ", " };
+        if let Some(step) = self.step {
+            write!(f, "{}{step}", comma(!has_end))?;
+        }
+        if let Some(exit) = told {
+            write!(f, "{}{exit}", comma(!has_end && self.step.is_none()))?;
+        }
+        write!(f, " after {:.1?}", self.cost.wall)?;
+        if let Some(by) = &self.stopped_by {
+            write!(
+                f,
+                ", while it was stopped by {}",
+                one_line(by, NAME_BYTES_MAX)
+            )?;
+        }
+        if self.exit.is_some() {
+            let mib = self.cost.memory_peak / (1 << 20);
+            write!(f, ", cpu {:.1?}, peak memory {mib} MiB", self.cost.cpu())?;
+        }
+        Ok(())
+    }
+
+    /// Cuts what another host says to what could be true of one of ours.
+    #[doc(hidden)]
+    pub fn bounded(mut self: Box<Self>) -> Box<Self> {
+        let cut = |text: &mut String, bytes_max| text.truncate(text.floor_char_boundary(bytes_max));
+        for time in [
+            &mut self.cost.wall,
+            &mut self.cost.cpu_user,
+            &mut self.cost.cpu_system,
+        ] {
+            *time = (*time).min(TIME_MAX);
+        }
+        cut(&mut self.stderr, TAIL_BYTES);
+        if let Some((_, text)) = &mut self.progress {
+            cut(text, PROGRESS_BYTES_MAX);
+        }
+        for name in [&mut self.stopped_by, &mut self.thread]
+            .into_iter()
+            .flatten()
+        {
+            cut(name, NAME_BYTES_MAX);
+        }
+        match &mut self.ended {
+            AttemptOutcome::Panicked { message, location } => {
+                cut(message, TEXT_BYTES_MAX);
+                cut(location, NAME_BYTES_MAX);
+            }
+            AttemptOutcome::LinkBroken(how) | AttemptOutcome::HostLost(how) => {
+                cut(how, TEXT_BYTES_MAX)
+            }
+            _ => {}
+        }
+        self
+    }
+}
+
+impl Cost {
+    /// User and kernel mode together.
+    pub fn cpu(&self) -> Duration {
+        self.cpu_user.saturating_add(self.cpu_system)
+    }
+}
+
+/// Names of tasks, hosts and places in a line.
+const NAME_BYTES_MAX: usize = 256;
+/// Messages in a line.
+const TEXT_BYTES_MAX: usize = 16 << 10;
+/// No attempt lasts longer: a century.
+const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+pub fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        libc::SIGHUP => "SIGHUP",
+        libc::SIGINT => "SIGINT",
+        libc::SIGQUIT => "SIGQUIT",
+        libc::SIGILL => "SIGILL",
+        libc::SIGTRAP => "SIGTRAP",
+        libc::SIGABRT => "SIGABRT",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGUSR1 => "SIGUSR1",
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGUSR2 => "SIGUSR2",
+        libc::SIGPIPE => "SIGPIPE",
+        libc::SIGALRM => "SIGALRM",
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGSTOP => "SIGSTOP",
+        libc::SIGTSTP => "SIGTSTP",
+        libc::SIGTTIN => "SIGTTIN",
+        libc::SIGTTOU => "SIGTTOU",
+        libc::SIGXCPU => "SIGXCPU",
+        libc::SIGXFSZ => "SIGXFSZ",
+        libc::SIGSYS => "SIGSYS",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absurd_report_of_another_host_is_one_printable_line() {
+        let evil = "x\u{1b}[2J\n2026-01-01 INFO forged\r\u{202e}".to_owned();
+        let cost = Cost {
+            wall: Duration::MAX,
+            cpu_user: Duration::MAX,
+            cpu_system: Duration::MAX,
+            memory_peak: u64::MAX,
+        };
+        let report = |ended| AttemptReport {
+            worker: 1,
+            pid: u32::MAX,
+            host: Some(evil.clone()),
+            task: evil.clone(),
+            call: u64::MAX,
+            attempt: u32::MAX,
+            ended,
+            exit: Some(Exit::Signal(i32::MIN)),
+            step: Some(Step::Killed),
+            cost,
+            progress: Some((f64::NAN, evil.repeat(10_000))),
+            stderr: evil.repeat(100_000),
+            stopped_by: Some(evil.clone()),
+            thread: Some(evil.clone()),
+        };
+        let ends = [
+            AttemptOutcome::Panicked {
+                message: evil.clone(),
+                location: evil.clone(),
+            },
+            AttemptOutcome::LinkBroken(evil.repeat(10_000)),
+            AttemptOutcome::HostLost(evil.clone()),
+            AttemptOutcome::StackOverflow,
+        ];
+        for ended in ends {
+            for report in [
+                Box::new(report(ended.clone())),
+                Box::new(report(ended)).bounded(),
+            ] {
+                let told = [
+                    report.to_string(),
+                    WithoutEnding(&report).to_string(),
+                    crate::CallError::Panicked(report).to_string(),
+                ];
+                assert!(
+                    told.iter()
+                        .all(|line| !line.chars().any(char::is_control)
+                            && !line.contains('\u{202e}')),
+                    "{told:?}"
+                );
+            }
+        }
+        let bounded = Box::new(report(AttemptOutcome::Unknown)).bounded();
+        assert!(
+            bounded.cost.cpu() < Duration::MAX && bounded.stderr.len() <= TAIL_BYTES,
+            "{bounded}"
+        );
+    }
+}

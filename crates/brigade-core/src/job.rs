@@ -1,0 +1,505 @@
+//! Jobs: durable requests in a queue. Values only, the same for every broker.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::attempt_report::{AttemptReport, StopReceipt};
+use crate::clock::FAR;
+use crate::retry::Retry;
+use crate::schedule::Tick;
+use crate::traceparent::TraceParent;
+
+/// Names a job within its broker, for good: it is never given to another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct JobId(Box<str>);
+
+impl JobId {
+    /// An id as it was printed.
+    pub fn new(id: impl Into<Box<str>>) -> Self {
+        Self(id.into())
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Ids may come from other programs, and this is what logs and terminals are given.
+        match self.0.contains(char::is_control) {
+            false => f.pad(&self.0),
+            true => f.pad(&self.0.escape_default().to_string()),
+        }
+    }
+}
+
+/// Where a job is in its life; `docs/job-lifecycle.md` shows every arrow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// Not due yet.
+    Scheduled,
+    /// It may be handed out.
+    Ready,
+    /// An earlier job of its key is not settled, or one of its flow that it waits for.
+    Blocked,
+    /// Somebody has it.
+    Leased,
+    /// It failed and waits for its next attempt.
+    Retrying,
+    /// It ended well.
+    Done,
+    /// Set aside for a person.
+    Dead,
+    /// Cancelled before it ended.
+    Cancelled,
+}
+
+impl JobState {
+    /// Every state.
+    pub const ALL: [Self; 8] = [
+        Self::Scheduled,
+        Self::Ready,
+        Self::Blocked,
+        Self::Leased,
+        Self::Retrying,
+        Self::Done,
+        Self::Dead,
+        Self::Cancelled,
+    ];
+
+    /// Whether nothing more happens to the job by itself.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Done | Self::Dead | Self::Cancelled)
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Scheduled => "scheduled",
+            Self::Ready => "ready",
+            Self::Blocked => "blocked",
+            Self::Leased => "leased",
+            Self::Retrying => "retrying",
+            Self::Done => "done",
+            Self::Dead => "dead",
+            Self::Cancelled => "cancelled",
+        })
+    }
+}
+
+/// A job to push: a JSON payload for a queue, with options.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[must_use = "a job does nothing until it is pushed"]
+pub struct Job {
+    /// Its queue.
+    pub queue: Box<str>,
+    /// The task to run; `None` for plain data.
+    pub task: Option<Box<str>>,
+    /// The payload, JSON text.
+    pub payload: Box<str>,
+    /// Its options.
+    pub options: JobOptions,
+    /// Its place in a flow. Positions mean something within one push only, so it is never stored
+    /// with the job.
+    #[serde(skip)]
+    pub link: Option<FlowLink>,
+}
+
+/// How a job stands in a flow, by positions within its push. Whoever waits comes after those it
+/// waits for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FlowLink {
+    /// The job that waits for this one.
+    pub dependent: Option<usize>,
+    /// Set if this job waits for its parents: the jobs whose `dependent` it is, in their order.
+    pub dependent_kind: Option<DependentKind>,
+}
+
+/// What a job that waits does with its parents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DependentKind {
+    /// Runs when all are done.
+    Then,
+    /// Runs when all are done, with their results before its own arguments.
+    Front,
+    /// Runs when all are done, with one array of their results before its own arguments.
+    Collect,
+    /// Runs when all are settled for good, however they ended.
+    Finally,
+    /// Is never run: it is done with the array of their results when all are done.
+    Barrier,
+}
+
+impl DependentKind {
+    /// The name under which stores keep it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Then => "then",
+            Self::Front => "front",
+            Self::Collect => "collect",
+            Self::Finally => "finally",
+            Self::Barrier => "barrier",
+        }
+    }
+}
+
+impl JobOptions {
+    /// With no time longer than [`FAR`]: nothing overflows that is computed with them, here or at a
+    /// broker. When a job is due stays what it is: admission refuses what is too far away.
+    pub fn bounded(self) -> Self {
+        let time = |time: Option<Duration>| time.map(|time| time.min(FAR));
+        Self {
+            retry: self.retry.map(|retry| Retry {
+                base: retry.base.min(FAR),
+                cap: retry.cap.min(FAR),
+                within: time(retry.within),
+            }),
+            unique_for: time(self.unique_for),
+            timeout: time(self.timeout),
+            keep: time(self.keep),
+            ..self
+        }
+    }
+}
+
+/// A time of at most [`FAR`]: other programs write options too.
+fn bounded<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    Option::<Duration>::deserialize(deserializer).map(|time| time.map(|time| time.min(FAR)))
+}
+
+/// The options of a job.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JobOptions {
+    /// See [`Job::priority`].
+    pub priority: i32,
+    /// See [`Job::retries`].
+    pub retries: Option<u32>,
+    /// See [`Job::retry`].
+    pub retry: Option<Retry>,
+    /// See [`Job::delay`].
+    #[serde(default, deserialize_with = "bounded")]
+    pub delay: Option<Duration>,
+    /// See [`Job::at`].
+    pub at: Option<SystemTime>,
+    /// See [`Job::key`].
+    pub key: Option<Box<str>>,
+    /// See [`Job::partition`].
+    pub partition: Option<Box<str>>,
+    /// See [`Job::unique`].
+    pub unique: Option<Box<str>>,
+    /// See [`Job::unique_for`].
+    #[serde(default, deserialize_with = "bounded")]
+    pub unique_for: Option<Duration>,
+    /// See [`Job::timeout`].
+    #[serde(default, deserialize_with = "bounded")]
+    pub timeout: Option<Duration>,
+    /// See [`Job::memory`].
+    pub memory: Option<u64>,
+    /// See [`Job::label`].
+    pub label: Option<Box<str>>,
+    /// See [`Job::keep`].
+    #[serde(default, deserialize_with = "bounded")]
+    pub keep: Option<Duration>,
+    /// The tick of a schedule that it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tick: Option<Tick>,
+    /// See [`Job::traceparent`].
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "TraceParent::read_field"
+    )]
+    pub traceparent: Option<TraceParent>,
+}
+
+/// When a job is retried, as far as its task's registration says.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RetryPolicy {
+    /// Attempts after the first.
+    pub retries: Option<u32>,
+    /// The pauses between attempts.
+    pub retry: Option<Retry>,
+}
+
+impl JobOptions {
+    pub fn retries(&self) -> u32 {
+        self.retries.unwrap_or(0)
+    }
+
+    pub fn retry(&self) -> Retry {
+        self.retry.unwrap_or_default()
+    }
+}
+
+impl Job {
+    /// A job with this JSON text as its payload.
+    #[doc(hidden)]
+    pub fn new(
+        queue: impl Into<Box<str>>,
+        task: Option<Box<str>>,
+        payload: impl Into<Box<str>>,
+    ) -> Self {
+        Self {
+            queue: queue.into(),
+            task,
+            payload: payload.into(),
+            options: JobOptions::default(),
+            link: None,
+        }
+    }
+
+    fn set(mut self, set: impl FnOnce(&mut JobOptions)) -> Self {
+        set(&mut self.options);
+        self.options = self.options.bounded();
+        self
+    }
+
+    /// Has this task run, by its name, whatever the queue: the payload is its argument, or an array
+    /// of its arguments. Default: the task that serves the queue.
+    pub fn task(mut self, name: impl Into<Box<str>>) -> Self {
+        self.task = Some(name.into());
+        self
+    }
+
+    /// Higher ones are handed out first; within one priority the order is that of the pushes.
+    /// Default: 0.
+    pub fn priority(self, priority: i32) -> Self {
+        self.set(|options| options.priority = priority)
+    }
+
+    /// Attempts after the first, if it fails. Default: what its task's registration says where it
+    /// runs, and otherwise 0.
+    pub fn retries(self, retries: u32) -> Self {
+        self.set(|options| options.retries = Some(retries))
+    }
+
+    /// Pauses between attempts, and until when to try. Default: what its task's registration says
+    /// where it runs (but not until when: that counts from the push), and otherwise
+    /// [`Retry::default`].
+    pub fn retry(self, retry: Retry) -> Self {
+        self.set(|options| options.retry = Some(retry))
+    }
+
+    /// Not before this much time has passed.
+    pub fn delay(self, delay: Duration) -> Self {
+        self.set(|options| options.delay = Some(delay))
+    }
+
+    /// Not before this moment of the wall clock.
+    pub fn at(self, at: SystemTime) -> Self {
+        self.set(|options| options.at = Some(at))
+    }
+
+    /// Jobs of one key run strictly in the order of their pushes, one at a time; one that failed
+    /// holds the later ones until it is settled for good.
+    pub fn key(self, key: impl Into<Box<str>>) -> Self {
+        self.set(|options| options.key = Some(key.into()))
+    }
+
+    /// While a job with this unique key is not settled for good, another push with it gives that job's id
+    /// instead. Once it is done, the next push is a new job; where the key is to outlive success,
+    /// say [`unique_for`](Job::unique_for).
+    pub fn unique(self, key: impl Into<Box<str>>) -> Self {
+        self.set(|options| options.unique = Some(key.into()))
+    }
+
+    /// As [`unique`](Job::unique), and for this long after the push even if the job is settled
+    /// before, well or not: "once a day at most". A job that takes longer still holds its key
+    /// until it is settled.
+    pub fn unique_for(self, key: impl Into<Box<str>>, period: Duration) -> Self {
+        self.unique(key)
+            .set(|options| options.unique_for = Some(period))
+    }
+
+    /// What it shares a part of its queue's [`Limits`](crate::Limits) with, a tenant for instance.
+    /// Default: its key.
+    pub fn partition(self, partition: impl Into<Box<str>>) -> Self {
+        self.set(|options| options.partition = Some(partition.into()))
+    }
+
+    /// Longest time one attempt may run in a pool. Default: what its task's registration says where
+    /// it runs.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.set(|options| options.timeout = Some(timeout))
+    }
+
+    /// Memory that an attempt may use in a pool, in bytes. Default: what its task's registration
+    /// says where it runs.
+    pub fn memory(self, bytes: u64) -> Self {
+        self.set(|options| options.memory = Some(bytes))
+    }
+
+    /// The trace that it belongs to; [`Context::traceparent`](crate::Context::traceparent) is the
+    /// same in each of its attempts. Default: none.
+    pub fn traceparent(self, parent: TraceParent) -> Self {
+        self.set(|options| options.traceparent = Some(parent))
+    }
+
+    /// A name for people.
+    pub fn label(self, label: impl Into<Box<str>>) -> Self {
+        self.set(|options| options.label = Some(label.into()))
+    }
+
+    /// Keeps the job and its result for this long after it is done. Default: it is removed at once.
+    pub fn keep(self, keep: Duration) -> Self {
+        self.set(|options| options.keep = Some(keep))
+    }
+}
+
+/// How an attempt of a job ended, as its history keeps it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AttemptRecord {
+    /// Number of the attempt, from 1.
+    pub attempt: u32,
+    /// When it ended.
+    pub at: SystemTime,
+    /// How, in one word.
+    pub kind: AttemptKind,
+    /// Why, in words.
+    pub reason: String,
+    /// What is known of its worker's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Box<AttemptReport>>,
+    /// How it was stopped, if it was cancelled and its holder tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<StopReceipt>,
+}
+
+/// How an attempt of a job ended that did not end well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum AttemptKind {
+    /// Its code said so.
+    Failed,
+    /// It took its worker down.
+    Crashed,
+    /// Our shutdown, a lost host, a lease that ran out: not charged.
+    Interrupted,
+    /// Given back untouched: not charged.
+    Passed,
+    /// Stopped, because somebody cancelled the job.
+    Cancelled,
+    /// Its holder set the job aside: nobody can run it.
+    #[serde(rename = "set aside")]
+    SetAside,
+    /// Given back because its consumer cannot run it: it does not know the task, or the arguments
+    /// do not fit. Not charged.
+    Unserved,
+}
+
+/// How often a job was given back because its consumer could not run it, see
+/// [`AttemptKind::Unserved`]. An attempt that fails or crashes ends the count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unserved {
+    /// How often.
+    pub times: u32,
+    /// When it was given back first.
+    pub since: SystemTime,
+}
+
+impl Unserved {
+    /// Once more.
+    #[doc(hidden)]
+    pub fn again(before: Option<Self>, now: SystemTime) -> Self {
+        before.map_or(
+            Self {
+                times: 1,
+                since: now,
+            },
+            |before| Self {
+                times: before.times.saturating_add(1),
+                ..before
+            },
+        )
+    }
+
+    /// How an attempt changes it that ended so.
+    #[doc(hidden)]
+    pub fn after(before: Option<Self>, kind: AttemptKind, now: SystemTime) -> Option<Self> {
+        match kind {
+            AttemptKind::Unserved => Some(Self::again(before, now)),
+            AttemptKind::Failed | AttemptKind::Crashed => None,
+            _ => before,
+        }
+    }
+}
+
+/// What a job of a flow waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parents {
+    /// How many jobs it waits for, from the beginning.
+    pub total: u32,
+    /// Those of them that are settled for good. When all are, it goes on.
+    pub settled: u32,
+    /// Those that ended otherwise than done.
+    pub missed: u32,
+    /// Those that are not settled: the first 20.
+    pub unsettled: Vec<JobId>,
+}
+
+/// A job as it is now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobInfo {
+    /// Its id.
+    pub id: JobId,
+    /// Its queue.
+    pub queue: String,
+    /// The task, if it is a task's.
+    pub task: Option<String>,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// Its payload, JSON text.
+    pub payload: String,
+    /// Its priority.
+    pub priority: i32,
+    /// Its key.
+    pub key: Option<String>,
+    /// Its partition, if it has one.
+    pub partition: Option<String>,
+    /// Its label.
+    pub label: Option<String>,
+    /// The tick it was pushed for, if a schedule did.
+    #[serde(default)]
+    pub tick: Option<Tick>,
+    /// When it was pushed.
+    pub pushed_at: SystemTime,
+    /// When it is due, if it is scheduled or waits for a retry.
+    pub due_at: Option<SystemTime>,
+    /// No attempt begins later than this, see [`Retry::within`].
+    pub begins_by: Option<SystemTime>,
+    /// Attempts that its code ended with an error.
+    pub failed: u32,
+    /// Attempts that took their worker down.
+    pub crashed: u32,
+    /// Attempts that were cut short without fault of its own.
+    pub interrupted: u32,
+    /// Those of the interrupted whose holder said no word: its process died, or it hung.
+    #[serde(default)]
+    pub lost: u32,
+    /// How often it was given back because no consumer that got it could run it.
+    #[serde(default)]
+    pub unserved: Option<Unserved>,
+    /// Who has it, if it is leased.
+    pub holder: Option<String>,
+    /// Why it is being cancelled, if it is leased and its holder has been asked to stop it.
+    pub cancel: Option<String>,
+    /// Its result, JSON text, if it is done.
+    pub result: Option<String>,
+    /// Why it ended, if it is dead or cancelled.
+    pub reason: Option<String>,
+    /// Its attempts that did not end well: the newest 20.
+    pub history: Vec<AttemptRecord>,
+    /// The jobs of its flow that it waits for, or waited for.
+    pub parents: Option<Parents>,
+    /// The job of its flow that waits for it.
+    pub dependent: Option<JobId>,
+}

@@ -1,0 +1,90 @@
+//! Brigade's values: calls, jobs, outcomes, errors, formats. No IO and no runtime.
+//!
+//! Programs use the crate `brigade`, which has all of this under its own name. The modules are for
+//! the crates of Brigade: their contents may change with each release.
+
+#[doc(hidden)]
+pub mod address;
+#[doc(hidden)]
+pub mod attempt_report;
+#[doc(hidden)]
+pub mod call;
+#[doc(hidden)]
+pub mod clock;
+#[doc(hidden)]
+pub mod codec;
+#[doc(hidden)]
+pub mod context;
+#[doc(hidden)]
+pub mod error;
+#[doc(hidden)]
+pub mod event;
+#[doc(hidden)]
+pub mod finding;
+#[doc(hidden)]
+pub mod flow;
+#[doc(hidden)]
+pub mod job;
+#[doc(hidden)]
+pub mod job_context;
+#[doc(hidden)]
+pub mod limits;
+#[doc(hidden)]
+pub mod outcome;
+#[doc(hidden)]
+pub mod payload;
+pub mod policy;
+#[doc(hidden)]
+pub mod printable;
+#[doc(hidden)]
+pub mod progress;
+#[doc(hidden)]
+pub mod refused;
+#[doc(hidden)]
+pub mod registry;
+#[doc(hidden)]
+pub mod retry;
+#[doc(hidden)]
+pub mod schedule;
+pub mod store;
+#[doc(hidden)]
+pub mod sync;
+#[doc(hidden)]
+pub mod task;
+#[doc(hidden)]
+pub mod to_job;
+#[doc(hidden)]
+pub mod traceparent;
+#[doc(hidden)]
+pub mod why;
+
+/// For the macros of `brigade`.
+#[doc(hidden)]
+pub use linkme;
+
+pub use attempt_report::{
+    AttemptOutcome, AttemptReport, Cost, Exit, MemoryLimit, Step, StopReceipt,
+};
+pub use call::Call;
+pub use clock::Clock;
+pub use codec::Codec;
+pub use context::Context;
+pub use error::{Error, ErrorKind};
+pub use event::Event;
+pub use finding::{Finding, Level};
+pub use flow::{Chain, FlowStep, Following, Group, ToFlow};
+pub use job::{AttemptKind, AttemptRecord, Job, JobId, JobInfo, JobState, Parents, Unserved};
+pub use job_context::JobContext;
+pub use limits::{Limits, Rate};
+pub use outcome::{CallError, Cancelled, Failure, Pass, RetryAdvice, TimedOut};
+pub use payload::Bytes;
+pub use progress::Progress;
+pub use retry::Retry;
+pub use schedule::{Missed, Recurrence, Schedule, Scheduled, Tick};
+pub use store::{
+    CallCounts, CancelOutcome, Capabilities, Edit, LiveConsumer, PushOutcome, QueueCounts, Settled,
+};
+pub use task::{Args, Function, Task};
+pub use to_job::ToJob;
+pub use traceparent::TraceParent;
+pub use why::{Blocker, Explanation};

@@ -1,0 +1,503 @@
+//! How a call ended when it did not end with a value, and what a task can say besides a value.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::attempt_report::{AttemptOutcome, AttemptReport, Exit, WithoutEnding};
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind};
+use crate::printable::one_line;
+
+/// How a call ended that gave no value.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The task returned an error.
+    Failed(Box<Failure>),
+    /// The task panicked.
+    Panicked(Box<AttemptReport>),
+    /// The task took its worker down: signal, exit, stack overflow, out of memory.
+    Crashed(Box<AttemptReport>),
+    /// The call waited or ran for too long.
+    TimedOut(TimedOut),
+    /// The call was cancelled.
+    Cancelled(Cancelled),
+    /// Every worker passed the call on; their reasons, in order.
+    Passed(Vec<String>),
+    /// The worker ended for a reason that is not this call's own; the call may or may not have run.
+    Lost(Box<AttemptReport>),
+    /// The call never ran, or its arguments or its result could not be carried.
+    Rejected(Error),
+}
+
+/// Which clock ran out.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum TimedOut {
+    /// It waited for a worker for longer than its queue timeout; it never ran.
+    Queue(Duration),
+    /// The same, at a broker, and at the end of that time no worker was there at all.
+    NoWorker(Duration),
+    /// It ran for longer than its timeout and was stopped.
+    Run(Box<AttemptReport>),
+}
+
+/// A call that was cancelled.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Cancelled {
+    /// Why, in the words of whoever cancelled it.
+    pub reason: String,
+    /// How its attempt was stopped; `None` if it had not started.
+    pub report: Option<Box<AttemptReport>>,
+}
+
+impl Cancelled {
+    /// `report`: how its attempt was stopped, if it had started.
+    #[doc(hidden)]
+    pub fn new(reason: impl Into<String>, report: Option<Box<AttemptReport>>) -> Self {
+        Self {
+            reason: reason.into(),
+            report,
+        }
+    }
+
+    #[doc(hidden)]
+    pub fn without_report(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            report: None,
+        }
+    }
+}
+
+/// An error that a task returned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Failure {
+    /// The error's `Display`.
+    pub message: String,
+    /// The `Display` of each error below it, outermost first.
+    pub sources: Vec<String>,
+    /// Type name of the error, for people: it may change with the compiler.
+    pub type_name: String,
+    /// What the task adds for programs. An error of its own below `Failure` for the same reason as
+    /// [`PassReason`].
+    note: FailureNote,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct FailureNote {
+    /// JSON given with [`Failure::with_details`].
+    details: Option<String>,
+    retry: RetryAdvice,
+}
+
+/// What a failed task says about a retry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum RetryAdvice {
+    /// Nothing: the call's own retry policy decides.
+    #[default]
+    Policy,
+    /// Never: the same input fails again.
+    Permanent,
+    /// Not before this much time has passed.
+    In(Duration),
+}
+
+impl Failure {
+    /// An error with a message; return it from a task as `Err(Failure::new(..).into())`, or use any
+    /// error type.
+    pub fn new(message: impl fmt::Display) -> Self {
+        Self {
+            message: message.to_string(),
+            sources: Vec::new(),
+            type_name: std::any::type_name::<Self>().to_owned(),
+            note: FailureNote::default(),
+        }
+    }
+
+    /// An error that a retry cannot heal.
+    pub fn permanent(message: impl fmt::Display) -> Self {
+        Self::new(message).with_retry(RetryAdvice::Permanent)
+    }
+
+    #[doc(hidden)]
+    pub fn with_retry(mut self, retry: RetryAdvice) -> Self {
+        self.note.retry = retry;
+        self
+    }
+
+    /// What the task says about a retry.
+    pub fn retry(&self) -> RetryAdvice {
+        self.note.retry
+    }
+
+    /// Adds data that the caller can read back with [`Failure::details`]: up to 24 KiB as JSON.
+    /// What is over that, or is no JSON (NaN, a map whose keys are lists), is told in its place.
+    #[must_use]
+    pub fn with_details(mut self, details: &impl Serialize) -> Self {
+        let json = Codec::json_text(details)
+            .or_else(|e| Codec::json_text(&format!("details are not JSON: {e}")));
+        let fits = |json: String| {
+            if json.len() > DETAILS_BYTES_MAX {
+                "\"details are over 24 KiB\"".to_owned()
+            } else {
+                json
+            }
+        };
+        self.note.details = json.ok().map(fits);
+        self
+    }
+
+    /// The data given with [`Failure::with_details`].
+    pub fn details(&self) -> Option<serde_json::Value> {
+        serde_json::from_str(self.note.details.as_deref()?).ok()
+    }
+
+    /// Cuts what another host says to what a worker of ours could have said.
+    #[doc(hidden)]
+    pub fn bounded(mut self: Box<Self>) -> Box<Self> {
+        let cut = |text: &mut String, bytes_max| text.truncate(text.floor_char_boundary(bytes_max));
+        cut(&mut self.message, MESSAGE_BYTES_MAX);
+        cut(&mut self.type_name, SOURCE_BYTES_MAX);
+        self.sources.truncate(SOURCES_MAX);
+        self.sources
+            .iter_mut()
+            .for_each(|source| cut(source, SOURCE_BYTES_MAX));
+        self.note
+            .details
+            .take_if(|details| details.len() > DETAILS_BYTES_MAX);
+        self
+    }
+
+    /// What the worker makes of any error that a task returned.
+    #[doc(hidden)]
+    pub fn from_error(error: &(dyn std::error::Error + 'static), type_name: &str) -> Self {
+        let text =
+            |e: &dyn std::error::Error, bytes_max| shorten(&e.to_string(), bytes_max).to_owned();
+        Self {
+            message: text(error, MESSAGE_BYTES_MAX),
+            sources: chain(error)
+                .skip(1)
+                .filter(|e| !e.is::<FailureNote>())
+                .map(|e| text(e, SOURCE_BYTES_MAX))
+                .collect(),
+            type_name: type_name.to_owned(),
+            note: chain(error)
+                .find_map(|e| e.downcast_ref::<FailureNote>())
+                .cloned()
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// An error is told, not carried: all of it together stays below the 64 KiB that every frame has
+/// room for.
+const MESSAGE_BYTES_MAX: usize = 16 << 10;
+const SOURCE_BYTES_MAX: usize = 1 << 10;
+const DETAILS_BYTES_MAX: usize = 24 << 10;
+/// Reasons of passes and stops.
+pub const REASON_BYTES_MAX: usize = 8 << 10;
+
+/// The beginning of a text.
+pub fn shorten(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
+
+/// Sources kept of one failure: an error whose `source` never ends must not hang a worker.
+const SOURCES_MAX: usize = 16;
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // In a line of somebody's log; the field has it as it was.
+        f.write_str(&one_line(&self.message, MESSAGE_BYTES_MAX))
+    }
+}
+
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.note)
+    }
+}
+
+impl fmt::Display for FailureNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.details.as_deref().unwrap_or("no details"))
+    }
+}
+
+impl std::error::Error for FailureNote {}
+
+/// Returned by a task as `Err(Pass::new("reloading").into())`: give the call to another worker,
+/// untouched and without charge.
+#[derive(Debug)]
+pub struct Pass {
+    /// The reason, also as an error of its own below `Pass`. Wrappers such as `anyhow::Error` hide
+    /// the type of the error that they wrap but hand out its source, and that is how a pass is
+    /// found again.
+    reason: PassReason,
+}
+
+#[derive(Debug)]
+struct PassReason(String);
+
+impl Pass {
+    /// Passes with a reason, which the caller sees when nobody takes the call.
+    pub fn new(reason: impl fmt::Display) -> Self {
+        Self {
+            reason: PassReason(reason.to_string()),
+        }
+    }
+
+    /// The reason, if `error` is a pass or wraps one.
+    #[doc(hidden)]
+    pub fn find(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+        chain(error)
+            .find_map(|e| e.downcast_ref::<PassReason>())
+            .map(|reason| reason.0.clone())
+    }
+}
+
+impl fmt::Display for Pass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "passed: {}", self.reason.0)
+    }
+}
+
+impl std::error::Error for Pass {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.reason)
+    }
+}
+
+impl fmt::Display for PassReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for PassReason {}
+
+fn chain<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |e| e.source()).take(SOURCES_MAX + 1)
+}
+
+impl CallError {
+    /// The report of the last attempt, if it has one.
+    pub fn report(&self) -> Option<&AttemptReport> {
+        match self {
+            Self::Panicked(report) | Self::Crashed(report) | Self::Lost(report) => Some(report),
+            Self::TimedOut(TimedOut::Run(report)) => Some(report),
+            Self::Cancelled(cancelled) => cancelled.report.as_deref(),
+            Self::Failed(_)
+            | Self::Passed(_)
+            | Self::Rejected(_)
+            | Self::TimedOut(TimedOut::Queue(_) | TimedOut::NoWorker(_)) => None,
+        }
+    }
+
+    /// Its name for logs and metrics, as events have it: `failed`, `panicked`, `crashed`, `timed
+    /// out`, `cancelled`, `passed`, `lost` or `rejected`.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Failed(_) => "failed",
+            Self::Panicked(_) => "panicked",
+            Self::Crashed(_) => "crashed",
+            Self::TimedOut(_) => "timed out",
+            Self::Cancelled(_) => "cancelled",
+            Self::Passed(_) => "passed",
+            Self::Lost(_) => "lost",
+            Self::Rejected(_) => "rejected",
+        }
+    }
+
+    /// What happened, in one line for somebody outside, as in the answer to an HTTP request.
+    /// `Display` has more, for a log: this leaves out process ids, hosts, places in the source and
+    /// what the program wrote.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Failed(failure) => format!("the task failed: {failure}"),
+            Self::Panicked(report) => match &report.ended {
+                AttemptOutcome::Panicked { message, .. } => format!(
+                    "the task panicked: {}",
+                    one_line(message, MESSAGE_BYTES_MAX)
+                ),
+                _ => "the task panicked".to_owned(),
+            },
+            Self::Crashed(report) => match (&report.ended, report.exit) {
+                (AttemptOutcome::Signalled, Some(exit @ Exit::Signal(_))) => format!(
+                    "the task crashed: \
+                    killed by {exit}"
+                ),
+                (AttemptOutcome::Exited, Some(exit @ Exit::Code(_))) => format!(
+                    "the task crashed: it ended \
+                    its process with {exit}"
+                ),
+                (AttemptOutcome::LinkBroken(_), _) => {
+                    "the task crashed: its process closed or garbled its \
+                    connection"
+                        .to_owned()
+                }
+                (ended, _) => format!("the task crashed: {ended}"),
+            },
+            Self::TimedOut(TimedOut::Run(report)) => {
+                format!("the task timed out after {:.1?}", report.cost.wall)
+            }
+            Self::TimedOut(TimedOut::Queue(_) | TimedOut::NoWorker(_)) | Self::Passed(_) => {
+                self.to_string()
+            }
+            Self::Cancelled(Cancelled { reason, .. }) => format!(
+                "the call was cancelled: {}",
+                one_line(reason, REASON_BYTES_MAX)
+            ),
+            Self::Lost(_) => {
+                "the call was lost with its worker, for a reason that is not its own; \
+                it may have run"
+                    .to_owned()
+            }
+            // What keeps workers from starting is the program's own affair.
+            Self::Rejected(error) if error.kind() == ErrorKind::CannotStart => "no worker can be \
+                started"
+                .to_owned(),
+            Self::Rejected(error) => format!(
+                "the call was rejected: {}",
+                one_line(&error.to_string(), MESSAGE_BYTES_MAX)
+            ),
+        }
+    }
+
+    /// The signal that ended the worker, if one did.
+    pub fn signal(&self) -> Option<i32> {
+        match self.report()?.exit? {
+            Exit::Signal(signal) => Some(signal),
+            Exit::Code(_) | Exit::Unknown | Exit::Alive => None,
+        }
+    }
+
+    /// Kind of the error if Brigade could not carry the call.
+    pub fn rejected(&self) -> Option<ErrorKind> {
+        match self {
+            Self::Rejected(error) => Some(error.kind()),
+            _ => None,
+        }
+    }
+
+    /// What to say of an attempt that ended in this way on its own account.
+    #[doc(hidden)]
+    pub fn from_report(report: Box<AttemptReport>) -> Self {
+        match report.ended {
+            AttemptOutcome::Panicked { .. } => Self::Panicked(report),
+            AttemptOutcome::Neighbour | AttemptOutcome::HostLost(_) => Self::Lost(report),
+            _ => Self::Crashed(report),
+        }
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(failure) => write!(f, "the task failed: {failure}"),
+            Self::Panicked(report) => write!(f, "the task panicked: {}", WithoutEnding(report)),
+            Self::Crashed(report) => write!(f, "the task crashed: {report}"),
+            Self::TimedOut(TimedOut::Queue(after)) => {
+                write!(f, "the call waited for {after:?} without a free worker")
+            }
+            Self::TimedOut(TimedOut::NoWorker(after)) => {
+                write!(f, "the call waited for {after:?}, and no worker serves it")
+            }
+            Self::TimedOut(TimedOut::Run(report)) => {
+                write!(f, "the task timed out: {}", WithoutEnding(report))
+            }
+            Self::Cancelled(Cancelled {
+                reason,
+                report: Some(report),
+            }) => {
+                write!(
+                    f,
+                    "the call was cancelled ({}): {}",
+                    one_line(reason, REASON_BYTES_MAX),
+                    WithoutEnding(report)
+                )
+            }
+            Self::Cancelled(Cancelled {
+                reason,
+                report: None,
+            }) => {
+                write!(
+                    f,
+                    "the call was cancelled ({}) before it ran",
+                    one_line(reason, REASON_BYTES_MAX)
+                )
+            }
+            Self::Passed(reasons) => write!(
+                f,
+                "every worker passed: {}",
+                one_line(&reasons.join("; "), MESSAGE_BYTES_MAX)
+            ),
+            Self::Lost(report) => {
+                write!(f, "the call was lost with its worker: {report}")
+            }
+            Self::Rejected(_) => f.write_str("the call was rejected"),
+        }
+    }
+}
+
+impl std::error::Error for CallError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Failed(failure) => Some(&**failure),
+            Self::Rejected(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<Error> for CallError {
+    fn from(error: Error) -> Self {
+        Self::Rejected(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_is_found_through_wrappers() {
+        #[derive(Debug)]
+        struct Wrapper(Pass);
+        impl fmt::Display for Wrapper {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("wrapped")
+            }
+        }
+        impl std::error::Error for Wrapper {
+            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+                self.0.source()
+            }
+        }
+        assert_eq!(
+            Pass::find(&Wrapper(Pass::new("busy"))).as_deref(),
+            Some("busy")
+        );
+        assert_eq!(Pass::find(&Failure::new("no")), None);
+    }
+
+    #[test]
+    fn details_come_back_and_unfit_ones_are_told() {
+        let failure = Failure::new("no").with_details(&serde_json::json!({"value": 42}));
+        assert_eq!(failure.details().unwrap()["value"], 42);
+        let unfit = std::collections::HashMap::from([((1, 2), 3)]);
+        let told = Failure::new("no").with_details(&unfit).details().unwrap();
+        assert!(
+            told.as_str().unwrap().starts_with("details are not JSON"),
+            "{told}"
+        );
+    }
+}

@@ -1,0 +1,14 @@
+//! [`CancelOutcome`]: the result of a cancel.
+
+/// What `Broker::cancel` came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CancelOutcome {
+    /// It was waiting, and is cancelled.
+    Cancelled,
+    /// It is leased: its holder has been asked to stop it, and hears of it within a second, at the
+    /// latest when it extends its lease.
+    Asked,
+    /// There is no such job, or it had ended.
+    Nothing,
+}

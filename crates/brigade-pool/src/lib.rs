@@ -1,0 +1,38 @@
+//! Brigade's pool: it owns worker processes, gives them calls, watches, stops and restarts them, and
+//! takes in worker hosts that join it.
+//!
+//! Programs use the crate `brigade`, which has all of this under its own name.
+
+mod entry;
+#[cfg(test)]
+mod fuzz;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
+#[cfg(feature = "remote")]
+mod host;
+mod link;
+mod pool;
+mod process;
+#[cfg(feature = "remote")]
+pub mod remote;
+mod wire;
+mod worker;
+
+use brigade_core::{
+    address, attempt_report, call, codec, context, error, event, job_context, outcome, payload,
+    policy, printable, progress, refused, registry, retry, sync, task, traceparent,
+};
+use brigade_runtime::shutdown;
+
+pub use entry::init;
+/// For the macros of `brigade`.
+#[doc(hidden)]
+pub use entry::{block_on, enter_before_main};
+pub use pool::{
+    Builder, CallHandle, Events, Map, Neighbours, Order, Pool, ProgressStream, Shutdown, Stats,
+    Times, WorkerCount, WorkerInfo, WorkerState,
+};
+pub use process::{Captured, GroupLimits, Output};
+#[doc(hidden)]
+pub use worker::{Start, create_thread};

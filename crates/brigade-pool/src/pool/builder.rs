@@ -1,0 +1,368 @@
+//! [`Builder`]: how a pool is set up.
+//!
+//! Each setter names its default and its range. Settings are checked by `start` (`Config::check`),
+//! not by the setters, so that a program can set them in any order; the first setter that was given
+//! nonsense is what `start` reports.
+
+use std::any::TypeId;
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use super::Pool;
+use super::config::{Config, Neighbours};
+use super::count::WorkerCount;
+use super::queue::Order;
+use crate::address;
+use crate::codec::Codec;
+use crate::context::State;
+use crate::error::{Error, ErrorKind};
+use crate::outcome::Failure;
+use crate::process::GroupLimits;
+use crate::retry::Retry;
+use crate::task::{Args, Function};
+use crate::wire::HookCall;
+
+/// Settings of a pool: [`Pool::builder`]. Every setter names its default; `start` refuses what
+/// makes no sense.
+#[derive(Clone, Debug, Default)]
+#[must_use = "a builder does nothing until it is started"]
+pub struct Builder {
+    pub(super) config: Config,
+    error: Option<Arc<str>>,
+    state_of_init: Option<TypeId>,
+    state_of_teardown: Option<TypeId>,
+}
+
+impl Builder {
+    pub(super) fn set(mut self, set: impl FnOnce(&mut Config)) -> Self {
+        set(&mut self.config);
+        self
+    }
+
+    fn refuse(&mut self, text: impl Into<Arc<str>>) {
+        self.error.get_or_insert(text.into());
+    }
+
+    /// How many worker processes: `4`, or `1..=8` to grow and shrink with the load. Default: none
+    /// at first, up to one per CPU that this process may use (cgroup quotas count). At most 4,096;
+    /// at least 1, unless workers may join from other hosts.
+    pub fn workers(self, count: impl WorkerCount) -> Self {
+        let (min, max) = count.bounds();
+        self.set(|config| {
+            config.workers_min = min;
+            config.workers_max = max.unwrap_or(config.workers_max.max(min));
+        })
+    }
+
+    /// Workers that stand by, ready, for one that dies. Default: 0.
+    pub fn spares(self, count: usize) -> Self {
+        self.set(|config| config.spares = count)
+    }
+
+    /// Attempts that one worker may run at once: sync tasks on threads, async tasks on one runtime.
+    /// Default: 1, which keeps each call safe from all others. At most 65,536.
+    pub fn slots(self, slots: u32) -> Self {
+        self.set(|config| config.slots = slots)
+    }
+
+    /// What becomes of the others when one attempt of a worker with many slots is stopped by force
+    /// or crashes. Default: [`Neighbours::Spare`].
+    pub fn neighbours(self, neighbours: Neighbours) -> Self {
+        self.set(|config| config.neighbours = neighbours)
+    }
+
+    /// Order of waiting calls within one priority. Default: first in, first out.
+    pub fn order(self, order: Order) -> Self {
+        self.set(|config| config.order = order)
+    }
+
+    /// How many calls may wait; running ones do not count. Then `call` waits for room and
+    /// `try_call` refuses. Default: 100,000; at least 1.
+    pub fn queue_max(self, calls: usize) -> Self {
+        self.set(|config| config.queue_max = calls)
+    }
+
+    /// Largest arguments and largest result in bytes. Default: 64 MiB; at least 1 KiB, at most 1
+    /// GiB.
+    pub fn payload_max(self, bytes: usize) -> Self {
+        self.set(|config| config.payload_bytes_max = bytes)
+    }
+
+    /// Runs another program as the worker, with these arguments: one that calls `brigade::init()`
+    /// and has the tasks. Default: this program itself, without arguments: workers do not get those
+    /// of this process, which a task must be given in its own arguments, by [`Builder::init`] or by
+    /// [`Builder::env`]. The first argument, `argv[0]`, is as this program was started.
+    ///
+    /// The options of its tasks (`#[task(timeout = "1s")]`) are not known here, and those of this
+    /// program's tasks are not taken for them: a call or a job has the options that it says itself.
+    /// For jobs, let that program run a `Consumer` of its own; then its options
+    /// hold.
+    pub fn program<A: Into<OsString>>(
+        self,
+        program: impl Into<PathBuf>,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Self {
+        self.set(|config| {
+            config.program = program.into();
+            config.arguments = arguments.into_iter().map(Into::into).collect();
+        })
+    }
+
+    /// Working directory of workers. Default: this process's.
+    pub fn directory(self, directory: impl Into<PathBuf>) -> Self {
+        self.set(|config| config.directory = Some(directory.into()))
+    }
+
+    /// Sets a variable for workers. They start with nothing but PATH, HOME, USER, the language, TZ,
+    /// TMPDIR, LD_LIBRARY_PATH, RUST_BACKTRACE, RUST_LOG and NO_COLOR.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        let (name, value) = (name.as_ref(), value.as_ref());
+        let bytes = name.as_encoded_bytes();
+        if bytes.is_empty()
+            || bytes.iter().any(|byte| matches!(byte, b'=' | 0))
+            || value.as_encoded_bytes().contains(&0)
+        {
+            self.refuse(format!(
+                "set the variable {name:?}: a name is not empty and has no '=', neither has a NUL"
+            ));
+        }
+        self.config
+            .environment
+            .insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Passes variables of this process on to workers, where they are set.
+    pub fn inherit_env<N: AsRef<OsStr>>(self, names: impl IntoIterator<Item = N>) -> Self {
+        names
+            .into_iter()
+            .fold(self, |builder, name| match std::env::var_os(&name) {
+                Some(value) => builder.env(name, value),
+                None => builder,
+            })
+    }
+
+    /// Starts workers with no variables but those set after this.
+    pub fn clear_env(self) -> Self {
+        self.set(|config| config.environment.clear())
+    }
+
+    /// Passes the workers' standard output on to this program's standard error, for programs whose
+    /// standard output is a protocol or data. What [`Call::capture`](brigade_core::Call::capture) keeps is
+    /// not affected. Default: no.
+    pub fn stdout_to_stderr(self, redirected: bool) -> Self {
+        self.set(|config| config.stdout_to_stderr = redirected)
+    }
+
+    /// Most detailed level of `tracing` events that workers send to this program's subscriber.
+    /// Default: info. `LevelFilter::OFF` for none.
+    ///
+    /// Such an event has its own level, target, place and fields, and the fields `worker`, `call`,
+    /// `task` and `attempt`. This program's subscriber filters it as any other. Workers that start
+    /// while no subscriber is set send nothing. A subscriber that the init hook or a task sets in
+    /// the worker takes the events instead. Spans are not sent, and neither are events of threads
+    /// that a task starts itself. A worker sends up to 1,000 events per second and 4 KiB per value;
+    /// how many it dropped is a warning.
+    pub fn logs(self, most: impl Into<LevelFilter>) -> Self {
+        self.set(|config| config.logs = most.into())
+    }
+
+    /// Keeps each worker on one of the CPUs that this process may use, in turn. Default: no.
+    pub fn pin(self, pinned: bool) -> Self {
+        self.set(|config| config.pinned = pinned)
+    }
+
+    /// Niceness of workers relative to this process, from 0 to 19 (setpriority(2)). Default: 0.
+    pub fn nice(self, nice: i32) -> Self {
+        self.set(|config| config.nice = nice)
+    }
+
+    /// Builds a state once in every worker, before its first call: `function(args..)`. Tasks read
+    /// it with [`Context::state`](brigade_core::Context::state). If it fails or panics, the worker does
+    /// not start; neither does one of another build of this program ([`Builder::program`]), which
+    /// could not find the hook.
+    pub fn init<F, A, S, E>(mut self, function: F, args: &A) -> Self
+    where
+        A: Args,
+        F: Function<A, Output = Result<S, E>>,
+        S: Send + Sync + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let _ = function;
+        self.state_of_init = Some(TypeId::of::<S>());
+        let hook: fn(&[u8]) -> Result<State, Box<Failure>> = run_init::<F, A, S, E>;
+        match (
+            address::offset_of(hook as *const ()),
+            args.encode(Codec::default()),
+        ) {
+            (Ok(offset), Ok(args)) => self.config.init = Some(HookCall { offset, args }),
+            (Err(error), _) | (_, Err(error)) => self.refuse(format!("set the init hook: {error}")),
+        }
+        self
+    }
+
+    /// Runs in every worker that ends in good order, with the state of [`Builder::init`], within
+    /// [`Builder::teardown_timeout`].
+    pub fn teardown<F, S>(mut self, function: F) -> Self
+    where
+        F: Fn(&S) + Copy + Send + Sync + 'static,
+        S: Send + Sync + 'static,
+    {
+        let _ = function;
+        self.state_of_teardown = Some(TypeId::of::<S>());
+        let hook: fn(&State) = run_teardown::<F, S>;
+        match address::offset_of(hook as *const ()) {
+            Ok(offset) => self.config.teardown = Some(offset),
+            Err(error) => self.refuse(format!("set the teardown hook: {error}")),
+        }
+        self
+    }
+
+    /// How long a worker may take from its start until it is ready, the init hook included. Time in
+    /// which it was ready to run and no CPU was free does not count, up to 30 times as much.
+    /// Default: 10 s.
+    pub fn start_timeout(self, timeout: Duration) -> Self {
+        self.set(|config| config.start_timeout = timeout)
+    }
+
+    /// The kill ladder: how long an attempt that was asked to stop may take before SIGTERM, and its
+    /// process tree then before SIGKILL. Default: 500 ms each.
+    pub fn kill_after(self, ask: Duration, terminate: Duration) -> Self {
+        self.set(|config| (config.ask, config.terminate) = (ask, terminate))
+    }
+
+    /// How long a worker that was let go may take to finish its teardown. Default: 2 s.
+    pub fn teardown_timeout(self, timeout: Duration) -> Self {
+        self.set(|config| config.teardown_timeout = timeout)
+    }
+
+    /// How long [`Pool::shutdown`] lets accepted calls finish. Default: 30 s.
+    pub fn shutdown_timeout(self, timeout: Duration) -> Self {
+        self.set(|config| config.shutdown_timeout = timeout)
+    }
+
+    /// Ends a worker that had nothing to do for this long, down to the smallest number. Default:
+    /// never.
+    pub fn idle_timeout(self, timeout: Duration) -> Self {
+        self.set(|config| config.idle_timeout = Some(timeout))
+    }
+
+    /// Replaces a worker after about this many calls: each draws its own number from the upper
+    /// fifth, so that they are not all replaced at once. Default: never.
+    pub fn recycle_after(self, calls: u64) -> Self {
+        self.set(|config| config.recycle_calls = Some(calls))
+    }
+
+    /// Replaces a worker at this age, between two calls. Default: never.
+    pub fn recycle_age(self, age: Duration) -> Self {
+        self.set(|config| config.recycle_age = Some(age))
+    }
+
+    /// Replaces a worker whose resident memory is over this many bytes between two calls. Default:
+    /// never.
+    pub fn recycle_memory(self, bytes: u64) -> Self {
+        self.set(|config| config.recycle_memory = Some(bytes))
+    }
+
+    /// A fresh process for each call. With [`Builder::spares`] the next one is ready in advance.
+    pub fn fresh_per_call(self) -> Self {
+        self.recycle_after(1)
+    }
+
+    /// How often workers are checked: pings, age, memory. One that leaves a ping
+    /// unanswered for two looks, although it got to run, is killed and replaced; one that a
+    /// debugger has is left alone. Default: 1 s; at least 10 ms.
+    pub fn check_interval(self, interval: Duration) -> Self {
+        self.set(|config| config.check_interval = interval)
+    }
+
+    /// Pauses between the attempts of calls with retries.
+    pub fn retry(self, retry: Retry) -> Self {
+        self.set(|config| config.retry = retry)
+    }
+
+    /// Puts each worker in a control group of its own with these limits, where the host lets us
+    /// make one (as root, or with a delegated group). Then no descendant escapes a kill and the
+    /// kernel's OOM killer is recognised. Default: none.
+    pub fn cgroup(self, limits: GroupLimits) -> Self {
+        self.set(|config| config.group = Some(limits))
+    }
+
+    /// Labels of the pool's own workers, for calls that ask for some
+    /// ([`Call::labels`](brigade_core::Call::labels)). Default: none.
+    pub fn labels<L: Into<Box<str>>>(self, labels: impl IntoIterator<Item = L>) -> Self {
+        self.set(|config| config.labels = labels.into_iter().map(Into::into).collect())
+    }
+
+    /// Starts the pool, and the smallest number of its workers, on the current async runtime.
+    ///
+    /// # Errors
+    ///
+    /// `BadOption` for options out of range, `NotInitialized` if this program never called
+    /// `brigade::init()`, `DuplicateTask`, `Unsupported` if the host does not offer what
+    /// [`Builder::cgroup`] asks for, or in a setuid, setgid or file-capability program, which is
+    /// never a worker, and `CannotStart` if its first workers fail to start.
+    pub async fn start(self) -> Result<Pool, Error> {
+        let config = self.check()?;
+        // On the heap: most of it is settings, and it lives within the futures of callers.
+        Box::pin(Pool::start(config)).await
+    }
+
+    fn check(self) -> Result<Config, Error> {
+        let Self {
+            config,
+            error,
+            state_of_init,
+            state_of_teardown,
+        } = self;
+        let bad = |text: String| Err(Error::new(ErrorKind::BadOption, text));
+        if let Some(text) = error {
+            return Err(Error::new(ErrorKind::BadOption, &*text));
+        }
+        config.check()?;
+        if config.teardown.is_some()
+            && (config.init.is_none() || state_of_init != state_of_teardown)
+        {
+            return bad(
+                "set a teardown hook without an init hook that builds the state that it takes"
+                    .to_owned(),
+            );
+        }
+        crate::process::check_pool_rights(config.runs_own_program())?;
+        Ok(config)
+    }
+}
+
+fn run_init<F, A, S, E>(args: &[u8]) -> Result<State, Box<Failure>>
+where
+    A: Args,
+    F: Function<A, Output = Result<S, E>>,
+    S: Send + Sync + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let args = A::decode(Codec::default(), args).map_err(|e| Box::new(Failure::new(e)))?;
+    match address::stateless::<F>().apply(args) {
+        Ok(state) => Ok(Arc::new(state)),
+        Err(error) => {
+            let error: Box<dyn std::error::Error + Send + Sync> = error.into();
+            Err(Box::new(Failure::from_error(
+                &*error,
+                std::any::type_name::<E>(),
+            )))
+        }
+    }
+}
+
+fn run_teardown<F, S>(state: &State)
+where
+    F: Fn(&S) + Copy + Send + Sync + 'static,
+    S: Send + Sync + 'static,
+{
+    if let Some(state) = state.downcast_ref::<S>() {
+        address::stateless::<F>()(state);
+    }
+}

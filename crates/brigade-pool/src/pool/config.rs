@@ -1,0 +1,232 @@
+//! The settings of a pool, their defaults, and what of them is refused.
+//!
+//! [`Config`] is the data behind [`Builder`](super::builder::Builder). It does not change once the
+//! pool runs; the dispatcher, the workers and the listeners share it. `check` refuses what is out
+//! of range before anything is started.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use super::queue::Order;
+use crate::error::{Error, ErrorKind};
+use crate::process::GroupLimits;
+use crate::retry::Retry;
+use crate::wire::HookCall;
+
+/// What happens to the other attempts of a worker with many slots when one of them has to be
+/// stopped by force or takes it down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Neighbours {
+    /// A call with a timeout, a memory limit or captured output gets a worker of its own. Any other
+    /// call that is cancelled is asked to stop; if it does not, its worker gets nothing new and is
+    /// ended when the neighbours have finished. Only a crash hurts them: then they are
+    /// [`Lost`](brigade_core::CallError::Lost).
+    #[default]
+    Spare,
+    /// They end as [`Lost`](brigade_core::CallError::Lost) at once.
+    Lose,
+    /// They are run again, without charge. For tasks that may run twice.
+    RunAgain,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(super) workers_min: usize,
+    pub(super) workers_max: usize,
+    pub(super) spares: usize,
+    pub(super) slots: u32,
+    pub(super) neighbours: Neighbours,
+    pub(super) order: Order,
+    pub(super) queue_max: usize,
+    pub(super) payload_bytes_max: usize,
+    pub(super) program: PathBuf,
+    pub(super) arguments: Vec<OsString>,
+    pub(super) directory: Option<PathBuf>,
+    pub(super) environment: BTreeMap<OsString, OsString>,
+    pub(super) logs: LevelFilter,
+    pub(super) stdout_to_stderr: bool,
+    pub(super) pinned: bool,
+    pub(super) nice: i32,
+    pub(super) init: Option<HookCall>,
+    pub(super) teardown: Option<u64>,
+    pub(super) start_timeout: Duration,
+    pub(super) ask: Duration,
+    pub(super) terminate: Duration,
+    pub(super) teardown_timeout: Duration,
+    pub(super) shutdown_timeout: Duration,
+    pub(super) idle_timeout: Option<Duration>,
+    pub(super) recycle_calls: Option<u64>,
+    pub(super) recycle_age: Option<Duration>,
+    pub(super) recycle_memory: Option<u64>,
+    pub(super) check_interval: Duration,
+    pub(super) retry: Retry,
+    pub(super) group: Option<GroupLimits>,
+    pub(super) labels: Vec<Box<str>>,
+    #[cfg(feature = "remote")]
+    pub(super) hosts: super::listen::Hosts,
+}
+
+impl Config {
+    pub(super) fn runs_own_program(&self) -> bool {
+        self.program.as_os_str() == OWN_PROGRAM
+    }
+
+    /// A worker's first argument: as this program was started, or the path of another program.
+    pub(super) fn argv0(&self) -> OsString {
+        let own = if self.runs_own_program() {
+            std::env::args_os().next()
+        } else {
+            None
+        };
+        own.unwrap_or_else(|| self.program.clone().into())
+    }
+
+    /// Whether workers may join from elsewhere.
+    #[cfg(feature = "remote")]
+    pub(super) fn may_have_remote_hosts(&self) -> bool {
+        !self.hosts.listeners.is_empty()
+    }
+
+    #[cfg(not(feature = "remote"))]
+    #[expect(clippy::unused_self, reason = "as with hosts that join")]
+    pub(super) fn may_have_remote_hosts(&self) -> bool {
+        false
+    }
+}
+
+/// What this process runs, even if its file was replaced or deleted since.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// Variables that workers inherit unless the builder says otherwise: what programs need to find
+/// their libraries, their language and their logs.
+const INHERITED: [&str; 14] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "NO_COLOR",
+    "LLVM_PROFILE_FILE",
+];
+
+/// More workers than this are a mistake in the caller's arithmetic.
+const WORKERS_MAX: usize = 4096;
+pub(super) const SLOTS_MAX: u32 = 65_536;
+
+impl Default for Config {
+    fn default() -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let environment = INHERITED
+            .iter()
+            .filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
+            .collect();
+        Self {
+            workers_min: 0,
+            workers_max: cpus,
+            spares: 0,
+            slots: 1,
+            neighbours: Neighbours::Spare,
+            order: Order::Fifo,
+            queue_max: 100_000,
+            payload_bytes_max: 64 << 20,
+            program: PathBuf::from(OWN_PROGRAM),
+            arguments: Vec::new(),
+            directory: None,
+            environment,
+            logs: LevelFilter::INFO,
+            stdout_to_stderr: false,
+            pinned: false,
+            nice: 0,
+            init: None,
+            teardown: None,
+            start_timeout: Duration::from_secs(10),
+            ask: Duration::from_millis(500),
+            terminate: Duration::from_millis(500),
+            teardown_timeout: Duration::from_secs(2),
+            shutdown_timeout: Duration::from_secs(30),
+            idle_timeout: None,
+            recycle_calls: None,
+            recycle_age: None,
+            recycle_memory: None,
+            check_interval: Duration::from_secs(1),
+            retry: Retry::default(),
+            group: None,
+            labels: Vec::new(),
+            #[cfg(feature = "remote")]
+            hosts: super::listen::Hosts::default(),
+        }
+    }
+}
+
+fn bad(text: String) -> Result<(), Error> {
+    Err(Error::new(ErrorKind::BadOption, text))
+}
+
+impl Config {
+    /// # Errors
+    ///
+    /// `BadOption` for settings out of range.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let (min, max) = (self.workers_min, self.workers_max);
+        if max == 0 && !self.may_have_remote_hosts()
+            || max > WORKERS_MAX
+            || min > max
+            || self.spares > WORKERS_MAX
+        {
+            return bad(format!(
+                "start {min} to {max} workers and {} spares: there are 1 to {WORKERS_MAX}",
+                self.spares
+            ));
+        }
+        if self.slots == 0 || self.slots > SLOTS_MAX {
+            return bad(format!(
+                "give workers {} slots: there are 1 to {SLOTS_MAX}",
+                self.slots
+            ));
+        }
+        if self.queue_max == 0 || self.queue_max > 1 << 30 {
+            return bad(format!(
+                "let {} calls wait: there are 1 to 2^30; use try_call to refuse what would wait",
+                self.queue_max
+            ));
+        }
+        self.check_limits()
+    }
+
+    fn check_limits(&self) -> Result<(), Error> {
+        if !(1 << 10..=1 << 30).contains(&self.payload_bytes_max) {
+            return bad(format!(
+                "allow payloads of {} bytes: there are 1 KiB to 1 GiB",
+                self.payload_bytes_max
+            ));
+        }
+        if !(0..=19).contains(&self.nice) {
+            return bad(format!(
+                "make workers nice by {}: there are 0 to 19",
+                self.nice
+            ));
+        }
+        if self.start_timeout.is_zero() || self.check_interval < Duration::from_millis(10) {
+            return bad(
+                "set a start timeout of nothing or a check interval below 10 ms".to_owned(),
+            );
+        }
+        #[cfg(feature = "remote")]
+        self.hosts.check()?;
+        if self.recycle_calls == Some(0) {
+            return bad("replace a worker after 0 calls: there is at least 1".to_owned());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+//! Reports of attempts, as far as the dispatcher knows what they say.
+
+use std::time::{Duration, Instant};
+
+use super::effects::EndDetails;
+use super::stops::OngoingStop;
+use super::{CallId, Core, Phase, StopReason};
+use crate::attempt_report::{AttemptOutcome, AttemptReport, MemoryLimit};
+use crate::outcome::{CallError, Cancelled, TimedOut};
+
+impl Core {
+    /// How long an attempt has run.
+    pub(super) fn wall(&self, call: CallId) -> Duration {
+        match self.entry(call).phase {
+            Phase::Running { since, .. } => self.now.saturating_duration_since(since),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// The report of an attempt that runs and has just ended. What the worker wrote to its standard
+    /// error is added outside of the lock.
+    pub(super) fn report(&self, call: CallId, ended: AttemptOutcome) -> Box<AttemptReport> {
+        let entry = self.entry(call);
+        let Phase::Running { worker, .. } = entry.phase else {
+            unreachable!("invariant: only an attempt that runs is reported")
+        };
+        let slot = self.worker(worker);
+        let attempt = entry.request.attempt(entry.attempt);
+        let mut report = AttemptReport::new(entry.request.task_name(), attempt, ended);
+        (report.worker, report.pid) = (worker.number, slot.pid);
+        report.host = slot.host_name().map(str::to_owned);
+        report.call = call.number();
+        report.cost.wall = self.wall(call);
+        report.progress = entry.progress.clone();
+        Box::new(report)
+    }
+}
+
+/// How an attempt ended that was stopped for this reason.
+pub(super) fn ended_by(reason: &StopReason) -> AttemptOutcome {
+    match reason {
+        StopReason::Timeout => AttemptOutcome::TimedOut,
+        StopReason::Cancel(_) => AttemptOutcome::Cancelled,
+        StopReason::Memory => AttemptOutcome::OutOfMemory(MemoryLimit::Resident),
+        StopReason::Shutdown => AttemptOutcome::Shutdown,
+    }
+}
+
+/// The report that an outcome carries.
+pub(super) fn report_mut(error: &mut CallError) -> Option<&mut AttemptReport> {
+    match error {
+        CallError::Panicked(report) | CallError::Crashed(report) | CallError::Lost(report) => {
+            Some(report)
+        }
+        CallError::TimedOut(TimedOut::Run(report)) => Some(report),
+        CallError::Cancelled(cancelled) => cancelled.report.as_deref_mut(),
+        _ => None,
+    }
+}
+
+/// The outcome of an attempt that was stopped. Notifies the stop that the attempt has ended.
+pub(super) fn stopped(
+    stop: OngoingStop,
+    mut report: Box<AttemptReport>,
+    now: Instant,
+) -> (CallError, EndDetails) {
+    stop.ended.cancel();
+    report.step = Some(stop.step);
+    let details = EndDetails {
+        stopped: Some((stop.step, now.saturating_duration_since(stop.asked_at))),
+        ..EndDetails::default()
+    };
+    let cancelled = |reason, report| CallError::Cancelled(Cancelled::new(reason, Some(report)));
+    let error = match stop.reason {
+        StopReason::Timeout => CallError::TimedOut(TimedOut::Run(report)),
+        StopReason::Cancel(reason) => cancelled(reason, report),
+        StopReason::Shutdown => cancelled("the pool was shut down".to_owned(), report),
+        StopReason::Memory => CallError::Crashed(report),
+    };
+    (error, details)
+}
