@@ -3,6 +3,8 @@
 //!
 //! Programs use the crate `brigade`, which has all of this under its own name.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod entry;
 #[cfg(test)]
 mod fuzz;
