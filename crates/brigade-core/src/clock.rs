@@ -39,8 +39,7 @@ impl BootTime {
     }
 
     /// How much time has passed since an earlier moment.
-    #[cfg(feature = "redis")]
-    pub(crate) fn since(self, earlier: Self) -> Duration {
+    pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 

@@ -21,9 +21,11 @@ pub mod remote;
 mod wire;
 mod worker;
 
+#[cfg(feature = "remote")]
+use brigade_core::printable;
 use brigade_core::{
     address, attempt_report, call, codec, context, error, event, job_context, outcome, payload,
-    policy, printable, progress, refused, registry, retry, sync, task, traceparent,
+    policy, progress, refused, registry, retry, sync, task, traceparent,
 };
 use brigade_runtime::shutdown;
 

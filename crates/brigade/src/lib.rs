@@ -73,7 +73,6 @@ use brigade_core::{
     attempt_report, call, clock, codec, context, error, finding, flow, job, job_context, limits,
     outcome, progress, registry, retry, schedule, sync, task, to_job, traceparent, why,
 };
-#[cfg(feature = "broker")]
 use brigade_runtime::shutdown;
 
 pub use brigade_macros::{main, task};

@@ -25,8 +25,8 @@ use super::keys::key;
 use super::nodes::Nodes;
 use super::reach::Target;
 use crate::clock::BootTime;
-use crate::process::own_name;
 use crate::sync::lock;
+use brigade_runtime::owner::own_name;
 
 /// Behind the name of a holder that announced itself.
 pub(super) const ANNOUNCED: char = '+';

@@ -28,10 +28,10 @@ use super::presence::{HolderPresence, channel};
 use super::reach::{Connection, Target};
 use super::server_time::ServerTimes;
 use crate::error::{Error, ErrorKind};
-use crate::process::own_name;
 use crate::retry::jitter;
 use crate::shutdown::Scope;
 use crate::sync::lock;
+use brigade_runtime::owner::own_name;
 
 /// Before connecting again.
 const PAUSE: Duration = Duration::from_millis(200);
