@@ -1,7 +1,7 @@
 //! The pool's side of the comparison with other pools: one JSON line per result, as their programs
 //! print it.
 //!
-//!     cargo bench --bench compare -- [--seconds S] [--rounds N] [workload ...]
+//!     cargo bench -p brigade-bench --bench compare -- [--seconds S] [--rounds N] [workload ...]
 //!
 //! runs the workloads named, or all, one after the other, N times over. The peer `machine` is what
 //! the machine itself can do. `scripts/bench` runs this next to the others and makes a table.
@@ -25,7 +25,7 @@ use self::jobs::{Filled, Kept, Place};
 use self::load::{Result, Victims, blocking_noop, digest, noop, two_workers};
 use self::machine::{Memcpy, PingPong};
 
-/// In the order in which they run: what a figure is divided by stands next to it.
+/// In the order in which they run; the figure that another one is divided by is next to it.
 const WORKLOADS: [(&str, &str); 32] = [
     ("machine", "pingpong"),
     ("brigade", "noop-1"),

@@ -1,11 +1,10 @@
-//! What a call costs each of the processes that have to do with it: CPU time and switches. They
-//! hardly depend on who else is busy on the machine, as the time of a call does.
+//! CPU time and context switches of a call in each process that takes part. They depend less on
+//! other programs of the machine than the time of a call does.
 //!
 //!     cargo bench -p brigade-bench --bench costs [-- --seconds S] [--rounds N]
 //!     [--slots N]
 //!
-//! The workload of P4 and P13, local and over TCP in turns: twenty callers, 3 KiB and its MD5, two
-//! workers.
+//! The workload, local and over TCP in turns: twenty callers, 3 KiB and its MD5, two workers.
 
 mod elsewhere;
 #[expect(dead_code, reason = "workloads of other benches")]

@@ -8,7 +8,7 @@ use tokio::runtime::Builder;
 
 use crate::load::Result;
 
-/// What this program is started with to be a host.
+/// The argument with which this program is started to be a host.
 const HOST: &str = "--brigade-host";
 const KEY: &str = "brigade-key-WgrGPrviZ3enH9xDfqjNDCnxsR2SKpjNpf0uOhOozfoxfsms";
 
@@ -22,7 +22,7 @@ pub(crate) fn enter_if_host() -> Result<()> {
         );
         let credentials = Credentials::key(KEY)?;
         let host = remote::serve(url, credentials).workers(2).slots(slots);
-        // One thread is enough for what a host does itself, and wakes nobody.
+        // One thread is enough for the host's own work, and needs no wake-up of another.
         Builder::new_current_thread()
             .enable_all()
             .build()?

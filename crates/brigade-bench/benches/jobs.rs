@@ -20,15 +20,15 @@ use crate::server;
 /// Arguments of a no-op.
 pub(crate) const PAYLOAD: &str = "[]";
 const NOTHING: [(); 0] = [];
-/// Jobs of one push in bulk, and of one raw transaction beside it.
+/// Jobs of one push in bulk, and rows of the raw transaction that it is compared with.
 pub(crate) const BULK: usize = 1000;
-/// Jobs that a consumer holds, and rows of one raw transaction beside it.
+/// Jobs that a consumer holds, and rows of the raw transaction that it is compared with.
 pub(crate) const PREFETCH: usize = 100;
 /// Tasks that push at the same time.
 pub(crate) const PUSHERS: usize = 64;
 
-/// A directory on the disk that the build is on, or that `BENCH_DIR` names: the system's own for
-/// such things may be in memory.
+/// A directory on the disk of the build, or in `BENCH_DIR`: the system's temporary directory may be
+/// in memory.
 pub(crate) fn on_disk() -> io::Result<TempDir> {
     let place = std::env::var_os("BENCH_DIR").unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into());
     tempfile::tempdir_in(place)
@@ -323,7 +323,7 @@ fn tell_start() {
     let now = clock_gettime(ClockId::Monotonic);
     let mut out = io::stdout().lock();
     let told = writeln!(out, "{}{:09}", now.tv_sec, now.tv_nsec).and_then(|()| out.flush());
-    told.expect("somebody listens");
+    told.expect("the benchmark reads this output");
 }
 
 /// This very program as a consumer.

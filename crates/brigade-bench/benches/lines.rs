@@ -1,4 +1,4 @@
-//! What the sides of a workload count, and how they tell it.
+//! What the sides of a workload count, and the lines that report it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -12,10 +12,10 @@ use crate::tasks;
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// A test of what should take milliseconds ends the program after this.
+/// A call that should take milliseconds ends the program after this time.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a call of nothing gives.
+/// The result of a no-op.
 pub(crate) trait Right: Send + 'static {
     /// Ends the program if it is not what it should be.
     fn check(self);
@@ -124,7 +124,7 @@ pub(crate) enum Victims {
     /// The one of two workers that answered last.
     LastOfTwo,
     BothOfTwo,
-    /// The only worker, beside which a spare stands by.
+    /// The only worker; a spare worker is ready.
     OneWithSpare,
 }
 

@@ -2,8 +2,7 @@
 //!
 //!     cargo bench -p brigade-bench --bench pool [-- filter]
 //!
-//! With the feature, the workloads that P13 compares are also run on a host that joined over
-//! loopback TCP.
+//! Some workloads also run on a remote host that joined over loopback TCP.
 //!
 //! `scripts/bench` compares with other pools.
 

@@ -1,12 +1,12 @@
-//! Calls and jobs over RabbitMQ beside plain `lapin` and an `amqplib` pair on the same server
-//! (P11): one JSON line per result.
+//! Calls and jobs over RabbitMQ, compared with plain `lapin` and a pair of `amqplib` programs on the
+//! same server: one JSON line per result.
 //!
-//!     cargo bench --features rabbitmq --bench rabbitmq -- [--seconds S] [--rounds N] [--peers
-//!     DIRECTORY] [workload ...]
+//!     cargo bench -p brigade-bench --bench rabbitmq -- [--seconds S] [--rounds N]
+//!     [--peers DIRECTORY] [workload ...]
 //!
 //! `--peers` names the directory of the Node programs of `scripts/bench.d`, with their modules;
 //! without it there is no `amqplib`. Each side of a workload is a process of its own: the one that
-//! serves is started first and told to end when the other is done. The peers take turns, each for
+//! serves starts first and is stopped when the other has finished. The peers take turns, each for
 //! its part of the time.
 
 #![expect(
@@ -32,7 +32,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 
 /// Calls and pushes under way.
 const IN_FLIGHT: usize = 256;
-/// Held by a worker that consumes.
+/// Prefetch of a consumer.
 const PREFETCH: usize = 250;
 /// Parts of the time of each.
 const TURNS: u32 = 5;

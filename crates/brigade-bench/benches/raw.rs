@@ -1,6 +1,5 @@
-//! What the same disk can do for a job queue with plain SQLite and nothing around it: the rows of a
-//! queue, the two indexes that no queue can do without, and as many rows in a transaction as group
-//! commit would gather.
+//! Plain SQLite on the same disk: the rows of a queue, the two indexes that every queue needs, and as
+//! many rows in a transaction as Brigade gathers.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

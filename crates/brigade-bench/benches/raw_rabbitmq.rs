@@ -1,5 +1,4 @@
-//! Plain `lapin` as somebody writes it who knows it: nothing is awaited that need not be, acks go
-//! together.
+//! Plain `lapin` as an expert writes it: it awaits only what it must, and sends acks together.
 //!
 //! `lapin` promises what Brigade promises: requests and answers are confirmed, and answers wait in
 //! a queue that outlives its connection, acked. `lapin-durable` has them persistent besides, as
@@ -78,7 +77,7 @@ fn persistent(is_persistent: bool) -> BasicProperties {
     }
 }
 
-/// Adds two numbers for whoever asks, until standard input ends.
+/// Serves calls that add two numbers, until standard input ends.
 #[expect(
     clippy::disallowed_methods,
     reason = "a benchmark spawns as its user would"
@@ -351,8 +350,8 @@ pub(crate) async fn fill(url: &str, queue: &str, count: u64) -> Result<()> {
     Ok(())
 }
 
-/// Jobs taken and acked per second, each ack by itself, as whoever runs them beside one another
-/// acks them.
+/// Jobs taken and acked per second, with an ack for each, as a consumer that runs jobs concurrently
+/// does.
 #[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth")]
 pub(crate) async fn consume(url: &str, queue: &str, prefetch: usize, count: u64) -> Result<f64> {
     let connection = connect(url).await?;

@@ -198,7 +198,7 @@ fn recover(both: bool) -> Result<Duration> {
     let (data, hex) = md5(bytes(3072, 1));
     let start = Instant::now();
     for victim in victims {
-        // SAFETY: plain system call; the process is a child of ours which nobody has waited for.
+        // SAFETY: plain system call; the process is a child that was not waited for.
         ensure(
             unsafe { libc::kill(victim as libc::pid_t, libc::SIGKILL) } == 0,
             "kill failed",
