@@ -101,49 +101,49 @@ def number(value, unit=""):
     return f"{value:,.{digits}f}" + (f" {unit}" if unit else "")
 
 
-def bars(figures):
-    """Rows of (bar, what, figure, wanted, reached)."""
+def targets(figures):
+    """Rows of (what, figure, target, whether it is reached)."""
     ours = lambda workload: ("brigade", workload)
     machine = lambda workload: ("machine", workload)
 
-    def at_least(bar, what, ratio, wanted):
-        return (bar, what, ratio and f"{ratio:.2f}x", f">= {wanted}x", ratio and ratio >= wanted)
+    def at_least(what, ratio, wanted):
+        return (what, ratio and f"{ratio:.2f}x", f">= {wanted}x", ratio and ratio >= wanted)
 
-    def at_most(bar, what, ratio, wanted):
-        return (bar, what, ratio and f"{ratio:.2f}x", f"<= {wanted}x", ratio and ratio <= wanted)
+    def at_most(what, ratio, wanted):
+        return (what, ratio and f"{ratio:.2f}x", f"<= {wanted}x", ratio and ratio <= wanted)
 
-    def below(bar, what, workload, wanted, unit):
+    def below(what, workload, wanted, unit):
         value = figures.of("brigade", workload)
-        return (bar, what, value is not None and number(value, unit), f"<= {number(wanted, unit)}", value is not None and value <= wanted)
+        return (what, value is not None and number(value, unit), f"<= {number(wanted, unit)}", value is not None and value <= wanted)
 
-    yield at_least("P1", "no-op, 1,000 in flight / `spawn_blocking`", figures.ratio(ours("noop-1000"), machine("spawn_blocking-1000")), 1)
+    yield at_least("no-op, 1,000 in flight / `spawn_blocking`", figures.ratio(ours("noop-1000"), machine("spawn_blocking-1000")), 1)
     yield at_least(
-        "P1", "the same / `spawn_blocking` limited to two threads", figures.ratio(ours("noop-1000"), machine("spawn_blocking-1000-2")), 1
+        "the same / `spawn_blocking` limited to two threads", figures.ratio(ours("noop-1000"), machine("spawn_blocking-1000-2")), 1
     )
     for peer in ("workerpool", "piscina", "python-executor"):
-        yield at_least("P1", f"the same / {dict(PEERS)[peer]}", figures.ratio(ours("noop-1000"), (peer, "noop-1000")), 30)
-    yield at_most("P2", "no-op, one in flight / raw ping-pong", figures.ratio(ours("noop-1"), machine("pingpong")), 1.15)
-    yield below("P2", "CPU of an idle pool with two workers, per second", "idle-cpu", 2000, "us")
-    yield at_least("P4", "3 KiB with MD5, one slot / MD5 of one core", figures.ratio(ours("md5-3k-1"), machine("md5-1core")), 0.3)
-    yield at_least("P4", "3 KiB with MD5, ten slots / MD5 of one core", figures.ratio(ours("md5-3k-10"), machine("md5-1core")), 0.8)
-    yield at_most("P6", "cold start of two workers / spawn of a small program", figures.ratio(ours("cold"), machine("spawn")), 3)
-    yield at_most("P6", "SIGKILL of one of two workers to next answer / spawn", figures.ratio(ours("recover"), machine("spawn")), 3)
-    yield at_most("P6", "SIGKILL of both workers to next answer / spawn", figures.ratio(ours("recover-both"), machine("spawn")), 3)
-    yield below("P6", "SIGKILL of the only worker to next answer, with a spare", "recover-spare", 1, "ms")
-    yield below("P7", "private memory of an idle worker", "idle-memory", 4096, "KiB")
-    yield below("P7", "memory of one of 100,000 waiting calls", "waiting-memory", 1024, "B")
-    yield at_most("P12", "cost of a call, 10,000 queued / 10", figures.ratio(ours("queued-10000"), ours("queued-10")), 1.5)
-    yield at_most("P12", "cost of a call, 64 workers / 1", figures.ratio(ours("workers-64"), ours("workers-1")), 1.5)
-    yield at_least("P8", "jobs pushed from 64 tasks / plain SQLite, 64 rows in a commit", figures.ratio(ours("push-64"), machine("sqlite-push-64")), 0.6)
-    yield at_least("P8", "jobs pushed in bulk / plain SQLite, 1,000 rows in a commit", figures.ratio(ours("push-bulk"), machine("sqlite-push-bulk")), 0.6)
+        yield at_least(f"the same / {dict(PEERS)[peer]}", figures.ratio(ours("noop-1000"), (peer, "noop-1000")), 30)
+    yield at_most("no-op, one in flight / raw ping-pong", figures.ratio(ours("noop-1"), machine("pingpong")), 1.15)
+    yield below("CPU of an idle pool with two workers, per second", "idle-cpu", 2000, "us")
+    yield at_least("3 KiB with MD5, one slot / MD5 of one core", figures.ratio(ours("md5-3k-1"), machine("md5-1core")), 0.3)
+    yield at_least("3 KiB with MD5, ten slots / MD5 of one core", figures.ratio(ours("md5-3k-10"), machine("md5-1core")), 0.8)
+    yield at_most("cold start of two workers / spawn of a small program", figures.ratio(ours("cold"), machine("spawn")), 3)
+    yield at_most("SIGKILL of one of two workers to next answer / spawn", figures.ratio(ours("recover"), machine("spawn")), 3)
+    yield at_most("SIGKILL of both workers to next answer / spawn", figures.ratio(ours("recover-both"), machine("spawn")), 3)
+    yield below("SIGKILL of the only worker to next answer, with a spare", "recover-spare", 1, "ms")
+    yield below("private memory of an idle worker", "idle-memory", 4096, "KiB")
+    yield below("memory of one of 100,000 waiting calls", "waiting-memory", 1024, "B")
+    yield at_most("cost of a call, 10,000 queued / 10", figures.ratio(ours("queued-10000"), ours("queued-10")), 1.5)
+    yield at_most("cost of a call, 64 workers / 1", figures.ratio(ours("workers-64"), ours("workers-1")), 1.5)
+    yield at_least("jobs pushed from 64 tasks / plain SQLite, 64 rows in a commit", figures.ratio(ours("push-64"), machine("sqlite-push-64")), 0.6)
+    yield at_least("jobs pushed in bulk / plain SQLite, 1,000 rows in a commit", figures.ratio(ours("push-bulk"), machine("sqlite-push-bulk")), 0.6)
     for workload, place in (("cycle-pool", "in a pool"), ("cycle-in-process", "in process")):
-        yield at_least("P8", f"push, run a no-op {place}, ack / plain SQLite, 100 rows in a commit", figures.ratio(ours(workload), machine("sqlite-cycle")), 0.6)
+        yield at_least(f"push, run a no-op {place}, ack / plain SQLite, 100 rows in a commit", figures.ratio(ours(workload), machine("sqlite-cycle")), 0.6)
     for workload, what in (("push-64", "jobs pushed from 64 tasks"), ("cycle-in-process", "push, run a no-op in process, ack"), ("cycle-pool", "the same in a pool")):
         peer = "push-64" if workload == "push-64" else "cycle-in-process"
-        yield at_least("P8", f"{what} / apalis", figures.ratio(ours(workload), ("apalis", peer)), 50)
-    yield at_most("P9", "push to start in another process that waits / wake of a process and a commit", figures.ratio(ours("idle-start"), machine("wake-and-commit")), 2)
-    yield below("P9", "the same, median", "idle-start", 2000, "us")
-    yield at_most("P12", "cost of a job, 1,000,000 in its queue / 10", figures.ratio(ours("jobs-1000000"), ours("jobs-10")), 1.5)
+        yield at_least(f"{what} / apalis", figures.ratio(ours(workload), ("apalis", peer)), 50)
+    yield at_most("push to start in another process that waits / wake of a process and a commit", figures.ratio(ours("idle-start"), machine("wake-and-commit")), 2)
+    yield below("the same, median", "idle-start", 2000, "us")
+    yield at_most("cost of a job, 1,000,000 in its queue / 10", figures.ratio(ours("jobs-1000000"), ours("jobs-10")), 1.5)
     on_redis = {
         "redis-push-64": ("scripts-push-64", "jobs pushed to Redis from 64 tasks"),
         "redis-push-bulk": ("scripts-push-bulk", "jobs pushed to Redis in bulk"),
@@ -151,23 +151,23 @@ def bars(figures):
         "redis-cycle-in-process": ("scripts-cycle", "push to Redis, run a no-op in process, ack"),
     }
     for workload, (raw, what) in on_redis.items():
-        yield at_least("P10", f"{what} / plain scripts", figures.ratio(ours(workload), machine(raw)), 0.6)
+        yield at_least(f"{what} / plain scripts", figures.ratio(ours(workload), machine(raw)), 0.6)
         peer = workload.replace("pool", "in-process")
         for name, wanted in (("bullmq", 5), ("bullmq-rust", 5), ("bee-queue", 3)):
-            yield at_least("P10", f"{what} / {dict(PEERS)[name]}", figures.ratio(ours(workload), (name, peer)), wanted)
+            yield at_least(f"{what} / {dict(PEERS)[name]}", figures.ratio(ours(workload), (name, peer)), wanted)
     on_rabbitmq = {
         "rpc-256": "calls over RabbitMQ, 256 in flight",
         "push-256": "confirmed pushes to RabbitMQ, 256 tasks",
         "consume-250": "run and acknowledged from RabbitMQ, 250 held",
     }
     for workload, what in on_rabbitmq.items():
-        yield at_least("P11", f"{what} / plain lapin", figures.ratio(ours(workload), ("lapin", workload)), 0.85)
+        yield at_least(f"{what} / plain lapin", figures.ratio(ours(workload), ("lapin", workload)), 0.85)
     durable = figures.ratio(("brigade-durable", "rpc-256"), ("lapin-durable", "rpc-256"))
-    yield at_least("P11", "durable calls over RabbitMQ, 256 in flight / plain lapin, persistent too", durable, 0.85)
-    yield at_least("P11", "calls over RabbitMQ, 256 in flight / amqplib, which confirms nothing", figures.ratio(ours("rpc-256"), ("amqplib", "rpc-256")), 1.5)
-    yield at_most("P12", "cost of a job on Redis, 1,000,000 in its queue / 10", figures.ratio(ours("redis-jobs-1000000"), ours("redis-jobs-10")), 1.5)
-    yield below("P14", "clean release build of a small program", "build", 90, "s")
-    yield below("P14", "crates of that build", "crates", 119, "")
+    yield at_least("durable calls over RabbitMQ, 256 in flight / plain lapin, persistent too", durable, 0.85)
+    yield at_least("calls over RabbitMQ, 256 in flight / amqplib, which confirms nothing", figures.ratio(ours("rpc-256"), ("amqplib", "rpc-256")), 1.5)
+    yield at_most("cost of a job on Redis, 1,000,000 in its queue / 10", figures.ratio(ours("redis-jobs-1000000"), ours("redis-jobs-10")), 1.5)
+    yield below("clean release build of a small program", "build", 90, "s")
+    yield below("crates of that build", "crates", 119, "")
 
 
 def compared_table(figures, workloads):
@@ -264,16 +264,20 @@ def main():
     out = [
         "# Benchmarks",
         "",
-        f"Measured by `scripts/bench --rounds {options.rounds} --seconds {options.seconds}` on {machine_facts()}. Each round runs the",
-        "machine's own figures, Brigade and the other pools in turn; a figure is the median of the rounds, a ratio the median of the",
-        "rounds' own ratios. Every answer is checked. All pools have two workers; what else was set, and what each workload does,",
-        "stands in [`scripts/bench.d/README.md`](../scripts/bench.d/README.md). Brigade has 512 slots for the thousand no-ops and",
-        "its defaults otherwise. Absolute figures are this machine's; ratios travel better, and on a machine with two busy CPUs even",
-        "they move by a fifth from run to run.",
+        f"Measured by `scripts/bench --rounds {options.rounds} --seconds {options.seconds}` on {machine_facts()}.",
+        "",
+        "- Each round runs the machine's own figures, Brigade and the other pools in turn. A figure is the",
+        "  median of the rounds, a ratio the median of the rounds' own ratios. Every answer is checked.",
+        "- All pools have two workers. [`scripts/bench.d/README.md`](../scripts/bench.d/README.md) describes",
+        "  the workloads and the settings of each peer. Brigade has 512 slots for the 1,000 no-ops and its",
+        "  defaults otherwise.",
+        "- Absolute figures are those of this machine. Ratios can be compared between machines, but with two",
+        "  busy CPUs they differ by a fifth from run to run.",
+        "- [performance.md](performance.md) explains the targets that are missed.",
         "",
         "## Brigade and other pools",
         "",
-        "In parentheses: how many times better Brigade is.",
+        "Brigade's figures are bold. In parentheses: how many times better Brigade is.",
         "",
         *compared_table(figures, COMPARED),
         "",
@@ -286,9 +290,9 @@ def main():
         if svg:
             (images / f"{workload}.svg").write_text(svg)
             out += [f"![{title}](benchmarks/{workload}.svg)", ""]
-    out += ["## The bars", "", "| bar | what | figure | wanted | reached |", "|---|---|---:|---:|---|"]
-    for bar, what, figure, wanted, reached in bars(figures):
-        out.append(f"| {bar} | {what} | {figure or 'not measured'} | {wanted} | {'' if not figure else 'yes' if reached else '**no**'} |")
+    out += ["## Targets", "", "| what | figure | target | reached |", "|---|---:|---:|---|"]
+    for what, figure, wanted, reached in targets(figures):
+        out.append(f"| {what} | {figure or 'not measured'} | {wanted} | {'' if not figure else 'yes' if reached else '**no**'} |")
     out += ["", "## Every figure of Brigade and the machine", "", *all_figures(figures), ""]
     out += [f"<!-- kept: {line} -->" for line in kept]
     document.write_text("\n".join(out).rstrip() + "\n")
