@@ -15,7 +15,7 @@ static GREETING: Mutex<Option<&str>> = Mutex::new(None);
 
 #[task]
 fn greet(name: String) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
-    match *GREETING.lock().expect("nobody panics with it") {
+    match *GREETING.lock().expect("no holder panics") {
         Some(greeting) => Ok(format!("{greeting}, {name}")),
         // Another worker, which has loaded its greeting, should take this.
         None => Err(Pass::new("no greeting yet").into()),
@@ -36,14 +36,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         workers.push(tokio::spawn(worker.run_until(pending::<()>())));
     }
 
-    // On its way from here on; the workers pass it until one can greet.
+    // The call starts here; the workers pass it until one can greet.
     let waiting = broker.call(greet("Ada".into()).wait_out_passes());
 
     // In a deployment each process does this when its data has changed; the broker lets them take
     // turns.
     for (number, handle) in (1..).zip(&handles) {
         handle
-            .reload(async { *GREETING.lock().expect("nobody panics with it") = Some("hello") })
+            .reload(async { *GREETING.lock().expect("no holder panics") = Some("hello") })
             .await?;
         println!("worker {number} has loaded");
     }

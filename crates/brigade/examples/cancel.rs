@@ -1,5 +1,4 @@
-//! Anything can be stopped, and you are told how it went: the receipt of a cancel, the report
-//! of a kill.
+//! Anything can be stopped: a cancel returns a receipt, a kill a report.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a worker may do to itself without hurting anybody else.
+//! Crashes of workers, and the reports that callers get. The other calls are not affected.
 
 #![expect(unconditional_recursion, reason = "the stack overflow that is shown")]
 

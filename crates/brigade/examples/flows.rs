@@ -32,7 +32,7 @@ fn sum(parts: Vec<u64>) -> u64 {
     parts.into_iter().sum()
 }
 
-/// Fails until somebody has mended what it needs.
+/// Fails until the file that it needs exists.
 #[task]
 fn load(file: String) -> Result<u64, Failure> {
     let text = std::fs::read_to_string(&file)

@@ -1,4 +1,4 @@
-//! A task tells how far it is while it runs, with a payload of its own type.
+//! A task reports progress while it runs, with a payload of its own type.
 
 use std::time::Duration;
 

@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // What does not fit is refused with a kind.
     let unknown = pool
-        .call(Call::<Value>::json("no_such_task", &json!([])))
+        .call(Call::<Value>::json("unknown", &json!([])))
         .await;
     println!(
         "unknown task refused: {}",

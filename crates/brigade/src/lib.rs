@@ -1,6 +1,6 @@
 //! Brigade runs functions in worker processes that may crash, hang or leak without hurting anything
-//! else. Anything that runs can be stopped, and every call that gives no value tells how it ended
-//! and what it cost.
+//! else. Anything that runs can be stopped, and the error of a call says how it ended and what it
+//! cost.
 //!
 //! ```no_run
 //! use brigade::{Pool, task};
