@@ -40,9 +40,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     // What does not fit is refused with a kind.
-    let unknown = pool
-        .call(Call::<Value>::json("unknown", &json!([])))
-        .await;
+    let unknown = pool.call(Call::<Value>::json("unknown", &json!([]))).await;
     println!(
         "unknown task refused: {}",
         unknown.is_err_and(|e| e.rejected() == Some(ErrorKind::UnknownTask))
