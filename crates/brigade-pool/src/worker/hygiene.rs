@@ -2,9 +2,8 @@
 //!
 //! After each attempt of a worker with one slot, once its answer is on its way, the state of the
 //! process is compared with that before the first attempt. A worker that was changed begins nothing
-//! more and is replaced, so that no later task sees the change. The table "What a task may change"
-//! in `docs/workers.md` lists what is compared. Workers with many slots are not checked: there,
-//! attempts share the process by choice.
+//! more and is replaced, so that no later task sees the change. `docs/workers.md` lists what is
+//! compared. Workers with many slots are not checked: there, attempts share the process by choice.
 //!
 //! A full look costs about 20 us, a quick one 5. That is little compared with an attempt of more
 //! than [`SHORT`], and nothing where attempts are rare. Only in a burst of short attempts, without
