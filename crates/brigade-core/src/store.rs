@@ -91,7 +91,11 @@ pub trait JobStore: Send + Sync {
 
     /// Settles leases. One outcome per settlement, in order; the outer error means that none of
     /// them was stored.
-    fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Result<Settled, Error>>>;
+    ///
+    /// The caller keeps its share of each settlement for another try. A consumer settles each
+    /// attempt by itself, as soon as it ends: a store that combines what arrives at about the same
+    /// time is the only place that does so.
+    fn settle(&self, settlements: Vec<Arc<Settlement>>) -> Reply<'_, Vec<Result<Settled, Error>>>;
 
     /// Removes every job of a queue that waits; how many they were.
     fn purge<'a>(&'a self, queue: &'a str) -> Reply<'a, u64>;

@@ -321,12 +321,12 @@ impl Lease {
 
     async fn settle(&self, ending: Ending) -> Result<Settled, Error> {
         let ending = ending.bounded();
-        let settlement = Settlement {
+        let settlement = Arc::new(Settlement {
             id: self.leased.id.clone(),
             token: self.leased.token,
             ending,
             answer: None,
-        };
+        });
         self.cancels
             .store()
             .settle(vec![settlement])

@@ -222,7 +222,7 @@ impl JobStore for RabbitMq {
         Box::pin(async move { self.0.lease(ask).await })
     }
 
-    fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Result<Settled, Error>>> {
+    fn settle(&self, settlements: Vec<Arc<Settlement>>) -> Reply<'_, Vec<Result<Settled, Error>>> {
         Box::pin(async move { self.0.settle(settlements).await })
     }
 

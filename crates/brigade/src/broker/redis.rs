@@ -264,7 +264,7 @@ impl JobStore for Redis {
         })
     }
 
-    fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Result<Settled, Error>>> {
+    fn settle(&self, settlements: Vec<Arc<Settlement>>) -> Reply<'_, Vec<Result<Settled, Error>>> {
         Box::pin(async move {
             let mut answers: Vec<_> = settlements.iter().map(|_| Ok(Settled::Stale)).collect();
             let only_extends = settlements

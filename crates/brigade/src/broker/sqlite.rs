@@ -136,7 +136,7 @@ impl JobStore for Sqlite {
         Box::pin(self.lease_patiently(Arc::new(ask)))
     }
 
-    fn settle(&self, settlements: Vec<Settlement>) -> Reply<'_, Vec<Result<Settled, Error>>> {
+    fn settle(&self, settlements: Vec<Arc<Settlement>>) -> Reply<'_, Vec<Result<Settled, Error>>> {
         Box::pin(
             self.thread
                 .run(OperationAccess::Write(Synced::Now), move |store| {

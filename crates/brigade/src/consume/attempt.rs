@@ -125,6 +125,7 @@ impl RunningConsumer {
     /// Takes a job into our hands and has its attempt begin: here, so that attempts stand in the
     /// pool's queue in the order of their leases.
     pub(super) fn attend(self: &Arc<Self>, leased: Leased, permit: OwnedSemaphorePermit) {
+        let leased = Arc::new(leased);
         let (hold, unsettled) = (self.hold(&leased), self.control.begin());
         let attempt = catch_unwind(AssertUnwindSafe(|| self.begin(&leased)))
             .unwrap_or_else(|panic| Attempt::Panicked(text_of(&*panic)));
@@ -167,7 +168,7 @@ impl RunningConsumer {
         self.lease - self.lease / 6
     }
 
-    fn begin(&self, leased: &Leased) -> Attempt {
+    fn begin(&self, leased: &Arc<Leased>) -> Attempt {
         if leased.lost >= self.losses_max {
             let text = format!(
                 "its lease ended {} times without a word of its holder, which died or hung: it is \
@@ -189,7 +190,7 @@ impl RunningConsumer {
         }
     }
 
-    fn work_of(&self, leased: &Leased) -> Result<Work, Error> {
+    fn work_of(&self, leased: &Arc<Leased>) -> Result<Work, Error> {
         Ok(match &self.handler {
             Some(handler) => Work::Handler(Box::new(handler.begin(leased, job_context(leased)?))),
             None => Work::Call(Box::new(self.call_of(leased)?)),
@@ -265,7 +266,7 @@ impl RunningConsumer {
     async fn see_through(
         self: &Arc<Self>,
         attempt: Attempt,
-        leased: Leased,
+        leased: Arc<Leased>,
         hold: Hold,
         mut permit: OwnedSemaphorePermit,
     ) {

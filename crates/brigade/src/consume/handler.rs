@@ -208,9 +208,9 @@ impl Handler {
     }
 
     /// Begins to handle a job.
-    pub(super) fn begin(&self, leased: &Leased, context: JobContext) -> Handled {
+    pub(super) fn begin(&self, leased: &Arc<Leased>, context: JobContext) -> Handled {
         let job = LeasedJob {
-            leased: Arc::new(leased.clone()),
+            leased: Arc::clone(leased),
             context: Arc::new(context),
             cancel: Cancel::default(),
         };

@@ -132,17 +132,17 @@ impl RunningConsumer {
         let mut next = usual();
         loop {
             sleep(next).await;
-            let mut queues: HashMap<Box<str>, (Vec<u64>, Vec<Settlement>)> = HashMap::new();
+            let mut queues: HashMap<Box<str>, (Vec<u64>, Vec<Arc<Settlement>>)> = HashMap::new();
             for (number, held) in &*lock(&self.held) {
                 let (numbers, settlements) = queues.entry(held.queue.clone()).or_default();
                 numbers.push(*number);
                 let ending = Ending::Extend(self.lease);
-                settlements.push(Settlement {
+                settlements.push(Arc::new(Settlement {
                     id: held.id.clone(),
                     token: held.token,
                     ending,
                     answer: None,
-                });
+                }));
             }
             let renewing = join_all(
                 queues
@@ -160,7 +160,7 @@ impl RunningConsumer {
     }
 
     /// `false` if another try soon may come to more.
-    async fn renew_together(&self, numbers: Vec<u64>, settlements: Vec<Settlement>) -> bool {
+    async fn renew_together(&self, numbers: Vec<u64>, settlements: Vec<Arc<Settlement>>) -> bool {
         let until = BootTime::now().later(self.trusted());
         match self.store.settle(settlements).await {
             Ok(renewed) => {

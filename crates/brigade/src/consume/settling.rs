@@ -1,8 +1,9 @@
-//! Telling the broker how an attempt ended.
+//! Settlements: how the consumer tells the broker the end of an attempt.
 //!
 //! Each settlement goes to the broker at once and by itself; stores put together what arrives at
 //! about the same time. One that does not come through is tried again for as long as its lease can
 //! be kept: it stays held, so it is renewed, and it gives up its place, so that other jobs go on.
+//! The store shares it with its tries, so none of them copies a result.
 //! Tries of one consumer fall on the same moments, so that their store sees them together.
 
 use std::sync::{Arc, OnceLock};
@@ -50,12 +51,12 @@ impl RunningConsumer {
             Ending::Cancelled { .. } => |served| &mut served.cancelled,
             _ => |served| &mut served.failed,
         };
-        let settlement = Settlement {
+        let settlement = Arc::new(Settlement {
             id: leased.id.clone(),
             token: leased.token,
             ending: ending.bounded(),
             answer,
-        };
+        });
         let settled = self.tell_broker(settlement, hold, permit).await;
         let accepted = matches!(settled, Some(Settled::Accepted(_)));
         self.note_settled(leased, accepted);
@@ -78,7 +79,7 @@ impl RunningConsumer {
     /// `None` if the broker cannot be told.
     async fn tell_broker(
         &self,
-        mut settlement: Settlement,
+        mut settlement: Arc<Settlement>,
         hold: &Hold,
         permit: OwnedSemaphorePermit,
     ) -> Option<Settled> {
@@ -102,11 +103,12 @@ impl RunningConsumer {
             if is_for_good(&error) {
                 tracing::error!(job = %settlement.id, %error, "the broker does not take how a job \
                     ended");
-                settlement = Settlement {
-                    ending: instead(settlement.ending, &error)?,
+                settlement = Arc::new(Settlement {
+                    id: settlement.id.clone(),
+                    token: settlement.token,
+                    ending: instead(&settlement.ending, &error)?,
                     answer: None,
-                    ..settlement
-                };
+                });
                 continue;
             }
             if failures == 0 {
@@ -135,10 +137,10 @@ impl RunningConsumer {
 
     async fn try_to_tell(
         &self,
-        settlement: &Settlement,
+        settlement: &Arc<Settlement>,
         place: &mut Place,
     ) -> Result<Settled, Error> {
-        let mut telling = self.store.settle(vec![settlement.clone()]);
+        let mut telling = self.store.settle(vec![Arc::clone(settlement)]);
         let told = match timeout(PATIENCE, &mut telling).await {
             Ok(told) => told,
             Err(_) => {
@@ -175,14 +177,14 @@ impl RunningConsumer {
                 reason,
                 after: Duration::ZERO,
             };
-            let settlement = Settlement {
+            let settlement = Arc::new(Settlement {
                 id: leased.id,
                 token: leased.token,
                 ending,
                 answer: None,
-            };
+            });
             loop {
-                match self.store.settle(vec![settlement.clone()]).await {
+                match self.store.settle(vec![Arc::clone(&settlement)]).await {
                     Ok(_) => return self.control.count(|served| &mut served.given_back),
                     Err(error) if error.kind() == ErrorKind::Closed => return,
                     Err(_) => sleep(pause()).await,
@@ -208,7 +210,7 @@ fn is_for_good(error: &Error) -> bool {
 }
 
 /// What to tell a broker that does not take an ending, as that is too large for it.
-fn instead(ending: Ending, error: &Error) -> Option<Ending> {
+fn instead(ending: &Ending, error: &Error) -> Option<Ending> {
     match ending {
         Ending::Ack(Some(_)) => Some(Ending::DeadLetter(format!(
             "it is done, but its result could not be stored: {error}"
@@ -220,11 +222,11 @@ fn instead(ending: Ending, error: &Error) -> Option<Ending> {
             advice,
             policy,
         } => Some(Ending::Fail {
-            kind,
-            reason,
+            kind: *kind,
+            reason: reason.clone(),
             report: None,
-            advice,
-            policy,
+            advice: *advice,
+            policy: *policy,
         }),
         _ => None,
     }

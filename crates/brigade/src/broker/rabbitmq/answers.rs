@@ -110,7 +110,7 @@ impl Answers {
     pub(super) async fn give(
         &self,
         asked: &BasicProperties,
-        outcome: Result<Box<str>, Answer>,
+        outcome: Result<&str, Answer>,
     ) -> Result<(), Error> {
         match self.hand_over(asked, outcome).await {
             Some(told) => told.await.map(drop).map_err(|_| dropped()),
@@ -123,7 +123,7 @@ impl Answers {
     pub(super) async fn hand_over(
         &self,
         asked: &BasicProperties,
-        outcome: Result<Box<str>, Answer>,
+        outcome: Result<&str, Answer>,
     ) -> Option<oneshot::Receiver<Published>> {
         let (request, told) = answer(asked, outcome, self.storage.payload_bytes_max())?.watched();
         self.publisher.send(request).await;
@@ -332,7 +332,7 @@ fn is_direct(queue: &str) -> bool {
 /// The answer to a request; `None` if the request names no queue for it.
 fn answer(
     asked: &BasicProperties,
-    outcome: Result<Box<str>, Answer>,
+    outcome: Result<&str, Answer>,
     bytes_max: usize,
 ) -> Option<PublishRequest> {
     let outcome = outcome.and_then(|result| {
@@ -346,7 +346,7 @@ fn answer(
     });
     let mut headers = FieldTable::default();
     let body = match outcome {
-        Ok(result) => result.into_string().into_bytes(),
+        Ok(result) => result.as_bytes().to_vec(),
         Err(answer) => {
             headers.insert(
                 ERROR.into(),

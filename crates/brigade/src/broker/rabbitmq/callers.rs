@@ -34,14 +34,14 @@ impl RabbitMqCore {
     }
 
     /// Ends the leases of calls that gave a value; one answer for each.
-    pub(super) async fn end_answered(
-        &self,
-        answered: Vec<(HeldDelivery, Option<Box<str>>)>,
-    ) -> Vec<Result<(), Error>> {
+    pub(super) async fn end_answered(&self, answered: Vec<Ends>) -> Vec<Result<(), Error>> {
         let mut under_way = Vec::with_capacity(answered.len());
-        for (held, result) in answered {
-            let result = Ok(result.unwrap_or_else(|| "null".into()));
-            let told = self.answers.hand_over(&held.envelope.properties, result);
+        for (held, settlement) in answered {
+            let outcome = match &settlement.ending {
+                Ending::Ack(Some(result)) => Ok(&**result),
+                _ => Ok("null"),
+            };
+            let told = self.answers.hand_over(&held.envelope.properties, outcome);
             let told = told.await;
             under_way.push((held, told));
         }
@@ -61,25 +61,26 @@ impl RabbitMqCore {
     /// Ends a lease of a call.
     pub(super) async fn end_call(&self, mut ends: Ends) -> Result<(), Error> {
         self.pass_on(&mut ends).await;
-        let (token, held, ending, answer) = ends;
+        let (held, settlement) = ends;
+        let (token, answer) = (settlement.token, || settlement.answer.as_deref().cloned());
         let rejected = |reason: &str| Answer::rejected(ErrorKind::Unsupported, reason);
-        let outcome = match &ending {
-            Ending::Ack(result) => Ok(result.clone().unwrap_or_else(|| "null".into())),
+        let outcome = match &settlement.ending {
+            Ending::Ack(result) => Ok(result.as_deref().unwrap_or("null")),
             Ending::Cancelled { reason, report, .. } => {
                 let cancelled = Cancelled::new(reason.clone(), report.clone());
                 Err(Answer::of(&CallError::Cancelled(cancelled)))
             }
-            Ending::DeadLetter(reason) => {
-                Err(answer.map_or_else(|| rejected(reason), |answer| *answer))
-            }
-            Ending::Fail { reason, .. } => match self.afterlife(&held.envelope, &ending)? {
-                Some(message) if !matches!(message.0, QueueKind::Dead(_)) => {
-                    return self.call_goes_on(token, held, message).await;
+            Ending::DeadLetter(reason) => Err(answer().unwrap_or_else(|| rejected(reason))),
+            Ending::Fail { reason, .. } => {
+                match self.afterlife(&held.envelope, &settlement.ending)? {
+                    Some(message) if !matches!(message.0, QueueKind::Dead(_)) => {
+                        return self.call_goes_on(token, held, message).await;
+                    }
+                    _ => Err(answer().unwrap_or_else(|| Answer::failed(reason))),
                 }
-                _ => Err(answer.map_or_else(|| Answer::failed(reason), |answer| *answer)),
-            },
+            }
             Ending::GiveBack { .. } | Ending::Extend(_) => {
-                let Some(message) = self.afterlife(&held.envelope, &ending)? else {
+                let Some(message) = self.afterlife(&held.envelope, &settlement.ending)? else {
                     return Ok(());
                 };
                 return self.call_goes_on(token, held, message).await;

@@ -199,13 +199,13 @@ impl Passes {
 impl RabbitMqCore {
     /// What a worker passed goes on as its passes say. What was fetched by hand has no worker, and
     /// nothing spins with it but that hand.
-    pub(super) async fn pass_on(&self, (_, held, ending, answer): &mut Ends) {
+    pub(super) async fn pass_on(&self, (held, settlement): &mut Ends) {
         let is_call = held.envelope.is_call();
         if let Ending::GiveBack {
             kind,
             reason,
             after,
-        } = ending
+        } = &settlement.ending
             && (*kind == AttemptKind::Passed || (*kind == AttemptKind::Unserved && is_call))
             && held.delivery.subscription != 0
         {
@@ -219,17 +219,24 @@ impl RabbitMqCore {
             };
             match passes.on_pass(&self.name_of(&held.delivery), reason, present, rounds) {
                 Next::Again(pause) => {
-                    *after = pause.max(*after);
+                    let ending = Ending::GiveBack {
+                        kind: *kind,
+                        reason: reason.clone(),
+                        after: pause.max(*after),
+                    };
+                    Arc::make_mut(settlement).ending = ending;
                     passes.put_on(&mut held.envelope);
                 }
                 Next::Over(reasons) => {
-                    if *kind == AttemptKind::Unserved && answer.is_some() {
-                        *ending = Ending::DeadLetter(std::mem::take(reason));
+                    if *kind == AttemptKind::Unserved && settlement.answer.is_some() {
+                        let ending = Ending::DeadLetter(reason.clone());
+                        Arc::make_mut(settlement).ending = ending;
                         return;
                     }
                     let error = CallError::Passed(reasons);
-                    *answer = Some(Box::new(Answer::of(&error)));
-                    *ending = Ending::DeadLetter(error.to_string());
+                    let settlement = Arc::make_mut(settlement);
+                    settlement.answer = Some(Box::new(Answer::of(&error)));
+                    settlement.ending = Ending::DeadLetter(error.to_string());
                 }
             }
         }

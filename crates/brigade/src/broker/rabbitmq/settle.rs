@@ -22,37 +22,29 @@ use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, AttemptRecord};
 use crate::policy::{Charged, ChargedEnd, NEXT_TOO_LATE, NoRetry, RetryDecision, RetryRule};
 use crate::retry::jitter;
-use crate::store::{Answer, Ending, Settled, Settlement};
+use crate::store::{Ending, Settled, Settlement};
 
-/// A lease that is being ended.
-pub(super) type Ends = (i64, HeldDelivery, Ending, Option<Box<Answer>>);
+/// A lease that is being ended, and by which settlement.
+pub(super) type Ends = (HeldDelivery, Arc<Settlement>);
 
 impl RabbitMqCore {
     /// Ends or extends leases. What has been begun is done even if the future is dropped.
     pub(super) async fn settle(
         self: &Arc<Self>,
-        settlements: Vec<Settlement>,
+        settlements: Vec<Arc<Settlement>>,
     ) -> Result<Vec<Result<Settled, Error>>, Error> {
         let now = self.now_after(Instant::now());
         let mut answers: Vec<_> = settlements.iter().map(|_| Ok(Settled::Stale)).collect();
         let (mut places, mut ends) = (Vec::new(), Vec::new());
-        for (
-            place,
-            Settlement {
-                id,
-                token,
-                ending,
-                answer,
-            },
-        ) in settlements.into_iter().enumerate()
-        {
-            if let Ending::Extend(time) = ending {
-                if self.leases.table().extend(&id, token, now, time) {
+        for (place, settlement) in settlements.into_iter().enumerate() {
+            let (id, token) = (&settlement.id, settlement.token);
+            if let Ending::Extend(time) = settlement.ending {
+                if self.leases.table().extend(id, token, now, time) {
                     answers[place] = Ok(Settled::Accepted(None));
                 }
-            } else if let Some(held) = self.leases.table().let_go(&id, token, now) {
+            } else if let Some(held) = self.leases.table().let_go(id, token, now) {
                 places.push(place);
-                ends.push((token, held, ending, answer));
+                ends.push((held, settlement));
             }
         }
         if ends.is_empty() {
@@ -78,7 +70,7 @@ impl RabbitMqCore {
     pub(super) async fn end_all(self: &Arc<Self>, ends: Vec<Ends>) -> Vec<Result<(), Error>> {
         let marks: Vec<_> = ends
             .iter()
-            .filter_map(|(_, held, _, _)| held.envelope.mark())
+            .filter_map(|(held, _)| held.envelope.mark())
             .collect();
         self.leases.table().begin(&marks);
         let ended = self.end_each(ends).await;
@@ -89,12 +81,11 @@ impl RabbitMqCore {
     async fn end_each(self: &Arc<Self>, ends: Vec<Ends>) -> Vec<Result<(), Error>> {
         let (mut answered, mut calls, mut jobs) = (Vec::new(), Vec::new(), Vec::new());
         for (place, ends) in ends.into_iter().enumerate() {
-            match ends {
-                (_, held, Ending::Ack(result), _) if held.envelope.is_call() => {
-                    answered.push((place, (held, result)))
-                }
-                (_, ref held, ..) if held.envelope.is_call() => calls.push((place, ends)),
-                _ => jobs.push((place, ends)),
+            let (held, settlement) = &ends;
+            match settlement.ending {
+                _ if !held.envelope.is_call() => jobs.push((place, ends)),
+                Ending::Ack(_) => answered.push((place, ends)),
+                _ => calls.push((place, ends)),
             }
         }
         let answering = async {
@@ -128,8 +119,8 @@ impl RabbitMqCore {
         }
         let (mut messages, mut of) = (Vec::new(), Vec::new());
         let mut outcomes: Vec<Result<(), Error>> = Vec::with_capacity(ends.len());
-        for (place, (_, held, ending, _)) in ends.iter().enumerate() {
-            match self.afterlife(&held.envelope, ending) {
+        for (place, (held, settlement)) in ends.iter().enumerate() {
+            match self.afterlife(&held.envelope, &settlement.ending) {
                 Ok(message) => {
                     outcomes.push(Ok(()));
                     if let Some(message) = message {
@@ -146,9 +137,9 @@ impl RabbitMqCore {
             }
         }
         let mut over = Vec::with_capacity(ends.len());
-        for (place, (token, held, _, _)) in ends.into_iter().enumerate() {
+        for (place, (held, settlement)) in ends.into_iter().enumerate() {
             if outcomes[place].is_err() {
-                self.hold_again(token, held);
+                self.hold_again(settlement.token, held);
             } else {
                 over.push((place, held));
             }

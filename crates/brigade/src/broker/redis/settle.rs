@@ -1,6 +1,7 @@
 //! Settlements, and changes of jobs and queues.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use redis::Value;
 
@@ -54,7 +55,7 @@ impl Link {
     /// Settlements by their queues. An id of another broker holds no lease here, and is left out.
     pub(super) async fn sort<'a>(
         &self,
-        settlements: &'a [Settlement],
+        settlements: &'a [Arc<Settlement>],
     ) -> Result<BTreeMap<&'a str, Endings>, Error> {
         let mut queues: BTreeMap<&str, Endings> = BTreeMap::new();
         let mut failed = self.failed_jobs(settlements).await?;
@@ -100,7 +101,7 @@ impl Link {
     /// What is known of the jobs whose attempts failed, by the places of their settlements.
     async fn failed_jobs(
         &self,
-        settlements: &[Settlement],
+        settlements: &[Arc<Settlement>],
     ) -> Result<HashMap<usize, FailedJob>, Error> {
         let mut pipeline = redis::pipe();
         let mut places = Vec::new();

@@ -5,6 +5,7 @@
 //! and one that fails is undone alone. What becomes of a failed job is decided by `policy`; here it
 //! is stored, with the job's history, and its dependents go on (`flow`).
 
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use rusqlite::{Row, params};
@@ -33,7 +34,7 @@ impl Store<'_> {
     /// Ends leases. Each has its own answer: one that cannot be settled holds up no other.
     pub(super) fn settle_all(
         &self,
-        settlements: &[Settlement],
+        settlements: &[Arc<Settlement>],
     ) -> Result<Vec<Result<Settled, Error>>, Error> {
         let what = "settle jobs";
         self.execute(what, "SAVEPOINT settlements", &[])?;

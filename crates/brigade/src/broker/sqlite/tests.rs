@@ -272,13 +272,15 @@ async fn a_settlement_that_fails_holds_up_no_other() {
             SELECT RAISE(ABORT, 'not this one'); END",
         )
         .await;
-    let settlement = |leased: &Leased| Settlement {
-        id: leased.id.clone(),
-        token: leased.token,
-        ending: Ending::Ack(None),
-        answer: None,
+    let settlement = |leased: &Leased| {
+        Arc::new(Settlement {
+            id: leased.id.clone(),
+            token: leased.token,
+            ending: Ending::Ack(None),
+            answer: None,
+        })
     };
-    let settlements: Vec<Settlement> = came.leased.iter().map(settlement).collect();
+    let settlements: Vec<Arc<Settlement>> = came.leased.iter().map(settlement).collect();
     let answers = opened
         .run(move |store| store.settle_all(&settlements))
         .await;

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::super::RabbitMqCore;
 use super::super::lease_table::HeldDelivery;
 use crate::job::AttemptKind;
-use crate::store::Ending;
+use crate::store::{Ending, Settlement};
 
 /// Leases are looked at so often at least.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -52,7 +52,13 @@ impl RabbitMqCore {
         let lost = |(token, mut held): (i64, HeldDelivery)| {
             let envelope = Arc::make_mut(&mut held.envelope);
             envelope.lost = envelope.lost.saturating_add(1);
-            (token, held, ending(), None)
+            let settlement = Settlement {
+                id: held.envelope.id.clone(),
+                token,
+                ending: ending(),
+                answer: None,
+            };
+            (held, Arc::new(settlement))
         };
         let expired: Vec<_> = expired.into_iter().map(lost).collect();
         if expired.is_empty() {
