@@ -6,7 +6,6 @@
 //! the more share one sync. What only looks goes together too, in a transaction that takes no lock;
 //! if it finds that it has to write, it goes first in the next one that may. See `transactions`.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,7 +15,11 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::config::SqliteConfig;
 use super::file::{BUSY_TIMEOUT, File, wait_for_lock};
+use super::operation::{
+    Operation, OperationAccess, OperationBatch, OperationQueue, PendingOperation, gone,
+};
 use super::schema;
+use super::sql_error::sql_error;
 use super::store::Store;
 use super::transactions::Transactions;
 use crate::clock::Clock;
@@ -35,102 +38,6 @@ pub(super) struct DbThread {
     is_file_lost: Arc<AtomicBool>,
 }
 
-/// What an operation does to the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum OperationAccess {
-    /// It only looks.
-    Look,
-    Write(Synced),
-    /// It writes, and wants to know first which holders of leases are gone.
-    HandOut {
-        sync: Synced,
-        /// It looks before it writes, and writes only if there is something to do.
-        looks_first: bool,
-        /// The holders are looked for now, and not only now and then.
-        at_once: bool,
-    },
-}
-
-/// When what an operation did must be on the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Synced {
-    /// Before its caller gets the answer, if the file's `synchronous` is `full`.
-    Now,
-    /// With the next commit that is synced: the write-ahead log keeps their order. For leases:
-    /// power loss ends all of them anyway, and whether a job without a settlement was ever leased
-    /// makes no difference then. The end of a process loses nothing.
-    Later,
-}
-
-impl OperationAccess {
-    pub(super) fn is_look(self) -> bool {
-        matches!(
-            self,
-            Self::Look
-                | Self::HandOut {
-                    looks_first: true,
-                    ..
-                }
-        )
-    }
-
-    pub(super) fn sync(self) -> Synced {
-        match self {
-            Self::Look => Synced::Later,
-            Self::Write(sync) | Self::HandOut { sync, .. } => sync,
-        }
-    }
-}
-
-/// A question to the store, with its answer and its caller.
-pub(super) trait Operation: Send {
-    fn access(&self) -> OperationAccess;
-
-    /// From now on it writes without looking first.
-    fn insist(&mut self);
-
-    /// Runs within a transaction, once more if that was undone; `false` if it failed.
-    fn run(&mut self, store: &Store<'_>) -> bool;
-
-    /// Answers the caller once it is known whether the transaction holds.
-    fn tell(self: Box<Self>, committed: Result<(), Error>);
-}
-
-struct PendingOperation<F, R> {
-    question: F,
-    access: OperationAccess,
-    answer: Option<Result<R, Error>>,
-    reply: oneshot::Sender<Result<R, Error>>,
-}
-
-impl<F, R> Operation for PendingOperation<F, R>
-where
-    F: Fn(&Store<'_>) -> Result<R, Error> + Send,
-    R: Send,
-{
-    fn access(&self) -> OperationAccess {
-        self.access
-    }
-
-    fn insist(&mut self) {
-        if let OperationAccess::HandOut { looks_first, .. } = &mut self.access {
-            *looks_first = false;
-        }
-    }
-
-    fn run(&mut self, store: &Store<'_>) -> bool {
-        self.answer.insert((self.question)(store)).is_ok()
-    }
-
-    fn tell(self: Box<Self>, committed: Result<(), Error>) {
-        let Self { answer, reply, .. } = *self;
-        // The caller may have stopped waiting.
-        reply
-            .send(committed.and_then(|()| answer.unwrap_or_else(|| Err(gone()))))
-            .ok();
-    }
-}
-
 impl DbThread {
     pub(super) async fn open(config: SqliteConfig, clock: Clock) -> Result<Self, Error> {
         let (operations, inbox) = mpsc::channel(OPERATIONS_MAX);
@@ -144,10 +51,7 @@ impl DbThread {
                     let transactions = Transactions::new(connection, clock, &config, file);
                     serve(
                         transactions,
-                        &mut OperationQueue {
-                            inbox,
-                            next: VecDeque::new(),
-                        },
+                        &mut OperationQueue::new(inbox),
                         answerer.as_ref(),
                         &changed,
                         &lost,
@@ -189,65 +93,20 @@ impl DbThread {
     ) -> Result<R, Error> {
         let (reply, answer) = oneshot::channel();
         self.operations
-            .send(Box::new(PendingOperation {
-                question,
-                access,
-                answer: None,
-                reply,
-            }))
+            .send(Box::new(PendingOperation::new(access, question, reply)))
             .await
             .map_err(|_| gone())?;
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 }
 
-fn gone() -> Error {
-    Error::new(ErrorKind::Closed, "ask a broker whose thread has ended")
-}
-
 fn open(config: &SqliteConfig) -> Result<(Connection, File), Error> {
     let mut connection = schema::open(config, BUSY_TIMEOUT)?;
     connection
         .busy_handler(Some(wait_for_lock))
-        .map_err(|e| schema::error("set up the database", e))?;
+        .map_err(|e| sql_error("set up the database", e))?;
     let file = File::of(config.path.as_deref());
     Ok((connection, file))
-}
-
-/// What waits for the thread.
-pub(super) struct OperationQueue {
-    inbox: mpsc::Receiver<Box<dyn Operation>>,
-    /// Were taken out, and did not fit.
-    next: VecDeque<Box<dyn Operation>>,
-}
-
-impl OperationQueue {
-    /// Waits for an operation; `None` when there will be no more.
-    fn first(&mut self) -> Option<Box<dyn Operation>> {
-        self.next.pop_front().or_else(|| self.inbox.blocking_recv())
-    }
-
-    /// The next one, if it waits already and fits.
-    pub(super) fn more(
-        &mut self,
-        fits: impl FnOnce(OperationAccess) -> bool,
-    ) -> Option<Box<dyn Operation>> {
-        let next = self
-            .next
-            .pop_front()
-            .or_else(|| self.inbox.try_recv().ok())?;
-        if fits(next.access()) {
-            return Some(next);
-        }
-        self.next.push_front(next);
-        None
-    }
-
-    /// Puts one back that looked and has to write.
-    pub(super) fn put_back(&mut self, mut operation: Box<dyn Operation>) {
-        operation.insist();
-        self.next.push_back(operation);
-    }
 }
 
 /// Lives until the last [`DbThread`] is dropped.
@@ -306,7 +165,7 @@ fn answerer() -> Option<mpsc::Sender<FinishedTransaction>> {
 
 /// A transaction that has ended. Dropping it answers the callers.
 struct FinishedTransaction {
-    batch: Vec<Box<dyn Operation>>,
+    batch: OperationBatch,
     committed: Result<(), Error>,
     changed: Option<Arc<Notify>>,
 }
@@ -352,6 +211,7 @@ fn refuse_all(inbox: &mut OperationQueue, lost: &Error) {
 mod tests {
     use std::sync::mpsc;
 
+    use super::super::operation::Synced;
     use super::*;
     use crate::broker::sqlite::config::Safety;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rusqlite::ToSql;
 use rusqlite::types::{Null, ToSqlOutput, ValueRef};
 
-use super::schema;
+use super::sql_error::sql_error;
 use super::sql_value::SqlValue;
 use super::store::{Now, Store, code, millis, no_room, wall_millis};
 use crate::error::{Error, ErrorKind};
@@ -58,7 +58,7 @@ impl Sql for &Store<'_> {
             while rows.next()?.is_some() {}
             Ok(number)
         };
-        run().map_err(|e| schema::error(what, e))
+        run().map_err(|e| sql_error(what, e))
     }
 }
 

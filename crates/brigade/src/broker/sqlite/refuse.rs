@@ -8,6 +8,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::config::{beside, log_of};
+use super::sql_error::sql_error;
 use crate::error::{Error, ErrorKind};
 
 /// Looks at the files before SQLite does.
@@ -81,7 +82,7 @@ fn length(path: &Path) -> u64 {
 pub(super) fn lost_tables(connection: &Connection, tables: i64) -> Result<(), Error> {
     let read = |pragma: &str| connection.query_row(pragma, [], |row| row.get::<_, i64>(0));
     let used = || Ok(read("PRAGMA page_count")? - read("PRAGMA freelist_count")?);
-    let used = used().map_err(|e| super::schema::error("read the database's size", e))?;
+    let used = used().map_err(|e| sql_error("read the database's size", e))?;
     if tables == 0 && used > 1 {
         let text = format!(
             "open a file of {used} pages in use that has no tables: it is damaged; restore a copy, \

@@ -14,6 +14,7 @@ use rustix::fs::{FileType, Mode};
 use super::config::{Safety, SqliteConfig};
 use super::file::LOG_BYTES_MAX;
 use super::refuse;
+use super::sql_error::sql_error;
 use crate::error::{Error, ErrorKind};
 
 /// `BRGD`: by this people and file(1) know a file that we made (`PRAGMA application_id`). An
@@ -141,8 +142,10 @@ pub(super) fn open(config: &SqliteConfig, busy: Duration) -> Result<Connection, 
     }
     let connection = match &config.path {
         Some(path) => Connection::open_with_flags(path, flags)
-            .map_err(|e| error(&format!("open {}", path.display()), e))?,
-        None => Connection::open_in_memory().map_err(|e| error("open a database in memory", e))?,
+            .map_err(|e| sql_error(&format!("open {}", path.display()), e))?,
+        None => {
+            Connection::open_in_memory().map_err(|e| sql_error("open a database in memory", e))?
+        }
     };
     prepare(&connection, config.safety, busy, config.path.is_some())?;
     migrate(&connection, config.shared)?;
@@ -165,7 +168,7 @@ fn prepare(
     busy: Duration,
     in_file: bool,
 ) -> Result<(), Error> {
-    let set = |e| error("set up the database", e);
+    let set = |e| sql_error("set up the database", e);
     connection.busy_timeout(busy).map_err(set)?;
     if in_file {
         let mode = use_wal(connection, busy).map_err(set)?;
@@ -216,7 +219,7 @@ fn use_wal(connection: &Connection, busy: Duration) -> rusqlite::Result<String> 
 }
 
 fn migrate(connection: &Connection, shared: bool) -> Result<(), Error> {
-    let read = |e| error("read the database's version", e);
+    let read = |e| sql_error("read the database's version", e);
     connection.execute_batch("BEGIN IMMEDIATE").map_err(read)?;
     let migrated = migrate_within(connection, shared);
     let end = if migrated.is_ok() {
@@ -226,13 +229,13 @@ fn migrate(connection: &Connection, shared: bool) -> Result<(), Error> {
     };
     connection
         .execute_batch(end)
-        .map_err(|e| error("bring the database up to date", e))?;
+        .map_err(|e| sql_error("bring the database up to date", e))?;
     migrated?;
     forget_old_boots(connection)
 }
 
 fn migrate_within(connection: &Connection, shared: bool) -> Result<(), Error> {
-    let read = |e| error("read the database's version", e);
+    let read = |e| sql_error("read the database's version", e);
     let tables: i64 = connection
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .map_err(read)?;
@@ -244,7 +247,7 @@ fn migrate_within(connection: &Connection, shared: bool) -> Result<(), Error> {
         );
         return Err(Error::new(ErrorKind::Unsupported, text));
     };
-    let write = |e| error("bring the database up to date", e);
+    let write = |e| sql_error("bring the database up to date", e);
     if version == 0 && tables > 0 && !shared {
         let text = "open a database with tables of another program: to keep jobs in the same \
             file, open it as sqlite:app.db?shared=true";
@@ -274,7 +277,7 @@ fn migrate_within(connection: &Connection, shared: bool) -> Result<(), Error> {
 /// The version of the tables; 0 if there are none. It stands in a table of ours, because the file,
 /// and so its `user_version`, may be an application's own.
 pub(super) fn version(connection: &Connection) -> Result<usize, Error> {
-    let read = |e| error("read the database's version", e);
+    let read = |e| sql_error("read the database's version", e);
     let sql = "SELECT count(*) FROM sqlite_schema WHERE name IN ('brigade_facts', 'brigade_jobs')";
     let known: i64 = connection
         .query_row(sql, [], |row| row.get(0))
@@ -330,47 +333,5 @@ fn forget_old_boots(connection: &Connection) -> Result<(), Error> {
         )?;
         Ok(())
     };
-    forget().map_err(|e| error("look for leases of an earlier boot", e))
-}
-
-/// A commit that failed. Where the disk failed, it is not known what of it is there.
-pub(super) fn commit_error(source: rusqlite::Error) -> Error {
-    let is_uncertain = source.sqlite_error_code() == Some(ErrorCode::SystemIoFailure);
-    if is_uncertain {
-        let text = "commit: the disk failed; whether this was stored is not known, and nothing \
-            more is until the file is opened again";
-        return Error::new(ErrorKind::Os, text)
-            .with_source(source)
-            .uncertain();
-    }
-    error("commit", source)
-}
-
-/// An error of SQLite, with a sentence for people.
-pub(super) fn error(what: &str, source: rusqlite::Error) -> Error {
-    let (kind, hint) = match source.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => (
-            ErrorKind::Timeout,
-            "another process holds the file; try again",
-        ),
-        Some(ErrorCode::DiskFull) => (
-            ErrorKind::Os,
-            "the disk is full; nothing of this was stored",
-        ),
-        Some(ErrorCode::ReadOnly) => (
-            ErrorKind::Os,
-            "the file or its directory cannot be written to",
-        ),
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => (
-            ErrorKind::Os,
-            "the file is damaged or no database; restore a copy, or recover it with sqlite3's \
-                .recover",
-        ),
-        Some(ErrorCode::CannotOpen) => (
-            ErrorKind::Os,
-            "the file cannot be opened; does its directory exist?",
-        ),
-        _ => (ErrorKind::Os, "the database refused"),
-    };
-    Error::new(kind, format!("{what}: {hint}")).with_source(source)
+    forget().map_err(|e| sql_error("look for leases of an earlier boot", e))
 }

@@ -13,8 +13,8 @@ use tokio::time::sleep;
 
 use super::Sqlite;
 use super::budget::{StepBudget, limit_of, pause_after};
-use super::db_thread::{OperationAccess, Synced};
 use super::flow::{DependencyResult, EndedJob};
+use super::operation::{OperationAccess, Synced};
 use super::store::Store;
 use crate::error::Error;
 use crate::limits::Limits;

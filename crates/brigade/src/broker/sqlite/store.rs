@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-use super::schema;
+use super::sql_error::sql_error;
 use crate::clock::{BootTime, Clock};
 use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobState};
@@ -151,7 +151,7 @@ impl Store<'_> {
         #[cfg(test)]
         super::tests::count_statement();
         let run = || self.connection.prepare_cached(sql)?.execute(values);
-        run().map_err(|e| schema::error(what, e))
+        run().map_err(|e| sql_error(what, e))
     }
 
     pub(super) fn rows<T>(
@@ -169,7 +169,7 @@ impl Store<'_> {
                 .query_map(values, read)?
                 .collect::<rusqlite::Result<Vec<T>>>()
         };
-        run().map_err(|e| schema::error(what, e))
+        run().map_err(|e| sql_error(what, e))
     }
 
     pub(super) fn row<T>(
@@ -187,7 +187,7 @@ impl Store<'_> {
                 .query_row(values, read)
                 .optional()
         };
-        run().map_err(|e| schema::error(what, e))
+        run().map_err(|e| sql_error(what, e))
     }
 }
 

@@ -8,8 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::budget::SWEEP_ROWS;
 use super::config::{Safety, SqliteConfig};
-use super::db_thread::{DbThread, OperationAccess, Synced};
+use super::db_thread::DbThread;
 use super::hand_out::HandedOut;
+use super::operation::{OperationAccess, Synced};
+use super::sql_error::sql_error;
 use super::*;
 use crate::store::{Ending, QueueSet, Queues};
 
@@ -61,7 +63,7 @@ impl TestFile {
             store
                 .connection
                 .execute_batch(sql)
-                .map_err(|e| schema::error("prepare a test", e))
+                .map_err(|e| sql_error("prepare a test", e))
         })
         .await;
     }

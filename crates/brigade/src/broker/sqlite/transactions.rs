@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::config::{Safety, SqliteConfig};
-use super::db_thread::{Operation, OperationAccess, OperationQueue, Synced};
 use super::disk_reserve::DiskReserve;
 use super::file::File;
-use super::schema;
+use super::operation::{Operation, OperationAccess, OperationBatch, OperationQueue, Synced};
+use super::sql_error::{commit_error, sql_error};
 use super::store::{ConnectionCache, Now, Store};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
@@ -25,8 +25,6 @@ use crate::error::{Error, ErrorKind};
 const BATCH_MAX: usize = 1024;
 /// A transaction takes no further operation after this time, for the same reason.
 const GATHER_MAX: Duration = Duration::from_millis(5);
-
-type OperationBatch = Vec<Box<dyn Operation>>;
 
 pub(super) struct Transactions {
     connection: Connection,
@@ -223,7 +221,7 @@ impl Transactions {
             .and_then(|mut statement| statement.execute([]));
         committed
             .map(drop)
-            .map_err(schema::commit_error)
+            .map_err(commit_error)
             .inspect_err(|_| self.undo())
     }
 
@@ -245,7 +243,7 @@ impl Transactions {
             };
             self.connection
                 .execute_batch(pragma)
-                .map_err(|e| schema::error("set up a transaction", e))?;
+                .map_err(|e| sql_error("set up a transaction", e))?;
         }
         Ok(())
     }
@@ -255,6 +253,6 @@ impl Transactions {
             .connection
             .prepare_cached(sql)
             .and_then(|mut statement| statement.execute([]));
-        executed.map(drop).map_err(|e| schema::error(what, e))
+        executed.map(drop).map_err(|e| sql_error(what, e))
     }
 }
