@@ -16,23 +16,29 @@
 mod arguments;
 mod check;
 mod fault;
-mod heirs;
+mod hand_out;
+mod holder_checks;
 mod keys;
 mod line;
 mod link;
+mod listed_queues;
 mod listing;
 mod look;
-mod looks;
+mod next_tick;
 mod nodes;
+mod open_queues;
 mod presence;
+mod probe;
 mod push;
-mod queue;
 mod reach;
+mod reply;
 mod schedules;
+mod script_error;
 mod scripts;
 mod server_time;
 mod settle;
 mod stage;
+mod takeover;
 mod url;
 mod wake;
 
@@ -47,9 +53,10 @@ use futures_util::stream::FuturesUnordered;
 use redis::Value;
 use tokio::time::{sleep, sleep_until};
 
+use self::hand_out::LeaseAnswer;
 use self::link::Link;
-use self::push::{Push, Stored};
-use self::queue::LeaseAnswer;
+use self::push::{Push, StoredPush};
+use self::script_error::is_incoming;
 use self::settle::{Endings, settled};
 use self::wake::Wake;
 use super::Convoy;
@@ -95,7 +102,7 @@ pub(super) struct Redis {
     link: Arc<Link>,
     wake: Wake,
     /// By queue.
-    pushes: Convoy<Push, Result<Stored, Error>>,
+    pushes: Convoy<Push, Result<StoredPush, Error>>,
     endings: Convoy<Endings, Result<Vec<Value>, Error>>,
     /// Extensions of leases. They wait for no replica: one that is away must not end long attempts.
     extensions: Convoy<Endings, Result<Vec<Value>, Error>>,
@@ -105,7 +112,7 @@ pub(super) async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn JobStore>
     let link = Arc::new(Link::connect(url, clock).await?);
     let wake = Wake::start(
         Arc::clone(link.nodes()),
-        Arc::clone(&link.looks),
+        Arc::clone(&link.open),
         Arc::clone(&link.times),
         Arc::clone(&link.presence),
     )?;
@@ -234,7 +241,7 @@ impl JobStore for Redis {
                 let push = self.link.prepare(&first.queue, &jobs).await?;
                 let weight = push.weight();
                 match self.pushes.ask(&first.queue, push, weight).await? {
-                    Err(error) if push::is_incoming(&error) && tries < TRIES => {
+                    Err(error) if is_incoming(&error) && tries < TRIES => {
                         self.link.merge_all(&jobs).await?
                     }
                     stored => return stored.map(|stored| Link::outcomes(&jobs, stored)),

@@ -1,6 +1,7 @@
 //! Arguments of a script, all in one piece: a batch has thousands.
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use redis::{RedisWrite, ToRedisArgs};
 
@@ -46,4 +47,12 @@ impl ToRedisArgs for Arguments {
     fn num_of_args(&self) -> usize {
         self.ends.len()
     }
+}
+
+/// A time as scripts take it.
+pub(super) fn millis(duration: Duration) -> u64 {
+    // Larger ones than the server's numbers can hold.
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX)
+        .min(1 << 50)
 }

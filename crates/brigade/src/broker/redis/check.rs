@@ -158,7 +158,7 @@ impl Link {
         } else if waiting > 0 && of(&[JobState::Leased]) == 0 {
             let (since, _): (u64, u64) = self.ask("ask for the time", &cmd("TIME")).await?;
             // As `why.lua` counts them.
-            let moved = super::queue::millis(self.clock_moved().0);
+            let moved = super::arguments::millis(self.clock_moved().0);
             let correction = self.times.correction_at(key(queue, "").as_bytes()).await;
             let since = (since.saturating_sub(ASKED_WITHIN.as_secs()) * 1000)
                 .saturating_add(moved)

@@ -1,5 +1,6 @@
 //! Names of keys, and ids: `emails/17` outside, the number with leading zeros within its queue.
 
+use crate::error::{Error, ErrorKind};
 use crate::job::JobId;
 
 /// The list of queues, the one key that is no queue's.
@@ -23,4 +24,23 @@ pub(super) fn parts_of(id: &JobId) -> Option<(&str, String)> {
         && number.len() <= ID_DIGITS
         && number.bytes().all(|b| b.is_ascii_digit());
     is_number.then(|| (queue, format!("{number:0>ID_DIGITS$}")))
+}
+
+/// A brace in a queue's name would end the hash tag of its keys.
+pub(super) fn check_name(queue: &str) -> Result<(), Error> {
+    if queue.contains(['{', '}']) {
+        return Err(Error::new(
+            ErrorKind::BadOption,
+            format!("name a queue {queue:?} on Redis: a name has no braces"),
+        ));
+    }
+    Ok(())
+}
+
+/// An id that no job has, for what is asked about ids of other brokers.
+pub(super) fn no_such(id: &JobId) -> Error {
+    Error::new(
+        ErrorKind::BadOption,
+        format!("look for job {id}: ids of this broker look like emails/17"),
+    )
 }

@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 use redis::{Arg, Cmd, FromRedisValue, Pipeline, RedisError, ToRedisArgs, Value, cmd};
 
 use super::fault::Fault;
-use super::heirs::Holders;
+use super::holder_checks::HolderChecks;
 use super::keys::{QUEUES, key};
-use super::listing::Listed;
-use super::looks::Looks;
+use super::listed_queues::ListedQueues;
+use super::next_tick::NextTick;
 use super::nodes::{Nodes, Purpose, slot_of};
+use super::open_queues::OpenQueues;
 use super::presence::HolderPresence;
 use super::reach::{Connection, Reach};
-use super::schedules::NextTick;
+use super::reply::convert;
 use super::scripts::{self, Lua, with_code};
 use super::server_time::ServerTimes;
 use super::url::{How, Place};
@@ -30,9 +31,9 @@ pub(super) struct Link {
     clock: Clock,
     pub(super) times: Arc<ServerTimes>,
     pub(super) presence: Arc<HolderPresence>,
-    pub(super) listed: Listed,
-    pub(super) looks: Arc<Looks>,
-    pub(super) holders: Holders,
+    pub(super) listed: ListedQueues,
+    pub(super) open: Arc<OpenQueues>,
+    pub(super) holder_checks: HolderChecks,
     pub(super) next_tick: Mutex<Option<NextTick>>,
     /// Cancels of leases of this process, by queue, as they were seen last. Bounded by the leases.
     pub(super) asked_cancels: Mutex<HashMap<Box<str>, Vec<CancelRequest>>>,
@@ -95,9 +96,9 @@ impl Link {
             presence: Arc::default(),
             nodes,
             clock,
-            listed: Listed::default(),
-            looks: Arc::default(),
-            holders: Holders::default(),
+            listed: ListedQueues::default(),
+            open: Arc::default(),
+            holder_checks: HolderChecks::default(),
             next_tick: Mutex::default(),
             asked_cancels: Mutex::default(),
             put_off: Mutex::default(),
@@ -195,7 +196,7 @@ impl Link {
                     pipeline
                         .cmd("WAIT")
                         .arg(wait.replicas)
-                        .arg(super::queue::millis(wait.timeout));
+                        .arg(super::arguments::millis(wait.timeout));
                 }
                 pipeline
             })
@@ -386,17 +387,6 @@ fn key_of(command: &Cmd) -> &[u8] {
         Some(Arg::Simple(key)) => key,
         _ => &[],
     }
-}
-
-pub(super) fn convert<T: FromRedisValue>(
-    what: &str,
-    answer: Value,
-    writes: bool,
-) -> Result<T, Error> {
-    let converted = answer
-        .extract_error()
-        .and_then(|answer| Ok(redis::from_redis_value(answer)?));
-    converted.map_err(|error: RedisError| Fault::sent(error).into_error(what, writes))
 }
 
 /// What a server says of itself, as lines of a name, a colon and a value. A user that may not use

@@ -5,9 +5,7 @@
 //! puts a queue on it from time to time, and a look at all queues takes the empty ones off. If its
 //! node is away, queues of other nodes do not wait for that.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
 
 use redis::cmd;
 
@@ -17,34 +15,6 @@ use super::link::Link;
 use super::scripts;
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
-use crate::sync::lock;
-
-/// Names that are remembered as listed.
-const LISTED_MAX: usize = 20_000;
-/// The server may lose its list, with all that it has.
-const LIST_AGAIN: Duration = Duration::from_secs(10);
-
-/// Queues that this process has put on the list, and when. Bounded.
-#[derive(Default)]
-pub(super) struct Listed(Mutex<HashMap<Box<str>, Instant>>);
-
-impl Listed {
-    fn is_listed(&self, queue: &str) -> bool {
-        lock(&self.0)
-            .get(queue)
-            .is_some_and(|when| when.elapsed() < LIST_AGAIN)
-    }
-
-    fn note(&self, queue: &str) {
-        let mut listed = lock(&self.0);
-        if listed.len() >= LISTED_MAX {
-            listed.retain(|_, when| when.elapsed() < LIST_AGAIN);
-        }
-        if listed.len() < LISTED_MAX {
-            listed.insert(queue.into(), Instant::now());
-        }
-    }
-}
 
 impl Link {
     /// Sees to it that a queue is on the list; says whether it was put there now.

@@ -11,9 +11,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use futures_util::future::{join, join_all};
 use redis::{Value, cmd, pipe};
 
-use super::keys::{QUEUES, id_of, key, parts_of};
+use super::keys::{QUEUES, check_name, id_of, key, no_such, parts_of};
 use super::link::Link;
-use super::queue::{check_name, read};
+use super::reply::read;
 use super::scripts;
 use crate::error::Error;
 use crate::job::{AttemptRecord, JobId, JobInfo, JobOptions, JobState, Parents, Unserved};
@@ -31,7 +31,7 @@ impl Link {
         let after = filter
             .after
             .as_ref()
-            .map(|id| parts_of(id).ok_or_else(|| super::queue::no_such(id)))
+            .map(|id| parts_of(id).ok_or_else(|| no_such(id)))
             .transpose()?;
         let queues = match &filter.queue {
             Some(queue) => vec![queue.to_string()],

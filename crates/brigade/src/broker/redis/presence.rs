@@ -13,7 +13,7 @@
 //! ended for the server either: then the lease ends by its time, as everywhere.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use redis::{Value, cmd, pipe};
@@ -67,6 +67,19 @@ pub(super) struct HolderPresence {
     /// announced itself there.
     standings: Mutex<HashMap<Target, Standing>>,
     absent: Mutex<HashMap<(Target, Box<str>), AbsentHolder>>,
+}
+
+/// The name of this process for people and for the line of free consumers: host and process id.
+pub(super) fn holder() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| {
+        let system = rustix::system::uname();
+        format!(
+            "{}:{}",
+            system.nodename().to_string_lossy(),
+            std::process::id()
+        )
+    })
 }
 
 /// The name of a holder without the mark, and whether it had one.

@@ -6,10 +6,11 @@ use std::time::UNIX_EPOCH;
 
 use redis::Value;
 
-use super::arguments::Arguments;
-use super::keys::{id_of, key};
-use super::link::{Link, convert};
-use super::queue::{check_name, millis};
+use super::arguments::{Arguments, millis};
+use super::keys::{check_name, id_of, key};
+use super::link::Link;
+use super::reply::convert;
+use super::script_error::{duplicate, is_duplicate};
 use super::scripts;
 use crate::error::{Error, ErrorKind};
 use crate::job::{DependentKind, Job, JobOptions};
@@ -27,7 +28,7 @@ pub(super) struct Push {
 }
 
 /// What became of a push.
-pub(super) enum Stored {
+pub(super) enum StoredPush {
     /// The numbers of plain jobs follow this one's.
     From(u64),
     /// Each job's number and whether it is new.
@@ -99,7 +100,7 @@ impl Link {
         &self,
         queue: &str,
         pushes: &[Push],
-    ) -> Vec<Result<Stored, Error>> {
+    ) -> Vec<Result<StoredPush, Error>> {
         let all = |is_plain| pushes.iter().filter(move |push| push.is_plain == is_plain);
         let mut arguments = Arguments::default();
         arguments.push_number(all(true).map(|push| push.jobs as u64).sum::<u64>());
@@ -122,8 +123,8 @@ impl Link {
         );
         let stored = pushes.iter().map(|push| {
             if !push.is_plain {
-                let stored =
-                    convert("push", answers.next().unwrap_or(Value::Nil), true).map(Stored::Each);
+                let stored = convert("push", answers.next().unwrap_or(Value::Nil), true)
+                    .map(StoredPush::Each);
                 return stored.map_err(|e| {
                     if is_duplicate(&e) {
                         duplicate("push a flow", &e)
@@ -136,20 +137,20 @@ impl Link {
             before += push.jobs as u64;
             first.as_ref().map_or_else(
                 |error| Err(error.copy()),
-                |first| Ok(Stored::From(first + place)),
+                |first| Ok(StoredPush::From(first + place)),
             )
         });
         stored.collect()
     }
 
     /// The ids that jobs were given.
-    pub(super) fn outcomes(jobs: &[Job], stored: Stored) -> Vec<PushOutcome> {
+    pub(super) fn outcomes(jobs: &[Job], stored: StoredPush) -> Vec<PushOutcome> {
         match stored {
-            Stored::From(first) => (first..)
+            StoredPush::From(first) => (first..)
                 .zip(jobs)
                 .map(|(number, job)| PushOutcome::New(id_of(&job.queue, &number.to_string())))
                 .collect(),
-            Stored::Each(each) => {
+            StoredPush::Each(each) => {
                 let outcomes = each.into_iter().zip(jobs).map(|((number, is_new), job)| {
                     let id = id_of(&job.queue, &number);
                     if is_new == 1 {
@@ -257,34 +258,4 @@ pub(super) fn fields_of(
         .into_iter()
         .filter_map(|(name, value)| value.map(|value| (name, value)))
         .collect())
-}
-
-/// A script said that a unique key is taken.
-pub(super) fn is_duplicate(error: &Error) -> bool {
-    has_code(error, "DUPLICATE")
-}
-
-/// A script said that a large push has to be moved into its queue first.
-pub(super) fn is_incoming(error: &Error) -> bool {
-    has_code(error, "INCOMING")
-}
-
-/// Whether an error is one of the scripts' own.
-pub(super) fn has_code(error: &Error, code: &str) -> bool {
-    let source = std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<redis::RedisError>());
-    source.is_some_and(|source| source.code() == Some(code))
-}
-
-/// The script names the job.
-pub(super) fn duplicate(what: &str, error: &Error) -> Error {
-    let source = std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<redis::RedisError>());
-    let job = source
-        .and_then(|source| source.detail())
-        .unwrap_or("another");
-    Error::new(
-        ErrorKind::Duplicate,
-        format!("{what}: job {job} has the unique key and is not settled"),
-    )
 }

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 use redis::{Value, cmd, pipe};
 
 use super::arguments::Arguments;
-use super::keys::{id_of, key};
+use super::keys::{check_name, id_of, key};
 use super::link::Link;
-use super::push::{is_incoming, write_fields};
-use super::queue::{check_name, read};
+use super::next_tick::NextTick;
+use super::push::write_fields;
+use super::reply::read;
+use super::script_error::is_incoming;
 use super::scripts;
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
@@ -22,9 +24,6 @@ use crate::sync::lock;
 const SCHEDULES: &str = "brigade:schedules";
 /// Names by when they want to be looked at.
 const TICKS: &str = "brigade:ticks";
-/// So often it is asked at least when the next tick is: another process may have brought a
-/// schedule.
-const ASK_EVERY: Duration = Duration::from_secs(1);
 /// Schedules that one look fires; others are fired by the next.
 const FIRED_MAX: usize = 100;
 /// A schedule that cannot be fired is looked at again after this time: a later version of this
@@ -34,25 +33,15 @@ const PUT_OFF: Duration = Duration::from_secs(60);
 const PUT_OFF_SHORT: Duration = Duration::from_secs(2);
 const PUT_OFF_MAX: usize = 10_000;
 
-/// What was heard of the next tick.
-#[derive(Clone, Copy)]
-pub(super) struct NextTick {
-    asked: Instant,
-    /// How far a test had moved the clock.
-    moved: (Duration, i64),
-    /// In how long it was.
-    next: Option<Duration>,
-}
-
-/// A schedule as it is stored with its queue.
-struct Stored {
+/// A schedule as it is stored with its queue, all in text.
+struct ScheduleRecord {
     queue: String,
     plan: String,
     job: String,
     tick: String,
 }
 
-impl Stored {
+impl ScheduleRecord {
     fn schedule(&self, name: &str) -> Result<Schedule, Error> {
         let unreadable = |e| {
             Error::new(
@@ -104,7 +93,7 @@ impl Link {
                     .plan
                     .after(self.now_at(&schedule.job.queue).await?)?,
             };
-            let new = Stored {
+            let new = ScheduleRecord {
                 queue: schedule.job.queue.to_string(),
                 plan: write(name, &schedule.plan)?,
                 job: write(name, &schedule.job)?,
@@ -165,11 +154,10 @@ impl Link {
     /// is tried again later.
     pub(super) async fn fire_schedules(&self) -> Option<Duration> {
         let clock = self.clock_moved();
-        if let Some(NextTick { asked, moved, next }) = *lock(&self.next_tick)
-            && moved == clock
-            && asked.elapsed() < next.unwrap_or(ASK_EVERY).min(ASK_EVERY)
+        if let Some(next) = lock(&self.next_tick).as_ref()
+            && let Some(due_in) = next.due_in(clock)
         {
-            return next.map(|next| next.saturating_sub(asked.elapsed()));
+            return due_in;
         }
         let next = if self.is_list_away().await {
             None
@@ -179,11 +167,7 @@ impl Link {
                 None
             })
         };
-        *lock(&self.next_tick) = Some(NextTick {
-            asked: Instant::now(),
-            moved: clock,
-            next,
-        });
+        *lock(&self.next_tick) = Some(NextTick::new(clock, next));
         next
     }
 
@@ -305,12 +289,12 @@ impl Link {
         }
     }
 
-    async fn fire_stored(&self, name: &str, stored: Stored, now: i64) -> Result<(), Error> {
+    async fn fire_stored(&self, name: &str, stored: ScheduleRecord, now: i64) -> Result<(), Error> {
         let schedule = stored.schedule(name)?;
         let due = schedule.plan.due(stored.tick(), now)?;
         due.tell(name, &schedule.plan);
         let jobs: Vec<Job> = due.fire.iter().map(|tick| schedule.job_of(*tick)).collect();
-        let next = Stored {
+        let next = ScheduleRecord {
             tick: due.next.to_string(),
             plan: stored.plan.clone(),
             job: stored.job.clone(),
@@ -337,8 +321,8 @@ impl Link {
     async fn change(
         &self,
         name: &str,
-        seen: Option<&Stored>,
-        new: Option<&Stored>,
+        seen: Option<&ScheduleRecord>,
+        new: Option<&ScheduleRecord>,
         jobs: &[Job],
     ) -> Result<Option<Vec<String>>, Error> {
         let Some(queue) = new.or(seen).map(|stored| stored.queue.as_str()) else {
@@ -347,8 +331,9 @@ impl Link {
         let mut arguments = Arguments::default();
         arguments.push(name);
         arguments.push(&key(seen.map_or(queue, |seen| &seen.queue), ""));
-        let mut push =
-            |of: Option<&Stored>, part: fn(&Stored) -> &str| arguments.push(of.map_or("", part));
+        let mut push = |of: Option<&ScheduleRecord>, part: fn(&ScheduleRecord) -> &str| {
+            arguments.push(of.map_or("", part))
+        };
         push(seen, |it| &it.plan);
         push(seen, |it| &it.tick);
         push(new, |it| &it.plan);
@@ -422,7 +407,7 @@ impl Link {
         Ok(Some(answer.map(read).collect::<Result<_, _>>()?))
     }
 
-    async fn stored(&self, name: &str) -> Result<Option<Stored>, Error> {
+    async fn stored(&self, name: &str) -> Result<Option<ScheduleRecord>, Error> {
         let queue: Option<String> = self
             .ask("look up a schedule", cmd("HGET").arg(SCHEDULES).arg(name))
             .await?;
@@ -432,7 +417,7 @@ impl Link {
         }
     }
 
-    async fn stored_in(&self, queue: &str, name: &str) -> Result<Option<Stored>, Error> {
+    async fn stored_in(&self, queue: &str, name: &str) -> Result<Option<ScheduleRecord>, Error> {
         let mut pipeline = pipe();
         pipeline
             .hget(key(queue, "plans"), name)
@@ -441,7 +426,7 @@ impl Link {
         let (plan, job, tick): (Option<String>, Option<String>, Option<String>) =
             self.ask_all("look up a schedule", &pipeline).await?;
         Ok(match (plan, job, tick) {
-            (Some(plan), Some(job), Some(tick)) => Some(Stored {
+            (Some(plan), Some(job), Some(tick)) => Some(ScheduleRecord {
                 queue: queue.to_owned(),
                 plan,
                 job,

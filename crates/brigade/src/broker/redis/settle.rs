@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use redis::Value;
 
-use super::arguments::Arguments;
-use super::keys::{id_of, key, parts_of};
-use super::link::{Link, convert};
-use super::push::{duplicate, has_code, is_duplicate};
-use super::queue::{check_name, holder, millis};
+use super::arguments::{Arguments, millis};
+use super::keys::{check_name, id_of, key, parts_of};
+use super::link::Link;
+use super::presence::holder;
+use super::reply::convert;
+use super::script_error::{duplicate, has_code, is_duplicate};
 use super::scripts;
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::error::{Error, ErrorKind};

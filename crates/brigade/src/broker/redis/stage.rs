@@ -11,11 +11,12 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use redis::{Value, cmd, pipe};
 
-use super::arguments::Arguments;
+use super::arguments::{Arguments, millis};
 use super::keys::{id_of, key};
-use super::link::{Link, convert};
-use super::push::{duplicate, fields_of, has_code, is_duplicate, is_incoming};
-use super::queue::millis;
+use super::link::Link;
+use super::push::fields_of;
+use super::reply::convert;
+use super::script_error::{duplicate, has_code, is_duplicate, is_incoming};
 use super::scripts;
 use crate::error::{Error, ErrorKind};
 use crate::job::{DependentKind, Job};

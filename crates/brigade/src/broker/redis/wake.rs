@@ -22,8 +22,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::fault::Fault;
 use super::keys::key;
-use super::looks::Looks;
 use super::nodes::Nodes;
+use super::open_queues::OpenQueues;
 use super::presence::{HolderPresence, channel};
 use super::reach::{Connection, Target};
 use super::server_time::ServerTimes;
@@ -64,7 +64,7 @@ pub(super) struct Wake {
 
 /// What is known of the queues that are watched.
 struct State {
-    looks: Arc<Looks>,
+    open: Arc<OpenQueues>,
     used: Mutex<HashMap<Box<str>, Instant>>,
     /// The names that were touched last, by where they are, and when.
     touched: Mutex<Option<(usize, usize, Instant)>>,
@@ -88,7 +88,7 @@ impl State {
             .filter(|queue| used.contains_key(*queue))
             .collect();
         drop(used);
-        self.looks.ring(ours.iter().copied());
+        self.open.ring(ours.iter().copied());
         if let Some(rung) = &mut *lock(&self.rung) {
             rung.extend(ours.iter().map(|queue| Box::from(*queue)));
         }
@@ -97,7 +97,7 @@ impl State {
 
     fn note_all(&self) {
         *lock(&self.rung) = None;
-        self.looks.ring_all();
+        self.open.ring_all();
     }
 }
 
@@ -114,7 +114,7 @@ impl Wake {
     /// Must be called within the runtime.
     pub(super) fn start(
         nodes: Arc<Nodes>,
-        looks: Arc<Looks>,
+        open: Arc<OpenQueues>,
         times: Arc<ServerTimes>,
         presence: Arc<HolderPresence>,
     ) -> Result<Self, Error> {
@@ -130,7 +130,7 @@ impl Wake {
             watch::Sender::default(),
         );
         let state = Arc::new(State {
-            looks,
+            open,
             used: Mutex::default(),
             touched: Mutex::default(),
             rung: Mutex::default(),

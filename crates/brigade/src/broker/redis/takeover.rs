@@ -7,10 +7,6 @@
 //! than they may hold jobs without one ([`presence`](super::presence)). Leases of processes that
 //! could not announce themselves end by their time.
 
-use std::collections::HashMap;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
-
 use redis::pipe;
 
 use super::keys::key;
@@ -18,50 +14,16 @@ use super::link::Link;
 use super::presence::{channel, read_name};
 use super::scripts;
 use crate::error::Error;
-use crate::sync::lock;
-use brigade_runtime::owner::{Descendants, Left, own_name};
+use brigade_runtime::owner::own_name;
 
-/// So often the holders of a queue are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Queues of which it is remembered when.
-const QUEUES_MAX: usize = 10_000;
 /// Holders of a queue that are looked at.
 const HOLDERS_MAX: isize = 200;
-
-#[derive(Default)]
-pub(super) struct Holders {
-    heirs: Mutex<Descendants>,
-    looked: Mutex<HashMap<Box<str>, Instant>>,
-}
-
-impl Holders {
-    /// Those of these queues that have not been looked at for a while; they are now.
-    fn due<'a>(&self, queues: &'a [Box<str>]) -> Vec<&'a str> {
-        let mut looked = lock(&self.looked);
-        if looked.len() > QUEUES_MAX {
-            looked.clear();
-        }
-        let is_due = |queue: &&str| {
-            looked
-                .get(*queue)
-                .is_none_or(|when| when.elapsed() >= LOOK_EVERY)
-        };
-        let due: Vec<&str> = queues.iter().map(|queue| &**queue).filter(is_due).collect();
-        looked.extend(due.iter().map(|queue| (Box::from(*queue), Instant::now())));
-        due
-    }
-
-    /// Whether a process of this host is gone with all its workers.
-    fn is_gone(&self, holder: &str) -> bool {
-        lock(&self.heirs).left(read_name(holder).0) == Left::Nothing
-    }
-}
 
 impl Link {
     /// Gives back what processes held that are gone; the queues in which there was anything.
     pub(super) async fn take_over(&self, queues: &[Box<str>]) -> Result<Vec<Box<str>>, Error> {
         let mut changed: Vec<Box<str>> = Vec::new();
-        let due = self.holders.due(queues);
+        let due = self.holder_checks.due(queues);
         if due.is_empty() {
             return Ok(changed);
         }
@@ -83,7 +45,7 @@ impl Link {
                 if name == own_name() {
                     continue;
                 }
-                if self.holders.is_gone(&holder) {
+                if self.holder_checks.is_gone(&holder) {
                     let reason = "the process that held it is gone";
                     if self.take_from(queue, &holder, "", reason).await? {
                         changed.push(queue.into());

@@ -4,36 +4,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::Value;
 
-use super::keys::{id_of, key};
+use super::arguments::millis;
+use super::keys::{check_name, id_of, key};
 use super::link::Link;
-use super::looks::FEW;
+use super::open_queues::FEW;
+use super::presence::holder;
+use super::reply::read;
 use super::scripts;
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
-use crate::job::{Job, JobId, JobOptions, Unserved};
+use crate::job::{Job, JobOptions, Unserved};
 use crate::policy::PAYLOAD_BYTES_MAX;
 use crate::store::{DeliveryMode, LeaseRequest, Leased, Managed, Queues};
 use brigade_runtime::owner::own_name;
-
-/// What a worker's process calls itself: its number on its host, and the host.
-pub(super) fn holder() -> &'static str {
-    static NAME: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    NAME.get_or_init(|| {
-        let system = rustix::system::uname();
-        format!(
-            "{}:{}",
-            system.nodename().to_string_lossy(),
-            std::process::id()
-        )
-    })
-}
-
-pub(super) fn millis(duration: Duration) -> u64 {
-    // Larger ones than the server's numbers can hold.
-    u64::try_from(duration.as_millis())
-        .unwrap_or(u64::MAX)
-        .min(1 << 50)
-}
 
 /// What was handed out.
 #[derive(Default)]
@@ -89,12 +72,12 @@ impl Link {
             if ask.queues.len() > 1 && self.nodes().is_away(key(queue, "").as_bytes()).await {
                 continue;
             }
-            self.looks.begin(queue);
+            self.open.begin(queue);
             let leased_from = self.lease_from(queue, ask, &mut leased).await;
             let due = leased_from
                 .as_ref()
                 .map_or(Some(AGAIN_AFTER_ERROR), |head| head.due_in);
-            self.looks
+            self.open
                 .end(queue, leased_from.is_ok() && leased.len() >= ask.max, due);
             match leased_from {
                 Ok(head) => {
@@ -144,7 +127,7 @@ impl Link {
         let queues = if ask.queues.len() <= FEW {
             queues
         } else {
-            with_leases = self.looks.closed_by_time(HOLDERS_OF_MAX);
+            with_leases = self.open.closed_by_time(HOLDERS_OF_MAX);
             &with_leases
         };
         let taken_over = async {
@@ -442,33 +425,4 @@ fn text_of(payload: Vec<u8>) -> Result<String, (Vec<u8>, String)> {
             Err((text.into_bytes(), why))
         }
     }
-}
-
-pub(super) fn read<T: redis::FromRedisValue>(value: Value) -> Result<T, Error> {
-    redis::from_redis_value(value).map_err(|e| {
-        Error::new(
-            ErrorKind::Protocol,
-            "read an answer of Redis: it is not what a script gives",
-        )
-        .with_source(e)
-    })
-}
-
-/// A brace in a queue's name would end the hash tag of its keys.
-pub(super) fn check_name(queue: &str) -> Result<(), Error> {
-    if queue.contains(['{', '}']) {
-        return Err(Error::new(
-            ErrorKind::BadOption,
-            format!("name a queue {queue:?} on Redis: a name has no braces"),
-        ));
-    }
-    Ok(())
-}
-
-/// An id that no job has, for what is asked about ids of other brokers.
-pub(super) fn no_such(id: &JobId) -> Error {
-    Error::new(
-        ErrorKind::BadOption,
-        format!("look for job {id}: ids of this broker look like emails/17"),
-    )
 }
