@@ -24,7 +24,6 @@ const TWICE: &[&str] = &[
     "Share",
     "Stat",
     "State",
-    "Stored",
     "Stream",
     "Unreadable",
     "Waiting",

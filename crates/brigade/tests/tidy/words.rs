@@ -41,7 +41,7 @@ const BUDGET: &[(&str, usize)] = &[
     ("crates/brigade/src/broker", 31),
     ("crates/brigade/src/broker/rabbitmq", 6),
     ("crates/brigade/src/broker/redis", 2),
-    ("crates/brigade/src/consume", 36),
+    ("crates/brigade/src/consume", 37),
     ("crates/brigade/tests", 5),
     ("crates/brigade/tests/conformance", 39),
     ("crates/brigade/tests/consume", 18),
