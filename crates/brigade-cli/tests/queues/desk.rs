@@ -213,6 +213,18 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// For a count that grows step by step: the wait ends without success only when no step comes.
+pub(crate) fn wait_until_more_than(least: usize, what: &str, mut count: impl FnMut() -> usize) {
+    let mut last = count();
+    while last <= least {
+        let before = last;
+        wait_until(what, || {
+            last = count();
+            last > before
+        });
+    }
+}
+
 pub(crate) fn wait_until_gone(group: Pid) {
     wait_until("the end of a process group", || !is_alive(group));
 }

@@ -6,7 +6,7 @@ use std::fs;
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::desk::{Desk, wait_until, wait_until_gone};
+use super::desk::{Desk, wait_until, wait_until_gone, wait_until_more_than};
 
 #[test]
 fn programs_end_with_a_worker_that_is_killed() {
@@ -72,7 +72,7 @@ fn nothing_is_lost_when_a_worker_is_killed_in_the_middle() {
     let ran = || fs::read_to_string(desk.path("ran")).unwrap_or_default();
     for kill_at in [300, 900] {
         let worker = desk.start(&arguments);
-        wait_until("the middle", || ran().lines().count() > kill_at);
+        wait_until_more_than(kill_at, "the next job", || ran().lines().count());
         worker.signal(Signal::KILL);
         assert_eq!(worker.end(), None);
     }
