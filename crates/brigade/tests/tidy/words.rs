@@ -54,7 +54,7 @@ const BUDGET: &[(&str, usize)] = &[
     ("crates/brigade/tests/redis_places", 8),
     ("crates/brigade/tests/remote", 8),
     ("crates/brigade/tests/remote_door", 8),
-    ("docs", 18),
+    ("docs", 14),
 ];
 
 #[test]
