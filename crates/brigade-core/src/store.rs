@@ -41,6 +41,8 @@ mod push;
 mod queues;
 mod reload_lock;
 mod settlement;
+#[doc(hidden)]
+pub mod url;
 
 use std::future::{Future, ready};
 use std::pin::Pin;

@@ -5,6 +5,8 @@
 //! with each release.
 
 #[doc(hidden)]
+pub mod batcher;
+#[doc(hidden)]
 pub mod mark;
 #[doc(hidden)]
 pub mod owner;
@@ -12,3 +14,10 @@ pub mod owner;
 pub mod ready;
 #[doc(hidden)]
 pub mod shutdown;
+#[doc(hidden)]
+#[cfg(feature = "tls")]
+pub mod tls;
+#[doc(hidden)]
+#[cfg(not(feature = "tls"))]
+#[path = "no_tls.rs"]
+pub mod tls;

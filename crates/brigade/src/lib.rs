@@ -102,12 +102,13 @@ pub use brigade_pool::{
     ProgressStream, Shutdown, Stats, Times, WorkerCount, WorkerInfo, WorkerState, init,
 };
 
+#[cfg(feature = "sqlite")]
+#[doc(inline)]
+pub use brigade_sqlite::{PushIn, SqlTransaction, SqlValue};
 #[cfg(feature = "broker")]
 pub use broker::{
     Broker, BrokerCall, CallProgress, Lease, Manager, Queue, ScheduleChanges, Stopped, TakenJob,
 };
-#[cfg(feature = "sqlite")]
-pub use broker::{PushIn, SqlTransaction, SqlValue};
 #[cfg(feature = "broker")]
 pub use consume::{
     Consumer, ConsumerHandle, ConsumerStats, HandlerEnd, HandlerStop, LeasedJob, Served,

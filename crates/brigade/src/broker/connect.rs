@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::Broker;
-use super::redact::{redact, split_scheme};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
 use crate::store::JobStore;
+use brigade_core::store::url::redact::{redact, split_scheme};
 
 impl Broker {
     /// Connects to the broker of a URL: `sqlite:jobs.db` (a file, made if it is not there),
@@ -27,11 +27,11 @@ impl Broker {
                 "redis" | "rediss" | "redis+unix" | "unix" | "redis+sentinel" | "rediss+sentinel"
                 | "redis+cluster" | "rediss+cluster",
                 _,
-            )) => super::redis::connect(url, clock.clone()).await?,
+            )) => brigade_redis::connect(url, clock.clone()).await?,
             #[cfg(feature = "rabbitmq")]
-            Some(("amqp" | "amqps", _)) => super::rabbitmq::connect(url, clock.clone()).await?,
+            Some(("amqp" | "amqps", _)) => brigade_rabbitmq::connect(url, clock.clone()).await?,
             #[cfg(feature = "sqlite")]
-            Some(("sqlite", rest)) => super::sqlite::connect(rest, clock.clone()).await?,
+            Some(("sqlite", rest)) => brigade_sqlite::connect(rest, clock.clone()).await?,
             _ => return Err(unknown_scheme(url)),
         };
         Ok(Self::new(store, clock))

@@ -28,7 +28,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("brigade-pool", &["brigade-core", "brigade-runtime"]),
     ("brigade-rabbitmq", &["brigade-core", "brigade-runtime"]),
     ("brigade-redis", &["brigade-core", "brigade-runtime"]),
-    ("brigade-runtime", &[]),
+    ("brigade-runtime", &["brigade-core"]),
     ("brigade-sqlite", &["brigade-core", "brigade-runtime"]),
     ("brigade-testkit", &[]),
 ];

@@ -1,0 +1,378 @@
+//! Answers on their way to callers, and calls that go on to another worker.
+//!
+//! An answer that comes back because its caller's queue does not exist is sent again, with pauses
+//! that grow, for [`Place::answer_timeout`]: after a restart of the server this process may be
+//! connected again before its caller is. Then the answer is dropped with a warning and its request
+//! is acked. Later answers to the same queue are sent once each, until one of them arrives or the
+//! connection is made again, so that a caller that is gone does not delay others with all its
+//! requests.
+//!
+//! An answer that the broker does not take, because it is too large, is replaced by a small one
+//! that says so.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use tokio::sync::oneshot;
+
+use super::calls::{BEGUN, ERROR, PROGRESS, TELL};
+use super::checks::ANSWER;
+use super::fault::Fault;
+use super::fit::fitted;
+use super::link::LiveConnection;
+use super::message::{has_caller, is_ours, text_of};
+use super::publisher::{ConfirmPublisher, Message, PublishPolicy, PublishRequest, Published};
+use super::recent::Recent;
+use super::store::Storage;
+use crate::error::{Error, ErrorKind};
+use crate::policy::PAYLOAD_BYTES_MAX;
+use crate::progress::Progress;
+use crate::sync::lock;
+use brigade_core::store::Answer;
+
+/// Before a returned answer is sent again; doubled each time.
+const RETURNED_PAUSE: Duration = Duration::from_millis(20);
+const RETURNED_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Before a call is sent on again that could not be stored.
+const STORE_PAUSE: Duration = Duration::from_millis(200);
+/// Queues that are remembered as gone.
+const GONE_MAX: usize = 1024;
+/// An answer without a value that is no larger is not replaced by a smaller one.
+const REFUSAL_BYTES_MAX: usize = 1024;
+
+/// Gives answers, and sends calls on.
+pub(super) struct Answers {
+    publisher: ConfirmPublisher,
+    storage: Arc<Storage>,
+    /// Queues of callers that an answer has waited for in vain.
+    gone: Mutex<Recent<ShortString>>,
+}
+
+impl Answers {
+    pub(super) fn start(storage: &Arc<Storage>) -> Arc<Self> {
+        let (publisher, inbox) = ConfirmPublisher::new();
+        let answers = Arc::new(Self {
+            publisher,
+            storage: Arc::clone(storage),
+            gone: Mutex::new(Recent::new(GONE_MAX)),
+        });
+        let Storage {
+            config, out, scope, ..
+        } = &**storage;
+        inbox.start(Arc::clone(&answers), config, out, scope);
+        answers
+    }
+
+    /// Tells a caller that a worker has its call, if it wants to know.
+    pub(super) fn tell_begun(&self, asked: &BasicProperties) {
+        if wants(asked).is_some_and(|wants| wants == BEGUN) {
+            let mut headers = FieldTable::default();
+            headers.insert(BEGUN.into(), AMQPValue::Boolean(true));
+            self.tell(reply(asked, headers, Bytes::new()));
+        }
+    }
+
+    /// Tells a caller how far its call is, if it wants to know.
+    pub(super) fn tell_progress(&self, asked: &BasicProperties, progress: Progress) {
+        if wants(asked).is_some() {
+            let mut headers = FieldTable::default();
+            // As text, which every client can read: some have no doubles in headers.
+            headers.insert(
+                PROGRESS.into(),
+                AMQPValue::LongString(progress.fraction.to_string().into()),
+            );
+            self.tell(reply(asked, headers, progress.payload));
+        }
+    }
+
+    fn tell(&self, request: Option<PublishRequest>) {
+        let bytes_max = self.storage.payload_bytes_max();
+        let Some(request) = request.filter(|one| one.message.body.len() <= bytes_max) else {
+            return;
+        };
+        if self.publisher.try_send(request.optional()).is_err() {
+            tracing::debug!(
+                "progress of a call was not sent: too many messages wait for the \
+                    broker"
+            );
+        }
+    }
+
+    /// Gives an answer; returns when the broker has confirmed that it is in its caller's queue, or
+    /// nothing more can be done for it.
+    ///
+    /// # Errors
+    ///
+    /// `Closed` if the broker was dropped before.
+    pub(super) async fn give(
+        &self,
+        asked: &BasicProperties,
+        outcome: Result<&str, Answer>,
+    ) -> Result<(), Error> {
+        match self.hand_over(asked, outcome).await {
+            Some(told) => told.await.map(drop).map_err(|_| dropped()),
+            None => Ok(()),
+        }
+    }
+
+    /// Hands an answer over; the receiver gets the outcome. `None` if the request names no
+    /// queue for it.
+    pub(super) async fn hand_over(
+        &self,
+        asked: &BasicProperties,
+        outcome: Result<&str, Answer>,
+    ) -> Option<oneshot::Receiver<Published>> {
+        let (request, told) = answer(asked, outcome, self.storage.payload_bytes_max())?.watched();
+        self.publisher.send(request).await;
+        Some(told)
+    }
+
+    /// Sends a call to another worker, as safe as it was; returns as [`give`](Self::give) does.
+    ///
+    /// # Errors
+    ///
+    /// `Closed` if the broker was dropped before.
+    pub(super) async fn send_on(
+        &self,
+        message: Message,
+        delivery_mode: Option<u8>,
+    ) -> Result<(), Error> {
+        let mut message = fitted(message, self.storage.out.frame_max());
+        message.properties =
+            std::mem::take(&mut message.properties).with_delivery_mode(delivery_mode.unwrap_or(1));
+        let (request, told) = PublishRequest::new(message).watched();
+        self.publisher.send(request).await;
+        told.await.map(drop).map_err(|_| dropped())
+    }
+
+    fn on_returned(&self, mut request: PublishRequest, may_pause: bool) -> Option<PublishRequest> {
+        let queue = request.message.queue.clone();
+        let waited = request
+            .returned_since
+            .map_or(Duration::ZERO, |since| since.elapsed());
+        let is_patient = waited < self.storage.config.answer_timeout;
+        if may_pause && is_patient && !lock(&self.gone).contains(&queue) {
+            // As long again as it has waited so far.
+            return Some(request.after(waited.clamp(RETURNED_PAUSE, RETURNED_PAUSE_MAX)));
+        }
+        if has_caller(&request.message.properties) {
+            // A call that was to go on, and its queue does not exist any more.
+            let text = format!("give a call to another worker: the queue {queue:?} is gone");
+            return self.reject(request, ErrorKind::Unreachable, text);
+        }
+        let caller = queue.as_str();
+        if lock(&self.gone).insert(queue.clone()) {
+            tracing::warn!(
+                caller,
+                ?waited,
+                "an answer is dropped: its caller's queue (reply_to) does not exist; look whether \
+                    the caller ended before its answer came"
+            );
+        } else {
+            tracing::debug!(caller, "an answer is dropped: its caller's queue is gone");
+        }
+        request.finish(Published::Unroutable);
+        None
+    }
+
+    fn on_failed(&self, mut request: PublishRequest, fault: &Fault) -> Option<PublishRequest> {
+        self.storage.learn_size(fault);
+        if has_caller(&request.message.properties) {
+            let text = format!("give a call to another worker: {fault}");
+            return self.reject(request, fault.kind(), text);
+        }
+        if let Some(instead) = refusal(&request, fault) {
+            return Some(instead.instead_of(&mut request));
+        }
+        let caller = request.message.queue.as_str();
+        tracing::warn!(%fault, caller, "an answer could not be given");
+        request.finish(Published::failed(fault, true));
+        None
+    }
+
+    /// A call that cannot go on is answered in its stead.
+    fn reject(
+        &self,
+        mut request: PublishRequest,
+        kind: ErrorKind,
+        text: String,
+    ) -> Option<PublishRequest> {
+        let rejected = Err(Answer::rejected(kind, text));
+        let instead = answer(&request.message.properties, rejected, PAYLOAD_BYTES_MAX)?;
+        Some(instead.instead_of(&mut request))
+    }
+}
+
+impl PublishPolicy for Answers {
+    const EAGER: bool = false;
+
+    async fn prepare(&self, _: &LiveConnection) -> Result<(), Fault> {
+        // The server may have been restarted: their callers may be back soon.
+        lock(&self.gone).clear();
+        Ok(())
+    }
+
+    fn before_send(&self, request: PublishRequest) -> Option<PublishRequest> {
+        let publisher = self.publisher.clone();
+        self.storage
+            .take_first_call(request, move |mut request, stored| {
+                if let Published::Safe = stored {
+                    return request.finish(stored);
+                }
+                // Nothing else cares for a call that is passed on.
+                tracing::warn!(
+                    outcome = ?stored,
+                    queue = request.message.queue.as_str(),
+                    "a call could not go on; trying again"
+                );
+                if let Err(mut left) = publisher.try_send(request.after(STORE_PAUSE)) {
+                    left.finish(stored);
+                }
+            })
+    }
+
+    fn on_outcome(
+        &self,
+        mut request: PublishRequest,
+        outcome: Published,
+        may_pause: bool,
+    ) -> Option<PublishRequest> {
+        match outcome {
+            Published::Safe => {
+                lock(&self.gone).remove(&request.message.queue);
+                request.finish(outcome);
+                None
+            }
+            Published::Unroutable => self.on_returned(request, may_pause),
+            Published::Declined => self.on_failed(request, &Fault::declined()),
+            Published::Failed { fault, .. } => self.on_failed(request, &fault),
+        }
+    }
+}
+
+/// Who asked, as far as a request says.
+fn reply(asked: &BasicProperties, headers: FieldTable, body: Bytes) -> Option<PublishRequest> {
+    let queue = asked
+        .reply_to()
+        .clone()
+        .filter(|queue| !queue.as_str().is_empty())?;
+    let mut properties = BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_type(ANSWER.into());
+    // As safe as the request was.
+    if let Some(mode) = asked.delivery_mode() {
+        properties = properties.with_delivery_mode(*mode);
+    }
+    if !headers.inner().is_empty() {
+        properties = properties.with_headers(headers);
+    }
+    if let Some(id) = asked.correlation_id() {
+        properties = properties.with_correlation_id(id.clone());
+    }
+    let is_direct = is_direct(queue.as_str());
+    let request = PublishRequest::new(Message {
+        queue,
+        body,
+        properties,
+    });
+    Some(if is_direct {
+        request.optional()
+    } else {
+        request
+    })
+}
+
+/// The answer in place of one that the broker does not take; `None` if that was as small as this,
+/// or was no answer.
+fn refusal(request: &PublishRequest, fault: &Fault) -> Option<PublishRequest> {
+    let Message {
+        queue,
+        body,
+        properties,
+    } = &*request.message;
+    let has = |name: &str| {
+        properties
+            .headers()
+            .as_ref()
+            .is_some_and(|headers| headers.contains_key(name))
+    };
+    let is_small = has(ERROR) && body.len() <= REFUSAL_BYTES_MAX;
+    if has(PROGRESS) || has(BEGUN) || is_small {
+        return None;
+    }
+    let mut headers = FieldTable::default();
+    headers.insert(ERROR.into(), AMQPValue::LongString("rejected".into()));
+    let text = format!("return a result of {} bytes: {fault}", body.len());
+    let body = serde_json::to_vec(&Answer::rejected(fault.kind(), text)).unwrap_or_default();
+    let properties = properties
+        .clone()
+        .with_headers(headers)
+        .with_type(ANSWER.into());
+    let instead = PublishRequest::new(Message {
+        queue: queue.clone(),
+        body: body.into(),
+        properties,
+    });
+    Some(if request.is_optional() {
+        instead.optional()
+    } else {
+        instead
+    })
+}
+
+/// Direct reply-to: the broker hands these straight to their callers, and returns each of them as
+/// unroutable.
+fn is_direct(queue: &str) -> bool {
+    queue.starts_with("amq.rabbitmq.reply-to.")
+}
+
+/// The answer to a request; `None` if the request names no queue for it.
+fn answer(
+    asked: &BasicProperties,
+    outcome: Result<&str, Answer>,
+    bytes_max: usize,
+) -> Option<PublishRequest> {
+    let outcome = outcome.and_then(|result| {
+        let bytes = result.len();
+        let text = || format!("return a result: it has {bytes} bytes and {bytes_max} are allowed");
+        if bytes <= bytes_max {
+            Ok(result)
+        } else {
+            Err(Answer::rejected(ErrorKind::TooLarge, text()))
+        }
+    });
+    let mut headers = FieldTable::default();
+    let body = match outcome {
+        Ok(result) => result.as_bytes().to_vec(),
+        Err(answer) => {
+            headers.insert(
+                ERROR.into(),
+                AMQPValue::LongString(answer.kind.as_str().into()),
+            );
+            // What it is made of has names for keys.
+            let body = serde_json::to_vec(&answer).unwrap_or_default();
+            if body.len() <= bytes_max {
+                body
+            } else {
+                serde_json::to_vec(&answer.shortened()).unwrap_or_default()
+            }
+        }
+    };
+    reply(asked, headers, body.into())
+}
+
+/// What a request wants to get before its answer.
+fn wants(asked: &BasicProperties) -> Option<String> {
+    let said = asked
+        .headers()
+        .as_ref()
+        .and_then(|headers| text_of(headers, TELL));
+    said.or_else(|| is_ours(asked).then(|| PROGRESS.to_owned()))
+}
+
+pub(super) fn dropped() -> Error {
+    Error::new(ErrorKind::Closed, "settle: the broker was dropped").uncertain()
+}

@@ -1,0 +1,260 @@
+//! How answers come in, and how it is noticed that they cannot.
+//!
+//! The queue of answers is declared on each connection, and consumed from for as long as the broker
+//! is there. A message that lies in a queue of ours (`alive`) distinguishes a restart of the broker
+//! from a connection that broke: after a restart it is gone, and with it the calls that were sent.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _};
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel};
+use tokio::time::sleep;
+
+use super::super::fault::Fault;
+use super::super::link::LiveConnection;
+use super::super::pause::Pauses;
+use super::{BEGUN, Calls, ERROR, OpenCall, PROGRESS};
+use crate::codec::Codec;
+use crate::error::ErrorKind;
+use crate::outcome::CallError;
+use crate::progress::Progress;
+use crate::sync::lock;
+use brigade_core::store::Answer;
+
+/// How long the queue of answers outlives its process, and may be without a connection.
+const ANSWERS_EXPIRE: Duration = Duration::from_secs(300);
+/// Answers that are acked together.
+const ACK_MAX: usize = 256;
+
+impl Calls {
+    /// Receives answers for as long as the broker is there.
+    pub(super) async fn listen(self: Arc<Self>) {
+        let mut pauses = Pauses::default();
+        loop {
+            match self.link.connection().await {
+                Ok(connection) => {
+                    let ended = connection
+                        .down
+                        .run_until_cancelled(self.listen_on(&connection))
+                        .await;
+                    let fault = ended.and_then(Result::err).unwrap_or_else(Fault::timeout);
+                    if connection.down.is_cancelled() {
+                        pauses.reset();
+                    } else {
+                        tracing::warn!(%fault, "could not receive answers; trying again");
+                    }
+                    sleep(pauses.after(&fault)).await;
+                }
+                Err(fault) if fault.kind() == ErrorKind::Closed => return,
+                Err(fault) => self.fail(&fault, |_| true),
+            }
+        }
+    }
+
+    async fn listen_on(&self, connection: &LiveConnection) -> Result<(), Fault> {
+        let channel = connection.channel().await?;
+        self.declare_answers(connection, &channel).await?;
+        let tag = ShortString::from("");
+        let consuming = channel.basic_consume(
+            self.answers.clone(),
+            tag,
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        );
+        let mut answers = connection.answer(consuming).await?;
+        let mut keeping = std::pin::pin!(self.keep_mark(connection, &channel));
+        loop {
+            let answer = tokio::select! {
+                biased;
+                answer = answers.next() => answer,
+                fault = &mut keeping => return Err(fault),
+            };
+            let Some(answer) = answer else {
+                return Err(Fault::new(
+                    ErrorKind::Unreachable,
+                    "the queue of answers is gone",
+                ));
+            };
+            let mut last = answer?;
+            self.receive(&mut last);
+            let mut count = 1;
+            while count < ACK_MAX
+                && let Some(Some(answer)) = answers.next().now_or_never()
+            {
+                last = answer?;
+                self.receive(&mut last);
+                count += 1;
+            }
+            // This one and all before it. If the connection is gone, they come again, and are late.
+            // By the channel itself: a delivery's own ack goes through a task, so that a later one
+            // may overtake it.
+            drop(
+                channel
+                    .basic_ack(last.delivery_tag, BasicAckOptions { multiple: true })
+                    .now_or_never(),
+            );
+        }
+    }
+
+    pub(super) async fn declare_answers(
+        &self,
+        connection: &LiveConnection,
+        channel: &Channel,
+    ) -> Result<(), Fault> {
+        declare(connection, channel, &self.answers).await.map(drop)
+    }
+
+    /// Notices that the broker was restarted, and ends the calls that were lost with that.
+    pub(super) async fn look_for_restart(&self, connection: &LiveConnection) -> Result<(), Fault> {
+        if self.config.durable_calls {
+            return Ok(());
+        }
+        let channel = connection.confirming_channel().await?;
+        if declare(connection, &channel, &self.alive).await? > 0 {
+            return Ok(());
+        }
+        if self.is_marked.load(Ordering::Relaxed) {
+            let fault = Fault::new(
+                ErrorKind::Unreachable,
+                "the broker was restarted, and the call may have been lost (calls=durable keeps \
+                    them)",
+            );
+            self.fail(&fault, |open| open.sent);
+        }
+        let options = BasicPublishOptions::default();
+        let marking = async {
+            channel
+                .basic_publish(
+                    "".into(),
+                    self.alive.clone(),
+                    options,
+                    b"alive",
+                    BasicProperties::default(),
+                )
+                .await?
+                .await
+        };
+        connection.answer(marking).await?;
+        self.is_marked.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Keeps the queue with the mark, which has no consumer.
+    async fn keep_mark(&self, connection: &LiveConnection, channel: &Channel) -> Fault {
+        loop {
+            sleep(ANSWERS_EXPIRE / 3).await;
+            if let Err(fault) = declare(connection, channel, &self.alive).await {
+                return fault;
+            }
+        }
+    }
+
+    fn receive(&self, delivery: &mut Delivery) {
+        let properties = &delivery.properties;
+        let Some(number) = self.number_of(properties) else {
+            self.foreign.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let header = |name: &str| {
+            properties
+                .headers()
+                .as_ref()
+                .and_then(|headers| headers.inner().get(name))
+        };
+        if header(BEGUN).is_some() {
+            if let Some(open) = lock(&self.open).get_mut(&number) {
+                open.begun = true;
+            }
+            return;
+        }
+        if let Some(fraction) = header(PROGRESS) {
+            let fraction = read_fraction(fraction);
+            let caller = lock(&self.open)
+                .get(&number)
+                .map(|open| Arc::clone(&open.caller));
+            let payload = Bytes::from(std::mem::take(&mut delivery.data));
+            return caller.into_iter().for_each(|caller| {
+                caller.report(Progress {
+                    fraction,
+                    codec: Codec::Json,
+                    payload: payload.clone(),
+                })
+            });
+        }
+        let outcome = match header(ERROR) {
+            None => Ok(Bytes::from(std::mem::take(&mut delivery.data))),
+            Some(kind) => Err(read_error(kind, &delivery.data)),
+        };
+        self.end(number, outcome);
+    }
+
+    /// It is unknown what became of these calls.
+    fn fail(&self, fault: &Fault, which: impl Fn(&OpenCall) -> bool) {
+        let failed: Vec<OpenCall> = lock(&self.open)
+            .extract_if(|_, open| which(open))
+            .map(|(_, open)| open)
+            .collect();
+        for open in failed {
+            let error = fault
+                .clone()
+                .into_error("wait for the answer of a call")
+                .uncertain();
+            drop(open.teller.send(Err(error.into())));
+        }
+    }
+}
+
+/// Declares a durable queue that expires when it is unused for long. How many messages are in it.
+async fn declare(
+    connection: &LiveConnection,
+    channel: &Channel,
+    queue: &ShortString,
+) -> Result<u32, Fault> {
+    let mut arguments = FieldTable::default();
+    let millis = i32::try_from(ANSWERS_EXPIRE.as_millis()).unwrap_or(i32::MAX);
+    arguments.insert("x-expires".into(), AMQPValue::LongInt(millis));
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    connection
+        .answer(channel.queue_declare(queue.clone(), options, arguments))
+        .await
+        .map(|queue| queue.message_count())
+}
+
+/// How far a call is: text from us, a number from other clients.
+fn read_fraction(value: &AMQPValue) -> f64 {
+    let fraction = match value {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes())
+            .ok()
+            .and_then(|text| text.trim().parse().ok()),
+        AMQPValue::ShortString(text) => text.as_str().trim().parse().ok(),
+        AMQPValue::Double(fraction) => Some(*fraction),
+        AMQPValue::Float(fraction) => Some(f64::from(*fraction)),
+        AMQPValue::LongInt(whole) => Some(f64::from(*whole)),
+        _ => None,
+    };
+    fraction
+        .filter(|fraction| fraction.is_finite())
+        .map_or(0.0, |fraction| fraction.clamp(0.0, 1.0))
+}
+
+fn read_error(kind: &AMQPValue, body: &[u8]) -> CallError {
+    let answer = serde_json::from_slice::<Answer>(body);
+    let kind = match kind {
+        AMQPValue::LongString(kind) => kind.to_string(),
+        _ => "failed".to_owned(),
+    };
+    answer
+        .unwrap_or_else(|_| Answer::new(&kind, String::from_utf8_lossy(body)))
+        .into_error()
+}

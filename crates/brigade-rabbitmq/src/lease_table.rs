@@ -1,0 +1,356 @@
+//! Jobs that are leased from this process, and which messages were settled here lately.
+//!
+//! A lease is a delivery of one channel, which may be exchanged for another of the same message
+//! (`refresh`). Its token ends with that channel, with its time, or with its settlement; whatever
+//! comes later is stale. The broker gives the delivery to another as soon as the channel is gone,
+//! so a token of it must never count again.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::consumer_channel::ConsumerChannel;
+use super::message::Envelope;
+use super::queue_consumer::QueueConsumer;
+use super::recent::Recent;
+use crate::clock::later;
+use crate::job::JobId;
+use brigade_core::store::CancelRequest;
+
+/// Marks of settled messages that are remembered, in case the broker brings one again: an ack that
+/// was on its way when it died.
+const MARKS_MAX: usize = 100_000;
+/// Cancels of calls that are remembered, in case the call comes later.
+const CANCELLED_MAX: usize = 1_000;
+/// Messages that went back; beyond that all are forgotten, and count as lost when they come again.
+const RETURNED_MAX: usize = 10_000;
+/// Lost leases whose holders have not heard of it.
+const LOST_MAX: usize = 10_000;
+
+/// One delivery of a message, of one channel.
+#[derive(Clone)]
+pub(super) struct Delivery {
+    pub(super) opened: Arc<ConsumerChannel>,
+    pub(super) tag: u64,
+    /// By which consumer it came; zero if it was asked for.
+    pub(super) subscription: u64,
+    /// From when on the broker counts the time that it may be held.
+    since: Instant,
+}
+
+impl Delivery {
+    pub(super) fn new(opened: &Arc<ConsumerChannel>, tag: u64, subscription: u64) -> Self {
+        Self {
+            opened: Arc::clone(opened),
+            tag,
+            subscription,
+            since: Instant::now(),
+        }
+    }
+}
+
+/// A leased job, with the delivery that it came by.
+#[derive(Clone)]
+pub(super) struct HeldDelivery {
+    pub(super) source: Arc<QueueConsumer>,
+    pub(super) delivery: Delivery,
+    pub(super) envelope: Arc<Envelope>,
+    pub(super) until: Instant,
+}
+
+pub(super) struct LeaseTable {
+    held: HashMap<i64, HeldDelivery>,
+    marks: HashMap<(JobId, u64), i64>,
+    /// Marks of messages that are being settled.
+    settling: HashMap<(JobId, u64), usize>,
+    settled: Recent<(JobId, u64)>,
+    /// Whose deliveries are being exchanged.
+    refreshing: HashSet<i64>,
+    lost: VecDeque<CancelRequest>,
+    /// Messages that went back from here in good order, and how often.
+    returned: HashMap<(JobId, u64), u32>,
+    /// Calls that are to be cancelled and were not here then: by correlation id, with
+    /// the reason.
+    cancelled: VecDeque<(String, String)>,
+}
+
+impl LeaseTable {
+    pub(super) fn new() -> Self {
+        Self {
+            held: HashMap::new(),
+            marks: HashMap::new(),
+            settling: HashMap::new(),
+            settled: Recent::new(MARKS_MAX),
+            refreshing: HashSet::new(),
+            lost: VecDeque::new(),
+            returned: HashMap::new(),
+            cancelled: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn hold(&mut self, token: i64, held: HeldDelivery) {
+        if let Some(mark) = held.envelope.mark() {
+            self.marks.insert(mark, token);
+        }
+        self.held.insert(token, held);
+    }
+
+    /// Lets go of it, if its token is good.
+    pub(super) fn let_go(&mut self, id: &JobId, token: i64, now: Instant) -> Option<HeldDelivery> {
+        self.lost.retain(|lost| lost.token != token);
+        let is_good = |held: &&HeldDelivery| {
+            held.envelope.id == *id && held.until > now && held.delivery.opened.is_alive()
+        };
+        self.held.get(&token).filter(is_good)?;
+        self.remove(token)
+    }
+
+    fn remove(&mut self, token: i64) -> Option<HeldDelivery> {
+        let held = self.held.remove(&token)?;
+        // A copy of the same message may be another lease by now.
+        if let Some(mark) = held
+            .envelope
+            .mark()
+            .filter(|mark| self.marks.get(mark) == Some(&token))
+        {
+            self.marks.remove(&mark);
+        }
+        Some(held)
+    }
+
+    /// Whether it counts for longer.
+    pub(super) fn extend(&mut self, id: &JobId, token: i64, now: Instant, time: Duration) -> bool {
+        let held = self.held.get_mut(&token).filter(|held| {
+            held.envelope.id == *id && held.until > now && held.delivery.opened.is_alive()
+        });
+        held.map(|held| held.until = later(now, time)).is_some()
+    }
+
+    /// The leases whose deliveries are older than this; they are being exchanged from now on.
+    pub(super) fn older_than(&mut self, age: Duration) -> Vec<(i64, HeldDelivery)> {
+        let is_old = |held: &HeldDelivery| {
+            held.delivery.since.elapsed() >= age && held.delivery.opened.is_alive()
+        };
+        let old = self
+            .held
+            .iter()
+            .filter(|(token, held)| is_old(held) && !self.refreshing.contains(token));
+        let old: Vec<(i64, HeldDelivery)> =
+            old.map(|(token, held)| (*token, held.clone())).collect();
+        self.refreshing.extend(old.iter().map(|(token, _)| *token));
+        old
+    }
+
+    /// Has a lease hold by another delivery; gives the one before. `None` if it is over.
+    pub(super) fn replace_delivery(
+        &mut self,
+        token: i64,
+        id: &str,
+        new: &Delivery,
+    ) -> Option<Delivery> {
+        let is_it = |held: &&mut HeldDelivery| {
+            held.envelope.id.as_str() == id
+                && held.delivery.opened.is_alive()
+                && new.opened.is_alive()
+        };
+        let held = self.held.get_mut(&token).filter(is_it)?;
+        Some(std::mem::replace(&mut held.delivery, new.clone()))
+    }
+
+    /// Whether a lease still holds by this delivery.
+    pub(super) fn holds(&self, token: i64, delivery: &Delivery) -> bool {
+        self.held.get(&token).is_some_and(|held| {
+            held.delivery.tag == delivery.tag
+                && held.delivery.opened.number == delivery.opened.number
+        })
+    }
+
+    /// Whether any lease holds by the channel of that number.
+    pub(super) fn holds_by(&self, number: u64) -> bool {
+        self.held
+            .values()
+            .any(|held| held.delivery.opened.number == number)
+    }
+
+    /// It has been tried.
+    pub(super) fn refreshed(&mut self, tokens: &[i64]) {
+        for token in tokens {
+            self.refreshing.remove(token);
+        }
+    }
+
+    /// Takes out the leases whose time is over. Those whose channels are over are another's
+    /// already, and only go.
+    pub(super) fn expired(&mut self, now: Instant) -> Vec<(i64, HeldDelivery)> {
+        let over: Vec<i64> = self
+            .held
+            .iter()
+            .filter(|(_, held)| held.until <= now)
+            .map(|(token, _)| *token)
+            .collect();
+        let taken = over
+            .into_iter()
+            .filter_map(|token| Some((token, self.remove(token)?)));
+        taken
+            .filter(|(_, held)| held.delivery.opened.is_alive())
+            .collect()
+    }
+
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        self.held.values().map(|held| held.until).min()
+    }
+
+    /// The channel of that number is over: its leases are lost; or those of one queue of it.
+    pub(super) fn lose(&mut self, number: u64, queue: Option<&str>) -> usize {
+        let is_lost = |held: &HeldDelivery| {
+            held.delivery.opened.number == number
+                && queue.is_none_or(|queue| *held.source.queue == *queue)
+        };
+        let of_it: Vec<i64> = self
+            .held
+            .iter()
+            .filter(|(_, held)| is_lost(held))
+            .map(|(token, _)| *token)
+            .collect();
+        let count = of_it.len();
+        for token in of_it {
+            let Some(held) = self.remove(token) else {
+                continue;
+            };
+            self.returns(&held.envelope);
+            let reason = "its lease was lost with the connection to the broker".to_owned();
+            self.ask(CancelRequest {
+                id: held.envelope.id.clone(),
+                token,
+                reason,
+            });
+        }
+        count
+    }
+
+    /// This message goes back to the broker, whose count of it then says nothing of a holder that
+    /// died.
+    pub(super) fn returns(&mut self, envelope: &Envelope) {
+        if self.returned.len() >= RETURNED_MAX {
+            self.returned.clear();
+        }
+        if let Some(mark) = envelope.mark() {
+            *self.returned.entry(mark).or_default() += 1;
+        }
+    }
+
+    /// How often it went back from here.
+    pub(super) fn returned(&self, envelope: &Envelope) -> u32 {
+        envelope
+            .mark()
+            .and_then(|mark| self.returned.get(&mark).copied())
+            .unwrap_or(0)
+    }
+
+    /// What this lease is of.
+    pub(super) fn envelope(&self, id: &JobId, token: i64) -> Option<Arc<Envelope>> {
+        self.held
+            .get(&token)
+            .filter(|held| held.envelope.id == *id)
+            .map(|held| Arc::clone(&held.envelope))
+    }
+
+    /// A caller cancelled a call. Whether it is held; if not, it may be about to come.
+    pub(super) fn cancel_call(&mut self, correlation_id: &str, reason: String) -> bool {
+        let is_it = |held: &HeldDelivery| {
+            held.envelope
+                .properties
+                .correlation_id()
+                .as_ref()
+                .is_some_and(|id| id.as_str() == correlation_id)
+        };
+        let found = self
+            .held
+            .iter()
+            .find(|(_, held)| is_it(held))
+            .map(|(token, held)| (*token, held.envelope.id.clone()));
+        let Some((token, id)) = found else {
+            self.cancelled.retain(|(known, _)| known != correlation_id);
+            if self.cancelled.len() == CANCELLED_MAX {
+                self.cancelled.pop_front();
+            }
+            self.cancelled
+                .push_back((correlation_id.to_owned(), reason));
+            return false;
+        };
+        self.ask(CancelRequest { id, token, reason });
+        true
+    }
+
+    /// Why this call, which was not handed out, is to be cancelled.
+    pub(super) fn take_cancelled(&mut self, envelope: &Envelope) -> Option<String> {
+        if self.cancelled.is_empty() {
+            return None;
+        }
+        let id = envelope.properties.correlation_id().as_ref()?;
+        let place = self
+            .cancelled
+            .iter()
+            .position(|(known, _)| known == id.as_str())?;
+        self.cancelled.remove(place).map(|(_, reason)| reason)
+    }
+
+    fn ask(&mut self, asked: CancelRequest) {
+        if self.lost.len() == LOST_MAX {
+            self.lost.pop_front();
+        }
+        self.lost.push_back(asked);
+    }
+
+    /// Leases whose holders do not know yet that they are lost, or wanted cancelled.
+    pub(super) fn lost(&self) -> Vec<CancelRequest> {
+        self.lost.iter().cloned().collect()
+    }
+
+    /// Settling these has begun.
+    pub(super) fn begin(&mut self, marks: &[(JobId, u64)]) {
+        for mark in marks {
+            *self.settling.entry(mark.clone()).or_default() += 1;
+        }
+    }
+
+    pub(super) fn finish(&mut self, marks: &[(JobId, u64)]) {
+        for mark in marks {
+            if let Some(count) = self.settling.get_mut(mark) {
+                *count -= 1;
+                if *count == 0 {
+                    self.settling.remove(mark);
+                }
+            }
+        }
+    }
+
+    /// Whether this message is being settled by a holder whose channel broke.
+    pub(super) fn is_being_settled(&self, envelope: &Envelope) -> bool {
+        envelope
+            .mark()
+            .is_some_and(|mark| self.settling.contains_key(&mark))
+    }
+
+    /// This message needs nothing more.
+    pub(super) fn settled(&mut self, envelope: &Envelope) {
+        if let Some(mark) = envelope.mark() {
+            self.settled.insert(mark);
+        }
+    }
+
+    /// Whether this is a message once more that was settled here, or that is held: one of two that
+    /// a push left whose confirm was lost, or one whose ack was. What is held by a channel that is
+    /// over does not count: then it may be the very one.
+    pub(super) fn is_copy(&self, envelope: &Envelope) -> bool {
+        let Some(mark) = envelope.mark() else {
+            return false;
+        };
+        let is_held = || {
+            self.held
+                .get(self.marks.get(&mark)?)
+                .map(|held| held.delivery.opened.is_alive())
+        };
+        self.settled.contains(&mark) || is_held().unwrap_or(false)
+    }
+}

@@ -1,0 +1,139 @@
+//! Turns: a queue with a single active consumer.
+//!
+//! A process that wants the turn consumes from the queue and puts a message there. The broker sends
+//! messages to one consumer at a time, in the order in which they came, so the one that is sent a
+//! message has the turn, until its consumer is gone: because it gives the turn back, or because it
+//! died. No process polls. What is left in the queue does no harm, and goes with it a minute after
+//! the last turn.
+
+use futures_util::StreamExt as _;
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel, Consumer};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::RabbitMqCore;
+use super::fault::Fault;
+use super::link::{Link, LiveConnection};
+use super::message::short;
+use crate::error::{Error, ErrorKind};
+use brigade_core::store::ReloadGuard;
+
+/// How long the queue is kept when no process wants a turn, in milliseconds.
+const EXPIRES: i32 = 60_000;
+/// After something failed.
+const AGAIN: std::time::Duration = std::time::Duration::from_millis(200);
+
+impl RabbitMqCore {
+    /// Waits for the lock of a queue. Dropping the future leaves the line.
+    pub(super) async fn reload_lock(&self, queue: &str) -> Result<ReloadGuard, Error> {
+        let name = short(&self.config.name_of(&format!("brigade-turn.{queue}")))?;
+        let over = CancellationToken::new();
+        let guard = ReloadGuard::new(over.clone());
+        let (tell, told) = oneshot::channel();
+        self.scope
+            .spawn_until_closed(hold(self.consume_link.clone(), name, over, tell));
+        match told.await {
+            Ok(Ok(())) => Ok(guard),
+            Ok(Err(fault)) => Err(fault.into_error("wait for the lock of a reload")),
+            Err(_) => Err(Error::new(
+                ErrorKind::Closed,
+                "wait for the lock of a reload: the broker was dropped",
+            )),
+        }
+    }
+}
+
+/// Waits for the turn, reports it, and has it until it is over or the connection breaks.
+async fn hold(
+    link: Link,
+    name: ShortString,
+    over: CancellationToken,
+    tell: oneshot::Sender<Result<(), Fault>>,
+) {
+    loop {
+        let has = async {
+            let connection = link.connection().await?;
+            connection
+                .down
+                .run_until_cancelled(take(&connection, &name))
+                .await
+                .unwrap_or_else(|| Err(Fault::timeout()))
+                .map(|lock| (connection, lock))
+        };
+        match over.run_until_cancelled(Box::pin(has)).await {
+            None => return,
+            Some(Ok((connection, (channel, _consumer)))) => {
+                if tell.send(Ok(())).is_ok() {
+                    tokio::select! {
+                        () = over.cancelled() => {}
+                        () = connection.down.cancelled() => return tracing::warn!(queue = name.as_str(), "the lock of a reload was lost with the connection"),
+                    }
+                }
+                // The consumer goes with it, and the next one in the row is sent what it held.
+                channel.close(200, "over".into()).await.ok();
+                return;
+            }
+            Some(Err(fault)) if !fault.is_lost() => return drop(tell.send(Err(fault))),
+            Some(Err(fault)) => {
+                tracing::debug!(%fault, queue = name.as_str(), "still waiting for the lock of a reload");
+                sleep(AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Stands in the row until it is sent a message. The consumer has the turn for as long as it is not
+/// dropped.
+async fn take(
+    connection: &LiveConnection,
+    name: &ShortString,
+) -> Result<(Channel, Consumer), Fault> {
+    let channel = connection.confirming_channel().await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    arguments.insert("x-expires".into(), AMQPValue::LongInt(EXPIRES));
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    connection
+        .answer(channel.queue_declare(name.clone(), options, arguments))
+        .await?;
+    connection
+        .answer(channel.basic_qos(1, BasicQosOptions::default()))
+        .await?;
+    let consuming = channel.basic_consume(
+        name.clone(),
+        "".into(),
+        BasicConsumeOptions::default(),
+        FieldTable::default(),
+    );
+    let mut turns = connection.answer(consuming).await?;
+    let options = BasicPublishOptions::default();
+    let putting = async {
+        channel
+            .basic_publish(
+                "".into(),
+                name.clone(),
+                options,
+                b"turn",
+                BasicProperties::default(),
+            )
+            .await?
+            .await
+    };
+    connection.answer(putting).await?;
+    match turns.next().await {
+        Some(Ok(_)) => Ok((channel, turns)),
+        Some(Err(error)) => Err(error.into()),
+        None => Err(Fault::new(
+            ErrorKind::Unreachable,
+            "the queue of the lock is gone",
+        )),
+    }
+}

@@ -1,0 +1,320 @@
+//! The URLs of Redis: where it is, and how to reach it.
+//!
+//! ```text
+//! redis://[user:password@]host[:6379][/database]                    one server; rediss:// with TLS
+//! redis+unix:///path[?db=0&user=..&password=..]                     its socket; also unix://
+//! redis+sentinel://[user:password@]host[:26379],../name[/database]  the primary that the sentinels name; rediss+sentinel://
+//! redis+cluster://[user:password@]host[:6379],..                    some nodes of a cluster; rediss+cluster://
+//! ```
+//!
+//! Errors say which part is wrong and what to write, but never quote the URL: with one character
+//! out of place, any part may be a password.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind};
+use brigade_core::store::url::{self, TlsOptions};
+
+/// How long the server may take for an answer before the call ends as uncertain.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
+const PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
+
+/// All that a URL says. Not `Debug`: it has passwords.
+pub(super) struct Place {
+    pub(super) how: How,
+    pub(super) login: Login,
+    /// For the sentinels, which have users of their own.
+    pub(super) sentinel_login: Login,
+    pub(super) database: i64,
+    pub(super) tls: Option<TlsOptions>,
+    pub(super) wait: Option<Wait>,
+    pub(super) answer_timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    One(Address),
+    Sentinel {
+        sentinels: Vec<Address>,
+        name: String,
+    },
+    Cluster(Vec<Address>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Address {
+    Tcp(Box<str>, u16),
+    Unix(PathBuf),
+}
+
+#[derive(Clone, Default)]
+pub(super) struct Login {
+    pub(super) user: Option<String>,
+    pub(super) password: Option<String>,
+}
+
+/// How many replicas must have a push or a settlement before it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wait {
+    pub(super) replicas: u32,
+    pub(super) timeout: Duration,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    One,
+    Unix,
+    Sentinel,
+    Cluster,
+}
+
+impl Place {
+    /// # Errors
+    ///
+    /// `BadOption`, with what to write.
+    pub(super) fn parse(url: &str) -> Result<Self, Error> {
+        let (scheme, rest) = url
+            .split_once("://")
+            .ok_or_else(|| bad("write redis://host, with two slashes"))?;
+        let (kind, is_tls) = kind_of(scheme)?;
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        if rest.contains('#') || query.contains('#') {
+            return Err(bad(
+                "write %23 for # in a password; a URL of Redis has no fragment",
+            ));
+        }
+        if query.contains('@') && !rest.contains('@') && kind != Kind::Unix {
+            return Err(bad(
+                "there is an @ behind a question mark: write %3F for a ? in a password, %40 for an \
+                    @ in an option",
+            ));
+        }
+        let mut options = Options::parse(query)?;
+        let (authority, path) = match kind {
+            Kind::Unix => ("", rest),
+            _ => rest.split_once('/').unwrap_or((rest, "")),
+        };
+        if path.contains('@') && kind != Kind::Unix {
+            return Err(bad(
+                "there is an @ behind a slash: write %2F for a slash in a password, %40 for an @",
+            ));
+        }
+        let (mut login, hosts) = login_of(authority)?;
+        let (how, database) = match kind {
+            Kind::One => (How::One(address(hosts, PORT)?), database(path)?),
+            Kind::Cluster => {
+                if database(path)? != 0 {
+                    return Err(bad("a cluster has database 0 only; leave it out"));
+                }
+                (How::Cluster(addresses(hosts, PORT)?), 0)
+            }
+            Kind::Sentinel => {
+                let (name, path) = path.split_once('/').unwrap_or((path, ""));
+                if name.is_empty() {
+                    return Err(bad(
+                        "write the name that the sentinels know the primary by: \
+                            redis+sentinel://host:26379/mymaster",
+                    ));
+                }
+                (
+                    How::Sentinel {
+                        sentinels: addresses(hosts, SENTINEL_PORT)?,
+                        name: decode(name)?,
+                    },
+                    database(path)?,
+                )
+            }
+            Kind::Unix => {
+                if !path.starts_with('/') {
+                    return Err(bad("write three slashes and the path of the socket: \
+                            redis+unix:///run/redis.sock"));
+                }
+                login = Login {
+                    user: options.take("user"),
+                    password: options.take("password"),
+                };
+                (
+                    How::One(Address::Unix(decode(path)?.into())),
+                    database(&options.take("db").unwrap_or_default())?,
+                )
+            }
+        };
+        let sentinel_login = match kind {
+            Kind::Sentinel => Login {
+                user: options.take("sentinel_user"),
+                password: options.take("sentinel_password"),
+            },
+            _ => Login::default(),
+        };
+        let tls = if is_tls { Some(options.tls()?) } else { None };
+        let answer_timeout = options
+            .duration("response_timeout")?
+            .unwrap_or(ANSWER_TIMEOUT);
+        let wait = options.wait(answer_timeout)?;
+        options.none_left(kind, is_tls)?;
+        Ok(Self {
+            how,
+            login,
+            sentinel_login,
+            database,
+            tls,
+            wait,
+            answer_timeout,
+        })
+    }
+}
+
+impl Place {
+    pub(super) fn passwords(&self) -> Vec<&str> {
+        [&self.login, &self.sentinel_login]
+            .into_iter()
+            .filter_map(|login| login.password.as_deref())
+            .collect()
+    }
+}
+
+fn bad(text: impl std::fmt::Display) -> Error {
+    Error::new(
+        ErrorKind::BadOption,
+        format!("read the URL of Redis: {text}"),
+    )
+}
+
+fn kind_of(scheme: &str) -> Result<(Kind, bool), Error> {
+    Ok(match scheme {
+        "redis" => (Kind::One, false),
+        "rediss" => (Kind::One, true),
+        "redis+unix" | "unix" => (Kind::Unix, false),
+        "redis+sentinel" => (Kind::Sentinel, false),
+        "rediss+sentinel" => (Kind::Sentinel, true),
+        "redis+cluster" => (Kind::Cluster, false),
+        "rediss+cluster" => (Kind::Cluster, true),
+        _ => {
+            return Err(bad(
+                "the schemes are redis, rediss (TLS), redis+unix, redis+sentinel and \
+                    redis+cluster, the last two also as rediss+",
+            ));
+        }
+    })
+}
+
+/// The user and the password before the `@`, and what is behind it.
+fn login_of(authority: &str) -> Result<(Login, &str), Error> {
+    let Some((login, hosts)) = authority.rsplit_once('@') else {
+        return Ok((Login::default(), authority));
+    };
+    let Some((user, password)) = login.split_once(':') else {
+        return Err(bad(
+            "write user:password@, or :password@ for the default user",
+        ));
+    };
+    let (user, password) = (decode(user)?, decode(password)?);
+    let filled = |text: String| (!text.is_empty()).then_some(text);
+    Ok((
+        Login {
+            user: filled(user),
+            password: filled(password),
+        },
+        hosts,
+    ))
+}
+
+fn addresses(hosts: &str, port: u16) -> Result<Vec<Address>, Error> {
+    hosts.split(',').map(|host| address(host, port)).collect()
+}
+
+fn address(host: &str, default_port: u16) -> Result<Address, Error> {
+    if host.contains(',') {
+        return Err(bad(
+            "it has several hosts; write redis+sentinel:// or redis+cluster://",
+        ));
+    }
+    url::host_and_port(host, default_port)
+        .map(|(host, port)| Address::Tcp(host.into(), port))
+        .map_err(bad)
+}
+
+fn database(path: &str) -> Result<i64, Error> {
+    if path.is_empty() {
+        return Ok(0);
+    }
+    path.parse::<u32>()
+        .map(i64::from)
+        .map_err(|_| bad("a database is a number, 0 if it is left out"))
+}
+
+fn decode(text: &str) -> Result<String, Error> {
+    url::decode(text).map_err(bad)
+}
+
+/// What stands behind the `?`; taken out one by one.
+struct Options(url::Options);
+
+impl Options {
+    fn parse(query: &str) -> Result<Self, Error> {
+        url::Options::parse(query).map(Self).map_err(bad)
+    }
+
+    fn take(&mut self, name: &str) -> Option<String> {
+        self.0.take(name)
+    }
+
+    fn duration(&mut self, name: &str) -> Result<Option<Duration>, Error> {
+        self.0.duration(name).map_err(bad)
+    }
+
+    fn wait(&mut self, answer_timeout: Duration) -> Result<Option<Wait>, Error> {
+        let timeout = self.duration("wait_timeout")?;
+        let Some(replicas) = self.take("wait") else {
+            return if timeout.is_some() {
+                Err(bad("wait_timeout goes with wait=1, for one replica"))
+            } else {
+                Ok(None)
+            };
+        };
+        let replicas = replicas.parse().ok().filter(|replicas| *replicas > 0);
+        let replicas = replicas
+            .ok_or_else(|| bad("wait is how many replicas must have a push, 1 at least"))?;
+        let timeout = timeout.unwrap_or(WAIT_TIMEOUT.min(answer_timeout / 2));
+        if timeout >= answer_timeout {
+            return Err(bad(
+                "wait_timeout must be shorter than response_timeout, which is 10s if it is left \
+                    out",
+            ));
+        }
+        Ok(Some(Wait { replicas, timeout }))
+    }
+
+    fn tls(&mut self) -> Result<TlsOptions, Error> {
+        self.0.tls().map_err(bad)
+    }
+
+    fn none_left(&self, kind: Kind, is_tls: bool) -> Result<(), Error> {
+        let Some(name) = self.0.left() else {
+            return Ok(());
+        };
+        Err(match name {
+            name if TlsOptions::has(name) && !is_tls => {
+                bad("insecure, ca, cert, key and server_name are for TLS: write rediss://")
+            }
+            "user" | "password" | "db" if kind != Kind::Unix => bad(
+                "write user:password@ before the host and the database behind it; only redis+unix \
+                    has them as options",
+            ),
+            "sentinel_user" | "sentinel_password" => {
+                bad("sentinel_user and sentinel_password are for redis+sentinel://")
+            }
+            _ => bad(
+                "it has an option that is none of wait, wait_timeout, response_timeout, with TLS \
+                    insecure, ca, cert, key, server_name, with a \
+                 socket user, password, db, with sentinels sentinel_user, sentinel_password",
+            ),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

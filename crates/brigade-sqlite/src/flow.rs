@@ -1,0 +1,501 @@
+//! Flows: jobs that wait for others, and the one place where the end of a job reaches its
+//! dependents.
+//!
+//! A job that waits is held with `parents_left` > 0: so many of its parents, the jobs whose
+//! `dependent` it is, are not settled for good. The transaction that settles a member counts it and
+//! keeps what it leaves in `brigade_parent_results`: its result, if that is handed on, or why it is
+//! *missed*, if it ended otherwise than done. When the last one is counted the job goes on, or is a
+//! dead letter if one was missed (`finally` goes on in any case). That is an end like any other and
+//! reaches the next dependents in turn, in a loop: a flow may be long.
+//!
+//! A job that was not run has `missed` > 0 and keeps what was gathered. Retrying the member at
+//! fault takes its end back, so that all those behind it wait again.
+//!
+//! An id of a job that waits is greater than those of its parents, and a key's jobs go in the order
+//! of their ids, so nothing waits in a circle.
+
+use std::borrow::Cow;
+
+use rusqlite::{Row, params};
+
+use super::push::{begins_by, due_of};
+use super::store::{Store, millis};
+use crate::error::{Error, ErrorKind};
+use crate::job::{DependentKind, Job, JobOptions, JobState};
+use crate::policy::{MISSED_BYTES_MAX, MISSED_NAMED_MAX, PAYLOAD_BYTES_MAX};
+use brigade_core::store::PushOutcome;
+
+/// A job that ended, as far as others want to know.
+pub(super) struct EndedJob {
+    pub(super) id: i64,
+    queue: String,
+    key: Option<String>,
+    dependent: Option<i64>,
+    place: Option<i64>,
+    parents: i64,
+}
+
+impl EndedJob {
+    pub(super) const COLUMNS: &str = "id, queue, key, dependent, place, parents";
+
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(0)?,
+            queue: row.get(1)?,
+            key: row.get(2)?,
+            dependent: row.get(3)?,
+            place: row.get(4)?,
+            parents: row.get(5)?,
+        })
+    }
+}
+
+/// What a job that ended is to the one that waits for it.
+pub(super) enum DependencyResult<'a> {
+    /// Done, with this result, JSON text.
+    Done(Option<Cow<'a, str>>),
+    /// Not done, as in "job 17 before it is dead: ..".
+    Missed(String),
+}
+
+impl DependencyResult<'_> {
+    pub(super) fn missed(id: i64, state: JobState, reason: Option<&str>) -> Self {
+        let ended = if state == JobState::Cancelled {
+            "was cancelled"
+        } else {
+            "is dead"
+        };
+        Self::Missed(reason.map_or_else(
+            || format!("job {id} before it {ended}"),
+            |reason| format!("job {id} before it {ended}: {reason}"),
+        ))
+    }
+
+    pub(super) fn removed(id: i64) -> Self {
+        Self::Missed(format!("job {id} before it was removed"))
+    }
+}
+
+/// A job whose parents are all settled.
+struct ReadyDependent {
+    id: i64,
+    missed: i64,
+    dependent_kind: DependentKind,
+}
+
+impl Store<'_> {
+    /// Stores jobs in this order, and how they stand in a flow.
+    pub(super) fn push_all(&self, jobs: &[Job]) -> Result<Vec<PushOutcome>, Error> {
+        let pushed = jobs
+            .iter()
+            .map(|job| self.push(job))
+            .collect::<Result<Vec<PushOutcome>, Error>>()?;
+        if jobs.iter().any(|job| job.link.is_some()) {
+            self.join(jobs, &pushed)?;
+        }
+        Ok(pushed)
+    }
+
+    fn join(&self, jobs: &[Job], pushed: &[PushOutcome]) -> Result<(), Error> {
+        let ids: Vec<i64> = pushed
+            .iter()
+            .map(|pushed| super::store::row_id(pushed.id()))
+            .collect();
+        let (mut parents, mut empty) = (vec![0_i64; jobs.len()], Vec::new());
+        for (position, (job, pushed)) in jobs.iter().zip(pushed).enumerate() {
+            if let PushOutcome::Duplicate(id) = pushed {
+                let text = format!(
+                    "push a flow: job {id} has the unique key of one of its jobs and is not \
+                        settled"
+                );
+                return Err(Error::new(ErrorKind::Duplicate, text));
+            }
+            let Some(link) = &job.link else { continue };
+            let mut place = None;
+            if let Some(next) = link.dependent {
+                assert!(
+                    next > position && next < jobs.len(),
+                    "a dependent stands behind its parents"
+                );
+                place = Some(parents[next]);
+                parents[next] += 1;
+            }
+            let (next, parents_left) = (link.dependent.map(|next| ids[next]), parents[position]);
+            let sql = "UPDATE brigade_jobs SET dependent = ?2, place = ?3, dependent_kind = ?4, parents = ?5, \
+                parents_left = ?5,
+                         due = CASE WHEN ?4 IS NULL THEN due ELSE 0 END,
+                         begins_by = CASE WHEN ?4 IS NULL THEN begins_by END, state = CASE WHEN ?4 \
+                         IS NULL THEN state ELSE 2 END
+                       WHERE id = ?1";
+            self.execute(
+                "join a job to its flow",
+                sql,
+                params![
+                    ids[position],
+                    next,
+                    place,
+                    link.dependent_kind.map(DependentKind::name),
+                    parents_left
+                ],
+            )?;
+            if let (Some(dependent_kind), 0) = (link.dependent_kind, parents_left) {
+                empty.push(ReadyDependent {
+                    id: ids[position],
+                    missed: 0,
+                    dependent_kind,
+                });
+            }
+        }
+        // By now each dependent has the number of its parents.
+        empty.into_iter().try_for_each(|group| self.go_on(group))
+    }
+
+    /// Lets those go on that wait for a job that ended: the next of its key, and its dependent in
+    /// its flow, unless that happened before (`None`).
+    pub(super) fn ended(
+        &self,
+        ended: &EndedJob,
+        fate: Option<&DependencyResult<'_>>,
+    ) -> Result<(), Error> {
+        if let Some(key) = &ended.key {
+            self.release_key(&ended.queue, key)?;
+        }
+        if ended.parents > 0 {
+            self.forget_parent_results(ended.id)?;
+        }
+        match fate
+            .map(|fate| self.count(ended, fate))
+            .transpose()?
+            .flatten()
+        {
+            Some(complete) => self.go_on(complete),
+            None => Ok(()),
+        }
+    }
+
+    /// Counts a member that ended with the job that waits for it; gives that one when it was the
+    /// last.
+    fn count(
+        &self,
+        ended: &EndedJob,
+        fate: &DependencyResult<'_>,
+    ) -> Result<Option<ReadyDependent>, Error> {
+        let Some(next) = ended.dependent else {
+            return Ok(None);
+        };
+        let missed = i64::from(matches!(fate, DependencyResult::Missed(_)));
+        let sql = "UPDATE brigade_jobs SET parents_left = parents_left - 1, missed = missed + ?2 WHERE id = ?1 \
+            AND state = 2 AND parents_left > 0
+                   RETURNING parents_left, missed, dependent_kind";
+        let read = |row: &Row<'_>| {
+            Ok((
+                row.get::<_, i64>(0)?,
+                row.get::<_, i64>(1)?,
+                row.get::<_, Option<String>>(2)?,
+            ))
+        };
+        // It may have been cancelled or removed, or have gone on without this one.
+        let Some((parents_left, missed, dependent_kind)) =
+            self.row("count a member", sql, params![next, missed], read)?
+        else {
+            return Ok(None);
+        };
+        let dependent_kind = dependent_kind_of(dependent_kind.as_deref());
+        let (result, reason) = match fate {
+            DependencyResult::Done(result) => {
+                (result.as_deref().filter(|_| hands_on(dependent_kind)), None)
+            }
+            DependencyResult::Missed(reason) => (
+                None,
+                Some(&reason[..reason.floor_char_boundary(MISSED_BYTES_MAX)]),
+            ),
+        };
+        if dependent_kind != DependentKind::Finally
+            && (hands_on(dependent_kind) || reason.is_some())
+        {
+            let sql = "INSERT OR REPLACE INTO brigade_parent_results (job, place, result, missed) VALUES \
+                (?1, ?2, ?3, ?4)";
+            self.execute(
+                "keep what a member leaves",
+                sql,
+                params![next, ended.place, result, reason],
+            )?;
+        }
+        Ok((parents_left == 0).then_some(ReadyDependent {
+            id: next,
+            missed,
+            dependent_kind,
+        }))
+    }
+
+    /// A job goes on whose parents are all settled, and then those dependents that this settles.
+    fn go_on(&self, first: ReadyDependent) -> Result<(), Error> {
+        let mut complete = Some(first);
+        while let Some(job) = complete {
+            let told = if job.missed > 0 && job.dependent_kind != DependentKind::Finally {
+                Some(self.not_run(job.id)?)
+            } else {
+                self.hand_on(&job)?
+            };
+            complete = match told {
+                None => None,
+                Some((ended, fate)) => {
+                    if let Some(key) = &ended.key {
+                        self.release_key(&ended.queue, key)?;
+                    }
+                    self.count(&ended, &fate)?
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// Sets a job aside whose parents did not all end well. What was gathered stays, for when they
+    /// are retried.
+    fn not_run(&self, id: i64) -> Result<(EndedJob, DependencyResult<'static>), Error> {
+        let sql = "SELECT missed FROM brigade_parent_results WHERE job = ?1 AND missed IS NOT NULL ORDER \
+            BY place LIMIT ?2";
+        let named = self.rows(
+            "read why parents were missed",
+            sql,
+            params![id, MISSED_NAMED_MAX],
+            |row| row.get::<_, String>(0),
+        )?;
+        let sql = "SELECT missed FROM brigade_jobs WHERE id = ?1";
+        let all = self
+            .row("count missed parents", sql, params![id], |row| {
+                row.get::<_, i64>(0)
+            })?
+            .unwrap_or(0);
+        let mut missed = named.join("; ");
+        if all > MISSED_NAMED_MAX {
+            missed.push_str(&format!("; and {} more", all - MISSED_NAMED_MAX));
+        }
+        let ended = self.set_aside(id, &format!("not run: {missed}"))?;
+        Ok((ended, DependencyResult::Missed(missed)))
+    }
+
+    fn set_aside(&self, id: i64, reason: &str) -> Result<EndedJob, Error> {
+        let sql = format!(
+            "UPDATE brigade_jobs SET state = 6, reason = ?2, due = 0 WHERE id = ?1 RETURNING {}",
+            EndedJob::COLUMNS
+        );
+        let ended = self.row("set a job aside", &sql, params![id, reason], EndedJob::read)?;
+        ended.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Protocol,
+                format!("set job {id} aside: it is gone"),
+            )
+        })
+    }
+
+    /// Gives a job what its parents left and lets it go on. Returns how it ended, if that settles
+    /// it.
+    fn hand_on(
+        &self,
+        job: &ReadyDependent,
+    ) -> Result<Option<(EndedJob, DependencyResult<'static>)>, Error> {
+        let id = job.id;
+        let sql = "SELECT options, payload FROM brigade_jobs WHERE id = ?1";
+        let read = |row: &Row<'_>| Ok((row.get::<_, Option<String>>(0)?, row.get::<_, String>(1)?));
+        let Some((options, payload)) = self.row("read a job", sql, params![id], read)? else {
+            return Ok(None);
+        };
+        // What cannot be read is found out when the job is handed out.
+        let options: JobOptions = options
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or_default();
+        if hands_on(job.dependent_kind) {
+            let text = match self.assemble(job, &payload)? {
+                Ok(text) => text,
+                // What was gathered stays: another build may allow more.
+                Err(why) => {
+                    return Ok(Some((
+                        self.set_aside(id, &why)?,
+                        DependencyResult::missed(id, JobState::Dead, Some(&why)),
+                    )));
+                }
+            };
+            self.forget_parent_results(id)?;
+            if job.dependent_kind == DependentKind::Barrier {
+                return self.raise(id, &options, text).map(Some);
+            }
+            self.execute(
+                "hand results on",
+                "UPDATE brigade_jobs SET payload = ?2 WHERE id = ?1",
+                params![id, text],
+            )?;
+        }
+        // Its times begin now: the one it has to begin in, and its delay.
+        self.execute(
+            "set its time",
+            "UPDATE brigade_jobs SET began_at = ?2, begins_by = ?3 WHERE id = ?1",
+            params![id, self.now.wall, begins_by(&options, &self.now)],
+        )?;
+        match due_of(&options, &self.now) {
+            due if due > self.now.wall => self.enter(id, JobState::Scheduled, due)?,
+            _ => self.make_ready(id)?,
+        }
+        Ok(None)
+    }
+
+    /// The payload of a job that is given results, or the result of a barrier; why there can be
+    /// none, otherwise.
+    fn assemble(
+        &self,
+        job: &ReadyDependent,
+        payload: &str,
+    ) -> Result<Result<String, String>, Error> {
+        let sql = "SELECT coalesce(sum(length(CAST(coalesce(result, 'null') AS BLOB)) + 1), 0) \
+            FROM brigade_parent_results WHERE job = ?1";
+        let bytes = self
+            .row("measure results", sql, params![job.id], |row| {
+                row.get::<_, i64>(0)
+            })?
+            .unwrap_or(0);
+        let bytes = usize::try_from(bytes)
+            .unwrap_or(usize::MAX)
+            .saturating_add(payload.len() + 2);
+        if bytes > PAYLOAD_BYTES_MAX {
+            return Ok(Err(format!(
+                "the results of those it waited for have {bytes} bytes and {PAYLOAD_BYTES_MAX} are \
+                    allowed"
+            )));
+        }
+        let sql = "SELECT coalesce(result, 'null') FROM brigade_parent_results WHERE job = ?1 ORDER BY place";
+        let results = self
+            .rows("gather results", sql, params![job.id], |row| {
+                row.get::<_, String>(0)
+            })?
+            .join(",");
+        if job.dependent_kind == DependentKind::Barrier {
+            return Ok(Ok(format!("[{results}]")));
+        }
+        let Some(rest) = payload.trim().strip_prefix('[') else {
+            return Ok(Err(
+                "its payload is no array, so no result can be put in front".to_owned(),
+            ));
+        };
+        let comma = if rest.trim_start().starts_with(']') {
+            ""
+        } else {
+            ","
+        };
+        Ok(Ok(if job.dependent_kind == DependentKind::Front {
+            format!("[{results}{comma}{rest}")
+        } else {
+            format!("[[{results}]{comma}{rest}")
+        }))
+    }
+
+    /// A group's own job is done with the results of its parents.
+    fn raise(
+        &self,
+        id: i64,
+        options: &JobOptions,
+        results: String,
+    ) -> Result<(EndedJob, DependencyResult<'static>), Error> {
+        let remove_at = self
+            .now
+            .wall
+            .saturating_add(millis(options.keep.unwrap_or_default()));
+        let sql = format!(
+            "UPDATE brigade_jobs SET state = 5, result = ?2, remove_at = ?3 WHERE id = ?1 \
+                RETURNING {}",
+            EndedJob::COLUMNS
+        );
+        let ended = self.row(
+            "end a group",
+            &sql,
+            params![id, results, remove_at],
+            EndedJob::read,
+        )?;
+        let ended = ended.ok_or_else(|| {
+            Error::new(ErrorKind::Protocol, format!("end group {id}: it is gone"))
+        })?;
+        Ok((ended, DependencyResult::Done(Some(results.into()))))
+    }
+
+    fn forget_parent_results(&self, id: i64) -> Result<(), Error> {
+        self.execute(
+            "forget what was gathered",
+            "DELETE FROM brigade_parent_results WHERE job = ?1",
+            params![id],
+        )
+        .map(drop)
+    }
+
+    /// Takes the end of a dead letter back with those behind it: they wait for it again. Before it
+    /// is itself put back.
+    pub(super) fn take_back(&self, id: i64) -> Result<(), Error> {
+        let mut member = id;
+        loop {
+            let sql = "SELECT member.place, job.id, job.state, job.queue, job.unique_key FROM \
+                brigade_jobs AS member JOIN brigade_jobs AS job ON job.id = member.dependent
+                       WHERE member.id = ?1 AND job.missed > 0 AND (job.state = 2 AND job.parents_left > \
+                       0 OR job.state = 6 AND job.dependent_kind <> 'finally')";
+            let read = |row: &Row<'_>| {
+                let behind = (
+                    row.get::<_, i64>(1)?,
+                    row.get::<_, i64>(2)?,
+                    row.get::<_, String>(3)?,
+                    row.get::<_, Option<String>>(4)?,
+                );
+                Ok((row.get::<_, Option<i64>>(0)?, behind))
+            };
+            let found = self.row("look for who waited", sql, params![member], read)?;
+            let Some((place, (next, state, queue, unique_key))) = found else {
+                return Ok(());
+            };
+            if state == 6 {
+                self.check_unique(next, &queue, unique_key.as_deref())?;
+            }
+            let sql = "UPDATE brigade_jobs SET state = 2, parents_left = parents_left + 1, missed = missed - 1, \
+                reason = NULL WHERE id = ?1";
+            self.execute("wait again", sql, params![next])?;
+            self.execute(
+                "forget a member",
+                "DELETE FROM brigade_parent_results WHERE job = ?1 AND place = ?2",
+                params![next, place],
+            )?;
+            if state != 6 {
+                return Ok(());
+            }
+            member = next;
+        }
+    }
+
+    /// Puts a dead letter back: to be run, or, if it never got what its parents left, to be given
+    /// that first.
+    pub(super) fn come_back(&self, id: i64, dependent_kind: Option<&str>) -> Result<(), Error> {
+        let sql = "SELECT 1 FROM brigade_parent_results WHERE job = ?1";
+        match self.row("look for results", sql, params![id], |_| Ok(()))? {
+            Some(()) => self.go_on(ReadyDependent {
+                id,
+                missed: 0,
+                dependent_kind: dependent_kind_of(dependent_kind),
+            }),
+            None => self.make_ready(id),
+        }
+    }
+}
+
+/// Whether it is given the results of its parents.
+fn hands_on(dependent_kind: DependentKind) -> bool {
+    matches!(
+        dependent_kind,
+        DependentKind::Front | DependentKind::Collect | DependentKind::Barrier
+    )
+}
+
+fn dependent_kind_of(text: Option<&str>) -> DependentKind {
+    let all = [
+        DependentKind::Front,
+        DependentKind::Collect,
+        DependentKind::Finally,
+        DependentKind::Barrier,
+    ];
+    all.into_iter()
+        .find(|dependent_kind| text == Some(dependent_kind.name()))
+        .unwrap_or(DependentKind::Then)
+}

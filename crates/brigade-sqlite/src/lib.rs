@@ -1,0 +1,366 @@
+//! The embedded broker: one SQLite file, any number of processes of one host.
+//!
+//! One connection on a thread of its own does everything (`db_thread`); what arrives while a transaction
+//! is being written goes into the next one together, so that many small pushes and settlements
+//! share one sync. Idle consumers of other processes are woken by the kernel (`change_watch`): SQLite
+//! appends to its write-ahead log at each commit, and inotify reports that.
+//!
+//! Two clocks: the wall clock decides when a scheduled job is due; leases run on the host's boot
+//! clock, which no one sets, so a jump of the wall clock moves no lease. After a reboot all leases
+//! are void.
+
+mod asks;
+mod budget;
+mod change_watch;
+mod changes;
+mod check;
+mod config;
+mod db_thread;
+mod disk_reserve;
+mod file;
+mod flow;
+mod hand_out;
+mod key;
+mod limits;
+mod look;
+mod operation;
+mod pace;
+mod push;
+mod refuse;
+mod schedules;
+mod schema;
+mod settle;
+mod sql_error;
+mod sql_transaction;
+mod sql_value;
+mod steps;
+mod store;
+mod sweep;
+#[cfg(test)]
+mod tests;
+mod transactions;
+mod why;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::time::sleep;
+
+use self::budget::pause_after;
+use self::change_watch::ChangeWatch;
+use self::config::SqliteConfig;
+use self::db_thread::DbThread;
+use self::operation::{OperationAccess, Synced};
+use self::pace::Pace;
+pub use self::sql_transaction::{PushIn, SqlTransaction};
+pub use self::sql_value::SqlValue;
+use self::store::Store;
+use crate::clock::{Clock, later};
+use crate::error::Error;
+use crate::finding::Finding;
+use crate::job::{Job, JobId, JobInfo, JobState};
+use crate::policy::PAYLOAD_BYTES_MAX;
+use crate::retry::jitter;
+use crate::schedule::{Schedule, Scheduled};
+use brigade_core::limits::Limits;
+use brigade_core::store::{
+    CancelOutcome, CancelRequest, Capabilities, DeliveryMode, Edit, JobFilter, JobStore,
+    LeaseRequest, Leased, PushOutcome, QueueCounts, Reply, Settled, Settlement,
+};
+use brigade_core::why::Explanation;
+use brigade_core::{
+    attempt_report, clock, error, finding, job, policy, retry, schedule, sync, to_job,
+};
+use brigade_runtime::shutdown;
+
+/// A waiting consumer looks again after this time in any case: the filesystem may have no inotify,
+/// and some changes come with no commit.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Steps of a sweep that a look waits for.
+const LOOK_STEPS_MAX: usize = 20;
+
+struct Sqlite {
+    thread: DbThread,
+    wake: ChangeWatch,
+    config: SqliteConfig,
+    pace: Pace,
+    /// The last ask was given jobs: the next is likely to be, too.
+    is_busy: AtomicBool,
+}
+
+/// Connects to the database of what stands behind `sqlite:`.
+///
+/// # Errors
+///
+/// Those of `Broker::connect`.
+pub async fn connect(rest: &str, clock: Clock) -> Result<Arc<dyn JobStore>, Error> {
+    let config = SqliteConfig::parse(rest)?;
+    let thread = DbThread::open(config.clone(), clock).await?;
+    let wake = ChangeWatch::watch(config.path.as_deref(), thread.committed())?;
+    Ok(Arc::new(Sqlite {
+        thread,
+        wake,
+        config,
+        pace: Pace::new(),
+        is_busy: AtomicBool::new(true),
+    }))
+}
+
+impl JobStore for Sqlite {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            durable: self.config.path.is_some(),
+            listing: true,
+            scheduling: true,
+            schedules: true,
+            priorities: true,
+            keys: true,
+            unique: true,
+            limits: true,
+            manager: false,
+            consumers: false,
+            flows: true,
+            results: true,
+            answers: false,
+            passes: false,
+            priority_range: (i32::MIN, i32::MAX),
+            whole_batches: true,
+            keeps_places: true,
+            pauses: true,
+            cancels: true,
+            clock: true,
+            dead_queues: false,
+            payload_bytes_max: PAYLOAD_BYTES_MAX,
+        }
+    }
+
+    fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<PushOutcome>> {
+        Box::pin(
+            self.thread
+                .run(OperationAccess::Write(Synced::Now), move |store| {
+                    store.push_all(&jobs)
+                }),
+        )
+    }
+
+    fn lease(&self, ask: LeaseRequest) -> Reply<'_, Vec<Leased>> {
+        Box::pin(self.lease_patiently(Arc::new(ask)))
+    }
+
+    fn settle(&self, settlements: Vec<Arc<Settlement>>) -> Reply<'_, Vec<Result<Settled, Error>>> {
+        Box::pin(
+            self.thread
+                .run(OperationAccess::Write(Synced::Now), move |store| {
+                    store.settle_all(&settlements)
+                }),
+        )
+    }
+
+    fn purge<'a>(&'a self, queue: &'a str) -> Reply<'a, u64> {
+        Box::pin(self.purge_in_steps(queue))
+    }
+
+    fn cancel_requests(&self) -> Reply<'_, Vec<CancelRequest>> {
+        Box::pin(
+            self.thread
+                .run(OperationAccess::Look, |store| store.cancel_requests()),
+        )
+    }
+
+    fn check(&self) -> Reply<'_, Vec<Finding>> {
+        Box::pin(self.check_all())
+    }
+
+    fn changed(&self) -> Reply<'_, ()> {
+        // Counts from this call on, not from when it is first polled: who calls, looks and then
+        // waits misses nothing.
+        let changed = self.wake.next();
+        Box::pin(async {
+            tokio::select! {
+                () = changed => {}
+                () = sleep(LOOK_AGAIN) => {}
+            }
+            Ok(())
+        })
+    }
+
+    fn job<'a>(&'a self, id: &'a JobId) -> Reply<'a, Option<JobInfo>> {
+        let id = id.clone();
+        Box::pin(self.look_at_now(move |store| store.job(&id)))
+    }
+
+    fn waited_job<'a>(&'a self, id: &'a JobId) -> Reply<'a, Option<JobInfo>> {
+        let id = id.clone();
+        Box::pin(
+            self.thread
+                .run(OperationAccess::Look, move |store| store.job(&id)),
+        )
+    }
+
+    fn jobs(&self, filter: JobFilter) -> Reply<'_, Vec<JobInfo>> {
+        Box::pin(self.look_at_now(move |store| store.jobs(&filter)))
+    }
+
+    fn counts(&self) -> Reply<'_, Vec<QueueCounts>> {
+        Box::pin(self.look_at_now(|store| store.counts()))
+    }
+
+    fn why<'a>(&'a self, id: &'a JobId) -> Reply<'a, Option<Explanation>> {
+        let id = id.clone();
+        Box::pin(self.look_at_now(move |store| store.why(&id)))
+    }
+
+    fn retry<'a>(&'a self, id: &'a JobId, edit: Edit) -> Reply<'a, Option<JobId>> {
+        let id = id.clone();
+        self.write(move |store| store.retry(&id, &edit))
+    }
+
+    fn delete<'a>(&'a self, id: &'a JobId, only: Option<JobState>) -> Reply<'a, bool> {
+        let id = id.clone();
+        self.write(move |store| store.delete(&id, only))
+    }
+
+    fn cancel<'a>(&'a self, id: &'a JobId, reason: &'a str) -> Reply<'a, CancelOutcome> {
+        let (id, reason) = (id.clone(), reason.to_owned());
+        Box::pin(self.cancel_in_steps(move |store| store.cancel(&id, &reason)))
+    }
+
+    fn withdraw<'a>(&'a self, id: &'a JobId, reason: &'a str) -> Reply<'a, bool> {
+        let (id, reason) = (id.clone(), reason.to_owned());
+        Box::pin(self.cancel_in_steps(move |store| store.withdraw(&id, &reason)))
+    }
+
+    fn pause<'a>(&'a self, queue: &'a str) -> Reply<'a, ()> {
+        let queue: Box<str> = queue.into();
+        self.write(move |store| store.set_paused(&queue, true))
+    }
+
+    fn resume<'a>(&'a self, queue: &'a str) -> Reply<'a, ()> {
+        let queue: Box<str> = queue.into();
+        self.write(move |store| store.set_paused(&queue, false))
+    }
+
+    fn limit<'a>(&'a self, queue: &'a str, limits: Option<Limits>) -> Reply<'a, ()> {
+        Box::pin(self.limit_in_steps(queue, limits))
+    }
+
+    fn schedules(&self) -> Reply<'_, Vec<Scheduled>> {
+        Box::pin(
+            self.thread
+                .run(OperationAccess::Look, |store| store.schedules()),
+        )
+    }
+
+    fn schedule<'a>(&'a self, schedule: &'a Schedule) -> Reply<'a, SystemTime> {
+        let schedule = schedule.clone();
+        self.write(move |store| store.schedule(&schedule))
+    }
+
+    fn unschedule<'a>(&'a self, name: &'a str) -> Reply<'a, bool> {
+        let name: Box<str> = name.into();
+        self.write(move |store| store.unschedule(&name))
+    }
+}
+
+impl Sqlite {
+    /// Waits for jobs: for a change, for what falls due, for another step of a sweep.
+    async fn lease_patiently(&self, ask: Arc<LeaseRequest>) -> Result<Vec<Leased>, Error> {
+        let until = later(Instant::now(), ask.wait);
+        // What is taken is gone; a lease ends with a loss of power anyway.
+        let sync = if matches!(ask.mode, DeliveryMode::Take) {
+            Synced::Now
+        } else {
+            Synced::Later
+        };
+        let at_once = ask.wait.is_zero();
+        while !ask.enough.is_cancelled() {
+            let (changed, asked, began) = (self.wake.next(), Arc::clone(&ask), Instant::now());
+            let access = OperationAccess::HandOut {
+                sync,
+                looks_first: !self.is_busy.load(Ordering::Relaxed),
+                at_once,
+            };
+            let came = self
+                .thread
+                .run(access, move |store| store.lease(&asked))
+                .await?;
+            let found = !came.leased.is_empty();
+            self.is_busy.store(found, Ordering::Relaxed);
+            self.pace.note(found, began.elapsed());
+            let left = until.saturating_duration_since(Instant::now());
+            if found || left.is_zero() && came.again_in.is_none() {
+                return Ok(came.leased);
+            }
+            if let Some(pause) = came.again_in {
+                sleep(pause.max(pause_after(began.elapsed()))).await;
+                continue;
+            }
+            // Not all at the same moment.
+            let pause = came
+                .due_in
+                .unwrap_or(LOOK_AGAIN)
+                .min(LOOK_AGAIN.mul_f64(jitter(0.2)))
+                .min(left);
+            tokio::select! {
+                () = changed => drop(ask.enough.run_until_cancelled(sleep(self.pace.pause().min(left))).await),
+                () = sleep(pause) => {}
+                () = ask.enough.cancelled() => {}
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// One synced transaction.
+    fn write<T: Send + 'static>(
+        &self,
+        change: impl Fn(&Store<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Reply<'_, T> {
+        Box::pin(self.thread.run(OperationAccess::Write(Synced::Now), change))
+    }
+
+    /// Looks after everything that has come due was processed, as far as that is not too much: so
+    /// all views show the same moment. A look that finds nothing due takes no lock.
+    async fn look_at_now<T: Send + 'static>(
+        &self,
+        look: impl Fn(&Store<'_>) -> Result<T, Error> + Send + Sync + 'static,
+    ) -> Result<T, Error> {
+        let look = Arc::new(look);
+        let mut steps = 0;
+        loop {
+            let (look, is_last) = (Arc::clone(&look), steps == LOOK_STEPS_MAX);
+            let began = Instant::now();
+            let access = OperationAccess::HandOut {
+                sync: Synced::Later,
+                looks_first: true,
+                at_once: true,
+            };
+            let view = self
+                .thread
+                .run(access, move |store| {
+                    if is_last {
+                        look(store).map(Some)
+                    } else {
+                        store.look_at_now(&*look)
+                    }
+                })
+                .await?;
+            if let Some(view) = view {
+                return Ok(view);
+            }
+            steps += 1;
+            sleep(pause_after(began.elapsed())).await;
+        }
+    }
+
+    async fn check_all(&self) -> Result<Vec<Finding>, Error> {
+        let mut findings = match self.look_at_now(|store| store.check()).await {
+            Ok(findings) => findings,
+            Err(error) if self.thread.is_file_lost() => vec![check::lost_file(&error)],
+            Err(error) => return Err(error),
+        };
+        // The rest is known outside of the database.
+        findings.extend(check::storage(&self.config, self.wake.is_watching()));
+        Ok(findings)
+    }
+}
