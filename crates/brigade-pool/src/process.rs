@@ -12,24 +12,28 @@
 //! the group are found by an environment variable that they inherit.
 
 mod cgroup;
+mod command;
 mod console;
 mod exit;
+mod orphans;
 mod output;
 mod posix_spawn;
 pub(crate) mod proc_fs;
 mod rights;
 mod spawn;
+mod standard_stream;
 mod tree;
 mod watch;
 
 pub(crate) use cgroup::Group;
 pub use cgroup::GroupLimits;
+pub(crate) use command::Command;
 pub(crate) use console::flush as flush_console;
 pub(crate) use exit::{Death, Held, KILL_BOUND, Process, check_children_are_kept};
 pub(crate) use output::Pipe;
 pub use output::{Captured, Output};
 pub(crate) use rights::{check_pool_rights, is_secure};
-pub(crate) use spawn::{Command, Spawned, spawn};
+pub(crate) use spawn::{Spawned, spawn};
 pub(crate) use tree::{cookie, end_own_strays, reap_orphans, sweep};
 
 /// Tells a child that it is a worker: the process id of its pool, then blanks. The worker removes

@@ -13,11 +13,11 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
 
-use super::output::Stream;
+use super::standard_stream::StandardStream;
 use crate::shutdown::spawn_thread;
 
 enum ConsoleMessage {
-    Text(Stream, Bytes),
+    Text(StandardStream, Bytes),
     Flush(oneshot::Sender<()>),
 }
 
@@ -35,13 +35,13 @@ pub(super) async fn room() -> Option<ConsoleRoom> {
 }
 
 impl ConsoleRoom {
-    pub(super) fn pass(self, stream: Stream, text: Bytes) {
+    pub(super) fn pass(self, stream: StandardStream, text: Bytes) {
         self.0.send(ConsoleMessage::Text(stream, text));
     }
 }
 
 /// Where nothing can wait: dropped while the console is behind.
-pub(super) fn pass_now(stream: Stream, text: Bytes) {
+pub(super) fn pass_now(stream: StandardStream, text: Bytes) {
     if let Some(console) = console() {
         console.try_send(ConsoleMessage::Text(stream, text)).ok();
     }
@@ -81,9 +81,8 @@ fn write(message: ConsoleMessage) {
 }
 
 /// Our output may be non-blocking: the process that started us may share it, and have set that.
-/// Then
-/// `Write::write_all` would give up halfway.
-fn write_all(stream: Stream, mut text: &[u8]) {
+/// Then `Write::write_all` would give up halfway.
+fn write_all(stream: StandardStream, mut text: &[u8]) {
     while !text.is_empty() {
         match write_once(stream, text) {
             Ok(count) => text = &text[count..],
@@ -95,9 +94,9 @@ fn write_all(stream: Stream, mut text: &[u8]) {
     }
 }
 
-fn write_once(stream: Stream, text: &[u8]) -> Result<usize, Errno> {
+fn write_once(stream: StandardStream, text: &[u8]) -> Result<usize, Errno> {
     match stream {
-        Stream::Stdout => {
+        StandardStream::Stdout => {
             let mut lock = io::stdout().lock();
             // What this program printed before comes before.
             match lock.flush() {
@@ -107,17 +106,17 @@ fn write_once(stream: Stream, text: &[u8]) -> Result<usize, Errno> {
             }
             rustix::io::write(rustix::stdio::stdout(), text)
         }
-        Stream::Stderr => {
+        StandardStream::Stderr => {
             let _lock = io::stderr().lock();
             rustix::io::write(rustix::stdio::stderr(), text)
         }
     }
 }
 
-fn wait_until_writable(stream: Stream) {
+fn wait_until_writable(stream: StandardStream) {
     let fd = match stream {
-        Stream::Stdout => rustix::stdio::stdout(),
-        Stream::Stderr => rustix::stdio::stderr(),
+        StandardStream::Stdout => rustix::stdio::stdout(),
+        StandardStream::Stderr => rustix::stdio::stderr(),
     };
     // An error is met again by the next write.
     poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::OUT)], None).ok();

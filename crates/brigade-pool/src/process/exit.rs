@@ -97,7 +97,7 @@ impl Process {
     /// Must be called within the runtime.
     pub(crate) fn new(pid: Pid, watch: Watch, cookie: String) -> io::Result<Self> {
         let (watch, has_pidfd) = watch.into_parts();
-        super::tree::note_group(pid.as_raw_nonzero().get());
+        super::orphans::note_group(pid.as_raw_nonzero().get());
         let shown = proc_fs::shown(
             pid.as_raw_nonzero().get().cast_unsigned(),
             has_pidfd.then_some(&watch),

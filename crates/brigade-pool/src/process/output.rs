@@ -21,6 +21,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::console;
+use super::standard_stream::StandardStream;
 use crate::attempt_report::TAIL_BYTES;
 use crate::sync::lock;
 
@@ -34,12 +35,6 @@ const LINE_BYTES_MAX: usize = 64 << 10;
 const LINE_WAIT: Duration = Duration::from_millis(100);
 /// How long a console that is behind may hold up the news of a worker's end.
 const LAST_WAIT: Duration = Duration::from_millis(200);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stream {
-    Stdout,
-    Stderr,
-}
 
 /// What an attempt wrote, as far as it was kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,9 +69,9 @@ pub struct Output {
 
 /// One of the two pipes.
 pub(crate) struct Pipe {
-    stream: Stream,
+    stream: StandardStream,
     /// Where it is passed through to.
-    target: Stream,
+    target: StandardStream,
     fd: AsyncFd<OwnedFd>,
     kept: Mutex<Kept>,
 }
@@ -94,11 +89,11 @@ impl Pipe {
     /// Must be called within the runtime.
     pub(crate) fn stdout(fd: OwnedFd, to_stderr: bool) -> io::Result<Self> {
         Self::new(
-            Stream::Stdout,
+            StandardStream::Stdout,
             if to_stderr {
-                Stream::Stderr
+                StandardStream::Stderr
             } else {
-                Stream::Stdout
+                StandardStream::Stdout
             },
             fd,
         )
@@ -106,10 +101,10 @@ impl Pipe {
 
     /// Must be called within the runtime.
     pub(crate) fn stderr(fd: OwnedFd) -> io::Result<Self> {
-        Self::new(Stream::Stderr, Stream::Stderr, fd)
+        Self::new(StandardStream::Stderr, StandardStream::Stderr, fd)
     }
 
-    fn new(stream: Stream, target: Stream, fd: OwnedFd) -> io::Result<Self> {
+    fn new(stream: StandardStream, target: StandardStream, fd: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         let fd = crate::link::readable(fd)?;
         Ok(Self {
@@ -240,7 +235,7 @@ impl Pipe {
         if count == 0 {
             return Err(Errno::PIPE);
         }
-        if self.stream == Stream::Stderr {
+        if self.stream == StandardStream::Stderr {
             let over = (kept.tail.len() + buffer.len()).saturating_sub(TAIL_BYTES);
             let over = over.min(kept.tail.len());
             kept.tail.drain(..over);

@@ -25,7 +25,7 @@ use libc::{c_char, c_int, c_short};
 use rustix::fs::{Access, access};
 use rustix::process::Pid;
 
-use super::spawn::Command;
+use super::command::Command;
 
 /// The first descriptor after the standard ones.
 const FIRST_OTHER: RawFd = 3;

@@ -4,11 +4,10 @@
 //! started by one thread that never ends. It takes one order after the other; a caller that waits
 //! no more loses only the child, which notices that its control socket is closed.
 
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
@@ -16,21 +15,11 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tokio::sync::{mpsc, oneshot};
 
+use super::command::Command;
 use super::posix_spawn::{Standard, posix_spawn};
 use super::watch::Watch;
 use crate::error::{Error, ErrorKind};
 use crate::shutdown::spawn_thread;
-
-/// What to start.
-#[derive(Clone, Debug)]
-pub(crate) struct Command {
-    pub(crate) program: PathBuf,
-    /// The program's own name for itself: a Python interpreter finds its virtual environment by it.
-    pub(crate) argv0: OsString,
-    pub(crate) args: Vec<OsString>,
-    pub(crate) environment: Vec<(OsString, OsString)>,
-    pub(crate) directory: Option<PathBuf>,
-}
 
 /// A child that has just been started. Dropping it without reaping leaves a zombie.
 pub(crate) struct Spawned {
