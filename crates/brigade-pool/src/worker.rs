@@ -11,6 +11,8 @@
 
 mod attempt;
 mod crash_note;
+mod failed_start;
+mod hooks;
 mod hygiene;
 mod identity;
 mod logs;

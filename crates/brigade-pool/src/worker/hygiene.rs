@@ -10,12 +10,9 @@
 //! a pause of [`PAUSE`], does it add up. There, after [`BURST`] of them, a full look is taken once
 //! in [`FULL_EVERY`], and a quick one after each attempt.
 
-#![expect(
-    unsafe_code,
-    reason = "asks the C library and the kernel for what no safe wrapper offers"
-)]
-
 mod full;
+mod hash;
+mod process_state;
 mod quick;
 
 use std::sync::Mutex;
@@ -93,25 +90,4 @@ pub(super) fn changed() -> Option<String> {
         })?
     });
     what.map(|what| format!("a task changed {what} of the process"))
-}
-
-/// One step of a hash that only has to tell two states of one process apart (FNV-1a, with a
-/// rotation).
-fn mix(hash: u64, part: u64) -> u64 {
-    (hash ^ part).wrapping_mul(0x0100_0000_01b3).rotate_left(5)
-}
-
-fn hash(bytes: &[u8]) -> u64 {
-    let mut words = bytes.chunks_exact(8);
-    let hash = words.by_ref().fold(0, |hash, word| {
-        mix(
-            hash,
-            word.iter()
-                .fold(0, |word, byte| word << 8 | u64::from(*byte)),
-        )
-    });
-    words
-        .remainder()
-        .iter()
-        .fold(hash, |hash, byte| mix(hash, u64::from(*byte)))
 }

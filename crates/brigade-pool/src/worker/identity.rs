@@ -23,7 +23,7 @@ use std::{env, io, mem, process};
 
 use rustix::process::{Pid, geteuid, getppid, getuid};
 
-use super::start::give_up;
+use super::failed_start::give_up;
 use crate::error::{Error, ErrorKind};
 use crate::process::{WORKER_VARIABLE, is_secure};
 

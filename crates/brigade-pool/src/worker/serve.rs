@@ -18,8 +18,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BufMut as _;
 
-use super::{crash_note, start};
-use crate::address;
+use super::crash_note;
 use crate::codec::Codec;
 use crate::context::{Context, Sink, State};
 use crate::link;
@@ -324,17 +323,6 @@ impl Worker {
     pub(super) fn retire(&self, reason: &str) {
         if !self.retired.swap(true, Ordering::AcqRel) {
             self.say(kind::RETIRE, 0, reason.as_bytes());
-        }
-    }
-
-    pub(super) fn tear_down(&self) {
-        if let (Some(offset), Some(state)) = (self.settings.teardown, &self.state) {
-            let hook: start::TeardownHook = match address::hook_at(offset) {
-                Ok(hook) => hook,
-                Err(error) => return tracing::error!(%error, "could not find the teardown hook"),
-            };
-            // The hook of `panics` has reported a panic; this process ends in any case.
-            super::panics::catch(super::panics::moment(), || hook(state)).ok();
         }
     }
 

@@ -17,14 +17,13 @@ use std::{fs, io, process};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 
+use super::failed_start::{EXIT_START_FAILED, give_up};
 use super::serve::Worker;
-use super::{crash_note, hygiene, identity, logs, monitor, panics, serve, title};
+use super::{crash_note, hooks, hygiene, identity, logs, monitor, panics, serve, title};
 use crate::address;
 use crate::codec::Codec;
-use crate::context::State;
 use crate::error::{Error, ErrorKind};
 use crate::link;
-use crate::outcome::Failure;
 use crate::registry;
 use crate::shutdown::spawn_thread;
 use crate::wire::{
@@ -33,9 +32,6 @@ use crate::wire::{
 
 /// A handshake of more than this is not ours.
 const HELLO_BYTES_MAX: usize = 1 << 20;
-/// Exit code of a worker that could not start (EX_SOFTWARE of sysexits.h).
-const EXIT_START_FAILED: i32 = 70;
-
 /// Turns this process into a worker if a pool started it as one; then it never returns.
 pub(crate) fn enter_if_worker() {
     let Some(pool) = identity::claimed_pool() else {
@@ -63,7 +59,7 @@ fn live(pool: Pid) -> ! {
         Ok(worker) => {
             serve::run(&worker);
             let logs = logs::enter();
-            worker.tear_down();
+            hooks::tear_down(&worker.settings, worker.state.as_ref());
             drop(logs);
             process::exit(0);
         }
@@ -75,12 +71,6 @@ fn live(pool: Pid) -> ! {
             process::exit(EXIT_START_FAILED);
         }
     }
-}
-
-/// Ends a process that cannot be a worker and should not go on as anything else.
-pub(super) fn give_up(text: &str) -> ! {
-    writeln!(io::stderr(), "brigade: {text}").ok();
-    process::exit(EXIT_START_FAILED);
 }
 
 fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
@@ -101,7 +91,7 @@ fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
     logs::install(hello.settings.log_level);
     let state = {
         let _logs = logs::enter();
-        build_state(&hello.settings)?
+        hooks::build_state(&hello.settings)?
     };
     registry::check()?;
     let ready = Ready {
@@ -202,38 +192,6 @@ fn confine(settings: &WorkerSettings) -> io::Result<()> {
         rustix::thread::sched_setaffinity(None, &set)?;
     }
     Ok(())
-}
-
-/// Runs the init hook.
-pub(crate) type InitHook = fn(&[u8]) -> Result<State, Box<Failure>>;
-
-/// Runs the teardown hook.
-pub(crate) type TeardownHook = fn(&State);
-
-fn build_state(settings: &WorkerSettings) -> Result<Option<State>, Error> {
-    let Some(init) = &settings.init else {
-        return Ok(None);
-    };
-    let hook: InitHook = address::hook_at(init.offset)?;
-    let built = panics::catch(panics::moment(), || hook(&init.args));
-    if !panics::is_ours() {
-        panics::put_first();
-    }
-    let failed =
-        |what: String| Error::new(ErrorKind::CannotStart, format!("run the init hook: {what}"));
-    match built {
-        Ok(Ok(state)) => Ok(Some(state)),
-        Ok(Err(failure)) => Err(failed(
-            std::iter::once(failure.message)
-                .chain(failure.sources)
-                .collect::<Vec<_>>()
-                .join(": "),
-        )),
-        Err(panic) => Err(failed(format!(
-            "it panicked at {}: {}",
-            panic.location, panic.message
-        ))),
-    }
 }
 
 fn send(control: &UnixStream, kind: u8, message: &impl serde::Serialize) -> Result<(), Error> {

@@ -4,7 +4,12 @@
 //! It is made after attempts that are not part of a burst, because it costs about 20 us. What is
 //! found changed makes the worker ask to be replaced; nothing is repaired.
 
-use std::ffi::{CStr, c_char, c_int};
+#![expect(
+    unsafe_code,
+    reason = "asks the C library and the kernel for what no safe wrapper offers"
+)]
+
+use std::ffi::{CStr, c_int};
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -12,8 +17,10 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::process::{Resource, Rlimit, getrlimit};
 
-use super::quick::{SCHED_BYTES, file, handler, handlers, scheduling, timer_is_set};
-use super::{hash, mix};
+use super::hash::{hash, mix};
+use super::process_state::{
+    SCHED_BYTES, each_variable, file, handler, handlers, scheduling, timer_is_set,
+};
 
 /// Enough for `/proc/thread-self/status` with many groups and CPUs; what comes after it is not
 /// compared.
@@ -280,22 +287,6 @@ fn variables() -> u64 {
         all = mix(all, hash(unsafe { CStr::from_ptr(variable) }.to_bytes()));
     });
     all
-}
-
-/// Goes through the environment. No attempt runs, so nothing changes it; a thread that a task left
-/// behind might, as in any program that calls getenv(3).
-pub(super) fn each_variable(mut look: impl FnMut(*const c_char)) {
-    unsafe extern "C" {
-        static environ: *const *const c_char;
-    }
-    // SAFETY: the array ends with a null pointer; see above.
-    unsafe {
-        let mut entry = environ;
-        while !entry.is_null() && !(*entry).is_null() {
-            look(*entry);
-            entry = entry.add(1);
-        }
-    }
 }
 
 /// The root directory and its mount, whose number changes with the mount namespace.

@@ -4,22 +4,22 @@
 //! What is found changed makes the worker ask to be replaced; nothing is repaired. `full` compares
 //! the rest.
 
+#![expect(
+    unsafe_code,
+    reason = "asks the C library and the kernel for what no safe wrapper offers"
+)]
+
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
-use std::os::fd::BorrowedFd;
 use std::ptr;
 
 use libc::c_int;
 
-use super::{hash, mix};
+use super::hash::{hash, mix};
+use super::process_state::{SIGNAL_MAX, each_variable, file, handler, identity, timer_is_set};
 
-/// The kernel's `struct sched_attr` (sched_setattr(2)).
-pub(super) const SCHED_BYTES: usize = 56;
 /// Signals by which the pool, or its end, ends a worker.
 const STOPS: [c_int; 2] = [libc::SIGTERM, libc::SIGHUP];
-/// Signals with a number that a program may use; the C library keeps 32 and 33 for itself.
-const SIGNAL_MAX: c_int = 64;
-const SIGNALS_OF_LIBC: [c_int; 2] = [32, 33];
 /// Bits of MXCSR that say what happened, and not what should.
 #[cfg(target_arch = "x86_64")]
 const MXCSR_EVENTS: u32 = 0x3f;
@@ -85,23 +85,6 @@ impl QuickState {
     }
 }
 
-pub(super) fn file(descriptor: BorrowedFd<'_>) -> Option<(u64, u64)> {
-    rustix::fs::fstat(descriptor).ok().map(identity)
-}
-
-fn identity(file: rustix::fs::Stat) -> (u64, u64) {
-    (file.st_dev, file.st_ino)
-}
-
-/// Signals that are not at their default, with their handlers.
-pub(super) fn handlers() -> Vec<(c_int, usize)> {
-    let signals = (1..=SIGNAL_MAX).filter(|signal| !SIGNALS_OF_LIBC.contains(signal));
-    signals
-        .map(|signal| (signal, handler(signal)))
-        .filter(|(_, handler)| *handler != libc::SIG_DFL)
-        .collect()
-}
-
 /// There is no way to read it but to set it; another thread that creates a file in between gets the
 /// stricter one.
 fn umask() -> u32 {
@@ -114,17 +97,8 @@ fn umask() -> u32 {
 /// place are compared by `Full`.
 fn environment() -> u64 {
     let mut hash = 0;
-    super::full::each_variable(|variable| hash = mix(hash, variable.addr() as u64));
+    each_variable(|variable| hash = mix(hash, variable.addr() as u64));
     hash
-}
-
-pub(super) fn handler(signal: c_int) -> usize {
-    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: only reads the handler into a local, for which zero is valid.
-    unsafe {
-        libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
-        action.assume_init().sa_sigaction
-    }
 }
 
 /// The mask of this thread.
@@ -151,32 +125,6 @@ fn locale() -> u64 {
             hash(CStr::from_ptr(name).to_bytes())
         }
     }
-}
-
-/// Policy, niceness, priority and the rest of this thread's scheduling.
-pub(super) fn scheduling() -> [u8; SCHED_BYTES] {
-    let mut attributes = [0; SCHED_BYTES];
-    // SAFETY: writes at most the given size.
-    unsafe {
-        libc::syscall(
-            libc::SYS_sched_getattr,
-            0,
-            attributes.as_mut_ptr(),
-            SCHED_BYTES,
-            0,
-        )
-    };
-    attributes
-}
-
-pub(super) fn timer_is_set(which: c_int) -> bool {
-    let mut timer = MaybeUninit::<libc::itimerval>::zeroed();
-    // SAFETY: writes a local, for which zero is valid.
-    let timer = unsafe {
-        libc::getitimer(which, timer.as_mut_ptr());
-        timer.assume_init()
-    };
-    timer.it_value.tv_sec != 0 || timer.it_value.tv_usec != 0
 }
 
 /// How this thread rounds and treats tiny numbers: changed, it changes the results of the next
