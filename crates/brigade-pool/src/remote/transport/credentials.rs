@@ -4,9 +4,9 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::hello::{Key, Side};
 use super::host_addr::HostAddr;
-use super::key;
+use super::key::{self, Key};
+use super::opening::Side;
 use super::pem::{self, Pem};
 use crate::error::{Error, ErrorKind};
 

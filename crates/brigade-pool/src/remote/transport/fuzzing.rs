@@ -3,8 +3,9 @@
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
-use super::hello::{self, Key, sessions};
+use super::hello::{self, sessions};
 use super::host_addr::HostAddr;
+use super::key::Key;
 use super::stream::sealed;
 
 const KEY: Key = [7; 32];

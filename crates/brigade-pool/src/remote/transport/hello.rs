@@ -23,62 +23,24 @@
 //! chapter.
 
 use std::io;
+use std::time::Duration;
 
 use snow::{Builder, HandshakeState, TransportState};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::key::KEY_BYTES;
+use super::handshake_error::Gone;
+use super::key::{KEY_BYTES, Key};
+use super::opening::{
+    Binding, FLAG_KEY, FLAG_NAME, MAGIC, OPENING_BYTES, Side, VERSION, flags, opening,
+};
 use super::record::TAG_BYTES;
-use super::refusals::Reason;
-use super::tls;
-use crate::error::{Error, ErrorKind};
 
-/// Version of the door. Sides of another version refuse each other.
-pub(super) const VERSION: u16 = 2;
-const MAGIC: [u8; 4] = *b"BRGD";
-/// The side proves a key. Both must, or neither.
-const FLAG_KEY: u8 = 1;
-/// The listener does not let in the names of the peer's certificate.
-const FLAG_NAME: u8 = 2;
-const OPENING_BYTES: usize = 8;
+/// Both sides give up a handshake after this time, however much of it came by then.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// X25519 and AES-GCM, since processors have instructions for it.
 const PATTERN: &str = "Noise_NNpsk0_25519_AESGCM_SHA256";
 /// An X25519 key and the tag of an empty payload.
 const MESSAGE_BYTES: usize = 32 + TAG_BYTES;
-/// What binds the handshake to the connection below it.
-pub(super) type Binding = [u8; 32];
-/// A shared key.
-pub(super) type Key = [u8; KEY_BYTES];
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    Connects = 0,
-    Listens = 1,
-}
-
-/// Why a handshake did not come to its end.
-#[derive(Debug)]
-pub(super) enum Gone {
-    /// What came is no opening. Its first bytes.
-    UnknownProtocol([u8; OPENING_BYTES]),
-    Version(u16),
-    /// One side proves a key and the other does not. Whether the peer does.
-    OneKey {
-        theirs: bool,
-    },
-    /// The listener does not allow the names of this side's certificate.
-    Name,
-    /// The peer's proof does not hold.
-    Proof,
-    /// The peer ended the connection before it said its opening, or after.
-    Closed {
-        after_opening: bool,
-    },
-    Broken(io::Error),
-    /// This side cannot take part.
-    Unable(snow::Error),
-}
-
 /// The handshake of the side that connects.
 pub(super) async fn connecting<S>(
     stream: &mut S,
@@ -161,15 +123,6 @@ fn builder(
     )?)
 }
 
-fn flags(key: Option<&Key>) -> u8 {
-    if key.is_some() { FLAG_KEY } else { 0 }
-}
-
-fn opening(side: Side, key: Option<&Key>) -> [u8; OPENING_BYTES] {
-    let ([m0, m1, m2, m3], [v0, v1]) = (MAGIC, VERSION.to_le_bytes());
-    [m0, m1, m2, m3, v0, v1, flags(key), side as u8]
-}
-
 fn check(theirs: [u8; OPENING_BYTES], key: Option<&Key>) -> Result<(), Gone> {
     let [.., v0, v1, flags, _] = theirs;
     let version = u16::from_le_bytes([v0, v1]);
@@ -222,112 +175,6 @@ async fn receive<S: AsyncRead + Unpin>(
 async fn send<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes).await?;
     stream.flush().await
-}
-
-impl From<snow::Error> for Gone {
-    fn from(error: snow::Error) -> Self {
-        Self::Unable(error)
-    }
-}
-
-impl From<io::Error> for Gone {
-    fn from(error: io::Error) -> Self {
-        Self::Broken(error)
-    }
-}
-
-impl Gone {
-    fn reading(error: io::Error, after_opening: bool) -> Self {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::BrokenPipe => Self::Closed { after_opening },
-            _ => Self::Broken(error),
-        }
-    }
-
-    /// How the listener counts it.
-    pub(super) fn reason(&self) -> Reason {
-        match self {
-            Self::UnknownProtocol(_) => Reason::UnknownProtocol,
-            Self::Version(_) => Reason::Version,
-            Self::Name => Reason::Name,
-            Self::OneKey { .. } | Self::Proof => Reason::Key,
-            Self::Closed { .. } | Self::Broken(_) | Self::Unable(_) => Reason::Closed,
-        }
-    }
-
-    /// What it means to a person on this side.
-    pub(super) fn explain(self, side: Side) -> Error {
-        let (peer, this) = match side {
-            Side::Connects => ("the listener", "these credentials"),
-            Side::Listens => ("the peer", "the listener's credentials"),
-        };
-        match self {
-            // The start of a TLS alert, or of a TLS handshake.
-            Self::UnknownProtocol([0x15 | 0x16, 3, ..]) => protocol(format!(
-                "read {peer}'s hello: it speaks TLS; write tls:// on both sides, or tcp:// on both"
-            )),
-            Self::UnknownProtocol(_) => protocol(format!(
-                "read {peer}'s hello: what answers there is not Brigade"
-            )),
-            Self::Version(theirs) => protocol(format!(
-                "agree on a version: {peer} speaks version {theirs} of the door and this program \
-                    {VERSION}"
-            )),
-            Self::OneKey { theirs: true } => refused(format!(
-                "prove the key: {peer} wants one and {this} have none"
-            )),
-            Self::OneKey { theirs: false } => refused(format!(
-                "prove the key: {peer} has none and {this} have one"
-            )),
-            Self::Name => refused(format!(
-                "join {peer}: it allows none of the names in this side's certificate \
-                    (Credentials::allow_names)"
-            )),
-            Self::Proof => refused(format!("believe {peer}: its key is another one")),
-            Self::Closed {
-                after_opening: true,
-            } => refused(format!(
-                "prove the key: {peer} ended the connection; the keys differ"
-            )),
-            Self::Closed {
-                after_opening: false,
-            } => {
-                let text = format!(
-                    "read {peer}'s hello: it ended the connection; it is busy, or wants TLS \
-                        (tls://)"
-                );
-                Error::new(ErrorKind::Unreachable, text)
-            }
-            Self::Broken(error) => {
-                Error::new(ErrorKind::Unreachable, format!("greet {peer}")).with_source(error)
-            }
-            Self::Unable(error) => Error::new(
-                ErrorKind::Unsupported,
-                format!("encrypt the connection to {peer}"),
-            )
-            .with_source(error),
-        }
-    }
-}
-
-impl Gone {
-    /// The same where TLS is below and may be what failed.
-    pub(super) fn explain_over_tls(self, side: Side) -> Error {
-        match self {
-            Self::Broken(error) => tls::explain(error, side),
-            other => other.explain(side),
-        }
-    }
-}
-
-fn refused(text: String) -> Error {
-    Error::new(ErrorKind::Refused, text)
-}
-
-fn protocol(text: String) -> Error {
-    Error::new(ErrorKind::Protocol, text)
 }
 
 /// Both ends of a session, of the side that connects first: another one for each number and always

@@ -17,6 +17,8 @@ use crate::error::{Error, ErrorKind};
 
 /// Bytes of a key.
 pub(super) const KEY_BYTES: usize = 32;
+/// A shared key.
+pub(super) type Key = [u8; KEY_BYTES];
 const CHECK_BYTES: usize = 4;
 const PREFIX: &str = "brigade-key-";
 
@@ -46,7 +48,7 @@ pub fn generate_key() -> Result<String, Error> {
 }
 
 /// Reads a key. No error repeats it.
-pub(super) fn parse(text: &[u8]) -> Result<[u8; KEY_BYTES], Error> {
+pub(super) fn parse(text: &[u8]) -> Result<Key, Error> {
     let Some(encoded) = text.strip_prefix(PREFIX.as_bytes()) else {
         return Err(bad(
             "it is not a generated key, which begins with `brigade-key-`",

@@ -3,9 +3,10 @@
 use std::convert::Infallible;
 use std::io;
 
+use super::authenticated::TransportStream;
 use super::credentials::Credentials;
-use super::hello::{Binding, Side};
-use super::{Identity, TransportStream};
+use super::opening::{Binding, Side};
+use super::peer::Identity;
 use crate::error::{Error, ErrorKind};
 
 pub(super) type Upon = (Box<dyn TransportStream>, Binding, Option<Identity>);

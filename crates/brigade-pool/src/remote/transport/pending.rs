@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::socket::PeerOrigin;
+use super::peer::PeerOrigin;
 
 pub(super) struct PendingConnections {
     max: usize,

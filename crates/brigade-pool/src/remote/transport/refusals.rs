@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::socket::{Peer, PeerOrigin};
+use super::peer::{Peer, PeerOrigin};
 use crate::error::Error;
 
 /// One line per origin in this time.

@@ -1,9 +1,8 @@
 //! The sockets below: TCP and Unix, and who is at their other end.
 
-use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,8 +13,9 @@ use rustix::net::{
 };
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
 
-use super::TransportStream;
+use super::authenticated::TransportStream;
 use super::host_addr::HostAddr;
+use super::peer::Peer;
 use crate::error::{Error, ErrorKind};
 
 /// A peer that went away without a word is noticed after about half a minute, even where nobody
@@ -27,63 +27,6 @@ const KEEPALIVE_COUNT: u32 = 3;
 const UNACKNOWLEDGED_MS: u32 = 20_000;
 /// Connections that wait to be accepted; the kernel holds it to `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
-
-/// Where a connection comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Peer {
-    /// Another end of a TCP connection.
-    Net(SocketAddr),
-    /// A process of this host.
-    Unix {
-        /// Its user.
-        user: u32,
-        /// Its number, as it connected.
-        process: u32,
-    },
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Net(address) => address.fmt(f),
-            Self::Unix { user, process } => write!(f, "process {process} of user {user}"),
-        }
-    }
-}
-
-/// What limits and logs take as one: an address, or the network of 64 bits that one host of IPv6
-/// has to itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum PeerOrigin {
-    V4([u8; 4]),
-    V6([u16; 4]),
-    Unix(u32),
-}
-
-impl Peer {
-    pub(super) fn origin(&self) -> PeerOrigin {
-        match self {
-            Self::Unix { user, .. } => PeerOrigin::Unix(*user),
-            Self::Net(address) => match address.ip().to_canonical() {
-                IpAddr::V4(address) => PeerOrigin::V4(address.octets()),
-                IpAddr::V6(address) => {
-                    let [a, b, c, d, ..] = address.segments();
-                    PeerOrigin::V6([a, b, c, d])
-                }
-            },
-        }
-    }
-
-    /// Of a Unix socket, only the own user may be there: the file's mode says so, and this says it
-    /// of the process.
-    pub(super) fn is_own_user(&self) -> bool {
-        match self {
-            Self::Unix { user, .. } => *user == rustix::process::geteuid().as_raw(),
-            Self::Net(_) => true,
-        }
-    }
-}
 
 /// A connection of which nothing is known.
 pub(super) enum Raw {

@@ -13,7 +13,7 @@ use bytes::{Buf as _, BytesMut};
 use snow::TransportState;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
-use super::TransportStream;
+use super::authenticated::TransportStream;
 use super::record::{self, BYTES_MAX, Damage, HEAD_BYTES};
 
 /// A write waits for the socket from here on.

@@ -23,10 +23,11 @@ use tokio_rustls::rustls::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use webpki::EndEntityCert;
 
+use super::authenticated::TransportStream;
 use super::credentials::Credentials;
-use super::hello::{Binding, Side};
+use super::opening::{Binding, Side};
+use super::peer::Identity;
 use super::pem::Pem;
-use super::{Identity, TransportStream};
 use crate::error::{Error, ErrorKind};
 
 /// Another program's TLS does not end up here, nor ours there.
