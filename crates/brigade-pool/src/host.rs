@@ -1,29 +1,33 @@
 //! A worker host: joins pools of other hosts and runs what they send.
 //!
-//! It is itself a pool, so that a crash ends one child and the report travels back. `session`
-//! is what goes on between it and one master, whatever becomes of their connections; `answer` what
-//! it says of a call that ended.
+//! It is itself a pool, so that a crash ends one child and the report travels back. `connections`
+//! keeps it connected to one master, `session` holds that master's calls over all connections, and
+//! `answer` turns the outcome of a call into a message.
 
 mod answer;
+mod connections;
+mod failures;
+mod offer;
 mod session;
 mod welcome;
 
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use self::failures::Failures;
+use self::offer::Offer;
 use self::session::Session;
 use crate::error::{Error, ErrorKind};
 use crate::pool::{Builder, Pool, WorkerCount};
 use crate::registry;
 use crate::remote::{Budget, Credentials};
 use crate::shutdown::Scope;
-use crate::sync::lock;
 
 /// A worker host, see [`serve`].
 #[must_use = "a host does nothing until it runs"]
@@ -35,36 +39,10 @@ pub struct Host {
     control: Arc<HostControl>,
 }
 
-/// What a host offers.
-#[derive(Clone, Debug)]
-struct Offer {
-    name: String,
-    labels: Vec<String>,
-    functions: bool,
-}
-
 #[derive(Debug, Default)]
 struct HostControl {
     drain: CancellationToken,
     kill: CancellationToken,
-}
-
-/// Masters that refused this host for good at the first time.
-#[derive(Default)]
-struct Failures {
-    came: CancellationToken,
-    first: Mutex<Option<Error>>,
-}
-
-impl Failures {
-    fn first(&self) -> Option<Error> {
-        lock(&self.first).take()
-    }
-
-    fn add(&self, error: Error) {
-        lock(&self.first).get_or_insert(error);
-        self.came.cancel();
-    }
 }
 
 /// Tells a running [`Host`] what to do.
@@ -232,7 +210,7 @@ impl Host {
             let (failures, end, drain) =
                 (Arc::clone(&failures), end.clone(), control.drain.clone());
             scope.spawn(async move {
-                end.run_until_cancelled(session.live(&drain, &failures))
+                end.run_until_cancelled(connections::live(&session, &drain, &failures))
                     .await;
             });
         }

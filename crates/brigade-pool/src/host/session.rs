@@ -1,49 +1,35 @@
-//! What goes on between a host and one master, over all their connections.
+//! What a host holds for one master, over all connections to it: calls that run, and answers that the
+//! master has not acknowledged.
 //!
-//! [`Session::live`] tells the story: connect, introduce, serve, and again. What is *held* outlives
-//! a connection: calls that run, and answers that the master has not acknowledged. Each is dropped
-//! when the master asks for that, or when the session is over: the master does not know it any
-//! more, lets the host go, or has been away for as long as it said that it would wait for us. What
-//! a dropped call brings later counts for nothing: its place is gone (`key`).
+//! A call or an answer is dropped when the master asks for that, or when the session is over: the
+//! master does not know it any more, lets the host go, or has been away for as long as it said that
+//! it would wait for us. What a dropped call brings later counts for nothing: its key is gone
+//! (`held`). The state has one lock, which is never held while something waits. `connections`
+//! connects, and brings what the master sends.
 
-mod held;
-mod master;
+pub(super) mod held;
 mod request;
 mod results;
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::time::{sleep, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::sleep_until;
 
 use self::held::{HeldCall, SessionState};
-use self::master::Master;
 use super::answer::{head_of, refused};
-use super::welcome::{self, NotJoined};
-use super::{Failures, Offer};
+use super::offer::Offer;
 use crate::address;
 use crate::call::Request;
 use crate::error::{Error, ErrorKind};
 use crate::pool::{CallId, Pool, Relay, RelayedCell, Tag};
 use crate::registry;
-use crate::remote::{
-    Budget, ConnectionEnd, Credentials, FrameConnection, SendQueue, random_id, transport,
-};
-use crate::retry::jitter;
+use crate::remote::{Budget, Credentials, SendQueue, random_id};
 use crate::sync::lock;
 use crate::wire::remote::{
     Join, MAGIC, RandomId, RemoteOutcome, StopCall, TaskLine, VERSION, Welcome, ahead_max, kind,
 };
 
-/// The first pause before connecting again, and the longest.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// From the introduction to the welcome.
-const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
-/// What stands before a payload.
-const META_BYTES_MAX: usize = 64 << 10;
 /// Stops that came before their call are remembered up to the number of slots, but so many at
 /// least.
 const EARLY_STOPS_MIN: usize = 64;
@@ -55,16 +41,16 @@ const UNREAD_BYTES_MAX: usize = 64 << 20;
 const HELD_MIN: usize = 64;
 
 pub(super) struct Session {
-    url: String,
-    credentials: Credentials,
-    pool: Pool,
+    pub(super) url: String,
+    pub(super) credentials: Credentials,
+    pub(super) pool: Pool,
     offer: Arc<Offer>,
     slots: u32,
     mark: RandomId,
-    outbox: SendQueue,
+    pub(super) outbox: SendQueue,
     /// For unfinished messages of all masters of this host.
-    budget: Budget,
-    state: Mutex<SessionState>,
+    pub(super) budget: Budget,
+    pub(super) state: Mutex<SessionState>,
 }
 
 impl Session {
@@ -89,52 +75,13 @@ impl Session {
         }))
     }
 
-    /// Connects and serves, again and again, until it drains and holds nothing any more.
-    pub(super) async fn live(self: &Arc<Self>, drain: &CancellationToken, failures: &Failures) {
-        let (mut pause, mut logged) = (PAUSE_MIN, String::new());
-        while !(drain.is_cancelled() && self.is_idle()) {
-            let joined = tokio::select! {
-                joined = self.join(drain.is_cancelled()) => joined,
-                () = self.expired() => continue,
-            };
-            match joined {
-                Ok((line, welcome)) => {
-                    pause = PAUSE_MIN;
-                    logged.clear();
-                    self.serve(line, welcome, drain).await;
-                    continue;
-                }
-                Err(NotJoined { error, is_final }) => {
-                    if is_final && lock(&self.state).pool.is_none() {
-                        return failures.add(error);
-                    }
-                    // Once per cause: the same one comes with each try.
-                    let text = error.to_string();
-                    if text == logged {
-                        tracing::debug!(url = self.url, %error, "cannot join the pool; trying \
-                            again");
-                    } else {
-                        tracing::warn!(url = self.url, %error, "cannot join the pool; trying again");
-                        logged = text;
-                    }
-                }
-            }
-            tokio::select! {
-                () = sleep(pause.mul_f64(jitter(0.5))) => {}
-                () = self.expired() => {}
-                () = drain.cancelled(), if !drain.is_cancelled() => {}
-            }
-            pause = (pause * 2).min(PAUSE_MAX);
-        }
-    }
-
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         lock(&self.state).calls.is_empty()
     }
 
     /// Ends the session when no connection has been up for as long as the master waits. Never
     /// returns while there is nothing to end.
-    async fn expired(&self) {
+    pub(super) async fn expired(&self) {
         let at = {
             let state = lock(&self.state);
             state
@@ -151,32 +98,7 @@ impl Session {
         }
     }
 
-    // -- the handshake
-
-    async fn join(&self, leaving: bool) -> Result<(FrameConnection, Welcome), NotJoined> {
-        let connection = transport::connect(&self.url, &self.credentials)
-            .await
-            .map_err(NotJoined::at_the_door)?;
-        let mut line = FrameConnection::new(connection.stream);
-        let shaking = async {
-            line.send(kind::JOIN, &self.introduction(leaving)?).await?;
-            let frame = line.listen().await?;
-            welcome::read(&frame, &self.url)
-        };
-        let late = |_| {
-            Err(Error::new(
-                ErrorKind::Unreachable,
-                "join a pool: it does not answer in time",
-            ))
-        };
-        let welcome = timeout(WELCOME_TIMEOUT, shaking)
-            .await
-            .unwrap_or_else(late)
-            .map_err(NotJoined::by_the_pool)?;
-        Ok((line, welcome))
-    }
-
-    fn introduction(&self, leaving: bool) -> Result<Join, Error> {
+    pub(super) fn introduction(&self, leaving: bool) -> Result<Join, Error> {
         let state = lock(&self.state);
         let line = |name: &str, task: &registry::TaskEntry| TaskLine {
             name: name.to_owned(),
@@ -212,58 +134,8 @@ impl Session {
         })
     }
 
-    // -- a connection
-
-    async fn serve(
-        self: &Arc<Self>,
-        mut line: FrameConnection,
-        welcome: Welcome,
-        drain: &CancellationToken,
-    ) {
-        let payload_bytes_max = usize::try_from(welcome.payload_bytes_max)
-            .unwrap_or(usize::MAX)
-            .min(PAYLOAD_BYTES_MAX);
-        line.admit(payload_bytes_max + META_BYTES_MAX, &self.budget);
-        let beat = welcome.beat;
-        self.on_welcome(welcome);
-        let master = Master {
-            session: self,
-            draining: drain,
-            over: CancellationToken::new(),
-        };
-        let until = async {
-            tokio::select! {
-                () = master.over.cancelled() => {}
-                () = async {
-                    drain.cancelled().await;
-                    self.outbox.append(kind::LEAVING, 0, &[], &Bytes::new());
-                    self.outbox.kick();
-                    std::future::pending().await
-                } => {}
-            }
-        };
-        let end = line.run(&self.outbox, beat, &master, until).await;
-        self.outbox.close(kind::ANSWER);
-        lock(&self.state).down = Some(Instant::now());
-        match end {
-            // The farewell and the end of the connection may come together.
-            _ if master.over.is_cancelled() => self.forget_all("its master has let this host go"),
-            ConnectionEnd::Told => {}
-            ConnectionEnd::Cut(how) => {
-                tracing::debug!(url = self.url, how, "the connection to the master is down")
-            }
-            ConnectionEnd::Nonsense(error) => {
-                tracing::warn!(url = self.url, %error, "the master speaks nonsense")
-            }
-        }
-        if master.over.is_cancelled() && !drain.is_cancelled() {
-            // It may be on its way down; knocking at once would not help.
-            sleep(PAUSE_MIN.mul_f64(jitter(0.5))).await;
-        }
-    }
-
     /// Takes up what the master still knows, and hands over what finished meanwhile.
-    fn on_welcome(&self, welcome: Welcome) {
+    pub(super) fn on_welcome(&self, welcome: Welcome) {
         let known = welcome.resumed && lock(&self.state).pool == Some(welcome.pool);
         if known {
             welcome.drop.iter().for_each(|call| self.forget(*call));
@@ -296,7 +168,7 @@ impl Session {
         }
     }
 
-    fn forget_all(&self, reason: &str) {
+    pub(super) fn forget_all(&self, reason: &str) {
         let begun: Vec<CallId> = {
             let mut state = lock(&self.state);
             state.begun = 0;
@@ -333,7 +205,7 @@ impl Session {
     ///
     /// `Protocol` if the master wants more than it was offered, or does not acknowledge answers:
     /// what is held for it would grow without a bound.
-    fn begin(
+    pub(super) fn begin(
         self: &Arc<Self>,
         runs: &mut Vec<(u64, Request)>,
         draining: bool,
@@ -408,7 +280,7 @@ impl Session {
         self.outbox.kick();
     }
 
-    fn stop(&self, call: u64, stop: &StopCall<'_>) {
+    pub(super) fn stop(&self, call: u64, stop: &StopCall<'_>) {
         let local = {
             let mut state = lock(&self.state);
             match state.calls.get(&call) {
@@ -430,6 +302,3 @@ impl Session {
         }
     }
 }
-
-/// The largest payload that a pool may allow.
-const PAYLOAD_BYTES_MAX: usize = 1 << 30;

@@ -66,7 +66,7 @@ pub(super) struct NotJoined {
 impl NotJoined {
     /// Before the other side has proved itself. Anything may answer at that address, so only what
     /// is wrong on this side is final.
-    pub(super) fn at_the_door(error: Error) -> Self {
+    pub(super) fn before_proof(error: Error) -> Self {
         let is_final = matches!(error.kind(), ErrorKind::BadOption | ErrorKind::Unsupported);
         Self { error, is_final }
     }

@@ -10,24 +10,24 @@ use crate::pool::{CallId, Tag};
 use crate::wire::remote::RandomId;
 
 #[derive(Default)]
-pub(super) struct SessionState {
+pub(in crate::host) struct SessionState {
     /// The pool that it was last welcome at.
-    pub(super) pool: Option<RandomId>,
-    pub(super) calls: HashMap<u64, HeldCall>,
-    pub(super) begun: u32,
+    pub(in crate::host) pool: Option<RandomId>,
+    pub(in crate::host) calls: HashMap<u64, HeldCall>,
+    pub(in crate::host) begun: u32,
     /// Answers that wait for others to come along.
-    pub(super) gathered: u32,
-    pub(super) keys: u64,
-    pub(super) early_stops: VecDeque<u64>,
-    pub(super) result_bytes_max: u64,
+    pub(in crate::host) gathered: u32,
+    pub(in crate::host) keys: u64,
+    pub(in crate::host) early_stops: VecDeque<u64>,
+    pub(in crate::host) result_bytes_max: u64,
     /// Whether plain functions of that pool mean the same here.
-    pub(super) functions: bool,
-    pub(super) keep: Duration,
+    pub(in crate::host) functions: bool,
+    pub(in crate::host) keep: Duration,
     /// Since when no connection has been up.
-    pub(super) down: Option<Instant>,
+    pub(in crate::host) down: Option<Instant>,
 }
 
-pub(super) enum HeldCall {
+pub(in crate::host) enum HeldCall {
     /// `local` is its id in the pool of this host, once it has one.
     Begun {
         key: u64,
@@ -43,7 +43,7 @@ pub(super) enum HeldCall {
 
 impl SessionState {
     /// Holds a call that begins. Returns its key.
-    pub(super) fn begin(&mut self, call: u64, attempt: u32) -> u64 {
+    pub(in crate::host) fn begin(&mut self, call: u64, attempt: u32) -> u64 {
         self.keys += 1;
         self.begun += 1;
         let begun = HeldCall::Begun {
@@ -56,13 +56,13 @@ impl SessionState {
     }
 
     /// Whether the call was to be stopped before it came.
-    pub(super) fn take_early_stop(&mut self, call: u64) -> bool {
+    pub(in crate::host) fn take_early_stop(&mut self, call: u64) -> bool {
         let early = self.early_stops.iter().position(|early| *early == call);
         early.is_some_and(|index| self.early_stops.remove(index).is_some())
     }
 
     /// A call that was begun, if it is that very one.
-    pub(super) fn begun(&mut self, (call, key): Tag) -> Option<&mut HeldCall> {
+    pub(in crate::host) fn begun(&mut self, (call, key): Tag) -> Option<&mut HeldCall> {
         self.calls
             .get_mut(&call)
             .filter(|held| matches!(held, HeldCall::Begun { key: own, .. } if *own == key))
@@ -70,7 +70,7 @@ impl SessionState {
 
     /// Drops what is held of a call. Its id in the pool of this host, if it was begun and has not
     /// ended.
-    pub(super) fn remove(&mut self, call: u64) -> Option<CallId> {
+    pub(in crate::host) fn remove(&mut self, call: u64) -> Option<CallId> {
         let held = self.calls.remove(&call)?;
         if matches!(held, HeldCall::Begun { .. }) {
             self.begun -= 1;
@@ -80,13 +80,13 @@ impl SessionState {
 }
 
 impl HeldCall {
-    pub(super) fn attempt(&self) -> u32 {
+    pub(in crate::host) fn attempt(&self) -> u32 {
         match self {
             Self::Begun { attempt, .. } | Self::Ended { attempt, .. } => *attempt,
         }
     }
 
-    pub(super) fn local(&self) -> Option<CallId> {
+    pub(in crate::host) fn local(&self) -> Option<CallId> {
         match self {
             Self::Begun { local, .. } => *local,
             Self::Ended { .. } => None,

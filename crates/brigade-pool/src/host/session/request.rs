@@ -19,7 +19,7 @@ impl Session {
     /// # Errors
     ///
     /// `Protocol` if the frame makes no sense, or names a function that this host does not run.
-    pub(super) fn request(&self, frame: &Frame) -> Result<Request, Error> {
+    pub(in crate::host) fn request(&self, frame: &Frame) -> Result<Request, Error> {
         let garbled = |e| Error::new(ErrorKind::Protocol, "read a call").with_source(e);
         let (run, rest) = postcard::take_from_bytes::<Run<'_>>(&frame.body).map_err(garbled)?;
         let payload = frame.body.slice(frame.body.len() - rest.len()..);

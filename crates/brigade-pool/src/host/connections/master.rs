@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Session;
-use super::held::HeldCall;
 use crate::error::{Error, ErrorKind};
+use crate::host::session::Session;
+use crate::host::session::held::HeldCall;
 use crate::remote::{FrameHandler, Messages};
 use crate::sync::lock;
 use crate::wire::remote::kind;
