@@ -266,7 +266,7 @@ fn i50_messages_between_hosts() {
 }
 
 #[cfg(feature = "remote")]
-mod door {
+mod transport {
     use super::*;
     use crate::remote::transport::fuzzing::recorded;
 

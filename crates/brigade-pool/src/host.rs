@@ -1,4 +1,4 @@
-//! A worker host: joins pools of other hosts and runs what they send.
+//! A worker host: joins pools of other hosts and runs the calls that they send.
 //!
 //! It is itself a pool, so that a crash ends one child and the report travels back. `connections`
 //! keeps it connected to one master, `session` holds that master's calls over all connections, and
@@ -45,14 +45,14 @@ struct HostControl {
     kill: CancellationToken,
 }
 
-/// Tells a running [`Host`] what to do.
+/// Drains or stops a running [`Host`].
 #[derive(Clone, Debug)]
 pub struct HostHandle(Arc<HostControl>);
 
-/// For arguments that are still coming, of all masters together; see [`Budget`] for what one of
+/// For arguments that have not come completely, of all masters together; [`Budget`] says what one of
 /// them may hold beyond it.
 const PARTIAL_BYTES_MAX: usize = 256 << 20;
-/// For answers that tell masters of what was stopped.
+/// For the answers about calls that were stopped.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Joins the pool that listens at `url` (`tcp://host:port`, `tls://host:port`, `unix:///path`),
@@ -79,7 +79,7 @@ pub fn serve(url: impl Into<String>, credentials: Credentials) -> Host {
 }
 
 impl Host {
-    /// Joins this pool, too. Each pool may use all slots; what is too much waits here for its turn.
+    /// Joins this pool, too. Each pool may use all slots; calls beyond the slots wait here.
     pub fn also(mut self, url: impl Into<String>, credentials: Credentials) -> Self {
         self.masters.push((url.into(), credentials));
         self
@@ -130,7 +130,7 @@ impl Host {
         self
     }
 
-    /// To tell the host what to do while it runs.
+    /// A handle that drains or stops the host while it runs.
     pub fn handle(&self) -> HostHandle {
         HostHandle(Arc::clone(&self.control))
     }
@@ -175,10 +175,10 @@ impl Host {
     /// # Errors
     ///
     /// As [`Builder::start`]. `BadOption` or `Unsupported` for a URL or credentials that cannot be
-    /// used; `Refused` or `Protocol` if a pool that has proved itself refuses the first
-    /// introduction: for the version, or a task that has other types there. Whatever else answers
-    /// at the address, with another key or none, is tried again for ever, and logged as a warning
-    /// once per cause.
+    /// used; `Refused` or `Protocol` if a pool that has authenticated refuses the first
+    /// introduction: for the version, or a task that has other types there. Anything else that answers
+    /// at the address, with another key or none, is retried for ever, and logged as a warning once
+    /// per cause.
     ///
     /// # Cancel safety
     ///

@@ -36,6 +36,6 @@ pub(crate) use rights::{check_pool_rights, is_secure};
 pub(crate) use spawn::{Spawned, spawn};
 pub(crate) use tree::{cookie, end_own_strays, reap_orphans, sweep};
 
-/// Tells a child that it is a worker: the process id of its pool, then blanks. The worker removes
+/// Makes a child a worker: the process id of its pool, then blanks. The worker removes
 /// it from its environment and writes its title over the memory, see `worker::title`.
 pub(crate) const WORKER_VARIABLE: &str = "BRIGADE_WORKER";

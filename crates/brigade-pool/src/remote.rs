@@ -1,6 +1,6 @@
-//! Workers on other hosts: they connect to a pool that listens, and are links like local ones.
+//! Workers on other hosts: they connect to a pool that listens, and serve calls as local workers do.
 //!
-//! The master listens, any number of worker hosts join:
+//! The pool listens, and any number of worker hosts join:
 //!
 //! ```no_run
 //! # use brigade::{Pool, remote::Credentials};
@@ -20,14 +20,15 @@
 //! # }
 //! ```
 //!
-//! [`Credentials`] are what both sides show each other before anything else is said. What is said
-//! then is the business of `line`, `inbox` and `outbox` here, of `pool` on one side and of `host`
-//! on the other.
+//! With [`Credentials`] both sides authenticate before they exchange anything else (`transport`). Then
+//! `connection` carries messages over the stream: `send_queue` orders what goes out, and
+//! `partial_messages` puts long messages together. The pool (`pool`) is on one side and the host
+//! (`host`) on the other.
 
 mod budget;
 mod connection;
-mod inbox;
-mod outbox;
+mod partial_messages;
+mod send_queue;
 #[doc(hidden)]
 pub mod transport;
 
@@ -41,9 +42,9 @@ use crate::wire::remote::RandomId;
 pub(crate) use crate::printable::printable;
 pub(crate) use budget::Budget;
 pub(crate) use connection::{ConnectionEnd, FrameConnection, FrameHandler, Messages};
-pub(crate) use outbox::SendQueue;
+pub(crate) use send_queue::SendQueue;
 
-/// A number that no other pool or session has.
+/// A random id, unlike that of any other pool or session.
 pub(crate) fn random_id() -> Result<RandomId, Error> {
     let mut mark = RandomId::default();
     let os = |e| Error::os("draw a random number", e);

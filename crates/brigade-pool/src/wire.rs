@@ -24,5 +24,5 @@ pub(crate) use message::{
 /// Version of the protocol. Peers of another version refuse each other in the handshake.
 pub(crate) const VERSION: u16 = 4;
 
-/// First field of the handshake, so that a stray peer is told from an old version.
+/// First field of the handshake, so that a stray peer is not taken for an old version.
 pub(crate) const MAGIC: [u8; 4] = *b"BRGD";

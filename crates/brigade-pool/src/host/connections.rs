@@ -1,6 +1,6 @@
 //! Staying connected to one master.
 //!
-//! [`live`] tells the story: connect, introduce this host, serve, and again, until the host drains and
+//! [`live`] has the whole life in order: connect, introduce this host, serve, and again, until the host drains and
 //! its session holds nothing any more. `session` holds the calls, which outlive a connection; nothing
 //! is kept here but the pause before the next try.
 
@@ -88,7 +88,7 @@ async fn join(session: &Session, leaving: bool) -> Result<(FrameConnection, Welc
     let late = |_| {
         Err(Error::new(
             ErrorKind::Unreachable,
-            "join a pool: it does not answer in time",
+            "join a pool: it did not answer within 5 seconds",
         ))
     };
     let welcome = timeout(WELCOME_TIMEOUT, introduction)
@@ -133,20 +133,20 @@ async fn serve(
     match end {
         // The farewell and the end of the connection may come together.
         _ if master.over.is_cancelled() => session.forget_all("its master has let this host go"),
-        ConnectionEnd::Told => {}
-        ConnectionEnd::Cut(how) => {
+        ConnectionEnd::Closed => {}
+        ConnectionEnd::Lost(how) => {
             tracing::debug!(
                 url = session.url,
                 how,
                 "the connection to the master is down"
             )
         }
-        ConnectionEnd::Nonsense(error) => {
-            tracing::warn!(url = session.url, %error, "the master speaks nonsense")
+        ConnectionEnd::InvalidMessage(error) => {
+            tracing::warn!(url = session.url, %error, "the master sent an invalid message")
         }
     }
     if master.over.is_cancelled() && !drain.is_cancelled() {
-        // It may be on its way down; knocking at once would not help.
+        // It may be shutting down; connecting at once would not help.
         sleep(PAUSE_MIN.mul_f64(jitter(0.5))).await;
     }
 }

@@ -184,7 +184,7 @@ impl Session {
                 url = self.url,
                 calls = begun.len(),
                 reason,
-                "stopping calls whose pool is gone"
+                "stopping calls: their pool is gone"
             );
         }
         for local in begun {
@@ -216,7 +216,7 @@ impl Session {
         if self.outbox.small_bytes() > UNREAD_BYTES_MAX {
             return Err(Error::new(
                 ErrorKind::Protocol,
-                "it asks for more and does not read the answers",
+                "read a call: the master sends more and does not read the answers",
             ));
         }
         let held_max = 2 * self.room() as usize + HELD_MIN;
@@ -228,7 +228,7 @@ impl Session {
             let mut state = lock(&self.state);
             if state.calls.len() + runs.len() > held_max {
                 let text = format!(
-                    "it has not acknowledged the answers of {} calls and sends {} more",
+                    "read a call: the master has not acknowledged the answers of {} calls and sends {} more",
                     state.calls.len(),
                     runs.len()
                 );
@@ -242,7 +242,7 @@ impl Session {
                     continue;
                 }
                 if was_stopped || draining || state.begun >= self.room() {
-                    self.say(call, RemoteOutcome::Returned);
+                    self.answer_at_once(call, RemoteOutcome::Returned);
                     continue;
                 }
                 let attempt = request.options().origin.map_or(0, |origin| origin.attempt);
@@ -269,12 +269,12 @@ impl Session {
         let mut state = lock(&self.state);
         if state.begun(tag).is_some() {
             state.remove(tag.0);
-            self.say(tag.0, error.map_or(RemoteOutcome::Returned, refused));
+            self.answer_at_once(tag.0, error.map_or(RemoteOutcome::Returned, refused));
         }
     }
 
-    /// Answers a call of which nothing is held.
-    fn say(&self, call: u64, ending: RemoteOutcome) {
+    /// Answers a call that is not held.
+    fn answer_at_once(&self, call: u64, ending: RemoteOutcome) {
         self.outbox
             .append(kind::ANSWER, call, &head_of(ending), &Bytes::new());
         self.outbox.kick();

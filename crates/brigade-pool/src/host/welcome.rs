@@ -1,4 +1,4 @@
-//! What a pool answers to a host that introduces itself.
+//! A pool's answer to the introduction of a host.
 
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
@@ -7,18 +7,18 @@ use crate::remote::printable;
 use crate::wire::Frame;
 use crate::wire::remote::{MAGIC, TurnedAway, VERSION, Welcome, check_times, kind};
 
-/// The welcome, if it is one that this host can live with.
+/// The welcome, if this host can accept its terms.
 ///
 /// # Errors
 ///
-/// `Refused` with the pool's words or with both versions; `Protocol` for what makes no sense.
+/// `Refused` with the pool's reason or with both versions; `Protocol` for an answer that makes no sense.
 pub(super) fn read(frame: &Frame, url: &str) -> Result<Welcome, Error> {
     let Ok(((magic, version, brigade), _)) =
         postcard::take_from_bytes::<([u8; 4], u16, String)>(&frame.body)
     else {
         return Err(Error::new(
             ErrorKind::Protocol,
-            "join a pool: what answers is none",
+            "join a pool: the program at the other end is not one",
         ));
     };
     let reason = match frame.kind {
@@ -56,7 +56,7 @@ pub(super) fn read(frame: &Frame, url: &str) -> Result<Welcome, Error> {
     ))
 }
 
-/// Why a connection did not come to a welcome.
+/// Why a host could not join.
 pub(super) struct NotJoined {
     pub(super) error: Error,
     /// Trying again is of no use until a person changes something.
@@ -64,14 +64,14 @@ pub(super) struct NotJoined {
 }
 
 impl NotJoined {
-    /// Before the other side has proved itself. Anything may answer at that address, so only what
-    /// is wrong on this side is final.
+    /// Before the other side has authenticated. Any program may answer at that address, so only a
+    /// mistake on this side is final.
     pub(super) fn before_proof(error: Error) -> Self {
         let is_final = matches!(error.kind(), ErrorKind::BadOption | ErrorKind::Unsupported);
         Self { error, is_final }
     }
 
-    /// The answer of a pool that has proved itself.
+    /// The answer of a pool that has authenticated.
     pub(super) fn by_the_pool(error: Error) -> Self {
         let is_final = matches!(
             error.kind(),

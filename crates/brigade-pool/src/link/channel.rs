@@ -204,7 +204,7 @@ impl Channel {
             )
     }
 
-    /// Tells the peer that nothing more comes, after what was appended.
+    /// Ends the stream towards the peer, after what was appended.
     pub(crate) fn finish(&self) {
         self.flush();
         shutdown(&self.stream, Shutdown::Write).ok();

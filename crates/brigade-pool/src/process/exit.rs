@@ -68,8 +68,8 @@ pub(crate) struct Process {
     inherited_peak: u64,
     /// The largest peak that was read while it lived.
     seen_peak: AtomicU64,
-    /// What it said itself at its end.
-    told_peak: AtomicU64,
+    /// What it reported itself at its end.
+    reported_peak: AtomicU64,
     /// Cancelled once it has been reaped and its tree is gone.
     pub(crate) gone: CancellationToken,
     given_up: CancellationToken,
@@ -113,7 +113,7 @@ impl Process {
             // Not less than when it was spawned, for a peak only grows.
             inherited_peak: proc_fs::own_peak_bytes().unwrap_or(u64::MAX),
             seen_peak: AtomicU64::new(0),
-            told_peak: AtomicU64::new(0),
+            reported_peak: AtomicU64::new(0),
             gone: CancellationToken::new(),
             given_up: CancellationToken::new(),
         })
@@ -194,9 +194,9 @@ impl Process {
             .fetch_max(proc_fs::peak_bytes(shown), Ordering::Relaxed);
     }
 
-    /// Notes what it said of its own peak when it ended.
-    pub(crate) fn tell_peak(&self, bytes: u64) {
-        self.told_peak.fetch_max(bytes, Ordering::Relaxed);
+    /// Notes its own report of its peak, from when it ended.
+    pub(crate) fn note_reported_peak(&self, bytes: u64) {
+        self.reported_peak.fetch_max(bytes, Ordering::Relaxed);
     }
 
     /// Whether a signal or a tracer keeps it from running.
@@ -251,7 +251,7 @@ impl Process {
     /// than what it began with, or else the most that was seen.
     fn peak(&self, counted: u64) -> u64 {
         let (reported, seen) = (
-            self.told_peak.load(Ordering::Relaxed),
+            self.reported_peak.load(Ordering::Relaxed),
             self.seen_peak.load(Ordering::Relaxed),
         );
         match reported {
@@ -343,7 +343,7 @@ fn reap_when_it_ends(pid: Pid, watch: OwnedFd, has_pidfd: bool) {
 /// # Errors
 ///
 /// `Unsupported` if this program ignores SIGCHLD: then children vanish unseen, and their numbers
-/// may be anybody's.
+/// may belong to other processes.
 pub(crate) fn check_children_are_kept() -> Result<(), Error> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: only reads the disposition into a local, for which zero is valid.

@@ -1,8 +1,8 @@
 //! One connection between a pool and a host, from its handshake to its end. Both sides use it.
 //!
-//! [`FrameConnection::run`] reads, writes and beats until the connection ends, one way or another. It never
-//! waits for what the other side does with what it is told; whoever takes the messages ([`FrameHandler`])
-//! does not wait either.
+//! [`FrameConnection::run`] reads, writes and sends heartbeats until the connection ends. It owns both
+//! halves of the stream; the [`SendQueue`] belongs to its caller and outlives the connection. Nothing
+//! here waits for the peer to act on a message, and a [`FrameHandler`] must not wait either.
 
 use std::future::Future;
 use std::io;
@@ -15,8 +15,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::budget::Budget;
-use super::inbox::PartialMessages;
-use super::outbox::SendQueue;
+use super::partial_messages::PartialMessages;
+use super::send_queue::SendQueue;
 use super::transport::TransportStream;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
@@ -27,9 +27,9 @@ use crate::wire::{Frame, encode};
 const SILENT_BEATS_MAX: u32 = 4;
 /// Reads of what is there at once.
 const READS_MAX: usize = 8;
-/// So much is read before others have their turn.
+/// After so many bytes the task yields to others.
 const YIELD_BYTES: u64 = 512 << 10;
-/// For the last words on a connection that is being given up.
+/// For the last messages on a connection that this side ends.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct FrameConnection {
@@ -42,14 +42,14 @@ pub(crate) struct FrameConnection {
 #[derive(Debug)]
 pub(crate) enum ConnectionEnd {
     /// It broke, or the peer closed it.
-    Cut(String),
-    /// The peer said what makes no sense.
-    Nonsense(Error),
+    Lost(String),
+    /// The peer sent something that makes no sense.
+    InvalidMessage(Error),
     /// This side ended it.
-    Told,
+    Closed,
 }
 
-/// Who takes what comes over a line.
+/// Handles the messages of a connection.
 pub(crate) trait FrameHandler {
     /// Takes the messages that are there.
     fn recv(&self, messages: &mut Messages<'_>) -> Result<(), Error>;
@@ -59,14 +59,14 @@ pub(crate) trait FrameHandler {
         true
     }
 
-    /// What was congested is not any more.
+    /// The send queue is not congested any more.
     fn relieved(&self) {}
 
-    /// The way there and back takes so long.
+    /// The round trip of a heartbeat took so long.
     fn echoed(&self, _after: Duration) {}
 }
 
-/// The messages that one read gave, without those about the connection itself.
+/// The messages of one read, without heartbeats.
 pub(crate) struct Messages<'a> {
     inbox: &'a mut PartialMessages,
     outbox: &'a SendQueue,
@@ -103,7 +103,7 @@ impl FrameConnection {
         }
     }
 
-    /// Says one message of the handshake.
+    /// Sends one message of the handshake.
     pub(crate) async fn send(&mut self, kind: u8, message: &impl Serialize) -> Result<(), Error> {
         let body = Codec::Postcard.encode(message)?;
         let frame = [&encode(kind, 0, body.len())[..], &body].concat();
@@ -133,21 +133,20 @@ impl FrameConnection {
         }
     }
 
-    /// From here on there may be long messages, of at most so many bytes each, as far as the budget
-    /// goes.
+    /// Allows long messages from now on, of at most so many bytes each, within the budget.
     pub(crate) fn admit(&mut self, message_bytes_max: usize, budget: &Budget) {
         self.inbox.admit(message_bytes_max, budget);
     }
 
-    /// Closes the connection after what was said, within a second.
+    /// Closes the connection after the messages sent so far, within a second.
     pub(crate) async fn close(mut self) {
         timeout(LAST_WORDS_TIMEOUT, self.writing.shutdown())
             .await
             .ok();
     }
 
-    /// Carries what `outbox` holds and hands what comes to `handler`, until the connection ends or
-    /// `until` does; then says what is left to say.
+    /// Sends what `outbox` holds and gives what comes to `handler`, until the connection ends or `until`
+    /// completes; then sends what is left.
     pub(crate) async fn run(
         mut self,
         outbox: &SendQueue,
@@ -155,39 +154,39 @@ impl FrameConnection {
         handler: &(impl FrameHandler + Sync),
         until: impl Future<Output = ()>,
     ) -> ConnectionEnd {
-        let pulse = Pulse {
+        let running = RunningConnection {
             outbox,
             handler,
             began: Instant::now(),
-            heard: AtomicBool::new(false),
+            received: AtomicBool::new(false),
         };
         let end = tokio::select! {
-            end = pulse.read(&mut self.reading, &mut self.inbox) => end,
-            error = outbox.write_to(&mut self.writing, || handler.relieved()) => ConnectionEnd::Cut(format!("it could not be written to: {error}")),
-            () = pulse.beat(beat) => ConnectionEnd::Cut(format!("nothing was heard for {:?}", beat * SILENT_BEATS_MAX)),
-            () = until => ConnectionEnd::Told,
+            end = running.read(&mut self.reading, &mut self.inbox) => end,
+            error = outbox.write_to(&mut self.writing, || handler.relieved()) => ConnectionEnd::Lost(format!("it could not be written to: {error}")),
+            () = running.beat(beat) => ConnectionEnd::Lost(format!("the peer sent nothing for {:?}", beat * SILENT_BEATS_MAX)),
+            () = until => ConnectionEnd::Closed,
         };
-        if matches!(end, ConnectionEnd::Told) {
+        if matches!(end, ConnectionEnd::Closed) {
             let farewell = async {
                 outbox.write_rest(&mut self.writing).await?;
                 self.writing.shutdown().await
             };
-            // Who cannot be told finds out by the end of the connection.
+            // A peer that does not get this sees the end of the connection.
             timeout(LAST_WORDS_TIMEOUT, farewell).await.ok();
         }
         end
     }
 }
 
-/// What the parts of a line's task share.
-struct Pulse<'a, E> {
+/// What the parts of [`FrameConnection::run`] share.
+struct RunningConnection<'a, E> {
     outbox: &'a SendQueue,
     handler: &'a E,
     began: Instant,
-    heard: AtomicBool,
+    received: AtomicBool,
 }
 
-impl<E: FrameHandler + Sync> Pulse<'_, E> {
+impl<E: FrameHandler + Sync> RunningConnection<'_, E> {
     async fn read(
         &self,
         reading: &mut ReadHalf<Box<dyn TransportStream>>,
@@ -208,9 +207,9 @@ impl<E: FrameHandler + Sync> Pulse<'_, E> {
                 Ok(()) => {}
                 // It may come again when there is room; what it is about is not lost.
                 Err(error) if error.kind() == ErrorKind::QueueFull => {
-                    return ConnectionEnd::Cut(error.to_string());
+                    return ConnectionEnd::Lost(error.to_string());
                 }
-                Err(error) => return ConnectionEnd::Nonsense(error),
+                Err(error) => return ConnectionEnd::InvalidMessage(error),
             }
             if let Some(sent) = messages.echo {
                 self.handler
@@ -224,7 +223,7 @@ impl<E: FrameHandler + Sync> Pulse<'_, E> {
                 unyielded = 0;
                 tokio::task::yield_now().await;
             }
-            let before = inbox.heard_bytes();
+            let before = inbox.received_bytes();
             end = self.take(reading.read_buf(inbox.buffer()).await, inbox);
             // Whatever else is there already is taken in the same step.
             for _ in 0..READS_MAX {
@@ -233,34 +232,34 @@ impl<E: FrameHandler + Sync> Pulse<'_, E> {
                     _ => break,
                 }
             }
-            unyielded += inbox.heard_bytes() - before;
+            unyielded += inbox.received_bytes() - before;
         }
     }
 
     /// Takes what a read came to. How the connection ended, if it did.
     fn take(&self, read: io::Result<usize>, inbox: &mut PartialMessages) -> Option<ConnectionEnd> {
         match read {
-            Ok(0) => Some(ConnectionEnd::Cut("it was closed".to_owned())),
+            Ok(0) => Some(ConnectionEnd::Lost("it was closed".to_owned())),
             Ok(count) => {
-                if inbox.came(count) {
-                    self.heard.store(true, Ordering::Relaxed);
+                if inbox.received(count) {
+                    self.received.store(true, Ordering::Relaxed);
                 }
                 None
             }
-            Err(error) => Some(ConnectionEnd::Cut(error.to_string())),
+            Err(error) => Some(ConnectionEnd::Lost(error.to_string())),
         }
     }
 
-    /// Until nothing was heard for too long.
+    /// Sends heartbeats; returns when the peer was silent for too long.
     async fn beat(&self, beat: Duration) {
         let mut ticks = interval(beat);
-        // A process that was held up does not catch up on what it missed, and judges nobody by it.
+        // After a delay of this process, missed ticks are skipped: they say nothing about the peer.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut silent = 0;
         while silent < SILENT_BEATS_MAX {
             ticks.tick().await;
             self.outbox.urgent(kind::BEAT, self.micros(), &[]);
-            silent = if self.heard.swap(false, Ordering::Relaxed) {
+            silent = if self.received.swap(false, Ordering::Relaxed) {
                 0
             } else {
                 silent + 1

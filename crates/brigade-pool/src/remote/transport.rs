@@ -1,21 +1,20 @@
-//! The door between hosts: an authenticated, ordered byte stream whose bytes nobody read or
-//! changed, before any other message.
+//! Connections between hosts: an authenticated, encrypted, ordered byte stream.
 //!
-//! [`Listener`] accepts and [`connect`] connects; both give an [`Authenticated`]. Three layers,
-//! each of which ends the connection when it does not hold:
+//! [`Listener`] accepts and [`connect`] connects; both give an [`Authenticated`]. There are three
+//! layers, and each ends the connection when its check fails:
 //!
-//! 1. a socket: TCP or a Unix socket (`socket`); with `tls://`, TLS 1.3 upon it (`tls`);
+//! 1. a socket: TCP or a Unix socket (`socket`); with `tls://`, TLS 1.3 over it (`tls`);
 //! 2. the handshake (`hello`): each side proves that it has the key, by the Noise protocol with a
-//!    shared key. The key is never sent, a recording is worth nothing, and neither side can be
-//!    taken for the other;
-//! 3. without TLS, records (`record`, `stream`), encrypted by the keys of that handshake.
+//!    shared key. The key is never sent, a recorded handshake cannot be replayed, and neither side
+//!    can pose as the other;
+//! 3. without TLS, records (`record`, `stream`), encrypted with the keys of that handshake.
 //!    Duplicated, dropped, reordered, cut or changed bytes are an error of the stream, never other
 //!    bytes.
 //!
-//! The listening side sends nothing but its opening before the peer has proved itself. Who owns
-//! what: a `Listener` owns the handshakes under way and drives them while `accept` is awaited;
-//! nothing here spawns. It does not know what is said through the stream, does not connect again,
-//! and keeps no list of those it let in.
+//! Until the peer has authenticated, the listening side sends nothing but its opening. A `Listener`
+//! owns the handshakes under way and drives them while `accept` is awaited; nothing here spawns.
+//! This module does not know the messages in the stream, does not reconnect, and keeps no list of the
+//! peers that it accepted.
 
 mod authenticated;
 mod connect;

@@ -67,8 +67,8 @@ impl Decoder {
             return Ok(None);
         }
         self.buffer.advance(HEADER_BYTES);
-        // A small body gets memory of its own: a slice would keep the whole buffer for as long as
-        // somebody keeps the result.
+        // A small body gets memory of its own: a slice would keep the whole buffer alive as long as
+        // the result.
         let body = if length < SMALL_BODY_BYTES {
             let body = Bytes::copy_from_slice(&self.buffer[..length]);
             self.buffer.advance(length);

@@ -1,5 +1,5 @@
 //! The messages inside frames. Control types are flat: a recursive one could overflow the stack of
-//! whoever decodes it.
+//! the process that decodes it.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -55,10 +55,10 @@ pub(crate) mod kind {
     pub(crate) const CRASH_NOTE: u8 = 50;
     /// [`StartFailed`](super::StartFailed).
     pub(crate) const START_FAILED: u8 = 51;
-    /// [`PanicNote`](super::PanicNote): a panic, told before it unwinds. The frame's id is the
+    /// [`PanicNote`](super::PanicNote): a panic, sent before it unwinds. The frame's id is the
     /// attempt's or zero.
     pub(crate) const PANIC: u8 = 52;
-    /// The largest resident memory that this process has had, in bytes as u64: told when it exits
+    /// The largest resident memory that this process has had, in bytes as u64: sent when it exits
     /// or dies of a signal.
     pub(crate) const PEAK: u8 = 53;
 }

@@ -41,7 +41,7 @@ pub(crate) fn ahead_max(slots: u32) -> u32 {
 /// Shorter beats than this are a mistake, and longer ones notice nothing.
 const BEAT_MIN: Duration = Duration::from_millis(10);
 const BEAT_MAX: Duration = Duration::from_secs(3600);
-/// Nobody waits longer for a host.
+/// Longest time that a pool may wait for a host.
 const KEEP_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Whether these times of a pool, its beat and how long it waits for a host, make sense to both
@@ -162,8 +162,7 @@ pub(crate) struct Welcome {
     pub(crate) pool: RandomId,
     /// Number of the host among the pool's workers.
     pub(crate) worker: u32,
-    /// Whether the pool still knows the session; otherwise what the host holds of it is of no use
-    /// to anybody.
+    /// Whether the pool still knows the session; otherwise the host drops what it holds of it.
     pub(crate) resumed: bool,
     /// Of what it holds, calls that the pool has given up.
     pub(crate) drop: Vec<u64>,

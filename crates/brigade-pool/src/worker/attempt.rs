@@ -75,12 +75,12 @@ impl Worker {
         attempt.sink = Some((call, Arc::clone(self) as Arc<dyn Sink>));
         let context = attempt.into_context();
         if !self.register(call, &context) {
-            self.say(kind::RETURNED, call, &[]);
+            self.send(kind::RETURNED, call, &[]);
             self.flush();
             return self.end_busy();
         }
         if meta.tell_start {
-            self.say(kind::STARTED, call, &[]);
+            self.send(kind::STARTED, call, &[]);
             self.flush();
         }
         title::set_task(self.settings.worker, task);

@@ -214,11 +214,11 @@ extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, context: *mut c_void
     } else {
         CrashNote::Signal
     };
-    say_peak();
+    send_peak();
     let name = thread_name();
-    say(words, signal, &name);
+    send_note(words, signal, &name);
     if overflow {
-        say_overflow(signal, info, context, &name);
+        report_overflow(signal, info, context, &name);
     }
     // SA_RESETHAND has restored the default. A fault comes again when we return; a signal that was
     // sent does not.
@@ -289,7 +289,7 @@ fn thread_name() -> [u8; NAME_BYTES] {
     name
 }
 
-fn say(words: CrashNote, signal: c_int, name: &[u8; NAME_BYTES]) {
+fn send_note(words: CrashNote, signal: c_int, name: &[u8; NAME_BYTES]) {
     let mut frame = [0; HEADER_BYTES + 2 + NAME_BYTES];
     frame[..HEADER_BYTES].copy_from_slice(&encode(kind::CRASH_NOTE, CURRENT.get(), 2 + NAME_BYTES));
     frame[HEADER_BYTES] = words as u8;
@@ -314,7 +314,7 @@ fn send(frame: &[u8]) {
 
 /// Reports this process's own peak of memory, which cannot be read once it has ended: the
 /// kernel's count (`ru_maxrss`) began with that of the process which spawned it.
-fn say_peak() {
+fn send_peak() {
     let Some(bytes) = own_peak() else { return };
     let mut frame = [0; HEADER_BYTES + 8];
     frame[..HEADER_BYTES].copy_from_slice(&encode(kind::PEAK, 0, 8));
@@ -364,7 +364,7 @@ fn own_peak() -> Option<u64> {
 
 /// Runs when the process exits in whatever way but `_exit`.
 extern "C" fn on_exit() {
-    say_peak();
+    send_peak();
 }
 
 /// Ends the process group as SIGTERM from the pool would: by the default action, unless a task has
@@ -385,10 +385,10 @@ pub(super) fn terminate_group() {
 
 type HandlerWithContext = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
 
-/// Lets the standard library tell of an overflow, which then ends the process. It knows only its
-/// own threads, and not those of a program whose workers are entered before `main`; the others are
-/// told of here.
-fn say_overflow(
+/// Lets the standard library report an overflow and end the process. It knows only its own threads,
+/// and not those of a program whose workers are entered before `main`; overflows of the others are
+/// reported here.
+fn report_overflow(
     signal: c_int,
     info: *mut siginfo_t,
     context: *mut c_void,

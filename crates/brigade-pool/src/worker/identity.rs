@@ -32,8 +32,8 @@ use crate::process::{WORKER_VARIABLE, is_secure};
 pub(super) fn claimed_pool() -> Option<Pid> {
     let pool = env::var(WORKER_VARIABLE).ok()?;
     // SAFETY: `init` is the program's first step. Threads that it may have by then are those of its
-    // constructors or of an idle async runtime, and no code of ours reads the environment beside
-    // it.
+    // constructors or of an idle async runtime, and no code of ours reads the environment at
+    // the same time.
     unsafe { env::remove_var(WORKER_VARIABLE) };
     let pool = Pid::from_raw(pool.trim().parse().ok()?)?;
     let peer = peer(0).ok()?;

@@ -81,7 +81,7 @@ pub(super) fn connect(worker: &Arc<Worker>) {
         WORKER.set(Arc::clone(worker)).ok();
         let early = std::mem::take(&mut *lock(&EARLY));
         for body in early {
-            worker.say(kind::LOG, 0, &body);
+            worker.send(kind::LOG, 0, &body);
         }
     }
 }
@@ -135,7 +135,7 @@ fn send(call: u64, record: &LogRecord<'_>) {
         }
         return;
     };
-    worker.say(kind::LOG, call, &body);
+    worker.send(kind::LOG, call, &body);
     if worker.is_shared() {
         worker.flush();
     }

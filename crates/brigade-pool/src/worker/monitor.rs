@@ -47,7 +47,9 @@ fn listen(worker: &Arc<Worker>) {
         }
         loop {
             match decoder.next() {
-                Ok(Some(frame)) if frame.kind == kind::PING => worker.tell(kind::PONG, 0, &[]),
+                Ok(Some(frame)) if frame.kind == kind::PING => {
+                    worker.send_control(kind::PONG, 0, &[])
+                }
                 Ok(Some(frame)) if frame.kind == kind::CANCEL => {
                     let Ok(cancel) = Codec::Postcard.decode::<CancelFrame>(&frame.body) else {
                         return;

@@ -45,7 +45,7 @@ pub(crate) struct Worker {
     pub(super) state: Option<State>,
     pub(super) control: UnixStream,
     data: UnixStream,
-    inbox: Mutex<Inbox>,
+    inbox: Mutex<IncomingFrames>,
     answers: Mutex<Vec<u8>>,
     attempts: Mutex<Attempts>,
     pub(super) runtime: OnceLock<tokio::runtime::Runtime>,
@@ -54,7 +54,7 @@ pub(crate) struct Worker {
     crew: Crew,
 }
 
-struct Inbox {
+struct IncomingFrames {
     decoder: Decoder,
     ended: bool,
 }
@@ -118,7 +118,7 @@ impl Worker {
             state,
             control,
             data,
-            inbox: Mutex::new(Inbox {
+            inbox: Mutex::new(IncomingFrames {
                 decoder,
                 ended: false,
             }),
@@ -177,7 +177,7 @@ impl Worker {
         }
     }
 
-    fn read(&self, inbox: &mut Inbox) -> Option<Frame> {
+    fn read(&self, inbox: &mut IncomingFrames) -> Option<Frame> {
         loop {
             match inbox.decoder.next() {
                 Ok(Some(frame)) => return Some(frame),
@@ -203,7 +203,7 @@ impl Worker {
         lock(&self.attempts)
             .running
             .retain(|(running, _)| *running != call);
-        self.say(kind, call, body);
+        self.send(kind, call, body);
     }
 
     /// Ends what `begin_busy` began: the attempt was answered.
@@ -212,7 +212,7 @@ impl Worker {
     }
 
     /// Appends a frame to what is to be written, and writes it at once where nothing else would.
-    pub(super) fn say(&self, kind: u8, call: u64, body: &[u8]) {
+    pub(super) fn send(&self, kind: u8, call: u64, body: &[u8]) {
         let mut answers = lock(&self.answers);
         answers.put_slice(&encode(kind, call, body.len()));
         if body.len() >= ANSWERS_BYTES {
@@ -248,7 +248,7 @@ impl Worker {
     }
 
     /// Sends a small frame on the control channel.
-    pub(super) fn tell(&self, kind: u8, call: u64, body: &[u8]) {
+    pub(super) fn send_control(&self, kind: u8, call: u64, body: &[u8]) {
         let frame = [&encode(kind, call, body.len())[..], body].concat();
         (&self.control).write_all(&frame).ok();
     }
@@ -322,7 +322,7 @@ impl Worker {
     /// Begins nothing more and asks to be replaced.
     pub(super) fn retire(&self, reason: &str) {
         if !self.retired.swap(true, Ordering::AcqRel) {
-            self.say(kind::RETIRE, 0, reason.as_bytes());
+            self.send(kind::RETIRE, 0, reason.as_bytes());
         }
     }
 
@@ -427,7 +427,7 @@ impl Sink for Worker {
         body.extend_from_slice(&fraction.to_le_bytes());
         body.push(codec.number());
         body.extend_from_slice(payload);
-        self.say(kind::PROGRESS, call, &body);
+        self.send(kind::PROGRESS, call, &body);
         if self.is_shared() {
             self.flush();
         }

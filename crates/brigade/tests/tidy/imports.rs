@@ -458,7 +458,7 @@ fn may_use(module: &str) -> Vec<&'static str> {
         // All that decodes bytes from outside, and its test.
         "fuzzing" => [&VALUES[..], &LINK, &["pool", "remote"]].concat(),
         "fuzz" => [&VALUES[..], &LINK, &["context", "fuzzing", "remote"]].concat(),
-        // The door to other hosts is a byte stream; what is said through it is of the link. `host`
+        // Connections to other hosts carry the messages of the link. `host`
         // is named there once, for the page of the API that both are on.
         "remote" => [&VALUES[..], &GROUND, &LINK, &["host"]].concat(),
         "consume" => [

@@ -53,7 +53,7 @@ const BUDGET: &[(&str, usize)] = &[
     ("crates/brigade/tests/redis", 20),
     ("crates/brigade/tests/redis_places", 8),
     ("crates/brigade/tests/remote", 8),
-    ("crates/brigade/tests/remote_door", 8),
+    ("crates/brigade/tests/remote_transport", 8),
     ("docs", 14),
 ];
 

@@ -1,4 +1,4 @@
-//! What a master says on a connection, as its host hears it.
+//! A master's messages, as its host handles them.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use crate::remote::{FrameHandler, Messages};
 use crate::sync::lock;
 use crate::wire::remote::kind;
 
-/// A connection, as the host hears it.
+/// Handles a master's messages on one connection.
 pub(super) struct Master<'a> {
     pub(super) session: &'a Arc<Session>,
     pub(super) draining: &'a CancellationToken,
-    /// The master has said farewell.
+    /// The master has let this host go.
     pub(super) over: CancellationToken,
 }
 
@@ -31,10 +31,10 @@ impl FrameHandler for Master<'_> {
             session.begin(&mut runs, self.draining.is_cancelled())?;
             match frame.kind {
                 kind::STOP => {
-                    let garbled = |e| Error::new(ErrorKind::Protocol, "read a stop").with_source(e);
+                    let invalid = |e| Error::new(ErrorKind::Protocol, "read a stop").with_source(e);
                     session.stop(
                         frame.id,
-                        &postcard::from_bytes(&frame.body).map_err(garbled)?,
+                        &postcard::from_bytes(&frame.body).map_err(invalid)?,
                     );
                 }
                 kind::ACK => {

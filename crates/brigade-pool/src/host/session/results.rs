@@ -33,7 +33,7 @@ impl Relay for Session {
             },
         );
         // While calls wait here ahead of their turn no slot stands empty for want of news, so
-        // answers may gather: as many as there are such calls.
+        // answers may gather: as many as there are of these calls.
         state.gathered += 1;
         let may_wait = state.gathered < state.begun.saturating_sub(self.slots);
         if !may_wait {

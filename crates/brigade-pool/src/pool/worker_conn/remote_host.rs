@@ -262,12 +262,12 @@ async fn serve(
         .map(CallId::from_wire)
         .collect();
     shared.step(|core, effects| match end {
-        ConnectionEnd::Nonsense(error) => core.part_with(worker, &error.to_string(), effects),
-        ConnectionEnd::Told if shared.killed.is_cancelled() => {
+        ConnectionEnd::InvalidMessage(error) => core.part_with(worker, &error.to_string(), effects),
+        ConnectionEnd::Closed if shared.killed.is_cancelled() => {
             core.part_with(worker, "the pool was dropped", effects);
         }
-        ConnectionEnd::Told => core.on_host_down(worker, "it connected again", &unseen, effects),
-        ConnectionEnd::Cut(how) => core.on_host_down(worker, &how, &unseen, effects),
+        ConnectionEnd::Closed => core.on_host_down(worker, "it connected again", &unseen, effects),
+        ConnectionEnd::Lost(how) => core.on_host_down(worker, &how, &unseen, effects),
     });
 }
 

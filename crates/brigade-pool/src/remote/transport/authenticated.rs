@@ -1,4 +1,4 @@
-//! A connection whose peer has proved who it is.
+//! A connection whose peer has authenticated.
 
 use std::fmt;
 
@@ -10,17 +10,17 @@ use super::peer::{Identity, Peer};
 pub trait TransportStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> TransportStream for T {}
 
-/// A connection whose peer has proved itself.
+/// A connection whose peer has authenticated.
 ///
-/// Flush after the last write: what is written may wait within. A read at the end gives zero bytes
+/// Flush after the last write: written bytes may wait in a buffer. A read at the end gives zero bytes
 /// only if the peer ended the stream (`shutdown`); a connection that was cut is an error. See
-/// [`Damage`] for bytes that somebody changed.
+/// [`Damage`](super::Damage) for bytes that were changed on the way.
 pub struct Authenticated {
     /// The connection.
     pub stream: Box<dyn TransportStream>,
     /// Where it comes from.
     pub peer: Peer,
-    /// As what it proved itself.
+    /// What it authenticated with.
     pub identity: Identity,
 }
 

@@ -10,11 +10,11 @@ use super::hello::{self, HANDSHAKE_TIMEOUT};
 use super::host_addr::HostAddr;
 use super::opening::Side;
 use super::peer::Identity;
-use super::socket::{self, Raw};
+use super::socket::{self, RawConnection};
 use super::{stream, tls};
 use crate::error::{Error, ErrorKind};
 
-/// For the name and the connection itself.
+/// For resolving the name and connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connects to a listener: `tcp://host:port`, `tls://host:port` or `unix:///path`. Returns within
@@ -22,30 +22,34 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 ///
-/// `BadOption` for a URL or credentials that cannot be used; `Unreachable` if nobody answers there
-/// or the listener is too busy; `Refused` if one side's proof does not hold, or the two sides do
-/// not want the same proofs; `Protocol` if what answers is no listener or one of another version.
+/// `BadOption` for a URL or credentials that cannot be used; `Unreachable` if nothing answers
+/// there or the listener is too busy; `Refused` if a key or certificate does not match, or only one
+/// side uses a key; `Protocol` if the other end is not a listener of Brigade, or one of another
+/// version.
 ///
 /// # Cancel safety
 ///
 /// Dropping it closes the connection.
 pub async fn connect(url: &str, credentials: &Credentials) -> Result<Authenticated, Error> {
-    let place = HostAddr::parse(url)?;
-    credentials.check(&place, Side::Connects)?;
-    let connecting = timeout(CONNECT_TIMEOUT, socket::connect(&place)).await;
-    let raw = connecting
-        .unwrap_or_else(|_| Err(unreachable("connect to the listener: nobody answers")))?;
-    let shaking = timeout(HANDSHAKE_TIMEOUT, greet(raw, &place, credentials)).await;
-    shaking.unwrap_or_else(|_| {
+    let address = HostAddr::parse(url)?;
+    credentials.check(&address, Side::Connects)?;
+    let connecting = timeout(CONNECT_TIMEOUT, socket::connect(&address)).await;
+    let raw = connecting.unwrap_or_else(|_| {
         Err(unreachable(
-            "greet the listener: it does not answer in time",
+            "connect to the listener: nothing answered within 5 seconds",
+        ))
+    })?;
+    let handshake = timeout(HANDSHAKE_TIMEOUT, shake_hands(raw, &address, credentials)).await;
+    handshake.unwrap_or_else(|_| {
+        Err(unreachable(
+            "shake hands with the listener: it did not answer within 5 seconds",
         ))
     })
 }
 
-async fn greet(
-    raw: Raw,
-    place: &HostAddr,
+async fn shake_hands(
+    raw: RawConnection,
+    address: &HostAddr,
     credentials: &Credentials,
 ) -> Result<Authenticated, Error> {
     let peer = raw.peer().map_err(|error| {
@@ -54,16 +58,16 @@ async fn greet(
     if !peer.is_own_user() {
         return Err(Error::new(
             ErrorKind::Refused,
-            "believe the listener: it is a process of another user",
+            "trust the listener: its process belongs to another user",
         ));
     }
     let mut socket = raw.into_stream();
     let HostAddr::Net {
         host, tls: true, ..
-    } = place
+    } = address
     else {
         let session = hello::connecting(&mut socket, credentials.secret(), &[0; 32]).await;
-        let session = session.map_err(|gone| gone.explain(Side::Connects))?;
+        let session = session.map_err(|error| error.explain(Side::Connects))?;
         return Ok(Authenticated {
             stream: stream::sealed(socket, session),
             peer,
@@ -72,9 +76,9 @@ async fn greet(
     };
     let (mut stream, binding, identity) = tls::connect(credentials, host, socket).await?;
     let session = hello::connecting(&mut stream, credentials.secret(), &binding).await;
-    // With TLS 1.3 the listener tells only now that it does not accept a certificate. TLS encrypts,
-    // so the session is not needed further.
-    session.map_err(|gone| gone.explain_over_tls(Side::Connects))?;
+    // With TLS 1.3 the listener refuses a certificate only now. TLS encrypts, so the session is not
+    // needed further.
+    session.map_err(|error| error.explain_over_tls(Side::Connects))?;
     Ok(Authenticated {
         stream,
         peer,

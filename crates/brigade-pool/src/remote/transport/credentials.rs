@@ -1,4 +1,4 @@
-//! What a side proves itself with.
+//! What a side authenticates with: a shared key, certificates, or both.
 
 use std::fmt;
 use std::path::Path;
@@ -10,8 +10,7 @@ use super::opening::Side;
 use super::pem::{self, Pem};
 use crate::error::{Error, ErrorKind};
 
-/// What a side of a connection between hosts proves itself with: a shared key, certificates, or
-/// both.
+/// What a side of a connection between hosts authenticates with: a shared key, certificates, or both.
 ///
 /// Both sides need the same kinds. Nothing in it shows in `Debug`, logs or errors.
 ///
@@ -23,7 +22,7 @@ use crate::error::{Error, ErrorKind};
 /// let shared = Credentials::key(&key)?;
 /// assert!(!format!("{shared:?}").contains(&key[12..]));
 ///
-/// // Certificates of both sides, for tls://. Whom the authority vouches for is let in.
+/// // Certificates of both sides, for tls://. Hosts with a certificate of this authority may connect.
 /// let host = Credentials::tls()
 ///     .authority(Pem::file("/etc/brigade/ca.pem"))
 ///     .certificate(Pem::file("/etc/brigade/host.pem"), Pem::file("/etc/brigade/host.key"));
@@ -148,33 +147,36 @@ impl Credentials {
         self.server_name.as_deref()
     }
 
-    /// Whether they are enough for this place: nobody listens without a proof of who comes, nor
-    /// connects without one of who listens.
+    /// Checks that both sides can authenticate with them at this address.
+    ///
+    /// # Errors
+    ///
+    /// `BadOption` with what is missing.
     pub(super) fn check(&self, place: &HostAddr, side: Side) -> Result<(), Error> {
         let has_certificates =
             self.identity.is_some() || self.authority.is_some() || self.server_name.is_some();
         let missing = match (place.is_tls(), side) {
             (_, Side::Connects) if self.names.is_some() => {
-                "allow names when connecting: the listener's name is `server_name`"
+                "allow names when connecting: set the name of the listener with `server_name`"
             }
             (_, Side::Listens) if self.names.is_some() && self.authority.is_none() => {
-                "allow names without an authority that vouches for them"
+                "allow names without an authority: give the one that signs those certificates"
             }
             (false, _) if has_certificates => "use certificates without TLS: write tls://",
             (false, _) if self.secret.is_none() => {
                 "go without a key: give one with `Credentials::key`"
             }
             (true, Side::Listens) if self.identity.is_none() => {
-                "listen with TLS without a certificate"
+                "listen with TLS without a certificate: give one with `Credentials::certificate`"
             }
             (true, Side::Listens) if self.authority.is_none() && self.secret.is_none() => {
-                "let in anybody: give an authority that vouches for who connects, or a key"
+                "listen without authentication of hosts: give an authority that signs the certificates of hosts, or a key"
             }
             (true, Side::Connects) if self.authority.is_none() => {
-                "believe anybody: give an authority that vouches for the listener"
+                "connect to any listener: give the authority that signed its certificate"
             }
             (true, Side::Connects) if self.identity.is_none() && self.secret.is_none() => {
-                "connect without a proof: give a certificate, or a key"
+                "connect without authentication: give a certificate, or a key"
             }
             _ => return Ok(()),
         };

@@ -1,4 +1,4 @@
-//! The door's part of [`crate::fuzzing`].
+//! The transport's part of [`crate::fuzzing`].
 
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
@@ -20,19 +20,22 @@ pub fn urls(bytes: &[u8]) {
     }
 }
 
-/// What a peer says in the handshake, on both sides: without the key nobody comes in.
+/// What a peer sends in the handshake, on both sides: no handshake succeeds without the key.
 pub fn handshakes(bytes: &[u8]) {
     for listens in [true, false] {
         let (mut theirs, mut ours) = duplex(1 << 17);
-        let said = theirs.write_all(bytes).now_or_never();
-        assert!(said.is_some_and(|said| said.is_ok()), "it has room");
+        let written = theirs.write_all(bytes).now_or_never();
+        assert!(
+            written.is_some_and(|written| written.is_ok()),
+            "it has room"
+        );
         theirs.shutdown().now_or_never();
-        let shaken = if listens {
+        let outcome = if listens {
             hello::listening(&mut ours, Some(&KEY), &[0; 32]).now_or_never()
         } else {
             hello::connecting(&mut ours, Some(&KEY), &[0; 32]).now_or_never()
         };
-        assert!(shaken.expect("it ends, as the peer did").is_err());
+        assert!(outcome.expect("it ends, as the peer did").is_err());
     }
 }
 
@@ -41,12 +44,15 @@ pub fn records(bytes: &[u8]) {
     let (mut theirs, ours) = duplex(1 << 17);
     theirs.write_all(bytes).now_or_never();
     drop(theirs);
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     let end = sealed(Box::new(ours), sessions(1).1)
-        .read_to_end(&mut heard)
+        .read_to_end(&mut received)
         .now_or_never();
     assert!(end.is_some(), "it ends, as the peer did");
-    assert!(RECORDED.starts_with(&heard), "other bytes than were sent");
+    assert!(
+        RECORDED.starts_with(&received),
+        "other bytes than were sent"
+    );
 }
 
 /// What the writer of [`recorded`] wrote.
@@ -70,5 +76,5 @@ pub(crate) fn recorded() -> Vec<u8> {
     written
         .now_or_never()
         .expect("there is room")
-        .expect("nobody closes it")
+        .expect("the other end stays open")
 }

@@ -1,4 +1,4 @@
-//! Why a handshake failed: for the peer's side, the counts of a listener, and a person.
+//! Why a handshake failed, as a listener counts it and as a person reads it.
 
 use std::io;
 
@@ -7,42 +7,42 @@ use super::refusals::Reason;
 use super::tls;
 use crate::error::{Error, ErrorKind};
 
-/// Why a handshake did not come to its end.
+/// Why a handshake failed.
 #[derive(Debug)]
-pub(super) enum Gone {
-    /// What came is no opening. Its first bytes.
+pub(super) enum HandshakeError {
+    /// The peer sent something else than an opening. Its first bytes.
     UnknownProtocol([u8; OPENING_BYTES]),
     Version(u16),
-    /// One side proves a key and the other does not. Whether the peer does.
+    /// One side uses a key and the other does not. Whether the peer does.
     OneKey {
         theirs: bool,
     },
     /// The listener does not allow the names of this side's certificate.
     Name,
-    /// The peer's proof does not hold.
+    /// The peer does not have the same key.
     Proof,
-    /// The peer ended the connection before it said its opening, or after.
+    /// The peer ended the connection, before or after its opening.
     Closed {
         after_opening: bool,
     },
     Broken(io::Error),
-    /// This side cannot take part.
+    /// The cryptography of this side failed.
     Unable(snow::Error),
 }
 
-impl From<snow::Error> for Gone {
+impl From<snow::Error> for HandshakeError {
     fn from(error: snow::Error) -> Self {
         Self::Unable(error)
     }
 }
 
-impl From<io::Error> for Gone {
+impl From<io::Error> for HandshakeError {
     fn from(error: io::Error) -> Self {
         Self::Broken(error)
     }
 }
 
-impl Gone {
+impl HandshakeError {
     pub(super) fn reading(error: io::Error, after_opening: bool) -> Self {
         match error.kind() {
             io::ErrorKind::UnexpectedEof
@@ -52,7 +52,7 @@ impl Gone {
         }
     }
 
-    /// How the listener counts it.
+    /// Under which reason a listener counts it.
     pub(super) fn reason(&self) -> Reason {
         match self {
             Self::UnknownProtocol(_) => Reason::UnknownProtocol,
@@ -63,7 +63,7 @@ impl Gone {
         }
     }
 
-    /// What it means to a person on this side.
+    /// The error for a person on this side.
     pub(super) fn explain(self, side: Side) -> Error {
         let (peer, this) = match side {
             Side::Connects => ("the listener", "these credentials"),
@@ -72,42 +72,43 @@ impl Gone {
         match self {
             // The start of a TLS alert, or of a TLS handshake.
             Self::UnknownProtocol([0x15 | 0x16, 3, ..]) => protocol(format!(
-                "read {peer}'s hello: it speaks TLS; write tls:// on both sides, or tcp:// on both"
+                "read {peer}'s handshake: it speaks TLS; write tls:// on both sides, or tcp:// on both"
             )),
             Self::UnknownProtocol(_) => protocol(format!(
-                "read {peer}'s hello: what answers there is not Brigade"
+                "read {peer}'s handshake: the program at the other end is not Brigade"
             )),
             Self::Version(theirs) => protocol(format!(
-                "agree on a version: {peer} speaks version {theirs} of the door and this program \
+                "agree on a version: {peer} speaks version {theirs} of the handshake and this program \
                     {VERSION}"
             )),
             Self::OneKey { theirs: true } => refused(format!(
-                "prove the key: {peer} wants one and {this} have none"
+                "authenticate: {peer} uses a key and {this} have none"
             )),
             Self::OneKey { theirs: false } => refused(format!(
-                "prove the key: {peer} has none and {this} have one"
+                "authenticate: {peer} has no key and {this} have one"
             )),
             Self::Name => refused(format!(
                 "join {peer}: it allows none of the names in this side's certificate \
                     (Credentials::allow_names)"
             )),
-            Self::Proof => refused(format!("believe {peer}: its key is another one")),
+            Self::Proof => refused(format!("trust {peer}: its key is a different one")),
             Self::Closed {
                 after_opening: true,
             } => refused(format!(
-                "prove the key: {peer} ended the connection; the keys differ"
+                "authenticate: {peer} ended the connection; the keys differ"
             )),
             Self::Closed {
                 after_opening: false,
             } => {
                 let text = format!(
-                    "read {peer}'s hello: it ended the connection; it is busy, or wants TLS \
+                    "read {peer}'s handshake: it ended the connection; it is busy, or expects TLS \
                         (tls://)"
                 );
                 Error::new(ErrorKind::Unreachable, text)
             }
             Self::Broken(error) => {
-                Error::new(ErrorKind::Unreachable, format!("greet {peer}")).with_source(error)
+                Error::new(ErrorKind::Unreachable, format!("shake hands with {peer}"))
+                    .with_source(error)
             }
             Self::Unable(error) => Error::new(
                 ErrorKind::Unsupported,
@@ -118,8 +119,8 @@ impl Gone {
     }
 }
 
-impl Gone {
-    /// The same where TLS is below and may be what failed.
+impl HandshakeError {
+    /// The same over TLS, which may be what failed.
     pub(super) fn explain_over_tls(self, side: Side) -> Error {
         match self {
             Self::Broken(error) => tls::explain(error, side),

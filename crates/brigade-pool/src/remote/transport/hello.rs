@@ -1,23 +1,22 @@
-//! The handshake: both sides say an opening, then run the Noise pattern `NNpsk0` over the shared
-//! key.
+//! The handshake: each side sends an opening, then both run the Noise pattern `NNpsk0` with the
+//! shared key.
 //!
 //! ```text
 //! 0        4         6       7      8
 //! | "BRGD" | version | flags | side |        an opening, from each side
 //! ```
 //!
-//! The side that connects says its opening and the first Noise message, the side that listens its
-//! opening and the second, the side that connects a confirmation: an empty transport message. Noise
-//! gives what is promised: each side proves that it has the key, over fresh Diffie-Hellman keys of
-//! both; a recording proves nothing, which the confirmation shows; the key is never sent, and a key
-//! that is lost later does not open what was recorded before. The prologue has the version, the
+//! The connecting side sends its opening and the first Noise message, the listening side its opening
+//! and the second one, and the connecting side a confirmation: an empty transport message. Noise
+//! keeps the promises: each side proves that it has the key, over fresh Diffie-Hellman keys of both;
+//! a replayed recording fails at the confirmation; the key is never sent, and a key that leaks later
+//! does not decrypt what was recorded before. The prologue has the version, the
 //! flags and what binds the handshake to the connection below it (32 bytes: the exporter of TLS,
 //! else zeros). Without a key (TLS with certificates of both sides) the messages are the same and
 //! made with a key of zeros.
 //!
-//! A peer without the key gets the listener's opening and no more. The first message would let an
-//! impostor on the listener's port try keys offline, so keys are generated, with 256 bits
-//! (`credentials`).
+//! A peer without the key gets the listener's opening and no more. With the first message a fake
+//! listener on that port could try keys offline, so keys are generated, with 256 bits (`key`).
 //!
 //! `docs/wire-protocol.md` has it byte by byte. When it changes: raise [`VERSION`], and change that
 //! chapter.
@@ -28,16 +27,16 @@ use std::time::Duration;
 use snow::{Builder, HandshakeState, TransportState};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::handshake_error::Gone;
+use super::handshake_error::HandshakeError;
 use super::key::{KEY_BYTES, Key};
 use super::opening::{
     Binding, FLAG_KEY, FLAG_NAME, MAGIC, OPENING_BYTES, Side, VERSION, flags, opening,
 };
 use super::record::TAG_BYTES;
 
-/// Both sides give up a handshake after this time, however much of it came by then.
+/// Both sides give up a handshake after this time, however far it came by then.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// X25519 and AES-GCM, since processors have instructions for it.
+/// X25519 and AES-GCM, for which processors have instructions.
 const PATTERN: &str = "Noise_NNpsk0_25519_AESGCM_SHA256";
 /// An X25519 key and the tag of an empty payload.
 const MESSAGE_BYTES: usize = 32 + TAG_BYTES;
@@ -46,7 +45,7 @@ pub(super) async fn connecting<S>(
     stream: &mut S,
     key: Option<&Key>,
     binding: &Binding,
-) -> Result<TransportState, Gone>
+) -> Result<TransportState, HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -72,12 +71,12 @@ pub(super) async fn listening<S>(
     stream: &mut S,
     key: Option<&Key>,
     binding: &Binding,
-) -> Result<TransportState, Gone>
+) -> Result<TransportState, HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let theirs = receive_opening(stream, Side::Connects).await?;
-    // Also to a side of another version, which learns from it what this one speaks.
+    // Also to a side of another version, which learns our version from it.
     send(stream, &opening(Side::Listens, key)).await?;
     check(theirs, key)?;
     let mut noise = builder(key, binding, |builder| builder.build_responder())?;
@@ -90,15 +89,15 @@ where
     stream
         .read_exact(&mut confirmation)
         .await
-        .map_err(|error| Gone::reading(error, true))?;
-    // Of a recorded first message its sender does not have the fresh key, so it ends here.
+        .map_err(|error| HandshakeError::reading(error, true))?;
+    // The sender of a recorded first message does not have its fresh key and fails here.
     session
         .read_message(&confirmation, &mut [])
-        .map_err(|_| Gone::Proof)?;
+        .map_err(|_| HandshakeError::Proof)?;
     Ok(session)
 }
 
-/// Says to a peer whose certificate holds that none of its names is allowed.
+/// Informs a peer whose certificate is valid that none of its names is allowed.
 pub(super) async fn turn_away<S>(stream: &mut S, key: Option<&Key>) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -113,7 +112,7 @@ fn builder(
     key: Option<&Key>,
     binding: &Binding,
     build: impl FnOnce(Builder<'_>) -> Result<HandshakeState, snow::Error>,
-) -> Result<HandshakeState, Gone> {
+) -> Result<HandshakeState, HandshakeError> {
     let prologue = [&MAGIC[..], &VERSION.to_le_bytes(), &[flags(key)], binding].concat();
     let pattern = PATTERN.parse()?;
     Ok(build(
@@ -123,35 +122,35 @@ fn builder(
     )?)
 }
 
-fn check(theirs: [u8; OPENING_BYTES], key: Option<&Key>) -> Result<(), Gone> {
+fn check(theirs: [u8; OPENING_BYTES], key: Option<&Key>) -> Result<(), HandshakeError> {
     let [.., v0, v1, flags, _] = theirs;
     let version = u16::from_le_bytes([v0, v1]);
     if version != VERSION {
-        return Err(Gone::Version(version));
+        return Err(HandshakeError::Version(version));
     }
     if flags & FLAG_NAME != 0 {
-        return Err(Gone::Name);
+        return Err(HandshakeError::Name);
     }
     let theirs = flags & FLAG_KEY != 0;
     if theirs == key.is_some() {
         Ok(())
     } else {
-        Err(Gone::OneKey { theirs })
+        Err(HandshakeError::OneKey { theirs })
     }
 }
 
 async fn receive_opening<S: AsyncRead + Unpin>(
     stream: &mut S,
     side: Side,
-) -> Result<[u8; OPENING_BYTES], Gone> {
+) -> Result<[u8; OPENING_BYTES], HandshakeError> {
     let mut opening = [0; OPENING_BYTES];
-    // Strangers often say little and then wait for an answer.
+    // Other protocols often begin with a few bytes and wait for an answer.
     stream
         .read_exact(&mut opening)
         .await
-        .map_err(|error| Gone::reading(error, false))?;
+        .map_err(|error| HandshakeError::reading(error, false))?;
     if opening[..4] != MAGIC || opening[7] != side as u8 {
-        return Err(Gone::UnknownProtocol(opening));
+        return Err(HandshakeError::UnknownProtocol(opening));
     }
     Ok(opening)
 }
@@ -160,15 +159,15 @@ async fn receive_opening<S: AsyncRead + Unpin>(
 async fn receive<S: AsyncRead + Unpin>(
     stream: &mut S,
     noise: &mut HandshakeState,
-) -> Result<(), Gone> {
+) -> Result<(), HandshakeError> {
     let mut message = [0; MESSAGE_BYTES];
     stream
         .read_exact(&mut message)
         .await
-        .map_err(|error| Gone::reading(error, true))?;
+        .map_err(|error| HandshakeError::reading(error, true))?;
     noise
         .read_message(&message, &mut [])
-        .map_err(|_| Gone::Proof)?;
+        .map_err(|_| HandshakeError::Proof)?;
     Ok(())
 }
 
@@ -177,11 +176,11 @@ async fn send<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> io::Result
     stream.flush().await
 }
 
-/// Both ends of a session, of the side that connects first: another one for each number and always
-/// the same one for a number, so that what was written can be changed and read again.
+/// Both ends of a session, the connecting side first. The same number always gives the same session,
+/// so that a test can change what was written and read it.
 #[cfg(any(test, fuzzing))]
 pub(super) fn sessions(number: u8) -> (TransportState, TransportState) {
-    let shaken = || {
+    let handshake = || {
         let (key, binding) = ([7; KEY_BYTES], [0; 32]);
         let (a, b) = ([number; 32], [number.wrapping_add(100); 32]);
         let mut ours = builder(Some(&key), &binding, |builder| {
@@ -199,9 +198,9 @@ pub(super) fn sessions(number: u8) -> (TransportState, TransportState) {
         theirs.read_message(&message, &mut [])?;
         theirs.write_message(&[], &mut message)?;
         ours.read_message(&message, &mut [])?;
-        Ok::<_, Gone>((ours.into_transport_mode()?, theirs.into_transport_mode()?))
+        Ok::<_, HandshakeError>((ours.into_transport_mode()?, theirs.into_transport_mode()?))
     };
-    shaken().expect("both sides have the key")
+    handshake().expect("both sides have the key")
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub(super) enum HostAddr {
 }
 
 impl HostAddr {
-    /// No error repeats the URL: somebody may have written a secret into it.
+    /// No error repeats the URL: it may contain a secret.
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
         let (scheme, rest) = url
             .split_once("://")

@@ -4,9 +4,9 @@
 //! brigade-key-<48 characters>      base64url, no padding, of: key (32 bytes), first 4 bytes of SHA-256 of the key
 //! ```
 //!
-//! Only generated keys are accepted. The handshake lets an impostor on the listener's port try keys
-//! offline, which is hopeless against 256 random bits and quick against a password. The checksum
-//! tells a key that was cut or mistyped from one that the peer does not have.
+//! Only generated keys are accepted. A fake listener could try keys offline with what a handshake
+//! sends: hopeless against 256 random bits, quick against a password. By the checksum a key that was
+//! cut or mistyped is recognised before it is used.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,4 +1,8 @@
-//! Listening: accept, shake hands with many at once, let in who proved itself.
+//! Listening: accept connections, run many handshakes at once, hand out those that authenticated.
+//!
+//! A [`Listener`] owns its socket and the handshakes under way, and drives them only while `accept` is
+//! awaited. `pending` limits their number, each has a time limit, and after an error for want of
+//! descriptors or memory accepting pauses. `refusals` counts and logs what was refused.
 
 use std::future::Future;
 use std::io;
@@ -19,9 +23,9 @@ use super::opening::Side;
 use super::peer::{Identity, Peer};
 use super::pending::{HandshakePermit, PendingConnections};
 use super::refusals::{Reason, Refusals, Report};
-use super::socket::{Doorway, Raw};
+use super::socket::{ListeningSocket, RawConnection};
 use super::stream;
-use super::tls::Listening;
+use super::tls::TlsListener;
 use crate::error::{Error, ErrorKind};
 use crate::printable::printable;
 use crate::sync::lock;
@@ -31,7 +35,7 @@ use crate::sync::lock;
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// How much a listener bears from peers that have not proved themselves.
+/// What a listener spends on peers that have not authenticated.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenerLimits {
     /// For a whole handshake, TLS included. Default: 5 seconds.
@@ -41,7 +45,7 @@ pub struct ListenerLimits {
     pub waiting: usize,
     /// Handshakes at a time of one address. Default: a quarter of all.
     pub waiting_of_one: usize,
-    /// Nobody is sent away for others before this time. Default: 200 ms.
+    /// No handshake is ended to make room for others before this time. Default: 200 ms.
     pub grace: Duration,
 }
 
@@ -61,38 +65,38 @@ impl Default for ListenerLimits {
 }
 
 /// Listens for connections of other hosts. Dropping it closes it and all handshakes under way;
-/// those it let in stay.
+/// accepted connections stay open.
 pub struct Listener {
-    doorway: Doorway,
+    socket: ListeningSocket,
     url: String,
-    door: Arc<Door>,
-    crowd: PendingConnections,
-    shaking: FuturesUnordered<Shaking>,
+    security: Arc<ListenerSecurity>,
+    pending: PendingConnections,
+    handshakes: FuturesUnordered<Handshake>,
     report: Arc<Mutex<Report>>,
     /// No descriptor or no memory was left: nothing is accepted until then.
     pause_until: Option<Instant>,
     pause_next: Duration,
 }
 
-/// A handshake under way: its number in the crowd, and how it ended.
-type Shaking =
+/// A handshake under way: its number in `pending`, and how it ended.
+type Handshake =
     Pin<Box<dyn Future<Output = (u64, Peer, Result<Authenticated, HandshakeRefusal>)> + Send>>;
 
-/// A look at the refusals of a listener, which may be gone by now.
+/// The refusals of a listener, which may have been dropped by now.
 #[derive(Clone)]
 pub struct RefusalCount(Arc<Mutex<Report>>);
 
 impl RefusalCount {
-    /// As many as there are now.
+    /// The counts as of now.
     pub fn get(&self) -> Refusals {
         lock(&self.0).counts()
     }
 }
 
 /// What a handshake needs.
-struct Door {
+struct ListenerSecurity {
     credentials: Credentials,
-    tls: Option<Listening>,
+    tls: Option<TlsListener>,
     timeout: Duration,
 }
 
@@ -102,11 +106,11 @@ struct HandshakeRefusal {
 }
 
 /// What `accept` waits for.
-enum Happened {
-    Knocked(Raw),
+enum ListenerEvent {
+    Connected(RawConnection),
     AcceptFailed(io::Error),
-    Shaken(u64, Peer, Result<Authenticated, HandshakeRefusal>),
-    /// The oldest has had its time and others wait.
+    HandshakeEnded(u64, Peer, Result<Authenticated, HandshakeRefusal>),
+    /// The oldest handshake had its grace period, and other connections wait.
     RoomDue,
     PauseOver,
 }
@@ -117,34 +121,34 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// `BadOption` for a URL or credentials that cannot be used, such as TLS without a proof of the
-    /// other side; `Os` if the address or the path is taken or not allowed.
+    /// `BadOption` for a URL or credentials that cannot be used, for example TLS without a way to
+    /// authenticate hosts; `Os` if the address or the path is taken or not allowed.
     pub async fn bind(
         url: &str,
         credentials: &Credentials,
         limits: ListenerLimits,
     ) -> Result<Self, Error> {
-        let place = HostAddr::parse(url)?;
-        credentials.check(&place, Side::Listens)?;
-        let tls = if place.is_tls() {
-            Some(Listening::new(credentials)?)
+        let address = HostAddr::parse(url)?;
+        credentials.check(&address, Side::Listens)?;
+        let tls = if address.is_tls() {
+            Some(TlsListener::new(credentials)?)
         } else {
             None
         };
-        let doorway = Doorway::open(&place).await?;
-        let url = doorway
-            .url(&place)
+        let socket = ListeningSocket::open(&address).await?;
+        let url = socket
+            .url(&address)
             .map_err(|error| Error::os("listen", error))?;
         Ok(Self {
-            doorway,
+            socket,
             url,
-            door: Arc::new(Door {
+            security: Arc::new(ListenerSecurity {
                 credentials: credentials.clone(),
                 tls,
                 timeout: limits.handshake,
             }),
-            crowd: PendingConnections::new(limits.waiting, limits.waiting_of_one, limits.grace),
-            shaking: FuturesUnordered::new(),
+            pending: PendingConnections::new(limits.waiting, limits.waiting_of_one, limits.grace),
+            handshakes: FuturesUnordered::new(),
             report: Arc::default(),
             pause_until: None,
             pause_next: PAUSE_MIN,
@@ -156,12 +160,12 @@ impl Listener {
         &self.url
     }
 
-    /// Counts who was not let in, also while `accept` is awaited.
+    /// Counts of refused connections, also while `accept` is awaited.
     pub fn refusals(&self) -> RefusalCount {
         RefusalCount(Arc::clone(&self.report))
     }
 
-    /// The next peer that proved itself. Handshakes go on only while this is awaited: await it
+    /// The next peer that authenticated. Handshakes go on only while this is awaited: await it
     /// again at once.
     ///
     /// # Cancel safety
@@ -169,35 +173,35 @@ impl Listener {
     /// No connection is lost when it is dropped.
     pub async fn accept(&mut self) -> Authenticated {
         loop {
-            let happened = self.next().await;
-            if let Some(authenticated) = self.on(happened) {
+            let event = self.next().await;
+            if let Some(authenticated) = self.on(event) {
                 return authenticated;
             }
         }
     }
 
-    async fn next(&mut self) -> Happened {
-        let (pause, room) = (self.pause_until, self.crowd.room_at());
+    async fn next(&mut self) -> ListenerEvent {
+        let (pause, room) = (self.pause_until, self.pending.room_at());
         tokio::select! {
-            Some((number, peer, ended)) = self.shaking.next() => Happened::Shaken(number, peer, ended),
-            () = at(pause) => Happened::PauseOver,
-            () = at(room) => Happened::RoomDue,
-            accepted = self.doorway.accept(), if pause.is_none() && room.is_none() => match accepted {
-                Ok(raw) => Happened::Knocked(raw),
-                Err(error) => Happened::AcceptFailed(error),
+            Some((number, peer, ended)) = self.handshakes.next() => ListenerEvent::HandshakeEnded(number, peer, ended),
+            () = at(pause) => ListenerEvent::PauseOver,
+            () = at(room) => ListenerEvent::RoomDue,
+            accepted = self.socket.accept(), if pause.is_none() && room.is_none() => match accepted {
+                Ok(raw) => ListenerEvent::Connected(raw),
+                Err(error) => ListenerEvent::AcceptFailed(error),
             },
         }
     }
 
-    fn on(&mut self, happened: Happened) -> Option<Authenticated> {
+    fn on(&mut self, event: ListenerEvent) -> Option<Authenticated> {
         let now = Instant::now();
-        match happened {
-            Happened::Knocked(raw) => self.on_knock(raw, now),
-            Happened::AcceptFailed(error) => self.on_accept_failed(&error, now),
-            Happened::RoomDue => self.crowd.make_room(now),
-            Happened::PauseOver => self.pause_until = None,
-            Happened::Shaken(number, peer, ended) => {
-                self.crowd.leave(number);
+        match event {
+            ListenerEvent::Connected(raw) => self.on_connection(raw, now),
+            ListenerEvent::AcceptFailed(error) => self.on_accept_failed(&error, now),
+            ListenerEvent::RoomDue => self.pending.make_room(now),
+            ListenerEvent::PauseOver => self.pause_until = None,
+            ListenerEvent::HandshakeEnded(number, peer, ended) => {
+                self.pending.leave(number);
                 match ended {
                     Ok(authenticated) => return Some(authenticated),
                     Err(refusal) => {
@@ -209,22 +213,22 @@ impl Listener {
         None
     }
 
-    fn on_knock(&mut self, raw: Raw, now: Instant) {
+    fn on_connection(&mut self, raw: RawConnection, now: Instant) {
         self.pause_next = PAUSE_MIN;
-        // A connection that is gone already has no peer.
+        // A connection that is closed already has no peer.
         let Ok(peer) = raw.peer() else { return };
-        let Some(ticket) = self.crowd.admit(peer.origin(), now) else {
-            return lock(&self.report).refused(Reason::Crowded, &peer, &crowded(), now);
+        let Some(permit) = self.pending.admit(peer.origin(), now) else {
+            return lock(&self.report).refused(Reason::TooMany, &peer, &too_many(), now);
         };
-        let door = Arc::clone(&self.door);
-        self.shaking.push(Box::pin(async move {
-            let number = ticket.number;
-            (number, peer, door.shake(raw, peer, ticket).await)
+        let security = Arc::clone(&self.security);
+        self.handshakes.push(Box::pin(async move {
+            let number = permit.number;
+            (number, peer, security.handshake(raw, peer, permit).await)
         }));
     }
 
     fn on_accept_failed(&mut self, error: &io::Error, now: Instant) {
-        // That one was gone before it was accepted.
+        // It was closed before it was accepted.
         if error.kind() == io::ErrorKind::ConnectionAborted {
             return;
         }
@@ -232,50 +236,54 @@ impl Listener {
             tracing::warn!(%error, "cannot accept connections; trying again");
         }
         lock(&self.report).pause();
-        self.crowd.make_room(now);
+        self.pending.make_room(now);
         self.pause_until = Some(now + self.pause_next);
         self.pause_next = (self.pause_next * 2).min(PAUSE_MAX);
     }
 }
 
-impl Door {
+impl ListenerSecurity {
     /// One handshake, from the first byte to its end.
-    async fn shake(
+    async fn handshake(
         &self,
-        raw: Raw,
+        raw: RawConnection,
         peer: Peer,
-        ticket: HandshakePermit,
+        permit: HandshakePermit,
     ) -> Result<Authenticated, HandshakeRefusal> {
         if !peer.is_own_user() {
-            let error = Error::new(ErrorKind::Refused, "let in a process of another user");
+            let error = Error::new(ErrorKind::Refused, "accept a process of another user");
             return Err(HandshakeRefusal {
                 reason: Reason::User,
                 error,
             });
         }
-        let shaking = ticket
+        let handshake = permit
             .go
-            .run_until_cancelled(timeout(self.timeout, self.greet(raw, peer)));
-        match shaking.await {
+            .run_until_cancelled(timeout(self.timeout, self.authenticate(raw, peer)));
+        match handshake.await {
             Some(Ok(greeted)) => greeted,
             Some(Err(_)) => Err(HandshakeRefusal {
                 reason: Reason::Slow,
                 error: Error::new(ErrorKind::Timeout, "finish the handshake in time"),
             }),
             None => Err(HandshakeRefusal {
-                reason: Reason::Crowded,
-                error: crowded(),
+                reason: Reason::TooMany,
+                error: too_many(),
             }),
         }
     }
 
-    async fn greet(&self, raw: Raw, peer: Peer) -> Result<Authenticated, HandshakeRefusal> {
+    async fn authenticate(
+        &self,
+        raw: RawConnection,
+        peer: Peer,
+    ) -> Result<Authenticated, HandshakeRefusal> {
         let (mut socket, secret) = (raw.into_stream(), self.credentials.secret());
         let Some(tls) = &self.tls else {
             let session = hello::listening(&mut socket, secret, &[0; 32]).await;
-            let session = session.map_err(|gone| HandshakeRefusal {
-                reason: gone.reason(),
-                error: gone.explain(Side::Listens),
+            let session = session.map_err(|error| HandshakeRefusal {
+                reason: error.reason(),
+                error: error.explain(Side::Listens),
             })?;
             return Ok(Authenticated {
                 stream: stream::sealed(socket, session),
@@ -283,8 +291,8 @@ impl Door {
                 identity: Identity::Key,
             });
         };
-        let upon = tls.accept(socket).await;
-        let (mut stream, binding, identity) = upon.map_err(|error| HandshakeRefusal {
+        let accepted = tls.accept(socket).await;
+        let (mut stream, binding, identity) = accepted.map_err(|error| HandshakeRefusal {
             reason: Reason::Tls,
             error,
         })?;
@@ -292,10 +300,10 @@ impl Door {
             && !self.credentials.allows(names)
         {
             let names = printable(&names.join(", "), 200);
-            // Whether it hears that or not, it is refused.
+            // Refused, whether this reaches it or not.
             hello::turn_away(&mut stream, secret).await.ok();
             let text = format!(
-                "let in a host whose certificate is for {names}: none of these names is allowed \
+                "accept a host whose certificate is for {names}: none of these names is allowed \
                     (Credentials::allow_names)"
             );
             return Err(HandshakeRefusal {
@@ -304,9 +312,9 @@ impl Door {
             });
         }
         let session = hello::listening(&mut stream, secret, &binding).await;
-        session.map_err(|gone| HandshakeRefusal {
-            reason: gone.reason(),
-            error: gone.explain_over_tls(Side::Listens),
+        session.map_err(|error| HandshakeRefusal {
+            reason: error.reason(),
+            error: error.explain_over_tls(Side::Listens),
         })?;
         Ok(Authenticated {
             stream,
@@ -316,11 +324,11 @@ impl Door {
     }
 }
 
-fn crowded() -> Error {
+fn too_many() -> Error {
     Error::new(ErrorKind::Refused, "shake hands with so many at once")
 }
 
-/// Never, where there is no time.
+/// Waits until this time; for ever if there is none.
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time.into()).await,

@@ -1,4 +1,4 @@
-//! In the place of `tls` where the feature `remote-tls` is off: says so.
+//! Replaces `tls` where the feature `remote-tls` is off: every use is an error that says so.
 
 use std::convert::Infallible;
 use std::io;
@@ -9,18 +9,18 @@ use super::opening::{Binding, Side};
 use super::peer::Identity;
 use crate::error::{Error, ErrorKind};
 
-pub(super) type Upon = (Box<dyn TransportStream>, Binding, Option<Identity>);
+pub(super) type TlsConnection = (Box<dyn TransportStream>, Binding, Option<Identity>);
 
-/// There is none.
-pub(super) struct Listening(Infallible);
+/// Never exists.
+pub(super) struct TlsListener(Infallible);
 
-impl Listening {
+impl TlsListener {
     pub(super) fn new(_: &Credentials) -> Result<Self, Error> {
         Err(without())
     }
 
     #[expect(clippy::unused_async, reason = "as it is with TLS")]
-    pub(super) async fn accept(&self, _: Box<dyn TransportStream>) -> Result<Upon, Error> {
+    pub(super) async fn accept(&self, _: Box<dyn TransportStream>) -> Result<TlsConnection, Error> {
         match self.0 {}
     }
 }
@@ -30,7 +30,7 @@ pub(super) async fn connect(
     _: &Credentials,
     _: &str,
     _: Box<dyn TransportStream>,
-) -> Result<Upon, Error> {
+) -> Result<TlsConnection, Error> {
     Err(without())
 }
 

@@ -1,18 +1,16 @@
-//! The opening that each side of a handshake sends first, and what both layers of a handshake share.
-//!
-//! `hello` has its bytes.
+//! The opening: the first bytes that each side of a handshake sends. `hello` shows its layout.
 
 use super::key::Key;
 
-/// Version of the door. Sides of another version refuse each other.
+/// Version of the handshake. Sides of different versions refuse each other.
 pub(super) const VERSION: u16 = 2;
 pub(super) const MAGIC: [u8; 4] = *b"BRGD";
-/// The side proves a key. Both must, or neither.
+/// The side uses a key. Both must, or neither.
 pub(super) const FLAG_KEY: u8 = 1;
-/// The listener does not let in the names of the peer's certificate.
+/// The listener allows none of the names in the peer's certificate.
 pub(super) const FLAG_NAME: u8 = 2;
 pub(super) const OPENING_BYTES: usize = 8;
-/// What binds the handshake to the connection below it.
+/// Binds the handshake to the connection below it: the exporter of TLS, else zeros.
 pub(super) type Binding = [u8; 32];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

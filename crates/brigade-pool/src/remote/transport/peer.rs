@@ -1,4 +1,4 @@
-//! The other end of a connection: where it is, and who it proved to be.
+//! The other end of a connection: its address, and what it authenticated with.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -27,8 +27,8 @@ impl fmt::Display for Peer {
     }
 }
 
-/// What limits and logs take as one: an address, or the network of 64 bits that one host of IPv6
-/// has to itself.
+/// What limits and logs count as one origin: an IPv4 address, a /64 network of IPv6 (which one host
+/// may have to itself), or a user of this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum PeerOrigin {
     V4([u8; 4]),
@@ -50,8 +50,8 @@ impl Peer {
         }
     }
 
-    /// Of a Unix socket, only the own user may be there: the file's mode says so, and this says it
-    /// of the process.
+    /// Only our own user may connect to a Unix socket. The file's mode says so too; this checks the
+    /// process.
     pub(super) fn is_own_user(&self) -> bool {
         match self {
             Self::Unix { user, .. } => *user == rustix::process::geteuid().as_raw(),
@@ -60,13 +60,13 @@ impl Peer {
     }
 }
 
-/// As what a peer proved itself.
+/// What a peer authenticated with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Identity {
     /// It has the shared key.
     Key,
-    /// Its certificate is vouched for. The DNS names of it.
+    /// A certificate that the authority of our credentials has signed, with these DNS names.
     Certificate(Vec<String>),
 }
 

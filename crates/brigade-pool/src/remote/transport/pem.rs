@@ -51,7 +51,7 @@ impl Pem {
     }
 }
 
-/// Reads a file that nobody else may read or change, see [`check_secret`].
+/// Reads a file that no other user may read or change, see [`check_secret`].
 pub(super) fn read_secret_file(path: &Path) -> Result<Vec<u8>, Error> {
     read(path, true)
 }

@@ -1,9 +1,9 @@
-//! Who is in the middle of a handshake, and who has to go when there are too many.
+//! Connections whose handshake is under way, and which of them end when there are too many.
 //!
-//! All of them together have a limit, and those of one origin have one. At the limit the oldest
-//! goes, but nobody before a grace period, in which an honest peer has long proved itself: until
-//! then further connections wait in the kernel, and those of an origin that has its share are
-//! refused. So idle connections cannot keep others out, and neither can a flood of fresh ones.
+//! There is a limit for all of them together and one for each origin. At the limit the oldest
+//! connection ends, but only after a grace period that is long enough for any honest peer. Until then
+//! further connections wait in the kernel, and those of an origin at its limit are refused. So
+//! neither idle connections nor a flood of new ones can keep others out.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -28,10 +28,10 @@ struct PendingConnection {
     go: CancellationToken,
 }
 
-/// A place in the crowd.
+/// Permission for one handshake.
 pub(super) struct HandshakePermit {
     pub(super) number: u64,
-    /// Cancelled when it has to go.
+    /// Cancelled when it has to end.
     pub(super) go: CancellationToken,
 }
 
@@ -46,13 +46,13 @@ impl PendingConnections {
         }
     }
 
-    /// From when on there is room for one more, which may be long ago.
+    /// Since when, or from when on, the oldest may end to make room. `None` if there is room.
     pub(super) fn room_at(&self) -> Option<Instant> {
         let oldest = self.waiting.front()?;
         (self.waiting.len() >= self.max).then(|| oldest.since + self.grace)
     }
 
-    /// Sends the oldest away, if it had its time.
+    /// Ends the oldest, if its grace period is over.
     pub(super) fn make_room(&mut self, now: Instant) {
         if self
             .waiting
@@ -64,7 +64,7 @@ impl PendingConnections {
         }
     }
 
-    /// `None` if this origin has its share.
+    /// `None` if this origin is at its limit.
     pub(super) fn admit(&mut self, origin: PeerOrigin, now: Instant) -> Option<HandshakePermit> {
         if self.waiting.len() >= self.max {
             self.make_room(now);
@@ -113,28 +113,28 @@ mod tests {
 
     #[test]
     fn the_oldest_goes_but_not_before_its_time() {
-        let (mut crowd, start) = (PendingConnections::new(2, 2, GRACE), Instant::now());
-        let first = crowd.admit(from(1), start).unwrap();
-        assert_eq!(crowd.room_at(), None);
-        let second = crowd.admit(from(2), start).unwrap();
-        assert_eq!(crowd.room_at(), Some(start + GRACE));
-        crowd.make_room(start);
+        let (mut pending, start) = (PendingConnections::new(2, 2, GRACE), Instant::now());
+        let first = pending.admit(from(1), start).unwrap();
+        assert_eq!(pending.room_at(), None);
+        let second = pending.admit(from(2), start).unwrap();
+        assert_eq!(pending.room_at(), Some(start + GRACE));
+        pending.make_room(start);
         assert!(!first.go.is_cancelled());
-        crowd.make_room(start + GRACE);
+        pending.make_room(start + GRACE);
         assert!(first.go.is_cancelled() && !second.go.is_cancelled());
-        assert_eq!(crowd.room_at(), None);
+        assert_eq!(pending.room_at(), None);
     }
 
     #[test]
     fn one_origin_takes_nothing_from_the_others() {
-        let (mut crowd, start) = (PendingConnections::new(4, 2, GRACE), Instant::now());
-        let first = crowd.admit(from(1), start).unwrap();
-        let second = crowd.admit(from(1), start).unwrap();
-        assert!(crowd.admit(from(1), start).is_none());
-        let other = crowd.admit(from(2), start).unwrap();
-        assert!(crowd.admit(from(1), start + GRACE).is_some());
+        let (mut pending, start) = (PendingConnections::new(4, 2, GRACE), Instant::now());
+        let first = pending.admit(from(1), start).unwrap();
+        let second = pending.admit(from(1), start).unwrap();
+        assert!(pending.admit(from(1), start).is_none());
+        let other = pending.admit(from(2), start).unwrap();
+        assert!(pending.admit(from(1), start + GRACE).is_some());
         assert!(first.go.is_cancelled() && !second.go.is_cancelled() && !other.go.is_cancelled());
-        crowd.leave(second.number);
-        assert!(crowd.admit(from(1), start + GRACE).is_some());
+        pending.leave(second.number);
+        assert!(pending.admit(from(1), start + GRACE).is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! Counting who was not let in, and saying it once per origin and minute.
+//! Counts of refused connections, and one log line per origin and minute.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,33 +10,33 @@ use crate::error::Error;
 const INTERVAL: Duration = Duration::from_secs(60);
 /// Origins that are remembered; when there are more, the rest share one line.
 const ORIGINS_MAX: usize = 1024;
-/// A full table is not looked through for each stranger.
+/// A full table is not searched for each new origin.
 const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many connections a listener did not let in, since it began.
+/// How many connections a listener refused, since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refusals {
-    /// What they said was not Brigade's handshake: scanners, browsers, noise.
-    pub strangers: u64,
+    /// They did not speak Brigade's handshake: scanners, browsers, noise.
+    pub unknown_protocol: u64,
     /// Another version of the handshake.
     pub versions: u64,
-    /// They do not have the key, or have one where none is wanted.
+    /// They do not have the key, or use one where the listener has none.
     pub keys: u64,
-    /// The TLS handshake failed: no TLS, an old version of it, or a certificate that does not hold.
+    /// The TLS handshake failed: no TLS, an old version of it, or an invalid certificate.
     pub tls: u64,
-    /// The certificate holds and none of its names is allowed
+    /// The certificate is valid and none of its names is allowed
     /// ([`Credentials::allow_names`](super::Credentials::allow_names)).
     pub names: u64,
     /// Another user of this host, at a Unix socket.
     pub users: u64,
     /// They took longer than 5 seconds.
     pub slow: u64,
-    /// They left before they had proved themselves, or the connection broke.
+    /// They left before they had authenticated, or the connection broke.
     pub left: u64,
-    /// They were sent away for others, since too many were in their handshakes.
-    pub crowded: u64,
-    /// Not connections: how often accepting paused since no descriptor or no memory was left.
+    /// They were closed because too many handshakes were under way.
+    pub too_many: u64,
+    /// How often accepting paused because no descriptor or no memory was left. Not connections.
     pub pauses: u64,
 }
 
@@ -44,7 +44,7 @@ impl Refusals {
     /// All connections that were refused.
     pub fn total(&self) -> u64 {
         let Self {
-            strangers,
+            unknown_protocol,
             versions,
             keys,
             tls,
@@ -52,15 +52,15 @@ impl Refusals {
             users,
             slow,
             left,
-            crowded,
+            too_many,
             pauses: _,
         } = self;
-        strangers + versions + keys + tls + names + users + slow + left + crowded
+        unknown_protocol + versions + keys + tls + names + users + slow + left + too_many
     }
 
     pub(crate) fn plus(&self, other: &Self) -> Self {
         Self {
-            strangers: self.strangers + other.strangers,
+            unknown_protocol: self.unknown_protocol + other.unknown_protocol,
             versions: self.versions + other.versions,
             keys: self.keys + other.keys,
             tls: self.tls + other.tls,
@@ -68,7 +68,7 @@ impl Refusals {
             users: self.users + other.users,
             slow: self.slow + other.slow,
             left: self.left + other.left,
-            crowded: self.crowded + other.crowded,
+            too_many: self.too_many + other.too_many,
             pauses: self.pauses + other.pauses,
         }
     }
@@ -84,14 +84,14 @@ pub(super) enum Reason {
     User,
     Slow,
     Closed,
-    Crowded,
+    TooMany,
 }
 
-/// What a listener tells of its refusals.
+/// The refusals of one listener: counts, and what was logged.
 #[derive(Default)]
 pub(super) struct Report {
     counts: Refusals,
-    told: HashMap<Option<PeerOrigin>, LoggedOrigin>,
+    logged: HashMap<Option<PeerOrigin>, LoggedOrigin>,
     /// The table was full then, and what was old in it thrown out.
     purged: Option<Instant>,
 }
@@ -113,7 +113,7 @@ impl Report {
 
     pub(super) fn refused(&mut self, reason: Reason, peer: &Peer, error: &Error, now: Instant) {
         let count = match reason {
-            Reason::UnknownProtocol => &mut self.counts.strangers,
+            Reason::UnknownProtocol => &mut self.counts.unknown_protocol,
             Reason::Version => &mut self.counts.versions,
             Reason::Key => &mut self.counts.keys,
             Reason::Tls => &mut self.counts.tls,
@@ -121,7 +121,7 @@ impl Report {
             Reason::User => &mut self.counts.users,
             Reason::Slow => &mut self.counts.slow,
             Reason::Closed => &mut self.counts.left,
-            Reason::Crowded => &mut self.counts.crowded,
+            Reason::TooMany => &mut self.counts.too_many,
         };
         *count += 1;
         if let Some(more) = self.due(peer.origin(), now) {
@@ -129,31 +129,31 @@ impl Report {
         }
     }
 
-    /// Whether it is told now, and how many were not since the last time.
+    /// Whether to log this refusal, and how many were not logged since the last line.
     fn due(&mut self, origin: PeerOrigin, now: Instant) -> Option<u64> {
-        let is_full = self.told.len() >= ORIGINS_MAX && !self.told.contains_key(&Some(origin));
+        let is_full = self.logged.len() >= ORIGINS_MAX && !self.logged.contains_key(&Some(origin));
         if is_full
             && self
                 .purged
                 .is_none_or(|purged| purged + PURGE_INTERVAL <= now)
         {
             self.purged = Some(now);
-            self.told.retain(|_, told| told.at + INTERVAL > now);
+            self.logged.retain(|_, logged| logged.at + INTERVAL > now);
         }
-        let is_known = self.told.contains_key(&Some(origin)) || self.told.len() < ORIGINS_MAX;
-        let told = self
-            .told
+        let is_known = self.logged.contains_key(&Some(origin)) || self.logged.len() < ORIGINS_MAX;
+        let logged = self
+            .logged
             .entry(is_known.then_some(origin))
             .or_insert_with(|| LoggedOrigin {
                 at: now - INTERVAL,
                 more: 0,
             });
-        if told.at + INTERVAL > now {
-            told.more += 1;
+        if logged.at + INTERVAL > now {
+            logged.more += 1;
             return None;
         }
-        told.at = now;
-        Some(std::mem::take(&mut told.more))
+        logged.at = now;
+        Some(std::mem::take(&mut logged.more))
     }
 }
 
@@ -182,12 +182,12 @@ mod tests {
             .filter(|number| report.due(origin(*number), start).is_some())
             .count();
         assert_eq!(lines, ORIGINS_MAX + 1);
-        assert_eq!(report.told.len(), ORIGINS_MAX + 1);
+        assert_eq!(report.logged.len(), ORIGINS_MAX + 1);
         assert_eq!(
             report.due(origin(200_000), start + INTERVAL),
             Some(0),
             "there is room again"
         );
-        assert_eq!(report.told.len(), 1);
+        assert_eq!(report.logged.len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! The sockets below: TCP and Unix, and who is at their other end.
+//! The sockets below the handshake: TCP and Unix sockets, their options, and the files of the latter.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -18,8 +18,8 @@ use super::host_addr::HostAddr;
 use super::peer::Peer;
 use crate::error::{Error, ErrorKind};
 
-/// A peer that went away without a word is noticed after about half a minute, even where nobody
-/// asks for signs of life.
+/// A peer that vanished without closing the connection is noticed after about half a minute, even
+/// where no heartbeats are sent.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_COUNT: u32 = 3;
@@ -29,12 +29,12 @@ const UNACKNOWLEDGED_MS: u32 = 20_000;
 const BACKLOG: i32 = 1024;
 
 /// A connection of which nothing is known.
-pub(super) enum Raw {
+pub(super) enum RawConnection {
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
 }
 
-impl Raw {
+impl RawConnection {
     pub(super) fn peer(&self) -> io::Result<Peer> {
         match self {
             Self::Tcp(_, address) => Ok(Peer::Net(*address)),
@@ -57,7 +57,7 @@ impl Raw {
     }
 
     fn tcp(stream: TcpStream, address: SocketAddr) -> Self {
-        // They fail only where the peer is gone already, which the first read tells.
+        // They fail only where the peer is gone already, which the first read reports.
         set_options(&stream).ok();
         Self::Tcp(stream, address)
     }
@@ -72,19 +72,19 @@ fn set_options(stream: &TcpStream) -> Result<(), rustix::io::Errno> {
     sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED_MS)
 }
 
-/// Connects to a place, without a word.
-pub(super) async fn connect(place: &HostAddr) -> Result<Raw, Error> {
+/// Connects, and sends nothing.
+pub(super) async fn connect(address: &HostAddr) -> Result<RawConnection, Error> {
     let unreachable =
         |error| Error::new(ErrorKind::Unreachable, "connect to the listener").with_source(error);
-    match place {
-        HostAddr::Unix(path) => Ok(Raw::Unix(
+    match address {
+        HostAddr::Unix(path) => Ok(RawConnection::Unix(
             UnixStream::connect(path).await.map_err(unreachable)?,
         )),
         HostAddr::Net { .. } => {
             let mut last = io::Error::from(io::ErrorKind::NotFound);
-            for address in addresses(place).await? {
+            for address in addresses(address).await? {
                 match TcpStream::connect(address).await {
-                    Ok(stream) => return Ok(Raw::tcp(stream, address)),
+                    Ok(stream) => return Ok(RawConnection::tcp(stream, address)),
                     Err(error) => last = error,
                 }
             }
@@ -93,9 +93,9 @@ pub(super) async fn connect(place: &HostAddr) -> Result<Raw, Error> {
     }
 }
 
-/// The addresses of a place.
-async fn addresses(place: &HostAddr) -> Result<Vec<SocketAddr>, Error> {
-    let HostAddr::Net { host, port, .. } = place else {
+/// The addresses behind a host name.
+async fn addresses(address: &HostAddr) -> Result<Vec<SocketAddr>, Error> {
+    let HostAddr::Net { host, port, .. } = address else {
         return Ok(Vec::new());
     };
     let found = lookup_host((&**host, *port)).await;
@@ -107,15 +107,15 @@ async fn addresses(place: &HostAddr) -> Result<Vec<SocketAddr>, Error> {
 }
 
 /// A socket that listens.
-pub(super) enum Doorway {
+pub(super) enum ListeningSocket {
     Tcp(TcpListener),
     Unix(UnixListener, SocketFile),
 }
 
-impl Doorway {
-    pub(super) async fn open(place: &HostAddr) -> Result<Self, Error> {
+impl ListeningSocket {
+    pub(super) async fn open(address: &HostAddr) -> Result<Self, Error> {
         let what = |error| Error::new(ErrorKind::Os, "listen").with_source(error);
-        if let HostAddr::Unix(path) = place {
+        if let HostAddr::Unix(path) = address {
             let (socket, file) = SocketFile::listen(path)?;
             return Ok(Self::Unix(
                 UnixListener::from_std(socket).map_err(what)?,
@@ -123,7 +123,7 @@ impl Doorway {
             ));
         }
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for address in addresses(place).await? {
+        for address in addresses(address).await? {
             match TcpListener::bind(address).await {
                 Ok(listener) => return Ok(Self::Tcp(listener)),
                 Err(error) => last = error,
@@ -133,10 +133,10 @@ impl Doorway {
     }
 
     /// Where it listens, with the port that the system chose.
-    pub(super) fn url(&self, place: &HostAddr) -> io::Result<String> {
+    pub(super) fn url(&self, address: &HostAddr) -> io::Result<String> {
         match self {
             Self::Tcp(listener) => {
-                let scheme = if place.is_tls() { "tls" } else { "tcp" };
+                let scheme = if address.is_tls() { "tls" } else { "tcp" };
                 Ok(format!("{scheme}://{}", listener.local_addr()?))
             }
             Self::Unix(_, file) => Ok(format!("unix://{}", file.path.display())),
@@ -144,19 +144,19 @@ impl Doorway {
     }
 
     /// Cancel safe.
-    pub(super) async fn accept(&self) -> io::Result<Raw> {
+    pub(super) async fn accept(&self) -> io::Result<RawConnection> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                Ok(Raw::tcp(stream, address))
+                Ok(RawConnection::tcp(stream, address))
             }
-            Self::Unix(listener, _) => Ok(Raw::Unix(listener.accept().await?.0)),
+            Self::Unix(listener, _) => Ok(RawConnection::Unix(listener.accept().await?.0)),
         }
     }
 }
 
-/// The file of a Unix socket. A lock on a file beside it says that its listener lives, so that a
-/// file without one is stale; the lock's file stays, since removing it would let two hold it.
+/// The file of a Unix socket. Its listener holds a lock on a second file, `<path>.lock`, so a socket
+/// file without that lock is stale. The lock's file stays, since removing it would let two hold it.
 pub(super) struct SocketFile {
     path: PathBuf,
     inode: u64,
@@ -171,7 +171,7 @@ impl SocketFile {
             Ok(found) if found.file_type().is_socket() => fs::remove_file(path).map_err(os)?,
             Ok(_) => {
                 let text = format!(
-                    "listen at {}: something else is there that is no socket",
+                    "listen at {}: the file there is not a socket; remove it or choose another path",
                     path.display()
                 );
                 return Err(Error::new(ErrorKind::BadOption, text));
@@ -202,7 +202,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Somebody may have put another one there.
+        // Another program may have put its own file there.
         if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
             fs::remove_file(&self.path).ok();
         }
@@ -222,7 +222,7 @@ fn lock(path: &Path) -> Result<File, Error> {
     let file =
         file.map_err(|error| Error::os(format!("open the lock of {}", path.display()), error))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
-        let text = format!("listen at {}: another listener is there", path.display());
+        let text = format!("listen at {}: another listener uses it", path.display());
         Error::new(ErrorKind::Os, text).with_source(io::Error::from(error))
     })?;
     Ok(file)

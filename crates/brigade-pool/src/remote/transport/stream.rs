@@ -1,7 +1,7 @@
 //! A byte stream over encrypted records.
 //!
-//! Each write becomes one record, so gather what goes together; `write_vectored` makes one record
-//! of all its parts. Memory is bounded: a write waits while more than [`OUT_BYTES_MAX`] wait for
+//! Each write becomes one record, so write together what belongs together; `write_vectored` makes one
+//! record of all its parts. Memory is bounded: a write waits while more than [`OUT_BYTES_MAX`] wait for
 //! the socket, and reading holds one opened record and what one read brought behind it.
 
 use std::io::{self, IoSlice};
@@ -33,12 +33,12 @@ struct Sealed<S> {
     /// The last record that was opened, [`BYTES_MAX`] bytes, and which of them were not handed out.
     plain: Box<[u8]>,
     unread: Range<usize>,
-    over: Over,
+    over: ReadEnd,
 }
 
 /// Whether more can be read.
 #[derive(Clone, Copy)]
-enum Over {
+enum ReadEnd {
     No,
     /// The peer ended the stream.
     Ended,
@@ -46,7 +46,7 @@ enum Over {
     Damaged(Damage),
 }
 
-/// Puts records upon a socket.
+/// Encrypts a socket with records.
 pub(super) fn sealed(
     socket: Box<dyn TransportStream>,
     session: TransportState,
@@ -65,7 +65,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sealed<S> {
             input: BytesMut::new(),
             plain: vec![0; BYTES_MAX].into(),
             unread: 0..0,
-            over: Over::No,
+            over: ReadEnd::No,
         }
     }
 
@@ -82,7 +82,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sealed<S> {
         self.input.advance(HEAD_BYTES + length);
         self.unread = 0..bytes;
         if bytes == 0 {
-            self.over = Over::Ended;
+            self.over = ReadEnd::Ended;
         }
         Ok(())
     }
@@ -91,18 +91,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sealed<S> {
     fn poll_opened(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.unread.is_empty() {
             match self.over {
-                Over::Ended => return Poll::Ready(Ok(())),
-                Over::Damaged(damage) => return Poll::Ready(Err(damage.into())),
-                Over::No => {}
+                ReadEnd::Ended => return Poll::Ready(Ok(())),
+                ReadEnd::Damaged(damage) => return Poll::Ready(Err(damage.into())),
+                ReadEnd::No => {}
             }
             if let Err(damage) = self.open() {
-                self.over = Over::Damaged(damage);
-            } else if self.unread.is_empty() && matches!(self.over, Over::No) {
+                self.over = ReadEnd::Damaged(damage);
+            } else if self.unread.is_empty() && matches!(self.over, ReadEnd::No) {
                 self.input.reserve(READ_BYTES);
                 // This future has no state of its own, so that it may be dropped after each poll.
                 let count = ready!(pin!(self.socket.read_buf(&mut self.input)).poll(cx))?;
                 if count == 0 {
-                    self.over = Over::Damaged(Damage::Cut);
+                    self.over = ReadEnd::Damaged(Damage::Cut);
                 }
             }
         }
@@ -169,8 +169,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Sealed<S> {
             if this.unread.is_empty()
                 && let Err(damage) = this.open()
             {
-                // LoggedOrigin by the next read, behind what was good.
-                this.over = Over::Damaged(damage);
+                // Reported by the next read, after the good bytes.
+                this.over = ReadEnd::Damaged(damage);
             } else if buffer.remaining() == 0 {
                 break;
             }

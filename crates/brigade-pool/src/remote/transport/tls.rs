@@ -1,8 +1,9 @@
-//! TLS 1.3 upon the socket, with a provider of its own: nothing is installed for the whole process.
+//! TLS 1.3 over the socket, with a provider of its own: nothing is installed for the whole process.
 //!
-//! Certificates are read when a listener begins and at each connect. There are no tickets, so no
-//! session is taken up again and nothing can be replayed. Who is vouched for by the authority of
-//! the credentials is let in; the system's authorities vouch for nobody here.
+//! Certificates are read when a listener starts and at each connect. There are no tickets, so no
+//! session is resumed and nothing can be replayed. Only the authority of the credentials is trusted,
+//! never those of the system. A listener sends a refused peer an alert and gives it a moment to read
+//! that (`ALERT_TIMEOUT`).
 
 use std::io;
 use std::sync::Arc;
@@ -30,21 +31,21 @@ use super::peer::Identity;
 use super::pem::Pem;
 use crate::error::{Error, ErrorKind};
 
-/// Another program's TLS does not end up here, nor ours there.
-const PROTOCOL: &[u8] = b"brigade-door/1";
-const EXPORTER: &[u8] = b"EXPORTER-brigade-door";
+/// Keeps TLS clients of other programs out of ours, and ours out of other servers (ALPN).
+const PROTOCOL: &[u8] = b"brigade-transport/1";
+const EXPORTER: &[u8] = b"EXPORTER-brigade-transport";
 /// A peer that was refused may read the alert before the connection is closed, and may still send a
 /// little.
 const ALERT_TIMEOUT: Duration = Duration::from_millis(500);
 const ALERT_BYTES: u64 = 64 << 10;
 
-/// A connection with TLS, what binds a handshake to it, and as what the peer proved itself by then.
-pub(super) type Upon = (Box<dyn TransportStream>, Binding, Option<Identity>);
+/// A connection with TLS, what binds a handshake to it, and the certificate that the peer showed.
+pub(super) type TlsConnection = (Box<dyn TransportStream>, Binding, Option<Identity>);
 
 /// The listening side.
-pub(super) struct Listening(TlsAcceptor);
+pub(super) struct TlsListener(TlsAcceptor);
 
-impl Listening {
+impl TlsListener {
     /// Reads the certificates.
     pub(super) fn new(credentials: &Credentials) -> Result<Self, Error> {
         let provider = provider();
@@ -61,14 +62,14 @@ impl Listening {
                 config.with_client_cert_verifier(
                     verifier
                         .build()
-                        .map_err(|error| bad("believe the authority", error))?,
+                        .map_err(|error| bad("use the authority", error))?,
                 )
             }
         };
         let Some((certificate, key)) = credentials.identity() else {
             return Err(Error::new(
                 ErrorKind::BadOption,
-                "listen with TLS without a certificate",
+                "listen with TLS without a certificate: give one with `Credentials::certificate`",
             ));
         };
         let config = config.with_single_cert(chain(certificate)?, private_key(key)?);
@@ -79,7 +80,10 @@ impl Listening {
         Ok(Self(TlsAcceptor::from(Arc::new(config))))
     }
 
-    pub(super) async fn accept(&self, socket: Box<dyn TransportStream>) -> Result<Upon, Error> {
+    pub(super) async fn accept(
+        &self,
+        socket: Box<dyn TransportStream>,
+    ) -> Result<TlsConnection, Error> {
         match self.0.accept(socket).into_fallible().await {
             Ok(stream) => {
                 let state = stream.get_ref().1;
@@ -102,13 +106,13 @@ pub(super) async fn connect(
     credentials: &Credentials,
     host: &str,
     socket: Box<dyn TransportStream>,
-) -> Result<Upon, Error> {
+) -> Result<TlsConnection, Error> {
     let config = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]);
     let config = config.map_err(|error| bad("set up TLS", error))?;
     let Some(authority) = credentials.trusted() else {
         return Err(Error::new(
             ErrorKind::BadOption,
-            "connect with TLS without an authority that vouches for the listener",
+            "connect with TLS without the authority that signed the listener's certificate",
         ));
     };
     let config = config.with_root_certificates(authorities(authority)?);
@@ -164,8 +168,8 @@ async fn let_it_read(mut socket: Box<dyn TransportStream>) -> io::Result<()> {
         .map(drop)
 }
 
-/// What a person can do about a handshake that failed. With TLS 1.3 a listener refuses a
-/// certificate only after the handshake, so this is also for what comes then.
+/// What a person can do about a handshake that failed. With TLS 1.3 a listener refuses a certificate
+/// only after the handshake, so this also explains errors after it.
 pub(super) fn explain(error: io::Error, side: Side) -> Error {
     let (peer, kind, text) = match (
         side,
@@ -210,13 +214,13 @@ fn hint(error: &rustls::Error) -> (ErrorKind, &'static str) {
 fn of_certificate(what: &CertificateError) -> &'static str {
     match what {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "the authority does not vouch for its certificate"
+            "its certificate is not signed by the authority of these credentials"
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "its certificate has expired"
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "its certificate is not valid yet; look at the clocks"
+            "its certificate is not valid yet; check the clocks of both hosts"
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "its certificate is for another name; connect by that name, or name it with \
@@ -231,10 +235,10 @@ fn of_certificate(what: &CertificateError) -> &'static str {
 
 fn of_alert(what: AlertDescription) -> &'static str {
     match what {
-        AlertDescription::CertificateRequired => "it wants a certificate of this side",
+        AlertDescription::CertificateRequired => "it requires a certificate of this side",
         // The second, if its authority has the name of ours and another key.
         AlertDescription::UnknownCA | AlertDescription::DecryptError => {
-            "its authority does not vouch for this side's certificate"
+            "this side's certificate is not signed by its authority"
         }
         AlertDescription::CertificateExpired => {
             "this side's certificate has expired, or is not valid yet"
@@ -242,7 +246,7 @@ fn of_alert(what: AlertDescription) -> &'static str {
         AlertDescription::BadCertificate | AlertDescription::CertificateUnknown => {
             "it does not accept this side's certificate"
         }
-        AlertDescription::ProtocolVersion => "it wants another version of TLS",
+        AlertDescription::ProtocolVersion => "it requires another version of TLS",
         AlertDescription::NoApplicationProtocol => "it is not Brigade",
         _ => "it refused",
     }
@@ -278,7 +282,7 @@ fn authorities(pem: &Pem) -> Result<RootCertStore, Error> {
     for certificate in chain(pem)? {
         store
             .add(certificate)
-            .map_err(|error| bad(&format!("believe the certificates of {pem}"), error))?;
+            .map_err(|error| bad(&format!("trust the certificates of {pem}"), error))?;
     }
     Ok(store)
 }

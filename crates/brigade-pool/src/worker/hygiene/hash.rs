@@ -1,4 +1,4 @@
-//! A hash that tells two states of one process apart.
+//! A hash by which two states of one process differ.
 
 /// One step of a hash that only has to tell two states of one process apart (FNV-1a, with a
 /// rotation).

@@ -60,7 +60,9 @@ fn recv(shared: &Shared, worker: &WorkerProcess, frame: &Frame) {
         kind::CRASH_NOTE => note_crash(worker, frame),
         kind::PEAK => {
             if let Some(bytes) = frame.body.first_chunk() {
-                worker.process.tell_peak(u64::from_le_bytes(*bytes));
+                worker
+                    .process
+                    .note_reported_peak(u64::from_le_bytes(*bytes));
             }
         }
         kind::PANIC => note_panic(shared, worker, frame),

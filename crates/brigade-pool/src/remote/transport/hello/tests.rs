@@ -4,9 +4,12 @@ use super::*;
 
 const KEY: Key = [7; KEY_BYTES];
 
-type Ended = (Result<TransportState, Gone>, Result<TransportState, Gone>);
+type Outcomes = (
+    Result<TransportState, HandshakeError>,
+    Result<TransportState, HandshakeError>,
+);
 
-async fn shake(ours: Option<&Key>, theirs: Option<&Key>, bindings: [Binding; 2]) -> Ended {
+async fn handshake(ours: Option<&Key>, theirs: Option<&Key>, bindings: [Binding; 2]) -> Outcomes {
     let (mut a, mut b) = duplex(1 << 10);
     let connects = async {
         let ended = connecting(&mut a, ours, &bindings[0]).await;
@@ -23,18 +26,27 @@ async fn shake(ours: Option<&Key>, theirs: Option<&Key>, bindings: [Binding; 2])
 
 #[tokio::test]
 async fn both_sides_understand_each_other_and_no_session_is_like_another() {
-    let (ours, theirs) = shake(Some(&KEY), Some(&KEY), [[0; 32]; 2]).await;
+    let (ours, theirs) = handshake(Some(&KEY), Some(&KEY), [[0; 32]; 2]).await;
     let (mut ours, mut theirs) = (ours.unwrap(), theirs.unwrap());
-    let mut other = shake(Some(&KEY), Some(&KEY), [[0; 32]; 2]).await.1.unwrap();
-    let (mut message, mut heard) = ([0; 64], [0; 64]);
+    let mut other = handshake(Some(&KEY), Some(&KEY), [[0; 32]; 2])
+        .await
+        .1
+        .unwrap();
+    let (mut message, mut received) = ([0; 64], [0; 64]);
     let sealed = ours.write_message(b"hello", &mut message).unwrap();
-    assert!(other.read_message(&message[..sealed], &mut heard).is_err());
+    assert!(
+        other
+            .read_message(&message[..sealed], &mut received)
+            .is_err()
+    );
     assert_eq!(
-        theirs.read_message(&message[..sealed], &mut heard).unwrap(),
+        theirs
+            .read_message(&message[..sealed], &mut received)
+            .unwrap(),
         5
     );
-    assert_eq!(&heard[..5], b"hello");
-    let (without, _) = shake(None, None, [[0; 32]; 2]).await;
+    assert_eq!(&received[..5], b"hello");
+    let (without, _) = handshake(None, None, [[0; 32]; 2]).await;
     assert!(without.is_ok(), "certificates alone");
 }
 
@@ -46,42 +58,42 @@ async fn another_key_or_another_connection_below_is_refused() {
         (KEY, [[1; 32], [2; 32]]),
         ([0; KEY_BYTES], [[0; 32]; 2]),
     ] {
-        let (ours, theirs) = shake(Some(&ours), Some(&KEY), bindings).await;
-        assert!(matches!(theirs, Err(Gone::Proof)));
+        let (ours, theirs) = handshake(Some(&ours), Some(&KEY), bindings).await;
+        assert!(matches!(theirs, Err(HandshakeError::Proof)));
         assert!(matches!(
             ours,
-            Err(Gone::Closed {
+            Err(HandshakeError::Closed {
                 after_opening: true
             })
         ));
     }
-    let (ours, theirs) = shake(None, Some(&KEY), [[0; 32]; 2]).await;
+    let (ours, theirs) = handshake(None, Some(&KEY), [[0; 32]; 2]).await;
     assert!(matches!(
         (ours, theirs),
         (
-            Err(Gone::OneKey { theirs: true }),
-            Err(Gone::OneKey { theirs: false })
+            Err(HandshakeError::OneKey { theirs: true }),
+            Err(HandshakeError::OneKey { theirs: false })
         )
     ));
 }
 
 #[tokio::test]
 async fn an_impostor_that_listens_without_the_key_is_not_believed() {
-    let (ours, theirs) = shake(Some(&KEY), Some(&[8; KEY_BYTES]), [[0; 32]; 2]).await;
+    let (ours, theirs) = handshake(Some(&KEY), Some(&[8; KEY_BYTES]), [[0; 32]; 2]).await;
     assert!(ours.is_err() && theirs.is_err());
-    // One that does not check what it is told, and answers as if it had the key.
+    // A listener that does not check the first message, and answers as if it had the key.
     let (mut a, mut b) = duplex(1 << 10);
     let answers = async {
-        let mut heard = [0; OPENING_BYTES + MESSAGE_BYTES];
-        b.read_exact(&mut heard).await.unwrap();
+        let mut received = [0; OPENING_BYTES + MESSAGE_BYTES];
+        b.read_exact(&mut received).await.unwrap();
         b.write_all(&opening(Side::Listens, Some(&KEY)))
             .await
             .unwrap();
         // What it was sent, sent back.
-        b.write_all(&heard[OPENING_BYTES..]).await.unwrap();
+        b.write_all(&received[OPENING_BYTES..]).await.unwrap();
     };
     let (ended, ()) = tokio::join!(connecting(&mut a, Some(&KEY), &[0; 32]), answers);
-    assert!(matches!(ended, Err(Gone::Proof)));
+    assert!(matches!(ended, Err(HandshakeError::Proof)));
 }
 
 #[tokio::test]
@@ -98,7 +110,7 @@ async fn strangers_are_refused_at_their_first_words() {
         raw.write_all(opening).await.unwrap();
         let ended = listening(&mut socket, Some(&KEY), &[0; 32]).await;
         assert!(
-            matches!(ended, Err(Gone::UnknownProtocol(_))),
+            matches!(ended, Err(HandshakeError::UnknownProtocol(_))),
             "{opening:?}"
         );
         drop(socket);

@@ -13,10 +13,10 @@ async fn echoes(url: &str) {
     let mut ours = ours.unwrap();
     ours.stream.write_all(b"hello").await.unwrap();
     ours.stream.shutdown().await.unwrap();
-    let mut heard = Vec::new();
-    theirs.stream.read_to_end(&mut heard).await.unwrap();
+    let mut received = Vec::new();
+    theirs.stream.read_to_end(&mut received).await.unwrap();
     assert_eq!(
-        (&heard[..], theirs.identity),
+        (&received[..], theirs.identity),
         (&b"hello"[..], Identity::Key)
     );
     assert_eq!(listener.refusals().get(), Refusals::default());
@@ -27,5 +27,5 @@ async fn peers_with_the_key_come_in() {
     echoes("tcp://127.0.0.1:0").await;
     echoes("tcp://localhost:0").await;
     let directory = tempfile::tempdir().unwrap();
-    echoes(&format!("unix://{}/door", directory.path().display())).await;
+    echoes(&format!("unix://{}/socket", directory.path().display())).await;
 }

@@ -143,15 +143,18 @@ async fn one_read_gives_all_records_that_are_there() {
     let (mut raw, socket) = duplex(1 << 10);
     raw.write_all(&bytes).await.unwrap();
     let mut sealed = Sealed::new(socket, reader);
-    let mut heard = [0; 6];
-    assert_eq!(sealed.read(&mut heard).await.unwrap(), 6);
-    assert_eq!(&heard, b"somemo");
+    let mut received = [0; 6];
+    assert_eq!(sealed.read(&mut received).await.unwrap(), 6);
+    assert_eq!(&received, b"somemo");
     assert_eq!(
-        sealed.read(&mut heard).await.unwrap(),
+        sealed.read(&mut received).await.unwrap(),
         2,
         "what is good before the noise"
     );
-    assert_eq!(damage(sealed.read(&mut heard).await), Some(Damage::Changed));
+    assert_eq!(
+        damage(sealed.read(&mut received).await),
+        Some(Damage::Changed)
+    );
 }
 
 #[tokio::test]

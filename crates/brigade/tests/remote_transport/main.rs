@@ -1,4 +1,5 @@
-//! The door to other hosts: who comes in, who does not, and what the stream behind it bears.
+//! Connections between hosts: which peers are accepted, which are refused, and what the stream
+//! between them withstands.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
@@ -8,16 +9,16 @@
         own"
 )]
 
-mod crowds;
 mod descriptors;
 mod hostile;
 mod logs;
+mod overload;
 mod peers;
-mod strangers;
 mod streams;
 #[cfg(feature = "remote-tls")]
 mod tls;
 mod unix;
+mod unknown_peers;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -102,15 +103,15 @@ fn key() -> Credentials {
     Credentials::key(KEY).unwrap()
 }
 
-/// A listener whose peers are handed out.
-struct Door {
+/// A listener whose accepted peers are handed out.
+struct TestListener {
     url: String,
     refusals: RefusalCount,
     peers: mpsc::Receiver<Authenticated>,
     task: JoinHandle<()>,
 }
 
-impl Door {
+impl TestListener {
     async fn open(url: &str, credentials: &Credentials, limits: ListenerLimits) -> Self {
         let mut listener = Listener::bind(url, credentials, limits).await.unwrap();
         let (url, refusals) = (listener.url().to_owned(), listener.refusals());
@@ -140,8 +141,8 @@ impl Door {
         self.url.split_once("://").unwrap().1.parse().unwrap()
     }
 
-    /// A connection without a word.
-    async fn knock(&self) -> TcpStream {
+    /// A connection that sends nothing.
+    async fn connect_silently(&self) -> TcpStream {
         TcpStream::connect(self.address()).await.unwrap()
     }
 
@@ -169,8 +170,8 @@ impl Door {
             .unwrap_or_else(|_| panic!("refusals stay at {:?}", self.refusals.get()))
     }
 
-    /// Somebody with these credentials comes in and is heard.
-    async fn lets_in(&mut self, credentials: &Credentials) -> Authenticated {
+    /// A peer with these credentials is accepted, and both can talk.
+    async fn accepts(&mut self, credentials: &Credentials) -> Authenticated {
         let url = self.url.clone();
         let mut ours = connect(&url, credentials).await.unwrap();
         let mut theirs = self.next().await;
@@ -179,35 +180,35 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for TestListener {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-/// Both hear each other.
+/// Both receive from each other.
 async fn talk(ours: &mut Authenticated, theirs: &mut Authenticated) {
-    says(ours, theirs, b"ping").await;
-    says(theirs, ours, b"pong").await;
+    sends(ours, theirs, b"ping").await;
+    sends(theirs, ours, b"pong").await;
 }
 
-async fn says(from: &mut Authenticated, to: &mut Authenticated, word: &[u8; 4]) {
+async fn sends(from: &mut Authenticated, to: &mut Authenticated, word: &[u8; 4]) {
     from.stream.write_all(word).await.unwrap();
     from.stream.flush().await.unwrap();
-    let mut heard = [0; 4];
-    timeout(BOUND, to.stream.read_exact(&mut heard))
+    let mut received = [0; 4];
+    timeout(BOUND, to.stream.read_exact(&mut received))
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(&heard, word);
+    assert_eq!(&received, word);
 }
 
 /// All that comes until the other side ends the connection, in whichever way.
 async fn rest_of(stream: &mut TcpStream) -> Vec<u8> {
-    let mut heard = Vec::new();
-    timeout(BOUND, stream.read_to_end(&mut heard))
+    let mut received = Vec::new();
+    timeout(BOUND, stream.read_to_end(&mut received))
         .await
         .expect("the connection is ended")
         .ok();
-    heard
+    received
 }

@@ -1,14 +1,13 @@
-//! What a link has yet to write.
+//! Messages that wait to be written to a connection.
 //!
-//! Anybody appends; one writer takes. Three classes, so that nothing waits behind what is long:
-//! *urgent* frames go first, *small* ones gather and go out together, *large* messages go in parts,
-//! one part of one message at a time, in turn, at most [`LONG_MESSAGES_MAX`] of them at once.
+//! Any thread appends; one task writes. There are three classes, so that nothing waits behind a long
+//! message: *urgent* frames go first; *small* ones gather and go out together; *large* messages go in
+//! parts, one part of one message at a time, in turn, at most [`LONG_MESSAGES_MAX`] of them at once.
 //! Messages of one class keep their order, those of different classes do not.
 //!
-//! Payloads are not copied, so what grows with a slow peer is at most a copy of small frames; who
-//! appends is told when too much waits ([`SendQueue::is_congested`]) and its owner when it does not
-//! any more. A closed outbox takes nothing: what would have been said is said anew when the next
-//! connection is up.
+//! Payloads are not copied, so a slow peer costs at most a copy of small frames. The queue reports when
+//! too much waits ([`SendQueue::is_congested`]), and the writer reports the end of that. A closed queue
+//! drops what is appended; its owner sends that again when the next connection is up.
 
 use std::collections::VecDeque;
 use std::io;
@@ -29,23 +28,23 @@ use crate::wire::{HEADER_BYTES, encode};
 const BLOCK_BYTES: usize = 32 << 10;
 /// Longer messages are sent from where they are.
 const SMALL_BYTES: usize = 16 << 10;
-/// With more than this unsent the peer gets no more work.
+/// With more than this unsent, the peer gets no more work.
 const CONGESTED_BYTES: usize = 1 << 20;
-/// With less than this it does again.
+/// With less than this, it gets work again.
 const RELIEVED_BYTES: usize = CONGESTED_BYTES / 4;
-/// Turns in a row before others have theirs.
+/// Writes in a row before the task yields to others.
 const TURNS_MAX: usize = 8;
-/// What nobody waits for in particular waits so long for company.
-const COMPANY_TIME: Duration = Duration::from_millis(1);
+/// How long a message that is not urgent may wait for others to go out with.
+const GATHER_TIME: Duration = Duration::from_millis(1);
 /// Urgent frames are signs of life, and one of them is as good as many: a peer that asks and does
 /// not read gets no more of them.
 const URGENT_BYTES_MAX: usize = 4 << 10;
 
 pub(crate) struct SendQueue {
     state: Mutex<QueuedFrames>,
-    /// Set while the writer has been told that something waits.
+    /// Set while the writer knows that something waits.
     kicked: AtomicBool,
-    /// Set while it has been told that something does which may wait for company.
+    /// Set while it knows that something waits which may wait for others.
     nudged: AtomicBool,
     kick: Notify,
 }
@@ -94,8 +93,8 @@ impl SendQueue {
         }
     }
 
-    /// Begins to take what is said, and says this before anything else, in one piece. It was empty
-    /// since it was closed.
+    /// Opens the queue, with this message before any other, in one piece. The queue is empty: it was
+    /// closed.
     pub(crate) fn open(&self, kind: u8, body: &[u8]) {
         let mut state = lock(&self.state);
         state.open = true;
@@ -107,7 +106,7 @@ impl SendQueue {
         self.kick();
     }
 
-    /// As [`open`](Self::open), for the side that has said its first words.
+    /// As [`open`](Self::open), for the side that has sent its first message already.
     pub(crate) fn open_silently(&self) {
         lock(&self.state).open = true;
     }
@@ -135,7 +134,7 @@ impl SendQueue {
         ids
     }
 
-    /// Says something that does not wait behind data. It has no more than a few bytes.
+    /// Sends a frame of a few bytes that does not wait behind data.
     pub(crate) fn urgent(&self, kind: u8, id: u64, body: &[u8]) {
         {
             let mut state = lock(&self.state);
@@ -150,8 +149,8 @@ impl SendQueue {
         self.kick();
     }
 
-    /// Appends a message whose body is `head` and then `body`. The writer is told by
-    /// [`kick`](Self::kick), or takes it along with what is said next: there is a beat before long.
+    /// Appends a message whose body is `head` and then `body`. Call [`kick`](Self::kick) to have it
+    /// written now; otherwise it goes out with the next message, at the latest with a heartbeat.
     pub(crate) fn append(&self, kind: u8, id: u64, head: &[u8], body: &Bytes) {
         let mut state = lock(&self.state);
         if !state.open {
@@ -203,13 +202,13 @@ impl SendQueue {
     async fn until_kicked(&self) {
         self.kick.notified().await;
         while !self.kicked.load(Ordering::Acquire) {
-            if timeout(COMPANY_TIME, self.kick.notified()).await.is_err() {
+            if timeout(GATHER_TIME, self.kick.notified()).await.is_err() {
                 return;
             }
         }
     }
 
-    /// Writes what is appended, for as long as the stream takes it. `relieved` is told when
+    /// Writes what is appended, for as long as the stream takes it. Calls `relieved` when
     /// congestion is over.
     pub(crate) async fn write_to(
         &self,
@@ -242,8 +241,7 @@ impl SendQueue {
                 return error;
             }
             self.until_kicked().await;
-            // Who is about to say something may do so first: one write for all of them costs less
-            // than the wait.
+            // Others may be about to append: one write for all of them costs less than the wait.
             tokio::task::yield_now().await;
         }
     }

@@ -1,6 +1,11 @@
 //! Whole messages out of a byte stream: frames, and the parts of long messages put together.
+//!
+//! Memory is bounded: a long message gets room only as its bytes come, never beyond the length that it
+//! announced; at most [`LONG_MESSAGES_MAX`] are partial at once; and all connections of one pool or host
+//! share a [`Budget`]. A connection that breaks one of these rules is an error and ends.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use bytes::{Bytes, BytesMut};
 
@@ -9,10 +14,10 @@ use crate::error::{Error, ErrorKind};
 use crate::wire::remote::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, LONG_MESSAGES_MAX, kind};
 use crate::wire::{Decoder, Frame};
 
-/// What a long message gets room for at first, whatever length its peer says it has.
+/// The first room of a long message, whatever length it announced.
 const FIRST_BYTES_MAX: usize = 1 << 20;
-/// So many bytes of a frame that is still coming are a sign of life too. A peer of which a byte a
-/// second comes is as good as gone.
+/// So many bytes of an unfinished frame are a sign of life too. A peer that sends a byte a second is
+/// as good as gone.
 const LIFE_BYTES: usize = 4 << 10;
 
 pub(crate) struct PartialMessages {
@@ -23,9 +28,9 @@ pub(crate) struct PartialMessages {
     share: Option<BudgetShare>,
     message_bytes_max: usize,
     /// Bytes that came since the last sign of life.
-    unheard: usize,
-    /// Bytes that ever came.
-    heard_bytes: u64,
+    since_sign_of_life: usize,
+    /// Bytes received in all.
+    received_bytes: u64,
 }
 
 struct Partial {
@@ -44,8 +49,8 @@ impl PartialMessages {
             partial: HashMap::new(),
             share: None,
             message_bytes_max: 0,
-            unheard: 0,
-            heard_bytes: 0,
+            since_sign_of_life: 0,
+            received_bytes: 0,
         }
     }
 
@@ -60,28 +65,28 @@ impl PartialMessages {
         self.decoder.buffer()
     }
 
-    /// Notes that so many bytes came. Whether that is a sign of life.
-    pub(crate) fn came(&mut self, bytes: usize) -> bool {
-        self.unheard += bytes;
-        self.heard_bytes += bytes as u64;
-        let heard = self.unheard >= LIFE_BYTES || self.decoder.has_frame();
-        if heard {
-            self.unheard = 0;
+    /// Notes that so many bytes came. Returns whether that is a sign of life.
+    pub(crate) fn received(&mut self, bytes: usize) -> bool {
+        self.since_sign_of_life += bytes;
+        self.received_bytes += bytes as u64;
+        let is_sign_of_life = self.since_sign_of_life >= LIFE_BYTES || self.decoder.has_frame();
+        if is_sign_of_life {
+            self.since_sign_of_life = 0;
         }
-        heard
+        is_sign_of_life
     }
 
-    /// How many bytes ever came.
-    pub(crate) fn heard_bytes(&self) -> u64 {
-        self.heard_bytes
+    /// Bytes received in all.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        self.received_bytes
     }
 
     /// The next whole message. `expects` says whether a long message of this kind and id may begin.
     ///
     /// # Errors
     ///
-    /// `Protocol` if the stream makes no sense or more comes than may; `QueueFull` if the budget
-    /// has no room for it now.
+    /// `Protocol` if the stream makes no sense or a limit is exceeded; `QueueFull` if the budget has no
+    /// room for it now.
     pub(crate) fn next(
         &mut self,
         expects: impl Fn(u8, u64) -> bool,
@@ -102,65 +107,25 @@ impl PartialMessages {
         frame: &Frame,
         expects: impl Fn(u8, u64) -> bool,
     ) -> Result<Option<Frame>, Error> {
-        let broken = |how: String| {
-            Err(Error::new(
-                ErrorKind::Protocol,
-                format!("read a message in parts: {how}"),
-            ))
-        };
         let Some((&[kind, l0, l1, l2, l3], bytes)) = frame.body.split_first_chunk::<5>() else {
-            return broken("one is too short".to_owned());
+            return Err(broken("a part is too short"));
         };
-        let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-        if length > self.message_bytes_max {
-            return broken(format!(
-                "{length} bytes are announced and {} are allowed",
-                self.message_bytes_max
-            ));
-        }
-        let (count, key) = (self.partial.len(), (kind, frame.id));
+        let (key, length) = (
+            (kind, frame.id),
+            u32::from_le_bytes([l0, l1, l2, l3]) as usize,
+        );
         if !self.partial.contains_key(&key) {
-            if count >= LONG_MESSAGES_MAX {
-                return broken(format!("{LONG_MESSAGES_MAX} are on their way already"));
-            }
-            if !expects(kind, frame.id) {
-                return broken(format!(
-                    "it is of kind {kind} and about call {}, of which nothing is expected",
-                    frame.id
-                ));
-            }
+            self.check_first(key, length, expects)?;
         }
         let Some(share) = &mut self.share else {
-            return broken("it begins before the handshake has ended".to_owned());
+            return Err(broken("it begins before the handshake has ended"));
         };
         let partial = self.partial.entry(key).or_insert_with(|| Partial {
             bytes: Vec::new(),
             length,
             room: 0,
         });
-        if bytes.is_empty()
-            || partial.length != length
-            || partial.bytes.len() + bytes.len() > length
-        {
-            return broken("they do not make one".to_owned());
-        }
-        if partial.room - partial.bytes.len() < bytes.len() {
-            // Grows as the bytes come, never beyond the message.
-            let held = partial.bytes.len();
-            let wanted = (2 * held)
-                .max(FIRST_BYTES_MAX)
-                .max(held + bytes.len())
-                .min(length);
-            if !share.take(wanted - partial.room) {
-                return Err(Error::new(
-                    ErrorKind::QueueFull,
-                    "read a long message: too many others are on their way",
-                ));
-            }
-            partial.room = wanted;
-            partial.bytes.reserve_exact(wanted - held);
-        }
-        partial.bytes.extend_from_slice(bytes);
+        partial.append(length, bytes, share)?;
         if partial.bytes.len() < length {
             return Ok(None);
         }
@@ -174,6 +139,67 @@ impl PartialMessages {
             body: Bytes::from(bytes),
         }))
     }
+
+    /// Whether a long message of this kind about this call may begin.
+    fn check_first(
+        &self,
+        (kind, id): (u8, u64),
+        length: usize,
+        expects: impl Fn(u8, u64) -> bool,
+    ) -> Result<(), Error> {
+        if length > self.message_bytes_max {
+            let max = self.message_bytes_max;
+            return Err(broken(format!(
+                "{length} bytes are announced and {max} are allowed"
+            )));
+        }
+        if self.partial.len() >= LONG_MESSAGES_MAX {
+            return Err(broken(format!(
+                "{LONG_MESSAGES_MAX} others are unfinished, which is the limit"
+            )));
+        }
+        if !expects(kind, id) {
+            return Err(broken(format!(
+                "it is of kind {kind} and about call {id}, of which nothing is expected"
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Partial {
+    /// Appends a part of a message of this length, with room as it is needed.
+    fn append(
+        &mut self,
+        length: usize,
+        bytes: &[u8],
+        share: &mut BudgetShare,
+    ) -> Result<(), Error> {
+        let held = self.bytes.len();
+        if bytes.is_empty() || self.length != length || held + bytes.len() > length {
+            return Err(broken("its parts do not fit together"));
+        }
+        if self.room - held < bytes.len() {
+            let wanted = (2 * held)
+                .max(FIRST_BYTES_MAX)
+                .max(held + bytes.len())
+                .min(length);
+            if !share.take(wanted - self.room) {
+                return Err(Error::new(
+                    ErrorKind::QueueFull,
+                    "read a long message: too many others are unfinished",
+                ));
+            }
+            self.room = wanted;
+            self.bytes.reserve_exact(wanted - held);
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+fn broken(how: impl fmt::Display) -> Error {
+    Error::new(ErrorKind::Protocol, format!("read a long message: {how}"))
 }
 
 #[cfg(test)]
@@ -188,11 +214,11 @@ mod tests {
         [&encode(kind::PART, id, body.len())[..], &body].concat()
     }
 
-    fn inbox(stream: &[u8]) -> PartialMessages {
-        let mut inbox = PartialMessages::new();
-        inbox.admit(100, &Budget::new(1 << 20));
-        inbox.buffer().extend_from_slice(stream);
-        inbox
+    fn fed(stream: &[u8]) -> PartialMessages {
+        let mut messages = PartialMessages::new();
+        messages.admit(100, &Budget::new(1 << 20));
+        messages.buffer().extend_from_slice(stream);
+        messages
     }
 
     #[test]
@@ -204,9 +230,9 @@ mod tests {
             part(1, 8, 4, b"34"),
             part(1, 7, 6, b"def"),
         ];
-        let mut inbox = inbox(&stream.concat());
+        let mut messages = fed(&stream.concat());
         let mut frames = Vec::new();
-        while let Some(frame) = inbox.next(|_, _| true).unwrap() {
+        while let Some(frame) = messages.next(|_, _| true).unwrap() {
             frames.push((frame.kind, frame.id, frame.body));
         }
         assert_eq!(
@@ -217,13 +243,13 @@ mod tests {
                 (1, 7, Bytes::from_static(b"abcdef"))
             ]
         );
-        assert!(inbox.partial.is_empty());
+        assert!(messages.partial.is_empty());
     }
 
     #[test]
     fn limits_hold_at_the_edge_and_one_past_it() {
         assert!(
-            inbox(&part(1, 1, 100, &[0; 100]))
+            fed(&part(1, 1, 100, &[0; 100]))
                 .next(|_, _| true)
                 .unwrap()
                 .is_some()
@@ -240,7 +266,7 @@ mod tests {
             encode(1, 1, FRAME_BYTES_MAX + 1).to_vec(),
         ] {
             assert_eq!(
-                inbox(&stream).next(|_, _| true).unwrap_err().kind(),
+                fed(&stream).next(|_, _| true).unwrap_err().kind(),
                 ErrorKind::Protocol,
                 "{stream:?}"
             );
@@ -248,15 +274,15 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_said_to_be_long_gets_room_only_as_it_comes() {
-        let mut inbox = PartialMessages::new();
-        inbox.admit(usize::MAX, &Budget::new(usize::MAX));
-        inbox
+    fn a_long_message_gets_room_only_as_it_comes() {
+        let mut messages = PartialMessages::new();
+        messages.admit(usize::MAX, &Budget::new(usize::MAX));
+        messages
             .buffer()
             .extend_from_slice(&part(1, 1, u32::MAX, b"a"));
-        assert!(inbox.next(|_, _| true).unwrap().is_none());
+        assert!(messages.next(|_, _| true).unwrap().is_none());
         assert!(
-            inbox
+            messages
                 .partial
                 .values()
                 .all(|partial| partial.bytes.capacity() <= 2 * FIRST_BYTES_MAX)
@@ -265,10 +291,10 @@ mod tests {
 
     #[test]
     fn a_trickle_is_no_sign_of_life_and_a_flood_or_a_frame_is() {
-        let mut inbox = inbox(&[]);
-        assert!((1..LIFE_BYTES).all(|_| !inbox.came(1)) && inbox.came(1));
-        inbox.buffer().extend_from_slice(&encode(1, 1, 0));
-        assert!(inbox.came(16));
+        let mut messages = fed(&[]);
+        assert!((1..LIFE_BYTES).all(|_| !messages.received(1)) && messages.received(1));
+        messages.buffer().extend_from_slice(&encode(1, 1, 0));
+        assert!(messages.received(16));
     }
 
     #[test]
@@ -288,16 +314,16 @@ mod tests {
             }
             let at = usize::try_from(random.within(0..stream.len() as u64)).unwrap();
             stream[at] ^= 1 << random.within(0..8);
-            let mut inbox = inbox(&stream);
-            while let Ok(Some(frame)) = inbox.next(|_, _| true) {
+            let mut messages = fed(&stream);
+            while let Ok(Some(frame)) = messages.next(|_, _| true) {
                 assert!(frame.kind != kind::PART && frame.body.len() <= FRAME_BYTES_MAX);
             }
         }
     }
 
     #[test]
-    fn what_nobody_expects_and_what_is_over_the_budget_gets_no_room() {
-        let mut unexpected = inbox(&part(1, 7, 100, &[0; 50]));
+    fn unexpected_messages_and_those_over_the_budget_get_no_room() {
+        let mut unexpected = fed(&part(1, 7, 100, &[0; 50]));
         assert_eq!(
             unexpected
                 .next(|kind, id| (kind, id) != (1, 7))
@@ -310,11 +336,13 @@ mod tests {
         let budget = Budget::new(2 * FIRST_BYTES_MAX);
         let length = u32::try_from(2 * FIRST_BYTES_MAX).unwrap();
         let begun = |id: u64| {
-            let mut inbox = PartialMessages::new();
-            inbox.admit(4 * FIRST_BYTES_MAX, &budget);
-            inbox.buffer().extend_from_slice(&part(1, id, length, b"a"));
-            let next = inbox.next(|_, _| true);
-            (inbox, next.map(|frame| assert!(frame.is_none())))
+            let mut messages = PartialMessages::new();
+            messages.admit(4 * FIRST_BYTES_MAX, &budget);
+            messages
+                .buffer()
+                .extend_from_slice(&part(1, id, length, b"a"));
+            let next = messages.next(|_, _| true);
+            (messages, next.map(|frame| assert!(frame.is_none())))
         };
         let ((first, one), (_second, two), (_, three)) = (begun(1), begun(2), begun(3));
         assert!(one.is_ok() && two.is_ok());

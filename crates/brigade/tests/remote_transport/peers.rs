@@ -1,5 +1,5 @@
-//! Who has the key and behaves badly all the same: hosts at a pool, and a pool at a host. They
-//! speak for themselves here, byte by byte.
+//! Peers that have the key and break the protocol: hosts at a pool, and a pool at a host. Tests write
+//! their frames byte by byte.
 
 use brigade::{Call, CallError, ErrorKind, Event, Pool};
 use brigade_testkit::{count, facts};
@@ -24,8 +24,8 @@ const MOST: usize = 4;
 
 type Stream = Box<dyn brigade::remote::transport::TransportStream>;
 
-/// One side of a conversation in frames.
-pub(super) struct Talker {
+/// One side of a connection, frame by frame.
+pub(super) struct FramePeer {
     reading: ReadHalf<Stream>,
     pub(super) writing: WriteHalf<Stream>,
 }
@@ -102,7 +102,7 @@ pub(super) fn header(length: u32, kind: u8, id: u64) -> Vec<u8> {
     .concat()
 }
 
-impl Talker {
+impl FramePeer {
     pub(super) fn new(stream: Stream) -> Self {
         let (reading, writing) = split(stream);
         Self { reading, writing }
@@ -112,20 +112,20 @@ impl Talker {
         Self::new(connect(&pool.listening()[0], &key()).await.unwrap().stream)
     }
 
-    /// A host that was let in.
+    /// A host that was accepted.
     pub(super) async fn joined(pool: &Pool) -> Self {
         Self::joined_with(pool, join()).await
     }
 
     pub(super) async fn joined_with(pool: &Pool, join: Join) -> Self {
-        let mut talker = Self::at(pool).await;
-        talker.say(JOIN, 0, &packed(&join)).await;
-        assert_eq!(talker.hear().await.unwrap().0, WELCOME);
-        talker
+        let mut peer = Self::at(pool).await;
+        peer.send(JOIN, 0, &packed(&join)).await;
+        assert_eq!(peer.recv().await.unwrap().0, WELCOME);
+        peer
     }
 
     /// The other side may have gone already.
-    pub(super) async fn say(&mut self, kind: u8, id: u64, body: &[u8]) {
+    pub(super) async fn send(&mut self, kind: u8, id: u64, body: &[u8]) {
         let frame = [
             &header(u32::try_from(body.len()).unwrap(), kind, id)[..],
             body,
@@ -136,7 +136,7 @@ impl Talker {
     }
 
     /// The next frame that is no heartbeat and no receipt; `None` at the end of the connection.
-    pub(super) async fn hear(&mut self) -> Option<(u8, u64, Vec<u8>)> {
+    pub(super) async fn recv(&mut self) -> Option<(u8, u64, Vec<u8>)> {
         loop {
             let mut head = [0; 16];
             timeout(BOUND, self.reading.read_exact(&mut head))
@@ -151,23 +151,23 @@ impl Talker {
                 .ok()?;
             let id = u64::from_le_bytes(id);
             match kind {
-                BEAT => self.say(ECHO, id, &[]).await,
+                BEAT => self.send(ECHO, id, &[]).await,
                 ECHO | ACK => {}
                 _ => return Some((kind, id, body)),
             }
         }
     }
 
-    /// All that still comes is heard, until the connection ends.
+    /// All that still comes is received, until the connection ends.
     pub(super) async fn is_ended(&mut self) {
-        while self.hear().await.is_some() {}
+        while self.recv().await.is_some() {}
     }
 
     /// Waits for a call and answers it as `result` says, in JSON.
     pub(super) async fn answers(&mut self, result: &str) {
-        let (kind, id, _) = self.hear().await.unwrap();
+        let (kind, id, _) = self.recv().await.unwrap();
         assert_eq!(kind, RUN);
-        self.say(ANSWER, id, &done(result.as_bytes())).await;
+        self.send(ANSWER, id, &done(result.as_bytes())).await;
     }
 }
 
@@ -186,7 +186,7 @@ pub(super) fn call() -> Call<i64> {
 
 /// The pool still works: an honest host comes and answers.
 pub(super) async fn still_works(pool: &Pool) {
-    let mut honest = Talker::joined(pool).await;
+    let mut honest = FramePeer::joined(pool).await;
     let handle = pool.call(call());
     honest.answers("42").await;
     assert_eq!(timeout(BOUND, handle).await.unwrap().unwrap(), 42);
@@ -243,16 +243,16 @@ fn bad_use_absurd_introductions_are_turned_away() {
             },
         ];
         for absurd in joins {
-            let mut talker = Talker::at(&pool).await;
-            talker.say(JOIN, 0, &packed(&absurd)).await;
-            let (kind, _, body) = talker.hear().await.expect("it is told why");
+            let mut peer = FramePeer::at(&pool).await;
+            peer.send(JOIN, 0, &packed(&absurd)).await;
+            let (kind, _, body) = peer.recv().await.expect("it learns why");
             let reason = String::from_utf8_lossy(&body[7..]).into_owned();
             assert_eq!(kind, TURNED_AWAY, "{reason:.200}");
             assert!(
                 reason.len() < 2048 && !reason.contains(['\x1b', '\n', '\r']),
                 "{reason:.200?}"
             );
-            talker.is_ended().await;
+            peer.is_ended().await;
         }
         for garbage in [
             &[][..],
@@ -260,20 +260,19 @@ fn bad_use_absurd_introductions_are_turned_away() {
             &packed(&join())[..30],
             b"GET / HTTP/1.1\r\n\r\n",
         ] {
-            let mut talker = Talker::at(&pool).await;
-            talker.say(JOIN, 0, garbage).await;
-            talker.is_ended().await;
+            let mut peer = FramePeer::at(&pool).await;
+            peer.send(JOIN, 0, garbage).await;
+            peer.is_ended().await;
         }
         // A frame over the limit of an introduction is not waited for.
         for length in [(1 << 20) + 1, u32::MAX] {
-            let mut talker = Talker::at(&pool).await;
-            talker
-                .writing
+            let mut peer = FramePeer::at(&pool).await;
+            peer.writing
                 .write_all(&header(length, JOIN, 0))
                 .await
                 .unwrap();
-            talker.writing.flush().await.unwrap();
-            talker.is_ended().await;
+            peer.writing.flush().await.unwrap();
+            peer.is_ended().await;
         }
         assert_eq!((pool.workers().len(), pool.refusals().total()), (0, 0));
         let other = Credentials::key(OTHER_KEY).unwrap();
@@ -286,24 +285,23 @@ fn bad_use_absurd_introductions_are_turned_away() {
         timeout(BOUND, counted).await.unwrap();
 
         // A name may be odd, but not long, and terminals do not obey it.
-        let mut talker = Talker::at(&pool).await;
-        talker
-            .say(
-                JOIN,
-                0,
-                &packed(&Join {
-                    name: format!("{escape}{}", "x".repeat(500_000)),
-                    ..join()
-                }),
-            )
-            .await;
-        assert_eq!(talker.hear().await.unwrap().0, WELCOME);
+        let mut peer = FramePeer::at(&pool).await;
+        peer.send(
+            JOIN,
+            0,
+            &packed(&Join {
+                name: format!("{escape}{}", "x".repeat(500_000)),
+                ..join()
+            }),
+        )
+        .await;
+        assert_eq!(peer.recv().await.unwrap().0, WELCOME);
         let host = pool.workers()[0].host.as_deref().unwrap().to_owned();
         assert!(
             host.len() < 1024 && host.contains("forged") && !host.contains(char::is_control),
             "{host:?}"
         );
-        drop(talker);
+        drop(peer);
         still_works(&pool).await;
     });
 }
@@ -314,9 +312,9 @@ fn bad_use_answers_to_calls_that_it_was_not_given_end_its_session() {
         let pool = fleet().await;
         let mut events = pool.events();
         for body in [&done(b"42")[..], &[], &[0xff; 40]] {
-            let mut talker = Talker::joined(&pool).await;
-            talker.say(ANSWER, 12_345, body).await;
-            talker.is_ended().await;
+            let mut peer = FramePeer::joined(&pool).await;
+            peer.send(ANSWER, 12_345, body).await;
+            peer.is_ended().await;
             let reason = leaves(&mut events).await;
             assert!(
                 reason.contains("12345") || reason.contains("read an answer"),
@@ -324,24 +322,24 @@ fn bad_use_answers_to_calls_that_it_was_not_given_end_its_session() {
             );
         }
         // Twice the same answer.
-        let mut talker = Talker::joined(&pool).await;
+        let mut peer = FramePeer::joined(&pool).await;
         let handle = pool.call(call());
-        let (kind, id, _) = talker.hear().await.unwrap();
+        let (kind, id, _) = peer.recv().await.unwrap();
         assert_eq!(kind, RUN);
-        talker.say(ANSWER, id, &done(b"42")).await;
-        talker.say(ANSWER, id, &done(b"43")).await;
+        peer.send(ANSWER, id, &done(b"42")).await;
+        peer.send(ANSWER, id, &done(b"43")).await;
         assert_eq!(timeout(BOUND, handle).await.unwrap().unwrap(), 42);
         assert!(leaves(&mut events).await.contains("does not run"));
         // Another's call.
-        let (mut honest, mut thief) = (Talker::joined(&pool).await, None);
+        let (mut honest, mut thief) = (FramePeer::joined(&pool).await, None);
         let handle = pool.call(call());
-        let (_, id, _) = honest.hear().await.unwrap();
+        let (_, id, _) = honest.recv().await.unwrap();
         thief
-            .insert(Talker::joined(&pool).await)
-            .say(ANSWER, id, &done(b"66"))
+            .insert(FramePeer::joined(&pool).await)
+            .send(ANSWER, id, &done(b"66"))
             .await;
         assert!(leaves(&mut events).await.contains("does not run"));
-        honest.say(ANSWER, id, &done(b"42")).await;
+        honest.send(ANSWER, id, &done(b"42")).await;
         assert_eq!(timeout(BOUND, handle).await.unwrap().unwrap(), 42);
     });
 }
@@ -359,20 +357,20 @@ fn bad_use_garbled_answers_and_unknown_kinds_lose_only_its_own_calls() {
             (PART, &[1, 2]),
             (WELCOME, &[]),
         ] {
-            let mut talker = Talker::joined(&pool).await;
+            let mut peer = FramePeer::joined(&pool).await;
             let handle = pool.call(call());
-            let (_, id, _) = talker.hear().await.unwrap();
-            talker.say(kind, id, body).await;
+            let (_, id, _) = peer.recv().await.unwrap();
+            peer.send(kind, id, body).await;
             let lost = timeout(BOUND, handle).await.unwrap().unwrap_err();
             assert!(matches!(lost, CallError::Lost(_)), "{lost:?}");
-            talker.is_ended().await;
+            peer.is_ended().await;
             leaves(&mut events).await;
         }
-        // A result that is not what the caller expects is the caller's to hear of; the host stays.
-        let mut talker = Talker::joined(&pool).await;
+        // A result of an unexpected type is an error of the caller; the host stays.
+        let mut peer = FramePeer::joined(&pool).await;
         for result in ["\"a text\"", "[[[[", "", "\u{0}"] {
             let handle = pool.call(call());
-            talker.answers(result).await;
+            peer.answers(result).await;
             let CallError::Rejected(error) = timeout(BOUND, handle).await.unwrap().unwrap_err()
             else {
                 panic!("an error")
@@ -380,34 +378,34 @@ fn bad_use_garbled_answers_and_unknown_kinds_lose_only_its_own_calls() {
             assert_eq!(error.kind(), ErrorKind::Decode);
         }
         let handle = pool.call(call());
-        talker.answers("42").await;
+        peer.answers("42").await;
         assert_eq!(handle.await.unwrap(), 42);
     });
 }
 
 #[test]
-fn bad_use_progress_for_nobody_and_beats_without_end_cost_nothing() {
+fn bad_use_progress_of_unknown_calls_and_beats_without_end_cost_nothing() {
     alone("beats_without_end");
 }
 
 pub(super) async fn beats_without_end() {
     let pool = fleet().await;
-    let mut talker = Talker::joined(&pool).await;
+    let mut peer = FramePeer::joined(&pool).await;
     let before = facts::peak_bytes(std::process::id());
     let progress: Vec<u8> = (0..1000)
         .flat_map(|id| [header(10, PROGRESS, id), vec![0; 10]].concat())
         .collect();
     for _ in 0..50 {
-        talker.writing.write_all(&progress).await.unwrap();
+        peer.writing.write_all(&progress).await.unwrap();
     }
     // Nothing is read while a million are asked to be answered.
     let beats: Vec<u8> = (0..10_000).flat_map(|id| header(0, BEAT, id)).collect();
     for _ in 0..count(100, 1000) {
-        talker.writing.write_all(&beats).await.unwrap();
+        peer.writing.write_all(&beats).await.unwrap();
     }
-    talker.writing.flush().await.unwrap();
+    peer.writing.flush().await.unwrap();
     let handle = pool.call(call());
-    talker.answers("42").await;
+    peer.answers("42").await;
     assert_eq!(timeout(BOUND, handle).await.unwrap().unwrap(), 42);
     let grown = facts::peak_bytes(std::process::id()) - before;
     assert!(grown < 8 << 20, "{grown} bytes more than before");
@@ -422,38 +420,37 @@ pub(super) async fn messages_without_end() {
     let pool = fleet().await;
     let mut events = pool.events();
     let before = facts::peak_bytes(std::process::id());
-    let mut talker = Talker::joined_with(&pool, Join { slots: 8, ..join() }).await;
+    let mut peer = FramePeer::joined_with(&pool, Join { slots: 8, ..join() }).await;
     // As many as may be under way, each announced as large as one may be, and a byte of it.
     let part = |length: u32| [&[ANSWER][..], &length.to_le_bytes(), &[0]].concat();
     let mut held = Vec::new();
     for _ in 0..=MOST {
         held.push(pool.call(call()));
-        let (_, id, _) = talker.hear().await.unwrap();
-        talker.say(PART, id, &part(64 << 20)).await;
+        let (_, id, _) = peer.recv().await.unwrap();
+        peer.send(PART, id, &part(64 << 20)).await;
     }
-    assert!(leaves(&mut events).await.contains("on their way"));
+    assert!(leaves(&mut events).await.contains("unfinished"));
     drop(held);
     // About a call that runs elsewhere, or nowhere.
-    let mut talker = Talker::joined(&pool).await;
-    talker.say(PART, 12_345, &part(1 << 20)).await;
+    let mut peer = FramePeer::joined(&pool).await;
+    peer.send(PART, 12_345, &part(1 << 20)).await;
     assert!(leaves(&mut events).await.contains("nothing is expected"));
-    let mut talker = Talker::joined(&pool).await;
-    talker.say(PART, 1, &part(u32::MAX)).await;
+    let mut peer = FramePeer::joined(&pool).await;
+    peer.send(PART, 1, &part(u32::MAX)).await;
     assert!(leaves(&mut events).await.contains("announced"));
-    let mut talker = Talker::joined(&pool).await;
-    talker
-        .writing
+    let mut peer = FramePeer::joined(&pool).await;
+    peer.writing
         .write_all(&header(u32::MAX, ANSWER, 1))
         .await
         .unwrap();
-    talker.writing.flush().await.unwrap();
+    peer.writing.flush().await.unwrap();
     assert!(leaves(&mut events).await.contains("announced"));
     let grown = facts::peak_bytes(std::process::id()) - before;
     assert!(grown < 64 << 20, "{grown} bytes more than before");
     still_works(&pool).await;
 }
 
-/// What a pool says to a host that it lets in.
+/// The answer of a pool to a host that it accepts.
 #[derive(Serialize)]
 pub(super) struct Welcome {
     pub(super) magic: [u8; 4],
@@ -472,8 +469,8 @@ pub(super) struct Welcome {
 #[test]
 fn bad_use_a_pool_that_asks_for_absurd_beats_is_left_alone() {
     run(async {
-        let mut door = Door::plain().await;
-        let host = brigade::remote::serve(door.url.clone(), key()).workers(1);
+        let mut listener = TestListener::plain().await;
+        let host = brigade::remote::serve(listener.url.clone(), key()).workers(1);
         let handle = host.handle();
         let serving = tokio::spawn(host.run());
         let second = Duration::from_secs(1);
@@ -485,8 +482,8 @@ fn bad_use_a_pool_that_asks_for_absurd_beats_is_left_alone() {
             (second, Duration::MAX),
             (second, second),
         ] {
-            let mut talker = Talker::new(door.next().await.stream);
-            assert_eq!(talker.hear().await.unwrap().0, JOIN);
+            let mut peer = FramePeer::new(listener.next().await.stream);
+            assert_eq!(peer.recv().await.unwrap().0, JOIN);
             let (magic, pool) = (*b"BRGR", [9; 16]);
             let welcome = Welcome {
                 magic,
@@ -501,16 +498,16 @@ fn bad_use_a_pool_that_asks_for_absurd_beats_is_left_alone() {
                 beat,
                 keep,
             };
-            talker.say(WELCOME, 0, &packed(&welcome)).await;
+            peer.send(WELCOME, 0, &packed(&welcome)).await;
             if beat == keep {
                 // This one is a pool as any other, until it talks nonsense.
-                talker.say(BEAT, 7, &[]).await;
-                talker.say(200, 0, &[]).await;
+                peer.send(BEAT, 7, &[]).await;
+                peer.send(200, 0, &[]).await;
             }
-            talker.is_ended().await;
+            peer.is_ended().await;
         }
         // It goes on trying.
-        door.next().await;
+        listener.next().await;
         handle.kill();
         timeout(BOUND, serving).await.unwrap().unwrap().ok();
     });

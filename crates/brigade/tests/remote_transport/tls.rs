@@ -40,7 +40,7 @@ impl Authority {
     }
 
     /// A certificate for a name, and its key.
-    fn vouches(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> (Pem, Pem) {
+    fn signs(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> (Pem, Pem) {
         let mut certificate = CertificateParams::new(vec![name.to_owned()]).unwrap();
         certificate.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
@@ -53,7 +53,7 @@ impl Authority {
     }
 
     fn credentials(&self, name: &str) -> Credentials {
-        self.with(self.vouches(name, |_| {}))
+        self.with(self.signs(name, |_| {}))
     }
 
     fn with(&self, (certificate, key): (Pem, Pem)) -> Credentials {
@@ -63,14 +63,14 @@ impl Authority {
     }
 }
 
-async fn open(credentials: &Credentials) -> Door {
-    Door::open("tls://127.0.0.1:0", credentials, ListenerLimits::default()).await
+async fn open(credentials: &Credentials) -> TestListener {
+    TestListener::open("tls://127.0.0.1:0", credentials, ListenerLimits::default()).await
 }
 
 /// Refused on this side, with this text, and counted there; at once.
-async fn refused(door: &Door, credentials: &Credentials, kind: ErrorKind, text: &str) {
-    let (before, began) = (door.refusals.get(), Instant::now());
-    let error = connect(&door.url, credentials).await.unwrap_err();
+async fn refused(listener: &TestListener, credentials: &Credentials, kind: ErrorKind, text: &str) {
+    let (before, began) = (listener.refusals.get(), Instant::now());
+    let error = connect(&listener.url, credentials).await.unwrap_err();
     assert!(
         error.kind() == kind && error.to_string().contains(text),
         "{text}: {error:?}"
@@ -81,7 +81,9 @@ async fn refused(door: &Door, credentials: &Credentials, kind: ErrorKind, text: 
         "{text}: it took {:?}",
         began.elapsed()
     );
-    let after = door.until(|counts| counts.total() > before.total()).await;
+    let after = listener
+        .until(|counts| counts.total() > before.total())
+        .await;
     assert_eq!(
         (after.total(), after.slow),
         (before.total() + 1, 0),
@@ -93,98 +95,103 @@ async fn refused(door: &Door, credentials: &Credentials, kind: ErrorKind, text: 
 fn both_sides_know_each_other_by_name() {
     run(async {
         let authority = Authority::new();
-        let mut door = open(&authority.credentials("127.0.0.1")).await;
-        assert!(door.url.starts_with("tls://127.0.0.1:"));
-        let peer = door.lets_in(&authority.credentials("host-7.example")).await;
+        let mut listener = open(&authority.credentials("127.0.0.1")).await;
+        assert!(listener.url.starts_with("tls://127.0.0.1:"));
+        let peer = listener
+            .accepts(&authority.credentials("host-7.example"))
+            .await;
         assert_eq!(
             peer.identity,
             Identity::Certificate(vec!["host-7.example".to_owned()])
         );
 
         // By a name that is not the URL's host.
-        let mut door = open(&authority.credentials("pool.example")).await;
+        let mut listener = open(&authority.credentials("pool.example")).await;
         let credentials = authority
             .credentials("host-8.example")
             .server_name("pool.example");
-        let url = door.url.clone();
+        let url = listener.url.clone();
         let ours = connect(&url, &credentials).await.unwrap();
         assert_eq!(
             ours.identity,
             Identity::Certificate(vec!["pool.example".to_owned()])
         );
-        door.next().await;
+        listener.next().await;
     });
 }
 
 #[test]
-fn a_key_may_stand_for_the_certificate_or_beside_it() {
+fn a_key_may_replace_the_certificate_or_accompany_it() {
     run(async {
         let authority = Authority::new();
-        let (certificate, private) = authority.vouches("127.0.0.1", |_| {});
-        let listener = Credentials::key(KEY)
+        let (certificate, private) = authority.signs("127.0.0.1", |_| {});
+        let credentials = Credentials::key(KEY)
             .unwrap()
             .certificate(certificate.clone(), private.clone());
-        let mut door = open(&listener).await;
-        let peer = door.lets_in(&key().authority(authority.ca())).await;
+        let mut listener = open(&credentials).await;
+        let peer = listener.accepts(&key().authority(authority.ca())).await;
         assert_eq!(peer.identity, Identity::Key);
         let wrong = Credentials::key(OTHER_KEY)
             .unwrap()
             .authority(authority.ca());
-        refused(&door, &wrong, ErrorKind::Refused, "keys differ").await;
-        assert_eq!(door.refusals.get().keys, 1);
+        refused(&listener, &wrong, ErrorKind::Refused, "keys differ").await;
+        assert_eq!(listener.refusals.get().keys, 1);
 
-        let mut door = open(&listener.authority(authority.ca())).await;
+        let mut listener = open(&credentials.authority(authority.ca())).await;
         let both = authority.credentials("host").with_key(KEY).unwrap();
         assert!(matches!(
-            door.lets_in(&both).await.identity,
+            listener.accepts(&both).await.identity,
             Identity::Certificate(_)
         ));
         refused(
-            &door,
+            &listener,
             &authority.credentials("host"),
             ErrorKind::Refused,
-            "wants one",
+            "uses a key",
         )
         .await;
         refused(
-            &door,
+            &listener,
             &key().authority(authority.ca()),
             ErrorKind::Refused,
-            "wants a certificate",
+            "requires a certificate",
         )
         .await;
-        assert_eq!((door.refusals.get().keys, door.refusals.get().tls), (1, 1));
+        assert_eq!(
+            (listener.refusals.get().keys, listener.refusals.get().tls),
+            (1, 1)
+        );
     });
 }
 
 #[test]
-fn g46_certificates_that_do_not_hold_are_refused_at_once() {
+fn g46_invalid_certificates_are_refused_at_once() {
     run(async {
         let (authority, other) = (Authority::new(), Authority::new());
-        let mut door = open(&authority.credentials("127.0.0.1")).await;
+        let mut listener = open(&authority.credentials("127.0.0.1")).await;
         let expired = |params: &mut CertificateParams| params.not_after = date_time_ymd(2001, 1, 1);
         let future = |params: &mut CertificateParams| params.not_before = date_time_ymd(3001, 1, 1);
 
         // Of who connects.
         let of_other = Credentials::tls().authority(authority.ca());
-        let (certificate, key) = other.vouches("host", |_| {});
+        let (certificate, key) = other.signs("host", |_| {});
         refused(
-            &door,
+            &listener,
             &of_other.certificate(certificate, key),
             ErrorKind::Refused,
-            "does not vouch",
+            "not signed by",
         )
         .await;
         refused(
-            &door,
-            &authority.with(authority.vouches("host", expired)),
+            &listener,
+            &authority.with(authority.signs("host", expired)),
             ErrorKind::Refused,
             "expired",
         )
         .await;
         refused(
-            &door,
-            &authority.with(authority.vouches("host", future)),
+            &listener,
+            &authority.with(authority.signs("host", future)),
             ErrorKind::Refused,
             "expired, or is not valid yet",
         )
@@ -193,24 +200,36 @@ fn g46_certificates_that_do_not_hold_are_refused_at_once() {
             .authority(authority.ca())
             .with_key(KEY)
             .unwrap();
-        refused(&door, &none, ErrorKind::Refused, "wants a certificate").await;
+        refused(
+            &listener,
+            &none,
+            ErrorKind::Refused,
+            "requires a certificate",
+        )
+        .await;
         // Of who listens.
-        let trusts_other = authority.vouches("host", |_| {});
+        let trusts_other = authority.signs("host", |_| {});
         let trusts_other = Credentials::tls()
             .authority(other.ca())
             .certificate(trusts_other.0, trusts_other.1);
-        refused(&door, &trusts_other, ErrorKind::Refused, "does not vouch").await;
+        refused(
+            &listener,
+            &trusts_other,
+            ErrorKind::Refused,
+            "not signed by",
+        )
+        .await;
         let other_name = authority.credentials("host").server_name("pool.example");
-        refused(&door, &other_name, ErrorKind::Refused, "another name").await;
-        assert_eq!(door.refusals.get().tls, 6);
-        door.lets_in(&authority.credentials("host")).await;
+        refused(&listener, &other_name, ErrorKind::Refused, "another name").await;
+        assert_eq!(listener.refusals.get().tls, 6);
+        listener.accepts(&authority.credentials("host")).await;
         for (change, text) in [
             (expired as fn(&mut CertificateParams), "has expired"),
             (future, "not valid yet"),
         ] {
-            let door = open(&authority.with(authority.vouches("127.0.0.1", change))).await;
+            let listener = open(&authority.with(authority.signs("127.0.0.1", change))).await;
             refused(
-                &door,
+                &listener,
                 &authority.credentials("host"),
                 ErrorKind::Refused,
                 text,
@@ -223,7 +242,7 @@ fn g46_certificates_that_do_not_hold_are_refused_at_once() {
 /// The name that a host gives itself proves nothing; the table and the events have what it proved.
 #[test]
 fn a_pool_shows_as_whom_a_host_joined_and_another_cannot_take_its_session() {
-    use super::peers::{JOIN, Talker, join, packed};
+    use super::peers::{FramePeer, JOIN, join, packed};
     run(async {
         let authority = Authority::new();
         let pool = brigade::Pool::builder()
@@ -233,14 +252,14 @@ fn a_pool_shows_as_whom_a_host_joined_and_another_cannot_take_its_session() {
         let mut events = pool.events();
         let url = pool.listening().remove(0);
         let session = join();
-        let mut first = Talker::new(
+        let mut first = FramePeer::new(
             connect(&url, &authority.credentials("gpu-1.example"))
                 .await
                 .unwrap()
                 .stream,
         );
-        first.say(JOIN, 0, &packed(&session)).await;
-        first.hear().await.unwrap();
+        first.send(JOIN, 0, &packed(&session)).await;
+        first.recv().await.unwrap();
         assert_eq!(
             pool.workers()[0].identity.as_deref(),
             Some("certificate gpu-1.example")
@@ -250,14 +269,14 @@ fn a_pool_shows_as_whom_a_host_joined_and_another_cannot_take_its_session() {
             matches!(&joined, brigade::Event::HostJoined { identity, .. } if &**identity == "certificate gpu-1.example"),
             "{joined:?}"
         );
-        let mut thief = Talker::new(
+        let mut thief = FramePeer::new(
             connect(&url, &authority.credentials("gpu-2.example"))
                 .await
                 .unwrap()
                 .stream,
         );
-        thief.say(JOIN, 0, &packed(&session)).await;
-        let (kind, _, body) = thief.hear().await.unwrap();
+        thief.send(JOIN, 0, &packed(&session)).await;
+        let (kind, _, body) = thief.recv().await.unwrap();
         assert!(
             kind == 81
                 && String::from_utf8_lossy(&body)
@@ -272,17 +291,20 @@ fn a_pool_shows_as_whom_a_host_joined_and_another_cannot_take_its_session() {
 fn a_host_whose_name_is_not_allowed_is_refused_and_counted() {
     run(async {
         let authority = Authority::new();
-        let listener = authority
+        let credentials = authority
             .credentials("127.0.0.1")
             .allow_names(["gpu-1.example", "*.fleet.example"]);
-        let mut door = open(&listener).await;
+        let mut listener = open(&credentials).await;
         for name in ["gpu-1.example", "seven.fleet.example"] {
             assert_eq!(
-                door.lets_in(&authority.credentials(name)).await.identity,
+                listener
+                    .accepts(&authority.credentials(name))
+                    .await
+                    .identity,
                 Identity::Certificate(vec![name.to_owned()])
             );
         }
-        let error = connect(&door.url, &authority.credentials("stranger.example"))
+        let error = connect(&listener.url, &authority.credentials("stranger.example"))
             .await
             .unwrap_err();
         assert!(
@@ -290,10 +312,11 @@ fn a_host_whose_name_is_not_allowed_is_refused_and_counted() {
                 && error.to_string().contains("allows none of the names"),
             "{error}"
         );
-        door.until(|counts| counts.names == 1 && counts.total() == 1)
+        listener
+            .until(|counts| counts.names == 1 && counts.total() == 1)
             .await;
         let error = connect(
-            &door.url,
+            &listener.url,
             &authority.credentials("host").allow_names(["127.0.0.1"]),
         )
         .await
@@ -309,14 +332,14 @@ fn a_host_whose_name_is_not_allowed_is_refused_and_counted() {
 fn g46_tls_1_2_and_other_protocols_are_refused() {
     run(async {
         let authority = Authority::new();
-        let (certificate, private) = authority.vouches("127.0.0.1", |_| {});
-        let door = open(&key().certificate(certificate, private)).await;
+        let (certificate, private) = authority.signs("127.0.0.1", |_| {});
+        let listener = open(&key().certificate(certificate, private)).await;
         let mut roots = RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap())
             .unwrap();
         for (version, protocol) in [
-            (&version::TLS12, &b"brigade-door/1"[..]),
+            (&version::TLS12, &b"brigade-transport/1"[..]),
             (&version::TLS13, b"h2"),
         ] {
             let config =
@@ -328,14 +351,14 @@ fn g46_tls_1_2_and_other_protocols_are_refused() {
             config.alpn_protocols = vec![protocol.to_vec()];
             let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
             let name = ServerName::try_from("127.0.0.1").unwrap();
-            let before = door.refusals.get().tls;
+            let before = listener.refusals.get().tls;
             connector
-                .connect(name, door.knock().await)
+                .connect(name, listener.connect_silently().await)
                 .await
                 .unwrap_err();
-            door.until(|counts| counts.tls == before + 1).await;
+            listener.until(|counts| counts.tls == before + 1).await;
         }
-        assert_eq!(door.refusals.get().total(), 2);
+        assert_eq!(listener.refusals.get().total(), 2);
     });
 }
 
@@ -343,23 +366,24 @@ fn g46_tls_1_2_and_other_protocols_are_refused() {
 fn g46_plain_text_to_the_tls_port_and_tls_to_the_plain_port_are_named() {
     run(async {
         let authority = Authority::new();
-        let door = open(&authority.credentials("127.0.0.1")).await;
-        let plain = door.url.replace("tls://", "tcp://");
+        let listener = open(&authority.credentials("127.0.0.1")).await;
+        let plain = listener.url.replace("tls://", "tcp://");
         let error = connect(&plain, &key()).await.unwrap_err();
         assert!(
-            error.kind() == ErrorKind::Unreachable && error.to_string().contains("wants TLS"),
+            error.kind() == ErrorKind::Unreachable && error.to_string().contains("expects TLS"),
             "{error:?}"
         );
-        door.until(|counts| counts.tls == 1 && counts.total() == 1)
+        listener
+            .until(|counts| counts.tls == 1 && counts.total() == 1)
             .await;
-        let mut stranger = door.knock().await;
-        stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-        let said = rest_of(&mut stranger).await;
+        let mut client = listener.connect_silently().await;
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let said = rest_of(&mut client).await;
         assert!(said.len() < 16, "an alert and no more: {said:?}");
-        door.until(|counts| counts.tls == 2).await;
+        listener.until(|counts| counts.tls == 2).await;
 
-        let mut door = Door::plain().await;
-        let over = door.url.replace("tcp://", "tls://");
+        let mut listener = TestListener::plain().await;
+        let over = listener.url.replace("tcp://", "tls://");
         let error = connect(&over, &authority.credentials("host"))
             .await
             .unwrap_err();
@@ -367,9 +391,10 @@ fn g46_plain_text_to_the_tls_port_and_tls_to_the_plain_port_are_named() {
             error.kind() == ErrorKind::Unreachable && error.to_string().contains("write tcp://"),
             "{error:?}"
         );
-        door.until(|counts| counts.strangers == 1 && counts.total() == 1)
+        listener
+            .until(|counts| counts.unknown_protocol == 1 && counts.total() == 1)
             .await;
-        door.lets_in(&key()).await;
+        listener.accepts(&key()).await;
     });
 }
 
@@ -378,7 +403,7 @@ fn g45_tls_ends_at_a_changed_byte() {
     use brigade_testkit::proxy::{Faults, Proxy, Target, Way};
     run(async {
         let authority = Authority::new();
-        let mut door = open(&authority.credentials("127.0.0.1")).await;
+        let mut listener = open(&authority.credentials("127.0.0.1")).await;
         for faults in [
             Faults {
                 flips: 1000,
@@ -397,18 +422,18 @@ fn g45_tls_ends_at_a_changed_byte() {
                 ..Faults::default()
             },
         ] {
-            let proxy = Proxy::start(Target::of(&door.url).unwrap(), 7).unwrap();
+            let proxy = Proxy::start(Target::of(&listener.url).unwrap(), 7).unwrap();
             let url = format!("tls://{}", proxy.address());
             let mut ours = connect(&url, &authority.credentials("host")).await.unwrap();
-            let mut theirs = door.next().await;
+            let mut theirs = listener.next().await;
             talk(&mut ours, &mut theirs).await;
             proxy.set([Way::There], &faults);
             ours.stream.write_all(b"one").await.unwrap();
             ours.stream.flush().await.unwrap();
             // Without a word: what was changed is noticed before that.
             drop(ours);
-            let mut heard = Vec::new();
-            let end = timeout(BOUND, theirs.stream.read_to_end(&mut heard))
+            let mut received = Vec::new();
+            let end = timeout(BOUND, theirs.stream.read_to_end(&mut received))
                 .await
                 .unwrap();
             let kind = if faults.drops > 0 {
@@ -417,18 +442,18 @@ fn g45_tls_ends_at_a_changed_byte() {
                 ErrorOf::InvalidData
             };
             assert!(
-                end.unwrap_err().kind() == kind && b"one".starts_with(&heard[..]),
-                "{faults:?}: {heard:?}"
+                end.unwrap_err().kind() == kind && b"one".starts_with(&received[..]),
+                "{faults:?}: {received:?}"
             );
         }
     });
 }
 
 #[test]
-fn credentials_that_let_in_anybody_are_refused_at_the_start() {
+fn credentials_that_would_accept_any_host_are_refused_at_the_start() {
     run(async {
         let authority = Authority::new();
-        let (certificate, private) = authority.vouches("127.0.0.1", |_| {});
+        let (certificate, private) = authority.signs("127.0.0.1", |_| {});
         let listening = async |credentials: &Credentials| {
             Listener::bind("tls://127.0.0.1:0", credentials, ListenerLimits::default())
                 .await
@@ -438,13 +463,13 @@ fn credentials_that_let_in_anybody_are_refused_at_the_start() {
         };
         assert!(listening(&key()).await.contains("without a certificate"));
         let alone = Credentials::tls().certificate(certificate.clone(), private.clone());
-        assert!(listening(&alone).await.contains("let in anybody"));
+        assert!(listening(&alone).await.contains("without authentication"));
         assert!(
             connect("tls://127.0.0.1:1", &alone)
                 .await
                 .unwrap_err()
                 .to_string()
-                .contains("believe anybody")
+                .contains("any listener")
         );
         let error = connect(
             "tls://127.0.0.1:1",
@@ -453,7 +478,8 @@ fn credentials_that_let_in_anybody_are_refused_at_the_start() {
         .await
         .unwrap_err();
         assert!(
-            error.kind() == ErrorKind::BadOption && error.to_string().contains("without a proof"),
+            error.kind() == ErrorKind::BadOption
+                && error.to_string().contains("without authentication"),
             "{error}"
         );
         let mixed = key().certificate(certificate.clone(), private.clone());
@@ -466,7 +492,7 @@ fn credentials_that_let_in_anybody_are_refused_at_the_start() {
         let wrong = [
             authority.with((private.clone(), private.clone())),
             authority.with((certificate.clone(), certificate.clone())),
-            authority.with((certificate.clone(), authority.vouches("x", |_| {}).1)),
+            authority.with((certificate.clone(), authority.signs("x", |_| {}).1)),
             authority.with((Pem::file("nowhere.pem"), private.clone())),
         ];
         for credentials in wrong {
@@ -513,7 +539,7 @@ fn certificates_come_from_files_too() {
             .unwrap();
         assert!(error.to_string().contains("a group may use"), "{error}");
         mode(0o600);
-        let mut door = open(&credentials).await;
-        door.lets_in(&authority.credentials("host")).await;
+        let mut listener = open(&credentials).await;
+        listener.accepts(&authority.credentials("host")).await;
     });
 }

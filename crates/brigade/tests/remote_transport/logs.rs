@@ -39,27 +39,28 @@ impl Subscriber for Lines {
 }
 
 #[test]
-fn a_peer_is_told_of_once_and_secrets_never() {
+fn refusals_of_a_peer_are_logged_once_and_secrets_never() {
     let lines = Lines::default();
-    // One thread, so that what the listener says is said to this subscriber.
+    // One thread, so that events of the listener go to this subscriber.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     let logging = tracing::subscriber::set_default(lines.clone());
     runtime.block_on(async {
-        let door = Door::plain().await;
+        let listener = TestListener::plain().await;
         let wrong = Credentials::key(OTHER_KEY).unwrap();
         for _ in 0..20 {
-            connect(&door.url, &wrong).await.unwrap_err();
+            connect(&listener.url, &wrong).await.unwrap_err();
         }
-        let mut stranger = door.knock().await;
-        stranger
+        let mut client = listener.connect_silently().await;
+        client
             .write_all(b"GET /\x1b[31m?token=sesame HTTP/1.1\r\n\r\n")
             .await
             .unwrap();
-        rest_of(&mut stranger).await;
-        door.until(|counts| counts.keys == 20 && counts.strangers == 1)
+        rest_of(&mut client).await;
+        listener
+            .until(|counts| counts.keys == 20 && counts.unknown_protocol == 1)
             .await;
     });
     drop(logging);

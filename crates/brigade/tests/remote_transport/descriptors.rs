@@ -6,9 +6,9 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::*;
 
-const STRANGERS: usize = 200;
+const UNKNOWN_PEERS: usize = 200;
 
-/// A listener with 64 descriptors: first 200 strangers come, who get a bounded part of them, then
+/// A listener with 64 descriptors: first 200 unknown peers get a bounded part of them, then
 /// the program's own files take all.
 pub(super) async fn few_descriptors() {
     let hard = getrlimit(Resource::Nofile).maximum;
@@ -20,16 +20,17 @@ pub(super) async fn few_descriptors() {
         },
     )
     .unwrap();
-    let mut door = Door::plain().await;
-    let mut ours = connect(&door.url, &key()).await.unwrap();
-    let mut theirs = door.next().await;
-    println!("listens at {}", door.url);
-    door.until(|counts| counts.total() == STRANGERS as u64)
+    let mut listener = TestListener::plain().await;
+    let mut ours = connect(&listener.url, &key()).await.unwrap();
+    let mut theirs = listener.next().await;
+    println!("listens at {}", listener.url);
+    listener
+        .until(|counts| counts.total() == UNKNOWN_PEERS as u64)
         .await;
     assert_eq!(
-        door.refusals.get().pauses,
+        listener.refusals.get().pauses,
         0,
-        "strangers did not take them all"
+        "unknown peers did not take them all"
     );
     talk(&mut ours, &mut theirs).await;
 
@@ -38,18 +39,18 @@ pub(super) async fn few_descriptors() {
         files.push(file);
     }
     println!("is full");
-    door.until(|counts| counts.pauses > 2).await;
-    let (before, pauses) = (cpu(), door.refusals.get().pauses);
+    listener.until(|counts| counts.pauses > 2).await;
+    let (before, pauses) = (cpu(), listener.refusals.get().pauses);
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let pauses = door.refusals.get().pauses - pauses;
+    let pauses = listener.refusals.get().pauses - pauses;
     println!("pauses {pauses}");
     println!("spins {}", (cpu() - before).as_millis());
     talk(&mut ours, &mut theirs).await;
     drop(files);
-    let mut newcomer = door.next().await;
+    let mut late = listener.next().await;
     talk(&mut ours, &mut theirs).await;
-    newcomer.stream.write_all(b"welcome").await.unwrap();
-    newcomer.stream.shutdown().await.unwrap();
+    late.stream.write_all(b"welcome").await.unwrap();
+    late.stream.shutdown().await.unwrap();
     println!("let in");
 }
 
@@ -69,19 +70,19 @@ fn g47_without_descriptors_it_waits_and_does_not_spin() {
     };
     let url = line("listens at ");
     let address: SocketAddr = url.strip_prefix("tcp://").unwrap().parse().unwrap();
-    let mut strangers: Vec<_> = (0..STRANGERS)
+    let mut unknown: Vec<_> = (0..UNKNOWN_PEERS)
         .map(|_| std::net::TcpStream::connect(address).unwrap())
         .collect();
-    strangers.clear();
+    unknown.clear();
     line("is full");
     run(async {
         // It is let in late, so within the deadline of its handshake at the latest.
         let mut peer = connect(&url, &key())
             .await
             .unwrap_or_else(|error| panic!("{error:?}: {}", program.log()));
-        let mut heard = Vec::new();
-        peer.stream.read_to_end(&mut heard).await.unwrap();
-        assert_eq!(heard, b"welcome");
+        let mut received = Vec::new();
+        peer.stream.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, b"welcome");
     });
     let (pauses, spins): (u64, u64) = (
         line("pauses ").parse().unwrap(),

@@ -1,4 +1,4 @@
-//! Who does not know the handshake, or not the key.
+//! Peers that do not know the handshake, or not the key.
 
 use brigade::ErrorKind;
 use brigade_testkit::random::Random;
@@ -10,7 +10,7 @@ use super::*;
 const OPENING_BYTES: usize = 8;
 const MESSAGE_BYTES: usize = 48;
 
-/// An opening, and a first message by somebody who does not have the key.
+/// An opening, and a first message without the key.
 fn hello(version: u8, flags: u8, side: u8) -> Vec<u8> {
     [
         &b"BRGD"[..],
@@ -21,9 +21,9 @@ fn hello(version: u8, flags: u8, side: u8) -> Vec<u8> {
 }
 
 #[test]
-fn strangers_get_no_word_and_are_counted() {
+fn peers_of_other_protocols_get_no_answer_and_are_counted() {
     run(async {
-        let mut door = Door::plain().await;
+        let mut listener = TestListener::plain().await;
         let mut random = Random::from_env();
         let noise: Vec<u8> = (0..4096).map(|_| random.draw().to_le_bytes()[0]).collect();
         let openings: [(&str, Vec<u8>); 7] = [
@@ -52,25 +52,26 @@ fn strangers_get_no_word_and_are_counted() {
             ),
         ];
         for (index, (what, opening)) in openings.iter().enumerate() {
-            let mut stranger = door.knock().await;
+            let mut client = listener.connect_silently().await;
             // It may be gone before all is written.
-            stranger.write_all(opening).await.ok();
-            assert_eq!(rest_of(&mut stranger).await, b"", "{what}");
-            let counts = door.until(|counts| counts.total() > index as u64).await;
-            assert_eq!(counts.strangers, index as u64 + 1, "{what}");
+            client.write_all(opening).await.ok();
+            assert_eq!(rest_of(&mut client).await, b"", "{what}");
+            let counts = listener.until(|counts| counts.total() > index as u64).await;
+            assert_eq!(counts.unknown_protocol, index as u64 + 1, "{what}");
         }
-        door.lets_in(&key()).await;
+        listener.accepts(&key()).await;
     });
 }
 
 #[test]
 fn a_port_scanner_is_counted() {
     run(async {
-        let door = Door::plain().await;
+        let listener = TestListener::plain().await;
         for _ in 0..10 {
-            drop(door.knock().await);
+            drop(listener.connect_silently().await);
         }
-        door.until(|counts| counts.left == 10 && counts.total() == 10)
+        listener
+            .until(|counts| counts.left == 10 && counts.total() == 10)
             .await;
     });
 }
@@ -78,50 +79,52 @@ fn a_port_scanner_is_counted() {
 #[test]
 fn another_key_is_refused_on_both_sides() {
     run(async {
-        let mut door = Door::plain().await;
+        let mut listener = TestListener::plain().await;
         let other = Credentials::key(OTHER_KEY).unwrap();
-        let error = connect(&door.url, &other).await.unwrap_err();
+        let error = connect(&listener.url, &other).await.unwrap_err();
         assert!(
             error.kind() == ErrorKind::Refused && error.to_string().contains("keys differ"),
             "{error}"
         );
-        door.until(|counts| counts.keys == 1 && counts.total() == 1)
+        listener
+            .until(|counts| counts.keys == 1 && counts.total() == 1)
             .await;
         // The listener gave away no proof on which a key could be tried.
-        let mut stranger = door.knock().await;
-        stranger.write_all(&hello(2, 1, 0)).await.unwrap();
-        assert_eq!(rest_of(&mut stranger).await.len(), OPENING_BYTES);
-        door.until(|counts| counts.keys == 2).await;
+        let mut client = listener.connect_silently().await;
+        client.write_all(&hello(2, 1, 0)).await.unwrap();
+        assert_eq!(rest_of(&mut client).await.len(), OPENING_BYTES);
+        listener.until(|counts| counts.keys == 2).await;
         // Nor does it take part without one.
-        let mut stranger = door.knock().await;
-        stranger.write_all(&hello(2, 0, 0)).await.unwrap();
-        assert_eq!(rest_of(&mut stranger).await.len(), OPENING_BYTES);
-        door.until(|counts| counts.keys == 3).await;
-        door.lets_in(&key()).await;
+        let mut client = listener.connect_silently().await;
+        client.write_all(&hello(2, 0, 0)).await.unwrap();
+        assert_eq!(rest_of(&mut client).await.len(), OPENING_BYTES);
+        listener.until(|counts| counts.keys == 3).await;
+        listener.accepts(&key()).await;
     });
 }
 
 #[test]
 fn g46_an_older_or_newer_version_is_named() {
     run(async {
-        let door = Door::plain().await;
+        let listener = TestListener::plain().await;
         for version in [0, 1, 3, 255] {
-            let mut stranger = door.knock().await;
-            stranger.write_all(&hello(version, 1, 0)).await.unwrap();
-            let answer = rest_of(&mut stranger).await;
+            let mut client = listener.connect_silently().await;
+            client.write_all(&hello(version, 1, 0)).await.unwrap();
+            let answer = rest_of(&mut client).await;
             assert!(
                 answer.len() == OPENING_BYTES && answer[4..6] == [2, 0],
                 "it learns the listener's version"
             );
         }
-        door.until(|counts| counts.versions == 4 && counts.total() == 4)
+        listener
+            .until(|counts| counts.versions == 4 && counts.total() == 4)
             .await;
 
         // The other way round: a listener of another version.
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("tcp://{}", listener.local_addr().unwrap());
+        let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("tcp://{}", other.local_addr().unwrap());
         let answers = async {
-            let (mut stream, _) = listener.accept().await.unwrap();
+            let (mut stream, _) = other.accept().await.unwrap();
             stream.write_all(&hello(7, 1, 1)).await.unwrap();
             rest_of(&mut stream).await
         };
@@ -143,49 +146,50 @@ fn g46_an_older_or_newer_version_is_named() {
 #[test]
 fn a_replayed_handshake_is_refused() {
     run(async {
-        let mut door = Door::plain().await;
-        // What somebody with the key says, as somebody on the way writes it down.
+        let mut listener = TestListener::plain().await;
+        // The handshake of a peer with the key, recorded on the way.
         let recorder = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("tcp://{}", recorder.local_addr().unwrap());
-        let mut to_door = door.knock().await;
+        let mut to_listener = listener.connect_silently().await;
         let recorded = async {
             let (mut from_peer, _) = recorder.accept().await.unwrap();
             let mut said = vec![0; OPENING_BYTES + MESSAGE_BYTES];
             from_peer.read_exact(&mut said).await.unwrap();
-            to_door.write_all(&said).await.unwrap();
-            let mut heard = [0; OPENING_BYTES + MESSAGE_BYTES];
-            to_door.read_exact(&mut heard).await.unwrap();
-            from_peer.write_all(&heard).await.unwrap();
+            to_listener.write_all(&said).await.unwrap();
+            let mut received = [0; OPENING_BYTES + MESSAGE_BYTES];
+            to_listener.read_exact(&mut received).await.unwrap();
+            from_peer.write_all(&received).await.unwrap();
             let mut confirmation = [0; 16];
             from_peer.read_exact(&mut confirmation).await.unwrap();
-            to_door.write_all(&confirmation).await.unwrap();
+            to_listener.write_all(&confirmation).await.unwrap();
             said.extend(confirmation);
             said
         };
         let credentials = key();
         let (said, connected) = tokio::join!(recorded, connect(&url, &credentials));
         connected.unwrap();
-        door.next().await;
+        listener.next().await;
 
-        // The listener cannot know yet that it is a recording; whoever plays it cannot confirm what
-        // the listener answered.
-        let mut stranger = door.knock().await;
-        stranger.write_all(&said).await.unwrap();
+        // The listener cannot know yet that it is a recording; a replay cannot confirm what the
+        // listener answered.
+        let mut client = listener.connect_silently().await;
+        client.write_all(&said).await.unwrap();
         assert_eq!(
-            rest_of(&mut stranger).await.len(),
+            rest_of(&mut client).await.len(),
             OPENING_BYTES + MESSAGE_BYTES
         );
-        door.until(|counts| counts.keys == 1 && counts.total() == 1)
+        listener
+            .until(|counts| counts.keys == 1 && counts.total() == 1)
             .await;
         // Its own opening sent back to it is worth nothing either.
-        let mut stranger = door.knock().await;
-        stranger.write_all(&hello(2, 1, 0)).await.unwrap();
-        let mut heard = [0; OPENING_BYTES];
-        stranger.read_exact(&mut heard).await.unwrap();
-        let mut mirror = door.knock().await;
-        mirror.write_all(&heard).await.unwrap();
+        let mut client = listener.connect_silently().await;
+        client.write_all(&hello(2, 1, 0)).await.unwrap();
+        let mut received = [0; OPENING_BYTES];
+        client.read_exact(&mut received).await.unwrap();
+        let mut mirror = listener.connect_silently().await;
+        mirror.write_all(&received).await.unwrap();
         assert_eq!(rest_of(&mut mirror).await, b"");
-        door.until(|counts| counts.strangers == 1).await;
+        listener.until(|counts| counts.unknown_protocol == 1).await;
     });
 }
 
@@ -196,8 +200,11 @@ fn g47_a_slow_handshake_ends_at_its_deadline() {
             handshake: Duration::from_millis(300),
             ..ListenerLimits::default()
         };
-        let mut door = Door::open("tcp://127.0.0.1:0", &key(), limits).await;
-        let (mut silent, mut slow) = (door.knock().await, door.knock().await);
+        let mut listener = TestListener::open("tcp://127.0.0.1:0", &key(), limits).await;
+        let (mut silent, mut slow) = (
+            listener.connect_silently().await,
+            listener.connect_silently().await,
+        );
         let drips = async {
             // A byte now and then does not extend it.
             for byte in hello(2, 1, 0) {
@@ -213,9 +220,10 @@ fn g47_a_slow_handshake_ends_at_its_deadline() {
             of_slow.len() <= OPENING_BYTES && of_silent.is_empty(),
             "{of_slow:?}"
         );
-        door.until(|counts| counts.slow == 2 && counts.total() == 2)
+        listener
+            .until(|counts| counts.slow == 2 && counts.total() == 2)
             .await;
-        door.lets_in(&key()).await;
+        listener.accepts(&key()).await;
     });
 }
 
@@ -236,7 +244,7 @@ fn listeners_want_a_generated_key_and_take_other_hosts_with_it() {
             format!("{listening}; {connecting}")
         };
         let directory = tempfile::tempdir().unwrap();
-        let unix = format!("unix://{}/door", directory.path().display());
+        let unix = format!("unix://{}/socket", directory.path().display());
         for url in ["tcp://127.0.0.1:0", &unix] {
             assert!(refused(url, &Credentials::tls()).await.contains("key"));
         }
@@ -252,14 +260,16 @@ fn listeners_want_a_generated_key_and_take_other_hosts_with_it() {
             );
         }
         // The key encrypts, so that another host needs no TLS.
-        let listener = Listener::bind("tcp://0.0.0.0:0", &key(), ListenerLimits::default())
+        let everywhere = Listener::bind("tcp://0.0.0.0:0", &key(), ListenerLimits::default())
             .await
             .unwrap();
-        assert!(listener.url().starts_with("tcp://0.0.0.0:") && !listener.url().ends_with(":0"));
+        assert!(
+            everywhere.url().starts_with("tcp://0.0.0.0:") && !everywhere.url().ends_with(":0")
+        );
     });
 }
 
-/// Passes on all that one side says and keeps a copy.
+/// Passes on all that one side sends and keeps a copy.
 async fn tap(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) -> Vec<u8> {
     let (mut seen, mut block) = (Vec::new(), [0; 4096]);
     while let Ok(count @ 1..) = from.read(&mut block).await {
@@ -270,10 +280,10 @@ async fn tap(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_said_over_tcp_cannot_be_read_on_the_way() {
+fn data_over_tcp_cannot_be_read_on_the_way() {
     run(async {
-        let mut door = Door::plain().await;
-        let address = door.address();
+        let mut listener = TestListener::plain().await;
+        let address = listener.address();
         let wire = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("tcp://{}", wire.local_addr().unwrap());
         let tapped = async {
@@ -289,20 +299,21 @@ fn what_is_said_over_tcp_cannot_be_read_on_the_way() {
             ours.stream.write_all(b"attack at dawn").await.unwrap();
             ours.stream.shutdown().await.unwrap();
         };
-        let hear = async {
-            let mut heard = String::new();
-            door.peers
+        let receive_all = async {
+            let mut received = String::new();
+            listener
+                .peers
                 .recv()
                 .await
                 .unwrap()
                 .stream
-                .read_to_string(&mut heard)
+                .read_to_string(&mut received)
                 .await
                 .unwrap();
-            heard
+            received
         };
-        let (seen, (), heard) = tokio::join!(tapped, talk, hear);
-        assert_eq!(heard, "attack at dawn");
+        let (seen, (), received) = tokio::join!(tapped, talk, receive_all);
+        assert_eq!(received, "attack at dawn");
         for way in [&seen.0, &seen.1] {
             assert!(
                 way.len() > OPENING_BYTES
@@ -331,7 +342,7 @@ fn a_key_file_is_for_few() {
     mode(0o600);
     let credentials = Credentials::key_file(file.path()).unwrap();
     run(async {
-        Door::plain().await.lets_in(&credentials).await;
+        TestListener::plain().await.accepts(&credentials).await;
     });
     assert_eq!(
         Credentials::key_file("nowhere").unwrap_err().kind(),

@@ -1,4 +1,4 @@
-//! More connections than anybody needs.
+//! Floods of connections.
 
 use std::net::Ipv4Addr;
 use std::time::Instant;
@@ -8,15 +8,15 @@ use tokio::net::TcpSocket;
 
 use super::*;
 
-/// A silent connection from another address of this host.
-async fn knock_from(last: u8, door: SocketAddr) -> std::io::Result<TcpStream> {
+/// A connection that sends nothing, from another address of this host.
+async fn connect_from(last: u8, listener: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into())?;
-    socket.connect(door).await
+    socket.connect(listener).await
 }
 
 #[test]
-fn silent_connections_keep_nobody_out() {
+fn silent_connections_do_not_keep_others_out() {
     run(async {
         let limits = ListenerLimits {
             waiting: 16,
@@ -24,38 +24,39 @@ fn silent_connections_keep_nobody_out() {
             grace: Duration::from_millis(50),
             ..ListenerLimits::default()
         };
-        let mut door = Door::open("tcp://127.0.0.1:0", &key(), limits).await;
-        let address = door.address();
+        let mut listener = TestListener::open("tcp://127.0.0.1:0", &key(), limits).await;
+        let address = listener.address();
         let mut silent = Vec::new();
         for last in 10..30 {
             for _ in 0..4 {
-                silent.push(knock_from(last, address).await.unwrap());
+                silent.push(connect_from(last, address).await.unwrap());
             }
         }
         // All places are taken by others; each of them had its time.
-        door.lets_in(&key()).await;
-        door.until(|counts| counts.crowded >= 80 - 16).await;
+        listener.accepts(&key()).await;
+        listener.until(|counts| counts.too_many >= 80 - 16).await;
         drop(silent);
-        door.until(|counts| counts.total() == 80).await;
+        listener.until(|counts| counts.total() == 80).await;
     });
 }
 
 #[test]
-fn a_flood_from_one_address_keeps_nobody_else_out_and_costs_a_bounded_amount() {
+fn a_flood_from_one_address_does_not_keep_others_out_and_costs_a_bounded_amount() {
     run(async {
-        let mut door = Door::plain().await;
+        let mut listener = TestListener::plain().await;
         let (first, descriptors) = (
-            door.lets_in(&key()).await,
+            listener.accepts(&key()).await,
             facts::open_descriptors(std::process::id()),
         );
-        let address = door.address();
+        let address = listener.address();
         let total = count(2_000, 10_000);
         let began = Instant::now();
         let flood = tokio::spawn(async move {
             let mut kept = std::collections::VecDeque::new();
             let mut came = 0;
             while came < total {
-                let Ok(Ok(stream)) = timeout(Duration::from_secs(5), knock_from(77, address)).await
+                let Ok(Ok(stream)) =
+                    timeout(Duration::from_secs(5), connect_from(77, address)).await
                 else {
                     continue;
                 };
@@ -69,7 +70,7 @@ fn a_flood_from_one_address_keeps_nobody_else_out_and_costs_a_bounded_amount() {
         let mut slowest = Duration::ZERO;
         while !flood.is_finished() {
             let began = Instant::now();
-            door.lets_in(&key()).await;
+            listener.accepts(&key()).await;
             slowest = slowest.max(began.elapsed());
         }
         flood.await.unwrap();
@@ -77,9 +78,11 @@ fn a_flood_from_one_address_keeps_nobody_else_out_and_costs_a_bounded_amount() {
             "{total} connections in {:?}; who has the key waited at most {slowest:?}",
             began.elapsed()
         );
-        let counts = door.until(|counts| counts.total() >= total as u64).await;
+        let counts = listener
+            .until(|counts| counts.total() >= total as u64)
+            .await;
         assert_eq!(
-            counts.crowded + counts.left + counts.slow,
+            counts.too_many + counts.left + counts.slow,
             total as u64,
             "{counts:?}"
         );

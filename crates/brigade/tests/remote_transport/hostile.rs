@@ -10,7 +10,7 @@ use brigade_testkit::{count, facts};
 use tokio::sync::mpsc;
 
 use super::peers::{
-    ACK, ANSWER, JOIN, Join, PART, PROGRESS, RUN, Talker, WELCOME, Welcome, call, done, fleet,
+    ACK, ANSWER, FramePeer, JOIN, Join, PART, PROGRESS, RUN, WELCOME, Welcome, call, done, fleet,
     join, leaves, packed, still_works, task_line,
 };
 use super::*;
@@ -33,7 +33,7 @@ pub(super) async fn many_slots() {
     let before = facts::peak_bytes(std::process::id());
     // Each with as much as fits into a frame, about calls that it was never given.
     for _ in 0..50 {
-        let mut liar = Talker::joined_with(
+        let mut liar = FramePeer::joined_with(
             &pool,
             Join {
                 slots: 65_536,
@@ -43,7 +43,7 @@ pub(super) async fn many_slots() {
         .await;
         let part = [&[ANSWER][..], &(64_u32 << 20).to_le_bytes(), &[7; 60 << 10]].concat();
         for call in 0..100 {
-            liar.say(PART, call, &part).await;
+            liar.send(PART, call, &part).await;
         }
         assert!(leaves(&mut events).await.contains("nothing is expected"));
     }
@@ -65,19 +65,18 @@ pub(super) async fn bomb() {
     // head.
     let reasons = |count: u32| [&[6][..], &packed(&count), &vec![0; count as usize], &[0]].concat();
     for (count, is_refused) in [(15_000_000, true), (300_000, true), (200_000, false)] {
-        let mut talker = Talker::joined(&pool).await;
+        let mut peer = FramePeer::joined(&pool).await;
         let handle = pool.call(call());
-        let (_, id, _) = talker.hear().await.unwrap();
+        let (_, id, _) = peer.recv().await.unwrap();
         let body = head(&reasons(count));
         let length = u32::try_from(body.len()).unwrap();
         for bytes in body.chunks(60 << 10) {
-            talker
-                .say(
-                    PART,
-                    id,
-                    &[&[ANSWER][..], &length.to_le_bytes(), bytes].concat(),
-                )
-                .await;
+            peer.send(
+                PART,
+                id,
+                &[&[ANSWER][..], &length.to_le_bytes(), bytes].concat(),
+            )
+            .await;
         }
         if is_refused {
             assert!(leaves(&mut events).await.contains("its head has"));
@@ -90,7 +89,7 @@ pub(super) async fn bomb() {
                 panic!("passed")
             };
             assert!(reasons.len() <= 64);
-            drop(talker);
+            drop(peer);
             leaves(&mut events).await;
         }
     }
@@ -167,7 +166,7 @@ async fn attack_pool(pool: Pool, seed: Random) {
             });
     let mut absurds = (0..absurds as u64).map(absurd);
     loop {
-        let mut talker = Talker::joined_with(
+        let mut peer = FramePeer::joined_with(
             &pool,
             Join {
                 tasks: vec![task_line("bait")],
@@ -176,17 +175,17 @@ async fn attack_pool(pool: Pool, seed: Random) {
         )
         .await;
         let bait = pool.call(Call::<i64>::json("bait", &[1]));
-        let Some((RUN, id, _)) = talker.hear().await else {
+        let Some((RUN, id, _)) = peer.recv().await else {
             continue;
         };
-        // What was said before the session ended is lost on the pool, so little at a time.
+        // The pool drops what came before the session ended, so little at a time.
         for _ in 0..8 {
             let Some((kind, body)) = messages.next().or_else(|| absurds.next()) else {
                 return;
             };
-            talker.say(kind, id, &body).await;
+            peer.send(kind, id, &body).await;
         }
-        drop(talker);
+        drop(peer);
         bait.await.ok();
     }
 }
@@ -199,7 +198,7 @@ fn a_hostile_host_keeps_the_pool_from_no_other_host() {
 pub(super) async fn hostile_host() {
     let pool = fleet().await;
     let before = facts::peak_bytes(std::process::id());
-    let mut honest = Talker::joined(&pool).await;
+    let mut honest = FramePeer::joined(&pool).await;
     let (calls, stop) = (pool.clone(), mpsc::channel::<()>(1));
     let serving = tokio::spawn(async move {
         loop {
@@ -249,7 +248,7 @@ fn square(number: i64) -> i64 {
 fn from_pools() -> Vec<Vec<u8>> {
     let frame = |kind: u8, body: &[u8]| [&[kind][..], body].concat();
     let run = packed(&(
-        (0_u8, "nobody has this"),
+        (0_u8, "an unknown task"),
         1_u64,
         1_u32,
         1_u8,
@@ -279,10 +278,10 @@ fn a_hostile_master_keeps_the_host_from_no_other_master() {
 
 pub(super) async fn hostile_master() {
     let honest = fleet().await;
-    let mut door = Door::plain().await;
+    let mut listener = TestListener::plain().await;
     let before = facts::peak_bytes(std::process::id());
     let host = brigade::remote::serve(honest.listening()[0].clone(), key())
-        .also(door.url.clone(), key())
+        .also(listener.url.clone(), key())
         .workers(1);
     let (handle, serving) = (host.handle(), tokio::spawn(host.run()));
     honest.ready(1).await.unwrap();
@@ -307,19 +306,19 @@ pub(super) async fn hostile_master() {
     let mut mutator = Mutator::new(Random::from_env(), from_pools());
     let mut left = count(1_000, 100_000) + count(200, 10_000);
     while left > 0 {
-        let mut talker = Talker::new(door.next().await.stream);
-        if talker.hear().await.is_none_or(|(kind, ..)| kind != JOIN) {
+        let mut peer = FramePeer::new(listener.next().await.stream);
+        if peer.recv().await.is_none_or(|(kind, ..)| kind != JOIN) {
             continue;
         }
-        talker.say(WELCOME, 0, &packed(&welcome())).await;
+        peer.send(WELCOME, 0, &packed(&welcome())).await;
         for _ in 0..50 {
             left = left.saturating_sub(1);
             match left % 10 {
                 // More than it has room for, and nothing is ever acknowledged or read.
-                0 => talker.say(RUN, left as u64, &from_pools()[0][1..]).await,
+                0 => peer.send(RUN, left as u64, &from_pools()[0][1..]).await,
                 _ => {
                     if let Some((kind, body)) = mutator.draw().split_first() {
-                        talker.say(*kind, left as u64, body).await;
+                        peer.send(*kind, left as u64, body).await;
                     }
                 }
             }
@@ -337,7 +336,7 @@ pub(super) async fn hostile_master() {
     let grown = facts::peak_bytes(std::process::id()) - before;
     assert!(grown < HELD_BYTES_MAX, "{grown} bytes more than before");
     handle.kill();
-    drop(door);
+    drop(listener);
     timeout(BOUND, serving).await.unwrap().unwrap().ok();
     honest.kill().await;
 }
