@@ -11,7 +11,7 @@ use crate::source::{files, halves, libraries, name, read, root, without_tests};
 use crate::{none, within};
 
 /// Files that import each other in a circle.
-const FILES_IN_CIRCLES: usize = 96;
+const FILES_IN_CIRCLES: usize = 72;
 
 /// A file of a library: what it defines, and what its names stand for.
 struct File {

@@ -12,7 +12,6 @@ const TWICE: &[&str] = &[
     "Group",
     "Held",
     "How",
-    "Inbox",
     "Link",
     "Listener",
     "Options",
@@ -24,7 +23,6 @@ const TWICE: &[&str] = &[
     "Share",
     "Stat",
     "State",
-    "Stream",
     "Unreadable",
     "Waiting",
 ];
