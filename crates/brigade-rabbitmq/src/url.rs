@@ -134,10 +134,7 @@ impl RabbitMqConfig {
 
     /// Reads the certificates.
     fn read_tls(&self) -> Result<Option<Tls>, Error> {
-        self.tls
-            .as_ref()
-            .map(|options| Tls::new(options, "rabbitmq-tls"))
-            .transpose()
+        self.tls.as_ref().map(Tls::new).transpose()
     }
 
     pub(super) fn tls(&self) -> Result<Option<Tls>, Fault> {
@@ -155,9 +152,7 @@ impl RabbitMqConfig {
         let options = management
             .is_tls
             .then(|| self.tls.clone().unwrap_or_default());
-        let tls = options
-            .map(|options| Tls::new(&options, "rabbitmq-tls"))
-            .transpose();
+        let tls = options.map(|options| Tls::new(&options)).transpose();
         tls.map_err(|error| Fault::with_source(error.kind(), "TLS to it cannot be set up", error))
     }
 

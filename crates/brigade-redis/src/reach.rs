@@ -64,11 +64,7 @@ impl Reach {
                 "open a broker outside of an async runtime (tokio)",
             )
         })?;
-        let tls = place
-            .tls
-            .as_ref()
-            .map(|options| Tls::new(options, "redis-tls"))
-            .transpose()?;
+        let tls = place.tls.as_ref().map(Tls::new).transpose()?;
         Ok(Self { place, tls, scope })
     }
 

@@ -1,4 +1,4 @@
-//! In the place of `tls` where the features with TLS are off: says so.
+//! In the place of `tls` where the feature `tls` is off: says so.
 
 use std::convert::Infallible;
 use std::io;
@@ -13,11 +13,9 @@ use brigade_core::store::url::TlsOptions;
 pub struct Tls(Infallible);
 
 impl Tls {
-    pub fn new(_: &TlsOptions, feature: &'static str) -> Result<Self, Error> {
-        let text = format!(
-            "connect with TLS: this program was built without; turn on the feature {feature} of \
-                the crate brigade"
-        );
+    pub fn new(_: &TlsOptions) -> Result<Self, Error> {
+        let text = "connect with TLS: this program was built without; turn on the feature tls of the \
+            crate brigade";
         Err(Error::new(ErrorKind::Unsupported, text))
     }
 

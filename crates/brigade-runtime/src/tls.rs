@@ -37,7 +37,7 @@ impl Tls {
     ///
     /// `BadOption` for files that are not what they should be, `Os` where the system has no
     /// certificates.
-    pub fn new(options: &TlsOptions, _: &'static str) -> Result<Self, Error> {
+    pub fn new(options: &TlsOptions) -> Result<Self, Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions();

@@ -89,13 +89,13 @@ struct Sqlite {
     is_busy: AtomicBool,
 }
 
-/// Connects to the database of what stands behind `sqlite:`.
+/// Opens the database of a URL: `sqlite:jobs.db`.
 ///
 /// # Errors
 ///
 /// Those of `Broker::connect`.
-pub async fn connect(rest: &str, clock: Clock) -> Result<Arc<dyn JobStore>, Error> {
-    let config = SqliteConfig::parse(rest)?;
+pub async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn JobStore>, Error> {
+    let config = SqliteConfig::parse(url.strip_prefix("sqlite:").unwrap_or(url))?;
     let thread = DbThread::open(config.clone(), clock).await?;
     let wake = ChangeWatch::watch(config.path.as_deref(), thread.committed())?;
     Ok(Arc::new(Sqlite {

@@ -33,11 +33,21 @@
 //! | run a stream of inputs | [`Pool::map`] |
 //! | build state once per worker | [`Builder::init`], [`Context::state`] |
 //! | see what happens | [`Pool::stats`], [`Pool::workers`], [`Pool::events`] |
-//! | run jobs one after another, or many and then one | `Chain`, `Group` |
-//! | keep jobs in a file | `Broker`, `Queue`, `Consumer` (feature `sqlite`, on by default) |
-//! | let workers of other hosts join | `Builder::listen`, `remote` (feature `remote`) |
-//! | push jobs by the clock | `Schedule`, `Broker::schedule` |
-//! | test code that pushes jobs | `testing` |
+//! | run jobs one after another, or many and then one | [`Chain`], [`Group`] |
+//! | keep jobs at a broker | [`Broker`], [`Queue`], [`Consumer`] |
+//! | let workers of other hosts join | [`Builder::listen`], [`remote`](mod@remote) |
+//! | push jobs by the clock | [`Schedule`], [`Broker::schedule`] |
+//! | test code that pushes jobs | [`testing`] |
+//!
+//! # Cargo features
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `sqlite` (default) | jobs in a file: `sqlite:jobs.db` |
+//! | `redis` | jobs on Redis or Valkey: `redis://host/` |
+//! | `rabbitmq` | jobs and calls over RabbitMQ: `amqp://host/` |
+//! | `remote` | workers on other hosts that join a pool |
+//! | `tls` | TLS for what is enabled: `rediss://`, `amqps://`, `tls://` |
 //!
 //! # How a stop works
 //!
@@ -58,17 +68,12 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-#[cfg(feature = "broker")]
 mod broker;
-#[cfg(feature = "broker")]
 mod consume;
-#[cfg(feature = "broker")]
 mod pushed_flow;
 mod stop;
-#[cfg(feature = "broker")]
 pub mod testing;
 
-#[cfg(feature = "broker")]
 use brigade_core::{
     attempt_report, call, clock, codec, context, error, finding, flow, job, job_context, limits,
     outcome, progress, registry, retry, schedule, sync, task, to_job, traceparent, why,
@@ -87,7 +92,6 @@ pub use brigade_core::{
     Retry, RetryAdvice, Schedule, Scheduled, Settled, Step, StopReceipt, Task, Tick, TimedOut,
     ToFlow, ToJob, TraceParent, Unserved,
 };
-#[cfg(feature = "broker")]
 #[doc(inline)]
 pub use brigade_core::{policy, store};
 #[cfg(fuzzing)]
@@ -105,16 +109,13 @@ pub use brigade_pool::{
 #[cfg(feature = "sqlite")]
 #[doc(inline)]
 pub use brigade_sqlite::{PushIn, SqlTransaction, SqlValue};
-#[cfg(feature = "broker")]
 pub use broker::{
     Broker, BrokerCall, CallProgress, Lease, Manager, Queue, ScheduleChanges, Stopped, TakenJob,
 };
-#[cfg(feature = "broker")]
 pub use consume::{
     Consumer, ConsumerHandle, ConsumerStats, HandlerEnd, HandlerStop, LeasedJob, Served,
     SettledAttempt,
 };
-#[cfg(feature = "broker")]
 pub use pushed_flow::PushedFlow;
 pub use stop::{StopSignal, stop_signal};
 

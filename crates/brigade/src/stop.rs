@@ -56,7 +56,6 @@ pub fn stop_signal() -> StopSignal {
 }
 
 /// Waits for the second signal; for ever where nobody asked for a [`stop_signal`].
-#[cfg(feature = "broker")]
 pub(crate) async fn second_signal() {
     count_of(SIGNALS.get().cloned().flatten(), 2).await;
 }

@@ -34,9 +34,9 @@ mod record;
 mod refusals;
 mod socket;
 mod stream;
-#[cfg(feature = "remote-tls")]
+#[cfg(feature = "tls")]
 mod tls;
-#[cfg(not(feature = "remote-tls"))]
+#[cfg(not(feature = "tls"))]
 #[path = "transport/no_tls.rs"]
 mod tls;
 

@@ -12,29 +12,26 @@ impl Broker {
     /// Connects to the broker of a URL: `sqlite:jobs.db` (a file, made if it is not there),
     /// `sqlite:jobs.db?synchronous=normal`, `sqlite::memory:` (for tests); with cargo feature
     /// `redis` `redis://host/`, `redis+unix:///path`, `redis+sentinel://host/name`,
-    /// `redis+cluster://host,host`. `docs/brokers.md` has all options.
+    /// `redis+cluster://host,host`; with `rabbitmq` `amqp://host/`; with `tls` also `rediss://` and
+    /// `amqps://`. `docs/brokers.md` has all options.
     ///
     /// # Errors
     ///
-    /// `BadOption` for a URL that is none, `Unsupported` for a file of another program or of a
-    /// later version, or a server that is too old, `Refused` for a wrong password, `Unreachable`,
+    /// `BadOption` for a URL that is none, `Unsupported` for a store whose cargo feature is off, a
+    /// file of another program or of a later version, or a server that is too old, `Refused` for a wrong password, `Unreachable`,
     /// `Os`.
     pub async fn connect(url: &str) -> Result<Self, Error> {
         let clock = Clock::default();
-        let store: Arc<dyn JobStore> = match url.split_once(':') {
-            #[cfg(feature = "redis")]
-            Some((
-                "redis" | "rediss" | "redis+unix" | "unix" | "redis+sentinel" | "rediss+sentinel"
-                | "redis+cluster" | "rediss+cluster",
-                _,
-            )) => brigade_redis::connect(url, clock.clone()).await?,
-            #[cfg(feature = "rabbitmq")]
-            Some(("amqp" | "amqps", _)) => brigade_rabbitmq::connect(url, clock.clone()).await?,
+        let store: Result<Arc<dyn JobStore>, Error> = match feature_of(url) {
             #[cfg(feature = "sqlite")]
-            Some(("sqlite", rest)) => brigade_sqlite::connect(rest, clock.clone()).await?,
-            _ => return Err(unknown_scheme(url)),
+            Some("sqlite") => brigade_sqlite::connect(url, clock.clone()).await,
+            #[cfg(feature = "redis")]
+            Some("redis") => brigade_redis::connect(url, clock.clone()).await,
+            #[cfg(feature = "rabbitmq")]
+            Some("rabbitmq") => brigade_rabbitmq::connect(url, clock.clone()).await,
+            _ => Err(no_store(url, &STORES)),
         };
-        Ok(Self::new(store, clock))
+        Ok(Self::new(store?, clock))
     }
 
     /// A broker's URL for logs and people: passwords, and whatever could be one in a mistyped URL,
@@ -50,31 +47,110 @@ impl Broker {
     }
 }
 
-/// What this build has.
-const SCHEMES: &str = match (
-    cfg!(feature = "sqlite"),
-    cfg!(feature = "redis"),
-    cfg!(feature = "rabbitmq"),
-) {
-    (true, true, true) => "sqlite, redis, amqp",
-    (true, true, false) => "sqlite, redis (rabbitmq is a cargo feature that is off)",
-    (true, false, true) => "sqlite, amqp (redis is a cargo feature that is off)",
-    (true, false, false) => "sqlite (redis and rabbitmq are cargo features that are off)",
-    (false, true, true) => "redis, amqp (sqlite is a cargo feature that is off)",
-    (false, true, false) => "redis (sqlite and rabbitmq are cargo features that are off)",
-    (false, false, _) => "amqp (sqlite and redis are cargo features that are off)",
-};
+/// A store that there is.
+struct StoreEntry {
+    /// The cargo feature that has it.
+    feature: &'static str,
+    is_on: bool,
+    schemes: &'static [&'static str],
+}
+
+const STORES: [StoreEntry; 3] = [
+    StoreEntry {
+        feature: "sqlite",
+        is_on: cfg!(feature = "sqlite"),
+        schemes: &["sqlite"],
+    },
+    StoreEntry {
+        feature: "redis",
+        is_on: cfg!(feature = "redis"),
+        schemes: &[
+            "redis",
+            "rediss",
+            "redis+unix",
+            "unix",
+            "redis+sentinel",
+            "rediss+sentinel",
+            "redis+cluster",
+            "rediss+cluster",
+        ],
+    },
+    StoreEntry {
+        feature: "rabbitmq",
+        is_on: cfg!(feature = "rabbitmq"),
+        schemes: &["amqp", "amqps"],
+    },
+];
+
+fn feature_of(url: &str) -> Option<&'static str> {
+    let (scheme, _) = url.split_once(':')?;
+    let mut stores = STORES.iter();
+    Some(
+        stores
+            .find(|store| store.schemes.contains(&scheme))?
+            .feature,
+    )
+}
 
 /// Quotes no more of the text than a scheme: any other part may be a password.
-fn unknown_scheme(url: &str) -> Error {
-    let text = match split_scheme(url) {
-        Some((scheme, _)) => {
-            format!("connect to a broker of scheme {scheme:?}: there are {SCHEMES}")
-        }
-        None => format!(
-            "connect to a broker by a text that has no scheme: write sqlite:jobs.db or \
-                redis://host; there are {SCHEMES}"
-        ),
+fn no_store(url: &str, stores: &[StoreEntry]) -> Error {
+    let Some((scheme, _)) = split_scheme(url) else {
+        let text = "connect to a broker by a text that has no scheme: write sqlite:jobs.db, \
+            redis://host or amqp://host";
+        return Error::new(ErrorKind::BadOption, text);
     };
+    let known = stores.iter().find(|store| store.schemes.contains(&scheme));
+    if let Some(StoreEntry { feature, .. }) = known {
+        let text = format!(
+            "connect to a broker of scheme {scheme:?}: this program was built without; turn on the \
+                feature {feature} of the crate brigade"
+        );
+        return Error::new(ErrorKind::Unsupported, text);
+    }
+    let on = stores.iter().filter(|store| store.is_on);
+    let on: Vec<&str> = on.map(|store| store.schemes[0]).collect();
+    let on = match on.as_slice() {
+        [] => "none in this program, which was built without a store".to_owned(),
+        on => on.join(", "),
+    };
+    let text = format!("connect to a broker of scheme {scheme:?}: the schemes are {on}");
     Error::new(ErrorKind::BadOption, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_is_not_built_in_is_named_with_its_feature() {
+        let stores = STORES.map(|store| StoreEntry {
+            is_on: store.feature == "sqlite",
+            ..store
+        });
+        for (url, kind, expected) in [
+            (
+                "redis+unix:///me:secret",
+                ErrorKind::Unsupported,
+                "the feature redis of",
+            ),
+            (
+                "amqps://me:secret@host",
+                ErrorKind::Unsupported,
+                "the feature rabbitmq of",
+            ),
+            (
+                "mysql://me:secret@host",
+                ErrorKind::BadOption,
+                "the schemes are sqlite",
+            ),
+            ("me:secret@host", ErrorKind::BadOption, "no scheme"),
+            ("secret", ErrorKind::BadOption, "no scheme"),
+        ] {
+            let error = no_store(url, &stores);
+            let text = error.to_string();
+            assert_eq!(error.kind(), kind, "{text}");
+            assert!(text.contains(expected), "{text}");
+            assert!(!text.contains("secret"), "{text}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ mod logs;
 mod overload;
 mod peers;
 mod streams;
-#[cfg(feature = "remote-tls")]
+#[cfg(feature = "tls")]
 mod tls;
 mod unix;
 mod unknown_peers;

@@ -130,19 +130,19 @@ impl Credentials {
         })
     }
 
-    #[cfg_attr(not(feature = "remote-tls"), expect(dead_code, reason = "of TLS"))]
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "of TLS"))]
     pub(super) fn identity(&self) -> Option<(&Pem, &Pem)> {
         self.identity
             .as_ref()
             .map(|(certificate, key)| (certificate, key))
     }
 
-    #[cfg_attr(not(feature = "remote-tls"), expect(dead_code, reason = "of TLS"))]
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "of TLS"))]
     pub(super) fn trusted(&self) -> Option<&Pem> {
         self.authority.as_ref()
     }
 
-    #[cfg_attr(not(feature = "remote-tls"), expect(dead_code, reason = "of TLS"))]
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "of TLS"))]
     pub(super) fn expected_name(&self) -> Option<&str> {
         self.server_name.as_deref()
     }

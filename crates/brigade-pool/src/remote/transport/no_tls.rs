@@ -1,4 +1,4 @@
-//! Replaces `tls` where the feature `remote-tls` is off: every use is an error that says so.
+//! Replaces `tls` where the feature `tls` is off: every use is an error that says so.
 
 use std::convert::Infallible;
 use std::io;
@@ -39,7 +39,7 @@ pub(super) fn explain(error: io::Error, _: Side) -> Error {
 }
 
 fn without() -> Error {
-    let text = "speak TLS: this program was built without; turn on the feature remote-tls of the \
+    let text = "speak TLS: this program was built without; turn on the feature tls of the \
         crate brigade";
     Error::new(ErrorKind::Unsupported, text)
 }

@@ -34,7 +34,7 @@ impl Pem {
         Self(PemSource::Text(text.as_ref().into()))
     }
 
-    #[cfg_attr(not(feature = "remote-tls"), expect(dead_code, reason = "of TLS"))]
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "of TLS"))]
     pub(super) fn read(&self) -> Result<Arc<[u8]>, Error> {
         match &self.0 {
             PemSource::Text(text) => Ok(Arc::clone(text)),
@@ -42,7 +42,7 @@ impl Pem {
         }
     }
 
-    #[cfg_attr(not(feature = "remote-tls"), expect(dead_code, reason = "of TLS"))]
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "of TLS"))]
     pub(super) fn read_secret(&self) -> Result<Arc<[u8]>, Error> {
         match &self.0 {
             PemSource::Text(text) => Ok(Arc::clone(text)),
