@@ -6,7 +6,6 @@ use std::path::Path;
 
 pub use rcgen;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
-pub use tokio_rustls;
 
 /// An authority (`ca.pem`) and what it vouches for: `server` for the name `localhost` alone,
 /// `client`.

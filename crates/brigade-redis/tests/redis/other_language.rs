@@ -15,7 +15,7 @@ fn modules() -> PathBuf {
     let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("redis-node");
     assert!(
         place.join("node_modules/redis/package.json").exists(),
-        "run crates/brigade/tests/redis/node/fetch {}",
+        "run crates/brigade-redis/tests/redis/node/fetch {}",
         place.display()
     );
     place

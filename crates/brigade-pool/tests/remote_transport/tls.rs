@@ -10,12 +10,10 @@ use brigade_testkit::certificates::rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     date_time_ymd,
 };
-use brigade_testkit::certificates::tokio_rustls::TlsConnector;
-use brigade_testkit::certificates::tokio_rustls::rustls;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, version};
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, version};
 
 use super::*;
 
@@ -351,7 +349,7 @@ fn g46_tls_1_2_and_other_protocols_are_refused() {
                 .with_root_certificates(roots.clone())
                 .with_no_client_auth();
             config.alpn_protocols = vec![protocol.to_vec()];
-            let connector = TlsConnector::from(Arc::new(config));
+            let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
             let name = ServerName::try_from("127.0.0.1").unwrap();
             let before = listener.refusals.get().tls;
             connector
