@@ -30,6 +30,14 @@ const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(20), Duration::f
 /// One wait for jobs.
 const LEASE_WAIT: Duration = Duration::from_secs(5);
 
+/// The leases of one queue that are extended together.
+#[derive(Default)]
+struct Extensions {
+    /// By which they are held here, in the order of their settlements.
+    numbers: Vec<u64>,
+    settlements: Vec<Arc<Settlement>>,
+}
+
 impl RunningConsumer {
     /// Leases while there is room, until told to stop or, if so asked, until nothing is left.
     ///
@@ -132,23 +140,20 @@ impl RunningConsumer {
         let mut next = usual();
         loop {
             sleep(next).await;
-            let mut queues: HashMap<Box<str>, (Vec<u64>, Vec<Arc<Settlement>>)> = HashMap::new();
+            let mut queues: HashMap<Box<str>, Extensions> = HashMap::new();
             for (number, held) in &*lock(&self.held) {
-                let (numbers, settlements) = queues.entry(held.queue.clone()).or_default();
-                numbers.push(*number);
+                let extensions = queues.entry(held.queue.clone()).or_default();
+                extensions.numbers.push(*number);
                 let ending = Ending::Extend(self.lease);
-                settlements.push(Arc::new(Settlement {
+                extensions.settlements.push(Arc::new(Settlement {
                     id: held.id.clone(),
                     token: held.token,
                     ending,
                     answer: None,
                 }));
             }
-            let renewing = join_all(
-                queues
-                    .into_values()
-                    .map(|(numbers, settlements)| self.renew_together(numbers, settlements)),
-            );
+            let queues = queues.into_values();
+            let renewing = join_all(queues.map(|extensions| self.renew_together(extensions)));
             let renewed = timeout(self.lease / 3, renewing).await;
             let is_well = renewed.is_ok_and(|queues| queues.into_iter().all(|is_well| is_well));
             next = if is_well {
@@ -160,7 +165,11 @@ impl RunningConsumer {
     }
 
     /// `false` if another try soon may come to more.
-    async fn renew_together(&self, numbers: Vec<u64>, settlements: Vec<Arc<Settlement>>) -> bool {
+    async fn renew_together(&self, extensions: Extensions) -> bool {
+        let Extensions {
+            numbers,
+            settlements,
+        } = extensions;
         let until = BootTime::now().later(self.trusted());
         match self.store.settle(settlements).await {
             Ok(renewed) => {
