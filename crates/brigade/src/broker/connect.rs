@@ -1,4 +1,8 @@
-//! [`Broker::connect`]: the one place that names the stores.
+//! [`Broker::connect`]: the only place that names the stores.
+//!
+//! A new store is one entry in `STORES` and one line in `connect`. A store is compiled in if its
+//! cargo feature is on; the error for a URL of another one names the feature. No error here quotes
+//! more of a URL than its scheme, as the rest may contain a password.
 
 use std::sync::Arc;
 
